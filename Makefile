@@ -1,0 +1,44 @@
+# Every target does its own set-up: `make demo` and `make test` work on a fresh machine with Python >= 3.11 and make.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+# Threads: one single-threaded process a core is the fastest arrangement that we measured (EXPERIMENTS.md).
+export OMP_NUM_THREADS ?= 1
+export RAY_USAGE_STATS_ENABLED ?= 0
+export RAY_AUTH_MODE ?= token
+
+.PHONY: help install demo test check bench doctor clean
+
+help: ## list the targets
+	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /\1\t/' | expand -t 12
+
+install: $(VENV)/.installed ## make .venv and install tap_ray with what it needs
+
+$(VENV)/.installed: pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
+	  echo "tap_ray needs Python >= 3.11; $$($(PYTHON) --version) came. Try: make PYTHON=python3.12 <target>"; exit 2; }
+	@$(PYTHON) -m venv $(VENV) || { echo "No venv module. Debian/Ubuntu: ask for the package python3-venv, or: pip install --user virtualenv && virtualenv $(VENV)"; exit 2; }
+	$(BIN)/python -m pip install --quiet --upgrade pip
+	$(BIN)/python -m pip install --quiet -e '.[dev]'
+	@touch $@
+
+demo: install ## play -> pretrain -> align -> evaluate -> compare, small, on this machine
+	$(BIN)/python -m jobs.whole_chain --out demo
+
+test: install ## all tests
+	$(BIN)/python -m pytest -q
+
+check: install ## ruff, pyright, import-linter
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/pyright
+	$(BIN)/lint-imports
+
+bench: install ## our speed as ratios against bare loops and peers, on this machine
+	$(BIN)/python -m bench.all
+
+doctor: install ## what this machine can do and what is missing
+	$(BIN)/python -m tap_ray.doctor
+
+clean: ## remove the environment and the demo's results (your runs/ and data/ stay)
+	rm -rf $(VENV) demo .pytest_cache .ruff_cache

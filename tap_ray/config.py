@@ -1,0 +1,139 @@
+"""Frozen dataclasses <-> command line, YAML and JSON; and how a job starts and ends.
+
+A config is a frozen keyword-only dataclass beside the code that it configures. The same object comes from flags
+(tyro), from a file or from a test. An unknown key is an error that names the nearest match.
+"""
+
+import dataclasses
+import hashlib
+import json
+import sys
+import types
+import typing
+from pathlib import Path
+from typing import Any, Callable, Mapping, TypeVar
+
+import tyro
+import yaml
+
+from tap_ray.errors import ConfigError, TapRayError, nearest
+
+C = TypeVar("C")
+
+
+def to_dict(config: Any) -> dict[str, Any]:
+    """Plain JSON values of a config dataclass (paths as strings, tuples as lists)."""
+    return json.loads(json.dumps(dataclasses.asdict(config), default=str))
+
+
+def from_dict(cls: type[C], values: Mapping[str, Any], *, where: str = "config") -> C:
+    """Build a config dataclass from plain values, nested ones included.
+
+    Args:
+        cls: a frozen dataclass.
+        values: its fields; missing ones keep their defaults.
+        where: how to call the source in a message, e.g. "sweep.yaml".
+
+    Raises:
+        ConfigError: an unknown key (named with its nearest match) or a value of the wrong type.
+    """
+    if not isinstance(values, Mapping):
+        raise ConfigError(f"{where}: expected keys and values for {cls.__name__}, got {values!r}.")
+    hints = typing.get_type_hints(cls)
+    names = {f.name for f in dataclasses.fields(cls)}  # type: ignore[arg-type]
+    filled = {}
+    for key, value in values.items():
+        if key not in names:
+            raise ConfigError(f"{where}: unknown key {key!r}. {nearest(str(key), names)}")
+        filled[key] = _coerce(hints[key], value, f"{where}: {key}")
+    try:
+        return cls(**filled)
+    except TypeError as error:
+        raise ConfigError(f"{where}: {error}.") from None
+
+
+def load(cls: type[C], path: Path | str) -> C:
+    """Read a config dataclass from a YAML or JSON file.
+
+    Raises:
+        ConfigError: the file cannot be read or parsed, or holds an unknown key.
+    """
+    try:
+        values = yaml.safe_load(Path(path).read_text())
+    except OSError as error:
+        raise ConfigError(f"Cannot read the config file {path}: {error.strerror}.") from None
+    except yaml.YAMLError as error:
+        raise ConfigError(f"{path} is not valid YAML: {error}") from None
+    return from_dict(cls, values or {}, where=str(path))
+
+
+def digest(values: Any) -> str:
+    """16 hex digits that name a set of plain values; the same for the same values in any key order."""
+    text = json.dumps(values, sort_keys=True, default=str)
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def differences(old: Mapping[str, Any], new: Mapping[str, Any], prefix: str = "") -> list[str]:
+    """One line for each key whose value differs, e.g. "model.width: 64 before, 128 now"."""
+    lines = []
+    for key in sorted({*old, *new}):
+        a, b = old.get(key, "(absent)"), new.get(key, "(absent)")
+        if isinstance(a, Mapping) and isinstance(b, Mapping):
+            lines += differences(a, b, f"{prefix}{key}.")
+        elif a != b:
+            lines.append(f"{prefix}{key}: {a!r} before, {b!r} now")
+    return lines
+
+
+def run_job(main: Callable[[C], Path], config_type: type[C]) -> None:
+    """The life of `python -m jobs.<verb>`: flags -> config -> main -> the result's path as the last line.
+
+    `--config FILE` (YAML or JSON) fills the config first; flags win over it. A user's mistake ends in one message
+    and exit status 2, Ctrl-C in exit status 130.
+    """
+    try:
+        default, argv = _config_file(config_type, sys.argv[1:])
+        doc = (sys.modules[main.__module__].__doc__ or "").strip()
+        fallback = tyro.MISSING_NONPROP if default is None else default
+        config = tyro.cli(config_type, args=argv, description=doc, default=fallback)  # pyright: ignore
+        print(main(config), flush=True)
+    except TapRayError as error:
+        print(f"error: {error}", file=sys.stderr, flush=True)
+        sys.exit(2)
+    except KeyboardInterrupt:
+        print("interrupted: run the same command again to go on from here.", file=sys.stderr, flush=True)
+        sys.exit(130)
+
+
+def _config_file(cls: type[C], argv: list[str]) -> tuple[C | None, list[str]]:
+    if "--config" not in argv:
+        return None, argv
+    at = argv.index("--config")
+    if at + 1 == len(argv):
+        raise ConfigError("--config needs a file: --config FILE (YAML or JSON).")
+    return load(cls, argv[at + 1]), argv[:at] + argv[at + 2 :]
+
+
+def _coerce(hint: Any, value: Any, where: str) -> Any:
+    """Turn a plain value into what a field's type asks for: nested dataclasses, tuples, paths, numbers."""
+    origin = typing.get_origin(hint)
+    if origin in (typing.Union, types.UnionType):
+        options = [h for h in typing.get_args(hint) if h is not type(None)]
+        return None if value is None else _coerce(options[0], value, where)
+    if origin is typing.Literal:
+        options = typing.get_args(hint)
+        if value not in options:
+            raise ConfigError(f"{where}: {value!r} is not one of {list(options)}.")
+        return value
+    if dataclasses.is_dataclass(hint):
+        return from_dict(typing.cast(type, hint), value, where=where)
+    if origin is tuple:
+        inner = typing.get_args(hint)[0]
+        return tuple(_coerce(inner, item, where) for item in value)
+    if hint is Path:
+        return Path(value)
+    if hint is float and isinstance(value, int) and not isinstance(value, bool):
+        return float(value)
+    if isinstance(hint, type) and (not isinstance(value, hint) or (hint is int and isinstance(value, bool))):
+        raise ConfigError(f"{where}: expected {hint.__name__}, got {value!r}.")
+    return value

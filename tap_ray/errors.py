@@ -1,0 +1,36 @@
+"""What can go wrong for a user: one root, few kinds. Every one pickles, so it survives the way back from a worker."""
+
+from difflib import get_close_matches
+from typing import Iterable
+
+
+class TapRayError(ValueError):
+    """Root of every error that a user can cause and mend. A job ends with its message and exit status 2."""
+
+
+class ConfigError(TapRayError):
+    """A flag, YAML key or combination of values that cannot work."""
+
+
+class SpecError(TapRayError):
+    """Two sides of an interface disagree on order, unit, frame, range or rate."""
+
+
+class DataError(TapRayError):
+    """A data set that is missing, cut off, of another version, or that breaks a rule of its format."""
+
+
+class CheckpointError(TapRayError):
+    """A checkpoint or run folder that is missing, incomplete, or made by something that does not fit."""
+
+
+class StorageError(TapRayError):
+    """The disk (or bucket) refused: full, read-only, or gone."""
+
+
+def nearest(name: str, known: Iterable[str]) -> str:
+    """Name the options, and the nearest one if there is any: the tail of every 'unknown X' message."""
+    options = sorted(known)
+    match = get_close_matches(name, options, n=1, cutoff=0.4)
+    hint = f"Did you mean {match[0]!r}? " if match else ""
+    return f"{hint}Known: {', '.join(options)}."

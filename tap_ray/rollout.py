@@ -1,0 +1,116 @@
+"""The only loop that calls `env.step`: play, demonstrations and evaluation all pass through here."""
+
+import time
+from dataclasses import dataclass
+from typing import Any, Sequence
+
+import gymnasium as gym
+import numpy as np
+
+from tap_ray.types import Policy, Trajectory
+
+
+@dataclass(frozen=True, kw_only=True)
+class Rollout:
+    """What N robots did in one episode each, side by side."""
+
+    trajectories: list[Trajectory]
+    seconds: float
+    """Wall-clock of the whole rollout."""
+    policy_seconds: float
+    """Part of it spent in `policy.act`."""
+    num_calls: int
+    """How often the policy was asked."""
+
+
+def rollout(
+    env: gym.vector.VectorEnv,
+    policy: Policy,
+    *,
+    env_seeds: Sequence[int],
+    policy_seeds: Sequence[int],
+    settle: int | None = None,
+) -> Rollout:
+    """Run one episode on each of the N robots of `env`, in lockstep, to its step limit.
+
+    Args:
+        env: N robots whose episodes all have the same length (`terminated` stays False), as `envs.make_vector` makes.
+        policy: acts for all N at once.
+        env_seeds: (N) seeds of the initial states.
+        policy_seeds: (N) seeds of the policy's own noise.
+        settle: stop once every robot has been entirely successful for this many steps; None runs to the limit.
+
+    Returns:
+        N trajectories in the order of the seeds; entry t holds what was seen before action t.
+    """
+    start = time.perf_counter()
+    obs, info = env.reset(seed=[int(seed) for seed in env_seeds])  # pyright: ignore[reportArgumentType]
+    policy.reset(obs, info, policy_seeds)
+    first = info
+    steps: list[dict[str, Any]] = []
+    policy_seconds = 0.0
+    done = False
+    while not done:
+        before = time.perf_counter()
+        action_NA = np.asarray(policy.act(obs, info), np.float32)
+        policy_seconds += time.perf_counter() - before
+        step: dict[str, Any] = {key: np.array(obs[key]) for key in ("rgb", "state")}
+        step |= {key: np.array(info[key]) for key in ("contact", "object_pose", "robot_mask") if key in info}
+        obs, _, _, truncated, info = env.step(action_NA)
+        step["action"] = np.array(info["action"])
+        step |= {key: np.array(info[key]) for key in ("partial", "entire")}
+        steps.append(step)
+        done = bool(np.all(truncated)) or _settled(steps, settle)
+    columns = {key: np.stack([step[key] for step in steps], axis=1) for key in steps[0]}
+    trajectories = [_trajectory(columns, first, info, robot) for robot in range(env.num_envs)]
+    return Rollout(
+        trajectories=trajectories,
+        seconds=time.perf_counter() - start,
+        policy_seconds=policy_seconds,
+        num_calls=len(steps),
+    )
+
+
+def _settled(steps: list[dict[str, Any]], settle: int | None) -> bool:
+    if settle is None or len(steps) < settle:
+        return False
+    return all(bool(np.all(step["entire"])) for step in steps[len(steps) - settle :])
+
+
+def _trajectory(columns: dict[str, np.ndarray], first: dict[str, Any], last: dict[str, Any], robot: int) -> Trajectory:
+    """Cut robot number `robot` out of the (N, T, ...) columns."""
+    own = {key: column[robot] for key, column in columns.items()}
+    return Trajectory(
+        rgb=own["rgb"],
+        state=own["state"].astype(np.float32),
+        action=own["action"].astype(np.float32),
+        contact=own["contact"].astype(bool),
+        object_pose=own["object_pose"].astype(np.float32),
+        robot_mask=own.get("robot_mask"),
+        partial=own["partial"].astype(bool),
+        entire=own["entire"].astype(bool),
+        object_name=tuple(str(first["object_name"][robot]).split(",")),
+        instruction=str(first["instruction"][robot]),
+        num_clipped=int(last["num_clipped"][robot]),
+    )
+
+
+class PerRobot:
+    """N explorers (one a robot) as one `Policy`."""
+
+    def __init__(self, explorers: Sequence[Any]) -> None:
+        self._explorers = list(explorers)
+
+    def reset(self, obs: Any, info: Any, seeds: Sequence[int]) -> None:
+        """Reset each explorer with its own robot's view and its own generator."""
+        for robot, (explorer, seed) in enumerate(zip(self._explorers, seeds, strict=True)):
+            explorer.reset(_of(obs, robot), _of(info, robot), np.random.default_rng(seed))
+
+    def act(self, obs: Any, info: Any) -> np.ndarray:
+        """(N, A) actions, one explorer a row."""
+        return np.stack([e.act(_of(obs, robot), _of(info, robot)) for robot, e in enumerate(self._explorers)])
+
+
+def _of(batch: Any, robot: int) -> dict[str, Any]:
+    """Robot number `robot`'s entries of a batched observation or info."""
+    return {key: value[robot] for key, value in batch.items() if not key.startswith("_")}

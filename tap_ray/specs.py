@@ -1,0 +1,139 @@
+"""What a robot emits and what a policy expects: order, unit, frame, range, gripper sign and rate of every slot.
+
+Conventions are data here, so that two sides can be compared before the first step. A mismatch is an error that
+names every difference (METHOD.md D: such slips silently cost 5 to 100 points of success elsewhere).
+
+The action (7-D for one arm), the change of the *commanded* end-effector pose over one control step:
+    dx dy dz      m, robot base frame (x forward, y left, z up)
+    drx dry drz   rad, axis-angle in the base frame, applied from the left: R_next = exp([dr]) R
+    gripper       absolute, dimensionless: +1 open, -1 closed
+"""
+
+from dataclasses import asdict, dataclass, fields
+from typing import Any, Mapping
+
+import numpy as np
+
+from tap_ray.errors import SpecError
+
+
+@dataclass(frozen=True, kw_only=True)
+class Slot:
+    """One number of an action or a state."""
+
+    name: str
+    unit: str
+    low: float
+    high: float
+
+
+def slots(unit: str, low: float, high: float, *names: str) -> tuple[Slot, ...]:
+    """Slots that share a unit and a range."""
+    return tuple(Slot(name=name, unit=unit, low=low, high=high) for name in names)
+
+
+@dataclass(frozen=True, kw_only=True)
+class RobotSpec:
+    """The interface of one embodiment, as the environment, the data set and the policy all carry it."""
+
+    robot: str
+    """Embodiment, e.g. "widowx"."""
+    action: tuple[Slot, ...]
+    """Slots of the action, in order."""
+    state: tuple[Slot, ...]
+    """Slots of the proprioception, in order."""
+    control_hz: float = 5.0
+    """Actions a second."""
+    action_frame: str = "base"
+    """Frame of the translation and the rotation in an action."""
+    action_mode: str = "delta_target"
+    """"delta_target": change of the commanded pose."""
+    rotation: str = "axis_angle_left"
+    """R_next = exp([dr]) R."""
+    quaternion: str = "wxyz"
+    """Order of the quaternion in the state, scalar part non-negative."""
+    gripper: str = "+1 open, -1 closed"
+    """Meaning of the gripper slot of an action."""
+
+    @property
+    def action_low_A(self) -> np.ndarray:
+        """(A,) float32, smallest action."""
+        return np.array([slot.low for slot in self.action], np.float32)
+
+    @property
+    def action_high_A(self) -> np.ndarray:
+        """(A,) float32, largest action."""
+        return np.array([slot.high for slot in self.action], np.float32)
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain JSON values; `from_json` is the inverse."""
+        return asdict(self)
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> "RobotSpec":
+        """Inverse of `to_json`.
+
+        Raises:
+            SpecError: a field is missing or unknown (written by another version).
+        """
+        known = {field.name for field in fields(cls)}
+        if set(data) != known:
+            raise SpecError(
+                f"A robot spec has the fields {sorted(known)}; this one has {sorted(data)}. "
+                "It was written by another version of tap_ray: collect or train again with this one."
+            )
+        values = dict(data)
+        for key in ("action", "state"):
+            values[key] = tuple(Slot(**slot) for slot in values[key])
+        return cls(**values)
+
+
+def require_compatible(have: RobotSpec, want: RobotSpec, *, have_name: str, want_name: str) -> None:
+    """Raise unless `have` and `want` agree on every field.
+
+    Args:
+        have: what one side emits.
+        want: what the other side expects.
+        have_name: how to call the first side in the message, e.g. "data set play/".
+        want_name: likewise for the second, e.g. "policy runs/align".
+
+    Raises:
+        SpecError: lists each field that differs, with both values.
+    """
+    differences = [
+        f"  {field.name}: {have_name} has {_short(getattr(have, field.name))}, "
+        f"{want_name} has {_short(getattr(want, field.name))}"
+        for field in fields(RobotSpec)
+        if getattr(have, field.name) != getattr(want, field.name)
+    ]
+    if differences:
+        raise SpecError(
+            f"{have_name} and {want_name} do not fit each other:\n"
+            + "\n".join(differences)
+            + "\nUse data and a policy of the same robot and conventions, or convert one of them first."
+        )
+
+
+def _short(value: Any) -> str:
+    if isinstance(value, tuple):
+        return "[" + ", ".join(f"{s.name} ({s.unit}) {s.low:g}..{s.high:g}" for s in value) + "]"
+    return repr(value)
+
+
+MAX_DELTA_POS_M = 0.05
+"""Largest commanded translation a control step, per axis: 0.25 m/s at 5 Hz."""
+MAX_DELTA_ROT_RAD = 0.3
+"""Largest commanded rotation a control step, per axis. 1.5 rad/s at 5 Hz."""
+
+EE_DELTA_ACTION = (
+    *slots("m", -MAX_DELTA_POS_M, MAX_DELTA_POS_M, "dx", "dy", "dz"),
+    *slots("rad", -MAX_DELTA_ROT_RAD, MAX_DELTA_ROT_RAD, "drx", "dry", "drz"),
+    *slots("1", -1.0, 1.0, "gripper"),
+)
+"""METHOD.md A: delta xyz (m), delta axis-angle (rad), gripper."""
+
+EE_POSE_STATE = (
+    *slots("m", -1.5, 1.5, "ee_x", "ee_y", "ee_z"),
+    *slots("1", -1.0, 1.0, "ee_qw", "ee_qx", "ee_qy", "ee_qz"),
+)
+"""End-effector (tool centre point between the finger tips) pose in the base frame, quaternion wxyz."""

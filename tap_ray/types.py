@@ -1,0 +1,193 @@
+"""READ FIRST. The things that pass between rooms, with dtype, shape, unit and frame of every array.
+
+Shape letters: N robots (or windows) in a batch, T steps of an episode, H steps of an action chunk, A action slots,
+S state slots, Y X pixel rows and columns, M object slots.
+
+An observation is a dict, batched when it comes from a vector environment:
+    "rgb"    (N, Y, X, 3) uint8   third-person camera
+    "state"  (N, S)       float32 proprioception, slots as in RobotSpec.state
+
+An environment's `info` (privileged: only experts, explorers that say so, and judges may read it):
+    "object_pose"  (M, 7) float32  x y z (m, base frame), quaternion wxyz; unused slots are zero
+    "object_name"  str             the M slots' names joined by ",", "" for an unused slot
+    "contact"      bool            a finger touches an object now
+    "robot_mask"   (Y, X) uint8    255 where the robot is seen (only with EnvConfig.robot_mask)
+    "partial", "entire"            bool, true now; "partial_once", "entire_once": true at any step so far
+    "action"       (A,) float32    the action as executed, clipped into range (after a step; zeros at reset)
+    "num_clipped"  int             actions of this episode that had to be clipped into range
+    "instruction"  str             the sentence of this episode; play never reads it
+"""
+
+from dataclasses import dataclass, field
+from typing import Any, Mapping, Protocol, Sequence
+
+import numpy as np
+from jaxtyping import Bool, Float32, UInt8
+
+from tap_ray.specs import RobotSpec
+
+Observation = Mapping[str, np.ndarray]
+Info = Mapping[str, Any]
+
+
+@dataclass(frozen=True, kw_only=True)
+class EnvConfig:
+    """Which simulated robot in which scene. `envs.make(EnvConfig())` returns a `gymnasium.Env`."""
+
+    task: str = "play"
+    """A task of envs/tasks.py, or "play": objects of several tasks on the table, no goal."""
+    robot: str = "widowx"
+    """Embodiment, a key of envs/robots.py."""
+    sim: str = "pybullet"
+    """"pybullet" or "maniskill"."""
+    image_size: int = 96
+    """Side of the square camera image, px."""
+    max_steps: int = 60
+    """Control steps until truncation (5 a second)."""
+    scenario: str = "standard"
+    """One of envs/scenarios.py; "standard" changes nothing."""
+    robot_mask: bool = False
+    """Whether info carries the robot's own mask."""
+    render: bool = True
+    """False leaves the image black and spares its cost (for judges that need no picture)."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Trajectory:
+    """What one robot did in one episode, in memory. Entry t holds what was seen *before* action t was taken."""
+
+    rgb: UInt8[np.ndarray, "T Y X 3"]
+    state: Float32[np.ndarray, "T S"]
+    action: Float32[np.ndarray, "T A"]
+    """As executed, i.e. after clipping into the spec's range."""
+    contact: Bool[np.ndarray, "T"]
+    object_pose: Float32[np.ndarray, "T M 7"]
+    robot_mask: UInt8[np.ndarray, "T Y X"] | None
+    partial: Bool[np.ndarray, "T"]
+    """After action t."""
+    entire: Bool[np.ndarray, "T"]
+    """After action t."""
+    object_name: tuple[str, ...]
+    instruction: str
+    num_clipped: int
+
+    def __len__(self) -> int:
+        return len(self.action)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Episode:
+    """One episode as it travels from a fleet to the writer: small, picklable, images already encoded."""
+
+    index: int
+    """Position in the collection plan; its seed and bytes follow from the plan and this number alone."""
+    task: str
+    """The sentence in tasks.parquet: an instruction, or PLAY_TASK for play."""
+    image_jpeg: Sequence[bytes]
+    """T JPEG files, (Y, X, 3)."""
+    mask_png: Sequence[bytes] | None
+    """T PNG files, (Y, X, 1), 255 = robot; None without masks."""
+    state: Float32[np.ndarray, "T S"]
+    action: Float32[np.ndarray, "T A"]
+    contact: Bool[np.ndarray, "T"]
+    object_pose: Float32[np.ndarray, "T M 7"]
+    """Privileged; kept for probes and reports, never read by a policy."""
+    image_stats: Mapping[str, np.ndarray]
+    """min, max, mean, std, q01 ... q99 of the images in [0, 1], each (3, 1, 1) float64, and count (1,) int64."""
+    meta: Mapping[str, Any] = field(default_factory=dict)
+    """Scalars beside the data: seed, explorer, embodiment, contact_rate, object_displacement_m, success, ..."""
+
+    def __len__(self) -> int:
+        return len(self.action)
+
+
+PLAY_TASK = "play"
+"""The one neutral task string of every play episode: language is never involved."""
+
+
+class Policy(Protocol):
+    """Anything that acts for N robots at once: a network, an expert, random, N explorers."""
+
+    def reset(self, obs: Observation, info: Info, seeds: Sequence[int]) -> None:
+        """A new episode begins for all N robots. `seeds` (N) are nodes of the seed tree for the policy's own noise."""
+        ...
+
+    def act(self, obs: Observation, info: Info) -> Float32[np.ndarray, "N A"]:
+        """Actions in the units and order of the robot's spec."""
+        ...
+
+
+class Explorer(Protocol):
+    """Behaviour of one playing robot. Unbatched observations; draws only from the generator it is given."""
+
+    def reset(self, obs: Observation, info: Info, rng: np.random.Generator) -> None: ...
+
+    def act(self, obs: Observation, info: Info) -> Float32[np.ndarray, "A"]: ...
+
+
+@dataclass(frozen=True, kw_only=True)
+class Cell:
+    """One episode of an evaluation protocol. The same cells are run for every policy, so differences are paired."""
+
+    task: str
+    scenario: str
+    initial_state: int
+    """Which of the task's initial states; the environment's seed follows from it."""
+    seed: int
+    """Seed given to env.reset."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class EpisodeResult:
+    """How one cell went. A crash is a failure with a reason, never a missing row."""
+
+    cell: Cell
+    partial_once: bool
+    entire_once: bool
+    partial_end: bool
+    entire_end: bool
+    num_steps: int
+    num_clipped: int
+    seconds: float
+    policy_ms: float
+    """Mean time of one policy call, ms."""
+    error: str = ""
+    """Why the episode crashed; empty if it did not."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Window:
+    """A batch of training windows (o_t, o_{t+k}, a_{t:t+H}) that never cross an episode. Torch-free."""
+
+    rgb: UInt8[np.ndarray, "N Y X 3"]
+    """Image at t."""
+    goal_rgb: UInt8[np.ndarray, "N Y X 3"] | None
+    """Image at t+k; None where no goal is used (alignment)."""
+    k: np.ndarray
+    """(N,) int64, steps between the two."""
+    state: Float32[np.ndarray, "N S"]
+    action: Float32[np.ndarray, "N H A"]
+    """a_{t:t+H}, physical units; past the episode's end the last action is repeated and masked."""
+    action_mask: Bool[np.ndarray, "N H"]
+    """False where the chunk runs past the episode's end."""
+    reach: Float32[np.ndarray, "N R"] | None
+    """Self-supervised targets from the robot's own future (SPIKE.md), base frame m; see dataset/windows.py."""
+    reach_mask: Bool[np.ndarray, "N R"] | None
+    task_index: np.ndarray
+    """(N,) int64 into the data set's tasks."""
+
+
+__all__ = [
+    "PLAY_TASK",
+    "Cell",
+    "EnvConfig",
+    "Episode",
+    "EpisodeResult",
+    "Explorer",
+    "Info",
+    "Observation",
+    "Policy",
+    "RobotSpec",
+    "Trajectory",
+    "Window",
+]
