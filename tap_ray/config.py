@@ -26,16 +26,17 @@ def to_dict(config: Any) -> dict[str, Any]:
     return json.loads(json.dumps(dataclasses.asdict(config), default=str))
 
 
-def from_dict(cls: type[C], values: Mapping[str, Any], *, where: str = "config") -> C:
+def from_dict(cls: type[C], values: Mapping[str, Any], *, where: str = "config", missing: Any = None) -> C:
     """Build a config dataclass from plain values, nested ones included.
 
     Args:
         cls: a frozen dataclass.
         values: its fields; missing ones keep their defaults.
         where: how to call the source in a message, e.g. "sweep.yaml".
+        missing: what stands for a required field without a value, if something else will fill it; None refuses.
 
     Raises:
-        ConfigError: an unknown key (named with its nearest match) or a value of the wrong type.
+        ConfigError: an unknown key (named with its nearest match), a value of the wrong type, or none at all.
     """
     if not isinstance(values, Mapping):
         raise ConfigError(f"{where}: expected keys and values for {cls.__name__}, got {values!r}.")
@@ -46,14 +47,18 @@ def from_dict(cls: type[C], values: Mapping[str, Any], *, where: str = "config")
         if key not in names:
             raise ConfigError(f"{where}: unknown key {key!r}. {nearest(str(key), names)}")
         filled[key] = _coerce(hints[key], value, f"{where}: {key}")
-    try:
-        return cls(**filled)
-    except TypeError as error:
-        raise ConfigError(f"{where}: {error}.") from None
+    absent = [f.name for f in dataclasses.fields(cls) if _required(f) and f.name not in filled]  # type: ignore[arg-type]
+    if absent and missing is None:
+        raise ConfigError(f"{where}: {cls.__name__} needs a value for {', '.join(absent)}.")
+    return cls(**filled, **dict.fromkeys(absent, missing))
 
 
-def load(cls: type[C], path: Path | str) -> C:
-    """Read a config dataclass from a YAML or JSON file.
+def _required(field: dataclasses.Field[Any]) -> bool:
+    return field.init and field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING
+
+
+def load(cls: type[C], path: Path | str, *, missing: Any = None) -> C:
+    """Read a config dataclass from a YAML or JSON file; `missing` as in `from_dict`.
 
     Raises:
         ConfigError: the file cannot be read or parsed, or holds an unknown key.
@@ -64,7 +69,7 @@ def load(cls: type[C], path: Path | str) -> C:
         raise ConfigError(f"Cannot read the config file {path}: {error.strerror}.") from None
     except yaml.YAMLError as error:
         raise ConfigError(f"{path} is not valid YAML: {error}") from None
-    return from_dict(cls, values or {}, where=str(path))
+    return from_dict(cls, {} if values is None else values, where=str(path), missing=missing)
 
 
 def digest(values: Any) -> str:
@@ -106,12 +111,14 @@ def run_job(main: Callable[[C], Path], config_type: type[C]) -> None:
 
 
 def _config_file(cls: type[C], argv: list[str]) -> tuple[C | None, list[str]]:
+    """The config that `--config FILE` or `--config=FILE` names, and the other flags."""
+    argv = [part for flag in argv for part in (flag.split("=", 1) if flag.startswith("--config=") else [flag])]
     if "--config" not in argv:
         return None, argv
     at = argv.index("--config")
     if at + 1 == len(argv):
         raise ConfigError("--config needs a file: --config FILE (YAML or JSON).")
-    return load(cls, argv[at + 1]), argv[:at] + argv[at + 2 :]
+    return load(cls, argv[at + 1], missing=tyro.MISSING), argv[:at] + argv[at + 2 :]
 
 
 def _coerce(hint: Any, value: Any, where: str) -> Any:
@@ -128,12 +135,24 @@ def _coerce(hint: Any, value: Any, where: str) -> Any:
     if dataclasses.is_dataclass(hint):
         return from_dict(typing.cast(type, hint), value, where=where)
     if origin is tuple:
+        if not isinstance(value, (list, tuple)):
+            raise ConfigError(f"{where}: expected a list, got {value!r}.")
         inner = typing.get_args(hint)[0]
         return tuple(_coerce(inner, item, where) for item in value)
-    if hint is Path:
+    if hint is Path and isinstance(value, (str, Path)):
         return Path(value)
-    if hint is float and isinstance(value, int) and not isinstance(value, bool):
-        return float(value)
+    if hint is float:
+        return _float(value, where)
     if isinstance(hint, type) and (not isinstance(value, hint) or (hint is int and isinstance(value, bool))):
         raise ConfigError(f"{where}: expected {hint.__name__}, got {value!r}.")
     return value
+
+
+def _float(value: Any, where: str) -> float:
+    """A number; YAML reads 1e-4 (no dot) as a string, which is one all the same."""
+    try:
+        if isinstance(value, (int, float, str)) and not isinstance(value, bool):
+            return float(value)
+    except ValueError:
+        pass
+    raise ConfigError(f"{where}: expected float, got {value!r}.")

@@ -19,7 +19,8 @@ def seed_of(seed: int, *path: str | int) -> int:
     Returns:
         An integer in [0, 2**63), stable across Python versions and machines (BLAKE2b, not `hash`).
     """
-    text = "\x1f".join([repr(int(seed)), *map(repr, path)])
+    nodes = [repr(node) if isinstance(node, str) else repr(int(node)) for node in (seed, *path)]  # NumPy's ints too
+    text = "\x1f".join(nodes)
     return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "big") >> 1
 
 

@@ -64,13 +64,13 @@ def open_run(
         ConfigError: `out` holds something else (each differing key is named).
         CheckpointError: a parent is missing.
     """
-    what = {key: value for key, value in config.items() if key != "out" and not key.startswith("_")}
+    what = _what(config)
     ancestry = {role: {"path": str(path), "hash": hash_of(path)} for role, path in (parents or {}).items()}
     name = digest({"job": job, "config": what, "parents": {role: p["hash"] for role, p in ancestry.items()}})
     path = Path(out) if out else Path("runs") / f"{job}-{name[:10]}"
     if (path / "manifest.json").exists():
         return _reopen(path, job=job, name=name, config=config, what=what)
-    if path.exists() and (not path.is_dir() or any(path.iterdir())):
+    if path.exists() and (not path.is_dir() or {file.name for file in path.iterdir()} - set(_BEGUN)):
         raise ConfigError(f"{path} exists and is not a run folder. Name another folder with --out, or remove it.")
     manifest = {
         "job": job,
@@ -92,11 +92,20 @@ def open_run(
     return Run(path=path, config=config, hash=name, resumed=False, done=False)
 
 
+_BEGUN = ("config.json", ".config.json.tmp", ".manifest.json.tmp")
+"""What a run leaves that was killed before its manifest was written."""
+
+
+def _what(config: Mapping[str, Any]) -> dict[str, Any]:
+    """The part of a config that enters the hash."""
+    return {key: value for key, value in config.items() if key != "out" and not key.startswith("_")}
+
+
 def _reopen(path: Path, *, job: str, name: str, config: Mapping[str, Any], what: Mapping[str, Any]) -> Run:
     manifest = read_json(path / "manifest.json")
     if manifest["hash"] != name:
         old = read_json(path / "config.json")
-        old_what = {key: value for key, value in old.items() if key in what or key != "out"}
+        old_what = _what(old)
         lines = differences(old_what, what) or ["its parents have changed since"]
         raise ConfigError(
             f"{path} holds another run ({manifest['job']}):\n  "

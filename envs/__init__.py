@@ -1,0 +1,92 @@
+"""Every simulator of the project, behind one function: `make(config)`. See tap_ray/types.py for what it emits."""
+
+import gymnasium as gym
+
+from envs.experts import ExpertConfig, expert, random_policy
+from envs.robots import ROBOTS, robot, spec_of
+from envs.tasks import PLAY, TASKS, known_task
+from tap_ray.errors import ConfigError, nearest
+from tap_ray.specs import RobotSpec
+from tap_ray.types import EnvConfig, Policy
+
+VERSION = "1"
+"""Of the scenes. Raise it with any change that could change an episode: old results are then another protocol's."""
+SIMULATORS = ("maniskill", "pybullet")
+
+
+def make(config: EnvConfig, *, render_size: int | None = None) -> gym.Env:
+    """One simulated robot.
+
+    Args:
+        config: which robot, task and simulator.
+        render_size: side of what `env.render()` returns, px; None for the observation's (use more for videos).
+
+    Raises:
+        ConfigError: unknown task, robot, simulator or scenario; names the nearest.
+    """
+    check(config)
+    match config.sim:
+        case "pybullet":
+            from envs.tabletop import TabletopEnv  # the engine is loaded only where a robot is simulated
+
+            return TabletopEnv(config, render_size=render_size)
+        case "maniskill":
+            raise ConfigError("sim 'maniskill' comes with envs/simpler.py, not yet built. Use sim 'pybullet'.")
+        case _:
+            raise ConfigError(f"Unknown simulator {config.sim!r}. {nearest(config.sim, SIMULATORS)}")
+
+
+def make_vector(config: EnvConfig, num_robots: int) -> gym.vector.SyncVectorEnv:
+    """`num_robots` robots in one process, stepped in lockstep; all run exactly `max_steps`, none resets itself."""
+    if num_robots < 1:
+        raise ConfigError(f"A fleet has at least 1 robot, got {num_robots}.")
+    check(config)
+    return gym.vector.SyncVectorEnv(
+        [lambda: make(config)] * num_robots, autoreset_mode=gym.vector.AutoresetMode.DISABLED
+    )
+
+
+def make_expert(config: EnvConfig, num_robots: int, expert_config: ExpertConfig | None = None) -> Policy:
+    """The scripted expert of `config`'s task for `num_robots` robots; it reads privileged object poses from `info`.
+
+    Raises:
+        ConfigError: the task has no goal ("play") or is unknown.
+    """
+    return expert(config.task, spec(config), num_robots, expert_config)
+
+
+def spec(config: EnvConfig) -> RobotSpec:
+    """The interface of `config`'s robot, without starting a simulator."""
+    return spec_of(robot(config.robot))
+
+
+def check(config: EnvConfig) -> None:
+    """Raise unless `make(config)` will work.
+
+    Raises:
+        ConfigError: says which value is wrong and what it could be.
+    """
+    known_task(config.task)
+    robot(config.robot)
+    if config.sim not in SIMULATORS:
+        raise ConfigError(f"Unknown simulator {config.sim!r}. {nearest(config.sim, SIMULATORS)}")
+    if config.scenario != "standard":
+        raise ConfigError(f"Unknown scenario {config.scenario!r}. Known: standard. The robustness scenarios come later.")
+    for name in ("image_size", "max_steps"):
+        if getattr(config, name) < 1:
+            raise ConfigError(f"{name} is at least 1, got {getattr(config, name)}.")
+
+
+__all__ = [
+    "PLAY",
+    "ROBOTS",
+    "TASKS",
+    "VERSION",
+    "ExpertConfig",
+    "check",
+    "make",
+    "make_expert",
+    "make_vector",
+    "random_policy",
+    "spec",
+]

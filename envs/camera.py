@@ -1,0 +1,53 @@
+"""The third-person camera: TinyRenderer, so a picture is the same on every machine and needs no GPU."""
+
+from dataclasses import dataclass
+
+import numpy as np
+import pybullet as p
+
+from envs.objects import Colour, Vector
+
+
+@dataclass(frozen=True, kw_only=True)
+class Look:
+    """What the scene looks like; a scenario may replace any of it."""
+
+    eye_m: Vector = (0.66, -0.40, 0.44)
+    """Camera, base frame. From the side: a frontal camera hides motion along its axis (SPIKE.md)."""
+    target_m: Vector = (0.275, -0.01, 0.07)
+    """What it looks at."""
+    fov_deg: float = 41.0
+    light: Vector = (0.5, -0.3, 1.0)
+    """Direction towards the light."""
+    shadow: bool = True
+    """Shadows show height above the table; they cost 0.7 ms of 1.7 at 96 px."""
+    table_rgb: Colour = (0.72, 0.66, 0.58)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Picture:
+    """One image and who is where in it."""
+
+    rgb: np.ndarray
+    """(Y, X, 3) uint8."""
+    body: np.ndarray | None
+    """(Y, X) int32, PyBullet's body number, -1 for nothing; None if not asked for."""
+
+
+def take_picture(client: int, look: Look, size: int, *, mask: bool) -> Picture:
+    """Render `size` x `size` pixels of the simulation `client`; `mask` also returns whose pixel each is."""
+    view = p.computeViewMatrix(look.eye_m, look.target_m, (0, 0, 1))
+    lens = p.computeProjectionMatrixFOV(look.fov_deg, 1.0, 0.05, 3.0)
+    _, _, rgba, _, body = p.getCameraImage(
+        size,
+        size,
+        view,
+        lens,
+        lightDirection=look.light,
+        shadow=int(look.shadow),
+        renderer=p.ER_TINY_RENDERER,
+        flags=0 if mask else p.ER_NO_SEGMENTATION_MASK,
+        physicsClientId=client,
+    )
+    rgb = np.ascontiguousarray(np.asarray(rgba, np.uint8).reshape(size, size, 4)[:, :, :3])
+    return Picture(rgb=rgb, body=np.asarray(body, np.int32).reshape(size, size) if mask else None)

@@ -1,0 +1,266 @@
+"""Policies that need no learning: a scripted expert that reads privileged object poses, and uniform noise.
+
+The expert is a list of phases per robot. Each phase names a tool pose to steer to, a gripper command and when it is
+over; noise is added to what it wants to do, so that demonstrations contain mistakes and how to mend them.
+"""
+
+from dataclasses import dataclass
+from typing import Any, Sequence
+
+import numpy as np
+
+from envs.kinematics import axis_angle_matrix, quaternion_matrix, turn_between
+from envs.objects import OBJECTS, ObjectModel
+from envs.tasks import PUSH_M, TASKS, TaskModel
+from tap_ray.errors import ConfigError, nearest
+from tap_ray.rng import generator
+from tap_ray.specs import RobotSpec
+from tap_ray.types import Info, Observation
+
+DOWN = np.array([[0.0, 0.0, 1.0], [0.0, 1.0, 0.0], [-1.0, 0.0, 0.0]])
+"""Tool pointing straight down with its fingers apart along y."""
+OPEN, CLOSED = 1.0, -1.0
+CLEARANCE_M = 0.07
+"""Height above the object from which it is approached."""
+CARRY_Z_M = 0.14
+"""Height of the tool on its way to the target."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExpertConfig:
+    """How fast and how clumsy the expert is."""
+
+    step_m: float = 0.035
+    """Longest motion a control step."""
+    turn_rad: float = 0.25
+    """Largest turn a control step."""
+    noise_m: float = 0.003
+    """Standard deviation of the Gaussian noise on each of dx, dy, dz; 0 disables."""
+    noise_rad: float = 0.02
+    """Likewise on each of drx, dry, drz."""
+    push_probability: float = 0.02
+    """Chance a step that a displacement begins; 0 disables."""
+    push_m: float = 0.015
+    """Length of a displacement a step."""
+    push_steps: int = 3
+    """How many steps it lasts."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Aim:
+    """What a phase wants."""
+
+    position_m: np.ndarray
+    """(3,) tool position."""
+    yaw_rad: float
+    gripper: float
+    next: str
+    """Phase that follows once the tool is there."""
+    within_m: float = 0.008
+    """How near counts as there."""
+    hold: int = 0
+    """Steps to stay at least."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class View:
+    """What the expert knows about one robot now."""
+
+    tool_m: np.ndarray
+    """(3,) measured tool position."""
+    tool: np.ndarray
+    """(3, 3) measured orientation."""
+    item_m: np.ndarray
+    """(3,) centre of the object to move."""
+    item: np.ndarray
+    """(3, 3) its orientation."""
+    target_m: np.ndarray
+    """(3,) centre of the target (zero for a push)."""
+    entire: bool
+
+
+class Script:
+    """The phases of one robot in one episode."""
+
+    def __init__(self, task: TaskModel, config: ExpertConfig, seed: int, view: View) -> None:
+        self._task, self._config = task, config
+        self._rng = generator(seed, "expert")
+        self._start_m = view.item_m.copy()
+        self._phase, self._steps = "above", 0
+        self._yaw_rad = 0.0
+        self._push_m, self._push_left = np.zeros(3), 0
+
+    def act(self, view: View) -> np.ndarray:
+        """(7,) action."""
+        aim = self._aim(view)
+        away = aim.position_m - view.tool_m
+        turn = turn_between(view.tool, axis_angle_matrix(np.array([0, 0, aim.yaw_rad])) @ DOWN)
+        self._steps += 1
+        there = np.linalg.norm(away) < aim.within_m and np.linalg.norm(turn) < 0.15
+        if there and self._steps > aim.hold:
+            self._phase, self._steps = aim.next, 0
+        action = np.concatenate(
+            [_shorten(away, self._config.step_m), _shorten(turn, self._config.turn_rad), [aim.gripper]]
+        )
+        action[:6] += self._noise()
+        return action.astype(np.float32)
+
+    def _noise(self) -> np.ndarray:
+        """(6,) Gaussian noise, and now and then a displacement that lasts some steps."""
+        config, rng = self._config, self._rng
+        if self._push_left == 0 and rng.random() < config.push_probability:
+            direction = rng.normal(size=3) * (1.0, 1.0, 0.5)
+            self._push_m = direction / np.linalg.norm(direction) * config.push_m
+            self._push_left = config.push_steps
+        push = self._push_m if self._push_left > 0 else np.zeros(3)
+        self._push_left = max(0, self._push_left - 1)
+        scale = [config.noise_m] * 3 + [config.noise_rad] * 3
+        return rng.normal(size=6) * scale + np.concatenate([push, np.zeros(3)])
+
+    def _aim(self, view: View) -> Aim:
+        return self._aim_push(view) if self._task.goal == "push_left" else self._aim_place(view)
+
+    def _aim_place(self, view: View) -> Aim:
+        """Grasp, carry, release; start again when the object is not where the phase needs it."""
+        item = OBJECTS[self._task.object[0]]
+        grasp_m = view.item_m + view.item @ [item.grasp_x_m, 0, 0]
+        grasp_m = np.array([*grasp_m[:2], view.item_m[2] - item.half_size_m[2] + item.grasp_z_m])
+        held = bool(np.linalg.norm(grasp_m - view.tool_m) < 0.035)
+        if self._phase in ("over", "lower") and not held:
+            self._phase, self._steps = "above", 0
+        if self._phase in ("above", "down"):
+            self._yaw_rad = _grasp_yaw(item, view)
+        target_m = view.target_m + view.tool_m - view.item_m  # where the tool is when the object is on the target
+        release_z = view.target_m[2] + self._drop_m() + view.tool_m[2] - view.item_m[2]
+        yaw = self._yaw_rad
+        match self._phase:
+            case "above":
+                if view.entire:
+                    return Aim(position_m=np.array([*view.tool_m[:2], CARRY_Z_M]), yaw_rad=yaw, gripper=OPEN, next="above")
+                return Aim(position_m=grasp_m + [0, 0, CLEARANCE_M], yaw_rad=yaw, gripper=OPEN, next="down", within_m=0.015)
+            case "down":
+                return Aim(position_m=grasp_m, yaw_rad=yaw, gripper=OPEN, next="close")
+            case "close":
+                return Aim(position_m=view.tool_m, yaw_rad=yaw, gripper=CLOSED, next="lift", hold=1)
+            case "lift":
+                up = np.array([*view.tool_m[:2], CARRY_Z_M])
+                return Aim(position_m=up, yaw_rad=yaw, gripper=CLOSED, next="over", within_m=0.02)
+            case "over":
+                over = np.array([*target_m[:2], CARRY_Z_M])
+                return Aim(position_m=over, yaw_rad=yaw, gripper=CLOSED, next="lower", within_m=0.012)
+            case "lower":
+                low = np.array([*target_m[:2], release_z])
+                return Aim(position_m=low, yaw_rad=yaw, gripper=CLOSED, next="open")
+            case "open":
+                return Aim(position_m=view.tool_m, yaw_rad=yaw, gripper=OPEN, next="retreat", hold=1)
+            case _:
+                up = np.array([*view.tool_m[:2], CARRY_Z_M])
+                return Aim(position_m=up, yaw_rad=yaw, gripper=OPEN, next="above", within_m=0.03)
+
+    def _drop_m(self) -> float:
+        """Height of the object's centre above the target's when it is released."""
+        item, target = (OBJECTS[name].half_size_m[2] for name in self._task.object)
+        return target + item + (0.005 if self._task.goal != "in" else -0.02)
+
+    def _aim_push(self, view: View) -> Aim:
+        """Go to the right of the object, down, and push to the left along y."""
+        item = OBJECTS[self._task.object[0]]
+        beside = view.item_m - [0, item.half_size_m[1] + 0.045, 0]
+        lost = abs(view.item_m[0] - view.tool_m[0]) > 0.025 or view.tool_m[1] > view.item_m[1]
+        if self._phase == "push" and lost:
+            self._phase, self._steps = "above", 0
+        high, low = np.array([*beside[:2], 0.13]), np.array([*beside[:2], 0.035])
+        up = np.array([*view.tool_m[:2], CARRY_Z_M])
+        match self._phase:
+            case "above" if view.entire:
+                return Aim(position_m=up, yaw_rad=0.0, gripper=CLOSED, next="above")
+            case "above":
+                return Aim(position_m=high, yaw_rad=0.0, gripper=CLOSED, next="down", within_m=0.02)
+            case "down":
+                return Aim(position_m=low, yaw_rad=0.0, gripper=CLOSED, next="push", within_m=0.015)
+            case "push":
+                if view.item_m[1] - self._start_m[1] >= PUSH_M + 0.01:
+                    self._phase, self._steps = "retreat", 0
+                far = np.array([view.item_m[0], view.tool_m[1] + self._config.step_m, 0.03])
+                return Aim(position_m=far, yaw_rad=0.0, gripper=CLOSED, next="push", within_m=0.0)
+            case _:
+                return Aim(position_m=up, yaw_rad=0.0, gripper=CLOSED, next="above", within_m=0.03)
+
+
+class Expert:
+    """A `Policy` for N robots of one task: one `Script` each."""
+
+    def __init__(self, task: TaskModel, spec: RobotSpec, num_robots: int, config: ExpertConfig) -> None:
+        self._task, self._num_robots, self._config = task, num_robots, config
+        self._pose_slot = [slot.name for slot in spec.state].index("ee_x")
+        self._scripts: list[Script] = []
+
+    def reset(self, obs: Observation, info: Info, seeds: Sequence[int]) -> None:
+        """Begin an episode on every robot; `seeds` (N) are those of the noise."""
+        views = [self._view(obs, info, robot) for robot in range(self._num_robots)]
+        self._scripts = [
+            Script(self._task, self._config, seed, view) for seed, view in zip(seeds, views, strict=True)
+        ]
+
+    def act(self, obs: Observation, info: Info) -> np.ndarray:
+        """(N, 7) float32 actions."""
+        return np.stack([script.act(self._view(obs, info, robot)) for robot, script in enumerate(self._scripts)])
+
+    def _view(self, obs: Observation, info: Info, robot: int) -> View:
+        tool = np.asarray(obs["state"][robot][self._pose_slot :], float)
+        poses: Any = np.asarray(info["object_pose"][robot], float)
+        return View(
+            tool_m=tool[:3],
+            tool=quaternion_matrix(tool[3:7]),
+            item_m=poses[0, :3],
+            item=quaternion_matrix(poses[0, 3:]),
+            target_m=poses[1, :3],
+            entire=bool(info["entire"][robot]),
+        )
+
+
+class RandomPolicy:
+    """A `Policy` that draws every action slot uniformly over its range: the lower bound."""
+
+    def __init__(self, spec: RobotSpec) -> None:
+        self._low_A, self._high_A = spec.action_low_A, spec.action_high_A
+        self._rngs: list[np.random.Generator] = []
+
+    def reset(self, obs: Observation, info: Info, seeds: Sequence[int]) -> None:
+        """Begin an episode; `seeds` (N), one a robot."""
+        self._rngs = [generator(seed, "random") for seed in seeds]
+
+    def act(self, obs: Observation, info: Info) -> np.ndarray:
+        """(N, A) float32 actions."""
+        return np.stack([rng.uniform(self._low_A, self._high_A) for rng in self._rngs]).astype(np.float32)
+
+
+def expert(task: str, spec: RobotSpec, num_robots: int, config: ExpertConfig | None = None) -> Expert:
+    """The scripted expert of `task` for `num_robots` robots.
+
+    Raises:
+        ConfigError: the task is unknown or has no goal ("play").
+    """
+    if task not in TASKS:
+        raise ConfigError(f"There is no expert for task {task!r}. {nearest(task, TASKS)}")
+    return Expert(TASKS[task], spec, num_robots, config or ExpertConfig())
+
+
+def random_policy(spec: RobotSpec) -> RandomPolicy:
+    """Uniform noise over `spec`'s action range."""
+    return RandomPolicy(spec)
+
+
+def _shorten(vector: np.ndarray, most: float) -> np.ndarray:
+    """`vector`, no longer than `most`."""
+    length = float(np.linalg.norm(vector))
+    return vector if length <= most else vector * (most / length)
+
+
+def _grasp_yaw(item: ObjectModel, view: View) -> float:
+    """Tool yaw, rad, that closes the fingers across the object's short side: the one nearest to the tool's own."""
+    object_yaw = np.arctan2(view.item[1, 0], view.item[0, 0])
+    tool_yaw = np.arctan2(-view.tool[0, 1], view.tool[1, 1])
+    period = np.pi / 2 if item.half_size_m[0] == item.half_size_m[1] else np.pi
+    yaw = object_yaw + np.round((tool_yaw - object_yaw) / period) * period
+    return float(yaw - period * np.round(yaw / np.pi) if abs(yaw) > 0.6 * np.pi else yaw)

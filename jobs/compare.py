@@ -1,0 +1,44 @@
+"""Compare policies judged by one protocol: the paper's table, paired tests, learning curves, one HTML page."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+import tyro
+
+from tap_ray import runs, tracking
+from tap_ray.compare import report
+from tap_ray.compare.reading import read_runs
+from tap_ray.compare.tables import text_table
+from tap_ray.config import run_job
+
+
+@dataclass(frozen=True, kw_only=True)
+class Config:
+    """What to compare."""
+
+    runs: Annotated[tuple[Path, ...], tyro.conf.Positional]
+    """Run folders of jobs.evaluate; training runs may be named as well, for their learning curves."""
+    out: Path | None = None
+    """Run folder; without it runs/compare-<hash>."""
+
+
+def main(config: Config) -> Path:
+    """Write report.html and print the table; returns the run folder."""
+    results, _ = read_runs(config.runs)
+    parents: dict[str, Path | str] = {f"run{number}": path for number, path in enumerate(config.runs)}
+    values = {"runs": [str(path) for path in config.runs], "out": str(config.out)}
+    run = runs.open_run(config.out, job="compare", config=values, parents=parents)
+    ids = {role: tracking.run_id_of(path) for role, path in parents.items()}
+    with tracking.start("compare", run.path, values, ids, run_id=tracking.run_id_of(run.path)) as tracked:
+        runs.annotate(run, mlflow_run_id=tracked.run_id)
+        tracked.artifact(report.write(config.runs, run.path / "report.html"))
+    runs.finish(run)
+    if results:
+        print(text_table(results))
+    print(f"open {run.path / 'report.html'}")
+    return run.path
+
+
+if __name__ == "__main__":
+    run_job(main, Config)

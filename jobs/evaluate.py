@@ -1,0 +1,63 @@
+"""Judge a policy: success rates with intervals on the cells of a protocol, one row an episode, a video a task."""
+
+from functools import partial
+from pathlib import Path
+
+import envs
+from tap_ray import runs, tracking
+from tap_ray.compare.reading import read_result
+from tap_ray.compare.tables import text_table
+from tap_ray.config import run_job
+from tap_ray.distributed.connect import connect
+from tap_ray.distributed.evaluate import FleetConfig, evaluate
+from tap_ray.evaluate import results, trained, video
+from tap_ray.evaluate.episodes import MakePolicy
+from tap_ray.evaluate.protocol import Protocol, check
+from tap_ray.evaluate.settings import EvaluateConfig, protocol_of, what
+from tap_ray.types import EnvConfig, Policy
+
+
+def main(config: EvaluateConfig) -> Path:
+    """Run the cells that have no result yet, sum them up, print the table; returns the run folder."""
+    protocol = protocol_of(config, suite_tasks=envs.TASKS, env_version=envs.VERSION)
+    check(protocol, known_tasks=envs.TASKS, check_scene=envs.check)
+    make_policy, parents = _policy(config, protocol)
+    run = runs.open_run(config.out, job="evaluate", config=what(config, protocol), parents=parents)
+    if not run.done:
+        ids = {role: tracking.run_id_of(parent) for role, parent in parents.items()}
+        with tracking.start("evaluate", run.path, run.config, ids, run_id=tracking.run_id_of(run.path)) as tracked:
+            runs.annotate(run, mlflow_run_id=tracked.run_id)
+            fleets = FleetConfig(fleets=config.fleets, robots=config.robots_per_fleet, gpus=config.gpus_per_fleet)
+            with connect(config.ray_address):
+                episodes = evaluate(
+                    protocol, make_vector=envs.make_vector, make_policy=make_policy, folder=run.path, config=fleets
+                )
+            name = config.name or Path(config.policy).name
+            summary = results.write(run.path, episodes, protocol, policy=name, run=parents.get("policy"))
+            video.write_videos(run.path / "clips", run.path / "videos", fps=envs.spec(EnvConfig()).control_hz)
+            tracked.log(results.metrics(summary), step=0)
+            for part in ("results.json", "episodes.parquet", "videos"):
+                tracked.artifact(run.path / part)
+            for line in results.crashes(episodes):
+                print(line)
+        runs.finish(run, protocol=protocol.hash)
+    print(text_table([read_result(run.path)], with_paper=False))
+    return run.path
+
+
+def _policy(config: EvaluateConfig, protocol: Protocol) -> tuple[MakePolicy, dict[str, str]]:
+    """How a fleet makes the policy, and the run it comes from."""
+    if config.policy in trained.BUILT_IN:
+        return {"expert": envs.make_expert, "random": _random}[config.policy], {}
+    scene = protocol.env_config(protocol.tasks[0], protocol.scenarios[0])
+    trained.require_fit(config.policy, spec=envs.spec(scene), image_size=protocol.image_size)
+    device = "cuda" if config.gpus_per_fleet else "cpu"
+    return partial(trained.load, str(Path(config.policy).resolve()), device=device), {"policy": config.policy}
+
+
+def _random(scene: EnvConfig, num_robots: int) -> Policy:
+    return envs.random_policy(envs.spec(scene))
+
+
+if __name__ == "__main__":
+    run_job(main, EvaluateConfig)

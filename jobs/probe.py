@@ -1,0 +1,56 @@
+"""Linear probes: how well can gripper and object positions be read off a policy's frozen features?"""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from tap_ray import runs, tracking
+from tap_ray.config import run_job, to_dict
+from tap_ray.dataset.reader import open_dataset
+from tap_ray.evaluate.features import policy_features
+from tap_ray.evaluate.probes import probe, read_frames
+
+
+@dataclass(frozen=True, kw_only=True)
+class Config:
+    """Whose features, on which frames."""
+
+    policy: Path
+    """Run folder of jobs.pretrain or jobs.align."""
+    data: Path
+    """Data set whose frames are probed (its privileged object poses are the targets)."""
+    episodes: int = 200
+    """Episodes; a quarter of them is the test. 0: all."""
+    every: int = 5
+    """Take every so-many-th frame of an episode."""
+    out: Path | None = None
+    """Run folder; without it runs/probe-<hash>."""
+
+
+def main(config: Config) -> Path:
+    """Print held-out R^2 of each position, for the policy and for its network with fresh weights; write probe.json."""
+    data = read_frames(open_dataset(config.data), num_episodes=config.episodes, every=config.every)
+    parents: dict[str, Path | str] = {"policy": config.policy, "data": config.data}
+    run = runs.open_run(config.out, job="probe", config=to_dict(config), parents=parents)
+    ids = {role: tracking.run_id_of(path) for role, path in parents.items()}
+    with tracking.start("probe", run.path, run.config, ids, run_id=tracking.run_id_of(run.path)) as tracked:
+        runs.annotate(run, mlflow_run_id=tracked.run_id)
+        scores = {
+            "trained": probe(policy_features(config.policy, data), data),
+            "fresh weights": probe(policy_features(config.policy, data, fresh=True), data),
+        }
+        runs.write_json(run.path / "probe.json", scores)
+        for target, score in scores["trained"].items():
+            tracked.log({f"probe/{target}_{axis}_r2": score[axis] for axis in "xyz"}, step=0)
+        tracked.artifact(run.path / "probe.json")
+    runs.finish(run)
+    print(f"held-out R^2 of a linear probe, {len(data.rgb)} frames (nan: it does not move along this axis)")
+    print(f"{'weights':15}{'position of':15}{'x':>8}{'y':>8}{'z':>8}  frames tested")
+    for weights, row in scores.items():
+        for target, score in row.items():
+            values = "".join(f"{score[axis]:8.2f}" for axis in "xyz")
+            print(f"{weights:15}{target:15}{values}  {score['num_test']}")
+    return run.path
+
+
+if __name__ == "__main__":
+    run_job(main, Config)

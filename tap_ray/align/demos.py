@@ -1,0 +1,89 @@
+"""A fresh Stage 2 for a data set of demonstrations, from Stage 1 weights or from scratch."""
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from tap_ray.align.objective import BehaviourCloning
+from tap_ray.align.transfer import Transfer, Which, freeze, init_from, learning_rates
+from tap_ray.dataset.norm_stats import norm_stats
+from tap_ray.dataset.reader import DatasetInfo
+from tap_ray.dataset.windows import WindowConfig
+from tap_ray.errors import DataError
+from tap_ray.models.build import Trained, load_trained, new_policy
+from tap_ray.models.language import encode, pretrained_tokenizer, word_tokenizer
+from tap_ray.models.policy import PolicyConfig
+from tap_ray.specs import require_compatible
+from tap_ray.training.stage import FINAL, Stage, fitted, held_out_windows
+from tap_ray.types import PLAY_TASK
+
+
+@dataclass(frozen=True, kw_only=True)
+class AlignConfig:
+    """How Stage 2 starts."""
+
+    take: Which = "all"
+    """What to take over from Stage 1: "all", "all_but_head" or "vision" (the tower alone)."""
+    freeze: tuple[str, ...] = ()
+    """Parts that stay as they are, e.g. "vision"; empty trains everything, as the paper does."""
+    transferred_lr: float = 1.0
+    """Factor on the learning rate of what was taken over."""
+
+
+def from_dataset(
+    dataset: DatasetInfo,
+    windows: WindowConfig,
+    *,
+    policy: PolicyConfig,
+    config: AlignConfig,
+    init: Path | None,
+    seed: int,
+) -> tuple[Stage, Transfer | None]:
+    """A fresh Stage 2.
+
+    Args:
+        dataset: demonstrations with instructions.
+        windows: their horizon is the policy's chunk; goals and reach targets are not used.
+        policy: sizes from scratch; with `init` the Stage 1 policy's sizes win.
+        config: what is taken over.
+        init: run folder of Stage 1; None starts from scratch.
+        seed: of the new weights.
+
+    Returns:
+        The stage, and what was taken over (None from scratch).
+
+    Raises:
+        CheckpointError: `init` is missing, cut off or does not fit.
+        SpecError: `init` was trained for a robot with other conventions.
+        DataError: no instructions, no held-out episodes, no statistics.
+    """
+    if set(dataset.tasks) <= {PLAY_TASK}:
+        raise DataError(f"{dataset.path} holds play, without instructions. Give demonstrations (jobs.collect_demos).")
+    if init is not None:
+        stage_1 = load_trained(init / FINAL)
+        require_compatible(dataset.spec, stage_1.spec, have_name=f"data set {dataset.path}", want_name=f"run {init}")
+        policy = replace(
+            stage_1.policy.config, language=policy.language, num_context=policy.num_context, execute=policy.execute
+        )
+    policy = replace(
+        fitted(policy, dataset, windows), context="language", num_actions=len(dataset.spec.action), num_reach=0
+    )
+    words = policy.language
+    tokenizer = pretrained_tokenizer(words.pretrained) if words.kind == "pretrained" else word_tokenizer(dataset.tasks)
+    model = new_policy(policy, seed=seed, tokenizer=tokenizer)
+    norm = norm_stats(dataset.stats, dataset.spec)
+    model.set_norm(norm)
+    transfer = init_from(model, init, config.take) if init is not None else None
+    freeze(model, config.freeze)
+    objective = BehaviourCloning(policy=model, tokens_UL=encode(tokenizer, dataset.tasks, policy.num_context))
+    stage = Stage(
+        model=Trained(policy=model, spec=dataset.spec, norm=norm, tokenizer=tokenizer),
+        objective=objective,
+        held_out=held_out_windows(dataset, demo_windows(windows), seed=seed),
+        lr_scale=learning_rates(config.take, config.transferred_lr) if init is not None else {},
+    )
+    return stage, transfer
+
+
+def demo_windows(windows: WindowConfig) -> WindowConfig:
+    """The same windows without goals and reach targets: what Stage 2 trains on."""
+    return replace(windows, k_max=0, reach_steps=0, goal_without_robot=False)

@@ -1,0 +1,140 @@
+"""Plots as inline SVG whose ink follows the page's colours, so that one file serves light and dark."""
+
+import io
+import re
+from typing import Any, Callable, Sequence
+
+import matplotlib
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from tap_ray.compare.reading import KINDS, Curves, Result
+from tap_ray.compare.tables import short
+from tap_ray.metrics import Interval
+
+COLOURS = ("#3b82c4", "#e08a2c", "#3fa46a", "#c4534f", "#8c6bc4", "#9a7358", "#cf6aa8", "#7f8c8d")
+"""Readable on white and on black; runs keep their colour through the page."""
+INK, GRID = "#010203", "#010204"
+"""Stand-ins that become CSS variables in the SVG."""
+SHOWN = ("loss", "r2", "accuracy", "error", "direction")
+"""Learning curves are drawn for metrics with one of these words; the rest (speeds, rates, norms) is in MLflow."""
+STYLE: dict[Any, Any] = {
+    "svg.fonttype": "none",
+    "svg.hashsalt": "tap_ray",
+    "text.parse_math": False,  # a "$" in a run's name is a dollar
+    "font.family": "sans-serif",
+    "font.size": 9.0,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.grid": True,
+    "axes.axisbelow": True,
+    "grid.color": GRID,
+    "grid.linewidth": 0.6,
+    "legend.frameon": False,
+    **dict.fromkeys(("text.color", "axes.edgecolor", "axes.labelcolor", "xtick.color", "ytick.color"), INK),
+}
+
+
+def colour(index: int) -> str:
+    """Colour of the n-th run."""
+    return COLOURS[index % len(COLOURS)]
+
+
+def success_bars(results: Sequence[Result], scenario: str) -> str:
+    """SVG: partial (above) and entire (below) per task with Wilson intervals, a colour for each run."""
+    tasks = list(results[0].tasks)
+    names = [*(short(task) for task in tasks), "average"]
+
+    def values(result: Result, kind: str) -> list[Interval]:
+        return [*(result.score(task, scenario, kind) for task in tasks), result.average(scenario, kind)]
+
+    return _bars(results, names, values)
+
+
+def robustness_bars(results: Sequence[Result]) -> str:
+    """SVG: averages over tasks in each scenario with Wilson intervals."""
+    scenarios = results[0].scenarios
+    return _bars(results, scenarios, lambda result, kind: [result.average(scenario, kind) for scenario in scenarios])
+
+
+def _bars(results: Sequence[Result], names: Sequence[str], values: Callable[[Result, str], list[Interval]]) -> str:
+    with matplotlib.rc_context(STYLE):
+        figure = Figure(figsize=(7.6, 4.8), layout="constrained")
+        for row, kind in enumerate(KINDS):
+            axes = figure.add_subplot(2, 1, row + 1)
+            for index, result in enumerate(results):
+                _bar(axes, [*values(result, kind)], index, len(results), result.label)
+            axes.set(ylim=(0, 104), ylabel=f"{kind} success, %")
+            axes.set_xticks(range(len(names)), names if row == 1 else [])
+            axes.grid(axis="x", visible=False)
+        handles, labels = figure.axes[0].get_legend_handles_labels()
+        figure.legend(handles, labels, loc="outside upper center", ncols=min(4, len(results)))
+        return svg(figure)
+
+
+def _bar(axes: Axes, intervals: list[Interval], index: int, count: int, label: str) -> None:
+    width = 0.8 / count
+    rate, low, high = (100 * np.array(column) for column in zip(*intervals, strict=True))
+    at = np.arange(len(intervals)) + (index - (count - 1) / 2) * width
+    # Rounding may put a rate a hair outside its own interval, which matplotlib refuses.
+    reach = np.maximum(0.0, [rate - low, high - rate])
+    axes.bar(at, rate, width * 0.92, color=colour(index), label=label, alpha=0.85)
+    axes.errorbar(at, rate, reach, fmt="none", ecolor=INK, elinewidth=1, capsize=min(4.0, 16 * width))
+
+
+def learning_curves(curves: Sequence[Curves], labels: Sequence[str]) -> str:
+    """SVG: a small plot for each loss, R^2 or accuracy, a line for each run; "" if there is nothing to draw.
+
+    Args:
+        curves: training runs.
+        labels: of the evaluated runs, so that a policy and its training share a colour.
+    """
+    order = [*labels, *(c.label for c in curves if c.label not in labels)]
+    names = sorted({name for c in curves for name in c.points["metric"] if any(word in name for word in SHOWN)})
+    if not names:
+        return ""
+    num_columns = min(3, len(names))
+    num_rows = -(-len(names) // num_columns)
+    with matplotlib.rc_context(STYLE):
+        figure = Figure(figsize=(7.6, 0.5 + 2.1 * num_rows), layout="constrained")
+        for number, name in enumerate(names):
+            axes = figure.add_subplot(num_rows, num_columns, number + 1)
+            for c in curves:
+                _line(axes, c, name, colour(order.index(c.label)))
+            axes.set_title(name, fontsize=9)
+            axes.margins(x=0.02)
+            _log_if_wide(axes, name)
+        handles = {str(line.get_label()): line for axes in figure.axes for line in axes.get_lines()}
+        figure.legend(list(handles.values()), list(handles), loc="outside upper center", ncols=min(4, len(handles)))
+        figure.supxlabel("step", fontsize=9)
+        return svg(figure)
+
+
+def _line(axes: Axes, curves: Curves, name: str, tint: str) -> None:
+    points = curves.points[curves.points["metric"] == name]
+    if len(points):
+        marker = "o" if len(points) < 3 else ""
+        axes.plot(points["step"], points["value"], color=tint, label=curves.label, lw=1.4, marker=marker, ms=3)
+
+
+def _log_if_wide(axes: Axes, name: str) -> None:
+    """Losses that fall by more than a factor of 20 are read on a logarithmic scale."""
+    values = np.concatenate([np.asarray(line.get_ydata(), float) for line in axes.get_lines()])
+    values = values[np.isfinite(values)]
+    if "loss" in name and len(values) and values.min() > 0 and values.max() > 20 * values.min():
+        axes.set_yscale("log")
+
+
+def svg(figure: Figure) -> str:
+    """A figure as SVG for the inside of an HTML page: no addresses, no ids but those referred to, ink as variables."""
+    buffer = io.StringIO()
+    with matplotlib.rc_context(STYLE):
+        figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None})
+    text = buffer.getvalue()
+    text = text[text.index("<svg") :]
+    text = re.sub(r"<metadata>.*?</metadata>", "", text, flags=re.DOTALL)
+    text = re.sub(r'\s+xmlns(:\w+)?="[^"]*"', "", text)
+    text = re.sub(r'<g id="[^"]*"', "<g", text)
+    text = re.sub(r'(<svg[^>]*?) (?:height|width)="[^"]*"([^>]*?) (?:height|width)="[^"]*"', r"\1\2", text)
+    return text.replace(INK, "var(--ink)").replace(GRID, "var(--grid)").replace("<svg", '<svg role="img"', 1)

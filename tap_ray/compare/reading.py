@@ -1,0 +1,213 @@
+"""Run folders -> results and learning curves. Everything is checked here, so tables and plots need not ask."""
+
+import json
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Mapping, Sequence
+
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from tap_ray.config import differences
+from tap_ray.errors import CheckpointError, DataError
+from tap_ray.metrics import Interval, wilson
+from tap_ray.runs import read_json
+
+CELL = ["task", "scenario", "initial_state", "seed"]
+KINDS = ("partial", "entire")
+OUTCOMES = ("partial_once", "entire_once", "partial_end", "entire_end")
+COLUMNS = (*CELL, *OUTCOMES, "num_steps", "num_clipped", "policy_ms", "error")
+RESULT_KEYS = ("protocol", "policy", "tasks", "seconds")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Result:
+    """One evaluated policy."""
+
+    path: Path
+    label: str
+    """Name in tables and plots, unique among the runs compared."""
+    protocol: Mapping[str, Any]
+    tasks: Mapping[str, Mapping[str, Mapping[str, Any]]]
+    """task -> scenario -> {"n", "partial": {"k", "rate", "low", "high"}, "entire": the same}."""
+    episodes: pd.DataFrame
+    """One row an episode, indexed by the cell (task, scenario, initial state, seed), sorted."""
+    seconds: float
+    policy_run: Path | None
+    """The training run that was judged, None for a built-in policy."""
+
+    @property
+    def scenarios(self) -> list[str]:
+        """In the order of the protocol."""
+        return list(next(iter(self.tasks.values())))
+
+    def score(self, task: str, scenario: str, kind: str) -> Interval:
+        """Rate and Wilson interval of "partial" or "entire" in one task and scenario."""
+        entry = self.tasks[task][scenario][kind]
+        return Interval(entry["rate"], entry["low"], entry["high"])
+
+    def average(self, scenario: str, kind: str) -> Interval:
+        """Mean over tasks as in the paper, with the Wilson interval of the pooled counts (tasks have equal n)."""
+        entries = [self.tasks[task][scenario] for task in self.tasks]
+        mean = sum(entry[kind]["rate"] for entry in entries) / len(entries)
+        pooled = wilson(sum(entry[kind]["k"] for entry in entries), sum(entry["n"] for entry in entries))
+        return Interval(mean, pooled.low, pooled.high)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Curves:
+    """What one training run logged."""
+
+    path: Path
+    label: str
+    points: pd.DataFrame
+    """Columns metric, step, value; sorted; after a resumed run the later value of a step counts."""
+
+
+def read_runs(runs: Sequence[Path | str]) -> tuple[list[Result], list[Curves]]:
+    """Read what is to be compared.
+
+    Args:
+        runs: evaluation folders (results.json) and training folders (metrics.jsonl). The training run behind an
+            evaluated policy, and the Stage 1 run behind that one, are found by themselves.
+
+    Raises:
+        CheckpointError: a folder is neither, is damaged, or was judged by another protocol than the first.
+        DataError: two results of one protocol do not have the same cells.
+    """
+    paths = list(dict.fromkeys(Path(run) for run in runs))
+    if not paths:
+        raise CheckpointError("Nothing to compare. Give at least one folder that jobs.evaluate printed.")
+    judged = [path for path in paths if (path / "results.json").exists()]
+    results = _labelled([read_result(path) for path in judged])
+    require_comparable(results)
+    trained: dict[Path, str] = {}
+    for path in paths:
+        if path not in judged:
+            trained[path] = path.name
+    for result in results:
+        for path in _lineage(result.policy_run):
+            trained.setdefault(path, result.label if path == result.policy_run else path.name)
+    return results, [read_curves(path, label) for path, label in trained.items()]
+
+
+def read_result(path: Path) -> Result:
+    """Read one evaluation folder.
+
+    Raises:
+        CheckpointError: a file or key is missing, or the episodes do not add up to the results.
+    """
+    data = read_json(path / "results.json")
+    if missing := [key for key in RESULT_KEYS if key not in data]:
+        raise CheckpointError(f"{path / 'results.json'} lacks {', '.join(missing)}. Evaluate again with this tap_ray.")
+    episodes = _read_episodes(path / "episodes.parquet")
+    _require_consistent(path, data["tasks"], episodes)
+    run = data["policy"].get("run")
+    return Result(
+        path=path,
+        label=str(data["policy"]["name"]),
+        protocol=data["protocol"],
+        tasks=data["tasks"],
+        episodes=episodes.set_index(CELL).sort_index(),
+        seconds=float(data["seconds"]),
+        policy_run=Path(run) if run and (Path(run) / "manifest.json").exists() else None,
+    )
+
+
+def read_curves(path: Path, label: str) -> Curves:
+    """Read the metrics of one training folder.
+
+    Raises:
+        CheckpointError: it has none, or a line other than the last is damaged (the last may be cut off by a kill).
+    """
+    file = path / "metrics.jsonl"
+    if not file.exists():
+        state = "holds neither results.json nor metrics.jsonl" if path.exists() else "does not exist"
+        raise CheckpointError(f"{path} {state}. Give folders that jobs.evaluate, align or pretrain printed.")
+    lines = file.read_text(errors="replace").splitlines()
+    points: dict[tuple[str, int], float] = {}
+    for number, line in enumerate(lines, start=1):
+        try:
+            entry = json.loads(line)
+            step = int(entry.pop("step"))
+        except (ValueError, KeyError, AttributeError):
+            if number == len(lines):
+                break
+            raise CheckpointError(f"{file}, line {number} is not a JSON object with a step: {line[:60]!r}.") from None
+        points |= {(name, step): float(v) for name, v in entry.items() if isinstance(v, (int, float))}
+    rows = sorted((name, step, value) for (name, step), value in points.items())
+    return Curves(path=path, label=label, points=pd.DataFrame(rows, columns=["metric", "step", "value"]))
+
+
+def require_comparable(results: Sequence[Result]) -> None:
+    """Raise unless all results come from one protocol and the same cells.
+
+    Raises:
+        CheckpointError: the protocol's hashes differ; names both and what differs.
+        DataError: the hashes agree and the cells do not.
+    """
+    for other in results[1:]:
+        first = results[0]
+        if first.protocol["hash"] != other.protocol["hash"]:
+            lines = differences(first.protocol, other.protocol)
+            what = "\n  ".join(line.replace(" before, ", " there, ").replace(" now", " here") for line in lines)
+            raise CheckpointError(
+                f"{first.path} and {other.path} were judged by different protocols "
+                f"({first.protocol['hash']} and {other.protocol['hash']}) and cannot be compared:\n  {what}\n"
+                "Evaluate one of them again with the protocol of the other."
+            )
+        if not first.episodes.index.equals(other.episodes.index):
+            raise DataError(
+                f"{first.path} and {other.path} share the protocol {first.protocol['hash']} but not its cells: "
+                f"{len(first.episodes)} and {len(other.episodes)} episodes. One is damaged: evaluate it again."
+            )
+
+
+def _read_episodes(path: Path) -> pd.DataFrame:
+    try:
+        table = pq.read_table(path)
+    except FileNotFoundError:
+        raise CheckpointError(f"{path} is missing. Evaluate again.") from None
+    except (pa.ArrowInvalid, OSError) as error:
+        raise CheckpointError(f"{path} cannot be read ({error}). Evaluate again.") from None
+    if missing := [name for name in COLUMNS if name not in table.column_names]:
+        raise CheckpointError(f"{path} lacks the columns {', '.join(missing)}. Evaluate again with this tap_ray.")
+    return table.to_pandas()
+
+
+def _require_consistent(path: Path, tasks: Mapping[str, Any], episodes: pd.DataFrame) -> None:
+    groups = episodes.groupby(["task", "scenario"])[["partial_once", "entire_once"]].agg(["sum", "size"])
+    told = {(t, s): (e["n"], e["partial"]["k"], e["entire"]["k"]) for t, row in tasks.items() for s, e in row.items()}
+    found = {
+        (str(t), str(s)): (int(row.iloc[1]), int(row.iloc[0]), int(row.iloc[2]))
+        for (t, s), row in groups.iterrows()  # type: ignore[misc]
+    }
+    for cell in sorted({*told, *found}):
+        if told.get(cell) != found.get(cell):
+            raise CheckpointError(
+                f"{path}: results.json and episodes.parquet disagree on {' / '.join(cell)}: (n, partial, entire) is "
+                f"{told.get(cell)} in one and {found.get(cell)} in the other. Evaluate again."
+            )
+
+
+def _labelled(results: Sequence[Result]) -> list[Result]:
+    """Give runs of one name their folder's name as well, and then their number."""
+    labels = [result.label for result in results]
+    labels = [
+        f"{label} ({r.path.name})" if labels.count(label) > 1 else label
+        for label, r in zip(labels, results, strict=True)
+    ]
+    labels = [f"{label} #{i + 1}" if labels.count(label) > 1 else label for i, label in enumerate(labels)]
+    return [replace(result, label=label) for result, label in zip(results, labels, strict=True)]
+
+
+def _lineage(run: Path | None) -> list[Path]:
+    """The training run and those it was initialised from, as far as they are still there and logged anything."""
+    found: list[Path] = []
+    while run is not None and run not in found and (run / "manifest.json").exists():
+        if (run / "metrics.jsonl").exists():
+            found.append(run)
+        parent = read_json(run / "manifest.json").get("parents", {}).get("init")
+        run = Path(parent["path"]) if parent else None
+    return found

@@ -1,0 +1,128 @@
+"""One self-contained HTML page that compares runs: no network, light and dark, readable on a phone."""
+
+import base64
+import json
+import os
+from contextlib import suppress
+from pathlib import Path
+from typing import Any, Sequence
+
+from jinja2 import Environment
+from markupsafe import Markup
+
+from tap_ray.compare import page, plots, tables
+from tap_ray.compare.reading import Result, read_runs
+from tap_ray.errors import StorageError
+
+MAX_VIDEO_BYTES = 4_000_000
+"""A larger video is named, not embedded."""
+
+
+def write(runs: Sequence[Path | str], out: Path | str) -> Path:
+    """Compare runs and write the page.
+
+    Args:
+        runs: evaluation folders, all of one protocol; training folders may stand among them for their curves.
+        out: the HTML file, or a folder for `compare.html`.
+
+    Returns:
+        The path of the page.
+
+    Raises:
+        CheckpointError: a folder is missing or damaged, or the protocols differ (both are named).
+        DataError: same protocol, other cells.
+        StorageError: the page cannot be written.
+    """
+    results, curves = read_runs(runs)
+    # Everything that comes from files passes through autoescape; only our own SVG and CSS are trusted.
+    environment = Environment(autoescape=True, trim_blocks=True)
+    html = environment.from_string(page.TEMPLATE).render(
+        title="Comparison of " + _counted(len(results), "policy", "policies") if results else "Learning curves",
+        style=Markup(page.STYLE),
+        **_of_results(results),
+        curves=Markup(plots.learning_curves(curves, [result.label for result in results])),
+        sources=[(item.label, item.path) for item in (*results, *curves)],
+    )
+    path = Path(out)
+    path = path if path.suffix == ".html" else path / "compare.html"
+    return _save(path, html)
+
+
+def _of_results(results: Sequence[Result]) -> dict[str, Any]:
+    """The template's variables that need an evaluation; empty without one."""
+    if not results:
+        return {}
+    scenarios, protocol = results[0].scenarios, results[0].protocol
+    headings = tables.columns(results)
+    return {
+        "protocol": protocol,
+        "protocol_json": json.dumps(protocol, indent=2),
+        "num_cells": len(results[0].episodes),
+        "cards": [_card(result, index) for index, result in enumerate(results)],
+        "headings": headings,
+        "blocks": [{"scenario": scenario, "rows": _rows(tables.our_rows(results, scenario))} for scenario in scenarios],
+        "bars": Markup(plots.success_bars(results, scenarios[0])),
+        "scenarios": scenarios,
+        "scenario_rows": _rows(tables.scenario_rows(results)),
+        "paper_title": tables.PAPER_TITLE,
+        "paper": [{"label": r.label, "values_": r.values, "n": r.n} for r in tables.paper_rows(headings)],
+        "robustness": Markup(plots.robustness_bars(results)) if len(scenarios) > 1 else "",
+        "tests": [vars(test) | {"p_text": tables.p_text(test.p_value)} for test in tables.comparisons(results)],
+        "cost_headings": tables.COST_HEADINGS,
+        "costs": tables.cost_rows(results),
+        "videos": _videos(results),
+    }
+
+
+def _card(result: Result, index: int) -> dict[str, str]:
+    """The number to remember of a run: entire success in the first scenario."""
+    average = result.average(result.scenarios[0], "entire")
+    interval = f"{100 * average.low:.1f}-{100 * average.high:.1f}"
+    return {
+        "label": result.label,
+        "scenario": result.scenarios[0],
+        "colour": plots.colour(index),
+        "rate": f"{100 * average.rate:.1f}",
+        "interval": interval,
+    }
+
+
+def _rows(rows: Sequence[tables.Row]) -> list[dict[str, Any]]:
+    """Rows of a table as the template takes them."""
+    return [
+        {
+            "label": row.label,
+            "n": row.n,
+            "colour": plots.colour(index),
+            "cells": [{"value": v, "interval": i} for v, i in zip(row.values, row.intervals, strict=True)],
+        }
+        for index, row in enumerate(rows)
+    ]
+
+
+def _videos(results: Sequence[Result]) -> list[dict[str, Any]]:
+    """The runs' videos, those of one task and scenario beside each other."""
+    groups: dict[str, list[dict[str, Any]]] = {}
+    for result in results:
+        for path in sorted((result.path / "videos").glob("*.mp4")):
+            small = path.stat().st_size <= MAX_VIDEO_BYTES
+            data = base64.b64encode(path.read_bytes()).decode() if small else ""
+            groups.setdefault(path.stem, []).append({"label": result.label, "path": path, "data": data})
+    return [{"name": name, "videos": videos} for name, videos in sorted(groups.items())]
+
+
+def _counted(number: int, one: str, several: str) -> str:
+    return f"{number} {one if number == 1 else several}"
+
+
+def _save(path: Path, html: str) -> Path:
+    temporary = path.with_name(f".{path.name}.tmp")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        temporary.write_text(html, encoding="utf-8")
+        os.replace(temporary, path)
+    except OSError as error:
+        with suppress(OSError):
+            temporary.unlink()
+        raise StorageError(f"Cannot write {path}: {error.strerror}. Name another --out.") from None
+    return path

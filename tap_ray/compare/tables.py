@@ -1,0 +1,232 @@
+"""Results as tables of text: the paper's table for our runs (and the paper's rows beside it), and paired tests."""
+
+from dataclasses import dataclass
+from itertools import combinations
+from typing import Sequence
+
+import numpy as np
+
+from tap_ray.compare.reading import KINDS, Result
+from tap_ray.metrics import Interval, mcnemar
+
+SHORT = ("spoon", "carrot", "stack", "eggplant", "pumpkin")
+"""A task is headed by the one of these words that it contains, else by its name."""
+
+PAPER_TITLE = "paper, SIMPLER (real numbers from arXiv 2607.02466), other simulator: not comparable"
+PAPER_ROWS: dict[str, dict[str, str]] = {
+    name: dict(zip(("spoon", "carrot", "stack", "eggplant", "Avg-P", "Avg-E", "Avg-All"), row.split(), strict=True))
+    for name, row in {
+        "RT-1-X": "4.2/0 16.7/0 0/0 3.3/0 6.05 0.00 3.03",
+        "OpenVLA": "4.1/0 33.0/0 12.5/0 8.3/4.1 14.48 1.03 7.75",
+        "NORA": "37.5/16.7 48.0/0 41.7/12.5 4.17/0 32.84 7.29 20.06",
+        "Octo": "50.0/33.0 50.0/25.0 29.2/0 40.0/23.3 42.30 20.33 31.31",
+        "Standard BC": "41.7/33.3 48.0/8.0 37.5/16.7 0/0 31.79 14.50 23.15",
+        "TAP-8k": "50.0/37.5 37.5/8.3 58.3/4.2 0/0 36.45 12.50 24.47",
+        "TAP-14k": "41.7/33.3 50.0/16.7 83.3/12.5 4.2/0 44.80 15.62 30.21",
+        "TAP-20k": "66.7/58.3 50.0/0 58.3/16.7 8.3/8.3 45.82 20.82 33.32",
+    }.items()
+}
+"""METHOD.md A, as printed in the paper: percent, partial/entire, 24 episodes per task."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Row:
+    """One policy: `values` are what a cell says, `intervals` its 95 % interval ("" without one), column by column."""
+
+    label: str
+    values: tuple[str, ...]
+    intervals: tuple[str, ...]
+    n: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Comparison:
+    """One paired test of two runs on the same cells."""
+
+    first: str
+    second: str
+    kind: str
+    """"partial" or "entire"."""
+    scope: str
+    """"all cells" of the one scenario, or a scenario's name; else a task, in the first scenario."""
+    num_cells: int
+    only_first: int
+    only_second: int
+    p_value: float
+
+
+def short(task: str) -> str:
+    """Heading of a task's column."""
+    return next((word for word in SHORT if word in task.lower()), task)
+
+
+def columns(results: Sequence[Result]) -> list[str]:
+    """Headings: the tasks, then the three averages."""
+    return [*(short(task) for task in results[0].tasks), "Avg-P", "Avg-E", "Avg-All"]
+
+
+def our_rows(results: Sequence[Result], scenario: str) -> list[Row]:
+    """A row for each run in one scenario: partial/entire per task and averages, percent, with Wilson intervals."""
+    return [_row(result, scenario) for result in results]
+
+
+def _row(result: Result, scenario: str) -> Row:
+    pairs = [[result.score(task, scenario, kind) for kind in KINDS] for task in result.tasks]
+    partial, entire = (result.average(scenario, kind) for kind in KINDS)
+    sizes = sorted({entry[scenario]["n"] for entry in result.tasks.values()})
+    values = [f"{_percent(p.rate)}/{_percent(e.rate)}" for p, e in pairs]
+    intervals = [f"{_span(p)}/{_span(e)}" for p, e in pairs]
+    return Row(
+        label=result.label,
+        values=(*values, *(_percent(rate) for rate in (partial.rate, entire.rate, (partial.rate + entire.rate) / 2))),
+        intervals=(*intervals, _span(partial), _span(entire), ""),
+        n="-".join(str(size) for size in sizes),
+    )
+
+
+def scenario_rows(results: Sequence[Result]) -> list[Row]:
+    """A row for each run, a column for each scenario: Avg-P/Avg-E, percent, with Wilson intervals."""
+    rows = []
+    for result in results:
+        pairs = [[result.average(scenario, kind) for kind in KINDS] for scenario in result.scenarios]
+        values = tuple(f"{_percent(p.rate)}/{_percent(e.rate)}" for p, e in pairs)
+        rows.append(Row(label=result.label, values=values, intervals=tuple(f"{_span(p)}/{_span(e)}" for p, e in pairs),
+                        n=str(len(result.episodes) // len(result.scenarios))))  # fmt: skip
+    return rows
+
+
+def paper_rows(headings: Sequence[str]) -> list[Row]:
+    """The paper's own rows under our headings; a task it does not have gets a dash."""
+    return [
+        Row(label=name, values=tuple(row.get(h, "-") for h in headings), intervals=("",) * len(headings), n="24")
+        for name, row in PAPER_ROWS.items()
+    ]
+
+
+def comparisons(results: Sequence[Result]) -> list[Comparison]:
+    """Exact McNemar tests between every two runs: each scenario as a whole, and each task in the first scenario.
+
+    Scenarios are never pooled: they share their initial states, so their cells are not independent of each other.
+    """
+    found = []
+    for first, second in combinations(results, 2):
+        scenarios = first.scenarios
+        wholes = [("all cells" if len(scenarios) == 1 else scenario, scenario, None) for scenario in scenarios]
+        tasks = [(task, scenarios[0], task) for task in first.tasks if len(first.tasks) > 1]
+        for scope, scenario, task in (*wholes, *tasks):
+            found += [_compare(first, second, kind, scope=scope, scenario=scenario, task=task) for kind in KINDS]
+    return found
+
+
+def _compare(first: Result, second: Result, kind: str, *, scope: str, scenario: str, task: str | None) -> Comparison:
+    cells = first.episodes.index
+    inside = np.asarray(cells.get_level_values("scenario") == scenario)
+    if task is not None:
+        inside &= np.asarray(cells.get_level_values("task") == task)
+    test = mcnemar(*(result.episodes[f"{kind}_once"].to_numpy()[inside] for result in (first, second)))
+    return Comparison(
+        first=first.label,
+        second=second.label,
+        kind=kind,
+        scope=scope,
+        num_cells=test.num_pairs,
+        only_first=test.only_first,
+        only_second=test.only_second,
+        p_value=test.p_value,
+    )
+
+
+def cost_rows(results: Sequence[Result]) -> list[tuple[str, ...]]:
+    """What else is worth knowing of each run, under `COST_HEADINGS`."""
+    rows = []
+    for result in results:
+        episodes = result.episodes
+        rows.append((
+            result.label,
+            _percent(float(np.mean(episodes["entire_once"]))),
+            _percent(float(np.mean(episodes["entire_end"]))),
+            f"{episodes['num_steps'].mean():.1f}",
+            f"{episodes['num_clipped'].sum() / max(1, episodes['num_steps'].sum()):.1%}",
+            f"{episodes['policy_ms'].mean():.1f}",
+            str((episodes["error"] != "").sum()),
+            f"{result.seconds:.0f}",
+        ))  # fmt: skip
+    return rows
+
+
+COST_HEADINGS = (
+    "run",
+    "entire, once %",
+    "entire, at the end %",
+    "steps",
+    "actions clipped",
+    "policy ms/call",
+    "crashed episodes",
+    "robot seconds",
+)
+
+
+def text_table(results: Sequence[Result], *, with_paper: bool = True) -> str:
+    """The comparison for a terminal: tasks, the paper's rows, scenarios if there are several, paired tests.
+
+    Args:
+        results: at least one, of one protocol.
+        with_paper: whether the paper's rows follow.
+    """
+    headings, scenarios = columns(results), results[0].scenarios
+    rule = "percent partial/entire, Wilson 95 % intervals below"
+    blocks = [f"{scenarios[0]}: {rule}\n" + _grid(headings, _two_lines(our_rows(results, scenarios[0])))]
+    if with_paper:
+        rows = [(row.label, *row.values, row.n) for row in paper_rows(headings)]
+        blocks.append(PAPER_TITLE + "\n" + _grid(headings, rows))
+    if len(scenarios) > 1:
+        blocks.append(f"mean over tasks: {rule}\n" + _grid(scenarios, _two_lines(scenario_rows(results))))
+    if tests := comparisons(results):
+        headline = tests[0].scope
+        lines = [
+            (
+                f"{t.first} | {t.second}",
+                t.kind,
+                str(t.only_first),
+                str(t.only_second),
+                p_text(t.p_value),
+                str(t.num_cells),
+            )
+            for t in tests
+            if t.scope == headline
+        ]
+        blocks.append(
+            f"first | second, paired on the same cells ({headline}): how many only one of them solved, exact McNemar\n"
+            + _grid(("success", "only first", "only second", "p"), lines)
+        )
+    return "\n\n".join(blocks)
+
+
+def _two_lines(rows: Sequence[Row]) -> list[tuple[str, ...]]:
+    return [line for row in rows for line in ((row.label, *row.values, row.n), ("", *row.intervals, ""))]
+
+
+def p_text(p_value: float) -> str:
+    """A p-value in two digits; "<0.0001" below that."""
+    return "<0.0001" if p_value < 1e-4 else f"{p_value:.2g}"
+
+
+def _grid(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    table = [("", *headings, "n"), *rows]
+    widths = [max(len(row[i]) for row in table) for i in range(len(table[0]))]
+    lines = []
+    for row in table:
+        first, *rest = (
+            cell.ljust(w) if i == 0 else cell.rjust(w) for i, (cell, w) in enumerate(zip(row, widths, strict=True))
+        )
+        lines.append("  ".join((first, *rest)).rstrip())
+    lines.insert(1, "-" * len(lines[0]))
+    return "\n".join(lines)
+
+
+def _percent(rate: float) -> str:
+    return f"{100 * rate:.1f}"
+
+
+def _span(interval: Interval) -> str:
+    return f"{100 * interval.low:.0f}-{100 * interval.high:.0f}"

@@ -1,0 +1,70 @@
+"""Committing files so that a kill or a full disk at any moment leaves either the old data set or the new one."""
+
+import errno
+import os
+import shutil
+from pathlib import Path
+
+from tap_ray.dataset.layout import TEMP_SUFFIX
+from tap_ray.errors import StorageError
+
+
+def commit_files(root: Path, contents: dict[str, bytes]) -> None:
+    """Write several files and make them appear in the order given.
+
+    All bytes are on disk under temporary names before the first rename, so a full disk is noticed while nothing has
+    changed yet.
+
+    Args:
+        root: the data set.
+        contents: path below `root` -> bytes.
+
+    Raises:
+        StorageError: the disk refused; the temporary files are gone again.
+    """
+    temporary = {root / name: root / f"{name}{TEMP_SUFFIX}" for name in contents}
+    path = root
+    try:
+        for path, data in zip(temporary, contents.values(), strict=True):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            _write_durably(temporary[path], data)
+        for path, temp in temporary.items():
+            os.replace(temp, path)
+        for folder in {path.parent for path in temporary}:
+            _sync_folder(folder)
+    except OSError as error:
+        for temp in temporary.values():
+            temp.unlink(missing_ok=True)
+        raise storage_error(error, "write", path) from None
+
+
+def storage_error(error: OSError, verb: str, path: Path) -> StorageError:
+    """The message for a disk that refused: what, where, how much is free, what to do."""
+    existing = next(folder for folder in (path, *path.absolute().parents) if folder.exists())
+    free_mb = shutil.disk_usage(existing).free / 1e6
+    match error.errno:
+        case errno.ENOSPC | errno.EDQUOT:
+            remedy = "Free some space, or move the data set to a bigger disk, and run the same command again"
+        case errno.EROFS | errno.EACCES | errno.EPERM:
+            remedy = "Make the folder writable, or choose another with --out, and run the same command again"
+        case _:
+            remedy = "Mend the disk or choose another folder with --out, and run the same command again"
+    return StorageError(
+        f"Cannot {verb} {path}: {error.strerror or error}. {free_mb:.1f} MB are free there. {remedy}: it goes on after "
+        "the last committed episode."
+    )
+
+
+def _write_durably(path: Path, data: bytes) -> None:
+    with open(path, "wb") as file:
+        file.write(data)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def _sync_folder(folder: Path) -> None:
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

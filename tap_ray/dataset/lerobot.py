@@ -1,0 +1,75 @@
+"""LeRobotDataset v3.0: the format's public names, and the command that checks and repairs a data set.
+
+    python -m tap_ray.dataset.lerobot verify PATH [--repair]
+
+Exit status 0: every rule holds. 1: a rule is broken. 2: the command was given something that is no data set.
+"""
+
+import sys
+from argparse import ArgumentParser
+from pathlib import Path
+
+from tap_ray.dataset.layout import ACTION, CONTACT, IMAGE, MASK, OBJECT_POSE, STATE, DatasetHeader
+from tap_ray.dataset.reader import DatasetInfo, open_dataset, read_episode
+from tap_ray.dataset.recovery import repair
+from tap_ray.dataset.verify import Rule, verify
+from tap_ray.dataset.writer import DatasetWriter
+from tap_ray.errors import TapRayError
+
+__all__ = [
+    "ACTION",
+    "CONTACT",
+    "IMAGE",
+    "MASK",
+    "OBJECT_POSE",
+    "STATE",
+    "DatasetHeader",
+    "DatasetInfo",
+    "DatasetWriter",
+    "Rule",
+    "open_dataset",
+    "read_episode",
+    "repair",
+    "verify",
+]
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run the command; returns its exit status."""
+    parser = ArgumentParser(prog="python -m tap_ray.dataset.lerobot", description="Check a LeRobot v3.0 data set.")
+    verbs = parser.add_subparsers(dest="verb", required=True)
+    verb = verbs.add_parser("verify", help="check every rule of the format, one line each")
+    verb.add_argument("path", type=Path, help="folder of the data set (holds meta/ and data/)")
+    verb.add_argument("--repair", action="store_true", help="first drop what a kill left and renew derived files")
+    flags = parser.parse_args(arguments)
+    if not (flags.path / "meta").is_dir():
+        print(f"No data set at {flags.path}: it has no folder meta/. Give the folder that has one.", file=sys.stderr)
+        return 2
+    if flags.repair:
+        _repair(flags.path)
+    return report(verify(flags.path))
+
+
+def _repair(path: Path) -> None:
+    try:
+        for line in repair(path):
+            print(f"repaired  {line}")
+    except TapRayError as error:
+        print(f"cannot repair: {error}")
+
+
+def report(rules: list[Rule]) -> int:
+    """Print a line for each rule and what to do about the broken ones; 0 if all hold, else 1."""
+    for rule in rules:
+        print(f"{'broken' if rule.problems else 'ok':<9} {rule.name}")
+        for problem in rule.problems:
+            print(f"{'':<12}{problem}")
+        if rule.problems:
+            print(f"{'':<10}-> {rule.remedy}")
+    broken = sum(bool(rule.problems) for rule in rules)
+    print(f"{len(rules)} rules checked, {broken} broken" + (", the rest not checked" if broken else ""))
+    return 1 if broken else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,100 @@
+"""Normalisation statistics: one offset and scale a slot, from a data set's stats.json, saved beside the weights.
+
+The action's gripper stays as it is: it is already +1 or -1, and dividing by its deviation would make its size depend on
+how often a data set opens the hand. A slot that hardly moves is divided by 1 % of its range in the spec, not by its
+deviation: noise in it is not blown up, and a constant becomes 0.
+"""
+
+from dataclasses import asdict, dataclass
+from typing import Any, Literal, Mapping
+
+import numpy as np
+
+from tap_ray.dataset.layout import ACTION, STATE
+from tap_ray.errors import DataError
+from tap_ray.specs import RobotSpec, Slot
+
+MIN_SCALE = 0.01
+"""Smallest scale, as a part of a slot's range in the spec."""
+
+KEPT_ACTIONS = ("gripper",)
+"""Action slots that are not normalised."""
+
+Mode = Literal["mean_std", "quantile"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class SlotNorm:
+    """normalised = (value - offset) / scale, a number a slot."""
+
+    names: tuple[str, ...]
+    offset: tuple[float, ...]
+    scale: tuple[float, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class NormStats:
+    """How a robot's numbers become numbers of order one."""
+
+    mode: Mode
+    """"mean_std": mean 0, deviation 1. "quantile": the 1 % and 99 % quantiles become -1 and +1."""
+    state: SlotNorm
+    action: SlotNorm
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain JSON values; `from_json` is the inverse."""
+        return asdict(self)
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> "NormStats":
+        """Inverse of `to_json`."""
+        parts = {
+            name: SlotNorm(**{key: tuple(values) for key, values in data[name].items()}) for name in ("state", "action")
+        }
+        return cls(mode=data["mode"], **parts)
+
+
+def norm_stats(stats: Mapping[str, Mapping[str, np.ndarray]], spec: RobotSpec, *, mode: Mode = "mean_std") -> NormStats:
+    """From a data set's statistics.
+
+    Args:
+        stats: `DatasetInfo.stats`.
+        spec: `DatasetInfo.spec`.
+        mode: see `NormStats.mode`.
+
+    Raises:
+        DataError: statistics are missing, of another length, or not finite. Nothing is assumed in their place.
+    """
+    return NormStats(
+        mode=mode,
+        state=_slot_norm(stats, STATE, spec.state, mode, keep=()),
+        action=_slot_norm(stats, ACTION, spec.action, mode, keep=KEPT_ACTIONS),
+    )
+
+
+def _slot_norm(
+    stats: Mapping[str, Mapping[str, np.ndarray]],
+    feature: str,
+    slots: tuple[Slot, ...],
+    mode: Mode,
+    *,
+    keep: tuple[str, ...],
+) -> SlotNorm:
+    keys = ("mean", "std") if mode == "mean_std" else ("q01", "q99")
+    values = [np.asarray(stats.get(feature, {}).get(key, ()), np.float64) for key in keys]
+    for key, value in zip(keys, values, strict=True):
+        if value.shape != (len(slots),) or not np.isfinite(value).all():
+            raise DataError(
+                f"The data set's statistics of {feature!r} give {key} = {value.tolist()}; expected {len(slots)} finite "
+                "numbers. `python -m tap_ray.dataset.lerobot verify PATH --repair` writes stats.json again."
+            )
+    first, second = values
+    offset, scale = (first, second) if mode == "mean_std" else ((first + second) / 2, (second - first) / 2)
+    floor = MIN_SCALE * np.array([slot.high - slot.low for slot in slots])
+    scale = np.maximum(scale, floor)
+    kept = np.array([slot.name in keep for slot in slots])
+    return SlotNorm(
+        names=tuple(slot.name for slot in slots),
+        offset=tuple(np.where(kept, 0.0, offset).tolist()),
+        scale=tuple(np.where(kept, 1.0, scale).tolist()),
+    )

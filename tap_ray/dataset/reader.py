@@ -1,0 +1,196 @@
+"""Reading a data set: its facts at once, its episodes one by one."""
+
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Any, Mapping, Sequence
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from tap_ray.dataset import layout
+from tap_ray.dataset.layout import DatasetHeader
+from tap_ray.dataset.recovery import committed_tables, open_parquet, read_header, read_parquet
+from tap_ray.dataset.statistics import stats_from_json
+from tap_ray.dataset.tables import META_PREFIX, column_array
+from tap_ray.errors import DataError, nearest
+from tap_ray.specs import RobotSpec
+
+INFO_KEYS = ("codebase_version", "fps", "features", "total_episodes", "total_frames", "total_tasks", "data_path")
+
+
+@dataclass(frozen=True, kw_only=True)
+class DatasetInfo:
+    """A data set's facts, without its frames. Picklable and small."""
+
+    path: Path
+    header: DatasetHeader
+    info: Mapping[str, Any]
+    """meta/info.json."""
+    tasks: tuple[str, ...]
+    """Sentences by task_index."""
+    episodes: pd.DataFrame
+    """One row an episode: episode_index, task, length, file, row_group, and `Episode.meta` under its own keys."""
+    stats: Mapping[str, Mapping[str, np.ndarray]]
+    """meta/stats.json: feature -> min, max, mean, std, count, q01 ... q99."""
+
+    @property
+    def spec(self) -> RobotSpec:
+        """Interface of the robot that made it."""
+        return self.header.spec
+
+    @property
+    def lengths(self) -> np.ndarray:
+        """(E,) int64 steps of each episode."""
+        return self.episodes["length"].to_numpy()
+
+    def __len__(self) -> int:
+        return len(self.episodes)
+
+
+def open_dataset(path: Path | str) -> DatasetInfo:
+    """Read a data set's metadata and check that it can be used.
+
+    Raises:
+        DataError: missing, empty, of another version, cut off, or its features do not fit its spec. The message says
+            what to do.
+    """
+    path = Path(path)
+    if not (path / "meta").is_dir():
+        state = "has no folder meta/" if path.exists() else "does not exist"
+        raise DataError(
+            f"No data set at {path}: it {state}. Collect one with `python -m jobs.collect_play --out {path}`, or give "
+            "the folder that a collecting job printed as its last line."
+        )
+    require_committed(path)
+    info = layout.read_json(path / layout.INFO)
+    require_version(path, info)
+    header = read_header(path)
+    _require_features(path, info, header)
+    tables = committed_tables(path)
+    episodes = _episode_frame(tables)
+    if info["total_episodes"] != len(episodes):
+        raise DataError(
+            f"{path}: info.json counts {info['total_episodes']} episodes, the episode tables hold {len(episodes)}: a "
+            f"writer was killed. `python -m tap_ray.dataset.lerobot verify {path} --repair` mends it."
+        )
+    return DatasetInfo(
+        path=path,
+        header=header,
+        info=info,
+        tasks=tuple(read_tasks(path).index),
+        episodes=episodes,
+        stats=stats_from_json(layout.read_json(path / layout.STATS)),
+    )
+
+
+def require_committed(path: Path) -> None:
+    """Raise a DataError if not one episode has been committed."""
+    if not any((path / "meta/episodes").glob("chunk-*/file-*.parquet")):
+        raise DataError(
+            f"{path} is empty: no episode has been committed yet. Run the command that collects it (again): it goes "
+            "on where it stopped."
+        )
+
+
+def require_version(path: Path, info: Mapping[str, Any]) -> None:
+    """Raise a DataError unless info.json is of the version this project reads."""
+    version = info.get("codebase_version")
+    if version != layout.VERSION:
+        raise DataError(
+            f"{path} is a LeRobot data set of version {version!r}, tap_ray reads {layout.VERSION!r}. Convert it with "
+            "lerobot (`python -m lerobot.datasets.v30.convert_dataset_v21_to_v30`), or collect it again."
+        )
+    if missing := [key for key in INFO_KEYS if key not in info]:
+        raise DataError(
+            f"{path / layout.INFO} lacks {', '.join(missing)}. Copy the data set again, or collect it again."
+        )
+
+
+def _require_features(path: Path, info: Mapping[str, Any], header: DatasetHeader) -> None:
+    want, have = layout.features(header), info["features"]
+    wrong = [f"{name}: info.json {have.get(name)}, header {want.get(name)}" for name in {*want, *have}
+             if want.get(name) != have.get(name)]  # fmt: skip
+    if wrong:
+        raise DataError(
+            f"{path}: the features of info.json do not follow from {layout.HEADER}:\n  "
+            + "\n  ".join(sorted(wrong))
+            + f"\n`python -m tap_ray.dataset.lerobot verify {path} --repair` writes info.json again."
+        )
+
+
+def read_tasks(path: Path) -> pd.DataFrame:
+    """tasks.parquet: a frame indexed by the task's sentence, column task_index."""
+    return read_parquet(path / layout.TASKS).to_pandas()
+
+
+def _episode_frame(tables: Sequence[pa.Table]) -> pd.DataFrame:
+    """Episode tables without the statistics, with the file and the row group of each episode."""
+    keep = [name for name in tables[0].column_names if not name.startswith(("stats/", "meta/"))]
+    frame = pa.concat_tables([table.select(keep) for table in tables]).to_pandas()
+    frame["task"] = [tasks[0] for tasks in frame.pop("tasks")]
+    frame["file"] = frame.pop("data/chunk_index") * layout.CHUNKS_SIZE + frame.pop("data/file_index")
+    frame["row_group"] = frame.groupby("file").cumcount()
+    return frame.rename(columns=lambda name: name.removeprefix(META_PREFIX))
+
+
+def read_episode(dataset: DatasetInfo, index: int, columns: Sequence[str] | None = None) -> dict[str, Any]:
+    """Columns of one episode.
+
+    Args:
+        dataset: from `open_dataset`.
+        index: episode index.
+        columns: features to read, e.g. `layout.ACTION`; None reads all.
+
+    Returns:
+        Feature -> (T,) or (T, D) array, or for an image a list of T files as bytes.
+
+    Raises:
+        DataError: no such episode or feature, a cut-off file, or NaN in a state or action.
+    """
+    if not 0 <= index < len(dataset):
+        raise DataError(f"{dataset.path} has episodes 0 to {len(dataset) - 1}; there is no episode {index}.")
+    known = dataset.info["features"]
+    for name in columns or ():
+        if name not in known:
+            raise DataError(f"{dataset.path} has no feature {name!r}. {nearest(name, known)}")
+    row = dataset.episodes.iloc[index]
+    table = _read_row_group(dataset.path / layout.data_file(int(row["file"])), int(row["row_group"]), columns)
+    missing = set(columns or known) - set(table.column_names)
+    if missing or len(table) != row["length"]:
+        raise DataError(
+            f"{dataset.path}: episode {index} has {len(table)} frames and lacks {sorted(missing) or 'no feature'}; its "
+            f"metadata says {row['length']} frames. `python -m tap_ray.dataset.lerobot verify {dataset.path}` tells."
+        )
+    arrays = {name: _column(table[name]) for name in table.column_names}
+    for name in (layout.STATE, layout.ACTION):
+        if name in arrays and not np.isfinite(arrays[name]).all():
+            raise DataError(
+                f"{dataset.path}: episode {index} has NaN or infinite numbers in {name!r}. Nothing can be learnt from "
+                "it: collect the data set again, or leave this episode out."
+            )
+    return arrays
+
+
+def _column(column: pa.ChunkedArray) -> Any:
+    if pa.types.is_struct(column.type):
+        return column.combine_chunks().field("bytes").to_pylist()
+    return column_array(column)
+
+
+def _read_row_group(path: Path, group: int, columns: Sequence[str] | None) -> pa.Table:
+    try:
+        with pq.ParquetFile(path, metadata=_footer(path, path.stat().st_mtime_ns)) as file:
+            return file.read_row_group(group, columns=list(columns) if columns else None)
+    except (pa.ArrowInvalid, OSError, IndexError) as error:
+        open_parquet(path).close()  # says so if the whole file is damaged
+        raise DataError(f"{path}, row group {group}, is damaged: {error}. Copy the data set again.") from None
+
+
+@lru_cache(maxsize=64)
+def _footer(path: Path, _mtime_ns: int) -> pq.FileMetaData:
+    """A file's footer, parsed once for its many episodes."""
+    with open_parquet(path) as file:
+        return file.metadata

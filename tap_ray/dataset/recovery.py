@@ -1,0 +1,164 @@
+"""What of a data set is committed, and dropping what a kill left behind."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from tap_ray.dataset import layout
+from tap_ray.dataset.commit import commit_files, storage_error
+from tap_ray.dataset.layout import DatasetHeader
+from tap_ray.dataset.tables import Totals, parquet_bytes
+from tap_ray.errors import DataError
+
+
+@dataclass(frozen=True, kw_only=True)
+class Leftover:
+    """Something on disk that no commit names, or that a commit had no time to renew."""
+
+    path: Path
+    why: str
+    replacement: bytes | None
+    """Bytes to put in its place; None deletes it."""
+
+
+def read_parquet(path: Path) -> pa.Table:
+    """A whole Parquet file.
+
+    Raises:
+        DataError: missing, cut off or not Parquet.
+    """
+    with open_parquet(path) as file:
+        return file.read()
+
+
+def open_parquet(path: Path) -> pq.ParquetFile:
+    """An open Parquet file.
+
+    Raises:
+        DataError: missing, cut off or not Parquet.
+    """
+    try:
+        return pq.ParquetFile(path)
+    except FileNotFoundError:
+        raise DataError(f"{path} is missing, though the data set's metadata names it. {_copy_again(path)}") from None
+    except (pa.ArrowInvalid, OSError) as error:
+        size = path.stat().st_size
+        raise DataError(f"{path} ({size} bytes) is cut off or not Parquet: {error}. {_copy_again(path)}") from None
+
+
+def _copy_again(path: Path) -> str:
+    number = path.name.removeprefix("file-").removesuffix(".parquet")
+    return (
+        "A kill never leaves this: the file was damaged or copied in part. Copy it again, or delete every file in "
+        f"data/ and meta/episodes/ from file-{number} on and run the command that collected it again."
+    )
+
+
+def committed_tables(root: Path) -> list[pa.Table]:
+    """The episode tables in order: each names one committed data file.
+
+    Raises:
+        DataError: one is unreadable, or one in the middle is missing.
+    """
+    found = sorted((root / "meta/episodes").glob("chunk-*/file-*.parquet"))
+    tables = []
+    for number, path in enumerate(found):
+        if path != root / layout.episodes_file(number):
+            raise DataError(
+                f"{root / layout.episodes_file(number)} is missing, but {path.name} is there. {_copy_again(path)}"
+            )
+        tables.append(read_parquet(path))
+    return tables
+
+
+def totals_of(tables: list[pa.Table]) -> Totals:
+    """Fold the episode tables."""
+    totals = Totals()
+    for table in tables:
+        totals = totals.add(table)
+    return totals
+
+
+def leftovers(root: Path, header: DatasetHeader, tables: list[pa.Table]) -> list[Leftover]:
+    """Everything that a kill left behind.
+
+    Raises:
+        DataError: a committed file is damaged.
+    """
+    found = [
+        Leftover(path=path, why="temporary file of an unfinished write", replacement=None)
+        for path in sorted(root.rglob(f"*{layout.TEMP_SUFFIX}"))
+    ]
+    committed = {root / layout.data_file(number) for number in range(len(tables))}
+    for path in sorted((root / "data").glob("chunk-*/file-*.parquet")):
+        if path not in committed:
+            found.append(Leftover(path=path, why="data file that was never committed", replacement=None))
+    if tables:
+        found += _superseded(root / layout.data_file(len(tables) - 1), len(tables[-1]))
+        found += _stale(root, totals_of(tables).files(header))
+    return found
+
+
+def _superseded(path: Path, num_episodes: int) -> list[Leftover]:
+    """The last data file, if more episodes were added to it than have been committed."""
+    with open_parquet(path) as file:
+        if file.num_row_groups <= num_episodes:
+            return []
+        groups = [file.read_row_group(group) for group in range(num_episodes)]
+    return [Leftover(path=path, why="holds episodes that were never committed", replacement=parquet_bytes(groups))]
+
+
+def _stale(root: Path, derived: dict[str, bytes]) -> list[Leftover]:
+    return [
+        Leftover(path=root / name, why="does not follow from the committed episodes", replacement=data)
+        for name, data in derived.items()
+        if not (root / name).exists() or (root / name).read_bytes() != data
+    ]
+
+
+def repair(root: Path) -> list[str]:
+    """Drop or renew every leftover.
+
+    Returns:
+        One line for each, e.g. "data/chunk-000/file-003.parquet: data file that was never committed: deleted".
+
+    Raises:
+        DataError: not a data set of tap_ray, or a committed file is damaged (never deleted for you).
+        StorageError: the disk refused.
+    """
+    header = read_header(root)
+    lines = []
+    for leftover in leftovers(root, header, committed_tables(root)):
+        name = str(leftover.path.relative_to(root))
+        if leftover.replacement is None:
+            _delete(leftover.path)
+        else:
+            commit_files(root, {name: leftover.replacement})
+        lines.append(f"{name}: {leftover.why}: {'deleted' if leftover.replacement is None else 'written again'}")
+    return lines
+
+
+def _delete(path: Path) -> None:
+    try:
+        path.unlink()
+    except OSError as error:
+        raise storage_error(error, "delete", path) from None
+
+
+def read_header(root: Path) -> DatasetHeader:
+    """The data set's header.
+
+    Raises:
+        DataError: none, or of another version.
+    """
+    path = root / layout.HEADER
+    if not path.exists():
+        raise DataError(
+            f"{path} is missing: {root} was not made by tap_ray, so its robot's conventions are unknown. "
+            "Collect one with `python -m jobs.collect_play`, or import it first."
+        )
+    data: Any = layout.read_json(path)
+    return DatasetHeader.from_json(data)

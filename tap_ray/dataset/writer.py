@@ -1,0 +1,267 @@
+"""Writing a data set, exactly once for each episode, through kills and full disks.
+
+    with DatasetWriter(path, header) as writer:
+        for index in range(writer.committed, num_episodes):
+            writer.append(episode_of(index))
+
+Episodes gather in memory and are committed a file at a time (layout.py says how); a kill costs at most
+`header.episodes_per_file` of them. The same episodes give the same bytes in every file, however often the writing was
+interrupted, and also when a finished data set is made longer later.
+"""
+
+import fcntl
+import os
+from io import BytesIO
+from pathlib import Path
+from typing import Any, Mapping
+
+import numpy as np
+import pyarrow as pa
+from PIL import Image
+
+from tap_ray.config import differences
+from tap_ray.dataset import layout, tables
+from tap_ray.dataset.commit import commit_files, storage_error
+from tap_ray.dataset.layout import DatasetHeader
+from tap_ray.dataset.recovery import committed_tables, open_parquet, repair, totals_of
+from tap_ray.errors import DataError, StorageError
+from tap_ray.types import Episode
+
+
+class DatasetWriter:
+    """Appends episodes in index order to a new data set, or to one begun with the same header."""
+
+    def __init__(self, path: Path | str, header: DatasetHeader) -> None:
+        """Open, lock and, where a kill left something behind, repair.
+
+        Args:
+            path: folder of the data set; made if it is missing.
+            header: what the data set is of.
+
+        Raises:
+            DataError: the folder holds something else, or was made with another header (each difference is named),
+                or another process writes it now, or a committed file is damaged.
+            StorageError: the disk refused.
+        """
+        self.path = Path(path)
+        self.header = header
+        self._lock = _lock(self.path)
+        try:
+            _claim(self.path, header)
+            repair(self.path)
+            self._load()
+        except BaseException:
+            os.close(self._lock)
+            raise
+
+    def _load(self) -> None:
+        found = committed_tables(self.path)
+        self.progress: dict[str, Any] = tables.progress_of(found[-1]) if found else {}
+        """What the caller gave with the last committed episode; {} in a new data set."""
+        self._schema = found[0].schema.remove_metadata() if found else None
+        self._data: list[pa.Table] = []
+        self._rows: list[dict[str, Any]] = []
+        if found and len(found[-1]) < self.header.episodes_per_file:
+            self._rows = found.pop().to_pylist()
+            with open_parquet(self.path / layout.data_file(len(found))) as file:
+                self._data = [file.read_row_group(group) for group in range(len(self._rows))]
+        self._num_files = len(found)
+        self._totals = totals_of(found)
+        self._tasks = list(self._totals.tasks) + [row["tasks"][0] for row in self._rows]
+        self._tasks = list(dict.fromkeys(self._tasks))
+        self._num_frames = self._totals.num_frames + sum(row["length"] for row in self._rows)
+        self.committed = self._totals.num_episodes + len(self._rows)
+        """Episodes safely on disk."""
+
+    @property
+    def appended(self) -> int:
+        """Episodes given so far, committed or not: the index of the next one."""
+        return self._totals.num_episodes + len(self._rows)
+
+    def append(self, episode: Episode, progress: Mapping[str, Any] | None = None) -> None:
+        """Add the next episode; commits when a file is full.
+
+        Args:
+            episode: its index must be `appended`.
+            progress: small JSON values that are committed together with this episode and come back as `progress`
+                on resume, e.g. the next attempt and the dropped ones' reasons. None keeps the last.
+
+        Raises:
+            DataError: the episode does not fit the data set.
+            StorageError: the disk refused; what was committed before is whole.
+        """
+        self._check(episode)
+        self._roll_over_if_full()  # only if the disk refused the last time
+        if progress is not None:
+            self.progress = dict(progress)
+        if episode.task not in self._tasks:
+            self._tasks.append(episode.task)
+        table = tables.data_table(
+            episode, self.header, task_index=self._tasks.index(episode.task), first_index=self._num_frames
+        )
+        stats = tables.episode_stats(episode, table)
+        row = tables.episode_row(episode, stats, file_number=self._num_files, first_index=self._num_frames)
+        self._schema = self._schema or tables.episodes_schema(row)
+        self._data.append(table)
+        self._rows.append(row)
+        self._num_frames += len(episode)
+        self._roll_over_if_full()
+
+    def commit(self) -> None:
+        """Put every appended episode safely on disk now (also done by `close`, and whenever a file is full).
+
+        Raises:
+            StorageError: the disk refused; what was committed before is whole.
+        """
+        if self.committed < self.appended:
+            self._commit()
+
+    def _roll_over_if_full(self) -> None:
+        if len(self._rows) == self.header.episodes_per_file:
+            self._totals = self._commit()
+            self._data, self._rows = [], []
+            self._num_files += 1
+
+    def _commit(self) -> tables.Totals:
+        assert self._schema is not None, "set by the first append"
+        table = tables.episodes_table(self._rows, self._schema, self.progress)
+        totals = self._totals.add(table)
+        contents = {
+            layout.data_file(self._num_files): tables.parquet_bytes(self._data),
+            layout.episodes_file(self._num_files): tables.parquet_bytes([table]),
+        }
+        commit_files(self.path, contents | totals.files(self.header))
+        self.committed = self.appended
+        return totals
+
+    def close(self) -> None:
+        """Commit what is left and unlock."""
+        try:
+            self.commit()
+        finally:
+            os.close(self._lock)
+
+    def __enter__(self) -> "DatasetWriter":
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        if kind is not None and issubclass(kind, StorageError):
+            os.close(self._lock)
+        else:
+            self.close()
+
+    def _check(self, episode: Episode) -> None:
+        if episode.index != self.appended:
+            raise DataError(
+                f"Episode {episode.index} came, but {self.path} needs episode {self.appended} next: give each index "
+                "once, in order."
+            )
+        check_episode(episode, self.header)
+        if self._schema is not None:
+            _check_meta(episode, self._schema)
+
+
+def check_episode(episode: Episode, header: DatasetHeader) -> None:
+    """Raise unless the episode fits a data set with this header.
+
+    Raises:
+        DataError: names the field, what was expected and what came.
+    """
+    steps, spec = len(episode), header.spec
+    if steps == 0:
+        raise DataError(f"Episode {episode.index} has no steps. Collect at least one step an episode.")
+    masks = None if episode.mask_png is None else len(episode.mask_png)
+    expected: dict[str, tuple[Any, Any]] = {
+        "image_jpeg": (len(episode.image_jpeg), steps),
+        "mask_png": (masks, steps if header.robot_mask else None),
+        "state": (episode.state.shape, (steps, len(spec.state))),
+        "action": (episode.action.shape, (steps, len(spec.action))),
+        "contact": (episode.contact.shape, (steps,)),
+        "object_pose": (episode.object_pose.shape, (steps, header.num_objects, 7)),
+    }
+    for name, (have, want) in expected.items():
+        if have != want:
+            raise DataError(
+                f"Episode {episode.index}: {name} has length or shape {have}, expected {want} by the data set's header."
+            )
+    with Image.open(BytesIO(episode.image_jpeg[0])) as image:
+        if (image.height, image.width) != header.image_size:
+            raise DataError(
+                f"Episode {episode.index}: its images are {image.height} x {image.width} px, the data set's header "
+                f"says {header.image_size[0]} x {header.image_size[1]} (rows x columns). Use one image size in a data set."
+            )
+    for name in ("state", "action", "object_pose"):
+        if not np.isfinite(getattr(episode, name)).all():
+            step = int(np.argwhere(~np.isfinite(getattr(episode, name)))[0, 0])
+            raise DataError(
+                f"Episode {episode.index}: {name} is NaN or infinite at step {step}. A simulator has diverged or an "
+                "explorer divides by zero: mend that, a data set holds finite numbers only."
+            )
+    for key, value in episode.meta.items():
+        if not isinstance(value, (bool, int, float, str, np.generic)):
+            raise DataError(
+                f"Episode {episode.index}: meta[{key!r}] is a {type(value).__name__}; give a scalar or a str."
+            )
+
+
+def _check_meta(episode: Episode, schema: pa.Schema) -> None:
+    """All episodes have the same meta keys and kinds: they are columns of one table."""
+    prefix = tables.META_PREFIX
+    want = {name.removeprefix(prefix) for name in schema.names if name.startswith(prefix)}
+    if set(episode.meta) != want:
+        raise DataError(
+            f"Episode {episode.index} has meta {sorted(episode.meta)}, the first one has {sorted(want)}: every episode "
+            "of a data set carries the same keys."
+        )
+    row = {f"{prefix}{key}": value for key, value in episode.meta.items()}
+    have = tables.episodes_schema({name: tables.plain(value) for name, value in row.items()})
+    for field in have:
+        first = schema.field(field.name).type
+        if field.type != first and not (pa.types.is_integer(field.type) and pa.types.is_floating(first)):
+            key = field.name.removeprefix(prefix)
+            raise DataError(
+                f"Episode {episode.index}: meta[{key!r}] is {field.type}, in the first episode it is {first}."
+            )
+
+
+def _lock(path: Path) -> int:
+    """Hold the data set against other writers; the kernel lets go when this process ends, however it ends."""
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+        descriptor = os.open(path, os.O_RDONLY)
+    except OSError as error:
+        raise storage_error(error, "create", path) from None
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        os.close(descriptor)
+        raise DataError(
+            f"{path} is being written by another process. Wait for it or stop it, then run again."
+        ) from None
+    except OSError:  # some network file systems have no locks: go on without
+        pass
+    return descriptor
+
+
+def _claim(path: Path, header: DatasetHeader) -> None:
+    """Write the header into a new data set, or compare it with the one that is there."""
+    new = header.to_json()
+    if (path / layout.HEADER).exists():
+        old = layout.read_json(path / layout.HEADER)
+        if lines := differences(_unhashed(old), _unhashed(new)):
+            raise DataError(
+                f"{path} was made with another plan, spec or camera:\n  "
+                + "\n  ".join(lines)
+                + "\nName another folder with --out, or give the old values to make this one longer."
+            )
+        return
+    if strangers := [entry for entry in path.rglob("*") if entry.is_file() and entry.suffix != layout.TEMP_SUFFIX]:
+        raise DataError(
+            f"{path} holds {strangers[0].relative_to(path)} but no {layout.HEADER}: it is not a data set of tap_ray. "
+            "Name another folder with --out."
+        )
+    commit_files(path, {layout.HEADER: layout.json_bytes(new)})
+
+
+def _unhashed(header: Mapping[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in header.items() if key != "hash"}

@@ -1,0 +1,290 @@
+"""Collection on many machines: a Ray Data pool of fleets, one writer in the driver, every episode exactly once.
+
+    attempts -> blocks -> [ fleet 0 | fleet 1 | ... ] -> put in order -> DatasetWriter        (Ray Data actor pool)
+                                |                             |
+                                '------- Notebook <-----------'     novelty memory by round; who is being played
+
+An attempt is a pure function of (plan, number), so a fleet that dies costs a re-run: Ray restarts it and repeats what
+it had in hand. An attempt that takes its process down every time is dropped with that reason.
+"""
+
+import logging
+import pickle
+import time
+from collections import Counter, deque
+from dataclasses import dataclass, replace
+from typing import Any, Callable, Iterator, Mapping, Protocol, Sequence
+
+import pyarrow as pa
+import ray
+import ray.data
+from tqdm import tqdm
+
+from tap_ray.dataset.writer import DatasetWriter
+from tap_ray.errors import ConfigError
+from tap_ray.play.collect import Outcome, in_batches
+from tap_ray.play.novelty import RoundMemory, Visits
+from tap_ray.play.schedule import Schedule
+
+LIVES = 4
+"""How often an attempt may be found unfinished by a new process before it is taken for the culprit."""
+PATIENCE_S = 120.0
+"""How long a fleet waits for the novelty memory of a round before it hands the attempt back, s."""
+POLL_S = 0.05
+MAX_PASSES_WITHOUT_NEWS = 3
+
+
+class Player(Protocol):
+    """Robots in one process: `play.collect.PlayFleet` or `play.demos.DemoFleet`."""
+
+    def run(self, attempts: Sequence[int]) -> list[Outcome]:
+        """One outcome for each attempt."""
+        ...
+
+
+class Notebook:
+    """What fleets must know of each other; a Ray actor without a core of its own."""
+
+    def __init__(self) -> None:
+        self._rounds: dict[int, Visits] = {}
+        self._begun: Counter[int] = Counter()
+
+    def publish(self, number: int, visits: Visits) -> None:
+        """Make a round's novelty memory known; rounds before the previous one are over and forgotten."""
+        self._rounds[number] = visits
+        for old in [old for old in self._rounds if old < number - 1]:
+            del self._rounds[old]
+
+    def before(self, number: int) -> Visits | None:
+        """A round's novelty memory, None if it is not known yet."""
+        return self._rounds.get(number)
+
+    def begin(self, attempts: Sequence[int]) -> int:
+        """A process is about to play these. Returns how often one of them was begun before and never finished."""
+        before = max(self._begun[attempt] for attempt in attempts)
+        self._begun.update(attempts)
+        return before
+
+    def finish(self, attempts: Sequence[int]) -> None:
+        """The process has survived them."""
+        for attempt in attempts:
+            del self._begun[attempt]
+
+
+class SharedMemory:
+    """The run's novelty memory as a fleet sees it: `play.collect.Memory`."""
+
+    def __init__(self, notebook: Any) -> None:
+        """`notebook`: handle of the Notebook actor."""
+        self._notebook = notebook
+        self._last: tuple[int, Visits] | None = None
+
+    def __call__(self, number: int) -> Visits | None:
+        """Wait until the round's memory is known; None if that takes longer than PATIENCE_S."""
+        if self._last and self._last[0] == number:
+            return self._last[1]
+        deadline = time.monotonic() + PATIENCE_S
+        while (visits := ray.get(self._notebook.before.remote(number))) is None:
+            if time.monotonic() > deadline:
+                return None
+            time.sleep(POLL_S)
+        self._last = (number, visits)
+        return visits
+
+
+class Fleet:
+    """A process of robots, as Ray Data calls it: a block of attempt numbers in, a block of pickled outcomes out."""
+
+    def __init__(self, make_player: Callable[[], Player], notebook: Any) -> None:
+        self._player = make_player()
+        self._notebook = notebook
+
+    def __call__(self, batch: pa.Table) -> pa.Table:
+        outcomes = self._run(batch["attempt"].to_pylist())
+        return pa.table({"outcome": pa.array([pickle.dumps(outcome) for outcome in outcomes], pa.binary())})
+
+    def _run(self, attempts: list[int]) -> list[Outcome]:
+        begun = ray.get(self._notebook.begin.remote(attempts))
+        if begun and len(attempts) > 1:  # one of them may have taken the process down: find out which
+            self._notebook.finish.remote(attempts)
+            return [outcome for attempt in attempts for outcome in self._run([attempt])]
+        if begun >= LIVES:
+            outcomes = [Outcome(attempt=attempts[0], episode=None, reason=f"its process died {begun} times")]
+        else:
+            outcomes = self._player.run(attempts)
+        self._notebook.finish.remote(attempts)
+        return outcomes
+
+
+@dataclass(frozen=True, kw_only=True)
+class Pool:
+    """How many fleets of how many robots. It does not change the data."""
+
+    fleets: int = 0
+    """Processes; 0: one for each CPU of the cluster."""
+    robots: int = 1
+    """Robots in a process, stepped in lockstep."""
+
+    def __post_init__(self) -> None:
+        if self.fleets < 0 or self.robots < 1:
+            raise ConfigError(f"fleets is at least 0 and robots at least 1; got {self.fleets} and {self.robots}.")
+
+
+def play_out(make_player: Callable[[], Player], batches: Sequence[list[int]], pool: Pool, notebook: Any) -> Iterator[Outcome]:
+    """Play batches of attempts on a pool of fleets; outcomes come as they are ready, in any order. Ray is connected."""
+    cpus = int(ray.cluster_resources().get("CPU", 1))
+    fleets = min(pool.fleets or cpus, len(batches))
+    context = ray.data.DataContext.get_current()
+    context.enable_progress_bars = False
+    context.print_on_execution_start = False
+    logging.getLogger("ray.data").setLevel(logging.ERROR)
+    blocks = [pa.table({"attempt": pa.array(batch, pa.int64())}) for batch in batches]
+    stream = ray.data.from_arrow(blocks).map_batches(
+        Fleet,
+        batch_size=None,
+        batch_format="pyarrow",
+        compute=ray.data.ActorPoolStrategy(min_size=min(fleets, cpus), max_size=fleets),
+        num_cpus=1,
+        fn_constructor_kwargs={"make_player": make_player, "notebook": notebook},
+    )
+    for table in stream.iter_batches(batch_size=None, batch_format="pyarrow"):
+        for blob in table["outcome"]:  # type: ignore[index]
+            yield pickle.loads(blob.as_py())
+
+
+@dataclass(kw_only=True)
+class Tally:
+    """What has come in during this call."""
+
+    episodes: int = 0
+    frames: int = 0
+    contact_frames: int = 0
+    seconds: float = 0.0
+
+    @property
+    def frames_s(self) -> float:
+        """Control steps a second, all fleets together."""
+        return self.frames / max(self.seconds, 1e-9)
+
+    @property
+    def contact_rate(self) -> float:
+        """Part of the frames with a finger on an object."""
+        return self.contact_frames / max(self.frames, 1)
+
+
+class Collection:
+    """One run of collection: what to try, where to write, what to remember."""
+
+    def __init__(
+        self,
+        writer: DatasetWriter,
+        schedule: Schedule,
+        *,
+        memory: RoundMemory | None = None,
+        visits_of: Callable[[Outcome], Visits] | None = None,
+        control_hz: float = 5.0,
+    ) -> None:
+        """Go on from what the data set has committed.
+
+        Args:
+            writer: of the data set, opened.
+            schedule: what is wanted.
+            memory: novelty memory of explorers that need one, else None.
+            visits_of: what an outcome adds to the memory.
+            control_hz: of the robots, for "times real time".
+        """
+        self.writer, self.schedule, self.memory = writer, schedule, memory
+        self._visits_of, self._control_hz = visits_of, control_hz
+        self.tally = Tally()
+        if writer.progress:
+            schedule.restore(writer.progress["schedule"])
+            if memory is not None:
+                self.memory = RoundMemory.from_json(writer.progress["memory"])
+
+    def run(self, make_player: Callable[[Any], Player], pool: Pool, *, progress: bool = True) -> Tally:
+        """Collect until enough is kept and committed.
+
+        Args:
+            make_player: builds a fleet's robots in its process, given its novelty memory; must pickle.
+            pool: fleets and robots.
+            progress: whether to draw a bar.
+
+        Raises:
+            DataError: a task's attempts keep failing, or episodes do not fit the data set.
+            StorageError: the disk refused; what was committed before is whole.
+        """
+        start = time.monotonic()
+        notebook = ray.remote(num_cpus=0)(Notebook).remote()
+        if self.memory is not None:
+            self._publish(notebook, self.memory.current)
+            self._publish(notebook, self.memory.current + 1)
+        total = self.schedule.num_tasks * self.schedule.episodes
+        with tqdm(total=total, initial=self.writer.appended, unit="episode", disable=not progress) as bar:
+            while pending := self.schedule.pending():
+                for outcome in self._in_order(pending, _Make(make_player, notebook), pool, notebook):
+                    self._take(outcome, notebook)
+                    self.tally.seconds = time.monotonic() - start
+                    self._show(bar)
+        self.writer.commit()
+        ray.kill(notebook)
+        return self.tally
+
+    def _in_order(
+        self, pending: list[int], make_player: Callable[[], Player], pool: Pool, notebook: Any
+    ) -> Iterator[Outcome]:
+        """Outcomes of `pending` in its order; what was handed back unplayed is tried again in another pass."""
+        todo, waiting, idle = deque(pending), dict[int, Outcome](), 0
+        while todo:
+            left = [attempt for attempt in todo if attempt not in waiting]
+            idle += 1
+            for outcome in play_out(make_player, in_batches(left, pool.robots, self.schedule.num_tasks), pool, notebook):
+                if outcome.episode is None and not outcome.reason:
+                    continue
+                waiting[outcome.attempt] = outcome
+                idle = 0
+                while todo and todo[0] in waiting:
+                    yield waiting.pop(todo.popleft())
+            assert idle < MAX_PASSES_WITHOUT_NEWS, f"attempts {left[:5]} ... never come back"
+
+    def _take(self, outcome: Outcome, notebook: Any) -> None:
+        """Write an outcome, and remember what it saw."""
+        self.schedule.record(outcome.attempt, None if outcome.episode else outcome.reason)
+        if self.memory is not None and self._visits_of is not None:
+            current = self.memory.current
+            self.memory.add(self._visits_of(outcome))
+            if self.memory.current > current:
+                self._publish(notebook, self.memory.current + 1)
+        if outcome.episode is not None:
+            self.writer.append(replace(outcome.episode, index=self.writer.appended), self._progress())
+            self.tally.episodes += 1
+            self.tally.frames += len(outcome.episode)
+            self.tally.contact_frames += int(outcome.episode.contact.sum())
+
+    def _progress(self) -> Mapping[str, Any]:
+        memory = {"memory": self.memory.to_json()} if self.memory is not None else {}
+        return {"schedule": self.schedule.to_json(), **memory}
+
+    def _publish(self, notebook: Any, number: int) -> None:
+        assert self.memory is not None
+        visits = self.memory.before(number)
+        if visits is not None:
+            ray.get(notebook.publish.remote(number, visits))
+
+    def _show(self, bar: Any) -> None:
+        tally, dropped = self.tally, len(self.schedule.dropped)
+        text = (
+            f"{tally.frames_s:.0f} frames/s, {tally.frames_s / self._control_hz:.0f}x real time, "
+            f"contact {tally.contact_rate:.0%}" + (f", {dropped} dropped" if dropped else "")
+        )
+        bar.set_postfix_str(text, refresh=False)
+        bar.update(self.writer.appended - bar.n)
+
+
+class _Make:
+    """Builds a player with the shared memory; a class because a closure's pickle would depend on this module's state."""
+
+    def __init__(self, make_player: Callable[[Any], Player], notebook: Any) -> None:
+        self._make_player, self._notebook = make_player, notebook
+
+    def __call__(self) -> Player:
+        return self._make_player(SharedMemory(self._notebook))

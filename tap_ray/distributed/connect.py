@@ -1,0 +1,103 @@
+"""Joining a Ray cluster, or starting one on this machine that stops with the job.
+
+Ray's token authentication stays on: a local Ray makes `~/.ray/auth_token` on first use, a cluster's nodes and clients
+share that file (`ray get-auth-token --generate`, or RAY_AUTH_TOKEN). Nothing listens beyond loopback and no usage
+statistics leave the machine, unless the user's environment says so.
+"""
+
+import logging
+import os
+import shutil
+from contextlib import contextmanager
+from typing import Iterator
+
+import psutil
+
+ENVIRONMENT = {
+    "RAY_AUTH_MODE": "token",
+    "RAY_USAGE_STATS_ENABLED": "0",
+    "RAY_BACKEND_LOG_LEVEL": "fatal",  # lines of Ray's own processes would tear the progress bar; its log files have more
+    "RAY_DATA_DISABLE_PROGRESS_BARS": "1",  # jobs draw their own
+    "RAY_TRAIN_V2_ENABLED": "1",
+    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",  # leave CUDA_VISIBLE_DEVICES of processes without a GPU alone
+}
+"""What we set before Ray is loaded, unless the user has set it."""
+
+for _name, _value in ENVIRONMENT.items():
+    os.environ.setdefault(_name, _value)
+
+import ray  # noqa: E402  (Ray reads the environment when it is imported)
+from ray.exceptions import AuthenticationError  # noqa: E402
+
+from tap_ray.errors import ConfigError  # noqa: E402
+
+MAX_STORE_BYTES = 2 * 10**9
+MIN_STORE_BYTES = 100 * 10**6
+
+
+@contextmanager
+def connect(ray_address: str | None = None, *, num_cpus: int | None = None, dashboard: bool = False) -> Iterator[None]:
+    """Connect to Ray for the length of a `with` block; leave it, or stop what was started, however the block ends.
+
+    Inside an outer `connect` (or where Ray is connected already) it changes nothing, so jobs can call each other.
+
+    Args:
+        ray_address: "host:6379", "auto" or "ray://host:10001"; None: the cluster of RAY_ADDRESS (which `ray job
+            submit` sets), else a new local Ray.
+        num_cpus: cores of a local Ray; None: all of this machine.
+        dashboard: whether a local Ray serves its dashboard, on loopback only. It costs a process and a second.
+
+    Raises:
+        ConfigError: no cluster answers at the address, or it refuses the token.
+    """
+    if ray.is_initialized():
+        yield
+        return
+    address = ray_address or os.environ.get("RAY_ADDRESS")
+    if address and address != "local":
+        _join(address)
+    else:
+        _start(num_cpus, dashboard)
+    logging.getLogger("ray.data").setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        ray.shutdown()
+
+
+def _join(address: str) -> None:
+    try:
+        ray.init(address=address, logging_level="ERROR", log_to_driver=True)
+    except AuthenticationError as error:
+        raise ConfigError(
+            f"The Ray cluster at {address} refused the token: {str(error).splitlines()[0]} Copy ~/.ray/auth_token from its "
+            "head node to this machine, or set RAY_AUTH_TOKEN."
+        ) from None
+    except (ConnectionError, TimeoutError, ValueError, RuntimeError) as error:
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise ConfigError(
+            f"No Ray cluster answers at {address!r}: {reason} Start one there (`ray start --head`), check --ray-address and "
+            "RAY_ADDRESS, or leave both away to use this machine alone."
+        ) from None
+
+
+def _start(num_cpus: int | None, dashboard: bool) -> None:
+    ray.init(
+        address="local",
+        num_cpus=num_cpus or os.cpu_count() or 1,
+        object_store_memory=store_bytes(),
+        include_dashboard=dashboard,
+        dashboard_host="127.0.0.1",
+        logging_level="ERROR",
+        log_to_driver=True,
+    )
+
+
+def store_bytes() -> int:
+    """Size of a local Ray's object store, bytes: small pieces pass through it, so a fifth of memory and 2 GB at most.
+
+    It lives in /dev/shm, which containers often make tiny; there it takes half.
+    """
+    fifth = psutil.virtual_memory().available // 5
+    shared = shutil.disk_usage("/dev/shm").free // 2 if os.path.isdir("/dev/shm") else MAX_STORE_BYTES
+    return max(MIN_STORE_BYTES, min(MAX_STORE_BYTES, fifth, shared))

@@ -1,0 +1,175 @@
+"""Training windows through Ray Data: decoded by other processes, in the order of `dataset.windows.iterate`.
+
+    in training worker w:  schedule ---> numbers ----> map(decode) ---> iter_batches ---> Window ---> fit
+                           its groups    a task a      all windows of   in order, views
+                           in order      group         a group          into the object store
+
+Each training worker runs a pipeline of its own over its own groups. One pipeline for all of them, split by
+`streaming_split` as `ray.train.get_dataset_shard` does it, deals blocks to whichever worker asks first: the same
+command would train on other sequences each time, and a resumed run could not find its place. A pipeline that lives in
+its worker also dies with it, and the worker's successor starts one at the group where the checkpoint stands.
+"""
+
+import dataclasses
+import logging
+from functools import lru_cache, partial
+from itertools import islice
+from pathlib import Path
+from typing import Any, Iterable, Iterator, Mapping, Sequence
+
+import numpy as np
+
+import tap_ray.distributed.connect  # noqa: F401  isort: skip  (sets Ray's environment before Ray is loaded)
+import ray
+import ray.data
+from ray.data import ExecutionOptions, ExecutionResources, TaskPoolStrategy
+from ray.exceptions import RayTaskError
+
+from tap_ray.dataset.reader import DatasetInfo, open_dataset
+from tap_ray.dataset.windows import WindowConfig, epoch_groups, group_batches, num_batches, split_episodes
+from tap_ray.errors import ConfigError, TapRayError
+from tap_ray.types import Window
+
+PIECES = 256
+"""Groups in one pipeline; the next one follows. Planning a task costs Ray Data 1 ms before the first one starts."""
+AHEAD_BATCHES = 8
+"""Batches whose blocks are fetched before the trainer asks."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Piece:
+    """What one task decodes."""
+
+    epoch: int
+    group: tuple[int, ...]
+    """Episode indices."""
+    first_batch: int
+    """Batches at its beginning that were trained on before the run was resumed."""
+
+
+def schedule(
+    dataset: DatasetInfo, config: WindowConfig, *, seed: int, start_batch: int, worker: int, num_workers: int
+) -> Iterator[Piece]:
+    """The endless groups of one worker, from the one on that holds its batch `start_batch`; nothing is decoded."""
+    episodes, _ = split_episodes(dataset, config)
+    group_size = min(config.group_size, max(1, len(episodes) // num_workers))
+    epoch = 0
+    while True:
+        groups = epoch_groups(episodes, seed=seed, epoch=epoch, group_size=group_size)[worker::num_workers]
+        counts = [num_batches(dataset, group, config) for group in groups]
+        if sum(counts) == 0:
+            raise ConfigError(
+                f"{dataset.path}: {len(episodes)} training episodes in groups of {group_size} give worker {worker} of "
+                f"{num_workers} not one batch of {config.batch_size} windows. Lower the batch size, use fewer workers "
+                "or collect more episodes."
+            )
+        for group, count in zip(groups, counts, strict=True):
+            if start_batch < count:
+                yield Piece(epoch=epoch, group=tuple(int(index) for index in group), first_batch=start_batch)
+            start_batch = max(0, start_batch - count)
+        epoch += 1
+
+
+def batches(
+    path: Path,
+    config: WindowConfig,
+    *,
+    seed: int,
+    start_batch: int = 0,
+    worker: int = 0,
+    num_workers: int = 1,
+    decoders: int = 1,
+    memory_mb: int = 512,
+) -> Iterator[Window]:
+    """`windows.iterate`, decoded by tasks of the connected Ray.
+
+    Args:
+        path: the data set, absolute; on a cluster on storage that all machines see.
+        config: which windows.
+        seed, start_batch, worker, num_workers: as for `windows.iterate`.
+        decoders: processes that decode for this worker; no window depends on it.
+        memory_mb: decoded windows that may wait for this worker in the object store, MB.
+
+    Returns:
+        Windows whose arrays are read-only views of the object store: valid while they are held, never to be changed.
+
+    Raises:
+        ConfigError: the data set is too small, or batches of different sizes are asked for.
+        DataError: the data set is damaged.
+    """
+    if not config.drop_last:
+        raise ConfigError("A stream has batches of one size: windows.drop_last must be true.")
+    pieces = schedule(
+        open_dataset(path), config, seed=seed, start_batch=start_batch, worker=worker, num_workers=num_workers
+    )
+    while True:
+        some = list(islice(pieces, PIECES))
+        items = ray.data.from_items([{"id": number} for number in range(len(some))], override_num_blocks=len(some))
+        plan = items.map_batches(
+            partial(decode, path=path, config=config, seed=seed, pieces=some),
+            batch_size=None,
+            num_cpus=share(num_workers * decoders),
+            compute=TaskPoolStrategy(size=decoders),
+        )
+        yield from windows_of(plan, config.batch_size, memory_mb)
+
+
+def windows_of(plan: ray.data.Dataset, batch_size: int, memory_mb: int) -> Iterator[Window]:
+    """Run a pipeline whose rows are windows, in order, and cut it into batches."""
+    context = plan.context
+    context.enable_progress_bars = False
+    context.print_on_execution_start = False
+    logging.getLogger("ray.data").setLevel(logging.ERROR)
+    context.execution_options = ExecutionOptions(
+        preserve_order=True,
+        resource_limits=ExecutionResources.for_limits(object_store_memory=memory_mb * 1e6),
+    )
+    rows: Iterable[Any] = plan.iterator().iter_batches(
+        batch_size=batch_size, prefetch_batches=AHEAD_BATCHES, batch_format="numpy", drop_last=True
+    )
+    try:
+        for columns in rows:
+            yield from_columns(columns)
+    except RayTaskError as error:
+        raise (error.cause if isinstance(error.cause, TapRayError) else error) from None
+
+
+def decode(
+    rows: Any, *, path: Path, config: WindowConfig, seed: int, pieces: Sequence[Piece]
+) -> Iterator[dict[str, np.ndarray]]:
+    """One task: the windows of a group. `rows["id"]` numbers its piece."""
+    for number in rows["id"]:
+        piece = pieces[int(number)]
+        for window in group_batches(
+            _open(path), piece.group, config, seed=seed, epoch=piece.epoch, first_batch=piece.first_batch
+        ):
+            yield to_columns(window)
+
+
+@lru_cache(maxsize=2)
+def _open(path: Path) -> DatasetInfo:
+    """Metadata, read once in each process."""
+    return open_dataset(path)
+
+
+def to_columns(window: Window) -> dict[str, np.ndarray]:
+    """A window's arrays as columns of N rows; what is None is left out."""
+    arrays = {field.name: getattr(window, field.name) for field in dataclasses.fields(window)}
+    return {name: array for name, array in arrays.items() if array is not None}
+
+
+def from_columns(columns: Mapping[str, Any]) -> Window:
+    """Inverse of `to_columns`."""
+    arrays: dict[str, Any] = {field.name: columns.get(field.name) for field in dataclasses.fields(Window)}
+    return Window(**arrays)
+
+
+def share(num_processes: int) -> float:
+    """CPUs that each of so many processes of one kind (trainers, or what makes their data) reserves, at most 1.
+
+    Reservations are what Ray schedules by, not what a process may use. Trainers never leave while they wait for data,
+    so if they could take every CPU, the tasks that make the data would never start. Each kind therefore shares half of
+    the CPUs, however few there are, and everything fits at once.
+    """
+    half = ray.cluster_resources().get("CPU", 1) / 2
+    return min(1.0, int(1000 * half / num_processes) / 1000)  # rounded down: sums never exceed the whole

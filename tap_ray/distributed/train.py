@@ -1,0 +1,267 @@
+"""`training.session` under Ray Train: W workers average their gradients (DDP), and a dead one costs little.
+
+    driver   train(task) ----> TorchTrainer ----> worker 0 .. W-1   each: session.work(task, place)
+      |                                              |
+      '-- follow: bar, MLflow <---- metrics.jsonl <--'  (and checkpoints/, both written by worker 0)
+
+Checkpoints stay our own folders in the run folder, and Ray is not told of them. A process without Ray writes and
+reads the same ones; there is one truth about where a run stands (the newest whole folder) where Ray's snapshot of
+what it was told would be a second one, that a kill between the two leaves behind; and `ray.train.report` waits for
+the controller's next poll, seconds that small checkpoints do not have. When a worker dies Ray stops all of them,
+starts new ones, and they go on from that newest folder, as the same command does after the driver was killed.
+"""
+
+import contextlib
+import dataclasses
+import logging
+import os
+import signal
+import threading
+import warnings
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Callable, Iterator, Mapping, Protocol
+
+from tap_ray.distributed.connect import connect  # isort: skip  (sets Ray's environment before Ray is loaded)
+import ray
+import ray.train
+import ray.train.torch
+import torch
+import torch.distributed
+from ray.train import FailureConfig, LoggingConfig, RunConfig, ScalingConfig, UserCallback
+
+from tap_ray import runs, tracking
+from tap_ray.config import to_dict
+from tap_ray.distributed.stream import share
+from tap_ray.errors import ConfigError, TapRayError
+from tap_ray.training import session
+from tap_ray.training.loop import TrainConfig
+from tap_ray.training.progress import Log, follow
+from tap_ray.training.session import Batches, Learner, Place, Task
+
+SETTINGS = {
+    "RAY_CHDIR_TO_TRIAL_DIR": "0",  # workers stay where the job was started, so that relative paths mean the same
+    "RAY_TRAIN_ENABLE_PRINT_PATCH": "0",  # prints every line twice
+    "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0",  # a process for machines that are about to be reclaimed
+    "RAY_TRAIN_METRICS_ENABLED": "0",  # Prometheus; ours are in metrics.jsonl
+    "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.5",  # a dead worker is noticed after this long instead of 2 s
+}
+"""Ray Train's environment, unless the user has set it."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class WorkersConfig:
+    """On how many processes to train. Only `workers` changes what is learnt."""
+
+    workers: int = 1
+    """Training processes; each takes `batch_size` windows of its own a step. On CPUs at most one a core."""
+    threads: int = 1
+    """Threads of torch in each training process. One process a core, one thread each, was fastest on CPUs."""
+    decoders: int = 1
+    """Processes that decode data for each training process."""
+    stream_memory_mb: int = 512
+    """Decoded windows that may wait for each training process, MB."""
+    max_failures: int = 3
+    """How often dead training processes are replaced before the job gives up; -1: always."""
+    ray_address: str | None = None
+    """Ray cluster to join, e.g. "auto"; without it a local Ray starts and stops with the job."""
+
+
+class Job(Protocol):
+    """What the configs of `jobs.pretrain` and `jobs.align` have in common."""
+
+    @property
+    def train(self) -> TrainConfig: ...
+
+    @property
+    def workers(self) -> WorkersConfig: ...
+
+    @property
+    def out(self) -> Path | None: ...
+
+
+def run_stage(
+    name: str,
+    config: Job,
+    *,
+    learner: Callable[[], Learner],
+    batches: Batches,
+    parents: Mapping[str, Path],
+    prepare: Callable[[Path], None] | None = None,
+) -> Path:
+    """The life of a training job: run folder, MLflow run, Ray, training, the table of held-out metrics.
+
+    Args:
+        name: verb.
+        config: of the job; it must be a dataclass.
+        learner, batches: see `session.Task`.
+        parents: role -> data set or run that this run is made from.
+        prepare: called with the run folder when Ray is connected, before training.
+
+    Returns:
+        The run folder. A run that had finished is left as it is.
+    """
+    require_sensible(config.train, config.workers)
+    run = runs.open_run(config.out, job=name, config=_what(config), parents=parents)
+    if not run.done:
+        task = Task(
+            run=run.path.resolve(),
+            learner=learner,
+            batches=batches,
+            config=config.train,
+            threads=config.workers.threads,
+        )
+        ids = {role: tracking.run_id_of(parent) for role, parent in parents.items()}
+        with tracking.start(name, run.path, run.config, ids, run_id=tracking.run_id_of(run.path)) as tracked:
+            runs.annotate(run, mlflow_run_id=tracked.run_id)
+            with connect(config.workers.ray_address):
+                if prepare is not None:
+                    prepare(task.run)
+                metrics = train(task, config.workers, log=tracked.log)
+        runs.finish(run, metrics=metrics)
+    print(table(session.final_metrics(run.path)))
+    return run.path
+
+
+def _what(config: Job) -> dict[str, Any]:
+    """Plain values for the run folder; those that say where and how, not what, begin with "_"."""
+    values = to_dict(config)
+    return {**values, "workers": config.workers.workers, "_where": values["workers"]}
+
+
+def table(metrics: Mapping[str, float]) -> str:
+    """The last value of each metric, a line each."""
+    names = sorted(name for name in metrics if name != "step")
+    width = max((len(name) for name in names), default=0)
+    return "\n".join(f"{name:<{width}}  {metrics[name]:>10.4g}" for name in names)
+
+
+def train(task: Task, config: WorkersConfig, *, log: Log | None = None, progress: bool = True) -> dict[str, float]:
+    """Train a task on the workers of the connected Ray, from its newest checkpoint on.
+
+    Args:
+        task: what to train, and in which run folder.
+        config: on how many workers.
+        log: gets each line of metrics and its step, here in the driver (MLflow).
+        progress: whether to draw a bar.
+
+    Returns:
+        The last value of every metric.
+
+    Raises:
+        ConfigError: the settings cannot work; nothing has been started.
+        TapRayError: what a worker raised, or that workers kept dying.
+    """
+    require_sensible(task.config, config)
+    task = dataclasses.replace(task, run=task.run.resolve())
+    with session.lock(task.run):  # a folder that somebody else trains in: said now, not by a worker
+        pass
+    for name, value in SETTINGS.items():
+        os.environ.setdefault(name, value)
+    trainer = ray.train.torch.TorchTrainer(
+        _worker,
+        train_loop_config={"task": task},
+        scaling_config=_scaling(config.workers),
+        run_config=RunConfig(
+            name="ray",
+            storage_path=str(task.run),
+            failure_config=FailureConfig(max_failures=config.max_failures),
+            callbacks=[_StopOnUserError()],
+            logging_config=LoggingConfig(log_level="ERROR"),
+        ),
+    )
+    with follow(task, log, progress=progress):
+        try:
+            with _usual_ctrl_c():
+                trainer.fit()
+        except ray.train.TrainingFailedError as error:
+            raise _explain(error, task) from error
+    return session.final_metrics(task.run)
+
+
+@contextlib.contextmanager
+def _usual_ctrl_c() -> Iterator[None]:
+    """Ray Train answers Ctrl-C by stopping its workers and leaving with exit status 0; ours says what happened."""
+    before = signal.getsignal(signal.SIGINT)
+    try:
+        yield
+    except SystemExit:
+        raise KeyboardInterrupt from None
+    finally:
+        if threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGINT, before)
+
+
+def require_sensible(config: TrainConfig, workers: WorkersConfig) -> None:
+    """Raise ConfigError for numbers that cannot work."""
+    session.require_fits(config)
+    if workers.workers < 1:
+        raise ConfigError(f"Training needs at least 1 worker, got --workers {workers.workers}.")
+    if workers.decoders < 1 or workers.threads < 1:
+        raise ConfigError(f"Need at least 1 decoder and 1 thread, got {workers.decoders} and {workers.threads}.")
+
+
+def _scaling(workers: int) -> ScalingConfig:
+    use_gpu = ray.cluster_resources().get("GPU", 0) >= workers
+    resources = {"CPU": share(workers), **({"GPU": 1} if use_gpu else {})}
+    return ScalingConfig(num_workers=workers, use_gpu=use_gpu, resources_per_worker=resources)
+
+
+def _worker(settings: Mapping[str, Any]) -> None:
+    """A training process."""
+    context = ray.train.get_context()
+    place = Place(
+        rank=context.get_world_rank(),
+        world=context.get_world_size(),
+        device=torch.device(ray.train.torch.get_device()),  # type: ignore[arg-type]
+        prepare=ray.train.torch.prepare_model,
+        agree=_agree,
+    )
+    # The stream's arrays are read-only views of the object store; nothing changes a batch in place.
+    warnings.filterwarnings("ignore", message="The given NumPy array is not writable")
+    logging.getLogger("ray").setLevel(logging.ERROR)
+    session.work(settings["task"], place)
+
+
+def _agree(value: Any) -> Any:
+    """Worker 0's value, on every worker."""
+    if not torch.distributed.is_initialized():
+        return value
+    box = [value]
+    torch.distributed.broadcast_object_list(box, src=0)
+    return box[0]
+
+
+class _StopOnUserError(UserCallback):
+    """A user's mistake (wrong data, full disk, NaN) comes again however often workers are replaced: end at once."""
+
+    def after_exception(self, run_context: Any, worker_exceptions: Mapping[int, Exception]) -> None:
+        for error in worker_exceptions.values():
+            cause = _user_error(error)
+            if cause is not None:
+                raise cause
+
+
+def _user_error(error: BaseException | None) -> TapRayError | None:
+    """The TapRayError inside the wrappings that Ray puts around an exception of a worker or of a data task."""
+    while error is not None and not isinstance(error, TapRayError):
+        error = getattr(error, "_base_exc", None) or getattr(error, "cause", None) or error.__cause__
+    return error
+
+
+def _explain(error: ray.train.TrainingFailedError, task: Task) -> BaseException:
+    """What the user should read."""
+    if isinstance(error, ray.train.ControllerError):
+        return _user_error(error.controller_failure) or error
+    failures = getattr(error, "worker_failures", {})
+    for failure in failures.values():
+        cause = _user_error(failure)
+        if cause is not None:
+            return cause
+    reasons = "\n".join(
+        f"  worker {rank}: {str(failure).strip().splitlines()[-1]}" for rank, failure in failures.items()
+    )
+    return TapRayError(
+        f"Training stopped: workers died too often (--max-failures).\n{reasons}\n"
+        f"The same command goes on from the newest checkpoint in {task.run / session.CHECKPOINTS}."
+    )

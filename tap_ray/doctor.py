@@ -1,0 +1,300 @@
+"""What this machine can do, what is missing, and the command that mends it: `python -m tap_ray.doctor`.
+
+A probe is a function that returns what it found or raises. Those that load foreign libraries run in a process of their
+own (`python -m tap_ray.doctor --probe NAME`): a driver that crashes is then a row, not the end of the table, and no
+library that belongs to another room (Ray, MLflow, PyBullet) enters this one. They are named to `importlib` literally.
+
+Exit status 1 when the default job could not run (a required row is missing), else 0.
+"""
+
+import ctypes
+import os
+import shutil
+import stat
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from importlib import import_module
+from pathlib import Path
+from typing import Callable, Sequence
+
+TIMEOUT_S = 30.0
+"""A probe that takes longer counts as missing."""
+MIN_DISK_GB, MIN_MEMORY_GB, MIN_SHM_GB = 5.0, 3.0, 1.0
+"""Installation aside, the default chain writes < 1 GB and holds ~2 GB in its processes; the rest is air."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Probe:
+    """One row of the table."""
+
+    name: str
+    run: Callable[[], str]
+    """Returns what was found; raises (any exception, with a message) when it is missing."""
+    mend: str
+    """The command that mends it."""
+    required: bool = True
+    """Whether the default job needs it."""
+    isolated: bool = False
+    """Whether it runs in a process of its own."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Row:
+    """What a probe found."""
+
+    name: str
+    ok: bool
+    required: bool
+    detail: str
+    mend: str
+
+
+def python() -> str:
+    if sys.version_info < (3, 11):  # noqa: UP036  a checkout needs no installation to be examined
+        raise RuntimeError(f"{sys.version.split()[0]}; 3.11 or newer is needed")
+    return f"{sys.version.split()[0]} ({sys.executable})"
+
+
+def torch() -> str:
+    library = import_module("torch")
+    if not library.cuda.is_available():
+        return f"{library.__version__}, CPU only, {library.get_num_threads()} threads"
+    names = {library.cuda.get_device_name(i) for i in range(library.cuda.device_count())}
+    return f"{library.__version__}, {library.cuda.device_count()} x {', '.join(sorted(names))}"
+
+
+def ray() -> str:
+    library = import_module("ray")
+    for part in ("ray.data", "ray.train", "ray.tune"):
+        import_module(part)
+    return f"{library.__version__} with data, train, tune"
+
+
+def pybullet() -> str:
+    """Physics, NumPy support and a real picture from the software renderer, which every robot here uses."""
+    bullet = import_module("pybullet")
+    if not bullet.isNumpyEnabled():
+        raise RuntimeError("built without NumPy, so each image would be copied pixel by pixel")
+    client = bullet.connect(bullet.DIRECT)
+    shape = bullet.createVisualShape(bullet.GEOM_BOX, halfExtents=[0.5] * 3, rgbaColor=[1, 0, 0, 1])
+    bullet.createMultiBody(baseVisualShapeIndex=shape)
+    view = bullet.computeViewMatrix([2, 2, 2], [0, 0, 0], [0, 0, 1])
+    lens = bullet.computeProjectionMatrixFOV(60, 1.0, 0.1, 10)
+    pixels = bullet.getCameraImage(16, 16, view, lens, renderer=bullet.ER_TINY_RENDERER)[2]
+    bullet.disconnect(client)
+    red = int((pixels[..., 0].astype(int) - pixels[..., 1] > 50).sum())
+    if red == 0:
+        raise RuntimeError("TinyRenderer drew a 16x16 picture without the red box in it")
+    return f"connects, NumPy enabled; TinyRenderer drew a box ({red} of 256 pixels)"
+
+
+def egl() -> str:
+    library = ctypes.CDLL("libEGL.so.1")
+    library.eglGetPlatformDisplay.restype = ctypes.c_void_p
+    major, minor = ctypes.c_int(), ctypes.c_int()
+    # Without a screen: EGL_PLATFORM_SURFACELESS_MESA, EGL_PLATFORM_DEVICE_EXT (NVIDIA).
+    for platform in (0x31DD, 0x313F):
+        display = ctypes.c_void_p(library.eglGetPlatformDisplay(platform, None, None))
+        if display and library.eglInitialize(display, ctypes.byref(major), ctypes.byref(minor)):
+            return f"EGL {major.value}.{minor.value}, works without a screen"
+    raise RuntimeError("libEGL.so.1 is here, but no driver works without a screen")
+
+
+def vulkan() -> str:
+    """Loader, its version, and the devices its drivers (ICDs) offer: ManiSkill's cameras need one."""
+    loader = ctypes.CDLL("libvulkan.so.1")
+    version = ctypes.c_uint32()
+    loader.vkEnumerateInstanceVersion(ctypes.byref(version))
+    found = f"loader {_vulkan_version(version.value)}"
+    # VkInstanceCreateInfo, 64 bytes: only its type (1) is not zero.
+    info = (ctypes.c_uint64 * 8)(1)
+    instance, count = ctypes.c_void_p(), ctypes.c_uint32()
+    if loader.vkCreateInstance(ctypes.byref(info), None, ctypes.byref(instance)) != 0:
+        raise RuntimeError(f"{found}, but no driver (ICD) works with it")
+    loader.vkEnumeratePhysicalDevices(instance, ctypes.byref(count), None)
+    devices = (ctypes.c_void_p * count.value)()
+    loader.vkEnumeratePhysicalDevices(instance, ctypes.byref(count), devices)
+    if count.value == 0:
+        raise RuntimeError(f"{found}, but no device")
+    return f"{found}; " + "; ".join(_vulkan_device(loader, device) for device in devices)
+
+
+def maniskill() -> str:
+    # Loading it asks for assets on the terminal and takes 10 s: presence is enough here.
+    from importlib.metadata import version
+
+    return f"{version('mani-skill')}, sapien {version('sapien')}"
+
+
+def disk() -> str:
+    free = shutil.disk_usage(".").free / 1e9
+    return _enough(free, MIN_DISK_GB, f"GB free in {Path.cwd()}")
+
+
+def shared_memory() -> str:
+    if not Path("/dev/shm").exists():
+        raise RuntimeError("no /dev/shm: Ray then keeps its objects on disk, several times slower")
+    return _enough(shutil.disk_usage("/dev/shm").free / 1e9, MIN_SHM_GB, "GB free in /dev/shm")
+
+
+def memory() -> str:
+    free = import_module("psutil").virtual_memory().available / 1e9
+    return _enough(free, MIN_MEMORY_GB, "GB available")
+
+
+def cores() -> str:
+    usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    if usable < 2:
+        raise RuntimeError("1 core: everything works, but robots and training take turns")
+    return f"{usable} usable"
+
+
+def mlflow() -> str:
+    from tap_ray.tracking import require_reachable, tracking_uri
+
+    uri = tracking_uri()
+    require_reachable(uri)
+    return f"{import_module('mlflow').__version__}, tracking at {uri}"
+
+
+def ray_auth() -> str:
+    """Ray >= 2.59 turns token authentication on for a local cluster by itself and makes a token when there is none.
+
+    Source: ray/_private/authentication/authentication_token_setup.py of 2.60.
+    """
+    mode = os.environ.get("RAY_AUTH_MODE")
+    if mode is not None and mode.lower() != "token":
+        raise RuntimeError(f"RAY_AUTH_MODE={mode}: whoever reaches the cluster's ports can run code on it")
+    if os.environ.get("RAY_AUTH_TOKEN"):
+        return "token in RAY_AUTH_TOKEN"
+    path = Path(os.environ.get("RAY_AUTH_TOKEN_PATH") or Path.home() / ".ray" / "auth_token")
+    if path.exists():
+        if path.stat().st_mode & (stat.S_IRWXG | stat.S_IRWXO):
+            raise RuntimeError(f"{path} can be read by other users of this machine")
+        return f"token in {path}"
+    if "RAY_AUTH_TOKEN_PATH" in os.environ:
+        raise RuntimeError(f"RAY_AUTH_TOKEN_PATH names {path}, which does not exist")
+    return "on; Ray makes a token when it first starts (for a cluster: ray get-auth-token --generate)"
+
+
+def ffmpeg() -> str:
+    binary = import_module("imageio_ffmpeg").get_ffmpeg_exe()
+    encoders = subprocess.run([binary, "-hide_banner", "-encoders"], capture_output=True, text=True, timeout=20).stdout
+    if "libx264" not in encoders:
+        raise RuntimeError(f"{binary} has no H.264 encoder (libx264)")
+    return f"H.264 through {Path(binary).name}"
+
+
+INSTALL = "make install"
+PROBES = (
+    Probe(name="Python", run=python, mend="apt-get install -y python3.11-venv; rm -rf .venv; make install"),
+    Probe(name="torch", run=torch, mend=INSTALL, isolated=True),
+    Probe(name="Ray", run=ray, mend=INSTALL, isolated=True),
+    Probe(
+        name="Ray authentication", run=ray_auth, mend="unset RAY_AUTH_MODE; chmod 600 ~/.ray/auth_token", required=False
+    ),
+    Probe(name="PyBullet", run=pybullet, mend=INSTALL, isolated=True),
+    Probe(name="ffmpeg", run=ffmpeg, mend="pip install --force-reinstall imageio-ffmpeg", isolated=True),
+    Probe(name="MLflow", run=mlflow, mend="unset MLFLOW_TRACKING_URI (or make install)", isolated=True),
+    Probe(name="disk", run=disk, mend="df -h . # then delete something, or work in another folder"),
+    Probe(name="memory", run=memory, mend="ps aux --sort=-rss | head # then end something"),
+    Probe(
+        name="shared memory",
+        run=shared_memory,
+        mend="mount -o remount,size=2G /dev/shm (docker: --shm-size=2g)",
+        required=False,
+    ),
+    Probe(name="cores", run=cores, mend="a machine with two cores or more", required=False),
+    Probe(name="EGL", run=egl, mend="apt-get install -y libegl1 libegl-mesa0", required=False, isolated=True),
+    Probe(name="ManiSkill", run=maniskill, mend=INSTALL, required=False),
+    Probe(
+        name="Vulkan",
+        run=vulkan,
+        mend="apt-get install -y libvulkan1 mesa-vulkan-drivers (or the GPU's own driver)",
+        required=False,
+        isolated=True,
+    ),
+)
+"""Optional rows: EGL, ManiSkill and Vulkan serve only `--sim maniskill`; the others cost speed or safety."""
+
+
+def examine(probes: Sequence[Probe] = PROBES) -> list[Row]:
+    """Run all probes, as many at a time as there are cores, and return their rows in order."""
+    with ThreadPoolExecutor(os.cpu_count() or 1) as pool:
+        return list(pool.map(_row, probes))
+
+
+def table(rows: Sequence[Row]) -> str:
+    """The rows as text; a row that is missing is followed by the command that mends it."""
+    width = max(len(row.name) for row in rows)
+    lines = []
+    for row in rows:
+        state = "ok      " if row.ok else "missing " if row.required else "optional"
+        lines.append(f"{state}  {row.name:<{width}}  {row.detail}")
+        if not row.ok:
+            lines.append(f"{'':10}{'':{width}}  -> {row.mend}")
+    return "\n".join(lines)
+
+
+def main(argv: Sequence[str]) -> int:
+    """The command line; returns the exit status."""
+    if len(argv) == 2 and argv[0] == "--probe":
+        print(next(probe for probe in PROBES if probe.name == argv[1]).run())
+        return 0
+    if argv:
+        print(f"usage: python -m tap_ray.doctor (takes no arguments; got {' '.join(argv)})", file=sys.stderr)
+        return 2
+    rows = examine()
+    print(table(rows))
+    lacking = [row.name for row in rows if row.required and not row.ok]
+    print(f"\nThe default job cannot run without: {', '.join(lacking)}." if lacking else "\nThe default job can run.")
+    return 1 if lacking else 0
+
+
+def _row(probe: Probe) -> Row:
+    ok, detail = _apart(probe) if probe.isolated else _here(probe)
+    return Row(name=probe.name, ok=ok, required=probe.required, detail=detail, mend=probe.mend)
+
+
+def _here(probe: Probe) -> tuple[bool, str]:
+    try:
+        return True, probe.run()
+    except Exception as error:  # noqa: BLE001  whatever a probe raises is what the row says
+        return False, str(error) or type(error).__name__
+
+
+def _apart(probe: Probe) -> tuple[bool, str]:
+    command = [sys.executable, "-W", "ignore", "-m", "tap_ray.doctor", "--probe", probe.name]
+    try:
+        result = subprocess.run(command, capture_output=True, text=True, timeout=TIMEOUT_S)
+    except subprocess.TimeoutExpired:
+        return False, f"no answer within {TIMEOUT_S:g} s"
+    if result.returncode < 0:
+        return False, f"crashed (signal {-result.returncode})"
+    text = (result.stdout if result.returncode == 0 else result.stderr).strip()
+    return result.returncode == 0, text.splitlines()[-1] if text else f"exit status {result.returncode}"
+
+
+def _enough(have: float, need: float, unit: str) -> str:
+    if have < need:
+        raise RuntimeError(f"{have:.1f} {unit}; {need:g} are needed")
+    return f"{have:.1f} {unit}"
+
+
+def _vulkan_version(packed: int) -> str:
+    return f"{packed >> 22 & 0x7F}.{packed >> 12 & 0x3FF}.{packed & 0xFFF}"
+
+
+def _vulkan_device(loader: ctypes.CDLL, device: int) -> str:
+    """Name and version from VkPhysicalDeviceProperties (824 bytes): 5 uint32 (the first: version), then the name."""
+    properties = ctypes.create_string_buffer(2048)
+    loader.vkGetPhysicalDeviceProperties(ctypes.c_void_p(device), properties)
+    version = int.from_bytes(properties.raw[:4], sys.byteorder)
+    name = properties.raw[20:276].split(b"\0")[0].decode(errors="replace")
+    return f"{name} ({_vulkan_version(version)})"
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,143 @@
+"""Run cells, in one process; `tap_ray.distributed.evaluate` runs many of these side by side."""
+
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import Callable, Iterable, Sequence
+
+import gymnasium as gym
+import numpy as np
+
+from tap_ray.evaluate.protocol import Protocol, policy_seed
+from tap_ray.rollout import Rollout, rollout
+from tap_ray.types import Cell, EnvConfig, EpisodeResult, Policy
+
+MakeVector = Callable[[EnvConfig, int], gym.vector.VectorEnv]
+"""(scene, number of robots) -> that many robots in lockstep."""
+MakePolicy = Callable[[EnvConfig, int], Policy]
+"""(scene, number of robots) -> the judged policy, for that many robots at once."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Clip:
+    """What the camera saw in one cell: the stuff of the videos."""
+
+    result: EpisodeResult
+    rgb: np.ndarray
+    """(T, Y, X, 3) uint8."""
+    instruction: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Judged:
+    """A chunk of cells that has been run."""
+
+    results: list[EpisodeResult]
+    clips: list[Clip]
+    """The first success and the first failure of the chunk."""
+
+
+class Robots:
+    """The robots of one fleet, kept between chunks that share a scene."""
+
+    def __init__(self, protocol: Protocol, make_vector: MakeVector, make_policy: MakePolicy) -> None:
+        self._protocol, self._make_vector, self._make_policy = protocol, make_vector, make_policy
+        self._scene: tuple[EnvConfig, int] | None = None
+        self._robots: tuple[gym.vector.VectorEnv, Policy] | None = None
+
+    def run(self, cells: Sequence[Cell]) -> Judged:
+        """Run cells of one task and scenario, one robot each; a crash costs only the cell that causes it.
+
+        Whatever is raised in a batch, its cells are run again one by one, so that the others keep their result. The
+        cell that crashes alone as well is a failure whose `error` says why; it stays in every denominator.
+        """
+        try:
+            return self._run_batch(cells)
+        except Exception as error:  # noqa: BLE001 whatever crashes a scene or a policy is this cell's result
+            with suppress(Exception):  # a crashed simulator may not even close
+                self.close()
+            if len(cells) == 1:
+                return Judged(results=[crashed(cells[0], f"{type(error).__name__}: {error}")], clips=[])
+        parts = [self.run([cell]) for cell in cells]
+        return Judged(results=[r for p in parts for r in p.results], clips=_first([c for p in parts for c in p.clips]))
+
+    def close(self) -> None:
+        """Let go of the simulators."""
+        robots, self._scene, self._robots = self._robots, None, None
+        if robots is not None:
+            robots[0].close()
+
+    def _run_batch(self, cells: Sequence[Cell]) -> Judged:
+        env, policy = self._at(self._protocol.env_config(cells[0].task, cells[0].scenario), len(cells))
+        done = rollout(
+            env,
+            policy,
+            env_seeds=[cell.seed for cell in cells],
+            policy_seeds=[policy_seed(self._protocol.seed, cell) for cell in cells],
+        )
+        return _judge(cells, done)
+
+    def _at(self, scene: EnvConfig, num_robots: int) -> tuple[gym.vector.VectorEnv, Policy]:
+        """The robots in this scene, those of the chunk before if they fit."""
+        if self._robots is None or self._scene != (scene, num_robots):
+            self.close()
+            self._robots = self._make_vector(scene, num_robots), self._make_policy(scene, num_robots)
+            self._scene = (scene, num_robots)
+        return self._robots
+
+
+def _judge(cells: Sequence[Cell], done: Rollout) -> Judged:
+    """One result a cell from N trajectories."""
+    clips = [
+        Clip(
+            rgb=trajectory.rgb,
+            instruction=trajectory.instruction,
+            result=EpisodeResult(
+                cell=cell,
+                partial_once=bool(trajectory.partial.any()),
+                entire_once=bool(trajectory.entire.any()),
+                partial_end=bool(trajectory.partial[-1]),
+                entire_end=bool(trajectory.entire[-1]),
+                num_steps=len(trajectory),
+                num_clipped=trajectory.num_clipped,
+                seconds=done.seconds / len(cells),
+                policy_ms=1e3 * done.policy_seconds / done.num_calls,
+            ),
+        )
+        for cell, trajectory in zip(cells, done.trajectories, strict=True)
+    ]
+    return Judged(results=[clip.result for clip in clips], clips=_first(clips))
+
+
+def _first(clips: Sequence[Clip]) -> list[Clip]:
+    """The first success and the first failure."""
+    wins = [clip for clip in clips if clip.result.entire_once]
+    losses = [clip for clip in clips if not clip.result.entire_once]
+    return wins[:1] + losses[:1]
+
+
+def crashed(cell: Cell, reason: str) -> EpisodeResult:
+    """The failure that stands for a cell that could not be finished."""
+    return EpisodeResult(
+        cell=cell,
+        partial_once=False,
+        entire_once=False,
+        partial_end=False,
+        entire_end=False,
+        num_steps=0,
+        num_clipped=0,
+        seconds=0.0,
+        policy_ms=0.0,
+        error=reason,
+    )
+
+
+def chunks(cells: Iterable[Cell], size: int) -> list[list[Cell]]:
+    """Cells in groups of at most `size` that share task and scenario, in order; sizes differ by one at most."""
+    scenes: dict[tuple[str, str], list[Cell]] = {}
+    for cell in cells:
+        scenes.setdefault((cell.task, cell.scenario), []).append(cell)
+    return [
+        [same[i] for i in part]
+        for same in scenes.values()
+        for part in np.array_split(np.arange(len(same)), -(-len(same) // size))
+    ]

@@ -1,0 +1,144 @@
+"""Linear probes: which positions can be read off a policy's frozen features? Ridge regression in closed form.
+
+SPIKE.md: features of inverse dynamics held the gripper (R^2 0.84-0.94) and lost the objects (0.17-0.49, where a random
+network gives 0.64), and success followed. Frames of one episode resemble each other, so training, choice of the
+penalty and test use different episodes.
+"""
+
+from dataclasses import dataclass
+from typing import Mapping
+
+import numpy as np
+
+from tap_ray.dataset import layout
+from tap_ray.dataset.encode import decode_jpeg
+from tap_ray.dataset.reader import DatasetInfo, read_episode
+from tap_ray.errors import ConfigError, DataError
+from tap_ray.metrics import r_squared
+
+PENALTIES = (1e-4, 1e-3, 1e-2, 1e-1, 1.0, 10.0)
+"""Candidates, relative to the mean eigenvalue of the features' covariance."""
+HOLDOUT_EVERY = 4
+"""Every so-many-th episode is the test; of the others, every so-many-th chooses the penalty."""
+AXES = ("x", "y", "z")
+
+
+@dataclass(frozen=True, kw_only=True)
+class ProbeData:
+    """F frames of a data set, with what is to be read off them."""
+
+    rgb: np.ndarray
+    """(F, Y, X, 3) uint8."""
+    next_rgb: np.ndarray
+    """(F, Y, X, 3) uint8, the frame one step later: the goal image that Stage 1 features were made for."""
+    state: np.ndarray
+    """(F, S) float32; only policies that read it get it."""
+    sentence: list[str]
+    """(F) instruction of each frame's episode."""
+    episode: np.ndarray
+    """(F,) int64."""
+    target: Mapping[str, np.ndarray]
+    """"gripper", then each object's name -> (F, 3) m, base frame; NaN where the object is not in the scene."""
+
+
+def read_frames(dataset: DatasetInfo, *, num_episodes: int, every: int) -> ProbeData:
+    """Frames of the first episodes of a data set.
+
+    Args:
+        dataset: with privileged object poses.
+        num_episodes: how many episodes; 0 reads all.
+        every: take every so-many-th frame.
+
+    Raises:
+        DataError: no object poses, or fewer than 2 * `HOLDOUT_EVERY` episodes.
+    """
+    if layout.OBJECT_POSE not in dataset.info["features"]:
+        raise DataError(f"{dataset.path} has no privileged object poses ({layout.OBJECT_POSE}): nothing to probe for.")
+    wanted = min(num_episodes or len(dataset), len(dataset))
+    if wanted < 2 * HOLDOUT_EVERY:
+        raise DataError(f"A probe needs at least {2 * HOLDOUT_EVERY} episodes; {dataset.path} gives {wanted}.")
+    tip = [slot.name for slot in dataset.spec.state].index("ee_x")
+    rgb, next_rgb, state, number, sentence, seen = [], [], [], [], [], []
+    for index in range(wanted):
+        episode = read_episode(dataset, index, (layout.IMAGE, layout.STATE, layout.OBJECT_POSE, "task_index"))
+        steps = range(0, len(episode[layout.STATE]) - 1, every)
+        images = episode[layout.IMAGE]
+        rgb += [decode_jpeg(images[t]) for t in steps]
+        next_rgb += [decode_jpeg(images[t + 1]) for t in steps]
+        state.append(episode[layout.STATE][steps])
+        number += [index] * len(steps)
+        sentence += [dataset.tasks[int(episode["task_index"][0])]] * len(steps)
+        pose_TM7 = episode[layout.OBJECT_POSE].reshape(len(images), -1, 7)
+        names = str(dataset.episodes.iloc[index]["objects"]).split(",")
+        places = {name: pose_TM7[steps, slot, :3] for slot, name in enumerate(names) if name}
+        seen.append({"gripper": episode[layout.STATE][steps, tip : tip + 3], **places})
+    blank = [np.full((len(places["gripper"]), 3), np.nan) for places in seen]
+    known = list(dict.fromkeys(name for places in seen for name in places))
+    return ProbeData(
+        rgb=np.stack(rgb),
+        next_rgb=np.stack(next_rgb),
+        state=np.concatenate(state),
+        sentence=sentence,
+        episode=np.array(number),
+        target={k: np.concatenate([p.get(k, none) for p, none in zip(seen, blank, strict=True)]) for k in known},
+    )
+
+
+def probe(features_FD: np.ndarray, data: ProbeData) -> dict[str, dict[str, float]]:
+    """Held-out R^2 of each position along each axis.
+
+    Args:
+        features_FD: (F, D) frozen features of the frames of `data`.
+        data: the frames and their targets.
+
+    Returns:
+        target -> {"x", "y", "z": R^2 (NaN where it never moves in the test), "num_test": frames}. Targets seen in
+        fewer than 2 * `HOLDOUT_EVERY` episodes are left out.
+    """
+    if len(features_FD) != len(data.episode):
+        raise ConfigError(f"{len(data.episode)} frames need as many rows of features; got {features_FD.shape}.")
+    scores = {}
+    for name, target_F3 in data.target.items():
+        there = np.isfinite(target_F3).all(1)
+        if len(np.unique(data.episode[there])) < 2 * HOLDOUT_EVERY:
+            continue
+        r2, num_test = held_out_r2(features_FD[there], target_F3[there], data.episode[there])
+        scores[name] = {**dict(zip(AXES, map(float, r2), strict=True)), "num_test": num_test}
+    return scores
+
+
+def held_out_r2(x_ND: np.ndarray, y_NK: np.ndarray, episode_N: np.ndarray) -> tuple[np.ndarray, int]:
+    """R^2 (K,) of a ridge regression on episodes that it has not seen, and how many rows those have.
+
+    The penalty with the best mean R^2 on further episodes is chosen, then everything but the test is fitted again.
+    """
+    test_N = _holdout(episode_N)
+    rest_x, rest_y, choose = x_ND[~test_N], y_NK[~test_N], _holdout(episode_N[~test_N])
+    trials = ridge(rest_x[~choose], rest_y[~choose], rest_x[choose], PENALTIES)
+    variance = rest_y[choose].var(0).sum() + 1e-12
+    error = [((rest_y[choose] - guess) ** 2).mean(0).sum() / variance for guess in trials]
+    best = PENALTIES[int(np.argmin(error))]
+    [guess] = ridge(rest_x, rest_y, x_ND[test_N], (best,))
+    return r_squared(guess, y_NK[test_N], min_std=1e-3), int(test_N.sum())
+
+
+def ridge(x_ND: np.ndarray, y_NK: np.ndarray, new_MD: np.ndarray, penalties: tuple[float, ...]) -> list[np.ndarray]:
+    """Predictions (M, K) for new rows, one a penalty: w = (X'X + p t I)^-1 X'y with X standardised.
+
+    t is the mean eigenvalue of X'X, so that one penalty means the same for any number of rows and features.
+
+    Source: Hoerl and Kennard (1970), Technometrics 12:55.
+    """
+    mean, std = x_ND.mean(0), x_ND.std(0)
+    std = np.where(std > 1e-6, std, 1.0)
+    x, new, centre = (x_ND - mean) / std, (new_MD - mean) / std, y_NK.mean(0)
+    gram, right = x.T @ x, x.T @ (y_NK - centre)
+    scale = np.trace(gram) / len(gram)
+    identity = np.eye(len(gram))
+    return [new @ np.linalg.solve(gram + p * scale * identity, right) + centre for p in penalties]
+
+
+def _holdout(episode_N: np.ndarray) -> np.ndarray:
+    """(N,) bool, True in every `HOLDOUT_EVERY`-th episode by rank."""
+    rank_N = np.unique(episode_N, return_inverse=True)[1]
+    return rank_N % HOLDOUT_EVERY == HOLDOUT_EVERY - 1

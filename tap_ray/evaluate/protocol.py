@@ -1,0 +1,123 @@
+"""What a policy is judged on: a protocol with a hash. Results of two hashes are never compared.
+
+A protocol is a list of cells (task, scenario, initial state, seed), the same for every policy, so that differences
+between policies are paired. An initial state has one seed in every scenario, so scenarios are paired as well.
+"""
+
+from dataclasses import dataclass
+from typing import Any, Callable, Iterable
+
+from tap_ray.config import digest
+from tap_ray.errors import ConfigError, nearest
+from tap_ray.rng import seed_of
+from tap_ray.types import Cell, EnvConfig
+
+SUITES = ("tabletop",)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Protocol:
+    """Everything that defines the judged situation, and nothing else: no policy, no machine, no number of workers."""
+
+    tasks: tuple[str, ...]
+    """Tasks, each judged in every scenario."""
+    env_version: str
+    """Version of the simulated scenes; a change there makes old results another protocol."""
+    suite: str = "tabletop"
+    """One of `SUITES`."""
+    scenarios: tuple[str, ...] = ("standard",)
+    """Scenarios; "standard" changes nothing."""
+    episodes: int = 24
+    """Cells of each task in each scenario. Nested: the first 24 of 100 are the 24."""
+    seed: int = 0
+    """Root of the cells' seeds, at the seed tree's node "evaluate", which neither play nor demonstrations use."""
+    max_steps: int = 60
+    """Control steps of an episode, always run to the end."""
+    image_size: int = 96
+    """Side of the camera image that the policy is given, px."""
+    robot: str = "widowx"
+    """Embodiment."""
+    sim: str = "pybullet"
+    """Simulator."""
+    success: str = "once"
+    """"once": true at any step, as the paper and SIMPLER count; the state at the end is stored beside it."""
+
+    @property
+    def hash(self) -> str:
+        """16 hex digits over the cells (in any order) and all that they share."""
+        shared = {key: value for key, value in self.to_json(with_hash=False).items() if key not in _IN_CELLS}
+        named = sorted([c.task, c.scenario, c.initial_state, c.seed] for c in cells(self))
+        return digest({**shared, "cells": named})
+
+    def to_json(self, *, with_hash: bool = True) -> dict[str, Any]:
+        """Plain values, for results.json."""
+        values = {key: list(v) if isinstance(v, tuple) else v for key, v in vars(self).items()}
+        return {"hash": self.hash, **values} if with_hash else values
+
+    def env_config(self, task: str, scenario: str) -> EnvConfig:
+        """The scene of one task in one scenario."""
+        return EnvConfig(
+            task=task,
+            scenario=scenario,
+            robot=self.robot,
+            sim=self.sim,
+            image_size=self.image_size,
+            max_steps=self.max_steps,
+        )
+
+
+_IN_CELLS = ("tasks", "scenarios", "episodes", "seed")
+
+
+def cells(protocol: Protocol) -> list[Cell]:
+    """All cells, grouped by task, then scenario, then initial state."""
+    return [
+        Cell(
+            task=task,
+            scenario=scenario,
+            initial_state=state,
+            seed=seed_of(protocol.seed, "evaluate", task, state),
+        )
+        for task in protocol.tasks
+        for scenario in protocol.scenarios
+        for state in range(protocol.episodes)
+    ]
+
+
+def policy_seed(protocol_seed: int, cell: Cell) -> int:
+    """Seed of the policy's own noise in a cell; it follows from the cell, not from who runs it."""
+    return seed_of(protocol_seed, "evaluate_policy", cell.task, cell.scenario, cell.initial_state)
+
+
+def check(
+    protocol: Protocol, *, known_tasks: Iterable[str], check_scene: Callable[[EnvConfig], None] | None = None
+) -> None:
+    """Raise unless the protocol can be run.
+
+    Args:
+        protocol: what was asked for.
+        known_tasks: tasks of the suite.
+        check_scene: raises if a scene cannot be made; called for each task and scenario.
+
+    Raises:
+        ConfigError: an unknown suite or task (with the nearest match), a name given twice, or no cells.
+    """
+    if protocol.suite not in SUITES:
+        later = "The suite 'simpler' is not built yet. " if protocol.suite == "simpler" else ""
+        raise ConfigError(f"Unknown suite {protocol.suite!r}. {later}{nearest(protocol.suite, SUITES)}")
+    known = list(known_tasks)
+    for task in protocol.tasks:
+        if task not in known:
+            raise ConfigError(f"Unknown task {task!r}. {nearest(task, known)}")
+    for kind, names in (("task", protocol.tasks), ("scenario", protocol.scenarios)):
+        if len(set(names)) < len(names) or not names:
+            raise ConfigError(f"Name at least one {kind}, and each once; got {list(names)}.")
+    for name in ("episodes", "max_steps", "image_size"):
+        if getattr(protocol, name) < 1:
+            raise ConfigError(f"{name} must be at least 1; got {getattr(protocol, name)}.")
+    if protocol.success != "once":
+        raise ConfigError(f"The success rule is 'once' ('end' is stored beside it); got {protocol.success!r}.")
+    if check_scene is not None:
+        for task in protocol.tasks:
+            for scenario in protocol.scenarios:
+                check_scene(protocol.env_config(task, scenario))

@@ -1,0 +1,137 @@
+"""What an evaluation leaves behind: episodes.jsonl while it runs, then results.json and episodes.parquet."""
+
+import json
+import os
+from collections import Counter
+from dataclasses import asdict, fields
+from pathlib import Path
+from typing import Any, Iterable, Sequence
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from tap_ray.errors import StorageError
+from tap_ray.evaluate.protocol import Protocol
+from tap_ray.metrics import wilson
+from tap_ray.runs import write_json
+from tap_ray.types import Cell, EpisodeResult
+
+
+def summarise(
+    results: Sequence[EpisodeResult], protocol: Protocol, *, policy: str, run: str | None = None
+) -> dict[str, Any]:
+    """What results.json holds.
+
+    Args:
+        results: one for every cell of the protocol, in any order.
+        protocol: which cells those are.
+        policy: name of the policy in tables.
+        run: its run folder; None for a built-in one.
+
+    Returns:
+        Plain values. Rates are in [0, 1] with Wilson 95 % intervals. `avg_*` are the paper's: means over tasks (and
+        scenarios) of the rates, `avg_all` the mean of partial and entire; all cells being equally large, the
+        intervals of the first two are those of the pooled counts. `seconds` is the time of all robots' processes.
+    """
+    table: dict[str, dict[str, Any]] = {}
+    for task in protocol.tasks:
+        table[task] = {}
+        for scenario in protocol.scenarios:
+            table[task][scenario] = _score(r for r in results if (r.cell.task, r.cell.scenario) == (task, scenario))
+    whole = _score(results)
+    scores = [score for row in table.values() for score in row.values()]
+    average = {kind: float(np.mean([score[kind]["rate"] for score in scores])) for kind in ("partial", "entire")}
+    timed = [r.policy_ms for r in results if not r.error]
+    return {
+        "protocol": protocol.to_json(),
+        "policy": {"name": policy, "run": run},
+        "tasks": table,
+        "avg_partial": average["partial"],
+        "avg_entire": average["entire"],
+        "avg_all": (average["partial"] + average["entire"]) / 2,
+        "avg_partial_interval": [whole["partial"]["low"], whole["partial"]["high"]],
+        "avg_entire_interval": [whole["entire"]["low"], whole["entire"]["high"]],
+        "errors": whole["errors"],
+        "policy_ms": float(np.mean(timed)) if timed else None,
+        "seconds": sum(r.seconds for r in results),
+    }
+
+
+def _score(results: Iterable[EpisodeResult]) -> dict[str, Any]:
+    rows = list(results)
+    counts = {
+        "partial": sum(r.partial_once for r in rows),
+        "entire": sum(r.entire_once for r in rows),
+        "partial_end": sum(r.partial_end for r in rows),
+        "entire_end": sum(r.entire_end for r in rows),
+    }
+    rates = {kind: {"k": k, **wilson(k, len(rows))._asdict()} for kind, k in counts.items()}
+    return {"n": len(rows), **rates, "errors": sum(bool(r.error) for r in rows)}
+
+
+def write(
+    folder: Path, results: Sequence[EpisodeResult], protocol: Protocol, *, policy: str, run: str | None = None
+) -> dict[str, Any]:
+    """Write episodes.parquet and results.json; arguments and result as of `summarise`."""
+    summary = summarise(results, protocol, policy=policy, run=run)
+    write_parquet(folder / "episodes.parquet", results)
+    write_json(folder / "results.json", summary)
+    return summary
+
+
+def crashes(results: Iterable[EpisodeResult]) -> list[str]:
+    """One line for each reason that episodes crashed for, the most frequent first."""
+    reasons = Counter(result.error for result in results if result.error)
+    return [f"{count} crashed, counted as failures: {reason}" for reason, count in reasons.most_common()]
+
+
+def metrics(summary: dict[str, Any]) -> dict[str, float]:
+    """The numbers of a summary as flat metrics, e.g. "evaluate/put_carrot_on_plate/standard/entire"."""
+    flat = {f"evaluate/{key}": summary[key] for key in ("avg_partial", "avg_entire", "avg_all", "errors", "seconds")}
+    for task, row in summary["tasks"].items():
+        for scenario, score in row.items():
+            flat |= {f"evaluate/{task}/{scenario}/{kind}": score[kind]["rate"] for kind in ("partial", "entire")}
+    return flat
+
+
+def write_parquet(path: Path, results: Iterable[EpisodeResult]) -> None:
+    """One row an episode; columns are the fields of `Cell` and `EpisodeResult`."""
+    rows = [_flat(result) for result in results]
+    try:
+        pq.write_table(pa.Table.from_pylist(rows), path)
+    except OSError as error:
+        raise StorageError(f"Cannot write {path}: {error}. Free some space or name another --out.") from None
+
+
+def _flat(result: EpisodeResult) -> dict[str, Any]:
+    values = asdict(result)
+    return {**values.pop("cell"), **values}
+
+
+def append(path: Path, results: Iterable[EpisodeResult]) -> None:
+    """Add results to a JSON-lines file, on the disk when this returns."""
+    try:
+        with open(path, "a") as file:
+            file.writelines(json.dumps(_flat(result)) + "\n" for result in results)
+            file.flush()
+            os.fsync(file.fileno())
+    except OSError as error:
+        raise StorageError(f"Cannot write {path}: {error.strerror}. Free some space, run it again.") from None
+
+
+def stored(path: Path) -> dict[Cell, EpisodeResult]:
+    """Results that an earlier run of the same command appended; a line that was cut off is removed and run again."""
+    if not path.exists():
+        return {}
+    text = path.read_text()
+    whole = text[: text.rfind("\n") + 1]
+    if whole != text:
+        path.write_text(whole)
+    results = [_deep(json.loads(line)) for line in whole.splitlines()]
+    return {result.cell: result for result in results}
+
+
+def _deep(row: dict[str, Any]) -> EpisodeResult:
+    cell = Cell(**{field.name: row.pop(field.name) for field in fields(Cell)})
+    return EpisodeResult(cell=cell, **row)

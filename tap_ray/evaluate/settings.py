@@ -1,0 +1,71 @@
+"""The knobs of `python -m jobs.evaluate`."""
+
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Iterable
+
+from tap_ray.evaluate.protocol import Protocol
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvaluateConfig:
+    """Which policy is judged on which cells, and by how many robots at once."""
+
+    policy: str
+    """Run folder of a trained policy; or "expert" or "random", the upper and the lower bound."""
+    suite: str = "tabletop"
+    """Suite of tasks."""
+    tasks: tuple[str, ...] = ()
+    """Tasks to judge; none given: all of the suite."""
+    scenario: tuple[str, ...] = ("standard",)
+    """Scenarios that each task is judged in; "standard" changes nothing."""
+    episodes: int = 24
+    """Cells of each task in each scenario."""
+    max_steps: int = 60
+    """Control steps of an episode (5 a second)."""
+    image_size: int = 96
+    """Side of the camera image, px; a trained policy needs its own."""
+    robot: str = "widowx"
+    """Embodiment."""
+    sim: str = "pybullet"
+    """Simulator."""
+    seed: int = 0
+    """Root of the cells' seeds: another seed is another protocol."""
+    name: str = ""
+    """Name of the policy in tables; empty: that of its folder."""
+    fleets: int = 0
+    """Processes that run cells; 0: one for each CPU."""
+    robots_per_fleet: int = 8
+    """Robots in a process, stepped in lockstep; the policy sees them as one batch."""
+    gpus_per_fleet: float = 0.0
+    """GPUs, or a share of one, for each fleet's policy; 0: none."""
+    out: Path | None = None
+    """Run folder; without it runs/evaluate-<hash>."""
+    ray_address: str | None = None
+    """Ray cluster to join, e.g. "auto"; without it a local Ray starts and stops with the job."""
+
+
+def protocol_of(config: EvaluateConfig, *, suite_tasks: Iterable[str], env_version: str) -> Protocol:
+    """The protocol that a config asks for."""
+    return Protocol(
+        suite=config.suite,
+        tasks=config.tasks or tuple(suite_tasks),
+        scenarios=config.scenario,
+        episodes=config.episodes,
+        max_steps=config.max_steps,
+        image_size=config.image_size,
+        robot=config.robot,
+        sim=config.sim,
+        seed=config.seed,
+        env_version=env_version,
+    )
+
+
+def what(config: EvaluateConfig, protocol: Protocol) -> dict[str, Any]:
+    """Plain values for the run folder; those that say who works on it, not what it is, begin with "_"."""
+    values = {key: str(value) if isinstance(value, Path) else value for key, value in asdict(config).items()}
+    return {
+        **{key: values[key] for key in ("policy", "name", "out")},
+        **{f"_{key}": values[key] for key in ("fleets", "robots_per_fleet", "gpus_per_fleet", "ray_address")},
+        "protocol": protocol.to_json(),
+    }

@@ -1,0 +1,50 @@
+"""The judged policy when it is a training run: does it fit, and how a fleet loads it. Torch is loaded only there."""
+
+import functools
+from pathlib import Path
+
+from tap_ray.errors import ConfigError, nearest
+from tap_ray.runs import hash_of, read_json
+from tap_ray.specs import RobotSpec, require_compatible
+from tap_ray.types import EnvConfig, Policy
+
+BUILT_IN = ("expert", "random")
+"""Policies that need no training run: the upper and the lower bound."""
+
+
+def require_fit(run: Path | str, *, spec: RobotSpec, image_size: int) -> None:
+    """Raise unless a run's policy fits the robots that it is to be judged on; reads only small JSON files.
+
+    Args:
+        run: folder of a training run.
+        spec: what the robots emit.
+        image_size: side of the image that they emit, px.
+
+    Raises:
+        ConfigError: no such folder (with the built-in policies), or a policy for images of another size.
+        CheckpointError: not a training run, or not finished.
+        SpecError: names every convention that differs.
+    """
+    if not Path(run).exists():
+        raise ConfigError(f"--policy {str(run)!r} is neither a run folder nor built in. {nearest(str(run), BUILT_IN)}")
+    hash_of(run)
+    final = Path(run) / "final"
+    trained = RobotSpec.from_json(read_json(final / "spec.json"))
+    require_compatible(spec, trained, have_name=f"robot {spec.robot!r}", want_name=f"policy {run}")
+    wanted = read_json(final / "policy.json")["image_size"]
+    if wanted != image_size:
+        raise ConfigError(
+            f"{run} was trained on images of {wanted} px, these are of {image_size}: --image-size {wanted}."
+        )
+
+
+def load(run: str, scene: EnvConfig, num_robots: int, *, device: str = "cpu") -> Policy:
+    """A run's policy, loaded once in a process whatever the scene and the number of robots."""
+    return _loaded(run, device)
+
+
+@functools.cache
+def _loaded(run: str, device: str) -> Policy:
+    from tap_ray.models.deploy import load_policy
+
+    return load_policy(Path(run), device=device)[0]

@@ -1,0 +1,213 @@
+"""Numbers that judge policies and movements: intervals, paired tests, smoothness, coverage, fit. NumPy only.
+
+Every function is pure, takes plain arrays and names its source. Undefined values are NaN, never a made-up number.
+"""
+
+from math import comb, log, sqrt
+from statistics import NormalDist
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+
+class Interval(NamedTuple):
+    """A proportion with its confidence interval, each in [0, 1]."""
+
+    rate: float
+    low: float
+    high: float
+
+
+def wilson(successes: int, trials: int, confidence: float = 0.95) -> Interval:
+    """Wilson score interval of a binomial proportion; it stays inside [0, 1] and is sensible at 0 and n successes.
+
+    Args:
+        successes: how many trials succeeded, 0 .. `trials`.
+        trials: how many there were; 0 gives rate NaN and the interval 0 .. 1, which is all that is known then.
+        confidence: two-sided level in (0, 1).
+
+    Raises:
+        ValueError: `successes` does not lie in 0 .. `trials`.
+
+    Source: Wilson (1927), JASA 22:209; method 3 of Newcombe (1998), Statistics in Medicine 17:857.
+    """
+    if not 0 <= successes <= trials:
+        raise ValueError(f"Successes must lie in 0 .. trials = {trials}; got {successes}.")
+    if trials == 0:
+        return Interval(float("nan"), 0.0, 1.0)
+    z = NormalDist().inv_cdf(0.5 + confidence / 2)
+    rate = successes / trials
+    centre = (rate + z * z / (2 * trials)) / (1 + z * z / trials)
+    half = z / (1 + z * z / trials) * sqrt(rate * (1 - rate) / trials + z * z / (4 * trials * trials))
+    low = 0.0 if successes == 0 else centre - half
+    high = 1.0 if successes == trials else centre + half
+    return Interval(rate, low, high)
+
+
+class McNemar(NamedTuple):
+    """Outcome of a paired test of two policies on the same cells."""
+
+    num_pairs: int
+    only_first: int
+    """Cells where the first succeeded and the second did not."""
+    only_second: int
+    """Cells where the second succeeded and the first did not."""
+    p_value: float
+    """Two-sided, exact. Small: the policies differ."""
+
+
+def mcnemar(first: ArrayLike, second: ArrayLike) -> McNemar:
+    """Exact two-sided McNemar test: are the discordant pairs split like a fair coin?
+
+    Args:
+        first: (N,) bool, success of the first policy in each cell.
+        second: (N,) bool, success of the second policy in the same cells, same order.
+
+    Returns:
+        The counts and p = min(1, 2 P(X <= min(b, c))), X ~ Binomial(b + c, 1/2); p = 1 without discordant pairs.
+
+    Raises:
+        ValueError: the two differ in length.
+
+    Source: McNemar (1947), Psychometrika 12:153; exact form as in Fagerland et al. (2013), BMC Med Res Meth 13:91.
+    """
+    a, b = np.asarray(first, bool), np.asarray(second, bool)
+    if a.shape != b.shape or a.ndim != 1:
+        raise ValueError(f"A paired test needs two lists of the same length; got {a.shape} and {b.shape}.")
+    only_first, only_second = int((a & ~b).sum()), int((~a & b).sum())
+    discordant = only_first + only_second
+    tail = sum(comb(discordant, i) for i in range(min(only_first, only_second) + 1))
+    return McNemar(len(a), only_first, only_second, min(1.0, 2 * tail / 2**discordant))
+
+
+def speed(position: ArrayLike, hz: float) -> np.ndarray:
+    """(T-1,) speeds in m/s of a path (T, D) in m sampled at `hz`."""
+    return np.linalg.norm(np.diff(np.asarray(position, float), axis=0), axis=1) * hz
+
+
+def sparc(speed_T: ArrayLike, hz: float, *, padlevel: int = 4, max_hz: float = 10.0, amplitude: float = 0.05) -> float:
+    """Spectral arc length of a speed profile: 0 at best, more negative = less smooth; blind to scale and duration.
+
+    Args:
+        speed_T: (T,) speeds, any unit.
+        hz: sampling rate of the profile. Bands above hz / 2 do not exist, so `max_hz` is clipped to it: at a
+            control rate of 5 Hz the value describes movement below 2.5 Hz and is not comparable with other rates.
+        padlevel: zero padding, powers of two beyond the next one.
+        max_hz: upper end of the band, Hz (fc of the source).
+        amplitude: the band ends where the normalised spectrum last reaches this.
+
+    Returns:
+        The (negative) arc length; NaN for fewer than two samples or no movement at all.
+
+    Source: Balasubramanian, Melendez-Calderon, Burdet (2012), IEEE TBME 59:2126; Balasubramanian et al. (2015),
+    J NeuroEng Rehab 12:112, whose defaults these are.
+    """
+    profile = np.asarray(speed_T, float)
+    if len(profile) < 2 or not profile.any():
+        return float("nan")
+    num_fft = 2 ** (int(np.ceil(np.log2(len(profile)))) + padlevel)
+    frequency = np.fft.rfftfreq(num_fft, 1 / hz)
+    spectrum = np.abs(np.fft.rfft(profile, num_fft))
+    spectrum /= spectrum.max()
+    inside = frequency <= max_hz
+    frequency, spectrum = frequency[inside], spectrum[inside]
+    strong = np.flatnonzero(spectrum >= amplitude)
+    band = slice(strong[0], strong[-1] + 1)
+    frequency, spectrum = frequency[band], spectrum[band]
+    if len(frequency) < 2:
+        return 0.0
+    width = frequency[-1] - frequency[0]
+    return float(-np.hypot(np.diff(frequency) / width, np.diff(spectrum)).sum())
+
+
+def log_dimensionless_jerk(position: ArrayLike, hz: float) -> float:
+    """-ln of the dimensionless squared jerk of a path; a minimum-jerk reach gives -ln 204.8 = -5.32, the best.
+
+        -ln( duration^3 / peak_speed^2  *  integral |jerk|^2 dt )
+
+    Args:
+        position: (T, D) m, T >= 4.
+        hz: sampling rate. Jerk is the third difference, so coarse sampling hides fast shaking.
+
+    Returns:
+        More negative = less smooth. It also falls with every stop and start in the path, so compare only episodes of
+        one length. NaN for fewer than four samples, no movement, or constant acceleration (no jerk at all).
+
+    Source: Hogan & Sternad (2009), J Motor Behavior 41:529; log form of Balasubramanian et al. (2012).
+    """
+    path = np.asarray(position, float)
+    if len(path) < 4:
+        return float("nan")
+    peak = speed(path, hz).max()
+    jerk = np.diff(path, n=3, axis=0) * hz**3
+    duration = (len(path) - 1) / hz
+    squared = float((jerk**2).sum()) / hz
+    # Third differences of a straight line are rounding errors of the positions, not jerk.
+    floor = 64 * np.finfo(float).eps * np.abs(path).max() * hz**3
+    if peak == 0 or np.abs(jerk).max() <= floor:
+        return float("nan")
+    return -log(duration**3 / peak**2 * squared)
+
+
+class Coverage(NamedTuple):
+    """How much of the workspace was visited, and how evenly."""
+
+    num_voxels: int
+    entropy_bits: float
+    """Of the distribution of visits over voxels; log2(num_voxels) when all were visited equally often."""
+
+
+def coverage(position: ArrayLike, leaf_m: float = 0.05) -> Coverage:
+    """Voxels visited by a set of positions, and the entropy of the visits.
+
+    Args:
+        position: (T, 3) m; order does not matter, episodes may be concatenated.
+        leaf_m: side of a voxel, m. 5 cm is the leaf of the paper's safe-pose library.
+
+    Source: Shannon (1948); the voxel grid as in METHOD.md A, "Play", step 1.
+    """
+    points = np.asarray(position, float)
+    if len(points) == 0:
+        return Coverage(0, 0.0)
+    _, counts = np.unique(np.floor(points / leaf_m), axis=0, return_counts=True)
+    share = counts / counts.sum()
+    return Coverage(len(counts), float(abs(-(share * np.log2(share)).sum())))
+
+
+def contact_rate(contact: ArrayLike) -> float:
+    """Share of steps in [0, 1] with a finger on an object; NaN for none. `contact` is (T,) bool."""
+    touched = np.asarray(contact, bool)
+    return float(touched.mean()) if touched.size else float("nan")
+
+
+def r_squared(predicted: ArrayLike, target: ArrayLike, *, min_std: float = 1e-6) -> np.ndarray:
+    """Coefficient of determination of every column: 1 - sum of squared errors / sum of squares about the mean.
+
+    Args:
+        predicted: (N, A), physical units.
+        target: (N, A), same units.
+        min_std: a target column whose standard deviation does not exceed this counts as constant.
+
+    Returns:
+        (A,) float64 in (-inf, 1]. **A constant column gives NaN**: nothing varies there, so nothing can be explained;
+        leave it out of a mean (`np.nanmean`) and say which columns remain.
+
+    Raises:
+        ValueError: the shapes differ or are not (N, A) with N >= 1.
+    """
+    guess, truth = np.asarray(predicted, float), np.asarray(target, float)
+    if guess.shape != truth.shape or truth.ndim != 2 or len(truth) == 0:
+        raise ValueError(f"R^2 needs two arrays of shape (N, A), N >= 1; got {guess.shape} and {truth.shape}.")
+    total = ((truth - truth.mean(0)) ** 2).sum(0)
+    moves = truth.std(0) > min_std
+    ratio = ((truth - guess) ** 2).sum(0) / np.where(moves, total, 1.0)
+    return np.where(moves, 1.0 - ratio, np.nan)
+
+
+def gripper_accuracy(predicted: ArrayLike, target: ArrayLike) -> float:
+    """Share of steps whose gripper command has the right sign (+1 open, -1 closed; 0 counts as open); NaN for none."""
+    guess, truth = np.asarray(predicted, float), np.asarray(target, float)
+    if guess.shape != truth.shape:
+        raise ValueError(f"Gripper accuracy needs two arrays of one shape; got {guess.shape} and {truth.shape}.")
+    return float(((guess >= 0) == (truth >= 0)).mean()) if truth.size else float("nan")

@@ -1,0 +1,120 @@
+"""From a config to a new policy, and to and from a folder: safetensors for weights, JSON for everything else.
+
+final/
+    model.safetensors          weights, and the statistics they were trained with
+    policy.json                PolicyConfig
+    spec.json                  RobotSpec
+    norm_stats.json            those statistics
+    vision/config.json ...     the towers' own `transformers` configs
+    tokenizer.json             with an instruction as context
+"""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from safetensors.torch import save_file
+from tokenizers import Tokenizer
+from transformers import AutoConfig
+
+from tap_ray.config import from_dict, to_dict
+from tap_ray.dataset.norm_stats import NormStats
+from tap_ray.errors import CheckpointError
+from tap_ray.models.language import text_config
+from tap_ray.models.policy import PolicyConfig, TapPolicy, Towers
+from tap_ray.models.vision import tower_config
+from tap_ray.models.weights import load_model
+from tap_ray.runs import read_json, write_json
+from tap_ray.specs import RobotSpec
+
+GOAL_CHANNELS = 9
+"""Image at t, goal image, their difference."""
+
+
+def new_policy(config: PolicyConfig, *, seed: int, tokenizer: Tokenizer | None = None) -> TapPolicy:
+    """A policy with fresh weights (those of pretrained towers fetched).
+
+    Args:
+        config: sizes.
+        seed: of the weights; torch's own generator is left as it was.
+        tokenizer: needed with an instruction as context.
+    """
+    size = config.image_size
+    towers = Towers(
+        vision=tower_config(config.vision, image_size=size),
+        goal_stem=tower_config(config.goal_stem, image_size=size, channels=GOAL_CHANNELS)
+        if config.context == "goal"
+        else None,
+        language=text_config(config.language, tokenizer, config.num_context)
+        if tokenizer is not None and config.context == "language"
+        else None,
+    )
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return TapPolicy(config, towers)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Trained:
+    """A policy with all that is needed to use it."""
+
+    policy: TapPolicy
+    spec: RobotSpec
+    norm: NormStats
+    tokenizer: Tokenizer | None
+    """None without instructions."""
+
+
+def save_policy(folder: Path, trained: Trained) -> None:
+    """Write everything that `load_trained` needs into `folder`; the weights last."""
+    policy = trained.policy
+    folder.mkdir(parents=True, exist_ok=True)
+    for name in ("vision", "goal_stem", "language"):
+        tower = getattr(policy.towers, name)
+        if tower is not None:
+            tower.save_pretrained(folder / name)
+    if trained.tokenizer is not None:
+        trained.tokenizer.save(str(folder / "tokenizer.json"))
+    write_json(folder / "norm_stats.json", trained.norm.to_json())
+    write_json(folder / "spec.json", trained.spec.to_json())
+    write_json(folder / "policy.json", to_dict(policy.config))
+    temporary = folder / ".model.tmp"
+    save_file({name: value.detach().cpu().contiguous() for name, value in policy.state_dict().items()}, temporary)
+    temporary.replace(folder / "model.safetensors")
+
+
+def load_trained(folder: Path) -> Trained:
+    """Inverse of `save_policy`.
+
+    Raises:
+        CheckpointError: missing, cut off, or made by another version.
+    """
+    if not (folder / "policy.json").is_file():
+        raise CheckpointError(f"{folder} holds no policy (no policy.json). Give the folder of a finished training run.")
+    config = from_dict(PolicyConfig, read_json(folder / "policy.json"), where=str(folder / "policy.json"))
+    towers = Towers(**{n: _tower(folder / n) for n in ("vision", "goal_stem", "language") if (folder / n).is_dir()})
+    policy = TapPolicy(config, towers, load_weights=False)
+    load_model(folder / "model.safetensors", policy)
+    spec = RobotSpec.from_json(read_json(folder / "spec.json"))
+    return Trained(
+        policy=policy.eval(),
+        spec=spec,
+        norm=NormStats.from_json(read_json(folder / "norm_stats.json")),
+        tokenizer=_tokenizer(folder / "tokenizer.json", needed=config.context == "language"),
+    )
+
+
+def _tower(folder: Path):
+    try:
+        return AutoConfig.from_pretrained(folder)
+    except (OSError, ValueError, json.JSONDecodeError) as error:
+        raise CheckpointError(f"{folder} holds no transformers config: {error}") from None
+
+
+def _tokenizer(file: Path, *, needed: bool) -> Tokenizer | None:
+    if not needed:
+        return None
+    if not file.is_file():
+        raise CheckpointError(f"{file} is missing: without it no instruction can be read.")
+    return Tokenizer.from_file(str(file))

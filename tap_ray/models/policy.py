@@ -1,0 +1,177 @@
+"""The policy of both stages: one sequence, one head. N batch, P image tokens, L context tokens, D width, H chunk.
+
+    image at t -> VisionTower             -> P tokens -+
+    learnt action queries                 -> Q tokens -+-> Trunk -> read-out -> head -> (N, H, A) normalised actions
+    context: goal image | instruction     -> L tokens -+
+
+Stage 2 swaps the context and nothing else: L is the same in both. The read-out keeps every token's place (flattened,
+not averaged), without which a small policy never learnt *where* things are (SPIKE.md).
+"""
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+from transformers import PretrainedConfig
+
+from tap_ray.dataset.norm_stats import NormStats
+from tap_ray.models.heads import RegressionHead
+from tap_ray.models.language import LanguageConfig, TextEncoder
+from tap_ray.models.scale import Scale
+from tap_ray.models.trunk import Trunk
+from tap_ray.models.vision import VisionConfig, VisionTower
+
+
+@dataclass(frozen=True, kw_only=True)
+class PolicyConfig:
+    """Sizes of the policy. Fields that start with `num_` are counts."""
+
+    context: Literal["goal", "language"] = "goal"
+    """What says what to do: Stage 1 a goal image, Stage 2 an instruction."""
+    image_size: int = 96
+    """Side of the square camera image, px."""
+    chunk: int = 4
+    """Actions predicted at once (H)."""
+    execute: int = 2
+    """Actions of a chunk that are carried out before the policy looks again, 1 .. chunk."""
+    num_actions: int = 7
+    """Slots of an action (A)."""
+    vision: VisionConfig = field(default_factory=VisionConfig)
+    """Tower of the image at t."""
+    goal_stem: VisionConfig = field(default_factory=lambda: VisionConfig(widths=(32, 64, 64)))
+    """Tower of the stacked pair (image at t, goal, their difference): motion between frames is smaller than a
+    pixel, so the two must meet before anything is thrown away."""
+    language: LanguageConfig = field(default_factory=LanguageConfig)
+    """Text encoder."""
+    width: int = 128
+    """Channels of the trunk."""
+    num_layers: int = 2
+    """Layers of the trunk."""
+    num_heads: int = 2
+    """Attention heads of a layer."""
+    num_context: int = 16
+    """Context tokens (L): words of an instruction, or mixtures of the goal stem's cells."""
+    num_queries: int = 4
+    """Learnt action queries."""
+    readout: int = 16
+    """Channels each token keeps in the flattened read-out."""
+    head_width: int = 512
+    """Hidden units of the head."""
+    num_reach: int = 0
+    """Reach targets (R) regressed beside the action in Stage 1; 0 builds no reach head."""
+    num_state: int = 0
+    """Proprioception slots that enter as one more token; 0 uses the image alone, as the paper does."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Towers:
+    """`transformers` configs of the towers, so that a saved policy loads without its hub."""
+
+    vision: PretrainedConfig
+    goal_stem: PretrainedConfig | None = None
+    language: PretrainedConfig | None = None
+
+
+class TapPolicy(nn.Module):
+    """Images and a context in, normalised action chunks (and reach targets) out."""
+
+    def __init__(self, config: PolicyConfig, towers: Towers, *, load_weights: bool = True) -> None:
+        """
+        Args:
+            config: sizes.
+            towers: the towers' own configs; see `build.py`.
+            load_weights: fetch the weights of pretrained towers; False when a checkpoint follows anyway.
+        """
+        super().__init__()
+        self.config, self.towers = config, towers
+        size, width = config.image_size, config.width
+        self.action_scale = Scale(config.num_actions)
+        self.vision = VisionTower(config.vision, towers.vision, image_size=size, load_weights=load_weights)
+        self.vision_in = nn.Linear(self.vision.channels, width)
+        self.place = _learnt(self.vision.num_tokens, width)
+        self.queries = _learnt(config.num_queries, width)
+        if config.context == "goal":
+            assert towers.goal_stem is not None
+            self.goal = VisionTower(config.goal_stem, towers.goal_stem, image_size=size, load_weights=False)
+            self.context_in = nn.Linear(self.goal.channels, width)
+            self.mix = nn.Linear(self.goal.num_tokens, config.num_context)
+        else:
+            assert towers.language is not None
+            self.language = TextEncoder(config.language, towers.language, load_weights=load_weights)
+            self.context_in = nn.Linear(self.language.channels, width)
+        if config.num_state:
+            self.state_scale = Scale(config.num_state)
+            self.state_in = nn.Linear(config.num_state, width)
+        self.context_place = _learnt(config.num_context, width)
+        self.trunk = Trunk(width=width, num_layers=config.num_layers, num_heads=config.num_heads)
+        self.squeeze = nn.Linear(width, config.readout)
+        features = (self.vision.num_tokens + config.num_queries + config.num_context) * config.readout
+        self.head = RegressionHead(
+            features=features, width=config.head_width, chunk=config.chunk, num_actions=config.num_actions
+        )
+        if config.num_reach:
+            self.reach_scale = Scale(config.num_reach)
+            self.reach = nn.Sequential(
+                nn.Linear(features, config.head_width), nn.ReLU(), nn.Linear(config.head_width, config.num_reach)
+            )
+
+    def set_norm(self, norm: NormStats) -> None:
+        """Take over the statistics to normalise with."""
+        self.action_scale.set(norm.action.offset, norm.action.scale)
+        if self.config.num_state:
+            self.state_scale.set(norm.state.offset, norm.state.scale)
+
+    def forward(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
+        """
+        Args:
+            batch: "rgb" (N, Y, X, 3) uint8; "goal_rgb" likewise, or "tokens" (U, L) and "sentence" (N,) row of it;
+                "state" (N, S) with `num_state`; optional "jitter" (N, 2).
+
+        Returns:
+            "action" (N, H, A) normalised, and with a reach head "reach" (N, R) normalised.
+        """
+        now = _floats(batch["rgb"], batch.get("jitter"))
+        image_NPD = self.vision_in(self.vision(now)) + self.place
+        context_NLD, hidden_NL = self._context(batch, now)
+        if self.config.num_state:
+            image_NPD = image_NPD + self.state_in(self.state_scale(batch["state"]))[:, None]
+        read_NF = self._read(image_NPD, context_NLD, hidden_NL)
+        out = {"action": self.head(read_NF)}
+        if self.config.num_reach:
+            out["reach"] = self.reach(read_NF)
+        return out
+
+    def _context(self, batch: dict[str, Tensor], now: Tensor) -> tuple[Tensor, Tensor | None]:
+        """(N, L, D) tokens of the goal or of the instruction, and (N, L) True at padding."""
+        if self.config.context == "goal":
+            goal = _floats(batch["goal_rgb"], batch.get("jitter"))
+            # A difference of a few grey levels is the whole signal: bring it to the size of an image.
+            pair = torch.cat([now, goal, 0.5 + 2.0 * (goal - now)], dim=1)
+            return self.context_in(self.mix(self.goal(pair).mT).mT) + self.context_place, None
+        tokens_ULD = self.context_in(self.language(batch["tokens"])) + self.context_place
+        return tokens_ULD[batch["sentence"]], (batch["tokens"] < 0)[batch["sentence"]]
+
+    def _read(self, image_NPD: Tensor, context_NLD: Tensor, hidden_NL: Tensor | None) -> Tensor:
+        """(N, F) features for the heads."""
+        num, dtype = len(image_NPD), image_NPD.dtype
+        sequence = torch.cat([image_NPD, self.queries.expand(num, -1, -1).to(dtype), context_NLD.to(dtype)], dim=1)
+        if hidden_NL is None:
+            return self.squeeze(self.trunk(sequence)).flatten(1)
+        num_seen = sequence.shape[1] - hidden_NL.shape[1]
+        hidden_NS = nn.functional.pad(hidden_NL, (num_seen, 0), value=False)
+        read_NSr = self.squeeze(self.trunk(sequence, hidden_NS))
+        return read_NSr.masked_fill(hidden_NS[..., None], 0.0).flatten(1)
+
+
+def _learnt(num: int, width: int) -> nn.Parameter:
+    return nn.Parameter(torch.randn(1, num, width) * 0.02)
+
+
+def _floats(rgb_NYXC: Tensor, jitter_N2: Tensor | None) -> Tensor:
+    """(N, Y, X, 3) uint8 -> (N, 3, Y, X) floats, [0, 1] but for the jitter; a view in channels_last, no copy."""
+    x = rgb_NYXC.permute(0, 3, 1, 2).float().div_(255)
+    if jitter_N2 is not None:
+        contrast, brightness = jitter_N2[:, 0, None, None, None], jitter_N2[:, 1, None, None, None]
+        x = (x - 0.5) * (1 + contrast) + 0.5 + brightness
+    return x

@@ -1,0 +1,52 @@
+"""Reading weights, and saying clearly why they do not fit. Nothing is ever unpickled."""
+
+from pathlib import Path
+from typing import Mapping
+
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+from tap_ray.errors import CheckpointError
+
+FACTS_SHOWN = 6
+"""Differences named in one message."""
+
+
+def read_tensors(file: Path) -> dict[str, Tensor]:
+    """Tensors of a safetensors file.
+
+    Raises:
+        CheckpointError: missing or cut off.
+    """
+    if not file.is_file():
+        raise CheckpointError(f"{file} is missing. Give the folder of a run that has finished.")
+    try:
+        return load_file(file)
+    except SafetensorError as error:
+        raise CheckpointError(f"{file} cannot be read (cut off?): {error}. Use an earlier checkpoint.") from None
+
+
+def load_model(file: Path, model: nn.Module) -> None:
+    """Fill a model's weights and buffers, all of them.
+
+    Raises:
+        CheckpointError: missing, cut off, or of another model.
+    """
+    tensors = read_tensors(file)
+    require_same(tensors, model.state_dict(), where=str(file))
+    model.load_state_dict(tensors)
+
+
+def require_same(have: Mapping[str, Tensor], want: Mapping[str, Tensor], *, where: str) -> None:
+    """Raise CheckpointError unless both hold the same names with the same shapes; names the first few that differ."""
+    lines = [f"{name} is missing" for name in want if name not in have]
+    lines += [f"{name} is not in this model" for name in have if name not in want]
+    lines += [
+        f"{name} has shape {tuple(have[name].shape)}, this model has {tuple(value.shape)}"
+        for name, value in want.items()
+        if name in have and have[name].shape != value.shape
+    ]
+    if lines:
+        more = f"\n  ... and {len(lines) - FACTS_SHOWN} more" if len(lines) > FACTS_SHOWN else ""
+        raise CheckpointError(f"{where} does not fit this model:\n  " + "\n  ".join(lines[:FACTS_SHOWN]) + more)

@@ -1,0 +1,251 @@
+"""Collecting episodes, in one process and without Ray: every attempt is a pure function of (plan, index).
+
+`attempt` numbers count what is tried, episode numbers what is kept. In play everything is kept, unless a simulator
+crashes; then the crash is recorded with its reason and another attempt takes its place.
+"""
+
+from dataclasses import dataclass, field, replace
+from typing import Any, Callable, Iterator, Sequence
+
+import gymnasium as gym
+import numpy as np
+
+from tap_ray.config import to_dict
+from tap_ray.dataset.encode import encode_episode
+from tap_ray.errors import ConfigError, TapRayError, nearest
+from tap_ray.play.explorers import POSE, EXPLORERS, ExplorerConfig, ExplorerName, make_explorer, needs_memory, pick
+from tap_ray.play.novelty import RoundMemory, Visits, episode_visits
+from tap_ray.play.safe_poses import SamplePoses, build_library
+from tap_ray.rng import generator, seed_of
+from tap_ray.rollout import PerRobot, rollout
+from tap_ray.types import PLAY_TASK, EnvConfig, Episode, Trajectory
+
+MakeVector = Callable[[EnvConfig, int], gym.vector.VectorEnv]
+Memory = Callable[[int], Visits | None]
+"""Round -> what the run has seen before it; None: not known in time (that attempt is not played now)."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class CollectPlan:
+    """What play is collected. Everything an episode's bytes depend on, and nothing else."""
+
+    env: EnvConfig = field(default_factory=EnvConfig)
+    """Robot, scene, image size, steps an episode, masks."""
+    explorer: ExplorerName = "mixed"
+    """Who plays; see the top of play/explorers.py."""
+    explorers: ExplorerConfig = field(default_factory=ExplorerConfig)
+    """Constants of the explorers."""
+    seed: int = 0
+    """Root of the seed tree."""
+    jpeg_quality: int = 90
+    """1 to 95."""
+    round_episodes: int = 32
+    """Episodes in a round of the shared novelty memory."""
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.jpeg_quality <= 95:
+            raise ConfigError(f"jpeg_quality lies in 1 .. 95; got {self.jpeg_quality}.")
+        if self.round_episodes < 1:
+            raise ConfigError(f"round_episodes is at least 1; got {self.round_episodes}.")
+        if self.explorer not in EXPLORERS:
+            raise ConfigError(f"Unknown explorer {self.explorer!r}. {nearest(self.explorer, EXPLORERS)}")
+
+    @property
+    def needs_memory(self) -> bool:
+        """Whether its robots share a novelty memory."""
+        return needs_memory(self.explorer, self.explorers)
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain JSON values for a data set's header."""
+        return {"kind": "play", **to_dict(self)}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Outcome:
+    """What became of one attempt."""
+
+    attempt: int
+    episode: Episode | None
+    """None: nothing to keep, and `reason` says why; or not played at all, with an empty reason."""
+    reason: str = ""
+
+
+class Robots:
+    """A vector environment that is built on first use, and anew for another task or after a crash."""
+
+    def __init__(self, make_vector: MakeVector, num_robots: int) -> None:
+        """`num_robots` robots side by side in this process."""
+        if num_robots < 1:
+            raise ConfigError(f"A fleet has at least 1 robot; got {num_robots}.")
+        self._make_vector = make_vector
+        self.num_robots = num_robots
+        self._config: EnvConfig | None = None
+        self._env: gym.vector.VectorEnv | None = None
+
+    def of(self, config: EnvConfig) -> gym.vector.VectorEnv:
+        """The environment for `config`."""
+        if self._env is None or config != self._config:
+            self.close()
+            self._env, self._config = self._make_vector(config, self.num_robots), config
+        return self._env
+
+    def close(self) -> None:
+        """End the simulators; the next `of` starts new ones."""
+        if self._env is not None:
+            self._env.close()
+        self._env = None
+
+
+def in_batches(attempts: Sequence[int], num_robots: int, num_tasks: int = 1) -> list[list[int]]:
+    """Cut attempts into batches of up to `num_robots`, each of one task (attempt number modulo `num_tasks`).
+
+    Batches come in the order of their first attempt.
+    """
+    queues = [[a for a in attempts if a % num_tasks == task] for task in range(num_tasks)]
+    batches = [queue[i : i + num_robots] for queue in queues for i in range(0, len(queue), num_robots)]
+    return sorted(batches)
+
+
+def padded(attempts: Sequence[int], num_robots: int) -> list[int]:
+    """As many attempts as there are robots; surplus robots repeat the last one and are ignored."""
+    return [*attempts, *[attempts[-1]] * (num_robots - len(attempts))]
+
+
+def one_by_one(play: Callable[[Sequence[int]], list[Outcome]], attempts: Sequence[int], robots: Robots) -> list[Outcome]:
+    """Play a batch; where a simulator crashes, play its attempts singly, so that only the culprit is lost.
+
+    A user's mistake (TapRayError) is raised, not recorded: it would lose every attempt.
+    """
+    try:
+        return play(attempts)
+    except TapRayError:
+        raise
+    except Exception as error:
+        robots.close()
+        if len(attempts) == 1:
+            reason = f"crashed: {type(error).__name__}: {error}"
+            return [Outcome(attempt=attempts[0], episode=None, reason=reason)]
+    return [outcome for attempt in attempts for outcome in one_by_one(play, [attempt], robots)]
+
+
+class PlayFleet:
+    """Robots that play, in one process."""
+
+    def __init__(
+        self,
+        plan: CollectPlan,
+        make_vector: MakeVector,
+        sample_poses: SamplePoses,
+        *,
+        num_robots: int = 1,
+        memory: Memory | None = None,
+    ) -> None:
+        """Build the safe-pose library; the simulators start with the first episode.
+
+        Args:
+            plan: what to collect.
+            make_vector: `envs.make_vector`.
+            sample_poses: `envs.poses.sample_poses`.
+            num_robots: robots side by side in this process; does not change any episode.
+            memory: the run's novelty memory; None: nothing has been seen before.
+        """
+        motion = plan.explorers.motion
+        self.plan = plan
+        self.robots = Robots(make_vector, num_robots)
+        self._memory = memory
+        self._library = build_library(
+            plan.explorers.safe_poses,
+            sample_poses,
+            plan.env,
+            seed=plan.seed,
+            low_m=motion.bounds_low_m,
+            high_m=motion.bounds_high_m,
+        )
+
+    def run(self, attempts: Sequence[int]) -> list[Outcome]:
+        """Play these attempts (at most one a robot)."""
+        rounds = {attempt // self.plan.round_episodes for attempt in attempts}
+        seen = {number: self._seen(number) for number in sorted(rounds)}
+        if any(visits is None for visits in seen.values()):
+            return [Outcome(attempt=attempt, episode=None) for attempt in attempts]
+        return one_by_one(lambda some: self._play(some, seen), attempts, self.robots)
+
+    def _seen(self, number: int) -> Visits | None:
+        if self._memory is None or not self.plan.needs_memory:
+            return {}
+        return self._memory(number)
+
+    def _play(self, attempts: Sequence[int], seen: dict[int, Visits]) -> list[Outcome]:
+        plan, all_attempts = self.plan, padded(attempts, self.robots.num_robots)
+        names = [pick(plan.explorer, plan.explorers, generator(plan.seed, "play", a, "pick")) for a in all_attempts]
+        explorers = [
+            make_explorer(name, plan.explorers, library_M7=self._library, visits=seen[a // plan.round_episodes])
+            for name, a in zip(names, all_attempts, strict=True)
+        ]
+        env_seeds = [seed_of(plan.seed, "play", a, "env") for a in all_attempts]
+        result = rollout(
+            self.robots.of(plan.env),
+            PerRobot(explorers),
+            env_seeds=env_seeds,
+            policy_seeds=[seed_of(plan.seed, "play", a, "explorer") for a in all_attempts],
+        )
+        return [
+            Outcome(attempt=a, episode=encode_play(plan, trajectory, a, name=name, seed=seed))
+            for a, trajectory, name, seed in zip(attempts, result.trajectories, names, env_seeds)
+        ]
+
+
+def encode_play(plan: CollectPlan, trajectory: Trajectory, attempt: int, *, name: str, seed: int) -> Episode:
+    """One played trajectory as an episode, with what a report wants to know about it."""
+    meta = {"attempt": attempt, "seed": seed, "explorer": name, "embodiment": plan.env.robot}
+    return encode_episode(
+        trajectory, index=attempt, task=PLAY_TASK, meta=meta, jpeg_quality=plan.jpeg_quality
+    )
+
+
+def visits_of(plan: CollectPlan, outcome: Outcome) -> Visits:
+    """What an attempt adds to the novelty memory; nothing if it was dropped."""
+    if outcome.episode is None or not plan.needs_memory:
+        return {}
+    episode = outcome.episode
+    hand_T3 = episode.state[:, POSE][:, :3]
+    return episode_visits(hand_T3, episode.object_pose, str(episode.meta["objects"]), plan.explorers.curious.leaf_m)
+
+
+def check_robots(plan: CollectPlan, num_robots: int) -> None:
+    """Raise unless the rounds of the novelty memory leave room for this many robots in a fleet.
+
+    Raises:
+        ConfigError: a fleet's batch would span rounds that wait for each other.
+    """
+    if plan.needs_memory and num_robots > plan.round_episodes:
+        raise ConfigError(
+            f"{num_robots} robots in a fleet need round_episodes of at least {num_robots}; it is {plan.round_episodes}. "
+            "Raise --plan.round-episodes (it changes the data), or use fewer robots, or an explorer without memory."
+        )
+
+
+def collect(
+    plan: CollectPlan,
+    make_vector: MakeVector,
+    sample_poses: SamplePoses,
+    *,
+    num_episodes: int,
+    num_robots: int = 1,
+) -> Iterator[Episode]:
+    """Play `num_episodes` episodes in this process, in order; dropped attempts are skipped."""
+    check_robots(plan, num_robots)
+    memory = RoundMemory(plan.round_episodes)
+    fleet = PlayFleet(plan, make_vector, sample_poses, num_robots=num_robots, memory=memory.before)
+    attempt = kept = 0
+    try:
+        while kept < num_episodes:
+            batch = list(range(attempt, attempt + min(num_robots, num_episodes - kept)))
+            for outcome in fleet.run(batch):
+                memory.add(visits_of(plan, outcome))
+                if outcome.episode is not None:
+                    yield replace(outcome.episode, index=kept)
+                    kept += 1
+            attempt += len(batch)
+    finally:
+        fleet.robots.close()

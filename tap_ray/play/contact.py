@@ -1,0 +1,167 @@
+"""Way-points drawn to objects: grasp, lift, carry, drop, place, release and push, all with random parameters.
+
+**Privileged**: everything here reads the objects' poses from the simulator, which a real robot would have to see. Play
+collected this way is marked with its explorer's name in the data set.
+"""
+
+from dataclasses import dataclass
+from typing import Any, Mapping, Protocol
+
+import numpy as np
+
+from tap_ray.errors import ConfigError
+from tap_ray.play.motion import MotionConfig, Target, clip_to, quat_exp, quat_multiply, rotate
+
+OPEN, CLOSED = 1.0, -1.0
+SWING_RAD = 1.2
+"""A hand turns at most this far about the vertical, so that the wrist stays away from its stops."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ContactConfig:
+    """Random parameters of the primitives; pairs are (low, high) of a uniform draw."""
+
+    free_probability: float = 0.2
+    """Chance of a free way-point in between, so that the hand is also seen without purpose."""
+    push_probability: float = 0.4
+    """Chance of a push; otherwise the hand tries to grasp."""
+    aligned_probability: float = 0.8
+    """Chance that the fingers close across the object's long side; otherwise any yaw."""
+    offset_m: float = 0.008
+    """Sigma of the grasp's horizontal error, m."""
+    grasp_height_m: tuple[float, float] = (0.008, 0.022)
+    """Tool above the object's underside, m."""
+    hover_m: tuple[float, float] = (0.06, 0.12)
+    """Approach from this far above, m."""
+    lift_m: tuple[float, float] = (0.04, 0.18)
+    """Lift to this height above the table, m."""
+    place_probability: float = 0.4
+    """Chance to set a carried object down; otherwise it is dropped from where it is, or kept in hand."""
+    keep_probability: float = 0.2
+    """Chance to keep it in hand for the next way-points."""
+    push_start_m: tuple[float, float] = (0.05, 0.09)
+    """A push begins this far from the object's centre, m."""
+    push_length_m: tuple[float, float] = (0.03, 0.14)
+    """... and ends this far beyond it, m."""
+    close_steps: int = 1
+    """Control steps to stand still while the fingers close or open."""
+
+    def __post_init__(self) -> None:
+        for name in ("free_probability", "push_probability", "aligned_probability", "place_probability"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise ConfigError(f"{name} is a probability: 0 to 1; got {getattr(self, name)}.")
+        if self.place_probability + self.keep_probability > 1:
+            raise ConfigError("place_probability + keep_probability must be at most 1: the rest of the time it is dropped.")
+
+
+class _View(Protocol):
+    pos_m: np.ndarray
+    home_quat: np.ndarray
+    info: Mapping[str, Any]
+    rng: np.random.Generator
+
+
+class ContactPlanner:
+    """Seeks objects and does one thing after another to them."""
+
+    def __init__(self, config: ContactConfig, motion: MotionConfig) -> None:
+        self._config, self._motion = config, motion
+
+    def reset(self, view: _View) -> None:
+        """Nothing is kept between episodes."""
+
+    def watch(self, view: _View) -> bool:
+        """Never drops a way-point."""
+        return False
+
+    def plan(self, view: _View) -> list[Target]:
+        """One primitive on one object, or a free way-point."""
+        config, rng = self._config, view.rng
+        objects = present_objects(view.info)
+        if not objects or rng.random() < config.free_probability:
+            return [free_target(self._motion, view.home_quat, rng)]
+        _, pose = objects[rng.integers(len(objects))]
+        if rng.random() < config.push_probability:
+            angle, length = float(rng.uniform(-np.pi, np.pi)), float(rng.uniform(*config.push_length_m))
+            return push(config, self._motion, pose, view.home_quat, rng, angle_rad=angle, length_m=length)
+        goal = rng.uniform(self._motion.bounds_low_m, self._motion.bounds_high_m)
+        goal[2] = rng.uniform(*config.lift_m)
+        return lift_and_carry(config, self._motion, pose, view.home_quat, rng, goal_m=goal)
+
+
+def present_objects(info: Mapping[str, Any]) -> list[tuple[str, np.ndarray]]:
+    """Names and poses (7,) of the objects in the scene: the slots with a name."""
+    names = str(info["object_name"]).split(",")
+    return [(name, np.asarray(pose, np.float64)) for name, pose in zip(names, info["object_pose"], strict=True) if name]
+
+
+def turned(home_quat: np.ndarray, yaw_rad: float) -> np.ndarray:
+    """The home orientation turned about the vertical, within the wrist's comfortable half turn."""
+    yaw = (yaw_rad + np.pi / 2) % np.pi - np.pi / 2
+    return quat_multiply(quat_exp(np.array([0.0, 0.0, np.clip(yaw, -SWING_RAD, SWING_RAD)])), home_quat)
+
+
+def free_target(motion: MotionConfig, home_quat: np.ndarray, rng: np.random.Generator) -> Target:
+    """Anywhere in B, any yaw."""
+    pos_m = rng.uniform(motion.bounds_low_m, motion.bounds_high_m)
+    return Target(pos_base_m=pos_m, quat_wxyz=turned(home_quat, float(rng.uniform(-SWING_RAD, SWING_RAD))))
+
+
+def lift_and_carry(
+    config: ContactConfig,
+    motion: MotionConfig,
+    pose: np.ndarray,
+    home_quat: np.ndarray,
+    rng: np.random.Generator,
+    *,
+    goal_m: np.ndarray,
+) -> list[Target]:
+    """Above it, down, close, lift, carry to `goal_m`; then place, drop or keep. Nobody checks that it was caught."""
+    heading = rotate(pose[3:], np.array([1.0, 0.0, 0.0]))
+    aligned = rng.random() < config.aligned_probability
+    yaw = float(np.arctan2(heading[1], heading[0])) if aligned else float(rng.uniform(-np.pi, np.pi))
+    quat = turned(home_quat, yaw)
+    grasp = pose[:3] + np.array([*rng.normal(0.0, config.offset_m, 2), rng.uniform(*config.grasp_height_m)])
+    above = grasp + np.array([0.0, 0.0, rng.uniform(*config.hover_m)])
+    lifted = np.array([grasp[0], grasp[1], max(rng.uniform(*config.lift_m), grasp[2])])
+    carried = np.array([goal_m[0], goal_m[1], max(goal_m[2], grasp[2])])
+    hold = config.close_steps
+    targets = [
+        _target(motion, above, quat, OPEN),
+        _target(motion, grasp, quat, OPEN),
+        _target(motion, grasp, quat, CLOSED, hold),
+        _target(motion, lifted, quat, CLOSED),
+        _target(motion, carried, turned(home_quat, yaw + float(rng.normal(0.0, 0.5))), CLOSED),
+    ]
+    end = rng.random()
+    if end < config.place_probability:
+        low = np.array([carried[0], carried[1], grasp[2]])
+        return [*targets, _target(motion, low, quat, CLOSED), _target(motion, low, quat, OPEN, hold)]
+    if end < config.place_probability + config.keep_probability:
+        return targets
+    return [*targets, _target(motion, carried, quat, OPEN, hold)]
+
+
+def push(
+    config: ContactConfig,
+    motion: MotionConfig,
+    pose: np.ndarray,
+    home_quat: np.ndarray,
+    rng: np.random.Generator,
+    *,
+    angle_rad: float,
+    length_m: float,
+) -> list[Target]:
+    """Beside it, down, through it in direction `angle_rad` (base frame, about z) to `length_m` beyond, up again."""
+    way = np.array([np.cos(angle_rad), np.sin(angle_rad), 0.0])
+    height = np.array([0.0, 0.0, rng.uniform(*config.grasp_height_m)])
+    start = pose[:3] - rng.uniform(*config.push_start_m) * way + height
+    end = pose[:3] + length_m * way + height
+    up = np.array([0.0, 0.0, rng.uniform(*config.hover_m)])
+    quat = turned(home_quat, float(rng.uniform(-SWING_RAD, SWING_RAD)))
+    gripper = CLOSED if rng.random() < 0.7 else OPEN
+    return [_target(motion, point, quat, gripper) for point in (start + up, start, end, end + up)]
+
+
+def _target(motion: MotionConfig, pos_m: np.ndarray, quat: np.ndarray, gripper: float, hold_steps: int = 0) -> Target:
+    return Target(pos_base_m=clip_to(motion, pos_m), quat_wxyz=quat, gripper=gripper, hold_steps=hold_steps)

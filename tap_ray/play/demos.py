@@ -1,0 +1,86 @@
+"""Collecting demonstrations: scripted experts attempt tasks, and the attempts that succeed are kept."""
+
+from dataclasses import dataclass, field, replace
+from typing import Any, Callable, Sequence
+
+from tap_ray.config import to_dict
+from tap_ray.dataset.encode import encode_episode
+from tap_ray.errors import ConfigError
+from tap_ray.play.collect import MakeVector, Outcome, Robots, one_by_one, padded
+from tap_ray.rng import seed_of
+from tap_ray.rollout import rollout
+from tap_ray.types import EnvConfig, Policy
+
+MakeExpert = Callable[[EnvConfig, int], Policy]
+"""`envs.make_expert`: the expert of the config's task for so many robots."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class DemoPlan:
+    """What demonstrations are collected. Everything an episode's bytes depend on, and nothing else."""
+
+    tasks: tuple[str, ...]
+    """Tasks, in the order in which their episodes alternate."""
+    env: EnvConfig = field(default_factory=EnvConfig)
+    """Robot, image size, steps an episode; its task is replaced by each of `tasks`."""
+    seed: int = 0
+    """Root of the seed tree."""
+    jpeg_quality: int = 90
+    """1 to 95."""
+
+    def __post_init__(self) -> None:
+        if not self.tasks or len(set(self.tasks)) != len(self.tasks):
+            raise ConfigError(f"tasks names at least one task, each once; got {list(self.tasks)}.")
+        if not 1 <= self.jpeg_quality <= 95:
+            raise ConfigError(f"jpeg_quality lies in 1 .. 95; got {self.jpeg_quality}.")
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain JSON values for a data set's header."""
+        return {"kind": "demos", **to_dict(self)}
+
+
+class DemoFleet:
+    """Robots driven by experts, in one process."""
+
+    def __init__(self, plan: DemoPlan, make_vector: MakeVector, make_expert: MakeExpert, *, num_robots: int = 1) -> None:
+        """`num_robots` robots side by side; the simulators start with the first episode."""
+        self.plan = plan
+        self.robots = Robots(make_vector, num_robots)
+        self._make_expert = make_expert
+
+    def run(self, attempts: Sequence[int]) -> list[Outcome]:
+        """Attempt these (at most one a robot), all of one task: the attempts' number modulo the number of tasks."""
+        return one_by_one(self._attempt, attempts, self.robots)
+
+    def _attempt(self, attempts: Sequence[int]) -> list[Outcome]:
+        plan, num_robots = self.plan, self.robots.num_robots
+        number = attempts[0] % len(plan.tasks)
+        assert all(attempt % len(plan.tasks) == number for attempt in attempts), "a batch is of one task"
+        config = replace(plan.env, task=plan.tasks[number])
+        env_seeds = [seed_of(plan.seed, "demos", attempt, "env") for attempt in padded(attempts, num_robots)]
+        result = rollout(
+            self.robots.of(config),
+            self._make_expert(config, num_robots),
+            env_seeds=env_seeds,
+            policy_seeds=[seed_of(plan.seed, "demos", attempt, "expert") for attempt in padded(attempts, num_robots)],
+        )
+        outcomes = []
+        for attempt, seed, trajectory in zip(attempts, env_seeds, result.trajectories):
+            if not trajectory.entire[-1]:
+                outcomes.append(Outcome(attempt=attempt, episode=None, reason=_why(trajectory)))
+                continue
+            meta = {"attempt": attempt, "seed": seed, "explorer": "expert", "embodiment": config.robot, "task": config.task}
+            episode = encode_episode(
+                trajectory, index=attempt, task=trajectory.instruction, meta=meta, jpeg_quality=plan.jpeg_quality
+            )
+            outcomes.append(Outcome(attempt=attempt, episode=episode))
+        return outcomes
+
+
+def _why(trajectory: Any) -> str:
+    """Why an attempt is not a demonstration, in words that can be counted."""
+    if trajectory.entire.any():
+        return "succeeded, but not at the end"
+    if trajectory.partial.any():
+        return "partly done only"
+    return "never got hold of the object"

@@ -1,0 +1,231 @@
+"""How robots play: five explorers behind `tap_ray.types.Explorer`, chosen by name. Language is never involved.
+
+    uniform    independent noise on every slot: the naive baseline
+    waypoint   Algorithm 1 of the paper: safe poses, forced descents; sees no object
+    contact    drawn to objects (privileged poses): grasp, lift, carry, drop, place, push
+    curious    goes where hand and objects have been least (privileged poses), memory shared by all robots of a run
+    mixed      each episode is played by one of the others: the default for pretraining
+"""
+
+from collections import deque
+from dataclasses import dataclass, field
+from typing import Literal
+
+import numpy as np
+
+from tap_ray.errors import ConfigError, SpecError, nearest
+from tap_ray.play.contact import ContactConfig, ContactPlanner
+from tap_ray.play.motion import MotionConfig, Segment, clip_to, quat_conjugate, quat_exp, quat_log, quat_multiply, segment
+from tap_ray.play.novelty import Visits
+from tap_ray.play.planners import CuriousConfig, CuriousPlanner, Planner, View, WaypointConfig, WaypointPlanner
+from tap_ray.play.safe_poses import SafePosesConfig
+from tap_ray.specs import MAX_DELTA_POS_M, MAX_DELTA_ROT_RAD
+from tap_ray.types import Explorer, Info, Observation
+
+POSE = slice(-7, None)
+"""Where a state holds the tool's pose: every robot's state ends with specs.EE_POSE_STATE."""
+LIMIT_6 = np.array([MAX_DELTA_POS_M] * 3 + [MAX_DELTA_ROT_RAD] * 3)
+ExplorerName = Literal["uniform", "waypoint", "contact", "curious", "mixed"]
+MIXABLE = ("uniform", "waypoint", "contact", "curious")
+EXPLORERS = (*MIXABLE, "mixed")
+NEED_MEMORY = ("curious",)
+"""Explorers that read the run's shared novelty memory."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class UniformConfig:
+    """The naive baseline."""
+
+    scale: float = 1.0
+    """Largest action as a fraction of the allowed one, (0, 1]."""
+
+    def __post_init__(self) -> None:
+        if not 0 < self.scale <= 1:
+            raise ConfigError(f"uniform.scale must lie in (0, 1]; got {self.scale}.")
+
+
+@dataclass(frozen=True, kw_only=True)
+class MixedConfig:
+    """Share of the episodes that each explorer plays; only the ratios count."""
+
+    uniform: float = 0.0
+    waypoint: float = 0.45
+    contact: float = 0.45
+    curious: float = 0.1
+
+    def __post_init__(self) -> None:
+        weights = [getattr(self, name) for name in MIXABLE]
+        if min(weights) < 0 or sum(weights) <= 0:
+            raise ConfigError(f"The shares of mixed are at least 0 and not all 0; got {dict(zip(MIXABLE, weights))}.")
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExplorerConfig:
+    """The constants of all explorers."""
+
+    motion: MotionConfig = field(default_factory=MotionConfig)
+    """Safety box, speed and noise of every explorer."""
+    safe_poses: SafePosesConfig = field(default_factory=SafePosesConfig)
+    """The library that waypoint and curious draw from."""
+    uniform: UniformConfig = field(default_factory=UniformConfig)
+    waypoint: WaypointConfig = field(default_factory=WaypointConfig)
+    contact: ContactConfig = field(default_factory=ContactConfig)
+    curious: CuriousConfig = field(default_factory=CuriousConfig)
+    mixed: MixedConfig = field(default_factory=MixedConfig)
+
+
+def needs_memory(name: str, config: ExplorerConfig) -> bool:
+    """Whether any episode of explorer `name` reads the run's novelty memory."""
+    if name == "mixed":
+        return any(getattr(config.mixed, one) > 0 for one in NEED_MEMORY)
+    return name in NEED_MEMORY
+
+
+def pick(name: str, config: ExplorerConfig, rng: np.random.Generator) -> str:
+    """Name of the explorer that plays an episode: draws one for "mixed"."""
+    if name != "mixed":
+        return name
+    weights = np.array([getattr(config.mixed, name) for name in MIXABLE])
+    return str(rng.choice(MIXABLE, p=weights / weights.sum()))
+
+
+def make_explorer(name: str, config: ExplorerConfig, *, library_M7: np.ndarray, visits: Visits) -> Explorer:
+    """The explorer called `name` (not "mixed": see `pick`).
+
+    Args:
+        name: one of MIXABLE.
+        config: constants.
+        library_M7: safe poses.
+        visits: what the run has seen so far; only "curious" reads it.
+    """
+    motion = config.motion
+    match name:
+        case "uniform":
+            return UniformExplorer(config.uniform, motion)
+        case "waypoint":
+            return PathExplorer(motion, WaypointPlanner(config.waypoint, library_M7))
+        case "contact":
+            return PathExplorer(motion, ContactPlanner(config.contact, motion))
+        case "curious":
+            planner = CuriousPlanner(config.curious, config.contact, motion, library_M7=library_M7, visits=visits)
+            return PathExplorer(motion, planner)
+    raise ConfigError(f"Unknown explorer {name!r}. {nearest(name, MIXABLE)}")
+
+
+class Commanded:
+    """The pose that was commanded, integrated from the actions as executed; keeps `pos_m` and `quat` (wxyz)."""
+
+    def __init__(self, motion: MotionConfig, obs: Observation) -> None:
+        self._motion = motion
+        self.pos_m, self.quat = pose_of(obs)
+
+    def follow(self, obs: Observation, info: Info) -> bool:
+        """Account for the last action. Returns True where the hand was held up; then its true pose is what counts."""
+        action = np.asarray(info["action"], np.float64)
+        self.pos_m = self.pos_m + action[:3]
+        self.quat = quat_multiply(quat_exp(action[3:6]), self.quat)
+        self.quat /= np.linalg.norm(self.quat)
+        pos_m, quat = pose_of(obs)
+        far = float(np.linalg.norm(self.pos_m - pos_m)) > self._motion.max_lag_m
+        turned = float(np.linalg.norm(quat_log(quat_multiply(self.quat, quat_conjugate(quat))))) > self._motion.max_lag_rad
+        if far or turned:
+            self.pos_m, self.quat = pos_m, quat
+        return far or turned
+
+    def action_to(self, pos_m: np.ndarray, quat: np.ndarray, gripper: float) -> np.ndarray:
+        """The action (7,) float32 that commands this pose, as far as one step may go; it never leaves the box B."""
+        shift = clip_to(self._motion, pos_m) - self.pos_m
+        turn = quat_log(quat_multiply(quat, quat_conjugate(self.quat)))
+        delta = np.clip(np.concatenate([shift, turn]), -LIMIT_6, LIMIT_6)
+        return np.append(delta, gripper).astype(np.float32)
+
+
+def pose_of(obs: Observation) -> tuple[np.ndarray, np.ndarray]:
+    """Tool position (3,) and quaternion (4,) wxyz, as measured.
+
+    Raises:
+        SpecError: the state does not end with a pose.
+    """
+    pose = np.asarray(obs["state"], np.float64)[POSE]
+    length = float(np.linalg.norm(pose[3:])) if len(pose) == 7 else 0.0
+    if abs(length - 1) > 0.01:
+        raise SpecError(
+            "An explorer needs a state that ends with the tool's pose (specs.EE_POSE_STATE: x y z, quaternion wxyz); "
+            f"this one ends with {pose.tolist()}, whose quaternion has length {length:.3f}."
+        )
+    return pose[:3], pose[3:] / length
+
+
+class UniformExplorer:
+    """Every slot uniform in its range, every step anew."""
+
+    def __init__(self, config: UniformConfig, motion: MotionConfig) -> None:
+        self._config, self._motion = config, motion
+
+    def reset(self, obs: Observation, info: Info, rng: np.random.Generator) -> None:
+        """An episode begins."""
+        self._commanded = Commanded(self._motion, obs)
+        self._rng = rng
+
+    def act(self, obs: Observation, info: Info) -> np.ndarray:
+        """A random action, cut where it would leave the box B."""
+        self._commanded.follow(obs, info)
+        delta = self._rng.uniform(-LIMIT_6, LIMIT_6) * self._config.scale
+        gripper = 1.0 if self._rng.random() < 0.5 else -1.0
+        quat = quat_multiply(quat_exp(delta[3:]), self._commanded.quat)
+        return self._commanded.action_to(self._commanded.pos_m + delta[:3], quat, gripper)
+
+
+class PathExplorer:
+    """Follows a planner's way-points by cosine interpolation, with noise (Algorithm 1, step 4)."""
+
+    def __init__(self, motion: MotionConfig, planner: Planner) -> None:
+        self._motion, self._planner = motion, planner
+
+    def reset(self, obs: Observation, info: Info, rng: np.random.Generator) -> None:
+        """An episode begins."""
+        self._commanded = Commanded(self._motion, obs)
+        self._rng = rng
+        self._gripper = 1.0
+        self._queue: deque = deque()
+        self._segment: Segment | None = None
+        self._step = 0
+        self._home_quat = self._commanded.quat
+        self._planner.reset(self._view(info))
+
+    def act(self, obs: Observation, info: Info) -> np.ndarray:
+        """The next point of the path."""
+        held_up = self._commanded.follow(obs, info)
+        view = self._view(info)
+        if self._planner.watch(view) or held_up:
+            self._queue.clear()
+            self._segment = None
+        now = self._current_segment(view)
+        self._step += 1
+        pos_m, quat = now.at(self._step)
+        pos_m = pos_m + self._rng.normal(0.0, self._motion.noise_pos_m, 3)
+        quat = quat_multiply(quat_exp(self._rng.normal(0.0, self._motion.noise_rot_rad, 3)), quat)
+        return self._commanded.action_to(pos_m, quat, self._next_gripper(now.target.gripper))
+
+    def _view(self, info: Info) -> View:
+        pose = self._commanded
+        return View(pos_m=pose.pos_m, quat=pose.quat, home_quat=self._home_quat, info=info, rng=self._rng)
+
+    def _current_segment(self, view: View) -> Segment:
+        now = self._segment
+        if now is not None and self._step < now.num_steps + now.target.hold_steps:
+            return now
+        if not self._queue:
+            self._queue.extend(self._planner.plan(view))
+        speed = float(self._rng.uniform(self._motion.speed_min, self._motion.speed_max))
+        self._segment = segment(view.pos_m, view.quat, self._queue.popleft(), speed)
+        self._step = 0
+        return self._segment
+
+    def _next_gripper(self, wanted: float | None) -> float:
+        dwell = self._motion.gripper_dwell_steps
+        if wanted is not None:
+            self._gripper = wanted
+        elif dwell > 0 and self._rng.random() < 1 / dwell:
+            self._gripper = -self._gripper
+        return self._gripper

@@ -1,0 +1,279 @@
+"""What play is like: movement quality, diversity, contact and effect, for each explorer, as tables and pictures.
+
+Written beside a data set's run: report.md, play.csv, play.json, play.png, workspace.png, contact_sheet.png, play.mp4.
+"""
+
+import csv
+import io
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Iterable, Sequence
+
+import imageio.v3 as iio
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from PIL import Image, ImageDraw, ImageFont
+
+from tap_ray import metrics
+from tap_ray.dataset.lerobot import CONTACT, IMAGE, OBJECT_POSE, STATE, DatasetInfo, open_dataset, read_episode
+from tap_ray.errors import DataError, StorageError
+
+MOVED_M = 0.02
+"""An object counts as moved when it was ever this far from where it began, m."""
+LEAF_M = 0.05
+"""Side of the voxels that count as visited, m."""
+POSITION = ("ee_x", "ee_y", "ee_z")
+"""Slots of the state that are the end effector's position in the base frame, m."""
+NUM_FRAMES = 8
+"""Pictures of an episode on the contact sheet."""
+PANEL_PX = 256
+"""Pictures are enlarged by whole factors up to about this side."""
+COLOURS = ("#3b82c4", "#e08a2c", "#3fa46a", "#c4534f", "#8c6bc4")
+
+EXPLAINED = {
+    "sparc": "smoothness (spectral arc length) of an episode's speed at the control rate, mean; 0 is smoothest",
+    "log_dimensionless_jerk": "smoothness of an episode's path, mean; larger is smoother, only for equal lengths",
+    "voxels": f"voxels of {100 * LEAF_M:.0f} cm that the end effector visited in its first `equal_steps` steps",
+    "entropy_bits": "entropy of those visits, bits",
+    "equal_steps": "steps over which voxels and entropy are counted: those of the explorer that has fewest",
+    "contact_rate": "share of steps with a finger on an object",
+    "episodes_moving": f"share of episodes that moved an object over {100 * MOVED_M:.0f} cm",
+    "objects_moved": "such objects per episode",
+}
+"""Column -> what it means."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Played:
+    """What the report needs of one episode."""
+
+    index: int
+    explorer: str
+    position: np.ndarray
+    """(T, 3) m, end effector in the base frame."""
+    contact: np.ndarray
+    """(T,) bool."""
+    displacement: np.ndarray
+    """(M,) m, how far each object ever was from where it began."""
+
+
+def write(data: Path | str, out: Path | str) -> Path:
+    """Report on a data set of play.
+
+    Args:
+        data: a data set of `tap_ray.dataset`.
+        out: folder for the report; made if it is missing.
+
+    Returns:
+        The path of report.md.
+
+    Raises:
+        DataError: no readable data set, or its state has no end-effector position.
+        StorageError: the folder cannot be written.
+    """
+    dataset, out = open_dataset(data), Path(out)
+    played = read(dataset)
+    hz = dataset.spec.control_hz
+    rows = summarise(played, hz)
+    first = {name: next(p.index for p in played if p.explorer == name) for name in (r["explorer"] for r in rows)}
+    frames = {name: decode(read_episode(dataset, index, [IMAGE])[IMAGE]) for name, index in first.items()}
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        _write_tables(rows, dataset, out)
+        quality_figure(played, rows, hz).savefig(out / "play.png", dpi=130)
+        workspace_figure(played).savefig(out / "workspace.png", dpi=130)
+        contact_sheet(frames).save(out / "contact_sheet.png")
+        write_video(frames, out / "play.mp4", fps=hz)
+    except OSError as error:
+        raise StorageError(f"Cannot write the play report to {out}: {error.strerror or error}.") from None
+    return out / "report.md"
+
+
+def read(dataset: DatasetInfo) -> list[Played]:
+    """The episodes of a data set, without their images.
+
+    Raises:
+        DataError: the state has no end-effector position.
+    """
+    names = [slot.name for slot in dataset.spec.state]
+    if missing := [name for name in POSITION if name not in names]:
+        raise DataError(
+            f"{dataset.path}: the state of robot {dataset.spec.robot!r} lacks {', '.join(missing)} (it has "
+            f"{', '.join(names)}), so its movement cannot be judged."
+        )
+    place = [names.index(name) for name in POSITION]
+    columns = [STATE, CONTACT, *([OBJECT_POSE] if dataset.header.num_objects else [])]
+    explorers = dataset.episodes["explorer"] if "explorer" in dataset.episodes else ["unknown"] * len(dataset)
+    played = []
+    for index, explorer in enumerate(explorers):
+        episode = read_episode(dataset, index, columns)
+        played.append(
+            Played(
+                index=index,
+                explorer=str(explorer),
+                position=np.asarray(episode[STATE], float)[:, place],
+                contact=np.asarray(episode[CONTACT]).reshape(-1) > 0.5,
+                displacement=displacement(episode.get(OBJECT_POSE)),
+            )
+        )
+    return played
+
+
+def displacement(object_pose: np.ndarray | None) -> np.ndarray:
+    """(M,) m: how far each object ever was from its first position. `object_pose` is (T, M * 7) or None."""
+    if object_pose is None:
+        return np.zeros(0)
+    position_TM3 = np.asarray(object_pose, float).reshape(len(object_pose), -1, 7)[:, :, :3]
+    return np.linalg.norm(position_TM3 - position_TM3[:1], axis=2).max(axis=0)
+
+
+def summarise(played: Sequence[Played], hz: float) -> list[dict[str, Any]]:
+    """A row for each explorer (alphabetical); columns are explained in `EXPLAINED`, undefined means are None.
+
+    Args:
+        played: episodes, at least one.
+        hz: control rate.
+    """
+    groups = {name: [p for p in played if p.explorer == name] for name in sorted({p.explorer for p in played})}
+    equal_steps = min(sum(len(p.position) for p in group) for group in groups.values())
+    rows = []
+    for name, group in groups.items():
+        covered = metrics.coverage(np.concatenate([p.position for p in group])[:equal_steps], LEAF_M)
+        moved = [int((p.displacement > MOVED_M).sum()) for p in group]
+        rows.append({
+            "explorer": name,
+            "episodes": len(group),
+            "steps": sum(len(p.position) for p in group),
+            "sparc": _mean(metrics.sparc(metrics.speed(p.position, hz), hz) for p in group),
+            "log_dimensionless_jerk": _mean(metrics.log_dimensionless_jerk(p.position, hz) for p in group),
+            "voxels": covered.num_voxels,
+            "entropy_bits": covered.entropy_bits,
+            "equal_steps": equal_steps,
+            "contact_rate": metrics.contact_rate(np.concatenate([p.contact for p in group])),
+            "episodes_moving": float(np.mean(np.array(moved) > 0)),
+            "objects_moved": float(np.mean(moved)),
+        })  # fmt: skip
+    return rows
+
+
+def markdown(rows: Sequence[dict[str, Any]]) -> str:
+    """The rows as a Markdown table; also readable in a terminal."""
+    cells = [list(rows[0]), *([_text(value) for value in row.values()] for row in rows)]
+    widths = [max(len(row[i]) for row in cells) for i in range(len(cells[0]))]
+    lines = ["| " + " | ".join(c.ljust(w) for c, w in zip(row, widths, strict=True)) + " |" for row in cells]
+    lines.insert(1, "|" + "|".join("-" * (w + 2) for w in widths) + "|")
+    return "\n".join(lines)
+
+
+def quality_figure(played: Sequence[Played], rows: Sequence[dict[str, Any]], hz: float) -> Figure:
+    """Four plots: growth of the visited space, both smoothness scores of every episode, contact and effect."""
+    names = [row["explorer"] for row in rows]
+    figure = Figure(figsize=(9, 6.4), layout="constrained")
+    grow, smooth, jerk, effect = figure.subplots(2, 2).flat
+    for number, name in enumerate(names):
+        path = np.concatenate([p.position for p in played if p.explorer == name])
+        grow.plot(*_growth(path), color=COLOURS[number % len(COLOURS)], label=name)
+    grow.set(xlabel="steps", ylabel=f"voxels of {100 * LEAF_M:.0f} cm visited", title="diversity")
+    grow.legend(frameon=False, fontsize=8)
+    groups = [[p.position for p in played if p.explorer == name] for name in names]
+    _boxes(smooth, [[metrics.sparc(metrics.speed(x, hz), hz) for x in group] for group in groups], names)
+    smooth.set(ylabel="SPARC (0 = smoothest)", title="movement quality")
+    _boxes(jerk, [[metrics.log_dimensionless_jerk(x, hz) for x in group] for group in groups], names)
+    jerk.set(ylabel="log dimensionless jerk", title="movement quality")
+    for shift, key, label in ((-0.2, "contact_rate", "steps in contact"), (0.2, "episodes_moving", "episodes moving")):
+        height = [100 * row[key] for row in rows]
+        effect.bar(np.arange(len(rows)) + shift, height, 0.38, label=label, color=COLOURS[int(shift > 0)])
+    effect.set(ylim=(0, 105), ylabel="%", title=f"contact and effect (an object over {100 * MOVED_M:.0f} cm)")
+    effect.set_xticks(range(len(names)), names)
+    effect.legend(frameon=False, fontsize=8)
+    return figure
+
+
+def workspace_figure(played: Sequence[Played]) -> Figure:
+    """Where each explorer's end effector was, from above (x, y) and from the side (x, z), logarithmic counts."""
+    names = sorted({p.explorer for p in played})
+    everything = np.concatenate([p.position for p in played])
+    low, high = everything.min(0) - LEAF_M, everything.max(0) + LEAF_M
+    figure = Figure(figsize=(2.6 * len(names) + 0.6, 4.8), layout="constrained")
+    grid = figure.subplots(2, len(names), squeeze=False)
+    for column, name in enumerate(names):
+        path = np.concatenate([p.position for p in played if p.explorer == name])
+        for row, (a, b) in enumerate(((0, 1), (0, 2))):
+            limits = [[low[a], high[a]], [low[b], high[b]]]
+            grid[row, column].hist2d(path[:, a], path[:, b], bins=40, range=limits, norm="log", cmap="viridis")
+            grid[row, column].set(xlabel=f"{'xyz'[a]}, m", ylabel=f"{'xyz'[b]}, m", aspect="equal")
+        grid[0, column].set_title(name)
+    return figure
+
+
+def decode(jpegs: Iterable[bytes]) -> np.ndarray:
+    """(T, Y, X, 3) uint8 from JPEG files."""
+    return np.stack([np.asarray(Image.open(io.BytesIO(jpeg)).convert("RGB")) for jpeg in jpegs])
+
+
+def contact_sheet(frames: dict[str, np.ndarray]) -> Image.Image:
+    """A row of `NUM_FRAMES` pictures from one episode of each explorer; `frames`: explorer -> (T, Y, X, 3)."""
+    rows = []
+    for name, rgb in frames.items():
+        moments = rgb[np.linspace(0, len(rgb) - 1, NUM_FRAMES).round().astype(int)]
+        rows.append(np.concatenate([_title(name, NUM_FRAMES * rgb.shape[2]), np.concatenate([*moments], axis=1)]))
+    width = max(row.shape[1] for row in rows)
+    return Image.fromarray(np.concatenate([np.pad(r, ((0, 0), (0, width - r.shape[1]), (0, 0))) for r in rows]))
+
+
+def write_video(frames: dict[str, np.ndarray], path: Path, *, fps: float) -> None:
+    """One episode of each explorer side by side, in real time; H.264, yuv420p, so that browsers play it."""
+    length = max(len(rgb) for rgb in frames.values())
+    panels = []
+    for name, rgb in frames.items():
+        factor = max(1, PANEL_PX // rgb.shape[2])
+        large = rgb.repeat(factor, axis=1).repeat(factor, axis=2)
+        held = np.concatenate([large, large[-1:].repeat(length - len(large), 0)])
+        bar = np.broadcast_to(_title(name, large.shape[2]), (length, 20, large.shape[2], 3))
+        panels.append(np.concatenate([bar, held], axis=1))
+    video = np.concatenate(panels, axis=2)
+    video = np.pad(video, ((0, 0), (0, video.shape[1] % 2), (0, video.shape[2] % 2), (0, 0)))
+    iio.imwrite(path, video, fps=fps, codec="libx264", pixelformat="yuv420p", macro_block_size=2)
+
+
+def _write_tables(rows: Sequence[dict[str, Any]], dataset: DatasetInfo, out: Path) -> None:
+    with open(out / "play.csv", "w", newline="") as file:
+        writer = csv.DictWriter(file, list(rows[0]))
+        writer.writeheader()
+        writer.writerows(rows)
+    (out / "play.json").write_text(json.dumps(list(rows), indent=2) + "\n")
+    words = "\n".join(f"- `{name}`: {meaning}" for name, meaning in EXPLAINED.items())
+    facts = f"{dataset.path}: {len(dataset)} episodes, {int(dataset.lengths.sum())} steps"
+    pictures = "\n".join(f"![{name}]({name})" for name in ("play.png", "workspace.png", "contact_sheet.png"))
+    text = f"# Play\n\n{facts} at {dataset.spec.control_hz:g} Hz.\n\n{markdown(rows)}\n\n{words}\n\n{pictures}\n"
+    (out / "report.md").write_text(text + "\nVideo: [play.mp4](play.mp4)\n")
+
+
+def _growth(path: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Steps, and how many voxels had been visited by then."""
+    _, first = np.unique(np.floor(path / LEAF_M), axis=0, return_index=True)
+    return np.append(np.sort(first) + 1, len(path)), np.append(np.arange(1, len(first) + 1), len(first))
+
+
+def _boxes(axes: Axes, values: Sequence[Sequence[float]], names: Sequence[str]) -> None:
+    finite = [[v for v in group if np.isfinite(v)] for group in values]
+    axes.boxplot(finite, showfliers=False, widths=0.5, medianprops={"color": COLOURS[0]})
+    axes.set_xticks(range(1, len(names) + 1), list(names))
+
+
+def _title(text: str, width: int) -> np.ndarray:
+    """(20, width, 3) uint8 bar with a name in it."""
+    bar = Image.new("RGB", (width, 20))
+    ImageDraw.Draw(bar).text((6, 2), text, fill=(235, 235, 235), font=ImageFont.load_default(13))
+    return np.asarray(bar)
+
+
+def _mean(values: Iterable[float]) -> float | None:
+    finite = [value for value in values if np.isfinite(value)]
+    return float(np.mean(finite)) if finite else None
+
+
+def _text(value: Any) -> str:
+    return "-" if value is None else f"{value:.3g}" if isinstance(value, float) else str(value)

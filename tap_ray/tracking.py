@@ -1,0 +1,294 @@
+"""Every job is an MLflow run: parameters, metrics over time, artifacts, parents. The only `import mlflow`.
+
+    with tracking.start("align", run.path, to_dict(config), {"init": parent_id}) as tracked:
+        tracked.log({"align/loss": 0.3}, step=100)
+        tracked.artifact(run.path / "learning_curve.png")
+
+MLflow is imported when a run starts, not when this file is: it costs a process 100 MB and a second that fleets must
+not pay. Run ids are explicit; there is no global active run, so several runs can be written from one process.
+
+Where to: `MLFLOW_TRACKING_URI`, else `sqlite:///mlflow.db` in the working directory with artifacts in `./mlartifacts`.
+A server that is away *before* the job ends it within seconds. One that goes away *during* the job costs nothing but a
+warning: points wait in memory and are sent when it is back, and the run folder has them all in any case.
+"""
+
+import json
+import logging
+import os
+import re
+import time
+import urllib.error
+import urllib.request
+import warnings
+from functools import lru_cache
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Callable, Mapping
+
+from tap_ray.errors import StorageError
+from tap_ray.runs import read_json
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+
+LOG = logging.getLogger(__name__)
+
+EXPERIMENT = "tap_ray"
+"""All jobs share one experiment (so that any two can be compared and parents shown); MLFLOW_EXPERIMENT_NAME wins."""
+FLUSH_S = 5.0
+"""Metrics are sent in batches, at most this long after they were logged, s."""
+RETRY_S = 30.0
+"""Pause after a server did not answer, s."""
+PROBE_S = 5.0
+"""How long a server may take to answer before the job is refused, s."""
+MAX_METRICS, MAX_PARAMS, MAX_KEY, MAX_VALUE = 1000, 100, 250, 6000
+"""MLflow's limits: metrics and parameters in a batch, characters of a key and of a parameter's value."""
+
+ENVIRONMENT = {
+    # MLflow's defaults repeat a failed request 7 times with growing pauses and 120 s each: minutes of silence.
+    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1",
+    "MLFLOW_HTTP_REQUEST_TIMEOUT": "10",
+    # Nothing leaves the machine unasked.
+    "MLFLOW_DISABLE_TELEMETRY": "true",
+    # The last line of a job is the path of its result, and the ones before are its own.
+    "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
+}
+"""What we set before MLflow is imported, unless the user has set it."""
+
+
+class Run:
+    """Handle of one MLflow run. Holds only the address and the id, so it pickles and may be used on another machine
+    that reaches the same server. As a context manager it ends as FINISHED, FAILED (exception) or KILLED (Ctrl-C)."""
+
+    def __init__(self, *, uri: str, run_id: str) -> None:
+        self.uri = uri
+        self.run_id = run_id
+        self._pending: list[tuple[str, float, int, int]] = []
+        self._due = 0.0
+        self._warned = False
+
+    def log(self, metrics: Mapping[str, float], step: int) -> None:
+        """Add one point to each metric; sent in batches, see `FLUSH_S`. Never raises because of the server."""
+        now_ms = int(time.time() * 1000)
+        self._pending += [(_key(name), float(value), now_ms, int(step)) for name, value in metrics.items()]
+        if len(self._pending) >= MAX_METRICS or time.monotonic() >= self._due:
+            self.flush()
+
+    def flush(self) -> None:
+        """Send what `log` has collected."""
+        from mlflow.entities import Metric
+
+        self._due = time.monotonic() + FLUSH_S
+        while self._pending:
+            batch = self._pending[:MAX_METRICS]
+            metrics = [Metric(*point) for point in batch]
+            if not self._try(lambda client, sent=metrics: client.log_batch(self.run_id, metrics=sent)):
+                self._due = time.monotonic() + RETRY_S
+                return
+            del self._pending[: len(batch)]
+
+    def artifact(self, path: Path | str) -> None:
+        """Copy a file, or a folder under its own name, into the run's artifacts.
+
+        Raises:
+            FileNotFoundError: there is no such file.
+        """
+        if not Path(path).exists():
+            raise FileNotFoundError(f"The artifact {path} does not exist.")
+        self._try(lambda client: client.log_artifact(self.run_id, str(path)))
+
+    def finish(self, status: str = "FINISHED") -> None:
+        """Send the rest and end the run as "FINISHED", "FAILED" or "KILLED"."""
+        self.flush()
+        if self._pending:
+            LOG.warning(
+                "MLflow at %s is still away: the last %d points are only in the run folder.",
+                self.uri,
+                len(self._pending),
+            )
+        self._try(lambda client: client.set_terminated(self.run_id, status))
+
+    def __enter__(self) -> "Run":
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if kind is None:
+            self.finish("FINISHED")
+        else:
+            self.finish("KILLED" if issubclass(kind, KeyboardInterrupt) else "FAILED")
+
+    def _try(self, action: "Callable[[MlflowClient], Any]") -> bool:
+        """Do it; if the server is away say so once and go on: tracking never costs a training run."""
+        from mlflow.exceptions import MlflowException
+
+        try:
+            action(_client(self.uri))
+        except (MlflowException, OSError) as error:
+            if not self._warned:
+                LOG.warning("MLflow at %s did not take what was logged, trying on: %s", self.uri, error)
+            self._warned = True
+            return False
+        self._warned = False
+        return True
+
+
+def start(
+    job: str,
+    run_dir: Path | str,
+    params: Mapping[str, Any],
+    parents: Mapping[str, str | None] | None = None,
+    *,
+    run_id: str | None = None,
+) -> Run:
+    """Begin an MLflow run, or go on with one.
+
+    Args:
+        job: verb, e.g. "align".
+        run_dir: the run folder; its name becomes the run's name, its path a tag.
+        params: the resolved config; nested keys are joined by ".".
+        parents: role -> MLflow run id of what this run is made from (None: not tracked). Each becomes a tag
+            `tap_ray.parent.<role>`; a single one that lives on this server also nests the run in MLflow's list.
+        run_id: an earlier run of the same folder to go on with (`run_id_of(run_dir)`); ignored if the server
+            does not know it.
+
+    Raises:
+        StorageError: the server does not answer, or the database cannot be opened.
+    """
+    uri = tracking_uri()
+    require_reachable(uri)
+    client = _open(uri)
+    if run_id and _exists(client, run_id):
+        client.update_run(run_id, status="RUNNING")
+        return Run(uri=uri, run_id=run_id)
+    tags = {"mlflow.source.name": f"jobs.{job}", "tap_ray.job": job, "tap_ray.run_dir": str(Path(run_dir).resolve())}
+    known = {role: parent for role, parent in (parents or {}).items() if parent}
+    tags |= {f"tap_ray.parent.{role}": parent for role, parent in known.items()}
+    natural = next(iter(known.values())) if len(known) == 1 else None
+    if natural and _exists(client, natural):
+        tags["mlflow.parentRunId"] = natural
+    folder = Path(run_dir).resolve().name
+    name = folder if folder.startswith(job) else f"{job} {folder}"
+    created = client.create_run(_experiment(client), tags=tags, run_name=name)
+    _log_params(client, created.info.run_id, params)
+    return Run(uri=uri, run_id=created.info.run_id)
+
+
+def tracking_uri() -> str:
+    """`MLFLOW_TRACKING_URI`, else the SQLite file in the working directory (absolute, so it survives a chdir)."""
+    return os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{Path('mlflow.db').resolve()}"
+
+
+def run_id_of(folder: Path | str) -> str | None:
+    """The MLflow run id that a run folder or data set carries ("mlflow_run_id" in its manifest), or None."""
+    for manifest in (Path(folder) / "manifest.json", Path(folder) / "meta" / "tap_ray.json"):
+        if manifest.exists():
+            return read_json(manifest).get("mlflow_run_id")
+    return None
+
+
+def require_reachable(uri: str) -> None:
+    """Ask a server for a sign of life, or look whether a SQLite file can be written. Takes at most `PROBE_S`.
+
+    Raises:
+        StorageError: says which address, how to start a server there, how to do without.
+    """
+    if uri.startswith(("http://", "https://")):
+        try:
+            urllib.request.urlopen(f"{uri.rstrip('/')}/health", timeout=PROBE_S).close()
+        except urllib.error.HTTPError:
+            pass  # somebody answers; whether it is MLflow shows with the first real call
+        except (OSError, ValueError) as error:
+            raise StorageError(_unreachable(uri, getattr(error, "reason", error))) from None
+    elif uri.startswith("sqlite:///"):
+        folder = Path(uri.removeprefix("sqlite:///")).parent
+        if not os.access(folder, os.W_OK):
+            raise StorageError(_unreachable(uri, f"the folder {folder} is missing or cannot be written"))
+
+
+def flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
+    """Nested parameters as MLflow takes them: {"model": {"width": 64}} -> {"model.width": "64"}, lists as JSON."""
+    flat: dict[str, str] = {}
+    for name, value in values.items():
+        key = f"{prefix}{name}"
+        if isinstance(value, Mapping):
+            flat |= flatten(value, f"{key}.")
+        else:
+            text = json.dumps(value, default=str) if isinstance(value, (list, tuple)) else str(value)
+            flat[_key(key)] = text if len(text) <= MAX_VALUE else text[: MAX_VALUE - 3] + "..."
+    return flat
+
+
+def _unreachable(uri: str, reason: object) -> str:
+    port = re.search(r":(\d+)", uri.removeprefix("http://").removeprefix("https://"))
+    return (
+        f"MLflow tracking at {uri} cannot be reached: {reason}. "
+        f"Start a server there (mlflow server --host 127.0.0.1 --port {port[1] if port else 5000}), "
+        "or `unset MLFLOW_TRACKING_URI` to track into ./mlflow.db."
+    )
+
+
+@lru_cache
+def _client(uri: str) -> "MlflowClient":
+    for name, value in ENVIRONMENT.items():
+        os.environ.setdefault(name, value)
+    logging.getLogger("mlflow.store.db.utils").setLevel(logging.WARNING)  # the tables it creates concern nobody
+    logging.getLogger("alembic").setLevel(logging.WARNING)
+    with warnings.catch_warnings():
+        # MLflow 3.17 itself uses a loader that SQLAlchemy 2.1 is about to drop.
+        warnings.simplefilter("ignore", DeprecationWarning)
+        from mlflow import MlflowClient
+
+        return MlflowClient(uri)
+
+
+def _open(uri: str) -> "MlflowClient":
+    """The client, after a first real call has shown that MLflow answers and understands us."""
+    try:
+        client = _client(uri)
+        client.search_experiments(max_results=1)
+    except Exception as error:  # SQLAlchemy, requests and MLflow each raise kinds of their own
+        raise StorageError(_unreachable(uri, str(error).strip().splitlines()[0])) from error
+    return client
+
+
+def _experiment(client: "MlflowClient") -> str:
+    """Id of our experiment, created if need be."""
+    from mlflow.exceptions import MlflowException
+
+    name = os.environ.get("MLFLOW_EXPERIMENT_NAME") or EXPERIMENT
+    found = client.get_experiment_by_name(name)
+    if found is not None:
+        return found.experiment_id
+    # A server decides itself where artifacts live; for our own database MLflow would scatter them into ./mlruns.
+    place = None if os.environ.get("MLFLOW_TRACKING_URI") else (Path("mlartifacts") / name).resolve().as_uri()
+    try:
+        return client.create_experiment(name, artifact_location=place)
+    except MlflowException:  # another job was faster
+        found = client.get_experiment_by_name(name)
+        if found is None:
+            raise
+        return found.experiment_id
+
+
+def _exists(client: "MlflowClient", run_id: str) -> bool:
+    from mlflow.exceptions import MlflowException
+
+    try:
+        return client.get_run(run_id).info.lifecycle_stage == "active"
+    except MlflowException:
+        return False
+
+
+def _log_params(client: "MlflowClient", run_id: str, params: Mapping[str, Any]) -> None:
+    from mlflow.entities import Param
+
+    flat = [Param(key, value) for key, value in flatten(params).items()]
+    for begin in range(0, len(flat), MAX_PARAMS):
+        client.log_batch(run_id, params=flat[begin : begin + MAX_PARAMS])
+
+
+def _key(name: str) -> str:
+    """A metric's or parameter's name with MLflow's alphabet and length."""
+    return re.sub(r"[^\w\-./: ]", "_", name)[:MAX_KEY]

@@ -1,0 +1,149 @@
+"""A checkpoint: everything needed to go on as if nothing had happened, as safetensors and JSON.
+
+    step-00000500/
+        model.safetensors       weights and buffers
+        optimizer.safetensors   "<parameter name>/<exp_avg | exp_avg_sq | step>"
+        ema.safetensors         only with an average of the weights
+        rng.safetensors         state of torch's generator
+        state.json              version, step, and the caller's facts (config of the model ...)
+
+A folder appears whole or not at all: it is written under another name and renamed. Nothing is ever unpickled.
+"""
+
+import json
+import os
+import shutil
+import uuid
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Mapping
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import save_file
+from torch import Tensor, nn
+from torch.optim import AdamW
+
+from tap_ray.config import differences
+from tap_ray.errors import CheckpointError, StorageError
+from tap_ray.models.weights import FACTS_SHOWN, load_model, read_tensors, require_same
+from tap_ray.runs import read_json
+from tap_ray.training.optim import names_in_order
+
+VERSION = 1
+STEP_FOLDER = "step-{step:08d}"
+
+
+@dataclass
+class TrainState:
+    """What changes while training."""
+
+    model: nn.Module
+    """Bare, i.e. not wrapped for several workers."""
+    optimizer: AdamW
+    ema: dict[str, Tensor] | None = None
+    """Averaged parameters by name; None without averaging."""
+    step: int = 0
+    """Optimizer steps taken, which is also the number of the next batch."""
+
+
+def save(folder: Path, state: TrainState, facts: Mapping[str, Any]) -> None:
+    """Write a checkpoint; `folder` then exists with all of its files, or not at all.
+
+    Args:
+        folder: new folder; one of the same name is replaced.
+        state: what to keep.
+        facts: plain JSON that must be the same again when it is loaded (the model's config).
+
+    Raises:
+        StorageError: the disk refused.
+    """
+    temporary = folder.with_name(f".{folder.name}.{uuid.uuid4().hex[:8]}")
+    try:
+        temporary.mkdir(parents=True)
+        save_file(_contiguous(state.model.state_dict()), temporary / "model.safetensors")
+        save_file(_optimizer_tensors(state), temporary / "optimizer.safetensors")
+        save_file({"torch": torch.get_rng_state()}, temporary / "rng.safetensors")
+        if state.ema is not None:
+            save_file(_contiguous(state.ema), temporary / "ema.safetensors")
+        text = json.dumps({"version": VERSION, "step": state.step, "facts": facts}, indent=2)
+        (temporary / "state.json").write_text(text + "\n")
+        for file in temporary.iterdir():
+            _fsync(file)
+        if folder.exists():
+            shutil.rmtree(folder)
+        os.replace(temporary, folder)
+    except (OSError, SafetensorError) as error:
+        shutil.rmtree(temporary, ignore_errors=True)
+        raise StorageError(f"Cannot write the checkpoint {folder}: {error}. Free some space or change --out.") from None
+
+
+def load_into(folder: Path, state: TrainState, facts: Mapping[str, Any]) -> None:
+    """Fill model, optimizer, average, step and torch's generator from a checkpoint.
+
+    Raises:
+        CheckpointError: missing, cut off, of another model or config; the first differences are named.
+    """
+    require_folder(folder)
+    saved = read_json(folder / "state.json")
+    if saved.get("version") != VERSION:
+        raise CheckpointError(f"{folder} has version {saved.get('version')}, this tap_ray reads {VERSION}.")
+    lines = differences(saved["facts"], json.loads(json.dumps(facts)))
+    if lines:
+        raise CheckpointError(f"{folder} was made with another config:\n  " + "\n  ".join(lines[:FACTS_SHOWN]))
+    load_model(folder / "model.safetensors", state.model)
+    _load_optimizer(folder, state)
+    if state.ema is not None:
+        saved_ema = read_tensors(folder / "ema.safetensors")
+        require_same(saved_ema, state.ema, where=str(folder / "ema.safetensors"))
+        state.ema = {name: saved_ema[name].to(value.device) for name, value in state.ema.items()}
+    torch.set_rng_state(read_tensors(folder / "rng.safetensors")["torch"])
+    state.step = int(saved["step"])
+
+
+def latest(folder: Path) -> Path | None:
+    """The checkpoint of the highest step below `folder`; None when there is none (half-written ones do not count)."""
+    found = sorted(path for path in folder.glob("step-*") if (path / "state.json").is_file())
+    return found[-1] if found else None
+
+
+def require_folder(folder: Path) -> None:
+    """Raise CheckpointError, naming what lies beside it, when a checkpoint is not there."""
+    if (folder / "state.json").is_file():
+        return
+    beside = sorted(path.name for path in folder.parent.glob("step-*")) if folder.parent.is_dir() else []
+    hint = f"Beside it: {', '.join(beside)}." if beside else "There is no checkpoint beside it either."
+    raise CheckpointError(f"{folder} is not a checkpoint (no state.json in it). {hint}")
+
+
+def _optimizer_tensors(state: TrainState) -> dict[str, Tensor]:
+    names = names_in_order(state.model, state.optimizer)
+    moments = state.optimizer.state_dict()["state"]
+    return {f"{names[i]}/{key}": value.contiguous() for i, own in moments.items() for key, value in own.items()}
+
+
+def _load_optimizer(folder: Path, state: TrainState) -> None:
+    file = folder / "optimizer.safetensors"
+    tensors = read_tensors(file)
+    names = names_in_order(state.model, state.optimizer)
+    moments: dict[int, dict[str, Tensor]] = {i: {} for i in range(len(names))}
+    number = {name: i for i, name in enumerate(names)}
+    for key, value in tensors.items():
+        name, _, kind = key.rpartition("/")
+        if name not in number:
+            raise CheckpointError(f"{file}: {name} is not trained by this run. Resume with the same config.")
+        moments[number[name]][kind] = value
+    missing = [name for name, i in number.items() if not moments[i]]
+    if tensors and missing:
+        raise CheckpointError(f"{file}: nothing about {', '.join(missing[:FACTS_SHOWN])}. Resume with the same config.")
+    groups = state.optimizer.state_dict()["param_groups"]
+    state.optimizer.load_state_dict({"state": moments if tensors else {}, "param_groups": groups})
+
+
+def _contiguous(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    return {name: value.detach().contiguous() for name, value in tensors.items()}
+
+
+def _fsync(file: Path) -> None:
+    with open(file, "rb") as handle:
+        os.fsync(handle.fileno())

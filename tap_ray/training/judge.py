@@ -1,0 +1,111 @@
+"""Judging predicted actions on held-out windows: R^2 of each slot that moves, and the gripper's sign."""
+
+from typing import Iterable, Sequence
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from tap_ray.errors import DataError
+from tap_ray.metrics import gripper_accuracy, r_squared
+from tap_ray.models.policy import TapPolicy
+from tap_ray.specs import RobotSpec
+from tap_ray.training.batches import Batch, to_tensors
+from tap_ray.training.loop import Objective, autocast
+from tap_ray.types import Window
+
+
+@torch.no_grad()
+def judge(
+    policy: TapPolicy,
+    objective: Objective,
+    windows: Iterable[Window],
+    spec: RobotSpec,
+    *,
+    bf16: str = "auto",
+) -> dict[str, float]:
+    """How well the first action of each chunk (and the reach, if there is any) is predicted.
+
+    Args:
+        policy: in evaluation mode.
+        objective: its `inputs` turn a batch into what the policy reads; its name starts each metric.
+        windows: held-out data, the same at every call.
+        spec: names and ranges of the slots.
+        bf16: see `TrainConfig`.
+
+    Returns:
+        "<name>/r2_<slot>" for each slot but the gripper whose standard deviation in these windows reaches 1 % of half
+        its range (so no R^2 is made of a slot that does not move); "<name>/r2_mean" over the translation slots among
+        them; "<name>/gripper_accuracy"; "<name>/val_loss"; with a reach head "reach/r2" over all targets.
+
+    Raises:
+        DataError: there are no windows.
+    """
+    device = next(policy.parameters()).device
+    columns: dict[str, list[np.ndarray]] = {"guess": [], "truth": [], "reach": [], "reach_truth": [], "reach_mask": []}
+    losses = []
+    for window in windows:
+        batch = to_tensors(window, device)
+        with autocast(bf16, device):
+            seen = _Seen(policy)
+            loss, _ = objective.loss(seen, batch)
+        losses.append(float(loss))
+        _collect(columns, policy, seen.out, batch)
+    if not losses:
+        raise DataError("There are no held-out windows to judge on. Hold out more episodes, or collect more.")
+    metrics = {f"{objective.name}/val_loss": float(np.mean(losses))}
+    metrics |= _of_actions(objective.name, np.concatenate(columns["guess"]), np.concatenate(columns["truth"]), spec)
+    if columns["reach"]:
+        metrics |= _of_reach(*(np.concatenate(columns[key]) for key in ("reach", "reach_truth", "reach_mask")))
+    return metrics
+
+
+MOVES = 0.01
+"""Smallest standard deviation, as a part of half a slot's range, at which an R^2 is reported."""
+
+
+class _Seen(torch.nn.Module):
+    """The policy, remembering what it last gave."""
+
+    def __init__(self, policy: TapPolicy) -> None:
+        super().__init__()
+        self.policy = policy
+        self.out: dict[str, Tensor] = {}
+
+    def forward(self, batch: Batch) -> dict[str, Tensor]:
+        self.out = self.policy(batch)
+        return self.out
+
+
+def _collect(columns: dict[str, list[np.ndarray]], policy: TapPolicy, out: dict[str, Tensor], batch: Batch) -> None:
+    columns["guess"].append(policy.action_scale.inverse(out["action"])[:, 0].cpu().numpy())
+    columns["truth"].append(batch["action"][:, 0].cpu().numpy())
+    if "reach" in out and "reach" in batch:
+        columns["reach"].append(policy.reach_scale.inverse(out["reach"]).cpu().numpy())
+        columns["reach_truth"].append(batch["reach"].cpu().numpy())
+        columns["reach_mask"].append(batch["reach_mask"].cpu().numpy())
+
+
+def _of_actions(name: str, guess_NA: np.ndarray, truth_NA: np.ndarray, spec: RobotSpec) -> dict[str, float]:
+    names = [slot.name for slot in spec.action]
+    half_range = (spec.action_high_A - spec.action_low_A) / 2
+    r2_A = r_squared(guess_NA / half_range, truth_NA / half_range, min_std=MOVES)
+    moving = {n: float(r2) for n, r2 in zip(names, r2_A, strict=True) if np.isfinite(r2) and n != "gripper"}
+    metrics = {f"{name}/r2_{slot}": value for slot, value in moving.items()}
+    translation = [value for slot, value in moving.items() if slot in ("dx", "dy", "dz")]
+    if translation:
+        metrics[f"{name}/r2_mean"] = float(np.mean(translation))
+    if "gripper" in names:
+        at = names.index("gripper")
+        metrics[f"{name}/gripper_accuracy"] = gripper_accuracy(guess_NA[:, at], truth_NA[:, at])
+    return metrics
+
+
+def _of_reach(guess_NR: np.ndarray, truth_NR: np.ndarray, mask_NR: np.ndarray) -> dict[str, float]:
+    columns: Sequence[float] = [
+        float(r_squared(guess_NR[keep, r : r + 1], truth_NR[keep, r : r + 1])[0])
+        for r, keep in enumerate(mask_NR.T.astype(bool))
+        if keep.any()
+    ]
+    metrics = {f"reach/r2_{r}": value for r, value in enumerate(columns)}
+    return metrics | {"reach/r2": float(np.nanmean(columns))} if columns else {}

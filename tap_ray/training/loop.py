@@ -1,0 +1,290 @@
+"""The one training loop. It knows neither Ray nor MLflow nor what is learnt: `fit` reads top to bottom.
+
+Batch number == step number: whoever resumes at step s hands in an iterator that starts at batch s.
+"""
+
+import contextlib
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Callable, Iterator, Literal, Mapping, Protocol
+
+import torch
+from torch import Tensor, nn
+
+from tap_ray.errors import ConfigError, DataError, TapRayError
+from tap_ray.training import checkpoint, optim
+from tap_ray.training.batches import AugmentConfig, Batch, augment, to_tensors
+from tap_ray.training.checkpoint import TrainState
+from tap_ray.types import Window
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainConfig:
+    """How to train, whatever is learnt."""
+
+    steps: int = 6000
+    """Optimizer steps."""
+    batch_size: int = 64
+    """Windows a worker and step."""
+    lr: float = 1e-3
+    """Peak learning rate."""
+    weight_decay: float = 0.05
+    """AdamW's, of matrices and kernels only; 0 turns it off."""
+    betas: tuple[float, float] = (0.9, 0.999)
+    """AdamW's running averages."""
+    warmup_fraction: float = 0.05
+    """Part of the steps in which the rate rises linearly; 0 starts at full rate."""
+    clip: float = 1.0
+    """Largest L2 norm of the whole gradient; 0 turns clipping off."""
+    bf16: Literal["auto", "on", "off"] = "auto"
+    """bfloat16 in matrix products and convolutions; "auto": where this machine computes it in hardware."""
+    ema_decay: float = 0.0
+    """Decay a step of the averaged weights that are then judged and kept; 0 turns averaging off."""
+    augment: AugmentConfig = field(default_factory=AugmentConfig)
+    """Random changes of the training images."""
+    checkpoint_every: int = 500
+    """Steps between checkpoints; 0 keeps only the last."""
+    validate_every: int = 1000
+    """Steps between judgements on held-out data; 0 judges only at the end."""
+    log_every: int = 50
+    """Steps between lines of metrics, each the mean since the line before."""
+    seed: int = 0
+    """Of the weights at the start and of the augmentation."""
+
+
+class Objective(Protocol):
+    """What is learnt."""
+
+    @property
+    def name(self) -> str:
+        """First part of every metric's name, e.g. "idm"."""
+        ...
+
+    def loss(self, model: nn.Module, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
+        """Scalar loss and scalar metrics ("idm/loss", ...) of one batch; calls `model(...)` exactly once."""
+        ...
+
+
+def _no_log(metrics: Mapping[str, float], step: int) -> None: ...
+
+
+def _no_save(step: int, write: Callable[[Path], None]) -> None: ...
+
+
+def _no_validation() -> dict[str, float]:
+    return {}
+
+
+def _unchanged(model: nn.Module) -> nn.Module:
+    return model
+
+
+@dataclass(frozen=True, kw_only=True)
+class Hooks:
+    """What the caller wants to be asked; every default does nothing."""
+
+    log: Callable[[Mapping[str, float], int], None] = _no_log
+    """(metrics, steps done)."""
+    save: Callable[[int, Callable[[Path], None]], None] = _no_save
+    """(steps done, write): decides whether and where; `write(folder)` writes a whole checkpoint there. Called on
+    every worker."""
+    validate: Callable[[], dict[str, float]] = _no_validation
+    """Metrics on held-out data, of the model as it is now. Called on every worker."""
+    prepare: Callable[[nn.Module], nn.Module] = _unchanged
+    """Wraps the model for several workers."""
+    device: torch.device = field(default_factory=lambda: torch.device("cpu"))
+    """Where to compute."""
+    rank: int = 0
+    """This worker's number, so that each augments differently."""
+    facts: Mapping[str, Any] = field(default_factory=dict)
+    """Plain JSON kept in each checkpoint that must be equal on resuming (the policy's config)."""
+
+
+def fit(
+    model: nn.Module,
+    batches: Iterator[Window],
+    objective: Objective,
+    config: TrainConfig,
+    *,
+    hooks: Hooks | None = None,
+    resume: Path | None = None,
+    lr_scale: Mapping[str, float] | None = None,
+) -> dict[str, float]:
+    """Train `model` in place.
+
+    Args:
+        model: bare; it ends with the averaged weights if `config.ema_decay` asks for them.
+        batches: windows; the first is batch number 0, or the checkpoint's step when resuming.
+        objective: the loss.
+        config: how.
+        hooks: what the caller wants to be asked.
+        resume: checkpoint to go on from; None starts at step 0.
+        lr_scale: see `optim.adamw`.
+
+    Returns:
+        The last line of metrics, validation included.
+
+    Raises:
+        CheckpointError: `resume` is missing or does not fit.
+        DataError: the batches ended too early.
+        TapRayError: the loss is not finite.
+    """
+    hooks = hooks or Hooks()
+    state = start(model, config, hooks, resume=resume, lr_scale=lr_scale)
+    prepared = hooks.prepare(model)
+    meter = Meter(objective.name, config.batch_size)
+    metrics: dict[str, float] = {}
+    model.train()
+    while state.step < config.steps:
+        window = _next(batches, state.step, meter)
+        batch = augment(
+            to_tensors(window, hooks.device), config.augment, seed=config.seed, step=state.step, rank=hooks.rank
+        )
+        with autocast(config.bf16, hooks.device):
+            loss, parts = objective.loss(prepared, batch)
+        norm = _update(state, loss, config)
+        meter.add({**parts, f"{objective.name}/grad_norm": norm})
+        if _due(state.step, config.log_every, config.steps):
+            metrics |= meter.flush() | {f"{objective.name}/lr": state.optimizer.param_groups[0]["lr"]}
+            _require_finite(metrics, objective.name, state.step)
+            hooks.log(metrics, state.step)
+        if _due(state.step, config.validate_every, config.steps):
+            with meter.paused():
+                judged = _judge(model, state, hooks)
+            metrics |= judged
+            hooks.log(judged, state.step)
+        if _due(state.step, config.checkpoint_every, config.steps):
+            with meter.paused():
+                hooks.save(state.step, lambda folder: checkpoint.save(folder, state, hooks.facts))
+    if state.ema is not None:
+        model.load_state_dict(state.ema, strict=False)
+    return metrics
+
+
+def start(
+    model: nn.Module,
+    config: TrainConfig,
+    hooks: Hooks,
+    *,
+    resume: Path | None = None,
+    lr_scale: Mapping[str, float] | None = None,
+) -> TrainState:
+    """Everything that changes while training, at step 0 or as the checkpoint `resume` holds it."""
+    model.to(hooks.device)
+    optimizer = optim.adamw(
+        model, lr=config.lr, weight_decay=config.weight_decay, betas=config.betas, lr_scale=lr_scale
+    )
+    ema = {n: p.detach().clone() for n, p in model.named_parameters()} if config.ema_decay else None
+    state = TrainState(model=model, optimizer=optimizer, ema=ema)
+    if resume is not None:
+        checkpoint.load_into(resume, state, hooks.facts)
+    return state
+
+
+def autocast(bf16: str, device: torch.device) -> contextlib.AbstractContextManager[Any]:
+    """Mixed precision as `TrainConfig.bf16` says."""
+    if bf16 not in ("auto", "on", "off"):
+        raise ConfigError(f'bf16 is "auto", "on" or "off"; got {bf16!r}.')
+    wanted = has_bf16(device) if bf16 == "auto" else bf16 == "on"
+    return torch.autocast(device.type, dtype=torch.bfloat16) if wanted else contextlib.nullcontext()
+
+
+def has_bf16(device: torch.device) -> bool:
+    """Whether this machine computes bfloat16 products in hardware (CPU: AVX512-BF16 or AMX, Linux)."""
+    if device.type == "cuda":
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    try:
+        flags = Path("/proc/cpuinfo").read_text()
+    except OSError:
+        return False
+    return "avx512_bf16" in flags or "amx_bf16" in flags
+
+
+class Meter:
+    """Means of metrics, time waited for data and samples a second since the last flush."""
+
+    def __init__(self, name: str, batch_size: int) -> None:
+        self._name, self._batch_size = name, batch_size
+        self._sums: dict[str, Tensor] = {}
+        self._steps, self._waited_s = 0, 0.0
+        self._since = time.perf_counter()
+
+    def waited(self, seconds: float) -> None:
+        """One step had to wait this long for its batch."""
+        self._waited_s += seconds
+
+    def add(self, parts: Mapping[str, Tensor]) -> None:
+        """Metrics of one step; kept on the device, so that nothing waits for it."""
+        self._steps += 1
+        for key, value in parts.items():
+            self._sums[key] = self._sums.get(key, torch.zeros((), device=value.device)) + value.detach().float()
+
+    @contextlib.contextmanager
+    def paused(self) -> Iterator[None]:
+        """Leaves what is no training (validation, checkpoints) out of the rate."""
+        before = time.perf_counter()
+        yield
+        self._since += time.perf_counter() - before
+
+    def flush(self) -> dict[str, float]:
+        """Means a step, then start again."""
+        now = time.perf_counter()
+        metrics = {key: float(value) / self._steps for key, value in self._sums.items()}
+        metrics[f"{self._name}/data_wait_s"] = self._waited_s / self._steps
+        metrics[f"{self._name}/samples_per_s"] = self._steps * self._batch_size / (now - self._since)
+        self._sums, self._steps, self._waited_s, self._since = {}, 0, 0.0, now
+        return metrics
+
+
+def _next(batches: Iterator[Window], step: int, meter: Meter) -> Window:
+    before = time.perf_counter()
+    try:
+        window = next(batches)
+    except StopIteration:
+        raise DataError(f"The batches ended at step {step}. Give an iterator that repeats, or fewer --steps.") from None
+    meter.waited(time.perf_counter() - before)
+    return window
+
+
+def _update(state: TrainState, loss: Tensor, config: TrainConfig) -> Tensor:
+    """One optimizer step; returns the gradient's norm before clipping."""
+    factor = optim.schedule(state.step, num_steps=config.steps, warmup_fraction=config.warmup_fraction)
+    optim.set_learning_rate(state.optimizer, factor)
+    state.optimizer.zero_grad(set_to_none=True)
+    loss.backward()
+    norm = nn.utils.clip_grad_norm_(state.model.parameters(), config.clip or float("inf"))
+    state.optimizer.step()
+    state.step += 1
+    if state.ema is not None:
+        _average(state.ema, state.model, config.ema_decay)
+    return norm
+
+
+@torch.no_grad()
+def _average(ema: dict[str, Tensor], model: nn.Module, decay: float) -> None:
+    for name, parameter in model.named_parameters():
+        ema[name].lerp_(parameter, 1 - decay)
+
+
+@torch.no_grad()
+def _judge(model: nn.Module, state: TrainState, hooks: Hooks) -> dict[str, float]:
+    """Validate in evaluation mode, with the averaged weights if there are any."""
+    own = {n: p.detach().clone() for n, p in model.named_parameters()} if state.ema is not None else {}
+    if state.ema is not None:
+        model.load_state_dict(state.ema, strict=False)
+    model.eval()
+    metrics = hooks.validate()
+    model.train()
+    model.load_state_dict(own, strict=False)
+    return metrics
+
+
+def _due(step: int, every: int, last: int) -> bool:
+    return step == last or (every > 0 and step % every == 0)
+
+
+def _require_finite(metrics: Mapping[str, float], name: str, step: int) -> None:
+    loss = metrics.get(f"{name}/loss", 0.0)
+    if not loss < float("inf"):
+        raise TapRayError(f"The loss is {loss} after {step} steps. Lower --lr, or look for NaN in the data.")

@@ -1,0 +1,107 @@
+"""What a person sees while training runs: metrics.jsonl, read as it grows, becomes a bar and calls of `log`.
+
+It reads the file and not the training process, so the same code serves one process, workers on many machines, and
+workers that are replaced and write the same steps again.
+"""
+
+import contextlib
+import os
+import threading
+from typing import Any, Callable, Iterator, Mapping
+
+from tqdm import tqdm
+
+from tap_ray.training import session
+from tap_ray.training.session import METRICS, Task
+
+Log = Callable[[Mapping[str, float], int], None]
+POLL_S = 0.5
+"""How often to look for new lines, s."""
+
+
+def train_here(task: Task, *, log: Log | None = None, progress: bool = True) -> dict[str, float]:
+    """Train a task in this process, from its newest checkpoint on; see `session.work`.
+
+    Args:
+        task: what to train, and in which run folder.
+        log: gets each line of metrics and its step.
+        progress: whether to draw a bar.
+
+    Returns:
+        The last value of every metric.
+    """
+    session.require_fits(task.config)
+    with follow(task, log, progress=progress):
+        session.work(task)
+    return session.final_metrics(task.run)
+
+
+@contextlib.contextmanager
+def follow(task: Task, log: Log | None, *, progress: bool) -> Iterator[None]:
+    """While the body runs, draw the bar and hand each new line of metrics to `log`."""
+    done = threading.Event()
+    with tqdm(total=task.config.steps, unit="step", disable=not progress, smoothing=0.1) as bar:
+        follower = _Follower(task, log, bar)
+        thread = threading.Thread(target=follower.run, args=(done,), daemon=True)
+        thread.start()
+        try:
+            yield
+        finally:
+            done.set()
+            thread.join()
+
+
+class _Follower:
+    """Knows which lines have been handed on, also when the first worker starts the file again after a failure."""
+
+    def __init__(self, task: Task, log: Log | None, bar: Any) -> None:
+        self._file, self._log, self._bar = task.run / METRICS, log, bar
+        newest = session.newest_step(task.run)
+        self._seen = {_key(line) for line in session.read_metrics(self._file) if line["step"] <= newest}
+        self._inode, self._offset = 0, 0
+        bar.initial = newest  # steps of an earlier process do not count for the rate
+        bar.reset()
+        bar.update(0)
+
+    def run(self, done: threading.Event) -> None:
+        """Until `done`, and once more after it."""
+        last = False
+        while not last:
+            last = done.wait(POLL_S)
+            for line in self._new_lines():
+                self._hand_on(line)
+
+    def _new_lines(self) -> list[dict[str, float]]:
+        try:
+            with open(self._file, "rb") as file:
+                inode = os.fstat(file.fileno()).st_ino
+                if inode != self._inode:
+                    self._inode, self._offset = inode, 0
+                file.seek(self._offset)
+                data = file.read()
+        except FileNotFoundError:
+            return []
+        whole = data[: data.rfind(b"\n") + 1]
+        self._offset += len(whole)
+        return session.parse_metrics(whole.decode())
+
+    def _hand_on(self, line: dict[str, float]) -> None:
+        if _key(line) in self._seen:
+            return
+        self._seen.add(_key(line))
+        step = int(line["step"])
+        if self._log is not None:
+            self._log({name: value for name, value in line.items() if name != "step"}, step)
+        self._bar.set_postfix_str(describe(line), refresh=False)
+        self._bar.update(max(0, step - self._bar.n))
+
+
+def _key(line: Mapping[str, float]) -> tuple[Any, ...]:
+    return (line["step"], *sorted(line))
+
+
+def describe(line: Mapping[str, float]) -> str:
+    """One line of metrics in a few words: loss, samples a second, part of the time spent waiting for data."""
+    short = {name.rpartition("/")[2]: value for name, value in line.items()}
+    words = {"loss": "loss {:.4f}", "samples_per_s": "{:.0f} samples/s", "data_wait_pct": "data wait {:.0f} %"}
+    return ", ".join(text.format(short[name]) for name, text in words.items() if name in short)

@@ -1,0 +1,233 @@
+"""A training run in its folder: where it goes on, what it writes, who may write. One process or many, Ray or not.
+
+    metrics.jsonl                {"step": 50, "idm/loss": 0.31, ...}, one line for each time something was logged
+    checkpoints/step-00000500/   see checkpoint.py; only the newest are kept
+    .lock                        held by the one process that writes the two above
+
+The newest whole checkpoint is the only truth about where a run stands. On resuming, the lines of metrics.jsonl
+behind it are dropped, so that no step is there twice and the curve equals that of an uninterrupted run.
+"""
+
+import contextlib
+import fcntl
+import json
+import os
+import shutil
+import time
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import Any, Callable, Iterator, Mapping, Protocol
+
+import torch
+from torch import nn
+
+from tap_ray.errors import CheckpointError, ConfigError, StorageError
+from tap_ray.runs import read_json
+from tap_ray.training import checkpoint
+from tap_ray.training.loop import Hooks, Objective, TrainConfig, fit
+from tap_ray.training.stage import Stage
+from tap_ray.types import Window
+
+METRICS = "metrics.jsonl"
+CHECKPOINTS = "checkpoints"
+KEEP = 2
+"""Checkpoints kept: the newest, and one before it in case the disk spoilt the newest."""
+CPU = torch.device("cpu")
+LOCK_WAIT_S = 30.0
+"""How long to wait for a killed predecessor to let go of the run folder, s."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Learner:
+    """What learns, built anew in each training process."""
+
+    model: nn.Module
+    """Bare. Weights from `TrainConfig.seed` or from an earlier stage."""
+    objective: Objective
+    validate: Callable[[], dict[str, float]]
+    """Metrics of `model` on held-out data; asked on the first worker only."""
+    export: Callable[[Path], object]
+    """Writes what later stages load into the run folder; asked once, at the end, on the first worker."""
+    facts: Mapping[str, Any] = field(default_factory=dict)
+    """Plain JSON that must be equal on resuming (the model's config)."""
+    lr_scale: Mapping[str, float] | None = None
+    """See `optim.adamw`."""
+
+
+def learner_of(stage: Stage) -> Learner:
+    """A stage as a learner."""
+    return Learner(
+        model=stage.model.policy,
+        objective=stage.objective,
+        validate=stage.validate,
+        export=stage.save,
+        facts=stage.facts(),
+        lr_scale=stage.lr_scale,
+    )
+
+
+class Batches(Protocol):
+    """A worker's endless windows from batch `start_batch` on, always the same ones."""
+
+    def __call__(self, *, start_batch: int, worker: int, num_workers: int) -> Iterator[Window]: ...
+
+
+@dataclass(frozen=True, kw_only=True)
+class Task:
+    """Everything a training process needs to know; pickles, with functions of modules and `functools.partial`."""
+
+    run: Path
+    """The run folder, absolute; on a cluster on storage that all machines see."""
+    learner: Callable[[], Learner]
+    batches: Batches
+    config: TrainConfig
+    threads: int = 1
+    """Threads of torch in each process."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Place:
+    """Which of how many training processes this is."""
+
+    rank: int = 0
+    world: int = 1
+    device: torch.device = CPU
+    prepare: Callable[[nn.Module], nn.Module] = lambda model: model
+    """Wraps the model so that the workers' gradients are averaged."""
+    agree: Callable[[Any], Any] = lambda value: value
+    """Gives every worker the first worker's value."""
+
+
+def require_fits(config: TrainConfig) -> None:
+    """Raise ConfigError when a resumed run could not repeat the lines of an uninterrupted one."""
+    for name in ("checkpoint_every", "validate_every"):
+        every = getattr(config, name)
+        if every % config.log_every:
+            raise ConfigError(
+                f"{name} = {every} is not a multiple of log_every = {config.log_every}: after a restart the first line "
+                f"of metrics would be the mean of other steps than without. Choose a multiple of {config.log_every}."
+            )
+
+
+def work(task: Task, place: Place | None = None) -> None:
+    """Train in this process, from the newest checkpoint of the run folder on, to the end.
+
+    Raises:
+        CheckpointError: the newest checkpoint does not fit, or another process trains in this folder.
+        TapRayError: see `loop.fit`.
+    """
+    place = place or Place()
+    first = place.rank == 0
+    torch.set_num_threads(task.threads)
+    with lock(task.run) if first else contextlib.nullcontext():
+        resume = place.agree(checkpoint.latest(task.run / CHECKPOINTS) if first else None)
+        step = int(read_json(resume / "state.json")["step"]) if resume else 0
+        if first:
+            forget_after(task.run / METRICS, step)
+            for half_written in (task.run / CHECKPOINTS).glob(".step-*"):
+                shutil.rmtree(half_written)
+        learner = task.learner()
+        hooks = Hooks(
+            log=partial(_log, task, place) if first else _silent,
+            save=partial(_save, task) if first else _silent,
+            validate=learner.validate if first else dict,
+            prepare=place.prepare,
+            device=place.device,
+            rank=place.rank,
+            facts=learner.facts,
+        )
+        batches = task.batches(start_batch=step, worker=place.rank, num_workers=place.world)
+        fit(
+            learner.model,
+            batches,
+            learner.objective,
+            task.config,
+            hooks=hooks,
+            resume=resume,
+            lr_scale=learner.lr_scale,
+        )
+        if first:
+            learner.export(task.run)
+
+
+def _silent(*_: Any) -> None:
+    """The first worker writes for all."""
+
+
+def _log(task: Task, place: Place, metrics: Mapping[str, float], step: int) -> None:
+    """Append a line; the rate of one worker becomes that of all, the wait also a part of the time."""
+    line = dict(metrics)
+    for key in [key for key in metrics if key.endswith("/samples_per_s")]:
+        name = key.removesuffix("samples_per_s")
+        step_s = task.config.batch_size / metrics[key]
+        line |= {key: metrics[key] * place.world, f"{name}data_wait_pct": 100 * metrics[f"{name}data_wait_s"] / step_s}
+    try:
+        with open(task.run / METRICS, "a") as file:
+            file.write(json.dumps({"step": step, **line}) + "\n")
+    except OSError as error:
+        raise StorageError(f"Cannot write {task.run / METRICS}: {error.strerror}. Free some space.") from None
+
+
+def _save(task: Task, step: int, write: Callable[[Path], None]) -> None:
+    folder = task.run / CHECKPOINTS
+    write(folder / checkpoint.STEP_FOLDER.format(step=step))
+    for old in sorted(folder.glob("step-*"))[:-KEEP]:
+        shutil.rmtree(old)
+
+
+@contextlib.contextmanager
+def lock(run: Path, wait_s: float = LOCK_WAIT_S) -> Iterator[None]:
+    """Be the only process that trains in this folder. A killed process lets go by itself.
+
+    Raises:
+        CheckpointError: another process still has it after `wait_s`.
+    """
+    run.mkdir(parents=True, exist_ok=True)
+    with open(run / ".lock", "w") as file:
+        until = time.monotonic() + wait_s
+        while True:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except BlockingIOError:
+                if time.monotonic() > until:
+                    raise CheckpointError(
+                        f"Another process trains in {run}. Wait for it, stop it, or name another folder with --out."
+                    ) from None
+                time.sleep(0.1)
+        yield
+
+
+def forget_after(file: Path, step: int) -> None:
+    """Drop the lines of metrics.jsonl after `step`, and one that a kill cut off."""
+    if not file.exists():
+        return
+    kept = [line for line in read_metrics(file) if line["step"] <= step]
+    temporary = file.with_name(f".{file.name}.tmp")
+    temporary.write_text("".join(json.dumps(line) + "\n" for line in kept))
+    os.replace(temporary, file)
+
+
+def read_metrics(file: Path) -> list[dict[str, float]]:
+    """All whole lines of metrics.jsonl, oldest first; none if there is no file."""
+    return parse_metrics(file.read_text()) if file.exists() else []
+
+
+def parse_metrics(text: str) -> list[dict[str, float]]:
+    """Whole lines of metrics; one that a kill cut off is left out."""
+    return [json.loads(line) for line in text.splitlines(keepends=True) if line.endswith("\n")]
+
+
+def newest_step(run: Path) -> int:
+    """Step of a run's newest checkpoint; 0 without one."""
+    newest = checkpoint.latest(run / CHECKPOINTS)
+    return int(read_json(newest / "state.json")["step"]) if newest else 0
+
+
+def final_metrics(run: Path) -> dict[str, float]:
+    """The last value of every metric of a run."""
+    last: dict[str, float] = {}
+    for line in read_metrics(run / METRICS):
+        last |= line
+    return last

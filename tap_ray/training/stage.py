@@ -1,0 +1,79 @@
+"""What a stage hands to whoever trains it: model, objective, judgement, and how the result is kept."""
+
+import itertools
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Sequence
+
+from tap_ray.config import to_dict
+from tap_ray.dataset.reader import DatasetInfo
+from tap_ray.dataset.windows import WindowConfig, group_batches, split_episodes
+from tap_ray.errors import ConfigError, DataError
+from tap_ray.models.build import Trained, save_policy
+from tap_ray.models.policy import PolicyConfig
+from tap_ray.rng import generator
+from tap_ray.training.judge import judge
+from tap_ray.training.loop import Objective
+from tap_ray.types import Window
+
+FINAL = "final"
+"""Folder of the trained policy within a run."""
+
+HELD_OUT_WINDOWS = 1024
+"""Windows judged on: the standard error of an R^2 near 0.9 is then below 0.01."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Stage:
+    """A stage ready for `fit(stage.model.policy, batches, stage.objective, ...)`."""
+
+    model: Trained
+    objective: Objective
+    held_out: Sequence[Window]
+    """Windows nobody trains on; empty: no judgement."""
+    lr_scale: dict[str, float]
+    """For `fit`: factor on the learning rate by prefix of a parameter's name."""
+
+    def validate(self) -> dict[str, float]:
+        """Metrics on the held-out windows; see `judge`. {} without any."""
+        if not self.held_out:
+            return {}
+        return judge(self.model.policy, self.objective, self.held_out, self.model.spec)
+
+    def facts(self) -> dict[str, Any]:
+        """For `Hooks.facts`: what must be equal when a checkpoint is taken up again."""
+        return {"policy": to_dict(self.model.policy.config), "robot": self.model.spec.robot}
+
+    def save(self, run: Path) -> Path:
+        """Write the trained policy into `run`/final and return that folder."""
+        save_policy(run / FINAL, self.model)
+        return run / FINAL
+
+
+def fitted(policy: PolicyConfig, dataset: DatasetInfo, windows: WindowConfig) -> PolicyConfig:
+    """The policy's sizes as data set and windows have them."""
+    size_y, size_x = dataset.header.image_size
+    if size_y != size_x:
+        raise ConfigError(f"{dataset.path} has {size_y} x {size_x} images; the policy reads square ones.")
+    return replace(policy, image_size=size_y, chunk=windows.horizon)
+
+
+def held_out_windows(
+    dataset: DatasetInfo, config: WindowConfig, *, seed: int, num: int = HELD_OUT_WINDOWS
+) -> list[Window]:
+    """The same `num` (or fewer, if there are no more) windows at every call, spread over all held-out episodes.
+
+    Raises:
+        DataError: no episode is held out.
+    """
+    _, episodes = split_episodes(dataset, config)
+    if not len(episodes):
+        raise DataError(
+            f"{dataset.path}: no episode is held out (every {config.holdout_every}-th of {len(dataset)}). Collect more "
+            "episodes, or hold out more often with a smaller --windows.holdout-every."
+        )
+    order = generator(seed, "held_out").permutation(episodes)
+    frames = int(dataset.lengths[order].cumsum()[-1])
+    enough = order if frames <= 2 * num else order[: max(1, len(order) * 2 * num // frames)]
+    batches = group_batches(dataset, enough, config, seed=seed, epoch=0)
+    return list(itertools.islice(batches, -(-num // config.batch_size)))

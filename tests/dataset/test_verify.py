@@ -1,0 +1,158 @@
+"""The command: each rule, broken in turn, is named; the exit status is 0, 1 or 2."""
+
+import json
+import shutil
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, Callable
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from tap_ray.dataset import layout
+from tap_ray.dataset.lerobot import main
+
+
+@pytest.fixture
+def copy(play_dataset: Path, tmp_path: Path) -> Path:
+    """A data set to be damaged."""
+    return Path(shutil.copytree(play_dataset, tmp_path / "copy"))
+
+
+def change_info(path: Path, change: Callable[[dict[str, Any]], object]) -> None:
+    info = json.loads((path / layout.INFO).read_text())
+    change(info)
+    (path / layout.INFO).write_text(json.dumps(info))
+
+
+def change_data(path: Path, change: Callable[[pa.Table], pa.Table], *, merge: bool = False) -> None:
+    """Rewrite the first data file with its first row group changed, or with all rows in one group."""
+    file = pq.ParquetFile(path / layout.data_file(0))
+    groups = [file.read_row_group(group) for group in range(file.num_row_groups)]
+    groups[0] = change(groups[0])
+    if merge:
+        groups = [pa.concat_tables(groups)]
+    with pq.ParquetWriter(path / layout.data_file(0), groups[0].schema) as writer:
+        for group in groups:
+            writer.write_table(group)
+
+
+def with_column(table: pa.Table, name: str, values: pa.Array) -> pa.Table:
+    return table.set_column(table.column_names.index(name), pa.field(name, values.type), values)
+
+
+def break_image(path: Path) -> None:
+    def change(table: pa.Table) -> pa.Table:
+        rows = table[layout.IMAGE].to_pylist()
+        rows[3]["bytes"] = rows[3]["bytes"][:200]
+        return with_column(table, layout.IMAGE, pa.array(rows, table.schema.field(layout.IMAGE).type))
+
+    change_data(path, change)
+
+
+def break_stats(path: Path) -> None:
+    stats = json.loads((path / layout.STATS).read_text())
+    stats["action"]["mean"][0] += 1
+    (path / layout.STATS).write_text(json.dumps(stats))
+
+
+def break_contact(path: Path) -> None:
+    change_data(path, lambda table: with_column(table, layout.CONTACT, pa.array(np.full(8, np.inf, np.float32))))
+
+
+def break_tasks(path: Path) -> None:
+    pd.DataFrame({"task_index": [0, 1, 2], "task": list("abc")}).to_parquet(path / layout.TASKS)
+
+
+def break_order(path: Path) -> None:
+    change_data(path, lambda table: with_column(table, "index", pa.array(np.arange(1, 9))))
+
+
+def break_episodes(path: Path) -> None:
+    table = pq.read_table(path / layout.episodes_file(2))
+    pq.write_table(with_column(table, "dataset_from_index", pa.array([0, 12])), path / layout.episodes_file(2))
+
+
+def break_columns(path: Path) -> None:
+    file = path / layout.data_file(2)
+    pq.write_table(pq.read_table(file).drop_columns([layout.OBJECT_POSE]), file)
+
+
+def break_groups(path: Path) -> None:
+    change_data(path, lambda table: table, merge=True)
+
+
+def cut_off(path: Path) -> None:
+    file = path / layout.data_file(1)
+    file.write_bytes(file.read_bytes()[:-8])
+
+
+def leave_temporary(path: Path) -> None:
+    (path / "data/chunk-000/file-003.parquet.tmp").write_bytes(b"half")
+
+
+def leave_uncommitted(path: Path) -> None:
+    shutil.copy(path / layout.data_file(2), path / layout.data_file(3))
+
+
+BREAKS: dict[str, tuple[Callable[[Path], object], str, bool]] = {
+    "image": (break_image, "episode 0, frame 3: observation.images.main cannot be decoded", False),
+    "contact": (break_contact, "episode 0: observation.contact holds NaN or infinity", False),
+    "order": (break_order, "episode 0: index breaks the rule", False),
+    "episodes": (break_episodes, "episode 8: dataset_from_index is 0, expected 77", False),
+    "columns": (break_columns, "privileged.object_pose is absent, expected fixed_size_list", False),
+    "groups": (break_groups, "episode 0: row group has 38 rows, expected 8", False),
+    "cut off": (cut_off, "file-001.parquet", False),
+    "stats": (break_stats, "meta/stats.json: does not follow from the committed episodes", True),
+    "tasks": (break_tasks, "meta/tasks.parquet: does not follow from the committed episodes", True),
+    "temporary": (leave_temporary, "file-003.parquet.tmp: temporary file of an unfinished write", True),
+    "uncommitted": (leave_uncommitted, "file-003.parquet: data file that was never committed", True),
+    "fps": (lambda p: change_info(p, lambda i: i.pop("fps")), "lacks fps", True),
+    "splits": (
+        lambda p: change_info(p, lambda i: i.update(splits={})),
+        "splits is {}, expected {'train'",
+        True,
+    ),
+    "names": (
+        lambda p: change_info(p, lambda i: i["features"][layout.IMAGE].update(names=["h", "w", "c"])),
+        "observation.images.main has the names ['h', 'w', 'c'], expected height, width, channels",
+        True,
+    ),
+}
+
+
+@pytest.mark.parametrize("case", BREAKS)
+def test_a_broken_rule_is_named_and_what_can_be_mended_is(
+    copy: Path, capsys: pytest.CaptureFixture[str], case: str
+) -> None:
+    break_it, problem, mendable = BREAKS[case]
+    break_it(copy)
+    assert main(["verify", str(copy)]) == 1
+    printed = capsys.readouterr().out
+    assert problem in printed
+    assert "-> " in printed
+    assert main(["verify", str(copy), "--repair"]) == (0 if mendable else 1)
+    assert ("repaired  " in capsys.readouterr().out) == mendable
+
+
+def test_a_good_data_set(play_dataset: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["verify", str(play_dataset)]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[-1] == "13 rules checked, 0 broken"
+    assert all(line.startswith("ok ") for line in lines[:-1])
+
+
+def test_an_empty_data_set(made: SimpleNamespace, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["verify", str(made.write(tmp_path / "empty", 0))]) == 1
+    assert "no episode has been committed yet" in capsys.readouterr().out
+
+
+def test_no_data_set_at_all(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["verify", str(tmp_path / "nothing")]) == 2
+    assert "No data set at" in capsys.readouterr().err
+    with pytest.raises(SystemExit) as stop:
+        main(["verfy", str(tmp_path)])
+    assert stop.value.code == 2

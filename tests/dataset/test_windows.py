@@ -1,0 +1,233 @@
+"""Windows: what is in them, that they never cross an episode, and that their order can be found again."""
+
+from dataclasses import replace
+from itertools import islice
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from tap_ray.dataset import layout
+from tap_ray.dataset.encode import decode_jpeg
+from tap_ray.dataset.hide_robot import grow, hide_robot
+from tap_ray.dataset.lerobot import DatasetInfo, open_dataset, read_episode
+from tap_ray.dataset.windows import (
+    WindowConfig,
+    epoch_groups,
+    group_batches,
+    held_out_batches,
+    iterate,
+    num_batches,
+    reach_targets,
+    split_episodes,
+    tip_columns,
+)
+from tap_ray.dataset.writer import DatasetWriter
+from tap_ray.errors import ConfigError, DataError
+from tap_ray.types import Window
+
+
+@pytest.fixture(scope="module")
+def dataset(play_dataset: Path) -> DatasetInfo:
+    return open_dataset(play_dataset)
+
+
+def place(dataset: DatasetInfo, state: np.ndarray) -> tuple[int, int]:
+    """Episode and step of a state (each occurs once)."""
+    for episode in range(len(dataset)):
+        found = np.flatnonzero((read_episode(dataset, episode, [layout.STATE])[layout.STATE] == state).all(1))
+        if len(found):
+            return episode, int(found[0])
+    raise AssertionError("a state that is not in the data set")
+
+
+@settings(max_examples=25, deadline=None)
+@given(
+    horizon=st.integers(1, 15),
+    k_max=st.integers(0, 15),
+    batch_size=st.integers(1, 40),
+    group=st.lists(st.integers(0, 9), min_size=1, max_size=3, unique=True),
+    seed=st.integers(0, 5),
+)
+def test_windows_are_those_of_one_episode(
+    dataset: DatasetInfo, horizon: int, k_max: int, batch_size: int, group: list[int], seed: int
+) -> None:
+    config = WindowConfig(horizon=horizon, k_max=k_max, batch_size=batch_size, drop_last=False)
+    batches = list(group_batches(dataset, group, config, seed=seed, epoch=0))
+    assert len(batches) == num_batches(dataset, group, config)
+    seen = set()
+    for batch in batches:
+        for n in range(len(batch.k)):
+            episode, t = place(dataset, batch.state[n])
+            columns, length = read_episode(dataset, episode), int(dataset.lengths[episode])
+            seen.add((episode, t))
+            assert episode in group
+            expected = [columns[layout.ACTION][min(t + h, length - 1)] for h in range(horizon)]
+            np.testing.assert_array_equal(batch.action[n], expected)
+            np.testing.assert_array_equal(batch.action_mask[n], t + np.arange(horizon) < length)
+            np.testing.assert_array_equal(batch.rgb[n], decode_jpeg(columns[layout.IMAGE][t]))
+            assert batch.task_index[n] == episode % 3
+            if batch.goal_rgb is not None:
+                assert 1 <= batch.k[n] <= min(k_max, length - 1 - t)
+                np.testing.assert_array_equal(
+                    batch.goal_rgb[n], decode_jpeg(columns[layout.IMAGE][t + int(batch.k[n])])
+                )
+    last = 1 if k_max else 0
+    assert seen == {(e, t) for e in group for t in range(int(dataset.lengths[e]) - last)}
+
+
+def test_k_is_spread_over_its_range(dataset: DatasetInfo) -> None:
+    config = WindowConfig(k_max=3, drop_last=False, holdout_every=0)
+    k = np.concatenate([b.k for e in range(20) for b in group_batches(dataset, range(10), config, seed=0, epoch=e)])
+    share = np.bincount(k, minlength=4)[1:] / len(k)
+    # Of the 90 windows, 70 draw from {1, 2, 3}, 10 from {1, 2} and 10 from {1}.
+    np.testing.assert_allclose(share, [(70 / 3 + 5 + 10) / 90, (70 / 3 + 5) / 90, 70 / 3 / 90], atol=0.03)
+
+
+def same(a: Window, b: Window) -> bool:
+    return all(np.array_equal(getattr(a, name), getattr(b, name)) for name in a.__dataclass_fields__)
+
+
+@pytest.mark.parametrize("start", [1, 3, 9, 20])
+@pytest.mark.parametrize("num_workers", [1, 2])
+def test_resuming_gives_the_same_sequence(dataset: DatasetInfo, start: int, num_workers: int) -> None:
+    config = WindowConfig(batch_size=8, group_size=3, k_max=4, holdout_every=5)
+    for worker in range(num_workers):
+        share = {"seed": 1, "worker": worker, "num_workers": num_workers}
+        whole = list(islice(iterate(dataset, config, **share), start + 4))
+        resumed = list(islice(iterate(dataset, config, start_batch=start, **share), 4))
+        assert all(same(a, b) for a, b in zip(whole[start:], resumed, strict=True))
+    other = next(iterate(dataset, config, seed=2))
+    assert not same(other, next(iterate(dataset, config, seed=1)))
+
+
+def test_workers_of_an_epoch_share_its_episodes(dataset: DatasetInfo) -> None:
+    config = WindowConfig(batch_size=1, group_size=2, holdout_every=0, k_max=0)
+    per_worker = [
+        list(islice(iterate(dataset, config, seed=0, worker=w, num_workers=2), n)) for w, n in ((0, 50), (1, 50))
+    ]
+    states = [tuple(batch.state[0]) for batches in per_worker for batch in batches]
+    groups = epoch_groups(np.arange(10), seed=0, epoch=0, group_size=2)
+    counts = [sum(num_batches(dataset, g, config) for g in groups[w::2]) for w in range(2)]
+    first_epoch = states[: counts[0]] + states[50 : 50 + counts[1]]
+    assert len(set(first_epoch)) == min(counts[0], 50) + min(counts[1], 50)
+
+
+def test_groups_are_a_pure_function_and_partition_the_epoch() -> None:
+    groups = epoch_groups(np.arange(50), seed=3, epoch=2, group_size=16)
+    assert [len(group) for group in groups] == [13, 13, 12, 12]
+    assert sorted(np.concatenate(groups)) == list(range(50))
+    again = epoch_groups(np.arange(50), seed=3, epoch=2, group_size=16)
+    assert all((a == b).all() for a, b in zip(groups, again, strict=True))
+    assert (groups[0] != epoch_groups(np.arange(50), seed=3, epoch=3, group_size=16)[0]).any()
+
+
+def test_split_by_index_and_nested_budgets(dataset: DatasetInfo) -> None:
+    train, held_out = split_episodes(dataset, WindowConfig(holdout_every=5))
+    assert (train.tolist(), held_out.tolist()) == ([0, 1, 2, 3, 5, 6, 7, 8], [4, 9])
+    fewer, _ = split_episodes(dataset, WindowConfig(holdout_every=5, num_episodes=6))
+    assert fewer.tolist() == [0, 1, 2, 3, 5]
+    assert split_episodes(dataset, WindowConfig(holdout_every=0))[1].tolist() == []
+    with pytest.raises(DataError, match="has 10 episodes, 11 are asked for"):
+        split_episodes(dataset, WindowConfig(num_episodes=11))
+
+
+def test_held_out_windows_come_once_each(dataset: DatasetInfo) -> None:
+    config = WindowConfig(holdout_every=5, batch_size=7, group_size=1)
+    batches = list(held_out_batches(dataset, config))
+    assert [len(batch.k) for batch in batches] == [7, 4, 7, 4]  # episodes 4 and 9 have 12 steps, so 11 windows, each
+    assert len({tuple(state) for batch in batches for state in batch.state}) == 22
+    assert all(same(a, b) for a, b in zip(batches, held_out_batches(dataset, config), strict=True))
+    with pytest.raises(DataError, match=r"no episode is held out. Every 20-th would be"):
+        next(held_out_batches(dataset, WindowConfig()))
+
+
+def test_reach_by_hand() -> None:
+    tip = np.zeros((6, 3), np.float32)
+    tip[:, 0] = [0, 1, 2, 4, 8, 16]
+    contact = np.array([False, False, True, True, False, True])
+    reach, mask = reach_targets(tip, contact, 2)
+    np.testing.assert_array_equal(reach[:, 0], [2, 3, 6, 12, 0, 0])
+    np.testing.assert_array_equal(mask[:, 0], [True, True, True, True, False, False])
+    # Contacts begin at 2 and 5: seen from 0 and 1 the first is next, from 2, 3 and 4 the second, from 5 none.
+    np.testing.assert_array_equal(reach[:, 3], [2, 1, 14, 12, 8, 0])
+    np.testing.assert_array_equal(mask[:, 3], [True, True, True, True, True, False])
+    np.testing.assert_array_equal(mask[:, :3], mask[:, :1].repeat(3, 1))
+
+
+def test_reach_is_zero_and_masked_without_contact() -> None:
+    reach, mask = reach_targets(np.ones((4, 3), np.float32), np.zeros(4, bool), 7)
+    assert not mask.any()
+    assert not reach.any()
+
+
+def test_hide_robot_takes_the_nearest_clear_frame() -> None:
+    rgb = np.zeros((5, 1, 2, 3), np.uint8)
+    rgb[:, 0, 0] = np.array([10, 20, 30, 40, 50])[:, None]
+    rgb[:, 0, 1] = 7
+    mask = np.zeros((5, 1, 2), bool)
+    mask[[1, 2, 3], 0, 0] = True
+    mask[:, 0, 1] = True  # never seen without the robot
+    before = rgb.copy()
+    hidden = hide_robot(rgb, mask)
+    assert hidden[:, 0, 0, 0].tolist() == [10, 10, 10, 50, 50]  # frame 2: both are two away, the earlier one
+    assert (hidden[:, 0, 1] == 128).all()
+    np.testing.assert_array_equal(rgb, before)
+
+
+def test_grow_by_one() -> None:
+    mask = np.zeros((1, 5, 5), bool)
+    mask[0, 2, 4] = True
+    grown = np.argwhere(grow(mask, 1)[0]).tolist()
+    assert grown == [[1, 3], [1, 4], [2, 3], [2, 4], [3, 3], [3, 4]]
+    assert not mask[0, 2, 3]
+
+
+def test_goals_without_the_robot(dataset: DatasetInfo) -> None:
+    config = WindowConfig(k_max=2, batch_size=8)
+    plain = next(group_batches(dataset, [3], config, seed=0, epoch=0))
+    hidden = next(group_batches(dataset, [3], replace(config, goal_without_robot=True), seed=0, epoch=0))
+    assert hidden.goal_rgb is not None
+    assert plain.goal_rgb is not None
+    np.testing.assert_array_equal(plain.rgb, hidden.rgb)
+    assert (np.abs(plain.goal_rgb.astype(int) - hidden.goal_rgb) > 20).any()
+    robot_grey = (np.abs(hidden.goal_rgb.astype(int) - 90) < 5).all(-1)
+    assert robot_grey.mean() < 0.02
+
+
+def test_goals_without_the_robot_need_masks(made: SimpleNamespace, tmp_path: Path) -> None:
+    with DatasetWriter(tmp_path / "play", made.header(mask=False)) as writer:
+        writer.append(made.episode(0, mask=False))
+    dataset = open_dataset(tmp_path / "play")
+    with pytest.raises(DataError, match="has no robot masks"):
+        next(group_batches(dataset, [0], WindowConfig(goal_without_robot=True, batch_size=2), seed=0, epoch=0))
+
+
+def test_too_little_data_for_a_batch(dataset: DatasetInfo) -> None:
+    with pytest.raises(ConfigError, match=r"worker 0 of 1 not one batch of 1000 windows. Lower the batch size"):
+        next(iterate(dataset, WindowConfig(batch_size=1000), seed=0))
+
+
+def test_a_robot_without_a_tip(made: SimpleNamespace) -> None:
+    spec = replace(made.spec, state=made.spec.state[1:])
+    with pytest.raises(DataError, match=r"has no ee_x but ee_y, .*Set windows.reach_steps to 0"):
+        tip_columns(spec)
+
+
+@pytest.mark.parametrize(("field", "value"), [("horizon", 0), ("k_max", -1), ("batch_size", 0), ("num_episodes", -1)])
+def test_impossible_configs(field: str, value: int) -> None:
+    with pytest.raises(ConfigError, match=f"windows.{field} must be at least"):
+        WindowConfig(**{field: value})
+    with pytest.raises(ConfigError, match="holds out every episode"):
+        WindowConfig(holdout_every=1)
+
+
+def test_without_reach_and_goal(dataset: DatasetInfo) -> None:
+    batch = next(iterate(dataset, WindowConfig(k_max=0, reach_steps=0, batch_size=4), seed=0))
+    assert batch.goal_rgb is None
+    assert batch.reach is None
+    assert batch.reach_mask is None
+    assert batch.k.tolist() == [0, 0, 0, 0]

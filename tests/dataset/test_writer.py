@@ -1,0 +1,299 @@
+"""The writer: the same bytes however often it is interrupted, and nothing half-written."""
+
+import errno
+import hashlib
+import os
+import pickle
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Iterator
+
+import numpy as np
+import pytest
+
+from tap_ray.dataset import commit, layout
+from tap_ray.dataset.encode import encode_jpeg
+from tap_ray.dataset.lerobot import open_dataset, repair, verify
+from tap_ray.dataset.writer import DatasetWriter
+from tap_ray.errors import DataError, StorageError
+from tap_ray.rng import generator
+from tap_ray.types import Episode
+
+
+def digests(path: Path) -> dict[str, str]:
+    """Path -> sha256 of every file of a data set."""
+    files = sorted(file for file in path.rglob("*") if file.is_file())
+    return {str(file.relative_to(path)): hashlib.sha256(file.read_bytes()).hexdigest() for file in files}
+
+
+def broken(path: Path) -> list[str]:
+    return [problem for rule in verify(path) for problem in rule.problems]
+
+
+def test_files_are_those_of_the_format(play_dataset: Path) -> None:
+    assert list(digests(play_dataset)) == [
+        *(f"data/chunk-000/file-00{i}.parquet" for i in range(3)),
+        *(f"meta/episodes/chunk-000/file-00{i}.parquet" for i in range(3)),
+        "meta/info.json",
+        "meta/stats.json",
+        "meta/tap_ray.json",
+        "meta/tasks.parquet",
+    ]
+
+
+def test_interrupted_after_every_episode_gives_the_same_bytes(
+    made: SimpleNamespace, tmp_path: Path, play_dataset: Path
+) -> None:
+    for count in range(1, 11):
+        made.write(tmp_path / "play", count)
+    assert digests(tmp_path / "play") == digests(play_dataset)
+
+
+def test_uncommitted_episodes_are_lost_without_a_trace(made: SimpleNamespace, tmp_path: Path) -> None:
+    writer = DatasetWriter(tmp_path / "play", made.header())
+    for index in range(6):
+        writer.append(made.episode(index))
+    assert (writer.committed, writer.appended) == (4, 6)
+    os.close(writer._lock)  # as if killed
+    assert broken(tmp_path / "play") == []
+    assert len(open_dataset(tmp_path / "play")) == 4
+
+
+def test_progress_comes_back_with_the_commit_it_belongs_to(made: SimpleNamespace, tmp_path: Path) -> None:
+    writer = DatasetWriter(tmp_path / "demos", made.header())
+    assert writer.progress == {}
+    for index in range(6):
+        writer.append(made.episode(index), {"next_attempt": 2 * index + 1, "dropped": {"timeout": index}})
+    os.close(writer._lock)  # as if killed: episodes 4 and 5 were not committed
+    with DatasetWriter(tmp_path / "demos", made.header()) as again:
+        assert again.committed == 4
+        assert again.progress == {"next_attempt": 7, "dropped": {"timeout": 3}}
+
+
+class Killed(BaseException):
+    """Stands for SIGKILL at a chosen system call: nothing that the writer does afterwards counts."""
+
+
+def append_to_the_end(writer: DatasetWriter, episodes: list[Episode]) -> None:
+    for episode in episodes:
+        writer.append(episode)
+    writer.commit()
+
+
+@pytest.mark.parametrize("deadly_rename", range(1, 11))
+def test_a_kill_at_any_rename_is_repaired(
+    made: SimpleNamespace, tmp_path: Path, play_dataset: Path, monkeypatch: pytest.MonkeyPatch, deadly_rename: int
+) -> None:
+    """A file that grows and a new one, five renames each; die before each of them in turn."""
+    path, count, rename = tmp_path / "play", 0, os.replace
+    made.write(path, 2)  # a short last file, which the next commit replaces
+
+    def deadly(source: Path, target: Path) -> None:
+        nonlocal count
+        count += 1
+        if count == deadly_rename:
+            raise Killed
+        rename(source, target)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "replace", deadly)
+        writer = DatasetWriter(path, made.header())
+        with pytest.raises(Killed):
+            append_to_the_end(writer, [made.episode(index) for index in range(2, 10)])
+        os.close(writer._lock)
+    assert broken(path) != []
+    repair(path)
+    assert broken(path) == []
+    made.write(path, 10)
+    assert digests(path) == digests(play_dataset)
+
+
+CHILD = """
+import importlib.util, os, sys
+spec = importlib.util.spec_from_file_location("made", sys.argv[1]); made = importlib.util.module_from_spec(spec)
+spec.loader.exec_module(made)
+
+def write(path, num_episodes):
+    with made.DatasetWriter(path, made.synthetic_header(size=16, mask=False, episodes_per_file=3)) as writer:
+        print(os.getpid(), flush=True)
+        for index in range(writer.committed, num_episodes):
+            writer.append(made.synthetic_episode(index, size=16, steps=4, mask=False), {"next": index + 1})
+
+for path in sys.stdin:
+    pid = os.fork()  # a fresh process for each writing, without importing everything again
+    if pid == 0:
+        write(path.strip(), 54)
+        os._exit(0)
+    print(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]), flush=True)
+"""
+
+
+class Children:
+    """Runs writing processes one after another; `kill_at` sends SIGKILL to one as soon as a file exists."""
+
+    def __init__(self, process: "subprocess.Popen[str]") -> None:
+        self._process = process
+
+    def write(self, path: Path, *, kill_at: Path | None = None, delay_s: float = 0.0) -> int:
+        """Exit status of a process that writes the data set, or goes on with it."""
+        assert self._process.stdin is not None
+        assert self._process.stdout is not None
+        print(path, file=self._process.stdin, flush=True)
+        pid = int(self._process.stdout.readline())
+        if kill_at is not None:
+            while not kill_at.exists():
+                time.sleep(0.001)
+            time.sleep(delay_s)
+            os.kill(pid, signal.SIGKILL)
+        return int(self._process.stdout.readline())
+
+
+@pytest.fixture
+def children() -> Iterator[Children]:
+    command = [sys.executable, "-c", CHILD, str(Path(__file__).parent / "conftest.py")]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+        yield Children(process)
+        assert process.stdin is not None
+        process.stdin.close()
+
+
+@pytest.mark.slow
+def test_ten_sigkills_at_random_moments_give_the_same_bytes(tmp_path: Path, children: Children) -> None:
+    rng = generator(0, "kill")
+    for kill in range(10):
+        file = tmp_path / "killed" / layout.episodes_file(kill)
+        status = children.write(tmp_path / "killed", kill_at=file, delay_s=rng.uniform(0, 0.03))
+        assert status == -signal.SIGKILL
+        repair(tmp_path / "killed")
+        assert broken(tmp_path / "killed") == []
+        assert 3 * (kill + 1) <= len(open_dataset(tmp_path / "killed")) < 54
+    assert children.write(tmp_path / "killed") == 0
+    assert children.write(tmp_path / "whole") == 0
+    assert len(open_dataset(tmp_path / "killed")) == 54
+    assert digests(tmp_path / "killed") == digests(tmp_path / "whole")
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A real file system of 400 kB."""
+    folder = tmp_path / "small_disk"
+    folder.mkdir()
+    if os.geteuid() != 0 or not shutil.which("mount"):
+        pytest.skip("mounting a small tmpfs needs root: run this test with sudo")
+    mount = ["mount", "-t", "tmpfs", "-o", "size=400k", "tmpfs", str(folder)]
+    if (result := subprocess.run(mount, capture_output=True, text=True)).returncode:
+        pytest.skip(f"cannot mount a tmpfs here ({result.stderr.strip()}): run outside the container")
+    yield folder
+    subprocess.run(["umount", "-l", str(folder)], check=True)
+
+
+def test_a_full_disk_is_a_clear_error_and_the_data_set_verifies(
+    made: SimpleNamespace, tmp_path: Path, small_disk: Path
+) -> None:
+    path = small_disk / "play"
+    with pytest.raises(StorageError, match=r"(?s)Cannot write .*No space left.*MB are free.*Free some space"):
+        made.write(path, 100)
+    assert not list(path.rglob("*.tmp"))
+    assert broken(path) == []
+    assert (committed := len(open_dataset(path))) >= 4
+    subprocess.run(["mount", "-o", "remount,size=20m", str(small_disk)], check=True)
+    assert digests(made.write(path, committed + 5)) == digests(made.write(tmp_path / "whole", committed + 5))
+
+
+@pytest.mark.parametrize(
+    ("number", "remedy"), [(errno.EROFS, "Make the folder writable"), (errno.EIO, "Mend the disk")]
+)
+def test_storage_errors_say_what_to_do(tmp_path: Path, number: int, remedy: str) -> None:
+    error = commit.storage_error(OSError(number, os.strerror(number)), "write", tmp_path / "missing" / "file")
+    assert remedy in str(error)
+    assert str(pickle.loads(pickle.dumps(error))) == str(error)
+
+
+def test_going_on_after_the_disk_refused(
+    made: SimpleNamespace, tmp_path: Path, play_dataset: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The caller may free some space and call again: nothing is lost, no file gets a fifth episode."""
+
+    def refuse(_: int) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with DatasetWriter(tmp_path / "play", made.header()) as writer:
+        for index in range(3):
+            writer.append(made.episode(index))
+        with monkeypatch.context() as patch:
+            patch.setattr(os, "fsync", refuse)
+            with pytest.raises(StorageError, match="No space left"):
+                writer.append(made.episode(3))
+        assert (writer.committed, writer.appended) == (0, 4)
+        for index in range(4, 10):
+            writer.append(made.episode(index))
+    assert digests(tmp_path / "play") == digests(play_dataset)
+
+
+def test_another_plan_or_robot_is_refused_and_named(made: SimpleNamespace, tmp_path: Path) -> None:
+    made.write(tmp_path / "play", 4)
+    other = replace(made.header(), plan={"seed": 8, "explorer": "synthetic"}, spec=replace(made.spec, robot="franka"))
+    with pytest.raises(DataError, match=r"(?s)plan.seed: 7 before, 8 now.*spec.robot: 'widowx' before, 'franka' now"):
+        DatasetWriter(tmp_path / "play", other)
+
+
+def test_a_strangers_folder_is_refused(made: SimpleNamespace, tmp_path: Path) -> None:
+    (tmp_path / "letters.txt").write_text("dear")
+    with pytest.raises(DataError, match=r"letters.txt but no meta/tap_ray.json: it is not a data set"):
+        DatasetWriter(tmp_path, made.header())
+
+
+def test_two_writers_at_once_are_refused(made: SimpleNamespace, tmp_path: Path) -> None:
+    with (
+        DatasetWriter(tmp_path / "play", made.header()),
+        pytest.raises(DataError, match="being written by another process"),
+    ):
+        DatasetWriter(tmp_path / "play", made.header())
+    with DatasetWriter(tmp_path / "play", made.header()):
+        pass
+
+
+def test_a_missing_index_is_refused(made: SimpleNamespace, tmp_path: Path) -> None:
+    with (
+        DatasetWriter(tmp_path / "play", made.header()) as writer,
+        pytest.raises(DataError, match=r"Episode 1 came, but .* needs episode 0 next"),
+    ):
+        writer.append(made.episode(1))
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"action": np.full((8, 7), np.nan, np.float32)}, "action is NaN or infinite at step 0"),
+        ({"action": np.zeros((8, 6), np.float32)}, r"action has length or shape \(8, 6\), expected \(8, 7\)"),
+        ({"state": np.zeros((7, 7), np.float32)}, r"state has length or shape \(7, 7\), expected \(8, 7\)"),
+        ({"mask_png": None}, "mask_png has length or shape None, expected 8"),
+        ({"image_jpeg": []}, "image_jpeg has length or shape 0, expected 8"),
+        ({"object_pose": np.zeros((8, 3, 7), np.float32)}, r"object_pose has length or shape \(8, 3, 7\)"),
+        ({"image_jpeg": [encode_jpeg(np.zeros((9, 7, 3), np.uint8))] * 8}, "images are 9 x 7 px, .* says 32 x 32"),
+        ({"meta": {"seed": [1]}}, r"meta\['seed'\] is a list"),
+        ({"action": np.zeros((0, 7), np.float32)}, "Episode 0 has no steps"),
+    ],
+)
+def test_an_episode_that_does_not_fit_is_refused(
+    made: SimpleNamespace, tmp_path: Path, change: dict, message: str
+) -> None:
+    with DatasetWriter(tmp_path / "play", made.header()) as writer, pytest.raises(DataError, match=message):
+        writer.append(replace(made.episode(0), **change))
+
+
+def test_meta_keys_and_kinds_stay_the_same(made: SimpleNamespace, tmp_path: Path) -> None:
+    with DatasetWriter(tmp_path / "play", made.header()) as writer:
+        writer.append(made.episode(0))
+        episode = made.episode(1)
+        with pytest.raises(DataError, match="every episode of a data set carries the same keys"):
+            writer.append(replace(episode, meta={"seed": 1}))
+        with pytest.raises(DataError, match=r"meta\['seed'\] is string, in the first episode it is int64"):
+            writer.append(replace(episode, meta={**episode.meta, "seed": "1001"}))
+        writer.append(replace(episode, meta={**episode.meta, "contact_rate": np.float32(0.5)}))

@@ -1,0 +1,134 @@
+"""Fleets on the closed-form robot of tests/line_world.py, in real Ray processes."""
+
+import functools
+import os
+import time
+from dataclasses import replace
+
+import pytest
+import ray
+
+from tap_ray.distributed.evaluate import FleetConfig, evaluate
+from tap_ray.errors import CheckpointError, ConfigError, TapRayError
+from tap_ray.evaluate.episodes import Robots
+from tap_ray.evaluate.protocol import Protocol, cells
+from tap_ray.evaluate.results import append, stored
+from tests import line_world
+from tests.line_world import Forward, line_robots
+
+pytestmark = pytest.mark.cluster
+
+PROTOCOL = Protocol(tasks=("line", "other"), env_version="1", episodes=6, max_steps=5)
+BAD = cells(PROTOCOL)[2]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _two_cpus():
+    ray.cloudpickle.register_pickle_by_value(line_world)  # the workers need not find our tests
+    ray.init(address="local", num_cpus=2, include_dashboard=False, log_to_driver=False)
+    yield
+    ray.shutdown()
+
+
+def make_vector(scene, num, **bad):
+    return line_robots(num, scene, **bad)
+
+
+def make_policy(scene, num):
+    return Forward()
+
+
+def run(folder, **changes):
+    arguments = {
+        "make_vector": make_vector,
+        "make_policy": make_policy,
+        "folder": folder,
+        "config": FleetConfig(fleets=2, robots=4),
+        "progress": False,
+    }
+    return evaluate(PROTOCOL, **(arguments | changes))
+
+
+def outcomes(results):
+    return [(r.cell, r.partial_once, r.entire_once, r.partial_end, r.entire_end, r.num_steps, r.error) for r in results]
+
+
+def in_one_process():
+    robots = Robots(PROTOCOL, make_vector, make_policy)
+    return [result for cell in cells(PROTOCOL) for result in robots.run([cell]).results]
+
+
+def test_fleets_agree_with_one_process(tmp_path):
+    results = run(tmp_path)
+    assert outcomes(results) == outcomes(in_one_process())
+    assert stored(tmp_path / "episodes.jsonl") == {r.cell: r for r in results}
+    assert len(list((tmp_path / "clips").iterdir())) == 4  # two tasks, a success and a failure of each
+
+
+def test_a_killed_process_costs_only_the_cell_that_kills(tmp_path):
+    deadly = functools.partial(make_vector, bad_seed=BAD.seed, how="exit")
+    results = run(tmp_path, make_vector=deadly)
+    for there, here in zip(results, in_one_process(), strict=True):
+        if there.cell == BAD:
+            assert there.error.startswith("its process died 2 times: The actor died unexpectedly")
+            assert not there.partial_once
+        else:
+            assert outcomes([there]) == outcomes([here])
+
+
+def test_more_fleets_than_cpus_do_not_wait_for_each_other(tmp_path):
+    results = run(tmp_path, config=FleetConfig(fleets=5, robots=1))
+    assert outcomes(results) == outcomes(in_one_process())
+
+
+def make_counted(scene, num, folder):
+    (folder / f"{time.time_ns()}-{os.getpid()}").write_text(str(num))
+    return line_robots(num, scene)
+
+
+def test_a_resumed_evaluation_runs_only_what_is_missing(tmp_path):
+    wanted = in_one_process()
+    missing = [wanted[1], wanted[7]]
+    append(tmp_path / "episodes.jsonl", [replace(r, num_clipped=77) for r in wanted if r not in missing])
+    made = tmp_path / "made"
+    made.mkdir()
+    results = run(tmp_path, make_vector=functools.partial(make_counted, folder=made))
+    assert [r.num_clipped for r in results] == [0 if r in missing else 77 for r in wanted]
+    assert [file.read_text() for file in made.iterdir()] == ["1", "1"]
+    for file in made.iterdir():
+        file.unlink()
+    assert run(tmp_path, make_vector=functools.partial(make_counted, folder=made)) == results
+    assert not list(made.iterdir())
+
+
+def test_results_of_other_cells_are_left_alone(tmp_path):
+    append(tmp_path / "episodes.jsonl", in_one_process())
+    smaller = evaluate(
+        replace(PROTOCOL, tasks=("other",)), make_vector=make_vector, make_policy=make_policy, folder=tmp_path
+    )
+    assert [r.cell.task for r in smaller] == ["other"] * 6
+
+
+def no_policy(scene, num):
+    raise CheckpointError("runs/x has no weights: train it again.")
+
+
+def test_a_policy_that_cannot_be_loaded_ends_the_evaluation(tmp_path):
+    with pytest.raises(CheckpointError, match=r"^runs/x has no weights: train it again\.$"):
+        run(tmp_path, make_policy=no_policy)
+    assert not (tmp_path / "episodes.jsonl").exists()
+
+
+def deadly_policy(scene, num):
+    os._exit(1)
+
+
+def test_fleets_that_die_at_once_end_the_evaluation(tmp_path):
+    with pytest.raises(TapRayError, match=r"fleets die before they are ready \(out of memory\?\): The actor"):
+        run(tmp_path, make_policy=deadly_policy)
+
+
+@pytest.mark.parametrize("config", [FleetConfig(fleets=-1), FleetConfig(robots=0)])
+def test_fleets_that_make_no_sense(tmp_path, config):
+    with pytest.raises(ConfigError, match="Need at least one robot in a fleet, and 0 or more fleets; got FleetConfig"):
+        run(tmp_path, config=config)

@@ -1,0 +1,81 @@
+"""A training task small enough to be killed twenty times: a linear map from the mean colour to the action."""
+
+import json
+import time
+from functools import partial
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from tap_ray.dataset.reader import open_dataset
+from tap_ray.dataset.windows import WindowConfig, iterate
+from tap_ray.distributed import stream
+from tap_ray.training.loop import TrainConfig
+from tap_ray.training.session import Learner, Task
+
+WINDOWS = WindowConfig(batch_size=4, group_size=6, holdout_every=5)
+SEED = 3
+
+
+class Colour(nn.Module):
+    """(N, Y, X, 3) uint8 -> (N, 7)."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(SEED)
+            self.linear = nn.Linear(3, 7)
+
+    def forward(self, rgb: Tensor) -> Tensor:
+        return self.linear(rgb.float().mean(dim=(1, 2)) / 255)
+
+
+class Regression:
+    """The objective. `pause_s` gives a killer time to aim."""
+
+    name = "toy"
+
+    def __init__(self, pause_s: float, bad_step: int) -> None:
+        self.pause_s, self.bad_step, self.step = pause_s, bad_step, 0
+
+    def loss(self, model: nn.Module, batch: dict[str, Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
+        time.sleep(self.pause_s)
+        self.step += 1
+        loss = (model(batch["rgb"]) - batch["action"][:, 0]).square().mean()
+        return loss, {"toy/loss": loss * (float("nan") if self.step == self.bad_step else 1.0)}
+
+
+def learner(pause_s: float, bad_step: int) -> Learner:
+    model = Colour()
+
+    def export(run: Path) -> None:
+        (run / "exported.json").write_text(json.dumps(model.linear.bias.tolist()))
+
+    return Learner(
+        model=model,
+        objective=Regression(pause_s, bad_step),
+        validate=lambda: {"toy/held_out": float(model.linear.weight.detach().abs().sum())},
+        export=export,
+        facts={"kind": "toy"},
+    )
+
+
+def local_batches(path: Path, *, start_batch: int, worker: int, num_workers: int):
+    return iterate(
+        open_dataset(path), WINDOWS, seed=SEED, start_batch=start_batch, worker=worker, num_workers=num_workers
+    )
+
+
+def toy_task(
+    run: Path, data: Path, *, ray: bool, steps: int = 20, every: int = 5, pause_s: float = 0.0, bad_step: int = 0
+) -> Task:
+    batches = partial(stream.batches, data, WINDOWS, seed=SEED)
+    return Task(
+        run=run,
+        learner=partial(learner, pause_s, bad_step),
+        batches=batches if ray else partial(local_batches, data),
+        config=TrainConfig(
+            steps=steps, lr=0.1, checkpoint_every=every, validate_every=every, log_every=1, batch_size=4
+        ),
+    )

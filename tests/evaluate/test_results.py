@@ -1,0 +1,123 @@
+import json
+import re
+from dataclasses import replace
+
+import pyarrow.parquet as pq
+import pytest
+
+from tap_ray.errors import StorageError
+from tap_ray.evaluate.episodes import crashed
+from tap_ray.evaluate.protocol import Protocol, cells
+from tap_ray.evaluate.results import append, stored, summarise, write_parquet
+from tap_ray.types import EpisodeResult
+
+PROTOCOL = Protocol(tasks=("a", "b"), env_version="1", episodes=4)
+
+
+def result(cell, partial, entire, *, at_end=True):
+    return EpisodeResult(
+        cell=cell,
+        partial_once=partial,
+        entire_once=entire,
+        partial_end=partial and at_end,
+        entire_end=entire and at_end,
+        num_steps=60,
+        num_clipped=2,
+        seconds=0.5,
+        policy_ms=3.0,
+    )
+
+
+def laid_out():
+    """a: 3 of 4 partly, 2 entirely (1 of them not at the end); b: 1 partly, 0 entirely, 1 crashed."""
+    a, b = cells(PROTOCOL)[:4], cells(PROTOCOL)[4:]
+    return [
+        result(a[0], True, True),
+        result(a[1], True, True, at_end=False),
+        result(a[2], True, False),
+        result(a[3], False, False),
+        result(b[0], True, False),
+        result(b[1], False, False),
+        result(b[2], False, False),
+        crashed(b[3], "RuntimeError: fell off"),
+    ]
+
+
+def test_the_papers_averages_by_hand():
+    summary = summarise(laid_out(), PROTOCOL, policy="bc", run="runs/align-1")
+    assert summary["protocol"]["hash"] == PROTOCOL.hash
+    assert summary["protocol"]["success"] == "once"
+    assert summary["policy"] == {"name": "bc", "run": "runs/align-1"}
+    a, b = summary["tasks"]["a"]["standard"], summary["tasks"]["b"]["standard"]
+    assert (a["n"], a["partial"]["k"], a["entire"]["k"], a["partial_end"]["k"], a["entire_end"]["k"]) == (4, 3, 2, 2, 1)
+    # The crash stays in the denominator: 1 of 4.
+    assert (b["n"], b["partial"]["rate"], b["errors"]) == (4, 0.25, 1)
+    # Avg-Partial = (3/4 + 1/4) / 2; Avg-Entire = (2/4 + 0) / 2; Avg-All = mean of the four cells.
+    assert (summary["avg_partial"], summary["avg_entire"], summary["avg_all"]) == (0.5, 0.25, 0.375)
+    assert summary["errors"] == 1
+    assert summary["seconds"] == 3.5
+    assert summary["policy_ms"] == 3.0
+
+
+def test_intervals_by_hand():
+    summary = summarise(laid_out(), PROTOCOL, policy="bc")
+    # Wilson, 2 of 4: centre 1/2, half width z/(1+z^2/4) sqrt(1/16 + z^2/64) with z^2 = 3.8415: 0.3500.
+    entire = summary["tasks"]["a"]["standard"]["entire"]
+    assert (entire["low"], entire["high"]) == pytest.approx((0.1500, 0.8500), abs=1e-4)
+    # 0 of 4: the upper end is z^2 / (4 + z^2) = 0.4899.
+    none = summary["tasks"]["b"]["standard"]["entire"]
+    assert (none["low"], none["high"]) == pytest.approx((0.0, 0.4899), abs=1e-4)
+    # Pooled 2 of 8: centre (1/4 + z^2/16)/(1 + z^2/8) = 0.3311, half 0.2600.
+    assert summary["avg_entire_interval"] == pytest.approx([0.0715, 0.5907], abs=1e-4)
+
+
+def test_a_summary_is_plain_strict_json():
+    summary = summarise(laid_out(), PROTOCOL, policy="random")
+    assert json.loads(json.dumps(summary, allow_nan=False)) == summary
+    broken = [crashed(cell, "X: y") for cell in cells(PROTOCOL)]
+    assert summarise(broken, PROTOCOL, policy="p")["policy_ms"] is None
+
+
+def test_every_scenario_counts():
+    protocol = replace(PROTOCOL, scenarios=("standard", "texture"))
+    results = [result(cell, True, cell.scenario == "standard") for cell in cells(protocol)]
+    summary = summarise(results, protocol, policy="p")
+    assert summary["tasks"]["a"]["texture"]["entire"]["rate"] == 0
+    assert (summary["avg_partial"], summary["avg_entire"], summary["avg_all"]) == (1.0, 0.5, 0.75)
+
+
+def test_one_row_an_episode(tmp_path):
+    write_parquet(tmp_path / "e.parquet", laid_out())
+    rows = pq.read_table(tmp_path / "e.parquet").to_pylist()
+    assert len(rows) == 8
+    first = laid_out()[0]
+    assert rows[0] == {
+        "task": "a", "scenario": "standard", "initial_state": 0, "seed": first.cell.seed,
+        "partial_once": True, "entire_once": True, "partial_end": True, "entire_end": True,
+        "num_steps": 60, "num_clipped": 2, "seconds": 0.5, "policy_ms": 3.0, "error": "",
+    }  # fmt: skip
+    assert rows[7]["error"] == "RuntimeError: fell off"
+
+
+def test_what_is_appended_is_found_again(tmp_path):
+    path = tmp_path / "e.jsonl"
+    assert stored(path) == {}
+    append(path, laid_out()[:3])
+    append(path, laid_out()[3:])
+    assert stored(path) == {r.cell: r for r in laid_out()}
+
+
+def test_a_line_cut_off_by_a_kill_is_run_again(tmp_path):
+    path = tmp_path / "e.jsonl"
+    append(path, laid_out())
+    path.write_text(path.read_text()[:-5])
+    assert stored(path) == {r.cell: r for r in laid_out()[:-1]}
+    append(path, laid_out()[-1:])
+    assert stored(path) == {r.cell: r for r in laid_out()}
+
+
+def test_a_disk_that_refuses(tmp_path):
+    with pytest.raises(StorageError, match=re.escape("e.jsonl: No such file or directory. Free some space")):
+        append(tmp_path / "gone" / "e.jsonl", laid_out())
+    with pytest.raises(StorageError, match=r"Cannot write .*e.parquet: "):
+        write_parquet(tmp_path / "gone" / "e.parquet", laid_out())

@@ -1,0 +1,194 @@
+import re
+import subprocess
+import sys
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+import pytest
+
+from tap_ray import config
+from tap_ray.errors import ConfigError
+
+
+@dataclass(frozen=True, kw_only=True)
+class Model:
+    width: int = 64
+    rate: float = 0.5
+
+
+@dataclass(frozen=True, kw_only=True)
+class Config:
+    data: Path
+    model: Model = field(default_factory=Model)
+    tasks: tuple[str, ...] = ("a", "b")
+    head: Literal["regression", "flow"] = "regression"
+    limit: int | None = None
+    live: bool = False
+
+
+FULL = Config(data=Path("d"), model=Model(width=3, rate=0.25), tasks=("x",), head="flow", limit=5, live=True)
+
+
+def test_there_and_back():
+    assert config.from_dict(Config, config.to_dict(FULL)) == FULL
+
+
+def test_plain_values():
+    assert config.to_dict(FULL) == {
+        "data": "d",
+        "model": {"width": 3, "rate": 0.25},
+        "tasks": ["x"],
+        "head": "flow",
+        "limit": 5,
+        "live": True,
+    }
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"data": "d", "modle": {}}, "config: unknown key 'modle'. Did you mean 'model'? Known: data, head"),
+        ({"data": "d", "model": {"widht": 1}}, "config: model: unknown key 'widht'. Did you mean 'width'?"),
+        ({"data": "d", "head": "flwo"}, "config: head: 'flwo' is not one of ['regression', 'flow']."),
+        ({"data": "d", "limit": "many"}, "config: limit: expected int, got 'many'."),
+        ({"data": "d", "limit": True}, "config: limit: expected int, got True."),
+        ({"data": "d", "live": 1}, "config: live: expected bool, got 1."),
+        ({"data": "d", "tasks": "carrot"}, "config: tasks: expected a list, got 'carrot'."),
+        ({"data": "d", "tasks": [1]}, "config: tasks: expected str, got 1."),
+        ({"data": "d", "model": {"rate": "fast"}}, "config: model: rate: expected float, got 'fast'."),
+        ({"data": "d", "model": 3}, "config: model: expected keys and values for Model, got 3."),
+        ({"data": 3}, "config: data: expected Path, got 3."),
+        ({}, "config: Config needs a value for data."),
+        (["data"], "config: expected keys and values for Config, got ['data']."),
+    ],
+)
+def test_each_mistake_is_named(values, message):
+    with pytest.raises(ConfigError, match="^" + re.escape(message)):
+        config.from_dict(Config, values)
+
+
+@pytest.mark.parametrize(("text", "rate"), [("1", 1.0), ("1e-4", 1e-4), ("1.5e-3", 1.5e-3), (".5", 0.5)])
+def test_yaml_numbers(tmp_path, text, rate):
+    # YAML 1.1 reads 1e-4, which has no dot, as a string.
+    file = tmp_path / "c.yaml"
+    file.write_text(f"data: d\nlimit: null\nmodel: {{rate: {text}}}\n")
+    assert config.load(Config, file).model.rate == rate
+
+
+def test_json_is_yaml(tmp_path):
+    (tmp_path / "c.json").write_text('{"data": "d", "tasks": ["x", "y"]}')
+    assert config.load(Config, tmp_path / "c.json").tasks == ("x", "y")
+
+
+def test_files_that_cannot_be_read(tmp_path):
+    with pytest.raises(ConfigError, match=r"Cannot read the config file .*nowhere.yaml: No such file"):
+        config.load(Config, tmp_path / "nowhere.yaml")
+    (tmp_path / "c.yaml").write_text("a: [")
+    with pytest.raises(ConfigError, match=r"c.yaml is not valid YAML: "):
+        config.load(Config, tmp_path / "c.yaml")
+    (tmp_path / "list.yaml").write_text("- a")
+    with pytest.raises(ConfigError, match=r"list.yaml: expected keys and values for Config, got \['a'\]"):
+        config.load(Config, tmp_path / "list.yaml")
+
+
+def test_a_digest_names_values_not_their_order():
+    assert config.digest({"a": 1, "b": [2, 3]}) == config.digest({"b": [2, 3], "a": 1}) == "fd28b17488e0d3ec"
+    assert config.digest({"a": 1, "b": [3, 2]}) != config.digest({"a": 1, "b": [2, 3]})
+
+
+def test_differences_name_each_key():
+    old = {"a": 1, "model": {"width": 64, "rate": 0.5}, "gone": 0}
+    new = {"a": 1, "model": {"width": 128, "rate": 0.5}, "new": "x"}
+    assert config.differences(old, new) == [
+        "gone: 0 before, '(absent)' now",
+        "model.width: 64 before, 128 now",
+        "new: '(absent)' before, 'x' now",
+    ]
+
+
+JOB = '''
+"""Prints what it got."""
+from dataclasses import dataclass
+from pathlib import Path
+from tap_ray.config import run_job
+from tap_ray.errors import DataError
+
+@dataclass(frozen=True, kw_only=True)
+class Config:
+    data: Path
+    """Folder to read."""
+    steps: int = 3
+    """Steps, 0: none."""
+    tasks: tuple[str, ...] = ("a",)
+    live: bool = False
+
+def main(config: Config) -> Path:
+    print(config)
+    if config.steps == 13:
+        raise DataError("expected a, got b: do c")
+    if config.steps == 14:
+        raise KeyboardInterrupt
+    return config.data
+
+if __name__ == "__main__":
+    run_job(main, Config)
+'''
+
+
+@pytest.fixture(scope="module")
+def job(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("job")
+    (folder / "job.py").write_text(JOB)
+    (folder / "c.yaml").write_text("steps: 7\ntasks: [x, y]\n")
+    (folder / "typo.yaml").write_text("stpes: 7\n")
+
+    def run(*flags):
+        return subprocess.run(
+            [sys.executable, "job.py", *flags], cwd=folder, capture_output=True, text=True, timeout=60, check=False
+        )
+
+    return run
+
+
+def test_a_job_prints_its_result_last(job):
+    done = job("--data", "some/where", "--steps", "0")
+    assert done.returncode == 0
+    assert done.stdout.splitlines()[-1] == "some/where"
+    assert "steps=0" in done.stdout
+
+
+@pytest.mark.parametrize("flags", [("--config", "c.yaml"), ("--config=c.yaml",)])
+def test_flags_win_over_the_file_and_the_file_over_defaults(job, flags):
+    done = job(*flags, "--data", "d", "--steps", "5")
+    assert "steps=5" in done.stdout, done.stderr
+    assert "tasks=('x', 'y')" in done.stdout
+    done = job("--data", "d", *flags)
+    assert "steps=7" in done.stdout, done.stderr
+
+
+@pytest.mark.parametrize(
+    ("flags", "status", "message"),
+    [
+        (("--data", "d", "--steps", "13"), 2, "error: expected a, got b: do c\n"),
+        (("--data", "d", "--config", "typo.yaml"), 2, "unknown key 'stpes'. Did you mean 'steps'?"),
+        (("--data", "d", "--config"), 2, "--config needs a file"),
+        (("--data", "d", "--stpes", "3"), 2, "--steps"),
+        (("--data", "d", "--steps", "few"), 2, "few"),
+        ((), 2, "--data"),
+        (("--config", "c.yaml"), 2, "--data"),
+        (("--data", "d", "--steps", "14"), 130, "interrupted: run the same command again"),
+    ],
+)
+def test_a_users_mistake_ends_in_one_message_and_status_2(job, flags, status, message):
+    done = job(*flags)
+    assert done.returncode == status
+    assert message in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_help_tells_units(job):
+    done = job("--help")
+    assert done.returncode == 0
+    assert "Prints what it got." in done.stdout
+    assert "Steps, 0: none." in done.stdout

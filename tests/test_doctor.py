@@ -1,0 +1,108 @@
+"""The doctor looks at the real machine; what is missing is then made missing for real (environment, files, PATH)."""
+
+import os
+import subprocess
+import sys
+import time
+
+import pytest
+
+from tap_ray import doctor
+
+
+def test_this_machine_runs_the_default_job_within_the_time_promised():
+    begin = time.monotonic()
+    result = subprocess.run([sys.executable, "-m", "tap_ray.doctor"], capture_output=True, text=True)
+    assert result.returncode == 0, result.stdout
+    assert time.monotonic() - begin < 30  # promised: 15 s on a machine that does nothing else
+    assert result.stdout.splitlines()[-1] == "The default job can run."
+    for name in ("Python", "torch", "Ray", "PyBullet", "MLflow", "ffmpeg", "disk", "Vulkan", "EGL"):
+        assert f"  {name} " in result.stdout
+
+
+def test_an_absent_server_is_a_missing_row_and_exit_status_1():
+    env = {**os.environ, "MLFLOW_TRACKING_URI": "http://127.0.0.1:9"}
+    result = subprocess.run([sys.executable, "-m", "tap_ray.doctor"], capture_output=True, text=True, env=env)
+    assert result.returncode == 1
+    assert "missing   MLflow" in result.stdout
+    assert "unset MLFLOW_TRACKING_URI" in result.stdout
+    assert result.stdout.splitlines()[-1] == "The default job cannot run without: MLflow."
+
+
+def test_arguments_are_refused(capsys):
+    assert doctor.main(["--fix"]) == 2
+    assert "takes no arguments; got --fix" in capsys.readouterr().err
+
+
+def probe(run, **more) -> doctor.Probe:
+    return doctor.Probe(name="thing", run=run, mend="buy a new one", **more)
+
+
+def test_the_table_by_hand():
+    def broken() -> str:
+        raise RuntimeError("bent")
+
+    rows = doctor.examine([probe(lambda: "shiny"), probe(broken), probe(broken, required=False)])
+    assert [(row.ok, row.required) for row in rows] == [(True, True), (False, True), (False, False)]
+    assert doctor.table(rows) == (
+        "ok        thing  shiny\n"
+        "missing   thing  bent\n"
+        "                 -> buy a new one\n"
+        "optional  thing  bent\n"
+        "                 -> buy a new one"
+    )
+
+
+@pytest.mark.parametrize(
+    ("environment", "text"),
+    [
+        ({"RAY_AUTH_MODE": "disabled"}, "RAY_AUTH_MODE=disabled: whoever reaches"),
+        ({"RAY_AUTH_TOKEN_PATH": "/nowhere/token"}, "names /nowhere/token, which does not exist"),
+    ],
+)
+def test_ray_without_authentication(monkeypatch, environment, text):
+    for name in ("RAY_AUTH_MODE", "RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises(RuntimeError, match=text):
+        doctor.ray_auth()
+
+
+def test_a_token_that_others_can_read(monkeypatch, tmp_path):
+    for name in ("RAY_AUTH_MODE", "RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert doctor.ray_auth().startswith("on; Ray makes a token")
+    token = tmp_path / ".ray" / "auth_token"
+    token.parent.mkdir()
+    token.write_text("secret")
+    token.chmod(0o644)
+    with pytest.raises(RuntimeError, match="can be read by other users"):
+        doctor.ray_auth()
+    token.chmod(0o600)
+    assert doctor.ray_auth() == f"token in {token}"
+
+
+def test_too_little_of_something():
+    with pytest.raises(RuntimeError, match=r"0\.3 GB available; 3 are needed"):
+        doctor._enough(0.3, 3, "GB available")
+
+
+@pytest.mark.parametrize(
+    ("script", "detail"),
+    [("kill -SEGV $$", "crashed (signal 11)"), ("exit 3", "exit status 3"), ("sleep 60", "no answer within 0.5 s")],
+)
+def test_a_crash_in_a_probe_is_a_row(monkeypatch, tmp_path, script, detail):
+    """A driver that kills its process, or never answers: the doctor survives and says so."""
+    interpreter = tmp_path / "python"
+    interpreter.write_text(f"#!/bin/bash\n{script}\n")
+    interpreter.chmod(0o755)
+    monkeypatch.setattr(sys, "executable", str(interpreter))
+    monkeypatch.setattr(doctor, "TIMEOUT_S", 0.5)
+    assert doctor._apart(probe(doctor.pybullet, isolated=True)) == (False, detail)
+
+
+def test_no_foreign_library_enters_this_process():
+    code = "import sys, tap_ray.doctor; sys.exit(any(m in sys.modules for m in ('ray', 'mlflow', 'torch', 'pybullet')))"
+    assert subprocess.run([sys.executable, "-c", code]).returncode == 0

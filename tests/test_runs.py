@@ -1,0 +1,148 @@
+import errno
+import json
+import os
+import re
+from pathlib import Path
+
+import pytest
+
+from tap_ray import runs
+from tap_ray.errors import CheckpointError, ConfigError, StorageError
+
+CONFIG = {"steps": 3, "model": {"width": 64}, "out": None, "_fleets": 2}
+
+
+@pytest.fixture(autouse=True)
+def _in_a_fresh_folder(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+
+
+def test_the_folder_is_named_by_what_makes_the_run():
+    run = runs.open_run(None, job="align", config=CONFIG)
+    assert run.path == Path("runs") / f"align-{run.hash[:10]}"
+    assert not run.resumed
+    assert not run.done
+    assert json.loads((run.path / "config.json").read_text()) == CONFIG
+    manifest = json.loads((run.path / "manifest.json").read_text())
+    assert manifest["job"] == "align"
+    assert manifest["status"] == "running"
+    assert manifest["hash"] == run.hash
+    assert set(runs.PACKAGES) == set(manifest["packages"])
+
+
+def test_where_and_how_do_not_enter_the_hash_but_what_does():
+    run = runs.open_run(None, job="align", config=CONFIG)
+    same = runs.open_run("elsewhere", job="align", config={**CONFIG, "out": "elsewhere", "_fleets": 9})
+    assert same.hash == run.hash
+    for config, job in (
+        ({**CONFIG, "steps": 4}, "align"),
+        ({**CONFIG, "model": {"width": 65}}, "align"),
+        (CONFIG, "x"),
+    ):
+        assert runs.open_run(None, job=job, config=config).hash != run.hash
+
+
+def test_the_same_command_goes_on_and_then_does_nothing():
+    first = runs.open_run(None, job="align", config=CONFIG)
+    again = runs.open_run(None, job="align", config={**CONFIG, "_fleets": 5})
+    assert again.path == first.path
+    assert again.resumed
+    assert not again.done
+    runs.annotate(again, mlflow_run_id="abc")
+    runs.finish(again, steps_done=3)
+    manifest = runs.require_done(again.path, job="align")
+    assert (manifest["mlflow_run_id"], manifest["steps_done"], manifest["status"]) == ("abc", 3, "done")
+    assert runs.open_run(None, job="align", config=CONFIG).done
+
+
+@pytest.mark.parametrize("left", [(), ("config.json",), ("config.json", ".manifest.json.tmp"), (".config.json.tmp",)])
+def test_a_run_killed_before_its_manifest_begins_again(left):
+    Path("r").mkdir()
+    for name in left:
+        (Path("r") / name).write_text("{")
+    run = runs.open_run("r", job="align", config=CONFIG)
+    assert not run.resumed
+    assert runs.read_json(run.path / "config.json") == CONFIG
+
+
+def test_another_run_is_refused_and_each_difference_named():
+    runs.open_run("r", job="align", config=CONFIG)
+    new = {**CONFIG, "steps": 5, "model": {"width": 65}, "_fleets": 3, "out": "r"}
+    with pytest.raises(ConfigError) as caught:
+        runs.open_run("r", job="align", config=new)
+    assert str(caught.value) == (
+        "r holds another run (align):\n  model.width: 64 before, 65 now\n  steps: 3 before, 5 now\n"
+        "Name another folder with --out, or remove this one."
+    )
+
+
+def test_a_folder_of_something_else_is_refused():
+    Path("mine").mkdir()
+    Path("mine/thesis.tex").write_text("x")
+    with pytest.raises(ConfigError, match=r"mine exists and is not a run folder. Name another folder with --out"):
+        runs.open_run("mine", job="align", config=CONFIG)
+    assert os.listdir("mine") == ["thesis.tex"]
+    with pytest.raises(ConfigError, match="is not a run folder"):
+        runs.open_run("mine/thesis.tex", job="align", config=CONFIG)
+
+
+def test_parents_are_part_of_what_makes_a_run():
+    first = runs.open_run("p1", job="pretrain", config={"steps": 1})
+    second = runs.open_run("p2", job="pretrain", config={"steps": 2})
+    child = runs.open_run("c", job="align", config=CONFIG, parents={"init": "p1"})
+    assert runs.read_json(child.path / "manifest.json")["parents"] == {"init": {"path": "p1", "hash": first.hash}}
+    assert child.hash != runs.open_run(None, job="align", config=CONFIG, parents={"init": "p2"}).hash
+    with pytest.raises(ConfigError, match="its parents have changed since"):
+        runs.open_run("c", job="align", config=CONFIG, parents={"init": second.path})
+
+
+def test_a_data_set_can_be_a_parent():
+    Path("d/meta").mkdir(parents=True)
+    Path("d/meta/tap_ray.json").write_text('{"hash": "ff"}')
+    assert runs.hash_of("d") == "ff"
+
+
+def test_a_missing_parent_is_an_error_before_anything_is_made():
+    with pytest.raises(CheckpointError, match=r"^nowhere does not exist. Give a folder that a job printed"):
+        runs.open_run("c", job="align", config=CONFIG, parents={"init": "nowhere"})
+    assert not Path("c").exists()
+    Path("empty").mkdir()
+    with pytest.raises(CheckpointError, match=r"^empty is neither a run folder nor a data set of this project"):
+        runs.hash_of("empty")
+
+
+def test_only_a_finished_run_of_the_right_job_will_do():
+    run = runs.open_run("r", job="align", config=CONFIG)
+    with pytest.raises(CheckpointError, match=r"r has not finished. Run its command again"):
+        runs.require_done("r", job="align")
+    runs.finish(run)
+    with pytest.raises(CheckpointError, match="r is a run of 'align'; a run of 'pretrain' is needed here"):
+        runs.require_done("r", job="pretrain")
+
+
+def test_a_reader_sees_the_old_file_or_the_new_one(monkeypatch):
+    path = Path("a.json")
+    runs.write_json(path, {"a": 1})
+
+    def full(*_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(StorageError, match=re.escape("Cannot write a.json: No space left on device. Free some space")):
+        runs.write_json(path, {"a": 2})
+    assert runs.read_json(path) == {"a": 1}
+    assert os.listdir() == ["a.json"]
+
+
+def test_a_run_folder_that_cannot_be_made():
+    Path("file").write_text("")
+    with pytest.raises(StorageError, match=r"Cannot create the run folder file/run: Not a directory. Name another"):
+        runs.open_run("file/run", job="align", config=CONFIG)
+
+
+def test_json_that_is_missing_or_cut_off():
+    with pytest.raises(CheckpointError, match=r"^a.json is missing\."):
+        runs.read_json(Path("a.json"))
+    Path("a.json").write_text('{"a": ')
+    with pytest.raises(CheckpointError, match=r"a.json is not valid JSON \(cut off\?\)"):
+        runs.read_json(Path("a.json"))

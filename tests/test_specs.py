@@ -1,0 +1,83 @@
+from dataclasses import fields, replace
+
+import numpy as np
+import pytest
+
+from tap_ray.errors import SpecError
+from tap_ray.specs import EE_DELTA_ACTION, EE_POSE_STATE, RobotSpec, Slot, require_compatible, slots
+
+ARM = RobotSpec(robot="widowx", action=EE_DELTA_ACTION, state=EE_POSE_STATE)
+
+OTHER = {
+    "robot": "panda",
+    "action": EE_DELTA_ACTION[:6],
+    "state": EE_POSE_STATE[::-1],
+    "control_hz": 10.0,
+    "action_frame": "tool",
+    "action_mode": "absolute",
+    "rotation": "axis_angle_right",
+    "quaternion": "xyzw",
+    "gripper": "0 open, 1 closed",
+}
+
+
+def test_equal_specs_fit():
+    require_compatible(ARM, replace(ARM), have_name="data", want_name="policy")
+
+
+@pytest.mark.parametrize("field", [field.name for field in fields(RobotSpec)])
+def test_each_field_alone_makes_a_mismatch(field):
+    with pytest.raises(SpecError) as caught:
+        require_compatible(ARM, replace(ARM, **{field: OTHER[field]}), have_name="data play/", want_name="policy p")
+    lines = str(caught.value).splitlines()
+    assert lines[0] == "data play/ and policy p do not fit each other:"
+    assert len(lines) == 3
+    assert lines[1].startswith(f"  {field}: data play/ has ")
+    assert "Use data and a policy of the same robot" in lines[2]
+
+
+def test_every_difference_is_listed():
+    with pytest.raises(SpecError) as caught:
+        require_compatible(ARM, RobotSpec(**OTHER), have_name="a", want_name="b")
+    text = str(caught.value)
+    assert all(f"\n  {name}: a has " in text for name in OTHER)
+    assert "control_hz: a has 5.0, b has 10.0" in text
+    assert "gripper (1) -1..1]" in text
+
+
+def test_a_range_alone_is_a_mismatch():
+    wide = replace(ARM, action=(*slots("m", -0.1, 0.1, "dx", "dy", "dz"), *EE_DELTA_ACTION[3:]))
+    with pytest.raises(SpecError, match=r"dx \(m\) -0.05..0.05.* b has \[dx \(m\) -0.1..0.1"):
+        require_compatible(ARM, wide, have_name="a", want_name="b")
+
+
+def test_json_round_trip():
+    assert RobotSpec.from_json(ARM.to_json()) == ARM
+
+
+@pytest.mark.parametrize("change", [{"extra": 1}, {"robot": None}])
+def test_a_spec_of_another_version_is_refused(change):
+    data = ARM.to_json()
+    for key, value in change.items():
+        if value is None:
+            del data[key]
+        else:
+            data[key] = value
+    with pytest.raises(SpecError, match=r"A robot spec has the fields \[.*'robot'.*written by another version"):
+        RobotSpec.from_json(data)
+
+
+def test_the_action_of_the_paper():
+    # METHOD.md A: 7-D, delta xyz (m), delta axis-angle (rad), gripper.
+    assert [slot.name for slot in ARM.action] == ["dx", "dy", "dz", "drx", "dry", "drz", "gripper"]
+    assert [slot.unit for slot in ARM.action] == ["m"] * 3 + ["rad"] * 3 + ["1"]
+    np.testing.assert_array_equal(ARM.action_high_A, np.array([0.05] * 3 + [0.3] * 3 + [1], np.float32))
+    np.testing.assert_array_equal(ARM.action_low_A, -ARM.action_high_A)
+    assert ARM.action_low_A.dtype == np.float32
+
+
+def test_slots_share_unit_and_range():
+    assert slots("rad", -1, 2, "a", "b") == (
+        Slot(name="a", unit="rad", low=-1, high=2),
+        Slot(name="b", unit="rad", low=-1, high=2),
+    )
