@@ -71,7 +71,9 @@ def check(config: EnvConfig) -> None:
     if config.sim not in SIMULATORS:
         raise ConfigError(f"Unknown simulator {config.sim!r}. {nearest(config.sim, SIMULATORS)}")
     if config.scenario != "standard":
-        raise ConfigError(f"Unknown scenario {config.scenario!r}. Known: standard. The robustness scenarios come later.")
+        raise ConfigError(
+            f"Unknown scenario {config.scenario!r}. Known: standard. The robustness scenarios come later."
+        )
     for name in ("image_size", "max_steps"):
         if getattr(config, name) < 1:
             raise ConfigError(f"{name} is at least 1, got {getattr(config, name)}.")

@@ -26,6 +26,10 @@ CARRY_Z_M = 0.14
 """Height of the tool on its way to the target."""
 
 
+MAX_YAW_RAD = 1.9
+"""The hand turns no farther than this from straight: its wrist has stops."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class ExpertConfig:
     """How fast and how clumsy the expert is."""
@@ -125,6 +129,7 @@ class Script:
         item = OBJECTS[self._task.object[0]]
         grasp_m = view.item_m + view.item @ [item.grasp_x_m, 0, 0]
         grasp_m = np.array([*grasp_m[:2], view.item_m[2] - item.half_size_m[2] + item.grasp_z_m])
+        above_m = np.array([*grasp_m[:2], grasp_m[2] + CLEARANCE_M])
         held = bool(np.linalg.norm(grasp_m - view.tool_m) < 0.035)
         if self._phase in ("over", "lower") and not held:
             self._phase, self._steps = "above", 0
@@ -136,8 +141,10 @@ class Script:
         match self._phase:
             case "above":
                 if view.entire:
-                    return Aim(position_m=np.array([*view.tool_m[:2], CARRY_Z_M]), yaw_rad=yaw, gripper=OPEN, next="above")
-                return Aim(position_m=grasp_m + [0, 0, CLEARANCE_M], yaw_rad=yaw, gripper=OPEN, next="down", within_m=0.015)
+                    return Aim(
+                        position_m=np.array([*view.tool_m[:2], CARRY_Z_M]), yaw_rad=yaw, gripper=OPEN, next="above"
+                    )
+                return Aim(position_m=above_m, yaw_rad=yaw, gripper=OPEN, next="down", within_m=0.015)
             case "down":
                 return Aim(position_m=grasp_m, yaw_rad=yaw, gripper=OPEN, next="close")
             case "close":
@@ -198,9 +205,7 @@ class Expert:
     def reset(self, obs: Observation, info: Info, seeds: Sequence[int]) -> None:
         """Begin an episode on every robot; `seeds` (N) are those of the noise."""
         views = [self._view(obs, info, robot) for robot in range(self._num_robots)]
-        self._scripts = [
-            Script(self._task, self._config, seed, view) for seed, view in zip(seeds, views, strict=True)
-        ]
+        self._scripts = [Script(self._task, self._config, seed, view) for seed, view in zip(seeds, views, strict=True)]
 
     def act(self, obs: Observation, info: Info) -> np.ndarray:
         """(N, 7) float32 actions."""
@@ -263,4 +268,4 @@ def _grasp_yaw(item: ObjectModel, view: View) -> float:
     tool_yaw = np.arctan2(-view.tool[0, 1], view.tool[1, 1])
     period = np.pi / 2 if item.half_size_m[0] == item.half_size_m[1] else np.pi
     yaw = object_yaw + np.round((tool_yaw - object_yaw) / period) * period
-    return float(yaw - period * np.round(yaw / np.pi) if abs(yaw) > 0.6 * np.pi else yaw)
+    return float(yaw - np.sign(yaw) * period if abs(yaw) > MAX_YAW_RAD else yaw)

@@ -187,12 +187,8 @@ class World:
     def _add_table(self, rgb: Colour) -> None:
         half = (1.0, 1.0, 0.02)
         solid = p.createCollisionShape(p.GEOM_BOX, halfExtents=half, physicsClientId=self.client)
-        seen = p.createVisualShape(
-            p.GEOM_BOX, halfExtents=half, rgbaColor=(*rgb, 1), physicsClientId=self.client
-        )
-        table = p.createMultiBody(
-            0, solid, seen, basePosition=(0.4, 0, -half[2]), physicsClientId=self.client
-        )
+        seen = p.createVisualShape(p.GEOM_BOX, halfExtents=half, rgbaColor=(*rgb, 1), physicsClientId=self.client)
+        table = p.createMultiBody(0, solid, seen, basePosition=(0.4, 0, -half[2]), physicsClientId=self.client)
         p.changeDynamics(table, -1, lateralFriction=0.8, physicsClientId=self.client)
 
     def _place_robot(self, joint_rad: np.ndarray) -> None:
@@ -201,9 +197,7 @@ class World:
             p.resetJointState(robot, joint, float(angle), physicsClientId=self.client)
         for finger in self.bodies.finger:
             p.resetJointState(robot, finger, self.model.finger_open_m, physicsClientId=self.client)
-            p.changeDynamics(
-                robot, finger, lateralFriction=1.5, spinningFriction=0.02, physicsClientId=self.client
-            )
+            p.changeDynamics(robot, finger, lateralFriction=1.5, spinningFriction=0.02, physicsClientId=self.client)
         self._target_rad, self._closing = np.array(joint_rad, float), False
 
     def _add_object(self, model: ObjectModel, position_m: tuple[float, float], yaw_rad: float) -> int:
@@ -214,9 +208,7 @@ class World:
             **_shapes(seen, model, "visual"),
             physicsClientId=self.client,
         )
-        collision = p.createCollisionShapeArray(
-            **_shapes(solid, model, "collision"), physicsClientId=self.client
-        )
+        collision = p.createCollisionShapeArray(**_shapes(solid, model, "collision"), physicsClientId=self.client)
         body = p.createMultiBody(
             model.mass_kg,
             collision,

@@ -1,6 +1,6 @@
 """A WidowX-like arm over a table, as a Gymnasium environment at 5 Hz control (PyBullet)."""
 
-from typing import Any
+from typing import Any, ClassVar
 
 import gymnasium as gym
 import numpy as np
@@ -19,17 +19,22 @@ REACHED = 0.8
 """Part of a control step in which the commanded pose is interpolated; the rest lets the arm arrive."""
 
 
-class TabletopEnv(gym.Env[dict[str, np.ndarray], np.ndarray]):
+class TabletopEnv(gym.Env[Any, np.ndarray]):
     """One robot, one table. Observation, action and info are those of tap_ray/types.py and tap_ray/specs.py.
 
     Episodes never terminate early (`terminated` is always False); they are truncated after `max_steps`. The reward is
     1 while the task is entirely done, else 0.
     """
 
-    metadata = {"render_modes": ["rgb_array"], "render_fps": 5}
+    metadata: ClassVar[dict[str, Any]] = {"render_modes": ["rgb_array"], "render_fps": 5}
 
     def __init__(
-        self, config: EnvConfig, *, look: Look | None = None, render_size: int | None = None, render_mode: str = "rgb_array"
+        self,
+        config: EnvConfig,
+        *,
+        look: Look | None = None,
+        render_size: int | None = None,
+        render_mode: str = "rgb_array",
     ) -> None:
         """Start a simulation of `config`.
 
@@ -49,7 +54,8 @@ class TabletopEnv(gym.Env[dict[str, np.ndarray], np.ndarray]):
         size, state = config.image_size, self.robot_spec.state
         self._state_low = np.array([slot.low for slot in state], np.float32)
         self._state_high = np.array([slot.high for slot in state], np.float32)
-        self.action_space = gym.spaces.Box(self.robot_spec.action_low_A, self.robot_spec.action_high_A)
+        self._low_A, self._high_A = self.robot_spec.action_low_A, self.robot_spec.action_high_A
+        self.action_space = gym.spaces.Box(self._low_A, self._high_A)
         self.observation_space = gym.spaces.Dict(
             rgb=gym.spaces.Box(0, 255, (size, size, 3), np.uint8),
             state=gym.spaces.Box(self._state_low, self._state_high),
@@ -72,13 +78,11 @@ class TabletopEnv(gym.Env[dict[str, np.ndarray], np.ndarray]):
         self._start_M7 = self._world.object_poses(NUM_SLOTS)
         self._num_steps = self._num_clipped = 0
         self._partial_once = self._entire_once = False
-        still = np.zeros(self.action_space.shape, np.float32)
+        still = np.zeros_like(self._low_A)
         still[-1] = 1.0
         return self._look_around(still)
 
-    def step(
-        self, action: np.ndarray
-    ) -> tuple[dict[str, np.ndarray], float, bool, bool, dict[str, Any]]:
+    def step(self, action: np.ndarray) -> tuple[dict[str, np.ndarray], float, bool, bool, dict[str, Any]]:
         """Execute one action (A,), clipped into the spec's range.
 
         Raises:
@@ -107,11 +111,11 @@ class TabletopEnv(gym.Env[dict[str, np.ndarray], np.ndarray]):
         value = np.asarray(action, np.float32)
         names = ", ".join(f"{slot.name} ({slot.unit})" for slot in self.robot_spec.action)
         want = f"An action of {self.model.name} is {len(self.robot_spec.action)} finite numbers: {names}"
-        if value.shape != self.action_space.shape:
+        if value.shape != self._low_A.shape:
             raise SpecError(f"{want}. This one has shape {value.shape}: pass one action a robot and step.")
         if not np.isfinite(value).all():
             raise SpecError(f"{want}. This one is {value.tolist()}: look for NaN in the policy's output.")
-        clipped = np.clip(value, self.action_space.low, self.action_space.high)
+        clipped = np.clip(value, self._low_A, self._high_A)
         self._num_clipped += int(not np.array_equal(clipped, value))
         return clipped
 
@@ -140,9 +144,7 @@ class TabletopEnv(gym.Env[dict[str, np.ndarray], np.ndarray]):
         path, last = [], self._joint_rad
         for tick in range(1, TICKS + 1):
             part = min(1.0, tick / TICKS / REACHED)
-            joints = inverse(
-                self.model, start_m + part * (end_m - start_m), axis_angle_matrix(part * turn) @ start
-            )
+            joints = inverse(self.model, start_m + part * (end_m - start_m), axis_angle_matrix(part * turn) @ start)
             if joints is None or np.abs(joints - last).max() > 0.5:  # 0.5 rad a tick: a flip of the wrist
                 return None
             path.append(joints)

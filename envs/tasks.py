@@ -5,6 +5,7 @@ robot. "Left" is the robot's left, +y of the base frame.
 """
 
 from dataclasses import dataclass
+from math import hypot
 from typing import Literal
 
 import numpy as np
@@ -21,6 +22,8 @@ PUSH_M = 0.10
 PLAY = "play"
 FIELD_LOW_M, FIELD_HIGH_M = (0.20, -0.15), (0.37, 0.15)
 """Corners of the rectangle that objects start in, base frame x and y."""
+TRIES = 40
+"""Layouts drawn before other objects are (play)."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -136,35 +139,32 @@ class Scene:
 
 def draw_scene(task: str, rng: np.random.Generator) -> Scene:
     """Draw objects (play only), sentence and poses without overlap."""
-    if task == PLAY:
-        count = int(rng.integers(2, NUM_SLOTS + 1))
-        names = tuple(str(name) for name in rng.permutation(sorted(OBJECTS))[:count])
-        sentence = ""
-    else:
-        names = TASKS[task].object
-        sentence = str(rng.choice(TASKS[task].sentence))
-    models = tuple(OBJECTS[name] for name in names)
-    high_y = FIELD_HIGH_M[1] - (PUSH_M + 0.02 if task in TASKS and TASKS[task].goal == "push_left" else 0.0)
-    position = rng.uniform(FIELD_LOW_M, (FIELD_HIGH_M[0], high_y), (len(models), 2))
-    while not _apart(position, models):
-        if task == PLAY and rng.random() < 0.01:  # cloth, plate and basket do not fit on the table together
-            models = models[:-1]
-        position = rng.uniform(FIELD_LOW_M, (FIELD_HIGH_M[0], high_y), (len(models), 2))
-    yaw = rng.uniform(-np.pi / 2, np.pi / 2, len(models))
+    sentence = "" if task == PLAY else str(rng.choice(TASKS[task].sentence))
+    pushed = task != PLAY and TASKS[task].goal == "push_left"
+    high = (FIELD_HIGH_M[0], FIELD_HIGH_M[1] - (PUSH_M + 0.02 if pushed else 0.0))
+    count = int(rng.integers(2, NUM_SLOTS + 1))
+    while True:
+        names = [str(name) for name in rng.permutation(sorted(OBJECTS))[:count]] if task == PLAY else TASKS[task].object
+        models = tuple(OBJECTS[name] for name in names)
+        position = rng.uniform(FIELD_LOW_M, high, (TRIES, len(models), 2))
+        fitting = [try_ for try_ in position if _apart(try_, models)]
+        if fitting:  # else: things too large to lie side by side, draw others
+            break
     return Scene(
         object=models,
-        position_m=tuple((float(x), float(y)) for x, y in position),
-        yaw_rad=tuple(float(angle) for angle in yaw),
+        position_m=tuple((float(x), float(y)) for x, y in fitting[0]),
+        yaw_rad=tuple(float(angle) for angle in rng.uniform(-np.pi / 2, np.pi / 2, len(models))),
         sentence=sentence,
     )
 
 
 def _apart(position_m: np.ndarray, models: tuple[ObjectModel, ...]) -> bool:
-    for i in range(len(models)):
-        for j in range(i):
-            if np.linalg.norm(position_m[i] - position_m[j]) < models[i].radius_m + models[j].radius_m + 0.01:
-                return False
-    return True
+    """Whether no two objects' circles come nearer than 1 cm."""
+    return all(
+        hypot(*(position_m[i] - position_m[j])) > models[i].radius_m + models[j].radius_m + 0.01
+        for i in range(len(models))
+        for j in range(i)
+    )
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -77,11 +77,7 @@ def open_run(
         "hash": name,
         "status": "running",
         "parents": ancestry,
-        "started": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-        "git": _git(),
-        "python": platform.python_version(),
-        "machine": f"{platform.machine()}, {os.cpu_count()} cores",
-        "packages": {package: _version(package) for package in PACKAGES},
+        **provenance(),
     }
     try:
         path.mkdir(parents=True, exist_ok=True)
@@ -115,6 +111,17 @@ def _reopen(path: Path, *, job: str, name: str, config: Mapping[str, Any], what:
     return Run(path=path, config=config, hash=name, resumed=True, done=manifest["status"] == "done")
 
 
+def provenance() -> dict[str, Any]:
+    """When, from which commit, on what and with which versions something is made."""
+    return {
+        "started": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        "git": _git(),
+        "python": platform.python_version(),
+        "machine": f"{platform.machine()}, {os.cpu_count()} cores",
+        "packages": {package: _version(package) for package in PACKAGES},
+    }
+
+
 def finish(run: Run, **facts: Any) -> None:
     """Mark the run as done; `facts` (plain JSON) join its manifest."""
     manifest = read_json(run.path / "manifest.json")
@@ -134,9 +141,12 @@ def hash_of(path: Path | str) -> str:
         CheckpointError: there is no such folder, or it is neither.
     """
     path = Path(path)
-    for manifest in (path / "manifest.json", path / "meta" / "tap_ray.json"):
-        if manifest.exists():
-            return str(read_json(manifest)["hash"])
+    if (path / "manifest.json").exists():
+        return str(read_json(path / "manifest.json")["hash"])
+    if (path / "meta" / "tap_ray.json").exists():
+        # A data set keeps its plan when it grows, so its length belongs to what it is.
+        plan, info = read_json(path / "meta" / "tap_ray.json"), read_json(path / "meta" / "info.json")
+        return digest({"plan": plan["hash"], "episodes": info["total_episodes"]})
     state = "is neither a run folder nor a data set of this project" if path.exists() else "does not exist"
     raise CheckpointError(f"{path} {state}. Give a folder that a job printed as its last line.")
 

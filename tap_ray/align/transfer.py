@@ -9,7 +9,9 @@ from torch import Tensor
 
 from tap_ray.errors import ConfigError, nearest
 from tap_ray.models.build import load_trained
+from tap_ray.models.language import TextEncoder
 from tap_ray.models.policy import TapPolicy
+from tap_ray.models.vision import VisionTower
 from tap_ray.models.weights import require_same
 from tap_ray.training.stage import FINAL
 
@@ -82,9 +84,9 @@ def freeze(policy: TapPolicy, parts: tuple[str, ...]) -> None:
     for part in parts:
         if part not in children:
             raise ConfigError(f"Cannot freeze {part!r}. {nearest(part, children)}")
-        children[part].requires_grad_(False)
-        if hasattr(children[part], "frozen"):
-            children[part].frozen = True
+        child = children[part].requires_grad_(False)
+        if isinstance(child, VisionTower | TextEncoder):
+            child.frozen = True
 
 
 @torch.no_grad()

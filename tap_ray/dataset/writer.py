@@ -188,7 +188,7 @@ def check_episode(episode: Episode, header: DatasetHeader) -> None:
         if (image.height, image.width) != header.image_size:
             raise DataError(
                 f"Episode {episode.index}: its images are {image.height} x {image.width} px, the data set's header "
-                f"says {header.image_size[0]} x {header.image_size[1]} (rows x columns). Use one image size in a data set."
+                f"says {header.image_size[0]} x {header.image_size[1]} (rows x columns). Use one image size."
             )
     for name in ("state", "action", "object_pose"):
         if not np.isfinite(getattr(episode, name)).all():

@@ -16,7 +16,6 @@ import psutil
 ENVIRONMENT = {
     "RAY_AUTH_MODE": "token",
     "RAY_USAGE_STATS_ENABLED": "0",
-    "RAY_BACKEND_LOG_LEVEL": "fatal",  # lines of Ray's own processes would tear the progress bar; its log files have more
     "RAY_DATA_DISABLE_PROGRESS_BARS": "1",  # jobs draw their own
     "RAY_TRAIN_V2_ENABLED": "1",
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",  # leave CUDA_VISIBLE_DEVICES of processes without a GPU alone
@@ -67,7 +66,7 @@ def connect(ray_address: str | None = None, *, num_cpus: int | None = None, dash
 
 def _join(address: str) -> None:
     try:
-        ray.init(address=address, logging_level="ERROR", log_to_driver=True)
+        ray.init(address=address, logging_level="ERROR", log_to_driver=False)
     except AuthenticationError as error:
         raise ConfigError(
             f"The Ray cluster at {address} refused the token: {str(error).splitlines()[0]} Copy ~/.ray/auth_token from its "
@@ -89,7 +88,7 @@ def _start(num_cpus: int | None, dashboard: bool) -> None:
         include_dashboard=dashboard,
         dashboard_host="127.0.0.1",
         logging_level="ERROR",
-        log_to_driver=True,
+        log_to_driver=False,
     )
 
 

@@ -158,7 +158,7 @@ def train(task: Task, config: WorkersConfig, *, log: Log | None = None, progress
         pass
     for name, value in SETTINGS.items():
         os.environ.setdefault(name, value)
-    trainer = ray.train.torch.TorchTrainer(
+    trainer = _Trainer(
         _worker,
         train_loop_config={"task": task},
         scaling_config=_scaling(config.workers),
@@ -230,6 +230,18 @@ def _agree(value: Any) -> Any:
     box = [value]
     torch.distributed.broadcast_object_list(box, src=0)
     return box[0]
+
+
+class _Trainer(ray.train.torch.TorchTrainer):
+    """Without the detached process that frees the reservations of a controller that crashed.
+
+    It asks Ray's dashboard, which a local Ray does not have, once a second and complains each time; and the
+    reservations of a job go with the job anyway.
+    """
+
+    def _create_default_callbacks(self) -> list[Any]:
+        callbacks = super()._create_default_callbacks()
+        return [callback for callback in callbacks if type(callback).__name__ != "PlacementGroupCleanerCallback"]
 
 
 class _StopOnUserError(UserCallback):

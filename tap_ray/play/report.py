@@ -28,8 +28,8 @@ POSITION = ("ee_x", "ee_y", "ee_z")
 """Slots of the state that are the end effector's position in the base frame, m."""
 NUM_FRAMES = 8
 """Pictures of an episode on the contact sheet."""
-PANEL_PX = 256
-"""Pictures are enlarged by whole factors up to about this side."""
+SHEET_PX, PANEL_PX = 192, 288
+"""Pictures of the sheet and of the video are enlarged by whole factors up to about this side."""
 COLOURS = ("#3b82c4", "#e08a2c", "#3fa46a", "#c4534f", "#8c6bc4")
 
 EXPLAINED = {
@@ -217,8 +217,8 @@ def contact_sheet(frames: dict[str, np.ndarray]) -> Image.Image:
     """A row of `NUM_FRAMES` pictures from one episode of each explorer; `frames`: explorer -> (T, Y, X, 3)."""
     rows = []
     for name, rgb in frames.items():
-        moments = rgb[np.linspace(0, len(rgb) - 1, NUM_FRAMES).round().astype(int)]
-        rows.append(np.concatenate([_title(name, NUM_FRAMES * rgb.shape[2]), np.concatenate([*moments], axis=1)]))
+        moments = _enlarged(rgb[np.linspace(0, len(rgb) - 1, NUM_FRAMES).round().astype(int)], SHEET_PX)
+        rows.append(np.concatenate([_title(name, NUM_FRAMES * moments.shape[2]), np.concatenate([*moments], axis=1)]))
     width = max(row.shape[1] for row in rows)
     return Image.fromarray(np.concatenate([np.pad(r, ((0, 0), (0, width - r.shape[1]), (0, 0))) for r in rows]))
 
@@ -228,8 +228,7 @@ def write_video(frames: dict[str, np.ndarray], path: Path, *, fps: float) -> Non
     length = max(len(rgb) for rgb in frames.values())
     panels = []
     for name, rgb in frames.items():
-        factor = max(1, PANEL_PX // rgb.shape[2])
-        large = rgb.repeat(factor, axis=1).repeat(factor, axis=2)
+        large = _enlarged(rgb, PANEL_PX)
         held = np.concatenate([large, large[-1:].repeat(length - len(large), 0)])
         bar = np.broadcast_to(_title(name, large.shape[2]), (length, 20, large.shape[2], 3))
         panels.append(np.concatenate([bar, held], axis=1))
@@ -261,6 +260,12 @@ def _boxes(axes: Axes, values: Sequence[Sequence[float]], names: Sequence[str]) 
     finite = [[v for v in group if np.isfinite(v)] for group in values]
     axes.boxplot(finite, showfliers=False, widths=0.5, medianprops={"color": COLOURS[0]})
     axes.set_xticks(range(1, len(names) + 1), list(names))
+
+
+def _enlarged(rgb: np.ndarray, side_px: int) -> np.ndarray:
+    """(T, Y', X', 3): pictures (T, Y, X, 3) enlarged by the largest whole factor up to about `side_px`."""
+    factor = max(1, side_px // rgb.shape[2])
+    return rgb.repeat(factor, axis=1).repeat(factor, axis=2)
 
 
 def _title(text: str, width: int) -> np.ndarray:

@@ -116,17 +116,17 @@ def test_pictures_show_what_they_should(written):
         pixels = np.asarray(Image.open(written / name).convert("RGB"))
         assert pixels.std() > 10
     sheet = np.asarray(Image.open(written / "contact_sheet.png"))
-    assert sheet.shape == (3 * (20 + 32), 8 * 32, 3)
+    assert sheet.shape == (3 * (20 + 192), 8 * 192, 3)  # enlarged six times
     # Row 1, picture 0 is the first frame of the first "reach": grey 40 with a white column at 0.
-    assert sheet[30, 1:30].mean() == pytest.approx(40, abs=12)
-    assert sheet[30, 0].mean() > 200
+    assert sheet[80, 12:180].mean() == pytest.approx(40, abs=12)
+    assert sheet[80, 2].mean() > 200
 
 
 def test_the_video_is_what_browsers_play(written):
     path = str(written / "play.mp4")
     assert imageio_ffmpeg.count_frames_and_secs(path) == (T, pytest.approx(T / HZ, abs=0.1))
     told = subprocess.run([imageio_ffmpeg.get_ffmpeg_exe(), "-i", path], capture_output=True, text=True).stderr
-    for word in ("h264", "yuv420p", "5 fps", f"{3 * 256}x{20 + 256}"):
+    for word in ("h264", "yuv420p", "5 fps", f"{3 * 288}x{20 + 288}"):
         assert word in told
 
 

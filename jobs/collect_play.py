@@ -1,0 +1,57 @@
+"""Robots play: a data set of unlabelled interaction. Goes on where it was cut off; more --episodes make it longer."""
+
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import envs
+from envs.poses import sample_poses
+from envs.tasks import NUM_SLOTS
+from tap_ray.config import run_job, to_dict
+from tap_ray.dataset.layout import DatasetHeader
+from tap_ray.distributed.collect import Pool
+from tap_ray.distributed.record import Recording, default_folder, record
+from tap_ray.play import report
+from tap_ray.play.collect import CollectPlan, PlayFleet, check_robots, visits_of
+from tap_ray.play.novelty import RoundMemory
+from tap_ray.play.settings import PlayJobConfig, plan_of
+
+
+def main(config: PlayJobConfig) -> Path:
+    """Collect what is missing; returns the data set's folder."""
+    plan = plan_of(config)
+    envs.check(plan.env)
+    check_robots(plan, config.robots_per_fleet)
+    values = {**plan.to_json(), "env_version": envs.VERSION}
+    recording = Recording(
+        job="collect_play",
+        header=DatasetHeader(
+            spec=envs.spec(plan.env),
+            plan=values,
+            image_size=(plan.env.image_size, plan.env.image_size),
+            num_objects=NUM_SLOTS,
+            robot_mask=plan.env.robot_mask,
+        ),
+        out=config.out or default_folder("play", values),
+        tasks=("play",),
+        episodes=config.episodes,
+        make_player=partial(fleet, plan, config.robots_per_fleet),
+        memory=RoundMemory(plan.round_episodes) if plan.needs_memory else None,
+        visits_of=partial(visits_of, plan),
+    )
+    pool = Pool(fleets=config.fleets, robots=config.robots_per_fleet)
+    return record(recording, to_dict(config), pool=pool, ray_address=config.ray_address, report=write_report)
+
+
+def fleet(plan: CollectPlan, num_robots: int, memory: Any) -> PlayFleet:
+    """A fleet's robots, built in its own process."""
+    return PlayFleet(plan, envs.make_vector, sample_poses, num_robots=num_robots, memory=memory)
+
+
+def write_report(data: Path) -> Path:
+    """The play report, beside the data."""
+    return report.write(data, data / "report")
+
+
+if __name__ == "__main__":
+    run_job(main, PlayJobConfig)

@@ -1,0 +1,124 @@
+"""The life of a collection job: data set, MLflow run, Ray, collection, and what is said at the end."""
+
+from collections import Counter
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Callable, Mapping
+
+from tap_ray import runs, tracking
+from tap_ray.config import digest
+from tap_ray.dataset.layout import DatasetHeader
+from tap_ray.dataset.writer import DatasetWriter
+from tap_ray.distributed.connect import connect  # isort: skip  (sets Ray's environment before Ray is loaded)
+from tap_ray.distributed.collect import Collection, Player, Pool, Tally
+from tap_ray.play.collect import Outcome
+from tap_ray.play.novelty import RoundMemory, Visits
+from tap_ray.play.schedule import Schedule
+
+
+@dataclass(frozen=True, kw_only=True)
+class Recording:
+    """What a job records, and where to."""
+
+    job: str
+    """Verb, e.g. "collect_play"."""
+    header: DatasetHeader
+    out: Path
+    tasks: tuple[str, ...]
+    """Names of the schedule's tasks."""
+    episodes: int
+    """Wanted of each task."""
+    make_player: Callable[[Any], Player]
+    """Builds a fleet's robots in its process, given the novelty memory; must pickle."""
+    memory: RoundMemory | None = None
+    """Of explorers that share one."""
+    visits_of: Callable[[Outcome], Visits] | None = None
+
+
+def default_folder(kind: str, plan: Mapping[str, Any]) -> Path:
+    """data/<kind>-<hash of the plan>: the same command finds its own data set, and more episodes make it longer."""
+    return Path("data") / f"{kind}-{digest(plan)[:10]}"
+
+
+def record(
+    recording: Recording, config: Mapping[str, Any], *, pool: Pool, ray_address: str | None, report: Callable[[Path], Path] | None = None
+) -> Path:
+    """Collect what is missing and say how it went; does nothing if nothing is missing.
+
+    Args:
+        recording: what and where to.
+        config: the job's resolved config, for MLflow and the manifest.
+        pool: fleets and robots.
+        ray_address: see `connect`.
+        report: writes a report on the data set and returns its path.
+
+    Returns:
+        The data set's folder.
+    """
+    schedule = Schedule(num_tasks=len(recording.tasks), episodes=recording.episodes)
+    with DatasetWriter(recording.out, recording.header) as writer:
+        control_hz = recording.header.spec.control_hz
+        collection = Collection(
+            writer, schedule, memory=recording.memory, visits_of=recording.visits_of, control_hz=control_hz
+        )
+        if not schedule.pending():
+            print(f"{recording.out} has its {writer.committed} episodes already.")
+            return recording.out
+        run_id = tracking.run_id_of(recording.out)
+        with tracking.start(recording.job, recording.out, config, run_id=run_id) as tracked:
+            _manifest(recording, config, tracked.run_id, status="running")
+            with connect(ray_address):
+                tally = collection.run(recording.make_player, pool)
+            facts = _facts(recording, schedule, tally)
+            _manifest(recording, config, tracked.run_id, status="done", **facts)
+            tracked.log(_metrics(recording.job, tally, facts), step=writer.committed)
+            if report is not None:
+                tracked.artifact(report(recording.out).parent)
+    print(summary(recording, schedule, tally))
+    return recording.out
+
+
+def summary(recording: Recording, schedule: Schedule, tally: Tally) -> str:
+    """What was collected now, and what was dropped why, a line each."""
+    hz = recording.header.spec.control_hz
+    lines = [
+        f"{tally.episodes} episodes, {tally.frames} frames in {tally.seconds:.0f} s: {tally.frames_s:.0f} frames/s, "
+        f"{tally.frames_s / hz:.0f}x real time; contact in {tally.contact_rate:.0%} of the frames"
+    ]
+    for number, task in enumerate(recording.tasks):
+        if schedule.tried[number] == schedule.kept[number]:
+            continue
+        lines.append(f"{task}: kept {schedule.kept[number]} of {schedule.tried[number]} attempts; dropped:")
+        lines += [f"  {count} x {reason}" for reason, count in _reasons(schedule, number).most_common()]
+    return "\n".join(lines)
+
+
+def _reasons(schedule: Schedule, task: int) -> Counter[str]:
+    return Counter(reason for attempt, reason in schedule.dropped if attempt % schedule.num_tasks == task)
+
+
+def _facts(recording: Recording, schedule: Schedule, tally: Tally) -> dict[str, Any]:
+    return {
+        "frames_per_s": tally.frames_s,
+        "contact_rate": tally.contact_rate,
+        "attempts": {task: schedule.tried[number] for number, task in enumerate(recording.tasks)},
+        "kept": {task: schedule.kept[number] for number, task in enumerate(recording.tasks)},
+        "dropped": {task: dict(_reasons(schedule, number)) for number, task in enumerate(recording.tasks)},
+    }
+
+
+def _metrics(job: str, tally: Tally, facts: Mapping[str, Any]) -> dict[str, float]:
+    stage = job.removeprefix("collect_")
+    return {
+        f"{stage}/frames_per_s": tally.frames_s,
+        f"{stage}/contact_rate": tally.contact_rate,
+        f"{stage}/episodes": float(sum(facts["kept"].values())),
+        f"{stage}/dropped": float(sum(facts["attempts"].values()) - sum(facts["kept"].values())),
+    }
+
+
+def _manifest(recording: Recording, config: Mapping[str, Any], run_id: str, *, status: str, **facts: Any) -> None:
+    """How the data set came about, beside it: the data themselves must not depend on when and where."""
+    manifest = {"job": recording.job, "hash": recording.header.to_json()["hash"], "status": status, "parents": {}}
+    values = {**manifest, "mlflow_run_id": run_id, "config": dict(config), **runs.provenance(), **facts}
+    runs.write_json(recording.out / "manifest.json", values)

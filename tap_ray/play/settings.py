@@ -1,0 +1,112 @@
+"""The knobs of `python -m jobs.collect_play` and `python -m jobs.collect_demos`."""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Iterable
+
+from tap_ray.play.collect import CollectPlan
+from tap_ray.play.demos import DemoPlan
+from tap_ray.play.explorers import ExplorerConfig, ExplorerName
+from tap_ray.types import EnvConfig
+
+
+@dataclass(frozen=True, kw_only=True)
+class PlayJobConfig:
+    """How much play of what kind, by how many robots."""
+
+    episodes: int = 500
+    """Episodes wanted in the data set; a larger number makes an existing one longer."""
+    explorer: ExplorerName = "mixed"
+    """Who plays: independent noise, Algorithm 1's way-points, objects, novelty, or a mixture of these."""
+    seed: int = 0
+    """Root of the seed tree."""
+    robot: str = "widowx"
+    """Embodiment."""
+    sim: str = "pybullet"
+    """Simulator."""
+    max_steps: int = 60
+    """Control steps of an episode (5 a second)."""
+    image_size: int = 96
+    """Side of the camera image, px."""
+    robot_mask: bool = False
+    """Whether each frame carries the robot's own mask (a small PNG)."""
+    jpeg_quality: int = 90
+    """1 to 95."""
+    round_episodes: int = 32
+    """Episodes in a round of the novelty memory that curious robots share."""
+    explorers: ExplorerConfig = field(default_factory=ExplorerConfig)
+    """Constants of the explorers."""
+    fleets: int = 0
+    """Processes of robots; 0: one for each CPU."""
+    robots_per_fleet: int = 1
+    """Robots in a process, stepped in lockstep. Neither number changes the data."""
+    out: Path | None = None
+    """Data set; without it data/play-<hash>."""
+    ray_address: str | None = None
+    """Ray cluster to join, e.g. "auto"; without it a local Ray starts and stops with the job."""
+
+
+def plan_of(config: PlayJobConfig) -> CollectPlan:
+    """The part of a config that the data depend on."""
+    return CollectPlan(
+        env=EnvConfig(
+            robot=config.robot,
+            sim=config.sim,
+            max_steps=config.max_steps,
+            image_size=config.image_size,
+            robot_mask=config.robot_mask,
+        ),
+        explorer=config.explorer,
+        explorers=config.explorers,
+        seed=config.seed,
+        jpeg_quality=config.jpeg_quality,
+        round_episodes=config.round_episodes,
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class DemosJobConfig:
+    """How many demonstrations of which tasks, by how many robots."""
+
+    episodes: int = 200
+    """Successful episodes wanted of each task; a larger number makes an existing data set longer."""
+    tasks: tuple[str, ...] = ()
+    """Tasks to demonstrate; none given: all of the suite."""
+    seed: int = 0
+    """Root of the seed tree."""
+    robot: str = "widowx"
+    """Embodiment."""
+    sim: str = "pybullet"
+    """Simulator."""
+    max_steps: int = 60
+    """Control steps of an episode (5 a second)."""
+    image_size: int = 96
+    """Side of the camera image, px."""
+    robot_mask: bool = False
+    """Whether each frame carries the robot's own mask (a small PNG)."""
+    jpeg_quality: int = 90
+    """1 to 95."""
+    fleets: int = 0
+    """Processes of robots; 0: one for each CPU."""
+    robots_per_fleet: int = 1
+    """Robots in a process, stepped in lockstep. Neither number changes the data."""
+    out: Path | None = None
+    """Data set; without it data/demos-<hash>."""
+    ray_address: str | None = None
+    """Ray cluster to join, e.g. "auto"; without it a local Ray starts and stops with the job."""
+
+
+def demo_plan_of(config: DemosJobConfig, all_tasks: Iterable[str]) -> DemoPlan:
+    """The part of a config that the data depend on."""
+    return DemoPlan(
+        tasks=config.tasks or tuple(all_tasks),
+        env=EnvConfig(
+            robot=config.robot,
+            sim=config.sim,
+            max_steps=config.max_steps,
+            image_size=config.image_size,
+            robot_mask=config.robot_mask,
+        ),
+        seed=config.seed,
+        jpeg_quality=config.jpeg_quality,
+    )

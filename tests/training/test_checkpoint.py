@@ -1,0 +1,95 @@
+import dataclasses
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+from tap_ray.errors import CheckpointError
+from tap_ray.training.checkpoint import TrainState, latest, load_into, save
+from tap_ray.training.optim import adamw
+
+FACTS = {"policy": {"width": 3, "sizes": (1, 2)}}
+
+
+def trained(width: int = 3, *, steps: int = 2, seed: int = 0) -> TrainState:
+    torch.manual_seed(seed)
+    model = nn.Sequential(nn.Linear(2, width), nn.BatchNorm1d(width), nn.Linear(width, 1))
+    optimizer = adamw(model, lr=0.1, weight_decay=0.05)
+    for _ in range(steps):
+        model(torch.randn(4, 2)).square().mean().backward()
+        optimizer.step()
+    ema = {name: p.detach() * 2 for name, p in model.named_parameters()}
+    return TrainState(model=model, optimizer=optimizer, ema=ema, step=steps)
+
+
+def test_everything_comes_back(tmp_path: Path):
+    state = trained()
+    save(tmp_path / "step-00000002", state, FACTS)
+    numbers = torch.rand(3)
+    other = trained(seed=1, steps=0)
+    load_into(tmp_path / "step-00000002", other, FACTS)
+    assert torch.equal(torch.rand(3), numbers)
+    assert other.step == 2
+    for name, value in state.model.state_dict().items():
+        assert torch.equal(other.model.state_dict()[name], value)
+    have, want = other.optimizer.state_dict()["state"], state.optimizer.state_dict()["state"]
+    assert all(torch.equal(have[i][key], want[i][key]) for i in want for key in want[i])
+    assert other.ema is not None
+    assert torch.equal(other.ema["0.weight"], state.model[0].weight * 2)
+
+
+def test_nothing_in_it_is_pickled_and_no_half_of_it_stays(tmp_path: Path):
+    save(tmp_path / "step-00000002", trained(), FACTS)
+    names = sorted(path.name for path in (tmp_path / "step-00000002").iterdir())
+    assert {Path(name).suffix for name in names} == {".safetensors", ".json"}
+    assert [path.name for path in tmp_path.iterdir()] == ["step-00000002"]
+
+
+def test_latest_is_the_highest_whole_step(tmp_path: Path):
+    assert latest(tmp_path) is None
+    for step in (500, 1000, 20000):
+        save(tmp_path / f"step-{step:08d}", trained(), FACTS)
+    (tmp_path / "step-00030000").mkdir()
+    (tmp_path / ".step-00040000.abc").mkdir()
+    assert latest(tmp_path) == tmp_path / "step-00020000"
+
+
+def test_a_missing_one_is_named_with_its_neighbours(tmp_path: Path):
+    save(tmp_path / "step-00000500", trained(), FACTS)
+    with pytest.raises(CheckpointError, match=r"is not a checkpoint .* Beside it: step-00000500\."):
+        load_into(tmp_path / "step-00000501", trained(), FACTS)
+    with pytest.raises(CheckpointError, match=r"There is no checkpoint beside it either"):
+        load_into(tmp_path / "no" / "step-1", trained(), FACTS)
+
+
+@pytest.mark.parametrize("name", ["model", "optimizer", "ema", "rng"])
+def test_a_cut_off_file_is_named(tmp_path: Path, name: str):
+    folder = tmp_path / "step-00000500"
+    save(folder, trained(), FACTS)
+    file = folder / f"{name}.safetensors"
+    file.write_bytes(file.read_bytes()[:-3])
+    with pytest.raises(CheckpointError, match=rf"{name}\.safetensors cannot be read \(cut off\?\)"):
+        load_into(folder, trained(), FACTS)
+    file.unlink()
+    with pytest.raises(CheckpointError, match=rf"{name}\.safetensors is missing"):
+        load_into(folder, trained(), FACTS)
+
+
+def test_another_model_or_config_is_named(tmp_path: Path):
+    folder = tmp_path / "step-00000500"
+    save(folder, trained(), FACTS)
+    with pytest.raises(CheckpointError, match=r"0\.weight has shape \(3, 2\), this model has \(5, 2\)(.|\n)*and \d more"):
+        load_into(folder, trained(width=5), FACTS)
+    with pytest.raises(CheckpointError, match=r"another config:\n  policy\.width: 3 before, 4 now"):
+        load_into(folder, trained(), {"policy": {"width": 4, "sizes": (1, 2)}})
+
+
+def test_a_parameter_frozen_since_is_named(tmp_path: Path):
+    folder = tmp_path / "step-00000500"
+    save(folder, trained(), FACTS)
+    other = trained()
+    other.model[0].requires_grad_(False)
+    other = dataclasses.replace(other, optimizer=adamw(other.model, lr=0.1, weight_decay=0.05))
+    with pytest.raises(CheckpointError, match=r"0\.weight is not trained by this run"):
+        load_into(folder, other, FACTS)

@@ -1,0 +1,145 @@
+from pathlib import Path
+from typing import Callable
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from tap_ray.config import to_dict
+from tap_ray.errors import CheckpointError, ConfigError, DataError, TapRayError
+from tap_ray.models.build import new_policy
+from tap_ray.pretrain.inverse_dynamics import InverseDynamics, InverseDynamicsConfig
+from tap_ray.training import checkpoint
+from tap_ray.training.batches import AugmentConfig
+from tap_ray.training.loop import Hooks, TrainConfig, autocast, fit, has_bf16
+from tests.moving_square import square_stats, square_windows
+from tests.small import SMALL
+
+AUGMENT = AugmentConfig(shift_px=2, jitter=0.1)
+SHORT = TrainConfig(
+    steps=8, batch_size=8, log_every=1, checkpoint_every=3, validate_every=4, ema_decay=0.9, augment=AUGMENT
+)
+
+
+class Recorder:
+    """Hooks that keep what they are told."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder, self.lines, self.facts = folder, [], {"policy": to_dict(SMALL)}
+
+    def hooks(self) -> Hooks:
+        return Hooks(log=self.log, save=self.save, validate=lambda: {"idm/r2_dx": 0.5}, facts=self.facts)
+
+    def log(self, metrics, step: int) -> None:
+        self.lines.append((step, dict(metrics)))
+
+    def save(self, step: int, write: Callable[[Path], None]) -> None:
+        write(self.folder / checkpoint.STEP_FOLDER.format(step=step))
+
+
+def learner():
+    policy = new_policy(SMALL, seed=0)
+    policy.set_norm(square_stats())
+    return policy, InverseDynamics(config=InverseDynamicsConfig(), policy=policy)
+
+
+@pytest.fixture(autouse=True)
+def _one_thread():
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.mark.parametrize("bf16", ["auto", "off"])
+def test_a_resumed_run_equals_the_uninterrupted_one_bit_for_bit(tmp_path: Path, bf16):
+    config = TrainConfig(**{**SHORT.__dict__, "bf16": bf16})
+    whole = Recorder(tmp_path / "whole")
+    policy, objective = learner()
+    fit(policy, square_windows(0, batch=8), objective, config, hooks=whole.hooks())
+    rest = Recorder(tmp_path / "rest")
+    resumed, objective = learner()
+    newest = checkpoint.latest(whole.folder)
+    assert newest == whole.folder / "step-00000008"
+    start = whole.folder / "step-00000003"
+    fit(resumed, square_windows(0, batch=8, start=3), objective, config, hooks=rest.hooks(), resume=start)
+    losses = {step: line["idm/loss"] for step, line in whole.lines if "idm/loss" in line and step > 3}
+    assert {step: line["idm/loss"] for step, line in rest.lines if "idm/loss" in line} == losses
+    assert len(losses) == 5
+    for name, value in policy.state_dict().items():
+        assert torch.equal(value, resumed.state_dict()[name]), name
+
+
+def test_lines_hold_what_a_reader_of_the_curve_needs(tmp_path: Path):
+    recorder = Recorder(tmp_path)
+    policy, objective = learner()
+    last = fit(policy, square_windows(0, batch=8), objective, SHORT, hooks=recorder.hooks())
+    assert {"idm/loss", "idm/action_mse", "idm/grad_norm", "idm/lr", "idm/data_wait_s", "idm/samples_per_s"} <= set(last)
+    assert last["idm/r2_dx"] == 0.5
+    judged = [step for step, line in recorder.lines if set(line) == {"idm/r2_dx"}]
+    assert judged == [4, 8]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["step-00000003", "step-00000006", "step-00000008"]
+
+
+class Line(nn.Module):
+    """y = w x, w = 0 at the start."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.w = nn.Parameter(torch.zeros(()))
+
+
+class Constant:
+    """Loss whose gradient is always the same: AdamW then moves w by the learning rate each step."""
+
+    name = "line"
+
+    def loss(self, model, batch):
+        loss = -model.w * batch["action"].sum() * 0 - model.w
+        return loss, {"line/loss": loss}
+
+
+def test_the_averaged_weights_are_the_ones_kept():
+    model = Line()
+    config = TrainConfig(steps=2, lr=1.0, warmup_fraction=0.0, ema_decay=0.5, weight_decay=0.0, bf16="off")
+    fit(model, square_windows(0, batch=2), Constant(), config)
+    # w: 0 -> 1 (rate 1) -> 1.5 (rate 1/2); average: 0 -> 0.5 -> 1.0
+    assert float(model.w) == pytest.approx(1.0, abs=1e-4)
+
+
+def test_batches_that_end_too_early_are_an_error():
+    windows = [window for window, _ in zip(square_windows(0, batch=2), range(3), strict=False)]
+    with pytest.raises(DataError, match=r"The batches ended at step 3\. Give an iterator that repeats"):
+        fit(Line(), iter(windows), Constant(), TrainConfig(steps=5))
+
+
+class Broken(Constant):
+    def loss(self, model, batch):
+        loss = model.w * float("nan")
+        return loss, {"line/loss": loss}
+
+
+def test_a_loss_that_is_not_a_number_stops_the_run():
+    with pytest.raises(TapRayError, match=r"The loss is nan after 2 steps\. Lower --lr"):
+        fit(Line(), square_windows(0, batch=2), Broken(), TrainConfig(steps=4, log_every=2))
+
+
+def test_resuming_from_nothing_is_an_error(tmp_path: Path):
+    with pytest.raises(CheckpointError, match="is not a checkpoint"):
+        fit(Line(), square_windows(0, batch=2), Constant(), SHORT, resume=tmp_path / "step-00000100")
+
+
+def test_precision_is_chosen_by_the_machine_or_by_the_user():
+    cpu = torch.device("cpu")
+    with autocast("on", cpu):
+        assert (torch.ones(2, 2) @ torch.ones(2, 2)).dtype == torch.bfloat16
+    with autocast("auto", cpu):
+        assert ((torch.ones(2, 2) @ torch.ones(2, 2)).dtype == torch.bfloat16) == has_bf16(cpu)
+    with pytest.raises(ConfigError, match=r'bf16 is "auto", "on" or "off"; got \'yes\'\.'):
+        autocast("yes", cpu)
+
+
+def test_windows_of_the_moving_square_are_reproducible():
+    first, again = next(square_windows(0, start=5)), next(square_windows(0, start=5))
+    assert np.array_equal(first.rgb, again.rgb)
