@@ -9,7 +9,7 @@ from typing import Any, Sequence
 
 import numpy as np
 
-from envs.kinematics import axis_angle_matrix, quaternion_matrix, turn_between
+from envs.kinematics import DOWN, axis_angle_matrix, quaternion_matrix, turn_between
 from envs.objects import OBJECTS, ObjectModel
 from envs.tasks import PUSH_M, TASKS, TaskModel
 from tap_ray.errors import ConfigError, nearest
@@ -17,8 +17,6 @@ from tap_ray.rng import generator
 from tap_ray.specs import RobotSpec
 from tap_ray.types import Info, Observation
 
-DOWN = np.array([[0.0, 0.0, 1.0], [0.0, 1.0, 0.0], [-1.0, 0.0, 0.0]])
-"""Tool pointing straight down with its fingers apart along y."""
 OPEN, CLOSED = 1.0, -1.0
 CLEARANCE_M = 0.07
 """Height above the object from which it is approached."""

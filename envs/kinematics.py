@@ -13,6 +13,12 @@ from envs.robots import ArmLengths, RobotModel
 MIN_WRIST_RAD = 0.1
 """Below this bend of the wrist its two roll axes are nearly parallel and small motions need fast joints."""
 
+MAX_STRETCH = 0.98
+"""Part of its length that the arm may stretch to: beyond it small motions need a fast elbow."""
+
+DOWN = np.array([[0.0, 0.0, 1.0], [0.0, 1.0, 0.0], [-1.0, 0.0, 0.0]])
+"""Tool straight down, left finger to the left."""
+
 
 def axis_angle_matrix(rotation_rad: np.ndarray) -> np.ndarray:
     """(3, 3) rotation matrix exp([r]) of an axis-angle vector (3,), rad (Rodrigues)."""
@@ -108,7 +114,7 @@ def inverse(model: RobotModel, position_m: np.ndarray, matrix: np.ndarray) -> np
     upper = hypot(lengths.elbow_x_m, lengths.elbow_z_m)
     distance = hypot(reach, height)
     cosine = (upper**2 + distance**2 - lengths.wrist_x_m**2) / (2 * upper * distance)
-    if abs(cosine) >= 1.0:
+    if abs(cosine) >= 1.0 or distance > MAX_STRETCH * (upper + lengths.wrist_x_m):
         return None
     elevation = atan2(height, reach) + acos(cosine)
     q2 = pi / 2 - elevation - atan2(lengths.elbow_x_m, lengths.elbow_z_m)

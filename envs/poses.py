@@ -2,15 +2,13 @@
 
 import numpy as np
 
-from envs.kinematics import axis_angle_matrix, inverse, matrix_quaternion
+from envs.kinematics import DOWN, axis_angle_matrix, inverse, matrix_quaternion
 from envs.robots import robot
 from tap_ray.errors import ConfigError
 from tap_ray.types import EnvConfig
 
 YAW_RAD = 1.2
 """Hands turn at most this far about the vertical, so that the wrist keeps away from its stops."""
-_DOWN = np.array([[0.0, 0.0, 1.0], [0.0, 1.0, 0.0], [-1.0, 0.0, 0.0]])
-"""Tool straight down, left finger to the left."""
 
 
 def sample_poses(config: EnvConfig, rng: np.random.Generator, num: int) -> np.ndarray:
@@ -35,7 +33,7 @@ def sample_poses(config: EnvConfig, rng: np.random.Generator, num: int) -> np.nd
         position_m = rng.uniform(model.workspace_low_m, model.workspace_high_m)
         heading, tilt = rng.uniform(-np.pi, np.pi), rng.uniform(0.0, 0.8 * model.max_tilt_rad)
         lean = axis_angle_matrix(tilt * np.array([np.cos(heading), np.sin(heading), 0.0]))
-        matrix = lean @ axis_angle_matrix(np.array([0.0, 0.0, rng.uniform(-YAW_RAD, YAW_RAD)])) @ _DOWN
+        matrix = lean @ axis_angle_matrix(np.array([0.0, 0.0, rng.uniform(-YAW_RAD, YAW_RAD)])) @ DOWN
         if inverse(model, position_m, matrix) is not None:
             poses.append(np.concatenate([position_m, matrix_quaternion(matrix)]))
     raise ConfigError(f"{config.robot!r} reached only {len(poses)} of {20 * num} poses tried: check its workspace box.")

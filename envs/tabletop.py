@@ -124,28 +124,33 @@ class TabletopEnv(gym.Env[Any, np.ndarray]):
         measured_m, measured = self._world.tool_pose()
         ahead = self._position_m - measured_m
         start_m = measured_m + ahead * min(1.0, LEASH_M / max(float(np.linalg.norm(ahead)), 1e-9))
-        turn = turn_between(measured, self._matrix)
-        start = axis_angle_matrix(turn * min(1.0, LEASH_RAD / max(float(np.linalg.norm(turn)), 1e-9))) @ measured
+        lag = turn_between(measured, self._matrix)
+        start = axis_angle_matrix(lag * min(1.0, LEASH_RAD / max(float(np.linalg.norm(lag)), 1e-9))) @ measured
         goal_m = np.clip(start_m + action[:3], self.model.workspace_low_m, self.model.workspace_high_m)
         goal = limit_tilt(axis_angle_matrix(action[3:6]) @ start, self.model.max_tilt_rad)
-        for end_m, end in ((goal_m, goal), (goal_m, start), (start_m, goal)):
-            path = self._path(start_m, start, end_m, end)
+        away_m, turn = goal_m - start_m, turn_between(start, goal)
+        joints = inverse(self.model, start_m, start)
+        self._joint_rad = self._joint_rad if joints is None else joints
+        for move_part, turn_part in ((1.0, 1.0), (0.5, 0.5), (1.0, 0.0), (0.0, 1.0)):
+            path = self._path((start_m, start), move_part * away_m, turn_part * turn)
             if path is not None:
-                self._position_m, self._matrix, self._joint_rad = end_m, end, path[-1]
+                self._position_m = start_m + move_part * away_m
+                self._matrix = axis_angle_matrix(turn_part * turn) @ start
+                self._joint_rad = path[-1]
                 return path
         self._position_m, self._matrix = start_m, start
         return [self._joint_rad] * TICKS
 
     def _path(
-        self, start_m: np.ndarray, start: np.ndarray, end_m: np.ndarray, end: np.ndarray
+        self, start: tuple[np.ndarray, np.ndarray], away_m: np.ndarray, turn_rad: np.ndarray
     ) -> list[np.ndarray] | None:
         """Joint targets along a straight line and a steady turn; None where the arm cannot follow."""
-        turn = turn_between(start, end)
         path, last = [], self._joint_rad
+        most = self.model.joint_speed_rad_s / self.robot_spec.control_hz / TICKS
         for tick in range(1, TICKS + 1):
             part = min(1.0, tick / TICKS / REACHED)
-            joints = inverse(self.model, start_m + part * (end_m - start_m), axis_angle_matrix(part * turn) @ start)
-            if joints is None or np.abs(joints - last).max() > 0.5:  # 0.5 rad a tick: a flip of the wrist
+            joints = inverse(self.model, start[0] + part * away_m, axis_angle_matrix(part * turn_rad) @ start[1])
+            if joints is None or np.abs(joints - last).max() > most:
                 return None
             path.append(joints)
             last = joints

@@ -220,7 +220,7 @@ PROBES = (
 """Optional rows: EGL, ManiSkill and Vulkan serve only `--sim maniskill`; the others cost speed or safety."""
 
 
-def examine(probes: Sequence[Probe] = PROBES) -> list[Row]:
+def examine(probes: Sequence[Probe]) -> list[Row]:
     """Run all probes, as many at a time as there are cores, and return their rows in order."""
     with ThreadPoolExecutor(os.cpu_count() or 1) as pool:
         return list(pool.map(_row, probes))
@@ -246,7 +246,7 @@ def main(argv: Sequence[str]) -> int:
     if argv:
         print(f"usage: python -m tap_ray.doctor (takes no arguments; got {' '.join(argv)})", file=sys.stderr)
         return 2
-    rows = examine()
+    rows = examine(PROBES)
     print(table(rows))
     lacking = [row.name for row in rows if row.required and not row.ok]
     print(f"\nThe default job cannot run without: {', '.join(lacking)}." if lacking else "\nThe default job can run.")

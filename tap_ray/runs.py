@@ -4,6 +4,7 @@ The default folder is named by the hash of what makes it, `runs/<job>-<hash>`: t
 again, goes on where it was cut off, and does nothing when it had finished.
 """
 
+import contextlib
 import datetime
 import importlib.metadata
 import json
@@ -180,7 +181,8 @@ def write_json(path: Path, values: Any) -> None:
             os.fsync(file.fileno())
         os.replace(temporary, path)
     except OSError as error:
-        temporary.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            temporary.unlink(missing_ok=True)
         raise StorageError(f"Cannot write {path}: {error.strerror}. Free some space or name another --out.") from None
 
 

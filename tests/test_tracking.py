@@ -42,7 +42,7 @@ class Server:
         )
 
     def wait(self) -> None:
-        for _ in range(300):
+        for _ in range(600):
             try:
                 urllib.request.urlopen(f"{self.uri}/health", timeout=1).close()
                 return
@@ -61,9 +61,24 @@ class Server:
         self.log.close()
 
 
+@pytest.fixture(scope="module")
+def empty_store(tmp_path_factory) -> Path:
+    """MLflow's tables, which take it a second to make, and nothing in them."""
+    path = tmp_path_factory.mktemp("store") / "mlflow.db"
+    tracking._client(f"sqlite:///{path}")
+    return path
+
+
 @pytest.fixture
-def local(tmp_path, monkeypatch):
-    """An empty working directory with the default store."""
+def local(fresh, empty_store):
+    """A working directory with an empty default store."""
+    shutil.copy(empty_store, fresh / "mlflow.db")
+    return fresh
+
+
+@pytest.fixture
+def fresh(tmp_path, monkeypatch):
+    """An empty working directory, and nothing said about tracking."""
     monkeypatch.chdir(tmp_path)
     for name in ("MLFLOW_TRACKING_URI", "MLFLOW_EXPERIMENT_NAME"):
         monkeypatch.delenv(name, raising=False)
@@ -87,11 +102,11 @@ def test_importing_the_module_does_not_import_mlflow():
     assert subprocess.run([sys.executable, "-c", code]).returncode == 0
 
 
-def test_default_store_is_a_file_here_and_artifacts_lie_beside_it(local):
-    report = local / "report.txt"
+def test_default_store_is_a_file_here_and_artifacts_lie_beside_it(fresh):
+    report = fresh / "report.txt"
     report.write_text("42")
     params = {"seed": 3, "model": {"width": 64, "layers": [1, 2]}, "out": None}
-    with tracking.start("align", local / "runs" / "align-1", params) as run:
+    with tracking.start("align", fresh / "runs" / "align-1", params) as run:
         run.log({"align/loss": 0.5, "align/r2@dx": 1.0}, step=1)
         run.log({"align/loss": 0.25}, step=2)
         run.artifact(report)
@@ -101,9 +116,9 @@ def test_default_store_is_a_file_here_and_artifacts_lie_beside_it(local):
     assert found.data.params == {"seed": "3", "model.width": "64", "model.layers": "[1, 2]", "out": "None"}
     assert found.data.metrics == {"align/loss": 0.25, "align/r2_dx": 1.0}
     assert [m.value for m in tracking._client(run.uri).get_metric_history(run.run_id, "align/loss")] == [0.5, 0.25]
-    assert (local / "mlflow.db").exists()
-    assert [p.read_text() for p in (local / "mlartifacts").rglob("report.txt")] == ["42"]
-    assert sorted(p.name for p in local.iterdir()) == ["mlartifacts", "mlflow.db", "report.txt"]
+    assert (fresh / "mlflow.db").exists()
+    assert [p.read_text() for p in (fresh / "mlartifacts").rglob("report.txt")] == ["42"]
+    assert sorted(p.name for p in fresh.iterdir()) == ["mlartifacts", "mlflow.db", "report.txt"]
 
 
 @pytest.mark.parametrize(
@@ -203,22 +218,22 @@ def test_a_missing_artifact_is_an_error(local):
         tracking.start("align", local / "a", {}).artifact(local / "no.png")
 
 
-def test_a_real_server(local, server, monkeypatch):
+def test_a_real_server(fresh, server, monkeypatch):
     monkeypatch.setenv("MLFLOW_TRACKING_URI", server.uri)
-    (local / "table.md").write_text("| a |")
-    parent = tracking.start("pretrain", local / "p", {"seed": 0})
-    with tracking.start("align", local / "a", {"lr": 1e-3}, {"init": parent.run_id}) as run:
+    (fresh / "table.md").write_text("| a |")
+    parent = tracking.start("pretrain", fresh / "p", {"seed": 0})
+    with tracking.start("align", fresh / "a", {"lr": 1e-3}, {"init": parent.run_id}) as run:
         for step in range(30):
             run.log({"align/loss": 1 / (1 + step)}, step=step)
-        run.artifact(local / "table.md")
+        run.artifact(fresh / "table.md")
     found = stored(run)
     assert found.info.status == "FINISHED"
     assert found.data.params == {"lr": "0.001"}
     assert len(tracking._client(run.uri).get_metric_history(run.run_id, "align/loss")) == 30
     assert [a.path for a in tracking._client(run.uri).list_artifacts(run.run_id)] == ["table.md"]
     assert found.data.tags["mlflow.parentRunId"] == parent.run_id
-    assert not (local / "mlflow.db").exists()
-    assert not (local / "mlartifacts").exists()
+    assert not (fresh / "mlflow.db").exists()
+    assert not (fresh / "mlartifacts").exists()
 
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")

@@ -12,7 +12,7 @@ endless sequence is found again without decoding what comes before it.
 """
 
 from dataclasses import dataclass, replace
-from typing import Iterator, Sequence
+from typing import Any, Iterator, Mapping, Sequence
 
 import numpy as np
 
@@ -23,7 +23,7 @@ from tap_ray.dataset.reader import DatasetInfo, read_episode
 from tap_ray.errors import ConfigError, DataError
 from tap_ray.rng import generator
 from tap_ray.specs import RobotSpec
-from tap_ray.types import Window
+from tap_ray.types import Episode, Window
 
 TIP_SLOTS = ("ee_x", "ee_y", "ee_z")
 
@@ -123,12 +123,50 @@ def group_batches(
         return
     frames = _load_group(dataset, group, config)
     rng = generator(seed, "windows", "epoch", epoch, "group", int(group[0]))
+    yield from _shuffled(frames, config, rng, range(first_batch, total))
+
+
+def episode_batches(
+    episodes: Sequence[Episode],
+    config: WindowConfig,
+    *,
+    spec: RobotSpec,
+    rng: np.random.Generator,
+    first_batch: int = 0,
+) -> Iterator[Window]:
+    """`group_batches` of episodes that no disk has seen (live play); a pure function of its arguments.
+
+    Args:
+        episodes: as they come from the robots; their `task_index` is 0.
+        config: which windows.
+        spec: of the robot.
+        rng: of the group.
+        first_batch: how many batches at the beginning to leave out.
+    """
+    total = num_windows(np.array([len(episode) for episode in episodes]), config) // config.batch_size
+    columns = [
+        {
+            layout.IMAGE: episode.image_jpeg,
+            layout.MASK: episode.mask_png,
+            layout.STATE: episode.state,
+            layout.ACTION: episode.action,
+            layout.CONTACT: episode.contact.astype(np.float32),
+            "task_index": np.zeros(len(episode), np.int64),
+        }
+        for episode in episodes
+    ]
+    image_size = decode_jpeg(episodes[0].image_jpeg[0]).shape[:2]
+    yield from _shuffled(_frames(columns, image_size, spec, config), config, rng, range(first_batch, total))
+
+
+def _shuffled(frames: "_Frames", config: WindowConfig, rng: np.random.Generator, batches: range) -> Iterator[Window]:
+    """These batches of a group's shuffled windows."""
     start_W = np.flatnonzero(frames.end - np.arange(len(frames.end)) > (1 if config.k_max else 0))
     start_W = rng.permutation(start_W)
     k_W = np.zeros_like(start_W)
     if config.k_max:
         k_W = rng.integers(1, np.minimum(config.k_max, frames.end[start_W] - 1 - start_W) + 1)
-    for batch in range(first_batch, total):
+    for batch in batches:
         part = slice(batch * config.batch_size, (batch + 1) * config.batch_size)
         yield _gather(frames, start_W[part], k_W[part], config)
 
@@ -219,8 +257,16 @@ def _load_group(dataset: DatasetInfo, group: Sequence[int] | np.ndarray, config:
         )
     columns = [layout.IMAGE, layout.STATE, layout.ACTION, layout.CONTACT, "task_index", *([layout.MASK] * hide)]
     episodes = [read_episode(dataset, int(index), columns) for index in group]
+    return _frames(episodes, dataset.header.image_size, dataset.spec, config)
+
+
+def _frames(
+    episodes: Sequence[Mapping[str, Any]], image_size: tuple[int, ...], spec: RobotSpec, config: WindowConfig
+) -> _Frames:
+    """Decode episodes and lay their frames end to end."""
+    hide = config.goal_without_robot and config.k_max > 0
     length_E = np.array([len(episode[layout.ACTION]) for episode in episodes])
-    image_y, image_x = dataset.header.image_size
+    image_y, image_x = image_size
     rgb = np.empty((length_E.sum(), image_y, image_x, 3), np.uint8)
     goal_rgb = np.empty_like(rgb) if hide else rgb
     first = 0
@@ -232,7 +278,7 @@ def _load_group(dataset: DatasetInfo, group: Sequence[int] | np.ndarray, config:
             mask = np.stack([decode_mask(data) for data in episode[layout.MASK]])
             goal_rgb[own] = hide_robot(rgb[own], mask, grow_px=config.mask_grow_px)
         first += length
-    tip = tip_columns(dataset.spec) if config.reach_steps else []
+    tip = tip_columns(spec) if config.reach_steps else []
     reach = [reach_targets(e[layout.STATE][:, tip], e[layout.CONTACT] > 0.5, config.reach_steps) for e in episodes]
     return _Frames(
         rgb=rgb,

@@ -1,1 +1,20 @@
 """Every `import ray` of the project, a file a verb. Without this package each stage still runs in one process."""
+
+import os
+import sys
+
+ENVIRONMENT = {
+    "RAY_AUTH_MODE": "token",
+    "RAY_USAGE_STATS_ENABLED": "0",
+    "RAY_BACKEND_LOG_LEVEL": "fatal",  # lines of its C++ half would tear progress bars; its log files have more
+    "RAY_DATA_DISABLE_PROGRESS_BARS": "1",  # jobs draw their own
+    "RAY_TRAIN_V2_ENABLED": "1",
+    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",  # leave CUDA_VISIBLE_DEVICES of processes without a GPU alone
+}
+"""What we set before Ray is loaded, unless the user has set it."""
+
+# Ray reads its environment once, when it is imported: setting it later would make its two halves disagree. A local Ray
+# switches token authentication on by itself in that case.
+if "ray" not in sys.modules:
+    for _name, _value in ENVIRONMENT.items():
+        os.environ.setdefault(_name, _value)

@@ -71,6 +71,10 @@ class Notebook:
             del self._begun[attempt]
 
 
+def _answer(reference: Any) -> Any:
+    return ray.get(reference)
+
+
 class SharedMemory:
     """The run's novelty memory as a fleet sees it: `play.collect.Memory`."""
 
@@ -84,7 +88,7 @@ class SharedMemory:
         if self._last and self._last[0] == number:
             return self._last[1]
         deadline = time.monotonic() + PATIENCE_S
-        while (visits := ray.get(self._notebook.before.remote(number))) is None:
+        while (visits := _answer(self._notebook.before.remote(number))) is None:
             if time.monotonic() > deadline:
                 return None
             time.sleep(POLL_S)
@@ -104,7 +108,7 @@ class Fleet:
         return pa.table({"outcome": pa.array([pickle.dumps(outcome) for outcome in outcomes], pa.binary())})
 
     def _run(self, attempts: list[int]) -> list[Outcome]:
-        begun = ray.get(self._notebook.begin.remote(attempts))
+        begun = _answer(self._notebook.begin.remote(attempts))
         if begun and len(attempts) > 1:  # one of them may have taken the process down: find out which
             self._notebook.finish.remote(attempts)
             return [outcome for attempt in attempts for outcome in self._run([attempt])]
@@ -130,7 +134,9 @@ class Pool:
             raise ConfigError(f"fleets is at least 0 and robots at least 1; got {self.fleets} and {self.robots}.")
 
 
-def play_out(make_player: Callable[[], Player], batches: Sequence[list[int]], pool: Pool, notebook: Any) -> Iterator[Outcome]:
+def play_out(
+    make_player: Callable[[], Player], batches: Sequence[list[int]], pool: Pool, notebook: Any
+) -> Iterator[Outcome]:
     """Play batches of attempts on a pool of fleets; outcomes come as they are ready, in any order. Ray is connected."""
     cpus = int(ray.cluster_resources().get("CPU", 1))
     fleets = min(pool.fleets or cpus, len(batches))
@@ -214,7 +220,7 @@ class Collection:
             StorageError: the disk refused; what was committed before is whole.
         """
         start = time.monotonic()
-        notebook = ray.remote(num_cpus=0)(Notebook).remote()
+        notebook: Any = ray.remote(num_cpus=0)(Notebook).remote()  # type: ignore[call-overload]
         if self.memory is not None:
             self._publish(notebook, self.memory.current)
             self._publish(notebook, self.memory.current + 1)
@@ -237,7 +243,9 @@ class Collection:
         while todo:
             left = [attempt for attempt in todo if attempt not in waiting]
             idle += 1
-            for outcome in play_out(make_player, in_batches(left, pool.robots, self.schedule.num_tasks), pool, notebook):
+            for outcome in play_out(
+                make_player, in_batches(left, pool.robots, self.schedule.num_tasks), pool, notebook
+            ):
                 if outcome.episode is None and not outcome.reason:
                     continue
                 waiting[outcome.attempt] = outcome
@@ -281,7 +289,7 @@ class Collection:
 
 
 class _Make:
-    """Builds a player with the shared memory; a class because a closure's pickle would depend on this module's state."""
+    """Builds a player with the shared memory; a class, because a lambda would pickle more than that."""
 
     def __init__(self, make_player: Callable[[Any], Player], notebook: Any) -> None:
         self._make_player, self._notebook = make_player, notebook

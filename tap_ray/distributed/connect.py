@@ -8,27 +8,15 @@ statistics leave the machine, unless the user's environment says so.
 import logging
 import os
 import shutil
+import sys
 from contextlib import contextmanager
 from typing import Iterator
 
 import psutil
+import ray
+from ray.exceptions import AuthenticationError
 
-ENVIRONMENT = {
-    "RAY_AUTH_MODE": "token",
-    "RAY_USAGE_STATS_ENABLED": "0",
-    "RAY_DATA_DISABLE_PROGRESS_BARS": "1",  # jobs draw their own
-    "RAY_TRAIN_V2_ENABLED": "1",
-    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",  # leave CUDA_VISIBLE_DEVICES of processes without a GPU alone
-}
-"""What we set before Ray is loaded, unless the user has set it."""
-
-for _name, _value in ENVIRONMENT.items():
-    os.environ.setdefault(_name, _value)
-
-import ray  # noqa: E402  (Ray reads the environment when it is imported)
-from ray.exceptions import AuthenticationError  # noqa: E402
-
-from tap_ray.errors import ConfigError  # noqa: E402
+from tap_ray.errors import ConfigError
 
 MAX_STORE_BYTES = 2 * 10**9
 MIN_STORE_BYTES = 100 * 10**6
@@ -66,30 +54,46 @@ def connect(ray_address: str | None = None, *, num_cpus: int | None = None, dash
 
 def _join(address: str) -> None:
     try:
-        ray.init(address=address, logging_level="ERROR", log_to_driver=False)
+        with _silent_stderr():
+            ray.init(address=address, logging_level=logging.ERROR, log_to_driver=False)
     except AuthenticationError as error:
         raise ConfigError(
-            f"The Ray cluster at {address} refused the token: {str(error).splitlines()[0]} Copy ~/.ray/auth_token from its "
-            "head node to this machine, or set RAY_AUTH_TOKEN."
+            f"The Ray cluster at {address} refused the token: {str(error).splitlines()[0]} Copy "
+            "~/.ray/auth_token from its head node to this machine, or set RAY_AUTH_TOKEN."
         ) from None
     except (ConnectionError, TimeoutError, ValueError, RuntimeError) as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise ConfigError(
-            f"No Ray cluster answers at {address!r}: {reason} Start one there (`ray start --head`), check --ray-address and "
-            "RAY_ADDRESS, or leave both away to use this machine alone."
+            f"No Ray cluster answers at {address!r}: {reason} Start one there (`ray start --head`), check "
+            "--ray-address and RAY_ADDRESS, or leave both away to use this machine alone."
         ) from None
 
 
 def _start(num_cpus: int | None, dashboard: bool) -> None:
-    ray.init(
-        address="local",
-        num_cpus=num_cpus or os.cpu_count() or 1,
-        object_store_memory=store_bytes(),
-        include_dashboard=dashboard,
-        dashboard_host="127.0.0.1",
-        logging_level="ERROR",
-        log_to_driver=False,
-    )
+    with _silent_stderr():
+        ray.init(
+            address="local",
+            num_cpus=num_cpus or os.cpu_count() or 1,
+            object_store_memory=store_bytes(),
+            include_dashboard=dashboard,
+            dashboard_host="127.0.0.1",
+            logging_level=logging.ERROR,
+            log_to_driver=False,
+        )
+
+
+@contextmanager
+def _silent_stderr() -> Iterator[None]:
+    """Ray's C++ half says on stderr that it has been told to be quiet; errors come as exceptions all the same."""
+    sys.stderr.flush()
+    kept = os.dup(2)
+    try:
+        with open(os.devnull, "wb") as nowhere:
+            os.dup2(nowhere.fileno(), 2)
+        yield
+    finally:
+        os.dup2(kept, 2)
+        os.close(kept)
 
 
 def store_bytes() -> int:

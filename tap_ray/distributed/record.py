@@ -9,8 +9,8 @@ from tap_ray import runs, tracking
 from tap_ray.config import digest
 from tap_ray.dataset.layout import DatasetHeader
 from tap_ray.dataset.writer import DatasetWriter
-from tap_ray.distributed.connect import connect  # isort: skip  (sets Ray's environment before Ray is loaded)
 from tap_ray.distributed.collect import Collection, Player, Pool, Tally
+from tap_ray.distributed.connect import connect
 from tap_ray.play.collect import Outcome
 from tap_ray.play.novelty import RoundMemory, Visits
 from tap_ray.play.schedule import Schedule
@@ -41,7 +41,12 @@ def default_folder(kind: str, plan: Mapping[str, Any]) -> Path:
 
 
 def record(
-    recording: Recording, config: Mapping[str, Any], *, pool: Pool, ray_address: str | None, report: Callable[[Path], Path] | None = None
+    recording: Recording,
+    config: Mapping[str, Any],
+    *,
+    pool: Pool,
+    ray_address: str | None,
+    report: Callable[[Path], Path] | None = None,
 ) -> Path:
     """Collect what is missing and say how it went; does nothing if nothing is missing.
 

@@ -18,8 +18,6 @@ from pathlib import Path
 from typing import Any, Iterable, Iterator, Mapping, Sequence
 
 import numpy as np
-
-import tap_ray.distributed.connect  # noqa: F401  isort: skip  (sets Ray's environment before Ray is loaded)
 import ray
 import ray.data
 from ray.data import ExecutionOptions, ExecutionResources, TaskPoolStrategy

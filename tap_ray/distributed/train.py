@@ -18,22 +18,25 @@ import os
 import signal
 import threading
 import warnings
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Callable, Iterator, Mapping, Protocol
+from typing import Annotated, Any, Callable, Iterator, Mapping
 
-from tap_ray.distributed.connect import connect  # isort: skip  (sets Ray's environment before Ray is loaded)
 import ray
 import ray.train
 import ray.train.torch
 import torch
 import torch.distributed
 from ray.train import FailureConfig, LoggingConfig, RunConfig, ScalingConfig, UserCallback
+from tyro.conf import arg
 
 from tap_ray import runs, tracking
 from tap_ray.config import to_dict
+from tap_ray.dataset.windows import WindowConfig
+from tap_ray.distributed.connect import connect
 from tap_ray.distributed.stream import share
 from tap_ray.errors import ConfigError, TapRayError
+from tap_ray.models.policy import PolicyConfig
 from tap_ray.training import session
 from tap_ray.training.loop import TrainConfig
 from tap_ray.training.progress import Log, follow
@@ -67,22 +70,26 @@ class WorkersConfig:
     """Ray cluster to join, e.g. "auto"; without it a local Ray starts and stops with the job."""
 
 
-class Job(Protocol):
-    """What the configs of `jobs.pretrain` and `jobs.align` have in common."""
+@dataclass(frozen=True, kw_only=True)
+class StageConfig:
+    """What the jobs that train have in common."""
 
-    @property
-    def train(self) -> TrainConfig: ...
+    train: Annotated[TrainConfig, arg(name="")] = field(default_factory=TrainConfig)
+    windows: WindowConfig = field(default_factory=WindowConfig)
+    """Their batch size is `--batch-size`."""
+    policy: PolicyConfig = field(default_factory=PolicyConfig)
+    workers: Annotated[WorkersConfig, arg(name="")] = field(default_factory=WorkersConfig)
+    out: Path | None = None
+    """Run folder; without it runs/<verb>-<hash>."""
 
-    @property
-    def workers(self) -> WorkersConfig: ...
-
-    @property
-    def out(self) -> Path | None: ...
+    def sized_windows(self) -> WindowConfig:
+        """Windows in batches of the trainer's size."""
+        return dataclasses.replace(self.windows, batch_size=self.train.batch_size)
 
 
 def run_stage(
     name: str,
-    config: Job,
+    config: StageConfig,
     *,
     learner: Callable[[], Learner],
     batches: Batches,
@@ -93,7 +100,7 @@ def run_stage(
 
     Args:
         name: verb.
-        config: of the job; it must be a dataclass.
+        config: of the job.
         learner, batches: see `session.Task`.
         parents: role -> data set or run that this run is made from.
         prepare: called with the run folder when Ray is connected, before training.
@@ -123,7 +130,7 @@ def run_stage(
     return run.path
 
 
-def _what(config: Job) -> dict[str, Any]:
+def _what(config: StageConfig) -> dict[str, Any]:
     """Plain values for the run folder; those that say where and how, not what, begin with "_"."""
     values = to_dict(config)
     return {**values, "workers": config.workers.workers, "_where": values["workers"]}

@@ -95,7 +95,7 @@ class TextEncoder(nn.Module):
         if config.kind == "pretrained" and load_weights:
             encoder = _from_hub(AutoModel, config.pretrained)
         else:
-            encoder = AutoModel.from_config(hf, attn_implementation="eager")
+            encoder = AutoModel.from_config(hf, attn_implementation=None if config.kind == "pretrained" else "eager")
         encoder = getattr(encoder, "text_model", encoder)
         if hasattr(encoder, "pooler"):
             encoder.pooler = None

@@ -8,12 +8,11 @@ from dataclasses import dataclass, field, replace
 from typing import Any, Callable, Iterator, Sequence
 
 import gymnasium as gym
-import numpy as np
 
 from tap_ray.config import to_dict
 from tap_ray.dataset.encode import encode_episode
 from tap_ray.errors import ConfigError, TapRayError, nearest
-from tap_ray.play.explorers import POSE, EXPLORERS, ExplorerConfig, ExplorerName, make_explorer, needs_memory, pick
+from tap_ray.play.explorers import EXPLORERS, POSE, ExplorerConfig, ExplorerName, make_explorer, needs_memory, pick
 from tap_ray.play.novelty import RoundMemory, Visits, episode_visits
 from tap_ray.play.safe_poses import SamplePoses, build_library
 from tap_ray.rng import generator, seed_of
@@ -111,7 +110,9 @@ def padded(attempts: Sequence[int], num_robots: int) -> list[int]:
     return [*attempts, *[attempts[-1]] * (num_robots - len(attempts))]
 
 
-def one_by_one(play: Callable[[Sequence[int]], list[Outcome]], attempts: Sequence[int], robots: Robots) -> list[Outcome]:
+def one_by_one(
+    play: Callable[[Sequence[int]], list[Outcome]], attempts: Sequence[int], robots: Robots
+) -> list[Outcome]:
     """Play a batch; where a simulator crashes, play its attempts singly, so that only the culprit is lost.
 
     A user's mistake (TapRayError) is raised, not recorded: it would lose every attempt.
@@ -120,7 +121,7 @@ def one_by_one(play: Callable[[Sequence[int]], list[Outcome]], attempts: Sequenc
         return play(attempts)
     except TapRayError:
         raise
-    except Exception as error:
+    except Exception as error:  # noqa: BLE001  whatever a simulator raises is a result with a reason
         robots.close()
         if len(attempts) == 1:
             reason = f"crashed: {type(error).__name__}: {error}"
@@ -165,9 +166,12 @@ class PlayFleet:
     def run(self, attempts: Sequence[int]) -> list[Outcome]:
         """Play these attempts (at most one a robot)."""
         rounds = {attempt // self.plan.round_episodes for attempt in attempts}
-        seen = {number: self._seen(number) for number in sorted(rounds)}
-        if any(visits is None for visits in seen.values()):
-            return [Outcome(attempt=attempt, episode=None) for attempt in attempts]
+        seen: dict[int, Visits] = {}
+        for number in sorted(rounds):
+            visits = self._seen(number)
+            if visits is None:
+                return [Outcome(attempt=attempt, episode=None) for attempt in attempts]
+            seen[number] = visits
         return one_by_one(lambda some: self._play(some, seen), attempts, self.robots)
 
     def _seen(self, number: int) -> Visits | None:
@@ -191,16 +195,14 @@ class PlayFleet:
         )
         return [
             Outcome(attempt=a, episode=encode_play(plan, trajectory, a, name=name, seed=seed))
-            for a, trajectory, name, seed in zip(attempts, result.trajectories, names, env_seeds)
+            for a, trajectory, name, seed in zip(attempts, result.trajectories, names, env_seeds, strict=False)
         ]
 
 
 def encode_play(plan: CollectPlan, trajectory: Trajectory, attempt: int, *, name: str, seed: int) -> Episode:
     """One played trajectory as an episode, with what a report wants to know about it."""
     meta = {"attempt": attempt, "seed": seed, "explorer": name, "embodiment": plan.env.robot}
-    return encode_episode(
-        trajectory, index=attempt, task=PLAY_TASK, meta=meta, jpeg_quality=plan.jpeg_quality
-    )
+    return encode_episode(trajectory, index=attempt, task=PLAY_TASK, meta=meta, jpeg_quality=plan.jpeg_quality)
 
 
 def visits_of(plan: CollectPlan, outcome: Outcome) -> Visits:
@@ -220,8 +222,8 @@ def check_robots(plan: CollectPlan, num_robots: int) -> None:
     """
     if plan.needs_memory and num_robots > plan.round_episodes:
         raise ConfigError(
-            f"{num_robots} robots in a fleet need round_episodes of at least {num_robots}; it is {plan.round_episodes}. "
-            "Raise --plan.round-episodes (it changes the data), or use fewer robots, or an explorer without memory."
+            f"{num_robots} robots in a fleet need round_episodes >= {num_robots}; it is {plan.round_episodes}. "
+            "Raise --round-episodes (it changes the data), or use fewer robots, or an explorer without memory."
         )
 
 

@@ -51,7 +51,9 @@ class ContactConfig:
             if not 0 <= getattr(self, name) <= 1:
                 raise ConfigError(f"{name} is a probability: 0 to 1; got {getattr(self, name)}.")
         if self.place_probability + self.keep_probability > 1:
-            raise ConfigError("place_probability + keep_probability must be at most 1: the rest of the time it is dropped.")
+            raise ConfigError(
+                "place_probability + keep_probability must be at most 1: the rest of the time it is dropped."
+            )
 
 
 class _View(Protocol):

@@ -42,7 +42,9 @@ class DemoPlan:
 class DemoFleet:
     """Robots driven by experts, in one process."""
 
-    def __init__(self, plan: DemoPlan, make_vector: MakeVector, make_expert: MakeExpert, *, num_robots: int = 1) -> None:
+    def __init__(
+        self, plan: DemoPlan, make_vector: MakeVector, make_expert: MakeExpert, *, num_robots: int = 1
+    ) -> None:
         """`num_robots` robots side by side; the simulators start with the first episode."""
         self.plan = plan
         self.robots = Robots(make_vector, num_robots)
@@ -65,11 +67,17 @@ class DemoFleet:
             policy_seeds=[seed_of(plan.seed, "demos", attempt, "expert") for attempt in padded(attempts, num_robots)],
         )
         outcomes = []
-        for attempt, seed, trajectory in zip(attempts, env_seeds, result.trajectories):
+        for attempt, seed, trajectory in zip(attempts, env_seeds, result.trajectories, strict=False):
             if not trajectory.entire[-1]:
                 outcomes.append(Outcome(attempt=attempt, episode=None, reason=_why(trajectory)))
                 continue
-            meta = {"attempt": attempt, "seed": seed, "explorer": "expert", "embodiment": config.robot, "task": config.task}
+            meta = {
+                "attempt": attempt,
+                "seed": seed,
+                "explorer": "expert",
+                "embodiment": config.robot,
+                "task": config.task,
+            }
             episode = encode_episode(
                 trajectory, index=attempt, task=trajectory.instruction, meta=meta, jpeg_quality=plan.jpeg_quality
             )

@@ -1,10 +1,10 @@
 """How robots play: five explorers behind `tap_ray.types.Explorer`, chosen by name. Language is never involved.
 
-    uniform    independent noise on every slot: the naive baseline
-    waypoint   Algorithm 1 of the paper: safe poses, forced descents; sees no object
-    contact    drawn to objects (privileged poses): grasp, lift, carry, drop, place, push
-    curious    goes where hand and objects have been least (privileged poses), memory shared by all robots of a run
-    mixed      each episode is played by one of the others: the default for pretraining
+uniform    independent noise on every slot: the naive baseline
+waypoint   Algorithm 1 of the paper: safe poses, forced descents; sees no object
+contact    drawn to objects (privileged poses): grasp, lift, carry, drop, place, push
+curious    goes where hand and objects have been least (privileged poses), memory shared by all robots of a run
+mixed      each episode is played by one of the others: the default for pretraining
 """
 
 from collections import deque
@@ -15,7 +15,16 @@ import numpy as np
 
 from tap_ray.errors import ConfigError, SpecError, nearest
 from tap_ray.play.contact import ContactConfig, ContactPlanner
-from tap_ray.play.motion import MotionConfig, Segment, clip_to, quat_conjugate, quat_exp, quat_log, quat_multiply, segment
+from tap_ray.play.motion import (
+    MotionConfig,
+    Segment,
+    clip_to,
+    quat_conjugate,
+    quat_exp,
+    quat_log,
+    quat_multiply,
+    segment,
+)
 from tap_ray.play.novelty import Visits
 from tap_ray.play.planners import CuriousConfig, CuriousPlanner, Planner, View, WaypointConfig, WaypointPlanner
 from tap_ray.play.safe_poses import SafePosesConfig
@@ -56,7 +65,9 @@ class MixedConfig:
     def __post_init__(self) -> None:
         weights = [getattr(self, name) for name in MIXABLE]
         if min(weights) < 0 or sum(weights) <= 0:
-            raise ConfigError(f"The shares of mixed are at least 0 and not all 0; got {dict(zip(MIXABLE, weights))}.")
+            raise ConfigError(
+                f"The shares of mixed are at least 0 and not all 0; got {dict(zip(MIXABLE, weights, strict=True))}."
+            )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -127,7 +138,9 @@ class Commanded:
         self.quat /= np.linalg.norm(self.quat)
         pos_m, quat = pose_of(obs)
         far = float(np.linalg.norm(self.pos_m - pos_m)) > self._motion.max_lag_m
-        turned = float(np.linalg.norm(quat_log(quat_multiply(self.quat, quat_conjugate(quat))))) > self._motion.max_lag_rad
+        turned = (
+            float(np.linalg.norm(quat_log(quat_multiply(self.quat, quat_conjugate(quat))))) > self._motion.max_lag_rad
+        )
         if far or turned:
             self.pos_m, self.quat = pos_m, quat
         return far or turned

@@ -94,7 +94,12 @@ class RoundMemory:
     def to_json(self) -> dict[str, Any]:
         """Plain JSON values; `from_json` is the inverse."""
         rounds = {str(number): dict(visits) for number, visits in self._rounds.items()}
-        return {"round_episodes": self.round_episodes, "num_added": self.num_added, "past": dict(self._past), "rounds": rounds}
+        return {
+            "round_episodes": self.round_episodes,
+            "num_added": self.num_added,
+            "past": dict(self._past),
+            "rounds": rounds,
+        }
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> "RoundMemory":

@@ -74,8 +74,8 @@ class WaypointPlanner:
         self._low = library_M7[library_M7[:, 2] <= config.z_thresh_m]
         if config.c_max_steps and not len(self._low):
             raise ConfigError(
-                f"No safe pose lies below z_thresh_m {config.z_thresh_m} (the lowest is at {library_M7[:, 2].min():.3f} m), "
-                "so no descent can be forced: raise z_thresh_m, or set c_max_steps 0."
+                f"No safe pose lies below z_thresh_m {config.z_thresh_m} (the lowest is at "
+                f"{library_M7[:, 2].min():.3f} m), so no descent can be forced: raise z_thresh_m, or set c_max_steps 0."
             )
 
     def reset(self, view: View) -> None:

@@ -43,14 +43,16 @@ class Schedule:
             missing = self.episodes - self.kept[task]
             if missing > 0 and self.tried[task] >= MAX_TRIES * self.episodes + 20:
                 raise DataError(self._hopeless(task))
-            attempts += [number * self.num_tasks + task for number in range(self.tried[task], self.tried[task] + missing)]
+            attempts += [
+                number * self.num_tasks + task for number in range(self.tried[task], self.tried[task] + missing)
+            ]
         return sorted(attempts)
 
     def _hopeless(self, task: int) -> str:
         reasons = [reason for attempt, reason in self.dropped if attempt % self.num_tasks == task]
         return (
-            f"Only {self.kept[task]} of {self.tried[task]} attempts could be kept (task number {task}); the last reason: "
-            f"{reasons[-1] if reasons else 'none given'}. Mend that, or ask for fewer episodes."
+            f"Only {self.kept[task]} of {self.tried[task]} attempts could be kept (task number {task}); the last "
+            f"reason: {reasons[-1] if reasons else 'none given'}. Mend that, or ask for fewer episodes."
         )
 
     def record(self, attempt: int, reason: str | None) -> None:

@@ -177,15 +177,15 @@ def _save(task: Task, step: int, write: Callable[[Path], None]) -> None:
 
 
 @contextlib.contextmanager
-def lock(run: Path, wait_s: float = LOCK_WAIT_S) -> Iterator[None]:
+def lock(run: Path) -> Iterator[None]:
     """Be the only process that trains in this folder. A killed process lets go by itself.
 
     Raises:
-        CheckpointError: another process still has it after `wait_s`.
+        CheckpointError: another process still has it after LOCK_WAIT_S.
     """
     run.mkdir(parents=True, exist_ok=True)
     with open(run / ".lock", "w") as file:
-        until = time.monotonic() + wait_s
+        until = time.monotonic() + LOCK_WAIT_S
         while True:
             try:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)

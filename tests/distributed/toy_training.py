@@ -1,6 +1,8 @@
 """A training task small enough to be killed twenty times: a linear map from the mean colour to the action."""
 
 import json
+import os
+import signal
 import time
 from functools import partial
 from pathlib import Path
@@ -11,8 +13,10 @@ from torch import Tensor, nn
 from tap_ray.dataset.reader import open_dataset
 from tap_ray.dataset.windows import WindowConfig, iterate
 from tap_ray.distributed import stream
+from tap_ray.training import optim
 from tap_ray.training.loop import TrainConfig
 from tap_ray.training.session import Learner, Task
+from tap_ray.types import Window
 
 WINDOWS = WindowConfig(batch_size=4, group_size=6, holdout_every=5)
 SEED = 3
@@ -61,6 +65,31 @@ def learner(pause_s: float, bad_step: int) -> Learner:
     )
 
 
+def deadly() -> Learner:
+    """Dies as if the machine had run out of memory."""
+    os.kill(os.getpid(), signal.SIGKILL)
+    raise AssertionError
+
+
+def by_hand(config: TrainConfig) -> tuple[Colour, torch.optim.AdamW]:
+    """Model and optimizer as `fit` makes them."""
+    model = Colour()
+    return model, optim.adamw(model, lr=config.lr, weight_decay=config.weight_decay)
+
+
+def squared_error(model: nn.Module, window: Window) -> Tensor:
+    return (model(torch.from_numpy(window.rgb)) - torch.from_numpy(window.action)[:, 0]).square().mean()
+
+
+def step_by_hand(model: nn.Module, optimizer: torch.optim.AdamW, loss: Tensor, step: int, config: TrainConfig) -> None:
+    factor = optim.schedule(step, num_steps=config.steps, warmup_fraction=config.warmup_fraction)
+    optim.set_learning_rate(optimizer, factor)
+    optimizer.zero_grad()
+    loss.backward()
+    nn.utils.clip_grad_norm_(model.parameters(), config.clip)
+    optimizer.step()
+
+
 def local_batches(path: Path, *, start_batch: int, worker: int, num_workers: int):
     return iterate(
         open_dataset(path), WINDOWS, seed=SEED, start_batch=start_batch, worker=worker, num_workers=num_workers
@@ -76,6 +105,6 @@ def toy_task(
         learner=partial(learner, pause_s, bad_step),
         batches=batches if ray else partial(local_batches, data),
         config=TrainConfig(
-            steps=steps, lr=0.1, checkpoint_every=every, validate_every=every, log_every=1, batch_size=4
+            steps=steps, lr=0.1, checkpoint_every=every, validate_every=every, log_every=1, batch_size=4, bf16="off"
         ),
     )

@@ -91,5 +91,5 @@ def test_a_parameter_frozen_since_is_named(tmp_path: Path):
     other = trained()
     other.model[0].requires_grad_(False)
     other = dataclasses.replace(other, optimizer=adamw(other.model, lr=0.1, weight_decay=0.05))
-    with pytest.raises(CheckpointError, match=r"0\.weight is not trained by this run"):
+    with pytest.raises(CheckpointError, match=r"0\.bias is not trained by this run"):
         load_into(folder, other, FACTS)

@@ -1,0 +1,119 @@
+"""Live play: training windows straight from the robots, endless and never the same twice; nothing is stored.
+
+    in training worker w:  numbers ---> [ fleet | fleet ] ---> iter_batches ---> Window ---> fit
+                           of groups     play a group's        in order
+                                         episodes, window them
+
+A group is `windows.group_size` episodes; its attempts follow from its number, so the sequence is a pure function of the
+plan like that of a data set, and a resumed run goes on with the group where its checkpoint stands. A group trains
+once: robots are slower than a trainer, so the time it waits for data is large here.
+"""
+
+from dataclasses import dataclass
+from itertools import count, islice
+from typing import Any, Callable, Iterator, Sequence
+
+import numpy as np
+import ray
+import ray.data
+from ray.data import ActorPoolStrategy
+
+from tap_ray.dataset.windows import WindowConfig, episode_batches, num_windows
+from tap_ray.distributed.collect import Player
+from tap_ray.distributed.stream import PIECES, share, to_columns, windows_of
+from tap_ray.errors import ConfigError, DataError
+from tap_ray.play.collect import CollectPlan
+from tap_ray.rng import generator
+from tap_ray.specs import RobotSpec
+from tap_ray.types import Episode, Window
+
+
+@dataclass(frozen=True, kw_only=True)
+class LivePlay:
+    """Who plays what, for each training process."""
+
+    plan: CollectPlan
+    """All its episodes have `plan.env.max_steps` steps."""
+    make_player: Callable[[], Player]
+    """Builds a fleet's robots in its process; must pickle. Explorers with a novelty memory start it empty."""
+    spec: RobotSpec
+    reserved: int
+    """Attempts 0 .. reserved - 1 are kept for judging and never trained on."""
+    fleets: int = 0
+    """Processes of robots for each training process; 0: as many as there are CPUs left."""
+    robots: int = 1
+    """Robots in a process."""
+
+
+def batches(
+    play: LivePlay,
+    config: WindowConfig,
+    *,
+    seed: int,
+    start_batch: int = 0,
+    worker: int = 0,
+    num_workers: int = 1,
+    memory_mb: int = 512,
+) -> Iterator[Window]:
+    """Endless windows of fresh play for one training worker, from its batch `start_batch` on.
+
+    Raises:
+        ConfigError: a group has not one batch.
+        DataError: the robots crash in every episode of a group.
+    """
+    lengths = np.full(config.group_size, play.plan.env.max_steps)
+    per_group = num_windows(lengths, config) // config.batch_size
+    if per_group == 0:
+        raise ConfigError(
+            f"{config.group_size} episodes of {play.plan.env.max_steps} steps have not one batch of "
+            f"{config.batch_size} windows. Lower --batch-size or raise --windows.group-size."
+        )
+    cpus = int(ray.cluster_resources().get("CPU", 1))
+    fleets = play.fleets or max(1, (cpus - num_workers) // num_workers)
+    first_group, first_batch = divmod(start_batch, per_group)
+    numbers = count(worker + first_group * num_workers, num_workers)
+    while True:
+        items = [{"group": number, "first_batch": 0} for number in islice(numbers, PIECES)]
+        items[0]["first_batch"], first_batch = first_batch, 0
+        plan = ray.data.from_items(items, override_num_blocks=len(items)).map_batches(
+            _LiveFleet,
+            fn_constructor_kwargs={"play": play, "config": config, "seed": seed},
+            batch_size=None,
+            num_cpus=share(num_workers * fleets),
+            compute=ActorPoolStrategy(size=fleets),
+        )
+        yield from windows_of(plan, config.batch_size, memory_mb)
+
+
+class _LiveFleet:
+    """A process of robots that turns numbers of groups into windows."""
+
+    def __init__(self, play: LivePlay, config: WindowConfig, seed: int) -> None:
+        self._play, self._config, self._seed = play, config, seed
+        self._player = play.make_player()
+
+    def __call__(self, rows: Any) -> Iterator[dict[str, np.ndarray]]:
+        for group, first_batch in zip(rows["group"], rows["first_batch"], strict=True):
+            yield from self._windows(int(group), int(first_batch))
+
+    def _windows(self, group: int, first_batch: int) -> Iterator[dict[str, np.ndarray]]:
+        size = self._config.group_size
+        first = self._play.reserved + group * size
+        episodes = played(self._player, range(first, first + size), self._play.robots)
+        rng = generator(self._seed, "live", "group", group)
+        for window in episode_batches(episodes, self._config, spec=self._play.spec, rng=rng, first_batch=first_batch):
+            yield to_columns(window)
+
+
+def played(player: Player, attempts: Sequence[int], robots: int) -> list[Episode]:
+    """One episode for each attempt; where a robot crashed, another attempt's once more, so that their number holds.
+
+    Raises:
+        DataError: all of them crashed.
+    """
+    parts = [attempts[i : i + robots] for i in range(0, len(attempts), robots)]
+    outcomes = [outcome for part in parts for outcome in player.run(part)]
+    whole = [outcome.episode for outcome in outcomes if outcome.episode is not None]
+    if not whole:
+        raise DataError(f"Every robot crashed in attempts {attempts[0]} to {attempts[-1]}: {outcomes[0].reason}.")
+    return [outcome.episode or whole[i % len(whole)] for i, outcome in enumerate(outcomes)]

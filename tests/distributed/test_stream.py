@@ -1,0 +1,87 @@
+"""Windows through Ray Data are those of `windows.iterate`, in its order."""
+
+import dataclasses
+from dataclasses import replace
+from itertools import islice
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from tap_ray.dataset.reader import open_dataset
+from tap_ray.dataset.windows import WindowConfig, iterate
+from tap_ray.distributed import stream
+from tap_ray.distributed.connect import connect
+from tap_ray.errors import ConfigError
+from tap_ray.types import Window
+
+pytestmark = [
+    pytest.mark.cluster,
+    pytest.mark.filterwarnings("ignore::DeprecationWarning:ray"),  # Ray Data copying its own settings
+]
+CONFIG = WindowConfig(batch_size=4, group_size=6, holdout_every=5, k_max=3)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _local_ray():
+    with connect(num_cpus=2):
+        yield
+
+
+def same(one: Window, other: Window) -> bool:
+    for field in dataclasses.fields(Window):
+        a, b = getattr(one, field.name), getattr(other, field.name)
+        if (a is None) != (b is None) or (a is not None and (a.dtype != b.dtype or not np.array_equal(a, b))):
+            return False
+    return True
+
+
+@pytest.mark.parametrize(("worker", "num_workers", "start"), [(0, 1, 0), (1, 2, 0), (0, 2, 7), (0, 1, 61)])
+def test_the_sequence_of_a_single_process(toy_dataset: Path, worker: int, num_workers: int, start: int):
+    """Over several epochs (45 batches each), from the beginning and from the middle of a group."""
+    place = {"start_batch": start, "worker": worker, "num_workers": num_workers}
+    travelled = stream.batches(toy_dataset, CONFIG, seed=3, **place)
+    expected = iterate(open_dataset(toy_dataset), CONFIG, seed=3, **place)
+    for _, (one, other) in zip(range(100), zip(travelled, expected, strict=False), strict=False):
+        assert same(one, other)
+    travelled.close()
+
+
+def test_no_goal_and_no_reach(toy_dataset: Path):
+    """What alignment streams: absent fields stay None on the way."""
+    config = replace(CONFIG, k_max=0, reach_steps=0)
+    window = next(stream.batches(toy_dataset, config, seed=3))
+    assert window.goal_rgb is None
+    assert window.reach is None
+    assert same(window, next(iterate(open_dataset(toy_dataset), config, seed=3)))
+
+
+def test_resuming_decodes_nothing_before_its_group(toy_dataset: Path):
+    """Pieces from batch 61 on are the tail of those from batch 0, the first cut inside its group."""
+    dataset = open_dataset(toy_dataset)
+    place = {"seed": 3, "worker": 0, "num_workers": 1}
+    whole = list(islice(stream.schedule(dataset, CONFIG, start_batch=0, **place), 12))
+    [first, *rest] = islice(stream.schedule(dataset, CONFIG, start_batch=61, **place), 6)
+    at = next(i for i, piece in enumerate(whole) if (piece.epoch, piece.group) == (first.epoch, first.group))
+    assert first.first_batch > 0
+    assert rest == whole[at + 1 : at + 6]
+
+
+def test_the_pipeline_goes_on_when_one_is_used_up(toy_dataset: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(stream, "PIECES", 2)
+    travelled = stream.batches(toy_dataset, CONFIG, seed=3)
+    expected = iterate(open_dataset(toy_dataset), CONFIG, seed=3)
+    assert all(same(next(travelled), next(expected)) for _ in range(60))
+    travelled.close()
+
+
+def test_too_little_data(toy_dataset: Path):
+    with pytest.raises(
+        ConfigError, match=r"18 training episodes .* not one batch of 500 windows\. Lower the batch size"
+    ):
+        next(stream.batches(toy_dataset, replace(CONFIG, batch_size=500, holdout_every=4, num_episodes=24), seed=3))
+
+
+def test_batches_of_one_size(toy_dataset: Path):
+    with pytest.raises(ConfigError, match="drop_last must be true"):
+        next(stream.batches(toy_dataset, replace(CONFIG, drop_last=False), seed=3))

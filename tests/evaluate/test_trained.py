@@ -1,0 +1,135 @@
+"""A training run as the judged policy: an untrained network, saved and loaded by the project's own functions."""
+
+import re
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+import envs
+from tap_ray import runs
+from tap_ray.dataset.norm_stats import NormStats, SlotNorm
+from tap_ray.errors import CheckpointError, ConfigError, SpecError
+from tap_ray.evaluate import trained
+from tap_ray.evaluate.episodes import Robots
+from tap_ray.evaluate.features import policy_features
+from tap_ray.evaluate.probes import ProbeData
+from tap_ray.evaluate.protocol import Protocol, cells
+from tap_ray.models.build import Trained, new_policy, save_policy
+from tap_ray.models.language import word_tokenizer
+from tap_ray.models.policy import PolicyConfig
+from tap_ray.types import EnvConfig
+
+SPEC = envs.spec(EnvConfig())
+
+
+def unit(slots):
+    return SlotNorm(names=tuple(s.name for s in slots), offset=(0.0,) * len(slots), scale=(1.0,) * len(slots))
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    """A run folder of a small policy for 32 px."""
+    folder = tmp_path_factory.mktemp("runs") / "align"
+    tokenizer = word_tokenizer(envs.TASKS["put_carrot_on_plate"].sentence)
+    config = PolicyConfig(context="language", image_size=32, width=32, num_layers=1, head_width=32)
+    made = Trained(
+        policy=new_policy(config, seed=0, tokenizer=tokenizer),
+        spec=SPEC,
+        norm=NormStats(mode="mean_std", state=unit(SPEC.state), action=unit(SPEC.action)),
+        tokenizer=tokenizer,
+    )
+    opened = runs.open_run(folder, job="align", config={"steps": 0})
+    save_policy(folder / "final", made)
+    runs.finish(opened)
+    return folder
+
+
+def test_a_policy_that_fits(run):
+    trained.require_fit(run, spec=SPEC, image_size=32)
+
+
+def test_images_of_another_size(run):
+    with pytest.raises(ConfigError, match="was trained on images of 32 px, these are of 96: --image-size 32"):
+        trained.require_fit(run, spec=SPEC, image_size=96)
+
+
+def test_other_conventions(run, tmp_path):
+    other = tmp_path / "other"
+    other.mkdir()
+    (other / "manifest.json").write_text((run / "manifest.json").read_text())
+    (other / "final").mkdir()
+    values = SPEC.to_json() | {"control_hz": 10.0, "gripper": "0 open, 1 closed"}
+    runs.write_json(other / "final" / "spec.json", values)
+    with pytest.raises(SpecError) as caught:
+        trained.require_fit(other, spec=SPEC, image_size=32)
+    assert f"control_hz: robot 'widowx' has 5.0, policy {other} has 10.0" in str(caught.value)
+    assert f"gripper: robot 'widowx' has '+1 open, -1 closed', policy {other} has '0 open, 1 closed'" in str(
+        caught.value
+    )
+
+
+def test_no_policy(run, tmp_path):
+    with pytest.raises(
+        ConfigError, match=r"--policy 'exprt' is neither a run folder nor built in. Did you mean 'expert'"
+    ):
+        trained.require_fit("exprt", spec=SPEC, image_size=32)
+    with pytest.raises(CheckpointError, match="is neither a run folder nor a data set of this project"):
+        trained.require_fit(tmp_path, spec=SPEC, image_size=32)
+    (tmp_path / "manifest.json").write_text((run / "manifest.json").read_text())
+    with pytest.raises(CheckpointError, match=re.escape("final/spec.json is missing")):
+        trained.require_fit(tmp_path, spec=SPEC, image_size=32)
+
+
+def test_a_network_is_judged_in_batches(run):
+    protocol = Protocol(tasks=("put_carrot_on_plate",), env_version="1", episodes=3, image_size=32, max_steps=5)
+    robots = Robots(protocol, envs.make_vector, lambda scene, num: trained.load(str(run), scene, num))
+    together = robots.run(cells(protocol)).results
+    alone = [robots.run([cell]).results[0] for cell in cells(protocol)]
+    robots.close()
+    assert [r.error for r in together] == [""] * 3
+    assert [r.entire_once for r in together] == [r.entire_once for r in alone]
+
+
+def test_features_are_what_the_head_gets(run):
+    rng = np.random.default_rng(0)
+    data = ProbeData(
+        rgb=rng.integers(0, 255, (70, 32, 32, 3), np.uint8),
+        next_rgb=rng.integers(0, 255, (70, 32, 32, 3), np.uint8),
+        state=np.zeros((70, len(SPEC.state)), np.float32),
+        sentence=["put carrot on plate"] * 69 + ["serve the carrot on the plate"],
+        episode=np.arange(70),
+        target={},
+    )
+    features = policy_features(run, data)
+    assert features.shape[0] == 70
+    assert np.isfinite(features).all()
+    # Seed 0 again gives the very weights of the run; a frame's features do not depend on its batch.
+    np.testing.assert_allclose(policy_features(run, data, fresh=True), features, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.slow
+@pytest.mark.cluster
+def test_from_the_shell(run, tmp_path):
+    def job(verb, *flags):
+        command = [sys.executable, "-m", f"jobs.{verb}", *map(str, flags)]
+        return subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=240, check=False)
+
+    cells_of = ("--tasks", "put_carrot_on_plate", "--episodes", "2", "--max-steps", "8", "--image-size", "32")
+    for policy, out in (("random", "r"), (run, "a")):
+        done = job("evaluate", "--policy", policy, *cells_of, "--out", out)
+        assert done.returncode == 0, done.stderr
+        assert done.stdout.splitlines()[-1] == out
+        assert (tmp_path / out / "videos" / "put_carrot_on_plate.mp4").exists()
+    manifest = runs.require_done(tmp_path / "a", job="evaluate")
+    assert manifest["parents"]["policy"]["hash"] == runs.hash_of(run)
+    before = (tmp_path / "a" / "episodes.parquet").stat().st_mtime_ns
+    again = job("evaluate", "--policy", run, *cells_of, "--out", "a", "--fleets", "1")
+    assert again.returncode == 0, again.stderr
+    assert (tmp_path / "a" / "episodes.parquet").stat().st_mtime_ns == before
+    compared = job("compare", "r", "a", "--out", "c")
+    assert compared.returncode == 0, compared.stderr
+    assert compared.stdout.splitlines()[-1] == "c"
+    assert "McNemar" in compared.stdout
+    assert (tmp_path / "c" / "report.html").stat().st_size > 10_000

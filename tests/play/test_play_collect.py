@@ -1,0 +1,112 @@
+"""Collection in one process, on the real robot without pictures."""
+
+import pickle
+
+import numpy as np
+import pytest
+
+import envs
+from envs.poses import sample_poses
+from tap_ray.errors import ConfigError
+from tap_ray.play.collect import CollectPlan, PlayFleet, check_robots, collect, in_batches
+from tap_ray.play.demos import DemoFleet, DemoPlan
+from tap_ray.play.explorers import ExplorerConfig, MixedConfig
+from tap_ray.play.safe_poses import SafePosesConfig
+from tap_ray.types import EnvConfig
+
+FAST = ExplorerConfig(safe_poses=SafePosesConfig(num_samples=300), mixed=MixedConfig(uniform=1, curious=1))
+PLAN = CollectPlan(env=EnvConfig(render=False, max_steps=6, image_size=16), explorers=FAST, round_episodes=2)
+
+
+def played(num_robots, num_episodes=7, plan=PLAN):
+    return list(
+        collect(plan, envs.make_vector, sample_poses, num_episodes=num_episodes, num_robots=num_robots)
+    )
+
+
+def test_an_episode_is_the_same_from_any_number_of_robots():
+    alone = played(1)
+    assert [pickle.dumps(e) for e in alone] == [pickle.dumps(e) for e in played(2)]
+    assert [episode.index for episode in alone] == list(range(7))
+    assert {episode.task for episode in alone} == {"play"}
+    assert {episode.meta["explorer"] for episode in alone} <= {"uniform", "waypoint", "contact", "curious"}
+    assert len({episode.action.tobytes() for episode in alone}) == 7
+
+
+def test_another_seed_is_other_play():
+    other = CollectPlan(env=PLAN.env, explorers=FAST, seed=1)
+    assert not np.array_equal(played(1, 1)[0].action, played(1, 1, other)[0].action)
+
+
+class Breaks:
+    """A vector environment whose robots crash when they are given one of these seeds."""
+
+    def __init__(self, env, seeds):
+        self._env, self._seeds = env, seeds
+
+    def __getattr__(self, name):
+        return getattr(self._env, name)
+
+    def reset(self, *, seed):
+        if set(seed) & self._seeds:
+            raise RuntimeError("the arm fell off")
+        return self._env.reset(seed=seed)
+
+
+def test_a_crash_costs_its_own_attempt_only_and_is_told():
+    bad = next(iter(played(1, 1))).meta["seed"]
+    fleet = PlayFleet(PLAN, lambda config, num: Breaks(envs.make_vector(config, num), {bad}), sample_poses, num_robots=2)
+    first, second = fleet.run([0, 1])
+    assert (first.episode, first.reason) == (None, "crashed: RuntimeError: the arm fell off")
+    assert pickle.dumps(second.episode) == pickle.dumps(played(1, 2)[1])
+
+
+def test_without_the_memory_of_its_round_an_attempt_is_handed_back():
+    fleet = PlayFleet(PLAN, envs.make_vector, sample_poses, memory=lambda number: None)
+    [outcome] = fleet.run([4])
+    assert (outcome.attempt, outcome.episode, outcome.reason) == (4, None, "")
+
+
+def test_users_mistakes_are_raised_not_recorded():
+    with pytest.raises(ConfigError, match="Unknown task 'put'"):
+        played(1, 1, CollectPlan(env=EnvConfig(task="put"), explorers=FAST, explorer="waypoint"))
+
+
+def test_demonstrations_are_successes_with_their_instruction():
+    tasks = ("push_pumpkin_left", "put_carrot_on_plate")
+    plan = DemoPlan(tasks=tasks, env=EnvConfig(render=False, image_size=16))
+    fleet = DemoFleet(plan, envs.make_vector, envs.make_expert, num_robots=2)
+    outcomes = [*fleet.run([0, 2]), *fleet.run([1, 3])]
+    kept = [outcome for outcome in outcomes if outcome.episode]
+    assert len(kept) >= 3
+    for outcome in kept:
+        assert outcome.episode.meta["task"] == tasks[outcome.attempt % 2]
+        assert outcome.episode.meta["success"]
+        assert outcome.episode.task != "play"
+    for outcome in outcomes:
+        assert (outcome.episode is None) == bool(outcome.reason)
+    short = DemoPlan(tasks=tasks, env=EnvConfig(render=False, image_size=16, max_steps=2))
+    [early] = DemoFleet(short, envs.make_vector, envs.make_expert).run([1])
+    assert early.reason == "never got hold of the object"
+
+
+def test_batches_are_of_one_task_and_in_order():
+    assert in_batches(range(5), 2) == [[0, 1], [2, 3], [4]]
+    assert in_batches([0, 1, 2, 3, 4, 6], 2, num_tasks=2) == [[0, 2], [1, 3], [4, 6]]
+
+
+@pytest.mark.parametrize(
+    ("make", "text"),
+    [
+        (lambda: CollectPlan(jpeg_quality=0), "jpeg_quality lies in 1 .. 95; got 0"),
+        (lambda: CollectPlan(round_episodes=0), "round_episodes is at least 1; got 0"),
+        (lambda: CollectPlan(explorer="curios"), "Unknown explorer 'curios'. Did you mean 'curious'?"),
+        (lambda: check_robots(PLAN, 3), "3 robots in a fleet need round_episodes >= 3; it is 2. Raise --round-episodes"),
+        (lambda: DemoPlan(tasks=()), r"tasks names at least one task, each once; got \[\]"),
+        (lambda: DemoPlan(tasks=("a", "a")), "each once"),
+        (lambda: PlayFleet(PLAN, envs.make_vector, sample_poses, num_robots=0), "at least 1 robot; got 0"),
+    ],
+)
+def test_what_cannot_work_is_said(make, text):
+    with pytest.raises(ConfigError, match=text):
+        make()
