@@ -40,14 +40,14 @@ def main(config: Config) -> Path:
         }
         runs.write_json(run.path / "probe.json", scores)
         for target, score in scores["trained"].items():
-            tracked.log({f"probe/{target}_{axis}_r2": score[axis] for axis in "xyz"}, step=0)
+            tracked.log({f"probe/{target}_{axis}_r2": score[axis] for axis in "xyz" if axis in score}, step=0)
         tracked.artifact(run.path / "probe.json")
     runs.finish(run)
-    print(f"held-out R^2 of a linear probe, {len(data.rgb)} frames (nan: it does not move along this axis)")
+    print(f"held-out R^2 of a linear probe, {len(data.rgb)} frames (-: it does not move along this axis)")
     print(f"{'weights':15}{'position of':15}{'x':>8}{'y':>8}{'z':>8}  frames tested")
     for weights, row in scores.items():
         for target, score in row.items():
-            values = "".join(f"{score[axis]:8.2f}" for axis in "xyz")
+            values = "".join(f"{score[axis]:8.2f}" if axis in score else f"{'-':>8}" for axis in "xyz")
             print(f"{weights:15}{target:15}{values}  {score['num_test']}")
     return run.path
 

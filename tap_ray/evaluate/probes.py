@@ -92,8 +92,8 @@ def probe(features_FD: np.ndarray, data: ProbeData) -> dict[str, dict[str, float
         data: the frames and their targets.
 
     Returns:
-        target -> {"x", "y", "z": R^2 (NaN where it never moves in the test), "num_test": frames}. Targets seen in
-        fewer than 2 * `HOLDOUT_EVERY` episodes are left out.
+        target -> {"x", "y", "z": R^2, without the axes along which it never moves in the test; "num_test": frames}.
+        Targets seen in fewer than 2 * `HOLDOUT_EVERY` episodes are left out.
     """
     if len(features_FD) != len(data.episode):
         raise ConfigError(f"{len(data.episode)} frames need as many rows of features; got {features_FD.shape}.")
@@ -103,7 +103,8 @@ def probe(features_FD: np.ndarray, data: ProbeData) -> dict[str, dict[str, float
         if len(np.unique(data.episode[there])) < 2 * HOLDOUT_EVERY:
             continue
         r2, num_test = held_out_r2(features_FD[there], target_F3[there], data.episode[there])
-        scores[name] = {**dict(zip(AXES, map(float, r2), strict=True)), "num_test": num_test}
+        moving = {axis: float(value) for axis, value in zip(AXES, r2, strict=True) if np.isfinite(value)}
+        scores[name] = {**moving, "num_test": num_test}
     return scores
 
 
