@@ -1,13 +1,13 @@
 """One PyBullet simulation: table, robot, objects. The only place that talks to the physics engine."""
 
 from dataclasses import dataclass
-from math import hypot
+from math import atan2, hypot
 
 import numpy as np
 import pybullet as p
 
 from envs.kinematics import quaternion_matrix
-from envs.objects import Colour, ObjectModel, Part
+from envs.objects import Colour, ObjectModel, Part, Vector
 from envs.robots import ASSETS, RobotModel
 from envs.tasks import Scene, Touch
 
@@ -19,7 +19,9 @@ STALLED_M_S, SQUEEZE_M_S = 0.01, 0.02
 CENTRE_HZ = 10.0
 """How fast the fingers even out between them, 1/s."""
 MAX_OBJECT_M_S, MAX_OBJECT_RAD_S = 0.6, 15.0
-"""No object moves faster: the hand itself reaches 0.43 m/s, and a fall from its highest lift is over sooner."""
+"""No object moves faster, sideways or up; the hand itself reaches 0.43 m/s."""
+PATCH_M = (0.018, 0.055, 0.0008)
+"""Half sizes of the hand's shadow."""
 _KIND = {"box": p.GEOM_BOX, "cylinder": p.GEOM_CYLINDER, "sphere": p.GEOM_SPHERE}
 _LYING = p.getQuaternionFromEuler((0, np.pi / 2, 0))
 
@@ -43,7 +45,6 @@ class World:
         self.client: int = p.connect(p.DIRECT)
         self._substeps = round(PHYSICS_HZ / control_hz / TICKS)
         self._tick_s = self._substeps / PHYSICS_HZ
-        self._target_rad = np.zeros(len(model.joint))
         self._closing = False
         self._bodies: Bodies | None = None
 
@@ -86,6 +87,7 @@ class World:
             tool=number[self.model.tool_link],
             object=objects,
         )
+        self._patch = self._add_patch(table_rgb)
         self._slot = {body: slot for slot, body in enumerate(objects)}
         self._place_robot(joint_rad)
 
@@ -96,20 +98,17 @@ class World:
             path_rad: TICKS joint targets (6,), rad, one a tick.
             opening: wanted finger opening, 0 closed .. 1 open.
         """
-        most = self.model.joint_speed_rad_s * self._tick_s
         self._touched: frozenset[int] = frozenset()
         for target in path_rad:
-            step = np.clip(target - self._target_rad, -most, most)
-            self._target_rad = self._target_rad + step
-            self._drive_arm(step / self._tick_s)
+            self._drive_arm(target)
             self._drive_fingers(opening)
             p.stepSimulation(physicsClientId=self.client)
             self._touched |= self._touching(0) | self._touching(1)
             self._calm_objects()
 
-    def settle(self, ticks: int) -> None:
-        """Let the objects come to rest while the arm holds still."""
-        self.move([self._target_rad] * ticks, 1.0)
+    def settle(self, joint_rad: np.ndarray) -> None:
+        """Let the objects come to rest for one control step while the arm holds `joint_rad` (6,)."""
+        self.move([joint_rad] * TICKS, 1.0)
 
     def joints(self) -> tuple[np.ndarray, float]:
         """Measured joints (6,), rad, and finger opening, 0 closed .. 1 open."""
@@ -134,6 +133,14 @@ class World:
             poses[slot] = (*position, w, x, y, z)
         return poses
 
+    def cast_hand_shadow(self, light: Vector) -> None:
+        """Lay the dark patch where parallel light from direction `light` casts the hand's shadow on the table."""
+        position_m, matrix = self.tool_pose()
+        x, y = position_m[:2] - position_m[2] / light[2] * np.array(light[:2])
+        yaw = atan2(-matrix[0, 1], matrix[1, 1])
+        turn = p.getQuaternionFromEuler((0, 0, yaw))
+        p.resetBasePositionAndOrientation(self._patch, (x, y, 0), turn, physicsClientId=self.client)
+
     def touch(self) -> Touch:
         """Contacts now, and of the fingers during the last control step."""
         pairs = set()
@@ -153,27 +160,30 @@ class World:
     def _calm_objects(self) -> None:
         """Slow down what was squeezed out between hand and table: a stiff arm shoots it off, a real one gives way."""
         for body in self.bodies.object:
-            linear, angular = p.getBaseVelocity(body, physicsClientId=self.client)
-            fast = max(hypot(*linear) / MAX_OBJECT_M_S, hypot(*angular) / MAX_OBJECT_RAD_S)
+            (x, y, z), angular = p.getBaseVelocity(body, physicsClientId=self.client)
+            fast = max(hypot(x, y, max(z, 0.0)) / MAX_OBJECT_M_S, hypot(*angular) / MAX_OBJECT_RAD_S)
             if fast > 1.0:
-                p.resetBaseVelocity(
-                    body,
-                    [value / fast for value in linear],
-                    [value / fast for value in angular],
-                    physicsClientId=self.client,
-                )
+                linear = (x / fast, y / fast, min(z, z / fast))  # falling is left alone
+                turning = [value / fast for value in angular]
+                p.resetBaseVelocity(body, linear, turning, physicsClientId=self.client)
 
-    def _drive_arm(self, speed_rad_s: np.ndarray) -> None:
-        count = len(self.model.joint)
+    def _drive_arm(self, target_rad: np.ndarray) -> None:
+        """Turn every joint at the steady speed that brings it to its target at the end of the tick.
+
+        The engine's own position control jumps ahead at the start of each tick and shakes what the hand holds.
+        """
+        states = p.getJointStates(self.bodies.robot, self.bodies.joint, physicsClientId=self.client)
+        most = self.model.joint_speed_rad_s
+        speed = [
+            min(max((target - state[0]) / self._tick_s, -most), most)
+            for target, state in zip(target_rad.tolist(), states, strict=True)
+        ]
         p.setJointMotorControlArray(
             self.bodies.robot,
             self.bodies.joint,
-            p.POSITION_CONTROL,
-            targetPositions=self._target_rad,
-            targetVelocities=speed_rad_s,
+            p.VELOCITY_CONTROL,
+            targetVelocities=speed,
             forces=self.model.joint_effort_nm,
-            positionGains=[0.5] * count,
-            velocityGains=[1.0] * count,
             physicsClientId=self.client,
         )
 
@@ -208,6 +218,12 @@ class World:
         table = p.createMultiBody(0, solid, seen, basePosition=(0.4, 0, -half[2]), physicsClientId=self.client)
         p.changeDynamics(table, -1, lateralFriction=0.8, physicsClientId=self.client)
 
+    def _add_patch(self, table_rgb: Colour) -> int:
+        """The hand's shadow: seen, without weight or contact; under the table until it is cast."""
+        rgba = (*(0.62 * value for value in table_rgb), 1)
+        seen = p.createVisualShape(p.GEOM_BOX, halfExtents=PATCH_M, rgbaColor=rgba, physicsClientId=self.client)
+        return p.createMultiBody(0, -1, seen, basePosition=(0, 0, -1), physicsClientId=self.client)
+
     def _place_robot(self, joint_rad: np.ndarray) -> None:
         robot = self.bodies.robot
         for joint, angle in zip(self.bodies.joint, joint_rad, strict=True):
@@ -215,7 +231,7 @@ class World:
         for finger in self.bodies.finger:
             p.resetJointState(robot, finger, self.model.finger_open_m, physicsClientId=self.client)
             p.changeDynamics(robot, finger, lateralFriction=1.5, spinningFriction=0.02, physicsClientId=self.client)
-        self._target_rad, self._closing = np.array(joint_rad, float), False
+        self._closing = False
 
     def _add_object(self, model: ObjectModel, position_m: tuple[float, float], yaw_rad: float) -> int:
         seen = [part for part in model.part if part.rgb is not None]

@@ -28,7 +28,7 @@ class ArmLengths:
 
 @dataclass(frozen=True, kw_only=True)
 class RobotModel:
-    """What is fixed about one robot."""
+    """What is fixed about one robot. Lengths, limits, speeds and efforts are the maker's (source: its URDF)."""
 
     name: str
     urdf: str

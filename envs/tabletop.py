@@ -15,8 +15,6 @@ from tap_ray.types import EnvConfig
 
 LEASH_M, LEASH_RAD = 0.03, 0.3
 """How far the commanded pose may run ahead of the measured one when something is in the way."""
-REACHED = 0.8
-"""Part of a control step in which the commanded pose is interpolated; the rest lets the arm arrive."""
 
 
 class TabletopEnv(gym.Env[Any, np.ndarray]):
@@ -72,7 +70,7 @@ class TabletopEnv(gym.Env[Any, np.ndarray]):
         noise = self.np_random.normal(0.0, self.model.home_noise_rad, len(self.model.joint))
         home = np.array(self.model.home_rad) + noise
         self._world.build(self._scene, home, self._look.table_rgb)
-        self._world.settle(TICKS)
+        self._world.settle(home)
         self._position_m, self._matrix = self._world.tool_pose()
         self._joint_rad = home
         self._start_M7 = self._world.object_poses(NUM_SLOTS)
@@ -101,7 +99,7 @@ class TabletopEnv(gym.Env[Any, np.ndarray]):
         """The camera's picture, (render_size, render_size, 3) uint8."""
         if self._scene is None:
             raise SpecError("render() came before reset(). Call env.reset(seed=...) first.")
-        return take_picture(self._world.client, self._look, self._render_size, mask=False).rgb
+        return self._photograph(self._render_size, mask=False).rgb
 
     def close(self) -> None:
         """End the simulation."""
@@ -148,7 +146,7 @@ class TabletopEnv(gym.Env[Any, np.ndarray]):
         path, last = [], self._joint_rad
         most = self.model.joint_speed_rad_s / self.robot_spec.control_hz / TICKS
         for tick in range(1, TICKS + 1):
-            part = min(1.0, tick / TICKS / REACHED)
+            part = tick / TICKS
             joints = inverse(self.model, start[0] + part * away_m, axis_angle_matrix(part * turn_rad) @ start[1])
             if joints is None or np.abs(joints - last).max() > most:
                 return None
@@ -187,7 +185,12 @@ class TabletopEnv(gym.Env[Any, np.ndarray]):
         size = self.config.image_size
         if not self.config.render:
             return Picture(rgb=np.zeros((size, size, 3), np.uint8), body=np.full((size, size), -1, np.int32))
-        return take_picture(self._world.client, self._look, size, mask=self.config.robot_mask)
+        return self._photograph(size, mask=self.config.robot_mask)
+
+    def _photograph(self, size: int, *, mask: bool) -> Picture:
+        if self._look.hand_shadow:
+            self._world.cast_hand_shadow(self._look.light)
+        return take_picture(self._world.client, self._look, size, mask=mask)
 
     def _state(self) -> np.ndarray:
         """(S,) float32 proprioception, in the order of the spec."""

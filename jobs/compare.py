@@ -24,7 +24,7 @@ class Config:
 
 
 def main(config: Config) -> Path:
-    """Write report.html and print the table; returns the run folder."""
+    """Write the page and print the table; returns the run folder."""
     results, _ = read_runs(config.runs)
     parents: dict[str, Path | str] = {f"run{number}": path for number, path in enumerate(config.runs)}
     values = {"runs": [str(path) for path in config.runs], "out": str(config.out)}
@@ -32,11 +32,11 @@ def main(config: Config) -> Path:
     ids = {role: tracking.run_id_of(path) for role, path in parents.items()}
     with tracking.start("compare", run.path, values, ids, run_id=tracking.run_id_of(run.path)) as tracked:
         runs.annotate(run, mlflow_run_id=tracked.run_id)
-        tracked.artifact(report.write(config.runs, run.path / "report.html"))
+        tracked.artifact(report.write(config.runs, run.path))
     runs.finish(run)
     if results:
         print(text_table(results))
-    print(f"open {run.path / 'report.html'}")
+    print(f"open {run.path / report.REPORT}")
     return run.path
 
 

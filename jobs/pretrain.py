@@ -1,42 +1,29 @@
 """Stage 1: learn to move, from play. Run the same command again and it goes on from its newest checkpoint."""
 
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Literal
 
-import envs
 from jobs import collect_play
 from tap_ray.config import run_job
 from tap_ray.dataset.reader import open_dataset
 from tap_ray.distributed import live, stream
-from tap_ray.distributed.train import StageConfig, run_stage
+from tap_ray.distributed.connect import connect
+from tap_ray.distributed.settings import PretrainConfig
+from tap_ray.distributed.train import run_stage
 from tap_ray.errors import ConfigError
-from tap_ray.play.settings import PlayJobConfig, plan_of
-from tap_ray.pretrain import inverse_dynamics as idm
+from tap_ray.play.settings import plan_of
+from tap_ray.pretrain import inverse_dynamics
 from tap_ray.training.session import Learner, learner_of
-
-
-@dataclass(frozen=True, kw_only=True)
-class PretrainConfig(StageConfig):
-    """What is learnt from which play, and on how many processes."""
-
-    data: Path | None = None
-    """Data set of play; not with --live-play."""
-    live_play: bool = False
-    """Train on endless fresh play straight from the robots; nothing is stored but the episodes to judge on."""
-    play: PlayJobConfig = field(default_factory=lambda: PlayJobConfig(episodes=64))
-    """Who plays with --live-play; `episodes` are set aside for statistics and for judging."""
-    objective: Literal["idm"] = "idm"
-    """What is learnt: "idm", inverse dynamics."""
-    idm: idm.InverseDynamicsConfig = field(default_factory=idm.InverseDynamicsConfig)
 
 
 def learner(config: PretrainConfig, data: Path) -> Learner:
     """What learns, built in each training process."""
-    windows = replace(config.sized_windows(), **({"holdout_every": 2} if config.live_play else {}))
+    windows = config.sized_windows()
+    if config.live_play:  # nobody trains on these episodes: half are enough to judge on, all give statistics
+        windows = replace(windows, holdout_every=2, num_episodes=config.play.episodes)
     parts = {"policy": config.policy, "config": config.idm, "seed": config.train.seed}
-    return learner_of(idm.from_dataset(open_dataset(data), windows, **parts))
+    return learner_of(inverse_dynamics.from_dataset(open_dataset(data), windows, **parts))
 
 
 def main(config: PretrainConfig) -> Path:
@@ -51,3 +38,25 @@ def _stored(config: PretrainConfig, data: Path) -> Path:
     build()  # what is wrong with the data or the sizes is said before Ray starts
     batches = partial(stream.batches, data, config.sized_windows(), seed=config.train.seed, **config.workers.stream())
     return run_stage("pretrain", config, learner=build, batches=batches, parents={"data": data})
+
+
+def _live(config: PretrainConfig) -> Path:
+    with connect(config.workers.ray_address):
+        data = collect_play.main(config.play).resolve()
+        plan = plan_of(config.play)
+        play = live.LivePlay(
+            plan=plan,
+            make_player=partial(collect_play.fleet, plan, config.play.robots_per_fleet, None),
+            spec=open_dataset(data).spec,
+            reserved=2 * config.play.episodes,  # attempts that crashed have been replaced by the ones after them
+            fleets=config.play.fleets,
+            robots=config.play.robots_per_fleet,
+        )
+        batches = partial(live.batches, play, config.sized_windows(), seed=config.train.seed)
+        return run_stage(
+            "pretrain", config, learner=partial(learner, config, data), batches=batches, parents={"judged_on": data}
+        )
+
+
+if __name__ == "__main__":
+    run_job(main, PretrainConfig)

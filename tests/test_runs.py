@@ -99,7 +99,11 @@ def test_parents_are_part_of_what_makes_a_run():
 def test_a_data_set_can_be_a_parent():
     Path("d/meta").mkdir(parents=True)
     Path("d/meta/tap_ray.json").write_text('{"hash": "ff"}')
-    assert runs.hash_of("d") == "ff"
+    hashes = []
+    for episodes in (3, 3, 4):
+        Path("d/meta/info.json").write_text(f'{{"total_episodes": {episodes}}}')
+        hashes.append(runs.hash_of("d"))
+    assert hashes[0] == hashes[1] != hashes[2]  # a data set that has grown is another parent
 
 
 def test_a_missing_parent_is_an_error_before_anything_is_made():

@@ -14,6 +14,8 @@ from tap_ray.compare import page, plots, tables
 from tap_ray.compare.reading import Result, read_runs
 from tap_ray.errors import StorageError
 
+REPORT = "compare.html"
+"""Name of the page in a folder."""
 MAX_VIDEO_BYTES = 4_000_000
 """A larger video is named, not embedded."""
 
@@ -23,7 +25,7 @@ def write(runs: Sequence[Path | str], out: Path | str) -> Path:
 
     Args:
         runs: evaluation folders, all of one protocol; training folders may stand among them for their curves.
-        out: the HTML file, or a folder for `compare.html`.
+        out: the HTML file, or a folder, for `REPORT` in it.
 
     Returns:
         The path of the page.
@@ -44,7 +46,7 @@ def write(runs: Sequence[Path | str], out: Path | str) -> Path:
         sources=[(item.label, item.path) for item in (*results, *curves)],
     )
     path = Path(out)
-    path = path if path.suffix == ".html" else path / "compare.html"
+    path = path if path.suffix == ".html" else path / REPORT
     return _save(path, html)
 
 

@@ -11,6 +11,7 @@ it had in hand. An attempt that takes its process down every time is dropped wit
 import logging
 import pickle
 import time
+import warnings
 from collections import Counter, deque
 from dataclasses import dataclass, replace
 from typing import Any, Callable, Iterator, Mapping, Protocol, Sequence
@@ -140,10 +141,7 @@ def play_out(
     """Play batches of attempts on a pool of fleets; outcomes come as they are ready, in any order. Ray is connected."""
     cpus = int(ray.cluster_resources().get("CPU", 1))
     fleets = min(pool.fleets or cpus, len(batches))
-    context = ray.data.DataContext.get_current()
-    context.enable_progress_bars = False
-    context.print_on_execution_start = False
-    logging.getLogger("ray.data").setLevel(logging.ERROR)
+    _quiet_ray_data()
     blocks = [pa.table({"attempt": pa.array(batch, pa.int64())}) for batch in batches]
     stream = ray.data.from_arrow(blocks).map_batches(
         Fleet,
@@ -156,6 +154,16 @@ def play_out(
     for table in stream.iter_batches(batch_size=None, batch_format="pyarrow"):
         for blob in table["outcome"]:  # type: ignore[index]
             yield pickle.loads(blob.as_py())
+
+
+def _quiet_ray_data() -> None:
+    """No progress bars, no talk: jobs draw their own bar."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)  # Ray Data warns of settings that it makes itself
+        context = ray.data.DataContext.get_current()
+    context.enable_progress_bars = False
+    context.print_on_execution_start = False
+    logging.getLogger("ray.data").setLevel(logging.ERROR)
 
 
 @dataclass(kw_only=True)

@@ -8,6 +8,7 @@ statistics leave the machine, unless the user's environment says so.
 import logging
 import os
 import shutil
+import socket
 import sys
 from contextlib import contextmanager
 from typing import Iterator
@@ -18,6 +19,8 @@ from ray.exceptions import AuthenticationError
 
 from tap_ray.errors import ConfigError
 
+PROBE_S = 10.0
+"""How long a cluster may take to answer, s."""
 MAX_STORE_BYTES = 2 * 10**9
 MIN_STORE_BYTES = 100 * 10**6
 
@@ -54,6 +57,7 @@ def connect(ray_address: str | None = None, *, num_cpus: int | None = None, dash
 
 def _join(address: str) -> None:
     try:
+        _knock(address)
         with _silent_stderr():
             ray.init(address=address, logging_level=logging.ERROR, log_to_driver=False)
     except AuthenticationError as error:
@@ -61,12 +65,19 @@ def _join(address: str) -> None:
             f"The Ray cluster at {address} refused the token: {str(error).splitlines()[0]} Copy "
             "~/.ray/auth_token from its head node to this machine, or set RAY_AUTH_TOKEN."
         ) from None
-    except (ConnectionError, TimeoutError, ValueError, RuntimeError) as error:
+    except (OSError, ValueError, RuntimeError) as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise ConfigError(
             f"No Ray cluster answers at {address!r}: {reason} Start one there (`ray start --head`), check "
             "--ray-address and RAY_ADDRESS, or leave both away to use this machine alone."
         ) from None
+
+
+def _knock(address: str) -> None:
+    """Raise OSError within seconds where nobody listens; Ray itself would go on trying for minutes."""
+    host, _, port = address.removeprefix("ray://").rpartition(":")
+    if host and port.isdigit():
+        socket.create_connection((host, int(port)), timeout=PROBE_S).close()
 
 
 def _start(num_cpus: int | None, dashboard: bool) -> None:

@@ -15,7 +15,7 @@ import logging
 from functools import lru_cache, partial
 from itertools import islice
 from pathlib import Path
-from typing import Any, Iterable, Iterator, Mapping, Sequence
+from typing import Any, Generator, Iterable, Iterator, Mapping, Sequence
 
 import numpy as np
 import ray
@@ -78,7 +78,7 @@ def batches(
     num_workers: int = 1,
     decoders: int = 1,
     memory_mb: int = 512,
-) -> Iterator[Window]:
+) -> Generator[Window, None, None]:
     """`windows.iterate`, decoded by tasks of the connected Ray.
 
     Args:

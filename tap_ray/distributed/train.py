@@ -18,9 +18,8 @@ import os
 import signal
 import threading
 import warnings
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Any, Callable, Iterator, Mapping
+from typing import Any, Callable, Iterator, Mapping
 
 import ray
 import ray.train
@@ -28,15 +27,13 @@ import ray.train.torch
 import torch
 import torch.distributed
 from ray.train import FailureConfig, LoggingConfig, RunConfig, ScalingConfig, UserCallback
-from tyro.conf import arg
 
 from tap_ray import runs, tracking
 from tap_ray.config import to_dict
-from tap_ray.dataset.windows import WindowConfig
 from tap_ray.distributed.connect import connect
+from tap_ray.distributed.settings import StageConfig, WorkersConfig
 from tap_ray.distributed.stream import share
 from tap_ray.errors import ConfigError, TapRayError
-from tap_ray.models.policy import PolicyConfig
 from tap_ray.training import session
 from tap_ray.training.loop import TrainConfig
 from tap_ray.training.progress import Log, follow
@@ -52,41 +49,6 @@ SETTINGS = {
 """Ray Train's environment, unless the user has set it."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class WorkersConfig:
-    """On how many processes to train. Only `workers` changes what is learnt."""
-
-    workers: int = 1
-    """Training processes; each takes `batch_size` windows of its own a step. On CPUs at most one a core."""
-    threads: int = 1
-    """Threads of torch in each training process. One process a core, one thread each, was fastest on CPUs."""
-    decoders: int = 1
-    """Processes that decode data for each training process."""
-    stream_memory_mb: int = 512
-    """Decoded windows that may wait for each training process, MB."""
-    max_failures: int = 3
-    """How often dead training processes are replaced before the job gives up; -1: always."""
-    ray_address: str | None = None
-    """Ray cluster to join, e.g. "auto"; without it a local Ray starts and stops with the job."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class StageConfig:
-    """What the jobs that train have in common."""
-
-    train: Annotated[TrainConfig, arg(name="")] = field(default_factory=TrainConfig)
-    windows: WindowConfig = field(default_factory=WindowConfig)
-    """Their batch size is `--batch-size`."""
-    policy: PolicyConfig = field(default_factory=PolicyConfig)
-    workers: Annotated[WorkersConfig, arg(name="")] = field(default_factory=WorkersConfig)
-    out: Path | None = None
-    """Run folder; without it runs/<verb>-<hash>."""
-
-    def sized_windows(self) -> WindowConfig:
-        """Windows in batches of the trainer's size."""
-        return dataclasses.replace(self.windows, batch_size=self.train.batch_size)
-
-
 def run_stage(
     name: str,
     config: StageConfig,
@@ -94,7 +56,6 @@ def run_stage(
     learner: Callable[[], Learner],
     batches: Batches,
     parents: Mapping[str, Path],
-    prepare: Callable[[Path], None] | None = None,
 ) -> Path:
     """The life of a training job: run folder, MLflow run, Ray, training, the table of held-out metrics.
 
@@ -103,7 +64,6 @@ def run_stage(
         config: of the job.
         learner, batches: see `session.Task`.
         parents: role -> data set or run that this run is made from.
-        prepare: called with the run folder when Ray is connected, before training.
 
     Returns:
         The run folder. A run that had finished is left as it is.
@@ -122,8 +82,6 @@ def run_stage(
         with tracking.start(name, run.path, run.config, ids, run_id=tracking.run_id_of(run.path)) as tracked:
             runs.annotate(run, mlflow_run_id=tracked.run_id)
             with connect(config.workers.ray_address):
-                if prepare is not None:
-                    prepare(task.run)
                 metrics = train(task, config.workers, log=tracked.log)
         runs.finish(run, metrics=metrics)
     print(table(session.final_metrics(run.path)))

@@ -4,7 +4,7 @@ import functools
 from pathlib import Path
 
 from tap_ray.errors import ConfigError, nearest
-from tap_ray.runs import hash_of, read_json
+from tap_ray.runs import read_json, require_done
 from tap_ray.specs import RobotSpec, require_compatible
 from tap_ray.types import EnvConfig, Policy
 
@@ -16,18 +16,18 @@ def require_fit(run: Path | str, *, spec: RobotSpec, image_size: int) -> None:
     """Raise unless a run's policy fits the robots that it is to be judged on; reads only small JSON files.
 
     Args:
-        run: folder of a training run.
+        run: folder of a run of jobs.align.
         spec: what the robots emit.
         image_size: side of the image that they emit, px.
 
     Raises:
         ConfigError: no such folder (with the built-in policies), or a policy for images of another size.
-        CheckpointError: not a training run, or not finished.
+        CheckpointError: not a run of jobs.align, or not finished.
         SpecError: names every convention that differs.
     """
     if not Path(run).exists():
         raise ConfigError(f"--policy {str(run)!r} is neither a run folder nor built in. {nearest(str(run), BUILT_IN)}")
-    hash_of(run)
+    require_done(run, job="align")
     final = Path(run) / "final"
     trained = RobotSpec.from_json(read_json(final / "spec.json"))
     require_compatible(spec, trained, have_name=f"robot {spec.robot!r}", want_name=f"policy {run}")

@@ -28,8 +28,8 @@ from tap_ray.models.weights import load_model
 from tap_ray.runs import read_json, write_json
 from tap_ray.specs import RobotSpec
 
-GOAL_CHANNELS = 9
-"""Image at t, goal image, their difference."""
+GOAL_CHANNELS = 6
+"""Image at t, and goal image minus it."""
 
 
 def new_policy(config: PolicyConfig, *, seed: int, tokenizer: Tokenizer | None = None) -> TapPolicy:

@@ -20,7 +20,11 @@ from tap_ray.models.heads import RegressionHead
 from tap_ray.models.language import LanguageConfig, TextEncoder
 from tap_ray.models.scale import Scale
 from tap_ray.models.trunk import Trunk
-from tap_ray.models.vision import VisionConfig, VisionTower
+from tap_ray.models.vision import GREY, GREY_STEP, VisionConfig, VisionTower
+
+
+DIFFERENCE_STEP = 16
+"""Grey levels of change between two images that count as 1."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,7 +44,7 @@ class PolicyConfig:
     vision: VisionConfig = field(default_factory=VisionConfig)
     """Tower of the image at t."""
     goal_stem: VisionConfig = field(default_factory=lambda: VisionConfig(widths=(32, 64, 64)))
-    """Tower of the stacked pair (image at t, goal, their difference): motion between frames is smaller than a
+    """Tower of the stacked pair (image at t, goal minus it): motion between frames is smaller than a
     pixel, so the two must meet before anything is thrown away."""
     language: LanguageConfig = field(default_factory=LanguageConfig)
     """Text encoder."""
@@ -93,7 +97,7 @@ class TapPolicy(nn.Module):
         self.queries = _learnt(config.num_queries, width)
         if config.context == "goal":
             assert towers.goal_stem is not None
-            self.goal = VisionTower(config.goal_stem, towers.goal_stem, image_size=size, load_weights=False)
+            self.goal = VisionTower(config.goal_stem, towers.goal_stem, image_size=size, load_weights=False, raw=False)
             self.context_in = nn.Linear(self.goal.channels, width)
             self.mix = nn.Linear(self.goal.num_tokens, config.num_context)
         else:
@@ -147,7 +151,7 @@ class TapPolicy(nn.Module):
         if self.config.context == "goal":
             goal = _floats(batch["goal_rgb"], batch.get("jitter"))
             # A difference of a few grey levels is the whole signal: bring it to the size of an image.
-            pair = torch.cat([now, goal, 0.5 + 2.0 * (goal - now)], dim=1)
+            pair = torch.cat([(now - GREY) / GREY_STEP, (goal - now) / DIFFERENCE_STEP], dim=1)
             return self.context_in(self.mix(self.goal(pair).mT).mT) + self.context_place, None
         tokens_ULD = self.context_in(self.language(batch["tokens"])) + self.context_place
         return tokens_ULD[batch["sentence"]], (batch["tokens"] < 0)[batch["sentence"]]
@@ -169,9 +173,14 @@ def _learnt(num: int, width: int) -> nn.Parameter:
 
 
 def _floats(rgb_NYXC: Tensor, jitter_N2: Tensor | None) -> Tensor:
-    """(N, Y, X, 3) uint8 -> (N, 3, Y, X) floats, [0, 1] but for the jitter; a view in channels_last, no copy."""
-    x = rgb_NYXC.permute(0, 3, 1, 2).float().div_(255)
+    """(N, Y, X, 3) uint8 -> (N, 3, Y, X) floats 0 .. 255, a view in channels_last.
+
+    In bfloat16 where products are: it holds 0 .. 255, and the steps below are powers of two, so nothing is rounded.
+    """
+    kind = rgb_NYXC.device.type
+    half = torch.is_autocast_enabled(kind)
+    x = rgb_NYXC.permute(0, 3, 1, 2).to(torch.get_autocast_dtype(kind) if half else torch.float32)
     if jitter_N2 is not None:
-        contrast, brightness = jitter_N2[:, 0, None, None, None], jitter_N2[:, 1, None, None, None]
-        x = (x - 0.5) * (1 + contrast) + 0.5 + brightness
+        contrast, brightness = jitter_N2.to(x.dtype)[:, :, None, None, None].unbind(1)
+        x = (x - GREY) * (1 + contrast) + (GREY + 255 * brightness)
     return x

@@ -16,6 +16,8 @@ from transformers import AutoConfig, AutoModel, PretrainedConfig, ResNetConfig, 
 
 from tap_ray.errors import CheckpointError, ConfigError
 
+GREY, GREY_STEP = 128, 64
+"""Own towers read (level - 128) / 64: exact in bfloat16."""
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 
@@ -83,13 +85,16 @@ class VisionTower(nn.Module):
     mean: Tensor
     std: Tensor
 
-    def __init__(self, config: VisionConfig, hf: PretrainedConfig, *, image_size: int, load_weights: bool) -> None:
+    def __init__(
+        self, config: VisionConfig, hf: PretrainedConfig, *, image_size: int, load_weights: bool, raw: bool = True
+    ) -> None:
         """
         Args:
             config: which tower.
             hf: its `transformers` config, from `tower_config` or a saved run.
             image_size: side of the images that will come, px.
             load_weights: fetch `config.pretrained`'s weights; False when a checkpoint follows anyway.
+            raw: images come as levels 0 .. 255; False: as the caller scaled them.
         """
         super().__init__()
         pretrained = config.kind == "pretrained"
@@ -106,9 +111,12 @@ class VisionTower(nn.Module):
         if self.frozen:
             self.tower.requires_grad_(False)
         self.own_size = getattr(tower.config, "image_size", None) if pretrained else None
-        mean, std = (IMAGENET_MEAN, IMAGENET_STD) if pretrained else ((0.5,), (0.5,))
-        self.register_buffer("mean", torch.tensor(mean).view(1, -1, 1, 1), persistent=False)
-        self.register_buffer("std", torch.tensor(std).view(1, -1, 1, 1), persistent=False)
+        mean, std = torch.tensor([float(GREY)]), torch.tensor([float(GREY_STEP)])
+        if pretrained:
+            mean, std = 255 * torch.tensor(IMAGENET_MEAN), 255 * torch.tensor(IMAGENET_STD)
+        self.raw = raw
+        self.register_buffer("mean", mean.view(1, -1, 1, 1), persistent=False)
+        self.register_buffer("std", std.view(1, -1, 1, 1), persistent=False)
         with torch.no_grad():
             probe = torch.zeros(1, getattr(hf, "num_channels", 3), image_size, image_size)
             _, self.num_tokens, self.channels = self.eval()(probe).shape
@@ -120,8 +128,10 @@ class VisionTower(nn.Module):
         return self
 
     def forward(self, images_NCYX: Tensor) -> Tensor:
-        """(N, C, Y, X) floats in [0, 1] -> (N, P, C) tokens."""
-        x = (images_NCYX - self.mean) / self.std
+        """(N, C, Y, X) floats -> (N, P, C) tokens."""
+        x = images_NCYX
+        if self.raw:
+            x = (x - self.mean.to(x.dtype)) / self.std.to(x.dtype)
         if self.own_size is not None and x.shape[-1] != self.own_size:
             x = F.interpolate(x, size=self.own_size, mode="bilinear", antialias=True)
         out = self.tower(pixel_values=x).last_hidden_state

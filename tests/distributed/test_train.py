@@ -14,14 +14,15 @@ from pathlib import Path
 
 import psutil
 import pytest
-import ray
+import ray.cloudpickle
 import torch
 import toy_training as toy
 from toy_training import toy_task
 
 from tap_ray.distributed.connect import connect
+from tap_ray.distributed.settings import WorkersConfig
 from tap_ray.distributed.stream import share
-from tap_ray.distributed.train import WorkersConfig, train
+from tap_ray.distributed.train import train
 from tap_ray.errors import CheckpointError, ConfigError, DataError, TapRayError
 from tap_ray.training import session
 from tap_ray.training.progress import train_here

@@ -3,11 +3,12 @@
 import sys
 from pathlib import Path
 
-import ray
+import ray.cloudpickle
 import toy_training
 
 from tap_ray.distributed.connect import connect
-from tap_ray.distributed.train import WorkersConfig, train
+from tap_ray.distributed.settings import WorkersConfig
+from tap_ray.distributed.train import train
 
 if __name__ == "__main__":
     run, data, steps = Path(sys.argv[1]), Path(sys.argv[2]), int(sys.argv[3])

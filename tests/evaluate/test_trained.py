@@ -82,6 +82,15 @@ def test_no_policy(run, tmp_path):
         trained.require_fit(tmp_path, spec=SPEC, image_size=32)
 
 
+def test_a_run_that_has_not_finished(tmp_path):
+    runs.open_run(tmp_path / "half", job="align", config={"steps": 9})
+    with pytest.raises(CheckpointError, match=r"half has not finished. Run its command again"):
+        trained.require_fit(tmp_path / "half", spec=SPEC, image_size=32)
+    runs.finish(runs.open_run(tmp_path / "first", job="pretrain", config={}))
+    with pytest.raises(CheckpointError, match="first is a run of 'pretrain'; a run of 'align' is needed here"):
+        trained.require_fit(tmp_path / "first", spec=SPEC, image_size=32)
+
+
 def test_a_network_is_judged_in_batches(run):
     protocol = Protocol(tasks=("put_carrot_on_plate",), env_version="1", episodes=3, image_size=32, max_steps=5)
     robots = Robots(protocol, envs.make_vector, lambda scene, num: trained.load(str(run), scene, num))
@@ -132,4 +141,4 @@ def test_from_the_shell(run, tmp_path):
     assert compared.returncode == 0, compared.stderr
     assert compared.stdout.splitlines()[-1] == "c"
     assert "McNemar" in compared.stdout
-    assert (tmp_path / "c" / "report.html").stat().st_size > 10_000
+    assert (tmp_path / "c" / "compare.html").stat().st_size > 10_000

@@ -98,7 +98,9 @@ def test_quaternion_algebra():
     for _ in range(20):
         turn = rng.uniform(-1, 1, 3)
         np.testing.assert_allclose(quat_log(quat_exp(turn)), turn, atol=1e-12)
-    np.testing.assert_allclose(rotate(quat_exp(np.array([0, 0, np.pi / 2])), np.array([1.0, 0, 0])), [0, 1, 0], atol=1e-12)
+    np.testing.assert_allclose(
+        rotate(quat_exp(np.array([0, 0, np.pi / 2])), np.array([1.0, 0, 0])), [0, 1, 0], atol=1e-12
+    )
     np.testing.assert_array_equal(quat_log(quat_exp(np.zeros(3))), np.zeros(3))
 
 
@@ -129,7 +131,8 @@ def test_where_nothing_is_far_enough_the_farthest_is_taken():
 def test_too_long_in_the_air_forces_a_descent():
     def longest_high(c_max_steps):
         config = WaypointConfig(c_max_steps=c_max_steps, z_thresh_m=0.1)
-        _, poses = play(explorer("waypoint", waypoint=config), 1500)
+        motion = MotionConfig(speed_min=0.85, speed_max=0.85)  # 0.3 m in pi / 2 * 0.3 / 0.0425 = 11.1 steps
+        _, poses = play(explorer("waypoint", waypoint=config, motion=motion), 1500)
         runs = "".join("x" if z > 0.1 else " " for z in poses[:, 2]).split()
         return max(len(run) for run in runs)
 
@@ -171,7 +174,7 @@ def test_mixed_draws_explorers_by_their_shares():
 
 
 def test_a_state_without_a_pose_is_refused():
-    with pytest.raises(SpecError, match="ends with the tool's pose .* quaternion has length 0.000"):
+    with pytest.raises(SpecError, match=r"ends with the tool's pose .* quaternion has length 0.000"):
         explorer("uniform").reset({"state": np.zeros(8)}, {}, np.random.default_rng(0))
 
 

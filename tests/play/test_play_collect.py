@@ -19,9 +19,7 @@ PLAN = CollectPlan(env=EnvConfig(render=False, max_steps=6, image_size=16), expl
 
 
 def played(num_robots, num_episodes=7, plan=PLAN):
-    return list(
-        collect(plan, envs.make_vector, sample_poses, num_episodes=num_episodes, num_robots=num_robots)
-    )
+    return list(collect(plan, envs.make_vector, sample_poses, num_episodes=num_episodes, num_robots=num_robots))
 
 
 def test_an_episode_is_the_same_from_any_number_of_robots():
@@ -55,7 +53,9 @@ class Breaks:
 
 def test_a_crash_costs_its_own_attempt_only_and_is_told():
     bad = next(iter(played(1, 1))).meta["seed"]
-    fleet = PlayFleet(PLAN, lambda config, num: Breaks(envs.make_vector(config, num), {bad}), sample_poses, num_robots=2)
+    fleet = PlayFleet(
+        PLAN, lambda config, num: Breaks(envs.make_vector(config, num), {bad}), sample_poses, num_robots=2
+    )
     first, second = fleet.run([0, 1])
     assert (first.episode, first.reason) == (None, "crashed: RuntimeError: the arm fell off")
     assert pickle.dumps(second.episode) == pickle.dumps(played(1, 2)[1])
@@ -101,7 +101,10 @@ def test_batches_are_of_one_task_and_in_order():
         (lambda: CollectPlan(jpeg_quality=0), "jpeg_quality lies in 1 .. 95; got 0"),
         (lambda: CollectPlan(round_episodes=0), "round_episodes is at least 1; got 0"),
         (lambda: CollectPlan(explorer="curios"), "Unknown explorer 'curios'. Did you mean 'curious'?"),
-        (lambda: check_robots(PLAN, 3), "3 robots in a fleet need round_episodes >= 3; it is 2. Raise --round-episodes"),
+        (
+            lambda: check_robots(PLAN, 3),
+            "3 robots in a fleet need round_episodes >= 3; it is 2. Raise --round-episodes",
+        ),
         (lambda: DemoPlan(tasks=()), r"tasks names at least one task, each once; got \[\]"),
         (lambda: DemoPlan(tasks=("a", "a")), "each once"),
         (lambda: PlayFleet(PLAN, envs.make_vector, sample_poses, num_robots=0), "at least 1 robot; got 0"),

@@ -1,0 +1,80 @@
+"""The knobs of `python -m jobs.pretrain` and `python -m jobs.align`."""
+
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Annotated, Literal
+
+from tyro.conf import arg
+
+from tap_ray.align.demos import AlignConfig
+from tap_ray.dataset.windows import WindowConfig
+from tap_ray.models.policy import PolicyConfig
+from tap_ray.play.settings import PlayJobConfig
+from tap_ray.pretrain.inverse_dynamics import InverseDynamicsConfig
+from tap_ray.training.loop import TrainConfig
+
+
+@dataclass(frozen=True, kw_only=True)
+class WorkersConfig:
+    """On how many processes to train. Only `workers` changes what is learnt."""
+
+    workers: int = 1
+    """Training processes; each takes `batch_size` windows of its own a step. On CPUs at most one a core."""
+    threads: int = 1
+    """Threads of torch in each training process. One process a core, one thread each, was fastest on CPUs."""
+    decoders: int = 1
+    """Processes that decode data for each training process."""
+    stream_memory_mb: int = 512
+    """Decoded windows that may wait for each training process, MB."""
+    max_failures: int = 3
+    """How often dead training processes are replaced before the job gives up; -1: always."""
+    ray_address: str | None = None
+    """Ray cluster to join, e.g. "auto"; without it a local Ray starts and stops with the job."""
+
+    def stream(self) -> dict[str, int]:
+        """The part that `stream.batches` takes."""
+        return {"decoders": self.decoders, "memory_mb": self.stream_memory_mb}
+
+
+@dataclass(frozen=True, kw_only=True)
+class StageConfig:
+    """What the jobs that train have in common."""
+
+    train: Annotated[TrainConfig, arg(name="")] = field(default_factory=TrainConfig)
+    windows: WindowConfig = field(default_factory=WindowConfig)
+    """Their batch size is `--batch-size`."""
+    policy: PolicyConfig = field(default_factory=PolicyConfig)
+    workers: Annotated[WorkersConfig, arg(name="")] = field(default_factory=WorkersConfig)
+    out: Path | None = None
+    """Run folder; without it runs/<verb>-<hash>."""
+
+    def sized_windows(self) -> WindowConfig:
+        """Windows in batches of the trainer's size."""
+        return replace(self.windows, batch_size=self.train.batch_size)
+
+
+@dataclass(frozen=True, kw_only=True)
+class PretrainConfig(StageConfig):
+    """What is learnt from which play, and on how many processes."""
+
+    data: Path | None = None
+    """Data set of play; not with --live-play."""
+    live_play: bool = False
+    """Train on endless fresh play straight from the robots; nothing is stored but the episodes to judge on."""
+    play: PlayJobConfig = field(default_factory=lambda: PlayJobConfig(episodes=64))
+    """Who plays with --live-play; `episodes` are set aside for statistics and for judging."""
+    objective: Literal["idm"] = "idm"
+    """What is learnt: "idm", inverse dynamics."""
+    idm: InverseDynamicsConfig = field(default_factory=InverseDynamicsConfig)
+
+
+@dataclass(frozen=True, kw_only=True)
+class AlignJobConfig(StageConfig):
+    """Which demonstrations, on which weights, and on how many processes."""
+
+    demos: Path
+    """Data set of demonstrations."""
+    init: str
+    """Run folder of Stage 1 (jobs.pretrain); or "scratch", the baseline."""
+    align: AlignConfig = field(default_factory=AlignConfig)
+    """What is taken over from Stage 1."""

@@ -1,0 +1,186 @@
+"""Collection on real Ray processes with the real robot (small, without pictures): the same bytes, whatever happens."""
+
+import os
+import random
+import signal
+import subprocess
+import sys
+import threading
+import time
+from functools import partial
+from pathlib import Path
+
+import psutil
+import pytest
+import ray
+
+import envs
+from envs.poses import sample_poses
+from jobs.collect_play import fleet
+from tap_ray.dataset.writer import DatasetWriter
+from tap_ray.distributed.collect import LIVES, Fleet, Notebook, Pool, SharedMemory
+from tap_ray.distributed.connect import connect, store_bytes
+from tap_ray.errors import ConfigError
+from tap_ray.play.collect import Outcome, collect
+from tests.distributed import collect_child as child
+
+pytestmark = pytest.mark.cluster
+
+EPISODES = 40
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _ray():
+    with connect(num_cpus=2):
+        yield
+
+
+@pytest.fixture(scope="module")
+def expected(tmp_path_factory):
+    """The data set that one process without Ray makes."""
+    path = tmp_path_factory.mktemp("data") / "expected"
+    with DatasetWriter(path, child.HEADER) as writer:
+        for episode in collect(child.PLAN, envs.make_vector, sample_poses, num_episodes=EPISODES, num_robots=4):
+            writer.append(episode)
+    return path
+
+
+def bytes_of(path: Path, *, progress: bool = True) -> dict[str, bytes]:
+    """Every file of a data set; without the episode tables, which hold the progress, if it is not `progress`."""
+    files = {str(file.relative_to(path)): file.read_bytes() for file in sorted(path.rglob("*")) if file.is_file()}
+    return {name: data for name, data in files.items() if progress or not name.startswith("meta/episodes")}
+
+
+def gather(path, fleets=2, robots=2, episodes=EPISODES):
+    with DatasetWriter(path, child.HEADER) as writer:
+        run = child.collection(writer, episodes)
+        run.run(partial(fleet, child.PLAN, robots), Pool(fleets=fleets, robots=robots), progress=False)
+        return run
+
+
+def fleet_processes():
+    return [p for p in psutil.process_iter(["cmdline"]) if "MapWorker" in " ".join(p.info["cmdline"] or [])]
+
+
+def test_one_fleet_two_fleets_and_no_ray_give_the_same_bytes(tmp_path, expected):
+    gather(tmp_path / "one", fleets=1, robots=1)
+    gather(tmp_path / "two", fleets=2, robots=3)
+    assert bytes_of(tmp_path / "one") == bytes_of(tmp_path / "two")
+    assert bytes_of(tmp_path / "one", progress=False) == bytes_of(expected, progress=False)
+
+
+def test_resumed_and_made_longer_equals_uninterrupted(tmp_path):
+    gather(tmp_path / "whole", episodes=22)
+    gather(tmp_path / "parts", episodes=10)
+    run = gather(tmp_path / "parts", episodes=22)
+    assert run.tally.episodes == 12
+    assert bytes_of(tmp_path / "parts") == bytes_of(tmp_path / "whole")
+
+
+@pytest.mark.slow
+def test_ten_kills_of_fleets_cost_nothing_but_time(tmp_path, expected):
+    rng, killed, stop = random.Random(0), [], threading.Event()
+
+    def killer():
+        while len(killed) < 10 and not stop.wait(rng.uniform(0.2, 1.2)):
+            if victims := fleet_processes():
+                victims[rng.randrange(len(victims))].kill()
+                killed.append(time.monotonic())
+
+    thread = threading.Thread(target=killer)
+    thread.start()
+    try:
+        for part in range(20):  # until there have been ten
+            if len(killed) == 10:
+                break
+            run = gather(tmp_path / f"{part}")
+            assert bytes_of(tmp_path / f"{part}", progress=False) == bytes_of(expected, progress=False)
+            assert not run.schedule.dropped
+    finally:
+        stop.set()
+        thread.join()
+    assert len(killed) == 10
+
+
+@pytest.mark.slow
+def test_ten_kills_of_the_driver_cost_nothing_but_time(tmp_path, expected):
+    address = ray.get_runtime_context().gcs_address
+    script = [sys.executable, child.__file__, address, str(tmp_path / "data"), "2"]
+    rng = random.Random(0)
+    for number in range(10):
+        job = subprocess.Popen([*script, str(EPISODES * (number + 1) // 10)], stderr=subprocess.DEVNULL)
+        time.sleep(rng.uniform(1.0, 5.0))
+        job.send_signal(signal.SIGKILL)
+        job.wait()
+    subprocess.run([*script, str(EPISODES)], check=True, stderr=subprocess.DEVNULL)
+    assert bytes_of(tmp_path / "data", progress=False) == bytes_of(expected, progress=False)
+
+
+class Deadly:
+    """Takes its process down at attempt 3."""
+
+    def run(self, attempts):
+        if 3 in attempts:
+            os._exit(1)
+        return [Outcome(attempt=attempt, episode=None, reason=f"played in {os.getpid()}") for attempt in attempts]
+
+
+def test_an_attempt_that_kills_every_process_is_dropped_and_its_neighbours_are_not():
+    from tap_ray.distributed.collect import play_out
+
+    ray.cloudpickle.register_pickle_by_value(sys.modules[__name__])
+    notebook = ray.remote(num_cpus=0)(Notebook).remote()
+    outcomes = list(play_out(Deadly, [[0, 1], [2, 3], [4, 5]], Pool(fleets=2, robots=2), notebook))
+    reasons = {outcome.attempt: outcome.reason for outcome in outcomes}
+    assert sorted(reasons) == list(range(6))
+    assert reasons.pop(3) == f"its process died {LIVES} times"
+    assert all(reason.startswith("played in") for reason in reasons.values())
+
+
+def loaded_and_rss_mb(plan):
+    player = fleet(plan, 1, None)
+    player.run([0])
+    return "torch" in sys.modules, psutil.Process().memory_info().rss / 1e6
+
+
+def test_fleets_never_load_torch_and_stay_small():
+    plan = child.PLAN
+    torch, rss_mb = ray.get(ray.remote(loaded_and_rss_mb).remote(plan))
+    assert not torch
+    assert rss_mb < 400
+
+
+def test_a_fleet_that_nobody_tells_of_its_round_hands_it_back(monkeypatch):
+    monkeypatch.setattr("tap_ray.distributed.collect.PATIENCE_S", 0.1)
+    notebook = ray.remote(num_cpus=0)(Notebook).remote()
+    assert SharedMemory(notebook)(2) is None
+    ray.get(notebook.publish.remote(2, {"a": 1}))
+    assert SharedMemory(notebook)(2) == {"a": 1}
+    ray.get(notebook.publish.remote(4, {"a": 2}))
+    assert ray.get(notebook.before.remote(2)) is None
+
+
+def test_a_fleet_pickles():
+    made = ray.cloudpickle.loads(ray.cloudpickle.dumps(partial(fleet, child.PLAN, 2)))
+    assert made(None).plan == child.PLAN
+    assert Fleet
+
+
+def test_tokens_are_on_and_nothing_listens_beyond_loopback():
+    assert os.environ["RAY_AUTH_MODE"] == "token"
+    assert (Path.home() / ".ray" / "auth_token").stat().st_size == 64
+    assert 10**8 <= store_bytes() <= 2 * 10**9
+
+
+def test_an_inner_connect_changes_nothing():
+    with connect():
+        assert ray.is_initialized()
+    assert ray.is_initialized()
+
+
+def test_pool_and_address_errors():
+    with pytest.raises(ConfigError, match="fleets is at least 0 and robots at least 1; got 1 and 0"):
+        Pool(fleets=1, robots=0)
+    code = "from tap_ray.distributed.connect import connect\nwith connect('127.0.0.1:1'): pass"
+    asked = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
+    assert "ConfigError: No Ray cluster answers at '127.0.0.1:1'" in asked.stderr
