@@ -28,18 +28,16 @@ def main(config: EvaluateConfig) -> Path:
         with tracking.start("evaluate", run.path, run.config, ids, run_id=tracking.run_id_of(run.path)) as tracked:
             runs.annotate(run, mlflow_run_id=tracked.run_id)
             fleets = FleetConfig(fleets=config.fleets, robots=config.robots_per_fleet, gpus=config.gpus_per_fleet)
+            make = {"make_vector": envs.make_vector, "make_policy": make_policy}
             with connect(config.ray_address):
-                episodes = evaluate(
-                    protocol, make_vector=envs.make_vector, make_policy=make_policy, folder=run.path, config=fleets
-                )
+                episodes = evaluate(protocol, folder=run.path, config=fleets, **make)
             name = config.name or Path(config.policy).name
             summary = results.write(run.path, episodes, protocol, policy=name, run=parents.get("policy"))
             video.write_videos(run.path / "clips", run.path / "videos", fps=envs.spec(EnvConfig()).control_hz)
             tracked.log(results.metrics(summary), step=0)
             for part in ("results.json", "episodes.parquet", "videos"):
                 tracked.artifact(run.path / part)
-            for line in results.crashes(episodes):
-                print(line)
+            print("".join(f"{line}\n" for line in results.crashes(episodes)), end="")
         runs.finish(run, protocol=protocol.hash)
     print(text_table([read_result(run.path)], with_paper=False))
     return run.path

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from jobs import align, collect_demos, collect_play, compare, evaluate, pretrain
+from tap_ray.compare.report import REPORT
 from tap_ray.config import run_job
 from tap_ray.distributed.connect import connect
 from tap_ray.training.loop import TrainConfig
@@ -69,10 +70,14 @@ def main(config: ChainConfig) -> Path:
             evaluate.main(
                 evaluate.EvaluateConfig(policy=policy, name=name, episodes=config.episodes, out=out / f"judged-{name}")
             )
-            for name, policy in (*((n, str(p)) for n, p in policies.items()), ("expert", "expert"), ("random", "random"))
+            for name, policy in (
+                *((n, str(p)) for n, p in policies.items()),
+                ("expert", "expert"),
+                ("random", "random"),
+            )
         ]
         stage(6, "compare")
-        page = compare.main(compare.Config(runs=tuple(judged), out=out / "compare")) / "report.html"
+        page = compare.main(compare.Config(runs=tuple(judged), out=out / "compare")) / REPORT
     stage(6, "done")
     return page
 

@@ -61,9 +61,13 @@ class Notebook:
         return self._rounds.get(number)
 
     def begin(self, attempts: Sequence[int]) -> int:
-        """A process is about to play these. Returns how often one of them was begun before and never finished."""
+        """A process is about to play these. Returns how often one of them was begun before and never finished.
+
+        A batch in which that happened is not begun again: the fleet begins its attempts one by one.
+        """
         before = max(self._begun[attempt] for attempt in attempts)
-        self._begun.update(attempts)
+        if not before or len(attempts) == 1:
+            self._begun.update(attempts)
         return before
 
     def finish(self, attempts: Sequence[int]) -> None:
@@ -111,7 +115,6 @@ class Fleet:
     def _run(self, attempts: list[int]) -> list[Outcome]:
         begun = _answer(self._notebook.begin.remote(attempts))
         if begun and len(attempts) > 1:  # one of them may have taken the process down: find out which
-            self._notebook.finish.remote(attempts)
             return [outcome for attempt in attempts for outcome in self._run([attempt])]
         if begun >= LIVES:
             outcomes = [Outcome(attempt=attempts[0], episode=None, reason=f"its process died {begun} times")]

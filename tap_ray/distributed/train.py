@@ -26,11 +26,13 @@ import ray.train
 import ray.train.torch
 import torch
 import torch.distributed
-from ray.train import FailureConfig, LoggingConfig, RunConfig, ScalingConfig, UserCallback
+from ray import cloudpickle
+from ray.train import FailureConfig, LoggingConfig, RunConfig, ScalingConfig
 
 from tap_ray import runs, tracking
 from tap_ray.config import to_dict
 from tap_ray.distributed.connect import connect
+from tap_ray.distributed.failures import StopOnUserError, user_error
 from tap_ray.distributed.settings import StageConfig, WorkersConfig
 from tap_ray.distributed.stream import share
 from tap_ray.errors import ConfigError, TapRayError
@@ -125,13 +127,14 @@ def train(task: Task, config: WorkersConfig, *, log: Log | None = None, progress
         os.environ.setdefault(name, value)
     trainer = _Trainer(
         _worker,
-        train_loop_config={"task": task},
+        # As bytes, so that Ray's controller need not import what only the workers need: seconds, on few cores.
+        train_loop_config={"task": cloudpickle.dumps(task)},
         scaling_config=_scaling(config.workers),
         run_config=RunConfig(
             name="ray",
             storage_path=str(task.run),
             failure_config=FailureConfig(max_failures=config.max_failures),
-            callbacks=[_StopOnUserError()],
+            callbacks=[StopOnUserError()],
             logging_config=LoggingConfig(log_level="ERROR"),
         ),
     )
@@ -185,7 +188,7 @@ def _worker(settings: Mapping[str, Any]) -> None:
     # The stream's arrays are read-only views of the object store; nothing changes a batch in place.
     warnings.filterwarnings("ignore", message="The given NumPy array is not writable")
     logging.getLogger("ray").setLevel(logging.ERROR)
-    session.work(settings["task"], place)
+    session.work(cloudpickle.loads(settings["task"]), place)
 
 
 def _agree(value: Any) -> Any:
@@ -209,30 +212,13 @@ class _Trainer(ray.train.torch.TorchTrainer):
         return [callback for callback in callbacks if type(callback).__name__ != "PlacementGroupCleanerCallback"]
 
 
-class _StopOnUserError(UserCallback):
-    """A user's mistake (wrong data, full disk, NaN) comes again however often workers are replaced: end at once."""
-
-    def after_exception(self, run_context: Any, worker_exceptions: Mapping[int, Exception]) -> None:
-        for error in worker_exceptions.values():
-            cause = _user_error(error)
-            if cause is not None:
-                raise cause
-
-
-def _user_error(error: BaseException | None) -> TapRayError | None:
-    """The TapRayError inside the wrappings that Ray puts around an exception of a worker or of a data task."""
-    while error is not None and not isinstance(error, TapRayError):
-        error = getattr(error, "_base_exc", None) or getattr(error, "cause", None) or error.__cause__
-    return error
-
-
 def _explain(error: ray.train.TrainingFailedError, task: Task) -> BaseException:
     """What the user should read."""
     if isinstance(error, ray.train.ControllerError):
-        return _user_error(error.controller_failure) or error
+        return user_error(error.controller_failure) or error
     failures = getattr(error, "worker_failures", {})
     for failure in failures.values():
-        cause = _user_error(failure)
+        cause = user_error(failure)
         if cause is not None:
             return cause
     reasons = "\n".join(

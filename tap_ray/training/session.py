@@ -17,7 +17,7 @@ import time
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Any, Callable, Iterator, Mapping, Protocol
+from typing import TYPE_CHECKING, Any, Callable, Iterator, Mapping, Protocol
 
 import torch
 from torch import nn
@@ -26,8 +26,10 @@ from tap_ray.errors import CheckpointError, ConfigError, StorageError
 from tap_ray.runs import read_json
 from tap_ray.training import checkpoint
 from tap_ray.training.loop import Hooks, Objective, TrainConfig, fit
-from tap_ray.training.stage import Stage
 from tap_ray.types import Window
+
+if TYPE_CHECKING:
+    from tap_ray.training.stage import Stage
 
 METRICS = "metrics.jsonl"
 CHECKPOINTS = "checkpoints"
@@ -55,7 +57,7 @@ class Learner:
     """See `optim.adamw`."""
 
 
-def learner_of(stage: Stage) -> Learner:
+def learner_of(stage: "Stage") -> Learner:
     """A stage as a learner."""
     return Learner(
         model=stage.model.policy,

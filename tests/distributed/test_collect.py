@@ -125,6 +125,7 @@ class Deadly:
         return [Outcome(attempt=attempt, episode=None, reason=f"played in {os.getpid()}") for attempt in attempts]
 
 
+@pytest.mark.slow
 def test_an_attempt_that_kills_every_process_is_dropped_and_its_neighbours_are_not():
     from tap_ray.distributed.collect import play_out
 
