@@ -4,8 +4,8 @@
 
 Both sides play the same attempts with as many processes and no more than one core each. The bare side is rollout +
 encoding in `multiprocessing` workers whose episodes are thrown away; the Ray side is everything that
-`jobs.collect_play` does: pool, order, data set on disk. Start-up (processes, imports, first episode) is left out on both
-sides: time counts from the first outcome to the last, and the first one of each process does not count.
+`jobs.collect_play` does: pool, order, data set on disk. Start-up (processes, imports, first episode) is left out on
+both: time counts from the first outcome to the last, and the first one of each process does not count.
 """
 
 import multiprocessing
@@ -53,7 +53,7 @@ def worker(todo: Any, done: Any, num_robots: int) -> None:
     """A bare process of robots: play and encode what is in the queue."""
     player = fleet(PLAN, num_robots, None)
     while (attempts := todo.get()) is not None:
-        done.put(sum(len(outcome.episode) for outcome in player.run(attempts)))
+        done.put(sum(len(o.episode) for o in player.run(attempts) if o.episode))
 
 
 def bare(config: Config) -> float:

@@ -29,8 +29,10 @@ from tap_ray.play.schedule import Schedule
 
 LIVES = 4
 """How often an attempt may be found unfinished by a new process before it is taken for the culprit."""
-PATIENCE_S = 120.0
-"""How long a fleet waits for the novelty memory of a round before it hands the attempt back, s."""
+PATIENCE_S, PATIENCE_BATCHES = 15.0, 4.0
+"""How long a fleet waits for the novelty memory of a round before it hands the attempt back: s, and times its longest
+batch, whichever is more. Repeating a dead fleet's work may put a later round before an earlier one in the same queue;
+then waiting would never end."""
 POLL_S = 0.05
 MAX_PASSES_WITHOUT_NEWS = 3
 
@@ -87,12 +89,20 @@ class SharedMemory:
         """`notebook`: handle of the Notebook actor."""
         self._notebook = notebook
         self._last: tuple[int, Visits] | None = None
+        self._left_s = time.monotonic()
+        self._longest_s = 0.0
 
     def __call__(self, number: int) -> Visits | None:
-        """Wait until the round's memory is known; None if that takes longer than PATIENCE_S."""
+        """Wait until the round's memory is known; None if that takes too long, see PATIENCE_S."""
+        self._longest_s = max(self._longest_s, time.monotonic() - self._left_s)
+        visits = self._wait(number)
+        self._left_s = time.monotonic()
+        return visits
+
+    def _wait(self, number: int) -> Visits | None:
         if self._last and self._last[0] == number:
             return self._last[1]
-        deadline = time.monotonic() + PATIENCE_S
+        deadline = time.monotonic() + max(PATIENCE_S, PATIENCE_BATCHES * self._longest_s)
         while (visits := _answer(self._notebook.before.remote(number))) is None:
             if time.monotonic() > deadline:
                 return None
@@ -249,7 +259,10 @@ class Collection:
     def _in_order(
         self, pending: list[int], make_player: Callable[[], Player], pool: Pool, notebook: Any
     ) -> Iterator[Outcome]:
-        """Outcomes of `pending` in its order; what was handed back unplayed is tried again in another pass."""
+        """Outcomes of `pending` in its order.
+
+        An attempt that is handed back unplayed holds up all later rounds, so it ends the pass; another one begins.
+        """
         todo, waiting, idle = deque(pending), dict[int, Outcome](), 0
         while todo:
             left = [attempt for attempt in todo if attempt not in waiting]
@@ -258,7 +271,7 @@ class Collection:
                 make_player, in_batches(left, pool.robots, self.schedule.num_tasks), pool, notebook
             ):
                 if outcome.episode is None and not outcome.reason:
-                    continue
+                    break
                 waiting[outcome.attempt] = outcome
                 idle = 0
                 while todo and todo[0] in waiting:

@@ -128,7 +128,7 @@ def train(task: Task, config: WorkersConfig, *, log: Log | None = None, progress
     trainer = _Trainer(
         _worker,
         # As bytes, so that Ray's controller need not import what only the workers need: seconds, on few cores.
-        train_loop_config={"task": cloudpickle.dumps(task)},
+        train_loop_config={"task": cloudpickle.dumps(task)},  # pyright: ignore[reportPrivateImportUsage]
         scaling_config=_scaling(config.workers),
         run_config=RunConfig(
             name="ray",

@@ -22,7 +22,6 @@ from tap_ray.models.scale import Scale
 from tap_ray.models.trunk import Trunk
 from tap_ray.models.vision import GREY, GREY_STEP, VisionConfig, VisionTower
 
-
 DIFFERENCE_STEP = 16
 """Grey levels of change between two images that count as 1."""
 

@@ -21,29 +21,29 @@ SWING_RAD = 1.2
 class ContactConfig:
     """Random parameters of the primitives; pairs are (low, high) of a uniform draw."""
 
-    free_probability: float = 0.2
+    free_probability: float = 0.1
     """Chance of a free way-point in between, so that the hand is also seen without purpose."""
-    push_probability: float = 0.4
+    push_probability: float = 0.35
     """Chance of a push; otherwise the hand tries to grasp."""
     aligned_probability: float = 0.8
     """Chance that the fingers close across the object's long side; otherwise any yaw."""
-    offset_m: float = 0.008
+    offset_m: float = 0.006
     """Sigma of the grasp's horizontal error, m."""
-    grasp_height_m: tuple[float, float] = (0.008, 0.022)
+    grasp_height_m: tuple[float, float] = (0.008, 0.02)
     """Tool above the object's underside, m."""
-    hover_m: tuple[float, float] = (0.06, 0.12)
+    hover_m: tuple[float, float] = (0.04, 0.09)
     """Approach from this far above, m."""
     lift_m: tuple[float, float] = (0.04, 0.18)
     """Lift to this height above the table, m."""
     place_probability: float = 0.4
     """Chance to set a carried object down; otherwise it is dropped from where it is, or kept in hand."""
-    keep_probability: float = 0.2
+    keep_probability: float = 0.3
     """Chance to keep it in hand for the next way-points."""
     push_start_m: tuple[float, float] = (0.05, 0.09)
     """A push begins this far from the object's centre, m."""
     push_length_m: tuple[float, float] = (0.03, 0.14)
     """... and ends this far beyond it, m."""
-    close_steps: int = 1
+    close_steps: int = 2
     """Control steps to stand still while the fingers close or open."""
 
     def __post_init__(self) -> None:

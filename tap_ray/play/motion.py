@@ -21,11 +21,11 @@ class MotionConfig:
     """Lower corner of the safety box B, base frame, m."""
     bounds_high_m: tuple[float, float, float] = (0.41, 0.21, 0.25)
     """Upper corner of B, m."""
-    speed_min: float = 0.35
+    speed_min: float = 0.5
     """Slowest segment: peak of its velocity as a fraction of the largest action."""
-    speed_max: float = 0.85
+    speed_max: float = 1.0
     """Fastest segment, likewise; each segment draws its own."""
-    noise_pos_m: float = 0.006
+    noise_pos_m: float = 0.005
     """Sigma of the Gaussian noise on every interpolated position, m; 0 turns it off."""
     noise_rot_rad: float = 0.04
     """Sigma of the noise on every interpolated rotation, rad; 0 turns it off."""

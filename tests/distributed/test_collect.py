@@ -153,6 +153,7 @@ def test_fleets_never_load_torch_and_stay_small():
 
 def test_a_fleet_that_nobody_tells_of_its_round_hands_it_back(monkeypatch):
     monkeypatch.setattr("tap_ray.distributed.collect.PATIENCE_S", 0.1)
+    monkeypatch.setattr("tap_ray.distributed.collect.PATIENCE_BATCHES", 0.0)
     notebook = ray.remote(num_cpus=0)(Notebook).remote()
     assert SharedMemory(notebook)(2) is None
     ray.get(notebook.publish.remote(2, {"a": 1}))

@@ -7,7 +7,9 @@ import numpy as np
 import pytest
 
 import envs
+from envs.camera import Look
 from envs.kinematics import axis_angle_matrix, quaternion_matrix, turn_between
+from envs.tabletop import TabletopEnv
 from tap_ray.errors import SpecError
 from tap_ray.types import EnvConfig
 
@@ -170,3 +172,18 @@ def test_pictures() -> None:
     assert not obs["rgb"].any()
     assert not info["robot_mask"].any()
     blind.close()
+
+
+def test_what_the_scene_looks_like_changes_nothing_in_it() -> None:
+    config = EnvConfig(task="put_carrot_on_plate", image_size=48)
+    plain, bare = TabletopEnv(config), TabletopEnv(config, look=Look(hand_shadow=False))
+    (seen, info), (other, other_info) = plain.reset(seed=2), bare.reset(seed=2)
+    darker = (seen["rgb"].astype(int) < other["rgb"]).any(-1)
+    assert 5 < darker.sum() < 200  # the hand's shadow
+    for _ in range(5):
+        seen, _, _, _, info = plain.step(act(dz=-0.03))
+        other, _, _, _, other_info = bare.step(act(dz=-0.03))
+    assert np.array_equal(seen["state"], other["state"])
+    assert np.array_equal(info["object_pose"], other_info["object_pose"])
+    plain.close()
+    bare.close()

@@ -182,7 +182,7 @@ def test_a_state_without_a_pose_is_refused():
     ("make", "text"),
     [
         (lambda: MotionConfig(bounds_low_m=(0.5, 0, 0)), "must lie below bounds_high_m"),
-        (lambda: MotionConfig(speed_min=0.0), r"0 < speed_min <= speed_max <= 1 is needed; got 0.0 and 0.85"),
+        (lambda: MotionConfig(speed_min=0.0), r"0 < speed_min <= speed_max <= 1 is needed; got 0.0 and 1.0"),
         (lambda: MotionConfig(noise_pos_m=-1), "noise_pos_m is a standard deviation: at least 0; got -1"),
         (lambda: UniformConfig(scale=2), r"uniform.scale must lie in \(0, 1\]; got 2"),
         (lambda: WaypointConfig(d_min_m=-1), "d_min_m and c_max_steps are at least 0"),

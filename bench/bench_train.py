@@ -1,0 +1,86 @@
+"""What Ray Train costs a step: the same loop, model and batches in this process and in a Ray Train worker.
+
+    python bench/bench_train.py --data data/play-...
+
+The batches are decoded before and repeated, so that only the loop is timed. The two take turns; what is printed is
+the median seconds a step of each and the median of the rounds' ratios (target: at most 1.05).
+"""
+
+import statistics
+import tempfile
+from dataclasses import dataclass
+from functools import partial
+from itertools import cycle, islice
+from pathlib import Path
+from typing import Iterator
+
+import tyro
+
+from jobs.pretrain import learner
+from tap_ray.dataset.reader import open_dataset
+from tap_ray.dataset.windows import WindowConfig, iterate
+from tap_ray.distributed.connect import connect
+from tap_ray.distributed.settings import PretrainConfig, WorkersConfig
+from tap_ray.distributed.train import train
+from tap_ray.training import session
+from tap_ray.training.loop import TrainConfig
+from tap_ray.training.progress import train_here
+from tap_ray.training.session import Task
+from tap_ray.types import Window
+
+DIFFERENT_BATCHES = 8
+WARM_UP = 3
+"""Lines of metrics that do not count."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Config:
+    data: Path
+    """Data set of play."""
+    steps: int = 60
+    rounds: int = 3
+    batch_size: int = 32
+
+
+def repeated(data: Path, windows: WindowConfig, *, start_batch: int, worker: int, num_workers: int) -> Iterator[Window]:
+    """A few batches for ever."""
+    source = iterate(open_dataset(data), windows, seed=0, worker=worker, num_workers=num_workers)
+    return cycle(list(islice(source, DIFFERENT_BATCHES)))
+
+
+def seconds_a_step(run: Path, batch_size: int) -> float:
+    lines = session.read_metrics(run / session.METRICS)
+    rates = [line["idm/samples_per_s"] for line in lines if "idm/samples_per_s" in line][WARM_UP:]
+    return statistics.median(batch_size / rate for rate in rates)
+
+
+def main(config: Config) -> None:
+    data = config.data.resolve()
+    how = TrainConfig(
+        steps=config.steps, batch_size=config.batch_size, log_every=5, checkpoint_every=0, validate_every=0
+    )
+    stage = PretrainConfig(data=data, train=how)
+    times: dict[str, list[float]] = {"this process": [], "Ray Train": []}
+    with tempfile.TemporaryDirectory() as folder, connect():
+        for number in range(config.rounds):
+            for name in times:
+                task = Task(
+                    run=Path(folder) / f"{name}-{number}".replace(" ", "-"),
+                    learner=partial(learner, stage, data),
+                    batches=partial(repeated, data, stage.sized_windows()),
+                    config=how,
+                )
+                if name == "Ray Train":
+                    train(task, WorkersConfig(), progress=False)
+                else:
+                    train_here(task, progress=False)
+                times[name].append(seconds_a_step(task.run, config.batch_size))
+    for name, values in times.items():
+        rounds = [round(1000 * value, 1) for value in values]
+        print(f"{name:13} {1000 * statistics.median(values):7.1f} ms a step   rounds {rounds}")
+    ratios = [b / a for a, b in zip(*times.values(), strict=True)]
+    print(f"Ray Train / this process: {statistics.median(ratios):.3f}")
+
+
+if __name__ == "__main__":
+    main(tyro.cli(Config, description=__doc__))
