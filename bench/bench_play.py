@@ -18,7 +18,6 @@ from queue import Empty
 from typing import Any
 
 import psutil
-import ray
 import tyro
 
 import envs
@@ -118,10 +117,9 @@ def main(config: Config) -> None:
         alone = bare(config)
         with connect(num_cpus=max(config.fleets, 1)):
             together, rss_mb = piped(config)
-            version = ray.__version__
         memory = ", ".join(f"{mb:.0f}" for mb in rss_mb)
         print(
-            f"bare {alone:.0f} frames/s ({alone / config.fleets:.0f} a core), Ray {version} {together:.0f} frames/s: "
+            f"bare {alone:.0f} frames/s ({alone / config.fleets:.0f} a core), Ray {together:.0f} frames/s: "
             f"{together / alone:.1%}; fleets {memory} MB"
         )
 

@@ -17,9 +17,9 @@ SCRATCH = "scratch"
 
 def learner(config: AlignJobConfig, demos: Path, init: Path | None) -> Learner:
     """What learns, built in each training process."""
-    parts = {"policy": config.policy, "config": config.align, "seed": config.train.seed}
-    stage, _ = from_dataset(open_dataset(demos), config.sized_windows(), init=init, **parts)
-    return learner_of(stage)
+    dataset, windows, seed = open_dataset(demos), config.sized_windows(), config.train.seed
+    stage, _ = from_dataset(dataset, windows, policy=config.policy, config=config.align, init=init, seed=seed)
+    return learner_of(stage, episodes=windows.num_episodes or len(dataset))
 
 
 def main(config: AlignJobConfig) -> Path:

@@ -22,18 +22,18 @@ def learner(config: PretrainConfig, data: Path) -> Learner:
     windows = config.sized_windows()
     if config.live_play:  # nobody trains on these episodes: half are enough to judge on, all give statistics
         windows = replace(windows, holdout_every=2, num_episodes=config.play.episodes)
-    parts = {"policy": config.policy, "config": config.idm, "seed": config.train.seed}
-    return learner_of(inverse_dynamics.from_dataset(open_dataset(data), windows, **parts))
+    dataset, seed = open_dataset(data), config.train.seed
+    stage = inverse_dynamics.from_dataset(dataset, windows, policy=config.policy, config=config.idm, seed=seed)
+    return learner_of(stage, episodes=windows.num_episodes or len(dataset))
 
 
 def main(config: PretrainConfig) -> Path:
     """Train, print the metrics on held-out play; returns the run folder."""
     if (config.data is None) != config.live_play:
         raise ConfigError("Pretraining needs a data set of play, --data PATH, or --live-play, and not both.")
-    return _live(config) if config.data is None else _stored(config, config.data.resolve())
-
-
-def _stored(config: PretrainConfig, data: Path) -> Path:
+    if config.data is None:
+        return _live(config)
+    data = config.data.resolve()
     build = partial(learner, config, data)
     build()  # what is wrong with the data or the sizes is said before Ray starts
     batches = partial(stream.batches, data, config.sized_windows(), seed=config.train.seed, **config.workers.stream())
@@ -53,9 +53,8 @@ def _live(config: PretrainConfig) -> Path:
             robots=config.play.robots_per_fleet,
         )
         batches = partial(live.batches, play, config.sized_windows(), seed=config.train.seed)
-        return run_stage(
-            "pretrain", config, learner=partial(learner, config, data), batches=batches, parents={"judged_on": data}
-        )
+        build = partial(learner, config, data)
+        return run_stage("pretrain", config, learner=build, batches=batches, parents={"judged_on": data})
 
 
 if __name__ == "__main__":

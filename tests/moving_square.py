@@ -1,7 +1,7 @@
 """A made-up robot whose every picture is known: a square on a table moves, grows and dims exactly as its action says.
 
-    dx, dy   60 px a metre along the image's columns and rows     dz   grows by 6 x dz of its size
-    gripper  +1 the square stays bright, -1 it dims
+dx, dy   60 px a metre along the image's columns and rows     dz   grows by 6 x dz of its size
+gripper  +1 the square stays bright, -1 it dims
 """
 
 from typing import Iterator
@@ -24,7 +24,9 @@ def square_stats() -> NormStats:
     return norm_stats({"action": feature, "observation.state": {"mean": np.zeros(7), "std": np.ones(7)}}, SPEC)
 
 
-def square_windows(seed: int, *, batch: int = 32, chunk: int = 2, goal: bool = True, start: int = 0) -> Iterator[Window]:
+def square_windows(
+    seed: int, *, batch: int = 32, chunk: int = 2, goal: bool = True, start: int = 0
+) -> Iterator[Window]:
     """Endless batches; number i is a pure function of (seed, i). Without goal, task 0 is "go left", 1 "go right"."""
     number = start
     while True:

@@ -11,7 +11,7 @@ once: robots are slower than a trainer, so the time it waits for data is large h
 
 from dataclasses import dataclass
 from itertools import count, islice
-from typing import Any, Callable, Iterator, Sequence
+from typing import Any, Callable, Generator, Iterator, Sequence
 
 import numpy as np
 import ray
@@ -54,7 +54,7 @@ def batches(
     worker: int = 0,
     num_workers: int = 1,
     memory_mb: int = 512,
-) -> Iterator[Window]:
+) -> Generator[Window, None, None]:
     """Endless windows of fresh play for one training worker, from its batch `start_batch` on.
 
     Raises:

@@ -27,7 +27,7 @@ def judge(
     """How well the first action of each chunk (and the reach, if there is any) is predicted.
 
     Args:
-        policy: in evaluation mode.
+        policy: judged in evaluation mode, then left as it was.
         objective: its `inputs` turn a batch into what the policy reads; its name starts each metric.
         windows: held-out data, the same at every call.
         spec: names and ranges of the slots.
@@ -41,9 +41,10 @@ def judge(
     Raises:
         DataError: there are no windows.
     """
-    device = next(policy.parameters()).device
+    device, training = next(policy.parameters()).device, policy.training
     columns: dict[str, list[np.ndarray]] = {"guess": [], "truth": [], "reach": [], "reach_truth": [], "reach_mask": []}
     losses = []
+    policy.eval()
     for window in windows:
         batch = to_tensors(window, device)
         with autocast(bf16, device):
@@ -51,6 +52,7 @@ def judge(
             loss, _ = objective.loss(seen, batch)
         losses.append(float(loss))
         _collect(columns, policy, seen.out, batch)
+    policy.train(training)
     if not losses:
         raise DataError("There are no held-out windows to judge on. Hold out more episodes, or collect more.")
     metrics = {f"{objective.name}/val_loss": float(np.mean(losses))}

@@ -57,14 +57,14 @@ class Learner:
     """See `optim.adamw`."""
 
 
-def learner_of(stage: "Stage") -> Learner:
-    """A stage as a learner."""
+def learner_of(stage: "Stage", *, episodes: int) -> Learner:
+    """A stage as a learner. `episodes`: of the data set, which must not have grown when the run is taken up again."""
     return Learner(
         model=stage.model.policy,
         objective=stage.objective,
         validate=stage.validate,
         export=stage.save,
-        facts=stage.facts(),
+        facts={**stage.facts(), "episodes": episodes},
         lr_scale=stage.lr_scale,
     )
 

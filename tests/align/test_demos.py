@@ -20,7 +20,7 @@ from tests.moving_square import SPEC, square_stats
 from tests.small import SMALL
 
 TASKS = ("go left", "go to the right")
-WINDOWS = WindowConfig(horizon=2, batch_size=16, holdout_every=6, group_size=8)
+WINDOWS = WindowConfig(horizon=2, batch_size=16, holdout_every=5, group_size=8)
 
 
 @pytest.fixture(scope="module")
@@ -67,7 +67,15 @@ def test_what_is_taken_what_is_new_and_what_stays_behind(stage_1: Path):
     parts = {kind: {name.split(".")[0] for name in getattr(transfer, kind)} for kind in ("taken", "new", "left_behind")}
     assert parts["taken"] == {"vision", "vision_in", "place", "queries", "trunk", "squeeze", "head"}
     assert parts["new"] == {"language", "context_in", "context_place", "action_scale"}
-    assert parts["left_behind"] == {"goal", "mix", "context_in", "context_place", "action_scale", "reach", "reach_scale"}
+    assert parts["left_behind"] == {
+        "goal",
+        "mix",
+        "context_in",
+        "context_place",
+        "action_scale",
+        "reach",
+        "reach_scale",
+    }
     source = new_policy(replace(SMALL, num_reach=6), seed=7).state_dict()
     assert torch.equal(policy.state_dict()["trunk.norm.weight"], source["trunk.norm.weight"])
     assert torch.equal(policy.state_dict()["vision_in.weight"], source["vision_in.weight"])
@@ -114,9 +122,7 @@ def test_stage_1_sizes_win_over_the_command_line(demos, stage_1: Path):
 
 def test_a_missing_or_unfit_stage_1_is_never_silent(demos, stage_1: Path, tmp_path: Path):
     def align(init: Path, **windows):
-        return from_dataset(
-            demos, replace(WINDOWS, **windows), policy=SMALL, config=AlignConfig(), init=init, seed=0
-        )
+        return from_dataset(demos, replace(WINDOWS, **windows), policy=SMALL, config=AlignConfig(), init=init, seed=0)
 
     with pytest.raises(CheckpointError, match=r"nothing/final holds no policy"):
         align(tmp_path / "nothing")

@@ -31,9 +31,7 @@ def vision_checkpoint(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def text_checkpoint(tmp_path: Path) -> Path:
-    config = BertConfig(
-        vocab_size=40, hidden_size=16, num_hidden_layers=1, num_attention_heads=1, intermediate_size=16
-    )
+    config = BertConfig(vocab_size=40, hidden_size=16, num_hidden_layers=1, num_attention_heads=1, intermediate_size=16)
     BertModel(config).save_pretrained(tmp_path / "bert")
     words = word_tokenizer(SENTENCES)
     PreTrainedTokenizerFast(tokenizer_object=words, unk_token="[UNK]", pad_token="[PAD]").save_pretrained(

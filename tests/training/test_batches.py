@@ -32,7 +32,11 @@ def test_augmentation_follows_from_seed_step_and_rank_alone():
     torch.rand(5)
     again = augment(batch, config, seed=0, step=3, rank=0)
     assert all(torch.equal(first[name], again[name]) for name in first)
-    for other in ({"seed": 1, "step": 3, "rank": 0}, {"seed": 0, "step": 4, "rank": 0}, {"seed": 0, "step": 3, "rank": 1}):
+    for other in (
+        {"seed": 1, "step": 3, "rank": 0},
+        {"seed": 0, "step": 4, "rank": 0},
+        {"seed": 0, "step": 3, "rank": 1},
+    ):
         assert not torch.equal(augment(batch, config, **other)["jitter"], first["jitter"])
 
 

@@ -79,7 +79,9 @@ def test_a_cut_off_file_is_named(tmp_path: Path, name: str):
 def test_another_model_or_config_is_named(tmp_path: Path):
     folder = tmp_path / "step-00000500"
     save(folder, trained(), FACTS)
-    with pytest.raises(CheckpointError, match=r"0\.weight has shape \(3, 2\), this model has \(5, 2\)(.|\n)*and \d more"):
+    with pytest.raises(
+        CheckpointError, match=r"0\.weight has shape \(3, 2\), this model has \(5, 2\)(.|\n)*and \d more"
+    ):
         load_into(folder, trained(width=5), FACTS)
     with pytest.raises(CheckpointError, match=r"another config:\n  policy\.width: 3 before, 4 now"):
         load_into(folder, trained(), {"policy": {"width": 4, "sizes": (1, 2)}})

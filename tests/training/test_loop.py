@@ -75,7 +75,9 @@ def test_lines_hold_what_a_reader_of_the_curve_needs(tmp_path: Path):
     recorder = Recorder(tmp_path)
     policy, objective = learner()
     last = fit(policy, square_windows(0, batch=8), objective, SHORT, hooks=recorder.hooks())
-    assert {"idm/loss", "idm/action_mse", "idm/grad_norm", "idm/lr", "idm/data_wait_s", "idm/samples_per_s"} <= set(last)
+    assert {"idm/loss", "idm/action_mse", "idm/grad_norm", "idm/lr", "idm/data_wait_s", "idm/samples_per_s"} <= set(
+        last
+    )
     assert last["idm/r2_dx"] == 0.5
     judged = [step for step, line in recorder.lines if set(line) == {"idm/r2_dx"}]
     assert judged == [4, 8]

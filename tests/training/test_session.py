@@ -1,0 +1,77 @@
+"""A run folder taken up again, without Ray."""
+
+import dataclasses
+import json
+from pathlib import Path
+
+import pytest
+
+from tap_ray.errors import CheckpointError, TapRayError
+from tap_ray.training import session
+from tap_ray.training.progress import describe, train_here
+from tests.distributed import toy_player
+from tests.distributed import toy_training as toy
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return toy_player.robots().write_dataset(tmp_path_factory.mktemp("session") / "play", 24)
+
+
+def losses(run: Path) -> list[tuple[float, float]]:
+    return [
+        (line["step"], line["toy/loss"]) for line in session.read_metrics(run / "metrics.jsonl") if "toy/loss" in line
+    ]
+
+
+def test_cut_off_and_taken_up_again(tmp_path: Path, data: Path):
+    """Cut off at step 13, after the checkpoint at 10: lines 11 and 12 are dropped and written once more."""
+    whole, cut = tmp_path / "whole", tmp_path / "cut"
+    train_here(toy.toy_task(whole, data, ray=False), progress=False)
+    with pytest.raises(TapRayError, match="The loss is nan after 13 steps"):
+        train_here(toy.toy_task(cut, data, ray=False, bad_step=13), progress=False)
+    assert losses(cut)[-1][0] == 12
+    (cut / "checkpoints" / ".step-00000015.half").mkdir()
+
+    seen = []
+    last = train_here(toy.toy_task(cut, data, ray=False), log=lambda metrics, step: seen.append(step), progress=False)
+    assert losses(cut) == losses(whole)
+    assert min(seen) == 11
+    assert last["toy/loss"] == losses(whole)[-1][1]
+    assert sorted(path.name for path in (cut / "checkpoints").iterdir()) == ["step-00000015", "step-00000020"]
+    assert (cut / "exported.json").read_text() == (whole / "exported.json").read_text()
+
+
+def test_a_finished_run_trains_no_more(tmp_path: Path, data: Path):
+    run = tmp_path / "run"
+    first = train_here(toy.toy_task(run, data, ray=False), progress=False)
+    before = (run / "metrics.jsonl").read_text()
+    assert train_here(toy.toy_task(run, data, ray=False), progress=False) == first
+    assert (run / "metrics.jsonl").read_text() == before
+
+
+def test_a_line_that_a_kill_cut_off_is_dropped(tmp_path: Path):
+    file = tmp_path / "metrics.jsonl"
+    file.write_text('{"step": 1, "a": 2.0}\n{"step": 2, "a": 3.0}\n{"step": 3, "a"')
+    assert [line["step"] for line in session.read_metrics(file)] == [1, 2]
+    session.forget_after(file, 1)
+    assert file.read_text() == json.dumps({"step": 1, "a": 2.0}) + "\n"
+
+
+def test_a_folder_that_is_in_use(tmp_path: Path, data: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(session, "LOCK_WAIT_S", 0.1)
+    with session.lock(tmp_path), pytest.raises(CheckpointError, match=r"Another process trains in .*--out"):
+        train_here(toy.toy_task(tmp_path, data, ray=False), progress=False)
+
+
+def test_another_model_is_refused(tmp_path: Path, data: Path):
+    task = toy.toy_task(tmp_path / "run", data, ray=False)
+    train_here(task, progress=False)
+    other = dataclasses.replace(task, learner=lambda: dataclasses.replace(toy.learner(0.0, 0), facts={"kind": "other"}))
+    with pytest.raises(CheckpointError, match="kind: 'toy' before, 'other' now"):
+        train_here(other, progress=False)
+
+
+def test_words_of_the_bar():
+    line = {"step": 5, "idm/loss": 0.25, "idm/samples_per_s": 612.3, "idm/data_wait_pct": 1.6, "idm/lr": 0.1}
+    assert describe(line) == "loss 0.2500, 612 samples/s, data wait 2 %"
