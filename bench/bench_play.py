@@ -4,17 +4,18 @@
 
 Both sides play the same attempts with as many processes and no more than one core each. The bare side is rollout +
 encoding in `multiprocessing` workers whose episodes are thrown away; the Ray side is everything that
-`jobs.collect_play` does: pool, order, data set on disk. Start-up (processes, imports, first episode) is left out on
-both: time counts from the first outcome to the last, and the first one of each process does not count.
+`jobs.collect_play` does: pool, order, data set on disk. Every process stamps what it finishes; what counts is the
+time in which all of them were at work, so start-up and the last stragglers are left out on both sides.
 """
 
 import multiprocessing
+import os
 import tempfile
 import time
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from queue import Empty
 from typing import Any
 
 import psutil
@@ -48,11 +49,23 @@ class Config:
 PLAN = CollectPlan(explorer="contact")
 
 
+class Stamped:
+    """Robots that note in each outcome which process finished it, and when."""
+
+    def __init__(self, num_robots: int, memory: Any) -> None:
+        self._player = fleet(PLAN, num_robots, memory)
+
+    def run(self, attempts: Sequence[int]) -> list[Outcome]:
+        """Play and encode; the stamp travels as the reason, which nobody reads of an episode that is kept."""
+        outcomes = self._player.run(attempts)
+        return [replace(outcome, reason=f"{os.getpid()} {time.monotonic()}") for outcome in outcomes]
+
+
 def worker(todo: Any, done: Any, num_robots: int) -> None:
     """A bare process of robots: play and encode what is in the queue."""
-    player = fleet(PLAN, num_robots, None)
+    player = Stamped(num_robots, None)
     while (attempts := todo.get()) is not None:
-        done.put(sum(len(o.episode) for o in player.run(attempts) if o.episode))
+        done.put([outcome.reason for outcome in player.run(attempts)])
 
 
 def bare(config: Config) -> float:
@@ -65,38 +78,37 @@ def bare(config: Config) -> float:
     workers = [context.Process(target=worker, args=(todo, done, config.robots)) for _ in range(config.fleets)]
     for process in workers:
         process.start()
-    arrivals = []
-    while len(arrivals) < len(batches):
-        try:
-            arrivals.append((done.get(timeout=60), time.monotonic()))
-        except Empty:
-            raise RuntimeError("a worker has died") from None
+    stamps = [stamp for _ in batches for stamp in done.get(timeout=120)]
     for process in workers:
         process.join()
-    return rate(arrivals, config.fleets)
+    return rate(stamps)
 
 
-def rate(arrivals: list[tuple[int, float]], num_first: int) -> float:
-    """Frames/s after the first `num_first` arrivals (frames, time)."""
-    counted = arrivals[num_first:]
-    return sum(frames for frames, _ in counted) / (counted[-1][1] - arrivals[num_first - 1][1])
+def rate(stamps: Sequence[str]) -> float:
+    """Frames/s while every process was at work: after the slowest one's first batch, up to the first one's last."""
+    times: dict[str, list[float]] = {}
+    for process, moment in (stamp.split() for stamp in stamps):
+        times.setdefault(process, []).append(float(moment))
+    begin, end = max(min(t) for t in times.values()), min(max(t) for t in times.values())
+    num = sum(begin < t <= end for moments in times.values() for t in moments)
+    return num * PLAN.env.max_steps / (end - begin) if end > begin else float("nan")
 
 
 class Timed(Collection):
-    """Notes when each outcome was written, and near the end how large the fleets have become."""
+    """Keeps the stamps, and near the end notes how large the fleets have become."""
 
     def __init__(self, writer: DatasetWriter, config: Config) -> None:
         super().__init__(writer, Schedule(num_tasks=1, episodes=config.episodes))
         self._last = config.episodes - 1 - config.fleets * config.robots
-        self.arrivals: list[tuple[int, float]] = []
+        self.stamps: list[str] = []
         self.rss_mb: list[float] = []
 
     def _take(self, outcome: Outcome, notebook: Any) -> None:
         super()._take(outcome, notebook)
-        self.arrivals.append((len(outcome.episode) if outcome.episode else 0, time.monotonic()))
+        self.stamps.append(outcome.reason)
         if outcome.attempt == self._last:
-            found = [p for p in psutil.process_iter(["cmdline"]) if "MapWorker" in " ".join(p.info["cmdline"] or [])]
-            self.rss_mb = [process.memory_info().rss / 1e6 for process in found]
+            mine = {int(stamp.split()[0]) for stamp in self.stamps}
+            self.rss_mb = [psutil.Process(pid).memory_info().rss / 1e6 for pid in mine]
 
 
 def piped(config: Config) -> tuple[float, list[float]]:
@@ -105,9 +117,10 @@ def piped(config: Config) -> tuple[float, list[float]]:
     header = DatasetHeader(spec=spec, plan=PLAN.to_json(), image_size=(size, size), num_objects=NUM_SLOTS)
     with tempfile.TemporaryDirectory() as folder, DatasetWriter(Path(folder), header) as writer:
         collection = Timed(writer, config)
-        pool = Pool(fleets=config.fleets, robots=config.robots)
-        collection.run(partial(fleet, PLAN, config.robots), pool, progress=False)
-        return rate(collection.arrivals, config.fleets * config.robots), collection.rss_mb
+        collection.run(
+            partial(Stamped, config.robots), Pool(fleets=config.fleets, robots=config.robots), progress=False
+        )
+        return rate(collection.stamps), collection.rss_mb
 
 
 def main(config: Config) -> None:

@@ -49,8 +49,7 @@ def _live(config: PretrainConfig) -> Path:
             make_player=partial(collect_play.fleet, plan, config.play.robots_per_fleet, None),
             spec=open_dataset(data).spec,
             reserved=2 * config.play.episodes,  # attempts that crashed have been replaced by the ones after them
-            fleets=config.play.fleets,
-            robots=config.play.robots_per_fleet,
+            pool=live.Pool(fleets=config.play.fleets, robots=config.play.robots_per_fleet),
         )
         batches = partial(live.batches, play, config.sized_windows(), seed=config.train.seed)
         build = partial(learner, config, data)

@@ -19,7 +19,7 @@ import ray.data
 from ray.data import ActorPoolStrategy
 
 from tap_ray.dataset.windows import WindowConfig, episode_batches, num_windows
-from tap_ray.distributed.collect import Player
+from tap_ray.distributed.collect import Player, Pool
 from tap_ray.distributed.stream import PIECES, share, to_columns, windows_of
 from tap_ray.errors import ConfigError, DataError
 from tap_ray.play.collect import CollectPlan
@@ -39,10 +39,8 @@ class LivePlay:
     spec: RobotSpec
     reserved: int
     """Attempts 0 .. reserved - 1 are kept for judging and never trained on."""
-    fleets: int = 0
-    """Processes of robots for each training process; 0: as many as there are CPUs left."""
-    robots: int = 1
-    """Robots in a process."""
+    pool: Pool
+    """Fleets for each training process; 0 of them: as many as the trainers leave CPUs."""
 
 
 def batches(
@@ -69,7 +67,7 @@ def batches(
             f"{config.batch_size} windows. Lower --batch-size or raise --windows.group-size."
         )
     cpus = int(ray.cluster_resources().get("CPU", 1))
-    fleets = play.fleets or max(1, (cpus - num_workers) // num_workers)
+    fleets = play.pool.fleets or max(1, (cpus - num_workers) // num_workers)
     first_group, first_batch = divmod(start_batch, per_group)
     numbers = count(worker + first_group * num_workers, num_workers)
     while True:
@@ -99,7 +97,7 @@ class _LiveFleet:
     def _windows(self, group: int, first_batch: int) -> Iterator[dict[str, np.ndarray]]:
         size = self._config.group_size
         first = self._play.reserved + group * size
-        episodes = played(self._player, range(first, first + size), self._play.robots)
+        episodes = played(self._player, range(first, first + size), self._play.pool.robots)
         rng = generator(self._seed, "live", "group", group)
         for window in episode_batches(episodes, self._config, spec=self._play.spec, rng=rng, first_batch=first_batch):
             yield to_columns(window)

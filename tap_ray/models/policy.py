@@ -57,7 +57,7 @@ class PolicyConfig:
     """Context tokens (L): words of an instruction, or mixtures of the goal stem's cells."""
     num_queries: int = 4
     """Learnt action queries."""
-    readout: int = 16
+    readout: int = 32
     """Channels each token keeps in the flattened read-out."""
     head_width: int = 512
     """Hidden units of the head."""

@@ -27,7 +27,7 @@ class TrainConfig:
     """Optimizer steps."""
     batch_size: int = 64
     """Windows a worker and step."""
-    lr: float = 1e-3
+    lr: float = 2e-3
     """Peak learning rate."""
     weight_decay: float = 0.05
     """AdamW's, of matrices and kernels only; 0 turns it off."""

@@ -87,9 +87,9 @@ def test_the_head_predicts_the_same_metres_under_other_statistics(stage_1: Path)
     init_from(policy, stage_1)
     old = new_policy(replace(SMALL, num_reach=6), seed=7)
     old.set_norm(square_stats())
-    read = torch.randn(3, policy.head.hidden[0].in_features)
-    have = policy.action_scale.inverse(policy.head(read))
-    assert torch.allclose(have, old.action_scale.inverse(old.head(read)), atol=1e-6)
+    read = torch.randn(3, policy.head.out.in_features)
+    have = policy.action_scale.inverse(policy.head.out(read).unflatten(-1, (2, 7)))
+    assert torch.allclose(have, old.action_scale.inverse(old.head.out(read).unflatten(-1, (2, 7))), atol=1e-6)
 
 
 def test_less_can_be_taken(stage_1: Path):
@@ -130,7 +130,7 @@ def test_a_missing_or_unfit_stage_1_is_never_silent(demos, stage_1: Path, tmp_pa
         align(stage_1, horizon=3)
     spec = stage_1 / "final" / "spec.json"
     spec.write_text(json.dumps({**json.loads(spec.read_text()), "robot": "circle"}))
-    with pytest.raises(SpecError, match="do not fit each other(.|\n)*has 'square'(.|\n)*has 'circle'"):
+    with pytest.raises(SpecError, match=r"do not fit each other(.|\n)*has 'square'(.|\n)*has 'circle'"):
         align(stage_1)
     weights = stage_1 / "final" / "model.safetensors"
     weights.write_bytes(weights.read_bytes()[:100])

@@ -14,6 +14,7 @@ import toy_player
 from tap_ray.dataset.reader import open_dataset
 from tap_ray.dataset.windows import WindowConfig, episode_batches, group_batches
 from tap_ray.distributed import live
+from tap_ray.distributed.collect import Pool
 from tap_ray.distributed.connect import connect
 from tap_ray.errors import ConfigError, DataError
 from tap_ray.play.collect import CollectPlan
@@ -36,8 +37,7 @@ def play(crashes: tuple[int, ...] = (), fleets: int = 1) -> live.LivePlay:
         make_player=partial(toy_player.ToyPlayer, STEPS, crashes),
         spec=toy_player.SPEC,
         reserved=RESERVED,
-        fleets=fleets,
-        robots=2,
+        pool=Pool(fleets=fleets, robots=2),
     )
 
 

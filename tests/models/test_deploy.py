@@ -81,7 +81,7 @@ def test_what_is_missing_or_does_not_fit_is_named(run: Path, tmp_path: Path):
     policy, _ = load_policy(run)
     with pytest.raises(ConfigError, match=rf"trained on {SIZE} x {SIZE} images, these are \(8, 8, 3\)"):
         policy.chunk(np.zeros((1, 8, 8, 3), np.uint8), np.zeros((1, 7)), ["go left"])
-    with pytest.raises(CheckpointError, match="does not exist. Give the folder that jobs.align printed"):
+    with pytest.raises(CheckpointError, match=r"does not exist\. Give the folder that jobs\.align printed"):
         load_policy(tmp_path / "nothing")
     (tmp_path / "empty").mkdir()
     with pytest.raises(CheckpointError, match=r"holds no policy \(no policy\.json\)"):

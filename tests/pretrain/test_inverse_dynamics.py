@@ -41,12 +41,12 @@ def stage(**config):
 def test_it_learns_what_moved_the_square(tmp_path: Path):
     torch.set_num_threads(1)
     learner = stage(reach_weight=0.5)
-    config = TrainConfig(steps=160, batch_size=64, validate_every=0, lr=2e-3)
+    config = TrainConfig(steps=250, batch_size=64, validate_every=0, lr=2e-3)
     hooks = Hooks(validate=learner.validate)
     metrics = fit(learner.model.policy, square_windows(0, batch=64), learner.objective, config, hooks=hooks)
-    assert min(metrics[f"idm/r2_{slot}"] for slot in ("dx", "dy", "dz")) > 0.85
+    assert min(metrics[f"idm/r2_{slot}"] for slot in ("dx", "dy", "dz")) > 0.9
     assert metrics["idm/gripper_accuracy"] > 0.95
-    assert metrics["reach/r2"] > 0.85
+    assert metrics["reach/r2"] > 0.9
     assert not {"idm/r2_drx", "idm/r2_gripper"} & set(metrics)  # the square never turns
     folder = learner.save(tmp_path)
     again = replace(learner, model=load_trained(folder))
@@ -113,9 +113,9 @@ def test_what_cannot_work_is_said_before_training(tmp_path: Path):
     dataset = open_dataset(write_made_dataset(tmp_path / "play", num_episodes=4, tasks=("play",)))
     windows = WindowConfig(batch_size=4, holdout_every=2)
     reach = InverseDynamicsConfig(reach_weight=1.0)
-    with pytest.raises(ConfigError, match="needs a goal image: --windows.k-max at least 1"):
+    with pytest.raises(ConfigError, match=r"needs a goal image: --windows\.k-max at least 1"):
         from_dataset(dataset, replace(windows, k_max=0), policy=SMALL, config=InverseDynamicsConfig(), seed=0)
-    with pytest.raises(ConfigError, match="needs reach targets: --windows.reach-steps at least 1"):
+    with pytest.raises(ConfigError, match=r"needs reach targets: --windows\.reach-steps at least 1"):
         from_dataset(dataset, replace(windows, reach_steps=0), policy=SMALL, config=reach, seed=0)
     with pytest.raises(DataError, match="no episode is held out"):
         from_dataset(dataset, replace(windows, holdout_every=0), policy=SMALL, config=InverseDynamicsConfig(), seed=0)

@@ -36,7 +36,7 @@ def test_everything_comes_back(tmp_path: Path):
     have, want = other.optimizer.state_dict()["state"], state.optimizer.state_dict()["state"]
     assert all(torch.equal(have[i][key], want[i][key]) for i in want for key in want[i])
     assert other.ema is not None
-    assert torch.equal(other.ema["0.weight"], state.model[0].weight * 2)
+    assert torch.equal(other.ema["0.weight"], state.model.get_parameter("0.weight") * 2)
 
 
 def test_nothing_in_it_is_pickled_and_no_half_of_it_stays(tmp_path: Path):
@@ -91,7 +91,7 @@ def test_a_parameter_frozen_since_is_named(tmp_path: Path):
     folder = tmp_path / "step-00000500"
     save(folder, trained(), FACTS)
     other = trained()
-    other.model[0].requires_grad_(False)
+    other.model.get_submodule("0").requires_grad_(False)
     other = dataclasses.replace(other, optimizer=adamw(other.model, lr=0.1, weight_decay=0.05))
     with pytest.raises(CheckpointError, match=r"0\.bias is not trained by this run"):
         load_into(folder, other, FACTS)

@@ -26,7 +26,7 @@ def test_only_matrices_decay():
 
 def test_longest_prefix_scales_the_rate_and_frozen_parameters_are_left_out():
     model = two_layers()
-    model[1].requires_grad_(False)
+    model.get_submodule("1").requires_grad_(False)
     optimizer = adamw(model, lr=1.0, weight_decay=0.0, lr_scale={"": 0.5, "0.": 0.1})
     peak = {name: group["peak_lr"] for group in optimizer.param_groups for name in _names(model, group)}
     assert peak == {"0.weight": 0.1, "0.bias": 0.1, "2.weight": 0.5, "2.bias": 0.5}
