@@ -46,6 +46,21 @@ class Config:
     """Repetitions, the two sides in turn: other load on the machine then hits both."""
 
 
+@dataclass(frozen=True, kw_only=True)
+class Speed:
+    """How fast one side was, and whether it had the machine to itself."""
+
+    frames_s: float
+    cpu_ms: float
+    """Processor time of the robots' processes for a frame, ms; hardly depends on what else runs."""
+    share: float
+    """Part of a core that each process really got."""
+
+
+MIN_SHARE = 0.9
+"""A bare loop waits for nothing but a core. Where it gets less than this, others use the machine, and the ratio of
+wall-clock speeds says who was scheduled, not what Ray costs."""
+
 PLAN = CollectPlan(explorer="contact")
 
 
@@ -58,7 +73,9 @@ class Stamped:
     def run(self, attempts: Sequence[int]) -> list[Outcome]:
         """Play and encode; the stamp travels as the reason, which nobody reads of an episode that is kept."""
         outcomes = self._player.run(attempts)
-        return [replace(outcome, reason=f"{os.getpid()} {time.monotonic()}") for outcome in outcomes]
+        return [
+            replace(outcome, reason=f"{os.getpid()} {time.monotonic()} {time.process_time()}") for outcome in outcomes
+        ]
 
 
 def worker(todo: Any, done: Any, num_robots: int) -> None:
@@ -68,8 +85,8 @@ def worker(todo: Any, done: Any, num_robots: int) -> None:
         done.put([outcome.reason for outcome in player.run(attempts)])
 
 
-def bare(config: Config) -> float:
-    """Frames/s of `multiprocessing` workers."""
+def bare(config: Config) -> Speed:
+    """Speed of `multiprocessing` workers."""
     context = multiprocessing.get_context("spawn")
     todo, done = context.Queue(), context.Queue()
     batches = in_batches(range(config.episodes), config.robots)
@@ -84,14 +101,22 @@ def bare(config: Config) -> float:
     return rate(stamps)
 
 
-def rate(stamps: Sequence[str]) -> float:
-    """Frames/s while every process was at work: after the slowest one's first batch, up to the first one's last."""
+def rate(stamps: Sequence[str]) -> Speed:
+    """Speed while every process was at work: after the slowest one's first batch, up to the first one's last."""
     times: dict[str, list[float]] = {}
-    for process, moment in (stamp.split() for stamp in stamps):
+    cpu: dict[str, list[float]] = {}
+    for process, moment, used in (stamp.split() for stamp in stamps):
         times.setdefault(process, []).append(float(moment))
+        cpu.setdefault(process, []).append(float(used))
     begin, end = max(min(t) for t in times.values()), min(max(t) for t in times.values())
     num = sum(begin < t <= end for moments in times.values() for t in moments)
-    return num * PLAN.env.max_steps / (end - begin) if end > begin else float("nan")
+    frames = PLAN.env.max_steps * sum(t > min(moments) for moments in times.values() for t in moments)
+    if end <= begin or not frames:
+        return Speed(frames_s=float("nan"), cpu_ms=float("nan"), share=float("nan"))
+    wall_s = sum(max(t) - min(t) for t in times.values())
+    cpu_s = sum(max(c) - min(c) for c in cpu.values())
+    frames_s = num * PLAN.env.max_steps / (end - begin)
+    return Speed(frames_s=frames_s, cpu_ms=1e3 * cpu_s / frames, share=cpu_s / wall_s)
 
 
 class Timed(Collection):
@@ -111,8 +136,8 @@ class Timed(Collection):
             self.rss_mb = [psutil.Process(pid).memory_info().rss / 1e6 for pid in mine]
 
 
-def piped(config: Config) -> tuple[float, list[float]]:
-    """Frames/s of the Ray pipeline, and the memory of its fleets (RSS, MB)."""
+def piped(config: Config) -> tuple[Speed, list[float]]:
+    """Speed of the Ray pipeline, and the memory of its fleets (RSS, MB)."""
     spec, size = envs.spec(PLAN.env), PLAN.env.image_size
     header = DatasetHeader(spec=spec, plan=PLAN.to_json(), image_size=(size, size), num_objects=NUM_SLOTS)
     with tempfile.TemporaryDirectory() as folder, DatasetWriter(Path(folder), header) as writer:
@@ -131,10 +156,15 @@ def main(config: Config) -> None:
         with connect(num_cpus=max(config.fleets, 1)):
             together, rss_mb = piped(config)
         memory = ", ".join(f"{mb:.0f}" for mb in rss_mb)
-        print(
-            f"bare {alone:.0f} frames/s ({alone / config.fleets:.0f} a core), Ray {together:.0f} frames/s: "
-            f"{together / alone:.1%}; fleets {memory} MB"
-        )
+        for name, speed in (("bare", alone), ("Ray", together)):
+            print(
+                f"{name}: {speed.frames_s:.0f} frames/s, {speed.cpu_ms:.2f} ms CPU a frame, {speed.share:.0%} of a core"
+            )
+        print(f"fleets: {memory} MB")
+        if alone.share >= MIN_SHARE:
+            print(f"ratio: {together.frames_s / alone.frames_s:.1%}")
+        else:
+            print(f"ratio: NOT VALID, the bare loop got {alone.share:.0%} of its cores. Run again on an idle machine.")
 
 
 if __name__ == "__main__":

@@ -12,10 +12,13 @@ A server that is away *before* the job ends it within seconds. One that goes awa
 warning: points wait in memory and are sent when it is back, and the run folder has them all in any case.
 """
 
+import contextlib
+import fcntl
 import json
 import logging
 import os
 import re
+import tempfile
 import time
 import urllib.error
 import urllib.request
@@ -23,8 +26,9 @@ import warnings
 from functools import lru_cache
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Callable, Mapping
+from typing import TYPE_CHECKING, Any, Callable, Iterator, Mapping
 
+from tap_ray.config import digest
 from tap_ray.errors import StorageError
 from tap_ray.runs import read_json
 
@@ -246,11 +250,23 @@ def _client(uri: str) -> "MlflowClient":
 def _open(uri: str) -> "MlflowClient":
     """The client, after a first real call has shown that MLflow answers and understands us."""
     try:
-        client = _client(uri)
-        client.search_experiments(max_results=1)
+        with _alone(uri):
+            client = _client(uri)
+            client.search_experiments(max_results=1)
     except Exception as error:  # SQLAlchemy, requests and MLflow each raise kinds of their own
         raise StorageError(_unreachable(uri, str(error).strip().splitlines()[0])) from error
     return client
+
+
+@contextlib.contextmanager
+def _alone(uri: str) -> Iterator[None]:
+    """One process at a time: two that make the tables of a new SQLite file together spoil them for each other."""
+    if not uri.startswith("sqlite:///"):
+        yield
+        return
+    with open(Path(tempfile.gettempdir()) / f"tap_ray-mlflow-{os.getuid()}-{digest(uri)}.lock", "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
 
 
 def _experiment(client: "MlflowClient") -> str:

@@ -130,6 +130,13 @@ def test_how_a_run_ends(local, error, status):
     assert stored(run).info.status == status
 
 
+def test_two_jobs_that_start_at_once_make_one_database(tmp_path):
+    code = "from tap_ray import tracking\nwith tracking.start('align', 'a', {}) as run: run.log({'m': 1.0}, step=0)"
+    environment = {key: value for key, value in os.environ.items() if not key.startswith("MLFLOW_")}
+    jobs = [subprocess.Popen([sys.executable, "-c", code], cwd=tmp_path, env=environment) for _ in range(2)]
+    assert [job.wait(timeout=120) for job in jobs] == [0, 0]
+
+
 def test_parents_are_tags_and_a_single_one_nests(local):
     data = tracking.start("collect_play", local / "play", {})
     init = tracking.start("pretrain", local / "pretrain", {}, {"data": data.run_id})

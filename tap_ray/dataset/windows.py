@@ -45,8 +45,9 @@ class WindowConfig:
     """Episodes decoded together and mixed; more mix better and need more memory (27 kB a frame at 96 px)."""
     num_episodes: int = 0
     """Use only the first so many episodes, so that budgets are nested; 0 uses all."""
-    holdout_every: int = 20
-    """Every so-many-th episode by index is held out from training; 0 holds out none."""
+    holdout_every: int = 19
+    """Every so-many-th episode by index is held out from training; 0 holds out none. A prime, so that data sets whose
+    tasks or explorers take turns hold out some of each."""
     goal_without_robot: bool = False
     """Paint the robot out of the goal image (SPIKE.md: the arm gives the action away). Needs a data set with masks."""
     mask_grow_px: int = 2
@@ -64,7 +65,7 @@ class WindowConfig:
 
 
 def split_episodes(dataset: DatasetInfo, config: WindowConfig) -> tuple[np.ndarray, np.ndarray]:
-    """Episode indices (training, held out). Every `holdout_every`-th is held out: 19, 39, ... for 20.
+    """Episode indices (training, held out). Every `holdout_every`-th is held out: 18, 37, ... for 19.
 
     Raises:
         DataError: more episodes are asked for than there are.

@@ -146,9 +146,10 @@ def fit(
         norm = _update(state, loss, config)
         meter.add({**parts, f"{objective.name}/grad_norm": norm})
         if _due(state.step, config.log_every, config.steps):
-            metrics |= meter.flush() | {f"{objective.name}/lr": state.optimizer.param_groups[0]["lr"]}
-            _require_finite(metrics, objective.name, state.step)
-            hooks.log(metrics, state.step)
+            fresh = meter.flush() | {f"{objective.name}/lr": state.optimizer.param_groups[0]["lr"]}
+            _require_finite(fresh, objective.name, state.step)
+            hooks.log(fresh, state.step)
+            metrics |= fresh
         if _due(state.step, config.validate_every, config.steps):
             with meter.paused():
                 judged = _judge(model, state, hooks)
