@@ -1,0 +1,31 @@
+"""Every benchmark, one after the other, on a small data set of play made for it. Ratios, not times, are the result.
+
+    python -m bench.all
+"""
+
+import subprocess
+import sys
+import tempfile
+import time
+
+
+def run(title: str, *module: str) -> None:
+    """One benchmark in its own process, so that none inherits another's memory or threads."""
+    print(f"\n== {title}", flush=True)
+    start = time.perf_counter()
+    subprocess.run([sys.executable, "-m", *module], check=True)
+    print(f"   ({time.perf_counter() - start:.0f} s)", flush=True)
+
+
+def main() -> None:
+    """Play, then what reads it, then what learns from it."""
+    run("play: the Ray pipeline against bare processes", "bench.bench_play", "--episodes", "120", "--rounds", "2")
+    with tempfile.TemporaryDirectory(prefix="tap_ray_bench_") as folder:
+        data = f"{folder}/play"
+        run("a data set to read", "jobs.collect_play", "--episodes", "200", "--out", data)
+        run("stream: Ray Data against torch's DataLoader", "bench.bench_stream", "--data", data)
+        run("train: Ray Train against the same loop without it", "bench.bench_train", "--data", data, "--steps", "150")
+
+
+if __name__ == "__main__":
+    main()
