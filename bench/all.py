@@ -1,6 +1,6 @@
 """Every benchmark, one after the other, on a small data set of play made for it. Ratios, not times, are the result.
 
-    python -m bench.all
+python -m bench.all
 """
 
 import subprocess

@@ -141,7 +141,7 @@ def test_held_out_windows_come_once_each(dataset: DatasetInfo) -> None:
     assert [len(batch.k) for batch in batches] == [7, 4, 7, 4]  # episodes 4 and 9 have 12 steps, so 11 windows, each
     assert len({tuple(state) for batch in batches for state in batch.state}) == 22
     assert all(same(a, b) for a, b in zip(batches, held_out_batches(dataset, config), strict=True))
-    with pytest.raises(DataError, match=r"no episode is held out. Every 20-th would be"):
+    with pytest.raises(DataError, match=r"no episode is held out. Every 19-th would be"):
         next(held_out_batches(dataset, WindowConfig()))
 
 
