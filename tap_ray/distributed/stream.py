@@ -12,6 +12,7 @@ its worker also dies with it, and the worker's successor starts one at the group
 
 import dataclasses
 import logging
+import time
 from functools import lru_cache, partial
 from itertools import islice
 from pathlib import Path
@@ -21,6 +22,7 @@ import numpy as np
 import ray
 import ray.data
 from ray.data import ExecutionOptions, ExecutionResources, TaskPoolStrategy
+from ray.data._internal.execution.execution_callback import ExecutionCallback
 from ray.exceptions import RayTaskError
 
 from tap_ray.dataset.reader import DatasetInfo, open_dataset
@@ -30,6 +32,8 @@ from tap_ray.types import Window
 
 PIECES = 256
 """Groups in one pipeline; the next one follows. Planning a task costs Ray Data 1 ms before the first one starts."""
+PAUSE_S = 0.01
+"""Pause of Ray Data's executor between two looks, s."""
 AHEAD_BATCHES = 8
 """Batches whose blocks are fetched before the trainer asks."""
 
@@ -117,6 +121,7 @@ def windows_of(plan: ray.data.Dataset, batch_size: int, memory_mb: int) -> Itera
     context = plan.context
     context.enable_progress_bars = False
     context.print_on_execution_start = False
+    context.custom_execution_callback_classes = [Breath]
     logging.getLogger("ray.data").setLevel(logging.ERROR)
     context.execution_options = ExecutionOptions(
         preserve_order=True,
@@ -130,6 +135,19 @@ def windows_of(plan: ray.data.Dataset, batch_size: int, memory_mb: int) -> Itera
             yield from_columns(columns)
     except RayTaskError as error:
         raise (error.cause if isinstance(error.cause, TapRayError) else error) from None
+
+
+class Breath(ExecutionCallback):
+    """Lets Ray Data's executor sleep between two looks at its tasks.
+
+    It is a thread of the trainer's process, and while finished windows wait for the trainer (always, when data are
+    fast) it looks without pause: `ray.wait` returns at once for an output that back-pressure forbids to read. So it
+    held the interpreter for two thirds of the time, and training ran at half its speed (EXPERIMENTS.md).
+    """
+
+    def on_execution_step(self, executor: Any) -> None:
+        """Called by the executor after each look."""
+        time.sleep(PAUSE_S)
 
 
 def decode(
