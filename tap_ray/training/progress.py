@@ -59,9 +59,9 @@ class _Follower:
         newest = session.newest_step(task.run)
         self._seen = {_key(line) for line in session.read_metrics(self._file) if line["step"] <= newest}
         self._inode, self._offset = 0, 0
-        bar.initial = newest  # steps of an earlier process do not count for the rate
         bar.reset()
-        bar.update(0)
+        bar.initial = bar.n = bar.last_print_n = newest  # steps of an earlier process do not count for the rate
+        bar.refresh()
 
     def run(self, done: threading.Event) -> None:
         """Until `done`, and once more after it."""
