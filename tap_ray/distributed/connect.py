@@ -1,7 +1,8 @@
 """Joining a Ray cluster, or starting one on this machine that stops with the job.
 
 Ray's token authentication stays on: a local Ray makes `~/.ray/auth_token` on first use, a cluster's nodes and clients
-share that file (`ray get-auth-token --generate`, or RAY_AUTH_TOKEN). Nothing listens beyond loopback and no usage
+share that file (`ray get-auth-token --generate`, or RAY_AUTH_TOKEN). The dashboard binds to loopback; Ray's own ports
+between processes are open on every interface whatever we ask for, and the token is what guards them. No usage
 statistics leave the machine, unless the user's environment says so.
 """
 
