@@ -142,12 +142,12 @@ def hash_of(path: Path | str) -> str:
         CheckpointError: there is no such folder, or it is neither.
     """
     path = Path(path)
-    if (path / "manifest.json").exists():
-        return str(read_json(path / "manifest.json")["hash"])
     if (path / "meta" / "tap_ray.json").exists():
         # A data set keeps its plan when it grows, so its length belongs to what it is.
         plan, info = read_json(path / "meta" / "tap_ray.json"), read_json(path / "meta" / "info.json")
         return digest({"plan": plan["hash"], "episodes": info["total_episodes"]})
+    if (path / "manifest.json").exists():
+        return str(read_json(path / "manifest.json")["hash"])
     state = "is neither a run folder nor a data set of this project" if path.exists() else "does not exist"
     raise CheckpointError(f"{path} {state}. Give a folder that a job printed as its last line.")
 
