@@ -32,7 +32,7 @@ class DatasetInfo:
     tasks: tuple[str, ...]
     """Sentences by task_index."""
     episodes: pd.DataFrame
-    """One row an episode: episode_index, task, length, file, row_group, and `Episode.meta` under its own keys."""
+    """One row an episode: episode_index, instruction, length, file, row_group, and `Episode.meta` under its own keys."""
     stats: Mapping[str, Mapping[str, np.ndarray]]
     """meta/stats.json: feature -> min, max, mean, std, count, q01 ... q99."""
 
@@ -130,7 +130,7 @@ def _episode_frame(tables: Sequence[pa.Table]) -> pd.DataFrame:
     """Episode tables without the statistics, with the file and the row group of each episode."""
     keep = [name for name in tables[0].column_names if not name.startswith(("stats/", "meta/"))]
     frame = pa.concat_tables([table.select(keep) for table in tables]).to_pandas()
-    frame["task"] = [tasks[0] for tasks in frame.pop("tasks")]
+    frame["instruction"] = [tasks[0] for tasks in frame.pop("tasks")]
     frame["file"] = frame.pop("data/chunk_index") * layout.CHUNKS_SIZE + frame.pop("data/file_index")
     frame["row_group"] = frame.groupby("file").cumcount()
     return frame.rename(columns=lambda name: name.removeprefix(META_PREFIX))
