@@ -1,7 +1,9 @@
 """Collecting demonstrations: scripted experts attempt tasks, and the attempts that succeed are kept."""
 
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from typing import Any, Callable, Sequence
+
+import numpy as np
 
 from tap_ray.config import to_dict
 from tap_ray.dataset.encode import encode_episode
@@ -9,7 +11,7 @@ from tap_ray.errors import ConfigError
 from tap_ray.play.collect import MakeVector, Outcome, Robots, one_by_one, padded
 from tap_ray.rng import seed_of
 from tap_ray.rollout import rollout
-from tap_ray.types import EnvConfig, Policy
+from tap_ray.types import EnvConfig, Policy, Trajectory
 
 MakeExpert = Callable[[EnvConfig, int], Policy]
 """`envs.make_expert`: the expert of the config's task for so many robots."""
@@ -27,12 +29,16 @@ class DemoPlan:
     """Root of the seed tree."""
     jpeg_quality: int = 90
     """1 to 95."""
+    linger_steps: int = 8
+    """A demonstration ends when the task has been done for this many steps in a row; at least 1."""
 
     def __post_init__(self) -> None:
         if not self.tasks or len(set(self.tasks)) != len(self.tasks):
             raise ConfigError(f"tasks names at least one task, each once; got {list(self.tasks)}.")
         if not 1 <= self.jpeg_quality <= 95:
             raise ConfigError(f"jpeg_quality lies in 1 .. 95; got {self.jpeg_quality}.")
+        if not 1 <= self.linger_steps <= self.env.max_steps:
+            raise ConfigError(f"linger_steps lies in 1 .. max_steps = {self.env.max_steps}; got {self.linger_steps}.")
 
     def to_json(self) -> dict[str, Any]:
         """Plain JSON values for a data set's header."""
@@ -65,12 +71,15 @@ class DemoFleet:
             self._make_expert(config, num_robots),
             env_seeds=env_seeds,
             policy_seeds=[seed_of(plan.seed, "demos", attempt, "expert") for attempt in padded(attempts, num_robots)],
+            settle=plan.linger_steps,
         )
         outcomes = []
         for attempt, seed, trajectory in zip(attempts, env_seeds, result.trajectories, strict=False):
-            if not trajectory.entire[-1]:
+            length = steps_until_done(trajectory.entire, plan.linger_steps)
+            if length is None:
                 outcomes.append(Outcome(attempt=attempt, episode=None, reason=_why(trajectory)))
                 continue
+            trajectory = head(trajectory, length)
             meta = {
                 "attempt": attempt,
                 "seed": seed,
@@ -85,10 +94,29 @@ class DemoFleet:
         return outcomes
 
 
-def _why(trajectory: Any) -> str:
+def steps_until_done(entire_T: np.ndarray, linger_steps: int) -> int | None:
+    """Steps until the task has been done for `linger_steps` in a row; None if that never happens.
+
+    It looks at one robot's own steps only, so a demonstration does not depend on who else is in the process.
+    """
+    run = 0
+    for step, entire in enumerate(entire_T):
+        run = run + 1 if entire else 0
+        if run == linger_steps:
+            return step + 1
+    return None
+
+
+def head(trajectory: Trajectory, num_steps: int) -> Trajectory:
+    """The first steps of a trajectory."""
+    arrays = {f.name: getattr(trajectory, f.name) for f in fields(trajectory)}
+    return replace(trajectory, **{k: v[:num_steps] for k, v in arrays.items() if isinstance(v, np.ndarray)})
+
+
+def _why(trajectory: Trajectory) -> str:
     """Why an attempt is not a demonstration, in words that can be counted."""
     if trajectory.entire.any():
-        return "succeeded, but not at the end"
+        return "done, but not for long"
     if trajectory.partial.any():
         return "partly done only"
     return "never got hold of the object"

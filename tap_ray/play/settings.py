@@ -86,6 +86,8 @@ class DemosJobConfig:
     """Whether each frame carries the robot's own mask (a small PNG)."""
     jpeg_quality: int = 90
     """1 to 95."""
+    linger_steps: int = 8
+    """A demonstration ends when the task has been done for this many steps in a row."""
     fleets: int = 0
     """Processes of robots; 0: one for each CPU."""
     robots_per_fleet: int = 1
@@ -109,4 +111,5 @@ def demo_plan_of(config: DemosJobConfig, all_tasks: Iterable[str]) -> DemoPlan:
         ),
         seed=config.seed,
         jpeg_quality=config.jpeg_quality,
+        linger_steps=config.linger_steps,
     )

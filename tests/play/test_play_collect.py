@@ -9,7 +9,7 @@ import envs
 from envs.poses import sample_poses
 from tap_ray.errors import ConfigError
 from tap_ray.play.collect import CollectPlan, PlayFleet, check_robots, collect, in_batches
-from tap_ray.play.demos import DemoFleet, DemoPlan
+from tap_ray.play.demos import DemoFleet, DemoPlan, steps_until_done
 from tap_ray.play.explorers import ExplorerConfig, MixedConfig
 from tap_ray.play.safe_poses import SafePosesConfig
 from tap_ray.types import EnvConfig
@@ -85,9 +85,19 @@ def test_demonstrations_are_successes_with_their_instruction():
         assert outcome.episode.task != "play"
     for outcome in outcomes:
         assert (outcome.episode is None) == bool(outcome.reason)
-    short = DemoPlan(tasks=tasks, env=EnvConfig(render=False, image_size=16, max_steps=2))
+    alone = DemoFleet(plan, envs.make_vector, envs.make_expert)
+    for outcome in kept:
+        [same] = alone.run([outcome.attempt])
+        assert same.episode.action.tobytes() == outcome.episode.action.tobytes()
+        assert len(same.episode) < 60  # it ends soon after success
+    short = DemoPlan(tasks=tasks, env=EnvConfig(render=False, image_size=16, max_steps=2), linger_steps=1)
     [early] = DemoFleet(short, envs.make_vector, envs.make_expert).run([1])
     assert early.reason == "never got hold of the object"
+
+
+def test_a_demonstration_ends_when_the_task_has_been_done_for_a_while():
+    entire = np.array([False, True, True, False, True, True, True, False])
+    assert [steps_until_done(entire, linger) for linger in (1, 2, 3, 4)] == [2, 3, 7, None]
 
 
 def test_batches_are_of_one_task_and_in_order():
@@ -107,6 +117,7 @@ def test_batches_are_of_one_task_and_in_order():
         ),
         (lambda: DemoPlan(tasks=()), r"tasks names at least one task, each once; got \[\]"),
         (lambda: DemoPlan(tasks=("a", "a")), "each once"),
+        (lambda: DemoPlan(tasks=("a",), linger_steps=61), "linger_steps lies in 1 .. max_steps = 60; got 61"),
         (lambda: PlayFleet(PLAN, envs.make_vector, sample_poses, num_robots=0), "at least 1 robot; got 0"),
     ],
 )
