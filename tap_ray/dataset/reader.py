@@ -32,7 +32,7 @@ class DatasetInfo:
     tasks: tuple[str, ...]
     """Sentences by task_index."""
     episodes: pd.DataFrame
-    """One row an episode: episode_index, instruction, length, file, row_group, and `Episode.meta` under its own keys."""
+    """One row an episode: episode_index, instruction, length, file, row_group, and the keys of `Episode.meta`."""
     stats: Mapping[str, Mapping[str, np.ndarray]]
     """meta/stats.json: feature -> min, max, mean, std, count, q01 ... q99."""
 

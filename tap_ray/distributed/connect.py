@@ -12,6 +12,7 @@ import shutil
 import socket
 import sys
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Iterator
 
 import psutil
@@ -92,6 +93,13 @@ def _start(num_cpus: int | None, dashboard: bool) -> None:
             logging_level=logging.ERROR,
             log_to_driver=False,
         )
+    guard_token(Path.home() / ".ray" / "auth_token")
+
+
+def guard_token(token: Path) -> None:
+    """Take the token away from the machine's other users: Ray 2.60 writes it with the umask's permissions."""
+    if token.is_file() and token.stat().st_uid == os.getuid() and token.stat().st_mode & 0o077:
+        token.chmod(0o600)
 
 
 @contextmanager

@@ -19,7 +19,7 @@ from envs.poses import sample_poses
 from jobs.collect_play import fleet
 from tap_ray.dataset.writer import DatasetWriter
 from tap_ray.distributed.collect import LIVES, Fleet, Notebook, Pool, SharedMemory
-from tap_ray.distributed.connect import connect, store_bytes
+from tap_ray.distributed.connect import connect, guard_token, store_bytes
 from tap_ray.errors import ConfigError
 from tap_ray.play.collect import Outcome, collect
 from tests.distributed import collect_child as child
@@ -186,3 +186,12 @@ def test_pool_and_address_errors():
     code = "from tap_ray.distributed.connect import connect\nwith connect('127.0.0.1:1'): pass"
     asked = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
     assert "ConfigError: No Ray cluster answers at '127.0.0.1:1'" in asked.stderr
+
+
+def test_a_local_rays_token_is_its_owners_alone(tmp_path):
+    token = tmp_path / "auth_token"
+    token.write_text("secret")
+    token.chmod(0o644)
+    guard_token(token)
+    assert token.stat().st_mode & 0o777 == 0o600
+    guard_token(tmp_path / "none")
