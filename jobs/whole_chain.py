@@ -23,9 +23,9 @@ class ChainConfig:
     """Episodes of play, each 12 s of robot time."""
     demos: int = 30
     """Demonstrations of each task."""
-    pretrain_steps: int = 500
+    pretrain_steps: int = 400
     """Optimizer steps of Stage 1."""
-    align_steps: int = 500
+    align_steps: int = 400
     """Optimizer steps of Stage 2, for the pretrained policy and for the one from scratch."""
     episodes: int = 8
     """Cells of each task that a policy is judged on."""
@@ -45,7 +45,7 @@ def main(config: ChainConfig) -> Path:
         print(f"\n== {number}/6 {what} ({time.perf_counter() - start:.0f} s)", flush=True)
 
     def learn(steps: int) -> TrainConfig:
-        return TrainConfig(steps=steps, seed=seed, checkpoint_every=250, validate_every=250)
+        return TrainConfig(steps=steps, seed=seed, checkpoint_every=200, validate_every=200)
 
     with connect(config.ray_address):
         stage(1, "play: robots explore by themselves, without words")
