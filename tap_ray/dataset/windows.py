@@ -172,6 +172,40 @@ def _shuffled(frames: "_Frames", config: WindowConfig, rng: np.random.Generator,
         yield _gather(frames, start_W[part], k_W[part], config)
 
 
+@dataclass(frozen=True, kw_only=True)
+class Piece:
+    """What is decoded together: a group, or the rest of one."""
+
+    epoch: int
+    group: tuple[int, ...]
+    """Episode indices."""
+    first_batch: int
+    """Batches at its beginning that were trained on before the run was resumed."""
+
+
+def schedule(
+    dataset: DatasetInfo, config: WindowConfig, *, seed: int, start_batch: int, worker: int, num_workers: int
+) -> Iterator[Piece]:
+    """The endless groups of one worker, from the one on that holds its batch `start_batch`; nothing is decoded."""
+    episodes, _ = split_episodes(dataset, config)
+    group_size = min(config.group_size, max(1, len(episodes) // num_workers))
+    epoch = 0
+    while True:
+        groups = epoch_groups(episodes, seed=seed, epoch=epoch, group_size=group_size)[worker::num_workers]
+        counts = [num_batches(dataset, group, config) for group in groups]
+        if sum(counts) == 0:
+            raise ConfigError(
+                f"{dataset.path}: {len(episodes)} training episodes in groups of {group_size} give worker {worker} of "
+                f"{num_workers} not one batch of {config.batch_size} windows. Lower the batch size, use fewer workers "
+                "or collect more episodes."
+            )
+        for group, count in zip(groups, counts, strict=True):
+            if start_batch < count:
+                yield Piece(epoch=epoch, group=tuple(int(index) for index in group), first_batch=start_batch)
+            start_batch = max(0, start_batch - count)
+        epoch += 1
+
+
 def iterate(
     dataset: DatasetInfo,
     config: WindowConfig,
@@ -196,22 +230,11 @@ def iterate(
         ConfigError: the data set is too small to give this worker a batch.
         DataError: see `group_batches`.
     """
-    episodes, _ = split_episodes(dataset, config)
-    group_size = min(config.group_size, max(1, len(episodes) // num_workers))
-    epoch = 0
-    while True:
-        groups = epoch_groups(episodes, seed=seed, epoch=epoch, group_size=group_size)[worker::num_workers]
-        counts = [num_batches(dataset, group, config) for group in groups]
-        if sum(counts) == 0:
-            raise ConfigError(
-                f"{dataset.path}: {len(episodes)} training episodes in groups of {group_size} give worker {worker} of "
-                f"{num_workers} not one batch of {config.batch_size} windows. Lower the batch size, use fewer workers "
-                "or collect more episodes."
-            )
-        for group, count in zip(groups, counts, strict=True):
-            yield from group_batches(dataset, group, config, seed=seed, epoch=epoch, first_batch=start_batch)
-            start_batch = max(0, start_batch - count)
-        epoch += 1
+    place = {"seed": seed, "start_batch": start_batch, "worker": worker, "num_workers": num_workers}
+    for piece in schedule(dataset, config, **place):
+        yield from group_batches(
+            dataset, piece.group, config, seed=seed, epoch=piece.epoch, first_batch=piece.first_batch
+        )
 
 
 def held_out_batches(dataset: DatasetInfo, config: WindowConfig) -> Iterator[Window]:

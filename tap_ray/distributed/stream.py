@@ -26,7 +26,7 @@ from ray.data._internal.execution.execution_callback import ExecutionCallback
 from ray.exceptions import RayTaskError
 
 from tap_ray.dataset.reader import DatasetInfo, open_dataset
-from tap_ray.dataset.windows import WindowConfig, epoch_groups, group_batches, num_batches, split_episodes
+from tap_ray.dataset.windows import Piece, WindowConfig, group_batches, schedule
 from tap_ray.errors import ConfigError, TapRayError
 from tap_ray.types import Window
 
@@ -36,40 +36,6 @@ PAUSE_S = 0.01
 """Pause of Ray Data's executor between two looks, s."""
 AHEAD_BATCHES = 8
 """Batches whose blocks are fetched before the trainer asks."""
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Piece:
-    """What one task decodes."""
-
-    epoch: int
-    group: tuple[int, ...]
-    """Episode indices."""
-    first_batch: int
-    """Batches at its beginning that were trained on before the run was resumed."""
-
-
-def schedule(
-    dataset: DatasetInfo, config: WindowConfig, *, seed: int, start_batch: int, worker: int, num_workers: int
-) -> Iterator[Piece]:
-    """The endless groups of one worker, from the one on that holds its batch `start_batch`; nothing is decoded."""
-    episodes, _ = split_episodes(dataset, config)
-    group_size = min(config.group_size, max(1, len(episodes) // num_workers))
-    epoch = 0
-    while True:
-        groups = epoch_groups(episodes, seed=seed, epoch=epoch, group_size=group_size)[worker::num_workers]
-        counts = [num_batches(dataset, group, config) for group in groups]
-        if sum(counts) == 0:
-            raise ConfigError(
-                f"{dataset.path}: {len(episodes)} training episodes in groups of {group_size} give worker {worker} of "
-                f"{num_workers} not one batch of {config.batch_size} windows. Lower the batch size, use fewer workers "
-                "or collect more episodes."
-            )
-        for group, count in zip(groups, counts, strict=True):
-            if start_batch < count:
-                yield Piece(epoch=epoch, group=tuple(int(index) for index in group), first_batch=start_batch)
-            start_batch = max(0, start_batch - count)
-        epoch += 1
 
 
 def batches(
