@@ -10,6 +10,7 @@ time in which all of them were at work, so start-up and the last stragglers are 
 
 import multiprocessing
 import os
+import statistics
 import tempfile
 import time
 from collections.abc import Sequence
@@ -60,6 +61,9 @@ class Speed:
 MIN_SHARE = 0.9
 """A bare loop waits for nothing but a core. Where it gets less than this, others use the machine, and the ratio of
 wall-clock speeds says who was scheduled, not what Ray costs."""
+
+LOOKS = 5
+"""The memory of the fleets is looked at after 1/5, 2/5, 3/5 and 4/5 of the episodes."""
 
 PLAN = CollectPlan(explorer="contact")
 
@@ -120,24 +124,25 @@ def rate(stamps: Sequence[str]) -> Speed:
 
 
 class Timed(Collection):
-    """Keeps the stamps, and near the end notes how large the fleets have become."""
+    """Keeps the stamps, and looks now and then how large the fleets are."""
 
     def __init__(self, writer: DatasetWriter, config: Config) -> None:
         super().__init__(writer, Schedule(num_tasks=1, episodes=config.episodes))
-        self._last = config.episodes - 1 - config.fleets * config.robots
+        self._looks = {config.episodes * part // LOOKS for part in range(1, LOOKS)}
         self.stamps: list[str] = []
         self.rss_mb: list[float] = []
+        """The largest fleet's resident memory at each look, MB."""
 
     def _take(self, outcome: Outcome, notebook: Any) -> None:
         super()._take(outcome, notebook)
         self.stamps.append(outcome.reason)
-        if outcome.attempt == self._last:
-            mine = {int(stamp.split()[0]) for stamp in self.stamps}
-            self.rss_mb = [psutil.Process(pid).memory_info().rss / 1e6 for pid in mine]
+        if outcome.attempt in self._looks:
+            fleets = {int(stamp.split()[0]) for stamp in self.stamps}
+            self.rss_mb.append(max(psutil.Process(pid).memory_info().rss / 1e6 for pid in fleets))
 
 
 def piped(config: Config) -> tuple[Speed, list[float]]:
-    """Speed of the Ray pipeline, and the memory of its fleets (RSS, MB)."""
+    """Speed of the Ray pipeline, and its largest fleet on the way (RSS, MB)."""
     spec, size = envs.spec(PLAN.env), PLAN.env.image_size
     header = DatasetHeader(spec=spec, plan=PLAN.to_json(), image_size=(size, size), num_objects=NUM_SLOTS)
     with tempfile.TemporaryDirectory() as folder, DatasetWriter(Path(folder), header) as writer:
@@ -151,6 +156,7 @@ def piped(config: Config) -> tuple[Speed, list[float]]:
 def main(config: Config) -> None:
     """Print both rates, their ratio and the memory of a fleet."""
     print(f"{config.fleets} processes x {config.robots} robots, {config.episodes} episodes, {PLAN.env.image_size} px")
+    ratios = []
     for _ in range(config.rounds):
         alone = bare(config)
         with connect(num_cpus=max(config.fleets, 1)):
@@ -160,11 +166,14 @@ def main(config: Config) -> None:
             print(
                 f"{name}: {speed.frames_s:.0f} frames/s, {speed.cpu_ms:.2f} ms CPU a frame, {speed.share:.0%} of a core"
             )
-        print(f"fleets: {memory} MB")
+        print(f"largest fleet on the way: {memory} MB")
         if alone.share >= MIN_SHARE:
-            print(f"ratio: {together.frames_s / alone.frames_s:.1%}")
+            ratios.append(together.frames_s / alone.frames_s)
+            print(f"ratio: {ratios[-1]:.1%}")
         else:
             print(f"ratio: NOT VALID, the bare loop got {alone.share:.0%} of its cores. Run again on an idle machine.")
+    if ratios:
+        print(f"median ratio of {len(ratios)} rounds: {statistics.median(ratios):.1%}")
 
 
 if __name__ == "__main__":

@@ -8,7 +8,6 @@ from typing import Any
 import envs
 from envs.tasks import NUM_SLOTS
 from tap_ray.config import run_job, to_dict
-from tap_ray.dataset.layout import DatasetHeader
 from tap_ray.distributed.collect import Pool
 from tap_ray.distributed.record import Recording, default_folder, record
 from tap_ray.play.demos import DemoFleet, DemoPlan
@@ -24,13 +23,10 @@ def main(config: DemosJobConfig) -> Path:
     values = {**plan.to_json(), "env_version": envs.VERSION}
     recording = Recording(
         job="collect_demos",
-        header=DatasetHeader(
-            spec=envs.spec(plan.env),
-            plan=values,
-            image_size=(plan.env.image_size, plan.env.image_size),
-            num_objects=NUM_SLOTS,
-            robot_mask=plan.env.robot_mask,
-        ),
+        env=plan.env,
+        spec=envs.spec(plan.env),
+        num_objects=NUM_SLOTS,
+        plan=values,
         out=config.out or default_folder("demos", values),
         tasks=plan.tasks,
         episodes=config.episodes,

@@ -8,7 +8,6 @@ import envs
 from envs.poses import sample_poses
 from envs.tasks import NUM_SLOTS
 from tap_ray.config import run_job, to_dict
-from tap_ray.dataset.layout import DatasetHeader
 from tap_ray.distributed.collect import Pool
 from tap_ray.distributed.record import Recording, default_folder, record
 from tap_ray.play import report
@@ -25,13 +24,10 @@ def main(config: PlayJobConfig) -> Path:
     values = {**plan.to_json(), "env_version": envs.VERSION}
     recording = Recording(
         job="collect_play",
-        header=DatasetHeader(
-            spec=envs.spec(plan.env),
-            plan=values,
-            image_size=(plan.env.image_size, plan.env.image_size),
-            num_objects=NUM_SLOTS,
-            robot_mask=plan.env.robot_mask,
-        ),
+        env=plan.env,
+        spec=envs.spec(plan.env),
+        num_objects=NUM_SLOTS,
+        plan=values,
         out=config.out or default_folder("play", values),
         tasks=("play",),
         episodes=config.episodes,

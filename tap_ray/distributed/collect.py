@@ -34,6 +34,9 @@ PATIENCE_S, PATIENCE_BATCHES = 15.0, 4.0
 batch, whichever is more. Repeating a dead fleet's work may put a later round before an earlier one in the same queue;
 then waiting would never end."""
 POLL_S = 0.05
+BLOCK_BATCHES = 8
+"""Batches that a fleet is given at a time, where there are enough to share out: each hand-over costs the machine as
+much as a few control steps (EXPERIMENTS.md)."""
 MAX_PASSES_WITHOUT_NEWS = 3
 
 
@@ -65,7 +68,7 @@ class Notebook:
     def begin(self, attempts: Sequence[int]) -> int:
         """A process is about to play these. Returns how often one of them was begun before and never finished.
 
-        A batch in which that happened is not begun again: the fleet begins its attempts one by one.
+        A block in which that happened is not begun again: the fleet begins its attempts one by one.
         """
         before = max(self._begun[attempt] for attempt in attempts)
         if not before or len(attempts) == 1:
@@ -112,24 +115,25 @@ class SharedMemory:
 
 
 class Fleet:
-    """A process of robots, as Ray Data calls it: a block of attempt numbers in, a block of pickled outcomes out."""
+    """A process of robots, as Ray Data calls it: a block of batches of attempts in, a block of pickled outcomes out."""
 
     def __init__(self, make_player: Callable[[], Player], notebook: Any) -> None:
         self._player = make_player()
         self._notebook = notebook
 
-    def __call__(self, batch: pa.Table) -> pa.Table:
-        outcomes = self._run(batch["attempt"].to_pylist())
+    def __call__(self, block: pa.Table) -> pa.Table:
+        outcomes = self._run(block["attempts"].to_pylist())
         return pa.table({"outcome": pa.array([pickle.dumps(outcome) for outcome in outcomes], pa.binary())})
 
-    def _run(self, attempts: list[int]) -> list[Outcome]:
+    def _run(self, batches: list[list[int]]) -> list[Outcome]:
+        attempts = [attempt for batch in batches for attempt in batch]
         begun = _answer(self._notebook.begin.remote(attempts))
         if begun and len(attempts) > 1:  # one of them may have taken the process down: find out which
-            return [outcome for attempt in attempts for outcome in self._run([attempt])]
+            return [outcome for attempt in attempts for outcome in self._run([[attempt]])]
         if begun >= LIVES:
             outcomes = [Outcome(attempt=attempts[0], episode=None, reason=f"its process died {begun} times")]
         else:
-            outcomes = self._player.run(attempts)
+            outcomes = [outcome for batch in batches for outcome in self._player.run(batch)]
         self._notebook.finish.remote(attempts)
         return outcomes
 
@@ -149,14 +153,24 @@ class Pool:
 
 
 def play_out(
-    make_player: Callable[[], Player], batches: Sequence[list[int]], pool: Pool, notebook: Any
+    make_player: Callable[[], Player],
+    batches: Sequence[list[int]],
+    pool: Pool,
+    notebook: Any,
+    round_episodes: int | None = None,
 ) -> Iterator[Outcome]:
-    """Play batches of attempts on a pool of fleets; outcomes come as they are ready, in any order. Ray is connected."""
+    """Play batches of attempts on a pool of fleets; outcomes come as they are ready, in any order. Ray is connected.
+
+    `round_episodes`: where rounds wait for each other, a block is no longer than one: it never waits for itself.
+    """
     cpus = int(ray.cluster_resources().get("CPU", 1))
     fleets = min(pool.fleets or cpus, len(batches))
     _quiet_ray_data()
-    blocks = [pa.table({"attempt": pa.array(batch, pa.int64())}) for batch in batches]
-    stream = ray.data.from_arrow(blocks).map_batches(
+    most = min(BLOCK_BATCHES, len(batches) // (BLOCK_BATCHES * fleets))
+    size = max(1, min(most, round_episodes // pool.robots) if round_episodes else most)
+    blocks = [batches[i : i + size] for i in range(0, len(batches), size)]
+    tables = [pa.table({"attempts": pa.array(block, pa.list_(pa.int64()))}) for block in blocks]
+    stream = ray.data.from_arrow(tables).map_batches(
         Fleet,
         batch_size=None,
         batch_format="pyarrow",
@@ -267,9 +281,9 @@ class Collection:
         while todo:
             left = [attempt for attempt in todo if attempt not in waiting]
             idle += 1
-            for outcome in play_out(
-                make_player, in_batches(left, pool.robots, self.schedule.num_tasks), pool, notebook
-            ):
+            batches = in_batches(left, pool.robots, self.schedule.num_tasks)
+            round_episodes = self.memory.round_episodes if self.memory is not None else None
+            for outcome in play_out(make_player, batches, pool, notebook, round_episodes):
                 if outcome.episode is None and not outcome.reason:
                     break
                 waiting[outcome.attempt] = outcome

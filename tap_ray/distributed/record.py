@@ -14,6 +14,8 @@ from tap_ray.distributed.connect import connect
 from tap_ray.play.collect import Outcome
 from tap_ray.play.novelty import RoundMemory, Visits
 from tap_ray.play.schedule import Schedule
+from tap_ray.specs import RobotSpec
+from tap_ray.types import EnvConfig
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -22,7 +24,12 @@ class Recording:
 
     job: str
     """Verb, e.g. "collect_play"."""
-    header: DatasetHeader
+    env: EnvConfig
+    spec: RobotSpec
+    num_objects: int
+    """Places for objects in a frame's `privileged.object_pose`."""
+    plan: Mapping[str, Any]
+    """All that the data depend on, as plain values."""
     out: Path
     tasks: tuple[str, ...]
     """Names of the schedule's tasks."""
@@ -33,6 +40,17 @@ class Recording:
     memory: RoundMemory | None = None
     """Of explorers that share one."""
     visits_of: Callable[[Outcome], Visits] | None = None
+
+    @property
+    def header(self) -> DatasetHeader:
+        """What the data set says of itself."""
+        return DatasetHeader(
+            spec=self.spec,
+            plan=self.plan,
+            image_size=(self.env.image_size, self.env.image_size),
+            num_objects=self.num_objects,
+            robot_mask=self.env.robot_mask,
+        )
 
 
 def default_folder(kind: str, plan: Mapping[str, Any]) -> Path:
@@ -62,7 +80,7 @@ def record(
     """
     schedule = Schedule(num_tasks=len(recording.tasks), episodes=recording.episodes)
     with DatasetWriter(recording.out, recording.header) as writer:
-        control_hz = recording.header.spec.control_hz
+        control_hz = recording.spec.control_hz
         collection = Collection(
             writer, schedule, memory=recording.memory, visits_of=recording.visits_of, control_hz=control_hz
         )
@@ -85,7 +103,7 @@ def record(
 
 def summary(recording: Recording, schedule: Schedule, tally: Tally) -> str:
     """What was collected now, and what was dropped why, a line each."""
-    hz = recording.header.spec.control_hz
+    hz = recording.spec.control_hz
     lines = [
         f"{tally.episodes} episodes, {tally.frames} frames in {tally.seconds:.0f} s: {tally.frames_s:.0f} frames/s, "
         f"{tally.frames_s / hz:.0f}x real time; contact in {tally.contact_rate:.0%} of the frames"

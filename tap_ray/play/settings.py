@@ -11,13 +11,9 @@ from tap_ray.types import EnvConfig
 
 
 @dataclass(frozen=True, kw_only=True)
-class PlayJobConfig:
-    """How much play of what kind, by how many robots."""
+class RobotsConfig:
+    """Which robots, how many of them, and where to."""
 
-    episodes: int = 500
-    """Episodes wanted in the data set; a larger number makes an existing one longer."""
-    explorer: ExplorerName = "mixed"
-    """Who plays: independent noise, Algorithm 1's way-points, objects, novelty, or a mixture of these."""
     seed: int = 0
     """Root of the seed tree."""
     robot: str = "widowx"
@@ -32,30 +28,45 @@ class PlayJobConfig:
     """Whether each frame carries the robot's own mask (a small PNG)."""
     jpeg_quality: int = 90
     """1 to 95."""
-    round_episodes: int = 32
-    """Episodes in a round of the novelty memory that curious robots share."""
-    explorers: ExplorerConfig = field(default_factory=ExplorerConfig)
-    """Constants of the explorers."""
     fleets: int = 0
     """Processes of robots; 0: one for each CPU."""
     robots_per_fleet: int = 1
     """Robots in a process, stepped in lockstep. Neither number changes the data."""
     out: Path | None = None
-    """Data set; without it data/play-<hash>."""
+    """Data set; without it data/play-<hash> or data/demos-<hash>."""
     ray_address: str | None = None
     """Ray cluster to join, e.g. "auto"; without it a local Ray starts and stops with the job."""
+
+    @property
+    def env(self) -> EnvConfig:
+        """The robots' environment, without a task."""
+        return EnvConfig(
+            robot=self.robot,
+            sim=self.sim,
+            max_steps=self.max_steps,
+            image_size=self.image_size,
+            robot_mask=self.robot_mask,
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class PlayJobConfig(RobotsConfig):
+    """How much play of what kind, by how many robots."""
+
+    episodes: int = 500
+    """Episodes wanted in the data set; a larger number makes an existing one longer."""
+    explorer: ExplorerName = "mixed"
+    """Who plays: independent noise, Algorithm 1's way-points, objects, novelty, or a mixture of these."""
+    round_episodes: int = 32
+    """Episodes in a round of the novelty memory that curious robots share."""
+    explorers: ExplorerConfig = field(default_factory=ExplorerConfig)
+    """Constants of the explorers."""
 
 
 def plan_of(config: PlayJobConfig) -> CollectPlan:
     """The part of a config that the data depend on."""
     return CollectPlan(
-        env=EnvConfig(
-            robot=config.robot,
-            sim=config.sim,
-            max_steps=config.max_steps,
-            image_size=config.image_size,
-            robot_mask=config.robot_mask,
-        ),
+        env=config.env,
         explorer=config.explorer,
         explorers=config.explorers,
         seed=config.seed,
@@ -65,50 +76,22 @@ def plan_of(config: PlayJobConfig) -> CollectPlan:
 
 
 @dataclass(frozen=True, kw_only=True)
-class DemosJobConfig:
+class DemosJobConfig(RobotsConfig):
     """How many demonstrations of which tasks, by how many robots."""
 
     episodes: int = 200
     """Successful episodes wanted of each task; a larger number makes an existing data set longer."""
     tasks: tuple[str, ...] = ()
     """Tasks to demonstrate; none given: all of the suite."""
-    seed: int = 0
-    """Root of the seed tree."""
-    robot: str = "widowx"
-    """Embodiment."""
-    sim: str = "pybullet"
-    """Simulator."""
-    max_steps: int = 60
-    """Control steps of an episode (5 a second)."""
-    image_size: int = 96
-    """Side of the camera image, px."""
-    robot_mask: bool = False
-    """Whether each frame carries the robot's own mask (a small PNG)."""
-    jpeg_quality: int = 90
-    """1 to 95."""
     linger_steps: int = 8
     """A demonstration ends when the task has been done for this many steps in a row."""
-    fleets: int = 0
-    """Processes of robots; 0: one for each CPU."""
-    robots_per_fleet: int = 1
-    """Robots in a process, stepped in lockstep. Neither number changes the data."""
-    out: Path | None = None
-    """Data set; without it data/demos-<hash>."""
-    ray_address: str | None = None
-    """Ray cluster to join, e.g. "auto"; without it a local Ray starts and stops with the job."""
 
 
 def demo_plan_of(config: DemosJobConfig, all_tasks: Iterable[str]) -> DemoPlan:
     """The part of a config that the data depend on."""
     return DemoPlan(
         tasks=config.tasks or tuple(all_tasks),
-        env=EnvConfig(
-            robot=config.robot,
-            sim=config.sim,
-            max_steps=config.max_steps,
-            image_size=config.image_size,
-            robot_mask=config.robot_mask,
-        ),
+        env=config.env,
         seed=config.seed,
         jpeg_quality=config.jpeg_quality,
         linger_steps=config.linger_steps,

@@ -1,0 +1,143 @@
+"""`ray job submit` as the README has it: a head with token authentication, jobs that land on it, strangers refused."""
+
+import os
+import secrets
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from tap_ray.dataset.reader import open_dataset
+from tap_ray.dataset.verify import verify
+
+pytestmark = [pytest.mark.cluster, pytest.mark.slow]
+
+REPOSITORY = Path(__file__).parents[2]
+RAY = Path(sys.executable).with_name("ray")
+START_S = 90
+EPISODES = 120
+"""More than fit in one file: one file is committed long before the job ends."""
+SMALL = ("--max-steps", "10", "--image-size", "16", "--explorers.safe-poses.num-samples", "300")
+
+
+@dataclass(frozen=True)
+class Head:
+    """A running `ray start --head`."""
+
+    dashboard: str
+    env: dict[str, str]
+
+    def job(self, *args: str, **env: str) -> subprocess.CompletedProcess[str]:
+        """`ray job ...` of a user at the repository's root, who has the token (unless `env` says otherwise)."""
+        return subprocess.run(
+            [RAY, "job", *args],
+            cwd=REPOSITORY,
+            env={**self.env, "RAY_ADDRESS": self.dashboard, **env},
+            capture_output=True,
+            text=True,
+            timeout=240,
+            check=False,
+        )
+
+    def submit(self, *command: str, **env: str) -> subprocess.CompletedProcess[str]:
+        """Submit a job and follow its log to its end."""
+        return self.job("submit", "--working-dir", ".", "--", "python", "-m", *command, **env)
+
+
+def free_ports(number: int) -> list[int]:
+    """Ports that nobody listens on now: other Rays of this machine hold the usual ones."""
+    sockets = [socket.socket() for _ in range(number)]
+    for each in sockets:
+        each.bind(("127.0.0.1", 0))
+    ports = [each.getsockname()[1] for each in sockets]
+    for each in sockets:
+        each.close()
+    return ports
+
+
+@pytest.fixture(scope="module")
+def head(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Head]:
+    """A head node of two CPUs, with a token of its own."""
+    folder = tmp_path_factory.mktemp("head")
+    (folder / "token").write_text(secrets.token_hex(32))
+    (folder / "token").chmod(0o600)
+    env = {
+        **{name: value for name, value in os.environ.items() if name not in ("RAY_ADDRESS", "RAY_AUTH_TOKEN")},
+        "PATH": f"{RAY.parent}:{os.environ['PATH']}",
+        "RAY_AUTH_MODE": "token",
+        "RAY_AUTH_TOKEN_PATH": str(folder / "token"),
+        "RAY_USAGE_STATS_ENABLED": "0",
+        "MLFLOW_TRACKING_URI": f"sqlite:///{folder}/mlflow.db",
+    }
+    names = ("port", "dashboard-port", "dashboard-agent-listen-port", "dashboard-agent-grpc-port")
+    names += ("metrics-export-port", "ray-client-server-port", "runtime-env-agent-port")
+    ports = dict(zip(names, free_ports(len(names)), strict=True))
+    with tempfile.TemporaryDirectory(prefix="ray") as temp, (folder / "log").open("w") as log:  # short: Unix sockets
+        command = [RAY, "start", "--head", "--block", "--num-cpus", "2", "--temp-dir", temp]
+        command += ["--dashboard-host", "127.0.0.1", "--object-store-memory", str(2 * 10**8)]
+        command += [f"--{name}={port}" for name, port in ports.items()]
+        process = subprocess.Popen(command, env=env, stdout=log, stderr=log, start_new_session=True)
+        running = Head(f"http://127.0.0.1:{ports['dashboard-port']}", env)
+        try:
+            wait_for(running, folder / "log")
+            yield running
+        finally:
+            os.killpg(process.pid, signal.SIGTERM)
+            process.wait(60)
+
+
+def wait_for(head: Head, log: Path) -> None:
+    """Until the head takes jobs: its agent, which starts them, is ready some seconds after it answers."""
+    deadline = time.monotonic() + START_S
+    while (asked := head.job("submit", "--no-wait", "--", "true")).returncode != 0:
+        if time.monotonic() > deadline:
+            pytest.fail(f"no head within {START_S} s: {asked.stderr}\n{log.read_text()}")
+        time.sleep(1)
+
+
+def test_a_submitted_job_collects_and_its_log_ends_with_the_path(head: Head, tmp_path: Path):
+    out = tmp_path / "play"
+    done = head.submit("jobs.collect_play", "--episodes", "6", *SMALL, "--out", str(out))
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "6 episodes, 60 frames" in done.stdout
+    printed = [line for line in done.stdout.splitlines() if line and " -- " not in line]  # Ray's own lines have it
+    assert printed[-1] == str(out)
+    assert not [rule for rule in verify(out) if rule.problems]
+
+
+def test_a_stopped_job_submitted_again_completes_its_data_set(head: Head, tmp_path: Path):
+    out = tmp_path / "play"
+    command = ("jobs.collect_play", "--episodes", str(EPISODES), *SMALL, "--out")
+    job = ("--submission-id", "stopped", "--working-dir", ".", "--", "python", "-m", *command, str(out))
+    begun = head.job("submit", "--no-wait", *job)
+    assert begun.returncode == 0, begun.stdout + begun.stderr
+    deadline = time.monotonic() + START_S
+    while not list(out.glob("data/*/*.parquet")):
+        assert time.monotonic() < deadline, head.job("logs", "stopped").stdout
+        time.sleep(0.1)
+    assert head.job("stop", "stopped").returncode == 0
+    assert "was stopped" in head.job("status", "stopped").stdout
+    again = head.submit(*command, str(out))
+    assert again.returncode == 0, again.stdout + again.stderr
+    assert not [rule for rule in verify(out) if rule.problems]
+    assert len(open_dataset(out)) == EPISODES
+
+
+def test_a_users_mistake_is_the_jobs_failure_in_one_line(head: Head):
+    done = head.submit("jobs.collect_play", "--robot", "widowy")
+    assert done.returncode != 0
+    assert "Did you mean 'widowx'?" in done.stdout
+    assert "Traceback" not in done.stdout
+
+
+def test_a_wrong_token_is_refused(head: Head):
+    done = head.submit("jobs.collect_play", "--episodes", "1", RAY_AUTH_TOKEN="0" * 64)
+    assert done.returncode != 0
+    assert "Invalid authentication token" in done.stdout + done.stderr
