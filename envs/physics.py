@@ -54,6 +54,11 @@ class World:
         assert self._bodies is not None, "build() comes first"
         return self._bodies
 
+    @property
+    def robot_and_shadow(self) -> tuple[int, int]:
+        """Numbers of what moves because the robot does: it, and the hand's shadow."""
+        return self.bodies.robot, self._patch
+
     def close(self) -> None:
         """End the simulation; a second call does nothing."""
         if self.client >= 0:

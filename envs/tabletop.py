@@ -178,7 +178,7 @@ class TabletopEnv(gym.Env[Any, np.ndarray]):
         if self.config.robot_mask:
             body = picture.body
             assert body is not None
-            info["robot_mask"] = np.where(body == self._world.bodies.robot, 255, 0).astype(np.uint8)
+            info["robot_mask"] = np.where(np.isin(body, self._world.robot_and_shadow), 255, 0).astype(np.uint8)
         return {"rgb": picture.rgb, "state": self._state()}, info
 
     def _picture(self) -> Picture:

@@ -18,7 +18,9 @@ SCRATCH = "scratch"
 def learner(config: AlignJobConfig, demos: Path, init: Path | None) -> Learner:
     """What learns, built in each training process."""
     dataset, windows, seed = open_dataset(demos), config.sized_windows(), config.train.seed
-    stage, _ = from_dataset(dataset, windows, policy=config.policy, config=config.align, init=init, seed=seed)
+    stage, transfer = from_dataset(dataset, windows, policy=config.policy, config=config.align, init=init, seed=seed)
+    if transfer is not None:
+        print(f"Stage 1 weights {transfer}")
     return learner_of(stage, episodes=windows.num_episodes or len(dataset))
 
 

@@ -50,7 +50,8 @@ def _policy(config: EvaluateConfig, protocol: Protocol) -> tuple[MakePolicy, dic
     scene = protocol.env_config(protocol.tasks[0], protocol.scenarios[0])
     trained.require_fit(config.policy, spec=envs.spec(scene), image_size=protocol.image_size)
     device = "cuda" if config.gpus_per_fleet else "cpu"
-    return partial(trained.load, str(Path(config.policy).resolve()), device=device), {"policy": config.policy}
+    run = str(Path(config.policy).resolve())
+    return partial(trained.load, run, device=device), {"policy": run}
 
 
 def _random(scene: EnvConfig, num_robots: int) -> Policy:

@@ -6,15 +6,18 @@ from pathlib import Path
 from tap_ray.align.objective import BehaviourCloning
 from tap_ray.align.transfer import Transfer, Which, freeze, init_from, learning_rates
 from tap_ray.dataset.norm_stats import norm_stats
-from tap_ray.dataset.reader import DatasetInfo
-from tap_ray.dataset.windows import WindowConfig
-from tap_ray.errors import DataError
+from tap_ray.dataset.reader import DatasetInfo, stats_of
+from tap_ray.dataset.windows import WindowConfig, split_episodes
+from tap_ray.errors import ConfigError, DataError
 from tap_ray.models.build import Trained, load_trained, new_policy
 from tap_ray.models.language import encode, pretrained_tokenizer, word_tokenizer
 from tap_ray.models.policy import PolicyConfig
 from tap_ray.specs import require_compatible
 from tap_ray.training.stage import FINAL, Stage, fitted, held_out_windows
 from tap_ray.types import PLAY_TASK
+
+SIZES = ("width", "num_layers", "num_heads", "num_queries", "readout", "head_width", "num_state")
+"""Fields of PolicyConfig that both stages share."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,16 +64,19 @@ def from_dataset(
     if init is not None:
         stage_1 = load_trained(init / FINAL)
         require_compatible(dataset.spec, stage_1.spec, have_name=f"data set {dataset.path}", want_name=f"run {init}")
-        policy = replace(
-            stage_1.policy.config, language=policy.language, num_context=policy.num_context, execute=policy.execute
-        )
+        policy = grown(stage_1.policy.config, policy)
     policy = replace(
         fitted(policy, dataset, windows), context="language", num_actions=len(dataset.spec.action), num_reach=0
     )
+    if policy.execute > policy.chunk:
+        raise ConfigError(
+            f"A policy that predicts {policy.chunk} actions cannot carry out {policy.execute}: lower --policy.execute, "
+            "or raise --windows.horizon."
+        )
     words = policy.language
     tokenizer = pretrained_tokenizer(words.pretrained) if words.kind == "pretrained" else word_tokenizer(dataset.tasks)
     model = new_policy(policy, seed=seed, tokenizer=tokenizer)
-    norm = norm_stats(dataset.stats, dataset.spec)
+    norm = norm_stats(stats_of(dataset, split_episodes(dataset, windows)[0]), dataset.spec)
     model.set_norm(norm)
     transfer = init_from(model, init, config.take) if init is not None else None
     freeze(model, config.freeze)
@@ -82,6 +88,28 @@ def from_dataset(
         lr_scale=learning_rates(config.take, config.transferred_lr) if init is not None else {},
     )
     return stage, transfer
+
+
+def grown(stage_1: PolicyConfig, asked: PolicyConfig) -> PolicyConfig:
+    """The policy of Stage 2 on Stage 1's weights: its sizes, with the context, deployment and freezing asked for.
+
+    Raises:
+        ConfigError: a size is asked for that Stage 1 does not have.
+    """
+    own = replace(
+        asked,
+        vision=replace(stage_1.vision, frozen=asked.vision.frozen),
+        **{name: getattr(stage_1, name) for name in (*SIZES, "image_size", "chunk", "goal", "goal_stem")},
+    )
+    usual, vision = PolicyConfig(), replace(asked.vision, frozen=False)
+    wrong = [name for name in SIZES if getattr(asked, name) not in (getattr(usual, name), getattr(stage_1, name))]
+    wrong += ["vision"] * (vision not in (usual.vision, replace(stage_1.vision, frozen=False)))
+    if wrong:
+        raise ConfigError(
+            f"With --init the sizes are Stage 1's; it has another {', '.join(f'policy.{name}' for name in wrong)} than "
+            "asked for. Leave these flags away, or train Stage 1 with them."
+        )
+    return own
 
 
 def demo_windows(windows: WindowConfig) -> WindowConfig:

@@ -17,14 +17,6 @@ from tap_ray.training.stage import FINAL
 
 Which = Literal["all", "vision", "all_but_head"]
 
-CONTEXT = ("language.", "goal.", "mix.", "context_in.", "context_place")
-"""Says what to do, differently in each stage: new in Stage 2."""
-
-STAGE_1_ONLY = ("reach.", "reach_scale.")
-
-OWN_STATISTICS = ("action_scale.", "state_scale.")
-"""Each stage normalises with its own data."""
-
 TAKEN: dict[Which, tuple[str, ...]] = {
     "all": ("vision.", "vision_in.", "place", "queries", "state_in.", "trunk.", "squeeze.", "head."),
     "all_but_head": ("vision.", "vision_in.", "place", "queries", "state_in.", "trunk."),
@@ -35,18 +27,24 @@ TAKEN: dict[Which, tuple[str, ...]] = {
 
 @dataclass(frozen=True, kw_only=True)
 class Transfer:
-    """Names of tensors, in the model's order."""
+    """Names of tensors, in the model's order. The context is new in Stage 2 (goal images then, words now), each stage
+    normalises with its own data, and a reach head stays behind."""
 
     taken: tuple[str, ...]
     new: tuple[str, ...]
     left_behind: tuple[str, ...]
+
+    def __str__(self) -> str:
+        parts = {"taken over": self.taken, "new": self.new, "left behind": self.left_behind}
+        named = {role: ", ".join(dict.fromkeys(name.split(".")[0] for name in names)) for role, names in parts.items()}
+        return "; ".join(f"{role}: {names or 'nothing'}" for role, names in named.items())
 
 
 def init_from(policy: TapPolicy, run: Path, which: Which = "all") -> Transfer:
     """Fill `policy` with weights of the Stage 1 run `run`.
 
     The head's last layer is rescaled from the statistics of Stage 1 to those of `policy`, so that it predicts the same
-    metres and radians as before.
+    metres and radians as before; so is what reads the state. A longer chunk goes on with Stage 1's last step.
 
     Raises:
         CheckpointError: the run is missing or cut off, or its policy has other sizes.
@@ -57,10 +55,12 @@ def init_from(policy: TapPolicy, run: Path, which: Which = "all") -> Transfer:
     source = load_trained(run / FINAL).policy
     have, want = source.state_dict(), policy.state_dict()
     taken = {name: value for name, value in want.items() if name.startswith(TAKEN[which])}
-    require_same({n: v for n, v in have.items() if n.startswith(TAKEN[which])}, taken, where=f"Stage 1 run {run}")
-    weights = {name: have[name] for name in taken}
+    weights = {name: value for name, value in have.items() if name.startswith(TAKEN[which])}
     if "head.out.weight" in weights:
         weights |= _rescaled_head(source, policy)
+    if "state_in.weight" in weights:
+        weights |= _rescaled_state(source, policy)
+    require_same(weights, taken, where=f"Stage 1 run {run}")
     policy.load_state_dict({**want, **weights})
     return Transfer(
         taken=tuple(taken),
@@ -92,8 +92,24 @@ def freeze(policy: TapPolicy, parts: tuple[str, ...]) -> None:
 @torch.no_grad()
 def _rescaled_head(source: TapPolicy, target: TapPolicy) -> dict[str, Tensor]:
     """physical = y1 scale1 + offset1 = y2 scale2 + offset2, for every step of the chunk."""
-    chunk = source.config.chunk
-    ratio = (source.action_scale.scale / target.action_scale.scale).repeat(chunk)
-    shift = ((source.action_scale.offset - target.action_scale.offset) / target.action_scale.scale).repeat(chunk)
-    out = source.head.out
-    return {"head.out.weight": out.weight * ratio[:, None], "head.out.bias": out.bias * ratio + shift}
+    step_H = torch.arange(target.config.chunk).clamp_max(source.config.chunk - 1)
+    shape = (source.config.chunk, source.config.num_actions)
+    weight_HAW = source.head.out.weight.unflatten(0, shape)[step_H]
+    bias_HA = source.head.out.bias.unflatten(0, shape)[step_H]
+    old, new = source.action_scale, target.action_scale
+    ratio_A, shift_A = old.scale / new.scale, (old.offset - new.offset) / new.scale
+    return {
+        "head.out.weight": (weight_HAW * ratio_A[:, None]).flatten(0, 1),
+        "head.out.bias": (bias_HA * ratio_A + shift_A).flatten(),
+    }
+
+
+@torch.no_grad()
+def _rescaled_state(source: TapPolicy, target: TapPolicy) -> dict[str, Tensor]:
+    """x1 = (physical - offset1) / scale1 from x2 = (physical - offset2) / scale2."""
+    layer, old, new = source.state_in, source.state_scale, target.state_scale
+    shift_S = (new.offset - old.offset) / old.scale
+    return {
+        "state_in.weight": layer.weight * (new.scale / old.scale),
+        "state_in.bias": layer.bias + layer.weight @ shift_S,
+    }

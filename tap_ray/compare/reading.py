@@ -85,7 +85,7 @@ def read_runs(runs: Sequence[Path | str]) -> tuple[list[Result], list[Curves]]:
     trained: dict[Path, str] = {}
     for path in paths:
         if path not in judged:
-            trained[path] = path.name
+            trained[path.resolve()] = path.name
     for result in results:
         for path in _lineage(result.policy_run):
             trained.setdefault(path, result.label if path == result.policy_run else path.name)

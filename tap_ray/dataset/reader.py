@@ -13,8 +13,8 @@ import pyarrow.parquet as pq
 from tap_ray.dataset import layout
 from tap_ray.dataset.layout import DatasetHeader
 from tap_ray.dataset.recovery import committed_tables, open_parquet, read_header, read_parquet
-from tap_ray.dataset.statistics import stats_from_json
-from tap_ray.dataset.tables import META_PREFIX, column_array
+from tap_ray.dataset.statistics import merge_stats, stats_from_json
+from tap_ray.dataset.tables import META_PREFIX, column_array, table_stats
 from tap_ray.errors import DataError, nearest
 from tap_ray.specs import RobotSpec
 
@@ -134,6 +134,12 @@ def _episode_frame(tables: Sequence[pa.Table]) -> pd.DataFrame:
     frame["file"] = frame.pop("data/chunk_index") * layout.CHUNKS_SIZE + frame.pop("data/file_index")
     frame["row_group"] = frame.groupby("file").cumcount()
     return frame.rename(columns=lambda name: name.removeprefix(META_PREFIX))
+
+
+def stats_of(dataset: DatasetInfo, episodes: np.ndarray) -> dict[str, dict[str, np.ndarray]]:
+    """Statistics of these episodes alone, merged from their own: feature -> name -> array, as `DatasetInfo.stats`."""
+    tables = pa.concat_tables(committed_tables(dataset.path)).take(pa.array(episodes))
+    return merge_stats(table_stats(tables))
 
 
 def read_episode(dataset: DatasetInfo, index: int, columns: Sequence[str] | None = None) -> dict[str, Any]:

@@ -11,7 +11,7 @@ endless sequence is found again without decoding what comes before it.
                     |- - - - - ->                    reach: tip displacement over the next steps, vector to next contact
 """
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, Iterator, Mapping, Sequence
 
 import numpy as np
@@ -26,6 +26,7 @@ from tap_ray.specs import RobotSpec
 from tap_ray.types import Episode, Window
 
 TIP_SLOTS = ("ee_x", "ee_y", "ee_z")
+NEVER = np.iinfo(np.int64).max
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,7 +50,8 @@ class WindowConfig:
     """Every so-many-th episode by index is held out from training; 0 holds out none. A prime, so that data sets whose
     tasks or explorers take turns hold out some of each."""
     goal_without_robot: bool = False
-    """Paint the robot out of the goal image (SPIKE.md: the arm gives the action away). Needs a data set with masks."""
+    """Goals in which only the objects are as they will be, the robot (and its shadow) as it is now: it gives the action
+    away (SPIKE.md). Needs a data set with masks."""
     mask_grow_px: int = 2
     """Grow the robot's mask by this before painting, px: hides the JPEG's halo. 0 leaves it."""
     drop_last: bool = True
@@ -237,37 +239,21 @@ def iterate(
         )
 
 
-def held_out_batches(dataset: DatasetInfo, config: WindowConfig) -> Iterator[Window]:
-    """Every window of the held-out episodes once, always the same ones; the last batch of a group may be smaller.
-
-    Raises:
-        DataError: no episode is held out.
-    """
-    _, episodes = split_episodes(dataset, config)
-    if len(episodes) == 0:
-        raise DataError(
-            f"{dataset.path}: no episode is held out. Every {config.holdout_every}-th would be (0: none): collect more "
-            "episodes or lower windows.holdout_every."
-        )
-    config = replace(config, drop_last=False)
-    for first in range(0, len(episodes), config.group_size):
-        yield from group_batches(dataset, episodes[first : first + config.group_size], config, seed=0, epoch=0)
-
-
 @dataclass(frozen=True, kw_only=True)
 class _Frames:
     """The F frames of a group, end to end."""
 
     rgb: np.ndarray
     """(F, Y, X, 3) uint8."""
-    goal_rgb: np.ndarray
-    """Likewise, as goals are seen; the same array unless the robot is painted out."""
+    hidden_rgb: np.ndarray | None
+    """Likewise with the robot painted out; None unless goals are to be without it."""
     state: np.ndarray
     action: np.ndarray
     task_index: np.ndarray
     reach: np.ndarray
     """(F, 6) float32."""
-    reach_mask: np.ndarray
+    reach_ahead: np.ndarray
+    """(F, 6) int64, steps until the robot is there; NEVER where the episode ends before."""
     end: np.ndarray
     """(F,) index just behind the last frame of this frame's episode."""
 
@@ -292,26 +278,26 @@ def _frames(
     length_E = np.array([len(episode[layout.ACTION]) for episode in episodes])
     image_y, image_x = image_size
     rgb = np.empty((length_E.sum(), image_y, image_x, 3), np.uint8)
-    goal_rgb = np.empty_like(rgb) if hide else rgb
+    hidden_rgb = np.empty_like(rgb) if hide else None
     first = 0
     for episode, length in zip(episodes, length_E, strict=True):
         own = slice(first, first + length)
         for frame, data in zip(range(first, first + length), episode[layout.IMAGE], strict=True):
             rgb[frame] = decode_jpeg(data)
-        if hide:
+        if hidden_rgb is not None:
             mask = np.stack([decode_mask(data) for data in episode[layout.MASK]])
-            goal_rgb[own] = hide_robot(rgb[own], mask, grow_px=config.mask_grow_px)
+            hidden_rgb[own] = hide_robot(rgb[own], mask, grow_px=config.mask_grow_px)
         first += length
     tip = tip_columns(spec) if config.reach_steps else []
     reach = [reach_targets(e[layout.STATE][:, tip], e[layout.CONTACT] > 0.5, config.reach_steps) for e in episodes]
     return _Frames(
         rgb=rgb,
-        goal_rgb=goal_rgb,
+        hidden_rgb=hidden_rgb,
         state=np.concatenate([episode[layout.STATE] for episode in episodes]),
         action=np.concatenate([episode[layout.ACTION] for episode in episodes]),
         task_index=np.concatenate([episode["task_index"] for episode in episodes]),
         reach=np.concatenate([target for target, _ in reach]),
-        reach_mask=np.concatenate([mask for _, mask in reach]),
+        reach_ahead=np.concatenate([ahead for _, ahead in reach]),
         end=np.repeat(length_E.cumsum(), length_E),
     )
 
@@ -321,15 +307,28 @@ def _gather(frames: _Frames, start_N: np.ndarray, k_N: np.ndarray, config: Windo
     end_N1 = frames.end[start_N][:, None]
     return Window(
         rgb=frames.rgb[start_N],
-        goal_rgb=frames.goal_rgb[start_N + k_N] if config.k_max else None,
+        goal_rgb=_goals(frames, start_N, k_N) if config.k_max else None,
         k=k_N,
         state=frames.state[start_N],
         action=frames.action[np.minimum(step_NH, end_N1 - 1)],
         action_mask=step_NH < end_N1,
         reach=frames.reach[start_N] if config.reach_steps else None,
-        reach_mask=frames.reach_mask[start_N] if config.reach_steps else None,
+        reach_mask=_before_goal(frames.reach_ahead[start_N], k_N, config) if config.reach_steps else None,
         task_index=frames.task_index[start_N],
     )
+
+
+def _goals(frames: _Frames, start_N: np.ndarray, k_N: np.ndarray) -> np.ndarray:
+    """(N, Y, X, 3) uint8 goal images."""
+    if frames.hidden_rgb is None:
+        return frames.rgb[start_N + k_N]
+    change = frames.hidden_rgb[start_N + k_N].astype(np.int16) - frames.hidden_rgb[start_N]
+    return np.clip(frames.rgb[start_N] + change, 0, 255).astype(np.uint8)
+
+
+def _before_goal(ahead_NR: np.ndarray, k_N: np.ndarray, config: WindowConfig) -> np.ndarray:
+    """(N, R) bool: targets that exist, and that the goal image can tell of."""
+    return ahead_NR <= (k_N[:, None] if config.k_max else NEVER - 1)
 
 
 def tip_columns(spec: RobotSpec) -> list[int]:
@@ -357,7 +356,8 @@ def reach_targets(tip_T3: np.ndarray, contact_T: np.ndarray, steps: int) -> tupl
 
     Returns:
         (T, 6) float32, m: displacement over the next `steps`, then the vector to where the tip is when a contact next
-        *begins* (strictly later than t); and a (T, 6) bool mask, False (and zeros) where the episode ends before.
+        *begins* (strictly later than t); and (T, 6) int64, how many steps ahead that is: NEVER (and zeros before) where
+        the episode ends first.
     """
     num_steps = len(tip_T3)
     now = np.arange(num_steps)
@@ -367,4 +367,4 @@ def reach_targets(tip_T3: np.ndarray, contact_T: np.ndarray, steps: int) -> tupl
     known = targets < num_steps
     vector_T23 = tip_T3[np.minimum(targets, num_steps - 1)] - tip_T3[:, None] if steps else np.zeros((num_steps, 2, 3))
     reach = np.where(known[:, :, None], vector_T23, 0).astype(np.float32).reshape(num_steps, 6)
-    return reach, known.repeat(3, axis=1)
+    return reach, np.where(known, targets - now[:, None], NEVER).repeat(3, axis=1)

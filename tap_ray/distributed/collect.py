@@ -14,6 +14,7 @@ import time
 import warnings
 from collections import Counter, deque
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any, Callable, Iterator, Mapping, Protocol, Sequence
 
 import pyarrow as pa
@@ -22,6 +23,7 @@ import ray.data
 from tqdm import tqdm
 
 from tap_ray.dataset.writer import DatasetWriter
+from tap_ray.distributed.failures import user_error
 from tap_ray.errors import ConfigError
 from tap_ray.play.collect import Outcome, in_batches
 from tap_ray.play.novelty import RoundMemory, Visits
@@ -29,10 +31,10 @@ from tap_ray.play.schedule import Schedule
 
 LIVES = 4
 """How often an attempt may be found unfinished by a new process before it is taken for the culprit."""
-PATIENCE_S, PATIENCE_BATCHES = 15.0, 4.0
-"""How long a fleet waits for the novelty memory of a round before it hands the attempt back: s, and times its longest
-batch, whichever is more. Repeating a dead fleet's work may put a later round before an earlier one in the same queue;
-then waiting would never end."""
+PATIENCE_S, PATIENCE_BLOCKS = 15.0, 4.0
+"""How long a fleet waits for the novelty memory of a round before it hands the attempt back: s, and times the longest
+block so far of any fleet (results come a block at a time), whichever is more. Repeating a dead fleet's work may put a
+later round before an earlier one in the same queue; then waiting would never end."""
 POLL_S = 0.05
 BLOCK_BATCHES = 8
 """Batches that a fleet is given at a time, where there are enough to share out: each hand-over costs the machine as
@@ -54,6 +56,7 @@ class Notebook:
     def __init__(self) -> None:
         self._rounds: dict[int, Visits] = {}
         self._begun: Counter[int] = Counter()
+        self._longest_s = 0.0
 
     def publish(self, number: int, visits: Visits) -> None:
         """Make a round's novelty memory known; rounds before the previous one are over and forgotten."""
@@ -61,9 +64,9 @@ class Notebook:
         for old in [old for old in self._rounds if old < number - 1]:
             del self._rounds[old]
 
-    def before(self, number: int) -> Visits | None:
-        """A round's novelty memory, None if it is not known yet."""
-        return self._rounds.get(number)
+    def before(self, number: int) -> tuple[Visits | None, float]:
+        """A round's novelty memory (None if it is not known yet), and how long the longest block so far took, s."""
+        return self._rounds.get(number), self._longest_s
 
     def begin(self, attempts: Sequence[int]) -> int:
         """A process is about to play these. Returns how often one of them was begun before and never finished.
@@ -75,10 +78,15 @@ class Notebook:
             self._begun.update(attempts)
         return before
 
-    def finish(self, attempts: Sequence[int]) -> None:
-        """The process has survived them."""
+    def finish(self, attempts: Sequence[int], seconds: float) -> None:
+        """The process has survived them; they took so long, without the waiting."""
+        self._longest_s = max(self._longest_s, seconds)
         for attempt in attempts:
             del self._begun[attempt]
+
+    def forgive(self) -> None:
+        """The driver has stopped the fleets: what they had begun now was not their death."""
+        self._begun = Counter({attempt: times - 1 for attempt, times in self._begun.items() if times > 1})
 
 
 def _answer(reference: Any) -> Any:
@@ -92,50 +100,69 @@ class SharedMemory:
         """`notebook`: handle of the Notebook actor."""
         self._notebook = notebook
         self._last: tuple[int, Visits] | None = None
-        self._left_s = time.monotonic()
-        self._longest_s = 0.0
+        self.waited_s = 0.0
+        """Spent waiting so far, s."""
 
     def __call__(self, number: int) -> Visits | None:
         """Wait until the round's memory is known; None if that takes too long, see PATIENCE_S."""
-        self._longest_s = max(self._longest_s, time.monotonic() - self._left_s)
-        visits = self._wait(number)
-        self._left_s = time.monotonic()
-        return visits
-
-    def _wait(self, number: int) -> Visits | None:
-        if self._last and self._last[0] == number:
-            return self._last[1]
-        deadline = time.monotonic() + max(PATIENCE_S, PATIENCE_BATCHES * self._longest_s)
-        while (visits := _answer(self._notebook.before.remote(number))) is None:
-            if time.monotonic() > deadline:
+        if self._last is None or self._last[0] != number:
+            start = time.monotonic()
+            visits = self._wait(number, start)
+            self.waited_s += time.monotonic() - start
+            if visits is None:
                 return None
+            self._last = (number, visits)
+        return self._last[1]
+
+    def _wait(self, number: int, start: float) -> Visits | None:
+        while True:
+            visits, longest_s = _answer(self._notebook.before.remote(number))
+            if visits is not None or time.monotonic() - start > max(PATIENCE_S, PATIENCE_BLOCKS * longest_s):
+                return visits
             time.sleep(POLL_S)
-        self._last = (number, visits)
-        return visits
 
 
 class Fleet:
     """A process of robots, as Ray Data calls it: a block of batches of attempts in, a block of pickled outcomes out."""
 
-    def __init__(self, make_player: Callable[[], Player], notebook: Any) -> None:
-        self._player = make_player()
+    def __init__(self, make_player: Callable[[Any], Player], notebook: Any) -> None:
+        self._make_player = make_player
         self._notebook = notebook
+        self._memory = SharedMemory(notebook)
+
+    @cached_property
+    def _player(self) -> Player:
+        """Built with the first block: an error of an actor's constructor comes back as text only."""
+        return self._make_player(self._memory)
 
     def __call__(self, block: pa.Table) -> pa.Table:
         outcomes = self._run(block["attempts"].to_pylist())
         return pa.table({"outcome": pa.array([pickle.dumps(outcome) for outcome in outcomes], pa.binary())})
 
     def _run(self, batches: list[list[int]]) -> list[Outcome]:
-        attempts = [attempt for batch in batches for attempt in batch]
+        """Outcomes of a block, up to the first batch that is handed back: the rest of it would wait as long again."""
+        player, attempts = self._player, [attempt for batch in batches for attempt in batch]
         begun = _answer(self._notebook.begin.remote(attempts))
         if begun and len(attempts) > 1:  # one of them may have taken the process down: find out which
-            return [outcome for attempt in attempts for outcome in self._run([[attempt]])]
+            return _until_handed_back(lambda batch: self._run([batch]), [[attempt] for attempt in attempts])
         if begun >= LIVES:
             outcomes = [Outcome(attempt=attempts[0], episode=None, reason=f"its process died {begun} times")]
-        else:
-            outcomes = [outcome for batch in batches for outcome in self._player.run(batch)]
-        self._notebook.finish.remote(attempts)
+            self._notebook.finish.remote(attempts, 0.0)
+            return outcomes
+        start, waited_s = time.monotonic(), self._memory.waited_s
+        outcomes = _until_handed_back(player.run, batches)
+        seconds = time.monotonic() - start - (self._memory.waited_s - waited_s)
+        self._notebook.finish.remote(attempts, seconds)
         return outcomes
+
+
+def _until_handed_back(play: Callable[[list[int]], list[Outcome]], batches: list[list[int]]) -> list[Outcome]:
+    outcomes: list[Outcome] = []
+    for batch in batches:
+        outcomes += play(batch)
+        if any(outcome.handed_back for outcome in outcomes):
+            break
+    return outcomes
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -153,7 +180,7 @@ class Pool:
 
 
 def play_out(
-    make_player: Callable[[], Player],
+    make_player: Callable[[Any], Player],
     batches: Sequence[list[int]],
     pool: Pool,
     notebook: Any,
@@ -161,15 +188,23 @@ def play_out(
 ) -> Iterator[Outcome]:
     """Play batches of attempts on a pool of fleets; outcomes come as they are ready, in any order. Ray is connected.
 
-    `round_episodes`: where rounds wait for each other, a block is no longer than one: it never waits for itself.
+    Args:
+        make_player: builds a fleet's robots in its process, given its novelty memory; must pickle.
+        batches: attempts, at most one a robot.
+        pool: fleets and robots.
+        notebook: handle of the Notebook actor.
+        round_episodes: of a novelty memory, whose rounds wait for each other; None: nobody waits.
+
+    Raises:
+        TapRayError: what a fleet raised.
     """
     cpus = int(ray.cluster_resources().get("CPU", 1))
     fleets = min(pool.fleets or cpus, len(batches))
     _quiet_ray_data()
-    most = min(BLOCK_BATCHES, len(batches) // (BLOCK_BATCHES * fleets))
-    size = max(1, min(most, round_episodes // pool.robots) if round_episodes else most)
-    blocks = [batches[i : i + size] for i in range(0, len(batches), size)]
-    tables = [pa.table({"attempts": pa.array(block, pa.list_(pa.int64()))}) for block in blocks]
+    tables = [
+        pa.table({"attempts": pa.array(block, pa.list_(pa.int64()))})
+        for block in in_blocks(batches, fleets, pool.robots, round_episodes)
+    ]
     stream = ray.data.from_arrow(tables).map_batches(
         Fleet,
         batch_size=None,
@@ -178,9 +213,33 @@ def play_out(
         num_cpus=1,
         fn_constructor_kwargs={"make_player": make_player, "notebook": notebook},
     )
-    for table in stream.iter_batches(batch_size=None, batch_format="pyarrow"):
-        for blob in table["outcome"]:  # type: ignore[index]
-            yield pickle.loads(blob.as_py())
+    try:
+        for table in stream.iter_batches(batch_size=None, batch_format="pyarrow"):
+            for blob in table["outcome"]:  # type: ignore[index]
+                yield pickle.loads(blob.as_py())
+    except Exception as error:  # Ray wraps what a fleet raises in errors of several kinds
+        raise (user_error(error) or error) from None
+
+
+def in_blocks(
+    batches: Sequence[list[int]], fleets: int, robots: int, round_episodes: int | None
+) -> list[list[list[int]]]:
+    """Cut batches into the blocks that fleets are given at a time.
+
+    With a novelty memory only two rounds are in play: blocks are so short that a round has one for each fleet, and the
+    attempts of one lie less than a round apart, so that it never waits for itself, whatever is left to play.
+    """
+    most = min(BLOCK_BATCHES, len(batches) // (BLOCK_BATCHES * fleets))
+    if round_episodes is not None:
+        most = min(most, round_episodes // (robots * fleets))
+    blocks: list[list[list[int]]] = []
+    for batch in batches:
+        fits = bool(blocks) and len(blocks[-1]) < most
+        if fits and (round_episodes is None or batch[-1] - blocks[-1][0][0] < round_episodes):
+            blocks[-1].append(batch)
+        else:
+            blocks.append([batch])
+    return blocks
 
 
 def _quiet_ray_data() -> None:
@@ -252,6 +311,7 @@ class Collection:
 
         Raises:
             DataError: a task's attempts keep failing, or episodes do not fit the data set.
+            TapRayError: what a fleet's robots raised.
             StorageError: the disk refused; what was committed before is whole.
         """
         start = time.monotonic()
@@ -262,7 +322,7 @@ class Collection:
         total = self.schedule.num_tasks * self.schedule.episodes
         with tqdm(total=total, initial=self.writer.appended, unit="episode", disable=not progress) as bar:
             while pending := self.schedule.pending():
-                for outcome in self._in_order(pending, _Make(make_player, notebook), pool, notebook):
+                for outcome in self._in_order(pending, make_player, pool, notebook):
                     self._take(outcome, notebook)
                     self.tally.seconds = time.monotonic() - start
                     self._show(bar)
@@ -271,7 +331,7 @@ class Collection:
         return self.tally
 
     def _in_order(
-        self, pending: list[int], make_player: Callable[[], Player], pool: Pool, notebook: Any
+        self, pending: list[int], make_player: Callable[[Any], Player], pool: Pool, notebook: Any
     ) -> Iterator[Outcome]:
         """Outcomes of `pending` in its order.
 
@@ -281,10 +341,11 @@ class Collection:
         while todo:
             left = [attempt for attempt in todo if attempt not in waiting]
             idle += 1
-            batches = in_batches(left, pool.robots, self.schedule.num_tasks)
             round_episodes = self.memory.round_episodes if self.memory is not None else None
+            batches = in_batches(left, pool.robots, self.schedule.num_tasks, span=round_episodes)
             for outcome in play_out(make_player, batches, pool, notebook, round_episodes):
-                if outcome.episode is None and not outcome.reason:
+                if outcome.handed_back:
+                    notebook.forgive.remote()
                     break
                 waiting[outcome.attempt] = outcome
                 idle = 0
@@ -324,13 +385,3 @@ class Collection:
         )
         bar.set_postfix_str(text, refresh=False)
         bar.update(self.writer.appended - bar.n)
-
-
-class _Make:
-    """Builds a player with the shared memory; a class, because a lambda would pickle more than that."""
-
-    def __init__(self, make_player: Callable[[Any], Player], notebook: Any) -> None:
-        self._make_player, self._notebook = make_player, notebook
-
-    def __call__(self) -> Player:
-        return self._make_player(SharedMemory(self._notebook))

@@ -28,8 +28,8 @@ from tap_ray.models.weights import load_model
 from tap_ray.runs import read_json, write_json
 from tap_ray.specs import RobotSpec
 
-GOAL_CHANNELS = 6
-"""Image at t, and goal image minus it."""
+GOAL_CHANNELS = {"pair": 6, "change": 3}
+"""Of what the goal stem reads, see `PolicyConfig.goal`."""
 
 
 def new_policy(config: PolicyConfig, *, seed: int, tokenizer: Tokenizer | None = None) -> TapPolicy:
@@ -43,7 +43,7 @@ def new_policy(config: PolicyConfig, *, seed: int, tokenizer: Tokenizer | None =
     size = config.image_size
     towers = Towers(
         vision=tower_config(config.vision, image_size=size),
-        goal_stem=tower_config(config.goal_stem, image_size=size, channels=GOAL_CHANNELS)
+        goal_stem=tower_config(config.goal_stem, image_size=size, channels=GOAL_CHANNELS[config.goal])
         if config.context == "goal"
         else None,
         language=text_config(config.language, tokenizer, config.num_context)

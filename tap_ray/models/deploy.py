@@ -45,7 +45,7 @@ class Deployed:
         self._used = self.execute
 
     def act(self, obs: Observation, info: Info) -> np.ndarray:
-        """(N, A) float32 actions, inside the spec's range; the gripper is exactly +1 or -1."""
+        """(N, A) float32 actions; the gripper is exactly +1 or -1. The robot clips, and counts what it had to clip."""
         if self._used >= self.execute or len(self._chunk_NHA) != len(obs["rgb"]):
             self._chunk_NHA = self.chunk(obs["rgb"], obs["state"], [str(s) for s in info["instruction"]])
             self._used = 0
@@ -68,10 +68,9 @@ class Deployed:
             "sentence": torch.from_numpy(row),
         }
         out = self._policy({name: value.to(self._device) for name, value in batch.items()})
-        spec = self._trained.spec
         action = self._policy.action_scale.inverse(out["action"]).cpu().numpy()
         action[..., self._gripper] = np.where(action[..., self._gripper] >= 0, 1.0, -1.0)
-        return np.clip(action, spec.action_low_A, spec.action_high_A)
+        return action
 
 
 def load_policy(run: Path, *, execute: int | None = None, device: str = "cpu") -> tuple[Deployed, RobotSpec]:

@@ -1,11 +1,7 @@
 """From the read-out to action chunks: N batch, F features, H steps, A action slots."""
 
-from typing import Literal
-
 import torch
 from torch import Tensor, nn
-
-HeadKind = Literal["regression"]
 
 
 class RegressionHead(nn.Module):

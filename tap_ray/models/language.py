@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from transformers import AutoConfig, AutoModel, AutoTokenizer, BertConfig, PretrainedConfig
 
 from tap_ray.errors import CheckpointError, ConfigError
+from tap_ray.models.vision import freeze_unused
 
 PAD, UNKNOWN = "[PAD]", "[UNK]"
 
@@ -104,6 +105,8 @@ class TextEncoder(nn.Module):
         if self.frozen:
             self.encoder.requires_grad_(False)
         self.channels: int = encoder.config.hidden_size
+        freeze_unused(self.encoder, self.eval()(torch.zeros(1, 1, dtype=torch.int64)))
+        self.train()
 
     def train(self, mode: bool = True) -> "TextEncoder":
         """A frozen encoder stays in evaluation mode."""
@@ -120,7 +123,7 @@ def _from_hub(cls: type, source: str):
     if not source:
         raise ConfigError('kind "pretrained" needs a local folder or a hub id in --policy.language.pretrained.')
     try:
-        return cls.from_pretrained(source)  # type: ignore[attr-defined]
+        return cls.from_pretrained(source, **({"use_safetensors": True} if cls is AutoModel else {}))  # type: ignore[attr-defined]
     except (OSError, ValueError) as error:
         where = "folder" if Path(source).is_dir() else "path or hub id"
         raise CheckpointError(f"Cannot load the {where} {source!r} as a text model: {error}") from None

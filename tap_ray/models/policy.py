@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from transformers import PretrainedConfig
 
 from tap_ray.dataset.norm_stats import NormStats
+from tap_ray.errors import ConfigError
 from tap_ray.models.heads import RegressionHead
 from tap_ray.models.language import LanguageConfig, TextEncoder
 from tap_ray.models.scale import Scale
@@ -42,9 +43,12 @@ class PolicyConfig:
     """Slots of an action (A)."""
     vision: VisionConfig = field(default_factory=VisionConfig)
     """Tower of the image at t."""
+    goal: Literal["pair", "change"] = "pair"
+    """What the goal stem reads. "pair": image at t and goal minus it, stacked: motion between frames is smaller than a
+    pixel, so the two must meet before anything is thrown away. "change": goal minus image at t alone, so that what the
+    robot is doing now can only come from the tower that Stage 2 keeps."""
     goal_stem: VisionConfig = field(default_factory=lambda: VisionConfig(widths=(32, 64, 64)))
-    """Tower of the stacked pair (image at t, goal minus it): motion between frames is smaller than a
-    pixel, so the two must meet before anything is thrown away."""
+    """Tower of the goal."""
     language: LanguageConfig = field(default_factory=LanguageConfig)
     """Text encoder."""
     width: int = 128
@@ -64,7 +68,13 @@ class PolicyConfig:
     num_reach: int = 0
     """Reach targets (R) regressed beside the action in Stage 1; 0 builds no reach head."""
     num_state: int = 0
-    """Proprioception slots that enter as one more token; 0 uses the image alone, as the paper does."""
+    """Proprioception slots, added to every image token; 0 uses the image alone, as the paper does."""
+
+    def __post_init__(self) -> None:
+        if self.width % self.num_heads:
+            raise ConfigError(f"policy.num_heads {self.num_heads} does not divide policy.width {self.width}.")
+        if min(self.chunk, self.execute, self.num_context) < 1:
+            raise ConfigError("policy.chunk, policy.execute and policy.num_context are at least 1.")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -150,8 +160,9 @@ class TapPolicy(nn.Module):
         if self.config.context == "goal":
             goal = _floats(batch["goal_rgb"], batch.get("jitter"))
             # A difference of a few grey levels is the whole signal: bring it to the size of an image.
-            pair = torch.cat([(now - GREY) / GREY_STEP, (goal - now) / DIFFERENCE_STEP], dim=1)
-            return self.context_in(self.mix(self.goal(pair).mT).mT) + self.context_place, None
+            change = (goal - now) / DIFFERENCE_STEP
+            seen = torch.cat([(now - GREY) / GREY_STEP, change], dim=1) if self.config.goal == "pair" else change
+            return self.context_in(self.mix(self.goal(seen).mT).mT) + self.context_place, None
         tokens_ULD = self.context_in(self.language(batch["tokens"])) + self.context_place
         return tokens_ULD[batch["sentence"]], (batch["tokens"] < 0)[batch["sentence"]]
 

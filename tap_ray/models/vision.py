@@ -13,12 +13,14 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers import AutoConfig, AutoModel, PretrainedConfig, ResNetConfig, ViTConfig
+from transformers.image_processing_base import ImageProcessingMixin
 
 from tap_ray.errors import CheckpointError, ConfigError
 
 GREY, GREY_STEP = 128, 64
 """Own towers read (level - 128) / 64: exact in bfloat16."""
-IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+IMAGENET_MEAN, IMAGENET_STD = (123.675, 116.28, 103.53), (58.395, 57.12, 57.375)
+"""Levels (0 .. 255), for checkpoints that do not say what they were trained with."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -111,15 +113,16 @@ class VisionTower(nn.Module):
         if self.frozen:
             self.tower.requires_grad_(False)
         self.own_size = getattr(tower.config, "image_size", None) if pretrained else None
-        mean, std = torch.tensor([float(GREY)]), torch.tensor([float(GREY_STEP)])
+        mean, std = [float(GREY)], [float(GREY_STEP)]
         if pretrained:
-            mean, std = 255 * torch.tensor(IMAGENET_MEAN), 255 * torch.tensor(IMAGENET_STD)
+            mean, std = _levels(config.pretrained) if load_weights else (IMAGENET_MEAN, IMAGENET_STD)
         self.raw = raw
-        self.register_buffer("mean", mean.view(1, -1, 1, 1), persistent=False)
-        self.register_buffer("std", std.view(1, -1, 1, 1), persistent=False)
-        with torch.no_grad():
-            probe = torch.zeros(1, getattr(hf, "num_channels", 3), image_size, image_size)
-            _, self.num_tokens, self.channels = self.eval()(probe).shape
+        self.register_buffer("mean", torch.tensor(mean).view(1, -1, 1, 1), persistent=pretrained)
+        self.register_buffer("std", torch.tensor(std).view(1, -1, 1, 1), persistent=pretrained)
+        probe = torch.zeros(1, getattr(hf, "num_channels", 3), image_size, image_size)
+        tokens = self.eval()(probe)
+        _, self.num_tokens, self.channels = tokens.shape
+        freeze_unused(self.tower, tokens)
         self.train()
 
     def train(self, mode: bool = True) -> "VisionTower":
@@ -133,7 +136,7 @@ class VisionTower(nn.Module):
         if self.raw:
             x = (x - self.mean.to(x.dtype)) / self.std.to(x.dtype)
         if self.own_size is not None and x.shape[-1] != self.own_size:
-            x = F.interpolate(x, size=self.own_size, mode="bilinear", antialias=True)
+            x = F.interpolate(x.float(), size=self.own_size, mode="bilinear", antialias=True)  # bf16: not on a CPU
         out = self.tower(pixel_values=x).last_hidden_state
         if out.ndim == 4:
             return out.flatten(2).transpose(1, 2)
@@ -141,11 +144,34 @@ class VisionTower(nn.Module):
         return out[:, out.shape[1] - grid :]
 
 
+def freeze_unused(model: nn.Module, out: Tensor) -> None:
+    """Stop training what `out` does not depend on (a mask token, the norm before a pooler): it never gets a gradient,
+    which several workers would wait for and a checkpoint would miss."""
+    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    if not trained:
+        return
+    gradients = torch.autograd.grad(out.float().sum(), trained, allow_unused=True)
+    for parameter, gradient in zip(trained, gradients, strict=True):
+        parameter.requires_grad_(gradient is not None)
+
+
+def _levels(source: str) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Mean and deviation (levels 0 .. 255) that a checkpoint was trained with."""
+    try:
+        about, _ = ImageProcessingMixin.get_image_processor_dict(source)
+    except OSError:
+        about = {}
+    mean, std = about.get("image_mean"), about.get("image_std")
+    if mean is None or std is None:
+        return IMAGENET_MEAN, IMAGENET_STD
+    return tuple(255 * part for part in mean), tuple(255 * part for part in std)
+
+
 def _from_hub(cls: type, source: str):
     if not source:
         raise ConfigError('kind "pretrained" needs a local folder or a hub id in --policy.vision.pretrained.')
     try:
-        return cls.from_pretrained(source)  # type: ignore[attr-defined]
+        return cls.from_pretrained(source, **({"use_safetensors": True} if cls is AutoModel else {}))  # type: ignore[attr-defined]
     except (OSError, ValueError) as error:
         where = "folder" if Path(source).is_dir() else "path or hub id"
         raise CheckpointError(f"Cannot load the {where} {source!r} as a vision model: {error}") from None

@@ -3,8 +3,9 @@
     L = || f(phi(o_t), phi(o_{t+k})) - a_t ||^2                      (METHOD.md A)
       + reach_weight || g(phi(o_t), context) - reach ||^2            (SPIKE.md, "reach"; optional)
 
-With goals from which the robot was painted out (windows.goal_without_robot) the goal no longer gives the action or the
-tip's way away: it only says which object ends up elsewhere, and the policy's own features must find both.
+With goals in which the robot stays as it is (windows.goal_without_robot) the goal no longer gives the action or the
+tip's way away: it only says which object ends up elsewhere. The goal stem then reads nothing but that change, so the
+features that Stage 2 keeps must find robot and object.
 """
 
 from dataclasses import dataclass, replace
@@ -15,8 +16,8 @@ import torch
 from torch import Tensor, nn
 
 from tap_ray.dataset.norm_stats import NormStats, norm_stats
-from tap_ray.dataset.reader import DatasetInfo
-from tap_ray.dataset.windows import WindowConfig
+from tap_ray.dataset.reader import DatasetInfo, stats_of
+from tap_ray.dataset.windows import WindowConfig, split_episodes
 from tap_ray.errors import ConfigError
 from tap_ray.models.build import Trained, new_policy
 from tap_ray.models.heads import masked_mse
@@ -53,10 +54,11 @@ class InverseDynamics:
     def loss(self, model: nn.Module, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
         """Scalar loss; metrics "idm/loss" (whole), "idm/action_mse" and "idm/reach_mse" (normalised)."""
         out = model(batch)
-        mask = batch["action_mask"]
+        horizon = out["action"].shape[1]
+        target, mask = batch["action"][:, :horizon], batch["action_mask"][:, :horizon]
         if not self.config.beyond_goal:
             mask = mask & (torch.arange(mask.shape[1], device=mask.device) < batch["k"][:, None])
-        action = masked_mse(out["action"], self.policy.action_scale(batch["action"]), mask)
+        action = masked_mse(out["action"], self.policy.action_scale(target), mask)
         if "reach" not in out:
             return action, {"idm/loss": action, "idm/action_mse": action}
         if "reach" not in batch:
@@ -112,25 +114,41 @@ def from_dataset(
 ) -> Stage:
     """A fresh Stage 1 for a data set of play.
 
-    The judgement is at k = 1 whatever k is trained, except for goals without robot, which say nothing at k = 1.
+    A chunk has no more steps than a goal is ahead (unless the steps behind it count): those nobody could train.
+    The judgement is at k = 1 whatever k is trained, except for goals without robot and reach targets, which say nothing
+    at k = 1.
 
     Raises:
         DataError: no held-out episodes, no statistics.
         ConfigError: windows and policy do not fit each other.
     """
-    if windows.k_max < 1:
-        raise ConfigError("Inverse dynamics needs a goal image: --windows.k-max at least 1.")
-    if config.reach_weight and not windows.reach_steps:
-        raise ConfigError("A reach loss needs reach targets: --windows.reach-steps at least 1.")
-    judged = windows if windows.goal_without_robot else replace(windows, k_max=1)
+    require_goals(windows, config)
+    judged = windows if windows.goal_without_robot or config.reach_weight else replace(windows, k_max=1)
+    if not config.beyond_goal:
+        windows = replace(windows, horizon=min(windows.horizon, windows.k_max))
+    if windows.goal_without_robot:
+        policy = replace(policy, goal="change")
     return build(
         spec=dataset.spec,
-        norm=norm_stats(dataset.stats, dataset.spec),
+        norm=norm_stats(stats_of(dataset, split_episodes(dataset, windows)[0]), dataset.spec),
         policy=fitted(policy, dataset, windows),
         config=config,
         held_out=held_out_windows(dataset, judged, seed=seed),
         seed=seed,
     )
+
+
+def require_goals(windows: WindowConfig, config: InverseDynamicsConfig) -> None:
+    """Raise ConfigError unless these windows have the goals and the reach targets that the loss needs."""
+    if windows.k_max < 1:
+        raise ConfigError("Inverse dynamics needs a goal image: --windows.k-max at least 1.")
+    if config.reach_weight and not windows.reach_steps:
+        raise ConfigError("A reach loss needs reach targets: --windows.reach-steps at least 1.")
+    if config.reach_weight and windows.reach_steps > windows.k_max:
+        raise ConfigError(
+            f"A goal image {windows.k_max} steps ahead cannot tell where the tip is after {windows.reach_steps}: give "
+            "a --windows.k-max of at least --windows.reach-steps."
+        )
 
 
 def reach_moments(windows: Iterable[Window]) -> tuple[list[float], list[float]]:

@@ -43,7 +43,7 @@ def judge(
     """
     device, training = next(policy.parameters()).device, policy.training
     columns: dict[str, list[np.ndarray]] = {"guess": [], "truth": [], "reach": [], "reach_truth": [], "reach_mask": []}
-    losses = []
+    losses, sizes = [], []
     policy.eval()
     for window in windows:
         batch = to_tensors(window, device)
@@ -51,11 +51,12 @@ def judge(
             seen = _Seen(policy)
             loss, _ = objective.loss(seen, batch)
         losses.append(float(loss))
+        sizes.append(len(window.rgb))
         _collect(columns, policy, seen.out, batch)
     policy.train(training)
     if not losses:
         raise DataError("There are no held-out windows to judge on. Hold out more episodes, or collect more.")
-    metrics = {f"{objective.name}/val_loss": float(np.mean(losses))}
+    metrics = {f"{objective.name}/val_loss": float(np.average(losses, weights=sizes))}
     metrics |= _of_actions(objective.name, np.concatenate(columns["guess"]), np.concatenate(columns["truth"]), spec)
     if columns["reach"]:
         metrics |= _of_reach(*(np.concatenate(columns[key]) for key in ("reach", "reach_truth", "reach_mask")))

@@ -52,6 +52,15 @@ class TrainConfig:
     seed: int = 0
     """Of the weights at the start and of the augmentation."""
 
+    def __post_init__(self) -> None:
+        if min(self.steps, self.batch_size, self.log_every) < 1 or min(self.checkpoint_every, self.validate_every) < 0:
+            raise ConfigError(
+                "steps, batch_size and log_every are at least 1, checkpoint_every and validate_every at least 0; got "
+                f"{self.steps}, {self.batch_size}, {self.log_every}, {self.checkpoint_every}, {self.validate_every}."
+            )
+        if not 0 <= self.ema_decay < 1:
+            raise ConfigError(f"ema_decay lies in [0, 1); got {self.ema_decay}.")
+
 
 class Objective(Protocol):
     """What is learnt."""
@@ -146,7 +155,7 @@ def fit(
         norm = _update(state, loss, config)
         meter.add({**parts, f"{objective.name}/grad_norm": norm})
         if _due(state.step, config.log_every, config.steps):
-            fresh = meter.flush() | {f"{objective.name}/lr": state.optimizer.param_groups[0]["lr"]}
+            fresh = meter.flush() | {f"{objective.name}/lr": max(g["lr"] for g in state.optimizer.param_groups)}
             _require_finite(fresh, objective.name, state.step)
             hooks.log(fresh, state.step)
             metrics |= fresh
@@ -176,7 +185,7 @@ def start(
     optimizer = optim.adamw(
         model, lr=config.lr, weight_decay=config.weight_decay, betas=config.betas, lr_scale=lr_scale
     )
-    ema = {n: p.detach().clone() for n, p in model.named_parameters()} if config.ema_decay else None
+    ema = {name: value.clone() for name, value in _averaged(model)} if config.ema_decay else None
     state = TrainState(model=model, optimizer=optimizer, ema=ema)
     if resume is not None:
         checkpoint.load_into(resume, state, hooks.facts)
@@ -258,20 +267,27 @@ def _update(state: TrainState, loss: Tensor, config: TrainConfig) -> Tensor:
     state.optimizer.step()
     state.step += 1
     if state.ema is not None:
-        _average(state.ema, state.model, config.ema_decay)
+        # As in timm and diffusers: without a warm-up the average of a short run is mostly its random start.
+        _average(state.ema, state.model, min(config.ema_decay, (1 + state.step) / (10 + state.step)))
     return norm
 
 
 @torch.no_grad()
 def _average(ema: dict[str, Tensor], model: nn.Module, decay: float) -> None:
-    for name, parameter in model.named_parameters():
-        ema[name].lerp_(parameter, 1 - decay)
+    for name, value in _averaged(model):
+        ema[name].lerp_(value, 1 - decay)
+
+
+def _averaged(model: nn.Module) -> Iterator[tuple[str, Tensor]]:
+    """What is averaged: parameters, and buffers of floats such as BatchNorm's statistics."""
+    yield from ((name, parameter.detach()) for name, parameter in model.named_parameters())
+    yield from ((name, buffer) for name, buffer in model.named_buffers() if buffer.is_floating_point())
 
 
 @torch.no_grad()
 def _judge(model: nn.Module, state: TrainState, hooks: Hooks) -> dict[str, float]:
     """Validate in evaluation mode, with the averaged weights if there are any."""
-    own = {n: p.detach().clone() for n, p in model.named_parameters()} if state.ema is not None else {}
+    own = {name: value.clone() for name, value in _averaged(model)} if state.ema is not None else {}
     if state.ema is not None:
         model.load_state_dict(state.ema, strict=False)
     model.eval()

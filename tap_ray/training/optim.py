@@ -35,7 +35,7 @@ def adamw(
     betas: tuple[float, float] = (0.9, 0.999),
     lr_scale: Mapping[str, float] | None = None,
 ) -> AdamW:
-    """AdamW over the trainable parameters: matrices and kernels decay; norms, biases and embeddings (<= 1-D) do not.
+    """AdamW over the trainable parameters: matrices, kernels and embeddings decay; norms and biases (<= 1-D) do not.
 
     Args:
         model: its parameters with `requires_grad`.

@@ -51,11 +51,12 @@ class Stage:
 
 
 def fitted(policy: PolicyConfig, dataset: DatasetInfo, windows: WindowConfig) -> PolicyConfig:
-    """The policy's sizes as data set and windows have them."""
+    """The policy's sizes as data set and windows have them; any `num_state` becomes all of the state."""
     size_y, size_x = dataset.header.image_size
     if size_y != size_x:
         raise ConfigError(f"{dataset.path} has {size_y} x {size_x} images; the policy reads square ones.")
-    return replace(policy, image_size=size_y, chunk=windows.horizon)
+    num_state = len(dataset.spec.state) if policy.num_state else 0
+    return replace(policy, image_size=size_y, chunk=windows.horizon, num_state=num_state)
 
 
 def held_out_windows(
@@ -63,10 +64,14 @@ def held_out_windows(
 ) -> list[Window]:
     """The same `num` (or fewer, if there are no more) windows at every call, spread over all held-out episodes.
 
+    None where none are to be held out (`holdout_every` 0).
+
     Raises:
-        DataError: no episode is held out.
+        DataError: no episode is held out though some should be.
     """
     _, episodes = split_episodes(dataset, config)
+    if not config.holdout_every:
+        return []
     if not len(episodes):
         raise DataError(
             f"{dataset.path}: no episode is held out (every {config.holdout_every}-th of {len(dataset)}). Collect more "
@@ -75,5 +80,5 @@ def held_out_windows(
     order = generator(seed, "held_out").permutation(episodes)
     frames = int(dataset.lengths[order].cumsum()[-1])
     enough = order if frames <= 2 * num else order[: max(1, len(order) * 2 * num // frames)]
-    batches = group_batches(dataset, enough, config, seed=seed, epoch=0)
+    batches = group_batches(dataset, enough, replace(config, drop_last=False), seed=seed, epoch=0)
     return list(itertools.islice(batches, -(-num // config.batch_size)))

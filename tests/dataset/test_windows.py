@@ -15,10 +15,10 @@ from tap_ray.dataset.encode import decode_jpeg
 from tap_ray.dataset.hide_robot import grow, hide_robot
 from tap_ray.dataset.lerobot import DatasetInfo, open_dataset, read_episode
 from tap_ray.dataset.windows import (
+    NEVER,
     WindowConfig,
     epoch_groups,
     group_batches,
-    held_out_batches,
     iterate,
     num_batches,
     reach_targets,
@@ -135,32 +135,30 @@ def test_split_by_index_and_nested_budgets(dataset: DatasetInfo) -> None:
         split_episodes(dataset, WindowConfig(num_episodes=11))
 
 
-def test_held_out_windows_come_once_each(dataset: DatasetInfo) -> None:
-    config = WindowConfig(holdout_every=5, batch_size=7, group_size=1)
-    batches = list(held_out_batches(dataset, config))
-    assert [len(batch.k) for batch in batches] == [7, 4, 7, 4]  # episodes 4 and 9 have 12 steps, so 11 windows, each
-    assert len({tuple(state) for batch in batches for state in batch.state}) == 22
-    assert all(same(a, b) for a, b in zip(batches, held_out_batches(dataset, config), strict=True))
-    with pytest.raises(DataError, match=r"no episode is held out. Every 19-th would be"):
-        next(held_out_batches(dataset, WindowConfig()))
-
-
 def test_reach_by_hand() -> None:
     tip = np.zeros((6, 3), np.float32)
     tip[:, 0] = [0, 1, 2, 4, 8, 16]
     contact = np.array([False, False, True, True, False, True])
-    reach, mask = reach_targets(tip, contact, 2)
+    reach, ahead = reach_targets(tip, contact, 2)
     np.testing.assert_array_equal(reach[:, 0], [2, 3, 6, 12, 0, 0])
-    np.testing.assert_array_equal(mask[:, 0], [True, True, True, True, False, False])
+    np.testing.assert_array_equal(ahead[:, 0], [2, 2, 2, 2, NEVER, NEVER])
     # Contacts begin at 2 and 5: seen from 0 and 1 the first is next, from 2, 3 and 4 the second, from 5 none.
     np.testing.assert_array_equal(reach[:, 3], [2, 1, 14, 12, 8, 0])
-    np.testing.assert_array_equal(mask[:, 3], [True, True, True, True, True, False])
-    np.testing.assert_array_equal(mask[:, :3], mask[:, :1].repeat(3, 1))
+    np.testing.assert_array_equal(ahead[:, 3], [2, 1, 3, 2, 1, NEVER])
+    np.testing.assert_array_equal(ahead[:, :3], ahead[:, :1].repeat(3, 1))
+
+
+def test_reach_behind_the_goal_does_not_count(dataset: DatasetInfo) -> None:
+    config = WindowConfig(k_max=3, reach_steps=2, batch_size=8)
+    window = next(group_batches(dataset, [3], config, seed=0, epoch=0))
+    assert window.reach_mask is not None
+    np.testing.assert_array_equal(window.reach_mask[:, 0], window.k >= 2)
+    assert not next(group_batches(dataset, [3], replace(config, k_max=1), seed=0, epoch=0)).reach_mask[:, 0].any()  # type: ignore[index]
 
 
 def test_reach_is_zero_and_masked_without_contact() -> None:
-    reach, mask = reach_targets(np.ones((4, 3), np.float32), np.zeros(4, bool), 7)
-    assert not mask.any()
+    reach, ahead = reach_targets(np.ones((4, 3), np.float32), np.zeros(4, bool), 7)
+    assert (ahead == NEVER).all()
     assert not reach.any()
 
 
@@ -193,9 +191,8 @@ def test_goals_without_the_robot(dataset: DatasetInfo) -> None:
     assert hidden.goal_rgb is not None
     assert plain.goal_rgb is not None
     np.testing.assert_array_equal(plain.rgb, hidden.rgb)
-    assert (np.abs(plain.goal_rgb.astype(int) - hidden.goal_rgb) > 20).any()
-    robot_grey = (np.abs(hidden.goal_rgb.astype(int) - 90) < 5).all(-1)
-    assert robot_grey.mean() < 0.02
+    assert (np.abs(plain.goal_rgb.astype(int) - plain.rgb) > 40).any()  # the robot's way
+    assert (np.abs(hidden.goal_rgb.astype(int) - hidden.rgb) > 40).mean() < 0.02  # nothing else moves in this world
 
 
 def test_goals_without_the_robot_need_masks(made: SimpleNamespace, tmp_path: Path) -> None:

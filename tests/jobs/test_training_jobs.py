@@ -29,7 +29,7 @@ def test_no_such_data(tmp_path: Path):
 
 def test_nothing_held_out(demos: Path):
     with pytest.raises(DataError, match="no episode is held out"):
-        pretrain.main(PretrainConfig(data=demos, windows=WindowConfig(holdout_every=0)))
+        pretrain.main(PretrainConfig(data=demos, windows=WindowConfig(num_episodes=6)))
 
 
 def test_a_checkpoint_that_is_missing(demos: Path, tmp_path: Path):

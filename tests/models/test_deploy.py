@@ -35,14 +35,14 @@ def view(num: int):
     return {"rgb": window.rgb, "state": window.state}, {"instruction": sentences}
 
 
-def test_actions_come_back_in_metres_inside_the_range(run: Path):
+def test_actions_come_back_in_metres(run: Path):
     policy, spec = load_policy(run, execute=2)
     obs, info = view(3)
     policy.reset(obs, info, [0, 1, 2])
     first, second, third = (policy.act(obs, info) for _ in range(3))
     assert spec == SPEC
     assert first.dtype == np.float32
-    np.testing.assert_allclose(first, [[0.02, 0, 0.05, 0, 0, 0, 1.0]] * 3, atol=1e-6)  # dz clipped, gripper's sign
+    np.testing.assert_allclose(first, [[0.02, 0, 1.0, 0, 0, 0, 1.0]] * 3, atol=1e-6)  # the robot clips dz and counts it
     np.testing.assert_allclose(second[:, [0, 6]], [[0.03, -1.0]] * 3, atol=1e-6)
     np.testing.assert_array_equal(third, first)
 

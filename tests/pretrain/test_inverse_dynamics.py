@@ -102,8 +102,10 @@ def test_a_stage_from_a_data_set(tmp_path: Path):
     dataset = open_dataset(write_made_dataset(tmp_path / "play", num_episodes=6, tasks=("play",)))
     windows = WindowConfig(horizon=3, k_max=2, reach_steps=2, batch_size=8, holdout_every=3)
     learner = from_dataset(dataset, windows, policy=SMALL, config=InverseDynamicsConfig(reach_weight=1.0), seed=0)
-    assert learner.model.policy.config.chunk == 3
-    assert {int(k) for window in learner.held_out for k in window.k} == {1}
+    assert learner.model.policy.config.chunk == 2, "no goal lies 3 steps ahead"
+    assert {int(k) for window in learner.held_out for k in window.k} == {1, 2}
+    plain = from_dataset(dataset, windows, policy=SMALL, config=InverseDynamicsConfig(), seed=0)
+    assert {int(k) for window in plain.held_out for k in window.k} == {1}, "without reach the judgement is the paper's"
     metrics = learner.validate()
     assert {"idm/val_loss", "idm/r2_dx", "idm/r2_mean", "idm/gripper_accuracy", "reach/r2"} <= set(metrics)
     assert learner.validate() == metrics
@@ -117,8 +119,12 @@ def test_what_cannot_work_is_said_before_training(tmp_path: Path):
         from_dataset(dataset, replace(windows, k_max=0), policy=SMALL, config=InverseDynamicsConfig(), seed=0)
     with pytest.raises(ConfigError, match=r"needs reach targets: --windows\.reach-steps at least 1"):
         from_dataset(dataset, replace(windows, reach_steps=0), policy=SMALL, config=reach, seed=0)
+    with pytest.raises(ConfigError, match="1 steps ahead cannot tell where the tip is after 7"):
+        from_dataset(dataset, windows, policy=SMALL, config=reach, seed=0)
     with pytest.raises(DataError, match="no episode is held out"):
-        from_dataset(dataset, replace(windows, holdout_every=0), policy=SMALL, config=InverseDynamicsConfig(), seed=0)
+        from_dataset(dataset, replace(windows, holdout_every=19), policy=SMALL, config=InverseDynamicsConfig(), seed=0)
+    unjudged = replace(windows, holdout_every=0)
+    assert not from_dataset(dataset, unjudged, policy=SMALL, config=InverseDynamicsConfig(), seed=0).validate()
     spoken = replace(SMALL, context="language")
     with pytest.raises(ConfigError, match="play has no words"):
         from_dataset(dataset, windows, policy=spoken, config=InverseDynamicsConfig(), seed=0)
