@@ -137,8 +137,12 @@ def _coerce(hint: Any, value: Any, where: str) -> Any:
     if origin is tuple:
         if not isinstance(value, (list, tuple)):
             raise ConfigError(f"{where}: expected a list, got {value!r}.")
-        inner = typing.get_args(hint)[0]
-        return tuple(_coerce(inner, item, where) for item in value)
+        hints = typing.get_args(hint)
+        if hints[-1] is Ellipsis:
+            hints = (hints[0],) * len(value)
+        if len(value) != len(hints):
+            raise ConfigError(f"{where}: expected a list of {len(hints)} values, got {len(value)}: {list(value)!r}.")
+        return tuple(_coerce(inner, item, where) for inner, item in zip(hints, value, strict=True))
     if hint is Path and isinstance(value, (str, Path)):
         return Path(value)
     if hint is float:

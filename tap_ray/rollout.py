@@ -42,6 +42,9 @@ def rollout(
 
     Returns:
         N trajectories in the order of the seeds; entry t holds what was seen before action t.
+
+    Raises:
+        FloatingPointError: the policy's action is not finite, e.g. because the simulator diverged before it.
     """
     start = time.perf_counter()
     obs, info = env.reset(seed=[int(seed) for seed in env_seeds])  # pyright: ignore[reportArgumentType]
@@ -54,6 +57,8 @@ def rollout(
         before = time.perf_counter()
         action_NA = np.asarray(policy.act(obs, info), np.float32)
         policy_seconds += time.perf_counter() - before
+        if not np.isfinite(action_NA).all():
+            raise FloatingPointError(f"the action of step {len(steps)} is NaN or infinite")
         step: dict[str, Any] = {key: np.array(obs[key]) for key in ("rgb", "state")}
         step |= {key: np.array(info[key]) for key in ("contact", "object_pose", "robot_mask") if key in info}
         obs, _, _, truncated, info = env.step(action_NA)

@@ -15,6 +15,7 @@ from tap_ray.errors import ConfigError
 class Model:
     width: int = 64
     rate: float = 0.5
+    range_m: tuple[float, float] = (0.0, 1.0)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,7 +38,7 @@ def test_there_and_back():
 def test_plain_values():
     assert config.to_dict(FULL) == {
         "data": "d",
-        "model": {"width": 3, "rate": 0.25},
+        "model": {"width": 3, "rate": 0.25, "range_m": [0.0, 1.0]},
         "tasks": ["x"],
         "head": "flow",
         "limit": 5,
@@ -57,6 +58,15 @@ def test_plain_values():
         ({"data": "d", "tasks": "carrot"}, "config: tasks: expected a list, got 'carrot'."),
         ({"data": "d", "tasks": [1]}, "config: tasks: expected str, got 1."),
         ({"data": "d", "model": {"rate": "fast"}}, "config: model: rate: expected float, got 'fast'."),
+        (
+            {"data": "d", "model": {"range_m": [1]}},
+            "config: model: range_m: expected a list of 2 values, got 1: [1].",
+        ),
+        (
+            {"data": "d", "model": {"range_m": [1, 2, 3]}},
+            "config: model: range_m: expected a list of 2 values, got 3: [1, 2, 3].",
+        ),
+        ({"data": "d", "model": {"range_m": [1, "far"]}}, "config: model: range_m: expected float, got 'far'."),
         ({"data": "d", "model": 3}, "config: model: expected keys and values for Model, got 3."),
         ({"data": 3}, "config: data: expected Path, got 3."),
         ({}, "config: Config needs a value for data."),

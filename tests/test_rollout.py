@@ -92,3 +92,8 @@ def test_explorers_see_their_own_robot_and_draw_their_own_numbers():
 def test_as_many_explorers_as_robots():
     with pytest.raises(ValueError, match="argument 2 is longer"):
         rollout(line_robots(2, FIVE), PerRobot([Noise()]), env_seeds=[0, 1], policy_seeds=[5, 6])
+
+
+def test_an_action_that_is_no_number_is_not_executed():
+    with pytest.raises(FloatingPointError, match="the action of step 0 is NaN or infinite"):
+        rollout(line_robots(1, FIVE), Forward(float("nan")), env_seeds=[0], policy_seeds=[0])

@@ -1,12 +1,13 @@
 """Committing files so that a kill or a full disk at any moment leaves either the old data set or the new one."""
 
 import errno
+import fcntl
 import os
 import shutil
 from pathlib import Path
 
 from tap_ray.dataset.layout import TEMP_SUFFIX
-from tap_ray.errors import StorageError
+from tap_ray.errors import DataError, StorageError
 
 
 def commit_files(root: Path, contents: dict[str, bytes]) -> None:
@@ -36,6 +37,33 @@ def commit_files(root: Path, contents: dict[str, bytes]) -> None:
         for temp in temporary.values():
             temp.unlink(missing_ok=True)
         raise storage_error(error, "write", path) from None
+
+
+def lock(path: Path) -> int:
+    """Hold a data set against other writers; the kernel lets go when this process ends, however it ends.
+
+    Returns:
+        A file descriptor; closing it lets go.
+
+    Raises:
+        DataError: another process writes it now.
+        StorageError: the folder cannot be made or opened.
+    """
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+        descriptor = os.open(path, os.O_RDONLY)
+    except OSError as error:
+        raise storage_error(error, "create", path) from None
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        os.close(descriptor)
+        raise DataError(
+            f"{path} is being written by another process. Wait for it or stop it, then run again."
+        ) from None
+    except OSError:  # some network file systems have no locks: go on without
+        pass
+    return descriptor
 
 
 def storage_error(error: OSError, verb: str, path: Path) -> StorageError:

@@ -30,7 +30,14 @@ def encode_episode(
         meta: scalars to keep beside it (seed, explorer, embodiment, attempt ...); they win over the computed ones:
             contact_rate, object_displacement_m, partial, success, num_clipped, objects.
         jpeg_quality: 1 to 95.
+
+    Raises:
+        FloatingPointError: a state, action or object pose is NaN or infinite: the simulator diverged.
     """
+    for name in ("state", "action", "object_pose"):
+        broken = ~np.isfinite(getattr(trajectory, name))
+        if broken.any():
+            raise FloatingPointError(f"{name} is NaN or infinite at step {int(np.argwhere(broken)[0, 0])}")
     computed = {
         "contact_rate": float(trajectory.contact.mean()),
         "object_displacement_m": object_displacement_m(trajectory.object_pose),

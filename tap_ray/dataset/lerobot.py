@@ -2,7 +2,8 @@
 
     python -m tap_ray.dataset.lerobot verify PATH [--repair]
 
-Exit status 0: every rule holds. 1: a rule is broken. 2: the command was given something that is no data set.
+Exit status 0: every rule holds. 1: a rule is broken, or a repair was refused. 2: the command was given something that
+is no data set.
 """
 
 import sys
@@ -45,17 +46,20 @@ def main(arguments: list[str] | None = None) -> int:
     if not (flags.path / "meta").is_dir():
         print(f"No data set at {flags.path}: it has no folder meta/. Give the folder that has one.", file=sys.stderr)
         return 2
-    if flags.repair:
-        _repair(flags.path)
-    return report(verify(flags.path))
+    repaired = not flags.repair or _repair(flags.path)
+    status = report(verify(flags.path))
+    return status if repaired else 1
 
 
-def _repair(path: Path) -> None:
+def _repair(path: Path) -> bool:
+    """Whether it could be done."""
     try:
         for line in repair(path):
             print(f"repaired  {line}")
     except TapRayError as error:
         print(f"cannot repair: {error}")
+        return False
+    return True
 
 
 def report(rules: list[Rule]) -> int:

@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 
 from tap_ray.dataset import layout
 from tap_ray.dataset.layout import DatasetHeader
-from tap_ray.dataset.recovery import committed_tables, open_parquet, read_header, read_parquet
+from tap_ray.dataset.recovery import committed_tables, open_parquet, read_header
 from tap_ray.dataset.statistics import merge_stats, stats_from_json
 from tap_ray.dataset.tables import META_PREFIX, column_array, table_stats
 from tap_ray.errors import DataError, nearest
@@ -123,7 +123,8 @@ def _require_features(path: Path, info: Mapping[str, Any], header: DatasetHeader
 
 def read_tasks(path: Path) -> pd.DataFrame:
     """tasks.parquet: a frame indexed by the task's sentence, column task_index."""
-    return read_parquet(path / layout.TASKS).to_pandas()
+    with open_parquet(path / layout.TASKS) as file:
+        return file.read().to_pandas()
 
 
 def _episode_frame(tables: Sequence[pa.Table]) -> pd.DataFrame:
@@ -190,9 +191,11 @@ def _read_row_group(path: Path, group: int, columns: Sequence[str] | None) -> pa
     try:
         with pq.ParquetFile(path, metadata=_footer(path, path.stat().st_mtime_ns)) as file:
             return file.read_row_group(group, columns=list(columns) if columns else None)
-    except (pa.ArrowInvalid, OSError, IndexError) as error:
-        open_parquet(path).close()  # says so if the whole file is damaged
-        raise DataError(f"{path}, row group {group}, is damaged: {error}. Copy the data set again.") from None
+    except (pa.ArrowException, OSError, IndexError) as error:
+        with open_parquet(path):  # says so if the whole file is damaged
+            pass
+        reason = " ".join(str(error).split())
+        raise DataError(f"{path}, row group {group}, is damaged: {reason}. Copy the data set again.") from None
 
 
 @lru_cache(maxsize=64)

@@ -1,14 +1,16 @@
 """What of a data set is committed, and dropping what a kill left behind."""
 
+import os
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Iterator
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from tap_ray.dataset import layout
-from tap_ray.dataset.commit import commit_files, storage_error
+from tap_ray.dataset.commit import commit_files, lock, storage_error
 from tap_ray.dataset.layout import DatasetHeader
 from tap_ray.dataset.tables import Totals, parquet_bytes
 from tap_ray.errors import DataError
@@ -25,31 +27,39 @@ class Leftover:
 
 
 def read_parquet(path: Path) -> pa.Table:
-    """A whole Parquet file.
+    """A whole Parquet file of metadata, every value of it checked.
 
     Raises:
-        DataError: missing, cut off or not Parquet.
+        DataError: missing, cut off, damaged or not Parquet.
     """
     with open_parquet(path) as file:
-        return file.read()
+        table = file.read()
+        table.validate(full=True)
+        return table
 
 
-def open_parquet(path: Path) -> pq.ParquetFile:
-    """An open Parquet file.
+@contextmanager
+def open_parquet(path: Path) -> Iterator[pq.ParquetFile]:
+    """An open Parquet file, to be read inside the `with` block.
 
     Raises:
-        DataError: missing, cut off or not Parquet.
+        DataError: missing, cut off, damaged or not Parquet; also where that only shows when a part of it is read.
     """
     try:
-        return pq.ParquetFile(path)
+        with pq.ParquetFile(path) as file:
+            yield file
     except FileNotFoundError:
         raise DataError(f"{path} is missing, though the data set's metadata names it. {_copy_again(path)}") from None
-    except (pa.ArrowInvalid, OSError) as error:
-        size = path.stat().st_size
-        raise DataError(f"{path} ({size} bytes) is cut off or not Parquet: {error}. {_copy_again(path)}") from None
+    except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
+        size, reason = path.stat().st_size, " ".join(str(error).split())
+        raise DataError(
+            f"{path} ({size} bytes) is cut off or not Parquet, or damaged inside: {reason}. {_copy_again(path)}"
+        ) from None
 
 
 def _copy_again(path: Path) -> str:
+    if path.name == Path(layout.TASKS).name:
+        return f"`python -m tap_ray.dataset.lerobot verify {path.parent.parent} --repair` writes it again."
     number = path.name.removeprefix("file-").removesuffix(".parquet")
     return (
         "A kill never leaves this: the file was damaged or copied in part. Copy it again, or delete every file in "
@@ -126,9 +136,19 @@ def repair(root: Path) -> list[str]:
         One line for each, e.g. "data/chunk-000/file-003.parquet: data file that was never committed: deleted".
 
     Raises:
-        DataError: not a data set of tap_ray, or a committed file is damaged (never deleted for you).
+        DataError: not a data set of tap_ray, or another process writes it now, or a committed file is damaged (never
+            deleted for you).
         StorageError: the disk refused.
     """
+    held = lock(root)
+    try:
+        return repair_locked(root)
+    finally:
+        os.close(held)
+
+
+def repair_locked(root: Path) -> list[str]:
+    """`repair` for who holds the data set's lock."""
     header = read_header(root)
     lines = []
     for leftover in leftovers(root, header, committed_tables(root)):

@@ -16,7 +16,6 @@ from tap_ray.dataset.layout import DatasetHeader
 from tap_ray.dataset.reader import INFO_KEYS, read_tasks, require_committed, require_version
 from tap_ray.dataset.recovery import committed_tables, leftovers, open_parquet, read_header, totals_of
 from tap_ray.dataset.tables import column_array
-from tap_ray.errors import TapRayError
 
 Problems = Iterator[str]
 
@@ -104,7 +103,7 @@ def _first_five(problems: Problems) -> tuple[str, ...]:
             found.append(problem)
             if len(found) == 5:
                 break
-    except (TapRayError, pa.ArrowException, KeyError) as error:
+    except (ValueError, KeyError, OSError, pa.ArrowException) as error:  # ValueError: TapRayErrors are some, too
         found.append(str(error))
     return tuple(found)
 
@@ -132,7 +131,8 @@ def _header(data: _Source) -> Problems:
 
 def _readable(data: _Source) -> Problems:
     for file in data.files:
-        open_parquet(file).close()
+        with open_parquet(file):
+            pass
     yield from ()
 
 
@@ -185,7 +185,8 @@ def _episodes(data: _Source) -> Problems:
 def _columns(data: _Source) -> Problems:
     want = layout.arrow_schema(data.info["features"])
     for file in data.files:
-        have = open_parquet(file).schema_arrow
+        with open_parquet(file) as parquet:
+            have = parquet.schema_arrow
         if not have.equals(want, check_metadata=False):
             wrong = [name for name in {*want.names, *have.names} if _type(want, name) != _type(have, name)]
             yield (

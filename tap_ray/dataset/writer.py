@@ -9,7 +9,6 @@ Episodes gather in memory and are committed a file at a time (layout.py says how
 interrupted, and also when a finished data set is made longer later.
 """
 
-import fcntl
 import os
 from io import BytesIO
 from pathlib import Path
@@ -21,9 +20,9 @@ from PIL import Image
 
 from tap_ray.config import differences
 from tap_ray.dataset import layout, tables
-from tap_ray.dataset.commit import commit_files, storage_error
+from tap_ray.dataset.commit import commit_files, lock
 from tap_ray.dataset.layout import DatasetHeader
-from tap_ray.dataset.recovery import committed_tables, open_parquet, repair, totals_of
+from tap_ray.dataset.recovery import committed_tables, open_parquet, repair_locked, totals_of
 from tap_ray.errors import DataError, StorageError
 from tap_ray.types import Episode
 
@@ -45,10 +44,10 @@ class DatasetWriter:
         """
         self.path = Path(path)
         self.header = header
-        self._lock = _lock(self.path)
+        self._lock = lock(self.path)
         try:
             _claim(self.path, header)
-            repair(self.path)
+            repair_locked(self.path)
             self._load()
         except BaseException:
             os.close(self._lock)
@@ -222,25 +221,6 @@ def _check_meta(episode: Episode, schema: pa.Schema) -> None:
             raise DataError(
                 f"Episode {episode.index}: meta[{key!r}] is {field.type}, in the first episode it is {first}."
             )
-
-
-def _lock(path: Path) -> int:
-    """Hold the data set against other writers; the kernel lets go when this process ends, however it ends."""
-    try:
-        path.mkdir(parents=True, exist_ok=True)
-        descriptor = os.open(path, os.O_RDONLY)
-    except OSError as error:
-        raise storage_error(error, "create", path) from None
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        os.close(descriptor)
-        raise DataError(
-            f"{path} is being written by another process. Wait for it or stop it, then run again."
-        ) from None
-    except OSError:  # some network file systems have no locks: go on without
-        pass
-    return descriptor
 
 
 def _claim(path: Path, header: DatasetHeader) -> None:

@@ -23,8 +23,7 @@ import ray.data
 from tqdm import tqdm
 
 from tap_ray.dataset.writer import DatasetWriter
-from tap_ray.distributed.failures import user_error
-from tap_ray.errors import ConfigError
+from tap_ray.errors import ConfigError, TapRayError
 from tap_ray.play.collect import Outcome, in_batches
 from tap_ray.play.novelty import RoundMemory, Visits
 from tap_ray.play.schedule import Schedule
@@ -123,7 +122,10 @@ class SharedMemory:
 
 
 class Fleet:
-    """A process of robots, as Ray Data calls it: a block of batches of attempts in, a block of pickled outcomes out."""
+    """A process of robots, as Ray Data calls it: a block of batches of attempts in, a block of pickled outcomes out.
+
+    A TapRayError comes out as a value: Ray Data would wrap it, and fill the terminal with its own stack.
+    """
 
     def __init__(self, make_player: Callable[[Any], Player], notebook: Any) -> None:
         self._make_player = make_player
@@ -132,12 +134,15 @@ class Fleet:
 
     @cached_property
     def _player(self) -> Player:
-        """Built with the first block: an error of an actor's constructor comes back as text only."""
+        """Built with the first block: a constructor that raises leaves nothing but a dead process."""
         return self._make_player(self._memory)
 
     def __call__(self, block: pa.Table) -> pa.Table:
-        outcomes = self._run(block["attempts"].to_pylist())
-        return pa.table({"outcome": pa.array([pickle.dumps(outcome) for outcome in outcomes], pa.binary())})
+        try:
+            results: Sequence[Outcome | TapRayError] = self._run(block["attempts"].to_pylist())
+        except TapRayError as error:
+            results = [error]
+        return pa.table({"result": pa.array([pickle.dumps(result) for result in results], pa.binary())})
 
     def _run(self, batches: list[list[int]]) -> list[Outcome]:
         """Outcomes of a block, up to the first batch that is handed back: the rest of it would wait as long again."""
@@ -213,12 +218,12 @@ def play_out(
         num_cpus=1,
         fn_constructor_kwargs={"make_player": make_player, "notebook": notebook},
     )
-    try:
-        for table in stream.iter_batches(batch_size=None, batch_format="pyarrow"):
-            for blob in table["outcome"]:  # type: ignore[index]
-                yield pickle.loads(blob.as_py())
-    except Exception as error:  # Ray wraps what a fleet raises in errors of several kinds
-        raise (user_error(error) or error) from None
+    for table in stream.iter_batches(batch_size=None, batch_format="pyarrow"):
+        for blob in table["result"]:  # type: ignore[index]
+            result: Outcome | TapRayError = pickle.loads(blob.as_py())
+            if isinstance(result, TapRayError):
+                raise result
+            yield result
 
 
 def in_blocks(

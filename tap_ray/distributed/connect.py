@@ -36,7 +36,7 @@ def connect(ray_address: str | None = None, *, num_cpus: int | None = None, dash
     Args:
         ray_address: "host:6379", "auto" or "ray://host:10001"; None: the cluster of RAY_ADDRESS (which `ray job
             submit` sets), else a new local Ray.
-        num_cpus: cores of a local Ray; None: all of this machine.
+        num_cpus: cores of a local Ray; None: as many as Ray counts, which heeds the limit of a container.
         dashboard: whether a local Ray serves its dashboard, on loopback only. It costs a process and a second.
 
     Raises:
@@ -86,7 +86,7 @@ def _start(num_cpus: int | None, dashboard: bool) -> None:
     with _silent_stderr():
         ray.init(
             address="local",
-            num_cpus=num_cpus or os.cpu_count() or 1,
+            num_cpus=num_cpus,
             object_store_memory=store_bytes(),
             include_dashboard=dashboard,
             dashboard_host="127.0.0.1",

@@ -11,6 +11,7 @@ from tap_ray.dataset.layout import DatasetHeader
 from tap_ray.dataset.writer import DatasetWriter
 from tap_ray.distributed.collect import Collection, Player, Pool, Tally
 from tap_ray.distributed.connect import connect
+from tap_ray.errors import ConfigError
 from tap_ray.play.collect import Outcome
 from tap_ray.play.novelty import RoundMemory, Visits
 from tap_ray.play.schedule import Schedule
@@ -41,6 +42,10 @@ class Recording:
     """Of explorers that share one."""
     visits_of: Callable[[Outcome], Visits] | None = None
 
+    def __post_init__(self) -> None:
+        if self.episodes < 1:
+            raise ConfigError(f"{self.job} collects at least 1 episode; got --episodes {self.episodes}.")
+
     @property
     def header(self) -> DatasetHeader:
         """What the data set says of itself."""
@@ -66,7 +71,7 @@ def record(
     ray_address: str | None,
     report: Callable[[Path], Path] | None = None,
 ) -> Path:
-    """Collect what is missing and say how it went; does nothing if nothing is missing.
+    """Collect what is missing and say how it went; does nothing if nothing is missing, the report included.
 
     Args:
         recording: what and where to.
@@ -77,28 +82,44 @@ def record(
 
     Returns:
         The data set's folder.
+
+    Raises:
+        TapRayError: what the robots need is wrong (said before anything is made), or what `Collection.run` raises.
     """
+    recording.make_player(None)
     schedule = Schedule(num_tasks=len(recording.tasks), episodes=recording.episodes)
     with DatasetWriter(recording.out, recording.header) as writer:
         control_hz = recording.spec.control_hz
         collection = Collection(
             writer, schedule, memory=recording.memory, visits_of=recording.visits_of, control_hz=control_hz
         )
-        if not schedule.pending():
+        if not schedule.pending() and _finished(recording.out, report is not None):
             print(f"{recording.out} has its {writer.committed} episodes already.")
             return recording.out
         run_id = tracking.run_id_of(recording.out)
         with tracking.start(recording.job, recording.out, config, run_id=run_id) as tracked:
             _manifest(recording, config, tracked.run_id, status="running")
-            with connect(ray_address):
-                tally = collection.run(recording.make_player, pool)
+            tally = Tally()
+            if schedule.pending():  # else the job was killed after its last commit: what is left is to say so
+                with connect(ray_address):
+                    tally = collection.run(recording.make_player, pool)
             facts = _facts(recording, schedule, tally)
-            _manifest(recording, config, tracked.run_id, status="done", **facts)
-            tracked.log(_metrics(recording.job, tally, facts), step=writer.committed)
+            tracked.log(_metrics(recording.job, facts), step=writer.committed)
             if report is not None:
-                tracked.artifact(report(recording.out).parent)
+                written = report(recording.out)
+                tracked.artifact(written.parent)
+                facts["report"] = str(written.relative_to(recording.out))
+            _manifest(recording, config, tracked.run_id, status="done", **facts)
     print(summary(recording, schedule, tally))
     return recording.out
+
+
+def _finished(out: Path, with_report: bool) -> bool:
+    """Whether a job has come to its end here: nothing is done after the manifest says so."""
+    manifest = runs.read_json(out / "manifest.json") if (out / "manifest.json").exists() else {}
+    if manifest.get("status") != "done":
+        return False
+    return not with_report or ("report" in manifest and (out / manifest["report"]).exists())
 
 
 def summary(recording: Recording, schedule: Schedule, tally: Tally) -> str:
@@ -107,6 +128,8 @@ def summary(recording: Recording, schedule: Schedule, tally: Tally) -> str:
     lines = [
         f"{tally.episodes} episodes, {tally.frames} frames in {tally.seconds:.0f} s: {tally.frames_s:.0f} frames/s, "
         f"{tally.frames_s / hz:.0f}x real time; contact in {tally.contact_rate:.0%} of the frames"
+        if tally.frames
+        else f"{recording.out} had its episodes already; what was missing of its report and manifest is written."
     ]
     for number, task in enumerate(recording.tasks):
         if schedule.tried[number] == schedule.kept[number]:
@@ -121,20 +144,19 @@ def _reasons(schedule: Schedule, task: int) -> Counter[str]:
 
 
 def _facts(recording: Recording, schedule: Schedule, tally: Tally) -> dict[str, Any]:
+    now = {"frames_per_s": tally.frames_s, "contact_rate": tally.contact_rate} if tally.frames else {}
     return {
-        "frames_per_s": tally.frames_s,
-        "contact_rate": tally.contact_rate,
+        **now,
         "attempts": {task: schedule.tried[number] for number, task in enumerate(recording.tasks)},
         "kept": {task: schedule.kept[number] for number, task in enumerate(recording.tasks)},
         "dropped": {task: dict(_reasons(schedule, number)) for number, task in enumerate(recording.tasks)},
     }
 
 
-def _metrics(job: str, tally: Tally, facts: Mapping[str, Any]) -> dict[str, float]:
+def _metrics(job: str, facts: Mapping[str, Any]) -> dict[str, float]:
     stage = job.removeprefix("collect_")
     return {
-        f"{stage}/frames_per_s": tally.frames_s,
-        f"{stage}/contact_rate": tally.contact_rate,
+        **{f"{stage}/{name}": facts[name] for name in ("frames_per_s", "contact_rate") if name in facts},
         f"{stage}/episodes": float(sum(facts["kept"].values())),
         f"{stage}/dropped": float(sum(facts["attempts"].values()) - sum(facts["kept"].values())),
     }

@@ -4,6 +4,7 @@
 crashes; then the crash is recorded with its reason and another attempt takes its place.
 """
 
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from typing import Any, Callable, Iterator, Sequence
 
@@ -12,7 +13,16 @@ import gymnasium as gym
 from tap_ray.config import to_dict
 from tap_ray.dataset.encode import encode_episode
 from tap_ray.errors import ConfigError, TapRayError, nearest
-from tap_ray.play.explorers import EXPLORERS, POSE, ExplorerConfig, ExplorerName, make_explorer, needs_memory, pick
+from tap_ray.play.explorers import (
+    EXPLORERS,
+    POSE,
+    ExplorerConfig,
+    ExplorerName,
+    choices,
+    make_explorer,
+    needs_memory,
+    pick,
+)
 from tap_ray.play.novelty import RoundMemory, Visits, episode_visits
 from tap_ray.play.safe_poses import SamplePoses, build_library
 from tap_ray.rng import generator, seed_of
@@ -68,6 +78,11 @@ class Outcome:
     """None: nothing to keep, and `reason` says why; or not played at all, with an empty reason."""
     reason: str = ""
 
+    @property
+    def handed_back(self) -> bool:
+        """Whether it was not played at all, because its round's novelty memory did not come in time."""
+        return self.episode is None and not self.reason
+
 
 class Robots:
     """A vector environment that is built on first use, and anew for another task or after a crash."""
@@ -89,19 +104,27 @@ class Robots:
         return self._env
 
     def close(self) -> None:
-        """End the simulators; the next `of` starts new ones."""
-        if self._env is not None:
-            self._env.close()
-        self._env = None
+        """End the simulators; the next `of` starts new ones, also where ending these raises."""
+        env, self._env = self._env, None
+        if env is not None:
+            env.close()
 
 
-def in_batches(attempts: Sequence[int], num_robots: int, num_tasks: int = 1) -> list[list[int]]:
+def in_batches(
+    attempts: Sequence[int], num_robots: int, num_tasks: int = 1, *, span: int | None = None
+) -> list[list[int]]:
     """Cut attempts into batches of up to `num_robots`, each of one task (attempt number modulo `num_tasks`).
 
-    Batches come in the order of their first attempt.
+    Batches come in the order of their first attempt; all of one lies less than `span` attempts apart (None: anywhere).
     """
-    queues = [[a for a in attempts if a % num_tasks == task] for task in range(num_tasks)]
-    batches = [queue[i : i + num_robots] for queue in queues for i in range(0, len(queue), num_robots)]
+    batches: list[list[int]] = []
+    for task in range(num_tasks):
+        batch: list[int] = []
+        for attempt in (a for a in attempts if a % num_tasks == task):
+            if not batch or len(batch) == num_robots or (span is not None and attempt - batch[0] >= span):
+                batch = []
+                batches.append(batch)
+            batch.append(attempt)
     return sorted(batches)
 
 
@@ -115,14 +138,16 @@ def one_by_one(
 ) -> list[Outcome]:
     """Play a batch; where a simulator crashes, play its attempts singly, so that only the culprit is lost.
 
-    A user's mistake (TapRayError) is raised, not recorded: it would lose every attempt.
+    A user's mistake (TapRayError) is raised, not recorded: it would lose every attempt. Numbers that are not finite are
+    no such mistake but a simulator or an explorer that diverged: a FloatingPointError of `rollout` or of the encoding.
     """
     try:
         return play(attempts)
     except TapRayError:
         raise
     except Exception as error:  # noqa: BLE001  whatever a simulator raises is a result with a reason
-        robots.close()
+        with suppress(Exception):  # a crashed simulator may not even close
+            robots.close()
         if len(attempts) == 1:
             reason = f"crashed: {type(error).__name__}: {error}"
             return [Outcome(attempt=attempts[0], episode=None, reason=reason)]
@@ -141,7 +166,7 @@ class PlayFleet:
         num_robots: int = 1,
         memory: Memory | None = None,
     ) -> None:
-        """Build the safe-pose library; the simulators start with the first episode.
+        """Build the safe-pose library and, as a check, its explorers; the simulators start with the first episode.
 
         Args:
             plan: what to collect.
@@ -149,6 +174,9 @@ class PlayFleet:
             sample_poses: `envs.poses.sample_poses`.
             num_robots: robots side by side in this process; does not change any episode.
             memory: the run's novelty memory; None: nothing has been seen before.
+
+        Raises:
+            ConfigError: an explorer cannot play with these constants, or no safe pose is in reach.
         """
         motion = plan.explorers.motion
         self.plan = plan
@@ -162,6 +190,8 @@ class PlayFleet:
             low_m=motion.bounds_low_m,
             high_m=motion.bounds_high_m,
         )
+        for name in choices(plan.explorer, plan.explorers):
+            make_explorer(name, plan.explorers, library_M7=self._library, visits={})
 
     def run(self, attempts: Sequence[int]) -> list[Outcome]:
         """Play these attempts (at most one a robot)."""

@@ -29,8 +29,8 @@ class ContactConfig:
     """Chance that the fingers close across the object's long side; otherwise any yaw."""
     offset_m: float = 0.006
     """Sigma of the grasp's horizontal error, m."""
-    grasp_height_m: tuple[float, float] = (0.008, 0.02)
-    """Tool above the object's underside, m."""
+    grasp_height_m: tuple[float, float] = (-0.01, 0.004)
+    """Tool above the object's centre, m; the floor of the box B is the lowest it goes."""
     hover_m: tuple[float, float] = (0.04, 0.09)
     """Approach from this far above, m."""
     lift_m: tuple[float, float] = (0.04, 0.18)

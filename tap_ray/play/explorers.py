@@ -87,9 +87,12 @@ class ExplorerConfig:
 
 def needs_memory(name: str, config: ExplorerConfig) -> bool:
     """Whether any episode of explorer `name` reads the run's novelty memory."""
-    if name == "mixed":
-        return any(getattr(config.mixed, one) > 0 for one in NEED_MEMORY)
-    return name in NEED_MEMORY
+    return any(one in NEED_MEMORY for one in choices(name, config))
+
+
+def choices(name: str, config: ExplorerConfig) -> list[str]:
+    """Explorers that may play an episode: those of "mixed" with a share, else `name` alone."""
+    return [one for one in MIXABLE if getattr(config.mixed, one) > 0] if name == "mixed" else [name]
 
 
 def pick(name: str, config: ExplorerConfig, rng: np.random.Generator) -> str:

@@ -13,7 +13,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from tap_ray.dataset import layout
-from tap_ray.dataset.lerobot import main
+from tap_ray.dataset.lerobot import DatasetWriter, main, open_dataset, read_episode
+from tap_ray.errors import DataError
 
 
 @pytest.fixture
@@ -90,6 +91,15 @@ def cut_off(path: Path) -> None:
     file.write_bytes(file.read_bytes()[:-8])
 
 
+def break_page(path: Path, name: str, column: int) -> None:
+    """Overwrite 16 bytes where the page of a column begins; the file's footer stays whole."""
+    file = path / name
+    data = bytearray(file.read_bytes())
+    place = pq.read_metadata(file).row_group(0).column(column).data_page_offset
+    data[place : place + 16] = b"\xff" * 16
+    file.write_bytes(data)
+
+
 def leave_temporary(path: Path) -> None:
     (path / "data/chunk-000/file-003.parquet.tmp").write_bytes(b"half")
 
@@ -106,6 +116,9 @@ BREAKS: dict[str, tuple[Callable[[Path], object], str, bool]] = {
     "columns": (break_columns, "privileged.object_pose is absent, expected fixed_size_list", False),
     "groups": (break_groups, "episode 0: row group has 38 rows, expected 8", False),
     "cut off": (cut_off, "file-001.parquet", False),
+    "page of frames": (lambda p: break_page(p, layout.data_file(1), 3), "file-001.parquet", False),
+    "page of episodes": (lambda p: break_page(p, layout.episodes_file(1), 9), "file-001.parquet", False),
+    "page of tasks": (lambda p: break_page(p, layout.TASKS, 1), "meta/tasks.parquet: does not follow", True),
     "stats": (break_stats, "meta/stats.json: does not follow from the committed episodes", True),
     "tasks": (break_tasks, "meta/tasks.parquet: does not follow from the committed episodes", True),
     "temporary": (leave_temporary, "file-003.parquet.tmp: temporary file of an unfinished write", True),
@@ -136,6 +149,27 @@ def test_a_broken_rule_is_named_and_what_can_be_mended_is(
     assert "-> " in printed
     assert main(["verify", str(copy), "--repair"]) == (0 if mendable else 1)
     assert ("repaired  " in capsys.readouterr().out) == mendable
+
+
+@pytest.mark.parametrize(
+    ("name", "column"), [(layout.data_file(1), 3), (layout.episodes_file(1), 9), (layout.TASKS, 1)]
+)
+def test_a_damaged_page_is_an_error_that_names_its_file(copy: Path, name: str, column: int) -> None:
+    break_page(copy, name, column)
+    with pytest.raises(DataError, match=rf"{Path(name).name}.*damaged.*(Copy|--repair)"):
+        read_episode(open_dataset(copy), 4)
+
+
+def test_a_repair_leaves_a_running_writer_alone(
+    made: SimpleNamespace, copy: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    leave_uncommitted(copy)
+    with DatasetWriter(copy, made.header()):
+        leave_uncommitted(copy)  # what it is committing now
+        assert main(["verify", str(copy), "--repair"]) == 1
+        assert f"cannot repair: {copy} is being written by another process. Wait for it" in capsys.readouterr().out
+        assert (copy / layout.data_file(3)).exists()
+    assert main(["verify", str(copy), "--repair"]) == 0
 
 
 def test_a_good_data_set(play_dataset: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -35,7 +35,7 @@ def collection(writer: DatasetWriter, episodes: int) -> Collection:
 def main(address: str, path: Path, fleets: int, episodes: int) -> None:
     """Collect what is missing."""
     with connect(address), DatasetWriter(path, HEADER) as writer:
-        collection(writer, episodes).run(partial(fleet, PLAN, 2), Pool(fleets=fleets, robots=2), progress=False)
+        collection(writer, episodes).run(partial(fleet, PLAN, 1), Pool(fleets=fleets, robots=1), progress=False)
 
 
 if __name__ == "__main__":

@@ -1,6 +1,7 @@
 """Collection on real Ray processes with the real robot (small, without pictures): the same bytes, whatever happens."""
 
 import os
+import pickle
 import random
 import signal
 import subprocess
@@ -11,6 +12,7 @@ from functools import partial
 from pathlib import Path
 
 import psutil
+import pyarrow as pa
 import pytest
 import ray
 
@@ -18,7 +20,7 @@ import envs
 from envs.poses import sample_poses
 from jobs.collect_play import fleet
 from tap_ray.dataset.writer import DatasetWriter
-from tap_ray.distributed.collect import LIVES, Fleet, Notebook, Pool, SharedMemory
+from tap_ray.distributed.collect import LIVES, Fleet, Notebook, Pool, SharedMemory, in_blocks, play_out
 from tap_ray.distributed.connect import connect, guard_token, store_bytes
 from tap_ray.errors import ConfigError
 from tap_ray.play.collect import Outcome, collect
@@ -26,7 +28,8 @@ from tests.distributed import collect_child as child
 
 pytestmark = pytest.mark.cluster
 
-EPISODES = 40
+EPISODES = 48
+"""Two fleets of one robot are given blocks of three batches, one fleet blocks of six."""
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -51,7 +54,7 @@ def bytes_of(path: Path, *, progress: bool = True) -> dict[str, bytes]:
     return {name: data for name, data in files.items() if progress or not name.startswith("meta/episodes")}
 
 
-def gather(path, fleets=2, robots=2, episodes=EPISODES):
+def gather(path, fleets=2, robots=1, episodes=EPISODES):
     with DatasetWriter(path, child.HEADER) as writer:
         run = child.collection(writer, episodes)
         run.run(partial(fleet, child.PLAN, robots), Pool(fleets=fleets, robots=robots), progress=False)
@@ -119,6 +122,9 @@ def test_ten_kills_of_the_driver_cost_nothing_but_time(tmp_path, expected):
 class Deadly:
     """Takes its process down at attempt 3."""
 
+    def __init__(self, memory):
+        pass
+
     def run(self, attempts):
         if 3 in attempts:
             os._exit(1)
@@ -127,8 +133,6 @@ class Deadly:
 
 @pytest.mark.slow
 def test_an_attempt_that_kills_every_process_is_dropped_and_its_neighbours_are_not():
-    from tap_ray.distributed.collect import play_out
-
     ray.cloudpickle.register_pickle_by_value(sys.modules[__name__])
     notebook = ray.remote(num_cpus=0)(Notebook).remote()
     outcomes = list(play_out(Deadly, [[0, 1], [2, 3], [4, 5]], Pool(fleets=2, robots=2), notebook))
@@ -153,13 +157,99 @@ def test_fleets_never_load_torch_and_stay_small():
 
 def test_a_fleet_that_nobody_tells_of_its_round_hands_it_back(monkeypatch):
     monkeypatch.setattr("tap_ray.distributed.collect.PATIENCE_S", 0.1)
-    monkeypatch.setattr("tap_ray.distributed.collect.PATIENCE_BATCHES", 0.0)
+    monkeypatch.setattr("tap_ray.distributed.collect.PATIENCE_BLOCKS", 1.0)
     notebook = ray.remote(num_cpus=0)(Notebook).remote()
-    assert SharedMemory(notebook)(2) is None
+    memory = SharedMemory(notebook)
+    assert memory(2) is None
+    assert 0.1 < memory.waited_s < 1
     ray.get(notebook.publish.remote(2, {"a": 1}))
-    assert SharedMemory(notebook)(2) == {"a": 1}
+    assert memory(2) == {"a": 1}
     ray.get(notebook.publish.remote(4, {"a": 2}))
-    assert ray.get(notebook.before.remote(2)) is None
+    assert ray.get(notebook.before.remote(2)) == (None, 0.0)
+    ray.get(notebook.finish.remote([0], 1.5))  # somebody needed so long for a block: others may as well
+    before_s = memory.waited_s
+    assert memory(5) is None
+    assert memory.waited_s - before_s > 1.5
+
+
+class OneRoundAtATime:
+    """Plays nothing, but asks for the memory of its round, which is its attempt."""
+
+    def __init__(self, memory):
+        self.memory = memory
+
+    def run(self, attempts):
+        known = self.memory(attempts[0]) is not None
+        return [Outcome(attempt=attempt, episode=None, reason="played" if known else "") for attempt in attempts]
+
+
+def test_a_block_waits_once_and_hands_back_the_rest(monkeypatch):
+    monkeypatch.setattr("tap_ray.distributed.collect.PATIENCE_S", 0.1)
+    notebook = ray.remote(num_cpus=0)(Notebook).remote()
+    ray.get(notebook.publish.remote(0, {}))
+    made = Fleet(OneRoundAtATime, notebook)
+    for block in ([[0], [1], [2], [3]], [[0], [1], [2]]):
+        table = made(pa.table({"attempts": block}))
+        outcomes = [pickle.loads(blob.as_py()) for blob in table["result"]]
+        assert [(outcome.attempt, outcome.handed_back) for outcome in outcomes] == [(0, False), (1, True)]
+    ray.get(notebook.begin.remote([2, 3]))
+    assert ray.get(notebook.begin.remote([2, 3])) == 1  # found unfinished: the fleet begins its attempts one by one
+    table = made(pa.table({"attempts": [[0], [2], [3]]}))
+    assert len(table) == 2
+
+
+def test_blocks_never_wait_for_themselves_and_leave_some_for_the_others():
+    singles = [[attempt] for attempt in range(128)]
+    assert {len(block) for block in in_blocks(singles, 2, 1, None)} == {8}
+    assert {len(block) for block in in_blocks(singles, 2, 1, 8)} == {4}  # two fleets share a round of 8
+    assert {len(block) for block in in_blocks(singles, 16, 1, 8)} == {1}
+    gaps = [[3], [9], *([attempt] for attempt in range(16, 78))]  # 0 to 15 were played, but for two
+    assert in_blocks(gaps, 1, 1, 8)[:3] == [[[3], [9]], singles[16:24], singles[24:32]]
+
+
+def test_fleets_that_the_driver_stopped_have_not_died():
+    notebook = Notebook()
+    assert [notebook.begin([1, 2]), notebook.begin([3]), notebook.begin([3])] == [0, 0, 1]
+    notebook.forgive()
+    assert [notebook.begin([1, 2]), notebook.begin([3])] == [0, 1]
+
+
+class Mistaken:
+    """Raises a user's mistake, in its constructor or when it runs."""
+
+    def __init__(self, where, memory):
+        self.where = where
+        if where == "constructor":
+            raise ConfigError("expected a, got b: do c")
+
+    def run(self, attempts):
+        raise ConfigError("expected a, got b: do c")
+
+
+@pytest.mark.parametrize("where", ["constructor", "run"])
+def test_a_users_mistake_comes_out_of_a_fleet_as_it_was_raised(where, capfd):
+    ray.cloudpickle.register_pickle_by_value(sys.modules[__name__])
+    notebook = ray.remote(num_cpus=0)(Notebook).remote()
+    with pytest.raises(ConfigError, match=r"^expected a, got b: do c$"):
+        list(play_out(partial(Mistaken, where), [[0], [1]], Pool(fleets=1), notebook))
+    assert "Traceback" not in capfd.readouterr().err
+
+
+def test_a_users_mistake_is_said_before_ray_starts_and_before_a_folder_is_made(tmp_path):
+    for flags, message in (
+        (
+            ["--explorers.motion.bounds-low-m", "5", "5", "5", "--explorers.motion.bounds-high-m", "6", "6", "6"],
+            "Only 0 of 3000 reachable poses of 'widowx' lie between bounds_low_m (5.0, 5.0, 5.0)",
+        ),
+        (["--episodes", "0"], "collect_play collects at least 1 episode; got --episodes 0."),
+    ):
+        command = [sys.executable, "-m", "jobs.collect_play", "--out", str(tmp_path / "play"), *flags]
+        asked = subprocess.run(command, capture_output=True, text=True, timeout=120)
+        assert (asked.returncode, asked.stdout) == (2, "")
+        assert asked.stderr.startswith("error: ")
+        assert message in asked.stderr
+        assert asked.stderr.count("\n") == 1
+    assert not (tmp_path / "play").exists()
 
 
 def test_a_fleet_pickles():

@@ -128,6 +128,19 @@ def test_fleets_that_die_at_once_end_the_evaluation(tmp_path):
         run(tmp_path, make_policy=deadly_policy)
 
 
+@pytest.mark.parametrize(
+    ("gpus", "message"),
+    [
+        (1.0, r"--gpus-per-fleet 1: no machine of the Ray cluster has so many GPUs \(the best has 0\)\. Ask for fewer"),
+        (1.5, "a share of one GPU, or a whole number of them; got 1.5"),
+        (-1.0, "got -1"),
+    ],
+)
+def test_gpus_that_no_machine_has(tmp_path, gpus, message):
+    with pytest.raises(ConfigError, match=message):
+        run(tmp_path, config=FleetConfig(gpus=gpus))
+
+
 @pytest.mark.parametrize("config", [FleetConfig(fleets=-1), FleetConfig(robots=0)])
 def test_fleets_that_make_no_sense(tmp_path, config):
     with pytest.raises(ConfigError, match="Need at least one robot in a fleet, and 0 or more fleets; got FleetConfig"):

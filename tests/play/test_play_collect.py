@@ -1,6 +1,7 @@
 """Collection in one process, on the real robot without pictures."""
 
 import pickle
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -11,6 +12,8 @@ from tap_ray.errors import ConfigError
 from tap_ray.play.collect import CollectPlan, PlayFleet, check_robots, collect, in_batches
 from tap_ray.play.demos import DemoFleet, DemoPlan, steps_until_done
 from tap_ray.play.explorers import ExplorerConfig, MixedConfig
+from tap_ray.play.motion import MotionConfig
+from tap_ray.play.planners import WaypointConfig
 from tap_ray.play.safe_poses import SafePosesConfig
 from tap_ray.types import EnvConfig
 
@@ -61,10 +64,61 @@ def test_a_crash_costs_its_own_attempt_only_and_is_told():
     assert pickle.dumps(second.episode) == pickle.dumps(played(1, 2)[1])
 
 
+class Diverges(Breaks):
+    """A vector environment in which the robot with the bad seed becomes NaN: seen from the start, or after a step.
+
+    Such a simulator cannot even be closed.
+    """
+
+    def __init__(self, env, seeds, first):
+        super().__init__(env, set())
+        self._bad, self._first = seeds, first
+
+    def reset(self, *, seed):
+        obs, info = self._env.reset(seed=seed)
+        self._robots = [robot for robot, each in enumerate(seed) if each in self._bad]
+        return self._spoilt(obs) if self._first else obs, info
+
+    def step(self, action):
+        obs, *rest = self._env.step(action)
+        return self._spoilt(obs), *rest
+
+    def _spoilt(self, obs):
+        obs["state"][self._robots] = np.nan
+        return obs
+
+    def close(self):
+        self._env.close()
+        if self._robots:
+            raise RuntimeError("no simulator to close")
+
+
+@pytest.mark.parametrize(
+    ("first", "reason"),
+    [
+        (True, "crashed: FloatingPointError: the action of step 0 is NaN or infinite"),
+        (False, "crashed: FloatingPointError: state is NaN or infinite at step 1"),
+    ],
+)
+def test_a_simulator_that_diverges_costs_its_own_attempt_only(first, reason):
+    plan = replace(PLAN, explorer="uniform")
+    whole = played(1, 3, plan)
+    bad = {whole[1].meta["seed"]}
+    fleet = PlayFleet(
+        plan, lambda config, num: Diverges(envs.make_vector(config, num), bad, first), sample_poses, num_robots=2
+    )
+    one, two = fleet.run([0, 1])
+    assert pickle.dumps(one.episode) == pickle.dumps(whole[0])
+    assert (two.episode, two.reason) == (None, reason)
+    [three] = fleet.run([2])
+    assert pickle.dumps(three.episode) == pickle.dumps(whole[2])
+
+
 def test_without_the_memory_of_its_round_an_attempt_is_handed_back():
     fleet = PlayFleet(PLAN, envs.make_vector, sample_poses, memory=lambda number: None)
     [outcome] = fleet.run([4])
     assert (outcome.attempt, outcome.episode, outcome.reason) == (4, None, "")
+    assert outcome.handed_back
 
 
 def test_users_mistakes_are_raised_not_recorded():
@@ -103,6 +157,15 @@ def test_a_demonstration_ends_when_the_task_has_been_done_for_a_while():
 def test_batches_are_of_one_task_and_in_order():
     assert in_batches(range(5), 2) == [[0, 1], [2, 3], [4]]
     assert in_batches([0, 1, 2, 3, 4, 6], 2, num_tasks=2) == [[0, 2], [1, 3], [4, 6]]
+    assert in_batches([3, 16, 17, 25], 2, span=8) == [[3], [16, 17], [25]]
+
+
+FAR_AWAY = MotionConfig(bounds_low_m=(5, 5, 5), bounds_high_m=(6, 6, 6))
+
+
+def fleet_of(**constants):
+    """Made, not run: what its explorers lack is said at once."""
+    return PlayFleet(CollectPlan(explorers=replace(FAST, **constants)), envs.make_vector, sample_poses)
 
 
 @pytest.mark.parametrize(
@@ -119,6 +182,8 @@ def test_batches_are_of_one_task_and_in_order():
         (lambda: DemoPlan(tasks=("a", "a")), "each once"),
         (lambda: DemoPlan(tasks=("a",), linger_steps=61), "linger_steps lies in 1 .. max_steps = 60; got 61"),
         (lambda: PlayFleet(PLAN, envs.make_vector, sample_poses, num_robots=0), "at least 1 robot; got 0"),
+        (lambda: fleet_of(motion=FAR_AWAY), "Only 0 of 300 reachable poses"),
+        (lambda: fleet_of(waypoint=WaypointConfig(z_thresh_m=0.001)), "No safe pose lies below z_thresh_m 0.001"),
     ],
 )
 def test_what_cannot_work_is_said(make, text):
