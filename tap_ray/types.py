@@ -11,7 +11,7 @@ An environment's `info` (privileged: only experts, explorers that say so, and ju
     "object_pose"  (M, 7) float32  x y z (m, base frame), quaternion wxyz; unused slots are zero
     "object_name"  str             the M slots' names joined by ",", "" for an unused slot
     "contact"      bool            a finger touched an object during the last control step
-    "robot_mask"   (Y, X) uint8    255 where the robot is seen (only with EnvConfig.robot_mask)
+    "robot_mask"   (Y, X) uint8    255 where the robot or its shadow is seen (only with EnvConfig.robot_mask)
     "partial", "entire"            bool, true now; "partial_once", "entire_once": true at any step so far
     "action"       (A,) float32    the action as executed, clipped into range (at reset: zeros, gripper open)
     "num_clipped"  int             actions of this episode that had to be clipped into range

@@ -99,7 +99,7 @@ def grown(stage_1: PolicyConfig, asked: PolicyConfig) -> PolicyConfig:
     own = replace(
         asked,
         vision=replace(stage_1.vision, frozen=asked.vision.frozen),
-        **{name: getattr(stage_1, name) for name in (*SIZES, "image_size", "chunk", "goal", "goal_stem")},
+        **{name: getattr(stage_1, name) for name in (*SIZES, "goal", "goal_stem")},
     )
     usual, vision = PolicyConfig(), replace(asked.vision, frozen=False)
     wrong = [name for name in SIZES if getattr(asked, name) not in (getattr(usual, name), getattr(stage_1, name))]
