@@ -1,8 +1,8 @@
 """`ray job submit` as the README has it: a head with token authentication, jobs that land on it, strangers refused."""
 
+import contextlib
 import os
 import secrets
-import signal
 import socket
 import subprocess
 import sys
@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+import psutil
 import pytest
 
 from tap_ray.dataset.reader import open_dataset
@@ -89,7 +90,9 @@ def head(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Head]:
             wait_for(running, folder / "log")
             yield running
         finally:
-            os.killpg(process.pid, signal.SIGTERM)
+            for its in [*psutil.Process(process.pid).children(recursive=True), psutil.Process(process.pid)]:
+                with contextlib.suppress(psutil.NoSuchProcess):
+                    its.kill()  # a polite end takes Ray half a minute
             process.wait(60)
 
 
