@@ -9,8 +9,9 @@ from typing import Any, Sequence
 
 import numpy as np
 
-from envs.kinematics import DOWN, axis_angle_matrix, quaternion_matrix, turn_between
+from envs.kinematics import DOWN
 from envs.objects import OBJECTS, ObjectModel
+from envs.rotations import axis_angle_matrix, quaternion_matrix, turn_between
 from envs.tasks import PUSH_M, TASKS, TaskModel
 from tap_ray.errors import ConfigError, nearest
 from tap_ray.rng import generator

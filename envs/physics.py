@@ -6,10 +6,11 @@ from math import atan2, hypot
 import numpy as np
 import pybullet as p
 
-from envs.kinematics import quaternion_matrix
 from envs.objects import Colour, ObjectModel, Part, Vector
-from envs.robots import ASSETS, RobotModel
+from envs.robots import RobotModel
+from envs.rotations import quaternion_matrix
 from envs.tasks import Scene, Touch
+from envs.urdf import urdf_of
 
 PHYSICS_HZ = 120
 TICKS = 8
@@ -78,7 +79,9 @@ class World:
             physicsClientId=self.client,
         )
         self._add_table(table_rgb)
-        robot = p.loadURDF(str(ASSETS / self.model.urdf), useFixedBase=True, physicsClientId=self.client)
+        robot = p.loadURDF(
+            str(urdf_of(self.model)), basePosition=self.model.base_m, useFixedBase=True, physicsClientId=self.client
+        )
         poses = zip(scene.object, scene.position_m, scene.yaw_rad, strict=True)
         objects = tuple(self._add_object(*pose) for pose in poses)
         number = {}
@@ -100,7 +103,7 @@ class World:
         """Simulate one control step.
 
         Args:
-            path_rad: TICKS joint targets (6,), rad, one a tick.
+            path_rad: TICKS joint targets (J,), rad, one a tick.
             opening: wanted finger opening, 0 closed .. 1 open.
         """
         self._touched: frozenset[int] = frozenset()
@@ -112,18 +115,18 @@ class World:
             self._calm_objects()
 
     def settle(self, joint_rad: np.ndarray) -> None:
-        """Let the objects come to rest for one control step while the arm holds `joint_rad` (6,)."""
+        """Let the objects come to rest for one control step while the arm holds `joint_rad` (J,)."""
         self.move([joint_rad] * TICKS, 1.0)
 
     def joints(self) -> tuple[np.ndarray, float]:
-        """Measured joints (6,), rad, and finger opening, 0 closed .. 1 open."""
+        """Measured joints (J,), rad, and finger opening, 0 closed .. 1 open."""
         numbers = (*self.bodies.joint, *self.bodies.finger)
         states = p.getJointStates(self.bodies.robot, numbers, physicsClientId=self.client)
         values = np.array([state[0] for state in states])
         return values[:-2], float(values[-2:].mean() / self.model.finger_open_m)
 
     def tool_pose(self) -> tuple[np.ndarray, np.ndarray]:
-        """Measured tool position (3,), m, and orientation (3, 3), base frame."""
+        """Measured tool position (3,), m, and orientation (3, 3), table frame."""
         state = p.getLinkState(
             self.bodies.robot, self.bodies.tool, computeForwardKinematics=1, physicsClientId=self.client
         )

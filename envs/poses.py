@@ -2,8 +2,9 @@
 
 import numpy as np
 
-from envs.kinematics import DOWN, axis_angle_matrix, inverse, matrix_quaternion
+from envs.kinematics import DOWN, kinematics
 from envs.robots import robot
+from envs.rotations import axis_angle_matrix, matrix_quaternion
 from tap_ray.errors import ConfigError
 from tap_ray.types import EnvConfig
 
@@ -20,12 +21,13 @@ def sample_poses(config: EnvConfig, rng: np.random.Generator, num: int) -> np.nd
         num: how many.
 
     Returns:
-        (num, 7) float64: x y z (m, base frame), quaternion wxyz; the hand within 80 % of the allowed tilt.
+        (num, 7) float64: x y z (m, table frame), quaternion wxyz; the hand within 80 % of the allowed tilt.
 
     Raises:
         ConfigError: unknown robot, or it hardly reaches its workspace.
     """
     model = robot(config.robot)
+    arm, base_m = kinematics(model), np.array(model.base_m)
     poses: list[np.ndarray] = []
     for _ in range(20 * num):
         if len(poses) == num:
@@ -34,6 +36,6 @@ def sample_poses(config: EnvConfig, rng: np.random.Generator, num: int) -> np.nd
         heading, tilt = rng.uniform(-np.pi, np.pi), rng.uniform(0.0, 0.8 * model.max_tilt_rad)
         lean = axis_angle_matrix(tilt * np.array([np.cos(heading), np.sin(heading), 0.0]))
         matrix = lean @ axis_angle_matrix(np.array([0.0, 0.0, rng.uniform(-YAW_RAD, YAW_RAD)])) @ DOWN
-        if inverse(model, position_m, matrix) is not None:
+        if arm.inverse(position_m - base_m, matrix, None) is not None:
             poses.append(np.concatenate([position_m, matrix_quaternion(matrix)]))
     raise ConfigError(f"{config.robot!r} reached only {len(poses)} of {20 * num} poses tried: check its workspace box.")

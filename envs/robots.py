@@ -27,12 +27,44 @@ class ArmLengths:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Hand:
+    """A parallel gripper on a borrowed arm."""
+
+    palm_m: tuple[float, float, float]
+    """Its box, the first side out of the flange."""
+    finger_m: tuple[float, float, float]
+    """Box of a finger: along it, across (the way it moves), and deep."""
+    tool_x_m: float
+    """From the flange to the tool centre point."""
+    open_m: float
+    """Travel of each finger."""
+    force_n: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class BorrowedArm:
+    """An arm of the package pybullet_data, which a hand is put on."""
+
+    flange: str
+    """Link that carries the hand; its z axis points out."""
+    hand_yaw_rad: float
+    """Turn of the hand about that axis."""
+    rgb: tuple[tuple[float, float, float], ...]
+    """Colours that the links take in turn."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class RobotModel:
     """What is fixed about one robot. Lengths, limits, speeds and efforts are the maker's (source: its URDF)."""
 
     name: str
     urdf: str
-    """File in envs/assets."""
+    """File in envs/assets, or of a borrowed arm in pybullet_data."""
+    borrowed: BorrowedArm | None = None
+    hand: Hand | None = None
+    base_m: tuple[float, float, float] = (0.0, 0.0, 0.0)
+    """Where the base stands in the table's frame (axes parallel). Poses outside kinematics are in the table's frame, so
+    that objects lie at the same places for all robots; the WidowX stands in its origin."""
     joint: tuple[str, ...]
     """Joints of the arm, from the base."""
     joint_low_rad: tuple[float, ...]
@@ -40,7 +72,8 @@ class RobotModel:
     joint_speed_rad_s: float
     """Velocity limit of every joint."""
     joint_effort_nm: tuple[float, ...]
-    lengths: ArmLengths
+    lengths: ArmLengths | None = None
+    """Of a closed form; None: solved numerically."""
     finger: tuple[str, str]
     """The two sliding joints, left then right; both open towards larger values."""
     finger_open_m: float
@@ -103,6 +136,76 @@ ROBOTS: dict[str, RobotModel] = {
         finger_force_n=5.0,
         tool_link="ee_gripper_link",
         home_rad=(0.0, -0.1516, 0.2587, 0.0, 1.4637, 0.0),
+        home_noise_rad=0.02,
+        workspace_low_m=(0.16, -0.22, 0.012),
+        workspace_high_m=(0.42, 0.22, 0.26),
+        max_tilt_rad=0.6,
+    ),
+    "panda": RobotModel(
+        name="panda",
+        urdf="franka_panda/panda.urdf",
+        # Franka Emika Panda data sheet: Franka Hand, 40 mm a finger, tool centre point 103.4 mm from the flange.
+        borrowed=BorrowedArm(flange="panda_link8", hand_yaw_rad=0.75 * pi, rgb=((0.92, 0.92, 0.9), (0.78, 0.79, 0.8))),
+        hand=Hand(palm_m=(0.062, 0.12, 0.05), finger_m=(0.05, 0.012, 0.022), tool_x_m=0.1034, open_m=0.04, force_n=5.0),
+        base_m=(-0.32, 0.0, 0.0),
+        joint=tuple(f"panda_joint{number}" for number in range(1, 8)),
+        joint_low_rad=(-2.8973, -1.7628, -2.8973, -3.0718, -2.8973, -0.0175, -2.8973),
+        joint_high_rad=(2.8973, 1.7628, 2.8973, -0.0698, 2.8973, 3.7525, 2.8973),
+        joint_speed_rad_s=2.175,
+        joint_effort_nm=(87, 87, 87, 87, 12, 12, 12),
+        finger=("left_finger", "right_finger"),
+        finger_open_m=0.04,
+        finger_speed_m_s=0.2,
+        finger_force_n=5.0,
+        tool_link="ee_link",
+        home_rad=(0.0, 0.3649, 0.0, -2.0697, 0.0, 2.4345, 0.7854),
+        home_noise_rad=0.02,
+        workspace_low_m=(0.16, -0.22, 0.012),
+        workspace_high_m=(0.42, 0.22, 0.26),
+        max_tilt_rad=0.6,
+    ),
+    "xarm6": RobotModel(
+        name="xarm6",
+        urdf="xarm/xarm6_robot.urdf",
+        # UFACTORY xArm 6 user manual: xArm Gripper, stroke 84 mm, tool centre point 172 mm from the flange.
+        borrowed=BorrowedArm(flange="link6", hand_yaw_rad=pi, rgb=((0.9, 0.9, 0.92), (0.55, 0.57, 0.6))),
+        hand=Hand(palm_m=(0.125, 0.1, 0.05), finger_m=(0.055, 0.012, 0.024), tool_x_m=0.172, open_m=0.042, force_n=5.0),
+        base_m=(-0.12, 0.0, 0.0),
+        joint=tuple(f"joint{number}" for number in range(1, 7)),
+        joint_low_rad=(-2 * pi, -2.059, -3.927, -2 * pi, -1.69297, -2 * pi),
+        joint_high_rad=(2 * pi, 2.0944, 0.19198, 2 * pi, pi, 2 * pi),
+        joint_speed_rad_s=pi,
+        joint_effort_nm=(50, 50, 32, 32, 32, 20),
+        finger=("left_finger", "right_finger"),
+        finger_open_m=0.042,
+        finger_speed_m_s=0.1,
+        finger_force_n=5.0,
+        tool_link="ee_link",
+        home_rad=(0.0, -0.2176, -0.7288, 0.0, 0.9464, 0.0),
+        home_noise_rad=0.02,
+        workspace_low_m=(0.16, -0.22, 0.012),
+        workspace_high_m=(0.42, 0.22, 0.26),
+        max_tilt_rad=0.6,
+    ),
+    "iiwa": RobotModel(
+        name="iiwa",
+        urdf="kuka_iiwa/model.urdf",
+        # KUKA LBR iiwa 14 R820 data sheet: its slowest axis turns 75 degrees/s; the flange is 45 mm beyond link 7. The
+        # hand has the stroke of a Schunk WSG 50 (110 mm).
+        borrowed=BorrowedArm(flange="lbr_iiwa_link_7", hand_yaw_rad=0.0, rgb=((0.95, 0.5, 0.1), (0.6, 0.6, 0.62))),
+        hand=Hand(palm_m=(0.13, 0.13, 0.05), finger_m=(0.06, 0.012, 0.024), tool_x_m=0.18, open_m=0.055, force_n=5.0),
+        base_m=(-0.28, 0.0, 0.0),
+        joint=tuple(f"lbr_iiwa_joint_{number}" for number in range(1, 8)),
+        joint_low_rad=tuple(-radians(most) for most in (170, 120, 170, 120, 170, 120, 175)),
+        joint_high_rad=tuple(radians(most) for most in (170, 120, 170, 120, 170, 120, 175)),
+        joint_speed_rad_s=radians(75),
+        joint_effort_nm=(320, 320, 176, 176, 110, 40, 40),
+        finger=("left_finger", "right_finger"),
+        finger_open_m=0.055,
+        finger_speed_m_s=0.2,
+        finger_force_n=5.0,
+        tool_link="ee_link",
+        home_rad=(0.0, 0.6731, 0.0, -1.6641, 0.0, 0.8044, 0.0),
         home_noise_rad=0.02,
         workspace_low_m=(0.16, -0.22, 0.012),
         workspace_high_m=(0.42, 0.22, 0.26),

@@ -1,4 +1,4 @@
-"""A WidowX-like arm over a table, as a Gymnasium environment at 5 Hz control (PyBullet)."""
+"""A robot arm over a table, as a Gymnasium environment at 5 Hz control (PyBullet)."""
 
 from typing import Any, ClassVar
 
@@ -6,9 +6,10 @@ import gymnasium as gym
 import numpy as np
 
 from envs.camera import Look, Picture, take_picture
-from envs.kinematics import axis_angle_matrix, inverse, limit_tilt, matrix_quaternion, turn_between
+from envs.kinematics import kinematics, limit_tilt
 from envs.physics import TICKS, World
 from envs.robots import robot, spec_of
+from envs.rotations import axis_angle_matrix, matrix_quaternion, turn_between
 from envs.tasks import NUM_SLOTS, Scene, draw_scene, judge, known_task
 from tap_ray.errors import SpecError
 from tap_ray.types import EnvConfig
@@ -46,6 +47,7 @@ class TabletopEnv(gym.Env[Any, np.ndarray]):
         self.render_mode = render_mode
         self.model = robot(config.robot)
         self.robot_spec = spec_of(self.model)
+        self._arm, self._base_m = kinematics(self.model), np.array(self.model.base_m)
         self._task = known_task(config.task)
         self._look = look or Look()
         self._render_size = render_size or config.image_size
@@ -118,7 +120,7 @@ class TabletopEnv(gym.Env[Any, np.ndarray]):
         return clipped
 
     def _plan(self, action: np.ndarray) -> list[np.ndarray]:
-        """Move the commanded pose by `action` and return the joint targets (TICKS of (6,), rad) that lead there."""
+        """Move the commanded pose by `action` and return the joint targets (TICKS of (J,), rad) that lead there."""
         measured_m, measured = self._world.tool_pose()
         ahead = self._position_m - measured_m
         start_m = measured_m + ahead * min(1.0, LEASH_M / max(float(np.linalg.norm(ahead)), 1e-9))
@@ -127,7 +129,7 @@ class TabletopEnv(gym.Env[Any, np.ndarray]):
         goal_m = np.clip(start_m + action[:3], self.model.workspace_low_m, self.model.workspace_high_m)
         goal = limit_tilt(axis_angle_matrix(action[3:6]) @ start, self.model.max_tilt_rad)
         away_m, turn = goal_m - start_m, turn_between(start, goal)
-        joints = inverse(self.model, start_m, start)
+        joints = self._arm.inverse(start_m - self._base_m, start, self._joint_rad)
         self._joint_rad = self._joint_rad if joints is None else joints
         for move_part, turn_part in ((1.0, 1.0), (0.5, 0.5), (1.0, 0.0), (0.0, 1.0)):
             path = self._path((start_m, start), move_part * away_m, turn_part * turn)
@@ -147,7 +149,8 @@ class TabletopEnv(gym.Env[Any, np.ndarray]):
         most = self.model.joint_speed_rad_s / self.robot_spec.control_hz / TICKS
         for tick in range(1, TICKS + 1):
             part = tick / TICKS
-            joints = inverse(self.model, start[0] + part * away_m, axis_angle_matrix(part * turn_rad) @ start[1])
+            goal_m, goal = start[0] + part * away_m, axis_angle_matrix(part * turn_rad) @ start[1]
+            joints = self._arm.inverse(goal_m - self._base_m, goal, last)
             if joints is None or np.abs(joints - last).max() > most:
                 return None
             path.append(joints)
