@@ -14,11 +14,12 @@ VERSION = "2"
 SIMULATORS = ("maniskill", "pybullet")
 
 
-def make(config: EnvConfig, *, render_size: int | None = None) -> gym.Env:
+def make(config: EnvConfig, *, teleoperated: bool = False, render_size: int | None = None) -> gym.Env:
     """One simulated robot.
 
     Args:
         config: which robot, task and simulator.
+        teleoperated: see `make_teleoperated`.
         render_size: side of what `env.render()` returns, px; None for the observation's (use more for videos).
 
     Raises:
@@ -29,20 +30,28 @@ def make(config: EnvConfig, *, render_size: int | None = None) -> gym.Env:
         case "pybullet":
             from envs.tabletop import TabletopEnv  # the engine is loaded only where a robot is simulated
 
-            return TabletopEnv(config, render_size=render_size)
+            return TabletopEnv(config, teleoperated=teleoperated, render_size=render_size)
         case "maniskill":
             raise ConfigError("sim 'maniskill' comes with envs/simpler.py, not yet built. Use sim 'pybullet'.")
         case _:
             raise ConfigError(f"Unknown simulator {config.sim!r}. {nearest(config.sim, SIMULATORS)}")
 
 
-def make_vector(config: EnvConfig, num_robots: int) -> gym.vector.SyncVectorEnv:
+def make_teleoperated(config: EnvConfig, num_robots: int) -> gym.vector.SyncVectorEnv:
+    """The robots of `make_vector`, whose actions move the hand (specs.EE_DELTA_ACTION) whatever their own actions are.
+
+    That is how explorers and experts drive any robot; `info["action"]` says what it was in the robot's own actions.
+    """
+    return make_vector(config, num_robots, teleoperated=True)
+
+
+def make_vector(config: EnvConfig, num_robots: int, *, teleoperated: bool = False) -> gym.vector.SyncVectorEnv:
     """`num_robots` robots in one process, stepped in lockstep; all run exactly `max_steps`, none resets itself."""
     if num_robots < 1:
         raise ConfigError(f"A fleet has at least 1 robot, got {num_robots}.")
     check(config)
     return gym.vector.SyncVectorEnv(
-        [lambda: make(config)] * num_robots, autoreset_mode=gym.vector.AutoresetMode.DISABLED
+        [lambda: make(config, teleoperated=teleoperated)] * num_robots, autoreset_mode=gym.vector.AutoresetMode.DISABLED
     )
 
 
@@ -88,6 +97,7 @@ __all__ = [
     "check",
     "make",
     "make_expert",
+    "make_teleoperated",
     "make_vector",
     "random_policy",
     "spec",

@@ -101,7 +101,8 @@ def _fixed_frames(urdf: Path, joint: tuple[str, ...], tool_link: str) -> list[np
         element = by_child[link]
         if element.get("name") in joint:
             axis = element.find("axis")
-            assert axis is not None and axis.get("xyz") == "0 0 1", f"{element.get('name')} turns about its z axis"
+            assert axis is not None
+            assert axis.get("xyz") == "0 0 1", f"{element.get('name')} turns about its z axis"
             frames.insert(0, np.eye(4))
         frames[0] = origin(element) @ frames[0]
         link = _link(element, "parent")

@@ -1,8 +1,9 @@
 """Embodiments: what is fixed about each robot, and its interface. No simulator is imported here."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import pi, radians
 from pathlib import Path
+from typing import Literal
 
 from tap_ray.errors import ConfigError, nearest
 from tap_ray.specs import EE_DELTA_ACTION, EE_POSE_STATE, RobotSpec, Slot, slots
@@ -65,6 +66,8 @@ class RobotModel:
     base_m: tuple[float, float, float] = (0.0, 0.0, 0.0)
     """Where the base stands in the table's frame (axes parallel). Poses outside kinematics are in the table's frame, so
     that objects lie at the same places for all robots; the WidowX stands in its origin."""
+    control: Literal["hand", "joints"] = "hand"
+    """What an action moves: the commanded tool pose, or the commanded joints."""
     joint: tuple[str, ...]
     """Joints of the arm, from the base."""
     joint_low_rad: tuple[float, ...]
@@ -105,13 +108,24 @@ def robot(name: str) -> RobotModel:
 
 
 def spec_of(model: RobotModel) -> RobotSpec:
-    """Interface of `model`: 7-D action; state = joints (rad), gripper opening (0 closed .. 1 open), tool pose (7)."""
+    """Interface of `model`: motion of hand or joints, and gripper; state = joints, gripper opening, tool pose (7)."""
     joints = [
         Slot(name=name, unit="rad", low=low, high=high)
         for name, low, high in zip(model.joint, model.joint_low_rad, model.joint_high_rad, strict=True)
     ]
     opening = slots("1 (0 closed, 1 open)", 0.0, 1.0, "gripper_opening")
-    return RobotSpec(robot=model.name, action=EE_DELTA_ACTION, state=(*joints, *opening, *EE_POSE_STATE))
+    hand = RobotSpec(robot=model.name, action=EE_DELTA_ACTION, state=(*joints, *opening, *EE_POSE_STATE))
+    if model.control == "hand":
+        return hand
+    most = model.joint_speed_rad_s / hand.control_hz
+    turns = slots("rad", -most, most, *(f"d{name}" for name in model.joint))
+    return replace(
+        hand,
+        action=(*turns, *slots("1", -1.0, 1.0, "gripper")),
+        action_mode="delta_target_joints",
+        action_frame="joints",
+        rotation="none",
+    )
 
 
 ROBOTS: dict[str, RobotModel] = {
@@ -190,6 +204,7 @@ ROBOTS: dict[str, RobotModel] = {
     "iiwa": RobotModel(
         name="iiwa",
         urdf="kuka_iiwa/model.urdf",
+        control="joints",
         # KUKA LBR iiwa 14 R820 data sheet: its slowest axis turns 75 degrees/s; the flange is 45 mm beyond link 7. The
         # hand has the stroke of a Schunk WSG 50 (110 mm).
         borrowed=BorrowedArm(flange="lbr_iiwa_link_7", hand_yaw_rad=0.0, rgb=((0.95, 0.5, 0.1), (0.6, 0.6, 0.62))),

@@ -12,6 +12,7 @@ from envs.robots import robot, spec_of
 from envs.rotations import axis_angle_matrix, matrix_quaternion, turn_between
 from envs.tasks import NUM_SLOTS, Scene, draw_scene, judge, known_task
 from tap_ray.errors import SpecError
+from tap_ray.specs import EE_DELTA_ACTION
 from tap_ray.types import EnvConfig
 
 LEASH_M, LEASH_RAD = 0.03, 0.3
@@ -31,6 +32,7 @@ class TabletopEnv(gym.Env[Any, np.ndarray]):
         self,
         config: EnvConfig,
         *,
+        teleoperated: bool = False,
         look: Look | None = None,
         render_size: int | None = None,
         render_mode: str = "rgb_array",
@@ -39,6 +41,8 @@ class TabletopEnv(gym.Env[Any, np.ndarray]):
 
         Args:
             config: task, robot, image size, step limit.
+            teleoperated: actions move the hand (specs.EE_DELTA_ACTION) whatever the robot's own actions are, and
+                `info["action"]` says what that was in its own.
             look: camera, light and table; None for the standard one.
             render_size: side of what `render` returns, px; None for the observation's.
             render_mode: only "rgb_array".
@@ -54,7 +58,11 @@ class TabletopEnv(gym.Env[Any, np.ndarray]):
         size, state = config.image_size, self.robot_spec.state
         self._state_low = np.array([slot.low for slot in state], np.float32)
         self._state_high = np.array([slot.high for slot in state], np.float32)
-        self._low_A, self._high_A = self.robot_spec.action_low_A, self.robot_spec.action_high_A
+        self._by_hand = teleoperated or self.model.control == "hand"
+        taken = EE_DELTA_ACTION if self._by_hand else self.robot_spec.action
+        self._taken = taken
+        self._low_A = np.array([slot.low for slot in taken], np.float32)
+        self._high_A = np.array([slot.high for slot in taken], np.float32)
         self.action_space = gym.spaces.Box(self._low_A, self._high_A)
         self.observation_space = gym.spaces.Dict(
             rgb=gym.spaces.Box(0, 255, (size, size, 3), np.uint8),
@@ -78,9 +86,7 @@ class TabletopEnv(gym.Env[Any, np.ndarray]):
         self._start_M7 = self._world.object_poses(NUM_SLOTS)
         self._num_steps = self._num_clipped = 0
         self._partial_once = self._entire_once = False
-        still = np.zeros_like(self._low_A)
-        still[-1] = 1.0
-        return self._look_around(still)
+        return self._look_around(_still(len(self._taken)), _still(len(self.robot_spec.action)))
 
     def step(self, action: np.ndarray) -> tuple[dict[str, np.ndarray], float, bool, bool, dict[str, Any]]:
         """Execute one action (A,), clipped into the spec's range.
@@ -91,10 +97,14 @@ class TabletopEnv(gym.Env[Any, np.ndarray]):
         if self._scene is None:
             raise SpecError("step() came before reset(). Call env.reset(seed=...) once, then step().")
         executed = self._checked(action)
-        path = self._plan(executed)
+        before = self._held_joints()
+        path = self._plan(executed) if self._by_hand else self._plan_joints(before, executed)
+        own = executed
+        if self.model.control == "joints":
+            own = np.append(path[-1] - before, executed[-1]).astype(np.float32)
         self._world.move(path, (float(executed[-1]) + 1.0) / 2.0)
         self._num_steps += 1
-        obs, info = self._look_around(executed)
+        obs, info = self._look_around(executed, own)
         return obs, float(info["entire"]), False, self._num_steps >= self.config.max_steps, info
 
     def render(self) -> np.ndarray:
@@ -109,8 +119,8 @@ class TabletopEnv(gym.Env[Any, np.ndarray]):
 
     def _checked(self, action: np.ndarray) -> np.ndarray:
         value = np.asarray(action, np.float32)
-        names = ", ".join(f"{slot.name} ({slot.unit})" for slot in self.robot_spec.action)
-        want = f"An action of {self.model.name} is {len(self.robot_spec.action)} finite numbers: {names}"
+        names = ", ".join(f"{slot.name} ({slot.unit})" for slot in self._taken)
+        want = f"An action of {self.model.name} is {len(self._taken)} finite numbers: {names}"
         if value.shape != self._low_A.shape:
             raise SpecError(f"{want}. This one has shape {value.shape}: pass one action a robot and step.")
         if not np.isfinite(value).all():
@@ -118,6 +128,30 @@ class TabletopEnv(gym.Env[Any, np.ndarray]):
         clipped = np.clip(value, self._low_A, self._high_A)
         self._num_clipped += int(not np.array_equal(clipped, value))
         return clipped
+
+    def _held_joints(self) -> np.ndarray:
+        """(J,) rad, the commanded joints, no farther from the measured ones than the leash allows."""
+        measured, _ = self._world.joints()
+        return measured + np.clip(self._joint_rad - measured, -LEASH_RAD, LEASH_RAD)
+
+    def _plan_joints(self, start_rad: np.ndarray, action: np.ndarray) -> list[np.ndarray]:
+        """Turn the commanded joints by `action`, as far as the tool stays in the workspace; returns the targets."""
+        for part in (1.0, 0.5, 0.25):
+            goal = start_rad + part * action[:-1]
+            position_m, matrix = self._arm.forward(goal)
+            position_m = position_m + self._base_m
+            inside = (position_m >= self.model.workspace_low_m).all() and (
+                position_m <= self.model.workspace_high_m
+            ).all()
+            upright = matrix[2, 0] <= -np.cos(self.model.max_tilt_rad)
+            bent = (goal >= self.model.joint_low_rad).all() and (goal <= self.model.joint_high_rad).all()
+            if inside and upright and bent:
+                break
+        else:
+            goal = start_rad
+        self._joint_rad = goal
+        self._position_m, self._matrix = self._world.tool_pose()
+        return [start_rad + tick / TICKS * (goal - start_rad) for tick in range(1, TICKS + 1)]
 
     def _plan(self, action: np.ndarray) -> list[np.ndarray]:
         """Move the commanded pose by `action` and return the joint targets (TICKS of (J,), rad) that lead there."""
@@ -157,8 +191,8 @@ class TabletopEnv(gym.Env[Any, np.ndarray]):
             last = joints
         return path
 
-    def _look_around(self, executed: np.ndarray) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
-        """Observation and info now."""
+    def _look_around(self, executed: np.ndarray, own: np.ndarray) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
+        """Observation and info now. `executed`: the action as it was taken; `own`: as the robot's own."""
         assert self._scene is not None
         picture = self._picture()
         poses, touch = self._world.object_poses(NUM_SLOTS), self._world.touch()
@@ -176,8 +210,10 @@ class TabletopEnv(gym.Env[Any, np.ndarray]):
             "entire_once": self._entire_once,
             "num_clipped": self._num_clipped,
             "instruction": self._scene.sentence,
-            "action": executed,
+            "action": own,
         }
+        if self._by_hand:
+            info["hand_action"] = executed
         if self.config.robot_mask:
             body = picture.body
             assert body is not None
@@ -201,3 +237,10 @@ class TabletopEnv(gym.Env[Any, np.ndarray]):
         position_m, matrix = self._world.tool_pose()
         state = np.concatenate([joints, [opening], position_m, matrix_quaternion(matrix)])
         return np.clip(state.astype(np.float32), self._state_low, self._state_high)
+
+
+def _still(num: int) -> np.ndarray:
+    """(num,) action that moves nothing and opens the gripper."""
+    action = np.zeros(num, np.float32)
+    action[-1] = 1.0
+    return action

@@ -143,7 +143,9 @@ def _add_hand(robot: Element, arm: BorrowedArm, hand: Hand) -> None:
     _joint(robot, "ee", "fixed", "hand_link", "ee_link", (hand.tool_x_m, 0, 0))
     _part(robot, "ee_link", 0.001)
     for name, side, rgb in (("left_finger", 1, LEFT_RGB), ("right_finger", -1, RIGHT_RGB)):
-        _joint(robot, name, "prismatic", "hand_link", f"{name}_link", (hand.tool_x_m, 0, 0), axis=(0, side, 0), hand=hand)
+        _joint(
+            robot, name, "prismatic", "hand_link", f"{name}_link", (hand.tool_x_m, 0, 0), axis=(0, side, 0), hand=hand
+        )
         finger = _part(robot, f"{name}_link", 0.03)
         at = (-hand.finger_m[0] / 2 + 0.0085, side * hand.finger_m[1] / 2, 0)
         _box(finger, hand.finger_m, at, rgb, solid=True)

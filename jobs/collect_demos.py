@@ -38,7 +38,7 @@ def main(config: DemosJobConfig) -> Path:
 
 def fleet(plan: DemoPlan, num_robots: int, memory: Any) -> DemoFleet:
     """A fleet's robots, built in its own process; experts need no novelty memory."""
-    return DemoFleet(plan, envs.make_vector, envs.make_expert, num_robots=num_robots)
+    return DemoFleet(plan, envs.make_teleoperated, envs.make_expert, num_robots=num_robots)
 
 
 if __name__ == "__main__":

@@ -41,7 +41,7 @@ def main(config: PlayJobConfig) -> Path:
 
 def fleet(plan: CollectPlan, num_robots: int, memory: Any) -> PlayFleet:
     """A fleet's robots, built in its own process."""
-    return PlayFleet(plan, envs.make_vector, sample_poses, num_robots=num_robots, memory=memory)
+    return PlayFleet(plan, envs.make_teleoperated, sample_poses, num_robots=num_robots, memory=memory)
 
 
 def write_report(data: Path) -> Path:

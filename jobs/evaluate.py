@@ -28,7 +28,8 @@ def main(config: EvaluateConfig) -> Path:
         with tracking.start("evaluate", run.path, run.config, ids, run_id=tracking.run_id_of(run.path)) as tracked:
             runs.annotate(run, mlflow_run_id=tracked.run_id)
             fleets = FleetConfig(fleets=config.fleets, robots=config.robots_per_fleet, gpus=config.gpus_per_fleet)
-            make = {"make_vector": envs.make_vector, "make_policy": make_policy}
+            make_vector = envs.make_teleoperated if config.policy == "expert" else envs.make_vector
+            make = {"make_vector": make_vector, "make_policy": make_policy}
             with connect(config.ray_address):
                 episodes = evaluate(protocol, folder=run.path, config=fleets, **make)
             name = config.name or Path(config.policy).name

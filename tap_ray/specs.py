@@ -7,6 +7,7 @@ The action (7-D for one arm), the change of the *commanded* end-effector pose ov
     dx dy dz      m, robot base frame (x forward, y left, z up)
     drx dry drz   rad, axis-angle in the base frame, applied from the left: R_next = exp([dr]) R
     gripper       absolute, dimensionless: +1 open, -1 closed
+A robot that is controlled by its joints has d<joint> (rad, change of the commanded joint) in place of the first six.
 """
 
 from dataclasses import asdict, dataclass, fields
@@ -47,7 +48,7 @@ class RobotSpec:
     action_frame: str = "base"
     """Frame of the translation and the rotation in an action."""
     action_mode: str = "delta_target"
-    """"delta_target": change of the commanded pose."""
+    """"delta_target": change of the commanded pose; "delta_target_joints": of the commanded joints."""
     rotation: str = "axis_angle_left"
     """R_next = exp([dr]) R."""
     quaternion: str = "wxyz"
@@ -136,4 +137,5 @@ EE_POSE_STATE = (
     *slots("m", -1.5, 1.5, "ee_x", "ee_y", "ee_z"),
     *slots("1", -1.0, 1.0, "ee_qw", "ee_qx", "ee_qy", "ee_qz"),
 )
-"""End-effector (tool centre point between the finger tips) pose in the base frame, quaternion wxyz."""
+"""End-effector (tool centre point between the finger tips) pose in the table frame, quaternion wxyz. Its axes are those of
+the base; a robot's base stands somewhere in it (envs/robots.py), the WidowX's in its origin."""

@@ -8,12 +8,13 @@ An observation is a dict, batched when it comes from a vector environment:
     "state"  (N, S)       float32 proprioception, slots as in RobotSpec.state
 
 An environment's `info` (privileged: only experts, explorers that say so, and judges may read it):
-    "object_pose"  (M, 7) float32  x y z (m, base frame), quaternion wxyz; unused slots are zero
+    "object_pose"  (M, 7) float32  x y z (m, table frame), quaternion wxyz; unused slots are zero
     "object_name"  str             the M slots' names joined by ",", "" for an unused slot
     "contact"      bool            a finger touched an object during the last control step
     "robot_mask"   (Y, X) uint8    255 where the robot or its shadow is seen (only with EnvConfig.robot_mask)
     "partial", "entire"            bool, true now; "partial_once", "entire_once": true at any step so far
     "action"       (A,) float32    the action as executed, clipped into range (at reset: zeros, gripper open)
+    "hand_action"  (7,) float32    the hand's motion that was asked for, likewise (only where actions move the hand)
     "num_clipped"  int             actions of this episode that had to be clipped into range
     "instruction"  str             the sentence of this episode; play never reads it
 """

@@ -8,7 +8,7 @@ import pytest
 
 import envs
 from envs.camera import Look
-from envs.kinematics import axis_angle_matrix, quaternion_matrix, turn_between
+from envs.rotations import axis_angle_matrix, quaternion_matrix, turn_between
 from envs.tabletop import TabletopEnv
 from tap_ray.errors import SpecError
 from tap_ray.types import EnvConfig
