@@ -139,13 +139,9 @@ class TabletopEnv(gym.Env[Any, np.ndarray]):
         for part in (1.0, 0.5, 0.25):
             goal = start_rad + part * action[:-1]
             position_m, matrix = self._arm.forward(goal)
-            position_m = position_m + self._base_m
-            inside = (position_m >= self.model.workspace_low_m).all() and (
-                position_m <= self.model.workspace_high_m
-            ).all()
-            upright = matrix[2, 0] <= -np.cos(self.model.max_tilt_rad)
-            bent = (goal >= self.model.joint_low_rad).all() and (goal <= self.model.joint_high_rad).all()
-            if inside and upright and bent:
+            inside = _within(position_m + self._base_m, self.model.workspace_low_m, self.model.workspace_high_m)
+            bent = _within(goal, self.model.joint_low_rad, self.model.joint_high_rad)
+            if inside and bent and matrix[2, 0] <= -np.cos(self.model.max_tilt_rad):
                 break
         else:
             goal = start_rad
@@ -237,6 +233,10 @@ class TabletopEnv(gym.Env[Any, np.ndarray]):
         position_m, matrix = self._world.tool_pose()
         state = np.concatenate([joints, [opening], position_m, matrix_quaternion(matrix)])
         return np.clip(state.astype(np.float32), self._state_low, self._state_high)
+
+
+def _within(value: np.ndarray, low: tuple[float, ...], high: tuple[float, ...]) -> bool:
+    return bool((value >= low).all() and (value <= high).all())
 
 
 def _still(num: int) -> np.ndarray:
