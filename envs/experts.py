@@ -19,6 +19,7 @@ from tap_ray.specs import RobotSpec
 from tap_ray.types import Info, Observation
 
 OPEN, CLOSED = 1.0, -1.0
+STAY = (0.0, 0.0, 0.0, 0.0, 0.0, 0.0, OPEN)
 CLEARANCE_M = 0.07
 """Height above the object from which it is approached."""
 CARRY_Z_M = 0.14
@@ -194,24 +195,38 @@ class Script:
 
 
 class Expert:
-    """A `Policy` for N robots of one task: one `Script` each."""
+    """A `Policy` for N robots of one task: one `Script` each, for the hand that begins nearest to the object.
+
+    It moves hands, whatever the robot's own actions are (`envs.make_teleoperated`); another hand stays where it is.
+    """
 
     def __init__(self, task: TaskModel, spec: RobotSpec, num_robots: int, config: ExpertConfig) -> None:
         self._task, self._num_robots, self._config = task, num_robots, config
-        self._pose_slot = [slot.name for slot in spec.state].index("ee_x")
+        self._pose_slots = [number for number, slot in enumerate(spec.state) if slot.name.endswith("ee_x")]
+        self._hands: list[int] = []
         self._scripts: list[Script] = []
 
     def reset(self, obs: Observation, info: Info, seeds: Sequence[int]) -> None:
         """Begin an episode on every robot; `seeds` (N) are those of the noise."""
+        self._hands = [self._nearest(obs, info, robot) for robot in range(self._num_robots)]
         views = [self._view(obs, info, robot) for robot in range(self._num_robots)]
         self._scripts = [Script(self._task, self._config, seed, view) for seed, view in zip(seeds, views, strict=True)]
 
     def act(self, obs: Observation, info: Info) -> np.ndarray:
-        """(N, 7) float32 actions."""
-        return np.stack([script.act(self._view(obs, info, robot)) for robot, script in enumerate(self._scripts)])
+        """(N, 7) float32 motions, 7 more for each further hand."""
+        action_NE7 = np.tile(np.array(STAY, np.float32), (self._num_robots, len(self._pose_slots), 1))
+        for robot, script in enumerate(self._scripts):
+            action_NE7[robot, self._hands[robot]] = script.act(self._view(obs, info, robot))
+        return action_NE7.reshape(self._num_robots, -1)
+
+    def _nearest(self, obs: Observation, info: Info, robot: int) -> int:
+        """Number of the hand that is nearest to the object, seen from above."""
+        hands = [obs["state"][robot][slot : slot + 2] for slot in self._pose_slots]
+        item = info["object_pose"][robot][0, :2]
+        return int(np.argmin([np.linalg.norm(hand - item) for hand in hands]))
 
     def _view(self, obs: Observation, info: Info, robot: int) -> View:
-        tool = np.asarray(obs["state"][robot][self._pose_slot :], float)
+        tool = np.asarray(obs["state"][robot][self._pose_slots[self._hands[robot]] :], float)
         poses: Any = np.asarray(info["object_pose"][robot], float)
         return View(
             tool_m=tool[:3],

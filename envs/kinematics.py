@@ -11,7 +11,7 @@ from typing import Protocol
 import numpy as np
 
 from envs.chain import Chain
-from envs.robots import ArmLengths, RobotModel
+from envs.robots import ArmLengths, ArmModel
 from envs.rotations import axis_angle_matrix, rot_x, rot_y, rot_z
 from envs.urdf import urdf_of
 
@@ -44,7 +44,7 @@ class Kinematics(Protocol):
 
 
 @lru_cache(maxsize=8)
-def kinematics(model: RobotModel) -> Kinematics:
+def kinematics(model: ArmModel) -> Kinematics:
     """The kinematics of `model`."""
     if model.lengths is not None:
         return SphericalWrist(model, model.lengths)
@@ -54,7 +54,7 @@ def kinematics(model: RobotModel) -> Kinematics:
 class Limited:
     """A chain within its joints' limits."""
 
-    def __init__(self, model: RobotModel) -> None:
+    def __init__(self, model: ArmModel) -> None:
         self._low_rad, self._high_rad = np.array(model.joint_low_rad), np.array(model.joint_high_rad)
         self._chain = Chain(urdf_of(model), model.joint, model.tool_link, model.home_rad)
         self.forward = self._chain.forward
@@ -80,7 +80,7 @@ def limit_tilt(matrix: np.ndarray, max_tilt_rad: float) -> np.ndarray:
 class SphericalWrist:
     """Closed form of an arm with waist z, shoulder y, elbow y and a wrist x, y, x whose axes meet."""
 
-    def __init__(self, model: RobotModel, lengths: ArmLengths) -> None:
+    def __init__(self, model: ArmModel, lengths: ArmLengths) -> None:
         self._model, self._lengths = model, lengths
 
     def forward(self, joint_rad: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

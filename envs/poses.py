@@ -12,13 +12,14 @@ YAW_RAD = 1.2
 """Hands turn at most this far about the vertical, so that the wrist keeps away from its stops."""
 
 
-def sample_poses(config: EnvConfig, rng: np.random.Generator, num: int) -> np.ndarray:
+def sample_poses(config: EnvConfig, rng: np.random.Generator, num: int, hand: int = 0) -> np.ndarray:
     """Random poses that the robot of `config` reaches, all over its workspace.
 
     Args:
         config: which robot.
         rng: source of every draw.
         num: how many.
+        hand: which of its hands.
 
     Returns:
         (num, 7) float64: x y z (m, table frame), quaternion wxyz; the hand within 80 % of the allowed tilt.
@@ -26,7 +27,7 @@ def sample_poses(config: EnvConfig, rng: np.random.Generator, num: int) -> np.nd
     Raises:
         ConfigError: unknown robot, or it hardly reaches its workspace.
     """
-    model = robot(config.robot)
+    model = robot(config.robot).arm[hand]
     arm, base_m = kinematics(model), np.array(model.base_m)
     poses: list[np.ndarray] = []
     for _ in range(20 * num):

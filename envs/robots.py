@@ -55,8 +55,8 @@ class BorrowedArm:
 
 
 @dataclass(frozen=True, kw_only=True)
-class RobotModel:
-    """What is fixed about one robot. Lengths, limits, speeds and efforts are the maker's (source: its URDF)."""
+class ArmModel:
+    """What is fixed about one arm. Lengths, limits, speeds and efforts are the maker's (source: its URDF)."""
 
     name: str
     urdf: str
@@ -66,8 +66,6 @@ class RobotModel:
     base_m: tuple[float, float, float] = (0.0, 0.0, 0.0)
     """Where the base stands in the table's frame (axes parallel). Poses outside kinematics are in the table's frame, so
     that objects lie at the same places for all robots; the WidowX stands in its origin."""
-    control: Literal["hand", "joints"] = "hand"
-    """What an action moves: the commanded tool pose, or the commanded joints."""
     joint: tuple[str, ...]
     """Joints of the arm, from the base."""
     joint_low_rad: tuple[float, ...]
@@ -77,7 +75,7 @@ class RobotModel:
     joint_effort_nm: tuple[float, ...]
     lengths: ArmLengths | None = None
     """Of a closed form; None: solved numerically."""
-    finger: tuple[str, str]
+    finger: tuple[str, str] = ("left_finger", "right_finger")
     """The two sliding joints, left then right; both open towards larger values."""
     finger_open_m: float
     """Travel of each finger; the opening is twice as wide."""
@@ -87,13 +85,25 @@ class RobotModel:
     """Its frame is the tool centre point: x out of the hand, y towards the left finger."""
     home_rad: tuple[float, ...]
     """Joints at the start of an episode, before noise."""
-    home_noise_rad: float
+    home_noise_rad: float = 0.02
     """Standard deviation of the noise on them; 0 starts every episode alike."""
-    workspace_low_m: tuple[float, float, float]
-    """Corner of the box that the commanded tool position stays in, base frame."""
-    workspace_high_m: tuple[float, float, float]
-    max_tilt_rad: float
+    workspace_low_m: tuple[float, float, float] = (0.16, -0.22, 0.012)
+    """Corner of the box that the commanded tool position stays in, table frame."""
+    workspace_high_m: tuple[float, float, float] = (0.42, 0.22, 0.26)
+    max_tilt_rad: float = 0.6
     """Largest angle between the tool's axis and straight down."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class RobotModel:
+    """An embodiment: one arm, or several that share a table."""
+
+    name: str
+    arm: tuple[ArmModel, ...]
+    side: tuple[str, ...] = ("",)
+    """What the names of each arm's slots begin with."""
+    control: Literal["hand", "joints"] = "hand"
+    """What an action moves: the commanded tool poses, or the commanded joints."""
 
 
 def robot(name: str) -> RobotModel:
@@ -108,122 +118,131 @@ def robot(name: str) -> RobotModel:
 
 
 def spec_of(model: RobotModel) -> RobotSpec:
-    """Interface of `model`: motion of hand or joints, and gripper; state = joints, gripper opening, tool pose (7)."""
-    joints = [
-        Slot(name=name, unit="rad", low=low, high=high)
-        for name, low, high in zip(model.joint, model.joint_low_rad, model.joint_high_rad, strict=True)
-    ]
-    opening = slots("1 (0 closed, 1 open)", 0.0, 1.0, "gripper_opening")
-    hand = RobotSpec(robot=model.name, action=EE_DELTA_ACTION, state=(*joints, *opening, *EE_POSE_STATE))
+    """Interface of `model`, arm by arm: motion of hand or joints, and gripper; joints, gripper opening, tool pose."""
+    hand = RobotSpec(
+        robot=model.name,
+        action=hand_actions(model),
+        state=tuple(slot for arm, side in zip(model.arm, model.side, strict=True) for slot in _state(arm, side)),
+    )
     if model.control == "hand":
         return hand
-    most = model.joint_speed_rad_s / hand.control_hz
-    turns = slots("rad", -most, most, *(f"d{name}" for name in model.joint))
-    return replace(
-        hand,
-        action=(*turns, *slots("1", -1.0, 1.0, "gripper")),
-        action_mode="delta_target_joints",
-        action_frame="joints",
-        rotation="none",
+    turns = tuple(
+        slot for arm, side in zip(model.arm, model.side, strict=True) for slot in _turns(arm, side, hand.control_hz)
     )
+    joints = {"action_mode": "delta_target_joints", "action_frame": "joints", "rotation": "none"}
+    return replace(hand, action=turns, **joints)
 
+
+def hand_actions(model: RobotModel) -> tuple[Slot, ...]:
+    """Slots of an action that moves the hands, whatever the robot's own actions are."""
+    return tuple(replace(slot, name=side + slot.name) for side in model.side for slot in EE_DELTA_ACTION)
+
+
+def _state(arm: ArmModel, side: str) -> tuple[Slot, ...]:
+    joints = [
+        Slot(name=side + name, unit="rad", low=low, high=high)
+        for name, low, high in zip(arm.joint, arm.joint_low_rad, arm.joint_high_rad, strict=True)
+    ]
+    opening = slots("1 (0 closed, 1 open)", 0.0, 1.0, f"{side}gripper_opening")
+    return (*joints, *opening, *(replace(slot, name=side + slot.name) for slot in EE_POSE_STATE))
+
+
+def _turns(arm: ArmModel, side: str, control_hz: float) -> tuple[Slot, ...]:
+    most = arm.joint_speed_rad_s / control_hz
+    return (*slots("rad", -most, most, *(f"{side}d{name}" for name in arm.joint)), *slots("1", -1, 1, f"{side}gripper"))
+
+
+WIDOWX = ArmModel(
+    name="widowx",
+    urdf="widowx.urdf",
+    joint=("waist", "shoulder", "elbow", "forearm_roll", "wrist_angle", "wrist_rotate"),
+    joint_low_rad=(-pi, radians(-108), radians(-123), -pi, radians(-100), -pi),
+    joint_high_rad=(pi, radians(114), radians(92), pi, radians(123), pi),
+    joint_speed_rad_s=pi,
+    joint_effort_nm=(10, 20, 15, 2, 5, 1),
+    lengths=ArmLengths(
+        shoulder_z_m=0.072 + 0.03865,
+        elbow_x_m=0.04975,
+        elbow_z_m=0.25,
+        wrist_x_m=0.175 + 0.075,
+        tool_x_m=0.065 + 0.043 + 0.023 + 0.027575,
+    ),
+    finger_open_m=0.037,
+    finger_speed_m_s=0.2,
+    finger_force_n=5.0,
+    tool_link="ee_gripper_link",
+    home_rad=(0.0, -0.1516, 0.2587, 0.0, 1.4637, 0.0),
+)
+
+PANDA = ArmModel(
+    name="panda",
+    urdf="franka_panda/panda.urdf",
+    # Franka Emika Panda data sheet: Franka Hand, 40 mm a finger, tool centre point 103.4 mm from the flange.
+    borrowed=BorrowedArm(flange="panda_link8", hand_yaw_rad=0.75 * pi, rgb=((0.92, 0.92, 0.9), (0.78, 0.79, 0.8))),
+    hand=Hand(palm_m=(0.062, 0.12, 0.05), finger_m=(0.05, 0.012, 0.022), tool_x_m=0.1034, open_m=0.04, force_n=5.0),
+    base_m=(-0.32, 0.0, 0.0),
+    joint=tuple(f"panda_joint{number}" for number in range(1, 8)),
+    joint_low_rad=(-2.8973, -1.7628, -2.8973, -3.0718, -2.8973, -0.0175, -2.8973),
+    joint_high_rad=(2.8973, 1.7628, 2.8973, -0.0698, 2.8973, 3.7525, 2.8973),
+    joint_speed_rad_s=2.175,
+    joint_effort_nm=(87, 87, 87, 87, 12, 12, 12),
+    finger_open_m=0.04,
+    finger_speed_m_s=0.2,
+    finger_force_n=5.0,
+    tool_link="ee_link",
+    home_rad=(0.0, 0.3649, 0.0, -2.0697, 0.0, 2.4345, 0.7854),
+)
+
+XARM6 = ArmModel(
+    name="xarm6",
+    urdf="xarm/xarm6_robot.urdf",
+    # UFACTORY xArm 6 user manual: xArm Gripper, stroke 84 mm, tool centre point 172 mm from the flange.
+    borrowed=BorrowedArm(flange="link6", hand_yaw_rad=pi, rgb=((0.9, 0.9, 0.92), (0.55, 0.57, 0.6))),
+    hand=Hand(palm_m=(0.125, 0.1, 0.05), finger_m=(0.055, 0.012, 0.024), tool_x_m=0.172, open_m=0.042, force_n=5.0),
+    base_m=(-0.12, 0.0, 0.0),
+    joint=tuple(f"joint{number}" for number in range(1, 7)),
+    joint_low_rad=(-2 * pi, -2.059, -3.927, -2 * pi, -1.69297, -2 * pi),
+    joint_high_rad=(2 * pi, 2.0944, 0.19198, 2 * pi, pi, 2 * pi),
+    joint_speed_rad_s=pi,
+    joint_effort_nm=(50, 50, 32, 32, 32, 20),
+    finger_open_m=0.042,
+    finger_speed_m_s=0.1,
+    finger_force_n=5.0,
+    tool_link="ee_link",
+    home_rad=(0.0, -0.2176, -0.7288, 0.0, 0.9464, 0.0),
+)
+
+IIWA = ArmModel(
+    name="iiwa",
+    urdf="kuka_iiwa/model.urdf",
+    # KUKA LBR iiwa 14 R820 data sheet: its slowest axis turns 75 degrees/s; the flange is 45 mm beyond link 7. The
+    # hand has the stroke of a Schunk WSG 50 (110 mm).
+    borrowed=BorrowedArm(flange="lbr_iiwa_link_7", hand_yaw_rad=0.0, rgb=((0.95, 0.5, 0.1), (0.6, 0.6, 0.62))),
+    hand=Hand(palm_m=(0.13, 0.13, 0.05), finger_m=(0.06, 0.012, 0.024), tool_x_m=0.18, open_m=0.055, force_n=5.0),
+    base_m=(-0.28, 0.0, 0.0),
+    joint=tuple(f"lbr_iiwa_joint_{number}" for number in range(1, 8)),
+    joint_low_rad=tuple(-radians(most) for most in (170, 120, 170, 120, 170, 120, 175)),
+    joint_high_rad=tuple(radians(most) for most in (170, 120, 170, 120, 170, 120, 175)),
+    joint_speed_rad_s=radians(75),
+    joint_effort_nm=(320, 320, 176, 176, 110, 40, 40),
+    finger_open_m=0.055,
+    finger_speed_m_s=0.2,
+    finger_force_n=5.0,
+    tool_link="ee_link",
+    home_rad=(0.0, 0.6731, 0.0, -1.6641, 0.0, 0.8044, 0.0),
+)
 
 ROBOTS: dict[str, RobotModel] = {
-    "widowx": RobotModel(
-        name="widowx",
-        urdf="widowx.urdf",
-        joint=("waist", "shoulder", "elbow", "forearm_roll", "wrist_angle", "wrist_rotate"),
-        joint_low_rad=(-pi, radians(-108), radians(-123), -pi, radians(-100), -pi),
-        joint_high_rad=(pi, radians(114), radians(92), pi, radians(123), pi),
-        joint_speed_rad_s=pi,
-        joint_effort_nm=(10, 20, 15, 2, 5, 1),
-        lengths=ArmLengths(
-            shoulder_z_m=0.072 + 0.03865,
-            elbow_x_m=0.04975,
-            elbow_z_m=0.25,
-            wrist_x_m=0.175 + 0.075,
-            tool_x_m=0.065 + 0.043 + 0.023 + 0.027575,
+    "widowx": RobotModel(name="widowx", arm=(WIDOWX,)),
+    "panda": RobotModel(name="panda", arm=(PANDA,)),
+    "xarm6": RobotModel(name="xarm6", arm=(XARM6,)),
+    "iiwa": RobotModel(name="iiwa", arm=(IIWA,), control="joints"),
+    "widowx_pair": RobotModel(
+        name="widowx_pair",
+        arm=(
+            replace(WIDOWX, base_m=(0.0, 0.14, 0.0), workspace_low_m=(0.16, -0.16, 0.012)),
+            replace(WIDOWX, base_m=(0.0, -0.14, 0.0), workspace_high_m=(0.42, 0.16, 0.26)),
         ),
-        finger=("left_finger", "right_finger"),
-        finger_open_m=0.037,
-        finger_speed_m_s=0.2,
-        finger_force_n=5.0,
-        tool_link="ee_gripper_link",
-        home_rad=(0.0, -0.1516, 0.2587, 0.0, 1.4637, 0.0),
-        home_noise_rad=0.02,
-        workspace_low_m=(0.16, -0.22, 0.012),
-        workspace_high_m=(0.42, 0.22, 0.26),
-        max_tilt_rad=0.6,
-    ),
-    "panda": RobotModel(
-        name="panda",
-        urdf="franka_panda/panda.urdf",
-        # Franka Emika Panda data sheet: Franka Hand, 40 mm a finger, tool centre point 103.4 mm from the flange.
-        borrowed=BorrowedArm(flange="panda_link8", hand_yaw_rad=0.75 * pi, rgb=((0.92, 0.92, 0.9), (0.78, 0.79, 0.8))),
-        hand=Hand(palm_m=(0.062, 0.12, 0.05), finger_m=(0.05, 0.012, 0.022), tool_x_m=0.1034, open_m=0.04, force_n=5.0),
-        base_m=(-0.32, 0.0, 0.0),
-        joint=tuple(f"panda_joint{number}" for number in range(1, 8)),
-        joint_low_rad=(-2.8973, -1.7628, -2.8973, -3.0718, -2.8973, -0.0175, -2.8973),
-        joint_high_rad=(2.8973, 1.7628, 2.8973, -0.0698, 2.8973, 3.7525, 2.8973),
-        joint_speed_rad_s=2.175,
-        joint_effort_nm=(87, 87, 87, 87, 12, 12, 12),
-        finger=("left_finger", "right_finger"),
-        finger_open_m=0.04,
-        finger_speed_m_s=0.2,
-        finger_force_n=5.0,
-        tool_link="ee_link",
-        home_rad=(0.0, 0.3649, 0.0, -2.0697, 0.0, 2.4345, 0.7854),
-        home_noise_rad=0.02,
-        workspace_low_m=(0.16, -0.22, 0.012),
-        workspace_high_m=(0.42, 0.22, 0.26),
-        max_tilt_rad=0.6,
-    ),
-    "xarm6": RobotModel(
-        name="xarm6",
-        urdf="xarm/xarm6_robot.urdf",
-        # UFACTORY xArm 6 user manual: xArm Gripper, stroke 84 mm, tool centre point 172 mm from the flange.
-        borrowed=BorrowedArm(flange="link6", hand_yaw_rad=pi, rgb=((0.9, 0.9, 0.92), (0.55, 0.57, 0.6))),
-        hand=Hand(palm_m=(0.125, 0.1, 0.05), finger_m=(0.055, 0.012, 0.024), tool_x_m=0.172, open_m=0.042, force_n=5.0),
-        base_m=(-0.12, 0.0, 0.0),
-        joint=tuple(f"joint{number}" for number in range(1, 7)),
-        joint_low_rad=(-2 * pi, -2.059, -3.927, -2 * pi, -1.69297, -2 * pi),
-        joint_high_rad=(2 * pi, 2.0944, 0.19198, 2 * pi, pi, 2 * pi),
-        joint_speed_rad_s=pi,
-        joint_effort_nm=(50, 50, 32, 32, 32, 20),
-        finger=("left_finger", "right_finger"),
-        finger_open_m=0.042,
-        finger_speed_m_s=0.1,
-        finger_force_n=5.0,
-        tool_link="ee_link",
-        home_rad=(0.0, -0.2176, -0.7288, 0.0, 0.9464, 0.0),
-        home_noise_rad=0.02,
-        workspace_low_m=(0.16, -0.22, 0.012),
-        workspace_high_m=(0.42, 0.22, 0.26),
-        max_tilt_rad=0.6,
-    ),
-    "iiwa": RobotModel(
-        name="iiwa",
-        urdf="kuka_iiwa/model.urdf",
-        control="joints",
-        # KUKA LBR iiwa 14 R820 data sheet: its slowest axis turns 75 degrees/s; the flange is 45 mm beyond link 7. The
-        # hand has the stroke of a Schunk WSG 50 (110 mm).
-        borrowed=BorrowedArm(flange="lbr_iiwa_link_7", hand_yaw_rad=0.0, rgb=((0.95, 0.5, 0.1), (0.6, 0.6, 0.62))),
-        hand=Hand(palm_m=(0.13, 0.13, 0.05), finger_m=(0.06, 0.012, 0.024), tool_x_m=0.18, open_m=0.055, force_n=5.0),
-        base_m=(-0.28, 0.0, 0.0),
-        joint=tuple(f"lbr_iiwa_joint_{number}" for number in range(1, 8)),
-        joint_low_rad=tuple(-radians(most) for most in (170, 120, 170, 120, 170, 120, 175)),
-        joint_high_rad=tuple(radians(most) for most in (170, 120, 170, 120, 170, 120, 175)),
-        joint_speed_rad_s=radians(75),
-        joint_effort_nm=(320, 320, 176, 176, 110, 40, 40),
-        finger=("left_finger", "right_finger"),
-        finger_open_m=0.055,
-        finger_speed_m_s=0.2,
-        finger_force_n=5.0,
-        tool_link="ee_link",
-        home_rad=(0.0, 0.6731, 0.0, -1.6641, 0.0, 0.8044, 0.0),
-        home_noise_rad=0.02,
-        workspace_low_m=(0.16, -0.22, 0.012),
-        workspace_high_m=(0.42, 0.22, 0.26),
-        max_tilt_rad=0.6,
+        side=("left_", "right_"),
     ),
 }

@@ -6,17 +6,14 @@ import gymnasium as gym
 import numpy as np
 
 from envs.camera import Look, Picture, take_picture
-from envs.kinematics import kinematics, limit_tilt
-from envs.physics import TICKS, World
-from envs.robots import robot, spec_of
-from envs.rotations import axis_angle_matrix, matrix_quaternion, turn_between
+from envs.driver import Driver
+from envs.physics import World
+from envs.robots import hand_actions, robot, spec_of
+from envs.rotations import matrix_quaternion
 from envs.tasks import NUM_SLOTS, Scene, draw_scene, judge, known_task
 from tap_ray.errors import SpecError
-from tap_ray.specs import EE_DELTA_ACTION
+from tap_ray.specs import Slot
 from tap_ray.types import EnvConfig
-
-LEASH_M, LEASH_RAD = 0.03, 0.3
-"""How far the commanded pose may run ahead of the measured one when something is in the way."""
 
 
 class TabletopEnv(gym.Env[Any, np.ndarray]):
@@ -51,7 +48,7 @@ class TabletopEnv(gym.Env[Any, np.ndarray]):
         self.render_mode = render_mode
         self.model = robot(config.robot)
         self.robot_spec = spec_of(self.model)
-        self._arm, self._base_m = kinematics(self.model), np.array(self.model.base_m)
+        self._drivers = [Driver(arm, self.robot_spec.control_hz) for arm in self.model.arm]
         self._task = known_task(config.task)
         self._look = look or Look()
         self._render_size = render_size or config.image_size
@@ -59,7 +56,7 @@ class TabletopEnv(gym.Env[Any, np.ndarray]):
         self._state_low = np.array([slot.low for slot in state], np.float32)
         self._state_high = np.array([slot.high for slot in state], np.float32)
         self._by_hand = teleoperated or self.model.control == "hand"
-        taken = EE_DELTA_ACTION if self._by_hand else self.robot_spec.action
+        taken = hand_actions(self.model) if self._by_hand else self.robot_spec.action
         self._taken = taken
         self._low_A = np.array([slot.low for slot in taken], np.float32)
         self._high_A = np.array([slot.high for slot in taken], np.float32)
@@ -77,16 +74,18 @@ class TabletopEnv(gym.Env[Any, np.ndarray]):
         """Begin an episode whose sentence, objects, poses and joints all follow from `seed`."""
         super().reset(seed=seed)
         self._scene = draw_scene(self._task, self.np_random)
-        noise = self.np_random.normal(0.0, self.model.home_noise_rad, len(self.model.joint))
-        home = np.array(self.model.home_rad) + noise
+        home = [
+            np.array(arm.home_rad) + self.np_random.normal(0.0, arm.home_noise_rad, len(arm.joint))
+            for arm in self.model.arm
+        ]
         self._world.build(self._scene, home, self._look.table_rgb)
         self._world.settle(home)
-        self._position_m, self._matrix = self._world.tool_pose()
-        self._joint_rad = home
+        for driver, arm, joints in zip(self._drivers, self._world.arms, home, strict=True):
+            driver.reset(arm, joints)
         self._start_M7 = self._world.object_poses(NUM_SLOTS)
         self._num_steps = self._num_clipped = 0
         self._partial_once = self._entire_once = False
-        return self._look_around(_still(len(self._taken)), _still(len(self.robot_spec.action)))
+        return self._look_around(_still(self._taken), _still(self.robot_spec.action))
 
     def step(self, action: np.ndarray) -> tuple[dict[str, np.ndarray], float, bool, bool, dict[str, Any]]:
         """Execute one action (A,), clipped into the spec's range.
@@ -97,12 +96,13 @@ class TabletopEnv(gym.Env[Any, np.ndarray]):
         if self._scene is None:
             raise SpecError("step() came before reset(). Call env.reset(seed=...) once, then step().")
         executed = self._checked(action)
-        before = self._held_joints()
-        path = self._plan(executed) if self._by_hand else self._plan_joints(before, executed)
-        own = executed
-        if self.model.control == "joints":
-            own = np.append(path[-1] - before, executed[-1]).astype(np.float32)
-        self._world.move(path, (float(executed[-1]) + 1.0) / 2.0)
+        parts = np.split(executed, len(self._drivers))
+        plans = [
+            driver.plan(part, by_hand=self._by_hand, own=self.model.control)
+            for driver, part in zip(self._drivers, parts, strict=True)
+        ]
+        self._world.move([path for path, _ in plans], [(float(part[-1]) + 1.0) / 2.0 for part in parts])
+        own = np.concatenate([action for _, action in plans])
         self._num_steps += 1
         obs, info = self._look_around(executed, own)
         return obs, float(info["entire"]), False, self._num_steps >= self.config.max_steps, info
@@ -128,64 +128,6 @@ class TabletopEnv(gym.Env[Any, np.ndarray]):
         clipped = np.clip(value, self._low_A, self._high_A)
         self._num_clipped += int(not np.array_equal(clipped, value))
         return clipped
-
-    def _held_joints(self) -> np.ndarray:
-        """(J,) rad, the commanded joints, no farther from the measured ones than the leash allows."""
-        measured, _ = self._world.joints()
-        return measured + np.clip(self._joint_rad - measured, -LEASH_RAD, LEASH_RAD)
-
-    def _plan_joints(self, start_rad: np.ndarray, action: np.ndarray) -> list[np.ndarray]:
-        """Turn the commanded joints by `action`, as far as the tool stays in the workspace; returns the targets."""
-        for part in (1.0, 0.5, 0.25):
-            goal = start_rad + part * action[:-1]
-            position_m, matrix = self._arm.forward(goal)
-            inside = _within(position_m + self._base_m, self.model.workspace_low_m, self.model.workspace_high_m)
-            bent = _within(goal, self.model.joint_low_rad, self.model.joint_high_rad)
-            if inside and bent and matrix[2, 0] <= -np.cos(self.model.max_tilt_rad):
-                break
-        else:
-            goal = start_rad
-        self._joint_rad = goal
-        self._position_m, self._matrix = self._world.tool_pose()
-        return [start_rad + tick / TICKS * (goal - start_rad) for tick in range(1, TICKS + 1)]
-
-    def _plan(self, action: np.ndarray) -> list[np.ndarray]:
-        """Move the commanded pose by `action` and return the joint targets (TICKS of (J,), rad) that lead there."""
-        measured_m, measured = self._world.tool_pose()
-        ahead = self._position_m - measured_m
-        start_m = measured_m + ahead * min(1.0, LEASH_M / max(float(np.linalg.norm(ahead)), 1e-9))
-        lag = turn_between(measured, self._matrix)
-        start = axis_angle_matrix(lag * min(1.0, LEASH_RAD / max(float(np.linalg.norm(lag)), 1e-9))) @ measured
-        goal_m = np.clip(start_m + action[:3], self.model.workspace_low_m, self.model.workspace_high_m)
-        goal = limit_tilt(axis_angle_matrix(action[3:6]) @ start, self.model.max_tilt_rad)
-        away_m, turn = goal_m - start_m, turn_between(start, goal)
-        joints = self._arm.inverse(start_m - self._base_m, start, self._joint_rad)
-        self._joint_rad = self._joint_rad if joints is None else joints
-        for move_part, turn_part in ((1.0, 1.0), (0.5, 0.5), (1.0, 0.0), (0.0, 1.0)):
-            path = self._path((start_m, start), move_part * away_m, turn_part * turn)
-            if path is not None:
-                self._position_m = start_m + move_part * away_m
-                self._matrix = axis_angle_matrix(turn_part * turn) @ start
-                self._joint_rad = path[-1]
-                return path
-        self._position_m, self._matrix = start_m, start
-        return [self._joint_rad] * TICKS
-
-    def _path(
-        self, start: tuple[np.ndarray, np.ndarray], away_m: np.ndarray, turn_rad: np.ndarray
-    ) -> list[np.ndarray] | None:
-        """Joint targets along a straight line and a steady turn; None where the arm cannot follow."""
-        path, last = [], self._joint_rad
-        most = self.model.joint_speed_rad_s / self.robot_spec.control_hz / TICKS
-        for tick in range(1, TICKS + 1):
-            part = tick / TICKS
-            goal_m, goal = start[0] + part * away_m, axis_angle_matrix(part * turn_rad) @ start[1]
-            joints = self._arm.inverse(goal_m - self._base_m, goal, last)
-            if joints is None or np.abs(joints - last).max() > most:
-                return None
-            path.append(joints)
-            last = joints
-        return path
 
     def _look_around(self, executed: np.ndarray, own: np.ndarray) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
         """Observation and info now. `executed`: the action as it was taken; `own`: as the robot's own."""
@@ -224,23 +166,21 @@ class TabletopEnv(gym.Env[Any, np.ndarray]):
 
     def _photograph(self, size: int, *, mask: bool) -> Picture:
         if self._look.hand_shadow:
-            self._world.cast_hand_shadow(self._look.light)
+            for arm in self._world.arms:
+                arm.cast_shadow(self._look.light)
         return take_picture(self._world.client, self._look, size, mask=mask)
 
     def _state(self) -> np.ndarray:
         """(S,) float32 proprioception, in the order of the spec."""
-        joints, opening = self._world.joints()
-        position_m, matrix = self._world.tool_pose()
-        state = np.concatenate([joints, [opening], position_m, matrix_quaternion(matrix)])
+        parts: list[Any] = []
+        for arm in self._world.arms:
+            joints, opening = arm.joints()
+            position_m, matrix = arm.tool_pose()
+            parts += [joints, [opening], position_m, matrix_quaternion(matrix)]
+        state = np.concatenate(parts)
         return np.clip(state.astype(np.float32), self._state_low, self._state_high)
 
 
-def _within(value: np.ndarray, low: tuple[float, ...], high: tuple[float, ...]) -> bool:
-    return bool((value >= low).all() and (value <= high).all())
-
-
-def _still(num: int) -> np.ndarray:
-    """(num,) action that moves nothing and opens the gripper."""
-    action = np.zeros(num, np.float32)
-    action[-1] = 1.0
-    return action
+def _still(slots: tuple[Slot, ...]) -> np.ndarray:
+    """(A,) action that moves nothing and opens the grippers."""
+    return np.array([1.0 if slot.name.endswith("gripper") else 0.0 for slot in slots], np.float32)

@@ -171,8 +171,8 @@ def _apart(position_m: np.ndarray, models: tuple[ObjectModel, ...]) -> bool:
 class Touch:
     """Who touches whom after a control step; indices are object slots."""
 
-    finger: tuple[frozenset[int], frozenset[int]]
-    """Objects that the left and the right finger touch."""
+    hand: tuple[tuple[frozenset[int], frozenset[int]], ...]
+    """Objects that the left and the right finger of each hand touch."""
     finger_during: frozenset[int]
     """Objects that either touched at some time during the last control step."""
     pair: frozenset[tuple[int, int]]
@@ -189,19 +189,21 @@ def judge(task: str, start_M7: np.ndarray, now_M7: np.ndarray, touch: Touch) -> 
         touch: contacts now.
 
     Returns:
-        (partial, entire). Partial: both fingers hold the object and it is lifted by 1 cm (push: a finger touches it).
-        Entire: it lies on or in the target, within tolerance, touched by no finger (push: 10 cm to the left).
+        (partial, entire). Partial: both fingers of a hand hold the object and it is lifted by 1 cm (push: a finger
+        touches it). Entire: it lies on or in the target, within tolerance, touched by no finger (push: 10 cm to the
+        left).
     """
     if task == PLAY:
         return False, False
     model = TASKS[task]
-    held = [0 in finger for finger in touch.finger]
+    held = any(0 in left and 0 in right for left, right in touch.hand)
+    touched = any(0 in finger for hand in touch.hand for finger in hand)
     if model.goal == "push_left":
         return 0 in touch.finger_during, bool(now_M7[0, 1] - start_M7[0, 1] >= PUSH_M)
-    partial = all(held) and bool(now_M7[0, 2] - start_M7[0, 2] > LIFT_M)
+    partial = held and bool(now_M7[0, 2] - start_M7[0, 2] > LIFT_M)
     away = now_M7[0, :3] - now_M7[1, :3]
     near = float(np.hypot(away[0], away[1])) <= model.tolerance_m
-    return partial, near and not any(held) and (0, 1) in touch.pair and _height_fits(model, float(away[2]))
+    return partial, near and not touched and (0, 1) in touch.pair and _height_fits(model, float(away[2]))
 
 
 def _height_fits(model: TaskModel, up_m: float) -> bool:

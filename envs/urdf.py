@@ -15,7 +15,7 @@ from xml.etree.ElementTree import Element, SubElement
 
 import numpy as np
 
-from envs.robots import ASSETS, BorrowedArm, Hand, RobotModel
+from envs.robots import ASSETS, ArmModel, BorrowedArm, Hand
 from tap_ray.errors import StorageError
 
 VERSION = "1"
@@ -27,7 +27,7 @@ LEFT_RGB, RIGHT_RGB = (0.95, 0.20, 0.75), (0.10, 0.85, 0.90)
 """The fingers, as the WidowX has them: no object has these colours, and left can be told from right."""
 
 
-def urdf_of(model: RobotModel) -> Path:
+def urdf_of(model: ArmModel) -> Path:
     """The robot's file, made now if this machine has none yet.
 
     Raises:

@@ -10,7 +10,7 @@ from envs.robots import ROBOTS
 from tap_ray.rollout import rollout
 from tap_ray.types import EnvConfig, Trajectory
 
-BORROWED = [name for name, model in ROBOTS.items() if model.borrowed]
+BORROWED = [name for name, model in ROBOTS.items() if model.arm[0].borrowed]
 JOINT_CONTROLLED = [name for name, model in ROBOTS.items() if model.control == "joints"]
 
 
@@ -48,7 +48,7 @@ def test_what_was_done_by_hand_is_the_same_in_joints(robot: str) -> None:
     config = EnvConfig(robot=robot, task="put_eggplant_in_basket", render=False)
     shown = demonstrate(config, 3)
     spec = envs.spec(config)
-    assert shown.action.shape[1] == len(spec.action) == len(ROBOTS[robot].joint) + 1
+    assert shown.action.shape[1] == len(spec.action) == len(ROBOTS[robot].arm[0].joint) + 1
     assert (np.abs(shown.action) <= spec.action_high_A + 1e-6).all()
     robots = envs.make_vector(config, 1)
     again = rollout(robots, Replay(shown), env_seeds=[3], policy_seeds=[3], settle=5).trajectories[0]
@@ -66,7 +66,7 @@ def test_random_joints_keep_the_hand_above_the_table(robot: str) -> None:
     done = rollout(robots, envs.random_policy(envs.spec(config)), env_seeds=[0], policy_seeds=[0]).trajectories[0]
     robots.close()
     names = [slot.name for slot in envs.spec(config).state]
-    model, at = ROBOTS[robot], names.index("ee_x")
+    model, at = ROBOTS[robot].arm[0], names.index("ee_x")
     hand_T3 = done.state[:, at : at + 3]
     assert (hand_T3 > np.array(model.workspace_low_m) - 0.02).all()
     assert (hand_T3 < np.array(model.workspace_high_m) + 0.02).all()
@@ -78,5 +78,5 @@ def test_a_picture_costs_little_more_than_the_widowx(robot: str) -> None:
     """Counted in triangles, which is what TinyRenderer pays for: a box has 12, a light shape at most 92."""
     from envs.urdf import urdf_of
 
-    triangles = sum(mesh.read_text().count("\nf ") for mesh in urdf_of(ROBOTS[robot]).parent.glob("*.obj"))
+    triangles = sum(mesh.read_text().count("\nf ") for mesh in urdf_of(ROBOTS[robot].arm[0]).parent.glob("*.obj"))
     assert 100 < triangles < 900

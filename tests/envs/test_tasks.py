@@ -13,7 +13,7 @@ ITEM = frozenset({0})
 def touch(left: bool = False, right: bool = False, *, resting: bool = False) -> Touch:
     """Which fingers hold the object, and whether it rests on the target."""
     return Touch(
-        finger=(ITEM if left else NOBODY, ITEM if right else NOBODY),
+        hand=((NOBODY, NOBODY), (ITEM if left else NOBODY, ITEM if right else NOBODY)),
         finger_during=ITEM if left or right else NOBODY,
         pair=frozenset({(0, 1)}) if resting else frozenset(),
     )
