@@ -18,8 +18,6 @@ import numpy as np
 from envs.robots import ASSETS, ArmModel, BorrowedArm, Hand
 from tap_ray.errors import StorageError
 
-VERSION = "1"
-"""Of what is made here: raise it with every change."""
 DIRECTIONS = 48
 """In which the outermost points of a mesh are kept: a hull has at most 92 triangles."""
 
@@ -38,8 +36,8 @@ def urdf_of(model: ArmModel) -> Path:
     import pybullet_data
 
     source = Path(pybullet_data.getDataPath()) / model.urdf
-    about = f"{VERSION} {DIRECTIONS} {model.borrowed} {model.hand}".encode()
-    name = f"{model.name}-{hashlib.sha256(about + source.read_bytes()).hexdigest()[:12]}"
+    maker, about = Path(__file__).read_bytes(), f"{model.borrowed} {model.hand}".encode()
+    name = f"{model.name}-{hashlib.sha256(maker + about + source.read_bytes()).hexdigest()[:12]}"
     folder = cache() / name
     if not (folder / "robot.urdf").is_file():
         _make(source, model.borrowed, model.hand, folder)

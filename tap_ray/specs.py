@@ -139,3 +139,48 @@ EE_POSE_STATE = (
 )
 """End-effector (tool centre point between the finger tips) pose in the table frame, quaternion wxyz. Its axes
 are those of the base; a robot's base stands somewhere in it (envs/robots.py), the WidowX's in its origin."""
+
+
+ARMS, JOINTS = 2, 7
+"""The unified layout has places for two arms of seven joints."""
+UNIFIED_ACTION = tuple(
+    f"arm{arm}/{name}"
+    for arm in range(ARMS)
+    for name in (*(slot.name for slot in EE_DELTA_ACTION[:6]), *(f"dq{j + 1}" for j in range(JOINTS)), "gripper")
+)
+"""What each place of a unified action means: per arm the hand's motion, the joints' motion, the gripper."""
+UNIFIED_STATE = tuple(
+    f"arm{arm}/{name}"
+    for arm in range(ARMS)
+    for name in (*(f"q{j + 1}" for j in range(JOINTS)), "gripper_opening", *(slot.name for slot in EE_POSE_STATE))
+)
+"""Likewise of a unified state: per arm the joints, the gripper's opening, the tool pose."""
+SIDES = {"left_": 0, "right_": 1}
+"""Arm by what a slot's name begins with; without either it is arm 0."""
+
+
+def unified_places(slots: tuple[Slot, ...], layout: tuple[str, ...]) -> tuple[int, ...]:
+    """Where each slot of a robot's action or state lies in the unified layout; the other places are padding.
+
+    Args:
+        slots: of `RobotSpec.action` or `.state`.
+        layout: UNIFIED_ACTION or UNIFIED_STATE.
+
+    Raises:
+        SpecError: a slot has no place there; names it.
+    """
+    joint, places = ("dq" if layout is UNIFIED_ACTION else "q"), []
+    num_joints = [0] * ARMS
+    for slot in slots:
+        side = next((side for side in SIDES if slot.name.startswith(side)), "")
+        arm, name = SIDES.get(side, 0), slot.name.removeprefix(side)
+        if f"arm{arm}/{name}" not in layout and slot.unit == "rad":
+            num_joints[arm] += 1
+            name = f"{joint}{num_joints[arm]}"
+        if f"arm{arm}/{name}" not in layout:
+            raise SpecError(
+                f"Slot {slot.name!r} ({slot.unit}) has no place in the unified layout, which holds {ARMS} arms with "
+                f"{JOINTS} joints each, hand motions or poses, and grippers. Extend specs.py, or leave this robot out."
+            )
+        places.append(layout.index(f"arm{arm}/{name}"))
+    return tuple(places)
