@@ -157,6 +157,22 @@ class EpisodeResult:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Motion:
+    """A batch of N stretches of motion, H steps each, of one or several robots: no images. A, S as specs.UNIFIED_*."""
+
+    action: Float32[np.ndarray, "N H A"]
+    """Normalised by the statistics of its own data set; zero in the places that the robot does not have."""
+    state: Float32[np.ndarray, "N H S"]
+    """Before each action, likewise."""
+    step_mask: Bool[np.ndarray, "N H"]
+    """False where the episode had not begun or was over."""
+    place_mask: Bool[np.ndarray, "N A"]
+    """The robot's own action places."""
+    source: np.ndarray
+    """(N,) int64, number of the data set."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class Window:
     """A batch of training windows (o_t, o_{t+k}, a_{t:t+H}) that never cross an episode. Torch-free."""
 

@@ -31,6 +31,14 @@ class SlotNorm:
     offset: tuple[float, ...]
     scale: tuple[float, ...]
 
+    def normalise(self, values: np.ndarray) -> np.ndarray:
+        """(..., slots) float32 physical values -> numbers of order one."""
+        return (values - np.float32(self.offset)) / np.float32(self.scale)
+
+    def physical(self, values: np.ndarray) -> np.ndarray:
+        """Inverse of `normalise`."""
+        return values * np.float32(self.scale) + np.float32(self.offset)
+
 
 @dataclass(frozen=True, kw_only=True)
 class NormStats:

@@ -1,0 +1,195 @@
+"""Batches of motion, without images, from the play of one or several robots; their order follows from a seed alone.
+
+    data set 0 (widowx)  -> its state and action columns, normalised, laid out as specs.UNIFIED_* -+
+    data set 1 (iiwa)    -> ...                                                                    +-> batch b
+    ...                                                                                           -+
+
+A batch takes a fixed number of windows from each data set, by its weight. Every data set goes through its own windows
+in its own random order, again and again; batch number b follows from (seed, b) alone, so a run resumes anywhere.
+"""
+
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Sequence
+
+import numpy as np
+import pyarrow.parquet as pq
+
+from tap_ray.dataset import layout
+from tap_ray.dataset.norm_stats import NormStats, norm_stats
+from tap_ray.dataset.reader import DatasetInfo, open_dataset, read_episode, stats_of
+from tap_ray.dataset.windows import WindowConfig, split_episodes
+from tap_ray.errors import ConfigError, DataError
+from tap_ray.rng import generator
+from tap_ray.specs import UNIFIED_ACTION, UNIFIED_STATE, RobotSpec, unified_places
+from tap_ray.types import Motion
+
+
+@dataclass(frozen=True, kw_only=True)
+class MotionWindows:
+    """Which stretches, and how many at a time."""
+
+    horizon: int = 15
+    """H, steps of a stretch."""
+    batch_size: int = 256
+    """N, stretches in a batch."""
+    num_episodes: int = 0
+    """Use only the first so many episodes of each data set, so that budgets are nested; 0 uses all."""
+    holdout_every: int = 19
+    """Every so-many-th episode of each data set is held out; 0 holds out none."""
+
+    def __post_init__(self) -> None:
+        for name in ("horizon", "batch_size"):
+            if getattr(self, name) < 1:
+                raise ConfigError(f"windows.{name} is at least 1; got {getattr(self, name)}.")
+
+    def episodes(self, dataset: DatasetInfo) -> tuple[np.ndarray, np.ndarray]:
+        """Indices of the training and of the held-out episodes."""
+        return split_episodes(dataset, WindowConfig(num_episodes=self.num_episodes, holdout_every=self.holdout_every))
+
+
+@dataclass(frozen=True, kw_only=True)
+class MotionSet:
+    """The motion of one data set in memory: 232 bytes a step."""
+
+    spec: RobotSpec
+    norm: NormStats
+    """Of its training episodes."""
+    action_FA: np.ndarray
+    """(F, A) float32, normalised and unified, all episodes end to end."""
+    state_FS: np.ndarray
+    first_W: np.ndarray
+    """(W,) first frame of every window that fits into its episode."""
+    place_A: np.ndarray
+    """(A,) bool, the robot's own action places."""
+
+
+def load(path: Path, config: MotionWindows, *, held_out: bool = False, norm: NormStats | None = None) -> MotionSet:
+    """Read a data set's states and actions, and nothing else.
+
+    Args:
+        path: the data set.
+        config: which stretches.
+        held_out: the held-out episodes instead of the training ones.
+        norm: statistics to normalise with; None: those of its training episodes.
+
+    Raises:
+        DataError: no such data set, or no episode is as long as a window.
+        SpecError: the robot does not fit the unified layout.
+    """
+    dataset = open_dataset(path)
+    train, out = config.episodes(dataset)
+    norm = norm or norm_stats(stats_of(dataset, train), dataset.spec)
+    columns = [layout.STATE, layout.ACTION]
+    episodes = [read_episode(dataset, int(index), columns) for index in (out if held_out else train)]
+    lengths = np.array([len(episode[layout.ACTION]) for episode in episodes], np.int64)
+    if not (lengths >= config.horizon).any():
+        raise DataError(
+            f"{path}: none of its {len(lengths)} {'held-out' if held_out else 'training'} episodes has the "
+            f"{config.horizon} steps of a window. Collect more or longer episodes, or lower --windows.horizon."
+        )
+    begin = np.concatenate([[0], lengths.cumsum()[:-1]])
+    num = np.maximum(lengths - config.horizon + 1, 0)
+    first = [start + np.arange(windows) for start, windows in zip(begin, num, strict=True)]
+    action_places = unified_places(dataset.spec.action, UNIFIED_ACTION)
+    state_places = unified_places(dataset.spec.state, UNIFIED_STATE)
+    action = np.concatenate([episode[layout.ACTION] for episode in episodes])
+    state = np.concatenate([episode[layout.STATE] for episode in episodes])
+    place_A = np.zeros(len(UNIFIED_ACTION), bool)
+    place_A[list(action_places)] = True
+    return MotionSet(
+        spec=dataset.spec,
+        norm=norm,
+        action_FA=_spread(norm.action.normalise(action), action_places, len(UNIFIED_ACTION)),
+        state_FS=_spread(norm.state.normalise(state), state_places, len(UNIFIED_STATE)),
+        first_W=np.concatenate(first),
+        place_A=place_A,
+    )
+
+
+def _spread(values_FX: np.ndarray, places: tuple[int, ...], num: int) -> np.ndarray:
+    """Columns to their places in the unified layout, zeros elsewhere."""
+    spread = np.zeros((len(values_FX), num), np.float32)
+    spread[:, list(places)] = values_FX
+    return spread
+
+
+def counts(weights: Sequence[float], batch_size: int) -> list[int]:
+    """How many windows of a batch come from each data set: proportional to the weights, largest remainders first.
+
+    Raises:
+        ConfigError: a weight is not positive, or a data set would have no window in a batch.
+    """
+    share = np.asarray(weights, float)
+    if not len(share) or (share <= 0).any():
+        raise ConfigError(f"Weights are above 0; got {list(weights)}.")
+    exact = share / share.sum() * batch_size
+    whole = np.floor(exact).astype(int)
+    whole[np.argsort(whole - exact, kind="stable")[: batch_size - whole.sum()]] += 1
+    if (whole == 0).any():
+        raise ConfigError(
+            f"With the weights {list(weights)} and {batch_size} windows a batch, a data set has none of them."
+        )
+    return whole.tolist()
+
+
+def batch(
+    sets: Sequence[MotionSet], weights: Sequence[float], config: MotionWindows, *, seed: int, number: int
+) -> Motion:
+    """Batch `number` of the endless sequence."""
+    parts = [
+        _windows(motions, _drawn(motions, seed, source, number * count, count), config.horizon, source)
+        for source, (motions, count) in enumerate(zip(sets, counts(weights, config.batch_size), strict=True))
+    ]
+    return Motion(**{name: np.concatenate([getattr(part, name) for part in parts]) for name in vars(parts[0])})
+
+
+def held_out_batches(motions: MotionSet, config: MotionWindows, *, source: int, seed: int, num: int) -> list[Motion]:
+    """The same `num` (or fewer) windows at every call."""
+    order = generator(seed, "motions", "held_out", source).permutation(motions.first_W)[:num]
+    size = config.batch_size
+    return [_windows(motions, order[i : i + size], config.horizon, source) for i in range(0, len(order), size)]
+
+
+def _drawn(motions: MotionSet, seed: int, source: int, start: int, count: int) -> np.ndarray:
+    """Windows `start` .. `start + count` of a data set's endless sequence of shuffled epochs."""
+    drawn: list[np.ndarray] = []
+    while count:
+        epoch, place = divmod(start, len(motions.first_W))
+        part = motions.first_W[_order(seed, source, epoch, len(motions.first_W))[place : place + count]]
+        drawn.append(part)
+        start, count = start + len(part), count - len(part)
+    return np.concatenate(drawn)
+
+
+@lru_cache(maxsize=16)
+def _order(seed: int, source: int, epoch: int, num: int) -> np.ndarray:
+    return generator(seed, "motions", source, "epoch", epoch).permutation(num)
+
+
+def _windows(motions: MotionSet, first_N: np.ndarray, horizon: int, source: int) -> Motion:
+    step_NH = first_N[:, None] + np.arange(horizon)
+    num = len(first_N)
+    return Motion(
+        action=motions.action_FA[step_NH],
+        state=motions.state_FS[step_NH],
+        step_mask=np.ones((num, horizon), bool),
+        place_mask=np.repeat(motions.place_A[None], num, axis=0),
+        source=np.full(num, source),
+    )
+
+
+def bytes_read(path: Path) -> tuple[int, int]:
+    """(bytes of the columns that `load` reads, bytes of all columns) of a data set on disk."""
+    dataset = open_dataset(path)
+    wanted = total = 0
+    for number in range(int(dataset.episodes["file"].max()) + 1):
+        about = pq.read_metadata(dataset.path / layout.data_file(number))
+        for group in range(about.num_row_groups):
+            for column in range(about.num_columns):
+                chunk = about.row_group(group).column(column)
+                total += chunk.total_compressed_size
+                if chunk.path_in_schema.split(".list")[0] in (layout.STATE, layout.ACTION):
+                    wanted += chunk.total_compressed_size
+    return wanted, total
