@@ -1,19 +1,24 @@
-"""Stage 1: learn to move, from play. Run the same command again and it goes on from its newest checkpoint."""
+"""Stage 1: learn to move, from play. Run the same command again and it goes on from its newest checkpoint.
 
+`python -m jobs.pretrain ...` learns inverse dynamics, `python -m jobs.pretrain motion-prior ...` a motion prior.
+"""
+
+import sys
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
 from jobs import collect_play
 from tap_ray.config import run_job
+from tap_ray.dataset.motions import bytes_read
 from tap_ray.dataset.reader import open_dataset
 from tap_ray.distributed import live, stream
 from tap_ray.distributed.connect import connect
-from tap_ray.distributed.settings import PretrainConfig
+from tap_ray.distributed.settings import PretrainConfig, PriorJobConfig
 from tap_ray.distributed.train import run_stage
 from tap_ray.errors import ConfigError
 from tap_ray.play.settings import plan_of
-from tap_ray.pretrain import inverse_dynamics
+from tap_ray.pretrain import inverse_dynamics, motion_prior
 from tap_ray.training.session import Learner, learner_of
 
 
@@ -40,6 +45,28 @@ def main(config: PretrainConfig) -> Path:
     return run_stage("pretrain", config, learner=build, batches=batches, parents={"data": data})
 
 
+def prior_learner(config: PriorJobConfig) -> Learner:
+    """What learns a motion prior, built in each training process."""
+    paths, weights = config.sources()
+    stage = motion_prior.from_datasets(
+        paths, weights, config.sized_windows(), config=config.prior, seed=config.train.seed
+    )
+    return learner_of(stage, episodes=sum(len(open_dataset(path)) for path in paths))
+
+
+def prior(config: PriorJobConfig) -> Path:
+    """Train a motion prior, print how well it rebuilds held-out motion; returns the run folder."""
+    paths, weights = config.sources()
+    build = partial(prior_learner, config)
+    build()  # what is wrong with the data or the sizes is said before Ray starts
+    wanted, total = (sum(sizes) for sizes in zip(*(bytes_read(path) for path in paths), strict=True))
+    print(f"States and actions are {wanted / 1e6:.1f} of {total / 1e6:.1f} MB on disk; no image is read.")
+    windows, seed = config.sized_windows(), config.train.seed
+    batches = partial(stream.motion_batches, paths, weights, windows, seed=seed, **config.workers.stream())
+    parents = {f"play_{number}": path for number, path in enumerate(paths)}
+    return run_stage("pretrain", config, learner=build, batches=batches, parents=parents)
+
+
 def _live(config: PretrainConfig) -> Path:
     with connect(config.workers.ray_address):
         data = collect_play.main(config.play).resolve()
@@ -57,4 +84,8 @@ def _live(config: PretrainConfig) -> Path:
 
 
 if __name__ == "__main__":
-    run_job(main, PretrainConfig)
+    if sys.argv[1:2] == ["motion-prior"]:
+        del sys.argv[1]
+        run_job(prior, PriorJobConfig)
+    else:
+        run_job(main, PretrainConfig)

@@ -7,7 +7,10 @@ from typing import Annotated, Literal
 from tyro.conf import arg
 
 from tap_ray.align.demos import AlignConfig
+from tap_ray.dataset.motions import MotionWindows
 from tap_ray.dataset.windows import WindowConfig
+from tap_ray.errors import ConfigError
+from tap_ray.models.motion_prior import PriorConfig
 from tap_ray.models.policy import PolicyConfig
 from tap_ray.play.settings import PlayJobConfig
 from tap_ray.pretrain.inverse_dynamics import InverseDynamicsConfig
@@ -37,16 +40,22 @@ class WorkersConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
-class StageConfig:
+class TrainJobConfig:
     """What the jobs that train have in common."""
 
     train: Annotated[TrainConfig, arg(name="")] = field(default_factory=TrainConfig)
-    windows: WindowConfig = field(default_factory=WindowConfig)
-    """Their batch size is `--batch-size`."""
-    policy: PolicyConfig = field(default_factory=PolicyConfig)
     workers: Annotated[WorkersConfig, arg(name="")] = field(default_factory=WorkersConfig)
     out: Path | None = None
     """Run folder; without it runs/<verb>-<hash>."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class StageConfig(TrainJobConfig):
+    """What the jobs that train a policy have in common."""
+
+    windows: WindowConfig = field(default_factory=WindowConfig)
+    """Their batch size is `--batch-size`."""
+    policy: PolicyConfig = field(default_factory=PolicyConfig)
 
     def sized_windows(self) -> WindowConfig:
         """Windows in batches of the trainer's size."""
@@ -66,6 +75,42 @@ class PretrainConfig(StageConfig):
     objective: Literal["idm"] = "idm"
     """What is learnt: "idm", inverse dynamics."""
     idm: InverseDynamicsConfig = field(default_factory=InverseDynamicsConfig)
+
+
+@dataclass(frozen=True, kw_only=True)
+class PriorJobConfig(TrainJobConfig):
+    """Whose motion a prior is learnt from, and on how many processes."""
+
+    data: tuple[str, ...]
+    """Data sets of play, one a robot: PATH, or PATH:WEIGHT for its share of each batch (default 1)."""
+    train: Annotated[TrainConfig, arg(name="")] = field(
+        default_factory=lambda: TrainConfig(steps=5000, batch_size=256, lr=1e-3)
+    )
+    windows: MotionWindows = field(default_factory=MotionWindows)
+    """Their batch size is `--batch-size`, their horizon the prior's chunk."""
+    prior: PriorConfig = field(default_factory=PriorConfig)
+
+    def sized_windows(self) -> MotionWindows:
+        """Stretches as long as the prior's chunk, in batches of the trainer's size."""
+        return replace(self.windows, batch_size=self.train.batch_size, horizon=self.prior.chunk)
+
+    def sources(self) -> tuple[list[Path], list[float]]:
+        """Absolute paths of the data sets, and their weights.
+
+        Raises:
+            ConfigError: no data set, or a weight that is no number.
+        """
+        if not self.data:
+            raise ConfigError("A motion prior needs data sets of play: --data PATH [PATH ...].")
+        paths, weights = [], []
+        for text in self.data:
+            path, _, weight = text.rpartition(":") if ":" in text else (text, "", "1")
+            try:
+                weights.append(float(weight))
+            except ValueError:
+                raise ConfigError(f"--data takes PATH or PATH:WEIGHT; the weight {weight!r} is no number.") from None
+            paths.append(Path(path).resolve())
+        return paths, weights
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -14,9 +14,9 @@ import dataclasses
 import logging
 import time
 from functools import lru_cache, partial
-from itertools import islice
+from itertools import count, islice
 from pathlib import Path
-from typing import Any, Generator, Iterable, Iterator, Mapping, Sequence
+from typing import Any, Generator, Iterable, Iterator, Mapping, Sequence, TypeVar
 
 import numpy as np
 import ray
@@ -25,13 +25,17 @@ from ray.data import ExecutionOptions, ExecutionResources, TaskPoolStrategy
 from ray.data._internal.execution.execution_callback import ExecutionCallback
 from ray.exceptions import RayTaskError
 
+from tap_ray.dataset import motions
+from tap_ray.dataset.motions import MotionSet, MotionWindows
 from tap_ray.dataset.reader import DatasetInfo, open_dataset
 from tap_ray.dataset.windows import Piece, WindowConfig, group_batches, schedule
 from tap_ray.errors import ConfigError, TapRayError
-from tap_ray.types import Window
+from tap_ray.types import Motion, Window
 
 PIECES = 256
 """Groups in one pipeline; the next one follows. Planning a task costs Ray Data 1 ms before the first one starts."""
+MOTIONS_A_TASK = 32
+"""Batches of motion that one task gathers: half a millisecond each."""
 PAUSE_S = 0.01
 """Pause of Ray Data's executor between two looks, s."""
 AHEAD_BATCHES = 8
@@ -82,8 +86,60 @@ def batches(
         yield from windows_of(plan, config.batch_size, memory_mb)
 
 
-def windows_of(plan: ray.data.Dataset, batch_size: int, memory_mb: int) -> Iterator[Window]:
-    """Run a pipeline whose rows are windows, in order, and cut it into batches."""
+def motion_batches(
+    paths: Sequence[Path],
+    weights: Sequence[float],
+    config: MotionWindows,
+    *,
+    seed: int,
+    start_batch: int = 0,
+    worker: int = 0,
+    num_workers: int = 1,
+    decoders: int = 1,
+    memory_mb: int = 512,
+) -> Generator[Motion, None, None]:
+    """`motions.batch`, gathered by tasks of the connected Ray; arguments as for `batches`."""
+    numbers = count(start_batch, MOTIONS_A_TASK)
+    while True:
+        items = [{"first": number} for number in islice(numbers, PIECES)]
+        plan = ray.data.from_items(items, override_num_blocks=len(items)).map_batches(
+            partial(gather, paths=tuple(paths), weights=tuple(weights), config=config, seed=seed, worker=worker,
+                    num_workers=num_workers),
+            batch_size=None,
+            num_cpus=share(num_workers * decoders),
+            compute=TaskPoolStrategy(size=decoders),
+        )  # fmt: skip
+        yield from windows_of(plan, config.batch_size, memory_mb, kind=Motion)
+
+
+def gather(
+    rows: Any,
+    *,
+    paths: tuple[Path, ...],
+    weights: tuple[float, ...],
+    config: MotionWindows,
+    seed: int,
+    worker: int,
+    num_workers: int,
+) -> Iterator[dict[str, np.ndarray]]:
+    """One task: some of a worker's batches of motion."""
+    sets = [_motions(path, config) for path in paths]
+    for first in rows["first"]:
+        for own in range(int(first), int(first) + MOTIONS_A_TASK):
+            yield to_columns(motions.batch(sets, weights, config, seed=seed, number=own * num_workers + worker))
+
+
+@lru_cache(maxsize=16)
+def _motions(path: Path, config: MotionWindows) -> MotionSet:
+    """A data set's motion, read once in each process."""
+    return motions.load(path, config)
+
+
+Rows = TypeVar("Rows", Window, Motion)
+
+
+def windows_of(plan: ray.data.Dataset, batch_size: int, memory_mb: int, kind: type[Rows] = Window) -> Iterator[Rows]:
+    """Run a pipeline whose rows are windows (or stretches of motion), in order, and cut it into batches."""
     context = plan.context
     context.enable_progress_bars = False
     context.print_on_execution_start = False
@@ -98,7 +154,7 @@ def windows_of(plan: ray.data.Dataset, batch_size: int, memory_mb: int) -> Itera
     )
     try:
         for columns in rows:
-            yield from_columns(columns)
+            yield from_columns(columns, kind)
     except RayTaskError as error:
         raise (error.cause if isinstance(error.cause, TapRayError) else error) from None
 
@@ -134,16 +190,16 @@ def _open(path: Path) -> DatasetInfo:
     return open_dataset(path)
 
 
-def to_columns(window: Window) -> dict[str, np.ndarray]:
+def to_columns(window: Window | Motion) -> dict[str, np.ndarray]:
     """A window's arrays as columns of N rows; what is None is left out."""
     arrays = {field.name: getattr(window, field.name) for field in dataclasses.fields(window)}
     return {name: array for name, array in arrays.items() if array is not None}
 
 
-def from_columns(columns: Mapping[str, Any]) -> Window:
+def from_columns(columns: Mapping[str, Any], kind: type[Rows] = Window) -> Rows:
     """Inverse of `to_columns`."""
-    arrays: dict[str, Any] = {field.name: columns.get(field.name) for field in dataclasses.fields(Window)}
-    return Window(**arrays)
+    arrays: dict[str, Any] = {field.name: columns.get(field.name) for field in dataclasses.fields(kind)}
+    return kind(**arrays)
 
 
 def share(num_processes: int) -> float:

@@ -33,7 +33,7 @@ from tap_ray import runs, tracking
 from tap_ray.config import to_dict
 from tap_ray.distributed.connect import connect
 from tap_ray.distributed.failures import StopOnUserError, user_error
-from tap_ray.distributed.settings import StageConfig, WorkersConfig
+from tap_ray.distributed.settings import TrainJobConfig, WorkersConfig
 from tap_ray.distributed.stream import share
 from tap_ray.errors import ConfigError, TapRayError
 from tap_ray.training import session
@@ -53,7 +53,7 @@ SETTINGS = {
 
 def run_stage(
     name: str,
-    config: StageConfig,
+    config: TrainJobConfig,
     *,
     learner: Callable[[], Learner],
     batches: Batches,
@@ -90,7 +90,7 @@ def run_stage(
     return run.path
 
 
-def _what(config: StageConfig) -> dict[str, Any]:
+def _what(config: TrainJobConfig) -> dict[str, Any]:
     """Plain values for the run folder; those that say where and how, not what, begin with "_"."""
     values = to_dict(config)
     return {**values, "workers": config.workers.workers, "_where": values["workers"]}

@@ -17,7 +17,7 @@ import time
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Callable, Iterator, Mapping, Protocol
+from typing import Any, Callable, Iterator, Mapping, Protocol
 
 import torch
 from torch import nn
@@ -27,9 +27,6 @@ from tap_ray.runs import read_json
 from tap_ray.training import checkpoint
 from tap_ray.training.loop import Hooks, Objective, TrainConfig, fit
 from tap_ray.types import Window
-
-if TYPE_CHECKING:
-    from tap_ray.training.stage import Stage
 
 METRICS = "metrics.jsonl"
 CHECKPOINTS = "checkpoints"
@@ -57,10 +54,24 @@ class Learner:
     """See `optim.adamw`."""
 
 
-def learner_of(stage: "Stage", *, episodes: int) -> Learner:
-    """A stage as a learner. `episodes`: of the data set, which must not have grown when the run is taken up again."""
+class Trainable(Protocol):
+    """A stage, as far as training it goes: `training.stage.Stage` or `pretrain.motion_prior.PriorStage`."""
+
+    @property
+    def network(self) -> nn.Module: ...
+    @property
+    def objective(self) -> Objective: ...
+    @property
+    def lr_scale(self) -> dict[str, float]: ...
+    def validate(self) -> dict[str, float]: ...
+    def save(self, run: Path) -> Path: ...
+    def facts(self) -> dict[str, Any]: ...
+
+
+def learner_of(stage: Trainable, *, episodes: int) -> Learner:
+    """A stage as a learner. `episodes`: of the data, which must not have grown when the run is taken up again."""
     return Learner(
-        model=stage.model.policy,
+        model=stage.network,
         objective=stage.objective,
         validate=stage.validate,
         export=stage.save,

@@ -5,6 +5,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Sequence
 
+from torch import nn
+
 from tap_ray.config import to_dict
 from tap_ray.dataset.reader import DatasetInfo
 from tap_ray.dataset.windows import WindowConfig, group_batches, split_episodes
@@ -33,6 +35,11 @@ class Stage:
     """Windows nobody trains on; empty: no judgement."""
     lr_scale: dict[str, float]
     """For `fit`: factor on the learning rate by prefix of a parameter's name."""
+
+    @property
+    def network(self) -> nn.Module:
+        """What is trained."""
+        return self.model.policy
 
     def validate(self) -> dict[str, float]:
         """Metrics on the held-out windows; see `judge`. {} without any."""
