@@ -69,6 +69,11 @@ def spec(config: EnvConfig) -> RobotSpec:
     return spec_of(robot(config.robot))
 
 
+def num_hands(config: EnvConfig) -> int:
+    """How many hands `config`'s robot has."""
+    return len(robot(config.robot).arm)
+
+
 def check(config: EnvConfig) -> None:
     """Raise unless `make(config)` will work.
 
@@ -99,6 +104,7 @@ __all__ = [
     "make_expert",
     "make_teleoperated",
     "make_vector",
+    "num_hands",
     "random_policy",
     "spec",
 ]

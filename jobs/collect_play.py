@@ -33,7 +33,7 @@ def main(config: PlayJobConfig) -> Path:
         episodes=config.episodes,
         make_player=partial(fleet, plan, config.robots_per_fleet),
         memory=RoundMemory(plan.round_episodes) if plan.needs_memory else None,
-        visits_of=partial(visits_of, plan),
+        visits_of=partial(visits_of, plan, num_hands=envs.num_hands(plan.env)),
     )
     pool = Pool(fleets=config.fleets, robots=config.robots_per_fleet)
     return record(recording, to_dict(config), pool=pool, ray_address=config.ray_address, report=write_report)
@@ -41,7 +41,14 @@ def main(config: PlayJobConfig) -> Path:
 
 def fleet(plan: CollectPlan, num_robots: int, memory: Any) -> PlayFleet:
     """A fleet's robots, built in its own process."""
-    return PlayFleet(plan, envs.make_teleoperated, sample_poses, num_robots=num_robots, memory=memory)
+    return PlayFleet(
+        plan,
+        envs.make_teleoperated,
+        sample_poses,
+        num_robots=num_robots,
+        num_hands=envs.num_hands(plan.env),
+        memory=memory,
+    )
 
 
 def write_report(data: Path) -> Path:

@@ -18,7 +18,7 @@ MIN_SCALE = 0.01
 """Smallest scale, as a part of a slot's range in the spec."""
 
 KEPT_ACTIONS = ("gripper",)
-"""Action slots that are not normalised."""
+"""Action slots that are not normalised, by the end of their names."""
 
 Mode = Literal["mean_std", "quantile"]
 
@@ -100,7 +100,7 @@ def _slot_norm(
     offset, scale = (first, second) if mode == "mean_std" else ((first + second) / 2, (second - first) / 2)
     floor = MIN_SCALE * np.array([slot.high - slot.low for slot in slots])
     scale = np.maximum(scale, floor)
-    kept = np.array([slot.name in keep for slot in slots])
+    kept = np.array([slot.name.endswith(keep) for slot in slots])
     return SlotNorm(
         names=tuple(slot.name for slot in slots),
         offset=tuple(np.where(kept, 0.0, offset).tolist()),

@@ -36,7 +36,7 @@ class Deployed:
             )
         self._trained, self._device = trained, torch.device(device)
         self._policy = trained.policy.eval().to(self._device)
-        self._gripper = np.array([slot.name == "gripper" for slot in trained.spec.action])
+        self._gripper = np.array([slot.name.endswith("gripper") for slot in trained.spec.action])
         self._chunk_NHA = np.empty((0, 0, 0), np.float32)
         self._used = 0
 

@@ -6,9 +6,11 @@ crashes; then the crash is recorded with its reason and another attempt takes it
 
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any, Callable, Iterator, Sequence
 
 import gymnasium as gym
+import numpy as np
 
 from tap_ray.config import to_dict
 from tap_ray.dataset.encode import encode_episode
@@ -23,6 +25,7 @@ from tap_ray.play.explorers import (
     needs_memory,
     pick,
 )
+from tap_ray.play.hands import Hands, parts
 from tap_ray.play.novelty import RoundMemory, Visits, episode_visits
 from tap_ray.play.safe_poses import SamplePoses, build_library
 from tap_ray.rng import generator, seed_of
@@ -164,34 +167,47 @@ class PlayFleet:
         sample_poses: SamplePoses,
         *,
         num_robots: int = 1,
+        num_hands: int = 1,
         memory: Memory | None = None,
     ) -> None:
-        """Build the safe-pose library and, as a check, its explorers; the simulators start with the first episode.
+        """Build the safe-pose libraries and, as a check, its explorers; the simulators start with the first episode.
 
         Args:
             plan: what to collect.
-            make_vector: `envs.make_vector`.
+            make_vector: `envs.make_teleoperated`: explorers move hands.
             sample_poses: `envs.poses.sample_poses`.
             num_robots: robots side by side in this process; does not change any episode.
+            num_hands: of each robot.
             memory: the run's novelty memory; None: nothing has been seen before.
 
         Raises:
             ConfigError: an explorer cannot play with these constants, or no safe pose is in reach.
         """
-        motion = plan.explorers.motion
         self.plan = plan
         self.robots = Robots(make_vector, num_robots)
         self._memory = memory
-        self._library = build_library(
-            plan.explorers.safe_poses,
-            sample_poses,
-            plan.env,
-            seed=plan.seed,
-            low_m=motion.bounds_low_m,
-            high_m=motion.bounds_high_m,
-        )
+        self._motions = parts(plan.explorers.motion, num_hands)
+        self._libraries = [
+            build_library(
+                plan.explorers.safe_poses,
+                partial(sample_poses, hand=hand) if hand else sample_poses,
+                plan.env,
+                seed=plan.seed,
+                low_m=motion.bounds_low_m,
+                high_m=motion.bounds_high_m,
+            )
+            for hand, motion in enumerate(self._motions)
+        ]
         for name in choices(plan.explorer, plan.explorers):
-            make_explorer(name, plan.explorers, library_M7=self._library, visits={})
+            self._explorer(name, {})
+
+    def _explorer(self, name: str, visits: Visits) -> Any:
+        """The explorer called `name` for all hands of a robot."""
+        own = [
+            make_explorer(name, replace(self.plan.explorers, motion=motion), library_M7=library, visits=visits)
+            for motion, library in zip(self._motions, self._libraries, strict=True)
+        ]
+        return own[0] if len(own) == 1 else Hands(own, self._motions)
 
     def run(self, attempts: Sequence[int]) -> list[Outcome]:
         """Play these attempts (at most one a robot)."""
@@ -213,8 +229,7 @@ class PlayFleet:
         plan, all_attempts = self.plan, padded(attempts, self.robots.num_robots)
         names = [pick(plan.explorer, plan.explorers, generator(plan.seed, "play", a, "pick")) for a in all_attempts]
         explorers = [
-            make_explorer(name, plan.explorers, library_M7=self._library, visits=seen[a // plan.round_episodes])
-            for name, a in zip(names, all_attempts, strict=True)
+            self._explorer(name, seen[a // plan.round_episodes]) for name, a in zip(names, all_attempts, strict=True)
         ]
         env_seeds = [seed_of(plan.seed, "play", a, "env") for a in all_attempts]
         result = rollout(
@@ -235,12 +250,12 @@ def encode_play(plan: CollectPlan, trajectory: Trajectory, attempt: int, *, name
     return encode_episode(trajectory, index=attempt, task=PLAY_TASK, meta=meta, jpeg_quality=plan.jpeg_quality)
 
 
-def visits_of(plan: CollectPlan, outcome: Outcome) -> Visits:
+def visits_of(plan: CollectPlan, outcome: Outcome, *, num_hands: int = 1) -> Visits:
     """What an attempt adds to the novelty memory; nothing if it was dropped."""
     if outcome.episode is None or not plan.needs_memory:
         return {}
     episode = outcome.episode
-    hand_T3 = episode.state[:, POSE][:, :3]
+    hand_T3 = np.concatenate([own[:, POSE][:, :3] for own in np.split(episode.state, num_hands, axis=1)])
     return episode_visits(hand_T3, episode.object_pose, str(episode.meta["objects"]), plan.explorers.curious.leaf_m)
 
 

@@ -92,32 +92,33 @@ def write(data: Path | str, out: Path | str) -> Path:
 
 
 def read(dataset: DatasetInfo) -> list[Played]:
-    """The episodes of a data set, without their images.
+    """The episodes of a data set, without their images; once for each hand of the robot.
 
     Raises:
         DataError: the state has no end-effector position.
     """
     names = [slot.name for slot in dataset.spec.state]
-    if missing := [name for name in POSITION if name not in names]:
+    hands = [[i for i, name in enumerate(names) if name.endswith(axis)] for axis in POSITION]
+    if not all(hands):
         raise DataError(
-            f"{dataset.path}: the state of robot {dataset.spec.robot!r} lacks {', '.join(missing)} (it has "
+            f"{dataset.path}: the state of robot {dataset.spec.robot!r} lacks {', '.join(POSITION)} (it has "
             f"{', '.join(names)}), so its movement cannot be judged."
         )
-    place = [names.index(name) for name in POSITION]
     columns = [STATE, CONTACT, *([OBJECT_POSE] if dataset.header.num_objects else [])]
     explorers = dataset.episodes["explorer"] if "explorer" in dataset.episodes else ["unknown"] * len(dataset)
     played = []
     for index, explorer in enumerate(explorers):
         episode = read_episode(dataset, index, columns)
-        played.append(
+        played += [
             Played(
                 index=index,
                 explorer=str(explorer),
-                position=np.asarray(episode[STATE], float)[:, place],
+                position=np.asarray(episode[STATE], float)[:, list(place)],
                 contact=np.asarray(episode[CONTACT]).reshape(-1) > 0.5,
                 displacement=displacement(episode.get(OBJECT_POSE)),
             )
-        )
+            for place in zip(*hands, strict=True)
+        ]
     return played
 
 

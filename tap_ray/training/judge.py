@@ -93,14 +93,14 @@ def _of_actions(name: str, guess_NA: np.ndarray, truth_NA: np.ndarray, spec: Rob
     names = [slot.name for slot in spec.action]
     half_range = (spec.action_high_A - spec.action_low_A) / 2
     r2_A = r_squared(guess_NA / half_range, truth_NA / half_range, min_std=MOVES)
-    moving = {n: float(r2) for n, r2 in zip(names, r2_A, strict=True) if np.isfinite(r2) and n != "gripper"}
+    moving = {n: float(r2) for n, r2 in zip(names, r2_A, strict=True) if np.isfinite(r2) and not n.endswith("gripper")}
     metrics = {f"{name}/r2_{slot}": value for slot, value in moving.items()}
-    translation = [value for slot, value in moving.items() if slot in ("dx", "dy", "dz")]
+    translation = [value for slot, value in moving.items() if slot.endswith(("dx", "dy", "dz"))]
     if translation:
         metrics[f"{name}/r2_mean"] = float(np.mean(translation))
-    if "gripper" in names:
-        at = names.index("gripper")
-        metrics[f"{name}/gripper_accuracy"] = gripper_accuracy(guess_NA[:, at], truth_NA[:, at])
+    grippers = [at for at, slot in enumerate(names) if slot.endswith("gripper")]
+    if grippers:
+        metrics[f"{name}/gripper_accuracy"] = gripper_accuracy(guess_NA[:, grippers], truth_NA[:, grippers])
     return metrics
 
 

@@ -1,0 +1,56 @@
+"""Several hands over one table, each with an explorer of its own, as one explorer.
+
+The table is divided along y, hand 0 (the left one) first; a hand keeps to its own part and sees the objects that lie
+there, so that hands never meet. H hands.
+"""
+
+from dataclasses import replace
+from typing import Any, Sequence
+
+import numpy as np
+
+from tap_ray.play.motion import MotionConfig
+from tap_ray.types import Info, Observation
+
+GAP_M = 0.06
+"""Between two hands' parts of the table, m: as wide as a hand's half."""
+
+
+def parts(motion: MotionConfig, num_hands: int) -> list[MotionConfig]:
+    """The safety box B, divided among the hands from left (+y) to right."""
+    if num_hands == 1:
+        return [motion]
+    (x0, y0, z0), (x1, y1, z1) = motion.bounds_low_m, motion.bounds_high_m
+    wide = (y1 - y0 - GAP_M * (num_hands - 1)) / num_hands
+    left = [y1 - hand * (wide + GAP_M) for hand in range(num_hands)]
+    return [replace(motion, bounds_low_m=(x0, top - wide, z0), bounds_high_m=(x1, top, z1)) for top in left]
+
+
+class Hands:
+    """An explorer for H hands, made of H explorers for one."""
+
+    def __init__(self, explorers: Sequence[Any], motions: Sequence[MotionConfig]) -> None:
+        """`motions` holds each hand's part of the table."""
+        self._explorers, self._motions = list(explorers), list(motions)
+
+    def reset(self, obs: Observation, info: Info, rng: np.random.Generator) -> None:
+        """An episode begins; each hand draws from a generator of its own."""
+        for hand, (explorer, own) in enumerate(zip(self._explorers, rng.spawn(len(self._explorers)), strict=True)):
+            explorer.reset(*self._seen(obs, info, hand), own)
+
+    def act(self, obs: Observation, info: Info) -> np.ndarray:
+        """(7 H,) motions of the hands."""
+        return np.concatenate(
+            [explorer.act(*self._seen(obs, info, hand)) for hand, explorer in enumerate(self._explorers)]
+        )
+
+    def _seen(self, obs: Observation, info: Info, hand: int) -> tuple[dict[str, Any], dict[str, Any]]:
+        """What concerns one hand: its own state and last motion, the objects in its part of the table."""
+        low, high = self._motions[hand].bounds_low_m[1], self._motions[hand].bounds_high_m[1]
+        names = str(info["object_name"]).split(",")
+        near = [low <= pose[1] <= high for pose in info["object_pose"]]
+        own = {
+            "hand_action": np.split(info["hand_action"], len(self._explorers))[hand],
+            "object_name": ",".join(name if here else "" for name, here in zip(names, near, strict=True)),
+        }
+        return {**obs, "state": np.split(obs["state"], len(self._explorers))[hand]}, {**info, **own}
