@@ -31,7 +31,7 @@ def urdf_of(model: ArmModel) -> Path:
     Raises:
         StorageError: the cache cannot be written.
     """
-    if model.borrowed is None:
+    if model.borrowed is None or model.hand is None:
         return ASSETS / model.urdf
     import pybullet_data
 

@@ -1,24 +1,37 @@
 """Stage 2: learn what to do, from demonstrations with instructions, on Stage 1 weights or from scratch."""
 
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
 from tap_ray import runs
-from tap_ray.align.demos import demo_windows, from_dataset
+from tap_ray.align.demos import Prior, from_dataset, sized
 from tap_ray.config import run_job
 from tap_ray.dataset.reader import open_dataset
 from tap_ray.distributed import stream
 from tap_ray.distributed.settings import AlignJobConfig
 from tap_ray.distributed.train import run_stage
+from tap_ray.pretrain.motion_prior import load_prior
 from tap_ray.training.session import Learner, learner_of
 
 SCRATCH = "scratch"
 
 
+def prior_of(config: AlignJobConfig) -> Prior | None:
+    """The motion prior that is asked for."""
+    if config.prior is None:
+        return None
+    network, sources = load_prior(config.prior)
+    return Prior(network=network, norms={source.spec.robot: source.norm for source in sources})
+
+
 def learner(config: AlignJobConfig, demos: Path, init: Path | None) -> Learner:
     """What learns, built in each training process."""
-    dataset, windows, seed = open_dataset(demos), config.sized_windows(), config.train.seed
-    stage, transfer = from_dataset(dataset, windows, policy=config.policy, config=config.align, init=init, seed=seed)
+    dataset, prior = open_dataset(demos), prior_of(config)
+    policy, windows = sized(config.policy, config.sized_windows(), prior=prior, history=config.history)
+    stage, transfer = from_dataset(
+        dataset, windows, policy=policy, config=config.align, init=init, prior=prior, seed=config.train.seed
+    )
     if transfer is not None:
         print(f"Stage 1 weights {transfer}")
     return learner_of(stage, episodes=windows.num_episodes or len(dataset))
@@ -30,11 +43,14 @@ def main(config: AlignJobConfig) -> Path:
     init = None if config.init == SCRATCH else Path(config.init).resolve()
     if init is not None:
         runs.require_done(init, job="pretrain")
+    if config.prior is not None:
+        runs.require_done(config.prior, job="pretrain")
+        config = replace(config, prior=config.prior.resolve())
     build = partial(learner, config, demos, init)
     build()  # a checkpoint that is missing or does not fit is said before Ray starts
-    windows = demo_windows(config.sized_windows())
+    _, windows = sized(config.policy, config.sized_windows(), prior=prior_of(config), history=config.history)
     batches = partial(stream.batches, demos, windows, seed=config.train.seed, **config.workers.stream())
-    parents = {"demos": demos, **({"init": init} if init else {})}
+    parents = {"demos": demos, **({"init": init} if init else {}), **({"prior": config.prior} if config.prior else {})}
     return run_stage("align", config, learner=build, batches=batches, parents=parents)
 
 

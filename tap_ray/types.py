@@ -192,6 +192,14 @@ class Window:
     reach_mask: Bool[np.ndarray, "N R"] | None
     task_index: np.ndarray
     """(N,) int64 into the data set's tasks."""
+    chunk_state: Float32[np.ndarray, "N H S"] | None = None
+    """State before each action of the chunk (a motion prior reads them); None unless asked for."""
+    past_action: Float32[np.ndarray, "N P A"] | None = None
+    """The P actions before t, physical units; None unless asked for."""
+    past_state: Float32[np.ndarray, "N P S"] | None = None
+    """State before each of them."""
+    past_mask: Bool[np.ndarray, "N P"] | None = None
+    """False where the episode had not begun."""
 
 
 __all__ = [

@@ -2,17 +2,20 @@
 
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Mapping
 
-from tap_ray.align.objective import BehaviourCloning
-from tap_ray.align.transfer import Transfer, Which, freeze, init_from, learning_rates
-from tap_ray.dataset.norm_stats import norm_stats
+from tap_ray.align.objective import BehaviourCloning, FlowCloning
+from tap_ray.align.transfer import Transfer, Which, freeze, init_from, learning_rates, take_prior
+from tap_ray.dataset.norm_stats import NormStats, norm_stats
 from tap_ray.dataset.reader import DatasetInfo, stats_of
 from tap_ray.dataset.windows import WindowConfig, split_episodes
 from tap_ray.errors import ConfigError, DataError
 from tap_ray.models.build import Trained, load_trained, new_policy
+from tap_ray.models.heads import FlowHead
 from tap_ray.models.language import encode, pretrained_tokenizer, word_tokenizer
+from tap_ray.models.motion_prior import MotionPrior
 from tap_ray.models.policy import PolicyConfig
-from tap_ray.specs import require_compatible
+from tap_ray.specs import RobotSpec, require_compatible
 from tap_ray.training.stage import FINAL, Stage, fitted, held_out_windows
 from tap_ray.types import PLAY_TASK
 
@@ -30,6 +33,21 @@ class AlignConfig:
     """Parts that stay as they are, e.g. "vision"; empty trains everything, as the paper does."""
     transferred_lr: float = 1.0
     """Factor on the learning rate of what was taken over."""
+    prior_steps: int = 5000
+    """Updates over which the terms that keep the motion prior's geometry fade (METHOD.md B); only with --prior."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Prior:
+    """A motion prior to align, and how it saw the robots that it knows."""
+
+    network: MotionPrior
+    norms: Mapping[str, NormStats]
+    """Statistics that each robot's motion was normalised with, by robot."""
+
+    def norm_of(self, spec: RobotSpec) -> NormStats | None:
+        """None for a robot that it has never seen: the demonstrations' own statistics then."""
+        return self.norms.get(spec.robot)
 
 
 def from_dataset(
@@ -39,6 +57,7 @@ def from_dataset(
     policy: PolicyConfig,
     config: AlignConfig,
     init: Path | None,
+    prior: Prior | None = None,
     seed: int,
 ) -> tuple[Stage, Transfer | None]:
     """A fresh Stage 2.
@@ -49,6 +68,7 @@ def from_dataset(
         policy: sizes from scratch; with `init` the Stage 1 policy's sizes win.
         config: what is taken over.
         init: run folder of Stage 1; None starts from scratch.
+        prior: a motion prior for the flow head; None leaves a flow head as the seed makes it.
         seed: of the new weights.
 
     Returns:
@@ -66,7 +86,11 @@ def from_dataset(
         require_compatible(dataset.spec, stage_1.spec, have_name=f"data set {dataset.path}", want_name=f"run {init}")
         policy = grown(stage_1.policy.config, policy)
     policy = replace(
-        fitted(policy, dataset, windows), context="language", num_actions=len(dataset.spec.action), num_reach=0
+        fitted(policy, dataset, windows),
+        context="language",
+        num_actions=len(dataset.spec.action),
+        num_motion_states=len(dataset.spec.state) if policy.head == "flow" else 0,
+        num_reach=0,
     )
     if policy.execute > policy.chunk:
         raise ConfigError(
@@ -76,11 +100,19 @@ def from_dataset(
     words = policy.language
     tokenizer = pretrained_tokenizer(words.pretrained) if words.kind == "pretrained" else word_tokenizer(dataset.tasks)
     model = new_policy(policy, seed=seed, tokenizer=tokenizer)
-    norm = norm_stats(stats_of(dataset, split_episodes(dataset, windows)[0]), dataset.spec)
+    norm = prior.norm_of(dataset.spec) if prior else None
+    norm = norm or norm_stats(stats_of(dataset, split_episodes(dataset, windows)[0]), dataset.spec)
     model.set_norm(norm)
     transfer = init_from(model, init, config.take) if init is not None else None
+    tokens_UL = encode(tokenizer, dataset.tasks, policy.num_context)
+    if isinstance(model.head, FlowHead):
+        model.head.set_layout(dataset.spec)
+        objective = FlowCloning(tokens_UL=tokens_UL, decay_steps=config.prior_steps if prior else 0)
+    else:
+        objective = BehaviourCloning(policy=model, tokens_UL=tokens_UL)
+    if prior:
+        take_prior(model, prior.network)
     freeze(model, config.freeze)
-    objective = BehaviourCloning(policy=model, tokens_UL=encode(tokenizer, dataset.tasks, policy.num_context))
     stage = Stage(
         model=Trained(policy=model, spec=dataset.spec, norm=norm, tokenizer=tokenizer),
         objective=objective,
@@ -88,6 +120,22 @@ def from_dataset(
         lr_scale=learning_rates(config.take, config.transferred_lr) if init is not None else {},
     )
     return stage, transfer
+
+
+def sized(
+    policy: PolicyConfig, windows: WindowConfig, *, prior: Prior | None, history: int
+) -> tuple[PolicyConfig, WindowConfig]:
+    """Policy and windows as the motion prior, if there is one, and the flow head want them.
+
+    Raises:
+        ConfigError: a history without a flow head, or a longer one than the prior reads.
+    """
+    if prior:
+        policy = replace(policy, head="flow", prior=prior.network.config)
+    policy, windows = replace(policy, history=history), demo_windows(windows)
+    if policy.head == "flow":
+        windows = replace(windows, horizon=policy.prior.chunk, chunk_states=prior is not None, history=history)
+    return policy, windows
 
 
 def grown(stage_1: PolicyConfig, asked: PolicyConfig) -> PolicyConfig:
@@ -113,5 +161,5 @@ def grown(stage_1: PolicyConfig, asked: PolicyConfig) -> PolicyConfig:
 
 
 def demo_windows(windows: WindowConfig) -> WindowConfig:
-    """The same windows without goals and reach targets: what Stage 2 trains on."""
+    """The same windows without goals and reach targets: what Stage 2 trains on and is judged on."""
     return replace(windows, k_max=0, reach_steps=0, goal_without_robot=False)

@@ -9,7 +9,9 @@ from torch import Tensor
 
 from tap_ray.errors import ConfigError, nearest
 from tap_ray.models.build import load_trained
+from tap_ray.models.heads import FlowHead, RegressionHead
 from tap_ray.models.language import TextEncoder
+from tap_ray.models.motion_prior import MotionPrior
 from tap_ray.models.policy import TapPolicy
 from tap_ray.models.vision import VisionTower
 from tap_ray.models.weights import require_same
@@ -44,7 +46,8 @@ def init_from(policy: TapPolicy, run: Path, which: Which = "all") -> Transfer:
     """Fill `policy` with weights of the Stage 1 run `run`.
 
     The head's last layer is rescaled from the statistics of Stage 1 to those of `policy`, so that it predicts the same
-    metres and radians as before; so is what reads the state. A longer chunk goes on with Stage 1's last step.
+    metres and radians as before; so is what reads the state. A longer chunk goes on with Stage 1's last step. A flow
+    head is none of Stage 1's: it stays as it is.
 
     Raises:
         CheckpointError: the run is missing or cut off, or its policy has other sizes.
@@ -53,9 +56,10 @@ def init_from(policy: TapPolicy, run: Path, which: Which = "all") -> Transfer:
     if which not in TAKEN:
         raise ConfigError(f"Unknown part {which!r} to take over. {nearest(which, TAKEN)}")
     source = load_trained(run / FINAL).policy
+    parts = TAKEN[which] if policy.config.head == source.config.head else tuple(p for p in TAKEN[which] if p != "head.")
     have, want = source.state_dict(), policy.state_dict()
-    taken = {name: value for name, value in want.items() if name.startswith(TAKEN[which])}
-    weights = {name: value for name, value in have.items() if name.startswith(TAKEN[which])}
+    taken = {name: value for name, value in want.items() if name.startswith(parts)}
+    weights = {name: value for name, value in have.items() if name.startswith(parts)}
     if "head.out.weight" in weights:
         weights |= _rescaled_head(source, policy)
     if "state_in.weight" in weights:
@@ -67,6 +71,17 @@ def init_from(policy: TapPolicy, run: Path, which: Which = "all") -> Transfer:
         new=tuple(name for name in want if name not in taken),
         left_behind=tuple(name for name in have if name not in taken),
     )
+
+
+def take_prior(policy: TapPolicy, prior: MotionPrior) -> None:
+    """Fill the flow head of `policy` with the encoder and decoder of a motion prior.
+
+    Raises:
+        ConfigError: it has none, or one of another size.
+    """
+    if not isinstance(policy.head, FlowHead) or policy.head.prior.config != prior.config:
+        raise ConfigError("--prior needs a flow head of the prior's own sizes: leave --policy.prior.* away.")
+    policy.head.prior.load_state_dict(prior.state_dict())
 
 
 def learning_rates(which: Which, factor: float) -> dict[str, float]:
@@ -92,6 +107,7 @@ def freeze(policy: TapPolicy, parts: tuple[str, ...]) -> None:
 @torch.no_grad()
 def _rescaled_head(source: TapPolicy, target: TapPolicy) -> dict[str, Tensor]:
     """physical = y1 scale1 + offset1 = y2 scale2 + offset2, for every step of the chunk."""
+    assert isinstance(source.head, RegressionHead)
     step_H = torch.arange(target.config.chunk).clamp_max(source.config.chunk - 1)
     shape = (source.config.chunk, source.config.num_actions)
     weight_HAW = source.head.out.weight.unflatten(0, shape)[step_H]

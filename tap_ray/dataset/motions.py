@@ -184,7 +184,7 @@ def bytes_read(path: Path) -> tuple[int, int]:
     """(bytes of the columns that `load` reads, bytes of all columns) of a data set on disk."""
     dataset = open_dataset(path)
     wanted = total = 0
-    for number in range(int(dataset.episodes["file"].max()) + 1):
+    for number in range(int(np.max(dataset.episodes["file"])) + 1):
         about = pq.read_metadata(dataset.path / layout.data_file(number))
         for group in range(about.num_row_groups):
             for column in range(about.num_columns):

@@ -33,11 +33,11 @@ class SlotNorm:
 
     def normalise(self, values: np.ndarray) -> np.ndarray:
         """(..., slots) float32 physical values -> numbers of order one."""
-        return (values - np.float32(self.offset)) / np.float32(self.scale)
+        return (values - np.asarray(self.offset, np.float32)) / np.asarray(self.scale, np.float32)
 
     def physical(self, values: np.ndarray) -> np.ndarray:
         """Inverse of `normalise`."""
-        return values * np.float32(self.scale) + np.float32(self.offset)
+        return values * np.asarray(self.scale, np.float32) + np.asarray(self.offset, np.float32)
 
 
 @dataclass(frozen=True, kw_only=True)

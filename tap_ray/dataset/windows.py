@@ -9,6 +9,7 @@ endless sequence is found again without decoding what comes before it.
                   rgb     goal_rgb                   both inside the episode
                     a a a a                          action chunk of H steps; past T-1 the last is repeated, mask False
                     |- - - - - ->                    reach: tip displacement over the next steps, vector to next contact
+            p p p p |                                history: the steps before t; before 0 the first is repeated, masked
 """
 
 from dataclasses import dataclass
@@ -40,6 +41,10 @@ class WindowConfig:
     the goal out (alignment)."""
     reach_steps: int = 7
     """How far ahead the tip's displacement is a target, steps; 0 leaves the reach targets out."""
+    chunk_states: bool = False
+    """Whether each action of the chunk comes with the state before it (for a motion prior)."""
+    history: int = 0
+    """P, steps before t that a window carries; 0 none."""
     batch_size: int = 64
     """N, windows in a batch."""
     group_size: int = 16
@@ -59,7 +64,7 @@ class WindowConfig:
 
     def __post_init__(self) -> None:
         lowest = {"horizon": 1, "k_max": 0, "reach_steps": 0, "batch_size": 1, "group_size": 1, "holdout_every": 0}
-        for name, low in {**lowest, "num_episodes": 0, "mask_grow_px": 0}.items():
+        for name, low in {**lowest, "num_episodes": 0, "history": 0, "mask_grow_px": 0}.items():
             if getattr(self, name) < low:
                 raise ConfigError(f"windows.{name} must be at least {low}, not {getattr(self, name)}.")
         if self.holdout_every == 1:
@@ -256,6 +261,8 @@ class _Frames:
     """(F, 6) int64, steps until the robot is there; NEVER where the episode ends before."""
     end: np.ndarray
     """(F,) index just behind the last frame of this frame's episode."""
+    begin: np.ndarray
+    """(F,) index of its first frame."""
 
 
 def _load_group(dataset: DatasetInfo, group: Sequence[int] | np.ndarray, config: WindowConfig) -> _Frames:
@@ -299,22 +306,30 @@ def _frames(
         reach=np.concatenate([target for target, _ in reach]),
         reach_ahead=np.concatenate([ahead for _, ahead in reach]),
         end=np.repeat(length_E.cumsum(), length_E),
+        begin=np.repeat(length_E.cumsum() - length_E, length_E),
     )
 
 
 def _gather(frames: _Frames, start_N: np.ndarray, k_N: np.ndarray, config: WindowConfig) -> Window:
     step_NH = start_N[:, None] + np.arange(config.horizon)
-    end_N1 = frames.end[start_N][:, None]
+    end_N1, begin_N1 = frames.end[start_N][:, None], frames.begin[start_N][:, None]
+    inside_NH = np.minimum(step_NH, end_N1 - 1)
+    past_NP = start_N[:, None] + np.arange(-config.history, 0)
+    seen_NP = np.maximum(past_NP, begin_N1)
     return Window(
         rgb=frames.rgb[start_N],
         goal_rgb=_goals(frames, start_N, k_N) if config.k_max else None,
         k=k_N,
         state=frames.state[start_N],
-        action=frames.action[np.minimum(step_NH, end_N1 - 1)],
+        action=frames.action[inside_NH],
         action_mask=step_NH < end_N1,
         reach=frames.reach[start_N] if config.reach_steps else None,
         reach_mask=_before_goal(frames.reach_ahead[start_N], k_N, config) if config.reach_steps else None,
         task_index=frames.task_index[start_N],
+        chunk_state=frames.state[inside_NH] if config.chunk_states else None,
+        past_action=frames.action[seen_NP] if config.history else None,
+        past_state=frames.state[seen_NP] if config.history else None,
+        past_mask=past_NP >= begin_N1 if config.history else None,
     )
 
 

@@ -121,5 +121,10 @@ class AlignJobConfig(StageConfig):
     """Data set of demonstrations."""
     init: str
     """Run folder of Stage 1 (jobs.pretrain); or "scratch", the baseline."""
+    prior: Path | None = None
+    """Run folder of a motion prior (jobs.pretrain motion-prior): its decoder becomes the head, its chunk
+    the horizon."""
+    history: int = 0
+    """Past steps that the prior's encoder sums up in one token, 0 .. the prior's chunk; 0 none."""
     align: AlignConfig = field(default_factory=AlignConfig)
     """What is taken over from Stage 1."""

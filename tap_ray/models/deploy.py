@@ -1,5 +1,6 @@
 """A trained policy that acts: batched over N robots, deterministic, in the units of its robot's spec."""
 
+from collections import deque
 from pathlib import Path
 from typing import Sequence
 
@@ -14,13 +15,16 @@ from tap_ray.types import Info, Observation
 
 
 class Deployed:
-    """A `types.Policy`: predicts a chunk, carries out its first steps, looks again."""
+    """A `types.Policy`: predicts a chunk, carries out its first steps, looks again. With a history it remembers."""
 
-    def __init__(self, trained: Trained, *, execute: int | None = None, device: str = "cpu") -> None:
+    def __init__(
+        self, trained: Trained, *, execute: int | None = None, remember: bool = True, device: str = "cpu"
+    ) -> None:
         """
         Args:
             trained: with an instruction as context.
             execute: actions of a chunk carried out before it looks again; None: as its config says.
+            remember: False leaves the history out of a policy that has one.
             device: where to compute.
 
         Raises:
@@ -39,13 +43,22 @@ class Deployed:
         self._gripper = np.array([slot.name.endswith("gripper") for slot in trained.spec.action])
         self._chunk_NHA = np.empty((0, 0, 0), np.float32)
         self._used = 0
+        self._past: deque[tuple[np.ndarray, np.ndarray]] = deque(maxlen=config.history if remember else 0)
+        self._state_NS = np.empty((0, 0), np.float32)
+        self._draw: list[np.random.Generator] = []
 
     def reset(self, obs: Observation, info: Info, seeds: Sequence[int]) -> None:
-        """Forget the chunks of the last episode. The seeds are not used: nothing here is random."""
+        """Forget the last episode. Only a flow head draws noise: each robot its own, from its seed."""
         self._used = self.execute
+        self._past.clear()
+        self._state_NS = np.empty((0, 0), np.float32)
+        self._draw = [np.random.default_rng(seed) for seed in seeds]
 
     def act(self, obs: Observation, info: Info) -> np.ndarray:
         """(N, A) float32 actions; the gripper is exactly +1 or -1. The robot clips, and counts what it had to clip."""
+        if len(self._state_NS):
+            self._past.append((self._state_NS, np.array(info["action"], np.float32)))
+        self._state_NS = np.array(obs["state"], np.float32)
         if self._used >= self.execute or len(self._chunk_NHA) != len(obs["rgb"]):
             self._chunk_NHA = self.chunk(obs["rgb"], obs["state"], [str(s) for s in info["instruction"]])
             self._used = 0
@@ -54,8 +67,9 @@ class Deployed:
 
     @torch.inference_mode()
     def chunk(self, rgb: np.ndarray, state: np.ndarray, instruction: Sequence[str]) -> np.ndarray:
-        """(N, H, A) float32 actions for (N, Y, X, 3) uint8 images, (N, S) states and N sentences."""
-        size = self._policy.config.image_size
+        """(N, H, A) float32 actions for (N, Y, X, 3) uint8 images, (N, S) states and N sentences, here and now."""
+        config = self._policy.config
+        size = config.image_size
         if rgb.shape[1:] != (size, size, 3):
             raise ConfigError(f"This policy was trained on {size} x {size} images, these are {rgb.shape[1:]}.")
         assert self._trained.tokenizer is not None
@@ -67,10 +81,28 @@ class Deployed:
             "tokens": tokens,
             "sentence": torch.from_numpy(row),
         }
+        if config.head == "flow":
+            shape = (config.chunk, config.num_actions)
+            noise = [rng.standard_normal(shape, np.float32) for rng in self._draw] or np.zeros((len(rgb), *shape))
+            batch["noise"] = torch.from_numpy(np.asarray(noise, np.float32))
+        if self._past.maxlen:
+            batch |= self._history(len(rgb))
         out = self._policy({name: value.to(self._device) for name, value in batch.items()})
         action = self._policy.action_scale.inverse(out["action"]).cpu().numpy()
         action[..., self._gripper] = np.where(action[..., self._gripper] >= 0, 1.0, -1.0)
         return action
+
+    def _history(self, num: int) -> dict[str, torch.Tensor]:
+        """The last P steps, as the windows of training have them."""
+        config = self._policy.config
+        missing = config.history - len(self._past)
+        state = np.zeros((num, config.history, config.num_motion_states), np.float32)
+        action = np.zeros((num, config.history, config.num_actions), np.float32)
+        for step, (past_state, past_action) in enumerate(self._past, start=missing):
+            state[:, step], action[:, step] = past_state, past_action
+        there = np.repeat(np.arange(config.history)[None] >= missing, num, axis=0)
+        arrays = {"past_state": state, "past_action": action, "past_mask": there}
+        return {name: torch.from_numpy(array) for name, array in arrays.items()}
 
 
 def load_policy(run: Path, *, execute: int | None = None, device: str = "cpu") -> tuple[Deployed, RobotSpec]:

@@ -1,7 +1,12 @@
-"""From the read-out to action chunks: N batch, F features, H steps, A action slots."""
+"""From the read-out to action chunks: N batch, F features, H steps, A action slots, S state slots, L latent."""
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
+
+from tap_ray.models.motion_prior import MotionPrior, PriorConfig
+from tap_ray.models.scale import Scale
+from tap_ray.specs import UNIFIED_ACTION, UNIFIED_STATE, RobotSpec, unified_places
 
 
 class RegressionHead(nn.Module):
@@ -20,6 +25,91 @@ class RegressionHead(nn.Module):
     def forward(self, read_NF: Tensor) -> Tensor:
         """(N, H, A) normalised actions."""
         return self.out(self.hidden(read_NF)).unflatten(-1, (self.chunk, self.num_actions))
+
+
+class FlowHead(nn.Module):
+    """A latent of motion is predicted, the decoder of a motion prior turns it into actions (METHOD.md B, Stage 2).
+
+    The prior works in the layout of all robots; this head lays out the numbers of its own.
+    """
+
+    action_place: Tensor
+    state_place: Tensor
+
+    def __init__(self, *, features: int, width: int, prior: PriorConfig, num_actions: int, num_states: int) -> None:
+        super().__init__()
+        self.latent = nn.Sequential(nn.Linear(features, width), nn.ReLU(), nn.Linear(width, prior.latent))
+        self.prior = MotionPrior(prior)
+        self.state_scale = Scale(num_states)
+        self.register_buffer("action_place", torch.arange(num_actions))
+        self.register_buffer("state_place", torch.arange(num_states))
+
+    def set_layout(self, spec: RobotSpec) -> None:
+        """Where this robot's slots lie in the unified layout.
+
+        Raises:
+            SpecError: it does not fit.
+        """
+        self.action_place.copy_(torch.tensor(unified_places(spec.action, UNIFIED_ACTION)))
+        self.state_place.copy_(torch.tensor(unified_places(spec.state, UNIFIED_STATE)))
+
+    def forward(self, read_NF: Tensor) -> Tensor:
+        """(N, L) latents of length 1."""
+        return F.normalize(self.latent(read_NF).float(), dim=-1)
+
+    def encode(self, action_NHA: Tensor, state_NHS: Tensor, step_NH: Tensor) -> Tensor:
+        """(N, L) latents of this robot's motion: normalised actions, states in physical units."""
+        state = _laid_out(self.state_scale(state_NHS), self.state_place, len(UNIFIED_STATE))
+        return self.prior.encoder(self.unified(action_NHA), state, step_NH)
+
+    def unified(self, action_NHA: Tensor) -> Tensor:
+        """This robot's normalised actions in the layout of all robots, zeros at padding."""
+        return _laid_out(action_NHA, self.action_place, len(UNIFIED_ACTION))
+
+    def place_mask(self, num: int) -> Tensor:
+        """(num, places) bool, this robot's own action places."""
+        own = torch.zeros(len(UNIFIED_ACTION), dtype=torch.bool, device=self.action_place.device)
+        own[self.action_place] = True
+        return own.expand(num, -1)
+
+    def losses(
+        self, latent_NL: Tensor, action_NHA: Tensor, step_NH: Tensor, state_NHS: Tensor | None
+    ) -> dict[str, Tensor]:
+        """The parts of METHOD.md B's loss.
+
+        Args:
+            latent_NL: predicted; a latent stands for the whole chunk.
+            action_NHA: normalised.
+            step_NH: bool, False behind the episode's end.
+            state_NHS: before each action, physical units; None leaves "align" and "recon" out.
+
+        Returns:
+            Scalars: "pred", flow matching from the predicted latent; "align", squared distance to the encoder's latent,
+            which does not move; "recon", flow matching from the encoder's latent.
+        """
+        action, own = self.unified(action_NHA), self.place_mask(len(action_NHA))
+        parts = {"pred": self.prior.decoder.loss(action, latent_NL, own, step_NH)}
+        if state_NHS is None:  # every parameter takes part in every step, else several workers wait for each other
+            idle = torch.stack([value.sum() for value in self.prior.encoder.parameters()]).sum()
+            return {"pred": parts["pred"] + 0.0 * idle}
+        seen_NL = self.encode(action_NHA, state_NHS, step_NH)
+        parts["align"] = ((latent_NL - seen_NL.detach()) ** 2).sum(-1).mean()
+        parts["recon"] = self.prior.decoder.loss(action, seen_NL, own, step_NH)
+        return parts
+
+    def act(self, latent_NL: Tensor, noise_NHA: Tensor | None = None) -> Tensor:
+        """(N, H, A) normalised actions of this robot; the noise is drawn unless given."""
+        if noise_NHA is None:
+            shape = (len(latent_NL), self.prior.config.chunk, len(self.action_place))
+            noise_NHA = torch.randn(shape, device=latent_NL.device)
+        noise = self.unified(noise_NHA)
+        return self.prior.decoder.sample(latent_NL, self.place_mask(len(noise)), noise)[..., self.action_place]
+
+
+def _laid_out(values: Tensor, places: Tensor, num: int) -> Tensor:
+    spread = values.new_zeros(*values.shape[:-1], num)
+    spread[..., places] = values
+    return spread
 
 
 def masked_mse(predicted: Tensor, target: Tensor, mask: Tensor) -> Tensor:

@@ -70,11 +70,13 @@ class MotionEncoder(nn.Module):
         Args:
             action_NHA: normalised, zero at padding.
             state_NHS: the state before each action, likewise.
-            step_NH: bool, False for steps that are not there (behind an episode's end, before its beginning).
+            step_NH: bool, False for steps that are not there (behind an episode's end, before its beginning). At most
+                a chunk of steps; a shorter stretch takes the last places.
         """
-        tokens = [self.action_in(action_NHA) + self.place]
+        place = self.place[-action_NHA.shape[1] :]
+        tokens = [self.action_in(action_NHA) + place]
         if self.state_in is not None:
-            tokens.insert(0, self.state_in(state_NHS) + self.place)
+            tokens.insert(0, self.state_in(state_NHS) + place)
         interleaved = torch.stack(tokens, dim=2).flatten(1, 2)
         hidden = (~step_NH)[:, :, None].expand(-1, -1, len(tokens)).flatten(1, 2)
         sequence = torch.cat([self.summary.expand(len(interleaved), -1, -1).to(interleaved.dtype), interleaved], dim=1)

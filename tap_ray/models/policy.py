@@ -2,7 +2,8 @@
 
     image at t -> VisionTower             -> P tokens -+
     learnt action queries                 -> Q tokens -+-> Trunk -> read-out -> head -> (N, H, A) normalised actions
-    context: goal image | instruction     -> L tokens -+
+    context: goal image | instruction     -> L tokens -+          (regression; or latent of motion -> flow decoder)
+    history -> encoder of a motion prior  -> 1 token  -+  (optional)
 
 Stage 2 swaps the context and nothing else: L is the same in both. The read-out keeps every token's place (flattened,
 not averaged), without which a small policy never learnt *where* things are (SPIKE.md).
@@ -17,8 +18,9 @@ from transformers import PretrainedConfig
 
 from tap_ray.dataset.norm_stats import NormStats
 from tap_ray.errors import ConfigError
-from tap_ray.models.heads import RegressionHead
+from tap_ray.models.heads import FlowHead, RegressionHead
 from tap_ray.models.language import LanguageConfig, TextEncoder
+from tap_ray.models.motion_prior import PriorConfig
 from tap_ray.models.scale import Scale
 from tap_ray.models.trunk import Trunk
 from tap_ray.models.vision import GREY, GREY_STEP, VisionConfig, VisionTower
@@ -65,6 +67,14 @@ class PolicyConfig:
     """Channels each token keeps in the flattened read-out."""
     head_width: int = 512
     """Hidden units of the head."""
+    head: Literal["regression", "flow"] = "regression"
+    """"regression": the whole chunk at once. "flow": a latent of motion, and a motion prior's decoder from there."""
+    prior: PriorConfig = field(default_factory=PriorConfig)
+    """Sizes of the motion prior in a flow head; those of the run that --prior names."""
+    history: int = 0
+    """Past steps (P) that the prior's encoder sums up in one token; 0 none. Needs a flow head."""
+    num_motion_states: int = 0
+    """State slots that the prior's encoder reads: all that the robot has with a flow head."""
     num_reach: int = 0
     """Reach targets (R) regressed beside the action in Stage 1; 0 builds no reach head."""
     num_state: int = 0
@@ -75,6 +85,12 @@ class PolicyConfig:
             raise ConfigError(f"policy.num_heads {self.num_heads} does not divide policy.width {self.width}.")
         if min(self.chunk, self.execute, self.num_context) < 1:
             raise ConfigError("policy.chunk, policy.execute and policy.num_context are at least 1.")
+        if self.history and self.head != "flow":
+            raise ConfigError(
+                "A history is summed up by a motion prior: --history needs --prior, or --policy.head flow."
+            )
+        if not 0 <= self.history <= self.prior.chunk:
+            raise ConfigError(f"history lies in 0 .. {self.prior.chunk} (the prior's chunk); got {self.history}.")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -119,10 +135,14 @@ class TapPolicy(nn.Module):
         self.context_place = _learnt(config.num_context, width)
         self.trunk = Trunk(width=width, num_layers=config.num_layers, num_heads=config.num_heads)
         self.squeeze = nn.Linear(width, config.readout)
-        features = (self.vision.num_tokens + config.num_queries + config.num_context) * config.readout
-        self.head = RegressionHead(
-            features=features, width=config.head_width, chunk=config.chunk, num_actions=config.num_actions
-        )
+        num_tokens = self.vision.num_tokens + config.num_queries + config.num_context + bool(config.history)
+        features, sizes = num_tokens * config.readout, {"width": config.head_width, "num_actions": config.num_actions}
+        if config.head == "regression":
+            self.head = RegressionHead(features=features, chunk=config.chunk, **sizes)
+        else:
+            self.head = FlowHead(features=features, prior=config.prior, num_states=config.num_motion_states, **sizes)
+        if config.history:
+            self.history_in = nn.Linear(config.prior.latent, width)
         if config.num_reach:
             self.reach_scale = Scale(config.num_reach)
             self.reach = nn.Sequential(
@@ -134,23 +154,32 @@ class TapPolicy(nn.Module):
         self.action_scale.set(norm.action.offset, norm.action.scale)
         if self.config.num_state:
             self.state_scale.set(norm.state.offset, norm.state.scale)
+        if isinstance(self.head, FlowHead):
+            self.head.state_scale.set(norm.state.offset, norm.state.scale)
 
     def forward(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
         """
         Args:
             batch: "rgb" (N, Y, X, 3) uint8; "goal_rgb" likewise, or "tokens" (U, L) and "sentence" (N,) row of it;
-                "state" (N, S) with `num_state`; optional "jitter" (N, 2).
+                "state" (N, S) with `num_state`; "past_action", "past_state" and "past_mask" with `history` (without
+                them it does as if it had no memory); optional "jitter" (N, 2). With a flow head optional "noise"
+                (N, H, A), and the targets "action", "action_mask" and "chunk_state", see `FlowHead.losses`.
 
         Returns:
-            "action" (N, H, A) normalised, and with a reach head "reach" (N, R) normalised.
+            "action" (N, H, A) normalised, and with a reach head "reach" (N, R) normalised. A flow head gives "action"
+            in evaluation mode only, and the parts of its loss where there are targets: with a history, the means with
+            and without it.
         """
         now = _floats(batch["rgb"], batch.get("jitter"))
         image_NPD = self.vision_in(self.vision(now)) + self.place
         context_NLD, hidden_NL = self._context(batch, now)
         if self.config.num_state:
             image_NPD = image_NPD + self.state_in(self.state_scale(batch["state"]))[:, None]
+        if self.config.history:
+            context_NLD, hidden_NL = self._remember(batch, context_NLD, hidden_NL)
+            image_NPD = image_NPD.repeat(len(context_NLD) // len(image_NPD), 1, 1)
         read_NF = self._read(image_NPD, context_NLD, hidden_NL)
-        out = {"action": self.head(read_NF)}
+        out = {"action": self.head(read_NF)} if self.config.head == "regression" else self._flow(read_NF, batch)
         if self.config.num_reach:
             out["reach"] = self.reach(read_NF)
         return out
@@ -165,6 +194,38 @@ class TapPolicy(nn.Module):
             return self.context_in(self.mix(self.goal(seen).mT).mT) + self.context_place, None
         tokens_ULD = self.context_in(self.language(batch["tokens"])) + self.context_place
         return tokens_ULD[batch["sentence"]], (batch["tokens"] < 0)[batch["sentence"]]
+
+    def _remember(
+        self, batch: dict[str, Tensor], context_NLD: Tensor, hidden_NL: Tensor | None
+    ) -> tuple[Tensor, Tensor]:
+        """The context and one token of history behind it; in training the same rows once more without it."""
+        assert isinstance(self.head, FlowHead)
+        if hidden_NL is None:
+            hidden_NL = torch.zeros(context_NLD.shape[:2], dtype=torch.bool, device=context_NLD.device)
+        without = nn.functional.pad(hidden_NL, (0, 1), value=True)
+        if "past_action" not in batch:
+            return nn.functional.pad(context_NLD, (0, 0, 0, 1)), without
+        past = self.action_scale(batch["past_action"])
+        latent_NL = self.head.encode(past, batch["past_state"], batch["past_mask"])
+        token_N1D = self.history_in(latent_NL)[:, None].to(context_NLD.dtype)
+        context = torch.cat([context_NLD, token_N1D], dim=1)
+        with_it = nn.functional.pad(hidden_NL, (0, 1), value=False)
+        if not self.training:
+            return context, with_it
+        return context.repeat(2, 1, 1), torch.cat([with_it, without])
+
+    def _flow(self, read_NF: Tensor, batch: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Losses where there are targets, actions in evaluation mode; see `forward`."""
+        assert isinstance(self.head, FlowHead)
+        latent_NL, out = self.head(read_NF), {}
+        if "action" in batch:
+            times = len(latent_NL) // len(batch["action"])
+            action, state = self.action_scale(batch["action"]).repeat(times, 1, 1), batch.get("chunk_state")
+            state = None if state is None else state.repeat(times, 1, 1)
+            out |= self.head.losses(latent_NL, action, batch["action_mask"].repeat(times, 1), state)
+        if not self.training:
+            out["action"] = self.head.act(latent_NL, batch.get("noise"))
+        return out
 
     def _read(self, image_NPD: Tensor, context_NLD: Tensor, hidden_NL: Tensor | None) -> Tensor:
         """(N, F) features for the heads."""

@@ -93,6 +93,8 @@ def build(
     """
     if policy.context != "goal":
         raise ConfigError(f"Inverse dynamics needs --policy.context goal, not {policy.context!r}: play has no words.")
+    if policy.head != "regression":
+        raise ConfigError("Inverse dynamics has a regression head; --policy.head flow is Stage 2's (jobs.align).")
     num_reach = NUM_REACH if config.reach_weight else 0
     policy = replace(policy, num_actions=len(spec.action), num_reach=num_reach)
     model = new_policy(policy, seed=seed)

@@ -3,8 +3,9 @@
 A batch is a dict with the fields of `types.Window` that are present, batch first, under the same names:
     rgb, goal_rgb  (N, Y, X, 3) uint8     action (N, H, A) float32     action_mask (N, H) bool
     k, task_index  (N,) int64             state  (N, S) float32        reach, reach_mask (N, R)
-Augmentation adds "jitter" (N, 2) float32: contrast and brightness that the model applies when it turns uint8 to
-floats, so that images stay small until then.
+    chunk_state, past_action, past_state (N, H or P, ...) float32, past_mask (N, P) bool: only for motion priors
+The training loop adds "step" () int64, how many updates came before. Augmentation adds "jitter" (N, 2) float32:
+contrast and brightness that the model applies when it turns uint8 to floats, so that images stay small until then.
 """
 
 import dataclasses
@@ -14,7 +15,7 @@ import torch
 from torch import Tensor
 
 from tap_ray.rng import seed_of
-from tap_ray.types import Window
+from tap_ray.types import Motion, Window
 
 IMAGES = ("rgb", "goal_rgb")
 Batch = dict[str, Tensor]
@@ -30,7 +31,7 @@ class AugmentConfig:
     """Largest relative change of contrast, and of brightness as a part of full scale; 0 turns it off."""
 
 
-def to_tensors(window: Window, device: torch.device) -> Batch:
+def to_tensors(window: Window | Motion, device: torch.device) -> Batch:
     """The window's arrays as tensors on `device`; fields that are None are left out."""
     arrays = {field.name: getattr(window, field.name) for field in dataclasses.fields(window)}
     return {

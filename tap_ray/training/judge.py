@@ -45,14 +45,16 @@ def judge(
     columns: dict[str, list[np.ndarray]] = {"guess": [], "truth": [], "reach": [], "reach_truth": [], "reach_mask": []}
     losses, sizes = [], []
     policy.eval()
-    for window in windows:
-        batch = to_tensors(window, device)
-        with autocast(bf16, device):
-            seen = _Seen(policy)
-            loss, _ = objective.loss(seen, batch)
-        losses.append(float(loss))
-        sizes.append(len(window.rgb))
-        _collect(columns, policy, seen.out, batch)
+    with torch.random.fork_rng():  # the same noise at every call, and training draws on as if nobody had judged
+        torch.manual_seed(0)
+        for window in windows:
+            batch = to_tensors(window, device)
+            with autocast(bf16, device):
+                seen = _Seen(policy)
+                loss, _ = objective.loss(seen, batch)
+            losses.append(float(loss))
+            sizes.append(len(window.rgb))
+            _collect(columns, policy, seen.out, batch)
     policy.train(training)
     if not losses:
         raise DataError("There are no held-out windows to judge on. Hold out more episodes, or collect more.")

@@ -16,7 +16,7 @@ from tap_ray.errors import ConfigError, DataError, TapRayError
 from tap_ray.training import checkpoint, optim
 from tap_ray.training.batches import AugmentConfig, Batch, augment, to_tensors
 from tap_ray.training.checkpoint import TrainState
-from tap_ray.types import Window
+from tap_ray.types import Motion, Window
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -112,7 +112,7 @@ class Hooks:
 
 def fit(
     model: nn.Module,
-    batches: Iterator[Window],
+    batches: Iterator[Window | Motion],
     objective: Objective,
     config: TrainConfig,
     *,
@@ -150,6 +150,7 @@ def fit(
         batch = augment(
             to_tensors(window, hooks.device), config.augment, seed=config.seed, step=state.step, rank=hooks.rank
         )
+        batch["step"] = torch.tensor(state.step)
         with autocast(config.bf16, hooks.device):
             loss, parts = objective.loss(prepared, batch)
         norm = _update(state, loss, config)
@@ -247,7 +248,7 @@ class Meter:
         return metrics
 
 
-def _next(batches: Iterator[Window], step: int, meter: Meter) -> Window:
+def _next(batches: Iterator[Window | Motion], step: int, meter: Meter) -> Window | Motion:
     before = time.perf_counter()
     try:
         window = next(batches)

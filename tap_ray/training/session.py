@@ -26,7 +26,7 @@ from tap_ray.errors import CheckpointError, ConfigError, StorageError
 from tap_ray.runs import read_json
 from tap_ray.training import checkpoint
 from tap_ray.training.loop import Hooks, Objective, TrainConfig, fit
-from tap_ray.types import Window
+from tap_ray.types import Motion, Window
 
 METRICS = "metrics.jsonl"
 CHECKPOINTS = "checkpoints"
@@ -83,7 +83,7 @@ def learner_of(stage: Trainable, *, episodes: int) -> Learner:
 class Batches(Protocol):
     """A worker's endless windows from batch `start_batch` on, always the same ones."""
 
-    def __call__(self, *, start_batch: int, worker: int, num_workers: int) -> Iterator[Window]: ...
+    def __call__(self, *, start_batch: int, worker: int, num_workers: int) -> Iterator[Window | Motion]: ...
 
 
 @dataclass(frozen=True, kw_only=True)
