@@ -56,7 +56,7 @@ class Deployed:
 
     def act(self, obs: Observation, info: Info) -> np.ndarray:
         """(N, A) float32 actions; the gripper is exactly +1 or -1. The robot clips, and counts what it had to clip."""
-        if len(self._state_NS):
+        if self._past.maxlen and len(self._state_NS):
             self._past.append((self._state_NS, np.array(info["action"], np.float32)))
         self._state_NS = np.array(obs["state"], np.float32)
         if self._used >= self.execute or len(self._chunk_NHA) != len(obs["rgb"]):
