@@ -26,11 +26,11 @@ class PriorConfig:
 
     chunk: int = 15
     """Actions that one latent stands for (H)."""
-    latent: int = 64
+    latent: int = 96
     """Numbers in it (L)."""
-    width: int = 128
+    width: int = 96
     """Channels of encoder and decoder (D)."""
-    num_layers: int = 3
+    num_layers: int = 2
     """Layers of each."""
     num_heads: int = 4
     """Attention heads of a layer."""
@@ -60,9 +60,9 @@ class MotionEncoder(nn.Module):
         self.action_in = nn.Linear(config.num_actions, width)
         self.state_in = nn.Linear(config.num_states, width) if config.encoder == "state_action" else None
         self.place = nn.Parameter(torch.randn(config.chunk, width) * 0.02)
-        self.summary = nn.Parameter(torch.randn(1, 1, width) * 0.02)
         self.trunk = Trunk(width=width, num_layers=config.num_layers, num_heads=config.num_heads)
-        self.out = nn.Linear(width, config.latent)
+        num_tokens = config.chunk * (1 if self.state_in is None else 2)
+        self.out = nn.Linear(num_tokens * width, config.latent)
 
     def forward(self, action_NHA: Tensor, state_NHS: Tensor, step_NH: Tensor) -> Tensor:
         """(N, L) latents of length 1.
@@ -79,8 +79,8 @@ class MotionEncoder(nn.Module):
             tokens.insert(0, self.state_in(state_NHS) + place)
         interleaved = torch.stack(tokens, dim=2).flatten(1, 2)
         hidden = (~step_NH)[:, :, None].expand(-1, -1, len(tokens)).flatten(1, 2)
-        sequence = torch.cat([self.summary.expand(len(interleaved), -1, -1).to(interleaved.dtype), interleaved], dim=1)
-        read = self.trunk(sequence, F.pad(hidden, (1, 0), value=False))[:, 0]
+        read = self.trunk(interleaved, hidden).masked_fill(hidden[:, :, None], 0.0).flatten(1)
+        read = F.pad(read, (self.out.in_features - read.shape[1], 0))  # each token keeps its place, as in the policy
         return F.normalize(self.out(read).float(), dim=-1)
 
 
@@ -92,7 +92,7 @@ class FlowDecoder(nn.Module):
         self.config, width = config, config.width
         self.action_in = nn.Linear(config.num_actions, width)
         self.mask_in = nn.Linear(config.num_actions, width)
-        self.latent_in = nn.Linear(config.latent, width)
+        self.latent_in = nn.Linear(config.latent, config.chunk * width)
         self.time_in = nn.Sequential(nn.Linear(2 * FREQUENCIES, width), nn.ReLU(), nn.Linear(width, width))
         self.place = nn.Parameter(torch.randn(config.chunk, width) * 0.02)
         self.trunk = Trunk(width=width, num_layers=config.num_layers, num_heads=config.num_heads)
@@ -109,10 +109,10 @@ class FlowDecoder(nn.Module):
         """
         own = mask_NA[:, None].to(noisy_NHA.dtype)
         spread_NL = latent_NL * self.config.latent**0.5  # numbers of size one
-        about = self.latent_in(spread_NL) + self.mask_in(own[:, 0]) + self.time_in(waves(time_N))
-        tokens = self.action_in(noisy_NHA * own) + self.place
-        read = self.trunk(torch.cat([about[:, None].to(tokens.dtype), tokens], dim=1))[:, 1:]
-        return self.out(read).float() * own
+        about = self.mask_in(own[:, 0]) + self.time_in(waves(time_N))
+        wanted = self.latent_in(spread_NL).unflatten(-1, (self.config.chunk, -1))
+        tokens = self.action_in(noisy_NHA * own) + self.place + wanted + about[:, None]
+        return self.out(self.trunk(tokens)).float() * own
 
     def sample(self, latent_NL: Tensor, mask_NA: Tensor, noise_NHA: Tensor, num_steps: int | None = None) -> Tensor:
         """(N, H, A) normalised actions: Euler's method from `noise_NHA`, zero at padding."""

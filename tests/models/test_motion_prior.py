@@ -93,7 +93,7 @@ def test_steps_that_are_not_there_change_nothing():
 
 
 def test_impossible_sizes():
-    with pytest.raises(ConfigError, match=r"prior\.num_heads 3 does not divide prior\.width 128"):
-        PriorConfig(num_heads=3)
+    with pytest.raises(ConfigError, match=r"prior\.num_heads 3 does not divide prior\.width 97"):
+        PriorConfig(width=97, num_heads=3)
     with pytest.raises(ConfigError, match="at least 1"):
         PriorConfig(num_steps=0)
