@@ -158,7 +158,7 @@ def test_what_has_not_happened_yet_is_not_remembered(demos):
 
 
 def test_a_robot_remembers_what_training_windows_have(demos):
-    stage, windows = aligned(demos, given=None, history=3)
+    stage, _ = aligned(demos, given=None, history=3)
     policy = Deployed(stage.model)
     episode = read_episode(demos, 0, [layout.STATE, layout.ACTION])
     state, action = np.array(episode[layout.STATE]), np.array(episode[layout.ACTION])

@@ -228,3 +228,22 @@ def test_without_reach_and_goal(dataset: DatasetInfo) -> None:
     assert batch.reach is None
     assert batch.reach_mask is None
     assert batch.k.tolist() == [0, 0, 0, 0]
+
+
+def test_history_and_states_of_the_chunk(dataset: DatasetInfo) -> None:
+    config = WindowConfig(
+        horizon=3, k_max=0, reach_steps=0, batch_size=200, drop_last=False, chunk_states=True, history=4
+    )
+    [window] = group_batches(dataset, [0, 1], config, seed=0, epoch=0)
+    assert window.past_mask is not None
+    assert window.past_state is not None
+    assert window.past_action is not None
+    assert window.chunk_state is not None
+    for row in range(len(window.state)):
+        episode, step = place(dataset, window.state[row])
+        own = read_episode(dataset, episode, [layout.STATE, layout.ACTION])
+        past, ahead = np.arange(step - 4, step), np.minimum(np.arange(step, step + 3), len(own[layout.ACTION]) - 1)
+        np.testing.assert_array_equal(window.past_mask[row], past >= 0)
+        np.testing.assert_array_equal(window.past_state[row][past >= 0], own[layout.STATE][past[past >= 0]])
+        np.testing.assert_array_equal(window.past_action[row][past >= 0], own[layout.ACTION][past[past >= 0]])
+        np.testing.assert_array_equal(window.chunk_state[row], own[layout.STATE][ahead])
