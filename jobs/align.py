@@ -5,24 +5,22 @@ from functools import partial
 from pathlib import Path
 
 from tap_ray import runs
-from tap_ray.align.demos import Prior, from_dataset, sized
+from tap_ray.align.demos import from_dataset, sized
 from tap_ray.config import run_job
 from tap_ray.dataset.reader import open_dataset
 from tap_ray.distributed import stream
 from tap_ray.distributed.settings import AlignJobConfig
 from tap_ray.distributed.train import run_stage
-from tap_ray.pretrain.motion_prior import load_prior
+from tap_ray.models.prior_files import TrainedPrior, load_prior
 from tap_ray.training.session import Learner, learner_of
+from tap_ray.training.stage import FINAL
 
 SCRATCH = "scratch"
 
 
-def prior_of(config: AlignJobConfig) -> Prior | None:
+def prior_of(config: AlignJobConfig) -> TrainedPrior | None:
     """The motion prior that is asked for."""
-    if config.prior is None:
-        return None
-    network, sources = load_prior(config.prior)
-    return Prior(network=network, norms={source.spec.robot: source.norm for source in sources})
+    return load_prior(config.prior / FINAL) if config.prior else None
 
 
 def learner(config: AlignJobConfig, demos: Path, init: Path | None) -> Learner:

@@ -2,20 +2,19 @@
 
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Mapping
 
 from tap_ray.align.objective import BehaviourCloning, FlowCloning
 from tap_ray.align.transfer import Transfer, Which, freeze, init_from, learning_rates, take_prior
-from tap_ray.dataset.norm_stats import NormStats, norm_stats
+from tap_ray.dataset.norm_stats import norm_stats
 from tap_ray.dataset.reader import DatasetInfo, stats_of
 from tap_ray.dataset.windows import WindowConfig, split_episodes
 from tap_ray.errors import ConfigError, DataError
 from tap_ray.models.build import Trained, load_trained, new_policy
 from tap_ray.models.heads import FlowHead
 from tap_ray.models.language import encode, pretrained_tokenizer, word_tokenizer
-from tap_ray.models.motion_prior import MotionPrior
 from tap_ray.models.policy import PolicyConfig
-from tap_ray.specs import RobotSpec, require_compatible
+from tap_ray.models.prior_files import TrainedPrior
+from tap_ray.specs import require_compatible
 from tap_ray.training.stage import FINAL, Stage, fitted, held_out_windows
 from tap_ray.types import PLAY_TASK
 
@@ -37,19 +36,6 @@ class AlignConfig:
     """Updates over which the terms that keep the motion prior's geometry fade (METHOD.md B); only with --prior."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class Prior:
-    """A motion prior to align, and how it saw the robots that it knows."""
-
-    network: MotionPrior
-    norms: Mapping[str, NormStats]
-    """Statistics that each robot's motion was normalised with, by robot."""
-
-    def norm_of(self, spec: RobotSpec) -> NormStats | None:
-        """None for a robot that it has never seen: the demonstrations' own statistics then."""
-        return self.norms.get(spec.robot)
-
-
 def from_dataset(
     dataset: DatasetInfo,
     windows: WindowConfig,
@@ -57,7 +43,7 @@ def from_dataset(
     policy: PolicyConfig,
     config: AlignConfig,
     init: Path | None,
-    prior: Prior | None = None,
+    prior: TrainedPrior | None = None,
     seed: int,
 ) -> tuple[Stage, Transfer | None]:
     """A fresh Stage 2.
@@ -123,7 +109,7 @@ def from_dataset(
 
 
 def sized(
-    policy: PolicyConfig, windows: WindowConfig, *, prior: Prior | None, history: int
+    policy: PolicyConfig, windows: WindowConfig, *, prior: TrainedPrior | None, history: int
 ) -> tuple[PolicyConfig, WindowConfig]:
     """Policy and windows as the motion prior, if there is one, and the flow head want them.
 

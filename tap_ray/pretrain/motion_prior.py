@@ -7,47 +7,24 @@ over the places that a robot has. Robots share one layout (specs.UNIFIED_*), eac
 
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Mapping, Sequence
+from typing import Any, Sequence
 
 import numpy as np
 import torch
-from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from tap_ray.config import from_dict, to_dict
+from tap_ray.config import to_dict
 from tap_ray.dataset.motions import MotionWindows, held_out_batches, load
-from tap_ray.dataset.norm_stats import NormStats
-from tap_ray.errors import CheckpointError, DataError
-from tap_ray.metrics import r_squared
+from tap_ray.errors import DataError
 from tap_ray.models.motion_prior import MotionPrior, PriorConfig
-from tap_ray.models.weights import load_model
-from tap_ray.runs import read_json, write_json
-from tap_ray.specs import UNIFIED_ACTION, RobotSpec, unified_places
-from tap_ray.training.batches import Batch, to_tensors
+from tap_ray.models.prior_files import Source, TrainedPrior, save_prior
+from tap_ray.training.batches import Batch
+from tap_ray.training.judge_motion import reconstruction
 from tap_ray.training.stage import FINAL
 from tap_ray.types import Motion
 
 HELD_OUT = 2048
 """Stretches of each robot that are judged."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Source:
-    """One robot's motion, as the prior was trained on it."""
-
-    spec: RobotSpec
-    norm: NormStats
-    weight: float
-
-    def to_json(self) -> dict[str, Any]:
-        """Plain JSON values; `from_json` is the inverse."""
-        return {"spec": self.spec.to_json(), "norm": self.norm.to_json(), "weight": self.weight}
-
-    @classmethod
-    def from_json(cls, data: Mapping[str, Any]) -> "Source":
-        """Inverse of `to_json`."""
-        spec, norm = RobotSpec.from_json(data["spec"]), NormStats.from_json(data["norm"])
-        return cls(spec=spec, norm=norm, weight=float(data["weight"]))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -91,14 +68,8 @@ class PriorStage:
 
     def save(self, run: Path) -> Path:
         """Write the prior into `run`/final and return that folder."""
-        folder = run / FINAL
-        folder.mkdir(parents=True, exist_ok=True)
-        write_json(folder / "prior.json", to_dict(self.network.config))
-        write_json(folder / "sources.json", [source.to_json() for source in self.sources])
-        temporary = folder / ".model.tmp"
-        save_file({n: v.detach().cpu().contiguous() for n, v in self.network.state_dict().items()}, temporary)
-        temporary.replace(folder / "model.safetensors")
-        return folder
+        save_prior(run / FINAL, TrainedPrior(network=self.network, sources=self.sources))
+        return run / FINAL
 
 
 def from_datasets(
@@ -124,41 +95,3 @@ def from_datasets(
         torch.manual_seed(seed)
         network = MotionPrior(config)
     return PriorStage(network=network, sources=sources, held_out=held_out)
-
-
-def load_prior(run: Path) -> tuple[MotionPrior, list[Source]]:
-    """The prior of a finished run.
-
-    Raises:
-        CheckpointError: missing, cut off, or made by another version.
-    """
-    folder = run / FINAL
-    if not (folder / "prior.json").is_file():
-        raise CheckpointError(
-            f"{folder} holds no motion prior (no prior.json). Give a run of `jobs.pretrain motion-prior`."
-        )
-    config = from_dict(PriorConfig, read_json(folder / "prior.json"), where=str(folder / "prior.json"))
-    prior = MotionPrior(config)
-    load_model(folder / "model.safetensors", prior)
-    return prior.eval(), [Source.from_json(source) for source in read_json(folder / "sources.json")]
-
-
-@torch.no_grad()
-def rebuild(prior: MotionPrior, motion: Motion, *, num_steps: int | None = None, seed: int = 0) -> np.ndarray:
-    """(N, H, A) normalised actions rebuilt from the latents of a batch; the noise follows from `seed`."""
-    device = next(prior.parameters()).device
-    batch = to_tensors(motion, device)
-    latent = prior.encoder(batch["action"], batch["state"], batch["step_mask"])
-    noise = torch.randn(batch["action"].shape, generator=torch.Generator().manual_seed(seed)).to(device)
-    return prior.decoder.sample(latent, batch["place_mask"], noise, num_steps).cpu().numpy()
-
-
-def reconstruction(
-    prior: MotionPrior, motions: Sequence[Motion], spec: RobotSpec, *, num_steps: int | None = None
-) -> dict[str, float]:
-    """R^2 of each slot of held-out motion rebuilt from its latent; slots that hardly move are left out."""
-    places = list(unified_places(spec.action, UNIFIED_ACTION))
-    guess = np.concatenate([rebuild(prior, motion, num_steps=num_steps) for motion in motions])[:, :, places]
-    truth = np.concatenate([motion.action for motion in motions])[:, :, places]
-    r2 = r_squared(guess.reshape(-1, len(places)), truth.reshape(-1, len(places)), min_std=0.05)
-    return {slot.name: float(value) for slot, value in zip(spec.action, r2, strict=True) if np.isfinite(value)}

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from tap_ray.align.demos import AlignConfig, Prior, from_dataset, sized
+from tap_ray.align.demos import AlignConfig, from_dataset, sized
 from tap_ray.align.objective import FlowCloning, decayed
 from tap_ray.dataset import layout
 from tap_ray.dataset.motions import MotionWindows
@@ -18,9 +18,11 @@ from tap_ray.errors import CheckpointError, ConfigError
 from tap_ray.models.deploy import Deployed, load_policy
 from tap_ray.models.heads import FlowHead
 from tap_ray.models.motion_prior import MotionPrior, PriorConfig
-from tap_ray.pretrain.motion_prior import from_datasets, load_prior
+from tap_ray.models.prior_files import Source, TrainedPrior, load_prior
+from tap_ray.pretrain.motion_prior import from_datasets
 from tap_ray.training.batches import to_tensors
 from tap_ray.training.loop import TrainConfig, fit
+from tap_ray.training.stage import FINAL
 from tests.made_data import STEPS, write_made_dataset
 from tests.moving_square import SPEC, square_stats
 from tests.small import SMALL
@@ -35,12 +37,13 @@ def demos(tmp_path_factory: pytest.TempPathFactory):
     return open_dataset(write_made_dataset(tmp_path_factory.mktemp("demos"), num_episodes=24, tasks=TASKS))
 
 
-def prior(norms: dict[str, NormStats] | None = None) -> Prior:
+def prior(norm: NormStats | None = None, robot: str = SPEC.robot) -> TrainedPrior:
     torch.manual_seed(3)
-    return Prior(network=MotionPrior(TINY), norms=norms or {})
+    sources = [Source(spec=replace(SPEC, robot=robot), norm=norm, weight=1.0)] if norm else []
+    return TrainedPrior(network=MotionPrior(TINY), sources=sources)
 
 
-def aligned(demos, *, given: Prior | None, history: int = 0, **config):
+def aligned(demos, *, given: TrainedPrior | None, history: int = 0, **config):
     """Stage and windows of a flow head."""
     policy = replace(SMALL, head="flow", prior=TINY)
     policy, windows = sized(policy, WINDOWS, prior=given, history=history)
@@ -98,8 +101,8 @@ def test_it_does_what_the_words_say_and_remembers(demos, tmp_path: Path):
 
 def test_the_prior_comes_with_its_own_statistics_if_it_knows_the_robot(demos):
     norm = replace(square_stats(), action=replace(square_stats().action, scale=(0.5,) * 6 + (1.0,)))
-    known, _ = aligned(demos, given=prior({SPEC.robot: norm}))
-    stranger, _ = aligned(demos, given=prior({"other": norm}))
+    known, _ = aligned(demos, given=prior(norm))
+    stranger, _ = aligned(demos, given=prior(norm, "other"))
     assert known.model.norm == norm
     assert stranger.model.norm != norm
     for stage in (known, stranger):
@@ -198,8 +201,9 @@ def test_a_prior_is_found_again(demos, tmp_path: Path):
     windows = MotionWindows(horizon=4, batch_size=8, holdout_every=5)
     stage = from_datasets([demos.path], [1.0], windows, config=TINY, seed=0)
     stage.save(tmp_path)
-    network, [source] = load_prior(tmp_path)
+    again = load_prior(tmp_path / FINAL)
+    [source] = again.sources
     assert source.spec == SPEC
-    assert all(torch.equal(a, b) for a, b in zip(network.parameters(), stage.network.parameters(), strict=True))
+    assert all(torch.equal(a, b) for a, b in zip(again.network.parameters(), stage.network.parameters(), strict=True))
     assert stage.validate().keys() >= {"prior/square_r2", "prior/square_r2_dx"}
-    assert isinstance(aligned(demos, given=Prior(network=network, norms={}))[0].objective, FlowCloning)
+    assert isinstance(aligned(demos, given=again)[0].objective, FlowCloning)
