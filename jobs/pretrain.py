@@ -7,19 +7,31 @@ import sys
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from typing import Sequence
 
+import envs
 from jobs import collect_play
+from tap_ray import runs
 from tap_ray.config import run_job
-from tap_ray.dataset.motions import bytes_read
+from tap_ray.dataset.motions import MotionWindows, bytes_read, load
 from tap_ray.dataset.reader import open_dataset
 from tap_ray.distributed import live, stream
 from tap_ray.distributed.connect import connect
 from tap_ray.distributed.settings import PretrainConfig, PriorJobConfig
 from tap_ray.distributed.train import run_stage
 from tap_ray.errors import ConfigError
+from tap_ray.evaluate import motion_prior as examine_prior
+from tap_ray.evaluate.video import side_by_side, write_video
+from tap_ray.models.prior_files import load_prior
 from tap_ray.play.settings import plan_of
 from tap_ray.pretrain import inverse_dynamics, motion_prior
+from tap_ray.rollout import Replay, rollout
 from tap_ray.training.session import Learner, learner_of
+from tap_ray.training.stage import FINAL
+from tap_ray.types import EnvConfig
+
+VIDEO_PX = 192
+"""Side of each panel of the interpolation videos, px."""
 
 
 def learner(config: PretrainConfig, data: Path) -> Learner:
@@ -64,7 +76,29 @@ def prior(config: PriorJobConfig) -> Path:
     windows, seed = config.sized_windows(), config.train.seed
     batches = partial(stream.motion_batches, paths, weights, windows, seed=seed, **config.workers.stream())
     parents = {f"play_{number}": path for number, path in enumerate(paths)}
-    return run_stage("pretrain", config, learner=build, batches=batches, parents=parents)
+    run = run_stage("pretrain", config, learner=build, batches=batches, parents=parents)
+    if windows.holdout_every:
+        report(run, paths, windows)
+    return run
+
+
+def report(run: Path, paths: Sequence[Path], windows: MotionWindows) -> None:
+    """What the prior knows of each robot: a table, prior.json, and a video of the way between two latents."""
+    trained = load_prior(run / FINAL)
+    known = {}
+    for path, source in zip(paths, trained.sources, strict=True):
+        train, held_out = (load(path, windows, held_out=out, norm=source.norm) for out in (False, True))
+        robot = source.spec.robot
+        known[robot] = examine_prior.examine(trained, source, train, held_out)
+        scene = EnvConfig(robot=robot, max_steps=trained.network.config.chunk, image_size=VIDEO_PX)
+        actions = examine_prior.interpolated(trained, source, held_out)
+        env = envs.make_vector(scene, len(actions))
+        done = rollout(env, Replay(actions), env_seeds=[0] * len(actions), policy_seeds=[0] * len(actions))
+        env.close()
+        frames = side_by_side([trajectory.rgb for trajectory in done.trajectories])
+        write_video(run / "videos" / f"interpolation-{robot}.mp4", frames, fps=source.spec.control_hz)
+    runs.write_json(run / "prior.json", known)
+    print(examine_prior.text(known))
 
 
 def _live(config: PretrainConfig) -> Path:

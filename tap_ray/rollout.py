@@ -116,6 +116,23 @@ class PerRobot:
         return np.stack([e.act(_of(obs, robot), _of(info, robot)) for robot, e in enumerate(self._explorers)])
 
 
+class Replay:
+    """Actions that were fixed before, as a `Policy`."""
+
+    def __init__(self, action_NTA: np.ndarray) -> None:
+        self._action_NTA, self._step = action_NTA, 0
+
+    def reset(self, obs: Any, info: Any, seeds: Sequence[int]) -> None:
+        """Begin again."""
+        self._step = 0
+
+    def act(self, obs: Any, info: Any) -> np.ndarray:
+        """(N, A) the next actions; the last again once they are used up."""
+        step = min(self._step, self._action_NTA.shape[1] - 1)
+        self._step += 1
+        return self._action_NTA[:, step]
+
+
 def _of(batch: Any, robot: int) -> dict[str, Any]:
     """Robot number `robot`'s entries of a batched observation or info."""
     return {key: value[robot] for key, value in batch.items() if not key.startswith("_")}

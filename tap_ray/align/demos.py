@@ -34,6 +34,9 @@ class AlignConfig:
     """Factor on the learning rate of what was taken over."""
     prior_steps: int = 5000
     """Updates over which the terms that keep the motion prior's geometry fade (METHOD.md B); only with --prior."""
+    prior_weights: bool = True
+    """False takes the prior's sizes and statistics but fresh weights: the arm that shows what its weights buy, since a
+    flow's loss means the same only under the same statistics."""
 
 
 def from_dataset(
@@ -90,14 +93,15 @@ def from_dataset(
     norm = norm or norm_stats(stats_of(dataset, split_episodes(dataset, windows)[0]), dataset.spec)
     model.set_norm(norm)
     transfer = init_from(model, init, config.take) if init is not None else None
+    known = prior.network if prior and config.prior_weights else None
     tokens_UL = encode(tokenizer, dataset.tasks, policy.num_context)
     if isinstance(model.head, FlowHead):
         model.head.set_layout(dataset.spec)
-        objective = FlowCloning(tokens_UL=tokens_UL, decay_steps=config.prior_steps if prior else 0)
+        objective = FlowCloning(tokens_UL=tokens_UL, decay_steps=config.prior_steps if known else 0)
     else:
         objective = BehaviourCloning(policy=model, tokens_UL=tokens_UL)
-    if prior:
-        take_prior(model, prior.network)
+    if known:
+        take_prior(model, known)
     freeze(model, config.freeze)
     stage = Stage(
         model=Trained(policy=model, spec=dataset.spec, norm=norm, tokenizer=tokenizer),

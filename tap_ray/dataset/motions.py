@@ -139,7 +139,7 @@ def batch(
 ) -> Motion:
     """Batch `number` of the endless sequence."""
     parts = [
-        _windows(motions, _drawn(motions, seed, source, number * count, count), config.horizon, source)
+        stretches(motions, _drawn(motions, seed, source, number * count, count), config.horizon, source)
         for source, (motions, count) in enumerate(zip(sets, counts(weights, config.batch_size), strict=True))
     ]
     return Motion(**{name: np.concatenate([getattr(part, name) for part in parts]) for name in vars(parts[0])})
@@ -149,7 +149,7 @@ def held_out_batches(motions: MotionSet, config: MotionWindows, *, source: int, 
     """The same `num` (or fewer) windows at every call."""
     order = generator(seed, "motions", "held_out", source).permutation(motions.first_W)[:num]
     size = config.batch_size
-    return [_windows(motions, order[i : i + size], config.horizon, source) for i in range(0, len(order), size)]
+    return [stretches(motions, order[i : i + size], config.horizon, source) for i in range(0, len(order), size)]
 
 
 def _drawn(motions: MotionSet, seed: int, source: int, start: int, count: int) -> np.ndarray:
@@ -168,7 +168,8 @@ def _order(seed: int, source: int, epoch: int, num: int) -> np.ndarray:
     return generator(seed, "motions", source, "epoch", epoch).permutation(num)
 
 
-def _windows(motions: MotionSet, first_N: np.ndarray, horizon: int, source: int) -> Motion:
+def stretches(motions: MotionSet, first_N: np.ndarray, horizon: int, source: int) -> Motion:
+    """The stretches that begin at these frames of a data set."""
     step_NH = first_N[:, None] + np.arange(horizon)
     num = len(first_N)
     return Motion(

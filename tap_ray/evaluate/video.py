@@ -62,9 +62,15 @@ def write_videos(clips: Path, videos: Path, *, fps: float) -> list[Path]:
     for (task, scenario), paths in sorted(scenes.items()):
         path = videos / (f"{task}.mp4" if scenario == "standard" else f"{task}-{scenario}.mp4")
         frames = side_by_side([_panel(np.load(p)) for p in paths])
-        iio.imwrite(path, frames, fps=fps, codec="libx264", pixelformat="yuv420p", macro_block_size=2)
+        write_video(path, frames, fps=fps)
         written.append(path)
     return written
+
+
+def write_video(path: Path, frames: np.ndarray, *, fps: float) -> None:
+    """(T, Y, X, 3) pictures with even sides as H.264, yuv420p."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    iio.imwrite(path, frames, fps=fps, codec="libx264", pixelformat="yuv420p", macro_block_size=2)
 
 
 def side_by_side(panels: Sequence[np.ndarray]) -> np.ndarray:

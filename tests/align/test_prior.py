@@ -112,6 +112,15 @@ def test_the_prior_comes_with_its_own_statistics_if_it_knows_the_robot(demos):
         assert torch.allclose(head.state_scale.scale, torch.tensor(stage.model.norm.state.scale))
 
 
+def test_the_other_arm_of_the_comparison_has_the_statistics_alone(demos):
+    norm = replace(square_stats(), action=replace(square_stats().action, scale=(0.5,) * 6 + (1.0,)))
+    stage, _ = aligned(demos, given=prior(norm), prior_weights=False)
+    assert stage.model.norm == norm
+    assert stage.objective.decay_steps == 0
+    weights = stage.model.policy.head.prior.decoder.out.weight
+    assert not torch.equal(weights, prior().network.decoder.out.weight)
+
+
 def test_nothing_of_another_robots_places_is_learnt(demos):
     stage, windows = aligned(demos, given=prior(), history=2)
     policy = stage.model.policy.train()

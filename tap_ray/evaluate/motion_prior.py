@@ -1,0 +1,141 @@
+"""What a motion prior knows, on held-out motion of each of its robots: rebuilding, smoothness, what its latent tells.
+
+Probes are linear (ridge, see probes.py), fitted on training motion and judged on the held-out one.
+"""
+
+from typing import Any, Mapping
+
+import numpy as np
+import torch
+from torch.nn import functional as F
+
+from tap_ray.dataset.motions import MotionSet, stretches
+from tap_ray.evaluate.probes import ridge
+from tap_ray.metrics import log_dimensionless_jerk, r_squared
+from tap_ray.models.prior_files import Source, TrainedPrior
+from tap_ray.rng import generator
+from tap_ray.specs import UNIFIED_ACTION, unified_places
+from tap_ray.training.batches import to_tensors
+from tap_ray.training.judge_motion import rebuild, reconstruction
+from tap_ray.types import Motion
+
+NUM_STEPS = (1, 2, 5, 10, 20)
+"""Euler steps at which the error is told."""
+STRETCHES = 1024
+"""Stretches of each robot that are looked at; the probes are fitted on four times as many."""
+PENALTY = 1e-3
+"""Of the ridge regression, relative to the mean eigenvalue of the latents' covariance."""
+PANELS = 5
+"""Points on the way from one latent to another."""
+
+
+def examine(
+    prior: TrainedPrior, source: Source, train: MotionSet, held_out: MotionSet, *, seed: int = 0
+) -> dict[str, Any]:
+    """Everything that is told of one robot.
+
+    Args:
+        prior: trained.
+        source: the robot.
+        train: motion that it was trained on, for the probes.
+        held_out: motion of it that the prior was not trained on, normalised by `source.norm`.
+        seed: of the choice of stretches, and of the noise.
+
+    Returns:
+        "slots": R^2 by slot; "steps": mean R^2 by number of Euler steps; "smoothness": log dimensionless jerk of the
+        data, of what is rebuilt and of what random latents give (higher is smoother); "probe": R^2 of speed, direction
+        (mean of the first three slots) and of whether the gripper switches, from the latent.
+    """
+    motion, seen = _chosen(prior, held_out, STRETCHES, seed), _chosen(prior, train, 4 * STRETCHES, seed)
+    network, spec = prior.network, source.spec
+    by_steps = {n: reconstruction(network, [motion], spec, num_steps=n) for n in NUM_STEPS}
+    path = {"data": motion.action, "rebuilt": rebuild(network, motion, seed=seed)}
+    path["random latents"] = _dreamt(prior, motion, seed)
+    smooth = {name: _jerk(_physical(source, action), source) for name, action in path.items()}
+    truth, known = (_targets(_physical(source, part.action), source) for part in (motion, seen))
+    fit_on, want = (np.stack(list(targets.values()), axis=1) for targets in (known, truth))
+    [guess] = ridge(encoded(prior, seen).numpy(), fit_on, encoded(prior, motion).numpy(), (PENALTY,))
+    r2 = r_squared(guess, want, min_std=1e-4)
+    return {
+        "slots": reconstruction(network, [motion], spec),
+        "steps": {str(n): float(np.mean(list(slots.values()))) for n, slots in by_steps.items()},
+        "smoothness": smooth,
+        "probe": {name: float(value) for name, value in zip(truth, r2, strict=True) if np.isfinite(value)},
+    }
+
+
+@torch.no_grad()
+def encoded(prior: TrainedPrior, motion: Motion) -> torch.Tensor:
+    """(N, L) latents."""
+    batch = to_tensors(motion, torch.device("cpu"))
+    return prior.network.encoder(batch["action"], batch["state"], batch["step_mask"])
+
+
+@torch.no_grad()
+def interpolated(prior: TrainedPrior, source: Source, held_out: MotionSet, *, seed: int = 0) -> np.ndarray:
+    """(PANELS, H, A) actions, physical units: on the way from one held-out motion's latent to an opposite one's.
+
+    The way is the great circle (Shoemake 1985, SIGGRAPH 19:245), the noise the same for all.
+    """
+    motion = _chosen(prior, held_out, STRETCHES, seed)
+    moved_N3 = _physical(source, motion.action)[:, :, :3].sum(1)
+    first = int(np.linalg.norm(moved_N3, axis=1).argmax())
+    last = int((moved_N3 @ moved_N3[first]).argmin())
+    ends = encoded(prior, motion)[[first, last]]
+    angle = torch.arccos((ends[0] @ ends[1]).clamp(-1, 1))
+    part = torch.linspace(0, 1, PANELS)[:, None]
+    latent = (torch.sin((1 - part) * angle) * ends[0] + torch.sin(part * angle) * ends[1]) / torch.sin(angle)
+    return _physical(source, _sampled(prior, latent, motion, seed, same=True))
+
+
+def text(report: Mapping[str, Mapping[str, Any]]) -> str:
+    """The report as a table for the terminal, a line a robot."""
+    lines = [f"{'robot':14}{'R^2 mean':>9}" + "".join(f"{f'{n} steps':>10}" for n in NUM_STEPS)]
+    lines[0] += f"{'jerk: data':>12}{'rebuilt':>9}{'random':>9}   latent tells (R^2)"
+    for robot, about in report.items():
+        row = f"{robot:14}{np.mean(list(about['slots'].values())):9.3f}"
+        row += "".join(f"{value:10.3f}" for value in about["steps"].values())
+        row += "".join(f"{v:{w}.1f}" for v, w in zip(about["smoothness"].values(), (12, 9, 9), strict=True))
+        lines.append(row + "   " + ", ".join(f"{name} {value:.2f}" for name, value in about["probe"].items()))
+    return "\n".join(lines)
+
+
+def _chosen(prior: TrainedPrior, motions: MotionSet, num: int, seed: int) -> Motion:
+    first_N = generator(seed, "motion_prior", "report").permutation(motions.first_W)[:num]
+    return stretches(motions, first_N, prior.network.config.chunk, source=0)
+
+
+@torch.no_grad()
+def _dreamt(prior: TrainedPrior, motion: Motion, seed: int) -> np.ndarray:
+    shape = (len(motion.action), prior.network.config.latent)
+    latent = F.normalize(torch.randn(shape, generator=torch.Generator().manual_seed(seed)), dim=-1)
+    return _sampled(prior, latent, motion, seed)
+
+
+def _sampled(prior: TrainedPrior, latent: torch.Tensor, motion: Motion, seed: int, same: bool = False) -> np.ndarray:
+    num, (_, horizon, places) = len(latent), motion.action.shape
+    noise = torch.randn((1 if same else num, horizon, places), generator=torch.Generator().manual_seed(seed))
+    mask = torch.from_numpy(motion.place_mask[:1]).expand(num, -1)
+    return prior.network.decoder.sample(latent, mask, noise.expand(num, -1, -1)).numpy()
+
+
+def _physical(source: Source, action_NHA: np.ndarray) -> np.ndarray:
+    """(N, H, slots) in the robot's own order and units."""
+    places = list(unified_places(source.spec.action, UNIFIED_ACTION))
+    return source.norm.action.physical(action_NHA[:, :, places])
+
+
+def _jerk(action_NHA: np.ndarray, source: Source) -> float:
+    """Mean log dimensionless jerk of the paths that the actions' first three slots add up to."""
+    path_NH3 = action_NHA[:, :, :3].cumsum(1)
+    return float(np.nanmean([log_dimensionless_jerk(path, source.spec.control_hz) for path in path_NH3]))
+
+
+def _targets(action_NHA: np.ndarray, source: Source) -> dict[str, np.ndarray]:
+    """What a probe is to read off a latent, each (N,)."""
+    names = [slot.name for slot in source.spec.action]
+    grippers = [at for at, name in enumerate(names) if name.endswith("gripper")]
+    sign = np.sign(action_NHA[:, :, grippers])
+    switches = (np.diff(sign, axis=1) != 0).any(axis=(1, 2)).astype(float)
+    direction = {names[at]: action_NHA[:, :, at].mean(1) for at in range(3)}
+    return {"speed": np.linalg.norm(action_NHA[:, :, :3], axis=2).mean(1), **direction, "gripper switches": switches}
