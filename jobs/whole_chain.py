@@ -1,6 +1,6 @@
 """The whole machine in one read: play -> data set -> pretrain -> align -> evaluate -> compare.
 
-Six stages, each a function that reads folders and writes one. The defaults are small enough for two cores in six
+Six stages, each a function that reads folders and writes one. The defaults are small enough for two cores in eight
 minutes (`make demo`); every stage is also a job of its own (`python -m jobs.<verb> --help`).
 """
 
@@ -20,13 +20,17 @@ class ChainConfig:
     """How much of everything."""
 
     play: int = 240
-    """Episodes of play, each 12 s of robot time."""
+    """Episodes of the WidowX's play, each 12 s of robot time."""
+    other_play: int = 80
+    """Episodes of the Panda's, for a motion prior of both robots."""
     demos: int = 30
     """Demonstrations of each task."""
     pretrain_steps: int = 400
     """Optimizer steps of Stage 1."""
+    prior_steps: int = 600
+    """Optimizer steps of the motion prior."""
     align_steps: int = 400
-    """Optimizer steps of Stage 2, for the pretrained policy and for the one from scratch."""
+    """Optimizer steps of Stage 2, for each of the three policies."""
     episodes: int = 8
     """Cells of each task that a policy is judged on."""
     seed: int = 0
@@ -44,26 +48,39 @@ def main(config: ChainConfig) -> Path:
     def stage(number: int, what: str) -> None:
         print(f"\n== {number}/6 {what} ({time.perf_counter() - start:.0f} s)", flush=True)
 
-    def learn(steps: int) -> TrainConfig:
-        return TrainConfig(steps=steps, seed=seed, checkpoint_every=200, validate_every=200)
+    def learn(steps: int, batch_size: int = 64) -> TrainConfig:
+        return TrainConfig(steps=steps, batch_size=batch_size, seed=seed, checkpoint_every=200, validate_every=200)
 
     with connect(config.ray_address):
         stage(1, "play: robots explore by themselves, without words")
-        play = collect_play.main(collect_play.PlayJobConfig(episodes=config.play, seed=seed, out=out / "play"))
-
-        stage(2, "pretrain: which action led from one image to the next?")
+        play, other = (
+            collect_play.main(collect_play.PlayJobConfig(robot=robot, episodes=episodes, seed=seed, out=out / name))
+            for robot, episodes, name in (("widowx", config.play, "play"), ("panda", config.other_play, "play-panda"))
+        )
+        stage(2, "pretrain: which action led from one image to the next? And what is a motion, whoever makes it?")
         moves = pretrain.main(
             pretrain.PretrainConfig(data=play, train=learn(config.pretrain_steps), out=out / "pretrain")
+        )
+        prior = pretrain.prior(
+            pretrain.PriorJobConfig(
+                data=(str(play), str(other)), train=learn(config.prior_steps, 128), out=out / "prior"
+            )
         )
         stage(3, "demonstrations: an expert shows what words mean")
         demos = collect_demos.main(collect_demos.DemosJobConfig(episodes=config.demos, seed=seed, out=out / "demos"))
 
-        stage(4, "align: the same backbone and head, with words; from scratch beside it")
+        stage(4, "align: now with words, on what Stage 1 learnt to see, on what it learnt to move, and from scratch")
         policies = {
             name: align.main(
-                align.AlignJobConfig(demos=demos, init=init, train=learn(config.align_steps), out=out / name)
+                align.AlignJobConfig(
+                    demos=demos, init=init, prior=head, train=learn(config.align_steps), out=out / name
+                )
             )
-            for name, init in (("tap", str(moves)), ("scratch", align.SCRATCH))
+            for name, init, head in (
+                ("tap", str(moves), None),
+                ("prior", align.SCRATCH, prior),
+                ("scratch", align.SCRATCH, None),
+            )
         }
         stage(5, "evaluate: the same cells for every policy")
         judged = [
