@@ -41,6 +41,9 @@ def main(config: EvaluateConfig) -> Path:
             print("".join(f"{line}\n" for line in results.crashes(episodes)), end="")
         runs.finish(run, protocol=protocol.hash)
     print(text_table([read_result(run.path)], with_paper=False))
+    if "policy" in parents:
+        took = trained.latency(parents["policy"], device="cuda" if config.gpus_per_fleet else "cpu")
+        print("one look of one robot: " + ", ".join(f"{name} {ms:.1f} ms" for name, ms in took.items()))
     return run.path
 
 

@@ -38,6 +38,18 @@ def require_fit(run: Path | str, *, spec: RobotSpec, image_size: int) -> None:
         )
 
 
+def latency(run: str, *, device: str = "cpu") -> dict[str, float]:
+    """Median time of one look of one robot, ms: "policy", and for one with a history also "without history"."""
+    from tap_ray.models.build import load_trained
+    from tap_ray.models.deploy import Deployed
+
+    policy = load_trained(Path(run) / "final")
+    both = {"policy": Deployed(policy, device=device).latency_ms()}
+    if policy.policy.config.history:
+        both["without history"] = Deployed(policy, remember=False, device=device).latency_ms()
+    return both
+
+
 def load(run: str, scene: EnvConfig, num_robots: int, *, device: str = "cpu") -> Policy:
     """A run's policy, loaded once in a process whatever the scene and the number of robots."""
     return _loaded(run, device)

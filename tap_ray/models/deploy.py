@@ -1,5 +1,6 @@
 """A trained policy that acts: batched over N robots, deterministic, in the units of its robot's spec."""
 
+import time
 from collections import deque
 from pathlib import Path
 from typing import Sequence
@@ -91,6 +92,21 @@ class Deployed:
         action = self._policy.action_scale.inverse(out["action"]).cpu().numpy()
         action[..., self._gripper] = np.where(action[..., self._gripper] >= 0, 1.0, -1.0)
         return action
+
+    def latency_ms(self, repeats: int = 30) -> float:
+        """Median time of one look of one robot, ms; with a history, over a whole one."""
+        config, spec = self._policy.config, self._trained.spec
+        rgb = np.zeros((1, config.image_size, config.image_size, 3), np.uint8)
+        state = np.zeros((1, len(spec.state)), np.float32)
+        self.reset({}, {}, [0])
+        self._past.extend([(state, np.zeros((1, len(spec.action)), np.float32))] * (self._past.maxlen or 0))
+        took = []
+        for _ in range(repeats):
+            start = time.perf_counter()
+            self.chunk(rgb, state, ["put the spoon on the cloth"])
+            took.append(1e3 * (time.perf_counter() - start))
+        self._past.clear()
+        return float(np.median(took))
 
     def _history(self, num: int) -> dict[str, torch.Tensor]:
         """The last P steps, as the windows of training have them."""

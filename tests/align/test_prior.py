@@ -15,6 +15,7 @@ from tap_ray.dataset.norm_stats import NormStats
 from tap_ray.dataset.reader import open_dataset, read_episode
 from tap_ray.dataset.windows import WindowConfig, iterate
 from tap_ray.errors import CheckpointError, ConfigError
+from tap_ray.evaluate.trained import latency
 from tap_ray.models.deploy import Deployed, load_policy
 from tap_ray.models.heads import FlowHead
 from tap_ray.models.motion_prior import MotionPrior, PriorConfig
@@ -216,3 +217,11 @@ def test_a_prior_is_found_again(demos, tmp_path: Path):
     assert all(torch.equal(a, b) for a, b in zip(again.network.parameters(), stage.network.parameters(), strict=True))
     assert stage.validate().keys() >= {"prior/square_r2", "prior/square_r2_dx"}
     assert isinstance(aligned(demos, given=again)[0].objective, FlowCloning)
+
+
+def test_latency_is_told_with_and_without_history(demos, tmp_path: Path):
+    stage, _ = aligned(demos, given=None, history=3)
+    stage.save(tmp_path)
+    took = latency(str(tmp_path))
+    assert took.keys() == {"policy", "without history"}
+    assert all(0 < ms < 1000 for ms in took.values())
