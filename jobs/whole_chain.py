@@ -63,7 +63,7 @@ def main(config: ChainConfig) -> Path:
         )
         prior = pretrain.prior(
             pretrain.PriorJobConfig(
-                data=(str(play), str(other)), train=learn(config.prior_steps, 128), out=out / "prior"
+                data=(str(play), str(other)), train=learn(config.prior_steps, 128), out=out / "motion-prior"
             )
         )
         stage(3, "demonstrations: an expert shows what words mean")
