@@ -9,7 +9,7 @@ from tap_ray.errors import ConfigError, nearest
 from tap_ray.specs import RobotSpec
 from tap_ray.types import EnvConfig, Policy
 
-VERSION = "2"
+VERSION = "3"
 """Of the scenes. Raise it with any change that could change an episode: old results are then another protocol's."""
 SIMULATORS = ("maniskill", "pybullet")
 
