@@ -30,6 +30,8 @@ from tap_ray.training.session import Learner, learner_of
 from tap_ray.training.stage import FINAL
 from tap_ray.types import EnvConfig
 
+REPORT = "report.json"
+"""What a prior knows, in its run folder."""
 VIDEO_PX = 192
 """Side of each panel of the interpolation videos, px."""
 
@@ -78,12 +80,14 @@ def prior(config: PriorJobConfig) -> Path:
     parents = {f"play_{number}": path for number, path in enumerate(paths)}
     run = run_stage("pretrain", config, learner=build, batches=batches, parents=parents)
     if windows.holdout_every:
-        report(run, paths, windows)
+        if not (run / REPORT).exists():
+            report(run, paths, windows)
+        print(examine_prior.text(runs.read_json(run / REPORT)))
     return run
 
 
 def report(run: Path, paths: Sequence[Path], windows: MotionWindows) -> None:
-    """What the prior knows of each robot: a table, prior.json, and a video of the way between two latents."""
+    """What the prior knows of each robot: a video of the way between two latents, and (last) its numbers."""
     trained = load_prior(run / FINAL)
     known = {}
     for path, source in zip(paths, trained.sources, strict=True):
@@ -97,8 +101,7 @@ def report(run: Path, paths: Sequence[Path], windows: MotionWindows) -> None:
         env.close()
         frames = side_by_side([trajectory.rgb for trajectory in done.trajectories])
         write_video(run / "videos" / f"interpolation-{robot}.mp4", frames, fps=source.spec.control_hz)
-    runs.write_json(run / "prior.json", known)
-    print(examine_prior.text(known))
+    runs.write_json(run / REPORT, known)
 
 
 def _live(config: PretrainConfig) -> Path:

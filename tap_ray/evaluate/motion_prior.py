@@ -15,8 +15,7 @@ from tap_ray.metrics import log_dimensionless_jerk, r_squared
 from tap_ray.models.prior_files import Source, TrainedPrior
 from tap_ray.rng import generator
 from tap_ray.specs import UNIFIED_ACTION, unified_places
-from tap_ray.training.batches import to_tensors
-from tap_ray.training.judge_motion import rebuild, reconstruction
+from tap_ray.training.judge_motion import encoded, rebuild, reconstruction
 from tap_ray.types import Motion
 
 NUM_STEPS = (1, 2, 5, 10, 20)
@@ -48,27 +47,21 @@ def examine(
     """
     motion, seen = _chosen(prior, held_out, STRETCHES, seed), _chosen(prior, train, 4 * STRETCHES, seed)
     network, spec = prior.network, source.spec
-    by_steps = {n: reconstruction(network, [motion], spec, num_steps=n) for n in NUM_STEPS}
+    usual = network.config.num_steps
+    by_steps = {n: reconstruction(network, [motion], spec, num_steps=n) for n in {*NUM_STEPS, usual}}
     path = {"data": motion.action, "rebuilt": rebuild(network, motion, seed=seed)}
     path["random latents"] = _dreamt(prior, motion, seed)
     smooth = {name: _jerk(_physical(source, action), source) for name, action in path.items()}
     truth, known = (_targets(_physical(source, part.action), source) for part in (motion, seen))
     fit_on, want = (np.stack(list(targets.values()), axis=1) for targets in (known, truth))
-    [guess] = ridge(encoded(prior, seen).numpy(), fit_on, encoded(prior, motion).numpy(), (PENALTY,))
+    [guess] = ridge(encoded(network, seen).numpy(), fit_on, encoded(network, motion).numpy(), (PENALTY,))
     r2 = r_squared(guess, want, min_std=1e-4)
     return {
-        "slots": reconstruction(network, [motion], spec),
-        "steps": {str(n): float(np.mean(list(slots.values()))) for n, slots in by_steps.items()},
+        "slots": by_steps[usual],
+        "steps": {str(n): float(np.mean(list(slots.values()))) for n, slots in ((n, by_steps[n]) for n in NUM_STEPS)},
         "smoothness": smooth,
         "probe": {name: float(value) for name, value in zip(truth, r2, strict=True) if np.isfinite(value)},
     }
-
-
-@torch.no_grad()
-def encoded(prior: TrainedPrior, motion: Motion) -> torch.Tensor:
-    """(N, L) latents."""
-    batch = to_tensors(motion, torch.device("cpu"))
-    return prior.network.encoder(batch["action"], batch["state"], batch["step_mask"])
 
 
 @torch.no_grad()
@@ -81,7 +74,7 @@ def interpolated(prior: TrainedPrior, source: Source, held_out: MotionSet, *, se
     moved_N3 = _physical(source, motion.action)[:, :, :3].sum(1)
     first = int(np.linalg.norm(moved_N3, axis=1).argmax())
     last = int((moved_N3 @ moved_N3[first]).argmin())
-    ends = encoded(prior, motion)[[first, last]]
+    ends = encoded(prior.network, motion)[[first, last]]
     angle = torch.arccos((ends[0] @ ends[1]).clamp(-1, 1))
     part = torch.linspace(0, 1, PANELS)[:, None]
     latent = (torch.sin((1 - part) * angle) * ends[0] + torch.sin(part * angle) * ends[1]) / torch.sin(angle)

@@ -1,4 +1,7 @@
-"""The judged policy when it is a training run: does it fit, and how a fleet loads it. Torch is loaded only there."""
+"""The judged policy when it is a training run: does it fit, how a fleet loads it, what a look of it costs.
+
+Torch is loaded only by the last two.
+"""
 
 import functools
 from pathlib import Path

@@ -16,13 +16,19 @@ MOVES = 0.05
 
 
 @torch.no_grad()
+def encoded(prior: MotionPrior, motion: Motion) -> torch.Tensor:
+    """(N, L) latents of a batch."""
+    batch = to_tensors(motion, next(prior.parameters()).device)
+    return prior.encoder(batch["action"], batch["state"], batch["step_mask"])
+
+
+@torch.no_grad()
 def rebuild(prior: MotionPrior, motion: Motion, *, num_steps: int | None = None, seed: int = 0) -> np.ndarray:
     """(N, H, A) normalised actions rebuilt from the latents of a batch; the noise follows from `seed`."""
-    device = next(prior.parameters()).device
-    batch = to_tensors(motion, device)
-    latent = prior.encoder(batch["action"], batch["state"], batch["step_mask"])
-    noise = torch.randn(batch["action"].shape, generator=torch.Generator().manual_seed(seed)).to(device)
-    return prior.decoder.sample(latent, batch["place_mask"], noise, num_steps).cpu().numpy()
+    latent = encoded(prior, motion)
+    noise = torch.randn(motion.action.shape, generator=torch.Generator().manual_seed(seed)).to(latent.device)
+    place_mask = torch.from_numpy(motion.place_mask).to(latent.device)
+    return prior.decoder.sample(latent, place_mask, noise, num_steps).cpu().numpy()
 
 
 def reconstruction(
