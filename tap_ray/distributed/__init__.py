@@ -9,6 +9,7 @@ ENVIRONMENT = {
     "RAY_BACKEND_LOG_LEVEL": "fatal",  # lines of its C++ half would tear progress bars; its log files have more
     "RAY_DATA_DISABLE_PROGRESS_BARS": "1",  # jobs draw their own
     "RAY_TRAIN_V2_ENABLED": "1",
+    "RAY_ENABLE_AUTO_CONNECT": "0",  # only `connect` starts Ray; a late thread of Ray Data must not
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",  # leave CUDA_VISIBLE_DEVICES of processes without a GPU alone
 }
 """What we set before Ray is loaded, unless the user has set it."""

@@ -11,6 +11,8 @@ import os
 import shutil
 import socket
 import sys
+import threading
+import time
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Iterator
@@ -23,6 +25,8 @@ from tap_ray.errors import ConfigError
 
 PROBE_S = 10.0
 """How long a cluster may take to answer, s."""
+THREADS_S = 10.0
+"""How long Ray Data's threads may take to end, s: they wait for a call of Ray at most, and for 0.1 s."""
 MAX_STORE_BYTES = 2 * 10**9
 MIN_STORE_BYTES = 100 * 10**6
 
@@ -54,7 +58,19 @@ def connect(ray_address: str | None = None, *, num_cpus: int | None = None, dash
     try:
         yield
     finally:
+        _end_iterators()
         ray.shutdown()
+
+
+def _end_iterators() -> None:
+    """Wait for the threads with which Ray Data fed iterators that are closed by now.
+
+    A thread that calls Ray after its end would take the process with it: exit status 1, without a word.
+    """
+    end = time.monotonic() + THREADS_S
+    for thread in threading.enumerate():
+        if thread.name == "iter_threaded":
+            thread.join(max(0.0, end - time.monotonic()))
 
 
 def _join(address: str) -> None:

@@ -1,6 +1,7 @@
 """Live play: the same windows as from a data set of the same episodes, endless, resumable, and no crash loses one."""
 
 import dataclasses
+import threading
 from dataclasses import replace
 from functools import partial
 from itertools import islice
@@ -8,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import ray
 import ray.cloudpickle
 import toy_player
 
@@ -65,9 +67,20 @@ def test_a_crashed_robot_is_stood_in_for():
 
 @pytest.mark.cluster
 @pytest.mark.filterwarnings("ignore::DeprecationWarning:ray")
-def test_fresh_play_in_the_order_of_its_groups():
-    """Groups of 3 episodes of 9 steps have 3 * 8 // 4 = 6 batches; the reserved attempts never come."""
+def test_fresh_play_in_the_order_of_its_groups(monkeypatch: pytest.MonkeyPatch):
+    """Groups of 3 episodes of 9 steps have 3 * 8 // 4 = 6 batches; the reserved attempts never come.
+
+    Streams are closed in the middle, and their threads must be gone before Ray is: see `connect`.
+    """
     ray.cloudpickle.register_pickle_by_value(toy_player)
+    late: list[str] = []
+    shutdown = ray.shutdown
+
+    def watched() -> None:
+        late.extend(thread.name for thread in threading.enumerate() if thread.name.startswith(("iter_", "Streaming")))
+        shutdown()
+
+    monkeypatch.setattr(ray, "shutdown", watched)
     with connect(num_cpus=2):
         stream = live.batches(play(crashes=(6,)), CONFIG, seed=5)
         travelled = list(islice(stream, 15))
@@ -75,6 +88,7 @@ def test_fresh_play_in_the_order_of_its_groups():
         resumed = live.batches(play(crashes=(6,), fleets=2), CONFIG, seed=5, start_batch=8)
         assert all(same(a, b) for a, b in zip(travelled[8:], resumed, strict=False))
         resumed.close()
+    assert not late
     player = toy_player.ToyPlayer(STEPS, (6,))
     expected = []
     for group in range(3):
