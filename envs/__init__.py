@@ -5,13 +5,14 @@ import gymnasium as gym
 from envs.experts import ExpertConfig, expert, random_policy
 from envs.robots import ROBOTS, robot, spec_of
 from envs.tasks import PLAY, TASKS, known_task
+from envs.twins import TWINS
 from tap_ray.errors import ConfigError, nearest
 from tap_ray.specs import RobotSpec
 from tap_ray.types import EnvConfig, Policy
 
 VERSION = "3"
 """Of the scenes. Raise it with any change that could change an episode: old results are then another protocol's."""
-SIMULATORS = ("maniskill", "pybullet")
+SIMULATORS = ("pybullet", "maniskill", "maniskill_gpu")
 
 
 def make(config: EnvConfig, *, teleoperated: bool = False, render_size: int | None = None) -> gym.Env:
@@ -31,13 +32,13 @@ def make(config: EnvConfig, *, teleoperated: bool = False, render_size: int | No
             from envs.tabletop import TabletopEnv  # the engine is loaded only where a robot is simulated
 
             return TabletopEnv(config, teleoperated=teleoperated, render_size=render_size)
-        case "maniskill":
-            raise ConfigError("sim 'maniskill' comes with envs/simpler.py, not yet built. Use sim 'pybullet'.")
         case _:
-            raise ConfigError(f"Unknown simulator {config.sim!r}. {nearest(config.sim, SIMULATORS)}")
+            from envs.simpler import SimplerEnv
+
+            return SimplerEnv(config, render_size=render_size)
 
 
-def make_teleoperated(config: EnvConfig, num_robots: int) -> gym.vector.SyncVectorEnv:
+def make_teleoperated(config: EnvConfig, num_robots: int) -> gym.vector.VectorEnv:
     """The robots of `make_vector`, whose actions move the hand (specs.EE_DELTA_ACTION) whatever their own actions are.
 
     That is how explorers and experts drive any robot; `info["action"]` says what it was in the robot's own actions.
@@ -45,11 +46,15 @@ def make_teleoperated(config: EnvConfig, num_robots: int) -> gym.vector.SyncVect
     return make_vector(config, num_robots, teleoperated=True)
 
 
-def make_vector(config: EnvConfig, num_robots: int, *, teleoperated: bool = False) -> gym.vector.SyncVectorEnv:
+def make_vector(config: EnvConfig, num_robots: int, *, teleoperated: bool = False) -> gym.vector.VectorEnv:
     """`num_robots` robots in one process, stepped in lockstep; all run exactly `max_steps`, none resets itself."""
     if num_robots < 1:
         raise ConfigError(f"A fleet has at least 1 robot, got {num_robots}.")
     check(config)
+    if config.sim == "maniskill_gpu":
+        from envs.simpler import SimplerVectorEnv
+
+        return SimplerVectorEnv(config, num_robots)
     return gym.vector.SyncVectorEnv(
         [lambda: make(config, teleoperated=teleoperated)] * num_robots, autoreset_mode=gym.vector.AutoresetMode.DISABLED
     )
@@ -62,6 +67,27 @@ def make_expert(config: EnvConfig, num_robots: int, expert_config: ExpertConfig 
         ConfigError: the task has no goal ("play") or is unknown.
     """
     return expert(config.task, spec(config), num_robots, expert_config)
+
+
+def tasks_of(sim: str) -> tuple[str, ...]:
+    """The tasks that a simulator has, "play" aside.
+
+    Raises:
+        ConfigError: there is no such simulator.
+    """
+    known_simulator(sim)
+    return tuple(TASKS) if sim == "pybullet" else tuple(TWINS)
+
+
+def known_simulator(name: str) -> str:
+    """`name`, if it is one of SIMULATORS.
+
+    Raises:
+        ConfigError: it is not; names the nearest.
+    """
+    if name not in SIMULATORS:
+        raise ConfigError(f"Unknown simulator {name!r}. {nearest(name, SIMULATORS)}")
+    return name
 
 
 def spec(config: EnvConfig) -> RobotSpec:
@@ -82,8 +108,12 @@ def check(config: EnvConfig) -> None:
     """
     known_task(config.task)
     robot(config.robot)
-    if config.sim not in SIMULATORS:
-        raise ConfigError(f"Unknown simulator {config.sim!r}. {nearest(config.sim, SIMULATORS)}")
+    known_simulator(config.sim)
+    if config.sim != "pybullet":
+        if config.robot != "widowx":
+            raise ConfigError(f"sim {config.sim!r} has the robot 'widowx' only; got {config.robot!r}.")
+        if config.task not in (*TWINS, PLAY):
+            raise ConfigError(f"sim {config.sim!r} has no task {config.task!r}; it has {', '.join(TWINS)}.")
     if config.scenario != "standard":
         raise ConfigError(
             f"Unknown scenario {config.scenario!r}. Known: standard. The robustness scenarios come later."

@@ -13,14 +13,15 @@ from tap_ray.distributed.evaluate import FleetConfig, evaluate
 from tap_ray.evaluate import results, trained, video
 from tap_ray.evaluate.episodes import MakePolicy
 from tap_ray.evaluate.protocol import Protocol, check
-from tap_ray.evaluate.settings import EvaluateConfig, protocol_of, what
+from tap_ray.evaluate.settings import EvaluateConfig, protocol_of, simulator, what
 from tap_ray.types import EnvConfig, Policy
 
 
 def main(config: EvaluateConfig) -> Path:
     """Run the cells that have no result yet, sum them up, print the table; returns the run folder."""
-    protocol = protocol_of(config, suite_tasks=envs.TASKS, env_version=envs.VERSION)
-    check(protocol, known_tasks=envs.TASKS, check_scene=envs.check)
+    tasks = envs.tasks_of(simulator(config))
+    protocol = protocol_of(config, suite_tasks=tasks, env_version=envs.VERSION)
+    check(protocol, known_tasks=tasks, check_scene=envs.check)
     make_policy, parents = _policy(config, protocol)
     run = runs.open_run(config.out, job="evaluate", config=what(config, protocol), parents=parents)
     if not run.done:

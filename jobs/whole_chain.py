@@ -21,15 +21,15 @@ class ChainConfig:
 
     play: int = 240
     """Episodes of the WidowX's play, each 12 s of robot time."""
-    other_play: int = 80
+    other_play: int = 60
     """Episodes of the Panda's, for a motion prior of both robots."""
     demos: int = 30
     """Demonstrations of each task."""
     pretrain_steps: int = 400
     """Optimizer steps of Stage 1."""
-    prior_steps: int = 600
+    prior_steps: int = 400
     """Optimizer steps of the motion prior."""
-    align_steps: int = 400
+    align_steps: int = 350
     """Optimizer steps of Stage 2, for each of the three policies."""
     episodes: int = 8
     """Cells of each task that a policy is judged on."""

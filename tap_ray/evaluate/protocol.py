@@ -4,15 +4,33 @@ A protocol is a list of cells (task, scenario, initial state, seed), the same fo
 between policies are paired. An initial state has one seed in every scenario, so scenarios are paired as well.
 """
 
-from dataclasses import dataclass
-from typing import Any, Callable, Iterable
+from dataclasses import dataclass, field
+from typing import Any, Callable, Iterable, Mapping
 
 from tap_ray.config import digest
 from tap_ray.errors import ConfigError, nearest
 from tap_ray.rng import seed_of
 from tap_ray.types import Cell, EnvConfig
 
-SUITES = ("tabletop",)
+
+@dataclass(frozen=True, kw_only=True)
+class Suite:
+    """What the tasks of a suite have in common."""
+
+    sims: tuple[str, ...]
+    """Simulators that have it, the usual one first."""
+    num_states: int = 0
+    """Initial states of each task that the suite enumerates: their seed is their number. Further ones are drawn."""
+    longer: Mapping[str, int] = field(default_factory=dict)
+    """Tasks that are given so many times the protocol's steps."""
+
+
+SUITES = {
+    "tabletop": Suite(sims=("pybullet",)),
+    "simpler": Suite(
+        sims=("maniskill", "maniskill_gpu"), num_states=24, longer={"put_eggplant_in_basket": 2}
+    ),  # METHOD.md A: 60 steps, 120 for the eggplant, 24 episodes a task
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -24,7 +42,7 @@ class Protocol:
     env_version: str
     """Version of the simulated scenes; a change there makes old results another protocol."""
     suite: str = "tabletop"
-    """One of `SUITES`."""
+    """A key of SUITES."""
     scenarios: tuple[str, ...] = ("standard",)
     """Scenarios; "standard" changes nothing."""
     episodes: int = 24
@@ -32,7 +50,7 @@ class Protocol:
     seed: int = 0
     """Root of the cells' seeds, at the seed tree's node "evaluate", which neither play nor demonstrations use."""
     max_steps: int = 60
-    """Control steps of an episode, always run to the end."""
+    """Control steps of an episode, always run to the end; the suite gives some tasks a multiple."""
     image_size: int = 96
     """Side of the camera image that the policy is given, px."""
     robot: str = "widowx"
@@ -62,7 +80,7 @@ class Protocol:
             robot=self.robot,
             sim=self.sim,
             image_size=self.image_size,
-            max_steps=self.max_steps,
+            max_steps=self.max_steps * SUITES[self.suite].longer.get(task, 1),
         )
 
 
@@ -71,12 +89,13 @@ _IN_CELLS = ("tasks", "scenarios", "episodes", "seed")
 
 def cells(protocol: Protocol) -> list[Cell]:
     """All cells, grouped by task, then scenario, then initial state."""
+    enumerated = SUITES[protocol.suite].num_states
     return [
         Cell(
             task=task,
             scenario=scenario,
             initial_state=state,
-            seed=seed_of(protocol.seed, "evaluate", task, state),
+            seed=state if state < enumerated else seed_of(protocol.seed, "evaluate", task, state),
         )
         for task in protocol.tasks
         for scenario in protocol.scenarios
@@ -103,8 +122,11 @@ def check(
         ConfigError: an unknown suite or task (with the nearest match), a name given twice, or no cells.
     """
     if protocol.suite not in SUITES:
-        later = "The suite 'simpler' is not built yet. " if protocol.suite == "simpler" else ""
-        raise ConfigError(f"Unknown suite {protocol.suite!r}. {later}{nearest(protocol.suite, SUITES)}")
+        raise ConfigError(f"Unknown suite {protocol.suite!r}. {nearest(protocol.suite, SUITES)}")
+    if protocol.sim not in SUITES[protocol.suite].sims:
+        raise ConfigError(
+            f"The suite {protocol.suite!r} runs in {' or '.join(SUITES[protocol.suite].sims)}; got --sim {protocol.sim}."
+        )
     known = list(known_tasks)
     for task in protocol.tasks:
         if task not in known:

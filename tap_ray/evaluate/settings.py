@@ -4,7 +4,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Iterable
 
-from tap_ray.evaluate.protocol import Protocol
+from tap_ray.errors import ConfigError, nearest
+from tap_ray.evaluate.protocol import SUITES, Protocol
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -14,7 +15,7 @@ class EvaluateConfig:
     policy: str
     """Run folder of a trained policy; or "expert" or "random", the upper and the lower bound."""
     suite: str = "tabletop"
-    """Suite of tasks."""
+    """Suite of tasks: "tabletop" (PyBullet) or "simpler" (ManiSkill's digital twins, SIMPLER's 24 initial states)."""
     tasks: tuple[str, ...] = ()
     """Tasks to judge; none given: all of the suite."""
     scenario: tuple[str, ...] = ("standard",)
@@ -22,13 +23,13 @@ class EvaluateConfig:
     episodes: int = 24
     """Cells of each task in each scenario."""
     max_steps: int = 60
-    """Control steps of an episode (5 a second)."""
+    """Control steps of an episode (5 a second); SIMPLER's eggplant is given twice as many."""
     image_size: int = 96
     """Side of the camera image, px; a trained policy needs its own."""
     robot: str = "widowx"
     """Embodiment."""
-    sim: str = "pybullet"
-    """Simulator."""
+    sim: str = ""
+    """Simulator; empty: the suite's own."""
     seed: int = 0
     """Root of the cells' seeds: another seed is another protocol."""
     name: str = ""
@@ -45,6 +46,17 @@ class EvaluateConfig:
     """Ray cluster to join, e.g. "auto"; without it a local Ray starts and stops with the job."""
 
 
+def simulator(config: EvaluateConfig) -> str:
+    """The simulator that a config asks for.
+
+    Raises:
+        ConfigError: there is no such suite.
+    """
+    if config.suite not in SUITES:
+        raise ConfigError(f"Unknown suite {config.suite!r}. {nearest(config.suite, SUITES)}")
+    return config.sim or SUITES[config.suite].sims[0]
+
+
 def protocol_of(config: EvaluateConfig, *, suite_tasks: Iterable[str], env_version: str) -> Protocol:
     """The protocol that a config asks for."""
     return Protocol(
@@ -55,7 +67,7 @@ def protocol_of(config: EvaluateConfig, *, suite_tasks: Iterable[str], env_versi
         max_steps=config.max_steps,
         image_size=config.image_size,
         robot=config.robot,
-        sim=config.sim,
+        sim=simulator(config),
         seed=config.seed,
         env_version=env_version,
     )

@@ -1,0 +1,334 @@
+"""SIMPLER's four WidowX tasks: ManiSkill's digital twins of the Bridge robot, behind this project's environment contract.
+
+Nothing of the tasks is re-implemented: scenes, controller, grasp and success flags are ManiSkill's own
+(mani_skill/envs/tasks/digital_twins/bridge_dataset_eval; SIMPLER, arXiv 2405.05941). What differs is translated here:
+    seeds       0 .. 23 are SIMPLER's initial states; any other draws poses from the same part of the table
+    rotation    our axis-angle -> the Euler angles "XYZ" that ManiSkill's controller takes, same frame (base), same side
+    poses       ManiSkill's world -> the robot's base frame (types.py's table frame: the WidowX stands in its origin)
+    picture     640 x 480 -> the square that a policy sees
+"""
+
+import os
+from dataclasses import dataclass
+from typing import Any, ClassVar, Mapping, Sequence
+
+import gymnasium as gym
+import numpy as np
+from scipy.spatial.transform import Rotation
+
+from envs.robots import robot, spec_of
+from envs.tasks import NUM_SLOTS, TASKS
+from envs.twins import NUM_STATES, TWINS, Twin
+from tap_ray.errors import ConfigError, SpecError
+from tap_ray.types import EnvConfig
+
+CAMERA = "3rd_view_camera"
+FOCAL_PX, CENTRE_PX, PHOTO_PX = 623.588, (319.501, 239.545), (640, 480)
+"""SIMPLER's camera, a Logitech C920; the same as in mani_skill's bridge_dataset_eval/base_env.py."""
+FINGER_M = (0.015, 0.037)
+"""Closed and open finger joints (METHOD.md D)."""
+MIN_FORCE_N = 1e-3
+"""From here on a finger touches an object."""
+ASSETS = ("bridge_v2_real2sim", "widowx250s")
+
+
+def load() -> Any:
+    """ManiSkill, ready to make a twin.
+
+    Raises:
+        ConfigError: the package, its files or a Vulkan driver is missing; says the command that mends it.
+    """
+    os.environ["MS_SKIP_ASSET_DOWNLOAD_PROMPT"] = "1"  # nobody is asked: what is missing is said below
+    try:
+        import mani_skill.envs
+        from mani_skill.utils.assets.data import is_data_source_downloaded
+    except ImportError as error:
+        raise ConfigError(f"sim 'maniskill' needs the package mani-skill ({error}): pip install mani-skill") from None
+    missing = [name for name in ASSETS if not is_data_source_downloaded(name)]
+    if missing:
+        raise ConfigError(
+            f"ManiSkill's files {' and '.join(missing)} are not in {mani_skill.ASSET_DIR}. Fetch them: "
+            + "; ".join(f"python -m mani_skill.utils.download_asset {name} -y" for name in missing)
+            + ". If they lie elsewhere, set MS_ASSET_DIR to the folder that holds data/."
+        )
+    return mani_skill
+
+
+class SimplerVectorEnv(gym.vector.VectorEnv):
+    """N copies of one twin in one ManiSkill simulation: on a GPU any N, on a CPU one. Contract: tap_ray/types.py."""
+
+    metadata: ClassVar[dict[str, Any]] = {"render_modes": ["rgb_array"], "render_fps": 5}
+
+    def __init__(self, config: EnvConfig, num_robots: int = 1, *, render_size: int | None = None) -> None:
+        """Start a simulation of `config`.
+
+        Raises:
+            ConfigError: the task has no twin, or ManiSkill cannot run here.
+        """
+        if config.task not in TWINS:
+            raise ConfigError(f"sim 'maniskill' has no task {config.task!r}; it has {', '.join(TWINS)}.")
+        load()
+        self.config, self.num_envs = config, num_robots
+        self.twin = TWINS[config.task]
+        self.robot_spec = spec_of(robot(config.robot))
+        self._low_A, self._high_A = self.robot_spec.action_low_A, self.robot_spec.action_high_A
+        self._state_low = np.array([slot.low for slot in self.robot_spec.state], np.float32)
+        self._state_high = np.array([slot.high for slot in self.robot_spec.state], np.float32)
+        size = config.image_size
+        self.single_action_space = gym.spaces.Box(self._low_A, self._high_A)
+        self.single_observation_space = gym.spaces.Dict(
+            rgb=gym.spaces.Box(0, 255, (size, size, 3), np.uint8),
+            state=gym.spaces.Box(self._state_low, self._state_high),
+        )
+        self.action_space = gym.vector.utils.batch_space(self.single_action_space, num_robots)
+        self.observation_space = gym.vector.utils.batch_space(self.single_observation_space, num_robots)
+        self._render_size = render_size or size
+        self._twin = _start(self.twin, num_robots, gpu=config.sim == "maniskill_gpu")
+        robot_ = self._twin.agent.robot
+        self._tool, self._fingers = robot_.links_map["ee_gripper_link"], _fingers(self._twin)
+        self._robot_ids = [int(link.per_scene_id[0]) for link in robot_.get_links()]
+        self._own_states = self._twin.xyz_configs, self._twin.quat_configs
+        self._instruction = [""] * num_robots
+        self._num_steps = -1
+
+    def reset(
+        self, *, seed: int | Sequence[int | None] | None = None, options: dict[str, Any] | None = None
+    ) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
+        """Begin an episode on each robot; a seed below NUM_STATES is one of SIMPLER's initial states."""
+        seeds = list(seed) if isinstance(seed, Sequence) else [seed] * self.num_envs
+        starts = [self._start_of(one) for one in seeds]
+        twin, n = self._twin, self.num_envs
+        twin.xyz_configs = twin.xyz_configs.new_tensor(np.stack([start.xyz_m for start in starts]))
+        twin.quat_configs = twin.quat_configs.new_tensor(np.stack([start.quat_wxyz for start in starts]))
+        # ManiSkill numbers pairs of (place, orientation); robot i takes place i and orientation i.
+        pairs = twin.xyz_configs.new_tensor([i * n + i for i in range(n)]).long()
+        obs, truth = twin.reset(seed=[0] * n if n > 1 else 0, options={"episode_id": pairs})
+        self._instruction = [start.sentence for start in starts]
+        self._num_steps, self._num_clipped = 0, np.zeros(n, np.int64)
+        self._partial_once, self._entire_once = np.zeros(n, bool), np.zeros(n, bool)
+        still = np.zeros((n, len(self._low_A)), np.float32)
+        still[:, -1] = 1.0
+        return self._look_around(obs, truth, still)
+
+    def step(
+        self, actions: np.ndarray
+    ) -> tuple[dict[str, np.ndarray], np.ndarray, np.ndarray, np.ndarray, dict[str, Any]]:
+        """Execute one action (N, A) on each robot, clipped into the spec's range.
+
+        Raises:
+            SpecError: wrong shape or a value that is not a number, or no episode has begun.
+        """
+        if self._num_steps < 0:
+            raise SpecError("step() came before reset(). Call env.reset(seed=...) once, then step().")
+        executed = self._checked(actions)
+        obs, _, _, _, truth = self._twin.step(self._twin.xyz_configs.new_tensor(to_twin(executed)))
+        self._num_steps += 1
+        seen, info = self._look_around(obs, truth, executed)
+        over = np.full(self.num_envs, self._num_steps >= self.config.max_steps)
+        return seen, info["entire"].astype(np.float64), np.zeros(self.num_envs, bool), over, info
+
+    def render(self) -> np.ndarray:  # type: ignore[override]
+        """The cameras' pictures, (N, render_size, render_size, 3) uint8."""
+        return squared(_numpy(self._twin.get_obs()["sensor_data"][CAMERA]["rgb"]), self._render_size)
+
+    def close_extras(self, **_: Any) -> None:
+        """End the simulation."""
+        self._twin.close()
+
+    def _start_of(self, seed: int | None) -> "Start":
+        """How the episode of a seed begins."""
+        xyz, quat = (_numpy(own) for own in self._own_states)
+        if seed is not None and seed < NUM_STATES:
+            place, way = divmod(seed, len(quat))
+            return Start(xyz_m=xyz[place], quat_wxyz=quat[way], sentence=TASKS[self.config.task].sentence[0])
+        rng = np.random.default_rng(seed)
+        return draw(self.twin, xyz, quat, str(rng.choice(TASKS[self.config.task].sentence)), rng)
+
+    def _checked(self, actions: np.ndarray) -> np.ndarray:
+        value = np.asarray(actions, np.float32)
+        want = f"An action is (N = {self.num_envs}, A = {len(self._low_A)}) finite numbers"
+        if value.shape != (self.num_envs, len(self._low_A)):
+            raise SpecError(f"{want}. This one has shape {value.shape}: pass one action a robot and step.")
+        if not np.isfinite(value).all():
+            raise SpecError(f"{want}. This one is {value.tolist()}: look for NaN in the policy's output.")
+        clipped = np.clip(value, self._low_A, self._high_A)
+        self._num_clipped += (clipped != value).any(axis=1)
+        return clipped
+
+    def _look_around(
+        self, obs: Mapping[str, Any], truth: Mapping[str, Any], executed: np.ndarray
+    ) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
+        """Observation and info now. `truth`: ManiSkill's own flags."""
+        partial = _numpy(self._twin.consecutive_grasp) > 0
+        entire = _numpy(truth["success"]).astype(bool)
+        self._partial_once |= _numpy(truth["is_src_obj_grasped"]).astype(bool)
+        self._entire_once |= entire
+        names = ",".join([*self.twin.object, *[""] * (NUM_SLOTS - len(self.twin.object))])
+        info: dict[str, Any] = {
+            "object_pose": self._object_poses(),
+            "object_name": np.array([names] * self.num_envs),
+            "contact": self._contact(),
+            "partial": partial,
+            "entire": entire,
+            "partial_once": self._partial_once.copy(),
+            "entire_once": self._entire_once.copy(),
+            "num_clipped": self._num_clipped.copy(),
+            "instruction": np.array(self._instruction),
+            "action": executed,
+            "hand_action": executed,
+        }
+        photo = obs["sensor_data"][CAMERA]
+        if self.config.robot_mask:
+            own = np.isin(_numpy(photo["segmentation"])[..., 0], self._robot_ids).astype(np.uint8) * 255
+            info["robot_mask"] = squared(own[..., None], self.config.image_size)[..., 0]
+        return {"rgb": squared(_numpy(photo["rgb"]), self.config.image_size), "state": self._state()}, info
+
+    def _state(self) -> np.ndarray:
+        """(N, S) float32 proprioception, in the order of the spec."""
+        joints = _numpy(self._twin.agent.robot.get_qpos())
+        closed, open_ = FINGER_M
+        opening = (joints[:, 6:8].mean(axis=1, keepdims=True) - closed) / (open_ - closed)
+        tool = self._in_base(self._tool.pose)
+        return np.clip(np.concatenate([joints[:, :6], opening, tool], axis=1), self._state_low, self._state_high)
+
+    def _object_poses(self) -> np.ndarray:
+        """(N, M, 7) float32."""
+        poses = np.zeros((self.num_envs, NUM_SLOTS, 7), np.float32)
+        for slot, item in enumerate(self._twin.objs.values()):
+            poses[:, slot] = self._in_base(item.pose)
+        return poses
+
+    def _in_base(self, pose: Any) -> np.ndarray:
+        """(N, 7) float32: a pose of ManiSkill's world in the robot's base frame, x y z (m), quaternion wxyz, w >= 0."""
+        base = self._twin.agent.robot.pose
+        from_world = Rotation.from_quat(_numpy(base.q), scalar_first=True).inv()
+        turn = from_world * Rotation.from_quat(_numpy(pose.q), scalar_first=True)
+        place_m = from_world.apply(_numpy(pose.p) - _numpy(base.p))
+        return np.concatenate([place_m, turn.as_quat(canonical=True, scalar_first=True)], axis=1).astype(np.float32)
+
+    def _contact(self) -> np.ndarray:
+        """(N,) bool: a finger touches an object at the end of the control step."""
+        forces = [
+            _numpy(self._twin.scene.get_pairwise_contact_forces(finger, item))
+            for finger in self._fingers
+            for item in self._twin.objs.values()
+        ]
+        return (np.linalg.norm(np.stack(forces), axis=-1) > MIN_FORCE_N).any(axis=0)
+
+
+class SimplerEnv(gym.Env[Any, np.ndarray]):
+    """One twin: `SimplerVectorEnv` of one robot, without the batch axis."""
+
+    metadata: ClassVar[dict[str, Any]] = SimplerVectorEnv.metadata
+
+    def __init__(self, config: EnvConfig, *, render_size: int | None = None, render_mode: str = "rgb_array") -> None:
+        """Start a simulation of `config`; errors as of `SimplerVectorEnv`."""
+        self._one = SimplerVectorEnv(config, render_size=render_size)
+        self.config, self.render_mode, self.robot_spec = config, render_mode, self._one.robot_spec
+        self.action_space, self.observation_space = self._one.single_action_space, self._one.single_observation_space
+
+    def reset(
+        self, *, seed: int | None = None, options: dict[str, Any] | None = None
+    ) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
+        """Begin an episode; a seed below NUM_STATES is one of SIMPLER's initial states."""
+        super().reset(seed=seed)
+        obs, info = self._one.reset(seed=int(self.np_random.integers(NUM_STATES, 2**31)) if seed is None else seed)
+        return _single(obs), _single(info)
+
+    def step(self, action: np.ndarray) -> tuple[dict[str, np.ndarray], float, bool, bool, dict[str, Any]]:
+        """Execute one action (A,), clipped into the spec's range; errors as of `SimplerVectorEnv.step`."""
+        obs, reward, done, over, info = self._one.step(np.asarray(action, np.float32)[None])
+        return _single(obs), float(reward[0]), bool(done[0]), bool(over[0]), _single(info)
+
+    def render(self) -> np.ndarray:
+        """The camera's picture, (render_size, render_size, 3) uint8."""
+        return self._one.render()[0]
+
+    def close(self) -> None:
+        """End the simulation."""
+        self._one.close()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Start:
+    """How one episode begins. ManiSkill's world frame; rows: the object, the target."""
+
+    xyz_m: np.ndarray
+    """(2, 3)."""
+    quat_wxyz: np.ndarray
+    """(2, 4)."""
+    sentence: str
+
+
+def draw(twin: Twin, xyz: np.ndarray, quat: np.ndarray, sentence: str, rng: np.random.Generator) -> Start:
+    """Poses that SIMPLER does not enumerate, from the part of the table that its own come from.
+
+    Args:
+        twin: whose scene.
+        xyz: (P, 2, 3) SIMPLER's own places; heights are taken from the first.
+        quat: (Q, 2, 4) SIMPLER's own orientations.
+        sentence: of the episode.
+        rng: source of every draw.
+    """
+    place = xyz[0].copy()
+    movable = 2 if twin.apart_m > 0 else 1
+    while True:
+        place[:movable, :2] = rng.uniform(twin.low_m, twin.high_m, (movable, 2))
+        if np.linalg.norm(place[0, :2] - place[1, :2]) >= twin.apart_m:
+            break
+    own = quat[rng.integers(len(quat))].copy()
+    if twin.turned:
+        yaw = rng.uniform(-np.pi, np.pi)
+        own[0] = (np.cos(yaw / 2), 0.0, 0.0, np.sin(yaw / 2))
+    return Start(xyz_m=place, quat_wxyz=own, sentence=sentence)
+
+
+def to_twin(action_NA: np.ndarray) -> np.ndarray:
+    """(N, 7) our actions as ManiSkill's controller takes them: the rotation as Euler angles "XYZ", rad, float32."""
+    turn = Rotation.from_rotvec(action_NA[:, 3:6]).as_euler("XYZ")
+    return np.concatenate([action_NA[:, :3], turn, action_NA[:, 6:]], axis=1).astype(np.float32)
+
+
+def squared(picture_NYXC: np.ndarray, size: int) -> np.ndarray:
+    """(N, size, size, C) uint8: pictures of any size averaged (or masks decided) onto the square a policy sees."""
+    import cv2  # mani-skill's own dependency
+
+    if picture_NYXC.shape[1:3] == (size, size):
+        return np.ascontiguousarray(picture_NYXC)
+    way = cv2.INTER_AREA if picture_NYXC.shape[3] == 3 else cv2.INTER_NEAREST
+    resized = [cv2.resize(picture, (size, size), interpolation=way) for picture in picture_NYXC]
+    return np.stack(resized).reshape(len(resized), size, size, picture_NYXC.shape[3])
+
+
+def _start(twin: Twin, num_robots: int, *, gpu: bool) -> Any:
+    """ManiSkill's environment of a twin."""
+    load()
+    from mani_skill.envs.tasks.digital_twins.base_env import BaseDigitalTwinEnv
+
+    # Containers of the class, which all twins of a process would share: a second one would keep the objects of the
+    # first out of its background, or lose the first one's photograph (mani-skill 3.0.1).
+    BaseDigitalTwinEnv._objects_to_remove_from_greenscreen = []
+    BaseDigitalTwinEnv._rgb_overlay_images = {}
+    made = gym.make(
+        twin.env_id,
+        num_envs=num_robots,
+        obs_mode="rgb+segmentation",
+        sim_backend="physx_cuda" if gpu else "physx_cpu",
+    )
+    own: Any = made.unwrapped
+    own._rgb_overlay_images = BaseDigitalTwinEnv._rgb_overlay_images
+    return own
+
+
+def _fingers(twin: Any) -> tuple[Any, Any]:
+    return twin.agent.finger1_link, twin.agent.finger2_link
+
+
+def _numpy(tensor: Any) -> np.ndarray:
+    return tensor.cpu().numpy()
+
+
+def _single(batch: Mapping[str, Any]) -> dict[str, Any]:
+    """The only robot's entries; NumPy scalars become Python's own."""
+    own = {key: value[0] for key, value in batch.items()}
+    return {key: value.item() if isinstance(value, np.generic) else value for key, value in own.items()}
