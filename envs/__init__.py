@@ -2,10 +2,10 @@
 
 import gymnasium as gym
 
-from envs.experts import ExpertConfig, expert, random_policy
+from envs.experts import Bench, ExpertConfig, expert, random_policy
 from envs.robots import ROBOTS, robot, spec_of
 from envs.tasks import PLAY, TASKS, known_task
-from envs.twins import TWINS
+from envs.twins import THINGS, TWINS
 from tap_ray.errors import ConfigError, nearest
 from tap_ray.specs import RobotSpec
 from tap_ray.types import EnvConfig, Policy
@@ -66,7 +66,10 @@ def make_expert(config: EnvConfig, num_robots: int, expert_config: ExpertConfig 
     Raises:
         ConfigError: the task has no goal ("play") or is unknown.
     """
-    return expert(config.task, spec(config), num_robots, expert_config)
+    bench = None
+    if config.sim != "pybullet" and config.task in TWINS:
+        bench = Bench(object=THINGS, carry_z_m=TWINS[config.task].carry_z_m, drop_in_m=0.02, lags=True)
+    return expert(config.task, spec(config), num_robots, expert_config, bench)
 
 
 def tasks_of(sim: str) -> tuple[str, ...]:

@@ -4,8 +4,8 @@ The expert is a list of phases per robot. Each phase names a tool pose to steer 
 over; noise is added to what it wants to do, so that demonstrations contain mistakes and how to mend them.
 """
 
-from dataclasses import dataclass
-from typing import Any, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Mapping, Sequence
 
 import numpy as np
 
@@ -23,7 +23,7 @@ STAY = (0.0, 0.0, 0.0, 0.0, 0.0, 0.0, OPEN)
 CLEARANCE_M = 0.07
 """Height above the object from which it is approached."""
 CARRY_Z_M = 0.14
-"""Height of the tool on its way to the target."""
+"""Height of the tool on its way to the target, above the table."""
 
 
 MAX_YAW_RAD = 1.9
@@ -74,6 +74,10 @@ class View:
     """(3,) measured tool position."""
     tool: np.ndarray
     """(3, 3) measured orientation."""
+    commanded_m: np.ndarray
+    """(3,) commanded tool position, which an action moves."""
+    commanded: np.ndarray
+    """(3, 3) commanded orientation."""
     item_m: np.ndarray
     """(3,) centre of the object to move."""
     item: np.ndarray
@@ -83,11 +87,26 @@ class View:
     entire: bool
 
 
+@dataclass(frozen=True, kw_only=True)
+class Bench:
+    """What an expert must know of the simulator it works in."""
+
+    object: Mapping[str, ObjectModel] = field(default_factory=lambda: OBJECTS)
+    """Sizes of things, and where to take them."""
+    carry_z_m: float = CARRY_Z_M
+    """Height of the tool on its way to the target, table frame."""
+    drop_in_m: float = -0.02
+    """Where a basket's floor and the underside of what is dropped into it are at that moment, the second minus the
+    first."""
+    lags: bool = False
+    """Whether the hand follows its command so slowly that the expert must reckon with the command itself."""
+
+
 class Script:
     """The phases of one robot in one episode."""
 
-    def __init__(self, task: TaskModel, config: ExpertConfig, seed: int, view: View) -> None:
-        self._task, self._config = task, config
+    def __init__(self, task: TaskModel, bench: Bench, config: ExpertConfig, seed: int, view: View) -> None:
+        self._task, self._bench, self._config = task, bench, config
         self._rng = generator(seed, "expert")
         self._start_m = view.item_m.copy()
         self._phase, self._steps = "above", 0
@@ -97,10 +116,11 @@ class Script:
     def act(self, view: View) -> np.ndarray:
         """(7,) action."""
         aim = self._aim(view)
-        away = aim.position_m - view.tool_m
-        turn = turn_between(view.tool, axis_angle_matrix(np.array([0, 0, aim.yaw_rad])) @ DOWN)
+        goal = axis_angle_matrix(np.array([0, 0, aim.yaw_rad])) @ DOWN
+        left_m, left_rad = aim.position_m - view.tool_m, turn_between(view.tool, goal)
+        away, turn = aim.position_m - view.commanded_m, turn_between(view.commanded, goal)
         self._steps += 1
-        there = np.linalg.norm(away) < aim.within_m and np.linalg.norm(turn) < 0.15
+        there = np.linalg.norm(left_m) < aim.within_m and np.linalg.norm(left_rad) < 0.15
         if there and self._steps > aim.hold:
             self._phase, self._steps = aim.next, 0
         action = np.concatenate(
@@ -126,7 +146,7 @@ class Script:
 
     def _aim_place(self, view: View) -> Aim:
         """Grasp, carry, release; start again when the object is not where the phase needs it."""
-        item = OBJECTS[self._task.object[0]]
+        item = self._bench.object[self._task.object[0]]
         grasp_m = view.item_m + view.item @ [item.grasp_x_m, 0, 0]
         grasp_m = np.array([*grasp_m[:2], view.item_m[2] - item.half_size_m[2] + item.grasp_z_m])
         above_m = np.array([*grasp_m[:2], grasp_m[2] + CLEARANCE_M])
@@ -142,42 +162,45 @@ class Script:
             case "above":
                 if view.entire:
                     return Aim(
-                        position_m=np.array([*view.tool_m[:2], CARRY_Z_M]), yaw_rad=yaw, gripper=OPEN, next="above"
+                        position_m=np.array([*view.tool_m[:2], self._bench.carry_z_m]),
+                        yaw_rad=yaw,
+                        gripper=OPEN,
+                        next="above",
                     )
                 return Aim(position_m=above_m, yaw_rad=yaw, gripper=OPEN, next="down", within_m=0.015)
             case "down":
                 return Aim(position_m=grasp_m, yaw_rad=yaw, gripper=OPEN, next="close")
             case "close":
-                return Aim(position_m=view.tool_m, yaw_rad=yaw, gripper=CLOSED, next="lift", hold=1)
+                return Aim(position_m=view.commanded_m, yaw_rad=yaw, gripper=CLOSED, next="lift", hold=1)
             case "lift":
-                up = np.array([*view.tool_m[:2], CARRY_Z_M])
+                up = np.array([*view.tool_m[:2], self._bench.carry_z_m])
                 return Aim(position_m=up, yaw_rad=yaw, gripper=CLOSED, next="over", within_m=0.02)
             case "over":
-                over = np.array([*target_m[:2], CARRY_Z_M])
+                over = np.array([*target_m[:2], self._bench.carry_z_m])
                 return Aim(position_m=over, yaw_rad=yaw, gripper=CLOSED, next="lower", within_m=0.012)
             case "lower":
                 low = np.array([*target_m[:2], release_z])
                 return Aim(position_m=low, yaw_rad=yaw, gripper=CLOSED, next="open")
             case "open":
-                return Aim(position_m=view.tool_m, yaw_rad=yaw, gripper=OPEN, next="retreat", hold=1)
+                return Aim(position_m=view.commanded_m, yaw_rad=yaw, gripper=OPEN, next="retreat", hold=1)
             case _:
-                up = np.array([*view.tool_m[:2], CARRY_Z_M])
+                up = np.array([*view.tool_m[:2], self._bench.carry_z_m])
                 return Aim(position_m=up, yaw_rad=yaw, gripper=OPEN, next="above", within_m=0.03)
 
     def _drop_m(self) -> float:
         """Height of the object's centre above the target's when it is released."""
-        item, target = (OBJECTS[name].half_size_m[2] for name in self._task.object)
-        return target + item + (0.005 if self._task.goal != "in" else -0.02)
+        item, target = (self._bench.object[name].half_size_m[2] for name in self._task.object)
+        return target + item + (0.005 if self._task.goal != "in" else self._bench.drop_in_m)
 
     def _aim_push(self, view: View) -> Aim:
         """Go to the right of the object, down, and push to the left along y."""
-        item = OBJECTS[self._task.object[0]]
+        item = self._bench.object[self._task.object[0]]
         beside = view.item_m - [0, item.half_size_m[1] + 0.045, 0]
         lost = abs(view.item_m[0] - view.tool_m[0]) > 0.025 or view.tool_m[1] > view.item_m[1]
         if self._phase == "push" and lost:
             self._phase, self._steps = "above", 0
         high, low = np.array([*beside[:2], 0.13]), np.array([*beside[:2], 0.035])
-        up = np.array([*view.tool_m[:2], CARRY_Z_M])
+        up = np.array([*view.tool_m[:2], self._bench.carry_z_m])
         match self._phase:
             case "above" if view.entire:
                 return Aim(position_m=up, yaw_rad=0.0, gripper=CLOSED, next="above")
@@ -200,17 +223,20 @@ class Expert:
     It moves hands, whatever the robot's own actions are (`envs.make_teleoperated`); another hand stays where it is.
     """
 
-    def __init__(self, task: TaskModel, spec: RobotSpec, num_robots: int, config: ExpertConfig) -> None:
-        self._task, self._num_robots, self._config = task, num_robots, config
+    def __init__(self, task: TaskModel, spec: RobotSpec, num_robots: int, config: ExpertConfig, bench: Bench) -> None:
+        self._task, self._num_robots, self._config, self._bench = task, num_robots, config, bench
         self._pose_slots = [number for number, slot in enumerate(spec.state) if slot.name.endswith("ee_x")]
         self._hands: list[int] = []
         self._scripts: list[Script] = []
 
     def reset(self, obs: Observation, info: Info, seeds: Sequence[int]) -> None:
         """Begin an episode on every robot; `seeds` (N) are those of the noise."""
+        self._commanded: list[tuple[np.ndarray, np.ndarray] | None] = [None] * self._num_robots
         self._hands = [self._nearest(obs, info, robot) for robot in range(self._num_robots)]
         views = [self._view(obs, info, robot) for robot in range(self._num_robots)]
-        self._scripts = [Script(self._task, self._config, seed, view) for seed, view in zip(seeds, views, strict=True)]
+        self._scripts = [
+            Script(self._task, self._bench, self._config, seed, view) for seed, view in zip(seeds, views, strict=True)
+        ]
 
     def act(self, obs: Observation, info: Info) -> np.ndarray:
         """(N, 7) float32 motions, 7 more for each further hand."""
@@ -227,15 +253,33 @@ class Expert:
 
     def _view(self, obs: Observation, info: Info, robot: int) -> View:
         tool = np.asarray(obs["state"][robot][self._pose_slots[self._hands[robot]] :], float)
+        measured = tool[:3], quaternion_matrix(tool[3:7])
+        commanded_m, commanded = self._command(measured, info["hand_action"][robot], robot)
         poses: Any = np.asarray(info["object_pose"][robot], float)
         return View(
-            tool_m=tool[:3],
-            tool=quaternion_matrix(tool[3:7]),
+            tool_m=measured[0],
+            tool=measured[1],
+            commanded_m=commanded_m,
+            commanded=commanded,
             item_m=poses[0, :3],
             item=quaternion_matrix(poses[0, 3:]),
             target_m=poses[1, :3],
             entire=bool(info["entire"][robot]),
         )
+
+    def _command(
+        self, measured: tuple[np.ndarray, np.ndarray], action: np.ndarray, robot: int
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """The commanded pose: the measured one, or where that lags, the sum of the actions as executed."""
+        if not self._bench.lags:
+            return measured
+        before = self._commanded[robot]
+        if before is None:
+            now = measured
+        else:
+            now = before[0] + action[:3], axis_angle_matrix(np.asarray(action[3:6], float)) @ before[1]
+        self._commanded[robot] = now
+        return now
 
 
 class RandomPolicy:
@@ -254,15 +298,17 @@ class RandomPolicy:
         return np.stack([rng.uniform(self._low_A, self._high_A) for rng in self._rngs]).astype(np.float32)
 
 
-def expert(task: str, spec: RobotSpec, num_robots: int, config: ExpertConfig | None = None) -> Expert:
-    """The scripted expert of `task` for `num_robots` robots.
+def expert(
+    task: str, spec: RobotSpec, num_robots: int, config: ExpertConfig | None = None, bench: Bench | None = None
+) -> Expert:
+    """The scripted expert of `task` for `num_robots` robots; `bench` says where, None: at our own table.
 
     Raises:
         ConfigError: the task is unknown or has no goal ("play").
     """
     if task not in TASKS:
         raise ConfigError(f"There is no expert for task {task!r}. {nearest(task, TASKS)}")
-    return Expert(TASKS[task], spec, num_robots, config or ExpertConfig())
+    return Expert(TASKS[task], spec, num_robots, config or ExpertConfig(), bench or Bench())
 
 
 def random_policy(spec: RobotSpec) -> RandomPolicy:

@@ -1,4 +1,4 @@
-"""SIMPLER's four WidowX tasks: ManiSkill's digital twins of the Bridge robot, behind this project's environment contract.
+"""SIMPLER's four WidowX tasks: ManiSkill's digital twins of the Bridge robot, behind our environment contract.
 
 Nothing of the tasks is re-implemented: scenes, controller, grasp and success flags are ManiSkill's own
 (mani_skill/envs/tasks/digital_twins/bridge_dataset_eval; SIMPLER, arXiv 2405.05941). What differs is translated here:
@@ -8,17 +8,19 @@ Nothing of the tasks is re-implemented: scenes, controller, grasp and success fl
     picture     640 x 480 -> the square that a policy sees
 """
 
+import logging
 import os
 from dataclasses import dataclass
 from typing import Any, ClassVar, Mapping, Sequence
 
 import gymnasium as gym
 import numpy as np
+from PIL import Image
 from scipy.spatial.transform import Rotation
 
 from envs.robots import robot, spec_of
-from envs.tasks import NUM_SLOTS, TASKS
-from envs.twins import NUM_STATES, TWINS, Twin
+from envs.tasks import NUM_SLOTS, PLAY, TASKS
+from envs.twins import NUM_STATES, PLAY_TWIN, TWINS, Twin
 from tap_ray.errors import ConfigError, SpecError
 from tap_ray.types import EnvConfig
 
@@ -44,6 +46,7 @@ def load() -> Any:
         from mani_skill.utils.assets.data import is_data_source_downloaded
     except ImportError as error:
         raise ConfigError(f"sim 'maniskill' needs the package mani-skill ({error}): pip install mani-skill") from None
+    logging.getLogger("mani_skill").setLevel(logging.ERROR)  # it warns of its own settings with every scene
     missing = [name for name in ASSETS if not is_data_source_downloaded(name)]
     if missing:
         raise ConfigError(
@@ -63,13 +66,10 @@ class SimplerVectorEnv(gym.vector.VectorEnv):
         """Start a simulation of `config`.
 
         Raises:
-            ConfigError: the task has no twin, or ManiSkill cannot run here.
+            ConfigError: ManiSkill cannot run here.
         """
-        if config.task not in TWINS:
-            raise ConfigError(f"sim 'maniskill' has no task {config.task!r}; it has {', '.join(TWINS)}.")
-        load()
         self.config, self.num_envs = config, num_robots
-        self.twin = TWINS[config.task]
+        self.twin = PLAY_TWIN if config.task == PLAY else TWINS[config.task]
         self.robot_spec = spec_of(robot(config.robot))
         self._low_A, self._high_A = self.robot_spec.action_low_A, self.robot_spec.action_high_A
         self._state_low = np.array([slot.low for slot in self.robot_spec.state], np.float32)
@@ -83,10 +83,7 @@ class SimplerVectorEnv(gym.vector.VectorEnv):
         self.action_space = gym.vector.utils.batch_space(self.single_action_space, num_robots)
         self.observation_space = gym.vector.utils.batch_space(self.single_observation_space, num_robots)
         self._render_size = render_size or size
-        self._twin = _start(self.twin, num_robots, gpu=config.sim == "maniskill_gpu")
-        robot_ = self._twin.agent.robot
-        self._tool, self._fingers = robot_.links_map["ee_gripper_link"], _fingers(self._twin)
-        self._robot_ids = [int(link.per_scene_id[0]) for link in robot_.get_links()]
+        self._twin = _start(self.twin, num_robots, photo_px(size), gpu=config.sim == "maniskill_gpu")
         self._own_states = self._twin.xyz_configs, self._twin.quat_configs
         self._instruction = [""] * num_robots
         self._num_steps = -1
@@ -102,7 +99,10 @@ class SimplerVectorEnv(gym.vector.VectorEnv):
         twin.quat_configs = twin.quat_configs.new_tensor(np.stack([start.quat_wxyz for start in starts]))
         # ManiSkill numbers pairs of (place, orientation); robot i takes place i and orientation i.
         pairs = twin.xyz_configs.new_tensor([i * n + i for i in range(n)]).long()
-        obs, truth = twin.reset(seed=[0] * n if n > 1 else 0, options={"episode_id": pairs})
+        # A scene built anew: PhysX remembers contacts, and the same seed would not always give the same bytes. A GPU's
+        # physics is not that exact anyway, and thousands of scenes are not built in a moment.
+        again = not twin.gpu_sim_enabled
+        obs, truth = twin.reset(seed=[0] * n if n > 1 else 0, options={"episode_id": pairs, "reconfigure": again})
         self._instruction = [start.sentence for start in starts]
         self._num_steps, self._num_clipped = 0, np.zeros(n, np.int64)
         self._partial_once, self._entire_once = np.zeros(n, bool), np.zeros(n, bool)
@@ -138,11 +138,12 @@ class SimplerVectorEnv(gym.vector.VectorEnv):
     def _start_of(self, seed: int | None) -> "Start":
         """How the episode of a seed begins."""
         xyz, quat = (_numpy(own) for own in self._own_states)
-        if seed is not None and seed < NUM_STATES:
+        sentences = TASKS[self.config.task].sentence if self.config.task in TASKS else ("",)
+        if seed is not None and seed < NUM_STATES and self.config.task != PLAY:
             place, way = divmod(seed, len(quat))
-            return Start(xyz_m=xyz[place], quat_wxyz=quat[way], sentence=TASKS[self.config.task].sentence[0])
+            return Start(xyz_m=xyz[place], quat_wxyz=quat[way], sentence=sentences[0])
         rng = np.random.default_rng(seed)
-        return draw(self.twin, xyz, quat, str(rng.choice(TASKS[self.config.task].sentence)), rng)
+        return draw(self.twin, xyz, quat, str(rng.choice(sentences)), rng)
 
     def _checked(self, actions: np.ndarray) -> np.ndarray:
         value = np.asarray(actions, np.float32)
@@ -179,7 +180,8 @@ class SimplerVectorEnv(gym.vector.VectorEnv):
         }
         photo = obs["sensor_data"][CAMERA]
         if self.config.robot_mask:
-            own = np.isin(_numpy(photo["segmentation"])[..., 0], self._robot_ids).astype(np.uint8) * 255
+            links = [int(link.per_scene_id[0]) for link in self._twin.agent.robot.get_links()]
+            own = np.isin(_numpy(photo["segmentation"])[..., 0], links).astype(np.uint8) * 255
             info["robot_mask"] = squared(own[..., None], self.config.image_size)[..., 0]
         return {"rgb": squared(_numpy(photo["rgb"]), self.config.image_size), "state": self._state()}, info
 
@@ -188,7 +190,7 @@ class SimplerVectorEnv(gym.vector.VectorEnv):
         joints = _numpy(self._twin.agent.robot.get_qpos())
         closed, open_ = FINGER_M
         opening = (joints[:, 6:8].mean(axis=1, keepdims=True) - closed) / (open_ - closed)
-        tool = self._in_base(self._tool.pose)
+        tool = self._in_base(self._twin.agent.robot.links_map["ee_gripper_link"].pose)
         return np.clip(np.concatenate([joints[:, :6], opening, tool], axis=1), self._state_low, self._state_high)
 
     def _object_poses(self) -> np.ndarray:
@@ -210,7 +212,7 @@ class SimplerVectorEnv(gym.vector.VectorEnv):
         """(N,) bool: a finger touches an object at the end of the control step."""
         forces = [
             _numpy(self._twin.scene.get_pairwise_contact_forces(finger, item))
-            for finger in self._fingers
+            for finger in (self._twin.agent.finger1_link, self._twin.agent.finger2_link)
             for item in self._twin.objs.values()
         ]
         return (np.linalg.norm(np.stack(forces), axis=-1) > MIN_FORCE_N).any(axis=0)
@@ -251,12 +253,12 @@ class SimplerEnv(gym.Env[Any, np.ndarray]):
 
 @dataclass(frozen=True, kw_only=True)
 class Start:
-    """How one episode begins. ManiSkill's world frame; rows: the object, the target."""
+    """How one episode begins. ManiSkill's world frame; one row an object."""
 
     xyz_m: np.ndarray
-    """(2, 3)."""
+    """(M, 3)."""
     quat_wxyz: np.ndarray
-    """(2, 4)."""
+    """(M, 4)."""
     sentence: str
 
 
@@ -265,21 +267,20 @@ def draw(twin: Twin, xyz: np.ndarray, quat: np.ndarray, sentence: str, rng: np.r
 
     Args:
         twin: whose scene.
-        xyz: (P, 2, 3) SIMPLER's own places; heights are taken from the first.
-        quat: (Q, 2, 4) SIMPLER's own orientations.
+        xyz: (P, M, 3) SIMPLER's own places; heights are taken from the first.
+        quat: (Q, M, 4) SIMPLER's own orientations.
         sentence: of the episode.
         rng: source of every draw.
     """
     place = xyz[0].copy()
-    movable = 2 if twin.apart_m > 0 else 1
     while True:
-        place[:movable, :2] = rng.uniform(twin.low_m, twin.high_m, (movable, 2))
-        if np.linalg.norm(place[0, :2] - place[1, :2]) >= twin.apart_m:
+        place[: twin.moves, :2] = rng.uniform(twin.low_m, twin.high_m, (twin.moves, 2))
+        away_m = np.linalg.norm(place[:, None, :2] - place[None, :, :2], axis=-1)
+        if (away_m[np.triu_indices(len(place), 1)] >= twin.apart_m).all():
             break
     own = quat[rng.integers(len(quat))].copy()
-    if twin.turned:
-        yaw = rng.uniform(-np.pi, np.pi)
-        own[0] = (np.cos(yaw / 2), 0.0, 0.0, np.sin(yaw / 2))
+    yaw = rng.uniform(-np.pi, np.pi, twin.turned)
+    own[: twin.turned] = np.stack([np.cos(yaw / 2), 0 * yaw, 0 * yaw, np.sin(yaw / 2)], axis=1)
     return Start(xyz_m=place, quat_wxyz=own, sentence=sentence)
 
 
@@ -300,11 +301,26 @@ def squared(picture_NYXC: np.ndarray, size: int) -> np.ndarray:
     return np.stack(resized).reshape(len(resized), size, size, picture_NYXC.shape[3])
 
 
-def _start(twin: Twin, num_robots: int, *, gpu: bool) -> Any:
-    """ManiSkill's environment of a twin."""
+def photo_px(size: int) -> tuple[int, int]:
+    """Width and height a picture is taken in before it becomes `size` x `size`: twice that, the C920's at most.
+
+    Drawing 640 x 480 on a CPU takes five times as long as all the rest of a step; see EXPERIMENTS.md for what is lost.
+    """
+    return (2 * size, 2 * size) if 2 * size <= PHOTO_PX[1] else PHOTO_PX
+
+
+def _start(twin: Twin, num_robots: int, width_height_px: tuple[int, int], *, gpu: bool) -> Any:
+    """ManiSkill's environment of a twin, whose camera is SIMPLER's in another resolution."""
     load()
+    import cv2
+    import torch
     from mani_skill.envs.tasks.digital_twins.base_env import BaseDigitalTwinEnv
 
+    import envs.play_twin  # noqa: F401  registers itself with ManiSkill
+
+    width, height = width_height_px
+    across, down = width / PHOTO_PX[0], height / PHOTO_PX[1]
+    lens = np.diag([across, down, 1.0]) @ [[FOCAL_PX, 0, CENTRE_PX[0]], [0, FOCAL_PX, CENTRE_PX[1]], [0, 0, 1]]
     # Containers of the class, which all twins of a process would share: a second one would keep the objects of the
     # first out of its background, or lose the first one's photograph (mani-skill 3.0.1).
     BaseDigitalTwinEnv._objects_to_remove_from_greenscreen = []
@@ -314,14 +330,13 @@ def _start(twin: Twin, num_robots: int, *, gpu: bool) -> Any:
         num_envs=num_robots,
         obs_mode="rgb+segmentation",
         sim_backend="physx_cuda" if gpu else "physx_cpu",
+        sensor_configs={"width": width, "height": height, "intrinsic": lens},
     )
     own: Any = made.unwrapped
-    own._rgb_overlay_images = BaseDigitalTwinEnv._rgb_overlay_images
+    photo = np.asarray(Image.open(own.rgb_overlay_paths[CAMERA]).convert("RGB"))
+    photo = cv2.resize(photo, width_height_px, interpolation=cv2.INTER_AREA)
+    own._rgb_overlay_images = {CAMERA: torch.from_numpy(photo).to(own.device)}
     return own
-
-
-def _fingers(twin: Any) -> tuple[Any, Any]:
-    return twin.agent.finger1_link, twin.agent.finger2_link
 
 
 def _numpy(tensor: Any) -> np.ndarray:

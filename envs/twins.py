@@ -5,6 +5,8 @@ No simulator is imported here; envs/simpler.py runs them.
 
 from dataclasses import dataclass
 
+from envs.objects import ObjectModel, Vector
+
 NUM_STATES = 24
 """Initial states of each task that SIMPLER enumerates (of the eggplant's 64 its protocol uses the first 24)."""
 
@@ -15,15 +17,19 @@ class Twin:
 
     env_id: str
     """ManiSkill's name of it."""
-    object: tuple[str, str]
-    """What is moved and where to, as envs/tasks.py calls them."""
+    object: tuple[str, ...]
+    """What is moved, then where to, as envs/tasks.py calls them."""
     low_m: tuple[float, float]
     """Corner of the part of the table that objects are drawn from, ManiSkill's world x and y: SIMPLER's own grid."""
     high_m: tuple[float, float]
     apart_m: float = 0.1
-    """Least distance of the two; 0: the target stays where it is."""
-    turned: bool = True
-    """Whether the object is drawn with any yaw; else with one of SIMPLER's own orientations."""
+    """Least distance of any two."""
+    moves: int = 2
+    """How many of the objects are drawn; the others stay in the place that SIMPLER gives them."""
+    carry_z_m: float = 0.14
+    """Height of an expert's hand on its way to the target, base frame: above the rim of the sink, for one."""
+    turned: int = 1
+    """How many of them are drawn with any yaw; the others have one of SIMPLER's own orientations."""
 
 
 TWINS: dict[str, Twin] = {
@@ -54,6 +60,39 @@ TWINS: dict[str, Twin] = {
         low_m=(-0.115, 0.191),
         high_m=(-0.095, 0.221),
         apart_m=0.0,
-        turned=False,
+        carry_z_m=0.24,
+        moves=1,
+        turned=0,
     ),
 }
+
+
+def _thing(name: str, half_size_m: Vector, grasp_z_m: float = 0.0, grasp_x_m: float = 0.0) -> ObjectModel:
+    """What an expert must know of it; ManiSkill has the rest."""
+    return ObjectModel(
+        name=name, mass_kg=0.0, half_size_m=half_size_m, part=(), grasp_x_m=grasp_x_m, grasp_z_m=grasp_z_m
+    )
+
+
+THINGS: dict[str, ObjectModel] = {
+    "spoon": _thing("spoon", (0.07, 0.0173, 0.013), 0.018),
+    "cloth": _thing("cloth", (0.05, 0.05, 0.005)),
+    "carrot": _thing("carrot", (0.0575, 0.016, 0.019), 0.02),
+    "plate": _thing("plate", (0.055, 0.055, 0.003)),
+    "green block": _thing("green block", (0.015, 0.015, 0.015), 0.02),
+    "yellow block": _thing("yellow block", (0.015, 0.015, 0.015)),
+    "eggplant": _thing("eggplant", (0.039, 0.0187, 0.019), 0.022),
+    "basket": _thing("basket", (0.065, 0.04, 0.001)),
+}
+"""Half of ManiSkill's bounding boxes (info_bridge_custom_v0.json), and where to take things: the fingers reach 15 mm
+below the tool centre point, measured."""
+PLAY_TWIN = Twin(
+    env_id="TapRayPlayInScene-v1",
+    object=("spoon", "carrot", "green block", "eggplant"),
+    low_m=(-0.26, -0.12),
+    high_m=(-0.06, 0.12),
+    apart_m=0.09,
+    moves=4,
+    turned=4,
+)
+"""Ours: envs/play_twin.py."""

@@ -124,9 +124,8 @@ def check(
     if protocol.suite not in SUITES:
         raise ConfigError(f"Unknown suite {protocol.suite!r}. {nearest(protocol.suite, SUITES)}")
     if protocol.sim not in SUITES[protocol.suite].sims:
-        raise ConfigError(
-            f"The suite {protocol.suite!r} runs in {' or '.join(SUITES[protocol.suite].sims)}; got --sim {protocol.sim}."
-        )
+        usual = " or ".join(SUITES[protocol.suite].sims)
+        raise ConfigError(f"The suite {protocol.suite!r} runs in {usual}; got --sim {protocol.sim}.")
     known = list(known_tasks)
     for task in protocol.tasks:
         if task not in known:
