@@ -325,7 +325,7 @@ def _start(twin: Twin, num_robots: int, width_height_px: tuple[int, int], *, gpu
     # first out of its background, or lose the first one's photograph (mani-skill 3.0.1).
     BaseDigitalTwinEnv._objects_to_remove_from_greenscreen = []
     BaseDigitalTwinEnv._rgb_overlay_images = {}
-    made = gym.make(
+    made = _made(
         twin.env_id,
         num_envs=num_robots,
         obs_mode="rgb+segmentation",
@@ -337,6 +337,18 @@ def _start(twin: Twin, num_robots: int, width_height_px: tuple[int, int], *, gpu
     photo = cv2.resize(photo, width_height_px, interpolation=cv2.INTER_AREA)
     own._rgb_overlay_images = {CAMERA: torch.from_numpy(photo).to(own.device)}
     return own
+
+
+def _made(env_id: str, **settings: Any) -> gym.Env:
+    try:
+        return gym.make(env_id, **settings)
+    except RuntimeError as error:
+        if "vk::" not in str(error):
+            raise
+        raise ConfigError(
+            f"sim 'maniskill' finds no Vulkan driver that works ({error}). `python -m tap_ray.doctor` says what is "
+            "missing; without a GPU: apt-get install libvulkan1 mesa-vulkan-drivers (Mesa 24.3 or newer)."
+        ) from None
 
 
 def _numpy(tensor: Any) -> np.ndarray:

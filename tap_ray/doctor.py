@@ -9,6 +9,7 @@ Exit status 1 when the default job could not run (a required row is missing), el
 
 import ctypes
 import os
+import re
 import shutil
 import stat
 import subprocess
@@ -21,6 +22,8 @@ from typing import Callable, Sequence
 
 TIMEOUT_S = 30.0
 """A probe that takes longer counts as missing."""
+MIN_MESA = (24, 3)
+"""From here on ManiSkill's renderer works on the CPU (Debian bookworm has 22.3, its backports 25.0)."""
 MIN_DISK_GB, MIN_MEMORY_GB, MIN_SHM_GB = 5.0, 3.0, 1.0
 """Installation aside, the default chain writes < 1 GB and holds ~2 GB in its processes; the rest is air."""
 
@@ -108,8 +111,9 @@ def vulkan() -> str:
     version = ctypes.c_uint32()
     loader.vkEnumerateInstanceVersion(ctypes.byref(version))
     found = f"loader {_vulkan_version(version.value)}"
-    # VkInstanceCreateInfo, 64 bytes: only its type (1) is not zero.
-    info = (ctypes.c_uint64 * 8)(1)
+    # VkApplicationInfo (48 bytes, the last four: Vulkan 1.1) and VkInstanceCreateInfo (64 bytes, type 1, the former).
+    application = (ctypes.c_uint64 * 6)(0, 0, 0, 0, 0, (1 << 22 | 1 << 12) << 32)
+    info = (ctypes.c_uint64 * 8)(1, 0, 0, ctypes.addressof(application))
     instance, count = ctypes.c_void_p(), ctypes.c_uint32()
     if loader.vkCreateInstance(ctypes.byref(info), None, ctypes.byref(instance)) != 0:
         raise RuntimeError(f"{found}, but no driver (ICD) works with it")
@@ -118,14 +122,28 @@ def vulkan() -> str:
     loader.vkEnumeratePhysicalDevices(instance, ctypes.byref(count), devices)
     if count.value == 0:
         raise RuntimeError(f"{found}, but no device")
-    return f"{found}; " + "; ".join(_vulkan_device(loader, device) for device in devices)
+    described = [_vulkan_device(loader, device) for device in devices]
+    if all(too_old(driver) for _, driver in described):
+        raise RuntimeError(f"{found}; {described[0][1]}: Mesa {'.'.join(map(str, MIN_MESA))} or newer is needed")
+    return f"{found}; " + "; ".join(f"{name}, {driver}" for name, driver in described)
 
 
 def maniskill() -> str:
-    # Loading it asks for assets on the terminal and takes 10 s: presence is enough here.
+    # Loading all of it takes 10 s: presence is enough here.
     from importlib.metadata import version
 
     return f"{version('mani-skill')}, sapien {version('sapien')}"
+
+
+def simpler_assets() -> str:
+    """Files of SIMPLER's WidowX tasks, where ManiSkill looks for them."""
+    data = import_module("mani_skill.utils.assets.data")
+    folder = import_module("mani_skill").ASSET_DIR
+    data.initialize_data_sources()
+    missing = [name for name in ("bridge_v2_real2sim", "widowx250s") if not data.is_data_source_downloaded(name)]
+    if missing:
+        raise RuntimeError(f"{' and '.join(missing)} not in {folder} (MS_ASSET_DIR names another folder)")
+    return f"SIMPLER's tasks and the WidowX in {folder}"
 
 
 def disk() -> str:
@@ -210,14 +228,23 @@ PROBES = (
     Probe(name="EGL", run=egl, mend="apt-get install -y libegl1 libegl-mesa0", required=False, isolated=True),
     Probe(name="ManiSkill", run=maniskill, mend=INSTALL, required=False),
     Probe(
+        name="ManiSkill assets",
+        run=simpler_assets,
+        mend="python -m mani_skill.utils.download_asset bridge_v2_real2sim -y; "
+        "python -m mani_skill.utils.download_asset widowx250s -y",
+        required=False,
+        isolated=True,
+    ),
+    Probe(
         name="Vulkan",
         run=vulkan,
-        mend="apt-get install -y libvulkan1 mesa-vulkan-drivers (or the GPU's own driver)",
+        mend="apt-get install -y libvulkan1 mesa-vulkan-drivers (Debian bookworm: -t bookworm-backports; or the GPU's "
+        "own driver)",
         required=False,
         isolated=True,
     ),
 )
-"""Optional rows: EGL, ManiSkill and Vulkan serve only `--sim maniskill`; the others cost speed or safety."""
+"""Optional rows: EGL, ManiSkill, its assets and Vulkan serve only `--sim maniskill`; others cost speed or safety."""
 
 
 def examine(probes: Sequence[Probe]) -> list[Row]:
@@ -287,13 +314,28 @@ def _vulkan_version(packed: int) -> str:
     return f"{packed >> 22 & 0x7F}.{packed >> 12 & 0x3FF}.{packed & 0xFFF}"
 
 
-def _vulkan_device(loader: ctypes.CDLL, device: int) -> str:
-    """Name and version from VkPhysicalDeviceProperties (824 bytes): 5 uint32 (the first: version), then the name."""
-    properties = ctypes.create_string_buffer(2048)
-    loader.vkGetPhysicalDeviceProperties(ctypes.c_void_p(device), properties)
-    version = int.from_bytes(properties.raw[:4], sys.byteorder)
-    name = properties.raw[20:276].split(b"\0")[0].decode(errors="replace")
-    return f"{name} ({_vulkan_version(version)})"
+def _vulkan_device(loader: ctypes.CDLL, device: int) -> tuple[str, str]:
+    """A device's name, and what its driver says of itself, e.g. "Mesa 25.0.7 (LLVM 15.0.6)".
+
+    VkPhysicalDeviceProperties2: type, next, 5 uint32, then the name; next is VkPhysicalDeviceDriverProperties: type,
+    next, a number, the driver's name and its words, 256 bytes each.
+    """
+    driver, properties = ctypes.create_string_buffer(1024), ctypes.create_string_buffer(2048)
+    driver[:4] = (1000196000).to_bytes(4, sys.byteorder)
+    properties[:4] = (1000059001).to_bytes(4, sys.byteorder)
+    properties[8:16] = ctypes.addressof(driver).to_bytes(8, sys.byteorder)
+    loader.vkGetPhysicalDeviceProperties2(ctypes.c_void_p(device), properties)
+    return _text(properties.raw[36:292]), _text(driver.raw[276:532])
+
+
+def _text(raw: bytes) -> str:
+    return raw.split(b"\0")[0].decode(errors="replace")
+
+
+def too_old(driver: str) -> bool:
+    """Whether a driver that calls itself so is a Mesa before MIN_MESA; other makers' are not known to fail."""
+    found = re.match(r"Mesa (\d+)\.(\d+)", driver)
+    return found is not None and (int(found[1]), int(found[2])) < MIN_MESA
 
 
 if __name__ == "__main__":

@@ -1,0 +1,196 @@
+"""SIMPLER's twins in ManiSkill: conventions looked at on the robot, its own initial states, the same seed's bytes."""
+
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+import pytest
+from gymnasium.utils.env_checker import check_env
+from scipy.spatial.transform import Rotation
+
+import envs
+from envs import simpler
+from envs.twins import NUM_STATES, TWINS
+from tap_ray.errors import ConfigError, SpecError
+from tap_ray.rollout import rollout
+from tap_ray.specs import require_compatible
+from tap_ray.types import EnvConfig
+
+OPEN, CLOSED = 1.0, -1.0
+STACK = EnvConfig(task="stack_green_on_yellow", sim="maniskill", image_size=32)
+
+
+def runnable() -> str:
+    """Why the twins cannot run here; empty if they can."""
+    try:
+        simpler.SimplerEnv(STACK).close()
+    except ConfigError as error:
+        return str(error)
+    return ""
+
+
+@pytest.fixture(scope="module")
+def stack() -> Any:
+    if why := runnable():
+        pytest.skip(why)
+    env = simpler.SimplerEnv(STACK)
+    yield env
+    env.close()
+
+
+pytestmark = [
+    pytest.mark.maniskill,
+    pytest.mark.filterwarnings("ignore:.*:UserWarning"),  # ManiSkill builds tensors from lists of arrays
+    pytest.mark.filterwarnings("ignore:.*:DeprecationWarning"),
+]
+
+
+def moved(env: gym.Env, *actions: tuple[float, ...], wait: int = 8) -> tuple[np.ndarray, np.ndarray]:
+    """State at the beginning, and after these actions and a while of standing still (the hand lags behind)."""
+    obs, _ = env.reset(seed=0)
+    start, still = obs["state"], (0.0,) * 6 + (actions[-1][6],)
+    for action in [*actions, *[still] * wait]:
+        obs, *_ = env.step(np.array(action, np.float32))
+    return start, obs["state"]
+
+
+@pytest.mark.parametrize("axis", [0, 1, 2])
+def test_the_hand_goes_where_it_is_told_to(stack: gym.Env, axis: int) -> None:
+    """5 cm along x (forward), y (left), z (up) of the base; nothing else moves."""
+    motion = np.eye(3)[axis] * 0.05
+    start, end = moved(stack, (*motion, 0, 0, 0, OPEN))
+    assert end[7:10] - start[7:10] == pytest.approx(motion, abs=0.001)
+    assert abs(end[10:14] @ start[10:14]) == pytest.approx(1.0, abs=1e-4)
+
+
+@pytest.mark.parametrize("turn", [(0, 0, 0.3), (0.25, 0, 0), (0.2, -0.15, 0.25)])
+def test_a_turn_is_an_axis_angle_of_the_base_frame(stack: gym.Env, turn: tuple[float, ...]) -> None:
+    """R_next = exp([r]) R: METHOD.md D's third slip, looked at on the gripper."""
+    start, end = moved(stack, (0, 0, 0, *turn, OPEN), wait=12)
+    before, after = (Rotation.from_quat(state[10:14], scalar_first=True) for state in (start, end))
+    assert (after * before.inv()).as_rotvec() == pytest.approx(turn, abs=0.02)
+    assert end[7:10] == pytest.approx(start[7:10], abs=0.002)
+
+
+def test_the_gripper_opens_at_plus_one(stack: gym.Env) -> None:
+    """METHOD.md D: +1 open, -1 closed, fingers at 37 and 15 mm."""
+    _, closed = moved(stack, (0, 0, 0, 0, 0, 0, CLOSED))
+    assert closed[6] == pytest.approx(0.0, abs=0.01)
+    fingers = stack.unwrapped._one._twin.agent.robot.get_qpos()[0, 6:8].numpy()  # type: ignore[attr-defined]
+    assert fingers == pytest.approx([0.014, 0.014], abs=0.0015)
+    _, opened = moved(stack, (0, 0, 0, 0, 0, 0, CLOSED), (0, 0, 0, 0, 0, 0, OPEN))
+    assert opened[6] == pytest.approx(1.0, abs=0.01)
+
+
+def test_the_environments_contract(stack: gym.Env) -> None:
+    check_env(stack, skip_render_check=True)
+    obs, info = stack.reset(seed=0)
+    assert obs["rgb"].shape == (32, 32, 3)
+    assert obs["rgb"].std() > 20
+    assert stack.unwrapped.render().shape == (32, 32, 3)  # type: ignore[union-attr]
+    assert info["object_name"] == "green block,yellow block,,"
+    require_compatible(
+        stack.unwrapped.robot_spec,  # type: ignore[attr-defined]
+        envs.spec(EnvConfig()),
+        have_name="the twin",
+        want_name="PyBullet's WidowX",
+    )
+
+
+def test_simplers_own_initial_states(stack: gym.Env) -> None:
+    """State 0: its blocks at (-0.21, -0.05) and (-0.21, 0.05) of ManiSkill's world; the base is at (0.147, 0.028)."""
+    _, info = stack.reset(seed=0)
+    assert info["object_pose"][:2, :2] == pytest.approx(np.array([[0.357, 0.078], [0.357, -0.022]]), abs=0.002)
+    assert info["instruction"] == "stack the green block on the yellow block"
+    places = {tuple(stack.reset(seed=s)[1]["object_pose"][:2, :2].round(2).ravel()) for s in range(NUM_STATES)}
+    assert len(places) == NUM_STATES
+    drawn = [stack.reset(seed=seed)[1]["object_pose"][:2, :2] for seed in (1000, 1001)]
+    assert not np.allclose(drawn[0], drawn[1], atol=0.01)
+
+
+def test_bad_actions_and_no_episode(stack: gym.Env) -> None:
+    stack.reset(seed=0)
+    with pytest.raises(SpecError, match=r"\(N = 1, A = 7\) finite numbers\. This one has shape \(1, 6\)"):
+        stack.step(np.zeros(6, np.float32))
+    with pytest.raises(SpecError, match="look for NaN in the policy's output"):
+        stack.step(np.full(7, np.nan, np.float32))
+    *_, info = stack.step(np.full(7, 9.0, np.float32))
+    assert info["num_clipped"] == 1
+    assert info["action"] == pytest.approx([0.05] * 3 + [0.3] * 3 + [1.0])
+
+
+def episode(env: gym.Env, seed: int) -> list[bytes]:
+    obs, info = env.reset(seed=seed)
+    rng, parts = np.random.default_rng(0), [info["object_pose"].tobytes()]
+    for _ in range(15):
+        action = rng.uniform(-0.03, 0.03, 7).astype(np.float32)
+        obs, *_, info = env.step(np.append(action[:6] - (0, 0, 0.01, 0, 0, 0), np.sign(action[6])).astype(np.float32))
+        parts += [obs["rgb"].tobytes(), obs["state"].tobytes(), info["object_pose"].tobytes()]
+    return parts
+
+
+@pytest.mark.parametrize("task", ["play", "put_eggplant_in_basket"])
+def test_the_same_seed_gives_the_same_bytes_whatever_came_before(stack: gym.Env, task: str) -> None:
+    """Without a scene built anew, these two differ in the last bits after some other episodes."""
+    env = simpler.SimplerEnv(EnvConfig(task=task, sim="maniskill", image_size=32))
+    first = episode(env, 3)
+    episode(env, 7)
+    episode(env, 5)
+    assert episode(env, 3) == first
+    env.close()
+
+
+@pytest.mark.parametrize("task", TWINS)
+def test_the_expert_does_it(stack: gym.Env, task: str) -> None:
+    """Two of SIMPLER's states and a drawn one, one process, side by side; jobs.evaluate judges all 24."""
+    config = EnvConfig(task=task, sim="maniskill", image_size=16, max_steps=60)
+    env = envs.make_teleoperated(config, 3)
+    done = rollout(
+        env, envs.make_expert(config, 3), env_seeds=[0, 13, 123_456], policy_seeds=[0, 1, 2], settle=3
+    ).trajectories
+    assert sum(bool(one.entire.any()) for one in done) >= 2
+    assert all(one.partial.any() for one in done)
+    assert not any(one.entire[0] for one in done)
+    env.close()
+
+
+def test_the_mask_is_the_robot(stack: gym.Env) -> None:
+    env = simpler.SimplerEnv(EnvConfig(task="put_carrot_on_plate", sim="maniskill", image_size=64, robot_mask=True))
+    obs, info = env.reset(seed=0)
+    robot = info["robot_mask"] == 255
+    assert 0.02 < robot.mean() < 0.4
+    assert obs["rgb"][robot].mean() < obs["rgb"][~robot].mean() - 20  # the WidowX is black, the table is not
+    env.close()
+
+
+def test_supersampling_keeps_the_picture(stack: gym.Env) -> None:
+    """Drawn at twice the policy's size, against SIMPLER's 640 x 480 averaged down: within 3 of 255 on the mean."""
+    small = stack.reset(seed=0)[0]["rgb"].astype(float)
+    large = simpler.SimplerEnv(EnvConfig(task=STACK.task, sim="maniskill", image_size=480))
+    full = large.reset(seed=0)[0]["rgb"]
+    large.close()
+    assert np.abs(simpler.squared(full[None], 32)[0].astype(float) - small).mean() < 3
+
+
+WRONG = [
+    (EnvConfig(sim="maniskill", task="push_pumpkin_left"), "sim 'maniskill' has no task 'push_pumpkin_left'; it has"),
+    (EnvConfig(sim="maniskill", robot="panda"), "sim 'maniskill' has the robot 'widowx' only; got 'panda'"),
+]
+
+
+@pytest.mark.parametrize(("config", "text"), WRONG)
+def test_what_the_twins_do_not_have(config: EnvConfig, text: str) -> None:
+    with pytest.raises(ConfigError, match=text):
+        envs.make(config)
+
+
+def test_missing_files_are_named_with_the_command(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nobody meets ManiSkill's question whether to download."""
+    pytest.importorskip("mani_skill")
+    from mani_skill.utils.assets import data
+
+    monkeypatch.setattr(data, "is_data_source_downloaded", lambda name: name != "bridge_v2_real2sim")
+    with pytest.raises(
+        ConfigError, match=r"files bridge_v2_real2sim are not in .*download_asset bridge_v2_real2sim -y"
+    ):
+        simpler.load()
