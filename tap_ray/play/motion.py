@@ -32,7 +32,8 @@ class MotionConfig:
     gripper_dwell_steps: float = 10.0
     """Mean number of control steps between two changes of the gripper, where nothing else decides; 0: stays open."""
     max_lag_m: float = 0.03
-    """A hand further than this from where it was commanded pushes against something: it gives the way-point up, m."""
+    """A hand further than this from where it was commanded pushes against something: it gives the way-point up, m.
+    Twice that in ManiSkill, whose controller follows slowly."""
     max_lag_rad: float = 0.3
     """Likewise for its orientation, rad."""
 
