@@ -4,6 +4,7 @@ import gymnasium as gym
 
 from envs.experts import Bench, ExpertConfig, expert, random_policy
 from envs.robots import ROBOTS, robot, spec_of
+from envs.scenarios import SCENARIOS, known_scenario
 from envs.tasks import PLAY, TASKS, known_task
 from envs.twins import THINGS, TWINS
 from tap_ray.errors import ConfigError, nearest
@@ -117,10 +118,8 @@ def check(config: EnvConfig) -> None:
             raise ConfigError(f"sim {config.sim!r} has the robot 'widowx' only; got {config.robot!r}.")
         if config.task not in (*TWINS, PLAY):
             raise ConfigError(f"sim {config.sim!r} has no task {config.task!r}; it has {', '.join(TWINS)}.")
-    if config.scenario != "standard":
-        raise ConfigError(
-            f"Unknown scenario {config.scenario!r}. Known: standard. The robustness scenarios come later."
-        )
+    if known_scenario(config.scenario).changes and config.sim != "pybullet":
+        raise ConfigError(f"sim {config.sim!r} has the scenario 'standard' only; got {config.scenario!r}.")
     for name in ("image_size", "max_steps"):
         if getattr(config, name) < 1:
             raise ConfigError(f"{name} is at least 1, got {getattr(config, name)}.")
@@ -129,6 +128,7 @@ def check(config: EnvConfig) -> None:
 __all__ = [
     "PLAY",
     "ROBOTS",
+    "SCENARIOS",
     "TASKS",
     "VERSION",
     "ExpertConfig",

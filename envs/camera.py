@@ -5,6 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 import pybullet as p
 
+from envs.cloths import Cloth
 from envs.objects import Colour, Vector
 
 
@@ -24,6 +25,8 @@ class Look:
     shadow: bool = False
     """Real shadows of everything; they double the cost of a picture."""
     table_rgb: Colour = (0.72, 0.66, 0.58)
+    cloth: Cloth | None = None
+    """Lies over the whole table top; its `table_rgb` is then the cloth's mean colour."""
 
 
 @dataclass(frozen=True, kw_only=True)

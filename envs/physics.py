@@ -1,13 +1,19 @@
 """One PyBullet simulation: table, arms, objects."""
 
+import tempfile
 from math import hypot
+from typing import Sequence
 
 import numpy as np
 import pybullet as p
+from PIL import Image
 
 from envs.arm import Arm
-from envs.objects import Colour, ObjectModel, Part
+from envs.camera import Look
+from envs.cloths import Cloth, texture
+from envs.objects import ObjectModel, Part
 from envs.robots import RobotModel
+from envs.scenarios import Distractor
 from envs.tasks import Scene, Touch
 
 PHYSICS_HZ = 120
@@ -15,6 +21,7 @@ TICKS = 8
 """Joint targets a control step: inverse kinematics runs at 40 Hz."""
 MAX_OBJECT_M_S, MAX_OBJECT_RAD_S = 0.6, 15.0
 """No object moves faster, sideways or up; the hand itself reaches 0.43 m/s."""
+TABLE_HALF_M = (1.0, 1.0, 0.02)
 _KIND = {"box": p.GEOM_BOX, "cylinder": p.GEOM_CYLINDER, "sphere": p.GEOM_SPHERE}
 _LYING = p.getQuaternionFromEuler((0, np.pi / 2, 0))
 
@@ -42,8 +49,14 @@ class World:
             p.disconnect(self.client)
             self.client = -1
 
-    def build(self, scene: Scene, joint_rad: list[np.ndarray], table_rgb: Colour) -> None:
-        """Empty the simulation and put table, arms (each at its `joint_rad`, fingers open) and objects into it."""
+    def build(
+        self, scene: Scene, joint_rad: list[np.ndarray], look: Look, distractors: Sequence[Distractor] = ()
+    ) -> None:
+        """Empty the simulation and put table, arms (each at its `joint_rad`, fingers open) and objects into it.
+
+        Distractors are bodies like the objects, but nobody is told of them: they have no pose in `object_poses` and
+        make no contact in `touch`.
+        """
         p.resetSimulation(physicsClientId=self.client)
         p.setGravity(0, 0, -9.81, physicsClientId=self.client)
         p.setPhysicsEngineParameter(
@@ -54,14 +67,18 @@ class World:
             deterministicOverlappingPairs=1,
             physicsClientId=self.client,
         )
-        self._add_table(table_rgb)
+        self._add_table(look)
         self.arms = [
-            Arm(model, self.client, joints, tick_s=self._tick_s, table_rgb=table_rgb)
+            Arm(model, self.client, joints, tick_s=self._tick_s, table_rgb=look.table_rgb)
             for model, joints in zip(self.model.arm, joint_rad, strict=True)
         ]
         poses = zip(scene.object, scene.position_m, scene.yaw_rad, strict=True)
         self._object = tuple(self._add_object(*pose) for pose in poses)
         self._slot = {body: slot for slot, body in enumerate(self._object)}
+        # Last, so that everything else has the number that it has without them.
+        self._loose = self._object + tuple(
+            self._add_object(one.object, one.position_m, one.yaw_rad) for one in distractors
+        )
 
     def move(self, path_rad: list[list[np.ndarray]], opening: list[float]) -> None:
         """Simulate one control step.
@@ -109,7 +126,7 @@ class World:
 
     def _calm_objects(self) -> None:
         """Slow down what was squeezed out between hand and table: a stiff arm shoots it off, a real one gives way."""
-        for body in self._object:
+        for body in self._loose:
             (x, y, z), angular = p.getBaseVelocity(body, physicsClientId=self.client)
             fast = max(hypot(x, y, max(z, 0.0)) / MAX_OBJECT_M_S, hypot(*angular) / MAX_OBJECT_RAD_S)
             if fast > 1.0:
@@ -117,12 +134,41 @@ class World:
                 turning = [value / fast for value in angular]
                 p.resetBaseVelocity(body, linear, turning, physicsClientId=self.client)
 
-    def _add_table(self, rgb: Colour) -> None:
-        half = (1.0, 1.0, 0.02)
+    def _add_table(self, look: Look) -> None:
+        half = TABLE_HALF_M
         solid = p.createCollisionShape(p.GEOM_BOX, halfExtents=half, physicsClientId=self.client)
-        seen = p.createVisualShape(p.GEOM_BOX, halfExtents=half, rgbaColor=(*rgb, 1), physicsClientId=self.client)
+        if look.cloth:
+            seen = self._cloth_top()
+        else:
+            rgba = (*look.table_rgb, 1)
+            seen = p.createVisualShape(p.GEOM_BOX, halfExtents=half, rgbaColor=rgba, physicsClientId=self.client)
         table = p.createMultiBody(0, solid, seen, basePosition=(0.4, 0, -half[2]), physicsClientId=self.client)
         p.changeDynamics(table, -1, lateralFriction=0.8, physicsClientId=self.client)
+        if look.cloth:
+            p.changeVisualShape(table, -1, textureUniqueId=self._load(look.cloth), physicsClientId=self.client)
+
+    def _cloth_top(self) -> int:
+        """The table's upper side alone: PyBullet lays only a quarter of a texture's width on a box."""
+        x, y, z = TABLE_HALF_M
+        return p.createVisualShape(
+            p.GEOM_MESH,
+            vertices=[[-x, -y, z], [x, -y, z], [x, y, z], [-x, y, z]],
+            indices=[0, 1, 2, 0, 2, 3],
+            uvs=[[0, 0], [1, 0], [1, 1], [0, 1]],
+            normals=[[0, 0, 1]] * 4,
+            rgbaColor=(1, 1, 1, 1),
+            physicsClientId=self.client,
+        )
+
+    def _load(self, cloth: Cloth) -> int:
+        """Number of the cloth's texture. PyBullet's software renderer takes one from a file only (bitmap: no codec)."""
+        with tempfile.NamedTemporaryFile(suffix=".bmp") as file:
+            Image.fromarray(texture(cloth, side_m=2 * TABLE_HALF_M[0])).save(file.name)
+            # Else the file stays in memory for ever: 0.75 MiB an episode.
+            p.setPhysicsEngineParameter(enableFileCaching=0, physicsClientId=self.client)
+            number = p.loadTexture(file.name, physicsClientId=self.client)
+            p.setPhysicsEngineParameter(enableFileCaching=1, physicsClientId=self.client)
+        return number
 
     def _add_object(self, model: ObjectModel, position_m: tuple[float, float], yaw_rad: float) -> int:
         seen = [part for part in model.part if part.rgb is not None]

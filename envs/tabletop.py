@@ -1,5 +1,6 @@
 """A robot arm over a table, as a Gymnasium environment at 5 Hz control (PyBullet)."""
 
+from dataclasses import replace
 from typing import Any, ClassVar
 
 import gymnasium as gym
@@ -10,8 +11,10 @@ from envs.driver import Driver
 from envs.physics import World
 from envs.robots import hand_actions, robot, spec_of
 from envs.rotations import matrix_quaternion
+from envs.scenarios import Change, Situation, Viewpoint, draw_change, known_scenario, shifted, taken_by
 from envs.tasks import NUM_SLOTS, Scene, draw_scene, judge, known_task
 from tap_ray.errors import SpecError
+from tap_ray.rng import generator
 from tap_ray.specs import Slot
 from tap_ray.types import EnvConfig
 
@@ -50,7 +53,8 @@ class TabletopEnv(gym.Env[Any, np.ndarray]):
         self.robot_spec = spec_of(self.model)
         self._drivers = [Driver(arm, self.robot_spec.control_hz) for arm in self.model.arm]
         self._task = known_task(config.task)
-        self._look = look or Look()
+        self._scenario = known_scenario(config.scenario)
+        self._look = self._own_look = look or Look()
         self._render_size = render_size or config.image_size
         size, state = config.image_size, self.robot_spec.state
         self._state_low = np.array([slot.low for slot in state], np.float32)
@@ -71,14 +75,20 @@ class TabletopEnv(gym.Env[Any, np.ndarray]):
     def reset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
     ) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
-        """Begin an episode whose sentence, objects, poses and joints all follow from `seed`."""
+        """Begin an episode whose sentence, objects, poses and joints, and the scenario's change, follow from `seed`.
+
+        `options={"variant": 2}` picks one of the scenario's sets, cloths or shifts instead of drawing it.
+        """
         super().reset(seed=seed)
         self._scene = draw_scene(self._task, self.np_random)
+        noise = [self.np_random.normal(0.0, arm.home_noise_rad, len(arm.joint)) for arm in self.model.arm]
+        change = self._change(self._scene, seed, (options or {}).get("variant"))
+        self._look = _changed(self._own_look, change)
         home = [
-            np.array(arm.home_rad) + self.np_random.normal(0.0, arm.home_noise_rad, len(arm.joint))
-            for arm in self.model.arm
+            np.array(arm.home_rad) + part + offset
+            for arm, part, offset in zip(self.model.arm, noise, change.joint_offset_rad, strict=True)
         ]
-        self._world.build(self._scene, home, self._look.table_rgb)
+        self._world.build(self._scene, home, self._look, change.distractor)
         self._world.settle(home)
         for driver, arm, joints in zip(self._drivers, self._world.arms, home, strict=True):
             driver.reset(arm, joints)
@@ -116,6 +126,18 @@ class TabletopEnv(gym.Env[Any, np.ndarray]):
     def close(self) -> None:
         """End the simulation."""
         self._world.close()
+
+    def _change(self, scene: Scene, seed: int | None, variant: int | None) -> Change:
+        """What the scenario does to the episode of `seed`."""
+        situation = Situation(
+            arm=self.model.arm,
+            taken=taken_by(self._task, scene.object, scene.position_m),
+            view=_view(self._own_look),
+        )
+        if self._scenario.changes and seed is None:
+            seed = int(self.np_random.integers(2**62))
+        rng = generator(seed or 0, "scenario", self._scenario.name)
+        return draw_change(self._scenario, rng, situation, variant=variant)
 
     def _checked(self, action: np.ndarray) -> np.ndarray:
         value = np.asarray(action, np.float32)
@@ -179,6 +201,20 @@ class TabletopEnv(gym.Env[Any, np.ndarray]):
             parts += [joints, [opening], position_m, matrix_quaternion(matrix)]
         state = np.concatenate(parts)
         return np.clip(state.astype(np.float32), self._state_low, self._state_high)
+
+
+def _view(look: Look) -> Viewpoint:
+    return Viewpoint(eye_m=look.eye_m, target_m=look.target_m, fov_deg=look.fov_deg)
+
+
+def _changed(look: Look, change: Change) -> Look:
+    """What the scene looks like after a change."""
+    if change.cloth is not None:
+        look = replace(look, cloth=change.cloth, table_rgb=change.cloth.mean_rgb)
+    if change.shift is not None:
+        view = shifted(_view(look), change.shift)
+        look = replace(look, eye_m=view.eye_m, target_m=view.target_m)
+    return look
 
 
 def _still(slots: tuple[Slot, ...]) -> np.ndarray:

@@ -10,7 +10,7 @@ An observation is a dict, batched when it comes from a vector environment:
 An environment's `info` (privileged: only experts, explorers that say so, and judges may read it):
     "object_pose"  (M, 7) float32  x y z (m, table frame), quaternion wxyz; unused slots are zero
     "object_name"  str             the M slots' names joined by ",", "" for an unused slot
-    "contact"      bool            a finger touched an object during the last control step
+    "contact"      bool            a finger touched one of these objects (no distractor) during the last control step
     "robot_mask"   (Y, X) uint8    255 where the robot or its shadow is seen (only with EnvConfig.robot_mask)
     "partial", "entire"            bool, true now; "partial_once", "entire_once": true at any step so far
     "action"       (A,) float32    the action as executed, clipped into range (at reset: zeros, gripper open)
@@ -46,7 +46,7 @@ class EnvConfig:
     max_steps: int = 60
     """Control steps until truncation (5 a second)."""
     scenario: str = "standard"
-    """One of envs/scenarios.py; "standard" changes nothing."""
+    """A key of envs/scenarios.py; "standard" changes nothing. Its distractors are in the picture, never in `info`."""
     robot_mask: bool = False
     """Whether info carries the robot's own mask."""
     render: bool = True

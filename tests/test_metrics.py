@@ -174,3 +174,26 @@ def test_gripper_accuracy():
     assert math.isnan(metrics.gripper_accuracy([], []))
     with pytest.raises(ValueError, match=r"got \(1,\) and \(2,\)"):
         metrics.gripper_accuracy([1.0], [1.0, 1.0])
+
+
+def test_paired_difference_by_hand():
+    first, second = [True] * 5 + [False] * 3, [True] * 3 + [False] * 5
+    # Two of eight only in the first: (2+1)/10 - (0+1)/10 +- 1.96 sqrt((0.3 + 0.1 - 0.2^2)/10)
+    assert metrics.paired_difference(first, second) == pytest.approx((0.25, 0.2 - 0.37189, 0.2 + 0.37189), abs=1e-4)
+    turned = metrics.paired_difference(second, first)
+    assert turned == pytest.approx((-0.25, -0.57189, 0.17189), abs=1e-4)
+    # None differs: 0 +- 1.96 sqrt(0.2/10)
+    assert metrics.paired_difference(first, first) == pytest.approx((0.0, -0.27718, 0.27718), abs=1e-4)
+    assert metrics.paired_difference([True], [False]).high == 1.0
+    with pytest.raises(ValueError, match="same length"):
+        metrics.paired_difference(first, [True])
+
+
+def test_paired_difference_covers_what_is_true():
+    """Success 0.8 and, independently, 0.6 in 40 cells: 95 of 100 intervals hold 0.2, within the error of 2000."""
+    rng = np.random.default_rng(0)
+    held = 0
+    for _ in range(2000):
+        found = metrics.paired_difference(rng.random(40) < 0.8, rng.random(40) < 0.6)
+        held += found.low <= 0.2 <= found.high
+    assert 0.94 < held / 2000 < 0.975

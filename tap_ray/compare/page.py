@@ -59,6 +59,10 @@ TEMPLATE = """<!doctype html>
 <tr><td><span class="dot" style="background: {{ row.colour }}"></span>{{ row.label }}</td>
 {%- for cell in row.cells %}<td>{{ cell.value }}<small>{{ cell.interval }}</small></td>{% endfor -%}
 <td>{{ row.n }}</td></tr>{% endfor %}{% endmacro %}
+{% macro plain_of(rows) %}{% for row in rows %}<tr><td>{{ row.label }}</td>
+{%- for value in row.values_ %}<td>{{ value }}</td>{% endfor -%}
+<td>{{ row.n }}</td></tr>
+{% endfor %}{% endmacro %}
 {% macro head_of(names) %}<thead><tr><th>run</th>{% for name in names %}<th>{{ name }}</th>{% endfor %}<th>n</th></tr>
 </thead>{% endmacro %}
 {% if blocks %}<h2>Success: {{ blocks[0].scenario }}</h2>
@@ -67,15 +71,17 @@ TEMPLATE = """<!doctype html>
 {{ head_of(headings) }}
 <tbody>{{ rows_of(blocks[0].rows) }}</tbody>
 <tbody class="paper"><tr class="band"><th colspan="{{ headings|length + 2 }}">{{ paper_title }}</th></tr>
-{% for row in paper %}<tr><td>{{ row.label }}</td>{% for value in row.values_ %}<td>{{ value }}</td>{% endfor -%}
-<td>{{ row.n }}</td></tr>
-{% endfor %}</tbody></table></div>
+{{ plain_of(paper) }}</tbody></table></div>
 <figure><div class="scroll">{{ bars }}</div>
 <figcaption>Bars: successes in percent. Whiskers: Wilson 95 % intervals.</figcaption></figure>{% endif %}
 {% if robustness %}<h2>Robustness</h2>
 <div class="scroll"><table>
 <caption>Avg-P/Avg-E in each scenario, on the same initial states; n: episodes per scenario.</caption>
-{{ head_of(scenarios) }}<tbody>{{ rows_of(scenario_rows) }}</tbody></table></div>
+{{ head_of(scenario_columns) }}<tbody>{{ rows_of(scenario_rows) }}</tbody>
+<tbody class="paper"><tr class="band"><th colspan="{{ scenario_columns|length + 2 }}">{{ paper_robustness_title }}</th>
+</tr>{{ plain_of(paper_robustness) }}</tbody></table></div>
+{% if drop_rows %}<div class="scroll"><table><caption>Drop of {{ drop_rule }}.</caption>
+{{ head_of(drop_columns) }}<tbody>{{ rows_of(drop_rows) }}</tbody></table></div>{% endif %}
 <figure><div class="scroll">{{ robustness }}</div></figure>
 {% for block in blocks[1:] %}<details><summary>Every task: {{ block.scenario }}</summary>
 <div class="scroll"><table>{{ head_of(headings) }}<tbody>{{ rows_of(block.rows) }}</tbody></table></div></details>

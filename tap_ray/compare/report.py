@@ -65,9 +65,15 @@ def _of_results(results: Sequence[Result]) -> dict[str, Any]:
         "blocks": [{"scenario": scenario, "rows": _rows(tables.our_rows(results, scenario))} for scenario in scenarios],
         "bars": Markup(plots.success_bars(results, scenarios[0])),
         "scenarios": scenarios,
+        "scenario_columns": tables.scenario_columns(results),
         "scenario_rows": _rows(tables.scenario_rows(results)),
+        "drop_rule": tables.DROP_RULE,
+        "drop_columns": [name for name in scenarios if name != tables.STANDARD],
+        "drop_rows": _rows(tables.drop_rows(results)),
         "paper_title": tables.PAPER_TITLE,
-        "paper": [{"label": r.label, "values_": r.values, "n": r.n} for r in tables.paper_rows(headings)],
+        "paper": _plain(tables.paper_rows(headings)),
+        "paper_robustness_title": tables.PAPER_ROBUSTNESS_TITLE,
+        "paper_robustness": _plain(tables.paper_robustness_rows(tables.scenario_columns(results))),
         "robustness": Markup(plots.robustness_bars(results)) if len(scenarios) > 1 else "",
         "tests": [vars(test) | {"p_text": tables.p_text(test.p_value)} for test in tables.comparisons(results)],
         "cost_headings": tables.COST_HEADINGS,
@@ -100,6 +106,11 @@ def _rows(rows: Sequence[tables.Row]) -> list[dict[str, Any]]:
         }
         for index, row in enumerate(rows)
     ]
+
+
+def _plain(rows: Sequence[tables.Row]) -> list[dict[str, Any]]:
+    """Rows without intervals, as the template takes them."""
+    return [{"label": row.label, "values_": row.values, "n": row.n} for row in rows]
 
 
 def _videos(results: Sequence[Result]) -> list[dict[str, Any]]:

@@ -1,13 +1,13 @@
 """Results as tables of text: the paper's table for our runs (and the paper's rows beside it), and paired tests."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import combinations
 from typing import Sequence
 
 import numpy as np
 
 from tap_ray.compare.reading import KINDS, Result
-from tap_ray.metrics import Interval, mcnemar
+from tap_ray.metrics import Interval, mcnemar, paired_difference
 
 SHORT = ("spoon", "carrot", "stack", "eggplant", "pumpkin")
 """A task is headed by the one of these words that it contains, else by its name."""
@@ -27,6 +27,25 @@ PAPER_ROWS: dict[str, dict[str, str]] = {
     }.items()
 }
 """METHOD.md A, as printed in the paper: percent, partial/entire, 24 episodes per task."""
+
+PAPER_ROBUSTNESS_TITLE = "paper, real robot, 20 trials each (arXiv 2607.02466), percent: not comparable"
+_PAPER_SCENARIOS = ("standard", "initial_state", "distractors", "background", "viewpoint", "average")
+PAPER_ROBUSTNESS: dict[str, dict[str, str]] = {
+    name: dict(zip(_PAPER_SCENARIOS, row.split(), strict=True))
+    for name, row in {
+        "scratch, carrot": "20 20 5 0 0 9",
+        "TAP, carrot": "40 30 30 25 15 28",
+        "NORA, carrot": "65 65 40 10 0 36",
+        "scratch, pumpkin": "55 45 5 0 0 21",
+        "TAP, pumpkin": "75 75 65 65 25 61",
+        "NORA, pumpkin": "85 80 60 55 0 56",
+    }.items()
+}
+"""METHOD.md A, as printed in the paper: success of "carrot on plate" and "push pumpkin left"."""
+STANDARD = "standard"
+"""The scenario that the others are a drop from."""
+RULE = "percent partial/entire, Wilson 95 % intervals below"
+DROP_RULE = "entire success, standard minus scenario, points; paired 95 % interval, exact McNemar p (not corrected)"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -85,14 +104,71 @@ def _row(result: Result, scenario: str) -> Row:
 
 
 def scenario_rows(results: Sequence[Result]) -> list[Row]:
-    """A row for each run, a column for each scenario: Avg-P/Avg-E, percent, with Wilson intervals."""
+    """A row for each run, a column for each of `scenario_columns`: Avg-P/Avg-E, percent, with Wilson intervals.
+
+    The mean over scenarios has no interval: they share their initial states, so their episodes are no sample of n.
+    """
     rows = []
     for result in results:
         pairs = [[result.average(scenario, kind) for kind in KINDS] for scenario in result.scenarios]
-        values = tuple(f"{_percent(p.rate)}/{_percent(e.rate)}" for p, e in pairs)
-        rows.append(Row(label=result.label, values=values, intervals=tuple(f"{_span(p)}/{_span(e)}" for p, e in pairs),
-                        n=str(len(result.episodes) // len(result.scenarios))))  # fmt: skip
+        mean = "/".join(_percent(float(np.mean([pair[kind].rate for pair in pairs]))) for kind in (0, 1))
+        rows.append(
+            Row(
+                label=result.label,
+                values=(*(f"{_percent(p.rate)}/{_percent(e.rate)}" for p, e in pairs), mean),
+                intervals=(*(f"{_span(p)}/{_span(e)}" for p, e in pairs), ""),
+                n=str(len(result.episodes) // len(result.scenarios)),
+            )
+        )
     return rows
+
+
+def scenario_columns(results: Sequence[Result]) -> list[str]:
+    """Headings of `scenario_rows`."""
+    return [*results[0].scenarios, "average"]
+
+
+def drop_rows(results: Sequence[Result]) -> list[Row]:
+    """A row for each run, a column for each scenario but the standard one: see DROP_RULE. Empty without that one."""
+    rows = []
+    for result in results:
+        if STANDARD not in result.scenarios or len(result.scenarios) == 1:
+            continue
+        drops = [_drop(result, scenario) for scenario in result.scenarios if scenario != STANDARD]
+        values, intervals = zip(*drops, strict=True)
+        n = str(len(result.episodes) // len(result.scenarios))
+        rows.append(Row(label=result.label, values=values, intervals=intervals, n=n))
+    return rows
+
+
+def _drop(result: Result, scenario: str) -> tuple[str, str]:
+    """How much entire success falls from "standard" to `scenario`: the points, and their interval with p."""
+    before, after = (result.episodes.xs(name, level="scenario")["entire_once"] for name in (STANDARD, scenario))
+    assert before.index.equals(after.index), "an initial state has one seed in all scenarios"
+    fall, test = paired_difference(before, after), mcnemar(before, after)
+    return _percent(fall.rate), f"{100 * fall.low:.0f}..{100 * fall.high:.0f}, p {p_text(test.p_value)}"
+
+
+def robustness_rows(result: Result) -> tuple[list[str], list[Row]]:
+    """Headings, and a row for each scenario of one run: tasks, averages, and the drop from the standard scenario."""
+    headings, rows = columns([result]), [replace(_row(result, name), label=name) for name in result.scenarios]
+    for drop in drop_rows([result]):  # one, or none without the standard scenario
+        others = zip(drop.values, drop.intervals, strict=True)
+        cells = [("", "") if row.label == STANDARD else next(others) for row in rows]
+        headings = [*headings, "drop"]
+        rows = [
+            replace(row, values=(*row.values, value), intervals=(*row.intervals, interval))
+            for row, (value, interval) in zip(rows, cells, strict=True)
+        ]
+    return headings, rows
+
+
+def paper_robustness_rows(headings: Sequence[str]) -> list[Row]:
+    """The paper's own rows under our scenarios; one that it does not have gets a dash."""
+    return [
+        Row(label=name, values=tuple(row.get(h, "-") for h in headings), intervals=("",) * len(headings), n="20")
+        for name, row in PAPER_ROBUSTNESS.items()
+    ]
 
 
 def paper_rows(headings: Sequence[str]) -> list[Row]:
@@ -174,13 +250,18 @@ def text_table(results: Sequence[Result], *, with_paper: bool = True) -> str:
         with_paper: whether the paper's rows follow.
     """
     headings, scenarios = columns(results), results[0].scenarios
-    rule = "percent partial/entire, Wilson 95 % intervals below"
-    blocks = [f"{scenarios[0]}: {rule}\n" + _grid(headings, _two_lines(our_rows(results, scenarios[0])))]
+    several = len(scenarios) > 1
+    if several and len(results) == 1:
+        blocks = [_robustness_text(results[0])]
+    else:
+        blocks = [f"{scenarios[0]}: {RULE}\n" + _grid(headings, _two_lines(our_rows(results, scenarios[0])))]
     if with_paper:
-        rows = [(row.label, *row.values, row.n) for row in paper_rows(headings)]
-        blocks.append(PAPER_TITLE + "\n" + _grid(headings, rows))
-    if len(scenarios) > 1:
-        blocks.append(f"mean over tasks: {rule}\n" + _grid(scenarios, _two_lines(scenario_rows(results))))
+        blocks.append(PAPER_TITLE + "\n" + _grid(headings, _one_line(paper_rows(headings))))
+    if several and len(results) > 1:
+        blocks += _scenarios_text(results)
+    if several and with_paper:
+        names = scenario_columns(results)
+        blocks.append(PAPER_ROBUSTNESS_TITLE + "\n" + _grid(names, _one_line(paper_robustness_rows(names))))
     if tests := comparisons(results):
         headline = tests[0].scope
         lines = [
@@ -200,6 +281,28 @@ def text_table(results: Sequence[Result], *, with_paper: bool = True) -> str:
             + _grid(("success", "only first", "only second", "p"), lines)
         )
     return "\n\n".join(blocks)
+
+
+def _robustness_text(result: Result) -> str:
+    """One run's scenarios, task by task."""
+    headings, rows = robustness_rows(result)
+    title = f"{result.label}, robustness: {RULE}"
+    title += f"\ndrop: {DROP_RULE}" if "drop" in headings else ""
+    mean = scenario_rows([result])[0].values[-1]
+    return f"{title}\n{_grid(headings, _two_lines(rows))}\nmean over scenarios: {mean}"
+
+
+def _scenarios_text(results: Sequence[Result]) -> list[str]:
+    """Several runs' scenarios side by side."""
+    blocks = [f"mean over tasks: {RULE}\n" + _grid(scenario_columns(results), _two_lines(scenario_rows(results)))]
+    if rows := drop_rows(results):
+        others = [name for name in results[0].scenarios if name != STANDARD]
+        blocks.append(f"drop of {DROP_RULE}\n" + _grid(others, _two_lines(rows)))
+    return blocks
+
+
+def _one_line(rows: Sequence[Row]) -> list[tuple[str, ...]]:
+    return [(row.label, *row.values, row.n) for row in rows]
 
 
 def _two_lines(rows: Sequence[Row]) -> list[tuple[str, ...]]:

@@ -7,6 +7,9 @@ from typing import Any, Iterable
 from tap_ray.errors import ConfigError, nearest
 from tap_ray.evaluate.protocol import SUITES, Protocol
 
+ALL = "all"
+"""As a scenario: every one."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class EvaluateConfig:
@@ -19,7 +22,7 @@ class EvaluateConfig:
     tasks: tuple[str, ...] = ()
     """Tasks to judge; none given: all of the suite."""
     scenario: tuple[str, ...] = ("standard",)
-    """Scenarios that each task is judged in; "standard" changes nothing."""
+    """Scenarios that each task is judged in; "standard" changes nothing, "all" stands for all of them."""
     episodes: int = 24
     """Cells of each task in each scenario."""
     max_steps: int = 60
@@ -57,12 +60,29 @@ def simulator(config: EvaluateConfig) -> str:
     return config.sim or SUITES[config.suite].sims[0]
 
 
-def protocol_of(config: EvaluateConfig, *, suite_tasks: Iterable[str], env_version: str) -> Protocol:
-    """The protocol that a config asks for."""
+def protocol_of(
+    config: EvaluateConfig, *, suite_tasks: Iterable[str], env_version: str, known_scenarios: Iterable[str]
+) -> Protocol:
+    """The protocol that a config asks for.
+
+    Args:
+        config: the knobs.
+        suite_tasks: tasks of the suite, judged if none is named.
+        env_version: of the scenes.
+        known_scenarios: what `--scenario all` stands for, the standard one first.
+
+    Raises:
+        ConfigError: "all" stands beside other scenarios, or there is no such suite.
+    """
+    scenarios = config.scenario
+    if ALL in scenarios:
+        if scenarios != (ALL,):
+            raise ConfigError(f"--scenario {ALL} stands alone; got {' '.join(scenarios)}.")
+        scenarios = tuple(known_scenarios)
     return Protocol(
         suite=config.suite,
         tasks=config.tasks or tuple(suite_tasks),
-        scenarios=config.scenario,
+        scenarios=scenarios,
         episodes=config.episodes,
         max_steps=config.max_steps,
         image_size=config.image_size,

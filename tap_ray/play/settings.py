@@ -9,7 +9,6 @@ from tap_ray.play.demos import DemoPlan
 from tap_ray.play.explorers import ExplorerConfig, ExplorerName
 from tap_ray.types import EnvConfig
 
-
 SLOWER = 2.0
 """ManiSkill's controller reaches 62 % of a motion within its control step; at full speed its hand lags 3 cm behind
 with nothing in the way (measured), and explorers must not take that for an obstacle."""

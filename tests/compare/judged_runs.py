@@ -28,12 +28,13 @@ def make_result(
 ) -> Path:
     """An evaluation folder. `outcomes`: task -> a letter per initial state: "." nothing, "p" partial, "e" entire.
 
-    The same outcomes hold in every scenario. `error` is the reason of the first cell, if it is given.
+    The same outcomes hold in every scenario but where a key "task/scenario" says otherwise. `error` is the reason of
+    the first cell, if it is given.
     """
     judged = judged or protocol()
     rows = []
     for cell in cells(judged):
-        letter = outcomes[cell.task][cell.initial_state]
+        letter = outcomes.get(f"{cell.task}/{cell.scenario}", outcomes[cell.task])[cell.initial_state]
         rows.append(
             EpisodeResult(
                 cell=cell,

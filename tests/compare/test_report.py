@@ -117,6 +117,8 @@ def test_numbers_and_labels_are_there(page):
         "not comparable",
         "McNemar",
         "background",
+        "Drop of entire success, standard minus scenario",
+        "real robot, 20 trials each",
         "align/val_loss",
         "idm/loss",
     ):

@@ -62,8 +62,72 @@ def test_scenarios_are_tables_and_scopes_of_their_own(tmp_path):
     text = tables.text_table(results)
     assert text.count("Wilson") == 2
     # 4 of 8 both times: 21.5-78.5
-    assert "a    50.0/50.0    50.0/50.0  8" in text
+    assert "a    50.0/50.0    50.0/50.0  50.0/50.0  8" in text
     assert "   22-78/22-78  22-78/22-78" in text
+
+
+FALLS = {TASKS[0]: "eeee", TASKS[1]: "eep.", f"{TASKS[0]}/background": "eepp", f"{TASKS[1]}/viewpoint": "eeep"}
+"""Entirely: standard 4 + 2 of 8, background 2 + 2, viewpoint 4 + 3."""
+
+
+def test_robustness_by_hand(tmp_path):
+    judged = protocol(scenarios=("standard", "background", "viewpoint"))
+    folder = make_result(tmp_path / "tap", FALLS, judged=judged)
+    results, _ = read_runs([folder])
+    [row] = tables.drop_rows(results)
+    # Background: 2 of 8 only in standard. Bonett-Price: (3 - 1)/10 +- z sqrt((0.4 - 0.04)/10) = -17.2 .. 57.2.
+    # McNemar: 2 * (1/2)^2. Viewpoint: one only there: (1 - 2)/10 +- z sqrt((0.3 - 0.01)/10) = -43.4 .. 23.4.
+    assert row.values == ("25.0", "-12.5")
+    assert row.intervals == ("-17..57, p 0.5", "-43..23, p 1")
+    assert row.n == "8"
+    headings, rows = tables.robustness_rows(results[0])
+    assert headings == ["spoon", "pumpkin", "Avg-P", "Avg-E", "Avg-All", "drop"]
+    assert [row.label for row in rows] == ["standard", "background", "viewpoint"]
+    assert [row.values[-1] for row in rows] == ["", "25.0", "-12.5"]
+    # Background: spoon 4 partial, 2 entire; pumpkin 3, 2.
+    assert rows[1].values[:5] == ("100.0/50.0", "75.0/50.0", "87.5", "50.0", "68.8")
+    lines = tables.text_table(results, with_paper=False).splitlines()
+    assert lines[0] == f"tap, robustness: {tables.RULE}"
+    assert lines[2].split() == [*headings, "n"]
+    assert lines[4].split() == ["standard", "100.0/100.0", "75.0/50.0", "87.5", "75.0", "81.2", "4"]
+    assert lines[6].split()[-2:] == ["25.0", "4"]
+    # (87.5 + 87.5 + 100) / 3 partly, (75 + 50 + 87.5) / 3 entirely.
+    assert lines[-1] == "mean over scenarios: 91.7/70.8"
+    assert max(map(len, lines)) <= 120
+
+
+def test_several_runs_scenarios_stand_side_by_side(tmp_path):
+    judged = protocol(scenarios=("standard", "background", "viewpoint"))
+    runs = [make_result(tmp_path / "a", FALLS, judged=judged)]
+    runs.append(make_result(tmp_path / "b", dict.fromkeys(TASKS, "eeee"), judged=judged))
+    results, _ = read_runs(runs)
+    text = tables.text_table(results)
+    assert text.startswith("standard: percent partial/entire")
+    heads = [line.split() for line in text.splitlines()]
+    assert ["standard", "background", "viewpoint", "average", "n"] in heads
+    assert ["background", "viewpoint", "n"] in heads
+    assert "drop of entire success, standard minus scenario" in text
+    assert tables.PAPER_ROBUSTNESS_TITLE in text
+    [line] = [line for line in text.splitlines() if line.startswith("TAP, pumpkin")]
+    assert line.split()[2:] == ["75", "65", "25", "61", "20"]
+    assert [row.values for row in tables.drop_rows(results)] == [("25.0", "-12.5"), ("0.0", "0.0")]
+
+
+def test_without_the_standard_scenario_there_is_no_drop(tmp_path):
+    judged = protocol(scenarios=("background", "viewpoint"))
+    results, _ = read_runs([make_result(tmp_path / "a", FALLS, judged=judged)])
+    assert tables.drop_rows(results) == []
+    headings, _ = tables.robustness_rows(results[0])
+    assert "drop" not in headings
+    assert "drop" not in tables.text_table(results)
+
+
+def test_the_papers_robustness_adds_up():
+    names = ["standard", "initial_state", "distractors", "background", "viewpoint", "average", "dark"]
+    for row in tables.paper_robustness_rows(names):
+        *scenarios, mean, unknown = row.values
+        assert sum(map(float, scenarios)) / 5 == float(mean)
+        assert (unknown, row.n) == ("-", "20")
 
 
 def test_text_table(two):

@@ -18,7 +18,7 @@ UNKNOWN = [
     (EnvConfig(robot="widowy"), "Unknown robot 'widowy'. Did you mean 'widowx'?"),
     (EnvConfig(sim="pybulet"), "Unknown simulator 'pybulet'. Did you mean 'pybullet'?"),
     (EnvConfig(sim="maniskil"), "Did you mean 'maniskill'?"),
-    (EnvConfig(scenario="dark"), "The robustness scenarios come later"),
+    (EnvConfig(scenario="viewpoints"), "Unknown scenario 'viewpoints'. Did you mean 'viewpoint'?"),
     (EnvConfig(image_size=0), "image_size is at least 1, got 0"),
     (EnvConfig(max_steps=0), "max_steps is at least 1, got 0"),
 ]

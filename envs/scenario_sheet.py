@@ -1,0 +1,51 @@
+"""Contact sheet of all scenarios: `python -m envs.scenario_sheet docs/scenarios.png`."""
+
+import sys
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, ImageDraw
+
+import envs
+from envs.scenarios import SCENARIOS, Scenario
+from tap_ray.types import EnvConfig
+
+TASK, SEED, SIDE_PX, MARGIN_PX = "put_carrot_on_plate", 4, 230, 32
+COLUMNS = max(scenario.num_variants for scenario in SCENARIOS.values())
+
+
+def sheet(task: str = TASK, seed: int = SEED, robot: str = "widowx") -> Image.Image:
+    """A row a scenario, a column a variant, all with one scene; what has no variants shows further seeds."""
+    rows = [_row(scenario, task, seed, robot) for scenario in SCENARIOS.values()]
+    high = SIDE_PX + MARGIN_PX
+    page = Image.new("RGB", (COLUMNS * SIDE_PX, len(rows) * high), "white")
+    draw = ImageDraw.Draw(page)
+    for row, pictures in enumerate(rows):
+        for column, (title, picture) in enumerate(pictures):
+            draw.text((column * SIDE_PX + 4, row * high + 3), title, fill="black")
+            page.paste(Image.fromarray(picture), (column * SIDE_PX, row * high + MARGIN_PX))
+    return page
+
+
+def _row(scenario: Scenario, task: str, seed: int, robot: str) -> list[tuple[str, np.ndarray]]:
+    config = EnvConfig(task=task, robot=robot, scenario=scenario.name, image_size=SIDE_PX)
+    env, pictures = envs.make(config), []
+    several = scenario.num_variants > 1
+    seeds = COLUMNS if scenario.changes else 1
+    for column in range(scenario.num_variants if several else seeds):
+        options = {"variant": column} if several else None
+        obs, _ = env.reset(seed=seed if several else seed + column, options=options)
+        pictures.append((f"{scenario.name}\n{_name(scenario, column)}", obs["rgb"]))
+    env.close()
+    return pictures
+
+
+def _name(scenario: Scenario, variant: int) -> str:
+    if scenario.distractors:
+        return ", ".join(scenario.distractors[variant])
+    named = scenario.cloths or scenario.shifts
+    return named[variant].name if named else ""
+
+
+if __name__ == "__main__":
+    sheet().save(Path(sys.argv[1]))
