@@ -72,6 +72,21 @@ TEMPLATE = """<!doctype html>
 {% endfor %}</tbody></table></div>
 <figure><div class="scroll">{{ bars }}</div>
 <figcaption>Bars: successes in percent. Whiskers: Wilson 95 % intervals.</figcaption></figure>{% endif %}
+{% if failure_rows %}<h2>How they failed: {{ blocks[0].scenario }}</h2>
+<p class="soft">{{ failure_rule }} Execution: the hand went to the right object and the motion failed. Semantic: it
+moved another object, or never came near the right one.</p>
+<div class="scroll"><table>
+<caption>Episodes; below each its share of the failed ones (of "failed": of all). Last columns: shares of the two
+classes, below each its Wilson 95 % interval. n: episodes.</caption>
+{{ head_of(failure_headings) }}
+<tbody>{{ rows_of(failure_rows) }}</tbody></table></div>
+<figure><div class="scroll">{{ failure_bars }}</div>
+<figcaption>All episodes of a run; what is left of a bar succeeded. Browns: execution, blues: semantic.</figcaption>
+</figure>
+{% for detail in failure_details %}<details><summary>{{ detail.name }}</summary>
+<div class="scroll"><table>{{ head_of(failure_headings) }}
+<tbody>{{ rows_of(detail.rows) }}</tbody></table></div></details>
+{% endfor %}{% endif %}
 {% if robustness %}<h2>Robustness</h2>
 <div class="scroll"><table>
 <caption>Avg-P/Avg-E in each scenario, on the same initial states; n: episodes per scenario.</caption>

@@ -175,12 +175,12 @@ def text_table(results: Sequence[Result], *, with_paper: bool = True) -> str:
     """
     headings, scenarios = columns(results), results[0].scenarios
     rule = "percent partial/entire, Wilson 95 % intervals below"
-    blocks = [f"{scenarios[0]}: {rule}\n" + _grid(headings, _two_lines(our_rows(results, scenarios[0])))]
+    blocks = [f"{scenarios[0]}: {rule}\n" + grid(headings, _two_lines(our_rows(results, scenarios[0])))]
     if with_paper:
         rows = [(row.label, *row.values, row.n) for row in paper_rows(headings)]
-        blocks.append(PAPER_TITLE + "\n" + _grid(headings, rows))
+        blocks.append(PAPER_TITLE + "\n" + grid(headings, rows))
     if len(scenarios) > 1:
-        blocks.append(f"mean over tasks: {rule}\n" + _grid(scenarios, _two_lines(scenario_rows(results))))
+        blocks.append(f"mean over tasks: {rule}\n" + grid(scenarios, _two_lines(scenario_rows(results))))
     if tests := comparisons(results):
         headline = tests[0].scope
         lines = [
@@ -197,7 +197,7 @@ def text_table(results: Sequence[Result], *, with_paper: bool = True) -> str:
         ]
         blocks.append(
             f"first | second, paired on the same cells ({headline}): how many only one of them solved, exact McNemar\n"
-            + _grid(("success", "only first", "only second", "p"), lines)
+            + grid(("success", "only first", "only second", "p"), lines)
         )
     return "\n\n".join(blocks)
 
@@ -211,7 +211,8 @@ def p_text(p_value: float) -> str:
     return "<0.0001" if p_value < 1e-4 else f"{p_value:.2g}"
 
 
-def _grid(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+def grid(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """Rows of text (name, a value a heading, n) in columns."""
     table = [("", *headings, "n"), *rows]
     widths = [max(len(row[i]) for row in table) for i in range(len(table[0]))]
     lines = []
