@@ -9,7 +9,7 @@ from tap_ray.metrics import Interval, wilson
 
 RARE = ("crashed", "unlabelled")
 """Labels that get a column only if some episode has them."""
-RULE = "Labels are given by rule from the simulator's own state, not by eye."
+RULE = "Labels are given by rule from the simulator state, not by eye."
 
 
 @dataclass(frozen=True, kw_only=True)

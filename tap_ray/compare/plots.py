@@ -97,7 +97,7 @@ def _bar(axes: Axes, intervals: list[Interval], index: int, count: int, label: s
 def failure_bars(rows: Sequence[Failures], labels: Sequence[str], failure_class: Mapping[str, str]) -> str:
     """SVG: a bar for each run of all its episodes, stacked by how they failed; what is left of it succeeded."""
     with matplotlib.rc_context(STYLE):
-        figure = Figure(figsize=(7.6, 1.1 + 0.34 * len(rows)), layout="constrained")
+        figure = Figure(figsize=(7.6, 1.3 + 0.34 * len(rows)), layout="constrained")
         axes = figure.add_subplot()
         left = np.zeros(len(rows))
         for label in labels:
@@ -110,7 +110,7 @@ def failure_bars(rows: Sequence[Failures], labels: Sequence[str], failure_class:
         axes.set_yticks(range(len(rows)), [_shortened(row.name) for row in rows])
         axes.invert_yaxis()
         axes.grid(axis="y", visible=False)
-        figure.legend(*axes.get_legend_handles_labels(), loc="outside upper center", ncols=4)
+        figure.legend(*axes.get_legend_handles_labels(), loc="outside upper center", ncols=3)
         return svg(figure)
 
 

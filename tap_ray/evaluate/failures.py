@@ -26,7 +26,7 @@ Words and their thresholds:
     closing             gripper command below 0 while the hand is near the right object
     moved               MOVED_M sideways or LIFTED_M upwards: an object brushed in passing moves a centimetre or two
     held                `partial` in HELD_STEPS steps in a row, 0.6 s: shorter ones are seen when open fingers come down
-                        on an object and it jumps between them
+                        on an object and it jumps between them. ManiSkill's twins ask for a grasp there, not for a lift
     in the hand         from the last held step on, until the fingers open by OPENED of their travel (7 mm of 74) or
                         the object shifts SHIFTED_M against the tool. Measured, not commanded: a network's command
                         rises over several steps. Also bridges an object lowered below the 1 cm that `partial` asks.
@@ -47,6 +47,7 @@ from dataclasses import dataclass
 from typing import Literal, get_args
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from tap_ray.specs import RobotSpec
 from tap_ray.types import Trajectory
@@ -187,6 +188,7 @@ def _flat(vector: np.ndarray) -> float:
     return float(np.linalg.norm(vector[:2]))
 
 
-def _first(true_T: np.ndarray) -> int:
-    """Number of the first true step; T if there is none."""
+def _first(true: ArrayLike) -> int:
+    """Number of the first true step of T; T if there is none."""
+    true_T = np.asarray(true, bool)
     return int(true_T.argmax()) if true_T.any() else len(true_T)
