@@ -5,7 +5,7 @@ import gymnasium as gym
 from envs.experts import Bench, ExpertConfig, expert, random_policy
 from envs.robots import ROBOTS, robot, spec_of
 from envs.scenarios import SCENARIOS, known_scenario
-from envs.tasks import PLAY, TASKS, known_task
+from envs.tasks import PLAY, PUSH_M, TASKS, known_task
 from envs.twins import THINGS, TWINS
 from tap_ray.errors import ConfigError, nearest
 from tap_ray.specs import RobotSpec
@@ -83,6 +83,11 @@ def tasks_of(sim: str) -> tuple[str, ...]:
     return tuple(TASKS) if sim == "pybullet" else tuple(TWINS)
 
 
+def pushed_m(task: str) -> tuple[float, float] | None:
+    """How far `task` wants its object 0 pushed along x and y, m, base frame; None if it is grasped instead."""
+    return (0.0, PUSH_M) if TASKS[task].goal == "push_left" else None
+
+
 def known_simulator(name: str) -> str:
     """`name`, if it is one of SIMULATORS.
 
@@ -138,6 +143,7 @@ __all__ = [
     "make_teleoperated",
     "make_vector",
     "num_hands",
+    "pushed_m",
     "random_policy",
     "spec",
 ]

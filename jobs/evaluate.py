@@ -5,6 +5,7 @@ from pathlib import Path
 
 import envs
 from tap_ray import runs, tracking
+from tap_ray.compare.failures import failure_table
 from tap_ray.compare.reading import read_result
 from tap_ray.compare.tables import text_table
 from tap_ray.config import run_job
@@ -12,6 +13,7 @@ from tap_ray.distributed.connect import connect
 from tap_ray.distributed.evaluate import FleetConfig, evaluate
 from tap_ray.evaluate import results, trained, video
 from tap_ray.evaluate.episodes import MakePolicy
+from tap_ray.evaluate.failures import TaskFacts, facts_of
 from tap_ray.evaluate.protocol import Protocol, check
 from tap_ray.evaluate.settings import EvaluateConfig, protocol_of, simulator, what
 from tap_ray.types import EnvConfig, Policy
@@ -30,7 +32,7 @@ def main(config: EvaluateConfig) -> Path:
             runs.annotate(run, mlflow_run_id=tracked.run_id)
             fleets = FleetConfig(fleets=config.fleets, robots=config.robots_per_fleet, gpus=config.gpus_per_fleet)
             make_vector = envs.make_teleoperated if config.policy == "expert" else envs.make_vector
-            make = {"make_vector": make_vector, "make_policy": make_policy}
+            make = {"make_vector": make_vector, "make_policy": make_policy, "make_facts": _facts}
             with connect(config.ray_address):
                 episodes = evaluate(protocol, folder=run.path, config=fleets, **make)
             name = config.name or Path(config.policy).name
@@ -41,7 +43,8 @@ def main(config: EvaluateConfig) -> Path:
                 tracked.artifact(run.path / part)
             print("".join(f"{line}\n" for line in results.crashes(episodes)), end="")
         runs.finish(run, protocol=protocol.hash)
-    print(text_table([read_result(run.path)], with_paper=False))
+    result = read_result(run.path)
+    print(text_table([result], with_paper=False) + "\n\n" + failure_table(result))
     if "policy" in parents:
         took = trained.latency(parents["policy"], device="cuda" if config.gpus_per_fleet else "cpu")
         print("one look of one robot: " + ", ".join(f"{name} {ms:.1f} ms" for name, ms in took.items()))
@@ -57,6 +60,10 @@ def _policy(config: EvaluateConfig, protocol: Protocol) -> tuple[MakePolicy, dic
     device = "cuda" if config.gpus_per_fleet else "cpu"
     run = str(Path(config.policy).resolve())
     return partial(trained.load, run, device=device), {"policy": run}
+
+
+def _facts(scene: EnvConfig) -> TaskFacts:
+    return facts_of(envs.spec(scene), push_m=envs.pushed_m(scene.task))
 
 
 def _random(scene: EnvConfig, num_robots: int) -> Policy:

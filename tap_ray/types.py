@@ -154,6 +154,8 @@ class EpisodeResult:
     """Mean time of one policy call, ms."""
     error: str = ""
     """Why the episode crashed; empty if it did not."""
+    failure: str = ""
+    """Label of tap_ray/evaluate/failures.py; empty for a success, and for what was judged before there were labels."""
 
 
 @dataclass(frozen=True, kw_only=True)

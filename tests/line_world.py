@@ -9,6 +9,7 @@ import os
 import gymnasium as gym
 import numpy as np
 
+from tap_ray.evaluate.failures import TaskFacts
 from tap_ray.types import EnvConfig
 
 
@@ -60,6 +61,11 @@ class LineWorld(gym.Env):
 def line_robots(num: int, config: EnvConfig, **bad) -> gym.vector.SyncVectorEnv:
     """N of them in lockstep."""
     return gym.vector.SyncVectorEnv([lambda: LineWorld(config, **bad)] * num)
+
+
+def line_facts(config: EnvConfig) -> TaskFacts:
+    """The point is its own hand, at its own object: whoever fails has reached it and never closes."""
+    return TaskFacts(tool=(0,), opening=(0,), gripper=(0,))
 
 
 class Forward:

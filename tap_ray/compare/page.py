@@ -24,6 +24,7 @@ th:first-child, td:first-child { text-align: left; position: sticky; left: 0;
 thead th { border-bottom: 2px solid var(--line); }
 td small { display: block; color: var(--soft); font-size: .78rem; }
 .paper td, .paper th { color: var(--soft); } .band th:first-child { background: var(--card); font-weight: 600; }
+.tight thead th { white-space: normal; vertical-align: bottom; }
 .sure { font-weight: 700; }
 figure { margin: .5rem 0; } figure svg { width: 100%; min-width: 38rem; max-width: 60rem; height: auto; }
 .videos { display: grid; grid-template-columns: repeat(auto-fill, minmax(min(20rem, 100%), 1fr)); gap: .75rem; }
@@ -74,6 +75,21 @@ TEMPLATE = """<!doctype html>
 {{ plain_of(paper) }}</tbody></table></div>
 <figure><div class="scroll">{{ bars }}</div>
 <figcaption>Bars: successes in percent. Whiskers: Wilson 95 % intervals.</figcaption></figure>{% endif %}
+{% if failure_rows %}<h2>How they failed: {{ blocks[0].scenario }}</h2>
+<p class="soft">{{ failure_rule }} Execution: the hand went to the right object and the motion failed. Semantic: it
+moved another object, or never came near the right one.</p>
+<div class="scroll"><table class="tight">
+<caption>Episodes; below each its share of the failed ones (of "failed": of all). Last columns: shares of the two
+classes, below each its Wilson 95 % interval. n: episodes.</caption>
+{{ head_of(failure_headings) }}
+<tbody>{{ rows_of(failure_rows) }}</tbody></table></div>
+<figure><div class="scroll">{{ failure_bars }}</div>
+<figcaption>All episodes of a run; what is left of a bar succeeded. Browns: execution, blues: semantic.</figcaption>
+</figure>
+{% for detail in failure_details %}<details><summary>{{ detail.name }}</summary>
+<div class="scroll"><table class="tight">{{ head_of(failure_headings) }}
+<tbody>{{ rows_of(detail.rows) }}</tbody></table></div></details>
+{% endfor %}{% endif %}
 {% if robustness %}<h2>Robustness</h2>
 <div class="scroll"><table>
 <caption>Avg-P/Avg-E in each scenario, on the same initial states; n: episodes per scenario.</caption>

@@ -2,19 +2,30 @@
 
 import io
 import re
-from typing import Any, Callable, Sequence
+from typing import Any, Callable, Mapping, Sequence
 
 import matplotlib
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from tap_ray.compare.failures import Failures, words
 from tap_ray.compare.reading import KINDS, Curves, Result
 from tap_ray.compare.tables import short
 from tap_ray.metrics import Interval
 
 COLOURS = ("#3b82c4", "#e08a2c", "#3fa46a", "#c4534f", "#8c6bc4", "#9a7358", "#cf6aa8", "#7f8c8d")
 """Readable on white and on black; runs keep their colour through the page."""
+TINTS = {
+    "dropped": "#f2b36b",
+    "misplaced": "#e08a2c",
+    "missed_grasp": "#b9651a",
+    "timed_out": "#8a5a3b",
+    "never_reached": "#3b82c4",
+    "wrong_object": "#7ab3e0",
+    "crashed": "#c4534f",
+}
+"""Of the ways to fail: execution in browns, semantic in blues."""
 INK, GRID = "#010203", "#010204"
 """Stand-ins that become CSS variables in the SVG."""
 SHOWN = ("loss", "r2", "accuracy", "error", "direction")
@@ -81,6 +92,30 @@ def _bar(axes: Axes, intervals: list[Interval], index: int, count: int, label: s
     reach = np.maximum(0.0, [rate - low, high - rate])
     axes.bar(at, rate, width * 0.92, color=colour(index), label=label, alpha=0.85)
     axes.errorbar(at, rate, reach, fmt="none", ecolor=INK, elinewidth=1, capsize=min(4.0, 16 * width))
+
+
+def failure_bars(rows: Sequence[Failures], labels: Sequence[str], failure_class: Mapping[str, str]) -> str:
+    """SVG: a bar for each run of all its episodes, stacked by how they failed; what is left of it succeeded."""
+    with matplotlib.rc_context(STYLE):
+        figure = Figure(figsize=(7.6, 1.3 + 0.34 * len(rows)), layout="constrained")
+        axes = figure.add_subplot()
+        left = np.zeros(len(rows))
+        for label in labels:
+            share = np.array([100 * row.count.get(label, 0) / row.num_episodes for row in rows])
+            kind = failure_class.get(label)
+            name = words(label) + (f" ({kind})" if kind else "")
+            axes.barh(range(len(rows)), share, 0.7, left=left, color=TINTS.get(label, "#7f8c8d"), label=name)
+            left += share
+        axes.set(xlim=(0, 100), xlabel="episodes, %")
+        axes.set_yticks(range(len(rows)), [_shortened(row.name) for row in rows])
+        axes.invert_yaxis()
+        axes.grid(axis="y", visible=False)
+        figure.legend(*axes.get_legend_handles_labels(), loc="outside upper center", ncols=3)
+        return svg(figure)
+
+
+def _shortened(name: str, most: int = 32) -> str:
+    return name if len(name) <= most else name[: most - 1] + "…"
 
 
 def learning_curves(curves: Sequence[Curves], labels: Sequence[str]) -> str:

@@ -30,12 +30,14 @@ class Result:
     """Name in tables and plots, unique among the runs compared."""
     protocol: Mapping[str, Any]
     tasks: Mapping[str, Mapping[str, Mapping[str, Any]]]
-    """task -> scenario -> {"n", "partial": {"k", "rate", "low", "high"}, "entire": the same}."""
+    """task -> scenario -> {"n", "partial": {"k", "rate", "low", "high"}, "entire": the same, "failures"}."""
     episodes: pd.DataFrame
     """One row an episode, indexed by the cell (task, scenario, initial state, seed), sorted."""
     seconds: float
     policy_run: Path | None
     """The training run that was judged, None for a built-in policy."""
+    failure_class: Mapping[str, str]
+    """Label of a failure -> "execution" or "semantic"; empty for what was judged before failures had labels."""
 
     @property
     def scenarios(self) -> list[str]:
@@ -112,6 +114,7 @@ def read_result(path: Path) -> Result:
         episodes=episodes.set_index(CELL).sort_index(),
         seconds=float(data["seconds"]),
         policy_run=Path(run) if run and (Path(run) / "manifest.json").exists() else None,
+        failure_class=data.get("failure_class", {}),
     )
 
 

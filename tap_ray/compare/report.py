@@ -10,7 +10,7 @@ from typing import Any, Sequence
 from jinja2 import Environment
 from markupsafe import Markup
 
-from tap_ray.compare import page, plots, tables
+from tap_ray.compare import failures, page, plots, tables
 from tap_ray.compare.reading import Result, read_runs
 from tap_ray.errors import StorageError
 
@@ -75,10 +75,41 @@ def _of_results(results: Sequence[Result]) -> dict[str, Any]:
         "paper_robustness_title": tables.PAPER_ROBUSTNESS_TITLE,
         "paper_robustness": _plain(tables.paper_robustness_rows(tables.scenario_columns(results))),
         "robustness": Markup(plots.robustness_bars(results)) if len(scenarios) > 1 else "",
+        **_of_failures(results),
         "tests": [vars(test) | {"p_text": tables.p_text(test.p_value)} for test in tables.comparisons(results)],
         "cost_headings": tables.COST_HEADINGS,
         "costs": tables.cost_rows(results),
         "videos": _videos(results),
+    }
+
+
+def _of_failures(results: Sequence[Result]) -> dict[str, Any]:
+    """The template's variables for how runs failed; empty if no failure has a label."""
+    classes = next((result.failure_class for result in results if result.failure_class), {})
+    if not classes:
+        return {}
+    first, *others = results[0].scenarios
+    wholes = {scenario: [failures.of_scenario(result, scenario) for result in results] for scenario in (first, *others)}
+    labels = failures.labels_of([row for rows in wholes.values() for row in rows], classes)
+    kinds = sorted(set(classes.values()))
+    details = {
+        tables.short(task): [failures.of_task(result, task, first) for result in results] for task in results[0].tasks
+    }
+    details |= {scenario: wholes[scenario] for scenario in others}
+
+    def rows(found: Sequence[failures.Failures]) -> list[dict[str, Any]]:
+        made = failures.page_rows(found, labels, kinds)
+        return [
+            row | {"label": result.label, "colour": plots.colour(i)}
+            for i, (row, result) in enumerate(zip(made, results, strict=True))
+        ]
+
+    return {
+        "failure_rule": failures.RULE,
+        "failure_headings": ["failed", *(failures.words(label) for label in labels), *kinds],
+        "failure_rows": rows(wholes[first]),
+        "failure_bars": Markup(plots.failure_bars(wholes[first], labels, classes)),
+        "failure_details": [{"name": name, "rows": rows(found)} for name, found in details.items()],
     }
 
 

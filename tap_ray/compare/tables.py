@@ -254,14 +254,14 @@ def text_table(results: Sequence[Result], *, with_paper: bool = True) -> str:
     if several and len(results) == 1:
         blocks = [_robustness_text(results[0])]
     else:
-        blocks = [f"{scenarios[0]}: {RULE}\n" + _grid(headings, _two_lines(our_rows(results, scenarios[0])))]
+        blocks = [f"{scenarios[0]}: {RULE}\n" + grid(headings, _two_lines(our_rows(results, scenarios[0])))]
     if with_paper:
-        blocks.append(PAPER_TITLE + "\n" + _grid(headings, _one_line(paper_rows(headings))))
+        blocks.append(PAPER_TITLE + "\n" + grid(headings, _one_line(paper_rows(headings))))
     if several and len(results) > 1:
         blocks += _scenarios_text(results)
     if several and with_paper:
         names = scenario_columns(results)
-        blocks.append(PAPER_ROBUSTNESS_TITLE + "\n" + _grid(names, _one_line(paper_robustness_rows(names))))
+        blocks.append(PAPER_ROBUSTNESS_TITLE + "\n" + grid(names, _one_line(paper_robustness_rows(names))))
     if tests := comparisons(results):
         headline = tests[0].scope
         lines = [
@@ -278,7 +278,7 @@ def text_table(results: Sequence[Result], *, with_paper: bool = True) -> str:
         ]
         blocks.append(
             f"first | second, paired on the same cells ({headline}): how many only one of them solved, exact McNemar\n"
-            + _grid(("success", "only first", "only second", "p"), lines)
+            + grid(("success", "only first", "only second", "p"), lines)
         )
     return "\n\n".join(blocks)
 
@@ -294,10 +294,10 @@ def _robustness_text(result: Result) -> str:
 
 def _scenarios_text(results: Sequence[Result]) -> list[str]:
     """Several runs' scenarios side by side."""
-    blocks = [f"mean over tasks: {RULE}\n" + _grid(scenario_columns(results), _two_lines(scenario_rows(results)))]
+    blocks = [f"mean over tasks: {RULE}\n" + grid(scenario_columns(results), _two_lines(scenario_rows(results)))]
     if rows := drop_rows(results):
         others = [name for name in results[0].scenarios if name != STANDARD]
-        blocks.append(f"drop of {DROP_RULE}\n" + _grid(others, _two_lines(rows)))
+        blocks.append(f"drop of {DROP_RULE}\n" + grid(others, _two_lines(rows)))
     return blocks
 
 
@@ -314,7 +314,8 @@ def p_text(p_value: float) -> str:
     return "<0.0001" if p_value < 1e-4 else f"{p_value:.2g}"
 
 
-def _grid(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+def grid(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """Rows of text (name, a value a heading, n) in columns."""
     table = [("", *headings, "n"), *rows]
     widths = [max(len(row[i]) for row in table) for i in range(len(table[0]))]
     lines = []

@@ -20,7 +20,7 @@ from tqdm import tqdm
 from tap_ray.errors import ConfigError, TapRayError
 from tap_ray.evaluate import results as store
 from tap_ray.evaluate import video
-from tap_ray.evaluate.episodes import Judged, MakePolicy, MakeVector, Robots, chunks, crashed
+from tap_ray.evaluate.episodes import Judged, MakeFacts, MakePolicy, MakeVector, Robots, chunks, crashed
 from tap_ray.evaluate.protocol import Protocol, cells
 from tap_ray.types import Cell, EpisodeResult
 
@@ -43,9 +43,11 @@ class FleetConfig:
 class Fleet:
     """One process of robots (a Ray actor)."""
 
-    def __init__(self, protocol: Protocol, make_vector: MakeVector, make_policy: MakePolicy) -> None:
+    def __init__(
+        self, protocol: Protocol, make_vector: MakeVector, make_policy: MakePolicy, make_facts: MakeFacts
+    ) -> None:
         self._protocol, self._make_policy = protocol, make_policy
-        self._robots = Robots(protocol, make_vector, make_policy)
+        self._robots = Robots(protocol, make_vector, make_policy, make_facts)
 
     def ready(self) -> None:
         """Load the policy once, so that a missing or broken one is an error before the first cell."""
@@ -61,6 +63,7 @@ def evaluate(
     *,
     make_vector: MakeVector,
     make_policy: MakePolicy,
+    make_facts: MakeFacts,
     folder: Path,
     config: FleetConfig | None = None,
     progress: bool = True,
@@ -71,6 +74,7 @@ def evaluate(
         protocol: the cells.
         make_vector: builds a fleet's robots; must pickle.
         make_policy: builds the judged policy in the fleet's process; must pickle.
+        make_facts: what tells why an episode failed; must pickle.
         folder: gets `episodes.jsonl` and `clips/`, as results come.
         config: fleets and robots.
         progress: whether to draw a bar.
@@ -94,7 +98,7 @@ def evaluate(
         fleets = config.fleets or int(ray.cluster_resources().get("CPU", 1))
         parts = chunks(todo, min(config.robots, -(-len(todo) // fleets)))
         actor = ray.remote(num_cpus=1, num_gpus=config.gpus)(Fleet)
-        crew = _Crew(lambda: actor.remote(protocol, make_vector, make_policy), min(fleets, len(parts)))
+        crew = _Crew(lambda: actor.remote(protocol, make_vector, make_policy, make_facts), min(fleets, len(parts)))
         with tqdm(total=len(wanted), initial=len(done), unit="episode", disable=not progress) as bar:
             try:
                 for judged in crew.work(parts):

@@ -7,6 +7,7 @@ from typing import Callable, Iterable, Sequence
 import gymnasium as gym
 import numpy as np
 
+from tap_ray.evaluate.failures import TaskFacts, failure_of
 from tap_ray.evaluate.protocol import Protocol, policy_seed
 from tap_ray.rollout import Rollout, rollout
 from tap_ray.types import Cell, EnvConfig, EpisodeResult, Policy
@@ -15,6 +16,8 @@ MakeVector = Callable[[EnvConfig, int], gym.vector.VectorEnv]
 """(scene, number of robots) -> that many robots in lockstep."""
 MakePolicy = Callable[[EnvConfig, int], Policy]
 """(scene, number of robots) -> the judged policy, for that many robots at once."""
+MakeFacts = Callable[[EnvConfig], TaskFacts]
+"""Scene -> what tells why an episode in it failed."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,8 +42,11 @@ class Judged:
 class Robots:
     """The robots of one fleet, kept between chunks that share a scene."""
 
-    def __init__(self, protocol: Protocol, make_vector: MakeVector, make_policy: MakePolicy) -> None:
+    def __init__(
+        self, protocol: Protocol, make_vector: MakeVector, make_policy: MakePolicy, make_facts: MakeFacts
+    ) -> None:
         self._protocol, self._make_vector, self._make_policy = protocol, make_vector, make_policy
+        self._make_facts = make_facts
         self._scene: tuple[EnvConfig, int] | None = None
         self._robots: tuple[gym.vector.VectorEnv, Policy] | None = None
 
@@ -67,14 +73,15 @@ class Robots:
             robots[0].close()
 
     def _run_batch(self, cells: Sequence[Cell]) -> Judged:
-        env, policy = self._at(self._protocol.env_config(cells[0].task, cells[0].scenario), len(cells))
+        scene = self._protocol.env_config(cells[0].task, cells[0].scenario)
+        env, policy = self._at(scene, len(cells))
         done = rollout(
             env,
             policy,
             env_seeds=[cell.seed for cell in cells],
             policy_seeds=[policy_seed(self._protocol.seed, cell) for cell in cells],
         )
-        return _judge(cells, done)
+        return _judge(cells, done, self._make_facts(scene))
 
     def _at(self, scene: EnvConfig, num_robots: int) -> tuple[gym.vector.VectorEnv, Policy]:
         """The robots in this scene, those of the chunk before if they fit."""
@@ -85,7 +92,7 @@ class Robots:
         return self._robots
 
 
-def _judge(cells: Sequence[Cell], done: Rollout) -> Judged:
+def _judge(cells: Sequence[Cell], done: Rollout, facts: TaskFacts) -> Judged:
     """One result a cell from N trajectories."""
     clips = [
         Clip(
@@ -101,6 +108,7 @@ def _judge(cells: Sequence[Cell], done: Rollout) -> Judged:
                 num_clipped=trajectory.num_clipped,
                 seconds=done.seconds / len(cells),
                 policy_ms=1e3 * done.policy_seconds / done.num_calls,
+                failure=failure_of(trajectory, facts),
             ),
         )
         for cell, trajectory in zip(cells, done.trajectories, strict=True)
@@ -128,6 +136,7 @@ def crashed(cell: Cell, reason: str) -> EpisodeResult:
         seconds=0.0,
         policy_ms=0.0,
         error=reason,
+        failure="crashed",
     )
 
 

@@ -5,13 +5,14 @@ import os
 from collections import Counter
 from dataclasses import asdict, fields
 from pathlib import Path
-from typing import Any, Iterable, Sequence
+from typing import Any, Iterable, Sequence, get_args
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from tap_ray.errors import StorageError
+from tap_ray.evaluate.failures import CLASS_OF, LABELS, FailureClass
 from tap_ray.evaluate.protocol import Protocol
 from tap_ray.metrics import wilson
 from tap_ray.runs import write_json
@@ -33,6 +34,7 @@ def summarise(
         Plain values. Rates are in [0, 1] with Wilson 95 % intervals. `avg_*` are the paper's: means over tasks (and
         scenarios) of the rates, `avg_all` the mean of partial and entire; all cells being equally large, the
         intervals of the first two are those of the pooled counts. `seconds` is the time of all robots' processes.
+        `failures` are explained at `count_failures`.
     """
     table: dict[str, dict[str, Any]] = {}
     for task in protocol.tasks:
@@ -53,6 +55,8 @@ def summarise(
         "avg_partial_interval": [whole["partial"]["low"], whole["partial"]["high"]],
         "avg_entire_interval": [whole["entire"]["low"], whole["entire"]["high"]],
         "errors": whole["errors"],
+        "failures": whole["failures"],
+        "failure_class": dict(CLASS_OF),
         "policy_ms": float(np.mean(timed)) if timed else None,
         "seconds": sum(r.seconds for r in results),
     }
@@ -67,7 +71,27 @@ def _score(results: Iterable[EpisodeResult]) -> dict[str, Any]:
         "entire_end": sum(r.entire_end for r in rows),
     }
     rates = {kind: {"k": k, **wilson(k, len(rows))._asdict()} for kind, k in counts.items()}
-    return {"n": len(rows), **rates, "errors": sum(bool(r.error) for r in rows)}
+    errors = sum(bool(r.error) for r in rows)
+    return {"n": len(rows), **rates, "errors": errors, "failures": count_failures(rows)}
+
+
+def count_failures(results: Iterable[EpisodeResult]) -> dict[str, Any]:
+    """How episodes failed.
+
+    Returns:
+        "count": label -> episodes, and "unlabelled", those that failed before there were labels. Each class of
+        failures.py: its share of the `n` failures that have a class, in [0, 1] with a Wilson 95 % interval; the rate
+        is None if there are none.
+    """
+    failed = ["crashed" if r.error else r.failure for r in results if not r.entire_once]
+    count = {label: failed.count(label) for label in LABELS} | {"unlabelled": failed.count("")}
+    n = sum(count[label] for label in CLASS_OF)
+    shares: dict[str, Any] = {}
+    for kind in get_args(FailureClass):
+        k = sum(count[label] for label, own in CLASS_OF.items() if own == kind)
+        share = wilson(k, n)
+        shares[kind] = {"k": k, "n": n, "rate": share.rate if n else None, "low": share.low, "high": share.high}
+    return {"count": count, **shares}
 
 
 def write(
@@ -87,12 +111,16 @@ def crashes(results: Iterable[EpisodeResult]) -> list[str]:
 
 
 def metrics(summary: dict[str, Any]) -> dict[str, float]:
-    """The numbers of a summary as flat metrics, e.g. "evaluate/put_carrot_on_plate/standard/entire"."""
+    """The numbers of a summary as flat metrics, e.g. "evaluate/put_carrot_on_plate/standard/entire".
+
+    "evaluate/failures/<label>" is the share of all episodes that failed in this way.
+    """
     flat = {f"evaluate/{key}": summary[key] for key in ("avg_partial", "avg_entire", "avg_all", "errors", "seconds")}
     for task, row in summary["tasks"].items():
         for scenario, score in row.items():
             flat |= {f"evaluate/{task}/{scenario}/{kind}": score[kind]["rate"] for kind in ("partial", "entire")}
-    return flat
+    episodes = sum(score["n"] for row in summary["tasks"].values() for score in row.values())
+    return flat | {f"evaluate/failures/{label}": k / episodes for label, k in summary["failures"]["count"].items()}
 
 
 def write_parquet(path: Path, results: Iterable[EpisodeResult]) -> None:

@@ -42,7 +42,8 @@ def _outcome(result: EpisodeResult) -> str:
     state = f"initial state {result.cell.initial_state}"
     if result.entire_once:
         return f"success{end} ({state})"
-    return f"failure: {'partial only' if result.partial_once else 'not even partial'} ({state})"
+    how = result.failure.replace("_", " ") or ("partial only" if result.partial_once else "not even partial")
+    return f"failure: {how} ({state})"
 
 
 def write_videos(clips: Path, videos: Path, *, fps: float) -> list[Path]:

@@ -28,8 +28,8 @@ def make_result(
 ) -> Path:
     """An evaluation folder. `outcomes`: task -> a letter per initial state: "." nothing, "p" partial, "e" entire.
 
-    The same outcomes hold in every scenario but where a key "task/scenario" says otherwise. `error` is the reason of
-    the first cell, if it is given.
+    The same outcomes hold in every scenario but where a key "task/scenario" says otherwise. A "." never reached the
+    object, a "p" dropped it. `error` is the reason of the first cell, if it is given.
     """
     judged = judged or protocol()
     rows = []
@@ -47,6 +47,7 @@ def make_result(
                 seconds=0.5,
                 policy_ms=4.0,
                 error=error if not rows else "",
+                failure={".": "never_reached", "p": "dropped", "e": ""}[letter],
             )
         )
     (folder / "videos").mkdir(parents=True)

@@ -1,6 +1,7 @@
 """The page: whole, self-contained, safe against what files contain, and drawn by a real browser."""
 
 import base64
+import json
 import re
 import shutil
 import subprocess
@@ -78,7 +79,7 @@ def test_the_page_parses_and_fetches_nothing(page):
     assert "http" not in re.sub(r"base64,[A-Za-z0-9+/=]+", "", text)
     assert "@import" not in text
     assert "url(" not in re.sub(r"url\(#\w+\)", "", text)
-    assert found.tags.count("svg") == 3  # tasks, scenarios, curves
+    assert found.tags.count("svg") == 4  # tasks, failures, scenarios, curves
     assert found.tags.count("video") == 2
 
 
@@ -123,6 +124,22 @@ def test_numbers_and_labels_are_there(page):
         "idm/loss",
     ):
         assert expected in text
+
+
+def test_how_runs_failed_is_on_the_page(page, two, tmp_path):
+    text = page.read_text()
+    assert "How they failed: standard" in text
+    assert "never reached (semantic)" in text  # the plot's legend
+    assert report.failures.RULE in text
+    for run in two:
+        data = json.loads((run / "results.json").read_text())
+        del data["failure_class"], data["failures"]
+        for row in data["tasks"].values():
+            del row["standard"]["failures"]
+        (run / "results.json").write_text(json.dumps(data))
+    old = report.write(two, tmp_path / "old.html").read_text()
+    assert "How they failed" not in old
+    assert "svg" in old
 
 
 def test_training_runs_alone_give_curves(tmp_path):

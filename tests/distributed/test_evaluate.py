@@ -14,7 +14,7 @@ from tap_ray.evaluate.episodes import Robots
 from tap_ray.evaluate.protocol import Protocol, cells
 from tap_ray.evaluate.results import append, stored
 from tests import line_world
-from tests.line_world import Forward, line_robots
+from tests.line_world import Forward, line_facts, line_robots
 
 pytestmark = pytest.mark.cluster
 
@@ -42,6 +42,7 @@ def run(folder, **changes):
     arguments = {
         "make_vector": make_vector,
         "make_policy": make_policy,
+        "make_facts": line_facts,
         "folder": folder,
         "config": FleetConfig(fleets=2, robots=4),
         "progress": False,
@@ -50,11 +51,12 @@ def run(folder, **changes):
 
 
 def outcomes(results):
-    return [(r.cell, r.partial_once, r.entire_once, r.partial_end, r.entire_end, r.num_steps, r.error) for r in results]
+    names = ("cell", "partial_once", "entire_once", "partial_end", "entire_end", "num_steps", "error", "failure")
+    return [tuple(getattr(r, name) for name in names) for r in results]
 
 
 def in_one_process():
-    robots = Robots(PROTOCOL, make_vector, make_policy)
+    robots = Robots(PROTOCOL, make_vector, make_policy, line_facts)
     return [result for cell in cells(PROTOCOL) for result in robots.run([cell]).results]
 
 
@@ -104,7 +106,11 @@ def test_a_resumed_evaluation_runs_only_what_is_missing(tmp_path):
 def test_results_of_other_cells_are_left_alone(tmp_path):
     append(tmp_path / "episodes.jsonl", in_one_process())
     smaller = evaluate(
-        replace(PROTOCOL, tasks=("other",)), make_vector=make_vector, make_policy=make_policy, folder=tmp_path
+        replace(PROTOCOL, tasks=("other",)),
+        make_vector=make_vector,
+        make_policy=make_policy,
+        make_facts=line_facts,
+        folder=tmp_path,
     )
     assert [r.cell.task for r in smaller] == ["other"] * 6
 

@@ -4,16 +4,17 @@ import numpy as np
 import pytest
 
 from tap_ray.evaluate.episodes import Robots, chunks
+from tap_ray.evaluate.failures import facts_of
 from tap_ray.evaluate.protocol import Protocol, cells, policy_seed
 from tap_ray.types import Cell
-from tests.line_world import Forward, line_robots
+from tests.line_world import Forward, line_facts, line_robots
 
 PROTOCOL = Protocol(tasks=("line",), env_version="1", episodes=8, max_steps=5)
 CELLS = cells(PROTOCOL)
 
 
 def robots(make_policy=lambda scene, num: Forward(), **bad):
-    return Robots(PROTOCOL, lambda scene, num: line_robots(num, scene, **bad), make_policy)
+    return Robots(PROTOCOL, lambda scene, num: line_robots(num, scene, **bad), make_policy, line_facts)
 
 
 def test_the_protocol_has_both_outcomes():
@@ -28,6 +29,7 @@ def test_results_by_hand():
         assert (result.partial_once, result.entire_once) == (good, good)
         assert (result.partial_end, result.entire_end) == (good, False)
         assert (result.num_steps, result.num_clipped, result.error) == (5, 0, "")
+        assert result.failure == ("" if good else "timed_out")
         assert result.seconds > 0
         assert result.policy_ms > 0
 
@@ -72,7 +74,7 @@ def test_a_crash_costs_only_its_own_cell(culprit):
     assert [r.cell for r in crashed.results] == CELLS
     for there, here in zip(crashed.results, sound.results, strict=True):
         if there.cell == bad:
-            assert there.error == error
+            assert (there.error, there.failure) == (error, "crashed")
             assert not there.partial_once
             assert there.num_steps == 0
         else:
@@ -87,7 +89,7 @@ def test_robots_are_kept_while_the_scene_stays():
         made.append((scene.task, num))
         return line_robots(num, scene)
 
-    fleet = Robots(PROTOCOL, make, lambda scene, num: Forward())
+    fleet = Robots(PROTOCOL, make, lambda scene, num: Forward(), line_facts)
     other = Cell(task="other", scenario="standard", initial_state=0, seed=2)
     for chunk in (CELLS[:4], CELLS[4:], [other], CELLS[:1]):
         fleet.run(chunk)
@@ -118,9 +120,11 @@ def test_the_expert_beats_random_on_the_real_table():
     import envs
 
     protocol = Protocol(tasks=("put_carrot_on_plate",), env_version="1", episodes=4, image_size=32)
-    expert = Robots(protocol, envs.make_vector, envs.make_expert).run(cells(protocol)).results
+    facts = lambda scene: facts_of(envs.spec(scene), push_m=envs.pushed_m(scene.task))  # noqa: E731
+    expert = Robots(protocol, envs.make_vector, envs.make_expert, facts).run(cells(protocol)).results
     noise = lambda scene, num: envs.random_policy(envs.spec(scene))  # noqa: E731
-    random = Robots(protocol, envs.make_vector, noise).run(cells(protocol)).results
+    random = Robots(protocol, envs.make_vector, noise, facts).run(cells(protocol)).results
     assert not [r.error for r in expert + random if r.error]
     assert np.mean([r.entire_once for r in expert]) >= 0.75
     assert np.mean([r.entire_once for r in random]) == 0
+    assert all(bool(r.failure) != r.entire_once for r in expert + random)

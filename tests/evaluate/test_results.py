@@ -7,14 +7,15 @@ import pytest
 
 from tap_ray.errors import StorageError
 from tap_ray.evaluate.episodes import crashed
+from tap_ray.evaluate.failures import LABELS
 from tap_ray.evaluate.protocol import Protocol, cells
-from tap_ray.evaluate.results import append, stored, summarise, write_parquet
+from tap_ray.evaluate.results import append, metrics, stored, summarise, write_parquet
 from tap_ray.types import EpisodeResult
 
 PROTOCOL = Protocol(tasks=("a", "b"), env_version="1", episodes=4)
 
 
-def result(cell, partial, entire, *, at_end=True):
+def result(cell, partial, entire, *, at_end=True, failure=""):
     return EpisodeResult(
         cell=cell,
         partial_once=partial,
@@ -25,6 +26,7 @@ def result(cell, partial, entire, *, at_end=True):
         num_clipped=2,
         seconds=0.5,
         policy_ms=3.0,
+        failure=failure,
     )
 
 
@@ -34,11 +36,11 @@ def laid_out():
     return [
         result(a[0], True, True),
         result(a[1], True, True, at_end=False),
-        result(a[2], True, False),
-        result(a[3], False, False),
-        result(b[0], True, False),
-        result(b[1], False, False),
-        result(b[2], False, False),
+        result(a[2], True, False, failure="dropped"),
+        result(a[3], False, False, failure="never_reached"),
+        result(b[0], True, False, failure="misplaced"),
+        result(b[1], False, False, failure="missed_grasp"),
+        result(b[2], False, False, failure="missed_grasp"),
         crashed(b[3], "RuntimeError: fell off"),
     ]
 
@@ -78,6 +80,53 @@ def test_a_summary_is_plain_strict_json():
     assert summarise(broken, PROTOCOL, policy="p")["policy_ms"] is None
 
 
+NO_FAILURE = dict.fromkeys((*LABELS, "unlabelled"), 0)
+
+
+def test_failures_by_hand():
+    summary = summarise(laid_out(), PROTOCOL, policy="bc")
+    a, b = (summary["tasks"][task]["standard"]["failures"] for task in "ab")
+    assert a["count"] == {**NO_FAILURE, "dropped": 1, "never_reached": 1}
+    assert b["count"] == {**NO_FAILURE, "misplaced": 1, "missed_grasp": 2, "crashed": 1}
+    # 1 of 2: centre 1/2, half width z sqrt(1/8 + z^2/16) / (1 + z^2/2) = 0.4055.
+    assert a["execution"] == pytest.approx({"k": 1, "n": 2, "rate": 0.5, "low": 0.0945, "high": 0.9055}, abs=1e-4)
+    assert a["semantic"] == a["execution"]
+    # The crash has no class: 3 of 3, the lower end is 3 / (3 + z^2) = 0.4385.
+    assert b["execution"] == pytest.approx({"k": 3, "n": 3, "rate": 1.0, "low": 0.4385, "high": 1.0}, abs=1e-4)
+    assert (b["semantic"]["k"], b["semantic"]["rate"]) == (0, 0.0)
+    whole = summary["failures"]
+    assert whole["count"] == {name: a["count"][name] + b["count"][name] for name in NO_FAILURE}
+    assert (whole["execution"]["k"], whole["execution"]["n"], whole["execution"]["rate"]) == (4, 5, 0.8)
+    assert summary["failure_class"]["dropped"] == "execution"
+
+
+def test_without_failures_the_classes_have_no_share():
+    perfect = [result(cell, True, True) for cell in cells(PROTOCOL)]
+    found = summarise(perfect, PROTOCOL, policy="p")["failures"]
+    assert found["count"] == NO_FAILURE
+    assert found["semantic"] == {"k": 0, "n": 0, "rate": None, "low": 0.0, "high": 1.0}
+
+
+def test_failures_as_metrics_are_shares_of_all_episodes():
+    flat = metrics(summarise(laid_out(), PROTOCOL, policy="bc"))
+    assert flat["evaluate/failures/missed_grasp"] == 2 / 8
+    assert flat["evaluate/failures/wrong_object"] == 0
+    assert flat["evaluate/failures/crashed"] == 1 / 8
+    assert all(isinstance(value, (int, float)) for value in flat.values())
+
+
+def test_episodes_of_a_tap_ray_without_labels_are_read_and_told_apart(tmp_path):
+    path = tmp_path / "e.jsonl"
+    append(path, laid_out())
+    lines = [json.loads(line) for line in path.read_text().splitlines()]
+    path.write_text("".join(json.dumps({k: v for k, v in row.items() if k != "failure"}) + "\n" for row in lines))
+    old = list(stored(path).values())
+    assert {r.failure for r in old} == {""}
+    found = summarise(old, PROTOCOL, policy="p")["failures"]
+    assert found["count"] == {**NO_FAILURE, "unlabelled": 5, "crashed": 1}
+    assert found["execution"]["rate"] is None
+
+
 def test_every_scenario_counts():
     protocol = replace(PROTOCOL, scenarios=("standard", "texture"))
     results = [result(cell, True, cell.scenario == "standard") for cell in cells(protocol)]
@@ -94,9 +143,10 @@ def test_one_row_an_episode(tmp_path):
     assert rows[0] == {
         "task": "a", "scenario": "standard", "initial_state": 0, "seed": first.cell.seed,
         "partial_once": True, "entire_once": True, "partial_end": True, "entire_end": True,
-        "num_steps": 60, "num_clipped": 2, "seconds": 0.5, "policy_ms": 3.0, "error": "",
+        "num_steps": 60, "num_clipped": 2, "seconds": 0.5, "policy_ms": 3.0, "error": "", "failure": "",
     }  # fmt: skip
     assert rows[7]["error"] == "RuntimeError: fell off"
+    assert [row["failure"] for row in rows[2:4]] == ["dropped", "never_reached"]
 
 
 def test_what_is_appended_is_found_again(tmp_path):

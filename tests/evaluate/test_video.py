@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from tap_ray.evaluate.episodes import Clip, crashed
-from tap_ray.evaluate.video import BAR_PX, GREEN, RED, keep, side_by_side, write_videos
+from tap_ray.evaluate.video import BAR_PX, GREEN, RED, _outcome, keep, side_by_side, write_videos
 from tap_ray.types import Cell
 
 
@@ -45,6 +45,13 @@ def test_a_success_and_a_failure_side_by_side(tmp_path):
     for colour, half in ((GREEN, bars[:, :384]), (RED, bars[:, 384:])):
         assert np.abs(half - colour).sum(-1).min() < 100
     assert iio.imread(written[1], plugin="FFMPEG").shape[2] == 384
+
+
+def test_a_failure_is_named():
+    result = clip(3, False).result
+    assert _outcome(replace(result, failure="never_reached")) == "failure: never reached (initial state 3)"
+    assert _outcome(replace(result, failure="")) == "failure: not even partial (initial state 3)"
+    assert _outcome(clip(3, True).result).startswith("success (")
 
 
 def test_a_shorter_clip_holds_its_last_picture():

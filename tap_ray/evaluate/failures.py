@@ -1,0 +1,196 @@
+"""Why an episode failed, told from privileged state by rule: one label for every failed episode. NumPy only.
+
+A success (the protocol's rule: entirely done at any step) has no label, "". An episode that crashed is "crashed". Any
+other gets the first label whose test it passes.
+
+Grasp and place (`TaskFacts.push_m` is None), if the right object, slot 0, was ever held; its last hold counts:
+    timed_out      it was still in the hand at the end
+    misplaced      the fingers opened, the object had been carried, and it was near the target or near the table
+    dropped        else: it slipped out of closed fingers, or they opened in mid-air or where it had lain
+If it was never held:
+    wrong_object   another object was moved before the right one was moved or closed at
+    never_reached  no hand ever came near the right object
+    missed_grasp   a hand was closing near it, or came near it and went away again
+    timed_out      else: a hand came near it and was still there, trying nothing, when the steps ran out
+Push:
+    wrong_object   another object was moved before the right one was touched or moved
+    never_reached  no finger touched it and it did not move
+    misplaced      it moved, at the end by more sideways (or backwards) than the way it was to go
+    timed_out      else: it was touched, perhaps moved the right way, not far enough
+
+Words and their thresholds:
+    near, of a hand     tool centre point within REACH_M (10 cm) of the object's centre, and nearer to no other
+                        object's. The longest object reaches 7 cm from its centre, an open finger 4 cm from the
+                        tool: nearer than that it may touch it. A hand that hovers just above it counts, one that
+                        is at its neighbour does not.
+    closing             gripper command below 0 while the hand is near the right object
+    moved               MOVED_M (3 cm) sideways or LIFTED_M (1 cm) upwards: an object brushed in passing moves 1 or 2 cm
+    held                `partial` in HELD_STEPS (3) steps in a row, 0.6 s: shorter ones are seen when open fingers come
+                        down on an object and it jumps between them. In ManiSkill's twins `partial` is a grasp,
+                        lifted or not
+    in the hand         from the last held step on, until the fingers open by OPENED (0.1) of their travel, 7 mm of
+                        74, or the object shifts SHIFTED_M (3 cm) against the tool. Measured, not commanded: a
+                        network's command rises over several steps. Also bridges an object lowered below the 1 cm that
+                        `partial` asks for.
+    carried             CARRIED_M (4 cm) sideways from where it lay at the start; no task is shorter than 4.6 cm
+    near the target     centres NEAR_M (10 cm) apart sideways: the target's half size plus a few cm of bad aim
+    near the table      at most LOW_M (6 cm) above where it lay: put down rather than let fall (our expert carries
+                        objects 12 cm up and releases one on a block 4.5 cm up)
+The last action's effect on `state` and `object_pose` is not recorded; its effect on `partial` is.
+
+Two classes, after the paper's "execution" and "semantic" (METHOD.md A). Semantic: the hand did not go to the thing that
+the sentence names, it moved another or none. Execution: it did, and the motion failed. The paper's split was made by
+hand and its criterion is not printed, ours is made by this rule: shares of the two are not comparable. The rule cannot
+see intentions: an object put down neatly at a wrong place, or pushed the wrong way, counts as execution, and an arm
+that never gets near the right object because its motion is poor counts as semantic.
+"""
+
+from dataclasses import dataclass
+from typing import Literal, get_args
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from tap_ray.specs import RobotSpec
+from tap_ray.types import Trajectory
+
+Failure = Literal["never_reached", "wrong_object", "missed_grasp", "dropped", "misplaced", "timed_out", "crashed"]
+FailureClass = Literal["execution", "semantic"]
+
+LABELS: tuple[Failure, ...] = get_args(Failure)
+CLASS_OF: dict[Failure, FailureClass] = {
+    "never_reached": "semantic",
+    "wrong_object": "semantic",
+    "missed_grasp": "execution",
+    "dropped": "execution",
+    "misplaced": "execution",
+    "timed_out": "execution",
+}
+"""A crash is neither."""
+
+REACH_M = 0.10
+MOVED_M, LIFTED_M = 0.03, 0.01
+HELD_STEPS = 3
+OPENED, SHIFTED_M = 0.1, 0.03
+CARRIED_M, NEAR_M, LOW_M = 0.04, 0.10, 0.06
+
+
+@dataclass(frozen=True, kw_only=True)
+class TaskFacts:
+    """What must be known of robot and task beside the trajectory."""
+
+    tool: tuple[int, ...]
+    """Where in the state the tool position (x y z, m, table frame) of each hand begins."""
+    opening: tuple[int, ...]
+    """Where in the state the measured opening (0 closed, 1 open) of each hand is."""
+    gripper: tuple[int, ...]
+    """Where in the action the gripper command (+1 open, -1 closed) of each hand is."""
+    push_m: tuple[float, float] | None = None
+    """How far slot 0 is to be pushed along x and y, m, table frame; None: it is grasped and brought to slot 1."""
+
+
+def facts_of(spec: RobotSpec, *, push_m: tuple[float, float] | None = None) -> TaskFacts:
+    """Facts from a robot's interface; `push_m` as in `TaskFacts`."""
+
+    def ends(slots: tuple, name: str) -> tuple[int, ...]:
+        return tuple(number for number, slot in enumerate(slots) if slot.name.endswith(name))
+
+    return TaskFacts(
+        tool=ends(spec.state, "ee_x"),
+        opening=ends(spec.state, "gripper_opening"),
+        gripper=ends(spec.action, "gripper"),
+        push_m=push_m,
+    )
+
+
+def failure_of(trajectory: Trajectory, facts: TaskFacts) -> Failure | Literal[""]:
+    """The label of an episode that ran to its end; "" for a success. Definitions: this module's docstring."""
+    if trajectory.entire.any():
+        return ""
+    if facts.push_m is not None:
+        return _pushed(trajectory, np.array(facts.push_m, float))
+    held_T = _held(trajectory.partial)
+    return _let_go(trajectory, facts, held_T) if held_T.any() else _never_held(trajectory, facts)
+
+
+def _pushed(trajectory: Trajectory, push_m: np.ndarray) -> Failure:
+    moved_TM = _moved(trajectory)
+    own = _first(trajectory.partial | moved_TM[:, 0])
+    if _first(moved_TM[:, 1:].any(axis=1)) < own:
+        return "wrong_object"
+    if own == len(trajectory):
+        return "never_reached"
+    shift = (trajectory.object_pose[-1, 0] - trajectory.object_pose[0, 0])[:2].astype(float)
+    along = float(shift @ push_m / np.linalg.norm(push_m))
+    sideways = float(np.sqrt(max(0.0, shift @ shift - along**2)))
+    return "misplaced" if moved_TM[-1, 0] and along < sideways else "timed_out"
+
+
+def _never_held(trajectory: Trajectory, facts: TaskFacts) -> Failure:
+    apart_THM = _apart(trajectory, facts)
+    near_TH = (apart_THM[..., 0] <= REACH_M) & (apart_THM.argmin(axis=2) == 0)
+    tried_T = (near_TH & (trajectory.action[:, list(facts.gripper)] < 0)).any(axis=1)
+    moved_TM = _moved(trajectory)
+    other = _first(moved_TM[:, 1:].any(axis=1))
+    if other < _first(moved_TM[:, 0]) and other < _first(tried_T) + 1:  # what is seen at t was done before action t
+        return "wrong_object"
+    if not near_TH.any():
+        return "never_reached"
+    left = bool((near_TH[:-1] & ~near_TH[1:]).any())
+    return "missed_grasp" if tried_T.any() or left else "timed_out"
+
+
+def _let_go(trajectory: Trajectory, facts: TaskFacts, held_T: np.ndarray) -> Failure:
+    held = int(np.flatnonzero(held_T)[-1]) + 1  # the first state that shows what the held step led to
+    if held >= len(trajectory):
+        return "timed_out"
+    hand = int(_apart(trajectory, facts)[held, :, 0].argmin())
+    tool_T3 = trajectory.state[:, facts.tool[hand] :][:, :3]
+    item_T3, target_T3 = trajectory.object_pose[:, 0, :3], trajectory.object_pose[:, 1, :3]
+    opened_T = _since(trajectory.state[:, facts.opening[hand]], held) > OPENED
+    lost_T = opened_T | (np.linalg.norm(_since(item_T3 - tool_T3, held), axis=1) > SHIFTED_M)
+    lost_T[:held] = False
+    if not lost_T.any():
+        return "timed_out"
+    after = _first(lost_T)
+    item = item_T3[after - 1]  # where it was when the hand last had it
+    carried = _flat(item - item_T3[0]) >= CARRIED_M
+    near = _flat(item - target_T3[after - 1]) <= NEAR_M or item[2] - item_T3[0, 2] <= LOW_M
+    return "misplaced" if opened_T[after] and carried and near else "dropped"
+
+
+def _held(partial_T: np.ndarray) -> np.ndarray:
+    """(T,) true at the steps that complete or continue a hold."""
+    held_T = partial_T.copy()
+    for back in range(1, HELD_STEPS):
+        held_T[:back] = False
+        held_T[back:] &= partial_T[:-back]
+    return held_T
+
+
+def _apart(trajectory: Trajectory, facts: TaskFacts) -> np.ndarray:
+    """(T, H, M) m from each hand's tool to each object; infinite for an empty slot."""
+    tool_TH3 = np.stack([trajectory.state[:, begin : begin + 3] for begin in facts.tool], axis=1)
+    apart_THM = np.linalg.norm(tool_TH3[:, :, None] - trajectory.object_pose[:, None, :, :3], axis=3)
+    return np.where([bool(name) for name in trajectory.object_name], apart_THM, np.inf)
+
+
+def _moved(trajectory: Trajectory) -> np.ndarray:
+    """(T, M) whether each object is elsewhere than at the start."""
+    shift_TM3 = trajectory.object_pose[..., :3] - trajectory.object_pose[0, :, :3]
+    return (np.linalg.norm(shift_TM3[..., :2], axis=2) >= MOVED_M) | (shift_TM3[..., 2] >= LIFTED_M)
+
+
+def _since(column: np.ndarray, step: int) -> np.ndarray:
+    return column - column[step]
+
+
+def _flat(vector: np.ndarray) -> float:
+    """Length seen from above."""
+    return float(np.linalg.norm(vector[:2]))
+
+
+def _first(true: ArrayLike) -> int:
+    """Number of the first true step of T; T if there is none."""
+    true_T = np.asarray(true, bool)
+    return int(true_T.argmax()) if true_T.any() else len(true_T)
