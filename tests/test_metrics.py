@@ -174,3 +174,15 @@ def test_gripper_accuracy():
     assert math.isnan(metrics.gripper_accuracy([], []))
     with pytest.raises(ValueError, match=r"got \(1,\) and \(2,\)"):
         metrics.gripper_accuracy([1.0], [1.0, 1.0])
+
+
+def test_bootstrap():
+    coin = np.repeat([0.0, 1.0], 50)[:, None]
+    low, high = metrics.bootstrap(coin, lambda rows: rows[..., 0], np.random.default_rng(0))
+    # Means of 100 tosses: 1/2 with a standard deviation of 1/20.
+    assert (low, high) == pytest.approx((0.5 - 1.96 / 20, 0.5 + 1.96 / 20), abs=0.011)
+    same = metrics.bootstrap(
+        [[2.0, 4.0]] * 3, lambda rows: rows[..., 0] / rows[..., 1], np.random.default_rng(0), num_draws=10
+    )
+    assert same == (0.5, 0.5)
+    assert np.isnan(metrics.bootstrap([[1.0]], lambda rows: rows[..., 0], np.random.default_rng(0))).all()

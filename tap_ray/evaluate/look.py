@@ -16,7 +16,7 @@ from tap_ray.errors import ConfigError
 from tap_ray.evaluate import shares, strips
 from tap_ray.evaluate.episodes import MakePolicy, MakeVector, chunks
 from tap_ray.evaluate.protocol import Protocol, cells, policy_seed
-from tap_ray.evaluate.saliency import Method, saliency
+from tap_ray.evaluate.saliency import Sign, saliency
 from tap_ray.evaluate.settings import EvaluateConfig, protocol_of
 from tap_ray.models.build import Trained, load_trained, new_policy
 from tap_ray.models.deploy import Deployed
@@ -40,8 +40,9 @@ class LookConfig:
     """Run folders of jobs.pretrain (Stage 1, inverse dynamics) and jobs.align (Stage 2). All see the same frames."""
     driver: Literal["auto", "policy", "expert"] = "auto"
     """Who moves the robot: the only policy given (Stage 2), or the scripted expert; auto: the policy where it can."""
-    method: Method = "gradcam"
-    """"gradcam" (Selvaraju et al. 2017), or "hirescam" (Draelos and Carin 2020): see evaluate/saliency.py."""
+    sign: Sign = "both"
+    """Whether maps show what matters to the motion either way, or only what speaks "for" it (as Grad-CAM does for a
+    class, see evaluate/saliency.py)."""
     suite: str = "tabletop"
     """Suite of tasks."""
     tasks: tuple[str, ...] = ()
@@ -214,7 +215,7 @@ class Seen:
     overlay: np.ndarray
     """(F, Y, X, 3) uint8."""
     num_blank: int
-    """Frames where nothing speaks for the motion; they count in no share."""
+    """Frames where nothing matters to the motion; they count in no share."""
     grid: int
     """Cells of a row."""
 
@@ -259,7 +260,7 @@ def watch(config: LookConfig, watcher: Watcher, film: Film) -> dict[str, Seen]:
         film.rgb[frames["goal"]],
         state=film.state,
         sentence=[film.instruction] * num,
-        method=config.method,
+        sign=config.sign,
     )
     return {
         view: Seen(

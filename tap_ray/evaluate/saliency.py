@@ -2,20 +2,23 @@
 
     s = 1/2 |a|^2            a: motion slots of the first predicted action, normalised
     w_c = mean_p ds/dA_pc    A_pc: channel c of the tower's last map in cell p
-    map_p = max(0, sum_c w_c A_pc)                       Grad-CAM, Selvaraju et al. 2017, arXiv 1610.02391
+    map_p = |sum_c w_c A_pc|                             Grad-CAM, Selvaraju et al. 2017, arXiv 1610.02391
 
 Grad-CAM differentiates the score of a class; an action has none. The gradient of s is that of the action along itself,
-and 0 is the mean action of the training data: what is left above 0 speaks for *this* motion against the average one, as
-a class's evidence does for the class. The gripper is left out: it is absolute and not normalised.
+and 0 is the mean action of the training data: s says what makes *this* motion differ from the average one. The gripper
+is left out: it is absolute and not normalised.
+
+The source keeps what is above 0, since what is below speaks for other classes. A regression has no others: what holds a
+motion back is read as much as what drives it. Of policies taught to go where a square lies, the part above 0 leaves the
+square out altogether, the absolute value finds it (tests/evaluate/test_saliency.py). Sign "for" is the source's.
 
 A transformer tower's cells are the patch tokens of its last layer, and the formula stays. It does not suit classifiers
 that read a class token alone (nothing flows back to the last patches), for which Chefer et al. 2021 (arXiv 2103.15679)
 weigh the attention of every layer; here the trunk reads every patch token, and no tower must show its attention, which
 the fused kernels of pretrained ones cannot.
 
-"hirescam" leaves the mean over cells away: map_p = max(0, sum_c ds/dA_pc A_pc) (Draelos and Carin 2020, arXiv
-2011.08891). The policy's read-out keeps every token's place, so that one channel can speak for the motion in one cell
-and against it in another; the mean hides that, and Grad-CAM may then show cells that the action does not depend on.
+Its limits: the mean over cells hides a channel that speaks for the motion in one cell and against it in another, and
+even fresh weights like what has contrast, so a trained network's map says something only against theirs.
 """
 
 from dataclasses import dataclass
@@ -32,7 +35,7 @@ from tap_ray.evaluate.features import inputs
 from tap_ray.models.build import Trained
 from tap_ray.models.vision import VisionTower
 
-Method = Literal["gradcam", "hirescam"]
+Sign = Literal["both", "for"]
 BATCH = 64
 """Frames at a time."""
 TOWERS = {"image": "vision", "goal": "goal"}
@@ -47,7 +50,7 @@ class Looks:
     """Maps over the frames of one episode."""
 
     map_TYX: np.ndarray
-    """float32, at least 0; each frame adds up to 1, or is 0 everywhere where nothing speaks for its motion."""
+    """float32, at least 0; each frame adds up to 1, or is 0 everywhere where nothing matters."""
     enlarge_YG: np.ndarray
     """float32 (Y, G): a map's rows and columns from the cells', linear between the cells' middles."""
 
@@ -59,7 +62,7 @@ def saliency(
     *,
     state: np.ndarray,
     sentence: Sequence[str],
-    method: Method = "gradcam",
+    sign: Sign = "both",
 ) -> dict[str, Looks]:
     """Where the policy looks in each frame.
 
@@ -72,7 +75,7 @@ def saliency(
         goal_rgb: likewise, the goal image of each frame; only Stage 1 looks at it.
         state: (T, S) float32.
         sentence: (T) instructions; only Stage 2 reads them.
-        method: see the top of this file.
+        sign: "both", or "for": only what speaks for the motion; see the top of this file.
 
     Returns:
         "image" -> maps over `rgb`; in Stage 1 also "goal" -> maps over `goal_rgb`, from the goal stem.
@@ -91,7 +94,7 @@ def saliency(
         batch = inputs(trained, rgb[part], goal_rgb[part], state=state[part], sentence=sentence[part])
         if policy.config.head == "flow":
             batch["noise"] = torch.zeros(len(batch["rgb"]), policy.config.chunk, policy.config.num_actions)
-        for view, found in evidence(policy, towers, batch, moves, method=method).items():
+        for view, found in evidence(policy, towers, batch, moves, sign=sign).items():
             cells[view].append(found)
     looks = {}
     for view, tower in towers.items():
@@ -102,7 +105,7 @@ def saliency(
 
 
 def evidence(
-    policy: nn.Module, towers: dict[str, nn.Module], batch: dict[str, Tensor], moves: Tensor, *, method: Method
+    policy: nn.Module, towers: dict[str, nn.Module], batch: dict[str, Tensor], moves: Tensor, *, sign: Sign
 ) -> dict[str, Tensor]:
     """(N, G, G) float32 map of each tower, not normalised.
 
@@ -111,7 +114,7 @@ def evidence(
         towers: parts of it that return (N, P, C) tokens, row by row from the top left.
         batch: what it is given.
         moves: (A,) bool, the motion slots.
-        method: see the top of this file.
+        sign: "both", or "for": only what speaks for the motion; see the top of this file.
     """
     tokens: dict[str, Tensor] = {}
 
@@ -131,8 +134,8 @@ def evidence(
             hook.remove()
     maps = {}
     for (view, token_NPC), slope_NPC in zip(tokens.items(), gradients, strict=True):
-        weight = slope_NPC.mean(1, keepdim=True) if method == "gradcam" else slope_NPC
-        map_NP = (weight * token_NPC.detach()).sum(-1).relu().float()
+        map_NP = (slope_NPC.mean(1, keepdim=True) * token_NPC.detach()).sum(-1).float()
+        map_NP = map_NP.abs() if sign == "both" else map_NP.relu()
         side = round(map_NP.shape[1] ** 0.5)
         maps[view] = map_NP.unflatten(1, (side, side))
     return maps

@@ -109,10 +109,10 @@ def _plain(value: float) -> float | None:
 
 def text(name: str, of: Mapping[str, Mapping[str, float | None]]) -> str:
     """One line of the table that `HEADING` begins."""
-    return f"{name:38}" + "".join(f"{_cell(of[region_name]):>25}" for region_name in REGIONS)
+    return f"{name:38}" + "".join(f"{_cell(of[region_name]):>27}" for region_name in REGIONS)
 
 
-HEADING = f"{'':38}" + "".join(f"{name:>25}" for name in REGIONS)
+HEADING = f"{'':38}" + "".join(f"{name:>27}" for name in REGIONS)
 
 
 def _cell(of: Mapping[str, float | None]) -> str:
