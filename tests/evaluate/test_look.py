@@ -79,10 +79,11 @@ def test_both_stages_look_at_the_expert(stages: tuple[Path, Path], tmp_path: Pat
         "does, image",
         "does, image, fresh weights",
     ]
-    for regions in report["all"].values():
+    for name, regions in report["all"].items():
         parts = [regions[name] for name in ("gripper", "objects", "arm", "elsewhere")]
         assert sum(part["pixels"] for part in parts) == pytest.approx(1)
-        assert sum(part["mass"] for part in parts) == pytest.approx(1, abs=1e-4)
+        if "at best" not in name:  # there each region has a map of its own
+            assert sum(part["mass"] for part in parts) == pytest.approx(1, abs=1e-4)
     strip = iio.imread(tmp_path / "look" / "strips" / "put_carrot_on_plate-000.png")
     # Steps 0 2 4 of 32 px six times as large; the camera and three maps, each below a bar, one bar for the sentence.
     assert strip.shape == (5 * strips.BAR_PX + 4 * 192, 3 * 192, 3)
