@@ -40,12 +40,16 @@ class Arm:
             str(urdf_of(model)), basePosition=model.base_m, useFixedBase=True, physicsClientId=client
         )
         number = {}
+        above: list[int] = []
         for joint in range(p.getNumJoints(self.body, physicsClientId=client)):
             about = p.getJointInfo(self.body, joint, physicsClientId=client)
             number[about[1].decode()], number[about[12].decode()] = joint, joint
+            above.append(about[16])
         self._joint = tuple(number[name] for name in model.joint)
         self._finger = (number[model.finger[0]], number[model.finger[1]])
         self._tool = number[model.tool_link]
+        self.hand_links = _hanging_on(self._joint[-1], above)
+        """Numbers of the last joint's link and of all that hang on it."""
         self.shadow = self._add_shadow(table_rgb)
         self._place(joint_rad)
 
@@ -132,3 +136,12 @@ class Arm:
             p.resetJointState(self.body, finger, self.model.finger_open_m, physicsClientId=self._client)
             p.changeDynamics(self.body, finger, **GRIP, physicsClientId=self._client)
         self._closing = False
+
+
+def _hanging_on(link: int, above: list[int]) -> frozenset[int]:
+    """`link` and the links below it; `above` has each link's parent, which comes before it."""
+    found = {link}
+    for other, parent in enumerate(above):
+        if parent in found:
+            found.add(other)
+    return frozenset(found)

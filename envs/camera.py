@@ -37,10 +37,20 @@ class Picture:
     """(Y, X, 3) uint8."""
     body: np.ndarray | None
     """(Y, X) int32, PyBullet's body number, -1 for nothing; None if not asked for."""
+    link: np.ndarray | None = None
+    """(Y, X) int32, that body's link, -1 for its base; None if not asked for."""
 
 
-def take_picture(client: int, look: Look, size: int, *, mask: bool) -> Picture:
-    """Render `size` x `size` pixels of the simulation `client`; `mask` also returns whose pixel each is."""
+BODY_BITS = 24
+"""With links asked for, PyBullet puts link + 1 above so many bits of the body's number."""
+
+
+def take_picture(client: int, look: Look, size: int, *, mask: bool, links: bool = False) -> Picture:
+    """Render `size` x `size` pixels of the simulation `client`.
+
+    `mask` also returns whose pixel each is, `links` (with `mask`) which of that body's links.
+    """
+    flags = p.ER_SEGMENTATION_MASK_OBJECT_AND_LINKINDEX if links else 0
     view = p.computeViewMatrix(look.eye_m, look.target_m, (0, 0, 1))
     lens = p.computeProjectionMatrixFOV(look.fov_deg, 1.0, 0.05, 3.0)
     _, _, rgba, _, body = p.getCameraImage(
@@ -51,8 +61,18 @@ def take_picture(client: int, look: Look, size: int, *, mask: bool) -> Picture:
         lightDirection=look.light,
         shadow=int(look.shadow),
         renderer=p.ER_TINY_RENDERER,
-        flags=0 if mask else p.ER_NO_SEGMENTATION_MASK,
+        flags=flags if mask else p.ER_NO_SEGMENTATION_MASK,
         physicsClientId=client,
     )
     rgb = np.ascontiguousarray(np.asarray(rgba, np.uint8).reshape(size, size, 4)[:, :, :3])
-    return Picture(rgb=rgb, body=np.asarray(body, np.int32).reshape(size, size) if mask else None)
+    if not mask:
+        return Picture(rgb=rgb, body=None)
+    number = np.asarray(body, np.int32).reshape(size, size)
+    if not links:
+        return Picture(rgb=rgb, body=number)
+    there = number >= 0
+    return Picture(
+        rgb=rgb,
+        body=np.where(there, number & ((1 << BODY_BITS) - 1), -1),
+        link=np.where(there, (number >> BODY_BITS) - 1, -1),
+    )

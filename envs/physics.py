@@ -15,6 +15,7 @@ from envs.objects import ObjectModel, Part
 from envs.robots import RobotModel
 from envs.scenarios import Distractor
 from envs.tasks import Scene, Touch
+from tap_ray.types import ARM, ELSEWHERE, FIRST_OBJECT, HAND
 
 PHYSICS_HZ = 120
 TICKS = 8
@@ -42,6 +43,17 @@ class World:
     def robot_and_shadow(self) -> list[int]:
         """Numbers of what moves because the robot does: its arms, and the hands' shadows."""
         return [body for arm in self.arms for body in (arm.body, arm.shadow)]
+
+    def segmentation(self, body_YX: np.ndarray, link_YX: np.ndarray) -> np.ndarray:
+        """(Y, X) uint8, whose pixel it is (tap_ray/types.py), from PyBullet's numbers."""
+        whose_YX = np.full(body_YX.shape, ELSEWHERE, np.uint8)
+        for arm in self.arms:
+            own = body_YX == arm.body
+            whose_YX[own] = ARM
+            whose_YX[own & np.isin(link_YX, list(arm.hand_links))] = HAND
+        for slot, body in enumerate(self._object):
+            whose_YX[body_YX == body] = FIRST_OBJECT + slot
+        return whose_YX
 
     def close(self) -> None:
         """End the simulation; a second call does nothing."""

@@ -178,19 +178,25 @@ class TabletopEnv(gym.Env[Any, np.ndarray]):
             body = picture.body
             assert body is not None
             info["robot_mask"] = np.where(np.isin(body, self._world.robot_and_shadow), 255, 0).astype(np.uint8)
+        if self.config.segmentation:
+            assert picture.body is not None
+            assert picture.link is not None
+            info["segmentation"] = self._world.segmentation(picture.body, picture.link)
         return {"rgb": picture.rgb, "state": self._state()}, info
 
     def _picture(self) -> Picture:
         size = self.config.image_size
         if not self.config.render:
-            return Picture(rgb=np.zeros((size, size, 3), np.uint8), body=np.full((size, size), -1, np.int32))
-        return self._photograph(size, mask=self.config.robot_mask)
+            nobody = np.full((size, size), -1, np.int32)
+            return Picture(rgb=np.zeros((size, size, 3), np.uint8), body=nobody, link=nobody)
+        links = self.config.segmentation
+        return self._photograph(size, mask=self.config.robot_mask or links, links=links)
 
-    def _photograph(self, size: int, *, mask: bool) -> Picture:
+    def _photograph(self, size: int, *, mask: bool, links: bool = False) -> Picture:
         if self._look.hand_shadow:
             for arm in self._world.arms:
                 arm.cast_shadow(self._look.light)
-        return take_picture(self._world.client, self._look, size, mask=mask)
+        return take_picture(self._world.client, self._look, size, mask=mask, links=links)
 
     def _state(self) -> np.ndarray:
         """(S,) float32 proprioception, in the order of the spec."""

@@ -9,6 +9,9 @@ import numpy as np
 
 from tap_ray.types import Policy, Trajectory
 
+SEEN = ("contact", "object_pose", "robot_mask", "segmentation")
+"""Of `info`, what a trajectory keeps from before each action; the last two only where the scene gives them."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Rollout:
@@ -60,7 +63,7 @@ def rollout(
         if not np.isfinite(action_NA).all():
             raise FloatingPointError(f"the action of step {len(steps)} is NaN or infinite")
         step: dict[str, Any] = {key: np.array(obs[key]) for key in ("rgb", "state")}
-        step |= {key: np.array(info[key]) for key in ("contact", "object_pose", "robot_mask") if key in info}
+        step |= {key: np.array(info[key]) for key in SEEN if key in info}
         obs, _, _, truncated, info = env.step(action_NA)
         step["action"] = np.array(info["action"])
         step |= {key: np.array(info[key]) for key in ("partial", "entire")}
@@ -92,6 +95,7 @@ def _trajectory(columns: dict[str, np.ndarray], first: dict[str, Any], last: dic
         contact=own["contact"].astype(bool),
         object_pose=own["object_pose"].astype(np.float32),
         robot_mask=own.get("robot_mask"),
+        segmentation=own.get("segmentation"),
         partial=own["partial"].astype(bool),
         entire=own["entire"].astype(bool),
         object_name=tuple(str(first["object_name"][robot]).split(",")),

@@ -12,6 +12,8 @@ An environment's `info` (privileged: only experts, explorers that say so, and ju
     "object_name"  str             the M slots' names joined by ",", "" for an unused slot
     "contact"      bool            a finger touched one of these objects (no distractor) during the last control step
     "robot_mask"   (Y, X) uint8    255 where the robot or its shadow is seen (only with EnvConfig.robot_mask)
+    "segmentation" (Y, X) uint8    whose pixel it is (only with EnvConfig.segmentation): ELSEWHERE, ARM, HAND, or
+                                   FIRST_OBJECT + slot. The hand's shadow is ELSEWHERE
     "partial", "entire"            bool, true now; "partial_once", "entire_once": true at any step so far
     "action"       (A,) float32    the action as executed, clipped into range (at reset: zeros, gripper open)
     "hand_action"  (7,) float32    the hand's motion that was asked for, likewise (only where actions move the hand)
@@ -26,6 +28,10 @@ import numpy as np
 from jaxtyping import Bool, Float32, UInt8
 
 from tap_ray.specs import RobotSpec
+
+ELSEWHERE, ARM, HAND, FIRST_OBJECT = 0, 1, 2, 3
+"""Values of `info["segmentation"]`: neither robot nor object; the arm; its last link and what hangs on it; the object
+in slot 0, from where slots count on."""
 
 Observation = Mapping[str, np.ndarray]
 Info = Mapping[str, Any]
@@ -49,6 +55,8 @@ class EnvConfig:
     """A key of envs/scenarios.py; "standard" changes nothing. Its distractors are in the picture, never in `info`."""
     robot_mask: bool = False
     """Whether info carries the robot's own mask."""
+    segmentation: bool = False
+    """Whether info says for each pixel who is seen there (hand, arm, which object)."""
     render: bool = True
     """False leaves the image black and spares its cost (for judges that need no picture)."""
 
@@ -71,6 +79,8 @@ class Trajectory:
     object_name: tuple[str, ...]
     instruction: str
     num_clipped: int
+    segmentation: UInt8[np.ndarray, "T Y X"] | None = None
+    """Values as in `info`; None unless asked for."""
 
     def __len__(self) -> int:
         return len(self.action)
@@ -205,6 +215,10 @@ class Window:
 
 
 __all__ = [
+    "ARM",
+    "ELSEWHERE",
+    "FIRST_OBJECT",
+    "HAND",
     "PLAY_TASK",
     "Cell",
     "EnvConfig",

@@ -197,3 +197,15 @@ def test_paired_difference_covers_what_is_true():
         found = metrics.paired_difference(rng.random(40) < 0.8, rng.random(40) < 0.6)
         held += found.low <= 0.2 <= found.high
     assert 0.94 < held / 2000 < 0.975
+
+
+def test_bootstrap():
+    coin = np.repeat([0.0, 1.0], 50)[:, None]
+    low, high = metrics.bootstrap(coin, lambda rows: rows[..., 0], np.random.default_rng(0))
+    # Means of 100 tosses: 1/2 with a standard deviation of 1/20.
+    assert (low, high) == pytest.approx((0.5 - 1.96 / 20, 0.5 + 1.96 / 20), abs=0.011)
+    same = metrics.bootstrap(
+        [[2.0, 4.0]] * 3, lambda rows: rows[..., 0] / rows[..., 1], np.random.default_rng(0), num_draws=10
+    )
+    assert same == (0.5, 0.5)
+    assert np.isnan(metrics.bootstrap([[1.0]], lambda rows: rows[..., 0], np.random.default_rng(0))).all()

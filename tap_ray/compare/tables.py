@@ -289,7 +289,7 @@ def _robustness_text(result: Result) -> str:
     title = f"{result.label}, robustness: {RULE}"
     title += f"\ndrop: {DROP_RULE}" if "drop" in headings else ""
     mean = scenario_rows([result])[0].values[-1]
-    return f"{title}\n{_grid(headings, _two_lines(rows))}\nmean over scenarios: {mean}"
+    return f"{title}\n{grid(headings, _two_lines(rows))}\nmean over scenarios: {mean}"
 
 
 def _scenarios_text(results: Sequence[Result]) -> list[str]:

@@ -1,6 +1,7 @@
 """What a trained policy's head is given, for linear probes: the features of both stages in the place they share."""
 
 from pathlib import Path
+from typing import Sequence
 
 import numpy as np
 import torch
@@ -39,15 +40,28 @@ def policy_features(run: Path, data: ProbeData, *, fresh: bool = False) -> np.nd
     hook = policy.head.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0].float().numpy()))
     with torch.inference_mode():
         for begin in range(0, len(data.rgb), BATCH):
-            policy(_batch(trained, data, slice(begin, begin + BATCH)))
+            part = slice(begin, begin + BATCH)
+            sentence = data.sentence[part]
+            policy(inputs(trained, data.rgb[part], data.next_rgb[part], state=data.state[part], sentence=sentence))
     hook.remove()
     return np.concatenate(seen)
 
 
-def _batch(trained: Trained, data: ProbeData, part: slice) -> dict[str, torch.Tensor]:
-    batch = {"rgb": torch.from_numpy(data.rgb[part]), "state": torch.from_numpy(data.state[part])}
+def inputs(
+    trained: Trained, rgb: np.ndarray, goal_rgb: np.ndarray, *, state: np.ndarray, sentence: Sequence[str]
+) -> dict[str, torch.Tensor]:
+    """What the policy is given for F frames: goal images in Stage 1, instructions in Stage 2.
+
+    Args:
+        trained: the policy.
+        rgb: (F, Y, X, 3) uint8.
+        goal_rgb: likewise; only Stage 1 gets them.
+        state: (F, S) float32.
+        sentence: (F) instructions; only Stage 2 gets them.
+    """
+    batch = {"rgb": torch.from_numpy(rgb), "state": torch.from_numpy(state)}
     if trained.tokenizer is None:
-        return batch | {"goal_rgb": torch.from_numpy(data.next_rgb[part])}
-    sentences, row = np.unique(np.asarray(data.sentence[part]), return_inverse=True)
+        return batch | {"goal_rgb": torch.from_numpy(goal_rgb)}
+    sentences, row = np.unique(np.asarray(sentence), return_inverse=True)
     tokens = encode(trained.tokenizer, sentences.tolist(), trained.policy.config.num_context)
     return batch | {"tokens": tokens, "sentence": torch.from_numpy(row)}

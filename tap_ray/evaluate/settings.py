@@ -61,7 +61,11 @@ def simulator(config: EvaluateConfig) -> str:
 
 
 def protocol_of(
-    config: EvaluateConfig, *, suite_tasks: Iterable[str], env_version: str, known_scenarios: Iterable[str]
+    config: EvaluateConfig,
+    *,
+    suite_tasks: Iterable[str],
+    env_version: str,
+    known_scenarios: Iterable[str] = ("standard",),
 ) -> Protocol:
     """The protocol that a config asks for.
 

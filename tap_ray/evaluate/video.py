@@ -62,7 +62,7 @@ def write_videos(clips: Path, videos: Path, *, fps: float) -> list[Path]:
     written = []
     for (task, scenario), paths in sorted(scenes.items()):
         path = videos / (f"{task}.mp4" if scenario == "standard" else f"{task}-{scenario}.mp4")
-        frames = side_by_side([_panel(np.load(p)) for p in paths])
+        frames = side_by_side([_panel_of(np.load(p)) for p in paths])
         write_video(path, frames, fps=fps)
         written.append(path)
     return written
@@ -81,16 +81,21 @@ def side_by_side(panels: Sequence[np.ndarray]) -> np.ndarray:
     return np.concatenate(held, axis=2)
 
 
-def _panel(clip: Any) -> np.ndarray:
+def _panel_of(clip: Any) -> np.ndarray:
+    outcome = str(clip["outcome"])
+    colour = GREEN if outcome.startswith("success") else RED
+    return panel(clip["rgb"], str(clip["title"]), outcome, colour=colour)
+
+
+def panel(rgb: np.ndarray, title: str, text: str, *, colour: tuple[int, int, int] = WHITE) -> np.ndarray:
     """(T, Y', X', 3): pictures enlarged by a whole factor, without smoothing, below a bar of text; even sides."""
-    rgb, title, outcome = clip["rgb"], str(clip["title"]), str(clip["outcome"])
     factor = max(1, PANEL_PX // rgb.shape[2])
     large = rgb.repeat(factor, axis=1).repeat(factor, axis=2)
     height, width = (side + side % 2 for side in large.shape[1:3])
     bar = Image.new("RGB", (width, BAR_PX))
     draw, font = ImageDraw.Draw(bar), ImageFont.load_default(15)
     draw.text((8, 4), title, fill=WHITE, font=font)
-    draw.text((8, 25), outcome, fill=GREEN if outcome.startswith("success") else RED, font=font)
+    draw.text((8, 25), text, fill=colour, font=font)
     frames = np.zeros((len(rgb), BAR_PX + height, width, 3), np.uint8)
     frames[:, :BAR_PX] = np.asarray(bar)
     frames[:, BAR_PX : BAR_PX + large.shape[1], : large.shape[2]] = large

@@ -69,7 +69,14 @@ class CollectPlan:
 
     def to_json(self) -> dict[str, Any]:
         """Plain JSON values for a data set's header."""
-        return {"kind": "play", **to_dict(self)}
+        return {"kind": "play", **plan_values(self)}
+
+
+def plan_values(plan: Any) -> dict[str, Any]:
+    """Plain JSON values of a plan. Whose pixel is whose is never recorded: that knob does not name a data set."""
+    values = to_dict(plan)
+    del values["env"]["segmentation"]
+    return values
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -5,10 +5,9 @@ from typing import Any, Callable, Sequence
 
 import numpy as np
 
-from tap_ray.config import to_dict
 from tap_ray.dataset.encode import encode_episode
 from tap_ray.errors import ConfigError
-from tap_ray.play.collect import MakeVector, Outcome, Robots, one_by_one, padded
+from tap_ray.play.collect import MakeVector, Outcome, Robots, one_by_one, padded, plan_values
 from tap_ray.rng import seed_of
 from tap_ray.rollout import rollout
 from tap_ray.types import EnvConfig, Policy, Trajectory
@@ -42,7 +41,7 @@ class DemoPlan:
 
     def to_json(self) -> dict[str, Any]:
         """Plain JSON values for a data set's header."""
-        return {"kind": "demos", **to_dict(self)}
+        return {"kind": "demos", **plan_values(self)}
 
 
 class DemoFleet:

@@ -1,0 +1,344 @@
+"""Looking inside: several policies look at the same episodes, and what they look at is measured and drawn.
+
+watchers + films -> maps -> shares -> saliency.json, strips/, videos/
+"""
+
+from collections import Counter
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Iterable, Iterator, Literal, Mapping, Sequence
+
+import numpy as np
+from tqdm import tqdm
+
+from tap_ray import runs
+from tap_ray.errors import ConfigError
+from tap_ray.evaluate import shares, strips
+from tap_ray.evaluate.episodes import MakePolicy, MakeVector, chunks
+from tap_ray.evaluate.protocol import Protocol, cells, policy_seed
+from tap_ray.evaluate.saliency import Sign, saliency
+from tap_ray.evaluate.settings import EvaluateConfig, protocol_of
+from tap_ray.models.build import Trained, load_trained, new_policy
+from tap_ray.models.deploy import Deployed
+from tap_ray.rollout import rollout
+from tap_ray.specs import RobotSpec, require_compatible
+from tap_ray.training.stage import FINAL
+from tap_ray.types import Cell, EnvConfig, Trajectory
+
+FLEET = 8
+"""Robots that are rolled out side by side."""
+NUM_FRESH = 3
+"""Networks with fresh weights whose shares are averaged: one alone may like any place."""
+REPORT = "saliency.json"
+
+
+@dataclass(frozen=True, kw_only=True)
+class LookConfig:
+    """Which policies look, at what."""
+
+    policy: tuple[Path, ...]
+    """Run folders of jobs.pretrain (Stage 1, inverse dynamics) and jobs.align (Stage 2). All see the same frames."""
+    driver: Literal["auto", "policy", "expert"] = "auto"
+    """Who moves the robot: the only policy given (Stage 2), or the scripted expert; auto: the policy where it can."""
+    sign: Sign = "both"
+    """Whether maps show what matters to the motion either way, or only what speaks "for" it (as Grad-CAM does for a
+    class, see evaluate/saliency.py)."""
+    suite: str = "tabletop"
+    """Suite of tasks."""
+    tasks: tuple[str, ...] = ()
+    """Tasks; none given: all of the suite."""
+    episodes: int = 5
+    """Episodes of each task: the first cells of jobs.evaluate."""
+    max_steps: int = 60
+    """Control steps of an episode (5 a second); it is looked at until the task is done."""
+    ahead: int = 1
+    """Steps (0.2 s each) from a frame to the one that is its goal image in Stage 1, at least 1."""
+    every: int = 4
+    """Steps (0.2 s each) between two pictures of a strip."""
+    seed: int = 0
+    """Root of the episodes' seeds."""
+    out: Path | None = None
+    """Run folder; without it runs/look-<hash>."""
+
+    def __post_init__(self) -> None:
+        for name in ("ahead", "every"):
+            if getattr(self, name) < 1:
+                raise ConfigError(f"{name} must be at least 1; got {getattr(self, name)}.")
+        if self.max_steps <= self.ahead:
+            raise ConfigError(f"max_steps {self.max_steps} must be more than ahead, {self.ahead}.")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Watcher:
+    """A policy that looks."""
+
+    name: str
+    stage: int
+    """1: it follows goal images; 2: instructions."""
+    trained: Trained
+
+
+@dataclass(frozen=True, kw_only=True)
+class Film:
+    """One episode until its task was done, with F + `ahead` frames of which the first F are looked at."""
+
+    cell: Cell
+    instruction: str
+    rgb: np.ndarray
+    """(F + ahead, Y, X, 3) uint8."""
+    state: np.ndarray
+    """(F, S) float32."""
+    segmentation: np.ndarray
+    """(F + ahead, Y, X) uint8, values as in tap_ray/types.py."""
+
+
+def watchers(config: LookConfig) -> list[Watcher]:
+    """Load the policies.
+
+    Raises:
+        CheckpointError: a run that is missing, not finished, or that holds no policy.
+        ConfigError: the same folder name twice, a policy that cannot look here or drive, or two for other images.
+    """
+    if not config.policy:
+        raise ConfigError("--policy names at least one run folder.")
+    found = [_watcher(path) for path in config.policy]
+    names = [watcher.name for watcher in found]
+    if len(set(names)) < len(names):
+        raise ConfigError(f"The folders of --policy must have different names; got {', '.join(names)}.")
+    sizes = {watcher.name: watcher.trained.policy.config.image_size for watcher in found}
+    if len(set(sizes.values())) > 1:
+        told = ", ".join(f"{name} {size} px" for name, size in sizes.items())
+        raise ConfigError(f"These policies cannot look at the same frames, they were trained on other images: {told}.")
+    if config.driver == "policy" and (len(found) > 1 or found[0].stage == 1):
+        raise ConfigError("Only a single policy of Stage 2 (jobs.align) can drive; these need --driver expert.")
+    return found
+
+
+def _watcher(path: Path) -> Watcher:
+    job = runs.read_json(path / "manifest.json")["job"] if (path / "manifest.json").exists() else "align"
+    runs.require_done(path, job="pretrain" if job == "pretrain" else "align")
+    trained = load_trained(path / FINAL)
+    config = trained.policy.config
+    if config.context == "goal" and config.goal == "change":
+        raise ConfigError(
+            f"{path} was trained on goal images in which the robot stays as it is; jobs.look shows those of the camera."
+        )
+    return Watcher(name=path.resolve().name, stage=1 if config.context == "goal" else 2, trained=trained)
+
+
+def protocol_for(
+    config: LookConfig, found: Sequence[Watcher], *, suite_tasks: Iterable[str], env_version: str
+) -> Protocol:
+    """The cells that are looked at, with the robot and images that the policies were trained for."""
+    first = found[0].trained
+    asked = EvaluateConfig(
+        policy="",
+        suite=config.suite,
+        tasks=config.tasks,
+        episodes=config.episodes,
+        max_steps=config.max_steps,
+        image_size=first.policy.config.image_size,
+        robot=first.spec.robot,
+        seed=config.seed,
+    )
+    return protocol_of(asked, suite_tasks=suite_tasks, env_version=env_version)
+
+
+def require_robot(found: Sequence[Watcher], spec: RobotSpec) -> None:
+    """Raise SpecError unless all policies were trained for this robot's interface."""
+    for watcher in found:
+        have, want = f"robot {spec.robot!r}", f"policy {watcher.name}"
+        require_compatible(spec, watcher.trained.spec, have_name=have, want_name=want)
+
+
+def by_itself(config: LookConfig, found: Sequence[Watcher]) -> bool:
+    """Whether the policy drives."""
+    return config.driver == "policy" or (config.driver == "auto" and len(found) == 1 and found[0].stage == 2)
+
+
+def driver_of(watcher: Watcher) -> MakePolicy:
+    """The policy as its own driver, for any number of robots."""
+
+    def make(scene: EnvConfig, num_robots: int) -> Deployed:
+        return Deployed(watcher.trained)
+
+    return make
+
+
+def films(protocol: Protocol, make_vector: MakeVector, make_policy: MakePolicy, *, ahead: int) -> Iterator[Film]:
+    """Roll out the protocol's cells one scene after the other.
+
+    Raises:
+        ConfigError: the simulator does not say whose pixel is whose.
+    """
+    for same in chunks(cells(protocol), FLEET):
+        scene = replace(protocol.env_config(same[0].task, same[0].scenario), segmentation=True)
+        env = make_vector(scene, len(same))
+        try:
+            done = rollout(
+                env,
+                make_policy(scene, len(same)),
+                env_seeds=[cell.seed for cell in same],
+                policy_seeds=[policy_seed(protocol.seed, cell) for cell in same],
+                settle=1 + ahead,
+            )
+        finally:
+            env.close()
+        for cell, trajectory in zip(same, done.trajectories, strict=True):
+            yield _film(cell, trajectory, sim=protocol.sim, ahead=ahead)
+
+
+def _film(cell: Cell, trajectory: Trajectory, *, sim: str, ahead: int) -> Film:
+    """Frames before the action that first completes the task, that of the action included; all if none does."""
+    if trajectory.segmentation is None:
+        raise ConfigError(
+            f"sim {sim!r} does not say whose pixel is whose (no info['segmentation']): nothing to measure."
+        )
+    done = np.flatnonzero(trajectory.entire)
+    num = min(len(trajectory) - ahead, int(done[0]) + 1 if len(done) else len(trajectory))
+    return Film(
+        cell=cell,
+        instruction=trajectory.instruction,
+        rgb=trajectory.rgb[: num + ahead],
+        state=trajectory.state[:num],
+        segmentation=trajectory.segmentation[: num + ahead],
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Seen:
+    """What one policy looks at in one film, in one view ("image" or "goal")."""
+
+    share: shares.Shares
+    best: shares.Shares
+    """What maps of as few cells could reach."""
+    overlay: np.ndarray
+    """(F, Y, X, 3) uint8."""
+    num_blank: int
+    """Frames where nothing matters to the motion; they count in no share."""
+    grid: int
+    """Cells of a row."""
+
+
+def look(
+    config: LookConfig, found: Sequence[Watcher], shown: Iterable[Film], *, total: int, folder: Path, fps: float
+) -> dict[str, Any]:
+    """Look at every film, write its strip and video; returns what `saliency.json` holds."""
+    fresh = {watcher.name: [_fresh(watcher, seed) for seed in range(NUM_FRESH)] for watcher in found}
+    per_episode: dict[str, dict[int, shares.Shares]] = {}
+    episodes, blank = [], Counter()
+    for number, film in enumerate(tqdm(shown, total=total, unit="episode", delay=1)):
+        episodes.append({"task": film.cell.task, "initial_state": film.cell.initial_state, "frames": len(film.state)})
+        rows = {"camera": film.rgb[: len(film.state)]}
+        for watcher in found:
+            random = [watch(config, each, film) for each in fresh[watcher.name]]
+            for view, seen in watch(config, watcher, film).items():
+                name = f"{watcher.name}, {view}"
+                of = {
+                    name: seen.share,
+                    f"{name}, fresh weights": shares.mean_shares([each[view].share for each in random]),
+                    f"{view}, at best of {seen.grid} x {seen.grid} cells": seen.best,
+                }
+                for key, share in of.items():
+                    per_episode.setdefault(key, {})[number] = share
+                blank[name] += seen.num_blank
+                mass, pixels = seen.share["gripper"]
+                rows[f"{name}: gripper {100 * mass:.0f} % of mass, {100 * pixels:.0f} % of pixels"] = seen.overlay
+        name = f"{film.cell.task}-{film.cell.initial_state:03d}"
+        strips.write_strip(folder / "strips" / f"{name}.png", rows, title=film.instruction, every=config.every)
+        strips.write_clip(folder / "videos" / f"{name}.mp4", rows, title=film.instruction, fps=fps)
+    return _report(found, {name: list(of.values()) for name, of in per_episode.items()}, episodes, blank)
+
+
+def watch(config: LookConfig, watcher: Watcher, film: Film) -> dict[str, Seen]:
+    """View -> what the policy looks at there."""
+    num, ahead = len(film.state), config.ahead
+    frames = {"image": slice(0, num), "goal": slice(ahead, num + ahead)}
+    looks = saliency(
+        watcher.trained,
+        film.rgb[frames["image"]],
+        film.rgb[frames["goal"]],
+        state=film.state,
+        sentence=[film.instruction] * num,
+        sign=config.sign,
+    )
+    return {
+        view: Seen(
+            share=shares.shares(of.map_TYX, film.segmentation[frames[view]]),
+            best=shares.at_best(film.segmentation[frames[view]], of.enlarge_YG),
+            overlay=strips.overlay(film.rgb[frames[view]], of.map_TYX),
+            num_blank=int((of.map_TYX.max((1, 2)) == 0).sum()),
+            grid=of.enlarge_YG.shape[1],
+        )
+        for view, of in looks.items()
+    }
+
+
+def _fresh(watcher: Watcher, seed: int) -> Watcher:
+    """The same network with new weights: what the architecture alone would show."""
+    trained = watcher.trained
+    policy = new_policy(trained.policy.config, seed=seed, tokenizer=trained.tokenizer).eval()
+    return replace(watcher, trained=replace(trained, policy=policy))
+
+
+def _report(
+    found: Sequence[Watcher],
+    per_episode: dict[str, list[shares.Shares]],
+    episodes: list[dict[str, Any]],
+    blank: Mapping[str, int],
+) -> dict[str, Any]:
+    of_task: dict[str, list[int]] = {}
+    for number, episode in enumerate(episodes):
+        of_task.setdefault(episode["task"], []).append(number)
+    first, *others = [f"{watcher.name}, image" for watcher in found]
+    return {
+        "stage": {watcher.name: watcher.stage for watcher in found},
+        "episodes": episodes,
+        "frames": sum(episode["frames"] for episode in episodes),
+        "frames_without_map": dict(blank),
+        "all": {name: shares.summary(values) for name, values in per_episode.items()},
+        "more_mass_than": {
+            f"{other} - {first}": shares.difference(per_episode[first], per_episode[other]) for other in others
+        },
+        "tasks": {
+            task: {name: shares.summary([values[n] for n in numbers]) for name, values in per_episode.items()}
+            for task, numbers in of_task.items()
+        },
+        "per_episode": {
+            name: [{region: [_plain(x) for x in pair] for region, pair in one.items()} for one in values]
+            for name, values in per_episode.items()
+        },
+    }
+
+
+def _plain(value: float) -> float | None:
+    return None if np.isnan(value) else value
+
+
+def metrics(report: dict[str, Any]) -> dict[str, float]:
+    """The numbers of a report as flat metrics, e.g. "look/bc50, image/gripper_ratio"."""
+    flat = {}
+    for name, regions in report["all"].items():
+        for region, numbers in regions.items():
+            for key in ("mass", "ratio"):
+                if numbers[key] is not None:
+                    flat[f"look/{name}/{region}_{key}".replace(", ", "/").replace(" ", "_")] = numbers[key]
+    return flat
+
+
+def text(report: dict[str, Any]) -> str:
+    """The table that a job prints."""
+    num = len(report["episodes"])
+    lines = [
+        f"% of the map / % of the pixels, their ratio (95 % bootstrap over {num} episodes, {report['frames']} frames)",
+        shares.HEADING,
+    ]
+    lines += [shares.text(name, regions) for name, regions in report["all"].items()]
+    blank = {name: n for name, n in report["frames_without_map"].items() if n}
+    lines += [f"{name}: {n} frames without a map, left out" for name, n in blank.items()]
+    for pair, regions in report["more_mass_than"].items():
+        of = regions["gripper"]
+        if of["low"] is not None:
+            interval = f"{100 * of['low']:+.1f} to {100 * of['high']:+.1f}"
+            lines.append(f"share of the map on the gripper, {pair}: {100 * of['mass']:+.1f} points ({interval})")
+    return "\n".join(lines)

@@ -1,0 +1,210 @@
+"""jobs.look on untrained networks and the real simulator, and every message of its."""
+
+import re
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import imageio.v3 as iio
+import numpy as np
+import pytest
+
+import envs
+from jobs import look as job
+from tap_ray import runs
+from tap_ray.config import run_job
+from tap_ray.dataset.norm_stats import NormStats, SlotNorm
+from tap_ray.errors import CheckpointError, ConfigError, SpecError, StorageError
+from tap_ray.evaluate import look, strips
+from tap_ray.evaluate.look import LookConfig
+from tap_ray.evaluate.protocol import Protocol
+from tap_ray.models.build import Trained, new_policy, save_policy
+from tap_ray.models.language import word_tokenizer
+from tap_ray.models.policy import PolicyConfig
+from tap_ray.types import Cell, EnvConfig, Trajectory
+from tests.line_world import Forward, line_robots
+from tests.small import VISION
+
+TINY = PolicyConfig(image_size=32, vision=VISION, goal_stem=VISION, width=32, num_layers=1, head_width=32)
+CARROT = ("put_carrot_on_plate",)
+
+
+def unit(slots):
+    return SlotNorm(names=tuple(s.name for s in slots), offset=(0.0,) * len(slots), scale=(1.0,) * len(slots))
+
+
+def made(folder: Path, config: PolicyConfig, *, stage: int, robot: str = "widowx") -> Path:
+    """A finished run of an untrained policy."""
+    spec = envs.spec(EnvConfig(robot=robot))
+    tokenizer = word_tokenizer(envs.TASKS[CARROT[0]].sentence) if stage == 2 else None
+    config = replace(config, context="language" if stage == 2 else "goal", num_actions=len(spec.action))
+    norm = NormStats(mode="mean_std", state=unit(spec.state), action=unit(spec.action))
+    policy = new_policy(config, seed=0, tokenizer=tokenizer)
+    opened = runs.open_run(folder, job="align" if stage == 2 else "pretrain", config={"robot": robot})
+    save_policy(folder / "final", Trained(policy=policy, spec=spec, norm=norm, tokenizer=tokenizer))
+    runs.finish(opened)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def stages(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    """Run folders of both stages."""
+    folder = tmp_path_factory.mktemp("runs")
+    return made(folder / "moves", TINY, stage=1), made(folder / "does", TINY, stage=2)
+
+
+@pytest.fixture(autouse=True)
+def elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing is written beside the tests."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path}/mlflow.db")
+
+
+@pytest.mark.filterwarnings("ignore:Exception ignored in")  # imageio's reader leaves its pipes to the collector
+def test_both_stages_look_at_the_expert(stages: tuple[Path, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    config = LookConfig(policy=stages, tasks=CARROT, episodes=2, max_steps=6, every=2, out=tmp_path / "look")
+    assert job.main(config) == tmp_path / "look"
+    shown = capsys.readouterr().out
+    assert "95 % bootstrap over 2 episodes, 10 frames" in shown  # 6 frames each, the last is a goal only
+    assert "share of the map on the gripper, does, image - moves, image:" in shown
+    report = runs.read_json(tmp_path / "look" / "saliency.json")
+    assert report["stage"] == {"moves": 1, "does": 2}
+    assert list(report["all"]) == [
+        "moves, image",
+        "moves, image, fresh weights",
+        "image, at best of 2 x 2 cells",
+        "moves, goal",
+        "moves, goal, fresh weights",
+        "goal, at best of 2 x 2 cells",
+        "does, image",
+        "does, image, fresh weights",
+    ]
+    for name, regions in report["all"].items():
+        parts = [regions[name] for name in ("gripper", "objects", "arm", "elsewhere")]
+        assert sum(part["pixels"] for part in parts) == pytest.approx(1)
+        if "at best" not in name:  # there each region has a map of its own
+            assert sum(part["mass"] for part in parts) == pytest.approx(1, abs=1e-4)
+    strip = iio.imread(tmp_path / "look" / "strips" / "put_carrot_on_plate-000.png")
+    # Steps 0 2 4 of 32 px six times as large; the camera and three maps, each below a bar, one bar for the sentence.
+    assert strip.shape == (5 * strips.BAR_PX + 4 * 192, 3 * 192, 3)
+    video = iio.imread(tmp_path / "look" / "videos" / "put_carrot_on_plate-001.mp4", plugin="FFMPEG")
+    assert video.shape[0] == 5
+    before = (tmp_path / "look" / "saliency.json").stat().st_mtime_ns
+    job.main(config)  # finished: nothing is done again, the table is shown
+    assert "does, image" in capsys.readouterr().out
+    assert (tmp_path / "look" / "saliency.json").stat().st_mtime_ns == before
+
+
+def test_a_stage_2_policy_drives_itself(stages: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(envs, "make_expert", lambda *_: pytest.fail("nobody asked for the expert"))
+    job.main(LookConfig(policy=stages[1:], tasks=CARROT, episodes=1, max_steps=4, out=tmp_path / "own"))
+    assert runs.read_json(tmp_path / "own" / "saliency.json")["frames"] == 3
+
+
+def test_a_simulator_that_does_not_say_whose_pixel_is_whose():
+    protocol = Protocol(tasks=("line",), env_version="1", episodes=1, max_steps=4, image_size=8)
+    shown = look.films(protocol, lambda scene, num: line_robots(num, scene), lambda *_: Forward(), ahead=1)
+    with pytest.raises(ConfigError, match=re.escape("sim 'pybullet' does not say whose pixel is whose")):
+        next(shown)
+
+
+def test_a_film_is_cut_after_the_task():
+    cell = Cell(task="line", scenario="standard", initial_state=0, seed=0)
+    entire = np.arange(9) >= 3
+    trajectory = Trajectory(
+        rgb=np.zeros((9, 8, 8, 3), np.uint8),
+        state=np.zeros((9, 2), np.float32),
+        action=np.zeros((9, 7), np.float32),
+        contact=entire,
+        object_pose=np.zeros((9, 1, 7), np.float32),
+        robot_mask=None,
+        partial=entire,
+        entire=entire,
+        object_name=("",),
+        instruction="go",
+        num_clipped=0,
+        segmentation=np.zeros((9, 8, 8), np.uint8),
+    )
+    # The action at step 3 completes it: frames 0 .. 3, and two more that are their goals.
+    film = look._film(cell, trajectory, sim="pybullet", ahead=2)
+    assert (len(film.state), len(film.rgb), len(film.segmentation)) == (4, 6, 6)
+    never = look._film(cell, replace(trajectory, entire=entire & False), sim="pybullet", ahead=2)
+    assert (len(never.state), len(never.rgb)) == (7, 9)
+
+
+def test_an_overlay_by_hand():
+    rgb = np.full((1, 1, 2, 3), 100, np.uint8)
+    seen = strips.overlay(rgb, np.array([[[0.0, 5.0]]]))
+    assert seen[0, 0, 0].tolist() == [100, 100, 100]  # nothing there: the frame as it is
+    red, green, blue = seen[0, 0, 1].tolist()
+    assert red > green
+    assert red > blue
+    np.testing.assert_array_equal(strips.overlay(rgb, np.zeros((1, 1, 2))), rgb)
+
+
+def test_a_strip_that_cannot_be_written(tmp_path: Path):
+    (tmp_path / "file").touch()
+    with pytest.raises(StorageError, match=r"Cannot write .*strip\.png: .*name another --out"):
+        strips.write_strip(tmp_path / "file" / "strip.png", {"a": np.zeros((1, 8, 8, 3), np.uint8)}, title="", every=1)
+
+
+@pytest.mark.parametrize(
+    ("values", "text"),
+    [
+        ({"ahead": 0}, "ahead must be at least 1; got 0."),
+        ({"every": 0}, "every must be at least 1; got 0."),
+        ({"max_steps": 3, "ahead": 3}, "max_steps 3 must be more than ahead, 3."),
+    ],
+)
+def test_numbers_that_cannot_be(values: dict[str, int], text: str):
+    with pytest.raises(ConfigError, match=re.escape(text)):
+        LookConfig(policy=(Path("x"),), **values)  # type: ignore[arg-type]
+
+
+def test_runs_that_cannot_look(stages: tuple[Path, Path], tmp_path: Path):
+    moves, does = stages
+
+    def of(*paths: Path, **more: str):
+        return look.watchers(LookConfig(policy=paths, **more))  # type: ignore[arg-type]
+
+    with pytest.raises(ConfigError, match="--policy names at least one run folder"):
+        of()
+    with pytest.raises(CheckpointError, match=r"nowhere does not exist\. Give a folder that a job printed"):
+        of(tmp_path / "nowhere")
+    runs.open_run(tmp_path / "half", job="align", config={})
+    with pytest.raises(CheckpointError, match="half has not finished"):
+        of(tmp_path / "half")
+    runs.finish(runs.open_run(tmp_path / "judged", job="evaluate", config={}))
+    with pytest.raises(CheckpointError, match="judged is a run of 'evaluate'; a run of 'align' is needed here"):
+        of(tmp_path / "judged")
+    runs.finish(runs.open_run(tmp_path / "prior", job="pretrain", config={}))
+    with pytest.raises(CheckpointError, match="holds no policy"):
+        of(tmp_path / "prior")
+    with pytest.raises(ConfigError, match="must have different names; got does, does"):
+        of(does, does)
+    with pytest.raises(ConfigError, match=re.escape("Only a single policy of Stage 2 (jobs.align) can drive")):
+        of(moves, driver="policy")
+    with pytest.raises(ConfigError, match=re.escape("Only a single policy of Stage 2 (jobs.align) can drive")):
+        of(moves, does, driver="policy")
+    small = made(tmp_path / "small", replace(TINY, image_size=16), stage=2)
+    with pytest.raises(ConfigError, match="trained on other images: does 32 px, small 16 px"):
+        of(does, small)
+    change = made(tmp_path / "change", replace(TINY, goal="change"), stage=1)
+    with pytest.raises(ConfigError, match="change was trained on goal images in which the robot stays as it is"):
+        of(change)
+
+
+def test_policies_of_two_robots(stages: tuple[Path, Path], tmp_path: Path):
+    other = made(tmp_path / "joints", TINY, stage=2, robot="iiwa")
+    with pytest.raises(SpecError, match="policy joints"):
+        job.main(LookConfig(policy=(stages[1], other), tasks=CARROT))
+
+
+def test_a_mistake_ends_with_one_line(
+    stages: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    monkeypatch.setattr(sys, "argv", ["look", "--policy", str(stages[1]), "--tasks", "put_carrot_on_plat"])
+    with pytest.raises(SystemExit) as ended:
+        run_job(job.main, LookConfig)
+    assert ended.value.code == 2
+    assert capsys.readouterr().err.startswith("error: Unknown task 'put_carrot_on_plat'. Did you mean")
