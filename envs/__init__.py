@@ -123,8 +123,7 @@ def check(config: EnvConfig) -> None:
             raise ConfigError(f"sim {config.sim!r} has the robot 'widowx' only; got {config.robot!r}.")
         if config.task not in (*TWINS, PLAY):
             raise ConfigError(f"sim {config.sim!r} has no task {config.task!r}; it has {', '.join(TWINS)}.")
-    if known_scenario(config.scenario).changes and config.sim != "pybullet":
-        raise ConfigError(f"sim {config.sim!r} has the scenario 'standard' only; got {config.scenario!r}.")
+    known_scenario(config.scenario)
     for name in ("image_size", "max_steps"):
         if getattr(config, name) < 1:
             raise ConfigError(f"{name} is at least 1, got {getattr(config, name)}.")

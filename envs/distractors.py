@@ -4,6 +4,7 @@ Built like envs/objects.py: of primitives, with a pose in the centre of the boun
 upright cylinder, so that nothing rolls away before it is touched.
 """
 
+from dataclasses import replace
 from math import cos, sin
 
 from envs.objects import STEEL, WHITE, YELLOW, Colour, ObjectModel, Part, Vector, ball, box, rod
@@ -21,6 +22,22 @@ def model(name: str, mass_kg: float, size_m: Vector, *part: Part) -> ObjectModel
 def hull(radius: float, height: float) -> Part:
     """What a round thing collides as."""
     return rod(radius, height, (0, 0, height / 2), None, solid=True)
+
+
+def scaled(model: ObjectModel, factor: float) -> ObjectModel:
+    """The same thing, so many times as large in each direction and of the same stuff."""
+    if factor == 1.0:
+        return model
+    parts = tuple(
+        replace(part, size_m=_times(part.size_m, factor), at_m=_times(part.at_m, factor)) for part in model.part
+    )
+    half = _times(model.half_size_m, factor)
+    return replace(model, part=parts, half_size_m=half, mass_kg=model.mass_kg * factor**3)
+
+
+def _times(vector: Vector, factor: float) -> Vector:
+    x, y, z = vector
+    return x * factor, y * factor, z * factor
 
 
 def _banana() -> ObjectModel:

@@ -12,7 +12,7 @@ from typing import Sequence
 import numpy as np
 
 from envs.cloths import CLOTHS, Cloth
-from envs.distractors import DISTRACTORS, SETS
+from envs.distractors import DISTRACTORS, SETS, scaled
 from envs.kinematics import kinematics
 from envs.objects import ObjectModel, Vector
 from envs.robots import ArmModel
@@ -21,6 +21,12 @@ from envs.tasks import PLAY, PUSH_M, TASKS
 from tap_ray.errors import ConfigError, nearest
 
 STANDARD = "standard"
+AREAS_M = (
+    ((0.10, -0.26), (0.46, 0.26)),
+    ((0.04, -0.30), (0.52, 0.40)),
+    ((0.00, -0.30), (0.54, 0.65)),
+)
+"""Parts of the table that distractors are strewn over; see `Situation.areas_m`."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -130,6 +136,14 @@ class Situation:
     """Parts of the table that the task needs; see `taken_by`."""
     view: Viewpoint
     """Of the standard camera."""
+    areas_m: tuple[tuple[tuple[float, float], tuple[float, float]], ...] = AREAS_M
+    """Rectangles (low x, y; high x, y) that distractors are strewn over: each lies in the first where it finds room."""
+    stands: bool = True
+    """Whether robots stand between the camera and a part of the table."""
+    scale: float = 1.0
+    """Of the distractors: a smaller table has smaller ones."""
+    clearance_m: float = 0.04
+    """Least distance of distractors to what the task needs."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -221,17 +235,11 @@ def _draw_offset(joint_rad: float, rng: np.random.Generator, arm: ArmModel) -> t
 
 # ---- distractors
 
-CLEARANCE_M, GAP_M, EDGE = 0.04, 0.015, 0.96
-"""Least distance to what the task needs, to each other, and how near the picture's border (1) their corners come."""
+GAP_M, EDGE = 0.015, 0.96
+"""Least distance of distractors to each other, and how near the picture's border (1) their corners come."""
 BASE_M, STAND_M = 0.15, (0.09, 0.22)
 """Radius around a robot's base that stays empty; radius and height of what of the robot always hides what is behind."""
-AREAS_M = (
-    ((0.10, -0.26), (0.46, 0.26)),
-    ((0.04, -0.30), (0.52, 0.40)),
-    ((0.00, -0.30), (0.54, 0.65)),
-)
-"""Rectangles (low x, y; high x, y) that they are strewn over: each lies in the first where it finds room."""
-TRIES, ROUNDS, MIN_DISTRACTORS = 80, 20, 3
+TRIES, ROUNDS, MIN_DISTRACTORS = 80, 60, 3
 """Places tried in each area; layouts begun when too few distractors fit (one in thousands); how many must."""
 
 
@@ -254,9 +262,10 @@ def _lay_out(names: Sequence[str], rng: np.random.Generator, situation: Situatio
     for _ in range(ROUNDS):
         placed: list[Distractor] = []
         for name in rng.permutation(names):
-            low, high = np.repeat(AREAS_M, TRIES, axis=0).transpose(1, 0, 2)
+            model = scaled(DISTRACTORS[str(name)], situation.scale)
+            low, high = np.repeat(situation.areas_m, TRIES, axis=0).transpose(1, 0, 2)
             for (x, y), yaw in zip(rng.uniform(low, high), rng.uniform(-np.pi, np.pi, len(low)), strict=True):
-                one = Distractor(object=DISTRACTORS[str(name)], position_m=(float(x), float(y)), yaw_rad=float(yaw))
+                one = Distractor(object=model, position_m=(float(x), float(y)), yaw_rad=float(yaw))
                 if _fits(one, placed, situation):
                     placed.append(one)
                     break
@@ -267,8 +276,10 @@ def _lay_out(names: Sequence[str], rng: np.random.Generator, situation: Situatio
 
 def _fits(one: Distractor, placed: Sequence[Distractor], situation: Situation) -> bool:
     (x, y), r, height = one.position_m, one.object.radius_m, 2 * one.object.half_size_m[2]
-    bases = [Circle(x_m=arm.base_m[0], y_m=arm.base_m[1], radius_m=BASE_M - CLEARANCE_M) for arm in situation.arm]
-    if any(hypot(x - c.x_m, y - c.y_m) < r + c.radius_m + CLEARANCE_M for c in (*situation.taken, *bases)):
+    bases = [
+        Circle(x_m=arm.base_m[0], y_m=arm.base_m[1], radius_m=BASE_M - situation.clearance_m) for arm in situation.arm
+    ]
+    if any(hypot(x - c.x_m, y - c.y_m) < r + c.radius_m + situation.clearance_m for c in (*situation.taken, *bases)):
         return False
     others = [(other.position_m, other.object.radius_m) for other in placed]
     if any(hypot(x - at[0], y - at[1]) < r + radius + GAP_M for at, radius in others):
@@ -279,6 +290,8 @@ def _fits(one: Distractor, placed: Sequence[Distractor], situation: Situation) -
     eye_m, own = situation.view.eye_m, Circle(x_m=x, y_m=y, radius_m=r)
     if any(hides(eye_m, own, height, circle) for circle in situation.taken):
         return False
+    if not situation.stands:
+        return True
     stands = [Circle(x_m=base.x_m, y_m=base.y_m, radius_m=STAND_M[0]) for base in bases]
     return not any(hides(eye_m, stand, STAND_M[1], own) for stand in stands)
 

@@ -8,53 +8,27 @@ Nothing of the tasks is re-implemented: scenes, controller, grasp and success fl
     picture     640 x 480 -> the square that a policy sees
 """
 
-import logging
-import os
-from dataclasses import dataclass
+from dataclasses import replace
 from typing import Any, ClassVar, Mapping, Sequence
 
 import gymnasium as gym
 import numpy as np
-from PIL import Image
 from scipy.spatial.transform import Rotation
 
 from envs.robots import robot, spec_of
+from envs.scenarios import Change, Situation, draw_change, known_scenario, taken_by
 from envs.tasks import NUM_SLOTS, PLAY, TASKS
-from envs.twins import NUM_STATES, PLAY_TWIN, TWINS, Twin
-from tap_ray.errors import ConfigError, SpecError
+from envs.twin_photo import photo_px
+from envs.twin_scene import CAMERA, Start, TwinScene, arm_of, draw, numpy
+from envs.twins import NUM_STATES, PLAY_TWIN, SHIFTS, THINGS, TWINS
+from tap_ray.errors import SpecError
+from tap_ray.rng import generator
 from tap_ray.types import EnvConfig
 
-CAMERA = "3rd_view_camera"
-FOCAL_PX, CENTRE_PX, PHOTO_PX = 623.588, (319.501, 239.545), (640, 480)
-"""SIMPLER's camera, a Logitech C920; the same as in mani_skill's bridge_dataset_eval/base_env.py."""
 FINGER_M = (0.015, 0.037)
 """Closed and open finger joints (METHOD.md D)."""
 MIN_FORCE_N = 1e-3
 """From here on a finger touches an object."""
-ASSETS = ("bridge_v2_real2sim", "widowx250s")
-
-
-def load() -> Any:
-    """ManiSkill, ready to make a twin.
-
-    Raises:
-        ConfigError: the package, its files or a Vulkan driver is missing; says the command that mends it.
-    """
-    os.environ["MS_SKIP_ASSET_DOWNLOAD_PROMPT"] = "1"  # nobody is asked: what is missing is said below
-    try:
-        import mani_skill.envs
-        from mani_skill.utils.assets.data import is_data_source_downloaded
-    except ImportError as error:
-        raise ConfigError(f"sim 'maniskill' needs the package mani-skill ({error}): pip install mani-skill") from None
-    logging.getLogger("mani_skill").setLevel(logging.ERROR)  # it warns of its own settings with every scene
-    missing = [name for name in ASSETS if not is_data_source_downloaded(name)]
-    if missing:
-        raise ConfigError(
-            f"ManiSkill's files {' and '.join(missing)} are not in {mani_skill.ASSET_DIR}. Fetch them: "
-            + "; ".join(f"python -m mani_skill.utils.download_asset {name} -y" for name in missing)
-            + ". If they lie elsewhere, set MS_ASSET_DIR to the folder that holds data/."
-        )
-    return mani_skill
 
 
 class SimplerVectorEnv(gym.vector.VectorEnv):
@@ -83,27 +57,27 @@ class SimplerVectorEnv(gym.vector.VectorEnv):
         self.action_space = gym.vector.utils.batch_space(self.single_action_space, num_robots)
         self.observation_space = gym.vector.utils.batch_space(self.single_observation_space, num_robots)
         self._render_size = render_size or size
-        self._twin = _start(self.twin, num_robots, photo_px(size), gpu=config.sim == "maniskill_gpu")
-        self._own_states = self._twin.xyz_configs, self._twin.quat_configs
+        scenario = known_scenario(config.scenario)
+        self._scenario = replace(scenario, shifts=SHIFTS) if scenario.shifts else scenario
+        self._scene = TwinScene(self.twin, num_robots, size, gpu=config.sim == "maniskill_gpu")
+        self._twin = self._scene.env
         self._instruction = [""] * num_robots
         self._num_steps = -1
 
     def reset(
         self, *, seed: int | Sequence[int | None] | None = None, options: dict[str, Any] | None = None
     ) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
-        """Begin an episode on each robot; a seed below NUM_STATES is one of SIMPLER's initial states."""
+        """Begin an episode on each robot; a seed below NUM_STATES is one of SIMPLER's initial states.
+
+        `options={"variant": 2}` picks one of the scenario's sets, cloths or shifts instead of drawing it.
+        """
         seeds = list(seed) if isinstance(seed, Sequence) else [seed] * self.num_envs
         starts = [self._start_of(one) for one in seeds]
-        twin, n = self._twin, self.num_envs
-        twin.xyz_configs = twin.xyz_configs.new_tensor(np.stack([start.xyz_m for start in starts]))
-        twin.quat_configs = twin.quat_configs.new_tensor(np.stack([start.quat_wxyz for start in starts]))
-        # ManiSkill numbers pairs of (place, orientation); robot i takes place i and orientation i.
-        pairs = twin.xyz_configs.new_tensor([i * n + i for i in range(n)]).long()
-        # A scene built anew: PhysX remembers contacts, and the same seed would not always give the same bytes. A GPU's
-        # physics is not that exact anyway, and thousands of scenes are not built in a moment.
-        again = not twin.gpu_sim_enabled
-        obs, truth = twin.reset(seed=[0] * n if n > 1 else 0, options={"episode_id": pairs, "reconfigure": again})
+        variant = (options or {}).get("variant")
+        changes = [self._change(one, start, variant) for one, start in zip(seeds, starts, strict=True)]
+        obs, truth = self._scene.begin(starts, changes)
         self._instruction = [start.sentence for start in starts]
+        n = self.num_envs
         self._num_steps, self._num_clipped = 0, np.zeros(n, np.int64)
         self._partial_once, self._entire_once = np.zeros(n, bool), np.zeros(n, bool)
         still = np.zeros((n, len(self._low_A)), np.float32)
@@ -129,21 +103,40 @@ class SimplerVectorEnv(gym.vector.VectorEnv):
 
     def render(self) -> np.ndarray:  # type: ignore[override]
         """The cameras' pictures, (N, render_size, render_size, 3) uint8."""
-        return squared(_numpy(self._twin.get_obs()["sensor_data"][CAMERA]["rgb"]), self._render_size)
+        return squared(numpy(self._twin.get_obs()["sensor_data"][CAMERA]["rgb"]), self._render_size)
 
     def close_extras(self, **_: Any) -> None:
         """End the simulation."""
         self._twin.close()
 
-    def _start_of(self, seed: int | None) -> "Start":
+    def _start_of(self, seed: int | None) -> Start:
         """How the episode of a seed begins."""
-        xyz, quat = (_numpy(own) for own in self._own_states)
+        xyz, quat = self._scene.places
         sentences = TASKS[self.config.task].sentence if self.config.task in TASKS else ("",)
         if seed is not None and seed < NUM_STATES and self.config.task != PLAY:
             place, way = divmod(seed, len(quat))
             return Start(xyz_m=xyz[place], quat_wxyz=quat[way], sentence=sentences[0])
         rng = np.random.default_rng(seed)
         return draw(self.twin, xyz, quat, str(rng.choice(sentences)), rng)
+
+    def _change(self, seed: int | None, start: Start, variant: int | None) -> Change:
+        """What the scenario does to the episode of `seed`."""
+        scene, (base_m, base_turn) = self._scene, self._scene.base
+        things = [THINGS[name] for name in self.twin.object]
+        place_m = [(float(x), float(y)) for x, y, _ in base_turn.inv().apply(start.xyz_m - base_m)]
+        situation = Situation(
+            arm=(arm_of(self.twin, scene.home_rad),),
+            taken=taken_by(self.config.task, things, place_m),
+            view=scene.camera.viewpoint(self.twin.table_z_m, photo_px(self.config.image_size)[1]),
+            areas_m=self.twin.strewn_m,
+            stands=False,
+            scale=self.twin.distractor_scale,
+            clearance_m=0.03,
+        )
+        if self._scenario.changes and seed is None:
+            seed = int(np.random.default_rng().integers(2**31))
+        rng = generator(seed or 0, "scenario", self._scenario.name)
+        return draw_change(self._scenario, rng, situation, variant=variant)
 
     def _checked(self, actions: np.ndarray) -> np.ndarray:
         value = np.asarray(actions, np.float32)
@@ -160,9 +153,9 @@ class SimplerVectorEnv(gym.vector.VectorEnv):
         self, obs: Mapping[str, Any], truth: Mapping[str, Any], executed: np.ndarray
     ) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
         """Observation and info now. `truth`: ManiSkill's own flags."""
-        partial = _numpy(self._twin.consecutive_grasp) > 0
-        entire = _numpy(truth["success"]).astype(bool)
-        self._partial_once |= _numpy(truth["is_src_obj_grasped"]).astype(bool)
+        partial = numpy(self._twin.consecutive_grasp) > 0
+        entire = numpy(truth["success"]).astype(bool)
+        self._partial_once |= numpy(truth["is_src_obj_grasped"]).astype(bool)
         self._entire_once |= entire
         names = ",".join([*self.twin.object, *[""] * (NUM_SLOTS - len(self.twin.object))])
         info: dict[str, Any] = {
@@ -181,13 +174,13 @@ class SimplerVectorEnv(gym.vector.VectorEnv):
         photo = obs["sensor_data"][CAMERA]
         if self.config.robot_mask:
             links = [int(link.per_scene_id[0]) for link in self._twin.agent.robot.get_links()]
-            own = np.isin(_numpy(photo["segmentation"])[..., 0], links).astype(np.uint8) * 255
+            own = np.isin(numpy(photo["segmentation"])[..., 0], links).astype(np.uint8) * 255
             info["robot_mask"] = squared(own[..., None], self.config.image_size)[..., 0]
-        return {"rgb": squared(_numpy(photo["rgb"]), self.config.image_size), "state": self._state()}, info
+        return {"rgb": squared(numpy(photo["rgb"]), self.config.image_size), "state": self._state()}, info
 
     def _state(self) -> np.ndarray:
         """(N, S) float32 proprioception, in the order of the spec."""
-        joints = _numpy(self._twin.agent.robot.get_qpos())
+        joints = numpy(self._twin.agent.robot.get_qpos())
         closed, open_ = FINGER_M
         opening = (joints[:, 6:8].mean(axis=1, keepdims=True) - closed) / (open_ - closed)
         tool = self._in_base(self._twin.agent.robot.links_map["ee_gripper_link"].pose)
@@ -203,15 +196,15 @@ class SimplerVectorEnv(gym.vector.VectorEnv):
     def _in_base(self, pose: Any) -> np.ndarray:
         """(N, 7) float32: a pose of ManiSkill's world in the robot's base frame, x y z (m), quaternion wxyz, w >= 0."""
         base = self._twin.agent.robot.pose
-        from_world = Rotation.from_quat(_numpy(base.q), scalar_first=True).inv()
-        turn = from_world * Rotation.from_quat(_numpy(pose.q), scalar_first=True)
-        place_m = from_world.apply(_numpy(pose.p) - _numpy(base.p))
+        from_world = Rotation.from_quat(numpy(base.q), scalar_first=True).inv()
+        turn = from_world * Rotation.from_quat(numpy(pose.q), scalar_first=True)
+        place_m = from_world.apply(numpy(pose.p) - numpy(base.p))
         return np.concatenate([place_m, turn.as_quat(canonical=True, scalar_first=True)], axis=1).astype(np.float32)
 
     def _contact(self) -> np.ndarray:
         """(N,) bool: a finger touches an object at the end of the control step."""
         forces = [
-            _numpy(self._twin.scene.get_pairwise_contact_forces(finger, item))
+            numpy(self._twin.scene.get_pairwise_contact_forces(finger, item))
             for finger in (self._twin.agent.finger1_link, self._twin.agent.finger2_link)
             for item in self._twin.objs.values()
         ]
@@ -234,7 +227,8 @@ class SimplerEnv(gym.Env[Any, np.ndarray]):
     ) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
         """Begin an episode; a seed below NUM_STATES is one of SIMPLER's initial states."""
         super().reset(seed=seed)
-        obs, info = self._one.reset(seed=int(self.np_random.integers(NUM_STATES, 2**31)) if seed is None else seed)
+        drawn = int(self.np_random.integers(NUM_STATES, 2**31)) if seed is None else seed
+        obs, info = self._one.reset(seed=drawn, options=options)
         return _single(obs), _single(info)
 
     def step(self, action: np.ndarray) -> tuple[dict[str, np.ndarray], float, bool, bool, dict[str, Any]]:
@@ -249,39 +243,6 @@ class SimplerEnv(gym.Env[Any, np.ndarray]):
     def close(self) -> None:
         """End the simulation."""
         self._one.close()
-
-
-@dataclass(frozen=True, kw_only=True)
-class Start:
-    """How one episode begins. ManiSkill's world frame; one row an object."""
-
-    xyz_m: np.ndarray
-    """(M, 3)."""
-    quat_wxyz: np.ndarray
-    """(M, 4)."""
-    sentence: str
-
-
-def draw(twin: Twin, xyz: np.ndarray, quat: np.ndarray, sentence: str, rng: np.random.Generator) -> Start:
-    """Poses that SIMPLER does not enumerate, from the part of the table that its own come from.
-
-    Args:
-        twin: whose scene.
-        xyz: (P, M, 3) SIMPLER's own places; heights are taken from the first.
-        quat: (Q, M, 4) SIMPLER's own orientations.
-        sentence: of the episode.
-        rng: source of every draw.
-    """
-    place = xyz[0].copy()
-    while True:
-        place[: twin.moves, :2] = rng.uniform(twin.low_m, twin.high_m, (twin.moves, 2))
-        away_m = np.linalg.norm(place[:, None, :2] - place[None, :, :2], axis=-1)
-        if (away_m[np.triu_indices(len(place), 1)] >= twin.apart_m).all():
-            break
-    own = quat[rng.integers(len(quat))].copy()
-    yaw = rng.uniform(-np.pi, np.pi, twin.turned)
-    own[: twin.turned] = np.stack([np.cos(yaw / 2), 0 * yaw, 0 * yaw, np.sin(yaw / 2)], axis=1)
-    return Start(xyz_m=place, quat_wxyz=own, sentence=sentence)
 
 
 def to_twin(action_NA: np.ndarray) -> np.ndarray:
@@ -299,60 +260,6 @@ def squared(picture_NYXC: np.ndarray, size: int) -> np.ndarray:
     way = cv2.INTER_AREA if picture_NYXC.shape[3] == 3 else cv2.INTER_NEAREST
     resized = [cv2.resize(picture, (size, size), interpolation=way) for picture in picture_NYXC]
     return np.stack(resized).reshape(len(resized), size, size, picture_NYXC.shape[3])
-
-
-def photo_px(size: int) -> tuple[int, int]:
-    """Width and height a picture is taken in before it becomes `size` x `size`: twice that, the C920's at most.
-
-    Drawing 640 x 480 on a CPU takes five times as long as all the rest of a step; see EXPERIMENTS.md for what is lost.
-    """
-    return (2 * size, 2 * size) if 2 * size <= PHOTO_PX[1] else PHOTO_PX
-
-
-def _start(twin: Twin, num_robots: int, width_height_px: tuple[int, int], *, gpu: bool) -> Any:
-    """ManiSkill's environment of a twin, whose camera is SIMPLER's in another resolution."""
-    load()
-    import cv2
-    import torch
-    from mani_skill.envs.tasks.digital_twins.base_env import BaseDigitalTwinEnv
-
-    import envs.play_twin  # noqa: F401  registers itself with ManiSkill
-
-    width, height = width_height_px
-    across, down = width / PHOTO_PX[0], height / PHOTO_PX[1]
-    lens = np.diag([across, down, 1.0]) @ [[FOCAL_PX, 0, CENTRE_PX[0]], [0, FOCAL_PX, CENTRE_PX[1]], [0, 0, 1]]
-    # Containers of the class, which all twins of a process would share: a second one would keep the objects of the
-    # first out of its background, or lose the first one's photograph (mani-skill 3.0.1).
-    BaseDigitalTwinEnv._objects_to_remove_from_greenscreen = []
-    BaseDigitalTwinEnv._rgb_overlay_images = {}
-    made = _made(
-        twin.env_id,
-        num_envs=num_robots,
-        obs_mode="rgb+segmentation",
-        sim_backend="physx_cuda" if gpu else "physx_cpu",
-        sensor_configs={"width": width, "height": height, "intrinsic": lens},
-    )
-    own: Any = made.unwrapped
-    photo = np.asarray(Image.open(own.rgb_overlay_paths[CAMERA]).convert("RGB"))
-    photo = cv2.resize(photo, width_height_px, interpolation=cv2.INTER_AREA)
-    own._rgb_overlay_images = {CAMERA: torch.from_numpy(photo).to(own.device)}
-    return own
-
-
-def _made(env_id: str, **settings: Any) -> gym.Env:
-    try:
-        return gym.make(env_id, **settings)
-    except RuntimeError as error:
-        if "vk::" not in str(error):
-            raise
-        raise ConfigError(
-            f"sim 'maniskill' finds no Vulkan driver that works ({error}). `python -m tap_ray.doctor` says what is "
-            "missing; without a GPU: apt-get install libvulkan1 mesa-vulkan-drivers (Mesa 24.3 or newer)."
-        ) from None
-
-
-def _numpy(tensor: Any) -> np.ndarray:
-    return tensor.cpu().numpy()
 
 
 def _single(batch: Mapping[str, Any]) -> dict[str, Any]:

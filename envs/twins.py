@@ -6,7 +6,10 @@ No simulator is imported here; envs/simpler.py runs them.
 from dataclasses import dataclass
 
 from envs.objects import ObjectModel, Vector
+from envs.scenarios import CameraShift
 
+Place = tuple[float, float]
+"""x and y, m."""
 NUM_STATES = 24
 """Initial states of each task that SIMPLER enumerates (of the eggplant's 64 its protocol uses the first 24)."""
 
@@ -28,10 +31,29 @@ class Twin:
     """How many of the objects are drawn; the others stay in the place that SIMPLER gives them."""
     carry_z_m: float = 0.14
     """Height of an expert's hand on its way to the target, base frame: above the rim of the sink, for one."""
+    table_z_m: float = -0.0045
+    """Height of the table in the base frame, where distractors stand and a cloth lies."""
+    cloth_low_m: tuple[float, float] = (0.10, -0.36)
+    """Corner of the cloth, base frame x and y."""
+    cloth_high_m: tuple[float, float] = (0.56, 0.30)
+    strewn_m: tuple[tuple[Place, Place], ...] = (((0.15, -0.20), (0.47, 0.29)),)
+    """Rectangles (low, high) that distractors are strewn over, see envs/scenarios.py."""
+    distractor_scale: float = 0.7
+    """Of their size: the part of the table that its camera sees is small."""
+    deep: bool = False
+    """Whether the table is the floor of a sink, which the hand begins above."""
     turned: int = 1
     """How many of them are drawn with any yaw; the others have one of SIMPLER's own orientations."""
 
 
+SHIFTS: tuple[CameraShift, ...] = (
+    CameraShift(name="left", move_m=(0.06, 0.05, 0.02), turn_rad=(-0.08, -0.03)),
+    CameraShift(name="right", move_m=(0.0, -0.08, 0.0), turn_rad=(0.10, 0.0)),
+    CameraShift(name="up", move_m=(0.03, -0.03, 0.07), turn_rad=(0.04, -0.08)),
+    CameraShift(name="down", move_m=(0.04, -0.03, -0.06), turn_rad=(0.03, 0.06)),
+)
+"""Of the camera, for the scenario "viewpoint". It stands beside the arm, which would fill the picture after the longer
+moves of envs/scenarios.py."""
 TWINS: dict[str, Twin] = {
     "put_spoon_on_cloth": Twin(
         env_id="PutSpoonOnTableClothInScene-v1",
@@ -61,6 +83,12 @@ TWINS: dict[str, Twin] = {
         high_m=(-0.095, 0.221),
         apart_m=0.0,
         carry_z_m=0.24,
+        table_z_m=0.068,
+        cloth_low_m=(0.16, -0.25),
+        cloth_high_m=(0.41, -0.03),
+        strewn_m=(((0.16, -0.25), (0.41, -0.03)),),
+        distractor_scale=0.55,
+        deep=True,
         moves=1,
         turned=0,
     ),

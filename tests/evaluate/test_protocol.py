@@ -85,12 +85,23 @@ def test_a_scene_carries_everything_shared():
     )
 
 
+def test_simplers_protocol():
+    """METHOD.md A: 60 steps, 120 for the eggplant; its 24 initial states are their own seeds."""
+    protocol = replace(PROTOCOL, suite="simpler", sim="maniskill", tasks=("put_eggplant_in_basket",))
+    protocol = replace(protocol, episodes=26, scenarios=("standard",))
+    assert protocol.env_config("put_eggplant_in_basket", "standard").max_steps == 2 * protocol.max_steps
+    assert protocol.env_config("put_carrot_on_plate", "standard").max_steps == protocol.max_steps
+    seeds = [cell.seed for cell in cells(protocol)]
+    assert seeds[:24] == list(range(24))
+    assert min(seeds[24:]) > 1000
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
         ({"tasks": ("carot",)}, "Unknown task 'carot'. Did you mean 'carrot'? Known: carrot, spoon, stack."),
         ({"scenarios": ()}, "Name at least one scenario, and each once; got []."),
-        ({"suite": "simpler"}, "Unknown suite 'simpler'. The suite 'simpler' is not built yet. Known: tabletop."),
+        ({"suite": "simpler"}, "The suite 'simpler' runs in maniskill or maniskill_gpu; got --sim pybullet."),
         ({"suite": "table"}, "Unknown suite 'table'. Did you mean 'tabletop'?"),
         ({"tasks": ()}, "Name at least one task, and each once; got []."),
         ({"tasks": ("spoon", "spoon")}, "Name at least one task, and each once; got ['spoon', 'spoon']."),

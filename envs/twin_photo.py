@@ -1,0 +1,120 @@
+"""The picture behind a twin: SIMPLER's camera and photograph, as they are after a scenario's change. NumPy and OpenCV.
+
+A background is one photograph (SIMPLER's "green screen"); only the robot and the objects are drawn. So a cloth is
+painted into the photograph, on the plane of the table, and a camera that moves sees the photograph as if all of it lay
+on that plane: the table moves as it should, the wall behind it roughly.
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+import cv2
+import numpy as np
+
+from envs.cloths import Cloth, texture
+from envs.rotations import quaternion_matrix
+from envs.scenarios import CameraShift, Viewpoint, camera_move, camera_turn
+from envs.twins import Twin
+
+FOCAL_PX, CENTRE_PX, PHOTO_PX = 623.588, (319.501, 239.545), (640, 480)
+"""SIMPLER's camera, a Logitech C920; the same as in mani_skill's bridge_dataset_eval/base_env.py."""
+FAR_M = 1.0
+"""What a ray meets of the table's plane beyond this distance from the base is not the table."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Camera:
+    """A pinhole camera in the robot's base frame; it looks along its x axis, y is left, z up in the picture."""
+
+    eye_m: np.ndarray
+    """(3,)."""
+    matrix: np.ndarray
+    """(3, 3) orientation."""
+    lens: np.ndarray
+    """(3, 3) intrinsics, px."""
+
+    def moved(self, shift: CameraShift | None) -> "Camera":
+        """The camera after a shift."""
+        if shift is None:
+            return self
+        forward = self.matrix[:, 0]
+        return Camera(
+            eye_m=self.eye_m + camera_move(forward, shift),
+            matrix=camera_turn(forward, shift) @ self.matrix,
+            lens=self.lens,
+        )
+
+    def rays(self, width_height_px: tuple[int, int]) -> np.ndarray:
+        """(Y, X, 3) directions of the pixels."""
+        u, v = np.meshgrid(np.arange(width_height_px[0]), np.arange(width_height_px[1]))
+        (fx, _, cx), (_, fy, cy), _ = self.lens
+        return np.stack([np.ones_like(u, float), (cx - u) / fx, (cy - v) / fy], axis=-1) @ self.matrix.T
+
+    def pixels(self, away_N3: np.ndarray) -> np.ndarray:
+        """(..., 2) pixels at which directions or points relative to the eye are seen."""
+        own = away_N3 @ self.matrix
+        (fx, _, cx), (_, fy, cy), _ = self.lens
+        depth = np.maximum(own[..., 0], 1e-6)
+        return np.stack([cx - fx * own[..., 1] / depth, cy - fy * own[..., 2] / depth], axis=-1)
+
+    def viewpoint(self, table_z_m: float, height_px: int) -> Viewpoint:
+        """The same, as scenarios know cameras."""
+        forward = self.matrix[:, 0]
+        target = self.eye_m + forward * (table_z_m - self.eye_m[2]) / forward[2]
+        fov = 2 * np.degrees(np.arctan(height_px / 2 / self.lens[1, 1]))
+        return Viewpoint(eye_m=_vector(self.eye_m), target_m=_vector(target), fov_deg=float(fov))
+
+
+def camera_of(pose: Any, lens: np.ndarray) -> Camera:
+    """The camera of a SAPIEN pose in the robot's base frame."""
+    return Camera(eye_m=np.array(pose.p, float), matrix=quaternion_matrix(np.array(pose.q, float)), lens=lens)
+
+
+def background(
+    photo: np.ndarray, camera: Camera, twin: Twin, *, cloth: Cloth | None = None, shift: CameraShift | None = None
+) -> np.ndarray:
+    """(Y, X, 3) uint8: the photograph (Y, X, 3) that `camera` took, seen after a shift, with a cloth on the table."""
+    now = camera.moved(shift)
+    ray = now.rays((photo.shape[1], photo.shape[0]))
+    with np.errstate(divide="ignore"):
+        far = (twin.table_z_m - now.eye_m[2]) / ray[..., 2:]
+    point = now.eye_m + far * ray
+    on_table = (far[..., 0] > 0) & (np.hypot(point[..., 0], point[..., 1]) < FAR_M)
+    seen = photo
+    if shift is not None:
+        source = camera.pixels(np.where(on_table[..., None], point - camera.eye_m, ray)).astype(np.float32)
+        seen = cv2.remap(photo, source[..., 0], source[..., 1], cv2.INTER_LINEAR, borderMode=cv2.BORDER_REFLECT)
+    if cloth is None:
+        return seen
+    low, high = np.array(twin.cloth_low_m), np.array(twin.cloth_high_m)
+    under = on_table & ((point[..., :2] >= low) & (point[..., :2] <= high)).all(axis=-1)
+    side_m = float(2 * np.abs([low, high]).max())
+    image = texture(cloth, side_m=side_m)
+    column, row = (np.stack([point[under, 0], -point[under, 1]]) / side_m + 0.5) * len(image)
+    painted = seen.copy()
+    painted[under] = image[row.astype(int) % len(image), column.astype(int) % len(image)]
+    return painted
+
+
+def photo_px(size: int) -> tuple[int, int]:
+    """Width and height a picture is taken in before it becomes `size` x `size`: twice that, the C920's at most.
+
+    Drawing 640 x 480 on a CPU takes five times as long as all the rest of a step; see EXPERIMENTS.md for what is lost.
+    """
+    return (2 * size, 2 * size) if 2 * size <= PHOTO_PX[1] else PHOTO_PX
+
+
+def lens_of(width_height_px: tuple[int, int]) -> np.ndarray:
+    """(3, 3) intrinsics of SIMPLER's camera for a picture of another size, px."""
+    across, down = width_height_px[0] / PHOTO_PX[0], width_height_px[1] / PHOTO_PX[1]
+    return np.diag([across, down, 1.0]) @ [[FOCAL_PX, 0, CENTRE_PX[0]], [0, FOCAL_PX, CENTRE_PX[1]], [0, 0, 1]]
+
+
+def resized(photo: np.ndarray, width_height_px: tuple[int, int]) -> np.ndarray:
+    """The photograph in another size, averaged."""
+    return cv2.resize(photo, width_height_px, interpolation=cv2.INTER_AREA)
+
+
+def _vector(value: np.ndarray) -> tuple[float, float, float]:
+    x, y, z = (float(one) for one in value)
+    return x, y, z
