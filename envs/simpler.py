@@ -23,10 +23,12 @@ from envs.twin_scene import CAMERA, Start, TwinScene, arm_of, draw, numpy
 from envs.twins import NUM_STATES, PLAY_TWIN, SHIFTS, THINGS, TWINS
 from tap_ray.errors import SpecError
 from tap_ray.rng import generator
-from tap_ray.types import EnvConfig
+from tap_ray.types import ARM, ELSEWHERE, FIRST_OBJECT, HAND, EnvConfig
 
 FINGER_M = (0.015, 0.037)
 """Closed and open finger joints (METHOD.md D)."""
+HAND_LINKS = ("gripper", "left_finger", "right_finger", "fingers", "ee_")
+"""What the names of the wrist's last link and of all that hangs on it begin with."""
 MIN_FORCE_N = 1e-3
 """From here on a finger touches an object."""
 
@@ -61,6 +63,8 @@ class SimplerVectorEnv(gym.vector.VectorEnv):
         self._scenario = replace(scenario, shifts=SHIFTS) if scenario.shifts else scenario
         self._scene = TwinScene(self.twin, num_robots, size, gpu=config.sim == "maniskill_gpu")
         self._twin = self._scene.env
+        if not config.render:
+            self._twin._obs_mode = "none"
         self._instruction = [""] * num_robots
         self._num_steps = -1
 
@@ -171,12 +175,28 @@ class SimplerVectorEnv(gym.vector.VectorEnv):
             "action": executed,
             "hand_action": executed,
         }
-        photo = obs["sensor_data"][CAMERA]
+        rgb = np.zeros((self.num_envs, self.config.image_size, self.config.image_size, 3), np.uint8)
+        if self.config.render:
+            photo = obs["sensor_data"][CAMERA]
+            rgb = squared(numpy(photo["rgb"]), self.config.image_size)
+            info |= self._masks(numpy(photo["segmentation"]))
+        return {"rgb": rgb, "state": self._state()}, info
+
+    def _masks(self, ids_NYX1: np.ndarray) -> dict[str, np.ndarray]:
+        """Whose pixels these are, as far as the config asks; `ids_NYX1`: ManiSkill's numbers."""
+        links = {link.name: int(link.per_scene_id[0]) for link in self._twin.agent.robot.get_links()}
+        asked: dict[str, np.ndarray] = {}
         if self.config.robot_mask:
-            links = [int(link.per_scene_id[0]) for link in self._twin.agent.robot.get_links()]
-            own = np.isin(numpy(photo["segmentation"])[..., 0], links).astype(np.uint8) * 255
-            info["robot_mask"] = squared(own[..., None], self.config.image_size)[..., 0]
-        return {"rgb": squared(numpy(photo["rgb"]), self.config.image_size), "state": self._state()}, info
+            asked["robot_mask"] = np.where(np.isin(ids_NYX1, list(links.values())), 255, 0)
+        if self.config.segmentation:
+            whose = np.full(ids_NYX1.shape, ELSEWHERE)
+            for name, number in links.items():
+                whose[ids_NYX1 == number] = HAND if name.startswith(HAND_LINKS) else ARM
+            for slot, item in enumerate(self._twin.objs.values()):
+                whose[ids_NYX1 == int(item.per_scene_id[0])] = FIRST_OBJECT + slot
+            asked["segmentation"] = whose
+        size = self.config.image_size
+        return {name: squared(mask.astype(np.uint8), size)[..., 0] for name, mask in asked.items()}
 
     def _state(self) -> np.ndarray:
         """(N, S) float32 proprioception, in the order of the spec."""

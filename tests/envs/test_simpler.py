@@ -14,7 +14,7 @@ from envs.twins import NUM_STATES, TWINS
 from tap_ray.errors import ConfigError, SpecError
 from tap_ray.rollout import rollout
 from tap_ray.specs import require_compatible
-from tap_ray.types import EnvConfig
+from tap_ray.types import ARM, ELSEWHERE, FIRST_OBJECT, HAND, EnvConfig
 
 OPEN, CLOSED = 1.0, -1.0
 STACK = EnvConfig(task="stack_green_on_yellow", sim="maniskill", image_size=32)
@@ -161,6 +161,48 @@ def test_the_mask_is_the_robot(stack: gym.Env) -> None:
     assert 0.02 < robot.mean() < 0.4
     assert obs["rgb"][robot].mean() < obs["rgb"][~robot].mean() - 20  # the WidowX is black, the table is not
     env.close()
+
+
+def test_whose_pixel_it_is(stack: gym.Env) -> None:
+    """Green where the green block is, and so on; the hand lies above the blocks in the picture."""
+    env = simpler.SimplerEnv(EnvConfig(task=STACK.task, sim="maniskill", image_size=96, segmentation=True))
+    obs, info = env.reset(seed=0)
+    whose, rgb = info["segmentation"], obs["rgb"].astype(float)
+    green, yellow = rgb[whose == FIRST_OBJECT].mean(0), rgb[whose == FIRST_OBJECT + 1].mean(0)
+    assert green[1] > green[0] + 10
+    assert yellow[0] > yellow[2] + 40
+    assert 0 < (whose == HAND).mean() < 0.2
+    assert rgb[whose == HAND].mean() < 80  # black
+    assert set(np.unique(whose)) <= {ELSEWHERE, ARM, HAND, FIRST_OBJECT, FIRST_OBJECT + 1}
+    env.close()
+
+
+def test_without_pictures(stack: gym.Env) -> None:
+    env = simpler.SimplerEnv(EnvConfig(task=STACK.task, sim="maniskill", image_size=32, render=False))
+    blind, seeing = env.reset(seed=0)[0], stack.reset(seed=0)[0]
+    assert not blind["rgb"].any()
+    assert np.array_equal(blind["state"], seeing["state"])
+    env.close()
+
+
+@pytest.mark.parametrize("task", ["put_carrot_on_plate", "put_eggplant_in_basket"])
+def test_scenarios_change_what_they_say_and_nothing_else(stack: gym.Env, task: str) -> None:
+    seen = {}
+    for scenario in envs.SCENARIOS:
+        env = simpler.SimplerEnv(EnvConfig(task=task, sim="maniskill", image_size=48, scenario=scenario))
+        env.reset(seed=5)
+        seen[scenario] = env.reset(seed=2)
+        assert np.array_equal(env.reset(seed=2)[0]["rgb"], seen[scenario][0]["rgb"])
+        env.close()
+    obs, info = seen.pop("standard")
+    hand = obs["state"][7:10]
+    for scenario, (other, told) in seen.items():
+        place, own = told["object_pose"][:2, :3], info["object_pose"][:2, :3]
+        assert place == pytest.approx(own, abs=0.004), scenario
+        assert told["instruction"] == info["instruction"]
+        moved_m = float(np.linalg.norm(other["state"][7:10] - hand))
+        assert (moved_m > 0.01) == (scenario == "initial_state"), (scenario, moved_m)
+        assert np.abs(other["rgb"].astype(float) - obs["rgb"]).mean() > 0.1, scenario
 
 
 def test_supersampling_keeps_the_picture(stack: gym.Env) -> None:
