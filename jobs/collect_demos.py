@@ -16,7 +16,7 @@ from tap_ray.play.settings import DemosJobConfig, demo_plan_of
 
 def main(config: DemosJobConfig) -> Path:
     """Collect what is missing, say what was dropped and why; returns the data set's folder."""
-    plan = demo_plan_of(config, envs.TASKS)
+    plan = demo_plan_of(config, envs.tasks_of(config.sim))
     for task in plan.tasks:
         envs.check(replace(plan.env, task=task))
         envs.make_expert(replace(plan.env, task=task), 1)
