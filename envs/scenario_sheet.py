@@ -1,6 +1,7 @@
-"""Contact sheet of all scenarios: `python -m envs.scenario_sheet docs/scenarios.png`."""
+"""Contact sheet of all scenarios: `python -m envs.scenario_sheet docs/scenarios.png [SIM]`."""
 
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -14,9 +15,9 @@ TASK, SEED, SIDE_PX, MARGIN_PX = "put_carrot_on_plate", 4, 230, 32
 COLUMNS = max(scenario.num_variants for scenario in SCENARIOS.values())
 
 
-def sheet(task: str = TASK, seed: int = SEED, robot: str = "widowx") -> Image.Image:
+def sheet(task: str = TASK, seed: int = SEED, robot: str = "widowx", sim: str = "pybullet") -> Image.Image:
     """A row a scenario, a column a variant, all with one scene; what has no variants shows further seeds."""
-    rows = [_row(scenario, task, seed, robot) for scenario in SCENARIOS.values()]
+    rows = [_row(scenario, EnvConfig(task=task, robot=robot, sim=sim), seed) for scenario in SCENARIOS.values()]
     high = SIDE_PX + MARGIN_PX
     page = Image.new("RGB", (COLUMNS * SIDE_PX, len(rows) * high), "white")
     draw = ImageDraw.Draw(page)
@@ -27,9 +28,8 @@ def sheet(task: str = TASK, seed: int = SEED, robot: str = "widowx") -> Image.Im
     return page
 
 
-def _row(scenario: Scenario, task: str, seed: int, robot: str) -> list[tuple[str, np.ndarray]]:
-    config = EnvConfig(task=task, robot=robot, scenario=scenario.name, image_size=SIDE_PX)
-    env, pictures = envs.make(config), []
+def _row(scenario: Scenario, config: EnvConfig, seed: int) -> list[tuple[str, np.ndarray]]:
+    env, pictures = envs.make(replace(config, scenario=scenario.name, image_size=SIDE_PX)), []
     several = scenario.num_variants > 1
     seeds = COLUMNS if scenario.changes else 1
     for column in range(scenario.num_variants if several else seeds):
@@ -48,4 +48,4 @@ def _name(scenario: Scenario, variant: int) -> str:
 
 
 if __name__ == "__main__":
-    sheet().save(Path(sys.argv[1]))
+    sheet(sim=sys.argv[2] if len(sys.argv) > 2 else "pybullet").save(Path(sys.argv[1]), quality=85)

@@ -1,8 +1,10 @@
 """ManiSkill's side of a twin: making it, beginning its episodes, and what a scenario changes of them."""
 
+import gc
 import logging
 import os
 from dataclasses import dataclass, replace
+from functools import cache
 from typing import Any, Sequence
 
 import gymnasium as gym
@@ -22,6 +24,13 @@ from tap_ray.errors import ConfigError
 CAMERA = "3rd_view_camera"
 ASSETS = ("bridge_v2_real2sim", "widowx250s")
 NOTHING = Change(joint_offset_rad=(np.zeros(6),))
+
+
+@cache
+def _keep_what_is_loaded() -> None:
+    """ManiSkill collects garbage with every scene it ends, which took two thirds of a reset: libraries hold none."""
+    gc.collect()
+    gc.freeze()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,6 +79,7 @@ def load() -> Any:
     except ImportError as error:
         raise ConfigError(f"sim 'maniskill' needs the package mani-skill ({error}): pip install mani-skill") from None
     logging.getLogger("mani_skill").setLevel(logging.ERROR)  # it warns of its own settings with every scene
+    _keep_what_is_loaded()
     missing = [name for name in ASSETS if not is_data_source_downloaded(name)]
     if missing:
         raise ConfigError(

@@ -95,7 +95,7 @@ class Outcome:
 
 
 class Robots:
-    """A vector environment that is built on first use, and anew for another task or after a crash."""
+    """Vector environments, each built when its task first comes up, and anew after a crash."""
 
     def __init__(self, make_vector: MakeVector, num_robots: int) -> None:
         """`num_robots` robots side by side in this process."""
@@ -103,20 +103,18 @@ class Robots:
             raise ConfigError(f"A fleet has at least 1 robot; got {num_robots}.")
         self._make_vector = make_vector
         self.num_robots = num_robots
-        self._config: EnvConfig | None = None
-        self._env: gym.vector.VectorEnv | None = None
+        self._envs: dict[EnvConfig, gym.vector.VectorEnv] = {}
 
     def of(self, config: EnvConfig) -> gym.vector.VectorEnv:
         """The environment for `config`."""
-        if self._env is None or config != self._config:
-            self.close()
-            self._env, self._config = self._make_vector(config, self.num_robots), config
-        return self._env
+        if config not in self._envs:
+            self._envs[config] = self._make_vector(config, self.num_robots)
+        return self._envs[config]
 
     def close(self) -> None:
         """End the simulators; the next `of` starts new ones, also where ending these raises."""
-        env, self._env = self._env, None
-        if env is not None:
+        ended, self._envs = self._envs, {}
+        for env in ended.values():
             env.close()
 
 
