@@ -20,7 +20,8 @@ import torch
 import tyro
 
 import envs
-from envs import simpler
+from envs.twin_photo import PHOTO_PX
+from envs.twin_scene import load
 from envs.twins import NUM_STATES, TWINS
 from tap_ray.types import EnvConfig
 
@@ -49,7 +50,7 @@ def actions() -> np.ndarray:
 
 def bare(task: str) -> Callable[[int], None]:
     """ManiSkill's loop: 640 x 480, pictures left where they are."""
-    simpler.load()
+    load()
     env: Any = gym.make(TWINS[task].env_id, obs_mode="rgb+segmentation", num_envs=1)
 
     def episode(state: int) -> None:
@@ -87,7 +88,7 @@ def main(config: Config) -> None:
     sides = {
         "ManiSkill's own loop": bare(config.task),
         f"ours, drawn at {2 * config.image_size} px": ours(config.task, config.image_size),
-        "ours, drawn at 640 x 480": ours(config.task, simpler.PHOTO_PX[1]),
+        "ours, drawn at 640 x 480": ours(config.task, PHOTO_PX[1]),
     }
     taken: dict[str, list[float]] = {name: [] for name in sides}
     for number in range(-1, config.rounds):  # the first is not counted: meshes and shaders are read

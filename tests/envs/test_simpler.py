@@ -10,6 +10,7 @@ from scipy.spatial.transform import Rotation
 
 import envs
 from envs import simpler
+from envs.twin_scene import load
 from envs.twins import NUM_STATES, TWINS
 from tap_ray.errors import ConfigError, SpecError
 from tap_ray.rollout import rollout
@@ -235,4 +236,4 @@ def test_missing_files_are_named_with_the_command(monkeypatch: pytest.MonkeyPatc
     with pytest.raises(
         ConfigError, match=r"files bridge_v2_real2sim are not in .*download_asset bridge_v2_real2sim -y"
     ):
-        simpler.load()
+        load()
