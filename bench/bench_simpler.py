@@ -20,8 +20,8 @@ import torch
 import tyro
 
 import envs
+from envs.maniskill import load
 from envs.twin_photo import PHOTO_PX
-from envs.twin_scene import load
 from envs.twins import NUM_STATES, TWINS
 from tap_ray.types import EnvConfig
 

@@ -13,6 +13,7 @@ from tap_ray.types import EnvConfig, Policy
 
 VERSION = "3"
 """Of the scenes. Raise it with any change that could change an episode: old results are then another protocol's."""
+MAX_TWIN_PX = 480
 SIMULATORS = ("pybullet", "maniskill", "maniskill_gpu")
 
 
@@ -22,7 +23,7 @@ def make(config: EnvConfig, *, teleoperated: bool = False, render_size: int | No
     Args:
         config: which robot, task and simulator.
         teleoperated: see `make_teleoperated`.
-        render_size: side of what `env.render()` returns, px; None for the observation's (use more for videos).
+        render_size: side of what `env.render()` returns, px; None for the observation's. ManiSkill's gets no sharper.
 
     Raises:
         ConfigError: unknown task, robot, simulator or scenario; names the nearest.
@@ -71,6 +72,16 @@ def make_expert(config: EnvConfig, num_robots: int, expert_config: ExpertConfig 
     if config.sim != "pybullet" and config.task in TWINS:
         bench = Bench(object=THINGS, carry_z_m=TWINS[config.task].carry_z_m, drop_in_m=0.02, lags=True)
     return expert(config.task, spec(config), num_robots, expert_config, bench)
+
+
+def version_of(sim: str) -> str:
+    """Version of a simulator's scenes; ManiSkill's files are part of it."""
+    if sim == "pybullet":
+        return VERSION
+    from envs.maniskill import assets_digest, require
+
+    require(sim)
+    return f"{VERSION}+{assets_digest()}"
 
 
 def tasks_of(sim: str) -> tuple[str, ...]:
@@ -123,6 +134,11 @@ def check(config: EnvConfig) -> None:
             raise ConfigError(f"sim {config.sim!r} has the robot 'widowx' only; got {config.robot!r}.")
         if config.task not in (*TWINS, PLAY):
             raise ConfigError(f"sim {config.sim!r} has no task {config.task!r}; it has {', '.join(TWINS)}.")
+        if config.image_size > MAX_TWIN_PX:
+            raise ConfigError(f"SIMPLER's camera has {MAX_TWIN_PX} rows; got image_size {config.image_size}.")
+        from envs.maniskill import require
+
+        require(config.sim)
     known_scenario(config.scenario)
     for name in ("image_size", "max_steps"):
         if getattr(config, name) < 1:
@@ -145,4 +161,6 @@ __all__ = [
     "pushed_m",
     "random_policy",
     "spec",
+    "tasks_of",
+    "version_of",
 ]

@@ -6,11 +6,11 @@ Imported only where ManiSkill runs (envs/simpler.py).
 from typing import Any, ClassVar
 
 import numpy as np
-import torch
 from mani_skill.envs.tasks.digital_twins.bridge_dataset_eval.base_env import BRIDGE_DATASET_ASSET_PATH, BaseBridgeEnv
 from mani_skill.utils import io_utils
 from mani_skill.utils.registration import register_env
 
+from envs.maniskill import tensor
 from envs.twins import PLAY_TWIN
 
 MODELS = (
@@ -34,9 +34,8 @@ class PlayInScene(BaseBridgeEnv):
         """One place and one orientation: envs/simpler.py draws them."""
         xyz = np.array([[(-0.16 + 0.1 * (i % 2), -0.05 + 0.1 * (i // 2), z) for i, z in enumerate(DROP_Z_M)]])
         quat = np.tile([1.0, 0.0, 0.0, 0.0], (1, len(MODELS), 1))
-        super().__init__(
-            obj_names=list(MODELS), xyz_configs=torch.tensor(xyz), quat_configs=torch.tensor(quat), **kwargs
-        )
+        at = {"xyz_configs": tensor(xyz, "cpu"), "quat_configs": tensor(quat, "cpu")}
+        super().__init__(obj_names=list(MODELS), **at, **kwargs)
 
     def _load_scene(self, options: dict[str, Any]) -> None:
         cubes = io_utils.load_json(BRIDGE_DATASET_ASSET_PATH / "custom" / "info_bridge_custom_baked_tex_v0.json")
@@ -46,7 +45,7 @@ class PlayInScene(BaseBridgeEnv):
     def evaluate(self) -> dict[str, Any]:
         """ManiSkill's flags, of which nothing here is a success."""
         flags = self._evaluate(success_require_src_completely_on_target=False)
-        return {**flags, "success": torch.zeros_like(flags["success"])}
+        return {**flags, "success": flags["success"] & False}
 
     def get_language_instruction(self, **kwargs: Any) -> list[str]:
         """Play has no words."""

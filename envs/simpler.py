@@ -15,11 +15,12 @@ import gymnasium as gym
 import numpy as np
 from scipy.spatial.transform import Rotation
 
+from envs.maniskill import numpy
 from envs.robots import robot, spec_of
 from envs.scenarios import Change, Situation, draw_change, known_scenario, taken_by
 from envs.tasks import NUM_SLOTS, PLAY, TASKS
 from envs.twin_photo import photo_px
-from envs.twin_scene import CAMERA, Start, TwinScene, arm_of, draw, numpy
+from envs.twin_scene import CAMERA, Start, TwinScene, arm_of, draw
 from envs.twins import NUM_STATES, PLAY_TWIN, SHIFTS, THINGS, TWINS
 from tap_ray.errors import SpecError
 from tap_ray.rng import generator
@@ -36,7 +37,11 @@ MIN_FORCE_N = 1e-3
 class SimplerVectorEnv(gym.vector.VectorEnv):
     """N copies of one twin in one ManiSkill simulation: on a GPU any N, on a CPU one. Contract: tap_ray/types.py."""
 
-    metadata: ClassVar[dict[str, Any]] = {"render_modes": ["rgb_array"], "render_fps": 5}
+    metadata: ClassVar[dict[str, Any]] = {
+        "render_modes": ["rgb_array"],
+        "render_fps": 5,
+        "autoreset_mode": gym.vector.AutoresetMode.DISABLED,
+    }
 
     def __init__(self, config: EnvConfig, num_robots: int = 1, *, render_size: int | None = None) -> None:
         """Start a simulation of `config`.
@@ -74,8 +79,13 @@ class SimplerVectorEnv(gym.vector.VectorEnv):
         """Begin an episode on each robot; a seed below NUM_STATES is one of SIMPLER's initial states.
 
         `options={"variant": 2}` picks one of the scenario's sets, cloths or shifts instead of drawing it.
+
+        Raises:
+            SpecError: not one seed >= 0 for each robot, or only some of them are asked to begin.
         """
-        seeds = list(seed) if isinstance(seed, Sequence) else [seed] * self.num_envs
+        seeds = self._seeds(seed)
+        if "reset_mask" in (options or {}):
+            raise SpecError("Robots of a twin begin their episodes together; reset_mask is not for them.")
         starts = [self._start_of(one) for one in seeds]
         variant = (options or {}).get("variant")
         changes = [self._change(one, start, variant) for one, start in zip(seeds, starts, strict=True)]
@@ -106,24 +116,38 @@ class SimplerVectorEnv(gym.vector.VectorEnv):
         return seen, info["entire"].astype(np.float64), np.zeros(self.num_envs, bool), over, info
 
     def render(self) -> np.ndarray:  # type: ignore[override]
-        """The cameras' pictures, (N, render_size, render_size, 3) uint8."""
-        return squared(numpy(self._twin.get_obs()["sensor_data"][CAMERA]["rgb"]), self._render_size)
+        """The cameras' pictures, (N, render_size, render_size, 3) uint8; as sharp as the observation's, not sharper."""
+        if self._num_steps < 0:
+            raise SpecError("render() came before reset(). Call env.reset(seed=...) first.")
+        return squared(numpy(self._twin._get_obs_sensor_data()[CAMERA]["rgb"]), self._render_size)
 
     def close_extras(self, **_: Any) -> None:
         """End the simulation."""
-        self._twin.close()
+        self._scene.close()
 
-    def _start_of(self, seed: int | None) -> Start:
+    def _seeds(self, seed: int | Sequence[int | None] | None) -> list[int]:
+        """One for each robot; an int is the first one's, and the next ones' follow, as in Gymnasium."""
+        if seed is None or isinstance(seed, (int, np.integer)):
+            first = int(seed) if seed is not None else int(self.np_random.integers(NUM_STATES, 2**31))
+            seeds = [first + number for number in range(self.num_envs)]
+        else:
+            drawn = self.np_random.integers(NUM_STATES, 2**31, len(seed))
+            seeds = [int(new) if one is None else int(one) for one, new in zip(seed, drawn, strict=True)]
+        if len(seeds) != self.num_envs or min(seeds) < 0:
+            raise SpecError(f"A twin wants one seed >= 0 for each of its {self.num_envs} robots; got {seed}.")
+        return seeds
+
+    def _start_of(self, seed: int) -> Start:
         """How the episode of a seed begins."""
         xyz, quat = self._scene.places
         sentences = TASKS[self.config.task].sentence if self.config.task in TASKS else ("",)
-        if seed is not None and seed < NUM_STATES and self.config.task != PLAY:
+        if seed < NUM_STATES and self.config.task != PLAY:
             place, way = divmod(seed, len(quat))
             return Start(xyz_m=xyz[place], quat_wxyz=quat[way], sentence=sentences[0])
         rng = np.random.default_rng(seed)
         return draw(self.twin, xyz, quat, str(rng.choice(sentences)), rng)
 
-    def _change(self, seed: int | None, start: Start, variant: int | None) -> Change:
+    def _change(self, seed: int, start: Start, variant: int | None) -> Change:
         """What the scenario does to the episode of `seed`."""
         scene, (base_m, base_turn) = self._scene, self._scene.base
         things = [THINGS[name] for name in self.twin.object]
@@ -137,9 +161,7 @@ class SimplerVectorEnv(gym.vector.VectorEnv):
             scale=self.twin.distractor_scale,
             clearance_m=0.03,
         )
-        if self._scenario.changes and seed is None:
-            seed = int(np.random.default_rng().integers(2**31))
-        rng = generator(seed or 0, "scenario", self._scenario.name)
+        rng = generator(seed, "scenario", self._scenario.name)
         return draw_change(self._scenario, rng, situation, variant=variant)
 
     def _checked(self, actions: np.ndarray) -> np.ndarray:

@@ -1,36 +1,22 @@
 """ManiSkill's side of a twin: making it, beginning its episodes, and what a scenario changes of them."""
 
-import gc
-import logging
-import os
 from dataclasses import dataclass, replace
-from functools import cache
 from typing import Any, Sequence
 
-import gymnasium as gym
 import numpy as np
-import torch
 from PIL import Image
 from scipy.spatial.transform import Rotation
 
+from envs.maniskill import environment, numpy, tensor
 from envs.objects import ObjectModel, Part
 from envs.robots import WIDOWX, ArmModel
 from envs.rotations import matrix_quaternion
 from envs.scenarios import Change
-from envs.twin_photo import Camera, background, camera_of, lens_of, photo_px, resized
+from envs.twin_photo import background, camera_of, lens_of, photo_px, resized
 from envs.twins import Twin
-from tap_ray.errors import ConfigError
 
 CAMERA = "3rd_view_camera"
-ASSETS = ("bridge_v2_real2sim", "widowx250s")
 NOTHING = Change(joint_offset_rad=(np.zeros(6),))
-
-
-@cache
-def _keep_what_is_loaded() -> None:
-    """ManiSkill collects garbage with every scene it ends, which took two thirds of a reset: libraries hold none."""
-    gc.collect()
-    gc.freeze()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,30 +52,6 @@ def draw(twin: Twin, xyz: np.ndarray, quat: np.ndarray, sentence: str, rng: np.r
     return Start(xyz_m=place, quat_wxyz=own, sentence=sentence)
 
 
-def load() -> Any:
-    """ManiSkill, ready to make a twin.
-
-    Raises:
-        ConfigError: the package, its files or a Vulkan driver is missing; says the command that mends it.
-    """
-    os.environ["MS_SKIP_ASSET_DOWNLOAD_PROMPT"] = "1"  # nobody is asked: what is missing is said below
-    try:
-        import mani_skill.envs
-        from mani_skill.utils.assets.data import is_data_source_downloaded
-    except ImportError as error:
-        raise ConfigError(f"sim 'maniskill' needs the package mani-skill ({error}): pip install mani-skill") from None
-    logging.getLogger("mani_skill").setLevel(logging.ERROR)  # it warns of its own settings with every scene
-    _keep_what_is_loaded()
-    missing = [name for name in ASSETS if not is_data_source_downloaded(name)]
-    if missing:
-        raise ConfigError(
-            f"ManiSkill's files {' and '.join(missing)} are not in {mani_skill.ASSET_DIR}. Fetch them: "
-            + "; ".join(f"python -m mani_skill.utils.download_asset {name} -y" for name in missing)
-            + ". If they lie elsewhere, set MS_ASSET_DIR to the folder that holds data/."
-        )
-    return mani_skill
-
-
 class TwinScene:
     """ManiSkill's simulation of a twin: N scenes, each begun as an episode's start and change say."""
 
@@ -99,13 +61,13 @@ class TwinScene:
         Raises:
             ConfigError: ManiSkill cannot run here.
         """
-        load()
         self.twin, self._changes = twin, [NOTHING] * num_robots
-        self._strewn: list[tuple[Any, Any]] = []
+        self.distractors: list[Any] = []
+        """ManiSkill's actors, scene by scene."""
         self._photo_px = photo_px(image_size)
         lens = lens_of(self._photo_px)
         self._lens = {"width": self._photo_px[0], "height": self._photo_px[1], "intrinsic": lens}
-        self.env = _made(twin.env_id, num_robots, self._lens, gpu=gpu)
+        self.env = environment(twin.env_id, num_robots, dict(self._lens), gpu=gpu)
         photo = np.asarray(Image.open(self.env.rgb_overlay_paths[CAMERA]).convert("RGB"))
         self._photo = resized(photo, self._photo_px)
         self.camera = camera_of(self.env._sensor_configs[CAMERA].pose.sp, lens)
@@ -117,8 +79,8 @@ class TwinScene:
 
         def load_scene(options: dict[str, Any]) -> None:
             own_scene(options)
-            parts = [_strew(self.env, robot, one, twin.table_z_m) for robot, one in enumerate(self._changes)]
-            self._strewn = [item for part in parts for item in part]
+            parts = [self._strew(robot, change) for robot, change in enumerate(self._changes)]
+            self.distractors = [actor for part in parts for actor in part]
 
         self.env._load_scene = load_scene
 
@@ -128,31 +90,31 @@ class TwinScene:
         env.xyz_configs = env.xyz_configs.new_tensor(np.stack([start.xyz_m for start in starts]))
         env.quat_configs = env.quat_configs.new_tensor(np.stack([start.quat_wxyz for start in starts]))
         # ManiSkill numbers pairs of (place, orientation); scene i takes place i and orientation i.
-        pairs = env.xyz_configs.new_tensor([i * n + i for i in range(n)]).long()
+        pairs = tensor(np.arange(n) * (n + 1), env.device)
         self._photograph(changes)
         # A scene built anew: PhysX remembers contacts, and the same seed would not always give the same bytes. A GPU's
         # physics is not that exact anyway, and thousands of scenes are not built in a moment.
-        again = not env.gpu_sim_enabled or any(one.distractor for one in (*changes, *self._changes))
+        again = not env.gpu_sim_enabled or any(
+            _builds(old, new) for old, new in zip(self._changes, changes, strict=True)
+        )
         self._changes = list(changes)
         obs, flags = env.reset(seed=[0] * n if n > 1 else 0, options={"episode_id": pairs, "reconfigure": again})
         offset = np.stack([change.joint_offset_rad[0] for change in changes])
-        if offset.any() or self._strewn:
-            obs = self._arrange(offset)
+        if offset.any():
+            obs = self._bend(offset)
         return obs, flags
 
-    def _arrange(self, offset_N6: np.ndarray) -> dict[str, Any]:
-        """Begin with other joints, and with the distractors where they were put; returns what is then seen.
+    def close(self) -> None:
+        """End the simulation."""
+        self.distractors = []
+        self.env.close()
 
-        While ManiSkill lets its own objects settle, the arm lies across the table and sweeps others away.
-        """
+    def _bend(self, offset_N6: np.ndarray) -> dict[str, Any]:
+        """Begin with other joints; returns what is then seen."""
         env = self.env
         joints = env.agent.robot.get_qpos().clone()
         joints[:, :6] += joints.new_tensor(offset_N6)
         env.agent.reset(init_qpos=joints)
-        for actor, pose in self._strewn:
-            actor.set_pose(pose)
-            actor.set_linear_velocity(joints.new_zeros(1, 3))
-            actor.set_angular_velocity(joints.new_zeros(1, 3))
         if env.gpu_sim_enabled:
             env.scene._gpu_apply_all()
             env.scene.px.gpu_update_articulation_kinematics()
@@ -161,15 +123,40 @@ class TwinScene:
         return env.get_obs()
 
     def _photograph(self, changes: Sequence[Change]) -> None:
-        """Give each scene its background, and the camera its place."""
-        shifts = {change.shift for change in changes}
-        if len(shifts) > 1:
-            raise ConfigError("Several twins in one simulation share a camera: one viewpoint at a time on a GPU.")
-        (shift,) = shifts
-        photos = [background(self._photo, self.camera, self.twin, cloth=one.cloth, shift=shift) for one in changes]
-        self.env._rgb_overlay_images = {CAMERA: torch.from_numpy(np.stack(photos)).to(self.env.device)}
-        pose = _pose(self.camera.moved(shift))
+        """Give each scene its background, and its camera its place."""
+        from mani_skill.utils.structs.pose import Pose
+
+        photos = [background(self._photo, self.camera, self.twin, cloth=one.cloth, shift=one.shift) for one in changes]
+        self.env._rgb_overlay_images = {CAMERA: tensor(np.stack(photos), self.env.device)}
+        cameras = [self.camera.moved(change.shift) for change in changes]
+        eye_m = tensor(np.stack([one.eye_m for one in cameras]).astype(np.float32), self.env.device)
+        quat = np.stack([matrix_quaternion(one.matrix) for one in cameras]).astype(np.float32)
+        pose = Pose.create_from_pq(eye_m, tensor(quat, self.env.device))
         self.env._custom_sensor_configs = {**self._lens, "pose": pose}
+
+    def _strew(self, robot: int, change: Change) -> list[Any]:
+        """Build a change's distractors in scene number `robot`. They are drawn, not overlaid.
+
+        ManiSkill moves the robot to its place after it has built the scene, so its pose now would be another.
+        """
+        import sapien
+
+        base, built = sapien.Pose(self.base[0], self.base[1].as_quat(scalar_first=True)), []
+        for number, one in enumerate(change.distractor):
+            turn = [np.cos(one.yaw_rad / 2), 0, 0, np.sin(one.yaw_rad / 2)]
+            builder = self.env.scene.create_actor_builder()
+            builder.set_scene_idxs([robot])
+            _shape(builder, one.object)
+            builder.initial_pose = base * sapien.Pose([*one.position_m, self.twin.table_z_m + 0.002], turn)
+            actor = builder.build(name=f"distractor_{robot}_{number}")
+            self.env.remove_object_from_greenscreen(actor)
+            built.append(actor)
+        return built
+
+
+def _builds(old: Change, new: Change) -> bool:
+    """Whether a scene must be built anew for another change."""
+    return bool(old.distractor or new.distractor) or old.shift != new.shift
 
 
 def arm_of(twin: Twin, home_rad: np.ndarray) -> ArmModel:
@@ -182,23 +169,6 @@ def arm_of(twin: Twin, home_rad: np.ndarray) -> ArmModel:
         workspace_low_m=(low[0], low[1], max(low[2], lowest)),
         workspace_high_m=(high[0], high[1], max(high[2], twin.carry_z_m + 0.06)),
     )
-
-
-def _strew(env: Any, robot: int, change: Change, table_z_m: float) -> list[tuple[Any, Any]]:
-    """Build a change's distractors in scene number `robot`: each with its pose. They are drawn, not overlaid."""
-    import sapien
-
-    base, built = env.agent.robot.pose[robot].sp, []
-    for number, one in enumerate(change.distractor):
-        turn = [np.cos(one.yaw_rad / 2), 0, 0, np.sin(one.yaw_rad / 2)]
-        builder = env.scene.create_actor_builder()
-        builder.set_scene_idxs([robot])
-        _shape(builder, one.object)
-        builder.initial_pose = base * sapien.Pose([*one.position_m, table_z_m + 0.002], turn)
-        actor = builder.build(name=f"distractor_{robot}_{number}")
-        env.remove_object_from_greenscreen(actor)
-        built.append((actor, builder.initial_pose))
-    return built
 
 
 def _shape(builder: Any, model: ObjectModel) -> None:
@@ -234,44 +204,3 @@ def _volume(part: Part) -> float:
             return float(np.pi * x * y * z)
         case _:
             return float(4 / 3 * np.pi * x**3)
-
-
-def _made(env_id: str, num_robots: int, lens: dict[str, Any], *, gpu: bool) -> Any:
-    """ManiSkill's environment, whose camera is SIMPLER's in another resolution."""
-    from mani_skill.envs.tasks.digital_twins.base_env import BaseDigitalTwinEnv
-
-    import envs.play_twin  # noqa: F401  registers itself with ManiSkill
-
-    if gpu and not torch.cuda.is_available():
-        raise ConfigError("sim 'maniskill_gpu' needs an NVIDIA GPU, and torch finds none. Use --sim maniskill.")
-    # Containers of the class, which all twins of a process would share: a second one would keep the objects of the
-    # first out of its background, or lose the first one's photograph (mani-skill 3.0.1).
-    BaseDigitalTwinEnv._objects_to_remove_from_greenscreen = []
-    BaseDigitalTwinEnv._rgb_overlay_images = {}
-    try:
-        made = gym.make(
-            env_id,
-            num_envs=num_robots,
-            obs_mode="rgb+segmentation",
-            sim_backend="physx_cuda" if gpu else "physx_cpu",
-            sensor_configs=lens,
-        )
-    except RuntimeError as error:
-        if "vk::" not in str(error):
-            raise
-        raise ConfigError(
-            f"sim 'maniskill' finds no Vulkan driver that works ({error}). `python -m tap_ray.doctor` says what is "
-            "missing; without a GPU: apt-get install libvulkan1 mesa-vulkan-drivers (Mesa 24.3 or newer)."
-        ) from None
-    return made.unwrapped
-
-
-def _pose(camera: Camera) -> Any:
-    import sapien
-
-    return sapien.Pose(camera.eye_m.tolist(), matrix_quaternion(camera.matrix).tolist())
-
-
-def numpy(tensor: Any) -> np.ndarray:
-    """A tensor of any device as an array."""
-    return tensor.cpu().numpy()

@@ -20,7 +20,7 @@ def main(config: DemosJobConfig) -> Path:
     for task in plan.tasks:
         envs.check(replace(plan.env, task=task))
         envs.make_expert(replace(plan.env, task=task), 1)
-    values = {**plan.to_json(), "env_version": envs.VERSION}
+    values = {**plan.to_json(), "env_version": envs.version_of(config.sim)}
     recording = Recording(
         job="collect_demos",
         env=plan.env,

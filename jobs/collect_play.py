@@ -21,7 +21,7 @@ def main(config: PlayJobConfig) -> Path:
     plan = plan_of(config)
     envs.check(plan.env)
     check_robots(plan, config.robots_per_fleet)
-    values = {**plan.to_json(), "env_version": envs.VERSION}
+    values = {**plan.to_json(), "env_version": envs.version_of(config.sim)}
     recording = Recording(
         job="collect_play",
         env=plan.env,

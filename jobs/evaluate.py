@@ -21,8 +21,9 @@ from tap_ray.types import EnvConfig, Policy
 
 def main(config: EvaluateConfig) -> Path:
     """Run the cells that have no result yet, sum them up, print the table; returns the run folder."""
-    tasks = envs.tasks_of(simulator(config))
-    protocol = protocol_of(config, suite_tasks=tasks, env_version=envs.VERSION, known_scenarios=envs.SCENARIOS)
+    sim = simulator(config)
+    tasks, version = envs.tasks_of(sim), envs.version_of(sim)
+    protocol = protocol_of(config, suite_tasks=tasks, env_version=version, known_scenarios=envs.SCENARIOS)
     check(protocol, known_tasks=tasks, check_scene=envs.check)
     make_policy, parents = _policy(config, protocol)
     run = runs.open_run(config.out, job="evaluate", config=what(config, protocol), parents=parents)

@@ -17,8 +17,9 @@ from tap_ray.evaluate.settings import EvaluateConfig, simulator
 def main(config: LookConfig) -> Path:
     """Film the episodes, look at them, print the table; returns the run folder."""
     found = look.watchers(config)
-    tasks = envs.tasks_of(simulator(EvaluateConfig(policy="", suite=config.suite)))
-    protocol = look.protocol_for(config, found, suite_tasks=tasks, env_version=envs.VERSION)
+    sim = simulator(EvaluateConfig(policy="", suite=config.suite))
+    tasks = envs.tasks_of(sim)
+    protocol = look.protocol_for(config, found, suite_tasks=tasks, env_version=envs.version_of(sim))
     check(protocol, known_tasks=tasks, check_scene=envs.check)
     spec = envs.spec(protocol.env_config(protocol.tasks[0], "standard"))
     look.require_robot(found, spec)

@@ -11,6 +11,7 @@ An environment's `info` (privileged: only experts, explorers that say so, and ju
     "object_pose"  (M, 7) float32  x y z (m, table frame), quaternion wxyz; unused slots are zero
     "object_name"  str             the M slots' names joined by ",", "" for an unused slot
     "contact"      bool            a finger touched one of these objects (no distractor) during the last control step
+                                   (ManiSkill: at its end)
     "robot_mask"   (Y, X) uint8    255 where the robot or its shadow is seen (only with EnvConfig.robot_mask)
     "segmentation" (Y, X) uint8    whose pixel it is (only with EnvConfig.segmentation): ELSEWHERE, ARM, HAND, or
                                    FIRST_OBJECT + slot. The hand's shadow is ELSEWHERE
@@ -46,7 +47,7 @@ class EnvConfig:
     robot: str = "widowx"
     """Embodiment, a key of envs/robots.py."""
     sim: str = "pybullet"
-    """"pybullet" or "maniskill"."""
+    """"pybullet", "maniskill", or "maniskill_gpu": its physics on a GPU, not the same to the last bit."""
     image_size: int = 96
     """Side of the square camera image, px."""
     max_steps: int = 60

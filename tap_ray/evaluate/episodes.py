@@ -7,6 +7,7 @@ from typing import Callable, Iterable, Sequence
 import gymnasium as gym
 import numpy as np
 
+from tap_ray.errors import TapRayError
 from tap_ray.evaluate.failures import TaskFacts, failure_of
 from tap_ray.evaluate.protocol import Protocol, policy_seed
 from tap_ray.rollout import Rollout, rollout
@@ -58,6 +59,8 @@ class Robots:
         """
         try:
             return self._run_batch(cells)
+        except TapRayError:  # a user's mistake: it would cost every cell
+            raise
         except Exception as error:  # noqa: BLE001 whatever crashes a scene or a policy is this cell's result
             with suppress(Exception):  # a crashed simulator may not even close
                 self.close()

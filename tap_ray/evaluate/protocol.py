@@ -28,7 +28,7 @@ class Suite:
 SUITES = {
     "tabletop": Suite(sims=("pybullet",)),
     "simpler": Suite(
-        sims=("maniskill", "maniskill_gpu"), num_states=24, longer={"put_eggplant_in_basket": 2}
+        sims=("maniskill",), num_states=24, longer={"put_eggplant_in_basket": 2}
     ),  # METHOD.md A: 60 steps, 120 for the eggplant, 24 episodes a task
 }
 

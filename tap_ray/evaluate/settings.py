@@ -24,7 +24,7 @@ class EvaluateConfig:
     scenario: tuple[str, ...] = ("standard",)
     """Scenarios that each task is judged in; "standard" changes nothing, "all" stands for all of them."""
     episodes: int = 24
-    """Cells of each task in each scenario."""
+    """Cells of each task in each scenario; from the 25th on SIMPLER's are drawn, other words for the task included."""
     max_steps: int = 60
     """Control steps of an episode (5 a second); SIMPLER's eggplant is given twice as many."""
     image_size: int = 96

@@ -10,7 +10,7 @@ from scipy.spatial.transform import Rotation
 
 import envs
 from envs import simpler
-from envs.twin_scene import load
+from envs.maniskill import load
 from envs.twins import NUM_STATES, TWINS
 from tap_ray.errors import ConfigError, SpecError
 from tap_ray.rollout import rollout
@@ -40,7 +40,6 @@ def stack() -> Any:
 
 
 pytestmark = [
-    pytest.mark.maniskill,
     pytest.mark.filterwarnings("ignore:.*:UserWarning"),  # ManiSkill builds tensors from lists of arrays
     pytest.mark.filterwarnings("ignore:.*:DeprecationWarning"),
 ]
@@ -55,6 +54,7 @@ def moved(env: gym.Env, *actions: tuple[float, ...], wait: int = 8) -> tuple[np.
     return start, obs["state"]
 
 
+@pytest.mark.maniskill
 @pytest.mark.parametrize("axis", [0, 1, 2])
 def test_the_hand_goes_where_it_is_told_to(stack: gym.Env, axis: int) -> None:
     """5 cm along x (forward), y (left), z (up) of the base; nothing else moves."""
@@ -64,6 +64,7 @@ def test_the_hand_goes_where_it_is_told_to(stack: gym.Env, axis: int) -> None:
     assert abs(end[10:14] @ start[10:14]) == pytest.approx(1.0, abs=1e-4)
 
 
+@pytest.mark.maniskill
 @pytest.mark.parametrize("turn", [(0, 0, 0.3), (0.25, 0, 0), (0.2, -0.15, 0.25)])
 def test_a_turn_is_an_axis_angle_of_the_base_frame(stack: gym.Env, turn: tuple[float, ...]) -> None:
     """R_next = exp([r]) R: METHOD.md D's third slip, looked at on the gripper."""
@@ -73,6 +74,7 @@ def test_a_turn_is_an_axis_angle_of_the_base_frame(stack: gym.Env, turn: tuple[f
     assert end[7:10] == pytest.approx(start[7:10], abs=0.002)
 
 
+@pytest.mark.maniskill
 def test_the_gripper_opens_at_plus_one(stack: gym.Env) -> None:
     """METHOD.md D: +1 open, -1 closed, fingers at 37 and 15 mm."""
     _, closed = moved(stack, (0, 0, 0, 0, 0, 0, CLOSED))
@@ -83,6 +85,7 @@ def test_the_gripper_opens_at_plus_one(stack: gym.Env) -> None:
     assert opened[6] == pytest.approx(1.0, abs=0.01)
 
 
+@pytest.mark.maniskill
 def test_the_environments_contract(stack: gym.Env) -> None:
     check_env(stack, skip_render_check=True)
     obs, info = stack.reset(seed=0)
@@ -98,6 +101,7 @@ def test_the_environments_contract(stack: gym.Env) -> None:
     )
 
 
+@pytest.mark.maniskill
 def test_simplers_own_initial_states(stack: gym.Env) -> None:
     """State 0: its blocks at (-0.21, -0.05) and (-0.21, 0.05) of ManiSkill's world; the base is at (0.147, 0.028)."""
     _, info = stack.reset(seed=0)
@@ -109,6 +113,7 @@ def test_simplers_own_initial_states(stack: gym.Env) -> None:
     assert not np.allclose(drawn[0], drawn[1], atol=0.01)
 
 
+@pytest.mark.maniskill
 def test_bad_actions_and_no_episode(stack: gym.Env) -> None:
     stack.reset(seed=0)
     with pytest.raises(SpecError, match=r"\(N = 1, A = 7\) finite numbers\. This one has shape \(1, 6\)"):
@@ -130,6 +135,7 @@ def episode(env: gym.Env, seed: int) -> list[bytes]:
     return parts
 
 
+@pytest.mark.maniskill
 @pytest.mark.parametrize("task", ["play", "put_eggplant_in_basket"])
 def test_the_same_seed_gives_the_same_bytes_whatever_came_before(stack: gym.Env, task: str) -> None:
     """Without a scene built anew, these two differ in the last bits after some other episodes."""
@@ -141,6 +147,7 @@ def test_the_same_seed_gives_the_same_bytes_whatever_came_before(stack: gym.Env,
     env.close()
 
 
+@pytest.mark.maniskill
 @pytest.mark.parametrize("task", TWINS)
 def test_the_expert_does_it(stack: gym.Env, task: str) -> None:
     """Two of SIMPLER's states and a drawn one, one process, side by side; jobs.evaluate judges all 24."""
@@ -155,6 +162,7 @@ def test_the_expert_does_it(stack: gym.Env, task: str) -> None:
     env.close()
 
 
+@pytest.mark.maniskill
 def test_the_mask_is_the_robot(stack: gym.Env) -> None:
     env = simpler.SimplerEnv(EnvConfig(task="put_carrot_on_plate", sim="maniskill", image_size=64, robot_mask=True))
     obs, info = env.reset(seed=0)
@@ -164,6 +172,7 @@ def test_the_mask_is_the_robot(stack: gym.Env) -> None:
     env.close()
 
 
+@pytest.mark.maniskill
 def test_whose_pixel_it_is(stack: gym.Env) -> None:
     """Green where the green block is, and so on; the hand lies above the blocks in the picture."""
     env = simpler.SimplerEnv(EnvConfig(task=STACK.task, sim="maniskill", image_size=96, segmentation=True))
@@ -178,6 +187,7 @@ def test_whose_pixel_it_is(stack: gym.Env) -> None:
     env.close()
 
 
+@pytest.mark.maniskill
 def test_without_pictures(stack: gym.Env) -> None:
     env = simpler.SimplerEnv(EnvConfig(task=STACK.task, sim="maniskill", image_size=32, render=False))
     blind, seeing = env.reset(seed=0)[0], stack.reset(seed=0)[0]
@@ -186,6 +196,7 @@ def test_without_pictures(stack: gym.Env) -> None:
     env.close()
 
 
+@pytest.mark.maniskill
 @pytest.mark.parametrize("task", ["put_carrot_on_plate", "put_eggplant_in_basket"])
 def test_scenarios_change_what_they_say_and_nothing_else(stack: gym.Env, task: str) -> None:
     seen = {}
@@ -206,6 +217,29 @@ def test_scenarios_change_what_they_say_and_nothing_else(stack: gym.Env, task: s
         assert np.abs(other["rgb"].astype(float) - obs["rgb"]).mean() > 0.1, scenario
 
 
+@pytest.mark.maniskill
+@pytest.mark.parametrize("task", ["put_carrot_on_plate", "play", "put_eggplant_in_basket"])
+def test_distractors_stand_where_they_were_drawn(stack: gym.Env, task: str) -> None:
+    """On the table to 4 mm, at first and after two seconds; three to five. The sink is uneven: they stay in it."""
+    one = simpler.SimplerVectorEnv(EnvConfig(task=task, sim="maniskill", image_size=16, scenario="distractors"))
+    for variant in range(5):
+        one.reset(seed=30 + variant, options={"variant": variant})
+        drawn = one._scene._changes[0].distractor
+        assert 3 <= len(drawn) <= 5
+        for _ in range(2):
+            for actor, wanted in zip(one._scene.distractors, drawn, strict=True):
+                place = one._in_base(actor.pose)[0, :3]
+                if "eggplant" in task:
+                    assert (place > (0.10, -0.32, 0.03)).all(), wanted.object.name
+                    assert (place < (0.47, 0.04, 0.15)).all(), wanted.object.name
+                    continue
+                assert place == pytest.approx([*wanted.position_m, one.twin.table_z_m], abs=0.004), wanted.object.name
+            for _ in range(10):
+                one.step(np.array([[0, 0, 0, 0, 0, 0, 1]], np.float32))
+    one.close()
+
+
+@pytest.mark.maniskill
 def test_supersampling_keeps_the_picture(stack: gym.Env) -> None:
     """Drawn at twice the policy's size, against SIMPLER's 640 x 480 averaged down: within 3 of 255 on the mean."""
     small = stack.reset(seed=0)[0]["rgb"].astype(float)
@@ -215,7 +249,28 @@ def test_supersampling_keeps_the_picture(stack: gym.Env) -> None:
     assert np.abs(simpler.squared(full[None], 32)[0].astype(float) - small).mean() < 3
 
 
+@pytest.mark.maniskill
+def test_a_vector_of_one(stack: gym.Env) -> None:
+    """Gymnasium's contract of seeds, which only a GPU can try with several robots."""
+    one = simpler.SimplerVectorEnv(STACK)
+    with pytest.raises(SpecError, match=r"render\(\) came before reset\(\)"):
+        one.render()
+    with pytest.raises(SpecError, match=r"step\(\) came before reset\(\)"):
+        one.step(np.zeros((1, 7), np.float32))
+    first, _ = one.reset(seed=[2])
+    again, _ = one.reset(seed=np.array([2]))  # pyright: ignore[reportArgumentType]
+    assert np.array_equal(first["rgb"], again["rgb"])
+    assert np.array_equal(one.render(), again["rgb"])
+    for seeds in ([1, 2], [-1]):
+        with pytest.raises(SpecError, match="one seed >= 0 for each of its 1 robots"):
+            one.reset(seed=seeds)
+    with pytest.raises(SpecError, match="reset_mask is not for them"):
+        one.reset(seed=[0], options={"reset_mask": np.array([True])})
+    one.close()
+
+
 WRONG = [
+    (EnvConfig(sim="maniskill", image_size=500), "SIMPLER's camera has 480 rows; got image_size 500"),
     (EnvConfig(sim="maniskill", task="push_pumpkin_left"), "sim 'maniskill' has no task 'push_pumpkin_left'; it has"),
     (EnvConfig(sim="maniskill", robot="panda"), "sim 'maniskill' has the robot 'widowx' only; got 'panda'"),
 ]
@@ -237,3 +292,25 @@ def test_missing_files_are_named_with_the_command(monkeypatch: pytest.MonkeyPatc
         ConfigError, match=r"files bridge_v2_real2sim are not in .*download_asset bridge_v2_real2sim -y"
     ):
         load()
+
+
+def test_no_gpu_and_no_driver_are_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("mani_skill")
+    from envs import maniskill
+
+    with monkeypatch.context() as patch:
+        patch.setattr(maniskill, "load", lambda: None)
+        patch.setattr(maniskill.gym, "make", no_device)
+        with pytest.raises(ConfigError, match=r"finds no Vulkan driver that works \(Failed to find a rendering device"):
+            maniskill.environment("none", 1, {}, gpu=False)
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    monkeypatch.setattr(maniskill, "load", lambda: None)
+    with pytest.raises(ConfigError, match="'maniskill_gpu' needs an NVIDIA GPU, and torch finds none"):
+        envs.make(EnvConfig(task=STACK.task, sim="maniskill_gpu"))
+    monkeypatch.setattr(maniskill, "find_spec", lambda name: None)
+    with pytest.raises(ConfigError, match=r"needs the package mani-skill \(Linux only\)"):
+        envs.make(STACK)
+
+
+def no_device(*_: Any, **__: Any) -> None:
+    raise RuntimeError("Failed to find a rendering device")
