@@ -25,6 +25,7 @@ def main() -> None:
         run("a data set to read", "jobs.collect_play", "--episodes", "200", "--out", data)
         run("stream: Ray Data against torch's DataLoader", "bench.bench_stream", "--data", data)
         run("train: Ray Train against the same loop without it", "bench.bench_train", "--data", data, "--steps", "150")
+    run("SIMPLER's twins: our contract against ManiSkill's own loop", "bench.bench_simpler")
 
 
 if __name__ == "__main__":

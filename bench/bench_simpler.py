@@ -20,9 +20,10 @@ import torch
 import tyro
 
 import envs
-from envs.maniskill import load
+from envs.maniskill import load, require
 from envs.twin_photo import PHOTO_PX
 from envs.twins import NUM_STATES, TWINS
+from tap_ray.errors import ConfigError
 from tap_ray.types import EnvConfig
 
 STEPS = 60
@@ -85,6 +86,11 @@ def main(config: Config) -> None:
     """Print processor time a step and ratios."""
     warnings.simplefilter("ignore")
     torch.set_num_threads(1)
+    try:
+        require("maniskill")
+    except ConfigError as error:
+        print(f"not measured: {error}")
+        return
     sides = {
         "ManiSkill's own loop": bare(config.task),
         f"ours, drawn at {2 * config.image_size} px": ours(config.task, config.image_size),

@@ -107,3 +107,12 @@ def test_a_crash_in_a_probe_is_a_row(monkeypatch, tmp_path, script, detail):
 def test_no_foreign_library_enters_this_process():
     code = "import sys, tap_ray.doctor; sys.exit(any(m in sys.modules for m in ('ray', 'mlflow', 'torch', 'pybullet')))"
     assert subprocess.run([sys.executable, "-c", code]).returncode == 0
+
+
+def test_mesas_that_maniskill_cannot_draw_with():
+    """Debian bookworm has 22.3, its backports 25.0; other makers' drivers are not known to fail."""
+    assert doctor.too_old("Mesa 22.3.6 (LLVM 15.0.6)")
+    assert doctor.too_old("Mesa 24.2.8")
+    assert not doctor.too_old("Mesa 24.3.0-devel")
+    assert not doctor.too_old("Mesa 25.0.7-2~bpo12+1 (LLVM 15.0.6)")
+    assert not doctor.too_old("550.54.15")
