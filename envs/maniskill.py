@@ -49,12 +49,18 @@ def load() -> Any:
     """The package, ready to make a twin.
 
     Raises:
-        ConfigError: its files are missing; says the commands that fetch them.
+        ConfigError: its files or system libraries are missing; says the commands that fetch them.
     """
     os.environ["MS_SKIP_ASSET_DOWNLOAD_PROMPT"] = "1"  # nobody is asked: what is missing is said below
     os.environ.setdefault("LP_NUM_THREADS", "1")  # Mesa's software renderer; as everywhere here, a process has a core
-    import mani_skill.envs
-    from mani_skill.utils.assets.data import is_data_source_downloaded
+    try:
+        import mani_skill.envs
+        from mani_skill.utils.assets.data import is_data_source_downloaded
+    except ImportError as error:
+        raise ConfigError(
+            f"The package mani-skill cannot be loaded: {error}. If that is a system library (libGL, libgthread, "
+            "libX11): apt-get install libgl1 libglib2.0-0 libx11-6."
+        ) from None
 
     logging.getLogger("mani_skill ").setLevel(
         logging.ERROR

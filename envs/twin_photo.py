@@ -8,7 +8,6 @@ on that plane: the table moves as it should, the wall behind it roughly.
 from dataclasses import dataclass
 from typing import Any
 
-import cv2
 import numpy as np
 
 from envs.cloths import Cloth, texture
@@ -74,6 +73,8 @@ def background(
     photo: np.ndarray, camera: Camera, twin: Twin, *, cloth: Cloth | None = None, shift: CameraShift | None = None
 ) -> np.ndarray:
     """(Y, X, 3) uint8: the photograph (Y, X, 3) that `camera` took, seen after a shift, with a cloth on the table."""
+    import cv2  # mani-skill's own dependency, and it wants libGL
+
     now = camera.moved(shift)
     ray = now.rays((photo.shape[1], photo.shape[0]))
     with np.errstate(divide="ignore"):
@@ -112,6 +113,8 @@ def lens_of(width_height_px: tuple[int, int]) -> np.ndarray:
 
 def resized(photo: np.ndarray, width_height_px: tuple[int, int]) -> np.ndarray:
     """The photograph in another size, averaged."""
+    import cv2
+
     return cv2.resize(photo, width_height_px, interpolation=cv2.INTER_AREA)
 
 

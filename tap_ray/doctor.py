@@ -136,7 +136,8 @@ def maniskill() -> str:
 
 
 def simpler_assets() -> str:
-    """Files of SIMPLER's WidowX tasks, where ManiSkill looks for them."""
+    """Files of SIMPLER's WidowX tasks, where ManiSkill looks for them; that it loads at all (it wants libGL)."""
+    import_module("cv2")
     data = import_module("mani_skill.utils.assets.data")
     folder = import_module("mani_skill").ASSET_DIR
     data.initialize_data_sources()
@@ -231,7 +232,8 @@ PROBES = (
         name="ManiSkill assets",
         run=simpler_assets,
         mend="python -m mani_skill.utils.download_asset bridge_v2_real2sim -y; "
-        "python -m mani_skill.utils.download_asset widowx250s -y",
+        "python -m mani_skill.utils.download_asset widowx250s -y (libGL, libgthread: apt-get install -y libgl1 "
+        "libglib2.0-0)",
         required=False,
         isolated=True,
     ),
