@@ -61,10 +61,8 @@ def load() -> Any:
             f"The package mani-skill cannot be loaded: {error}. If that is a system library (libGL, libgthread, "
             "libX11): apt-get install libgl1 libglib2.0-0 libx11-6."
         ) from None
-
-    logging.getLogger("mani_skill ").setLevel(
-        logging.ERROR
-    )  # its name ends in a space; it warns of its own settings with every scene
+    # It warns of its own settings with every scene; the logger's name does end in a space.
+    logging.getLogger("mani_skill ").setLevel(logging.ERROR)
     missing = [name for name in ASSETS if not is_data_source_downloaded(name)]
     if missing:
         raise ConfigError(

@@ -15,7 +15,7 @@ import gymnasium as gym
 import numpy as np
 from scipy.spatial.transform import Rotation
 
-from envs.maniskill import numpy
+from envs.maniskill import numpy, tensor
 from envs.robots import robot, spec_of
 from envs.scenarios import Change, Situation, draw_change, known_scenario, taken_by
 from envs.tasks import NUM_SLOTS, PLAY, TASKS
@@ -109,7 +109,7 @@ class SimplerVectorEnv(gym.vector.VectorEnv):
         if self._num_steps < 0:
             raise SpecError("step() came before reset(). Call env.reset(seed=...) once, then step().")
         executed = self._checked(actions)
-        obs, _, _, _, truth = self._twin.step(self._twin.xyz_configs.new_tensor(to_twin(executed)))
+        obs, _, _, _, truth = self._twin.step(tensor(to_twin(executed), self._twin.device))
         self._num_steps += 1
         seen, info = self._look_around(obs, truth, executed)
         over = np.full(self.num_envs, self._num_steps >= self.config.max_steps)

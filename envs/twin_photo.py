@@ -75,6 +75,8 @@ def background(
     """(Y, X, 3) uint8: the photograph (Y, X, 3) that `camera` took, seen after a shift, with a cloth on the table."""
     import cv2  # mani-skill's own dependency, and it wants libGL
 
+    if cloth is None and shift is None:
+        return photo
     now = camera.moved(shift)
     ray = now.rays((photo.shape[1], photo.shape[0]))
     with np.errstate(divide="ignore"):

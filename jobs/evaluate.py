@@ -21,7 +21,7 @@ from tap_ray.types import EnvConfig, Policy
 
 def main(config: EvaluateConfig) -> Path:
     """Run the cells that have no result yet, sum them up, print the table; returns the run folder."""
-    sim = simulator(config)
+    sim = simulator(config.suite, config.sim)
     tasks, version = envs.tasks_of(sim), envs.version_of(sim)
     protocol = protocol_of(config, suite_tasks=tasks, env_version=version, known_scenarios=envs.SCENARIOS)
     check(protocol, known_tasks=tasks, check_scene=envs.check)

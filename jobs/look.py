@@ -11,13 +11,13 @@ from tap_ray.config import run_job, to_dict
 from tap_ray.evaluate import look
 from tap_ray.evaluate.look import LookConfig
 from tap_ray.evaluate.protocol import check
-from tap_ray.evaluate.settings import EvaluateConfig, simulator
+from tap_ray.evaluate.settings import simulator
 
 
 def main(config: LookConfig) -> Path:
     """Film the episodes, look at them, print the table; returns the run folder."""
     found = look.watchers(config)
-    sim = simulator(EvaluateConfig(policy="", suite=config.suite))
+    sim = simulator(config.suite)
     tasks = envs.tasks_of(sim)
     protocol = look.protocol_for(config, found, suite_tasks=tasks, env_version=envs.version_of(sim))
     check(protocol, known_tasks=tasks, check_scene=envs.check)

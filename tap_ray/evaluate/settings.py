@@ -49,15 +49,15 @@ class EvaluateConfig:
     """Ray cluster to join, e.g. "auto"; without it a local Ray starts and stops with the job."""
 
 
-def simulator(config: EvaluateConfig) -> str:
-    """The simulator that a config asks for.
+def simulator(suite: str, sim: str = "") -> str:
+    """The simulator `sim`, or if that is empty, the suite's own.
 
     Raises:
         ConfigError: there is no such suite.
     """
-    if config.suite not in SUITES:
-        raise ConfigError(f"Unknown suite {config.suite!r}. {nearest(config.suite, SUITES)}")
-    return config.sim or SUITES[config.suite].sims[0]
+    if suite not in SUITES:
+        raise ConfigError(f"Unknown suite {suite!r}. {nearest(suite, SUITES)}")
+    return sim or SUITES[suite].sims[0]
 
 
 def protocol_of(
@@ -91,7 +91,7 @@ def protocol_of(
         max_steps=config.max_steps,
         image_size=config.image_size,
         robot=config.robot,
-        sim=simulator(config),
+        sim=simulator(config.suite, config.sim),
         seed=config.seed,
         env_version=env_version,
     )
