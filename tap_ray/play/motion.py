@@ -98,8 +98,17 @@ def segment(pos_m: np.ndarray, quat: np.ndarray, target: Target, speed: float) -
 
 def quat_multiply(a: np.ndarray, b: np.ndarray) -> np.ndarray:
     """Hamilton product (4,) of two wxyz quaternions: first b, then a."""
-    scalar = a[0] * b[0] - a[1:] @ b[1:]
-    return np.concatenate([[scalar], a[0] * b[1:] + b[0] * a[1:] + np.cross(a[1:], b[1:])])
+    # Plain floats: `np.cross` of two vectors costs ten times as much, 4 % of an episode in all.
+    w, x, y, z = a.tolist()
+    s, i, j, k = b.tolist()
+    return np.array(
+        [
+            w * s - (x * i + y * j + z * k),
+            w * i + s * x + (y * k - z * j),
+            w * j + s * y + (z * i - x * k),
+            w * k + s * z + (x * j - y * i),
+        ]
+    )
 
 
 def quat_conjugate(quat: np.ndarray) -> np.ndarray:
