@@ -25,9 +25,9 @@ $(VENV)/.installed: pyproject.toml
 demo: install ## play -> pretrain -> align -> evaluate -> compare, small, on this machine
 	$(BIN)/python -m jobs.whole_chain --out demo
 
-test: install ## all tests: first those that share the cores, then those that start Ray, one at a time
+test: install ## all tests: first those that keep a core busy, then those that start Ray and mostly wait, two at a time
 	$(BIN)/python -m pytest -q -n auto -m "not cluster"
-	$(BIN)/python -m pytest -q -m cluster
+	$(BIN)/python -m pytest -q -n 2 --dist worksteal -m cluster
 
 check: install ## ruff, pyright, import-linter
 	$(BIN)/ruff check .

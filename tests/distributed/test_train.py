@@ -33,8 +33,7 @@ pytestmark = [
     pytest.mark.timeout(1200),
     pytest.mark.filterwarnings("ignore::DeprecationWarning:ray"),  # Ray Train's own, about its future
 ]
-KILLS = 6
-"""Ten of each were done and found nothing more (EXPERIMENTS.md, Faults); each costs ten seconds."""
+KILLS = 10
 
 
 @pytest.fixture(scope="module", autouse=True)
