@@ -1,11 +1,11 @@
 """What our environment contract costs on SIMPLER's twins: episodes against ManiSkill's own bare loop on the same core.
 
-    python -m bench.bench_simpler [--task put_carrot_on_plate] [--rounds 3]
+    python -m bench.bench_simpler [--task put_carrot_on_plate] [--rounds 3] [--sim maniskill_gpu --robots 256]
 
 The bare side resets to one of SIMPLER's states and steps, nothing else; it keeps its scene between episodes. Ours
 does all that a fleet needs: a scene built anew (the same seed's bytes), the picture squared, proprioception, poses,
-contacts. What counts is processor time, all threads together (the software renderer has several), so other load hardly
-matters.
+contacts. On a CPU what counts is processor time, all threads together (the software renderer has several), so other
+load hardly matters; on a GPU, where N robots share one simulation, it is time on the clock.
 """
 
 import statistics
@@ -41,6 +41,10 @@ class Config:
     """Repetitions, the sides in turn."""
     image_size: int = 96
     """Side of the policy's picture, px."""
+    sim: str = "maniskill"
+    """"maniskill" (CPU) or "maniskill_gpu"."""
+    robots: int = 1
+    """Robots in the one simulation; more than one needs a GPU."""
 
 
 def actions() -> np.ndarray:
@@ -49,64 +53,68 @@ def actions() -> np.ndarray:
     return np.concatenate([rng.uniform(-0.01, 0.01, (STEPS, 6)), rng.choice((-1.0, 1.0), (STEPS, 1))], axis=1)
 
 
-def bare(task: str) -> Callable[[int], None]:
+def bare(config: Config) -> Callable[[int], None]:
     """ManiSkill's loop: 640 x 480, pictures left where they are."""
     load()
-    env: Any = gym.make(TWINS[task].env_id, obs_mode="rgb+segmentation", num_envs=1)
+    env: Any = gym.make(TWINS[config.task].env_id, obs_mode="rgb+segmentation", num_envs=config.robots)
+    device = env.unwrapped.device
 
     def episode(state: int) -> None:
-        env.reset(seed=0, options={"episode_id": torch.tensor([state])})
+        states = (torch.arange(config.robots) + state) % NUM_STATES
+        env.reset(seed=0, options={"episode_id": states.to(device)})
         for action in actions().astype(np.float32):
-            env.step(torch.from_numpy(action)[None])
+            env.step(torch.from_numpy(action).to(device).expand(config.robots, -1))
 
     return episode
 
 
-def ours(task: str, image_size: int) -> Callable[[int], None]:
-    """The same through `envs.make`."""
-    env = envs.make(EnvConfig(task=task, sim="maniskill", image_size=image_size, max_steps=STEPS))
+def ours(config: Config, image_size: int) -> Callable[[int], None]:
+    """The same through `envs.make_vector`."""
+    scene = EnvConfig(task=config.task, sim=config.sim, image_size=image_size, max_steps=STEPS)
+    env = envs.make_vector(scene, config.robots)
 
     def episode(state: int) -> None:
-        env.reset(seed=state)
+        env.reset(seed=[(state + robot) % NUM_STATES for robot in range(config.robots)])
         for action in actions().astype(np.float32):
-            env.step(action)
+            env.step(np.tile(action, (config.robots, 1)))
 
     return episode
 
 
-def cpu_s(episode: Callable[[int], None], episodes: int, first: int) -> float:
-    """Processor time of some episodes, s."""
-    start = time.process_time()
-    for number in range(first, first + episodes):
+def taken_s(config: Config, episode: Callable[[int], None], first: int) -> float:
+    """What some episodes take of a core, or of a GPU's time, s."""
+    clock = time.process_time if config.sim == "maniskill" else time.perf_counter
+    start = clock()
+    for number in range(first, first + config.episodes):
         episode(number % NUM_STATES)
-    return time.process_time() - start
+    return clock() - start
 
 
 def main(config: Config) -> None:
-    """Print processor time a step and ratios."""
+    """Print the time a step takes, and ratios."""
     warnings.simplefilter("ignore")
     torch.set_num_threads(1)
     try:
-        require("maniskill")
+        require(config.sim)
     except ConfigError as error:
         print(f"not measured: {error}")
         return
     sides = {
-        "ManiSkill's own loop": bare(config.task),
-        f"ours, drawn at {2 * config.image_size} px": ours(config.task, config.image_size),
-        "ours, drawn at 640 x 480": ours(config.task, PHOTO_PX[1]),
+        "ManiSkill's own loop": bare(config),
+        f"ours, drawn at {2 * config.image_size} px": ours(config, config.image_size),
+        "ours, drawn at 640 x 480": ours(config, PHOTO_PX[1]),
     }
     taken: dict[str, list[float]] = {name: [] for name in sides}
     for number in range(-1, config.rounds):  # the first is not counted: meshes and shaders are read
         for name, episode in sides.items():
-            seconds = cpu_s(episode, config.episodes, config.episodes * max(number, 0))
+            seconds = taken_s(config, episode, config.episodes * max(number, 0))
             if number >= 0:
                 taken[name].append(seconds)
     own = taken["ManiSkill's own loop"]
     for name, seconds in taken.items():
         ratios = [reference / mine for reference, mine in zip(own, seconds, strict=True)]
-        ms = 1e3 * statistics.median(seconds) / (config.episodes * STEPS)
-        print(f"{name:28}  {ms:6.1f} ms of a core a step  {statistics.median(ratios):5.2f} x as fast  "
+        ms = 1e3 * statistics.median(seconds) / (config.episodes * STEPS * config.robots)
+        print(f"{name:28}  {ms:6.1f} ms a robot's step  {statistics.median(ratios):5.2f} x as fast  "
               f"(rounds {', '.join(f'{ratio:.2f}' for ratio in ratios)})")  # fmt: skip
 
 
