@@ -237,10 +237,10 @@ class SimplerVectorEnv(gym.vector.VectorEnv):
 
     def _in_base(self, pose: Any) -> np.ndarray:
         """(N, 7) float32: a pose of ManiSkill's world in the robot's base frame, x y z (m), quaternion wxyz, w >= 0."""
-        base = self._twin.agent.robot.pose
-        from_world = Rotation.from_quat(numpy(base.q), scalar_first=True).inv()
+        base_m, base_turn = self._scene.base
+        from_world = base_turn.inv()
         turn = from_world * Rotation.from_quat(numpy(pose.q), scalar_first=True)
-        place_m = from_world.apply(numpy(pose.p) - numpy(base.p))
+        place_m = from_world.apply(numpy(pose.p) - base_m)
         return np.concatenate([place_m, turn.as_quat(canonical=True, scalar_first=True)], axis=1).astype(np.float32)
 
     def _contact(self) -> np.ndarray:

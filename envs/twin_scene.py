@@ -75,6 +75,7 @@ class TwinScene:
         self.home_rad = numpy(self.env.agent.robot.get_qpos())[0, :6]
         base = self.env.agent.robot.pose
         self.base = numpy(base.p)[0], Rotation.from_quat(numpy(base.q)[0], scalar_first=True)
+        """Where every scene's robot stands: place (3,), m, and turn, in that scene's world."""
         own_scene = self.env._load_scene
 
         def load_scene(options: dict[str, Any]) -> None:

@@ -19,9 +19,9 @@ from tap_ray.training.loop import TrainConfig
 class ChainConfig:
     """How much of everything."""
 
-    play: int = 240
+    play: int = 200
     """Episodes of the WidowX's play, each 12 s of robot time."""
-    other_play: int = 60
+    other_play: int = 50
     """Episodes of the Panda's, for a motion prior of both robots."""
     demos: int = 30
     """Demonstrations of each task."""
@@ -29,7 +29,7 @@ class ChainConfig:
     """Optimizer steps of Stage 1."""
     prior_steps: int = 400
     """Optimizer steps of the motion prior."""
-    align_steps: int = 350
+    align_steps: int = 320
     """Optimizer steps of Stage 2, for each of the three policies."""
     episodes: int = 8
     """Cells of each task that a policy is judged on."""
