@@ -1,10 +1,11 @@
 """Judge a policy: success rates with intervals on the cells of a protocol, one row an episode, a video a task."""
 
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
 import envs
-from tap_ray import runs, tracking
+from tap_ray import registry, runs, tracking
 from tap_ray.compare.failures import failure_table
 from tap_ray.compare.reading import read_result
 from tap_ray.compare.tables import text_table
@@ -21,10 +22,8 @@ from tap_ray.types import EnvConfig, Policy
 
 def main(config: EvaluateConfig) -> Path:
     """Run the cells that have no result yet, sum them up, print the table; returns the run folder."""
-    sim = simulator(config.suite, config.sim)
-    tasks, version = envs.tasks_of(sim), envs.version_of(sim)
-    protocol = protocol_of(config, suite_tasks=tasks, env_version=version, known_scenarios=envs.SCENARIOS)
-    check(protocol, known_tasks=tasks, check_scene=envs.check)
+    config = replace(config, policy=str(registry.local(config.policy)))
+    protocol = checked_protocol(config)
     make_policy, parents = _policy(config, protocol)
     run = runs.open_run(config.out, job="evaluate", config=what(config, protocol), parents=parents)
     if not run.done:
@@ -50,6 +49,15 @@ def main(config: EvaluateConfig) -> Path:
         took = trained.latency(parents["policy"], device="cuda" if config.gpus_per_fleet else "cpu")
         print("one look of one robot: " + ", ".join(f"{name} {ms:.1f} ms" for name, ms in took.items()))
     return run.path
+
+
+def checked_protocol(config: EvaluateConfig) -> Protocol:
+    """What a config judges on, if that can be done."""
+    sim = simulator(config.suite, config.sim)
+    tasks, version = envs.tasks_of(sim), envs.version_of(sim)
+    protocol = protocol_of(config, suite_tasks=tasks, env_version=version, known_scenarios=envs.SCENARIOS)
+    check(protocol, known_tasks=tasks, check_scene=envs.check)
+    return protocol
 
 
 def _policy(config: EvaluateConfig, protocol: Protocol) -> tuple[MakePolicy, dict[str, str]]:

@@ -3,10 +3,11 @@
 Stage 1 runs look at frame and goal image without words, Stage 2 runs at the frame with the episode's instruction.
 """
 
+from dataclasses import replace
 from pathlib import Path
 
 import envs
-from tap_ray import runs, tracking
+from tap_ray import registry, runs, tracking
 from tap_ray.config import run_job, to_dict
 from tap_ray.evaluate import look
 from tap_ray.evaluate.look import LookConfig
@@ -16,6 +17,7 @@ from tap_ray.evaluate.settings import simulator
 
 def main(config: LookConfig) -> Path:
     """Film the episodes, look at them, print the table; returns the run folder."""
+    config = replace(config, policy=tuple(registry.local(policy) for policy in config.policy))
     found = look.watchers(config)
     sim = simulator(config.suite)
     tasks = envs.tasks_of(sim)

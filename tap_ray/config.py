@@ -124,6 +124,8 @@ def _config_file(cls: type[C], argv: list[str]) -> tuple[C | None, list[str]]:
 def _coerce(hint: Any, value: Any, where: str) -> Any:
     """Turn a plain value into what a field's type asks for: nested dataclasses, tuples, paths, numbers."""
     origin = typing.get_origin(hint)
+    if hint is Any:
+        return value
     if origin in (typing.Union, types.UnionType):
         options = [h for h in typing.get_args(hint) if h is not type(None)]
         return None if value is None else _coerce(options[0], value, where)

@@ -6,6 +6,7 @@ again, goes on where it was cut off, and does nothing when it had finished.
 
 import contextlib
 import datetime
+import fcntl
 import importlib.metadata
 import json
 import os
@@ -13,11 +14,13 @@ import platform
 import subprocess
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Mapping
+from typing import Any, Callable, Iterator, Mapping
 
 from tap_ray.config import differences, digest
 from tap_ray.errors import CheckpointError, ConfigError, StorageError
 
+STORE = Path("runs")
+"""Where runs lie that nobody named a folder for."""
 PACKAGES = (
     "ray",
     "torch",
@@ -65,10 +68,9 @@ def open_run(
         ConfigError: `out` holds something else (each differing key is named).
         CheckpointError: a parent is missing.
     """
-    what = _what(config)
+    what, name = _what(config), _name(job, config, parents or {})
     ancestry = {role: {"path": str(path), "hash": hash_of(path)} for role, path in (parents or {}).items()}
-    name = digest({"job": job, "config": what, "parents": {role: p["hash"] for role, p in ancestry.items()}})
-    path = Path(out) if out else Path("runs") / f"{job}-{name[:10]}"
+    path = Path(out) if out else STORE / f"{job}-{name[:10]}"
     if (path / "manifest.json").exists():
         return _reopen(path, job=job, name=name, config=config, what=what)
     if path.exists() and (not path.is_dir() or {file.name for file in path.iterdir()} - set(_BEGUN)):
@@ -87,6 +89,44 @@ def open_run(
     write_json(path / "config.json", config)
     write_json(path / "manifest.json", manifest)
     return Run(path=path, config=config, hash=name, resumed=False, done=False)
+
+
+def folder_of(
+    store: Path, *, job: str, config: Mapping[str, Any], parents: Mapping[str, Path | str] | None = None
+) -> Path:
+    """Where `open_run` puts the run of these arguments if `store` is where runs lie."""
+    return store / f"{job}-{_name(job, config, parents or {})[:10]}"
+
+
+def _name(job: str, config: Mapping[str, Any], parents: Mapping[str, Path | str]) -> str:
+    return digest({"job": job, "config": _what(config), "parents": {r: hash_of(p) for r, p in parents.items()}})
+
+
+def is_done(path: Path) -> bool:
+    """Whether a run lies here that has finished."""
+    return (path / "manifest.json").exists() and read_json(path / "manifest.json")["status"] == "done"
+
+
+@contextlib.contextmanager
+def alone(file: Path, say: Callable[[str], None]) -> Iterator[None]:
+    """Be the only process that holds `file`: waits while another does, and takes over as soon as that one ends or dies.
+
+    Args:
+        file: made if it is not there; says who holds it.
+        say: told once whom it waits for.
+    """
+    file.parent.mkdir(parents=True, exist_ok=True)
+    with open(file, "a+") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            lock.seek(0)
+            say(f"waits for {lock.read().strip() or 'another process'}, which works on it")
+            fcntl.flock(lock, fcntl.LOCK_EX)
+        lock.truncate(0)
+        lock.write(f"process {os.getpid()} on {platform.node()}\n")
+        lock.flush()
+        yield
 
 
 _BEGUN = ("config.json", ".config.json.tmp", ".manifest.json.tmp")

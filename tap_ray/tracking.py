@@ -101,6 +101,11 @@ class Run:
             raise FileNotFoundError(f"The artifact {path} does not exist.")
         self._try(lambda client: client.log_artifact(self.run_id, str(path)))
 
+    def tag(self, tags: Mapping[str, str]) -> None:
+        """Set tags of the run."""
+        for name, value in tags.items():
+            self._try(lambda client, name=name, value=value: client.set_tag(self.run_id, _key(name), value[:MAX_VALUE]))
+
     def finish(self, status: str = "FINISHED") -> None:
         """Send the rest and end the run as "FINISHED", "FAILED" or "KILLED"."""
         self.flush()
@@ -182,6 +187,24 @@ def start(
 def tracking_uri() -> str:
     """`MLFLOW_TRACKING_URI`, else the SQLite file in the working directory (absolute, so it survives a chdir)."""
     return os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{Path('mlflow.db').resolve()}"
+
+
+def client_of(uri: str | None = None) -> "MlflowClient":
+    """A client of a tracking server that answers; None: the one of `tracking_uri`.
+
+    Raises:
+        StorageError: the server does not answer, or the database cannot be opened.
+    """
+    uri = uri or tracking_uri()
+    require_reachable(uri)
+    return _open(uri)
+
+
+def error_type() -> type[Exception]:
+    """What MLflow raises."""
+    from mlflow.exceptions import MlflowException
+
+    return MlflowException
 
 
 def run_id_of(folder: Path | str) -> str | None:

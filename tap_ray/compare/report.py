@@ -47,7 +47,7 @@ def write(runs: Sequence[Path | str], out: Path | str) -> Path:
     )
     path = Path(out)
     path = path if path.suffix == ".html" else path / REPORT
-    return _save(path, html)
+    return save(path, html)
 
 
 def _of_results(results: Sequence[Result]) -> dict[str, Any]:
@@ -148,18 +148,27 @@ def _videos(results: Sequence[Result]) -> list[dict[str, Any]]:
     """The runs' videos, those of one task and scenario beside each other."""
     groups: dict[str, list[dict[str, Any]]] = {}
     for result in results:
-        for path in sorted((result.path / "videos").glob("*.mp4")):
-            small = path.stat().st_size <= MAX_VIDEO_BYTES
-            data = base64.b64encode(path.read_bytes()).decode() if small else ""
-            groups.setdefault(path.stem, []).append({"label": result.label, "path": path, "data": data})
+        for video in embedded_videos(result.path):
+            groups.setdefault(video["name"], []).append({**video, "label": result.label})
     return [{"name": name, "videos": videos} for name, videos in sorted(groups.items())]
+
+
+def embedded_videos(run: Path) -> list[dict[str, Any]]:
+    """An evaluation's videos: "name", "path" and "data" in base64, empty for one too large to embed."""
+    found = []
+    for path in sorted((run / "videos").glob("*.mp4")):
+        small = path.stat().st_size <= MAX_VIDEO_BYTES
+        data = base64.b64encode(path.read_bytes()).decode() if small else ""
+        found.append({"name": path.stem, "path": path, "data": data})
+    return found
 
 
 def _counted(number: int, one: str, several: str) -> str:
     return f"{number} {one if number == 1 else several}"
 
 
-def _save(path: Path, html: str) -> Path:
+def save(path: Path, html: str) -> Path:
+    """Write a page so that a reader sees the old or the whole new one."""
     temporary = path.with_name(f".{path.name}.tmp")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)

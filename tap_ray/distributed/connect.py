@@ -19,6 +19,7 @@ from typing import Iterator
 
 import psutil
 import ray
+from ray._private.worker import get_dashboard_url
 from ray.exceptions import AuthenticationError
 
 from tap_ray.errors import ConfigError
@@ -60,6 +61,12 @@ def connect(ray_address: str | None = None, *, num_cpus: int | None = None, dash
     finally:
         _end_iterators()
         ray.shutdown()
+
+
+def dashboard_url() -> str:
+    """Address of the connected Ray's dashboard; "" if it has none."""
+    address = get_dashboard_url()
+    return f"http://{address}" if address else ""
 
 
 def _end_iterators() -> None:

@@ -97,7 +97,8 @@ def evaluate(
         _require_gpus(config.gpus)
         fleets = config.fleets or int(ray.cluster_resources().get("CPU", 1))
         parts = chunks(todo, min(config.robots, -(-len(todo) // fleets)))
-        actor = ray.remote(num_cpus=1, num_gpus=config.gpus)(Fleet)
+        # "DEFAULT": a trial of a sweep has a placement group, and fleets must not be squeezed into it.
+        actor = ray.remote(num_cpus=1, num_gpus=config.gpus, scheduling_strategy="DEFAULT")(Fleet)
         crew = _Crew(lambda: actor.remote(protocol, make_vector, make_policy, make_facts), min(fleets, len(parts)))
         with tqdm(total=len(wanted), initial=len(done), unit="episode", disable=not progress) as bar:
             try:

@@ -29,6 +29,8 @@ class WorkersConfig:
     """Processes that decode data for each training process."""
     stream_memory_mb: int = 512
     """Decoded windows that may wait for each training process, MB."""
+    gpus: float = 1.0
+    """GPUs, or a share of one, for each training process where the cluster has them; 0 trains on CPUs."""
     max_failures: int = 3
     """How often dead training processes are replaced before the job gives up; -1: always."""
     ray_address: str | None = None

@@ -71,7 +71,7 @@ def run_stage(
         The run folder. A run that had finished is left as it is.
     """
     require_sensible(config.train, config.workers)
-    run = runs.open_run(config.out, job=name, config=_what(config), parents=parents)
+    run = runs.open_run(config.out, job=name, config=what(config), parents=parents)
     if not run.done:
         task = Task(
             run=run.path.resolve(),
@@ -90,7 +90,7 @@ def run_stage(
     return run.path
 
 
-def _what(config: TrainJobConfig) -> dict[str, Any]:
+def what(config: TrainJobConfig) -> dict[str, Any]:
     """Plain values for the run folder; those that say where and how, not what, begin with "_"."""
     values = to_dict(config)
     return {**values, "workers": config.workers.workers, "_where": values["workers"]}
@@ -129,7 +129,7 @@ def train(task: Task, config: WorkersConfig, *, log: Log | None = None, progress
         _worker,
         # As bytes, so that Ray's controller need not import what only the workers need: seconds, on few cores.
         train_loop_config={"task": cloudpickle.dumps(task)},  # pyright: ignore[reportPrivateImportUsage]
-        scaling_config=_scaling(config.workers),
+        scaling_config=_scaling(config),
         run_config=RunConfig(
             name="ray",
             storage_path=str(task.run),
@@ -165,14 +165,16 @@ def require_sensible(config: TrainConfig, workers: WorkersConfig) -> None:
     session.require_fits(config)
     if workers.workers < 1:
         raise ConfigError(f"Training needs at least 1 worker, got --workers {workers.workers}.")
+    if workers.gpus < 0 or (workers.gpus > 1 and workers.gpus % 1):
+        raise ConfigError(f"--gpus is 0, a share of one GPU, or a whole number of them; got {workers.gpus:g}.")
     if workers.decoders < 1 or workers.threads < 1:
         raise ConfigError(f"Need at least 1 decoder and 1 thread, got {workers.decoders} and {workers.threads}.")
 
 
-def _scaling(workers: int) -> ScalingConfig:
-    use_gpu = ray.cluster_resources().get("GPU", 0) >= workers
-    resources = {"CPU": share(workers), **({"GPU": 1} if use_gpu else {})}
-    return ScalingConfig(num_workers=workers, use_gpu=use_gpu, resources_per_worker=resources)
+def _scaling(config: WorkersConfig) -> ScalingConfig:
+    use_gpu = 0 < config.gpus * config.workers <= ray.cluster_resources().get("GPU", 0)
+    resources = {"CPU": share(config.workers), **({"GPU": config.gpus} if use_gpu else {})}
+    return ScalingConfig(num_workers=config.workers, use_gpu=use_gpu, resources_per_worker=resources)
 
 
 def _worker(settings: Mapping[str, Any]) -> None:

@@ -16,7 +16,8 @@ class EvaluateConfig:
     """Which policy is judged on which cells, and by how many robots at once."""
 
     policy: str
-    """Run folder of a trained policy; or "expert" or "random", the upper and the lower bound."""
+    """Run folder of a trained policy, or models:/tap/VERSION from the registry; or "expert" or "random", the upper and
+    the lower bound."""
     suite: str = "tabletop"
     """Suite of tasks: "tabletop" (PyBullet) or "simpler" (ManiSkill's digital twins, SIMPLER's 24 initial states)."""
     tasks: tuple[str, ...] = ()

@@ -157,7 +157,7 @@ def test_errors_reach_the_user_before_anything_is_written(runs, tmp_path):
     assert not (tmp_path / "out").exists()
     (tmp_path / "file").write_text("")
     with pytest.raises(StorageError, match=r"Cannot write .*compare\.html: File exists"):
-        report._save(tmp_path / "file" / "compare.html", "<p>")
+        report.save(tmp_path / "file" / "compare.html", "<p>")
 
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")

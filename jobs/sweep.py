@@ -1,0 +1,30 @@
+"""A sweep over Stage 2 (and what Stage 1 gives it): many trials by Ray Tune, one table, one page, the best registered.
+
+`python -m jobs.sweep tune_configs/smoke.yaml --out runs/sweep-smoke`; --dry-run first says what it will cost. The same
+command goes on where it was cut off.
+"""
+
+from pathlib import Path
+
+from jobs import align, evaluate, pretrain
+from tap_ray.config import run_job
+from tap_ray.distributed import sweep_plan
+from tap_ray.distributed.sweep_job import SweepJobConfig, forecast, run_sweep
+from tap_ray.distributed.sweep_trial import Stages
+
+STAGES = Stages(pretrain=pretrain.main, prior=pretrain.prior, align=align.main, evaluate=evaluate.main)
+
+
+def main(config: SweepJobConfig) -> Path:
+    """Run every trial that has not ended, print the table; returns the run folder (of a dry run, the sweep's file)."""
+    plan = sweep_plan.read(config.sweep, data=config.data, demos=config.demos)
+    trials = sweep_plan.trials(plan, config.sweep)
+    protocol = evaluate.checked_protocol(trials[0].evaluate)
+    if config.dry_run:
+        print(forecast(config, plan, trials, protocol))
+        return config.sweep
+    return run_sweep(config, plan, trials, stages=STAGES, protocol=protocol)
+
+
+if __name__ == "__main__":
+    run_job(main, SweepJobConfig)

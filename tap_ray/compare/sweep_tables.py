@@ -1,0 +1,183 @@
+"""A sweep's ledger, a JSON file a trial, and the tables made of it: a row a trial, a row a point over its seeds."""
+
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, Literal, Mapping, Sequence
+
+import numpy as np
+from scipy import stats
+
+from tap_ray.compare.tables import grid
+from tap_ray.config import from_dict
+from tap_ray.metrics import Interval, wilson
+from tap_ray.runs import read_json, write_json
+
+TRIALS = "trials"
+"""Folder of the ledger within a sweep's run."""
+SEED = "seed"
+"""The axis that is averaged over."""
+METRICS = ("avg_partial", "avg_entire", "avg_all")
+HEADINGS = {"avg_partial": "Avg-P", "avg_entire": "Avg-E", "avg_all": "Avg-All"}
+State = Literal["waiting", "running", "trained", "done", "stopped", "failed"]
+
+
+@dataclass(kw_only=True)
+class TrialRow:
+    """What the ledger says of one trial; plain JSON."""
+
+    id: str
+    values: dict[str, Any]
+    """By axis."""
+    state: State = "waiting"
+    """"trained": waits for the finalists to be chosen, or was not among them; "stopped": by successive halving."""
+    stage: str = ""
+    """What it does now, for a person."""
+    seconds: dict[str, float] = field(default_factory=dict)
+    """Wall-clock of each stage, over all lives of the trial, s."""
+    worked: dict[str, float] = field(default_factory=dict)
+    """Of these, the seconds spent training or in episodes."""
+    runs: dict[str, str] = field(default_factory=dict)
+    """Stage -> its run folder."""
+    validation: dict[str, float] = field(default_factory=dict)
+    """The alignment's last metrics on held-out demonstrations."""
+    result: dict[str, Any] | None = None
+    """The averages of results.json, and "k" and "n": successes and episodes of "partial" and "entire"."""
+    error: str = ""
+    """Why it failed."""
+    mlflow_run_id: str | None = None
+    logged_step: int = -1
+    """The last step whose metrics are in MLflow."""
+
+
+def path_of(folder: Path, id: str) -> Path:
+    """A trial's file in a sweep's run folder."""
+    return folder / TRIALS / f"{id}.json"
+
+
+def write_row(folder: Path, row: TrialRow) -> None:
+    """Put a trial's row into the ledger; a reader sees the old or the new one."""
+    write_json(path_of(folder, row.id), asdict(row))
+
+
+def read_row(folder: Path, id: str, values: Mapping[str, Any]) -> TrialRow:
+    """A trial's row, a fresh one if there is none yet."""
+    file = path_of(folder, id)
+    return (
+        from_dict(TrialRow, read_json(file), where=str(file)) if file.exists() else TrialRow(id=id, values={**values})
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Point:
+    """Trials that differ in their seed only."""
+
+    values: Mapping[str, Any]
+    """By axis, without the seed."""
+    rows: Sequence[TrialRow]
+    """Those that were judged."""
+
+    def each(self, metric: str) -> list[float]:
+        """A value for each seed."""
+        return [row.result[metric] for row in self.rows if row.result]
+
+    def mean(self, metric: str) -> float:
+        """Over seeds."""
+        return float(np.mean(self.each(metric)))
+
+    def over_seeds(self, metric: str) -> Interval:
+        """Mean over seeds with Student's 95 % interval, clipped to [0, 1]; no wider than the mean with one seed."""
+        values = np.array(self.each(metric))
+        half = stats.t.ppf(0.975, len(values) - 1) * stats.sem(values) if len(values) > 1 else 0.0
+        return Interval(
+            float(values.mean()), max(0.0, float(values.mean() - half)), min(1.0, float(values.mean() + half))
+        )
+
+    def pooled(self, kind: str) -> Interval:
+        """Wilson 95 % interval of "partial" or "entire", all seeds' episodes together."""
+        results = [row.result for row in self.rows if row.result]
+        return wilson(sum(result["k"][kind] for result in results), sum(result["n"] for result in results))
+
+
+def points(rows: Sequence[TrialRow]) -> list[Point]:
+    """Judged trials by everything but their seed, in the order in which they first come."""
+    found: dict[str, list[TrialRow]] = {}
+    for row in rows:
+        if row.result:
+            found.setdefault(repr(without_seed(row.values)), []).append(row)
+    return [Point(values=without_seed(same[0].values), rows=same) for same in found.values()]
+
+
+def without_seed(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Values by axis, but for the seed."""
+    return {axis: value for axis, value in values.items() if axis != SEED}
+
+
+def best(rows: Sequence[TrialRow], metric: str) -> TrialRow | None:
+    """The trial to keep: the best seed of the best point (not the luckiest seed of all); None if none was judged."""
+    found = points(rows)
+    if not found:
+        return None
+    top = max(found, key=lambda point: point.mean(metric))  # the first of equals
+    return max(top.rows, key=lambda row: row.result[metric] if row.result else 0.0)
+
+
+def short_names(axes: Sequence[str]) -> dict[str, str]:
+    """Axis -> its last word, or as many words as tell it from the others."""
+    found = {}
+    for axis in axes:
+        words = axis.split(".")
+        tails = [".".join(words[-count:]) for count in range(1, len(words) + 1)]
+        found[axis] = next(t for t in tails if sum(o == t or o.endswith(f".{t}") for o in axes) == 1)
+    return found
+
+
+def show(value: Any) -> str:
+    """A value of an axis, as it is read: 0.00212, not 0.0021234567."""
+    if isinstance(value, (list, tuple)):
+        return "+".join(map(str, value)) or "none"
+    return f"{value:.3g}" if isinstance(value, float) else str(value)
+
+
+def label(values: Mapping[str, Any]) -> str:
+    """Values by axis, in words: "budget 400, seed 1"."""
+    names = short_names(list(values))
+    return ", ".join(f"{names[axis]} {show(value)}" for axis, value in values.items()) or "the only one"
+
+
+def facts(rows: Sequence[TrialRow]) -> list[dict[str, Any]]:
+    """What a sweep found, without how long it took: the same whatever was killed on the way."""
+    return [{"id": row.id, "values": row.values, "state": row.state, "result": row.result} for row in rows]
+
+
+def text_table(rows: Sequence[TrialRow]) -> str:
+    """A sweep for a terminal: each point with its seeds, then what was not judged and why."""
+    lines = []
+    for point in points(rows):
+        seeds = point.over_seeds("avg_all")
+        lines.append(
+            (
+                label(point.values),
+                *(f"{100 * point.mean(metric):.1f}" for metric in METRICS),
+                f"{100 * seeds.low:.0f}-{100 * seeds.high:.0f}" if len(point.rows) > 1 else "-",
+                *(
+                    "{1:.0f}-{2:.0f}".format(*(100 * end for end in point.pooled(kind)))
+                    for kind in ("partial", "entire")
+                ),
+                str(len(point.rows)),
+            )
+        )
+    headings = (*HEADINGS.values(), "over seeds", "P, Wilson", "E, Wilson")
+    blocks = [f"percent, mean over n seeds; 95 % intervals\n{grid(headings, lines)}"] if lines else []
+    others = [row for row in rows if not row.result]
+    blocks += [f"{row.id} ({label(row.values)}): {row.state}{': ' * bool(row.error)}{row.error}" for row in others]
+    return "\n".join(blocks)
+
+
+def cost_text(rows: Sequence[TrialRow], *, wall_s: float, at_once: int) -> str:
+    """Where the time went, and the part of it that was neither training nor episodes."""
+    worked = {stage: sum(row.worked.get(stage, 0.0) for row in rows) for row in rows for stage in row.worked}
+    total = wall_s * at_once
+    rest = max(0.0, total - sum(worked.values()))
+    parts = [f"{stage} {seconds:.0f} s" for stage, seconds in worked.items()]
+    share = f" ({100 * rest / total:.0f} %)" if total else ""
+    return f"{wall_s:.0f} s of wall-clock: {', '.join([*parts, f'the rest {rest:.0f} s{share}'])}"

@@ -1,0 +1,228 @@
+"""A sweep: Ray Tune gives each trial a process and stops the poor ones; the ledger says what is done.
+
+    file --> trials --> Tune --> trial 000 (a process): pretrain | prior, align, evaluate --> trials/000.json
+                            '--> trial 001 ...                  '-- Ray Train, Ray Data, fleets of their own
+    here: one bar, MLflow parent, page.html <-- trials/*.json
+
+A trial's process reserves nothing: what its stages reserve (half of their CPUs for trainers, half for what makes their
+data) is counted, and no more trials run at once than fit together. So one cannot hold what another waits for.
+
+Tune's own record of an experiment is never read. After a kill the same command reads the ledger: finished trials stay
+as they are, the others go on from the checkpoints in their run folders.
+"""
+
+import contextlib
+import logging
+import os
+import shutil
+import threading
+from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, Callable, Iterator, Sequence
+
+import ray
+from ray import tune
+from ray.tune.schedulers import ASHAScheduler, FIFOScheduler, TrialScheduler
+from tqdm import tqdm
+
+from tap_ray.compare.sweep_tables import TrialRow, read_row, write_row
+from tap_ray.distributed.settings import WorkersConfig
+from tap_ray.distributed.stream import share
+from tap_ray.distributed.sweep_plan import AshaConfig, Trial
+from tap_ray.distributed.sweep_trial import Work, run_trial
+from tap_ray.distributed.train import SETTINGS
+from tap_ray.errors import ConfigError
+from tap_ray.training import session
+
+TUNE = "tune"
+"""Folder of Tune's own files in the run folder; TensorBoard reads it."""
+TUNE_SETTINGS = {
+    "RAY_CHDIR_TO_TRIAL_DIR": "0",
+    "RAY_AIR_NEW_OUTPUT": "0",
+    "TUNE_DISABLE_STRICT_METRIC_CHECKING": "1",  # lines of training and of validation have different metrics
+    "TUNE_DISABLE_SIGINT_HANDLER": "1",  # Ctrl-C is ours
+    "TUNE_WARN_INSUFFICENT_RESOURCE_THRESHOLD_S": "-1",
+    "TUNE_WARN_EXCESSIVE_EXPERIMENT_CHECKPOINT_SYNC_THRESHOLD_S": "0",
+}
+"""Tune's environment, unless the user has set it."""
+WATCH_S = 2.0
+"""How often to look at the ledger, s."""
+LIVES = 3
+"""How often a trial's process may die."""
+ENDED = ("done", "stopped", "failed", "trained")
+
+Watch = Callable[[Sequence[TrialRow]], None]
+
+
+def sweep(work: Work, *, at_once: int, asha: AshaConfig | None, watch: Watch) -> list[TrialRow]:
+    """Bring every trial to its end. Ray must be connected.
+
+    Args:
+        work: the trials; `judge` and `fleets` are filled in here.
+        at_once: trials that run together, see `trials_at_once`.
+        asha: early stopping; None trains and judges every trial.
+        watch: shown the ledger every few seconds, and at the end.
+
+    Returns:
+        A row for each trial; those that failed say why.
+    """
+    work = replace(work, judge=asha is None, fleets=max(1, int(ray.cluster_resources().get("CPU", 1)) // at_once))
+    with _watched(work, watch):
+        _tune(work, [row.id for row in rows_of(work) if row.state in ("waiting", "running", "failed")], at_once, asha)
+        if asha:
+            _tune(replace(work, judge=True), [row.id for row in finalists(rows_of(work), asha)], at_once, None)
+    return rows_of(work)
+
+
+def rows_of(work: Work) -> list[TrialRow]:
+    """The ledger: a row for each trial."""
+    return [read_row(work.folder, trial.id, trial.values) for trial in work.trials.values()]
+
+
+def finalists(rows: Sequence[TrialRow], asha: AshaConfig) -> list[TrialRow]:
+    """The best of the trials that were trained to their end, by their last validation; the judged ones among them."""
+    trained = [row for row in rows if row.state in ("trained", "done") and asha.metric in row.validation]
+    sign = -1 if asha.mode == "max" else 1
+    return sorted(trained, key=lambda row: (sign * row.validation[asha.metric], row.id))[: asha.finalists]
+
+
+def trials_at_once(trials: Sequence[Trial], asked: int = 0) -> int:
+    """How many trials fit into the connected cluster together; `asked` for fewer, 0 for as many as fit.
+
+    Raises:
+        ConfigError: more are asked for than fit, or not one fits.
+    """
+    cpus, gpus = (ray.cluster_resources().get(name, 0.0) for name in ("CPU", "GPU"))
+    most = min(_fit(trial, cpus, gpus) for trial in trials)
+    if most < 1:
+        raise ConfigError(
+            f"The cluster's {cpus:g} CPUs and {gpus:g} GPUs are too few for one trial: lower align.workers "
+            "(workers, decoders, gpus) or evaluate.gpus_per_fleet."
+        )
+    if asked > most or asked < 0:
+        raise ConfigError(
+            f"--trials-at-once {asked}: the cluster's {cpus:g} CPUs and {gpus:g} GPUs hold {most}, more "
+            "would wait for each other without end. Ask for fewer, or 0 for as many as fit."
+        )
+    return asked or most
+
+
+def _fit(trial: Trial, cpus: float, gpus: float) -> int:
+    trained = [c.workers for c in (trial.pretrain, trial.prior, trial.align) if c is not None]
+    limits = [int(cpus / max(_cpus(w) for w in trained) + 1e-6)]
+    on_gpu = [w.workers * w.gpus for w in trained if 0 < w.workers * w.gpus <= gpus]
+    limits += [int(gpus / taken + 1e-6) for taken in (*on_gpu, trial.evaluate.gpus_per_fleet) if taken]
+    return min(limits)
+
+
+def _cpus(workers: WorkersConfig) -> float:
+    """What a training reserves: its workers, and the tasks that make their data."""
+    decoders = workers.workers * workers.decoders
+    return workers.workers * share(workers.workers) + decoders * share(decoders)
+
+
+def _tune(work: Work, ids: Sequence[str], at_once: int, asha: AshaConfig | None) -> None:
+    """Run some trials under Tune, in their order."""
+    if not ids:
+        return
+    for name, value in (SETTINGS | TUNE_SETTINGS).items():
+        os.environ.setdefault(name, value)
+    logging.getLogger("ray.tune").setLevel(logging.ERROR)
+    for id in ids:  # a trial reports from its first step on, so what an earlier life reported would be there twice
+        shutil.rmtree(work.folder / TUNE / id, ignore_errors=True)
+    # A place on the head node costs no CPU, and Tune cannot ask for nothing.
+    nothing = tune.PlacementGroupFactory([{"node:__internal_head__": 0.001}])
+    tune.Tuner(
+        tune.with_resources(tune.with_parameters(run_trial, work=work), nothing),
+        param_space={"trial": tune.grid_search(list(ids))},
+        tune_config=tune.TuneConfig(
+            max_concurrent_trials=at_once,
+            reuse_actors=True,
+            scheduler=_scheduler(work, asha) if asha else FIFOScheduler(),
+            trial_name_creator=_id,
+            trial_dirname_creator=_id,
+        ),
+        run_config=tune.RunConfig(
+            name=TUNE,
+            storage_path=str(work.folder),
+            verbose=0,
+            failure_config=tune.FailureConfig(max_failures=LIVES - 1),
+            callbacks=[_Recorder(work)],
+        ),
+    ).fit()
+
+
+def _id(trial: Any) -> str:
+    return trial.config["trial"]
+
+
+def _scheduler(work: Work, asha: AshaConfig) -> TrialScheduler:
+    """Successive halving that knows what the trials of earlier lives of this sweep have shown."""
+    steps = max(trial.align.train.steps for trial in work.trials.values())
+    scheduler = ASHAScheduler(
+        time_attr="step",
+        metric=asha.metric,
+        mode=asha.mode,
+        max_t=steps,
+        grace_period=min(asha.grace_steps, steps),
+        reduction_factor=asha.reduction,
+        stop_last_trials=False,
+    )
+    for row in rows_of(work):
+        if row.state in ("done", "trained", "stopped"):
+            past: Any = SimpleNamespace(trial_id=f"past-{row.id}")
+            nobody: Any = None
+            scheduler.on_trial_add(nobody, past)
+            for line in session.read_metrics(Path(row.runs["align"]) / session.METRICS):
+                scheduler.on_trial_result(nobody, past, line)
+    return scheduler
+
+
+class _Recorder(tune.Callback):
+    """Writes into the ledger what only Tune knows: who was stopped, and whose process died too often."""
+
+    def __init__(self, work: Work) -> None:
+        self._work = work
+
+    def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+        self._end(trial, "stopped", "")
+
+    def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+        reason = str(trial.get_error() or "its process died").strip().splitlines()[-1]
+        self._end(trial, "failed", f"{LIVES} times: {reason}")
+
+    def _end(self, trial: Any, state: Any, error: str) -> None:
+        row = read_row(self._work.folder, _id(trial), self._work.trials[_id(trial)].values)
+        if row.state in ("waiting", "running"):
+            row.state, row.error, row.stage = state, error, ""
+            write_row(self._work.folder, row)
+
+
+@contextlib.contextmanager
+def _watched(work: Work, watch: Watch) -> Iterator[None]:
+    """While the body runs: one bar over trials, and `watch`."""
+    done = threading.Event()
+    with tqdm(total=len(work.trials), unit="trial", smoothing=0.0) as bar:
+        bar.initial = bar.n = sum(row.state in ENDED for row in rows_of(work))
+
+        def look() -> None:
+            rows = rows_of(work)
+            now = "; ".join(f"{row.id} {row.stage}" for row in rows if row.state == "running")
+            bar.set_postfix_str(now, refresh=False)
+            bar.update(sum(row.state in ENDED for row in rows) - bar.n)
+            bar.refresh()
+            watch(rows)
+
+        def looks() -> None:
+            while not done.wait(WATCH_S):
+                look()
+
+        thread = threading.Thread(target=looks, daemon=True)
+        thread.start()
+        try:
+            yield
+        finally:
+            done.set()
+            thread.join()
+            look()

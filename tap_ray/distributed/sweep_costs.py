@@ -1,0 +1,113 @@
+"""What a sweep will cost, from rates measured in finished runs of the store; nothing is started for it."""
+
+import os
+from dataclasses import dataclass, replace
+from pathlib import Path
+from statistics import median
+from typing import Mapping, Sequence
+
+from tap_ray import runs
+from tap_ray.compare.tables import grid
+from tap_ray.distributed.settings import TrainJobConfig
+from tap_ray.distributed.sweep_plan import Trial
+from tap_ray.distributed.train import what
+from tap_ray.evaluate.protocol import Protocol, cells
+from tap_ray.training import session
+
+UNKNOWN = "no measured rate yet"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Rates:
+    """Medians over finished runs; None where there is none."""
+
+    samples_per_s: Mapping[str, float]
+    """By job: "pretrain" (inverse dynamics), "prior", "align"; windows a second of a whole run."""
+    cell_s: float | None
+    """Robot seconds of one cell of an evaluation."""
+    num_runs: int
+    """How many runs these are from."""
+
+
+def measured(store: Path) -> Rates:
+    """Rates of the finished runs of a store."""
+    trained: dict[str, list[float]] = {}
+    judged: list[float] = []
+    for manifest in sorted(store.glob("*/manifest.json")):
+        run = manifest.parent
+        if not runs.is_done(run):
+            continue
+        if (run / "results.json").exists():
+            result = runs.read_json(run / "results.json")
+            num = sum(score["n"] for row in result["tasks"].values() for score in row.values())
+            judged += [result["seconds"] / num] if num else []
+        for name, value in session.final_metrics(run).items():
+            kind, _, metric = name.rpartition("/")
+            if metric == "samples_per_s":
+                trained.setdefault({"idm": "pretrain", "bc": "align"}.get(kind, "prior"), []).append(value)
+    return Rates(
+        samples_per_s={job: median(values) for job, values in trained.items()},
+        cell_s=median(judged) if judged else None,
+        num_runs=len(judged) + sum(map(len, trained.values())),
+    )
+
+
+def forecast(trials: Sequence[Trial], protocol: Protocol, *, store: Path, judged: int) -> str:
+    """The trials, and what each will cost if nothing runs beside it.
+
+    Args:
+        trials: of the sweep.
+        protocol: what they are judged on.
+        store: where runs lie.
+        judged: how many of them will be judged.
+    """
+    rates, cpus = measured(store), os.cpu_count() or 1
+    shared: set[Path] = set()
+    lines, total = [], 0.0
+    num = len(cells(protocol))
+    evaluate_s = rates.cell_s * num / cpus if rates.cell_s else None
+    for trial in trials:
+        stage_1 = []
+        costs: list[float | None] = []
+        for job, config in (("pretrain", trial.pretrain), ("prior", trial.prior)):
+            if config is not None:
+                state = _found(config, store, shared)
+                stage_1.append(f"{job} {state}")
+                costs.append(_train_s(config, rates.samples_per_s.get(job)) if state == "new" else 0.0)
+        align_s = _train_s(trial.align, rates.samples_per_s.get("align"))
+        costs += [align_s, evaluate_s if judged == len(trials) else 0.0]
+        known = [cost for cost in costs if cost is not None]
+        total += sum(known)
+        whole = _minutes(sum(known)) if len(known) == len(costs) else UNKNOWN
+        name, before = f"{trial.id}  {trial.label}", ", ".join(stage_1) or "none"
+        lines.append((name, before, _minutes(align_s), _minutes(evaluate_s), whole, str(len(costs))))
+    table = grid(("Stage 1", "align", f"judge {num} cells", "in all"), lines)
+    if judged < len(trials):
+        total += judged * (evaluate_s or 0.0)
+    end = (
+        f"{len(trials)} trials, {judged} of them judged: about {_minutes(total)} one after the other, with {cpus} CPUs"
+    )
+    missing = [job for job in ("pretrain", "align") if job not in rates.samples_per_s]
+    missing += [] if rates.cell_s else ["evaluate"]
+    end += f" (rates of {rates.num_runs} finished runs in {store}"
+    end += f"; {UNKNOWN} for {', '.join(missing)}: these are not counted)" if missing else ")"
+    return f"{table}\n{end}. At most: alignments that are stopped early or found in the store cost less."
+
+
+def _found(config: TrainJobConfig, store: Path, shared: set[Path]) -> str:
+    """Whether a Stage 1 run is there, will be trained, or will have been by a trial before this one."""
+    data = getattr(config, "data")  # noqa: B009
+    parents = {"data": data} if isinstance(data, Path) else {f"play_{i}": p for i, p in enumerate(data)}
+    path = runs.folder_of(store, job="pretrain", config=what(replace(config, out=None)), parents=parents)
+    state = "found" if runs.is_done(path) else "shared" if path in shared else "new"
+    shared.add(path)
+    return state
+
+
+def _train_s(config: TrainJobConfig, samples_per_s: float | None) -> float | None:
+    samples = config.train.steps * config.train.batch_size * config.workers.workers
+    return samples / samples_per_s if samples_per_s else None
+
+
+def _minutes(seconds: float | None) -> str:
+    return UNKNOWN if seconds is None else f"{seconds / 60:.1f} min"

@@ -1,0 +1,195 @@
+"""The life of a sweep: run folder and ledger, MLflow parent, Ray, the trials, the page, the registered policy."""
+
+import time
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Annotated, Any, Sequence
+
+import tyro
+
+from tap_ray import registry, runs, tracking
+from tap_ray.compare import sweep_page
+from tap_ray.compare.sweep_tables import TRIALS, TrialRow, best, cost_text, facts, label, points, read_row, text_table
+from tap_ray.distributed import sweep_costs
+from tap_ray.distributed.connect import connect, dashboard_url
+from tap_ray.distributed.sweep import TUNE, sweep, trials_at_once
+from tap_ray.distributed.sweep_plan import SweepFile, Trial
+from tap_ray.distributed.sweep_trial import Stages, Work
+from tap_ray.errors import TapRayError
+from tap_ray.evaluate.protocol import Protocol
+from tap_ray.training import session
+
+PAGE_S = 5.0
+"""The page is written anew at most this often, s."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class SweepJobConfig:
+    """Which sweep, on which data, and where."""
+
+    sweep: Annotated[Path, tyro.conf.Positional]
+    """YAML file of values and grid / choice / uniform / loguniform, e.g. tune_configs/smoke.yaml."""
+    data: Path | None = None
+    """Data set of play; without it the file's."""
+    demos: Path | None = None
+    """Data set of demonstrations; without it the file's."""
+    out: Path | None = None
+    """Run folder; without it <store>/sweep-<hash>."""
+    store: Path = runs.STORE
+    """Folder of the stages' run folders; sweeps that share it never train the same twice."""
+    dry_run: bool = False
+    """Print the trials and what each will cost, from rates measured in the store; start nothing."""
+    trials_at_once: int = 0
+    """Trials that run together; 0: as many as the cluster holds."""
+    dashboard: bool = False
+    """Serve the dashboard of a local Ray, on loopback; the page links to it."""
+    ray_address: str | None = None
+    """Ray cluster to join, e.g. "auto"; without it a local Ray starts and stops with the job."""
+
+
+def forecast(config: SweepJobConfig, plan: SweepFile, trials: Sequence[Trial], protocol: Protocol) -> str:
+    """What `--dry-run` prints."""
+    judged = min(plan.asha.finalists, len(trials)) if plan.asha else len(trials)
+    return sweep_costs.forecast(trials, protocol, store=config.store.resolve(), judged=judged)
+
+
+def run_sweep(
+    config: SweepJobConfig, plan: SweepFile, trials: Sequence[Trial], *, stages: Stages, protocol: Protocol
+) -> Path:
+    """Bring a sweep to its end, from wherever an earlier life left it; returns its run folder.
+
+    Raises:
+        TapRayError: not one trial came to its end; their reasons are in the ledger.
+    """
+    store = config.store.resolve()
+    values = {**asdict(plan), "protocol": protocol.hash, "_store": str(store)}
+    parents: dict[str, Path | str] = {"data": plan.data, "demos": plan.demos}
+    out = config.out or runs.folder_of(store, job="sweep", config=values, parents=parents)
+    run = runs.open_run(out, job="sweep", config=values, parents=parents)
+    (run.path / TRIALS).mkdir(exist_ok=True)
+    if not run.done:
+        with session.lock(run.path.resolve()):
+            work = Work(
+                folder=run.path.resolve(),
+                store=store,
+                trials={trial.id: trial for trial in trials},
+                stages=stages,
+                protocol=protocol,
+                fleets=0,
+                judge=True,
+                tracking_uri=tracking.tracking_uri(),
+                mlflow_run_id="",
+            )
+            _run(config, plan, run, work, parents)
+    print(text_table(rows_from(run.path, trials)))
+    facts_of = runs.read_json(run.path / "manifest.json")
+    for name in ("cost", "registered"):
+        if name in facts_of:
+            print(facts_of[name])
+    print(f"open {run.path / sweep_page.PAGE}")
+    return run.path
+
+
+def rows_from(folder: Path, trials: Sequence[Trial]) -> list[TrialRow]:
+    """The ledger of a sweep's run folder."""
+    return [read_row(folder, trial.id, trial.values) for trial in trials]
+
+
+def _run(config: SweepJobConfig, plan: SweepFile, run: runs.Run, work: Work, parents: Any) -> None:
+    ids = {role: tracking.run_id_of(path) for role, path in parents.items()}
+    with tracking.start("sweep", run.path, run.config, ids, run_id=tracking.run_id_of(run.path)) as tracked:
+        runs.annotate(run, mlflow_run_id=tracked.run_id)
+        work = replace(work, mlflow_run_id=tracked.run_id)
+        with connect(config.ray_address, dashboard=config.dashboard):
+            at_once = trials_at_once(list(work.trials.values()), config.trials_at_once)
+            watch = _Watch(config, plan, run, tracked)
+            rows = sweep(work, at_once=at_once, asha=plan.asha, watch=watch)
+        runs.write_json(run.path / "table.json", facts(rows))
+        cost = cost_text(rows, wall_s=watch.seconds(), at_once=at_once)
+        runs.annotate(run, cost=cost)
+        top = best(rows, plan.metric)
+        if top is not None:
+            said = _register(top, plan, work, tracked)
+            runs.annotate(run, registered=said)
+        sweep_page.write(run.path, rows, watch.frame(""), running=False)
+        tracked.artifact(run.path / sweep_page.PAGE)
+        tracked.artifact(run.path / "table.json")
+    failed = [row for row in rows if row.state == "failed"]
+    if failed and top is None:
+        raise TapRayError(f"No trial came to its end. Trial {failed[0].id}: {failed[0].error}")
+    if not failed:
+        runs.finish(run)
+    else:
+        print(f"{len(failed)} of {len(rows)} trials failed; the same command tries them again.")
+
+
+class _Watch:
+    """Shown the ledger every few seconds: keeps the clock, the page and MLflow's parent run up to date."""
+
+    def __init__(self, config: SweepJobConfig, plan: SweepFile, run: runs.Run, tracked: tracking.Run) -> None:
+        self._plan, self._run, self._tracked = plan, run, tracked
+        self._name, self._url = config.sweep.stem, dashboard_url()
+        self._began = time.monotonic()
+        self._before = runs.read_json(run.path / "manifest.json").get("seconds", 0.0)
+        self._drawn_at, self._num_done = 0.0, -1
+
+    def seconds(self) -> float:
+        """Wall-clock of this sweep over all its lives, s."""
+        return self._before + time.monotonic() - self._began
+
+    def __call__(self, rows: Sequence[TrialRow]) -> None:
+        runs.annotate(self._run, seconds=self.seconds())
+        num_done = sum(row.result is not None for row in rows)
+        if num_done != self._num_done:
+            self._num_done = num_done
+            top = max((point.mean(self._plan.metric) for point in points(rows)), default=None)
+            scores = {
+                "sweep/trials_judged": num_done,
+                **({f"sweep/best_{self._plan.metric}": top} if top is not None else {}),
+            }
+            self._tracked.log(scores, step=num_done)
+        if time.monotonic() - self._drawn_at > PAGE_S:
+            sweep_page.write(self._run.path, rows, self.frame(self._url), running=True)
+            self._drawn_at = time.monotonic()
+
+    def frame(self, dashboard: str) -> sweep_page.Frame:
+        """What stands around the trials on the page."""
+        manifest = runs.read_json(self._run.path / "manifest.json")
+        sources = {
+            "play": str(self._plan.data),
+            "demonstrations": str(self._plan.demos),
+            "MLflow": f"{self._tracked.uri} run {self._tracked.run_id}",
+            "TensorBoard": f"tensorboard --logdir {self._run.path / TUNE}",
+            **{name: manifest[name] for name in ("cost", "registered") if name in manifest},
+        }
+        return sweep_page.Frame(
+            title=f"Sweep {self._name}",
+            plan=asdict(self._plan),
+            metric=self._plan.metric,
+            validation=self._plan.asha.metric if self._plan.asha else "",
+            dashboard=dashboard,
+            sources=sources,
+        )
+
+
+def _register(top: TrialRow, plan: SweepFile, work: Work, tracked: tracking.Run) -> str:
+    """Put the best policy into the registry with its lineage and its success; says which version it is."""
+    policy, judged = Path(top.runs["align"]), Path(top.runs["evaluate"])
+    hashes = {"play": runs.hash_of(plan.data), "demos": runs.hash_of(plan.demos)}
+    hashes |= {stage: runs.hash_of(path) for stage, path in top.runs.items()}
+    row = {"trial": top.values, "result": top.result, "protocol": work.protocol.to_json()}
+    tags = {**hashes, "protocol": work.protocol.hash, "sweep": work.folder.name}
+    tags |= {name: f"{value:.6g}" for name, value in (top.result or {}).items() if isinstance(value, float)}
+    lineage = " -> ".join(f"{stage} {hashes[stage][:10]}" for stage in ("play", *top.runs))
+    version = registry.register(
+        policy,
+        tracked,
+        facts={"lineage": hashes, "runs": top.runs, **row, "results": runs.read_json(judged / "results.json")},
+        tags=tags,
+        description=f"{label(top.values)}: {lineage}\n\n```\n{text_table([top])}\n```",
+    )
+    alias = f"best-{work.protocol.hash[:8]}"
+    best_so_far = registry.promote(version, alias, score=plan.metric, uri=tracked.uri)
+    tracked.tag({"tap_ray.registered": f"{registry.MODEL}/{version}"})
+    more = f" (also @{alias}: the best on this protocol so far)" if best_so_far else ""
+    return f"trial {top.id}, {label(top.values)}, is {registry.SCHEME}{registry.MODEL}/{version}{more}"

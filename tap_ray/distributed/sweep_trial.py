@@ -1,0 +1,234 @@
+"""One trial of a sweep, in a process of its own: Stage 1 (found or trained once), alignment, judgement.
+
+Each stage is the job's own function, called with a run folder that is named by the hash of what makes it. Whoever
+needs a folder first makes it while the others wait; who finds it finished goes on. A thread writes the ledger as the
+stage proceeds, and hands the alignment's metrics to Tune (its scheduler and TensorBoard) and to the trial's MLflow run.
+"""
+
+import contextlib
+import json
+import logging
+import os
+import sys
+import threading
+import time
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Callable, Iterator, Mapping
+
+from ray import tune
+
+from tap_ray import runs, tracking
+from tap_ray.compare.sweep_tables import METRICS, TRIALS, TrialRow, read_row, write_row
+from tap_ray.distributed.settings import AlignJobConfig, PretrainConfig, PriorJobConfig, TrainJobConfig
+from tap_ray.distributed.sweep_plan import Trial
+from tap_ray.distributed.train import what as what_is_trained
+from tap_ray.errors import TapRayError
+from tap_ray.evaluate.protocol import Protocol, cells
+from tap_ray.evaluate.settings import EvaluateConfig
+from tap_ray.evaluate.settings import what as what_is_judged
+from tap_ray.training import session
+
+PULSE_S = 2.0
+"""How often the ledger says how far a trial is, s."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Stages:
+    """The jobs' functions: config -> run folder. They must pickle."""
+
+    pretrain: Callable[[PretrainConfig], Path]
+    prior: Callable[[PriorJobConfig], Path]
+    align: Callable[[AlignJobConfig], Path]
+    evaluate: Callable[[EvaluateConfig], Path]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Work:
+    """What every trial's process is told."""
+
+    folder: Path
+    """The sweep's run folder, absolute."""
+    store: Path
+    """Where the stages' run folders lie, absolute; sweeps that share it share what they train."""
+    trials: Mapping[str, Trial]
+    stages: Stages
+    protocol: Protocol
+    """What all of them are judged on."""
+    fleets: int
+    """Processes that judge a trial."""
+    judge: bool
+    """Whether trials are judged, or only trained (finalists are chosen later)."""
+    tracking_uri: str
+    mlflow_run_id: str
+    """Of the sweep."""
+
+
+def run_trial(point: Mapping[str, str], work: Work) -> None:
+    """Bring a trial to its end; a Tune function. A user's mistake is a result, anything else is for Tune to retry."""
+    os.environ["MLFLOW_TRACKING_URI"] = work.tracking_uri
+    logging.getLogger("ray").setLevel(logging.ERROR)
+    trial = work.trials[point["trial"]]
+    with runs.alone(work.folder / ".locks" / trial.id, say=lambda text: None):
+        row = read_row(work.folder, trial.id, trial.values)
+        if row.state == "done" or (row.state == "trained" and not work.judge):
+            return
+        row.state, row.error = "running", ""
+        try:
+            place = work.folder / TRIALS / trial.id
+            with tracking.start(
+                "trial", place, row.values, {"sweep": work.mlflow_run_id}, run_id=row.mlflow_run_id
+            ) as t:
+                row.mlflow_run_id = t.run_id
+                _Life(work, trial, row, t).live()
+        except TapRayError as error:
+            row.state, row.error = "failed", " ".join(str(error).split())
+        row.stage = ""
+        write_row(work.folder, row)
+
+
+class _Life:
+    """A trial while it runs."""
+
+    def __init__(self, work: Work, trial: Trial, row: TrialRow, tracked: tracking.Run) -> None:
+        self._work, self._trial, self._row, self._tracked = work, trial, row, tracked
+        self._lock = threading.Lock()
+        self._stopped = False
+        self._rest()
+
+    def live(self) -> None:
+        """All stages, one after the other."""
+        trial, work, align = self._trial, self._work, self._trial.align
+        init = prior = None
+        if trial.pretrain:
+            data = {"data": trial.pretrain.data}
+            init = self._train("pretrain", trial.pretrain, data, work.stages.pretrain)
+            align = replace(align, init=str(init))
+        if trial.prior:
+            paths, _ = trial.prior.sources()
+            play = {f"play_{number}": path for number, path in enumerate(paths)}
+            prior = self._train("prior", trial.prior, play, work.stages.prior)
+            align = replace(align, prior=prior)
+        parents = {"demos": align.demos, **({"init": init} if init else {}), **({"prior": prior} if prior else {})}
+        policy = self._train("align", align, parents, work.stages.align)
+        self._row.validation = session.final_metrics(policy)
+        if work.judge:
+            self._judge(policy)
+        self._row.state = "done" if work.judge else "trained"
+
+    def _train(self, stage: str, config: Any, parents: Mapping[str, Path | None], main: Callable[[Any], Path]) -> Path:
+        job = "align" if stage == "align" else "pretrain"
+        known = {role: path for role, path in parents.items() if path}
+        path = runs.folder_of(self._work.store, job=job, config=what_is_trained(config), parents=known)
+        trained = self._make(stage, path, lambda: main(replace(config, out=path)), f"of {config.train.steps} steps")
+        if trained:
+            self._row.worked[stage] = min(trained_s(path, config), self._row.seconds[stage])
+        return path
+
+    def _judge(self, policy: Path) -> None:
+        config = replace(self._trial.evaluate, policy=str(policy), fleets=self._work.fleets)
+        what = what_is_judged(config, self._work.protocol)
+        path = runs.folder_of(self._work.store, job="evaluate", config=what, parents={"policy": policy})
+        of = f"of {len(cells(self._work.protocol))} cells"
+        judged = self._make("evaluate", path, lambda: self._work.stages.evaluate(replace(config, out=path)), of)
+        summary = runs.read_json(path / "results.json")
+        self._row.result = result_of(summary)
+        if judged:
+            self._row.worked["evaluate"] = min(summary["seconds"] / config.fleets, self._row.seconds["evaluate"])
+        self._tracked.log({f"evaluate/{name}": summary[name] for name in METRICS}, step=self._trial.align.train.steps)
+
+    def _make(self, stage: str, path: Path, make: Callable[[], Path], of: str) -> bool:
+        """Run a stage unless its folder is finished, as the only one to do so; whether it had to be run."""
+        self._row.runs[stage] = str(path)
+        with self._pulse(stage, path, of), runs.alone(self._work.store / ".locks" / path.name, say=self._say):
+            todo = not runs.is_done(path)
+            if todo:
+                self._note = ""
+                make()
+        return todo
+
+    def _say(self, text: str) -> None:
+        self._note = text
+
+    def _rest(self) -> None:
+        self._stage, self._path, self._of, self._note = "", Path(), "", ""
+        self._seen = self._offset = 0
+
+    @contextlib.contextmanager
+    def _pulse(self, stage: str, path: Path, of: str) -> Iterator[None]:
+        """While a stage runs, write down how far it is; at its end, everything it has logged."""
+        self._rest()
+        self._stage, self._path, self._of = stage, path, of
+        self._began, self._before = time.monotonic(), self._row.seconds.get(stage, 0.0)
+        done = threading.Event()
+        thread = threading.Thread(target=self._beat_until, args=(done,), daemon=True)
+        self._beat()
+        thread.start()
+        try:
+            yield
+        finally:
+            done.set()
+            thread.join()
+        self._beat()
+        if self._stopped:
+            sys.exit(0)
+
+    def _beat_until(self, done: threading.Event) -> None:
+        while not done.wait(PULSE_S):
+            self._beat()
+
+    def _beat(self) -> None:
+        with self._lock:
+            if self._stopped:
+                return
+            self._row.seconds[self._stage] = self._before + time.monotonic() - self._began
+            lines = self._new_lines()
+            self._row.stage = f"{self._stage} {self._note or f'{self._seen} {self._of}'}"
+            write_row(self._work.folder, self._row)
+            for line in lines if self._stage == "align" else []:
+                self._hand_on(line)
+
+    def _new_lines(self) -> list[dict[str, Any]]:
+        """What the stage has logged since the last look, and how far it has come."""
+        file = self._path / ("episodes.jsonl" if self._stage == "evaluate" else session.METRICS)
+        if not file.exists():
+            return []
+        lines = [json.loads(text) for text in file.read_text().splitlines(keepends=True) if text.endswith("\n")]
+        fresh = lines[self._offset :]
+        self._offset = max(self._offset, len(lines))
+        self._seen = len(lines) if self._stage == "evaluate" else max((int(line["step"]) for line in lines), default=0)
+        return fresh
+
+    def _hand_on(self, line: dict[str, float]) -> None:
+        step = int(line["step"])
+        if step > self._row.logged_step:
+            self._tracked.log({name: value for name, value in line.items() if name != "step"}, step)
+            self._row.logged_step = step if any("val_loss" in name for name in line) else step - 1
+        try:
+            tune.report({**line, "step": step})
+        except SystemExit:  # the scheduler has stopped this trial: the driver writes so into the ledger
+            self._stopped = True
+            raise
+
+
+def trained_s(path: Path, config: TrainJobConfig) -> float:
+    """Seconds that a run spent in training steps, waiting for data included, from what it logged."""
+    windows, before, seconds = config.train.batch_size, 0, 0.0
+    for line in session.read_metrics(path / session.METRICS):
+        rate = next((value for name, value in line.items() if name.endswith("/samples_per_s")), None)
+        if rate:
+            seconds += (line["step"] - before) * windows * config.workers.workers / rate
+            before = line["step"]
+    return seconds
+
+
+def result_of(summary: Mapping[str, Any]) -> dict[str, Any]:
+    """What the ledger keeps of results.json."""
+    scores = [score for row in summary["tasks"].values() for score in row.values()]
+    counts = {kind: sum(score[kind]["k"] for score in scores) for kind in ("partial", "entire")}
+    kept = {name: summary[name] for name in (*METRICS, "avg_partial_interval", "avg_entire_interval")}
+    tasks = {
+        task: {kind: [sum(s[kind]["k"] for s in row.values()), sum(s["n"] for s in row.values())] for kind in counts}
+        for task, row in summary["tasks"].items()
+    }
+    return {**kept, "k": counts, "n": sum(score["n"] for score in scores), "tasks": tasks}

@@ -1,0 +1,123 @@
+"""Policies in MLflow's model registry: what is kept are the files of our own run folders, nothing is pickled.
+
+registry.register("runs/align-1", tracked, ...)  ->  version 3 of "tap": manifest.json, config.json, final/, ...
+registry.local("models:/tap/3")                  ->  runs/models/tap-3, a run folder like any other
+"""
+
+import json
+import os
+import shutil
+import tempfile
+from pathlib import Path
+from typing import Any, Mapping
+
+from tap_ray import runs, tracking
+from tap_ray.errors import CheckpointError
+
+MODEL = "tap"
+"""Name of our policies in the registry."""
+SCHEME = "models:/"
+KEPT = ("manifest.json", "config.json", "metrics.jsonl", "final")
+"""What of a training run's folder makes a policy."""
+FACTS = "registered.json"
+"""Lineage and success table, beside them."""
+
+
+def register(
+    run: Path,
+    tracked: tracking.Run,
+    *,
+    facts: Mapping[str, Any],
+    tags: Mapping[str, str],
+    description: str,
+) -> str:
+    """Put a policy into the registry, once for each training run and MLflow run that it is registered by.
+
+    Args:
+        run: folder of a finished run of jobs.align.
+        tracked: the MLflow run whose artifacts keep the files.
+        facts: plain JSON kept beside the policy.
+        tags, description: of the version.
+
+    Returns:
+        The version's number.
+
+    Raises:
+        CheckpointError: not a finished run of jobs.align.
+        StorageError: MLflow does not answer.
+    """
+    manifest = runs.require_done(run, job="align")
+    client = tracking.client_of(tracked.uri)
+    name, place = MODEL, f"policy-{manifest['hash'][:10]}"
+    if not client.search_registered_models(f"name = '{name}'"):
+        client.create_registered_model(name, description="Policies of tap_ray: safetensors and JSON.")
+    for version in client.search_model_versions(f"name = '{name}'"):
+        if version.run_id == tracked.run_id and version.tags.get("align") == manifest["hash"]:
+            return str(version.version)
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder) / FACTS
+        file.write_text(json.dumps(facts, indent=2, default=str) + "\n")
+        client.log_artifact(tracked.run_id, str(file), place)
+    for part in KEPT:
+        if (run / part).is_dir():
+            client.log_artifacts(tracked.run_id, str(run / part), f"{place}/{part}")
+        elif (run / part).exists():
+            client.log_artifact(tracked.run_id, str(run / part), place)
+    source = f"{client.get_run(tracked.run_id).info.artifact_uri}/{place}"
+    made = client.create_model_version(
+        name, source, run_id=tracked.run_id, tags={**tags, "align": manifest["hash"]}, description=description
+    )
+    return str(made.version)
+
+
+def promote(version: str, alias: str, *, score: str, uri: str) -> bool:
+    """Let an alias name a version if that has more of a tag (a number) than the one that it names now."""
+    client = tracking.client_of(uri)
+    held = client.get_registered_model(MODEL).aliases.get(alias)
+    if held is not None:
+        now, new = (float(client.get_model_version(MODEL, str(v)).tags.get(score, 0)) for v in (held, version))
+        if new <= now:
+            return False
+    client.set_registered_model_alias(MODEL, alias, version)
+    return True
+
+
+def local(policy: Path | str, store: Path | None = None) -> Path:
+    """A policy's run folder: `policy` itself, or for "models:/NAME/VERSION" or "models:/NAME@ALIAS" a copy here.
+
+    Args:
+        policy: what a user named.
+        store: where to copy to; None: `runs`.
+
+    Raises:
+        CheckpointError: the registry has no such version, or its files are gone.
+        StorageError: MLflow does not answer.
+    """
+    text = str(policy).replace("models://", SCHEME)
+    if not text.startswith(SCHEME):
+        return Path(policy)
+    client = tracking.client_of()
+    name, _, number = text.removeprefix(SCHEME).partition("/")
+    alias = name.partition("@")[2]
+    name = name.partition("@")[0]
+    try:
+        version = client.get_model_version_by_alias(name, alias) if alias else client.get_model_version(name, number)
+        folder = (store or runs.STORE) / "models" / f"{name}-{version.version}"
+        if not runs.is_done(folder) or runs.read_json(folder / "manifest.json")["hash"] != version.tags.get("align"):
+            temporary = Path(tempfile.mkdtemp(dir=_made(folder.parent)))
+            place = str(version.source).rstrip("/").rpartition("/")[2]
+            fetched = client.download_artifacts(str(version.run_id), place, str(temporary))
+            shutil.rmtree(folder, ignore_errors=True)
+            os.replace(fetched, folder)
+            shutil.rmtree(temporary, ignore_errors=True)
+    except (tracking.error_type(), OSError) as error:
+        known = [v.version for v in client.search_model_versions(f"name = '{name}'")]
+        has = f"It has versions {', '.join(sorted(map(str, known), key=int))} of {name!r}." if known else "It is empty."
+        reason = str(error).strip().splitlines()[0]
+        raise CheckpointError(f"{policy} is not in the registry of {tracking.tracking_uri()}: {reason} {has}") from None
+    return folder
+
+
+def _made(folder: Path) -> Path:
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder
