@@ -1,0 +1,135 @@
+"""Sweeps under real Tune, Train, fleets and MLflow: what a killed driver leaves is taken up, nothing is done twice."""
+
+import os
+import re
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import yaml
+
+from tap_ray import runs, tracking
+from tap_ray.compare.sweep_tables import TrialRow, read_row, write_row
+from tap_ray.distributed.sweep import _scheduler, finalists
+from tap_ray.distributed.sweep_plan import AshaConfig
+
+REPOSITORY = Path(__file__).parents[2]
+SWEEP = {
+    "budget": 20,
+    "seed": {"grid": [0, 1]},
+    "pretrain": {"train": {"steps": 40}},
+    "align": {"train": {"steps": 60}},
+}
+TRAIN = {"batch_size": 4, "lr": 0.1, "log_every": 1, "checkpoint_every": 5, "validate_every": 20, "bf16": "off"}
+
+
+def driver(file: Path, store: Path) -> list[str]:
+    return [sys.executable, "-m", "tests.distributed.toy_stages", str(file), str(store)]
+
+
+def steps_of(store: Path, job: str) -> int:
+    """Lines that the runs of a job have logged."""
+    return sum(len(file.read_text().splitlines()) for file in store.glob(f"{job}-*/metrics.jsonl"))
+
+
+@pytest.fixture
+def sweep_file(tmp_path: Path, toy_dataset: Path) -> Path:
+    values: dict = {"data": str(toy_dataset), "demos": str(toy_dataset), **SWEEP}
+    for stage in ("pretrain", "align"):
+        values[stage] = {"train": {**TRAIN, **values[stage]["train"]}}
+    file = tmp_path / "sweep.yaml"
+    file.write_text(yaml.safe_dump(values))
+    return file
+
+
+@pytest.mark.cluster
+@pytest.mark.slow
+def test_a_killed_sweep_ends_with_the_table_of_an_undisturbed_one(sweep_file: Path, tmp_path: Path):
+    env = {**os.environ, "MLFLOW_TRACKING_URI": f"sqlite:///{tmp_path}/mlflow.db"}
+    stores = tmp_path / "killed", tmp_path / "undisturbed"
+    killed = subprocess.Popen(driver(sweep_file, stores[0]), cwd=REPOSITORY, env=env, stdout=subprocess.DEVNULL,
+                              stderr=subprocess.DEVNULL)  # fmt: skip
+    until = time.monotonic() + 240
+    while steps_of(stores[0], "align") < 20:
+        assert killed.poll() is None, "it ended by itself"
+        assert time.monotonic() < until
+        time.sleep(0.05)
+    killed.kill()
+    killed.wait()
+    for store in stores:
+        done = subprocess.run(
+            driver(sweep_file, store), cwd=REPOSITORY, env=env, capture_output=True, text=True, timeout=400
+        )
+        assert done.returncode == 0, done.stderr
+
+    folders = [next(store.glob("sweep-*")) for store in stores]
+    tables = [runs.read_json(folder / "table.json") for folder in folders]
+    assert tables[0] == tables[1]
+    assert [row["state"] for row in tables[0]] == ["done", "done"]
+    assert tables[0][0]["result"]["avg_partial"] > 0
+
+    rows = [[read_row(folder, f"{number:03d}", {}) for number in range(2)] for folder in folders]
+    for mine, theirs in zip(*rows, strict=True):  # to the last bit: what was trained twice would differ in nothing else
+        assert {k: v for k, v in mine.validation.items() if not re.search("_s$|_pct$", k)} == {
+            k: v for k, v in theirs.validation.items() if not re.search("_s$|_pct$", k)
+        }
+    assert rows[0][0].runs["pretrain"] == rows[0][1].runs["pretrain"]
+    calls = [line.split(" from step ") for line in (stores[0] / "calls.txt").read_text().splitlines()]
+    assert len([name for name, _ in calls if name.startswith("pretrain")]) == 1, "Stage 1 is trained once"
+    resumed = [int(step) for name, step in calls if name == Path(rows[0][0].runs["align"]).name]
+    assert resumed[0] == 0
+    assert resumed[1] >= 15, "it went on from its checkpoint"
+
+    page = (folders[0] / "sweep.html").read_text()
+    assert 'http-equiv="refresh"' not in page
+    assert list((folders[0] / "tune").glob("00*/events.out.tfevents*"))
+    client = tracking.client_of(env["MLFLOW_TRACKING_URI"])
+    parent = tracking.run_id_of(folders[0])
+    experiment = client.get_run(parent).info.experiment_id
+    children = client.search_runs(
+        [experiment], f"tags.mlflow.parentRunId = '{parent}' and tags.`tap_ray.job` = 'trial'"
+    )
+    assert {child.info.status for child in children} == {"FINISHED"}
+    assert len(children) == 2
+    versions = client.search_model_versions("name = 'tap'")
+    assert len(versions) == 2, "one of each sweep"
+    assert {version.tags["pretrain"] for version in versions} == {runs.hash_of(rows[0][0].runs["pretrain"])} | {
+        runs.hash_of(rows[1][0].runs["pretrain"])
+    }
+
+
+def test_successive_halving_goes_on_from_what_earlier_lives_have_shown(tmp_path: Path):
+    """Two trials of an earlier life reached 0.9 and 0.8 at step 10: one at 0.1 is stopped there, one at 1.0 goes on."""
+    from types import SimpleNamespace
+    from typing import Any
+
+    asha = AshaConfig(metric="bc/r2_mean", grace_steps=10, reduction=2)
+    trial: Any = SimpleNamespace(values={}, align=SimpleNamespace(train=SimpleNamespace(steps=40)))
+    trials = {f"{n:03d}": SimpleNamespace(**vars(trial), id=f"{n:03d}") for n in range(2)}
+    for (id, _), value in zip(trials.items(), (0.9, 0.8), strict=True):
+        (tmp_path / id).mkdir()
+        (tmp_path / id / "metrics.jsonl").write_text(f'{{"step": 10, "bc/r2_mean": {value}}}\n')
+        (tmp_path / "trials").mkdir(exist_ok=True)
+        write_row(tmp_path, TrialRow(id=id, values={}, state="stopped", runs={"align": str(tmp_path / id)}))
+    work: Any = SimpleNamespace(folder=tmp_path, trials=trials)
+
+    def decision(value: float) -> str:
+        scheduler, new = _scheduler(work, asha), SimpleNamespace(trial_id="new")
+        nobody: Any = None
+        scheduler.on_trial_add(nobody, new)  # type: ignore[arg-type]
+        return scheduler.on_trial_result(nobody, new, {"step": 10, "bc/r2_mean": value})  # type: ignore[arg-type]
+
+    assert (decision(0.1), decision(1.0)) == ("STOP", "CONTINUE")
+
+
+def test_finalists_are_the_best_on_held_out_demonstrations():
+    rows = [
+        TrialRow(id=id, values={}, state=state, validation={"bc/r2_mean": value})
+        for id, state, value in (
+            ("000", "trained", 0.2), ("001", "stopped", 0.9), ("002", "done", 0.5), ("003", "trained", 0.4),
+        )
+    ]  # fmt: skip
+    assert [row.id for row in finalists(rows, AshaConfig(finalists=2))] == ["002", "003"]
+    assert [row.id for row in finalists(rows, AshaConfig(finalists=2, mode="min"))] == ["000", "003"]

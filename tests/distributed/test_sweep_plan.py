@@ -1,0 +1,141 @@
+"""What a file of tune_configs/ stands for, and what a user reads whose file cannot work. Ray is never started."""
+
+from pathlib import Path
+
+import pytest
+import yaml
+
+from tap_ray.distributed import sweep_plan
+from tap_ray.distributed.sweep_plan import Axis, draw, points, read, trials
+from tap_ray.errors import ConfigError
+
+TUNE_CONFIGS = Path(__file__).parents[2] / "tune_configs"
+
+
+@pytest.fixture
+def write(tmp_path: Path, toy_dataset: Path):
+    """Writes a sweep's file on the toy data set (24 episodes, 32 px)."""
+
+    def to_file(**values) -> Path:
+        file = tmp_path / "sweep.yaml"
+        paths = {"data": str(toy_dataset), "demos": str(toy_dataset)}
+        file.write_text(yaml.safe_dump(paths | values))
+        return file
+
+    return to_file
+
+
+def trials_of(file: Path):
+    return trials(read(file), file)
+
+
+def test_a_grid_is_every_combination_and_scratch_comes_once(write):
+    file = write(
+        budget={"grid": [0, 20, 24]},
+        pretrain={"train": {"steps": {"grid": [10, 20]}}},
+        seed={"grid": [0, 1]},
+    )
+    made = trials_of(file)
+    assert [trial.label for trial in made] == [
+        "budget 0, steps 0, seed 0",
+        "budget 0, steps 0, seed 1",
+        *(f"budget {b}, steps {s}, seed {seed}" for b in (20, 24) for s in (10, 20) for seed in (0, 1)),
+    ]
+    assert [trial.id for trial in made] == [f"{number:03d}" for number in range(10)]
+    assert made[0].pretrain is None
+    last = made[-1]
+    assert last.pretrain is not None
+    assert (last.pretrain.windows.num_episodes, last.pretrain.train.steps, last.pretrain.train.seed) == (24, 20, 0)
+    assert last.align.train.seed == 1
+    assert (last.evaluate.image_size, last.evaluate.robot) == (32, "widowx")
+
+
+def test_no_stage_1_steps_is_behaviour_cloning_too(write):
+    made = trials_of(write(budget=20, pretrain={"train": {"steps": {"grid": [0, 10]}}}))
+    assert [trial.pretrain is None for trial in made] == [True, False]
+
+
+def test_budgets_are_nested(write, toy_dataset: Path):
+    """A smaller budget's training episodes are among the larger one's, and both hold out the same of those."""
+    from tap_ray.dataset.reader import open_dataset
+    from tap_ray.dataset.windows import split_episodes
+
+    small, large = (t.pretrain.windows for t in trials_of(write(budget={"grid": [20, 24]})) if t.pretrain)
+    (train, held), (all_train, all_held) = (split_episodes(open_dataset(toy_dataset), w) for w in (small, large))
+    assert set(train) < set(all_train)
+    assert set(held) <= set(all_held)
+    assert list(held) == [18]
+
+
+def test_draws_are_a_function_of_seed_axis_and_number(write):
+    file = write(
+        samples=3,
+        align={
+            "train": {"lr": {"loguniform": [1e-4, 1e-2]}, "clip": {"uniform": [0.5, 2]}},
+            "align": {"freeze": {"choice": [[], ["vision"]]}},
+        },
+        seed={"grid": [0, 1]},
+    )
+    made = trials_of(file)
+    assert len(made) == 6
+    assert made == trials_of(file)
+    for first, second in zip(made[::2], made[1::2], strict=True):  # the seeds of a draw share what was drawn
+        assert first.align.train.lr == second.align.train.lr
+    rates = {trial.align.train.lr for trial in made}
+    assert len(rates) == 3
+    assert all(1e-4 <= rate <= 1e-2 for rate in rates)
+    assert all(0.5 <= trial.align.train.clip <= 2 for trial in made)
+    assert {trial.align.align.freeze for trial in made} <= {(), ("vision",)}
+    axis = Axis(name="align.train.lr", verb="loguniform", values=(1e-4, 1e-2))
+    assert made[0].align.train.lr == draw(axis, 0, 0)
+    assert draw(axis, 1, 0) != draw(axis, 0, 0)
+
+
+@pytest.mark.parametrize(
+    ("file", "number"),
+    [("smoke", 4), ("data_budget", 12), ("data_budget_small", 12), ("alignment_grid", 24), ("alignment_search", 24)],
+)
+def test_the_files_that_we_ship(file: str, number: int):
+    path = TUNE_CONFIGS / f"{file}.yaml"
+    assert len(points(read(path), path)) == number
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"budgets": 3}, r"sweep\.yaml: unknown key 'budgets'\. Did you mean 'budget'\?"),
+        ({"align": {"train": {"stepz": 3}}}, r"align: train: unknown key 'stepz'\. Did you mean 'steps'\?"),
+        ({"align": {"train": {"lr": {"gird": [1]}}}}, r"align\.train\.lr: expected a value or one verb, .*'grid'\?"),
+        ({"align": {"train": {"lr": {"grid": []}}}}, r"align\.train\.lr: grid needs a list of at least one value"),
+        ({"seed": {"grid": [0, 0]}}, r"seed: grid names a value twice: \[0, 0\]"),
+        (
+            {"align": {"train": {"lr": {"uniform": [2, 1]}}}},
+            r"uniform takes two ends, the lower one first; got \[2, 1\]",
+        ),
+        ({"align": {"train": {"lr": {"loguniform": [0, 1]}}}}, r"the lower one first and above 0; got \[0, 1\]"),
+        ({"align": {"train": {"lr": {"uniform": ["a", 1]}}}}, r"uniform: expected numbers, got 'a'"),
+        ({"align": {"train": {"lr": {"grid": ["fast"]}}}}, r"align: train: lr: expected float, got 'fast'"),
+        ({"align": {"init": "runs/x"}}, r"align: init is filled in by the sweep"),
+        ({"align": 3}, r"align: expected keys and values, got 3"),
+        ({"evaluate": {"episodes": {"grid": [1, 2]}}}, "evaluate takes values only"),
+        ({"samples": 3}, r"samples is 3, and 0 of the 0 axes are drawn"),
+        ({"budget": {"grid": [0, 25]}}, r"budget 25 is larger than the data set: .* has 24 episodes\. Collect more"),
+        ({"budget": 5}, r"budget 5 leaves no episode to judge on: every 19-th is held out"),
+        ({"budget": "many"}, r"budget: expected a whole number of at least 0, got 'many'"),
+        ({"seed": -1}, r"seed: expected a whole number of at least 0, got -1"),
+        ({"align": {"windows": {"num_episodes": 99}}}, r"align\.windows\.num_episodes 99 is larger than the data set"),
+    ],
+)
+def test_what_cannot_work_is_said_before_anything_starts(write, values, message):
+    with pytest.raises(ConfigError, match=message):
+        trials_of(write(**values))
+
+
+def test_a_scratch_policy_does_not_hide_a_mistake_in_stage_1(write):
+    with pytest.raises(ConfigError, match=r"pretrain: unknown key 'trian'\. Did you mean 'train'\?"):
+        trials_of(write(budget=0, pretrain={"trian": {}}))
+
+
+def test_files_that_cannot_be_read(tmp_path: Path):
+    with pytest.raises(ConfigError, match=r"Cannot read the config file .*nowhere\.yaml"):
+        sweep_plan.read(tmp_path / "nowhere.yaml")
