@@ -1,7 +1,10 @@
 import errno
 import json
 import os
+import platform
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -150,3 +153,43 @@ def test_json_that_is_missing_or_cut_off():
     Path("a.json").write_text('{"a": ')
     with pytest.raises(CheckpointError, match=r"a.json is not valid JSON \(cut off\?\)"):
         runs.read_json(Path("a.json"))
+
+
+HOLDER = """
+import sys, time
+from pathlib import Path
+from tap_ray import runs
+with runs.alone(Path(sys.argv[1]), say=lambda text: print(text, flush=True)):
+    print("has it", flush=True)
+    time.sleep(60)
+"""
+
+
+def test_one_process_at_a_time_and_the_next_takes_over_from_a_dead_one(tmp_path):
+    command = [sys.executable, "-c", HOLDER, str(tmp_path / "locks" / "pretrain-1")]
+    first, second = (
+        subprocess.Popen(command, cwd=Path(__file__).parents[1], stdout=subprocess.PIPE, text=True) for _ in range(2)
+    )
+    try:
+        holder, waiting = first, second
+        said = [first.stdout.readline(), second.stdout.readline()]
+        if said[0] != "has it\n":
+            said.reverse()
+            holder, waiting = second, first
+        assert said == ["has it\n", f"waits for process {holder.pid} on {platform.node()}, which works on it\n"]
+        holder.kill()
+        assert waiting.stdout.readline() == "has it\n"
+    finally:
+        for process in (first, second):
+            process.kill()
+            process.wait()
+            process.stdout.close()
+
+
+def test_where_a_run_will_lie(tmp_path):
+    run = runs.open_run(None, job="align", config={"lr": 1, "out": "x", "_workers": 2})
+    assert runs.folder_of(Path("runs"), job="align", config={"lr": 1}) == run.path
+    assert not runs.is_done(run.path)
+    runs.finish(run)
+    assert runs.is_done(run.path)
+    assert not runs.is_done(tmp_path / "nowhere")

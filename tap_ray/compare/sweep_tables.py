@@ -146,7 +146,17 @@ def label(values: Mapping[str, Any]) -> str:
 
 def facts(rows: Sequence[TrialRow]) -> list[dict[str, Any]]:
     """What a sweep found, without how long it took: the same whatever was killed on the way."""
-    return [{"id": row.id, "values": row.values, "state": row.state, "result": row.result} for row in rows]
+    return [
+        {
+            "id": row.id,
+            "values": row.values,
+            "state": row.state,
+            "validation": {name: v for name, v in row.validation.items() if not name.endswith(("_s", "_pct"))},
+            "result": row.result,
+            "error": row.error,
+        }
+        for row in rows
+    ]
 
 
 def text_table(rows: Sequence[TrialRow]) -> str:

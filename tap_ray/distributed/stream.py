@@ -202,12 +202,12 @@ def from_columns(columns: Mapping[str, Any], kind: type[Rows] = Window) -> Rows:
     return kind(**arrays)
 
 
-def share(num_processes: int) -> float:
+def share(num_processes: int, cpus: float | None = None) -> float:
     """CPUs that each of so many processes of one kind (trainers, or what makes their data) reserves, at most 1.
 
     Reservations are what Ray schedules by, not what a process may use. Trainers never leave while they wait for data,
     so if they could take every CPU, the tasks that make the data would never start. Each kind therefore shares half of
-    the CPUs, however few there are, and everything fits at once.
+    the CPUs (`cpus`; None: the connected cluster's), however few there are, and everything fits at once.
     """
-    half = ray.cluster_resources().get("CPU", 1) / 2
+    half = (ray.cluster_resources().get("CPU", 1) if cpus is None else cpus) / 2
     return min(1.0, int(1000 * half / num_processes) / 1000)  # rounded down: sums never exceed the whole

@@ -19,9 +19,8 @@ import threading
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any, Callable, Iterator, Sequence
+from typing import Any, Callable, Iterator, Mapping, Sequence
 
-import ray
 from ray import tune
 from ray.tune.schedulers import ASHAScheduler, FIFOScheduler, TrialScheduler
 from tqdm import tqdm
@@ -59,7 +58,7 @@ def sweep(work: Work, *, at_once: int, asha: AshaConfig | None, watch: Watch) ->
     """Bring every trial to its end. Ray must be connected.
 
     Args:
-        work: the trials; `judge` and `fleets` are filled in here.
+        work: the trials.
         at_once: trials that run together, see `trials_at_once`.
         asha: early stopping; None trains and judges every trial.
         watch: shown the ledger every few seconds, and at the end.
@@ -67,7 +66,7 @@ def sweep(work: Work, *, at_once: int, asha: AshaConfig | None, watch: Watch) ->
     Returns:
         A row for each trial; those that failed say why.
     """
-    work = replace(work, judge=asha is None, fleets=max(1, int(ray.cluster_resources().get("CPU", 1)) // at_once))
+    work = replace(work, judge=asha is None)
     with _watched(work, watch):
         _tune(work, [row.id for row in rows_of(work) if row.state in ("waiting", "running", "failed")], at_once, asha)
         if asha:
@@ -87,39 +86,44 @@ def finalists(rows: Sequence[TrialRow], asha: AshaConfig) -> list[TrialRow]:
     return sorted(trained, key=lambda row: (sign * row.validation[asha.metric], row.id))[: asha.finalists]
 
 
-def trials_at_once(trials: Sequence[Trial], asked: int = 0) -> int:
-    """How many trials fit into the connected cluster together; `asked` for fewer, 0 for as many as fit.
+def trials_at_once(trials: Sequence[Trial], resources: Mapping[str, float], asked: int = 0) -> int:
+    """How many trials fit into a cluster together.
+
+    Args:
+        trials: of the sweep.
+        resources: "CPU" and "GPU" of the cluster.
+        asked: for fewer; 0 for as many as fit.
 
     Raises:
         ConfigError: more are asked for than fit, or not one fits.
     """
-    cpus, gpus = (ray.cluster_resources().get(name, 0.0) for name in ("CPU", "GPU"))
+    cpus, gpus = (resources.get(name, 0.0) for name in ("CPU", "GPU"))
     most = min(_fit(trial, cpus, gpus) for trial in trials)
+    has = f"the cluster's {cpus:g} CPUs and {gpus:g} GPUs"
     if most < 1:
         raise ConfigError(
-            f"The cluster's {cpus:g} CPUs and {gpus:g} GPUs are too few for one trial: lower align.workers "
-            "(workers, decoders, gpus) or evaluate.gpus_per_fleet."
+            f"Not one trial fits into {has}: lower align.workers (workers, gpus) or evaluate.gpus_per_fleet."
         )
     if asked > most or asked < 0:
         raise ConfigError(
-            f"--trials-at-once {asked}: the cluster's {cpus:g} CPUs and {gpus:g} GPUs hold {most}, more "
-            "would wait for each other without end. Ask for fewer, or 0 for as many as fit."
+            f"--trials-at-once {asked}: {has} hold {most}; more would wait for each other without end. Ask for fewer, "
+            "or 0 for as many as fit."
         )
     return asked or most
 
 
 def _fit(trial: Trial, cpus: float, gpus: float) -> int:
-    trained = [c.workers for c in (trial.pretrain, trial.prior, trial.align) if c is not None]
-    limits = [int(cpus / max(_cpus(w) for w in trained) + 1e-6)]
+    trained = [stage.workers for stage in (trial.pretrain, trial.prior, trial.align) if stage is not None]
+    limits = [int(cpus / max(_cpus(workers, cpus) for workers in trained) + 1e-6)]
     on_gpu = [w.workers * w.gpus for w in trained if 0 < w.workers * w.gpus <= gpus]
     limits += [int(gpus / taken + 1e-6) for taken in (*on_gpu, trial.evaluate.gpus_per_fleet) if taken]
     return min(limits)
 
 
-def _cpus(workers: WorkersConfig) -> float:
+def _cpus(workers: WorkersConfig, cpus: float) -> float:
     """What a training reserves: its workers, and the tasks that make their data."""
     decoders = workers.workers * workers.decoders
-    return workers.workers * share(workers.workers) + decoders * share(decoders)
+    return workers.workers * share(workers.workers, cpus) + decoders * share(decoders, cpus)
 
 
 def _tune(work: Work, ids: Sequence[str], at_once: int, asha: AshaConfig | None) -> None:

@@ -3,8 +3,9 @@
 import time
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Annotated, Any, Sequence
+from typing import Annotated, Any, Mapping, Sequence
 
+import ray
 import tyro
 
 from tap_ray import registry, runs, tracking
@@ -101,7 +102,9 @@ def _run(config: SweepJobConfig, plan: SweepFile, run: runs.Run, work: Work, par
         runs.annotate(run, mlflow_run_id=tracked.run_id)
         work = replace(work, mlflow_run_id=tracked.run_id)
         with connect(config.ray_address, dashboard=config.dashboard):
-            at_once = trials_at_once(list(work.trials.values()), config.trials_at_once)
+            resources = ray.cluster_resources()
+            at_once = trials_at_once(list(work.trials.values()), resources, config.trials_at_once)
+            work = replace(work, fleets=_fleets(work, resources, at_once))
             watch = _Watch(config, plan, run, tracked)
             rows = sweep(work, at_once=at_once, asha=plan.asha, watch=watch)
         runs.write_json(run.path / "table.json", facts(rows))
@@ -121,6 +124,13 @@ def _run(config: SweepJobConfig, plan: SweepFile, run: runs.Run, work: Work, par
         runs.finish(run)
     else:
         print(f"{len(failed)} of {len(rows)} trials failed; the same command tries them again.")
+
+
+def _fleets(work: Work, resources: Mapping[str, float], at_once: int) -> int:
+    """Processes that judge a trial: its part of the CPUs, and of the GPUs if fleets take any."""
+    fleets = int(resources.get("CPU", 1)) // at_once
+    gpus = max(trial.evaluate.gpus_per_fleet for trial in work.trials.values())
+    return max(1, min(fleets, int(resources.get("GPU", 0) / gpus / at_once)) if gpus else fleets)
 
 
 class _Watch:

@@ -32,8 +32,9 @@ def row(number: int, values: dict, partial: int | None = None, entire: int = 0, 
         rates = {"avg_partial": partial / 20, "avg_entire": entire / 20, "avg_all": (partial + entire) / 40}
         result = {**rates, "k": {"partial": partial, "entire": entire}, "n": 20}
         result |= {"avg_partial_interval": [0.1, 0.9], "avg_entire_interval": [0.1, 0.9], "tasks": {}}
-    state = "done" if result else more.pop("state", "waiting")
-    return TrialRow(id=f"{number:03d}", values=values, state=state, result=result, **more)
+    runs = {"align": "runs/align", "evaluate": "runs/evaluate"} if result else {}
+    told = {"state": "done" if result else "waiting", "runs": runs, **more}
+    return TrialRow(id=f"{number:03d}", values=values, result=result, **told)
 
 
 @pytest.fixture
@@ -91,7 +92,9 @@ def test_the_ledger_reads_what_it_wrote_and_facts_leave_out_the_clock(rows: list
     write_row(tmp_path, rows[2])
     assert read_row(tmp_path, "002", {}) == rows[2]
     assert read_row(tmp_path, "009", {"seed": 3}) == TrialRow(id="009", values={"seed": 3})
-    assert set(facts(rows)[2]) == {"id", "values", "state", "result"}
+    rows[2].validation = {"bc/val_loss": 0.5, "bc/samples_per_s": 300.0, "bc/data_wait_pct": 1.0}
+    assert facts(rows)[2]["validation"] == {"bc/val_loss": 0.5}
+    assert "seconds" not in facts(rows)[2]
 
 
 @pytest.fixture
