@@ -31,7 +31,7 @@ class Config:
     out: Path
     """Folder for both stores."""
     kills: int = 5
-    """Kills, each at a moment drawn from the middle 80 % of an equal part of the undisturbed sweep's time."""
+    """Kills, each at a moment drawn from the first half of the undisturbed sweep's time."""
     seed: int = 0
     """Of those moments."""
     undisturbed: Path | None = None
@@ -66,7 +66,7 @@ def main(config: Config) -> None:
     whole_s = runs.read_json(alone / "manifest.json")["seconds"]
     rng, store, began = random.Random(config.seed), config.out / "killed", time.monotonic()
     for number in range(config.kills):
-        after_s = rng.uniform(0.1, 0.9) * whole_s / config.kills
+        after_s = rng.uniform(0.0, 0.5) * whole_s
         driver = subprocess.Popen(command(config, store), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
         time.sleep(after_s)
         ended = driver.poll() is not None
