@@ -162,7 +162,9 @@ def fit(
             metrics |= fresh
         if _due(state.step, config.validate_every, config.steps):
             with meter.paused():
+                began = time.perf_counter()
                 judged = _judge(model, state, hooks)
+                judged |= {f"{objective.name}/validate_s": time.perf_counter() - began} if judged else {}
             metrics |= judged
             hooks.log(judged, state.step)
         if _due(state.step, config.checkpoint_every, config.steps):

@@ -79,7 +79,7 @@ def test_lines_hold_what_a_reader_of_the_curve_needs(tmp_path: Path):
         last
     )
     assert last["idm/r2_dx"] == 0.5
-    judged = [step for step, line in recorder.lines if set(line) == {"idm/r2_dx"}]
+    judged = [step for step, line in recorder.lines if set(line) == {"idm/r2_dx", "idm/validate_s"}]
     assert judged == [4, 8]
     assert sorted(path.name for path in tmp_path.iterdir()) == ["step-00000003", "step-00000006", "step-00000008"]
 

@@ -1,0 +1,79 @@
+"""`python -m jobs.sweep` as far as it goes without starting anything."""
+
+from pathlib import Path
+
+import pytest
+import yaml
+
+from jobs import sweep
+from tap_ray import runs
+from tap_ray.distributed.sweep_job import SweepJobConfig
+from tap_ray.errors import ConfigError, DataError
+from tests.distributed import toy_player
+
+
+@pytest.fixture(scope="module")
+def play(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return toy_player.robots().write_dataset(tmp_path_factory.mktemp("jobs") / "play", 24)
+
+
+@pytest.fixture
+def config(tmp_path: Path, play: Path) -> SweepJobConfig:
+    values = {
+        "budget": {"grid": [0, 20]},
+        "seed": {"grid": [0, 1]},
+        "pretrain": {"train": {"steps": 100, "batch_size": 64}},
+        "align": {"train": {"steps": 100, "batch_size": 32}},
+        "evaluate": {"episodes": 2},
+    }
+    (tmp_path / "sweep.yaml").write_text(yaml.safe_dump(values))
+    return SweepJobConfig(sweep=tmp_path / "sweep.yaml", data=play, demos=play, store=tmp_path / "runs", dry_run=True)
+
+
+def measured(folder: Path, kind: str, samples_per_s: float) -> None:
+    """A finished training run that had this rate."""
+    run = runs.open_run(folder, job="align", config={"kind": kind})
+    (folder / "metrics.jsonl").write_text(f'{{"step": 50, "{kind}/samples_per_s": {samples_per_s}}}\n')
+    runs.finish(run)
+
+
+def test_a_dry_run_without_measured_rates_says_so(config: SweepJobConfig, capsys: pytest.CaptureFixture[str]):
+    assert sweep.main(config) == config.sweep
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split("  ")[1].strip() for line in lines[2:6]] == [
+        "budget 0, seed 0",
+        "budget 0, seed 1",
+        "budget 20, seed 0",
+        "budget 20, seed 1",
+    ]
+    assert "pretrain new" in lines[4]
+    assert "pretrain shared" in lines[5]
+    assert "no measured rate yet for pretrain, align, evaluate: these are not counted" in lines[6]
+    assert not config.store.exists()
+
+
+def test_a_dry_run_reckons_with_measured_rates(config: SweepJobConfig, capsys: pytest.CaptureFixture[str]):
+    """100 x 32 windows at 4 /s are 13.3 min for each of 4 trials, 100 x 64 at 10 /s 10.7 min for the one Stage 1."""
+    measured(config.store / "align-1", "bc", 4.0)
+    measured(config.store / "pretrain-1", "idm", 10.0)
+    sweep.main(config)
+    lines = capsys.readouterr().out.splitlines()
+    assert "13.3 min" in lines[2]
+    assert "about 64.0 min one after the other" in lines[6]
+    assert "rates of 2 finished runs" in lines[6]
+
+
+def test_mistakes_are_said_before_anything_starts(config: SweepJobConfig, tmp_path: Path):
+    values = yaml.safe_load(config.sweep.read_text())
+
+    def changed(**more) -> SweepJobConfig:
+        (tmp_path / "changed.yaml").write_text(yaml.safe_dump(values | more))
+        return SweepJobConfig(sweep=tmp_path / "changed.yaml", data=config.data, demos=config.demos, store=config.store)
+
+    with pytest.raises(ConfigError, match=r"budget 8000 is larger than the data set: .* has 24 episodes"):
+        sweep.main(changed(budget={"grid": [0, 8000]}))
+    with pytest.raises(ConfigError, match="Unknown suite 'tabletopp'"):
+        sweep.main(changed(evaluate={"suite": "tabletopp"}))
+    with pytest.raises(DataError, match=r"No data set at .*nowhere"):
+        sweep.main(SweepJobConfig(sweep=config.sweep, data=tmp_path / "nowhere", demos=config.demos))
+    assert not config.store.exists()
