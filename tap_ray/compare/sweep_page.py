@@ -172,7 +172,7 @@ def _tables(rows: Sequence[TrialRow], frame: Frame) -> dict[str, Any]:
     for point in points(rows):
         inner = [point.pooled("partial"), point.pooled("entire"), point.over_seeds("avg_all")]
         scores = [
-            (f"{100 * point.mean(metric):.1f}", f"{100 * i.low:.0f}-{100 * i.high:.0f}")
+            (f"{100 * point.mean(metric):.1f}", f"{100 * i.low:.0f}-{100 * i.high:.0f}" if i.high > i.low else "")
             for metric, i in zip(METRICS, inner, strict=True)
         ]
         point_rows.append([*((show(value), "") for value in point.values.values()), *scores, (len(point.rows), "")])

@@ -114,6 +114,7 @@ def parallel_coordinates(rows: Sequence[TrialRow], metric: str) -> str:
                 axes.annotate(text, (place, y), xytext=(3, 0), textcoords="offset points", fontsize=7.5, va="center")
         axes.set_xticks(range(len(columns) + 1), [*(names[axis] for axis in axes_of), last])
         axes.set_yticks([])
+        axes.spines["left"].set_visible(False)
         axes.margins(x=0.06)
         axes.grid(visible=False)
         return svg(figure)

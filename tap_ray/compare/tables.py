@@ -314,9 +314,9 @@ def p_text(p_value: float) -> str:
     return "<0.0001" if p_value < 1e-4 else f"{p_value:.2g}"
 
 
-def grid(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """Rows of text (name, a value a heading, n) in columns."""
-    table = [("", *headings, "n"), *rows]
+def grid(headings: Sequence[str], rows: Sequence[Sequence[str]], last: str = "n") -> str:
+    """Rows of text (name, a value a heading, one under `last`) in columns."""
+    table = [("", *headings, last), *rows]
     widths = [max(len(row[i]) for row in table) for i in range(len(table[0]))]
     lines = []
     for row in table:

@@ -80,8 +80,8 @@ def forecast(trials: Sequence[Trial], protocol: Protocol, *, store: Path, judged
         total += sum(known)
         whole = _minutes(sum(known)) if len(known) == len(costs) else UNKNOWN
         name, before = f"{trial.id}  {trial.label}", ", ".join(stage_1) or "none"
-        lines.append((name, before, _minutes(align_s), _minutes(evaluate_s), whole, str(len(costs))))
-    table = grid(("Stage 1", "align", f"judge {num} cells", "in all"), lines)
+        lines.append((name, before, _minutes(align_s), _minutes(evaluate_s), whole))
+    table = grid(("Stage 1", "align", f"judge {num} cells"), lines, last="in all")
     if judged < len(trials):
         total += judged * (evaluate_s or 0.0)
     end = (
