@@ -9,11 +9,9 @@ Below `pretrain`, `prior`, `align` and `evaluate` stand the fields of the config
 """
 
 import itertools
-import math
-import typing
-from dataclasses import dataclass, field, fields, is_dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Iterator, Literal, Mapping
+from typing import Any, Literal, Mapping
 
 from tap_ray.compare.sweep_tables import label
 from tap_ray.config import from_dict, load
@@ -21,11 +19,10 @@ from tap_ray.dataset.motions import MotionWindows
 from tap_ray.dataset.reader import DatasetInfo, open_dataset
 from tap_ray.dataset.windows import WindowConfig
 from tap_ray.distributed.settings import AlignJobConfig, PretrainConfig, PriorJobConfig
-from tap_ray.errors import ConfigError, nearest
+from tap_ray.distributed.sweep_axes import Axis, axes_of, draw, verb_of
+from tap_ray.errors import ConfigError
 from tap_ray.evaluate.settings import EvaluateConfig
-from tap_ray.rng import generator
 
-VERBS = ("grid", "choice", "uniform", "loguniform")
 SECTIONS: Mapping[str, type] = {
     "pretrain": PretrainConfig,
     "prior": PriorJobConfig,
@@ -89,17 +86,6 @@ class SweepFile:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Axis:
-    """One thing that is varied."""
-
-    name: str
-    """Its path in the file, e.g. "align.train.lr"."""
-    verb: str
-    values: tuple[Any, ...]
-    """Options, or the two ends of a range."""
-
-
-@dataclass(frozen=True, kw_only=True)
 class Trial:
     """One point of a sweep: the configs of its stages, but for the folders that only running them makes known."""
 
@@ -139,7 +125,7 @@ def read(path: Path, *, data: Path | None = None, demos: Path | None = None) -> 
                     f"{path}: {name}: {key} is filled in by the sweep. Remove it; data, demos, "
                     "budget and seed stand at the top."
                 )
-    if any(True for _ in _axes(EvaluateConfig, plan.evaluate, "evaluate", path)):
+    if any(True for _ in axes_of(EvaluateConfig, plan.evaluate, "evaluate", path)):
         raise ConfigError(f"{path}: evaluate takes values only: trials judged differently cannot be compared.")
     found, drawn = axes(plan, path), [axis for axis in axes(plan, path) if axis.verb != "grid"]
     if plan.samples < 1 or (plan.samples > 1 and not drawn):
@@ -154,62 +140,11 @@ def axes(plan: SweepFile, where: Path | str = "sweep") -> list[Axis]:
     """Everything that is varied: the budget, the sections in the order of the fields of `SweepFile`, the seed."""
 
     def own(name: str) -> list[Axis]:
-        verb = _verb(getattr(plan, name), name, where)
+        verb = verb_of(getattr(plan, name), name, where)
         return [Axis(name=name, verb=verb[0], values=verb[1])] if verb else []
 
-    below = [axis for name, cls in SECTIONS.items() for axis in _axes(cls, getattr(plan, name) or {}, name, where)]
+    below = [axis for name, cls in SECTIONS.items() for axis in axes_of(cls, getattr(plan, name) or {}, name, where)]
     return [*own("budget"), *below, *own("seed")]
-
-
-def _axes(cls: type, values: Mapping[str, Any], prefix: str, where: Path | str) -> Iterator[Axis]:
-    """Walk a section along its config's fields; unknown keys are `from_dict`'s to refuse."""
-    hints = typing.get_type_hints(cls)
-    known = {f.name for f in fields(cls)}  # type: ignore[arg-type]
-    for key, value in values.items():
-        name = f"{prefix}.{key}"
-        if not isinstance(value, Mapping) or key not in known:
-            continue
-        if is_dataclass(hints[key]) and not set(value) & set(VERBS):
-            yield from _axes(typing.cast(type, hints[key]), value, name, where)
-        elif verb := _verb(value, name, where):
-            yield Axis(name=name, verb=verb[0], values=verb[1])
-
-
-def _verb(value: Any, name: str, where: Path | str) -> tuple[str, tuple[Any, ...]] | None:
-    """("grid", values) if a value is one of the four verbs; None if it is a plain value.
-
-    Raises:
-        ConfigError: another verb, nothing to choose from, or a range that is none.
-    """
-    if not isinstance(value, Mapping):
-        return None
-    place = f"{where}: {name}"
-    if len(value) != 1 or (verb := str(next(iter(value)))) not in VERBS:
-        raise ConfigError(
-            f"{place}: expected a value or one verb, got {dict(value)!r}. " + nearest(str(next(iter(value), "")), VERBS)
-        )
-    options = value[verb]
-    if not isinstance(options, list) or not options:
-        raise ConfigError(f"{place}: {verb} needs a list of at least one value, got {options!r}.")
-    if verb in ("uniform", "loguniform"):
-        ends = [_number(option, f"{place}: {verb}") for option in options]
-        if len(ends) != 2 or ends[0] >= ends[1] or (verb == "loguniform" and ends[0] <= 0):
-            raise ConfigError(
-                f"{place}: {verb} takes two ends, the lower one first"
-                + (" and above 0" if verb == "loguniform" else "")
-                + f"; got {options!r}."
-            )
-        options = ends
-    if len({repr(option) for option in options}) < len(options):
-        raise ConfigError(f"{place}: {verb} names a value twice: {options!r}.")
-    return verb, tuple(options)
-
-
-def _number(value: Any, place: str) -> float:
-    try:
-        return float(value)
-    except (TypeError, ValueError):
-        raise ConfigError(f"{place}: expected numbers, got {value!r}.") from None
 
 
 def trials(plan: SweepFile, where: Path | str = "sweep") -> list[Trial]:
@@ -249,17 +184,6 @@ def points(plan: SweepFile, where: Path | str = "sweep") -> list[dict[str, Any]]
             values = drawn | dict(zip((axis.name for axis in grids), point, strict=True))
             made.append({axis.name: values[axis.name] for axis in found})
     return made
-
-
-def draw(axis: Axis, seed: int, number: int) -> Any:
-    """The value of an axis in draw `number`: a pure function of its arguments."""
-    rng = generator(seed, "sweep", axis.name, number)
-    if axis.verb == "choice":
-        return axis.values[int(rng.integers(len(axis.values)))]
-    low, high = axis.values
-    if axis.verb == "uniform":
-        return float(rng.uniform(low, high))
-    return float(math.exp(rng.uniform(math.log(low), math.log(high))))
 
 
 def _whole(value: Any, name: str, where: Path | str) -> int:

@@ -55,7 +55,7 @@ def command(config: Config, store: Path) -> list[str]:
 def run(config: Config, store: Path) -> float:
     """To its end; seconds."""
     began = time.monotonic()
-    subprocess.run(command(config, store), check=True, stderr=subprocess.DEVNULL)
+    subprocess.run(command(config, store), check=True)
     return time.monotonic() - began
 
 

@@ -85,11 +85,11 @@ def test_a_killed_sweep_ends_with_the_table_of_an_undisturbed_one(sweep_file: Pa
     """Killed while the first trial aligns; both trials stand on one Stage 1."""
     env = {**os.environ, "MLFLOW_TRACKING_URI": f"sqlite:///{tmp_path}/mlflow.db"}
     store = tmp_path / "store"
-    quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
-    killed = subprocess.Popen(driver(sweep_file, store), cwd=REPOSITORY, env=env, **quiet)
+    with open(tmp_path / "killed.log", "w") as log:
+        killed = subprocess.Popen(driver(sweep_file, store), cwd=REPOSITORY, env=env, stdout=log, stderr=log)
     until = time.monotonic() + 400
     while steps_of(store, "align") < 20:
-        assert killed.poll() is None, "it ended by itself"
+        assert killed.poll() is None, (tmp_path / "killed.log").read_text()
         assert time.monotonic() < until
         time.sleep(0.05)
     killed.kill()

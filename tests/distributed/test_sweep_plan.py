@@ -6,7 +6,8 @@ import pytest
 import yaml
 
 from tap_ray.distributed import sweep_plan
-from tap_ray.distributed.sweep_plan import Axis, draw, points, read, trials
+from tap_ray.distributed.sweep_axes import Axis, draw
+from tap_ray.distributed.sweep_plan import points, read, trials
 from tap_ray.errors import ConfigError
 
 TUNE_CONFIGS = Path(__file__).parents[2] / "tune_configs"
