@@ -76,7 +76,7 @@ def _end_iterators() -> None:
 def _join(address: str) -> None:
     try:
         _knock(address)
-        with _silent_stderr():
+        with silent_stderr():
             ray.init(address=address, logging_level=logging.ERROR, log_to_driver=False)
     except AuthenticationError as error:
         raise ConfigError(
@@ -99,7 +99,7 @@ def _knock(address: str) -> None:
 
 
 def _start(num_cpus: int | None, dashboard: bool) -> None:
-    with _silent_stderr():
+    with silent_stderr():
         ray.init(
             address="local",
             num_cpus=num_cpus,
@@ -119,7 +119,7 @@ def guard_token(token: Path) -> None:
 
 
 @contextmanager
-def _silent_stderr() -> Iterator[None]:
+def silent_stderr() -> Iterator[None]:
     """Ray's C++ half says on stderr that it has been told to be quiet; errors come as exceptions all the same."""
     sys.stderr.flush()
     kept = os.dup(2)

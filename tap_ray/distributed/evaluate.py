@@ -94,7 +94,7 @@ def evaluate(
     done = {cell: done[cell] for cell in wanted if cell in done}
     todo = [cell for cell in wanted if cell not in done]
     if todo:
-        _require_gpus(config.gpus)
+        require_gpus(config.gpus)
         fleets = config.fleets or int(ray.cluster_resources().get("CPU", 1))
         parts = chunks(todo, min(config.robots, -(-len(todo) // fleets)))
         actor = ray.remote(num_cpus=1, num_gpus=config.gpus)(Fleet)
@@ -112,14 +112,14 @@ def evaluate(
     return [done[cell] for cell in wanted]
 
 
-def _require_gpus(gpus: float) -> None:
+def require_gpus(gpus: float, *, flag: str = "--gpus-per-fleet") -> None:
     """Raise unless some machine of the cluster can hold a fleet: Ray would wait for one, without end."""
     most = max((node["Resources"].get("GPU", 0.0) for node in ray.nodes() if node["Alive"]), default=0.0)
     if gpus < 0 or (gpus > 1 and gpus % 1):
-        raise ConfigError(f"--gpus-per-fleet is 0, a share of one GPU, or a whole number of them; got {gpus:g}.")
+        raise ConfigError(f"{flag} is 0, a share of one GPU, or a whole number of them; got {gpus:g}.")
     if gpus > most:
         raise ConfigError(
-            f"--gpus-per-fleet {gpus:g}: no machine of the Ray cluster has so many GPUs (the best has {most:g}). Ask "
+            f"{flag} {gpus:g}: no machine of the Ray cluster has so many GPUs (the best has {most:g}). Ask "
             "for fewer, a share of one (e.g. 0.25), or 0 to run the policy on CPUs."
         )
 
