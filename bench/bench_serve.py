@@ -8,6 +8,7 @@ all steps of all robots. In process, one robot steps a bare loop. Both take turn
 """
 
 import re
+import signal
 import statistics
 import subprocess
 import sys
@@ -57,7 +58,7 @@ def server(run: Path, *flags: str) -> Iterator[str]:
                 return
         raise SystemExit("the server did not start")
     finally:
-        process.terminate()
+        process.send_signal(signal.SIGINT)
         process.wait(60)
 
 

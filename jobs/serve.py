@@ -3,6 +3,7 @@
 The messages: tap_ray/serving/wire.py; the routes: tap_ray/serving/app.py; a client to copy: tap_ray/serving/client.py.
 """
 
+import signal
 import threading
 from contextlib import suppress
 from pathlib import Path
@@ -29,8 +30,8 @@ def main(config: ServeConfig) -> Path:
     """Serve until Ctrl-C; returns the policy's folder."""
     check(config)
     run = config.policy.resolve()
-    contract, token = contract_of(run), token_of(config)
-    port = free_port(config.host, config.port)
+    token, port = token_of(config), free_port(config.host, config.port)
+    contract = contract_of(run)
     with connect(config.ray_address), suppress(KeyboardInterrupt):
         print(f"starting {config.replicas} x {run.name} ...", flush=True)
         with serving(str(run), contract, config, port=port, token_digest=digest(token[0]) if token else None):
@@ -38,6 +39,7 @@ def main(config: ServeConfig) -> Path:
             where = f"{config.host}:{port}"
             print(f"ready: {contract.spec.robot}, {contract.image_size} px, ws://{where}/ws; try", flush=True)
             print(f"  curl {header}http://{where}/spec", flush=True)
+            signal.signal(signal.SIGTERM, signal.default_int_handler)  # ends like Ctrl-C
             threading.Event().wait()
     print("stopped")
     return config.policy

@@ -181,6 +181,16 @@ def read_episode(dataset: DatasetInfo, index: int, columns: Sequence[str] | None
     return arrays
 
 
+def require_whole(dataset: DatasetInfo) -> None:
+    """Read every state and action (no image), so that a job does not meet a damaged file after an hour.
+
+    Raises:
+        DataError: a file that is missing or cut off, or NaN.
+    """
+    for index in range(len(dataset)):
+        read_episode(dataset, index, [layout.STATE, layout.ACTION])
+
+
 def _column(column: pa.ChunkedArray) -> Any:
     if pa.types.is_struct(column.type):
         return column.combine_chunks().field("bytes").to_pylist()
@@ -194,7 +204,7 @@ def _read_row_group(path: Path, group: int, columns: Sequence[str] | None) -> pa
     except (pa.ArrowException, OSError, IndexError) as error:
         with open_parquet(path):  # says so if the whole file is damaged
             pass
-        reason = " ".join(str(error).split())
+        reason = " ".join(str(error).split()).rstrip(".")
         raise DataError(f"{path}, row group {group}, is damaged: {reason}. Copy the data set again.") from None
 
 

@@ -86,7 +86,7 @@ def _join(address: str) -> None:
     except (OSError, ValueError, RuntimeError) as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise ConfigError(
-            f"No Ray cluster answers at {address!r}: {reason} Start one there (`ray start --head`), check "
+            f"No Ray cluster answers at {address!r}: {reason.rstrip('.')}. Start one there (`ray start --head`), check "
             "--ray-address and RAY_ADDRESS, or leave both away to use this machine alone."
         ) from None
 

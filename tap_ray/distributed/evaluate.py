@@ -87,8 +87,7 @@ def evaluate(
         TapRayError: the policy cannot be loaded, or the disk refused.
     """
     config = config or FleetConfig()
-    if config.fleets < 0 or config.robots < 1:
-        raise ConfigError(f"Need at least one robot in a fleet, and 0 or more fleets; got {config}.")
+    require_sensible(config)
     wanted = cells(protocol)
     done = store.stored(folder / "episodes.jsonl")
     done = {cell: done[cell] for cell in wanted if cell in done}
@@ -110,6 +109,14 @@ def evaluate(
             finally:
                 crew.dismiss()
     return [done[cell] for cell in wanted]
+
+
+def require_sensible(config: FleetConfig) -> None:
+    """Raise ConfigError for fleets that cannot be."""
+    if config.fleets < 0 or config.robots < 1:
+        raise ConfigError(
+            f"--fleets is at least 0 and --robots-per-fleet at least 1; got {config.fleets} and {config.robots}."
+        )
 
 
 def require_gpus(gpus: float, *, flag: str = "--gpus-per-fleet") -> None:

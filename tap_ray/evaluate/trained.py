@@ -47,7 +47,8 @@ def interface(run: Path | str) -> tuple[RobotSpec, int]:
     """
     require_done(run, job="align")
     final = Path(run) / "final"
-    return RobotSpec.from_json(read_json(final / "spec.json")), read_json(final / "policy.json")["image_size"]
+    spec = RobotSpec.from_json(read_json(final / "spec.json"), where=str(final / "spec.json"))
+    return spec, read_json(final / "policy.json")["image_size"]
 
 
 def latency(run: str, *, device: str = "cpu") -> dict[str, float]:

@@ -74,7 +74,10 @@ class Contract:
             )
         try:
             require_compatible(
-                RobotSpec.from_json(values), self.spec, have_name="your robot", want_name=f"policy {self.policy}"
+                RobotSpec.from_json(values, where="Your robot's spec"),
+                self.spec,
+                have_name="your robot",
+                want_name=f"policy {self.policy}",
             )
         except (SpecError, TypeError) as error:
             raise Refusal(422, str(error)) from None

@@ -259,7 +259,7 @@ def test_another_robots_spec(served: Served):
         'A session begins with {"spec": what your robot emits, "seed": a number}; spec is None. Compare your robot '
         'with GET /spec and send its "spec" back.'
     )
-    assert served.begin(spec={"robot": "widowx"}).json()["error"].startswith("A robot spec has the fields ['action',")
+    assert served.begin(spec={"robot": "widowx"}).json()["error"].startswith("Your robot's spec lacks 'action' and")
     for seed in (None, -1, 2**63, True, "0"):
         assert served.begin(seed=seed).json()["error"] == (
             f"seed: expected an integer in 0 .. 2^63 - 1, got {seed!r}. Another one each episode."
