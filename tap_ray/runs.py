@@ -177,8 +177,8 @@ def _manifest(path: Path) -> dict[str, Any]:
     lacking = [key for key in ("job", "hash", "status") if not isinstance(manifest, dict) or key not in manifest]
     if lacking:
         raise CheckpointError(
-            f"{path / 'manifest.json'} lacks {', '.join(lacking)}: it is none that a job wrote. Give a folder that a job "
-            "printed as its last line."
+            f"{path / 'manifest.json'} lacks {', '.join(lacking)}: it is none that a job wrote. Give a folder that a "
+            "job printed as its last line."
         )
     return manifest
 

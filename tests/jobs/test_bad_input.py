@@ -4,15 +4,16 @@ from pathlib import Path
 
 import pytest
 
-from tests.jobs import bad_input
-from tests.jobs.bad_input import CASES, DOCUMENT, document, documented
+from tests.jobs import bad_cases, bad_input
+from tests.jobs.bad_cases import CASES
+from tests.jobs.bad_input import DOCUMENT, document, documented
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of ray.serve's own imports
 
 
 @pytest.fixture(scope="module")
 def shop(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return bad_input.shop(tmp_path_factory.mktemp("bad") / "good")
+    return bad_cases.shop(tmp_path_factory.mktemp("bad") / "good")
 
 
 @pytest.fixture(scope="module")
