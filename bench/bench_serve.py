@@ -1,6 +1,6 @@
 """What serving costs: the time of a step through `python -m jobs.serve` against the same policy in this process.
 
-    python bench/bench_serve.py [--policy runs/tap] [--robots 1 4] [--steps 300]
+    python -m bench.bench_serve [--policy runs/tap] [--robots 1 4] [--steps 300]
 
 One client thread a robot, each sending its next step as soon as the last one is answered, over a WebSocket on loopback.
 A step is a look (the network works) or the rest of a chunk (it does not), as in a real episode; p50 and p99 are over

@@ -82,8 +82,9 @@ async def _ask(network: DeploymentHandle, look: Look, timeout_s: float) -> np.nd
                 f"The network did not answer within {timeout_s:g} s (it is being replaced, or too many ask). "
                 "Hold the robot and send the same step again.",
             ) from None
-        except RayTaskError:  # the network's own mistake would come again
-            raise
+        except RayTaskError as error:  # the network's own mistake would come again
+            reason = " ".join(str(error.cause).split())
+            raise Refusal(500, f"The network failed: {reason}. Do not move; Ray's logs have more.") from None
         except RayActorError:
             await asyncio.sleep(RETRY_S)
 

@@ -55,9 +55,9 @@ class Server:
         return None
 
 
-@pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    folder = tmp_path_factory.mktemp("served")
+@pytest.fixture
+def server(tmp_path: Path) -> Iterator[Server]:
+    folder = tmp_path
     run, token = untrained_run(folder / "tap", **REMEMBERS), folder / "token"
     command = [sys.executable, "-m", "jobs.serve", "--policy", str(run), "--host", "0.0.0.0", "--port", "0"]
     env = {name: value for name, value in os.environ.items() if name not in ("RAY_ADDRESS", "TAP_RAY_SERVE_TOKEN")}
@@ -102,7 +102,15 @@ def episode(policy, seed: int) -> np.ndarray:
     return done.trajectories[0].action
 
 
-def test_what_it_says_can_be_tried_and_wants_the_token(server: Server):
+def test_a_server_from_its_start_to_ctrl_c(server: Server):
+    """One test, because a start costs ten seconds."""
+    what_it_says_can_be_tried_and_wants_the_token(server)
+    two_robots_at_once_get_the_actions_of_the_policy_in_process(server)
+    a_killed_network_is_replaced_and_the_episode_goes_on(server)
+    ctrl_c_stops_it_and_all_of_its_processes(server)
+
+
+def what_it_says_can_be_tried_and_wants_the_token(server: Server):
     assert server.said[0] == "starting 1 x tap ...\n"
     assert server.said[1] == f"ready: widowx, 32 px, ws://0.0.0.0:{server.port}/ws; try\n"
     file = server.run.parent / "token"
@@ -118,7 +126,7 @@ def test_what_it_says_can_be_tried_and_wants_the_token(server: Server):
     assert server.get("spec", server.token).json()["history"] == 3
 
 
-def test_two_robots_at_once_get_the_actions_of_the_policy_in_process(server: Server):
+def two_robots_at_once_get_the_actions_of_the_policy_in_process(server: Server):
     torch.set_num_threads(1)  # as the replica has
     wanted = {seed: episode(load_policy(server.run)[0], seed) for seed in (1, 2)}
     got: dict[int, np.ndarray] = {}
@@ -152,7 +160,7 @@ class Deadly(Remote):
         return super().act(obs, info)
 
 
-def test_a_killed_network_is_replaced_and_the_episode_goes_on(server: Server):
+def a_killed_network_is_replaced_and_the_episode_goes_on(server: Server):
     before = server.replica()
     got = episode(Deadly(server), 3)
     after = server.replica()
@@ -162,7 +170,7 @@ def test_a_killed_network_is_replaced_and_the_episode_goes_on(server: Server):
     np.testing.assert_array_equal(got, episode(load_policy(server.run)[0], 3))
 
 
-def test_ctrl_c_stops_it_and_all_of_its_processes(server: Server):
+def ctrl_c_stops_it_and_all_of_its_processes(server: Server):
     own = psutil.Process(server.process.pid).children(recursive=True)
     server.process.send_signal(signal.SIGINT)
     said = server.process.communicate(timeout=60)[0]
