@@ -29,7 +29,7 @@ pytestmark = [pytest.mark.cluster, pytest.mark.slow]
 
 STEPS = 12
 SCENE = EnvConfig(task=TASK, image_size=32, max_steps=STEPS)
-START_S = 150
+START_S = 300
 
 
 @dataclass(frozen=True)
