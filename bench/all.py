@@ -25,6 +25,7 @@ def main() -> None:
         run("a data set to read", "jobs.collect_play", "--episodes", "200", "--out", data)
         run("stream: Ray Data against torch's DataLoader", "bench.bench_stream", "--data", data)
         run("train: Ray Train against the same loop without it", "bench.bench_train", "--data", data, "--steps", "150")
+    run("serve: a policy behind Ray Serve against the same one in process", "bench.bench_serve")
     run("SIMPLER's twins: our contract against ManiSkill's own loop", "bench.bench_simpler")
 
 

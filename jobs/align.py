@@ -7,7 +7,7 @@ from pathlib import Path
 from tap_ray import runs
 from tap_ray.align.demos import from_dataset, sized
 from tap_ray.config import run_job
-from tap_ray.dataset.reader import open_dataset
+from tap_ray.dataset.reader import open_dataset, require_whole
 from tap_ray.distributed import stream
 from tap_ray.distributed.settings import AlignJobConfig
 from tap_ray.distributed.train import run_stage
@@ -46,6 +46,7 @@ def main(config: AlignJobConfig) -> Path:
         config = replace(config, prior=config.prior.resolve())
     build = partial(learner, config, demos, init)
     build()  # a checkpoint that is missing or does not fit is said before Ray starts
+    require_whole(open_dataset(demos))
     _, windows = sized(config.policy, config.sized_windows(), prior=prior_of(config), history=config.history)
     batches = partial(stream.batches, demos, windows, seed=config.train.seed, **config.workers.stream())
     parents = {"demos": demos, **({"init": init} if init else {}), **({"prior": config.prior} if config.prior else {})}

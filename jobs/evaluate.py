@@ -11,7 +11,7 @@ from tap_ray.compare.reading import read_result
 from tap_ray.compare.tables import text_table
 from tap_ray.config import run_job
 from tap_ray.distributed.connect import connect
-from tap_ray.distributed.evaluate import FleetConfig, evaluate
+from tap_ray.distributed.evaluate import FleetConfig, evaluate, require_sensible
 from tap_ray.evaluate import results, trained, video
 from tap_ray.evaluate.episodes import MakePolicy
 from tap_ray.evaluate.failures import TaskFacts, facts_of
@@ -24,13 +24,14 @@ def main(config: EvaluateConfig) -> Path:
     """Run the cells that have no result yet, sum them up, print the table; returns the run folder."""
     config = replace(config, policy=str(registry.local(config.policy)))
     protocol = checked_protocol(config)
+    fleets = FleetConfig(fleets=config.fleets, robots=config.robots_per_fleet, gpus=config.gpus_per_fleet)
+    require_sensible(fleets)
     make_policy, parents = _policy(config, protocol)
     run = runs.open_run(config.out, job="evaluate", config=what(config, protocol), parents=parents)
     if not run.done:
         ids = {role: tracking.run_id_of(parent) for role, parent in parents.items()}
         with tracking.start("evaluate", run.path, run.config, ids, run_id=tracking.run_id_of(run.path)) as tracked:
             runs.annotate(run, mlflow_run_id=tracked.run_id)
-            fleets = FleetConfig(fleets=config.fleets, robots=config.robots_per_fleet, gpus=config.gpus_per_fleet)
             make_vector = envs.make_teleoperated if config.policy == "expert" else envs.make_vector
             make = {"make_vector": make_vector, "make_policy": make_policy, "make_facts": _facts}
             with connect(config.ray_address):
@@ -68,6 +69,7 @@ def _policy(config: EvaluateConfig, protocol: Protocol) -> tuple[MakePolicy, dic
     trained.require_fit(config.policy, spec=envs.spec(scene), image_size=protocol.image_size)
     device = "cuda" if config.gpus_per_fleet else "cpu"
     run = str(Path(config.policy).resolve())
+    trained.load(run, scene, 1)  # weights that are broken are said before Ray starts
     return partial(trained.load, run, device=device), {"policy": run}
 
 

@@ -14,7 +14,7 @@ from jobs import collect_play
 from tap_ray import runs
 from tap_ray.config import run_job
 from tap_ray.dataset.motions import MotionWindows, bytes_read, load
-from tap_ray.dataset.reader import open_dataset
+from tap_ray.dataset.reader import open_dataset, require_whole
 from tap_ray.distributed import live, stream
 from tap_ray.distributed.connect import connect
 from tap_ray.distributed.settings import PretrainConfig, PriorJobConfig
@@ -55,6 +55,7 @@ def main(config: PretrainConfig) -> Path:
     data = config.data.resolve()
     build = partial(learner, config, data)
     build()  # what is wrong with the data or the sizes is said before Ray starts
+    require_whole(open_dataset(data))
     batches = partial(stream.batches, data, config.sized_windows(), seed=config.train.seed, **config.workers.stream())
     return run_stage("pretrain", config, learner=build, batches=batches, parents={"data": data})
 

@@ -12,6 +12,7 @@ from jobs import align, collect_demos, collect_play, compare, evaluate, pretrain
 from tap_ray.compare.report import REPORT
 from tap_ray.config import run_job
 from tap_ray.distributed.connect import connect
+from tap_ray.errors import ConfigError
 from tap_ray.training.loop import TrainConfig
 
 
@@ -43,6 +44,9 @@ class ChainConfig:
 
 def main(config: ChainConfig) -> Path:
     """Run the six stages; returns the page that compares the policies."""
+    for name, amount in vars(config).items():
+        if isinstance(amount, int) and name != "seed" and amount < 1:
+            raise ConfigError(f"--{name.replace('_', '-')} is at least 1; got {amount}.")
     out, seed, start = config.out, config.seed, time.perf_counter()
 
     def stage(number: int, what: str) -> None:

@@ -20,6 +20,9 @@ from tap_ray.errors import ConfigError, TapRayError, nearest
 
 C = TypeVar("C")
 
+SHOWN = 100
+"""Characters of a value in a message."""
+
 
 def to_dict(config: Any) -> dict[str, Any]:
     """Plain JSON values of a config dataclass (paths as strings, tuples as lists)."""
@@ -67,6 +70,8 @@ def load(cls: type[C], path: Path | str, *, missing: Any = None) -> C:
         values = yaml.safe_load(Path(path).read_text())
     except OSError as error:
         raise ConfigError(f"Cannot read the config file {path}: {error.strerror}.") from None
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"{path} is no text file (UTF-8): {error}. Write it as YAML or JSON.") from None
     except yaml.YAMLError as error:
         raise ConfigError(f"{path} is not valid YAML: {error}") from None
     return from_dict(cls, {} if values is None else values, where=str(path), missing=missing)
@@ -86,8 +91,13 @@ def differences(old: Mapping[str, Any], new: Mapping[str, Any], prefix: str = ""
         if isinstance(a, Mapping) and isinstance(b, Mapping):
             lines += differences(a, b, f"{prefix}{key}.")
         elif a != b:
-            lines.append(f"{prefix}{key}: {a!r} before, {b!r} now")
+            lines.append(f"{prefix}{key}: {_short(a)} before, {_short(b)} now")
     return lines
+
+
+def _short(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= SHOWN else f"{text[: SHOWN - 4]} ..."
 
 
 def run_job(main: Callable[[C], Path], config_type: type[C]) -> None:
@@ -100,7 +110,7 @@ def run_job(main: Callable[[C], Path], config_type: type[C]) -> None:
         default, argv = _config_file(config_type, sys.argv[1:])
         doc = (sys.modules[main.__module__].__doc__ or "").strip()
         fallback = tyro.MISSING_NONPROP if default is None else default
-        config = tyro.cli(config_type, args=argv, description=doc, default=fallback)  # pyright: ignore
+        config = tyro.cli(config_type, prog=_command(), args=argv, description=doc, default=fallback)  # pyright: ignore
         print(main(config), flush=True)
     except TapRayError as error:
         print(f"error: {error}", file=sys.stderr, flush=True)
@@ -108,6 +118,12 @@ def run_job(main: Callable[[C], Path], config_type: type[C]) -> None:
     except KeyboardInterrupt:
         print("interrupted: run the same command again to go on from here.", file=sys.stderr, flush=True)
         sys.exit(130)
+
+
+def _command() -> str | None:
+    """What the user typed before the flags, as far as it is known."""
+    spec = getattr(sys.modules.get("__main__"), "__spec__", None)
+    return f"python -m {spec.name}" if spec else None
 
 
 def _config_file(cls: type[C], argv: list[str]) -> tuple[C | None, list[str]]:

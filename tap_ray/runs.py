@@ -139,7 +139,7 @@ def _what(config: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _reopen(path: Path, *, job: str, name: str, config: Mapping[str, Any], what: Mapping[str, Any]) -> Run:
-    manifest = read_json(path / "manifest.json")
+    manifest = _manifest(path)
     if manifest["hash"] != name:
         old = read_json(path / "config.json")
         old_what = _what(old)
@@ -187,7 +187,7 @@ def hash_of(path: Path | str) -> str:
         plan, info = read_json(path / "meta" / "tap_ray.json"), read_json(path / "meta" / "info.json")
         return digest({"plan": plan["hash"], "episodes": info["total_episodes"]})
     if (path / "manifest.json").exists():
-        return str(read_json(path / "manifest.json")["hash"])
+        return str(_manifest(path)["hash"])
     state = "is neither a run folder nor a data set of this project" if path.exists() else "does not exist"
     raise CheckpointError(f"{path} {state}. Give a folder that a job printed as its last line.")
 
@@ -199,11 +199,27 @@ def require_done(path: Path | str, *, job: str) -> dict[str, Any]:
         CheckpointError: missing, of another job, or not finished.
     """
     hash_of(path)
-    manifest = read_json(Path(path) / "manifest.json")
+    manifest = _manifest(Path(path))
     if manifest["job"] != job:
         raise CheckpointError(f"{path} is a run of {manifest['job']!r}; a run of {job!r} is needed here.")
     if manifest["status"] != "done":
         raise CheckpointError(f"{path} has not finished. Run its command again: it goes on where it was cut off.")
+    return manifest
+
+
+def _manifest(path: Path) -> dict[str, Any]:
+    """A run folder's manifest.
+
+    Raises:
+        CheckpointError: missing, cut off, or something else.
+    """
+    manifest = read_json(path / "manifest.json")
+    lacking = [key for key in ("job", "hash", "status") if not isinstance(manifest, dict) or key not in manifest]
+    if lacking:
+        raise CheckpointError(
+            f"{path / 'manifest.json'} lacks {', '.join(lacking)}: it is none that a job wrote. Give a folder that a "
+            "job printed as its last line."
+        )
     return manifest
 
 

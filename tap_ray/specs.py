@@ -71,16 +71,18 @@ class RobotSpec:
         return asdict(self)
 
     @classmethod
-    def from_json(cls, data: Mapping[str, Any]) -> "RobotSpec":
-        """Inverse of `to_json`.
+    def from_json(cls, data: Mapping[str, Any], *, where: str = "A robot spec") -> "RobotSpec":
+        """Inverse of `to_json`. `where` is what to call it in a message, e.g. "runs/tap/final/spec.json".
 
         Raises:
             SpecError: a field is missing or unknown (written by another version).
         """
         known = {field.name for field in fields(cls)}
         if set(data) != known:
+            wrong = [f"lacks {name!r}" for name in sorted(known - set(data))]
+            wrong += [f"has an unknown field {name!r}" for name in sorted(set(data) - known)]
             raise SpecError(
-                f"A robot spec has the fields {sorted(known)}; this one has {sorted(data)}. "
+                f"{where} {' and '.join(wrong)}. A robot spec has the fields {', '.join(sorted(known))}. "
                 "It was written by another version of tap_ray: collect or train again with this one."
             )
         values = dict(data)

@@ -73,6 +73,12 @@ def from_dataset(
     if init is not None:
         stage_1 = load_trained(init / FINAL)
         require_compatible(dataset.spec, stage_1.spec, have_name=f"data set {dataset.path}", want_name=f"run {init}")
+        size, wanted = dataset.header.image_size[0], stage_1.policy.config.image_size
+        if size != wanted:
+            raise ConfigError(
+                f"{init} was trained on images of {wanted} px, those of {dataset.path} have {size} px: collect "
+                f"demonstrations with --image-size {wanted}, or pretrain on play with {size} px."
+            )
         policy = grown(stage_1.policy.config, policy)
     policy = replace(
         fitted(policy, dataset, windows),

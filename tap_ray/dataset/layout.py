@@ -78,8 +78,8 @@ class DatasetHeader:
         return {"hash": digest(values), **values}
 
     @classmethod
-    def from_json(cls, data: Mapping[str, Any]) -> "DatasetHeader":
-        """Inverse of `to_json`.
+    def from_json(cls, data: Mapping[str, Any], *, where: str = HEADER) -> "DatasetHeader":
+        """Inverse of `to_json`. `where` is the file it is from.
 
         Raises:
             DataError: another header version, or fields that do not fit.
@@ -87,13 +87,13 @@ class DatasetHeader:
         values = {key: value for key, value in data.items() if key != "hash"}
         if values.pop("version", None) != HEADER_VERSION:
             raise DataError(
-                f"{HEADER} has version {data.get('version')!r}, this tap_ray reads {HEADER_VERSION}. "
+                f"{where} has version {data.get('version')!r}, this tap_ray reads {HEADER_VERSION}. "
                 "Collect the data set again, or use the tap_ray that made it."
             )
         known = {field.name for field in fields(cls)}
         if set(values) != known:
-            raise DataError(f"{HEADER} has the fields {sorted(values)}, expected {sorted(known)}. Collect again.")
-        values["spec"] = RobotSpec.from_json(values["spec"])
+            raise DataError(f"{where} has the fields {sorted(values)}, expected {sorted(known)}. Collect again.")
+        values["spec"] = RobotSpec.from_json(values["spec"], where=f"The spec in {where}")
         values["image_size"] = tuple(values["image_size"])
         return cls(**values)
 

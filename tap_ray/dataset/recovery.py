@@ -51,7 +51,7 @@ def open_parquet(path: Path) -> Iterator[pq.ParquetFile]:
     except FileNotFoundError:
         raise DataError(f"{path} is missing, though the data set's metadata names it. {_copy_again(path)}") from None
     except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
-        size, reason = path.stat().st_size, " ".join(str(error).split())
+        size, reason = path.stat().st_size, " ".join(str(error).split()).rstrip(".")
         raise DataError(
             f"{path} ({size} bytes) is cut off or not Parquet, or damaged inside: {reason}. {_copy_again(path)}"
         ) from None
@@ -181,4 +181,4 @@ def read_header(root: Path) -> DatasetHeader:
             "Collect one with `python -m jobs.collect_play`, or import it first."
         )
     data: Any = layout.read_json(path)
-    return DatasetHeader.from_json(data)
+    return DatasetHeader.from_json(data, where=str(path))

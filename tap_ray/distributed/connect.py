@@ -83,7 +83,7 @@ def _end_iterators() -> None:
 def _join(address: str) -> None:
     try:
         _knock(address)
-        with _silent_stderr():
+        with silent_stderr():
             ray.init(address=address, logging_level=logging.ERROR, log_to_driver=False)
     except AuthenticationError as error:
         raise ConfigError(
@@ -93,7 +93,7 @@ def _join(address: str) -> None:
     except (OSError, ValueError, RuntimeError) as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise ConfigError(
-            f"No Ray cluster answers at {address!r}: {reason} Start one there (`ray start --head`), check "
+            f"No Ray cluster answers at {address!r}: {reason.rstrip('.')}. Start one there (`ray start --head`), check "
             "--ray-address and RAY_ADDRESS, or leave both away to use this machine alone."
         ) from None
 
@@ -106,7 +106,7 @@ def _knock(address: str) -> None:
 
 
 def _start(num_cpus: int | None, dashboard: bool) -> None:
-    with _silent_stderr():
+    with silent_stderr():
         ray.init(
             address="local",
             num_cpus=num_cpus,
@@ -126,7 +126,7 @@ def guard_token(token: Path) -> None:
 
 
 @contextmanager
-def _silent_stderr() -> Iterator[None]:
+def silent_stderr() -> Iterator[None]:
     """Ray's C++ half says on stderr that it has been told to be quiet; errors come as exceptions all the same."""
     sys.stderr.flush()
     kept = os.dup(2)

@@ -87,14 +87,13 @@ def evaluate(
         TapRayError: the policy cannot be loaded, or the disk refused.
     """
     config = config or FleetConfig()
-    if config.fleets < 0 or config.robots < 1:
-        raise ConfigError(f"Need at least one robot in a fleet, and 0 or more fleets; got {config}.")
+    require_sensible(config)
     wanted = cells(protocol)
     done = store.stored(folder / "episodes.jsonl")
     done = {cell: done[cell] for cell in wanted if cell in done}
     todo = [cell for cell in wanted if cell not in done]
     if todo:
-        _require_gpus(config.gpus)
+        require_gpus(config.gpus)
         fleets = config.fleets or int(ray.cluster_resources().get("CPU", 1))
         parts = chunks(todo, min(config.robots, -(-len(todo) // fleets)))
         # "DEFAULT": a trial of a sweep has a placement group, and fleets must not be squeezed into it.
@@ -113,14 +112,22 @@ def evaluate(
     return [done[cell] for cell in wanted]
 
 
-def _require_gpus(gpus: float) -> None:
+def require_sensible(config: FleetConfig) -> None:
+    """Raise ConfigError for fleets that cannot be."""
+    if config.fleets < 0 or config.robots < 1:
+        raise ConfigError(
+            f"--fleets is at least 0 and --robots-per-fleet at least 1; got {config.fleets} and {config.robots}."
+        )
+
+
+def require_gpus(gpus: float, *, flag: str = "--gpus-per-fleet") -> None:
     """Raise unless some machine of the cluster can hold a fleet: Ray would wait for one, without end."""
     most = max((node["Resources"].get("GPU", 0.0) for node in ray.nodes() if node["Alive"]), default=0.0)
     if gpus < 0 or (gpus > 1 and gpus % 1):
-        raise ConfigError(f"--gpus-per-fleet is 0, a share of one GPU, or a whole number of them; got {gpus:g}.")
+        raise ConfigError(f"{flag} is 0, a share of one GPU, or a whole number of them; got {gpus:g}.")
     if gpus > most:
         raise ConfigError(
-            f"--gpus-per-fleet {gpus:g}: no machine of the Ray cluster has so many GPUs (the best has {most:g}). Ask "
+            f"{flag} {gpus:g}: no machine of the Ray cluster has so many GPUs (the best has {most:g}). Ask "
             "for fewer, a share of one (e.g. 0.25), or 0 to run the policy on CPUs."
         )
 

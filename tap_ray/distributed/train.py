@@ -169,6 +169,16 @@ def require_sensible(config: TrainConfig, workers: WorkersConfig) -> None:
         raise ConfigError(f"--gpus is 0, a share of one GPU, or a whole number of them; got {workers.gpus:g}.")
     if workers.decoders < 1 or workers.threads < 1:
         raise ConfigError(f"Need at least 1 decoder and 1 thread, got {workers.decoders} and {workers.threads}.")
+    cpus = _num_cpus(workers.ray_address)
+    if cpus and workers.workers > cpus:
+        raise ConfigError(f"--workers {workers.workers}: there are {cpus} CPUs, and each training process wants one.")
+
+
+def _num_cpus(ray_address: str | None) -> int | None:
+    """CPUs of the connected Ray, or of the local one that would be started; None before a cluster is joined."""
+    if ray.is_initialized():
+        return int(ray.cluster_resources().get("CPU", 0))
+    return None if ray_address or os.environ.get("RAY_ADDRESS") else os.cpu_count()
 
 
 def _scaling(config: WorkersConfig) -> ScalingConfig:

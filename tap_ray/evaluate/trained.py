@@ -30,15 +30,25 @@ def require_fit(run: Path | str, *, spec: RobotSpec, image_size: int) -> None:
     """
     if not Path(run).exists():
         raise ConfigError(f"--policy {str(run)!r} is neither a run folder nor built in. {nearest(str(run), BUILT_IN)}")
-    require_done(run, job="align")
-    final = Path(run) / "final"
-    trained = RobotSpec.from_json(read_json(final / "spec.json"))
+    trained, wanted = interface(run)
     require_compatible(spec, trained, have_name=f"robot {spec.robot!r}", want_name=f"policy {run}")
-    wanted = read_json(final / "policy.json")["image_size"]
     if wanted != image_size:
         raise ConfigError(
             f"{run} was trained on images of {wanted} px, these are of {image_size}: --image-size {wanted}."
         )
+
+
+def interface(run: Path | str) -> tuple[RobotSpec, int]:
+    """What a run's policy was trained for: the robot's spec, and the side of its images, px. Reads only JSON.
+
+    Raises:
+        CheckpointError: not a run of jobs.align, or not finished.
+        SpecError: a spec of another version.
+    """
+    require_done(run, job="align")
+    final = Path(run) / "final"
+    spec = RobotSpec.from_json(read_json(final / "spec.json"), where=str(final / "spec.json"))
+    return spec, read_json(final / "policy.json")["image_size"]
 
 
 def latency(run: str, *, device: str = "cpu") -> dict[str, float]:

@@ -96,7 +96,7 @@ def load_trained(folder: Path) -> Trained:
     towers = Towers(**{n: _tower(folder / n) for n in ("vision", "goal_stem", "language") if (folder / n).is_dir()})
     policy = TapPolicy(config, towers, load_weights=False)
     load_model(folder / "model.safetensors", policy)
-    spec = RobotSpec.from_json(read_json(folder / "spec.json"))
+    spec = RobotSpec.from_json(read_json(folder / "spec.json"), where=str(folder / "spec.json"))
     return Trained(
         policy=policy.eval(),
         spec=spec,
@@ -117,4 +117,7 @@ def _tokenizer(file: Path, *, needed: bool) -> Tokenizer | None:
         return None
     if not file.is_file():
         raise CheckpointError(f"{file} is missing: without it no instruction can be read.")
-    return Tokenizer.from_file(str(file))
+    try:
+        return Tokenizer.from_file(str(file))
+    except Exception as error:  # noqa: BLE001  the tokenizers library raises nothing narrower
+        raise CheckpointError(f"{file} cannot be read (cut off?): {error}. Use an earlier checkpoint.") from None

@@ -1,7 +1,6 @@
 """A trained policy that acts: batched over N robots, deterministic, in the units of its robot's spec."""
 
 import time
-from collections import deque
 from pathlib import Path
 from typing import Sequence
 
@@ -11,6 +10,7 @@ import torch
 from tap_ray.errors import CheckpointError, ConfigError
 from tap_ray.models.build import Trained, load_trained
 from tap_ray.models.language import encode
+from tap_ray.models.memory import Look, Memory, Recall
 from tap_ray.specs import RobotSpec
 from tap_ray.types import Info, Observation
 
@@ -42,53 +42,62 @@ class Deployed:
         self._trained, self._device = trained, torch.device(device)
         self._policy = trained.policy.eval().to(self._device)
         self._gripper = np.array([slot.name.endswith("gripper") for slot in trained.spec.action])
-        self._chunk_NHA = np.empty((0, 0, 0), np.float32)
-        self._used = 0
-        self._past: deque[tuple[np.ndarray, np.ndarray]] = deque(maxlen=config.history if remember else 0)
-        self._state_NS = np.empty((0, 0), np.float32)
-        self._draw: list[np.random.Generator] = []
+        self.recall = Recall(
+            chunk=config.chunk,
+            execute=self.execute,
+            history=config.history if remember else 0,
+            num_actions=config.num_actions,
+            num_states=config.num_motion_states,
+            noise=config.head == "flow",
+        )
+        self.memories: list[Memory] = []
 
     def reset(self, obs: Observation, info: Info, seeds: Sequence[int]) -> None:
         """Forget the last episode. Only a flow head draws noise: each robot its own, from its seed."""
-        self._used = self.execute
-        self._past.clear()
-        self._state_NS = np.empty((0, 0), np.float32)
-        self._draw = [np.random.default_rng(seed) for seed in seeds]
+        self.memories = [Memory(self.recall, seed) for seed in seeds]
 
     def act(self, obs: Observation, info: Info) -> np.ndarray:
         """(N, A) float32 actions; the gripper is exactly +1 or -1. The robot clips, and counts what it had to clip."""
-        if self._past.maxlen and len(self._state_NS):
-            self._past.append((self._state_NS, np.array(info["action"], np.float32)))
-        self._state_NS = np.array(obs["state"], np.float32)
-        if self._used >= self.execute or len(self._chunk_NHA) != len(obs["rgb"]):
-            self._chunk_NHA = self.chunk(obs["rgb"], obs["state"], [str(s) for s in info["instruction"]])
-            self._used = 0
-        self._used += 1
-        return self._chunk_NHA[:, self._used - 1]
+        num = len(obs["rgb"])
+        if len(self.memories) != num:
+            self.memories = [Memory(self.recall, None) for _ in range(num)]
+        executed = info.get("action", [None] * num)
+        seen = zip(self.memories, obs["rgb"], obs["state"], executed, info["instruction"], strict=True)
+        looks = [(own, own.see(rgb, state, action, str(words))) for own, rgb, state, action, words in seen]
+        due = [(own, look) for own, look in looks if look is not None]
+        if due:
+            for (own, _), chunk in zip(due, self.chunks([look for _, look in due]), strict=True):
+                own.keep(chunk)
+        return np.stack([own.act() for own in self.memories])
+
+    def chunk(self, rgb: np.ndarray, state: np.ndarray, instruction: Sequence[str]) -> np.ndarray:
+        """(N, H, A) float32 actions for (N, Y, X, 3) uint8 images, (N, S) states and N sentences, without a past."""
+        seen = zip(rgb, state, instruction, strict=True)
+        looks = [Memory(self.recall, None).see(image, slots, None, words) for image, slots, words in seen]
+        return self.chunks([look for look in looks if look is not None])
 
     @torch.inference_mode()
-    def chunk(self, rgb: np.ndarray, state: np.ndarray, instruction: Sequence[str]) -> np.ndarray:
-        """(N, H, A) float32 actions for (N, Y, X, 3) uint8 images, (N, S) states and N sentences, here and now."""
-        config = self._policy.config
-        size = config.image_size
+    def chunks(self, looks: Sequence[Look]) -> np.ndarray:
+        """(N, H, A) float32 actions, physical units, for N robots' looks. Pure: the same looks give the same bits.
+
+        Raises:
+            ConfigError: images of another size.
+        """
+        size = self._policy.config.image_size
+        rgb = np.stack([look.rgb for look in looks])
         if rgb.shape[1:] != (size, size, 3):
             raise ConfigError(f"This policy was trained on {size} x {size} images, these are {rgb.shape[1:]}.")
         assert self._trained.tokenizer is not None
-        sentences, row = np.unique(np.asarray(instruction), return_inverse=True)
-        tokens = encode(self._trained.tokenizer, sentences.tolist(), self._policy.config.num_context)
-        batch = {
-            "rgb": torch.from_numpy(np.ascontiguousarray(rgb)),
-            "state": torch.from_numpy(np.asarray(state, np.float32)),
-            "tokens": tokens,
-            "sentence": torch.from_numpy(row),
-        }
-        if config.head == "flow":
-            shape = (config.chunk, config.num_actions)
-            noise = [rng.standard_normal(shape, np.float32) for rng in self._draw] or np.zeros((len(rgb), *shape))
-            batch["noise"] = torch.from_numpy(np.asarray(noise, np.float32))
-        if self._past.maxlen:
-            batch |= self._history(len(rgb))
-        out = self._policy({name: value.to(self._device) for name, value in batch.items()})
+        sentences, row = np.unique([look.instruction for look in looks], return_inverse=True)
+        batch = {"rgb": rgb, "state": np.stack([look.state for look in looks]).astype(np.float32), "sentence": row}
+        if self.recall.noise:
+            batch["noise"] = np.stack([look.noise for look in looks])  # pyright: ignore[reportCallIssue, reportArgumentType]
+        if self.recall.history:
+            pasts = [look.past or {} for look in looks]
+            batch |= {name: np.stack([past[name] for past in pasts]) for name in pasts[0]}
+        tensors = {name: torch.from_numpy(array) for name, array in batch.items()}
+        tensors["tokens"] = encode(self._trained.tokenizer, sentences.tolist(), self._policy.config.num_context)
+        out = self._policy({name: value.to(self._device) for name, value in tensors.items()})
         action = self._policy.action_scale.inverse(out["action"]).cpu().numpy()
         action[..., self._gripper] = np.where(action[..., self._gripper] >= 0, 1.0, -1.0)
         return action
@@ -96,29 +105,18 @@ class Deployed:
     def latency_ms(self, repeats: int = 30) -> float:
         """Median time of one look of one robot, ms; with a history, over a whole one."""
         config, spec = self._policy.config, self._trained.spec
-        rgb = np.zeros((1, config.image_size, config.image_size, 3), np.uint8)
-        state = np.zeros((1, len(spec.state)), np.float32)
-        self.reset({}, {}, [0])
-        self._past.extend([(state, np.zeros((1, len(spec.action)), np.float32))] * (self._past.maxlen or 0))
+        rgb = np.zeros((config.image_size, config.image_size, 3), np.uint8)
+        state, action = np.zeros(len(spec.state), np.float32), np.zeros(len(spec.action), np.float32)
+        memory, look = Memory(self.recall, 0), None
+        for _ in range(self.recall.history + 1):
+            look = memory.see(rgb, state, action, "put the spoon on the cloth")
+        assert look is not None
         took = []
         for _ in range(repeats):
             start = time.perf_counter()
-            self.chunk(rgb, state, ["put the spoon on the cloth"])
+            self.chunks([look])
             took.append(1e3 * (time.perf_counter() - start))
-        self._past.clear()
         return float(np.median(took))
-
-    def _history(self, num: int) -> dict[str, torch.Tensor]:
-        """The last P steps, as the windows of training have them."""
-        config = self._policy.config
-        missing = config.history - len(self._past)
-        state = np.zeros((num, config.history, config.num_motion_states), np.float32)
-        action = np.zeros((num, config.history, config.num_actions), np.float32)
-        for step, (past_state, past_action) in enumerate(self._past, start=missing):
-            state[:, step], action[:, step] = past_state, past_action
-        there = np.repeat(np.arange(config.history)[None] >= missing, num, axis=0)
-        arrays = {"past_state": state, "past_action": action, "past_mask": there}
-        return {name: torch.from_numpy(array) for name, array in arrays.items()}
 
 
 def load_policy(run: Path, *, execute: int | None = None, device: str = "cpu") -> tuple[Deployed, RobotSpec]:

@@ -3,6 +3,7 @@
 from pathlib import Path
 from typing import Mapping
 
+import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
@@ -19,11 +20,11 @@ def read_tensors(file: Path) -> dict[str, Tensor]:
     Raises:
         CheckpointError: missing or cut off.
     """
-    if not file.is_file():
+    if not file.exists():
         raise CheckpointError(f"{file} is missing. Give the folder of a run that has finished.")
     try:
         return load_file(file)
-    except SafetensorError as error:
+    except (SafetensorError, OSError) as error:
         raise CheckpointError(f"{file} cannot be read (cut off?): {error}. Use an earlier checkpoint.") from None
 
 
@@ -31,10 +32,15 @@ def load_model(file: Path, model: nn.Module) -> None:
     """Fill a model's weights and buffers, all of them.
 
     Raises:
-        CheckpointError: missing, cut off, or of another model.
+        CheckpointError: missing, cut off, of another model, or with numbers that are none.
     """
     tensors = read_tensors(file)
     require_same(tensors, model.state_dict(), where=str(file))
+    if spoilt := [name for name, value in tensors.items() if not torch.isfinite(value).all()]:
+        raise CheckpointError(
+            f"{file} holds NaN or infinite numbers in {', '.join(spoilt[:FACTS_SHOWN])}. Use an earlier checkpoint, or "
+            "train again with a smaller --lr."
+        )
     model.load_state_dict(tensors)
 
 

@@ -180,7 +180,7 @@ def test_a_robot_remembers_what_training_windows_have(demos):
     executed = np.zeros((1, 7), np.float32)
     for step in range(STEPS):
         policy.act({"rgb": rgb, "state": state[step : step + 1]}, {**info, "action": executed})
-        past = {name: value[0].numpy() for name, value in policy._history(1).items()}
+        past = policy.memories[0].past()
         there = np.arange(step - 3, step) >= 0
         np.testing.assert_array_equal(past["past_mask"], there)
         np.testing.assert_array_equal(past["past_state"][there], state[max(0, step - 3) : step])

@@ -149,5 +149,5 @@ def test_gpus_that_no_machine_has(tmp_path, gpus, message):
 
 @pytest.mark.parametrize("config", [FleetConfig(fleets=-1), FleetConfig(robots=0)])
 def test_fleets_that_make_no_sense(tmp_path, config):
-    with pytest.raises(ConfigError, match="Need at least one robot in a fleet, and 0 or more fleets; got FleetConfig"):
+    with pytest.raises(ConfigError, match="--fleets is at least 0 and --robots-per-fleet at least 1; got "):
         run(tmp_path, config=config)

@@ -1,0 +1,49 @@
+"""A policy behind HTTP and WebSocket: robots send what they see, the policy answers what to do. Ctrl-C stops it.
+
+The messages: tap_ray/serving/wire.py; the routes: tap_ray/serving/app.py; a client to copy: tap_ray/serving/client.py.
+"""
+
+import signal
+import threading
+from contextlib import suppress
+from pathlib import Path
+
+from tap_ray.config import run_job
+from tap_ray.distributed.connect import connect
+from tap_ray.distributed.serve import serving
+from tap_ray.evaluate.trained import interface
+from tap_ray.models.deploy import load_policy
+from tap_ray.runs import hash_of
+from tap_ray.serving.app import digest
+from tap_ray.serving.contract import Contract
+from tap_ray.serving.settings import ServeConfig, check, free_port, token_of
+
+
+def contract_of(run: Path) -> Contract:
+    """What a run's policy takes and gives. It loads the network: one that is broken is said before Ray starts."""
+    spec, image_size = interface(run)
+    recall = load_policy(run)[0].recall
+    return Contract(policy=run.name, policy_hash=hash_of(run), spec=spec, image_size=image_size, recall=recall)
+
+
+def main(config: ServeConfig) -> Path:
+    """Serve until Ctrl-C; returns the policy's folder."""
+    check(config)
+    run = config.policy.resolve()
+    token, port = token_of(config), free_port(config.host, config.port)
+    contract = contract_of(run)
+    with connect(config.ray_address), suppress(KeyboardInterrupt):
+        print(f"starting {config.replicas} x {run.name} ...", flush=True)
+        with serving(str(run), contract, config, port=port, token_digest=digest(token[0]) if token else None):
+            header = f'-H "Authorization: Bearer {token[1]}" ' if token else ""
+            where = f"{config.host}:{port}"
+            print(f"ready: {contract.spec.robot}, {contract.image_size} px, ws://{where}/ws; try", flush=True)
+            print(f"  curl {header}http://{where}/spec", flush=True)
+            signal.signal(signal.SIGTERM, signal.default_int_handler)  # ends like Ctrl-C
+            threading.Event().wait()
+    print("stopped")
+    return config.policy
+
+
+if __name__ == "__main__":
+    run_job(main, ServeConfig)

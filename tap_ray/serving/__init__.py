@@ -1,0 +1,1 @@
+"""A policy behind HTTP and WebSocket, without Ray: the contract, the wire format, the sessions and the ASGI app."""

@@ -1,0 +1,147 @@
+"""What a served policy takes and gives, as JSON for a client and as checks for what comes."""
+
+from dataclasses import dataclass
+from typing import Any, Mapping
+
+import numpy as np
+
+from tap_ray.errors import SpecError
+from tap_ray.models.memory import Recall
+from tap_ray.serving.refusal import Refusal
+from tap_ray.serving.wire import NAMES
+from tap_ray.specs import RobotSpec, require_compatible
+
+VERSION = 1
+"""Of the messages; GET /spec says it."""
+MAX_WORDS_BYTES = 2000
+"""Longest instruction, bytes of UTF-8."""
+SPARE_BYTES = 16_384
+"""What a message may hold besides its arrays: header, instruction."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Step:
+    """One robot's request, checked."""
+
+    session: str
+    number: int
+    instruction: str
+    rgb: np.ndarray
+    state: np.ndarray
+    action: np.ndarray | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Contract:
+    """One served policy's interface."""
+
+    policy: str
+    """Name of its run folder."""
+    policy_hash: str
+    """Of the run's manifest."""
+    spec: RobotSpec
+    image_size: int
+    """Side of the square camera image, px."""
+    recall: Recall
+
+    @property
+    def max_bytes(self) -> int:
+        """Longest message that can be right."""
+        return 3 * self.image_size**2 + 4 * (len(self.spec.state) + len(self.spec.action)) + SPARE_BYTES
+
+    def to_json(self) -> dict[str, Any]:
+        """What GET /spec answers."""
+        return {
+            "version": VERSION,
+            "policy": self.policy,
+            "policy_hash": self.policy_hash,
+            "rgb": {"dtype": "U8", "shape": [self.image_size, self.image_size, 3]},
+            "state": {"dtype": "F32", "shape": [len(self.spec.state)]},
+            "action": {"dtype": "F32", "shape": [len(self.spec.action)]},
+            "history": self.recall.history,
+            "execute": self.recall.execute,
+            "max_bytes": self.max_bytes,
+            "spec": self.spec.to_json(),
+        }
+
+    def require_spec(self, values: Any) -> None:
+        """Refuse (422) a robot that does not emit what this policy was trained for, naming every difference."""
+        if not isinstance(values, Mapping):
+            raise Refusal(
+                422,
+                f'A session begins with {{"spec": what your robot emits, "seed": a number}}; spec is {values!r}. '
+                'Compare your robot with GET /spec and send its "spec" back.',
+            )
+        try:
+            require_compatible(
+                RobotSpec.from_json(values, where="Your robot's spec"),
+                self.spec,
+                have_name="your robot",
+                want_name=f"policy {self.policy}",
+            )
+        except (SpecError, TypeError) as error:
+            raise Refusal(422, str(error)) from None
+
+    def step(self, metadata: Mapping[str, str], arrays: Mapping[str, np.ndarray]) -> Step:
+        """Check one message.
+
+        Raises:
+            Refusal: 422, names what was expected, what came and what to do.
+        """
+        number = _number(metadata.get("step"))
+        wanted: dict[str, tuple[str, tuple[int, ...]]] = {
+            "rgb": ("uint8", (self.image_size, self.image_size, 3)),
+            "state": ("float32", (len(self.spec.state),)),
+        }
+        if self.recall.history and number > 0:
+            wanted["action"] = ("float32", (len(self.spec.action),))
+        for name, (dtype, shape) in wanted.items():
+            _check(name, arrays.get(name), dtype, shape)
+        unknown = sorted(set(arrays) - {*wanted, "action"})
+        if unknown:
+            raise Refusal(422, f"Unknown array {unknown[0]!r}: a step has {', '.join(wanted)}.")
+        return Step(
+            session=metadata.get("session", ""),
+            number=number,
+            instruction=_words(metadata.get("instruction", "")),
+            rgb=arrays["rgb"],
+            state=arrays["state"],
+            action=arrays["action"] if "action" in wanted else None,
+        )
+
+
+def _check(name: str, array: np.ndarray | None, dtype: str, shape: tuple[int, ...]) -> None:
+    want = f"{name}: expected {NAMES[dtype]} {list(shape)}"
+    cures = {
+        "rgb": "Resize the camera's image to the size that the policy was trained on, rows first, channels R G B.",
+        "state": 'Send the slots that GET /spec lists under "spec", in that order.',
+        "action": "This policy remembers: send the action before as the robot executed it (clipped into range).",
+    }
+    if array is None:
+        raise Refusal(422, f"{want}, nothing came. {cures[name]}")
+    if array.dtype.name != dtype or array.shape != shape:
+        raise Refusal(422, f"{want}, got {NAMES[array.dtype.name]} {list(array.shape)}. {cures[name]}")
+    if not np.isfinite(array).all():
+        raise Refusal(
+            422, f"{name}: slot {int(np.argmin(np.isfinite(array)))} is NaN or infinite. Check the robot's sensors."
+        )
+
+
+def _number(text: str | None) -> int:
+    if text is None or not (text.isascii() and text.isdigit() and len(text) < 10):
+        raise Refusal(
+            422, f'metadata "step": expected the number of the step, "0" and up, got {text!r}. Count from 0 up.'
+        )
+    return int(text)
+
+
+def _words(text: str) -> str:
+    if not text.strip():
+        raise Refusal(
+            422,
+            'metadata "instruction" is missing or empty: this policy does what a sentence says, e.g. '
+            '"put the carrot on the plate". Send it with every step.',
+        )
+    if len(text.encode()) > MAX_WORDS_BYTES:
+        raise Refusal(422, f'metadata "instruction" has {len(text.encode())} bytes, {MAX_WORDS_BYTES} at most.')
+    return text

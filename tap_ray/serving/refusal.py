@@ -1,0 +1,9 @@
+"""Why a request is not answered."""
+
+
+class Refusal(Exception):
+    """An HTTP status and one message: what was expected, what came, what to do."""
+
+    def __init__(self, status: int, message: str) -> None:
+        super().__init__(status, message)  # both: so that it pickles
+        self.status, self.message = status, message

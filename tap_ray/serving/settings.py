@@ -1,0 +1,128 @@
+"""The knobs of `python -m jobs.serve`, and who may come in."""
+
+import ipaddress
+import os
+import secrets
+import socket
+from dataclasses import dataclass
+from pathlib import Path
+
+from tap_ray.errors import ConfigError, StorageError
+
+TOKEN_VARIABLE = "TAP_RAY_SERVE_TOKEN"
+MIN_TOKEN = 16
+"""Characters of a token that nobody guesses."""
+MAX_PORT = 65_535
+
+
+@dataclass(frozen=True, kw_only=True)
+class ServeConfig:
+    """Which policy answers where, and how many robots at once."""
+
+    policy: Path
+    """Run folder of jobs.align."""
+    host: str = "127.0.0.1"
+    """Address to listen on: 127.0.0.1 serves this machine alone; any other, e.g. 0.0.0.0, wants a token."""
+    port: int = 8000
+    """TCP port; 0: any that is free."""
+    require_token: bool = False
+    """Want a token on loopback as well (this machine's other users can reach it)."""
+    token_file: Path = Path("~/.tap_ray/serve_token")
+    """Where the token lies, made with mode 600 if there is none. TAP_RAY_SERVE_TOKEN in the environment goes first, and
+    is then wanted on loopback, too."""
+    sessions: int = 64
+    """Episodes in progress at a time, one a robot."""
+    idle_s: float = 600.0
+    """A session that was not used for so long, s, is forgotten."""
+    batch: int = 16
+    """Most robots' looks in one batch; those that come while the network works wait for the next one."""
+    batch_wait_ms: float = 0.0
+    """How long a batch waits for more robots, ms; 0: not at all."""
+    exact: bool = True
+    """Each robot's look passes the network alone: its actions are those of one robot in process to the last bit,
+    whoever else asks. --no-exact passes a batch at once: faster, and different from about the 7th digit on."""
+    replicas: int = 1
+    """Copies of the network, a process and a core each. They keep nothing: one that dies is replaced, episodes go
+    on."""
+    gpus_per_replica: float = 0.0
+    """GPUs, or a share of one, for each copy; 0: none."""
+    look_timeout_s: float = 60.0
+    """How long a robot waits at most for a network that is being replaced, s; then its step is refused (503)."""
+    ray_address: str | None = None
+    """Ray cluster to join, e.g. "auto"; without it a local Ray starts and stops with the job."""
+
+
+def check(config: ServeConfig) -> None:
+    """Raise ConfigError for what cannot be, before anything starts."""
+    lowest = {"sessions": 1, "batch": 1, "replicas": 1, "idle_s": 1, "batch_wait_ms": 0, "look_timeout_s": 1}
+    for name, low in lowest.items():
+        if not getattr(config, name) >= low:
+            raise ConfigError(f"--{name.replace('_', '-')} is at least {low}; got {getattr(config, name):g}.")
+    if not 0 <= config.port <= MAX_PORT:
+        raise ConfigError(f"--port lies in 0 .. {MAX_PORT}; got {config.port}.")
+
+
+def free_port(host: str, port: int) -> int:
+    """`port`, or any free one for 0.
+
+    Raises:
+        ConfigError: somebody listens there, or this machine has no such address.
+    """
+    try:
+        family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0][0]
+        with socket.socket(family) as tried:
+            tried.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            tried.bind((host, port))
+            return tried.getsockname()[1]
+    except socket.gaierror:
+        raise ConfigError(
+            f"--host {host}: no such address. 127.0.0.1 is this machine, 0.0.0.0 all its networks."
+        ) from None
+    except OSError as error:
+        raise ConfigError(
+            f"Cannot listen on {host}:{port}: {error.strerror}. Name another --port (0: any that is free) or --host."
+        ) from None
+
+
+def is_loopback(host: str) -> bool:
+    """Whether only this machine can reach an address."""
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
+
+
+def token_of(config: ServeConfig) -> tuple[str, str] | None:
+    """The token that clients must send, and shell text that gives it; None: everybody on this machine may come in.
+
+    Raises:
+        ConfigError: a token that can be guessed.
+        StorageError: the token's file cannot be read or written.
+    """
+    told = os.environ.get(TOKEN_VARIABLE)
+    if told is not None:
+        return _strong(told, TOKEN_VARIABLE), f"${TOKEN_VARIABLE}"
+    if is_loopback(config.host) and not config.require_token:
+        return None
+    file = config.token_file.expanduser()
+    try:
+        if not file.exists():
+            file.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+            with open(os.open(file, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as new:
+                new.write(secrets.token_urlsafe(32) + "\n")
+        if file.stat().st_mode & 0o077:
+            raise ConfigError(f"{file} can be read by other users of this machine: chmod 600 {file}")
+        return _strong(file.read_text().strip(), str(file)), f"$(cat {file})"
+    except (OSError, UnicodeDecodeError) as error:
+        raise StorageError(
+            f"Cannot read or write the token's file {file}: {error}. Name another --token-file."
+        ) from None
+
+
+def _strong(token: str, where: str) -> str:
+    if len(token) < MIN_TOKEN or not token.isascii() or not token.isprintable() or " " in token:
+        raise ConfigError(
+            f"The token in {where} has {len(token)} characters; {MIN_TOKEN} printable ones or more, without spaces, "
+            "are needed: python -c 'import secrets; print(secrets.token_urlsafe(32))'"
+        )
+    return token

@@ -1,0 +1,182 @@
+"""`python -m jobs.serve` as a user starts it: a real Ray Serve, reachable from other machines, so with a token."""
+
+import os
+import re
+import signal
+import stat
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import psutil
+import pytest
+import requests
+import torch
+
+import envs
+from tap_ray.models.deploy import load_policy
+from tap_ray.rollout import rollout
+from tap_ray.serving.client import RemotePolicy
+from tap_ray.types import EnvConfig
+from tests.untrained import REMEMBERS, SPEC, TASK, untrained_run
+
+pytestmark = [pytest.mark.cluster, pytest.mark.slow]
+
+STEPS = 12
+SCENE = EnvConfig(task=TASK, image_size=32, max_steps=STEPS)
+START_S = 300
+
+
+@dataclass(frozen=True)
+class Server:
+    process: subprocess.Popen[str]
+    port: int
+    token: str
+    run: Path
+    said: list[str]
+
+    def get(self, route: str, token: str | None):
+        headers = {} if token is None else {"Authorization": f"Bearer {token}"}
+        return requests.get(f"http://127.0.0.1:{self.port}/{route}", headers=headers, timeout=30)
+
+    def replica(self) -> psutil.Process | None:
+        """The process of the network."""
+        for process in psutil.Process(self.process.pid).children(recursive=True):
+            try:
+                if process.name().startswith("ray::ServeRepli") and "Network" in " ".join(process.cmdline()):
+                    return process
+            except psutil.NoSuchProcess:
+                continue
+        return None
+
+
+@pytest.fixture
+def server(tmp_path: Path) -> Iterator[Server]:
+    folder = tmp_path
+    run, token = untrained_run(folder / "tap", **REMEMBERS), folder / "token"
+    command = [sys.executable, "-m", "jobs.serve", "--policy", str(run), "--host", "0.0.0.0", "--port", "0"]
+    env = {name: value for name, value in os.environ.items() if name not in ("RAY_ADDRESS", "TAP_RAY_SERVE_TOKEN")}
+    process = subprocess.Popen(
+        [*command, "--token-file", str(token), "--sessions", "8"], stdout=subprocess.PIPE, text=True, env=env
+    )
+    said: list[str] = []
+    assert process.stdout is not None
+    timer = threading.Timer(START_S, process.kill)
+    timer.start()
+    while not said or not said[-1].startswith("  curl"):
+        said.append(process.stdout.readline())
+        assert said[-1], f"it ended: {said}"
+    timer.cancel()
+    port = re.search(r":(\d+)/spec", said[-1])
+    assert port is not None
+    yield Server(process, int(port[1]), token.read_text().strip(), run, said)
+    if process.poll() is None:
+        process.send_signal(signal.SIGINT)
+        process.wait(60)
+
+
+class Remote:
+    """One robot's `Policy` through the server."""
+
+    def __init__(self, server: Server) -> None:
+        self.robot = RemotePolicy(f"ws://127.0.0.1:{server.port}/ws", SPEC.to_json(), server.token)
+
+    def reset(self, obs, info, seeds) -> None:
+        self.robot.reset(int(seeds[0]))
+
+    def act(self, obs, info) -> np.ndarray:
+        about = (obs["rgb"][0], obs["state"][0], info["action"][0], str(info["instruction"][0]))
+        return self.robot.act(*about)[None]
+
+
+def episode(policy, seed: int) -> np.ndarray:
+    """(T, A) actions of one robot in the simulator."""
+    env = envs.make_vector(SCENE, 1)
+    done = rollout(env, policy, env_seeds=[seed], policy_seeds=[seed + 100])
+    env.close()
+    return done.trajectories[0].action
+
+
+def test_a_server_from_its_start_to_ctrl_c(server: Server):
+    """One test, because a start costs ten seconds."""
+    what_it_says_can_be_tried_and_wants_the_token(server)
+    two_robots_at_once_get_the_actions_of_the_policy_in_process(server)
+    a_killed_network_is_replaced_and_the_episode_goes_on(server)
+    ctrl_c_stops_it_and_all_of_its_processes(server)
+
+
+def what_it_says_can_be_tried_and_wants_the_token(server: Server):
+    assert server.said[0] == "starting 1 x tap ...\n"
+    assert server.said[1] == f"ready: widowx, 32 px, ws://0.0.0.0:{server.port}/ws; try\n"
+    file = server.run.parent / "token"
+    assert stat.S_IMODE(file.stat().st_mode) == 0o600
+    curl = server.said[2].strip().replace("curl ", "curl -sf ")
+    assert f'"Authorization: Bearer $(cat {file})"' in curl
+    assert server.token not in "".join(server.said)
+    shown = subprocess.run(["bash", "-c", curl], capture_output=True, text=True, timeout=30, check=True).stdout
+    assert '"policy":"tap"' in shown
+    assert server.get("health", None).json()["ready"] is True
+    assert server.get("spec", None).status_code == 401
+    assert server.get("spec", "a-guess-of-some-length").status_code == 401
+    assert server.get("spec", server.token).json()["history"] == 3
+
+
+def two_robots_at_once_get_the_actions_of_the_policy_in_process(server: Server):
+    torch.set_num_threads(1)  # as the replica has
+    wanted = {seed: episode(load_policy(server.run)[0], seed) for seed in (1, 2)}
+    got: dict[int, np.ndarray] = {}
+    robots = [
+        threading.Thread(target=lambda seed=seed: got.setdefault(seed, episode(Remote(server), seed)))
+        for seed in wanted
+    ]
+    for robot in robots:
+        robot.start()
+    for robot in robots:
+        robot.join(120)
+    for seed, actions in wanted.items():
+        assert actions.shape == (STEPS, 7)
+        np.testing.assert_array_equal(got[seed], actions)
+    assert not np.array_equal(wanted[1], wanted[2])
+
+
+class Deadly(Remote):
+    """It kills the network in the middle of the episode."""
+
+    def __init__(self, server: Server) -> None:
+        super().__init__(server)
+        self.server, self.steps = server, 0
+
+    def act(self, obs, info) -> np.ndarray:
+        self.steps += 1
+        if self.steps == STEPS // 2:
+            replica = self.server.replica()
+            assert replica is not None
+            replica.kill()
+        return super().act(obs, info)
+
+
+def a_killed_network_is_replaced_and_the_episode_goes_on(server: Server):
+    before = server.replica()
+    got = episode(Deadly(server), 3)
+    after = server.replica()
+    assert before is not None
+    assert after is not None
+    assert before.pid != after.pid
+    np.testing.assert_array_equal(got, episode(load_policy(server.run)[0], 3))
+
+
+def ctrl_c_stops_it_and_all_of_its_processes(server: Server):
+    own = psutil.Process(server.process.pid).children(recursive=True)
+    server.process.send_signal(signal.SIGINT)
+    said = server.process.communicate(timeout=60)[0]
+    assert said.endswith(f"stopped\n{server.run}\n")  # before it, Ray's line about the killed network
+    assert server.process.returncode == 0
+    end = time.monotonic() + 20
+    while [p for p in own if p.is_running() and p.status() != psutil.STATUS_ZOMBIE] and time.monotonic() < end:
+        time.sleep(0.1)
+    assert not [p.name() for p in own if p.is_running() and p.status() != psutil.STATUS_ZOMBIE]

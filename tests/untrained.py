@@ -1,0 +1,43 @@
+"""A run folder of jobs.align whose policy has fresh weights: saved by the project's own functions, nothing trained."""
+
+from pathlib import Path
+from typing import Any
+
+import envs
+from tap_ray import runs
+from tap_ray.dataset.norm_stats import NormStats, SlotNorm
+from tap_ray.models.build import Trained, new_policy, save_policy
+from tap_ray.models.language import word_tokenizer
+from tap_ray.models.motion_prior import PriorConfig
+from tap_ray.models.policy import PolicyConfig
+from tap_ray.types import EnvConfig
+
+SPEC = envs.spec(EnvConfig())
+TASK = "put_carrot_on_plate"
+TINY: dict[str, Any] = {"context": "language", "image_size": 32, "width": 32, "num_layers": 1, "head_width": 32}
+REMEMBERS: dict[str, Any] = {
+    "head": "flow",
+    "chunk": 4,
+    "history": 3,
+    "num_motion_states": len(SPEC.state),
+    "prior": PriorConfig(chunk=4, width=32),
+}
+
+
+def unit(slots):
+    """Statistics that change nothing."""
+    return SlotNorm(names=tuple(s.name for s in slots), offset=(0.0,) * len(slots), scale=(1.0,) * len(slots))
+
+
+def untrained_run(folder: Path, **policy: Any) -> Path:
+    """A finished run for 32 px images of the WidowX; `policy` changes its config."""
+    tokenizer = word_tokenizer(envs.TASKS[TASK].sentence)
+    network = new_policy(PolicyConfig(**(TINY | policy)), seed=0, tokenizer=tokenizer)
+    norm = NormStats(mode="mean_std", state=unit(SPEC.state), action=unit(SPEC.action))
+    if hasattr(network.head, "set_layout"):
+        network.head.set_layout(SPEC)
+    network.set_norm(norm)
+    opened = runs.open_run(folder, job="align", config={"steps": 0})
+    save_policy(folder / "final", Trained(policy=network, spec=SPEC, norm=norm, tokenizer=tokenizer))
+    runs.finish(opened)
+    return folder
