@@ -31,7 +31,12 @@ def main(config: EvaluateConfig) -> Path:
         ids = {role: tracking.run_id_of(parent) for role, parent in parents.items()}
         with tracking.start("evaluate", run.path, run.config, ids, run_id=tracking.run_id_of(run.path)) as tracked:
             runs.annotate(run, mlflow_run_id=tracked.run_id)
-            fleets = FleetConfig(fleets=config.fleets, robots=config.robots_per_fleet, gpus=config.gpus_per_fleet)
+            fleets = FleetConfig(
+                fleets=config.fleets,
+                robots=config.robots_per_fleet,
+                gpus=config.gpus_per_fleet,
+                labels=config.node_labels,
+            )
             make_vector = envs.make_teleoperated if config.policy == "expert" else envs.make_vector
             make = {"make_vector": make_vector, "make_policy": make_policy, "make_facts": _facts}
             with connect(config.ray_address):

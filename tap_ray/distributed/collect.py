@@ -23,6 +23,7 @@ import ray.data
 from tqdm import tqdm
 
 from tap_ray.dataset.writer import DatasetWriter
+from tap_ray.distributed import placement
 from tap_ray.errors import ConfigError, TapRayError
 from tap_ray.play.collect import Outcome, in_batches
 from tap_ray.play.novelty import RoundMemory, Visits
@@ -50,7 +51,7 @@ class Player(Protocol):
 
 
 class Notebook:
-    """What fleets must know of each other; a Ray actor without a core of its own."""
+    """What fleets must know of each other; a Ray actor without a core of its own, on the driver's node."""
 
     def __init__(self) -> None:
         self._rounds: dict[int, Visits] = {}
@@ -178,6 +179,8 @@ class Pool:
     """Processes; 0: one for each CPU of the cluster."""
     robots: int = 1
     """Robots in a process, stepped in lockstep."""
+    labels: tuple[str, ...] = ()
+    """KEY=VALUE that a node must have; none: any node."""
 
     def __post_init__(self) -> None:
         if self.fleets < 0 or self.robots < 1:
@@ -203,7 +206,8 @@ def play_out(
     Raises:
         TapRayError: what a fleet raised.
     """
-    cpus = int(ray.cluster_resources().get("CPU", 1))
+    wanted = placement.selector(pool.labels)
+    cpus = placement.num_fleets(wanted)
     fleets = min(pool.fleets or cpus, len(batches))
     _quiet_ray_data()
     tables = [
@@ -215,7 +219,8 @@ def play_out(
         batch_size=None,
         batch_format="pyarrow",
         compute=ray.data.ActorPoolStrategy(min_size=min(fleets, cpus), max_size=fleets),
-        num_cpus=1,
+        num_cpus=1 if wanted else placement.share(min(fleets, cpus)),
+        label_selector=wanted or None,
         fn_constructor_kwargs={"make_player": make_player, "notebook": notebook},
     )
     for table in stream.iter_batches(batch_size=None, batch_format="pyarrow"):
@@ -320,7 +325,8 @@ class Collection:
             StorageError: the disk refused; what was committed before is whole.
         """
         start = time.monotonic()
-        notebook: Any = ray.remote(num_cpus=0)(Notebook).remote()  # type: ignore[call-overload]
+        actor = ray.remote(num_cpus=0, scheduling_strategy=placement.here())(Notebook)  # type: ignore[call-overload]
+        notebook: Any = actor.remote()
         if self.memory is not None:
             self._publish(notebook, self.memory.current)
             self._publish(notebook, self.memory.current + 1)

@@ -21,6 +21,7 @@ import psutil
 import ray
 from ray.exceptions import AuthenticationError
 
+from tap_ray.distributed import placement
 from tap_ray.errors import ConfigError
 
 PROBE_S = 10.0
@@ -55,11 +56,22 @@ def connect(ray_address: str | None = None, *, num_cpus: int | None = None, dash
     else:
         _start(num_cpus, dashboard)
     logging.getLogger("ray.data").setLevel(logging.ERROR)
+    before = placement.spilled_bytes()
     try:
         yield
+        _say_spilled(placement.spilled_bytes() - before)
     finally:
         _end_iterators()
         ray.shutdown()
+
+
+def _say_spilled(spilled: int) -> None:
+    """None of our jobs needs a full object store: say it, since it costs the job its speed."""
+    if spilled > 0:
+        print(
+            f"Ray's object stores were full and wrote {spilled / 1e6:.0f} MB to disk during this job. Give the nodes "
+            "more memory (`ray start --object-store-memory`) or lower --stream-memory-mb."
+        )
 
 
 def _end_iterators() -> None:

@@ -15,6 +15,7 @@ from tap_ray.errors import ConfigError
 from tap_ray.play.collect import Outcome
 from tap_ray.play.novelty import RoundMemory, Visits
 from tap_ray.play.schedule import Schedule
+from tap_ray.play.settings import RobotsConfig
 from tap_ray.specs import RobotSpec
 from tap_ray.types import EnvConfig
 
@@ -56,6 +57,11 @@ class Recording:
             num_objects=self.num_objects,
             robot_mask=self.env.robot_mask,
         )
+
+
+def pool_of(config: RobotsConfig) -> Pool:
+    """Who plays, and where."""
+    return Pool(fleets=config.fleets, robots=config.robots_per_fleet, labels=config.node_labels)
 
 
 def default_folder(kind: str, plan: Mapping[str, Any]) -> Path:

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from tyro.conf import arg
 
@@ -34,9 +34,14 @@ class WorkersConfig:
     ray_address: str | None = None
     """Ray cluster to join, e.g. "auto"; without it a local Ray starts and stops with the job."""
 
-    def stream(self) -> dict[str, int]:
+    node_labels: tuple[str, ...] = ()
+    """Only on nodes of the cluster with these Ray labels, e.g. role=play; none: on any."""
+    gpu: Literal["auto", "on", "off"] = "auto"
+    """A GPU for each training process; "auto": if there are enough now; "on": wait until an autoscaler brings them."""
+
+    def stream(self) -> dict[str, Any]:
         """The part that `stream.batches` takes."""
-        return {"decoders": self.decoders, "memory_mb": self.stream_memory_mb}
+        return {"decoders": self.decoders, "memory_mb": self.stream_memory_mb, "labels": self.node_labels}
 
 
 @dataclass(frozen=True, kw_only=True)

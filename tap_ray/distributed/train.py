@@ -31,10 +31,10 @@ from ray.train import FailureConfig, LoggingConfig, RunConfig, ScalingConfig
 
 from tap_ray import runs, tracking
 from tap_ray.config import to_dict
+from tap_ray.distributed import placement
 from tap_ray.distributed.connect import connect
 from tap_ray.distributed.failures import StopOnUserError, user_error
 from tap_ray.distributed.settings import TrainJobConfig, WorkersConfig
-from tap_ray.distributed.stream import share
 from tap_ray.errors import ConfigError, TapRayError
 from tap_ray.training import session
 from tap_ray.training.loop import TrainConfig
@@ -129,7 +129,7 @@ def train(task: Task, config: WorkersConfig, *, log: Log | None = None, progress
         _worker,
         # As bytes, so that Ray's controller need not import what only the workers need: seconds, on few cores.
         train_loop_config={"task": cloudpickle.dumps(task)},  # pyright: ignore[reportPrivateImportUsage]
-        scaling_config=_scaling(config.workers),
+        scaling_config=_scaling(config),
         run_config=RunConfig(
             name="ray",
             storage_path=str(task.run),
@@ -169,10 +169,16 @@ def require_sensible(config: TrainConfig, workers: WorkersConfig) -> None:
         raise ConfigError(f"Need at least 1 decoder and 1 thread, got {workers.decoders} and {workers.threads}.")
 
 
-def _scaling(workers: int) -> ScalingConfig:
-    use_gpu = ray.cluster_resources().get("GPU", 0) >= workers
-    resources = {"CPU": share(workers), **({"GPU": 1} if use_gpu else {})}
-    return ScalingConfig(num_workers=workers, use_gpu=use_gpu, resources_per_worker=resources)
+def _scaling(config: WorkersConfig) -> ScalingConfig:
+    wanted = placement.selector(config.node_labels)
+    use_gpu = config.gpu == "on" or (config.gpu == "auto" and sum(placement.of_nodes("GPU", wanted)) >= config.workers)
+    cpus = placement.share(config.workers * (1 + config.decoders), wanted)
+    return ScalingConfig(
+        num_workers=config.workers,
+        use_gpu=use_gpu,
+        resources_per_worker={"CPU": cpus, **({"GPU": 1} if use_gpu else {})},
+        label_selector=wanted or None,
+    )
 
 
 def _worker(settings: Mapping[str, Any]) -> None:
