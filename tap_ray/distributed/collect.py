@@ -219,7 +219,7 @@ def play_out(
         batch_size=None,
         batch_format="pyarrow",
         compute=ray.data.ActorPoolStrategy(min_size=min(fleets, cpus), max_size=fleets),
-        num_cpus=1 if wanted else placement.share(min(fleets, cpus)),
+        num_cpus=placement.share(min(fleets, cpus), wanted),
         label_selector=wanted or None,
         fn_constructor_kwargs={"make_player": make_player, "notebook": notebook},
     )

@@ -59,14 +59,15 @@ def connect(ray_address: str | None = None, *, num_cpus: int | None = None, dash
     before = placement.spilled_bytes()
     try:
         yield
-        _say_spilled(placement.spilled_bytes() - before)
+        say_spilled(since=before)
     finally:
         _end_iterators()
         ray.shutdown()
 
 
-def _say_spilled(spilled: int) -> None:
-    """None of our jobs needs a full object store: say it, since it costs the job its speed."""
+def say_spilled(since: int) -> None:
+    """Print what the cluster has spilled beyond `since` bytes: no job of ours needs to, and it costs speed."""
+    spilled = placement.spilled_bytes() - since
     if spilled > 0:
         print(
             f"Ray's object stores were full and wrote {spilled / 1e6:.0f} MB to disk during this job. Give the nodes "

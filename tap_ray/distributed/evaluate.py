@@ -103,7 +103,7 @@ def evaluate(
         fleets = config.fleets or cpus
         parts = chunks(todo, min(config.robots, -(-len(todo) // fleets)))
         share = placement.share(min(fleets, cpus), place)
-        actor = ray.remote(num_cpus=share, num_gpus=config.gpus, label_selector=place or None)(Fleet)
+        actor = ray.remote(num_cpus=share, num_gpus=config.gpus, label_selector=place)(Fleet)
         crew = _Crew(lambda: actor.remote(protocol, make_vector, make_policy, make_facts), min(fleets, len(parts)))
         with tqdm(total=len(wanted), initial=len(done), unit="episode", disable=not progress) as bar:
             try:

@@ -67,9 +67,8 @@ def batches(
             f"{config.batch_size} windows. Lower --batch-size or raise --windows.group-size."
         )
     wanted = placement.selector(play.pool.labels)
-    left = placement.num_fleets(wanted) - (0 if wanted else num_workers)
-    fleets = play.pool.fleets or max(1, left // num_workers)
-    processes = num_workers * (fleets if wanted else 1 + fleets)
+    fleets = play.pool.fleets or max(1, (placement.num_fleets(wanted) - num_workers) // num_workers)
+    processes = num_workers * (1 + fleets)
     first_group, first_batch = divmod(start_batch, per_group)
     numbers = count(worker + first_group * num_workers, num_workers)
     while True:

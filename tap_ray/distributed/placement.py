@@ -2,8 +2,8 @@
 
 Reservations are what Ray schedules by, not what a process may use. A job that reserved every CPU would lock out every
 other one, and itself: trainers never leave while they wait for data, fleets not before the last episode. So a job
-takes half of each node's CPUs, however few there are, and two jobs always run side by side, sharing the cores. On
-nodes of its own (`--node-labels`) play takes whole CPUs, so that an autoscaler brings one CPU a fleet.
+reserves half of the CPUs, however few there are: two jobs run side by side and share the cores, and what a dead node
+takes along finds room on the others. Where an autoscaler brings what is missing, each process reserves a whole CPU.
 """
 
 import re
@@ -31,7 +31,7 @@ def selector(labels: Sequence[str]) -> dict[str, str]:
     if wrong := [label for label, match in zip(labels, matches, strict=True) if match is None]:
         raise ConfigError(f"--node-labels takes KEY=VALUE, e.g. role=play; got {', '.join(map(repr, wrong))}.")
     wanted = {match[1]: match[2] for match in matches if match}
-    if wanted and not of_nodes("CPU", wanted) and not is_autoscaler_v2(fetch_from_server=True):
+    if wanted and not of_nodes("CPU", wanted) and not grows():
         known = {f"{key}={value}" for node in _alive() for key, value in node["Labels"].items() if "ray.io/" not in key}
         raise ConfigError(
             f"No node of the Ray cluster has CPUs and the labels {' '.join(labels)}, and it has no autoscaler that "
@@ -39,6 +39,11 @@ def selector(labels: Sequence[str]) -> dict[str, str]:
             "start nodes with them (`ray start --labels`, cluster.yaml)."
         )
     return wanted
+
+
+def grows() -> bool:
+    """Whether the cluster has an autoscaler that heeds labels (Ray's second; `ray up` and cluster.yaml start it)."""
+    return is_autoscaler_v2(fetch_from_server=True)
 
 
 def of_nodes(resource: str, wanted: dict[str, str]) -> list[float]:
@@ -57,12 +62,14 @@ def num_fleets(wanted: dict[str, str]) -> int:
 
 
 def share(num_processes: int, wanted: dict[str, str] | None = None) -> float:
-    """CPUs that each process of a job reserves, at most 1, so that two such jobs fit at once.
+    """CPUs that each process of a job reserves, at most 1: so much that two such jobs fit at once.
 
     Args:
         num_processes: of the whole job: trainers and what makes their data, or fleets.
         wanted: labels of the nodes it runs on.
     """
+    if grows():
+        return 1.0
     cpus = of_nodes("CPU", wanted or {}) or [1.0]
     size = min(1.0, sum(cpus) / (JOBS_AT_ONCE * num_processes))
     # Processes of one size: each node takes a whole number of them. Smaller, until there is room for all.
