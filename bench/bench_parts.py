@@ -106,11 +106,9 @@ def main(config: Config) -> None:
     some = [blobs[n % len(blobs)] for n in range(BLOCK_BATCHES)]
     block = pa.table({"result": pa.array(some, pa.binary())})
     block_frames = BLOCK_BATCHES * frames
+    every_s = block_frames / fleet_frames_s
     print(f"one fleet, a core to itself: {fleet_frames_s:.0f} frames/s of {frame_bytes:.0f} bytes")
-    print(
-        f"a hand-over: {BLOCK_BATCHES} episodes, {block.nbytes / 1e6:.2f} MB, every {block_frames / fleet_frames_s:.1f} s of it"
-    )
-
+    print(f"a hand-over: {BLOCK_BATCHES} episodes, {block.nbytes / 1e6:.2f} MB, every {every_s:.1f} s from each fleet")
     rates = {
         "writer, disk included": writer_frames_s(episodes, config.seconds, time.perf_counter),
         "writer, its processor time": writer_frames_s(episodes, config.seconds, time.process_time),
@@ -140,7 +138,6 @@ def main(config: Config) -> None:
     print()
     for name, rate in trips.items():
         print(f"{name:<{width}}  {rate:>10.0f} /s")
-    print(f"one fleet needs {fleet_frames_s / block_frames:.2f} hand-overs a second")
 
 
 def made_and_ready(cls: type) -> None:
