@@ -209,7 +209,7 @@ def play_out(
     wanted = placement.selector(pool.labels)
     cpus = placement.num_fleets(wanted)
     fleets = min(pool.fleets or cpus, len(batches))
-    _quiet_ray_data()
+    _prepare_ray_data()
     tables = [
         pa.table({"attempts": pa.array(block, pa.list_(pa.int64()))})
         for block in in_blocks(batches, fleets, pool.robots, round_episodes)
@@ -252,11 +252,14 @@ def in_blocks(
     return blocks
 
 
-def _quiet_ray_data() -> None:
-    """No progress bars, no talk: jobs draw their own bar."""
+def _prepare_ray_data() -> None:
+    """Replace fleets that die while they start; no progress bars, no talk: jobs draw their own bar."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", DeprecationWarning)  # Ray Data warns of settings that it makes itself
         context = ray.data.DataContext.get_current()
+    context.max_consecutive_actor_init_deaths = (
+        LIVES  # machines die while fleets start; a player's errors come as values
+    )
     context.enable_progress_bars = False
     context.print_on_execution_start = False
     logging.getLogger("ray.data").setLevel(logging.ERROR)
@@ -270,6 +273,8 @@ class Tally:
     frames: int = 0
     contact_frames: int = 0
     seconds: float = 0.0
+    spilled_bytes: int = 0
+    """Written to disk by the cluster's object stores meanwhile, because they were full; of all jobs."""
 
     @property
     def frames_s(self) -> float:
@@ -324,7 +329,7 @@ class Collection:
             TapRayError: what a fleet's robots raised.
             StorageError: the disk refused; what was committed before is whole.
         """
-        start = time.monotonic()
+        start, spilled = time.monotonic(), placement.spilled_bytes()
         actor = ray.remote(num_cpus=0, scheduling_strategy=placement.here())(Notebook)  # type: ignore[call-overload]
         notebook: Any = actor.remote()
         if self.memory is not None:
@@ -339,6 +344,7 @@ class Collection:
                     self._show(bar)
         self.writer.commit()
         ray.kill(notebook)
+        self.tally.spilled_bytes = max(0, placement.spilled_bytes() - spilled)
         return self.tally
 
     def _in_order(

@@ -153,6 +153,7 @@ def _facts(recording: Recording, schedule: Schedule, tally: Tally) -> dict[str, 
     now = {"frames_per_s": tally.frames_s, "contact_rate": tally.contact_rate} if tally.frames else {}
     return {
         **now,
+        "spilled_bytes": tally.spilled_bytes,
         "attempts": {task: schedule.tried[number] for number, task in enumerate(recording.tasks)},
         "kept": {task: schedule.kept[number] for number, task in enumerate(recording.tasks)},
         "dropped": {task: dict(_reasons(schedule, number)) for number, task in enumerate(recording.tasks)},
