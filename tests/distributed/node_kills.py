@@ -67,7 +67,8 @@ def training(folder: Path, size: int, data: Path) -> Facts:
     """Steps with their loss."""
     task = toy.toy_task(folder, data, ray=True, steps=400 * size, every=10, pause_s=0.03)
     train(task, WorkersConfig(node_labels=LABELS, max_failures=-1), progress=False)
-    return [(line["step"], line["toy/loss"]) for line in session.read_metrics(folder / "metrics.jsonl")]
+    lines = session.read_metrics(folder / "metrics.jsonl")
+    return [(line["step"], line["toy/loss"]) for line in lines if "toy/loss" in line]
 
 
 def slow_robots(scene, num):
