@@ -24,7 +24,8 @@ from tqdm import tqdm
 
 from tap_ray.dataset.writer import DatasetWriter
 from tap_ray.distributed import placement
-from tap_ray.errors import ConfigError, TapRayError
+from tap_ray.distributed.placement import Pool
+from tap_ray.errors import TapRayError
 from tap_ray.play.collect import Outcome, in_batches
 from tap_ray.play.novelty import RoundMemory, Visits
 from tap_ray.play.schedule import Schedule
@@ -169,22 +170,6 @@ def _until_handed_back(play: Callable[[list[int]], list[Outcome]], batches: list
         if any(outcome.handed_back for outcome in outcomes):
             break
     return outcomes
-
-
-@dataclass(frozen=True, kw_only=True)
-class Pool:
-    """How many fleets of how many robots. It does not change the data."""
-
-    fleets: int = 0
-    """Processes; 0: one for each CPU of the cluster."""
-    robots: int = 1
-    """Robots in a process, stepped in lockstep."""
-    labels: tuple[str, ...] = ()
-    """KEY=VALUE that a node must have; none: any node."""
-
-    def __post_init__(self) -> None:
-        if self.fleets < 0 or self.robots < 1:
-            raise ConfigError(f"fleets is at least 0 and robots at least 1; got {self.fleets} and {self.robots}.")
 
 
 def play_out(

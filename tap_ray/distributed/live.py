@@ -19,7 +19,8 @@ from ray.data import ActorPoolStrategy
 
 from tap_ray.dataset.windows import WindowConfig, episode_batches, num_windows
 from tap_ray.distributed import placement
-from tap_ray.distributed.collect import Player, Pool
+from tap_ray.distributed.collect import Player
+from tap_ray.distributed.placement import Pool
 from tap_ray.distributed.stream import PIECES, to_columns, windows_of
 from tap_ray.errors import ConfigError, DataError
 from tap_ray.play.collect import CollectPlan

@@ -7,6 +7,7 @@ takes along finds room on the others. Where an autoscaler brings what is missing
 """
 
 import re
+from dataclasses import dataclass
 from typing import Any, Sequence
 
 import ray
@@ -19,6 +20,22 @@ from tap_ray.errors import ConfigError
 LABEL = re.compile(r"([\w./-]+)=([\w.-]+)")
 JOBS_AT_ONCE = 2
 """Jobs whose reservations fit on the same nodes."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Pool:
+    """How many fleets of how many robots. It does not change the data."""
+
+    fleets: int = 0
+    """Processes; 0: one for each CPU of the cluster."""
+    robots: int = 1
+    """Robots in a process, stepped in lockstep."""
+    labels: tuple[str, ...] = ()
+    """KEY=VALUE that a node must have; none: any node."""
+
+    def __post_init__(self) -> None:
+        if self.fleets < 0 or self.robots < 1:
+            raise ConfigError(f"fleets is at least 0 and robots at least 1; got {self.fleets} and {self.robots}.")
 
 
 def selector(labels: Sequence[str]) -> dict[str, str]:

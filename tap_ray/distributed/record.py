@@ -9,8 +9,9 @@ from tap_ray import runs, tracking
 from tap_ray.config import digest
 from tap_ray.dataset.layout import DatasetHeader
 from tap_ray.dataset.writer import DatasetWriter
-from tap_ray.distributed.collect import Collection, Player, Pool, Tally
+from tap_ray.distributed.collect import Collection, Player, Tally
 from tap_ray.distributed.connect import connect
+from tap_ray.distributed.placement import Pool
 from tap_ray.errors import ConfigError
 from tap_ray.play.collect import Outcome
 from tap_ray.play.novelty import RoundMemory, Visits
