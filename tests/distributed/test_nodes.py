@@ -40,7 +40,7 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore::DeprecationWarning:ray"),
     pytest.mark.filterwarnings("ignore::ResourceWarning"),  # Ray's own log files of killed nodes
 ]
-EPISODES = 96
+EPISODES = 64
 PROTOCOL = Protocol(tasks=("line",), env_version="1", episodes=24, max_steps=5)
 
 
