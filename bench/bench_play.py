@@ -1,6 +1,6 @@
 """What Ray costs in collection: frames/s of the pipeline against the same robots in bare processes, same episodes.
 
-    python bench/bench_play.py [--episodes 40] [--fleets 2] [--robots 1]
+    python -m bench.bench_play [--episodes 40] [--fleets 2] [--robots 1] [--scaling]
 
 Both sides play the same attempts with as many processes and no more than one core each. The bare side is rollout +
 encoding in `multiprocessing` workers whose episodes are thrown away; the Ray side is everything that
@@ -45,6 +45,8 @@ class Config:
     """Robots in each process."""
     rounds: int = 1
     """Repetitions, the two sides in turn: other load on the machine then hits both."""
+    scaling: bool = False
+    """Instead: both sides with one process and with `fleets` of them, and how much faster the latter is."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -153,6 +155,26 @@ def piped(config: Config) -> tuple[Speed, list[float]]:
         return rate(collection.stamps), collection.rss_mb
 
 
+def scaling(config: Config) -> None:
+    """Print how much faster `fleets` processes are than one, under Ray and bare, each with as much to do."""
+    gains: dict[str, list[float]] = {"Ray": [], "bare": []}
+    for _ in range(config.rounds):
+        for name, gain in gains.items():
+            speeds = []
+            for fleets in (1, config.fleets):
+                size = replace(config, fleets=fleets, episodes=config.episodes * fleets // config.fleets)
+                if name == "Ray":
+                    with connect(num_cpus=fleets):
+                        speeds.append(piped(size)[0])
+                else:
+                    speeds.append(bare(size))
+                last = speeds[-1]
+                print(f"{name}, {fleets} fleets: {last.frames_s:.0f} frames/s, {last.share:.0%} of a core each")
+            gain.append(speeds[1].frames_s / speeds[0].frames_s)
+    ray_x, bare_x = (statistics.median(gain) for gain in gains.values())
+    print(f"1 -> {config.fleets} fleets: Ray {ray_x:.2f}x, bare {bare_x:.2f}x, Ray / bare {ray_x / bare_x:.1%}")
+
+
 def main(config: Config) -> None:
     """Print both rates, their ratio and the memory of a fleet."""
     print(f"{config.fleets} processes x {config.robots} robots, {config.episodes} episodes, {PLAN.env.image_size} px")
@@ -177,4 +199,5 @@ def main(config: Config) -> None:
 
 
 if __name__ == "__main__":
-    main(tyro.cli(Config, description=__doc__))
+    asked = tyro.cli(Config, description=__doc__)
+    scaling(asked) if asked.scaling else main(asked)

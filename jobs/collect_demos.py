@@ -8,8 +8,7 @@ from typing import Any
 import envs
 from envs.tasks import NUM_SLOTS
 from tap_ray.config import run_job, to_dict
-from tap_ray.distributed.collect import Pool
-from tap_ray.distributed.record import Recording, default_folder, record
+from tap_ray.distributed.record import Recording, default_folder, pool_of, record
 from tap_ray.play.demos import DemoFleet, DemoPlan
 from tap_ray.play.settings import DemosJobConfig, demo_plan_of
 
@@ -32,8 +31,7 @@ def main(config: DemosJobConfig) -> Path:
         episodes=config.episodes,
         make_player=partial(fleet, plan, config.robots_per_fleet),
     )
-    pool = Pool(fleets=config.fleets, robots=config.robots_per_fleet)
-    return record(recording, to_dict(config), pool=pool, ray_address=config.ray_address)
+    return record(recording, to_dict(config), pool=pool_of(config), ray_address=config.ray_address)
 
 
 def fleet(plan: DemoPlan, num_robots: int, memory: Any) -> DemoFleet:

@@ -8,8 +8,7 @@ import envs
 from envs.poses import sample_poses
 from envs.tasks import NUM_SLOTS
 from tap_ray.config import run_job, to_dict
-from tap_ray.distributed.collect import Pool
-from tap_ray.distributed.record import Recording, default_folder, record
+from tap_ray.distributed.record import Recording, default_folder, pool_of, record
 from tap_ray.play import report
 from tap_ray.play.collect import CollectPlan, PlayFleet, check_robots, visits_of
 from tap_ray.play.novelty import RoundMemory
@@ -35,8 +34,7 @@ def main(config: PlayJobConfig) -> Path:
         memory=RoundMemory(plan.round_episodes) if plan.needs_memory else None,
         visits_of=partial(visits_of, plan, num_hands=envs.num_hands(plan.env)),
     )
-    pool = Pool(fleets=config.fleets, robots=config.robots_per_fleet)
-    return record(recording, to_dict(config), pool=pool, ray_address=config.ray_address, report=write_report)
+    return record(recording, to_dict(config), pool=pool_of(config), ray_address=config.ray_address, report=write_report)
 
 
 def fleet(plan: CollectPlan, num_robots: int, memory: Any) -> PlayFleet:

@@ -24,7 +24,9 @@ def main(config: EvaluateConfig) -> Path:
     """Run the cells that have no result yet, sum them up, print the table; returns the run folder."""
     config = replace(config, policy=str(registry.local(config.policy)))
     protocol = checked_protocol(config)
-    fleets = FleetConfig(fleets=config.fleets, robots=config.robots_per_fleet, gpus=config.gpus_per_fleet)
+    fleets = FleetConfig(
+        fleets=config.fleets, robots=config.robots_per_fleet, gpus=config.gpus_per_fleet, labels=config.node_labels
+    )
     require_sensible(fleets)
     make_policy, parents = _policy(config, protocol)
     run = runs.open_run(config.out, job="evaluate", config=what(config, protocol), parents=parents)

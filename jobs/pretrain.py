@@ -17,6 +17,7 @@ from tap_ray.dataset.motions import MotionWindows, bytes_read, load
 from tap_ray.dataset.reader import open_dataset, require_whole
 from tap_ray.distributed import live, stream
 from tap_ray.distributed.connect import connect
+from tap_ray.distributed.record import pool_of
 from tap_ray.distributed.settings import PretrainConfig, PriorJobConfig
 from tap_ray.distributed.train import run_stage
 from tap_ray.errors import ConfigError
@@ -114,7 +115,7 @@ def _live(config: PretrainConfig) -> Path:
             make_player=partial(collect_play.fleet, plan, config.play.robots_per_fleet, None),
             spec=open_dataset(data).spec,
             reserved=2 * config.play.episodes,  # attempts that crashed have been replaced by the ones after them
-            pool=live.Pool(fleets=config.play.fleets, robots=config.play.robots_per_fleet),
+            pool=pool_of(config.play),
         )
         batches = partial(live.batches, play, config.sized_windows(), seed=config.train.seed)
         build = partial(learner, config, data)

@@ -23,7 +23,9 @@ import ray.data
 from tqdm import tqdm
 
 from tap_ray.dataset.writer import DatasetWriter
-from tap_ray.errors import ConfigError, TapRayError
+from tap_ray.distributed import placement
+from tap_ray.distributed.placement import Pool
+from tap_ray.errors import TapRayError
 from tap_ray.play.collect import Outcome, in_batches
 from tap_ray.play.novelty import RoundMemory, Visits
 from tap_ray.play.schedule import Schedule
@@ -50,7 +52,7 @@ class Player(Protocol):
 
 
 class Notebook:
-    """What fleets must know of each other; a Ray actor without a core of its own."""
+    """What fleets must know of each other; a Ray actor without a core of its own, on the driver's node."""
 
     def __init__(self) -> None:
         self._rounds: dict[int, Visits] = {}
@@ -170,20 +172,6 @@ def _until_handed_back(play: Callable[[list[int]], list[Outcome]], batches: list
     return outcomes
 
 
-@dataclass(frozen=True, kw_only=True)
-class Pool:
-    """How many fleets of how many robots. It does not change the data."""
-
-    fleets: int = 0
-    """Processes; 0: one for each CPU of the cluster."""
-    robots: int = 1
-    """Robots in a process, stepped in lockstep."""
-
-    def __post_init__(self) -> None:
-        if self.fleets < 0 or self.robots < 1:
-            raise ConfigError(f"fleets is at least 0 and robots at least 1; got {self.fleets} and {self.robots}.")
-
-
 def play_out(
     make_player: Callable[[Any], Player],
     batches: Sequence[list[int]],
@@ -203,9 +191,10 @@ def play_out(
     Raises:
         TapRayError: what a fleet raised.
     """
-    cpus = int(ray.cluster_resources().get("CPU", 1))
+    wanted = placement.selector(pool.labels)
+    cpus = placement.num_fleets(wanted)
     fleets = min(pool.fleets or cpus, len(batches))
-    _quiet_ray_data()
+    _prepare_ray_data()
     tables = [
         pa.table({"attempts": pa.array(block, pa.list_(pa.int64()))})
         for block in in_blocks(batches, fleets, pool.robots, round_episodes)
@@ -215,7 +204,8 @@ def play_out(
         batch_size=None,
         batch_format="pyarrow",
         compute=ray.data.ActorPoolStrategy(min_size=min(fleets, cpus), max_size=fleets),
-        num_cpus=1,
+        num_cpus=placement.share(min(fleets, cpus), wanted),
+        label_selector=wanted or None,
         fn_constructor_kwargs={"make_player": make_player, "notebook": notebook},
     )
     for table in stream.iter_batches(batch_size=None, batch_format="pyarrow"):
@@ -247,11 +237,14 @@ def in_blocks(
     return blocks
 
 
-def _quiet_ray_data() -> None:
-    """No progress bars, no talk: jobs draw their own bar."""
+def _prepare_ray_data() -> None:
+    """Replace fleets that die while they start; no progress bars, no talk: jobs draw their own bar."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", DeprecationWarning)  # Ray Data warns of settings that it makes itself
         context = ray.data.DataContext.get_current()
+    context.max_consecutive_actor_init_deaths = (
+        LIVES  # machines die while fleets start; a player's errors come as values
+    )
     context.enable_progress_bars = False
     context.print_on_execution_start = False
     logging.getLogger("ray.data").setLevel(logging.ERROR)
@@ -265,6 +258,8 @@ class Tally:
     frames: int = 0
     contact_frames: int = 0
     seconds: float = 0.0
+    spilled_bytes: int = 0
+    """Written to disk by the cluster's object stores meanwhile, because they were full; of all jobs."""
 
     @property
     def frames_s(self) -> float:
@@ -319,8 +314,9 @@ class Collection:
             TapRayError: what a fleet's robots raised.
             StorageError: the disk refused; what was committed before is whole.
         """
-        start = time.monotonic()
-        notebook: Any = ray.remote(num_cpus=0)(Notebook).remote()  # type: ignore[call-overload]
+        start, spilled = time.monotonic(), placement.spilled_bytes()
+        actor = ray.remote(num_cpus=0, scheduling_strategy=placement.here())(Notebook)  # type: ignore[call-overload]
+        notebook: Any = actor.remote()
         if self.memory is not None:
             self._publish(notebook, self.memory.current)
             self._publish(notebook, self.memory.current + 1)
@@ -333,6 +329,7 @@ class Collection:
                     self._show(bar)
         self.writer.commit()
         ray.kill(notebook)
+        self.tally.spilled_bytes = max(0, placement.spilled_bytes() - spilled)
         return self.tally
 
     def _in_order(

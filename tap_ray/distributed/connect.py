@@ -22,6 +22,7 @@ import ray
 from ray._private.worker import get_dashboard_url
 from ray.exceptions import AuthenticationError
 
+from tap_ray.distributed import placement
 from tap_ray.errors import ConfigError
 
 PROBE_S = 10.0
@@ -56,8 +57,10 @@ def connect(ray_address: str | None = None, *, num_cpus: int | None = None, dash
     else:
         _start(num_cpus, dashboard)
     logging.getLogger("ray.data").setLevel(logging.ERROR)
+    before = placement.spilled_bytes()
     try:
         yield
+        say_spilled(since=before)
     finally:
         _end_iterators()
         ray.shutdown()
@@ -67,6 +70,16 @@ def dashboard_url() -> str:
     """Address of the connected Ray's dashboard; "" if it has none."""
     address = get_dashboard_url()
     return f"http://{address}" if address else ""
+
+
+def say_spilled(since: int) -> None:
+    """Print what the cluster has spilled beyond `since` bytes: no job of ours needs to, and it costs speed."""
+    spilled = placement.spilled_bytes() - since
+    if spilled > 0:
+        print(
+            f"Ray's object stores were full and wrote {spilled / 1e6:.0f} MB to disk during this job. Give the nodes "
+            "more memory (`ray start --object-store-memory`) or lower --stream-memory-mb."
+        )
 
 
 def _end_iterators() -> None:

@@ -5,7 +5,7 @@
 A fleet is one process with several robots in lockstep and one copy of the policy, so inference is batched over its
 robots. A chunk is given only to a fleet that has said it is ready: a fleet that the cluster has no room for waits and
 blocks nobody. When a process dies, the cells of its chunk are run again one by one in fresh processes; a cell that
-kills the process twice while it is alone there is a failure with a reason.
+kills the process twice while it is alone there is a failure with a reason. Chunks of a machine that dies are run again.
 """
 
 from collections import Counter, deque
@@ -14,9 +14,10 @@ from pathlib import Path
 from typing import Any, Callable, Iterable, Iterator, Sequence
 
 import ray
-from ray.exceptions import OutOfMemoryError, RayActorError, RayTaskError
+from ray.exceptions import ObjectLostError, OutOfMemoryError, RayActorError, RayTaskError
 from tqdm import tqdm
 
+from tap_ray.distributed import placement
 from tap_ray.errors import ConfigError, TapRayError
 from tap_ray.evaluate import results as store
 from tap_ray.evaluate import video
@@ -38,6 +39,8 @@ class FleetConfig:
     """Robots in a process, stepped in lockstep; the policy sees them as one batch."""
     gpus: float = 0.0
     """GPUs (or a share of one) for each fleet's policy; 0: none."""
+    labels: tuple[str, ...] = ()
+    """KEY=VALUE that a node must have; none: any node."""
 
 
 class Fleet:
@@ -94,10 +97,15 @@ def evaluate(
     todo = [cell for cell in wanted if cell not in done]
     if todo:
         require_gpus(config.gpus)
-        fleets = config.fleets or int(ray.cluster_resources().get("CPU", 1))
+        place = placement.selector(config.labels)
+        cpus = placement.num_fleets(place)
+        fleets = config.fleets or cpus
         parts = chunks(todo, min(config.robots, -(-len(todo) // fleets)))
+        share = placement.share(min(fleets, cpus), place)
         # "DEFAULT": a trial of a sweep has a placement group, and fleets must not be squeezed into it.
-        actor = ray.remote(num_cpus=1, num_gpus=config.gpus, scheduling_strategy="DEFAULT")(Fleet)
+        actor = ray.remote(num_cpus=share, num_gpus=config.gpus, label_selector=place, scheduling_strategy="DEFAULT")(
+            Fleet
+        )
         crew = _Crew(lambda: actor.remote(protocol, make_vector, make_policy, make_facts), min(fleets, len(parts)))
         with tqdm(total=len(wanted), initial=len(done), unit="episode", disable=not progress) as bar:
             try:
@@ -139,6 +147,11 @@ def _show(bar: Any, num_new: int, done: dict[Cell, EpisodeResult]) -> None:
     bar.update(num_new)
 
 
+def with_its_node(death: Exception) -> bool:
+    """Whether a machine was lost, not a process: no cell is to blame, and a result on its way may be lost as well."""
+    return isinstance(death, ObjectLostError) or "node has died" in str(death)
+
+
 class _Crew:
     """Fleets and what each of them does now."""
 
@@ -176,10 +189,13 @@ class _Crew:
         fleet, chunk = self._busy.pop(future)
         try:
             judged: Any = ray.get(future)
-        except (RayActorError, OutOfMemoryError) as death:
+        except (RayActorError, OutOfMemoryError, ObjectLostError) as death:
             ray.kill(fleet)  # it may only be out of reach
             self._recruit()
-            return self._mourn(chunk, " ".join(str(death).split()), left)
+            if not with_its_node(death):
+                return self._mourn(chunk, " ".join(str(death).split()), left)
+            left.extend([chunk] if chunk else [])
+            return None
         except RayTaskError as error:
             raise (error.cause if isinstance(error.cause, TapRayError) else error) from None
         self._idle.append(fleet)

@@ -14,13 +14,14 @@ from itertools import count, islice
 from typing import Any, Callable, Generator, Iterator, Sequence
 
 import numpy as np
-import ray
 import ray.data
 from ray.data import ActorPoolStrategy
 
 from tap_ray.dataset.windows import WindowConfig, episode_batches, num_windows
-from tap_ray.distributed.collect import Player, Pool
-from tap_ray.distributed.stream import PIECES, share, to_columns, windows_of
+from tap_ray.distributed import placement
+from tap_ray.distributed.collect import Player
+from tap_ray.distributed.placement import Pool
+from tap_ray.distributed.stream import PIECES, to_columns, windows_of
 from tap_ray.errors import ConfigError, DataError
 from tap_ray.play.collect import CollectPlan
 from tap_ray.rng import generator
@@ -66,8 +67,9 @@ def batches(
             f"{config.group_size} episodes of {play.plan.env.max_steps} steps have not one batch of "
             f"{config.batch_size} windows. Lower --batch-size or raise --windows.group-size."
         )
-    cpus = int(ray.cluster_resources().get("CPU", 1))
-    fleets = play.pool.fleets or max(1, (cpus - num_workers) // num_workers)
+    wanted = placement.selector(play.pool.labels)
+    fleets = play.pool.fleets or max(1, (placement.num_fleets(wanted) - num_workers) // num_workers)
+    processes = num_workers * (1 + fleets)
     first_group, first_batch = divmod(start_batch, per_group)
     numbers = count(worker + first_group * num_workers, num_workers)
     while True:
@@ -77,7 +79,8 @@ def batches(
             _LiveFleet,
             fn_constructor_kwargs={"play": play, "config": config, "seed": seed},
             batch_size=None,
-            num_cpus=share(num_workers * fleets),
+            num_cpus=placement.share(processes, wanted),
+            label_selector=wanted or None,
             compute=ActorPoolStrategy(size=fleets),
         )
         yield from windows_of(plan, config.batch_size, memory_mb)

@@ -9,12 +9,14 @@ from tap_ray import runs, tracking
 from tap_ray.config import digest
 from tap_ray.dataset.layout import DatasetHeader
 from tap_ray.dataset.writer import DatasetWriter
-from tap_ray.distributed.collect import Collection, Player, Pool, Tally
+from tap_ray.distributed.collect import Collection, Player, Tally
 from tap_ray.distributed.connect import connect
+from tap_ray.distributed.placement import Pool
 from tap_ray.errors import ConfigError
 from tap_ray.play.collect import Outcome
 from tap_ray.play.novelty import RoundMemory, Visits
 from tap_ray.play.schedule import Schedule
+from tap_ray.play.settings import RobotsConfig
 from tap_ray.specs import RobotSpec
 from tap_ray.types import EnvConfig
 
@@ -56,6 +58,11 @@ class Recording:
             num_objects=self.num_objects,
             robot_mask=self.env.robot_mask,
         )
+
+
+def pool_of(config: RobotsConfig) -> Pool:
+    """Who plays, and where."""
+    return Pool(fleets=config.fleets, robots=config.robots_per_fleet, labels=config.node_labels)
 
 
 def default_folder(kind: str, plan: Mapping[str, Any]) -> Path:
@@ -147,6 +154,7 @@ def _facts(recording: Recording, schedule: Schedule, tally: Tally) -> dict[str, 
     now = {"frames_per_s": tally.frames_s, "contact_rate": tally.contact_rate} if tally.frames else {}
     return {
         **now,
+        "spilled_bytes": tally.spilled_bytes,
         "attempts": {task: schedule.tried[number] for number, task in enumerate(recording.tasks)},
         "kept": {task: schedule.kept[number] for number, task in enumerate(recording.tasks)},
         "dropped": {task: dict(_reasons(schedule, number)) for number, task in enumerate(recording.tasks)},

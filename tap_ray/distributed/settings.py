@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from tyro.conf import arg
 
@@ -29,16 +29,20 @@ class WorkersConfig:
     """Processes that decode data for each training process."""
     stream_memory_mb: int = 512
     """Decoded windows that may wait for each training process, MB."""
-    gpus: float = 1.0
-    """GPUs, or a share of one, for each training process where the cluster has them; 0 trains on CPUs."""
     max_failures: int = 3
     """How often dead training processes are replaced before the job gives up; -1: always."""
     ray_address: str | None = None
     """Ray cluster to join, e.g. "auto"; without it a local Ray starts and stops with the job."""
+    node_labels: tuple[str, ...] = ()
+    """Only on nodes of the cluster with these Ray labels, e.g. role=play; none: on any."""
+    gpu: Literal["auto", "on", "off"] = "auto"
+    """Whether to train on GPUs; "auto": if there are enough now; "on": wait until an autoscaler brings them."""
+    gpus: float = 1.0
+    """GPUs, or a share of one, for each training process that uses them."""
 
-    def stream(self) -> dict[str, int]:
+    def stream(self) -> dict[str, Any]:
         """The part that `stream.batches` takes."""
-        return {"decoders": self.decoders, "memory_mb": self.stream_memory_mb}
+        return {"decoders": self.decoders, "memory_mb": self.stream_memory_mb, "labels": self.node_labels}
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -29,6 +29,7 @@ from tap_ray.dataset import motions
 from tap_ray.dataset.motions import MotionSet, MotionWindows
 from tap_ray.dataset.reader import DatasetInfo, open_dataset
 from tap_ray.dataset.windows import Piece, WindowConfig, group_batches, schedule
+from tap_ray.distributed import placement
 from tap_ray.errors import ConfigError, TapRayError
 from tap_ray.types import Motion, Window
 
@@ -52,6 +53,7 @@ def batches(
     num_workers: int = 1,
     decoders: int = 1,
     memory_mb: int = 512,
+    labels: tuple[str, ...] = (),
 ) -> Generator[Window, None, None]:
     """`windows.iterate`, decoded by tasks of the connected Ray.
 
@@ -61,6 +63,7 @@ def batches(
         seed, start_batch, worker, num_workers: as for `windows.iterate`.
         decoders: processes that decode for this worker; no window depends on it.
         memory_mb: decoded windows that may wait for this worker in the object store, MB.
+        labels: KEY=VALUE that a decoder's node must have.
 
     Returns:
         Windows whose arrays are read-only views of the object store: valid while they are held, never to be changed.
@@ -74,14 +77,15 @@ def batches(
     pieces = schedule(
         open_dataset(path), config, seed=seed, start_batch=start_batch, worker=worker, num_workers=num_workers
     )
+    placed = _placed(num_workers, decoders, labels)
     while True:
         some = list(islice(pieces, PIECES))
         items = ray.data.from_items([{"id": number} for number in range(len(some))], override_num_blocks=len(some))
         plan = items.map_batches(
             partial(decode, path=path, config=config, seed=seed, pieces=some),
             batch_size=None,
-            num_cpus=share(num_workers * decoders),
             compute=TaskPoolStrategy(size=decoders),
+            **placed,
         )
         yield from windows_of(plan, config.batch_size, memory_mb)
 
@@ -97,19 +101,27 @@ def motion_batches(
     num_workers: int = 1,
     decoders: int = 1,
     memory_mb: int = 512,
+    labels: tuple[str, ...] = (),
 ) -> Generator[Motion, None, None]:
     """`motions.batch`, gathered by tasks of the connected Ray; arguments as for `batches`."""
     numbers = count(start_batch, MOTIONS_A_TASK)
+    placed = _placed(num_workers, decoders, labels)
     while True:
         items = [{"first": number} for number in islice(numbers, PIECES)]
         plan = ray.data.from_items(items, override_num_blocks=len(items)).map_batches(
             partial(gather, paths=tuple(paths), weights=tuple(weights), config=config, seed=seed, worker=worker,
                     num_workers=num_workers),
             batch_size=None,
-            num_cpus=share(num_workers * decoders),
             compute=TaskPoolStrategy(size=decoders),
+            **placed,
         )  # fmt: skip
         yield from windows_of(plan, config.batch_size, memory_mb, kind=Motion)
+
+
+def _placed(num_workers: int, decoders: int, labels: Sequence[str]) -> dict[str, Any]:
+    """Where decoders run, and what each reserves."""
+    wanted = placement.selector(labels)
+    return {"num_cpus": placement.share(num_workers * (1 + decoders), wanted), "label_selector": wanted or None}
 
 
 def gather(
@@ -200,14 +212,3 @@ def from_columns(columns: Mapping[str, Any], kind: type[Rows] = Window) -> Rows:
     """Inverse of `to_columns`."""
     arrays: dict[str, Any] = {field.name: columns.get(field.name) for field in dataclasses.fields(kind)}
     return kind(**arrays)
-
-
-def share(num_processes: int, cpus: float | None = None) -> float:
-    """CPUs that each of so many processes of one kind (trainers, or what makes their data) reserves, at most 1.
-
-    Reservations are what Ray schedules by, not what a process may use. Trainers never leave while they wait for data,
-    so if they could take every CPU, the tasks that make the data would never start. Each kind therefore shares half of
-    the CPUs (`cpus`; None: the connected cluster's), however few there are, and everything fits at once.
-    """
-    half = (ray.cluster_resources().get("CPU", 1) if cpus is None else cpus) / 2
-    return min(1.0, int(1000 * half / num_processes) / 1000)  # rounded down: sums never exceed the whole

@@ -26,8 +26,8 @@ from ray.tune.schedulers import ASHAScheduler, FIFOScheduler, TrialScheduler
 from tqdm import tqdm
 
 from tap_ray.compare.sweep_tables import TrialRow, read_row, write_row
+from tap_ray.distributed.placement import split
 from tap_ray.distributed.settings import WorkersConfig
-from tap_ray.distributed.stream import share
 from tap_ray.distributed.sweep_plan import AshaConfig, Trial
 from tap_ray.distributed.sweep_trial import Work, run_trial
 from tap_ray.distributed.train import SETTINGS
@@ -115,15 +115,15 @@ def trials_at_once(trials: Sequence[Trial], resources: Mapping[str, float], aske
 def _fit(trial: Trial, cpus: float, gpus: float) -> int:
     trained = [stage.workers for stage in (trial.pretrain, trial.prior, trial.align) if stage is not None]
     limits = [int(cpus / max(_cpus(workers, cpus) for workers in trained) + 1e-6)]
-    on_gpu = [w.workers * w.gpus for w in trained if 0 < w.workers * w.gpus <= gpus]
+    on_gpu = [w.workers * w.gpus for w in trained if w.gpu != "off" and 0 < w.workers * w.gpus <= gpus]
     limits += [int(gpus / taken + 1e-6) for taken in (*on_gpu, trial.evaluate.gpus_per_fleet) if taken]
     return min(limits)
 
 
 def _cpus(workers: WorkersConfig, cpus: float) -> float:
     """What a training reserves: its workers, and the tasks that make their data."""
-    decoders = workers.workers * workers.decoders
-    return workers.workers * share(workers.workers, cpus) + decoders * share(decoders, cpus)
+    processes = workers.workers * (1 + workers.decoders)
+    return processes * split([cpus], processes)
 
 
 def _tune(work: Work, ids: Sequence[str], at_once: int, asha: AshaConfig | None) -> None:

@@ -31,10 +31,10 @@ from ray.train import FailureConfig, LoggingConfig, RunConfig, ScalingConfig
 
 from tap_ray import runs, tracking
 from tap_ray.config import to_dict
+from tap_ray.distributed import placement
 from tap_ray.distributed.connect import connect
 from tap_ray.distributed.failures import StopOnUserError, user_error
 from tap_ray.distributed.settings import TrainJobConfig, WorkersConfig
-from tap_ray.distributed.stream import share
 from tap_ray.errors import ConfigError, TapRayError
 from tap_ray.training import session
 from tap_ray.training.loop import TrainConfig
@@ -170,7 +170,7 @@ def require_sensible(config: TrainConfig, workers: WorkersConfig) -> None:
     if workers.decoders < 1 or workers.threads < 1:
         raise ConfigError(f"Need at least 1 decoder and 1 thread, got {workers.decoders} and {workers.threads}.")
     cpus = _num_cpus(workers.ray_address)
-    if cpus and workers.workers > cpus:
+    if cpus and workers.workers > cpus and not (ray.is_initialized() and placement.grows()):
         raise ConfigError(f"--workers {workers.workers}: there are {cpus} CPUs, and each training process wants one.")
 
 
@@ -182,9 +182,16 @@ def _num_cpus(ray_address: str | None) -> int | None:
 
 
 def _scaling(config: WorkersConfig) -> ScalingConfig:
-    use_gpu = 0 < config.gpus * config.workers <= ray.cluster_resources().get("GPU", 0)
-    resources = {"CPU": share(config.workers), **({"GPU": config.gpus} if use_gpu else {})}
-    return ScalingConfig(num_workers=config.workers, use_gpu=use_gpu, resources_per_worker=resources)
+    wanted = placement.selector(config.node_labels)
+    gpus = config.workers * config.gpus if config.gpu != "off" else 0.0
+    use_gpu = gpus > 0 and (config.gpu == "on" or sum(placement.of_nodes("GPU", wanted)) >= gpus)
+    cpus = placement.share(config.workers * (1 + config.decoders), wanted)
+    return ScalingConfig(
+        num_workers=config.workers,
+        use_gpu=use_gpu,
+        resources_per_worker={"CPU": cpus, **({"GPU": config.gpus} if use_gpu else {})},
+        label_selector=wanted or None,
+    )
 
 
 def _worker(settings: Mapping[str, Any]) -> None:

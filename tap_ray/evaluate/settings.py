@@ -9,6 +9,8 @@ from tap_ray.evaluate.protocol import SUITES, Protocol
 
 ALL = "all"
 """As a scenario: every one."""
+WHERE = ("fleets", "robots_per_fleet", "gpus_per_fleet", "ray_address", "node_labels")
+"""What says who works on it, and where; no result depends on it."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,6 +50,8 @@ class EvaluateConfig:
     """Run folder; without it runs/evaluate-<hash>."""
     ray_address: str | None = None
     """Ray cluster to join, e.g. "auto"; without it a local Ray starts and stops with the job."""
+    node_labels: tuple[str, ...] = ()
+    """Only on nodes of the cluster with these Ray labels, e.g. role=play; none: on any."""
 
 
 def simulator(suite: str, sim: str = "") -> str:
@@ -99,10 +103,10 @@ def protocol_of(
 
 
 def what(config: EvaluateConfig, protocol: Protocol) -> dict[str, Any]:
-    """Plain values for the run folder; those that say who works on it, not what it is, begin with "_"."""
+    """Plain values for the run folder; those of WHERE begin with "_"."""
     values = {key: str(value) if isinstance(value, Path) else value for key, value in asdict(config).items()}
     return {
         **{key: values[key] for key in ("policy", "name", "out")},
-        **{f"_{key}": values[key] for key in ("fleets", "robots_per_fleet", "gpus_per_fleet", "ray_address")},
+        **{f"_{key}": values[key] for key in WHERE},
         "protocol": protocol.to_json(),
     }

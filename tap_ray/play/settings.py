@@ -40,6 +40,8 @@ class RobotsConfig:
     """Data set; without it data/play-<hash> or data/demos-<hash>."""
     ray_address: str | None = None
     """Ray cluster to join, e.g. "auto"; without it a local Ray starts and stops with the job."""
+    node_labels: tuple[str, ...] = ()
+    """Only on nodes of the cluster with these Ray labels, e.g. role=play; none: on any."""
 
     @property
     def env(self) -> EnvConfig:

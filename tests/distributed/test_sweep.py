@@ -171,8 +171,8 @@ def small(**workers) -> Any:
 @pytest.mark.parametrize(
     ("workers", "resources", "most"),
     [
-        ({}, {"CPU": 1}, 1),
-        ({}, {"CPU": 2}, 1),  # one CPU for the trainer, one for its data: two trials would hold what both wait for
+        ({}, {"CPU": 1}, 2),
+        ({}, {"CPU": 2}, 2),  # a job reserves half of the CPUs, so that two fit
         ({}, {"CPU": 16}, 8),
         ({"workers": 2, "decoders": 2}, {"CPU": 16}, 2),
         ({"gpus": 0.25}, {"CPU": 16, "GPU": 1}, 4),

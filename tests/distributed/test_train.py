@@ -20,8 +20,8 @@ import toy_training as toy
 from toy_training import toy_task
 
 from tap_ray.distributed.connect import connect
+from tap_ray.distributed.placement import share
 from tap_ray.distributed.settings import WorkersConfig
-from tap_ray.distributed.stream import share
 from tap_ray.distributed.train import train
 from tap_ray.errors import CheckpointError, ConfigError, DataError, TapRayError
 from tap_ray.training import session
@@ -197,7 +197,7 @@ def test_settings_that_cannot_work(tmp_path: Path, toy_dataset: Path):
 
 
 def test_trainers_leave_room_for_what_makes_their_data():
-    """2 CPUs here: 1 for all trainers, 1 for all data tasks, so that neither can lock the other out."""
+    """2 CPUs here: 1 for a job's trainers and its data tasks, 1 for another job, so that none locks the other out."""
     assert share(1) == 1.0
     assert share(2) == 0.5
     assert share(3) * 3 <= 1.0

@@ -1,6 +1,7 @@
 """`ray job submit` as the README has it: a head with token authentication, jobs that land on it, strangers refused."""
 
 import contextlib
+import json
 import os
 import secrets
 import socket
@@ -112,6 +113,8 @@ def test_a_submitted_job_collects_and_its_log_ends_with_the_path(head: Head, tmp
     assert "6 episodes, 60 frames" in done.stdout
     printed = [line for line in done.stdout.splitlines() if line and " -- " not in line]  # Ray's own lines have it
     assert printed[-1] == str(out)
+    assert "object stores were full" not in done.stdout
+    assert json.loads((out / "manifest.json").read_text())["spilled_bytes"] == 0
     assert not [rule for rule in verify(out) if rule.problems]
 
 

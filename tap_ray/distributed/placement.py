@@ -1,0 +1,108 @@
+"""Where a job's processes go: which nodes of a cluster (Ray's node labels), and how much of their CPUs it reserves.
+
+Reservations are what Ray schedules by, not what a process may use. A job that reserved every CPU would lock out every
+other one, and itself: trainers never leave while they wait for data, fleets not before the last episode. So a job
+reserves half of the CPUs, however few there are: two jobs run side by side and share the cores, and what a dead node
+takes along finds room on the others. Where an autoscaler brings what is missing, each process reserves a whole CPU.
+"""
+
+import re
+from dataclasses import dataclass
+from typing import Any, Sequence
+
+import ray
+from ray._private.internal_api import get_memory_info_reply, get_state_from_address
+from ray.autoscaler.v2.utils import is_autoscaler_v2
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+from tap_ray.errors import ConfigError
+
+LABEL = re.compile(r"([\w./-]+)=([\w.-]+)")
+JOBS_AT_ONCE = 2
+"""Jobs whose reservations fit on the same nodes."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Pool:
+    """How many fleets of how many robots. It does not change the data."""
+
+    fleets: int = 0
+    """Processes; 0: one for each CPU of the cluster."""
+    robots: int = 1
+    """Robots in a process, stepped in lockstep."""
+    labels: tuple[str, ...] = ()
+    """KEY=VALUE that a node must have; none: any node."""
+
+    def __post_init__(self) -> None:
+        if self.fleets < 0 or self.robots < 1:
+            raise ConfigError(f"fleets is at least 0 and robots at least 1; got {self.fleets} and {self.robots}.")
+
+
+def selector(labels: Sequence[str]) -> dict[str, str]:
+    """("role=play",) -> {"role": "play"}, Ray's `label_selector`. Ray is connected.
+
+    Raises:
+        ConfigError: a label is not KEY=VALUE, or no node has them all and none that has will ever come.
+    """
+    matches = [LABEL.fullmatch(label) for label in labels]
+    if wrong := [label for label, match in zip(labels, matches, strict=True) if match is None]:
+        raise ConfigError(f"--node-labels takes KEY=VALUE, e.g. role=play; got {', '.join(map(repr, wrong))}.")
+    wanted = {match[1]: match[2] for match in matches if match}
+    if wanted and not of_nodes("CPU", wanted) and not grows():
+        known = {f"{key}={value}" for node in _alive() for key, value in node["Labels"].items() if "ray.io/" not in key}
+        raise ConfigError(
+            f"No node of the Ray cluster has CPUs and the labels {' '.join(labels)}, and it has no autoscaler that "
+            f"could add one. Its nodes have: {', '.join(sorted(known)) or 'no labels'}. Leave --node-labels away, or "
+            "start nodes with them (`ray start --labels`, cluster.yaml)."
+        )
+    return wanted
+
+
+def grows() -> bool:
+    """Whether the cluster has an autoscaler that heeds labels (Ray's second; `ray up` and cluster.yaml start it)."""
+    return is_autoscaler_v2(fetch_from_server=True)
+
+
+def of_nodes(resource: str, wanted: dict[str, str]) -> list[float]:
+    """How much of "CPU" or "GPU" each live node has that has some, and these labels."""
+    nodes = [node for node in _alive() if wanted.items() <= node["Labels"].items()]
+    return [node["Resources"][resource] for node in nodes if node["Resources"].get(resource)]
+
+
+def _alive() -> list[dict[str, Any]]:
+    return [node for node in ray.nodes() if node["Alive"]]
+
+
+def num_fleets(wanted: dict[str, str]) -> int:
+    """One for each CPU of the nodes that have these labels, at least 1."""
+    return max(1, int(sum(of_nodes("CPU", wanted))))
+
+
+def share(num_processes: int, wanted: dict[str, str] | None = None) -> float:
+    """CPUs that each process of a job reserves, at most 1: so much that two such jobs fit at once.
+
+    Args:
+        num_processes: of the whole job: trainers and what makes their data, or fleets.
+        wanted: labels of the nodes it runs on.
+    """
+    return 1.0 if grows() else split(of_nodes("CPU", wanted or {}) or [1.0], num_processes)
+
+
+def split(cpus: Sequence[float], num_processes: int) -> float:
+    """`share` on nodes with so many CPUs each."""
+    size = min(1.0, sum(cpus) / (JOBS_AT_ONCE * num_processes))
+    # Processes of one size: each node takes a whole number of them. Smaller, until there is room for all.
+    while sum(int(own / size + 1e-6) for own in cpus) < JOBS_AT_ONCE * num_processes:
+        size *= 0.95
+    return max(1e-3, int(1000 * size) / 1000)  # rounded down: sums never exceed the whole
+
+
+def here() -> Any:
+    """A scheduling strategy: this process's node. What a job cannot lose must live where its driver does."""
+    return NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
+
+
+def spilled_bytes() -> int:
+    """What the connected cluster's object stores have written to disk so far because they were full, bytes."""
+    state = get_state_from_address(ray.get_runtime_context().gcs_address)
+    return get_memory_info_reply(state).store_stats.spilled_bytes_total

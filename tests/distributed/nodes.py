@@ -1,0 +1,111 @@
+"""Several Ray nodes on this machine, a raylet each, that tests and bench/node_kills.py kill as a power cut would."""
+
+import contextlib
+import threading
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import psutil
+import ray
+from ray._private.authentication.authentication_token_setup import ensure_token_if_auth_enabled
+from ray.cluster_utils import Cluster
+
+STORE_BYTES = 150 * 10**6
+KILLED_S = 120
+"""How long Ray may take to notice that a node is gone, s: it asks five times in vain, on a busy machine patiently."""
+QUICK = {"health_check_period_ms": 500, "health_check_initial_delay_ms": 1000}
+"""Ray asks a node every 3 s; our tests have no 15 s for each death."""
+
+
+class Nodes:
+    """A cluster: a head without CPUs, where the driver lives, and the nodes that are added to it."""
+
+    def __init__(self) -> None:
+        ensure_token_if_auth_enabled()
+        head = {"num_cpus": 0, "include_dashboard": False, "dashboard_host": "127.0.0.1"}
+        head |= {"object_store_memory": STORE_BYTES, "_system_config": QUICK}
+        self._cluster = Cluster(initialize_head=True, head_node_args=head)
+        self.address = self._cluster.address
+        self.live: list[Any] = []
+
+    def add(self, role: str, cpus: int = 2) -> Any:
+        """A node with the label role=ROLE."""
+        # Ray would set a signal handler, which only the main thread may; without it a raylet ends with its GCS.
+        self._cluster._shutdown_at_exit = threading.current_thread() is threading.main_thread()
+        node = self._cluster.add_node(num_cpus=cpus, labels={"role": role}, object_store_memory=STORE_BYTES)
+        node.role = role
+        self.live.append(node)
+        return node
+
+    def kill(self, node: Any) -> None:
+        """SIGKILL the raylet and every process of its node, and wait until Ray says that it is gone."""
+        for process in processes(node):
+            with contextlib.suppress(psutil.NoSuchProcess):
+                process.kill()
+        self.live.remove(node)
+        self._cluster.worker_nodes.remove(node)
+        until = time.monotonic() + KILLED_S
+        while any(known["NodeID"] == node.node_id and known["Alive"] for known in ray.nodes()):
+            assert time.monotonic() < until, "Ray does not notice"
+            time.sleep(0.05)
+
+    def stop(self) -> None:
+        """End every process, the head's last."""
+        for node in [*self.live, self._cluster.head_node]:
+            for process in processes(node):
+                with contextlib.suppress(psutil.NoSuchProcess):
+                    process.kill()  # a polite end takes seconds each
+        self._cluster.worker_nodes.clear()
+        self._cluster.shutdown()
+
+
+def processes(node: Any) -> list[psutil.Process]:
+    """The raylet, the workers below it, and on a head the GCS."""
+    found = []
+    for started in node.all_processes.values():
+        for info in started:
+            with contextlib.suppress(psutil.NoSuchProcess):
+                process = psutil.Process(info.process.pid)
+                found += [process, *process.children(recursive=True)]
+    return found
+
+
+def workers(node: Any, name: str) -> list[psutil.Process]:
+    """Processes of a node that Ray has named after what they run, e.g. "MapWorker"."""
+    found = []
+    for process in processes(node):
+        with contextlib.suppress(psutil.Error):
+            if name in " ".join(process.cmdline()):
+                found.append(process)
+    return found
+
+
+def wait_for(condition: Any, timeout_s: float = 120.0) -> Any:
+    """The first true value of `condition()`."""
+    until = time.monotonic() + timeout_s
+    while time.monotonic() < until:
+        if value := condition():
+            return value
+        time.sleep(0.02)
+    raise TimeoutError
+
+
+@contextlib.contextmanager
+def meanwhile(action: Callable[[], None]) -> Iterator[None]:
+    """Do something in a thread during a `with` block, and raise at its end what the thread raised."""
+    with ThreadPoolExecutor(max_workers=1) as pool:
+        future = pool.submit(action)
+        yield
+        future.result()
+
+
+@contextlib.contextmanager
+def nodes() -> Iterator[Nodes]:
+    """A cluster for the length of a `with` block."""
+    made = Nodes()
+    try:
+        yield made
+    finally:
+        made.stop()

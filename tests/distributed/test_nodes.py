@@ -1,0 +1,205 @@
+"""A cluster of several raylets: jobs go where their labels say, nodes die under them, nothing is lost or doubled."""
+
+import sys
+import time
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import pytest
+import ray.cloudpickle
+import toy_training as toy
+from nodes import Nodes, meanwhile, nodes, wait_for, workers
+from toy_training import toy_task
+
+import envs
+from envs.poses import sample_poses
+from jobs.collect_play import fleet
+from tap_ray.dataset.writer import DatasetWriter
+from tap_ray.distributed import connect as connecting
+from tap_ray.distributed import placement
+from tap_ray.distributed.collect import Notebook, Pool, play_out
+from tap_ray.distributed.connect import connect
+from tap_ray.distributed.evaluate import FleetConfig, evaluate
+from tap_ray.distributed.settings import WorkersConfig
+from tap_ray.distributed.train import train
+from tap_ray.errors import ConfigError
+from tap_ray.evaluate.episodes import Robots
+from tap_ray.evaluate.protocol import Protocol, cells
+from tap_ray.play.collect import Outcome, collect
+from tap_ray.training import session
+from tap_ray.training.progress import train_here
+from tests import line_world
+from tests.distributed import collect_child as child
+from tests.line_world import Forward, line_facts, line_robots
+
+pytestmark = [
+    pytest.mark.cluster,
+    pytest.mark.slow,
+    pytest.mark.timeout(240),
+    pytest.mark.filterwarnings("ignore::DeprecationWarning:ray"),
+    pytest.mark.filterwarnings("ignore::ResourceWarning"),  # Ray's own log files of killed nodes
+]
+EPISODES = 64
+PROTOCOL = Protocol(tasks=("line",), env_version="1", episodes=24, max_steps=5)
+
+
+@pytest.fixture(scope="module")
+def cluster():
+    for module in (toy, line_world, sys.modules[__name__]):
+        ray.cloudpickle.register_pickle_by_value(module)  # the workers need not find our tests
+    with nodes() as made:
+        for role in ("play", "play", "train"):
+            made.add(role)
+        with connect(made.address):
+            yield made
+
+
+def of_role(cluster: Nodes, role: str) -> list:
+    return [node for node in cluster.live if node.role == role]
+
+
+def test_play_goes_on_when_its_node_dies(cluster: Nodes, tmp_path: Path):
+    with DatasetWriter(tmp_path / "expected", child.HEADER) as writer:
+        for episode in collect(child.PLAN, envs.make_vector, sample_poses, num_episodes=EPISODES, num_robots=4):
+            writer.append(episode)
+    seen: dict[str, int] = {}
+
+    def kill_one() -> None:
+        busy = wait_for(lambda: [n for n in of_role(cluster, "play") if workers(n, "MapWorker")])
+        wait_for(lambda: list((tmp_path / "data").glob("data/*/*.parquet")))
+        seen.update({node.role: len(workers(node, "MapWorker")) for node in cluster.live})
+        cluster.kill(busy[0])
+
+    with DatasetWriter(tmp_path / "data", child.HEADER) as writer, meanwhile(kill_one):
+        run = child.collection(writer, EPISODES)
+        run.run(partial(fleet, child.PLAN, 1), Pool(labels=("role=play",)), progress=False)
+
+    assert seen["play"]
+    assert not seen["train"]
+    assert not run.schedule.dropped
+    files = [
+        {p.relative_to(root): p.read_bytes() for p in root.rglob("*.parquet") if "episodes" not in p.parts}
+        for root in (tmp_path / "data", tmp_path / "expected")
+    ]
+    assert files[0] == files[1]
+    assert placement.spilled_bytes() == 0
+
+
+def test_training_goes_on_when_its_node_dies(cluster: Nodes, tmp_path: Path, toy_dataset: Path):
+    """Another node with its label comes, as an autoscaler would bring it; the curve is the undisturbed one."""
+    steps = 60
+    train_here(toy_task(tmp_path / "undisturbed", toy_dataset, ray=False, steps=steps), progress=False)
+    task = toy_task(tmp_path / "run", toy_dataset, ray=True, steps=steps, every=10, pause_s=0.03)
+    trained_on: list[str] = []
+
+    def kill_it() -> None:
+        wait_for(lambda: len(curve(task.run)) > 20)
+        trained_on.extend(node.role for node in cluster.live if workers(node, "RayTrainWorker"))
+        cluster.kill(of_role(cluster, "train")[0])
+        cluster.add("train")
+
+    with meanwhile(kill_it):
+        train(task, WorkersConfig(node_labels=("role=train",)), progress=False)
+
+    assert trained_on == ["train"]
+    assert curve(task.run) == curve(tmp_path / "undisturbed")
+
+
+def curve(run: Path) -> list[tuple[float, float]]:
+    lines = session.read_metrics(run / "metrics.jsonl") if (run / "metrics.jsonl").exists() else []
+    return [(line["step"], line["toy/loss"]) for line in lines if "toy/loss" in line]
+
+
+def slow_robots(scene, num):
+    time.sleep(0.3)
+    return line_robots(num, scene)
+
+
+def forward(scene, num):
+    return Forward()
+
+
+def test_evaluation_goes_on_when_its_node_dies(cluster: Nodes, tmp_path: Path):
+    """No cell is blamed for it."""
+
+    def kill_one() -> None:
+        wait_for(lambda: len(stored_lines(tmp_path)) >= 2)
+        busy = wait_for(lambda: [node for node in of_role(cluster, "play") if workers(node, "Fleet")])
+        cluster.kill(busy[0])
+        cluster.add("play")
+
+    make = {"make_vector": slow_robots, "make_policy": forward, "make_facts": line_facts}
+    config = FleetConfig(robots=2, labels=("role=play",))
+    with meanwhile(kill_one):
+        results = evaluate(PROTOCOL, **make, folder=tmp_path, config=config, progress=False)
+
+    robots = Robots(PROTOCOL, line_robots_of, forward, line_facts)
+    expected = [result for cell in cells(PROTOCOL) for result in robots.run([cell]).results]
+    assert [facts(result) for result in results] == [facts(result) for result in expected]
+    assert len(stored_lines(tmp_path)) == len(expected)
+
+
+def line_robots_of(scene, num):
+    return line_robots(num, scene)
+
+
+def stored_lines(folder: Path) -> list[str]:
+    file = folder / "episodes.jsonl"
+    return file.read_text().splitlines() if file.exists() else []
+
+
+def facts(result):
+    return result.cell, result.partial_once, result.entire_once, result.num_steps, result.error
+
+
+class Patient:
+    """Robots that play until the file exists."""
+
+    def __init__(self, until: Path, memory) -> None:
+        self.until = until
+
+    def run(self, attempts):
+        while not self.until.exists():
+            time.sleep(0.05)
+        return [Outcome(attempt=attempt, episode=None, reason="played") for attempt in attempts]
+
+
+def test_play_and_training_on_one_node_never_wait_for_each_other(cluster: Nodes, tmp_path: Path, toy_dataset: Path):
+    """Fleets hold all that they will ever hold while a training begins and ends beside them."""
+    outcomes: list[Outcome] = []
+    actor = ray.remote(num_cpus=0, scheduling_strategy=placement.here())(Notebook)
+    notebook = actor.remote()
+    shared = ("role=play",)
+
+    def collect_beside() -> None:
+        batches = [[number] for number in range(8)]
+        outcomes.extend(play_out(partial(Patient, tmp_path / "trained"), batches, Pool(labels=shared), notebook))
+
+    with meanwhile(collect_beside):
+        try:
+            wait_for(lambda: any(workers(node, "MapWorker") for node in cluster.live))
+            task = toy_task(tmp_path / "run", toy_dataset, ray=True)
+            last = train(task, WorkersConfig(node_labels=shared), progress=False)
+        finally:
+            (tmp_path / "trained").touch()
+    assert last["step"] == 20
+    assert sorted(outcome.attempt for outcome in outcomes) == list(range(8))
+
+
+def test_labels_that_no_node_has(cluster: Nodes):
+    with pytest.raises(ConfigError, match=r"No node .* role=paly, and it has no autoscaler.*role=play, role=train"):
+        placement.selector(("role=paly",))
+    with pytest.raises(ConfigError, match=r"--node-labels takes KEY=VALUE, e.g. role=play; got 'play'\."):
+        placement.selector(("play",))
+    assert placement.selector(()) == {}
+    assert placement.share(2, {"role": "train"}) == 0.5
+
+
+def test_a_job_says_what_was_spilled(cluster: Nodes, capsys: pytest.CaptureFixture[str]):
+    """Nothing so far; then more than the head's store holds."""
+    assert placement.spilled_bytes() == 0
+    kept = [ray.put(np.zeros(60 * 10**6, np.uint8)) for _ in range(4)]
+    connecting.say_spilled(since=0)
+    assert "object stores were full and wrote" in capsys.readouterr().out
+    assert ray.get(kept[0]).nbytes == 60 * 10**6
