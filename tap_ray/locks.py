@@ -1,0 +1,188 @@
+"""Being the only process that writes a data set or a run, on a local disk and on an object store.
+
+A local folder is locked with flock: the kernel lets go when the process ends, however it ends. An object store has no
+such thing. There a lock is a small object beside the folder, `<folder>.lock`, made by an upload that fails if it
+exists, and written again every BEAT_S seconds by its holder. Who finds one waits and looks: if it changes, the holder
+lives; if it stays the same for LEASE_S by the watcher's own clock (no two clocks are compared), or its process has
+died on this very machine, the holder is dead and its lock is taken. A holder that was cut off for so long finds a
+stranger's name in its lock and stops at its next write.
+"""
+
+import contextlib
+import fcntl
+import json
+import os
+import socket
+import threading
+import time
+import uuid
+from pathlib import Path
+from typing import Any, Protocol, cast
+
+import psutil
+
+from tap_ray import storage
+from tap_ray.errors import StorageError
+
+BEAT_S = 5.0
+"""How often a holder renews its lock on an object store, s."""
+LEASE_S = 30.0
+"""A lock that nobody has renewed for so long is a dead process's, s. Ends of leases are waited for in full."""
+POLL_S = 0.2
+
+
+class Held(Protocol):
+    """A lock in hand."""
+
+    def require(self) -> None:
+        """Raise StorageError if it has been lost. Asked before each write."""
+        ...
+
+    def close(self) -> None:
+        """Let go."""
+        ...
+
+
+def hold(folder: Path, *, patience_s: float = 0.0, marker: str = "") -> Held | None:
+    """Take a folder's lock.
+
+    Args:
+        folder: made if it is missing.
+        patience_s: how long to wait for a holder that lives.
+        marker: file in a local folder to lock instead of the folder itself (NFS locks only what can be written).
+
+    Returns:
+        The lock; None if another process has it.
+
+    Raises:
+        StorageError: the storage refused.
+    """
+    if storage.is_remote(folder):
+        return _lease(folder, patience_s)
+    storage.make_folder(folder)
+    until = time.monotonic() + patience_s
+    with storage.speaking("open", folder):
+        flags = os.O_RDWR | os.O_CREAT if marker else os.O_RDONLY
+        descriptor = os.open(folder / marker, flags, 0o666)
+    while True:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            if time.monotonic() >= until:
+                os.close(descriptor)
+                return None
+            time.sleep(POLL_S)
+            continue
+        except OSError:  # some network file systems have no locks: go on without
+            pass
+        return _Flock(descriptor)
+
+
+class _Flock:
+    def __init__(self, descriptor: int) -> None:
+        self._descriptor = descriptor
+
+    def require(self) -> None:
+        pass
+
+    def close(self) -> None:
+        os.close(self._descriptor)
+
+
+class _Lease:
+    """A lock object that a thread keeps alive."""
+
+    def __init__(self, path: Path, owner: str) -> None:
+        self._path, self._owner = path, owner
+        self._ended, self._renewed, self._lost = threading.Event(), time.monotonic(), False
+        self._thread = threading.Thread(target=self._beat, name="tap_ray-lock", daemon=True)
+        self._thread.start()
+
+    def _beat(self) -> None:
+        number = 0
+        while not self._lost and not self._ended.wait(BEAT_S):
+            number += 1
+            try:
+                if _read(self._path).get("owner") != self._owner:
+                    self._lost = True
+                else:
+                    storage.write(self._path, _text(self._owner, number))
+                    self._renewed = time.monotonic()
+            except StorageError:  # out of reach: once more, until others may have taken it
+                self._lost = time.monotonic() - self._renewed > LEASE_S
+
+    def require(self) -> None:
+        if self._lost or time.monotonic() - self._renewed > LEASE_S:
+            raise StorageError(
+                f"The lock {self._path} was lost: for {LEASE_S:.0f} s it could not be renewed, and another process may "
+                "write now. Run the same command again: it goes on from what is stored."
+            )
+
+    def close(self) -> None:
+        self._ended.set()
+        self._thread.join()
+        with contextlib.suppress(StorageError):  # then it ends by itself
+            if _read(self._path).get("owner") == self._owner:
+                _delete(self._path)
+
+
+def _lease(folder: Path, patience_s: float) -> Held | None:
+    path, owner = folder.with_name(f"{folder.name}.lock"), uuid.uuid4().hex
+    fs, key = cast(Any, path).fs, cast(Any, path).path
+    start = since = time.monotonic()
+    last: dict[str, Any] = {}
+    while True:
+        with storage.speaking("write", path), contextlib.suppress(FileExistsError):
+            fs.pipe_file(key, _text(owner, 0), mode="create")
+            return _Lease(path, owner)
+        seen, here = _read(path), None
+        if seen:
+            here = _lives_here(seen)
+        renewed = bool(last) and seen != last and seen.get("owner") == last.get("owner")
+        if seen != last:
+            last, since = seen, time.monotonic()
+        if here is False or (seen and time.monotonic() - since > LEASE_S):
+            if _read(path) == seen:
+                _delete(path)
+        elif (here or renewed) and time.monotonic() - start >= patience_s:
+            return None
+        else:
+            time.sleep(POLL_S)
+
+
+def _text(owner: str, number: int) -> bytes:
+    me = {"pid": os.getpid(), "born": psutil.Process().create_time(), "machine": _machine()}
+    return json.dumps({"owner": owner, "beat": number, "host": socket.gethostname(), **me}).encode()
+
+
+def _read(path: Path) -> dict[str, Any]:
+    """{} if there is none (or not a lock of ours)."""
+    try:
+        return json.loads(storage.read(path))
+    except (FileNotFoundError, json.JSONDecodeError):
+        return {}
+
+
+def _delete(path: Path) -> None:
+    with storage.speaking("remove", path):
+        path.unlink(missing_ok=True)
+
+
+def _machine() -> str:
+    """Names the set of processes that this one can see: a boot of the kernel, and a container's own numbering in it."""
+    try:
+        boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+        return f"{boot} {os.readlink('/proc/self/ns/pid')}"
+    except OSError:
+        return ""
+
+
+def _lives_here(holder: dict[str, Any]) -> bool | None:
+    """Whether the holder, a process of this machine, is still there; None if it is of another machine."""
+    if not holder.get("machine") or holder["machine"] != _machine():
+        return None
+    try:
+        process = psutil.Process(holder["pid"])
+        return process.create_time() == holder["born"] and process.status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
