@@ -4,8 +4,8 @@ A local folder is locked with flock: the kernel lets go when the process ends, h
 such thing. There a lock is a small object beside the folder, `<folder>.lock`, made by an upload that fails if it
 exists, and written again every BEAT_S seconds by its holder. Who finds one waits and looks: if it changes, the holder
 lives; if it stays the same for LEASE_S by the watcher's own clock (no two clocks are compared), or its process has
-died on this very machine, the holder is dead and its lock is taken. A holder that was cut off for so long finds a
-stranger's name in its lock and stops at its next write.
+died on this very machine, the holder is dead and its lock is taken, by an upload that fails if it has changed since.
+A holder that was cut off for so long finds a stranger's name in its lock and stops at its next write.
 """
 
 import contextlib
@@ -17,7 +17,7 @@ import threading
 import time
 import uuid
 from pathlib import Path
-from typing import Any, Protocol, cast
+from typing import Any, Protocol
 
 import psutil
 
@@ -103,11 +103,10 @@ class _Lease:
         while not self._lost and not self._ended.wait(BEAT_S):
             number += 1
             try:
-                if _read(self._path).get("owner") != self._owner:
-                    self._lost = True
-                else:
-                    storage.write(self._path, _text(self._owner, number))
-                    self._renewed = time.monotonic()
+                version, holder = _look(self._path)
+                mine = holder.get("owner") == self._owner
+                self._lost = not mine or not _swap(self._path, version, _text(self._owner, number))
+                self._renewed = time.monotonic()
             except StorageError:  # out of reach: once more, until others may have taken it
                 self._lost = time.monotonic() - self._renewed > LEASE_S
 
@@ -122,32 +121,28 @@ class _Lease:
         self._ended.set()
         self._thread.join()
         with contextlib.suppress(StorageError):  # then it ends by itself
-            if _read(self._path).get("owner") == self._owner:
-                _delete(self._path)
+            if _look(self._path)[1].get("owner") == self._owner:
+                storage.remove(self._path)
 
 
 def _lease(folder: Path, patience_s: float) -> Held | None:
     path, owner = folder.with_name(f"{folder.name}.lock"), uuid.uuid4().hex
-    fs, key = cast(Any, path).fs, cast(Any, path).path
     start = since = time.monotonic()
     last: dict[str, Any] = {}
-    while True:
-        with storage.speaking("write", path), contextlib.suppress(FileExistsError):
-            fs.pipe_file(key, _text(owner, 0), mode="create")
-            return _Lease(path, owner)
-        seen, here = _read(path), None
-        if seen:
-            here = _lives_here(seen)
-        renewed = bool(last) and seen != last and seen.get("owner") == last.get("owner")
-        if seen != last:
-            last, since = seen, time.monotonic()
-        if here is False or (seen and time.monotonic() - since > LEASE_S):
-            if _read(path) == seen:
-                _delete(path)
+    while not _create(path, _text(owner, 0)):
+        version, holder = _look(path)
+        renewed = bool(last) and holder != last and holder.get("owner") == last.get("owner")
+        if holder != last:
+            last, since = holder, time.monotonic()
+        here = _lives_here(holder)
+        if here is False or time.monotonic() - since > LEASE_S:
+            if version and _swap(path, version, _text(owner, 0)):
+                break
         elif (here or renewed) and time.monotonic() - start >= patience_s:
             return None
         else:
             time.sleep(POLL_S)
+    return _Lease(path, owner)
 
 
 def _text(owner: str, number: int) -> bytes:
@@ -155,17 +150,50 @@ def _text(owner: str, number: int) -> bytes:
     return json.dumps({"owner": owner, "beat": number, "host": socket.gethostname(), **me}).encode()
 
 
-def _read(path: Path) -> dict[str, Any]:
-    """{} if there is none (or not a lock of ours)."""
+def _look(path: Path) -> tuple[str, dict[str, Any]]:
+    """Version and holder; of no lock, or one that is not ours, {}."""
+    version, content = _peek(path)
     try:
-        return json.loads(storage.read(path))
-    except (FileNotFoundError, json.JSONDecodeError):
-        return {}
+        return version, json.loads(content)
+    except json.JSONDecodeError:
+        return version, {}
 
 
-def _delete(path: Path) -> None:
-    with storage.speaking("remove", path):
-        path.unlink(missing_ok=True)
+def _create(path: Path, data: bytes) -> bool:
+    """Make a small object unless there is one; whether it was made. Of many who try at once one succeeds."""
+    fs, key = storage.store_of(path)
+    with storage.speaking("write", path):
+        try:
+            fs.pipe_file(key, data, mode="create")
+        except FileExistsError:
+            return False
+    return True
+
+
+def _swap(path: Path, version: str, data: bytes) -> bool:
+    """Replace a small object unless it has changed since `version` (see `_peek`); whether it was replaced.
+
+    Only S3 can tell; elsewhere a change of the last moment is written over.
+    """
+    fs, key = storage.store_of(path)
+    with storage.speaking("write", path):
+        try:
+            fs.pipe_file(key, data, **({"IfMatch": version} if key and "s3" in fs.protocol else {}))
+        except OSError as error:
+            if isinstance(error, FileNotFoundError) or "pre-condition" in str(error).lower():
+                return False
+            raise
+    return True
+
+
+def _peek(path: Path) -> tuple[str, bytes]:
+    """Version and content of a small object; "" and nothing if there is none."""
+    fs, key = storage.store_of(path)
+    with storage.speaking("read", path):
+        try:
+            return storage.version_of(fs.info(key)), fs.cat_file(key)  # a change between the two makes `_swap` refuse
+        except FileNotFoundError:
+            return "", b""
 
 
 def _machine() -> str:

@@ -78,7 +78,7 @@ def require_reachable(path: Path) -> None:
     """
     if not is_remote(path):
         return
-    fs, key = _remote(path)
+    fs, key = store_of(path)
     with speaking("read", path):
         try:
             fs.ls(key)
@@ -124,7 +124,7 @@ def _cure(error: Exception) -> str:
     return f"Check AWS_ENDPOINT_URL (now {endpoint}) and the network; the same command goes on from here."
 
 
-def _remote(path: Path) -> tuple[Any, str]:
+def store_of(path: Path) -> tuple[Any, str]:
     """fsspec's file system and the key in it."""
     return cast(Any, path).fs, cast(Any, path).path
 
@@ -144,7 +144,7 @@ def write(path: Path, data: bytes) -> None:
     """
     with speaking("write", path):
         if is_remote(path):
-            fs, key = _remote(path)
+            fs, key = store_of(path)
             fs.pipe_file(key, data)
             return
         temporary = path.with_name(f".{path.name}.tmp")
@@ -166,7 +166,7 @@ def append(path: Path, text: str) -> None:
     """
     with speaking("write", path):
         if is_remote(path):
-            fs, key = _remote(path)
+            fs, key = store_of(path)
             fs.pipe_file(key, (fs.cat_file(key) if fs.exists(key) else b"") + text.encode())
             return
         with open(path, "a") as file:
@@ -187,7 +187,7 @@ def remove(path: Path, *, first: str | None = None) -> None:
         if not is_remote(path):
             shutil.rmtree(path, ignore_errors=not path.exists())
         elif path.exists():
-            fs, key = _remote(path)
+            fs, key = store_of(path)
             fs.rm(key, recursive=True)
 
 
@@ -217,7 +217,7 @@ def staged(path: Path, *, folder: bool = False) -> Iterator[Path]:
                 _sync(here)
                 os.replace(here, path)
             else:
-                fs, key = _remote(path)
+                fs, key = store_of(path)
                 for file in [here] if not folder else [each for each in here.rglob("*") if each.is_file()]:
                     fs.put_file(str(file), f"{key}{str(file).removeprefix(str(here))}")
 
@@ -236,7 +236,7 @@ def fetched(path: Path) -> Iterator[Path]:
     with tempfile.TemporaryDirectory(prefix="tap_ray-") as room:
         here = Path(room) / path.name
         with speaking("read", path):
-            fs, key = _remote(path)
+            fs, key = store_of(path)
             fs.get(key, str(here), recursive=fs.isdir(key))
         yield here
 
@@ -254,9 +254,9 @@ def cached(path: Path, version: str | None = None) -> Path:
     """
     if not is_remote(path):
         return path
-    fs, key = _remote(path)
+    fs, key = store_of(path)
     with speaking("read", path):
-        version = version or _version(fs.info(key))
+        version = version or version_of(fs.info(key))
     name = hashlib.sha256(f"{path} {version}".encode()).hexdigest()[:32]
     copy = cache_folder() / f"{name}{path.suffix}"
     if not copy.exists():
@@ -279,12 +279,12 @@ def versions(folder: Path) -> dict[str, str]:
     """Path below a remote folder -> what names its content; {} for a local one."""
     if not is_remote(folder):
         return {}
-    fs, key = _remote(folder)
+    fs, key = store_of(folder)
     with speaking("read", folder):
-        return {name.removeprefix(f"{key}/"): _version(info) for name, info in fs.find(key, detail=True).items()}
+        return {name.removeprefix(f"{key}/"): version_of(info) for name, info in fs.find(key, detail=True).items()}
 
 
-def _version(info: Mapping[str, Any]) -> str:
+def version_of(info: Mapping[str, Any]) -> str:
     return str(info.get("ETag") or info.get("etag") or (info.get("size"), info.get("LastModified"), info.get("mtime")))
 
 
@@ -297,7 +297,7 @@ def read(path: Path) -> bytes:
     """
     if not is_remote(path):
         return path.read_bytes()
-    fs, key = _remote(path)
+    fs, key = store_of(path)
     with speaking("read", path):
         return fs.cat_file(key)
 
@@ -311,9 +311,9 @@ def read_all(paths: Sequence[Path]) -> list[bytes]:
     """
     if not paths or not is_remote(paths[0]):
         return [read(path) for path in paths]
-    fs, _ = _remote(paths[0])
+    fs, _ = store_of(paths[0])
     with speaking("read", paths[0].parent):
-        keys = [_remote(path)[1] for path in paths]
+        keys = [store_of(path)[1] for path in paths]
         contents = fs.cat(keys)
         return [contents[key] for key in keys]
 

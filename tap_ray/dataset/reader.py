@@ -207,7 +207,7 @@ def _read_row_group(dataset: DatasetInfo, number: int, group: int, columns: Sequ
     path = dataset.path / layout.data_file(number)
     try:
         here = data_file(dataset, number)
-        with pq.ParquetFile(here, metadata=_footer(here, here.stat().st_mtime_ns)) as file:
+        with pq.ParquetFile(here, metadata=_footer(path, here, here.stat().st_mtime_ns)) as file:
             return file.read_row_group(group, columns=list(columns) if columns else None)
     except (pa.ArrowException, OSError, IndexError) as error:
         with open_parquet(path):  # says so if the whole file is damaged
@@ -217,7 +217,7 @@ def _read_row_group(dataset: DatasetInfo, number: int, group: int, columns: Sequ
 
 
 @lru_cache(maxsize=64)
-def _footer(path: Path, _mtime_ns: int) -> pq.FileMetaData:
-    """A file's footer, parsed once for its many episodes."""
-    with open_parquet(path) as file:
+def _footer(path: Path, here: Path, _mtime_ns: int) -> pq.FileMetaData:
+    """A file's footer, parsed once for its many episodes; `here` is its copy on this machine, or itself."""
+    with open_parquet(path, here) as file:
         return file.metadata

@@ -156,8 +156,8 @@ def test_errors_reach_the_user_before_anything_is_written(runs, tmp_path):
         report.write([*runs, other], tmp_path / "out")
     assert not (tmp_path / "out").exists()
     (tmp_path / "file").write_text("")
-    with pytest.raises(StorageError, match=r"Cannot write .*compare\.html: File exists"):
-        report._save(tmp_path / "file" / "compare.html", "<p>")
+    with pytest.raises(StorageError, match=r"Cannot create .*file: File exists"):
+        report.write(runs, tmp_path / "file" / "compare.html")
 
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
