@@ -10,6 +10,7 @@ import json
 import sys
 import types
 import typing
+import warnings
 from pathlib import Path
 from typing import Any, Callable, Iterator, Mapping, TypeVar
 
@@ -102,7 +103,9 @@ def run_job(main: Callable[[C], Path], config_type: type[C]) -> None:
         default, argv = _config_file(config_type, sys.argv[1:])
         doc = (sys.modules[main.__module__].__doc__ or "").strip()
         fallback = tyro.MISSING_NONPROP if default is None else default
-        config: C = tyro.cli(config_type, args=argv, description=doc, default=fallback, registry=FLAGS)  # pyright: ignore
+        with warnings.catch_warnings():  # a default from a config file may be a UPath where the type says Path
+            warnings.filterwarnings("ignore", message=r".*\bupath\.")
+            config: C = tyro.cli(config_type, args=argv, description=doc, default=fallback, registry=FLAGS)  # pyright: ignore
         for path in _uris(config):
             storage.require_reachable(path)
         print(main(config), flush=True)
@@ -120,13 +123,13 @@ FLAGS = ConstructorRegistry()
 
 @FLAGS.primitive_rule
 def _path_or_uri(info: PrimitiveTypeInfo) -> PrimitiveConstructorSpec[Path] | None:
-    if info.type is not Path:
+    if info.type is not Path and not str(getattr(info.type, "__module__", "")).startswith("upath."):
         return None
     return PrimitiveConstructorSpec(
         nargs=1,
         metavar="PATH|URI",
         instance_from_str=lambda words: storage.at(words[0]),
-        is_instance=lambda value: isinstance(value, Path) or hasattr(value, "fs"),
+        is_instance=lambda value: isinstance(value, Path) or storage.is_remote(value),
         str_from_instance=lambda path: [str(path)],
     )
 
@@ -141,7 +144,7 @@ def _uris(values: Any) -> Iterator[Path]:
     elif isinstance(values, str):
         if values.partition("://")[0] in storage.PROTOCOLS:
             yield from _uris(storage.at(values))
-    elif hasattr(values, "fs"):
+    elif storage.is_remote(values):
         yield values
 
 
@@ -178,7 +181,7 @@ def _coerce(hint: Any, value: Any, where: str) -> Any:
         if len(value) != len(hints):
             raise ConfigError(f"{where}: expected a list of {len(hints)} values, got {len(value)}: {list(value)!r}.")
         return tuple(_coerce(inner, item, where) for inner, item in zip(hints, value, strict=True))
-    if hint is Path and (isinstance(value, (str, Path)) or hasattr(value, "fs")):
+    if hint is Path and (isinstance(value, (str, Path)) or storage.is_remote(value)):
         return storage.at(value)
     if hint is float:
         return _float(value, where)

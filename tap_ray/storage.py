@@ -19,7 +19,7 @@ import shutil
 import tempfile
 import urllib.request
 import uuid
-from pathlib import Path, PurePath
+from pathlib import Path
 from typing import Any, Iterator, Mapping, Sequence, cast
 
 from tap_ray.errors import ConfigError, StorageError
@@ -65,9 +65,9 @@ def at(path: Path | str) -> Path:
     return cast(Path, remote)
 
 
-def is_remote(path: Path) -> bool:
-    """Whether a path is a URI's: not of this machine's file system."""
-    return not isinstance(path, PurePath)
+def is_remote(path: Any) -> bool:
+    """Whether something is a URI's path (a UPath): not of this machine's file system."""
+    return hasattr(path, "storage_options")
 
 
 def require_reachable(path: Path) -> None:
