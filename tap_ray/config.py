@@ -104,7 +104,7 @@ def run_job(main: Callable[[C], Path], config_type: type[C]) -> None:
         doc = (sys.modules[main.__module__].__doc__ or "").strip()
         fallback = tyro.MISSING_NONPROP if default is None else default
         with warnings.catch_warnings():  # a default from a config file may be a UPath where the type says Path
-            warnings.filterwarnings("ignore", message=r".*\bupath\.")
+            warnings.filterwarnings("ignore", message=r".*(\bupath\.|protocol=)")
             config: C = tyro.cli(config_type, args=argv, description=doc, default=fallback, registry=FLAGS)  # pyright: ignore
         for path in _uris(config):
             storage.require_reachable(path)
