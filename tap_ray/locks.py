@@ -93,28 +93,34 @@ class _Lease:
     """A lock object that a thread keeps alive."""
 
     def __init__(self, path: Path, owner: str) -> None:
-        self._path, self._owner = path, owner
+        self._path, self._owner, self._beats = path, owner, 0
         self._ended, self._renewed, self._lost = threading.Event(), time.monotonic(), False
+        self._mutex = threading.Lock()
         self._thread = threading.Thread(target=self._beat, name="tap_ray-lock", daemon=True)
         self._thread.start()
 
     def _beat(self) -> None:
-        number = 0
         while not self._lost and not self._ended.wait(BEAT_S):
-            number += 1
-            try:
-                version, holder = _look(self._path)
-                mine = holder.get("owner") == self._owner
-                self._lost = not mine or not _swap(self._path, version, _text(self._owner, number))
-                self._renewed = time.monotonic()
-            except StorageError:  # out of reach: once more, until others may have taken it
-                self._lost = time.monotonic() - self._renewed > LEASE_S
+            with contextlib.suppress(StorageError):  # out of reach: once more
+                self._renew()
+
+    def _renew(self) -> None:
+        with self._mutex:
+            version, holder = _look(self._path)
+            self._beats += 1
+            mine = holder.get("owner") == self._owner
+            if mine and not _swap(self._path, version, _text(self._owner, self._beats)):
+                mine = _look(self._path)[1].get("owner") == self._owner  # an answer got lost, and it was tried twice
+            self._lost = not mine
+            self._renewed = time.monotonic()
 
     def require(self) -> None:
-        if self._lost or time.monotonic() - self._renewed > LEASE_S:
+        if not self._lost and time.monotonic() - self._renewed > LEASE_S:
+            self._renew()  # the machine slept, or the storage was away: is it still ours?
+        if self._lost:
             raise StorageError(
-                f"The lock {self._path} was lost: for {LEASE_S:.0f} s it could not be renewed, and another process may "
-                "write now. Run the same command again: it goes on from what is stored."
+                f"The lock {self._path} was lost: it could not be renewed for {LEASE_S:.0f} s, and another process has "
+                "taken it. When that one is done, run the same command again: it goes on from what is stored."
             )
 
     def close(self) -> None:
@@ -131,6 +137,8 @@ def _lease(folder: Path, patience_s: float) -> Held | None:
     last: dict[str, Any] = {}
     while not _create(path, _text(owner, 0)):
         version, holder = _look(path)
+        if holder.get("owner") == owner:  # an answer got lost, and it was tried twice
+            break
         renewed = bool(last) and holder != last and holder.get("owner") == last.get("owner")
         if holder != last:
             last, since = holder, time.monotonic()
