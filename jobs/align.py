@@ -4,7 +4,7 @@ from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
-from tap_ray import runs
+from tap_ray import runs, storage
 from tap_ray.align.demos import from_dataset, sized
 from tap_ray.config import run_job
 from tap_ray.dataset.reader import open_dataset, require_whole
@@ -38,7 +38,7 @@ def learner(config: AlignJobConfig, demos: Path, init: Path | None) -> Learner:
 def main(config: AlignJobConfig) -> Path:
     """Train, print the metrics on held-out demonstrations; returns the run folder."""
     demos = config.demos.resolve()
-    init = None if config.init == SCRATCH else Path(config.init).resolve()
+    init = None if config.init == SCRATCH else storage.at(config.init).resolve()
     if init is not None:
         runs.require_done(init, job="pretrain")
     if config.prior is not None:

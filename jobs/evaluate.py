@@ -5,7 +5,7 @@ from functools import partial
 from pathlib import Path
 
 import envs
-from tap_ray import registry, runs, tracking
+from tap_ray import registry, runs, storage, tracking
 from tap_ray.compare.failures import failure_table
 from tap_ray.compare.reading import read_result
 from tap_ray.compare.tables import text_table
@@ -38,7 +38,7 @@ def main(config: EvaluateConfig) -> Path:
             make = {"make_vector": make_vector, "make_policy": make_policy, "make_facts": _facts}
             with connect(config.ray_address):
                 episodes = evaluate(protocol, folder=run.path, config=fleets, **make)
-            name = config.name or Path(config.policy).name
+            name = config.name or storage.at(config.policy).name
             summary = results.write(run.path, episodes, protocol, policy=name, run=parents.get("policy"))
             video.write_videos(run.path / "clips", run.path / "videos", fps=envs.spec(EnvConfig()).control_hz)
             tracked.log(results.metrics(summary), step=0)
@@ -70,7 +70,7 @@ def _policy(config: EvaluateConfig, protocol: Protocol) -> tuple[MakePolicy, dic
     scene = protocol.env_config(protocol.tasks[0], protocol.scenarios[0])
     trained.require_fit(config.policy, spec=envs.spec(scene), image_size=protocol.image_size)
     device = "cuda" if config.gpus_per_fleet else "cpu"
-    run = str(Path(config.policy).resolve())
+    run = str(storage.at(config.policy).resolve())
     trained.load(run, scene, 1)  # weights that are broken are said before Ray starts
     return partial(trained.load, run, device=device), {"policy": run}
 

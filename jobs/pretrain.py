@@ -76,7 +76,7 @@ def prior(config: PriorJobConfig) -> Path:
     build = partial(prior_learner, config)
     build()  # what is wrong with the data or the sizes is said before Ray starts
     wanted, total = (sum(sizes) for sizes in zip(*(bytes_read(path) for path in paths), strict=True))
-    print(f"States and actions are {wanted / 1e6:.1f} of {total / 1e6:.1f} MB on disk; no image is read.")
+    print(f"States and actions are {wanted / 1e6:.1f} of {total / 1e6:.1f} MB on disk; no image is decoded.")
     windows, seed = config.sized_windows(), config.train.seed
     batches = partial(stream.motion_batches, paths, weights, windows, seed=seed, **config.workers.stream())
     parents = {f"play_{number}": path for number, path in enumerate(paths)}

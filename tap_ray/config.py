@@ -10,12 +10,15 @@ import json
 import sys
 import types
 import typing
+import warnings
 from pathlib import Path
-from typing import Any, Callable, Mapping, TypeVar
+from typing import Any, Callable, Iterator, Mapping, TypeVar
 
 import tyro
 import yaml
+from tyro.constructors import ConstructorRegistry, PrimitiveConstructorSpec, PrimitiveTypeInfo
 
+from tap_ray import storage
 from tap_ray.errors import ConfigError, TapRayError, nearest
 
 C = TypeVar("C")
@@ -67,7 +70,7 @@ def load(cls: type[C], path: Path | str, *, missing: Any = None) -> C:
         ConfigError: the file cannot be read or parsed, or holds an unknown key.
     """
     try:
-        values = yaml.safe_load(Path(path).read_text())
+        values = yaml.safe_load(storage.at(path).read_text())
     except OSError as error:
         raise ConfigError(f"Cannot read the config file {path}: {error.strerror}.") from None
     except UnicodeDecodeError as error:
@@ -110,7 +113,13 @@ def run_job(main: Callable[[C], Path], config_type: type[C]) -> None:
         default, argv = _config_file(config_type, sys.argv[1:])
         doc = (sys.modules[main.__module__].__doc__ or "").strip()
         fallback = tyro.MISSING_NONPROP if default is None else default
-        config = tyro.cli(config_type, prog=_command(), args=argv, description=doc, default=fallback)  # pyright: ignore
+        with warnings.catch_warnings():  # a default from a config file may be a UPath where the type says Path
+            warnings.filterwarnings("ignore", message=r".*(\bupath\.|protocol=)")
+            config: C = tyro.cli(
+                config_type, prog=_command(), args=argv, description=doc, default=fallback, registry=FLAGS
+            )  # pyright: ignore
+        for path in _uris(config):
+            storage.require_reachable(path)
         print(main(config), flush=True)
     except TapRayError as error:
         print(f"error: {error}", file=sys.stderr, flush=True)
@@ -124,6 +133,37 @@ def _command() -> str | None:
     """What the user typed before the flags, as far as it is known."""
     spec = getattr(sys.modules.get("__main__"), "__spec__", None)
     return f"python -m {spec.name}" if spec else None
+
+
+FLAGS = ConstructorRegistry()
+"""How flags become values, beyond what tyro knows: a Path may be a URI."""
+
+
+@FLAGS.primitive_rule
+def _path_or_uri(info: PrimitiveTypeInfo) -> PrimitiveConstructorSpec[Path] | None:
+    if info.type is not Path and not str(getattr(info.type, "__module__", "")).startswith("upath."):
+        return None
+    return PrimitiveConstructorSpec(
+        nargs=1,
+        metavar="PATH|URI",
+        instance_from_str=lambda words: storage.at(words[0]),
+        is_instance=lambda value: isinstance(value, Path) or storage.is_remote(value),
+        str_from_instance=lambda path: [str(path)],
+    )
+
+
+def _uris(values: Any) -> Iterator[Path]:
+    """Every path of a config that is not of this machine, those in texts (`--init`, `--policy`) included."""
+    if dataclasses.is_dataclass(values):
+        values = [getattr(values, field.name) for field in dataclasses.fields(values)]
+    if isinstance(values, (list, tuple)):
+        for value in values:
+            yield from _uris(value)
+    elif isinstance(values, str):
+        if values.partition("://")[0] in storage.PROTOCOLS:
+            yield from _uris(storage.at(values))
+    elif storage.is_remote(values):
+        yield values
 
 
 def _config_file(cls: type[C], argv: list[str]) -> tuple[C | None, list[str]]:
@@ -161,8 +201,8 @@ def _coerce(hint: Any, value: Any, where: str) -> Any:
         if len(value) != len(hints):
             raise ConfigError(f"{where}: expected a list of {len(hints)} values, got {len(value)}: {list(value)!r}.")
         return tuple(_coerce(inner, item, where) for inner, item in zip(hints, value, strict=True))
-    if hint is Path and isinstance(value, (str, Path)):
-        return Path(value)
+    if hint is Path and (isinstance(value, (str, Path)) or storage.is_remote(value)):
+        return storage.at(value)
     if hint is float:
         return _float(value, where)
     if isinstance(hint, type) and (not isinstance(value, hint) or (hint is int and isinstance(value, bool))):

@@ -16,8 +16,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Callable, Iterator, Mapping
 
+from tap_ray import storage
 from tap_ray.config import differences, digest
-from tap_ray.errors import CheckpointError, ConfigError, StorageError
+from tap_ray.errors import CheckpointError, ConfigError
 
 STORE = Path("runs")
 """Where runs lie that nobody named a folder for."""
@@ -70,7 +71,7 @@ def open_run(
     """
     what, name = _what(config), _name(job, config, parents or {})
     ancestry = {role: {"path": str(path), "hash": hash_of(path)} for role, path in (parents or {}).items()}
-    path = Path(out) if out else STORE / f"{job}-{name[:10]}"
+    path = storage.at(out) if out else STORE / f"{job}-{name[:10]}"
     if (path / "manifest.json").exists():
         return _reopen(path, job=job, name=name, config=config, what=what)
     if path.exists() and (not path.is_dir() or {file.name for file in path.iterdir()} - set(_BEGUN)):
@@ -82,10 +83,7 @@ def open_run(
         "parents": ancestry,
         **provenance(),
     }
-    try:
-        path.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise StorageError(f"Cannot create the run folder {path}: {error.strerror}. Name another with --out.") from None
+    storage.make_folder(path)
     write_json(path / "config.json", config)
     write_json(path / "manifest.json", manifest)
     return Run(path=path, config=config, hash=name, resumed=False, done=False)
@@ -181,7 +179,7 @@ def hash_of(path: Path | str) -> str:
     Raises:
         CheckpointError: there is no such folder, or it is neither.
     """
-    path = Path(path)
+    path = storage.at(path)
     if (path / "meta" / "tap_ray.json").exists():
         # A data set keeps its plan when it grows, so its length belongs to what it is.
         plan, info = read_json(path / "meta" / "tap_ray.json"), read_json(path / "meta" / "info.json")
@@ -199,7 +197,7 @@ def require_done(path: Path | str, *, job: str) -> dict[str, Any]:
         CheckpointError: missing, of another job, or not finished.
     """
     hash_of(path)
-    manifest = _manifest(Path(path))
+    manifest = _manifest(storage.at(path))
     if manifest["job"] != job:
         raise CheckpointError(f"{path} is a run of {manifest['job']!r}; a run of {job!r} is needed here.")
     if manifest["status"] != "done":
@@ -229,17 +227,7 @@ def write_json(path: Path, values: Any) -> None:
     Raises:
         StorageError: the disk refused.
     """
-    temporary = path.with_name(f".{path.name}.tmp")
-    try:
-        with open(temporary, "w") as file:
-            file.write(json.dumps(values, indent=2, default=str) + "\n")
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    except OSError as error:
-        with contextlib.suppress(OSError):
-            temporary.unlink(missing_ok=True)
-        raise StorageError(f"Cannot write {path}: {error.strerror}. Free some space or name another --out.") from None
+    storage.write(path, (json.dumps(values, indent=2, default=str) + "\n").encode())
 
 
 def read_json(path: Path) -> Any:
@@ -249,7 +237,7 @@ def read_json(path: Path) -> Any:
         CheckpointError: missing or cut off.
     """
     try:
-        return json.loads(path.read_text())
+        return json.loads(storage.read(path))
     except FileNotFoundError:
         raise CheckpointError(f"{path} is missing.") from None
     except (json.JSONDecodeError, UnicodeDecodeError) as error:

@@ -28,6 +28,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Callable, Iterator, Mapping
 
+from tap_ray import storage
 from tap_ray.config import digest
 from tap_ray.errors import StorageError
 from tap_ray.runs import read_json
@@ -98,9 +99,11 @@ class Run:
         Raises:
             FileNotFoundError: there is no such file.
         """
-        if not Path(path).exists():
+        path = storage.at(path)
+        if not path.exists():
             raise FileNotFoundError(f"The artifact {path} does not exist.")
-        self._try(lambda client: client.log_artifact(self.run_id, str(path)))
+        with storage.fetched(path) as here:
+            self._try(lambda client: client.log_artifact(self.run_id, str(here)))
 
     def tag(self, tags: Mapping[str, str]) -> None:
         """Set tags of the run."""
@@ -172,14 +175,14 @@ def start(
     if run_id and _exists(client, run_id):
         client.update_run(run_id, status="RUNNING")
         return Run(uri=uri, run_id=run_id)
-    tags = {"mlflow.source.name": f"jobs.{job}", "tap_ray.job": job, "tap_ray.run_dir": str(Path(run_dir).resolve())}
+    run_dir = storage.at(run_dir).resolve()
+    tags = {"mlflow.source.name": f"jobs.{job}", "tap_ray.job": job, "tap_ray.run_dir": str(run_dir)}
     known = {role: parent for role, parent in (parents or {}).items() if parent}
     tags |= {f"tap_ray.parent.{role}": parent for role, parent in known.items()}
     natural = next(iter(known.values())) if len(known) == 1 else None
     if natural and _exists(client, natural):
         tags["mlflow.parentRunId"] = natural
-    folder = Path(run_dir).resolve().name
-    name = folder if folder.startswith(job) else f"{job} {folder}"
+    name = run_dir.name if run_dir.name.startswith(job) else f"{job} {run_dir.name}"
     created = client.create_run(_experiment(client), tags=tags, run_name=name)
     _log_params(client, created.info.run_id, params)
     return Run(uri=uri, run_id=created.info.run_id)
@@ -210,7 +213,8 @@ def error_type() -> type[Exception]:
 
 def run_id_of(folder: Path | str) -> str | None:
     """The MLflow run id that a run folder or data set carries ("mlflow_run_id" in its manifest), or None."""
-    for manifest in (Path(folder) / "manifest.json", Path(folder) / "meta" / "tap_ray.json"):
+    folder = storage.at(folder)
+    for manifest in (folder / "manifest.json", folder / "meta" / "tap_ray.json"):
         if manifest.exists():
             return read_json(manifest).get("mlflow_run_id")
     return None

@@ -1,8 +1,32 @@
-"""What all tests share: ManiSkill's files, where this workplace has them."""
+"""What all tests share: ManiSkill's files, where this workplace has them, and an S3-compatible server."""
 
 import os
+import uuid
+from collections.abc import Iterator
 from pathlib import Path
+
+import pytest
+import s3fs
+
+from tests import s3
 
 ASSETS = Path(__file__).parents[2] / "shared" / "maniskill_assets"
 if ASSETS.is_dir():
     os.environ.setdefault("MS_ASSET_DIR", str(ASSETS))
+
+
+@pytest.fixture(scope="session")
+def s3_server() -> Iterator[s3.Server]:
+    """An S3-compatible server, one for all tests of a process."""
+    with s3.served() as server:
+        yield server
+
+
+@pytest.fixture
+def bucket(s3_server: s3.Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+    """A fresh s3://bucket/folder, the environment that leads to it, and an empty cache."""
+    for name, value in s3_server.env.items():
+        monkeypatch.setenv(name, value)
+    s3fs.S3FileSystem.clear_instance_cache()
+    monkeypatch.setenv("TAP_RAY_CACHE", str(tmp_path / "cache"))
+    return f"{s3_server.uri}/{tmp_path.name}-{uuid.uuid4().hex[:6]}"

@@ -202,3 +202,52 @@ def test_help_tells_units(job):
     assert done.returncode == 0
     assert "Prints what it got." in done.stdout
     assert "Steps, 0: none." in done.stdout
+
+
+@dataclass(frozen=True, kw_only=True)
+class Places:
+    data: Path
+    out: Path | None = None
+    more: tuple[Path, ...] = ()
+
+
+@pytest.mark.parametrize(
+    ("uri", "kind"), [("s3://bucket/play", "S3Path"), ("file:///mnt/play", "PosixPath"), ("play", "PosixPath")]
+)
+def test_a_path_may_be_a_uri_in_flags_files_and_back(
+    uri: str, kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    monkeypatch.setattr(config.storage, "require_reachable", lambda path: None)
+    (tmp_path / "c.yaml").write_text(f"data: {uri}\nout: {uri}\nmore: [{uri}, {uri}/2]\n")
+    seen: list[Places] = []
+
+    def main(given: Places) -> Path:
+        seen.append(given)
+        return given.data
+
+    for argv in (["--data", uri, "--out", uri, "--more", uri, f"{uri}/2"], ["--config", str(tmp_path / "c.yaml")]):
+        monkeypatch.setattr(sys, "argv", ["job", *argv])
+        config.run_job(main, Places)
+        assert capsys.readouterr().out == uri.removeprefix("file://") + "\n"
+    monkeypatch.setattr(sys, "argv", ["job", "--config", str(tmp_path / "c.yaml"), "--data", "s3://other/x"])
+    config.run_job(main, Places)
+    assert str(seen[2].data) == "s3://other/x"
+    assert seen[0] == seen[1] == config.from_dict(Places, config.to_dict(seen[0]))
+    assert {type(path).__name__ for given in seen for path in (given.out, *given.more)} == {kind}
+
+
+def test_every_uri_of_a_config_is_asked_before_the_job_starts(monkeypatch: pytest.MonkeyPatch):
+    asked: list[str] = []
+    monkeypatch.setattr(config.storage, "require_reachable", lambda path: asked.append(str(path)))
+    tasks = ["s3://b/two:3", "ray://host:10001", "sqlite:///x.db", "data/three:2"]
+    monkeypatch.setattr(sys, "argv", ["job", "--data", "s3://a/one", "--tasks", *tasks])
+    config.run_job(lambda given: given.data, Config)
+    assert asked == ["s3://a/one", "s3://b/two:3"]
+
+
+def test_a_uri_that_cannot_be_is_a_flags_mistake(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]):
+    monkeypatch.setattr(sys, "argv", ["job", "--data", "s3://bucket"])
+    with pytest.raises(SystemExit) as ended:
+        config.run_job(lambda given: given.data, Config)
+    assert ended.value.code == 2
+    assert "names no folder" in " ".join(capsys.readouterr().err.split())

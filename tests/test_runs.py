@@ -143,7 +143,7 @@ def test_a_reader_sees_the_old_file_or_the_new_one(monkeypatch):
 
 def test_a_run_folder_that_cannot_be_made():
     Path("file").write_text("")
-    with pytest.raises(StorageError, match=r"Cannot create the run folder file/run: Not a directory. Name another"):
+    with pytest.raises(StorageError, match=r"Cannot create file/run: Not a directory\. .* name another --out"):
         runs.open_run("file/run", job="align", config=CONFIG)
 
 

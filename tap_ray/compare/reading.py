@@ -9,6 +9,7 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from tap_ray import storage
 from tap_ray.config import differences
 from tap_ray.errors import CheckpointError, DataError
 from tap_ray.metrics import Interval, wilson
@@ -78,7 +79,7 @@ def read_runs(runs: Sequence[Path | str]) -> tuple[list[Result], list[Curves]]:
         CheckpointError: a folder is neither, is damaged, or was judged by another protocol than the first.
         DataError: two results of one protocol do not have the same cells.
     """
-    paths = list(dict.fromkeys(Path(run) for run in runs))
+    paths = list(dict.fromkeys(storage.at(run) for run in runs))
     if not paths:
         raise CheckpointError("Nothing to compare. Give at least one folder that jobs.evaluate printed.")
     judged = [path for path in paths if (path / "results.json").exists()]
@@ -105,7 +106,7 @@ def read_result(path: Path) -> Result:
         raise CheckpointError(f"{path / 'results.json'} lacks {', '.join(missing)}. Evaluate again with this tap_ray.")
     episodes = _read_episodes(path / "episodes.parquet")
     _require_consistent(path, data["tasks"], episodes)
-    run = data["policy"].get("run")
+    run = storage.at(data["policy"]["run"]) if data["policy"].get("run") else None
     return Result(
         path=path,
         label=str(data["policy"]["name"]),
@@ -113,7 +114,7 @@ def read_result(path: Path) -> Result:
         tasks=data["tasks"],
         episodes=episodes.set_index(CELL).sort_index(),
         seconds=float(data["seconds"]),
-        policy_run=Path(run) if run and (Path(run) / "manifest.json").exists() else None,
+        policy_run=run if run is not None and (run / "manifest.json").exists() else None,
         failure_class=data.get("failure_class", {}),
     )
 
@@ -128,7 +129,7 @@ def read_curves(path: Path, label: str) -> Curves:
     if not file.exists():
         state = "holds neither results.json nor metrics.jsonl" if path.exists() else "does not exist"
         raise CheckpointError(f"{path} {state}. Give folders that jobs.evaluate, align or pretrain printed.")
-    lines = file.read_text(errors="replace").splitlines()
+    lines = storage.read(file).decode(errors="replace").splitlines()
     points: dict[tuple[str, int], float] = {}
     for number, line in enumerate(lines, start=1):
         try:
@@ -169,7 +170,7 @@ def require_comparable(results: Sequence[Result]) -> None:
 
 def _read_episodes(path: Path) -> pd.DataFrame:
     try:
-        table = pq.read_table(path)
+        table = pq.read_table(storage.cached(path))
     except FileNotFoundError:
         raise CheckpointError(f"{path} is missing. Evaluate again.") from None
     except (pa.ArrowInvalid, OSError) as error:
@@ -212,5 +213,5 @@ def _lineage(run: Path | None) -> list[Path]:
         if (run / "metrics.jsonl").exists():
             found.append(run)
         parent = read_json(run / "manifest.json").get("parents", {}).get("init")
-        run = Path(parent["path"]) if parent else None
+        run = storage.at(parent["path"]) if parent else None
     return found

@@ -2,17 +2,15 @@
 
 import base64
 import json
-import os
-from contextlib import suppress
 from pathlib import Path
 from typing import Any, Sequence
 
 from jinja2 import Environment
 from markupsafe import Markup
 
+from tap_ray import storage
 from tap_ray.compare import failures, page, plots, tables
 from tap_ray.compare.reading import Result, read_runs
-from tap_ray.errors import StorageError
 
 REPORT = "compare.html"
 """Name of the page in a folder."""
@@ -45,7 +43,7 @@ def write(runs: Sequence[Path | str], out: Path | str) -> Path:
         curves=Markup(plots.learning_curves(curves, [result.label for result in results])),
         sources=[(item.label, item.path) for item in (*results, *curves)],
     )
-    path = Path(out)
+    path = storage.at(out)
     path = path if path.suffix == ".html" else path / REPORT
     return save(path, html)
 
@@ -158,7 +156,7 @@ def embedded_videos(run: Path) -> list[dict[str, Any]]:
     found = []
     for path in sorted((run / "videos").glob("*.mp4")):
         small = path.stat().st_size <= MAX_VIDEO_BYTES
-        data = base64.b64encode(path.read_bytes()).decode() if small else ""
+        data = base64.b64encode(storage.read(path)).decode() if small else ""
         found.append({"name": path.stem, "path": path, "data": data})
     return found
 
@@ -169,13 +167,6 @@ def _counted(number: int, one: str, several: str) -> str:
 
 def save(path: Path, html: str) -> Path:
     """Write a page so that a reader sees the old or the whole new one."""
-    temporary = path.with_name(f".{path.name}.tmp")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        temporary.write_text(html, encoding="utf-8")
-        os.replace(temporary, path)
-    except OSError as error:
-        with suppress(OSError):
-            temporary.unlink()
-        raise StorageError(f"Cannot write {path}: {error.strerror}. Name another --out.") from None
+    storage.make_folder(path.parent)
+    storage.write(path, html.encode())
     return path

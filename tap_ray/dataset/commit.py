@@ -1,20 +1,21 @@
 """Committing files so that a kill or a full disk at any moment leaves either the old data set or the new one."""
 
 import errno
-import fcntl
 import os
 import shutil
 from pathlib import Path
 
+from tap_ray import storage
 from tap_ray.dataset.layout import TEMP_SUFFIX
 from tap_ray.errors import DataError, StorageError
+from tap_ray.locks import Held, hold
 
 
 def commit_files(root: Path, contents: dict[str, bytes]) -> None:
     """Write several files and make them appear in the order given.
 
     All bytes are on disk under temporary names before the first rename, so a full disk is noticed while nothing has
-    changed yet.
+    changed yet. An object store has no renames: there each file appears when its upload ends.
 
     Args:
         root: the data set.
@@ -23,6 +24,10 @@ def commit_files(root: Path, contents: dict[str, bytes]) -> None:
     Raises:
         StorageError: the disk refused; the temporary files are gone again.
     """
+    if storage.is_remote(root):
+        for name, data in contents.items():
+            storage.write(root / name, data)
+        return
     temporary = {root / name: root / f"{name}{TEMP_SUFFIX}" for name in contents}
     path = root
     try:
@@ -39,31 +44,17 @@ def commit_files(root: Path, contents: dict[str, bytes]) -> None:
         raise storage_error(error, "write", path) from None
 
 
-def lock(path: Path) -> int:
-    """Hold a data set against other writers; the kernel lets go when this process ends, however it ends.
-
-    Returns:
-        A file descriptor; closing it lets go.
+def lock(path: Path) -> Held:
+    """Hold a data set against other writers until it is closed, or this process ends, however it ends.
 
     Raises:
         DataError: another process writes it now.
         StorageError: the folder cannot be made or opened.
     """
-    try:
-        path.mkdir(parents=True, exist_ok=True)
-        descriptor = os.open(path, os.O_RDONLY)
-    except OSError as error:
-        raise storage_error(error, "create", path) from None
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        os.close(descriptor)
-        raise DataError(
-            f"{path} is being written by another process. Wait for it or stop it, then run again."
-        ) from None
-    except OSError:  # some network file systems have no locks: go on without
-        pass
-    return descriptor
+    held = hold(path)
+    if held is None:
+        raise DataError(f"{path} is being written by another process. Wait for it or stop it, then run again.")
+    return held
 
 
 def storage_error(error: OSError, verb: str, path: Path) -> StorageError:

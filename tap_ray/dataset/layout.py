@@ -16,6 +16,7 @@ from typing import Any, Mapping
 
 import pyarrow as pa
 
+from tap_ray import storage
 from tap_ray.config import digest
 from tap_ray.errors import DataError
 from tap_ray.specs import RobotSpec, Slot
@@ -190,7 +191,7 @@ def read_json(path: Path) -> Any:
         DataError: missing or not JSON.
     """
     try:
-        return json.loads(path.read_bytes())
+        return json.loads(storage.read(path))
     except FileNotFoundError:
         raise DataError(f"{path} is missing. Is {path.parent.parent} a LeRobot data set?") from None
     except (json.JSONDecodeError, UnicodeDecodeError) as error:

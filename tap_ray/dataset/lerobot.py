@@ -10,12 +10,13 @@ import sys
 from argparse import ArgumentParser
 from pathlib import Path
 
+from tap_ray import storage
 from tap_ray.dataset.layout import ACTION, CONTACT, IMAGE, MASK, OBJECT_POSE, STATE, DatasetHeader
 from tap_ray.dataset.reader import DatasetInfo, open_dataset, read_episode
 from tap_ray.dataset.recovery import repair
 from tap_ray.dataset.verify import Rule, verify
 from tap_ray.dataset.writer import DatasetWriter
-from tap_ray.errors import TapRayError
+from tap_ray.errors import DataError, TapRayError
 
 __all__ = [
     "ACTION",
@@ -40,14 +41,19 @@ def main(arguments: list[str] | None = None) -> int:
     parser = ArgumentParser(prog="python -m tap_ray.dataset.lerobot", description="Check a LeRobot v3.0 data set.")
     verbs = parser.add_subparsers(dest="verb", required=True)
     verb = verbs.add_parser("verify", help="check every rule of the format, one line each")
-    verb.add_argument("path", type=Path, help="folder of the data set (holds meta/ and data/)")
+    verb.add_argument("path", help="folder or URI of the data set (holds meta/ and data/)")
     verb.add_argument("--repair", action="store_true", help="first drop what a kill left and renew derived files")
     flags = parser.parse_args(arguments)
-    if not (flags.path / "meta").is_dir():
-        print(f"No data set at {flags.path}: it has no folder meta/. Give the folder that has one.", file=sys.stderr)
+    try:
+        path = storage.at(flags.path)
+        storage.require_reachable(path)
+        if not (path / "meta").is_dir():
+            raise DataError(f"No data set at {path}: it has no folder meta/. Give the folder that has one.")
+    except TapRayError as error:
+        print(error, file=sys.stderr)
         return 2
-    repaired = not flags.repair or _repair(flags.path)
-    status = report(verify(flags.path))
+    repaired = not flags.repair or _repair(path)
+    status = report(verify(path))
     return status if repaired else 1
 
 

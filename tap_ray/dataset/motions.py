@@ -18,7 +18,7 @@ import pyarrow.parquet as pq
 
 from tap_ray.dataset import layout
 from tap_ray.dataset.norm_stats import NormStats, norm_stats
-from tap_ray.dataset.reader import DatasetInfo, open_dataset, read_episode, stats_of
+from tap_ray.dataset.reader import DatasetInfo, data_file, open_dataset, read_episode, stats_of
 from tap_ray.dataset.windows import WindowConfig, split_episodes
 from tap_ray.errors import ConfigError, DataError
 from tap_ray.rng import generator
@@ -186,7 +186,7 @@ def bytes_read(path: Path) -> tuple[int, int]:
     dataset = open_dataset(path)
     wanted = total = 0
     for number in range(int(np.max(dataset.episodes["file"])) + 1):
-        about = pq.read_metadata(dataset.path / layout.data_file(number))
+        about = pq.read_metadata(data_file(dataset, number))
         for group in range(about.num_row_groups):
             for column in range(about.num_columns):
                 chunk = about.row_group(group).column(column)

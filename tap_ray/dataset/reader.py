@@ -1,6 +1,6 @@
 """Reading a data set: its facts at once, its episodes one by one."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, Mapping, Sequence
@@ -10,6 +10,7 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from tap_ray import storage
 from tap_ray.dataset import layout
 from tap_ray.dataset.layout import DatasetHeader
 from tap_ray.dataset.recovery import committed_tables, open_parquet, read_header
@@ -36,6 +37,9 @@ class DatasetInfo:
     stats: Mapping[str, Mapping[str, np.ndarray]]
     """meta/stats.json: feature -> min, max, mean, std, count, q01 ... q99."""
 
+    versions: Mapping[str, str] = field(default_factory=dict)
+    """Of an object store's data files, when the data set was opened; see `storage.versions`."""
+
     @property
     def spec(self) -> RobotSpec:
         """Interface of the robot that made it."""
@@ -57,7 +61,7 @@ def open_dataset(path: Path | str) -> DatasetInfo:
         DataError: missing, empty, of another version, cut off, or its features do not fit its spec. The message says
             what to do.
     """
-    path = Path(path)
+    path = storage.at(path)
     if not (path / "meta").is_dir():
         state = "has no folder meta/" if path.exists() else "does not exist"
         raise DataError(
@@ -83,6 +87,7 @@ def open_dataset(path: Path | str) -> DatasetInfo:
         tasks=tuple(read_tasks(path).index),
         episodes=episodes,
         stats=stats_from_json(layout.read_json(path / layout.STATS)),
+        versions=storage.versions(path / "data"),
     )
 
 
@@ -164,7 +169,7 @@ def read_episode(dataset: DatasetInfo, index: int, columns: Sequence[str] | None
         if name not in known:
             raise DataError(f"{dataset.path} has no feature {name!r}. {nearest(name, known)}")
     row = dataset.episodes.iloc[index]
-    table = _read_row_group(dataset.path / layout.data_file(int(row["file"])), int(row["row_group"]), columns)
+    table = _read_row_group(dataset, int(row["file"]), int(row["row_group"]), columns)
     missing = set(columns or known) - set(table.column_names)
     if missing or len(table) != row["length"]:
         raise DataError(
@@ -203,9 +208,22 @@ def _column(column: pa.ChunkedArray) -> Any:
     return column_array(column)
 
 
-def _read_row_group(path: Path, group: int, columns: Sequence[str] | None) -> pa.Table:
+def data_file(dataset: DatasetInfo, number: int) -> Path:
+    """The n-th data file, on this machine: an object store's is copied once.
+
+    Raises:
+        FileNotFoundError: it is missing.
+        StorageError: the storage refused.
+    """
+    name = layout.data_file(number)
+    return storage.cached(dataset.path / name, dataset.versions.get(name.removeprefix("data/")))
+
+
+def _read_row_group(dataset: DatasetInfo, number: int, group: int, columns: Sequence[str] | None) -> pa.Table:
+    path = dataset.path / layout.data_file(number)
     try:
-        with pq.ParquetFile(path, metadata=_footer(path, path.stat().st_mtime_ns)) as file:
+        here = data_file(dataset, number)
+        with pq.ParquetFile(here, metadata=_footer(path, here, here.stat().st_mtime_ns)) as file:
             return file.read_row_group(group, columns=list(columns) if columns else None)
     except (pa.ArrowException, OSError, IndexError) as error:
         with open_parquet(path):  # says so if the whole file is damaged
@@ -215,7 +233,7 @@ def _read_row_group(path: Path, group: int, columns: Sequence[str] | None) -> pa
 
 
 @lru_cache(maxsize=64)
-def _footer(path: Path, _mtime_ns: int) -> pq.FileMetaData:
-    """A file's footer, parsed once for its many episodes."""
-    with open_parquet(path) as file:
+def _footer(path: Path, here: Path, _mtime_ns: int) -> pq.FileMetaData:
+    """A file's footer, parsed once for its many episodes; `here` is its copy on this machine, or itself."""
+    with open_parquet(path, here) as file:
         return file.metadata

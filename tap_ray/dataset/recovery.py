@@ -1,14 +1,15 @@
 """What of a data set is committed, and dropping what a kill left behind."""
 
-import os
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
+from io import BytesIO
 from pathlib import Path
-from typing import Any, Iterator
+from typing import Any, BinaryIO, Iterator
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from tap_ray import storage
 from tap_ray.dataset import layout
 from tap_ray.dataset.commit import commit_files, lock, storage_error
 from tap_ray.dataset.layout import DatasetHeader
@@ -26,27 +27,31 @@ class Leftover:
     """Bytes to put in its place; None deletes it."""
 
 
-def read_parquet(path: Path) -> pa.Table:
+def read_parquet(path: Path, content: bytes) -> pa.Table:
     """A whole Parquet file of metadata, every value of it checked.
 
     Raises:
-        DataError: missing, cut off, damaged or not Parquet.
+        DataError: cut off, damaged or not Parquet.
     """
-    with open_parquet(path) as file:
+    with open_parquet(path, BytesIO(content)) as file:
         table = file.read()
         table.validate(full=True)
         return table
 
 
 @contextmanager
-def open_parquet(path: Path) -> Iterator[pq.ParquetFile]:
+def open_parquet(path: Path, content: Path | BinaryIO | None = None) -> Iterator[pq.ParquetFile]:
     """An open Parquet file, to be read inside the `with` block.
+
+    Args:
+        path: the file, and how errors call it.
+        content: its bytes, or a local copy of it; None reads `path`.
 
     Raises:
         DataError: missing, cut off, damaged or not Parquet; also where that only shows when a part of it is read.
     """
     try:
-        with pq.ParquetFile(path) as file:
+        with pq.ParquetFile(storage.cached(path) if content is None else content) as file:
             yield file
     except FileNotFoundError:
         raise DataError(f"{path} is missing, though the data set's metadata names it. {_copy_again(path)}") from None
@@ -74,14 +79,12 @@ def committed_tables(root: Path) -> list[pa.Table]:
         DataError: one is unreadable, or one in the middle is missing.
     """
     found = sorted((root / "meta/episodes").glob("chunk-*/file-*.parquet"))
-    tables = []
     for number, path in enumerate(found):
         if path != root / layout.episodes_file(number):
             raise DataError(
                 f"{root / layout.episodes_file(number)} is missing, but {path.name} is there. {_copy_again(path)}"
             )
-        tables.append(read_parquet(path))
-    return tables
+    return [read_parquet(path, content) for path, content in zip(found, storage.read_all(found), strict=True)]
 
 
 def totals_of(tables: list[pa.Table]) -> Totals:
@@ -125,7 +128,7 @@ def _stale(root: Path, derived: dict[str, bytes]) -> list[Leftover]:
     return [
         Leftover(path=root / name, why="does not follow from the committed episodes", replacement=data)
         for name, data in derived.items()
-        if not (root / name).exists() or (root / name).read_bytes() != data
+        if not (root / name).exists() or storage.read(root / name) != data
     ]
 
 
@@ -144,7 +147,7 @@ def repair(root: Path) -> list[str]:
     try:
         return repair_locked(root)
     finally:
-        os.close(held)
+        held.close()
 
 
 def repair_locked(root: Path) -> list[str]:
@@ -163,7 +166,8 @@ def repair_locked(root: Path) -> list[str]:
 
 def _delete(path: Path) -> None:
     try:
-        path.unlink()
+        with storage.speaking("delete", path) if storage.is_remote(path) else nullcontext():
+            path.unlink()
     except OSError as error:
         raise storage_error(error, "delete", path) from None
 

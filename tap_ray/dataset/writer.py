@@ -9,7 +9,6 @@ Episodes gather in memory and are committed a file at a time (layout.py says how
 interrupted, and also when a finished data set is made longer later.
 """
 
-import os
 from io import BytesIO
 from pathlib import Path
 from typing import Any, Mapping
@@ -18,6 +17,7 @@ import numpy as np
 import pyarrow as pa
 from PIL import Image
 
+from tap_ray import storage
 from tap_ray.config import differences
 from tap_ray.dataset import layout, tables
 from tap_ray.dataset.commit import commit_files, lock
@@ -42,7 +42,7 @@ class DatasetWriter:
                 or another process writes it now, or a committed file is damaged.
             StorageError: the disk refused.
         """
-        self.path = Path(path)
+        self.path = storage.at(path)
         self.header = header
         self._lock = lock(self.path)
         try:
@@ -50,7 +50,7 @@ class DatasetWriter:
             repair_locked(self.path)
             self._load()
         except BaseException:
-            os.close(self._lock)
+            self._lock.close()
             raise
 
     def _load(self) -> None:
@@ -129,6 +129,7 @@ class DatasetWriter:
             layout.data_file(self._num_files): tables.parquet_bytes(self._data),
             layout.episodes_file(self._num_files): tables.parquet_bytes([table]),
         }
+        self._lock.require()
         commit_files(self.path, contents | totals.files(self.header))
         self.committed = self.appended
         return totals
@@ -138,14 +139,14 @@ class DatasetWriter:
         try:
             self.commit()
         finally:
-            os.close(self._lock)
+            self._lock.close()
 
     def __enter__(self) -> "DatasetWriter":
         return self
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         if kind is not None and issubclass(kind, StorageError):
-            os.close(self._lock)
+            self._lock.close()
         else:
             self.close()
 

@@ -6,6 +6,7 @@ from typing import Annotated, Any, Literal
 
 from tyro.conf import arg
 
+from tap_ray import storage
 from tap_ray.align.demos import AlignConfig
 from tap_ray.dataset.motions import MotionWindows
 from tap_ray.dataset.windows import WindowConfig
@@ -110,12 +111,14 @@ class PriorJobConfig(TrainJobConfig):
             raise ConfigError("A motion prior needs data sets of play: --data PATH [PATH ...].")
         paths, weights = [], []
         for text in self.data:
-            path, _, weight = text.rpartition(":") if ":" in text else (text, "", "1")
+            path, colon, weight = text.rpartition(":")
+            if not colon or weight.startswith("//"):  # no weight: no colon but that of a URI
+                path, weight = text, "1"
             try:
                 weights.append(float(weight))
             except ValueError:
                 raise ConfigError(f"--data takes PATH or PATH:WEIGHT; the weight {weight!r} is no number.") from None
-            paths.append(Path(path).resolve())
+            paths.append(storage.at(path).resolve())
         return paths, weights
 
 

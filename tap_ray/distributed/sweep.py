@@ -4,8 +4,8 @@
                             '--> trial 001 ...                  '-- Ray Train, Ray Data, fleets of their own
     here: one bar, MLflow parent, page.html <-- trials/*.json
 
-A trial's process reserves nothing: what its stages reserve (half of their CPUs for trainers, half for what makes their
-data) is counted, and no more trials run at once than fit together. So one cannot hold what another waits for.
+A trial's process reserves nothing: what its stages reserve (placement.py: half of the CPUs, however few there are) is
+counted, and no more trials run at once than fit together. So one cannot hold what another waits for.
 
 Tune's own record of an experiment is never read. After a kill the same command reads the ledger: finished trials stay
 as they are, the others go on from the checkpoints in their run folders.

@@ -26,10 +26,11 @@ import ray.train
 import ray.train.torch
 import torch
 import torch.distributed
+from pyarrow.fs import FSSpecHandler, PyFileSystem
 from ray import cloudpickle
 from ray.train import FailureConfig, LoggingConfig, RunConfig, ScalingConfig
 
-from tap_ray import runs, tracking
+from tap_ray import runs, storage, tracking
 from tap_ray.config import to_dict
 from tap_ray.distributed import placement
 from tap_ray.distributed.connect import connect
@@ -132,7 +133,7 @@ def train(task: Task, config: WorkersConfig, *, log: Log | None = None, progress
         scaling_config=_scaling(config),
         run_config=RunConfig(
             name="ray",
-            storage_path=str(task.run),
+            **_storage(task.run),
             failure_config=FailureConfig(max_failures=config.max_failures),
             callbacks=[StopOnUserError()],
             logging_config=LoggingConfig(log_level="ERROR"),
@@ -145,6 +146,14 @@ def train(task: Task, config: WorkersConfig, *, log: Log | None = None, progress
         except ray.train.TrainingFailedError as error:
             raise _explain(error, task) from error
     return session.final_metrics(task.run)
+
+
+def _storage(run: Path) -> dict[str, Any]:
+    """Where Ray Train keeps its own notes, as it wants it told."""
+    if not storage.is_remote(run):
+        return {"storage_path": str(run)}
+    remote: Any = run
+    return {"storage_path": remote.path, "storage_filesystem": PyFileSystem(FSSpecHandler(remote.fs))}
 
 
 @contextlib.contextmanager

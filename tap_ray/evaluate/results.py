@@ -1,7 +1,6 @@
 """What an evaluation leaves behind: episodes.jsonl while it runs, then results.json and episodes.parquet."""
 
 import json
-import os
 from collections import Counter
 from dataclasses import asdict, fields
 from pathlib import Path
@@ -11,7 +10,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from tap_ray.errors import StorageError
+from tap_ray import storage
 from tap_ray.evaluate.failures import CLASS_OF, LABELS, FailureClass
 from tap_ray.evaluate.protocol import Protocol
 from tap_ray.metrics import wilson
@@ -126,10 +125,8 @@ def metrics(summary: dict[str, Any]) -> dict[str, float]:
 def write_parquet(path: Path, results: Iterable[EpisodeResult]) -> None:
     """One row an episode; columns are the fields of `Cell` and `EpisodeResult`."""
     rows = [_flat(result) for result in results]
-    try:
-        pq.write_table(pa.Table.from_pylist(rows), path)
-    except OSError as error:
-        raise StorageError(f"Cannot write {path}: {error}. Free some space or name another --out.") from None
+    with storage.staged(path) as here:
+        pq.write_table(pa.Table.from_pylist(rows), here)
 
 
 def _flat(result: EpisodeResult) -> dict[str, Any]:
@@ -138,24 +135,18 @@ def _flat(result: EpisodeResult) -> dict[str, Any]:
 
 
 def append(path: Path, results: Iterable[EpisodeResult]) -> None:
-    """Add results to a JSON-lines file, on the disk when this returns."""
-    try:
-        with open(path, "a") as file:
-            file.writelines(json.dumps(_flat(result)) + "\n" for result in results)
-            file.flush()
-            os.fsync(file.fileno())
-    except OSError as error:
-        raise StorageError(f"Cannot write {path}: {error.strerror}. Free some space, run it again.") from None
+    """Add results to a JSON-lines file; they are safe when this returns."""
+    storage.append(path, "".join(json.dumps(_flat(result)) + "\n" for result in results))
 
 
 def stored(path: Path) -> dict[Cell, EpisodeResult]:
     """Results that an earlier run of the same command appended; a line that was cut off is removed and run again."""
     if not path.exists():
         return {}
-    text = path.read_text()
+    text = storage.read(path).decode()
     whole = text[: text.rfind("\n") + 1]
     if whole != text:
-        path.write_text(whole)
+        storage.write(path, whole.encode())
     results = [_deep(json.loads(line)) for line in whole.splitlines()]
     return {result.cell: result for result in results}
 

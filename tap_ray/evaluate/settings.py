@@ -1,9 +1,10 @@
 """The knobs of `python -m jobs.evaluate`."""
 
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Iterable
 
+from tap_ray.config import to_dict
 from tap_ray.errors import ConfigError, nearest
 from tap_ray.evaluate.protocol import SUITES, Protocol
 
@@ -104,7 +105,7 @@ def protocol_of(
 
 def what(config: EvaluateConfig, protocol: Protocol) -> dict[str, Any]:
     """Plain values for the run folder; those of WHERE begin with "_"."""
-    values = {key: str(value) if isinstance(value, Path) else value for key, value in asdict(config).items()}
+    values = to_dict(config)
     return {
         **{key: values[key] for key in ("policy", "name", "out")},
         **{f"_{key}": values[key] for key in WHERE},

@@ -7,7 +7,7 @@ import matplotlib
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from tap_ray.errors import StorageError
+from tap_ray import storage
 from tap_ray.evaluate.video import WHITE, panel, side_by_side, write_video
 
 CELL_PX = 192
@@ -40,11 +40,8 @@ def write_strip(path: Path, rows: Mapping[str, np.ndarray], *, title: str, every
     for name, frames in rows.items():
         large = frames[::every].repeat(_factor(frames), axis=1).repeat(_factor(frames), axis=2)
         bands += [_bar(name, rows, every), np.concatenate(list(large), axis=1)]
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        Image.fromarray(np.concatenate(bands)).save(path)
-    except OSError as error:
-        raise StorageError(f"Cannot write {path}: {error.strerror}. Free some space or name another --out.") from None
+    with storage.staged(path) as here:
+        Image.fromarray(np.concatenate(bands)).save(here)
 
 
 def write_clip(path: Path, rows: Mapping[str, np.ndarray], *, title: str, fps: float) -> None:

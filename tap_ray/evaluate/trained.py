@@ -6,6 +6,7 @@ Torch is loaded only by the last two.
 import functools
 from pathlib import Path
 
+from tap_ray import storage
 from tap_ray.errors import ConfigError, nearest
 from tap_ray.runs import read_json, require_done
 from tap_ray.specs import RobotSpec, require_compatible
@@ -28,9 +29,10 @@ def require_fit(run: Path | str, *, spec: RobotSpec, image_size: int) -> None:
         CheckpointError: not a run of jobs.align, or not finished.
         SpecError: names every convention that differs.
     """
-    if not Path(run).exists():
+    folder = storage.at(run)
+    if not folder.exists():
         raise ConfigError(f"--policy {str(run)!r} is neither a run folder nor built in. {nearest(str(run), BUILT_IN)}")
-    trained, wanted = interface(run)
+    trained, wanted = interface(folder)
     require_compatible(spec, trained, have_name=f"robot {spec.robot!r}", want_name=f"policy {run}")
     if wanted != image_size:
         raise ConfigError(
@@ -56,7 +58,7 @@ def latency(run: str, *, device: str = "cpu") -> dict[str, float]:
     from tap_ray.models.build import load_trained
     from tap_ray.models.deploy import Deployed
 
-    policy = load_trained(Path(run) / "final")
+    policy = load_trained(storage.at(run) / "final")
     both = {"policy": Deployed(policy, device=device).latency_ms()}
     if policy.policy.config.history:
         both["without history"] = Deployed(policy, remember=False, device=device).latency_ms()
@@ -72,4 +74,4 @@ def load(run: str, scene: EnvConfig, num_robots: int, *, device: str = "cpu") ->
 def _loaded(run: str, device: str) -> Policy:
     from tap_ray.models.deploy import load_policy
 
-    return load_policy(Path(run), device=device)[0]
+    return load_policy(storage.at(run), device=device)[0]

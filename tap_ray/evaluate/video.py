@@ -1,5 +1,6 @@
 """A video per task: a success and a failure side by side, with the instruction and the outcome above them."""
 
+from io import BytesIO
 from pathlib import Path
 from typing import Any, Sequence
 
@@ -7,7 +8,7 @@ import imageio.v3 as iio
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from tap_ray.errors import StorageError
+from tap_ray import storage
 from tap_ray.evaluate.episodes import Clip
 from tap_ray.types import EpisodeResult
 
@@ -26,13 +27,8 @@ def keep(folder: Path, clip: Clip) -> None:
     path = folder / f"{name}.{cell.initial_state:06d}.npz"
     if rivals and rivals[0] <= path:
         return
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        with open(path.with_suffix(".tmp"), "wb") as file:
-            np.savez_compressed(file, rgb=clip.rgb, title=clip.instruction, outcome=outcome)
-        path.with_suffix(".tmp").replace(path)
-    except OSError as error:
-        raise StorageError(f"Cannot write {path}: {error.strerror}. Free some space, run it again.") from None
+    with storage.staged(path) as here:
+        np.savez_compressed(here, rgb=clip.rgb, title=clip.instruction, outcome=outcome)
     for rival in rivals:
         rival.unlink()
 
@@ -58,11 +54,11 @@ def write_videos(clips: Path, videos: Path, *, fps: float) -> list[Path]:
     for path in sorted(clips.glob("*.npz"), key=lambda path: path.name.split(".")[2], reverse=True):
         task, scenario, *_ = path.name.split(".")
         scenes.setdefault((task, scenario), []).append(path)
-    videos.mkdir(parents=True, exist_ok=True)
+    storage.make_folder(videos)
     written = []
     for (task, scenario), paths in sorted(scenes.items()):
         path = videos / (f"{task}.mp4" if scenario == "standard" else f"{task}-{scenario}.mp4")
-        frames = side_by_side([_panel_of(np.load(p)) for p in paths])
+        frames = side_by_side([_panel_of(np.load(BytesIO(storage.read(p)))) for p in paths])
         write_video(path, frames, fps=fps)
         written.append(path)
     return written
@@ -70,8 +66,8 @@ def write_videos(clips: Path, videos: Path, *, fps: float) -> list[Path]:
 
 def write_video(path: Path, frames: np.ndarray, *, fps: float) -> None:
     """(T, Y, X, 3) pictures with even sides as H.264, yuv420p."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    iio.imwrite(path, frames, fps=fps, codec="libx264", pixelformat="yuv420p", macro_block_size=2)
+    with storage.staged(path) as here:
+        iio.imwrite(here, frames, fps=fps, codec="libx264", pixelformat="yuv420p", macro_block_size=2)
 
 
 def side_by_side(panels: Sequence[np.ndarray]) -> np.ndarray:

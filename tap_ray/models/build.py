@@ -14,17 +14,17 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from safetensors.torch import save_file
 from tokenizers import Tokenizer
 from transformers import AutoConfig
 
+from tap_ray import storage
 from tap_ray.config import from_dict, to_dict
 from tap_ray.dataset.norm_stats import NormStats
-from tap_ray.errors import CheckpointError
+from tap_ray.errors import CheckpointError, StorageError
 from tap_ray.models.language import text_config
 from tap_ray.models.policy import PolicyConfig, TapPolicy, Towers
 from tap_ray.models.vision import tower_config
-from tap_ray.models.weights import load_model
+from tap_ray.models.weights import load_model, write_tensors
 from tap_ray.runs import read_json, write_json
 from tap_ray.specs import RobotSpec
 
@@ -69,19 +69,18 @@ class Trained:
 def save_policy(folder: Path, trained: Trained) -> None:
     """Write everything that `load_trained` needs into `folder`; the weights last."""
     policy = trained.policy
-    folder.mkdir(parents=True, exist_ok=True)
+    storage.make_folder(folder)
     for name in ("vision", "goal_stem", "language"):
         tower = getattr(policy.towers, name)
         if tower is not None:
-            tower.save_pretrained(folder / name)
+            with storage.staged(folder / name, folder=True) as here:
+                tower.save_pretrained(here)
     if trained.tokenizer is not None:
-        trained.tokenizer.save(str(folder / "tokenizer.json"))
+        storage.write(folder / "tokenizer.json", trained.tokenizer.to_str(pretty=True).encode())
     write_json(folder / "norm_stats.json", trained.norm.to_json())
     write_json(folder / "spec.json", trained.spec.to_json())
     write_json(folder / "policy.json", to_dict(policy.config))
-    temporary = folder / ".model.tmp"
-    save_file({name: value.detach().cpu().contiguous() for name, value in policy.state_dict().items()}, temporary)
-    temporary.replace(folder / "model.safetensors")
+    write_tensors(folder / "model.safetensors", policy.state_dict())
 
 
 def load_trained(folder: Path) -> Trained:
@@ -107,7 +106,8 @@ def load_trained(folder: Path) -> Trained:
 
 def _tower(folder: Path):
     try:
-        return AutoConfig.from_pretrained(folder)
+        with storage.fetched(folder) as here:
+            return AutoConfig.from_pretrained(here)
     except (OSError, ValueError, json.JSONDecodeError) as error:
         raise CheckpointError(f"{folder} holds no transformers config: {error}") from None
 
@@ -118,6 +118,8 @@ def _tokenizer(file: Path, *, needed: bool) -> Tokenizer | None:
     if not file.is_file():
         raise CheckpointError(f"{file} is missing: without it no instruction can be read.")
     try:
-        return Tokenizer.from_file(str(file))
+        return Tokenizer.from_str(storage.read(file).decode())
+    except StorageError:
+        raise
     except Exception as error:  # noqa: BLE001  the tokenizers library raises nothing narrower
         raise CheckpointError(f"{file} cannot be read (cut off?): {error}. Use an earlier checkpoint.") from None

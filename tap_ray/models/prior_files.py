@@ -10,13 +10,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Mapping, Sequence
 
-from safetensors.torch import save_file
-
+from tap_ray import storage
 from tap_ray.config import from_dict, to_dict
 from tap_ray.dataset.norm_stats import NormStats
 from tap_ray.errors import CheckpointError
 from tap_ray.models.motion_prior import MotionPrior, PriorConfig
-from tap_ray.models.weights import load_model
+from tap_ray.models.weights import load_model, write_tensors
 from tap_ray.runs import read_json, write_json
 from tap_ray.specs import RobotSpec
 
@@ -55,12 +54,10 @@ class TrainedPrior:
 
 def save_prior(folder: Path, trained: TrainedPrior) -> None:
     """Write everything that `load_prior` needs into `folder`; the weights last."""
-    folder.mkdir(parents=True, exist_ok=True)
+    storage.make_folder(folder)
     write_json(folder / "prior.json", to_dict(trained.network.config))
     write_json(folder / "sources.json", [source.to_json() for source in trained.sources])
-    temporary = folder / ".model.tmp"
-    save_file({n: v.detach().cpu().contiguous() for n, v in trained.network.state_dict().items()}, temporary)
-    temporary.replace(folder / "model.safetensors")
+    write_tensors(folder / "model.safetensors", trained.network.state_dict())
 
 
 def load_prior(folder: Path) -> TrainedPrior:

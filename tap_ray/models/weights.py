@@ -5,9 +5,10 @@ from typing import Mapping
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file
+from safetensors.torch import load, load_file, save_file
 from torch import Tensor, nn
 
+from tap_ray import storage
 from tap_ray.errors import CheckpointError
 
 FACTS_SHOWN = 6
@@ -23,9 +24,19 @@ def read_tensors(file: Path) -> dict[str, Tensor]:
     if not file.exists():
         raise CheckpointError(f"{file} is missing. Give the folder of a run that has finished.")
     try:
-        return load_file(file)
+        return load(storage.read(file)) if storage.is_remote(file) else load_file(file)
     except (SafetensorError, OSError) as error:
         raise CheckpointError(f"{file} cannot be read (cut off?): {error}. Use an earlier checkpoint.") from None
+
+
+def write_tensors(file: Path, tensors: Mapping[str, Tensor]) -> None:
+    """Write a safetensors file that appears whole or not at all.
+
+    Raises:
+        StorageError: the storage refused.
+    """
+    with storage.staged(file) as here:
+        save_file({name: value.detach().cpu().contiguous() for name, value in tensors.items()}, here)
 
 
 def load_model(file: Path, model: nn.Module) -> None:

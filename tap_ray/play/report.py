@@ -16,9 +16,9 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from PIL import Image, ImageDraw, ImageFont
 
-from tap_ray import metrics
+from tap_ray import metrics, storage
 from tap_ray.dataset.lerobot import CONTACT, IMAGE, OBJECT_POSE, STATE, DatasetInfo, open_dataset, read_episode
-from tap_ray.errors import DataError, StorageError
+from tap_ray.errors import DataError
 
 MOVED_M = 0.02
 """An object counts as moved when it was ever this far from where it began, m."""
@@ -73,21 +73,18 @@ def write(data: Path | str, out: Path | str) -> Path:
         DataError: no readable data set, or its state has no end-effector position.
         StorageError: the folder cannot be written.
     """
-    dataset, out = open_dataset(data), Path(out)
+    dataset, out = open_dataset(data), storage.at(out)
     played = read(dataset)
     hz = dataset.spec.control_hz
     rows = summarise(played, hz)
     first = {name: next(p.index for p in played if p.explorer == name) for name in (r["explorer"] for r in rows)}
     frames = {name: decode(read_episode(dataset, index, [IMAGE])[IMAGE]) for name, index in first.items()}
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-        _write_tables(rows, dataset, out)
-        quality_figure(played, rows, hz).savefig(out / "play.png", dpi=130)
-        workspace_figure(played).savefig(out / "workspace.png", dpi=130)
-        contact_sheet(frames).save(out / "contact_sheet.png")
-        write_video(frames, out / "play.mp4", fps=hz)
-    except OSError as error:
-        raise StorageError(f"Cannot write the play report to {out}: {error.strerror or error}.") from None
+    with storage.staged(out, folder=True) as here:
+        quality_figure(played, rows, hz).savefig(here / "play.png", dpi=130)
+        workspace_figure(played).savefig(here / "workspace.png", dpi=130)
+        contact_sheet(frames).save(here / "contact_sheet.png")
+        write_video(frames, here / "play.mp4", fps=hz)
+        _write_tables(rows, dataset, here)
     return out / "report.md"
 
 

@@ -7,31 +7,29 @@
         rng.safetensors         state of torch's generator
         state.json              version, step, and the caller's facts (config of the model ...)
 
-A folder appears whole or not at all: it is written under another name and renamed. Nothing is ever unpickled.
+A checkpoint counts once it has its state.json, which is written last and deleted first; so half a one never does, on a
+local disk or an object store. Nothing is ever unpickled.
 """
 
 import json
-import os
-import shutil
-import uuid
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Mapping
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.optim import AdamW
 
+from tap_ray import storage
 from tap_ray.config import differences
-from tap_ray.errors import CheckpointError, StorageError
-from tap_ray.models.weights import FACTS_SHOWN, load_model, read_tensors, require_same
-from tap_ray.runs import read_json
+from tap_ray.errors import CheckpointError
+from tap_ray.models.weights import FACTS_SHOWN, load_model, read_tensors, require_same, write_tensors
+from tap_ray.runs import read_json, write_json
 from tap_ray.training.optim import names_in_order
 
 VERSION = 1
 STEP_FOLDER = "step-{step:08d}"
+STATE = "state.json"
 
 
 @dataclass
@@ -48,7 +46,7 @@ class TrainState:
 
 
 def save(folder: Path, state: TrainState, facts: Mapping[str, Any]) -> None:
-    """Write a checkpoint; `folder` then exists with all of its files, or not at all.
+    """Write a checkpoint; it counts once all of its files are there.
 
     Args:
         folder: new folder; one of the same name is replaced.
@@ -58,24 +56,26 @@ def save(folder: Path, state: TrainState, facts: Mapping[str, Any]) -> None:
     Raises:
         StorageError: the disk refused.
     """
-    temporary = folder.with_name(f".{folder.name}.{uuid.uuid4().hex[:8]}")
-    try:
-        temporary.mkdir(parents=True)
-        save_file(_contiguous(state.model.state_dict()), temporary / "model.safetensors")
-        save_file(_optimizer_tensors(state), temporary / "optimizer.safetensors")
-        save_file({"torch": torch.get_rng_state()}, temporary / "rng.safetensors")
-        if state.ema is not None:
-            save_file(_contiguous(state.ema), temporary / "ema.safetensors")
-        text = json.dumps({"version": VERSION, "step": state.step, "facts": facts}, indent=2)
-        (temporary / "state.json").write_text(text + "\n")
-        for file in temporary.iterdir():
-            _fsync(file)
-        if folder.exists():
-            shutil.rmtree(folder)
-        os.replace(temporary, folder)
-    except (OSError, SafetensorError) as error:
-        shutil.rmtree(temporary, ignore_errors=True)
-        raise StorageError(f"Cannot write the checkpoint {folder}: {error}. Free some space or change --out.") from None
+    storage.remove(folder, first=STATE)
+    storage.make_folder(folder)
+    write_tensors(folder / "model.safetensors", state.model.state_dict())
+    write_tensors(folder / "optimizer.safetensors", _optimizer_tensors(state))
+    write_tensors(folder / "rng.safetensors", {"torch": torch.get_rng_state()})
+    if state.ema is not None:
+        write_tensors(folder / "ema.safetensors", state.ema)
+    write_json(folder / STATE, {"version": VERSION, "step": state.step, "facts": facts})
+
+
+def remove(folder: Path) -> None:
+    """Delete a checkpoint; a kill on the way leaves one that does not count."""
+    storage.remove(folder, first=STATE)
+
+
+def remove_half_written(folder: Path) -> None:
+    """Delete what kills left below `folder`."""
+    for found in folder.glob("*step-*"):
+        if found.name.startswith(".") or not (found / STATE).is_file():
+            remove(found)
 
 
 def load_into(folder: Path, state: TrainState, facts: Mapping[str, Any]) -> None:
@@ -85,7 +85,7 @@ def load_into(folder: Path, state: TrainState, facts: Mapping[str, Any]) -> None
         CheckpointError: missing, cut off, of another model or config; the first differences are named.
     """
     require_folder(folder)
-    saved = read_json(folder / "state.json")
+    saved = read_json(folder / STATE)
     if saved.get("version") != VERSION:
         raise CheckpointError(f"{folder} has version {saved.get('version')}, this tap_ray reads {VERSION}.")
     lines = differences(saved["facts"], json.loads(json.dumps(facts)))
@@ -103,13 +103,13 @@ def load_into(folder: Path, state: TrainState, facts: Mapping[str, Any]) -> None
 
 def latest(folder: Path) -> Path | None:
     """The checkpoint of the highest step below `folder`; None when there is none (half-written ones do not count)."""
-    found = sorted(path for path in folder.glob("step-*") if (path / "state.json").is_file())
+    found = sorted(path for path in folder.glob("step-*") if (path / STATE).is_file())
     return found[-1] if found else None
 
 
 def require_folder(folder: Path) -> None:
     """Raise CheckpointError, naming what lies beside it, when a checkpoint is not there."""
-    if (folder / "state.json").is_file():
+    if (folder / STATE).is_file():
         return
     beside = sorted(path.name for path in folder.parent.glob("step-*")) if folder.parent.is_dir() else []
     hint = f"Beside it: {', '.join(beside)}." if beside else "There is no checkpoint beside it either."
@@ -138,12 +138,3 @@ def _load_optimizer(folder: Path, state: TrainState) -> None:
         raise CheckpointError(f"{file}: nothing about {', '.join(missing[:FACTS_SHOWN])}. Resume with the same config.")
     groups = state.optimizer.state_dict()["param_groups"]
     state.optimizer.load_state_dict({"state": moments if tensors else {}, "param_groups": groups})
-
-
-def _contiguous(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    return {name: value.detach().contiguous() for name, value in tensors.items()}
-
-
-def _fsync(file: Path) -> None:
-    with open(file, "rb") as handle:
-        os.fsync(handle.fileno())

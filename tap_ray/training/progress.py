@@ -5,12 +5,13 @@ workers that are replaced and write the same steps again.
 """
 
 import contextlib
-import os
 import threading
 from typing import Any, Callable, Iterator, Mapping
 
 from tqdm import tqdm
 
+from tap_ray import storage
+from tap_ray.errors import StorageError
 from tap_ray.training import session
 from tap_ray.training.session import METRICS, Task
 
@@ -58,7 +59,7 @@ class _Follower:
         self._file, self._log, self._bar = task.run / METRICS, log, bar
         newest = session.newest_step(task.run)
         self._seen = {_key(line) for line in session.read_metrics(self._file) if line["step"] <= newest}
-        self._inode, self._offset = 0, 0
+        self._text = ""
         bar.reset()
         bar.initial = bar.n = bar.last_print_n = newest  # steps of an earlier process do not count for the rate
         bar.refresh()
@@ -73,17 +74,13 @@ class _Follower:
 
     def _new_lines(self) -> list[dict[str, float]]:
         try:
-            with open(self._file, "rb") as file:
-                inode = os.fstat(file.fileno()).st_ino
-                if inode != self._inode:
-                    self._inode, self._offset = inode, 0
-                file.seek(self._offset)
-                data = file.read()
-        except FileNotFoundError:
+            text = storage.read(self._file).decode()
+        except (FileNotFoundError, StorageError):  # not there yet, or out of reach: the next look sees it all
             return []
-        whole = data[: data.rfind(b"\n") + 1]
-        self._offset += len(whole)
-        return session.parse_metrics(whole.decode())
+        text = text[: text.rfind("\n") + 1]
+        new = text.removeprefix(self._text)
+        self._text = text
+        return session.parse_metrics(new)
 
     def _hand_on(self, line: dict[str, float]) -> None:
         if _key(line) in self._seen:

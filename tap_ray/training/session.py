@@ -2,18 +2,14 @@
 
     metrics.jsonl                {"step": 50, "idm/loss": 0.31, ...}, one line for each time something was logged
     checkpoints/step-00000500/   see checkpoint.py; only the newest are kept
-    .lock                        held by the one process that writes the two above
+    .lock                        held by the one process that writes the two above, see locks.py
 
 The newest whole checkpoint is the only truth about where a run stands. On resuming, the lines of metrics.jsonl
 behind it are dropped, so that no step is there twice and the curve equals that of an uninterrupted run.
 """
 
 import contextlib
-import fcntl
 import json
-import os
-import shutil
-import time
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -22,7 +18,9 @@ from typing import Any, Callable, Iterator, Mapping, Protocol
 import torch
 from torch import nn
 
-from tap_ray.errors import CheckpointError, ConfigError, StorageError
+from tap_ray import storage
+from tap_ray.errors import CheckpointError, ConfigError
+from tap_ray.locks import Held, hold
 from tap_ray.runs import read_json
 from tap_ray.training import checkpoint
 from tap_ray.training.loop import Hooks, Objective, TrainConfig, fit
@@ -133,17 +131,16 @@ def work(task: Task, place: Place | None = None) -> None:
     place = place or Place()
     first = place.rank == 0
     torch.set_num_threads(task.threads)
-    with lock(task.run) if first else contextlib.nullcontext():
+    with lock(task.run) if first else contextlib.nullcontext() as held:
         resume = place.agree(checkpoint.latest(task.run / CHECKPOINTS) if first else None)
         step = int(read_json(resume / "state.json")["step"]) if resume else 0
         if first:
             forget_after(task.run / METRICS, step)
-            for half_written in (task.run / CHECKPOINTS).glob(".step-*"):
-                shutil.rmtree(half_written)
+            checkpoint.remove_half_written(task.run / CHECKPOINTS)
         learner = task.learner()
         hooks = Hooks(
             log=partial(_log, task, place) if first else _silent,
-            save=partial(_save, task) if first else _silent,
+            save=partial(_save, task, held) if held else _silent,
             validate=learner.validate if first else dict,
             prepare=place.prepare,
             device=place.device,
@@ -175,41 +172,33 @@ def _log(task: Task, place: Place, metrics: Mapping[str, float], step: int) -> N
         name = key.removesuffix("samples_per_s")
         step_s = task.config.batch_size / metrics[key]
         line |= {key: metrics[key] * place.world, f"{name}data_wait_pct": 100 * metrics[f"{name}data_wait_s"] / step_s}
-    try:
-        with open(task.run / METRICS, "a") as file:
-            file.write(json.dumps({"step": step, **line}) + "\n")
-    except OSError as error:
-        raise StorageError(f"Cannot write {task.run / METRICS}: {error.strerror}. Free some space.") from None
+    storage.append(task.run / METRICS, json.dumps({"step": step, **line}) + "\n")
 
 
-def _save(task: Task, step: int, write: Callable[[Path], None]) -> None:
+def _save(task: Task, held: Held, step: int, write: Callable[[Path], None]) -> None:
+    held.require()
     folder = task.run / CHECKPOINTS
     write(folder / checkpoint.STEP_FOLDER.format(step=step))
     for old in sorted(folder.glob("step-*"))[:-KEEP]:
-        shutil.rmtree(old)
+        checkpoint.remove(old)
 
 
 @contextlib.contextmanager
-def lock(run: Path) -> Iterator[None]:
+def lock(run: Path) -> Iterator[Held]:
     """Be the only process that trains in this folder. A killed process lets go by itself.
 
     Raises:
         CheckpointError: another process still has it after LOCK_WAIT_S.
     """
-    run.mkdir(parents=True, exist_ok=True)
-    with open(run / ".lock", "w") as file:
-        until = time.monotonic() + LOCK_WAIT_S
-        while True:
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                break
-            except BlockingIOError:
-                if time.monotonic() > until:
-                    raise CheckpointError(
-                        f"Another process trains in {run}. Wait for it, stop it, or name another folder with --out."
-                    ) from None
-                time.sleep(0.1)
-        yield
+    held = hold(run, patience_s=LOCK_WAIT_S, marker=".lock")
+    if held is None:
+        raise CheckpointError(
+            f"Another process trains in {run}. Wait for it, stop it, or name another folder with --out."
+        )
+    try:
+        yield held
+    finally:
+        held.close()
 
 
 def forget_after(file: Path, step: int) -> None:
@@ -217,14 +206,12 @@ def forget_after(file: Path, step: int) -> None:
     if not file.exists():
         return
     kept = [line for line in read_metrics(file) if line["step"] <= step]
-    temporary = file.with_name(f".{file.name}.tmp")
-    temporary.write_text("".join(json.dumps(line) + "\n" for line in kept))
-    os.replace(temporary, file)
+    storage.write(file, "".join(json.dumps(line) + "\n" for line in kept).encode())
 
 
 def read_metrics(file: Path) -> list[dict[str, float]]:
     """All whole lines of metrics.jsonl, oldest first; none if there is no file."""
-    return parse_metrics(file.read_text()) if file.exists() else []
+    return parse_metrics(storage.read(file).decode()) if file.exists() else []
 
 
 def parse_metrics(text: str) -> list[dict[str, float]]:

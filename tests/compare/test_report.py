@@ -156,7 +156,7 @@ def test_errors_reach_the_user_before_anything_is_written(runs, tmp_path):
         report.write([*runs, other], tmp_path / "out")
     assert not (tmp_path / "out").exists()
     (tmp_path / "file").write_text("")
-    with pytest.raises(StorageError, match=r"Cannot write .*compare\.html: File exists"):
+    with pytest.raises(StorageError, match=r"Cannot create .*file: File exists"):
         report.save(tmp_path / "file" / "compare.html", "<p>")
 
 

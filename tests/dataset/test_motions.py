@@ -81,7 +81,7 @@ def test_held_out_episodes_are_held_out(play_dataset: Path):
 def test_no_image_is_read(play_dataset: Path, monkeypatch: pytest.MonkeyPatch):
     asked: list[list[str] | None] = []
     really = reader._read_row_group
-    monkeypatch.setattr(reader, "_read_row_group", lambda *a: (asked.append(list(a[2])), really(*a))[1])
+    monkeypatch.setattr(reader, "_read_row_group", lambda *a: (asked.append(list(a[3])), really(*a))[1])
     load(play_dataset, CONFIG)
     assert asked
     assert all(columns == [layout.STATE, layout.ACTION] for columns in asked)

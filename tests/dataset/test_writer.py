@@ -60,7 +60,7 @@ def test_uncommitted_episodes_are_lost_without_a_trace(made: SimpleNamespace, tm
     for index in range(6):
         writer.append(made.episode(index))
     assert (writer.committed, writer.appended) == (4, 6)
-    os.close(writer._lock)  # as if killed
+    writer._lock.close()  # as if killed
     assert broken(tmp_path / "play") == []
     assert len(open_dataset(tmp_path / "play")) == 4
 
@@ -70,7 +70,7 @@ def test_progress_comes_back_with_the_commit_it_belongs_to(made: SimpleNamespace
     assert writer.progress == {}
     for index in range(6):
         writer.append(made.episode(index), {"next_attempt": 2 * index + 1, "dropped": {"timeout": index}})
-    os.close(writer._lock)  # as if killed: episodes 4 and 5 were not committed
+    writer._lock.close()  # as if killed: episodes 4 and 5 were not committed
     with DatasetWriter(tmp_path / "demos", made.header()) as again:
         assert again.committed == 4
         assert again.progress == {"next_attempt": 7, "dropped": {"timeout": 3}}
@@ -106,7 +106,7 @@ def test_a_kill_at_any_rename_is_repaired(
         writer = DatasetWriter(path, made.header())
         with pytest.raises(Killed):
             append_to_the_end(writer, [made.episode(index) for index in range(2, 10)])
-        os.close(writer._lock)
+        writer._lock.close()
     assert broken(path) != []
     repair(path)
     assert broken(path) == []

@@ -169,5 +169,6 @@ def test_a_line_cut_off_by_a_kill_is_run_again(tmp_path):
 def test_a_disk_that_refuses(tmp_path):
     with pytest.raises(StorageError, match=re.escape("e.jsonl: No such file or directory. Free some space")):
         append(tmp_path / "gone" / "e.jsonl", laid_out())
+    (tmp_path / "file").write_text("")
     with pytest.raises(StorageError, match=r"Cannot write .*e.parquet: "):
-        write_parquet(tmp_path / "gone" / "e.parquet", laid_out())
+        write_parquet(tmp_path / "file" / "e.parquet", laid_out())

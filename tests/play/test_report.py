@@ -146,7 +146,7 @@ def test_a_robot_without_a_hand_is_refused(tmp_path):
 def test_a_place_that_cannot_be_written(tmp_path):
     data = make_data(tmp_path / "data", ["still"])
     (tmp_path / "file").write_text("")
-    with pytest.raises(StorageError, match=r"Cannot write the play report to .*file: File exists"):
+    with pytest.raises(StorageError, match=r"Cannot write .*file: File exists"):
         report.write(data, tmp_path / "file")
 
 

@@ -1,0 +1,224 @@
+"""Being the only process that writes a data set or a run, on a local disk and on an object store.
+
+A local folder is locked with flock: the kernel lets go when the process ends, however it ends. An object store has no
+such thing. There a lock is a small object beside the folder, `<folder>.lock`, made by an upload that fails if it
+exists, and written again every BEAT_S seconds by its holder. Who finds one waits and looks: if it changes, the holder
+lives; if it stays the same for LEASE_S by the watcher's own clock (no two clocks are compared), or its process has
+died on this very machine, the holder is dead and its lock is taken, by an upload that fails if it has changed since.
+A holder that was cut off for so long finds a stranger's name in its lock and stops at its next write.
+"""
+
+import contextlib
+import fcntl
+import json
+import os
+import socket
+import threading
+import time
+import uuid
+from pathlib import Path
+from typing import Any, Protocol
+
+import psutil
+
+from tap_ray import storage
+from tap_ray.errors import StorageError
+
+BEAT_S = 5.0
+"""How often a holder renews its lock on an object store, s."""
+LEASE_S = 30.0
+"""A lock that nobody has renewed for so long is a dead process's, s. Ends of leases are waited for in full."""
+POLL_S = 0.2
+
+
+class Held(Protocol):
+    """A lock in hand."""
+
+    def require(self) -> None:
+        """Raise StorageError if it has been lost. Asked before each write."""
+        ...
+
+    def close(self) -> None:
+        """Let go."""
+        ...
+
+
+def hold(folder: Path, *, patience_s: float = 0.0, marker: str = "") -> Held | None:
+    """Take a folder's lock.
+
+    Args:
+        folder: made if it is missing.
+        patience_s: how long to wait for a holder that lives.
+        marker: file in a local folder to lock instead of the folder itself (NFS locks only what can be written).
+
+    Returns:
+        The lock; None if another process has it.
+
+    Raises:
+        StorageError: the storage refused.
+    """
+    if storage.is_remote(folder):
+        return _lease(folder, patience_s)
+    storage.make_folder(folder)
+    until = time.monotonic() + patience_s
+    with storage.speaking("open", folder):
+        flags = os.O_RDWR | os.O_CREAT if marker else os.O_RDONLY
+        descriptor = os.open(folder / marker, flags, 0o666)
+    while True:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            if time.monotonic() >= until:
+                os.close(descriptor)
+                return None
+            time.sleep(POLL_S)
+            continue
+        except OSError:  # some network file systems have no locks: go on without
+            pass
+        return _Flock(descriptor)
+
+
+class _Flock:
+    def __init__(self, descriptor: int) -> None:
+        self._descriptor = descriptor
+
+    def require(self) -> None:
+        pass
+
+    def close(self) -> None:
+        os.close(self._descriptor)
+
+
+class _Lease:
+    """A lock object that a thread keeps alive."""
+
+    def __init__(self, path: Path, owner: str) -> None:
+        self._path, self._owner, self._beats = path, owner, 0
+        self._ended, self._renewed, self._lost = threading.Event(), time.monotonic(), False
+        self._mutex = threading.Lock()
+        self._thread = threading.Thread(target=self._beat, name="tap_ray-lock", daemon=True)
+        self._thread.start()
+
+    def _beat(self) -> None:
+        while not self._lost and not self._ended.wait(BEAT_S):
+            with contextlib.suppress(StorageError):  # out of reach: once more
+                self._renew()
+
+    def _renew(self) -> None:
+        with self._mutex:
+            version, holder = _look(self._path)
+            self._beats += 1
+            mine = holder.get("owner") == self._owner
+            if mine and not _swap(self._path, version, _text(self._owner, self._beats)):
+                mine = _look(self._path)[1].get("owner") == self._owner  # an answer got lost, and it was tried twice
+            self._lost = not mine
+            self._renewed = time.monotonic()
+
+    def require(self) -> None:
+        if not self._lost and time.monotonic() - self._renewed > LEASE_S:
+            self._renew()  # the machine slept, or the storage was away: is it still ours?
+        if self._lost:
+            raise StorageError(
+                f"The lock {self._path} was lost: it could not be renewed for {LEASE_S:.0f} s, and another process has "
+                "taken it. When that one is done, run the same command again: it goes on from what is stored."
+            )
+
+    def close(self) -> None:
+        self._ended.set()
+        self._thread.join()
+        with contextlib.suppress(StorageError):  # then it ends by itself
+            if _look(self._path)[1].get("owner") == self._owner:
+                storage.remove(self._path)
+
+
+def _lease(folder: Path, patience_s: float) -> Held | None:
+    path, owner = folder.with_name(f"{folder.name}.lock"), uuid.uuid4().hex
+    start = since = time.monotonic()
+    last: dict[str, Any] = {}
+    while not _create(path, _text(owner, 0)):
+        version, holder = _look(path)
+        if holder.get("owner") == owner:  # an answer got lost, and it was tried twice
+            break
+        renewed = bool(last) and holder != last and holder.get("owner") == last.get("owner")
+        if holder != last:
+            last, since = holder, time.monotonic()
+        here = _lives_here(holder)
+        if here is False or time.monotonic() - since > LEASE_S:
+            if version and _swap(path, version, _text(owner, 0)):
+                break
+        elif (here or renewed) and time.monotonic() - start >= patience_s:
+            return None
+        else:
+            time.sleep(POLL_S)
+    return _Lease(path, owner)
+
+
+def _text(owner: str, number: int) -> bytes:
+    me = {"pid": os.getpid(), "born": psutil.Process().create_time(), "machine": _machine()}
+    return json.dumps({"owner": owner, "beat": number, "host": socket.gethostname(), **me}).encode()
+
+
+def _look(path: Path) -> tuple[str, dict[str, Any]]:
+    """Version and holder; of no lock, or one that is not ours, {}."""
+    version, content = _peek(path)
+    try:
+        return version, json.loads(content)
+    except json.JSONDecodeError:
+        return version, {}
+
+
+def _create(path: Path, data: bytes) -> bool:
+    """Make a small object unless there is one; whether it was made. Of many who try at once one succeeds."""
+    fs, key = storage.store_of(path)
+    with storage.speaking("write", path):
+        try:
+            fs.pipe_file(key, data, mode="create")
+        except FileExistsError:
+            return False
+    return True
+
+
+def _swap(path: Path, version: str, data: bytes) -> bool:
+    """Replace a small object unless it has changed since `version` (see `_peek`); whether it was replaced.
+
+    Only S3 can tell; elsewhere a change of the last moment is written over.
+    """
+    fs, key = storage.store_of(path)
+    with storage.speaking("write", path):
+        try:
+            fs.pipe_file(key, data, **({"IfMatch": version} if key and "s3" in fs.protocol else {}))
+        except OSError as error:
+            if isinstance(error, FileNotFoundError) or "pre-condition" in str(error).lower():
+                return False
+            raise
+    return True
+
+
+def _peek(path: Path) -> tuple[str, bytes]:
+    """Version and content of a small object; "" and nothing if there is none."""
+    fs, key = storage.store_of(path)
+    with storage.speaking("read", path):
+        try:
+            return storage.version_of(fs.info(key)), fs.cat_file(key)  # a change between the two makes `_swap` refuse
+        except FileNotFoundError:
+            return "", b""
+
+
+def _machine() -> str:
+    """Names the set of processes that this one can see: a boot of the kernel, and a container's own numbering in it."""
+    try:
+        boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+        return f"{boot} {os.readlink('/proc/self/ns/pid')}"
+    except OSError:
+        return ""
+
+
+def _lives_here(holder: dict[str, Any]) -> bool | None:
+    """Whether the holder, a process of this machine, is still there; None if it is of another machine."""
+    if not holder.get("machine") or holder["machine"] != _machine():
+        return None
+    try:
+        process = psutil.Process(holder["pid"])
+        return process.create_time() == holder["born"] and process.status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False

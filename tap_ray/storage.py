@@ -1,0 +1,323 @@
+"""Where data sets and runs lie: a folder of this machine, or a URI that every machine of a cluster reaches.
+
+    at("runs/x")  at("file:///mnt/runs/x")    a pathlib.Path
+    at("s3://bucket/runs/x")                  a UPath (fsspec); also gs://, az:// ... once their package is installed
+
+A UPath is used like a Path (`/`, exists, glob, open, read_text, pickle), and typed as one. What an object store does
+not have is here, a function each for both kinds: replace a file whole, append, remove a folder, write or read with a
+library that knows local files only. An object appears whole when its upload ends, so nothing is ever renamed there.
+
+Endpoint and credentials are the environment's (AWS_ENDPOINT_URL, AWS_ACCESS_KEY_ID, AWS_PROFILE ...; fsspec's own
+configuration files), on each machine its own; they are in no path, no pickle and no manifest.
+"""
+
+import contextlib
+import hashlib
+import os
+import re
+import shutil
+import tempfile
+import urllib.request
+import uuid
+from pathlib import Path
+from typing import Any, Iterator, Mapping, Sequence, cast
+
+from tap_ray.errors import ConfigError, StorageError
+
+LOCAL = ("file", "local")
+PROTOCOLS = ("s3", "s3a", "gs", "gcs", "az", "abfs", "hf", "hdfs", "sftp", "memory", *LOCAL)
+"""URIs that are looked for where a text may name a folder; as a path any that fsspec knows will do."""
+CLIENTS = ("aiobotocore", "aiohttp", "azure", "botocore", "gcsfs", "google", "s3fs")
+"""Packages whose own exceptions mean that the storage refused or is out of reach."""
+SLASH_LOST = re.compile(r"^(s3a?|gc?s|az|abfs|file):/(?!/)")
+
+
+def at(path: Path | str) -> Path:
+    """A path or URI as something to read and write; a Path stays what it is.
+
+    Raises:
+        ConfigError: nobody knows this kind of URI, its package is missing, or it names no folder in a bucket.
+    """
+    text = str(path)
+    if SLASH_LOST.match(text):
+        raise ConfigError(f"{text} is no URI: it needs two slashes (file: three) after the colon, as in s3://bucket/x.")
+    if not isinstance(path, str):
+        return path
+    protocol, found, rest = path.partition("://")
+    if not found:
+        return Path(path)
+    if protocol in LOCAL:
+        if not rest.startswith("/"):
+            raise ConfigError(f"{path} names a machine; a file URI has three slashes: file:///folder.")
+        return Path(urllib.request.url2pathname(rest))
+    bucket, _, key = rest.partition("/")
+    if "@" in bucket:
+        raise ConfigError("A URI with credentials in it would end up in manifests: give them in the environment.")
+    if not bucket or not key.strip("/"):
+        raise ConfigError(f"{path} names no folder: give {protocol}://{bucket or 'BUCKET'}/FOLDER.")
+    from upath import UPath  # half a second that local paths need not pay
+
+    try:
+        remote = UPath(path.rstrip("/"), use_listings_cache=False)  # what other machines write must be seen
+        _ = remote.fs
+    except (ImportError, ValueError) as error:
+        raise ConfigError(f"{path} cannot be used: {error}. S3 (s3://) and file:/// always work.") from None
+    return cast(Path, remote)
+
+
+def is_remote(path: Any) -> bool:
+    """Whether something is a URI's path (a UPath): not of this machine's file system."""
+    return hasattr(path, "storage_options")
+
+
+def require_reachable(path: Path) -> None:
+    """Ask a URI's storage for a sign of life. Local paths pass.
+
+    Raises:
+        StorageError: no such bucket, refused credentials, or nobody answers; says what to do.
+    """
+    if not is_remote(path):
+        return
+    fs, key = store_of(path)
+    with speaking("read", path):
+        try:
+            fs.ls(key)
+        except (FileNotFoundError, NotADirectoryError):
+            bucket = key.partition("/")[0]
+            if not fs.exists(bucket):
+                raise StorageError(f"{path}: there is no bucket {bucket!r}. Make it, or mend the URI.") from None
+
+
+@contextlib.contextmanager
+def speaking(verb: str, path: Path) -> Iterator[None]:
+    """Turn a refusal into a StorageError: any OSError when writing, when reading from a URI all but a missing file."""
+    try:
+        yield
+    except Exception as error:
+        if not _refused(error, writing=verb != "read", remote=is_remote(path)):
+            raise
+        reason = " ".join(str(getattr(error, "strerror", None) or error).split())
+        cure = _cure(error) if is_remote(path) else "Free some space or name another --out."
+        raise StorageError(f"Cannot {verb} {path}: {reason.rstrip('.')}. {cure}") from None
+
+
+def _refused(error: Exception, *, writing: bool, remote: bool) -> bool:
+    if isinstance(error, OSError) and writing:
+        return True
+    if isinstance(error, FileNotFoundError) or not remote:
+        return False
+    if isinstance(error, OSError):  # Arrow's, about damaged files, have no number
+        return error.errno is not None or isinstance(error, (PermissionError, ConnectionError, TimeoutError))
+    return type(error).__module__.partition(".")[0] in CLIENTS
+
+
+def _cure(error: Exception) -> str:
+    text = f"{type(error).__name__} {error}".lower()
+    if "bucket" in text and ("exist" in text or "not found" in text):
+        return "Make the bucket, or mend the URI."
+    if isinstance(error, PermissionError) or any(word in text for word in ("credential", "access key", "denied")):
+        return (
+            "Check who you are there: AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, AWS_PROFILE or the machine's role, "
+            "and what that one may do."
+        )
+    endpoint = os.environ.get("AWS_ENDPOINT_URL", "not set: the provider's own")
+    return f"Check AWS_ENDPOINT_URL (now {endpoint}) and the network; the same command goes on from here."
+
+
+def store_of(path: Path) -> tuple[Any, str]:
+    """fsspec's file system and the key in it."""
+    return cast(Any, path).fs, cast(Any, path).path
+
+
+def make_folder(path: Path) -> None:
+    """Make a folder and those above it; object stores have none."""
+    if not is_remote(path):
+        with speaking("create", path):
+            path.mkdir(parents=True, exist_ok=True)
+
+
+def write(path: Path, data: bytes) -> None:
+    """Replace a file so that a reader sees the old one or the whole new one, whenever the power goes.
+
+    Raises:
+        StorageError: the storage refused; the old file is untouched.
+    """
+    with speaking("write", path):
+        if is_remote(path):
+            fs, key = store_of(path)
+            fs.pipe_file(key, data)
+            return
+        temporary = path.with_name(f".{path.name}.tmp")
+        try:
+            temporary.write_bytes(data)
+            _sync(temporary)
+            os.replace(temporary, path)
+        except OSError:
+            with contextlib.suppress(OSError):
+                temporary.unlink(missing_ok=True)
+            raise
+
+
+def append(path: Path, text: str) -> None:
+    """Add lines to a file; they are safe when this returns. On an object store the file is uploaded anew.
+
+    Raises:
+        StorageError: the storage refused.
+    """
+    with speaking("write", path):
+        if is_remote(path):
+            fs, key = store_of(path)
+            fs.pipe_file(key, (fs.cat_file(key) if fs.exists(key) else b"") + text.encode())
+            return
+        with open(path, "a") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+
+
+def remove(path: Path, *, first: str | None = None) -> None:
+    """Remove a folder with all that is in it, if it is there; the file `first` before the others.
+
+    Raises:
+        StorageError: the storage refused.
+    """
+    with speaking("remove", path):
+        if first is not None:
+            (path / first).unlink(missing_ok=True)
+        if not is_remote(path):
+            shutil.rmtree(path, ignore_errors=not path.exists())
+        elif path.exists():
+            fs, key = store_of(path)
+            fs.rm(key, recursive=True)
+
+
+@contextlib.contextmanager
+def staged(path: Path, *, folder: bool = False) -> Iterator[Path]:
+    """A local file (or folder) to be written in the body; it appears at `path`, whole, when the body has ended well.
+
+    A local folder is `path` itself: its files appear one by one.
+
+    Raises:
+        StorageError: the storage refused.
+    """
+    with speaking("write", path):
+        if folder and not is_remote(path):
+            path.mkdir(parents=True, exist_ok=True)
+            yield path
+            return
+        beside = None if is_remote(path) else path.parent
+        if beside is not None:
+            beside.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(prefix=f".{path.name}.", suffix=".tmp", dir=beside) as room:
+            here = Path(room) / path.name
+            if folder:
+                here.mkdir()
+            yield here
+            if beside is not None:
+                _sync(here)
+                os.replace(here, path)
+            else:
+                fs, key = store_of(path)
+                for file in [here] if not folder else [each for each in here.rglob("*") if each.is_file()]:
+                    fs.put_file(str(file), f"{key}{str(file).removeprefix(str(here))}")
+
+
+@contextlib.contextmanager
+def fetched(path: Path) -> Iterator[Path]:
+    """A file or folder for what can read local ones only: itself, or for the length of the body a local copy.
+
+    Raises:
+        FileNotFoundError: there is none.
+        StorageError: the storage refused.
+    """
+    if not is_remote(path):
+        yield path
+        return
+    with tempfile.TemporaryDirectory(prefix="tap_ray-") as room:
+        here = Path(room) / path.name
+        with speaking("read", path):
+            fs, key = store_of(path)
+            fs.get(key, str(here), recursive=fs.isdir(key))
+        yield here
+
+
+def cached(path: Path, version: str | None = None) -> Path:
+    """A local copy of a file, kept for later jobs and other processes of this machine; a local file is its own.
+
+    Args:
+        path: the file.
+        version: from `versions`; None asks for the present one.
+
+    Raises:
+        FileNotFoundError: there is none.
+        StorageError: the storage refused, or the cache cannot be written.
+    """
+    if not is_remote(path):
+        return path
+    fs, key = store_of(path)
+    with speaking("read", path):
+        version = version or version_of(fs.info(key))
+    name = hashlib.sha256(f"{path} {version}".encode()).hexdigest()[:32]
+    copy = cache_folder() / f"{name}{path.suffix}"
+    if not copy.exists():
+        temporary = copy.with_name(f".{copy.name}.{uuid.uuid4().hex[:8]}")
+        make_folder(copy.parent)
+        with speaking("read", path):
+            fs.get_file(key, str(temporary))
+        with speaking("write", copy):
+            os.replace(temporary, copy)
+    return copy
+
+
+def cache_folder() -> Path:
+    """Copies of remote data files, which may be deleted at any time between jobs; TAP_RAY_CACHE moves it."""
+    own = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "tap_ray"
+    return Path(os.environ.get("TAP_RAY_CACHE") or own)
+
+
+def versions(folder: Path) -> dict[str, str]:
+    """Path below a remote folder -> what names its content; {} for a local one."""
+    if not is_remote(folder):
+        return {}
+    fs, key = store_of(folder)
+    with speaking("read", folder):
+        return {name.removeprefix(f"{key}/"): version_of(info) for name, info in fs.find(key, detail=True).items()}
+
+
+def version_of(info: Mapping[str, Any]) -> str:
+    return str(info.get("ETag") or info.get("etag") or (info.get("size"), info.get("LastModified"), info.get("mtime")))
+
+
+def read(path: Path) -> bytes:
+    """A whole file, of one moment, whoever writes it meanwhile.
+
+    Raises:
+        FileNotFoundError: there is none.
+        StorageError: the storage refused.
+    """
+    if not is_remote(path):
+        return path.read_bytes()
+    fs, key = store_of(path)
+    with speaking("read", path):
+        return fs.cat_file(key)
+
+
+def read_all(paths: Sequence[Path]) -> list[bytes]:
+    """Contents of many small files of one data set, from an object store all at once.
+
+    Raises:
+        FileNotFoundError: one is missing.
+        StorageError: the storage refused.
+    """
+    if not paths or not is_remote(paths[0]):
+        return [read(path) for path in paths]
+    fs, _ = store_of(paths[0])
+    with speaking("read", paths[0].parent):
+        keys = [store_of(path)[1] for path in paths]
+        contents = fs.cat(keys)
+        return [contents[key] for key in keys]
+
+
+def _sync(path: Path) -> None:
+    with open(path, "rb") as file:
+        os.fsync(file.fileno())

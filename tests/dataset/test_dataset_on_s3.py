@@ -1,0 +1,135 @@
+"""A data set on a (loopback) S3 server: the bytes of a local one, whatever is killed, and every rule of the format."""
+
+import hashlib
+import signal
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+
+from tap_ray import storage
+from tap_ray.dataset import layout
+from tap_ray.dataset.lerobot import main
+from tap_ray.dataset.reader import open_dataset, read_episode
+from tap_ray.dataset.recovery import repair
+from tap_ray.dataset.verify import verify
+from tap_ray.dataset.windows import WindowConfig, iterate
+from tap_ray.dataset.writer import DatasetWriter
+from tap_ray.errors import DataError, StorageError
+from tests.dataset.test_writer import Children, Killed, append_to_the_end, children
+
+__all__ = ["children"]
+
+
+def digests(path: Path) -> dict[str, str]:
+    """Every file's."""
+    files = [file for file in sorted(path.rglob("*")) if file.is_file()]
+    contents = storage.read_all(files)
+    return {str(f.relative_to(path)): hashlib.sha256(c).hexdigest() for f, c in zip(files, contents, strict=True)}
+
+
+def broken(path: Path) -> list[str]:
+    return [problem for rule in verify(path) for problem in rule.problems]
+
+
+def test_the_same_bytes_and_the_same_windows_as_on_a_local_disk(
+    made: SimpleNamespace, bucket: str, play_dataset: Path, capsys: pytest.CaptureFixture[str]
+):
+    path = made.write(storage.at(bucket), 6)
+    before = open_dataset(path)
+    assert len(before) == 6
+    read_episode(before, 5)  # its file, which the next commit makes longer, is copied to this machine
+    made.write(path, 10)
+    assert digests(path) == digests(play_dataset)
+    assert main(["verify", str(path)]) == 0
+    assert "broken" not in capsys.readouterr().out.replace("0 broken", "")
+
+    here, there = open_dataset(play_dataset), open_dataset(str(path))
+    for index in (0, 5, 9):
+        one, other = read_episode(here, index), read_episode(there, index)
+        assert one.keys() == other.keys()
+        np.testing.assert_array_equal(one[layout.ACTION], other[layout.ACTION])
+        assert one[layout.IMAGE] == other[layout.IMAGE]
+    np.testing.assert_array_equal(read_episode(before, 5)[layout.STATE], read_episode(here, 5)[layout.STATE])
+    config = WindowConfig(batch_size=8, group_size=4, holdout_every=0)
+    for _, one, other in zip(range(5), iterate(here, config, seed=1), iterate(there, config, seed=1), strict=False):
+        np.testing.assert_array_equal(one.rgb, other.rgb)
+
+
+@pytest.mark.parametrize("deadly_upload", [2, 3, 7])
+def test_a_kill_at_any_upload_is_repaired(
+    made: SimpleNamespace, bucket: str, play_dataset: Path, monkeypatch: pytest.MonkeyPatch, deadly_upload: int
+):
+    """A file that grows and a new one, five uploads each; die before some of them in turn."""
+    path, count, write = storage.at(bucket), 0, storage.write
+    made.write(path, 2)
+
+    def deadly(file: Path, data: bytes) -> None:
+        nonlocal count
+        count += 1
+        if count == deadly_upload:
+            raise Killed
+        write(file, data)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(storage, "write", deadly)
+        writer = DatasetWriter(path, made.header())
+        with pytest.raises(Killed):
+            append_to_the_end(writer, [made.episode(index) for index in range(2, 10)])
+        writer._lock.close()
+    repair(path)
+    assert broken(path) == []
+    made.write(path, 10)
+    assert digests(path) == digests(play_dataset)
+
+
+@pytest.mark.slow
+def test_sigkills_at_random_moments_give_the_same_bytes(bucket: str, tmp_path: Path, children: Children):
+    path = storage.at(bucket)
+    for kill in range(2):
+        file = path / layout.episodes_file(4 * kill)
+        assert children.write(path, kill_at=file, delay_s=0.03 * kill) == -signal.SIGKILL
+    assert children.write(path) == 0
+    assert children.write(tmp_path / "whole") == 0
+    assert digests(path) == digests(tmp_path / "whole")
+    assert broken(path) == []
+
+
+def test_a_second_writer_is_refused(made: SimpleNamespace, bucket: str):
+    with (
+        DatasetWriter(bucket, made.header()),
+        pytest.raises(DataError, match=r"s3://.* is being written by another process"),
+    ):
+        DatasetWriter(bucket, made.header())
+    DatasetWriter(bucket, made.header()).close()
+
+
+def test_a_writer_that_lost_its_lock_writes_no_more(made: SimpleNamespace, bucket: str):
+    writer = DatasetWriter(bucket, made.header())
+    writer._lock._lost = True  # type: ignore[attr-defined]
+    with pytest.raises(StorageError, match="was lost"):
+        append_to_the_end(writer, [made.episode(0)])
+    assert not (storage.at(bucket) / "data").exists()
+    writer._lock.close()
+
+
+def test_what_is_not_there_is_said_with_status_2(bucket: str, capsys: pytest.CaptureFixture[str]):
+    with pytest.raises(DataError, match=r"No data set at s3://.*: it does not exist\. Collect one"):
+        open_dataset(bucket)
+    assert main(["verify", bucket]) == 2
+    assert "it has no folder meta/" in capsys.readouterr().err
+    assert main(["verify", "s3://no-such-bucket/play"]) == 2
+    assert "there is no bucket 'no-such-bucket'" in capsys.readouterr().err
+    assert main(["verify", "file://play"]) == 2
+
+
+def test_a_damaged_file_is_told_by_its_own_name(made: SimpleNamespace, bucket: str):
+    path = made.write(storage.at(bucket), 4)
+    file = path / layout.data_file(0)
+    storage.write(file, storage.read(file)[:-100])
+    with pytest.raises(DataError, match=rf"^{bucket}/data/chunk-000/file-000\.parquet .* cut off or not Parquet"):
+        read_episode(open_dataset(path), 0)
+    file.unlink()
+    with pytest.raises(DataError, match=r"file-000\.parquet is missing, though"):
+        read_episode(open_dataset(path), 0)

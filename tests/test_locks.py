@@ -1,0 +1,119 @@
+"""One writer at a time, on a local disk and on a (loopback) S3 server; a killed one is not waited for."""
+
+import contextlib
+import json
+import subprocess
+import sys
+import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import psutil
+import pytest
+
+from tap_ray import locks, storage
+from tap_ray.errors import StorageError
+
+HOLDER = """
+import sys, time
+from tap_ray import locks, storage
+assert locks.hold(storage.at(sys.argv[1]))
+print("held", flush=True)
+time.sleep(600)
+"""
+
+
+@pytest.fixture(params=["local", "s3"])
+def folder(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
+    return tmp_path / "run" if request.param == "local" else storage.at(request.getfixturevalue("bucket"))
+
+
+@pytest.fixture
+def elsewhere(monkeypatch: pytest.MonkeyPatch):
+    """Locks as if each look came from another machine, with short leases."""
+    monkeypatch.setattr(locks, "_lives_here", lambda holder: None)
+    monkeypatch.setattr(locks, "BEAT_S", 0.2)
+    monkeypatch.setattr(locks, "LEASE_S", 1.5)
+    monkeypatch.setattr(locks, "POLL_S", 0.02)
+
+
+def test_one_at_a_time(folder: Path):
+    held = locks.hold(folder)
+    assert held is not None
+    held.require()
+    start = time.monotonic()
+    assert locks.hold(folder) is None
+    assert locks.hold(folder, patience_s=0.5) is None
+    assert 0.5 < time.monotonic() - start < 10
+    held.close()
+    again = locks.hold(folder)
+    assert again is not None
+    again.close()
+
+
+def test_a_killed_holder_of_this_machine_is_not_waited_for(folder: Path):
+    process = subprocess.Popen([sys.executable, "-c", HOLDER, str(folder)], stdout=subprocess.PIPE, text=True)
+    assert process.stdout is not None
+    with process.stdout:
+        assert process.stdout.readline() == "held\n"
+        assert locks.hold(folder) is None
+        process.kill()
+        start = time.monotonic()
+        while psutil.Process(process.pid).status() != psutil.STATUS_ZOMBIE:  # nobody has asked for its end yet
+            time.sleep(0.01)
+        held = locks.hold(folder)
+        assert held is not None
+        assert time.monotonic() - start < locks.LEASE_S / 2
+        held.close()
+    process.wait()
+    held = locks.hold(folder)
+    assert held is not None
+    held.close()
+
+
+def test_a_lease_that_is_renewed_is_respected_and_one_that_is_not_is_taken(bucket: str, elsewhere: None):
+    folder = storage.at(bucket)
+    held = locks.hold(folder)
+    assert held is not None
+    assert locks.hold(folder, patience_s=3.0) is None  # twice a lease
+    held._renewed -= 60  # type: ignore[attr-defined]  # as if the machine had slept, and nobody had wanted the lock
+    held.require()
+    held._ended.set()  # type: ignore[attr-defined]  # as if its machine had lost its power
+    held._thread.join()  # type: ignore[attr-defined]
+    start = time.monotonic()
+    other = locks.hold(folder)
+    assert other is not None
+    assert 1.5 <= time.monotonic() - start < 15
+    with pytest.raises(StorageError, match=r"The lock s3://.*\.lock was lost: .* run the same command again"):
+        held.require()
+    held.close()  # leaves the other's alone
+    other.require()
+    assert locks.hold(folder) is None
+    other.close()
+
+
+def test_a_holder_that_finds_a_strangers_name_stops(bucket: str, elsewhere: None):
+    folder = storage.at(bucket)
+    held = locks.hold(folder)
+    assert held is not None
+    storage.write(folder.with_name(f"{folder.name}.lock"), b'{"owner": "stranger"}')
+    until = time.monotonic() + 20
+    with contextlib.suppress(StorageError):
+        while time.monotonic() < until:
+            held.require()
+            time.sleep(0.05)
+    with pytest.raises(StorageError, match="was lost"):
+        held.require()
+    held.close()
+    assert (folder.with_name(f"{folder.name}.lock")).read_bytes() == b'{"owner": "stranger"}'
+
+
+def test_of_many_who_find_a_dead_one_one_is_the_next(bucket: str):
+    folder = storage.at(bucket)
+    for _ in range(5):
+        dead = {"owner": "dead", "pid": 2**22 - 1, "born": 0.0, "machine": locks._machine()}
+        storage.write(folder.with_name(f"{folder.name}.lock"), json.dumps(dead).encode())
+        with ThreadPoolExecutor(8) as crowd:
+            [winner] = [held for held in crowd.map(locks.hold, [folder] * 8) if held is not None]
+        winner.require()
+        winner.close()

@@ -1,0 +1,183 @@
+"""One set of functions for a folder of this machine and for a bucket on a real (loopback) S3 server."""
+
+import contextlib
+import errno
+import os
+import pickle
+from pathlib import Path
+
+import pytest
+import s3fs
+
+from tap_ray import storage
+from tap_ray.config import run_job
+from tap_ray.errors import ConfigError, StorageError
+from tap_ray.play.settings import PlayJobConfig
+from tests import s3
+
+
+@pytest.fixture(params=["local", "s3"])
+def root(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
+    """A folder that does not exist yet."""
+    if request.param == "local":
+        return tmp_path / "root"
+    return storage.at(request.getfixturevalue("bucket"))
+
+
+def names(folder: Path) -> list[str]:
+    return sorted(str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file())
+
+
+def test_paths_and_file_uris_are_plain_paths(tmp_path: Path):
+    assert storage.at("runs/x") == Path("runs/x")
+    assert storage.at("file:///mnt/runs/a%20b") == Path("/mnt/runs/a b")
+    assert storage.at((tmp_path / "a b").as_uri()) == tmp_path / "a b"
+    assert type(storage.at("file:///mnt")) is type(Path())
+    assert not storage.is_remote(storage.at("file:///mnt"))
+
+
+def test_a_uri_is_used_like_a_path(bucket: str):
+    path = storage.at(f"{bucket}/play/")
+    assert str(path) == f"{bucket}/play"
+    assert str(path / "meta" / "info.json") == f"{bucket}/play/meta/info.json"
+    assert storage.at(path) is path
+    assert storage.at(str(path)) == path.resolve() == pickle.loads(pickle.dumps(path))
+    assert len({path, storage.at(str(path))}) == 1
+    assert (path.name, str(path.parent), storage.is_remote(path)) == ("play", bucket, True)
+
+
+@pytest.mark.parametrize(
+    ("uri", "text"),
+    [
+        ("s3:/bucket/x", "needs two slashes"),
+        (Path("s3://bucket/x"), "needs two slashes"),
+        ("file://mnt/x", "three slashes: file:///folder"),
+        ("s3://bucket", r"names no folder: give s3://bucket/FOLDER"),
+        ("s3:///x", r"names no folder: give s3://BUCKET/FOLDER"),
+        ("s3://me:secret@bucket/x", "credentials in it would end up in manifests"),
+        ("s4://bucket/x", r"s4://bucket/x cannot be used: .*s4.* S3 \(s3://\) and file:/// always work"),
+        ("gs://bucket/x", "cannot be used: Please install gcsfs"),
+    ],
+)
+def test_uris_that_cannot_be(uri: str | Path, text: str):
+    with pytest.raises(ConfigError, match=text):
+        storage.at(uri)
+
+
+def test_files_come_whole_grow_and_go(root: Path):
+    storage.make_folder(root)
+    storage.write(root / "a.json", b"old")
+    storage.write(root / "a.json", b"new")
+    storage.append(root / "log.jsonl", "1\n")
+    storage.append(root / "log.jsonl", "2\n")
+    with storage.staged(root / "deep" / "b.bin") as here:
+        here.write_bytes(b"xyz")
+    with storage.staged(root / "report", folder=True) as here:
+        (here / "in").mkdir()
+        (here / "in" / "c.txt").write_text("c")
+    assert names(root) == ["a.json", "deep/b.bin", "log.jsonl", "report/in/c.txt"]
+    assert (root / "a.json").read_bytes() == b"new"
+    assert storage.read_all([root / "log.jsonl", root / "deep" / "b.bin"]) == [b"1\n2\n", b"xyz"]
+    with storage.fetched(root / "report") as here:
+        assert (here / "in" / "c.txt").read_text() == "c"
+    with storage.fetched(root / "a.json") as here:
+        assert here.read_bytes() == b"new"
+    storage.remove(root / "report", first="in/c.txt")
+    storage.remove(root / "report")
+    assert names(root) == ["a.json", "deep/b.bin", "log.jsonl"]
+
+
+def test_what_fails_while_it_is_staged_never_appears(root: Path):
+    storage.make_folder(root)
+    storage.write(root / "a.bin", b"old")
+    with contextlib.suppress(ZeroDivisionError), storage.staged(root / "a.bin") as here:
+        here.write_bytes(b"half")
+        _ = 1 / 0
+    with (
+        pytest.raises(StorageError, match=r"Cannot write .*a\.bin: No space left on device\. "),
+        storage.staged(root / "a.bin") as here,
+    ):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+    assert (root / "a.bin").read_bytes() == b"old"
+    assert names(root) == ["a.bin"]
+
+
+def test_a_copy_is_made_once_for_each_version(bucket: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    file = storage.at(bucket) / "data" / "a.parquet"
+    with pytest.raises(FileNotFoundError):
+        storage.cached(file)
+    storage.write(file, b"one")
+    first = storage.cached(file)
+    version = storage.versions(file.parent)["a.parquet"]
+    monkeypatch.setattr(s3fs.S3FileSystem, "get_file", lambda *_: pytest.fail("fetched twice"))
+    assert storage.cached(file, version) == storage.cached(file) == first
+    monkeypatch.undo()
+    monkeypatch.setenv("TAP_RAY_CACHE", str(tmp_path / "cache"))
+    storage.write(file, b"two")
+    assert storage.cached(file).read_bytes() == b"two"
+    assert storage.cached(file, version).read_bytes() == b"one"
+    assert storage.cached(tmp_path) == tmp_path
+    assert storage.versions(tmp_path) == {}
+
+
+@pytest.fixture
+def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """An absent server is given up at once."""
+    monkeypatch.setattr(s3fs.S3FileSystem, "retries", 1)
+    monkeypatch.setenv("AWS_MAX_ATTEMPTS", "1")
+    s3fs.S3FileSystem.clear_instance_cache()
+
+
+def test_no_such_bucket(bucket: str):
+    path = storage.at("s3://no-such-bucket/play")
+    with pytest.raises(StorageError, match=r"no-such-bucket/play: there is no bucket 'no-such-bucket'\. Make it"):
+        storage.require_reachable(path)
+    with pytest.raises(StorageError, match=r"Cannot write .*a: The specified bucket does not exist\. Make the bucket"):
+        storage.write(path / "a", b"")
+    storage.require_reachable(storage.at(bucket))  # nothing there, but the bucket is
+
+
+def test_refused_credentials(s3_server: s3.Server, bucket: str, impatient: None):
+    s3_server.check_credentials(True)
+    try:
+        with pytest.raises(StorageError, match=r"Cannot read s3://.*: .* Check who you are there: AWS_ACCESS_KEY_ID"):
+            storage.require_reachable(storage.at(bucket))
+    finally:
+        s3_server.check_credentials(False)
+
+
+def test_nobody_answers(bucket: str, impatient: None, monkeypatch: pytest.MonkeyPatch):
+    port = s3.free_port()
+    monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{port}")
+    path = storage.at(bucket)
+    for action in (storage.require_reachable, lambda path: storage.write(path, b"")):
+        with pytest.raises(
+            StorageError, match=rf"Could not connect .*AWS_ENDPOINT_URL \(now http://127.0.0.1:{port}\)"
+        ):
+            action(path)
+
+
+def test_no_credentials_at_all(bucket: str, impatient: None, monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
+        monkeypatch.delenv(name)
+    monkeypatch.setenv("HOME", str(tmp_path))  # ~/.aws
+    with pytest.raises(StorageError, match=r"Unable to locate credentials\. Check who you are there"):
+        storage.require_reachable(storage.at(bucket))
+
+
+def test_a_job_says_so_in_one_line_with_exit_status_2(
+    bucket: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    monkeypatch.setattr("sys.argv", ["collect_play", "--out", "s3://no-such-bucket/play"])
+    with pytest.raises(SystemExit) as ended:
+        run_job(collected, PlayJobConfig)
+    assert ended.value.code == 2
+    assert capsys.readouterr().err.count("\n") == 1
+    monkeypatch.setattr("sys.argv", ["collect_play", "--out", f"{bucket}/play"])
+    run_job(collected, PlayJobConfig)
+    assert capsys.readouterr().out == f"{bucket}/play\n"
+
+
+def collected(config: PlayJobConfig) -> Path:
+    assert config.out is not None
+    return config.out
