@@ -142,7 +142,7 @@ def _tune(work: Work, ids: Sequence[str], at_once: int, asha: AshaConfig | None)
         param_space={"trial": tune.grid_search(list(ids))},
         tune_config=tune.TuneConfig(
             max_concurrent_trials=at_once,
-            reuse_actors=True,
+            reuse_actors=asha is None,  # a stopped trial goes on in its process until that is killed
             scheduler=_scheduler(work, asha) if asha else FIFOScheduler(),
             trial_name_creator=_id,
             trial_dirname_creator=_id,
