@@ -9,7 +9,7 @@ from pathlib import Path
 from jobs import align, evaluate, pretrain
 from tap_ray.config import run_job
 from tap_ray.distributed import sweep_plan
-from tap_ray.distributed.sweep_job import SweepJobConfig, forecast, run_sweep
+from tap_ray.distributed.sweep_job import SweepJobConfig, forecast, require_local, run_sweep
 from tap_ray.distributed.sweep_trial import Stages
 
 STAGES = Stages(pretrain=pretrain.main, prior=pretrain.prior, align=align.main, evaluate=evaluate.main)
@@ -17,6 +17,7 @@ STAGES = Stages(pretrain=pretrain.main, prior=pretrain.prior, align=align.main, 
 
 def main(config: SweepJobConfig) -> Path:
     """Run every trial that has not ended, print the table; returns the run folder (of a dry run, the sweep's file)."""
+    require_local(config)
     plan = sweep_plan.read(config.sweep, data=config.data, demos=config.demos)
     trials = sweep_plan.trials(plan, config.sweep)
     protocol = evaluate.checked_protocol(trials[0].evaluate)

@@ -8,7 +8,7 @@ from typing import Annotated, Any, Mapping, Sequence
 import ray
 import tyro
 
-from tap_ray import registry, runs, tracking
+from tap_ray import registry, runs, storage, tracking
 from tap_ray.compare import sweep_page
 from tap_ray.compare.sweep_tables import TRIALS, TrialRow, best, cost_text, facts, label, points, read_row, text_table
 from tap_ray.distributed import sweep_costs
@@ -16,7 +16,7 @@ from tap_ray.distributed.connect import connect, dashboard_url
 from tap_ray.distributed.sweep import TUNE, sweep, trials_at_once
 from tap_ray.distributed.sweep_plan import SweepFile, Trial
 from tap_ray.distributed.sweep_trial import Stages, Work
-from tap_ray.errors import TapRayError
+from tap_ray.errors import ConfigError, TapRayError
 from tap_ray.evaluate.protocol import Protocol
 from tap_ray.training import session
 
@@ -37,7 +37,7 @@ class SweepJobConfig:
     out: Path | None = None
     """Run folder; without it <store>/sweep-<hash>."""
     store: Path = runs.STORE
-    """Folder of the stages' run folders; sweeps that share it never train the same twice."""
+    """Folder of the stages' run folders, on a disk or mount; sweeps that share it never train the same twice."""
     dry_run: bool = False
     """Print the trials and what each will cost, from rates measured in the store; start nothing."""
     trials_at_once: int = 0
@@ -46,6 +46,16 @@ class SweepJobConfig:
     """Serve the dashboard of a local Ray, on loopback; the page links to it."""
     ray_address: str | None = None
     """Ray cluster to join, e.g. "auto"; without it a local Ray starts and stops with the job."""
+
+
+def require_local(config: SweepJobConfig) -> None:
+    """Raise ConfigError where the sweep's own folders are given by URI."""
+    for flag, path in (("--store", config.store), ("--out", config.out)):
+        if storage.is_remote(path):
+            raise ConfigError(
+                f"{flag} {path}: a sweep's own folders lie on a disk, or a mount that all machines share; its data "
+                "(--data, --demos) may lie there."
+            )
 
 
 def forecast(config: SweepJobConfig, plan: SweepFile, trials: Sequence[Trial], protocol: Protocol) -> str:

@@ -336,11 +336,29 @@ SERVING = (
     Case("no sessions", f"{SERVE} tap --sessions 0"),
 )
 
+SWEEP = "python -m jobs.sweep sweep.yaml --data play --demos demos"
+SWEEPS = (
+    Case("no file", SWEEP),
+    Case("a key that does not exist", SWEEP, write("sweep.yaml", "budgets: {grid: [0, 20]}")),
+    Case("a setting that its job does not have", SWEEP, write("sweep.yaml", "align: {train: {step: {grid: [1, 2]}}}")),
+    Case("another verb", SWEEP, write("sweep.yaml", "budget: {gird: [0, 20]}")),
+    Case("an empty grid", SWEEP, write("sweep.yaml", "budget: {grid: []}")),
+    Case("a value twice", SWEEP, write("sweep.yaml", "seed: {grid: [0, 0]}")),
+    Case("a range upside down", SWEEP, write("sweep.yaml", "align: {train: {lr: {loguniform: [1e-2, 1e-3]}}}")),
+    Case("more draws than anything to draw", SWEEP, write("sweep.yaml", "samples: 3")),
+    Case("a budget larger than the data set", SWEEP, write("sweep.yaml", "budget: {grid: [0, 8000]}")),
+    Case("a budget with nothing to judge on", SWEEP, write("sweep.yaml", "budget: {grid: [0, 5]}")),
+    Case("trials judged differently", SWEEP, write("sweep.yaml", "evaluate: {episodes: {grid: [4, 8]}}")),
+    Case("what the sweep fills in", SWEEP, write("sweep.yaml", "align: {init: tap}")),
+    Case("a store in a bucket", f"{SWEEP} --out s3://robots/sweep", write("sweep.yaml", "budget: 0")),
+)
+
 GROUPS = {
     "Commands": COMMANDS,
     "Configs": CONFIGS,
     "Data sets": DATA_SETS,
     "Checkpoints and results": CHECKPOINTS,
     "Serving": SERVING,
+    "Sweeps": SWEEPS,
 }
 CASES = {f"{group}: {case.name}": case for group, cases in GROUPS.items() for case in cases}
