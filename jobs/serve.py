@@ -8,6 +8,7 @@ import threading
 from contextlib import suppress
 from pathlib import Path
 
+from tap_ray import registry
 from tap_ray.config import run_job
 from tap_ray.distributed.connect import connect
 from tap_ray.distributed.serve import serving
@@ -29,7 +30,7 @@ def contract_of(run: Path) -> Contract:
 def main(config: ServeConfig) -> Path:
     """Serve until Ctrl-C; returns the policy's folder."""
     check(config)
-    run = config.policy.resolve()
+    run = registry.local(config.policy).resolve()
     token, port = token_of(config), free_port(config.host, config.port)
     contract = contract_of(run)
     with connect(config.ray_address), suppress(KeyboardInterrupt):

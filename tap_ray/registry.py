@@ -11,7 +11,7 @@ import tempfile
 from pathlib import Path
 from typing import Any, Mapping
 
-from tap_ray import runs, tracking
+from tap_ray import runs, storage, tracking
 from tap_ray.errors import CheckpointError
 
 MODEL = "tap"
@@ -95,7 +95,7 @@ def local(policy: Path | str, store: Path | None = None) -> Path:
     """
     text = str(policy).replace("models://", SCHEME)
     if not text.startswith(SCHEME):
-        return Path(policy)
+        return storage.at(policy)
     client = tracking.client_of()
     name, _, number = text.removeprefix(SCHEME).partition("/")
     alias = name.partition("@")[2]

@@ -20,7 +20,7 @@ class ServeConfig:
     """Which policy answers where, and how many robots at once."""
 
     policy: Path
-    """Run folder of jobs.align."""
+    """Run folder of jobs.align, or models:/tap/VERSION of MLflow's registry."""
     host: str = "127.0.0.1"
     """Address to listen on: 127.0.0.1 serves this machine alone; any other, e.g. 0.0.0.0, wants a token."""
     port: int = 8000
