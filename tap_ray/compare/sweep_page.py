@@ -208,4 +208,4 @@ def _of(row: TrialRow, stage: str) -> str:
     """The part of a stage's seconds spent in it, or that it had been there already."""
     if stage in row.worked:
         return f"{row.worked[stage]:.0f} at work"
-    return "found" if row.state == "done" else ""
+    return "found" if stage in row.runs and row.state == "done" else ""
