@@ -15,7 +15,6 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -25,6 +24,7 @@ from ray.exceptions import RayActorError, RayTaskError
 from ray.serve.config import HTTPOptions
 from ray.serve.handle import DeploymentHandle
 
+from tap_ray import storage
 from tap_ray.distributed.connect import silent_stderr
 from tap_ray.distributed.evaluate import require_gpus
 from tap_ray.errors import ConfigError, TapRayError
@@ -50,7 +50,7 @@ class Network:
         from tap_ray.models.deploy import load_policy
 
         self._exact = config.exact
-        self._policy, _ = load_policy(Path(run), device="cuda" if config.gpus_per_replica else "cpu")
+        self._policy, _ = load_policy(storage.at(run), device="cuda" if config.gpus_per_replica else "cpu")
         batched: Any = self.chunks
         batched.set_max_batch_size(config.batch)
         batched.set_batch_wait_timeout_s(config.batch_wait_ms / 1e3)

@@ -28,6 +28,7 @@ import torch
 import torch.distributed
 from pyarrow.fs import FSSpecHandler, PyFileSystem
 from ray import cloudpickle
+from ray.exceptions import RayActorError
 from ray.train import FailureConfig, LoggingConfig, RunConfig, ScalingConfig
 
 from tap_ray import runs, storage, tracking
@@ -242,9 +243,13 @@ class _Trainer(ray.train.torch.TorchTrainer):
 
 def _explain(error: ray.train.TrainingFailedError, task: Task) -> BaseException:
     """What the user should read."""
-    if isinstance(error, ray.train.ControllerError):
-        return user_error(error.controller_failure) or error
-    failures = getattr(error, "worker_failures", {})
+    if isinstance(error, ray.train.ControllerError):  # a worker that died while it started is one of these
+        cause = error.controller_failure
+        if user_error(cause) is None and not isinstance(cause, RayActorError):
+            return error
+        failures = {0: cause}
+    else:
+        failures = getattr(error, "worker_failures", {})
     for failure in failures.values():
         cause = user_error(failure)
         if cause is not None:

