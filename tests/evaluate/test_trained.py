@@ -63,6 +63,7 @@ def test_other_conventions(run, tmp_path):
     (other / "final").mkdir()
     values = SPEC.to_json() | {"control_hz": 10.0, "gripper": "0 open, 1 closed"}
     runs.write_json(other / "final" / "spec.json", values)
+    runs.write_json(other / "final" / "policy.json", {"image_size": 32})
     with pytest.raises(SpecError) as caught:
         trained.require_fit(other, spec=SPEC, image_size=32)
     assert f"control_hz: robot 'widowx' has 5.0, policy {other} has 10.0" in str(caught.value)

@@ -350,7 +350,6 @@ SWEEPS = (
     Case("a budget with nothing to judge on", SWEEP, write("sweep.yaml", "budget: {grid: [0, 5]}")),
     Case("trials judged differently", SWEEP, write("sweep.yaml", "evaluate: {episodes: {grid: [4, 8]}}")),
     Case("what the sweep fills in", SWEEP, write("sweep.yaml", "align: {init: tap}")),
-    Case("a store in a bucket", f"{SWEEP} --out s3://robots/sweep", write("sweep.yaml", "budget: 0")),
 )
 
 GROUPS = {
