@@ -40,7 +40,8 @@ def main(config: ServeConfig) -> Path:
             where = f"{config.host}:{port}"
             print(f"ready: {contract.spec.robot}, {contract.image_size} px, ws://{where}/ws; try", flush=True)
             print(f"  curl {header}http://{where}/spec", flush=True)
-            signal.signal(signal.SIGTERM, signal.default_int_handler)  # ends like Ctrl-C
+            for number in (signal.SIGINT, signal.SIGTERM):  # both end it, also where a shell's "&" has it ignore Ctrl-C
+                signal.signal(number, signal.default_int_handler)
             threading.Event().wait()
     print("stopped")
     return config.policy
