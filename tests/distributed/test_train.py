@@ -2,9 +2,9 @@
 
 import contextlib
 import dataclasses
-import os
 import functools
 import json
+import os
 import random
 import shutil
 import subprocess
@@ -35,7 +35,7 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore::DeprecationWarning:ray"),  # Ray Train's own, about its future
 ]
 KILLS = int(os.environ.get("KILLS", "6"))
-"""KILLS=10 does ten of each, which passed (EXPERIMENTS.md, Faults); each costs ten seconds of everybody's `make test`."""
+"""KILLS=10 does ten of each, which passed (EXPERIMENTS.md, Faults); each costs everybody ten seconds."""
 
 
 @pytest.fixture(scope="module", autouse=True)
