@@ -15,7 +15,6 @@ import contextlib
 import logging
 import os
 import shutil
-import threading
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -33,6 +32,7 @@ from tap_ray.distributed.sweep_trial import Work, run_trial
 from tap_ray.distributed.train import SETTINGS
 from tap_ray.errors import ConfigError
 from tap_ray.training import session
+from tap_ray.training.progress import every
 
 TUNE = "tune"
 """Folder of Tune's own files in the run folder; TensorBoard reads it."""
@@ -206,7 +206,6 @@ class _Recorder(tune.Callback):
 @contextlib.contextmanager
 def _watched(work: Work, watch: Watch) -> Iterator[None]:
     """While the body runs: one bar over trials, and `watch`."""
-    done = threading.Event()
     with tqdm(total=len(work.trials), unit="trial", smoothing=0.0) as bar:
         bar.initial = bar.n = sum(row.state in ENDED for row in rows_of(work))
 
@@ -218,15 +217,8 @@ def _watched(work: Work, watch: Watch) -> Iterator[None]:
             bar.refresh()
             watch(rows)
 
-        def looks() -> None:
-            while not done.wait(WATCH_S):
-                look()
-
-        thread = threading.Thread(target=looks, daemon=True)
-        thread.start()
         try:
-            yield
+            with every(WATCH_S, look):
+                yield
         finally:
-            done.set()
-            thread.join()
             look()

@@ -6,7 +6,6 @@ stage proceeds, and hands the alignment's metrics to Tune (its scheduler and Ten
 """
 
 import contextlib
-import json
 import logging
 import os
 import sys
@@ -28,6 +27,7 @@ from tap_ray.evaluate.protocol import Protocol, cells
 from tap_ray.evaluate.settings import EvaluateConfig
 from tap_ray.evaluate.settings import what as what_is_judged
 from tap_ray.training import session
+from tap_ray.training.progress import every
 
 PULSE_S = 2.0
 """How often the ledger says how far a trial is, s."""
@@ -160,22 +160,12 @@ class _Life:
         self._rest()
         self._stage, self._path, self._of = stage, path, of
         self._began, self._before = time.monotonic(), self._row.seconds.get(stage, 0.0)
-        done = threading.Event()
-        thread = threading.Thread(target=self._beat_until, args=(done,), daemon=True)
         self._beat()
-        thread.start()
-        try:
+        with every(PULSE_S, self._beat):
             yield
-        finally:
-            done.set()
-            thread.join()
         self._beat()
         if self._stopped:
             sys.exit(0)
-
-    def _beat_until(self, done: threading.Event) -> None:
-        while not done.wait(PULSE_S):
-            self._beat()
 
     def _beat(self) -> None:
         with self._lock:
@@ -191,9 +181,7 @@ class _Life:
     def _new_lines(self) -> list[dict[str, Any]]:
         """What the stage has logged since the last look, and how far it has come."""
         file = self._path / ("episodes.jsonl" if self._stage == "evaluate" else session.METRICS)
-        if not file.exists():
-            return []
-        lines = [json.loads(text) for text in file.read_text().splitlines(keepends=True) if text.endswith("\n")]
+        lines = session.read_metrics(file)
         fresh = lines[self._offset :]
         self._offset = max(self._offset, len(lines))
         self._seen = len(lines) if self._stage == "evaluate" else max((int(line["step"]) for line in lines), default=0)

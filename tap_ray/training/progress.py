@@ -40,16 +40,31 @@ def train_here(task: Task, *, log: Log | None = None, progress: bool = True) -> 
 @contextlib.contextmanager
 def follow(task: Task, log: Log | None, *, progress: bool) -> Iterator[None]:
     """While the body runs, draw the bar and hand each new line of metrics to `log`."""
-    done = threading.Event()
     with tqdm(total=task.config.steps, unit="step", disable=not progress, smoothing=0.1) as bar:
         follower = _Follower(task, log, bar)
-        thread = threading.Thread(target=follower.run, args=(done,), daemon=True)
-        thread.start()
         try:
-            yield
+            with every(POLL_S, follower.look):
+                yield
         finally:
-            done.set()
-            thread.join()
+            follower.look()
+
+
+@contextlib.contextmanager
+def every(seconds: float, look: Callable[[], None]) -> Iterator[None]:
+    """While the body runs, call `look` in a thread, every so many seconds; it has ended when the body has."""
+    done = threading.Event()
+
+    def looks() -> None:
+        while not done.wait(seconds):
+            look()
+
+    thread = threading.Thread(target=looks, daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        done.set()
+        thread.join()
 
 
 class _Follower:
@@ -64,13 +79,10 @@ class _Follower:
         bar.initial = bar.n = bar.last_print_n = newest  # steps of an earlier process do not count for the rate
         bar.refresh()
 
-    def run(self, done: threading.Event) -> None:
-        """Until `done`, and once more after it."""
-        last = False
-        while not last:
-            last = done.wait(POLL_S)
-            for line in self._new_lines():
-                self._hand_on(line)
+    def look(self) -> None:
+        """Hand on what is new."""
+        for line in self._new_lines():
+            self._hand_on(line)
 
     def _new_lines(self) -> list[dict[str, float]]:
         try:
