@@ -29,7 +29,6 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, Callable, Iterator, Mapping
 
 from tap_ray import storage
-from tap_ray.config import digest
 from tap_ray.errors import StorageError
 from tap_ray.runs import read_json
 
@@ -292,7 +291,7 @@ def _alone(uri: str) -> Iterator[None]:
     if not uri.startswith("sqlite:///"):
         yield
         return
-    with open(Path(tempfile.gettempdir()) / f"tap_ray-mlflow-{os.getuid()}-{digest(uri)}.lock", "w") as lock:
+    with open(Path(tempfile.gettempdir()) / f"tap_ray-mlflow-{os.getuid()}.lock", "w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         yield
 
