@@ -108,6 +108,9 @@ def test_kuberay_accepts_it():
         (("spec", "autoscalerOptions", "version"), 2),
         (("spec", "headGroupSpec", "rayStartParams"), {"num-cpus": 0}),
         (("spec", "workerGroup"), []),
+        (("spec", "rayVersion"), 2.6),
+        (("spec", "managedBy"), "kueue"),
+        (("metadata", "name"), "tap-ray-" + "x" * 40),
     ],
 )
 def test_the_schema_refuses_what_kuberay_would(path: tuple[str, ...], value: Any):
