@@ -1,6 +1,6 @@
 """The whole machine in one read: play -> data set -> pretrain -> align -> evaluate -> compare.
 
-Six stages, each a function that reads folders and writes one. The defaults are small enough for two cores in eight
+Six stages, each a function that reads folders and writes one. The defaults are small enough for two cores in six
 minutes (`make demo`); every stage is also a job of its own (`python -m jobs.<verb> --help`).
 """
 
@@ -52,7 +52,7 @@ def main(config: ChainConfig) -> Path:
     def stage(number: int, what: str) -> None:
         print(f"\n== {number}/6 {what} ({time.perf_counter() - start:.0f} s)", flush=True)
 
-    def learn(steps: int, batch_size: int = 64) -> TrainConfig:
+    def learn(steps: int, batch_size: int = 48) -> TrainConfig:
         return TrainConfig(steps=steps, batch_size=batch_size, seed=seed, checkpoint_every=200, validate_every=200)
 
     with connect(config.ray_address):
