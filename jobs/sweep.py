@@ -7,10 +7,14 @@ command goes on where it was cut off.
 from pathlib import Path
 
 from jobs import align, evaluate, pretrain
+from tap_ray.align.objective import BehaviourCloning
 from tap_ray.config import run_job
+from tap_ray.dataset.reader import open_dataset
 from tap_ray.distributed import sweep_plan
 from tap_ray.distributed.sweep_job import SweepJobConfig, forecast, require_local, run_sweep
 from tap_ray.distributed.sweep_trial import Stages
+from tap_ray.errors import ConfigError, nearest
+from tap_ray.training.judge import names
 
 STAGES = Stages(pretrain=pretrain.main, prior=pretrain.prior, align=align.main, evaluate=evaluate.main)
 
@@ -20,11 +24,19 @@ def main(config: SweepJobConfig) -> Path:
     require_local(config)
     plan = sweep_plan.read(config.sweep, data=config.data, demos=config.demos)
     trials = sweep_plan.trials(plan, config.sweep)
+    require_metric(plan, config.sweep)
     protocol = evaluate.checked_protocol(trials[0].evaluate)
     if config.dry_run:
         print(forecast(config, plan, trials, protocol))
         return config.sweep
     return run_sweep(config, plan, trials, stages=STAGES, protocol=protocol)
+
+
+def require_metric(plan: sweep_plan.SweepFile, where: Path) -> None:
+    """Raise ConfigError if trials would be stopped by a metric that no alignment on these demonstrations has."""
+    known = names(BehaviourCloning.name, open_dataset(plan.demos).spec)
+    if plan.asha and plan.asha.metric not in known:
+        raise ConfigError(f"{where}: asha: unknown metric {plan.asha.metric!r}. {nearest(plan.asha.metric, known)}")
 
 
 if __name__ == "__main__":

@@ -28,9 +28,9 @@ class ChainConfig:
     """Demonstrations of each task."""
     pretrain_steps: int = 400
     """Optimizer steps of Stage 1."""
-    prior_steps: int = 400
+    prior_steps: int = 320
     """Optimizer steps of the motion prior."""
-    align_steps: int = 320
+    align_steps: int = 280
     """Optimizer steps of Stage 2, for each of the three policies."""
     episodes: int = 8
     """Cells of each task that a policy is judged on."""

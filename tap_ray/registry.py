@@ -48,37 +48,54 @@ def register(
     """
     manifest = runs.require_done(run, job="align")
     client = tracking.client_of(tracked.uri)
-    name, place = MODEL, f"policy-{manifest['hash'][:10]}"
-    if not client.search_registered_models(f"name = '{name}'"):
-        client.create_registered_model(name, description="Policies of tap_ray: safetensors and JSON.")
-    for version in client.search_model_versions(f"name = '{name}'"):
-        if version.run_id == tracked.run_id and version.tags.get("align") == manifest["hash"]:
-            return str(version.version)
-    with tempfile.TemporaryDirectory() as folder:
-        file = Path(folder) / FACTS
-        file.write_text(json.dumps(facts, indent=2, default=str) + "\n")
-        client.log_artifact(tracked.run_id, str(file), place)
-    for part in KEPT:
-        if (run / part).is_dir():
-            client.log_artifacts(tracked.run_id, str(run / part), f"{place}/{part}")
-        elif (run / part).exists():
-            client.log_artifact(tracked.run_id, str(run / part), place)
-    source = f"{client.get_run(tracked.run_id).info.artifact_uri}/{place}"
-    made = client.create_model_version(
-        name, source, run_id=tracked.run_id, tags={**tags, "align": manifest["hash"]}, description=description
-    )
+    place = f"policy-{manifest['hash'][:10]}"
+    with tracking.answering(tracked.uri):
+        _create(client)
+        for version in client.search_model_versions(f"name = '{MODEL}'"):
+            if version.run_id == tracked.run_id and version.tags.get("align") == manifest["hash"]:
+                return str(version.version)
+        with tempfile.TemporaryDirectory() as folder:
+            file = Path(folder) / FACTS
+            file.write_text(json.dumps(facts, indent=2, default=str) + "\n")
+            client.log_artifact(tracked.run_id, str(file), place)
+        for part in KEPT:
+            if (run / part).is_dir():
+                client.log_artifacts(tracked.run_id, str(run / part), f"{place}/{part}")
+            elif (run / part).exists():
+                client.log_artifact(tracked.run_id, str(run / part), place)
+        source = f"{client.get_run(tracked.run_id).info.artifact_uri}/{place}"
+        made = client.create_model_version(
+            MODEL, source, run_id=tracked.run_id, tags={**tags, "align": manifest["hash"]}, description=description
+        )
     return str(made.version)
 
 
+def _create(client: Any) -> None:
+    """Our model in the registry, unless it is there."""
+    known = f"name = '{MODEL}'"
+    if client.search_registered_models(known):
+        return
+    try:
+        client.create_registered_model(MODEL, description="Policies of tap_ray: safetensors and JSON.")
+    except tracking.error_type():
+        if not client.search_registered_models(known):  # or another sweep was faster
+            raise
+
+
 def promote(version: str, alias: str, *, score: str, uri: str) -> bool:
-    """Let an alias name a version if that has more of a tag (a number) than the one that it names now."""
+    """Let an alias name a version if that has more of a tag (a number) than the one that it names now.
+
+    Returns:
+        Whether it names that version.
+    """
     client = tracking.client_of(uri)
-    held = client.get_registered_model(MODEL).aliases.get(alias)
-    if held is not None:
-        now, new = (float(client.get_model_version(MODEL, str(v)).tags.get(score, 0)) for v in (held, version))
-        if new <= now:
-            return False
-    client.set_registered_model_alias(MODEL, alias, version)
+    with tracking.answering(uri):
+        held = client.get_registered_model(MODEL).aliases.get(alias)
+        if held is not None and str(held) != version:
+            now, new = (float(client.get_model_version(MODEL, str(v)).tags.get(score, 0)) for v in (held, version))
+            if new <= now:
+                return False
+        client.set_registered_model_alias(MODEL, alias, version)
     return True
 
 

@@ -171,20 +171,31 @@ def start(
     uri = tracking_uri()
     require_reachable(uri)
     client = _open(uri)
-    if run_id and _exists(client, run_id):
-        client.update_run(run_id, status="RUNNING")
-        return Run(uri=uri, run_id=run_id)
-    run_dir = storage.at(run_dir).resolve()
-    tags = {"mlflow.source.name": f"jobs.{job}", "tap_ray.job": job, "tap_ray.run_dir": str(run_dir)}
-    known = {role: parent for role, parent in (parents or {}).items() if parent}
-    tags |= {f"tap_ray.parent.{role}": parent for role, parent in known.items()}
-    natural = next(iter(known.values())) if len(known) == 1 else None
-    if natural and _exists(client, natural):
-        tags["mlflow.parentRunId"] = natural
-    name = run_dir.name if run_dir.name.startswith(job) else f"{job} {run_dir.name}"
-    created = client.create_run(_experiment(client), tags=tags, run_name=name)
-    _log_params(client, created.info.run_id, params)
+    with answering(uri):
+        if run_id and _exists(client, run_id):
+            client.update_run(run_id, status="RUNNING")
+            return Run(uri=uri, run_id=run_id)
+        run_dir = storage.at(run_dir).resolve()
+        tags = {"mlflow.source.name": f"jobs.{job}", "tap_ray.job": job, "tap_ray.run_dir": str(run_dir)}
+        known = {role: parent for role, parent in (parents or {}).items() if parent}
+        tags |= {f"tap_ray.parent.{role}": parent for role, parent in known.items()}
+        natural = next(iter(known.values())) if len(known) == 1 else None
+        if natural and _exists(client, natural):
+            tags["mlflow.parentRunId"] = natural
+        name = run_dir.name if run_dir.name.startswith(job) else f"{job} {run_dir.name}"
+        created = client.create_run(_experiment(client), tags=tags, run_name=name)
+        _log_params(client, created.info.run_id, params)
     return Run(uri=uri, run_id=created.info.run_id)
+
+
+@contextlib.contextmanager
+def answering(uri: str) -> Iterator[None]:
+    """Turns what MLflow raises in the body (a server gone, a database locked) into a StorageError."""
+    try:
+        yield
+    except error_type() as error:
+        reason = str(error).strip().splitlines()[0]
+        raise StorageError(f"MLflow at {uri} refused: {reason}. The same command again goes on from here.") from error
 
 
 def tracking_uri() -> str:

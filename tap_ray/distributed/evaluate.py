@@ -36,7 +36,8 @@ class FleetConfig:
     fleets: int = 0
     """Processes; 0: one for each CPU of the cluster."""
     robots: int = 12
-    """Robots in a process, stepped in lockstep; the policy sees them as one batch."""
+    """Robots in a process, stepped in lockstep; the policy sees them as one batch. Fewer of them keep more
+    processes busy."""
     gpus: float = 0.0
     """GPUs (or a share of one) for each fleet's policy; 0: none."""
     labels: tuple[str, ...] = ()
@@ -94,13 +95,14 @@ def evaluate(
     wanted = cells(protocol)
     done = store.stored(folder / "episodes.jsonl")
     done = {cell: done[cell] for cell in wanted if cell in done}
-    todo = [cell for cell in wanted if cell not in done]
-    if todo:
+    # Robots that share a pass through the network change each other's last bits: the same groups in every life, on
+    # however many fleets.
+    parts = [part for part in chunks(wanted, config.robots) if not done.keys() >= set(part)]
+    if parts:
         require_gpus(config.gpus)
         place = placement.selector(config.labels)
         cpus = placement.num_fleets(place)
         fleets = config.fleets or cpus
-        parts = chunks(todo, min(config.robots, -(-len(todo) // fleets)))
         share = placement.share(min(fleets, cpus), place)
         # "DEFAULT": a trial of a sweep has a placement group, and fleets must not be squeezed into it.
         actor = ray.remote(num_cpus=share, num_gpus=config.gpus, label_selector=place, scheduling_strategy="DEFAULT")(
@@ -110,11 +112,12 @@ def evaluate(
         with tqdm(total=len(wanted), initial=len(done), unit="episode", disable=not progress) as bar:
             try:
                 for judged in crew.work(parts):
-                    store.append(folder / "episodes.jsonl", judged.results)
+                    new = [result for result in judged.results if result.cell not in done]
+                    store.append(folder / "episodes.jsonl", new)
                     for clip in judged.clips:
                         video.keep(folder / "clips", clip)
-                    done |= {result.cell: result for result in judged.results}
-                    _show(bar, len(judged.results), done)
+                    done |= {result.cell: result for result in new}
+                    _show(bar, len(new), done)
             finally:
                 crew.dismiss()
     return [done[cell] for cell in wanted]

@@ -25,6 +25,7 @@ from ray.serve.config import HTTPOptions
 from ray.serve.handle import DeploymentHandle
 
 from tap_ray import storage
+from tap_ray.distributed import placement
 from tap_ray.distributed.connect import silent_stderr
 from tap_ray.distributed.evaluate import require_gpus
 from tap_ray.errors import ConfigError, TapRayError
@@ -75,7 +76,7 @@ async def _ask(network: DeploymentHandle, look: Look, timeout_s: float) -> np.nd
     end = time.monotonic() + timeout_s
     while True:
         try:
-            return await asyncio.wait_for(_once(network, look), max(0.0, end - time.monotonic()))
+            return await asyncio.wait_for(network.remote(look), max(0.0, end - time.monotonic()))
         except TimeoutError:
             raise Refusal(
                 503,
@@ -87,10 +88,6 @@ async def _ask(network: DeploymentHandle, look: Look, timeout_s: float) -> np.nd
             raise Refusal(500, f"The network failed: {reason}. Do not move; Ray's logs have more.") from None
         except RayActorError:
             await asyncio.sleep(RETRY_S)
-
-
-async def _once(network: DeploymentHandle, look: Look) -> np.ndarray:
-    return await network.remote(look)
 
 
 def _application(run: str, contract: Contract, token_digest: str | None, config: ServeConfig) -> serve.Application:
@@ -167,9 +164,17 @@ def serving(
 
 
 def _require_room(config: ServeConfig) -> None:
+    """Raise ConfigError if Serve would wait without end for a place for each replica."""
     cpus = int(ray.cluster_resources().get("CPU", 0))
     if config.replicas > cpus:
         raise ConfigError(f"--replicas {config.replicas}: the Ray cluster has {cpus} CPUs, and each replica takes one.")
+    if each := config.gpus_per_replica:
+        room = sum(int(gpus / each + 1e-6) for gpus in placement.of_nodes("GPU", {}))
+        if config.replicas > room:
+            raise ConfigError(
+                f"--replicas {config.replicas} --gpus-per-replica {each:g}: the GPUs of the Ray cluster hold {room}. "
+                "Ask for fewer, or a smaller share of a GPU for each."
+            )
 
 
 def _cause(error: RuntimeError) -> str:

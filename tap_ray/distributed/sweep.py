@@ -24,13 +24,14 @@ from ray import tune
 from ray.tune.schedulers import ASHAScheduler, FIFOScheduler, TrialScheduler
 from tqdm import tqdm
 
+from tap_ray import runs, tracking
 from tap_ray.compare.sweep_tables import TrialRow, read_row, write_row
 from tap_ray.distributed.placement import split
 from tap_ray.distributed.settings import WorkersConfig
 from tap_ray.distributed.sweep_plan import AshaConfig, Trial
 from tap_ray.distributed.sweep_trial import Work, run_trial
 from tap_ray.distributed.train import SETTINGS
-from tap_ray.errors import ConfigError
+from tap_ray.errors import ConfigError, nearest
 from tap_ray.training import session
 from tap_ray.training.progress import every
 
@@ -68,7 +69,8 @@ def sweep(work: Work, *, at_once: int, asha: AshaConfig | None, watch: Watch) ->
     """
     work = replace(work, judge=asha is None)
     with _watched(work, watch):
-        _tune(work, [row.id for row in rows_of(work) if row.state in ("waiting", "running", "failed")], at_once, asha)
+        todo = [row for row in rows_of(work) if row.state not in ENDED or row.state == "failed"]
+        _tune(work, [row.id for row in todo if not (asha and row.validation)], at_once, asha)
         if asha:
             _tune(replace(work, judge=True), [row.id for row in finalists(rows_of(work), asha)], at_once, None)
     return rows_of(work)
@@ -80,8 +82,15 @@ def rows_of(work: Work) -> list[TrialRow]:
 
 
 def finalists(rows: Sequence[TrialRow], asha: AshaConfig) -> list[TrialRow]:
-    """The best of the trials that were trained to their end, by their last validation; the judged ones among them."""
-    trained = [row for row in rows if row.state in ("trained", "done") and asha.metric in row.validation]
+    """The best of the trials that were trained to their end, by their last validation; the judged ones among them.
+
+    Raises:
+        ConfigError: there is no such metric.
+    """
+    ended = [row for row in rows if row.validation]
+    trained = [row for row in ended if asha.metric in row.validation]
+    if ended and not trained:
+        raise ConfigError(f"No trial logged asha.metric {asha.metric!r}. {nearest(asha.metric, ended[0].validation)}")
     sign = -1 if asha.mode == "max" else 1
     return sorted(trained, key=lambda row: (sign * row.validation[asha.metric], row.id))[: asha.finalists]
 
@@ -97,7 +106,7 @@ def trials_at_once(trials: Sequence[Trial], resources: Mapping[str, float], aske
     Raises:
         ConfigError: more are asked for than fit, or not one fits.
     """
-    cpus, gpus = (resources.get(name, 0.0) for name in ("CPU", "GPU"))
+    cpus, gpus = resources.get("CPU", 1.0), resources.get("GPU", 0.0)  # no CPU: nodes are still to come
     most = min(_fit(trial, cpus, gpus) for trial in trials)
     has = f"the cluster's {cpus:g} CPUs and {gpus:g} GPUs"
     if most < 1:
@@ -143,7 +152,7 @@ def _tune(work: Work, ids: Sequence[str], at_once: int, asha: AshaConfig | None)
         tune_config=tune.TuneConfig(
             max_concurrent_trials=at_once,
             reuse_actors=asha is None,  # a stopped trial goes on in its process until that is killed
-            scheduler=_scheduler(work, asha) if asha else FIFOScheduler(),
+            scheduler=_Halving(work, asha) if asha else FIFOScheduler(),
             trial_name_creator=_id,
             trial_dirname_creator=_id,
         ),
@@ -161,26 +170,44 @@ def _id(trial: Any) -> str:
     return trial.config["trial"]
 
 
-def _scheduler(work: Work, asha: AshaConfig) -> TrialScheduler:
-    """Successive halving that knows what the trials of earlier lives of this sweep have shown."""
-    steps = max(trial.align.train.steps for trial in work.trials.values())
-    scheduler = ASHAScheduler(
-        time_attr="step",
-        metric=asha.metric,
-        mode=asha.mode,
-        max_t=steps,
-        grace_period=min(asha.grace_steps, steps),
-        reduction_factor=asha.reduction,
-        stop_last_trials=False,
-    )
-    for row in rows_of(work):
-        if row.state in ("done", "trained", "stopped"):
-            past: Any = SimpleNamespace(trial_id=f"past-{row.id}")
-            nobody: Any = None
-            scheduler.on_trial_add(nobody, past)
-            for line in session.read_metrics(Path(row.runs["align"]) / session.METRICS):
-                scheduler.on_trial_result(nobody, past, line)
-    return scheduler
+class _Halving(ASHAScheduler):
+    """Successive halving over several lives of a sweep.
+
+    A life begins with what earlier ones have shown. What they let pass is not asked again, though the rungs have filled
+    since; and whoever has been trained to the end is no longer stopped.
+    """
+
+    def __init__(self, work: Work, asha: AshaConfig) -> None:
+        self._steps = {id: trial.align.train.steps for id, trial in work.trials.items()}
+        self._passed = {row.id: row.logged_step for row in rows_of(work)}
+        most = max(self._steps.values())
+        super().__init__(
+            time_attr="step",
+            metric=asha.metric,
+            mode=asha.mode,
+            max_t=most,
+            grace_period=min(asha.grace_steps, most),
+            reduction_factor=asha.reduction,
+            stop_last_trials=False,
+        )
+        for row in rows_of(work):
+            if row.state == "stopped" or row.validation:
+                self._remember(row)
+
+    def _remember(self, row: TrialRow) -> None:
+        past: Any = SimpleNamespace(trial_id=f"past-{row.id}", config={"trial": row.id})
+        nobody: Any = None
+        self.on_trial_add(nobody, past)
+        for line in session.read_metrics(Path(row.runs["align"]) / session.METRICS):
+            if row.state != "stopped" or line["step"] <= row.logged_step:  # its process went on until it was killed
+                self.on_trial_result(nobody, past, line)
+
+    def on_trial_result(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> str:
+        """CONTINUE or STOP; what has been decided is only recorded."""
+        decision = super().on_trial_result(tune_controller, trial, result)
+        step, id = result.get("step", 0), _id(trial)
+        decided = step <= self._passed[id] or step >= self._steps[id]
+        return TrialScheduler.CONTINUE if decided else decision
 
 
 class _Recorder(tune.Callback):
@@ -200,7 +227,17 @@ class _Recorder(tune.Callback):
         row = read_row(self._work.folder, _id(trial), self._work.trials[_id(trial)].values)
         if row.state in ("waiting", "running"):
             row.state, row.error, row.stage = state, error, ""
+            row.logged_step = int((trial.last_result or {}).get("step", row.logged_step))
             write_row(self._work.folder, row)
+            self._end_tracking(row)
+
+    def _end_tracking(self, row: TrialRow) -> None:
+        """In the place of the process, which was killed."""
+        align = Path(row.runs.get("align", "-"))
+        cut_off = [row.mlflow_run_id, None if runs.is_done(align) else tracking.run_id_of(align)]
+        for run_id in filter(None, cut_off):
+            status = "KILLED" if row.state == "stopped" else "FAILED"
+            tracking.Run(uri=self._work.tracking_uri, run_id=run_id).finish(status)
 
 
 @contextlib.contextmanager

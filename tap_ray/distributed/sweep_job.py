@@ -10,10 +10,11 @@ import tyro
 
 from tap_ray import registry, runs, storage, tracking
 from tap_ray.compare import sweep_page
-from tap_ray.compare.sweep_tables import TRIALS, TrialRow, best, cost_text, facts, label, points, read_row, text_table
+from tap_ray.compare.sweep_tables import TRIALS, TrialRow, best, cost_text, facts, label, points, text_table
+from tap_ray.config import to_dict
 from tap_ray.distributed import sweep_costs
 from tap_ray.distributed.connect import connect, dashboard_url
-from tap_ray.distributed.sweep import TUNE, sweep, trials_at_once
+from tap_ray.distributed.sweep import TUNE, rows_of, sweep, trials_at_once
 from tap_ray.distributed.sweep_plan import SweepFile, Trial
 from tap_ray.distributed.sweep_trial import Stages, Work
 from tap_ray.errors import ConfigError, TapRayError
@@ -73,37 +74,32 @@ def run_sweep(
         TapRayError: not one trial came to its end; their reasons are in the ledger.
     """
     store = config.store.resolve()
-    values = {**asdict(plan), "protocol": protocol.hash, "_store": str(store)}
+    values = {**to_dict(plan), "protocol": protocol.hash, "_store": str(store)}
     parents: dict[str, Path | str] = {"data": plan.data, "demos": plan.demos}
     out = config.out or runs.folder_of(store, job="sweep", config=values, parents=parents)
     run = runs.open_run(out, job="sweep", config=values, parents=parents)
     (run.path / TRIALS).mkdir(exist_ok=True)
+    work = Work(
+        folder=run.path.resolve(),
+        store=store,
+        trials={trial.id: trial for trial in trials},
+        stages=stages,
+        protocol=protocol,
+        fleets=0,
+        judge=True,
+        tracking_uri=tracking.tracking_uri(),
+        mlflow_run_id="",
+    )
     if not run.done:
-        with session.lock(run.path.resolve()):
-            work = Work(
-                folder=run.path.resolve(),
-                store=store,
-                trials={trial.id: trial for trial in trials},
-                stages=stages,
-                protocol=protocol,
-                fleets=0,
-                judge=True,
-                tracking_uri=tracking.tracking_uri(),
-                mlflow_run_id="",
-            )
+        with session.lock(work.folder):
             _run(config, plan, run, work, parents)
-    print(text_table(rows_from(run.path, trials)))
+    print(text_table(rows_of(work)))
     facts_of = runs.read_json(run.path / "manifest.json")
     for name in ("cost", "registered"):
         if name in facts_of:
             print(facts_of[name])
     print(f"open {run.path / sweep_page.PAGE}")
     return run.path
-
-
-def rows_from(folder: Path, trials: Sequence[Trial]) -> list[TrialRow]:
-    """The ledger of a sweep's run folder."""
-    return [read_row(folder, trial.id, trial.values) for trial in trials]
 
 
 def _run(config: SweepJobConfig, plan: SweepFile, run: runs.Run, work: Work, parents: Any) -> None:

@@ -33,7 +33,7 @@ OURS = {
     "pretrain": ("data", "live_play", "play", "out"),
     "prior": ("data", "out"),
     "align": ("demos", "init", "prior", "out"),
-    "evaluate": ("policy", "name", "out", "ray_address"),
+    "evaluate": ("policy", "name", "out", "ray_address", "fleets"),
 }
 """What a sweep fills in by itself."""
 STAGE_1_STEPS = "pretrain.train.steps"
@@ -53,6 +53,13 @@ class AshaConfig:
     """One trial in so many goes on from each rung to the next; a rung has so many times the steps of the one before."""
     finalists: int = 3
     """Trials that are judged in closed loop."""
+
+    def __post_init__(self) -> None:
+        if self.grace_steps < 1 or self.reduction <= 1 or self.finalists < 1:
+            raise ConfigError(
+                "asha: grace_steps and finalists are at least 1, reduction is more than 1; got "
+                f"{self.grace_steps}, {self.finalists} and {self.reduction:g}."
+            )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -127,7 +134,8 @@ def read(path: Path, *, data: Path | None = None, demos: Path | None = None) -> 
                 )
     if any(True for _ in axes_of(EvaluateConfig, plan.evaluate, "evaluate", path)):
         raise ConfigError(f"{path}: evaluate takes values only: trials judged differently cannot be compared.")
-    found, drawn = axes(plan, path), [axis for axis in axes(plan, path) if axis.verb != "grid"]
+    found = axes(plan, path)
+    drawn = [axis for axis in found if axis.verb != "grid"]
     if plan.samples < 1 or (plan.samples > 1 and not drawn):
         raise ConfigError(
             f"{path}: samples is {plan.samples}, and {len(drawn)} of the {len(found)} axes are drawn (choice, uniform, "
@@ -165,6 +173,7 @@ def trials(plan: SweepFile, where: Path | str = "sweep") -> list[Trial]:
         shown = {axis: 0 if axis in ("budget", STAGE_1_STEPS) and scratch else known.get(axis, "-") for axis in values}
         trial = _trial(plan, f"{len(made):03d}", shown, values, None if scratch else budget, seed, where)
         _require_episodes(trial, data, demos, where)
+        _require_validation(plan, trial, where)
         made.append(_fit_to(trial, demos))
     return made
 
@@ -256,6 +265,19 @@ def _require_episodes(trial: Trial, data: DatasetInfo, demos: DatasetInfo, where
                 f"{where}: {name} {num} leaves no episode to judge on: every {windows.holdout_every}-th is "
                 "held out. Ask for more, or set windows.holdout_every lower."
             )
+
+
+def _require_validation(plan: SweepFile, trial: Trial, where: Path | str) -> None:
+    """Raise unless successive halving sees each trial judged before it may stop it."""
+    if plan.asha is None:
+        return
+    every, grace = trial.align.train.validate_every, plan.asha.grace_steps
+    if not trial.align.windows.holdout_every or not 1 <= every <= grace:
+        raise ConfigError(
+            f"{where}: asha looks at held-out demonstrations from step {grace} on (asha.grace_steps); got "
+            f"align.train.validate_every {every} and align.windows.holdout_every {trial.align.windows.holdout_every}. "
+            f"Validate every 1 to {grace} steps, and hold some episodes out."
+        )
 
 
 def _fit_to(trial: Trial, demos: DatasetInfo) -> Trial:

@@ -11,7 +11,8 @@ from tap_ray.evaluate.protocol import SUITES, Protocol
 ALL = "all"
 """As a scenario: every one."""
 WHERE = ("fleets", "robots_per_fleet", "gpus_per_fleet", "ray_address", "node_labels")
-"""What says who works on it, and where; no result depends on it."""
+"""What says who works on it, and where; no result depends on it but for the last bits that `robots_per_fleet` robots in
+one batch change."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,7 +45,8 @@ class EvaluateConfig:
     fleets: int = 0
     """Processes that run cells; 0: one for each CPU."""
     robots_per_fleet: int = 8
-    """Robots in a process, stepped in lockstep; the policy sees them as one batch."""
+    """Robots in a process, stepped in lockstep; the policy sees them as one batch. Fewer of them keep more
+    processes busy."""
     gpus_per_fleet: float = 0.0
     """GPUs, or a share of one, for each fleet's policy; 0: none."""
     out: Path | None = None

@@ -54,4 +54,4 @@ def unpack(body: bytes) -> tuple[dict[str, str], dict[str, np.ndarray]]:
     arrays = {
         name: np.frombuffer(tensor["data"], DTYPES[tensor["dtype"]]).reshape(tensor["shape"]) for name, tensor in found
     }
-    return header.get("__metadata__", {}), arrays
+    return header.get("__metadata__") or {}, arrays

@@ -65,6 +65,12 @@ def judge(
     return metrics
 
 
+def names(objective: str, spec: RobotSpec) -> list[str]:
+    """What `judge` may return for a robot, without a reach head."""
+    slots = [slot.name for slot in spec.action if not slot.name.endswith("gripper")]
+    return [f"{objective}/{name}" for name in ("val_loss", "r2_mean", "gripper_accuracy", *(f"r2_{s}" for s in slots))]
+
+
 MOVES = 0.01
 """Smallest standard deviation, as a part of half a slot's range, at which an R^2 is reported."""
 

@@ -8,13 +8,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 import ray.cloudpickle
-import toy_training as toy
-from nodes import Nodes, meanwhile, nodes, wait_for, workers
-from toy_training import toy_task
 
 import envs
 from envs.poses import sample_poses
 from jobs.collect_play import fleet
+from tap_ray import runs
+from tap_ray.compare.sweep_tables import read_row
 from tap_ray.dataset.writer import DatasetWriter
 from tap_ray.distributed import connect as connecting
 from tap_ray.distributed import placement
@@ -31,6 +30,10 @@ from tap_ray.training import session
 from tap_ray.training.progress import train_here
 from tests import line_world
 from tests.distributed import collect_child as child
+from tests.distributed import toy_stages as stages
+from tests.distributed import toy_training as toy
+from tests.distributed.nodes import Nodes, meanwhile, nodes, wait_for, workers
+from tests.distributed.toy_training import toy_task
 from tests.line_world import Forward, line_facts, line_robots
 
 pytestmark = [
@@ -46,7 +49,7 @@ PROTOCOL = Protocol(tasks=("line",), env_version="1", episodes=24, max_steps=5)
 
 @pytest.fixture(scope="module")
 def cluster():
-    for module in (toy, line_world, sys.modules[__name__]):
+    for module in (toy, stages, line_world, sys.modules[__name__]):
         ray.cloudpickle.register_pickle_by_value(module)  # the workers need not find our tests
     with nodes() as made:
         for role in ("play", "play", "train"):
@@ -142,6 +145,36 @@ def test_evaluation_goes_on_when_its_node_dies(cluster: Nodes, tmp_path: Path):
 
 def line_robots_of(scene, num):
     return line_robots(num, scene)
+
+
+def test_a_sweep_goes_on_when_a_node_dies(
+    cluster: Nodes, tmp_path: Path, toy_dataset: Path, monkeypatch: pytest.MonkeyPatch
+):
+    """The node on which a trial aligns; the table is that of each trial alone, without Ray."""
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path}/mlflow.db")
+    store = tmp_path / "store"
+    killed: list[str] = []
+
+    def aligned() -> int:
+        return sum(len(session.read_metrics(file)) for file in store.glob("align-*/metrics.jsonl"))
+
+    def kill_it() -> None:
+        wait_for(lambda: aligned() > 20)
+        node = wait_for(lambda: [node for node in cluster.live if workers(node, "RayTrainWorker")])[0]
+        killed.append(node.role)
+        cluster.kill(node)
+        cluster.add(node.role)
+
+    with meanwhile(kill_it):
+        folder = stages.main(stages.write_file(tmp_path / "sweep.yaml", toy_dataset), store)
+
+    assert len(killed) == 1
+    table = runs.read_json(folder / "table.json")
+    for seed, row in enumerate(table):
+        learnt, result = stages.alone(tmp_path / str(seed), toy_dataset, seed)
+        assert (row["state"], row["validation"], row["result"]) == ("done", learnt, result)
+    rows = [read_row(folder, f"{number:03d}", {}) for number in range(len(table))]
+    assert len({row.runs["pretrain"] for row in rows}) == 1
 
 
 def stored_lines(folder: Path) -> list[str]:

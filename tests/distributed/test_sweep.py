@@ -4,115 +4,83 @@ import os
 import subprocess
 import sys
 import time
-from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, Callable
 
 import pytest
-import yaml
 
 from tap_ray import runs, tracking
 from tap_ray.compare.sweep_tables import TrialRow, read_row, write_row
-from tap_ray.dataset.reader import open_dataset
-from tap_ray.dataset.windows import iterate
 from tap_ray.distributed.settings import WorkersConfig
-from tap_ray.distributed.sweep import _scheduler, finalists, trials_at_once
+from tap_ray.distributed.sweep import _Halving, finalists, trials_at_once
 from tap_ray.distributed.sweep_plan import AshaConfig
-from tap_ray.distributed.sweep_trial import result_of
 from tap_ray.errors import ConfigError
-from tap_ray.evaluate.episodes import Robots
-from tap_ray.evaluate.protocol import cells
-from tap_ray.evaluate.results import summarise
-from tap_ray.training.loop import TrainConfig
-from tap_ray.training.progress import train_here
-from tap_ray.training.session import Task
-from tests.distributed import toy_training
-from tests.distributed.toy_stages import PROTOCOL, make_policy, make_vector
-from tests.line_world import line_facts
+from tests.distributed.toy_stages import alone, write_file
 
 REPOSITORY = Path(__file__).parents[2]
-SWEEP: dict[str, Any] = {
-    "budget": 20,
-    "seed": {"grid": [0, 1]},
-    "pretrain": {"train": {"steps": 40}},
-    "align": {"train": {"steps": 60}},
-}
-TRAIN: dict[str, Any] = {
-    "batch_size": 4,
-    "lr": 0.1,
-    "log_every": 1,
-    "checkpoint_every": 5,
-    "validate_every": 20,
-    "bf16": "off",
-}
 
 
-def driver(file: Path, store: Path) -> list[str]:
-    return [sys.executable, "-m", "tests.distributed.toy_stages", str(file), str(store)]
-
-
-def steps_of(store: Path, job: str) -> int:
-    """Lines that the runs of a job have logged."""
-    return sum(len(file.read_text().splitlines()) for file in store.glob(f"{job}-*/metrics.jsonl"))
+def lines_of(store: Path, pattern: str) -> int:
+    """Lines that some runs have logged."""
+    return sum(len(file.read_text().splitlines()) for file in store.glob(f"{pattern}/metrics.jsonl"))
 
 
 @pytest.fixture
-def sweep_file(tmp_path: Path, toy_dataset: Path) -> Path:
-    values: dict = {"data": str(toy_dataset), "demos": str(toy_dataset), **SWEEP}
-    for stage in ("pretrain", "align"):
-        values[stage] = {"train": {**TRAIN, **values[stage]["train"]}}
-    file = tmp_path / "sweep.yaml"
-    file.write_text(yaml.safe_dump(values))
-    return file
+def env(tmp_path: Path) -> dict[str, str]:
+    return {**os.environ, "MLFLOW_TRACKING_URI": f"sqlite:///{tmp_path}/mlflow.db"}
 
 
-def alone(folder: Path, data: Path, seed: int) -> tuple[dict, dict]:
-    """What a trial must find: its alignment and judgement in this process, without Ray and undisturbed."""
-    config = TrainConfig(**TRAIN, steps=SWEEP["align"]["train"]["steps"], seed=seed)
-    batches = partial(iterate, open_dataset(data), toy_training.WINDOWS, seed=seed)
-    learner = partial(toy_training.learner, 0.0, 0)
-    metrics = train_here(Task(run=folder, learner=learner, batches=batches, config=config), progress=False)
-    robots = Robots(PROTOCOL, make_vector, partial(make_policy, str(folder)), line_facts)
-    judged = [result for cell in cells(PROTOCOL) for result in robots.run([cell]).results]
-    return metrics, result_of(summarise(judged, PROTOCOL, policy="toy"))
+def killed_and_done(file: Path, store: Path, env: dict[str, str], *, when: Callable[[], bool], at_once: int) -> Path:
+    """A sweep whose driver is killed as soon as `when` says so, and the same command again; its run folder."""
+    command = [sys.executable, "-m", "tests.distributed.toy_stages", str(file), str(store), str(at_once)]
+    log = file.with_suffix(".log")
+    with log.open("w") as out:
+        driver = subprocess.Popen(command, cwd=REPOSITORY, env=env, stdout=out, stderr=out)
+    until = time.monotonic() + 400
+    while not when():
+        assert driver.poll() is None, log.read_text()
+        assert time.monotonic() < until
+        time.sleep(0.05)
+    driver.kill()
+    driver.wait()
+    done = subprocess.run(command, cwd=REPOSITORY, env=env, capture_output=True, text=True, timeout=600)
+    assert done.returncode == 0, done.stderr
+    return next(store.glob("sweep-*"))
+
+
+def rows(store: Path) -> list[TrialRow]:
+    """The ledger of the one sweep in a store."""
+    files = sorted(store.glob("sweep-*/trials/*.json"))
+    return [read_row(file.parent.parent, file.stem, {}) for file in files]
+
+
+def calls(store: Path) -> list[tuple[str, int]]:
+    """Run folder and first step of every training that was begun."""
+    lines = (line.split(" from step ") for line in (store / "calls.txt").read_text().splitlines())
+    return [(name, int(step)) for name, step in lines]
 
 
 @pytest.mark.cluster
 @pytest.mark.slow
 @pytest.mark.timeout(1200)
-def test_a_killed_sweep_ends_with_the_table_of_an_undisturbed_one(sweep_file: Path, tmp_path: Path, toy_dataset: Path):
+def test_a_killed_sweep_ends_with_the_table_of_an_undisturbed_one(
+    tmp_path: Path, toy_dataset: Path, env: dict[str, str]
+):
     """Killed while the first trial aligns; both trials stand on one Stage 1."""
-    env = {**os.environ, "MLFLOW_TRACKING_URI": f"sqlite:///{tmp_path}/mlflow.db"}
-    store = tmp_path / "store"
-    with open(tmp_path / "killed.log", "w") as log:
-        killed = subprocess.Popen(driver(sweep_file, store), cwd=REPOSITORY, env=env, stdout=log, stderr=log)
-    until = time.monotonic() + 400
-    while steps_of(store, "align") < 20:
-        assert killed.poll() is None, (tmp_path / "killed.log").read_text()
-        assert time.monotonic() < until
-        time.sleep(0.05)
-    killed.kill()
-    killed.wait()
-    done = subprocess.run(
-        driver(sweep_file, store), cwd=REPOSITORY, env=env, capture_output=True, text=True, timeout=600
-    )
-    assert done.returncode == 0, done.stderr
-
-    folder = next(store.glob("sweep-*"))
+    file, store = write_file(tmp_path / "sweep.yaml", toy_dataset), tmp_path / "store"
+    folder = killed_and_done(file, store, env, when=lambda: lines_of(store, "align-*") >= 20, at_once=0)
     table = runs.read_json(folder / "table.json")
     for seed, row in enumerate(table):
-        metrics, result = alone(tmp_path / str(seed), toy_dataset, seed)
-        learnt = {name: value for name, value in metrics.items() if not name.endswith(("_s", "_pct"))}
+        learnt, result = alone(tmp_path / str(seed), toy_dataset, seed)
         assert (row["state"], row["validation"], row["result"]) == ("done", learnt, result)
     assert table[0]["validation"]["toy/loss"] != table[1]["validation"]["toy/loss"]
 
-    rows = [read_row(folder, f"{number:03d}", {}) for number in range(2)]
-    assert rows[0].runs["pretrain"] == rows[1].runs["pretrain"]
-    calls = [line.split(" from step ") for line in (store / "calls.txt").read_text().splitlines()]
-    assert len([name for name, _ in calls if name.startswith("pretrain")]) == 1, "Stage 1 is trained once"
-    first, again = [int(step) for name, step in calls if name == Path(rows[0].runs["align"]).name]
-    assert first == 0
+    first, second = rows(store)
+    assert first.runs["pretrain"] == second.runs["pretrain"]
+    assert len([name for name, _ in calls(store) if name.startswith("pretrain")]) == 1, "Stage 1 is trained once"
+    begun, again = [step for name, step in calls(store) if name == Path(first.runs["align"]).name]
+    assert begun == 0
     assert again > 0, "it went on from a checkpoint"
 
     assert 'http-equiv="refresh"' not in (folder / "sweep.html").read_text()
@@ -126,40 +94,86 @@ def test_a_killed_sweep_ends_with_the_table_of_an_undisturbed_one(sweep_file: Pa
     )
     assert [child.info.status for child in children] == ["FINISHED", "FINISHED"]
     [version] = client.search_model_versions("name = 'tap'")
-    assert version.tags["pretrain"] == runs.hash_of(rows[0].runs["pretrain"])
+    assert version.tags["pretrain"] == runs.hash_of(first.runs["pretrain"])
     assert version.tags["play"] == runs.hash_of(toy_dataset)
 
 
-def test_successive_halving_goes_on_from_what_earlier_lives_have_shown(tmp_path: Path):
-    """Two trials of an earlier life reached 0.9 and 0.8 at step 10: one at 0.1 is stopped there, one at 1.0 goes on."""
+@pytest.mark.cluster
+@pytest.mark.slow
+@pytest.mark.timeout(1200)
+def test_a_stopped_trial_makes_room_for_the_next_also_over_a_kill(
+    tmp_path: Path, toy_dataset: Path, env: dict[str, str]
+):
+    """One after the other: 001 hardly learns and is stopped at step 20; the driver dies while 002 aligns."""
+    axis = {"train": {"steps": 60, "lr": {"grid": [0.1, 1e-6, 0.2]}}}
+    asha = {"metric": "toy/held_out", "mode": "min", "grace_steps": 20, "reduction": 2, "finalists": 2}
+    file, store = tmp_path / "sweep.yaml", tmp_path / "store"
+    write_file(file, toy_dataset, budget=0, seed=0, align=axis, asha=asha)
+
+    def third_aligns() -> bool:
+        found = rows(store)
+        return len(found) == 3 and lines_of(store, Path(found[2].runs.get("align", "-")).name) >= 10
+
+    folder = killed_and_done(file, store, env, when=third_aligns, at_once=1)
+    first, second, third = rows(store)
+    assert (first.state, second.state, third.state) == ("done", "stopped", "done")
+    assert third.result
+    assert second.logged_step == 20
+    begun = [[step for name, step in calls(store) if name == Path(row.runs["align"]).name] for row in rows(store)]
+    assert begun[:2] == [[0], [0]], "neither was begun again"
+    assert begun[2][0] == 0
+    assert begun[2][1] > 0, "it went on from a checkpoint"
+    assert [row["state"] for row in runs.read_json(folder / "table.json")] == ["done", "stopped", "done"]
+
+
+@pytest.mark.parametrize(
+    ("logged_step", "value", "step", "decision"),
+    [
+        (-1, 0.1, 10, "STOP"),
+        (-1, 1.0, 10, "CONTINUE"),
+        (10, 0.1, 10, "CONTINUE"),  # an earlier life let it pass
+        (-1, 0.1, 40, "CONTINUE"),  # at its end there is nothing left to stop
+    ],
+)
+def test_successive_halving_goes_on_from_what_earlier_lives_have_shown(
+    tmp_path: Path, logged_step: int, value: float, step: int, decision: str
+):
+    """Of an earlier life: one trial at 0.9 throughout, one stopped at step 10 with 0.8; its 9.0 came after that."""
     asha = AshaConfig(metric="bc/r2_mean", grace_steps=10, reduction=2)
-    trial: Any = SimpleNamespace(values={}, align=SimpleNamespace(train=SimpleNamespace(steps=40)))
-    trials = {f"{n:03d}": SimpleNamespace(**vars(trial), id=f"{n:03d}") for n in range(2)}
-    for (id, _), value in zip(trials.items(), (0.9, 0.8), strict=True):
+    align: Any = SimpleNamespace(train=SimpleNamespace(steps=40))
+    trials = {id: SimpleNamespace(id=id, values={}, align=align) for id in ("000", "001", "002")}
+    for id, curve in (("000", {10: 0.9, 20: 0.9, 40: 0.9}), ("001", {10: 0.8, 20: 9.0})):
         (tmp_path / id).mkdir()
-        (tmp_path / id / "metrics.jsonl").write_text(f'{{"step": 10, "bc/r2_mean": {value}}}\n')
-        (tmp_path / "trials").mkdir(exist_ok=True)
-        write_row(tmp_path, TrialRow(id=id, values={}, state="stopped", runs={"align": str(tmp_path / id)}))
+        lines = [f'{{"step": {at}, "bc/r2_mean": {of}}}\n' for at, of in curve.items()]
+        (tmp_path / id / "metrics.jsonl").write_text("".join(lines))
+    (tmp_path / "trials").mkdir()
+    trained, cut = ({"values": {}, "runs": {"align": str(tmp_path / id)}} for id in ("000", "001"))
+    write_row(tmp_path, TrialRow(id="000", state="running", validation={"bc/r2_mean": 0.9}, **trained))  # in judgement
+    write_row(tmp_path, TrialRow(id="001", state="stopped", logged_step=10, **cut))
+    write_row(tmp_path, TrialRow(id="002", state="running", values={}, logged_step=logged_step))
     work: Any = SimpleNamespace(folder=tmp_path, trials=trials)
 
-    def decision(value: float) -> str:
-        scheduler, new = _scheduler(work, asha), SimpleNamespace(trial_id="new")
-        nobody: Any = None
-        scheduler.on_trial_add(nobody, new)  # type: ignore[arg-type]
-        return scheduler.on_trial_result(nobody, new, {"step": 10, "bc/r2_mean": value})  # type: ignore[arg-type]
-
-    assert (decision(0.1), decision(1.0)) == ("STOP", "CONTINUE")
+    scheduler, nobody = _Halving(work, asha), None
+    trial: Any = SimpleNamespace(trial_id="new", config={"trial": "002"})
+    scheduler.on_trial_add(nobody, trial)  # type: ignore[arg-type]
+    assert scheduler.on_trial_result(nobody, trial, {"step": step, "bc/r2_mean": value}) == decision
+    if step == 10 and value == 1.0:
+        assert scheduler.on_trial_result(nobody, trial, {"step": 20, "bc/r2_mean": value}) == "CONTINUE"
 
 
 def test_finalists_are_the_best_on_held_out_demonstrations():
     rows = [
         TrialRow(id=id, values={}, state=state, validation={"bc/r2_mean": value})
         for id, state, value in (
-            ("000", "trained", 0.2), ("001", "stopped", 0.9), ("002", "done", 0.5), ("003", "trained", 0.4),
+            ("000", "trained", 0.2), ("002", "done", 0.5), ("003", "trained", 0.4),
         )
     ]  # fmt: skip
-    assert [row.id for row in finalists(rows, AshaConfig(finalists=2))] == ["002", "003"]
-    assert [row.id for row in finalists(rows, AshaConfig(finalists=2, mode="min"))] == ["000", "003"]
+    rows.append(TrialRow(id="001", values={}, state="stopped"))
+    rows.append(TrialRow(id="004", values={}, state="failed", validation={"bc/r2_mean": 0.3}))  # in judgement
+    assert [row.id for row in finalists(rows, AshaConfig(finalists=3))] == ["002", "003", "004"]
+    assert [row.id for row in finalists(rows, AshaConfig(finalists=2, mode="min"))] == ["000", "004"]
+    with pytest.raises(ConfigError, match=r"No trial logged asha.metric 'bc/r2_dx'. Did you mean 'bc/r2_mean'\?"):
+        finalists(rows, AshaConfig(metric="bc/r2_dx"))
 
 
 def small(**workers) -> Any:

@@ -9,18 +9,26 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import yaml
+
 from tap_ray import runs, tracking
+from tap_ray.dataset.reader import open_dataset
+from tap_ray.dataset.windows import iterate
 from tap_ray.distributed import evaluate as fleets
 from tap_ray.distributed import stream, sweep_plan
 from tap_ray.distributed.connect import connect
 from tap_ray.distributed.settings import AlignJobConfig, PretrainConfig, PriorJobConfig
 from tap_ray.distributed.sweep_job import SweepJobConfig, run_sweep
-from tap_ray.distributed.sweep_trial import Stages
+from tap_ray.distributed.sweep_trial import Stages, result_of
 from tap_ray.distributed.train import run_stage
 from tap_ray.evaluate import results
-from tap_ray.evaluate.protocol import Protocol
+from tap_ray.evaluate.episodes import Robots
+from tap_ray.evaluate.protocol import Protocol, cells
 from tap_ray.evaluate.settings import EvaluateConfig, what
 from tap_ray.training import session
+from tap_ray.training.loop import TrainConfig
+from tap_ray.training.progress import train_here
+from tap_ray.training.session import Task
 from tap_ray.types import EnvConfig
 from tests.distributed import toy_training
 from tests.line_world import Forward, line_facts, line_robots
@@ -28,6 +36,20 @@ from tests.line_world import Forward, line_facts, line_robots
 PROTOCOL = Protocol(tasks=("line", "other"), env_version="1", episodes=2, max_steps=5)
 PAUSE_S = 0.03
 """A training step: a killer needs time to aim."""
+SWEEP: dict[str, Any] = {
+    "budget": 20,
+    "seed": {"grid": [0, 1]},
+    "pretrain": {"train": {"steps": 40}},
+    "align": {"train": {"steps": 60}},
+}
+TRAIN: dict[str, Any] = {
+    "batch_size": 4,
+    "lr": 0.1,
+    "log_every": 1,
+    "checkpoint_every": 5,
+    "validate_every": 20,
+    "bf16": "off",
+}
 
 
 def pretrain(config: PretrainConfig) -> Path:
@@ -86,12 +108,33 @@ def make_policy(run: str, scene: EnvConfig, num: int) -> Forward:
 STAGES = Stages(pretrain=pretrain, prior=prior, align=align, evaluate=evaluate)
 
 
-def main(file: Path, store: Path) -> Path:
+def write_file(file: Path, data: Path, **other: Any) -> Path:
+    """The sweep's YAML: unless it says otherwise, two trials on one Stage 1."""
+    values = {"data": str(data), "demos": str(data), **SWEEP, **other}
+    for stage in ("pretrain", "align"):
+        values[stage] = {"train": {**TRAIN, **values[stage]["train"]}}
+    file.write_text(yaml.safe_dump(values))
+    return file
+
+
+def alone(folder: Path, data: Path, seed: int) -> tuple[dict, dict]:
+    """What a trial must find: its alignment and judgement in this process, without Ray and undisturbed."""
+    config = TrainConfig(**TRAIN, steps=SWEEP["align"]["train"]["steps"], seed=seed)
+    batches = partial(iterate, open_dataset(data), toy_training.WINDOWS, seed=seed)
+    learner = partial(toy_training.learner, 0.0, 0)
+    metrics = train_here(Task(run=folder, learner=learner, batches=batches, config=config), progress=False)
+    robots = Robots(PROTOCOL, make_vector, partial(make_policy, str(folder)), line_facts)
+    judged = [result for cell in cells(PROTOCOL) for result in robots.run([cell]).results]
+    learnt = {name: value for name, value in metrics.items() if not name.endswith(("_s", "_pct"))}
+    return learnt, result_of(results.summarise(judged, PROTOCOL, policy="toy"))
+
+
+def main(file: Path, store: Path, trials_at_once: int = 0) -> Path:
     plan = sweep_plan.read(file)
-    config = SweepJobConfig(sweep=file, store=store)
+    config = SweepJobConfig(sweep=file, store=store, trials_at_once=trials_at_once)
     with connect(num_cpus=2):
         return run_sweep(config, plan, sweep_plan.trials(plan, file), stages=STAGES, protocol=PROTOCOL)
 
 
 if __name__ == "__main__":
-    print(json.dumps(str(main(Path(sys.argv[1]), Path(sys.argv[2])))))
+    main(Path(sys.argv[1]), Path(sys.argv[2]), int(sys.argv[3]))

@@ -337,6 +337,7 @@ SERVING = (
 )
 
 SWEEP = "python -m jobs.sweep sweep.yaml --data play --demos demos"
+HALVED = "align: {train: {validate_every: 50}}"
 SWEEPS = (
     Case("no file", SWEEP),
     Case("a key that does not exist", SWEEP, write("sweep.yaml", "budgets: {grid: [0, 20]}")),
@@ -350,6 +351,9 @@ SWEEPS = (
     Case("a budget with nothing to judge on", SWEEP, write("sweep.yaml", "budget: {grid: [0, 5]}")),
     Case("trials judged differently", SWEEP, write("sweep.yaml", "evaluate: {episodes: {grid: [4, 8]}}")),
     Case("what the sweep fills in", SWEEP, write("sweep.yaml", "align: {init: tap}")),
+    Case("halving by a metric that nothing logs", SWEEP, write("sweep.yaml", f"asha: {{metric: bc/r2}}\n{HALVED}")),
+    Case("halving by a factor of one", SWEEP, write("sweep.yaml", f"asha: {{reduction: 1}}\n{HALVED}")),
+    Case("halving before anything is validated", SWEEP, write("sweep.yaml", "asha: {grace_steps: 100}")),
 )
 
 GROUPS = {
