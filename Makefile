@@ -7,7 +7,7 @@ export OMP_NUM_THREADS ?= 1
 export RAY_USAGE_STATS_ENABLED ?= 0
 export RAY_AUTH_MODE ?= token
 
-.PHONY: help install demo test check bench doctor clean
+.PHONY: help install demo test faults check bench doctor clean
 
 help: ## list the targets
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /\1\t/' | expand -t 12
@@ -28,6 +28,9 @@ demo: install ## play -> pretrain -> align -> evaluate -> compare, small, on thi
 test: install ## all tests: first those that keep a core busy, then those that start Ray and mostly wait, two at a time
 	$(BIN)/python -m pytest -q -n auto -m "not cluster"
 	$(BIN)/python -m pytest -q -n 2 --dist worksteal -m cluster
+
+faults: install ## ten kills each of fleets, drivers, writers and training workers (make test does three of the trainings')
+	KILLS=10 $(BIN)/python -m pytest -q -k kill
 
 check: install ## ruff, pyright, import-linter
 	$(BIN)/ruff check .

@@ -78,22 +78,23 @@ def num_fleets(wanted: dict[str, str]) -> int:
     return max(1, int(sum(of_nodes("CPU", wanted))))
 
 
-def share(num_processes: int, wanted: dict[str, str] | None = None) -> float:
-    """CPUs that each process of a job reserves, at most 1: so much that two such jobs fit at once.
+def share(num_places: int, wanted: dict[str, str] | None = None, *, processes: int = 1) -> float:
+    """CPUs that each place of a job reserves, at most one a process: so much that two such jobs fit at once.
 
     Args:
-        num_processes: of the whole job: trainers and what makes their data, or fleets.
+        num_places: of the whole job: fleets, or trainers with what makes their data.
         wanted: labels of the nodes it runs on.
+        processes: that share a place, and so a node.
     """
-    return 1.0 if grows() else split(of_nodes("CPU", wanted or {}) or [1.0], num_processes)
+    return float(processes) if grows() else split(of_nodes("CPU", wanted or {}) or [1.0], num_places, processes)
 
 
-def split(cpus: Sequence[float], num_processes: int) -> float:
+def split(cpus: Sequence[float], num_places: int, processes: int = 1) -> float:
     """`share` on nodes with so many CPUs each."""
-    size = min(1.0, sum(cpus) / (JOBS_AT_ONCE * num_processes))
-    # Processes of one size: each node takes a whole number of them. Smaller, until there is room for all.
-    while sum(int(own / size + 1e-6) for own in cpus) < JOBS_AT_ONCE * num_processes:
-        size *= 0.95
+    need = JOBS_AT_ONCE * num_places
+    # Places of one size, of which each node takes a whole number: its CPUs, or a part of them.
+    sizes = {own / parts for own in {*cpus, float(processes)} for parts in range(1, need + 1)}
+    size = max(s for s in sizes if s <= processes and sum(int(own / s + 1e-6) for own in cpus) >= need)
     return max(1e-3, int(1000 * size) / 1000)  # rounded down: sums never exceed the whole
 
 

@@ -77,7 +77,7 @@ def batches(
     pieces = schedule(
         open_dataset(path), config, seed=seed, start_batch=start_batch, worker=worker, num_workers=num_workers
     )
-    placed = _placed(num_workers, decoders, labels)
+    placed = _placed(labels)
     while True:
         some = list(islice(pieces, PIECES))
         items = ray.data.from_items([{"id": number} for number in range(len(some))], override_num_blocks=len(some))
@@ -105,7 +105,7 @@ def motion_batches(
 ) -> Generator[Motion, None, None]:
     """`motions.batch`, gathered by tasks of the connected Ray; arguments as for `batches`."""
     numbers = count(start_batch, MOTIONS_A_TASK)
-    placed = _placed(num_workers, decoders, labels)
+    placed = _placed(labels)
     while True:
         items = [{"first": number} for number in islice(numbers, PIECES)]
         plan = ray.data.from_items(items, override_num_blocks=len(items)).map_batches(
@@ -118,10 +118,9 @@ def motion_batches(
         yield from windows_of(plan, config.batch_size, memory_mb, kind=Motion)
 
 
-def _placed(num_workers: int, decoders: int, labels: Sequence[str]) -> dict[str, Any]:
-    """Where decoders run, and what each reserves."""
-    wanted = placement.selector(labels)
-    return {"num_cpus": placement.share(num_workers * (1 + decoders), wanted), "label_selector": wanted or None}
+def _placed(labels: Sequence[str]) -> dict[str, Any]:
+    """Where decoders run. Their trainer has reserved their CPUs: else others' trainers could hold all, and starve."""
+    return {"num_cpus": 0, "label_selector": placement.selector(labels) or None}
 
 
 def gather(

@@ -131,8 +131,7 @@ def _fit(trial: Trial, cpus: float, gpus: float) -> int:
 
 def _cpus(workers: WorkersConfig, cpus: float) -> float:
     """What a training reserves: its workers, and the tasks that make their data."""
-    processes = workers.workers * (1 + workers.decoders)
-    return processes * split([cpus], processes)
+    return workers.workers * split([cpus], workers.workers, 1 + workers.decoders)
 
 
 def _tune(work: Work, ids: Sequence[str], at_once: int, asha: AshaConfig | None) -> None:

@@ -195,7 +195,7 @@ def _scaling(config: WorkersConfig) -> ScalingConfig:
     wanted = placement.selector(config.node_labels)
     gpus = config.workers * config.gpus if config.gpu != "off" else 0.0
     use_gpu = gpus > 0 and (config.gpu == "on" or sum(placement.of_nodes("GPU", wanted)) >= gpus)
-    cpus = placement.share(config.workers * (1 + config.decoders), wanted)
+    cpus = placement.share(config.workers, wanted, processes=1 + config.decoders)  # who is placed can be fed
     return ScalingConfig(
         num_workers=config.workers,
         use_gpu=use_gpu,

@@ -171,7 +171,7 @@ def test_a_sweep_goes_on_when_a_node_dies(
     assert len(killed) == 1
     table = runs.read_json(folder / "table.json")
     for seed, row in enumerate(table):
-        learnt, result = stages.alone(tmp_path / str(seed), toy_dataset, seed)
+        learnt, result = stages.alone(tmp_path / str(seed), toy_dataset, seed=seed)
         assert (row["state"], row["validation"], row["result"]) == ("done", learnt, result)
     rows = [read_row(folder, f"{number:03d}", {}) for number in range(len(table))]
     assert len({row.runs["pretrain"] for row in rows}) == 1

@@ -64,66 +64,45 @@ def calls(store: Path) -> list[tuple[str, int]]:
 @pytest.mark.cluster
 @pytest.mark.slow
 @pytest.mark.timeout(1200)
-def test_a_killed_sweep_ends_with_the_table_of_an_undisturbed_one(
-    tmp_path: Path, toy_dataset: Path, env: dict[str, str]
-):
-    """Killed while the first trial aligns; both trials stand on one Stage 1."""
-    file, store = write_file(tmp_path / "sweep.yaml", toy_dataset), tmp_path / "store"
-    folder = killed_and_done(file, store, env, when=lambda: lines_of(store, "align-*") >= 20, at_once=0)
-    table = runs.read_json(folder / "table.json")
-    for seed, row in enumerate(table):
-        learnt, result = alone(tmp_path / str(seed), toy_dataset, seed)
-        assert (row["state"], row["validation"], row["result"]) == ("done", learnt, result)
-    assert table[0]["validation"]["toy/loss"] != table[1]["validation"]["toy/loss"]
-
-    first, second = rows(store)
-    assert first.runs["pretrain"] == second.runs["pretrain"]
-    assert len([name for name, _ in calls(store) if name.startswith("pretrain")]) == 1, "Stage 1 is trained once"
-    begun, again = [step for name, step in calls(store) if name == Path(first.runs["align"]).name]
-    assert begun == 0
-    assert again > 0, "it went on from a checkpoint"
-
-    assert 'http-equiv="refresh"' not in (folder / "sweep.html").read_text()
-    assert list((folder / "tune").glob("00*/events.out.tfevents*"))
-    client = tracking.client_of(env["MLFLOW_TRACKING_URI"])
-    parent = tracking.run_id_of(folder)
-    assert parent
-    experiment = client.get_run(parent).info.experiment_id
-    children = client.search_runs(
-        [experiment], f"tags.mlflow.parentRunId = '{parent}' and tags.`tap_ray.job` = 'trial'"
-    )
-    assert [child.info.status for child in children] == ["FINISHED", "FINISHED"]
-    [version] = client.search_model_versions("name = 'tap'")
-    assert version.tags["pretrain"] == runs.hash_of(first.runs["pretrain"])
-    assert version.tags["play"] == runs.hash_of(toy_dataset)
-
-
-@pytest.mark.cluster
-@pytest.mark.slow
-@pytest.mark.timeout(1200)
-def test_a_stopped_trial_makes_room_for_the_next_also_over_a_kill(
-    tmp_path: Path, toy_dataset: Path, env: dict[str, str]
-):
-    """One after the other: 001 hardly learns and is stopped at step 20; the driver dies while 002 aligns."""
-    axis = {"train": {"steps": 60, "lr": {"grid": [0.1, 1e-6, 0.2]}}}
+def test_a_killed_sweep_ends_as_an_undisturbed_one(tmp_path: Path, toy_dataset: Path, env: dict[str, str]):
+    """One trial after the other, on one Stage 1: 001 hardly learns and is stopped; the driver dies while 002 aligns."""
+    rates = (0.1, 1e-6, 0.2)
+    axis = {"train": {"steps": 60, "lr": {"grid": list(rates)}}}
     asha = {"metric": "toy/held_out", "mode": "min", "grace_steps": 20, "reduction": 2, "finalists": 2}
     file, store = tmp_path / "sweep.yaml", tmp_path / "store"
-    write_file(file, toy_dataset, budget=0, seed=0, align=axis, asha=asha)
+    write_file(file, toy_dataset, seed=0, align=axis, asha=asha)
 
     def third_aligns() -> bool:
         found = rows(store)
         return len(found) == 3 and lines_of(store, Path(found[2].runs.get("align", "-")).name) >= 10
 
     folder = killed_and_done(file, store, env, when=third_aligns, at_once=1)
-    first, second, third = rows(store)
-    assert (first.state, second.state, third.state) == ("done", "stopped", "done")
-    assert third.result
-    assert second.logged_step == 20
-    begun = [[step for name, step in calls(store) if name == Path(row.runs["align"]).name] for row in rows(store)]
+    table, trials = runs.read_json(folder / "table.json"), rows(store)
+    assert [row["state"] for row in table] == ["done", "stopped", "done"]
+    for number in (0, 2):
+        learnt, result = alone(tmp_path / str(number), toy_dataset, lr=rates[number])
+        assert (table[number]["validation"], table[number]["result"]) == (learnt, result)
+    assert table[0]["validation"]["toy/loss"] != table[2]["validation"]["toy/loss"]
+    assert trials[1].logged_step == 20
+
+    assert len({trial.runs["pretrain"] for trial in trials}) == 1
+    begun = [[step for name, step in calls(store) if name == Path(trial.runs["align"]).name] for trial in trials]
     assert begun[:2] == [[0], [0]], "neither was begun again"
     assert begun[2][0] == 0
     assert begun[2][1] > 0, "it went on from a checkpoint"
-    assert [row["state"] for row in runs.read_json(folder / "table.json")] == ["done", "stopped", "done"]
+    assert len([name for name, _ in calls(store) if name.startswith("pretrain")]) == 1, "Stage 1 is trained once"
+
+    assert 'http-equiv="refresh"' not in (folder / "sweep.html").read_text()
+    assert list((folder / "tune").glob("00*/events.out.tfevents*"))
+    client = tracking.client_of(env["MLFLOW_TRACKING_URI"])
+    ended = [client.get_run(trial.mlflow_run_id).info.status for trial in trials if trial.mlflow_run_id]
+    assert ended == ["FINISHED", "KILLED", "FINISHED"]
+    parent = tracking.run_id_of(folder)
+    tags = [client.get_run(trial.mlflow_run_id).data.tags for trial in trials if trial.mlflow_run_id]
+    assert [of["mlflow.parentRunId"] for of in tags] == 3 * [parent]
+    [version] = client.search_model_versions("name = 'tap'")
+    assert version.tags["pretrain"] == runs.hash_of(trials[0].runs["pretrain"])
+    assert version.tags["play"] == runs.hash_of(toy_dataset)
 
 
 @pytest.mark.parametrize(

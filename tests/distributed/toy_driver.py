@@ -1,4 +1,4 @@
-"""A driver to be killed: trains the toy task under a local Ray of its own."""
+"""A driver to be killed: trains the toy task under a local Ray of its own, or on the cluster of RAY_ADDRESS."""
 
 import sys
 

@@ -117,10 +117,10 @@ def write_file(file: Path, data: Path, **other: Any) -> Path:
     return file
 
 
-def alone(folder: Path, data: Path, seed: int) -> tuple[dict, dict]:
+def alone(folder: Path, data: Path, **settings: Any) -> tuple[dict, dict]:
     """What a trial must find: its alignment and judgement in this process, without Ray and undisturbed."""
-    config = TrainConfig(**TRAIN, steps=SWEEP["align"]["train"]["steps"], seed=seed)
-    batches = partial(iterate, open_dataset(data), toy_training.WINDOWS, seed=seed)
+    config = TrainConfig(**{**TRAIN, **SWEEP["align"]["train"], **settings})
+    batches = partial(iterate, open_dataset(data), toy_training.WINDOWS, seed=config.seed)
     learner = partial(toy_training.learner, 0.0, 0)
     metrics = train_here(Task(run=folder, learner=learner, batches=batches, config=config), progress=False)
     robots = Robots(PROTOCOL, make_vector, partial(make_policy, str(folder)), line_facts)
