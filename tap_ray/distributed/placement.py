@@ -79,7 +79,7 @@ def num_fleets(wanted: dict[str, str]) -> int:
 
 
 def share(num_places: int, wanted: dict[str, str] | None = None, *, processes: int = 1) -> float:
-    """CPUs that each place of a job reserves, at most one a process: so much that two such jobs fit at once.
+    """CPUs that each place of a job reserves, at most one a process: all of them fit into half of each node.
 
     Args:
         num_places: of the whole job: fleets, or trainers with what makes their data.
@@ -91,10 +91,10 @@ def share(num_places: int, wanted: dict[str, str] | None = None, *, processes: i
 
 def split(cpus: Sequence[float], num_places: int, processes: int = 1) -> float:
     """`share` on nodes with so many CPUs each."""
-    need = JOBS_AT_ONCE * num_places
-    # Places of one size, of which each node takes a whole number: its CPUs, or a part of them.
-    sizes = {own / parts for own in {*cpus, float(processes)} for parts in range(1, need + 1)}
-    size = max(s for s in sizes if s <= processes and sum(int(own / s + 1e-6) for own in cpus) >= need)
+    parts = [own / JOBS_AT_ONCE for own in cpus]
+    # Places of one size, of which each node's part takes a whole number.
+    sizes = {part / number for part in {*parts, float(processes)} for number in range(1, num_places + 1)}
+    size = max(s for s in sizes if s <= processes and sum(int(part / s + 1e-6) for part in parts) >= num_places)
     return max(1e-3, int(1000 * size) / 1000)  # rounded down: sums never exceed the whole
 
 

@@ -1,4 +1,4 @@
-"""How much of a cluster's CPUs a job reserves: two jobs fit at once, whatever the nodes."""
+"""How much of a cluster's CPUs a job reserves: half of each node at most, so that two jobs fit at once."""
 
 import pytest
 
@@ -13,12 +13,12 @@ from tap_ray.distributed.placement import JOBS_AT_ONCE, split
         ([2.0], 3, 1, 0.333),
         ([16.0], 1, 2, 2.0),
         ([16.0, 16.0], 1, 2, 2.0),
-        ([1.0] * 8, 1, 4, 1.0),  # trainer and decoders stay together: never more than a node has
-        ([1.0, 1.0], 1, 2, 1.0),
+        ([1.0] * 8, 1, 4, 0.5),  # trainer and decoders stay together: never more than half of a node
+        ([2.0, 2.0], 1, 2, 1.0),
         ([4.0, 2.0], 3, 1, 1.0),
         ([4.0], 64, 1, 0.031),
     ],
 )
 def test_two_jobs_fit_at_once(cpus: list[float], places: int, processes: int, size: float):
     assert split(cpus, places, processes) == size
-    assert sum(int(own / size + 1e-9) for own in cpus) >= JOBS_AT_ONCE * places
+    assert sum(int(own / JOBS_AT_ONCE / size + 1e-9) for own in cpus) >= places
