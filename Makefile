@@ -29,7 +29,7 @@ test: install ## all tests: first those that keep a core busy, then those that s
 	$(BIN)/python -m pytest -q -n auto -m "not cluster"
 	$(BIN)/python -m pytest -q -n 2 --dist worksteal -m cluster
 
-faults: install ## ten kills each of fleets, drivers, writers and training workers (make test does three of the trainings')
+faults: install ## ten kills each of fleets, drivers, writers and training workers (make test: three)
 	KILLS=10 $(BIN)/python -m pytest -q -k kill
 
 check: install ## ruff, pyright, import-linter

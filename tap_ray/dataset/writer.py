@@ -9,9 +9,10 @@ Episodes gather in memory and are committed a file at a time (layout.py says how
 interrupted, and also when a finished data set is made longer later.
 """
 
+from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path
-from typing import Any, Mapping
+from typing import Any, Mapping, NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -25,6 +26,35 @@ from tap_ray.dataset.layout import DatasetHeader
 from tap_ray.dataset.recovery import committed_tables, open_parquet, repair_locked, totals_of
 from tap_ray.errors import DataError, StorageError
 from tap_ray.types import Episode
+
+
+class _Added(NamedTuple):
+    """An episode that waits for its commit."""
+
+    table: pa.Table
+    row: dict[str, Any]
+    progress: Mapping[str, Any]
+
+
+@dataclass(frozen=True, kw_only=True)
+class _File:
+    """The file that is being filled, and what lies in those before it."""
+
+    number: int
+    totals: tables.Totals
+    progress: Mapping[str, Any]
+    """With the last episode before this file."""
+    added: list[_Added]
+
+    @property
+    def num_frames(self) -> int:
+        """Up to here."""
+        return self.totals.num_frames + sum(each.row["length"] for each in self.added)
+
+    @property
+    def tasks(self) -> list[str]:
+        """Up to here, in order of their first appearance."""
+        return list(dict.fromkeys([*self.totals.tasks, *(each.row["tasks"][0] for each in self.added)]))
 
 
 class DatasetWriter:
@@ -55,27 +85,27 @@ class DatasetWriter:
 
     def _load(self) -> None:
         found = committed_tables(self.path)
-        self.progress: dict[str, Any] = tables.progress_of(found[-1]) if found else {}
-        """What the caller gave with the last committed episode; {} in a new data set."""
+        progress = tables.progress_of(found[-1]) if found else {}
         self._schema = found[0].schema.remove_metadata() if found else None
-        self._data: list[pa.Table] = []
-        self._rows: list[dict[str, Any]] = []
+        added: list[_Added] = []
         if found and len(found[-1]) < self.header.episodes_per_file:
-            self._rows = found.pop().to_pylist()
+            rows = found.pop().to_pylist()
             with open_parquet(self.path / layout.data_file(len(found))) as file:
-                self._data = [file.read_row_group(group) for group in range(len(self._rows))]
-        self._num_files = len(found)
-        self._totals = totals_of(found)
-        self._tasks = list(self._totals.tasks) + [row["tasks"][0] for row in self._rows]
-        self._tasks = list(dict.fromkeys(self._tasks))
-        self._num_frames = self._totals.num_frames + sum(row["length"] for row in self._rows)
-        self.committed = self._totals.num_episodes + len(self._rows)
+                added = [_Added(file.read_row_group(group), row, progress) for group, row in enumerate(rows)]
+        # All that changes is in here, and changes by one operation: whatever Ctrl-C interrupts, `close` finds it whole.
+        self._file = _File(number=len(found), totals=totals_of(found), progress=progress, added=added)
+        self.committed = self.appended
         """Episodes safely on disk."""
 
     @property
     def appended(self) -> int:
         """Episodes given so far, committed or not: the index of the next one."""
-        return self._totals.num_episodes + len(self._rows)
+        return self._file.totals.num_episodes + len(self._file.added)
+
+    @property
+    def progress(self) -> dict[str, Any]:
+        """What the caller gave with the last episode; {} in a new data set."""
+        return dict(self._file.added[-1].progress if self._file.added else self._file.progress)
 
     def append(self, episode: Episode, progress: Mapping[str, Any] | None = None) -> None:
         """Add the next episode; commits when a file is full.
@@ -91,19 +121,13 @@ class DatasetWriter:
         """
         self._check(episode)
         self._roll_over_if_full()  # only if the disk refused the last time
-        if progress is not None:
-            self.progress = dict(progress)
-        if episode.task not in self._tasks:
-            self._tasks.append(episode.task)
-        table = tables.data_table(
-            episode, self.header, task_index=self._tasks.index(episode.task), first_index=self._num_frames
-        )
+        file, tasks = self._file, self._file.tasks
+        task_index = tasks.index(episode.task) if episode.task in tasks else len(tasks)
+        table = tables.data_table(episode, self.header, task_index=task_index, first_index=file.num_frames)
         stats = tables.episode_stats(episode, table)
-        row = tables.episode_row(episode, stats, file_number=self._num_files, first_index=self._num_frames)
+        row = tables.episode_row(episode, stats, file_number=file.number, first_index=file.num_frames)
         self._schema = self._schema or tables.episodes_schema(row)
-        self._data.append(table)
-        self._rows.append(row)
-        self._num_frames += len(episode)
+        file.added.append(_Added(table, row, self.progress if progress is None else dict(progress)))
         self._roll_over_if_full()
 
     def commit(self) -> None:
@@ -116,18 +140,18 @@ class DatasetWriter:
             self._commit()
 
     def _roll_over_if_full(self) -> None:
-        if len(self._rows) == self.header.episodes_per_file:
-            self._totals = self._commit()
-            self._data, self._rows = [], []
-            self._num_files += 1
+        file = self._file
+        if len(file.added) == self.header.episodes_per_file:
+            self._file = _File(number=file.number + 1, totals=self._commit(), progress=self.progress, added=[])
 
     def _commit(self) -> tables.Totals:
         assert self._schema is not None, "set by the first append"
-        table = tables.episodes_table(self._rows, self._schema, self.progress)
-        totals = self._totals.add(table)
+        file = self._file
+        table = tables.episodes_table([each.row for each in file.added], self._schema, self.progress)
+        totals = file.totals.add(table)
         contents = {
-            layout.data_file(self._num_files): tables.parquet_bytes(self._data),
-            layout.episodes_file(self._num_files): tables.parquet_bytes([table]),
+            layout.data_file(file.number): tables.parquet_bytes([each.table for each in file.added]),
+            layout.episodes_file(file.number): tables.parquet_bytes([table]),
         }
         self._lock.require()
         commit_files(self.path, contents | totals.files(self.header))

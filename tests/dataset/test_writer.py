@@ -1,5 +1,6 @@
 """The writer: the same bytes however often it is interrupted, and nothing half-written."""
 
+import contextlib
 import errno
 import hashlib
 import os
@@ -11,8 +12,8 @@ import sys
 import time
 from dataclasses import replace
 from pathlib import Path
-from types import SimpleNamespace
-from typing import Iterator
+from types import FrameType, SimpleNamespace
+from typing import Any, Callable, Iterator
 
 import numpy as np
 import pytest
@@ -74,6 +75,61 @@ def test_progress_comes_back_with_the_commit_it_belongs_to(made: SimpleNamespace
     with DatasetWriter(tmp_path / "demos", made.header()) as again:
         assert again.committed == 4
         assert again.progress == {"next_attempt": 7, "dropped": {"timeout": 3}}
+
+
+@pytest.fixture
+def interrupt_at() -> Iterator[Callable[[int], None]]:
+    """Ctrl-C at the n-th bytecode of the writer's own methods: a signal may come between any two."""
+    left = [0]
+
+    def trace(frame: FrameType, event: str, _: object) -> Any:
+        if frame.f_code.co_name not in ("append", "_roll_over_if_full", "_commit"):
+            return None
+        frame.f_trace_opcodes = True
+        if event == "opcode":
+            left[0] -= 1
+            if left[0] == 0:
+                sys.settrace(None)
+                raise KeyboardInterrupt
+        return trace
+
+    def arm(number: int) -> None:
+        left[0] = number
+        sys.settrace(trace)
+
+    before = sys.gettrace()
+    yield arm
+    sys.settrace(before)
+
+
+def test_ctrl_c_between_any_two_bytecodes_commits_whole_episodes(
+    made: SimpleNamespace, tmp_path: Path, interrupt_at: Callable[[int], None]
+) -> None:
+    """While the fourth episode fills its file: what is committed and what its progress says are the same."""
+    episodes = [made.episode(index) for index in range(5)]
+    whole = tmp_path / "whole"
+
+    def write(path: Path, interrupt: int = 0) -> bool:
+        """Go on where the data set says; whether it came to the end."""
+        with DatasetWriter(path, made.header()) as writer:
+            for index in range(writer.progress.get("next", 0), 5):
+                if interrupt and index == 3:
+                    interrupt_at(interrupt)
+                writer.append(replace(episodes[index], index=writer.appended), {"next": index + 1})
+                sys.settrace(None)
+        return True
+
+    write(whole)
+    expected, number, undisturbed = digests(whole), 1, False
+    while not undisturbed:
+        path = tmp_path / str(number)
+        with contextlib.suppress(KeyboardInterrupt):
+            undisturbed = write(path, number)
+        write(path)
+        assert digests(path) == expected, f"bytecode {number}"
+        shutil.rmtree(path)
+        number += 3  # all of them take four times as long
+    assert number > 100
 
 
 class Killed(BaseException):

@@ -26,6 +26,7 @@ from tap_ray.distributed.connect import connect, guard_token, store_bytes
 from tap_ray.errors import ConfigError
 from tap_ray.play.collect import Outcome, collect
 from tests.distributed import collect_child as child
+from tests.distributed.kills import KILLS
 
 pytestmark = pytest.mark.cluster
 
@@ -87,11 +88,11 @@ def test_resumed_and_made_longer_equals_uninterrupted(tmp_path):
 
 
 @pytest.mark.slow
-def test_ten_kills_of_fleets_cost_nothing_but_time(tmp_path, expected):
+def test_killed_fleets_cost_nothing_but_time(tmp_path, expected):
     rng, killed, stop = random.Random(0), [], threading.Event()
 
     def killer():
-        while len(killed) < 10 and not stop.wait(rng.uniform(0.2, 1.2)):
+        while len(killed) < KILLS and not stop.wait(rng.uniform(0.2, 1.2)):
             if victims := fleet_processes():
                 victims[rng.randrange(len(victims))].kill()
                 killed.append(time.monotonic())
@@ -99,8 +100,8 @@ def test_ten_kills_of_fleets_cost_nothing_but_time(tmp_path, expected):
     thread = threading.Thread(target=killer)
     thread.start()
     try:
-        for part in range(20):  # until there have been ten
-            if len(killed) == 10:
+        for part in range(2 * KILLS):  # until there have been so many
+            if len(killed) == KILLS:
                 break
             run = gather(tmp_path / f"{part}")
             assert bytes_of(tmp_path / f"{part}", progress=False) == bytes_of(expected, progress=False)
@@ -108,16 +109,16 @@ def test_ten_kills_of_fleets_cost_nothing_but_time(tmp_path, expected):
     finally:
         stop.set()
         thread.join()
-    assert len(killed) == 10
+    assert len(killed) == KILLS
 
 
 @pytest.mark.slow
-def test_ten_kills_of_the_driver_cost_nothing_but_time(tmp_path, expected):
+def test_killed_drivers_cost_nothing_but_time(tmp_path, expected):
     address = ray.get_runtime_context().gcs_address
     script = [sys.executable, child.__file__, address, str(tmp_path / "data"), "2"]
     rng = random.Random(0)
-    for number in range(10):
-        job = subprocess.Popen([*script, str(EPISODES * (number + 1) // 10)], stderr=subprocess.DEVNULL)
+    for number in range(KILLS):
+        job = subprocess.Popen([*script, str(EPISODES * (number + 1) // KILLS)], stderr=subprocess.DEVNULL)
         time.sleep(rng.uniform(1.0, 5.0))
         job.send_signal(signal.SIGKILL)
         job.wait()

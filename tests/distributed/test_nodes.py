@@ -13,7 +13,6 @@ import envs
 from envs.poses import sample_poses
 from jobs.collect_play import fleet
 from tap_ray import runs
-from tap_ray.compare.sweep_tables import read_row
 from tap_ray.dataset.writer import DatasetWriter
 from tap_ray.distributed import connect as connecting
 from tap_ray.distributed import placement
@@ -166,15 +165,13 @@ def test_a_sweep_goes_on_when_a_node_dies(
         cluster.add(node.role)
 
     with meanwhile(kill_it):
-        folder = stages.main(stages.write_file(tmp_path / "sweep.yaml", toy_dataset), store)
+        folder = stages.main(stages.write_file(tmp_path / "sweep.yaml", toy_dataset, budget=0), store)
 
     assert len(killed) == 1
     table = runs.read_json(folder / "table.json")
     for seed, row in enumerate(table):
         learnt, result = stages.alone(tmp_path / str(seed), toy_dataset, seed=seed)
         assert (row["state"], row["validation"], row["result"]) == ("done", learnt, result)
-    rows = [read_row(folder, f"{number:03d}", {}) for number in range(len(table))]
-    assert len({row.runs["pretrain"] for row in rows}) == 1
 
 
 def stored_lines(folder: Path) -> list[str]:

@@ -26,6 +26,7 @@ from tap_ray.distributed.train import train
 from tap_ray.errors import CheckpointError, ConfigError, DataError, TapRayError
 from tap_ray.training import session
 from tap_ray.training.progress import train_here
+from tests.distributed.kills import KILLS
 
 pytestmark = [
     pytest.mark.cluster,
@@ -33,8 +34,6 @@ pytestmark = [
     pytest.mark.timeout(1200),
     pytest.mark.filterwarnings("ignore::DeprecationWarning:ray"),  # Ray Train's own, about its future
 ]
-KILLS = int(os.environ.get("KILLS", "3"))
-"""Of each kind; `make faults` does ten."""
 
 
 @pytest.fixture(scope="module", autouse=True)

@@ -1,4 +1,5 @@
-"""A driver to be killed: trains the toy task under a local Ray of its own, or on the cluster of RAY_ADDRESS."""
+"""A driver to be killed: trains the toy task under a local Ray of its own, or on the cluster of RAY_ADDRESS,
+or with "here" as its last argument without Ray."""
 
 import sys
 
@@ -9,10 +10,15 @@ from tap_ray import storage
 from tap_ray.distributed.connect import connect
 from tap_ray.distributed.settings import WorkersConfig
 from tap_ray.distributed.train import train
+from tap_ray.training import session
 
 if __name__ == "__main__":
     run, data, steps = storage.at(sys.argv[1]), storage.at(sys.argv[2]), int(sys.argv[3])
-    ray.cloudpickle.register_pickle_by_value(toy_training)
-    with connect(num_cpus=2):
-        task = toy_training.toy_task(run, data, ray=True, steps=steps, every=10, pause_s=0.03)
-        train(task, WorkersConfig(), progress=False)
+    here = sys.argv[4:] == ["here"]
+    task = toy_training.toy_task(run, data, ray=not here, steps=steps, every=10, pause_s=0.03)
+    if here:
+        session.work(task)
+    else:
+        ray.cloudpickle.register_pickle_by_value(toy_training)
+        with connect(num_cpus=2):
+            train(task, WorkersConfig(), progress=False)

@@ -1,0 +1,6 @@
+"""How often tests kill what they kill at random moments."""
+
+import os
+
+KILLS = int(os.environ.get("KILLS", "3"))
+"""Of each kind; `make faults` does ten."""
