@@ -2,6 +2,7 @@
 
 import sys
 import time
+from collections import Counter
 from functools import partial
 from pathlib import Path
 
@@ -65,12 +66,13 @@ def test_play_goes_on_when_its_node_dies(cluster: Nodes, tmp_path: Path):
     with DatasetWriter(tmp_path / "expected", child.HEADER) as writer:
         for episode in collect(child.PLAN, envs.make_vector, sample_poses, num_episodes=EPISODES, num_robots=4):
             writer.append(episode)
-    seen: dict[str, int] = {}
+    seen: Counter[str] = Counter()
 
     def kill_one() -> None:
         busy = wait_for(lambda: [n for n in of_role(cluster, "play") if workers(n, "MapWorker")])
         wait_for(lambda: list((tmp_path / "data").glob("data/*/*.parquet")))
-        seen.update({node.role: len(workers(node, "MapWorker")) for node in cluster.live})
+        for node in cluster.live:
+            seen[node.role] += len(workers(node, "MapWorker"))
         cluster.kill(busy[0])
 
     with DatasetWriter(tmp_path / "data", child.HEADER) as writer, meanwhile(kill_one):
