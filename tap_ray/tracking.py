@@ -63,7 +63,7 @@ ENVIRONMENT = {
 
 class Run:
     """Handle of one MLflow run. Holds only the address and the id, so it pickles and may be used on another machine
-    that reaches the same server. As a context manager it ends as FINISHED, FAILED (exception) or KILLED (Ctrl-C)."""
+    that reaches the same server. As a context manager it ends as FINISHED, FAILED (exception) or KILLED (Ctrl-C, a signal)."""
 
     def __init__(self, *, uri: str, run_id: str) -> None:
         self.uri = uri
@@ -129,7 +129,7 @@ class Run:
         if kind is None:
             self.finish("FINISHED")
         else:
-            self.finish("KILLED" if issubclass(kind, KeyboardInterrupt) else "FAILED")
+            self.finish("KILLED" if issubclass(kind, KeyboardInterrupt | SystemExit) else "FAILED")
 
     def _try(self, action: "Callable[[MlflowClient], Any]") -> bool:
         """Do it; if the server is away say so once and go on: tracking never costs a training run."""

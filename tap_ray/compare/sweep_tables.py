@@ -46,7 +46,7 @@ class TrialRow:
     """Why it failed."""
     mlflow_run_id: str | None = None
     logged_step: int = -1
-    """The last step whose metrics are in MLflow."""
+    """The last step whose metrics are in MLflow; of a stopped trial, the step at which it was stopped."""
 
 
 def path_of(folder: Path, id: str) -> Path:

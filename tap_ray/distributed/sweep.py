@@ -226,7 +226,8 @@ class _Recorder(tune.Callback):
         row = read_row(self._work.folder, _id(trial), self._work.trials[_id(trial)].values)
         if row.state in ("waiting", "running"):
             row.state, row.error, row.stage = state, error, ""
-            row.logged_step = int((trial.last_result or {}).get("step", row.logged_step))
+            if state == "stopped":
+                row.logged_step = int((trial.last_result or {}).get("step", row.logged_step))
             write_row(self._work.folder, row)
             self._end_tracking(row)
 
