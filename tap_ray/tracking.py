@@ -63,7 +63,7 @@ ENVIRONMENT = {
 
 class Run:
     """Handle of one MLflow run. Holds only the address and the id, so it pickles and may be used on another machine
-    that reaches the same server. As a context manager it ends as FINISHED, FAILED (exception) or KILLED (Ctrl-C, a signal)."""
+    that reaches the same server. As a context manager it ends as FINISHED, FAILED (exception) or KILLED (a signal)."""
 
     def __init__(self, *, uri: str, run_id: str) -> None:
         self.uri = uri

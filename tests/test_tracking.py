@@ -122,7 +122,8 @@ def test_default_store_is_a_file_here_and_artifacts_lie_beside_it(fresh):
 
 
 @pytest.mark.parametrize(
-    ("error", "status"), [(RuntimeError("robot on fire"), "FAILED"), (KeyboardInterrupt(), "KILLED")]
+    ("error", "status"),
+    [(RuntimeError("robot on fire"), "FAILED"), (KeyboardInterrupt(), "KILLED"), (SystemExit(0), "KILLED")],
 )
 def test_how_a_run_ends(local, error, status):
     with pytest.raises(type(error)), tracking.start("pretrain", local / "runs" / "p", {}) as run:
