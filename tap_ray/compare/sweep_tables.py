@@ -184,10 +184,13 @@ def text_table(rows: Sequence[TrialRow]) -> str:
 
 
 def cost_text(rows: Sequence[TrialRow], *, wall_s: float, at_once: int) -> str:
-    """Where the time went, and the part of it that was neither training nor episodes."""
+    """Where the time went: training and episodes, what their stages took beside that, and places without a stage.
+
+    The last are a trial's start, and trials of unequal length: at the end some places have none left.
+    """
     worked = {stage: sum(row.worked.get(stage, 0.0) for row in rows) for row in rows for stage in row.worked}
-    total = wall_s * at_once
-    rest = max(0.0, total - sum(worked.values()))
+    total, staged = wall_s * at_once, sum(sum(row.seconds.values()) for row in rows)
+    rest, free = max(0.0, staged - sum(worked.values())), max(0.0, total - staged)
     parts = [f"{stage} {seconds:.0f} s" for stage, seconds in worked.items()]
-    share = f" ({100 * rest / total:.0f} %)" if total else ""
-    return f"{wall_s:.0f} s of wall-clock: {', '.join([*parts, f'the rest {rest:.0f} s{share}'])}"
+    parts += [f"the rest of their stages {rest:.0f} s" + (f" ({100 * rest / staged:.0f} %)" if staged else "")]
+    return f"{wall_s:.0f} s of wall-clock, {at_once} at a time: {', '.join(parts)}; without a stage {free:.0f} s"
