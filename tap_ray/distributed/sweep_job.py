@@ -44,7 +44,8 @@ class SweepJobConfig:
     trials_at_once: int = 0
     """Trials that run together; 0: as many as the cluster holds."""
     dashboard: bool = False
-    """Serve the dashboard of a local Ray, on loopback; the page links to it."""
+    """Serve the dashboard of a local Ray, on loopback; the page links to it. It asks for the token of
+    `ray get-auth-token`."""
     ray_address: str | None = None
     """Ray cluster to join, e.g. "auto"; without it a local Ray starts and stops with the job."""
 
