@@ -42,7 +42,8 @@ def from_dict(cls: type[C], values: Mapping[str, Any], *, where: str = "config",
         missing: what stands for a required field without a value, if something else will fill it; None refuses.
 
     Raises:
-        ConfigError: an unknown key (named with its nearest match), a value of the wrong type, or none at all.
+        ConfigError: an unknown key (named with its nearest match), a value of the wrong type or that the class
+            refuses, or none at all.
     """
     if not isinstance(values, Mapping):
         raise ConfigError(f"{where}: expected keys and values for {cls.__name__}, got {values!r}.")
@@ -56,7 +57,10 @@ def from_dict(cls: type[C], values: Mapping[str, Any], *, where: str = "config",
     absent = [f.name for f in dataclasses.fields(cls) if _required(f) and f.name not in filled]  # type: ignore[arg-type]
     if absent and missing is None:
         raise ConfigError(f"{where}: {cls.__name__} needs a value for {', '.join(absent)}.")
-    return cls(**filled, **dict.fromkeys(absent, missing))
+    try:
+        return cls(**filled, **dict.fromkeys(absent, missing))
+    except ConfigError as error:  # of its __post_init__
+        raise ConfigError(f"{where}: {error}") from None
 
 
 def _required(field: dataclasses.Field[Any]) -> bool:

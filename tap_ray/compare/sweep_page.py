@@ -1,6 +1,7 @@
 """A sweep's page: one self-contained HTML file that fetches itself anew while the sweep runs."""
 
 import json
+import math
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Mapping, Sequence
@@ -16,6 +17,11 @@ PAGE = "sweep.html"
 """Name of the page in a sweep's run folder."""
 REFRESH_S = 10
 """How often the page of a running sweep fetches itself anew, s."""
+
+Curve = list[tuple[int, float]]
+"""(step, value) of what a trial has logged of a metric."""
+Curves = dict[str, Curve]
+"""By the trial's id."""
 
 TEMPLATE = """<!doctype html>
 <html lang="en">
@@ -45,7 +51,7 @@ somewhat too narrow).</figcaption></figure>{% endif %}
 {% if validation %}<h2>Held-out demonstrations</h2><figure><div class="scroll">{{ validation }}</div>
 <figcaption>A line a trial; dashed: stopped early.</figcaption></figure>{% endif %}
 {% if parallel %}<h2>All trials</h2><figure><div class="scroll">{{ parallel }}</div>
-<figcaption>A line a trial; the lighter, the better.</figcaption></figure>{% endif %}
+<figcaption>A line a trial; the lighter, the higher it ends.</figcaption></figure>{% endif %}
 {% if point_rows %}<h2>Means over seeds</h2><div class="scroll"><table>
 <caption>Percent. Below Avg-All: Student's 95 % interval over seeds; below Avg-P and Avg-E: Wilson 95 % intervals of all
 seeds' episodes. n: seeds.</caption>
@@ -102,7 +108,7 @@ def write(folder: Path, rows: Sequence[TrialRow], frame: Frame, *, running: bool
     Raises:
         StorageError: the page cannot be written.
     """
-    top = best(rows, frame.metric)
+    top, curves = best(rows, frame.metric), _curves(rows, frame.validation)
     ended = [row for row in rows if row.state not in ("waiting", "running")]
     html = (
         Environment(autoescape=True, trim_blocks=True)
@@ -121,16 +127,20 @@ def write(folder: Path, rows: Sequence[TrialRow], frame: Frame, *, running: bool
             videos=embedded_videos(Path(top.runs["evaluate"])) if top and not running else [],
             sources=[*frame.sources.items(), *([("best policy", top.runs["align"])] if top else [])],
             plan=json.dumps(frame.plan, indent=2, default=str),
-            **_plots(rows, frame),
-            **_tables(rows, frame),
+            **_plots(rows, curves, frame),
+            **_tables(rows, curves, frame),
         )
     )
     return save(folder / PAGE, html)
 
 
-def _plots(rows: Sequence[TrialRow], frame: Frame) -> dict[str, Any]:
+def _plots(rows: Sequence[TrialRow], curves: Curves, frame: Frame) -> dict[str, Any]:
     axes, judged = sweep_plots.varied(rows), [row for row in rows if row.result]
-    made: dict[str, Any] = {"parallel": Markup(sweep_plots.parallel_coordinates(rows, frame.validation))}
+    if frame.validation:
+        scores, heading = {id: curve[-1][1] for id, curve in curves.items() if curve}, frame.validation
+    else:
+        scores, heading = {row.id: 100 * (row.result or {})["avg_all"] for row in judged}, "Avg-All, %"
+    made: dict[str, Any] = {"parallel": Markup(sweep_plots.parallel_coordinates(rows, scores, heading))}
     if len(axes) == 1 and judged:
         made |= {
             "curve": Markup(sweep_plots.budget_curve(rows, axes[0])),
@@ -139,16 +149,20 @@ def _plots(rows: Sequence[TrialRow], frame: Frame) -> dict[str, Any]:
     if len(axes) == 2 and judged:
         made["heat"] = Markup(sweep_plots.heat_map(rows, *axes))
     if frame.validation:
-        curves = {row.id: _curve(row, frame.validation) for row in rows if "align" in row.runs}
         made["validation"] = Markup(sweep_plots.validation_curves(rows, curves, frame.validation))
     return made
 
 
-def _curve(row: TrialRow, metric: str) -> list[tuple[int, float]]:
-    """(step, value) of what a trial's alignment has logged so far."""
-    file = Path(row.runs["align"]) / "metrics.jsonl"
+def _curves(rows: Sequence[TrialRow], metric: str) -> Curves:
+    """What each trial's alignment has logged of a metric so far; a stopped one's, until it was stopped."""
+    return {row.id: _curve(row, metric) for row in rows} if metric else {}
+
+
+def _curve(row: TrialRow, metric: str) -> Curve:
+    file = Path(row.runs.get("align", "-")) / "metrics.jsonl"
     lines = [json.loads(t) for t in file.read_text().splitlines(True) if t.endswith("\n")] if file.exists() else []
-    return [(line["step"], line[metric]) for line in lines if metric in line]
+    until = row.logged_step if row.state == "stopped" else math.inf
+    return [(line["step"], line[metric]) for line in lines if metric in line and line["step"] <= until]
 
 
 def _cards(rows: Sequence[TrialRow], metric: str) -> list[dict[str, str]]:
@@ -165,7 +179,7 @@ def _cards(rows: Sequence[TrialRow], metric: str) -> list[dict[str, str]]:
     ]
 
 
-def _tables(rows: Sequence[TrialRow], frame: Frame) -> dict[str, Any]:
+def _tables(rows: Sequence[TrialRow], curves: Curves, frame: Frame) -> dict[str, Any]:
     names = short_names(list(rows[0].values)) if rows else {}
     heads = list(HEADINGS.values())
     point_rows = []
@@ -183,11 +197,11 @@ def _tables(rows: Sequence[TrialRow], frame: Frame) -> dict[str, Any]:
         "point_head": [*inner_names, *heads, "n"],
         "point_rows": point_rows,
         "trial_head": ["trial", *names.values(), "state", *extra, *heads, *(f"{stage}, s" for stage in stages)],
-        "trial_rows": [_trial_row(row, extra, stages) for row in rows],
+        "trial_rows": [_trial_row(row, [curves[row.id] for _ in extra], stages) for row in rows],
     }
 
 
-def _trial_row(row: TrialRow, extra: Sequence[str], stages: Sequence[str]) -> list[tuple[Any, str]]:
+def _trial_row(row: TrialRow, extra: Sequence[Curve], stages: Sequence[str]) -> list[tuple[Any, str]]:
     intervals = {"avg_partial": "avg_partial_interval", "avg_entire": "avg_entire_interval"}
     scores = []
     for metric in METRICS:
@@ -198,7 +212,7 @@ def _trial_row(row: TrialRow, extra: Sequence[str], stages: Sequence[str]) -> li
         (row.id, ""),
         *((show(value), "") for value in row.values.values()),
         (row.state, row.error or row.stage),
-        *((f"{row.validation[name]:.3f}" if name in row.validation else "-", "") for name in extra),
+        *((f"{curve[-1][1]:.3f}", f"step {curve[-1][0]}") if curve else ("-", "") for curve in extra),
         *scores,
         *((f"{row.seconds[s]:.0f}" if s in row.seconds else "-", _of(row, s)) for s in stages),
     ]

@@ -1,6 +1,6 @@
 """A sweep's plots as inline SVG: success over one axis, a heat map of two, parallel coordinates of all."""
 
-from typing import Any, Sequence
+from typing import Any, Mapping, Sequence
 
 import matplotlib
 import numpy as np
@@ -90,14 +90,13 @@ def heat_map(rows: Sequence[TrialRow], across: str, up: str) -> str:
         return svg(figure)
 
 
-def parallel_coordinates(rows: Sequence[TrialRow], metric: str) -> str:
-    """SVG: a line a trial over all axes to its Avg-All (or to its validation, where nothing is judged), by colour."""
-    judged = [row for row in rows if row.result] or [row for row in rows if metric in row.validation]
+def parallel_coordinates(rows: Sequence[TrialRow], scores: Mapping[str, float], heading: str) -> str:
+    """SVG: a line over all axes to its score for each trial that has one (by its id), the lighter the higher."""
+    judged = [row for row in rows if row.id in scores]
     axes_of = [axis for axis in (rows[0].values if rows else {}) if len({repr(r.values[axis]) for r in rows}) > 1]
     if len(judged) < 2 or not axes_of:
         return ""
-    score = np.array([100 * row.result["avg_all"] if row.result else row.validation[metric] for row in judged])
-    last = "Avg-All, %" if judged[0].result else metric
+    score = np.array([scores[row.id] for row in judged])
     columns = [_column(judged, axis) for axis in axes_of]
     height, ends = _scaled(score)
     names = short_names(list(rows[0].values))
@@ -112,7 +111,7 @@ def parallel_coordinates(rows: Sequence[TrialRow], metric: str) -> str:
             axes.axvline(place, color=INK, lw=0.8)
             for y, text in ticks:
                 axes.annotate(text, (place, y), xytext=(3, 0), textcoords="offset points", fontsize=7.5, va="center")
-        axes.set_xticks(range(len(columns) + 1), [*(names[axis] for axis in axes_of), last])
+        axes.set_xticks(range(len(columns) + 1), [*(names[axis] for axis in axes_of), heading])
         axes.set_yticks([])
         axes.spines["left"].set_visible(False)
         axes.margins(x=0.06)
@@ -138,15 +137,15 @@ def _scaled(values: np.ndarray) -> tuple[np.ndarray, list[tuple[float, str]]]:
 
 
 def validation_curves(rows: Sequence[TrialRow], curves: dict[str, list[tuple[int, float]]], metric: str) -> str:
-    """SVG: a metric of held-out demonstrations over steps, a line a trial; "" without two points."""
-    if not any(len(curve) > 1 for curve in curves.values()):
+    """SVG: a metric of held-out demonstrations over steps, a line a trial; "" without a point."""
+    if not any(curves.values()):
         return ""
     with matplotlib.rc_context(STYLE):
         figure = Figure(figsize=(7.6, 3.0), layout="constrained")
         axes = figure.add_subplot()
         for number, row in enumerate(rows):
             if curve := curves.get(row.id):
-                style = "--" if row.state == "stopped" else "-"
+                style = ".--" if row.state == "stopped" else ".-"  # a trial may have one point
                 axes.plot(*zip(*curve, strict=True), style, color=colour(number), lw=1.2, label=label(row.values))
         axes.set(xlabel="step of Stage 2", ylabel=metric)
         return svg(figure)

@@ -11,8 +11,11 @@ from dataclasses import dataclass
 from typing import Any, Sequence
 
 import ray
-from ray._private.internal_api import get_memory_info_reply, get_state_from_address
+from ray._private.internal_api import get_memory_info_reply
+from ray._private.state import state
 from ray.autoscaler.v2.utils import is_autoscaler_v2
+from ray.core.generated.gcs_pb2 import PlacementGroupTableData  # pyright: ignore[reportAttributeAccessIssue]
+from ray.util.placement_group import PlacementGroup, remove_placement_group
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from tap_ray.errors import ConfigError
@@ -105,5 +108,25 @@ def here() -> Any:
 
 def spilled_bytes() -> int:
     """What the connected cluster's object stores have written to disk so far because they were full, bytes."""
-    state = get_state_from_address(ray.get_runtime_context().gcs_address)
     return get_memory_info_reply(state).store_stats.spilled_bytes_total
+
+
+def release_orphans() -> int:
+    """Remove this job's placement groups whose creator, an actor, is dead; returns how many there were.
+
+    Ray keeps them until the job ends (ray-project/ray#54305): the reservation of a training whose trial was stopped
+    would stay, and Ray Train's own cleaner asks the dashboard, which a local Ray does not have.
+    """
+    job = ray.get_runtime_context().get_job_id()
+    table = map(PlacementGroupTableData.FromString, state._connect_and_get_accessor().get_placement_group_table())
+    orphans = [
+        PlacementGroup(ray.PlacementGroupID(group.placement_group_id))
+        for group in table
+        if group.creator_actor_dead
+        and not ray.ActorID(group.creator_actor_id).is_nil()  # a driver's own
+        and group.creator_job_id.hex() == job
+        and group.state != PlacementGroupTableData.REMOVED
+    ]
+    for orphan in orphans:
+        remove_placement_group(orphan)
+    return len(orphans)

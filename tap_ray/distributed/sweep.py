@@ -21,12 +21,13 @@ from types import SimpleNamespace
 from typing import Any, Callable, Iterator, Mapping, Sequence
 
 from ray import tune
+from ray.tune.progress_reporter import TrialProgressCallback
 from ray.tune.schedulers import ASHAScheduler, FIFOScheduler, TrialScheduler
 from tqdm import tqdm
 
 from tap_ray import runs, tracking
 from tap_ray.compare.sweep_tables import TrialRow, read_row, write_row
-from tap_ray.distributed.placement import split
+from tap_ray.distributed.placement import release_orphans, split
 from tap_ray.distributed.settings import WorkersConfig
 from tap_ray.distributed.sweep_plan import AshaConfig, Trial
 from tap_ray.distributed.sweep_trial import Work, run_trial
@@ -68,7 +69,7 @@ def sweep(work: Work, *, at_once: int, asha: AshaConfig | None, watch: Watch) ->
         A row for each trial; those that failed say why.
     """
     work = replace(work, judge=asha is None)
-    with _watched(work, watch):
+    with _watched(work, asha, watch):
         todo = [row for row in rows_of(work) if row.state not in ENDED or row.state == "failed"]
         _tune(work, [row.id for row in todo if not (asha and row.validation)], at_once, asha)
         if asha:
@@ -209,10 +210,14 @@ class _Halving(ASHAScheduler):
         return TrialScheduler.CONTINUE if decided else decision
 
 
-class _Recorder(tune.Callback):
-    """Writes into the ledger what only Tune knows: who was stopped, and whose process died too often."""
+class _Recorder(TrialProgressCallback):
+    """Writes into the ledger what only Tune knows: who was stopped, and whose process died too often.
+
+    It stands in the place of Tune's own, which prints a line into our bar for each trial that ends without a result.
+    """
 
     def __init__(self, work: Work) -> None:
+        super().__init__()
         self._work = work
 
     def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
@@ -241,17 +246,27 @@ class _Recorder(tune.Callback):
 
 
 @contextlib.contextmanager
-def _watched(work: Work, watch: Watch) -> Iterator[None]:
-    """While the body runs: one bar over trials, and `watch`."""
-    with tqdm(total=len(work.trials), unit="trial", smoothing=0.0) as bar:
-        bar.initial = bar.n = sum(row.state in ENDED for row in rows_of(work))
+def _watched(work: Work, asha: AshaConfig | None, watch: Watch) -> Iterator[None]:
+    """While the body runs: one bar, `watch`, and what stopped trials still reserve is given back.
+
+    The bar counts trials, and with successive halving the finalists once more, for they are judged later.
+    """
+    judged_later = min(asha.finalists, len(work.trials)) if asha else 0
+
+    def count(rows: Sequence[TrialRow]) -> int:
+        ended = [row for row in rows if row.state in ENDED or (asha and row.validation)]
+        return len(ended) + sum(row.state == "done" for row in rows if asha)
+
+    with tqdm(total=len(work.trials) + judged_later, unit="trial", smoothing=0.0) as bar:
+        bar.initial = bar.n = count(rows_of(work))
 
         def look() -> None:
             rows = rows_of(work)
             now = "; ".join(f"{row.id} {row.stage}" for row in rows if row.state == "running")
             bar.set_postfix_str(now, refresh=False)
-            bar.update(sum(row.state in ENDED for row in rows) - bar.n)
+            bar.update(count(rows) - bar.n)
             bar.refresh()
+            release_orphans()
             watch(rows)
 
         try:

@@ -57,7 +57,7 @@ class AshaConfig:
     def __post_init__(self) -> None:
         if self.grace_steps < 1 or self.reduction <= 1 or self.finalists < 1:
             raise ConfigError(
-                "asha: grace_steps and finalists are at least 1, reduction is more than 1; got "
+                "grace_steps and finalists are at least 1, reduction is more than 1; got "
                 f"{self.grace_steps}, {self.finalists} and {self.reduction:g}."
             )
 

@@ -172,7 +172,6 @@ def _usual_ctrl_c() -> Iterator[None]:
 
 def require_sensible(config: TrainConfig, workers: WorkersConfig) -> None:
     """Raise ConfigError for numbers that cannot work."""
-    session.require_fits(config)
     if workers.workers < 1:
         raise ConfigError(f"Training needs at least 1 worker, got --workers {workers.workers}.")
     if workers.gpus < 0 or (workers.gpus > 1 and workers.gpus % 1):

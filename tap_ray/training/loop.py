@@ -60,6 +60,14 @@ class TrainConfig:
             )
         if not 0 <= self.ema_decay < 1:
             raise ConfigError(f"ema_decay lies in [0, 1); got {self.ema_decay}.")
+        for name in ("checkpoint_every", "validate_every"):
+            every = getattr(self, name)
+            if every % self.log_every:
+                raise ConfigError(
+                    f"{name} = {every} is not a multiple of log_every = {self.log_every}: after a restart the first "
+                    f"line of metrics would be the mean of other steps than without. Choose a multiple of "
+                    f"{self.log_every}."
+                )
 
 
 class Objective(Protocol):

@@ -31,7 +31,6 @@ def train_here(task: Task, *, log: Log | None = None, progress: bool = True) -> 
     Returns:
         The last value of every metric.
     """
-    session.require_fits(task.config)
     with follow(task, log, progress=progress):
         session.work(task)
     return session.final_metrics(task.run)

@@ -19,7 +19,7 @@ import torch
 from torch import nn
 
 from tap_ray import storage
-from tap_ray.errors import CheckpointError, ConfigError
+from tap_ray.errors import CheckpointError
 from tap_ray.locks import Held, hold
 from tap_ray.runs import read_json
 from tap_ray.training import checkpoint
@@ -108,17 +108,6 @@ class Place:
     """Wraps the model so that the workers' gradients are averaged."""
     agree: Callable[[Any], Any] = lambda value: value
     """Gives every worker the first worker's value."""
-
-
-def require_fits(config: TrainConfig) -> None:
-    """Raise ConfigError when a resumed run could not repeat the lines of an uninterrupted one."""
-    for name in ("checkpoint_every", "validate_every"):
-        every = getattr(config, name)
-        if every % config.log_every:
-            raise ConfigError(
-                f"{name} = {every} is not a multiple of log_every = {config.log_every}: after a restart the first line "
-                f"of metrics would be the mean of other steps than without. Choose a multiple of {config.log_every}."
-            )
 
 
 def work(task: Task, place: Place | None = None) -> None:

@@ -160,3 +160,18 @@ def test_a_browser_draws_it(judged: list[TrialRow], tmp_path: Path):
     pixels = np.asarray(Image.open(shot).convert("L"), float)
     assert pixels.shape == (1600, 1200)
     assert (np.abs(pixels - np.median(pixels)) > 60).mean() > 0.01
+
+
+def test_stopped_trials_are_shown_as_far_as_they_came(tmp_path: Path):
+    """Successive halving: all trials have a line, though few are judged; what came after the stop is not shown."""
+    rows = [row(n, {"lr": 10.0**-n, "history": n}, 4 if n == 0 else None) for n in range(3)]
+    for trial in rows[:2]:
+        trial.runs["align"] = str(tmp_path / trial.id)
+        (tmp_path / trial.id).mkdir()
+        lines = [f'{{"step": {step}, "bc/r2_mean": {value}}}\n' for step, value in ((60, 0.25), (120, 0.75))]
+        (tmp_path / trial.id / "metrics.jsonl").write_text("".join(lines))
+    rows[1].state, rows[1].logged_step = "stopped", 60
+    frame = sweep_page.Frame(title="search", plan={}, validation="bc/r2_mean")
+    text = sweep_page.write(tmp_path, rows, frame, running=False).read_text()
+    assert Page(text).tags.count("svg") == 3  # heat map, held-out demonstrations, parallel coordinates
+    assert [cell in text for cell in ("0.750<small>step 120", "0.250<small>step 60", "-<small>")] == 3 * [True]

@@ -1,8 +1,11 @@
 """A cluster of several raylets: jobs go where their labels say, nodes die under them, nothing is lost or doubled."""
 
+import itertools
 import sys
 import time
 from collections import Counter
+from collections.abc import Iterator
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -14,9 +17,10 @@ import envs
 from envs.poses import sample_poses
 from jobs.collect_play import fleet
 from tap_ray import runs
+from tap_ray.dataset.windows import episode_batches
 from tap_ray.dataset.writer import DatasetWriter
 from tap_ray.distributed import connect as connecting
-from tap_ray.distributed import placement
+from tap_ray.distributed import live, placement
 from tap_ray.distributed.collect import Notebook, Pool, play_out
 from tap_ray.distributed.connect import connect
 from tap_ray.distributed.evaluate import FleetConfig, evaluate
@@ -25,11 +29,14 @@ from tap_ray.distributed.train import train
 from tap_ray.errors import ConfigError
 from tap_ray.evaluate.episodes import Robots
 from tap_ray.evaluate.protocol import Protocol, cells
-from tap_ray.play.collect import Outcome, collect
+from tap_ray.play.collect import CollectPlan, Outcome, collect
+from tap_ray.rng import generator
 from tap_ray.training import session
 from tap_ray.training.progress import train_here
+from tap_ray.types import EnvConfig, Window
 from tests import line_world
 from tests.distributed import collect_child as child
+from tests.distributed import toy_player
 from tests.distributed import toy_stages as stages
 from tests.distributed import toy_training as toy
 from tests.distributed.nodes import Nodes, meanwhile, nodes, wait_for, workers
@@ -44,12 +51,13 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore::ResourceWarning"),  # Ray's own log files of killed nodes
 ]
 EPISODES = 64
+LIVE_STEPS = 9
 PROTOCOL = Protocol(tasks=("line",), env_version="1", episodes=24, max_steps=5)
 
 
 @pytest.fixture(scope="module")
 def cluster():
-    for module in (toy, stages, line_world, sys.modules[__name__]):
+    for module in (toy, toy_player, stages, line_world, sys.modules[__name__]):
         ray.cloudpickle.register_pickle_by_value(module)  # the workers need not find our tests
     with nodes() as made:
         for role in ("play", "play", "train"):
@@ -108,6 +116,45 @@ def test_training_goes_on_when_its_node_dies(cluster: Nodes, tmp_path: Path, toy
 
     assert trained_on == ["train"]
     assert curve(task.run) == curve(tmp_path / "undisturbed")
+
+
+def fresh(start_batch: int, worker: int, num_workers: int) -> Iterator[Window]:
+    """The windows of live play, by one process without Ray."""
+    player = toy_player.ToyPlayer(LIVE_STEPS, ())
+    for group in itertools.count():
+        first = group * toy.WINDOWS.group_size
+        episodes = live.played(player, range(first, first + toy.WINDOWS.group_size), 2)
+        rng = generator(toy.SEED, "live", "group", group)
+        yield from episode_batches(episodes, toy.WINDOWS, spec=toy_player.SPEC, rng=rng)
+
+
+def test_training_goes_on_when_a_node_of_its_live_play_dies(cluster: Nodes, tmp_path: Path, toy_dataset: Path):
+    """Robots on some nodes play what a trainer on another learns from; the curve is that of one process."""
+    task = toy_task(tmp_path / "run", toy_dataset, ray=True, steps=60, every=10, pause_s=0.03)
+    alone = replace(task, run=tmp_path / "alone", batches=fresh)
+    train_here(alone, progress=False)
+    play = live.LivePlay(
+        plan=CollectPlan(env=EnvConfig(max_steps=LIVE_STEPS)),
+        make_player=partial(toy_player.ToyPlayer, LIVE_STEPS, ()),
+        spec=toy_player.SPEC,
+        reserved=0,
+        pool=Pool(fleets=2, robots=2, labels=("role=play",)),
+    )
+    ran_on: list[tuple[str, str]] = []
+
+    def kill_one() -> None:
+        wait_for(lambda: len(curve(task.run)) > 20)
+        for name in ("MapWorker", "RayTrainWorker"):
+            ran_on.extend((name, node.role) for node in cluster.live if workers(node, name))
+        cluster.kill(next(node for node in of_role(cluster, "play") if workers(node, "MapWorker")))
+        cluster.add("play")
+
+    with meanwhile(kill_one):
+        batches = partial(live.batches, play, toy.WINDOWS, seed=toy.SEED)
+        train(replace(task, batches=batches), WorkersConfig(node_labels=("role=train",)), progress=False)
+
+    assert set(ran_on) == {("MapWorker", "play"), ("RayTrainWorker", "train")}
+    assert curve(task.run) == curve(alone.run)
 
 
 def curve(run: Path) -> list[tuple[float, float]]:

@@ -1,8 +1,16 @@
 """How much of a cluster's CPUs a job reserves: half of each node at most, so that two jobs fit at once."""
 
-import pytest
+import sys
 
+import pytest
+import ray
+import ray.cloudpickle
+from ray.util import placement_group
+
+from tap_ray.distributed import placement
+from tap_ray.distributed.connect import connect
 from tap_ray.distributed.placement import JOBS_AT_ONCE, split
+from tests.distributed.nodes import wait_for
 
 
 @pytest.mark.parametrize(
@@ -22,3 +30,26 @@ from tap_ray.distributed.placement import JOBS_AT_ONCE, split
 def test_two_jobs_fit_at_once(cpus: list[float], places: int, processes: int, size: float):
     assert split(cpus, places, processes) == size
     assert sum(int(own / JOBS_AT_ONCE / size + 1e-9) for own in cpus) >= places
+
+
+class Owner:
+    """An actor that reserves a CPU."""
+
+    def reserve(self) -> None:
+        ray.get(placement_group([{"CPU": 1}]).ready())
+
+
+@pytest.mark.cluster
+@pytest.mark.filterwarnings("ignore::DeprecationWarning:ray")
+def test_what_a_dead_actor_had_reserved_is_given_back():
+    """What the living and the driver have reserved stays."""
+    ray.cloudpickle.register_pickle_by_value(sys.modules[__name__])
+    with connect(num_cpus=3):
+        ray.get(placement_group([{"CPU": 1}]).ready())
+        living, dead = (ray.remote(num_cpus=0)(Owner).remote() for _ in range(2))
+        ray.get([owner.reserve.remote() for owner in (living, dead)])
+        assert placement.release_orphans() == 0
+        ray.kill(dead)
+        wait_for(placement.release_orphans)
+        wait_for(lambda: ray.available_resources().get("CPU") == 1)
+        assert placement.release_orphans() == 0

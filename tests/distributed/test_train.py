@@ -193,6 +193,5 @@ def test_settings_that_cannot_work(tmp_path: Path, toy_dataset: Path):
     task = toy_task(tmp_path / "run", toy_dataset, ray=True)
     with pytest.raises(ConfigError, match="at least 1 worker, got --workers 0"):
         train(task, WorkersConfig(workers=0), progress=False)
-    uneven = dataclasses.replace(task, config=dataclasses.replace(task.config, log_every=3))
     with pytest.raises(ConfigError, match="checkpoint_every = 5 is not a multiple of log_every = 3"):
-        train(uneven, WorkersConfig(), progress=False)
+        dataclasses.replace(task.config, log_every=3)

@@ -1,12 +1,13 @@
 """`python -m jobs.sweep` as far as it goes without starting anything."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import yaml
 
 from jobs import sweep
-from tap_ray import runs
+from tap_ray import runs, storage
 from tap_ray.distributed.sweep_job import SweepJobConfig
 from tap_ray.errors import ConfigError, DataError
 from tests.distributed import toy_player
@@ -74,6 +75,10 @@ def test_mistakes_are_said_before_anything_starts(config: SweepJobConfig, tmp_pa
         sweep.main(changed(budget={"grid": [0, 8000]}))
     with pytest.raises(ConfigError, match="Unknown suite 'tabletopp'"):
         sweep.main(changed(evaluate={"suite": "tabletopp"}))
+    with pytest.raises(ConfigError, match=r"align.*checkpoint_every = 60 is not a multiple of log_every = 50"):
+        sweep.main(changed(align={"train": {"checkpoint_every": 60}}))
+    with pytest.raises(ConfigError, match=r"--store s3:.*: a sweep's own folders lie on a disk"):
+        sweep.main(replace(config, store=storage.at("s3://bucket/runs")))
     with pytest.raises(DataError, match=r"No data set at .*nowhere"):
         sweep.main(SweepJobConfig(sweep=config.sweep, data=tmp_path / "nowhere", demos=config.demos))
     assert not config.store.exists()
