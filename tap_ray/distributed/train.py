@@ -120,6 +120,7 @@ def train(task: Task, config: WorkersConfig, *, log: Log | None = None, progress
     Raises:
         ConfigError: the settings cannot work; nothing has been started.
         TapRayError: what a worker raised, or that workers kept dying.
+        SystemExit: Ray Train's controller was killed.
     """
     require_sensible(task.config, config)
     task = dataclasses.replace(task, run=task.run.resolve())
@@ -146,6 +147,8 @@ def train(task: Task, config: WorkersConfig, *, log: Log | None = None, progress
                 trainer.fit()
         except ray.train.TrainingFailedError as error:
             raise _explain(error, task) from error
+        except RayActorError as error:  # of the controller, as when a trial is stopped: not a failure of the training
+            raise SystemExit(f"Training stopped: Ray Train's controller was killed.\n{_goes_on(task)}") from error
     return session.final_metrics(task.run)
 
 
@@ -231,8 +234,8 @@ def _agree(value: Any) -> Any:
 class _Trainer(ray.train.torch.TorchTrainer):
     """Without the detached process that frees the reservations of a controller that crashed.
 
-    It asks Ray's dashboard, which a local Ray does not have, once a second and complains each time; and the
-    reservations of a job go with the job anyway.
+    It asks Ray's dashboard, which a local Ray does not have, once a second and complains each time. The reservations
+    of a job go with the job, those of a trial are given back by its sweep (`placement.release_orphans`).
     """
 
     def _create_default_callbacks(self) -> list[Any]:
@@ -256,7 +259,8 @@ def _explain(error: ray.train.TrainingFailedError, task: Task) -> BaseException:
     reasons = "\n".join(
         f"  worker {rank}: {str(failure).strip().splitlines()[-1]}" for rank, failure in failures.items()
     )
-    return TapRayError(
-        f"Training stopped: workers died too often (--max-failures).\n{reasons}\n"
-        f"The same command goes on from the newest checkpoint in {task.run / session.CHECKPOINTS}."
-    )
+    return TapRayError(f"Training stopped: workers died too often (--max-failures).\n{reasons}\n{_goes_on(task)}")
+
+
+def _goes_on(task: Task) -> str:
+    return f"The same command goes on from the newest checkpoint in {task.run / session.CHECKPOINTS}."
