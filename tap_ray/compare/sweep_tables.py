@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any, Literal, Mapping, Sequence
 
 import numpy as np
-from scipy import stats
+from scipy.special import stdtrit  # a quarter of a second quicker to import than scipy.stats
 
 from tap_ray.compare.tables import grid
 from tap_ray.config import from_dict
@@ -87,7 +87,8 @@ class Point:
     def over_seeds(self, metric: str) -> Interval:
         """Mean over seeds with Student's 95 % interval, clipped to [0, 1]; no wider than the mean with one seed."""
         values = np.array(self.each(metric))
-        half = stats.t.ppf(0.975, len(values) - 1) * stats.sem(values) if len(values) > 1 else 0.0
+        num = len(values)
+        half = stdtrit(num - 1, 0.975) * values.std(ddof=1) / np.sqrt(num) if num > 1 else 0.0
         return Interval(
             float(values.mean()), max(0.0, float(values.mean() - half)), min(1.0, float(values.mean() + half))
         )

@@ -30,6 +30,8 @@ from pyarrow.fs import FSSpecHandler, PyFileSystem
 from ray import cloudpickle
 from ray.exceptions import RayActorError
 from ray.train import FailureConfig, LoggingConfig, RunConfig, ScalingConfig
+from ray.train.v2._internal.callbacks import DatasetsCallback
+from ray.train.v2._internal.callbacks.placement_group_callback import PlacementGroupCleanerCallback
 
 from tap_ray import runs, storage, tracking
 from tap_ray.config import to_dict
@@ -232,15 +234,17 @@ def _agree(value: Any) -> Any:
 
 
 class _Trainer(ray.train.torch.TorchTrainer):
-    """Without the detached process that frees the reservations of a controller that crashed.
+    """Without two processes that Ray Train starts beside each controller.
 
-    It asks Ray's dashboard, which a local Ray does not have, once a second and complains each time. The reservations
-    of a job go with the job, those of a trial are given back by its sweep (`placement.release_orphans`).
+    One hands out Ray data sets, of which we give it none. The other, detached, frees the reservations of a controller
+    that crashed: it asks Ray's dashboard, which a local Ray does not have, once a second and complains each time. The
+    reservations of a job go with the job, those of a trial are given back by its sweep (`placement.release_orphans`).
     """
 
     def _create_default_callbacks(self) -> list[Any]:
         callbacks = super()._create_default_callbacks()
-        return [callback for callback in callbacks if type(callback).__name__ != "PlacementGroupCleanerCallback"]
+        needless = (DatasetsCallback, PlacementGroupCleanerCallback)
+        return [callback for callback in callbacks if not isinstance(callback, needless)]
 
 
 def _explain(error: ray.train.TrainingFailedError, task: Task) -> BaseException:
