@@ -51,6 +51,8 @@ def test_every_node_has_the_token_and_asks_for_it(name: str):
     assert len(starts) == 2
     assert all("RAY_AUTH_MODE=token ray start" in line for line in starts)
     assert "--dashboard-host=127.0.0.1" in starts[0]
+    first_autoscaler = "RAY_enable_autoscaler_v2=0" in starts[0]
+    assert first_autoscaler == (config["provider"]["type"] == "local"), "the second starts no worker of that provider"
 
 
 @pytest.mark.parametrize("name", LAUNCHED)
