@@ -208,7 +208,8 @@ def play_out(
         label_selector=wanted or None,
         fn_constructor_kwargs={"make_player": make_player, "notebook": notebook},
     )
-    for table in stream.iter_batches(batch_size=None, batch_format="pyarrow"):
+    # Ray Data would keep a block until the next one is there: fleets may wait for a round whose last block that is.
+    for table in stream.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=0):
         for blob in table["result"]:  # type: ignore[index]
             result: Outcome | TapRayError = pickle.loads(blob.as_py())
             if isinstance(result, TapRayError):

@@ -149,6 +149,30 @@ def test_an_attempt_that_kills_every_process_is_dropped_and_its_neighbours_are_n
     assert all(reason.startswith("played in") for reason in reasons.values())
 
 
+class Patient:
+    """Plays attempt 1 only once the driver has said that it has another one."""
+
+    def __init__(self, told: Path, memory) -> None:
+        self.told = told
+
+    def run(self, attempts):
+        until = time.monotonic() + 10
+        while attempts == [1] and not self.told.exists() and time.monotonic() < until:
+            time.sleep(0.05)
+        reason = "in vain" if time.monotonic() > until else "played"
+        return [Outcome(attempt=attempt, episode=None, reason=reason) for attempt in attempts]
+
+
+def test_a_block_is_handed_over_while_the_others_wait_for_what_it_brings(tmp_path):
+    ray.cloudpickle.register_pickle_by_value(sys.modules[__name__])
+    notebook = ray.remote(num_cpus=0)(Notebook).remote()
+    reasons = {}
+    for outcome in play_out(partial(Patient, tmp_path / "told"), [[0], [1]], Pool(fleets=2), notebook):
+        reasons[outcome.attempt] = outcome.reason
+        (tmp_path / "told").touch()
+    assert reasons == {0: "played", 1: "played"}
+
+
 def loaded_and_rss_mb(plan):
     player = fleet(plan, 1, None)
     player.run([0])
