@@ -137,7 +137,8 @@ def write(folder: Path, rows: Sequence[TrialRow], frame: Frame, *, running: bool
 def _plots(rows: Sequence[TrialRow], curves: Curves, frame: Frame) -> dict[str, Any]:
     axes, judged = sweep_plots.varied(rows), [row for row in rows if row.result]
     if frame.validation:
-        scores, heading = {id: curve[-1][1] for id, curve in curves.items() if curve}, frame.validation
+        last = {id: curve[-1][1] for id, curve in curves.items() if curve}
+        scores, heading = {id: value for id, value in last.items() if math.isfinite(value)}, frame.validation
     else:
         scores, heading = {row.id: 100 * (row.result or {})["avg_all"] for row in judged}, "Avg-All, %"
     made: dict[str, Any] = {"parallel": Markup(sweep_plots.parallel_coordinates(rows, scores, heading))}

@@ -21,6 +21,7 @@ from types import SimpleNamespace
 from typing import Any, Callable, Iterator, Mapping, Sequence
 
 from ray import tune
+from ray.exceptions import RayError
 from ray.tune.progress_reporter import TrialProgressCallback
 from ray.tune.schedulers import ASHAScheduler, FIFOScheduler, TrialScheduler
 from tqdm import tqdm
@@ -161,7 +162,7 @@ def _tune(work: Work, ids: Sequence[str], at_once: int, asha: AshaConfig | None)
             storage_path=str(work.folder),
             verbose=0,
             failure_config=tune.FailureConfig(max_failures=LIVES - 1),
-            callbacks=[_Recorder(work)],
+            callbacks=[_Recorder(work), _Quiet()],
         ),
     ).fit()
 
@@ -210,14 +211,17 @@ class _Halving(ASHAScheduler):
         return TrialScheduler.CONTINUE if decided else decision
 
 
-class _Recorder(TrialProgressCallback):
-    """Writes into the ledger what only Tune knows: who was stopped, and whose process died too often.
+class _Quiet(TrialProgressCallback):
+    """In the place of Tune's own, which prints a line into our bar for each trial that ends without a result."""
 
-    It stands in the place of Tune's own, which prints a line into our bar for each trial that ends without a result.
-    """
+    def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+        pass
+
+
+class _Recorder(tune.Callback):
+    """Writes into the ledger what only Tune knows: who was stopped, and whose process died too often."""
 
     def __init__(self, work: Work) -> None:
-        super().__init__()
         self._work = work
 
     def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
@@ -247,30 +251,38 @@ class _Recorder(TrialProgressCallback):
 
 @contextlib.contextmanager
 def _watched(work: Work, asha: AshaConfig | None, watch: Watch) -> Iterator[None]:
-    """While the body runs: one bar, `watch`, and what stopped trials still reserve is given back.
-
-    The bar counts trials, and with successive halving the finalists once more, for they are judged later.
-    """
-    judged_later = min(asha.finalists, len(work.trials)) if asha else 0
-
-    def count(rows: Sequence[TrialRow]) -> int:
-        ended = [row for row in rows if row.state in ENDED or (asha and row.validation)]
-        return len(ended) + sum(row.state == "done" for row in rows if asha)
-
-    with tqdm(total=len(work.trials) + judged_later, unit="trial", smoothing=0.0) as bar:
-        bar.initial = bar.n = count(rows_of(work))
+    """While the body runs: one bar, `watch`, and what stopped trials still reserve is given back."""
+    with tqdm(unit="trial", smoothing=0.0) as bar:
+        bar.n, bar.total = progress_of(rows_of(work), asha)
+        bar.initial = bar.n
 
         def look() -> None:
             rows = rows_of(work)
             now = "; ".join(f"{row.id} {row.stage}" for row in rows if row.state == "running")
             bar.set_postfix_str(now, refresh=False)
-            bar.update(count(rows) - bar.n)
+            ended, bar.total = progress_of(rows, asha)
+            bar.update(ended - bar.n)
             bar.refresh()
-            release_orphans()
             watch(rows)
 
         try:
-            with every(WATCH_S, look):
+            with every(WATCH_S, _give_back), every(WATCH_S, look):
                 yield
         finally:
             look()
+
+
+def _give_back() -> None:
+    with contextlib.suppress(RayError):  # the next time, then
+        release_orphans()
+
+
+def progress_of(rows: Sequence[TrialRow], asha: AshaConfig | None) -> tuple[int, int]:
+    """(what has ended, what there is): trials, and with successive halving finalists once more, for they are judged
+    later."""
+    ended = [row for row in rows if row.state in ENDED or (asha and row.validation)]
+    if asha is None:
+        return len(ended), len(rows)
+    judged = sum(row.state == "done" or (row.state == "failed" and bool(row.validation)) for row in rows)
+    able = sum(bool(row.validation) or row.state not in ("stopped", "failed") for row in rows)
+    return len(ended) + judged, len(rows) + max(judged, min(asha.finalists, able))

@@ -122,7 +122,7 @@ def train(task: Task, config: WorkersConfig, *, log: Log | None = None, progress
     Raises:
         ConfigError: the settings cannot work; nothing has been started.
         TapRayError: what a worker raised, or that workers kept dying.
-        SystemExit: Ray Train's controller was killed.
+        SystemExit: Ray Train's controller was lost, e.g. killed.
     """
     require_sensible(task.config, config)
     task = dataclasses.replace(task, run=task.run.resolve())
@@ -150,7 +150,7 @@ def train(task: Task, config: WorkersConfig, *, log: Log | None = None, progress
         except ray.train.TrainingFailedError as error:
             raise _explain(error, task) from error
         except RayActorError as error:  # of the controller, as when a trial is stopped: not a failure of the training
-            raise SystemExit(f"Training stopped: Ray Train's controller was killed.\n{_goes_on(task)}") from error
+            raise SystemExit(f"Training stopped: Ray Train's controller was lost.\n{_goes_on(task)}") from error
     return session.final_metrics(task.run)
 
 

@@ -13,7 +13,7 @@ import pytest
 from tap_ray import runs, tracking
 from tap_ray.compare.sweep_tables import TrialRow, read_row, write_row
 from tap_ray.distributed.settings import WorkersConfig
-from tap_ray.distributed.sweep import _Halving, finalists, trials_at_once
+from tap_ray.distributed.sweep import _Halving, finalists, progress_of, trials_at_once
 from tap_ray.distributed.sweep_plan import AshaConfig
 from tap_ray.errors import ConfigError
 from tests.distributed.toy_stages import alone, write_file
@@ -154,6 +154,27 @@ def test_finalists_are_the_best_on_held_out_demonstrations():
     assert [row.id for row in finalists(rows, AshaConfig(finalists=2, mode="min"))] == ["000", "004"]
     with pytest.raises(ConfigError, match=r"No trial logged asha.metric 'bc/r2_dx'. Did you mean 'bc/r2_mean'\?"):
         finalists(rows, AshaConfig(metric="bc/r2_dx"))
+
+
+def test_the_bar_counts_finalists_twice():
+    asha, held_out = AshaConfig(finalists=2), {"bc/r2_mean": 0.5}
+
+    def counted(*states: str, halving: AshaConfig | None = asha) -> tuple[int, int]:
+        seen = ("trained", "done", "judging")
+        rows = [
+            TrialRow(
+                id=str(number), values={}, state="running" if state == "judging" else state,  # type: ignore[arg-type]
+                validation=held_out if state in seen else {},
+            )
+            for number, state in enumerate(states)
+        ]  # fmt: skip
+        return progress_of(rows, halving)
+
+    assert counted("done", "running", "waiting", halving=None) == (1, 3)
+    assert counted("waiting", "running", "stopped") == (1, 5)
+    assert counted("trained", "judging", "stopped") == (3, 5)
+    assert counted("trained", "done", "done") == (5, 5)
+    assert counted("done", "stopped", "failed") == (4, 4)
 
 
 def small(**workers) -> Any:
