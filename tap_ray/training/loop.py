@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from tap_ray.errors import ConfigError, DataError, TapRayError
+from tap_ray.rng import seed_of
 from tap_ray.training import checkpoint, optim
 from tap_ray.training.batches import AugmentConfig, Batch, augment, to_tensors
 from tap_ray.training.checkpoint import TrainState
@@ -50,7 +51,7 @@ class TrainConfig:
     log_every: int = 50
     """Steps between lines of metrics, each the mean since the line before."""
     seed: int = 0
-    """Of the weights at the start and of the augmentation."""
+    """Of the weights at the start, of the augmentation, and of the noise that models draw."""
 
     def __post_init__(self) -> None:
         if min(self.steps, self.batch_size, self.log_every) < 1 or min(self.checkpoint_every, self.validate_every) < 0:
@@ -159,6 +160,7 @@ def fit(
             to_tensors(window, hooks.device), config.augment, seed=config.seed, step=state.step, rank=hooks.rank
         )
         batch["step"] = torch.tensor(state.step)
+        torch.manual_seed(seed_of(config.seed, "noise", state.step, hooks.rank))  # what models draw while they learn
         with autocast(config.bf16, hooks.device):
             loss, parts = objective.loss(prepared, batch)
         norm = _update(state, loss, config)

@@ -52,14 +52,29 @@ def _one_thread():
     torch.set_num_threads(before)
 
 
+class Noisy(InverseDynamics):
+    """Draws as flow matching does: from torch's global generator."""
+
+    def loss(self, model, batch):
+        loss, parts = super().loss(model, batch)
+        return loss * (1 + torch.rand(())), parts | {"idm/loss": loss * torch.rand(())}
+
+
 @pytest.mark.parametrize("bf16", ["auto", "off"])
 def test_a_resumed_run_equals_the_uninterrupted_one_bit_for_bit(tmp_path: Path, bf16):
     config = TrainConfig(**{**SHORT.__dict__, "bf16": bf16})
     whole = Recorder(tmp_path / "whole")
-    policy, objective = learner()
-    fit(policy, square_windows(0, batch=8), objective, config, hooks=whole.hooks())
+    policy, _ = learner()
+    fit(
+        policy,
+        square_windows(0, batch=8),
+        Noisy(config=InverseDynamicsConfig(), policy=policy),
+        config,
+        hooks=whole.hooks(),
+    )
     rest = Recorder(tmp_path / "rest")
-    resumed, objective = learner()
+    resumed, _ = learner()
+    objective = Noisy(config=InverseDynamicsConfig(), policy=resumed)
     newest = checkpoint.latest(whole.folder)
     assert newest == whole.folder / "step-00000008"
     start = whole.folder / "step-00000003"
@@ -69,6 +84,19 @@ def test_a_resumed_run_equals_the_uninterrupted_one_bit_for_bit(tmp_path: Path, 
     assert len(losses) == 5
     for name, value in policy.state_dict().items():
         assert torch.equal(value, resumed.state_dict()[name]), name
+
+
+def test_what_models_draw_follows_from_the_seed(tmp_path: Path):
+    """Whatever has been drawn from torch's generator before."""
+    lines = []
+    for state in (1, 2):
+        recorder = Recorder(tmp_path / str(state))
+        policy, _ = learner()
+        objective = Noisy(config=InverseDynamicsConfig(), policy=policy)
+        torch.manual_seed(state)
+        fit(policy, square_windows(0, batch=8), objective, SHORT, hooks=recorder.hooks())
+        lines.append([line["idm/loss"] for _, line in recorder.lines if "idm/loss" in line])
+    assert lines[0] == lines[1]
 
 
 def test_lines_hold_what_a_reader_of_the_curve_needs(tmp_path: Path):
