@@ -167,20 +167,21 @@ with runs.alone(Path(sys.argv[1]), say=lambda text: print(text, flush=True)):
 
 def test_one_process_at_a_time_and_the_next_takes_over_from_a_dead_one(tmp_path):
     command = [sys.executable, "-c", HOLDER, str(tmp_path / "locks" / "pretrain-1")]
-    first, second = (
-        subprocess.Popen(command, cwd=Path(__file__).parents[1], stdout=subprocess.PIPE, text=True) for _ in range(2)
-    )
+
+    def start() -> tuple[subprocess.Popen, str]:
+        process = subprocess.Popen(command, cwd=Path(__file__).parents[1], stdout=subprocess.PIPE, text=True)
+        assert process.stdout
+        return process, process.stdout.readline()
+
+    holder, said = start()
+    assert said == "has it\n"
+    waiting, said = start()
     try:
-        holder, waiting = first, second
-        said = [first.stdout.readline(), second.stdout.readline()]
-        if said[0] != "has it\n":
-            said.reverse()
-            holder, waiting = second, first
-        assert said == ["has it\n", f"waits for process {holder.pid} on {platform.node()}, which works on it\n"]
+        assert said == f"waits for process {holder.pid} on {platform.node()}, which works on it\n"
         holder.kill()
         assert waiting.stdout.readline() == "has it\n"
     finally:
-        for process in (first, second):
+        for process in (holder, waiting):
             process.kill()
             process.wait()
             process.stdout.close()
