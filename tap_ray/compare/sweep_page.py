@@ -198,7 +198,7 @@ def _tables(rows: Sequence[TrialRow], curves: Curves, frame: Frame) -> dict[str,
         "point_head": [*inner_names, *heads, "n"],
         "point_rows": point_rows,
         "trial_head": ["trial", *names.values(), "state", *extra, *heads, *(f"{stage}, s" for stage in stages)],
-        "trial_rows": [_trial_row(row, [curves[row.id] for _ in extra], stages) for row in rows],
+        "trial_rows": [_trial_row(row, [curves[row.id]] if extra else [], stages) for row in rows],
     }
 
 

@@ -38,10 +38,18 @@ class Recorder:
         write(self.folder / checkpoint.STEP_FOLDER.format(step=step))
 
 
-def learner():
+class Noisy(InverseDynamics):
+    """Draws as flow matching does: from torch's global generator."""
+
+    def loss(self, model, batch):
+        loss, parts = super().loss(model, batch)
+        return loss * (1 + torch.rand(())), parts | {"idm/loss": loss * torch.rand(())}
+
+
+def learner(objective=InverseDynamics):
     policy = new_policy(SMALL, seed=0)
     policy.set_norm(square_stats())
-    return policy, InverseDynamics(config=InverseDynamicsConfig(), policy=policy)
+    return policy, objective(config=InverseDynamicsConfig(), policy=policy)
 
 
 @pytest.fixture(autouse=True)
@@ -52,29 +60,14 @@ def _one_thread():
     torch.set_num_threads(before)
 
 
-class Noisy(InverseDynamics):
-    """Draws as flow matching does: from torch's global generator."""
-
-    def loss(self, model, batch):
-        loss, parts = super().loss(model, batch)
-        return loss * (1 + torch.rand(())), parts | {"idm/loss": loss * torch.rand(())}
-
-
 @pytest.mark.parametrize("bf16", ["auto", "off"])
 def test_a_resumed_run_equals_the_uninterrupted_one_bit_for_bit(tmp_path: Path, bf16):
     config = TrainConfig(**{**SHORT.__dict__, "bf16": bf16})
     whole = Recorder(tmp_path / "whole")
-    policy, _ = learner()
-    fit(
-        policy,
-        square_windows(0, batch=8),
-        Noisy(config=InverseDynamicsConfig(), policy=policy),
-        config,
-        hooks=whole.hooks(),
-    )
+    policy, objective = learner(Noisy)
+    fit(policy, square_windows(0, batch=8), objective, config, hooks=whole.hooks())
     rest = Recorder(tmp_path / "rest")
-    resumed, _ = learner()
-    objective = Noisy(config=InverseDynamicsConfig(), policy=resumed)
+    resumed, objective = learner(Noisy)
     newest = checkpoint.latest(whole.folder)
     assert newest == whole.folder / "step-00000008"
     start = whole.folder / "step-00000003"
@@ -91,8 +84,7 @@ def test_what_models_draw_follows_from_the_seed(tmp_path: Path):
     lines = []
     for state in (1, 2):
         recorder = Recorder(tmp_path / str(state))
-        policy, _ = learner()
-        objective = Noisy(config=InverseDynamicsConfig(), policy=policy)
+        policy, objective = learner(Noisy)
         torch.manual_seed(state)
         fit(policy, square_windows(0, batch=8), objective, SHORT, hooks=recorder.hooks())
         lines.append([line["idm/loss"] for _, line in recorder.lines if "idm/loss" in line])
