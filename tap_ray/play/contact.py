@@ -13,6 +13,8 @@ from tap_ray.errors import ConfigError
 from tap_ray.play.motion import MotionConfig, Target, clip_to, quat_exp, quat_multiply, rotate
 
 OPEN, CLOSED = 1.0, -1.0
+CLEAR_M = 0.08
+"""What is taken over another object is lifted by at least this, m: higher than the basket's rim."""
 SWING_RAD = 1.2
 """A hand turns at most this far about the vertical, so that the wrist stays away from its stops."""
 
@@ -39,6 +41,10 @@ class ContactConfig:
     """Chance to set a carried object down; otherwise it is dropped from where it is, or kept in hand."""
     keep_probability: float = 0.3
     """Chance to keep it in hand for the next way-points."""
+    onto_probability: float = 0.5
+    """Chance that a carried object is taken over another one and let go there; otherwise anywhere in the box B."""
+    onto_height_m: tuple[float, float] = (0.025, 0.06)
+    """There it is let go this far above where it was grasped, m; pushes into nothing lower than the basket's rim."""
     push_start_m: tuple[float, float] = (0.05, 0.09)
     """A push begins this far from the object's centre, m."""
     push_length_m: tuple[float, float] = (0.03, 0.14)
@@ -47,7 +53,8 @@ class ContactConfig:
     """Control steps to stand still while the fingers close or open."""
 
     def __post_init__(self) -> None:
-        for name in ("free_probability", "push_probability", "aligned_probability", "place_probability"):
+        names = ("free", "push", "aligned", "place", "keep", "onto")
+        for name in (f"{name}_probability" for name in names):
             if not 0 <= getattr(self, name) <= 1:
                 raise ConfigError(f"{name} is a probability: 0 to 1; got {getattr(self, name)}.")
         if self.place_probability + self.keep_probability > 1:
@@ -82,10 +89,15 @@ class ContactPlanner:
         objects = present_objects(view.info)
         if not objects or rng.random() < config.free_probability:
             return [free_target(self._motion, view.home_quat, rng)]
-        _, pose = objects[rng.integers(len(objects))]
+        chosen = int(rng.integers(len(objects)))
+        pose = objects[chosen][1]
         if rng.random() < config.push_probability:
             angle, length = float(rng.uniform(-np.pi, np.pi)), float(rng.uniform(*config.push_length_m))
             return push(config, self._motion, pose, view.home_quat, rng, angle_rad=angle, length_m=length)
+        others = [other for number, (_, other) in enumerate(objects) if number != chosen]
+        if others and rng.random() < config.onto_probability:
+            target = others[rng.integers(len(others))]
+            return lift_and_carry(config, self._motion, pose, view.home_quat, rng, goal_m=target[:3], onto=True)
         goal = rng.uniform(self._motion.bounds_low_m, self._motion.bounds_high_m)
         goal[2] = rng.uniform(*config.lift_m)
         return lift_and_carry(config, self._motion, pose, view.home_quat, rng, goal_m=goal)
@@ -117,16 +129,21 @@ def lift_and_carry(
     rng: np.random.Generator,
     *,
     goal_m: np.ndarray,
+    onto: bool = False,
 ) -> list[Target]:
-    """Above it, down, close, lift, carry to `goal_m`; then place, drop or keep. Nobody checks that it was caught."""
+    """Above it, down, close, lift, carry to `goal_m`; then place, drop or keep. Nobody checks that it was caught.
+
+    `onto`: something lies at `goal_m`: come from above, let go a few centimetres higher than it was grasped.
+    """
     heading = rotate(pose[3:], np.array([1.0, 0.0, 0.0]))
     aligned = rng.random() < config.aligned_probability
     yaw = float(np.arctan2(heading[1], heading[0])) if aligned else float(rng.uniform(-np.pi, np.pi))
     quat = turned(home_quat, yaw)
     grasp = pose[:3] + np.array([*rng.normal(0.0, config.offset_m, 2), rng.uniform(*config.grasp_height_m)])
     above = grasp + np.array([0.0, 0.0, rng.uniform(*config.hover_m)])
-    lifted = np.array([grasp[0], grasp[1], max(rng.uniform(*config.lift_m), grasp[2])])
-    carried = np.array([goal_m[0], goal_m[1], max(goal_m[2], grasp[2])])
+    lifted = np.array([grasp[0], grasp[1], max(rng.uniform(*config.lift_m), grasp[2] + CLEAR_M * onto)])
+    release_z = grasp[2] + (rng.uniform(*config.onto_height_m) if onto else 0.0)
+    carried = np.array([goal_m[0], goal_m[1], max(lifted[2] if onto else goal_m[2], release_z)])
     hold = config.close_steps
     targets = [
         _target(motion, above, quat, OPEN),
@@ -136,8 +153,8 @@ def lift_and_carry(
         _target(motion, carried, turned(home_quat, yaw + float(rng.normal(0.0, 0.5))), CLOSED),
     ]
     end = rng.random()
-    if end < config.place_probability:
-        low = np.array([carried[0], carried[1], grasp[2]])
+    if onto or end < config.place_probability:
+        low = np.array([carried[0], carried[1], release_z])
         return [*targets, _target(motion, low, quat, CLOSED), _target(motion, low, quat, OPEN, hold)]
     if end < config.place_probability + config.keep_probability:
         return targets
