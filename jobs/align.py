@@ -8,9 +8,11 @@ from tap_ray import runs, storage
 from tap_ray.align.demos import from_dataset, sized
 from tap_ray.config import run_job
 from tap_ray.dataset.reader import open_dataset, require_whole
+from tap_ray.dataset.windows import WindowConfig
 from tap_ray.distributed import stream
 from tap_ray.distributed.settings import AlignJobConfig
 from tap_ray.distributed.train import run_stage
+from tap_ray.models.policy import PolicyConfig
 from tap_ray.models.prior_files import TrainedPrior, load_prior
 from tap_ray.training.session import Learner, learner_of
 from tap_ray.training.stage import FINAL
@@ -23,12 +25,27 @@ def prior_of(config: AlignJobConfig) -> TrainedPrior | None:
     return load_prior(config.prior / FINAL) if config.prior else None
 
 
+def shapes(config: AlignJobConfig, prior: TrainedPrior | None) -> tuple[PolicyConfig, WindowConfig]:
+    """The policy's sizes, and the windows of demonstrations."""
+    play = config.play is not None
+    return sized(
+        config.policy, config.sized_windows(), config=config.align, prior=prior, history=config.history, play=play
+    )
+
+
 def learner(config: AlignJobConfig, demos: Path, init: Path | None) -> Learner:
     """What learns, built in each training process."""
     dataset, prior = open_dataset(demos), prior_of(config)
-    policy, windows = sized(config.policy, config.sized_windows(), prior=prior, history=config.history)
+    policy, windows = shapes(config, prior)
     stage, transfer = from_dataset(
-        dataset, windows, policy=policy, config=config.align, init=init, prior=prior, seed=config.train.seed
+        dataset,
+        windows,
+        policy=policy,
+        config=config.align,
+        init=init,
+        prior=prior,
+        play=config.play is not None,
+        seed=config.train.seed,
     )
     if transfer is not None:
         print(f"Stage 1 weights {transfer}")
@@ -44,12 +61,19 @@ def main(config: AlignJobConfig) -> Path:
     if config.prior is not None:
         runs.require_done(config.prior, job="pretrain")
         config = replace(config, prior=config.prior.resolve())
+    if config.play is not None:
+        config = replace(config, play=config.play.resolve())
+        require_whole(open_dataset(config.play))
     build = partial(learner, config, demos, init)
     build()  # a checkpoint that is missing or does not fit is said before Ray starts
     require_whole(open_dataset(demos))
-    _, windows = sized(config.policy, config.sized_windows(), prior=prior_of(config), history=config.history)
+    _, windows = shapes(config, prior_of(config))
     batches = partial(stream.batches, demos, windows, seed=config.train.seed, **config.workers.stream())
-    parents = {"demos": demos, **({"init": init} if init else {}), **({"prior": config.prior} if config.prior else {})}
+    if config.play is not None:
+        play = partial(stream.batches, config.play, config.play_windows(), seed=config.train.seed)
+        batches = partial(stream.beside, batches, partial(play, **config.workers.stream()))
+    roles = {"demos": demos, "init": init, "prior": config.prior, "play": config.play}
+    parents = {role: parent for role, parent in roles.items() if parent is not None}
     return run_stage("align", config, learner=build, batches=batches, parents=parents)
 
 

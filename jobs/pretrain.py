@@ -1,6 +1,6 @@
 """Stage 1: learn to move, from play. Run the same command again and it goes on from its newest checkpoint.
 
-`python -m jobs.pretrain ...` learns inverse dynamics, `python -m jobs.pretrain motion-prior ...` a motion prior.
+`python -m jobs.pretrain ...` learns where and how to move to an object, `python -m jobs.pretrain motion-prior ...` a motion prior.
 """
 
 import sys
@@ -25,7 +25,7 @@ from tap_ray.evaluate import motion_prior as examine_prior
 from tap_ray.evaluate.video import side_by_side, write_video
 from tap_ray.models.prior_files import load_prior
 from tap_ray.play.settings import plan_of
-from tap_ray.pretrain import inverse_dynamics, motion_prior
+from tap_ray.pretrain import from_play, motion_prior
 from tap_ray.rollout import Replay, rollout
 from tap_ray.training.session import Learner, learner_of
 from tap_ray.training.stage import FINAL
@@ -43,7 +43,7 @@ def learner(config: PretrainConfig, data: Path) -> Learner:
     if config.live_play:  # nobody trains on these episodes: half are enough to judge on, all give statistics
         windows = replace(windows, holdout_every=2, num_episodes=config.play.episodes)
     dataset, seed = open_dataset(data), config.train.seed
-    stage = inverse_dynamics.from_dataset(dataset, windows, policy=config.policy, config=config.idm, seed=seed)
+    stage = from_play.from_dataset(dataset, windows, policy=config.policy, config=config.objective, seed=seed)
     return learner_of(stage, episodes=windows.num_episodes or len(dataset))
 
 

@@ -7,7 +7,7 @@ command goes on where it was cut off.
 from pathlib import Path
 
 from jobs import align, evaluate, pretrain
-from tap_ray.align.objective import BehaviourCloning
+from tap_ray.align.objective import BehaviorCloning
 from tap_ray.config import run_job
 from tap_ray.dataset.reader import open_dataset
 from tap_ray.distributed import sweep_plan
@@ -34,7 +34,7 @@ def main(config: SweepJobConfig) -> Path:
 
 def require_metric(plan: sweep_plan.SweepFile, where: Path) -> None:
     """Raise ConfigError if trials would be stopped by a metric that no alignment on these demonstrations has."""
-    known = names(BehaviourCloning.name, open_dataset(plan.demos).spec)
+    known = names(BehaviorCloning.name, open_dataset(plan.demos).spec)
     if plan.asha and plan.asha.metric not in known:
         raise ConfigError(f"{where}: asha: unknown metric {plan.asha.metric!r}. {nearest(plan.asha.metric, known)}")
 

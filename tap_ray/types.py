@@ -213,6 +213,8 @@ class Window:
     """State before each of them."""
     past_mask: Bool[np.ndarray, "N P"] | None = None
     """False where the episode had not begun."""
+    play: "Window | None" = None
+    """Windows of play that are trained on beside demonstrations, as many as asked for; None: none."""
 
 
 __all__ = [

@@ -10,10 +10,10 @@ SMALL = PolicyConfig(
     image_size=SIZE,
     chunk=2,
     vision=VISION,
-    goal_stem=VISION,
     language=LanguageConfig(width=64),
-    width=32,
-    num_layers=1,
     num_context=8,
+    context_width=32,
+    map_width=16,
+    num_keypoints=12,
     head_width=64,
 )

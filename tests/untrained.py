@@ -14,7 +14,7 @@ from tap_ray.types import EnvConfig
 
 SPEC = envs.spec(EnvConfig())
 TASK = "put_carrot_on_plate"
-TINY: dict[str, Any] = {"context": "language", "image_size": 32, "width": 32, "num_layers": 1, "head_width": 32}
+TINY: dict[str, Any] = {"image_size": 32, "map_width": 16, "num_keypoints": 8, "head_width": 32}
 REMEMBERS: dict[str, Any] = {
     "head": "flow",
     "chunk": 4,

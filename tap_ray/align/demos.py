@@ -1,9 +1,9 @@
 """A fresh Stage 2 for a data set of demonstrations, from Stage 1 weights or from scratch."""
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from tap_ray.align.objective import BehaviourCloning, FlowCloning
+from tap_ray.align.objective import BehaviorCloning, CloningWeights, FlowCloning
 from tap_ray.align.transfer import Transfer, Which, freeze, init_from, learning_rates, take_prior
 from tap_ray.dataset.norm_stats import norm_stats
 from tap_ray.dataset.reader import DatasetInfo, stats_of
@@ -14,11 +14,12 @@ from tap_ray.models.heads import FlowHead
 from tap_ray.models.language import encode, pretrained_tokenizer, word_tokenizer
 from tap_ray.models.policy import PolicyConfig
 from tap_ray.models.prior_files import TrainedPrior
+from tap_ray.models.reach import NUM_REACH, reach_moments
 from tap_ray.specs import require_compatible
 from tap_ray.training.stage import FINAL, Stage, fitted, held_out_windows
 from tap_ray.types import PLAY_TASK
 
-SIZES = ("width", "num_layers", "num_heads", "num_queries", "readout", "head_width", "num_state")
+SIZES = ("context_width", "map_width", "num_keypoints", "head_width", "num_state")
 """Fields of PolicyConfig that both stages share."""
 
 
@@ -33,10 +34,18 @@ class AlignConfig:
     transferred_lr: float = 1.0
     """Factor on the learning rate of what was taken over."""
     prior_steps: int = 5000
-    """Updates over which the terms that keep the motion prior's geometry fade (METHOD.md B); only with --prior."""
+    """Updates over which the terms that keep the motion prior's geometry fade; only with --prior."""
     prior_weights: bool = True
     """False takes the prior's sizes and statistics but fresh weights: the arm that shows what its weights buy, since a
     flow's loss means the same only under the same statistics."""
+    weights: CloningWeights = field(default_factory=CloningWeights)
+    """Of the terms beside the demonstrated action; a flow head has none of them."""
+    play_batch: int = 64
+    """Windows of play beside each batch of demonstrations; only with --play."""
+
+    def __post_init__(self) -> None:
+        if self.play_batch < 1:
+            raise ConfigError(f"align.play_batch is at least 1; got {self.play_batch}.")
 
 
 def from_dataset(
@@ -47,17 +56,19 @@ def from_dataset(
     config: AlignConfig,
     init: Path | None,
     prior: TrainedPrior | None = None,
+    play: bool = False,
     seed: int,
 ) -> tuple[Stage, Transfer | None]:
     """A fresh Stage 2.
 
     Args:
         dataset: demonstrations with instructions.
-        windows: their horizon is the policy's chunk; goals and reach targets are not used.
+        windows: from `sized`; their horizon is the policy's chunk.
         policy: sizes from scratch; with `init` the Stage 1 policy's sizes win.
         config: what is taken over.
         init: run folder of Stage 1; None starts from scratch.
         prior: a motion prior for the flow head; None leaves a flow head as the seed makes it.
+        play: whether windows of play come with each batch.
         seed: of the new weights.
 
     Returns:
@@ -82,10 +93,10 @@ def from_dataset(
         policy = grown(stage_1.policy.config, policy)
     policy = replace(
         fitted(policy, dataset, windows),
-        context="language",
+        context=("language", "crops") if windows.crops or play else ("language",),
         num_actions=len(dataset.spec.action),
         num_motion_states=len(dataset.spec.state) if policy.head == "flow" else 0,
-        num_reach=0,
+        num_reach=NUM_REACH if windows.reach_steps or play else 0,
     )
     if policy.execute > policy.chunk:
         raise ConfigError(
@@ -98,6 +109,10 @@ def from_dataset(
     norm = prior.norm_of(dataset.spec) if prior else None
     norm = norm or norm_stats(stats_of(dataset, split_episodes(dataset, windows)[0]), dataset.spec)
     model.set_norm(norm)
+    held_out = held_out_windows(dataset, windows, seed=seed)
+    if policy.num_reach:
+        asked = windows if windows.reach_steps else replace(windows, reach_steps=WindowConfig().reach_steps)
+        model.reach_scale.set(*reach_moments(held_out_windows(dataset, asked, seed=seed)))
     transfer = init_from(model, init, config.take) if init is not None else None
     known = prior.network if prior and config.prior_weights else None
     tokens_UL = encode(tokenizer, dataset.tasks, policy.num_context)
@@ -105,31 +120,42 @@ def from_dataset(
         model.head.set_layout(dataset.spec)
         objective = FlowCloning(tokens_UL=tokens_UL, decay_steps=config.prior_steps if known else 0)
     else:
-        objective = BehaviourCloning(policy=model, tokens_UL=tokens_UL)
+        objective = BehaviorCloning(policy=model, tokens_UL=tokens_UL, weights=config.weights)
     if known:
         take_prior(model, known)
     freeze(model, config.freeze)
     stage = Stage(
         model=Trained(policy=model, spec=dataset.spec, norm=norm, tokenizer=tokenizer),
         objective=objective,
-        held_out=held_out_windows(dataset, demo_windows(windows), seed=seed),
+        held_out=held_out,
         lr_scale=learning_rates(config.take, config.transferred_lr) if init is not None else {},
     )
     return stage, transfer
 
 
 def sized(
-    policy: PolicyConfig, windows: WindowConfig, *, prior: TrainedPrior | None, history: int
+    policy: PolicyConfig,
+    windows: WindowConfig,
+    *,
+    config: AlignConfig,
+    prior: TrainedPrior | None,
+    history: int,
+    play: bool = False,
 ) -> tuple[PolicyConfig, WindowConfig]:
-    """Policy and windows as the motion prior, if there is one, and the flow head want them.
+    """Policy and windows as the terms of the loss, the motion prior (if there is one) and the flow head want them.
 
     Raises:
-        ConfigError: a history without a flow head, or a longer one than the prior reads.
+        ConfigError: a history without a flow head, a longer one than the prior reads, or terms that a flow head has not.
     """
     if prior:
         policy = replace(policy, head="flow", prior=prior.network.config)
-    policy, windows = replace(policy, history=history), demo_windows(windows)
+    policy, windows = replace(policy, history=history), demo_windows(windows, config.weights)
     if policy.head == "flow":
+        if play or windows.crops or windows.reach_steps:
+            raise ConfigError(
+                "A flow head is trained on demonstrated actions alone: with --prior or --policy.head flow leave --play "
+                "and --align.weights.* away."
+            )
         windows = replace(windows, horizon=policy.prior.chunk, chunk_states=prior is not None, history=history)
     return policy, windows
 
@@ -143,7 +169,7 @@ def grown(stage_1: PolicyConfig, asked: PolicyConfig) -> PolicyConfig:
     own = replace(
         asked,
         vision=replace(stage_1.vision, frozen=asked.vision.frozen),
-        **{name: getattr(stage_1, name) for name in (*SIZES, "goal", "goal_stem")},
+        **{name: getattr(stage_1, name) for name in SIZES},
     )
     usual, vision = PolicyConfig(), replace(asked.vision, frozen=False)
     wrong = [name for name in SIZES if getattr(asked, name) not in (getattr(usual, name), getattr(stage_1, name))]
@@ -156,6 +182,7 @@ def grown(stage_1: PolicyConfig, asked: PolicyConfig) -> PolicyConfig:
     return own
 
 
-def demo_windows(windows: WindowConfig) -> WindowConfig:
-    """The same windows without goals and reach targets: what Stage 2 trains on and is judged on."""
-    return replace(windows, k_max=0, reach_steps=0, goal_without_robot=False)
+def demo_windows(windows: WindowConfig, weights: CloningWeights) -> WindowConfig:
+    """The windows with what the terms of Stage 2's loss ask for; no second image."""
+    reach_steps = windows.reach_steps if weights.reach else 0
+    return replace(windows, k_max=0, reach_steps=reach_steps, crops=weights.need_crops)

@@ -1,6 +1,14 @@
 """Stage 2: which action does this instruction ask for, here?
 
-With a regression head behaviour cloning, with the head and loss of Stage 1. With a motion prior (METHOD.md B)
+With a regression head behavior cloning, with the head and loss of Stage 1, and terms that keep or use what Stage 1 knows
+
+    L = || f(o_t, sentence) - a ||^2
+      + reach    || g(o_t, sentence) - reach ||^2      where the tip will be: the demonstration's own future says it
+      + crops    || f(o_t, crops) - a ||^2             the same demonstration under the context of Stage 1
+      + context  || c(sentence) - c(crops) ||^2        the sentence to its crops' vector, which stands still
+      + play     (Stage 1's loss)                      windows of play in every batch: what Stage 1 taught stays
+
+With a motion prior (arXiv 2606.26095, Stage 2)
 
     L = L_pred + lambda(k) (L_align + L_recon),      lambda(k) = max(0, 1 - k / decay_steps)
 
@@ -9,30 +17,81 @@ With a regression head behaviour cloning, with the head and loss of Stage 1. Wit
     L_recon   flow matching from the encoder's latent: keeps the geometry that the prior has learnt
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
+import torch
 from torch import Tensor, nn
 
+from tap_ray.errors import ConfigError
 from tap_ray.models.heads import masked_mse
 from tap_ray.models.policy import TapPolicy
+from tap_ray.models.reach import reach_loss, shown
 from tap_ray.training.batches import Batch
 
 
 @dataclass(frozen=True, kw_only=True)
-class BehaviourCloning:
+class CloningWeights:
+    """Of the terms beside the demonstrated action; 0 leaves a term out."""
+
+    reach: float = 0.0
+    """Where the tip will be after the next steps, at the next contact and at its end."""
+    crops: float = 0.0
+    """The same demonstrations under crops of their own objects and places, as in Stage 1. Needs robot masks."""
+    context: float = 0.0
+    """The sentence's vector to the vector of its crops. Needs robot masks."""
+    play: float = 0.3
+    """Stage 1's question, asked of the play that --play names; without --play it is not used."""
+
+    def __post_init__(self) -> None:
+        if min(vars(self).values()) < 0:
+            raise ConfigError(f"The weights of Stage 2's terms are at least 0; got {vars(self)}.")
+
+    @property
+    def need_crops(self) -> bool:
+        """Whether demonstrations come with their crops."""
+        return self.crops > 0 or self.context > 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class BehaviorCloning:
     """The objective; `fit` calls its loss."""
 
     policy: TapPolicy
     """Bare model: its statistics normalise the targets."""
     tokens_UL: Tensor
     """Ids of the data set's U sentences, by task_index; see `language.encode`."""
+    weights: CloningWeights = field(default_factory=CloningWeights)
     name: str = "bc"
 
     def loss(self, model: nn.Module, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
-        """Scalar loss and "bc/loss": squared error of the whole chunk, normalised."""
+        """Scalar loss; "bc/loss", squared error of the whole chunk, normalised, and the other terms that there are."""
         out = model(batch | instructed(batch, self.tokens_UL))
-        loss = masked_mse(out["action"], self.policy.action_scale(batch["action"]), batch["action_mask"])
-        return loss, {"bc/loss": loss}
+        parts, weights = self._parts(out, batch), self.weights
+        factor = {"loss": 1.0, "reach": weights.reach, "crops": weights.crops, "context": weights.context}
+        factor |= {"play_action": weights.play, "play_reach": weights.play}
+        total = torch.stack([factor[name] * value for name, value in parts.items()]).sum()
+        return total, {f"{self.name}/{name}": value for name, value in parts.items()}
+
+    def _parts(self, out: dict[str, Tensor], batch: Batch) -> dict[str, Tensor]:
+        target, mask = self.policy.action_scale(batch["action"]), batch["action_mask"]
+        parts = {"loss": masked_mse(out["action"], target, mask)}
+        if "reach" in batch and "reach" in out:
+            parts["reach"] = reach_loss(self.policy, out["reach"], batch)
+        if "crop_action" in out:
+            seen_N = batch["crop_mask"][:, 0]
+            parts["crops"] = masked_mse(out["crop_action"], target, mask & seen_N[:, None])
+            if "reach" in batch and "crop_reach" in out:
+                parts["crops"] = parts["crops"] + reach_loss(
+                    self.policy, out["crop_reach"], batch, shown(batch["crop_mask"])
+                )
+            parts["context"] = masked_mse(out["sentence_context"], out["crop_context"].detach(), seen_N)
+        if "play_action" in out:
+            play = {name.removeprefix("play_"): value for name, value in batch.items() if name.startswith("play_")}
+            wanted = self.policy.action_scale(play["action"])
+            parts["play_action"] = masked_mse(out["play_action"], wanted, play["action_mask"])
+            if "play_reach" in out:
+                parts["play_reach"] = reach_loss(self.policy, out["play_reach"], play, shown(play["crop_mask"]))
+        return parts
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,7 +117,7 @@ class FlowCloning:
 
 
 def decayed(step: int, decay_steps: int) -> float:
-    """lambda(k) = max(0, 1 - k / decay_steps), METHOD.md B; 0 for `decay_steps` 0."""
+    """lambda(k) = max(0, 1 - k / decay_steps); 0 for `decay_steps` 0."""
     return max(0.0, 1 - step / decay_steps) if decay_steps else 0.0
 
 

@@ -19,18 +19,20 @@ from tap_ray.training.stage import FINAL
 
 Which = Literal["all", "vision", "all_but_head"]
 
+SEEING = ("vision.", "join.", "keypoints.")
+ACTING = ("context_in.", "crops.", "state_in.", "readout.", "head.", "reach.", "reach_scale.")
 TAKEN: dict[Which, tuple[str, ...]] = {
-    "all": ("vision.", "vision_in.", "place", "queries", "state_in.", "trunk.", "squeeze.", "head."),
-    "all_but_head": ("vision.", "vision_in.", "place", "queries", "state_in.", "trunk."),
+    "all": (*SEEING, *ACTING),
+    "all_but_head": (*SEEING, "context_in.", "crops.", "state_in."),
     "vision": ("vision.",),
 }
-"""Prefixes of what is taken over. "vision": the tower alone."""
+"""Prefixes of what is taken over, as far as both stages have it. "vision": the tower alone."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Transfer:
-    """Names of tensors, in the model's order. The context is new in Stage 2 (goal images then, words now), each stage
-    normalises with its own data, and a reach head stays behind."""
+    """Names of tensors, in the model's order. The sentence is new in Stage 2, and each stage normalises its actions with
+    its own data."""
 
     taken: tuple[str, ...]
     new: tuple[str, ...]
@@ -46,8 +48,9 @@ def init_from(policy: TapPolicy, run: Path, which: Which = "all") -> Transfer:
     """Fill `policy` with weights of the Stage 1 run `run`.
 
     The head's last layer is rescaled from the statistics of Stage 1 to those of `policy`, so that it predicts the same
-    metres and radians as before; so is what reads the state. A longer chunk goes on with Stage 1's last step. A flow
-    head is none of Stage 1's: it stays as it is.
+    metres and radians as before; so is what reads the state. A longer chunk goes on with Stage 1's last step. What one
+    of the two does not have stays as it is: a flow head is none of Stage 1's, inverse dynamics has no read-out of one
+    image, and crops and reach targets are left behind where Stage 2 does without.
 
     Raises:
         CheckpointError: the run is missing or cut off, or its policy has other sizes.
@@ -56,8 +59,9 @@ def init_from(policy: TapPolicy, run: Path, which: Which = "all") -> Transfer:
     if which not in TAKEN:
         raise ConfigError(f"Unknown part {which!r} to take over. {nearest(which, TAKEN)}")
     source = load_trained(run / FINAL).policy
-    parts = TAKEN[which] if policy.config.head == source.config.head else tuple(p for p in TAKEN[which] if p != "head.")
     have, want = source.state_dict(), policy.state_dict()
+    both = [part for part in TAKEN[which] if _has(have, part) and _has(want, part)]
+    parts = tuple(part for part in both if part != "head." or policy.config.head == source.config.head)
     taken = {name: value for name, value in want.items() if name.startswith(parts)}
     weights = {name: value for name, value in have.items() if name.startswith(parts)}
     if "head.out.weight" in weights:
@@ -71,6 +75,10 @@ def init_from(policy: TapPolicy, run: Path, which: Which = "all") -> Transfer:
         new=tuple(name for name in want if name not in taken),
         left_behind=tuple(name for name in have if name not in taken),
     )
+
+
+def _has(weights: dict[str, Tensor], part: str) -> bool:
+    return any(name.startswith(part) for name in weights)
 
 
 def take_prior(policy: TapPolicy, prior: MotionPrior) -> None:

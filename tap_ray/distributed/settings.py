@@ -14,7 +14,7 @@ from tap_ray.errors import ConfigError
 from tap_ray.models.motion_prior import PriorConfig
 from tap_ray.models.policy import PolicyConfig
 from tap_ray.play.settings import PlayJobConfig
-from tap_ray.pretrain.inverse_dynamics import InverseDynamicsConfig
+from tap_ray.pretrain.from_play import ObjectiveConfig
 from tap_ray.training.loop import TrainConfig
 
 
@@ -79,9 +79,12 @@ class PretrainConfig(StageConfig):
     """Train on endless fresh play straight from the robots; nothing is stored but the episodes to judge on."""
     play: PlayJobConfig = field(default_factory=lambda: PlayJobConfig(episodes=64))
     """Who plays with --live-play; `episodes` are set aside for statistics and for judging."""
-    objective: Literal["idm"] = "idm"
-    """What is learnt: "idm", inverse dynamics."""
-    idm: InverseDynamicsConfig = field(default_factory=InverseDynamicsConfig)
+    objective: ObjectiveConfig = field(default_factory=ObjectiveConfig)
+    """What is asked of play."""
+
+    def sized_windows(self) -> WindowConfig:
+        """Windows in batches of the trainer's size, with what the objective asks for."""
+        return self.objective.windows(super().sized_windows())
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -133,7 +136,15 @@ class AlignJobConfig(StageConfig):
     prior: Path | None = None
     """Run folder of a motion prior (jobs.pretrain motion-prior): its decoder becomes the head, its chunk
     the horizon."""
+    play: Path | None = None
+    """Data set of play that is trained on beside the demonstrations, so that what Stage 1 taught stays; with robot
+    masks."""
     history: int = 0
-    """Past steps that the prior's encoder sums up in one token, 0 .. the prior's chunk; 0 none."""
+    """Past steps that the prior's encoder sums up in one vector, 0 .. the prior's chunk; 0 none."""
     align: AlignConfig = field(default_factory=AlignConfig)
     """What is taken over from Stage 1."""
+
+    def play_windows(self) -> WindowConfig:
+        """Windows of play beside each batch of demonstrations, with all that Stage 1's question asks for."""
+        windows = replace(self.windows, batch_size=self.align.play_batch, num_episodes=0)
+        return ObjectiveConfig().windows(windows)

@@ -16,7 +16,7 @@ import time
 from functools import lru_cache, partial
 from itertools import count, islice
 from pathlib import Path
-from typing import Any, Generator, Iterable, Iterator, Mapping, Sequence, TypeVar
+from typing import Any, Callable, Generator, Iterable, Iterator, Mapping, Sequence, TypeVar
 
 import numpy as np
 import ray
@@ -88,6 +88,14 @@ def batches(
             **placed,
         )
         yield from windows_of(plan, config.batch_size, memory_mb)
+
+
+def beside(
+    demos: Callable[..., Iterator[Window]], play: Callable[..., Iterator[Window]], **place: int
+) -> Iterator[Window]:
+    """Each batch of demonstrations with one of play beside it; `place` is `start_batch`, `worker` and `num_workers`."""
+    for own, other in zip(demos(**place), play(**place), strict=False):
+        yield dataclasses.replace(own, play=other)
 
 
 def motion_batches(

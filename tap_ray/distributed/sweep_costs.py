@@ -44,7 +44,7 @@ def measured(store: Path) -> Rates:
         for name, value in session.final_metrics(run).items():
             kind, _, metric = name.rpartition("/")
             if metric == "samples_per_s":
-                trained.setdefault({"idm": "pretrain", "bc": "align"}.get(kind, "prior"), []).append(value)
+                trained.setdefault({"play": "pretrain", "bc": "align"}.get(kind, "prior"), []).append(value)
     return Rates(
         samples_per_s={job: median(values) for job, values in trained.items()},
         cell_s=median(judged) if judged else None,

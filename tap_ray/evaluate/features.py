@@ -10,7 +10,10 @@ from tap_ray.errors import ConfigError
 from tap_ray.evaluate.probes import ProbeData
 from tap_ray.models.build import Trained, load_trained, new_policy
 from tap_ray.models.language import encode
+from tap_ray.models.policy import acts
 
+CROP_SHAPE = (24, 24, 3)
+"""Of a crop that is not there."""
 BATCH = 64
 """Frames at a time."""
 
@@ -18,7 +21,8 @@ BATCH = 64
 def policy_features(run: Path, data: ProbeData, *, fresh: bool = False) -> np.ndarray:
     """(F, D) float32 inputs of the action head, with the context that the policy was trained with.
 
-    A Stage 1 policy gets the frame one step ahead as goal image, a Stage 2 policy the episode's instruction.
+    Inverse dynamics gets the frame one step ahead as its second image, Stage 2 the episode's instruction, and a policy
+    that was trained on crops none: what it sees without being told what to look for.
 
     Args:
         run: folder of a training run.
@@ -37,7 +41,7 @@ def policy_features(run: Path, data: ProbeData, *, fresh: bool = False) -> np.nd
         )
     policy = new_policy(config, seed=0, tokenizer=trained.tokenizer).eval() if fresh else trained.policy
     seen: list[np.ndarray] = []
-    hook = policy.head.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0].float().numpy()))
+    hook = policy.last.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0].float().numpy()))
     with torch.inference_mode():
         for begin in range(0, len(data.rgb), BATCH):
             part = slice(begin, begin + BATCH)
@@ -50,18 +54,21 @@ def policy_features(run: Path, data: ProbeData, *, fresh: bool = False) -> np.nd
 def inputs(
     trained: Trained, rgb: np.ndarray, goal_rgb: np.ndarray, *, state: np.ndarray, sentence: Sequence[str]
 ) -> dict[str, torch.Tensor]:
-    """What the policy is given for F frames: goal images in Stage 1, instructions in Stage 2.
+    """What the policy is given for F frames: the second image of inverse dynamics, no crops, or instructions.
 
     Args:
         trained: the policy.
         rgb: (F, Y, X, 3) uint8.
-        goal_rgb: likewise; only Stage 1 gets them.
+        goal_rgb: likewise; only inverse dynamics gets them.
         state: (F, S) float32.
         sentence: (F) instructions; only Stage 2 gets them.
     """
     batch = {"rgb": torch.from_numpy(rgb), "state": torch.from_numpy(state)}
-    if trained.tokenizer is None:
+    if trained.tokenizer is None and not acts(trained.policy.config):
         return batch | {"goal_rgb": torch.from_numpy(goal_rgb)}
+    if trained.tokenizer is None:
+        crop = torch.zeros(len(rgb), *CROP_SHAPE, dtype=torch.uint8)
+        return batch | {"object_crop": crop, "place_crop": crop, "crop_mask": torch.zeros(len(rgb), 2, dtype=torch.bool)}
     sentences, row = np.unique(np.asarray(sentence), return_inverse=True)
     tokens = encode(trained.tokenizer, sentences.tolist(), trained.policy.config.num_context)
     return batch | {"tokens": tokens, "sentence": torch.from_numpy(row)}

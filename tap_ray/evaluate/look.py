@@ -118,12 +118,7 @@ def _watcher(path: Path) -> Watcher:
     job = runs.read_json(path / "manifest.json")["job"] if (path / "manifest.json").exists() else "align"
     runs.require_done(path, job="pretrain" if job == "pretrain" else "align")
     trained = load_trained(path / FINAL)
-    config = trained.policy.config
-    if config.context == "goal" and config.goal == "change":
-        raise ConfigError(
-            f"{path} was trained on goal images in which the robot stays as it is; jobs.look shows those of the camera."
-        )
-    return Watcher(name=path.resolve().name, stage=1 if config.context == "goal" else 2, trained=trained)
+    return Watcher(name=path.resolve().name, stage=1 if trained.tokenizer is None else 2, trained=trained)
 
 
 def protocol_for(

@@ -1,7 +1,7 @@
-"""Where does a policy look? Grad-CAM on the last spatial map of its vision towers. T frames, G x G cells, C channels.
+"""Where does a policy look? Grad-CAM on the map that its key points are found in. T frames, G x G cells, C channels.
 
     s = 1/2 |a|^2            a: motion slots of the first predicted action, normalised
-    w_c = mean_p ds/dA_pc    A_pc: channel c of the tower's last map in cell p
+    w_c = mean_p ds/dA_pc    A_pc: channel c of the joined map (`models.keypoints.Join`) in cell p
     map_p = |sum_c w_c A_pc|                             Grad-CAM, Selvaraju et al. 2017, arXiv 1610.02391
 
 Grad-CAM differentiates the score of a class; an action has none. The gradient of s is that of the action along itself,
@@ -12,17 +12,14 @@ The source keeps what is above 0, since what is below speaks for other classes. 
 motion back is read as much as what drives it. Of policies taught to go where a square lies, the part above 0 leaves the
 square out altogether, the absolute value finds it (tests/evaluate/test_saliency.py). Sign "for" is the source's.
 
-A transformer tower's cells are the patch tokens of its last layer, and the formula stays. It does not suit classifiers
-that read a class token alone (nothing flows back to the last patches), for which Chefer et al. 2021 (arXiv 2103.15679)
-weigh the attention of every layer; here the trunk reads every patch token, and no tower must show its attention, which
-the fused kernels of pretrained ones cannot.
+A transformer tower's cells are the patch tokens of its last layer, and the formula stays: key points read every one of
+them, where classifiers that read a class token alone would need Chefer et al. 2021 (arXiv 2103.15679).
 
 Its limits: the mean over cells hides a channel that speaks for the motion in one cell and against it in another, and
 even fresh weights like what has contrast, so a trained network's map says something only against theirs.
 """
 
 from dataclasses import dataclass
-from functools import partial
 from math import ceil, log2
 from typing import Any, Literal, Sequence
 
@@ -33,13 +30,14 @@ from torch import Tensor, nn
 from tap_ray.errors import ConfigError
 from tap_ray.evaluate.features import inputs
 from tap_ray.models.build import Trained
+from tap_ray.models.policy import acts
 from tap_ray.models.vision import VisionTower
 
 Sign = Literal["both", "for"]
 BATCH = 64
 """Frames at a time."""
-TOWERS = {"image": "vision", "goal": "goal"}
-"""What is looked at -> the tower of `TapPolicy` that does."""
+VIEWS = ("image", "goal")
+"""What may be looked at: the present image, and the second one of inverse dynamics."""
 PADDED = ("resnet", "regnet")
 """Towers of odd kernels that are padded by half of them: cell i looks around pixel i * stride. Others cut the image
 into patches, and a cell looks around its patch's middle. With 6 cells on 96 px the difference is 7.5 px."""
@@ -72,13 +70,13 @@ def saliency(
     Args:
         trained: of either stage.
         rgb: (T, Y, X, 3) uint8.
-        goal_rgb: likewise, the goal image of each frame; only Stage 1 looks at it.
+        goal_rgb: likewise, the goal image of each frame; only inverse dynamics looks at it.
         state: (T, S) float32.
         sentence: (T) instructions; only Stage 2 reads them.
         sign: "both", or "for": only what speaks for the motion; see the top of this file.
 
     Returns:
-        "image" -> maps over `rgb`; in Stage 1 also "goal" -> maps over `goal_rgb`, from the goal stem.
+        "image" -> maps over `rgb`; for inverse dynamics also "goal" -> maps over `goal_rgb`.
 
     Raises:
         ConfigError: images of another size than the policy's.
@@ -86,59 +84,54 @@ def saliency(
     policy, size = trained.policy.eval(), trained.policy.config.image_size
     if rgb.shape[1:3] != (size, size):
         raise ConfigError(f"This policy was trained on {size} x {size} images, these are {rgb.shape[1:3]}.")
-    towers = {view: getattr(policy, name) for view, name in TOWERS.items() if hasattr(policy, name)}
+    views = VIEWS[:1] if acts(policy.config) else VIEWS
     moves = torch.tensor([not slot.name.endswith("gripper") for slot in trained.spec.action])
-    cells: dict[str, list[Tensor]] = {view: [] for view in towers}
+    cells: dict[str, list[Tensor]] = {view: [] for view in views}
     for begin in range(0, len(rgb), BATCH):
         part = slice(begin, begin + BATCH)
         batch = inputs(trained, rgb[part], goal_rgb[part], state=state[part], sentence=sentence[part])
         if policy.config.head == "flow":
             batch["noise"] = torch.zeros(len(batch["rgb"]), policy.config.chunk, policy.config.num_actions)
-        for view, found in evidence(policy, towers, batch, moves, sign=sign).items():
-            cells[view].append(found)
+        found_MGG = evidence(policy, policy.join, batch, moves, sign=sign)
+        for view, found_NGG in zip(views, found_MGG.split(len(batch["rgb"])), strict=True):
+            cells[view].append(found_NGG)
     looks = {}
-    for view, tower in towers.items():
+    for view in views:
         grid = torch.cat(cells[view]).numpy()
-        enlarge_YG = enlarging(cell_middles_px(tower, size, grid.shape[1]), size)
+        enlarge_YG = enlarging(cell_middles_px(policy.vision, size, grid.shape[1]), size)
         looks[view] = Looks(map_TYX=normalised(enlarge_YG @ grid @ enlarge_YG.T), enlarge_YG=enlarge_YG)
     return looks
 
 
 def evidence(
-    policy: nn.Module, towers: dict[str, nn.Module], batch: dict[str, Tensor], moves: Tensor, *, sign: Sign
-) -> dict[str, Tensor]:
-    """(N, G, G) float32 map of each tower, not normalised.
+    policy: nn.Module, maps: nn.Module, batch: dict[str, Tensor], moves: Tensor, *, sign: Sign
+) -> Tensor:
+    """(M, G, G) float32 map of each image that passes `maps`, not normalised.
 
     Args:
         policy: `TapPolicy`, or whatever returns {"action": (N, H, A)}.
-        towers: parts of it that return (N, P, C) tokens, row by row from the top left.
+        maps: the part of it that returns (M, C, G, G).
         batch: what it is given.
         moves: (A,) bool, the motion slots.
         sign: "both", or "for": only what speaks for the motion; see the top of this file.
     """
-    tokens: dict[str, Tensor] = {}
+    seen: list[Tensor] = []
 
-    def cut(view: str, _module: nn.Module, _inputs: Any, out: Any) -> Tensor:
-        # What lies below is not differentiated, and a frozen tower's tokens have a gradient all the same.
-        tokens[view] = out.detach().requires_grad_()
-        return tokens[view]
+    def cut(_module: nn.Module, _inputs: Any, out: Tensor) -> Tensor:
+        # What lies below is not differentiated, and a frozen tower's maps have a gradient all the same.
+        seen.append(out.detach().requires_grad_())
+        return seen[-1]
 
-    hooks = [tower.register_forward_hook(partial(cut, view)) for view, tower in towers.items()]
+    hook = maps.register_forward_hook(cut)
     try:
         with torch.enable_grad():
             action_NA = policy(batch)["action"][:, 0].float()
             score = 0.5 * (action_NA[:, moves] ** 2).sum()  # rows do not know each other: each has its own gradient
-            gradients = torch.autograd.grad(score, list(tokens.values()))
+            [slope_MCGG] = torch.autograd.grad(score, seen)
     finally:
-        for hook in hooks:
-            hook.remove()
-    maps = {}
-    for (view, token_NPC), slope_NPC in zip(tokens.items(), gradients, strict=True):
-        map_NP = (slope_NPC.mean(1, keepdim=True) * token_NPC.detach()).sum(-1).float()
-        map_NP = map_NP.abs() if sign == "both" else map_NP.relu()
-        side = round(map_NP.shape[1] ** 0.5)
-        maps[view] = map_NP.unflatten(1, (side, side))
-    return maps
+        hook.remove()
+    map_MGG = (slope_MCGG.mean((2, 3), keepdim=True) * seen[0].detach()).sum(1).float()
+    return map_MGG.abs() if sign == "both" else map_MGG.relu()
 
 
 def cell_middles_px(tower: VisionTower, size: int, grid: int) -> np.ndarray:

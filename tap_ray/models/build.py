@@ -28,8 +28,6 @@ from tap_ray.models.weights import load_model, write_tensors
 from tap_ray.runs import read_json, write_json
 from tap_ray.specs import RobotSpec
 
-GOAL_CHANNELS = {"pair": 6, "change": 3}
-"""Of what the goal stem reads, see `PolicyConfig.goal`."""
 
 
 def new_policy(config: PolicyConfig, *, seed: int, tokenizer: Tokenizer | None = None) -> TapPolicy:
@@ -40,15 +38,10 @@ def new_policy(config: PolicyConfig, *, seed: int, tokenizer: Tokenizer | None =
         seed: of the weights; torch's own generator is left as it was.
         tokenizer: needed with an instruction as context.
     """
-    size = config.image_size
+    speaks = tokenizer is not None and "language" in config.context
     towers = Towers(
-        vision=tower_config(config.vision, image_size=size),
-        goal_stem=tower_config(config.goal_stem, image_size=size, channels=GOAL_CHANNELS[config.goal])
-        if config.context == "goal"
-        else None,
-        language=text_config(config.language, tokenizer, config.num_context)
-        if tokenizer is not None and config.context == "language"
-        else None,
+        vision=tower_config(config.vision, image_size=config.image_size),
+        language=text_config(config.language, tokenizer, config.num_context) if speaks else None,
     )
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
@@ -70,7 +63,7 @@ def save_policy(folder: Path, trained: Trained) -> None:
     """Write everything that `load_trained` needs into `folder`; the weights last."""
     policy = trained.policy
     storage.make_folder(folder)
-    for name in ("vision", "goal_stem", "language"):
+    for name in ("vision", "language"):
         tower = getattr(policy.towers, name)
         if tower is not None:
             with storage.staged(folder / name, folder=True) as here:
@@ -92,7 +85,7 @@ def load_trained(folder: Path) -> Trained:
     if not (folder / "policy.json").is_file():
         raise CheckpointError(f"{folder} holds no policy (no policy.json). Give the folder of a finished training run.")
     config = from_dict(PolicyConfig, read_json(folder / "policy.json"), where=str(folder / "policy.json"))
-    towers = Towers(**{n: _tower(folder / n) for n in ("vision", "goal_stem", "language") if (folder / n).is_dir()})
+    towers = Towers(**{n: _tower(folder / n) for n in ("vision", "language") if (folder / n).is_dir()})
     policy = TapPolicy(config, towers, load_weights=False)
     load_model(folder / "model.safetensors", policy)
     spec = RobotSpec.from_json(read_json(folder / "spec.json"), where=str(folder / "spec.json"))
@@ -100,7 +93,7 @@ def load_trained(folder: Path) -> Trained:
         policy=policy.eval(),
         spec=spec,
         norm=NormStats.from_json(read_json(folder / "norm_stats.json")),
-        tokenizer=_tokenizer(folder / "tokenizer.json", needed=config.context == "language"),
+        tokenizer=_tokenizer(folder / "tokenizer.json", needed="language" in config.context),
     )
 
 

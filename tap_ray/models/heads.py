@@ -10,21 +10,20 @@ from tap_ray.specs import UNIFIED_ACTION, UNIFIED_STATE, RobotSpec, unified_plac
 
 
 class RegressionHead(nn.Module):
-    """Two-layer MLP to a whole chunk of normalised actions (METHOD.md A, text variant).
+    """From the read-out to a whole chunk of normalised actions.
 
     The gripper is a slot like any other (absolute, +1 open, -1 closed, not rescaled): trained by the same squared
-    error as in the paper; at deployment its sign decides.
+    error as in the paper (arXiv 2607.02466); at deployment its sign decides.
     """
 
-    def __init__(self, *, features: int, width: int, chunk: int, num_actions: int) -> None:
+    def __init__(self, *, features: int, chunk: int, num_actions: int) -> None:
         super().__init__()
         self.chunk, self.num_actions = chunk, num_actions
-        self.hidden = nn.Sequential(nn.Linear(features, width), nn.ReLU())
-        self.out = nn.Linear(width, chunk * num_actions)
+        self.out = nn.Linear(features, chunk * num_actions)
 
     def forward(self, read_NF: Tensor) -> Tensor:
         """(N, H, A) normalised actions."""
-        return self.out(self.hidden(read_NF)).unflatten(-1, (self.chunk, self.num_actions))
+        return self.out(read_NF).unflatten(-1, (self.chunk, self.num_actions))
 
 
 class FlowHead(nn.Module):

@@ -1,12 +1,13 @@
-"""The policy of both stages: one sequence, one head. N batch, P image tokens, L context tokens, D width, H chunk.
+"""The policy of both stages: one tower, one set of key points, one head. N batch, H chunk, A action slots, C context.
 
-    image at t -> VisionTower             -> P tokens -+
-    learnt action queries                 -> Q tokens -+-> Trunk -> read-out -> head -> (N, H, A) normalised actions
-    context: goal image | instruction     -> L tokens -+          (regression; or latent of motion -> flow decoder)
-    history -> encoder of a motion prior  -> 1 token  -+  (optional)
+    image ----> VisionTower -> Join -> KeyPoints --+--> read-out -> head -> (N, H, A) normalised actions
+                                          ^        |    (MLP)       (regression; or latent of motion -> flow decoder)
+    context: sentence | crops -> (N, C) --+--------+       +-> reach (Stage 1's further targets)
+    history -> encoder of a motion prior ----------+
+    state (optional) ------------------------------+
 
-Stage 2 swaps the context and nothing else: L is the same in both. The read-out keeps every token's place (flattened,
-not averaged), without which a small policy never learnt *where* things are (SPIKE.md).
+Stage 2 swaps the context and nothing else. For inverse dynamics both images pass the same tower and the same key
+points, without any context, and meet only behind them: f(phi(o_t), phi(o_{t+k})).
 """
 
 from dataclasses import dataclass, field
@@ -18,23 +19,25 @@ from transformers import PretrainedConfig
 
 from tap_ray.dataset.norm_stats import NormStats
 from tap_ray.errors import ConfigError
+from tap_ray.models.context import CropContext, SentenceContext
 from tap_ray.models.heads import FlowHead, RegressionHead
+from tap_ray.models.keypoints import Join, KeyPoints
 from tap_ray.models.language import LanguageConfig, TextEncoder
 from tap_ray.models.motion_prior import PriorConfig
 from tap_ray.models.scale import Scale
-from tap_ray.models.trunk import Trunk
-from tap_ray.models.vision import GREY, GREY_STEP, VisionConfig, VisionTower
+from tap_ray.models.vision import GREY, VisionConfig, VisionTower
 
-DIFFERENCE_STEP = 16
-"""Grey levels of change between two images that count as 1."""
+Context = Literal["goal", "crops", "language"]
+BESIDE = 32
+"""Numbers that context, state and history each add to the key points in the read-out."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class PolicyConfig:
     """Sizes of the policy. Fields that start with `num_` are counts."""
 
-    context: Literal["goal", "language"] = "goal"
-    """What says what to do: Stage 1 a goal image, Stage 2 an instruction."""
+    context: tuple[Context, ...] = ("language",)
+    """What can say what to do: Stage 1 "goal" (inverse dynamics) or "crops" (next object), Stage 2 "language"."""
     image_size: int = 96
     """Side of the square camera image, px."""
     chunk: int = 4
@@ -44,53 +47,45 @@ class PolicyConfig:
     num_actions: int = 7
     """Slots of an action (A)."""
     vision: VisionConfig = field(default_factory=VisionConfig)
-    """Tower of the image at t."""
-    goal: Literal["pair", "change"] = "pair"
-    """What the goal stem reads. "pair": image at t and goal minus it, stacked: motion between frames is smaller than a
-    pixel, so the two must meet before anything is thrown away. "change": goal minus image at t alone, so that what the
-    robot is doing now can only come from the tower that Stage 2 keeps."""
-    goal_stem: VisionConfig = field(default_factory=lambda: VisionConfig(widths=(32, 64, 64)))
-    """Tower of the goal."""
+    """Tower of the images."""
     language: LanguageConfig = field(default_factory=LanguageConfig)
     """Text encoder."""
-    width: int = 128
-    """Channels of the trunk."""
-    num_layers: int = 2
-    """Layers of the trunk."""
-    num_heads: int = 2
-    """Attention heads of a layer."""
     num_context: int = 16
-    """Context tokens (L): words of an instruction, or mixtures of the goal stem's cells."""
-    num_queries: int = 4
-    """Learnt action queries."""
-    readout: int = 32
-    """Channels each token keeps in the flattened read-out."""
-    head_width: int = 512
-    """Hidden units of the head."""
+    """Words of an instruction that are read."""
+    context_width: int = 128
+    """Size of the context vector (C)."""
+    map_width: int = 64
+    """Channels of the map that key points are found in."""
+    num_keypoints: int = 32
+    """Key points; each is an x, a y and a presence."""
+    head_width: int = 256
+    """Hidden units of the read-out's two layers."""
     head: Literal["regression", "flow"] = "regression"
     """"regression": the whole chunk at once. "flow": a latent of motion, and a motion prior's decoder from there."""
     prior: PriorConfig = field(default_factory=PriorConfig)
     """Sizes of the motion prior in a flow head; those of the run that --prior names."""
     history: int = 0
-    """Past steps (P) that the prior's encoder sums up in one token; 0 none. Needs a flow head."""
+    """Past steps (P) that the prior's encoder sums up in one vector; 0 none. Needs a flow head."""
     num_motion_states: int = 0
     """State slots that the prior's encoder reads: all that the robot has with a flow head."""
     num_reach: int = 0
-    """Reach targets (R) regressed beside the action in Stage 1; 0 builds no reach head."""
+    """Reach targets (R) regressed beside the action; 0 builds no reach head."""
     num_state: int = 0
-    """Proprioception slots, added to every image token; 0 uses the image alone, as the paper does."""
+    """Proprioception slots that the read-out sees; 0 uses the image alone, as the paper does."""
 
     def __post_init__(self) -> None:
-        if self.width % self.num_heads:
-            raise ConfigError(f"policy.num_heads {self.num_heads} does not divide policy.width {self.width}.")
-        if min(self.chunk, self.execute, self.num_context) < 1:
-            raise ConfigError("policy.chunk, policy.execute and policy.num_context are at least 1.")
+        if min(self.chunk, self.execute, self.num_context, self.num_keypoints) < 1:
+            raise ConfigError(
+                "policy.chunk, policy.execute, policy.num_context and policy.num_keypoints are at least 1."
+            )
         if self.history and self.head != "flow":
             raise ConfigError(
                 "A history is summed up by a motion prior: --history needs --prior, or --policy.head flow."
             )
         if not 0 <= self.history <= self.prior.chunk:
             raise ConfigError(f"history lies in 0 .. {self.prior.chunk} (the prior's chunk); got {self.history}.")
+        if not self.context:
+            raise ConfigError('policy.context names at least one of "goal", "crops" and "language".')
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -98,7 +93,6 @@ class Towers:
     """`transformers` configs of the towers, so that a saved policy loads without its hub."""
 
     vision: PretrainedConfig
-    goal_stem: PretrainedConfig | None = None
     language: PretrainedConfig | None = None
 
 
@@ -114,105 +108,137 @@ class TapPolicy(nn.Module):
         """
         super().__init__()
         self.config, self.towers = config, towers
-        size, width = config.image_size, config.width
+        width = config.head_width
         self.action_scale = Scale(config.num_actions)
-        self.vision = VisionTower(config.vision, towers.vision, image_size=size, load_weights=load_weights)
-        self.vision_in = nn.Linear(self.vision.channels, width)
-        self.place = _learnt(self.vision.num_tokens, width)
-        self.queries = _learnt(config.num_queries, width)
-        if config.context == "goal":
-            assert towers.goal_stem is not None
-            self.goal = VisionTower(config.goal_stem, towers.goal_stem, image_size=size, load_weights=False, raw=False)
-            self.context_in = nn.Linear(self.goal.channels, width)
-            self.mix = nn.Linear(self.goal.num_tokens, config.num_context)
-        else:
+        self.vision = VisionTower(config.vision, towers.vision, image_size=config.image_size, load_weights=load_weights)
+        self.join = Join(self.vision.channels, config.map_width).to(memory_format=torch.channels_last)
+        self.keypoints = KeyPoints(width=config.map_width, num=config.num_keypoints, context=config.context_width)
+        self.keypoints.to(memory_format=torch.channels_last)
+        if "crops" in config.context:
+            self.crops = CropContext(config.context_width)
+        if "language" in config.context:
             assert towers.language is not None
             self.language = TextEncoder(config.language, towers.language, load_weights=load_weights)
-            self.context_in = nn.Linear(self.language.channels, width)
+            self.sentence = SentenceContext(self.language.channels, config.context_width)
+        seen = 3 * config.num_keypoints
+        if "goal" in config.context:
+            self.pair = _mlp(2 * seen, width)
+            self.pair_out = RegressionHead(features=width, chunk=config.chunk, num_actions=config.num_actions)
+        if not acts(config):
+            return
+        self.context_in = nn.Linear(config.context_width, BESIDE)
         if config.num_state:
             self.state_scale = Scale(config.num_state)
-            self.state_in = nn.Linear(config.num_state, width)
-        self.context_place = _learnt(config.num_context, width)
-        self.trunk = Trunk(width=width, num_layers=config.num_layers, num_heads=config.num_heads)
-        self.squeeze = nn.Linear(width, config.readout)
-        num_tokens = self.vision.num_tokens + config.num_queries + config.num_context + bool(config.history)
-        features, sizes = num_tokens * config.readout, {"width": config.head_width, "num_actions": config.num_actions}
-        if config.head == "regression":
-            self.head = RegressionHead(features=features, chunk=config.chunk, **sizes)
-        else:
-            self.head = FlowHead(features=features, prior=config.prior, num_states=config.num_motion_states, **sizes)
+            self.state_in = nn.Linear(config.num_state, BESIDE)
         if config.history:
-            self.history_in = nn.Linear(config.prior.latent, width)
+            self.history_in = nn.Linear(config.prior.latent, BESIDE)
+        self.readout = _mlp(seen + BESIDE * (1 + bool(config.num_state) + bool(config.history)), width)
+        if config.head == "regression":
+            self.head = RegressionHead(features=width, chunk=config.chunk, num_actions=config.num_actions)
+        else:
+            sizes = {"num_actions": config.num_actions, "num_states": config.num_motion_states}
+            self.head = FlowHead(features=width, width=width, prior=config.prior, **sizes)
         if config.num_reach:
             self.reach_scale = Scale(config.num_reach)
-            self.reach = nn.Sequential(
-                nn.Linear(features, config.head_width), nn.ReLU(), nn.Linear(config.head_width, config.num_reach)
-            )
+            self.reach = nn.Linear(width, config.num_reach)
 
     def set_norm(self, norm: NormStats) -> None:
         """Take over the statistics to normalise with."""
         self.action_scale.set(norm.action.offset, norm.action.scale)
-        if self.config.num_state:
+        if self.config.num_state and acts(self.config):
             self.state_scale.set(norm.state.offset, norm.state.scale)
-        if isinstance(self.head, FlowHead):
+        if acts(self.config) and isinstance(self.head, FlowHead):
             self.head.state_scale.set(norm.state.offset, norm.state.scale)
+
+    @property
+    def last(self) -> nn.Module:
+        """The head that gives "action"."""
+        return self.head if acts(self.config) else self.pair_out
 
     def forward(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
         """
         Args:
-            batch: "rgb" (N, Y, X, 3) uint8; "goal_rgb" likewise, or "tokens" (U, L) and "sentence" (N,) row of it;
+            batch: "rgb" (N, Y, X, 3) uint8, and what says what to do; where there are several, in this order:
+                "tokens" (U, L) and "sentence" (N,) row of it, an instruction;
+                "object_crop", "place_crop" (N, y, x, 3) uint8 and "crop_mask" (N, 2);
+                "goal_rgb", the image k steps later, for inverse dynamics.
+                "play_rgb" and its crops ("play_object_crop" ...) add rows of play under their own crops.
                 "state" (N, S) with `num_state`; "past_action", "past_state" and "past_mask" with `history` (without
                 them it does as if it had no memory); optional "jitter" (N, 2). With a flow head optional "noise"
                 (N, H, A), and the targets "action", "action_mask" and "chunk_state", see `FlowHead.losses`.
 
         Returns:
-            "action" (N, H, A) normalised, and with a reach head "reach" (N, R) normalised. A flow head gives "action"
-            in evaluation mode only, and the parts of its loss where there are targets: with a history, the means with
-            and without it.
+            "action" (N, H, A) normalised under the first of these contexts, and with a reach head "reach" (N, R)
+            normalised. Under the others "crop_action", "crop_reach", "inverse_action", "play_action", "play_reach".
+            "sentence_context" and "crop_context" (N, C) where a batch has both.
+            A flow head gives "action" in evaluation mode only, and the parts of its loss where there are targets: with
+            a history, the means with and without it.
         """
-        now = _floats(batch["rgb"], batch.get("jitter"))
-        image_NPD = self.vision_in(self.vision(now)) + self.place
-        context_NLD, hidden_NL = self._context(batch, now)
-        if self.config.num_state:
-            image_NPD = image_NPD + self.state_in(self.state_scale(batch["state"]))[:, None]
-        if self.config.history:
-            context_NLD, hidden_NL = self._remember(batch, context_NLD, hidden_NL)
-            image_NPD = image_NPD.repeat(len(context_NLD) // len(image_NPD), 1, 1)
-        read_NF = self._read(image_NPD, context_NLD, hidden_NL)
-        out = {"action": self.head(read_NF)} if self.config.head == "regression" else self._flow(read_NF, batch)
-        if self.config.num_reach:
-            out["reach"] = self.reach(read_NF)
+        maps = self._maps(batch)
+        views = self._views(batch, maps)
+        points = self.keypoints(torch.cat([one for one, _ in views.values()]), torch.cat([c for _, c in views.values()]))
+        seen = dict(zip(views, points.split([len(one) for one, _ in views.values()]), strict=True))
+        out: dict[str, Tensor] = {}
+        if "goal" in seen:
+            pair = self.pair(torch.cat([seen.pop("now"), seen.pop("goal")], dim=-1))
+            out["inverse_action" if seen else "action"] = self.pair_out(pair)
+        for name, seen_NF in seen.items():
+            context_NC = views[name][1]
+            if name in ("", "crop_"):
+                read_NW = self._read(seen_NF, context_NC, batch)
+            else:
+                read_NW = self._read(seen_NF, context_NC, {"state": batch["play_state"]} if "play_state" in batch else {})
+            if self.config.head == "regression":
+                out[f"{name}action"] = self.head(read_NW)
+            else:
+                out |= self._flow(read_NW, batch)
+            if self.config.num_reach:
+                out[f"{name}reach"] = self.reach(read_NW)
+        if "crop_" in views:
+            out |= {"sentence_context": views[""][1], "crop_context": views["crop_"][1]}
         return out
 
-    def _context(self, batch: dict[str, Tensor], now: Tensor) -> tuple[Tensor, Tensor | None]:
-        """(N, L, D) tokens of the goal or of the instruction, and (N, L) True at padding."""
-        if self.config.context == "goal":
-            goal = _floats(batch["goal_rgb"], batch.get("jitter"))
-            # A difference of a few grey levels is the whole signal: bring it to the size of an image.
-            change = (goal - now) / DIFFERENCE_STEP
-            seen = torch.cat([(now - GREY) / GREY_STEP, change], dim=1) if self.config.goal == "pair" else change
-            return self.context_in(self.mix(self.goal(seen).mT).mT) + self.context_place, None
-        tokens_ULD = self.context_in(self.language(batch["tokens"])) + self.context_place
-        return tokens_ULD[batch["sentence"]], (batch["tokens"] < 0)[batch["sentence"]]
+    def _maps(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Joined maps of every image of the batch; all pass the tower at once."""
+        names = [name for name in ("rgb", "goal_rgb", "play_rgb") if name in batch]
+        jitter = {"rgb": "jitter", "goal_rgb": "jitter", "play_rgb": "play_jitter"}
+        images = torch.cat([_floats(batch[name], batch.get(jitter[name])) for name in names])
+        joined = self.join(self.vision(images))
+        return dict(zip(names, joined.split([len(batch[name]) for name in names]), strict=True))
 
-    def _remember(
-        self, batch: dict[str, Tensor], context_NLD: Tensor, hidden_NL: Tensor | None
-    ) -> tuple[Tensor, Tensor]:
-        """The context and one token of history behind it; in training the same rows once more without it."""
+    def _views(self, batch: dict[str, Tensor], maps: dict[str, Tensor]) -> dict[str, tuple[Tensor, Tensor]]:
+        """What is looked at under which context: prefix of the outputs -> map (N, W, G, G) and context (N, C)."""
+        views = {}
+        if "tokens" in batch:
+            words_ULD = self.language(batch["tokens"])
+            views[""] = (maps["rgb"], self.sentence(words_ULD, batch["tokens"] >= 0)[batch["sentence"]])
+        if "object_crop" in batch:
+            name = "crop_" if views else ""
+            views[name] = (maps["rgb"], self.crops(batch["object_crop"], batch["place_crop"], batch["crop_mask"]))
+        if "play_object_crop" in batch:
+            crops = (batch[f"play_{name}"] for name in ("object_crop", "place_crop", "crop_mask"))
+            views["play_"] = (maps["play_rgb"], self.crops(*crops))
+        if "goal_rgb" in batch:
+            nothing = maps["rgb"].new_zeros(len(maps["rgb"]), self.config.context_width)
+            views |= {"now": (maps["rgb"], nothing), "goal": (maps["goal_rgb"], nothing)}
+        return views
+
+    def _read(self, seen_NF: Tensor, context_NC: Tensor, batch: dict[str, Tensor]) -> Tensor:
+        """(N, W) features for the heads; with a history in training (2 N, W): once with it, then without."""
+        parts = [seen_NF, self.context_in(context_NC)]
+        if self.config.num_state:
+            parts.append(self.state_in(self.state_scale(batch["state"])))
+        if not self.config.history:
+            return self.readout(torch.cat(parts, dim=-1))
         assert isinstance(self.head, FlowHead)
-        if hidden_NL is None:
-            hidden_NL = torch.zeros(context_NLD.shape[:2], dtype=torch.bool, device=context_NLD.device)
-        without = nn.functional.pad(hidden_NL, (0, 1), value=True)
-        if "past_action" not in batch:
-            return nn.functional.pad(context_NLD, (0, 0, 0, 1)), without
-        past = self.action_scale(batch["past_action"])
-        latent_NL = self.head.encode(past, batch["past_state"], batch["past_mask"])
-        token_N1D = self.history_in(latent_NL)[:, None].to(context_NLD.dtype)
-        context = torch.cat([context_NLD, token_N1D], dim=1)
-        with_it = nn.functional.pad(hidden_NL, (0, 1), value=False)
-        if not self.training:
-            return context, with_it
-        return context.repeat(2, 1, 1), torch.cat([with_it, without])
+        memory_NB = seen_NF.new_zeros(len(seen_NF), BESIDE)
+        if "past_action" in batch:
+            past = self.action_scale(batch["past_action"])
+            without = memory_NB
+            memory_NB = self.history_in(self.head.encode(past, batch["past_state"], batch["past_mask"])).to(without.dtype)
+            if self.training:
+                memory_NB, parts = torch.cat([memory_NB, without]), [part.repeat(2, 1) for part in parts]
+        return self.readout(torch.cat([*parts, memory_NB], dim=-1))
 
     def _flow(self, read_NF: Tensor, batch: dict[str, Tensor]) -> dict[str, Tensor]:
         """Losses where there are targets, actions in evaluation mode; see `forward`."""
@@ -227,26 +253,21 @@ class TapPolicy(nn.Module):
             out["action"] = self.head.act(latent_NL, batch.get("noise"))
         return out
 
-    def _read(self, image_NPD: Tensor, context_NLD: Tensor, hidden_NL: Tensor | None) -> Tensor:
-        """(N, F) features for the heads."""
-        num, dtype = len(image_NPD), image_NPD.dtype
-        sequence = torch.cat([image_NPD, self.queries.expand(num, -1, -1).to(dtype), context_NLD.to(dtype)], dim=1)
-        if hidden_NL is None:
-            return self.squeeze(self.trunk(sequence)).flatten(1)
-        num_seen = sequence.shape[1] - hidden_NL.shape[1]
-        hidden_NS = nn.functional.pad(hidden_NL, (num_seen, 0), value=False)
-        read_NSr = self.squeeze(self.trunk(sequence, hidden_NS))
-        return read_NSr.masked_fill(hidden_NS[..., None], 0.0).flatten(1)
+
+def acts(config: PolicyConfig) -> bool:
+    """Whether a policy acts on one image; inverse dynamics alone needs two."""
+    return config.context != ("goal",)
 
 
-def _learnt(num: int, width: int) -> nn.Parameter:
-    return nn.Parameter(torch.randn(1, num, width) * 0.02)
+def _mlp(num_in: int, width: int) -> nn.Sequential:
+    return nn.Sequential(nn.Linear(num_in, width), nn.ReLU(), nn.Linear(width, width), nn.ReLU())
 
 
 def _floats(rgb_NYXC: Tensor, jitter_N2: Tensor | None) -> Tensor:
     """(N, Y, X, 3) uint8 -> (N, 3, Y, X) floats 0 .. 255, a view in channels_last.
 
-    In bfloat16 where products are: it holds 0 .. 255, and the steps below are powers of two, so nothing is rounded.
+    In bfloat16 where products are: it holds 0 .. 255, and the steps of our own towers are powers of two, so nothing is
+    rounded.
     """
     kind = rgb_NYXC.device.type
     half = torch.is_autocast_enabled(kind)

@@ -1,4 +1,4 @@
-"""Vision towers: `transformers` models that turn images into tokens. Shapes: N images, P tokens, C channels.
+"""Vision towers: `transformers` models that turn images into feature maps. Shapes: N images, C channels, G x G cells.
 
 A CPU trains a small one made from a config here; a GPU may start from a checkpoint (a local path or a hub id).
 Batch normalisation matters: with LayerNorm over channels in its place the same ResNet learnt nothing in 400 steps where
@@ -45,7 +45,7 @@ class VisionConfig:
     """Whether its weights stay as they are (the paper: frozen in Stage 1)."""
 
 
-def tower_config(config: VisionConfig, *, image_size: int, channels: int = 3) -> PretrainedConfig:
+def tower_config(config: VisionConfig, *, image_size: int) -> PretrainedConfig:
     """The `transformers` config of a tower.
 
     Raises:
@@ -55,7 +55,6 @@ def tower_config(config: VisionConfig, *, image_size: int, channels: int = 3) ->
     match config.kind:
         case "resnet":
             return ResNetConfig(
-                num_channels=channels,
                 embedding_size=config.stem_width,
                 hidden_sizes=list(config.widths),
                 depths=[1] * len(config.widths),
@@ -66,7 +65,6 @@ def tower_config(config: VisionConfig, *, image_size: int, channels: int = 3) ->
             if image_size % config.patch_px:
                 raise ConfigError(f"patch_px {config.patch_px} does not divide the image size {image_size}.")
             return ViTConfig(
-                num_channels=channels,
                 image_size=image_size,
                 patch_size=config.patch_px,
                 hidden_size=config.vit_width,
@@ -82,21 +80,21 @@ def tower_config(config: VisionConfig, *, image_size: int, channels: int = 3) ->
 
 
 class VisionTower(nn.Module):
-    """Images -> (N, P, C) tokens, row by row from the top left."""
+    """Images -> feature maps, finest first: a convolutional tower's last two stages, a transformer's patch tokens."""
 
     mean: Tensor
     std: Tensor
 
-    def __init__(
-        self, config: VisionConfig, hf: PretrainedConfig, *, image_size: int, load_weights: bool, raw: bool = True
-    ) -> None:
+    def __init__(self, config: VisionConfig, hf: PretrainedConfig, *, image_size: int, load_weights: bool) -> None:
         """
         Args:
             config: which tower.
             hf: its `transformers` config, from `tower_config` or a saved run.
             image_size: side of the images that will come, px.
             load_weights: fetch `config.pretrained`'s weights; False when a checkpoint follows anyway.
-            raw: images come as levels 0 .. 255; False: as the caller scaled them.
+
+        Raises:
+            CheckpointError: the checkpoint cannot be loaded, or is no vision model that gives maps or patch tokens.
         """
         super().__init__()
         pretrained = config.kind == "pretrained"
@@ -116,13 +114,18 @@ class VisionTower(nn.Module):
         mean, std = [float(GREY)], [float(GREY_STEP)]
         if pretrained:
             mean, std = _levels(config.pretrained) if load_weights else (IMAGENET_MEAN, IMAGENET_STD)
-        self.raw = raw
         self.register_buffer("mean", torch.tensor(mean).view(1, -1, 1, 1), persistent=pretrained)
         self.register_buffer("std", torch.tensor(std).view(1, -1, 1, 1), persistent=pretrained)
-        probe = torch.zeros(1, getattr(hf, "num_channels", 3), image_size, image_size)
-        tokens = self.eval()(probe)
-        _, self.num_tokens, self.channels = tokens.shape
-        freeze_unused(self.tower, tokens)
+        try:
+            maps = self.eval()(torch.zeros(1, 3, image_size, image_size))
+        except (TypeError, ValueError, AttributeError, KeyError) as error:
+            raise CheckpointError(
+                f"{config.pretrained or config.kind!r} ({tower.config.model_type}) does not turn one image into feature "
+                f"maps or patch tokens: {error}. Give a vision tower, e.g. ViT, DINOv2, SigLIP, CLIP or ResNet."
+            ) from None
+        self.channels: tuple[int, ...] = tuple(one.shape[1] for one in maps)
+        self.grid: int = maps[0].shape[-1]
+        freeze_unused(self.tower, torch.stack([one.float().sum() for one in maps]))
         self.train()
 
     def train(self, mode: bool = True) -> "VisionTower":
@@ -130,18 +133,17 @@ class VisionTower(nn.Module):
         super().train(mode and not self.frozen)
         return self
 
-    def forward(self, images_NCYX: Tensor) -> Tensor:
-        """(N, C, Y, X) floats -> (N, P, C) tokens."""
-        x = images_NCYX
-        if self.raw:
-            x = (x - self.mean.to(x.dtype)) / self.std.to(x.dtype)
+    def forward(self, images_NCYX: Tensor) -> tuple[Tensor, ...]:
+        """(N, 3, Y, X) levels 0 .. 255 -> one or two maps (N, C, G, G), the finest first."""
+        x = (images_NCYX - self.mean.to(images_NCYX.dtype)) / self.std.to(images_NCYX.dtype)
         if self.own_size is not None and x.shape[-1] != self.own_size:
             x = F.interpolate(x.float(), size=self.own_size, mode="bilinear", antialias=True)  # bf16: not on a CPU
-        out = self.tower(pixel_values=x).last_hidden_state
-        if out.ndim == 4:
-            return out.flatten(2).transpose(1, 2)
-        grid = int((out.shape[1]) ** 0.5) ** 2
-        return out[:, out.shape[1] - grid :]
+        out = self.tower(pixel_values=x, output_hidden_states=True)
+        last = out.last_hidden_state
+        if last.ndim == 4:
+            return tuple(out.hidden_states[-2:])
+        side = int(last.shape[1] ** 0.5)  # class and register tokens come before the patches
+        return (last[:, last.shape[1] - side * side :].mT.unflatten(-1, (side, side)),)
 
 
 def freeze_unused(model: nn.Module, out: Tensor) -> None:

@@ -3,6 +3,8 @@
 A batch is a dict with the fields of `types.Window` that are present, batch first, under the same names:
     rgb, goal_rgb  (N, Y, X, 3) uint8     action (N, H, A) float32     action_mask (N, H) bool
     k, task_index  (N,) int64             state  (N, S) float32        reach, reach_mask (N, R)
+    object_crop, place_crop (N, y, x, 3) uint8   crop_mask (N, 2) bool: Stage 1's context
+    play_rgb, play_action ...  the same of the play beside demonstrations (`Window.play`)
     chunk_state, past_action, past_state (N, H or P, ...) float32, past_mask (N, P) bool: only for motion priors
 The training loop adds "step" () int64, how many updates came before. Augmentation adds "jitter" (N, 2) float32:
 contrast and brightness that the model applies when it turns uint8 to floats, so that images stay small until then.
@@ -14,31 +16,38 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from tap_ray.errors import ConfigError
 from tap_ray.rng import seed_of
 from tap_ray.types import Motion, Window
 
-IMAGES = ("rgb", "goal_rgb")
+CROPS = ("object_crop", "place_crop")
 Batch = dict[str, Tensor]
 
 
 @dataclass(frozen=True, kw_only=True)
 class AugmentConfig:
-    """Random changes of the training images, the same for both frames of a pair."""
+    """Random changes of the training images, the same for both frames of a pair. Crops are mirrored at random with it."""
 
-    shift_px: int = 0
+    shift_px: int = 4
     """Largest shift along each image axis, px, edge pixels repeated; 0 turns it off."""
     jitter: float = 0.0
     """Largest relative change of contrast, and of brightness as a part of full scale; 0 turns it off."""
 
+    def __post_init__(self) -> None:
+        if self.shift_px < 0 or self.jitter < 0:
+            raise ConfigError(f"augment.shift_px and augment.jitter are at least 0; got {self.shift_px}, {self.jitter}.")
+
 
 def to_tensors(window: Window | Motion, device: torch.device) -> Batch:
-    """The window's arrays as tensors on `device`; fields that are None are left out."""
-    arrays = {field.name: getattr(window, field.name) for field in dataclasses.fields(window)}
-    return {
-        name: torch.from_numpy(array).to(device, non_blocking=True)
-        for name, array in arrays.items()
-        if array is not None
-    }
+    """The window's arrays as tensors on `device`; fields that are None are left out, those of `play` begin with it."""
+    batch: Batch = {}
+    for field in dataclasses.fields(window):
+        value = getattr(window, field.name)
+        if isinstance(value, Window):
+            batch |= {f"{field.name}_{name}": tensor for name, tensor in to_tensors(value, device).items()}
+        elif value is not None:
+            batch[field.name] = torch.from_numpy(value).to(device, non_blocking=True)
+    return batch
 
 
 def augment(batch: Batch, config: AugmentConfig, *, seed: int, step: int, rank: int) -> Batch:
@@ -46,14 +55,26 @@ def augment(batch: Batch, config: AugmentConfig, *, seed: int, step: int, rank: 
     if not config.shift_px and not config.jitter:
         return batch
     generator = torch.Generator().manual_seed(seed_of(seed, "augment", step, rank))
-    num, device = len(batch["rgb"]), batch["rgb"].device
     changed = dict(batch)
+    for prefix in [prefix for prefix in ("", "play_") if f"{prefix}rgb" in batch]:
+        changed |= _augmented(batch, prefix, config, generator)
+    return changed
+
+
+def _augmented(batch: Batch, prefix: str, config: AugmentConfig, generator: torch.Generator) -> Batch:
+    rgb, changed = batch[f"{prefix}rgb"], {}
+    num, device = len(rgb), rgb.device
     if config.shift_px:
         low, high = -config.shift_px, config.shift_px + 1
         shift_N2 = torch.randint(low, high, (num, 2), generator=generator).to(device)
-        changed |= {name: _shift(batch[name], shift_N2) for name in batch if name in IMAGES}
+        images = [name for name in (f"{prefix}rgb", f"{prefix}goal_rgb") if name in batch]
+        changed |= {name: _shift(batch[name], shift_N2) for name in images}
     if config.jitter:
-        changed["jitter"] = ((torch.rand(num, 2, generator=generator) * 2 - 1) * config.jitter).to(device)
+        jitter_N2 = (torch.rand(num, 2, generator=generator) * 2 - 1) * config.jitter
+        changed[f"{prefix}jitter"] = jitter_N2.to(device)
+    for name in (f"{prefix}{crop}" for crop in CROPS if f"{prefix}{crop}" in batch):
+        mirrored_N = (torch.rand(num, generator=generator) < 0.5).to(device)
+        changed[name] = torch.where(mirrored_N[:, None, None, None], batch[name].flip(2), batch[name])
     return changed
 
 

@@ -9,6 +9,7 @@ from torch import Tensor
 from tap_ray.errors import DataError
 from tap_ray.metrics import gripper_accuracy, r_squared
 from tap_ray.models.policy import TapPolicy
+from tap_ray.models.reach import REACH_NAMES, shown
 from tap_ray.specs import RobotSpec
 from tap_ray.training.batches import Batch, to_tensors
 from tap_ray.training.loop import Objective, autocast
@@ -36,7 +37,8 @@ def judge(
     Returns:
         "<name>/r2_<slot>" for each slot but the gripper whose standard deviation in these windows reaches 1 % of half
         its range (so no R^2 is made of a slot that does not move); "<name>/r2_mean" over the translation slots among
-        them; "<name>/gripper_accuracy"; "<name>/val_loss"; with a reach head "reach/r2" over all targets.
+        them; "<name>/gripper_accuracy"; "<name>/val_loss"; with a reach head "<name>/r2_<target>" for each of
+        `models.reach.REACH_NAMES` and the means "<name>/r2_move", "r2_contact" and "r2_release".
 
     Raises:
         DataError: there are no windows.
@@ -61,7 +63,7 @@ def judge(
     metrics = {f"{objective.name}/val_loss": float(np.average(losses, weights=sizes))}
     metrics |= _of_actions(objective.name, np.concatenate(columns["guess"]), np.concatenate(columns["truth"]), spec)
     if columns["reach"]:
-        metrics |= _of_reach(*(np.concatenate(columns[key]) for key in ("reach", "reach_truth", "reach_mask")))
+        metrics |= _of_reach(objective.name, *(np.concatenate(columns[key]) for key in ("reach", "reach_truth", "reach_mask")))
     return metrics
 
 
@@ -94,7 +96,8 @@ def _collect(columns: dict[str, list[np.ndarray]], policy: TapPolicy, out: dict[
     if "reach" in out and "reach" in batch:
         columns["reach"].append(policy.reach_scale.inverse(out["reach"]).cpu().numpy())
         columns["reach_truth"].append(batch["reach"].cpu().numpy())
-        columns["reach_mask"].append(batch["reach_mask"].cpu().numpy())
+        mask = batch["reach_mask"] & shown(batch["crop_mask"]) if "crop_mask" in batch else batch["reach_mask"]
+        columns["reach_mask"].append(mask.cpu().numpy())
 
 
 def _of_actions(name: str, guess_NA: np.ndarray, truth_NA: np.ndarray, spec: RobotSpec) -> dict[str, float]:
@@ -112,11 +115,16 @@ def _of_actions(name: str, guess_NA: np.ndarray, truth_NA: np.ndarray, spec: Rob
     return metrics
 
 
-def _of_reach(guess_NR: np.ndarray, truth_NR: np.ndarray, mask_NR: np.ndarray) -> dict[str, float]:
-    columns: Sequence[float] = [
-        float(r_squared(guess_NR[keep, r : r + 1], truth_NR[keep, r : r + 1])[0])
-        for r, keep in enumerate(mask_NR.T.astype(bool))
-        if keep.any()
-    ]
-    metrics = {f"reach/r2_{r}": value for r, value in enumerate(columns)}
-    return metrics | {"reach/r2": float(np.nanmean(columns))} if columns else {}
+def _of_reach(name: str, guess_NR: np.ndarray, truth_NR: np.ndarray, mask_NR: np.ndarray) -> dict[str, float]:
+    """R^2 of each reach target over the rows that have it, and the mean over the axes of each kind."""
+    metrics = {}
+    for column, target in enumerate(REACH_NAMES):
+        keep = mask_NR[:, column].astype(bool)
+        if keep.any():
+            one = slice(column, column + 1)
+            metrics[f"{name}/r2_{target}"] = float(r_squared(guess_NR[keep, one], truth_NR[keep, one])[0])
+    for kind in dict.fromkeys(target.split("_")[0] for target in REACH_NAMES):
+        found = [value for key, value in metrics.items() if key.startswith(f"{name}/r2_{kind}_") and np.isfinite(value)]
+        if found:
+            metrics[f"{name}/r2_{kind}"] = float(np.mean(found))
+    return metrics

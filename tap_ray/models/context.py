@@ -1,0 +1,46 @@
+"""What says what to do, as one vector: an instruction, or pictures of the thing and of the place. C channels.
+
+Stage 1 shows a policy a crop of the object that will be touched next and one of the place where it will come to rest;
+Stage 2 says the same in words. Both become a vector of the same size, so that nothing behind it changes.
+"""
+
+import torch
+from torch import Tensor, nn
+
+from tap_ray.models.vision import GREY, GREY_STEP
+
+
+class SentenceContext(nn.Module):
+    """Token features of a sentence -> (U, C): each mixed, then their mean."""
+
+    def __init__(self, channels: int, width: int) -> None:
+        super().__init__()
+        self.mix = nn.Linear(channels, width)
+
+    def forward(self, token_ULD: Tensor, present_UL: Tensor) -> Tensor:
+        """`present_UL` is False at padding."""
+        keep = present_UL[..., None].to(token_ULD.dtype)
+        return (self.mix(token_ULD) * keep).sum(1) / keep.sum(1).clamp_min(1)
+
+
+class CropContext(nn.Module):
+    """Crops of object and place -> (N, C). One small CNN sees both; what is absent adds a learned vector instead."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        sizes, layers = (3, 32, 48, 64), []
+        for before, after, stride in zip(sizes, sizes[1:], (2, 2, 1), strict=False):
+            layers += [nn.Conv2d(before, after, 3 if stride == 1 else 4, stride, 1), nn.ReLU()]
+        self.cnn = nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten())
+        self.object, self.place = nn.Linear(sizes[-1], width), nn.Linear(sizes[-1], width)
+        self.absent = nn.Parameter(torch.zeros(2, width))
+
+    def forward(self, object_NYXC: Tensor, place_NYXC: Tensor, present_N2: Tensor) -> Tensor:
+        """Crops are uint8; `present_N2` says which of the two a row has."""
+        crops = torch.cat([object_NYXC, place_NYXC]).permute(0, 3, 1, 2)
+        kind = crops.device.type
+        dtype = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else self.absent.dtype
+        seen_N, seen_M = self.cnn((crops.to(dtype) - GREY) / GREY_STEP).chunk(2)
+        parts = (self.object(seen_N), self.place(seen_M))
+        present = present_N2[..., None]
+        return sum(torch.where(present[:, i], part, self.absent[i]) for i, part in enumerate(parts))  # pyright: ignore[reportReturnType]

@@ -1,0 +1,53 @@
+"""Where the robot's own tip will be: targets beside the actions, from play and from demonstrations alike. R targets.
+
+0 .. 2 its displacement over the next steps, 3 .. 5 the way to where it touches something next, 6 .. 8 the way to where it
+lets that go; m, base frame. They cost nothing: the robot's own future says them (`dataset.windows.reach_targets`).
+"""
+
+from typing import Iterable
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from tap_ray.errors import ConfigError
+from tap_ray.models.heads import masked_mse
+from tap_ray.models.policy import TapPolicy
+from tap_ray.types import Window
+
+NUM_REACH = 9
+REACH_NAMES = tuple(f"{what}_{axis}" for what in ("move", "contact", "release") for axis in "xyz")
+"""Of the targets, in their order, for metrics."""
+
+
+def reach_loss(policy: TapPolicy, reach_NR: Tensor, batch: dict[str, Tensor], shown_NR: Tensor | None = None) -> Tensor:
+    """Mean squared error of normalised reach targets, over those that exist and can be told.
+
+    Args:
+        policy: bare; its statistics normalise the targets.
+        reach_NR: predicted, normalised.
+        batch: "reach" (m) and "reach_mask".
+        shown_NR: bool, what the context tells of; None: everything.
+    """
+    mask = batch["reach_mask"] if shown_NR is None else batch["reach_mask"] & shown_NR
+    return masked_mse(reach_NR, policy.reach_scale(batch["reach"]), mask)
+
+
+def shown(crop_mask_N2: Tensor) -> Tensor:
+    """(N, 9) bool: the displacement always; the contact with an object's crop, the release with a place's as well."""
+    object_N1, place_N1 = crop_mask_N2[:, :1], crop_mask_N2[:, :1] & crop_mask_N2[:, 1:]
+    return torch.cat([torch.ones_like(object_N1), object_N1, place_N1], dim=1).repeat_interleave(3, dim=1)
+
+
+def reach_moments(windows: Iterable[Window]) -> tuple[list[float], list[float]]:
+    """Offset 0 and root mean square (R,) of the reach targets, m, over the entries that exist.
+
+    The offset stays 0: "stay where you are" is then 0 whatever the data.
+    """
+    have = [w for w in windows if w.reach is not None and w.reach_mask is not None]
+    if not have:
+        raise ConfigError("A reach loss needs windows with reach targets: --windows.reach-steps at least 1.")
+    reach = np.concatenate([w.reach for w in have if w.reach is not None]).astype(np.float64)
+    mask = np.concatenate([w.reach_mask for w in have if w.reach_mask is not None])
+    square = np.where(mask, reach**2, 0).sum(0) / np.maximum(mask.sum(0), 1)
+    return [0.0] * reach.shape[1], np.maximum(np.sqrt(square), 1e-3).tolist()

@@ -1,0 +1,167 @@
+"""Stage 1: learn to move, from play without any language. Two questions that play can ask, each with its weight.
+
+    next object       which actions bring the hand to *this thing* (a crop of what it will touch next), and where it
+                      will then come to rest (a crop of that place)?   || f(o_t, crops) - a_{t:t+H} ||^2
+                      + reach || g(o_t, crops) - (displacement, way to the contact, way to the release) ||^2
+    inverse dynamics  which actions led from one image to the other?   || f(phi(o_t), phi(o_{t+k})) - a_{t:t+H} ||^2
+                      (arXiv 2607.02466, Stage 1; both images pass the same encoder)
+
+Inverse dynamics alone forgets objects: what rests until it is grasped says nothing about the action. The first question
+cannot be answered without finding the thing in the picture, and Stage 2 asks the same question in words.
+"""
+
+from dataclasses import dataclass, replace
+from typing import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from tap_ray.dataset.norm_stats import NormStats, norm_stats
+from tap_ray.dataset.reader import DatasetInfo, stats_of
+from tap_ray.dataset.windows import WindowConfig, split_episodes
+from tap_ray.errors import ConfigError
+from tap_ray.models.build import Trained, new_policy
+from tap_ray.models.heads import masked_mse
+from tap_ray.models.reach import NUM_REACH, reach_loss, reach_moments, shown
+from tap_ray.models.policy import Context, PolicyConfig, TapPolicy
+from tap_ray.specs import RobotSpec
+from tap_ray.training.batches import Batch
+from tap_ray.training.stage import Stage, fitted, held_out_windows
+from tap_ray.types import Window
+
+@dataclass(frozen=True, kw_only=True)
+class ObjectiveConfig:
+    """What is asked of play; a weight of 0 leaves a question out."""
+
+    next_object: float = 1.0
+    """Weight of the actions towards the next object. Needs play with robot masks."""
+    reach: float = 1.0
+    """Weight of the reach targets beside these actions, both normalised."""
+    inverse_dynamics: float = 0.0
+    """Weight of the actions between two images, k steps apart (--windows.k-max)."""
+
+    def __post_init__(self) -> None:
+        if min(self.next_object, self.reach, self.inverse_dynamics) < 0 or not self.context:
+            raise ConfigError(
+                "The weights of the objective are at least 0, and next_object or inverse_dynamics is more; got "
+                f"next_object {self.next_object:g}, reach {self.reach:g}, inverse_dynamics {self.inverse_dynamics:g}."
+            )
+
+    @property
+    def context(self) -> tuple[Context, ...]:
+        """What the policy is told."""
+        asked: tuple[tuple[Context, float], ...] = (("crops", self.next_object), ("goal", self.inverse_dynamics))
+        return tuple(name for name, weight in asked if weight)
+
+    def windows(self, windows: WindowConfig) -> WindowConfig:
+        """The windows with the crops, the goals and the targets that are asked for, and no others.
+
+        Raises:
+            ConfigError: inverse dynamics without a second image, or a reach loss without targets.
+        """
+        if self.inverse_dynamics and windows.k_max < 1:
+            raise ConfigError("Inverse dynamics needs a second image: --windows.k-max at least 1.")
+        if self.next_object and self.reach and not windows.reach_steps:
+            raise ConfigError("A reach loss needs reach targets: --windows.reach-steps at least 1.")
+        return replace(
+            windows,
+            crops=self.next_object > 0,
+            k_max=windows.k_max if self.inverse_dynamics else 0,
+            reach_steps=windows.reach_steps if self.next_object and self.reach else 0,
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class FromPlay:
+    """The objective; `fit` calls its loss."""
+
+    config: ObjectiveConfig
+    policy: TapPolicy
+    """Bare model: its statistics normalise the targets."""
+    name: str = "play"
+
+    def loss(self, model: nn.Module, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
+        """Scalar loss; metrics "play/loss" (whole), "play/action_mse", "play/reach_mse", "play/inverse_mse"."""
+        out, config, parts = model(batch), self.config, {}
+        target, mask = self.policy.action_scale(batch["action"]), batch["action_mask"]
+        terms = []
+        if config.next_object:
+            parts["play/action_mse"] = masked_mse(out["action"], target, mask)
+            terms.append(config.next_object * parts["play/action_mse"])
+            if config.reach:
+                parts["play/reach_mse"] = reach_loss(self.policy, out["reach"], batch, shown(batch["crop_mask"]))
+                terms.append(config.next_object * config.reach * parts["play/reach_mse"])
+        if config.inverse_dynamics:
+            # What comes after the second image cannot be told from the two.
+            before = mask & (torch.arange(mask.shape[1], device=mask.device) < batch["k"][:, None])
+            guess = out["inverse_action" if config.next_object else "action"]
+            parts["play/inverse_mse"] = masked_mse(guess, target, before)
+            terms.append(config.inverse_dynamics * parts["play/inverse_mse"])
+        loss = torch.stack(terms).sum()
+        return loss, {"play/loss": loss, **parts}
+
+
+def build(
+    *,
+    spec: RobotSpec,
+    norm: NormStats,
+    policy: PolicyConfig,
+    config: ObjectiveConfig,
+    held_out: Sequence[Window],
+    seed: int,
+) -> Stage:
+    """A fresh Stage 1 from its parts (live play has no data set).
+
+    Args:
+        spec: of the robot that plays.
+        norm: statistics of its actions.
+        policy: sizes; context, action slots and the reach head are filled in here.
+        config: the loss.
+        held_out: windows to judge on, and to take the reach targets' statistics from; the caller draws them once.
+        seed: of the weights.
+
+    Raises:
+        ConfigError: reach targets wanted but not in the windows, or a head that is not Stage 1's.
+    """
+    if policy.head != "regression":
+        raise ConfigError("Stage 1 has a regression head; --policy.head flow is Stage 2's (jobs.align).")
+    num_reach = NUM_REACH if config.next_object and config.reach else 0
+    policy = replace(policy, context=config.context, num_actions=len(spec.action), num_reach=num_reach)
+    model = new_policy(policy, seed=seed)
+    model.set_norm(norm)
+    if num_reach:
+        model.reach_scale.set(*reach_moments(held_out))
+    trained = Trained(policy=model, spec=spec, norm=norm, tokenizer=None)
+    return Stage(model=trained, objective=FromPlay(config=config, policy=model), held_out=held_out, lr_scale={})
+
+
+def from_dataset(
+    dataset: DatasetInfo, windows: WindowConfig, *, policy: PolicyConfig, config: ObjectiveConfig, seed: int
+) -> Stage:
+    """A fresh Stage 1 for a data set of play.
+
+    For inverse dynamics alone a chunk has no more steps than the second image is ahead: those nobody could train.
+
+    Args:
+        dataset: play; with robot masks for the next object.
+        windows: from `ObjectiveConfig.windows`.
+        policy: sizes.
+        config: the loss.
+        seed: of the weights.
+
+    Raises:
+        DataError: no held-out episodes, no statistics, no masks, no crops.
+        ConfigError: windows and policy do not fit each other.
+    """
+    windows = config.windows(windows)
+    judged = windows if config.next_object else replace(windows, k_max=1)
+    if not config.next_object:
+        windows = replace(windows, horizon=min(windows.horizon, windows.k_max))
+    return build(
+        spec=dataset.spec,
+        norm=norm_stats(stats_of(dataset, split_episodes(dataset, windows)[0]), dataset.spec),
+        policy=fitted(policy, dataset, windows),
+        config=config,
+        held_out=held_out_windows(dataset, judged, seed=seed),
+        seed=seed,
+    )
