@@ -10,6 +10,7 @@ from tap_ray.config import run_job
 from tap_ray.dataset.reader import open_dataset, require_whole
 from tap_ray.dataset.windows import WindowConfig
 from tap_ray.distributed import stream
+from tap_ray.distributed.crops import cut_missing
 from tap_ray.distributed.settings import AlignJobConfig
 from tap_ray.distributed.train import run_stage
 from tap_ray.models.policy import PolicyConfig
@@ -64,6 +65,10 @@ def main(config: AlignJobConfig) -> Path:
     if config.play is not None:
         config = replace(config, play=config.play.resolve())
         require_whole(open_dataset(config.play))
+    if config.align.weights.need_crops:
+        cut_missing(demos, config.workers.ray_address)
+    if config.play is not None:
+        cut_missing(config.play, config.workers.ray_address)
     build = partial(learner, config, demos, init)
     build()  # a checkpoint that is missing or does not fit is said before Ray starts
     require_whole(open_dataset(demos))

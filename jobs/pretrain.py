@@ -17,6 +17,7 @@ from tap_ray.dataset.motions import MotionWindows, bytes_read, load
 from tap_ray.dataset.reader import open_dataset, require_whole
 from tap_ray.distributed import live, stream
 from tap_ray.distributed.connect import connect
+from tap_ray.distributed.crops import cut_missing
 from tap_ray.distributed.record import pool_of
 from tap_ray.distributed.settings import PretrainConfig, PriorJobConfig
 from tap_ray.distributed.train import run_stage
@@ -54,6 +55,8 @@ def main(config: PretrainConfig) -> Path:
     if config.data is None:
         return _live(config)
     data = config.data.resolve()
+    if config.objective.next_object:
+        cut_missing(data, config.workers.ray_address)
     build = partial(learner, config, data)
     build()  # what is wrong with the data or the sizes is said before Ray starts
     require_whole(open_dataset(data))

@@ -1,0 +1,53 @@
+"""Is Stage 1 ready to be aligned? Its held-out numbers against what good runs reached, in one plain sentence.
+
+Of these numbers the contact point told most: policies on Stage 1 runs whose contact point stood at R^2 .3 gained less
+from play than those at .5 and more (EXPERIMENTS.md); object probes alone were misleading.
+"""
+
+from dataclasses import dataclass
+from typing import Mapping
+
+NAME = "play"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Aim:
+    """One held-out number, and what to aim for."""
+
+    metric: str
+    what: str
+    """In words."""
+    aim: float
+    cure: str
+    """What raises it."""
+
+
+AIMS = (
+    Aim(metric="r2_contact", what="contact point", aim=0.6, cure="collect more episodes or train longer"),
+    Aim(metric="r2_release", what="release point", aim=0.5, cure="collect more play that carries and lets go"),
+    Aim(metric="r2_direction", what="direction of the next step", aim=0.35, cure="train longer"),
+    Aim(metric="r2_mean", what="translation of the next step", aim=0.3, cure="train longer"),
+)
+"""For the next object. Inverse dynamics sees where the hand went: it is asked for more."""
+INVERSE_AIMS = (
+    Aim(metric="r2_mean", what="translation between two images", aim=0.9, cure="train longer"),
+    Aim(metric="gripper_accuracy", what="gripper", aim=0.9, cure="collect more play that opens and closes"),
+)
+
+
+def verdict(metrics: Mapping[str, float]) -> str:
+    """One line: "ready", or what is missing and what to do; "" if nothing was judged.
+
+    Args:
+        metrics: the last held-out metrics of a Stage 1 run, "play/r2_contact" and so on.
+    """
+    aims = AIMS if f"{NAME}/r2_contact" in metrics else INVERSE_AIMS
+    found = {aim: metrics[f"{NAME}/{aim.metric}"] for aim in aims if f"{NAME}/{aim.metric}" in metrics}
+    if not found:
+        return ""
+    short = {aim: value for aim, value in found.items() if not value >= aim.aim}
+    if not short:
+        told = ", ".join(f"{aim.what} {value:.2f}" for aim, value in found.items())
+        return f"Stage 1 is ready: held-out R^2 of {told}."
+    told = "; ".join(f"{aim.what} {value:.2f}, aim for {aim.aim:g}: {aim.cure}" for aim, value in short.items())
+    return f"Stage 1 is not ready: {told}."
