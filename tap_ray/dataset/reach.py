@@ -34,18 +34,19 @@ def reach_targets(tip_T3: np.ndarray, contact_T: np.ndarray, steps: int) -> tupl
         steps: how far ahead the displacement is taken.
 
     Returns:
-        (T, 9) float32, m: displacement over the next `steps`; the vector to where the tip is when a contact next
-        *begins* (strictly later than t); the vector to where it lets go, at the last step of the bout of contact that t
-        leads to or belongs to (short gaps joined, as for crops). And (T, 9) int64, how many steps ahead that is: NEVER
-        (and zeros before) where the episode ends first, or during the contact.
+        (T, 9) float32, m: displacement over the next `steps`; the vector to where the tip is at the first touch of the
+        bout of contact that t leads to (short gaps joined, as for crops; none while the bout lasts: the next one is
+        about another thing); the vector to where it lets go, at the last step of the bout that t leads to or belongs
+        to. And (T, 9) int64, how many steps ahead that is: NEVER (and zeros before) where there is none, or the episode
+        ends first.
     """
     num_steps = len(tip_T3)
     now = np.arange(num_steps)
-    begins = np.flatnonzero(contact_T & ~np.concatenate([[False], contact_T[:-1]]))
-    next_contact = np.append(begins, num_steps)[np.searchsorted(begins, now, side="right")]
-    ends = contact_bouts(contact_T, CROPS.gap_steps)[:, 1]
-    release = np.append(np.where(ends < num_steps - 1, ends, num_steps), num_steps)[np.searchsorted(ends, now)]
-    targets = np.stack([now + steps, next_contact, release], axis=1)
+    touches, ends = contact_bouts(contact_T, CROPS.gap_steps).T
+    own = np.searchsorted(ends, now)
+    touch = np.append(touches, num_steps)[own]
+    release = np.append(np.where(ends < num_steps - 1, ends, num_steps), num_steps)[own]
+    targets = np.stack([now + steps, np.where(touch > now, touch, num_steps), release], axis=1)
     known = targets < num_steps
     vector_T33 = tip_T3[np.minimum(targets, num_steps - 1)] - tip_T3[:, None] if steps else np.zeros((num_steps, 3, 3))
     reach = np.where(known[:, :, None], vector_T33, 0).astype(np.float32).reshape(num_steps, 9)

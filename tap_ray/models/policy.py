@@ -176,7 +176,9 @@ class TapPolicy(nn.Module):
         """
         maps = self._maps(batch)
         views = self._views(batch, maps)
-        points = self.keypoints(torch.cat([one for one, _ in views.values()]), torch.cat([c for _, c in views.values()]))
+        points = self.keypoints(
+            torch.cat([one for one, _ in views.values()]), torch.cat([c for _, c in views.values()])
+        )
         seen = dict(zip(views, points.split([len(one) for one, _ in views.values()]), strict=True))
         out: dict[str, Tensor] = {}
         if "goal" in seen:
@@ -187,7 +189,9 @@ class TapPolicy(nn.Module):
             if name in ("", "crop_"):
                 read_NW = self._read(seen_NF, context_NC, batch)
             else:
-                read_NW = self._read(seen_NF, context_NC, {"state": batch["play_state"]} if "play_state" in batch else {})
+                read_NW = self._read(
+                    seen_NF, context_NC, {"state": batch["play_state"]} if "play_state" in batch else {}
+                )
             if self.config.head == "regression":
                 out[f"{name}action"] = self.head(read_NW)
             else:
@@ -235,7 +239,9 @@ class TapPolicy(nn.Module):
         if "past_action" in batch:
             past = self.action_scale(batch["past_action"])
             without = memory_NB
-            memory_NB = self.history_in(self.head.encode(past, batch["past_state"], batch["past_mask"])).to(without.dtype)
+            memory_NB = self.history_in(self.head.encode(past, batch["past_state"], batch["past_mask"])).to(
+                without.dtype
+            )
             if self.training:
                 memory_NB, parts = torch.cat([memory_NB, without]), [part.repeat(2, 1) for part in parts]
         return self.readout(torch.cat([*parts, memory_NB], dim=-1))

@@ -29,6 +29,7 @@ from tap_ray.training.batches import Batch
 from tap_ray.training.stage import Stage, fitted, held_out_windows
 from tap_ray.types import Window
 
+
 @dataclass(frozen=True, kw_only=True)
 class ObjectiveConfig:
     """What is asked of play; a weight of 0 leaves a question out."""

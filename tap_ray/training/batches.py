@@ -35,7 +35,9 @@ class AugmentConfig:
 
     def __post_init__(self) -> None:
         if self.shift_px < 0 or self.jitter < 0:
-            raise ConfigError(f"augment.shift_px and augment.jitter are at least 0; got {self.shift_px}, {self.jitter}.")
+            raise ConfigError(
+                f"augment.shift_px and augment.jitter are at least 0; got {self.shift_px}, {self.jitter}."
+            )
 
 
 def to_tensors(window: Window | Motion, device: torch.device) -> Batch:

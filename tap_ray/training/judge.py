@@ -63,7 +63,9 @@ def judge(
     metrics = {f"{objective.name}/val_loss": float(np.average(losses, weights=sizes))}
     metrics |= _of_actions(objective.name, np.concatenate(columns["guess"]), np.concatenate(columns["truth"]), spec)
     if columns["reach"]:
-        metrics |= _of_reach(objective.name, *(np.concatenate(columns[key]) for key in ("reach", "reach_truth", "reach_mask")))
+        metrics |= _of_reach(
+            objective.name, *(np.concatenate(columns[key]) for key in ("reach", "reach_truth", "reach_mask"))
+        )
     return metrics
 
 
@@ -112,7 +114,9 @@ def _of_actions(name: str, guess_NA: np.ndarray, truth_NA: np.ndarray, spec: Rob
     if translation:
         metrics[f"{name}/r2_mean"] = float(np.mean(translation))
         columns = [at for at, slot in enumerate(names) if slot.endswith(("dx", "dy", "dz"))][:3]
-        metrics |= _of_direction(name, guess_NA[:, columns] / half_range[columns], truth_NA[:, columns] / half_range[columns])
+        metrics |= _of_direction(
+            name, guess_NA[:, columns] / half_range[columns], truth_NA[:, columns] / half_range[columns]
+        )
     grippers = [at for at, slot in enumerate(names) if slot.endswith("gripper")]
     if grippers:
         metrics[f"{name}/gripper_accuracy"] = gripper_accuracy(guess_NA[:, grippers], truth_NA[:, grippers])
@@ -125,7 +129,10 @@ def _of_direction(name: str, guess_N3: np.ndarray, truth_N3: np.ndarray) -> dict
     goes = length_N > DIRECTION_MOVES
     if goes.sum() < 2:
         return {}
-    unit = [part[goes] / np.maximum(np.linalg.norm(part[goes], axis=1, keepdims=True), 1e-6) for part in (guess_N3, truth_N3)]
+    unit = [
+        part[goes] / np.maximum(np.linalg.norm(part[goes], axis=1, keepdims=True), 1e-6)
+        for part in (guess_N3, truth_N3)
+    ]
     error, spread = ((unit[0] - unit[1]) ** 2).sum(), ((unit[1] - unit[1].mean(0)) ** 2).sum()
     return {f"{name}/r2_direction": float(1 - error / spread)} if spread > 0 else {}
 

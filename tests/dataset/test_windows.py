@@ -139,10 +139,10 @@ def test_reach_by_hand() -> None:
     reach, ahead = reach_targets(tip, contact, 2)
     np.testing.assert_array_equal(reach[:, 0], [2, 3, 6, 12, 0, 0])
     np.testing.assert_array_equal(ahead[:, 0], [2, 2, 2, 2, NEVER, NEVER])
-    # Contacts begin at 2 and 5: seen from 0 and 1 the first is next, from 2, 3 and 4 the second, from 5 none.
-    np.testing.assert_array_equal(reach[:, 3], [2, 1, 14, 12, 8, 0])
-    np.testing.assert_array_equal(ahead[:, 3], [2, 1, 3, 2, 1, NEVER])
-    # One bout, as the gap of one step is joined, and it runs to the end: the release is never seen.
+    # One bout from 2 to 5, as the gap of one step is joined: 0 and 1 lead there, and while it lasts none is next.
+    np.testing.assert_array_equal(reach[:, 3], [2, 1, 0, 0, 0, 0])
+    np.testing.assert_array_equal(ahead[:, 3], [2, 1, NEVER, NEVER, NEVER, NEVER])
+    # It runs to the end: the release is never seen.
     np.testing.assert_array_equal(reach[:, 6:], 0)
     np.testing.assert_array_equal(ahead[:, 6], NEVER)
     np.testing.assert_array_equal(ahead[:, :3], ahead[:, :1].repeat(3, 1))
@@ -155,6 +155,7 @@ def test_the_way_to_the_release_by_hand() -> None:
     reach, ahead = reach_targets(tip, contact, 1)
     np.testing.assert_array_equal(reach[:, 7], [4, 3, 2, 1, 0, 5, 4, 2, 0, 0])
     np.testing.assert_array_equal(ahead[:, 7], [4, 3, 2, 1, 0, 3, 2, 1, 0, NEVER])
+    np.testing.assert_array_equal(ahead[:, 4], [1, NEVER, NEVER, NEVER, NEVER, 3, 2, 1, NEVER, NEVER])
 
 
 def test_reach_behind_the_goal_does_not_count(dataset: DatasetInfo) -> None:
