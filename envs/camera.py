@@ -14,7 +14,7 @@ class Look:
     """What the scene looks like; a scenario may replace any of it."""
 
     eye_m: Vector = (0.66, -0.40, 0.44)
-    """Camera, base frame. From the side: a frontal camera hides motion along its axis (SPIKE.md)."""
+    """Camera, base frame. From the side: a frontal camera hides motion along its axis."""
     target_m: Vector = (0.275, -0.01, 0.07)
     """What it looks at."""
     fov_deg: float = 41.0

@@ -27,7 +27,7 @@ from tap_ray.rng import generator
 from tap_ray.types import ARM, ELSEWHERE, FIRST_OBJECT, HAND, EnvConfig
 
 FINGER_M = (0.015, 0.037)
-"""Closed and open finger joints (METHOD.md D)."""
+"""Closed and open finger joints, m."""
 HAND_LINKS = ("gripper", "left_finger", "right_finger", "fingers", "ee_")
 """What the names of the wrist's last link and of all that hangs on it begin with."""
 MIN_FORCE_N = 1e-3

@@ -219,7 +219,7 @@ def coverage(position: ArrayLike, leaf_m: float = 0.05) -> Coverage:
         position: (T, 3) m; order does not matter, episodes may be concatenated.
         leaf_m: side of a voxel, m. 5 cm is the leaf of the paper's safe-pose library.
 
-    Source: Shannon (1948); the voxel grid as in METHOD.md A, "Play", step 1.
+    Source: Shannon (1948); the voxel grid as in arXiv 2607.02466, Algorithm 1, step 1.
     """
     points = np.asarray(position, float)
     if len(points) == 0:

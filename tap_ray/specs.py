@@ -1,7 +1,7 @@
 """What a robot emits and what a policy expects: order, unit, frame, range, gripper sign and rate of every slot.
 
 Conventions are data here, so that two sides can be compared before the first step. A mismatch is an error that
-names every difference (METHOD.md D: such slips silently cost 5 to 100 points of success elsewhere).
+names every difference (such slips silently cost 5 to 100 points of success elsewhere).
 
 The action (7-D for one arm), the change of the *commanded* end-effector pose over one control step:
     dx dy dz      m, robot base frame (x forward, y left, z up)
@@ -133,7 +133,7 @@ EE_DELTA_ACTION = (
     *slots("rad", -MAX_DELTA_ROT_RAD, MAX_DELTA_ROT_RAD, "drx", "dry", "drz"),
     *slots("1", -1.0, 1.0, "gripper"),
 )
-"""METHOD.md A: delta xyz (m), delta axis-angle (rad), gripper."""
+"""As in arXiv 2607.02466: delta xyz (m), delta axis-angle (rad), gripper."""
 
 EE_POSE_STATE = (
     *slots("m", -1.5, 1.5, "ee_x", "ee_y", "ee_z"),

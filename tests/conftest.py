@@ -1,4 +1,4 @@
-"""What all tests share: ManiSkill's files, where this workplace has them, and an S3-compatible server."""
+"""What all tests share: ManiSkill's files, where they lie beside the checkout, and an S3-compatible server."""
 
 import os
 import uuid

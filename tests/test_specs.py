@@ -81,7 +81,7 @@ def test_a_spec_of_another_version_is_refused(change):
 
 
 def test_the_action_of_the_paper():
-    # METHOD.md A: 7-D, delta xyz (m), delta axis-angle (rad), gripper.
+    # arXiv 2607.02466: 7-D, delta xyz (m), delta axis-angle (rad), gripper.
     assert [slot.name for slot in ARM.action] == ["dx", "dy", "dz", "drx", "dry", "drz", "gripper"]
     assert [slot.unit for slot in ARM.action] == ["m"] * 3 + ["rad"] * 3 + ["1"]
     np.testing.assert_array_equal(ARM.action_high_A, np.array([0.05] * 3 + [0.3] * 3 + [1], np.float32))

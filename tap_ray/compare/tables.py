@@ -26,7 +26,7 @@ PAPER_ROWS: dict[str, dict[str, str]] = {
         "TAP-20k": "66.7/58.3 50.0/0 58.3/16.7 8.3/8.3 45.82 20.82 33.32",
     }.items()
 }
-"""METHOD.md A, as printed in the paper: percent, partial/entire, 24 episodes per task."""
+"""As printed in the paper (arXiv 2607.02466): percent, partial/entire, 24 episodes per task."""
 
 PAPER_ROBUSTNESS_TITLE = "paper, real robot, 20 trials each (arXiv 2607.02466), percent: not comparable"
 _PAPER_SCENARIOS = ("standard", "initial_state", "distractors", "background", "viewpoint", "average")
@@ -41,7 +41,7 @@ PAPER_ROBUSTNESS: dict[str, dict[str, str]] = {
         "NORA, pumpkin": "85 80 60 55 0 56",
     }.items()
 }
-"""METHOD.md A, as printed in the paper: success of "carrot on plate" and "push pumpkin left"."""
+"""As printed in the paper (arXiv 2607.02466): success of "carrot on plate" and "push pumpkin left"."""
 STANDARD = "standard"
 """The scenario that the others are a drop from."""
 RULE = "percent partial/entire, Wilson 95 % intervals below"

@@ -1,4 +1,4 @@
-"""Every rule of the format (METHOD.md E), checked on a data set on disk: the work of `lerobot verify`."""
+"""Every rule of LeRobotDataset v3.0, checked on a data set on disk: the work of `lerobot verify`."""
 
 from dataclasses import dataclass
 from functools import cached_property

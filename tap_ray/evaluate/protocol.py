@@ -29,7 +29,7 @@ SUITES = {
     "tabletop": Suite(sims=("pybullet",)),
     "simpler": Suite(
         sims=("maniskill",), num_states=24, longer={"put_eggplant_in_basket": 2}
-    ),  # METHOD.md A: 60 steps, 120 for the eggplant, 24 episodes a task
+    ),  # arXiv 2607.02466: 60 steps, 120 for the eggplant, 24 episodes a task
 }
 
 

@@ -49,7 +49,7 @@ class Planner(Protocol):
 
 @dataclass(frozen=True, kw_only=True)
 class WaypointConfig:
-    """Algorithm 1, steps 2 and 3. METHOD.md marks every value here as not stated in the paper."""
+    """Algorithm 1, steps 2 and 3. The paper states none of these values."""
 
     d_min_m: float = 0.10
     """Consecutive way-points lie at least this far apart, m."""

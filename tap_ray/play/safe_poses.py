@@ -1,4 +1,4 @@
-"""The safe-pose library: where a robot may go, spread evenly over its reach (METHOD.md A, Algorithm 1, step 1).
+"""The safe-pose library: where a robot may go, spread evenly over its reach (arXiv 2607.02466, Algorithm 1, step 1).
 
 The raw poses come from the robot's own kinematics, which lives in `envs`; a job passes the function in.
 """

@@ -67,7 +67,7 @@ def test_the_hand_goes_where_it_is_told_to(stack: gym.Env, axis: int) -> None:
 @pytest.mark.maniskill
 @pytest.mark.parametrize("turn", [(0, 0, 0.3), (0.25, 0, 0), (0.2, -0.15, 0.25)])
 def test_a_turn_is_an_axis_angle_of_the_base_frame(stack: gym.Env, turn: tuple[float, ...]) -> None:
-    """R_next = exp([r]) R: METHOD.md D's third slip, looked at on the gripper."""
+    """R_next = exp([r]) R: looked at on the gripper."""
     start, end = moved(stack, (0, 0, 0, *turn, OPEN), wait=12)
     before, after = (Rotation.from_quat(state[10:14], scalar_first=True) for state in (start, end))
     assert (after * before.inv()).as_rotvec() == pytest.approx(turn, abs=0.02)
@@ -76,7 +76,7 @@ def test_a_turn_is_an_axis_angle_of_the_base_frame(stack: gym.Env, turn: tuple[f
 
 @pytest.mark.maniskill
 def test_the_gripper_opens_at_plus_one(stack: gym.Env) -> None:
-    """METHOD.md D: +1 open, -1 closed, fingers at 37 and 15 mm."""
+    """SIMPLER's WidowX: +1 open, -1 closed, fingers at 37 and 15 mm."""
     _, closed = moved(stack, (0, 0, 0, 0, 0, 0, CLOSED))
     assert closed[6] == pytest.approx(0.0, abs=0.01)
     fingers = stack.unwrapped._one._twin.agent.robot.get_qpos()[0, 6:8].numpy()  # type: ignore[attr-defined]

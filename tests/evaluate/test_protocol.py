@@ -86,7 +86,7 @@ def test_a_scene_carries_everything_shared():
 
 
 def test_simplers_protocol():
-    """METHOD.md A: 60 steps, 120 for the eggplant; its 24 initial states are their own seeds."""
+    """SIMPLER's protocol: 60 steps, 120 for the eggplant; its 24 initial states are their own seeds."""
     protocol = replace(PROTOCOL, suite="simpler", sim="maniskill", tasks=("put_eggplant_in_basket",))
     protocol = replace(protocol, episodes=26, scenarios=("standard",))
     assert protocol.env_config("put_eggplant_in_basket", "standard").max_steps == 2 * protocol.max_steps
