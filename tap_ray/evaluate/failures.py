@@ -38,8 +38,8 @@ Words and their thresholds:
                         objects 12 cm up and releases one on a block 4.5 cm up)
 The last action's effect on `state` and `object_pose` is not recorded; its effect on `partial` is.
 
-Two classes, after the paper's "execution" and "semantic" (arXiv 2607.02466). Semantic: the hand did not go to the thing that
-the sentence names, it moved another or none. Execution: it did, and the motion failed. The paper's split was made by
+Two classes, after "execution" and "semantic" of arXiv 2607.02466. Semantic: the hand did not go to the thing that the
+sentence names, it moved another or none. Execution: it did, and the motion failed. The paper's split was made by
 hand and its criterion is not printed, ours is made by this rule: shares of the two are not comparable. The rule cannot
 see intentions: an object put down neatly at a wrong place, or pushed the wrong way, counts as execution, and an arm
 that never gets near the right object because its motion is poor counts as semantic.

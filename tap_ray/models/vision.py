@@ -120,8 +120,8 @@ class VisionTower(nn.Module):
             maps = self.eval()(torch.zeros(1, 3, image_size, image_size))
         except (TypeError, ValueError, AttributeError, KeyError) as error:
             raise CheckpointError(
-                f"{config.pretrained or config.kind!r} ({tower.config.model_type}) does not turn one image into feature "
-                f"maps or patch tokens: {error}. Give a vision tower, e.g. ViT, DINOv2, SigLIP, CLIP or ResNet."
+                f"{config.pretrained or config.kind!r} ({tower.config.model_type}) does not turn one image into "
+                f"feature maps or patch tokens: {error}. Give a vision tower, e.g. ViT, DINOv2, SigLIP, CLIP or ResNet."
             ) from None
         self.channels: tuple[int, ...] = tuple(one.shape[1] for one in maps)
         self.grid: int = maps[0].shape[-1]

@@ -1,4 +1,6 @@
-"""How an explorer's way-points become actions: cosine interpolation, noise, bounds (arXiv 2607.02466, Algorithm 1, step 4).
+"""How an explorer's way-points become actions: cosine interpolation, noise, bounds.
+
+Source: arXiv 2607.02466, Algorithm 1, step 4.
 
 Quaternions are wxyz, positions metres in the robot's base frame. The path is that of the *commanded* pose, which an
 action moves (specs.py); it is integrated from the actions as executed, so clipping cannot make the two drift apart.

@@ -1,6 +1,6 @@
 """Judging predicted actions on held-out windows: R^2 of each slot that moves, and the gripper's sign."""
 
-from typing import Iterable, Sequence
+from typing import Iterable
 
 import numpy as np
 import torch
@@ -37,8 +37,9 @@ def judge(
     Returns:
         "<name>/r2_<slot>" for each slot but the gripper whose standard deviation in these windows reaches 1 % of half
         its range (so no R^2 is made of a slot that does not move); "<name>/r2_mean" over the translation slots among
-        them, and "<name>/r2_direction" of the tip's first step; "<name>/gripper_accuracy"; "<name>/val_loss"; with a reach head "<name>/r2_<target>" for each of
-        `models.reach.REACH_NAMES` and the means "<name>/r2_move", "r2_contact" and "r2_release".
+        them, and "<name>/r2_direction" of the tip's first step; "<name>/gripper_accuracy"; "<name>/val_loss"; with a
+        reach head "<name>/r2_<target>" for each of `models.reach.REACH_NAMES` and the means "<name>/r2_move",
+        "<name>/r2_contact" and "<name>/r2_release".
 
     Raises:
         DataError: there are no windows.
