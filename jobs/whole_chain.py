@@ -1,6 +1,6 @@
 """The whole machine in one read: play -> data set -> pretrain -> align -> evaluate -> compare.
 
-Six stages, each a function that reads folders and writes one. The defaults are small enough for two cores in six
+Six stages, each a function that reads folders and writes one. The defaults are small enough for two cores in eight
 minutes (`make demo`); every stage is also a job of its own (`python -m jobs.<verb> --help`).
 """
 
@@ -20,19 +20,15 @@ from tap_ray.training.loop import TrainConfig
 class ChainConfig:
     """How much of everything."""
 
-    play: int = 200
-    """Episodes of the WidowX's play, each 12 s of robot time."""
-    other_play: int = 50
-    """Episodes of the Panda's, for a motion prior of both robots."""
-    demos: int = 30
+    play: int = 360
+    """Episodes of play, each 12 s of robot time."""
+    demos: int = 10
     """Demonstrations of each task."""
-    pretrain_steps: int = 400
-    """Optimizer steps of Stage 1."""
-    prior_steps: int = 320
-    """Optimizer steps of the motion prior."""
-    align_steps: int = 280
-    """Optimizer steps of Stage 2, for each of the three policies."""
-    episodes: int = 8
+    pretrain_steps: int = 700
+    """Optimizer steps of Stage 1, 128 windows each."""
+    align_steps: int = 300
+    """Optimizer steps of Stage 2, 64 windows each, the same for both policies."""
+    episodes: int = 12
     """Cells of each task that a policy is judged on."""
     seed: int = 0
     """Root of the seed tree."""
@@ -52,50 +48,34 @@ def main(config: ChainConfig) -> Path:
     def stage(number: int, what: str) -> None:
         print(f"\n== {number}/6 {what} ({time.perf_counter() - start:.0f} s)", flush=True)
 
-    def learn(steps: int, batch_size: int = 48) -> TrainConfig:
-        return TrainConfig(steps=steps, batch_size=batch_size, seed=seed, checkpoint_every=200, validate_every=200)
+    def learn(steps: int, batch_size: int) -> TrainConfig:
+        return TrainConfig(steps=steps, batch_size=batch_size, seed=seed, checkpoint_every=100, validate_every=100)
 
     with connect(config.ray_address):
         stage(1, "play: robots explore by themselves, without words")
-        play, other = (
-            collect_play.main(collect_play.PlayJobConfig(robot=robot, episodes=episodes, seed=seed, out=out / name))
-            for robot, episodes, name in (("widowx", config.play, "play"), ("panda", config.other_play, "play-panda"))
+        play = collect_play.main(
+            collect_play.PlayJobConfig(explorer="contact", episodes=config.play, seed=seed, out=out / "play")
         )
-        stage(2, "pretrain: which action led from one image to the next? And what is a motion, whoever makes it?")
+        stage(2, "pretrain: how do I get to this thing, and where will it come to rest?")
         moves = pretrain.main(
-            pretrain.PretrainConfig(data=play, train=learn(config.pretrain_steps), out=out / "pretrain")
-        )
-        prior = pretrain.prior(
-            pretrain.PriorJobConfig(
-                data=(str(play), str(other)), train=learn(config.prior_steps, 128), out=out / "motion-prior"
-            )
+            pretrain.PretrainConfig(data=play, train=learn(config.pretrain_steps, 128), out=out / "pretrain")
         )
         stage(3, "demonstrations: an expert shows what words mean")
         demos = collect_demos.main(collect_demos.DemosJobConfig(episodes=config.demos, seed=seed, out=out / "demos"))
 
-        stage(4, "align: now with words, on what Stage 1 learnt to see, on what it learnt to move, and from scratch")
+        stage(4, "align: now with words, on what Stage 1 learned, and from scratch")
         policies = {
             name: align.main(
-                align.AlignJobConfig(
-                    demos=demos, init=init, prior=head, train=learn(config.align_steps), out=out / name
-                )
+                align.AlignJobConfig(demos=demos, init=init, train=learn(config.align_steps, 64), out=out / name)
             )
-            for name, init, head in (
-                ("tap", str(moves), None),
-                ("prior", align.SCRATCH, prior),
-                ("scratch", align.SCRATCH, None),
-            )
+            for name, init in (("tap", str(moves)), ("scratch", align.SCRATCH))
         }
         stage(5, "evaluate: the same cells for every policy")
         judged = [
             evaluate.main(
                 evaluate.EvaluateConfig(policy=policy, name=name, episodes=config.episodes, out=out / f"judged-{name}")
             )
-            for name, policy in (
-                *((n, str(p)) for n, p in policies.items()),
-                ("expert", "expert"),
-                ("random", "random"),
-            )
+            for name, policy in (*((n, str(p)) for n, p in policies.items()), ("expert", "expert"))
         ]
         stage(6, "compare")
         page = compare.main(compare.Config(runs=tuple(judged), out=out / "compare")) / REPORT

@@ -31,7 +31,7 @@ TAKEN: dict[Which, tuple[str, ...]] = {
 
 @dataclass(frozen=True, kw_only=True)
 class Transfer:
-    """Names of tensors, in the model's order. The sentence is new in Stage 2; each stage normalises with its own data."""
+    """Names of tensors, in the model's order. The sentence is new; each stage normalises with its own data."""
 
     taken: tuple[str, ...]
     new: tuple[str, ...]

@@ -28,8 +28,8 @@ class RobotsConfig:
     """Control steps of an episode (5 a second)."""
     image_size: int = 96
     """Side of the camera image, px."""
-    robot_mask: bool = False
-    """Whether each frame carries the robot's own mask (a small PNG)."""
+    robot_mask: bool = True
+    """Whether each frame carries the robot's own mask (a small PNG): without it nobody can cut crops from the play."""
     jpeg_quality: int = 90
     """1 to 95."""
     fleets: int = 0
