@@ -27,9 +27,9 @@ from tap_ray.evaluate import motion_prior as examine_prior
 from tap_ray.evaluate.video import side_by_side, write_video
 from tap_ray.models.prior_files import load_prior
 from tap_ray.play.settings import plan_of
-from tap_ray.pretrain import from_play, motion_prior
+from tap_ray.pretrain import from_play, health, motion_prior
 from tap_ray.rollout import Replay, rollout
-from tap_ray.training.session import Learner, learner_of
+from tap_ray.training.session import Learner, final_metrics, learner_of
 from tap_ray.training.stage import FINAL
 from tap_ray.types import EnvConfig
 
@@ -62,7 +62,13 @@ def main(config: PretrainConfig) -> Path:
     build()  # what is wrong with the data or the sizes is said before Ray starts
     require_whole(open_dataset(data))
     batches = partial(stream.batches, data, config.sized_windows(), seed=config.train.seed, **config.workers.stream())
-    return run_stage("pretrain", config, learner=build, batches=batches, parents={"data": data})
+    return healthy(run_stage("pretrain", config, learner=build, batches=batches, parents={"data": data}))
+
+
+def healthy(run: Path) -> Path:
+    """Say whether Stage 1 is ready to be aligned; returns its folder."""
+    print(health.verdict(final_metrics(run)))
+    return run
 
 
 def prior_learner(config: PriorJobConfig) -> Learner:
@@ -123,7 +129,7 @@ def _live(config: PretrainConfig) -> Path:
         )
         batches = partial(live.batches, play, config.sized_windows(), seed=config.train.seed)
         build = partial(learner, config, data)
-        return run_stage("pretrain", config, learner=build, batches=batches, parents={"judged_on": data})
+        return healthy(run_stage("pretrain", config, learner=build, batches=batches, parents={"judged_on": data}))
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Linear probes: how well can gripper and object positions be read off a policy's frozen features?"""
+"""Stage 1's health check: its held-out numbers with a verdict, and linear probes of its frozen features."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -8,6 +8,8 @@ from tap_ray.config import run_job, to_dict
 from tap_ray.dataset.reader import open_dataset
 from tap_ray.evaluate.features import policy_features
 from tap_ray.evaluate.probes import probe, read_frames
+from tap_ray.pretrain import health
+from tap_ray.training.session import final_metrics
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,6 +45,11 @@ def main(config: Config) -> Path:
             tracked.log({f"probe/{target}_{axis}_r2": score[axis] for axis in "xyz" if axis in score}, step=0)
         tracked.artifact(run.path / "probe.json")
     runs.finish(run)
+    known = {name: value for name, value in final_metrics(config.policy).items() if "/r2_" in name}
+    if known:
+        print("held-out R^2 while it was trained: " + ", ".join(f"{n} {v:.2f}" for n, v in sorted(known.items())))
+    if told := health.verdict(final_metrics(config.policy)):
+        print(told)
     print(f"held-out R^2 of a linear probe, {len(data.rgb)} frames (-: it does not move along this axis)")
     print(f"{'weights':15}{'position of':15}{'x':>8}{'y':>8}{'z':>8}  frames tested")
     for weights, row in scores.items():

@@ -1,0 +1,29 @@
+from tap_ray.pretrain.health import verdict
+
+GOOD = {"play/r2_contact": 0.66, "play/r2_release": 0.55, "play/r2_direction": 0.4, "play/r2_mean": 0.35}
+
+
+def test_a_good_stage_1_is_ready():
+    assert verdict(GOOD) == (
+        "Stage 1 is ready: held-out R^2 of contact point 0.66, release point 0.55, direction of the next step 0.40, "
+        "translation of the next step 0.35."
+    )
+
+
+def test_what_is_missing_is_named_with_what_raises_it():
+    assert verdict({**GOOD, "play/r2_contact": 0.41}) == (
+        "Stage 1 is not ready: contact point 0.41, aim for 0.6: collect more episodes or train longer."
+    )
+
+
+def test_a_number_that_is_none_is_not_good():
+    assert verdict({**GOOD, "play/r2_contact": float("nan")}).startswith("Stage 1 is not ready: contact point nan")
+
+
+def test_inverse_dynamics_is_asked_for_more():
+    seen = {"play/r2_mean": 0.85, "play/gripper_accuracy": 0.95}
+    assert verdict(seen) == "Stage 1 is not ready: translation between two images 0.85, aim for 0.9: train longer."
+
+
+def test_without_held_out_play_nothing_is_said():
+    assert verdict({"play/loss": 0.3}) == ""
