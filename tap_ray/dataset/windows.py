@@ -51,7 +51,7 @@ class WindowConfig:
     group_size: int = 128
     """Episodes decoded together and mixed; more mix better and need more memory (27 kB a frame at 96 px, 210 MB for
     128 episodes of 60 frames). With few a network follows the scenes of each group in turn instead of learning to find
-    things in any: Stage 1 stood still with 32."""
+    things in any: Stage 1 stood still with 32. Live play mixes at most 16."""
     num_episodes: int = 0
     """Use only the first so many episodes, so that budgets are nested; 0 uses all."""
     holdout_every: int = 19

@@ -18,6 +18,10 @@ from tap_ray.pretrain.from_play import ObjectiveConfig
 from tap_ray.training.loop import TrainConfig
 
 
+LIVE_GROUP = 16
+"""Episodes of live play in one group at most: the trainer waits for the first one until a fleet has played it."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class WorkersConfig:
     """On how many processes to train. Only `workers` changes what is learnt."""
@@ -84,7 +88,8 @@ class PretrainConfig(StageConfig):
 
     def sized_windows(self) -> WindowConfig:
         """Windows in batches of the trainer's size, with what the objective asks for."""
-        return self.objective.windows(super().sized_windows())
+        windows = self.objective.windows(super().sized_windows())
+        return replace(windows, group_size=min(windows.group_size, LIVE_GROUP)) if self.live_play else windows
 
 
 @dataclass(frozen=True, kw_only=True)
