@@ -67,7 +67,8 @@ class PlayJobConfig(RobotsConfig):
     round_episodes: int = 32
     """Episodes in a round of the novelty memory that curious robots share."""
     randomize: bool = False
-    """Whether each episode has another table, camera, light, distractors and initial joints, and records which."""
+    """Whether each episode has another table, camera, light, distractors and initial joints, and records which.
+    On a real robot: change the tablecloth while it plays."""
     randomization: RandomizeConfig = field(default_factory=RandomizeConfig)
     """How far they may differ with --randomize; 0 leaves that part as it is. Evaluation's own are never drawn."""
     explorers: ExplorerConfig = field(default_factory=ExplorerConfig)

@@ -181,7 +181,7 @@ def test_randomized_play_records_what_was_drawn_and_goes_on(tmp_path):
         with DatasetWriter(tmp_path / "play", header) as writer:
             for episode in episodes[writer.committed : until]:
                 writer.append(episode)
-    rows = open_dataset(tmp_path / "play").episodes
+    rows = open_dataset(tmp_path / "play").episodes.to_dict("records")
     assert [row["random_cloth"] for row in rows] == [episode.meta["random_cloth"] for episode in episodes]
     for row in rows:
         assert 0 < row["random_joint_rad"] <= 0.2
