@@ -43,6 +43,7 @@ def distance(one, other) -> float:
     return float(np.linalg.norm(np.subtract(one, other)))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("config", "shifts", "camera"), [(RandomizeConfig(), SHIFTS, 1.0), (WIDE, TWIN_SHIFTS, 0.5)])
 def test_within_bounds_and_never_what_evaluation_shows(config, shifts, camera) -> None:
     """2000 draws each. Those of the scenarios lie up to 0.15 m (twins 0.08 m) from the standard camera."""
