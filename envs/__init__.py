@@ -3,6 +3,7 @@
 import gymnasium as gym
 
 from envs.experts import Bench, ExpertConfig, expert, random_policy
+from envs.randomize import require_play
 from envs.robots import ROBOTS, robot, spec_of
 from envs.scenarios import SCENARIOS, known_scenario
 from envs.tasks import PLAY, PUSH_M, TASKS, known_task
@@ -140,6 +141,7 @@ def check(config: EnvConfig) -> None:
 
         require(config.sim)
     known_scenario(config.scenario)
+    require_play(config)
     for name in ("image_size", "max_steps"):
         if getattr(config, name) < 1:
             raise ConfigError(f"{name} is at least 1, got {getattr(config, name)}.")

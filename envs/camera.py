@@ -7,6 +7,7 @@ import pybullet as p
 
 from envs.cloths import Cloth
 from envs.objects import Colour, Vector
+from envs.randomize import tinted
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -25,6 +26,8 @@ class Look:
     shadow: bool = False
     """Real shadows of everything; they double the cost of a picture."""
     table_rgb: Colour = (0.72, 0.66, 0.58)
+    tint: Colour = (1.0, 1.0, 1.0)
+    """Factor of each color of the finished picture."""
     cloth: Cloth | None = None
     """Lies over the whole table top; its `table_rgb` is then the cloth's mean colour."""
 
@@ -64,7 +67,7 @@ def take_picture(client: int, look: Look, size: int, *, mask: bool, links: bool 
         flags=flags if mask else p.ER_NO_SEGMENTATION_MASK,
         physicsClientId=client,
     )
-    rgb = np.ascontiguousarray(np.asarray(rgba, np.uint8).reshape(size, size, 4)[:, :, :3])
+    rgb = tinted(np.asarray(rgba, np.uint8).reshape(size, size, 4)[:, :, :3], look.tint)
     if not mask:
         return Picture(rgb=rgb, body=None)
     number = np.asarray(body, np.int32).reshape(size, size)

@@ -1,4 +1,4 @@
-"""Four table cloths as procedural textures, arrays from a formula: the scenario "background"."""
+"""Table cloths as procedural textures, arrays from a formula; the four of the scenario "background"."""
 
 from dataclasses import dataclass
 from functools import lru_cache
@@ -17,7 +17,8 @@ class Cloth:
     """A pattern that repeats over the whole table top, printed in the second colour on the first."""
 
     name: str
-    pattern: Literal["checks", "stripes", "dots", "swirls"]
+    pattern: Literal["checks", "stripes", "dots", "swirls", "plain", "diamonds", "bricks", "zigzag", "mosaic"]
+    """The first four are the scenario's, the others those of randomized play."""
     ground_rgb: Colour
     """Colours in [0, 1]."""
     print_rgb: Colour
@@ -63,6 +64,17 @@ def _printed(cloth: Cloth, x_m: np.ndarray, y_m: np.ndarray) -> np.ndarray:
         case "dots":  # every other row is shifted by half a period
             shifted = u + 0.5 * (np.floor(v) % 2)
             return (np.hypot(shifted % 1 - 0.5, v % 1 - 0.5) < 0.28).astype(float)
+        case "plain":
+            return np.zeros_like(u)
+        case "diamonds":  # a chessboard on its corner
+            return (np.floor(u + v) + np.floor(u - v)) % 2
+        case "bricks":  # joints between bricks half as high as long, every other row shifted
+            return ((v % 0.5 < 0.1) | ((u + 0.5 * (np.floor(2 * v) % 2)) % 1 < 0.1)).astype(float)
+        case "zigzag":
+            return ((v + np.abs(u % 1 - 0.5)) % 0.5 < 0.22).astype(float)
+        case "mosaic":  # four shades
+            i, j = np.floor(2 * u), np.floor(2 * v)
+            return (i * i + 3 * j + 2 * i * j) % 7 % 4 / 3
         case "swirls":  # contour lines of bent waves
             bent = np.sin(2.1 * u + 1.7 * np.sin(1.3 * v)) + np.sin(1.9 * v + 1.9 * np.sin(1.1 * u + 0.7))
             return (0.5 + 0.5 * np.sin(5.0 * bent) > 0.5).astype(float)

@@ -1,4 +1,7 @@
-"""Contact sheet of all scenarios: `python -m envs.scenario_sheet docs/scenarios.png [SIM]`."""
+"""Contact sheets: `python -m envs.scenario_sheet docs/scenarios.png [SIM]` shows all scenarios.
+
+`python -m envs.scenario_sheet docs/randomized_play.png [SIM] --randomize` shows randomized play.
+"""
 
 import sys
 from dataclasses import replace
@@ -9,7 +12,7 @@ from PIL import Image, ImageDraw
 
 import envs
 from envs.scenarios import SCENARIOS, Scenario
-from tap_ray.types import EnvConfig
+from tap_ray.types import EnvConfig, RandomizeConfig
 
 TASK, SEED, SIDE_PX, MARGIN_PX = "put_carrot_on_plate", 4, 230, 32
 COLUMNS = max(scenario.num_variants for scenario in SCENARIOS.values())
@@ -26,6 +29,14 @@ def sheet(task: str = TASK, seed: int = SEED, robot: str = "widowx", sim: str = 
             draw.text((column * SIDE_PX + 4, row * high + 3), title, fill="black")
             page.paste(Image.fromarray(picture), (column * SIDE_PX, row * high + MARGIN_PX))
     return page
+
+
+def play_sheet(sim: str = "pybullet", *, columns: int = 5, rows: int = 4) -> Image.Image:
+    """Beginnings of randomized play, one scene a picture."""
+    env = envs.make(EnvConfig(sim=sim, image_size=SIDE_PX, randomize=RandomizeConfig()))
+    picture = [env.reset(seed=seed)[0]["rgb"] for seed in range(columns * rows)]
+    env.close()
+    return Image.fromarray(np.vstack([np.hstack(picture[row * columns :][:columns]) for row in range(rows)]))
 
 
 def _row(scenario: Scenario, config: EnvConfig, seed: int) -> list[tuple[str, np.ndarray]]:
@@ -48,4 +59,7 @@ def _name(scenario: Scenario, variant: int) -> str:
 
 
 if __name__ == "__main__":
-    sheet(sim=sys.argv[2] if len(sys.argv) > 2 else "pybullet").save(Path(sys.argv[1]), quality=85)
+    out, *others = sys.argv[1:]
+    draws = play_sheet if "--randomize" in others else sheet
+    sim = next((other for other in others if other != "--randomize"), "pybullet")
+    draws(sim=sim).save(Path(out), quality=85)

@@ -14,7 +14,7 @@ import numpy as np
 from envs.cloths import CLOTHS, Cloth
 from envs.distractors import DISTRACTORS, SETS, scaled
 from envs.kinematics import kinematics
-from envs.objects import ObjectModel, Vector
+from envs.objects import Colour, ObjectModel, Vector
 from envs.robots import ArmModel
 from envs.rotations import axis_angle_matrix
 from envs.tasks import PLAY, PUSH_M, TASKS
@@ -147,6 +147,17 @@ class Situation:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Light:
+    """Another light than the standard one."""
+
+    heading_rad: float
+    """Where from the vertical the direction towards the light is leant to, and by how much more."""
+    turn_rad: float
+    tint: Colour
+    """Factor of red, green and blue of the whole picture."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class Change:
     """What a scenario does to one episode."""
 
@@ -154,7 +165,9 @@ class Change:
     """For each arm (J,), added to the joints that the episode would have begun with; zeros: none."""
     distractor: tuple[Distractor, ...] = ()
     cloth: Cloth | None = None
+    """A plain one is a table of that color."""
     shift: CameraShift | None = None
+    light: Light | None = None
 
 
 def known_scenario(name: str) -> Scenario:
@@ -190,7 +203,7 @@ def draw_change(
         variant = drawn if variant is None else variant
     number = variant or 0
     return Change(
-        joint_offset_rad=_draw_offsets(scenario.joint_rad, rng, situation.arm),
+        joint_offset_rad=draw_offsets(scenario.joint_rad, rng, situation.arm),
         distractor=_lay_out(scenario.distractors[number], rng, situation) if scenario.distractors else (),
         cloth=scenario.cloths[number] if scenario.cloths else None,
         shift=scenario.shifts[number] if scenario.shifts else None,
@@ -205,7 +218,8 @@ MAX_START_TILT = 0.8
 """And tilted by no more than this part of what is allowed."""
 
 
-def _draw_offsets(joint_rad: float, rng: np.random.Generator, arms: tuple[ArmModel, ...]) -> tuple[np.ndarray, ...]:
+def draw_offsets(joint_rad: float, rng: np.random.Generator, arms: tuple[ArmModel, ...]) -> tuple[np.ndarray, ...]:
+    """For each arm (J,) rad from home, each within `joint_rad`, so that hands start apart, high enough and in reach."""
     if joint_rad == 0:
         return tuple(np.zeros(len(arm.joint)) for arm in arms)
     while True:
@@ -260,18 +274,24 @@ def taken_by(
 def _lay_out(names: Sequence[str], rng: np.random.Generator, situation: Situation) -> tuple[Distractor, ...]:
     """Strew a set over the table; where not all fit, at least MIN_DISTRACTORS of them."""
     for _ in range(ROUNDS):
-        placed: list[Distractor] = []
-        for name in rng.permutation(names):
-            model = scaled(DISTRACTORS[str(name)], situation.scale)
-            low, high = np.repeat(situation.areas_m, TRIES, axis=0).transpose(1, 0, 2)
-            for (x, y), yaw in zip(rng.uniform(low, high), rng.uniform(-np.pi, np.pi, len(low)), strict=True):
-                one = Distractor(object=model, position_m=(float(x), float(y)), yaw_rad=float(yaw))
-                if _fits(one, placed, situation):
-                    placed.append(one)
-                    break
+        placed = strew([DISTRACTORS[str(name)] for name in rng.permutation(names)], rng, situation)
         if len(placed) >= MIN_DISTRACTORS:
-            return tuple(placed)
+            return placed
     raise AssertionError(f"{ROUNDS} layouts had no room for {MIN_DISTRACTORS} distractors beside {situation.taken}")
+
+
+def strew(models: Sequence[ObjectModel], rng: np.random.Generator, situation: Situation) -> tuple[Distractor, ...]:
+    """Lay distractors (in the size of the table) where there is room, in view and hiding no object; as many as fit."""
+    placed: list[Distractor] = []
+    for model in models:
+        model = scaled(model, situation.scale)
+        low, high = np.repeat(situation.areas_m, TRIES, axis=0).transpose(1, 0, 2)
+        for (x, y), yaw in zip(rng.uniform(low, high), rng.uniform(-np.pi, np.pi, len(low)), strict=True):
+            one = Distractor(object=model, position_m=(float(x), float(y)), yaw_rad=float(yaw))
+            if _fits(one, placed, situation):
+                placed.append(one)
+                break
+    return tuple(placed)
 
 
 def _fits(one: Distractor, placed: Sequence[Distractor], situation: Situation) -> bool:

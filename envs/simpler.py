@@ -16,6 +16,7 @@ import numpy as np
 from scipy.spatial.transform import Rotation
 
 from envs.maniskill import numpy, tensor
+from envs.randomize import draw_randomized, tinted, told
 from envs.robots import robot, spec_of
 from envs.scenarios import Change, Situation, draw_change, known_scenario, taken_by
 from envs.tasks import NUM_SLOTS, PLAY, TASKS
@@ -28,6 +29,8 @@ from tap_ray.types import ARM, ELSEWHERE, FIRST_OBJECT, HAND, EnvConfig
 
 FINGER_M = (0.015, 0.037)
 """Closed and open finger joints, m."""
+CAMERA_SCALE = 0.5
+"""Of random moves of the camera: it stands close to the arm."""
 HAND_LINKS = ("gripper", "left_finger", "right_finger", "fingers", "ee_")
 """What the names of the wrist's last link and of all that hangs on it begin with."""
 MIN_FORCE_N = 1e-3
@@ -91,12 +94,16 @@ class SimplerVectorEnv(gym.vector.VectorEnv):
         changes = [self._change(one, start, variant) for one, start in zip(seeds, starts, strict=True)]
         obs, truth = self._scene.begin(starts, changes)
         self._instruction = [start.sentence for start in starts]
+        self._tint = [change.light.tint if change.light else (1.0, 1.0, 1.0) for change in changes]
         n = self.num_envs
         self._num_steps, self._num_clipped = 0, np.zeros(n, np.int64)
         self._partial_once, self._entire_once = np.zeros(n, bool), np.zeros(n, bool)
         still = np.zeros((n, len(self._low_A)), np.float32)
         still[:, -1] = 1.0
-        return self._look_around(obs, truth, still)
+        seen, info = self._look_around(obs, truth, still)
+        if self.config.randomize:
+            info["drawn"] = np.array([told(change) for change in changes])
+        return seen, info
 
     def step(
         self, actions: np.ndarray
@@ -119,7 +126,7 @@ class SimplerVectorEnv(gym.vector.VectorEnv):
         """The cameras' pictures, (N, render_size, render_size, 3) uint8; as sharp as the observation's, not sharper."""
         if self._num_steps < 0:
             raise SpecError("render() came before reset(). Call env.reset(seed=...) first.")
-        return squared(numpy(self._twin._get_obs_sensor_data()[CAMERA]["rgb"]), self._render_size)
+        return self._tinted(squared(numpy(self._twin._get_obs_sensor_data()[CAMERA]["rgb"]), self._render_size))
 
     def close_extras(self, **_: Any) -> None:
         """End the simulation."""
@@ -148,7 +155,7 @@ class SimplerVectorEnv(gym.vector.VectorEnv):
         return draw(self.twin, xyz, quat, str(rng.choice(sentences)), rng)
 
     def _change(self, seed: int, start: Start, variant: int | None) -> Change:
-        """What the scenario does to the episode of `seed`."""
+        """What the scenario or the randomization does to the episode of `seed`."""
         scene, (base_m, base_turn) = self._scene, self._scene.base
         things = [THINGS[name] for name in self.twin.object]
         place_m = [(float(x), float(y)) for x, y, _ in base_turn.inv().apply(start.xyz_m - base_m)]
@@ -161,6 +168,9 @@ class SimplerVectorEnv(gym.vector.VectorEnv):
             scale=self.twin.distractor_scale,
             clearance_m=0.03,
         )
+        if self.config.randomize:
+            still = replace(self.config.randomize, light_turn_rad=0.0)
+            return draw_randomized(still, seed, situation, unseen=SHIFTS, camera=CAMERA_SCALE)
         rng = generator(seed, "scenario", self._scenario.name)
         return draw_change(self._scenario, rng, situation, variant=variant)
 
@@ -200,9 +210,12 @@ class SimplerVectorEnv(gym.vector.VectorEnv):
         rgb = np.zeros((self.num_envs, self.config.image_size, self.config.image_size, 3), np.uint8)
         if self.config.render:
             photo = obs["sensor_data"][CAMERA]
-            rgb = squared(numpy(photo["rgb"]), self.config.image_size)
+            rgb = self._tinted(squared(numpy(photo["rgb"]), self.config.image_size))
             info |= self._masks(numpy(photo["segmentation"]))
         return {"rgb": rgb, "state": self._state()}, info
+
+    def _tinted(self, rgb_NYX3: np.ndarray) -> np.ndarray:
+        return np.stack([tinted(rgb, tint) for rgb, tint in zip(rgb_NYX3, self._tint, strict=True)])
 
     def _masks(self, ids_NYX1: np.ndarray) -> dict[str, np.ndarray]:
         """Whose pixels these are, as far as the config asks; `ids_NYX1`: ManiSkill's numbers."""

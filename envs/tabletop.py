@@ -9,9 +9,10 @@ import numpy as np
 from envs.camera import Look, Picture, take_picture
 from envs.driver import Driver
 from envs.physics import World
+from envs.randomize import draw_randomized, lit, told
 from envs.robots import hand_actions, robot, spec_of
 from envs.rotations import matrix_quaternion
-from envs.scenarios import Change, Situation, Viewpoint, draw_change, known_scenario, shifted, taken_by
+from envs.scenarios import SHIFTS, Change, Situation, Viewpoint, draw_change, known_scenario, shifted, taken_by
 from envs.tasks import NUM_SLOTS, Scene, draw_scene, judge, known_task
 from tap_ray.errors import SpecError
 from tap_ray.rng import generator
@@ -84,6 +85,7 @@ class TabletopEnv(gym.Env[Any, np.ndarray]):
         noise = [self.np_random.normal(0.0, arm.home_noise_rad, len(arm.joint)) for arm in self.model.arm]
         change = self._change(self._scene, seed, (options or {}).get("variant"))
         self._look = _changed(self._own_look, change)
+        extra = {} if self.config.randomize is None else {"drawn": told(change)}
         home = [
             np.array(arm.home_rad) + part + offset
             for arm, part, offset in zip(self.model.arm, noise, change.joint_offset_rad, strict=True)
@@ -95,7 +97,8 @@ class TabletopEnv(gym.Env[Any, np.ndarray]):
         self._start_M7 = self._world.object_poses(NUM_SLOTS)
         self._num_steps = self._num_clipped = 0
         self._partial_once = self._entire_once = False
-        return self._look_around(_still(self._taken), _still(self.robot_spec.action))
+        obs, info = self._look_around(_still(self._taken), _still(self.robot_spec.action))
+        return obs, info | extra
 
     def step(self, action: np.ndarray) -> tuple[dict[str, np.ndarray], float, bool, bool, dict[str, Any]]:
         """Execute one action (A,), clipped into the spec's range.
@@ -128,14 +131,16 @@ class TabletopEnv(gym.Env[Any, np.ndarray]):
         self._world.close()
 
     def _change(self, scene: Scene, seed: int | None, variant: int | None) -> Change:
-        """What the scenario does to the episode of `seed`."""
+        """What the scenario or the randomization does to the episode of `seed`."""
         situation = Situation(
             arm=self.model.arm,
             taken=taken_by(self._task, scene.object, scene.position_m),
             view=_view(self._own_look),
         )
-        if self._scenario.changes and seed is None:
+        if (self._scenario.changes or self.config.randomize) and seed is None:
             seed = int(self.np_random.integers(2**62))
+        if self.config.randomize:
+            return draw_randomized(self.config.randomize, seed or 0, situation, unseen=SHIFTS)
         rng = generator(seed or 0, "scenario", self._scenario.name)
         return draw_change(self._scenario, rng, situation, variant=variant)
 
@@ -216,7 +221,10 @@ def _view(look: Look) -> Viewpoint:
 def _changed(look: Look, change: Change) -> Look:
     """What the scene looks like after a change."""
     if change.cloth is not None:
-        look = replace(look, cloth=change.cloth, table_rgb=change.cloth.mean_rgb)
+        cloth = None if change.cloth.pattern == "plain" else change.cloth  # a plain one needs no texture
+        look = replace(look, cloth=cloth, table_rgb=change.cloth.mean_rgb)
+    if change.light is not None:
+        look = replace(look, light=lit(look.light, change.light), tint=change.light.tint)
     if change.shift is not None:
         view = shifted(_view(look), change.shift)
         look = replace(look, eye_m=view.eye_m, target_m=view.target_m)

@@ -1,5 +1,6 @@
 """The only loop that calls `env.step`: play, demonstrations and evaluation all pass through here."""
 
+import json
 import time
 from dataclasses import dataclass
 from typing import Any, Sequence
@@ -101,6 +102,7 @@ def _trajectory(columns: dict[str, np.ndarray], first: dict[str, Any], last: dic
         object_name=tuple(str(first["object_name"][robot]).split(",")),
         instruction=str(first["instruction"][robot]),
         num_clipped=int(last["num_clipped"][robot]),
+        drawn=json.loads(str(first["drawn"][robot])) if "drawn" in first else {},
     )
 
 

@@ -20,6 +20,8 @@ An environment's `info` (privileged: only experts, explorers that say so, and ju
     "hand_action"  (7,) float32    the hand's motion that was asked for, likewise (only where actions move the hand)
     "num_clipped"  int             actions of this episode that had to be clipped into range
     "instruction"  str             the sentence of this episode; play never reads it
+    "drawn"        str             JSON object of numbers and texts: what was randomized in this episode (at reset only,
+                                   and only with EnvConfig.randomize)
 """
 
 from dataclasses import dataclass, field
@@ -28,6 +30,7 @@ from typing import Any, Mapping, Protocol, Sequence
 import numpy as np
 from jaxtyping import Bool, Float32, UInt8
 
+from tap_ray.errors import ConfigError
 from tap_ray.specs import RobotSpec
 
 ELSEWHERE, ARM, HAND, FIRST_OBJECT = 0, 1, 2, 3
@@ -36,6 +39,59 @@ in slot 0, from where slots count on."""
 
 Observation = Mapping[str, np.ndarray]
 Info = Mapping[str, Any]
+
+
+@dataclass(frozen=True, kw_only=True)
+class RandomizeConfig:
+    """How far an episode of play may differ from the standard scene; 0 leaves that part as it is.
+
+    Evaluation's cloths, camera shifts and distractors are never drawn (envs/randomize.py). The counterpart on a real
+    robot: change the tablecloth, the lamp and the clutter, and nudge the camera, while it plays.
+    """
+
+    cloth_probability: float = 0.75
+    """Chance that the table is covered with a cloth, plain or printed, of random colors."""
+    cloth_saturation: float = 0.7
+    """Highest saturation (HSV) of the colors of cloths and distractors, 0 (grey) .. 1."""
+    cloth_period_m: tuple[float, float] = (0.05, 0.16)
+    """Least and greatest length after which a cloth's print repeats, m."""
+    camera_move_m: float = 0.12
+    """Longest move of the camera, m; half of it in ManiSkill, whose camera stands close to the arm."""
+    camera_turn_rad: float = 0.06
+    """How far off the moved camera may aim, rad: to either side, and up or down."""
+    light_turn_rad: float = 0.35
+    """How far the light comes from another direction, rad; none in ManiSkill, whose background is a photograph."""
+    light_gain: float = 0.25
+    """Brightness of the whole picture: up to this fraction lighter or darker."""
+    light_tint: float = 0.08
+    """Each of red, green and blue of the whole picture: up to this fraction stronger or weaker."""
+    max_distractors: int = 4
+    """Most things that lie on the table and are no objects of play; each number up to it is as likely."""
+    joint_rad: float = 0.2
+    """How far each joint may start from home, rad."""
+
+    def __post_init__(self) -> None:
+        for name, most in RANDOMIZE_MOST.items():
+            value = getattr(self, name)
+            if not 0 <= value <= most:
+                raise ConfigError(f"{name} lies in 0 .. {most}; got {value}.")
+        low, high = self.cloth_period_m
+        if not 0.02 <= low <= high <= 0.5:
+            raise ConfigError(f"cloth_period_m is (least, greatest) within 0.02 .. 0.5 m; got {low} and {high}.")
+
+
+RANDOMIZE_MOST: Mapping[str, float] = {
+    "cloth_probability": 1,
+    "cloth_saturation": 1,
+    "camera_move_m": 0.16,
+    "camera_turn_rad": 0.15,
+    "light_turn_rad": 0.6,
+    "light_gain": 0.5,
+    "light_tint": 0.3,
+    "max_distractors": 8,
+    "joint_rad": 0.3,
+}
+"""Beyond these the objects leave the picture, cannot be told apart or find no room, or the arm finds no posture."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,6 +116,8 @@ class EnvConfig:
     """Whether info says for each pixel who is seen there (hand, arm, which object)."""
     render: bool = True
     """False leaves the image black and spares its cost (for judges that need no picture)."""
+    randomize: RandomizeConfig | None = None
+    """What differs from episode to episode of play, and how far; None: nothing."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -82,6 +140,8 @@ class Trajectory:
     num_clipped: int
     segmentation: UInt8[np.ndarray, "T Y X"] | None = None
     """Values as in `info`; None unless asked for."""
+    drawn: Mapping[str, Any] = field(default_factory=dict)
+    """What was randomized: numbers and texts as in `info`; empty if nothing."""
 
     def __len__(self) -> int:
         return len(self.action)
@@ -237,6 +297,7 @@ __all__ = [
     "Info",
     "Observation",
     "Policy",
+    "RandomizeConfig",
     "RobotSpec",
     "Trajectory",
     "Window",

@@ -73,9 +73,14 @@ class CollectPlan:
 
 
 def plan_values(plan: Any) -> dict[str, Any]:
-    """Plain JSON values of a plan. Whose pixel is whose is never recorded: that knob does not name a data set."""
+    """Plain JSON values of a plan. Whose pixel is whose is never recorded: that knob does not name a data set.
+
+    Nor does randomization that is off: data sets from before there was any are still the same plan's.
+    """
     values = to_dict(plan)
     del values["env"]["segmentation"]
+    if values["env"]["randomize"] is None:
+        del values["env"]["randomize"]
     return values
 
 
@@ -251,7 +256,8 @@ class PlayFleet:
 
 def encode_play(plan: CollectPlan, trajectory: Trajectory, attempt: int, *, name: str, seed: int) -> Episode:
     """One played trajectory as an episode, with what a report wants to know about it."""
-    meta = {"attempt": attempt, "seed": seed, "explorer": name, "embodiment": plan.env.robot}
+    drawn = {f"random_{key}": value for key, value in trajectory.drawn.items()}
+    meta = {"attempt": attempt, "seed": seed, "explorer": name, "embodiment": plan.env.robot, **drawn}
     return encode_episode(trajectory, index=attempt, task=PLAY_TASK, meta=meta, jpeg_quality=plan.jpeg_quality)
 
 

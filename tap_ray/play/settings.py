@@ -4,10 +4,11 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Iterable
 
+from tap_ray.errors import ConfigError
 from tap_ray.play.collect import CollectPlan
 from tap_ray.play.demos import DemoPlan
 from tap_ray.play.explorers import ExplorerConfig, ExplorerName
-from tap_ray.types import EnvConfig
+from tap_ray.types import EnvConfig, RandomizeConfig
 
 SLOWER = 2.0
 """ManiSkill's controller reaches 62 % of a motion within its control step; at full speed its hand lags 3 cm behind
@@ -65,17 +66,28 @@ class PlayJobConfig(RobotsConfig):
     """Who plays: independent noise, Algorithm 1's way-points, objects, novelty, or a mixture of these."""
     round_episodes: int = 32
     """Episodes in a round of the novelty memory that curious robots share."""
+    randomize: bool = False
+    """Whether each episode has another table, camera, light, distractors and initial joints, and records which.
+    On a real robot: change the tablecloth while it plays."""
+    randomization: RandomizeConfig = field(default_factory=RandomizeConfig)
+    """How far they may differ with --randomize; 0 leaves that part as it is. Evaluation's own are never drawn."""
     explorers: ExplorerConfig = field(default_factory=ExplorerConfig)
     """Constants of the explorers."""
 
 
 def plan_of(config: PlayJobConfig) -> CollectPlan:
-    """The part of a config that the data depend on."""
+    """The part of a config that the data depend on.
+
+    Raises:
+        ConfigError: bounds of a randomization that is off.
+    """
+    if not config.randomize and config.randomization != RandomizeConfig():
+        raise ConfigError("Bounds of the randomization do nothing without --randomize: add it, or leave them out.")
     explorers, motion = config.explorers, config.explorers.motion
     if config.sim != "pybullet":
         explorers = replace(explorers, motion=replace(motion, max_lag_m=SLOWER * motion.max_lag_m))
     return CollectPlan(
-        env=config.env,
+        env=replace(config.env, randomize=config.randomization if config.randomize else None),
         explorer=config.explorer,
         explorers=explorers,
         seed=config.seed,

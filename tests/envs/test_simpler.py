@@ -1,5 +1,7 @@
 """SIMPLER's twins in ManiSkill: conventions looked at on the robot, its own initial states, the same seed's bytes."""
 
+import json
+from dataclasses import replace
 from typing import Any
 
 import gymnasium as gym
@@ -15,7 +17,7 @@ from envs.twins import NUM_STATES, TWINS
 from tap_ray.errors import ConfigError, SpecError
 from tap_ray.rollout import rollout
 from tap_ray.specs import require_compatible
-from tap_ray.types import ARM, ELSEWHERE, FIRST_OBJECT, HAND, EnvConfig
+from tap_ray.types import ARM, ELSEWHERE, FIRST_OBJECT, HAND, EnvConfig, RandomizeConfig
 
 OPEN, CLOSED = 1.0, -1.0
 STACK = EnvConfig(task="stack_green_on_yellow", sim="maniskill", image_size=32)
@@ -237,6 +239,34 @@ def test_distractors_stand_where_they_were_drawn(stack: gym.Env, task: str) -> N
             for _ in range(10):
                 one.step(np.array([[0, 0, 0, 0, 0, 0, 1]], np.float32))
     one.close()
+
+
+@pytest.mark.maniskill
+def test_randomized_play(stack: gym.Env) -> None:
+    """The standard scene in another look, the same at the same seed; the mask is where the robot hides that look."""
+    config = EnvConfig(sim="maniskill", image_size=96, robot_mask=True, segmentation=True)
+    plain = simpler.SimplerEnv(config)
+    env = simpler.SimplerEnv(replace(config, randomize=RandomizeConfig(max_distractors=0, camera_turn_rad=0.1)))
+    for seed in (100, 101, 102):
+        _, standard = plain.reset(seed=seed)
+        obs, info = env.reset(seed=seed)
+        assert info["object_pose"] == pytest.approx(standard["object_pose"], abs=0.004)
+        assert "drawn" not in standard
+        photo = env._one._twin._rgb_overlay_images["3rd_view_camera"].numpy().astype(np.uint8)
+        bare = env._one._tinted(simpler.squared(photo, 96))[0]
+        hidden = np.abs(bare.astype(int) - obs["rgb"]).max(-1) > 8
+        mask = info["robot_mask"] == 255
+        assert np.isin(info["segmentation"][mask], (ARM, HAND)).all()
+        assert 0.02 < mask.mean() < 0.5
+        assert (mask & ~hidden).sum() < 0.06 * mask.sum()
+        assert (hidden & (info["segmentation"] == ELSEWHERE)).mean() < 0.03  # borders, which are averaged
+    again, told = env.reset(seed=102)
+    assert (again["rgb"].tobytes(), told["drawn"]) == (obs["rgb"].tobytes(), info["drawn"])
+    drawn = json.loads(told["drawn"])
+    assert drawn["light_turn_rad"] == 0.0
+    assert np.hypot(drawn["camera_left_m"], drawn["camera_up_m"]) <= 0.06
+    plain.close()
+    env.close()
 
 
 @pytest.mark.maniskill

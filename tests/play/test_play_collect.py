@@ -8,6 +8,10 @@ import pytest
 
 import envs
 from envs.poses import sample_poses
+from tap_ray.config import digest, from_dict
+from tap_ray.dataset.layout import DatasetHeader
+from tap_ray.dataset.reader import open_dataset
+from tap_ray.dataset.writer import DatasetWriter
 from tap_ray.errors import ConfigError
 from tap_ray.play.collect import CollectPlan, PlayFleet, check_robots, collect, in_batches
 from tap_ray.play.demos import DemoFleet, DemoPlan, steps_until_done
@@ -15,7 +19,8 @@ from tap_ray.play.explorers import ExplorerConfig, MixedConfig
 from tap_ray.play.motion import MotionConfig
 from tap_ray.play.planners import WaypointConfig
 from tap_ray.play.safe_poses import SafePosesConfig
-from tap_ray.types import EnvConfig
+from tap_ray.play.settings import PlayJobConfig, plan_of
+from tap_ray.types import EnvConfig, RandomizeConfig
 
 FAST = ExplorerConfig(safe_poses=SafePosesConfig(num_samples=300), mixed=MixedConfig(uniform=1, curious=1))
 PLAN = CollectPlan(env=EnvConfig(render=False, max_steps=6, image_size=16), explorers=FAST, round_episodes=2)
@@ -158,6 +163,52 @@ def test_batches_are_of_one_task_and_in_order():
     assert in_batches(range(5), 2) == [[0, 1], [2, 3], [4]]
     assert in_batches([0, 1, 2, 3, 4, 6], 2, num_tasks=2) == [[0, 2], [1, 3], [4, 6]]
     assert in_batches([3, 16, 17, 25], 2, span=8) == [[3], [16, 17], [25]]
+
+
+RANDOM = replace(PLAN, env=replace(PLAN.env, render=True, randomize=RandomizeConfig()))
+
+
+def test_randomized_play_records_what_was_drawn_and_goes_on(tmp_path):
+    episodes = played(2, 5, RANDOM)
+    header = DatasetHeader(
+        spec=envs.spec(RANDOM.env),
+        plan=RANDOM.to_json(),
+        image_size=(16, 16),
+        num_objects=episodes[0].object_pose.shape[1],
+    )
+    assert header.plan["env"]["randomize"]["camera_move_m"] == 0.12
+    for until in (2, 5):  # a second job goes on where the first one stopped
+        with DatasetWriter(tmp_path / "play", header) as writer:
+            for episode in episodes[writer.committed : until]:
+                writer.append(episode)
+    rows = open_dataset(tmp_path / "play").episodes.to_dict("records")
+    assert [row["random_cloth"] for row in rows] == [episode.meta["random_cloth"] for episode in episodes]
+    for row in rows:
+        assert 0 < row["random_joint_rad"] <= 0.2
+        assert len(row["random_cloth_ground"]) == (7 if row["random_cloth"] else 0)
+        assert row["random_distractors"].count(",") < 4
+    assert len({row["random_camera_up_m"] for row in rows}) == 5
+    assert [pickle.dumps(e) for e in played(1, 3, RANDOM)] == [pickle.dumps(e) for e in episodes[:3]]
+
+
+def test_a_plan_without_randomization_is_what_it_was_before_there_was_any():
+    """The digest is of commit 174618d."""
+    assert digest(CollectPlan().to_json()) == "ef0bd87028154e9e"
+    assert "randomize" not in CollectPlan().to_json()["env"]
+    assert digest(RANDOM.to_json()) != digest(PLAN.to_json())
+    values = {key: value for key, value in RANDOM.to_json().items() if key != "kind"}
+    assert from_dict(CollectPlan, values) == RANDOM
+
+
+def test_only_play_that_asks_for_it_is_randomized():
+    bounds = RandomizeConfig(camera_move_m=0.05)
+    assert plan_of(PlayJobConfig()).env.randomize is None
+    assert plan_of(PlayJobConfig(randomize=True, randomization=bounds)).env.randomize == bounds
+    with pytest.raises(ConfigError, match="Bounds of the randomization do nothing without --randomize: add it"):
+        plan_of(PlayJobConfig(randomization=bounds))
+    demos = DemoPlan(tasks=("put_carrot_on_plate",), env=EnvConfig(randomize=bounds))
+    with pytest.raises(ConfigError, match="Only play is randomized"):
+        DemoFleet(demos, envs.make_vector, envs.make_expert).run([0])
 
 
 FAR_AWAY = MotionConfig(bounds_low_m=(5, 5, 5), bounds_high_m=(6, 6, 6))
