@@ -5,11 +5,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-
-from tap_ray.dataset.reader import open_dataset
-from tap_ray.dataset.windows import WindowConfig
-from tap_ray.errors import ConfigError, DataError
-from tap_ray.models.build import load_trained, new_policy
 from tap_ray.pretrain.inverse_dynamics import (
     InverseDynamics,
     InverseDynamicsConfig,
@@ -17,6 +12,11 @@ from tap_ray.pretrain.inverse_dynamics import (
     from_dataset,
     reach_moments,
 )
+
+from tap_ray.dataset.reader import open_dataset
+from tap_ray.dataset.windows import WindowConfig
+from tap_ray.errors import ConfigError, DataError
+from tap_ray.models.build import load_trained, new_policy
 from tap_ray.training.batches import to_tensors
 from tap_ray.training.loop import Hooks, TrainConfig, fit
 from tests.made_data import write_made_dataset

@@ -4,12 +4,12 @@ from typing import Callable
 import numpy as np
 import pytest
 import torch
+from tap_ray.pretrain.inverse_dynamics import InverseDynamics, InverseDynamicsConfig
 from torch import nn
 
 from tap_ray.config import to_dict
 from tap_ray.errors import CheckpointError, ConfigError, DataError, TapRayError
 from tap_ray.models.build import new_policy
-from tap_ray.pretrain.inverse_dynamics import InverseDynamics, InverseDynamicsConfig
 from tap_ray.training import checkpoint
 from tap_ray.training.batches import AugmentConfig
 from tap_ray.training.loop import Hooks, TrainConfig, autocast, fit, has_bf16
