@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from urllib.request import Request, urlopen
 
-START_S = 60
+START_S = 300
 
 
 @dataclass(frozen=True)

@@ -155,7 +155,7 @@ def job(tmp_path_factory):
 
     def run(*flags):
         return subprocess.run(
-            [sys.executable, "job.py", *flags], cwd=folder, capture_output=True, text=True, timeout=60, check=False
+            [sys.executable, "job.py", *flags], cwd=folder, capture_output=True, text=True, timeout=300, check=False
         )
 
     return run

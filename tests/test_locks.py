@@ -19,7 +19,7 @@ import sys, time
 from tap_ray import locks, storage
 assert locks.hold(storage.at(sys.argv[1]))
 print("held", flush=True)
-time.sleep(600)
+time.sleep(10**6)
 """
 
 
@@ -33,7 +33,7 @@ def elsewhere(monkeypatch: pytest.MonkeyPatch):
     """Locks as if each look came from another machine, with short leases."""
     monkeypatch.setattr(locks, "_lives_here", lambda holder: None)
     monkeypatch.setattr(locks, "BEAT_S", 0.2)
-    monkeypatch.setattr(locks, "LEASE_S", 1.5)
+    monkeypatch.setattr(locks, "LEASE_S", 4.0)
     monkeypatch.setattr(locks, "POLL_S", 0.02)
 
 
@@ -44,26 +44,25 @@ def test_one_at_a_time(folder: Path):
     start = time.monotonic()
     assert locks.hold(folder) is None
     assert locks.hold(folder, patience_s=0.5) is None
-    assert 0.5 < time.monotonic() - start < 10
+    assert 0.5 < time.monotonic() - start < locks.LEASE_S
     held.close()
     again = locks.hold(folder)
     assert again is not None
     again.close()
 
 
-def test_a_killed_holder_of_this_machine_is_not_waited_for(folder: Path):
+def test_a_killed_holder_of_this_machine_is_not_waited_for(folder: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(locks, "LEASE_S", 10**6)  # who waited for the dead would wait for days
     process = subprocess.Popen([sys.executable, "-c", HOLDER, str(folder)], stdout=subprocess.PIPE, text=True)
     assert process.stdout is not None
     with process.stdout:
         assert process.stdout.readline() == "held\n"
         assert locks.hold(folder) is None
         process.kill()
-        start = time.monotonic()
         while psutil.Process(process.pid).status() != psutil.STATUS_ZOMBIE:  # nobody has asked for its end yet
             time.sleep(0.01)
         held = locks.hold(folder)
         assert held is not None
-        assert time.monotonic() - start < locks.LEASE_S / 2
         held.close()
     process.wait()
     held = locks.hold(folder)
@@ -75,7 +74,7 @@ def test_a_lease_that_is_renewed_is_respected_and_one_that_is_not_is_taken(bucke
     folder = storage.at(bucket)
     held = locks.hold(folder)
     assert held is not None
-    assert locks.hold(folder, patience_s=3.0) is None  # twice a lease
+    assert locks.hold(folder, patience_s=8.0) is None  # twice a lease
     held._renewed -= 60  # type: ignore[attr-defined]  # as if the machine had slept, and nobody had wanted the lock
     held.require()
     held._ended.set()  # type: ignore[attr-defined]  # as if its machine had lost its power
@@ -83,7 +82,7 @@ def test_a_lease_that_is_renewed_is_respected_and_one_that_is_not_is_taken(bucke
     start = time.monotonic()
     other = locks.hold(folder)
     assert other is not None
-    assert 1.5 <= time.monotonic() - start < 15
+    assert locks.LEASE_S <= time.monotonic() - start < 20 * locks.LEASE_S
     with pytest.raises(StorageError, match=r"The lock s3://.*\.lock was lost: .* run the same command again"):
         held.require()
     held.close()  # leaves the other's alone
@@ -97,7 +96,7 @@ def test_a_holder_that_finds_a_strangers_name_stops(bucket: str, elsewhere: None
     held = locks.hold(folder)
     assert held is not None
     storage.write(folder.with_name(f"{folder.name}.lock"), b'{"owner": "stranger"}')
-    until = time.monotonic() + 20
+    until = time.monotonic() + 300
     with contextlib.suppress(StorageError):
         while time.monotonic() < until:
             held.require()

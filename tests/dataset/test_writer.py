@@ -171,36 +171,39 @@ def test_a_kill_at_any_rename_is_repaired(
 
 
 CHILD = """
-import importlib.util, os, sys
+import importlib.util, os, signal, sys
 spec = importlib.util.spec_from_file_location("made", sys.argv[1]); made = importlib.util.module_from_spec(spec)
 spec.loader.exec_module(made)
 
-def write(path, num_episodes):
+def write(path, num_episodes, wait_at):
     with made.DatasetWriter(path, made.synthetic_header(size=16, mask=False, episodes_per_file=3)) as writer:
         print(os.getpid(), flush=True)
         for index in range(writer.committed, num_episodes):
+            if index == wait_at:
+                signal.pause()
             writer.append(made.synthetic_episode(index, size=16, steps=4, mask=False), {"next": index + 1})
 
-for path in sys.stdin:
+for line in sys.stdin:
+    path, wait_at = line.split()
     pid = os.fork()  # a fresh process for each writing, without importing everything again
     if pid == 0:
-        write(path.strip(), 54)
+        write(path, 54, int(wait_at))
         os._exit(0)
     print(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]), flush=True)
 """
 
 
 class Children:
-    """Runs writing processes one after another; `kill_at` sends SIGKILL to one as soon as a file exists."""
+    """Runs writing processes one after another; `kill_at` sends SIGKILL to one soon after a file exists."""
 
     def __init__(self, process: "subprocess.Popen[str]") -> None:
         self._process = process
 
-    def write(self, path: Path, *, kill_at: Path | None = None, delay_s: float = 0.0) -> int:
-        """Exit status of a process that writes the data set, or goes on with it."""
+    def write(self, path: Path, *, kill_at: Path | None = None, delay_s: float = 0.0, wait_at: int = -1) -> int:
+        """Exit status of a process that writes the data set, or goes on with it; at episode `wait_at` it waits."""
         assert self._process.stdin is not None
         assert self._process.stdout is not None
-        print(path, file=self._process.stdin, flush=True)
+        print(path, wait_at, file=self._process.stdin, flush=True)
         pid = int(self._process.stdout.readline())
         if kill_at is not None:
             while not kill_at.exists():
@@ -224,7 +227,8 @@ def test_ten_sigkills_at_random_moments_give_the_same_bytes(tmp_path: Path, chil
     rng = generator(0, "kill")
     for kill in range(10):
         file = tmp_path / "killed" / layout.episodes_file(kill)
-        status = children.write(tmp_path / "killed", kill_at=file, delay_s=rng.uniform(0, 0.03))
+        delay_s, wait_at = rng.uniform(0, 0.03), 3 * kill + 20  # far from the end, whatever keeps the killer
+        status = children.write(tmp_path / "killed", kill_at=file, delay_s=delay_s, wait_at=wait_at)
         assert status == -signal.SIGKILL
         repair(tmp_path / "killed")
         assert broken(tmp_path / "killed") == []

@@ -1,13 +1,13 @@
 """Collection on real Ray processes with the real robot (small, without pictures): the same bytes, whatever happens."""
 
 import contextlib
+import itertools
 import os
 import pickle
 import random
 import signal
 import subprocess
 import sys
-import threading
 import time
 from functools import partial
 from pathlib import Path
@@ -27,11 +27,12 @@ from tap_ray.errors import ConfigError
 from tap_ray.play.collect import Outcome, collect
 from tests.distributed import collect_child as child
 from tests.distributed.kills import KILLS
+from tests.distributed.nodes import meanwhile, wait_for
 
 pytestmark = pytest.mark.cluster
 
-EPISODES = 48
-"""Two fleets of one robot are given blocks of three batches, one fleet blocks of six."""
+EPISODES = max(48, 16 * KILLS)
+"""Two fleets of one robot are given blocks of three batches or more. A life that is killed writes some episodes."""
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -47,6 +48,14 @@ def expected(tmp_path_factory):
     with DatasetWriter(path, child.HEADER) as writer:
         for episode in collect(child.PLAN, envs.make_vector, sample_poses, num_episodes=EPISODES, num_robots=4):
             writer.append(episode)
+    return path
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    """The same by two fleets."""
+    path = tmp_path_factory.mktemp("data") / "whole"
+    gather(path, fleets=2, robots=3)
     return path
 
 
@@ -72,57 +81,63 @@ def fleet_processes():
     return found
 
 
-def test_one_fleet_two_fleets_and_no_ray_give_the_same_bytes(tmp_path, expected):
+def test_one_fleet_two_fleets_and_no_ray_give_the_same_bytes(tmp_path, expected, whole):
     gather(tmp_path / "one", fleets=1, robots=1)
-    gather(tmp_path / "two", fleets=2, robots=3)
-    assert bytes_of(tmp_path / "one") == bytes_of(tmp_path / "two")
+    assert bytes_of(tmp_path / "one") == bytes_of(whole)
     assert bytes_of(tmp_path / "one", progress=False) == bytes_of(expected, progress=False)
 
 
-def test_resumed_and_made_longer_equals_uninterrupted(tmp_path):
-    gather(tmp_path / "whole", episodes=22)
+def test_resumed_and_made_longer_equals_uninterrupted(tmp_path, whole):
     gather(tmp_path / "parts", episodes=10)
-    run = gather(tmp_path / "parts", episodes=22)
-    assert run.tally.episodes == 12
-    assert bytes_of(tmp_path / "parts") == bytes_of(tmp_path / "whole")
+    run = gather(tmp_path / "parts")
+    assert run.tally.episodes == EPISODES - 10
+    assert bytes_of(tmp_path / "parts") == bytes_of(whole)
+
+
+def num_files(path):
+    return len(list(path.rglob("data/*/*.parquet")))
 
 
 @pytest.mark.slow
 def test_killed_fleets_cost_nothing_but_time(tmp_path, expected):
-    rng, killed, stop = random.Random(0), [], threading.Event()
+    """KILLS at random moments: some while the fleets start, most while they play."""
+    rng, killed = random.Random(0), []
 
-    def killer():
-        while len(killed) < KILLS and not stop.wait(rng.uniform(0.2, 1.2)):
-            if victims := fleet_processes():
-                victims[rng.randrange(len(victims))].kill()
-                killed.append(time.monotonic())
+    def kill_some():
+        for number in range(KILLS):
+            if number % 3:
+                before = num_files(tmp_path)
+                wait_for(lambda old=before: num_files(tmp_path) > old)
+            time.sleep(rng.uniform(0, 0.1))
+            victim = rng.choice(wait_for(lambda: [p for p in fleet_processes() if p.pid not in killed]))
+            victim.kill()
+            killed.append(victim.pid)
 
-    thread = threading.Thread(target=killer)
-    thread.start()
-    try:
-        for part in range(2 * KILLS):  # until there have been so many
-            if len(killed) == KILLS:
-                break
+    with meanwhile(kill_some):
+        for part in itertools.count():  # until there have been so many
             run = gather(tmp_path / f"{part}")
             assert bytes_of(tmp_path / f"{part}", progress=False) == bytes_of(expected, progress=False)
             assert not run.schedule.dropped
-    finally:
-        stop.set()
-        thread.join()
-    assert len(killed) == KILLS
+            if len(killed) == KILLS:
+                break
 
 
 @pytest.mark.slow
 def test_killed_drivers_cost_nothing_but_time(tmp_path, expected):
+    """KILLS at random moments: some while the driver starts, most while it writes."""
     address = ray.get_runtime_context().gcs_address
-    script = [sys.executable, child.__file__, address, str(tmp_path / "data"), "2"]
+    script = [sys.executable, child.__file__, address, str(tmp_path / "data"), "2", str(EPISODES)]
     rng = random.Random(0)
     for number in range(KILLS):
-        job = subprocess.Popen([*script, str(EPISODES * (number + 1) // KILLS)], stderr=subprocess.DEVNULL)
-        time.sleep(rng.uniform(1.0, 5.0))
+        before = num_files(tmp_path)
+        job = subprocess.Popen(script, stderr=subprocess.DEVNULL)
+        if number % 3:
+            wait_for(lambda old=before, job=job: num_files(tmp_path) > old or job.poll() is not None)
+        else:
+            time.sleep(rng.uniform(0, 5.0))
         job.send_signal(signal.SIGKILL)
-        job.wait()
-    subprocess.run([*script, str(EPISODES)], check=True, stderr=subprocess.DEVNULL)
+        assert job.wait() == -signal.SIGKILL
+    subprocess.run(script, check=True, stderr=subprocess.DEVNULL)
     assert bytes_of(tmp_path / "data", progress=False) == bytes_of(expected, progress=False)
 
 
@@ -150,24 +165,27 @@ def test_an_attempt_that_kills_every_process_is_dropped_and_its_neighbours_are_n
 
 
 class Patient:
-    """Plays attempt 1 only once the driver has said that it has another one."""
+    """Plays attempt 1 only once the driver has said that it has attempt 0, whose player says when it has played."""
 
-    def __init__(self, told: Path, memory) -> None:
-        self.told = told
+    def __init__(self, folder: Path, memory) -> None:
+        self.played, self.told = folder / "played", folder / "told"
 
     def run(self, attempts):
-        until = time.monotonic() + 10
-        while attempts == [1] and not self.told.exists() and time.monotonic() < until:
+        if attempts == [0]:
+            self.played.touch()
+            return [Outcome(attempt=0, episode=None, reason="played")]
+        wait_for(self.played.exists)  # however long the other fleet takes to start
+        until = time.monotonic() + 60
+        while not self.told.exists() and time.monotonic() < until:
             time.sleep(0.05)
-        reason = "in vain" if time.monotonic() > until else "played"
-        return [Outcome(attempt=attempt, episode=None, reason=reason) for attempt in attempts]
+        return [Outcome(attempt=1, episode=None, reason="played" if self.told.exists() else "in vain")]
 
 
 def test_a_block_is_handed_over_while_the_others_wait_for_what_it_brings(tmp_path):
     ray.cloudpickle.register_pickle_by_value(sys.modules[__name__])
     notebook = ray.remote(num_cpus=0)(Notebook).remote()
     reasons = {}
-    for outcome in play_out(partial(Patient, tmp_path / "told"), [[0], [1]], Pool(fleets=2), notebook):
+    for outcome in play_out(partial(Patient, tmp_path), [[0], [1]], Pool(fleets=2), notebook):
         reasons[outcome.attempt] = outcome.reason
         (tmp_path / "told").touch()
     assert reasons == {0: "played", 1: "played"}
@@ -190,6 +208,7 @@ def test_a_fleet_that_nobody_tells_of_its_round_hands_it_back(monkeypatch):
     monkeypatch.setattr("tap_ray.distributed.collect.PATIENCE_S", 0.1)
     monkeypatch.setattr("tap_ray.distributed.collect.PATIENCE_BLOCKS", 1.0)
     notebook = ray.remote(num_cpus=0)(Notebook).remote()
+    ray.get(notebook.before.remote(2))  # its process has started
     memory = SharedMemory(notebook)
     assert memory(2) is None
     assert 0.1 < memory.waited_s < PATIENCE_S
@@ -275,7 +294,7 @@ def test_a_users_mistake_is_said_before_ray_starts_and_before_a_folder_is_made(t
         (["--episodes", "0"], "collect_play collects at least 1 episode; got --episodes 0."),
     ):
         command = [sys.executable, "-m", "jobs.collect_play", "--out", str(tmp_path / "play"), *flags]
-        asked = subprocess.run(command, capture_output=True, text=True, timeout=120)
+        asked = subprocess.run(command, capture_output=True, text=True, timeout=400)
         assert (asked.returncode, asked.stdout) == (2, "")
         assert asked.stderr.startswith("error: ")
         assert message in asked.stderr
@@ -305,7 +324,7 @@ def test_pool_and_address_errors():
     with pytest.raises(ConfigError, match="fleets is at least 0 and robots at least 1; got 1 and 0"):
         Pool(fleets=1, robots=0)
     code = "from tap_ray.distributed.connect import connect\nwith connect('127.0.0.1:1'): pass"
-    asked = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
+    asked = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=400)
     assert "ConfigError: No Ray cluster answers at '127.0.0.1:1'" in asked.stderr
 
 

@@ -46,11 +46,10 @@ from tests.line_world import Forward, line_facts, line_robots
 pytestmark = [
     pytest.mark.cluster,
     pytest.mark.slow,
-    pytest.mark.timeout(240),
     pytest.mark.filterwarnings("ignore::DeprecationWarning:ray"),
     pytest.mark.filterwarnings("ignore::ResourceWarning"),  # Ray's own log files of killed nodes
 ]
-EPISODES = 64
+EPISODES = 32
 LIVE_STEPS = 9
 PROTOCOL = Protocol(tasks=("line",), env_version="1", episodes=24, max_steps=5)
 
@@ -70,22 +69,38 @@ def of_role(cluster: Nodes, role: str) -> list:
     return [node for node in cluster.live if node.role == role]
 
 
+class HeldPlayer:
+    """Robots that play the second half of the attempts only when the file is gone."""
+
+    def __init__(self, hold: Path, memory) -> None:
+        self.hold, self.player = hold, fleet(child.PLAN, 1, memory)
+
+    def run(self, attempts):
+        while max(attempts) >= EPISODES // 2 and self.hold.exists():
+            time.sleep(0.02)
+        return self.player.run(attempts)
+
+
 def test_play_goes_on_when_its_node_dies(cluster: Nodes, tmp_path: Path):
     with DatasetWriter(tmp_path / "expected", child.HEADER) as writer:
         for episode in collect(child.PLAN, envs.make_vector, sample_poses, num_episodes=EPISODES, num_robots=4):
             writer.append(episode)
     seen: Counter[str] = Counter()
+    hold = tmp_path / "hold"
+    hold.touch()
 
     def kill_one() -> None:
-        busy = wait_for(lambda: [n for n in of_role(cluster, "play") if workers(n, "MapWorker")])
-        wait_for(lambda: list((tmp_path / "data").glob("data/*/*.parquet")))
-        for node in cluster.live:
-            seen[node.role] += len(workers(node, "MapWorker"))
-        cluster.kill(busy[0])
+        try:
+            wait_for(lambda: list((tmp_path / "data").glob("data/*/*.parquet")))
+            for node in cluster.live:
+                seen[node.role] += len(workers(node, "MapWorker"))
+            cluster.strike(next(node for node in of_role(cluster, "play") if workers(node, "MapWorker")))
+        finally:
+            hold.unlink()
 
     with DatasetWriter(tmp_path / "data", child.HEADER) as writer, meanwhile(kill_one):
         run = child.collection(writer, EPISODES)
-        run.run(partial(fleet, child.PLAN, 1), Pool(labels=("role=play",)), progress=False)
+        run.run(partial(HeldPlayer, hold), Pool(labels=("role=play",)), progress=False)
 
     assert seen["play"]
     assert not seen["train"]
@@ -102,17 +117,21 @@ def test_training_goes_on_when_its_node_dies(cluster: Nodes, tmp_path: Path, toy
     """Another node with its label comes, as an autoscaler would bring it; the curve is the undisturbed one."""
     steps = 60
     train_here(toy_task(tmp_path / "undisturbed", toy_dataset, ray=False, steps=steps), progress=False)
-    task = toy_task(tmp_path / "run", toy_dataset, ray=True, steps=steps, every=10, pause_s=0.03)
+    task = toy_task(tmp_path / "run", toy_dataset, ray=True, steps=steps, every=10)
     trained_on: list[str] = []
+    hold = tmp_path / "hold"
 
     def kill_it() -> None:
-        wait_for(lambda: len(curve(task.run)) > 20)
-        trained_on.extend(node.role for node in cluster.live if workers(node, "RayTrainWorker"))
-        cluster.kill(of_role(cluster, "train")[0])
-        cluster.add("train")
+        try:
+            wait_for(lambda: len(curve(task.run)) > 10)
+            trained_on.extend(node.role for node in cluster.live if workers(node, "RayTrainWorker"))
+            cluster.kill(of_role(cluster, "train")[0])
+            cluster.add("train")
+        finally:
+            hold.unlink()
 
     with meanwhile(kill_it):
-        train(task, WorkersConfig(node_labels=("role=train",)), progress=False)
+        train(toy.held(task, hold), WorkersConfig(node_labels=("role=train",)), progress=False)
 
     assert trained_on == ["train"]
     assert curve(task.run) == curve(tmp_path / "undisturbed")
@@ -130,7 +149,7 @@ def fresh(start_batch: int, worker: int, num_workers: int) -> Iterator[Window]:
 
 def test_training_goes_on_when_a_node_of_its_live_play_dies(cluster: Nodes, tmp_path: Path, toy_dataset: Path):
     """Robots on some nodes play what a trainer on another learns from; the curve is that of one process."""
-    task = toy_task(tmp_path / "run", toy_dataset, ray=True, steps=60, every=10, pause_s=0.03)
+    task = toy_task(tmp_path / "run", toy_dataset, ray=True, steps=60, every=10)
     alone = replace(task, run=tmp_path / "alone", batches=fresh)
     train_here(alone, progress=False)
     play = live.LivePlay(
@@ -141,17 +160,23 @@ def test_training_goes_on_when_a_node_of_its_live_play_dies(cluster: Nodes, tmp_
         pool=Pool(fleets=2, robots=2, labels=("role=play",)),
     )
     ran_on: list[tuple[str, str]] = []
+    hold = tmp_path / "hold"
 
     def kill_one() -> None:
-        wait_for(lambda: len(curve(task.run)) > 20)
-        for name in ("MapWorker", "RayTrainWorker"):
-            ran_on.extend((name, node.role) for node in cluster.live if workers(node, name))
-        cluster.kill(next(node for node in of_role(cluster, "play") if workers(node, "MapWorker")))
-        cluster.add("play")
+        try:
+            wait_for(lambda: len(curve(task.run)) > 10)
+            for name in ("MapWorker", "RayTrainWorker"):
+                ran_on.extend((name, node.role) for node in cluster.live if workers(node, name))
+            cluster.kill(next(node for node in of_role(cluster, "play") if workers(node, "MapWorker")))
+            cluster.add("play")
+        finally:
+            hold.unlink()
 
     with meanwhile(kill_one):
         batches = partial(live.batches, play, toy.WINDOWS, seed=toy.SEED)
-        train(replace(task, batches=batches), WorkersConfig(node_labels=("role=train",)), progress=False)
+        train(
+            toy.held(replace(task, batches=batches), hold), WorkersConfig(node_labels=("role=train",)), progress=False
+        )
 
     assert set(ran_on) == {("MapWorker", "play"), ("RayTrainWorker", "train")}
     assert curve(task.run) == curve(alone.run)
@@ -162,8 +187,10 @@ def curve(run: Path) -> list[tuple[float, float]]:
     return [(line["step"], line["toy/loss"]) for line in lines if "toy/loss" in line]
 
 
-def slow_robots(scene, num):
-    time.sleep(0.3)
+def held_robots(folder, scene, num):
+    """Robots that begin, once two results are stored, only when the file is gone."""
+    while len(stored_lines(folder)) >= 2 and (folder / "hold").exists():
+        time.sleep(0.02)
     return line_robots(num, scene)
 
 
@@ -174,13 +201,17 @@ def forward(scene, num):
 def test_evaluation_goes_on_when_its_node_dies(cluster: Nodes, tmp_path: Path):
     """No cell is blamed for it."""
 
-    def kill_one() -> None:
-        wait_for(lambda: len(stored_lines(tmp_path)) >= 2)
-        busy = wait_for(lambda: [node for node in of_role(cluster, "play") if workers(node, "Fleet")])
-        cluster.kill(busy[0])
-        cluster.add("play")
+    (tmp_path / "hold").touch()
 
-    make = {"make_vector": slow_robots, "make_policy": forward, "make_facts": line_facts}
+    def kill_one() -> None:
+        try:
+            wait_for(lambda: len(stored_lines(tmp_path)) >= 2)
+            cluster.kill(next(node for node in of_role(cluster, "play") if workers(node, "Fleet")))
+            cluster.add("play")
+        finally:
+            (tmp_path / "hold").unlink()
+
+    make = {"make_vector": partial(held_robots, tmp_path), "make_policy": forward, "make_facts": line_facts}
     config = FleetConfig(robots=2, labels=("role=play",))
     with meanwhile(kill_one):
         results = evaluate(PROTOCOL, **make, folder=tmp_path, config=config, progress=False)
@@ -202,16 +233,22 @@ def test_a_sweep_goes_on_when_a_node_dies(
     monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path}/mlflow.db")
     store = tmp_path / "store"
     killed: list[str] = []
+    hold = store / "hold-0.1"
+    store.mkdir()
+    hold.touch()
 
     def aligned() -> int:
-        return sum(len(session.read_metrics(file)) for file in store.glob("align-*/metrics.jsonl"))
+        return max((len(session.read_metrics(file)) for file in store.glob("align-*/metrics.jsonl")), default=0)
 
     def kill_it() -> None:
-        wait_for(lambda: aligned() > 20)
-        node = wait_for(lambda: [node for node in cluster.live if workers(node, "RayTrainWorker")])[0]
-        killed.append(node.role)
-        cluster.kill(node)
-        cluster.add(node.role)
+        try:
+            wait_for(lambda: aligned() > 5)
+            node = next(node for node in cluster.live if workers(node, "RayTrainWorker"))
+            killed.append(node.role)
+            cluster.kill(node)
+            cluster.add(node.role)
+        finally:
+            hold.unlink()
 
     with meanwhile(kill_it):
         folder = stages.main(stages.write_file(tmp_path / "sweep.yaml", toy_dataset, budget=0), store)

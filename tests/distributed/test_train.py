@@ -9,7 +9,6 @@ import random
 import shutil
 import subprocess
 import sys
-import threading
 import time
 from pathlib import Path
 
@@ -27,6 +26,7 @@ from tap_ray.errors import CheckpointError, ConfigError, DataError, TapRayError
 from tap_ray.training import session
 from tap_ray.training.progress import train_here
 from tests.distributed.kills import KILLS
+from tests.distributed.nodes import meanwhile, wait_for
 
 pytestmark = [
     pytest.mark.cluster,
@@ -34,6 +34,10 @@ pytestmark = [
     pytest.mark.timeout(1200),
     pytest.mark.filterwarnings("ignore::DeprecationWarning:ray"),  # Ray Train's own, about its future
 ]
+
+
+STEPS = 60 * KILLS
+"""Of 0.03 s at least: a life that is killed within a second of its first line makes half of its share at most."""
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -100,23 +104,13 @@ def training_workers() -> list[psutil.Process]:
     return found
 
 
-def wait_for(condition, timeout_s: float = 240.0):
-    """The first true value of `condition()`."""
-    until = time.monotonic() + timeout_s
-    while time.monotonic() < until:
-        if value := condition():
-            return value
-        time.sleep(0.02)
-    raise TimeoutError
-
-
 def lines(run: Path) -> list[int]:
     return [int(line["step"]) for line in session.read_metrics(run / "metrics.jsonl")]
 
 
 def test_killed_workers_leave_no_trace_in_the_curve(tmp_path: Path, toy_dataset: Path, undisturbed):
     """KILLS at random moments: some while the worker starts, most while it trains."""
-    steps, rng, killed = 600, random.Random(0), []
+    steps, rng, killed = STEPS, random.Random(0), []
     task = toy_task(tmp_path / "run", toy_dataset, ray=True, steps=steps, every=10, pause_s=0.03)
 
     def kill_some() -> None:
@@ -129,10 +123,8 @@ def test_killed_workers_leave_no_trace_in_the_curve(tmp_path: Path, toy_dataset:
             victim.kill()
             killed.append(victim.pid)
 
-    thread = threading.Thread(target=kill_some)
-    thread.start()
-    train(task, WorkersConfig(max_failures=-1), progress=False)
-    thread.join()
+    with meanwhile(kill_some):
+        train(task, WorkersConfig(max_failures=-1), progress=False)
 
     assert len(killed) == KILLS
     assert curve(task.run) == undisturbed(steps)
@@ -140,7 +132,7 @@ def test_killed_workers_leave_no_trace_in_the_curve(tmp_path: Path, toy_dataset:
 
 def test_killed_drivers_leave_no_trace_in_the_curve(tmp_path: Path, toy_dataset: Path, undisturbed):
     """KILLS times the same command, killed at random moments, then once to the end."""
-    steps, rng, run = 600, random.Random(1), tmp_path / "run"
+    steps, rng, run = STEPS, random.Random(1), tmp_path / "run"
     command = [sys.executable, str(Path(__file__).with_name("toy_driver.py")), str(run), str(toy_dataset), str(steps)]
     env = {**os.environ, "RAY_ADDRESS": ray.get_runtime_context().gcs_address}
     for number in range(KILLS):
@@ -153,7 +145,7 @@ def test_killed_drivers_leave_no_trace_in_the_curve(tmp_path: Path, toy_dataset:
         time.sleep(rng.uniform(0, 1.0))
         driver.kill()
         driver.wait()
-    subprocess.run(command, check=True, timeout=400, capture_output=True, env=env)
+    subprocess.run(command, check=True, capture_output=True, env=env)
 
     assert curve(run) == undisturbed(steps)
 

@@ -34,8 +34,6 @@ from tests.distributed import toy_training
 from tests.line_world import Forward, line_facts, line_robots
 
 PROTOCOL = Protocol(tasks=("line", "other"), env_version="1", episodes=2, max_steps=5)
-PAUSE_S = 0.03
-"""A training step: a killer needs time to aim."""
 SWEEP: dict[str, Any] = {
     "budget": 20,
     "seed": {"grid": [0, 1]},
@@ -67,12 +65,14 @@ def align(config: AlignJobConfig) -> Path:
 
 
 def _train(job: str, config: Any, data: Path, parents: dict[str, Path]) -> Path:
+    """With a file `hold-<lr>` in the store, training at this rate waits after its first checkpoint until it is gone."""
     with open(config.out.parent / "calls.txt", "a") as file:
         file.write(f"{config.out.name} from step {session.newest_step(config.out)}\n")
+    hold = toy_training.Hold(config.out.parent / f"hold-{config.train.lr}", config.train.checkpoint_every + 2)
     return run_stage(
         job,
         config,
-        learner=partial(toy_training.learner, PAUSE_S, 0),
+        learner=partial(toy_training.learner, 0.0, 0, hold),
         batches=partial(stream.batches, data, toy_training.WINDOWS, seed=config.train.seed),
         parents=parents,
     )

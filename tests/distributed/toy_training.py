@@ -4,6 +4,7 @@ import json
 import os
 import signal
 import time
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
@@ -35,22 +36,32 @@ class Colour(nn.Module):
         return self.linear(rgb.float().mean(dim=(1, 2)) / 255)
 
 
+@dataclass(frozen=True)
+class Hold:
+    """Training waits at a step of each of its lives as long as the file is there: who kills it need not hurry."""
+
+    file: Path
+    step: int
+
+
 class Regression:
-    """The objective. `pause_s` gives a killer time to aim."""
+    """The objective. `pause_s` is the shortest time that a step takes."""
 
     name = "toy"
 
-    def __init__(self, pause_s: float, bad_step: int) -> None:
-        self.pause_s, self.bad_step, self.step = pause_s, bad_step, 0
+    def __init__(self, pause_s: float, bad_step: int, hold: Hold | None) -> None:
+        self.pause_s, self.bad_step, self.hold, self.step = pause_s, bad_step, hold, 0
 
     def loss(self, model: nn.Module, batch: dict[str, Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
         time.sleep(self.pause_s)
+        while self.hold and self.step == self.hold.step and self.hold.file.exists():
+            time.sleep(0.02)
         self.step += 1
         loss = (model(batch["rgb"]) - batch["action"][:, 0]).square().mean()
         return loss, {"toy/loss": loss * (float("nan") if self.step == self.bad_step else 1.0)}
 
 
-def learner(pause_s: float, bad_step: int) -> Learner:
+def learner(pause_s: float, bad_step: int, hold: Hold | None = None) -> Learner:
     model = Colour()
 
     def export(run: Path) -> None:
@@ -58,7 +69,7 @@ def learner(pause_s: float, bad_step: int) -> Learner:
 
     return Learner(
         model=model,
-        objective=Regression(pause_s, bad_step),
+        objective=Regression(pause_s, bad_step, hold),
         validate=lambda: {"toy/held_out": float(model.linear.weight.detach().abs().sum())},
         export=export,
         facts={"kind": "toy"},
@@ -108,3 +119,9 @@ def toy_task(
             steps=steps, lr=0.1, checkpoint_every=every, validate_every=every, log_every=1, batch_size=4, bf16="off"
         ),
     )
+
+
+def held(task: Task, file: Path) -> Task:
+    """A task that waits two steps after the first checkpoint of each of its lives until `file`, made here, is gone."""
+    file.touch()
+    return replace(task, learner=partial(learner, 0.0, 0, Hold(file, task.config.checkpoint_every + 2)))

@@ -5,7 +5,7 @@ from typing import Any, Callable, get_args
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import envs
@@ -266,6 +266,7 @@ def test_every_label_but_a_crash_has_a_class():
     assert set(CLASS_OF.values()) == set(get_args(FailureClass))
 
 
+@settings(deadline=None)
 @given(st.integers(0, 2**32 - 1), st.integers(1, 12), st.integers(1, 2), st.integers(2, 4), st.booleans())
 def test_every_failure_gets_exactly_one_label_and_a_success_none(seed, length, hands, objects, pushed):
     rng = np.random.default_rng(seed)

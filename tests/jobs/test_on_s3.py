@@ -86,7 +86,7 @@ def test_ray_train_goes_on_where_a_killed_process_without_ray_was(bucket: str, t
     toy_player.robots().write_dataset(data, 24)
     command = [sys.executable, str(DRIVER), str(run), str(data), "40"]
     env = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])}
-    with subprocess.Popen([*command, "here"], env=env) as first:
+    with subprocess.Popen([*command, "here", str(tmp_path / "hold")], env=env) as first:
         while checkpoint.latest(run / "checkpoints") is None:
             assert first.poll() is None
             time.sleep(0.05)

@@ -29,6 +29,8 @@ ACTION = np.zeros(len(SPEC.action), np.float32)
 GOOD = {"rgb": RGB, "state": STATE, "action": ACTION}
 BEGIN = {"spec": SPEC.to_json(), "seed": 5}
 SENTENCE = "put the carrot on the plate"
+PATIENCE_S = 300
+"""Bounds a hang only."""
 
 
 class Clock:
@@ -45,12 +47,12 @@ class Served:
         self.policy, self.url, self.clock = policy, url, clock
 
     def begin(self, **changes):
-        return requests.post(f"{self.url}/sessions", json=BEGIN | changes, timeout=10)
+        return requests.post(f"{self.url}/sessions", json=BEGIN | changes, timeout=PATIENCE_S)
 
     def act(self, session, step=0, instruction=SENTENCE, **arrays):
         about = {"session": session, "step": str(step), "instruction": instruction}
         body = wire.pack(about, {name: a for name, a in (GOOD | arrays).items() if a is not None})
-        return requests.post(f"{self.url}/act", data=body, timeout=10)
+        return requests.post(f"{self.url}/act", data=body, timeout=PATIENCE_S)
 
 
 @contextmanager
@@ -71,7 +73,7 @@ def serving(policy: Deployed, token: str | None = None, *, limit: int = 3) -> It
         thread.join(0.01)
     yield Served(policy, f"http://127.0.0.1:{port}", clock)
     server.should_exit = True
-    thread.join(10)
+    thread.join(PATIENCE_S)
 
 
 @pytest.fixture(scope="module")
@@ -87,13 +89,13 @@ def served(policy: Deployed) -> Iterator[Served]:
 
 
 def test_the_contract(served: Served):
-    told = requests.get(f"{served.url}/spec", timeout=10).json()
+    told = requests.get(f"{served.url}/spec", timeout=PATIENCE_S).json()
     assert told["rgb"] == {"dtype": "U8", "shape": [32, 32, 3]}
     assert told["state"] == {"dtype": "F32", "shape": [14]}
     assert told["action"] == {"dtype": "F32", "shape": [7]}
     assert (told["history"], told["execute"], told["version"]) == (3, 2, 1)
     assert told["spec"] == json.loads(json.dumps(SPEC.to_json()))
-    assert requests.get(f"{served.url}/health", timeout=10).json()["ready"] is True
+    assert requests.get(f"{served.url}/health", timeout=PATIENCE_S).json()["ready"] is True
 
 
 def test_messages_survive_the_wire():
@@ -223,12 +225,12 @@ def test_a_step_out_of_turn(served: Served):
 
 def test_bytes_that_are_no_message(served: Served):
     for body in (b"", b"hello", wire.pack({}, GOOD)[:-7]):
-        refused = requests.post(f"{served.url}/act", data=body, timeout=10)
+        refused = requests.post(f"{served.url}/act", data=body, timeout=PATIENCE_S)
         assert refused.status_code == 400
         assert refused.json()["error"].startswith(
             f"Expected one safetensors message, {len(body)} bytes came that are none:"
         )
-    refused = requests.post(f"{served.url}/sessions", data=b"{", timeout=10)
+    refused = requests.post(f"{served.url}/sessions", data=b"{", timeout=PATIENCE_S)
     assert refused.status_code == 400
     assert refused.json()["error"].startswith('Expected JSON {"spec": ..., "seed": 0}, got something else:')
 
@@ -239,7 +241,7 @@ def test_too_large(served: Served):
         "step of one robot."
     )
     for route in ("act", "sessions"):
-        refused = requests.post(f"{served.url}/{route}", data=bytes(10**6), timeout=10)
+        refused = requests.post(f"{served.url}/{route}", data=bytes(10**6), timeout=PATIENCE_S)
         assert (refused.status_code, refused.json()["error"]) == (413, message)
     with connect(served.url.replace("http", "ws") + "/ws") as socket:
         socket.send(bytes(10**6))
@@ -277,7 +279,7 @@ def test_sessions_end_are_bounded_and_forgotten_when_idle(policy: Deployed):
         )
         third = served.begin(ends=first).json()["session"]
         assert served.act(first).status_code == 404
-        assert requests.delete(f"{served.url}/sessions/{third}", timeout=10).status_code == 204
+        assert requests.delete(f"{served.url}/sessions/{third}", timeout=PATIENCE_S).status_code == 204
         fourth = served.begin().json()["session"]
         served.clock.now = 59.0
         assert served.act(second).status_code == 200
@@ -287,7 +289,7 @@ def test_sessions_end_are_bounded_and_forgotten_when_idle(policy: Deployed):
 
 
 def test_routes_that_are_not_there(served: Served):
-    assert requests.get(f"{served.url}/act", timeout=10).json() == {
+    assert requests.get(f"{served.url}/act", timeout=PATIENCE_S).json() == {
         "status": 405,
         "error": "Nothing answers GET /act. There are GET /health, GET /spec, POST /sessions, DELETE /sessions/ID, "
         "POST /act, WebSocket /ws.",
@@ -296,11 +298,11 @@ def test_routes_that_are_not_there(served: Served):
 
 def test_a_token_is_wanted_on_every_route_but_health(policy: Deployed):
     with serving(policy, token="the-right-token") as served:
-        assert requests.get(f"{served.url}/health", timeout=10).status_code == 200
+        assert requests.get(f"{served.url}/health", timeout=PATIENCE_S).status_code == 200
         routes = [("GET", "spec"), ("POST", "sessions"), ("POST", "act"), ("DELETE", "sessions/x")]
         for method, route in routes:
             for headers, came in (({}, "none"), ({"Authorization": "Bearer wrong"}, "another one")):
-                refused = requests.request(method, f"{served.url}/{route}", headers=headers, timeout=10)
+                refused = requests.request(method, f"{served.url}/{route}", headers=headers, timeout=PATIENCE_S)
                 assert refused.status_code == 401
                 assert refused.headers["WWW-Authenticate"] == "Bearer"
                 assert refused.json()["error"] == (
@@ -308,7 +310,7 @@ def test_a_token_is_wanted_on_every_route_but_health(policy: Deployed):
                     "token of the file that jobs.serve named when it started (or of its TAP_RAY_SERVE_TOKEN)."
                 )
         right = {"Authorization": "Bearer the-right-token"}
-        assert requests.get(f"{served.url}/spec", headers=right, timeout=10).status_code == 200
+        assert requests.get(f"{served.url}/spec", headers=right, timeout=PATIENCE_S).status_code == 200
         url = served.url.replace("http", "ws") + "/ws"
         with connect(url) as socket:
             assert json.loads(socket.recv())["status"] == 401
