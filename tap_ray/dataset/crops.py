@@ -1,0 +1,196 @@
+"""What a playing robot touches next and where it leaves it, cut out of its own pictures: no labels, no object poses.
+
+    contact   . . . . . . X X X X . X X . . . . . . .       one bout: the gap of one step is joined
+    frame         b         t - 1 t           e   e + 2
+                  |- - - - - - - - - - - - - -|             frames that lead to the bout or belong to it
+                            |                     |
+    robot painted out:   before                after        what differs between the two: blobs
+                            |- object crop                  the blob beside the robot when it first touches
+                            '- place crop                   the blob beside the robot when it last touches
+
+Both crops are of the picture before: the object as it lay, and what lay where it was to come to rest (a plate, a cloth,
+the bare table).
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+from scipy import ndimage
+
+from tap_ray.dataset.hide_robot import hide_robot
+from tap_ray.errors import ConfigError
+
+AFTER_STEPS = 2
+"""An object has come to rest so many steps after its last touch."""
+AREA_BONUS_PX, MOST_BONUS_AREA_PX = 0.02, 150
+"""A blob counts as nearer by so much for each of its pixels, up to so many of them: noise is small."""
+NEAR_PERCENTILE = 20
+"""A blob is as near to the robot as this part of its pixels, percent."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class CropConfig:
+    """How crops are found and cut; sizes in pixels of the data set's images, made for 96 px."""
+
+    size_px: int = 24
+    """C, side of a crop, px; even."""
+    lead_steps: int = 30
+    """So many frames before the first touch count as leading there; 0: only those of the bout itself."""
+    gap_steps: int = 2
+    """Touches with so few steps without any between them are one bout."""
+    min_change: int = 28
+    """A pixel has changed if one of its channels differs by more than this, grey levels."""
+    min_blob_px: int = 8
+    """Fewest pixels of a change that counts."""
+    max_distance_px: int = 10
+    """Farthest that a change may be from the robot that touched, px."""
+    mask_grow_px: int = 2
+    """Grow the robot's mask by this before painting, px: hides the JPEG's halo. 0 leaves it."""
+
+    def __post_init__(self) -> None:
+        lowest = {"size_px": 2, "lead_steps": 0, "gap_steps": 0, "min_change": 0, "min_blob_px": 1, "mask_grow_px": 0}
+        for name, low in {**lowest, "max_distance_px": 1}.items():
+            if getattr(self, name) < low:
+                raise ConfigError(f"crops.{name} must be at least {low}, not {getattr(self, name)}.")
+        if self.size_px % 2:
+            raise ConfigError(f"crops.size_px must be even, not {self.size_px}.")
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Crops:
+    """The B bouts of an episode that moved something, in order, and the T frames' part in them."""
+
+    object_rgb: np.ndarray
+    """(B, C, C, 3) uint8, the thing before it was touched."""
+    place_rgb: np.ndarray
+    """(B, C, C, 3) uint8, the place where it came to rest, before it did; zeros where there is none."""
+    has_place: np.ndarray
+    """(B,) bool."""
+    bout_T: np.ndarray
+    """(T,) int64, the bout that a frame leads to or belongs to; -1: none."""
+    touch_B: np.ndarray
+    """(B,) int64, step of the first touch."""
+    end_B: np.ndarray
+    """(B,) int64, step of the last touch."""
+
+    def __len__(self) -> int:
+        return len(self.touch_B)
+
+    @property
+    def begin_B(self) -> np.ndarray:
+        """(B,) int64, the first frame of each bout's own."""
+        return np.array([np.flatnonzero(self.bout_T == bout)[0] for bout in range(len(self))], np.int64)
+
+
+def contact_bouts(contact_T: np.ndarray, gap_steps: int) -> np.ndarray:
+    """(B, 2) int64: first and last step of each run of contact, those with at most `gap_steps` between them joined."""
+    touched = np.flatnonzero(contact_T)
+    if not len(touched):
+        return np.zeros((0, 2), np.int64)
+    apart = np.flatnonzero(np.diff(touched) > gap_steps + 1)
+    return np.stack([touched[np.append(0, apart + 1)], touched[np.append(apart, len(touched) - 1)]], axis=1)
+
+
+def cut(rgb_TYX3: np.ndarray, mask_TYX: np.ndarray, contact_T: np.ndarray, config: CropConfig) -> Crops:
+    """The crops of an episode; a pure function of its pictures.
+
+    A bout has no crop if the robot touches from the first frame on, or if nothing near the robot changed (a touch that
+    moved nothing). It has no place if the contact lasts until the episode ends, or nothing changed where it ended.
+
+    With two hands `contact_T` says that one of them touches, not which: what both do at the same time is one bout, and
+    of two things moved in it the one nearer to either hand is taken.
+
+    Args:
+        rgb_TYX3: uint8.
+        mask_TYX: True where the robot (or its shadow) is seen.
+        contact_T: True where a finger touched something in the step before the frame.
+        config: sizes and thresholds.
+    """
+    num_steps, image_y, image_x = mask_TYX.shape
+    bouts = [(touch, end) for touch, end in contact_bouts(contact_T, config.gap_steps).tolist() if touch > 0]
+    last = num_steps - 1
+    compared = [(touch - 1, min(end + AFTER_STEPS, last)) for touch, end in bouts]
+    hidden = hide_robot(rgb_TYX3, mask_TYX, grow_px=config.mask_grow_px, steps=np.array(compared, np.int64).ravel())
+    hidden = hidden.reshape(-1, 2, image_y, image_x, 3)
+    bout_T = np.full(num_steps, -1, np.int64)
+    object_rgb, place_rgb, spans = [], [], []
+    free = 0
+    for (touch, end), (before, after) in zip(bouts, hidden, strict=True):
+        begin, free = max(free, touch - config.lead_steps), end + 1
+        blobs = changes(before, after, config)
+        thing = nearest(blobs, mask_TYX[touch], config)
+        if thing is None:
+            continue
+        place = None if end == last else resting_place(blobs, thing, mask_TYX[touch], mask_TYX[end], config)
+        bout_T[begin : end + 1] = len(spans)
+        spans.append((touch, end))
+        object_rgb.append(crop(before, centre(thing), config.size_px))
+        place_rgb.append(None if place is None else crop(before, centre(place), config.size_px))
+    nothing = np.zeros((config.size_px, config.size_px, 3), np.uint8)
+    span_B2 = np.array(spans, np.int64).reshape(-1, 2)
+    return Crops(
+        object_rgb=np.array(object_rgb, np.uint8).reshape(-1, *nothing.shape),
+        place_rgb=np.array([nothing if rgb is None else rgb for rgb in place_rgb], np.uint8).reshape(-1, *nothing.shape),
+        has_place=np.array([rgb is not None for rgb in place_rgb], bool),
+        bout_T=bout_T,
+        touch_B=span_B2[:, 0],
+        end_B=span_B2[:, 1],
+    )
+
+
+def changes(before_YX3: np.ndarray, after_YX3: np.ndarray, config: CropConfig) -> list[np.ndarray]:
+    """Masks (Y, X) bool of the connected changes between two pictures; pixels one apart are connected."""
+    changed = np.abs(before_YX3.astype(np.int16) - after_YX3).max(-1) > config.min_change
+    labels, _ = ndimage.label(ndimage.binary_dilation(changed))  # pyright: ignore[reportGeneralTypeIssues]
+    labels = labels * changed
+    sizes = np.bincount(labels.ravel())
+    return [labels == label for label in range(1, len(sizes)) if sizes[label] >= config.min_blob_px]
+
+
+def nearest(blobs: list[np.ndarray], robot_YX: np.ndarray, config: CropConfig) -> np.ndarray | None:
+    """The blob that is nearest to the robot, large ones before small ones; None if none is near."""
+    if not blobs or not robot_YX.any():
+        return None
+    distance = ndimage.distance_transform_edt(~robot_YX)
+    score = [_distance(blob, distance) for blob in blobs]  # pyright: ignore[reportArgumentType]
+    best = int(np.argmin(score))
+    return blobs[best] if score[best] < config.max_distance_px else None
+
+
+def _distance(blob: np.ndarray, distance_YX: np.ndarray) -> float:
+    near = np.percentile(distance_YX[blob], NEAR_PERCENTILE)
+    return float(near) - AREA_BONUS_PX * min(int(blob.sum()), MOST_BONUS_AREA_PX)
+
+
+def resting_place(
+    blobs: list[np.ndarray], thing: np.ndarray, first_YX: np.ndarray, last_YX: np.ndarray, config: CropConfig
+) -> np.ndarray | None:
+    """The change (Y, X) bool where a thing was let go; after a short push the half of its own that the robot ended at.
+
+    Args:
+        blobs: all changes.
+        thing: the one where it lay.
+        first_YX: the robot at the first touch.
+        last_YX: the robot at the last touch.
+        config: sizes and thresholds.
+    """
+    place = nearest(blobs, last_YX, config)
+    if place is not thing:
+        return place
+    to_last = ndimage.distance_transform_edt(~last_YX) - ndimage.distance_transform_edt(~first_YX)  # pyright: ignore
+    return thing & (to_last <= np.median(to_last[thing]))
+
+
+def centre(blob: np.ndarray) -> tuple[int, int]:
+    """Row and column of a mask's centre of mass."""
+    y, x = np.nonzero(blob)
+    return int(y.mean()), int(x.mean())
+
+
+def crop(rgb_YX3: np.ndarray, at: tuple[int, int], size_px: int) -> np.ndarray:
+    """(size, size, 3): the part of a picture around (y, x); beyond its edge the edge is repeated."""
+    rows, columns = (
+        np.clip(place + np.arange(-(size_px // 2), size_px - size_px // 2), 0, side - 1)
+        for place, side in zip(at, rgb_YX3.shape[:2], strict=True)
+    )
+    return rgb_YX3[np.ix_(rows, columns)]
