@@ -1,6 +1,7 @@
 """Stage 1: learn to move, from play. Run the same command again and it goes on from its newest checkpoint.
 
-`python -m jobs.pretrain ...` learns where and how to move to an object, `python -m jobs.pretrain motion-prior ...` a motion prior.
+`python -m jobs.pretrain ...` learns where and how to move to an object, `python -m jobs.pretrain motion-prior ...` a
+motion prior.
 """
 
 import sys

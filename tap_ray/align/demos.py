@@ -128,7 +128,7 @@ def from_dataset(
         model=Trained(policy=model, spec=dataset.spec, norm=norm, tokenizer=tokenizer),
         objective=objective,
         held_out=held_out,
-        lr_scale=learning_rates(config.take, config.transferred_lr) if init is not None else {},
+        lr_scale=learning_rates(transfer, config.transferred_lr) if transfer else {},
     )
     return stage, transfer
 
@@ -145,7 +145,7 @@ def sized(
     """Policy and windows as the terms of the loss, the motion prior (if there is one) and the flow head want them.
 
     Raises:
-        ConfigError: a history without a flow head, a longer one than the prior reads, or terms that a flow head has not.
+        ConfigError: a history without a flow head or longer than the prior reads, or terms that a flow head has not.
     """
     if prior:
         policy = replace(policy, head="flow", prior=prior.network.config)

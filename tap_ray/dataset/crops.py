@@ -130,7 +130,9 @@ def cut(rgb_TYX3: np.ndarray, mask_TYX: np.ndarray, contact_T: np.ndarray, confi
     span_B2 = np.array(spans, np.int64).reshape(-1, 2)
     return Crops(
         object_rgb=np.array(object_rgb, np.uint8).reshape(-1, *nothing.shape),
-        place_rgb=np.array([nothing if rgb is None else rgb for rgb in place_rgb], np.uint8).reshape(-1, *nothing.shape),
+        place_rgb=np.array([nothing if rgb is None else rgb for rgb in place_rgb], np.uint8).reshape(
+            -1, *nothing.shape
+        ),
         has_place=np.array([rgb is not None for rgb in place_rgb], bool),
         bout_T=bout_T,
         touch_B=span_B2[:, 0],

@@ -68,7 +68,11 @@ def inputs(
         return batch | {"goal_rgb": torch.from_numpy(goal_rgb)}
     if trained.tokenizer is None:
         crop = torch.zeros(len(rgb), *CROP_SHAPE, dtype=torch.uint8)
-        return batch | {"object_crop": crop, "place_crop": crop, "crop_mask": torch.zeros(len(rgb), 2, dtype=torch.bool)}
+        return batch | {
+            "object_crop": crop,
+            "place_crop": crop,
+            "crop_mask": torch.zeros(len(rgb), 2, dtype=torch.bool),
+        }
     sentences, row = np.unique(np.asarray(sentence), return_inverse=True)
     tokens = encode(trained.tokenizer, sentences.tolist(), trained.policy.config.num_context)
     return batch | {"tokens": tokens, "sentence": torch.from_numpy(row)}

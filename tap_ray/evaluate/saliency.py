@@ -103,9 +103,7 @@ def saliency(
     return looks
 
 
-def evidence(
-    policy: nn.Module, maps: nn.Module, batch: dict[str, Tensor], moves: Tensor, *, sign: Sign
-) -> Tensor:
+def evidence(policy: nn.Module, maps: nn.Module, batch: dict[str, Tensor], moves: Tensor, *, sign: Sign) -> Tensor:
     """(M, G, G) float32 map of each image that passes `maps`, not normalised.
 
     Args:

@@ -29,7 +29,6 @@ from tap_ray.runs import read_json, write_json
 from tap_ray.specs import RobotSpec
 
 
-
 def new_policy(config: PolicyConfig, *, seed: int, tokenizer: Tokenizer | None = None) -> TapPolicy:
     """A policy with fresh weights (those of pretrained towers fetched).
 

@@ -108,6 +108,7 @@ class TapPolicy(nn.Module):
         """
         super().__init__()
         self.config, self.towers = config, towers
+        self.still: tuple[str, ...] = ()
         width = config.head_width
         self.action_scale = Scale(config.num_actions)
         self.vision = VisionTower(config.vision, towers.vision, image_size=config.image_size, load_weights=load_weights)
@@ -150,6 +151,18 @@ class TapPolicy(nn.Module):
         if acts(self.config) and isinstance(self.head, FlowHead):
             self.head.state_scale.set(norm.state.offset, norm.state.scale)
 
+    def freeze(self, part: str) -> None:
+        """Stop a part (e.g. "vision", "keypoints") from changing, running statistics included."""
+        self.get_submodule(part).requires_grad_(False).eval()
+        self.still += (part,)
+
+    def train(self, mode: bool = True) -> "TapPolicy":
+        """Frozen parts stay in evaluation mode."""
+        super().train(mode)
+        for part in self.still:
+            self.get_submodule(part).eval()
+        return self
+
     @property
     def last(self) -> nn.Module:
         """The head that gives "action"."""
@@ -176,7 +189,9 @@ class TapPolicy(nn.Module):
         """
         maps = self._maps(batch)
         views = self._views(batch, maps)
-        points = self.keypoints(torch.cat([one for one, _ in views.values()]), torch.cat([c for _, c in views.values()]))
+        points = self.keypoints(
+            torch.cat([one for one, _ in views.values()]), torch.cat([c for _, c in views.values()])
+        )
         seen = dict(zip(views, points.split([len(one) for one, _ in views.values()]), strict=True))
         out: dict[str, Tensor] = {}
         if "goal" in seen:
@@ -187,7 +202,9 @@ class TapPolicy(nn.Module):
             if name in ("", "crop_"):
                 read_NW = self._read(seen_NF, context_NC, batch)
             else:
-                read_NW = self._read(seen_NF, context_NC, {"state": batch["play_state"]} if "play_state" in batch else {})
+                read_NW = self._read(
+                    seen_NF, context_NC, {"state": batch["play_state"]} if "play_state" in batch else {}
+                )
             if self.config.head == "regression":
                 out[f"{name}action"] = self.head(read_NW)
             else:
@@ -235,7 +252,9 @@ class TapPolicy(nn.Module):
         if "past_action" in batch:
             past = self.action_scale(batch["past_action"])
             without = memory_NB
-            memory_NB = self.history_in(self.head.encode(past, batch["past_state"], batch["past_mask"])).to(without.dtype)
+            memory_NB = self.history_in(self.head.encode(past, batch["past_state"], batch["past_mask"])).to(
+                without.dtype
+            )
             if self.training:
                 memory_NB, parts = torch.cat([memory_NB, without]), [part.repeat(2, 1) for part in parts]
         return self.readout(torch.cat([*parts, memory_NB], dim=-1))

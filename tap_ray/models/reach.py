@@ -1,7 +1,7 @@
 """Where the robot's own tip will be: targets beside the actions, from play and from demonstrations alike. R targets.
 
-0 .. 2 its displacement over the next steps, 3 .. 5 the way to where it touches something next, 6 .. 8 the way to where it
-lets that go; m, base frame. They cost nothing: the robot's own future says them (`dataset.windows.reach_targets`).
+0 .. 2 its displacement over the next steps, 3 .. 5 the way to where it touches something next, 6 .. 8 the way to where
+it lets that go; m, base frame. They cost nothing: the robot's own future says them (`dataset.windows.reach_targets`).
 """
 
 from typing import Iterable

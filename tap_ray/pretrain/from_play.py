@@ -22,12 +22,13 @@ from tap_ray.dataset.windows import WindowConfig, split_episodes
 from tap_ray.errors import ConfigError
 from tap_ray.models.build import Trained, new_policy
 from tap_ray.models.heads import masked_mse
-from tap_ray.models.reach import NUM_REACH, reach_loss, reach_moments, shown
 from tap_ray.models.policy import Context, PolicyConfig, TapPolicy
+from tap_ray.models.reach import NUM_REACH, reach_loss, reach_moments, shown
 from tap_ray.specs import RobotSpec
 from tap_ray.training.batches import Batch
 from tap_ray.training.stage import Stage, fitted, held_out_windows
 from tap_ray.types import Window
+
 
 @dataclass(frozen=True, kw_only=True)
 class ObjectiveConfig:

@@ -26,7 +26,7 @@ Batch = dict[str, Tensor]
 
 @dataclass(frozen=True, kw_only=True)
 class AugmentConfig:
-    """Random changes of the training images, the same for both frames of a pair. Crops are mirrored at random with it."""
+    """Random changes of the training images, the same for both frames of a pair; crops are mirrored, each by itself."""
 
     shift_px: int = 4
     """Largest shift along each image axis, px, edge pixels repeated; 0 turns it off."""
@@ -35,7 +35,9 @@ class AugmentConfig:
 
     def __post_init__(self) -> None:
         if self.shift_px < 0 or self.jitter < 0:
-            raise ConfigError(f"augment.shift_px and augment.jitter are at least 0; got {self.shift_px}, {self.jitter}.")
+            raise ConfigError(
+                f"augment.shift_px and augment.jitter are at least 0; got {self.shift_px}, {self.jitter}."
+            )
 
 
 def to_tensors(window: Window | Motion, device: torch.device) -> Batch:

@@ -1,6 +1,6 @@
 """Judging predicted actions on held-out windows: R^2 of each slot that moves, and the gripper's sign."""
 
-from typing import Iterable, Sequence
+from typing import Iterable
 
 import numpy as np
 import torch
@@ -63,7 +63,9 @@ def judge(
     metrics = {f"{objective.name}/val_loss": float(np.average(losses, weights=sizes))}
     metrics |= _of_actions(objective.name, np.concatenate(columns["guess"]), np.concatenate(columns["truth"]), spec)
     if columns["reach"]:
-        metrics |= _of_reach(objective.name, *(np.concatenate(columns[key]) for key in ("reach", "reach_truth", "reach_mask")))
+        metrics |= _of_reach(
+            objective.name, *(np.concatenate(columns[key]) for key in ("reach", "reach_truth", "reach_mask"))
+        )
     return metrics
 
 
