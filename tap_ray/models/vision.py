@@ -107,7 +107,7 @@ class VisionTower(nn.Module):
         for unused in ("pooler", "head"):
             if hasattr(tower, unused):
                 setattr(tower, unused, nn.Identity())
-        self.tower = tower.to(memory_format=torch.channels_last)
+        self.tower = tower
         self.frozen = config.frozen
         if self.frozen:
             self.tower.requires_grad_(False)
@@ -118,6 +118,7 @@ class VisionTower(nn.Module):
         self.register_buffer("mean", torch.tensor(mean).view(1, -1, 1, 1), persistent=pretrained)
         self.register_buffer("std", torch.tensor(std).view(1, -1, 1, 1), persistent=pretrained)
         try:
+            self.tower.to(memory_format=torch.channels_last)
             maps = self.eval()(torch.zeros(1, 3, image_size, image_size))
         except Exception as error:  # noqa: BLE001  whatever another kind of model makes of an image
             raise CheckpointError(

@@ -66,7 +66,10 @@ def test_both_images_of_inverse_dynamics_pass_the_same_weights():
 
 
 def test_the_tower_is_run_once_over_all_images():
-    policy, batch = policy_with("language", "crops", "goal", num_reach=9), batch_with("language", "crops", "goal", "play")
+    policy, batch = (
+        policy_with("language", "crops", "goal", num_reach=9),
+        batch_with("language", "crops", "goal", "play"),
+    )
     rows, points = [], []
     policy.vision.register_forward_hook(lambda _, inputs, __: rows.append(len(inputs[0])))
     policy.keypoints.register_forward_hook(lambda _, inputs, __: points.append(len(inputs[0])))
@@ -114,7 +117,9 @@ def test_absent_crops_are_not_looked_at():
     with torch.no_grad():
         seen, blind = policy(batch)["action"], policy(dark)["action"]
         other_object, other_place = policy(no_object)["action"], policy(no_place)["action"]
-    same = [[torch.equal(a, b) for a, b in zip(seen, other, strict=True)] for other in (other_object, other_place, blind)]
+    same = [
+        [torch.equal(a, b) for a, b in zip(seen, other, strict=True)] for other in (other_object, other_place, blind)
+    ]
     assert same == [[False, False, True, True], [False, True, False, True], [False, False, False, True]]
 
 
@@ -196,7 +201,10 @@ def test_jitter_is_the_models_and_only_its_own_images_change():
     policy, batch = policy_with("language", "crops", num_reach=9).eval(), batch_with("language", "play")
     out = policy(batch)
     brighter = torch.tensor([[0.0, 0.1]])
-    own, play = policy(batch | {"jitter": brighter.expand(4, 2)}), policy(batch | {"play_jitter": brighter.expand(2, 2)})
+    own, play = (
+        policy(batch | {"jitter": brighter.expand(4, 2)}),
+        policy(batch | {"play_jitter": brighter.expand(2, 2)}),
+    )
     assert torch.allclose(own["play_action"], out["play_action"], atol=1e-5)
     assert not torch.allclose(own["action"], out["action"], atol=1e-5)
     assert torch.allclose(play["action"], out["action"], atol=1e-5)
