@@ -187,9 +187,9 @@ def test_what_does_not_fit_is_named(tmp_path: Path):
     config.write_text(json.dumps({**json.loads(config.read_text()), "goal_stem": 1}))
     with pytest.raises(ConfigError, match="unknown key 'goal_stem'"):
         init_from(spoken(), run)
+    weights = stage_1(tmp_path / "cut", "goal") / "final" / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:100])
     with pytest.raises(CheckpointError, match="cut off"):
-        weights = stage_1(tmp_path / "cut", "goal") / "final" / "model.safetensors"
-        weights.write_bytes(weights.read_bytes()[:100])
         init_from(spoken(), tmp_path / "cut")
 
 
