@@ -15,6 +15,7 @@ from tap_ray.models.build import Trained, new_policy, save_policy
 from tap_ray.models.deploy import load_policy
 from tap_ray.models.policy import PolicyConfig
 from tap_ray.models.reach import NUM_REACH
+from tap_ray.training.batches import to_tensors
 from tap_ray.training.loop import TrainConfig, fit
 from tests.made_data import write_made_dataset
 from tests.moving_square import SPEC, square_stats
@@ -121,5 +122,23 @@ def test_windows_and_contexts_follow_from_the_terms_of_the_loss(demos):
     assert (with_reach.config.context, with_reach.config.num_reach) == (("language",), NUM_REACH)
     assert (with_play.config.context, with_play.config.num_reach) == (("language", "crops"), NUM_REACH)
     assert (with_play.reach_scale.scale > 0.0009).all()
+
+
+def test_demonstrations_under_their_own_crops(tmp_path: Path):
+    path = write_made_dataset(tmp_path / "demos", num_episodes=10, tasks=TASKS, crops=True)
+    config = AlignConfig(weights=CloningWeights(reach=1.0, crops=1.0, context=1.0))
+    policy, windows = sized(SMALL, replace(ASKED, reach_steps=2), config=config, prior=None, history=0, play=True)
+    dataset = open_dataset(path)
+    stage, _ = from_dataset(dataset, windows, policy=policy, config=config, init=None, play=True, seed=0)
+    demos = next(iterate(dataset, windows, seed=0))
+    play = next(iterate(dataset, replace(windows, batch_size=4), seed=1))
+    loss, metrics = stage.objective.loss(stage.model.policy, to_tensors(replace(demos, play=play), torch.device("cpu")))
+    names = ("loss", "reach", "crops", "context", "play_action", "play_reach")
+    assert set(metrics) == {f"bc/{name}" for name in names}
+    loss.backward()
+    assert [n for n, p in stage.model.policy.named_parameters() if p.requires_grad and p.grad is None] == []
+
+
+def test_a_batch_of_play_has_at_least_one_window():
     with pytest.raises(ConfigError, match=r"align\.play_batch is at least 1; got 0"):
         AlignConfig(play_batch=0)

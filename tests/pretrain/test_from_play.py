@@ -160,6 +160,24 @@ def test_inverse_dynamics_from_a_data_set(tmp_path: Path):
     assert learner.validate() == metrics
 
 
+def test_the_next_object_from_a_data_set(tmp_path: Path):
+    path = write_made_dataset(tmp_path / "play", num_episodes=6, tasks=("play", "play"), crops=True)
+    windows = WindowConfig(horizon=3, reach_steps=2, batch_size=8, holdout_every=3)
+    learner = from_dataset(open_dataset(path), windows, policy=SMALL, config=ObjectiveConfig(), seed=0)
+    config = learner.model.policy.config
+    assert (config.context, config.chunk, config.num_reach) == (("crops",), 3, NUM_REACH)
+    assert sum(len(window.rgb) for window in learner.held_out) == 16, "every step of two episodes: no second image"
+    assert all(window.goal_rgb is None for window in learner.held_out)
+    known = np.concatenate([window.crop_mask for window in learner.held_out if window.crop_mask is not None])
+    assert known[:, 0].sum() == 2 * 5, "frames 0 .. 4 lead to the touch in step 4"
+    moved = [abs(window.reach[:, 3:6][window.reach_mask[:, 3:6]]).max() for window in learner.held_out]
+    assert 0.01 < max(moved) < 0.1
+    metrics = learner.validate()
+    kinds = {f"play/r2_{kind}" for kind in ("move", "contact", "release")}
+    assert {"play/val_loss", "play/r2_mean", "play/gripper_accuracy", *kinds} <= set(metrics)
+    assert learner.validate() == metrics
+
+
 def test_what_cannot_work_is_said_before_training(tmp_path: Path):
     dataset = open_dataset(write_made_dataset(tmp_path / "play", num_episodes=4, tasks=("play",)))
     windows = WindowConfig(batch_size=4, holdout_every=2)
@@ -169,6 +187,8 @@ def test_what_cannot_work_is_said_before_training(tmp_path: Path):
         from_dataset(dataset, replace(windows, reach_steps=0), policy=SMALL, config=ObjectiveConfig(), seed=0)
     with pytest.raises(DataError, match="no episode is held out"):
         from_dataset(dataset, replace(windows, holdout_every=19), policy=SMALL, config=INVERSE, seed=0)
+    with pytest.raises(DataError, match="has no robot masks"):
+        from_dataset(dataset, windows, policy=SMALL, config=ObjectiveConfig(), seed=0)
     unjudged = replace(windows, holdout_every=0)
     assert not from_dataset(dataset, unjudged, policy=SMALL, config=INVERSE, seed=0).validate()
     with pytest.raises(ConfigError, match="Stage 1 has a regression head"):
