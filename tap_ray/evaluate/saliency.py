@@ -9,8 +9,8 @@ and 0 is the mean action of the training data: s says what makes *this* motion d
 is left out: it is absolute and not normalized.
 
 The source keeps what is above 0, since what is below speaks for other classes. A regression has no others: what holds a
-motion back is read as much as what drives it. Of policies taught to go where a square lies, the part above 0 leaves the
-square out altogether, the absolute value finds it (tests/evaluate/test_saliency.py). Sign "for" is the source's.
+motion back is read as much as what drives it, so the absolute value is taken. Sign "for" is the source's. Policies that
+were taught to go where a square lies look at the square by either (tests/evaluate/test_saliency.py).
 
 A transformer tower's cells are the patch tokens of its last layer, and the formula stays: key points read every one of
 them, where classifiers that read a class token alone would need Chefer et al. 2021 (arXiv 2103.15679).

@@ -169,7 +169,7 @@ def test_a_policy_that_goes_where_a_square_lies_looks_at_it():
     found = enrichment(made, rgb, whose)
     assert found["gripper"] > 2.5
     assert found["objects"] < 1
-    assert enrichment(made, rgb, whose, "for")["gripper"] < 1  # why "both" is the default
+    assert enrichment(made, rgb, whose, "for")["gripper"] > 2.5
 
 
 def test_untrained_networks_look_anywhere():
