@@ -128,7 +128,7 @@ def from_dataset(
         model=Trained(policy=model, spec=dataset.spec, norm=norm, tokenizer=tokenizer),
         objective=objective,
         held_out=held_out,
-        lr_scale=learning_rates(config.take, config.transferred_lr) if init is not None else {},
+        lr_scale=learning_rates(transfer, config.transferred_lr) if transfer else {},
     )
     return stage, transfer
 

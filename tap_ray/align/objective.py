@@ -1,6 +1,6 @@
 """Stage 2: which action does this instruction ask for, here?
 
-With a regression head behavior cloning, with Stage 1's head and loss, and terms that keep or use what Stage 1 knows
+With a regression head behavior cloning, with the head and loss of Stage 1, and terms that keep what Stage 1 knows
 
     L = || f(o_t, sentence) - a ||^2
       + reach    || g(o_t, sentence) - reach ||^2      where the tip will be: the demonstration's own future says it

@@ -10,10 +10,8 @@ from torch import Tensor
 from tap_ray.errors import ConfigError, nearest
 from tap_ray.models.build import load_trained
 from tap_ray.models.heads import FlowHead, RegressionHead
-from tap_ray.models.language import TextEncoder
 from tap_ray.models.motion_prior import MotionPrior
 from tap_ray.models.policy import TapPolicy
-from tap_ray.models.vision import VisionTower
 from tap_ray.models.weights import require_same
 from tap_ray.training.stage import FINAL
 
@@ -47,9 +45,9 @@ def init_from(policy: TapPolicy, run: Path, which: Which = "all") -> Transfer:
     """Fill `policy` with weights of the Stage 1 run `run`.
 
     The head's last layer is rescaled from the statistics of Stage 1 to those of `policy`, so that it predicts the same
-    metres and radians as before; so is what reads the state. A longer chunk goes on with Stage 1's last step. What one
+    meters and radians as before; so is what reads the state. A longer chunk goes on with Stage 1's last step. What one
     of the two does not have stays as it is: a flow head is none of Stage 1's, inverse dynamics has no read-out of one
-    image, and crops and reach targets are left behind where Stage 2 does without.
+    image, crops and reach targets are left behind where Stage 2 does without, and what reads a history is new.
 
     Raises:
         CheckpointError: the run is missing or cut off, or its policy has other sizes.
@@ -67,6 +65,9 @@ def init_from(policy: TapPolicy, run: Path, which: Which = "all") -> Transfer:
         weights |= _rescaled_head(source, policy)
     if "state_in.weight" in weights:
         weights |= _rescaled_state(source, policy)
+    if "readout.0.weight" in weights:  # a history, which Stage 1 has not, is read behind all else
+        own = weights["readout.0.weight"]
+        weights["readout.0.weight"] = torch.cat([own, want["readout.0.weight"][:, own.shape[1] :]], dim=1)
     require_same(weights, taken, where=f"Stage 1 run {run}")
     policy.load_state_dict({**want, **weights})
     return Transfer(
@@ -91,24 +92,21 @@ def take_prior(policy: TapPolicy, prior: MotionPrior) -> None:
     policy.head.prior.load_state_dict(prior.state_dict())
 
 
-def learning_rates(which: Which, factor: float) -> dict[str, float]:
-    """For `fit(lr_scale=...)`: `factor` on everything that `which` takes over."""
-    return dict.fromkeys(TAKEN[which], factor) if factor != 1 else {}
+def learning_rates(transfer: Transfer, factor: float) -> dict[str, float]:
+    """For `fit(lr_scale=...)`: `factor` on everything that was taken over."""
+    return dict.fromkeys(transfer.taken, factor) if factor != 1 else {}
 
 
 def freeze(policy: TapPolicy, parts: tuple[str, ...]) -> None:
-    """Stop the parts (e.g. "vision", "trunk") from changing, running statistics included.
+    """`TapPolicy.freeze` each part.
 
     Raises:
         ConfigError: there is no such part.
     """
-    children = dict(policy.named_children())
     for part in parts:
-        if part not in children:
-            raise ConfigError(f"Cannot freeze {part!r}. {nearest(part, children)}")
-        child = children[part].requires_grad_(False)
-        if isinstance(child, VisionTower | TextEncoder):
-            child.frozen = True
+        if part not in dict(policy.named_children()):
+            raise ConfigError(f"Cannot freeze {part!r}. {nearest(part, dict(policy.named_children()))}")
+        policy.freeze(part)
 
 
 @torch.no_grad()

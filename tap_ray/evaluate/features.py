@@ -1,19 +1,18 @@
 """What a trained policy's head is given, for linear probes: the features of both stages in the place they share."""
 
 from pathlib import Path
-from typing import Sequence
+from typing import Mapping, Sequence
 
 import numpy as np
 import torch
 
+from tap_ray.dataset.crops import CropConfig, Crops
 from tap_ray.errors import ConfigError
 from tap_ray.evaluate.probes import ProbeData
 from tap_ray.models.build import Trained, load_trained, new_policy
 from tap_ray.models.language import encode
 from tap_ray.models.policy import acts
 
-CROP_SHAPE = (24, 24, 3)
-"""Of a crop that is not there."""
 BATCH = 64
 """Frames at a time."""
 
@@ -52,9 +51,15 @@ def policy_features(run: Path, data: ProbeData, *, fresh: bool = False) -> np.nd
 
 
 def inputs(
-    trained: Trained, rgb: np.ndarray, goal_rgb: np.ndarray, *, state: np.ndarray, sentence: Sequence[str]
+    trained: Trained,
+    rgb: np.ndarray,
+    goal_rgb: np.ndarray,
+    *,
+    state: np.ndarray,
+    sentence: Sequence[str],
+    crops: Mapping[str, np.ndarray] | None = None,
 ) -> dict[str, torch.Tensor]:
-    """What the policy is given for F frames: the second image of inverse dynamics, no crops, or instructions.
+    """What the policy is given for F frames: the second image of inverse dynamics, crops, or instructions.
 
     Args:
         trained: the policy.
@@ -62,17 +67,31 @@ def inputs(
         goal_rgb: likewise; only inverse dynamics gets them.
         state: (F, S) float32.
         sentence: (F) instructions; only Stage 2 gets them.
+        crops: "object_crop", "place_crop" (F, C, C, 3) uint8 and "crop_mask" (F, 2) bool; only a policy that was
+            trained on them gets them. None: it is not told what to look for.
     """
     batch = {"rgb": torch.from_numpy(rgb), "state": torch.from_numpy(state)}
     if trained.tokenizer is None and not acts(trained.policy.config):
         return batch | {"goal_rgb": torch.from_numpy(goal_rgb)}
     if trained.tokenizer is None:
-        crop = torch.zeros(len(rgb), *CROP_SHAPE, dtype=torch.uint8)
-        return batch | {
-            "object_crop": crop,
-            "place_crop": crop,
-            "crop_mask": torch.zeros(len(rgb), 2, dtype=torch.bool),
-        }
+        told = no_crops(len(rgb)) if crops is None else crops
+        return batch | {name: torch.from_numpy(value) for name, value in told.items()}
     sentences, row = np.unique(np.asarray(sentence), return_inverse=True)
     tokens = encode(trained.tokenizer, sentences.tolist(), trained.policy.config.num_context)
     return batch | {"tokens": tokens, "sentence": torch.from_numpy(row)}
+
+
+def no_crops(num: int) -> dict[str, np.ndarray]:
+    """Crops of frames that have none."""
+    size = CropConfig().size_px
+    images = {name: np.zeros((num, size, size, 3), np.uint8) for name in ("object_crop", "place_crop")}
+    return images | {"crop_mask": np.zeros((num, 2), bool)}
+
+
+def crops_of(crops: Crops) -> dict[str, np.ndarray]:
+    """The crops of an episode's T frames: those of the bout that a frame leads to or belongs to."""
+    told, led = no_crops(len(crops.bout_T)), crops.bout_T >= 0
+    bout = crops.bout_T[led]
+    told["object_crop"][led], told["place_crop"][led] = crops.object_rgb[bout], crops.place_rgb[bout]
+    told["crop_mask"][led] = np.stack([np.ones_like(crops.has_place), crops.has_place], axis=1)[bout]
+    return told

@@ -12,9 +12,11 @@ import numpy as np
 from tqdm import tqdm
 
 from tap_ray import runs
+from tap_ray.dataset.crops import CropConfig, cut
 from tap_ray.errors import ConfigError
 from tap_ray.evaluate import shares, strips
 from tap_ray.evaluate.episodes import MakePolicy, MakeVector, chunks
+from tap_ray.evaluate.features import crops_of
 from tap_ray.evaluate.protocol import Protocol, cells, policy_seed
 from tap_ray.evaluate.saliency import Sign, saliency
 from tap_ray.evaluate.settings import EvaluateConfig, protocol_of
@@ -37,7 +39,7 @@ class LookConfig:
     """Which policies look, at what."""
 
     policy: tuple[Path, ...]
-    """Run folders of jobs.pretrain (Stage 1, inverse dynamics) and jobs.align (Stage 2). All see the same frames."""
+    """Run folders of jobs.pretrain (Stage 1) and jobs.align (Stage 2). All see the same frames."""
     driver: Literal["auto", "policy", "expert"] = "auto"
     """Who moves the robot: the only policy given (Stage 2), or the scripted expert; auto: the policy where it can."""
     sign: Sign = "both"
@@ -52,7 +54,7 @@ class LookConfig:
     max_steps: int = 60
     """Control steps of an episode (5 a second); it is looked at until the task is done."""
     ahead: int = 1
-    """Steps (0.2 s each) from a frame to the one that is its goal image in Stage 1, at least 1."""
+    """Steps (0.2 s each) from a frame to the second image of inverse dynamics, at least 1."""
     every: int = 4
     """Steps (0.2 s each) between two pictures of a strip."""
     seed: int = 0
@@ -74,7 +76,7 @@ class Watcher:
 
     name: str
     stage: int
-    """1: it follows goal images; 2: instructions."""
+    """1: it follows crops or goal images; 2: instructions."""
     trained: Trained
 
 
@@ -90,6 +92,9 @@ class Film:
     """(F, S) float32."""
     segmentation: np.ndarray
     """(F + ahead, Y, X) uint8, values as in tap_ray/types.py."""
+    crops: Mapping[str, np.ndarray]
+    """What is touched next in each of the F frames, and where it is left, cut out of the whole episode; see
+    `features.inputs`."""
 
 
 def watchers(config: LookConfig) -> list[Watcher]:
@@ -167,7 +172,7 @@ def films(protocol: Protocol, make_vector: MakeVector, make_policy: MakePolicy, 
         ConfigError: the simulator does not say whose pixel is whose.
     """
     for same in chunks(cells(protocol), FLEET):
-        scene = replace(protocol.env_config(same[0].task, same[0].scenario), segmentation=True)
+        scene = replace(protocol.env_config(same[0].task, same[0].scenario), segmentation=True, robot_mask=True)
         env = make_vector(scene, len(same))
         try:
             done = rollout(
@@ -185,11 +190,12 @@ def films(protocol: Protocol, make_vector: MakeVector, make_policy: MakePolicy, 
 
 def _film(cell: Cell, trajectory: Trajectory, *, sim: str, ahead: int) -> Film:
     """Frames before the action that first completes the task, that of the action included; all if none does."""
-    if trajectory.segmentation is None:
+    if trajectory.segmentation is None or trajectory.robot_mask is None:
         raise ConfigError(
             f"sim {sim!r} does not say whose pixel is whose (no info['segmentation']): nothing to measure."
         )
     done = np.flatnonzero(trajectory.entire)
+    told = crops_of(cut(trajectory.rgb, trajectory.robot_mask > 0, trajectory.contact, CropConfig()))
     num = min(len(trajectory) - ahead, int(done[0]) + 1 if len(done) else len(trajectory))
     return Film(
         cell=cell,
@@ -197,6 +203,7 @@ def _film(cell: Cell, trajectory: Trajectory, *, sim: str, ahead: int) -> Film:
         rgb=trajectory.rgb[: num + ahead],
         state=trajectory.state[:num],
         segmentation=trajectory.segmentation[: num + ahead],
+        crops={name: value[:num] for name, value in told.items()},
     )
 
 
@@ -255,6 +262,7 @@ def watch(config: LookConfig, watcher: Watcher, film: Film) -> dict[str, Seen]:
         film.rgb[frames["goal"]],
         state=film.state,
         sentence=[film.instruction] * num,
+        crops=film.crops,
         sign=config.sign,
     )
     return {

@@ -1,16 +1,16 @@
 """Where does a policy look? Grad-CAM on the map that its key points are found in. T frames, G x G cells, C channels.
 
-    s = 1/2 |a|^2            a: motion slots of the first predicted action, normalised
+    s = 1/2 |a|^2            a: motion slots of the first predicted action, normalized
     w_c = mean_p ds/dA_pc    A_pc: channel c of the joined map (`models.keypoints.Join`) in cell p
     map_p = |sum_c w_c A_pc|                             Grad-CAM, Selvaraju et al. 2017, arXiv 1610.02391
 
 Grad-CAM differentiates the score of a class; an action has none. The gradient of s is that of the action along itself,
 and 0 is the mean action of the training data: s says what makes *this* motion differ from the average one. The gripper
-is left out: it is absolute and not normalised.
+is left out: it is absolute and not normalized.
 
 The source keeps what is above 0, since what is below speaks for other classes. A regression has no others: what holds a
-motion back is read as much as what drives it. Of policies taught to go where a square lies, the part above 0 leaves the
-square out altogether, the absolute value finds it (tests/evaluate/test_saliency.py). Sign "for" is the source's.
+motion back is read as much as what drives it, so the absolute value is taken. Sign "for" is the source's. Policies that
+were taught to go where a square lies look at the square by either (tests/evaluate/test_saliency.py).
 
 A transformer tower's cells are the patch tokens of its last layer, and the formula stays: key points read every one of
 them, where classifiers that read a class token alone would need Chefer et al. 2021 (arXiv 2103.15679).
@@ -21,7 +21,7 @@ even fresh weights like what has contrast, so a trained network's map says somet
 
 from dataclasses import dataclass
 from math import ceil, log2
-from typing import Any, Literal, Sequence
+from typing import Any, Literal, Mapping, Sequence
 
 import numpy as np
 import torch
@@ -60,6 +60,7 @@ def saliency(
     *,
     state: np.ndarray,
     sentence: Sequence[str],
+    crops: Mapping[str, np.ndarray] | None = None,
     sign: Sign = "both",
 ) -> dict[str, Looks]:
     """Where the policy looks in each frame.
@@ -73,6 +74,7 @@ def saliency(
         goal_rgb: likewise, the goal image of each frame; only inverse dynamics looks at it.
         state: (T, S) float32.
         sentence: (T) instructions; only Stage 2 reads them.
+        crops: as for `features.inputs`; only a policy that was trained on them reads them.
         sign: "both", or "for": only what speaks for the motion; see the top of this file.
 
     Returns:
@@ -89,7 +91,8 @@ def saliency(
     cells: dict[str, list[Tensor]] = {view: [] for view in views}
     for begin in range(0, len(rgb), BATCH):
         part = slice(begin, begin + BATCH)
-        batch = inputs(trained, rgb[part], goal_rgb[part], state=state[part], sentence=sentence[part])
+        told = None if crops is None else {name: value[part] for name, value in crops.items()}
+        batch = inputs(trained, rgb[part], goal_rgb[part], state=state[part], sentence=sentence[part], crops=told)
         if policy.config.head == "flow":
             batch["noise"] = torch.zeros(len(batch["rgb"]), policy.config.chunk, policy.config.num_actions)
         found_MGG = evidence(policy, policy.join, batch, moves, sign=sign)
@@ -99,12 +102,12 @@ def saliency(
     for view in views:
         grid = torch.cat(cells[view]).numpy()
         enlarge_YG = enlarging(cell_middles_px(policy.vision, size, grid.shape[1]), size)
-        looks[view] = Looks(map_TYX=normalised(enlarge_YG @ grid @ enlarge_YG.T), enlarge_YG=enlarge_YG)
+        looks[view] = Looks(map_TYX=normalized(enlarge_YG @ grid @ enlarge_YG.T), enlarge_YG=enlarge_YG)
     return looks
 
 
 def evidence(policy: nn.Module, maps: nn.Module, batch: dict[str, Tensor], moves: Tensor, *, sign: Sign) -> Tensor:
-    """(M, G, G) float32 map of each image that passes `maps`, not normalised.
+    """(M, G, G) float32 map of each image that passes `maps`, not normalized.
 
     Args:
         policy: `TapPolicy`, or whatever returns {"action": (N, H, A)}.
@@ -146,7 +149,7 @@ def enlarging(middles_px: np.ndarray, size: int) -> np.ndarray:
     return np.stack(rows, axis=1).astype(np.float32)
 
 
-def normalised(map_TYX: np.ndarray) -> np.ndarray:
+def normalized(map_TYX: np.ndarray) -> np.ndarray:
     """Each frame divided by its sum; a frame of zeros stays as it is."""
     total = map_TYX.sum((1, 2), keepdims=True)
     return (map_TYX / np.where(total > 0, total, 1)).astype(np.float32)

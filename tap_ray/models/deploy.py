@@ -29,7 +29,7 @@ class Deployed:
             device: where to compute.
 
         Raises:
-            ConfigError: `execute` does not fit the chunk, or the policy follows goal images.
+            ConfigError: `execute` does not fit the chunk, or the policy is Stage 1's.
         """
         config = trained.policy.config
         self.execute = config.execute if execute is None else execute
@@ -37,7 +37,8 @@ class Deployed:
             raise ConfigError(f"execute must be 1 .. {config.chunk} (the policy's chunk); got {self.execute}.")
         if trained.tokenizer is None:
             raise ConfigError(
-                "This policy follows goal images (Stage 1). Align it with demonstrations before using it."
+                "This policy follows crops or goal images, not words (Stage 1). Align it with demonstrations "
+                "(jobs.align) before using it."
             )
         self._trained, self._device = trained, torch.device(device)
         self._policy = trained.policy.eval().to(self._device)

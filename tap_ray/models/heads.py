@@ -27,7 +27,7 @@ class RegressionHead(nn.Module):
 
 
 class FlowHead(nn.Module):
-    """A latent of motion is predicted, the decoder of a motion prior turns it into actions (METHOD.md B, Stage 2).
+    """A latent of motion is predicted, the decoder of a motion prior turns it into actions (arXiv 2606.26095, Stage 2).
 
     The prior works in the layout of all robots; this head lays out the numbers of its own.
     """
@@ -74,7 +74,7 @@ class FlowHead(nn.Module):
     def losses(
         self, latent_NL: Tensor, action_NHA: Tensor, step_NH: Tensor, state_NHS: Tensor | None
     ) -> dict[str, Tensor]:
-        """The parts of METHOD.md B's loss.
+        """The parts of the loss (arXiv 2606.26095, Stage 2).
 
         Args:
             latent_NL: predicted; a latent stands for the whole chunk.

@@ -108,6 +108,7 @@ class TapPolicy(nn.Module):
         """
         super().__init__()
         self.config, self.towers = config, towers
+        self.still: tuple[str, ...] = ()
         width = config.head_width
         self.action_scale = Scale(config.num_actions)
         self.vision = VisionTower(config.vision, towers.vision, image_size=config.image_size, load_weights=load_weights)
@@ -149,6 +150,18 @@ class TapPolicy(nn.Module):
             self.state_scale.set(norm.state.offset, norm.state.scale)
         if acts(self.config) and isinstance(self.head, FlowHead):
             self.head.state_scale.set(norm.state.offset, norm.state.scale)
+
+    def freeze(self, part: str) -> None:
+        """Stop a part (e.g. "vision", "keypoints") from changing, running statistics included."""
+        self.get_submodule(part).requires_grad_(False).eval()
+        self.still += (part,)
+
+    def train(self, mode: bool = True) -> "TapPolicy":
+        """Frozen parts stay in evaluation mode."""
+        super().train(mode)
+        for part in self.still:
+            self.get_submodule(part).eval()
+        return self
 
     @property
     def last(self) -> nn.Module:

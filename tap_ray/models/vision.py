@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Literal
 
 import torch
+from safetensors import SafetensorError
 from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers import AutoConfig, AutoModel, PretrainedConfig, ResNetConfig, ViTConfig
@@ -106,7 +107,7 @@ class VisionTower(nn.Module):
         for unused in ("pooler", "head"):
             if hasattr(tower, unused):
                 setattr(tower, unused, nn.Identity())
-        self.tower = tower.to(memory_format=torch.channels_last)
+        self.tower = tower
         self.frozen = config.frozen
         if self.frozen:
             self.tower.requires_grad_(False)
@@ -117,11 +118,12 @@ class VisionTower(nn.Module):
         self.register_buffer("mean", torch.tensor(mean).view(1, -1, 1, 1), persistent=pretrained)
         self.register_buffer("std", torch.tensor(std).view(1, -1, 1, 1), persistent=pretrained)
         try:
+            self.tower.to(memory_format=torch.channels_last)
             maps = self.eval()(torch.zeros(1, 3, image_size, image_size))
-        except (TypeError, ValueError, AttributeError, KeyError) as error:
+        except Exception as error:  # noqa: BLE001  whatever another kind of model makes of an image
             raise CheckpointError(
-                f"{config.pretrained or config.kind!r} ({tower.config.model_type}) does not turn one image into "
-                f"feature maps or patch tokens: {error}. Give a vision tower, e.g. ViT, DINOv2, SigLIP, CLIP or ResNet."
+                f"{config.pretrained or config.kind!r} ({hf.model_type}) does not turn one image into feature maps "
+                f"or patch tokens: {error}. Give a vision tower, e.g. ViT, DINOv2, SigLIP, CLIP or ResNet."
             ) from None
         self.channels: tuple[int, ...] = tuple(one.shape[1] for one in maps)
         self.grid: int = maps[0].shape[-1]
@@ -142,8 +144,8 @@ class VisionTower(nn.Module):
         last = out.last_hidden_state
         if last.ndim == 4:
             return tuple(out.hidden_states[-2:])
-        side = int(last.shape[1] ** 0.5)  # class and register tokens come before the patches
-        return (last[:, last.shape[1] - side * side :].mT.unflatten(-1, (side, side)),)
+        side = x.shape[-1] // self.tower.config.patch_size
+        return (last[:, -side * side :].mT.unflatten(-1, (side, side)),)  # class and register tokens come first
 
 
 def freeze_unused(model: nn.Module, out: Tensor) -> None:
@@ -174,6 +176,6 @@ def _from_hub(cls: type, source: str):
         raise ConfigError('kind "pretrained" needs a local folder or a hub id in --policy.vision.pretrained.')
     try:
         return cls.from_pretrained(source, **({"use_safetensors": True} if cls is AutoModel else {}))  # type: ignore[attr-defined]
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RuntimeError, SafetensorError) as error:
         where = "folder" if Path(source).is_dir() else "path or hub id"
         raise CheckpointError(f"Cannot load the {where} {source!r} as a vision model: {error}") from None

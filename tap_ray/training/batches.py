@@ -26,7 +26,7 @@ Batch = dict[str, Tensor]
 
 @dataclass(frozen=True, kw_only=True)
 class AugmentConfig:
-    """Random changes of the training images, the same for both frames of a pair; crops are mirrored with them."""
+    """Random changes of the training images, the same for both frames of a pair; crops are mirrored, each by itself."""
 
     shift_px: int = 4
     """Largest shift along each image axis, px, edge pixels repeated; 0 turns it off."""

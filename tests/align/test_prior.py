@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from tap_ray.align.demos import AlignConfig, from_dataset, sized
-from tap_ray.align.objective import FlowCloning, decayed
+from tap_ray.align.objective import CloningWeights, FlowCloning, decayed
 from tap_ray.dataset import layout
 from tap_ray.dataset.motions import MotionWindows
 from tap_ray.dataset.norm_stats import NormStats
@@ -47,8 +47,8 @@ def prior(norm: NormStats | None = None, robot: str = SPEC.robot) -> TrainedPrio
 def aligned(demos, *, given: TrainedPrior | None, history: int = 0, **config):
     """Stage and windows of a flow head."""
     policy = replace(SMALL, head="flow", prior=TINY)
-    policy, windows = sized(policy, WINDOWS, prior=given, history=history)
     how = AlignConfig(**config)
+    policy, windows = sized(policy, WINDOWS, config=how, prior=given, history=history)
     return from_dataset(demos, windows, policy=policy, config=how, init=None, prior=given, seed=0)[0], windows
 
 
@@ -200,9 +200,15 @@ def test_each_robots_noise_is_its_own(demos):
 
 def test_a_users_mistakes(demos, tmp_path: Path):
     with pytest.raises(ConfigError, match="--history needs --prior"):
-        sized(SMALL, WINDOWS, prior=None, history=3)
+        sized(SMALL, WINDOWS, config=AlignConfig(), prior=None, history=3)
     with pytest.raises(ConfigError, match=r"history lies in 0 \.\. 4 \(the prior's chunk\); got 5"):
-        sized(SMALL, WINDOWS, prior=prior(), history=5)
+        sized(SMALL, WINDOWS, config=AlignConfig(), prior=prior(), history=5)
+    flow = replace(SMALL, head="flow")
+    for wrong in ({"weights": CloningWeights(reach=1.0)}, {"weights": CloningWeights(crops=1.0)}):
+        with pytest.raises(ConfigError, match="A flow head is trained on demonstrated actions alone"):
+            sized(flow, WINDOWS, config=AlignConfig(**wrong), prior=None, history=0)
+    with pytest.raises(ConfigError, match="A flow head is trained on demonstrated actions alone"):
+        sized(flow, WINDOWS, config=AlignConfig(), prior=None, history=0, play=True)
     with pytest.raises(CheckpointError, match="holds no motion prior"):
         load_prior(tmp_path)
 

@@ -22,10 +22,11 @@ from tap_ray.models.build import Trained, new_policy, save_policy
 from tap_ray.models.language import word_tokenizer
 from tap_ray.models.policy import PolicyConfig
 from tap_ray.types import Cell, EnvConfig, Trajectory
+from tests import untrained
 from tests.line_world import Forward, line_robots
 from tests.small import VISION
 
-TINY = PolicyConfig(image_size=32, vision=VISION, goal_stem=VISION, width=32, num_layers=1, head_width=32)
+TINY = PolicyConfig(context=("language",), vision=VISION, **untrained.TINY)
 CARROT = ("put_carrot_on_plate",)
 
 
@@ -33,11 +34,12 @@ def unit(slots):
     return SlotNorm(names=tuple(s.name for s in slots), offset=(0.0,) * len(slots), scale=(1.0,) * len(slots))
 
 
-def made(folder: Path, config: PolicyConfig, *, stage: int, robot: str = "widowx") -> Path:
-    """A finished run of an untrained policy."""
+def made(folder: Path, config: PolicyConfig, *, robot: str = "widowx") -> Path:
+    """A finished run of an untrained policy: Stage 2's with words, else Stage 1's."""
+    stage = 2 if "language" in config.context else 1
     spec = envs.spec(EnvConfig(robot=robot))
     tokenizer = word_tokenizer(envs.TASKS[CARROT[0]].sentence) if stage == 2 else None
-    config = replace(config, context="language" if stage == 2 else "goal", num_actions=len(spec.action))
+    config = replace(config, num_actions=len(spec.action))
     norm = NormStats(mode="mean_std", state=unit(spec.state), action=unit(spec.action))
     policy = new_policy(config, seed=0, tokenizer=tokenizer)
     opened = runs.open_run(folder, job="align" if stage == 2 else "pretrain", config={"robot": robot})
@@ -47,10 +49,11 @@ def made(folder: Path, config: PolicyConfig, *, stage: int, robot: str = "widowx
 
 
 @pytest.fixture(scope="module")
-def stages(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
-    """Run folders of both stages."""
+def stages(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path, Path]:
+    """Run folders of both stages: inverse dynamics, crops, and words."""
     folder = tmp_path_factory.mktemp("runs")
-    return made(folder / "moves", TINY, stage=1), made(folder / "does", TINY, stage=2)
+    moves, finds = replace(TINY, context=("goal",)), replace(TINY, context=("crops",))
+    return made(folder / "moves", moves), made(folder / "finds", finds), made(folder / "does", TINY)
 
 
 @pytest.fixture(autouse=True)
@@ -61,21 +64,25 @@ def elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.filterwarnings("ignore:Exception ignored in")  # imageio's reader leaves its pipes to the collector
-def test_both_stages_look_at_the_expert(stages: tuple[Path, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+def test_both_stages_look_at_the_expert(
+    stages: tuple[Path, Path, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
     config = LookConfig(policy=stages, tasks=CARROT, episodes=2, max_steps=6, every=2, out=tmp_path / "look")
     assert job.main(config) == tmp_path / "look"
     shown = capsys.readouterr().out
     assert "95 % bootstrap over 2 episodes, 10 frames" in shown  # 6 frames each, the last is a goal only
     assert "share of the map on the gripper, does, image - moves, image:" in shown
     report = runs.read_json(tmp_path / "look" / "saliency.json")
-    assert report["stage"] == {"moves": 1, "does": 2}
+    assert report["stage"] == {"moves": 1, "finds": 1, "does": 2}
     assert list(report["all"]) == [
         "moves, image",
         "moves, image, fresh weights",
-        "image, at best of 2 x 2 cells",
+        "image, at best of 4 x 4 cells",
         "moves, goal",
         "moves, goal, fresh weights",
-        "goal, at best of 2 x 2 cells",
+        "goal, at best of 4 x 4 cells",
+        "finds, image",
+        "finds, image, fresh weights",
         "does, image",
         "does, image, fresh weights",
     ]
@@ -85,8 +92,8 @@ def test_both_stages_look_at_the_expert(stages: tuple[Path, Path], tmp_path: Pat
         if "at best" not in name:  # there each region has a map of its own
             assert sum(part["mass"] for part in parts) == pytest.approx(1, abs=1e-4)
     strip = iio.imread(tmp_path / "look" / "strips" / "put_carrot_on_plate-000.png")
-    # Steps 0 2 4 of 32 px six times as large; the camera and three maps, each below a bar, one bar for the sentence.
-    assert strip.shape == (5 * strips.BAR_PX + 4 * 192, 3 * 192, 3)
+    # Steps 0 2 4 of 32 px six times as large; the camera and four maps, each below a bar, one bar for the sentence.
+    assert strip.shape == (6 * strips.BAR_PX + 5 * 192, 3 * 192, 3)
     video = iio.imread(tmp_path / "look" / "videos" / "put_carrot_on_plate-001.mp4", plugin="FFMPEG")
     assert video.shape[0] == 5
     before = (tmp_path / "look" / "saliency.json").stat().st_mtime_ns
@@ -95,9 +102,11 @@ def test_both_stages_look_at_the_expert(stages: tuple[Path, Path], tmp_path: Pat
     assert (tmp_path / "look" / "saliency.json").stat().st_mtime_ns == before
 
 
-def test_a_stage_2_policy_drives_itself(stages: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+def test_a_stage_2_policy_drives_itself(
+    stages: tuple[Path, Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
     monkeypatch.setattr(envs, "make_expert", lambda *_: pytest.fail("nobody asked for the expert"))
-    job.main(LookConfig(policy=stages[1:], tasks=CARROT, episodes=1, max_steps=4, out=tmp_path / "own"))
+    job.main(LookConfig(policy=stages[2:], tasks=CARROT, episodes=1, max_steps=4, out=tmp_path / "own"))
     assert runs.read_json(tmp_path / "own" / "saliency.json")["frames"] == 3
 
 
@@ -117,7 +126,7 @@ def test_a_film_is_cut_after_the_task():
         action=np.zeros((9, 7), np.float32),
         contact=entire,
         object_pose=np.zeros((9, 1, 7), np.float32),
-        robot_mask=None,
+        robot_mask=np.zeros((9, 8, 8), np.uint8),
         partial=entire,
         entire=entire,
         object_name=("",),
@@ -128,6 +137,7 @@ def test_a_film_is_cut_after_the_task():
     # The action at step 3 completes it: frames 0 .. 3, and two more that are their goals.
     film = look._film(cell, trajectory, sim="pybullet", ahead=2)
     assert (len(film.state), len(film.rgb), len(film.segmentation)) == (4, 6, 6)
+    assert film.crops["crop_mask"].tolist() == [[False, False]] * 4, "nothing was moved"
     never = look._film(cell, replace(trajectory, entire=entire & False), sim="pybullet", ahead=2)
     assert (len(never.state), len(never.rgb)) == (7, 9)
 
@@ -161,8 +171,8 @@ def test_numbers_that_cannot_be(values: dict[str, int], text: str):
         LookConfig(policy=(Path("x"),), **values)  # type: ignore[arg-type]
 
 
-def test_runs_that_cannot_look(stages: tuple[Path, Path], tmp_path: Path):
-    moves, does = stages
+def test_runs_that_cannot_look(stages: tuple[Path, Path, Path], tmp_path: Path):
+    moves, _, does = stages
 
     def of(*paths: Path, **more: str):
         return look.watchers(LookConfig(policy=paths, **more))  # type: ignore[arg-type]
@@ -186,24 +196,21 @@ def test_runs_that_cannot_look(stages: tuple[Path, Path], tmp_path: Path):
         of(moves, driver="policy")
     with pytest.raises(ConfigError, match=re.escape("Only a single policy of Stage 2 (jobs.align) can drive")):
         of(moves, does, driver="policy")
-    small = made(tmp_path / "small", replace(TINY, image_size=16), stage=2)
+    small = made(tmp_path / "small", replace(TINY, image_size=16))
     with pytest.raises(ConfigError, match="trained on other images: does 32 px, small 16 px"):
         of(does, small)
-    change = made(tmp_path / "change", replace(TINY, goal="change"), stage=1)
-    with pytest.raises(ConfigError, match="change was trained on goal images in which the robot stays as it is"):
-        of(change)
 
 
-def test_policies_of_two_robots(stages: tuple[Path, Path], tmp_path: Path):
-    other = made(tmp_path / "joints", TINY, stage=2, robot="iiwa")
+def test_policies_of_two_robots(stages: tuple[Path, Path, Path], tmp_path: Path):
+    other = made(tmp_path / "joints", TINY, robot="iiwa")
     with pytest.raises(SpecError, match="policy joints"):
-        job.main(LookConfig(policy=(stages[1], other), tasks=CARROT))
+        job.main(LookConfig(policy=(stages[2], other), tasks=CARROT))
 
 
 def test_a_mistake_ends_with_one_line(
-    stages: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    stages: tuple[Path, Path, Path], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ):
-    monkeypatch.setattr(sys, "argv", ["look", "--policy", str(stages[1]), "--tasks", "put_carrot_on_plat"])
+    monkeypatch.setattr(sys, "argv", ["look", "--policy", str(stages[2]), "--tasks", "put_carrot_on_plat"])
     with pytest.raises(SystemExit) as ended:
         run_job(job.main, LookConfig)
     assert ended.value.code == 2

@@ -9,7 +9,6 @@ import pytest
 
 import envs
 from tap_ray import runs
-from tap_ray.dataset.norm_stats import NormStats, SlotNorm
 from tap_ray.errors import CheckpointError, ConfigError, SpecError
 from tap_ray.evaluate import trained
 from tap_ray.evaluate.episodes import Robots
@@ -17,34 +16,13 @@ from tap_ray.evaluate.failures import facts_of
 from tap_ray.evaluate.features import policy_features
 from tap_ray.evaluate.probes import ProbeData
 from tap_ray.evaluate.protocol import Protocol, cells
-from tap_ray.models.build import Trained, new_policy, save_policy
-from tap_ray.models.language import word_tokenizer
-from tap_ray.models.policy import PolicyConfig
-from tap_ray.types import EnvConfig
-
-SPEC = envs.spec(EnvConfig())
-
-
-def unit(slots):
-    return SlotNorm(names=tuple(s.name for s in slots), offset=(0.0,) * len(slots), scale=(1.0,) * len(slots))
+from tests.untrained import SPEC, untrained_run
 
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
     """A run folder of a small policy for 32 px."""
-    folder = tmp_path_factory.mktemp("runs") / "align"
-    tokenizer = word_tokenizer(envs.TASKS["put_carrot_on_plate"].sentence)
-    config = PolicyConfig(context="language", image_size=32, width=32, num_layers=1, head_width=32)
-    made = Trained(
-        policy=new_policy(config, seed=0, tokenizer=tokenizer),
-        spec=SPEC,
-        norm=NormStats(mode="mean_std", state=unit(SPEC.state), action=unit(SPEC.action)),
-        tokenizer=tokenizer,
-    )
-    opened = runs.open_run(folder, job="align", config={"steps": 0})
-    save_policy(folder / "final", made)
-    runs.finish(opened)
-    return folder
+    return untrained_run(tmp_path_factory.mktemp("runs") / "align")
 
 
 def test_a_policy_that_fits(run):
@@ -119,7 +97,7 @@ def test_features_are_what_the_head_gets(run):
         target={},
     )
     features = policy_features(run, data)
-    assert features.shape[0] == 70
+    assert features.shape == (70, 32), "the read-out's width"
     assert np.isfinite(features).all()
     # Seed 0 again gives the very weights of the run; a frame's features do not depend on its batch.
     np.testing.assert_allclose(policy_features(run, data, fresh=True), features, rtol=1e-4, atol=1e-5)

@@ -19,7 +19,7 @@ SENTENCES = ["go left", "go to the right"]
 def run(tmp_path: Path) -> Path:
     """A policy that always predicts dx = 0.02 m, dz = 1 m, gripper 0.1, and 0.03, 1, -0.1 a step later."""
     tokenizer = word_tokenizer(SENTENCES)
-    policy = new_policy(replace(SMALL, context="language"), seed=0, tokenizer=tokenizer)
+    policy = new_policy(replace(SMALL, context=("language",)), seed=0, tokenizer=tokenizer)
     policy.set_norm(square_stats())
     wanted = torch.tensor([[0.02, 0, 1.0, 0, 0, 0, 0.1], [0.03, 0, 1.0, 0, 0, 0, -0.1]])
     policy.head.out.weight.data.zero_()
@@ -67,7 +67,7 @@ def test_a_new_episode_forgets_the_chunk(run: Path):
 
 def test_a_fleet_gets_what_single_robots_get(tmp_path: Path):
     tokenizer = word_tokenizer(SENTENCES)
-    policy = new_policy(replace(SMALL, context="language"), seed=0, tokenizer=tokenizer)
+    policy = new_policy(replace(SMALL, context=("language",)), seed=0, tokenizer=tokenizer)
     save_policy(tmp_path / "final", Trained(policy=policy, spec=SPEC, norm=square_stats(), tokenizer=tokenizer))
     fleet, _ = load_policy(tmp_path)
     obs, info = view(4)
@@ -96,8 +96,8 @@ def test_what_is_missing_or_does_not_fit_is_named(run: Path, tmp_path: Path):
 
 
 def test_a_stage_1_policy_cannot_be_deployed(tmp_path: Path):
-    policy = new_policy(SMALL, seed=0)
+    policy = new_policy(replace(SMALL, context=("crops",)), seed=0)
     save_policy(tmp_path / "final", Trained(policy=policy, spec=SPEC, norm=square_stats(), tokenizer=None))
     assert load_trained(tmp_path / "final").tokenizer is None
-    with pytest.raises(ConfigError, match=r"follows goal images \(Stage 1\)\. Align it"):
+    with pytest.raises(ConfigError, match=r"follows crops or goal images, not words \(Stage 1\)\. Align it"):
         load_policy(tmp_path)

@@ -1,3 +1,5 @@
+"""The policy of both stages: what it looks at, under which context, with which weights."""
+
 from dataclasses import replace
 
 import pytest
@@ -5,83 +7,218 @@ import torch
 
 from tap_ray.errors import ConfigError
 from tap_ray.models.build import new_policy
+from tap_ray.models.context import CropContext
 from tap_ray.models.heads import masked_mse
 from tap_ray.models.language import encode, word_tokenizer
+from tap_ray.models.motion_prior import PriorConfig
+from tap_ray.models.policy import PolicyConfig
 from tap_ray.models.scale import Scale
 from tap_ray.models.vision import VisionConfig
-from tap_ray.training.batches import to_tensors
-from tests.moving_square import square_stats, square_window
+from tests.contexts import SENTENCES, batch_with, only, policy_with
+from tests.moving_square import SPEC, square_stats
 from tests.small import SMALL
 
-CPU = torch.device("cpu")
-SENTENCES = ["go left", "go to the right"]
+FLOW = {"head": "flow", "prior": PriorConfig(chunk=2, width=32, num_layers=1, num_heads=2), "num_motion_states": 7}
 
 
-def pair(batch: int = 3):
-    return to_tensors(square_window(0, 0, batch=batch, chunk=2, goal=True), CPU)
-
-
-def spoken(sentences: list[str], words: int = 8):
-    batch = to_tensors(square_window(0, 0, batch=3, chunk=2, goal=False), CPU)
-    tokens = encode(word_tokenizer(SENTENCES), sentences, words)
-    return batch | {"tokens": tokens, "sentence": torch.tensor([0, 1, 0])}
+def weights_of(policy) -> set[str]:
+    return {name.split(".")[0] for name in policy.state_dict()}
 
 
 @pytest.mark.parametrize("kind", ["resnet", "vit"])
 def test_both_towers_give_chunks_and_reach(kind):
     vision = replace(SMALL.vision, kind=kind, vit_width=64, vit_layers=1, patch_px=12)
-    policy = new_policy(replace(SMALL, vision=vision, num_reach=6), seed=0)
-    out = policy(pair())
-    assert out["action"].shape == (3, 2, 7)
-    assert out["reach"].shape == (3, 6)
-    assert policy.vision.num_tokens == {"resnet": 9, "vit": 16}[kind]
+    policy = policy_with("crops", vision=vision, num_reach=9)
+    out = policy(batch_with("crops"))
+    assert out["action"].shape == (4, 2, 7)
+    assert out["reach"].shape == (4, 9)
+    assert (policy.vision.grid, len(policy.vision.channels)) == {"resnet": (6, 2), "vit": (4, 1)}[kind]
 
 
-def test_both_contexts_share_everything_but_the_context():
-    goal = new_policy(SMALL, seed=0)
-    language = new_policy(replace(SMALL, context="language"), seed=0, tokenizer=word_tokenizer(SENTENCES))
-    shapes = [{n: tuple(p.shape) for n, p in model.state_dict().items()} for model in (goal, language)]
-    differing = {n.split(".")[0] for n in {*shapes[0], *shapes[1]} if shapes[0].get(n) != shapes[1].get(n)}
-    assert differing == {"goal", "mix", "language", "context_in"}
+def test_the_stages_differ_by_the_context_alone():
+    crops, language = weights_of(policy_with("crops")), weights_of(policy_with("language"))
+    assert crops ^ language == {"crops", "language", "sentence"}
+    goal = weights_of(policy_with("goal"))
+    assert goal == {"action_scale", "vision", "join", "keypoints", "pair", "pair_out"}
 
 
 def test_the_same_seed_gives_the_same_weights_and_leaves_the_generator_alone():
     torch.manual_seed(5)
     expected = torch.rand(1)
     torch.manual_seed(5)
-    first, again = new_policy(SMALL, seed=1), new_policy(SMALL, seed=1)
+    first, again = policy_with("crops", seed=1), policy_with("crops", seed=1)
     assert torch.equal(torch.rand(1), expected)
     assert all(torch.equal(first.state_dict()[n], v) for n, v in again.state_dict().items())
 
 
-def test_every_parameter_takes_part():
-    policy = new_policy(replace(SMALL, num_reach=6), seed=0)
-    out = policy(pair())
-    (out["action"].sum() + out["reach"].sum()).backward()
-    assert [name for name, p in policy.named_parameters() if p.grad is None] == []
+def test_both_images_of_inverse_dynamics_pass_the_same_weights():
+    policy, batch = policy_with("goal").eval(), batch_with("goal")
+    pairs = []
+    policy.pair.register_forward_pre_hook(lambda _, inputs: pairs.append(inputs[0]))
+    with torch.no_grad():
+        policy(batch)
+        policy(batch | {"rgb": batch["goal_rgb"], "goal_rgb": batch["rgb"]})
+    there, back = pairs
+    assert there.shape == (4, 2 * 3 * SMALL.num_keypoints)
+    now, goal = there.chunk(2, dim=1)
+    assert torch.allclose(back, torch.cat([goal, now], dim=1), atol=1e-6)
+    assert not torch.allclose(now, goal, atol=1e-3)
 
 
-def test_the_goal_and_the_words_matter_and_padding_does_not():
-    policy = new_policy(SMALL, seed=0).eval()
-    batch = pair()
-    other = batch | {"goal_rgb": batch["rgb"]}
-    assert not torch.allclose(policy(batch)["action"], policy(other)["action"])
-    policy = new_policy(replace(SMALL, context="language"), seed=0, tokenizer=word_tokenizer(SENTENCES)).eval()
-    said = policy(spoken(SENTENCES))["action"]
-    assert not torch.allclose(said, policy(spoken(SENTENCES[::-1]))["action"])
-    unseen = spoken(SENTENCES)
-    policy.context_place.data[:, 5:] += 100.0  # both sentences are at most four words long
-    assert torch.allclose(said, policy(unseen)["action"], atol=1e-5)
+def test_the_tower_is_run_once_over_all_images():
+    policy, batch = (
+        policy_with("language", "crops", "goal", num_reach=9),
+        batch_with("language", "crops", "goal", "play"),
+    )
+    rows, points = [], []
+    policy.vision.register_forward_hook(lambda _, inputs, __: rows.append(len(inputs[0])))
+    policy.keypoints.register_forward_hook(lambda _, inputs, __: points.append(len(inputs[0])))
+    policy(batch)
+    assert rows == [4 + 4 + 2], "image and goal of four windows, two of play"
+    assert points == [4 + 4 + 2 + 4 + 4], "sentence, crops, play, and the pair without any"
+
+
+def test_the_first_context_gives_the_action_and_all_equal_their_own_forward():
+    policy = policy_with("language", "crops", "goal", num_reach=9).eval()
+    batch = batch_with("language", "crops", "goal", "play")
+    with torch.no_grad():
+        all_of_it = policy(batch)
+        language, crops, goal = (policy(only(batch, name)) for name in ("language", "crops", "goal"))
+        crops_and_goal = policy(only(batch, "crops", "goal"))
+        play = policy({n.removeprefix("play_"): v for n, v in batch.items() if n.startswith("play_")})
+    assert set(crops_and_goal) == {"action", "reach", "inverse_action"}
+    assert set(goal) == {"action"}
+    wanted = {
+        "action": language["action"],
+        "reach": language["reach"],
+        "crop_action": crops["action"],
+        "crop_reach": crops["reach"],
+        "inverse_action": goal["action"],
+        "play_action": play["action"],
+        "play_reach": play["reach"],
+    }
+    assert set(all_of_it) == {*wanted, "sentence_context", "crop_context"}
+    for name, value in wanted.items():
+        assert torch.allclose(all_of_it[name], value, atol=1e-5), name
+    assert torch.allclose(crops_and_goal["action"], crops["action"], atol=1e-5)
+    assert torch.allclose(crops_and_goal["inverse_action"], goal["action"], atol=1e-5)
+    outs = [wanted[name] for name in ("action", "crop_action", "inverse_action")]
+    assert not torch.allclose(outs[0], outs[1], atol=1e-3)
+    assert not torch.allclose(outs[1], outs[2], atol=1e-3)
+
+
+def test_absent_crops_are_not_looked_at():
+    policy, batch = policy_with("crops").eval(), batch_with("crops")
+    torch.nn.init.normal_(policy.crops.absent)
+    batch["crop_mask"] = torch.tensor([[True, True], [True, False], [False, True], [False, False]])
+    dark = batch | {name: torch.zeros_like(batch[name]) for name in ("object_crop", "place_crop")}
+    no_object = batch | {"object_crop": dark["object_crop"]}
+    no_place = batch | {"place_crop": dark["place_crop"]}
+    with torch.no_grad():
+        seen, blind = policy(batch)["action"], policy(dark)["action"]
+        other_object, other_place = policy(no_object)["action"], policy(no_place)["action"]
+    same = [
+        [torch.equal(a, b) for a, b in zip(seen, other, strict=True)] for other in (other_object, other_place, blind)
+    ]
+    assert same == [[False, False, True, True], [False, True, False, True], [False, False, False, True]]
+
+
+def test_a_crop_context_is_the_sum_of_its_parts():
+    context = CropContext(2)
+    context.absent.data = torch.tensor([[1.0, 2.0], [10.0, 20.0]])
+    torch.nn.init.zeros_(context.object.weight)
+    torch.nn.init.zeros_(context.place.weight)
+    context.object.bias.data, context.place.bias.data = torch.tensor([100.0, 200.0]), torch.tensor([1e3, 2e3])
+    crop = torch.zeros(4, 12, 12, 3, dtype=torch.uint8)
+    present = torch.tensor([[False, False], [True, False], [False, True], [True, True]])
+    assert context(crop, crop, present).tolist() == [[11, 22], [110, 220], [1001, 2002], [1100, 2200]]
+
+
+def test_the_goal_the_crops_and_the_words_matter():
+    for name, changed in (("goal", "goal_rgb"), ("crops", "object_crop"), ("crops", "place_crop")):
+        policy, batch = policy_with(name).eval(), batch_with(name)
+        other = batch | {changed: batch[changed].flip(0)}
+        assert not torch.allclose(policy(batch)["action"], policy(other)["action"], atol=1e-5), changed
+    policy, batch = policy_with("language").eval(), batch_with("language")
+    other = batch | {"tokens": batch["tokens"].flip(0)}
+    assert not torch.allclose(policy(batch)["action"], policy(other)["action"], atol=1e-5)
+
+
+def test_padding_words_do_not_matter():
+    policy, batch = policy_with("language").eval(), batch_with("language")
+    short = batch | {"tokens": encode(word_tokenizer(SENTENCES), SENTENCES, 4)}  # "go to the right" has four words
+    assert torch.allclose(policy(batch)["action"], policy(short)["action"], atol=1e-5)
+    policy.language.encoder.embeddings.word_embeddings.weight.data[0] = 100.0
+    assert torch.allclose(policy(batch)["action"], policy(short)["action"], atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("has", "gets"),
+    [
+        (("goal",), ("goal",)),
+        (("crops",), ("crops",)),
+        (("crops", "goal"), ("crops", "goal")),
+        (("language",), ("language",)),
+        (("language", "crops"), ("language", "crops")),
+        (("language", "crops"), ("language", "play")),
+        (("language", "crops"), ("language", "crops", "play")),
+    ],
+    ids=" ".join,
+)
+def test_every_parameter_gets_a_gradient_from_its_stages_batch(has, gets):
+    """Several workers would wait for one that does not."""
+    policy, batch = policy_with(*has, num_reach=9, num_state=7), batch_with(*gets)
+    out = policy(batch)
+    torch.stack([value.sum() for value in out.values()]).sum().backward()
+    assert [name for name, p in policy.named_parameters() if p.requires_grad and p.grad is None] == []
+
+
+@pytest.mark.parametrize("states", [True, False])
+def test_every_parameter_of_a_flow_head_with_a_history_gets_one(states: bool):
+    policy, batch = policy_with("language", **FLOW, history=2), batch_with("language")
+    policy.head.set_layout(SPEC)
+    past = {"past_action": torch.zeros(4, 2, 7), "past_state": torch.zeros(4, 2, 7)}
+    batch |= past | {"past_mask": torch.ones(4, 2, dtype=torch.bool)}
+    if states:
+        batch["chunk_state"] = torch.zeros(4, 2, 7)
+    out = policy(batch)
+    assert set(out) == ({"pred", "align", "recon"} if states else {"pred"})
+    torch.stack(list(out.values())).sum().backward()
+    assert [name for name, p in policy.named_parameters() if p.requires_grad and p.grad is None] == []
 
 
 def test_proprioception_enters_only_when_asked():
-    batch = pair()
+    batch = batch_with("crops")
     moved = batch | {"state": batch["state"] + 1}
-    blind = new_policy(SMALL, seed=0).eval()
+    blind = policy_with("crops").eval()
     assert torch.equal(blind(batch)["action"], blind(moved)["action"])
-    feeling = new_policy(replace(SMALL, num_state=7), seed=0).eval()
+    feeling = policy_with("crops", num_state=7).eval()
     feeling.set_norm(square_stats())
     assert not torch.allclose(feeling(batch)["action"], feeling(moved)["action"])
+
+
+def test_jitter_is_the_models_and_only_its_own_images_change():
+    policy, batch = policy_with("language", "crops", num_reach=9).eval(), batch_with("language", "play")
+    out = policy(batch)
+    brighter = torch.tensor([[0.0, 0.1]])
+    own, play = (
+        policy(batch | {"jitter": brighter.expand(4, 2)}),
+        policy(batch | {"play_jitter": brighter.expand(2, 2)}),
+    )
+    assert torch.allclose(own["play_action"], out["play_action"], atol=1e-5)
+    assert not torch.allclose(own["action"], out["action"], atol=1e-5)
+    assert torch.allclose(play["action"], out["action"], atol=1e-5)
+    assert not torch.allclose(play["play_action"], out["play_action"], atol=1e-5)
+
+
+def test_a_frozen_part_keeps_its_running_statistics_too():
+    policy = policy_with("crops")
+    policy.freeze("keypoints")
+    before = {name: value.clone() for name, value in policy.state_dict().items()}
+    policy.train()(batch_with("crops"))["action"].sum().backward()
+    changed = {name for name, value in policy.state_dict().items() if not torch.equal(value, before[name])}
+    assert {name.split(".")[0] for name in changed} == {"vision", "join"}, "the running statistics of all the others"
+    assert all(p.grad is None for p in policy.keypoints.parameters())
 
 
 def test_scale_and_its_inverse():
@@ -98,7 +235,11 @@ def test_masked_mse_counts_only_what_exists():
     assert float(masked_mse(predicted, target, torch.tensor([[False, False]]))) == 0.0
 
 
-def test_a_patch_that_does_not_fit_is_an_error():
+def test_sizes_that_cannot_be():
     vision = VisionConfig(kind="vit", patch_px=10)
     with pytest.raises(ConfigError, match="patch_px 10 does not divide the image size 48"):
-        new_policy(replace(SMALL, vision=vision), seed=0)
+        new_policy(replace(SMALL, context=("goal",), vision=vision), seed=0)
+    with pytest.raises(ConfigError, match='names at least one of "goal", "crops" and "language"'):
+        PolicyConfig(context=())
+    with pytest.raises(ConfigError, match=r"policy\.num_keypoints are at least 1"):
+        PolicyConfig(num_keypoints=0)

@@ -1,3 +1,4 @@
+from dataclasses import replace
 from pathlib import Path
 from typing import Callable
 
@@ -10,12 +11,14 @@ from torch import nn
 from tap_ray.config import to_dict
 from tap_ray.errors import CheckpointError, ConfigError, DataError, TapRayError
 from tap_ray.models.build import new_policy
+from tap_ray.pretrain.from_play import FromPlay, ObjectiveConfig
 from tap_ray.training import checkpoint
 from tap_ray.training.batches import AugmentConfig
 from tap_ray.training.loop import Hooks, TrainConfig, autocast, fit, has_bf16
 from tests.moving_square import square_stats, square_windows
 from tests.small import SMALL
 
+INVERSE = ObjectiveConfig(next_object=0.0, inverse_dynamics=1.0)
 AUGMENT = AugmentConfig(shift_px=2, jitter=0.1)
 SHORT = TrainConfig(
     steps=8, batch_size=8, log_every=1, checkpoint_every=3, validate_every=4, ema_decay=0.9, augment=AUGMENT
@@ -29,7 +32,7 @@ class Recorder:
         self.folder, self.lines, self.facts = folder, [], {"policy": to_dict(SMALL)}
 
     def hooks(self) -> Hooks:
-        return Hooks(log=self.log, save=self.save, validate=lambda: {"idm/r2_dx": 0.5}, facts=self.facts)
+        return Hooks(log=self.log, save=self.save, validate=lambda: {"play/r2_dx": 0.5}, facts=self.facts)
 
     def log(self, metrics, step: int) -> None:
         self.lines.append((step, dict(metrics)))
@@ -38,18 +41,18 @@ class Recorder:
         write(self.folder / checkpoint.STEP_FOLDER.format(step=step))
 
 
-class Noisy(InverseDynamics):
+class Noisy(FromPlay):
     """Draws as flow matching does: from torch's global generator."""
 
     def loss(self, model, batch):
         loss, parts = super().loss(model, batch)
-        return loss * (1 + torch.rand(())), parts | {"idm/loss": loss * torch.rand(())}
+        return loss * (1 + torch.rand(())), parts | {"play/loss": loss * torch.rand(())}
 
 
-def learner(objective=InverseDynamics):
-    policy = new_policy(SMALL, seed=0)
+def learner(objective=FromPlay):
+    policy = new_policy(replace(SMALL, context=INVERSE.context), seed=0)
     policy.set_norm(square_stats())
-    return policy, objective(config=InverseDynamicsConfig(), policy=policy)
+    return policy, objective(config=INVERSE, policy=policy)
 
 
 @pytest.fixture(autouse=True)
@@ -72,8 +75,8 @@ def test_a_resumed_run_equals_the_uninterrupted_one_bit_for_bit(tmp_path: Path, 
     assert newest == whole.folder / "step-00000008"
     start = whole.folder / "step-00000003"
     fit(resumed, square_windows(0, batch=8, start=3), objective, config, hooks=rest.hooks(), resume=start)
-    losses = {step: line["idm/loss"] for step, line in whole.lines if "idm/loss" in line and step > 3}
-    assert {step: line["idm/loss"] for step, line in rest.lines if "idm/loss" in line} == losses
+    losses = {step: line["play/loss"] for step, line in whole.lines if "play/loss" in line and step > 3}
+    assert {step: line["play/loss"] for step, line in rest.lines if "play/loss" in line} == losses
     assert len(losses) == 5
     for name, value in policy.state_dict().items():
         assert torch.equal(value, resumed.state_dict()[name]), name
@@ -87,7 +90,7 @@ def test_what_models_draw_follows_from_the_seed(tmp_path: Path):
         policy, objective = learner(Noisy)
         torch.manual_seed(state)
         fit(policy, square_windows(0, batch=8), objective, SHORT, hooks=recorder.hooks())
-        lines.append([line["idm/loss"] for _, line in recorder.lines if "idm/loss" in line])
+        lines.append([line["play/loss"] for _, line in recorder.lines if "play/loss" in line])
     assert lines[0] == lines[1]
 
 
@@ -95,11 +98,16 @@ def test_lines_hold_what_a_reader_of_the_curve_needs(tmp_path: Path):
     recorder = Recorder(tmp_path)
     policy, objective = learner()
     last = fit(policy, square_windows(0, batch=8), objective, SHORT, hooks=recorder.hooks())
-    assert {"idm/loss", "idm/action_mse", "idm/grad_norm", "idm/lr", "idm/data_wait_s", "idm/samples_per_s"} <= set(
-        last
-    )
-    assert last["idm/r2_dx"] == 0.5
-    judged = [step for step, line in recorder.lines if set(line) == {"idm/r2_dx", "idm/validate_s"}]
+    assert {
+        "play/loss",
+        "play/inverse_mse",
+        "play/grad_norm",
+        "play/lr",
+        "play/data_wait_s",
+        "play/samples_per_s",
+    } <= set(last)
+    assert last["play/r2_dx"] == 0.5
+    judged = [step for step, line in recorder.lines if set(line) == {"play/r2_dx", "play/validate_s"}]
     assert judged == [4, 8]
     assert sorted(path.name for path in tmp_path.iterdir()) == ["step-00000003", "step-00000006", "step-00000008"]
 

@@ -1,0 +1,127 @@
+"""Stage 2's loss, each term by hand."""
+
+import pytest
+import torch
+
+from tap_ray.align.objective import BehaviorCloning, CloningWeights, instructed
+from tap_ray.errors import ConfigError
+from tap_ray.models.reach import NUM_REACH
+from tests.contexts import batch_with, policy_with
+
+TOKENS = torch.tensor([[3, 4, -1], [3, 5, 6], [7, -1, -1]])
+ALL = CloningWeights(reach=0.5, crops=2.0, context=4.0, play=0.25)
+
+
+class Says(torch.nn.Module):
+    """Predicts what it is given, normalized; keeps what it was asked."""
+
+    def __init__(self, **out: torch.Tensor) -> None:
+        super().__init__()
+        self.out, self.asked = out, {}
+
+    def forward(self, batch):
+        self.asked = batch
+        return self.out
+
+
+def demos():
+    """Two demonstrations of zeros, the second one step long and without an object's crop, and one window of play."""
+    return {
+        "rgb": torch.zeros(2, 8, 8, 3, dtype=torch.uint8),
+        "task_index": torch.tensor([2, 0]),
+        "action": torch.zeros(2, 2, 7),
+        "action_mask": torch.tensor([[True, True], [True, False]]),
+        "reach": torch.zeros(2, 9),
+        "reach_mask": torch.ones(2, 9, dtype=torch.bool),
+        "crop_mask": torch.tensor([[True, False], [False, True]]),
+        "play_action": torch.zeros(1, 2, 7),
+        "play_action_mask": torch.tensor([[False, True]]),
+        "play_reach": torch.zeros(1, 9),
+        "play_reach_mask": torch.tensor([[True] * 6 + [False] * 3]),
+        "play_crop_mask": torch.tensor([[True, True]]),
+    }
+
+
+def said() -> dict[str, torch.Tensor]:
+    """Answers whose squares are easily told apart."""
+
+    def steps(*values: float) -> torch.Tensor:
+        return torch.tensor(values).view(-1, 2, 1).expand(-1, 2, 7)
+
+    by_target = torch.tensor([1.0, 2.0, 3.0]).repeat_interleave(3)
+    return {
+        "action": steps(1, 2, 3, 100),
+        "reach": by_target.expand(2, 9),
+        "crop_action": steps(3, 5, 100, 100),
+        "crop_reach": 2 * by_target.expand(2, 9),
+        "sentence_context": torch.tensor([[1.0, 3.0], [100.0, 100.0]]),
+        "crop_context": torch.tensor([[0.0, 0.0], [0.0, 0.0]]),
+        "play_action": steps(100, 2),
+        "play_reach": by_target.expand(1, 9),
+    }
+
+
+WANTED = {
+    "loss": (1 + 4 + 9) / 3,
+    "reach": (1 + 4 + 9) / 3,
+    "crops": (9 + 25) / 2 + (2 * 4 + 16) / 3,  # both rows' displacement, the first's contact, nobody's release
+    "context": (1 + 9) / 2,
+    "play_action": 4.0,
+    "play_reach": (1 + 4) / 2,
+}
+
+
+@pytest.fixture
+def policy():
+    return policy_with("language", "crops", num_reach=NUM_REACH)  # its scales are the identity
+
+
+def test_all_terms_by_hand(policy):
+    loss, metrics = BehaviorCloning(policy=policy, tokens_UL=TOKENS, weights=ALL).loss(Says(**said()), demos())
+    assert {name: float(value) for name, value in metrics.items()} == pytest.approx(
+        {f"bc/{name}": value for name, value in WANTED.items()}
+    )
+    one, play = 1.0, 0.25
+    factors = {"loss": one, "reach": 0.5, "crops": 2.0, "context": 4.0, "play_action": play, "play_reach": play}
+    assert float(loss) == pytest.approx(sum(factors[name] * value for name, value in WANTED.items()))
+
+
+def test_what_is_not_asked_for_is_not_there(policy):
+    batch = {name: value for name, value in demos().items() if not name.startswith(("play_", "reach"))}
+    loss, metrics = BehaviorCloning(policy=policy, tokens_UL=TOKENS).loss(Says(action=said()["action"]), batch)
+    assert set(metrics) == {"bc/loss"}
+    assert float(loss) == pytest.approx(WANTED["loss"])
+    assert not CloningWeights().need_crops
+    assert CloningWeights(crops=0.1).need_crops
+    assert CloningWeights(context=0.1).need_crops
+    with pytest.raises(ConfigError, match="weights of Stage 2's terms are at least 0; got"):
+        CloningWeights(reach=-1.0)
+
+
+def test_each_sentence_is_read_once():
+    given = instructed({"task_index": torch.tensor([2, 0, 2, 2])}, TOKENS)
+    assert given["tokens"].tolist() == [TOKENS[0].tolist(), TOKENS[2].tolist()]
+    assert given["sentence"].tolist() == [1, 0, 1, 1]
+    policy, model = policy_with("language"), Says(action=said()["action"])
+    BehaviorCloning(policy=policy, tokens_UL=TOKENS).loss(model, demos())
+    assert model.asked["sentence"].tolist() == [1, 0]
+
+
+def test_the_sentence_goes_to_the_crops_and_these_stand_still(policy):
+    weights = CloningWeights(context=1.0, play=0.0)
+    batch = {
+        name: value for name, value in batch_with("language", "crops").items() if name not in ("tokens", "sentence")
+    }
+    objective = BehaviorCloning(policy=policy, tokens_UL=TOKENS, weights=weights)
+    objective.loss(policy, batch)[1]["bc/context"].backward()
+    moved = {name.split(".")[0] for name, p in policy.named_parameters() if p.grad is not None and p.grad.any()}
+    assert moved == {"language", "sentence"}
+
+
+def test_with_the_crops_term_the_crops_learn_too(policy):
+    batch = {
+        name: value for name, value in batch_with("language", "crops").items() if name not in ("tokens", "sentence")
+    }
+    objective = BehaviorCloning(policy=policy, tokens_UL=TOKENS, weights=CloningWeights(crops=1.0))
+    objective.loss(policy, batch)[0].backward()
+    assert policy.crops.object.weight.grad.any()

@@ -1,0 +1,198 @@
+"""Stage 1: its loss by hand, and that it learns what the made-up robot does."""
+
+from dataclasses import replace
+from itertools import islice
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from tap_ray.dataset.reader import open_dataset
+from tap_ray.dataset.windows import WindowConfig
+from tap_ray.errors import ConfigError, DataError
+from tap_ray.models.build import load_trained
+from tap_ray.models.reach import NUM_REACH, reach_moments, shown
+from tap_ray.pretrain.from_play import FromPlay, ObjectiveConfig, build, from_dataset
+from tap_ray.training.loop import Hooks, TrainConfig, fit
+from tests.contexts import batch_with, policy_with
+from tests.made_data import write_made_dataset
+from tests.moving_square import SPEC, square_stats, square_window, square_windows
+from tests.small import SMALL
+
+INVERSE = ObjectiveConfig(next_object=0.0, inverse_dynamics=1.0)
+
+
+def stage(config: ObjectiveConfig, **policy):
+    kind = {"goal": config.inverse_dynamics > 0, "crops": config.next_object > 0}
+    held_out = list(islice(square_windows(1, batch=64, **kind), 4))
+    sizes = replace(SMALL, **policy)
+    return build(spec=SPEC, norm=square_stats(), policy=sizes, config=config, held_out=held_out, seed=0), kind
+
+
+@pytest.mark.slow
+def test_it_learns_to_go_to_the_thing_in_the_crop(tmp_path: Path):
+    torch.set_num_threads(1)
+    learner, kind = stage(ObjectiveConfig())
+    config = TrainConfig(steps=500, batch_size=64, validate_every=0, lr=2e-3)
+    hooks = Hooks(validate=learner.validate)
+    metrics = fit(learner.model.policy, square_windows(0, batch=64, **kind), learner.objective, config, hooks=hooks)
+    assert min(metrics[f"play/r2_{slot}"] for slot in ("dx", "dy", "dz")) > 0.9
+    assert metrics["play/gripper_accuracy"] > 0.95
+    assert min(metrics[f"play/r2_{target}"] for target in ("move", "contact", "release")) > 0.9
+    folder = learner.save(tmp_path)
+    again = replace(learner, model=load_trained(folder))
+    again = replace(again, objective=FromPlay(config=ObjectiveConfig(), policy=again.model.policy))
+    assert again.validate()["play/r2_dx"] == pytest.approx(metrics["play/r2_dx"], abs=1e-6)
+
+
+def test_it_learns_what_moved_the_square():
+    torch.set_num_threads(1)
+    learner, kind = stage(INVERSE)
+    config = TrainConfig(steps=250, batch_size=64, validate_every=0, lr=2e-3)
+    hooks = Hooks(validate=learner.validate)
+    metrics = fit(learner.model.policy, square_windows(0, batch=64, **kind), learner.objective, config, hooks=hooks)
+    assert min(metrics[f"play/r2_{slot}"] for slot in ("dx", "dy", "dz")) > 0.9
+    assert metrics["play/gripper_accuracy"] > 0.95
+    assert not {"play/r2_drx", "play/r2_gripper", "play/r2_move"} & set(metrics)  # the square never turns
+
+
+class Says(torch.nn.Module):
+    """Predicts what it is given, normalized."""
+
+    def __init__(self, **out: torch.Tensor) -> None:
+        super().__init__()
+        self.out = out
+
+    def forward(self, batch):
+        return self.out
+
+
+def two_windows(policy):
+    """Actions 0, but the first window's 1 and 3 off; what the loss needs beside them."""
+    batch = batch_with("goal", "crops", num=2)
+    batch |= {"action": torch.zeros(2, 2, 7), "action_mask": torch.tensor([[True, True], [True, False]])}
+    policy.action_scale.set([0.0] * 7, [1.0] * 7)
+    return batch
+
+
+def test_the_actions_behind_the_second_image_do_not_count():
+    policy = policy_with("goal")
+    batch = two_windows(policy) | {"k": torch.tensor([1, 2]), "action_mask": torch.ones(2, 2, dtype=torch.bool)}
+    guess = torch.tensor([1.0, 3.0]).view(1, 2, 1).expand(2, 2, 7)
+    loss, metrics = FromPlay(config=INVERSE, policy=policy).loss(Says(action=guess), batch)
+    assert float(loss) == pytest.approx((1 + 1 + 9) / 3)  # the first window's second step lies behind its goal
+    assert set(metrics) == {"play/loss", "play/inverse_mse"}
+    double, _ = FromPlay(config=replace(INVERSE, inverse_dynamics=2.0), policy=policy).loss(Says(action=guess), batch)
+    assert float(double) == pytest.approx(2 * 11 / 3)
+
+
+def test_the_weights_by_hand():
+    policy = policy_with("crops", "goal", num_reach=NUM_REACH)
+    batch = two_windows(policy) | {"k": torch.tensor([2, 1])}
+    batch |= {"reach": torch.zeros(2, 9), "reach_mask": torch.ones(2, 9, dtype=torch.bool)}
+    says = Says(
+        action=torch.tensor([[[1.0], [2.0]], [[3.0], [100.0]]]).expand(2, 2, 7),
+        inverse_action=torch.tensor([[[2.0], [4.0]], [[0.0], [100.0]]]).expand(2, 2, 7),
+        reach=torch.full((2, 9), 2.0),
+    )
+    config = ObjectiveConfig(next_object=0.5, reach=0.25, inverse_dynamics=3.0)
+    loss, metrics = FromPlay(config=config, policy=policy).loss(says, batch)
+    parts = {name: float(value) for name, value in metrics.items()}
+    action, inverse, reach = (1 + 4 + 9) / 3, (4 + 16 + 0) / 3, 4.0
+    assert parts["play/action_mse"] == pytest.approx(action)
+    assert parts["play/inverse_mse"] == pytest.approx(inverse)
+    assert parts["play/reach_mse"] == pytest.approx(reach)
+    assert float(loss) == parts["play/loss"] == pytest.approx(0.5 * action + 0.5 * 0.25 * reach + 3 * inverse)
+
+
+def test_only_what_the_crops_tell_of_is_a_target():
+    #             move     contact  release
+    rows = torch.tensor([[True, True], [True, False], [False, True], [False, False]])
+    wanted = [[1, 1, 1], [1, 1, 0], [1, 0, 0], [1, 0, 0]]
+    assert shown(rows).int().tolist() == [[part for part in row for _ in "xyz"] for row in wanted]
+
+    policy = policy_with("crops", num_reach=NUM_REACH)
+    batch = batch_with("crops") | {"crop_mask": rows, "reach": torch.zeros(4, 9)}
+    batch["reach_mask"] = torch.tensor([[True] * 9] * 3 + [[False] * 3 + [True] * 6])  # the last window's is not known
+    reach = torch.tensor([1.0, 2.0, 3.0]).repeat_interleave(3).expand(4, 9)
+    _, metrics = FromPlay(config=ObjectiveConfig(), policy=policy).loss(
+        Says(action=batch["action"], reach=reach), batch
+    )
+    # Targets: 3 moves (1), 2 contacts (4), 1 release (9), three axes each.
+    assert float(metrics["play/reach_mse"]) == pytest.approx((3 * 1 + 2 * 4 + 9) / 6)
+
+
+def test_reach_moments_are_a_root_mean_square_over_what_exists():
+    window = square_window(0, 0, batch=2, chunk=1, goal=True)
+    reach = np.array([[0.3, 0, 0, 0.1, 0, 0, 0, 0, 0], [0.4, 0, 0, 9, 9, 9, 9, 9, 0.2]], np.float32)
+    mask = np.array([[True] * 6 + [False] * 3, [True] * 3 + [False] * 5 + [True]])
+    offset, scale = reach_moments([replace(window, reach=reach, reach_mask=mask)])
+    assert offset == [0.0] * 9
+    assert scale == pytest.approx([(0.25 / 2) ** 0.5, 0.001, 0.001, 0.1, 0.001, 0.001, 0.001, 0.001, 0.2])
+    with pytest.raises(ConfigError, match=r"needs windows with reach targets: --windows\.reach-steps at least 1"):
+        reach_moments([replace(window, reach=None)])
+
+
+def test_windows_carry_what_is_asked_for_and_nothing_else():
+    windows = WindowConfig(k_max=3, reach_steps=7)
+    both = ObjectiveConfig(inverse_dynamics=1.0)
+    asked = {name: config.windows(windows) for name, config in {"play": ObjectiveConfig(), "inverse": INVERSE}.items()}
+    assert ObjectiveConfig().context == ("crops",)
+    assert INVERSE.context == ("goal",)
+    assert both.context == ("crops", "goal")
+    seen = {name: (one.crops, one.k_max, one.reach_steps) for name, one in asked.items()}
+    assert seen == {"play": (True, 0, 7), "inverse": (False, 3, 0)}
+    assert replace(both.windows(windows), crops=False) == windows
+    assert ObjectiveConfig(reach=0.0).windows(windows).reach_steps == 0
+
+
+def test_inverse_dynamics_from_a_data_set(tmp_path: Path):
+    dataset = open_dataset(write_made_dataset(tmp_path / "play", num_episodes=6, tasks=("play",)))
+    windows = WindowConfig(horizon=3, k_max=2, batch_size=8, holdout_every=3)
+    learner = from_dataset(dataset, windows, policy=SMALL, config=INVERSE, seed=0)
+    assert learner.model.policy.config.chunk == 2, "no second image lies 3 steps ahead"
+    assert learner.model.policy.config.context == ("goal",)
+    assert learner.model.policy.config.num_reach == 0
+    assert {int(k) for window in learner.held_out for k in window.k} == {1}, "the judgement is the paper's"
+    metrics = learner.validate()
+    assert {"play/val_loss", "play/r2_dx", "play/r2_mean", "play/gripper_accuracy"} <= set(metrics)
+    assert learner.validate() == metrics
+
+
+def test_the_next_object_from_a_data_set(tmp_path: Path):
+    path = write_made_dataset(tmp_path / "play", num_episodes=6, tasks=("play", "play"), crops=True)
+    windows = WindowConfig(horizon=3, reach_steps=2, batch_size=8, holdout_every=3)
+    learner = from_dataset(open_dataset(path), windows, policy=SMALL, config=ObjectiveConfig(), seed=0)
+    config = learner.model.policy.config
+    assert (config.context, config.chunk, config.num_reach) == (("crops",), 3, NUM_REACH)
+    assert sum(len(window.rgb) for window in learner.held_out) == 16, "every step of two episodes: no second image"
+    assert all(window.goal_rgb is None for window in learner.held_out)
+    known = np.concatenate([window.crop_mask for window in learner.held_out if window.crop_mask is not None])
+    assert known[:, 0].sum() == 2 * 5, "frames 0 .. 4 lead to the touch in step 4"
+    moved = [abs(window.reach[:, 3:6][window.reach_mask[:, 3:6]]).max() for window in learner.held_out]
+    assert 0.01 < max(moved) < 0.1
+    metrics = learner.validate()
+    kinds = {f"play/r2_{kind}" for kind in ("move", "contact", "release")}
+    assert {"play/val_loss", "play/r2_mean", "play/gripper_accuracy", *kinds} <= set(metrics)
+    assert learner.validate() == metrics
+
+
+def test_what_cannot_work_is_said_before_training(tmp_path: Path):
+    dataset = open_dataset(write_made_dataset(tmp_path / "play", num_episodes=4, tasks=("play",)))
+    windows = WindowConfig(batch_size=4, holdout_every=2)
+    with pytest.raises(ConfigError, match=r"needs a second image: --windows\.k-max at least 1"):
+        from_dataset(dataset, replace(windows, k_max=0), policy=SMALL, config=INVERSE, seed=0)
+    with pytest.raises(ConfigError, match=r"needs reach targets: --windows\.reach-steps at least 1"):
+        from_dataset(dataset, replace(windows, reach_steps=0), policy=SMALL, config=ObjectiveConfig(), seed=0)
+    with pytest.raises(DataError, match="no episode is held out"):
+        from_dataset(dataset, replace(windows, holdout_every=19), policy=SMALL, config=INVERSE, seed=0)
+    with pytest.raises(DataError, match="has no robot masks"):
+        from_dataset(dataset, windows, policy=SMALL, config=ObjectiveConfig(), seed=0)
+    unjudged = replace(windows, holdout_every=0)
+    assert not from_dataset(dataset, unjudged, policy=SMALL, config=INVERSE, seed=0).validate()
+    with pytest.raises(ConfigError, match="Stage 1 has a regression head"):
+        from_dataset(dataset, windows, policy=replace(SMALL, head="flow"), config=INVERSE, seed=0)
+    for wrong in ({"next_object": 0.0}, {"reach": -1.0}, {"inverse_dynamics": -1.0}):
+        with pytest.raises(ConfigError, match="next_object or inverse_dynamics is more; got"):
+            ObjectiveConfig(**wrong)
