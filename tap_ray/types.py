@@ -201,7 +201,7 @@ class Window:
     action_mask: Bool[np.ndarray, "N H"]
     """False where the chunk runs past the episode's end."""
     reach: Float32[np.ndarray, "N R"] | None
-    """Self-supervised targets from the robot's own future (SPIKE.md), base frame m; see dataset/windows.py."""
+    """Self-supervised targets from the robot's own future, base frame m; see `dataset.windows.reach_targets`."""
     reach_mask: Bool[np.ndarray, "N R"] | None
     task_index: np.ndarray
     """(N,) int64 into the data set's tasks."""
@@ -215,6 +215,12 @@ class Window:
     """False where the episode had not begun."""
     play: "Window | None" = None
     """Windows of play that are trained on beside demonstrations, as many as asked for; None: none."""
+    object_crop: UInt8[np.ndarray, "N C C 3"] | None = None
+    """The thing that the robot touches next (or now), as it lay before; see dataset/crops.py. None unless asked for."""
+    place_crop: UInt8[np.ndarray, "N C C 3"] | None = None
+    """The place where it will leave it, as it looked before."""
+    crop_mask: Bool[np.ndarray, "N 2"] | None = None
+    """Whether there is a crop of the object, and of the place; where not, the crop is zeros."""
 
 
 __all__ = [

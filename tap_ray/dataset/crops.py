@@ -56,6 +56,10 @@ class CropConfig:
             raise ConfigError(f"crops.size_px must be even, not {self.size_px}.")
 
 
+CROPS = CropConfig()
+"""How the crops of training windows are found."""
+
+
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Crops:
     """The B bouts of an episode that moved something, in order, and the T frames' part in them."""
@@ -110,7 +114,7 @@ def cut(rgb_TYX3: np.ndarray, mask_TYX: np.ndarray, contact_T: np.ndarray, confi
     bouts = [(touch, end) for touch, end in contact_bouts(contact_T, config.gap_steps).tolist() if touch > 0]
     last = num_steps - 1
     compared = [(touch - 1, min(end + AFTER_STEPS, last)) for touch, end in bouts]
-    hidden = hide_robot(rgb_TYX3, mask_TYX, grow_px=config.mask_grow_px, steps=np.array(compared, np.int64).ravel())
+    hidden = hide_robot(rgb_TYX3, mask_TYX, grow_px=config.mask_grow_px, steps=[t for pair in compared for t in pair])
     hidden = hidden.reshape(-1, 2, image_y, image_x, 3)
     bout_T = np.full(num_steps, -1, np.int64)
     object_rgb, place_rgb, spans = [], [], []
@@ -130,7 +134,9 @@ def cut(rgb_TYX3: np.ndarray, mask_TYX: np.ndarray, contact_T: np.ndarray, confi
     span_B2 = np.array(spans, np.int64).reshape(-1, 2)
     return Crops(
         object_rgb=np.array(object_rgb, np.uint8).reshape(-1, *nothing.shape),
-        place_rgb=np.array([nothing if rgb is None else rgb for rgb in place_rgb], np.uint8).reshape(-1, *nothing.shape),
+        place_rgb=np.array([nothing if rgb is None else rgb for rgb in place_rgb], np.uint8).reshape(
+            -1, *nothing.shape
+        ),
         has_place=np.array([rgb is not None for rgb in place_rgb], bool),
         bout_T=bout_T,
         touch_B=span_B2[:, 0],

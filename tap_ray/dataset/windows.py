@@ -8,7 +8,9 @@ endless sequence is found again without decoding what comes before it.
                     |        |
                   rgb     goal_rgb                   both inside the episode
                     a a a a                          action chunk of H steps; past T-1 the last is repeated, mask False
-                    |- - - - - ->                    reach: tip displacement over the next steps, vector to next contact
+                    |- - - - - ->                    reach: tip displacement over the next steps, ways to next contact
+                                                     and to next release
+                    [ ] [ ]                          crops: what is touched next, where it is left
             p p p p |                                history: the steps before t; before 0 the first is repeated, masked
 """
 
@@ -18,16 +20,15 @@ from typing import Any, Iterator, Mapping, Sequence
 import numpy as np
 
 from tap_ray.dataset import layout
-from tap_ray.dataset.encode import decode_jpeg, decode_mask
-from tap_ray.dataset.hide_robot import hide_robot
+from tap_ray.dataset.crop_files import cut_masked, read_crops
+from tap_ray.dataset.crops import CROPS, Crops
+from tap_ray.dataset.encode import decode_jpeg
+from tap_ray.dataset.reach import NEVER, reach_targets, tip_columns
 from tap_ray.dataset.reader import DatasetInfo, read_episode
 from tap_ray.errors import ConfigError, DataError
 from tap_ray.rng import generator
 from tap_ray.specs import RobotSpec
 from tap_ray.types import Episode, Window
-
-TIP_SLOTS = ("ee_x", "ee_y", "ee_z")
-NEVER = np.iinfo(np.int64).max
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,17 +55,15 @@ class WindowConfig:
     holdout_every: int = 19
     """Every so-many-th episode by index is held out from training; 0 holds out none. A prime, so that data sets whose
     tasks or explorers take turns hold out some of each."""
-    goal_without_robot: bool = False
-    """Goals in which only the objects are as they will be, the robot (and its shadow) as it is now: it gives the action
-    away (SPIKE.md). Needs a data set with masks."""
-    mask_grow_px: int = 2
-    """Grow the robot's mask by this before painting, px: hides the JPEG's halo. 0 leaves it."""
+    crops: bool = False
+    """Whether windows carry pictures of the thing that is touched next and of the place where it is left. Needs a data
+    set with masks whose crops have been cut (jobs.cut_crops)."""
     drop_last: bool = True
     """Drop a group's last, smaller batch. False keeps it (for evaluation)."""
 
     def __post_init__(self) -> None:
         lowest = {"horizon": 1, "k_max": 0, "reach_steps": 0, "batch_size": 1, "group_size": 1, "holdout_every": 0}
-        for name, low in {**lowest, "num_episodes": 0, "history": 0, "mask_grow_px": 0}.items():
+        for name, low in {**lowest, "num_episodes": 0, "history": 0}.items():
             if getattr(self, name) < low:
                 raise ConfigError(f"windows.{name} must be at least {low}, not {getattr(self, name)}.")
         if self.holdout_every == 1:
@@ -124,7 +123,7 @@ def group_batches(
         first_batch: how many batches at the beginning to leave out.
 
     Raises:
-        DataError: the data set is damaged, or lacks what the config needs (masks, tip position).
+        DataError: the data set is damaged, or lacks what the config needs (crops, tip position).
     """
     total = num_batches(dataset, group, config)
     if first_batch >= total:
@@ -150,7 +149,14 @@ def episode_batches(
         spec: of the robot.
         rng: of the group.
         first_batch: how many batches at the beginning to leave out.
+
+    Raises:
+        DataError: crops are asked for and the episodes have no masks.
     """
+    if config.crops and any(episode.mask_png is None for episode in episodes):
+        raise DataError(
+            "Live play has no robot masks, which windows.crops needs. Play with robot masks (--robot-mask)."
+        )
     total = num_windows(np.array([len(episode) for episode in episodes]), config) // config.batch_size
     columns = [
         {
@@ -250,63 +256,80 @@ class _Frames:
 
     rgb: np.ndarray
     """(F, Y, X, 3) uint8."""
-    hidden_rgb: np.ndarray | None
-    """Likewise with the robot painted out; None unless goals are to be without it."""
     state: np.ndarray
     action: np.ndarray
     task_index: np.ndarray
     reach: np.ndarray
-    """(F, 6) float32."""
+    """(F, 9) float32."""
     reach_ahead: np.ndarray
-    """(F, 6) int64, steps until the robot is there; NEVER where the episode ends before."""
+    """(F, 9) int64, steps until the robot is there; NEVER where the episode ends before."""
     end: np.ndarray
     """(F,) index just behind the last frame of this frame's episode."""
     begin: np.ndarray
     """(F,) index of its first frame."""
+    crops: "_GroupCrops | None"
+
+
+@dataclass(frozen=True, kw_only=True)
+class _GroupCrops:
+    """The crops of all episodes of a group."""
+
+    rgb: np.ndarray
+    """(B + 1, 2, C, C, 3) uint8: object and place of each bout, then zeros."""
+    known: np.ndarray
+    """(B + 1, 2) bool."""
+    bout: np.ndarray
+    """(F,) int64, a frame's place in these; -1, the zeros, where it has none."""
 
 
 def _load_group(dataset: DatasetInfo, group: Sequence[int] | np.ndarray, config: WindowConfig) -> _Frames:
-    hide = config.goal_without_robot and config.k_max > 0
-    if hide and not dataset.header.robot_mask:
-        raise DataError(
-            f"{dataset.path} has no robot masks, which windows.goal_without_robot needs. Collect with robot masks, or "
-            "switch it off."
-        )
-    columns = [layout.IMAGE, layout.STATE, layout.ACTION, layout.CONTACT, "task_index", *([layout.MASK] * hide)]
+    crops = read_crops(dataset, group, CROPS) if config.crops else None
+    columns = [layout.IMAGE, layout.STATE, layout.ACTION, layout.CONTACT, "task_index"]
     episodes = [read_episode(dataset, int(index), columns) for index in group]
-    return _frames(episodes, dataset.header.image_size, dataset.spec, config)
+    return _frames(episodes, dataset.header.image_size, dataset.spec, config, crops)
 
 
 def _frames(
-    episodes: Sequence[Mapping[str, Any]], image_size: tuple[int, ...], spec: RobotSpec, config: WindowConfig
+    episodes: Sequence[Mapping[str, Any]],
+    image_size: tuple[int, ...],
+    spec: RobotSpec,
+    config: WindowConfig,
+    crops: Sequence[Crops] | None = None,
 ) -> _Frames:
-    """Decode episodes and lay their frames end to end."""
-    hide = config.goal_without_robot and config.k_max > 0
+    """Decode episodes and lay their frames end to end; crops that nobody has cut are cut."""
     length_E = np.array([len(episode[layout.ACTION]) for episode in episodes])
-    image_y, image_x = image_size
-    rgb = np.empty((length_E.sum(), image_y, image_x, 3), np.uint8)
-    hidden_rgb = np.empty_like(rgb) if hide else None
-    first = 0
-    for episode, length in zip(episodes, length_E, strict=True):
-        own = slice(first, first + length)
-        for frame, data in zip(range(first, first + length), episode[layout.IMAGE], strict=True):
+    first_E = length_E.cumsum() - length_E
+    rgb = np.empty((length_E.sum(), *image_size, 3), np.uint8)
+    for episode, first in zip(episodes, first_E, strict=True):
+        for frame, data in enumerate(episode[layout.IMAGE], start=first):
             rgb[frame] = decode_jpeg(data)
-        if hidden_rgb is not None:
-            mask = np.stack([decode_mask(data) for data in episode[layout.MASK]])
-            hidden_rgb[own] = hide_robot(rgb[own], mask, grow_px=config.mask_grow_px)
-        first += length
+    if config.crops and crops is None:
+        own = [rgb[first : first + length] for first, length in zip(first_E, length_E, strict=True)]
+        crops = [cut_masked(r, e[layout.MASK], e[layout.CONTACT], CROPS) for r, e in zip(own, episodes, strict=True)]
     tip = tip_columns(spec) if config.reach_steps else []
     reach = [reach_targets(e[layout.STATE][:, tip], e[layout.CONTACT] > 0.5, config.reach_steps) for e in episodes]
     return _Frames(
         rgb=rgb,
-        hidden_rgb=hidden_rgb,
         state=np.concatenate([episode[layout.STATE] for episode in episodes]),
         action=np.concatenate([episode[layout.ACTION] for episode in episodes]),
         task_index=np.concatenate([episode["task_index"] for episode in episodes]),
         reach=np.concatenate([target for target, _ in reach]),
         reach_ahead=np.concatenate([ahead for _, ahead in reach]),
-        end=np.repeat(length_E.cumsum(), length_E),
-        begin=np.repeat(length_E.cumsum() - length_E, length_E),
+        end=np.repeat(first_E + length_E, length_E),
+        begin=np.repeat(first_E, length_E),
+        crops=None if crops is None else _end_to_end(crops),
+    )
+
+
+def _end_to_end(crops: Sequence[Crops]) -> _GroupCrops:
+    rgb = np.stack([np.concatenate([c.object_rgb for c in crops]), np.concatenate([c.place_rgb for c in crops])], 1)
+    known = np.concatenate([np.stack([np.ones(len(c), bool), c.has_place], axis=1) for c in crops])
+    first_E = np.cumsum([0, *(len(c) for c in crops)])
+    bouts = [np.where(c.bout_T < 0, -1, c.bout_T + first) for c, first in zip(crops, first_E, strict=False)]
+    return _GroupCrops(
+        rgb=np.concatenate([rgb, np.zeros_like(rgb, shape=(1, *rgb.shape[1:]))]),
+        known=np.concatenate([known, np.zeros((1, 2), bool)]),
+        bout=np.concatenate(bouts),
     )
 
 
@@ -318,68 +341,31 @@ def _gather(frames: _Frames, start_N: np.ndarray, k_N: np.ndarray, config: Windo
     seen_NP = np.maximum(past_NP, begin_N1)
     return Window(
         rgb=frames.rgb[start_N],
-        goal_rgb=_goals(frames, start_N, k_N) if config.k_max else None,
+        goal_rgb=frames.rgb[start_N + k_N] if config.k_max else None,
         k=k_N,
         state=frames.state[start_N],
         action=frames.action[inside_NH],
         action_mask=step_NH < end_N1,
         reach=frames.reach[start_N] if config.reach_steps else None,
-        reach_mask=_before_goal(frames.reach_ahead[start_N], k_N, config) if config.reach_steps else None,
+        reach_mask=_known(frames.reach_ahead[start_N], k_N, config) if config.reach_steps else None,
         task_index=frames.task_index[start_N],
         chunk_state=frames.state[inside_NH] if config.chunk_states else None,
         past_action=frames.action[seen_NP] if config.history else None,
         past_state=frames.state[seen_NP] if config.history else None,
         past_mask=past_NP >= begin_N1 if config.history else None,
+        **_crops_at(frames.crops, start_N),
     )
 
 
-def _goals(frames: _Frames, start_N: np.ndarray, k_N: np.ndarray) -> np.ndarray:
-    """(N, Y, X, 3) uint8 goal images."""
-    if frames.hidden_rgb is None:
-        return frames.rgb[start_N + k_N]
-    change = frames.hidden_rgb[start_N + k_N].astype(np.int16) - frames.hidden_rgb[start_N]
-    return np.clip(frames.rgb[start_N] + change, 0, 255).astype(np.uint8)
+def _crops_at(crops: _GroupCrops | None, start_N: np.ndarray) -> dict[str, np.ndarray]:
+    if crops is None:
+        return {}
+    bout_N = crops.bout[start_N]
+    rgb, known = crops.rgb[bout_N], crops.known[bout_N]
+    return {"object_crop": rgb[:, 0].copy(), "place_crop": rgb[:, 1].copy(), "crop_mask": known}
 
 
-def _before_goal(ahead_NR: np.ndarray, k_N: np.ndarray, config: WindowConfig) -> np.ndarray:
-    """(N, R) bool: targets that exist, and that the goal image can tell of."""
-    return ahead_NR <= (k_N[:, None] if config.k_max else NEVER - 1)
-
-
-def tip_columns(spec: RobotSpec) -> list[int]:
-    """Places of the tip's x, y, z in the state.
-
-    Raises:
-        DataError: the robot does not report them.
-    """
-    names = [slot.name for slot in spec.state]
-    if missing := [name for name in TIP_SLOTS if name not in names]:
-        raise DataError(
-            f"Reach targets need the state slots {', '.join(TIP_SLOTS)}; {spec.robot} has no {', '.join(missing)} but "
-            f"{', '.join(names)}. Set windows.reach_steps to 0 to do without."
-        )
-    return [names.index(name) for name in TIP_SLOTS]
-
-
-def reach_targets(tip_T3: np.ndarray, contact_T: np.ndarray, steps: int) -> tuple[np.ndarray, np.ndarray]:
-    """Where the robot's own tip will go: self-supervised targets in the robot's base frame (SPIKE.md).
-
-    Args:
-        tip_T3: tip position, m.
-        contact_T: a finger touches an object.
-        steps: how far ahead the displacement is taken.
-
-    Returns:
-        (T, 6) float32, m: displacement over the next `steps`, then the vector to where the tip is when a contact next
-        *begins* (strictly later than t); and (T, 6) int64, how many steps ahead that is: NEVER (and zeros before) where
-        the episode ends first.
-    """
-    num_steps = len(tip_T3)
-    now = np.arange(num_steps)
-    begins = np.flatnonzero(contact_T & ~np.concatenate([[False], contact_T[:-1]]))
-    next_contact = np.append(begins, num_steps)[np.searchsorted(begins, now, side="right")]
-    targets = np.stack([now + steps, next_contact], axis=1)
-    known = targets < num_steps
-    vector_T23 = tip_T3[np.minimum(targets, num_steps - 1)] - tip_T3[:, None] if steps else np.zeros((num_steps, 2, 3))
-    reach = np.where(known[:, :, None], vector_T23, 0).astype(np.float32).reshape(num_steps, 6)
-    return reach, np.where(known, targets - now[:, None], NEVER).repeat(3, axis=1)
+def _known(ahead_NR: np.ndarray, k_N: np.ndarray, config: WindowConfig) -> np.ndarray:
+    """(N, R) bool: targets that exist and, where a goal image is all that tells of the future, lie before it."""
+    goal_only = config.k_max > 0 and not config.crops
+    return ahead_NR <= (k_N[:, None] if goal_only else NEVER - 1)

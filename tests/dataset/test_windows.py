@@ -14,18 +14,15 @@ from tap_ray.dataset import layout
 from tap_ray.dataset.encode import decode_jpeg
 from tap_ray.dataset.hide_robot import grow, hide_robot
 from tap_ray.dataset.lerobot import DatasetInfo, open_dataset, read_episode
+from tap_ray.dataset.reach import NEVER, reach_targets, tip_columns
 from tap_ray.dataset.windows import (
-    NEVER,
     WindowConfig,
     epoch_groups,
     group_batches,
     iterate,
     num_batches,
-    reach_targets,
     split_episodes,
-    tip_columns,
 )
-from tap_ray.dataset.writer import DatasetWriter
 from tap_ray.errors import ConfigError, DataError
 from tap_ray.types import Window
 
@@ -145,7 +142,19 @@ def test_reach_by_hand() -> None:
     # Contacts begin at 2 and 5: seen from 0 and 1 the first is next, from 2, 3 and 4 the second, from 5 none.
     np.testing.assert_array_equal(reach[:, 3], [2, 1, 14, 12, 8, 0])
     np.testing.assert_array_equal(ahead[:, 3], [2, 1, 3, 2, 1, NEVER])
+    # One bout, as the gap of one step is joined, and it runs to the end: the release is never seen.
+    np.testing.assert_array_equal(reach[:, 6:], 0)
+    np.testing.assert_array_equal(ahead[:, 6], NEVER)
     np.testing.assert_array_equal(ahead[:, :3], ahead[:, :1].repeat(3, 1))
+
+
+def test_the_way_to_the_release_by_hand() -> None:
+    tip = np.zeros((10, 3), np.float32)
+    tip[:, 1] = [0, 1, 2, 3, 4, 5, 6, 8, 10, 12]
+    contact = np.isin(np.arange(10), [1, 4, 8])  # 1 and 4 are one bout (two steps between), 4 and 8 are not (three)
+    reach, ahead = reach_targets(tip, contact, 1)
+    np.testing.assert_array_equal(reach[:, 7], [4, 3, 2, 1, 0, 5, 4, 2, 0, 0])
+    np.testing.assert_array_equal(ahead[:, 7], [4, 3, 2, 1, 0, 3, 2, 1, 0, NEVER])
 
 
 def test_reach_behind_the_goal_does_not_count(dataset: DatasetInfo) -> None:
@@ -182,25 +191,6 @@ def test_grow_by_one() -> None:
     grown = np.argwhere(grow(mask, 1)[0]).tolist()
     assert grown == [[1, 3], [1, 4], [2, 3], [2, 4], [3, 3], [3, 4]]
     assert not mask[0, 2, 3]
-
-
-def test_goals_without_the_robot(dataset: DatasetInfo) -> None:
-    config = WindowConfig(k_max=2, batch_size=8)
-    plain = next(group_batches(dataset, [3], config, seed=0, epoch=0))
-    hidden = next(group_batches(dataset, [3], replace(config, goal_without_robot=True), seed=0, epoch=0))
-    assert hidden.goal_rgb is not None
-    assert plain.goal_rgb is not None
-    np.testing.assert_array_equal(plain.rgb, hidden.rgb)
-    assert (np.abs(plain.goal_rgb.astype(int) - plain.rgb) > 40).any()  # the robot's way
-    assert (np.abs(hidden.goal_rgb.astype(int) - hidden.rgb) > 40).mean() < 0.02  # nothing else moves in this world
-
-
-def test_goals_without_the_robot_need_masks(made: SimpleNamespace, tmp_path: Path) -> None:
-    with DatasetWriter(tmp_path / "play", made.header(mask=False)) as writer:
-        writer.append(made.episode(0, mask=False))
-    dataset = open_dataset(tmp_path / "play")
-    with pytest.raises(DataError, match="has no robot masks"):
-        next(group_batches(dataset, [0], WindowConfig(goal_without_robot=True, batch_size=2), seed=0, epoch=0))
 
 
 def test_too_little_data_for_a_batch(dataset: DatasetInfo) -> None:

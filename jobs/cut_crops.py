@@ -1,0 +1,46 @@
+"""Cut pictures of what a playing robot touches next, and of where it leaves it, out of a data set of play.
+
+They lie beside the data, in crops/; what is there already is not cut again. Pretraining cuts what it lacks by itself.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from tap_ray import storage
+from tap_ray.config import run_job
+from tap_ray.dataset.crop_files import folder, read_crops
+from tap_ray.dataset.crops import CROPS
+from tap_ray.dataset.reader import open_dataset
+from tap_ray.distributed.crops import cut_missing
+
+
+@dataclass(frozen=True, kw_only=True)
+class Config:
+    """Of which data."""
+
+    data: Path
+    """Data set of jobs.collect_play, with robot masks."""
+    ray_address: str | None = None
+    """Ray cluster to join, "host:6379" or "auto"; without it RAY_ADDRESS, else a local Ray that stops with the job."""
+
+
+def main(config: Config) -> Path:
+    """Cut what is missing, print how much of the play has crops; returns their folder."""
+    path = storage.at(config.data)
+    cut_missing(path if storage.is_remote(path) else path.resolve(), config.ray_address)
+    dataset = open_dataset(path)
+    crops = read_crops(dataset, np.arange(len(dataset)), CROPS)
+    led = sum(int((each.bout_T >= 0).sum()) for each in crops) / max(dataset.lengths.sum(), 1)
+    bouts = sum(len(each) for each in crops)
+    places = sum(int(each.has_place.sum()) for each in crops) / max(bouts, 1)
+    print(
+        f"{len(dataset)} episodes, {bouts} bouts of contact with a crop; {led:.0%} of the frames lead to one or belong "
+    )
+    print(f"to one, and {places:.0%} of the bouts have a place.")
+    return folder(dataset, CROPS)
+
+
+if __name__ == "__main__":
+    run_job(main, Config)

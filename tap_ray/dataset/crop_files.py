@@ -1,0 +1,188 @@
+"""Crops beside their data set, cut once: a Parquet file for each block of episodes, a row for each bout.
+
+    <data>/crops/<hash of header and config>/episodes-000000-000063.parquet      a full block
+                                      episodes-000064-000099.parquet      the last one, of 100 episodes
+                                      episodes-000064-000127.parquet      what replaces it once there are 128
+
+A name says which episodes a file covers, and a file appears whole, so whatever is there can be used: a data set that
+became longer gets new files, and a partial block is read only as long as the data set ends with it.
+"""
+
+import io
+from collections.abc import Sequence
+from dataclasses import asdict
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from PIL import Image
+
+from tap_ray import storage
+from tap_ray.config import digest
+from tap_ray.dataset import layout
+from tap_ray.dataset.crops import CropConfig, Crops, cut
+from tap_ray.dataset.encode import decode_jpeg, decode_mask
+from tap_ray.dataset.reader import DatasetInfo, read_episode
+from tap_ray.errors import DataError
+
+BLOCK_EPISODES = 64
+"""Episodes in a full block; 40 kB of crops each 8."""
+RULES = 1
+"""Version of how crops are found; another one is another folder."""
+
+SCHEMA = pa.schema([
+    ("episode_index", pa.int64()),
+    ("begin", pa.int64()),
+    ("touch", pa.int64()),
+    ("end", pa.int64()),
+    ("object_png", pa.binary()),
+    ("place_png", pa.binary()),
+])  # fmt: skip
+"""`begin`: the first frame that leads to the bout; `place_png` is null where there is no place."""
+
+
+def folder(dataset: DatasetInfo, config: CropConfig) -> Path:
+    """Where the data set's crops of this config lie."""
+    what = {"rules": RULES, "data": dataset.header.to_json()["hash"], **asdict(config)}
+    return dataset.path / "crops" / digest(what)[:8]
+
+
+def blocks(dataset: DatasetInfo) -> list[tuple[int, int]]:
+    """First and last episode of each block, in order."""
+    total = len(dataset)
+    return [(first, min(first + BLOCK_EPISODES, total) - 1) for first in range(0, total, BLOCK_EPISODES)]
+
+
+def block_file(dataset: DatasetInfo, config: CropConfig, block: tuple[int, int]) -> Path:
+    """The file of a block."""
+    first, last = block
+    return folder(dataset, config) / f"episodes-{first:06d}-{last:06d}.parquet"
+
+
+def missing_blocks(dataset: DatasetInfo, config: CropConfig) -> list[tuple[int, int]]:
+    """Blocks whose file is not there, or is damaged: a kill leaves none such, a bad copy may.
+
+    Raises:
+        DataError: the data set has no masks, so that its crops cannot be found.
+    """
+    require_masks(dataset)
+    return [block for block in blocks(dataset) if not _whole(block_file(dataset, config, block))]
+
+
+def require_masks(dataset: DatasetInfo) -> None:
+    """Raise a DataError if the data set does not say where the robot is."""
+    if not dataset.header.robot_mask:
+        raise DataError(
+            f"{dataset.path} has no robot masks, so nobody knows which changes are the robot's own. Collect play with "
+            "robot masks, or switch windows.crops off."
+        )
+
+
+def _whole(path: Path) -> bool:
+    try:
+        return len(_table(path)) >= 0
+    except (FileNotFoundError, pa.ArrowException):
+        return False
+
+
+def cut_block(dataset: DatasetInfo, config: CropConfig, block: tuple[int, int]) -> Path:
+    """Cut the crops of a block and write its file, which appears whole.
+
+    Raises:
+        DataError: the data set is damaged, or has no masks.
+        StorageError: the storage refused.
+    """
+    require_masks(dataset)
+    first, last = block
+    rows: list[dict[str, Any]] = []
+    for index in range(first, last + 1):
+        crops = cut_episode(read_episode(dataset, index, [layout.IMAGE, layout.MASK, layout.CONTACT]), config)
+        spans = zip(crops.begin_B, crops.touch_B, crops.end_B, strict=True)
+        for bout, (begin, touch, end) in enumerate(spans):
+            place = _png(crops.place_rgb[bout]) if crops.has_place[bout] else None
+            images = {"object_png": _png(crops.object_rgb[bout]), "place_png": place}
+            rows.append({"episode_index": index, "begin": begin, "touch": touch, "end": end, **images})
+    content = io.BytesIO()
+    pq.write_table(pa.Table.from_pylist(rows, SCHEMA), content, compression="none")
+    path = block_file(dataset, config, block)
+    storage.make_folder(path.parent)
+    storage.write(path, content.getvalue())
+    return path
+
+
+def cut_episode(episode: Any, config: CropConfig) -> Crops:
+    """`cut` of an episode's columns (images, masks and contact) as `read_episode` gives them."""
+    rgb = np.stack([decode_jpeg(data) for data in episode[layout.IMAGE]])
+    return cut_masked(rgb, episode[layout.MASK], episode[layout.CONTACT], config)
+
+
+def cut_masked(rgb_TYX3: np.ndarray, mask_png: Sequence[bytes], contact_T: np.ndarray, config: CropConfig) -> Crops:
+    """`cut` with the masks still encoded, and contact as the data set has it (0 or 1)."""
+    mask = np.stack([decode_mask(data) for data in mask_png])
+    return cut(rgb_TYX3, mask, contact_T.reshape(-1) > 0.5, config)
+
+
+def read_crops(dataset: DatasetInfo, episodes: Sequence[int] | np.ndarray, config: CropConfig) -> list[Crops]:
+    """The crops of these episodes, as `cut` gives them.
+
+    Raises:
+        DataError: they have not been cut, or a file is damaged; says which command cures it.
+    """
+    require_masks(dataset)
+    return [_read(dataset, int(index), config) for index in episodes]
+
+
+def _read(dataset: DatasetInfo, index: int, config: CropConfig) -> Crops:
+    first = index // BLOCK_EPISODES * BLOCK_EPISODES
+    path = block_file(dataset, config, (first, min(first + BLOCK_EPISODES, len(dataset)) - 1))
+    try:
+        table = _table(path)
+    except FileNotFoundError:
+        raise _not_cut(dataset, f"{path} is missing: the crops of episode {index} have not been cut") from None
+    except pa.ArrowException as error:
+        raise _not_cut(dataset, f"{path} is cut off or damaged ({' '.join(str(error).split())})") from None
+    begin, end = np.searchsorted(table["episode_index"].to_numpy(), [index, index + 1])
+    own = table.slice(begin, end - begin).to_pydict()
+    bout_T = np.full(int(dataset.lengths[index]), -1, np.int64)
+    for bout, (start, stop) in enumerate(zip(own["begin"], own["end"], strict=True)):
+        bout_T[start : stop + 1] = bout
+    return Crops(
+        object_rgb=_images(own["object_png"], config),
+        place_rgb=_images(own["place_png"], config),
+        has_place=np.array([data is not None for data in own["place_png"]], bool),
+        bout_T=bout_T,
+        touch_B=np.array(own["touch"], np.int64),
+        end_B=np.array(own["end"], np.int64),
+    )
+
+
+def _not_cut(dataset: DatasetInfo, what: str) -> DataError:
+    return DataError(f"{what}. `python -m jobs.cut_crops --data {dataset.path}` cuts what is missing.")
+
+
+def _table(path: Path) -> pa.Table:
+    """A block's rows."""
+    return _rows(path, 0 if storage.is_remote(path) else path.stat().st_mtime_ns)
+
+
+@lru_cache(maxsize=64)
+def _rows(path: Path, _mtime_ns: int) -> pa.Table:
+    """Read once in each process."""
+    return pq.read_table(storage.cached(path), schema=SCHEMA)
+
+
+def _images(files: Sequence[bytes | None], config: CropConfig) -> np.ndarray:
+    images = np.zeros((len(files), config.size_px, config.size_px, 3), np.uint8)
+    for image, data in zip(images, files, strict=True):
+        if data is not None:
+            image[:] = np.asarray(Image.open(io.BytesIO(data)))
+    return images
+
+
+def _png(rgb_YX3: np.ndarray) -> bytes:
+    buffer = io.BytesIO()
+    Image.fromarray(rgb_YX3).save(buffer, "PNG", compress_level=6)
+    return buffer.getvalue()

@@ -1,0 +1,84 @@
+"""Cutting the crops of a data set with tasks of the connected Ray, a block of episodes each."""
+
+import logging
+from functools import lru_cache, partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import ray.data
+from ray.exceptions import RayTaskError
+from tqdm import tqdm
+
+from tap_ray.dataset.crop_files import cut_block, missing_blocks
+from tap_ray.dataset.crops import CROPS, CropConfig
+from tap_ray.dataset.reader import DatasetInfo, open_dataset
+from tap_ray.distributed.connect import connect
+from tap_ray.errors import TapRayError
+
+
+def cut_missing(data: Path, ray_address: str | None = None) -> None:
+    """Cut the crops of training windows that a data set lacks; connects to Ray only if it lacks any.
+
+    Args:
+        data: the data set, absolute; on a cluster on storage that all machines see.
+        ray_address: see `connect`.
+
+    Raises:
+        DataError: the data set has no masks, or is damaged.
+        StorageError: the storage refused.
+    """
+    dataset = open_dataset(data)
+    if missing_blocks(dataset, CROPS):
+        with connect(ray_address):
+            cut_all(dataset, CROPS)
+
+
+def cut_all(dataset: DatasetInfo, config: CropConfig, *, progress: bool = True) -> int:
+    """Cut the blocks that are missing; each is safe once it is cut, so the same call goes on where one was killed.
+
+    Args:
+        dataset: on a cluster on storage that all machines see.
+        config: sizes and thresholds.
+        progress: whether to draw a bar.
+
+    Returns:
+        How many episodes have been cut now.
+
+    Raises:
+        DataError: the data set has no masks, or is damaged.
+        StorageError: the storage refused.
+    """
+    missing = missing_blocks(dataset, config)
+    if not missing:
+        return 0
+    lengths, done = dataset.lengths, 0
+    items = [{"first": first, "last": last} for first, last in missing]
+    plan = ray.data.from_items(items, override_num_blocks=len(items)).map_batches(
+        partial(_cut, path=dataset.path, config=config), batch_size=None
+    )
+    plan.context.enable_progress_bars = False
+    plan.context.print_on_execution_start = False
+    logging.getLogger("ray.data").setLevel(logging.ERROR)
+    total = int(sum(lengths[first : last + 1].sum() for first, last in missing))
+    with tqdm(total=total, unit="frame", desc="crops", disable=not progress) as bar:
+        try:
+            for row in plan.iter_rows():
+                bar.update(int(lengths[row["first"] : row["last"] + 1].sum()))
+                done += int(row["last"] - row["first"] + 1)
+        except RayTaskError as error:
+            raise (error.cause if isinstance(error.cause, TapRayError) else error) from None
+    return done
+
+
+def _cut(rows: Any, *, path: Path, config: CropConfig) -> dict[str, np.ndarray]:
+    """One task: blocks whose numbers come back when their files are safe."""
+    for first, last in zip(rows["first"], rows["last"], strict=True):
+        cut_block(_open(path), config, (int(first), int(last)))
+    return rows
+
+
+@lru_cache(maxsize=2)
+def _open(path: Path) -> DatasetInfo:
+    """Metadata, read once in each process."""
+    return open_dataset(path)
