@@ -15,6 +15,7 @@ from tap_ray.config import to_dict
 from tap_ray.distributed import sweep_costs
 from tap_ray.distributed.connect import connect, dashboard_url
 from tap_ray.distributed.sweep import TUNE, rows_of, sweep, trials_at_once
+from tap_ray.distributed.sweep_collect import Missing
 from tap_ray.distributed.sweep_plan import SweepFile, Trial
 from tap_ray.distributed.sweep_trial import Stages, Work
 from tap_ray.errors import ConfigError, TapRayError
@@ -60,10 +61,14 @@ def require_local(config: SweepJobConfig) -> None:
             )
 
 
-def forecast(config: SweepJobConfig, plan: SweepFile, trials: Sequence[Trial], protocol: Protocol) -> str:
+def forecast(
+    config: SweepJobConfig, plan: SweepFile, trials: Sequence[Trial], protocol: Protocol, missing: Sequence[Missing]
+) -> str:
     """What `--dry-run` prints."""
     judged = min(plan.asha.finalists, len(trials)) if plan.asha else len(trials)
-    return sweep_costs.forecast(trials, protocol, store=config.store.resolve(), judged=judged)
+    costs = sweep_costs.forecast(trials, protocol, store=config.store.resolve(), judged=judged)
+    first = [f"collected first, not counted above: {each}" for each in missing]
+    return "\n".join([costs, *first])
 
 
 def run_sweep(

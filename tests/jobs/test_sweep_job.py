@@ -56,7 +56,7 @@ def test_a_dry_run_without_measured_rates_says_so(config: SweepJobConfig, capsys
 def test_a_dry_run_reckons_with_measured_rates(config: SweepJobConfig, capsys: pytest.CaptureFixture[str]):
     """100 x 32 windows at 4 /s are 13.3 min for each of 4 trials, 100 x 64 at 10 /s 10.7 min for the one Stage 1."""
     measured(config.store / "align-1", "bc", 4.0)
-    measured(config.store / "pretrain-1", "idm", 10.0)
+    measured(config.store / "pretrain-1", "play", 10.0)
     sweep.main(config)
     lines = capsys.readouterr().out.splitlines()
     assert "13.3 min" in lines[2]
