@@ -1,7 +1,7 @@
 """A sweep over Stage 2 (and what Stage 1 gives it): many trials by Ray Tune, one table, one page, the best registered.
 
-`python -m jobs.sweep tune_configs/smoke.yaml`: collects the play and the demonstrations that its file names and that
-are not there yet, trains, judges, writes a page and the results; --dry-run first says what it will cost. The same command
+`python -m jobs.sweep tune_configs/smoke.yaml` collects the play and the demonstrations that its file names and that are
+not there yet, trains, judges, writes a page and the results; --dry-run first says what it will cost. The same command
 goes on where it was cut off.
 """
 

@@ -35,9 +35,11 @@ class Missing:
     """Episodes that are there."""
 
     def __str__(self) -> str:
-        """For a person, e.g. "data/play: 8000 episodes of play (2000 are there)"."""
-        demos = isinstance(self.config, DemosJobConfig)
-        what = "demonstrations of each task" if demos else f"episodes of play ({self.config.explorer})"
+        """For a person, e.g. "data/play: 8000 episodes of play (mixed); 2000 episodes are there"."""
+        if isinstance(self.config, DemosJobConfig):
+            what = "demonstrations of each task"
+        else:
+            what = f"episodes of play ({self.config.explorer})"
         return f"{self.config.out}: {self.config.episodes} {what}; {self.have} episodes are there"
 
 

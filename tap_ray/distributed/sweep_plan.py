@@ -321,7 +321,8 @@ def _trial(plan: SweepFile, setting: _Setting, id: str, shown: Mapping[str, Any]
     if "prior" in sections:
         prior = from_dict(PriorJobConfig, {**sections["prior"], "data": [str(setting.data)]}, where=place["prior"])
     if plan.pretrain_seed == "trial":
-        pretrain, prior = (of and replace(of, train=replace(of.train, seed=seed)) for of in (pretrain, prior))
+        pretrain = pretrain and replace(pretrain, train=replace(pretrain.train, seed=seed))
+        prior = prior and replace(prior, train=replace(prior.train, seed=seed))
     align = from_dict(
         AlignJobConfig, {**sections["align"], "demos": plan.demos, "init": "scratch"}, where=place["align"]
     )
