@@ -35,10 +35,8 @@ def main(config: Config) -> Path:
     led = sum(int((each.bout_T >= 0).sum()) for each in crops) / max(dataset.lengths.sum(), 1)
     bouts = sum(len(each) for each in crops)
     places = sum(int(each.has_place.sum()) for each in crops) / max(bouts, 1)
-    print(
-        f"{len(dataset)} episodes, {bouts} bouts of contact with a crop; {led:.0%} of the frames lead to one or belong "
-    )
-    print(f"to one, and {places:.0%} of the bouts have a place.")
+    print(f"{len(dataset)} episodes, {bouts} bouts of contact with a crop, {places:.0%} of them with a place.")
+    print(f"{led:.0%} of the frames lead to such a bout or belong to one.")
     return folder(dataset, CROPS)
 
 

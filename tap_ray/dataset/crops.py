@@ -5,13 +5,15 @@
                   |- - - - - - - - - - - - - -|             frames that lead to the bout or belong to it
                             |                     |
     robot painted out:   before                after        what differs between the two: blobs
-                            |- object crop                  the blob beside the robot when it first touches
-                            '- place crop                   the blob beside the robot when it last touches
+                            |- object crop                  beside the robot when it first touches, something left
+                            '- place crop                   beside the robot when it last touches, it arrived
 
-Both crops are of the picture before: the object as it lay, and what lay where it was to come to rest (a plate, a cloth,
-the bare table).
+Something has left where the picture before stands out from what is around the change and the picture after does not;
+it has arrived where it is the other way round. Both crops are of the picture before: the object as it lay, and what lay
+where it was to come to rest (a plate, a cloth, the bare table).
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -26,6 +28,11 @@ AREA_BONUS_PX, MOST_BONUS_AREA_PX = 0.02, 150
 """A blob counts as nearer by so much for each of its pixels, up to so many of them: noise is small."""
 NEAR_PERCENTILE = 20
 """A blob is as near to the robot as this part of its pixels, percent."""
+AROUND_PX = 15
+"""Side of the square whose unchanged pixels say what is around a change, px."""
+UNLIKE_PX = 0.1
+"""What arrived counts as farther by so much for each grey level, summed over the channels, that its median colour
+differs from that of what left."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -98,8 +105,9 @@ def contact_bouts(contact_T: np.ndarray, gap_steps: int) -> np.ndarray:
 def cut(rgb_TYX3: np.ndarray, mask_TYX: np.ndarray, contact_T: np.ndarray, config: CropConfig) -> Crops:
     """The crops of an episode; a pure function of its pictures.
 
-    A bout has no crop if the robot touches from the first frame on, or if nothing near the robot changed (a touch that
-    moved nothing). It has no place if the contact lasts until the episode ends, or nothing changed where it ended.
+    A bout has no crop if the robot touches from the first frame on, or if nothing near the robot left its place. It has
+    no place if the contact lasts until the episode ends, or nothing arrived near the robot's last touch. What is pushed
+    by less than its own width shows in the place crop itself.
 
     With two hands `contact_T` says that one of them touches, not which: what both do at the same time is one bout, and
     of two things moved in it the one nearer to either hand is taken.
@@ -121,11 +129,13 @@ def cut(rgb_TYX3: np.ndarray, mask_TYX: np.ndarray, contact_T: np.ndarray, confi
     free = 0
     for (touch, end), (before, after) in zip(bouts, hidden, strict=True):
         begin, free = max(free, touch - config.lead_steps), end + 1
-        blobs = changes(before, after, config)
-        thing = nearest(blobs, mask_TYX[touch], config)
+        left, arrived = changes(before, after, config)
+        thing = nearest(left, mask_TYX[touch], config)
         if thing is None:
             continue
-        place = None if end == last else resting_place(blobs, thing, mask_TYX[touch], mask_TYX[end], config)
+        colour = np.median(before[thing], axis=0)
+        unlike = [UNLIKE_PX * np.abs(np.median(after[blob], axis=0) - colour).sum() for blob in arrived]
+        place = nearest(arrived, mask_TYX[end], config, unlike) if end < last else None
         bout_T[begin : end + 1] = len(spans)
         spans.append((touch, end))
         object_rgb.append(crop(before, centre(thing), config.size_px))
@@ -144,47 +154,48 @@ def cut(rgb_TYX3: np.ndarray, mask_TYX: np.ndarray, contact_T: np.ndarray, confi
     )
 
 
-def changes(before_YX3: np.ndarray, after_YX3: np.ndarray, config: CropConfig) -> list[np.ndarray]:
-    """Masks (Y, X) bool of the connected changes between two pictures; pixels one apart are connected."""
+def changes(
+    before_YX3: np.ndarray, after_YX3: np.ndarray, config: CropConfig
+) -> tuple[list[np.ndarray], list[np.ndarray]]:
+    """Masks (Y, X) bool of the blobs where something left, and of those where something arrived."""
     changed = np.abs(before_YX3.astype(np.int16) - after_YX3).max(-1) > config.min_change
-    labels, _ = ndimage.label(ndimage.binary_dilation(changed))  # pyright: ignore[reportGeneralTypeIssues]
-    labels = labels * changed
+    same = 1 - np.asarray(ndimage.binary_dilation(changed), np.float32)
+    share = ndimage.uniform_filter(same, AROUND_PX) + 1e-6
+    kept = before_YX3 * same[:, :, None]
+    around = np.stack([ndimage.uniform_filter(kept[..., c], AROUND_PX) / share for c in range(3)], axis=-1)
+    stood_out, stands_out = (np.abs(rgb - around).sum(-1) for rgb in (before_YX3, after_YX3))
+    left = stood_out > stands_out
+    return blobs(changed & left, config), blobs(changed & ~left, config)
+
+
+def blobs(mask_YX: np.ndarray, config: CropConfig) -> list[np.ndarray]:
+    """Masks of the connected parts that are large enough; pixels with one between them are connected."""
+    labels, _ = ndimage.label(ndimage.binary_dilation(mask_YX))  # pyright: ignore[reportGeneralTypeIssues]
+    labels = labels * mask_YX
     sizes = np.bincount(labels.ravel())
     return [labels == label for label in range(1, len(sizes)) if sizes[label] >= config.min_blob_px]
 
 
-def nearest(blobs: list[np.ndarray], robot_YX: np.ndarray, config: CropConfig) -> np.ndarray | None:
-    """The blob that is nearest to the robot, large ones before small ones; None if none is near."""
-    if not blobs or not robot_YX.any():
-        return None
-    distance = ndimage.distance_transform_edt(~robot_YX)
-    score = [_distance(blob, distance) for blob in blobs]  # pyright: ignore[reportArgumentType]
-    best = int(np.argmin(score))
-    return blobs[best] if score[best] < config.max_distance_px else None
-
-
-def _distance(blob: np.ndarray, distance_YX: np.ndarray) -> float:
-    near = np.percentile(distance_YX[blob], NEAR_PERCENTILE)
-    return float(near) - AREA_BONUS_PX * min(int(blob.sum()), MOST_BONUS_AREA_PX)
-
-
-def resting_place(
-    blobs: list[np.ndarray], thing: np.ndarray, first_YX: np.ndarray, last_YX: np.ndarray, config: CropConfig
+def nearest(
+    found: Sequence[np.ndarray], robot_YX: np.ndarray, config: CropConfig, farther_px: Sequence[float] | None = None
 ) -> np.ndarray | None:
-    """The change (Y, X) bool where a thing was let go; after a short push the half of its own that the robot ended at.
+    """The blob that is nearest to the robot, large ones before small ones; None if none is near.
 
     Args:
-        blobs: all changes.
-        thing: the one where it lay.
-        first_YX: the robot at the first touch.
-        last_YX: the robot at the last touch.
-        config: sizes and thresholds.
+        found: masks (Y, X).
+        robot_YX: where the robot is.
+        config: how far is near.
+        farther_px: what is added to each blob's distance when they are compared, px.
     """
-    place = nearest(blobs, last_YX, config)
-    if place is not thing:
-        return place
-    to_last = ndimage.distance_transform_edt(~last_YX) - ndimage.distance_transform_edt(~first_YX)  # pyright: ignore
-    return thing & (to_last <= np.median(to_last[thing]))
+    if not found or not robot_YX.any():
+        return None
+    distance_YX = np.asarray(ndimage.distance_transform_edt(~robot_YX))
+    distance = np.array([
+        np.percentile(distance_YX[blob], NEAR_PERCENTILE) - AREA_BONUS_PX * min(blob.sum(), MOST_BONUS_AREA_PX)
+        for blob in found
+    ])  # fmt: skip
+    best = int(np.argmin(distance if farther_px is None else distance + farther_px))
+    return found[best] if distance[best] < config.max_distance_px else None
 
 
 def centre(blob: np.ndarray) -> tuple[int, int]:

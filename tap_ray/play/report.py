@@ -1,6 +1,7 @@
 """What play is like: movement quality, diversity, contact and effect, for each explorer, as tables and pictures.
 
-Written beside a data set's run: report.md, play.csv, play.json, play.png, workspace.png, contact_sheet.png, play.mp4.
+Written beside a data set's run: report.md, play.csv, play.json, play.png, workspace.png, contact_sheet.png, play.mp4;
+with robot masks also crops.png.
 """
 
 import csv
@@ -17,7 +18,9 @@ from matplotlib.figure import Figure
 from PIL import Image, ImageDraw, ImageFont
 
 from tap_ray import metrics, storage
-from tap_ray.dataset.lerobot import CONTACT, IMAGE, OBJECT_POSE, STATE, DatasetInfo, open_dataset, read_episode
+from tap_ray.dataset.crop_files import cut_masked
+from tap_ray.dataset.crops import CROPS
+from tap_ray.dataset.lerobot import CONTACT, IMAGE, MASK, OBJECT_POSE, STATE, DatasetInfo, open_dataset, read_episode
 from tap_ray.errors import DataError
 
 MOVED_M = 0.02
@@ -28,6 +31,8 @@ POSITION = ("ee_x", "ee_y", "ee_z")
 """Slots of the state that are the end effector's position in the base frame, m."""
 NUM_FRAMES = 8
 """Pictures of an episode on the contact sheet."""
+NUM_CROPS = 12
+"""Bouts of contact on the sheet of crops."""
 SHEET_PX, PANEL_PX = 192, 288
 """Pictures of the sheet and of the video are enlarged by whole factors up to about this side."""
 COLOURS = ("#3b82c4", "#e08a2c", "#3fa46a", "#c4534f", "#8c6bc4")
@@ -83,6 +88,8 @@ def write(data: Path | str, out: Path | str) -> Path:
         quality_figure(played, rows, hz).savefig(here / "play.png", dpi=130)
         workspace_figure(played).savefig(here / "workspace.png", dpi=130)
         contact_sheet(frames).save(here / "contact_sheet.png")
+        if (crops := crop_sheet(dataset)) is not None:
+            crops.save(here / "crops.png")
         write_video(frames, here / "play.mp4", fps=hz)
         _write_tables(rows, dataset, here)
     return out / "report.md"
@@ -221,6 +228,40 @@ def contact_sheet(frames: dict[str, np.ndarray]) -> Image.Image:
     return Image.fromarray(np.concatenate([np.pad(r, ((0, 0), (0, width - r.shape[1]), (0, 0))) for r in rows]))
 
 
+def crop_sheet(dataset: DatasetInfo) -> Image.Image | None:
+    """The first bouts of contact of `NUM_CROPS` episodes: a row each with the crops of the thing and of
+    its place (black: none), the pictures before and at the first touch, at the last one and after it.
+
+    Returns:
+        None where the data set has no robot masks, or nothing was moved.
+    """
+    rows: list[np.ndarray] = []
+    for index in range(len(dataset)) if dataset.header.robot_mask else ():
+        if len(rows) == NUM_CROPS:
+            break
+        contact_T = read_episode(dataset, index, [CONTACT])[CONTACT].reshape(-1) > 0.5
+        if not contact_T.any():
+            continue
+        episode = read_episode(dataset, index, [IMAGE, MASK])
+        rgb = decode(episode[IMAGE])
+        crops = cut_masked(rgb, episode[MASK], contact_T, CROPS)
+        if len(crops):
+            touch, end = crops.touch_B[0], crops.end_B[0]
+            moments = _enlarged(rgb[[touch - 1, touch, end, min(end + 2, len(rgb) - 1)]], SHEET_PX)
+            pair = np.stack([crops.object_rgb[0], crops.place_rgb[0]]).repeat(SHEET_PX // CROPS.size_px, 1)
+            pair = pair.repeat(SHEET_PX // CROPS.size_px, 2)
+            height = max(moments.shape[1], pair.shape[1])
+            rows.append(np.concatenate([_filled(picture, height) for picture in (*pair, *moments)], axis=1))
+    if not rows:
+        return None
+    title = _title("touched next, left there | before, first touch, last touch, after", rows[0].shape[1])
+    return Image.fromarray(np.concatenate([title, *rows]))
+
+
+def _filled(rgb: np.ndarray, height: int) -> np.ndarray:
+    return np.pad(rgb, ((0, height - len(rgb)), (0, 0), (0, 0)))
+
+
 def write_video(frames: dict[str, np.ndarray], path: Path, *, fps: float) -> None:
     """One episode of each explorer side by side, in real time; H.264, yuv420p, so that browsers play it."""
     length = max(len(rgb) for rgb in frames.values())
@@ -243,7 +284,8 @@ def _write_tables(rows: Sequence[dict[str, Any]], dataset: DatasetInfo, out: Pat
     (out / "play.json").write_text(json.dumps(list(rows), indent=2) + "\n")
     words = "\n".join(f"- `{name}`: {meaning}" for name, meaning in EXPLAINED.items())
     facts = f"{dataset.path}: {len(dataset)} episodes, {int(dataset.lengths.sum())} steps"
-    pictures = "\n".join(f"![{name}]({name})" for name in ("play.png", "workspace.png", "contact_sheet.png"))
+    names = ("play.png", "workspace.png", "contact_sheet.png", "crops.png")
+    pictures = "\n".join(f"![{name}]({name})" for name in names if (out / name).exists())
     text = f"# Play\n\n{facts} at {dataset.spec.control_hz:g} Hz.\n\n{markdown(rows)}\n\n{words}\n\n{pictures}\n"
     (out / "report.md").write_text(text + "\nVideo: [play.mp4](play.mp4)\n")
 

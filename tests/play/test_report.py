@@ -17,6 +17,7 @@ from tap_ray.errors import DataError, StorageError
 from tap_ray.play import report
 from tap_ray.specs import EE_DELTA_ACTION, EE_POSE_STATE, RobotSpec, slots
 from tap_ray.types import PLAY_TASK, Trajectory
+from tests.carried_square import BLUE, RED, write
 
 T, HZ = 41, 5.0
 
@@ -153,3 +154,18 @@ def test_a_place_that_cannot_be_written(tmp_path):
 def test_no_data_set_is_told():
     with pytest.raises(DataError, match="No data set at /nowhere"):
         report.write("/nowhere", "/tmp/never")
+
+
+def test_the_sheet_of_crops(tmp_path):
+    """Episodes 0 .. 2 have a bout each. A row is 192 high under a title of 20; crops of 24 px are enlarged by 8."""
+    sheet = report.crop_sheet(write(tmp_path / "carried", 3))
+    assert sheet is not None
+    picture = np.asarray(sheet).astype(int)
+    assert picture.shape == (20 + 3 * 192, 6 * 192, 3)
+    assert (np.abs(picture[20 + 96, 96] - RED) < 30).all()  # the middle of the first thing, a JPEG's red
+    assert (np.abs(picture[20 + 96, 192 + 96] - BLUE) < 30).all()  # the plate where it comes to rest
+
+
+def test_no_masks_no_sheet_of_crops(tmp_path, written):
+    assert report.crop_sheet(write(tmp_path / "carried", 1, mask=False)) is None
+    assert not (written / "crops.png").exists()
