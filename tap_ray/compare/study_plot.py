@@ -14,7 +14,7 @@ from tap_ray.compare.sweep_tables import BUDGET, DEMOS, label
 HEADINGS = {BUDGET: "episodes of play", DEMOS: "demonstrations a task"}
 DPI = 110
 INKS = ("text.color", "axes.edgecolor", "axes.labelcolor", "xtick.color", "ytick.color")
-PRINTED = dict.fromkeys(INKS, "#222222") | {"grid.color": "#dddddd"}
+PRINTED: dict[Any, Any] = dict.fromkeys(INKS, "#222222") | {"grid.color": "#dddddd"}
 """In the place of the inks of a page, which an image cannot follow."""
 
 

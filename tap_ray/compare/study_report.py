@@ -9,7 +9,7 @@ from tap_ray import runs
 from tap_ray.compare.reading import KINDS, Result
 from tap_ray.compare.study import SCORES, SCRATCH, Difference, Outcomes, differences, judged, outcomes, replaced
 from tap_ray.compare.study_plot import draw
-from tap_ray.compare.sweep_tables import HEADINGS, SEED, TrialRow, short_names, show
+from tap_ray.compare.sweep_tables import ARM, BUDGET, HEADINGS, SEED, TrialRow, short_names, show
 from tap_ray.compare.tables import p_text, short
 from tap_ray.metrics import Interval
 
@@ -171,7 +171,7 @@ def _markdown(
         f"`{protocol['hash']}`: {protocol['episodes']} cells of each task, cell seed {protocol['seed']}.",
     ]
     for scenario, points in blocks.items():
-        parts += [f"## Success: {scenario}", METHOD, _success(points)]
+        parts += [f"## Success: {scenario}", METHOD, _success(points, protocol["tasks"])]
     for scenario, points in blocks.items():
         if found := differences(points):
             parts += [f"## Against {SCRATCH}: {scenario}", PAIRS, _differences(found)]
@@ -188,8 +188,7 @@ def _markdown(
     return "\n\n".join(parts) + "\n"
 
 
-def _success(points: Sequence[Outcomes]) -> str:
-    tasks = list(dict.fromkeys(points[0].task_C))
+def _success(points: Sequence[Outcomes], tasks: Sequence[str]) -> str:
     axes = list(_axes(points[0].values))
     lines = []
     for point in points:
@@ -214,20 +213,21 @@ def _differences(found: Sequence[Difference]) -> str:
 
 
 def _stage_1(rows: Sequence[TrialRow]) -> str:
-    """R^2 of each Stage 1 run, once."""
-    found = {row.runs.get("pretrain", row.id): row for row in rows if row.stage_1}
-    names = sorted({name for row in found.values() for name in row.stage_1 if name.rpartition("/")[2] in SHOWN})
-    lines = [
-        [
-            *_axes({axis: value for axis, value in row.values.items() if not axis.startswith("align.")}).values(),
-            *(f"{row.stage_1[name]:.3f}" if name in row.stage_1 else "-" for name in names),
-        ]
-        for row in found.values()
-    ]
-    if not lines or not names:
+    """Means over the runs of Stage 1 that have the same arm, budget and settings; each run counts once."""
+    runs_of = {row.runs.get("pretrain", row.id): row for row in reversed(rows) if row.stage_1}
+    groups: dict[tuple[tuple[str, str], ...], list[TrialRow]] = {}
+    for row in reversed(runs_of.values()):
+        own = {axis: v for axis, v in row.values.items() if axis in (ARM, BUDGET) or axis.startswith("pretrain.")}
+        groups.setdefault(tuple(_axes(own).items()), []).append(row)
+    names = sorted({n for row in runs_of.values() for n in row.stage_1 if n.rpartition("/")[2] in SHOWN})
+    if not names:
         return ""
-    axes = [axis for axis in next(iter(found.values())).values if not axis.startswith("align.")]
-    return _table([*short_names(axes).values(), *names], lines)
+    lines = []
+    for own, same in groups.items():
+        values = [[row.stage_1[name] for row in same if name in row.stage_1] for name in names]
+        means = [f"{sum(of) / len(of):.3f}" if of else "-" for of in values]
+        lines.append([*(text for _, text in own), *means, str(len(same))])
+    return _table([*(name for name, _ in next(iter(groups))), *names, "runs"], lines)
 
 
 SHOWN = ("r2_mean", "r2_move", "r2_contact", "r2_release", "gripper_accuracy")

@@ -218,7 +218,7 @@ def trials(plan: SweepFile, where: Path | str = "sweep", have: Mapping[Path, Fac
         if differs in seen:
             continue
         seen.add(differs)
-        _require_episodes(trial, have, where)
+        _require_episodes(trial, setting.demos_per_task, have, where)
         _require_validation(plan, trial, where)
         made.append(_fit_to(trial, have[plan.demos]))
     return made
@@ -352,13 +352,13 @@ def _filled(section: Mapping[str, Any], prefix: str, values: Mapping[str, Any]) 
     return made
 
 
-def _require_episodes(trial: Trial, have: Mapping[Path, Facts], where: Path | str) -> None:
+def _require_episodes(trial: Trial, each: int, have: Mapping[Path, Facts], where: Path | str) -> None:
     """Raise unless each data set has as many episodes as are asked for, and one to judge on among them."""
     align = trial.align
     demos = have[align.demos]
     wanted, key = align.windows.num_episodes, "align.windows.num_episodes"
-    if trial.values.get(DEMOS):
-        key = f"demos_per_task {trial.values[DEMOS]} of {demos.num_tasks} tasks ="
+    if each:
+        key = f"demos_per_task {each} of {demos.num_tasks} tasks ="
     asked: list[tuple[str, int, WindowConfig | MotionWindows, Facts]] = [(key, wanted, align.windows, demos)]
     if trial.pretrain and trial.pretrain.data:
         windows = trial.pretrain.windows
