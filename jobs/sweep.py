@@ -1,21 +1,24 @@
 """A sweep over Stage 2 (and what Stage 1 gives it): many trials by Ray Tune, one table, one page, the best registered.
 
-`python -m jobs.sweep tune_configs/smoke.yaml --out runs/sweep-smoke`; --dry-run first says what it will cost. The same
-command goes on where it was cut off.
+`python -m jobs.sweep tune_configs/smoke.yaml` collects the play and the demonstrations that its file names and that are
+not there yet, trains, judges, writes a page and the results; --dry-run first says what it will cost. The same command
+goes on where it was cut off.
 """
 
 from pathlib import Path
 
-from jobs import align, evaluate, pretrain
+import envs
+from jobs import align, collect_demos, collect_play, evaluate, pretrain
 from tap_ray.align.objective import BehaviorCloning
 from tap_ray.config import run_job
 from tap_ray.dataset.reader import open_dataset
-from tap_ray.distributed import sweep_plan
+from tap_ray.distributed import sweep_collect, sweep_plan
 from tap_ray.distributed.sweep_job import SweepJobConfig, forecast, require_local, run_sweep
 from tap_ray.distributed.sweep_trial import Stages
 from tap_ray.errors import ConfigError, nearest
 from tap_ray.training.judge import names
 
+COLLECTORS = sweep_collect.Collectors(play=collect_play.main, demos=collect_demos.main)
 STAGES = Stages(pretrain=pretrain.main, prior=pretrain.prior, align=align.main, evaluate=evaluate.main)
 
 
@@ -23,12 +26,17 @@ def main(config: SweepJobConfig) -> Path:
     """Run every trial that has not ended, print the table; returns the run folder (of a dry run, the sweep's file)."""
     require_local(config)
     plan = sweep_plan.read(config.sweep, data=config.data, demos=config.demos)
-    trials = sweep_plan.trials(plan, config.sweep)
-    require_metric(plan, config.sweep)
+    have = sweep_collect.planned_facts(plan, envs.tasks_of, config.sweep)
+    trials = sweep_plan.trials(plan, config.sweep, have)
+    missing = sweep_collect.missing(plan, trials, have, config.sweep)
     protocol = evaluate.checked_protocol(trials[0].evaluate)
     if config.dry_run:
-        print(forecast(config, plan, trials, protocol))
+        print(forecast(config, plan, trials, protocol, missing))
         return config.sweep
+    sweep_collect.collect(missing, COLLECTORS, config.ray_address)
+    trials = sweep_plan.trials(plan, config.sweep)  # held against what is there now
+    require_metric(plan, config.sweep)
+    sweep_collect.cut_crops(trials, config.ray_address)
     return run_sweep(config, plan, trials, stages=STAGES, protocol=protocol)
 
 

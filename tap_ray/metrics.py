@@ -75,6 +75,60 @@ def bootstrap(
     return float(low), float(high)
 
 
+def crossed_bootstrap(
+    values: ArrayLike, strata: ArrayLike, rng: np.random.Generator, *, num_draws: int = 4000
+) -> np.ndarray:
+    """Means of a table of seeds x cells over redrawn seeds and, independently, redrawn cells.
+
+    Every seed is judged in the same cells, so neither the entries nor the rows are independent of each other: both ways
+    are drawn with replacement, and an entry counts as often as its seed times its cell. `scipy.stats.bootstrap` draws
+    one way only. Of the mean's variance a cell's share is right, a seed's is too small by (S - 1) / S, and that of what
+    neither explains is counted up to three times, so for few seeds the two errors lean against each other.
+
+    Args:
+        values: (..., S, C), what S seeds got in the same C cells; all of the leading tables are drawn alike, so their
+            differences are paired.
+        strata: (C,) labels; the cells of each are drawn among themselves (a task keeps its number of cells).
+        rng: source of the draws.
+        num_draws: how many.
+
+    Returns:
+        (num_draws, ...) means.
+
+    Source: Owen (2007), Annals of Applied Statistics 1:386, "pigeonhole bootstrap".
+    """
+    table, label_C = np.asarray(values, float), np.asarray(strata)
+    num_seeds, num_cells = table.shape[-2:]
+    seeds_DS = rng.multinomial(num_seeds, np.full(num_seeds, 1 / num_seeds), num_draws) / num_seeds
+    cells_DC = np.empty((num_draws, num_cells))
+    for label in np.unique(label_C):
+        own = np.flatnonzero(label_C == label)
+        cells_DC[:, own] = rng.multinomial(len(own), np.full(len(own), 1 / len(own)), num_draws) / num_cells
+    return np.einsum("ds,...sc,dc->d...", seeds_DS, table, cells_DC, optimize=True)
+
+
+def reached_at(amounts: ArrayLike, scores: ArrayLike, wanted: float) -> float:
+    """The amount at which a learning curve first reaches a score, on straight lines over the logarithm of the amount.
+
+    Args:
+        amounts: (N,), rising and above 0, e.g. demonstrations.
+        scores: (N,), the curve there; it may dip.
+        wanted: the score.
+
+    Returns:
+        The first amount if the curve begins at the score or above, infinity if it never gets there.
+    """
+    at, curve = np.log(np.asarray(amounts, float)), np.asarray(scores, float)
+    above = np.flatnonzero(curve >= wanted)
+    if not len(above):
+        return float("inf")
+    end = int(above[0])
+    if end == 0:
+        return float(np.exp(at[0]))
+    part = (wanted - curve[end - 1]) / (curve[end] - curve[end - 1])
+    return float(np.exp(at[end - 1] + part * (at[end] - at[end - 1])))
+
+
 class McNemar(NamedTuple):
     """Outcome of a paired test of two policies on the same cells."""
 

@@ -261,7 +261,7 @@ class Window:
     action_mask: Bool[np.ndarray, "N H"]
     """False where the chunk runs past the episode's end."""
     reach: Float32[np.ndarray, "N R"] | None
-    """Self-supervised targets from the robot's own future, base frame m; see `dataset.windows.reach_targets`."""
+    """Self-supervised targets from the robot's own future, base frame m; see `dataset.reach.reach_targets`."""
     reach_mask: Bool[np.ndarray, "N R"] | None
     task_index: np.ndarray
     """(N,) int64 into the data set's tasks."""

@@ -209,3 +209,59 @@ def test_bootstrap():
     )
     assert same == (0.5, 0.5)
     assert np.isnan(metrics.bootstrap([[1.0]], lambda rows: rows[..., 0], np.random.default_rng(0))).all()
+
+
+def rng() -> np.random.Generator:
+    return np.random.default_rng(0)
+
+
+def test_crossed_bootstrap_of_one_seed_varies_as_a_binomial():
+    """30 of 100 cells: a standard error of sqrt(0.3 x 0.7 / 100) = 0.0458."""
+    draws = metrics.crossed_bootstrap([[1.0] * 30 + [0.0] * 70], [0] * 100, rng())
+    assert draws.mean() == pytest.approx(0.3, abs=0.003)
+    assert draws.std() == pytest.approx(0.0458, rel=0.05)
+
+
+def test_crossed_bootstrap_draws_seeds_as_well():
+    """One seed solves all, one none: both of one kind in a quarter of the draws each."""
+    draws = metrics.crossed_bootstrap([[1.0] * 5, [0.0] * 5], [0] * 5, rng())
+    values, counts = np.unique(draws.round(9), return_counts=True)
+    assert values.tolist() == [0.0, 0.5, 1.0]
+    assert counts / len(draws) == pytest.approx([0.25, 0.5, 0.25], abs=0.03)
+
+
+def test_crossed_bootstrap_keeps_each_stratum_as_large_as_it_is():
+    """One task always, the other never solved: whatever is drawn, the mean is a half."""
+    draws = metrics.crossed_bootstrap([[1.0] * 6 + [0.0] * 6], ["a"] * 6 + ["b"] * 6, rng())
+    assert draws == pytest.approx(np.full(4000, 0.5))
+
+
+def test_crossed_bootstrap_draws_all_tables_alike():
+    table = rng().random((3, 8))
+    draws = metrics.crossed_bootstrap(np.stack([table, table + 0.25]), [0] * 8, rng(), num_draws=50)
+    assert draws.shape == (50, 2)
+    assert draws[:, 1] - draws[:, 0] == pytest.approx(np.full(50, 0.25))
+
+
+def test_crossed_intervals_hold_the_truth_as_often_as_they_say():
+    """400 experiments of 2 seeds in 80 cells, seeds and cells alike but for luck: never below 95 % but by luck."""
+    source, held = rng(), 0
+    for _ in range(400):
+        draws = metrics.crossed_bootstrap(source.random((2, 80)) < 0.4, [0] * 80, source, num_draws=400)
+        low, high = np.quantile(draws, [0.025, 0.975])
+        held += low <= 0.4 <= high
+    assert held / 400 >= 0.93
+
+
+@pytest.mark.parametrize(
+    ("scores", "wanted", "amount"),
+    [
+        ((0.2, 0.4, 0.6, 0.7), 0.5, 14.142),  # half-way from 10 to 20 by their logarithm
+        ((0.2, 0.4, 0.6, 0.7), 0.4, 10),
+        ((0.2, 0.4, 0.6, 0.7), 0.1, 5),
+        ((0.2, 0.4, 0.6, 0.7), 0.8, float("inf")),
+        ((0.4, 0.3, 0.5, 0.5), 0.45, 16.818),  # after the dip: 10 x 2^0.75
+    ],
+)
+def test_where_a_curve_reaches_a_score(scores: tuple[float, ...], wanted: float, amount: float):
+    assert metrics.reached_at([5, 10, 20, 50], scores, wanted) == pytest.approx(amount, abs=1e-3)

@@ -42,10 +42,13 @@ class AlignConfig:
     """Of the terms beside the demonstrated action; a flow head has none of them."""
     play_batch: int = 64
     """Windows of play beside each batch of demonstrations; only with --play."""
+    play_episodes: int = 0
+    """The first so many episodes of --play; 0 all."""
 
     def __post_init__(self) -> None:
-        if self.play_batch < 1:
-            raise ConfigError(f"align.play_batch is at least 1; got {self.play_batch}.")
+        for name, low in (("play_batch", 1), ("play_episodes", 0)):
+            if getattr(self, name) < low:
+                raise ConfigError(f"align.{name} is at least {low}; got {getattr(self, name)}.")
 
 
 def from_dataset(

@@ -14,8 +14,8 @@ from tap_ray.runs import read_json, write_json
 
 TRIALS = "trials"
 """Folder of the ledger within a sweep's run."""
-SEED = "seed"
-"""The axis that is averaged over."""
+ARM, BUDGET, DEMOS, SEED = "arm", "budget", "demos_per_task", "seed"
+"""Axes of a study: what is compared, episodes of play, demonstrations of each task; the seed is averaged over."""
 METRICS = ("avg_partial", "avg_entire", "avg_all")
 HEADINGS = {"avg_partial": "Avg-P", "avg_entire": "Avg-E", "avg_all": "Avg-All"}
 State = Literal["waiting", "running", "trained", "done", "stopped", "failed"]
@@ -38,6 +38,8 @@ class TrialRow:
     """Of these, the seconds spent training or in episodes."""
     runs: dict[str, str] = field(default_factory=dict)
     """Stage -> its run folder."""
+    stage_1: dict[str, float] = field(default_factory=dict)
+    """Stage 1's last metrics on held-out play."""
     validation: dict[str, float] = field(default_factory=dict)
     """The alignment's last metrics on held-out demonstrations."""
     result: dict[str, Any] | None = None

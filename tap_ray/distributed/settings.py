@@ -150,5 +150,5 @@ class AlignJobConfig(StageConfig):
 
     def play_windows(self) -> WindowConfig:
         """Windows of play beside each batch of demonstrations, with all that Stage 1's question asks for."""
-        windows = replace(self.windows, batch_size=self.align.play_batch, num_episodes=0)
+        windows = replace(self.windows, batch_size=self.align.play_batch, num_episodes=self.align.play_episodes)
         return ObjectiveConfig().windows(windows)

@@ -6,8 +6,9 @@ from pathlib import Path
 from statistics import median
 from typing import Mapping, Sequence
 
-from tap_ray import runs
+from tap_ray import runs, storage
 from tap_ray.compare.tables import grid
+from tap_ray.config import digest
 from tap_ray.distributed.settings import TrainJobConfig
 from tap_ray.distributed.sweep_plan import Trial
 from tap_ray.distributed.train import what
@@ -98,7 +99,11 @@ def _found(config: TrainJobConfig, store: Path, shared: set[Path]) -> str:
     """Whether a Stage 1 run is there, will be trained, or will have been by a trial before this one."""
     data = getattr(config, "data")  # noqa: B009
     parents = {"data": data} if isinstance(data, Path) else {f"play_{i}": p for i, p in enumerate(data)}
-    path = runs.folder_of(store, job="pretrain", config=what(replace(config, out=None)), parents=parents)
+    values = what(replace(config, out=None))
+    if not all((storage.at(parent) / "meta").is_dir() for parent in parents.values()):
+        path = store / digest(values)  # its play is still to be collected, so it has no name yet
+    else:
+        path = runs.folder_of(store, job="pretrain", config=values, parents=parents)
     state = "found" if runs.is_done(path) else "shared" if path in shared else "new"
     shared.add(path)
     return state

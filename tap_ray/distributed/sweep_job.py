@@ -1,7 +1,7 @@
 """The life of a sweep: run folder and ledger, MLflow parent, Ray, the trials, the page, the registered policy."""
 
 import time
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Annotated, Any, Mapping, Sequence
 
@@ -9,12 +9,13 @@ import ray
 import tyro
 
 from tap_ray import registry, runs, storage, tracking
-from tap_ray.compare import sweep_page
+from tap_ray.compare import study_report, sweep_page
 from tap_ray.compare.sweep_tables import TRIALS, TrialRow, best, cost_text, facts, label, points, text_table
 from tap_ray.config import to_dict
 from tap_ray.distributed import sweep_costs
 from tap_ray.distributed.connect import connect, dashboard_url
 from tap_ray.distributed.sweep import TUNE, rows_of, sweep, trials_at_once
+from tap_ray.distributed.sweep_collect import Missing
 from tap_ray.distributed.sweep_plan import SweepFile, Trial
 from tap_ray.distributed.sweep_trial import Stages, Work
 from tap_ray.errors import ConfigError, TapRayError
@@ -37,6 +38,8 @@ class SweepJobConfig:
     """Data set of demonstrations; without it the file's."""
     out: Path | None = None
     """Run folder; without it <store>/sweep-<hash>."""
+    results: Path | None = None
+    """Folder for <name of the sweep>.md, .json and .png, e.g. docs/results; without it <out>/results."""
     store: Path = runs.STORE
     """Folder of the stages' run folders, on a disk or mount; sweeps that share it never train the same twice."""
     dry_run: bool = False
@@ -52,7 +55,7 @@ class SweepJobConfig:
 
 def require_local(config: SweepJobConfig) -> None:
     """Raise ConfigError where the sweep's own folders are given by URI."""
-    for flag, path in (("--store", config.store), ("--out", config.out)):
+    for flag, path in (("--store", config.store), ("--out", config.out), ("--results", config.results)):
         if storage.is_remote(path):
             raise ConfigError(
                 f"{flag} {path}: a sweep's own folders lie on a disk, or a mount that all machines share; its data "
@@ -60,10 +63,14 @@ def require_local(config: SweepJobConfig) -> None:
             )
 
 
-def forecast(config: SweepJobConfig, plan: SweepFile, trials: Sequence[Trial], protocol: Protocol) -> str:
+def forecast(
+    config: SweepJobConfig, plan: SweepFile, trials: Sequence[Trial], protocol: Protocol, missing: Sequence[Missing]
+) -> str:
     """What `--dry-run` prints."""
     judged = min(plan.asha.finalists, len(trials)) if plan.asha else len(trials)
-    return sweep_costs.forecast(trials, protocol, store=config.store.resolve(), judged=judged)
+    costs = sweep_costs.forecast(trials, protocol, store=config.store.resolve(), judged=judged)
+    first = [f"collected first, not counted above: {each}" for each in missing]
+    return "\n".join([costs, *first])
 
 
 def run_sweep(
@@ -99,6 +106,8 @@ def run_sweep(
     for name in ("cost", "registered"):
         if name in facts_of:
             print(facts_of[name])
+    for file in write_results(config, plan, run, rows_of(work)):
+        print(f"wrote {file}")
     print(f"open {run.path / sweep_page.PAGE}")
     return run.path
 
@@ -133,6 +142,30 @@ def _run(config: SweepJobConfig, plan: SweepFile, run: runs.Run, work: Work, par
         print(f"{len(failed)} of {len(rows)} trials failed; the same command tries them again.")
 
 
+def write_results(config: SweepJobConfig, plan: SweepFile, run: runs.Run, rows: Sequence[TrialRow]) -> list[Path]:
+    """What is known by now, as files to keep; also of a sweep that ended long ago."""
+    about = study_report.About(
+        name=config.sweep.stem,
+        command=command_of(config),
+        num_trials=len(rows),
+        wall_s=runs.read_json(run.path / "manifest.json").get("seconds", 0.0),
+        plan=to_dict(plan),
+        asha=plan.asha is not None,
+    )
+    return study_report.write(config.results or run.path / "results", rows, about)
+
+
+def command_of(config: SweepJobConfig) -> str:
+    """The command line that gives this config: what is not the default."""
+    flags = ["python -m jobs.sweep", str(config.sweep)]
+    for each in fields(config):
+        value = getattr(config, each.name)
+        if each.name != "sweep" and value != each.default:
+            name = each.name.replace("_", "-")
+            flags.append(f"--{name}" if value is True else f"--{name} {value}")
+    return " ".join(flags)
+
+
 def _fleets(work: Work, resources: Mapping[str, float], at_once: int) -> int:
     """Processes that judge a trial: its part of the CPUs, and of the GPUs if fleets take any."""
     fleets = int(resources.get("CPU", 1)) // at_once
@@ -145,7 +178,7 @@ class _Watch:
 
     def __init__(self, config: SweepJobConfig, plan: SweepFile, run: runs.Run, tracked: tracking.Run) -> None:
         self._plan, self._run, self._tracked = plan, run, tracked
-        self._name, self._url = config.sweep.stem, dashboard_url()
+        self._config, self._name, self._url = config, config.sweep.stem, dashboard_url()
         self._began = time.monotonic()
         self._before = runs.read_json(run.path / "manifest.json").get("seconds", 0.0)
         self._drawn_at, self._num_done = 0.0, -1
@@ -165,6 +198,7 @@ class _Watch:
                 **({f"sweep/best_{self._plan.metric}": top} if top is not None else {}),
             }
             self._tracked.log(scores, step=num_done)
+            write_results(self._config, self._plan, self._run, rows)
         if time.monotonic() - self._drawn_at > PAGE_S:
             sweep_page.write(self._run.path, rows, self.frame(self._url), running=True)
             self._drawn_at = time.monotonic()

@@ -13,14 +13,16 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal, Mapping
 
-from tap_ray.compare.sweep_tables import label
+from tap_ray import storage
+from tap_ray.compare.sweep_tables import ARM, BUDGET, DEMOS, SEED, label
 from tap_ray.config import from_dict, load
 from tap_ray.dataset.motions import MotionWindows
-from tap_ray.dataset.reader import DatasetInfo, open_dataset
 from tap_ray.dataset.windows import WindowConfig
 from tap_ray.distributed.settings import AlignJobConfig, PretrainConfig, PriorJobConfig
+from tap_ray.distributed.sweep_arms import Arm, arms_of, chosen, merged
 from tap_ray.distributed.sweep_axes import Axis, axes_of, draw, verb_of
-from tap_ray.errors import ConfigError
+from tap_ray.distributed.sweep_data import Facts, facts_of, require_episodes
+from tap_ray.errors import ConfigError, nearest
 from tap_ray.evaluate.settings import EvaluateConfig
 
 SECTIONS: Mapping[str, type] = {
@@ -32,7 +34,7 @@ SECTIONS: Mapping[str, type] = {
 OURS = {
     "pretrain": ("data", "live_play", "play", "out"),
     "prior": ("data", "out"),
-    "align": ("demos", "init", "prior", "out"),
+    "align": ("demos", "init", "prior", "play", "out"),
     "evaluate": ("policy", "name", "out", "ray_address", "fleets"),
 }
 """What a sweep fills in by itself."""
@@ -72,8 +74,21 @@ class SweepFile:
     """Data set of demonstrations for Stage 2."""
     budget: Any = 0
     """Stage 1 episodes, the first of the data set, so that budgets are nested; 0: no Stage 1 (behaviour cloning)."""
+    demos_per_task: Any = 0
+    """Demonstrations of each task that Stage 2 is given, the first of the data set, every 19th of them held out; 0:
+    align.windows.num_episodes says how many of all tasks."""
+    arms: Any = field(default_factory=dict)
+    """Name -> what this arm changes, see sweep_arms.py; with arms only those that name a `prior` have one."""
+    arm: Any = None
+    """Which arms: {grid: [...]} or one name; absent: all of them."""
     seed: Any = 0
-    """Of Stage 2. Stage 1's is pretrain.train.seed, and one for all unless it is swept too."""
+    """Of Stage 2."""
+    pretrain_seed: Literal["own", "trial"] = "own"
+    """Whose seed Stage 1 has: its own (pretrain.train.seed, one Stage 1 for all seeds of Stage 2), or the trial's, so
+    that each seed is a replication of the whole."""
+    collect: Any = field(default_factory=dict)
+    """Path of a data set named above -> fields of jobs.collect_play or jobs.collect_demos, which are run first if it
+    lacks episodes that the sweep asks for."""
     metric: Literal["avg_all", "avg_entire", "avg_partial"] = "avg_all"
     """What the trials are ranked by: mean over tasks in closed loop, of partial and entire success or of one."""
     samples: int = 1
@@ -119,19 +134,17 @@ def read(path: Path, *, data: Path | None = None, demos: Path | None = None) -> 
         ConfigError: the file cannot be read, a key is unknown (the nearest is named), or a verb has no options.
     """
     plan = load(SweepFile, path)
+    named = plan
     plan = replace(plan, data=(data or plan.data).resolve(), demos=(demos or plan.demos).resolve())
+    moved = {named.data.resolve(): plan.data, named.demos.resolve(): plan.demos}
+    arms = arms_of(plan.arms, path)
     for name in SECTIONS:
-        section = getattr(plan, name)
-        if section is None:
-            continue
-        if not isinstance(section, Mapping):
-            raise ConfigError(f"{path}: {name}: expected keys and values, got {section!r}.")
-        for key in OURS[name]:
-            if key in section:
-                raise ConfigError(
-                    f"{path}: {name}: {key} is filled in by the sweep. Remove it; data, demos, "
-                    "budget and seed stand at the top."
-                )
+        _require_section(getattr(plan, name), name, f"{path}: {name}")
+        for arm, changes in arms.items():
+            _require_section(getattr(changes, name, None), name, f"{path}: arms: {arm}: {name}")
+    if arms and plan.arm is None:
+        plan = replace(plan, arm={"grid": list(arms)})
+    plan = replace(plan, collect=_entries(plan, moved, path))
     if any(True for _ in axes_of(EvaluateConfig, plan.evaluate, "evaluate", path)):
         raise ConfigError(f"{path}: evaluate takes values only: trials judged differently cannot be compared.")
     found = axes(plan, path)
@@ -144,42 +157,77 @@ def read(path: Path, *, data: Path | None = None, demos: Path | None = None) -> 
     return plan
 
 
+def _require_section(section: Any, name: str, place: str) -> None:
+    """Raise unless a section holds keys, none of which the sweep fills in."""
+    if section is None:
+        return
+    if not isinstance(section, Mapping):
+        raise ConfigError(f"{place}: expected keys and values, got {section!r}.")
+    for key in OURS[name]:
+        if key in section:
+            raise ConfigError(
+                f"{place}: {key} is filled in by the sweep. Remove it; data, demos, budget and seed stand at the top, "
+                "and `cotrain: true` in an arm trains on play beside the demonstrations."
+            )
+
+
+def _entries(plan: SweepFile, moved: Mapping[Path, Path], where: Path) -> dict[str, Any]:
+    """`collect` by absolute path; --data and --demos take the entry of the data set that they replace with them."""
+    if not isinstance(plan.collect, Mapping):
+        raise ConfigError(f"{where}: collect: expected data sets and what to collect there, got {plan.collect!r}.")
+    found, known = {}, [str(path) for path in data_sets(plan, where)]
+    for name, entry in plan.collect.items():
+        path = storage.at(str(name)).resolve()
+        path = str(moved.get(path, path))
+        if path not in known:
+            raise ConfigError(f"{where}: collect: {name} is no data set of this sweep. {nearest(path, known)}")
+        found[path] = dict(entry or {})
+    return found
+
+
 def axes(plan: SweepFile, where: Path | str = "sweep") -> list[Axis]:
-    """Everything that is varied: the budget, the sections in the order of the fields of `SweepFile`, the seed."""
+    """Everything that is varied: arm, budget, the sections in the order of `SECTIONS`, demonstrations, seed."""
 
     def own(name: str) -> list[Axis]:
         verb = verb_of(getattr(plan, name), name, where)
         return [Axis(name=name, verb=verb[0], values=verb[1])] if verb else []
 
     below = [axis for name, cls in SECTIONS.items() for axis in axes_of(cls, getattr(plan, name) or {}, name, where)]
-    return [*own("budget"), *below, *own("seed")]
+    return [*own(ARM), *own(BUDGET), *below, *own(DEMOS), *own(SEED)]
 
 
-def trials(plan: SweepFile, where: Path | str = "sweep") -> list[Trial]:
+def trials(plan: SweepFile, where: Path | str = "sweep", have: Mapping[Path, Facts] | None = None) -> list[Trial]:
     """Every trial of a sweep, each once: what a scratch policy would have got from another Stage 1 is no second trial.
 
+    Args:
+        plan: from `read`.
+        where: its file, for messages.
+        have: facts of the data sets by path; None looks at them.
+
     Raises:
-        ConfigError: a field that does not exist or has the wrong type, or a budget that the data set does not have.
+        ConfigError: a field that does not exist or has the wrong type, an unknown arm, or more episodes than there are.
+        DataError: a data set is missing.
     """
-    data, demos = open_dataset(plan.data), open_dataset(plan.demos)
+    arms = arms_of(plan.arms, where)
+    have = have or {path: facts_of(path) for path in data_sets(plan, where)}
     made, seen = [], set()
     for values in points(plan, where):
-        budget, seed = (_whole(values.get(name, getattr(plan, name)), name, where) for name in ("budget", "seed"))
-        scratch = budget == 0 or values.get(STAGE_1_STEPS) == 0
-        known = {axis: value for axis, value in values.items() if not (scratch and _of_stage_1(axis))}
-        if repr(known) in seen:
+        setting = _setting(plan, arms, values, have, where)
+        trial = _trial(plan, setting, f"{len(made):03d}", {axis: setting.shown(axis) for axis in values}, where)
+        differs = repr((setting.arm, trial.pretrain, trial.prior, trial.align))
+        if differs in seen:
             continue
-        seen.add(repr(known))
-        shown = {axis: 0 if axis in ("budget", STAGE_1_STEPS) and scratch else known.get(axis, "-") for axis in values}
-        trial = _trial(plan, f"{len(made):03d}", shown, values, None if scratch else budget, seed, where)
-        _require_episodes(trial, data, demos, where)
+        seen.add(differs)
+        _require_episodes(trial, setting.demos_per_task, have, where)
         _require_validation(plan, trial, where)
-        made.append(_fit_to(trial, demos))
+        made.append(_fit_to(trial, have[plan.demos]))
     return made
 
 
-def _of_stage_1(axis: str) -> bool:
-    return axis == "budget" or axis.startswith("pretrain.")
+def data_sets(plan: SweepFile, where: Path | str = "sweep") -> list[Path]:
+    """Every data set that a sweep names: play, demonstrations, and the play of arms that have their own."""
+    own = [storage.at(arm.data).resolve() for arm in arms_of(plan.arms, where).values() if arm.data]
+    return list(dict.fromkeys([plan.data, plan.demos, *own]))
 
 
 def points(plan: SweepFile, where: Path | str = "sweep") -> list[dict[str, Any]]:
@@ -201,30 +249,89 @@ def _whole(value: Any, name: str, where: Path | str) -> int:
     return value
 
 
-def _trial(
-    plan: SweepFile,
-    id: str,
-    shown: Mapping[str, Any],
-    values: Mapping[str, Any],
-    budget: int | None,
-    seed: int,
-    where: Path | str,
-) -> Trial:
-    sections = {name: _filled(getattr(plan, name) or {}, name, values) for name in SECTIONS}
-    place = {name: f"{where}: {name}" for name in SECTIONS}
+@dataclass(frozen=True, kw_only=True)
+class _Setting:
+    """One point of a sweep with its arm's changes, before configs are made of it."""
+
+    arm: str
+    sections: Mapping[str, Any]
+    """Section -> its fields, without verbs; no "prior": without one."""
+    data: Path
+    budget: int
+    demos_per_task: int
+    num_demos: int
+    """Demonstrations of all tasks; 0: as the section says."""
+    seed: int
+    cotrain: bool
+
+    @property
+    def scratch(self) -> bool:
+        """Whether there is no Stage 1."""
+        return self.budget == 0 or self.sections["pretrain"].get("train", {}).get("steps") == 0
+
+    def shown(self, axis: str) -> Any:
+        """The value of an axis in this trial; 0 or "-" where it has no part in it."""
+        if axis in (ARM, DEMOS, SEED):
+            return getattr(self, axis)
+        if axis == BUDGET:
+            return 0 if self.scratch and not self.cotrain else self.budget
+        section, *keys = axis.split(".")
+        if self.scratch and section == "pretrain":
+            return 0 if axis == STAGE_1_STEPS else "-"
+        value = self.sections.get(section, "-")
+        for key in keys:
+            value = value.get(key, "-") if isinstance(value, Mapping) else value
+        return value
+
+
+def _setting(
+    plan: SweepFile, arms: Mapping[str, Arm], values: Mapping[str, Any], have: Mapping[Path, Facts], where: Path | str
+) -> _Setting:
+    name = values.get(ARM, plan.arm)
+    arm = chosen(name, arms, where)
+    sections = {}
+    for section in SECTIONS:
+        own, changes = getattr(plan, section), getattr(arm, section, {})
+        if section != "prior" or (changes is not None and (arms or own is not None)):
+            sections[section] = _filled(merged(own or {}, changes or {}), section, values)
+    budget, demos, seed = (_whole(values.get(key, getattr(plan, key)), key, where) for key in (BUDGET, DEMOS, SEED))
+    if demos and "num_episodes" in sections["align"].get("windows", {}):
+        raise ConfigError(f"{where}: demos_per_task and align.windows.num_episodes say the same. Remove one of them.")
+    return _Setting(
+        arm="" if name is None else str(name),
+        sections=sections,
+        data=storage.at(arm.data).resolve() if arm.data else plan.data,
+        budget=budget if arm.budget is None else _whole(arm.budget, f"arms: {name}: budget", where),
+        demos_per_task=demos,
+        num_demos=demos * have[plan.demos].num_tasks,
+        seed=seed,
+        cotrain=arm.cotrain,
+    )
+
+
+def _trial(plan: SweepFile, setting: _Setting, id: str, shown: Mapping[str, Any], where: Path | str) -> Trial:
+    sections, budget, seed = setting.sections, setting.budget, setting.seed
+    place = {name: f"{where}: {setting.arm + ': ' if setting.arm else ''}{name}" for name in SECTIONS}
     pretrain = prior = None
-    if budget:
-        config = from_dict(PretrainConfig, sections["pretrain"] | {"data": plan.data}, where=place["pretrain"])
-        pretrain = replace(config, windows=replace(config.windows, num_episodes=budget))
-    else:
+    if setting.scratch:
         from_dict(PretrainConfig, _without(sections["pretrain"]), where=place["pretrain"])
-    if plan.prior is not None:
-        prior = from_dict(PriorJobConfig, sections["prior"] | {"data": [str(plan.data)]}, where=place["prior"])
+    else:
+        config = from_dict(PretrainConfig, {**sections["pretrain"], "data": setting.data}, where=place["pretrain"])
+        pretrain = replace(config, windows=replace(config.windows, num_episodes=budget))
+    if "prior" in sections:
+        prior = from_dict(PriorJobConfig, {**sections["prior"], "data": [str(setting.data)]}, where=place["prior"])
+    if plan.pretrain_seed == "trial":
+        pretrain = pretrain and replace(pretrain, train=replace(pretrain.train, seed=seed))
+        prior = prior and replace(prior, train=replace(prior.train, seed=seed))
     align = from_dict(
-        AlignJobConfig, sections["align"] | {"demos": plan.demos, "init": "scratch"}, where=place["align"]
+        AlignJobConfig, {**sections["align"], "demos": plan.demos, "init": "scratch"}, where=place["align"]
     )
     align = replace(align, train=replace(align.train, seed=seed))
-    evaluate = from_dict(EvaluateConfig, sections["evaluate"] | {"policy": "-"}, where=place["evaluate"])
+    if setting.num_demos:
+        align = replace(align, windows=replace(align.windows, num_episodes=setting.num_demos))
+    if setting.cotrain and budget:
+        align = replace(align, play=setting.data, align=replace(align.align, play_episodes=budget))
+    evaluate = from_dict(EvaluateConfig, {**sections["evaluate"], "policy": "-"}, where=place["evaluate"])
     return Trial(id=id, values=shown, pretrain=pretrain, prior=prior, align=align, evaluate=evaluate)
 
 
@@ -239,32 +346,29 @@ def _filled(section: Mapping[str, Any], prefix: str, values: Mapping[str, Any]) 
     made = {}
     for key, value in section.items():
         name = f"{prefix}.{key}"
-        inner = _filled(value, name, values) if isinstance(value, Mapping) else value
-        made[key] = values.get(name, inner)
+        if isinstance(value, Mapping):
+            value = values[name] if name in values else _filled(value, name, values)
+        made[key] = value
     return made
 
 
-def _require_episodes(trial: Trial, data: DatasetInfo, demos: DatasetInfo, where: Path | str) -> None:
+def _require_episodes(trial: Trial, each: int, have: Mapping[Path, Facts], where: Path | str) -> None:
     """Raise unless each data set has as many episodes as are asked for, and one to judge on among them."""
-    asked: list[tuple[str, WindowConfig | MotionWindows, DatasetInfo]] = [
-        ("align.windows.num_episodes", trial.align.windows, demos)
-    ]
-    if trial.pretrain:
-        asked.append(("budget", trial.pretrain.windows, data))
+    align = trial.align
+    demos = have[align.demos]
+    wanted, key = align.windows.num_episodes, "align.windows.num_episodes"
+    if each:
+        key = f"demos_per_task {each} of {demos.num_tasks} tasks ="
+    asked: list[tuple[str, int, WindowConfig | MotionWindows, Facts]] = [(key, wanted, align.windows, demos)]
+    if trial.pretrain and trial.pretrain.data:
+        windows = trial.pretrain.windows
+        asked.append(("budget", windows.num_episodes, windows, have[trial.pretrain.data]))
+    if align.play:
+        asked.append(("budget", align.align.play_episodes, align.windows, have[align.play]))
     if trial.prior and trial.prior.windows.num_episodes:
-        asked.append(("prior.windows.num_episodes", trial.prior.windows, data))
-    for name, windows, dataset in asked:
-        num = windows.num_episodes
-        if num > len(dataset):
-            raise ConfigError(
-                f"{where}: {name} {num} is larger than the data set: {dataset.path} has {len(dataset)} episodes. "
-                "Collect more (the same command with more --episodes), or ask for fewer."
-            )
-        if windows.holdout_every and (num or len(dataset)) < windows.holdout_every:
-            raise ConfigError(
-                f"{where}: {name} {num} leaves no episode to judge on: every {windows.holdout_every}-th is "
-                "held out. Ask for more, or set windows.holdout_every lower."
-            )
+        windows, [path] = trial.prior.windows, trial.prior.sources()[0]
+        asked.append(("prior.windows.num_episodes", windows.num_episodes, windows, have[path]))
+    require_episodes(asked, where)
 
 
 def _require_validation(plan: SweepFile, trial: Trial, where: Path | str) -> None:
@@ -280,7 +384,6 @@ def _require_validation(plan: SweepFile, trial: Trial, where: Path | str) -> Non
         )
 
 
-def _fit_to(trial: Trial, demos: DatasetInfo) -> Trial:
+def _fit_to(trial: Trial, demos: Facts) -> Trial:
     """Judged on the demonstrations' robot and image size."""
-    robot, size = demos.spec.robot, demos.header.image_size[0]
-    return replace(trial, evaluate=replace(trial.evaluate, robot=robot, image_size=size))
+    return replace(trial, evaluate=replace(trial.evaluate, robot=demos.robot, image_size=demos.image_size))

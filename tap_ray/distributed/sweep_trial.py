@@ -103,13 +103,14 @@ class _Life:
         if trial.pretrain:
             data = {"data": trial.pretrain.data}
             init = self._train("pretrain", trial.pretrain, data, work.stages.pretrain)
+            self._row.stage_1 = session.final_metrics(init)
             align = replace(align, init=str(init))
         if trial.prior:
             paths, _ = trial.prior.sources()
             play = {f"play_{number}": path for number, path in enumerate(paths)}
             prior = self._train("prior", trial.prior, play, work.stages.prior)
             align = replace(align, prior=prior)
-        parents = {"demos": align.demos, **({"init": init} if init else {}), **({"prior": prior} if prior else {})}
+        parents = {"demos": align.demos, "init": init, "prior": prior, "play": align.play}
         policy = self._train("align", align, parents, work.stages.align)
         self._row.validation = session.final_metrics(policy)
         if work.judge:

@@ -94,7 +94,16 @@ def test_draws_are_a_function_of_seed_axis_and_number(write):
 
 @pytest.mark.parametrize(
     ("file", "number"),
-    [("smoke", 4), ("data_budget", 12), ("data_budget_small", 12), ("alignment_grid", 24), ("alignment_search", 24)],
+    [
+        ("smoke", 4),
+        ("study", 18),
+        ("study_demos", 36),
+        ("study_small", 8),
+        ("data_budget", 15),
+        ("data_budget_small", 6),
+        ("alignment_grid", 18),
+        ("alignment_search", 24),
+    ],
 )
 def test_the_files_that_we_ship(file: str, number: int):
     path = TUNE_CONFIGS / f"{file}.yaml"

@@ -8,7 +8,7 @@ import yaml
 
 from jobs import sweep
 from tap_ray import runs, storage
-from tap_ray.distributed.sweep_job import SweepJobConfig
+from tap_ray.distributed.sweep_job import SweepJobConfig, command_of
 from tap_ray.errors import ConfigError, DataError
 from tests.distributed import toy_player
 
@@ -56,7 +56,7 @@ def test_a_dry_run_without_measured_rates_says_so(config: SweepJobConfig, capsys
 def test_a_dry_run_reckons_with_measured_rates(config: SweepJobConfig, capsys: pytest.CaptureFixture[str]):
     """100 x 32 windows at 4 /s are 13.3 min for each of 4 trials, 100 x 64 at 10 /s 10.7 min for the one Stage 1."""
     measured(config.store / "align-1", "bc", 4.0)
-    measured(config.store / "pretrain-1", "idm", 10.0)
+    measured(config.store / "pretrain-1", "play", 10.0)
     sweep.main(config)
     lines = capsys.readouterr().out.splitlines()
     assert "13.3 min" in lines[2]
@@ -82,3 +82,42 @@ def test_mistakes_are_said_before_anything_starts(config: SweepJobConfig, tmp_pa
     with pytest.raises(DataError, match=r"No data set at .*nowhere"):
         sweep.main(SweepJobConfig(sweep=config.sweep, data=tmp_path / "nowhere", demos=config.demos))
     assert not config.store.exists()
+
+
+@pytest.mark.parametrize(
+    ("file", "trials", "collected"),
+    [
+        ("smoke", 4, ["40 episodes of play (contact)", "8 demonstrations of each task"]),
+        ("study", 18, ["8000 episodes of play (contact)", "50 demonstrations of each task"]),
+        ("study_demos", 36, ["8000 episodes of play (contact)", "50 demonstrations of each task"]),
+        ("study_small", 8, ["600 episodes of play (contact)", "10 demonstrations of each task"]),
+        ("data_budget", 15, ["20000 episodes of play (contact)", "50 demonstrations of each task"]),
+        ("data_budget_small", 6, ["2000 episodes of play (contact)", "50 demonstrations of each task"]),
+        ("alignment_grid", 18, ["2000 episodes of play (contact)", "50 demonstrations of each task"]),
+        ("alignment_search", 24, ["2000 episodes of play (contact)", "50 demonstrations of each task"]),
+    ],
+)
+def test_a_dry_run_of_what_we_ship_needs_no_data(
+    file: str, trials: int, collected: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    path = Path(__file__).parents[2] / "tune_configs" / f"{file}.yaml"
+    folders = {"data": tmp_path / "play", "demos": tmp_path / "demos"}
+    sweep.main(SweepJobConfig(sweep=path, store=tmp_path / "runs", dry_run=True, **folders))
+    lines = capsys.readouterr().out.splitlines()
+    assert f"{trials} trials, " in lines[2 + trials]
+    assert lines[3 + trials :] == [
+        f"collected first, not counted above: {folder}: {what}; 0 episodes are there"
+        for folder, what in zip(folders.values(), collected, strict=True)
+    ]
+    assert not any(folder.exists() for folder in folders.values())
+
+
+def test_the_command_that_gives_a_config(config: SweepJobConfig, tmp_path: Path):
+    again = replace(config, data=None, demos=None, store=runs.STORE, results=tmp_path, trials_at_once=2)
+    expected = f"python -m jobs.sweep {config.sweep} --results {tmp_path} --dry-run --trials-at-once 2"
+    assert command_of(again) == expected
+
+
+def test_results_are_also_a_local_folder(config: SweepJobConfig):
+    with pytest.raises(ConfigError, match=r"--results s3:.*: a sweep's own folders lie on a disk"):
+        sweep.main(replace(config, results=storage.at("s3://bucket/results")))

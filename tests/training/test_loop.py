@@ -5,7 +5,6 @@ from typing import Callable
 import numpy as np
 import pytest
 import torch
-from tap_ray.pretrain.inverse_dynamics import InverseDynamics, InverseDynamicsConfig
 from torch import nn
 
 from tap_ray.config import to_dict

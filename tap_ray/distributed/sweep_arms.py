@@ -1,0 +1,92 @@
+"""Arms of a sweep: what is compared with what, each a name for some values that it puts in the place of the file's.
+
+arms:
+  scratch:     {budget: 0}
+  next_object: {}                                    # the file as it stands
+  cotrain:     {cotrain: true, align: {train: {lr: 1e-3}}}
+"""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Mapping
+
+from tap_ray.config import from_dict
+from tap_ray.distributed.sweep_axes import VERBS
+from tap_ray.errors import ConfigError, nearest
+
+STAGES = ("pretrain", "prior", "align")
+"""Sections of a file that an arm may change."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Arm:
+    """One arm, as the file gives it."""
+
+    pretrain: Any = field(default_factory=dict)
+    """Fields of jobs.pretrain, merged over the file's."""
+    prior: Any = None
+    """Fields of jobs.pretrain motion-prior, merged over the file's; absent: this arm has no prior."""
+    align: Any = field(default_factory=dict)
+    """Fields of jobs.align, merged over the file's."""
+    budget: int | None = None
+    """In the place of the file's; 0: no play at all."""
+    data: Path | None = None
+    """Another data set of play."""
+    cotrain: bool = False
+    """Whether Stage 2 is trained on the play as well, on the first `budget` episodes."""
+
+
+def arms_of(values: Any, where: Path | str) -> dict[str, Arm]:
+    """The arms of a file by name.
+
+    Raises:
+        ConfigError: something other than names with keys, an unknown key (the nearest is named), or a verb in an arm.
+    """
+    if not isinstance(values, Mapping):
+        raise ConfigError(f"{where}: arms: expected names and what each arm changes, got {values!r}.")
+    found = {}
+    for name, changes in values.items():
+        place = f"{where}: arms: {name}"
+        arm = from_dict(Arm, {} if changes is None else changes, where=place)
+        for section in STAGES:
+            _require_plain(getattr(arm, section), f"{place}: {section}")
+        found[str(name)] = arm
+    return found
+
+
+def chosen(arm: Any, arms: Mapping[str, Arm], where: Path | str) -> Arm:
+    """The arm of a trial; without arms one that changes nothing.
+
+    Raises:
+        ConfigError: no arm has this name.
+    """
+    if arm is None and not arms:
+        return Arm(prior={})
+    if str(arm) not in arms:
+        known = nearest(str(arm), arms) if arms else "The file has no `arms`."
+        raise ConfigError(f"{where}: arm: no arm is called {arm!r}. {known}")
+    return arms[str(arm)]
+
+
+def merged(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
+    """`over` laid over `base`: keys below keys are merged, a value or a verb is replaced."""
+    made = dict(base)
+    for key, value in over.items():
+        below = made.get(key)
+        both = isinstance(below, Mapping) and isinstance(value, Mapping) and not set(below) & set(VERBS)
+        made[key] = merged(below, value) if both and isinstance(below, Mapping) else value
+    return made
+
+
+def _require_plain(values: Any, place: str) -> None:
+    """Raise ConfigError where an arm varies something: two trials of one arm would differ by more than is shown."""
+    if values is not None and not isinstance(values, Mapping):
+        raise ConfigError(f"{place}: expected keys and values, got {values!r}.")
+    for key, value in (values or {}).items():
+        if isinstance(value, Mapping):
+            if verb := set(value) & set(VERBS):
+                raise ConfigError(
+                    f"{place}: {key}: an arm holds values, not {sorted(verb)[0]}. Vary it in the file's own section, "
+                    "or make an arm of each value."
+                )
+            _require_plain(value, f"{place}: {key}")

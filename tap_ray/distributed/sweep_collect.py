@@ -1,0 +1,151 @@
+"""What a sweep collects before its trials: play and demonstrations that it asks for and that are not there yet."""
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Callable, Iterable, Mapping, Sequence
+
+from tap_ray import storage
+from tap_ray.config import from_dict
+from tap_ray.dataset.reader import open_dataset
+from tap_ray.distributed.connect import connect
+from tap_ray.distributed.crops import cut_missing
+from tap_ray.distributed.sweep_data import ENOUGH, Facts, facts_of
+from tap_ray.distributed.sweep_plan import SweepFile, Trial, data_sets
+from tap_ray.errors import ConfigError, DataError
+from tap_ray.play.settings import DemosJobConfig, PlayJobConfig
+
+TasksOf = Callable[[str], Sequence[str]]
+"""Simulator -> its tasks (`envs.tasks_of`)."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Collectors:
+    """The jobs' functions: config -> data set."""
+
+    play: Callable[[PlayJobConfig], Path]
+    demos: Callable[[DemosJobConfig], Path]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Missing:
+    """A data set that is to be collected, or made longer."""
+
+    config: PlayJobConfig | DemosJobConfig
+    have: int
+    """Episodes that are there."""
+
+    def __str__(self) -> str:
+        """For a person, e.g. "data/play: 8000 episodes of play (mixed); 2000 episodes are there"."""
+        if isinstance(self.config, DemosJobConfig):
+            what = "demonstrations of each task"
+        else:
+            what = f"episodes of play ({self.config.explorer})"
+        return f"{self.config.out}: {self.config.episodes} {what}; {self.have} episodes are there"
+
+
+def entry_of(plan: SweepFile, path: Path, where: Path | str) -> PlayJobConfig | DemosJobConfig | None:
+    """How a data set of a sweep is collected; None: the file does not say.
+
+    Raises:
+        ConfigError: an unknown key (the nearest is named), or one that the sweep fills in.
+    """
+    if str(path) not in plan.collect:
+        return None
+    entry, place = plan.collect[str(path)], f"{where}: collect: {path}"
+    for key in ("out", "ray_address"):
+        if key in entry:
+            raise ConfigError(f"{place}: {key} is filled in by the sweep. Remove it.")
+    cls = DemosJobConfig if path == plan.demos else PlayJobConfig
+    return from_dict(cls, {**entry, "out": path}, where=place)
+
+
+def planned_facts(plan: SweepFile, tasks_of: TasksOf, where: Path | str) -> dict[Path, Facts]:
+    """Facts of a sweep's data sets: of those with an entry in `collect`, as they will be.
+
+    Raises:
+        ConfigError: see `entry_of`.
+        DataError: a data set is missing, and the file does not say how to collect it.
+    """
+    return {path: _planned(plan, path, tasks_of, where) for path in data_sets(plan, where)}
+
+
+def _planned(plan: SweepFile, path: Path, tasks_of: TasksOf, where: Path | str) -> Facts:
+    config = entry_of(plan, path, where)
+    if config is None:
+        return facts_of(path)
+    if num_episodes(path):
+        return replace(facts_of(path), episodes=ENOUGH)
+    tasks = (config.tasks or tasks_of(config.sim)) if isinstance(config, DemosJobConfig) else ("play",)
+    return Facts(path=path, episodes=ENOUGH, num_tasks=len(tasks), robot=config.robot, image_size=config.image_size)
+
+
+def num_episodes(path: Path) -> int:
+    """Episodes of a data set that can be used as it is; 0 if there is none, or its collection was cut off early."""
+    try:
+        return len(open_dataset(path)) if (storage.at(path) / "meta").is_dir() else 0
+    except DataError:
+        return 0
+
+
+def missing(plan: SweepFile, trials: Sequence[Trial], have: Mapping[Path, Facts], where: Path | str) -> list[Missing]:
+    """What must be collected before the trials, play first. A data set with enough episodes is never made longer.
+
+    Args:
+        plan: the sweep.
+        trials: made with `have`.
+        have: from `planned_facts`.
+        where: the file, for messages.
+    """
+    found = []
+    for path, facts in have.items():
+        config = entry_of(plan, path, where)
+        if config is None:
+            continue
+        demos, there = path == plan.demos, num_episodes(path)
+        total = max(wanted(trials, path))
+        each = -(-total // facts.num_tasks) if demos else total
+        least = each * facts.num_tasks if demos else each
+        if there < max(least, 1):
+            episodes = max(each, config.episodes) if "episodes" in plan.collect[str(path)] or not each else each
+            found.append(Missing(config=replace(config, episodes=episodes), have=there))
+    return found
+
+
+def wanted(trials: Sequence[Trial], path: Path) -> Iterable[int]:
+    """Episodes of a data set that trials ask for; 0: as many as there are."""
+    yield 0
+    for trial in trials:
+        if trial.align.demos == path:
+            yield trial.align.windows.num_episodes
+        if trial.pretrain and trial.pretrain.data == path:
+            yield trial.pretrain.windows.num_episodes
+        if trial.align.play == path:
+            yield trial.align.align.play_episodes
+        if trial.prior and path in trial.prior.sources()[0]:
+            yield trial.prior.windows.num_episodes
+
+
+def collect(sets: Sequence[Missing], collectors: Collectors, ray_address: str | None) -> None:
+    """Run the collecting jobs; each goes on where an earlier life left it."""
+    if not sets:
+        return
+    with connect(ray_address):
+        for each in sets:
+            print(f"collecting {each}", flush=True)
+            config: Any = replace(each.config, ray_address=ray_address)
+            main: Callable[[Any], Path] = collectors.demos if isinstance(config, DemosJobConfig) else collectors.play
+            main(config)
+
+
+def cut_crops(trials: Sequence[Trial], ray_address: str | None) -> None:
+    """Cut the crops that any trial is trained on, once and before trials that would each want to."""
+    needed: list[Path] = []
+    for trial in trials:
+        if trial.pretrain and trial.pretrain.data and trial.pretrain.objective.next_object:
+            needed.append(trial.pretrain.data)
+        if trial.align.play:
+            needed.append(trial.align.play)
+        if trial.align.align.weights.need_crops:
+            needed.append(trial.align.demos)
+    for path in dict.fromkeys(needed):
+        cut_missing(path, ray_address)

@@ -1,0 +1,66 @@
+"""What planning a sweep asks of its data sets, be they there or only about to be collected."""
+
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Iterable
+
+from tap_ray.dataset.motions import MotionWindows
+from tap_ray.dataset.reader import open_dataset
+from tap_ray.dataset.windows import WindowConfig
+from tap_ray.errors import ConfigError
+
+ENOUGH = sys.maxsize
+"""Episodes of a data set that is collected as long as the sweep asks for."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Facts:
+    """Of one data set."""
+
+    path: Path
+    episodes: int
+    num_tasks: int
+    """Tasks whose demonstrations take turns."""
+    robot: str
+    image_size: int
+    """Side of the image, px."""
+
+
+def facts_of(path: Path) -> Facts:
+    """Of a data set that is there.
+
+    Raises:
+        DataError: there is none, or it cannot be used.
+    """
+    dataset = open_dataset(path)
+    return Facts(
+        path=path,
+        episodes=len(dataset),
+        num_tasks=len(dataset.header.plan.get("tasks") or dataset.tasks),
+        robot=dataset.spec.robot,
+        image_size=dataset.header.image_size[0],
+    )
+
+
+def require_episodes(asked: Iterable[tuple[str, int, WindowConfig | MotionWindows, Facts]], where: Path | str) -> None:
+    """Raise unless each data set has as many episodes as are asked for, and one to judge on among them.
+
+    Args:
+        asked: the key of the file that asks, for how many episodes (0: all), as which windows, of which data set.
+        where: the file.
+
+    Raises:
+        ConfigError: says which key asks for too much or too little.
+    """
+    for name, num, windows, data in asked:
+        if num > data.episodes:
+            raise ConfigError(
+                f"{where}: {name} {num} is larger than the data set: {data.path} has {data.episodes} episodes. "
+                "Collect more (the same command with more --episodes), or ask for fewer."
+            )
+        if windows.holdout_every and (num or data.episodes) < windows.holdout_every:
+            raise ConfigError(
+                f"{where}: {name} {num} leaves no episode to judge on: every {windows.holdout_every}-th is "
+                "held out. Ask for more, or set windows.holdout_every lower."
+            )

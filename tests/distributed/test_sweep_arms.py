@@ -1,0 +1,141 @@
+"""Arms, demonstrations a task and whose seed Stage 1 has: what a study's file stands for. Ray is never started."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from tap_ray.distributed.sweep_arms import merged
+from tap_ray.distributed.sweep_plan import Trial, read, trials
+from tap_ray.errors import ConfigError
+
+ARMS: dict[str, Any] = {
+    "scratch": {"budget": 0},
+    "twice": {"budget": 0, "align": {"train": {"steps": 200}}},
+    "inverse": {"pretrain": {"objective": {"next_object": 0, "reach": 0, "inverse_dynamics": 1}}},
+    "next_object": None,
+    "cotrain": {"cotrain": True, "align": {"align": {"play_batch": 8}}},
+    "prior": {"prior": {"prior": {"chunk": 8}}},
+}
+FILE: dict[str, Any] = {
+    "budget": 20,
+    "pretrain": {"train": {"steps": 50, "lr": 1e-3}},
+    "prior": {"train": {"steps": 50}},
+    "align": {"train": {"steps": 100, "batch_size": 16}},
+}
+
+
+@pytest.fixture
+def trials_of(tmp_path: Path, toy_dataset: Path):
+    """The trials of a file on the toy data set: 24 episodes, three tasks in turn."""
+
+    def of(**values: Any) -> list[Trial]:
+        file = tmp_path / "study.yaml"
+        paths = {"data": str(toy_dataset), "demos": str(toy_dataset)}
+        file.write_text(yaml.safe_dump(paths | FILE | values, sort_keys=False))
+        return trials(read(file), file)
+
+    return of
+
+
+def test_an_arm_is_the_file_with_its_own_values(trials_of, toy_dataset: Path):
+    scratch, twice, inverse, plain, cotrain, prior = trials_of(arms=ARMS)
+    assert [t.values["arm"] for t in (scratch, twice, inverse, plain, cotrain, prior)] == list(ARMS)
+    assert (scratch.pretrain, twice.pretrain) == (None, None)
+    assert (scratch.align.train.steps, twice.align.train.steps, twice.align.train.batch_size) == (100, 200, 16)
+    assert inverse.pretrain is not None
+    assert plain.pretrain is not None
+    assert (inverse.pretrain.objective.inverse_dynamics, plain.pretrain.objective.inverse_dynamics) == (1.0, 0.0)
+    assert inverse.pretrain.train == plain.pretrain.train
+    assert (plain.align.play, cotrain.align.play) == (None, toy_dataset)
+    assert (cotrain.align.align.play_episodes, cotrain.align.align.play_batch) == (20, 8)
+    assert cotrain.align.play_windows().num_episodes == 20
+    assert cotrain.pretrain == plain.pretrain, "one Stage 1 for both"
+    assert [trial.prior is not None for trial in (scratch, twice, inverse, plain, cotrain, prior)] == [False] * 5 + [
+        True
+    ]
+    assert prior.prior is not None
+    assert (prior.prior.prior.chunk, prior.prior.train.steps) == (8, 50)
+
+
+def test_scratch_comes_once_whatever_the_budget(trials_of):
+    two = {name: ARMS[name] for name in ("scratch", "next_object")}
+    made = trials_of(arms=two, budget={"grid": [20, 24]}, seed={"grid": [0, 1]})
+    assert [trial.label for trial in made] == [
+        "arm scratch, budget 0, seed 0",
+        "arm scratch, budget 0, seed 1",
+        *(f"arm next_object, budget {budget}, seed {seed}" for budget in (20, 24) for seed in (0, 1)),
+    ]
+    assert [trial.id for trial in made] == [f"{number:03d}" for number in range(6)]
+
+
+def test_what_an_arm_sets_wins_over_what_the_file_varies(trials_of):
+    arms = {"own": {"align": {"train": {"lr": 0.5}}, "budget": 24}, "files": {}}
+    lr = {"train": {"steps": 100, "lr": {"grid": [0.1, 0.2]}}}
+    made = trials_of(arms=arms, align=lr, budget={"grid": [20, 22]})
+    assert [tuple(t.values.values()) for t in made] == [
+        ("own", 24, 0.5),
+        *(("files", budget, rate) for budget in (20, 22) for rate in (0.1, 0.2)),
+    ]
+
+
+def test_demonstrations_of_a_task_are_counted_in_tasks(trials_of):
+    made = trials_of(demos_per_task={"grid": [7, 8]}, arm="next_object", arms=ARMS)
+    assert [trial.align.windows.num_episodes for trial in made] == [21, 24]
+    assert [trial.label for trial in made] == ["demos_per_task 7", "demos_per_task 8"]
+
+
+def test_play_beside_demonstrations_without_stage_1(trials_of):
+    alone = {"cotrain": True, "pretrain": {"train": {"steps": 0}}}
+    made = trials_of(arms={"alone": alone}, budget={"grid": [0, 20]})
+    assert [(trial.values["budget"], trial.pretrain, bool(trial.align.play)) for trial in made] == [
+        (0, None, False),
+        (20, None, True),
+    ]
+
+
+def test_whose_seed_stage_1_has(trials_of):
+    """Its own, and one for all; or the trial's, so that each seed is a replication of the whole."""
+
+    def seeds(**more: Any) -> list[tuple[int, int]]:
+        made = trials_of(seed={"grid": [3, 4]}, prior=None, **more)
+        return [(trial.pretrain.train.seed, trial.align.train.seed) for trial in made]
+
+    assert seeds() == [(0, 3), (0, 4)]
+    assert seeds(pretrain_seed="trial") == [(3, 3), (4, 4)]
+
+
+def test_a_value_replaces_a_verb_and_keys_below_keys_are_merged():
+    base = {"train": {"lr": {"grid": [1, 2]}, "steps": 5}, "windows": {"horizon": 4}}
+    assert merged(base, {"train": {"lr": 3}}) == {"train": {"lr": 3, "steps": 5}, "windows": {"horizon": 4}}
+    assert base["train"]["lr"] == {"grid": [1, 2]}
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"arms": ARMS, "arm": "scrach"}, r"arm: no arm is called 'scrach'\. Did you mean 'scratch'\?"),
+        ({"arms": ARMS, "arm": {"grid": ["twise"]}}, r"no arm is called 'twise'\. Did you mean 'twice'\?"),
+        ({"arm": "scratch"}, r"no arm is called 'scratch'\. The file has no `arms`\."),
+        ({"arms": {"a": {"budgets": 3}}}, r"arms: a: unknown key 'budgets'\. Did you mean 'budget'\?"),
+        ({"arms": {"a": {"align": {"trian": {}}}}}, r"a: align: unknown key 'trian'\. Did you mean 'train'\?"),
+        ({"arms": {"a": {"align": 3}}}, r"arms: a: align: expected keys and values, got 3"),
+        ({"arms": ["a"]}, r"arms: expected names and what each arm changes, got \['a'\]"),
+        ({"arms": {"a": {"align": {"train": {"lr": {"grid": [1]}}}}}}, r"train: lr: an arm holds values, not grid"),
+        ({"arms": {"a": {"align": {"play": "data/x"}}}}, r"arms: a: align: play is filled in by the sweep"),
+        ({"arms": {"a": {"budget": -1}}}, r"arms: a: budget: expected a whole number of at least 0, got -1"),
+        ({"arms": {"a": {"budget": 99}}}, r"budget 99 is larger than the data set"),
+        ({"demos_per_task": 9}, r"demos_per_task 9 of 3 tasks = 27 is larger than the data set: .* has 24 episodes"),
+        (
+            {"demos_per_task": 8, "align": {"windows": {"num_episodes": 24}}},
+            r"demos_per_task and align\.windows\.num_episodes say the same",
+        ),
+        ({"pretrain_seed": "mine"}, r"pretrain_seed: 'mine' is not one of \['own', 'trial'\]"),
+        ({"collect": {"data/nowhere": {}}}, r"collect: data/nowhere is no data set of this sweep\."),
+        ({"collect": 3}, r"collect: expected data sets and what to collect there, got 3"),
+    ],
+)
+def test_what_cannot_work_is_said_before_anything_starts(trials_of, values, message):
+    with pytest.raises(ConfigError, match=message):
+        trials_of(**values)

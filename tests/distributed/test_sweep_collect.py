@@ -1,0 +1,97 @@
+"""Which data sets a sweep collects before its trials, and how much of them; nothing is collected here."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from tap_ray.distributed import sweep_plan
+from tap_ray.distributed.sweep_collect import Missing, missing, num_episodes, planned_facts
+from tap_ray.errors import ConfigError, DataError
+from tap_ray.play.settings import DemosJobConfig, PlayJobConfig
+
+TASKS = ("one", "two", "three", "four", "five")
+
+
+@pytest.fixture
+def plan_of(tmp_path: Path):
+    """What a file in `tmp_path` would collect; play and demonstrations lie in `tmp_path` unless it says otherwise."""
+
+    def of(data: Path | None = None, demos: Path | None = None, **values: Any) -> list[Missing]:
+        file = tmp_path / "study.yaml"
+        paths = {"data": str(tmp_path / "play"), "demos": str(tmp_path / "demos")}
+        file.write_text(yaml.safe_dump(paths | values, sort_keys=False))
+        plan = sweep_plan.read(file, data=data, demos=demos)
+        have = planned_facts(plan, lambda sim: TASKS, file)
+        return missing(plan, sweep_plan.trials(plan, file, have), have, file)
+
+    return of
+
+
+def test_what_is_not_there_is_collected_as_far_as_it_is_asked_for(plan_of, tmp_path: Path):
+    play, demos = plan_of(
+        budget={"grid": [0, 100, 400]},
+        demos_per_task={"grid": [5, 10]},
+        collect={
+            str(tmp_path / "play"): {"explorer": "contact", "robot_mask": True},
+            str(tmp_path / "demos"): {"robot_mask": True},
+        },
+    )
+    assert play.config == PlayJobConfig(explorer="contact", robot_mask=True, episodes=400, out=tmp_path / "play")
+    assert demos.config == DemosJobConfig(robot_mask=True, episodes=10, out=tmp_path / "demos")
+    assert str(play) == f"{tmp_path}/play: 400 episodes of play (contact); 0 episodes are there"
+    assert str(demos) == f"{tmp_path}/demos: 10 demonstrations of each task; 0 episodes are there"
+
+
+def test_a_data_set_with_enough_episodes_stays_as_it_is(plan_of, tmp_path: Path, toy_dataset: Path):
+    """24 episodes are there; making them more would be another data set, on which everything is trained again."""
+    collect = {str(tmp_path / "demos"): {}, str(toy_dataset): {"episodes": 500}}
+    [only] = plan_of(data=toy_dataset, budget=24, demos_per_task=4, collect=collect)
+    assert only.config.out == tmp_path / "demos"
+    play, _ = plan_of(data=toy_dataset, budget=25, demos_per_task=4, collect=collect)
+    assert (play.config.episodes, play.have) == (500, 24)
+
+
+def test_demonstrations_are_counted_a_task(plan_of, tmp_path: Path, toy_dataset: Path):
+    """24 of three tasks are 8 of each."""
+    collect = {str(tmp_path / "demos"): {}}
+    assert plan_of(data=toy_dataset, demos=toy_dataset, demos_per_task=8, budget=20, collect=collect) == []
+    [more] = plan_of(data=toy_dataset, demos=toy_dataset, demos_per_task=9, budget=20, collect=collect)
+    assert (more.config.out, more.config.episodes) == (toy_dataset, 9)
+    [more] = plan_of(
+        data=toy_dataset, demos=toy_dataset, align={"windows": {"num_episodes": 25}}, budget=20, collect=collect
+    )
+    assert more.config.episodes == 9
+
+
+def test_play_of_an_arm_and_play_beside_demonstrations(plan_of, tmp_path: Path, toy_dataset: Path):
+    other = str(tmp_path / "other")
+    arms = {"scratch": {"budget": 0}, "other": {"data": other, "budget": 60, "cotrain": True}}
+    [only] = plan_of(data=toy_dataset, demos=toy_dataset, arms=arms, collect={other: {"explorer": "curious"}})
+    assert isinstance(only.config, PlayJobConfig)
+    assert (str(only.config.out), only.config.episodes, only.config.explorer) == (other, 60, "curious")
+
+
+def test_without_an_entry_the_command_is_named(plan_of, tmp_path: Path, toy_dataset: Path):
+    with pytest.raises(DataError, match=r"No data set at .*play: .* Collect one with `python -m jobs.collect_play"):
+        plan_of(demos=toy_dataset)
+    with pytest.raises(ConfigError, match=r"budget 25 is larger than the data set: .* Collect more \(the same command"):
+        plan_of(data=toy_dataset, demos=toy_dataset, budget=25)
+
+
+@pytest.mark.parametrize(
+    ("entry", "message"),
+    [
+        ({"explore": "contact"}, r"collect: .*play: unknown key 'explore'\. Did you mean 'explorer'\?"),
+        ({"out": "x"}, r"collect: .*play: out is filled in by the sweep\. Remove it"),
+    ],
+)
+def test_mistakes_in_an_entry(plan_of, tmp_path: Path, entry: dict, message: str):
+    with pytest.raises(ConfigError, match=message):
+        plan_of(collect={str(tmp_path / "play"): entry, str(tmp_path / "demos"): {}})
+
+
+def test_a_collection_that_was_cut_off_before_its_first_episode_counts_as_none(tmp_path: Path):
+    (tmp_path / "meta").mkdir()
+    assert num_episodes(tmp_path) == 0
