@@ -85,15 +85,7 @@ def from_dataset(
     if set(dataset.tasks) <= {PLAY_TASK}:
         raise DataError(f"{dataset.path} holds play, without instructions. Give demonstrations (jobs.collect_demos).")
     if init is not None:
-        stage_1 = load_trained(init / FINAL)
-        require_compatible(dataset.spec, stage_1.spec, have_name=f"data set {dataset.path}", want_name=f"run {init}")
-        size, wanted = dataset.header.image_size[0], stage_1.policy.config.image_size
-        if size != wanted:
-            raise ConfigError(
-                f"{init} was trained on images of {wanted} px, those of {dataset.path} have {size} px: collect "
-                f"demonstrations with --image-size {wanted}, or pretrain on play with {size} px."
-            )
-        policy = grown(stage_1.policy.config, policy)
+        policy = grown(_stage_1(init, dataset), policy)
     policy = replace(
         fitted(policy, dataset, windows),
         context=("language", "crops") if windows.crops or play else ("language",),
@@ -134,6 +126,19 @@ def from_dataset(
         lr_scale=learning_rates(transfer, config.transferred_lr) if transfer else {},
     )
     return stage, transfer
+
+
+def _stage_1(init: Path, dataset: DatasetInfo) -> PolicyConfig:
+    """Sizes of the Stage 1 policy of a run, if demonstrations of this data set can go on from it."""
+    trained = load_trained(init / FINAL)
+    require_compatible(dataset.spec, trained.spec, have_name=f"data set {dataset.path}", want_name=f"run {init}")
+    size, wanted = dataset.header.image_size[0], trained.policy.config.image_size
+    if size != wanted:
+        raise ConfigError(
+            f"{init} was trained on images of {wanted} px, those of {dataset.path} have {size} px: collect "
+            f"demonstrations with --image-size {wanted}, or pretrain on play with {size} px."
+        )
+    return trained.policy.config
 
 
 def sized(
