@@ -29,6 +29,7 @@ def main(config: SweepJobConfig) -> Path:
     have = sweep_collect.planned_facts(plan, envs.tasks_of, config.sweep)
     trials = sweep_plan.trials(plan, config.sweep, have)
     missing = sweep_collect.missing(plan, trials, have, config.sweep)
+    require_metric(plan, config.sweep)
     protocol = evaluate.checked_protocol(trials[0].evaluate)
     if config.dry_run:
         print(forecast(config, plan, trials, protocol, missing))
@@ -42,6 +43,8 @@ def main(config: SweepJobConfig) -> Path:
 
 def require_metric(plan: sweep_plan.SweepFile, where: Path) -> None:
     """Raise ConfigError if trials would be stopped by a metric that no alignment on these demonstrations has."""
+    if not sweep_collect.num_episodes(plan.demos):
+        return  # they are still to be collected
     known = names(BehaviorCloning.name, open_dataset(plan.demos).spec)
     if plan.asha and plan.asha.metric not in known:
         raise ConfigError(f"{where}: asha: unknown metric {plan.asha.metric!r}. {nearest(plan.asha.metric, known)}")

@@ -1,13 +1,12 @@
 """Cutting the crops of a data set with tasks of the connected Ray, a block of episodes each."""
 
 import logging
+import pickle
 from functools import lru_cache, partial
 from pathlib import Path
-from typing import Any
 
-import numpy as np
+import pyarrow as pa
 import ray.data
-from ray.exceptions import RayTaskError
 from tqdm import tqdm
 
 from tap_ray.dataset.crop_files import cut_block, missing_blocks
@@ -55,27 +54,32 @@ def cut_all(dataset: DatasetInfo, config: CropConfig, *, progress: bool = True) 
     lengths, done = dataset.lengths, 0
     items = [{"first": first, "last": last} for first, last in missing]
     plan = ray.data.from_items(items, override_num_blocks=len(items)).map_batches(
-        partial(_cut, path=dataset.path, config=config), batch_size=None
+        partial(_cut, path=dataset.path, config=config), batch_size=None, batch_format="pyarrow"
     )
     plan.context.enable_progress_bars = False
     plan.context.print_on_execution_start = False
     logging.getLogger("ray.data").setLevel(logging.ERROR)
     total = int(sum(lengths[first : last + 1].sum() for first, last in missing))
     with tqdm(total=total, unit="frame", desc="crops", disable=not progress) as bar:
-        try:
-            for row in plan.iter_rows():
-                bar.update(int(lengths[row["first"] : row["last"] + 1].sum()))
-                done += int(row["last"] - row["first"] + 1)
-        except RayTaskError as error:
-            raise (error.cause if isinstance(error.cause, TapRayError) else error) from None
+        for row in plan.iter_rows():
+            if row["error"]:
+                raise pickle.loads(row["error"])
+            bar.update(int(lengths[row["first"] : row["last"] + 1].sum()))
+            done += int(row["last"] - row["first"] + 1)
     return done
 
 
-def _cut(rows: Any, *, path: Path, config: CropConfig) -> dict[str, np.ndarray]:
-    """One task: blocks whose numbers come back when their files are safe."""
-    for first, last in zip(rows["first"], rows["last"], strict=True):
-        cut_block(_open(path), config, (int(first), int(last)))
-    return rows
+def _cut(rows: pa.Table, *, path: Path, config: CropConfig) -> pa.Table:
+    """One task: a block, whose numbers come back when its file is safe.
+
+    A TapRayError comes out as a value: Ray Data would wrap it, and fill the terminal with its own stack.
+    """
+    [block], error = rows.to_pylist(), b""
+    try:
+        cut_block(_open(path), config, (block["first"], block["last"]))
+    except TapRayError as raised:
+        error = pickle.dumps(raised)
+    return rows.append_column("error", pa.array([error], pa.binary()))
 
 
 @lru_cache(maxsize=2)

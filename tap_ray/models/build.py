@@ -20,7 +20,7 @@ from transformers import AutoConfig
 from tap_ray import storage
 from tap_ray.config import from_dict, to_dict
 from tap_ray.dataset.norm_stats import NormStats
-from tap_ray.errors import CheckpointError, StorageError
+from tap_ray.errors import CheckpointError, ConfigError, StorageError
 from tap_ray.models.language import text_config
 from tap_ray.models.policy import PolicyConfig, TapPolicy, Towers
 from tap_ray.models.vision import tower_config
@@ -37,10 +37,13 @@ def new_policy(config: PolicyConfig, *, seed: int, tokenizer: Tokenizer | None =
         seed: of the weights; torch's own generator is left as it was.
         tokenizer: needed with an instruction as context.
     """
-    speaks = tokenizer is not None and "language" in config.context
+    if "language" in config.context and tokenizer is None:
+        raise ConfigError("A policy with instructions as context needs a tokenizer.")
     towers = Towers(
         vision=tower_config(config.vision, image_size=config.image_size),
-        language=text_config(config.language, tokenizer, config.num_context) if speaks else None,
+        language=text_config(config.language, tokenizer, config.num_context)
+        if tokenizer and "language" in config.context
+        else None,
     )
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)

@@ -112,9 +112,10 @@ class TapPolicy(nn.Module):
         width = config.head_width
         self.action_scale = Scale(config.num_actions)
         self.vision = VisionTower(config.vision, towers.vision, image_size=config.image_size, load_weights=load_weights)
-        self.join = Join(self.vision.channels, config.map_width).to(memory_format=torch.channels_last)
+        self.join = Join(self.vision.channels, config.map_width)
         self.keypoints = KeyPoints(width=config.map_width, num=config.num_keypoints, context=config.context_width)
-        self.keypoints.to(memory_format=torch.channels_last)
+        for part in (self.join, self.keypoints):
+            part.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
         if "crops" in config.context:
             self.crops = CropContext(config.context_width)
         if "language" in config.context:

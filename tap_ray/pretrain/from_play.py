@@ -93,10 +93,11 @@ class FromPlay:
                 parts["play/reach_mse"] = reach_loss(self.policy, out["reach"], batch, shown(batch["crop_mask"]))
                 terms.append(config.next_object * config.reach * parts["play/reach_mse"])
         if config.inverse_dynamics:
-            # What comes after the second image cannot be told from the two.
-            before = mask & (torch.arange(mask.shape[1], device=mask.device) < batch["k"][:, None])
+            # What comes after the second image cannot be told from the two; alone it has no chunk that goes there.
             guess = out["inverse_action" if config.next_object else "action"]
-            parts["play/inverse_mse"] = masked_mse(guess, target, before)
+            ahead = torch.arange(guess.shape[1], device=mask.device)
+            before = mask[:, : len(ahead)] & (ahead < batch["k"][:, None])
+            parts["play/inverse_mse"] = masked_mse(guess, target[:, : len(ahead)], before)
             terms.append(config.inverse_dynamics * parts["play/inverse_mse"])
         loss = torch.stack(terms).sum()
         return loss, {"play/loss": loss, **parts}

@@ -101,15 +101,15 @@ def test_a_dry_run_of_what_we_ship_needs_no_data(
     file: str, trials: int, collected: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ):
     path = Path(__file__).parents[2] / "tune_configs" / f"{file}.yaml"
-    folders = {"data": tmp_path / "play", "demos": tmp_path / "demos"}
-    sweep.main(SweepJobConfig(sweep=path, store=tmp_path / "runs", dry_run=True, **folders))
+    play, demos = tmp_path / "play", tmp_path / "demos"
+    sweep.main(SweepJobConfig(sweep=path, data=play, demos=demos, store=tmp_path / "runs", dry_run=True))
     lines = capsys.readouterr().out.splitlines()
     assert f"{trials} trials, " in lines[2 + trials]
     assert lines[3 + trials :] == [
         f"collected first, not counted above: {folder}: {what}; 0 episodes are there"
-        for folder, what in zip(folders.values(), collected, strict=True)
+        for folder, what in zip((play, demos), collected, strict=True)
     ]
-    assert not any(folder.exists() for folder in folders.values())
+    assert not any(folder.exists() for folder in (play, demos))
 
 
 def test_the_command_that_gives_a_config(config: SweepJobConfig, tmp_path: Path):

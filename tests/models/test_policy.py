@@ -241,5 +241,7 @@ def test_sizes_that_cannot_be():
         new_policy(replace(SMALL, context=("goal",), vision=vision), seed=0)
     with pytest.raises(ConfigError, match='names at least one of "goal", "crops" and "language"'):
         PolicyConfig(context=())
+    with pytest.raises(ConfigError, match="instructions as context needs a tokenizer"):
+        new_policy(SMALL, seed=0)
     with pytest.raises(ConfigError, match=r"policy\.num_keypoints are at least 1"):
         PolicyConfig(num_keypoints=0)
