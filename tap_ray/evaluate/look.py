@@ -167,7 +167,7 @@ def films(protocol: Protocol, make_vector: MakeVector, make_policy: MakePolicy, 
         ConfigError: the simulator does not say whose pixel is whose.
     """
     for same in chunks(cells(protocol), FLEET):
-        scene = replace(protocol.env_config(same[0].task, same[0].scenario), segmentation=True)
+        scene = replace(protocol.env_config(same[0].task, same[0].scenario, same[0].partner), segmentation=True)
         env = make_vector(scene, len(same))
         try:
             done = rollout(
