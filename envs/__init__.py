@@ -3,6 +3,7 @@
 import gymnasium as gym
 
 from envs.experts import Bench, ExpertConfig, expert, random_policy
+from envs.mixed import require_pair
 from envs.randomize import require_play
 from envs.robots import ROBOTS, robot, spec_of
 from envs.scenarios import SCENARIOS, known_scenario
@@ -100,6 +101,13 @@ def pushed_m(task: str) -> tuple[float, float] | None:
     return (0.0, PUSH_M) if TASKS[task].goal == "push_left" else None
 
 
+def movers(config: EnvConfig) -> dict[str, int]:
+    """Of either task of a mixed scene the slot of what it moves; empty for other scenes."""
+    if not config.partner:
+        return {}
+    return {config.task: 0, config.partner: len(TASKS[config.task].object)}
+
+
 def known_simulator(name: str) -> str:
     """`name`, if it is one of SIMULATORS.
 
@@ -142,6 +150,7 @@ def check(config: EnvConfig) -> None:
         require(config.sim)
     known_scenario(config.scenario)
     require_play(config)
+    require_pair(config)
     for name in ("image_size", "max_steps"):
         if getattr(config, name) < 1:
             raise ConfigError(f"{name} is at least 1, got {getattr(config, name)}.")
@@ -159,6 +168,7 @@ __all__ = [
     "make_expert",
     "make_teleoperated",
     "make_vector",
+    "movers",
     "num_hands",
     "pushed_m",
     "random_policy",

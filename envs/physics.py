@@ -85,7 +85,8 @@ class World:
             for model, joints in zip(self.model.arm, joint_rad, strict=True)
         ]
         poses = zip(scene.object, scene.position_m, scene.yaw_rad, strict=True)
-        self._object = tuple(self._add_object(*pose) for pose in poses)
+        bodies = [self._add_object(*pose) for pose in poses]
+        self._object = tuple(bodies[number] for number in scene.shown)
         self._slot = {body: slot for slot, body in enumerate(self._object)}
         # Last, so that everything else has the number that it has without them.
         self._loose = self._object + tuple(

@@ -8,6 +8,7 @@ import numpy as np
 
 from envs.camera import Look, Picture, take_picture
 from envs.driver import Driver
+from envs.mixed import draw_mixed
 from envs.physics import World
 from envs.randomize import draw_randomized, lit, told
 from envs.robots import hand_actions, robot, spec_of
@@ -81,7 +82,9 @@ class TabletopEnv(gym.Env[Any, np.ndarray]):
         `options={"variant": 2}` picks one of the scenario's sets, cloths or shifts instead of drawing it.
         """
         super().reset(seed=seed)
-        self._scene = draw_scene(self._task, self.np_random)
+        partner = self.config.partner
+        rng = self.np_random
+        self._scene = draw_mixed(self._task, partner, rng) if partner else draw_scene(self._task, rng)
         noise = [self.np_random.normal(0.0, arm.home_noise_rad, len(arm.joint)) for arm in self.model.arm]
         change = self._change(self._scene, seed, (options or {}).get("variant"))
         self._look = _changed(self._own_look, change)
@@ -164,7 +167,7 @@ class TabletopEnv(gym.Env[Any, np.ndarray]):
         partial, entire = judge(self._task, self._start_M7, poses, touch)
         self._partial_once |= partial
         self._entire_once |= entire
-        names = [model.name for model in self._scene.object]
+        names = [self._scene.object[number].name for number in self._scene.shown]
         info: dict[str, Any] = {
             "object_pose": poses,
             "object_name": ",".join(names + [""] * (NUM_SLOTS - len(names))),

@@ -135,6 +135,13 @@ class Scene:
     yaw_rad: tuple[float, ...]
     sentence: str
     """Empty for play."""
+    slot: tuple[int, ...] = ()
+    """Which object each slot of `info` shows, the asked task's own first (envs/mixed.py); none given: as they come."""
+
+    @property
+    def shown(self) -> tuple[int, ...]:
+        """Number of the object in each slot."""
+        return self.slot or tuple(range(len(self.object)))
 
 
 def draw_scene(task: str, rng: np.random.Generator) -> Scene:

@@ -1,6 +1,5 @@
 """Experts demonstrate tasks: a data set of successful episodes with instructions. Goes on where it was cut off."""
 
-from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -9,16 +8,19 @@ import envs
 from envs.tasks import NUM_SLOTS
 from tap_ray.config import run_job, to_dict
 from tap_ray.distributed.record import Recording, default_folder, pool_of, record
+from tap_ray.evaluate.protocol import SUITES
+from tap_ray.evaluate.settings import simulator
 from tap_ray.play.demos import DemoFleet, DemoPlan
 from tap_ray.play.settings import DemosJobConfig, demo_plan_of
 
 
 def main(config: DemosJobConfig) -> Path:
     """Collect what is missing, say what was dropped and why; returns the data set's folder."""
-    plan = demo_plan_of(config, envs.tasks_of(config.sim))
-    for task in plan.tasks:
-        envs.check(replace(plan.env, task=task))
-        envs.make_expert(replace(plan.env, task=task), 1)
+    simulator(config.suite)  # known?
+    plan = demo_plan_of(config, envs.tasks_of(config.sim), SUITES[config.suite].pairs)
+    for scene in plan.scenes:
+        envs.check(scene)
+        envs.make_expert(scene, 1)
     values = {**plan.to_json(), "env_version": envs.version_of(config.sim)}
     recording = Recording(
         job="collect_demos",
@@ -27,7 +29,7 @@ def main(config: DemosJobConfig) -> Path:
         num_objects=NUM_SLOTS,
         plan=values,
         out=config.out or default_folder("demos", values),
-        tasks=plan.tasks,
+        tasks=tuple(f"{s.task} beside {s.partner}" if s.partner else s.task for s in plan.scenes),
         episodes=config.episodes,
         make_player=partial(fleet, plan, config.robots_per_fleet),
     )

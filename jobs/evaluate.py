@@ -8,6 +8,7 @@ import envs
 from tap_ray import registry, runs, storage, tracking
 from tap_ray.compare.failures import failure_table
 from tap_ray.compare.reading import read_result
+from tap_ray.compare.sentences import sentence_table
 from tap_ray.compare.tables import text_table
 from tap_ray.config import run_job
 from tap_ray.distributed.connect import connect
@@ -47,7 +48,7 @@ def main(config: EvaluateConfig) -> Path:
             print("".join(f"{line}\n" for line in results.crashes(episodes)), end="")
         runs.finish(run, protocol=protocol.hash)
     result = read_result(run.path)
-    print(text_table([result], with_paper=False) + "\n\n" + failure_table(result))
+    print(text_table([result], with_paper=False) + "\n\n" + failure_table(result) + sentence_table(result))
     if "policy" in parents:
         took = trained.latency(parents["policy"], device="cuda" if config.gpus_per_fleet else "cpu")
         print("one look of one robot: " + ", ".join(f"{name} {ms:.1f} ms" for name, ms in took.items()))
@@ -76,7 +77,7 @@ def _policy(config: EvaluateConfig, protocol: Protocol) -> tuple[MakePolicy, dic
 
 
 def _facts(scene: EnvConfig) -> TaskFacts:
-    return facts_of(envs.spec(scene), push_m=envs.pushed_m(scene.task))
+    return facts_of(envs.spec(scene), push_m=envs.pushed_m(scene.task), mover=envs.movers(scene))
 
 
 def _random(scene: EnvConfig, num_robots: int) -> Policy:

@@ -118,6 +118,9 @@ class EnvConfig:
     """False leaves the image black and spares its cost (for judges that need no picture)."""
     randomize: RandomizeConfig | None = None
     """What differs from episode to episode of play, and how far; None: nothing."""
+    partner: str = ""
+    """Another task, whose objects lie on the table as well: only the sentence says which of the two is asked. Slots of
+    `info` show the asked task's objects first. Empty: its own objects alone."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -207,6 +210,8 @@ class Cell:
     """Which of the task's initial states; the environment's seed follows from it."""
     seed: int
     """Seed given to env.reset."""
+    partner: str = ""
+    """Other task whose objects lie on the table as well; its cell of the same seed shows the same scene."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -227,6 +232,9 @@ class EpisodeResult:
     """Why the episode crashed; empty if it did not."""
     failure: str = ""
     """Label of tap_ray/evaluate/failures.py; empty for a success, and for what was judged before there were labels."""
+    first_moved: str = ""
+    """In a mixed scene the task whose object (slot 0 of its own) was moved first, asked or partner; empty for neither,
+    and in other scenes."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -8,7 +8,7 @@ import gymnasium as gym
 import numpy as np
 
 from tap_ray.errors import TapRayError
-from tap_ray.evaluate.failures import TaskFacts, failure_of
+from tap_ray.evaluate.failures import TaskFacts, failure_of, first_moved
 from tap_ray.evaluate.protocol import Protocol, policy_seed
 from tap_ray.rollout import Rollout, rollout
 from tap_ray.types import Cell, EnvConfig, EpisodeResult, Policy
@@ -76,7 +76,7 @@ class Robots:
             robots[0].close()
 
     def _run_batch(self, cells: Sequence[Cell]) -> Judged:
-        scene = self._protocol.env_config(cells[0].task, cells[0].scenario)
+        scene = self._protocol.env_config(cells[0].task, cells[0].scenario, cells[0].partner)
         env, policy = self._at(scene, len(cells))
         done = rollout(
             env,
@@ -112,6 +112,7 @@ def _judge(cells: Sequence[Cell], done: Rollout, facts: TaskFacts) -> Judged:
                 seconds=done.seconds / len(cells),
                 policy_ms=1e3 * done.policy_seconds / done.num_calls,
                 failure=failure_of(trajectory, facts),
+                first_moved=first_moved(trajectory, facts),
             ),
         )
         for cell, trajectory in zip(cells, done.trajectories, strict=True)
@@ -144,10 +145,10 @@ def crashed(cell: Cell, reason: str) -> EpisodeResult:
 
 
 def chunks(cells: Iterable[Cell], size: int) -> list[list[Cell]]:
-    """Cells in groups of at most `size` that share task and scenario, in order; sizes differ by one at most."""
-    scenes: dict[tuple[str, str], list[Cell]] = {}
+    """Cells in groups of at most `size` that share task, scenario and partner; sizes differ by one at most."""
+    scenes: dict[tuple[str, str, str], list[Cell]] = {}
     for cell in cells:
-        scenes.setdefault((cell.task, cell.scenario), []).append(cell)
+        scenes.setdefault((cell.task, cell.scenario, cell.partner), []).append(cell)
     return [
         [same[i] for i in part]
         for same in scenes.values()

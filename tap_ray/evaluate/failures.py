@@ -45,8 +45,8 @@ see intentions: an object put down neatly at a wrong place, or pushed the wrong 
 that never gets near the right object because its motion is poor counts as semantic.
 """
 
-from dataclasses import dataclass
-from typing import Literal, get_args
+from dataclasses import dataclass, field
+from typing import Literal, Mapping, get_args
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -87,10 +87,14 @@ class TaskFacts:
     """Where in the action the gripper command (+1 open, -1 closed) of each hand is."""
     push_m: tuple[float, float] | None = None
     """How far slot 0 is to be pushed along x and y, m, table frame; None: it is grasped and brought to slot 1."""
+    mover: Mapping[str, int] = field(default_factory=dict)
+    """In a mixed scene, of either task the slot of what it moves; empty in others."""
 
 
-def facts_of(spec: RobotSpec, *, push_m: tuple[float, float] | None = None) -> TaskFacts:
-    """Facts from a robot's interface; `push_m` as in `TaskFacts`."""
+def facts_of(
+    spec: RobotSpec, *, push_m: tuple[float, float] | None = None, mover: Mapping[str, int] | None = None
+) -> TaskFacts:
+    """Facts from a robot's interface; `push_m` and `mover` as in `TaskFacts`."""
 
     def ends(slots: tuple, name: str) -> tuple[int, ...]:
         return tuple(number for number, slot in enumerate(slots) if slot.name.endswith(name))
@@ -100,6 +104,7 @@ def facts_of(spec: RobotSpec, *, push_m: tuple[float, float] | None = None) -> T
         opening=ends(spec.state, "gripper_opening"),
         gripper=ends(spec.action, "gripper"),
         push_m=push_m,
+        mover=mover or {},
     )
 
 
@@ -111,6 +116,20 @@ def failure_of(trajectory: Trajectory, facts: TaskFacts) -> Failure | Literal[""
         return _pushed(trajectory, np.array(facts.push_m, float))
     held_T = _held(trajectory.partial)
     return _let_go(trajectory, facts, held_T) if held_T.any() else _never_held(trajectory, facts)
+
+
+def first_moved(trajectory: Trajectory, facts: TaskFacts) -> str:
+    """Which task of a mixed scene had its object "moved" (this module's docstring) first; "" for neither.
+
+    If both are seen moved at the same step, the one that moved farther by then.
+    """
+    moved_TM = _moved(trajectory)
+    first = {task: _first(moved_TM[:, slot]) for task, slot in facts.mover.items()}
+    step = min(first.values(), default=len(trajectory))
+    if step == len(trajectory):
+        return ""
+    shift_M = np.linalg.norm(trajectory.object_pose[step, :, :3] - trajectory.object_pose[0, :, :3], axis=1)
+    return max((task for task in first if first[task] == step), key=lambda task: shift_M[facts.mover[task]])
 
 
 def _pushed(trajectory: Trajectory, push_m: np.ndarray) -> Failure:

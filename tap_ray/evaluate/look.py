@@ -172,7 +172,9 @@ def films(protocol: Protocol, make_vector: MakeVector, make_policy: MakePolicy, 
         ConfigError: the simulator does not say whose pixel is whose.
     """
     for same in chunks(cells(protocol), FLEET):
-        scene = replace(protocol.env_config(same[0].task, same[0].scenario), segmentation=True, robot_mask=True)
+        first = same[0]
+        scene = protocol.env_config(first.task, first.scenario, first.partner)
+        scene = replace(scene, segmentation=True, robot_mask=True)
         env = make_vector(scene, len(same))
         try:
             done = rollout(

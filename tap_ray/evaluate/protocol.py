@@ -23,10 +23,22 @@ class Suite:
     """Initial states of each task that the suite enumerates: their seed is their number. Further ones are drawn."""
     longer: Mapping[str, int] = field(default_factory=dict)
     """Tasks that are given so many times the protocol's steps."""
+    pairs: tuple[tuple[str, str], ...] = ()
+    """Tasks that share a table; each initial state of a pair is judged under a sentence of either. None: no sharing."""
 
 
 SUITES = {
     "tabletop": Suite(sims=("pybullet",)),
+    "tabletop_mixed": Suite(
+        sims=("pybullet",),
+        pairs=(
+            ("put_spoon_on_cloth", "put_carrot_on_plate"),
+            ("put_carrot_on_plate", "push_pumpkin_left"),
+            ("push_pumpkin_left", "stack_green_on_yellow"),
+            ("stack_green_on_yellow", "put_eggplant_in_basket"),
+            ("put_eggplant_in_basket", "put_spoon_on_cloth"),
+        ),
+    ),
     "simpler": Suite(
         sims=("maniskill",), num_states=24, longer={"put_eggplant_in_basket": 2}
     ),  # arXiv 2607.02466: 60 steps, 120 for the eggplant, 24 episodes a task
@@ -64,7 +76,9 @@ class Protocol:
     def hash(self) -> str:
         """16 hex digits over the cells (in any order) and all that they share."""
         shared = {key: value for key, value in self.to_json(with_hash=False).items() if key not in _IN_CELLS}
-        named = sorted([c.task, c.scenario, c.initial_state, c.seed] for c in cells(self))
+        named = sorted(
+            [c.task, c.scenario, c.initial_state, c.seed, *([c.partner] * bool(c.partner))] for c in cells(self)
+        )
         return digest({**shared, "cells": named})
 
     def to_json(self, *, with_hash: bool = True) -> dict[str, Any]:
@@ -72,10 +86,16 @@ class Protocol:
         values = {key: list(v) if isinstance(v, tuple) else v for key, v in vars(self).items()}
         return {"hash": self.hash, **values} if with_hash else values
 
-    def env_config(self, task: str, scenario: str) -> EnvConfig:
-        """The scene of one task in one scenario."""
+    def partners(self, task: str) -> list[str]:
+        """Tasks that share a table with `task`, of those judged."""
+        pairs = [pair for pair in SUITES[self.suite].pairs if task in pair and set(pair) <= set(self.tasks)]
+        return [other for pair in pairs for other in pair if other != task]
+
+    def env_config(self, task: str, scenario: str, partner: str = "") -> EnvConfig:
+        """The scene of one task in one scenario, with another task's objects or without."""
         return EnvConfig(
             task=task,
+            partner=partner,
             scenario=scenario,
             robot=self.robot,
             sim=self.sim,
@@ -89,18 +109,25 @@ _IN_CELLS = ("tasks", "scenarios", "episodes", "seed")
 
 def cells(protocol: Protocol) -> list[Cell]:
     """All cells, grouped by task, then scenario, then initial state."""
-    enumerated = SUITES[protocol.suite].num_states
     return [
-        Cell(
-            task=task,
-            scenario=scenario,
-            initial_state=state,
-            seed=state if state < enumerated else seed_of(protocol.seed, "evaluate", task, state),
-        )
+        _cell(protocol, task, scenario, state)
         for task in protocol.tasks
         for scenario in protocol.scenarios
         for state in range(protocol.episodes)
     ]
+
+
+def _cell(protocol: Protocol, task: str, scenario: str, state: int) -> Cell:
+    """Partners take turns; a pair's states have one seed whichever of the two tasks is asked."""
+    partners = protocol.partners(task)
+    if partners:
+        partner = partners[state % len(partners)]
+        pair = "+".join(sorted((task, partner)))
+        seed = seed_of(protocol.seed, "evaluate", pair, state // len(partners))
+        return Cell(task=task, scenario=scenario, initial_state=state, seed=seed, partner=partner)
+    enumerated = state < SUITES[protocol.suite].num_states
+    seed = state if enumerated else seed_of(protocol.seed, "evaluate", task, state)
+    return Cell(task=task, scenario=scenario, initial_state=state, seed=seed)
 
 
 def policy_seed(protocol_seed: int, cell: Cell) -> int:
@@ -138,7 +165,25 @@ def check(
             raise ConfigError(f"{name} must be at least 1; got {getattr(protocol, name)}.")
     if protocol.success != "once":
         raise ConfigError(f"The success rule is 'once' ('end' is stored beside it); got {protocol.success!r}.")
+    if SUITES[protocol.suite].pairs:
+        _check_pairs(protocol)
     if check_scene is not None:
-        for task in protocol.tasks:
-            for scenario in protocol.scenarios:
-                check_scene(protocol.env_config(task, scenario))
+        for cell in {(c.task, c.scenario, c.partner): c for c in cells(protocol)}.values():
+            check_scene(protocol.env_config(cell.task, cell.scenario, cell.partner))
+
+
+def _check_pairs(protocol: Protocol) -> None:
+    """Raise unless every scene is judged under both sentences."""
+    counts = {task: len(protocol.partners(task)) for task in protocol.tasks}
+    most = max(counts.values())
+    if not most or set(counts.values()) != {most}:
+        pairs = ", ".join(" + ".join(pair) for pair in SUITES[protocol.suite].pairs)
+        raise ConfigError(
+            f"The suite {protocol.suite!r} judges each scene under the sentences of both its tasks: name all tasks, or "
+            f"one of the pairs {pairs}; got {', '.join(protocol.tasks)}."
+        )
+    if protocol.episodes % most:
+        raise ConfigError(
+            f"Each task shares the table with {most} others in turn: --episodes must be a multiple of {most}; got "
+            f"{protocol.episodes}."
+        )

@@ -33,7 +33,7 @@ def summarise(
         Plain values. Rates are in [0, 1] with Wilson 95 % intervals. `avg_*` are the paper's: means over tasks (and
         scenarios) of the rates, `avg_all` the mean of partial and entire; all cells being equally large, the
         intervals of the first two are those of the pooled counts. `seconds` is the time of all robots' processes.
-        `failures` are explained at `count_failures`.
+        `failures` are explained at `count_failures`, `sentence` (mixed scenes only) at `count_followed`.
     """
     table: dict[str, dict[str, Any]] = {}
     for task in protocol.tasks:
@@ -44,7 +44,9 @@ def summarise(
     scores = [score for row in table.values() for score in row.values()]
     average = {kind: float(np.mean([score[kind]["rate"] for score in scores])) for kind in ("partial", "entire")}
     timed = [r.policy_ms for r in results if not r.error]
+    sentence = {"sentence": whole["sentence"]} if "sentence" in whole else {}
     return {
+        **sentence,
         "protocol": protocol.to_json(),
         "policy": {"name": policy, "run": run},
         "tasks": table,
@@ -71,7 +73,28 @@ def _score(results: Iterable[EpisodeResult]) -> dict[str, Any]:
     }
     rates = {kind: {"k": k, **wilson(k, len(rows))._asdict()} for kind, k in counts.items()}
     errors = sum(bool(r.error) for r in rows)
-    return {"n": len(rows), **rates, "errors": errors, "failures": count_failures(rows)}
+    score = {"n": len(rows), **rates, "errors": errors, "failures": count_failures(rows)}
+    return score | ({"sentence": count_followed(rows)} if any(r.cell.partner for r in rows) else {})
+
+
+def count_followed(results: Iterable[EpisodeResult]) -> dict[str, Any]:
+    """Whether the sentence chose the object, in mixed scenes: told by which task's object was moved first.
+
+    Returns:
+        "followed": of the episodes in which either was moved, those that moved the asked task's first. Each scene being
+        judged under both sentences, whoever does not read them is at one half. "wrong_object": of all episodes, those
+        that moved the other task's first. Each {"k", "n", "rate", "low", "high"}, a share in [0, 1] (None for n = 0)
+        with its Wilson 95 % interval.
+    """
+    rows = list(results)
+    right = sum(r.first_moved == r.cell.task for r in rows)
+    wrong = sum(bool(r.first_moved) for r in rows) - right
+    return {"followed": _share(right, right + wrong), "wrong_object": _share(wrong, len(rows))}
+
+
+def _share(k: int, n: int) -> dict[str, Any]:
+    share = wilson(k, n)
+    return {"k": k, "n": n, "rate": share.rate if n else None, "low": share.low, "high": share.high}
 
 
 def count_failures(results: Iterable[EpisodeResult]) -> dict[str, Any]:
@@ -85,11 +108,10 @@ def count_failures(results: Iterable[EpisodeResult]) -> dict[str, Any]:
     failed = ["crashed" if r.error else r.failure for r in results if not r.entire_once]
     count = {label: failed.count(label) for label in LABELS} | {"unlabelled": failed.count("")}
     n = sum(count[label] for label in CLASS_OF)
-    shares: dict[str, Any] = {}
-    for kind in get_args(FailureClass):
-        k = sum(count[label] for label, own in CLASS_OF.items() if own == kind)
-        share = wilson(k, n)
-        shares[kind] = {"k": k, "n": n, "rate": share.rate if n else None, "low": share.low, "high": share.high}
+    shares = {
+        kind: _share(sum(count[label] for label, own in CLASS_OF.items() if own == kind), n)
+        for kind in get_args(FailureClass)
+    }
     return {"count": count, **shares}
 
 
@@ -118,6 +140,8 @@ def metrics(summary: dict[str, Any]) -> dict[str, float]:
     for task, row in summary["tasks"].items():
         for scenario, score in row.items():
             flat |= {f"evaluate/{task}/{scenario}/{kind}": score[kind]["rate"] for kind in ("partial", "entire")}
+    told = summary.get("sentence", {})
+    flat |= {f"evaluate/{kind}": told[kind]["rate"] for kind in told if told[kind]["n"]}
     episodes = sum(score["n"] for row in summary["tasks"].values() for score in row.values())
     return flat | {f"evaluate/failures/{label}": k / episodes for label, k in summary["failures"]["count"].items()}
 
@@ -152,5 +176,5 @@ def stored(path: Path) -> dict[Cell, EpisodeResult]:
 
 
 def _deep(row: dict[str, Any]) -> EpisodeResult:
-    cell = Cell(**{field.name: row.pop(field.name) for field in fields(Cell)})
+    cell = Cell(**{field.name: row.pop(field.name) for field in fields(Cell) if field.name in row})
     return EpisodeResult(cell=cell, **row)

@@ -23,7 +23,8 @@ class EvaluateConfig:
     """Run folder of a trained policy, or models:/tap/VERSION from the registry; or "expert" or "random", the upper and
     the lower bound."""
     suite: str = "tabletop"
-    """Suite of tasks: "tabletop" (PyBullet) or "simpler" (ManiSkill's digital twins, SIMPLER's 24 initial states)."""
+    """Suite of tasks: "tabletop" (PyBullet), "tabletop_mixed" (two tasks' objects in every scene, each scene judged
+    under both sentences) or "simpler" (ManiSkill's digital twins, SIMPLER's 24 initial states)."""
     tasks: tuple[str, ...] = ()
     """Tasks to judge; none given: all of the suite."""
     scenario: tuple[str, ...] = ("standard",)

@@ -75,12 +75,15 @@ class CollectPlan:
 def plan_values(plan: Any) -> dict[str, Any]:
     """Plain JSON values of a plan. Whose pixel is whose is never recorded: that knob does not name a data set.
 
-    Nor does randomization that is off: data sets from before there was any are still the same plan's.
+    Nor does randomization that is off, or a partner that is none: data sets from before there were any are still the
+    same plan's.
     """
     values = to_dict(plan)
     del values["env"]["segmentation"]
     if values["env"]["randomize"] is None:
         del values["env"]["randomize"]
+    if not values["env"]["partner"]:
+        del values["env"]["partner"]
     return values
 
 

@@ -24,6 +24,8 @@ class DemoPlan:
     """Tasks, in the order in which their episodes alternate."""
     env: EnvConfig = field(default_factory=EnvConfig)
     """Robot, image size, steps an episode; its task is replaced by each of `tasks`."""
+    partners: tuple[str, ...] = ()
+    """Beside whose objects each of `tasks` is done (EnvConfig.partner); none: its own alone."""
     seed: int = 0
     """Root of the seed tree."""
     jpeg_quality: int = 90
@@ -32,16 +34,29 @@ class DemoPlan:
     """A demonstration ends when the task has been done for this many steps in a row; at least 1."""
 
     def __post_init__(self) -> None:
-        if not self.tasks or len(set(self.tasks)) != len(self.tasks):
+        if not self.tasks or len({env.task + env.partner for env in self.scenes}) != len(self.tasks):
             raise ConfigError(f"tasks names at least one task, each once; got {list(self.tasks)}.")
         if not 1 <= self.jpeg_quality <= 95:
             raise ConfigError(f"jpeg_quality lies in 1 .. 95; got {self.jpeg_quality}.")
         if not 1 <= self.linger_steps <= self.env.max_steps:
             raise ConfigError(f"linger_steps lies in 1 .. max_steps = {self.env.max_steps}; got {self.linger_steps}.")
 
+    @property
+    def scenes(self) -> list[EnvConfig]:
+        """What each of `tasks` is done in.
+
+        Raises:
+            ConfigError: some tasks have a partner and others none.
+        """
+        partners = self.partners or ("",) * len(self.tasks)
+        if len(partners) != len(self.tasks):
+            raise ConfigError(f"Each of the {len(self.tasks)} tasks has a partner, or none has; got {list(partners)}.")
+        return [replace(self.env, task=t, partner=p) for t, p in zip(self.tasks, partners, strict=True)]
+
     def to_json(self) -> dict[str, Any]:
-        """Plain JSON values for a data set's header."""
-        return {"kind": "demos", **plan_values(self)}
+        """Plain JSON values for a data set's header; partners only where there are any, as in older ones."""
+        values = {"kind": "demos", **plan_values(self)}
+        return values if self.partners else {key: value for key, value in values.items() if key != "partners"}
 
 
 class DemoFleet:
@@ -63,7 +78,7 @@ class DemoFleet:
         plan, num_robots = self.plan, self.robots.num_robots
         number = attempts[0] % len(plan.tasks)
         assert all(attempt % len(plan.tasks) == number for attempt in attempts), "a batch is of one task"
-        config = replace(plan.env, task=plan.tasks[number])
+        config = plan.scenes[number]
         env_seeds = [seed_of(plan.seed, "demos", attempt, "env") for attempt in padded(attempts, num_robots)]
         result = rollout(
             self.robots.of(config),
@@ -85,6 +100,7 @@ class DemoFleet:
                 "explorer": "expert",
                 "embodiment": config.robot,
                 "task": config.task,
+                **({"partner": config.partner} if config.partner else {}),
             }
             episode = encode_episode(
                 trajectory, index=attempt, task=trajectory.instruction, meta=meta, jpeg_quality=plan.jpeg_quality

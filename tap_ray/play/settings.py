@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Iterable
+from typing import Iterable, Sequence
 
 from tap_ray.errors import ConfigError
 from tap_ray.play.collect import CollectPlan
@@ -101,17 +101,25 @@ class DemosJobConfig(RobotsConfig):
     """How many demonstrations of which tasks, by how many robots."""
 
     episodes: int = 200
-    """Successful episodes wanted of each task; a larger number makes an existing data set longer."""
+    """Successful episodes wanted of each task (mixed: beside each partner); a larger number makes an existing data set
+    longer."""
+    suite: str = "tabletop"
+    """"tabletop_mixed" puts another task's objects beside each task's own."""
     tasks: tuple[str, ...] = ()
-    """Tasks to demonstrate; none given: all of the suite."""
+    """Tasks to demonstrate; none given: all of the simulator."""
     linger_steps: int = 8
     """A demonstration ends when the task has been done for this many steps in a row."""
 
 
-def demo_plan_of(config: DemosJobConfig, all_tasks: Iterable[str]) -> DemoPlan:
-    """The part of a config that the data depend on."""
+def demo_plan_of(config: DemosJobConfig, all_tasks: Iterable[str], pairs: Sequence[tuple[str, str]] = ()) -> DemoPlan:
+    """The part of a config that the data depend on; `pairs`: tasks that share a table in the suite."""
+    tasks = config.tasks or tuple(all_tasks)
+    scenes = [
+        (one, two) for task in tasks for pair in pairs if task in pair for one, two in (pair, pair[::-1]) if one == task
+    ]
     return DemoPlan(
-        tasks=config.tasks or tuple(all_tasks),
+        tasks=tuple(task for task, _ in scenes) or tasks,
+        partners=tuple(partner for _, partner in scenes),
         env=config.env,
         seed=config.seed,
         jpeg_quality=config.jpeg_quality,

@@ -1,0 +1,28 @@
+"""Mixed scenes: whether a run did what the sentence said, as text."""
+
+from tap_ray.compare.failures import percent, span
+from tap_ray.compare.reading import Result
+from tap_ray.compare.tables import grid, short
+from tap_ray.metrics import wilson
+
+RULE = (
+    "whose object was moved first, in scenes of two tasks. Followed: the asked one's, of the episodes that moved "
+    "either (without reading the sentence: 50 %); wrong object: the other's, of all. Wilson 95 % intervals."
+)
+
+
+def sentence_table(result: Result) -> str:
+    """After an empty line, a row for each task in the first scenario, then for each scenario; "" without mixed scenes."""
+    first, *others = result.scenarios
+    rows = {short(task): [row[first]] for task, row in result.tasks.items()}
+    rows |= {f"all, {name}": [row[name] for row in result.tasks.values()] for name in (first, *others)}
+    if not all("sentence" in entry for entries in rows.values() for entry in entries):
+        return ""
+    lines = []
+    for name, entries in rows.items():
+        cells = [name]
+        for kind in ("followed", "wrong_object"):
+            k, n = (sum(entry["sentence"][kind][part] for entry in entries) for part in ("k", "n"))
+            cells += [f"{k}/{n}", percent(wilson(k, n)), span(wilson(k, n))]
+        lines.append(tuple(cells))
+    return f"\n\n{RULE}\n" + grid(["", "followed", "", "95 %", "wrong object", "", "95 %"], lines)
