@@ -12,7 +12,7 @@ RULE = (
 
 
 def sentence_table(result: Result) -> str:
-    """After an empty line, a row for each task in the first scenario, then for each scenario; "" without mixed scenes."""
+    """After an empty line: a row for each task in the first scenario, then each scenario; "" without mixed scenes."""
     first, *others = result.scenarios
     rows = {short(task): [row[first]] for task, row in result.tasks.items()}
     rows |= {f"all, {name}": [row[name] for row in result.tasks.values()] for name in (first, *others)}
