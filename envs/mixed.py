@@ -18,7 +18,7 @@ GAP_M = 0.015
 FINGERS_M = 0.035
 """Least distance of what is grasped to anything else: open fingers come down beside it."""
 BEHIND_M, AHEAD_M, ASIDE_M = 0.12, PUSH_M + 0.05, 0.04
-"""What is pushed needs the table so far behind its center (the hand comes down there), ahead of it and aside."""
+"""Free table behind the centre of what is pushed (the hand comes down there), ahead of it and to either side."""
 PLACES, ROUNDS = 200, 1000
 """Places tried for each object; layouts begun."""
 

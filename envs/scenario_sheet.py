@@ -1,10 +1,12 @@
 """Contact sheets: `python -m envs.scenario_sheet docs/scenarios.png [SIM]` shows all scenarios.
 
 `python -m envs.scenario_sheet docs/randomized_play.png [SIM] --randomize` shows randomized play.
+`python -m envs.scenario_sheet docs/mixed.png --mixed` shows scenes of two tasks, each under both sentences.
 """
 
 import sys
 from dataclasses import replace
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +17,8 @@ from envs.scenarios import SCENARIOS, Scenario
 from tap_ray.types import EnvConfig, RandomizeConfig
 
 TASK, SEED, SIDE_PX, MARGIN_PX = "put_carrot_on_plate", 4, 230, 32
+MIXED_PX = 340
+"""Wide enough for a sentence."""
 COLUMNS = max(scenario.num_variants for scenario in SCENARIOS.values())
 
 
@@ -39,6 +43,22 @@ def play_sheet(sim: str = "pybullet", *, columns: int = 5, rows: int = 4) -> Ima
     return Image.fromarray(np.vstack([np.hstack(picture[row * columns :][:columns]) for row in range(rows)]))
 
 
+def mixed_sheet(sim: str = "pybullet", *, seed: int = 3) -> Image.Image:
+    """Scenes of two tasks, and below each the sentences that it is judged under."""
+    tasks = ("put_spoon_on_cloth", "put_carrot_on_plate", "push_pumpkin_left", "stack_green_on_yellow")
+    pairs = list(pairwise((*tasks, "put_eggplant_in_basket")))
+    page = Image.new("RGB", (len(pairs) * MIXED_PX, MIXED_PX + MARGIN_PX), "white")
+    draw = ImageDraw.Draw(page)
+    for column, pair in enumerate(pairs):
+        for row, (task, partner) in enumerate((pair, pair[::-1])):
+            env = envs.make(EnvConfig(task=task, partner=partner, sim=sim, image_size=MIXED_PX))
+            obs, info = env.reset(seed=seed)
+            env.close()
+            page.paste(Image.fromarray(obs["rgb"]), (column * MIXED_PX, 0))
+            draw.text((column * MIXED_PX + 4, MIXED_PX + 3 + 14 * row), f'"{info["instruction"]}"', fill="black")
+    return page
+
+
 def _row(scenario: Scenario, config: EnvConfig, seed: int) -> list[tuple[str, np.ndarray]]:
     env, pictures = envs.make(replace(config, scenario=scenario.name, image_size=SIDE_PX)), []
     several = scenario.num_variants > 1
@@ -58,8 +78,10 @@ def _name(scenario: Scenario, variant: int) -> str:
     return named[variant].name if named else ""
 
 
+FLAGS = {"--randomize": play_sheet, "--mixed": mixed_sheet}
+
 if __name__ == "__main__":
     out, *others = sys.argv[1:]
-    draws = play_sheet if "--randomize" in others else sheet
-    sim = next((other for other in others if other != "--randomize"), "pybullet")
+    draws = next((draw for flag, draw in FLAGS.items() if flag in others), sheet)
+    sim = next((other for other in others if other not in FLAGS), "pybullet")
     draws(sim=sim).save(Path(out), quality=85)

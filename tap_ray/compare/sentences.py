@@ -12,7 +12,7 @@ RULE = (
 
 
 def sentence_table(result: Result) -> str:
-    """After an empty line: a row for each task in the first scenario, then each scenario; "" without mixed scenes."""
+    """A row for each task in the first scenario, then for each scenario; "" without mixed scenes."""
     first, *others = result.scenarios
     rows = {short(task): [row[first]] for task, row in result.tasks.items()}
     rows |= {f"all, {name}": [row[name] for row in result.tasks.values()] for name in (first, *others)}
@@ -25,4 +25,4 @@ def sentence_table(result: Result) -> str:
             k, n = (sum(entry["sentence"][kind][part] for entry in entries) for part in ("k", "n"))
             cells += [f"{k}/{n}", percent(wilson(k, n)), span(wilson(k, n))]
         lines.append(tuple(cells))
-    return f"\n\n{RULE}\n" + grid(["", "followed", "", "95 %", "wrong object", "", "95 %"], lines)
+    return f"\n\n{RULE}\n" + grid(["followed", "", "95 %", "wrong object", ""], lines, last="95 %")

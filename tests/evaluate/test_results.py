@@ -144,6 +144,7 @@ def test_one_row_an_episode(tmp_path):
         "task": "a", "scenario": "standard", "initial_state": 0, "seed": first.cell.seed,
         "partial_once": True, "entire_once": True, "partial_end": True, "entire_end": True,
         "num_steps": 60, "num_clipped": 2, "seconds": 0.5, "policy_ms": 3.0, "error": "", "failure": "",
+            "partner": "", "first_moved": "",
     }  # fmt: skip
     assert rows[7]["error"] == "RuntimeError: fell off"
     assert [row["failure"] for row in rows[2:4]] == ["dropped", "never_reached"]

@@ -31,11 +31,13 @@ SENTENCES = ("go left", "go to the right")
 
 def shop(folder: Path) -> Path:
     """Good things: play, demos (the made-up square), moves (Stage 1 on them), prior, tap (a WidowX's), judged."""
-    write_made_dataset(folder / "play", num_episodes=20, tasks=("play",))
+    write_made_dataset(folder / "play", num_episodes=20, tasks=("play",), crops=True)
     write_made_dataset(folder / "demos", num_episodes=20, tasks=SENTENCES)
     untrained_run(folder / "tap")
     opened = runs.open_run(folder / "moves", job="pretrain", config={})
-    moves = Trained(policy=new_policy(SMALL, seed=0), spec=SPEC, norm=square_stats(), tokenizer=None)
+    moves = Trained(
+        policy=new_policy(replace(SMALL, context=("crops",)), seed=0), spec=SPEC, norm=square_stats(), tokenizer=None
+    )
     save_policy(folder / "moves" / "final", moves)
     runs.finish(opened)
     opened = runs.open_run(folder / "prior", job="pretrain", config={"prior": True})
@@ -147,7 +149,7 @@ def weights(run: str, change: Callable[[dict[str, np.ndarray]], object]) -> Make
 
 
 def not_a_number(tensors: dict[str, np.ndarray]) -> None:
-    tensors["queries"].flat[5] = np.nan
+    tensors["context_in.weight"].flat[5] = np.nan
 
 
 FLIPPED = "0 closed, 1 open"
@@ -162,7 +164,10 @@ TINY_POLICY = f"--policy.image-size {SIZE}"
 def smaller_eyes(here: Path) -> None:
     """A Stage 1 run for 32 px."""
     moves = Trained(
-        policy=new_policy(replace(SMALL, image_size=32), seed=0), spec=SPEC, norm=square_stats(), tokenizer=None
+        policy=new_policy(replace(SMALL, image_size=32, context=("crops",)), seed=0),
+        spec=SPEC,
+        norm=square_stats(),
+        tokenizer=None,
     )
     save_policy(here / "moves" / "final", moves)
 
@@ -273,11 +278,15 @@ CHECKPOINTS = (
     Case("an empty weights file", f"{EVALUATE} tap --image-size 32", write("tap/final/model.safetensors", "")),
     Case("unreadable weights", f"{SERVE} tap", folder_instead("tap/final/model.safetensors")),
     Case("weights that are missing", f"{SERVE} tap", remove("tap/final/model.safetensors")),
-    Case("a tensor that is missing", f"{EVALUATE} tap --image-size 32", weights("tap", lambda t: t.pop("queries"))),
+    Case(
+        "a tensor that is missing",
+        f"{EVALUATE} tap --image-size 32",
+        weights("tap", lambda t: t.pop("context_in.weight")),
+    ),
     Case(
         "a tensor of another shape",
         f"{EVALUATE} tap --image-size 32",
-        weights("tap", lambda t: t.update(queries=t["queries"][:, :2])),
+        weights("tap", lambda t: t.update({"context_in.weight": t["context_in.weight"][:, :2]})),
     ),
     Case("NaN in the weights", f"{EVALUATE} tap --image-size 32", weights("tap", not_a_number)),
     Case("NaN in Stage 1's weights", f"{ALIGN} demos --init moves --config small.yaml", weights("moves", not_a_number)),
