@@ -89,7 +89,8 @@ def test_sigkills_at_random_moments_give_the_same_bytes(bucket: str, tmp_path: P
     path = storage.at(bucket)
     for kill in range(2):
         file = path / layout.episodes_file(4 * kill)
-        assert children.write(path, kill_at=file, delay_s=0.03 * kill) == -signal.SIGKILL
+        status = children.write(path, kill_at=file, delay_s=0.03 * kill, wait_at=12 * kill + 20)
+        assert status == -signal.SIGKILL
     assert children.write(path) == 0
     assert children.write(tmp_path / "whole") == 0
     assert digests(path) == digests(tmp_path / "whole")

@@ -147,6 +147,7 @@ def fresh(start_batch: int, worker: int, num_workers: int) -> Iterator[Window]:
         yield from episode_batches(episodes, toy.WINDOWS, spec=toy_player.SPEC, rng=rng)
 
 
+@pytest.mark.more_kills
 def test_training_goes_on_when_a_node_of_its_live_play_dies(cluster: Nodes, tmp_path: Path, toy_dataset: Path):
     """Robots on some nodes play what a trainer on another learns from; the curve is that of one process."""
     task = toy_task(tmp_path / "run", toy_dataset, ray=True, steps=60, every=10)
@@ -200,7 +201,6 @@ def forward(scene, num):
 
 def test_evaluation_goes_on_when_its_node_dies(cluster: Nodes, tmp_path: Path):
     """No cell is blamed for it."""
-
     (tmp_path / "hold").touch()
 
     def kill_one() -> None:
@@ -226,6 +226,7 @@ def line_robots_of(scene, num):
     return line_robots(num, scene)
 
 
+@pytest.mark.more_kills
 def test_a_sweep_goes_on_when_a_node_dies(
     cluster: Nodes, tmp_path: Path, toy_dataset: Path, monkeypatch: pytest.MonkeyPatch
 ):
