@@ -24,7 +24,7 @@ class Nodes:
 
     def __init__(self) -> None:
         ensure_token_if_auth_enabled()
-        head = {"num_cpus": 0, "include_dashboard": False, "dashboard_host": "127.0.0.1", "include_log_monitor": False}
+        head = {"num_cpus": 0, "include_dashboard": False, "dashboard_host": "127.0.0.1"}
         head |= {"object_store_memory": STORE_BYTES, "_system_config": QUICK}
         self._cluster = Cluster(initialize_head=True, head_node_args=head)
         self.address = self._cluster.address
@@ -34,8 +34,7 @@ class Nodes:
         """A node with the label role=ROLE."""
         # Ray would set a signal handler, which only the main thread may; without it a raylet ends with its GCS.
         self._cluster._shutdown_at_exit = threading.current_thread() is threading.main_thread()
-        quick = {"object_store_memory": STORE_BYTES, "include_log_monitor": False}
-        node = self._cluster.add_node(num_cpus=cpus, labels={"role": role}, **quick)
+        node = self._cluster.add_node(num_cpus=cpus, labels={"role": role}, object_store_memory=STORE_BYTES)
         node.role = role
         self.live.append(node)
         return node
