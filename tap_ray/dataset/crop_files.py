@@ -76,8 +76,9 @@ def require_masks(dataset: DatasetInfo) -> None:
     """Raise a DataError if the data set does not say where the robot is."""
     if not dataset.header.robot_mask:
         raise DataError(
-            f"{dataset.path} has no robot masks, so nobody knows which changes are the robot's own. Collect play with "
-            "robot masks, or switch windows.crops off."
+            f"{dataset.path} has no robot masks, so nobody knows which changes are the robot's own. Collect it again: "
+            "jobs.collect_play and jobs.collect_demos store masks by default. Stage 1 without crops is inverse dynamics: "
+            "--objective.next-object 0 --objective.inverse-dynamics 1."
         )
 
 

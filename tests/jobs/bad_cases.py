@@ -265,6 +265,7 @@ DATA_SETS = (
     ),
     Case("too few episodes to probe", "python -m jobs.probe --policy moves --data play --episodes 3"),
     Case("fewer episodes than asked for", f"{PRETRAIN} play --windows.num-episodes 500 {TINY_POLICY}"),
+    Case("play without robot masks", f"{PRETRAIN} demos {TINY_POLICY}"),
     Case("nothing to verify", "python -m tap_ray.dataset.lerobot verify nowhere"),
     Case("NaN, verified", "python -m tap_ray.dataset.lerobot verify demos", nan_in(layout.ACTION)),
     Case("a data set of other robots, made longer", "python -m jobs.collect_play --out demos"),
