@@ -77,8 +77,8 @@ def require_masks(dataset: DatasetInfo) -> None:
     if not dataset.header.robot_mask:
         raise DataError(
             f"{dataset.path} has no robot masks, so nobody knows which changes are the robot's own. Collect it again: "
-            "jobs.collect_play and jobs.collect_demos store masks by default. Stage 1 without crops is inverse dynamics: "
-            "--objective.next-object 0 --objective.inverse-dynamics 1."
+            "jobs.collect_play and jobs.collect_demos store masks by default. Stage 1 without crops is inverse "
+            "dynamics: --objective.next-object 0 --objective.inverse-dynamics 1."
         )
 
 
