@@ -1,7 +1,7 @@
 """Is Stage 1 ready to be aligned? Its held-out numbers against what good runs reached, in one plain sentence.
 
-Of these numbers the contact point told most: policies on Stage 1 runs whose contact point stood at R^2 .3 gained less
-from play than those at .5 and more (EXPERIMENTS.md); object probes alone were misleading.
+The aims are what runs of 3,000 steps on 3,200 episodes of contact play reached (docs/results/play_pays.md), the contact
+point's a little more: in a prototype it told best what Stage 2 would gain. Probes of objects alone were misleading.
 """
 
 from dataclasses import dataclass
@@ -25,8 +25,7 @@ class Aim:
 AIMS = (
     Aim(metric="r2_contact", what="contact point", aim=0.6, cure="collect more episodes or train longer"),
     Aim(metric="r2_release", what="release point", aim=0.5, cure="collect more play that carries and lets go"),
-    Aim(metric="r2_direction", what="direction of the next step", aim=0.35, cure="train longer"),
-    Aim(metric="r2_mean", what="translation of the next step", aim=0.3, cure="train longer"),
+    Aim(metric="r2_mean", what="translation of the next step", aim=0.15, cure="train longer"),
 )
 """For the next object. Inverse dynamics sees where the hand went: it is asked for more."""
 INVERSE_AIMS = (

@@ -37,9 +37,9 @@ def judge(
     Returns:
         "<name>/r2_<slot>" for each slot but the gripper whose standard deviation in these windows reaches 1 % of half
         its range (so no R^2 is made of a slot that does not move); "<name>/r2_mean" over the translation slots among
-        them, and "<name>/r2_direction" of the tip's first step; "<name>/gripper_accuracy"; "<name>/val_loss"; with a
-        reach head "<name>/r2_<target>" for each of `models.reach.REACH_NAMES` and the means "<name>/r2_move",
-        "<name>/r2_contact" and "<name>/r2_release".
+        them; "<name>/gripper_accuracy"; "<name>/val_loss"; with a reach head
+        "<name>/r2_<target>" for each of `models.reach.REACH_NAMES` and the means "<name>/r2_move", "<name>/r2_contact"
+        and "<name>/r2_release".
 
     Raises:
         DataError: there are no windows.
@@ -76,8 +76,6 @@ def names(objective: str, spec: RobotSpec) -> list[str]:
     return [f"{objective}/{name}" for name in ("val_loss", "r2_mean", "gripper_accuracy", *(f"r2_{s}" for s in slots))]
 
 
-DIRECTION_MOVES = 0.1
-"""Motions of the tip shorter than this, as a part of the largest one, have no direction worth telling."""
 MOVES = 0.01
 """Smallest standard deviation, as a part of half a slot's range, at which an R^2 is reported."""
 
@@ -114,28 +112,10 @@ def _of_actions(name: str, guess_NA: np.ndarray, truth_NA: np.ndarray, spec: Rob
     translation = [value for slot, value in moving.items() if slot.endswith(("dx", "dy", "dz"))]
     if translation:
         metrics[f"{name}/r2_mean"] = float(np.mean(translation))
-        columns = [at for at, slot in enumerate(names) if slot.endswith(("dx", "dy", "dz"))][:3]
-        metrics |= _of_direction(
-            name, guess_NA[:, columns] / half_range[columns], truth_NA[:, columns] / half_range[columns]
-        )
     grippers = [at for at, slot in enumerate(names) if slot.endswith("gripper")]
     if grippers:
         metrics[f"{name}/gripper_accuracy"] = gripper_accuracy(guess_NA[:, grippers], truth_NA[:, grippers])
     return metrics
-
-
-def _of_direction(name: str, guess_N3: np.ndarray, truth_N3: np.ndarray) -> dict[str, float]:
-    """R^2 of where to, whatever how far, over the steps that go somewhere (of a robot with several arms: the first)."""
-    length_N = np.linalg.norm(truth_N3, axis=1)
-    goes = length_N > DIRECTION_MOVES
-    if goes.sum() < 2:
-        return {}
-    unit = [
-        part[goes] / np.maximum(np.linalg.norm(part[goes], axis=1, keepdims=True), 1e-6)
-        for part in (guess_N3, truth_N3)
-    ]
-    error, spread = ((unit[0] - unit[1]) ** 2).sum(), ((unit[1] - unit[1].mean(0)) ** 2).sum()
-    return {f"{name}/r2_direction": float(1 - error / spread)} if spread > 0 else {}
 
 
 def _of_reach(name: str, guess_NR: np.ndarray, truth_NR: np.ndarray, mask_NR: np.ndarray) -> dict[str, float]:
