@@ -50,7 +50,7 @@ def repeated(data: Path, windows: WindowConfig, *, start_batch: int, worker: int
 
 def seconds_a_step(run: Path, batch_size: int) -> float:
     lines = session.read_metrics(run / session.METRICS)
-    rates = [line["idm/samples_per_s"] for line in lines if "idm/samples_per_s" in line][WARM_UP:]
+    rates = [line["play/samples_per_s"] for line in lines if "play/samples_per_s" in line][WARM_UP:]
     return statistics.median(batch_size / rate for rate in rates)
 
 

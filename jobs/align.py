@@ -62,21 +62,21 @@ def main(config: AlignJobConfig) -> Path:
     if config.prior is not None:
         runs.require_done(config.prior, job="pretrain")
         config = replace(config, prior=config.prior.resolve())
-    if config.play is not None:
-        config = replace(config, play=config.play.resolve())
-        require_whole(open_dataset(config.play))
+    play = None if config.play is None else config.play.resolve()
+    if play is not None:
+        config = replace(config, play=play)
+        require_whole(open_dataset(play))
+        cut_missing(play, config.workers.ray_address)
     if config.align.weights.need_crops:
         cut_missing(demos, config.workers.ray_address)
-    if config.play is not None:
-        cut_missing(config.play, config.workers.ray_address)
     build = partial(learner, config, demos, init)
     build()  # a checkpoint that is missing or does not fit is said before Ray starts
     require_whole(open_dataset(demos))
     _, windows = shapes(config, prior_of(config))
     batches = partial(stream.batches, demos, windows, seed=config.train.seed, **config.workers.stream())
-    if config.play is not None:
-        play = partial(stream.batches, config.play, config.play_windows(), seed=config.train.seed)
-        batches = partial(stream.beside, batches, partial(play, **config.workers.stream()))
+    if play is not None:
+        beside = partial(stream.batches, play, config.play_windows(), seed=config.train.seed)
+        batches = partial(stream.beside, batches, partial(beside, **config.workers.stream()))
     roles = {"demos": demos, "init": init, "prior": config.prior, "play": config.play}
     parents = {role: parent for role, parent in roles.items() if parent is not None}
     return run_stage("align", config, learner=build, batches=batches, parents=parents)

@@ -30,7 +30,7 @@ from tap_ray.play.settings import plan_of
 from tap_ray.pretrain import from_play, health, motion_prior
 from tap_ray.rollout import Replay, rollout
 from tap_ray.training.session import Learner, final_metrics, learner_of
-from tap_ray.training.stage import FINAL
+from tap_ray.training.stage import FINAL, require_held_out
 from tap_ray.types import EnvConfig
 
 REPORT = "report.json"
@@ -57,6 +57,7 @@ def main(config: PretrainConfig) -> Path:
         return _live(config)
     data = config.data.resolve()
     if config.objective.next_object:
+        require_held_out(open_dataset(data), config.sized_windows())
         cut_missing(data, config.workers.ray_address)
     build = partial(learner, config, data)
     build()  # what is wrong with the data or the sizes is said before Ray starts

@@ -359,7 +359,7 @@ def _gather(frames: _Frames, start_N: np.ndarray, k_N: np.ndarray, config: Windo
     )
 
 
-def _crops_at(crops: _GroupCrops | None, start_N: np.ndarray) -> dict[str, np.ndarray]:
+def _crops_at(crops: _GroupCrops | None, start_N: np.ndarray) -> dict[str, Any]:
     if crops is None:
         return {}
     bout_N = crops.bout[start_N]

@@ -5,6 +5,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Sequence
 
+import numpy as np
 from torch import nn
 
 from tap_ray.config import to_dict
@@ -66,6 +67,21 @@ def fitted(policy: PolicyConfig, dataset: DatasetInfo, windows: WindowConfig) ->
     return replace(policy, image_size=size_y, chunk=windows.horizon, num_state=num_state)
 
 
+def require_held_out(dataset: DatasetInfo, config: WindowConfig) -> np.ndarray:
+    """The held-out episodes' indices.
+
+    Raises:
+        DataError: no episode is held out though some should be.
+    """
+    _, episodes = split_episodes(dataset, config)
+    if config.holdout_every and not len(episodes):
+        raise DataError(
+            f"{dataset.path}: no episode is held out (every {config.holdout_every}-th of {len(dataset)}). Collect more "
+            "episodes, or hold out more often with a smaller --windows.holdout-every."
+        )
+    return episodes
+
+
 def held_out_windows(
     dataset: DatasetInfo, config: WindowConfig, *, seed: int, num: int = HELD_OUT_WINDOWS
 ) -> list[Window]:
@@ -76,14 +92,9 @@ def held_out_windows(
     Raises:
         DataError: no episode is held out though some should be.
     """
-    _, episodes = split_episodes(dataset, config)
     if not config.holdout_every:
         return []
-    if not len(episodes):
-        raise DataError(
-            f"{dataset.path}: no episode is held out (every {config.holdout_every}-th of {len(dataset)}). Collect more "
-            "episodes, or hold out more often with a smaller --windows.holdout-every."
-        )
+    episodes = require_held_out(dataset, config)
     order = generator(seed, "held_out").permutation(episodes)
     frames = int(dataset.lengths[order].cumsum()[-1])
     enough = order if frames <= 2 * num else order[: max(1, len(order) * 2 * num // frames)]

@@ -36,11 +36,9 @@ DRIVER = Path(__file__).parents[1] / "distributed" / "toy_driver.py"
 VISION = VisionConfig(widths=(8, 16), stem_width=8)
 POLICY = PolicyConfig(
     vision=VISION,
-    goal_stem=VISION,
     language=LanguageConfig(width=32),
-    width=32,
-    num_layers=1,
-    num_context=16,
+    map_width=16,
+    num_keypoints=8,
     head_width=32,
 )
 WINDOWS = WindowConfig(holdout_every=4, group_size=4)
