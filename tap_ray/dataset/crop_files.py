@@ -30,7 +30,7 @@ from tap_ray.errors import DataError
 
 BLOCK_EPISODES = 64
 """Episodes in a full block; 40 kB of crops each 8."""
-RULES = 1
+RULES = 2
 """Version of how crops are found; another one is another folder."""
 
 SCHEMA = pa.schema([
