@@ -15,6 +15,7 @@ from tap_ray.dataset.reader import open_dataset
 from tap_ray.dataset.windows import WindowConfig, iterate
 from tap_ray.distributed import stream
 from tap_ray.training import optim
+from tap_ray.training.batches import AugmentConfig
 from tap_ray.training.loop import TrainConfig
 from tap_ray.training.session import Learner, Task
 from tap_ray.types import Window
@@ -116,7 +117,14 @@ def toy_task(
         learner=partial(learner, pause_s, bad_step),
         batches=batches if ray else partial(local_batches, data),
         config=TrainConfig(
-            steps=steps, lr=0.1, checkpoint_every=every, validate_every=every, log_every=1, batch_size=4, bf16="off"
+            augment=AugmentConfig(shift_px=0),
+            steps=steps,
+            lr=0.1,
+            checkpoint_every=every,
+            validate_every=every,
+            log_every=1,
+            batch_size=4,
+            bf16="off",
         ),
     )
 
