@@ -45,10 +45,11 @@ def main(config: Config) -> Path:
             tracked.log({f"probe/{target}_{axis}_r2": score[axis] for axis in "xyz" if axis in score}, step=0)
         tracked.artifact(run.path / "probe.json")
     runs.finish(run)
-    known = {name: value for name, value in final_metrics(config.policy).items() if "/r2_" in name}
+    metrics = final_metrics(config.policy)
+    known = {name: value for name, value in metrics.items() if "/r2_" in name}
     if known:
         print("held-out R^2 while it was trained: " + ", ".join(f"{n} {v:.2f}" for n, v in sorted(known.items())))
-    if told := health.verdict(final_metrics(config.policy)):
+    if told := health.verdict(metrics):
         print(told)
     print(f"held-out R^2 of a linear probe, {len(data.rgb)} frames (-: it does not move along this axis)")
     print(f"{'weights':15}{'position of':15}{'x':>8}{'y':>8}{'z':>8}  frames tested")

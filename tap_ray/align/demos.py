@@ -106,8 +106,9 @@ def from_dataset(
     model.set_norm(norm)
     held_out = held_out_windows(dataset, windows, seed=seed)
     if policy.num_reach:
-        asked = windows if windows.reach_steps else replace(windows, reach_steps=WindowConfig().reach_steps)
-        model.reach_scale.set(*reach_moments(held_out_windows(dataset, asked, seed=seed)))
+        asked = replace(windows, reach_steps=windows.reach_steps or WindowConfig().reach_steps)
+        reaching = held_out if windows.reach_steps else held_out_windows(dataset, asked, seed=seed)
+        model.reach_scale.set(*reach_moments(reaching))
     transfer = init_from(model, init, config.take) if init is not None else None
     known = prior.network if prior and config.prior_weights else None
     tokens_UL = encode(tokenizer, dataset.tasks, policy.num_context)
