@@ -287,6 +287,10 @@ class Window:
     """The place where it will leave it, as it looked before."""
     crop_mask: Bool[np.ndarray, "N 2"] | None = None
     """Whether there is a crop of the object, and of the place; where not, the crop is zeros."""
+    crop_px: Float32[np.ndarray, "N 2 2"] | None = None
+    """Row and column, px, of where the thing and the place are seen (the middles of their crops)."""
+    crop_px_mask: Bool[np.ndarray, "N 2"] | None = None
+    """Whether they are there now: the thing until it is touched, the place as long as the crop is known."""
     play: "Window | None" = None
     """Windows of play that are trained on beside demonstrations, as many as asked for; None: none."""
 

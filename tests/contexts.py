@@ -13,7 +13,7 @@ from tests.small import SMALL
 
 CPU = torch.device("cpu")
 SENTENCES = ["go left", "go to the right"]
-CROPS = ("object_crop", "place_crop", "crop_mask")
+CROPS = ("object_crop", "place_crop", "crop_mask", "crop_px", "crop_px_mask")
 
 
 def policy_with(*context: str, seed: int = 0, **config) -> TapPolicy:

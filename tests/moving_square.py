@@ -90,6 +90,8 @@ def _told(rgb: np.ndarray, center_N2: np.ndarray, level_N: np.ndarray) -> dict[s
         "object_crop": np.stack([crop(one, place, CROP) for one, place in zip(rgb, places, strict=True)]),
         "place_crop": place_crop.copy(),
         "crop_mask": np.ones((len(rgb), 2), bool),
+        "crop_px": np.repeat(center_N2[:, None, ::-1], 2, axis=1).astype(np.float32),
+        "crop_px_mask": np.broadcast_to([True, False], (len(rgb), 2)).copy(),
     }
 
 

@@ -6,6 +6,7 @@ With a regression head behavior cloning, with the head and loss of Stage 1, and 
       + reach    || g(o_t, sentence) - reach ||^2      where the tip will be: the demonstration's own future says it
       + crops    || f(o_t, crops) - a ||^2             the same demonstration under the context of Stage 1
       + context  || c(sentence) - c(crops) ||^2        the sentence to its crops' vector, which stands still
+      - point    log p(key points at thing, place)     the demonstration's own crops say where these are
       + play     (Stage 1's loss)                      windows of play in every batch: what Stage 1 taught stays
 
 With a motion prior (arXiv 2606.26095, Stage 2)
@@ -24,6 +25,7 @@ from torch import Tensor, nn
 
 from tap_ray.errors import ConfigError
 from tap_ray.models.heads import masked_mse
+from tap_ray.models.pointing import POINT_WEIGHT, pointing_loss
 from tap_ray.models.policy import TapPolicy
 from tap_ray.models.reach import reach_loss, shown
 from tap_ray.training.batches import Batch
@@ -39,6 +41,8 @@ class CloningWeights:
     """The same demonstrations under crops of their own objects and places, as in Stage 1. Needs robot masks."""
     context: float = 0.0
     """The sentence's vector to the vector of its crops. Needs robot masks."""
+    point: float = 0.0
+    """The first two key points at the thing and at the place that the demonstration's crops show."""
     play: float = 0.3
     """Stage 1's question, asked of the play that --play names; without --play it is not used."""
 
@@ -49,7 +53,7 @@ class CloningWeights:
     @property
     def need_crops(self) -> bool:
         """Whether demonstrations come with their crops."""
-        return self.crops > 0 or self.context > 0
+        return self.crops > 0 or self.context > 0 or self.point > 0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,6 +72,7 @@ class BehaviorCloning:
         out = model(batch | instructed(batch, self.tokens_UL))
         parts, weights = self._parts(out, batch), self.weights
         factor = {"loss": 1.0, "reach": weights.reach, "crops": weights.crops, "context": weights.context}
+        factor |= {"point": weights.point, "play_point": weights.play * POINT_WEIGHT}
         factor |= {"play_action": weights.play, "play_reach": weights.play}
         total = torch.stack([factor[name] * value for name, value in parts.items()]).sum()
         return total, {f"{self.name}/{name}": value for name, value in parts.items()}
@@ -84,11 +89,15 @@ class BehaviorCloning:
                 parts["crops"] = parts["crops"] + reach_loss(
                     self.policy, out["crop_reach"], batch, shown(batch["crop_mask"])
                 )
+            parts["point"] = pointing_loss(out["look"], batch["crop_px"], batch["crop_px_mask"], batch["rgb"].shape[1])
             parts["context"] = masked_mse(out["sentence_context"], out["crop_context"].detach(), seen_N)
         if "play_action" in out:
             play = {name.removeprefix("play_"): value for name, value in batch.items() if name.startswith("play_")}
             wanted = self.policy.action_scale(play["action"])
             parts["play_action"] = masked_mse(out["play_action"], wanted, play["action_mask"])
+            parts["play_point"] = pointing_loss(
+                out["play_look"], play["crop_px"], play["crop_px_mask"], play["rgb"].shape[1]
+            )
             if "play_reach" in out:
                 parts["play_reach"] = reach_loss(self.policy, out["play_reach"], play, shown(play["crop_mask"]))
         return parts

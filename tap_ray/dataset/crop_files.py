@@ -30,7 +30,7 @@ from tap_ray.errors import DataError
 
 BLOCK_EPISODES = 64
 """Episodes in a full block; 40 kB of crops each 8."""
-RULES = 2
+RULES = 3
 """Version of how crops are found; another one is another folder."""
 
 SCHEMA = pa.schema([
@@ -40,6 +40,8 @@ SCHEMA = pa.schema([
     ("end", pa.int64()),
     ("object_png", pa.binary()),
     ("place_png", pa.binary()),
+    ("object_px", pa.list_(pa.int64(), 2)),
+    ("place_px", pa.list_(pa.int64(), 2)),
 ])  # fmt: skip
 """`begin`: the first frame that leads to the bout; `place_png` is null where there is no place."""
 
@@ -105,7 +107,8 @@ def cut_block(dataset: DatasetInfo, config: CropConfig, block: tuple[int, int]) 
         for bout, (begin, touch, end) in enumerate(spans):
             place = _png(crops.place_rgb[bout]) if crops.has_place[bout] else None
             images = {"object_png": _png(crops.object_rgb[bout]), "place_png": place}
-            rows.append({"episode_index": index, "begin": begin, "touch": touch, "end": end, **images})
+            at = {"object_px": crops.object_px[bout].tolist(), "place_px": crops.place_px[bout].tolist()}
+            rows.append({"episode_index": index, "begin": begin, "touch": touch, "end": end, **images, **at})
     content = io.BytesIO()
     pq.write_table(pa.Table.from_pylist(rows, SCHEMA), content, compression="none")
     path = block_file(dataset, config, block)
@@ -154,6 +157,8 @@ def _read(dataset: DatasetInfo, index: int, config: CropConfig) -> Crops:
         object_rgb=_images(own["object_png"], config),
         place_rgb=_images(own["place_png"], config),
         has_place=np.array([data is not None for data in own["place_png"]], bool),
+        object_px=np.array(own["object_px"], np.int64).reshape(-1, 2),
+        place_px=np.array(own["place_px"], np.int64).reshape(-1, 2),
         bout_T=bout_T,
         touch_B=np.array(own["touch"], np.int64),
         end_B=np.array(own["end"], np.int64),

@@ -77,6 +77,10 @@ class Crops:
     """(B, C, C, 3) uint8, the place where it came to rest, before it did; zeros where there is none."""
     has_place: np.ndarray
     """(B,) bool."""
+    object_px: np.ndarray
+    """(B, 2) int64, row and column of the middle of the object's crop."""
+    place_px: np.ndarray
+    """(B, 2) int64, of the place's crop; zeros where there is none."""
     bout_T: np.ndarray
     """(T,) int64, the bout that a frame leads to or belongs to; -1: none."""
     touch_B: np.ndarray
@@ -125,7 +129,7 @@ def cut(rgb_TYX3: np.ndarray, mask_TYX: np.ndarray, contact_T: np.ndarray, confi
     hidden = hide_robot(rgb_TYX3, mask_TYX, grow_px=config.mask_grow_px, steps=[t for pair in compared for t in pair])
     hidden = hidden.reshape(-1, 2, image_y, image_x, 3)
     bout_T = np.full(num_steps, -1, np.int64)
-    object_rgb, place_rgb, spans = [], [], []
+    object_rgb, place_rgb, object_px, place_px, spans = [], [], [], [], []
     free = 0
     for (touch, end), (before, after) in zip(bouts, hidden, strict=True):
         begin, free = max(free, touch - config.lead_steps), end + 1
@@ -138,8 +142,10 @@ def cut(rgb_TYX3: np.ndarray, mask_TYX: np.ndarray, contact_T: np.ndarray, confi
         place = nearest(arrived, mask_TYX[end], config, unlike) if end < last else None
         bout_T[begin : end + 1] = len(spans)
         spans.append((touch, end))
-        object_rgb.append(crop(before, centre(thing), config.size_px))
-        place_rgb.append(None if place is None else crop(before, centre(place), config.size_px))
+        object_px.append(centre(thing))
+        place_px.append((0, 0) if place is None else centre(place))
+        object_rgb.append(crop(before, object_px[-1], config.size_px))
+        place_rgb.append(None if place is None else crop(before, place_px[-1], config.size_px))
     nothing = np.zeros((config.size_px, config.size_px, 3), np.uint8)
     span_B2 = np.array(spans, np.int64).reshape(-1, 2)
     return Crops(
@@ -148,6 +154,8 @@ def cut(rgb_TYX3: np.ndarray, mask_TYX: np.ndarray, contact_T: np.ndarray, confi
             -1, *nothing.shape
         ),
         has_place=np.array([rgb is not None for rgb in place_rgb], bool),
+        object_px=np.array(object_px, np.int64).reshape(-1, 2),
+        place_px=np.array(place_px, np.int64).reshape(-1, 2),
         bout_T=bout_T,
         touch_B=span_B2[:, 0],
         end_B=span_B2[:, 1],

@@ -280,6 +280,10 @@ class _GroupCrops:
     """(B + 1, 2, C, C, 3) uint8: object and place of each bout, then zeros."""
     known: np.ndarray
     """(B + 1, 2) bool."""
+    px: np.ndarray
+    """(B + 1, 2, 2) float32: row and column of object and place."""
+    touch: np.ndarray
+    """(B + 1,) int64, the frame of the first touch."""
     bout: np.ndarray
     """(F,) int64, a frame's place in these; -1, the zeros, where it has none."""
 
@@ -319,18 +323,22 @@ def _frames(
         reach_ahead=np.concatenate([ahead for _, ahead in reach]),
         end=np.repeat(first_E + length_E, length_E),
         begin=np.repeat(first_E, length_E),
-        crops=None if crops is None else _end_to_end(crops),
+        crops=None if crops is None else _end_to_end(crops, first_E),
     )
 
 
-def _end_to_end(crops: Sequence[Crops]) -> _GroupCrops:
+def _end_to_end(crops: Sequence[Crops], frame_E: np.ndarray) -> _GroupCrops:
     rgb = np.stack([np.concatenate([c.object_rgb for c in crops]), np.concatenate([c.place_rgb for c in crops])], 1)
     known = np.concatenate([np.stack([np.ones(len(c), bool), c.has_place], axis=1) for c in crops])
+    px = np.concatenate([np.stack([c.object_px, c.place_px], axis=1) for c in crops]).astype(np.float32)
+    touch = np.concatenate([c.touch_B + first for c, first in zip(crops, frame_E, strict=True)])
     first_E = np.cumsum([0, *(len(c) for c in crops)])
     bouts = [np.where(c.bout_T < 0, -1, c.bout_T + first) for c, first in zip(crops, first_E, strict=False)]
     return _GroupCrops(
         rgb=np.concatenate([rgb, np.zeros_like(rgb, shape=(1, *rgb.shape[1:]))]),
         known=np.concatenate([known, np.zeros((1, 2), bool)]),
+        px=np.concatenate([px, np.zeros((1, 2, 2), np.float32)]),
+        touch=np.append(touch, 0),
         bout=np.concatenate(bouts),
     )
 
@@ -364,7 +372,9 @@ def _crops_at(crops: _GroupCrops | None, start_N: np.ndarray) -> dict[str, Any]:
         return {}
     bout_N = crops.bout[start_N]
     rgb, known = crops.rgb[bout_N], crops.known[bout_N]
-    return {"object_crop": rgb[:, 0].copy(), "place_crop": rgb[:, 1].copy(), "crop_mask": known}
+    rests = np.stack([start_N < crops.touch[bout_N], np.ones(len(start_N), bool)], axis=1)
+    pictures = {"object_crop": rgb[:, 0].copy(), "place_crop": rgb[:, 1].copy(), "crop_mask": known}
+    return pictures | {"crop_px": crops.px[bout_N], "crop_px_mask": known & rests}
 
 
 def _known(ahead_NR: np.ndarray, k_N: np.ndarray, config: WindowConfig) -> np.ndarray:

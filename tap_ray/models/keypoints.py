@@ -48,7 +48,10 @@ class FilmBlock(nn.Module):
 
 
 class KeyPoints(nn.Module):
-    """Joined maps and a context -> (N, 3 K): x and y of each key point in [-1, 1], and its presence."""
+    """Joined maps and a context -> (N, 3 K): x and y of each key point in [-1, 1], and its presence.
+
+    And (N, 2, P), the log-probabilities of the P cells for the first two: they can be told where to look.
+    """
 
     def __init__(self, *, width: int, num: int, context: int, num_blocks: int = 2) -> None:
         super().__init__()
@@ -56,14 +59,15 @@ class KeyPoints(nn.Module):
         self.heat = nn.Conv2d(width, num, 1)
         self.sharpness = nn.Parameter(torch.ones(1))
 
-    def forward(self, map_NWGG: Tensor, context_NC: Tensor) -> Tensor:
+    def forward(self, map_NWGG: Tensor, context_NC: Tensor) -> tuple[Tensor, Tensor]:
         """x grows to the right, y downwards. Presence: tanh of the heat where the softmax looks."""
         for block in self.blocks:
             map_NWGG = block(map_NWGG, context_NC)
         heat_NKP = self.heat(map_NWGG).float().flatten(2)
-        look_NKP = (heat_NKP * self.sharpness.abs()).softmax(-1)
+        log_look_NKP = (heat_NKP * self.sharpness.abs()).log_softmax(-1)
+        look_NKP = log_look_NKP.exp()
         side = map_NWGG.shape[-1]
         place = torch.linspace(-1, 1, side, device=heat_NKP.device)
         look_NKGG = look_NKP.unflatten(-1, (side, side))
         x_NK, y_NK = (look_NKGG.sum(axis) @ place for axis in (2, 3))
-        return torch.cat([x_NK, y_NK, (look_NKP * heat_NKP).sum(-1).tanh()], dim=-1)
+        return torch.cat([x_NK, y_NK, (look_NKP * heat_NKP).sum(-1).tanh()], dim=-1), log_look_NKP[:, :2]

@@ -57,7 +57,7 @@ class PolicyConfig:
     map_width: int = 64
     """Channels of the map that key points are found in."""
     num_keypoints: int = 32
-    """Key points; each is an x, a y and a presence."""
+    """Key points; each is an x, a y and a presence. The first two learn to point at the object and at the place."""
     head_width: int = 256
     """Hidden units of the read-out's two layers."""
     head: Literal["regression", "flow"] = "regression"
@@ -74,9 +74,10 @@ class PolicyConfig:
     """Proprioception slots that the read-out sees; 0 uses the image alone, as the paper does."""
 
     def __post_init__(self) -> None:
-        if min(self.chunk, self.execute, self.num_context, self.num_keypoints) < 1:
+        if min(self.chunk, self.execute, self.num_context, self.num_keypoints - 1) < 1:
             raise ConfigError(
-                "policy.chunk, policy.execute, policy.num_context and policy.num_keypoints are at least 1."
+                "policy.chunk, policy.execute and policy.num_context are at least 1, policy.num_keypoints at least 2: "
+                "the first two point at the object and at the place."
             )
         if self.history and self.head != "flow":
             raise ConfigError(
@@ -183,17 +184,19 @@ class TapPolicy(nn.Module):
 
         Returns:
             "action" (N, H, A) normalised under the first of these contexts, and with a reach head "reach" (N, R)
-            normalised. Under the others "crop_action", "crop_reach", "inverse_action", "play_action", "play_reach".
+            normalised; "look" (N, 2, P), log-probabilities of where its first two key points look among the P cells of
+            the map. Under the others "crop_action", "crop_reach", "inverse_action", "play_action", "play_reach" ...
             "sentence_context" and "crop_context" (N, C) where a batch has both.
             A flow head gives "action" in evaluation mode only, and the parts of its loss where there are targets: with
             a history, the means with and without it.
         """
         maps = self._maps(batch)
         views = self._views(batch, maps)
-        points = self.keypoints(
+        points, look_N2P = self.keypoints(
             torch.cat([one for one, _ in views.values()]), torch.cat([c for _, c in views.values()])
         )
-        seen = dict(zip(views, points.split([len(one) for one, _ in views.values()]), strict=True))
+        sizes = [len(one) for one, _ in views.values()]
+        seen, look = (dict(zip(views, part.split(sizes), strict=True)) for part in (points, look_N2P))
         out: dict[str, Tensor] = {}
         if "goal" in seen:
             pair = self.pair(torch.cat([seen.pop("now"), seen.pop("goal")], dim=-1))
@@ -210,6 +213,7 @@ class TapPolicy(nn.Module):
                 out[f"{name}action"] = self.head(read_NW)
             else:
                 out |= self._flow(read_NW, batch)
+            out[f"{name}look"] = look[name]
             if self.config.num_reach:
                 out[f"{name}reach"] = self.reach(read_NW)
         if "crop_" in views:

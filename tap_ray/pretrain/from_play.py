@@ -3,6 +3,7 @@
     next object       which actions bring the hand to *this thing* (a crop of what it will touch next), and where it
                       will then come to rest (a crop of that place)?   || f(o_t, crops) - a_{t:t+H} ||^2
                       + reach || g(o_t, crops) - (displacement, way to the contact, way to the release) ||^2
+                      - point log p(the first two key points look at the thing, and at the place)
     inverse dynamics  which actions led from one image to the other?   || f(phi(o_t), phi(o_{t+k})) - a_{t:t+H} ||^2
                       (arXiv 2607.02466, Stage 1; both images pass the same encoder)
 
@@ -22,6 +23,7 @@ from tap_ray.dataset.windows import WindowConfig, split_episodes
 from tap_ray.errors import ConfigError
 from tap_ray.models.build import Trained, new_policy
 from tap_ray.models.heads import masked_mse
+from tap_ray.models.pointing import POINT_WEIGHT, pointing_loss
 from tap_ray.models.policy import Context, PolicyConfig, TapPolicy
 from tap_ray.models.reach import NUM_REACH, reach_loss, reach_moments, shown
 from tap_ray.specs import RobotSpec
@@ -38,14 +40,16 @@ class ObjectiveConfig:
     """Weight of the actions towards the next object. Needs play with robot masks."""
     reach: float = 1.0
     """Weight of the reach targets beside these actions, both normalised."""
+    point: float = POINT_WEIGHT
+    """Weight of where the first two key points look, at the thing and at the place."""
     inverse_dynamics: float = 0.0
     """Weight of the actions between two images, k steps apart (--windows.k-max)."""
 
     def __post_init__(self) -> None:
-        if min(self.next_object, self.reach, self.inverse_dynamics) < 0 or not self.context:
+        if min(self.next_object, self.reach, self.point, self.inverse_dynamics) < 0 or not self.context:
             raise ConfigError(
                 "The weights of the objective are at least 0, and next_object or inverse_dynamics is more; got "
-                f"next_object {self.next_object:g}, reach {self.reach:g}, inverse_dynamics {self.inverse_dynamics:g}."
+                f"next_object {self.next_object:g}, reach {self.reach:g}, point {self.point:g}, inverse_dynamics {self.inverse_dynamics:g}."
             )
 
     @property
@@ -82,7 +86,8 @@ class FromPlay:
     name: str = "play"
 
     def loss(self, model: nn.Module, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
-        """Scalar loss; metrics "play/loss" (whole), "play/action_mse", "play/reach_mse", "play/inverse_mse"."""
+        """Scalar loss; "play/loss" (whole) and its parts "play/action_mse", "play/reach_mse", "play/point_nats" and
+        "play/inverse_mse"."""
         out, config, parts = model(batch), self.config, {}
         target, mask = self.policy.action_scale(batch["action"]), batch["action_mask"]
         terms = []
@@ -92,6 +97,10 @@ class FromPlay:
             if config.reach:
                 parts["play/reach_mse"] = reach_loss(self.policy, out["reach"], batch, shown(batch["crop_mask"]))
                 terms.append(config.next_object * config.reach * parts["play/reach_mse"])
+            if config.point:
+                size = batch["rgb"].shape[1]
+                parts["play/point_nats"] = pointing_loss(out["look"], batch["crop_px"], batch["crop_px_mask"], size)
+                terms.append(config.next_object * config.point * parts["play/point_nats"])
         if config.inverse_dynamics:
             # What comes after the second image cannot be told from the two; alone it has no chunk that goes there.
             guess = out["inverse_action" if config.next_object else "action"]

@@ -71,6 +71,10 @@ def _augmented(batch: Batch, prefix: str, config: AugmentConfig, generator: torc
         shift_N2 = torch.randint(low, high, (num, 2), generator=generator).to(device)
         images = [name for name in (f"{prefix}rgb", f"{prefix}goal_rgb") if name in batch]
         changed |= {name: _shift(batch[name], shift_N2) for name in images}
+        if f"{prefix}crop_px" in batch:
+            size = torch.tensor(rgb.shape[1:3], device=device)
+            moved = batch[f"{prefix}crop_px"] - shift_N2[:, None]
+            changed[f"{prefix}crop_px"] = moved.clamp_min(0).minimum(size - 1)
     if config.jitter:
         jitter_N2 = (torch.rand(num, 2, generator=generator) * 2 - 1) * config.jitter
         changed[f"{prefix}jitter"] = jitter_N2.to(device)

@@ -133,7 +133,7 @@ def test_demonstrations_under_their_own_crops(tmp_path: Path):
     demos = next(iterate(dataset, windows, seed=0))
     play = next(iterate(dataset, replace(windows, batch_size=4), seed=1))
     loss, metrics = stage.objective.loss(stage.model.policy, to_tensors(replace(demos, play=play), torch.device("cpu")))
-    names = ("loss", "reach", "crops", "context", "play_action", "play_reach")
+    names = ("loss", "reach", "crops", "point", "context", "play_action", "play_reach", "play_point")
     assert set(metrics) == {f"bc/{name}" for name in names}
     loss.backward()
     assert [n for n, p in stage.model.policy.named_parameters() if p.requires_grad and p.grad is None] == []

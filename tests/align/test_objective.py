@@ -5,11 +5,12 @@ import torch
 
 from tap_ray.align.objective import BehaviorCloning, CloningWeights, instructed
 from tap_ray.errors import ConfigError
+from tap_ray.models.pointing import POINT_WEIGHT
 from tap_ray.models.reach import NUM_REACH
 from tests.contexts import batch_with, policy_with
 
 TOKENS = torch.tensor([[3, 4, -1], [3, 5, 6], [7, -1, -1]])
-ALL = CloningWeights(reach=0.5, crops=2.0, context=4.0, play=0.25)
+ALL = CloningWeights(reach=0.5, crops=2.0, context=4.0, point=3.0, play=0.25)
 
 
 class Says(torch.nn.Module):
@@ -34,11 +35,16 @@ def demos():
         "reach": torch.zeros(2, 9),
         "reach_mask": torch.ones(2, 9, dtype=torch.bool),
         "crop_mask": torch.tensor([[True, False], [False, True]]),
+        "crop_px": torch.zeros(2, 2, 2),
+        "crop_px_mask": torch.tensor([[True, False], [False, True]]),
         "play_action": torch.zeros(1, 2, 7),
         "play_action_mask": torch.tensor([[False, True]]),
         "play_reach": torch.zeros(1, 9),
         "play_reach_mask": torch.tensor([[True] * 6 + [False] * 3]),
         "play_crop_mask": torch.tensor([[True, True]]),
+        "play_rgb": torch.zeros(1, 8, 8, 3, dtype=torch.uint8),
+        "play_crop_px": torch.zeros(1, 2, 2),
+        "play_crop_px_mask": torch.tensor([[True, False]]),
     }
 
 
@@ -48,6 +54,10 @@ def said() -> dict[str, torch.Tensor]:
     def steps(*values: float) -> torch.Tensor:
         return torch.tensor(values).view(-1, 2, 1).expand(-1, 2, 7)
 
+    def looking(nats: list[list[float]]) -> torch.Tensor:
+        """The first cell of 2 x 2, where everything is, costs so many nats."""
+        return -torch.tensor(nats)[..., None] - torch.tensor([0.0, 50.0, 50.0, 50.0])
+
     by_target = torch.tensor([1.0, 2.0, 3.0]).repeat_interleave(3)
     return {
         "action": steps(1, 2, 3, 100),
@@ -56,6 +66,8 @@ def said() -> dict[str, torch.Tensor]:
         "crop_reach": 2 * by_target.expand(2, 9),
         "sentence_context": torch.tensor([[1.0, 3.0], [100.0, 100.0]]),
         "crop_context": torch.tensor([[0.0, 0.0], [0.0, 0.0]]),
+        "look": looking([[1.0, 100.0], [100.0, 2.0]]),
+        "play_look": looking([[5.0, 100.0]]),
         "play_action": steps(100, 2),
         "play_reach": by_target.expand(1, 9),
     }
@@ -66,7 +78,9 @@ WANTED = {
     "reach": (1 + 4 + 9) / 3,
     "crops": (9 + 25) / 2 + (2 * 4 + 16) / 3,  # both rows' displacement, the first's contact, nobody's release
     "context": (1 + 9) / 2,
+    "point": (1 + 2) / 2,
     "play_action": 4.0,
+    "play_point": 5.0,
     "play_reach": (1 + 4) / 2,
 }
 
@@ -82,7 +96,8 @@ def test_all_terms_by_hand(policy):
         {f"bc/{name}": value for name, value in WANTED.items()}
     )
     one, play = 1.0, 0.25
-    factors = {"loss": one, "reach": 0.5, "crops": 2.0, "context": 4.0, "play_action": play, "play_reach": play}
+    point = {"point": 3.0, "play_point": play * POINT_WEIGHT}
+    factors = {"loss": one, "reach": 0.5, "crops": 2.0, "context": 4.0, "play_action": play, "play_reach": play} | point
     assert float(loss) == pytest.approx(sum(factors[name] * value for name, value in WANTED.items()))
 
 
@@ -94,6 +109,7 @@ def test_what_is_not_asked_for_is_not_there(policy):
     assert not CloningWeights().need_crops
     assert CloningWeights(crops=0.1).need_crops
     assert CloningWeights(context=0.1).need_crops
+    assert CloningWeights(point=0.1).need_crops
     with pytest.raises(ConfigError, match="weights of Stage 2's terms are at least 0; got"):
         CloningWeights(reach=-1.0)
 

@@ -13,7 +13,7 @@ from tap_ray.dataset.lerobot import DatasetInfo, main
 from tap_ray.dataset.windows import WindowConfig, episode_batches, group_batches
 from tap_ray.errors import ConfigError, DataError
 from tap_ray.rng import generator
-from tests.carried_square import BLUE, RED, ROBOT, SIDE, SPEC, STEPS, TABLE, carried, paint, played, write
+from tests.carried_square import BLUE, FROM, RED, ROBOT, SIDE, SPEC, STEPS, TABLE, TO, carried, paint, played, write
 
 SMALL = CropConfig(size_px=8)
 
@@ -27,6 +27,8 @@ def test_carried_from_one_place_to_another() -> None:
     thing[2:, 2:] = RED
     np.testing.assert_array_equal(crops.object_rgb[0], thing)
     np.testing.assert_array_equal(crops.place_rgb[0], np.full((8, 8, 3), BLUE, np.uint8))  # the plate, still empty
+    assert crops.object_px.tolist() == [[FROM[0] + 2, FROM[1] + 2]]
+    assert crops.place_px.tolist() == [[TO[0] + 2, TO[1] + 2]]
 
 
 def test_only_so_many_frames_lead_to_a_touch() -> None:
@@ -78,6 +80,7 @@ def test_touches_that_tell_nothing() -> None:
     ):
         assert len(crops) == 0
         assert crops.object_rgb.shape == (0, 8, 8, 3)
+        assert crops.object_px.shape == crops.place_px.shape == (0, 2)
         assert (crops.bout_T == -1).all()
 
 
@@ -191,12 +194,17 @@ def test_windows_of_the_disk_and_of_live_play_carry_the_same_crops(tmp_path: Pat
     known = np.concatenate([window.crop_mask for window in disk])  # type: ignore[arg-type]
     things = np.concatenate([window.object_crop for window in disk])  # type: ignore[arg-type]
     for one, other in zip(disk, live, strict=True):
-        for name in ("state", "object_crop", "place_crop", "crop_mask"):
+        for name in ("state", "object_crop", "place_crop", "crop_mask", "crop_px", "crop_px_mask"):
             np.testing.assert_array_equal(getattr(one, name), getattr(other, name))
     episode, step = np.floor(states[:, 0] + 0.001).astype(int), np.round(states[:, 0] % 1 * 100).astype(int)
     np.testing.assert_array_equal(known[:, 0], (episode != 7) & (step <= 7))  # they let go at step 7
     np.testing.assert_array_equal(known[:, 1], known[:, 0])
     assert not things[~known[:, 0]].any()
+    at = np.concatenate([window.crop_px for window in disk])  # type: ignore[arg-type]
+    there = np.concatenate([window.crop_px_mask for window in disk])  # type: ignore[arg-type]
+    np.testing.assert_array_equal(there[:, 0], known[:, 0] & (step < 2 + episode % 4), "it rests until it is touched")
+    np.testing.assert_array_equal(there[:, 1], known[:, 1])
+    assert (at[known[:, 0]] == [[FROM[0] + 2, FROM[1] + 2], [TO[0] + 2, TO[1] + 2]]).all()
     middle = things[known[:, 0]][:, 12, 12].astype(int)
     assert (np.abs(middle - RED) < 30).all()  # a JPEG's red
 

@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from tap_ray.models.keypoints import Join, KeyPoints
+from tap_ray.models.pointing import pointing_loss
 
 
 def passing(num: int = 1) -> KeyPoints:
@@ -26,13 +27,13 @@ def passing(num: int = 1) -> KeyPoints:
 def test_a_hot_cell_is_found_where_it_lies(row: int, column: int, x: float, y: float):
     heat = torch.zeros(1, 1, 5, 5)
     heat[0, 0, row, column] = 50.0
-    assert passing()(heat, torch.zeros(1, 1))[0].tolist() == pytest.approx([x, y, 1.0], abs=1e-5)
+    assert passing()(heat, torch.zeros(1, 1))[0][0].tolist() == pytest.approx([x, y, 1.0], abs=1e-5)
 
 
 def test_two_equal_cells_pull_to_their_middle_and_nothing_is_not_present():
     heat = torch.zeros(2, 1, 5, 5)
     heat[0, 0, 0, 0] = heat[0, 0, 0, 4] = 50.0
-    both, nothing = passing()(heat, torch.zeros(2, 1)).tolist()
+    both, nothing = passing()(heat, torch.zeros(2, 1))[0].tolist()
     assert both == pytest.approx([0.0, -1.0, 1.0], abs=1e-5)
     assert nothing == pytest.approx([0.0, 0.0, 0.0], abs=1e-6)
 
@@ -42,7 +43,7 @@ def test_presence_is_the_tanh_of_the_heat_where_it_looks():
     # (sqrt 3 - 1 / sqrt 3) / (sqrt 3 + 1 / sqrt 3) = 1/2; x = y = (1/2 + 1/6) - (1/6 + 1/6) = 1/3.
     heat = torch.tensor([[[[0.0, 0.0], [0.0, 3.0]]]])
     heat[0, 0, 1, 1] = torch.log(torch.tensor(3.0))
-    assert passing()(heat, torch.zeros(1, 1))[0].tolist() == pytest.approx([1 / 3, 1 / 3, 0.5], abs=1e-5)
+    assert passing()(heat, torch.zeros(1, 1))[0][0].tolist() == pytest.approx([1 / 3, 1 / 3, 0.5], abs=1e-5)
 
 
 def test_all_x_come_first_then_all_y_then_all_presences():
@@ -50,7 +51,7 @@ def test_all_x_come_first_then_all_y_then_all_presences():
     points.heat.weight.data[1] = 0.0  # the second sees nothing: the middle
     heat = torch.zeros(1, 1, 5, 5)
     heat[0, 0, 1, 4] = 50.0
-    assert points(heat, torch.zeros(1, 1))[0].tolist() == pytest.approx([1, 0, -0.5, 0, 1, 0], abs=1e-5)
+    assert points(heat, torch.zeros(1, 1))[0][0].tolist() == pytest.approx([1, 0, -0.5, 0, 1, 0], abs=1e-5)
 
 
 def test_the_context_chooses_what_is_found():
@@ -66,9 +67,33 @@ def test_the_context_chooses_what_is_found():
     torch.nn.init.zeros_(points.heat.bias)
     heat = torch.zeros(1, 2, 3, 3)
     heat[0, 0, 0, 0] = heat[0, 1, 2, 2] = 50.0
-    seen = points(heat.expand(2, -1, -1, -1), torch.tensor([[1.0], [-1.0]])).tolist()
+    seen = points(heat.expand(2, -1, -1, -1), torch.tensor([[1.0], [-1.0]]))[0].tolist()
     assert seen[0] == pytest.approx([-1, -1, 1], abs=1e-4)
     assert seen[1] == pytest.approx([1, 1, 1], abs=1e-4)
+
+
+def test_where_the_first_two_look_is_told_as_log_probabilities():
+    # Heat 0 in three cells and ln 3 in the fourth: 1/6, 1/6, 1/6, 1/2; the third key point is not among them.
+    heat = torch.tensor([[[[0.0, 0.0], [0.0, 3.0]]]])
+    heat[0, 0, 1, 1] = torch.log(torch.tensor(3.0))
+    _, look = passing(num=3)(heat, torch.zeros(1, 1))
+    assert look.shape == (1, 2, 4)
+    assert look.exp().flatten().tolist() == pytest.approx([1 / 6, 1 / 6, 1 / 6, 1 / 2] * 2)
+
+
+def test_pointing_by_hand():
+    """A map of 2 x 2 cells over 8 px: the cells' middles are at 1.5 and 5.5 px."""
+    log_p = torch.tensor([0.1, 0.2, 0.3, 0.4]).log().expand(3, 2, 4)
+    # Row, column: in the middle of cell 3 (row 1, column 1); half-way between the columns of row 0; beyond the corner.
+    px = torch.tensor([[5.5, 5.5], [1.5, 3.5], [0.0, 0.0]])[:, None].expand(3, 2, 2)
+    one = torch.tensor([[True, False], [False, False], [False, False]])
+    nats = -torch.tensor([0.1, 0.2, 0.3, 0.4]).log()
+    wanted = [nats[3], (nats[0] + nats[1]) / 2, nats[0]]
+    for row in range(3):
+        assert float(pointing_loss(log_p, px, one.roll(row, 0), 8)) == pytest.approx(float(wanted[row]))
+    both = torch.tensor([[True, True], [False, True], [False, False]])
+    assert float(pointing_loss(log_p, px, both, 8)) == pytest.approx(float(2 * wanted[0] + wanted[1]) / 3)
+    assert float(pointing_loss(log_p, px, torch.zeros(3, 2, dtype=torch.bool), 8)) == 0.0
 
 
 def plain(join: Join) -> Join:

@@ -86,13 +86,16 @@ def test_the_first_context_gives_the_action_and_all_equal_their_own_forward():
         language, crops, goal = (policy(only(batch, name)) for name in ("language", "crops", "goal"))
         crops_and_goal = policy(only(batch, "crops", "goal"))
         play = policy({n.removeprefix("play_"): v for n, v in batch.items() if n.startswith("play_")})
-    assert set(crops_and_goal) == {"action", "reach", "inverse_action"}
+    assert set(crops_and_goal) == {"action", "reach", "look", "inverse_action"}
     assert set(goal) == {"action"}
     wanted = {
         "action": language["action"],
         "reach": language["reach"],
         "crop_action": crops["action"],
         "crop_reach": crops["reach"],
+        "look": language["look"],
+        "crop_look": crops["look"],
+        "play_look": play["look"],
         "inverse_action": goal["action"],
         "play_action": play["action"],
         "play_reach": play["reach"],
@@ -182,8 +185,9 @@ def test_every_parameter_of_a_flow_head_with_a_history_gets_one(states: bool):
     if states:
         batch["chunk_state"] = torch.zeros(4, 2, 7)
     out = policy(batch)
-    assert set(out) == ({"pred", "align", "recon"} if states else {"pred"})
-    torch.stack(list(out.values())).sum().backward()
+    losses = {"pred", "align", "recon"} if states else {"pred"}
+    assert set(out) == losses | {"look"}
+    torch.stack([out[name] for name in losses]).sum().backward()
     assert [name for name, p in policy.named_parameters() if p.requires_grad and p.grad is None] == []
 
 
@@ -243,5 +247,5 @@ def test_sizes_that_cannot_be():
         PolicyConfig(context=())
     with pytest.raises(ConfigError, match="instructions as context needs a tokenizer"):
         new_policy(SMALL, seed=0)
-    with pytest.raises(ConfigError, match=r"policy\.num_keypoints are at least 1"):
+    with pytest.raises(ConfigError, match=r"policy\.num_keypoints at least 2"):
         PolicyConfig(num_keypoints=0)

@@ -92,19 +92,24 @@ def test_the_weights_by_hand():
     policy = policy_with("crops", "goal", num_reach=NUM_REACH)
     batch = two_windows(policy) | {"k": torch.tensor([2, 1])}
     batch |= {"reach": torch.zeros(2, 9), "reach_mask": torch.ones(2, 9, dtype=torch.bool)}
+    batch["crop_px"], batch["crop_px_mask"] = torch.zeros(2, 2, 2), torch.tensor([[True, False], [True, True]])
     says = Says(
         action=torch.tensor([[[1.0], [2.0]], [[3.0], [100.0]]]).expand(2, 2, 7),
         inverse_action=torch.tensor([[[2.0], [4.0]], [[0.0], [100.0]]]).expand(2, 2, 7),
         reach=torch.full((2, 9), 2.0),
+        look=torch.tensor([[-1.0, -50.0, -50.0, -50.0], [-4.0, -60.0, -60.0, -60.0]]).expand(2, 2, 4),
     )
-    config = ObjectiveConfig(next_object=0.5, reach=0.25, inverse_dynamics=3.0)
+    config = ObjectiveConfig(next_object=0.5, reach=0.25, point=0.1, inverse_dynamics=3.0)
     loss, metrics = FromPlay(config=config, policy=policy).loss(says, batch)
     parts = {name: float(value) for name, value in metrics.items()}
     action, inverse, reach = (1 + 4 + 9) / 3, (4 + 16 + 0) / 3, 4.0
     assert parts["play/action_mse"] == pytest.approx(action)
     assert parts["play/inverse_mse"] == pytest.approx(inverse)
     assert parts["play/reach_mse"] == pytest.approx(reach)
-    assert float(loss) == parts["play/loss"] == pytest.approx(0.5 * action + 0.5 * 0.25 * reach + 3 * inverse)
+    point = (1 + 1 + 4) / 3  # the first cell: two things, one place
+    assert parts["play/point_nats"] == pytest.approx(point)
+    wanted = 0.5 * (action + 0.25 * reach + 0.1 * point) + 3 * inverse
+    assert float(loss) == parts["play/loss"] == pytest.approx(wanted)
 
 
 def test_only_what_the_crops_tell_of_is_a_target():
@@ -118,7 +123,7 @@ def test_only_what_the_crops_tell_of_is_a_target():
     batch["reach_mask"] = torch.tensor([[True] * 9] * 3 + [[False] * 3 + [True] * 6])  # the last window's is not known
     reach = torch.tensor([1.0, 2.0, 3.0]).repeat_interleave(3).expand(4, 9)
     _, metrics = FromPlay(config=ObjectiveConfig(), policy=policy).loss(
-        Says(action=batch["action"], reach=reach), batch
+        Says(action=batch["action"], reach=reach, look=torch.zeros(4, 2, 4)), batch
     )
     # Targets: 3 moves (1), 2 contacts (4), 1 release (9), three axes each.
     assert float(metrics["play/reach_mse"]) == pytest.approx((3 * 1 + 2 * 4 + 9) / 6)

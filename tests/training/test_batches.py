@@ -50,6 +50,22 @@ def test_by_default_images_move_by_up_to_four_pixels_and_nothing_else_changes_th
     assert set((row - 20).tolist()) == set((column - 30).tolist()) == set(range(-4, 5))
 
 
+def test_where_things_are_moves_with_the_images():
+    dot = torch.zeros(400, 48, 48, 3, dtype=torch.uint8)
+    dot[:, 20, 30] = 255
+    px = torch.tensor([[20.0, 30.0], [1.0, 46.0]]).expand(400, 2, 2)
+    mask = torch.ones(400, 2, dtype=torch.bool)
+    play = {"play_rgb": dot, "play_crop_px": px, "play_crop_px_mask": mask}
+    changed = augment({"rgb": dot, "crop_px": px, "crop_px_mask": mask} | play, AugmentConfig(), **HERE)
+    for prefix in ("", "play_"):
+        _, row, column = changed[f"{prefix}rgb"][..., 0].nonzero(as_tuple=True)
+        place = torch.stack([row, column], dim=1)
+        at = changed[f"{prefix}crop_px"]
+        assert torch.equal(at[:, 0], place.float())
+        edge = (place + torch.tensor([-19, 16])).clamp(0, 47)  # what would lie outside is at the edge
+        assert torch.equal(at[:, 1], edge.float())
+
+
 def test_crops_are_mirrored_each_by_itself():
     batch = pairs(64)
     ramp = torch.arange(12, dtype=torch.uint8).view(1, 1, 12, 1).expand(64, 12, 12, 3)
@@ -92,7 +108,7 @@ def test_absent_fields_are_left_out_and_those_of_play_begin_with_it():
     assert batch["rgb"].dtype == torch.uint8
     play = square_window(1, 0, batch=5, chunk=3, goal=False, crops=True)
     batch = to_tensors(replace(square_window(0, 0, batch=2, chunk=3, goal=False), play=play), CPU)
-    crops = {"object_crop", "place_crop", "crop_mask"}
+    crops = {"object_crop", "place_crop", "crop_mask", "crop_px", "crop_px_mask"}
     assert {name for name in batch if name.startswith("play_")} == {
         f"play_{name}"
         for name in {"rgb", "k", "state", "action", "action_mask", "task_index", "reach", "reach_mask"} | crops
