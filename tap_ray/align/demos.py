@@ -88,7 +88,7 @@ def from_dataset(
         policy = grown(_stage_1(init, dataset), policy)
     policy = replace(
         fitted(policy, dataset, windows),
-        context=("language", "crops") if windows.crops or play else ("language",),
+        context=("language", "crops") if config.weights.asks_crops or play else ("language",),
         num_actions=len(dataset.spec.action),
         num_motion_states=len(dataset.spec.state) if policy.head == "flow" else 0,
         num_reach=NUM_REACH if windows.reach_steps or play else 0,

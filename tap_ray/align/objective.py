@@ -28,7 +28,7 @@ from tap_ray.models.heads import masked_mse
 from tap_ray.models.pointing import POINT_WEIGHT, pointing_loss
 from tap_ray.models.policy import TapPolicy
 from tap_ray.models.reach import reach_loss, shown
-from tap_ray.training.batches import Batch
+from tap_ray.training.batches import CROPS, Batch
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,9 +51,14 @@ class CloningWeights:
             raise ConfigError(f"The weights of Stage 2's terms are at least 0; got {vars(self)}.")
 
     @property
+    def asks_crops(self) -> bool:
+        """Whether anything is asked under the demonstrations' own crops."""
+        return self.crops > 0 or self.context > 0
+
+    @property
     def need_crops(self) -> bool:
         """Whether demonstrations come with their crops."""
-        return self.crops > 0 or self.context > 0 or self.point > 0
+        return self.asks_crops or self.point > 0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,8 +74,10 @@ class BehaviorCloning:
 
     def loss(self, model: nn.Module, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
         """Scalar loss; "bc/loss", squared error of the whole chunk, normalised, and the other terms that there are."""
-        out = model(batch | instructed(batch, self.tokens_UL))
-        parts, weights = self._parts(out, batch), self.weights
+        weights, seen = self.weights, batch | instructed(batch, self.tokens_UL)
+        if not weights.asks_crops:  # nothing is asked under the demonstrations' crops
+            seen = {name: value for name, value in seen.items() if name not in CROPS}
+        parts = self._parts(model(seen), batch)
         factor = {"loss": 1.0, "reach": weights.reach, "crops": weights.crops, "context": weights.context}
         factor |= {"point": weights.point, "play_point": weights.play * POINT_WEIGHT}
         factor |= {"play_action": weights.play, "play_reach": weights.play}
@@ -89,8 +96,9 @@ class BehaviorCloning:
                 parts["crops"] = parts["crops"] + reach_loss(
                     self.policy, out["crop_reach"], batch, shown(batch["crop_mask"])
                 )
-            parts["point"] = pointing_loss(out["look"], batch["crop_px"], batch["crop_px_mask"], batch["rgb"].shape[1])
             parts["context"] = masked_mse(out["sentence_context"], out["crop_context"].detach(), seen_N)
+        if self.weights.point:
+            parts["point"] = pointing_loss(out["look"], batch["crop_px"], batch["crop_px_mask"], batch["rgb"].shape[1])
         if "play_action" in out:
             play = {name.removeprefix("play_"): value for name, value in batch.items() if name.startswith("play_")}
             wanted = self.policy.action_scale(play["action"])

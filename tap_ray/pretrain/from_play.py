@@ -49,7 +49,8 @@ class ObjectiveConfig:
         if min(self.next_object, self.reach, self.point, self.inverse_dynamics) < 0 or not self.context:
             raise ConfigError(
                 "The weights of the objective are at least 0, and next_object or inverse_dynamics is more; got "
-                f"next_object {self.next_object:g}, reach {self.reach:g}, point {self.point:g}, inverse_dynamics {self.inverse_dynamics:g}."
+                f"next_object {self.next_object:g}, reach {self.reach:g}, point {self.point:g}, inverse_dynamics "
+                f"{self.inverse_dynamics:g}."
             )
 
     @property

@@ -126,7 +126,7 @@ def test_windows_and_contexts_follow_from_the_terms_of_the_loss(demos):
 
 def test_demonstrations_under_their_own_crops(tmp_path: Path):
     path = write_made_dataset(tmp_path / "demos", num_episodes=10, tasks=TASKS, crops=True)
-    config = AlignConfig(weights=CloningWeights(reach=1.0, crops=1.0, context=1.0))
+    config = AlignConfig(weights=CloningWeights(reach=1.0, crops=1.0, point=1.0, context=1.0))
     policy, windows = sized(SMALL, replace(ASKED, reach_steps=2), config=config, prior=None, history=0, play=True)
     dataset = open_dataset(path)
     stage, _ = from_dataset(dataset, windows, policy=policy, config=config, init=None, play=True, seed=0)

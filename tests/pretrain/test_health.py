@@ -1,17 +1,17 @@
 from tap_ray.pretrain.health import verdict
 
-GOOD = {"play/r2_contact": 0.66, "play/r2_release": 0.55, "play/r2_mean": 0.25}
+GOOD = {"play/r2_contact": 0.81, "play/r2_release": 0.55, "play/r2_mean": 0.25}
 
 
 def test_a_good_stage_1_is_ready():
     assert verdict(GOOD) == (
-        "Stage 1 is ready: held-out R^2 of contact point 0.66, release point 0.55, translation of the next step 0.25."
+        "Stage 1 is ready: held-out R^2 of contact point 0.81, release point 0.55, translation of the next step 0.25."
     )
 
 
 def test_what_is_missing_is_named_with_what_raises_it():
     assert verdict({**GOOD, "play/r2_contact": 0.41}) == (
-        "Stage 1 is not ready: contact point 0.41, aim for 0.6: collect more episodes or train longer."
+        "Stage 1 is not ready: contact point 0.41, aim for 0.75: collect more episodes or train longer."
     )
 
 
