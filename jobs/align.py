@@ -6,13 +6,13 @@ from pathlib import Path
 
 from tap_ray import runs, storage
 from tap_ray.align.demos import from_dataset, sized
-from tap_ray.config import run_job
 from tap_ray.dataset.reader import open_dataset, require_whole
 from tap_ray.dataset.windows import WindowConfig
 from tap_ray.distributed import stream
 from tap_ray.distributed.crops import cut_missing
 from tap_ray.distributed.settings import AlignJobConfig
 from tap_ray.distributed.train import run_stage
+from tap_ray.job import run_job
 from tap_ray.models.policy import PolicyConfig
 from tap_ray.models.prior_files import TrainedPrior, load_prior
 from tap_ray.training.session import Learner, learner_of

@@ -10,7 +10,7 @@ from tap_ray import runs, tracking
 from tap_ray.compare import report
 from tap_ray.compare.reading import read_runs
 from tap_ray.compare.tables import text_table
-from tap_ray.config import run_job
+from tap_ray.job import run_job
 
 
 @dataclass(frozen=True, kw_only=True)

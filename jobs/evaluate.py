@@ -10,7 +10,6 @@ from tap_ray.compare.failures import failure_table
 from tap_ray.compare.reading import read_result
 from tap_ray.compare.sentences import sentence_table
 from tap_ray.compare.tables import text_table
-from tap_ray.config import run_job
 from tap_ray.distributed.connect import connect
 from tap_ray.distributed.evaluate import FleetConfig, evaluate, require_sensible
 from tap_ray.evaluate import results, trained, video
@@ -18,6 +17,7 @@ from tap_ray.evaluate.episodes import MakePolicy
 from tap_ray.evaluate.failures import TaskFacts, facts_of
 from tap_ray.evaluate.protocol import Protocol, check
 from tap_ray.evaluate.settings import EvaluateConfig, protocol_of, simulator, what
+from tap_ray.job import run_job
 from tap_ray.types import EnvConfig, Policy
 
 

@@ -13,7 +13,6 @@ from typing import Sequence
 import envs
 from jobs import collect_play
 from tap_ray import runs
-from tap_ray.config import run_job
 from tap_ray.dataset.motions import MotionWindows, bytes_read, load
 from tap_ray.dataset.reader import open_dataset, require_whole
 from tap_ray.distributed import live, stream
@@ -25,6 +24,7 @@ from tap_ray.distributed.train import run_stage
 from tap_ray.errors import ConfigError
 from tap_ray.evaluate import motion_prior as examine_prior
 from tap_ray.evaluate.video import side_by_side, write_video
+from tap_ray.job import run_job
 from tap_ray.models.prior_files import load_prior
 from tap_ray.play.settings import plan_of
 from tap_ray.pretrain import from_play, health, motion_prior

@@ -9,10 +9,10 @@ from contextlib import suppress
 from pathlib import Path
 
 from tap_ray import registry
-from tap_ray.config import run_job
 from tap_ray.distributed.connect import connect
 from tap_ray.distributed.serve import serving
 from tap_ray.evaluate.trained import interface
+from tap_ray.job import run_job
 from tap_ray.models.deploy import load_policy
 from tap_ray.runs import hash_of
 from tap_ray.serving.app import digest

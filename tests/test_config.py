@@ -9,6 +9,7 @@ import pytest
 
 from tap_ray import config
 from tap_ray.errors import ConfigError
+from tap_ray.job import run_job
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -121,7 +122,7 @@ JOB = '''
 """Prints what it got."""
 from dataclasses import dataclass
 from pathlib import Path
-from tap_ray.config import run_job
+from tap_ray.job import run_job
 from tap_ray.errors import DataError
 
 @dataclass(frozen=True, kw_only=True)
@@ -162,10 +163,10 @@ def job(tmp_path_factory):
 
 
 def test_a_job_prints_its_result_last(job):
-    done = job("--data", "some/where", "--steps", "0")
+    done = job("--data", "some/where", "--steps", "1")
     assert done.returncode == 0
     assert done.stdout.splitlines()[-1] == "some/where"
-    assert "steps=0" in done.stdout
+    assert "steps=1" in done.stdout
 
 
 @pytest.mark.parametrize("flags", [("--config", "c.yaml"), ("--config=c.yaml",)])
@@ -227,10 +228,10 @@ def test_a_path_may_be_a_uri_in_flags_files_and_back(
 
     for argv in (["--data", uri, "--out", uri, "--more", uri, f"{uri}/2"], ["--config", str(tmp_path / "c.yaml")]):
         monkeypatch.setattr(sys, "argv", ["job", *argv])
-        config.run_job(main, Places)
+        run_job(main, Places)
         assert capsys.readouterr().out == uri.removeprefix("file://") + "\n"
     monkeypatch.setattr(sys, "argv", ["job", "--config", str(tmp_path / "c.yaml"), "--data", "s3://other/x"])
-    config.run_job(main, Places)
+    run_job(main, Places)
     assert str(seen[2].data) == "s3://other/x"
     assert seen[0] == seen[1] == config.from_dict(Places, config.to_dict(seen[0]))
     assert {type(path).__name__ for given in seen for path in (given.out, *given.more)} == {kind}
@@ -241,13 +242,13 @@ def test_every_uri_of_a_config_is_asked_before_the_job_starts(monkeypatch: pytes
     monkeypatch.setattr(config.storage, "require_reachable", lambda path: asked.append(str(path)))
     tasks = ["s3://b/two:3", "ray://host:10001", "sqlite:///x.db", "data/three:2"]
     monkeypatch.setattr(sys, "argv", ["job", "--data", "s3://a/one", "--tasks", *tasks])
-    config.run_job(lambda given: given.data, Config)
+    run_job(lambda given: given.data, Config)
     assert asked == ["s3://a/one", "s3://b/two:3"]
 
 
 def test_a_uri_that_cannot_be_is_a_flags_mistake(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]):
     monkeypatch.setattr(sys, "argv", ["job", "--data", "s3://bucket"])
     with pytest.raises(SystemExit) as ended:
-        config.run_job(lambda given: given.data, Config)
+        run_job(lambda given: given.data, Config)
     assert ended.value.code == 2
     assert "names no folder" in " ".join(capsys.readouterr().err.split())
