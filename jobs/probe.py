@@ -33,10 +33,10 @@ def main(config: Config) -> Path:
     """Print held-out R^2 of each position, for the policy and for its network with fresh weights; write probe.json."""
     data = read_frames(open_dataset(config.data), num_episodes=config.episodes, every=config.every)
     parents: dict[str, Path | str] = {"policy": config.policy, "data": config.data}
-    run = runs.open_run(config.out, job="probe", config=to_dict(config), parents=parents)
-    ids = {role: tracking.run_id_of(path) for role, path in parents.items()}
-    with tracking.start("probe", run.path, run.config, ids, run_id=tracking.run_id_of(run.path)) as tracked:
-        runs.annotate(run, mlflow_run_id=tracked.run_id)
+    with (
+        runs.entered(config.out, job="probe", config=to_dict(config), parents=parents, rewrites=True) as run,
+        tracking.tracked("probe", run, parents) as tracked,
+    ):
         scores = {
             "trained": probe(policy_features(config.policy, data), data),
             "fresh weights": probe(policy_features(config.policy, data, fresh=True), data),
@@ -45,7 +45,7 @@ def main(config: Config) -> Path:
         for target, score in scores["trained"].items():
             tracked.log({f"probe/{target}_{axis}_r2": score[axis] for axis in "xyz" if axis in score}, step=0)
         tracked.artifact(run.path / "probe.json")
-    runs.finish(run)
+        runs.finish(run)
     metrics = final_metrics(config.policy)
     known = {name: value for name, value in metrics.items() if "/r2_" in name}
     if known:

@@ -47,13 +47,14 @@ class Held(Protocol):
         ...
 
 
-def hold(folder: Path, *, patience_s: float = 0.0, marker: str = MARKER) -> Held | None:
+def hold(folder: Path, *, patience_s: float = 0.0, marker: str = MARKER, signed: bool = True) -> Held | None:
     """Take a folder's lock.
 
     Args:
         folder: made if it is missing.
         patience_s: how long to wait for a holder that lives.
         marker: names the lock: file in a local folder; a remote folder has one lock, beside it, for each name.
+        signed: whether that file says who holds it.
 
     Returns:
         The lock; None if another process has it.
@@ -64,16 +65,16 @@ def hold(folder: Path, *, patience_s: float = 0.0, marker: str = MARKER) -> Held
     if storage.is_remote(folder):
         return _lease(_lease_of(folder, marker), patience_s)
     storage.make_folder(folder)
-    return hold_file(folder / marker, patience_s)
+    return hold_file(folder / marker, patience_s, signed=signed)
 
 
-def hold_file(file: Path, patience_s: float = 0.0) -> Held | None:
+def hold_file(file: Path, patience_s: float = 0.0, *, signed: bool = True) -> Held | None:
     """Take a lock that is a local file, made if it is missing; -1 waits for ever. See `hold`."""
     lock = filelock.FileLock(file, thread_local=False, fallback_to_soft=False)
     try:
         lock.acquire(timeout=patience_s, poll_interval=POLL_S)
         with contextlib.suppress(OSError):  # a full disk: it is locked all the same
-            file.write_text(f"process {os.getpid()} on {platform.node()}\n")
+            file.write_text(f"process {os.getpid()} on {platform.node()}\n" if signed else "")
     except filelock.Timeout:
         return None
     except (OSError, NotImplementedError) as error:

@@ -128,7 +128,7 @@ def local(policy: Path | str, store: Path | None = None) -> Path:
             shutil.rmtree(folder, ignore_errors=True)
             os.replace(fetched, folder)
             shutil.rmtree(temporary, ignore_errors=True)
-    except Exception as error:  # stores of artifacts raise what their libraries do
+    except Exception as error:  # noqa: BLE001  stores of artifacts raise what their libraries do
         reason = str(error).strip().splitlines()[0]
         raise CheckpointError(
             f"{policy} is not in the registry of {tracking.tracking_uri()}: {reason} {_known(client, name)}"

@@ -62,8 +62,13 @@ def entered(
     job: str,
     config: Mapping[str, Any],
     parents: Mapping[str, Path | str] | None = None,
+    rewrites: bool = False,
 ) -> Iterator[Run]:
-    """`open_run` for the length of a job: nobody else works in the folder meanwhile. A finished run is not locked.
+    """`open_run` for the length of a job: nobody else works in the folder meanwhile.
+
+    Args:
+        out, job, config, parents: see `open_run`.
+        rewrites: the job writes into a finished run, too; otherwise that is not locked.
 
     Raises:
         CheckpointError: another job works there; or see `open_run`.
@@ -73,7 +78,7 @@ def entered(
     path = _place(out, STORE, job, names)
     _require_ours(path, job, names, config, parents or {})
     held = None
-    if not is_done(path):
+    if rewrites or not is_done(path):
         held = locks.hold(path, patience_s=PATIENCE_S, marker=LOCK)
         if held is None:
             raise CheckpointError(
@@ -138,7 +143,8 @@ def folder_of(
 def _names(job: str, config: Mapping[str, Any], parents: Mapping[str, Path | str]) -> tuple[str, str]:
     """The hash of a run, and the one that it had when paths of its parents were part of it."""
     hashes = {role: hash_of(path) for role, path in parents.items()}
-    old = {key: value for key, value in config.items() if key != "out" and not key.startswith("_")}
+    spelt = {**config, **config.get("_spelt", {})}
+    old = {key: value for key, value in spelt.items() if key != "out" and not key.startswith("_")}
     now, before = (
         digest({"job": job, "config": values, "parents": hashes}) for values in (_what(config, parents), old)
     )

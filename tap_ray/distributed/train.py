@@ -38,7 +38,7 @@ from tap_ray.config import to_dict
 from tap_ray.distributed import placement
 from tap_ray.distributed.connect import connect
 from tap_ray.distributed.failures import StopOnUserError, user_error
-from tap_ray.distributed.settings import TrainJobConfig, WorkersConfig
+from tap_ray.distributed.settings import PriorJobConfig, TrainJobConfig, WorkersConfig
 from tap_ray.errors import ConfigError, TapRayError
 from tap_ray.training import session
 from tap_ray.training.loop import TrainConfig
@@ -75,21 +75,18 @@ def run_stage(
         The run folder. A run that had finished is left as it is.
     """
     require_sensible(config.train, config.workers)
-    run = runs.open_run(config.out, job=name, config=what(config), parents=parents)
-    if not run.done:
-        task = Task(
-            run=run.path.resolve(),
-            learner=learner,
-            batches=batches,
-            config=config.train,
-            threads=config.workers.threads,
-        )
-        ids = {role: tracking.run_id_of(parent) for role, parent in parents.items()}
-        with tracking.start(name, run.path, run.config, ids, run_id=tracking.run_id_of(run.path)) as tracked:
-            runs.annotate(run, mlflow_run_id=tracked.run_id)
-            with connect(config.workers.ray_address):
+    with runs.entered(config.out, job=name, config=what(config), parents=parents) as run:
+        if not run.done:
+            task = Task(
+                run=run.path.resolve(),
+                learner=learner,
+                batches=batches,
+                config=config.train,
+                threads=config.workers.threads,
+            )
+            with tracking.tracked(name, run, parents) as tracked, connect(config.workers.ray_address):
                 metrics = train(task, config.workers, log=tracked.log)
-        runs.finish(run, metrics=metrics)
+            runs.finish(run, metrics=metrics)
     print(table(session.final_metrics(run.path)))
     return run.path
 
@@ -97,6 +94,8 @@ def run_stage(
 def what(config: TrainJobConfig) -> dict[str, Any]:
     """Plain values for the run folder; those that say where and how, not what, begin with "_"."""
     values = to_dict(config)
+    if isinstance(config, PriorJobConfig):  # what lies at the paths comes in by the parents' hashes
+        values |= {"data": config.sources()[1], "_spelt": {"data": values["data"]}}
     return {**values, "workers": config.workers.workers, "_where": values["workers"]}
 
 

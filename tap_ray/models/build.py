@@ -102,7 +102,7 @@ def load_trained(folder: Path) -> Trained:
 def _tower(folder: Path):
     try:
         with storage.fetched(folder) as here:
-            return AutoConfig.from_pretrained(here)
+            return AutoConfig.from_pretrained(here, trust_remote_code=False)
     except (OSError, ValueError, json.JSONDecodeError) as error:
         raise CheckpointError(f"{folder} holds no transformers config: {error}") from None
 
