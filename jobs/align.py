@@ -7,7 +7,7 @@ from pathlib import Path
 from tap_ray import runs, storage
 from tap_ray.align.demos import from_dataset, sized
 from tap_ray.dataset.reader import open_dataset, require_whole
-from tap_ray.dataset.windows import WindowConfig
+from tap_ray.dataset.windows import WindowConfig, require_batches
 from tap_ray.distributed import stream
 from tap_ray.distributed.crops import cut_missing
 from tap_ray.distributed.settings import AlignJobConfig
@@ -66,6 +66,7 @@ def main(config: AlignJobConfig) -> Path:
     if play is not None:
         config = replace(config, play=play)
         require_whole(open_dataset(play))
+        require_batches(open_dataset(play), config.play_windows(), num_workers=config.workers.workers)
         cut_missing(play, config.workers.ray_address)
     if config.align.weights.need_crops:
         cut_missing(demos, config.workers.ray_address)
@@ -73,6 +74,7 @@ def main(config: AlignJobConfig) -> Path:
     build()  # a checkpoint that is missing or does not fit is said before Ray starts
     require_whole(open_dataset(demos))
     _, windows = shapes(config, prior_of(config))
+    require_batches(open_dataset(demos), windows, num_workers=config.workers.workers)
     batches = partial(stream.batches, demos, windows, seed=config.train.seed, **config.workers.stream())
     if play is not None:
         beside = partial(stream.batches, play, config.play_windows(), seed=config.train.seed)

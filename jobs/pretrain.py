@@ -13,8 +13,9 @@ from typing import Sequence
 import envs
 from jobs import collect_play
 from tap_ray import runs
-from tap_ray.dataset.motions import MotionWindows, bytes_read, load
+from tap_ray.dataset.motions import MotionWindows, bytes_read, counts, load
 from tap_ray.dataset.reader import open_dataset, require_whole
+from tap_ray.dataset.windows import require_batches
 from tap_ray.distributed import live, stream
 from tap_ray.distributed.connect import connect
 from tap_ray.distributed.crops import cut_missing
@@ -62,6 +63,7 @@ def main(config: PretrainConfig) -> Path:
     build = partial(learner, config, data)
     build()  # what is wrong with the data or the sizes is said before Ray starts
     require_whole(open_dataset(data))
+    require_batches(open_dataset(data), config.sized_windows(), num_workers=config.workers.workers)
     batches = partial(stream.batches, data, config.sized_windows(), seed=config.train.seed, **config.workers.stream())
     return healthy(run_stage("pretrain", config, learner=build, batches=batches, parents={"data": data}))
 
@@ -86,6 +88,7 @@ def prior(config: PriorJobConfig) -> Path:
     paths, weights = config.sources()
     build = partial(prior_learner, config)
     build()  # what is wrong with the data or the sizes is said before Ray starts
+    counts(weights, config.train.batch_size)
     wanted, total = (sum(sizes) for sizes in zip(*(bytes_read(path) for path in paths), strict=True))
     print(f"States and actions are {wanted / 1e6:.1f} of {total / 1e6:.1f} MB on disk; no image is decoded.")
     windows, seed = config.sized_windows(), config.train.seed

@@ -124,6 +124,18 @@ def digest(values: Any) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
+def absent(config: Any, values: Mapping[str, Any], prefix: str = "") -> str:
+    """The fields of a config that plain values did not give, with what they are now, e.g. "execute = 2"."""
+    found = []
+    for field in dataclasses.fields(config):
+        value = getattr(config, field.name)
+        if field.name not in values:
+            found.append(f"{prefix}{field.name} = {_short(value)}")
+        elif dataclasses.is_dataclass(value):
+            found.append(absent(value, values[field.name], f"{prefix}{field.name}."))
+    return ", ".join(each for each in found if each)
+
+
 def differences(old: Mapping[str, Any], new: Mapping[str, Any], prefix: str = "") -> list[str]:
     """One line for each key whose value differs, e.g. "model.width: 64 before, 128 now"."""
     lines = []

@@ -16,7 +16,7 @@ import platform
 import subprocess
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Iterator, Mapping
+from typing import Any, Iterator, Mapping, Sequence
 
 from tap_ray import locks, storage
 from tap_ray.config import differences, digest
@@ -160,7 +160,7 @@ def _place(out: Path | str | None, store: Path, job: str, names: tuple[str, str]
 
 def is_done(path: Path) -> bool:
     """Whether a run lies here that has finished."""
-    return (path / "manifest.json").exists() and read_json(path / "manifest.json")["status"] == "done"
+    return (path / "manifest.json").exists() and _manifest(path)["status"] == "done"
 
 
 _BEGUN = ("config.json", ".config.json.tmp", ".manifest.json.tmp", LOCK, locks.MARKER)
@@ -242,7 +242,8 @@ def hash_of(path: Path | str) -> str:
     path = storage.at(path)
     if (path / "meta" / "tap_ray.json").exists():
         # A data set keeps its plan when it grows, so its length belongs to what it is.
-        plan, info = read_json(path / "meta" / "tap_ray.json"), read_json(path / "meta" / "info.json")
+        plan = read_json(path / "meta" / "tap_ray.json", needs=("hash",))
+        info = read_json(path / "meta" / "info.json", needs=("total_episodes",))
         return digest({"plan": plan["hash"], "episodes": info["total_episodes"]})
     if (path / "manifest.json").exists():
         return str(_manifest(path)["hash"])
@@ -271,14 +272,7 @@ def _manifest(path: Path) -> dict[str, Any]:
     Raises:
         CheckpointError: missing, cut off, or something else.
     """
-    manifest = read_json(path / "manifest.json")
-    lacking = [key for key in ("job", "hash", "status") if not isinstance(manifest, dict) or key not in manifest]
-    if lacking:
-        raise CheckpointError(
-            f"{path / 'manifest.json'} lacks {', '.join(lacking)}: it is none that a job wrote. Give a folder that a "
-            "job printed as its last line."
-        )
-    return manifest
+    return read_json(path / "manifest.json", needs=("job", "hash", "status"))
 
 
 def write_json(path: Path, values: Any) -> None:
@@ -290,18 +284,34 @@ def write_json(path: Path, values: Any) -> None:
     storage.write(path, (json.dumps(values, indent=2, default=str) + "\n").encode())
 
 
-def read_json(path: Path) -> Any:
+def read_json(path: Path, needs: Sequence[str] = ()) -> Any:
     """Read plain JSON.
 
+    Args:
+        path: the file.
+        needs: keys that it has.
+
     Raises:
-        CheckpointError: missing or cut off.
+        CheckpointError: missing, cut off, or without one of these keys.
     """
     try:
-        return json.loads(storage.read(path))
+        values = json.loads(storage.read(path))
     except FileNotFoundError:
         raise CheckpointError(f"{path} is missing.") from None
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
         raise CheckpointError(f"{path} is not valid JSON (cut off?): {error}.") from None
+    require_keys(values, needs, path)
+    return values
+
+
+def require_keys(values: Any, needs: Sequence[str], where: Path | str) -> None:
+    """Raise CheckpointError that names the file and each key that values from it lack."""
+    lacking = [key for key in needs if not isinstance(values, Mapping) or key not in values]
+    if lacking:
+        raise CheckpointError(
+            f"{where} lacks {', '.join(lacking)}: it is none that a job wrote. Give a folder that a job printed as its "
+            "last line."
+        )
 
 
 def _git() -> str:
