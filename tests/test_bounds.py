@@ -39,7 +39,6 @@ MINUS_ONE_IS_LEGAL = {
     "seed",  # another seed
     "max_failures",  # replaced for ever
     "bounds_low_m",  # a corner of the box, in the base frame
-    "bounds_high_m",
     "grasp_height_m",  # below an object's centre
 }
 

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Literal
 
 import pytest
+import yaml
 
 from tap_ray import config
 from tap_ray.errors import ConfigError
@@ -90,6 +91,40 @@ def test_yaml_numbers(tmp_path, text, rate):
 def test_json_is_yaml(tmp_path):
     (tmp_path / "c.json").write_text('{"data": "d", "tasks": ["x", "y"]}')
     assert config.load(Config, tmp_path / "c.json").tasks == ("x", "y")
+
+
+def test_json_is_read_as_json(tmp_path):
+    """Escapes of an emoji, tabs and a byte order mark, none of which YAML takes as JSON means them."""
+    (tmp_path / "c.json").write_text('\ufeff{\n\t"data": "l\\u00e4ufe/\\ud83e\\udd16"\n}', encoding="utf-8")
+    assert config.load(Config, tmp_path / "c.json").data == Path("läufe/🤖")
+    (tmp_path / "c.json").write_text("data: d")
+    with pytest.raises(ConfigError, match=r"c\.json is not valid JSON: Expecting value: line 1"):
+        config.load(Config, tmp_path / "c.json")
+
+
+@pytest.mark.parametrize("text", ["data: d\nmodel: {width: 1, rate: 1.0, width: 2}", "data: d\nwidth: 1\nwidth: 2"])
+def test_a_key_given_twice_is_an_error_in_yaml(tmp_path, text):
+    (tmp_path / "c.yaml").write_text(text)
+    with pytest.raises(ConfigError, match=r"c\.yaml gives the key 'width' twice: keep one of them\."):
+        config.load(Config, tmp_path / "c.yaml")
+
+
+def test_a_key_given_twice_is_an_error_in_json_too(tmp_path):
+    (tmp_path / "c.json").write_text('{"data": "d", "data": "e"}')
+    with pytest.raises(ConfigError, match=r"c\.json gives the key 'data' twice: keep one of them\."):
+        config.load(Config, tmp_path / "c.json")
+
+
+def test_yaml_may_merge_what_it_overrides(tmp_path):
+    (tmp_path / "c.yaml").write_text("data: d\nmodel: &a {width: 1, rate: 1.0}\n")
+    assert config.load(Config, tmp_path / "c.yaml").model.width == 1
+    assert yaml.load("a: &a {x: 1, y: 2}\nb: {<<: *a, x: 3}", config._Loader)["b"] == {"x": 3, "y": 2}
+
+
+def test_fields_that_were_not_given_are_listed():
+    values = {"data": "d", "model": {"width": 3}, "head": "flow", "limit": None, "live": False}
+    made = config.from_dict(Config, values)
+    assert config.absent(made, values) == "model.rate = 0.5, model.range_m = (0.0, 1.0), tasks = ('a', 'b')"
 
 
 def test_files_that_cannot_be_read(tmp_path):
