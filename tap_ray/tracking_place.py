@@ -32,24 +32,19 @@ def tracking_uri() -> str:
 
 
 def _sqlite_uri(file: Path) -> str:
-    """The URI that SQLAlchemy takes for this very file: "?" begins a query there, and it reads %3F as "?" from 2.1 on.
+    """The URI of a database file.
 
     Raises:
-        StorageError: there is none.
+        StorageError: SQLAlchemy would take it for another file ("?" begins a query, from 2.1 on %3F is a "?"), or
+            MLflow would make a folder of the quoted name beside it.
     """
-    plain = f"sqlite:///{file}"
-    if not {"?", "%"} & set(str(file)):
-        return plain
-    from sqlalchemy.engine import make_url
-
-    quoted = plain.replace("%", "%25").replace("?", "%3F")
-    for uri in (plain, quoted):
-        if make_url(uri).database == str(file):
-            return uri
-    raise StorageError(
-        f"MLflow cannot open a database in {file.parent}: this SQLAlchemy knows no URI for that path. Work in a folder "
-        "without ? and %, or set MLFLOW_TRACKING_URI."
-    )
+    uri = f"sqlite:///{file}"
+    if {"?", "%"} & set(str(file)) and _sqlite_file(uri) != file:
+        raise StorageError(
+            f"MLflow cannot keep its database in {file.parent}: ? and %.. mean something else in a database's address. "
+            "Work in a folder of another name, or set MLFLOW_TRACKING_URI."
+        )
+    return uri
 
 
 def _sqlite_file(uri: str) -> Path:
