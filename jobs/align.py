@@ -11,7 +11,7 @@ from tap_ray.dataset.windows import WindowConfig, require_batches
 from tap_ray.distributed import stream
 from tap_ray.distributed.crops import cut_missing
 from tap_ray.distributed.settings import AlignJobConfig
-from tap_ray.distributed.train import run_stage
+from tap_ray.distributed.train import require_sensible, run_stage
 from tap_ray.job import run_job
 from tap_ray.models.policy import PolicyConfig
 from tap_ray.models.prior_files import TrainedPrior, load_prior
@@ -55,6 +55,7 @@ def learner(config: AlignJobConfig, demos: Path, init: Path | None) -> Learner:
 
 def main(config: AlignJobConfig) -> Path:
     """Train, print the metrics on held-out demonstrations; returns the run folder."""
+    require_sensible(config.train, config.workers)
     demos = config.demos.resolve()
     init = None if config.init == SCRATCH else storage.at(config.init).resolve()
     if init is not None:

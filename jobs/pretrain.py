@@ -21,7 +21,7 @@ from tap_ray.distributed.connect import connect
 from tap_ray.distributed.crops import cut_missing
 from tap_ray.distributed.record import pool_of
 from tap_ray.distributed.settings import PretrainConfig, PriorJobConfig
-from tap_ray.distributed.train import run_stage
+from tap_ray.distributed.train import require_sensible, run_stage
 from tap_ray.errors import ConfigError
 from tap_ray.evaluate import motion_prior as examine_prior
 from tap_ray.evaluate.video import side_by_side, write_video
@@ -56,6 +56,7 @@ def main(config: PretrainConfig) -> Path:
         raise ConfigError("Pretraining needs a data set of play, --data PATH, or --live-play, and not both.")
     if config.data is None:
         return _live(config)
+    require_sensible(config.train, config.workers)
     data = config.data.resolve()
     if config.objective.next_object:
         require_held_out(open_dataset(data), config.sized_windows())

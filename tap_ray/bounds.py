@@ -113,12 +113,15 @@ def _refused(config: Any, name: str, value: float) -> str:
     low, high = (float(end) for end in interval[1:-1].split(","))
     above = value > low if interval[0] == "(" else value >= low
     below = value < high if interval[-1] == ")" else value <= high
-    return "" if math.isfinite(value) and above and below else f"{_words(interval, low, high)}; got {value:g}."
+    if math.isfinite(value) and above and below:
+        return ""
+    finite = "" if math.isfinite(value) else ", and finite"
+    return f"{_words(interval, low, high)}{finite if math.isinf(high) and math.isfinite(low) else ''}; got {value:g}."
 
 
 def _words(interval: str, low: float, high: float) -> str:
     if math.isinf(low):
         return "is a finite number"
     if math.isinf(high):
-        return f"is {'more than' if interval[0] == '(' else 'at least'} {low:g}, and finite"
+        return f"is {'more than' if interval[0] == '(' else 'at least'} {low:g}"
     return f"lies in {interval[0]}{low:g}, {high:g}{interval[-1]}"

@@ -107,9 +107,9 @@ def ray_works(life: Life) -> bool:
 
 JOBS = {
     "collect_play": Job(
-        f"jobs.collect_play --episodes 100000 {PLAYED} --explorer uniform --out o", has("o/data/*/*.parquet")
+        f"jobs.collect_play --episodes 3000 {PLAYED} --explorer uniform --out o", has("o/data/*/*.parquet")
     ),
-    "collect_demos": Job("jobs.collect_demos --episodes 100000 --image-size 16 --out o", tracked),
+    "collect_demos": Job("jobs.collect_demos --episodes 3000 --image-size 16 --out o", tracked),
     "pretrain": Job(f"jobs.pretrain --config small.yaml --data play {LONG} --out o", has("o/metrics.jsonl")),
     "motion-prior": Job(
         f"jobs.pretrain motion-prior --data play --prior.chunk 4 --prior.width 32 {LONG} --out o", ray_works
@@ -125,7 +125,7 @@ JOBS = {
     "cut_crops": Job("jobs.cut_crops --data uncut", ray_works),
     "sweep": Job("jobs.sweep sweep.yaml --demos demos --store store --out o", has("store/align-*/metrics.jsonl")),
     "serve": Job("jobs.serve --policy tap --port 0", says("curl "), statuses=(0, 0)),
-    "whole_chain": Job("jobs.whole_chain --play 100000 --out o", has("o/play/manifest.json")),
+    "whole_chain": Job("jobs.whole_chain --play 3000 --out o", has("o/play/manifest.json")),
 }
 
 
