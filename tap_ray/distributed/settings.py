@@ -120,8 +120,9 @@ class PriorJobConfig(TrainJobConfig):
         paths, weights = [], []
         for text in self.data:
             path, colon, weight = text.rpartition(":")
-            if not colon or weight.startswith("//") or (storage.at(text) / "meta").exists():
-                path, weight = text, "1"  # no colon but that of a URI, or a name with one
+            named = "://" not in text and (storage.at(text) / "meta").exists()  # the colon is part of its name
+            if not colon or weight.startswith("//") or named:
+                path, weight = text, "1"  # no colon but that of a URI
             try:
                 share = float(weight)
             except ValueError:
