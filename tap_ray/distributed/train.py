@@ -11,15 +11,12 @@ the controller's next poll, seconds that small checkpoints do not have. When a w
 starts new ones, and they go on from that newest folder, as the same command does after the driver was killed.
 """
 
-import contextlib
 import dataclasses
 import logging
 import os
-import signal
-import threading
 import warnings
 from pathlib import Path
-from typing import Any, Callable, Iterator, Mapping
+from typing import Any, Callable, Mapping
 
 import ray
 import ray.train
@@ -144,8 +141,7 @@ def train(task: Task, config: WorkersConfig, *, log: Log | None = None, progress
     )
     with follow(task, log, progress=progress):
         try:
-            with _usual_ctrl_c():
-                trainer.fit()
+            trainer.fit()
         except ray.train.TrainingFailedError as error:
             raise _explain(error, task) from error
         except RayActorError as error:  # of the controller, as when a trial is stopped: not a failure of the training
@@ -159,19 +155,6 @@ def _storage(run: Path) -> dict[str, Any]:
         return {"storage_path": str(run)}
     remote: Any = run
     return {"storage_path": remote.path, "storage_filesystem": PyFileSystem(FSSpecHandler(remote.fs))}
-
-
-@contextlib.contextmanager
-def _usual_ctrl_c() -> Iterator[None]:
-    """Ray Train answers Ctrl-C by stopping its workers and leaving with exit status 0; ours says what happened."""
-    before = signal.getsignal(signal.SIGINT)
-    try:
-        yield
-    except SystemExit:
-        raise KeyboardInterrupt from None
-    finally:
-        if threading.current_thread() is threading.main_thread():
-            signal.signal(signal.SIGINT, before)
 
 
 def require_sensible(config: TrainConfig, workers: WorkersConfig) -> None:
@@ -244,6 +227,9 @@ class _Trainer(ray.train.torch.TorchTrainer):
         callbacks = super()._create_default_callbacks()
         needless = (DatasetsCallback, PlacementGroupCleanerCallback)
         return [callback for callback in callbacks if not isinstance(callback, needless)]
+
+    def _register_sigint_handler(self, controller: Any) -> None:
+        """Ctrl-C stays the job's (signals.py): Ray Train's would wait for a controller that may not have started."""
 
 
 def _explain(error: ray.train.TrainingFailedError, task: Task) -> BaseException:
