@@ -14,7 +14,7 @@ from tap_ray.training.session import final_metrics
 
 
 @dataclass(frozen=True, kw_only=True)
-class Config:
+class ProbeConfig:
     """Whose features, on which frames."""
 
     policy: Path
@@ -29,7 +29,7 @@ class Config:
     """Run folder; without it runs/probe-<hash>."""
 
 
-def main(config: Config) -> Path:
+def main(config: ProbeConfig) -> Path:
     """Print held-out R^2 of each position, for the policy and for its network with fresh weights; write probe.json."""
     data = read_frames(open_dataset(config.data), num_episodes=config.episodes, every=config.every)
     parents: dict[str, Path | str] = {"policy": config.policy, "data": config.data}
@@ -62,4 +62,4 @@ def main(config: Config) -> Path:
 
 
 if __name__ == "__main__":
-    run_job(main, Config)
+    run_job(main, ProbeConfig)

@@ -18,7 +18,7 @@ BOUNDS: dict[str, str] = {
     "sweep_seed": ANY,
     **dict.fromkeys(("steps", "batch_size", "log_every", "group_size", "image_size", "max_steps", "every"), FROM_1),
     **dict.fromkeys(("episodes", "robots_per_fleet", "round_episodes", "samples", "horizon", "chunk"), FROM_1),
-    "probe.Config.episodes": "[0, inf)",  # 0: all
+    "ProbeConfig.episodes": "[0, inf)",  # 0: all
     "TrainConfig.lr": POSITIVE,
     "TrainConfig.betas": "[0, 1)",
     "TrainConfig.warmup_fraction": SHARE,
@@ -57,7 +57,7 @@ BOUNDS: dict[str, str] = {
     "AshaConfig.finalists": FROM_1,
     "AshaConfig.reduction": "(1, inf)",
 }
-"""A field's name, with its class (and that one's module) where it needs one -> an interval; [ and ] include the end."""
+"""A field's name, with its class where it needs one -> an interval; [ and ] include the end."""
 
 
 def check(config: Any) -> None:
@@ -76,8 +76,7 @@ def check_own(config: Any, where: str) -> None:
 
 def legal(owner: type, name: str) -> str:
     """The interval of a config class's field."""
-    module = owner.__module__.rpartition(".")[2]
-    keys = (f"{module}.{owner.__name__}.{name}", f"{owner.__name__}.{name}", name)
+    keys = (f"{owner.__name__}.{name}", name)
     return next((BOUNDS[key] for key in keys if key in BOUNDS), "[0, inf)")
 
 

@@ -29,7 +29,7 @@ CONFIGS: dict[str, Any] = {
     "look": look.LookConfig(policy=(HERE,)),
     "pretrain": pretrain.PretrainConfig(data=HERE),
     "motion-prior": pretrain.PriorJobConfig(data=("x",)),
-    "probe": probe.Config(policy=HERE, data=HERE),
+    "probe": probe.ProbeConfig(policy=HERE, data=HERE),
     "serve": ServeConfig(policy=HERE),
     "sweep": sweep.SweepJobConfig(sweep=HERE),
     "whole_chain": ChainConfig(),
@@ -90,7 +90,7 @@ def test_the_defaults_are_legal_and_no_row_of_the_table_is_idle():
             for name in way[:-1]:
                 inner = getattr(inner, name)
             cls, name = type(inner), way[-1]
-            names |= {name, f"{cls.__name__}.{name}", f"{cls.__module__.rpartition('.')[2]}.{cls.__name__}.{name}"}
+            names |= {name, f"{cls.__name__}.{name}"}
     assert {"sweep_seed", "samples"} >= set(bounds.BOUNDS) - names  # of a sweep's file
 
 
