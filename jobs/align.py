@@ -6,13 +6,13 @@ from pathlib import Path
 
 from tap_ray import runs, storage
 from tap_ray.align.demos import from_dataset, sized
-from tap_ray.config import run_job
 from tap_ray.dataset.reader import open_dataset, require_whole
-from tap_ray.dataset.windows import WindowConfig
+from tap_ray.dataset.windows import WindowConfig, require_batches
 from tap_ray.distributed import stream
 from tap_ray.distributed.crops import cut_missing
 from tap_ray.distributed.settings import AlignJobConfig
-from tap_ray.distributed.train import run_stage
+from tap_ray.distributed.train import require_sensible, run_stage
+from tap_ray.job import run_job
 from tap_ray.models.policy import PolicyConfig
 from tap_ray.models.prior_files import TrainedPrior, load_prior
 from tap_ray.training.session import Learner, learner_of
@@ -55,6 +55,7 @@ def learner(config: AlignJobConfig, demos: Path, init: Path | None) -> Learner:
 
 def main(config: AlignJobConfig) -> Path:
     """Train, print the metrics on held-out demonstrations; returns the run folder."""
+    require_sensible(config.train, config.workers)
     demos = config.demos.resolve()
     init = None if config.init == SCRATCH else storage.at(config.init).resolve()
     if init is not None:
@@ -66,6 +67,7 @@ def main(config: AlignJobConfig) -> Path:
     if play is not None:
         config = replace(config, play=play)
         require_whole(open_dataset(play))
+        require_batches(open_dataset(play), config.play_windows(), num_workers=config.workers.workers)
         cut_missing(play, config.workers.ray_address)
     if config.align.weights.need_crops:
         cut_missing(demos, config.workers.ray_address)
@@ -73,6 +75,7 @@ def main(config: AlignJobConfig) -> Path:
     build()  # a checkpoint that is missing or does not fit is said before Ray starts
     require_whole(open_dataset(demos))
     _, windows = shapes(config, prior_of(config))
+    require_batches(open_dataset(demos), windows, num_workers=config.workers.workers)
     batches = partial(stream.batches, demos, windows, seed=config.train.seed, **config.workers.stream())
     if play is not None:
         beside = partial(stream.batches, play, config.play_windows(), seed=config.train.seed)

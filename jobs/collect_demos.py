@@ -6,10 +6,11 @@ from typing import Any
 
 import envs
 from envs.tasks import NUM_SLOTS
-from tap_ray.config import run_job, to_dict
+from tap_ray.config import to_dict
 from tap_ray.distributed.record import Recording, default_folder, pool_of, record
 from tap_ray.evaluate.protocol import SUITES
 from tap_ray.evaluate.settings import simulator
+from tap_ray.job import run_job
 from tap_ray.play.demos import DemoFleet, DemoPlan
 from tap_ray.play.settings import DemosJobConfig, demo_plan_of
 

@@ -7,8 +7,9 @@ from typing import Any
 import envs
 from envs.poses import sample_poses
 from envs.tasks import NUM_SLOTS
-from tap_ray.config import run_job, to_dict
+from tap_ray.config import to_dict
 from tap_ray.distributed.record import Recording, default_folder, pool_of, record
+from tap_ray.job import run_job
 from tap_ray.play import report
 from tap_ray.play.collect import CollectPlan, PlayFleet, check_robots, visits_of
 from tap_ray.play.novelty import RoundMemory

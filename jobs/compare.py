@@ -10,7 +10,7 @@ from tap_ray import runs, tracking
 from tap_ray.compare import report
 from tap_ray.compare.reading import read_runs
 from tap_ray.compare.tables import text_table
-from tap_ray.config import run_job
+from tap_ray.job import run_job
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,13 +27,13 @@ def main(config: Config) -> Path:
     """Write the page and print the table; returns the run folder."""
     results, _ = read_runs(config.runs)
     parents: dict[str, Path | str] = {f"run{number}": path for number, path in enumerate(config.runs)}
-    values = {"runs": [str(path) for path in config.runs], "out": str(config.out)}
-    run = runs.open_run(config.out, job="compare", config=values, parents=parents)
-    ids = {role: tracking.run_id_of(path) for role, path in parents.items()}
-    with tracking.start("compare", run.path, values, ids, run_id=tracking.run_id_of(run.path)) as tracked:
-        runs.annotate(run, mlflow_run_id=tracked.run_id)
+    values = {"_runs": [str(path) for path in config.runs], "out": str(config.out)}  # what they hold makes the page
+    with (
+        runs.entered(config.out, job="compare", config=values, parents=parents, rewrites=True) as run,
+        tracking.tracked("compare", run, parents) as tracked,
+    ):
         tracked.artifact(report.write(config.runs, run.path))
-    runs.finish(run)
+        runs.finish(run)
     if results:
         print(text_table(results))
     print(f"open {run.path / report.REPORT}")

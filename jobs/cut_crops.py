@@ -9,11 +9,11 @@ from pathlib import Path
 import numpy as np
 
 from tap_ray import storage
-from tap_ray.config import run_job
 from tap_ray.dataset.crop_files import folder, read_crops
 from tap_ray.dataset.crops import CROPS
 from tap_ray.dataset.reader import open_dataset
 from tap_ray.distributed.crops import cut_missing
+from tap_ray.job import run_job
 
 
 @dataclass(frozen=True, kw_only=True)

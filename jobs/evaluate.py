@@ -10,7 +10,6 @@ from tap_ray.compare.failures import failure_table
 from tap_ray.compare.reading import read_result
 from tap_ray.compare.sentences import sentence_table
 from tap_ray.compare.tables import text_table
-from tap_ray.config import run_job
 from tap_ray.distributed.connect import connect
 from tap_ray.distributed.evaluate import FleetConfig, evaluate, require_sensible
 from tap_ray.evaluate import results, trained, video
@@ -18,6 +17,7 @@ from tap_ray.evaluate.episodes import MakePolicy
 from tap_ray.evaluate.failures import TaskFacts, facts_of
 from tap_ray.evaluate.protocol import Protocol, check
 from tap_ray.evaluate.settings import EvaluateConfig, protocol_of, simulator, what
+from tap_ray.job import run_job
 from tap_ray.types import EnvConfig, Policy
 
 
@@ -30,29 +30,39 @@ def main(config: EvaluateConfig) -> Path:
     )
     require_sensible(fleets)
     make_policy, parents = _policy(config, protocol)
-    run = runs.open_run(config.out, job="evaluate", config=what(config, protocol), parents=parents)
-    if not run.done:
-        ids = {role: tracking.run_id_of(parent) for role, parent in parents.items()}
-        with tracking.start("evaluate", run.path, run.config, ids, run_id=tracking.run_id_of(run.path)) as tracked:
-            runs.annotate(run, mlflow_run_id=tracked.run_id)
-            make_vector = envs.make_teleoperated if config.policy == "expert" else envs.make_vector
-            make = {"make_vector": make_vector, "make_policy": make_policy, "make_facts": _facts}
-            with connect(config.ray_address):
-                episodes = evaluate(protocol, folder=run.path, config=fleets, **make)
-            name = config.name or storage.at(config.policy).name
-            summary = results.write(run.path, episodes, protocol, policy=name, run=parents.get("policy"))
-            video.write_videos(run.path / "clips", run.path / "videos", fps=envs.spec(EnvConfig()).control_hz)
-            tracked.log(results.metrics(summary), step=0)
-            for part in ("results.json", "episodes.parquet", "videos"):
-                tracked.artifact(run.path / part)
-            print("".join(f"{line}\n" for line in results.crashes(episodes)), end="")
-        runs.finish(run, protocol=protocol.hash)
+    with runs.entered(config.out, job="evaluate", config=what(config, protocol), parents=parents) as run:
+        if not run.done:
+            _judge(run, config, protocol, fleets, make_policy, parents)
+            runs.finish(run, protocol=protocol.hash)
     result = read_result(run.path)
     print(text_table([result], with_paper=False) + "\n\n" + failure_table(result) + sentence_table(result))
     if "policy" in parents:
         took = trained.latency(parents["policy"], device="cuda" if config.gpus_per_fleet else "cpu")
         print("one look of one robot: " + ", ".join(f"{name} {ms:.1f} ms" for name, ms in took.items()))
     return run.path
+
+
+def _judge(
+    run: runs.Run,
+    config: EvaluateConfig,
+    protocol: Protocol,
+    fleets: FleetConfig,
+    make_policy: MakePolicy,
+    parents: dict[str, str],
+) -> None:
+    """Run the cells that are missing, write results, episodes and videos."""
+    make_vector = envs.make_teleoperated if config.policy == "expert" else envs.make_vector
+    make = {"make_vector": make_vector, "make_policy": make_policy, "make_facts": _facts}
+    with tracking.tracked("evaluate", run, parents) as tracked:
+        with connect(config.ray_address):
+            episodes = evaluate(protocol, folder=run.path, config=fleets, **make)
+        name = config.name or storage.at(config.policy).name
+        summary = results.write(run.path, episodes, protocol, policy=name, run=parents.get("policy"))
+        video.write_videos(run.path / "clips", run.path / "videos", fps=envs.spec(EnvConfig()).control_hz)
+        tracked.log(results.metrics(summary), step=0)
+        for part in ("results.json", "episodes.parquet", "videos"):
+            tracked.artifact(run.path / part)
+        print("".join(f"{line}\n" for line in results.crashes(episodes)), end="")
 
 
 def checked_protocol(config: EvaluateConfig) -> Protocol:

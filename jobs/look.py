@@ -9,11 +9,12 @@ from pathlib import Path
 
 import envs
 from tap_ray import registry, runs, tracking
-from tap_ray.config import run_job, to_dict
+from tap_ray.config import to_dict
 from tap_ray.evaluate import look
 from tap_ray.evaluate.look import LookConfig
 from tap_ray.evaluate.protocol import check
 from tap_ray.evaluate.settings import simulator
+from tap_ray.job import run_job
 
 
 def main(config: LookConfig) -> Path:
@@ -30,22 +31,20 @@ def main(config: LookConfig) -> Path:
         f"policy_{number}" if number else "policy": path for number, path in enumerate(config.policy)
     }
     what = {**to_dict(config), "protocol": protocol.hash}
-    run = runs.open_run(config.out, job="look", config=what, parents=parents)
-    if not run.done:
-        ids = {role: tracking.run_id_of(path) for role, path in parents.items()}
-        with tracking.start("look", run.path, run.config, ids, run_id=tracking.run_id_of(run.path)) as tracked:
-            runs.annotate(run, mlflow_run_id=tracked.run_id)
-            drive = (envs.make_teleoperated, envs.make_expert)
-            if look.by_itself(config, found):
-                drive = (envs.make_vector, look.driver_of(found[0]))
-            films = look.films(protocol, *drive, ahead=config.ahead)
-            total = len(protocol.tasks) * config.episodes
-            report = look.look(config, found, films, total=total, folder=run.path, fps=spec.control_hz)
-            runs.write_json(run.path / look.REPORT, report)
-            tracked.log(look.metrics(report), step=0)
-            for part in (look.REPORT, "strips", "videos"):
-                tracked.artifact(run.path / part)
-        runs.finish(run, protocol=protocol.hash)
+    with runs.entered(config.out, job="look", config=what, parents=parents) as run:
+        if not run.done:
+            with tracking.tracked("look", run, parents) as tracked:
+                drive = (envs.make_teleoperated, envs.make_expert)
+                if look.by_itself(config, found):
+                    drive = (envs.make_vector, look.driver_of(found[0]))
+                films = look.films(protocol, *drive, ahead=config.ahead)
+                total = len(protocol.tasks) * config.episodes
+                report = look.look(config, found, films, total=total, folder=run.path, fps=spec.control_hz)
+                runs.write_json(run.path / look.REPORT, report)
+                tracked.log(look.metrics(report), step=0)
+                for part in (look.REPORT, "strips", "videos"):
+                    tracked.artifact(run.path / part)
+            runs.finish(run, protocol=protocol.hash)
     print(look.text(runs.read_json(run.path / look.REPORT)))
     return run.path
 

@@ -13,18 +13,19 @@ from typing import Sequence
 import envs
 from jobs import collect_play
 from tap_ray import runs
-from tap_ray.config import run_job
-from tap_ray.dataset.motions import MotionWindows, bytes_read, load
+from tap_ray.dataset.motions import MotionWindows, bytes_read, counts, load
 from tap_ray.dataset.reader import open_dataset, require_whole
+from tap_ray.dataset.windows import require_batches
 from tap_ray.distributed import live, stream
 from tap_ray.distributed.connect import connect
 from tap_ray.distributed.crops import cut_missing
 from tap_ray.distributed.record import pool_of
 from tap_ray.distributed.settings import PretrainConfig, PriorJobConfig
-from tap_ray.distributed.train import run_stage
+from tap_ray.distributed.train import require_sensible, run_stage
 from tap_ray.errors import ConfigError
 from tap_ray.evaluate import motion_prior as examine_prior
 from tap_ray.evaluate.video import side_by_side, write_video
+from tap_ray.job import run_job
 from tap_ray.models.prior_files import load_prior
 from tap_ray.play.settings import plan_of
 from tap_ray.pretrain import from_play, health, motion_prior
@@ -55,6 +56,7 @@ def main(config: PretrainConfig) -> Path:
         raise ConfigError("Pretraining needs a data set of play, --data PATH, or --live-play, and not both.")
     if config.data is None:
         return _live(config)
+    require_sensible(config.train, config.workers)
     data = config.data.resolve()
     if config.objective.next_object:
         require_held_out(open_dataset(data), config.sized_windows())
@@ -62,6 +64,7 @@ def main(config: PretrainConfig) -> Path:
     build = partial(learner, config, data)
     build()  # what is wrong with the data or the sizes is said before Ray starts
     require_whole(open_dataset(data))
+    require_batches(open_dataset(data), config.sized_windows(), num_workers=config.workers.workers)
     batches = partial(stream.batches, data, config.sized_windows(), seed=config.train.seed, **config.workers.stream())
     return healthy(run_stage("pretrain", config, learner=build, batches=batches, parents={"data": data}))
 
@@ -86,6 +89,7 @@ def prior(config: PriorJobConfig) -> Path:
     paths, weights = config.sources()
     build = partial(prior_learner, config)
     build()  # what is wrong with the data or the sizes is said before Ray starts
+    counts(weights, config.train.batch_size)
     wanted, total = (sum(sizes) for sizes in zip(*(bytes_read(path) for path in paths), strict=True))
     print(f"States and actions are {wanted / 1e6:.1f} of {total / 1e6:.1f} MB on disk; no image is decoded.")
     windows, seed = config.sized_windows(), config.train.seed

@@ -4,16 +4,17 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from tap_ray import runs, tracking
-from tap_ray.config import run_job, to_dict
+from tap_ray.config import to_dict
 from tap_ray.dataset.reader import open_dataset
 from tap_ray.evaluate.features import policy_features
 from tap_ray.evaluate.probes import probe, read_frames
+from tap_ray.job import run_job
 from tap_ray.pretrain import health
 from tap_ray.training.session import final_metrics
 
 
 @dataclass(frozen=True, kw_only=True)
-class Config:
+class ProbeConfig:
     """Whose features, on which frames."""
 
     policy: Path
@@ -28,14 +29,14 @@ class Config:
     """Run folder; without it runs/probe-<hash>."""
 
 
-def main(config: Config) -> Path:
+def main(config: ProbeConfig) -> Path:
     """Print held-out R^2 of each position, for the policy and for its network with fresh weights; write probe.json."""
     data = read_frames(open_dataset(config.data), num_episodes=config.episodes, every=config.every)
     parents: dict[str, Path | str] = {"policy": config.policy, "data": config.data}
-    run = runs.open_run(config.out, job="probe", config=to_dict(config), parents=parents)
-    ids = {role: tracking.run_id_of(path) for role, path in parents.items()}
-    with tracking.start("probe", run.path, run.config, ids, run_id=tracking.run_id_of(run.path)) as tracked:
-        runs.annotate(run, mlflow_run_id=tracked.run_id)
+    with (
+        runs.entered(config.out, job="probe", config=to_dict(config), parents=parents, rewrites=True) as run,
+        tracking.tracked("probe", run, parents) as tracked,
+    ):
         scores = {
             "trained": probe(policy_features(config.policy, data), data),
             "fresh weights": probe(policy_features(config.policy, data, fresh=True), data),
@@ -44,7 +45,7 @@ def main(config: Config) -> Path:
         for target, score in scores["trained"].items():
             tracked.log({f"probe/{target}_{axis}_r2": score[axis] for axis in "xyz" if axis in score}, step=0)
         tracked.artifact(run.path / "probe.json")
-    runs.finish(run)
+        runs.finish(run)
     metrics = final_metrics(config.policy)
     known = {name: value for name, value in metrics.items() if "/r2_" in name}
     if known:
@@ -61,4 +62,4 @@ def main(config: Config) -> Path:
 
 
 if __name__ == "__main__":
-    run_job(main, Config)
+    run_job(main, ProbeConfig)

@@ -3,16 +3,15 @@
 The messages: tap_ray/serving/wire.py; the routes: tap_ray/serving/app.py; a client to copy: tap_ray/serving/client.py.
 """
 
-import signal
 import threading
 from contextlib import suppress
 from pathlib import Path
 
 from tap_ray import registry
-from tap_ray.config import run_job
 from tap_ray.distributed.connect import connect
 from tap_ray.distributed.serve import serving
 from tap_ray.evaluate.trained import interface
+from tap_ray.job import run_job
 from tap_ray.models.deploy import load_policy
 from tap_ray.runs import hash_of
 from tap_ray.serving.app import digest
@@ -40,8 +39,6 @@ def main(config: ServeConfig) -> Path:
             where = f"{config.host}:{port}"
             print(f"ready: {contract.spec.robot}, {contract.image_size} px, ws://{where}/ws; try", flush=True)
             print(f"  curl {header}http://{where}/spec", flush=True)
-            for number in (signal.SIGINT, signal.SIGTERM):  # both end it, also where a shell's "&" has it ignore Ctrl-C
-                signal.signal(number, signal.default_int_handler)
             threading.Event().wait()
     print("stopped")
     return config.policy

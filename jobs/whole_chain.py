@@ -10,9 +10,9 @@ from pathlib import Path
 
 from jobs import align, collect_demos, collect_play, compare, evaluate, pretrain
 from tap_ray.compare.report import REPORT
-from tap_ray.config import run_job
 from tap_ray.distributed.connect import connect
 from tap_ray.errors import ConfigError
+from tap_ray.job import run_job
 from tap_ray.training.loop import TrainConfig
 
 

@@ -1,4 +1,4 @@
-"""Frozen dataclasses <-> command line, YAML and JSON; and how a job starts and ends.
+"""Frozen dataclasses <-> plain values, YAML and JSON.
 
 A config is a frozen keyword-only dataclass beside the code that it configures. The same object comes from flags
 (tyro), from a file or from a test. An unknown key is an error that names the nearest match.
@@ -7,19 +7,15 @@ A config is a frozen keyword-only dataclass beside the code that it configures. 
 import dataclasses
 import hashlib
 import json
-import sys
 import types
 import typing
-import warnings
 from pathlib import Path
-from typing import Any, Callable, Iterator, Mapping, TypeVar
+from typing import Any, Iterable, Mapping, TypeVar
 
-import tyro
 import yaml
-from tyro.constructors import ConstructorRegistry, PrimitiveConstructorSpec, PrimitiveTypeInfo
 
-from tap_ray import storage
-from tap_ray.errors import ConfigError, TapRayError, nearest
+from tap_ray import bounds, storage
+from tap_ray.errors import ConfigError, nearest
 
 C = TypeVar("C")
 
@@ -58,9 +54,11 @@ def from_dict(cls: type[C], values: Mapping[str, Any], *, where: str = "config",
     if absent and missing is None:
         raise ConfigError(f"{where}: {cls.__name__} needs a value for {', '.join(absent)}.")
     try:
-        return cls(**filled, **dict.fromkeys(absent, missing))
+        made = cls(**filled, **dict.fromkeys(absent, missing))
     except ConfigError as error:  # of its __post_init__
         raise ConfigError(f"{where}: {error}") from None
+    bounds.check_own(made, where)
+    return made
 
 
 def _required(field: dataclasses.Field[Any]) -> bool:
@@ -73,21 +71,69 @@ def load(cls: type[C], path: Path | str, *, missing: Any = None) -> C:
     Raises:
         ConfigError: the file cannot be read or parsed, or holds an unknown key.
     """
+    path = storage.at(path)
     try:
-        values = yaml.safe_load(storage.at(path).read_text())
+        text = storage.read(path).decode("utf-8-sig")
+        values = _json(text) if path.suffix == ".json" else yaml.load(text, _Loader)  # a SafeLoader
     except OSError as error:
-        raise ConfigError(f"Cannot read the config file {path}: {error.strerror}.") from None
+        raise ConfigError(f"Cannot read the config file {path}: {error.strerror or 'No such file'}.") from None
     except UnicodeDecodeError as error:
         raise ConfigError(f"{path} is no text file (UTF-8): {error}. Write it as YAML or JSON.") from None
+    except json.JSONDecodeError as error:
+        raise ConfigError(f"{path} is not valid JSON: {error}.") from None
     except yaml.YAMLError as error:
         raise ConfigError(f"{path} is not valid YAML: {error}") from None
+    except _Twice as error:
+        raise ConfigError(f"{path} gives the key {error.args[0]!r} twice: keep one of them.") from None
     return from_dict(cls, {} if values is None else values, where=str(path), missing=missing)
+
+
+class _Twice(Exception):
+    """A key that a mapping has twice."""
+
+
+def _once(pairs: Iterable[tuple[Any, Any]]) -> dict[Any, Any]:
+    found: dict[Any, Any] = {}
+    for key, value in pairs:
+        if key in found:
+            raise _Twice(key)
+        found[key] = value
+    return found
+
+
+def _json(text: str) -> Any:
+    return json.loads(text, object_pairs_hook=_once)
+
+
+class _Loader(yaml.SafeLoader):
+    """Refuses a key given twice in one mapping, which YAML forbids and PyYAML takes."""
+
+    def compose_mapping_node(self, anchor: Any) -> yaml.MappingNode:
+        node: Any = super().compose_mapping_node(anchor)
+        _once(
+            (key.value, None)
+            for key, _ in node.value
+            if isinstance(key, yaml.ScalarNode) and key.tag != "tag:yaml.org,2002:merge"
+        )
+        return node
 
 
 def digest(values: Any) -> str:
     """16 hex digits that name a set of plain values; the same for the same values in any key order."""
     text = json.dumps(values, sort_keys=True, default=str)
     return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def absent(config: Any, values: Mapping[str, Any], prefix: str = "") -> str:
+    """The fields of a config that plain values did not give, with what they are now, e.g. "execute = 2"."""
+    found = []
+    for field in dataclasses.fields(config):
+        value = getattr(config, field.name)
+        if field.name not in values:
+            found.append(f"{prefix}{field.name} = {_short(value)}")
+        elif dataclasses.is_dataclass(value):
+            found.append(absent(value, values[field.name], f"{prefix}{field.name}."))
+    return ", ".join(each for each in found if each)
 
 
 def differences(old: Mapping[str, Any], new: Mapping[str, Any], prefix: str = "") -> list[str]:
@@ -105,80 +151,6 @@ def differences(old: Mapping[str, Any], new: Mapping[str, Any], prefix: str = ""
 def _short(value: Any) -> str:
     text = repr(value)
     return text if len(text) <= SHOWN else f"{text[: SHOWN - 4]} ..."
-
-
-def run_job(main: Callable[[C], Path], config_type: type[C]) -> None:
-    """The life of `python -m jobs.<verb>`: flags -> config -> main -> the result's path as the last line.
-
-    `--config FILE` (YAML or JSON) fills the config first; flags win over it. A user's mistake ends in one message
-    and exit status 2, Ctrl-C in exit status 130.
-    """
-    try:
-        default, argv = _config_file(config_type, sys.argv[1:])
-        doc = (sys.modules[main.__module__].__doc__ or "").strip()
-        fallback = tyro.MISSING_NONPROP if default is None else default
-        with warnings.catch_warnings():  # a default from a config file may be a UPath where the type says Path
-            warnings.filterwarnings("ignore", message=r".*(\bupath\.|protocol=)")
-            config: C = tyro.cli(
-                config_type, prog=_command(), args=argv, description=doc, default=fallback, registry=FLAGS
-            )  # pyright: ignore
-        for path in _uris(config):
-            storage.require_reachable(path)
-        print(main(config), flush=True)
-    except TapRayError as error:
-        print(f"error: {error}", file=sys.stderr, flush=True)
-        sys.exit(2)
-    except KeyboardInterrupt:
-        print("interrupted: run the same command again to go on from here.", file=sys.stderr, flush=True)
-        sys.exit(130)
-
-
-def _command() -> str | None:
-    """What the user typed before the flags, as far as it is known."""
-    spec = getattr(sys.modules.get("__main__"), "__spec__", None)
-    return f"python -m {spec.name}" if spec else None
-
-
-FLAGS = ConstructorRegistry()
-"""How flags become values, beyond what tyro knows: a Path may be a URI."""
-
-
-@FLAGS.primitive_rule
-def _path_or_uri(info: PrimitiveTypeInfo) -> PrimitiveConstructorSpec[Path] | None:
-    if info.type is not Path and not str(getattr(info.type, "__module__", "")).startswith("upath."):
-        return None
-    return PrimitiveConstructorSpec(
-        nargs=1,
-        metavar="PATH|URI",
-        instance_from_str=lambda words: storage.at(words[0]),
-        is_instance=lambda value: isinstance(value, Path) or storage.is_remote(value),
-        str_from_instance=lambda path: [str(path)],
-    )
-
-
-def _uris(values: Any) -> Iterator[Path]:
-    """Every path of a config that is not of this machine, those in texts (`--init`, `--policy`) included."""
-    if dataclasses.is_dataclass(values):
-        values = [getattr(values, field.name) for field in dataclasses.fields(values)]
-    if isinstance(values, (list, tuple)):
-        for value in values:
-            yield from _uris(value)
-    elif isinstance(values, str):
-        if values.partition("://")[0] in storage.PROTOCOLS:
-            yield from _uris(storage.at(values))
-    elif storage.is_remote(values):
-        yield values
-
-
-def _config_file(cls: type[C], argv: list[str]) -> tuple[C | None, list[str]]:
-    """The config that `--config FILE` or `--config=FILE` names, and the other flags."""
-    argv = [part for flag in argv for part in (flag.split("=", 1) if flag.startswith("--config=") else [flag])]
-    if "--config" not in argv:
-        return None, argv
-    at = argv.index("--config")
-    if at + 1 == len(argv):
-        raise ConfigError("--config needs a file: --config FILE (YAML or JSON).")
-    return load(cls, argv[at + 1], missing=tyro.MISSING), argv[:at] + argv[at + 2 :]
 
 
 def _coerce(hint: Any, value: Any, where: str) -> Any:

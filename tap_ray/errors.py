@@ -1,11 +1,26 @@
 """What can go wrong for a user: one root, few kinds. Every one pickles, so it survives the way back from a worker."""
 
+import re
 from difflib import get_close_matches
-from typing import Iterable
+from typing import Any, Iterable
+
+USER = re.compile(r"(?<=://)[^\s/@'\"]*(?:@[^\s/@'\"]*)*@")
+SECRET = re.compile(r"(?i)([?&](?:password|passwd|pwd|token|secret|access_key)=)[^&\s'\"]+")
+
+
+def without_credentials(text: str) -> str:
+    """A text whose URIs have lost their `user:password@` and passwords in their queries: for all that is printed."""
+    return SECRET.sub(r"\1***", USER.sub("", text))
 
 
 class TapRayError(ValueError):
-    """Root of every error that a user can cause and mend. A job ends with its message and exit status 2."""
+    """Root of every error that a user can cause and mend. A job ends with its message and exit status 2.
+
+    Its message holds no credentials, whatever text it was made of.
+    """
+
+    def __init__(self, *args: Any) -> None:
+        super().__init__(*(without_credentials(each) if isinstance(each, str) else each for each in args))
 
 
 class ConfigError(TapRayError):

@@ -1,7 +1,8 @@
 """Being the only process that writes a data set or a run, on a local disk and on an object store.
 
-A local folder is locked with flock: the kernel lets go when the process ends, however it ends. An object store has no
-such thing. There a lock is a small object beside the folder, `<folder>.lock`, made by an upload that fails if it
+A local folder is locked by a marker file in it (flock by way of filelock; NFS does not lock folders): the kernel lets
+go when the process ends, however it ends. A file system without locks is refused. An object store has no such thing.
+There a lock is a small object beside the folder, `<folder>.lock`, made by an upload that fails if it
 exists, and written again every BEAT_S seconds by its holder. Who finds one waits and looks: if it changes, the holder
 lives; if it stays the same for LEASE_S by the watcher's own clock (no two clocks are compared), or its process has
 died on this very machine, the holder is dead and its lock is taken, by an upload that fails if it has changed since.
@@ -9,16 +10,17 @@ A holder that was cut off for so long finds a stranger's name in its lock and st
 """
 
 import contextlib
-import fcntl
 import json
 import os
+import platform
 import socket
 import threading
 import time
 import uuid
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Callable, Iterator, Protocol
 
+import filelock
 import psutil
 
 from tap_ray import storage
@@ -29,6 +31,8 @@ BEAT_S = 5.0
 LEASE_S = 30.0
 """A lock that nobody has renewed for so long is a dead process's, s. Ends of leases are waited for in full."""
 POLL_S = 0.2
+MARKER = ".lock"
+"""The file in a local folder that is locked; it stays when the lock is gone."""
 
 
 class Held(Protocol):
@@ -43,13 +47,14 @@ class Held(Protocol):
         ...
 
 
-def hold(folder: Path, *, patience_s: float = 0.0, marker: str = "") -> Held | None:
+def hold(folder: Path, *, patience_s: float = 0.0, marker: str = MARKER, signed: bool = True) -> Held | None:
     """Take a folder's lock.
 
     Args:
         folder: made if it is missing.
         patience_s: how long to wait for a holder that lives.
-        marker: file in a local folder to lock instead of the folder itself (NFS locks only what can be written).
+        marker: names the lock: file in a local folder; a remote folder has one lock, beside it, for each name.
+        signed: whether that file says who holds it.
 
     Returns:
         The lock; None if another process has it.
@@ -58,35 +63,69 @@ def hold(folder: Path, *, patience_s: float = 0.0, marker: str = "") -> Held | N
         StorageError: the storage refused.
     """
     if storage.is_remote(folder):
-        return _lease(folder, patience_s)
+        return _lease(_lease_of(folder, marker), patience_s)
     storage.make_folder(folder)
-    until = time.monotonic() + patience_s
-    with storage.speaking("open", folder):
-        flags = os.O_RDWR | os.O_CREAT if marker else os.O_RDONLY
-        descriptor = os.open(folder / marker, flags, 0o666)
-    while True:
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            if time.monotonic() >= until:
-                os.close(descriptor)
-                return None
-            time.sleep(POLL_S)
-            continue
-        except OSError:  # some network file systems have no locks: go on without
-            pass
-        return _Flock(descriptor)
+    return hold_file(folder / marker, patience_s, signed=signed)
 
 
-class _Flock:
-    def __init__(self, descriptor: int) -> None:
-        self._descriptor = descriptor
+def hold_file(file: Path, patience_s: float = 0.0, *, signed: bool = True) -> Held | None:
+    """Take a lock that is a local file, made if it is missing; -1 waits for ever. See `hold`."""
+    lock = filelock.FileLock(file, thread_local=False, fallback_to_soft=False)
+    try:
+        lock.acquire(timeout=patience_s, poll_interval=POLL_S)
+        with contextlib.suppress(OSError):  # a full disk: it is locked all the same
+            file.write_text(f"process {os.getpid()} on {platform.node()}\n" if signed else "")
+    except filelock.Timeout:
+        return None
+    except (OSError, NotImplementedError) as error:
+        lock.release(force=True)
+        raise StorageError(
+            f"Cannot lock {file}: {getattr(error, 'strerror', None) or error}. Without a lock two jobs would write "
+            "over each other: mount this file system with locks (Lustre: -o flock), or choose another folder."
+        ) from None
+    return _FileLock(lock)
+
+
+def holder(folder: Path, marker: str = MARKER) -> str:
+    """Who has a folder's lock, e.g. "process 12 on robot-3"; "another process" where nobody knows."""
+    with contextlib.suppress(OSError, StorageError, UnicodeDecodeError):
+        if not storage.is_remote(folder):
+            return (folder / marker).read_text().strip() or "another process"
+        _, found = _look(_lease_of(folder, marker))
+        if found:
+            return f"process {found.get('pid')} on {found.get('host')}"
+    return "another process"
+
+
+@contextlib.contextmanager
+def alone(file: Path, say: Callable[[str], None]) -> Iterator[None]:
+    """Be the only process that holds a local file: waits while another does, and takes over when that ends or dies.
+
+    Args:
+        file: made if it is not there; says who holds it.
+        say: told once whom it waits for.
+    """
+    storage.make_folder(file.parent)
+    held = hold_file(file)
+    if held is None:
+        say(f"waits for {holder(file.parent, file.name)}, which works on it")
+        held = hold_file(file, -1)
+    try:
+        yield
+    finally:
+        if held is not None:
+            held.close()
+
+
+class _FileLock:
+    def __init__(self, lock: filelock.BaseFileLock) -> None:
+        self._lock = lock  # lets go when nobody refers to it any more
 
     def require(self) -> None:
         pass
 
     def close(self) -> None:
-        os.close(self._descriptor)
+        self._lock.release(force=True)
 
 
 class _Lease:
@@ -131,8 +170,12 @@ class _Lease:
                 storage.remove(self._path)
 
 
-def _lease(folder: Path, patience_s: float) -> Held | None:
-    path, owner = folder.with_name(f"{folder.name}.lock"), uuid.uuid4().hex
+def _lease_of(folder: Path, marker: str) -> Path:
+    return folder.with_name(f"{folder.name}{marker}")
+
+
+def _lease(path: Path, patience_s: float) -> Held | None:
+    owner = uuid.uuid4().hex
     start = since = time.monotonic()
     last: dict[str, Any] = {}
     while not _create(path, _text(owner, 0)):

@@ -4,6 +4,7 @@ registry.register("runs/align-1", tracked, ...)  ->  version 3 of "tap": manifes
 registry.local("models:/tap/3")                  ->  runs/models/tap-3, a run folder like any other
 """
 
+import contextlib
 import json
 import os
 import shutil
@@ -127,14 +128,22 @@ def local(policy: Path | str, store: Path | None = None) -> Path:
             shutil.rmtree(folder, ignore_errors=True)
             os.replace(fetched, folder)
             shutil.rmtree(temporary, ignore_errors=True)
-    except (tracking.error_type(), OSError) as error:
-        known = [v.version for v in client.search_model_versions(f"name = '{name}'")]
-        has = f"It has versions {', '.join(sorted(map(str, known), key=int))} of {name!r}." if known else "It is empty."
+    except Exception as error:  # noqa: BLE001  stores of artifacts raise what their libraries do
         reason = str(error).strip().splitlines()[0]
-        raise CheckpointError(f"{policy} is not in the registry of {tracking.tracking_uri()}: {reason} {has}") from None
+        raise CheckpointError(
+            f"{policy} is not in the registry of {tracking.tracking_uri()}: {reason} {_known(client, name)}"
+        ) from None
     return folder
 
 
 def _made(folder: Path) -> Path:
     folder.mkdir(parents=True, exist_ok=True)
     return folder
+
+
+def _known(client: Any, name: str) -> str:
+    """Which versions of a model there are, in a sentence."""
+    known: list[str] = []
+    with contextlib.suppress(tracking.error_type()):  # a name that MLflow cannot search for
+        known = [str(version.version) for version in client.search_model_versions(f"name = '{name}'")]
+    return f"It has versions {', '.join(sorted(known, key=int))} of {name!r}." if known else f"It has no {name!r}."

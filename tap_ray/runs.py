@@ -2,11 +2,13 @@
 
 The default folder is named by the hash of what makes it, `runs/<job>-<hash>`: the same command finds its own folder
 again, goes on where it was cut off, and does nothing when it had finished.
+
+What makes a run is content: inputs enter the hash by the hashes in their own manifests, never by how their paths are
+spelt. While a job works in a folder it holds the folder's lock (`entered`).
 """
 
 import contextlib
 import datetime
-import fcntl
 import importlib.metadata
 import json
 import os
@@ -14,12 +16,16 @@ import platform
 import subprocess
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Callable, Iterator, Mapping
+from typing import Any, Iterator, Mapping, Sequence
 
-from tap_ray import storage
+from tap_ray import locks, storage
 from tap_ray.config import differences, digest
 from tap_ray.errors import CheckpointError, ConfigError
 
+LOCK = ".job.lock"
+"""Held by the job that works in a run folder."""
+PATIENCE_S = 2.0
+"""How long to wait for a job that is just ending there, s."""
 STORE = Path("runs")
 """Where runs lie that nobody named a folder for."""
 PACKAGES = (
@@ -49,6 +55,43 @@ class Run:
     """... and finished."""
 
 
+@contextlib.contextmanager
+def entered(
+    out: Path | str | None,
+    *,
+    job: str,
+    config: Mapping[str, Any],
+    parents: Mapping[str, Path | str] | None = None,
+    rewrites: bool = False,
+) -> Iterator[Run]:
+    """`open_run` for the length of a job: nobody else works in the folder meanwhile.
+
+    Args:
+        out, job, config, parents: see `open_run`.
+        rewrites: the job writes into a finished run, too; otherwise that is not locked.
+
+    Raises:
+        CheckpointError: another job works there; or see `open_run`.
+        ConfigError, StorageError: see `open_run`.
+    """
+    names = _names(job, config, parents or {})
+    path = _place(out, STORE, job, names)
+    _require_ours(path, job, names, config, parents or {})
+    held = None
+    if rewrites or not is_done(path):
+        held = locks.hold(path, patience_s=PATIENCE_S, marker=LOCK)
+        if held is None:
+            raise CheckpointError(
+                f"Another job works in {path}: {locks.holder(path, LOCK)}. Wait for it or stop it, then run again; or "
+                "name another folder with --out."
+            )
+    try:
+        yield open_run(out, job=job, config=config, parents=parents)
+    finally:
+        if held is not None:
+            held.close()
+
+
 def open_run(
     out: Path | str | None,
     *,
@@ -61,24 +104,25 @@ def open_run(
     Args:
         out: the folder; None names it `runs/<job>-<hash>`.
         job: verb, e.g. "align".
-        config: the resolved config as plain values. The key "out" and those that start with "_" do not enter the
-            hash (they say where and how, not what).
+        config: the resolved config as plain values. The key "out" (at any depth), those that start with "_" and
+            those that are roles of `parents` do not enter the hash (they say where and how, not what).
         parents: role -> run folder or data set it is made from, e.g. {"init": "runs/pretrain-..."}.
 
     Raises:
         ConfigError: `out` holds something else (each differing key is named).
         CheckpointError: a parent is missing.
     """
-    what, name = _what(config), _name(job, config, parents or {})
-    ancestry = {role: {"path": str(path), "hash": hash_of(path)} for role, path in (parents or {}).items()}
-    path = storage.at(out) if out else STORE / f"{job}-{name[:10]}"
-    if (path / "manifest.json").exists():
-        return _reopen(path, job=job, name=name, config=config, what=what)
-    if path.exists() and (not path.is_dir() or {file.name for file in path.iterdir()} - set(_BEGUN)):
-        raise ConfigError(f"{path} exists and is not a run folder. Name another folder with --out, or remove it.")
+    parents = parents or {}
+    names = _names(job, config, parents)
+    ancestry = {role: {"path": str(path), "hash": hash_of(path)} for role, path in parents.items()}
+    path = _place(out, STORE, job, names)
+    manifest = _require_ours(path, job, names, config, parents)
+    if manifest is not None:
+        done = manifest["status"] == "done"
+        return Run(path=path, config=config, hash=str(manifest["hash"]), resumed=True, done=done)
     manifest = {
         "job": job,
-        "hash": name,
+        "hash": names[0],
         "status": "running",
         "parents": ancestry,
         **provenance(),
@@ -86,68 +130,84 @@ def open_run(
     storage.make_folder(path)
     write_json(path / "config.json", config)
     write_json(path / "manifest.json", manifest)
-    return Run(path=path, config=config, hash=name, resumed=False, done=False)
+    return Run(path=path, config=config, hash=names[0], resumed=False, done=False)
 
 
 def folder_of(
     store: Path, *, job: str, config: Mapping[str, Any], parents: Mapping[str, Path | str] | None = None
 ) -> Path:
     """Where `open_run` puts the run of these arguments if `store` is where runs lie."""
-    return store / f"{job}-{_name(job, config, parents or {})[:10]}"
+    return _place(None, store, job, _names(job, config, parents or {}))
 
 
-def _name(job: str, config: Mapping[str, Any], parents: Mapping[str, Path | str]) -> str:
-    return digest({"job": job, "config": _what(config), "parents": {r: hash_of(p) for r, p in parents.items()}})
+def _names(job: str, config: Mapping[str, Any], parents: Mapping[str, Path | str]) -> tuple[str, str]:
+    """The hash of a run, and the one that it had when paths of its parents were part of it."""
+    hashes = {role: hash_of(path) for role, path in parents.items()}
+    spelt = {**config, **config.get("_spelt", {})}
+    old = {key: value for key, value in spelt.items() if key != "out" and not key.startswith("_")}
+    now, before = (
+        digest({"job": job, "config": values, "parents": hashes}) for values in (_what(config, parents), old)
+    )
+    return now, before
+
+
+def _place(out: Path | str | None, store: Path, job: str, names: tuple[str, str]) -> Path:
+    if out:
+        return storage.at(out)
+    now, before = (store / f"{job}-{name[:10]}" for name in names)
+    return before if before.exists() and not now.exists() else now
 
 
 def is_done(path: Path) -> bool:
     """Whether a run lies here that has finished."""
-    return (path / "manifest.json").exists() and read_json(path / "manifest.json")["status"] == "done"
+    return (path / "manifest.json").exists() and _manifest(path)["status"] == "done"
 
 
-@contextlib.contextmanager
-def alone(file: Path, say: Callable[[str], None]) -> Iterator[None]:
-    """Be the only process that holds `file`: waits while another does, and takes over as soon as that one ends or dies.
-
-    Args:
-        file: made if it is not there; says who holds it.
-        say: told once whom it waits for.
-    """
-    file.parent.mkdir(parents=True, exist_ok=True)
-    with open(file, "a+") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            lock.seek(0)
-            say(f"waits for {lock.read().strip() or 'another process'}, which works on it")
-            fcntl.flock(lock, fcntl.LOCK_EX)
-        lock.truncate(0)
-        lock.write(f"process {os.getpid()} on {platform.node()}\n")
-        lock.flush()
-        yield
-
-
-_BEGUN = ("config.json", ".config.json.tmp", ".manifest.json.tmp")
+_BEGUN = ("config.json", ".config.json.tmp", ".manifest.json.tmp", LOCK, locks.MARKER)
 """What a run leaves that was killed before its manifest was written."""
 
 
-def _what(config: Mapping[str, Any]) -> dict[str, Any]:
+def _what(config: Mapping[str, Any], parents: Mapping[str, Any]) -> dict[str, Any]:
     """The part of a config that enters the hash."""
-    return {key: value for key, value in config.items() if key != "out" and not key.startswith("_")}
+    return {
+        key: _what(value, {}) if isinstance(value, Mapping) else value
+        for key, value in config.items()
+        if key != "out" and not key.startswith("_") and key not in parents
+    }
 
 
-def _reopen(path: Path, *, job: str, name: str, config: Mapping[str, Any], what: Mapping[str, Any]) -> Run:
-    manifest = _manifest(path)
-    if manifest["hash"] != name:
-        old = read_json(path / "config.json")
-        old_what = _what(old)
-        lines = differences(old_what, what) or ["its parents have changed since"]
+def _require_ours(
+    path: Path,
+    job: str,
+    names: tuple[str, str],
+    config: Mapping[str, Any],
+    parents: Mapping[str, Path | str],
+) -> dict[str, Any] | None:
+    """The manifest of this very run; None if nothing has been begun here.
+
+    Raises:
+        ConfigError: the folder holds something else.
+    """
+    if (path / "manifest.json").exists():
+        manifest = _manifest(path)
+        if manifest["hash"] in names:
+            return manifest
+        known = manifest.get("parents", {})
+        old = _what(read_json(path / "config.json"), known)
+        lines = differences(old, _what(config, parents))
+        for role in sorted({*known, *parents}):
+            before, now = known.get(role, {}).get("hash"), hash_of(parents[role]) if role in parents else None
+            if before != now:
+                was = f"{known[role]['path']} as it was ({before})" if before else "none"
+                lines.append(f"{role}: {was} before, {f'{parents[role]} ({now})' if now else 'none'} now")
         raise ConfigError(
-            f"{path} holds another run ({manifest['job']}):\n  "
-            + "\n  ".join(lines)
+            f"{path} holds another run ({manifest['job']}{'' if manifest['job'] == job else f', not {job}'}):\n  "
+            + "\n  ".join(lines or ["its job or its settings have changed"])
             + "\nName another folder with --out, or remove this one."
         )
-    return Run(path=path, config=config, hash=name, resumed=True, done=manifest["status"] == "done")
+    if path.exists() and (not path.is_dir() or {file.name for file in path.iterdir()} - set(_BEGUN)):
+        raise ConfigError(f"{path} exists and is not a run folder. Name another folder with --out, or remove it.")
+    return None
 
 
 def provenance() -> dict[str, Any]:
@@ -182,7 +242,8 @@ def hash_of(path: Path | str) -> str:
     path = storage.at(path)
     if (path / "meta" / "tap_ray.json").exists():
         # A data set keeps its plan when it grows, so its length belongs to what it is.
-        plan, info = read_json(path / "meta" / "tap_ray.json"), read_json(path / "meta" / "info.json")
+        plan = read_json(path / "meta" / "tap_ray.json", needs=("hash",))
+        info = read_json(path / "meta" / "info.json", needs=("total_episodes",))
         return digest({"plan": plan["hash"], "episodes": info["total_episodes"]})
     if (path / "manifest.json").exists():
         return str(_manifest(path)["hash"])
@@ -211,14 +272,7 @@ def _manifest(path: Path) -> dict[str, Any]:
     Raises:
         CheckpointError: missing, cut off, or something else.
     """
-    manifest = read_json(path / "manifest.json")
-    lacking = [key for key in ("job", "hash", "status") if not isinstance(manifest, dict) or key not in manifest]
-    if lacking:
-        raise CheckpointError(
-            f"{path / 'manifest.json'} lacks {', '.join(lacking)}: it is none that a job wrote. Give a folder that a "
-            "job printed as its last line."
-        )
-    return manifest
+    return read_json(path / "manifest.json", needs=("job", "hash", "status"))
 
 
 def write_json(path: Path, values: Any) -> None:
@@ -230,18 +284,34 @@ def write_json(path: Path, values: Any) -> None:
     storage.write(path, (json.dumps(values, indent=2, default=str) + "\n").encode())
 
 
-def read_json(path: Path) -> Any:
+def read_json(path: Path, needs: Sequence[str] = ()) -> Any:
     """Read plain JSON.
 
+    Args:
+        path: the file.
+        needs: keys that it has.
+
     Raises:
-        CheckpointError: missing or cut off.
+        CheckpointError: missing, cut off, or without one of these keys.
     """
     try:
-        return json.loads(storage.read(path))
+        values = json.loads(storage.read(path))
     except FileNotFoundError:
         raise CheckpointError(f"{path} is missing.") from None
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
         raise CheckpointError(f"{path} is not valid JSON (cut off?): {error}.") from None
+    require_keys(values, needs, path)
+    return values
+
+
+def require_keys(values: Any, needs: Sequence[str], where: Path | str) -> None:
+    """Raise CheckpointError that names the file and each key that values from it lack."""
+    lacking = [key for key in needs if not isinstance(values, Mapping) or key not in values]
+    if lacking:
+        raise CheckpointError(
+            f"{where} lacks {', '.join(lacking)}: it is none that a job wrote. Give a folder that a job printed as its "
+            "last line."
+        )
 
 
 def _git() -> str:

@@ -33,7 +33,7 @@ SLASH_LOST = re.compile(r"^(s3a?|gc?s|az|abfs|file):/(?!/)")
 
 
 def at(path: Path | str) -> Path:
-    """A path or URI as something to read and write; a Path stays what it is.
+    """A path or URI as something to read and write; a Path stays what it is, but for a leading "~" (a home folder).
 
     Raises:
         ConfigError: nobody knows this kind of URI, its package is missing, or it names no folder in a bucket.
@@ -41,6 +41,8 @@ def at(path: Path | str) -> Path:
     text = str(path)
     if SLASH_LOST.match(text):
         raise ConfigError(f"{text} is no URI: it needs two slashes (file: three) after the colon, as in s3://bucket/x.")
+    if text.startswith("~"):
+        return _expanded(text)
     if not isinstance(path, str):
         return path
     protocol, found, rest = path.partition("://")
@@ -63,6 +65,13 @@ def at(path: Path | str) -> Path:
     except (ImportError, ValueError) as error:
         raise ConfigError(f"{path} cannot be used: {error}. S3 (s3://) and file:/// always work.") from None
     return cast(Path, remote)
+
+
+def _expanded(text: str) -> Path:
+    try:
+        return Path(text).expanduser()
+    except RuntimeError as error:
+        raise ConfigError(f"{text}: {error} Write the path out.") from None
 
 
 def is_remote(path: Any) -> bool:

@@ -8,29 +8,27 @@ MLflow is imported when a run starts, not when this file is: it costs a process 
 not pay. Run ids are explicit; there is no global active run, so several runs can be written from one process.
 
 Where to: `MLFLOW_TRACKING_URI`, else `sqlite:///mlflow.db` in the working directory with artifacts in `./mlartifacts`.
-A server that is away *before* the job ends it within seconds. One that goes away *during* the job costs nothing but a
-warning: points wait in memory and are sent when it is back, and the run folder has them all in any case.
+A server that is away *before* the job ends it within seconds. One that goes away *during* the job, or does not store
+artifacts, costs nothing but a warning: points wait in memory and are sent when it is back, and the run folder has them
+all in any case. A server is asked by MLflow's own client, which knows its certificates, passwords and proxies.
 """
 
 import contextlib
-import fcntl
 import json
 import logging
 import os
 import re
 import tempfile
 import time
-import urllib.error
-import urllib.request
 import warnings
 from functools import lru_cache
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Callable, Iterator, Mapping
 
-from tap_ray import storage
-from tap_ray.errors import StorageError
-from tap_ray.runs import read_json
+from tap_ray import locks, runs, storage
+from tap_ray.errors import StorageError, without_credentials
+from tap_ray.tracking_place import answering, require_reachable, tracking_uri, unreachable
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -43,8 +41,6 @@ FLUSH_S = 5.0
 """Metrics are sent in batches, at most this long after they were logged, s."""
 RETRY_S = 30.0
 """Pause after a server did not answer, s."""
-PROBE_S = 5.0
-"""How long a server may take to answer before the job is refused, s."""
 MAX_METRICS, MAX_PARAMS, MAX_KEY, MAX_VALUE = 1000, 100, 250, 6000
 """MLflow's limits: metrics and parameters in a batch, characters of a key and of a parameter's value."""
 
@@ -70,7 +66,7 @@ class Run:
         self.run_id = run_id
         self._pending: list[tuple[str, float, int, int]] = []
         self._due = 0.0
-        self._warned = False
+        self._refused: set[str] = set()
 
     def log(self, metrics: Mapping[str, float], step: int) -> None:
         """Add one point to each metric; sent in batches, see `FLUSH_S`. Never raises because of the server."""
@@ -87,7 +83,7 @@ class Run:
         while self._pending:
             batch = self._pending[:MAX_METRICS]
             metrics = [Metric(*point) for point in batch]
-            if not self._try(lambda client, sent=metrics: client.log_batch(self.run_id, metrics=sent)):
+            if not self._try("metrics", lambda client, sent=metrics: client.log_batch(self.run_id, metrics=sent)):
                 self._due = time.monotonic() + RETRY_S
                 return
             del self._pending[: len(batch)]
@@ -102,12 +98,13 @@ class Run:
         if not path.exists():
             raise FileNotFoundError(f"The artifact {path} does not exist.")
         with storage.fetched(path) as here:
-            self._try(lambda client: client.log_artifact(self.run_id, str(here)))
+            self._try("artifacts", lambda client: client.log_artifact(self.run_id, str(here)))
 
     def tag(self, tags: Mapping[str, str]) -> None:
         """Set tags of the run."""
         for name, value in tags.items():
-            self._try(lambda client, name=name, value=value: client.set_tag(self.run_id, _key(name), value[:MAX_VALUE]))
+            text = value[:MAX_VALUE]
+            self._try("tags", lambda client, name=name, text=text: client.set_tag(self.run_id, _key(name), text))
 
     def finish(self, status: str = "FINISHED") -> None:
         """Send the rest and end the run as "FINISHED", "FAILED" or "KILLED"."""
@@ -115,10 +112,10 @@ class Run:
         if self._pending:
             LOG.warning(
                 "MLflow at %s is still away: the last %d points are only in the run folder.",
-                self.uri,
+                without_credentials(self.uri),
                 len(self._pending),
             )
-        self._try(lambda client: client.set_terminated(self.run_id, status))
+        self._try("end of a run", lambda client: client.set_terminated(self.run_id, status))
 
     def __enter__(self) -> "Run":
         return self
@@ -131,19 +128,33 @@ class Run:
         else:
             self.finish("KILLED" if issubclass(kind, KeyboardInterrupt | SystemExit) else "FAILED")
 
-    def _try(self, action: "Callable[[MlflowClient], Any]") -> bool:
-        """Do it; if the server is away say so once and go on: tracking never costs a training run."""
-        from mlflow.exceptions import MlflowException
-
+    def _try(self, what: str, action: "Callable[[MlflowClient], Any]") -> bool:
+        """Do it; what MLflow or its artifact store refuses is said once and costs nothing else."""
         try:
             action(_client(self.uri))
-        except (MlflowException, OSError) as error:
-            if not self._warned:
-                LOG.warning("MLflow at %s did not take what was logged, trying on: %s", self.uri, error)
-            self._warned = True
+        except Exception as error:  # noqa: BLE001  stores of artifacts raise what their libraries do, e.g. botocore's
+            if what not in self._refused:
+                where, reason = without_credentials(self.uri), without_credentials(str(error) or repr(error))
+                LOG.warning("MLflow at %s did not take %s, the job goes on without: %s", where, what, reason)
+            self._refused.add(what)
             return False
-        self._warned = False
+        self._refused.discard(what)
         return True
+
+
+@contextlib.contextmanager
+def tracked(job: str, run: "runs.Run", parents: Mapping[str, Path | str] | None = None) -> Iterator[Run]:
+    """The MLflow run of an entered run folder, whose manifest keeps its id: begun or gone on with, and ended.
+
+    Args:
+        job: verb.
+        run: see `runs.entered`.
+        parents: role -> folder of what it is made from.
+    """
+    ids = {role: run_id_of(path) for role, path in (parents or {}).items()}
+    with start(job, run.path, run.config, ids, run_id=run_id_of(run.path)) as begun:
+        runs.annotate(run, mlflow_run_id=begun.run_id)
+        yield begun
 
 
 def start(
@@ -183,24 +194,13 @@ def start(
         if natural and _exists(client, natural):
             tags["mlflow.parentRunId"] = natural
         name = run_dir.name if run_dir.name.startswith(job) else f"{job} {run_dir.name}"
-        created = client.create_run(_experiment(client), tags=tags, run_name=name)
-        _log_params(client, created.info.run_id, params)
-    return Run(uri=uri, run_id=created.info.run_id)
-
-
-@contextlib.contextmanager
-def answering(uri: str) -> Iterator[None]:
-    """Turns what MLflow raises in the body (a server gone, a database locked) into a StorageError."""
-    try:
-        yield
-    except error_type() as error:
-        reason = str(error).strip().splitlines()[0]
-        raise StorageError(f"MLflow at {uri} refused: {reason}. The same command again goes on from here.") from error
-
-
-def tracking_uri() -> str:
-    """`MLFLOW_TRACKING_URI`, else the SQLite file in the working directory (absolute, so it survives a chdir)."""
-    return os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{Path('mlflow.db').resolve()}"
+        begun = Run(uri=uri, run_id=client.create_run(_experiment(client), tags=tags, run_name=name).info.run_id)
+        try:
+            _log_params(client, begun.run_id, params)
+        except BaseException as error:
+            begun.finish("KILLED" if isinstance(error, KeyboardInterrupt) else "FAILED")
+            raise
+    return begun
 
 
 def client_of(uri: str | None = None) -> "MlflowClient":
@@ -226,27 +226,8 @@ def run_id_of(folder: Path | str) -> str | None:
     folder = storage.at(folder)
     for manifest in (folder / "manifest.json", folder / "meta" / "tap_ray.json"):
         if manifest.exists():
-            return read_json(manifest).get("mlflow_run_id")
+            return runs.read_json(manifest).get("mlflow_run_id")
     return None
-
-
-def require_reachable(uri: str) -> None:
-    """Ask a server for a sign of life, or look whether a SQLite file can be written. Takes at most `PROBE_S`.
-
-    Raises:
-        StorageError: says which address, how to start a server there, how to do without.
-    """
-    if uri.startswith(("http://", "https://")):
-        try:
-            urllib.request.urlopen(f"{uri.rstrip('/')}/health", timeout=PROBE_S).close()
-        except urllib.error.HTTPError:
-            pass  # somebody answers; whether it is MLflow shows with the first real call
-        except (OSError, ValueError) as error:
-            raise StorageError(_unreachable(uri, getattr(error, "reason", error))) from None
-    elif uri.startswith("sqlite:///"):
-        folder = Path(uri.removeprefix("sqlite:///")).parent
-        if not os.access(folder, os.W_OK):
-            raise StorageError(_unreachable(uri, f"the folder {folder} is missing or cannot be written"))
 
 
 def flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
@@ -260,15 +241,6 @@ def flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
             text = json.dumps(value, default=str) if isinstance(value, (list, tuple)) else str(value)
             flat[_key(key)] = text if len(text) <= MAX_VALUE else text[: MAX_VALUE - 3] + "..."
     return flat
-
-
-def _unreachable(uri: str, reason: object) -> str:
-    port = re.search(r":(\d+)", uri.removeprefix("http://").removeprefix("https://"))
-    return (
-        f"MLflow tracking at {uri} cannot be reached: {reason}. "
-        f"Start a server there (mlflow server --host 127.0.0.1 --port {port[1] if port else 5000}), "
-        "or `unset MLFLOW_TRACKING_URI` to track into ./mlflow.db."
-    )
 
 
 @lru_cache
@@ -292,7 +264,7 @@ def _open(uri: str) -> "MlflowClient":
             client = _client(uri)
             client.search_experiments(max_results=1)
     except Exception as error:  # SQLAlchemy, requests and MLflow each raise kinds of their own
-        raise StorageError(_unreachable(uri, str(error).strip().splitlines()[0])) from error
+        raise StorageError(unreachable(uri, error)) from error
     return client
 
 
@@ -302,9 +274,12 @@ def _alone(uri: str) -> Iterator[None]:
     if not uri.startswith("sqlite:///"):
         yield
         return
-    with open(Path(tempfile.gettempdir()) / f"tap_ray-mlflow-{os.getuid()}.lock", "w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
+    held = locks.hold_file(Path(tempfile.gettempdir()) / f"tap_ray-mlflow-{os.getuid()}.lock", -1)
+    try:
         yield
+    finally:
+        if held is not None:
+            held.close()
 
 
 def _experiment(client: "MlflowClient") -> str:
@@ -314,6 +289,11 @@ def _experiment(client: "MlflowClient") -> str:
     name = os.environ.get("MLFLOW_EXPERIMENT_NAME") or EXPERIMENT
     found = client.get_experiment_by_name(name)
     if found is not None:
+        if found.lifecycle_stage != "active":
+            raise StorageError(
+                f"The MLflow experiment {name!r} was deleted: restore it (mlflow experiments restore -x "
+                f"{found.experiment_id}), or name another one in MLFLOW_EXPERIMENT_NAME."
+            )
         return found.experiment_id
     # A server decides itself where artifacts live; for our own database MLflow would scatter them into ./mlruns.
     place = None if os.environ.get("MLFLOW_TRACKING_URI") else (Path("mlartifacts") / name).resolve().as_uri()

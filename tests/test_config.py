@@ -6,9 +6,11 @@ from pathlib import Path
 from typing import Literal
 
 import pytest
+import yaml
 
 from tap_ray import config
 from tap_ray.errors import ConfigError
+from tap_ray.job import run_job
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -91,6 +93,40 @@ def test_json_is_yaml(tmp_path):
     assert config.load(Config, tmp_path / "c.json").tasks == ("x", "y")
 
 
+def test_json_is_read_as_json(tmp_path):
+    """Escapes of an emoji, tabs and a byte order mark, none of which YAML takes as JSON means them."""
+    (tmp_path / "c.json").write_text('\ufeff{\n\t"data": "l\\u00e4ufe/\\ud83e\\udd16"\n}', encoding="utf-8")
+    assert config.load(Config, tmp_path / "c.json").data == Path("läufe/🤖")
+    (tmp_path / "c.json").write_text("data: d")
+    with pytest.raises(ConfigError, match=r"c\.json is not valid JSON: Expecting value: line 1"):
+        config.load(Config, tmp_path / "c.json")
+
+
+@pytest.mark.parametrize("text", ["data: d\nmodel: {width: 1, rate: 1.0, width: 2}", "data: d\nwidth: 1\nwidth: 2"])
+def test_a_key_given_twice_is_an_error_in_yaml(tmp_path, text):
+    (tmp_path / "c.yaml").write_text(text)
+    with pytest.raises(ConfigError, match=r"c\.yaml gives the key 'width' twice: keep one of them\."):
+        config.load(Config, tmp_path / "c.yaml")
+
+
+def test_a_key_given_twice_is_an_error_in_json_too(tmp_path):
+    (tmp_path / "c.json").write_text('{"data": "d", "data": "e"}')
+    with pytest.raises(ConfigError, match=r"c\.json gives the key 'data' twice: keep one of them\."):
+        config.load(Config, tmp_path / "c.json")
+
+
+def test_yaml_may_merge_what_it_overrides(tmp_path):
+    (tmp_path / "c.yaml").write_text("data: d\nmodel: &a {width: 1, rate: 1.0}\n")
+    assert config.load(Config, tmp_path / "c.yaml").model.width == 1
+    assert yaml.load("a: &a {x: 1, y: 2}\nb: {<<: *a, x: 3}", config._Loader)["b"] == {"x": 3, "y": 2}
+
+
+def test_fields_that_were_not_given_are_listed():
+    values = {"data": "d", "model": {"width": 3}, "head": "flow", "limit": None, "live": False}
+    made = config.from_dict(Config, values)
+    assert config.absent(made, values) == "model.rate = 0.5, model.range_m = (0.0, 1.0), tasks = ('a', 'b')"
+
+
 def test_files_that_cannot_be_read(tmp_path):
     with pytest.raises(ConfigError, match=r"Cannot read the config file .*nowhere.yaml: No such file"):
         config.load(Config, tmp_path / "nowhere.yaml")
@@ -121,7 +157,7 @@ JOB = '''
 """Prints what it got."""
 from dataclasses import dataclass
 from pathlib import Path
-from tap_ray.config import run_job
+from tap_ray.job import run_job
 from tap_ray.errors import DataError
 
 @dataclass(frozen=True, kw_only=True)
@@ -162,10 +198,10 @@ def job(tmp_path_factory):
 
 
 def test_a_job_prints_its_result_last(job):
-    done = job("--data", "some/where", "--steps", "0")
+    done = job("--data", "some/where", "--steps", "1")
     assert done.returncode == 0
     assert done.stdout.splitlines()[-1] == "some/where"
-    assert "steps=0" in done.stdout
+    assert "steps=1" in done.stdout
 
 
 @pytest.mark.parametrize("flags", [("--config", "c.yaml"), ("--config=c.yaml",)])
@@ -227,10 +263,10 @@ def test_a_path_may_be_a_uri_in_flags_files_and_back(
 
     for argv in (["--data", uri, "--out", uri, "--more", uri, f"{uri}/2"], ["--config", str(tmp_path / "c.yaml")]):
         monkeypatch.setattr(sys, "argv", ["job", *argv])
-        config.run_job(main, Places)
+        run_job(main, Places)
         assert capsys.readouterr().out == uri.removeprefix("file://") + "\n"
     monkeypatch.setattr(sys, "argv", ["job", "--config", str(tmp_path / "c.yaml"), "--data", "s3://other/x"])
-    config.run_job(main, Places)
+    run_job(main, Places)
     assert str(seen[2].data) == "s3://other/x"
     assert seen[0] == seen[1] == config.from_dict(Places, config.to_dict(seen[0]))
     assert {type(path).__name__ for given in seen for path in (given.out, *given.more)} == {kind}
@@ -241,13 +277,13 @@ def test_every_uri_of_a_config_is_asked_before_the_job_starts(monkeypatch: pytes
     monkeypatch.setattr(config.storage, "require_reachable", lambda path: asked.append(str(path)))
     tasks = ["s3://b/two:3", "ray://host:10001", "sqlite:///x.db", "data/three:2"]
     monkeypatch.setattr(sys, "argv", ["job", "--data", "s3://a/one", "--tasks", *tasks])
-    config.run_job(lambda given: given.data, Config)
+    run_job(lambda given: given.data, Config)
     assert asked == ["s3://a/one", "s3://b/two:3"]
 
 
 def test_a_uri_that_cannot_be_is_a_flags_mistake(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]):
     monkeypatch.setattr(sys, "argv", ["job", "--data", "s3://bucket"])
     with pytest.raises(SystemExit) as ended:
-        config.run_job(lambda given: given.data, Config)
+        run_job(lambda given: given.data, Config)
     assert ended.value.code == 2
     assert "names no folder" in " ".join(capsys.readouterr().err.split())

@@ -3,7 +3,7 @@ import pickle
 import pytest
 
 from tap_ray import errors
-from tap_ray.errors import TapRayError, nearest
+from tap_ray.errors import StorageError, TapRayError, nearest
 
 KINDS = [TapRayError, *TapRayError.__subclasses__()]
 
@@ -27,3 +27,19 @@ def test_nearest_names_the_options_and_the_likely_one():
     assert nearest("carot", ["plate", "carrot"]) == "Did you mean 'carrot'? Known: carrot, plate."
     assert nearest("xyzzy", ["plate", "carrot"]) == "Known: carrot, plate."
     assert nearest("x", []) == "Known: ."
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ("postgresql://me:s3cret@db:5432/x is away", "postgresql://db:5432/x is away"),
+        ("http://me:s3@cret@127.0.0.1:5000/a?b=c", "http://127.0.0.1:5000/a?b=c"),
+        ("https://token@host", "https://host"),
+        ("mysql://db/x?user=me&password=s3cret&ssl=1", "mysql://db/x?user=me&password=***&ssl=1"),
+        ("http://host/a@b and me@example.org", "http://host/a@b and me@example.org"),
+    ],
+)
+def test_no_message_holds_credentials(text: str, shown: str):
+    assert str(StorageError(text)) == shown
+    assert errors.without_credentials(text) == shown
+    assert str(pickle.loads(pickle.dumps(StorageError(text)))) == shown

@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import platform
 import subprocess
 import sys
 import time
@@ -17,7 +18,8 @@ from tap_ray.errors import StorageError
 HOLDER = """
 import sys, time
 from tap_ray import locks, storage
-assert locks.hold(storage.at(sys.argv[1]))
+held = locks.hold(storage.at(sys.argv[1]))
+assert held
 print("held", flush=True)
 time.sleep(10**6)
 """
@@ -116,3 +118,35 @@ def test_of_many_who_find_a_dead_one_one_is_the_next(bucket: str):
             [winner] = [held for held in crowd.map(locks.hold, [folder] * 8) if held is not None]
         winner.require()
         winner.close()
+
+
+WAITER = """
+import sys, time
+from pathlib import Path
+from tap_ray import locks
+with locks.alone(Path(sys.argv[1]), say=lambda text: print(text, flush=True)):
+    print("has it", flush=True)
+    time.sleep(10**6)
+"""
+
+
+def test_one_process_at_a_time_and_the_next_takes_over_from_a_dead_one(tmp_path):
+    command = [sys.executable, "-c", WAITER, str(tmp_path / "locks" / "pretrain-1")]
+
+    def start() -> tuple[subprocess.Popen, str]:
+        process = subprocess.Popen(command, cwd=Path(__file__).parents[1], stdout=subprocess.PIPE, text=True)
+        assert process.stdout
+        return process, process.stdout.readline()
+
+    holder, said = start()
+    assert said == "has it\n"
+    waiting, said = start()
+    try:
+        assert said == f"waits for process {holder.pid} on {platform.node()}, which works on it\n"
+        holder.kill()
+        assert waiting.stdout.readline() == "has it\n"
+    finally:
+        for process in (holder, waiting):
+            process.kill()
+            process.wait()
+            process.stdout.close()

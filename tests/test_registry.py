@@ -89,7 +89,7 @@ def test_other_policies_stay_what_they_are(here: Path):
 
 
 def test_what_is_not_there(here: Path):
-    with pytest.raises(CheckpointError, match=r"models:/tap/1 is not in the registry of sqlite.*It is empty"):
+    with pytest.raises(CheckpointError, match=r"models:/tap/1 is not in the registry of sqlite.*It has no 'tap'"):
         registry.local("models:/tap/1")
     with tracking.start("sweep", here / "runs" / "sweep-1", {}) as tracked:
         put(trained(here / "runs" / "align-1"), tracked, 0.5)

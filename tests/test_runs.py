@@ -1,15 +1,13 @@
 import errno
 import json
 import os
-import platform
 import re
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
 from tap_ray import runs
+from tap_ray.config import digest
 from tap_ray.errors import CheckpointError, ConfigError, StorageError
 
 CONFIG = {"steps": 3, "model": {"width": 64}, "out": None, "_fleets": 2}
@@ -95,7 +93,8 @@ def test_parents_are_part_of_what_makes_a_run():
     child = runs.open_run("c", job="align", config=CONFIG, parents={"init": "p1"})
     assert runs.read_json(child.path / "manifest.json")["parents"] == {"init": {"path": "p1", "hash": first.hash}}
     assert child.hash != runs.open_run(None, job="align", config=CONFIG, parents={"init": "p2"}).hash
-    with pytest.raises(ConfigError, match="its parents have changed since"):
+    difference = rf"init: p1 as it was \({first.hash}\) before, p2 \({second.hash}\) now"
+    with pytest.raises(ConfigError, match=rf"^c holds another run \(align\):\n  {difference}\nName"):
         runs.open_run("c", job="align", config=CONFIG, parents={"init": second.path})
 
 
@@ -155,38 +154,6 @@ def test_json_that_is_missing_or_cut_off():
         runs.read_json(Path("a.json"))
 
 
-HOLDER = """
-import sys, time
-from pathlib import Path
-from tap_ray import runs
-with runs.alone(Path(sys.argv[1]), say=lambda text: print(text, flush=True)):
-    print("has it", flush=True)
-    time.sleep(10**6)
-"""
-
-
-def test_one_process_at_a_time_and_the_next_takes_over_from_a_dead_one(tmp_path):
-    command = [sys.executable, "-c", HOLDER, str(tmp_path / "locks" / "pretrain-1")]
-
-    def start() -> tuple[subprocess.Popen, str]:
-        process = subprocess.Popen(command, cwd=Path(__file__).parents[1], stdout=subprocess.PIPE, text=True)
-        assert process.stdout
-        return process, process.stdout.readline()
-
-    holder, said = start()
-    assert said == "has it\n"
-    waiting, said = start()
-    try:
-        assert said == f"waits for process {holder.pid} on {platform.node()}, which works on it\n"
-        holder.kill()
-        assert waiting.stdout.readline() == "has it\n"
-    finally:
-        for process in (holder, waiting):
-            process.kill()
-            process.wait()
-            process.stdout.close()
-
-
 def test_where_a_run_will_lie(tmp_path):
     run = runs.open_run(None, job="align", config={"lr": 1, "out": "x", "_workers": 2})
     assert runs.folder_of(Path("runs"), job="align", config={"lr": 1}) == run.path
@@ -194,3 +161,65 @@ def test_where_a_run_will_lie(tmp_path):
     runs.finish(run)
     assert runs.is_done(run.path)
     assert not runs.is_done(tmp_path / "nowhere")
+
+
+def test_how_a_parents_path_is_spelt_does_not_matter(tmp_path):
+    """Absolute, by way of a link, through "..", or moved: what lies there makes the run."""
+    runs.finish(runs.open_run("p", job="pretrain", config={"steps": 1}))
+    Path("link").symlink_to("p")
+    Path("q").mkdir()
+    spelt = ["p", str(tmp_path / "p"), f"file://{tmp_path}/p", "q/../p", "link"]
+    found = {runs.open_run(None, job="align", config={"init": way}, parents={"init": way}).path for way in spelt}
+    assert len(found) == 1
+    Path("p").rename("moved")
+    again = runs.open_run(found.pop(), job="align", config={"init": "moved"}, parents={"init": "moved"})
+    assert again.resumed
+    assert runs.open_run(None, job="align", config={"init": "scratch"}).path != again.path
+
+
+def test_a_run_that_was_named_by_its_parents_paths_is_found_again():
+    """As runs were until paths no longer counted."""
+    runs.finish(runs.open_run("p", job="pretrain", config={"steps": 1}))
+    config, parents = {"init": "p", "steps": 2}, {"init": "p"}
+    old = digest({"job": "align", "config": config, "parents": {"init": runs.hash_of("p")}})
+    folder = Path("runs") / f"align-{old[:10]}"
+    folder.mkdir(parents=True)
+    runs.write_json(folder / "config.json", config)
+    runs.write_json(folder / "manifest.json", {"job": "align", "hash": old, "status": "done"})
+    assert runs.folder_of(Path("runs"), job="align", config=config, parents=parents) == folder
+    assert runs.open_run(None, job="align", config=config, parents=parents).done
+
+
+def test_one_job_at_a_time_in_a_run_folder(monkeypatch):
+    monkeypatch.setattr(runs, "PATIENCE_S", 0.0)
+    with runs.entered("r", job="align", config=CONFIG) as run:
+        message = (
+            rf"^Another job works in r: process {os.getpid()} on .*\. Wait for it or stop it, then run again; or name"
+        )
+        with pytest.raises(CheckpointError, match=message), runs.entered("r", job="align", config=CONFIG):
+            pass
+        runs.finish(run)
+    with (
+        runs.entered("r", job="align", config=CONFIG) as first,
+        runs.entered("r", job="align", config=CONFIG) as second,
+    ):
+        assert first.done
+        assert second.done
+
+
+def test_a_folder_of_something_else_is_not_even_locked():
+    Path("mine").mkdir()
+    Path("mine/thesis.tex").write_text("x")
+    with pytest.raises(ConfigError, match="is not a run folder"), runs.entered("mine", job="align", config=CONFIG):
+        pass
+    assert os.listdir("mine") == ["thesis.tex"]
+
+
+def test_json_that_lacks_a_key_names_the_file_and_the_key():
+    Path("a.json").write_text('{"b": 1}')
+    with pytest.raises(CheckpointError, match=r"^a\.json lacks a, c: it is none that a job wrote\. Give a folder"):
+        runs.read_json(Path("a.json"), needs=("a", "b", "c"))
+    Path("d/meta").mkdir(parents=True)
+    Path("d/meta/tap_ray.json").write_text("{}")
+    with pytest.raises(CheckpointError, match=r"^d/meta/tap_ray\.json lacks hash: "):
+        runs.hash_of("d")

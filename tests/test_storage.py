@@ -10,8 +10,8 @@ import pytest
 import s3fs
 
 from tap_ray import storage
-from tap_ray.config import run_job
 from tap_ray.errors import ConfigError, StorageError
+from tap_ray.job import run_job
 from tap_ray.play.settings import PlayJobConfig
 from tests import s3
 

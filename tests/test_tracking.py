@@ -1,12 +1,15 @@
 """Against a real SQLite store and a real `mlflow server` on loopback; nothing is faked."""
 
+import contextlib
 import json
 import math
 import os
 import pickle
+import re
 import shutil
 import signal
 import socket
+import sqlite3
 import subprocess
 import sys
 import time
@@ -203,12 +206,105 @@ def test_an_absent_server_is_told_within_seconds(local, monkeypatch):
 
 
 def test_a_silent_server_is_told_too(local, monkeypatch):
-    monkeypatch.setattr(tracking, "PROBE_S", 0.5)
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_TIMEOUT", "1")
     with socket.socket() as mute:
         mute.bind(("127.0.0.1", 0))
         mute.listen()
-        with pytest.raises(StorageError, match="timed out"):
-            tracking.require_reachable(f"http://127.0.0.1:{mute.getsockname()[1]}")
+        uri = f"http://me:s3cret@127.0.0.1:{mute.getsockname()[1]}"
+        with pytest.raises(
+            StorageError, match=r"^MLflow tracking at http://127.* cannot be reached: .*timed out"
+        ) as told:
+            tracking.client_of(uri)
+        assert "s3cret" not in str(told.value)
+
+
+def test_a_password_in_the_address_is_used_and_not_shown(fresh, server, monkeypatch, caplog):
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", server.uri.replace("://", "://me:s3cret@"))
+    with tracking.start("align", fresh / "a", {}) as run:
+        run.log({"loss": 1.0}, step=0)
+    assert stored(run).data.metrics == {"loss": 1.0}
+    lost = tracking.Run(uri=run.uri, run_id="0" * 32)
+    lost.log({"loss": 1.0}, step=0)
+    [record] = [r.getMessage() for r in caplog.records if r.name == "tap_ray.tracking"]
+    assert record.startswith(f"MLflow at {server.uri} did not take metrics, the job goes on without: ")
+    assert "s3cret" not in record
+
+
+def test_a_server_behind_a_proxy_is_left_to_mlflow(local, monkeypatch):
+    """The proxy is away: MLflow's client says so, and we knock nowhere."""
+    for name in ("http_proxy", "no_proxy"):
+        monkeypatch.setenv(name, "http://127.0.0.1:9" if name == "http_proxy" else "")
+    tracking.require_reachable("http://mlflow.invalid:5000")
+    monkeypatch.setenv("no_proxy", "mlflow.invalid")
+    with pytest.raises(StorageError, match=r"^MLflow tracking at http://mlflow\.invalid:5000 cannot be reached: "):
+        tracking.require_reachable("http://mlflow.invalid:5000")
+
+
+def test_artifacts_that_cannot_be_stored_are_told_once_and_end_nothing(local, monkeypatch, caplog):
+    """Their bucket has no credentials here: botocore raises its own kind of error."""
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_PROFILE"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
+    monkeypatch.setenv("MLFLOW_EXPERIMENT_NAME", "elsewhere")
+    tracking._client(tracking.tracking_uri()).create_experiment("elsewhere", artifact_location="s3://no-such/art")
+    (local / "a.txt").write_text("a")
+    with tracking.start("align", local / "a", {}) as run:
+        run.artifact(local / "a.txt")
+        run.log({"loss": 1.0}, step=0)
+        run.artifact(local / "a.txt")
+    assert stored(run).info.status == "FINISHED"
+    told = [r.getMessage() for r in caplog.records if r.name == "tap_ray.tracking"]
+    assert len(told) == 1
+    assert "did not take artifacts, the job goes on without: Unable to locate credentials" in told[0]
+
+
+def test_a_deleted_experiment_is_to_be_restored(local):
+    run = tracking.start("align", local / "a", {})
+    id = stored(run).info.experiment_id
+    tracking._client(run.uri).delete_experiment(id)
+    with pytest.raises(StorageError) as told:
+        tracking.start("align", local / "b", {})
+    assert str(told.value) == (
+        f"The MLflow experiment 'tap_ray' was deleted: restore it (mlflow experiments restore -x {id}), or name "
+        "another one in MLFLOW_EXPERIMENT_NAME."
+    )
+
+
+def test_a_database_of_another_mlflow_is_to_be_upgraded(local):
+    with contextlib.closing(sqlite3.connect(local / "mlflow.db")) as database, database:
+        database.execute("UPDATE alembic_version SET version_num = '451aebb31d03'")
+    tracking._client.cache_clear()
+    with pytest.raises(StorageError) as told:
+        tracking.start("align", local / "a", {})
+    text = str(told.value)
+    assert "Detected out-of-date database schema" in text
+    assert f"`mlflow db upgrade sqlite:///{local}/mlflow.db` after a backup, or move {local}/mlflow.db away." in text
+    assert "Start a server" not in text
+    assert "unset" not in text
+
+
+@pytest.mark.parametrize("name", ["50% #1", "b & c=ü"])
+def test_the_database_lies_in_the_working_directory_whatever_its_name(empty_store, name, tmp_path, monkeypatch):
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    (tmp_path / name).mkdir()
+    shutil.copy(empty_store, tmp_path / name / "mlflow.db")
+    monkeypatch.chdir(tmp_path / name)
+    with tracking.start("align", "a", {}) as run:
+        run.log({"loss": 1.0}, step=0)
+    assert stored(run).data.metrics == {"loss": 1.0}
+    assert [each.name for each in tmp_path.iterdir()] == [name]
+
+
+@pytest.mark.parametrize("name", ["q?x", "a%20b"])
+def test_a_working_directory_that_no_databases_address_can_name_is_refused(name, tmp_path, monkeypatch):
+    """SQLite would make the file "q", or look into the folder "a b"."""
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    (tmp_path / name).mkdir()
+    monkeypatch.chdir(tmp_path / name)
+    message = rf"^MLflow cannot keep its database in {re.escape(str(tmp_path / name))}: .* or set MLFLOW_TRACKING_URI\."
+    with pytest.raises(StorageError, match=message):
+        tracking.start("align", "a", {})
+    assert [each.name for each in tmp_path.iterdir()] == [name]
 
 
 def test_a_database_that_cannot_be_written(local, monkeypatch):

@@ -51,7 +51,7 @@ def lock(path: Path) -> Held:
         DataError: another process writes it now.
         StorageError: the folder cannot be made or opened.
     """
-    held = hold(path)
+    held = hold(path, signed=False)  # two data sets of one plan are the same to the byte
     if held is None:
         raise DataError(f"{path} is being written by another process. Wait for it or stop it, then run again.")
     return held

@@ -122,8 +122,8 @@ def counts(weights: Sequence[float], batch_size: int) -> list[int]:
         ConfigError: a weight is not positive, or a data set would have no window in a batch.
     """
     share = np.asarray(weights, float)
-    if not len(share) or (share <= 0).any():
-        raise ConfigError(f"Weights are above 0; got {list(weights)}.")
+    if not len(share) or not (np.isfinite(share) & (share > 0)).all() or not np.isfinite(share.sum()):
+        raise ConfigError(f"Weights are above 0, and finite, as is their sum; got {list(weights)}.")
     exact = share / share.sum() * batch_size
     whole = np.floor(exact).astype(int)
     whole[np.argsort(whole - exact, kind="stable")[: batch_size - whole.sum()]] += 1

@@ -6,12 +6,14 @@ deviation: noise in it is not blown up, and a constant becomes 0.
 """
 
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any, Literal, Mapping
 
 import numpy as np
 
 from tap_ray.dataset.layout import ACTION, STATE
 from tap_ray.errors import DataError
+from tap_ray.runs import require_keys
 from tap_ray.specs import RobotSpec, Slot
 
 MIN_SCALE = 0.01
@@ -54,8 +56,11 @@ class NormStats:
         return asdict(self)
 
     @classmethod
-    def from_json(cls, data: Mapping[str, Any]) -> "NormStats":
-        """Inverse of `to_json`."""
+    def from_json(cls, data: Mapping[str, Any], *, where: Path | str = "the normalisation") -> "NormStats":
+        """Inverse of `to_json`; CheckpointError names `where` and what it lacks."""
+        require_keys(data, ("mode", "state", "action"), where)
+        for name in ("state", "action"):
+            require_keys(data[name], ("names", "offset", "scale"), f"{where}: {name}")
         parts = {
             name: SlotNorm(**{key: tuple(values) for key, values in data[name].items()}) for name in ("state", "action")
         }

@@ -182,7 +182,7 @@ def read_header(root: Path) -> DatasetHeader:
     if not path.exists():
         raise DataError(
             f"{path} is missing: {root} was not made by tap_ray, so its robot's conventions are unknown. "
-            "Collect one with `python -m jobs.collect_play`, or import it first."
+            "Collect one: `python -m jobs.collect_play` or `python -m jobs.collect_demos`."
         )
     data: Any = layout.read_json(path)
     return DatasetHeader.from_json(data, where=str(path))

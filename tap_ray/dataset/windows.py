@@ -209,6 +209,11 @@ def schedule(
         groups = epoch_groups(episodes, seed=seed, epoch=epoch, group_size=group_size)[worker::num_workers]
         counts = [num_batches(dataset, group, config) for group in groups]
         if sum(counts) == 0:
+            if not num_windows(dataset.lengths[episodes], config):
+                raise ConfigError(
+                    f"{dataset.path}: its {len(episodes)} training episodes have no window: a goal image lies at least "
+                    "one step ahead, and no episode has two. Collect longer ones (--max-steps)."
+                )
             raise ConfigError(
                 f"{dataset.path}: {len(episodes)} training episodes in groups of {group_size} give worker {worker} of "
                 f"{num_workers} not one batch of {config.batch_size} windows. Lower the batch size, use fewer workers "
@@ -219,6 +224,12 @@ def schedule(
                 yield Piece(epoch=epoch, group=tuple(int(index) for index in group), first_batch=start_batch)
             start_batch = max(0, start_batch - count)
         epoch += 1
+
+
+def require_batches(dataset: DatasetInfo, config: WindowConfig, *, num_workers: int) -> None:
+    """Raise ConfigError where a worker would not get one batch; nothing is decoded."""
+    for worker in range(num_workers):
+        next(schedule(dataset, config, seed=0, start_batch=0, worker=worker, num_workers=num_workers))
 
 
 def iterate(

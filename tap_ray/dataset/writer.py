@@ -25,6 +25,7 @@ from tap_ray.dataset.commit import commit_files, lock
 from tap_ray.dataset.layout import DatasetHeader
 from tap_ray.dataset.recovery import committed_tables, open_parquet, repair_locked, totals_of
 from tap_ray.errors import DataError, StorageError
+from tap_ray.locks import MARKER
 from tap_ray.types import Episode
 
 
@@ -260,7 +261,8 @@ def _claim(path: Path, header: DatasetHeader) -> None:
                 + "\nName another folder with --out, or give the old values to make this one longer."
             )
         return
-    if strangers := [entry for entry in path.rglob("*") if entry.is_file() and entry.suffix != layout.TEMP_SUFFIX]:
+    ours = (layout.TEMP_SUFFIX, MARKER)
+    if strangers := [entry for entry in path.rglob("*") if entry.is_file() and not entry.name.endswith(ours)]:
         raise DataError(
             f"{path} holds {strangers[0].relative_to(path)} but no {layout.HEADER}: it is not a data set of tap_ray. "
             "Name another folder with --out."

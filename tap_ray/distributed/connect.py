@@ -1,13 +1,16 @@
 """Joining a Ray cluster, or starting one on this machine that stops with the job.
 
-Ray's token authentication stays on: a local Ray makes `~/.ray/auth_token` on first use, a cluster's nodes and clients
-share that file (`ray get-auth-token --generate`, or RAY_AUTH_TOKEN). The dashboard binds to loopback; Ray's own ports
-between processes are open on every interface whatever we ask for, and the token is what guards them. No usage
-statistics leave the machine, unless the user's environment says so.
+Ray's token authentication stays on: before the first local Ray starts, `~/.ray/auth_token` is made, for its owner
+alone; a cluster's nodes and clients share that file (`ray get-auth-token --generate`, or RAY_AUTH_TOKEN). The dashboard
+binds to loopback; Ray's own ports between processes are open on every interface whatever we ask for, and the token is
+what guards them. No usage statistics leave the machine, unless the user's environment says so.
 """
 
 import logging
 import os
+import platform
+import re
+import secrets
 import shutil
 import socket
 import sys
@@ -22,6 +25,7 @@ import ray
 from ray._private.worker import get_dashboard_url
 from ray.exceptions import AuthenticationError
 
+from tap_ray import signals
 from tap_ray.distributed import placement
 from tap_ray.errors import ConfigError
 
@@ -29,6 +33,10 @@ PROBE_S = 10.0
 """How long a cluster may take to answer, s."""
 THREADS_S = 10.0
 """How long Ray Data's threads may take to end, s: they wait for a call of Ray at most, and for 0.1 s."""
+MAX_SOCKET_BYTES = 107
+"""Of a Unix socket's path."""
+SOCKET_BYTES = len(f"/ray/session_2026-01-31_23-59-59_999999_{os.getpid()}/sockets/plasma_store")
+"""Ray's own part of the longest of its paths."""
 MAX_STORE_BYTES = 2 * 10**9
 MIN_STORE_BYTES = 100 * 10**6
 
@@ -40,30 +48,33 @@ def connect(ray_address: str | None = None, *, num_cpus: int | None = None, dash
     Inside an outer `connect` (or where Ray is connected already) it changes nothing, so jobs can call each other.
 
     Args:
-        ray_address: "host:6379", "auto" or "ray://host:10001"; None: the cluster of RAY_ADDRESS (which `ray job
-            submit` sets), else a new local Ray.
+        ray_address: "host:6379" or "auto"; None: the cluster of RAY_ADDRESS (which `ray job submit` sets), else a new
+            local Ray.
         num_cpus: cores of a local Ray; None: as many as Ray counts, which heeds the limit of a container.
         dashboard: whether a local Ray serves its dashboard, on loopback only. It costs a process and a second.
 
     Raises:
-        ConfigError: no cluster answers at the address, or it refuses the token.
+        ConfigError: no cluster answers at the address, it refuses the token or has other versions; or this machine
+            cannot start a Ray. Each says what to set.
     """
     if ray.is_initialized():
         yield
         return
     address = ray_address or os.environ.get("RAY_ADDRESS")
-    if address and address != "local":
-        _join(address)
-    else:
-        _start(num_cpus, dashboard)
-    logging.getLogger("ray.data").setLevel(logging.ERROR)
-    before = placement.spilled_bytes()
-    try:
-        yield
-        say_spilled(since=before)
-    finally:
-        _end_iterators()
-        ray.shutdown()
+    with signals.taken():
+        try:
+            if address and address != "local":
+                _join(address)
+            else:
+                _start(num_cpus, dashboard)
+            signals.take()  # Ray answers SIGTERM by an abort
+            logging.getLogger("ray.data").setLevel(logging.ERROR)
+            before = placement.spilled_bytes()
+            yield
+            say_spilled(since=before)
+        finally:
+            _end_iterators()
+            ray.shutdown()
 
 
 def dashboard_url() -> str:
@@ -94,6 +105,11 @@ def _end_iterators() -> None:
 
 
 def _join(address: str) -> None:
+    if address.startswith("ray://"):
+        raise ConfigError(
+            f"{address} is an address of Ray Client, through which jobs cannot run. Give the cluster's own, "
+            '"HOST:6379", on a machine that reaches its nodes; from elsewhere: `ray job submit`.'
+        )
     try:
         _knock(address)
         with silent_stderr():
@@ -104,36 +120,100 @@ def _join(address: str) -> None:
             "~/.ray/auth_token from its head node to this machine, or set RAY_AUTH_TOKEN."
         ) from None
     except (OSError, ValueError, RuntimeError) as error:
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise ConfigError(
-            f"No Ray cluster answers at {address!r}: {reason.rstrip('.')}. Start one there (`ray start --head`), check "
-            "--ray-address and RAY_ADDRESS, or leave both away to use this machine alone."
-        ) from None
+        raise ConfigError(_not_joined(address, error)) from None
+
+
+def _not_joined(address: str, error: Exception) -> str:
+    if "ersion mismatch" in str(error):
+        theirs = [" ".join(line.split()) for line in str(error).splitlines() if re.match(r"\s+(Ray|Python): ", line)]
+        return (
+            f"The Ray cluster at {address} has {', '.join(theirs[:2]) or 'another version'}; this process has Ray: "
+            f"{ray.__version__}, Python: {platform.python_version()}. Use the same versions on both."
+        )
+    reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+    return (
+        f"No Ray cluster answers at {address!r}: {reason.rstrip('.')}. Start one there (`ray start --head`), check "
+        "--ray-address and RAY_ADDRESS, or leave both away to use this machine alone."
+    )
 
 
 def _knock(address: str) -> None:
     """Raise OSError within seconds where nobody listens; Ray itself would go on trying for minutes."""
-    host, _, port = address.removeprefix("ray://").rpartition(":")
+    host, _, port = address.rpartition(":")
     if host and port.isdigit():
         socket.create_connection((host, int(port)), timeout=PROBE_S).close()
 
 
 def _start(num_cpus: int | None, dashboard: bool) -> None:
-    with silent_stderr():
-        ray.init(
-            address="local",
-            num_cpus=num_cpus,
-            object_store_memory=store_bytes(),
-            include_dashboard=dashboard,
-            dashboard_host="127.0.0.1",
-            logging_level=logging.ERROR,
-            log_to_driver=False,
+    require_short_sockets()
+    make_token()
+    try:
+        with silent_stderr():
+            ray.init(
+                address="local",
+                num_cpus=num_cpus,
+                object_store_memory=store_bytes(),
+                include_dashboard=dashboard,
+                dashboard_host="127.0.0.1",
+                logging_level=logging.ERROR,
+                log_to_driver=False,
+            )
+    except (OSError, ValueError, RuntimeError) as error:
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        raise ConfigError(
+            f"A local Ray did not start: {reason.rstrip('.')}. Its logs: {temp_folder()}/ray/session_latest/logs; "
+            "`python -m tap_ray.doctor` says what this machine lacks."
+        ) from None
+
+
+def temp_folder() -> str:
+    """Below it Ray keeps its sockets and logs."""
+    return os.environ.get("RAY_TMPDIR") or os.environ.get("TMPDIR") or "/tmp"
+
+
+def require_short_sockets() -> None:
+    """Raise ConfigError where the paths of Ray's sockets would be longer than Unix takes, or cannot be made."""
+    folder, variable = temp_folder(), "RAY_TMPDIR" if os.environ.get("RAY_TMPDIR") else "TMPDIR"
+    length = len(os.fsencode(os.path.abspath(folder))) + SOCKET_BYTES
+    if length > MAX_SOCKET_BYTES:
+        raise ConfigError(
+            f"{variable}={folder} is too long for Ray's sockets: {length} bytes with Ray's own part, "
+            f"{MAX_SOCKET_BYTES} at most. Set a short one: RAY_TMPDIR=/tmp"
         )
-    guard_token(Path.home() / ".ray" / "auth_token")
+    if not os.access(folder, os.W_OK | os.X_OK):
+        raise ConfigError(
+            f"{variable}={folder} cannot be written, and Ray keeps its sockets there. Set another: RAY_TMPDIR=/tmp"
+        )
+
+
+def make_token() -> None:
+    """See that Ray's token is there, unless the environment gives one, and readable by its owner alone.
+
+    Ray 2.60 itself writes it with the umask's permissions, and it is the right to run code here.
+
+    Raises:
+        ConfigError: the home folder cannot be written.
+    """
+    if os.environ.get("RAY_AUTH_MODE") != "token" or os.environ.get("RAY_AUTH_TOKEN"):
+        return
+    token = Path(os.environ.get("RAY_AUTH_TOKEN_PATH") or Path.home() / ".ray" / "auth_token")
+    try:
+        if not token.exists():
+            token.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+            new = token.with_name(f".{token.name}.{os.getpid()}")
+            with open(os.open(new, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
+                file.write(secrets.token_hex(32))
+            os.replace(new, token)
+        guard_token(token)
+    except OSError as error:
+        raise ConfigError(
+            f"Ray cannot keep its token in {token}: {error.strerror}. Set HOME to a folder that you may write, "
+            "RAY_AUTH_TOKEN_PATH to a file, or RAY_AUTH_TOKEN to a token."
+        ) from None
 
 
 def guard_token(token: Path) -> None:
-    """Take the token away from the machine's other users: Ray 2.60 writes it with the umask's permissions."""
+    """Take the token away from the machine's other users."""
     if token.is_file() and token.stat().st_uid == os.getuid() and token.stat().st_mode & 0o077:
         token.chmod(0o600)
 

@@ -26,7 +26,7 @@ from ray.serve.handle import DeploymentHandle
 
 from tap_ray import storage
 from tap_ray.distributed import placement
-from tap_ray.distributed.connect import silent_stderr
+from tap_ray.distributed.connect import silent_stderr, temp_folder
 from tap_ray.distributed.evaluate import require_gpus
 from tap_ray.errors import ConfigError, TapRayError
 from tap_ray.models.memory import Look
@@ -186,14 +186,15 @@ def _cause(error: RuntimeError) -> str:
 
 def _await_answer(host: str, port: int) -> None:
     here = {"0.0.0.0": "127.0.0.1", "::": "[::1]"}.get(host, f"[{host}]" if ":" in host else host)
+    straight = urllib.request.build_opener(urllib.request.ProxyHandler({}))  # this machine, whatever http_proxy says
     end = time.monotonic() + START_S
     while time.monotonic() < end:
         try:
-            with urllib.request.urlopen(f"http://{here}:{port}/health", timeout=5) as answer:
+            with straight.open(f"http://{here}:{port}/health", timeout=5) as answer:
                 if json.load(answer)["ready"]:
                     return
         except (OSError, ValueError):
             time.sleep(RETRY_S)
     raise TapRayError(
-        f"Nothing answers on {here}:{port} after {START_S:g} s. Ray's logs: /tmp/ray/session_latest/logs."
+        f"Nothing answers on {here}:{port} after {START_S:g} s. Ray's logs: {temp_folder()}/ray/session_latest/logs."
     )

@@ -1,5 +1,6 @@
 """The knobs of `python -m jobs.pretrain` and `python -m jobs.align`."""
 
+import math
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -119,12 +120,19 @@ class PriorJobConfig(TrainJobConfig):
         paths, weights = [], []
         for text in self.data:
             path, colon, weight = text.rpartition(":")
-            if not colon or weight.startswith("//"):  # no weight: no colon but that of a URI
-                path, weight = text, "1"
+            named = "://" not in text and (storage.at(text) / "meta").exists()  # the colon is part of its name
+            if not colon or weight.startswith("//") or named:
+                path, weight = text, "1"  # no colon but that of a URI
             try:
-                weights.append(float(weight))
+                share = float(weight)
             except ValueError:
-                raise ConfigError(f"--data takes PATH or PATH:WEIGHT; the weight {weight!r} is no number.") from None
+                raise ConfigError(
+                    f"--data takes PATH or PATH:WEIGHT; of {text!r} the path is {path!r}, and the weight {weight!r} is "
+                    "no number."
+                ) from None
+            if not (math.isfinite(share) and share > 0):
+                raise ConfigError(f"--data {text}: the weight of {path} is more than 0, and finite; got {weight}.")
+            weights.append(share)
             paths.append(storage.at(path).resolve())
         return paths, weights
 

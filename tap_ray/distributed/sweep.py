@@ -72,9 +72,15 @@ def sweep(work: Work, *, at_once: int, asha: AshaConfig | None, watch: Watch) ->
     work = replace(work, judge=asha is None)
     with _watched(work, asha, watch):
         todo = [row for row in rows_of(work) if row.state not in ENDED or row.state == "failed"]
-        _tune(work, [row.id for row in todo if not (asha and row.validation)], at_once, asha)
-        if asha:
-            _tune(replace(work, judge=True), [row.id for row in finalists(rows_of(work), asha)], at_once, None)
+        try:
+            _tune(work, [row.id for row in todo if not (asha and row.validation)], at_once, asha)
+            if asha:
+                _tune(replace(work, judge=True), [row.id for row in finalists(rows_of(work), asha)], at_once, None)
+        except KeyboardInterrupt:
+            for row in rows_of(work):
+                if row.state == "running":
+                    _end_tracking(work, row, "KILLED")
+            raise
     return rows_of(work)
 
 
@@ -238,15 +244,15 @@ class _Recorder(tune.Callback):
             if state == "stopped":
                 row.logged_step = int((trial.last_result or {}).get("step", row.logged_step))
             write_row(self._work.folder, row)
-            self._end_tracking(row)
+            _end_tracking(self._work, row, "KILLED" if state == "stopped" else "FAILED")
 
-    def _end_tracking(self, row: TrialRow) -> None:
-        """In the place of the process, which was killed."""
-        align = Path(row.runs.get("align", "-"))
-        cut_off = [row.mlflow_run_id, None if runs.is_done(align) else tracking.run_id_of(align)]
-        for run_id in filter(None, cut_off):
-            status = "KILLED" if row.state == "stopped" else "FAILED"
-            tracking.Run(uri=self._work.tracking_uri, run_id=run_id).finish(status)
+
+def _end_tracking(work: Work, row: TrialRow, status: str) -> None:
+    """End a trial's MLflow runs in the place of its process, which is killed."""
+    begun = [Path(path) for path in row.runs.values()]
+    cut_off = [row.mlflow_run_id, *(None if runs.is_done(path) else tracking.run_id_of(path) for path in begun)]
+    for run_id in filter(None, cut_off):
+        tracking.Run(uri=work.tracking_uri, run_id=run_id).finish(status)
 
 
 @contextlib.contextmanager

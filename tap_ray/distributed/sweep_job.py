@@ -18,9 +18,8 @@ from tap_ray.distributed.sweep import TUNE, rows_of, sweep, trials_at_once
 from tap_ray.distributed.sweep_collect import Missing
 from tap_ray.distributed.sweep_plan import SweepFile, Trial
 from tap_ray.distributed.sweep_trial import Stages, Work
-from tap_ray.errors import ConfigError, TapRayError
+from tap_ray.errors import ConfigError, StorageError, TapRayError, without_credentials
 from tap_ray.evaluate.protocol import Protocol
-from tap_ray.training import session
 
 PAGE_S = 5.0
 """The page is written anew at most this often, s."""
@@ -85,21 +84,20 @@ def run_sweep(
     values = {**to_dict(plan), "protocol": protocol.hash, "_store": str(store)}
     parents: dict[str, Path | str] = {"data": plan.data, "demos": plan.demos}
     out = config.out or runs.folder_of(store, job="sweep", config=values, parents=parents)
-    run = runs.open_run(out, job="sweep", config=values, parents=parents)
-    (run.path / TRIALS).mkdir(exist_ok=True)
-    work = Work(
-        folder=run.path.resolve(),
-        store=store,
-        trials={trial.id: trial for trial in trials},
-        stages=stages,
-        protocol=protocol,
-        fleets=0,
-        judge=True,
-        tracking_uri=tracking.tracking_uri(),
-        mlflow_run_id="",
-    )
-    if not run.done:
-        with session.lock(work.folder):
+    with runs.entered(out, job="sweep", config=values, parents=parents) as run:
+        (run.path / TRIALS).mkdir(exist_ok=True)
+        work = Work(
+            folder=run.path.resolve(),
+            store=store,
+            trials={trial.id: trial for trial in trials},
+            stages=stages,
+            protocol=protocol,
+            fleets=0,
+            judge=True,
+            tracking_uri=tracking.tracking_uri(),
+            mlflow_run_id="",
+        )
+        if not run.done:
             _run(config, plan, run, work, parents)
     print(text_table(rows_of(work)))
     facts_of = runs.read_json(run.path / "manifest.json")
@@ -113,9 +111,7 @@ def run_sweep(
 
 
 def _run(config: SweepJobConfig, plan: SweepFile, run: runs.Run, work: Work, parents: Any) -> None:
-    ids = {role: tracking.run_id_of(path) for role, path in parents.items()}
-    with tracking.start("sweep", run.path, run.config, ids, run_id=tracking.run_id_of(run.path)) as tracked:
-        runs.annotate(run, mlflow_run_id=tracked.run_id)
+    with tracking.tracked("sweep", run, parents) as tracked:
         work = replace(work, mlflow_run_id=tracked.run_id)
         with connect(config.ray_address, dashboard=config.dashboard):
             resources = ray.cluster_resources()
@@ -128,7 +124,10 @@ def _run(config: SweepJobConfig, plan: SweepFile, run: runs.Run, work: Work, par
         runs.annotate(run, cost=cost)
         top = best(rows, plan.metric)
         if top is not None:
-            said = _register(top, plan, work, tracked)
+            try:
+                said = _register(top, plan, work, tracked)
+            except StorageError as error:  # the work is done, and the policy lies in its run folder
+                said = f"trial {top.id} was not registered: {error}"
             runs.annotate(run, registered=said)
         sweep_page.write(run.path, rows, watch.frame(""), running=False)
         tracked.artifact(run.path / sweep_page.PAGE)
@@ -209,7 +208,7 @@ class _Watch:
         sources = {
             "play": str(self._plan.data),
             "demonstrations": str(self._plan.demos),
-            "MLflow": f"{self._tracked.uri} run {self._tracked.run_id}",
+            "MLflow": f"{without_credentials(self._tracked.uri)} run {self._tracked.run_id}",
             "TensorBoard": f"tensorboard --logdir {self._run.path / TUNE}",
             **{name: manifest[name] for name in ("cost", "registered") if name in manifest},
         }

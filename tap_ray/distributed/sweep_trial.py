@@ -17,7 +17,7 @@ from typing import Any, Callable, Iterator, Mapping
 
 from ray import tune
 
-from tap_ray import runs, tracking
+from tap_ray import locks, runs, tracking
 from tap_ray.compare.sweep_tables import METRICS, TRIALS, TrialRow, read_row, write_row
 from tap_ray.distributed.settings import AlignJobConfig, PretrainConfig, PriorJobConfig, TrainJobConfig
 from tap_ray.distributed.sweep_plan import Trial
@@ -69,7 +69,7 @@ def run_trial(point: Mapping[str, str], work: Work) -> None:
     os.environ["MLFLOW_TRACKING_URI"] = work.tracking_uri
     logging.getLogger("ray").setLevel(logging.ERROR)
     trial = work.trials[point["trial"]]
-    with runs.alone(work.folder / ".locks" / trial.id, say=lambda text: None):
+    with locks.alone(work.folder / ".locks" / trial.id, say=lambda text: None):
         row = read_row(work.folder, trial.id, trial.values)
         if row.state == "done" or (row.state == "trained" and not work.judge):
             return
@@ -141,7 +141,7 @@ class _Life:
     def _make(self, stage: str, path: Path, make: Callable[[], Path], of: str) -> bool:
         """Run a stage unless its folder is finished, as the only one to do so; whether it had to be run."""
         self._row.runs[stage] = str(path)
-        with self._pulse(stage, path, of), runs.alone(self._work.store / ".locks" / path.name, say=self._say):
+        with self._pulse(stage, path, of), locks.alone(self._work.store / ".locks" / path.name, say=self._say):
             todo = not runs.is_done(path)
             if todo:
                 self._note = ""

@@ -11,15 +11,12 @@ the controller's next poll, seconds that small checkpoints do not have. When a w
 starts new ones, and they go on from that newest folder, as the same command does after the driver was killed.
 """
 
-import contextlib
 import dataclasses
 import logging
 import os
-import signal
-import threading
 import warnings
 from pathlib import Path
-from typing import Any, Callable, Iterator, Mapping
+from typing import Any, Callable, Mapping
 
 import ray
 import ray.train
@@ -38,7 +35,7 @@ from tap_ray.config import to_dict
 from tap_ray.distributed import placement
 from tap_ray.distributed.connect import connect
 from tap_ray.distributed.failures import StopOnUserError, user_error
-from tap_ray.distributed.settings import TrainJobConfig, WorkersConfig
+from tap_ray.distributed.settings import PriorJobConfig, TrainJobConfig, WorkersConfig
 from tap_ray.errors import ConfigError, TapRayError
 from tap_ray.training import session
 from tap_ray.training.loop import TrainConfig
@@ -75,21 +72,18 @@ def run_stage(
         The run folder. A run that had finished is left as it is.
     """
     require_sensible(config.train, config.workers)
-    run = runs.open_run(config.out, job=name, config=what(config), parents=parents)
-    if not run.done:
-        task = Task(
-            run=run.path.resolve(),
-            learner=learner,
-            batches=batches,
-            config=config.train,
-            threads=config.workers.threads,
-        )
-        ids = {role: tracking.run_id_of(parent) for role, parent in parents.items()}
-        with tracking.start(name, run.path, run.config, ids, run_id=tracking.run_id_of(run.path)) as tracked:
-            runs.annotate(run, mlflow_run_id=tracked.run_id)
-            with connect(config.workers.ray_address):
+    with runs.entered(config.out, job=name, config=what(config), parents=parents) as run:
+        if not run.done:
+            task = Task(
+                run=run.path.resolve(),
+                learner=learner,
+                batches=batches,
+                config=config.train,
+                threads=config.workers.threads,
+            )
+            with tracking.tracked(name, run, parents) as tracked, connect(config.workers.ray_address):
                 metrics = train(task, config.workers, log=tracked.log)
-        runs.finish(run, metrics=metrics)
+            runs.finish(run, metrics=metrics)
     print(table(session.final_metrics(run.path)))
     return run.path
 
@@ -97,6 +91,8 @@ def run_stage(
 def what(config: TrainJobConfig) -> dict[str, Any]:
     """Plain values for the run folder; those that say where and how, not what, begin with "_"."""
     values = to_dict(config)
+    if isinstance(config, PriorJobConfig):  # what lies at the paths comes in by the parents' hashes
+        values |= {"data": config.sources()[1], "_spelt": {"data": values["data"]}}
     return {**values, "workers": config.workers.workers, "_where": values["workers"]}
 
 
@@ -145,8 +141,7 @@ def train(task: Task, config: WorkersConfig, *, log: Log | None = None, progress
     )
     with follow(task, log, progress=progress):
         try:
-            with _usual_ctrl_c():
-                trainer.fit()
+            trainer.fit()
         except ray.train.TrainingFailedError as error:
             raise _explain(error, task) from error
         except RayActorError as error:  # of the controller, as when a trial is stopped: not a failure of the training
@@ -160,19 +155,6 @@ def _storage(run: Path) -> dict[str, Any]:
         return {"storage_path": str(run)}
     remote: Any = run
     return {"storage_path": remote.path, "storage_filesystem": PyFileSystem(FSSpecHandler(remote.fs))}
-
-
-@contextlib.contextmanager
-def _usual_ctrl_c() -> Iterator[None]:
-    """Ray Train answers Ctrl-C by stopping its workers and leaving with exit status 0; ours says what happened."""
-    before = signal.getsignal(signal.SIGINT)
-    try:
-        yield
-    except SystemExit:
-        raise KeyboardInterrupt from None
-    finally:
-        if threading.current_thread() is threading.main_thread():
-            signal.signal(signal.SIGINT, before)
 
 
 def require_sensible(config: TrainConfig, workers: WorkersConfig) -> None:
@@ -245,6 +227,9 @@ class _Trainer(ray.train.torch.TorchTrainer):
         callbacks = super()._create_default_callbacks()
         needless = (DatasetsCallback, PlacementGroupCleanerCallback)
         return [callback for callback in callbacks if not isinstance(callback, needless)]
+
+    def _register_sigint_handler(self, controller: Any) -> None:
+        """Ctrl-C stays the job's (signals.py): Ray Train's would wait for a controller that may not have started."""
 
 
 def _explain(error: ray.train.TrainingFailedError, task: Task) -> BaseException:

@@ -120,7 +120,9 @@ def watchers(config: LookConfig) -> list[Watcher]:
 
 
 def _watcher(path: Path) -> Watcher:
-    job = runs.read_json(path / "manifest.json")["job"] if (path / "manifest.json").exists() else "align"
+    job = (
+        runs.read_json(path / "manifest.json", needs=("job",))["job"] if (path / "manifest.json").exists() else "align"
+    )
     runs.require_done(path, job="pretrain" if job == "pretrain" else "align")
     trained = load_trained(path / FINAL)
     return Watcher(name=path.resolve().name, stage=1 if trained.tokenizer is None else 2, trained=trained)

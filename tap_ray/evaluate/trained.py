@@ -50,7 +50,7 @@ def interface(run: Path | str) -> tuple[RobotSpec, int]:
     require_done(run, job="align")
     final = storage.at(run) / "final"
     spec = RobotSpec.from_json(read_json(final / "spec.json"), where=str(final / "spec.json"))
-    return spec, read_json(final / "policy.json")["image_size"]
+    return spec, read_json(final / "policy.json", needs=("image_size",))["image_size"]
 
 
 def latency(run: str, *, device: str = "cpu") -> dict[str, float]:

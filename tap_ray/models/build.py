@@ -10,6 +10,7 @@ final/
 """
 
 import json
+import logging
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,7 +19,7 @@ from tokenizers import Tokenizer
 from transformers import AutoConfig
 
 from tap_ray import storage
-from tap_ray.config import from_dict, to_dict
+from tap_ray.config import absent, from_dict, to_dict
 from tap_ray.dataset.norm_stats import NormStats
 from tap_ray.errors import CheckpointError, ConfigError, StorageError
 from tap_ray.models.language import text_config
@@ -27,6 +28,8 @@ from tap_ray.models.vision import tower_config
 from tap_ray.models.weights import load_model, write_tensors
 from tap_ray.runs import read_json, write_json
 from tap_ray.specs import RobotSpec
+
+LOG = logging.getLogger(__name__)
 
 
 def new_policy(config: PolicyConfig, *, seed: int, tokenizer: Tokenizer | None = None) -> TapPolicy:
@@ -86,7 +89,10 @@ def load_trained(folder: Path) -> Trained:
     """
     if not (folder / "policy.json").is_file():
         raise CheckpointError(f"{folder} holds no policy (no policy.json). Give the folder of a finished training run.")
-    config = from_dict(PolicyConfig, read_json(folder / "policy.json"), where=str(folder / "policy.json"))
+    values = read_json(folder / "policy.json")
+    config = from_dict(PolicyConfig, values, where=str(folder / "policy.json"))
+    if filled := absent(config, values):
+        LOG.warning("%s is older than this tap_ray and took today's defaults: %s", folder / "policy.json", filled)
     towers = Towers(**{n: _tower(folder / n) for n in ("vision", "language") if (folder / n).is_dir()})
     policy = TapPolicy(config, towers, load_weights=False)
     load_model(folder / "model.safetensors", policy)
@@ -94,7 +100,7 @@ def load_trained(folder: Path) -> Trained:
     return Trained(
         policy=policy.eval(),
         spec=spec,
-        norm=NormStats.from_json(read_json(folder / "norm_stats.json")),
+        norm=NormStats.from_json(read_json(folder / "norm_stats.json"), where=folder / "norm_stats.json"),
         tokenizer=_tokenizer(folder / "tokenizer.json", needed="language" in config.context),
     )
 
@@ -102,7 +108,7 @@ def load_trained(folder: Path) -> Trained:
 def _tower(folder: Path):
     try:
         with storage.fetched(folder) as here:
-            return AutoConfig.from_pretrained(here)
+            return AutoConfig.from_pretrained(here, trust_remote_code=False)
     except (OSError, ValueError, json.JSONDecodeError) as error:
         raise CheckpointError(f"{folder} holds no transformers config: {error}") from None
 

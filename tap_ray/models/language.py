@@ -53,7 +53,7 @@ def pretrained_tokenizer(source: str) -> Tokenizer:
         CheckpointError: there is none.
     """
     try:
-        return AutoTokenizer.from_pretrained(source, use_fast=True).backend_tokenizer
+        return AutoTokenizer.from_pretrained(source, use_fast=True, trust_remote_code=False).backend_tokenizer
     except (OSError, ValueError, AttributeError) as error:
         raise CheckpointError(f"Cannot load a tokenizer from {source!r}: {error}") from None
 
@@ -123,7 +123,8 @@ def _from_hub(cls: type, source: str):
     if not source:
         raise ConfigError('kind "pretrained" needs a local folder or a hub id in --policy.language.pretrained.')
     try:
-        return cls.from_pretrained(source, **({"use_safetensors": True} if cls is AutoModel else {}))  # type: ignore[attr-defined]
+        safe = {"use_safetensors": True} if cls is AutoModel else {}
+        return cls.from_pretrained(source, trust_remote_code=False, **safe)  # type: ignore[attr-defined]
     except (OSError, ValueError) as error:
         where = "folder" if Path(source).is_dir() else "path or hub id"
         raise CheckpointError(f"Cannot load the {where} {source!r} as a text model: {error}") from None

@@ -16,7 +16,7 @@ from tap_ray.dataset.norm_stats import NormStats
 from tap_ray.errors import CheckpointError
 from tap_ray.models.motion_prior import MotionPrior, PriorConfig
 from tap_ray.models.weights import load_model, write_tensors
-from tap_ray.runs import read_json, write_json
+from tap_ray.runs import read_json, require_keys, write_json
 from tap_ray.specs import RobotSpec
 
 
@@ -73,5 +73,8 @@ def load_prior(folder: Path) -> TrainedPrior:
     config = from_dict(PriorConfig, read_json(folder / "prior.json"), where=str(folder / "prior.json"))
     network = MotionPrior(config)
     load_model(folder / "model.safetensors", network)
-    sources = [Source.from_json(source) for source in read_json(folder / "sources.json")]
+    sources = []
+    for source in read_json(folder / "sources.json"):
+        require_keys(source, ("spec", "norm", "weight"), folder / "sources.json")
+        sources.append(Source.from_json(source))
     return TrainedPrior(network=network.eval(), sources=sources)

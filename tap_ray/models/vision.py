@@ -175,7 +175,8 @@ def _from_hub(cls: type, source: str):
     if not source:
         raise ConfigError('kind "pretrained" needs a local folder or a hub id in --policy.vision.pretrained.')
     try:
-        return cls.from_pretrained(source, **({"use_safetensors": True} if cls is AutoModel else {}))  # type: ignore[attr-defined]
+        safe = {"use_safetensors": True} if cls is AutoModel else {}
+        return cls.from_pretrained(source, trust_remote_code=False, **safe)  # type: ignore[attr-defined]
     except (OSError, ValueError, RuntimeError, SafetensorError) as error:
         where = "folder" if Path(source).is_dir() else "path or hub id"
         raise CheckpointError(f"Cannot load the {where} {source!r} as a vision model: {error}") from None

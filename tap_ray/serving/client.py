@@ -9,7 +9,8 @@ from websockets.sync.client import connect
 class RemotePolicy:
     def __init__(self, url, spec, token=""):
         self.spec, self.session, self.step = spec, "", 0
-        self.socket = connect(url, additional_headers={"Authorization": f"Bearer {token}"}).__enter__()
+        headers = {"Authorization": f"Bearer {token}"}
+        self.socket = connect(url, additional_headers=headers, proxy=None).__enter__()  # robots are near
 
     def reset(self, seed):
         begin = {"spec": self.spec, "seed": seed, "ends": self.session}

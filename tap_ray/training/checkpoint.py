@@ -85,9 +85,9 @@ def load_into(folder: Path, state: TrainState, facts: Mapping[str, Any]) -> None
         CheckpointError: missing, cut off, of another model or config; the first differences are named.
     """
     require_folder(folder)
-    saved = read_json(folder / STATE)
-    if saved.get("version") != VERSION:
-        raise CheckpointError(f"{folder} has version {saved.get('version')}, this tap_ray reads {VERSION}.")
+    saved = read_json(folder / STATE, needs=("version", "step", "facts"))
+    if saved["version"] != VERSION:
+        raise CheckpointError(f"{folder} has version {saved['version']}, this tap_ray reads {VERSION}.")
     lines = differences(saved["facts"], json.loads(json.dumps(facts)))
     if lines:
         raise CheckpointError(f"{folder} was made with another config:\n  " + "\n  ".join(lines[:FACTS_SHOWN]))

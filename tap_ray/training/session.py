@@ -122,7 +122,7 @@ def work(task: Task, place: Place | None = None) -> None:
     torch.set_num_threads(task.threads)
     with lock(task.run) if first else contextlib.nullcontext() as held:
         resume = place.agree(checkpoint.latest(task.run / CHECKPOINTS) if first else None)
-        step = int(read_json(resume / "state.json")["step"]) if resume else 0
+        step = int(read_json(resume / "state.json", needs=("step",))["step"]) if resume else 0
         if first:
             forget_after(task.run / METRICS, step)
             checkpoint.remove_half_written(task.run / CHECKPOINTS)
@@ -211,7 +211,7 @@ def parse_metrics(text: str) -> list[dict[str, float]]:
 def newest_step(run: Path) -> int:
     """Step of a run's newest checkpoint; 0 without one."""
     newest = checkpoint.latest(run / CHECKPOINTS)
-    return int(read_json(newest / "state.json")["step"]) if newest else 0
+    return int(read_json(newest / "state.json", needs=("step",))["step"]) if newest else 0
 
 
 def final_metrics(run: Path) -> dict[str, float]:

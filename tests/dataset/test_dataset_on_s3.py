@@ -17,14 +17,15 @@ from tap_ray.dataset.verify import verify
 from tap_ray.dataset.windows import WindowConfig, iterate
 from tap_ray.dataset.writer import DatasetWriter
 from tap_ray.errors import DataError, StorageError
+from tap_ray.locks import MARKER
 from tests.dataset.test_writer import Children, Killed, append_to_the_end, children
 
 __all__ = ["children"]
 
 
 def digests(path: Path) -> dict[str, str]:
-    """Every file's."""
-    files = [file for file in sorted(path.rglob("*")) if file.is_file()]
+    """Every file's but the lock of a local disk."""
+    files = [file for file in sorted(path.rglob("*")) if file.is_file() and file.name != MARKER]
     contents = storage.read_all(files)
     return {str(f.relative_to(path)): hashlib.sha256(c).hexdigest() for f, c in zip(files, contents, strict=True)}
 

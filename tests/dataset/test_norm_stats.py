@@ -8,7 +8,7 @@ import pytest
 
 from tap_ray.dataset.lerobot import open_dataset, read_episode
 from tap_ray.dataset.norm_stats import NormStats, SlotNorm, norm_stats
-from tap_ray.errors import DataError
+from tap_ray.errors import CheckpointError, DataError
 
 
 def hand_made_stats(std_dx: float = 0.02) -> dict[str, dict[str, np.ndarray]]:
@@ -72,3 +72,15 @@ def test_missing_or_foreign_statistics(made: SimpleNamespace) -> None:
     stats["action"]["std"][2] = np.nan
     with pytest.raises(DataError, match="statistics of 'action' give std"):
         norm_stats(stats, made.spec)
+
+
+@pytest.mark.parametrize(
+    ("data", "message"),
+    [
+        ({"state": {}, "action": {}}, r"^final/norm_stats\.json lacks mode: it is none that a job wrote\."),
+        ({"mode": "mean_std", "state": {"names": []}, "action": {}}, r"json: state lacks offset, scale: "),
+    ],
+)
+def test_a_file_that_lacks_a_key_names_it(data, message):
+    with pytest.raises(CheckpointError, match=message):
+        NormStats.from_json(data, where=Path("final/norm_stats.json"))

@@ -39,6 +39,7 @@ def broken(path: Path) -> list[str]:
 
 def test_files_are_those_of_the_format(play_dataset: Path) -> None:
     assert list(digests(play_dataset)) == [
+        ".lock",  # of its writers
         *(f"data/chunk-000/file-00{i}.parquet" for i in range(3)),
         *(f"meta/episodes/chunk-000/file-00{i}.parquet" for i in range(3)),
         "meta/info.json",

@@ -5,8 +5,11 @@ from pathlib import Path
 import pytest
 
 from jobs import align, pretrain
-from tap_ray.dataset.windows import WindowConfig
-from tap_ray.distributed.settings import AlignJobConfig, PretrainConfig
+from tap_ray import runs
+from tap_ray.dataset.reader import open_dataset
+from tap_ray.dataset.windows import WindowConfig, require_batches
+from tap_ray.distributed.settings import AlignJobConfig, PretrainConfig, PriorJobConfig
+from tap_ray.distributed.train import what
 from tap_ray.errors import CheckpointError, ConfigError, DataError
 from tests.distributed import toy_player
 
@@ -40,3 +43,40 @@ def test_a_checkpoint_that_is_missing(demos: Path, tmp_path: Path):
 def test_a_data_set_is_no_checkpoint(demos: Path):
     with pytest.raises(CheckpointError, match=r"manifest\.json is missing"):
         align.main(AlignJobConfig(demos=demos, init=str(demos)))
+
+
+def test_not_one_batch_is_said_before_ray_starts(demos: Path):
+    """24 episodes of 8 to 12 steps, every 19th held out: 23 in one group have at most 276 windows."""
+    dataset = open_dataset(demos)
+    require_batches(dataset, WindowConfig(batch_size=64), num_workers=1)
+    message = "23 training episodes in groups of 23 give worker 0 of 1 not one batch of 512 windows. Lower the"
+    with pytest.raises(ConfigError, match=message):
+        require_batches(dataset, WindowConfig(batch_size=512), num_workers=1)
+    with pytest.raises(ConfigError, match=r"in groups of 2 give worker 0 of 9 not one batch of 64"):
+        require_batches(dataset, WindowConfig(batch_size=64), num_workers=9)
+
+
+def test_a_colon_is_part_of_a_data_sets_name_where_one_lies_there(demos: Path, tmp_path: Path):
+    named = tmp_path / "play_2026-11-27_10:30:02"
+    named.symlink_to(demos)
+    assert PriorJobConfig(data=(str(named), f"{named}:3")).sources() == ([demos, demos], [1.0, 3.0])
+    assert PriorJobConfig(data=("s3://bucket/play", "s3://bucket/play:2")).sources()[1] == [1.0, 2.0]
+
+
+@pytest.mark.parametrize("weight", ["nan", "inf", "0", "-1"])
+def test_a_weight_that_no_batch_can_have(weight: str):
+    message = rf"^--data play:{weight}: the weight of play is more than 0, and finite; got {weight}\."
+    with pytest.raises(ConfigError, match=message):
+        PriorJobConfig(data=(f"play:{weight}",)).sources()
+
+
+def test_the_weights_of_a_prior_make_the_run_and_the_spelling_of_its_paths_does_not(demos: Path, tmp_path: Path):
+    (tmp_path / "link").symlink_to(demos)
+
+    def folder(text: str) -> Path:
+        config = PriorJobConfig(data=(text,))
+        parents = {"play_0": config.sources()[0][0]}
+        return runs.folder_of(tmp_path, job="pretrain", config=what(config), parents=parents)
+
+    assert folder(str(demos)) == folder(str(tmp_path / "link")) == folder(f"{demos}:1")
+    assert folder(f"{demos}:2") != folder(str(demos))

@@ -1,3 +1,4 @@
+import json
 from dataclasses import replace
 from pathlib import Path
 
@@ -101,3 +102,22 @@ def test_a_stage_1_policy_cannot_be_deployed(tmp_path: Path):
     assert load_trained(tmp_path / "final").tokenizer is None
     with pytest.raises(ConfigError, match=r"follows crops or goal images, not words \(Stage 1\)\. Align it"):
         load_policy(tmp_path)
+
+
+def test_defaults_that_an_old_policy_takes_are_listed(run: Path, caplog: pytest.LogCaptureFixture):
+    file = run / "final" / "policy.json"
+    old = json.loads(file.read_text())
+    del old["execute"], old["vision"]["kind"]
+    file.write_text(json.dumps(old))
+    load_trained(run / "final")
+    [record] = [each.getMessage() for each in caplog.records if each.name == "tap_ray.models.build"]
+    assert record == f"{file} is older than this tap_ray and took today's defaults: execute = 2, vision.kind = 'resnet'"
+
+
+def test_a_checkpoint_file_that_lacks_a_key_names_both(run: Path):
+    file = run / "final" / "norm_stats.json"
+    old = json.loads(file.read_text())
+    del old["mode"]
+    file.write_text(json.dumps(old))
+    with pytest.raises(CheckpointError, match=r"final/norm_stats\.json lacks mode: it is none that a job wrote\."):
+        load_trained(run / "final")

@@ -1,0 +1,126 @@
+"""What every number of every config may be, in one table: asked before anything starts.
+
+A number that has no row here is finite and at least 0. Beyond these, a config's own `__post_init__` says how its fields
+must fit each other. NaN and infinity are never legal.
+"""
+
+import dataclasses
+import math
+import typing
+from typing import Any, Iterator
+
+from tap_ray.errors import ConfigError
+
+POSITIVE, FROM_1, SHARE, ANY = "(0, inf)", "[1, inf)", "[0, 1]", "(-inf, inf)"
+
+BOUNDS: dict[str, str] = {
+    "seed": ANY,  # every whole number names its own draws
+    "sweep_seed": ANY,
+    **dict.fromkeys(("steps", "batch_size", "log_every", "group_size", "image_size", "max_steps", "every"), FROM_1),
+    **dict.fromkeys(("episodes", "robots_per_fleet", "round_episodes", "samples", "horizon", "chunk"), FROM_1),
+    "ProbeConfig.episodes": "[0, inf)",  # 0: all
+    "TrainConfig.lr": POSITIVE,
+    "TrainConfig.betas": "[0, 1)",
+    "TrainConfig.warmup_fraction": SHARE,
+    "TrainConfig.ema_decay": "[0, 1)",
+    "AugmentConfig.jitter": SHARE,
+    **{f"WorkersConfig.{name}": FROM_1 for name in ("workers", "threads", "decoders", "stream_memory_mb")},
+    "WorkersConfig.max_failures": "[-1, inf)",  # -1: always
+    **{f"PolicyConfig.{name}": FROM_1 for name in ("execute", "num_actions", "num_context", "context_width")},
+    **{f"PolicyConfig.{name}": FROM_1 for name in ("map_width", "num_keypoints", "head_width")},
+    **{f"VisionConfig.{name}": FROM_1 for name in ("stem_width", "patch_px", "vit_width", "vit_layers")},
+    **{f"LanguageConfig.{name}": FROM_1 for name in ("width", "num_layers")},
+    **{f"PriorConfig.{name}": FROM_1 for name in ("latent", "width", "num_layers", "num_heads", "num_steps")},
+    **{f"PriorConfig.{name}": FROM_1 for name in ("num_actions", "num_states")},
+    "AlignConfig.play_batch": FROM_1,
+    **dict.fromkeys(("PlayJobConfig.jpeg_quality", "DemosJobConfig.jpeg_quality"), "[1, 95]"),
+    "DemosJobConfig.linger_steps": FROM_1,
+    "LookConfig.ahead": FROM_1,
+    "RandomizeConfig.cloth_probability": SHARE,
+    "RandomizeConfig.cloth_saturation": SHARE,
+    "MotionConfig.bounds_low_m": ANY,  # the base frame has its origin within the table
+    "MotionConfig.bounds_high_m": ANY,
+    "MotionConfig.speed_min": "(0, 1]",
+    "MotionConfig.speed_max": "(0, 1]",
+    "MotionConfig.max_lag_m": POSITIVE,
+    "MotionConfig.max_lag_rad": POSITIVE,
+    "SafePosesConfig.num_samples": FROM_1,
+    **dict.fromkeys(("SafePosesConfig.leaf_m", "CuriousConfig.leaf_m", "CuriousConfig.temperature"), POSITIVE),
+    "CuriousConfig.num_candidates": FROM_1,
+    "UniformConfig.scale": "(0, 1]",
+    **{f"ContactConfig.{name}_probability": SHARE for name in ("free", "push", "aligned", "place", "keep", "onto")},
+    "ContactConfig.grasp_height_m": ANY,  # below an object's centre, too
+    "ServeConfig.port": "[0, 65535]",
+    **{f"ServeConfig.{name}": FROM_1 for name in ("sessions", "batch", "replicas", "idle_s", "look_timeout_s")},
+    **{f"ChainConfig.{name}": FROM_1 for name in ("play", "demos", "pretrain_steps", "align_steps")},
+    "AshaConfig.grace_steps": FROM_1,
+    "AshaConfig.finalists": FROM_1,
+    "AshaConfig.reduction": "(1, inf)",
+}
+"""A field's name, with its class where it needs one -> an interval; [ and ] include the end."""
+
+
+def check(config: Any) -> None:
+    """Raise ConfigError that names each flag of a config, nested ones included, whose number is out of bounds."""
+    said = list(_outside(config, ""))
+    if said:
+        raise ConfigError("\n  ".join([f"--{each}" for each in said]))
+
+
+def check_own(config: Any, where: str) -> None:
+    """Raise ConfigError for a number of a config itself, not of what it holds; `where` names the source."""
+    for name, value in _numbers(config):
+        if reason := _refused(config, name, value):
+            raise ConfigError(f"{where}: {name} {reason}")
+
+
+def legal(owner: type, name: str) -> str:
+    """The interval of a config class's field."""
+    keys = (f"{owner.__name__}.{name}", name)
+    return next((BOUNDS[key] for key in keys if key in BOUNDS), "[0, inf)")
+
+
+def flag_of(prefix: str, field: dataclasses.Field[Any], hint: Any) -> str:
+    """What a field is called on the command line below `prefix`; tyro's arg(name="") leaves its own name out."""
+    unnamed = any(getattr(each, "name", None) == "" for each in getattr(hint, "__metadata__", ()))
+    name = "" if unnamed else field.name.replace("_", "-")
+    return ".".join(part for part in (prefix, name) if part)
+
+
+def _outside(config: Any, prefix: str) -> Iterator[str]:
+    hints = typing.get_type_hints(type(config), include_extras=True)
+    for field in dataclasses.fields(config):
+        value, flag = getattr(config, field.name), flag_of(prefix, field, hints[field.name])
+        if dataclasses.is_dataclass(value):
+            yield from _outside(value, flag)
+    for name, value in _numbers(config):
+        field = next(each for each in dataclasses.fields(config) if each.name == name)
+        if reason := _refused(config, name, value):
+            yield f"{flag_of(prefix, field, hints[name])} {reason}"
+
+
+def _numbers(config: Any) -> Iterator[tuple[str, float]]:
+    for field in dataclasses.fields(config):
+        value = getattr(config, field.name)
+        for each in value if isinstance(value, tuple) else (value,):
+            if isinstance(each, (int, float)) and not isinstance(each, bool):
+                yield field.name, each
+
+
+def _refused(config: Any, name: str, value: float) -> str:
+    interval = legal(type(config), name)
+    low, high = (float(end) for end in interval[1:-1].split(","))
+    above = value > low if interval[0] == "(" else value >= low
+    below = value < high if interval[-1] == ")" else value <= high
+    if math.isfinite(value) and above and below:
+        return ""
+    finite = "" if math.isfinite(value) else ", and finite"
+    return f"{_words(interval, low, high)}{finite if math.isinf(high) and math.isfinite(low) else ''}; got {value:g}."
+
+
+def _words(interval: str, low: float, high: float) -> str:
+    if math.isinf(low):
+        return "is a finite number"
+    if math.isinf(high):
+        return f"is {'more than' if interval[0] == '(' else 'at least'} {low:g}"
+    return f"lies in {interval[0]}{low:g}, {high:g}{interval[-1]}"

@@ -1,0 +1,122 @@
+"""How a job starts and ends: flags -> config -> checks -> main -> the result's path as the last line.
+
+    exit status   0    the last line of stdout is where the result lies
+                  2    a mistake that a user can mend: one message on stderr, no traceback
+                  130  Ctrl-C (SIGINT), 143 SIGTERM: the same command goes on from there
+                  1    a fault of ours, with its traceback
+
+However it ends, its run folder is unlocked (`runs.entered`) and its MLflow run has ended (`tracking.tracked`).
+"""
+
+import dataclasses
+import sys
+import warnings
+from pathlib import Path
+from typing import Any, Callable, Iterator, TypeVar
+
+import tyro
+from tyro.constructors import ConstructorRegistry, PrimitiveConstructorSpec, PrimitiveTypeInfo
+
+from tap_ray import bounds, signals, storage
+from tap_ray.config import load
+from tap_ray.errors import ConfigError, TapRayError
+
+C = TypeVar("C")
+
+FLAGS = ConstructorRegistry()
+"""How flags become values, beyond what tyro knows: a Path may be a URI."""
+SUBMITTED = "working_dir_files"
+"""Folder in which Ray keeps the copies of submitted working directories."""
+PLACES = ("out", "store", "results")
+"""Fields that say where results are written."""
+
+
+def run_job(main: Callable[[C], Path], config_type: type[C]) -> None:
+    """The life of `python -m jobs.<verb>`; `--config FILE` (YAML or JSON) fills the config first, flags win over it."""
+    with signals.taken():
+        try:
+            config = _config(main, config_type)
+            bounds.check(config)
+            require_kept(config, Path.cwd())
+            for path in _uris(config):
+                storage.require_reachable(path)
+            print(main(config), flush=True)
+        except TapRayError as error:
+            print(f"error: {error}", file=sys.stderr, flush=True)
+            sys.exit(2)
+        except KeyboardInterrupt:
+            print("interrupted: run the same command again to go on from here.", file=sys.stderr, flush=True)
+            sys.exit(signals.status())
+
+
+def require_kept(config: Any, here: Path) -> None:
+    """Raise ConfigError where a submitted job would write into the cluster's copy of its working directory.
+
+    Args:
+        config: of the job.
+        here: its working directory.
+    """
+    if SUBMITTED not in here.parts:
+        return
+    for name in PLACES:
+        path = getattr(config, name, here)
+        if path is None or not (storage.is_remote(path) or path.is_absolute()):
+            flag = f"--{name}"
+            raise ConfigError(
+                f"{flag} {path or 'is not given'}: this job was submitted, and relative paths lie in Ray's copy of "
+                f"your folder, which is deleted with the cluster. Give {flag} an absolute path on a disk that "
+                "outlives the cluster, or a URI (s3://...)."
+            )
+
+
+def _config(main: Callable[[C], Path], config_type: type[C]) -> C:
+    default, argv = _config_file(config_type, sys.argv[1:])
+    doc = (sys.modules[main.__module__].__doc__ or "").strip()
+    fallback = tyro.MISSING_NONPROP if default is None else default
+    with warnings.catch_warnings():  # a default from a config file may be a UPath where the type says Path
+        warnings.filterwarnings("ignore", message=r".*(\bupath\.|protocol=)")
+        return tyro.cli(config_type, prog=_command(), args=argv, description=doc, default=fallback, registry=FLAGS)  # pyright: ignore
+
+
+def _command() -> str | None:
+    """What the user typed before the flags, as far as it is known."""
+    spec = getattr(sys.modules.get("__main__"), "__spec__", None)
+    return f"python -m {spec.name}" if spec else None
+
+
+@FLAGS.primitive_rule
+def _path_or_uri(info: PrimitiveTypeInfo) -> PrimitiveConstructorSpec[Path] | None:
+    if info.type is not Path and not str(getattr(info.type, "__module__", "")).startswith("upath."):
+        return None
+    return PrimitiveConstructorSpec(
+        nargs=1,
+        metavar="PATH|URI",
+        instance_from_str=lambda words: storage.at(words[0]),
+        is_instance=lambda value: isinstance(value, Path) or storage.is_remote(value),
+        str_from_instance=lambda path: [str(path)],
+    )
+
+
+def _uris(values: Any) -> Iterator[Path]:
+    """Every path of a config that is not of this machine, those in texts (`--init`, `--policy`) included."""
+    if dataclasses.is_dataclass(values):
+        values = [getattr(values, field.name) for field in dataclasses.fields(values)]
+    if isinstance(values, (list, tuple)):
+        for value in values:
+            yield from _uris(value)
+    elif isinstance(values, str):
+        if values.partition("://")[0] in storage.PROTOCOLS:
+            yield from _uris(storage.at(values))
+    elif storage.is_remote(values):
+        yield values
+
+
+def _config_file(cls: type[C], argv: list[str]) -> tuple[C | None, list[str]]:
+    """The config that `--config FILE` or `--config=FILE` names, and the other flags."""
+    argv = [part for flag in argv for part in (flag.split("=", 1) if flag.startswith("--config=") else [flag])]
+    if "--config" not in argv:
+        return None, argv
+    at = argv.index("--config")
+    if at + 1 == len(argv):
+        raise ConfigError("--config needs a file: --config FILE (YAML or JSON).")
+    return load(cls, argv[at + 1], missing=tyro.MISSING), argv[:at] + argv[at + 2 :]

@@ -1,0 +1,61 @@
+"""How a signal ends a job: SIGTERM as Ctrl-C does, whatever the shell, Ray or a library has made of either.
+
+A shell's `&` starts jobs that ignore SIGINT, and Ray answers SIGTERM by an abort. Here both raise KeyboardInterrupt,
+once: further ones, which would interrupt what ends the job cleanly, do nothing. SIGKILL remains.
+"""
+
+import contextlib
+import os
+import signal
+import sys
+import threading
+from types import FrameType
+from typing import Iterator
+
+ENDING = (signal.SIGINT, signal.SIGTERM)
+HURRY = 3
+"""Ctrl-C so often ends the process at once, whatever is left undone."""
+
+_came: list[int] = []
+_depth = 0
+
+
+@contextlib.contextmanager
+def taken() -> Iterator[None]:
+    """While the body runs, signals end it; in a thread other than the main one, nothing changes."""
+    global _depth
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = {number: signal.getsignal(number) for number in ENDING}
+    if not _depth:
+        _came.clear()
+    _depth += 1
+    take()
+    try:
+        yield
+    finally:
+        _depth -= 1
+        for number, handler in before.items():
+            signal.signal(number, handler if handler is not None else signal.SIG_DFL)
+
+
+def take() -> None:
+    """Take the signals back from a library that has set handlers of its own, e.g. `ray.init`; inside `taken`."""
+    if _depth and threading.current_thread() is threading.main_thread():
+        for number in ENDING:
+            signal.signal(number, _end)
+
+
+def status() -> int:
+    """Exit status of a job that a signal has ended: 130 for SIGINT, 143 for SIGTERM."""
+    return 128 + (_came[0] if _came else signal.SIGINT)
+
+
+def _end(number: int, frame: FrameType | None) -> None:
+    _came.append(number)
+    if _came.count(signal.SIGINT) >= HURRY:
+        os._exit(128 + number)
+    if len(_came) == 1:  # not SystemExit: Ray's C++ half lets nothing but KeyboardInterrupt out of `ray.get`
+        raise KeyboardInterrupt
+    os.write(sys.__stderr__.fileno() if sys.__stderr__ else 2, b"\nstopping ...\n")

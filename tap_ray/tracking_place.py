@@ -1,0 +1,111 @@
+"""Where MLflow keeps its runs, whether anybody answers there, and what helps if not. Imports no MLflow."""
+
+import contextlib
+import os
+import re
+import socket
+import urllib.parse
+import urllib.request
+from pathlib import Path
+from typing import Any, Iterator
+
+from tap_ray.errors import StorageError
+
+PROBE_S = 5.0
+"""How long a server may take to answer before the job is refused, s."""
+
+
+@contextlib.contextmanager
+def answering(uri: str) -> Iterator[None]:
+    """Turns what MLflow raises in the body (a server gone, a database locked) into a StorageError."""
+    try:
+        yield
+    except StorageError:
+        raise
+    except Exception as error:  # stores of artifacts raise what their libraries do
+        raise StorageError(f"MLflow at {uri} refused: {_first_line(error)}.{_cure(uri, error)}") from error
+
+
+def tracking_uri() -> str:
+    """`MLFLOW_TRACKING_URI`, else the SQLite file in the working directory (absolute, so it survives a chdir)."""
+    return os.environ.get("MLFLOW_TRACKING_URI") or _sqlite_uri(Path("mlflow.db").resolve())
+
+
+def _sqlite_uri(file: Path) -> str:
+    """The URI of a database file.
+
+    Raises:
+        StorageError: SQLAlchemy would take it for another file ("?" begins a query, from 2.1 on %3F is a "?"), or
+            MLflow would make a folder of the quoted name beside it.
+    """
+    uri = f"sqlite:///{file}"
+    if {"?", "%"} & set(str(file)) and _sqlite_file(uri) != file:
+        raise StorageError(
+            f"MLflow cannot keep its database in {file.parent}: ? and %.. mean something else in a database's address. "
+            "Work in a folder of another name, or set MLFLOW_TRACKING_URI."
+        )
+    return uri
+
+
+def _sqlite_file(uri: str) -> Path:
+    from sqlalchemy.engine import make_url
+
+    return Path(make_url(uri).database or "")
+
+
+def require_reachable(uri: str) -> None:
+    """Knock at a server's port, or look whether a SQLite file can be written. Takes at most `PROBE_S`.
+
+    What MLflow's client reaches through a proxy is left to it.
+
+    Raises:
+        StorageError: says which address, how to start a server there, how to do without.
+    """
+    parts = urllib.parse.urlsplit(uri)
+    if parts.scheme in ("http", "https"):
+        try:
+            port = parts.port or (443 if parts.scheme == "https" else 80)
+            host = parts.hostname or ""
+            through = parts.scheme in urllib.request.getproxies() and not urllib.request.proxy_bypass(f"{host}:{port}")
+            if not through:
+                socket.create_connection((host, port), timeout=PROBE_S).close()
+        except (OSError, ValueError) as error:
+            raise StorageError(unreachable(uri, error)) from None
+    elif uri.startswith("sqlite:///"):
+        folder = _sqlite_file(uri).parent
+        if not os.access(folder, os.W_OK):
+            raise StorageError(unreachable(uri, f"the folder {folder} is missing or cannot be written"))
+
+
+def unreachable(uri: str, error: Any) -> str:
+    """The message that MLflow is out of reach, with what helps."""
+    return f"MLflow tracking at {uri} cannot be reached: {_first_line(error)}.{_cure(uri, error)}"
+
+
+def _first_line(error: Any) -> str:
+    return (str(error).strip().splitlines() or [repr(error)])[0].rstrip(".")
+
+
+def _cure(uri: str, error: Any) -> str:
+    """What helps, as far as that is known."""
+    text, own = str(error), not os.environ.get("MLFLOW_TRACKING_URI")
+    without = "" if own else " Or `unset MLFLOW_TRACKING_URI` to track into ./mlflow.db."
+    if "database schema" in text or "Can't locate revision" in text:
+        away = f"move {_sqlite_file(uri)} away" if uri.startswith("sqlite:///") else "name another database"
+        return f" Another version of MLflow made it: `mlflow db upgrade {uri}` after a backup, or {away}."
+    if "database is locked" in text:
+        return " Another program works on it; the same command again goes on from here."
+    if uri.startswith("sqlite:///"):
+        return without
+    parts = urllib.parse.urlsplit(uri)
+    if parts.scheme not in ("http", "https"):
+        return without
+    if "CERTIFICATE_VERIFY" in text:
+        return " Name its certificate: MLFLOW_TRACKING_SERVER_CERT_PATH, or REQUESTS_CA_BUNDLE." + without
+    if any(code in text for code in ("401", "403", "Unauthorized", "Permission denied")):
+        return " Check MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD, or MLFLOW_TRACKING_TOKEN." + without
+    if isinstance(error, OSError | ValueError) or "Max retries exceeded" in text or "error code 50" in text:
+        port = re.search(r":(\d+)$", parts.netloc)
+        start = f" Start a server there (mlflow server --host 127.0.0.1 --port {port[1] if port else 5000})."
+        return start + without
+    return without

@@ -1,0 +1,133 @@
+"""Every number of every config of every job: NaN, infinity and -1 are refused by name, or listed here as legal."""
+
+import dataclasses
+import itertools
+import math
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from jobs import align, collect_demos, collect_play, compare, cut_crops, evaluate, look, pretrain, probe, sweep
+from jobs.whole_chain import ChainConfig
+from tap_ray import bounds, config
+from tap_ray.distributed.sweep_plan import AshaConfig
+from tap_ray.errors import ConfigError
+from tap_ray.serving.settings import ServeConfig
+from tap_ray.training.loop import TrainConfig
+
+HERE = Path("x")
+CONFIGS: dict[str, Any] = {
+    "align": align.AlignJobConfig(demos=HERE, init="scratch"),
+    "collect_demos": collect_demos.DemosJobConfig(),
+    "collect_play": collect_play.PlayJobConfig(),
+    "compare": compare.Config(runs=(HERE,)),
+    "cut_crops": cut_crops.Config(data=HERE),
+    "evaluate": evaluate.EvaluateConfig(policy="random"),
+    "look": look.LookConfig(policy=(HERE,)),
+    "pretrain": pretrain.PretrainConfig(data=HERE),
+    "motion-prior": pretrain.PriorJobConfig(data=("x",)),
+    "probe": probe.ProbeConfig(policy=HERE, data=HERE),
+    "serve": ServeConfig(policy=HERE),
+    "sweep": sweep.SweepJobConfig(sweep=HERE),
+    "whole_chain": ChainConfig(),
+    "asha": AshaConfig(),
+}
+MINUS_ONE_IS_LEGAL = {
+    "seed",  # another seed
+    "max_failures",  # replaced for ever
+    "bounds_low_m",  # a corner of the box, in the base frame
+    "grasp_height_m",  # below an object's centre
+}
+
+
+def numbers(owner: Any, way: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], Any]]:
+    """(names from the job's config down to a number or a tuple of them, its value)."""
+    for field in dataclasses.fields(owner):
+        value, here = getattr(owner, field.name), (*way, field.name)
+        first = value[0] if isinstance(value, tuple) and value else value
+        if dataclasses.is_dataclass(value):
+            yield from numbers(value, here)
+        elif isinstance(first, (int, float)) and not isinstance(first, bool):
+            yield here, value
+
+
+def changed(owner: Any, way: tuple[str, ...], value: Any) -> Any:
+    """A config with another value at the end of the way."""
+    inner = value if len(way) == 1 else changed(getattr(owner, way[0]), way[1:], value)
+    return dataclasses.replace(owner, **{way[0]: inner})
+
+
+CASES = [
+    pytest.param(job, way, wrong, id=f"{job}-{'.'.join(way)}-{wrong:g}")
+    for job, owner in CONFIGS.items()
+    for way, _ in numbers(owner)
+    for wrong in (math.nan, math.inf, -math.inf, -1)
+]
+
+
+@pytest.mark.parametrize(("job", "way", "wrong"), CASES)
+def test_a_number_that_nobody_can_mean_is_refused_by_its_name(job: str, way: tuple[str, ...], wrong: float):
+    value = dict(numbers(CONFIGS[job]))[way]
+    wrong_value = (wrong, *value[1:]) if isinstance(value, tuple) else wrong
+    if wrong == -1 and way[-1] in MINUS_ONE_IS_LEGAL:
+        bounds.check(changed(CONFIGS[job], way, wrong_value))
+        return
+    with pytest.raises(ConfigError) as refused:
+        bounds.check(changed(CONFIGS[job], way, wrong_value))
+    named = re.sub(r"[-_]", " ", str(refused.value))
+    assert way[-1].replace("_", " ").removesuffix(" probability") in named
+
+
+def test_the_defaults_are_legal_and_no_row_of_the_table_is_idle():
+    names = set()
+    for owner in CONFIGS.values():
+        bounds.check(owner)
+        for way, _ in numbers(owner):
+            inner = owner
+            for name in way[:-1]:
+                inner = getattr(inner, name)
+            cls, name = type(inner), way[-1]
+            names |= {name, f"{cls.__name__}.{name}"}
+    assert {"sweep_seed", "samples"} >= set(bounds.BOUNDS) - names  # of a sweep's file
+
+
+@pytest.mark.parametrize(
+    ("way", "wrong", "said"),
+    [
+        (("train", "clip"), -1.0, "--clip is at least 0; got -1."),
+        (("train", "lr"), math.nan, "--lr is more than 0, and finite; got nan."),
+        (("train", "warmup_fraction"), 1.5, "--warmup-fraction lies in [0, 1]; got 1.5."),
+        (("train", "betas"), (0.9, 1.0), "--betas lies in [0, 1); got 1."),
+        (("workers", "gpus"), math.nan, "--gpus is at least 0, and finite; got nan."),
+        (("workers", "stream_memory_mb"), -5, "--stream-memory-mb is at least 1; got -5."),
+        (("workers", "max_failures"), -7, "--max-failures is at least -1; got -7."),
+        (("policy", "vision", "vit_width"), 0, "--policy.vision.vit-width is at least 1; got 0."),
+        (("align", "transferred_lr"), math.inf, "--align.transferred-lr is at least 0, and finite; got inf."),
+    ],
+)
+def test_the_flag_is_named_as_it_is_typed(way: tuple[str, ...], wrong: Any, said: str):
+    with pytest.raises(ConfigError, match=re.escape(said)):
+        bounds.check(changed(CONFIGS["align"], way, wrong))
+
+
+def test_every_wrong_number_is_named_at_once():
+    wrong = changed(changed(CONFIGS["align"], ("train", "clip"), -1.0), ("train", "lr"), 0.0)
+    with pytest.raises(ConfigError) as refused:
+        bounds.check(wrong)
+    assert str(refused.value).splitlines() == [
+        "--lr is more than 0; got 0.",
+        "  --clip is at least 0; got -1.",
+    ]
+
+
+def test_a_file_is_held_to_the_same_bounds():
+    with pytest.raises(ConfigError, match=re.escape("sweep.yaml: lr is more than 0, and finite; got nan.")):
+        config.from_dict(TrainConfig, {"lr": math.nan}, where="sweep.yaml")
+
+
+def test_zero_is_legal_where_it_turns_something_off():
+    for way in itertools.chain([("train", "clip")], [("train", "weight_decay")], [("workers", "gpus")]):
+        bounds.check(changed(CONFIGS["align"], way, 0.0))

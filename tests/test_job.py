@@ -1,0 +1,94 @@
+"""Signals, and jobs that were submitted to a cluster; a job's start and end on its own are in test_config.py."""
+
+import os
+import re
+import signal
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from tap_ray import job, signals, storage
+from tap_ray.errors import ConfigError
+
+COPY = Path("/tmp/ray/session_1/runtime_resources/working_dir_files/_ray_pkg_1f")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Config:
+    out: Path | None = None
+
+
+def test_a_submitted_job_refuses_results_that_go_with_the_cluster():
+    for out, named in ((Path("data/mine"), "--out data/mine"), (None, "--out is not given")):
+        message = (
+            f"{named}: this job was submitted, and relative paths lie in Ray's copy of your folder, which is deleted"
+        )
+        with pytest.raises(ConfigError, match="^" + re.escape(message)):
+            job.require_kept(Config(out=out), COPY)
+    job.require_kept(Config(out=Path("/mnt/mine")), COPY)
+    job.require_kept(Config(out=storage.at("s3://bucket/mine")), COPY)
+    job.require_kept(Config(out=Path("data/mine")), Path("/home/me"))
+
+
+def test_a_home_folder_is_expanded_wherever_a_path_is_read(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("HOME", "/home/me")
+    assert storage.at("~/x") == storage.at(Path("~/x")) == Path("/home/me/x")
+    with pytest.raises(ConfigError, match=r"^~nobody-here/x: .* Write the path out\."):
+        storage.at("~nobody-here/x")
+
+
+WAITS = """
+import sys, threading
+from pathlib import Path
+from dataclasses import dataclass
+from tap_ray.job import run_job
+
+@dataclass(frozen=True)
+class Config: ...
+
+def main(config):
+    try:
+        print("begun", flush=True)
+        threading.Event().wait()
+    finally:  # what ends a job cleanly takes its time
+        print("ending", flush=True)
+        sys.stdin.readline()
+        print("ended", flush=True)
+
+run_job(main, Config)
+"""
+
+
+@pytest.mark.parametrize(("number", "status"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+def test_the_first_signal_ends_a_job_and_the_next_does_not_disturb_its_end(number: int, status: int):
+    process = subprocess.Popen(
+        [sys.executable, "-c", WAITS],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[1])},
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_IGN) and None,  # as after a shell's `&`
+    )
+    assert process.stdout
+    assert process.stderr
+    assert process.stdout.readline() == "begun\n"
+    process.send_signal(number)
+    assert process.stdout.readline() == "ending\n"
+    process.send_signal(signal.SIGTERM)
+    assert process.stderr.readline() == "\n"
+    assert process.stderr.readline() == "stopping ...\n"
+    out, err = process.communicate("\n", timeout=60)
+    assert out == "ended\n"
+    assert err == "interrupted: run the same command again to go on from here.\n"
+    assert process.returncode == status
+
+
+def test_handlers_are_given_back():
+    before = [signal.getsignal(number) for number in signals.ENDING]
+    with signals.taken(), signals.taken():
+        assert [signal.getsignal(number) for number in signals.ENDING] == [signals._end] * 2
+    assert [signal.getsignal(number) for number in signals.ENDING] == before
