@@ -33,13 +33,6 @@ class ContactConfig:
     """Sigma of the grasp's horizontal error, m."""
     grasp_height_m: tuple[float, float] = (-0.01, 0.004)
     """Tool above the object's centre, m; the floor of the box B is the lowest it goes."""
-    beside_probability: float = 0.5
-    """Chance that the hand first comes down beside the object and corrects: what a policy must do after a bad approach,
-    and what demonstrations never show."""
-    beside_m: tuple[float, float] = (0.015, 0.06)
-    """How far beside, m, horizontally, in any direction."""
-    beside_height_m: tuple[float, float] = (0.0, 0.04)
-    """... and how far above the grasp's height, m."""
     hover_m: tuple[float, float] = (0.04, 0.09)
     """Approach from this far above, m."""
     lift_m: tuple[float, float] = (0.04, 0.18)
@@ -60,7 +53,7 @@ class ContactConfig:
     """Control steps to stand still while the fingers close or open."""
 
     def __post_init__(self) -> None:
-        names = ("free", "push", "aligned", "beside", "place", "keep", "onto")
+        names = ("free", "push", "aligned", "place", "keep", "onto")
         for name in (f"{name}_probability" for name in names):
             if not 0 <= getattr(self, name) <= 1:
                 raise ConfigError(f"{name} is a probability: 0 to 1; got {getattr(self, name)}.")
@@ -152,14 +145,8 @@ def lift_and_carry(
     release_z = grasp[2] + (rng.uniform(*config.onto_height_m) if onto else 0.0)
     carried = np.array([goal_m[0], goal_m[1], max(lifted[2] if onto else goal_m[2], release_z)])
     hold = config.close_steps
-    if rng.random() < config.beside_probability:
-        way, far = float(rng.uniform(-np.pi, np.pi)), rng.uniform(*config.beside_m)
-        aside = np.array([far * np.cos(way), far * np.sin(way), 0.0])
-        down = [above + aside, grasp + aside + np.array([0.0, 0.0, rng.uniform(*config.beside_height_m)])]
-    else:
-        down = [above]
     targets = [
-        *(_target(motion, point, quat, OPEN) for point in down),
+        _target(motion, above, quat, OPEN),
         _target(motion, grasp, quat, OPEN),
         _target(motion, grasp, quat, CLOSED, hold),
         _target(motion, lifted, quat, CLOSED),
