@@ -37,7 +37,7 @@ POLICY_VIOLATION = 1008
 """WebSocket close code of a connection that may not stay."""
 SILENCE_S = 10.0
 """How long a WebSocket without a session may say nothing, s, and how long a body may take to come."""
-REQUESTS_HZ, REQUESTS_BURST = 100.0, 100
+REQUESTS_HZ, REQUESTS_BURST = 25.0, 50
 """Requests a second that move no episode on."""
 ROUTES = "GET /health, GET /spec, POST /sessions, DELETE /sessions/ID, POST /act, WebSocket /ws"
 

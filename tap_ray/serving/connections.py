@@ -6,15 +6,16 @@ long as the session does.
 """
 
 import asyncio
-import contextlib
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
 QUIET_S = 15.0
 """How long a connection may stay without a step, s."""
 READING_S = 0.2
 """Processor time, s, that the bytes of a connection may take to be read without one step between: a step takes less
 than a millisecond, pings and one-byte fragments without end take any amount."""
+READING_SHARE, READING_AHEAD_S = 0.05, 0.05
+"""Share of a processor for the bytes of all that hold no session, and how far it may be spent in advance, s."""
 SPARE = 64
 """Connections beside two for each session: those that have not begun."""
 
@@ -22,24 +23,28 @@ SPARE = 64
 class Bucket:
     """At most `rate_hz` turns a second in the long run, and `burst` at once. Those that wait come in order."""
 
-    def __init__(self, rate_hz: float, burst: int, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(self, rate_hz: float, burst: float, clock: Callable[[], float] = time.monotonic) -> None:
         self._each_s, self._ahead_s, self._clock = 1 / rate_hz, burst / rate_hz, clock
         self._next = -float("inf")
 
+    def wait_s(self, turns: float = 1.0) -> float:
+        """Take a turn, or several, or a part of one; how long it is until then, s."""
+        now = self._clock()
+        self._next = max(self._next, now - self._ahead_s) + turns * self._each_s
+        return max(0.0, self._next - now)
+
     async def take(self) -> None:
         """Wait for a turn."""
-        now = self._clock()
-        self._next = max(self._next, now - self._ahead_s) + self._each_s
-        if self._next > now:
-            await asyncio.sleep(self._next - now)
+        if wait_s := self.wait_s():
+            await asyncio.sleep(wait_s)
 
 
 class Connection:
     """One TCP connection."""
 
-    def __init__(self, abort: Callable[[], object], clock: Callable[[], float]) -> None:
-        """`abort` closes it at once."""
-        self.abort, self._clock = abort, clock
+    def __init__(self, abort: Callable[[], object], reading: Bucket, clock: Callable[[], float]) -> None:
+        """`abort` closes it at once; `reading` is what all share, in seconds of a processor."""
+        self.abort, self._reading, self._clock = abort, reading, clock
         self.used_at = clock()
         self.held = False
         """Whether a session hangs on it."""
@@ -51,14 +56,12 @@ class Connection:
         """A step was answered."""
         self.used_at, self._spent_s = self._clock(), 0.0
 
-    @contextlib.contextmanager
-    def reading(self) -> Iterator[None]:
-        """Around the reading of its bytes."""
-        before = time.thread_time()
-        yield
-        self._spent_s += time.thread_time() - before
+    def spend(self, spent_s: float) -> float:
+        """Its bytes took `spent_s` of a processor to be read; for how long to read none of it, s."""
+        self._spent_s += spent_s
         if self._spent_s > READING_S:
             self.abort()
+        return 0.0 if self.held else self._reading.wait_s(spent_s)
 
 
 class Connections:
@@ -68,6 +71,7 @@ class Connections:
         """`limit`: how many at a time."""
         self._limit, self._clock = limit, clock
         self._all: set[Connection] = set()
+        self._reading = Bucket(READING_SHARE, READING_AHEAD_S * READING_SHARE, clock)
 
     def __len__(self) -> int:
         return len(self._all)
@@ -78,7 +82,7 @@ class Connections:
             idle = [one for one in self._all if not one.held and not one.busy]
             if idle:
                 self._close(min(idle, key=lambda one: one.used_at))
-        connection = Connection(abort, self._clock)
+        connection = Connection(abort, self._reading, self._clock)
         self._all.add(connection)
         return connection
 

@@ -12,6 +12,7 @@ import logging
 import socket
 import ssl
 import threading
+import time
 from collections.abc import Callable, Coroutine, Iterator
 from typing import Any
 
@@ -23,8 +24,10 @@ from uvicorn.server import ServerState
 
 from tap_ray.serving.connections import QUIET_S, Bucket, Connection, Connections
 
-ACCEPTS_HZ, ACCEPTS_BURST = 50.0, 100
+ACCEPTS_HZ, ACCEPTS_BURST = 40.0, 100
 """New connections a second: a robot needs one an episode."""
+PIECE_BYTES = 4096
+"""What is read of a connection before the others have their turn."""
 BACKLOG = 128
 """Connections that the system keeps until they are accepted."""
 HEAD_BYTES = 16_384
@@ -39,19 +42,67 @@ RETRY_S = 0.1
 """Pause where this process has no file left for a connection, s."""
 
 
+class _Reins:
+    """A transport whose reading two may pause, uvicorn and we; it goes on when neither does."""
+
+    def __init__(self, transport: asyncio.Transport) -> None:
+        self._transport = transport
+        self._by_uvicorn = self._by_us = False
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._transport, name)
+
+    def pause_reading(self) -> None:
+        self._by_uvicorn = True
+        self._transport.pause_reading()
+
+    def resume_reading(self) -> None:
+        self._by_uvicorn = False
+        self._go_on()
+
+    def hold(self, wait_s: float, then: Callable[[], None]) -> None:
+        """Read nothing for a while."""
+        self._by_us = True
+        self._transport.pause_reading()
+        asyncio.get_running_loop().call_later(wait_s, self._release, then)
+
+    def _release(self, then: Callable[[], None]) -> None:
+        self._by_us = False
+        then()
+        self._go_on()
+
+    def _go_on(self) -> None:
+        if not (self._by_uvicorn or self._by_us):
+            self._transport.resume_reading()
+
+
 class _Counted(asyncio.Protocol):
-    """What uvicorn's two protocols do, told to their `Connection`."""
+    """What uvicorn's two protocols do, told to their `Connection`, and their bytes in small pieces."""
 
     app_state: dict[str, Any]
+    transport: Any
+    _rest = b""
 
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.Transport)
+    def connection_made(self, transport: Any) -> None:
         self.app_state["connection"].abort = transport.abort
-        super().connection_made(transport)
+        super().connection_made(transport if isinstance(transport, _Reins) else _Reins(transport))  # pyright: ignore
 
     def data_received(self, data: bytes) -> None:
-        with self.app_state["connection"].reading():
-            super().data_received(data)
+        if self._rest:  # it waits
+            self._rest += data
+            return
+        self._rest = data
+        self._read()
+
+    def _read(self) -> None:
+        connection: Connection = self.app_state["connection"]
+        while self._rest and not self.transport.is_closing():
+            piece, self._rest = self._rest[:PIECE_BYTES], self._rest[PIECE_BYTES:]
+            before = time.thread_time()
+            super().data_received(piece)
+            if wait_s := connection.spend(time.thread_time() - before):
+                self.transport.hold(wait_s, self._read)
+                return
 
     def connection_lost(self, exc: Exception | None) -> None:
         self.app_state["left"]()

@@ -1,5 +1,6 @@
 """A server as jobs.serve has it, in this process: the door, the gate, and a network without Ray."""
 
+import asyncio
 import ssl
 import threading
 from collections.abc import Iterator
@@ -75,13 +76,14 @@ def serving(
     limit: int = 3,
     tls: ssl.SSLContext | None = None,
     names: frozenset[str] | None = LOOPBACK,
+    image_size: int = 32,
 ) -> Iterator[Served]:
-    contract = Contract(policy="tap", policy_hash="0", spec=SPEC, image_size=32, recall=policy.recall)
+    contract = Contract(policy="tap", policy_hash="0", spec=SPEC, image_size=image_size, recall=policy.recall)
 
     async def look(one):
         if served.dead.is_set():
             raise Refusal(LATE, "The network did not answer within 0.4 s.")
-        return policy.chunks([one])[0]
+        return (await asyncio.to_thread(policy.chunks, [one]))[0]
 
     door_socket = listening("127.0.0.1", 0)
     pulse = Pulse(look, contract.probe())
