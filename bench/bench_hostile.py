@@ -3,7 +3,7 @@
     python -m bench.bench_hostile [--clients 80] [--robots 4] [--no-ray]
 
 Robots step at their own rate over a WebSocket on loopback; quiet and attacked rounds take turns. The clients are of
-every kind in tests/serving/hostile.py, each as fast as the server lets it, in a process with the lowest priority:
+every kind in tests/serving/hostile.py, each as fast as the server lets it, in a process of lower priority:
 elsewhere they have processors of their own. It exits with 1 where p99 is more than twice its quiet value, or the attack
 made a step late, or the server is not ready afterwards.
 """

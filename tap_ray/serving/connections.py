@@ -14,8 +14,10 @@ QUIET_S = 15.0
 READING_S = 0.2
 """Processor time, s, that the bytes of a connection may take to be read without one step between: a step takes less
 than a millisecond, pings and one-byte fragments without end take any amount."""
-READING_SHARE, READING_AHEAD_S = 0.05, 0.05
-"""Share of a processor for the bytes of all that hold no session, and how far it may be spent in advance, s."""
+STEP_S = 0.01
+"""What a step's bytes may take, s: a session's connection that needs more shares with those that have none."""
+READING_SHARE, READING_AHEAD_S = 0.05, 0.1
+"""Share of a processor for the bytes of all that hold no session, and for how much of it in advance, s (5 ms)."""
 SPARE = 64
 """Connections beside two for each session: those that have not begun."""
 
@@ -61,7 +63,7 @@ class Connection:
         self._spent_s += spent_s
         if self._spent_s > READING_S:
             self.abort()
-        return 0.0 if self.held else self._reading.wait_s(spent_s)
+        return 0.0 if self.held and self._spent_s < STEP_S else self._reading.wait_s(spent_s)
 
 
 class Connections:

@@ -26,7 +26,7 @@ from tap_ray.serving.connections import QUIET_S, Bucket, Connection, Connections
 
 ACCEPTS_HZ, ACCEPTS_BURST = 40.0, 100
 """New connections a second: a robot needs one an episode."""
-PIECE_BYTES = 4096
+PIECE_BYTES = 1024
 """What is read of a connection before the others have their turn."""
 BACKLOG = 128
 """Connections that the system keeps until they are accepted."""

@@ -180,11 +180,12 @@ KINDS: tuple[Callable[[int, threading.Event], None], ...] = (
 
 
 @contextlib.contextmanager
-def attacked(port: int, clients: int) -> Iterator[dict[str, int]]:
-    """`clients` of them in a process of their own, for the length of a `with` block; after it, how often each attacked.
+def attacked(port: int, clients: int, *kinds: str) -> Iterator[dict[str, int]]:
+    """`clients` of some kinds (none named: all) in a process of their own, for the length of a `with` block; after
+    it, how often each attacked.
 
     When the block begins each has attacked at least once."""
-    command = ["nice", "-n", "19", sys.executable, "-m", "tests.serving.hostile", str(port), str(clients)]
+    command = ["nice", "-n", "5", sys.executable, "-m", "tests.serving.hostile", str(port), str(clients), *kinds]
     process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
     assert process.stdout is not None
     attacks: dict[str, int] = {}
@@ -195,10 +196,11 @@ def attacked(port: int, clients: int) -> Iterator[dict[str, int]]:
         attacks |= json.loads(process.communicate()[0])
 
 
-def main(port: int, clients: int) -> None:
+def main(port: int, clients: int, names: list[str]) -> None:
     begin(port)
+    kinds = [kind for kind in KINDS if kind.__name__ in names or not names]
     end, begun = threading.Event(), threading.Barrier(clients + 1)
-    done = {kind.__name__: 0 for kind in KINDS}
+    done = {kind.__name__: 0 for kind in kinds}
 
     def attack(kind: Callable[[int, threading.Event], None]) -> None:
         begun.wait()
@@ -207,7 +209,7 @@ def main(port: int, clients: int) -> None:
             with contextlib.suppress(OSError, WebSocketException, TimeoutError, EOFError):
                 kind(port, end)
 
-    threads = [threading.Thread(target=attack, args=(KINDS[i % len(KINDS)],), daemon=True) for i in range(clients)]
+    threads = [threading.Thread(target=attack, args=(kinds[i % len(kinds)],), daemon=True) for i in range(clients)]
     for thread in threads:
         thread.start()
     begun.wait()
@@ -220,4 +222,4 @@ def main(port: int, clients: int) -> None:
 
 
 if __name__ == "__main__":
-    main(int(sys.argv[1]), int(sys.argv[2]))
+    main(int(sys.argv[1]), int(sys.argv[2]), sys.argv[3:])
