@@ -114,10 +114,9 @@ def tls_of(config: ServeConfig) -> ssl.SSLContext | None:
     context.minimum_version = ssl.TLSVersion.TLSv1_2
     try:
         context.load_cert_chain(cert, key, password=_no_password)
-    except (ssl.SSLError, ValueError) as error:
-        reason = getattr(error, "reason", None) or str(error)
+    except (ssl.SSLError, ValueError):
         raise ConfigError(
-            f"{cert} and {key} are not a certificate in PEM and its key without a password: {reason}. "
+            f"{cert} and {key} are not a certificate in PEM and its key without a password. "
             "docs/serving.md has the command that makes a pair."
         ) from None
     return context
