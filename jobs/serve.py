@@ -15,19 +15,10 @@ from tap_ray.distributed.serve import serving
 from tap_ray.evaluate.trained import interface
 from tap_ray.models.deploy import load_policy
 from tap_ray.runs import hash_of
+from tap_ray.serving import settings
 from tap_ray.serving.admission import Admission, digest
 from tap_ray.serving.contract import Contract
-from tap_ray.serving.settings import (
-    ServeConfig,
-    check,
-    curl_flags,
-    is_loopback,
-    listening,
-    names_of,
-    tls_of,
-    token_of,
-    url,
-)
+from tap_ray.serving.settings import ServeConfig, url
 
 
 def contract_of(run: Path) -> Contract:
@@ -39,22 +30,22 @@ def contract_of(run: Path) -> Contract:
 
 def main(config: ServeConfig) -> Path:
     """Serve until Ctrl-C; returns the policy's folder."""
-    check(config)
+    settings.check(config)
     run = registry.local(config.policy).resolve()
-    token, tls, door = token_of(config), tls_of(config), listening(config.host, config.port)
-    port = door.getsockname()[1]
-    admission = Admission(digest(token[0]) if token else None, names_of(config))
-    contract = contract_of(run)
-    with connect(config.ray_address), suppress(KeyboardInterrupt):
-        print(f"starting {config.replicas} x {run.name} ...", flush=True)
-        with serving(str(run), contract, config, listening=door, tls=tls, admission=admission):
-            if token and not tls and not is_loopback(config.host):
-                print("token and images cross the network as plain text: docs/serving.md (--tls-cert, --tls-key)")
-            print(f"ready: {contract.spec.robot}, {contract.image_size} px, {url(config, port, 'ws')}/ws; try")
-            print(f"  curl {curl_flags(config, token)}{url(config, port, 'http')}/spec", flush=True)
-            for number in (signal.SIGINT, signal.SIGTERM):  # both end it, also where a shell's "&" has it ignore Ctrl-C
-                signal.signal(number, signal.default_int_handler)
-            threading.Event().wait()
+    token, tls = settings.token_of(config), settings.tls_of(config)
+    admission = Admission(digest(token[0]) if token else None, settings.names_of(config))
+    with settings.listening(config.host, config.port) as door:
+        contract, port = contract_of(run), door.getsockname()[1]
+        with connect(config.ray_address), suppress(KeyboardInterrupt):
+            print(f"starting {config.replicas} x {run.name} ...", flush=True)
+            with serving(str(run), contract, config, listening=door, tls=tls, admission=admission):
+                if token and not tls and not settings.is_loopback(config.host):
+                    print("token and images cross the network as plain text: docs/serving.md (--tls-cert, --tls-key)")
+                print(f"ready: {contract.spec.robot}, {contract.image_size} px, {url(config, port, 'ws')}/ws; try")
+                print(f"  curl {settings.curl_flags(config, token)}{url(config, port, 'http')}/spec", flush=True)
+                for number in (signal.SIGINT, signal.SIGTERM):  # both, also where a shell's "&" has it ignore Ctrl-C
+                    signal.signal(number, signal.default_int_handler)
+                threading.Event().wait()
     print("stopped")
     return config.policy
 

@@ -3,6 +3,7 @@
 import asyncio
 import ssl
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -92,4 +93,6 @@ def serving(
     app = make_app(contract, sessions, Admission(digest(token) if token else None, names), lambda: pulse.trouble)
     served = Served(policy, door_socket.getsockname()[1], tls is not None, sessions, connections)
     with in_background(Door(app, door_socket, connections, tls).serve, pulse.beat):
+        while pulse.trouble:
+            time.sleep(0.01)
         yield served
