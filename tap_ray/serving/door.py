@@ -26,7 +26,7 @@ from tap_ray.serving.connections import QUIET_S, Bucket, Connection, Connections
 
 ACCEPTS_HZ, ACCEPTS_BURST = 40.0, 100
 """New connections a second: a robot needs one an episode."""
-PIECE_BYTES = 1024
+PIECE_BYTES = 512
 """What is read of a connection before the others have their turn."""
 BACKLOG = 128
 """Connections that the system keeps until they are accepted."""
@@ -81,7 +81,7 @@ class _Counted(asyncio.Protocol):
 
     app_state: dict[str, Any]
     transport: Any
-    _rest = b""
+    _rest = memoryview(b"")
 
     def connection_made(self, transport: Any) -> None:
         self.app_state["connection"].abort = transport.abort
@@ -89,9 +89,9 @@ class _Counted(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         if self._rest:  # it waits
-            self._rest += data
+            self._rest = memoryview(bytes(self._rest) + data)
             return
-        self._rest = data
+        self._rest = memoryview(data)
         self._read()
 
     def _read(self) -> None:
@@ -99,7 +99,7 @@ class _Counted(asyncio.Protocol):
         while self._rest and not self.transport.is_closing():
             piece, self._rest = self._rest[:PIECE_BYTES], self._rest[PIECE_BYTES:]
             before = time.thread_time()
-            super().data_received(piece)
+            super().data_received(bytes(piece))
             if wait_s := connection.spend(time.thread_time() - before):
                 self.transport.hold(wait_s, self._read)
                 return
