@@ -7,10 +7,10 @@ export OMP_NUM_THREADS ?= 1
 export RAY_USAGE_STATS_ENABLED ?= 0
 export RAY_AUTH_MODE ?= token
 
-.PHONY: help install demo test faults check bench doctor clean
+.PHONY: help install demo test faults check bench bench-serve doctor clean
 
 help: ## list the targets
-	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /\1\t/' | expand -t 12
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 12
 
 install: $(VENV)/.installed ## make .venv and install tap_ray with what it needs
 
@@ -40,6 +40,9 @@ check: install ## ruff, pyright, import-linter
 
 bench: install ## our speed as ratios against bare loops and peers, on this machine
 	$(BIN)/python -m bench.all
+
+bench-serve: install ## robots' steps beside 80 hostile clients, against a quiet server; fails beyond twice its p99
+	RAY_worker_niceness=0 $(BIN)/python -m bench.bench_hostile
 
 doctor: install ## what this machine can do and what is missing
 	$(BIN)/python -m tap_ray.doctor

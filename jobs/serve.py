@@ -14,9 +14,10 @@ from tap_ray.evaluate.trained import interface
 from tap_ray.job import run_job
 from tap_ray.models.deploy import load_policy
 from tap_ray.runs import hash_of
-from tap_ray.serving.app import digest
+from tap_ray.serving import settings
+from tap_ray.serving.admission import Admission, digest
 from tap_ray.serving.contract import Contract
-from tap_ray.serving.settings import ServeConfig, check, free_port, token_of
+from tap_ray.serving.settings import ServeConfig, url
 
 
 def contract_of(run: Path) -> Contract:
@@ -28,18 +29,20 @@ def contract_of(run: Path) -> Contract:
 
 def main(config: ServeConfig) -> Path:
     """Serve until Ctrl-C; returns the policy's folder."""
-    check(config)
+    settings.check(config)
     run = registry.local(config.policy).resolve()
-    token, port = token_of(config), free_port(config.host, config.port)
-    contract = contract_of(run)
-    with connect(config.ray_address), suppress(KeyboardInterrupt):
-        print(f"starting {config.replicas} x {run.name} ...", flush=True)
-        with serving(str(run), contract, config, port=port, token_digest=digest(token[0]) if token else None):
-            header = f'-H "Authorization: Bearer {token[1]}" ' if token else ""
-            where = f"{config.host}:{port}"
-            print(f"ready: {contract.spec.robot}, {contract.image_size} px, ws://{where}/ws; try", flush=True)
-            print(f"  curl {header}http://{where}/spec", flush=True)
-            threading.Event().wait()
+    token, tls = settings.token_of(config), settings.tls_of(config)
+    admission = Admission(digest(token[0]) if token else None, settings.names_of(config))
+    with settings.listening(config.host, config.port) as door:
+        contract, port = contract_of(run), door.getsockname()[1]
+        with connect(config.ray_address), suppress(KeyboardInterrupt):
+            print(f"starting {config.replicas} x {run.name} ...", flush=True)
+            with serving(str(run), contract, config, listening=door, tls=tls, admission=admission):
+                if token and not tls and not settings.is_loopback(config.host):
+                    print("token and images cross the network as plain text: docs/serving.md (--tls-cert, --tls-key)")
+                print(f"ready: {contract.spec.robot}, {contract.image_size} px, {url(config, port, 'ws')}/ws; try")
+                print(f"  curl {settings.curl_flags(config, token)}{url(config, port, 'http')}/spec", flush=True)
+                threading.Event().wait()
     print("stopped")
     return config.policy
 

@@ -1,19 +1,18 @@
-"""A policy behind an endpoint, on Ray Serve.
+"""A policy behind an endpoint: the door and the episodes in the job's own process, the networks on Ray Serve.
 
-    robots --HTTP, WebSocket--> proxy -> Gate (sessions: chunks, history, noise) --looks--> Network x replicas
-                                                                                 @serve.batch, one pass or row by row
+    robots --HTTP, WebSocket--> Door -> Gate (sessions: chunks, history, noise) --looks--> Network x replicas
+                                                                                @serve.batch, one pass or row by row
 
 A network keeps nothing between two looks, so whoever computes them gives the same bits, and one that dies costs its
-robots the time until it is replaced. The gate holds the episodes: if it dies, they are over (404), new ones begin.
+robots the time until it is replaced. Serve's own HTTP proxy stays off: it has no limits on what has not asked yet.
 """
 
 import asyncio
 import contextlib
-import json
 import logging
+import socket
+import ssl
 import time
-import urllib.error
-import urllib.request
 from collections.abc import Iterator
 from typing import Any
 
@@ -21,7 +20,6 @@ import numpy as np
 import ray
 from ray import serve
 from ray.exceptions import RayActorError, RayTaskError
-from ray.serve.config import HTTPOptions
 from ray.serve.handle import DeploymentHandle
 
 from tap_ray import storage
@@ -30,11 +28,15 @@ from tap_ray.distributed.connect import silent_stderr, temp_folder
 from tap_ray.distributed.evaluate import require_gpus
 from tap_ray.errors import ConfigError, TapRayError
 from tap_ray.models.memory import Look
+from tap_ray.serving.admission import Admission
 from tap_ray.serving.app import make_app
+from tap_ray.serving.connections import Connections
 from tap_ray.serving.contract import Contract
-from tap_ray.serving.refusal import Refusal
+from tap_ray.serving.door import Door, in_background
+from tap_ray.serving.pulse import Pulse
+from tap_ray.serving.refusal import LATE, Refusal
 from tap_ray.serving.sessions import Sessions
-from tap_ray.serving.settings import ServeConfig
+from tap_ray.serving.settings import ServeConfig, connections_of
 
 APP = "tap_ray"
 START_S = 120.0
@@ -47,7 +49,7 @@ RETRY_S = 0.2
 class Network:
     """One copy of the policy's network (a Serve replica)."""
 
-    def __init__(self, run: str, config: ServeConfig) -> None:
+    def __init__(self, run: str, contract: Contract, config: ServeConfig) -> None:
         from tap_ray.models.deploy import load_policy
 
         self._exact = config.exact
@@ -55,6 +57,7 @@ class Network:
         batched: Any = self.chunks
         batched.set_max_batch_size(config.batch)
         batched.set_batch_wait_timeout_s(config.batch_wait_ms / 1e3)
+        self._compute([contract.probe()])  # the first look takes longer than a robot can wait
 
     @serve.batch
     async def chunks(self, looks: list[Look]) -> list[np.ndarray]:
@@ -71,61 +74,48 @@ class Network:
         return list(self._policy.chunks(looks))
 
 
-async def _ask(network: DeploymentHandle, look: Look, timeout_s: float) -> np.ndarray:
+async def _ask(network: DeploymentHandle, look: Look, deadline_s: float) -> np.ndarray:
     """One look from whichever network lives; it is a pure function, so asking again is safe."""
-    end = time.monotonic() + timeout_s
+    end = time.monotonic() + deadline_s
     while True:
         try:
             return await asyncio.wait_for(network.remote(look), max(0.0, end - time.monotonic()))
         except TimeoutError:
             raise Refusal(
-                503,
-                f"The network did not answer within {timeout_s:g} s (it is being replaced, or too many ask). "
-                "Hold the robot and send the same step again.",
+                LATE,
+                f"The network did not answer within {deadline_s:g} s (it is being replaced, or too many ask). Hold the "
+                "robot, and send this step again with what it sees then.",
             ) from None
         except RayTaskError as error:  # the network's own mistake would come again
             reason = " ".join(str(error.cause).split())
             raise Refusal(500, f"The network failed: {reason}. Do not move; Ray's logs have more.") from None
         except RayActorError:
-            await asyncio.sleep(RETRY_S)
+            await asyncio.sleep(min(RETRY_S, max(0.0, end - time.monotonic())))
 
 
-def _application(run: str, contract: Contract, token_digest: str | None, config: ServeConfig) -> serve.Application:
-    def build() -> Any:
-        network = serve.get_deployment_handle(Network.__name__, app_name=APP)
-
-        async def look(one: Look) -> np.ndarray:
-            return await _ask(network, one, config.look_timeout_s)
-
-        sessions = Sessions(contract, look, limit=config.sessions, idle_s=config.idle_s)
-        return make_app(contract, sessions, token_digest)
-
-    common: dict[str, Any] = {
-        "health_check_period_s": HEALTH_S,
-        "graceful_shutdown_timeout_s": 2.0,
-        "graceful_shutdown_wait_loop_s": 0.1,
-        "logging_config": {"enable_access_log": False},
-    }
+def _application(run: str, contract: Contract, config: ServeConfig) -> serve.Application:
     network = serve.deployment(
         Network,
         num_replicas=config.replicas,
         max_ongoing_requests=4 * config.batch,
         ray_actor_options={"num_cpus": 1, "num_gpus": config.gpus_per_replica},
-        **common,
+        health_check_period_s=HEALTH_S,
+        graceful_shutdown_timeout_s=2.0,
+        graceful_shutdown_wait_loop_s=0.1,
+        logging_config={"enable_access_log": False},
     )
-    gate = serve.deployment(
-        serve.ingress(build)(),
-        name="Gate",
-        max_ongoing_requests=4 * config.sessions + 64,  # a WebSocket counts for as long as it is open
-        ray_actor_options={"num_cpus": 0},
-        **common,
-    )
-    return gate.bind(network.bind(run, config))
+    return network.bind(run, contract, config)
 
 
 @contextlib.contextmanager
 def serving(
-    run: str, contract: Contract, config: ServeConfig, *, port: int, token_digest: str | None
+    run: str,
+    contract: Contract,
+    config: ServeConfig,
+    *,
+    listening: socket.socket,
+    tls: ssl.SSLContext | None,
+    admission: Admission,
 ) -> Iterator[None]:
     """Serve a policy for the length of a `with` block. Ray must be connected; leave nothing of Serve behind.
 
@@ -133,8 +123,9 @@ def serving(
         run: absolute folder of the training run, seen by every machine.
         contract: its interface.
         config: the knobs, checked.
-        port: to listen on.
-        token_digest: see `make_app`.
+        listening: bound socket; it is closed at the end.
+        tls: None: plain text.
+        admission: who may ask.
 
     Raises:
         ConfigError: a Serve runs on this cluster already, or no machine has the GPUs.
@@ -145,20 +136,30 @@ def serving(
     named: list[Any] = ray.util.list_named_actors(all_namespaces=True)
     if any(actor["namespace"] == "serve" for actor in named):
         raise ConfigError(
-            "Ray Serve runs on this cluster already, with an address and a port of its own. Stop it (`serve "
+            "Ray Serve runs on this cluster already, and this job would stop it at its end. Stop it (`serve "
             "shutdown`), or leave --ray-address and RAY_ADDRESS away to serve from a local Ray."
         )
     logging.getLogger("ray.serve").setLevel(logging.ERROR)
     try:
-        options = HTTPOptions(host=config.host, port=port)
-        serve.start(proxy_location="HeadOnly", http_options=options, logging_config={"enable_access_log": False})
+        serve.start(proxy_location="Disabled", logging_config={"enable_access_log": False})
         try:
-            serve.run(_application(run, contract, token_digest, config), name=APP, route_prefix="/")
+            network = serve.run(_application(run, contract, config), name=APP, route_prefix=None)
         except RuntimeError as error:
             raise TapRayError(f"The policy could not be served: {_cause(error)}") from None
-        _await_answer(config.host, port)
-        yield
+        deadline_s = config.deadline_s or contract.chunk_s
+
+        async def look(one: Look) -> np.ndarray:
+            return await _ask(network, one, deadline_s)
+
+        pulse = Pulse(look, contract.probe())
+        sessions = Sessions(contract, pulse.look, limit=config.sessions, idle_s=config.idle_s)
+        app = make_app(contract, sessions, admission, lambda: pulse.trouble)
+        door = Door(app, listening, Connections(connections_of(config)), tls)
+        with in_background(door.serve, pulse.beat):
+            _await_answer(pulse)
+            yield
     finally:
+        listening.close()
         with silent_stderr():
             serve.shutdown()
 
@@ -184,17 +185,9 @@ def _cause(error: RuntimeError) -> str:
     return " ".join((found or [str(error)])[0].split())[-600:]
 
 
-def _await_answer(host: str, port: int) -> None:
-    here = {"0.0.0.0": "127.0.0.1", "::": "[::1]"}.get(host, f"[{host}]" if ":" in host else host)
-    straight = urllib.request.build_opener(urllib.request.ProxyHandler({}))  # this machine, whatever http_proxy says
+def _await_answer(pulse: Pulse) -> None:
     end = time.monotonic() + START_S
-    while time.monotonic() < end:
-        try:
-            with straight.open(f"http://{here}:{port}/health", timeout=5) as answer:
-                if json.load(answer)["ready"]:
-                    return
-        except (OSError, ValueError):
-            time.sleep(RETRY_S)
-    raise TapRayError(
-        f"Nothing answers on {here}:{port} after {START_S:g} s. Ray's logs: {temp_folder()}/ray/session_latest/logs."
-    )
+    while pulse.trouble:
+        if time.monotonic() > end:
+            raise TapRayError(f"No answer after {START_S:g} s: {pulse.trouble} Ray's logs: {temp_folder()}/ray/session_latest/logs.")
+        time.sleep(RETRY_S)

@@ -1,19 +1,20 @@
 """The ASGI app: HTTP and WebSocket to sessions. Knows neither Ray nor torch.
 
-    GET    /health          {"ready": true, "sessions": 3}; needs no token
+    GET    /health          200 {"ready": true, "sessions": 3}, or 503 with "why": the network does not answer. No token
     GET    /spec            the contract, see `Contract.to_json`
     POST   /sessions        {"spec": {...}, "seed": 0} -> {"session": ID}: one for each episode of each robot;
                             "ends": ID beside them ends the robot's last one
     DELETE /sessions/ID     the episode is over
     POST   /act             a step -> the action, see wire.py
     WS     /ws              the same in one connection: a text message is POST /sessions, a binary one POST /act.
-                            Messages are answered in order; a refusal is a text message with "error" in it
+                            Messages are answered in order; a refusal is a text message with "error" in it.
+                            A connection is one robot's: its session ends with it, and with the next one that begins
 
-Each but the first wants "Authorization: Bearer TOKEN" where the server has a token.
+Each but the first wants "Authorization: Bearer TOKEN" where the server has a token. All but a step that moves an
+episode on share REQUESTS_HZ turns a second, so that no number of them keeps the robots waiting.
 """
 
-import hashlib
-import hmac
+import asyncio
 import json
 from typing import Any, Awaitable, Callable
 
@@ -25,103 +26,138 @@ from starlette.routing import Route, WebSocketRoute
 from starlette.websockets import WebSocket, WebSocketDisconnect
 
 from tap_ray.serving import wire
+from tap_ray.serving.admission import Admission
+from tap_ray.serving.connections import Bucket, Connection
 from tap_ray.serving.contract import Contract
 from tap_ray.serving.refusal import Refusal
 from tap_ray.serving.sessions import Sessions
 
 BINARY = "application/octet-stream"
 POLICY_VIOLATION = 1008
-"""WebSocket close code of a connection without the token."""
+"""WebSocket close code of a connection that may not stay."""
+SILENCE_S = 10.0
+"""How long a WebSocket without a session may say nothing, s, and how long a body may take to come."""
+REQUESTS_HZ, REQUESTS_BURST = 25.0, 50
+"""Requests a second that move no episode on."""
 ROUTES = "GET /health, GET /spec, POST /sessions, DELETE /sessions/ID, POST /act, WebSocket /ws"
 
 Handler = Callable[[Request], Awaitable[Response]]
 
 
-def digest(token: str) -> str:
-    """What the server keeps of a token."""
-    return hashlib.sha256(token.encode()).hexdigest()
-
-
 class Gate:
     """Every route's handler."""
 
-    def __init__(self, contract: Contract, sessions: Sessions, token_digest: str | None) -> None:
-        self._contract, self._sessions, self._token_digest = contract, sessions, token_digest
+    def __init__(
+        self, contract: Contract, sessions: Sessions, admission: Admission, trouble: Callable[[], str | None]
+    ) -> None:
+        self._contract, self._sessions, self._admission, self._trouble = contract, sessions, admission, trouble
+        self._turns, self._health_turns = (Bucket(REQUESTS_HZ, REQUESTS_BURST) for _ in range(2))
 
     async def health(self, request: Request) -> Response:
-        """Whether it answers at all."""
-        return JSONResponse({"ready": True, "sessions": len(self._sessions)})
+        """Whether the network answers."""
+        await self._health_turns.take()
+        self._admission.check_place(request)
+        about: dict[str, Any] = {"ready": True, "sessions": len(self._sessions)}
+        if why := self._trouble():
+            return JSONResponse(about | {"ready": False, "why": why}, status_code=503)
+        return JSONResponse(about)
 
     async def spec(self, request: Request) -> Response:
         """The contract."""
-        self._require_token(request)
+        await self._turns.take()
+        self._admission.check(request)
         return JSONResponse(self._contract.to_json())
 
     async def begin(self, request: Request) -> Response:
         """A new session."""
-        self._require_token(request)
-        return JSONResponse(self._begin(await self._body(request)), status_code=201)
+        await self._turns.take()
+        self._admission.check(request)
+        return JSONResponse(self._begin(await self._body(request), None), status_code=201)
 
     async def end(self, request: Request) -> Response:
         """Forget a session."""
-        self._require_token(request)
+        await self._turns.take()
+        self._admission.check(request)
         self._sessions.end(request.path_params["session"])
         return Response(status_code=204)
 
     async def act(self, request: Request) -> Response:
         """One step."""
-        self._require_token(request)
-        return Response(await self._act(await self._body(request)), media_type=BINARY)
+        try:
+            self._admission.check(request)
+            answer = await self._act(await self._body(request), _connection(request))
+        except Refusal:
+            await self._turns.take()
+            raise
+        return Response(answer, media_type=BINARY)
 
     async def websocket(self, socket: WebSocket) -> None:
         """Sessions and steps over one connection."""
         await socket.accept()
+        connection = _connection(socket)
         try:
-            self._require_token(socket)
-        except Refusal as refusal:
-            await socket.send_text(json.dumps(_told(refusal)))
-            await socket.close(POLICY_VIOLATION, "token")
-            return
-        try:
+            self._admission.check(socket)
             while True:
-                await self._answer(socket, await socket.receive())
+                await self._answer(socket, connection, await _next(socket, connection))
+        except Refusal as refusal:
+            await self._turns.take()
+            await _close(socket, refusal)
         except WebSocketDisconnect:
             return
+        finally:
+            self._sessions.leave(connection)
 
-    async def _answer(self, socket: WebSocket, message: Any) -> None:
-        if message["type"] == "websocket.disconnect":
-            raise WebSocketDisconnect
+    async def no_route(self, request: Request, error: Exception) -> Response:
+        """Everything else."""
+        assert isinstance(error, HTTPException)
+        await self._turns.take()
+        message = f"Nothing answers {request.method} {request.url.path[:200]}. There are {ROUTES}."
+        return JSONResponse({"status": error.status_code, "error": message}, status_code=error.status_code)
+
+    async def _answer(self, socket: WebSocket, connection: Connection, message: Any) -> None:
         body = message.get("bytes") or (message.get("text") or "").encode()
         try:
             self._require_size(len(body))
             if message.get("bytes") is None:
-                await socket.send_text(json.dumps(self._begin(body)))
+                await self._turns.take()
+                await socket.send_text(json.dumps(self._begin(body, connection)))
             else:
-                await socket.send_bytes(await self._act(body))
+                await socket.send_bytes(await self._act(body, connection))
         except Refusal as refusal:
+            await self._turns.take()
             await socket.send_text(json.dumps(_told(refusal)))
 
-    def _begin(self, body: bytes) -> dict[str, str]:
+    def _begin(self, body: bytes, owner: Connection | None) -> dict[str, str]:
         try:
             asked = json.loads(body)
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise Refusal(400, f'Expected JSON {{"spec": ..., "seed": 0}}, got something else: {error}.') from None
-        return {"session": self._sessions.begin(asked)}
+        return {"session": self._sessions.begin(asked, owner)}
 
-    async def _act(self, body: bytes) -> bytes:
+    async def _act(self, body: bytes, connection: Connection) -> bytes:
         step = self._contract.step(*wire.unpack(body))
-        action = await self._sessions.act(step)
+        connection.busy = True
+        try:
+            action, moved = await self._sessions.act(step)
+        finally:
+            connection.busy = False
+        if moved:
+            connection.count()
+        else:
+            await self._turns.take()
         return wire.pack({"session": step.session, "step": str(step.number)}, {"action": action})
 
     async def _body(self, request: Request) -> bytes:
         """The request's body, read no further than the longest that can be right."""
         declared = request.headers.get("content-length", "")
-        self._require_size(int(declared) if declared.isdigit() else 0)
-        body = bytearray()
-        async for part in request.stream():
-            body += part
-            self._require_size(len(body))
-        return bytes(body)
+        if not declared.isdigit():
+            raise Refusal(411, "A body in pieces came: send it whole, with Content-Length.")
+        self._require_size(int(declared))
+        try:
+            async with asyncio.timeout(SILENCE_S):
+                return await request.body()
+        except TimeoutError:
+            raise Refusal(408, f"The body did not come within {SILENCE_S:g} s. Send it at once.") from None
 
     def _require_size(self, num_bytes: int) -> None:
         if num_bytes > self._contract.max_bytes:
@@ -132,22 +168,36 @@ class Gate:
                 "Resize the image first; one message is one step of one robot.",
             )
 
-    def _require_token(self, connection: HTTPConnection) -> None:
-        if self._token_digest is None:
-            return
-        kind, _, token = connection.headers.get("authorization", "").partition(" ")
-        if kind.lower() != "bearer" or not hmac.compare_digest(digest(token), self._token_digest):
-            came = "another one came" if token else "none came"
+
+async def _next(socket: WebSocket, connection: Connection) -> Any:
+    """The next message; one without a session is not waited for long."""
+    while True:
+        try:
+            message = await asyncio.wait_for(socket.receive(), SILENCE_S)
+        except TimeoutError:
+            if connection.held:
+                continue
             raise Refusal(
-                401,
-                f'This server wants a token, {came}. Send the header "Authorization: Bearer TOKEN" with the token of '
-                "the file that jobs.serve named when it started (or of its TAP_RAY_SERVE_TOKEN).",
-            )
+                408, f"No session on this WebSocket and no message for {SILENCE_S:g} s. Connect when an episode begins."
+            ) from None
+        if message["type"] == "websocket.disconnect":
+            raise WebSocketDisconnect
+        return message
 
 
-def make_app(contract: Contract, sessions: Sessions, token_digest: str | None) -> Starlette:
-    """The app; `token_digest` is `digest(token)`, None lets everybody in."""
-    gate = Gate(contract, sessions, token_digest)
+async def _close(socket: WebSocket, refusal: Refusal) -> None:
+    try:
+        await socket.send_text(json.dumps(_told(refusal)))
+        await socket.close(POLICY_VIOLATION, f"refused ({refusal.status})")
+    except WebSocketDisconnect:
+        return
+
+
+def make_app(
+    contract: Contract, sessions: Sessions, admission: Admission, trouble: Callable[[], str | None]
+) -> Starlette:
+    """The app, for `Door`; `trouble` says why the network does not answer, or None."""
+    gate = Gate(contract, sessions, admission, trouble)
     return Starlette(
         routes=[
             Route("/health", gate.health, methods=["GET"]),
@@ -157,7 +207,7 @@ def make_app(contract: Contract, sessions: Sessions, token_digest: str | None) -
             Route("/act", gate.act, methods=["POST"]),
             WebSocketRoute("/ws", gate.websocket),
         ],
-        exception_handlers={Refusal: _refuse, HTTPException: _no_route},
+        exception_handlers={Refusal: _refuse, HTTPException: gate.no_route},
     )
 
 
@@ -167,11 +217,10 @@ async def _refuse(request: Request, error: Exception) -> Response:
     return JSONResponse(_told(error), status_code=error.status, headers=headers)
 
 
-async def _no_route(request: Request, error: Exception) -> Response:
-    assert isinstance(error, HTTPException)
-    message = f"Nothing answers {request.method} {request.url.path}. There are {ROUTES}."
-    return JSONResponse({"status": error.status_code, "error": message}, status_code=error.status_code)
+def _connection(asked: HTTPConnection) -> Connection:
+    return asked.scope["state"]["connection"]
 
 
 def _told(refusal: Refusal) -> dict[str, Any]:
-    return {"status": refusal.status, "error": refusal.message}
+    """It may repeat what came, and half a character has no UTF-8."""
+    return {"status": refusal.status, "error": refusal.message.encode(errors="backslashreplace").decode()}

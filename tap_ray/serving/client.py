@@ -7,16 +7,18 @@ from websockets.sync.client import connect
 
 
 class RemotePolicy:
-    def __init__(self, url, spec, token=""):
+    def __init__(self, url, spec, token="", tls=None):
+        """`tls`: for wss://, ssl.create_default_context(cafile="cert.pem"). The robot's network needs no proxy."""
         self.spec, self.session, self.step = spec, "", 0
         headers = {"Authorization": f"Bearer {token}"}
-        self.socket = connect(url, additional_headers=headers, proxy=None).__enter__()  # robots are near
+        self.socket = connect(url, additional_headers=headers, ssl=tls, proxy=None, compression=None).__enter__()
 
     def reset(self, seed):
-        begin = {"spec": self.spec, "seed": seed, "ends": self.session}
+        begin = {"spec": self.spec, "seed": seed}
         self.session, self.step = json.loads(self.ask(json.dumps(begin)))["session"], 0
 
     def act(self, rgb, state, action, instruction):
+        """Raises TimeoutError if no action comes in time: hold the robot, then call it again with a new image."""
         about = {"session": self.session, "step": str(self.step), "instruction": instruction}
         body, header = b"", {"__metadata__": about}
         for name, a in {"rgb": np.asarray(rgb), "state": np.float32(state), "action": np.float32(action)}.items():
@@ -29,5 +31,6 @@ class RemotePolicy:
     def ask(self, message):
         self.socket.send(message)
         if b'"error"' in (answer := self.socket.recv(decode=False)):
-            raise RuntimeError(json.loads(answer)["error"])
+            refused = json.loads(answer)
+            raise (TimeoutError if refused["status"] == 504 else RuntimeError)(refused["error"])
         return answer

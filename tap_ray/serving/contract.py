@@ -1,12 +1,13 @@
 """What a served policy takes and gives, as JSON for a client and as checks for what comes."""
 
+import reprlib
 from dataclasses import dataclass
 from typing import Any, Mapping
 
 import numpy as np
 
 from tap_ray.errors import SpecError
-from tap_ray.models.memory import Recall
+from tap_ray.models.memory import Look, Memory, Recall
 from tap_ray.serving.refusal import Refusal
 from tap_ray.serving.wire import NAMES
 from tap_ray.specs import RobotSpec, require_compatible
@@ -49,6 +50,18 @@ class Contract:
         """Longest message that can be right."""
         return 3 * self.image_size**2 + 4 * (len(self.spec.state) + len(self.spec.action)) + SPARE_BYTES
 
+    @property
+    def chunk_s(self) -> float:
+        """How long a robot takes for the actions of a chunk, s: by then it wants the next ones."""
+        return self.recall.execute / self.spec.control_hz
+
+    def probe(self) -> Look:
+        """A black image and a state of zeros."""
+        rgb = np.zeros((self.image_size, self.image_size, 3), np.uint8)
+        look = Memory(self.recall, None).see(rgb, np.zeros(len(self.spec.state)), None, "go")
+        assert look is not None
+        return look
+
     def to_json(self) -> dict[str, Any]:
         """What GET /spec answers."""
         return {
@@ -69,7 +82,8 @@ class Contract:
         if not isinstance(values, Mapping):
             raise Refusal(
                 422,
-                f'A session begins with {{"spec": what your robot emits, "seed": a number}}; spec is {values!r}. '
+                'A session begins with {"spec": what your robot emits, "seed": a number}; spec is '
+                f"{reprlib.repr(values)}. "
                 'Compare your robot with GET /spec and send its "spec" back.',
             )
         try:
@@ -79,7 +93,7 @@ class Contract:
                 have_name="your robot",
                 want_name=f"policy {self.policy}",
             )
-        except (SpecError, TypeError) as error:
+        except (SpecError, TypeError, ValueError, AttributeError) as error:
             raise Refusal(422, str(error)) from None
 
     def step(self, metadata: Mapping[str, str], arrays: Mapping[str, np.ndarray]) -> Step:

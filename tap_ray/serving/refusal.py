@@ -1,5 +1,8 @@
 """Why a request is not answered."""
 
+LATE = 504
+"""Status of a step that was not answered in time."""
+
 
 class Refusal(Exception):
     """An HTTP status and one message: what was expected, what came, what to do."""

@@ -1,7 +1,12 @@
-"""Episodes in progress: one session a robot and episode, as many as asked for, forgotten when idle."""
+"""Episodes in progress: one session a robot and episode, as many as asked for, forgotten when idle.
+
+A session that began over a WebSocket ends with it, and with the next one that begins there. Where all are in use, the
+one that has waited longest for a step makes room.
+"""
 
 import asyncio
 import copy
+import reprlib
 import secrets
 import time
 from typing import Any, Awaitable, Callable
@@ -9,19 +14,22 @@ from typing import Any, Awaitable, Callable
 import numpy as np
 
 from tap_ray.models.memory import Look, Memory
+from tap_ray.serving.connections import Connection
 from tap_ray.serving.contract import Contract, Step
 from tap_ray.serving.refusal import Refusal
 
 Looks = Callable[[Look], Awaitable[np.ndarray]]
 """One robot's look -> (H, A) float32 actions."""
 MAX_SEED = 2**63
+SPARED_S = 10.0
+"""A session that had a step within so many seconds never makes room for another."""
 
 
 class Session:
     """One episode of one robot."""
 
-    def __init__(self, memory: Memory, now: float) -> None:
-        self.memory, self.used_at = memory, now
+    def __init__(self, memory: Memory, now: float, owner: Connection | None) -> None:
+        self.memory, self.used_at, self.owner = memory, now, owner
         self.num_steps = 0
         self.last: np.ndarray | None = None
         self.turn = asyncio.Lock()
@@ -44,7 +52,7 @@ class Sessions:
             contract: of the policy.
             look: asks the network.
             limit: sessions at a time.
-            idle_s: a session that was not used for so long, s, makes room for another.
+            idle_s: a session that was not used for so long, s, is forgotten.
             clock: seconds.
         """
         self._contract, self._look, self._limit, self._idle_s, self._clock = contract, look, limit, idle_s, clock
@@ -53,39 +61,53 @@ class Sessions:
     def __len__(self) -> int:
         return len(self._open)
 
-    def begin(self, asked: Any) -> str:
+    def begin(self, asked: Any, owner: Connection | None = None) -> str:
         """A new episode's session, from {"spec": what the robot emits, "seed": of the policy's own noise}.
 
-        With "ends": ID the session of the robot's last episode ends, if it has not already.
+        With "ends": ID the session of the robot's last episode ends, if it has not already. `owner` is the WebSocket
+        that asks: it has one session at a time.
 
         Raises:
             Refusal: 422, another robot's spec or no seed; 503, as many sessions as there may be.
         """
         if not isinstance(asked, dict):
-            raise Refusal(422, f'A session begins with a JSON object {{"spec": ..., "seed": 0}}, got {asked!r}.')
+            raise Refusal(
+                422, f'A session begins with a JSON object {{"spec": ..., "seed": 0}}, got {reprlib.repr(asked)}.'
+            )
         self._contract.require_spec(asked.get("spec"))
         seed = asked.get("seed")
         if not isinstance(seed, int) or isinstance(seed, bool) or not 0 <= seed < MAX_SEED:
-            raise Refusal(422, f"seed: expected an integer in 0 .. 2^63 - 1, got {seed!r}. Another one each episode.")
-        self._forget_idle()
-        self._open.pop(str(asked.get("ends")), None)
-        if len(self._open) >= self._limit:
             raise Refusal(
-                503,
-                f"All {self._limit} sessions are in use. End one (DELETE /sessions/ID), wait until one has been idle "
-                f"for {self._idle_s:g} s, or start the server with more --sessions.",
+                422, f"seed: expected an integer in 0 .. 2^63 - 1, got {reprlib.repr(seed)}. Another one each episode."
             )
+        self._forget_idle()
+        ends = asked.get("ends")
+        if isinstance(ends, str) and ends in self._open:
+            self._drop(ends)
+        if owner is not None:
+            self.leave(owner)
+        if len(self._open) >= self._limit:
+            self._make_room()
         name = secrets.token_urlsafe(12)
-        self._open[name] = Session(Memory(self._contract.recall, seed), self._clock())
+        self._open[name] = Session(Memory(self._contract.recall, seed), self._clock(), owner)
+        if owner is not None:
+            owner.held = True
         return name
 
     def end(self, name: str) -> None:
         """Forget an episode."""
         self._of(name)
-        del self._open[name]
+        self._drop(name)
 
-    async def act(self, step: Step) -> np.ndarray:
-        """(A,) float32, the robot's next action. A step asked for again gets the same answer, and moves nothing on.
+    def leave(self, owner: Connection) -> None:
+        """A WebSocket closes: its session ends."""
+        for name in [name for name, session in self._open.items() if session.owner is owner]:
+            self._drop(name)
+
+    async def act(self, step: Step) -> tuple[np.ndarray, bool]:
+        """(A,) float32, the robot's next action, and whether the episode moved on.
+
+        A step asked for again gets the same answer, and moves nothing on.
 
         Raises:
             Refusal: 404, no such session; 409, not the step that comes next; 500, the policy's action is not finite.
@@ -94,7 +116,7 @@ class Sessions:
         async with session.turn:
             session.used_at = self._clock()
             if step.number == session.num_steps - 1 and session.last is not None:
-                return session.last
+                return session.last, False
             if step.number != session.num_steps:
                 raise Refusal(
                     409,
@@ -110,19 +132,35 @@ class Sessions:
                 raise Refusal(500, "The policy's action is NaN or infinite: its weights are broken. Do not move.")
             session.memory, session.last, session.num_steps = memory, action, session.num_steps + 1
             session.used_at = self._clock()
-            return action
+            return action, True
 
     def _of(self, name: str) -> Session:
         self._forget_idle()
         if name not in self._open:
             raise Refusal(
                 404,
-                f"Unknown session {name!r}: it was ended, idle for more than {self._idle_s:g} s, or the server has "
-                "been restarted since. Begin another (POST /sessions) at the start of an episode.",
+                f"Unknown session {name[:40]!r}: it was ended, its WebSocket closed, it was idle for more than "
+                f"{self._idle_s:g} s ({SPARED_S:g} s where all are in use), or the server has been restarted since. "
+                "Begin another at the start of an episode.",
             )
         return self._open[name]
 
     def _forget_idle(self) -> None:
         oldest = self._clock() - self._idle_s
         for name in [name for name, s in self._open.items() if s.used_at < oldest and not s.turn.locked()]:
-            del self._open[name]
+            self._drop(name)
+
+    def _make_room(self) -> None:
+        name, longest = min(self._open.items(), key=lambda item: (item[1].turn.locked(), item[1].used_at))
+        if longest.turn.locked() or longest.used_at > self._clock() - SPARED_S:
+            raise Refusal(
+                503,
+                f"All {self._limit} sessions are in use, and each had a step within {SPARED_S:g} s. End one (DELETE "
+                "/sessions/ID, or close its WebSocket), or start the server with more --sessions.",
+            )
+        self._drop(name)
+
+    def _drop(self, name: str) -> None:
+        owner = self._open.pop(name).owner
+        if owner is not None:
+            owner.held = False

@@ -2,17 +2,23 @@
 
 import ipaddress
 import os
+import resource
 import secrets
 import socket
+import ssl
 from dataclasses import dataclass
 from pathlib import Path
 
 from tap_ray.errors import ConfigError, StorageError
+from tap_ray.serving.admission import LOOPBACK
+from tap_ray.serving.connections import SPARE
 
 TOKEN_VARIABLE = "TAP_RAY_SERVE_TOKEN"
 MIN_TOKEN = 16
 """Characters of a token that nobody guesses."""
 MAX_PORT = 65_535
+OWN_FILES = 256
+"""Open files of Ray and Python."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,34 +52,96 @@ class ServeConfig:
     on."""
     gpus_per_replica: float = 0.0
     """GPUs, or a share of one, for each copy; 0: none."""
-    look_timeout_s: float = 60.0
-    """How long a robot waits at most for a network that is being replaced, s; then its step is refused (503)."""
+    deadline_s: float | None = None
+    """How long a robot waits for the network at most, s; then its step is refused (504): hold still, look again. None:
+    as long as it takes for a chunk's actions (0.4 s for two actions at 5 Hz); later they are for what it saw before."""
+    hosts: tuple[str, ...] = ()
+    """Names of this server besides localhost, --host and plain addresses, and names of web pages that may use it."""
+    tls_cert: Path | None = None
+    """PEM file of the certificate (and those above it): with --tls-key the server speaks https and wss only."""
+    tls_key: Path | None = None
+    """PEM file of the certificate's key, without a password."""
     ray_address: str | None = None
     """Ray cluster to join, e.g. "auto"; without it a local Ray starts and stops with the job."""
 
 
 def check(config: ServeConfig) -> None:
     """Raise ConfigError for what cannot be, before anything starts."""
-    lowest = {"sessions": 1, "batch": 1, "replicas": 1, "idle_s": 1, "batch_wait_ms": 0, "look_timeout_s": 1}
+    lowest = {"sessions": 1, "batch": 1, "replicas": 1, "idle_s": 1, "batch_wait_ms": 0, "deadline_s": 0.01}
     for name, low in lowest.items():
-        if not getattr(config, name) >= low:
-            raise ConfigError(f"--{name.replace('_', '-')} is at least {low}; got {getattr(config, name):g}.")
+        value = getattr(config, name)
+        if value is not None and not low <= value < float("inf"):
+            raise ConfigError(f"--{name.replace('_', '-')} is at least {low}; got {value:g}.")
     if not 0 <= config.port <= MAX_PORT:
         raise ConfigError(f"--port lies in 0 .. {MAX_PORT}; got {config.port}.")
+    files, wanted = resource.getrlimit(resource.RLIMIT_NOFILE)[0], connections_of(config) + OWN_FILES
+    if files < wanted:
+        raise ConfigError(
+            f"--sessions {config.sessions} wants {wanted} open files, this shell allows {files}: `ulimit -n {wanted}` "
+            "first, or name fewer."
+        )
 
 
-def free_port(host: str, port: int) -> int:
-    """`port`, or any free one for 0.
+def connections_of(config: ServeConfig) -> int:
+    """How many TCP connections there may be at a time."""
+    return 2 * config.sessions + SPARE
+
+
+def names_of(config: ServeConfig) -> frozenset[str] | None:
+    """By which names requests may call the server, in lower case; None: by any (who is not on this machine shows a
+    token)."""
+    if is_loopback(config.host):
+        return LOOPBACK | {name.lower() for name in (config.host, *config.hosts)}
+    return frozenset(name.lower() for name in (config.host, *config.hosts)) if config.hosts else None
+
+
+def tls_of(config: ServeConfig) -> ssl.SSLContext | None:
+    """None without --tls-cert.
+
+    Raises:
+        ConfigError: one of the two files is missing, unreadable or not of the other.
+    """
+    cert, key = config.tls_cert, config.tls_key
+    if cert is None and key is None:
+        return None
+    if cert is None or key is None:
+        raise ConfigError("--tls-cert and --tls-key come together: the certificate, and the key that it was made of.")
+    cert, key = cert.expanduser(), key.expanduser()
+    for file in (cert, key):
+        if not os.access(file, os.R_OK) or not file.is_file():
+            raise ConfigError(f"Cannot read {file}. Name PEM files with --tls-cert and --tls-key.")
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.minimum_version = ssl.TLSVersion.TLSv1_2
+    try:
+        context.load_cert_chain(cert, key, password=_no_password)
+    except (ssl.SSLError, ValueError):
+        raise ConfigError(
+            f"{cert} and {key} are not a certificate in PEM and its key without a password. "
+            "docs/serving.md has the command that makes a pair."
+        ) from None
+    return context
+
+
+def _no_password() -> str:
+    raise ValueError("the key has a password")
+
+
+def listening(host: str, port: int) -> socket.socket:
+    """A TCP socket that is bound to `port`, or to any free one for 0.
 
     Raises:
         ConfigError: somebody listens there, or this machine has no such address.
     """
     try:
         family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0][0]
-        with socket.socket(family) as tried:
-            tried.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            tried.bind((host, port))
-            return tried.getsockname()[1]
+        bound = socket.socket(family)
+        try:
+            bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            bound.bind((host, port))
+        except OSError:
+            bound.close()
+            raise
+        return bound
     except socket.gaierror:
         raise ConfigError(
             f"--host {host}: no such address. 127.0.0.1 is this machine, 0.0.0.0 all its networks."
@@ -82,6 +150,20 @@ def free_port(host: str, port: int) -> int:
         raise ConfigError(
             f"Cannot listen on {host}:{port}: {error.strerror}. Name another --port (0: any that is free) or --host."
         ) from None
+
+
+def url(config: ServeConfig, port: int, scheme: str) -> str:
+    """Of the server: ws://127.0.0.1:8000, or with TLS wss://..."""
+    host = f"[{config.host}]" if ":" in config.host else config.host
+    return f"{scheme}{'s' if config.tls_cert else ''}://{host}:{port}"
+
+
+def curl_flags(config: ServeConfig, token: tuple[str, str] | None) -> str:
+    """What curl needs to reach it; it would go through a proxy to this machine."""
+    flags = f'-H "Authorization: Bearer {token[1]}" ' if token else ""
+    if config.tls_cert:
+        flags += f"--cacert {config.tls_cert} "
+    return flags + ("--noproxy '*' " if os.environ.get("http_proxy") or os.environ.get("https_proxy") else "")
 
 
 def is_loopback(host: str) -> bool:

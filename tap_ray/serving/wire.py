@@ -42,7 +42,7 @@ def unpack(body: bytes) -> tuple[dict[str, str], dict[str, np.ndarray]]:
     try:
         found = deserialize(body)
         header = json.loads(body[HEADER_BYTES : HEADER_BYTES + int.from_bytes(body[:HEADER_BYTES], "little")])
-    except (SafetensorError, ValueError) as error:
+    except (SafetensorError, ValueError, RecursionError) as error:
         raise Refusal(
             400,
             f"Expected one safetensors message, {len(body)} bytes came that are none: {error}. It is an 8-byte "

@@ -344,6 +344,10 @@ SERVING = (
         both(write("token", "x" * 40), lambda here: (here / "token").chmod(0o600)),
     ),
     Case("no sessions", f"{SERVE} tap --sessions 0"),
+    Case("no time for an answer", f"{SERVE} tap --deadline-s 0"),
+    Case("a certificate without its key", f"{SERVE} tap --tls-cert cert.pem"),
+    Case("a certificate that is none", f"{SERVE} tap --tls-cert cert.pem --tls-key cert.pem", write("cert.pem", "-")),
+    Case("a certificate that is missing", f"{SERVE} tap --tls-cert cert.pem --tls-key key.pem"),
 )
 
 SWEEP = "python -m jobs.sweep sweep.yaml --data play --demos demos"

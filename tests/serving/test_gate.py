@@ -1,79 +1,22 @@
 """Routes, refusals and sessions of a served policy, over real HTTP and WebSocket; the network is asked in process."""
 
 import json
-import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
 import pytest
 import requests
-import uvicorn
 from websockets.exceptions import ConnectionClosed
 from websockets.sync.client import connect
 
 from tap_ray.errors import ConfigError
 from tap_ray.models.deploy import Deployed, load_policy
 from tap_ray.serving import wire
-from tap_ray.serving.app import digest, make_app
 from tap_ray.serving.client import RemotePolicy
-from tap_ray.serving.contract import Contract
-from tap_ray.serving.sessions import Sessions
-from tap_ray.serving.settings import ServeConfig, check, free_port, is_loopback, token_of
+from tap_ray.serving.settings import ServeConfig, check, is_loopback, token_of
+from tests.serving.served import ACTION, GOOD, PATIENCE_S, RGB, SENTENCE, STATE, Served, serving
 from tests.untrained import REMEMBERS, SPEC, untrained_run
-
-RGB = np.arange(32 * 32 * 3, dtype=np.uint32).reshape(32, 32, 3).astype(np.uint8)
-STATE = np.linspace(-1, 1, len(SPEC.state), dtype=np.float32)
-ACTION = np.zeros(len(SPEC.action), np.float32)
-GOOD = {"rgb": RGB, "state": STATE, "action": ACTION}
-BEGIN = {"spec": SPEC.to_json(), "seed": 5}
-SENTENCE = "put the carrot on the plate"
-PATIENCE_S = 300
-"""Bounds a hang only."""
-
-
-class Clock:
-    now = 0.0
-
-    def __call__(self) -> float:
-        return self.now
-
-
-class Served:
-    """A server in this process."""
-
-    def __init__(self, policy: Deployed, url: str, clock: Clock) -> None:
-        self.policy, self.url, self.clock = policy, url, clock
-
-    def begin(self, **changes):
-        return requests.post(f"{self.url}/sessions", json=BEGIN | changes, timeout=PATIENCE_S)
-
-    def act(self, session, step=0, instruction=SENTENCE, **arrays):
-        about = {"session": session, "step": str(step), "instruction": instruction}
-        body = wire.pack(about, {name: a for name, a in (GOOD | arrays).items() if a is not None})
-        return requests.post(f"{self.url}/act", data=body, timeout=PATIENCE_S)
-
-
-@contextmanager
-def serving(policy: Deployed, token: str | None = None, *, limit: int = 3) -> Iterator[Served]:
-    contract = Contract(policy="tap", policy_hash="0", spec=SPEC, image_size=32, recall=policy.recall)
-    clock = Clock()
-
-    async def look(one):
-        return policy.chunks([one])[0]
-
-    sessions = Sessions(contract, look, limit=limit, idle_s=60.0, clock=clock)
-    app = make_app(contract, sessions, digest(token) if token else None)
-    port = free_port("127.0.0.1", 0)
-    server = uvicorn.Server(uvicorn.Config(app, port=port, log_level="error", ws="websockets-sansio"))
-    thread = threading.Thread(target=server.run)
-    thread.start()
-    while not server.started:
-        thread.join(0.01)
-    yield Served(policy, f"http://127.0.0.1:{port}", clock)
-    server.should_exit = True
-    thread.join(PATIENCE_S)
 
 
 @pytest.fixture(scope="module")
@@ -109,7 +52,7 @@ def test_steps_over_http_and_websocket_are_those_in_process(served: Served):
     rng = np.random.default_rng(0)
     local = load_policy_again(served.policy)
     session = served.begin(seed=5).json()["session"]
-    robot = RemotePolicy(served.url.replace("http", "ws") + "/ws", SPEC.to_json())
+    robot = RemotePolicy(served.socket, SPEC.to_json())
     robot.reset(5)
     local.reset({}, {}, [5])
     executed = ACTION
@@ -199,8 +142,8 @@ REFUSED = {
     "unknown session": (
         {"session": "nobody"},
         404,
-        "Unknown session 'nobody': it was ended, idle for more than 60 s, or the server has been restarted since. "
-        "Begin another (POST /sessions) at the start of an episode.",
+        "Unknown session 'nobody': it was ended, its WebSocket closed, it was idle for more than 60 s (10 s where all "
+        "are in use), or the server has been restarted since. Begin another at the start of an episode.",
     ),
 }
 
@@ -243,7 +186,7 @@ def test_too_large(served: Served):
     for route in ("act", "sessions"):
         refused = requests.post(f"{served.url}/{route}", data=bytes(10**6), timeout=PATIENCE_S)
         assert (refused.status_code, refused.json()["error"]) == (413, message)
-    with connect(served.url.replace("http", "ws") + "/ws") as socket:
+    with connect(served.socket) as socket:
         socket.send(bytes(10**6))
         assert json.loads(socket.recv()) == {"status": 413, "error": message}
 
@@ -274,8 +217,8 @@ def test_sessions_end_are_bounded_and_forgotten_when_idle(policy: Deployed):
         full = served.begin()
         assert (full.status_code, full.json()["error"]) == (
             503,
-            "All 2 sessions are in use. End one (DELETE /sessions/ID), wait until one has been idle for 60 s, or start "
-            "the server with more --sessions.",
+            "All 2 sessions are in use, and each had a step within 10 s. End one (DELETE /sessions/ID, or close its "
+            "WebSocket), or start the server with more --sessions.",
         )
         third = served.begin(ends=first).json()["session"]
         assert served.act(first).status_code == 404
@@ -311,7 +254,7 @@ def test_a_token_is_wanted_on_every_route_but_health(policy: Deployed):
                 )
         right = {"Authorization": "Bearer the-right-token"}
         assert requests.get(f"{served.url}/spec", headers=right, timeout=PATIENCE_S).status_code == 200
-        url = served.url.replace("http", "ws") + "/ws"
+        url = served.socket
         with connect(url) as socket:
             assert json.loads(socket.recv())["status"] == 401
             with pytest.raises(ConnectionClosed, match="1008"):

@@ -1,0 +1,83 @@
+"""Who may ask at all: the token, and no web page of somebody else's.
+
+A browser on this machine reaches a server on loopback for any page that it shows. It says whose page it is (Origin),
+and by which name it believes to reach the server (Host; a name that was made to point here is the page's own). Robots
+send no Origin, and use an address or a name of this machine.
+"""
+
+import hashlib
+import hmac
+import ipaddress
+from urllib.parse import urlsplit
+
+from starlette.requests import HTTPConnection
+
+from tap_ray.serving.refusal import Refusal
+
+LOOPBACK = frozenset({"localhost", "127.0.0.1", "::1"})
+
+
+def digest(token: str) -> str:
+    """What the server keeps of a token."""
+    return hashlib.sha256(token.encode()).hexdigest()
+
+
+class Admission:
+    """Asked before each request."""
+
+    def __init__(self, token_digest: str | None, names: frozenset[str] | None) -> None:
+        """
+        Args:
+            token_digest: `digest(token)`; None lets everybody in.
+            names: by which the server is known, see `settings.names_of`; None: any.
+        """
+        self._token_digest, self._names = token_digest, names
+
+    def check_place(self, connection: HTTPConnection) -> None:
+        """Raise Refusal (403) for a foreign Host or Origin."""
+        told = connection.headers.get("host", "")
+        host = _name(f"//{told}")
+        if not host or not (self._names is None or host in self._names or _is_address(host)):
+            raise Refusal(
+                403,
+                f"This server is not known as {told[:200]!r} (the request's Host). Use its address, or start "
+                "jobs.serve with --hosts NAME for each name that it has.",
+            )
+        origin = connection.headers.get("origin")
+        if origin is not None and (_name(origin) or "/") not in {host, *(self._names or ())}:
+            raise Refusal(
+                403,
+                f"A page of {origin[:200]!r} (the request's Origin) asks, and only the server's own pages may. Robots "
+                "send no Origin; if the page is yours, start jobs.serve with --hosts NAME of where it comes from.",
+            )
+
+    def check(self, connection: HTTPConnection) -> None:
+        """Raise Refusal: 403 as above; 401 without the token."""
+        self.check_place(connection)
+        if self._token_digest is None:
+            return
+        kind, _, token = connection.headers.get("authorization", "").partition(" ")
+        if kind.lower() != "bearer" or not hmac.compare_digest(digest(token), self._token_digest):
+            came = "another one came" if token else "none came"
+            raise Refusal(
+                401,
+                f'This server wants a token, {came}. Send the header "Authorization: Bearer TOKEN" with the token of '
+                "the file that jobs.serve named when it started (or of its TAP_RAY_SERVE_TOKEN).",
+            )
+
+
+def _name(url: str) -> str:
+    """The host of a URL in lower case; "" where there is none."""
+    try:
+        return (urlsplit(url).hostname or "").rstrip(".")
+    except ValueError:
+        return ""
+
+
+def _is_address(host: str) -> bool:
+    """An address cannot be made to point elsewhere."""
+    try:
+        ipaddress.ip_address(host)
+    except ValueError:
+        return False
+    return True

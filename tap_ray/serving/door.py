@@ -1,0 +1,221 @@
+"""The TCP server in front of the app: uvicorn's protocols behind an accept loop of our own.
+
+uvicorn waits for ever for a request's head, for a body and for an idle WebSocket, and takes as many connections as
+there are files; each of these stops every robot. Here connections are counted from their first byte on (`Connections`),
+and taken in at a pace that leaves the robots their processor.
+"""
+
+import _thread
+import asyncio
+import contextlib
+import logging
+import socket
+import ssl
+import threading
+import time
+from collections.abc import Callable, Coroutine, Iterator
+from typing import Any
+
+from starlette.types import ASGIApp
+from uvicorn.config import Config
+from uvicorn.protocols.http.h11_impl import H11Protocol
+from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
+from uvicorn.server import ServerState
+
+from tap_ray.serving.connections import QUIET_S, Bucket, Connection, Connections
+
+ACCEPTS_HZ, ACCEPTS_BURST = 40.0, 100
+"""New connections a second: a robot needs one an episode."""
+PIECE_BYTES = 512
+"""What is read of a connection before the others have their turn."""
+BACKLOG = 128
+"""Connections that the system keeps until they are accepted."""
+HEAD_BYTES = 16_384
+"""Longest head of a request."""
+MESSAGE_BYTES = 4 * 2**20
+"""Longest WebSocket message that is read at all; one that is too long for the policy is refused with a cure."""
+PING_S = 10.0
+"""How often a WebSocket is asked whether it lives, s, and how long it may take to answer: a robot without power is gone
+after twice that."""
+SWEEP_S = 1.0
+RETRY_S = 0.1
+"""Pause where this process has no file left for a connection, s."""
+
+
+class _Reins:
+    """A transport whose reading two may pause, uvicorn and we; it goes on when neither does."""
+
+    def __init__(self, transport: asyncio.Transport) -> None:
+        self._transport = transport
+        self._by_uvicorn = self._by_us = False
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._transport, name)
+
+    def pause_reading(self) -> None:
+        self._by_uvicorn = True
+        self._transport.pause_reading()
+
+    def resume_reading(self) -> None:
+        self._by_uvicorn = False
+        self._go_on()
+
+    def hold(self, wait_s: float, then: Callable[[], None]) -> None:
+        """Read nothing for a while."""
+        self._by_us = True
+        self._transport.pause_reading()
+        asyncio.get_running_loop().call_later(wait_s, self._release, then)
+
+    def _release(self, then: Callable[[], None]) -> None:
+        self._by_us = False
+        then()
+        self._go_on()
+
+    def _go_on(self) -> None:
+        if not (self._by_uvicorn or self._by_us):
+            self._transport.resume_reading()
+
+
+class _Counted(asyncio.Protocol):
+    """What uvicorn's two protocols do, told to their `Connection`, and their bytes in small pieces."""
+
+    app_state: dict[str, Any]
+    transport: Any
+    _rest = memoryview(b"")
+
+    def connection_made(self, transport: Any) -> None:
+        self.app_state["connection"].abort = transport.abort
+        super().connection_made(transport if isinstance(transport, _Reins) else _Reins(transport))  # pyright: ignore
+
+    def data_received(self, data: bytes) -> None:
+        if self._rest:  # it waits
+            self._rest = memoryview(bytes(self._rest) + data)
+            return
+        self._rest = memoryview(data)
+        self._read()
+
+    def _read(self) -> None:
+        connection: Connection = self.app_state["connection"]
+        while self._rest and not self.transport.is_closing():
+            piece, self._rest = self._rest[:PIECE_BYTES], self._rest[PIECE_BYTES:]
+            before = time.thread_time()
+            super().data_received(bytes(piece))
+            if wait_s := connection.spend(time.thread_time() - before):
+                self.transport.hold(wait_s, self._read)
+                return
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self.app_state["left"]()
+        super().connection_lost(exc)
+
+
+class _Http(_Counted, H11Protocol): ...
+
+
+class _WebSocket(_Counted, WebSocketsSansIOProtocol): ...
+
+
+class Door:
+    """One listening socket."""
+
+    def __init__(self, app: ASGIApp, listening: socket.socket, connections: Connections, tls: ssl.SSLContext | None):
+        """
+        Args:
+            app: finds its `Connection` in scope["state"]["connection"].
+            listening: bound; it is closed at the end.
+            connections: counts them.
+            tls: None: plain text.
+        """
+        self._listening, self._connections, self._tls = listening, connections, tls
+        self._accepts = Bucket(ACCEPTS_HZ, ACCEPTS_BURST)
+        self._state = ServerState()
+        self._config = Config(
+            app,
+            http=_Http,
+            ws=_WebSocket,
+            lifespan="off",
+            log_config=None,
+            access_log=False,
+            proxy_headers=False,
+            ws_max_size=MESSAGE_BYTES,
+            ws_ping_interval=PING_S,
+            ws_ping_timeout=PING_S,
+            ws_per_message_deflate=False,
+            h11_max_incomplete_event_size=HEAD_BYTES,
+        )
+        self._config.load()
+        logging.getLogger("uvicorn.error").setLevel(logging.CRITICAL)  # what a stranger sends fills no log
+
+    async def serve(self) -> None:
+        """Until cancelled."""
+        self._listening.setblocking(False)
+        self._listening.listen(BACKLOG)
+        sweep = asyncio.create_task(self._sweep())
+        try:
+            while True:
+                await self._accepts.take()
+                await self._accept()
+        finally:
+            sweep.cancel()
+            self._listening.close()
+            self._connections.close()
+
+    async def _accept(self) -> None:
+        loop = asyncio.get_running_loop()
+        try:
+            accepted, _ = await loop.sock_accept(self._listening)
+        except OSError:  # it went away meanwhile, or there are no more files
+            await asyncio.sleep(RETRY_S)
+            return
+        accepted.setblocking(False)
+        connection = self._connections.enter(lambda: task.cancel())
+        task = loop.create_task(self._welcome(accepted, connection))
+        await asyncio.sleep(0)  # it begins, so that it can be ended
+
+    async def _welcome(self, accepted: socket.socket, connection: Connection) -> None:
+        left = lambda: self._connections.leave(connection)  # noqa: E731
+        state = {"connection": connection, "left": left}
+        patience = {"ssl_handshake_timeout": QUIET_S} if self._tls else {}
+        try:
+            await asyncio.get_running_loop().connect_accepted_socket(
+                lambda: _Http(self._config, self._state, state), accepted, ssl=self._tls, **patience
+            )
+        except (OSError, asyncio.CancelledError):
+            left()
+            accepted.close()
+
+    async def _sweep(self) -> None:
+        while True:
+            await asyncio.sleep(SWEEP_S)
+            self._connections.sweep()
+
+
+@contextlib.contextmanager
+def in_background(*works: Callable[[], Coroutine[Any, Any, None]]) -> Iterator[None]:
+    """Run coroutines that end only when cancelled in a thread of their own, for the length of a `with` block."""
+    runner = asyncio.Runner(loop_factory=asyncio.new_event_loop)
+    loop = runner.get_loop()
+    task = loop.create_task(_together(works))
+    thread = threading.Thread(target=_run, args=(runner, task), name="serving")
+    thread.start()
+    try:
+        yield
+    finally:
+        with contextlib.suppress(RuntimeError):  # it ended by itself, and said so
+            loop.call_soon_threadsafe(task.cancel)
+        thread.join()
+
+
+async def _together(works: tuple[Callable[[], Coroutine[Any, Any, None]], ...]) -> None:
+    async with asyncio.TaskGroup() as group:
+        for work in works:
+            group.create_task(work())
+
+
+def _run(runner: asyncio.Runner, task: asyncio.Task[None]) -> None:
+    with runner, contextlib.suppress(asyncio.CancelledError):
+        try:
+            runner.get_loop().run_until_complete(task)
+        except Exception:  # a mistake of its own: nobody waits for a server that is not there
+            _thread.interrupt_main()
+            raise
