@@ -189,5 +189,7 @@ def _await_answer(pulse: Pulse) -> None:
     end = time.monotonic() + START_S
     while pulse.trouble:
         if time.monotonic() > end:
-            raise TapRayError(f"No answer after {START_S:g} s: {pulse.trouble} Ray's logs: {temp_folder()}/ray/session_latest/logs.")
+            raise TapRayError(
+                f"No answer after {START_S:g} s: {pulse.trouble} Ray's logs: {temp_folder()}/ray/session_latest/logs."
+            )
         time.sleep(RETRY_S)
