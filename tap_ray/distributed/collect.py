@@ -20,7 +20,6 @@ from typing import Any, Callable, Iterator, Mapping, Protocol, Sequence
 import pyarrow as pa
 import ray
 import ray.data
-from tqdm import tqdm
 
 from tap_ray.dataset.writer import DatasetWriter
 from tap_ray.distributed import placement
@@ -29,6 +28,7 @@ from tap_ray.errors import TapRayError
 from tap_ray.play.collect import Outcome, in_batches
 from tap_ray.play.novelty import RoundMemory, Visits
 from tap_ray.play.schedule import Schedule
+from tap_ray.progress_bar import progress_bar
 
 LIVES = 4
 """How often an attempt may be found unfinished by a new process before it is taken for the culprit."""
@@ -322,7 +322,7 @@ class Collection:
             self._publish(notebook, self.memory.current)
             self._publish(notebook, self.memory.current + 1)
         total = self.schedule.num_tasks * self.schedule.episodes
-        with tqdm(total=total, initial=self.writer.appended, unit="episode", disable=not progress) as bar:
+        with progress_bar(total=total, initial=self.writer.appended, unit="episode", disable=not progress) as bar:
             while pending := self.schedule.pending():
                 for outcome in self._in_order(pending, make_player, pool, notebook):
                     self._take(outcome, notebook)

@@ -7,13 +7,13 @@ from pathlib import Path
 
 import pyarrow as pa
 import ray.data
-from tqdm import tqdm
 
 from tap_ray.dataset.crop_files import cut_block, missing_blocks
 from tap_ray.dataset.crops import CROPS, CropConfig
 from tap_ray.dataset.reader import DatasetInfo, open_dataset
 from tap_ray.distributed.connect import connect
 from tap_ray.errors import TapRayError
+from tap_ray.progress_bar import progress_bar
 
 
 def cut_missing(data: Path, ray_address: str | None = None) -> None:
@@ -60,7 +60,7 @@ def cut_all(dataset: DatasetInfo, config: CropConfig, *, progress: bool = True) 
     plan.context.print_on_execution_start = False
     logging.getLogger("ray.data").setLevel(logging.ERROR)
     total = int(sum(lengths[first : last + 1].sum() for first, last in missing))
-    with tqdm(total=total, unit="frame", desc="crops", disable=not progress) as bar:
+    with progress_bar(total=total, unit="frame", desc="crops", disable=not progress) as bar:
         for row in plan.iter_rows():
             if row["error"]:
                 raise pickle.loads(row["error"])

@@ -15,7 +15,6 @@ from typing import Any, Callable, Iterable, Iterator, Sequence
 
 import ray
 from ray.exceptions import ObjectLostError, OutOfMemoryError, RayActorError, RayTaskError
-from tqdm import tqdm
 
 from tap_ray.distributed import placement
 from tap_ray.errors import ConfigError, TapRayError
@@ -23,6 +22,7 @@ from tap_ray.evaluate import results as store
 from tap_ray.evaluate import video
 from tap_ray.evaluate.episodes import Judged, MakeFacts, MakePolicy, MakeVector, Robots, chunks, crashed
 from tap_ray.evaluate.protocol import Protocol, cells
+from tap_ray.progress_bar import progress_bar
 from tap_ray.types import Cell, EpisodeResult
 
 LIVES = 2
@@ -109,7 +109,7 @@ def evaluate(
             Fleet
         )
         crew = _Crew(lambda: actor.remote(protocol, make_vector, make_policy, make_facts), min(fleets, len(parts)))
-        with tqdm(total=len(wanted), initial=len(done), unit="episode", disable=not progress) as bar:
+        with progress_bar(total=len(wanted), initial=len(done), unit="episode", disable=not progress) as bar:
             try:
                 for judged in crew.work(parts):
                     new = [result for result in judged.results if result.cell not in done]

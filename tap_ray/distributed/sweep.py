@@ -24,7 +24,6 @@ from ray import tune
 from ray.exceptions import RayError
 from ray.tune.progress_reporter import TrialProgressCallback
 from ray.tune.schedulers import ASHAScheduler, FIFOScheduler, TrialScheduler
-from tqdm import tqdm
 
 from tap_ray import runs, tracking
 from tap_ray.compare.sweep_tables import TrialRow, read_row, write_row
@@ -34,6 +33,7 @@ from tap_ray.distributed.sweep_plan import AshaConfig, Trial
 from tap_ray.distributed.sweep_trial import Work, run_trial
 from tap_ray.distributed.train import SETTINGS
 from tap_ray.errors import ConfigError, nearest
+from tap_ray.progress_bar import progress_bar
 from tap_ray.training import session
 from tap_ray.training.progress import every
 
@@ -258,7 +258,7 @@ def _end_tracking(work: Work, row: TrialRow, status: str) -> None:
 @contextlib.contextmanager
 def _watched(work: Work, asha: AshaConfig | None, watch: Watch) -> Iterator[None]:
     """While the body runs: one bar, `watch`, and what stopped trials still reserve is given back."""
-    with tqdm(unit="trial", smoothing=0.0) as bar:
+    with progress_bar(unit="trial", smoothing=0.0) as bar:
         bar.n, bar.total = progress_of(rows_of(work), asha)
         bar.initial = bar.n
 

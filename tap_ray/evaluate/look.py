@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any, Iterable, Iterator, Literal, Mapping, Sequence
 
 import numpy as np
-from tqdm import tqdm
 
 from tap_ray import runs
 from tap_ray.dataset.crops import CropConfig, cut
@@ -22,6 +21,7 @@ from tap_ray.evaluate.saliency import Sign, saliency
 from tap_ray.evaluate.settings import EvaluateConfig, protocol_of
 from tap_ray.models.build import Trained, load_trained, new_policy
 from tap_ray.models.deploy import Deployed
+from tap_ray.progress_bar import progress_bar
 from tap_ray.rollout import rollout
 from tap_ray.specs import RobotSpec, require_compatible
 from tap_ray.training.stage import FINAL
@@ -233,7 +233,7 @@ def look(
     fresh = {watcher.name: [_fresh(watcher, seed) for seed in range(NUM_FRESH)] for watcher in found}
     per_episode: dict[str, dict[int, shares.Shares]] = {}
     episodes, blank = [], Counter()
-    for number, film in enumerate(tqdm(shown, total=total, unit="episode", delay=1)):
+    for number, film in enumerate(progress_bar(iterable=shown, total=total, unit="episode", delay=1)):
         episodes.append({"task": film.cell.task, "initial_state": film.cell.initial_state, "frames": len(film.state)})
         rows = {"camera": film.rgb[: len(film.state)]}
         for watcher in found:

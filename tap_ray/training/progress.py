@@ -8,10 +8,9 @@ import contextlib
 import threading
 from typing import Any, Callable, Iterator, Mapping
 
-from tqdm import tqdm
-
 from tap_ray import storage
 from tap_ray.errors import StorageError
+from tap_ray.progress_bar import progress_bar
 from tap_ray.training import session
 from tap_ray.training.session import METRICS, Task
 
@@ -39,7 +38,7 @@ def train_here(task: Task, *, log: Log | None = None, progress: bool = True) -> 
 @contextlib.contextmanager
 def follow(task: Task, log: Log | None, *, progress: bool) -> Iterator[None]:
     """While the body runs, draw the bar and hand each new line of metrics to `log`."""
-    with tqdm(total=task.config.steps, unit="step", disable=not progress, smoothing=0.1) as bar:
+    with progress_bar(total=task.config.steps, unit="step", disable=not progress, smoothing=0.1) as bar:
         follower = _Follower(task, log, bar)
         try:
             with every(POLL_S, follower.look):

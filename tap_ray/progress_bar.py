@@ -1,0 +1,38 @@
+"""Progress with rate and ETA: a bar on a terminal; in a log file one line every half minute."""
+
+import sys
+from typing import Any
+
+from tqdm import tqdm
+
+EVERY_S = 30.0
+"""Time between two lines in a log, s."""
+
+
+def progress_bar(**options: Any) -> tqdm:
+    """`tqdm(**options)` where somebody watches, `Lines(**options)` where what is printed is kept."""
+    return tqdm(**options) if options.get("file", sys.stderr).isatty() else Lines(**options)
+
+
+class Lines(tqdm):
+    """A tqdm that writes whole lines: at the start, at most every `EVERY_S`, and at the end."""
+
+    printed_at = float("-inf")
+
+    @staticmethod
+    def status_printer(file: Any) -> Any:
+        """What `display` writes with."""
+
+        def write(text: str) -> None:
+            if text.strip():
+                file.write(f"{text.rstrip()}\n")
+                file.flush()
+
+        return write
+
+    def refresh(self, *args: Any, **options: Any) -> Any:
+        """Only if the last line is old enough."""
+        if not self.disable and self._time() - self.printed_at >= EVERY_S:
+            self.printed_at = self._time()
+            return super().refresh(*args, **options)
+        return None
