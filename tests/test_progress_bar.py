@@ -35,7 +35,7 @@ def test_lines_come_as_often_as_they_may(monkeypatch: pytest.MonkeyPatch) -> Non
     file = io.StringIO()
     with Lines(total=10, file=file) as bar:
         monkeypatch.setattr(bar, "_time", lambda: now[0])
-        bar.printed_at = 0.0
+        bar.printed_at = bar.last_print_t = bar.start_t = 0.0
         for _ in range(10):  # a step every 20 s: lines after 40, 80, 120, 160 and 200 s
             now[0] += 20.0
             bar.update()
