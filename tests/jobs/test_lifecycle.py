@@ -22,6 +22,7 @@ from tests.small import SMALL
 
 pytestmark = [pytest.mark.cluster, pytest.mark.slow]
 
+MORE = [pytest.mark.more_kills]
 REPOSITORY = Path(__file__).parents[2]
 PATIENCE_S = 400
 """Bounds a hang only."""
@@ -158,8 +159,18 @@ def begin(shop: Path, tmp_path: Path) -> Iterator[Callable[[str], Life]]:
         life.stop()
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT], ids=["SIGTERM", "SIGINT"])
-@pytest.mark.parametrize("verb", JOBS)
+ALWAYS = {("collect_play", signal.SIGTERM), ("pretrain", signal.SIGINT), ("evaluate", signal.SIGTERM)}
+"""Of one kind each: robots, training, judging. The others end by the same wrapper: `make faults`."""
+
+
+@pytest.mark.parametrize(
+    ("verb", "number"),
+    [
+        pytest.param(verb, number, id=f"{verb}-{number.name}", marks=[] if (verb, number) in ALWAYS else MORE)
+        for verb in JOBS
+        for number in (signal.SIGTERM, signal.SIGINT)
+    ],
+)
 def test_a_job_that_is_told_to_end_does_so_and_says_how(verb: str, number: int, begin: Callable[[str], Life]):
     job = JOBS[verb]
     life = begin(job.command)
@@ -187,6 +198,7 @@ def test_a_second_job_on_a_run_folder_is_refused_and_the_first_goes_on(begin: Ca
     assert first.end(signal.SIGTERM) == 143
 
 
+@pytest.mark.more_kills
 def test_a_second_job_on_a_data_set_is_refused(begin: Callable[[str], Life]):
     first = begin(JOBS["collect_play"].command)
     first.until(has("o/data/*/*.parquet"))
