@@ -51,8 +51,9 @@ BOUNDS: dict[str, str] = {
     **{f"ContactConfig.{name}_probability": SHARE for name in ("free", "push", "aligned", "place", "keep", "onto")},
     "ContactConfig.grasp_height_m": ANY,  # below an object's centre, too
     "ServeConfig.port": "[0, 65535]",
-    **{f"ServeConfig.{name}": FROM_1 for name in ("sessions", "batch", "replicas", "idle_s", "look_timeout_s")},
+    **{f"ServeConfig.{name}": FROM_1 for name in ("sessions", "batch", "replicas", "idle_s")},
     **{f"ChainConfig.{name}": FROM_1 for name in ("play", "demos", "pretrain_steps", "align_steps")},
+    "TrialRow.logged_step": "[-1, inf)",  # -1: no line yet
     "AshaConfig.grace_steps": FROM_1,
     "AshaConfig.finalists": FROM_1,
     "AshaConfig.reduction": "(1, inf)",

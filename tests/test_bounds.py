@@ -91,7 +91,7 @@ def test_the_defaults_are_legal_and_no_row_of_the_table_is_idle():
                 inner = getattr(inner, name)
             cls, name = type(inner), way[-1]
             names |= {name, f"{cls.__name__}.{name}"}
-    assert {"sweep_seed", "samples"} >= set(bounds.BOUNDS) - names  # of a sweep's file
+    assert {"sweep_seed", "samples", "TrialRow.logged_step"} >= set(bounds.BOUNDS) - names  # of a sweep's files
 
 
 @pytest.mark.parametrize(

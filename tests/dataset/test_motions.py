@@ -62,7 +62,7 @@ def test_shares_of_a_batch_by_hand(weights: list[float], size: int, wanted: list
 
 
 def test_shares_that_make_no_sense():
-    with pytest.raises(ConfigError, match=r"Weights are above 0; got \[1, 0\]"):
+    with pytest.raises(ConfigError, match=r"Weights are above 0, and finite, as is their sum; got \[1, 0\]"):
         counts([1, 0], 8)
     with pytest.raises(ConfigError, match="a data set has none of them"):
         counts([100, 1], 8)
