@@ -66,16 +66,18 @@ def main(config: AlignJobConfig) -> Path:
     play = None if config.play is None else config.play.resolve()
     if play is not None:
         config = replace(config, play=play)
-        require_whole(open_dataset(play))
-        require_batches(open_dataset(play), config.play_windows(), num_workers=config.workers.workers)
+        played = open_dataset(play)
+        require_whole(played)
+        require_batches(played, config.play_windows(), num_workers=config.workers.workers)
         cut_missing(play, config.workers.ray_address)
     if config.align.weights.need_crops:
         cut_missing(demos, config.workers.ray_address)
     build = partial(learner, config, demos, init)
     build()  # a checkpoint that is missing or does not fit is said before Ray starts
-    require_whole(open_dataset(demos))
+    demonstrated = open_dataset(demos)
+    require_whole(demonstrated)
     _, windows = shapes(config, prior_of(config))
-    require_batches(open_dataset(demos), windows, num_workers=config.workers.workers)
+    require_batches(demonstrated, windows, num_workers=config.workers.workers)
     batches = partial(stream.batches, demos, windows, seed=config.train.seed, **config.workers.stream())
     if play is not None:
         beside = partial(stream.batches, play, config.play_windows(), seed=config.train.seed)

@@ -57,15 +57,16 @@ def main(config: PretrainConfig) -> Path:
     if config.data is None:
         return _live(config)
     require_sensible(config.train, config.workers)
-    data = config.data.resolve()
+    data, windows = config.data.resolve(), config.sized_windows()
+    dataset = open_dataset(data)
     if config.objective.next_object:
-        require_held_out(open_dataset(data), config.sized_windows())
+        require_held_out(dataset, windows)
         cut_missing(data, config.workers.ray_address)
     build = partial(learner, config, data)
     build()  # what is wrong with the data or the sizes is said before Ray starts
-    require_whole(open_dataset(data))
-    require_batches(open_dataset(data), config.sized_windows(), num_workers=config.workers.workers)
-    batches = partial(stream.batches, data, config.sized_windows(), seed=config.train.seed, **config.workers.stream())
+    require_whole(dataset)
+    require_batches(dataset, windows, num_workers=config.workers.workers)
+    batches = partial(stream.batches, data, windows, seed=config.train.seed, **config.workers.stream())
     return healthy(run_stage("pretrain", config, learner=build, batches=batches, parents={"data": data}))
 
 
