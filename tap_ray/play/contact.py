@@ -13,6 +13,8 @@ from tap_ray.errors import ConfigError
 from tap_ray.play.motion import MotionConfig, Target, clip_to, quat_exp, quat_multiply, rotate
 
 OPEN, CLOSED = 1.0, -1.0
+LIFTED = 4
+"""Way-points of `lift_and_carry` until the object is in the air."""
 CLEAR_M = 0.08
 """What is taken over another object is lifted by at least this, m: higher than the basket's rim."""
 SWING_RAD = 1.2
@@ -31,6 +33,12 @@ class ContactConfig:
     """Chance that the fingers close across the object's long side; otherwise any yaw."""
     offset_m: float = 0.006
     """Sigma of the grasp's horizontal error, m."""
+    miss_probability: float = 0.4
+    """Chance that the fingers close beside the object instead: what follows an empty grasp is never demonstrated."""
+    miss_m: tuple[float, float] = (0.015, 0.05)
+    """How far beside, m, horizontally, in any direction."""
+    retry_probability: float = 0.9
+    """Chance to go for the same object again after an empty grasp, which the fingers' touch tells."""
     grasp_height_m: tuple[float, float] = (-0.01, 0.004)
     """Tool above the object's centre, m; the floor of the box B is the lowest it goes."""
     hover_m: tuple[float, float] = (0.04, 0.09)
@@ -53,7 +61,7 @@ class ContactConfig:
     """Control steps to stand still while the fingers close or open."""
 
     def __post_init__(self) -> None:
-        names = ("free", "push", "aligned", "place", "keep", "onto")
+        names = ("free", "push", "aligned", "miss", "retry", "place", "keep", "onto")
         for name in (f"{name}_probability" for name in names):
             if not 0 <= getattr(self, name) <= 1:
                 raise ConfigError(f"{name} is a probability: 0 to 1; got {getattr(self, name)}.")
@@ -71,36 +79,57 @@ class _View(Protocol):
 
 
 class ContactPlanner:
-    """Seeks objects and does one thing after another to them."""
+    """Seeks objects and does one thing after another to them; what it meant to grasp and missed, it tries again."""
 
     def __init__(self, config: ContactConfig, motion: MotionConfig) -> None:
         self._config, self._motion = config, motion
+        self._then: tuple[int, list[Target]] | None = None
 
     def reset(self, view: _View) -> None:
-        """Nothing is kept between episodes."""
+        """Nothing is in the hand."""
+        self._then = None
 
     def watch(self, view: _View) -> bool:
         """Never drops a way-point."""
         return False
 
     def plan(self, view: _View) -> list[Target]:
-        """One primitive on one object, or a free way-point."""
+        """What follows a grasp, that grasp again, or another primitive on one object, or a free way-point."""
         config, rng = self._config, view.rng
         objects = present_objects(view.info)
+        (chosen, carry), self._then = self._then or (-1, []), None
+        if carry and view.info["contact"]:
+            return carry
+        if carry and chosen < len(objects) and rng.random() < config.retry_probability:
+            return self._grasp(view, objects, chosen)
         if not objects or rng.random() < config.free_probability:
             return [free_target(self._motion, view.home_quat, rng)]
         chosen = int(rng.integers(len(objects)))
-        pose = objects[chosen][1]
         if rng.random() < config.push_probability:
+            pose = objects[chosen][1]
             angle, length = float(rng.uniform(-np.pi, np.pi)), float(rng.uniform(*config.push_length_m))
             return push(config, self._motion, pose, view.home_quat, rng, angle_rad=angle, length_m=length)
+        return self._grasp(view, objects, chosen)
+
+    def _grasp(self, view: _View, objects: list[tuple[str, np.ndarray]], chosen: int) -> list[Target]:
+        """Grasp and lift it; what to do then is kept for when it is in the hand."""
+        config, rng = self._config, view.rng
         others = [other for number, (_, other) in enumerate(objects) if number != chosen]
-        if others and rng.random() < config.onto_probability:
-            target = others[rng.integers(len(others))]
-            return lift_and_carry(config, self._motion, pose, view.home_quat, rng, goal_m=target[:3], onto=True)
-        goal = rng.uniform(self._motion.bounds_low_m, self._motion.bounds_high_m)
-        goal[2] = rng.uniform(*config.lift_m)
-        return lift_and_carry(config, self._motion, pose, view.home_quat, rng, goal_m=goal)
+        onto = bool(others) and rng.random() < config.onto_probability
+        if onto:
+            goal = others[rng.integers(len(others))][:3]
+        else:
+            goal = rng.uniform(self._motion.bounds_low_m, self._motion.bounds_high_m)
+            goal[2] = rng.uniform(*config.lift_m)
+        miss = np.zeros(2)
+        if rng.random() < config.miss_probability:
+            angle = rng.uniform(-np.pi, np.pi)
+            miss = rng.uniform(*config.miss_m) * np.array([np.cos(angle), np.sin(angle)])
+        targets = lift_and_carry(
+            config, self._motion, objects[chosen][1], view.home_quat, rng, goal_m=goal, onto=onto, miss_m=miss
+        )
+        self._then = chosen, targets[LIFTED:]
+        return targets[:LIFTED]
 
 
 def present_objects(info: Mapping[str, Any]) -> list[tuple[str, np.ndarray]]:
@@ -130,6 +159,7 @@ def lift_and_carry(
     *,
     goal_m: np.ndarray,
     onto: bool = False,
+    miss_m: np.ndarray | None = None,
 ) -> list[Target]:
     """Above it, down, close, lift, carry to `goal_m`; then place, drop or keep. Nobody checks that it was caught.
 
@@ -140,6 +170,8 @@ def lift_and_carry(
     yaw = float(np.arctan2(heading[1], heading[0])) if aligned else float(rng.uniform(-np.pi, np.pi))
     quat = turned(home_quat, yaw)
     grasp = pose[:3] + np.array([*rng.normal(0.0, config.offset_m, 2), rng.uniform(*config.grasp_height_m)])
+    if miss_m is not None:
+        grasp[:2] += miss_m
     above = grasp + np.array([0.0, 0.0, rng.uniform(*config.hover_m)])
     lifted = np.array([grasp[0], grasp[1], max(rng.uniform(*config.lift_m), grasp[2] + CLEAR_M * onto)])
     release_z = grasp[2] + (rng.uniform(*config.onto_height_m) if onto else 0.0)
