@@ -1,0 +1,136 @@
+"""Every command, flag and make target that a message or a document names exists, and a command has the flags named."""
+
+import ast
+import importlib.util
+import re
+import warnings
+from functools import cache
+from pathlib import Path
+
+import pytest
+import tyro
+
+from jobs import align, collect_demos, collect_play, compare, cut_crops, evaluate, look, pretrain, probe, sweep
+from jobs.whole_chain import ChainConfig
+from tap_ray.job import FLAGS
+from tap_ray.serving.settings import ServeConfig
+
+ROOT = Path(__file__).parents[1]
+CONFIGS = {
+    "jobs.align": (align.AlignJobConfig,),
+    "jobs.collect_demos": (collect_demos.DemosJobConfig,),
+    "jobs.collect_play": (collect_play.PlayJobConfig,),
+    "jobs.compare": (compare.Config,),
+    "jobs.cut_crops": (cut_crops.Config,),
+    "jobs.evaluate": (evaluate.EvaluateConfig,),
+    "jobs.look": (look.LookConfig,),
+    "jobs.pretrain": (pretrain.PretrainConfig, pretrain.PriorJobConfig),
+    "jobs.probe": (probe.ProbeConfig,),
+    "jobs.serve": (ServeConfig,),
+    "jobs.sweep": (sweep.SweepJobConfig,),
+    "jobs.whole_chain": (ChainConfig,),
+}
+ELSEWHERE = {
+    "curl": {"--cacert", "--noproxy"},
+    "docker": {"--shm-size"},
+    "git": {"--porcelain"},
+    "pip": {"--force-reinstall"},
+    "ps": {"--sort"},
+    "ray": {"--head", "--labels", "--object-store-memory", "--generate"},
+    "tensorboard": {"--logdir"},
+    "mlflow": {"--host", "--port"},
+    "nvidia-smi": {"--driver"},
+    "ours beside the jobs": {"--repair", "--probe", "--mixed", "--config", "--help"},
+}
+"""Flags of other programs, and of our tools that take theirs by argparse or by hand."""
+OTHERS = ("lerobot.", "mani_skill.", "pip", "venv", "http.server", "pytest")
+"""Modules that messages and documents run and that are not ours."""
+DOCUMENTS = ("README.md", "CONTRIBUTING.md", "docs/*.md", "clusters/*.md")
+NO_FLAGS = ("tap_ray/compare/page.py", "tap_ray/compare/plots.py")
+"""Files whose `--words` are variables of a style sheet."""
+
+
+@cache
+def flags_of(job: str) -> set[str]:
+    """Flags that a job takes, long ones."""
+    with warnings.catch_warnings(), FLAGS:
+        warnings.simplefilter("ignore", DeprecationWarning)
+        parsers = [tyro.extras.get_parser(one) for one in CONFIGS[job]]
+    return {flag for parser in parsers for action in parser._actions for flag in action.option_strings}
+
+
+def messages() -> list[tuple[str, str]]:
+    """(file:line, text) of every string of the sources, f-strings with {} for what is filled in."""
+    found = []
+    for folder in ("tap_ray", "jobs", "envs"):
+        for file in sorted((ROOT / folder).rglob("*.py")):
+            tree = ast.parse(file.read_text())
+            parts = {id(v) for n in ast.walk(tree) if isinstance(n, ast.JoinedStr) for v in ast.walk(n) if v is not n}
+            for node in ast.walk(tree):
+                where = f"{file.relative_to(ROOT)}:{getattr(node, 'lineno', 0)}"
+                if isinstance(node, ast.JoinedStr):
+                    values = [str(v.value) if isinstance(v, ast.Constant) else "{}" for v in node.values]
+                    found.append((where, "".join(values)))
+                elif isinstance(node, ast.Constant) and isinstance(node.value, str) and id(node) not in parts:
+                    found.append((where, node.value))
+    return found
+
+
+def documents() -> list[tuple[str, str]]:
+    """(file:line, line) of the documents, continued lines joined; not of the one that lists wrong commands."""
+    files = [file for pattern in DOCUMENTS for file in sorted(ROOT.glob(pattern)) if file.name != "bad_input.md"]
+    return [
+        (f"{file.relative_to(ROOT)}:{number}", line)
+        for file in files
+        for number, line in enumerate(file.read_text().replace("\\\n", " ").splitlines(), 1)
+    ]
+
+
+def named_flags(text: str) -> set[str]:
+    return {flag.rstrip(".-") for flag in re.findall(r"(?<![\w-])--[a-z][a-z0-9.-]*", text)}
+
+
+def exists(flag: str, flags: set[str]) -> bool:
+    """Whether it is one of them, or what several begin with (`--align.weights.*`)."""
+    return flag in flags or any(one.startswith(f"{flag}.") for one in flags)
+
+
+def test_every_module_that_is_to_be_run_exists():
+    missing = []
+    for where, text in messages() + documents():
+        for module in re.findall(r"python3? -m ([a-z_][\w.]*)", text):
+            module = module.rstrip(".")
+            if not module.startswith(OTHERS) and module != "jobs" and importlib.util.find_spec(module) is None:
+                missing.append(f"{where}: {module}")
+    assert not missing
+
+
+def test_every_flag_that_a_message_names_exists():
+    everything = {flag for job in CONFIGS for flag in flags_of(job)} | set().union(*ELSEWHERE.values())
+    missing = [
+        f"{where}: {flag}"
+        for where, text in messages()
+        if not where.startswith(NO_FLAGS) and "-->" not in text
+        for flag in sorted(named_flags(text))
+        if not exists(flag, everything)
+    ]
+    assert not missing
+
+
+@pytest.mark.parametrize("texts", [messages, documents])
+def test_a_command_has_the_flags_it_is_shown_with(texts):
+    wrong, seen = [], 0
+    for where, text in texts():
+        for job, rest in re.findall(r"python3? -m (jobs\.\w+)([^`;&|#()\n]*)", text):
+            seen += 1
+            unknown = [flag for flag in named_flags(rest) if flag != "--config" and not exists(flag, flags_of(job))]
+            wrong += [f"{where}: {job} {flag}" for flag in unknown]
+    assert seen > 3
+    assert not wrong
+
+
+def test_every_make_target_exists():
+    targets = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.M))
+    named = [(w, t) for w, text in messages() + documents() for t in re.findall(r"`make ([a-z][a-z-]*)", text)]
+    assert named
+    assert not [f"{where}: make {target}" for where, target in named if target not in targets]
