@@ -1,4 +1,4 @@
-"""What a job does now, as metrics of Ray: each node's agent exports them to Prometheus, `clusters/grafana.json` draws them.
+"""What a job does now, as metrics of Ray: each node exports them to Prometheus, `clusters/grafana.json` draws them.
 
     ray_tap_frames               counter  control steps played or judged
     ray_tap_episodes             counter  episodes kept or judged
