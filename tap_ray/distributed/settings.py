@@ -34,7 +34,7 @@ class WorkersConfig:
     stream_memory_mb: int = 512
     """Decoded windows that may wait for each training process, MB."""
     max_failures: int = 3
-    """How often dead training processes are replaced before the job gives up; -1: always."""
+    """How often in a row, without a new checkpoint in between, dead training processes are replaced; -1: always."""
     ray_address: str | None = None
     """Ray cluster to join, e.g. "auto"; without it a local Ray starts and stops with the job."""
     node_labels: tuple[str, ...] = ()
