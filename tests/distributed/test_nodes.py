@@ -21,7 +21,7 @@ from tap_ray.dataset.windows import episode_batches
 from tap_ray.dataset.writer import DatasetWriter
 from tap_ray.distributed import connect as connecting
 from tap_ray.distributed import live, placement
-from tap_ray.distributed.collect import Notebook, Pool, play_out
+from tap_ray.distributed.collect import Pool, play_out
 from tap_ray.distributed.connect import connect
 from tap_ray.distributed.evaluate import FleetConfig, evaluate
 from tap_ray.distributed.settings import WorkersConfig
@@ -93,8 +93,8 @@ def test_play_goes_on_when_its_node_dies(cluster: Nodes, tmp_path: Path):
         try:
             wait_for(lambda: list((tmp_path / "data").glob("data/*/*.parquet")))
             for node in cluster.live:
-                seen[node.role] += len(workers(node, "MapWorker"))
-            cluster.strike(next(node for node in of_role(cluster, "play") if workers(node, "MapWorker")))
+                seen[node.role] += len(workers(node, "ray::Fleet"))
+            cluster.strike(next(node for node in of_role(cluster, "play") if workers(node, "ray::Fleet")))
         finally:
             hold.unlink()
 
@@ -285,17 +285,15 @@ class Patient:
 def test_play_and_training_on_one_node_never_wait_for_each_other(cluster: Nodes, tmp_path: Path, toy_dataset: Path):
     """Fleets hold all that they will ever hold while a training begins and ends beside them."""
     outcomes: list[Outcome] = []
-    actor = ray.remote(num_cpus=0, scheduling_strategy=placement.here())(Notebook)
-    notebook = actor.remote()
     shared = ("role=play",)
 
     def collect_beside() -> None:
         batches = [[number] for number in range(8)]
-        outcomes.extend(play_out(partial(Patient, tmp_path / "trained"), batches, Pool(labels=shared), notebook))
+        outcomes.extend(play_out(partial(Patient, tmp_path / "trained"), batches, Pool(labels=shared)))
 
     with meanwhile(collect_beside):
         try:
-            wait_for(lambda: any(workers(node, "MapWorker") for node in cluster.live))
+            wait_for(lambda: any(workers(node, "ray::Fleet") for node in cluster.live))
             task = toy_task(tmp_path / "run", toy_dataset, ray=True)
             last = train(task, WorkersConfig(node_labels=shared), progress=False)
         finally:
