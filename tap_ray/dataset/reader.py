@@ -114,6 +114,11 @@ def _derived(
     return {**fresh, "features": known["features"]}, totals.tasks, totals.stats
 
 
+def opened(data: DatasetInfo | Path) -> DatasetInfo:
+    """A data set as somebody has opened it already, or opened now."""
+    return data if isinstance(data, DatasetInfo) else open_dataset(data)
+
+
 def require_committed(path: Path) -> None:
     """Raise a DataError if not one episode has been committed."""
     if not any((path / "meta/episodes").glob("chunk-*/file-*.parquet")):

@@ -123,7 +123,7 @@ class DatasetWriter:
         if self._others:
             raise DataError(
                 f"{self.path} has columns that tap_ray does not know: {', '.join(self._others)}. More episodes would "
-                "lack them: collect into another folder (--out), or take the columns out of the data files and info.json."
+                "lack them: collect into another folder (--out), or take the columns out of data and info.json."
             )
         self._check(episode)
         self._roll_over_if_full()  # only if the disk refused the last time

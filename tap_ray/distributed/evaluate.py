@@ -120,8 +120,9 @@ def _crew(make: tuple[Any, ...], config: FleetConfig, num_chunks: int) -> Crew:
     fleets = config.fleets or cpus
     needs = placement.Needs(cpus=placement.share(min(fleets, cpus), place), gpus=config.gpus, labels=place)
     actor = ray.remote(**needs.options())(Fleet)
+    shared = [ray.put(part) for part in make]  # a policy may bring its weights along: once for all fleets
     return Crew(
-        start=lambda: actor.remote(*make),
+        start=lambda: actor.remote(*shared),
         num_fleets=min(fleets, num_chunks),
         split=lambda chunk: [(cell,) for cell in chunk] if len(chunk) > 1 else [],
         needs=needs,

@@ -46,7 +46,7 @@ class WorkersConfig:
 
     def stream(self) -> dict[str, Any]:
         """The part that `stream.batches` takes."""
-        return {"decoders": self.decoders, "memory_mb": self.stream_memory_mb, "labels": self.node_labels}
+        return {"decoders": self.decoders, "memory_mb": self.stream_memory_mb}
 
 
 @dataclass(frozen=True, kw_only=True)
