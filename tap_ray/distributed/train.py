@@ -164,8 +164,9 @@ def train(task: Task, config: WorkersConfig, *, log: Log | None = None, progress
 
 
 def _say_waiting() -> None:
-    if text := placement.waiting_groups():
-        tqdm.write(text)
+    with contextlib.suppress(Exception):  # a word for the user, from a thread, ends nothing
+        if text := placement.waiting_groups():
+            tqdm.write(text)
 
 
 def _storage(run: Path) -> dict[str, Any]:

@@ -109,7 +109,7 @@ class Place:
     agree: Callable[[Any], Any] = lambda value: value
     """Gives every worker the first worker's value."""
     leaving: Callable[[], bool] = lambda: False
-    """Whether a checkpoint is due now, out of turn, because this machine is to be taken away; asked each step."""
+    """Whether a checkpoint is due now, out of turn, because this machine is to be taken away."""
 
 
 def work(task: Task, place: Place | None = None) -> None:
