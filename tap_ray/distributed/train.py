@@ -57,6 +57,9 @@ SETTINGS = {
     "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.5",  # a dead worker is noticed after this long instead of 2 s
 }
 """Ray Train's environment, unless the user has set it."""
+WATCHER = "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER"
+"""Ray Train's switch for a process that looks for machines which are to be taken away: on where there are several."""
+USERS_WATCHER = os.environ.get(WATCHER)
 SAY_S = 30.0
 """How often a training says what it waits for, s."""
 
@@ -136,8 +139,7 @@ def train(task: Task, config: WorkersConfig, *, log: Log | None = None, progress
         pass
     for name, value in SETTINGS.items():
         os.environ.setdefault(name, value)
-    if len(ray.nodes()) == 1 and not placement.grows():
-        os.environ.setdefault("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", "0")  # a process, for machines that can be lost
+    os.environ[WATCHER] = USERS_WATCHER or str(int(len(ray.nodes()) > 1 or placement.grows()))
     trainer = _Trainer(
         task.run / session.CHECKPOINTS,
         _worker,

@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import ray.cloudpickle
+from ray.core.generated.autoscaler_pb2 import DrainNodeReason
 
 import envs
 from envs.poses import sample_poses
@@ -134,6 +135,31 @@ def test_training_goes_on_when_its_node_dies(cluster: Nodes, tmp_path: Path, toy
         train(toy.held(task, hold), WorkersConfig(node_labels=("role=train",)), progress=False)
 
     assert trained_on == ["train"]
+    assert curve(task.run) == curve(tmp_path / "undisturbed")
+
+
+def test_training_saves_when_its_machine_is_announced_to_go(cluster: Nodes, tmp_path: Path, toy_dataset: Path):
+    """No checkpoint is due before the end; one is made, and the machine's end does not count as a failure."""
+    steps = 150
+    train_here(toy_task(tmp_path / "undisturbed", toy_dataset, ray=False, steps=steps, every=steps), progress=False)
+    task = toy_task(tmp_path / "run", toy_dataset, ray=True, steps=steps, every=steps, pause_s=0.1)
+    saved: list[int] = []
+
+    def announce_and_kill() -> None:
+        wait_for(lambda: len(curve(task.run)) > 5)
+        [node] = of_role(cluster, "train")
+        deadline_ms = int(1000 * (time.time() + 60))
+        reason = DrainNodeReason.Value("DRAIN_NODE_REASON_PREEMPTION")
+        gcs = ray._private.worker.global_worker.gcs_client
+        assert gcs.drain_node(node.node_id, reason, "the spot market wants it back", deadline_ms)[0]
+        saved.append(wait_for(lambda: session.newest_step(task.run)))
+        cluster.kill(node)
+        cluster.add("train")
+
+    with meanwhile(announce_and_kill):
+        train(task, WorkersConfig(node_labels=("role=train",), max_failures=0), progress=False)
+
+    assert 5 < saved[0] < steps
     assert curve(task.run) == curve(tmp_path / "undisturbed")
 
 
