@@ -59,7 +59,7 @@ class Fleet:
         for number in [number for number in self._seen if number not in memory]:
             del self._seen[number]
         self._seen |= {number: ray.get(there) for number, there in memory.items() if number not in self._seen}
-        return [outcome for batch in block for outcome in self._player.run(batch)]
+        return [outcome for batch in block for outcome in self._player.run(list(batch))]
 
 
 class Rounds:
