@@ -284,7 +284,7 @@ class _Trainer(ray.train.torch.TorchTrainer):
         self._checkpoints = checkpoints
 
     def _initialize_and_run_controller(self, **settings: Any) -> Any:
-        config = self.run_config.failure_config
+        config = self.run_config.failure_config or FailureConfig()
         policy = FailuresInARow(config, self._checkpoints)
         return super()._initialize_and_run_controller(**settings | {"failure_policy": policy})
 
