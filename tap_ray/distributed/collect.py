@@ -9,6 +9,7 @@ its process down every time is dropped with that reason. A block is given out on
 rounds is known, and brings it along: fleets wait for nobody.
 """
 
+import pickle
 import time
 from collections.abc import Hashable
 from dataclasses import dataclass, replace
@@ -53,13 +54,16 @@ class Fleet:
         """Build the robots, so that what is wrong with them is an error before the first attempt."""
         self._player = self._make_player(self._seen.__getitem__)
 
-    def run(self, block: Block, memory: Mapping[int, Any]) -> list[Outcome]:
-        """Outcomes of a block; `memory`: references to the novelty memory of its rounds."""
+    def run(self, block: Block, memory: Mapping[int, Any]) -> bytes:
+        """Pickled outcomes of a block; `memory`: references to the novelty memory of its rounds.
+
+        Pickled, because arrays would stay views into the driver's object store until their turn has come.
+        """
         assert self._player is not None
         for number in [number for number in self._seen if number not in memory]:
             del self._seen[number]
         self._seen |= {number: ray.get(there) for number, there in memory.items() if number not in self._seen}
-        return [outcome for batch in block for outcome in self._player.run(list(batch))]
+        return pickle.dumps([outcome for batch in block for outcome in self._player.run(list(batch))])
 
 
 class Rounds:
@@ -122,10 +126,11 @@ def play_out(
     )
     rounds = Rounds(memory)
     blocks = in_blocks(batches, fleets, pool.robots, memory.round_episodes if memory else None)
-    for block, outcomes in crew.work(blocks, may_begin=rounds.known, extra=lambda block: (rounds.references(block),)):
-        if isinstance(outcomes, GivenUp):
-            outcomes = [Outcome(attempt=block[0][0], episode=None, reason=outcomes.reason)]
-        yield from outcomes
+    for block, result in crew.work(blocks, may_begin=rounds.known, extra=lambda block: (rounds.references(block),)):
+        if isinstance(result, GivenUp):
+            yield Outcome(attempt=block[0][0], episode=None, reason=result.reason)
+        else:
+            yield from pickle.loads(result)
 
 
 def parts(block: Block) -> list[Hashable]:
