@@ -260,5 +260,7 @@ class Crew:
         if self._clock_s - self._said_s < SAY_S:
             return
         self._said_s = self._clock_s
-        if self._fleets and not any(fleet.ready or faults.placed(fleet.actor) for fleet in self._fleets):
+        if any(fleet.ready or faults.placed(fleet.actor) for fleet in self._fleets):
+            return
+        if self._fleets and not self.needs.fit():  # else their processes are starting
             tqdm.write(self.needs.waiting(len(self._fleets)))

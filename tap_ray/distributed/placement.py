@@ -59,6 +59,13 @@ class Needs:
         strategy = {"label_selector": wanted, "scheduling_strategy": "SPREAD"}
         return {"num_cpus": self.cpus, "num_gpus": self.gpus, **strategy}
 
+    def fit(self) -> bool:
+        """Whether a node has room for one now."""
+        free = state.available_resources_per_node()
+        nodes = [node["NodeID"] for node in _alive() if self.labels.items() <= node["Labels"].items()]
+        wanted = {"CPU": self.cpus, "GPU": self.gpus}
+        return any(all(free.get(n, {}).get(name, 0.0) >= amount for name, amount in wanted.items()) for n in nodes)
+
     def waiting(self, places: int) -> str:
         """What a job says while the cluster has no room for so many processes."""
         return waiting({"CPU": places * self.cpus, "GPU": places * self.gpus}, self.labels)

@@ -245,10 +245,10 @@ test_chaos.starved(sys.argv[1], {str(tmp_path)!r})
     for what in ("evaluate", "collect"):
         env = os.environ | {"RAY_memory_usage_threshold": "0.01", "RAY_memory_monitor_refresh_ms": "100"}
         asked = subprocess.run([sys.executable, "-c", code, what], env=env, capture_output=True, text=True, timeout=500)
-        assert asked.stdout.startswith(
+        assert (
             "Out of memory: Ray's memory monitor has ended 6 processes in a row, and nothing got done in between. Use "
             "fewer --fleets"
-        ), asked.stdout + asked.stderr
+        ) in asked.stdout, asked.stdout + asked.stderr
         assert "What is done is kept; the same command goes on." in asked.stdout
 
 
