@@ -140,6 +140,6 @@ def test_a_policy_carries_its_weights_to_where_its_folder_is_not(run, tmp_path):
     shutil.rmtree(gone)
     scene = EnvConfig(image_size=32)
     arrived, here = pickle.loads(sent)(scene, 1), trained.load(str(run), scene, 1)
-    weights = [dict(policy.policy.policy.state_dict()) for policy in (arrived, here)]
+    weights = [dict(policy._policy.state_dict()) for policy in (arrived, here)]
     assert weights[0].keys() == weights[1].keys()
     assert all((weights[0][name] == weights[1][name]).all() for name in weights[0])
