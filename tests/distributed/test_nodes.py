@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import ray.cloudpickle
+import ray.data
 from ray.core.generated.autoscaler_pb2 import DrainNodeReason
 
 import envs
@@ -21,11 +22,12 @@ from tap_ray import runs
 from tap_ray.dataset.windows import episode_batches
 from tap_ray.dataset.writer import DatasetWriter
 from tap_ray.distributed import connect as connecting
-from tap_ray.distributed import live, placement
+from tap_ray.distributed import live, placement, stream
 from tap_ray.distributed.collect import Pool, play_out
 from tap_ray.distributed.connect import connect
 from tap_ray.distributed.evaluate import FleetConfig, evaluate
 from tap_ray.distributed.settings import WorkersConfig
+from tap_ray.distributed.stream import _beside_the_trainer
 from tap_ray.distributed.train import train
 from tap_ray.errors import ConfigError
 from tap_ray.evaluate.episodes import Robots
@@ -136,6 +138,25 @@ def test_training_goes_on_when_its_node_dies(cluster: Nodes, tmp_path: Path, toy
 
     assert trained_on == ["train"]
     assert curve(task.run) == curve(tmp_path / "undisturbed")
+
+
+def test_decoders_run_beside_their_trainer(cluster: Nodes, toy_dataset: Path):
+    """Of four nodes, those of one trainer work on its own."""
+    trainer = ray.remote(num_cpus=1, label_selector={"role": "train"})(decoded_on)
+    own, others = ray.get(trainer.remote(toy_dataset))
+    assert own == others == {of_role(cluster, "train")[0].node_id}
+
+
+def decoded_on(data: Path) -> tuple[set[str], set[str]]:
+    """Nodes of this process, and of the decoders of eight batches."""
+    here = ray.get_runtime_context().get_node_id()
+    places = ray.data.range(8, override_num_blocks=8).map_batches(
+        lambda rows: {"node": [ray.get_runtime_context().get_node_id()]}, batch_size=None, **_beside_the_trainer()
+    )
+    batches = stream.batches(data, toy.WINDOWS, seed=toy.SEED)
+    assert next(batches).rgb.shape[0] == toy.WINDOWS.batch_size
+    batches.close()
+    return {here}, {row["node"] for row in places.take_all()}
 
 
 def test_training_saves_when_its_machine_is_announced_to_go(cluster: Nodes, tmp_path: Path, toy_dataset: Path):
