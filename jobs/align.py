@@ -66,8 +66,9 @@ def main(config: AlignJobConfig) -> Path:
     play = None if config.play is None else config.play.resolve()
     if play is not None:
         config = replace(config, play=play)
-        require_whole(open_dataset(play))
-        require_batches(open_dataset(play), config.play_windows(), num_workers=config.workers.workers)
+        played = open_dataset(play)
+        require_whole(played)
+        require_batches(played, config.play_windows(), num_workers=config.workers.workers)
         cut_missing(play, config.workers.ray_address)
     if config.align.weights.need_crops:
         cut_missing(demos, config.workers.ray_address)

@@ -57,18 +57,17 @@ def main(config: PretrainConfig) -> Path:
     if config.data is None:
         return _live(config)
     require_sensible(config.train, config.workers)
-    data = config.data.resolve()
-    if config.objective.next_object:
-        require_held_out(open_dataset(data), config.sized_windows())
-        cut_missing(data, config.workers.ray_address)
+    data, windows = config.data.resolve(), config.sized_windows()
     dataset = open_dataset(data)
+    if config.objective.next_object:
+        require_held_out(dataset, windows)
+        cut_missing(data, config.workers.ray_address)
+        dataset = open_dataset(data)
     build = partial(learner, config, dataset)
     build()  # what is wrong with the data or the sizes is said before Ray starts
     require_whole(dataset)
-    require_batches(dataset, config.sized_windows(), num_workers=config.workers.workers)
-    batches = partial(
-        stream.batches, dataset, config.sized_windows(), seed=config.train.seed, **config.workers.stream()
-    )
+    require_batches(dataset, windows, num_workers=config.workers.workers)
+    batches = partial(stream.batches, dataset, windows, seed=config.train.seed, **config.workers.stream())
     return healthy(run_stage("pretrain", config, learner=build, batches=batches, parents={"data": data}))
 
 

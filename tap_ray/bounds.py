@@ -90,14 +90,14 @@ def flag_of(prefix: str, field: dataclasses.Field[Any], hint: Any) -> str:
 
 def _outside(config: Any, prefix: str) -> Iterator[str]:
     hints = typing.get_type_hints(type(config), include_extras=True)
-    for field in dataclasses.fields(config):
-        value, flag = getattr(config, field.name), flag_of(prefix, field, hints[field.name])
+    flags = {field.name: flag_of(prefix, field, hints[field.name]) for field in dataclasses.fields(config)}
+    for name, flag in flags.items():
+        value = getattr(config, name)
         if dataclasses.is_dataclass(value):
             yield from _outside(value, flag)
     for name, value in _numbers(config):
-        field = next(each for each in dataclasses.fields(config) if each.name == name)
         if reason := _refused(config, name, value):
-            yield f"{flag_of(prefix, field, hints[name])} {reason}"
+            yield f"{flags[name]} {reason}"
 
 
 def _numbers(config: Any) -> Iterator[tuple[str, float]]:

@@ -1,6 +1,7 @@
 """Progress with rate and ETA: a bar on a terminal; in a log file one line every half minute."""
 
 import sys
+import time
 from typing import Any
 
 from tqdm import tqdm
@@ -32,7 +33,7 @@ class Lines(tqdm):
 
     def refresh(self, *args: Any, **options: Any) -> Any:
         """Only if the last line is old enough."""
-        if not self.disable and self._time() - self.printed_at >= EVERY_S:
-            self.printed_at = self._time()
+        if not self.disable and time.monotonic() - self.printed_at >= EVERY_S:
+            self.printed_at = time.monotonic()
             return super().refresh(*args, **options)
         return None

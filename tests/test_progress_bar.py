@@ -1,6 +1,7 @@
 """Progress that is kept in a file is lines, and few of them."""
 
 import io
+import time
 
 import pytest
 
@@ -34,7 +35,8 @@ def test_lines_come_as_often_as_they_may(monkeypatch: pytest.MonkeyPatch) -> Non
     now = [0.0]
     file = io.StringIO()
     with Lines(total=10, file=file) as bar:
-        monkeypatch.setattr(bar, "_time", lambda: now[0])
+        monkeypatch.setattr(bar, "_time", lambda: now[0])  # tqdm's own clock
+        monkeypatch.setattr(time, "monotonic", lambda: now[0])
         bar.printed_at = bar.last_print_t = bar.start_t = 0.0
         for _ in range(10):  # a step every 20 s: lines after 40, 80, 120, 160 and 200 s
             now[0] += 20.0

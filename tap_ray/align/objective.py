@@ -98,14 +98,12 @@ class BehaviorCloning:
                 )
             parts["context"] = masked_mse(out["sentence_context"], out["crop_context"].detach(), seen_N)
         if self.weights.point:
-            parts["point"] = pointing_loss(out["look"], batch["crop_px"], batch["crop_px_mask"], batch["rgb"].shape[1])
+            parts["point"] = pointing_loss(out["look"], batch)
         if "play_action" in out:
             play = {name.removeprefix("play_"): value for name, value in batch.items() if name.startswith("play_")}
             wanted = self.policy.action_scale(play["action"])
             parts["play_action"] = masked_mse(out["play_action"], wanted, play["action_mask"])
-            parts["play_point"] = pointing_loss(
-                out["play_look"], play["crop_px"], play["crop_px_mask"], play["rgb"].shape[1]
-            )
+            parts["play_point"] = pointing_loss(out["play_look"], play)
             if "play_reach" in out:
                 parts["play_reach"] = reach_loss(self.policy, out["play_reach"], play, shown(play["crop_mask"]))
         return parts

@@ -11,17 +11,15 @@ POINT_WEIGHT = 0.3
 """Of this loss beside actions and reach targets; at the start it is about 5 nats, they are about 1 each."""
 
 
-def pointing_loss(look_N2P: Tensor, px_N22: Tensor, mask_N2: Tensor, image_size: int) -> Tensor:
+def pointing_loss(look_N2P: Tensor, batch: dict[str, Tensor]) -> Tensor:
     """Cross-entropy of where the key points look, in nats a key point; 0 where nothing is shown.
 
     Args:
         look_N2P: log-probabilities of the G x G cells.
-        px_N22: row and column, px, of the thing and of the place.
-        mask_N2: whether they are there.
-        image_size: side of the image, px.
+        batch: "crop_px" (row and column of the thing and of the place), "crop_px_mask" (whether they are there), "rgb".
     """
-    side = round(look_N2P.shape[-1] ** 0.5)
-    at = ((px_N22 + 0.5) * (side / image_size) - 0.5).clamp(0, side - 1)
+    side, mask_N2 = round(look_N2P.shape[-1] ** 0.5), batch["crop_px_mask"]
+    at = ((batch["crop_px"] + 0.5) * (side / batch["rgb"].shape[1]) - 0.5).clamp(0, side - 1)
     cell = torch.arange(side, device=at.device)
     near_N22G = (1 - (at[..., None] - cell).abs()).clamp_min(0)  # the two cells around, their middle is the place
     wanted_N2P = (near_N22G[:, :, 0, :, None] * near_N22G[:, :, 1, None, :]).flatten(2)

@@ -99,8 +99,7 @@ class FromPlay:
                 parts["play/reach_mse"] = reach_loss(self.policy, out["reach"], batch, shown(batch["crop_mask"]))
                 terms.append(config.next_object * config.reach * parts["play/reach_mse"])
             if config.point:
-                size = batch["rgb"].shape[1]
-                parts["play/point_nats"] = pointing_loss(out["look"], batch["crop_px"], batch["crop_px_mask"], size)
+                parts["play/point_nats"] = pointing_loss(out["look"], batch)
                 terms.append(config.next_object * config.point * parts["play/point_nats"])
         if config.inverse_dynamics:
             # What comes after the second image cannot be told from the two; alone it has no chunk that goes there.

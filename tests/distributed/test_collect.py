@@ -278,7 +278,7 @@ def test_a_users_mistake_is_said_before_ray_starts_and_before_a_folder_is_made(t
             ["--explorers.motion.bounds-low-m", "5", "5", "5", "--explorers.motion.bounds-high-m", "6", "6", "6"],
             "Only 0 of 3000 reachable poses of 'widowx' lie between bounds_low_m (5.0, 5.0, 5.0)",
         ),
-        (["--episodes", "0"], "collect_play collects at least 1 episode; got --episodes 0."),
+        (["--episodes", "0"], "--episodes is at least 1; got 0."),
     ):
         command = [sys.executable, "-m", "jobs.collect_play", "--out", str(tmp_path / "play"), *flags]
         asked = subprocess.run(command, capture_output=True, text=True, timeout=400)

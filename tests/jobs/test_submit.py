@@ -146,8 +146,8 @@ def test_a_stopped_job_submitted_again_completes_its_data_set(head: Head, tmp_pa
     assert len(open_dataset(out)) == EPISODES
 
 
-def test_a_users_mistake_is_the_jobs_failure_in_one_line(head: Head):
-    done = head.submit("jobs.collect_play", "--robot", "widowy")
+def test_a_users_mistake_is_the_jobs_failure_in_one_line(head: Head, tmp_path: Path):
+    done = head.submit("jobs.collect_play", "--robot", "widowy", "--out", str(tmp_path / "play"))
     assert done.returncode != 0
     assert "Did you mean 'widowx'?" in done.stdout
     assert "Traceback" not in done.stdout

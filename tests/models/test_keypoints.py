@@ -86,14 +86,19 @@ def test_pointing_by_hand():
     log_p = torch.tensor([0.1, 0.2, 0.3, 0.4]).log().expand(3, 2, 4)
     # Row, column: in the middle of cell 3 (row 1, column 1); half-way between the columns of row 0; beyond the corner.
     px = torch.tensor([[5.5, 5.5], [1.5, 3.5], [0.0, 0.0]])[:, None].expand(3, 2, 2)
+    rgb = torch.zeros(3, 8, 8, 3, dtype=torch.uint8)
+
+    def loss(mask: torch.Tensor) -> float:
+        return float(pointing_loss(log_p, {"rgb": rgb, "crop_px": px, "crop_px_mask": mask}))
+
     one = torch.tensor([[True, False], [False, False], [False, False]])
     nats = -torch.tensor([0.1, 0.2, 0.3, 0.4]).log()
     wanted = [nats[3], (nats[0] + nats[1]) / 2, nats[0]]
     for row in range(3):
-        assert float(pointing_loss(log_p, px, one.roll(row, 0), 8)) == pytest.approx(float(wanted[row]))
+        assert loss(one.roll(row, 0)) == pytest.approx(float(wanted[row]))
     both = torch.tensor([[True, True], [False, True], [False, False]])
-    assert float(pointing_loss(log_p, px, both, 8)) == pytest.approx(float(2 * wanted[0] + wanted[1]) / 3)
-    assert float(pointing_loss(log_p, px, torch.zeros(3, 2, dtype=torch.bool), 8)) == 0.0
+    assert loss(both) == pytest.approx(float(2 * wanted[0] + wanted[1]) / 3)
+    assert loss(torch.zeros(3, 2, dtype=torch.bool)) == 0.0
 
 
 def plain(join: Join) -> Join:
