@@ -32,7 +32,6 @@ from tap_ray.dataset import motions
 from tap_ray.dataset.motions import MotionSet, MotionWindows
 from tap_ray.dataset.reader import DatasetInfo, opened
 from tap_ray.dataset.windows import Piece, WindowConfig, group_batches, schedule
-from tap_ray.distributed import placement
 from tap_ray.errors import ConfigError, TapRayError
 from tap_ray.types import Motion, Window
 
@@ -127,8 +126,7 @@ def motion_batches(
 
 def _beside_the_trainer() -> dict[str, Any]:
     """Where decoders run. Their trainer has reserved their CPUs: else others' trainers could hold all, and starve."""
-    here = {"scheduling_strategy": placement.here()}
-    return {"num_cpus": 0, "ray_remote_args_fn": lambda: here}
+    return {"num_cpus": 0, "label_selector": {"ray.io/node-id": ray.get_runtime_context().get_node_id()}}
 
 
 def gather(
