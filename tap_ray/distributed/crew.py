@@ -9,7 +9,8 @@
                                                      processes is given up with a reason
 
 Items must be pure: done twice, they give the same. A fleet gets items only when it has said that it is ready, so one
-that the cluster has no room for waits and blocks nobody.
+that the cluster has no room for waits and blocks nobody. An idle one gives a sign of life before each item, so that an
+item answers only for what died after it had begun.
 """
 
 import statistics
@@ -51,10 +52,15 @@ class GivenUp:
 class _Fleet:
     actor: Any
     calls: deque[tuple[Any, Any]]
-    """Futures and their items, the one that runs first; the item of `ready` is None."""
+    """Futures and their items, the one that runs first; the item of `ready` and of a sign of life is None."""
     since_s: float
     """When the first call began, by the crew's clock."""
     ready: bool = False
+
+    @property
+    def items(self) -> int:
+        """How many it has been given and not brought back."""
+        return sum(item is not None for _, item in self.calls)
 
 
 @dataclass(kw_only=True)
@@ -124,19 +130,20 @@ class Crew:
 
     def _working(self) -> int:
         """Fleets that have an item."""
-        return sum(fleet.ready and bool(fleet.calls) for fleet in self._fleets)
+        return sum(fleet.items > 0 for fleet in self._fleets)
 
     def _hand_out(self) -> None:
         """Give items to idle fleets, and then ahead of time while there are enough for everybody."""
         for depth in range(1 + self.ahead):
             for fleet in self._fleets:
-                if not fleet.ready or len(fleet.calls) != depth or (depth and len(self._todo) < self.num_fleets):
+                if not fleet.ready or fleet.items != depth or (depth and len(self._todo) < self.num_fleets):
                     continue
                 item = self._next_item()
                 if item is None:
                     return
                 if not fleet.calls:
                     fleet.since_s = self._clock_s
+                    fleet.calls.append((fleet.actor.__ray_ready__.remote(), None))
                 fleet.calls.append((fleet.actor.run.remote(item, *self._extra(item)), item))
 
     def _next_item(self) -> Any:
@@ -170,12 +177,13 @@ class Crew:
             self._lose(fleet, faults.death_of(fleet.actor, error))
             return
         fleet.calls.popleft()
+        duration_s, fleet.since_s = self._clock_s - fleet.since_s, self._clock_s
         if item is None:
+            if not fleet.ready:
+                self._deaths[None].clear()
             fleet.ready = True
-            self._deaths[None].clear()
             return
-        self._durations_s.append(self._clock_s - fleet.since_s)
-        fleet.since_s = self._clock_s
+        self._durations_s.append(duration_s)
         self._memory_kills = 0
         self._done_since_kill += 1
         if self._done_since_kill > len(self._fleets):  # there is room again
@@ -189,7 +197,8 @@ class Crew:
         running, *queued = [item for _, item in fleet.calls]
         self._again += queued
         if death.kind.own_fault:
-            self._blame(running, death)
+            if running is not None or not fleet.ready:  # else it died idle
+                self._blame(running, death)
             return
         self._again += [running] if running is not None else []
         if death.kind is Kind.MEMORY:

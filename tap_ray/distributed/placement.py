@@ -213,10 +213,7 @@ def waiting_groups() -> str:
     if not pending:
         return ""
     wanted = {name: sum(b.unit_resources.get(name, 0.0) for b in pending) for name in ("CPU", "GPU")}
-    labels = {}
-    for constraint in pending[0].label_selector.label_constraints if pending[0].HasField("label_selector") else []:
-        labels[constraint.label_key] = ",".join(constraint.label_values)
-    return waiting(wanted, labels)
+    return waiting(wanted, dict(pending[0].label_selector))
 
 
 def _groups() -> list[Any]:

@@ -125,8 +125,12 @@ def motion_batches(
 
 
 def _beside_the_trainer() -> dict[str, Any]:
-    """Where decoders run. Their trainer has reserved their CPUs: else others' trainers could hold all, and starve."""
-    return {"num_cpus": 0, "label_selector": {"ray.io/node-id": ray.get_runtime_context().get_node_id()}}
+    """Where decoders run. Their trainer has reserved their CPUs: else others' trainers could hold all, and starve.
+
+    A machine that is announced to go takes no task any more; until it goes its trainer has to live on, so any does.
+    """
+    here = {"ray.io/node-id": ray.get_runtime_context().get_node_id()}
+    return {"num_cpus": 0, "label_selector": here, "fallback_strategy": [{"label_selector": {}}]}
 
 
 def gather(

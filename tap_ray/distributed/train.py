@@ -13,6 +13,7 @@ machine that is to be taken away gets a checkpoint out of turn; only failures wi
 the job.
 """
 
+import contextlib
 import dataclasses
 import logging
 import os

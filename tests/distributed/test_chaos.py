@@ -11,12 +11,14 @@ from typing import Any
 import pytest
 import ray
 import ray.cloudpickle
+from ray.util.placement_group import placement_group, remove_placement_group
 
 from tap_ray.distributed import crew
 from tap_ray.distributed.collect import Pool, play_out
 from tap_ray.distributed.connect import connect
 from tap_ray.distributed.evaluate import FleetConfig, evaluate
 from tap_ray.distributed.faults import Patience
+from tap_ray.distributed.train import _say_waiting
 from tap_ray.errors import TapRayError
 from tap_ray.evaluate.episodes import Robots
 from tap_ray.evaluate.protocol import Protocol, cells
@@ -200,12 +202,13 @@ def hanging_robots(folder, times, scene, num):
     return env
 
 
-QUICK = Patience(least_s=15.0, factor=1.0)
+QUICK = Patience(least_s=6.0, factor=1.0)
 
 
 @pytest.mark.parametrize("times", [1, 99])
-def test_a_robot_that_hangs(cluster: Nodes, tmp_path: Path, times: int):
+def test_a_robot_that_hangs(cluster: Nodes, tmp_path: Path, times: int, monkeypatch: pytest.MonkeyPatch):
     """Once: its cell is run again. Always: a failure with that reason."""
+    monkeypatch.setattr(crew, "GRACE_S", 1.0)  # no machine dies here
     config = FleetConfig(fleets=1, robots=1, labels=LABELS, patience=QUICK)
     results = judge(tmp_path, config, make_vector=partial(hanging_robots, tmp_path, times))
     expected = undisturbed()
@@ -280,7 +283,7 @@ class Slow:
 
 
 def test_a_job_says_what_it_waits_for(cluster: Nodes, capsys: pytest.CaptureFixture[str], monkeypatch):
-    """A fleet that no node has room for, until one comes."""
+    """A training's workers and a fleet that no node has room for; the fleet's comes."""
     monkeypatch.setattr(crew, "SAY_S", 1.0)
     taken = ray.remote(num_cpus=2)(Forward).remote()
 
@@ -289,6 +292,14 @@ def test_a_job_says_what_it_waits_for(cluster: Nodes, capsys: pytest.CaptureFixt
         ray.kill(taken)
 
     ray.get(taken.reset.remote(None, None, [1]))
+    group = placement_group([{"CPU": 2}], bundle_label_selector=[{"role": "work"}])
+
+    def said() -> str:
+        _say_waiting()
+        return capsys.readouterr().out
+
+    wait_for(lambda: said() == "waiting for 2 CPU on role=work, 2 there, 0 of them free\n")
+    remove_placement_group(group)
     with meanwhile(free):
         outcomes = list(play_out(Quick, [[0]], Pool(fleets=1, labels=LABELS)))
     assert [outcome.reason for outcome in outcomes] == ["played"]
