@@ -222,7 +222,9 @@ class Crew:
         limit_s = self._limit_s()
         for fleet in [fleet for fleet in self._fleets if fleet.calls]:
             late = self._clock_s - fleet.since_s > (limit_s if fleet.ready else self.patience.first_s)
-            if late and (fleet.ready or faults.placed(fleet.actor)):
+            if late and not fleet.ready and not faults.placed(fleet.actor):
+                fleet.since_s = self._clock_s  # there was no room for it so far
+            elif late:
                 self._lose(fleet, faults.hang_of(fleet.actor, self._clock_s - fleet.since_s))
         due = [item for until_s, item in self._suspects if until_s <= self._clock_s]
         self._suspects = [(until_s, item) for until_s, item in self._suspects if until_s > self._clock_s]
