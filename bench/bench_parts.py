@@ -28,7 +28,7 @@ from envs.tasks import NUM_SLOTS
 from jobs.collect_play import fleet
 from tap_ray.dataset.layout import DatasetHeader
 from tap_ray.dataset.writer import DatasetWriter
-from tap_ray.distributed.collect import BLOCK_BATCHES, Notebook
+from tap_ray.distributed.collect import BLOCK_BATCHES
 from tap_ray.distributed.connect import connect
 from tap_ray.play.collect import Outcome
 from tap_ray.types import Episode
@@ -116,15 +116,8 @@ def main(config: Config) -> None:
     rates["driver unpickles"] = unpickled_frames_s(blobs, frames, config.seconds)
     with connect(num_cpus=1):
         echo = ray.remote(num_cpus=0)(Echo).remote()
-        notebook = ray.remote(num_cpus=0)(Notebook).remote()
         task = ray.remote(num_cpus=0)(lambda: None)
         rates["object store put + get"] = per_second(lambda: ray.get(ray.put(block)), config.seconds) * block_frames
-
-        def begin_and_finish() -> None:
-            ray.get(notebook.begin.remote([0]))
-            ray.get(notebook.finish.remote([0], 0.1))
-
-        rates["notebook begin + finish"] = per_second(begin_and_finish, config.seconds) * block_frames
         trips = {
             "actor calls, one at a time": per_second(lambda: ray.get(echo.answer.remote()), config.seconds),
             "tasks, 100 at a time": 100

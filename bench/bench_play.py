@@ -135,8 +135,8 @@ class Timed(Collection):
         self.rss_mb: list[float] = []
         """The largest fleet's resident memory at each look, MB."""
 
-    def _take(self, outcome: Outcome, notebook: Any) -> None:
-        super()._take(outcome, notebook)
+    def _take(self, outcome: Outcome) -> None:
+        super()._take(outcome)
         self.stamps.append(outcome.reason)
         if outcome.attempt in self._looks:
             fleets = {int(stamp.split()[0]) for stamp in self.stamps}

@@ -66,7 +66,7 @@ def main(config: Config) -> None:
             for name in times:
                 task = Task(
                     run=Path(folder) / f"{name}-{number}".replace(" ", "-"),
-                    learner=partial(learner, stage, data),
+                    learner=partial(learner, stage, open_dataset(data)),
                     batches=partial(repeated, data, stage.sized_windows()),
                     config=how,
                 )

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from tap_ray import runs, storage
 from tap_ray.align.demos import from_dataset, sized
-from tap_ray.dataset.reader import open_dataset, require_whole
+from tap_ray.dataset.reader import DatasetInfo, open_dataset, require_whole
 from tap_ray.dataset.windows import WindowConfig, require_batches
 from tap_ray.distributed import stream
 from tap_ray.distributed.crops import cut_missing
@@ -34,9 +34,9 @@ def shapes(config: AlignJobConfig, prior: TrainedPrior | None) -> tuple[PolicyCo
     )
 
 
-def learner(config: AlignJobConfig, demos: Path, init: Path | None) -> Learner:
-    """What learns, built in each training process."""
-    dataset, prior = open_dataset(demos), prior_of(config)
+def learner(config: AlignJobConfig, dataset: DatasetInfo, init: Path | None) -> Learner:
+    """What learns, built in each training process; the data set as the driver has opened it, whoever extends it."""
+    prior = prior_of(config)
     policy, windows = shapes(config, prior)
     stage, transfer = from_dataset(
         dataset,
@@ -72,15 +72,15 @@ def main(config: AlignJobConfig) -> Path:
         cut_missing(play, config.workers.ray_address)
     if config.align.weights.need_crops:
         cut_missing(demos, config.workers.ray_address)
-    build = partial(learner, config, demos, init)
+    dataset = open_dataset(demos)
+    build = partial(learner, config, dataset, init)
     build()  # a checkpoint that is missing or does not fit is said before Ray starts
-    demonstrated = open_dataset(demos)
-    require_whole(demonstrated)
+    require_whole(dataset)
     _, windows = shapes(config, prior_of(config))
-    require_batches(demonstrated, windows, num_workers=config.workers.workers)
-    batches = partial(stream.batches, demos, windows, seed=config.train.seed, **config.workers.stream())
+    require_batches(dataset, windows, num_workers=config.workers.workers)
+    batches = partial(stream.batches, dataset, windows, seed=config.train.seed, **config.workers.stream())
     if play is not None:
-        beside = partial(stream.batches, play, config.play_windows(), seed=config.train.seed)
+        beside = partial(stream.batches, open_dataset(play), config.play_windows(), seed=config.train.seed)
         batches = partial(stream.beside, batches, partial(beside, **config.workers.stream()))
     roles = {"demos": demos, "init": init, "prior": config.prior, "play": config.play}
     parents = {role: parent for role, parent in roles.items() if parent is not None}

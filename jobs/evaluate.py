@@ -1,7 +1,6 @@
 """Judge a policy: success rates with intervals on the cells of a protocol, one row an episode, a video a task."""
 
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 
 import envs
@@ -83,7 +82,7 @@ def _policy(config: EvaluateConfig, protocol: Protocol) -> tuple[MakePolicy, dic
     device = "cuda" if config.gpus_per_fleet else "cpu"
     run = str(storage.at(config.policy).resolve())
     trained.load(run, scene, 1)  # weights that are broken are said before Ray starts
-    return partial(trained.load, run, device=device), {"policy": run}
+    return trained.carried(run, device=device), {"policy": run}
 
 
 def _facts(scene: EnvConfig) -> TaskFacts:

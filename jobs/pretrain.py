@@ -14,7 +14,7 @@ import envs
 from jobs import collect_play
 from tap_ray import runs
 from tap_ray.dataset.motions import MotionWindows, bytes_read, counts, load
-from tap_ray.dataset.reader import open_dataset, require_whole
+from tap_ray.dataset.reader import DatasetInfo, open_dataset, require_whole
 from tap_ray.dataset.windows import require_batches
 from tap_ray.distributed import live, stream
 from tap_ray.distributed.connect import connect
@@ -40,12 +40,12 @@ VIDEO_PX = 192
 """Side of each panel of the interpolation videos, px."""
 
 
-def learner(config: PretrainConfig, data: Path) -> Learner:
-    """What learns, built in each training process."""
+def learner(config: PretrainConfig, dataset: DatasetInfo) -> Learner:
+    """What learns, built in each training process; the data set as the driver has opened it, whoever extends it."""
     windows = config.sized_windows()
     if config.live_play:  # nobody trains on these episodes: half are enough to judge on, all give statistics
         windows = replace(windows, holdout_every=2, num_episodes=config.play.episodes)
-    dataset, seed = open_dataset(data), config.train.seed
+    seed = config.train.seed
     stage = from_play.from_dataset(dataset, windows, policy=config.policy, config=config.objective, seed=seed)
     return learner_of(stage, episodes=windows.num_episodes or len(dataset))
 
@@ -62,11 +62,12 @@ def main(config: PretrainConfig) -> Path:
     if config.objective.next_object:
         require_held_out(dataset, windows)
         cut_missing(data, config.workers.ray_address)
-    build = partial(learner, config, data)
+        dataset = open_dataset(data)
+    build = partial(learner, config, dataset)
     build()  # what is wrong with the data or the sizes is said before Ray starts
     require_whole(dataset)
     require_batches(dataset, windows, num_workers=config.workers.workers)
-    batches = partial(stream.batches, data, windows, seed=config.train.seed, **config.workers.stream())
+    batches = partial(stream.batches, dataset, windows, seed=config.train.seed, **config.workers.stream())
     return healthy(run_stage("pretrain", config, learner=build, batches=batches, parents={"data": data}))
 
 
@@ -76,25 +77,26 @@ def healthy(run: Path) -> Path:
     return run
 
 
-def prior_learner(config: PriorJobConfig) -> Learner:
+def prior_learner(config: PriorJobConfig, sets: Sequence[DatasetInfo]) -> Learner:
     """What learns a motion prior, built in each training process."""
-    paths, weights = config.sources()
+    _, weights = config.sources()
     stage = motion_prior.from_datasets(
-        paths, weights, config.sized_windows(), config=config.prior, seed=config.train.seed
+        sets, weights, config.sized_windows(), config=config.prior, seed=config.train.seed
     )
-    return learner_of(stage, episodes=sum(len(open_dataset(path)) for path in paths))
+    return learner_of(stage, episodes=sum(map(len, sets)))
 
 
 def prior(config: PriorJobConfig) -> Path:
     """Train a motion prior, print how well it rebuilds held-out motion; returns the run folder."""
     paths, weights = config.sources()
-    build = partial(prior_learner, config)
+    sets = [open_dataset(path) for path in paths]
+    build = partial(prior_learner, config, sets)
     build()  # what is wrong with the data or the sizes is said before Ray starts
     counts(weights, config.train.batch_size)
     wanted, total = (sum(sizes) for sizes in zip(*(bytes_read(path) for path in paths), strict=True))
     print(f"States and actions are {wanted / 1e6:.1f} of {total / 1e6:.1f} MB on disk; no image is decoded.")
     windows, seed = config.sized_windows(), config.train.seed
-    batches = partial(stream.motion_batches, paths, weights, windows, seed=seed, **config.workers.stream())
+    batches = partial(stream.motion_batches, sets, weights, windows, seed=seed, **config.workers.stream())
     parents = {f"play_{number}": path for number, path in enumerate(paths)}
     run = run_stage("pretrain", config, learner=build, batches=batches, parents=parents)
     if windows.holdout_every:
@@ -134,7 +136,7 @@ def _live(config: PretrainConfig) -> Path:
             pool=pool_of(config.play),
         )
         batches = partial(live.batches, play, config.sized_windows(), seed=config.train.seed)
-        build = partial(learner, config, data)
+        build = partial(learner, config, open_dataset(data))
         return healthy(run_stage("pretrain", config, learner=build, batches=batches, parents={"judged_on": data}))
 
 

@@ -120,6 +120,37 @@ def test_a_copy_is_made_once_for_each_version(bucket: str, tmp_path: Path, monke
     assert storage.versions(tmp_path) == {}
 
 
+def test_copies_are_their_owners_and_the_longest_unused_make_room(bucket: str, monkeypatch: pytest.MonkeyPatch):
+    """Room for 250 bytes and files of 100: the third takes the place of the second, as the first was used again."""
+    monkeypatch.setenv("TAP_RAY_CACHE_GB", "250e-9")
+    files = [storage.at(bucket) / f"{number}.parquet" for number in range(4)]
+    for file in files:
+        storage.write(file, bytes(100))
+    first, second = [storage.cached(file) for file in files[:2]]
+    assert [path.stat().st_mode & 0o777 for path in (first, first.parent)] == [0o600, 0o700]
+    foreign = first.parent / "mine.parquet"
+    foreign.write_bytes(bytes(1000))
+    for path in (first, second, foreign):
+        os.utime(path, (0, 0))
+    assert storage.cached(files[0]) == first
+    assert first.stat().st_mtime_ns == 0
+    third = storage.cached(files[2])
+    assert set(first.parent.iterdir()) == {first, third, foreign}
+    storage.cached(files[3])  # nothing may go: the others may be about to be opened
+    assert len(list(first.parent.iterdir())) == 4
+
+
+def test_how_large_the_cache_may_be(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.delenv("TAP_RAY_CACHE_GB", raising=False)
+    assert storage.cache_bytes(free=300, used=100) == 200
+    monkeypatch.setenv("TAP_RAY_CACHE_GB", "0.5")
+    assert storage.cache_bytes(free=300, used=100) == 5e8
+    for wrong in ("much", "0", "-1", "nan", "inf"):
+        monkeypatch.setenv("TAP_RAY_CACHE_GB", wrong)
+        with pytest.raises(ConfigError, match=rf"a number of GB above 0, e\.g\. 50; got '{wrong}'\. Unset it"):
+            storage.cache_bytes(free=300, used=100)
+
+
 @pytest.fixture
 def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     """An absent server is given up at once."""

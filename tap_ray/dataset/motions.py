@@ -18,7 +18,7 @@ import pyarrow.parquet as pq
 
 from tap_ray.dataset import layout
 from tap_ray.dataset.norm_stats import NormStats, norm_stats
-from tap_ray.dataset.reader import DatasetInfo, data_file, open_dataset, read_episode, stats_of
+from tap_ray.dataset.reader import DatasetInfo, data_file, open_dataset, opened, read_episode, stats_of
 from tap_ray.dataset.windows import WindowConfig, split_episodes
 from tap_ray.errors import ConfigError, DataError
 from tap_ray.rng import generator
@@ -65,11 +65,13 @@ class MotionSet:
     """(A,) bool, the robot's own action places."""
 
 
-def load(path: Path, config: MotionWindows, *, held_out: bool = False, norm: NormStats | None = None) -> MotionSet:
+def load(
+    data: DatasetInfo | Path, config: MotionWindows, *, held_out: bool = False, norm: NormStats | None = None
+) -> MotionSet:
     """Read a data set's states and actions, and nothing else.
 
     Args:
-        path: the data set.
+        data: the data set.
         config: which stretches.
         held_out: the held-out episodes instead of the training ones.
         norm: statistics to normalise with; None: those of its training episodes.
@@ -78,7 +80,7 @@ def load(path: Path, config: MotionWindows, *, held_out: bool = False, norm: Nor
         DataError: no such data set, or no episode is as long as a window.
         SpecError: the robot does not fit the unified layout.
     """
-    dataset = open_dataset(path)
+    dataset = opened(data)
     train, out = config.episodes(dataset)
     norm = norm or norm_stats(stats_of(dataset, train), dataset.spec)
     columns = [layout.STATE, layout.ACTION]
@@ -86,7 +88,7 @@ def load(path: Path, config: MotionWindows, *, held_out: bool = False, norm: Nor
     lengths = np.array([len(episode[layout.ACTION]) for episode in episodes], np.int64)
     if not (lengths >= config.horizon).any():
         raise DataError(
-            f"{path}: none of its {len(lengths)} {'held-out' if held_out else 'training'} episodes has the "
+            f"{dataset.path}: none of its {len(lengths)} {'held-out' if held_out else 'training'} episodes has the "
             f"{config.horizon} steps of a window. Collect more or longer episodes, or lower --windows.horizon."
         )
     begin = np.concatenate([[0], lengths.cumsum()[:-1]])

@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 from tap_ray import storage
 from tap_ray.dataset import layout
 from tap_ray.dataset.layout import DatasetHeader
-from tap_ray.dataset.recovery import committed_tables, open_parquet, read_header
+from tap_ray.dataset.recovery import committed_tables, open_parquet, read_header, totals_of
 from tap_ray.dataset.statistics import merge_stats, stats_from_json
 from tap_ray.dataset.tables import META_PREFIX, column_array, table_stats
 from tap_ray.errors import DataError, nearest
@@ -69,26 +69,54 @@ def open_dataset(path: Path | str) -> DatasetInfo:
             "the folder that a collecting job printed as its last line."
         )
     require_committed(path)
-    info = layout.read_json(path / layout.INFO)
-    require_version(path, info)
+    # Before the tables: a writer renews it after them, so that it never counts more than they hold.
+    info = layout.read_json(path / layout.INFO) if (path / layout.INFO).exists() else None
+    if info is not None:
+        require_version(path, info)
     header = read_header(path)
-    _require_features(path, info, header)
     tables = committed_tables(path)
     episodes = _episode_frame(tables)
-    if info["total_episodes"] != len(episodes):
-        raise DataError(
-            f"{path}: info.json counts {info['total_episodes']} episodes, the episode tables hold {len(episodes)}: a "
-            f"writer was killed. `python -m tap_ray.dataset.lerobot verify {path} --repair` mends it."
-        )
+    info, tasks, stats = _derived(path, info, header, tables)
+    _require_features(path, info, header)
     return DatasetInfo(
         path=path,
         header=header,
         info=info,
-        tasks=tuple(read_tasks(path).index),
+        tasks=tasks,
         episodes=episodes,
-        stats=stats_from_json(layout.read_json(path / layout.STATS)),
+        stats=stats,
         versions=storage.versions(path / "data"),
     )
+
+
+def _derived(
+    path: Path, info: Mapping[str, Any] | None, header: DatasetHeader, tables: Sequence[pa.Table]
+) -> tuple[Mapping[str, Any], tuple[str, ...], Mapping[str, Any]]:
+    """Contents of info.json, sentences and statistics, as they follow from the committed tables.
+
+    A writer at work, or one that was killed, leaves these files behind the tables, or half of them ahead of what we
+    have read: then they are derived anew.
+    """
+    num_episodes, num_frames = sum(map(len, tables)), sum(sum(table["length"].to_pylist()) for table in tables)
+    if info is not None and info["total_episodes"] > num_episodes:
+        raise DataError(
+            f"{path}: info.json counts {info['total_episodes']} episodes, the episode tables hold {num_episodes}: some "
+            f"are missing. Copy the data set again, or `python -m tap_ray.dataset.lerobot verify {path} --repair` goes "
+            "on without them."
+        )
+    if info is not None and info["total_episodes"] == num_episodes:
+        tasks, stats = read_tasks(path), stats_from_json(layout.read_json(path / layout.STATS))
+        if int(stats["index"]["count"][0]) == num_frames:
+            return info, tuple(tasks.index), stats
+    totals = totals_of([*tables])
+    known = info if info is not None else {"features": layout.features(header)}
+    fresh = layout.info(header, num_episodes=num_episodes, num_frames=num_frames, num_tasks=len(totals.tasks))
+    return {**fresh, "features": known["features"]}, totals.tasks, totals.stats
+
+
+def opened(data: DatasetInfo | Path) -> DatasetInfo:
+    """A data set as somebody has opened it already, or opened now."""
+    return data if isinstance(data, DatasetInfo) else open_dataset(data)
 
 
 def require_committed(path: Path) -> None:
@@ -115,9 +143,8 @@ def require_version(path: Path, info: Mapping[str, Any]) -> None:
 
 
 def _require_features(path: Path, info: Mapping[str, Any], header: DatasetHeader) -> None:
-    want, have = layout.features(header), info["features"]
-    wrong = [f"{name}: info.json {have.get(name)}, header {want.get(name)}" for name in {*want, *have}
-             if want.get(name) != have.get(name)]  # fmt: skip
+    want, have = layout.features(header), info["features"]  # others' columns are left alone
+    wrong = [f"{name}: info.json {have.get(name)}, header {own}" for name, own in want.items() if own != have.get(name)]
     if wrong:
         raise DataError(
             f"{path}: the features of info.json do not follow from {layout.HEADER}:\n  "
@@ -154,7 +181,7 @@ def read_episode(dataset: DatasetInfo, index: int, columns: Sequence[str] | None
     Args:
         dataset: from `open_dataset`.
         index: episode index.
-        columns: features to read, e.g. `layout.ACTION`; None reads all.
+        columns: features to read, e.g. `layout.ACTION`; None reads all that tap_ray knows.
 
     Returns:
         Feature -> (T,) or (T, D) array, or for an image a list of T files as bytes.
@@ -164,13 +191,14 @@ def read_episode(dataset: DatasetInfo, index: int, columns: Sequence[str] | None
     """
     if not 0 <= index < len(dataset):
         raise DataError(f"{dataset.path} has episodes 0 to {len(dataset) - 1}; there is no episode {index}.")
-    known = dataset.info["features"]
+    known = layout.features(dataset.header)
     for name in columns or ():
         if name not in known:
             raise DataError(f"{dataset.path} has no feature {name!r}. {nearest(name, known)}")
+    columns = columns or list(known)
     row = dataset.episodes.iloc[index]
     table = _read_row_group(dataset, int(row["file"]), int(row["row_group"]), columns)
-    missing = set(columns or known) - set(table.column_names)
+    missing = set(columns) - set(table.column_names)
     if missing or len(table) != row["length"]:
         raise DataError(
             f"{dataset.path}: episode {index} has {len(table)} frames and lacks {sorted(missing) or 'no feature'}; its "
@@ -219,12 +247,12 @@ def data_file(dataset: DatasetInfo, number: int) -> Path:
     return storage.cached(dataset.path / name, dataset.versions.get(name.removeprefix("data/")))
 
 
-def _read_row_group(dataset: DatasetInfo, number: int, group: int, columns: Sequence[str] | None) -> pa.Table:
+def _read_row_group(dataset: DatasetInfo, number: int, group: int, columns: Sequence[str]) -> pa.Table:
     path = dataset.path / layout.data_file(number)
     try:
         here = data_file(dataset, number)
         with pq.ParquetFile(here, metadata=_footer(path, here, here.stat().st_mtime_ns)) as file:
-            return file.read_row_group(group, columns=list(columns) if columns else None)
+            return file.read_row_group(group, columns=list(columns))
     except (pa.ArrowException, OSError, IndexError) as error:
         with open_parquet(path):  # says so if the whole file is damaged
             pass

@@ -1,5 +1,6 @@
 """What of a data set is committed, and dropping what a kill left behind."""
 
+import json
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from io import BytesIO
@@ -111,8 +112,34 @@ def leftovers(root: Path, header: DatasetHeader, tables: list[pa.Table]) -> list
             found.append(Leftover(path=path, why="data file that was never committed", replacement=None))
     if tables:
         found += _superseded(root / layout.data_file(len(tables) - 1), len(tables[-1]))
-        found += _stale(root, totals_of(tables).files(header))
+        others = others_columns(root, header, len(tables))
+        found += _stale(root, with_others(root, totals_of(tables).files(header), others))
     return found
+
+
+def others_columns(root: Path, header: DatasetHeader, num_files: int) -> dict[str, Any]:
+    """Features that info.json declares, and every data file has, beyond those of tap_ray: somebody has added them."""
+    try:
+        declared = layout.read_json(root / layout.INFO)["features"]
+    except (DataError, KeyError, TypeError):
+        return {}
+    found = {name: feature for name, feature in declared.items() if name not in layout.features(header)}
+    for number in range(num_files) if found else ():
+        with open_parquet(root / layout.data_file(number)) as file:
+            found = {name: feature for name, feature in found.items() if name in file.schema_arrow.names}
+    return found
+
+
+def with_others(root: Path, derived: dict[str, bytes], others: dict[str, Any]) -> dict[str, bytes]:
+    """The derived files, with what others have added about columns of theirs."""
+    if not others:
+        return derived
+    info, stats = json.loads(derived[layout.INFO]), json.loads(derived[layout.STATS])
+    info["features"] |= others
+    if (root / layout.STATS).exists():
+        stored = layout.read_json(root / layout.STATS)
+        stats = {name: stored[name] for name in others if name in stored} | stats
+    return derived | {layout.INFO: layout.json_bytes(info), layout.STATS: layout.json_bytes(stats)}
 
 
 def _superseded(path: Path, num_episodes: int) -> list[Leftover]:
@@ -128,8 +155,16 @@ def _stale(root: Path, derived: dict[str, bytes]) -> list[Leftover]:
     return [
         Leftover(path=root / name, why="does not follow from the committed episodes", replacement=data)
         for name, data in derived.items()
-        if not (root / name).exists() or storage.read(root / name) != data
+        if not (root / name).exists() or not _same(storage.read(root / name), data)
     ]
+
+
+def _same(have: bytes, want: bytes) -> bool:
+    """Whether two files say the same: JSON that somebody has laid out anew does."""
+    try:
+        return have == want or json.loads(have) == json.loads(want)
+    except ValueError:
+        return False
 
 
 def repair(root: Path) -> list[str]:
@@ -182,7 +217,7 @@ def read_header(root: Path) -> DatasetHeader:
     if not path.exists():
         raise DataError(
             f"{path} is missing: {root} was not made by tap_ray, so its robot's conventions are unknown. "
-            "Collect one: `python -m jobs.collect_play` or `python -m jobs.collect_demos`."
+            "Collect one with `python -m jobs.collect_play`, or copy meta/ again with all that is in it."
         )
     data: Any = layout.read_json(path)
     return DatasetHeader.from_json(data, where=str(path))

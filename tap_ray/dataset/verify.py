@@ -157,7 +157,8 @@ def _features(data: _Source) -> Problems:
             yield f"{name} has {sorted(feature)}, expected dtype, shape and names"
         elif feature["dtype"] == "image" and feature["names"] != ["height", "width", "channels"]:
             yield f"{name} has the names {feature['names']}, expected height, width, channels"
-    if data.info["features"] != layout.features(data.header):
+    want, have = layout.features(data.header), data.info["features"]
+    if {name: have.get(name) for name in want} != want:
         yield "they do not follow from the header's spec"
 
 
@@ -183,10 +184,16 @@ def _episodes(data: _Source) -> Problems:
 
 
 def _columns(data: _Source) -> Problems:
-    want = layout.arrow_schema(data.info["features"])
+    want = layout.arrow_schema(layout.features(data.header))
     for file in data.files:
         with open_parquet(file) as parquet:
             have = parquet.schema_arrow
+        if lacking := sorted(data.info["features"].keys() - {*have.names, *want.names}):
+            yield f"{file.name} lacks {', '.join(lacking)}"
+            continue
+        if undeclared := sorted(set(have.names) - data.info["features"].keys()):
+            yield f"{file.name} has {', '.join(undeclared)}, which info.json does not declare"
+        have = pa.schema([field for field in have if field.name in want.names])  # others' columns are theirs
         if not have.equals(want, check_metadata=False):
             wrong = [name for name in {*want.names, *have.names} if _type(want, name) != _type(have, name)]
             yield (
@@ -221,7 +228,7 @@ def _rows(data: _Source) -> Problems:
 
 
 def _finite(data: _Source) -> Problems:
-    numeric = [name for name, ft in data.info["features"].items() if ft["dtype"].startswith("float")]
+    numeric = [name for name, ft in layout.features(data.header).items() if ft["dtype"].startswith("float")]
     for episode, group in _episode_groups(data, numeric):
         columns = {} if group is None else {name: column_array(group[name]) for name in numeric}
         for name, values in columns.items():
@@ -230,7 +237,7 @@ def _finite(data: _Source) -> Problems:
 
 
 def _images(data: _Source) -> Problems:
-    features = data.info["features"]
+    features = layout.features(data.header)
     for name in [name for name, ft in features.items() if ft["dtype"] == "image"]:
         for episode, group in _episode_groups(data, [name]):
             files = group[name].combine_chunks().field("bytes").to_pylist() if group is not None else []
@@ -252,10 +259,10 @@ def _image_problem(data: bytes | None, shape: list[int]) -> str:
 
 
 def _stats(data: _Source) -> Problems:
-    features = data.info["features"]
+    features = layout.features(data.header)
     stored = layout.read_json(data.path / layout.STATS)
-    if set(stored) != set(features):
-        yield f"stats.json has {sorted(set(stored) ^ set(features))} too many or too few"
+    if lacking := sorted(features.keys() - stored.keys()) + sorted(stored.keys() - data.info["features"].keys()):
+        yield f"stats.json has {lacking} too many or too few"
         return
     merged = totals_of(data.tables).stats
     for name, feature in features.items():

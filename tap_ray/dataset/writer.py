@@ -23,7 +23,7 @@ from tap_ray.config import differences
 from tap_ray.dataset import layout, tables
 from tap_ray.dataset.commit import commit_files, lock
 from tap_ray.dataset.layout import DatasetHeader
-from tap_ray.dataset.recovery import committed_tables, open_parquet, repair_locked, totals_of
+from tap_ray.dataset.recovery import committed_tables, open_parquet, others_columns, repair_locked, totals_of
 from tap_ray.errors import DataError, StorageError
 from tap_ray.locks import MARKER
 from tap_ray.types import Episode
@@ -95,6 +95,7 @@ class DatasetWriter:
                 added = [_Added(file.read_row_group(group), row, progress) for group, row in enumerate(rows)]
         # All that changes is in here, and changes by one operation: whatever Ctrl-C interrupts, `close` finds it whole.
         self._file = _File(number=len(found), totals=totals_of(found), progress=progress, added=added)
+        self._others = others_columns(self.path, self.header, len(found))
         self.committed = self.appended
         """Episodes safely on disk."""
 
@@ -120,6 +121,11 @@ class DatasetWriter:
             DataError: the episode does not fit the data set.
             StorageError: the disk refused; what was committed before is whole.
         """
+        if self._others:
+            raise DataError(
+                f"{self.path} has columns that tap_ray does not know: {', '.join(self._others)}. More episodes would "
+                "lack them: collect into another folder (--out), or take the columns out of data and info.json."
+            )
         self._check(episode)
         self._roll_over_if_full()  # only if the disk refused the last time
         file, tasks = self._file, self._file.tasks

@@ -1,46 +1,37 @@
-"""Collection on many machines: a Ray Data pool of fleets, one writer in the driver, every episode exactly once.
+"""Collection on many machines: a crew of fleets, one writer in the driver, every episode exactly once.
 
-    attempts -> blocks -> [ fleet 0 | fleet 1 | ... ] -> put in order -> DatasetWriter        (Ray Data actor pool)
-                                |                             |
-                                '------- Notebook <-----------'     novelty memory by round; who is being played
+    attempts -> blocks -> [ fleet 0 | fleet 1 | ... ] -> put in order -> DatasetWriter
+                   ^                                           |
+                   '--------- novelty memory by round ---------'
 
-An attempt is a pure function of (plan, number), so a fleet that dies costs a re-run: Ray restarts it and repeats what
-it had in hand. An attempt that takes its process down every time is dropped with that reason.
+An attempt is a pure function of (plan, number), so a fleet that dies costs a re-run (crew.py). An attempt that takes
+its process down every time is dropped with that reason. A block is given out only once the novelty memory of its
+rounds is known, and brings it along: fleets wait for nobody.
 """
 
-import logging
 import pickle
 import time
-import warnings
-from collections import Counter, deque
+from collections.abc import Hashable
 from dataclasses import dataclass, replace
-from functools import cached_property
 from typing import Any, Callable, Iterator, Mapping, Protocol, Sequence
 
-import pyarrow as pa
 import ray
-import ray.data
 
 from tap_ray.dataset.writer import DatasetWriter
 from tap_ray.distributed import placement
+from tap_ray.distributed.crew import Crew, GivenUp
 from tap_ray.distributed.placement import Pool
-from tap_ray.errors import TapRayError
 from tap_ray.play.collect import Outcome, in_batches
 from tap_ray.play.novelty import RoundMemory, Visits
 from tap_ray.play.schedule import Schedule
 from tap_ray.progress_bar import progress_bar
 
-LIVES = 4
-"""How often an attempt may be found unfinished by a new process before it is taken for the culprit."""
-PATIENCE_S, PATIENCE_BLOCKS = 15.0, 4.0
-"""How long a fleet waits for the novelty memory of a round before it hands the attempt back: s, and times the longest
-block so far of any fleet (results come a block at a time), whichever is more. Repeating a dead fleet's work may put a
-later round before an earlier one in the same queue; then waiting would never end."""
-POLL_S = 0.05
 BLOCK_BATCHES = 8
 """Batches that a fleet is given at a time, where there are enough to share out: each hand-over costs the machine as
 much as a few control steps (EXPERIMENTS.md)."""
-MAX_PASSES_WITHOUT_NEWS = 3
+
+Block = tuple[tuple[int, ...], ...]
+"""Batches of attempts."""
 
 
 class Player(Protocol):
@@ -51,175 +42,104 @@ class Player(Protocol):
         ...
 
 
-class Notebook:
-    """What fleets must know of each other; a Ray actor without a core of its own, on the driver's node."""
-
-    def __init__(self) -> None:
-        self._rounds: dict[int, Visits] = {}
-        self._begun: Counter[int] = Counter()
-        self._longest_s = 0.0
-
-    def publish(self, number: int, visits: Visits) -> None:
-        """Make a round's novelty memory known; rounds before the previous one are over and forgotten."""
-        self._rounds[number] = visits
-        for old in [old for old in self._rounds if old < number - 1]:
-            del self._rounds[old]
-
-    def before(self, number: int) -> tuple[Visits | None, float]:
-        """A round's novelty memory (None if it is not known yet), and how long the longest block so far took, s."""
-        return self._rounds.get(number), self._longest_s
-
-    def begin(self, attempts: Sequence[int]) -> int:
-        """A process is about to play these. Returns how often one of them was begun before and never finished.
-
-        A block in which that happened is not begun again: the fleet begins its attempts one by one.
-        """
-        before = max(self._begun[attempt] for attempt in attempts)
-        if not before or len(attempts) == 1:
-            self._begun.update(attempts)
-        return before
-
-    def finish(self, attempts: Sequence[int], seconds: float) -> None:
-        """The process has survived them; they took so long, without the waiting."""
-        self._longest_s = max(self._longest_s, seconds)
-        for attempt in attempts:
-            del self._begun[attempt]
-
-    def forgive(self) -> None:
-        """The driver has stopped the fleets: what they had begun now was not their death."""
-        self._begun = Counter({attempt: times - 1 for attempt, times in self._begun.items() if times > 1})
-
-
-def _answer(reference: Any) -> Any:
-    return ray.get(reference)
-
-
-class SharedMemory:
-    """The run's novelty memory as a fleet sees it: `play.collect.Memory`."""
-
-    def __init__(self, notebook: Any) -> None:
-        """`notebook`: handle of the Notebook actor."""
-        self._notebook = notebook
-        self._last: tuple[int, Visits] | None = None
-        self.waited_s = 0.0
-        """Spent waiting so far, s."""
-
-    def __call__(self, number: int) -> Visits | None:
-        """Wait until the round's memory is known; None if that takes too long, see PATIENCE_S."""
-        if self._last is None or self._last[0] != number:
-            start = time.monotonic()
-            visits = self._wait(number, start)
-            self.waited_s += time.monotonic() - start
-            if visits is None:
-                return None
-            self._last = (number, visits)
-        return self._last[1]
-
-    def _wait(self, number: int, start: float) -> Visits | None:
-        while True:
-            visits, longest_s = _answer(self._notebook.before.remote(number))
-            if visits is not None or time.monotonic() - start > max(PATIENCE_S, PATIENCE_BLOCKS * longest_s):
-                return visits
-            time.sleep(POLL_S)
-
-
 class Fleet:
-    """A process of robots, as Ray Data calls it: a block of batches of attempts in, a block of pickled outcomes out.
+    """A process of robots (a Ray actor)."""
 
-    A TapRayError comes out as a value: Ray Data would wrap it, and fill the terminal with its own stack.
-    """
-
-    def __init__(self, make_player: Callable[[Any], Player], notebook: Any) -> None:
+    def __init__(self, make_player: Callable[[Any], Player]) -> None:
         self._make_player = make_player
-        self._notebook = notebook
-        self._memory = SharedMemory(notebook)
+        self._player: Player | None = None
+        self._seen: dict[int, Visits] = {}
 
-    @cached_property
-    def _player(self) -> Player:
-        """Built with the first block: a constructor that raises leaves nothing but a dead process."""
-        return self._make_player(self._memory)
+    def ready(self) -> None:
+        """Build the robots, so that what is wrong with them is an error before the first attempt."""
+        self._player = self._make_player(self._seen.__getitem__)
 
-    def __call__(self, block: pa.Table) -> pa.Table:
-        try:
-            results: Sequence[Outcome | TapRayError] = self._run(block["attempts"].to_pylist())
-        except TapRayError as error:
-            results = [error]
-        return pa.table({"result": pa.array([pickle.dumps(result) for result in results], pa.binary())})
+    def run(self, block: Block, memory: Mapping[int, Any]) -> bytes:
+        """Pickled outcomes of a block; `memory`: references to the novelty memory of its rounds.
 
-    def _run(self, batches: list[list[int]]) -> list[Outcome]:
-        """Outcomes of a block, up to the first batch that is handed back: the rest of it would wait as long again."""
-        player, attempts = self._player, [attempt for batch in batches for attempt in batch]
-        begun = _answer(self._notebook.begin.remote(attempts))
-        if begun and len(attempts) > 1:  # one of them may have taken the process down: find out which
-            return _until_handed_back(lambda batch: self._run([batch]), [[attempt] for attempt in attempts])
-        if begun >= LIVES:
-            outcomes = [Outcome(attempt=attempts[0], episode=None, reason=f"its process died {begun} times")]
-            self._notebook.finish.remote(attempts, 0.0)
-            return outcomes
-        start, waited_s = time.monotonic(), self._memory.waited_s
-        outcomes = _until_handed_back(player.run, batches)
-        seconds = time.monotonic() - start - (self._memory.waited_s - waited_s)
-        self._notebook.finish.remote(attempts, seconds)
-        return outcomes
+        Pickled, because arrays would stay views into the driver's object store until their turn has come.
+        """
+        assert self._player is not None
+        for number in [number for number in self._seen if number not in memory]:
+            del self._seen[number]
+        self._seen |= {number: ray.get(there) for number, there in memory.items() if number not in self._seen}
+        return pickle.dumps([outcome for batch in block for outcome in self._player.run(list(batch))])
 
 
-def _until_handed_back(play: Callable[[list[int]], list[Outcome]], batches: list[list[int]]) -> list[Outcome]:
-    outcomes: list[Outcome] = []
-    for batch in batches:
-        outcomes += play(batch)
-        if any(outcome.handed_back for outcome in outcomes):
-            break
-    return outcomes
+class Rounds:
+    """The run's novelty memory, as the driver hands it out."""
+
+    def __init__(self, memory: RoundMemory | None) -> None:
+        """`memory`: None if its robots need none."""
+        self._memory = memory
+        self._shared: dict[int, Any] = {}
+
+    def known(self, block: Block) -> bool:
+        """Whether a block's last round can be played yet."""
+        return self._memory is None or max(self._numbers(block)) <= self._memory.current + 1
+
+    def references(self, block: Block) -> dict[int, Any]:
+        """Round -> its memory in the object store."""
+        if self._memory is None:
+            return {}
+        for old in [number for number in self._shared if number < self._memory.current]:
+            del self._shared[old]
+        numbers = self._numbers(block)
+        for number in numbers - self._shared.keys():
+            self._shared[number] = ray.put(self._memory.before(number))
+        return {number: self._shared[number] for number in numbers}
+
+    def _numbers(self, block: Block) -> set[int]:
+        assert self._memory is not None
+        return {attempt // self._memory.round_episodes for batch in block for attempt in batch}
 
 
 def play_out(
     make_player: Callable[[Any], Player],
-    batches: Sequence[list[int]],
+    batches: Sequence[Sequence[int]],
     pool: Pool,
-    notebook: Any,
-    round_episodes: int | None = None,
+    memory: RoundMemory | None = None,
 ) -> Iterator[Outcome]:
-    """Play batches of attempts on a pool of fleets; outcomes come as they are ready, in any order. Ray is connected.
+    """Play batches of attempts on a crew of fleets; outcomes come as they are ready, in any order. Ray is connected.
 
     Args:
         make_player: builds a fleet's robots in its process, given its novelty memory; must pickle.
         batches: attempts, at most one a robot.
         pool: fleets and robots.
-        notebook: handle of the Notebook actor.
-        round_episodes: of a novelty memory, whose rounds wait for each other; None: nobody waits.
+        memory: novelty memory, to which the caller adds what comes in, in order; None: robots need none.
 
     Raises:
-        TapRayError: what a fleet raised.
+        TapRayError: what a fleet raised, or see `Crew.work`.
     """
     wanted = placement.selector(pool.labels)
     cpus = placement.num_fleets(wanted)
     fleets = min(pool.fleets or cpus, len(batches))
-    _prepare_ray_data()
-    tables = [
-        pa.table({"attempts": pa.array(block, pa.list_(pa.int64()))})
-        for block in in_blocks(batches, fleets, pool.robots, round_episodes)
-    ]
-    stream = ray.data.from_arrow(tables).map_batches(
-        Fleet,
-        batch_size=None,
-        batch_format="pyarrow",
-        compute=ray.data.ActorPoolStrategy(min_size=min(fleets, cpus), max_size=fleets),
-        num_cpus=placement.share(min(fleets, cpus), wanted),
-        label_selector=wanted or None,
-        fn_constructor_kwargs={"make_player": make_player, "notebook": notebook},
+    needs = placement.Needs(cpus=placement.share(min(fleets, cpus), wanted), labels=wanted)
+    actor = ray.remote(**needs.options())(Fleet)
+    crew = Crew(
+        start=lambda: actor.remote(make_player),
+        num_fleets=fleets,
+        split=parts,
+        needs=needs,
+        ahead=1,  # fleets must not wait for the driver's writer
+        patience=pool.patience,
     )
-    # Ray Data would keep a block until the next one is there: fleets may wait for a round whose last block that is.
-    for table in stream.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=0):
-        for blob in table["result"]:  # type: ignore[index]
-            result: Outcome | TapRayError = pickle.loads(blob.as_py())
-            if isinstance(result, TapRayError):
-                raise result
-            yield result
+    rounds = Rounds(memory)
+    blocks = in_blocks(batches, fleets, pool.robots, memory.round_episodes if memory else None)
+    for block, result in crew.work(blocks, may_begin=rounds.known, extra=lambda block: (rounds.references(block),)):
+        if isinstance(result, GivenUp):
+            yield Outcome(attempt=block[0][0], episode=None, reason=result.reason)
+        else:
+            yield from pickle.loads(result)
 
 
-def in_blocks(
-    batches: Sequence[list[int]], fleets: int, robots: int, round_episodes: int | None
-) -> list[list[list[int]]]:
+def parts(block: Block) -> list[Hashable]:
+    """A block's attempts one by one; none if it is one."""
+    attempts = [attempt for batch in block for attempt in batch]
+    return [((attempt,),) for attempt in attempts] if len(attempts) > 1 else []
+
+
+def in_blocks(batches: Sequence[Sequence[int]], fleets: int, robots: int, round_episodes: int | None) -> list[Block]:
     """Cut batches into the blocks that fleets are given at a time.
 
     With a novelty memory only two rounds are in play: blocks are so short that a round has one for each fleet, and the
@@ -228,27 +148,14 @@ def in_blocks(
     most = min(BLOCK_BATCHES, len(batches) // (BLOCK_BATCHES * fleets))
     if round_episodes is not None:
         most = min(most, round_episodes // (robots * fleets))
-    blocks: list[list[list[int]]] = []
+    blocks: list[list[tuple[int, ...]]] = []
     for batch in batches:
         fits = bool(blocks) and len(blocks[-1]) < most
         if fits and (round_episodes is None or batch[-1] - blocks[-1][0][0] < round_episodes):
-            blocks[-1].append(batch)
+            blocks[-1].append(tuple(batch))
         else:
-            blocks.append([batch])
-    return blocks
-
-
-def _prepare_ray_data() -> None:
-    """Replace fleets that die while they start; no progress bars, no talk: jobs draw their own bar."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", DeprecationWarning)  # Ray Data warns of settings that it makes itself
-        context = ray.data.DataContext.get_current()
-    context.max_consecutive_actor_init_deaths = (
-        LIVES  # machines die while fleets start; a player's errors come as values
-    )
-    context.enable_progress_bars = False
-    context.print_on_execution_start = False
-    logging.getLogger("ray.data").setLevel(logging.ERROR)
+            blocks.append([tuple(batch)])
+    return [tuple(block) for block in blocks]
 
 
 @dataclass(kw_only=True)
@@ -316,54 +223,35 @@ class Collection:
             StorageError: the disk refused; what was committed before is whole.
         """
         start, spilled = time.monotonic(), placement.spilled_bytes()
-        actor = ray.remote(num_cpus=0, scheduling_strategy=placement.here())(Notebook)  # type: ignore[call-overload]
-        notebook: Any = actor.remote()
-        if self.memory is not None:
-            self._publish(notebook, self.memory.current)
-            self._publish(notebook, self.memory.current + 1)
         total = self.schedule.num_tasks * self.schedule.episodes
         with progress_bar(total=total, initial=self.writer.appended, unit="episode", disable=not progress) as bar:
             while pending := self.schedule.pending():
-                for outcome in self._in_order(pending, make_player, pool, notebook):
-                    self._take(outcome, notebook)
+                for outcome in self._in_order(pending, make_player, pool):
+                    self._take(outcome)
                     self.tally.seconds = time.monotonic() - start
                     self._show(bar)
         self.writer.commit()
-        ray.kill(notebook)
         self.tally.spilled_bytes = max(0, placement.spilled_bytes() - spilled)
         return self.tally
 
-    def _in_order(
-        self, pending: list[int], make_player: Callable[[Any], Player], pool: Pool, notebook: Any
-    ) -> Iterator[Outcome]:
-        """Outcomes of `pending` in its order.
+    def _in_order(self, pending: list[int], make_player: Callable[[Any], Player], pool: Pool) -> Iterator[Outcome]:
+        """Outcomes of `pending` in its order."""
+        order, waiting = iter(pending), dict[int, Outcome]()
+        span = self.memory.round_episodes if self.memory is not None else None
+        batches = in_batches(pending, pool.robots, self.schedule.num_tasks, span=span)
+        due = next(order)
+        for outcome in play_out(make_player, batches, pool, self.memory):
+            waiting[outcome.attempt] = outcome
+            while due in waiting:
+                yield waiting.pop(due)
+                due = next(order, -1)
+        assert not waiting, f"nobody asked for {list(waiting)[:5]}"
 
-        An attempt that is handed back unplayed holds up all later rounds, so it ends the pass; another one begins.
-        """
-        todo, waiting, idle = deque(pending), dict[int, Outcome](), 0
-        while todo:
-            left = [attempt for attempt in todo if attempt not in waiting]
-            idle += 1
-            round_episodes = self.memory.round_episodes if self.memory is not None else None
-            batches = in_batches(left, pool.robots, self.schedule.num_tasks, span=round_episodes)
-            for outcome in play_out(make_player, batches, pool, notebook, round_episodes):
-                if outcome.handed_back:
-                    notebook.forgive.remote()
-                    break
-                waiting[outcome.attempt] = outcome
-                idle = 0
-                while todo and todo[0] in waiting:
-                    yield waiting.pop(todo.popleft())
-            assert idle < MAX_PASSES_WITHOUT_NEWS, f"attempts {left[:5]} ... never come back"
-
-    def _take(self, outcome: Outcome, notebook: Any) -> None:
+    def _take(self, outcome: Outcome) -> None:
         """Write an outcome, and remember what it saw."""
         self.schedule.record(outcome.attempt, None if outcome.episode else outcome.reason)
         if self.memory is not None and self._visits_of is not None:
-            current = self.memory.current
             self.memory.add(self._visits_of(outcome))
-            if self.memory.current > current:
-                self._publish(notebook, self.memory.current + 1)
         if outcome.episode is not None:
             self.writer.append(replace(outcome.episode, index=self.writer.appended), self._progress())
             self.tally.episodes += 1
@@ -373,12 +261,6 @@ class Collection:
     def _progress(self) -> Mapping[str, Any]:
         memory = {"memory": self.memory.to_json()} if self.memory is not None else {}
         return {"schedule": self.schedule.to_json(), **memory}
-
-    def _publish(self, notebook: Any, number: int) -> None:
-        assert self.memory is not None
-        visits = self.memory.before(number)
-        if visits is not None:
-            ray.get(notebook.publish.remote(number, visits))
 
     def _show(self, bar: Any) -> None:
         tally, dropped = self.tally, len(self.schedule.dropped)

@@ -3,30 +3,27 @@
     cells -> chunks -> [ fleet 0 | fleet 1 | ... ] -> episodes.jsonl, clips/        (resume: cells stored are not run)
 
 A fleet is one process with several robots in lockstep and one copy of the policy, so inference is batched over its
-robots. A chunk is given only to a fleet that has said it is ready: a fleet that the cluster has no room for waits and
-blocks nobody. When a process dies, the cells of its chunk are run again one by one in fresh processes; a cell that
-kills the process twice while it is alone there is a failure with a reason. Chunks of a machine that dies are run again.
+robots. When a process dies or hangs, the cells of its chunk are run again one by one in fresh processes; a cell that
+ends several of them while it is alone there is a failure with a reason. A lost machine, or one short of memory, is
+never a result: what it had is run again (crew.py).
 """
 
-from collections import Counter, deque
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Callable, Iterable, Iterator, Sequence
+from typing import Any, Sequence
 
 import ray
-from ray.exceptions import ObjectLostError, OutOfMemoryError, RayActorError, RayTaskError
 
 from tap_ray.distributed import placement
-from tap_ray.errors import ConfigError, TapRayError
+from tap_ray.distributed.crew import Crew, GivenUp
+from tap_ray.distributed.faults import Patience
+from tap_ray.errors import ConfigError
 from tap_ray.evaluate import results as store
 from tap_ray.evaluate import video
 from tap_ray.evaluate.episodes import Judged, MakeFacts, MakePolicy, MakeVector, Robots, chunks, crashed
 from tap_ray.evaluate.protocol import Protocol, cells
 from tap_ray.progress_bar import progress_bar
 from tap_ray.types import Cell, EpisodeResult
-
-LIVES = 2
-"""How often a cell may kill the process that runs it alone."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,6 +39,8 @@ class FleetConfig:
     """GPUs (or a share of one) for each fleet's policy; 0: none."""
     labels: tuple[str, ...] = ()
     """KEY=VALUE that a node must have; none: any node."""
+    patience: Patience = field(default_factory=Patience)
+    """How long a fleet may take for a chunk."""
 
 
 class Fleet:
@@ -99,28 +98,36 @@ def evaluate(
     # however many fleets.
     parts = [part for part in chunks(wanted, config.robots) if not done.keys() >= set(part)]
     if parts:
-        require_gpus(config.gpus)
-        place = placement.selector(config.labels)
-        cpus = placement.num_fleets(place)
-        fleets = config.fleets or cpus
-        share = placement.share(min(fleets, cpus), place)
-        # "DEFAULT": a trial of a sweep has a placement group, and fleets must not be squeezed into it.
-        actor = ray.remote(num_cpus=share, num_gpus=config.gpus, label_selector=place, scheduling_strategy="DEFAULT")(
-            Fleet
-        )
-        crew = _Crew(lambda: actor.remote(protocol, make_vector, make_policy, make_facts), min(fleets, len(parts)))
+        crew = _crew((protocol, make_vector, make_policy, make_facts), config, len(parts))
         with progress_bar(total=len(wanted), initial=len(done), unit="episode", disable=not progress) as bar:
-            try:
-                for judged in crew.work(parts):
-                    new = [result for result in judged.results if result.cell not in done]
-                    store.append(folder / "episodes.jsonl", new)
-                    for clip in judged.clips:
-                        video.keep(folder / "clips", clip)
-                    done |= {result.cell: result for result in new}
-                    _show(bar, len(new), done)
-            finally:
-                crew.dismiss()
+            for chunk, judged in crew.work(map(tuple, parts)):
+                if isinstance(judged, GivenUp):
+                    judged = Judged(results=[crashed(cell, judged.reason) for cell in chunk], clips=[])
+                new = [result for result in judged.results if result.cell not in done]
+                store.append(folder / "episodes.jsonl", new)
+                for clip in judged.clips:
+                    video.keep(folder / "clips", clip)
+                done |= {result.cell: result for result in new}
+                _show(bar, len(new), done)
     return [done[cell] for cell in wanted]
+
+
+def _crew(make: tuple[Any, ...], config: FleetConfig, num_chunks: int) -> Crew:
+    """Fleets for so many chunks; `make` are the arguments of `Fleet`."""
+    place = placement.selector(config.labels)
+    placement.require_gpus(config.gpus, flag="--gpus-per-fleet", labels=place)
+    cpus = placement.num_fleets(place)
+    fleets = config.fleets or cpus
+    needs = placement.Needs(cpus=placement.share(min(fleets, cpus), place), gpus=config.gpus, labels=place)
+    actor = ray.remote(**needs.options())(Fleet)
+    shared = [ray.put(part) for part in make]  # a policy may bring its weights along: once for all fleets
+    return Crew(
+        start=lambda: actor.remote(*shared),
+        num_fleets=min(fleets, num_chunks),
+        split=lambda chunk: [(cell,) for cell in chunk] if len(chunk) > 1 else [],
+        needs=needs,
+        patience=config.patience,
+    )
 
 
 def require_sensible(config: FleetConfig) -> None:
@@ -131,87 +138,8 @@ def require_sensible(config: FleetConfig) -> None:
         )
 
 
-def require_gpus(gpus: float, *, flag: str = "--gpus-per-fleet") -> None:
-    """Raise unless some machine of the cluster can hold a fleet: Ray would wait for one, without end."""
-    most = max((node["Resources"].get("GPU", 0.0) for node in ray.nodes() if node["Alive"]), default=0.0)
-    if gpus < 0 or (gpus > 1 and gpus % 1):
-        raise ConfigError(f"{flag} is 0, a share of one GPU, or a whole number of them; got {gpus:g}.")
-    if gpus > most:
-        raise ConfigError(
-            f"{flag} {gpus:g}: no machine of the Ray cluster has so many GPUs (the best has {most:g}). Ask "
-            "for fewer, a share of one (e.g. 0.25), or 0 to run the policy on CPUs."
-        )
-
-
 def _show(bar: Any, num_new: int, done: dict[Cell, EpisodeResult]) -> None:
     entire = sum(result.entire_once for result in done.values()) / len(done)
     errors = sum(bool(result.error) for result in done.values())
     bar.set_postfix_str(f"entire {entire:.0%}" + (f", {errors} crashed" if errors else ""), refresh=False)
     bar.update(num_new)
-
-
-def with_its_node(death: Exception) -> bool:
-    """Whether a machine was lost, not a process: no cell is to blame, and a result on its way may be lost as well."""
-    return isinstance(death, ObjectLostError) or "node has died" in str(death)
-
-
-class _Crew:
-    """Fleets and what each of them does now."""
-
-    def __init__(self, start: Callable[[], Any], num_fleets: int) -> None:
-        self._start = start
-        self._busy: dict[Any, tuple[Any, list[Cell] | None]] = {}  # future -> fleet and its cells (None: it starts)
-        self._idle: list[Any] = []
-        self._deaths: Counter[Cell | None] = Counter()  # None: a fleet died before it was ready
-        for _ in range(num_fleets):
-            self._recruit()
-
-    def work(self, todo: Iterable[list[Cell]]) -> Iterator[Judged]:
-        """Yield what each chunk gave, as it comes, in any order."""
-        left = deque(todo)
-        while left or any(chunk for _, chunk in self._busy.values()):
-            while left and self._idle:
-                fleet, chunk = self._idle.pop(), left.popleft()
-                self._busy[fleet.run.remote(chunk)] = (fleet, chunk)
-            [future], _ = ray.wait(list(self._busy), num_returns=1)
-            judged = self._collect(future, left)
-            if judged is not None:
-                yield judged
-
-    def dismiss(self) -> None:
-        """Stop every fleet."""
-        for fleet in [*self._idle, *(fleet for fleet, _ in self._busy.values())]:
-            ray.kill(fleet)
-
-    def _recruit(self) -> None:
-        fleet = self._start()
-        self._busy[fleet.ready.remote()] = (fleet, None)
-
-    def _collect(self, future: Any, left: deque[list[Cell]]) -> Judged | None:
-        """What a finished call gave; None if a fleet has become ready, or has died and its cells wait again."""
-        fleet, chunk = self._busy.pop(future)
-        try:
-            judged: Any = ray.get(future)
-        except (RayActorError, OutOfMemoryError, ObjectLostError) as death:
-            ray.kill(fleet)  # it may only be out of reach
-            self._recruit()
-            if not with_its_node(death):
-                return self._mourn(chunk, " ".join(str(death).split()), left)
-            left.extend([chunk] if chunk else [])
-            return None
-        except RayTaskError as error:
-            raise (error.cause if isinstance(error.cause, TapRayError) else error) from None
-        self._idle.append(fleet)
-        return judged
-
-    def _mourn(self, chunk: list[Cell] | None, death: str, left: deque[list[Cell]]) -> Judged | None:
-        """Queue the cells of a dead process one by one; a cell that killed often enough becomes a failure."""
-        if chunk is None or len(chunk) == 1:
-            culprit = chunk[0] if chunk else None
-            self._deaths[culprit] += 1
-            if self._deaths[culprit] >= LIVES and culprit is None:
-                raise TapRayError(f"Evaluation fleets die before they are ready (out of memory?): {death}")
-            if self._deaths[culprit] >= LIVES and culprit is not None:
-                return Judged(results=[crashed(culprit, f"its process died {LIVES} times: {death}")], clips=[])
-        left.extend([cell] for cell in chunk or [])
-        return None

@@ -1,8 +1,10 @@
-"""Which failures of a training worker end the job at once. Light to import: Ray Train's controller needs it."""
+"""Which failures of a training worker end the job. Light to import: Ray Train's controller needs it."""
 
+from pathlib import Path
 from typing import Any, Mapping
 
-from ray.train import UserCallback
+from ray.train import FailureConfig, UserCallback
+from ray.train.v2._internal.execution.failure_handling import DefaultFailurePolicy, FailureDecision
 
 from tap_ray.errors import TapRayError
 
@@ -15,6 +17,27 @@ class StopOnUserError(UserCallback):
             cause = user_error(error)
             if cause is not None:
                 raise cause
+
+
+class FailuresInARow(DefaultFailurePolicy):
+    """Counts failures without a new checkpoint in between: a long training meets many, and each costs it little."""
+
+    def __init__(self, config: FailureConfig, checkpoints: Path) -> None:
+        """`checkpoints`: the folder of the run's."""
+        super().__init__(config)
+        self._checkpoints = checkpoints
+        self._newest = self._now()
+
+    def make_decision(self, training_failed_error: Any) -> FailureDecision:
+        """Ray Train asks after each failure."""
+        newest = self._now()
+        if newest > self._newest:
+            self._worker_group_failures = 0
+            self._newest = newest
+        return super().make_decision(training_failed_error)
+
+    def _now(self) -> str:
+        return max((str(file) for file in self._checkpoints.glob("step-*/state.json")), default="")
 
 
 def user_error(error: BaseException | None) -> TapRayError | None:

@@ -7,8 +7,8 @@ takes along finds room on the others. Where an autoscaler brings what is missing
 """
 
 import re
-from dataclasses import dataclass
-from typing import Any, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Mapping, Sequence
 
 import ray
 from ray._private.grpc_utils import init_grpc_channel
@@ -20,6 +20,7 @@ from ray.core.generated.node_manager_pb2_grpc import NodeManagerServiceStub
 from ray.util.placement_group import PlacementGroup, remove_placement_group
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
+from tap_ray.distributed.faults import Patience
 from tap_ray.errors import ConfigError
 
 LABEL = re.compile(r"([\w./-]+)=([\w.-]+)")
@@ -39,10 +40,83 @@ class Pool:
     """Robots in a process, stepped in lockstep."""
     labels: tuple[str, ...] = ()
     """KEY=VALUE that a node must have; none: any node."""
+    patience: Patience = field(default_factory=Patience)
+    """How long a fleet may take for what it is given at a time."""
 
     def __post_init__(self) -> None:
         if self.fleets < 0 or self.robots < 1:
             raise ConfigError(f"fleets is at least 0 and robots at least 1; got {self.fleets} and {self.robots}.")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Needs:
+    """What each process of a job takes of the cluster."""
+
+    cpus: float
+    gpus: float = 0.0
+    labels: Mapping[str, str]
+    """Ray's `label_selector`."""
+
+    def options(self) -> dict[str, Any]:
+        """For `ray.remote`. "SPREAD": a trial of a sweep has a placement group, into which nothing may be squeezed."""
+        wanted = dict(self.labels)
+        strategy = {"label_selector": wanted, "scheduling_strategy": "SPREAD"}
+        return {"num_cpus": self.cpus, "num_gpus": self.gpus, **strategy}
+
+    def fit(self) -> bool:
+        """Whether a node has room for one now."""
+        free = state.available_resources_per_node()
+        nodes = [node["NodeID"] for node in _alive() if self.labels.items() <= node["Labels"].items()]
+        wanted = {"CPU": self.cpus, "GPU": self.gpus}
+        return any(all(free.get(n, {}).get(name, 0.0) >= amount for name, amount in wanted.items()) for n in nodes)
+
+    def waiting(self, places: int) -> str:
+        """What a job says while the cluster has no room for so many processes."""
+        return waiting({"CPU": places * self.cpus, "GPU": places * self.gpus}, self.labels)
+
+
+def waiting(resources: Mapping[str, float], labels: Mapping[str, str]) -> str:
+    """E.g. "waiting for 8 GPU on role=train, 3 there, 1 of them free"."""
+    free = state.available_resources_per_node()
+    nodes = [node for node in _alive() if labels.items() <= node["Labels"].items()]
+    where = "".join(f" on {key}={value}" for key, value in labels.items())
+    return "; ".join(
+        f"waiting for {amount:.3g} {name}{where}, "
+        f"{sum(node['Resources'].get(name, 0.0) for node in nodes):.3g} there, "
+        f"{sum(free.get(node['NodeID'], {}).get(name, 0.0) for node in nodes):.3g} of them free"
+        for name, amount in resources.items()
+        if amount
+    )
+
+
+def require_gpus(gpus: float, *, flag: str, places: int = 1, labels: Mapping[str, str] | None = None) -> None:
+    """Raise where processes could never be placed: Ray would wait for GPUs that nobody brings, without end.
+
+    Args:
+        gpus: for each process.
+        flag: the user's, for the message.
+        places: processes that must run at once.
+        labels: of the nodes; none: any.
+
+    Raises:
+        ConfigError: no share of a GPU and no whole number of them; or too few, and no autoscaler that could add some.
+    """
+    if not gpus >= 0 or (gpus > 1 and gpus % 1):
+        raise ConfigError(f"{flag} is 0, a share of one GPU, or a whole number of them; got {gpus:g}.")
+    if gpus == 0 or fits_gpus(gpus, places, labels or {}) or grows():
+        return
+    there = of_nodes("GPU", labels or {})
+    where = "".join(f" on {key}={value}" for key, value in (labels or {}).items())
+    raise ConfigError(
+        f"{flag} {gpus:g}: {places} process{'es' * (places > 1)} of so many GPUs cannot be placed: the Ray cluster has "
+        f"{sum(there):g} GPUs{where}, {max(there, default=0):g} at most on one machine, and no autoscaler. Ask for "
+        "fewer, a share of one (e.g. 0.25), or none to compute on CPUs."
+    )
+
+
+def fits_gpus(gpus: float, places: int, labels: Mapping[str, str]) -> bool:
+    """Whether the live nodes have the GPUs for so many processes, in use or not."""
+    return sum(int(own / gpus + 1e-6) for own in of_nodes("GPU", labels)) >= places
 
 
 def selector(labels: Sequence[str]) -> dict[str, str]:
@@ -70,7 +144,7 @@ def grows() -> bool:
     return is_autoscaler_v2(fetch_from_server=True)
 
 
-def of_nodes(resource: str, wanted: dict[str, str]) -> list[float]:
+def of_nodes(resource: str, wanted: Mapping[str, str]) -> list[float]:
     """How much of "CPU" or "GPU" each live node has that has some, and these labels."""
     nodes = [node for node in _alive() if wanted.items() <= node["Labels"].items()]
     return [node["Resources"][resource] for node in nodes if node["Resources"].get(resource)]
@@ -127,6 +201,25 @@ def spilled_bytes() -> int:
         return 0
 
 
+def waiting_groups() -> str:
+    """What this job's placement groups wait for, see `waiting`; "" if each has its place."""
+    job = ray.get_runtime_context().get_job_id()
+    pending = [
+        bundle
+        for group in _groups()
+        if group.creator_job_id.hex() == job and group.state == PlacementGroupTableData.PENDING
+        for bundle in group.bundles
+    ]
+    if not pending:
+        return ""
+    wanted = {name: sum(b.unit_resources.get(name, 0.0) for b in pending) for name in ("CPU", "GPU")}
+    return waiting(wanted, dict(pending[0].label_selector))
+
+
+def _groups() -> list[Any]:
+    return [*map(PlacementGroupTableData.FromString, state._connect_and_get_accessor().get_placement_group_table())]
+
+
 def release_orphans() -> int:
     """Remove this job's placement groups whose creator, an actor, is dead; returns how many there were.
 
@@ -134,10 +227,9 @@ def release_orphans() -> int:
     would stay, and Ray Train's own cleaner asks the dashboard, which a local Ray does not have.
     """
     job = ray.get_runtime_context().get_job_id()
-    table = map(PlacementGroupTableData.FromString, state._connect_and_get_accessor().get_placement_group_table())
     orphans = [
         PlacementGroup(ray.PlacementGroupID(group.placement_group_id))
-        for group in table
+        for group in _groups()
         if group.creator_actor_dead
         and not ray.ActorID(group.creator_actor_id).is_nil()  # a driver's own
         and group.creator_job_id.hex() == job

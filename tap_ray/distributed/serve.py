@@ -25,7 +25,7 @@ from ray.serve.handle import DeploymentHandle
 from tap_ray import storage
 from tap_ray.distributed import placement
 from tap_ray.distributed.connect import silent_stderr, temp_folder
-from tap_ray.distributed.evaluate import require_gpus
+from tap_ray.distributed.placement import require_gpus
 from tap_ray.errors import ConfigError, TapRayError
 from tap_ray.models.memory import Look
 from tap_ray.serving.admission import Admission

@@ -35,7 +35,7 @@ class WorkersConfig:
     stream_memory_mb: int = 512
     """Decoded windows that may wait for each training process, MB."""
     max_failures: int = 3
-    """How often dead training processes are replaced before the job gives up; -1: always."""
+    """How often in a row, without a new checkpoint in between, dead training processes are replaced; -1: always."""
     ray_address: str | None = None
     """Ray cluster to join, e.g. "auto"; without it a local Ray starts and stops with the job."""
     node_labels: tuple[str, ...] = ()
@@ -47,7 +47,7 @@ class WorkersConfig:
 
     def stream(self) -> dict[str, Any]:
         """The part that `stream.batches` takes."""
-        return {"decoders": self.decoders, "memory_mb": self.stream_memory_mb, "labels": self.node_labels}
+        return {"decoders": self.decoders, "memory_mb": self.stream_memory_mb}
 
 
 @dataclass(frozen=True, kw_only=True)

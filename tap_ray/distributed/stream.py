@@ -4,6 +4,9 @@
                            its groups    a task a      all windows of   in order, views
                            in order      group         a group          into the object store
 
+Decoders run on their trainer's node, within what it has reserved, and get the data set as the driver has opened it:
+what is added to it meanwhile is nobody's business.
+
 Each training worker runs a pipeline of its own over its own groups. One pipeline for all of them, split by
 `streaming_split` as `ray.train.get_dataset_shard` does it, deals blocks to whichever worker asks first: the same
 command would train on other sequences each time, and a resumed run could not find its place. A pipeline that lives in
@@ -27,9 +30,8 @@ from ray.exceptions import RayTaskError
 
 from tap_ray.dataset import motions
 from tap_ray.dataset.motions import MotionSet, MotionWindows
-from tap_ray.dataset.reader import DatasetInfo, open_dataset
+from tap_ray.dataset.reader import DatasetInfo, opened
 from tap_ray.dataset.windows import Piece, WindowConfig, group_batches, schedule
-from tap_ray.distributed import placement
 from tap_ray.errors import ConfigError, TapRayError
 from tap_ray.types import Motion, Window
 
@@ -44,7 +46,7 @@ AHEAD_BATCHES = 8
 
 
 def batches(
-    path: Path,
+    data: DatasetInfo | Path,
     config: WindowConfig,
     *,
     seed: int,
@@ -53,17 +55,15 @@ def batches(
     num_workers: int = 1,
     decoders: int = 1,
     memory_mb: int = 512,
-    labels: tuple[str, ...] = (),
 ) -> Generator[Window, None, None]:
     """`windows.iterate`, decoded by tasks of the connected Ray.
 
     Args:
-        path: the data set, absolute; on a cluster on storage that all machines see.
+        data: the data set, its path absolute; on a cluster on storage that all machines see.
         config: which windows.
         seed, start_batch, worker, num_workers: as for `windows.iterate`.
         decoders: processes that decode for this worker; no window depends on it.
         memory_mb: decoded windows that may wait for this worker in the object store, MB.
-        labels: KEY=VALUE that a decoder's node must have.
 
     Returns:
         Windows whose arrays are read-only views of the object store: valid while they are held, never to be changed.
@@ -74,18 +74,17 @@ def batches(
     """
     if not config.drop_last:
         raise ConfigError("A stream has batches of one size: windows.drop_last must be true.")
-    pieces = schedule(
-        open_dataset(path), config, seed=seed, start_batch=start_batch, worker=worker, num_workers=num_workers
-    )
-    placed = _placed(labels)
+    dataset = opened(data)
+    pieces = schedule(dataset, config, seed=seed, start_batch=start_batch, worker=worker, num_workers=num_workers)
+    shared = ray.put(dataset)
     while True:
         some = list(islice(pieces, PIECES))
         items = ray.data.from_items([{"id": number} for number in range(len(some))], override_num_blocks=len(some))
         plan = items.map_batches(
-            partial(decode, path=path, config=config, seed=seed, pieces=some),
+            partial(decode, shared=shared, config=config, seed=seed, pieces=some),
             batch_size=None,
             compute=TaskPoolStrategy(size=decoders),
-            **placed,
+            **_beside_the_trainer(),
         )
         yield from windows_of(plan, config.batch_size, memory_mb)
 
@@ -99,7 +98,7 @@ def beside(
 
 
 def motion_batches(
-    paths: Sequence[Path],
+    data: Sequence[DatasetInfo | Path],
     weights: Sequence[float],
     config: MotionWindows,
     *,
@@ -109,32 +108,35 @@ def motion_batches(
     num_workers: int = 1,
     decoders: int = 1,
     memory_mb: int = 512,
-    labels: tuple[str, ...] = (),
 ) -> Generator[Motion, None, None]:
     """`motions.batch`, gathered by tasks of the connected Ray; arguments as for `batches`."""
     numbers = count(start_batch, MOTIONS_A_TASK)
-    placed = _placed(labels)
+    shared = tuple(ray.put(opened(own)) for own in data)
     while True:
         items = [{"first": number} for number in islice(numbers, PIECES)]
         plan = ray.data.from_items(items, override_num_blocks=len(items)).map_batches(
-            partial(gather, paths=tuple(paths), weights=tuple(weights), config=config, seed=seed, worker=worker,
+            partial(gather, shared=shared, weights=tuple(weights), config=config, seed=seed, worker=worker,
                     num_workers=num_workers),
             batch_size=None,
             compute=TaskPoolStrategy(size=decoders),
-            **placed,
+            **_beside_the_trainer(),
         )  # fmt: skip
         yield from windows_of(plan, config.batch_size, memory_mb, kind=Motion)
 
 
-def _placed(labels: Sequence[str]) -> dict[str, Any]:
-    """Where decoders run. Their trainer has reserved their CPUs: else others' trainers could hold all, and starve."""
-    return {"num_cpus": 0, "label_selector": placement.selector(labels) or None}
+def _beside_the_trainer() -> dict[str, Any]:
+    """Where decoders run. Their trainer has reserved their CPUs: else others' trainers could hold all, and starve.
+
+    A machine that is announced to go takes no task any more; until it goes its trainer has to live on, so any does.
+    """
+    here = {"ray.io/node-id": ray.get_runtime_context().get_node_id()}
+    return {"num_cpus": 0, "label_selector": here, "fallback_strategy": [{"label_selector": {}}]}
 
 
 def gather(
     rows: Any,
     *,
-    paths: tuple[Path, ...],
+    shared: tuple[ray.ObjectRef, ...],
     weights: tuple[float, ...],
     config: MotionWindows,
     seed: int,
@@ -142,16 +144,16 @@ def gather(
     num_workers: int,
 ) -> Iterator[dict[str, np.ndarray]]:
     """One task: some of a worker's batches of motion."""
-    sets = [_motions(path, config) for path in paths]
+    sets = [_motions(reference, config) for reference in shared]
     for first in rows["first"]:
         for own in range(int(first), int(first) + MOTIONS_A_TASK):
             yield to_columns(motions.batch(sets, weights, config, seed=seed, number=own * num_workers + worker))
 
 
 @lru_cache(maxsize=16)
-def _motions(path: Path, config: MotionWindows) -> MotionSet:
+def _motions(shared: ray.ObjectRef, config: MotionWindows) -> MotionSet:
     """A data set's motion, read once in each process."""
-    return motions.load(path, config)
+    return motions.load(_fetched(shared), config)
 
 
 Rows = TypeVar("Rows", Window, Motion)
@@ -192,21 +194,21 @@ class Breath(ExecutionCallback):
 
 
 def decode(
-    rows: Any, *, path: Path, config: WindowConfig, seed: int, pieces: Sequence[Piece]
+    rows: Any, *, shared: ray.ObjectRef, config: WindowConfig, seed: int, pieces: Sequence[Piece]
 ) -> Iterator[dict[str, np.ndarray]]:
     """One task: the windows of a group. `rows["id"]` numbers its piece."""
     for number in rows["id"]:
         piece = pieces[int(number)]
         for window in group_batches(
-            _open(path), piece.group, config, seed=seed, epoch=piece.epoch, first_batch=piece.first_batch
+            _fetched(shared), piece.group, config, seed=seed, epoch=piece.epoch, first_batch=piece.first_batch
         ):
             yield to_columns(window)
 
 
-@lru_cache(maxsize=2)
-def _open(path: Path) -> DatasetInfo:
-    """Metadata, read once in each process."""
-    return open_dataset(path)
+@lru_cache(maxsize=16)
+def _fetched(shared: ray.ObjectRef) -> DatasetInfo:
+    """Metadata, fetched once in each process."""
+    return ray.get(shared)
 
 
 def to_columns(window: Window | Motion) -> dict[str, np.ndarray]:

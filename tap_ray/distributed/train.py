@@ -8,9 +8,12 @@ Checkpoints stay our own folders in the run folder, and Ray is not told of them.
 reads the same ones; there is one truth about where a run stands (the newest whole folder) where Ray's snapshot of
 what it was told would be a second one, that a kill between the two leaves behind; and `ray.train.report` waits for
 the controller's next poll, seconds that small checkpoints do not have. When a worker dies Ray stops all of them,
-starts new ones, and they go on from that newest folder, as the same command does after the driver was killed.
+starts new ones, and they go on from that newest folder, as the same command does after the driver was killed. A
+machine that is to be taken away gets a checkpoint out of turn; only failures without a new checkpoint in between end
+the job.
 """
 
+import contextlib
 import dataclasses
 import logging
 import os
@@ -25,31 +28,38 @@ import torch
 import torch.distributed
 from pyarrow.fs import FSSpecHandler, PyFileSystem
 from ray import cloudpickle
-from ray.exceptions import RayActorError
+from ray.exceptions import OutOfMemoryError, RayActorError
 from ray.train import FailureConfig, LoggingConfig, RunConfig, ScalingConfig
 from ray.train.v2._internal.callbacks import DatasetsCallback
 from ray.train.v2._internal.callbacks.placement_group_callback import PlacementGroupCleanerCallback
+from ray.train.v2._internal.execution.context import get_train_context
+from tqdm import tqdm
 
 from tap_ray import runs, storage, tracking
 from tap_ray.config import to_dict
 from tap_ray.distributed import placement
 from tap_ray.distributed.connect import connect
-from tap_ray.distributed.failures import StopOnUserError, user_error
+from tap_ray.distributed.failures import FailuresInARow, StopOnUserError, user_error
 from tap_ray.distributed.settings import PriorJobConfig, TrainJobConfig, WorkersConfig
 from tap_ray.errors import ConfigError, TapRayError
 from tap_ray.training import session
 from tap_ray.training.loop import TrainConfig
-from tap_ray.training.progress import Log, follow
+from tap_ray.training.progress import Log, every, follow
 from tap_ray.training.session import Batches, Learner, Place, Task
 
 SETTINGS = {
     "RAY_CHDIR_TO_TRIAL_DIR": "0",  # workers stay where the job was started, so that relative paths mean the same
     "RAY_TRAIN_ENABLE_PRINT_PATCH": "0",  # prints every line twice
-    "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0",  # a process for machines that are about to be reclaimed
+    "RAY_TRAIN_PREEMPTION_POLL_INTERVAL_S": "2",  # a spot machine lives for 30 s to two minutes from its notice on
     "RAY_TRAIN_METRICS_ENABLED": "0",  # Prometheus; ours are in metrics.jsonl
     "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.5",  # a dead worker is noticed after this long instead of 2 s
 }
 """Ray Train's environment, unless the user has set it."""
+WATCHER = "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER"
+"""Ray Train's switch for a process that looks for machines which are to be taken away: on where there are several."""
+USERS_WATCHER = os.environ.get(WATCHER)
+SAY_S = 30.0
+"""How often a training says what it waits for, s."""
 
 
 def run_stage(
@@ -126,7 +136,9 @@ def train(task: Task, config: WorkersConfig, *, log: Log | None = None, progress
         pass
     for name, value in SETTINGS.items():
         os.environ.setdefault(name, value)
+    os.environ[WATCHER] = USERS_WATCHER or str(int(len(ray.nodes()) > 1 or placement.grows()))
     trainer = _Trainer(
+        task.run / session.CHECKPOINTS,
         _worker,
         # As bytes, so that Ray's controller need not import what only the workers need: seconds, on few cores.
         train_loop_config={"task": cloudpickle.dumps(task)},  # pyright: ignore[reportPrivateImportUsage]
@@ -139,7 +151,7 @@ def train(task: Task, config: WorkersConfig, *, log: Log | None = None, progress
             logging_config=LoggingConfig(log_level="ERROR"),
         ),
     )
-    with follow(task, log, progress=progress):
+    with follow(task, log, progress=progress), every(SAY_S, _say_waiting):
         try:
             trainer.fit()
         except ray.train.TrainingFailedError as error:
@@ -147,6 +159,12 @@ def train(task: Task, config: WorkersConfig, *, log: Log | None = None, progress
         except RayActorError as error:  # of the controller, as when a trial is stopped: not a failure of the training
             raise SystemExit(f"Training stopped: Ray Train's controller was lost.\n{_goes_on(task)}") from error
     return session.final_metrics(task.run)
+
+
+def _say_waiting() -> None:
+    with contextlib.suppress(Exception):  # a word for the user, from a thread, ends nothing
+        if text := placement.waiting_groups():
+            tqdm.write(text)
 
 
 def _storage(run: Path) -> dict[str, Any]:
@@ -161,7 +179,7 @@ def require_sensible(config: TrainConfig, workers: WorkersConfig) -> None:
     """Raise ConfigError for numbers that cannot work."""
     if workers.workers < 1:
         raise ConfigError(f"Training needs at least 1 worker, got --workers {workers.workers}.")
-    if workers.gpus < 0 or (workers.gpus > 1 and workers.gpus % 1):
+    if not workers.gpus >= 0 or (workers.gpus > 1 and workers.gpus % 1):
         raise ConfigError(f"--gpus is 0, a share of one GPU, or a whole number of them; got {workers.gpus:g}.")
     if workers.decoders < 1 or workers.threads < 1:
         raise ConfigError(f"Need at least 1 decoder and 1 thread, got {workers.decoders} and {workers.threads}.")
@@ -179,8 +197,11 @@ def _num_cpus(ray_address: str | None) -> int | None:
 
 def _scaling(config: WorkersConfig) -> ScalingConfig:
     wanted = placement.selector(config.node_labels)
-    gpus = config.workers * config.gpus if config.gpu != "off" else 0.0
-    use_gpu = gpus > 0 and (config.gpu == "on" or sum(placement.of_nodes("GPU", wanted)) >= gpus)
+    use_gpu = config.gpu != "off" and config.gpus > 0
+    if use_gpu and config.gpu == "on":
+        placement.require_gpus(config.gpus, flag="--gpu on --gpus", places=config.workers, labels=wanted)
+    elif use_gpu:
+        use_gpu = placement.fits_gpus(config.gpus, config.workers, wanted)
     cpus = placement.share(config.workers, wanted, processes=1 + config.decoders)  # who is placed can be fed
     return ScalingConfig(
         num_workers=config.workers,
@@ -199,11 +220,28 @@ def _worker(settings: Mapping[str, Any]) -> None:
         device=torch.device(ray.train.torch.get_device()),  # type: ignore[arg-type]
         prepare=ray.train.torch.prepare_model,
         agree=_agree,
+        leaving=_Leaving(),
     )
     # The stream's arrays are read-only views of the object store; nothing changes a batch in place.
     warnings.filterwarnings("ignore", message="The given NumPy array is not writable")
     logging.getLogger("ray").setLevel(logging.ERROR)
     session.work(cloudpickle.loads(settings["task"]), place)
+
+
+class _Leaving:
+    """Whether the machine of a worker is to be taken away, said once for each notice.
+
+    `ray.train.get_preemption_info` would wait for all workers each time; only the first one writes checkpoints.
+    """
+
+    def __init__(self) -> None:
+        self._known: Any = None
+
+    def __call__(self) -> bool:
+        notice = get_train_context().preemption_context.preemption_info
+        fresh = notice is not None and notice != self._known
+        self._known = notice
+        return fresh
 
 
 def _agree(value: Any) -> Any:
@@ -222,6 +260,16 @@ class _Trainer(ray.train.torch.TorchTrainer):
     that crashed: it asks Ray's dashboard, which a local Ray does not have, once a second and complains each time. The
     reservations of a job go with the job, those of a trial are given back by its sweep (`placement.release_orphans`).
     """
+
+    def __init__(self, checkpoints: Path, *args: Any, **settings: Any) -> None:
+        """`checkpoints`: folder of the run's."""
+        super().__init__(*args, **settings)
+        self._checkpoints = checkpoints
+
+    def _initialize_and_run_controller(self, **settings: Any) -> Any:
+        config = self.run_config.failure_config or FailureConfig()
+        policy = FailuresInARow(config, self._checkpoints)
+        return super()._initialize_and_run_controller(**settings | {"failure_policy": policy})
 
     def _create_default_callbacks(self) -> list[Any]:
         callbacks = super()._create_default_callbacks()
@@ -248,7 +296,16 @@ def _explain(error: ray.train.TrainingFailedError, task: Task) -> BaseException:
     reasons = "\n".join(
         f"  worker {rank}: {str(failure).strip().splitlines()[-1]}" for rank, failure in failures.items()
     )
-    return TapRayError(f"Training stopped: workers died too often (--max-failures).\n{reasons}\n{_goes_on(task)}")
+    if any(isinstance(failure, OutOfMemoryError) for failure in failures.values()):
+        return TapRayError(
+            f"Out of memory: Ray's memory monitor ended training processes, and no checkpoint was reached.\n{reasons}\n"
+            "Lower --batch-size, --decoders or --stream-memory-mb, end what else runs on the machine, or take one with "
+            f"more memory. {_goes_on(task)}"
+        )
+    return TapRayError(
+        "Training stopped: workers died too often without a new checkpoint in between (--max-failures).\n"
+        f"{reasons}\n{_goes_on(task)}"
+    )
 
 
 def _goes_on(task: Task) -> str:

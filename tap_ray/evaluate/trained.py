@@ -4,7 +4,10 @@ Torch is loaded only by the last two.
 """
 
 import functools
+import tempfile
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, Mapping
 
 from tap_ray import storage
 from tap_ray.errors import ConfigError, nearest
@@ -68,6 +71,41 @@ def latency(run: str, *, device: str = "cpu") -> dict[str, float]:
 def load(run: str, scene: EnvConfig, num_robots: int, *, device: str = "cpu") -> Policy:
     """A run's policy, loaded once in a process whatever the scene and the number of robots."""
     return _loaded(run, device)
+
+
+@dataclass(frozen=True, eq=False)
+class Carried:
+    """A run's policy with its files in hand: it can be made on machines that do not see the run's folder."""
+
+    files: Mapping[str, bytes]
+    """Path below the run's folder -> content."""
+    device: str = "cpu"
+
+    def __call__(self, scene: EnvConfig, num_robots: int) -> Policy:
+        """The policy, loaded once in a process whatever the scene and the number of robots."""
+        return self._policy
+
+    @functools.cached_property
+    def _policy(self) -> Policy:
+        from tap_ray.models.deploy import load_policy
+
+        with tempfile.TemporaryDirectory(prefix="tap_ray-policy-") as folder:
+            for name, content in self.files.items():
+                path = Path(folder) / name
+                path.parent.mkdir(parents=True, exist_ok=True)
+                path.write_bytes(content)
+            return load_policy(Path(folder), device=self.device)[0]
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return Carried, (self.files, self.device)
+
+
+def carried(run: str, *, device: str = "cpu") -> Carried:
+    """Read what makes a run's policy: its final weights and who it is."""
+    folder = storage.at(run)
+    files = [folder / "manifest.json", *sorted(file for file in (folder / "final").rglob("*") if file.is_file())]
+    content = {file.relative_to(folder).as_posix(): storage.read(file) for file in files}
+    return Carried(content, device)
 
 
 @functools.cache

@@ -34,7 +34,7 @@ from tap_ray.types import PLAY_TASK, EnvConfig, Episode, Trajectory
 
 MakeVector = Callable[[EnvConfig, int], gym.vector.VectorEnv]
 Memory = Callable[[int], Visits | None]
-"""Round -> what the run has seen before it; None: not known in time (that attempt is not played now)."""
+"""Round -> what the run has seen before it; only rounds are asked for of which that is known (else None)."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -93,13 +93,8 @@ class Outcome:
 
     attempt: int
     episode: Episode | None
-    """None: nothing to keep, and `reason` says why; or not played at all, with an empty reason."""
+    """None: nothing to keep, and `reason` says why."""
     reason: str = ""
-
-    @property
-    def handed_back(self) -> bool:
-        """Whether it was not played at all, because its round's novelty memory did not come in time."""
-        return self.episode is None and not self.reason
 
 
 class Robots:
@@ -225,18 +220,15 @@ class PlayFleet:
     def run(self, attempts: Sequence[int]) -> list[Outcome]:
         """Play these attempts (at most one a robot)."""
         rounds = {attempt // self.plan.round_episodes for attempt in attempts}
-        seen: dict[int, Visits] = {}
-        for number in sorted(rounds):
-            visits = self._seen(number)
-            if visits is None:
-                return [Outcome(attempt=attempt, episode=None) for attempt in attempts]
-            seen[number] = visits
+        seen = {number: self._seen(number) for number in rounds}
         return one_by_one(lambda some: self._play(some, seen), attempts, self.robots)
 
-    def _seen(self, number: int) -> Visits | None:
+    def _seen(self, number: int) -> Visits:
         if self._memory is None or not self.plan.needs_memory:
             return {}
-        return self._memory(number)
+        visits = self._memory(number)
+        assert visits is not None, f"round {number} cannot be played yet"
+        return visits
 
     def _play(self, attempts: Sequence[int], seen: dict[int, Visits]) -> list[Outcome]:
         plan, all_attempts = self.plan, padded(attempts, self.robots.num_robots)

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from tap_ray.config import to_dict
 from tap_ray.dataset.motions import MotionWindows, held_out_batches, load
+from tap_ray.dataset.reader import DatasetInfo
 from tap_ray.errors import DataError
 from tap_ray.models.motion_prior import MotionPrior, PriorConfig
 from tap_ray.models.prior_files import Source, TrainedPrior, save_prior
@@ -73,7 +74,12 @@ class PriorStage:
 
 
 def from_datasets(
-    paths: Sequence[Path], weights: Sequence[float], windows: MotionWindows, *, config: PriorConfig, seed: int
+    sets: Sequence[DatasetInfo | Path],
+    weights: Sequence[float],
+    windows: MotionWindows,
+    *,
+    config: PriorConfig,
+    seed: int,
 ) -> PriorStage:
     """A fresh prior for data sets of play.
 
@@ -81,12 +87,12 @@ def from_datasets(
         DataError: a data set is missing, or too small to hold anything out.
     """
     sources, held_out = [], []
-    for number, (path, weight) in enumerate(zip(paths, weights, strict=True)):
-        motions = load(path, windows)
+    for number, (data, weight) in enumerate(zip(sets, weights, strict=True)):
+        motions = load(data, windows)
         sources.append(Source(spec=motions.spec, norm=motions.norm, weight=weight))
         judged = []
         if windows.holdout_every:
-            out = load(path, windows, held_out=True, norm=motions.norm)
+            out = load(data, windows, held_out=True, norm=motions.norm)
             judged = held_out_batches(out, windows, source=number, seed=seed, num=HELD_OUT)
         held_out.append(judged)
     if len({source.spec.robot for source in sources}) < len(sources):

@@ -117,6 +117,8 @@ class Hooks:
     """This worker's number, so that each augments differently."""
     facts: Mapping[str, Any] = field(default_factory=dict)
     """Plain JSON kept in each checkpoint that must be equal on resuming (the policy's config)."""
+    leaving: Callable[[], bool] = lambda: False
+    """Whether to save out of turn; asked after each line of metrics."""
 
 
 def fit(
@@ -177,7 +179,8 @@ def fit(
                 judged |= {f"{objective.name}/validate_s": time.perf_counter() - began} if judged else {}
             metrics |= judged
             hooks.log(judged, state.step)
-        if _due(state.step, config.checkpoint_every, config.steps):
+        urgent = _due(state.step, config.log_every, config.steps) and hooks.leaving()  # nothing half counted is lost
+        if urgent or _due(state.step, config.checkpoint_every, config.steps):
             with meter.paused():
                 hooks.save(state.step, lambda folder: checkpoint.save(folder, state, hooks.facts))
     if state.ema is not None:

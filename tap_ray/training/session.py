@@ -108,6 +108,8 @@ class Place:
     """Wraps the model so that the workers' gradients are averaged."""
     agree: Callable[[Any], Any] = lambda value: value
     """Gives every worker the first worker's value."""
+    leaving: Callable[[], bool] = lambda: False
+    """Whether a checkpoint is due now, out of turn, because this machine is to be taken away."""
 
 
 def work(task: Task, place: Place | None = None) -> None:
@@ -135,6 +137,7 @@ def work(task: Task, place: Place | None = None) -> None:
             device=place.device,
             rank=place.rank,
             facts=learner.facts,
+            leaving=place.leaving,
         )
         batches = task.batches(start_batch=step, worker=place.rank, num_workers=place.world)
         fit(

@@ -138,9 +138,34 @@ def test_missing_episode_table(copy: Path) -> None:
         open_dataset(copy)
 
 
-def test_killed_between_commit_and_info(copy: Path) -> None:
-    change_json(copy / layout.INFO, total_episodes=8)
-    with pytest.raises(DataError, match=r"counts 8 episodes, the .* hold 10: a writer was killed.*--repair"):
+def test_every_moment_of_a_commit_can_be_read(made: SimpleNamespace, tmp_path: Path) -> None:
+    """A data set of 6 episodes grows to 10, and one of none to 6; a reader looks after each file that has appeared."""
+    for before, after in ((6, 10), (0, 6)):
+        path, grown = made.write(tmp_path / f"{before}", before), made.write(tmp_path / f"to-{after}", after)
+        names = [f"{kind(n)}" for n in range(3) for kind in (layout.data_file, layout.episodes_file)]
+        seen = []
+        for name in [*names, layout.TASKS, layout.STATS, layout.INFO]:
+            if not (grown / name).exists():
+                continue
+            (path / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy(grown / name, path / name)
+            if not (path / layout.episodes_file(0)).exists():
+                continue
+            dataset = open_dataset(path)
+            reference = open_dataset(made.write(tmp_path / f"only-{len(dataset)}", len(dataset)))
+            assert (dataset.info, dataset.tasks) == (reference.info, reference.tasks)
+            for feature, values in reference.stats.items():
+                for key, value in values.items():
+                    np.testing.assert_array_equal(dataset.stats[feature][key], value, f"{name} {feature} {key}")
+            for index in range(len(dataset)):
+                read_episode(dataset, index, [layout.ACTION])
+            seen.append(len(dataset))
+        assert seen == ([6, 6, 6, 8, 8, 10, 10, 10, 10] if before else [4, 4, 6, 6, 6, 6])
+
+
+def test_episode_tables_are_missing_at_the_end(copy: Path) -> None:
+    (copy / layout.episodes_file(2)).unlink()
+    with pytest.raises(DataError, match=r"counts 10 episodes, the episode tables hold 8: some are missing.*--rep"):
         open_dataset(copy)
 
 

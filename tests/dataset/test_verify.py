@@ -172,6 +172,34 @@ def test_a_repair_leaves_a_running_writer_alone(
     assert main(["verify", str(copy), "--repair"]) == 0
 
 
+def test_a_users_column_is_left_alone(made: SimpleNamespace, copy: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """next.reward in every data file, in info.json and stats.json, laid out as lerobot's tools do."""
+    for number in range(3):
+        file = pq.ParquetFile(copy / layout.data_file(number))
+        groups = [file.read_row_group(group) for group in range(file.num_row_groups)]
+        groups = [group.append_column("next.reward", pa.array(np.ones(len(group), np.float32))) for group in groups]
+        with pq.ParquetWriter(copy / layout.data_file(number), groups[0].schema) as writer:
+            for group in groups:
+                writer.write_table(group)
+    reward = {"dtype": "float32", "shape": [1], "names": None}
+    change_info(copy, lambda info: info["features"].update({"next.reward": reward}))
+    stats = json.loads((copy / layout.STATS).read_text())
+    stats["next.reward"] = {"mean": [1.0]}
+    (copy / layout.STATS).write_text(json.dumps(stats, indent=4))
+    assert main(["verify", str(copy)]) == 0
+    (copy / layout.TASKS).unlink()
+    assert main(["verify", str(copy), "--repair"]) == 0
+    assert "repaired  meta/tasks.parquet" in capsys.readouterr().out
+    dataset = open_dataset(copy)
+    assert dataset.info["features"]["next.reward"] == reward
+    assert set(read_episode(dataset, 0)) == set(layout.features(made.header()))
+    with (
+        DatasetWriter(copy, made.header()) as writer,
+        pytest.raises(DataError, match=r"does not know: next\.reward\."),
+    ):
+        writer.append(made.episode(10))
+
+
 def test_a_good_data_set(play_dataset: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["verify", str(play_dataset)]) == 0
     lines = capsys.readouterr().out.splitlines()

@@ -74,7 +74,7 @@ def processes(node: Any) -> list[psutil.Process]:
 
 
 def workers(node: Any, name: str) -> list[psutil.Process]:
-    """Processes of a node that Ray has named after what they run, e.g. "MapWorker"."""
+    """Processes of a node that Ray has named after what they run, e.g. "ray::Fleet"."""
     found = []
     for process in processes(node):
         with contextlib.suppress(psutil.Error):

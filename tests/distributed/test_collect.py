@@ -3,7 +3,6 @@
 import contextlib
 import itertools
 import os
-import pickle
 import random
 import signal
 import subprocess
@@ -13,7 +12,6 @@ from functools import partial
 from pathlib import Path
 
 import psutil
-import pyarrow as pa
 import pytest
 import ray
 
@@ -21,10 +19,12 @@ import envs
 from envs.poses import sample_poses
 from jobs.collect_play import fleet
 from tap_ray.dataset.writer import DatasetWriter
-from tap_ray.distributed.collect import LIVES, PATIENCE_S, Fleet, Notebook, Pool, SharedMemory, in_blocks, play_out
+from tap_ray.distributed.collect import Fleet, Pool, Rounds, in_blocks, parts, play_out
 from tap_ray.distributed.connect import connect, guard_token, store_bytes
+from tap_ray.distributed.crew import LIVES
 from tap_ray.errors import ConfigError
 from tap_ray.play.collect import Outcome, collect
+from tap_ray.play.novelty import RoundMemory
 from tests.distributed import collect_child as child
 from tests.distributed.kills import KILLS
 from tests.distributed.nodes import meanwhile, wait_for
@@ -76,7 +76,7 @@ def fleet_processes():
     found = []
     for process in psutil.Process().children(recursive=True):  # not those of another Ray on this machine
         with contextlib.suppress(psutil.Error):
-            if "MapWorker" in " ".join(process.cmdline()):
+            if "ray::Fleet" in " ".join(process.cmdline()):
                 found.append(process)
     return found
 
@@ -156,11 +156,10 @@ class Deadly:
 @pytest.mark.slow
 def test_an_attempt_that_kills_every_process_is_dropped_and_its_neighbours_are_not():
     ray.cloudpickle.register_pickle_by_value(sys.modules[__name__])
-    notebook = ray.remote(num_cpus=0)(Notebook).remote()
-    outcomes = list(play_out(Deadly, [[0, 1], [2, 3], [4, 5]], Pool(fleets=2, robots=2), notebook))
+    outcomes = list(play_out(Deadly, [[0, 1], [2, 3], [4, 5]], Pool(fleets=2, robots=2)))
     reasons = {outcome.attempt: outcome.reason for outcome in outcomes}
     assert sorted(reasons) == list(range(6))
-    assert reasons.pop(3) == f"its process died {LIVES} times"
+    assert reasons.pop(3).startswith(f"its process died {LIVES} times: The actor died unexpectedly")
     assert all(reason.startswith("played in") for reason in reasons.values())
 
 
@@ -183,9 +182,8 @@ class Patient:
 
 def test_a_block_is_handed_over_while_the_others_wait_for_what_it_brings(tmp_path):
     ray.cloudpickle.register_pickle_by_value(sys.modules[__name__])
-    notebook = ray.remote(num_cpus=0)(Notebook).remote()
     reasons = {}
-    for outcome in play_out(partial(Patient, tmp_path), [[0], [1]], Pool(fleets=2), notebook):
+    for outcome in play_out(partial(Patient, tmp_path), [[0], [1]], Pool(fleets=2)):
         reasons[outcome.attempt] = outcome.reason
         (tmp_path / "told").touch()
     assert reasons == {0: "played", 1: "played"}
@@ -204,48 +202,44 @@ def test_fleets_never_load_torch_and_stay_small():
     assert rss_mb < 400
 
 
-def test_a_fleet_that_nobody_tells_of_its_round_hands_it_back(monkeypatch):
-    monkeypatch.setattr("tap_ray.distributed.collect.PATIENCE_S", 0.1)
-    monkeypatch.setattr("tap_ray.distributed.collect.PATIENCE_BLOCKS", 1.0)
-    notebook = ray.remote(num_cpus=0)(Notebook).remote()
-    ray.get(notebook.before.remote(2))  # its process has started
-    memory = SharedMemory(notebook)
-    assert memory(2) is None
-    assert 0.1 < memory.waited_s < PATIENCE_S
-    ray.get(notebook.publish.remote(2, {"a": 1}))
-    assert memory(2) == {"a": 1}
-    ray.get(notebook.publish.remote(4, {"a": 2}))
-    assert ray.get(notebook.before.remote(2)) == (None, 0.0)
-    ray.get(notebook.finish.remote([0], 1.5))  # somebody needed so long for a block: others may as well
-    before_s = memory.waited_s
-    assert memory(5) is None
-    assert memory.waited_s - before_s > 1.5
-
-
-class OneRoundAtATime:
-    """Plays nothing, but asks for the memory of its round, which is its attempt."""
+class Remembers:
+    """Plays nothing, but says what it is told of its round, which is half its attempt."""
 
     def __init__(self, memory):
         self.memory = memory
 
     def run(self, attempts):
-        known = self.memory(attempts[0]) is not None
-        return [Outcome(attempt=attempt, episode=None, reason="played" if known else "") for attempt in attempts]
+        return [Outcome(attempt=a, episode=None, reason=str(self.memory(a // 2))) for a in attempts]
 
 
-def test_a_block_waits_once_and_hands_back_the_rest(monkeypatch):
-    monkeypatch.setattr("tap_ray.distributed.collect.PATIENCE_S", 0.1)
-    notebook = ray.remote(num_cpus=0)(Notebook).remote()
-    ray.get(notebook.publish.remote(0, {}))
-    made = Fleet(OneRoundAtATime, notebook)
-    for block in ([[0], [1], [2], [3]], [[0], [1], [2]]):
-        table = made(pa.table({"attempts": block}))
-        outcomes = [pickle.loads(blob.as_py()) for blob in table["result"]]
-        assert [(outcome.attempt, outcome.handed_back) for outcome in outcomes] == [(0, False), (1, True)]
-    ray.get(notebook.begin.remote([2, 3]))
-    assert ray.get(notebook.begin.remote([2, 3])) == 1  # found unfinished: the fleet begins its attempts one by one
-    table = made(pa.table({"attempts": [[0], [2], [3]]}))
-    assert len(table) == 2
+def test_a_block_is_played_only_once_the_memory_of_its_rounds_is_known():
+    """Rounds of two attempts, each of which visits a cell of its own; round r remembers rounds 0 .. r - 2."""
+    ray.cloudpickle.register_pickle_by_value(sys.modules[__name__])
+    memory, waiting, told = RoundMemory(2), {}, {}
+    for outcome in play_out(Remembers, [[n] for n in range(8)], Pool(fleets=2), memory):
+        waiting[outcome.attempt] = outcome
+        while (due := memory.num_added) in waiting:
+            told[due] = waiting.pop(due).reason
+            memory.add({f"cell {due}": 1})
+    seen = [str({f"cell {n}": 1 for n in range(num)}) for num in (0, 0, 2, 4)]
+    assert told == {attempt: seen[attempt // 2] for attempt in range(8)}
+
+
+def test_what_is_known_of_rounds():
+    memory = RoundMemory(2)
+    rounds = Rounds(memory)
+    assert [rounds.known(((n,),)) for n in range(6)] == [True, True, True, True, False, False]
+    assert [rounds.known(((3, 4), (5,))), rounds.known(((0,), (3,)))] == [False, True]
+    memory.add({})
+    memory.add({})
+    assert [rounds.known(((n,),)) for n in range(2, 8)] == [True, True, True, True, False, False]
+    assert Rounds(None).known(((99,),))
+    assert Rounds(None).references(((99,),)) == {}
+
+
+def test_parts_of_a_block_are_single_attempts():
+    assert parts(((0, 1), (2,))) == [((0,),), ((1,),), ((2,),)]
+    assert parts(((5,),)) == []
 
 
 def test_blocks_never_wait_for_themselves_and_leave_some_for_the_others():
@@ -254,14 +248,8 @@ def test_blocks_never_wait_for_themselves_and_leave_some_for_the_others():
     assert {len(block) for block in in_blocks(singles, 2, 1, 8)} == {4}  # two fleets share a round of 8
     assert {len(block) for block in in_blocks(singles, 16, 1, 8)} == {1}
     gaps = [[3], [9], *([attempt] for attempt in range(16, 78))]  # 0 to 15 were played, but for two
-    assert in_blocks(gaps, 1, 1, 8)[:3] == [[[3], [9]], singles[16:24], singles[24:32]]
-
-
-def test_fleets_that_the_driver_stopped_have_not_died():
-    notebook = Notebook()
-    assert [notebook.begin([1, 2]), notebook.begin([3]), notebook.begin([3])] == [0, 0, 1]
-    notebook.forgive()
-    assert [notebook.begin([1, 2]), notebook.begin([3])] == [0, 1]
+    tuples = [tuple((n,) for n in range(first, first + 8)) for first in (16, 24)]
+    assert in_blocks(gaps, 1, 1, 8)[:3] == [((3,), (9,)), *tuples]
 
 
 class Mistaken:
@@ -279,9 +267,8 @@ class Mistaken:
 @pytest.mark.parametrize("where", ["constructor", "run"])
 def test_a_users_mistake_comes_out_of_a_fleet_as_it_was_raised(where, capfd):
     ray.cloudpickle.register_pickle_by_value(sys.modules[__name__])
-    notebook = ray.remote(num_cpus=0)(Notebook).remote()
     with pytest.raises(ConfigError, match=r"^expected a, got b: do c$"):
-        list(play_out(partial(Mistaken, where), [[0], [1]], Pool(fleets=1), notebook))
+        list(play_out(partial(Mistaken, where), [[0], [1]], Pool(fleets=1)))
     assert "Traceback" not in capfd.readouterr().err
 
 

@@ -72,7 +72,7 @@ def test_a_killed_process_costs_only_the_cell_that_kills(tmp_path):
     results = run(tmp_path, make_vector=deadly)
     for there, here in zip(results, in_one_process(), strict=True):
         if there.cell == BAD:
-            assert there.error.startswith("its process died 2 times: The actor died unexpectedly")
+            assert there.error.startswith("its process died 3 times: The actor died unexpectedly")
             assert not there.partial_once
         else:
             assert outcomes([there]) == outcomes([here])
@@ -131,14 +131,20 @@ def deadly_policy(scene, num):
 
 
 def test_fleets_that_die_at_once_end_the_evaluation(tmp_path):
-    with pytest.raises(TapRayError, match=r"fleets die before they are ready \(out of memory\?\): The actor"):
+    with pytest.raises(
+        TapRayError, match=r"^4 fleets in a row died before they were ready \(out of memory\?\): The actor"
+    ):
         run(tmp_path, make_policy=deadly_policy)
 
 
 @pytest.mark.parametrize(
     ("gpus", "message"),
     [
-        (1.0, r"--gpus-per-fleet 1: no machine of the Ray cluster has so many GPUs \(the best has 0\)\. Ask for fewer"),
+        (
+            1.0,
+            "^--gpus-per-fleet 1: 1 process of so many GPUs cannot be placed: the Ray cluster has 0 GPUs, 0 at most on "
+            "one machine, and no autoscaler. Ask for fewer",
+        ),
         (1.5, "a share of one GPU, or a whole number of them; got 1.5"),
         (-1.0, "got -1"),
     ],

@@ -12,6 +12,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import ray.cloudpickle
+import ray.data
+from ray.core.generated.autoscaler_pb2 import DrainNodeReason
 
 import envs
 from envs.poses import sample_poses
@@ -20,11 +22,12 @@ from tap_ray import runs
 from tap_ray.dataset.windows import episode_batches
 from tap_ray.dataset.writer import DatasetWriter
 from tap_ray.distributed import connect as connecting
-from tap_ray.distributed import live, placement
-from tap_ray.distributed.collect import Notebook, Pool, play_out
+from tap_ray.distributed import live, placement, stream
+from tap_ray.distributed.collect import Pool, play_out
 from tap_ray.distributed.connect import connect
 from tap_ray.distributed.evaluate import FleetConfig, evaluate
 from tap_ray.distributed.settings import WorkersConfig
+from tap_ray.distributed.stream import _beside_the_trainer
 from tap_ray.distributed.train import train
 from tap_ray.errors import ConfigError
 from tap_ray.evaluate.episodes import Robots
@@ -93,8 +96,8 @@ def test_play_goes_on_when_its_node_dies(cluster: Nodes, tmp_path: Path):
         try:
             wait_for(lambda: list((tmp_path / "data").glob("data/*/*.parquet")))
             for node in cluster.live:
-                seen[node.role] += len(workers(node, "MapWorker"))
-            cluster.strike(next(node for node in of_role(cluster, "play") if workers(node, "MapWorker")))
+                seen[node.role] += len(workers(node, "ray::Fleet"))
+            cluster.strike(next(node for node in of_role(cluster, "play") if workers(node, "ray::Fleet")))
         finally:
             hold.unlink()
 
@@ -134,6 +137,50 @@ def test_training_goes_on_when_its_node_dies(cluster: Nodes, tmp_path: Path, toy
         train(toy.held(task, hold), WorkersConfig(node_labels=("role=train",)), progress=False)
 
     assert trained_on == ["train"]
+    assert curve(task.run) == curve(tmp_path / "undisturbed")
+
+
+def test_decoders_run_beside_their_trainer(cluster: Nodes, toy_dataset: Path):
+    """Of four nodes, those of one trainer work on its own."""
+    trainer = ray.remote(num_cpus=1, label_selector={"role": "train"})(decoded_on)
+    own, others = ray.get(trainer.remote(toy_dataset))
+    assert own == others == {of_role(cluster, "train")[0].node_id}
+
+
+def decoded_on(data: Path) -> tuple[set[str], set[str]]:
+    """Nodes of this process, and of the decoders of eight batches."""
+    here = ray.get_runtime_context().get_node_id()
+    places = ray.data.range(8, override_num_blocks=8).map_batches(
+        lambda rows: {"node": [ray.get_runtime_context().get_node_id()]}, batch_size=None, **_beside_the_trainer()
+    )
+    batches = stream.batches(data, toy.WINDOWS, seed=toy.SEED)
+    assert next(batches).rgb.shape[0] == toy.WINDOWS.batch_size
+    batches.close()
+    return {here}, {row["node"] for row in places.take_all()}
+
+
+def test_training_saves_when_its_machine_is_announced_to_go(cluster: Nodes, tmp_path: Path, toy_dataset: Path):
+    """No checkpoint is due before the end; one is made, and the machine's end does not count as a failure."""
+    steps = 150
+    train_here(toy_task(tmp_path / "undisturbed", toy_dataset, ray=False, steps=steps, every=steps), progress=False)
+    task = toy_task(tmp_path / "run", toy_dataset, ray=True, steps=steps, every=steps, pause_s=0.1)
+    saved: list[int] = []
+
+    def announce_and_kill() -> None:
+        wait_for(lambda: len(curve(task.run)) > 5)
+        [node] = of_role(cluster, "train")
+        deadline_ms = int(1000 * (time.time() + 60))
+        reason = DrainNodeReason.Value("DRAIN_NODE_REASON_PREEMPTION")
+        gcs = ray._private.worker.global_worker.gcs_client
+        assert gcs.drain_node(node.node_id, reason, "the spot market wants it back", deadline_ms)[0]
+        saved.append(wait_for(lambda: session.newest_step(task.run)))
+        cluster.kill(node)
+        cluster.add("train")
+
+    with meanwhile(announce_and_kill):
+        train(task, WorkersConfig(node_labels=("role=train",), max_failures=0), progress=False)
+
+    assert 5 < saved[0] < steps
     assert curve(task.run) == curve(tmp_path / "undisturbed")
 
 
@@ -285,17 +332,15 @@ class Patient:
 def test_play_and_training_on_one_node_never_wait_for_each_other(cluster: Nodes, tmp_path: Path, toy_dataset: Path):
     """Fleets hold all that they will ever hold while a training begins and ends beside them."""
     outcomes: list[Outcome] = []
-    actor = ray.remote(num_cpus=0, scheduling_strategy=placement.here())(Notebook)
-    notebook = actor.remote()
     shared = ("role=play",)
 
     def collect_beside() -> None:
         batches = [[number] for number in range(8)]
-        outcomes.extend(play_out(partial(Patient, tmp_path / "trained"), batches, Pool(labels=shared), notebook))
+        outcomes.extend(play_out(partial(Patient, tmp_path / "trained"), batches, Pool(labels=shared)))
 
     with meanwhile(collect_beside):
         try:
-            wait_for(lambda: any(workers(node, "MapWorker") for node in cluster.live))
+            wait_for(lambda: any(workers(node, "ray::Fleet") for node in cluster.live))
             task = toy_task(tmp_path / "run", toy_dataset, ray=True)
             last = train(task, WorkersConfig(node_labels=shared), progress=False)
         finally:

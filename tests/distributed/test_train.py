@@ -170,8 +170,29 @@ def test_damaged_data_are_named(tmp_path: Path, toy_dataset: Path):
 
 def test_a_worker_that_keeps_dying(tmp_path: Path, toy_dataset: Path):
     task = dataclasses.replace(toy_task(tmp_path / "run", toy_dataset, ray=True), learner=toy.deadly)
-    with pytest.raises(TapRayError, match=r"workers died too often \(--max-failures\)[\s\S]*The same command goes on"):
+    message = (
+        r"workers died too often without a new checkpoint in between \(--max-failures\)[\s\S]*The same command goes on"
+    )
+    with pytest.raises(TapRayError, match=message):
         train(task, WorkersConfig(max_failures=0), progress=False)
+
+
+def test_failures_with_a_checkpoint_in_between_do_not_add_up(tmp_path: Path, toy_dataset: Path, undisturbed):
+    """Three kills, each after a new checkpoint, where two without one would end the job."""
+    task = toy_task(tmp_path / "run", toy_dataset, ray=True, steps=STEPS, every=5, pause_s=0.05)
+
+    def kill_three() -> None:
+        seen = 0
+        for _ in range(3):
+            seen = wait_for(
+                lambda old=seen: max(session.newest_step(task.run), old) > old and session.newest_step(task.run)
+            )
+            for worker in training_workers():
+                worker.kill()
+
+    with meanwhile(kill_three):
+        train(task, WorkersConfig(max_failures=1), progress=False)
+    assert curve(task.run) == undisturbed(STEPS)
 
 
 def test_two_at_once_in_one_folder(tmp_path: Path, toy_dataset: Path, monkeypatch: pytest.MonkeyPatch):
@@ -179,6 +200,13 @@ def test_two_at_once_in_one_folder(tmp_path: Path, toy_dataset: Path, monkeypatc
     task = toy_task(tmp_path / "run", toy_dataset, ray=True)
     with session.lock(task.run), pytest.raises(CheckpointError, match=r"Another process trains in .*--out"):
         train(task, WorkersConfig(), progress=False)
+
+
+def test_gpus_that_never_come(tmp_path: Path, toy_dataset: Path):
+    task = toy_task(tmp_path / "run", toy_dataset, ray=True)
+    message = r"--gpu on --gpus 1: 2 processes of so many GPUs cannot be placed: the Ray cluster has 0 GPUs"
+    with pytest.raises(ConfigError, match=message):
+        train(task, WorkersConfig(workers=2, gpu="on"), progress=False)
 
 
 def test_settings_that_cannot_work(tmp_path: Path, toy_dataset: Path):

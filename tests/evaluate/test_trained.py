@@ -1,6 +1,8 @@
 """A training run as the judged policy: an untrained network, saved and loaded by the project's own functions."""
 
+import pickle
 import re
+import shutil
 import subprocess
 import sys
 
@@ -16,6 +18,7 @@ from tap_ray.evaluate.failures import facts_of
 from tap_ray.evaluate.features import policy_features
 from tap_ray.evaluate.probes import ProbeData
 from tap_ray.evaluate.protocol import Protocol, cells
+from tap_ray.types import EnvConfig
 from tests.untrained import SPEC, untrained_run
 
 
@@ -127,3 +130,16 @@ def test_from_the_shell(run, tmp_path):
     assert compared.stdout.splitlines()[-1] == "c"
     assert "McNemar" in compared.stdout
     assert (tmp_path / "c" / "compare.html").stat().st_size > 10_000
+
+
+def test_a_policy_carries_its_weights_to_where_its_folder_is_not(run, tmp_path):
+    """Pickled here, loaded from a copy whose folder is gone by then."""
+    gone = tmp_path / "gone"
+    shutil.copytree(run, gone)
+    sent = pickle.dumps(trained.carried(str(gone)))
+    shutil.rmtree(gone)
+    scene = EnvConfig(image_size=32)
+    arrived, here = pickle.loads(sent)(scene, 1), trained.load(str(run), scene, 1)
+    weights = [dict(policy._policy.state_dict()) for policy in (arrived, here)]
+    assert weights[0].keys() == weights[1].keys()
+    assert all((weights[0][name] == weights[1][name]).all() for name in weights[0])

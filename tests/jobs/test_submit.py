@@ -55,7 +55,7 @@ class Head:
         return [
             child
             for child in psutil.Process(self.process.pid).children(recursive=True)
-            if child.name().startswith("ray::MapWorker")
+            if child.name().startswith("ray::Fleet")
         ]
 
     def submit(self, *command: str, **env: str) -> subprocess.CompletedProcess[str]:

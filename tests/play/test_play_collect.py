@@ -119,13 +119,6 @@ def test_a_simulator_that_diverges_costs_its_own_attempt_only(first, reason):
     assert pickle.dumps(three.episode) == pickle.dumps(whole[2])
 
 
-def test_without_the_memory_of_its_round_an_attempt_is_handed_back():
-    fleet = PlayFleet(PLAN, envs.make_vector, sample_poses, memory=lambda number: None)
-    [outcome] = fleet.run([4])
-    assert (outcome.attempt, outcome.episode, outcome.reason) == (4, None, "")
-    assert outcome.handed_back
-
-
 def test_users_mistakes_are_raised_not_recorded():
     with pytest.raises(ConfigError, match="Unknown task 'put'"):
         played(1, 1, CollectPlan(env=EnvConfig(task="put"), explorers=FAST, explorer="waypoint"))

@@ -1,0 +1,277 @@
+"""A supervised pool of fleets (Ray actors), for play and for judging: what is lost is done again.
+
+    items -> [ fleet 0 | fleet 1 | ... ] -> results, as they come
+                  |
+                  '-- died? hung?  faults.py says what was lost:
+                        its machine, the network     the item is done again, as often as it takes
+                        memory (Ray's monitor)       again, with fewer fleets; the end once nothing gets done any more
+                        the process, or it hangs     again in parts; a part that is alone there and ends LIVES
+                                                     processes is given up with a reason
+
+Items must be pure: done twice, they give the same. A fleet gets items only when it has said that it is ready, so one
+that the cluster has no room for waits and blocks nobody. An idle one gives a sign of life before each item, so that an
+item answers only for what died after it had begun.
+"""
+
+import statistics
+import time
+from collections import deque
+from dataclasses import dataclass, field
+from typing import Any, Callable, Hashable, Iterable, Iterator, Sequence
+
+import ray
+from ray.exceptions import RayTaskError
+from tqdm import tqdm
+
+from tap_ray.distributed import faults, placement
+from tap_ray.distributed.faults import Death, Kind, Patience
+from tap_ray.errors import TapRayError
+
+LIVES = 3
+"""Processes that an item may end, alone in them, on machines that live on."""
+STARTS = 4
+"""Fleets in a row that may die before one is ready, on machines that live on."""
+GRACE_S = 20.0
+"""A machine that goes down may end its processes first. So long, s, another machine's death is waited for before the
+work of a process is blamed for its end."""
+MEMORY_KILLS = 5
+"""Processes that Ray's memory monitor may end in a row, beside each fleet's first, with nothing done in between."""
+TICK_S = 0.5
+SAY_S = 30.0
+"""How often a crew without any fleet says what it waits for, s."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class GivenUp:
+    """In place of a result: the item ended every process it was alone in."""
+
+    reason: str
+
+
+@dataclass(kw_only=True)
+class _Fleet:
+    actor: Any
+    calls: deque[tuple[Any, Any]]
+    """Futures and their items, the one that runs first; the item of `ready` and of a sign of life is None."""
+    since_s: float
+    """When the first call began, by the crew's clock."""
+    ready: bool = False
+
+    @property
+    def items(self) -> int:
+        """How many it has been given and not brought back."""
+        return sum(item is not None for _, item in self.calls)
+
+
+@dataclass(kw_only=True)
+class Crew:
+    """Fleets, and what each of them does now. `work` once; then its fleets are gone."""
+
+    start: Callable[[], Any]
+    """Starts an actor with methods `ready()` and `run(item, ...)`."""
+    num_fleets: int
+    split: Callable[[Any], Sequence[Hashable]]
+    """Parts of an item that are to be done alone, as it ended a process; none: it is one already."""
+    needs: placement.Needs
+    """What a fleet takes of the cluster."""
+    ahead: int = 0
+    """Items that a fleet is given beside the one it works on, while there are many left."""
+    patience: Patience = field(default_factory=Patience)
+
+    def __post_init__(self) -> None:
+        self._fleets: list[_Fleet] = []
+        self._size = self.num_fleets  # fewer while memory is short
+        self._todo: deque[Any] = deque()
+        self._again: list[Any] = []
+        self._deaths: dict[Any, list[Death]] = {None: []}  # None: of fleets that were not ready
+        self._suspects: list[tuple[float, Any]] = []
+        self._durations_s: deque[float] = deque(maxlen=200)
+        self._memory_kills = self._done_since_kill = 0
+        self._clock_s, self._looked_s = 0.0, time.monotonic()
+        self._recruit_after_s = self._said_s = 0.0
+
+    def work(
+        self,
+        items: Iterable[Hashable],
+        *,
+        may_begin: Callable[[Any], bool] = lambda item: True,
+        extra: Callable[[Any], tuple[Any, ...]] = lambda item: (),
+    ) -> Iterator[tuple[Any, Any]]:
+        """Yield each item, or its parts, with its result or a GivenUp, as they come, in any order.
+
+        Args:
+            items: what is to be done, the first first.
+            may_begin: whether an item can be done yet; asked again after each result.
+            extra: further arguments of its `run`.
+
+        Raises:
+            TapRayError: what a fleet raised; fleets die before they are ready; memory does not suffice.
+        """
+        self._todo.extend(items)
+        self._may_begin, self._extra = may_begin, extra
+        try:
+            while self._todo or self._again or self._suspects or self._working():
+                self._fill()
+                self._hand_out()
+                fleet = self._next_answer()
+                if fleet is not None:
+                    yield from self._hear(fleet)
+                yield from self._look_round()
+        finally:
+            for fleet in self._fleets:
+                ray.kill(fleet.actor)
+
+    def _fill(self) -> None:
+        left = len(self._todo) + len(self._again) + len(self._suspects)
+        while len(self._fleets) < min(self._size, left + self._working()) and self._clock_s >= self._recruit_after_s:
+            actor = self.start()
+            call = (actor.ready.remote(), None)
+            self._fleets.append(_Fleet(actor=actor, calls=deque([call]), since_s=self._clock_s))
+
+    def _working(self) -> int:
+        """Fleets that have an item."""
+        return sum(fleet.items > 0 for fleet in self._fleets)
+
+    def _hand_out(self) -> None:
+        """Give items to idle fleets, and then ahead of time while there are enough for everybody."""
+        for depth in range(1 + self.ahead):
+            for fleet in self._fleets:
+                if not fleet.ready or fleet.items != depth or (depth and len(self._todo) < self.num_fleets):
+                    continue
+                item = self._next_item()
+                if item is None:
+                    return
+                if not fleet.calls:
+                    fleet.since_s = self._clock_s
+                    fleet.calls.append((fleet.actor.__ray_ready__.remote(), None))
+                fleet.calls.append((fleet.actor.run.remote(item, *self._extra(item)), item))
+
+    def _next_item(self) -> Any:
+        for place, item in enumerate(self._again):
+            if self._may_begin(item):
+                return self._again.pop(place)
+        return self._todo.popleft() if self._todo and self._may_begin(self._todo[0]) else None
+
+    def _next_answer(self) -> _Fleet | None:
+        """A fleet whose first call has ended, if one has within a tick."""
+        waiting = {fleet.calls[0][0]: fleet for fleet in self._fleets if fleet.calls}
+        ended = []
+        if waiting:
+            ended, _ = ray.wait(list(waiting), num_returns=1, timeout=TICK_S)
+        else:
+            time.sleep(TICK_S)
+        # A driver that was stopped for a while (Ctrl-Z, a closed lid) has no reason to suspect its fleets.
+        now = time.monotonic()
+        self._clock_s += min(now - self._looked_s, 10 * TICK_S)
+        self._looked_s = now
+        return waiting[ended[0]] if ended else None
+
+    def _hear(self, fleet: _Fleet) -> Iterator[tuple[Any, Any]]:
+        """The result of a call that has ended, if it has one."""
+        future, item = fleet.calls[0]
+        try:
+            result = ray.get(future)
+        except RayTaskError as error:
+            raise (error.cause if isinstance(error.cause, TapRayError) else error) from None
+        except faults.LOST as error:
+            self._lose(fleet, faults.death_of(fleet.actor, error))
+            return
+        fleet.calls.popleft()
+        duration_s, fleet.since_s = self._clock_s - fleet.since_s, self._clock_s
+        if item is None:
+            if not fleet.ready:
+                self._deaths[None].clear()
+            fleet.ready = True
+            return
+        self._durations_s.append(duration_s)
+        self._memory_kills = 0
+        self._done_since_kill += 1
+        if self._done_since_kill > len(self._fleets):  # there is room again
+            self._size, self._done_since_kill = min(self.num_fleets, self._size + 1), 0
+        yield item, result
+
+    def _lose(self, fleet: _Fleet, death: Death) -> None:
+        """A fleet is gone: queue what it had, and note whose fault it was."""
+        self._fleets.remove(fleet)
+        ray.kill(fleet.actor)  # it may only be out of reach
+        running, *queued = [item for _, item in fleet.calls]
+        self._again += queued
+        if death.kind.own_fault:
+            if running is not None or not fleet.ready:  # else it died idle
+                self._blame(running, death)
+            return
+        self._again += [running] if running is not None else []
+        if death.kind is Kind.MEMORY:
+            self._save_memory(death)
+
+    def _blame(self, item: Any, death: Death) -> None:
+        parts = self.split(item) if item is not None else []
+        if parts:
+            self._again += parts
+            return
+        deaths = self._deaths.setdefault(item, [])
+        deaths.append(death)
+        if len(deaths) < (STARTS if item is None else LIVES):
+            self._again += [item] if item is not None else []
+        else:
+            own = death.node == ray.get_runtime_context().get_node_id()
+            self._suspects.append((self._clock_s + (0.0 if own else GRACE_S), item))
+
+    def _look_round(self) -> Iterator[tuple[Any, Any]]:
+        """What time has brought: fleets that are overdue, suspects whose machine lives on."""
+        limit_s = self._limit_s()
+        for fleet in [fleet for fleet in self._fleets if fleet.calls]:
+            late = self._clock_s - fleet.since_s > (limit_s if fleet.ready else self.patience.first_s)
+            if late and not fleet.ready and not faults.placed(fleet.actor):
+                fleet.since_s = self._clock_s  # there was no room for it so far
+            elif late:
+                self._lose(fleet, faults.hang_of(fleet.actor, self._clock_s - fleet.since_s))
+        due = [item for until_s, item in self._suspects if until_s <= self._clock_s]
+        self._suspects = [(until_s, item) for until_s, item in self._suspects if until_s > self._clock_s]
+        for item in dict.fromkeys(due):
+            yield from self._judge(item)
+        self._say_waiting()
+
+    def _limit_s(self) -> float:
+        if not self._durations_s:
+            return self.patience.first_s
+        return max(self.patience.least_s, self.patience.factor * statistics.median(self._durations_s))
+
+    def _judge(self, item: Any) -> Iterator[tuple[Any, Any]]:
+        """Give a suspect up, unless a machine has died meanwhile that explains its deaths."""
+        deaths = [death for death in self._deaths[item] if faults.node_alive(death.node)]
+        self._deaths[item] = deaths
+        if item is None:
+            if len(deaths) >= STARTS:
+                raise TapRayError(
+                    f"{len(deaths)} fleets in a row died before they were ready (out of memory?): {deaths[-1].reason}"
+                )
+        elif len(deaths) < LIVES:
+            self._again.append(item)
+        else:
+            did = "hung" if deaths[-1].kind is Kind.HANG else "died"
+            yield item, GivenUp(reason=f"its process {did} {len(deaths)} times: {deaths[-1].reason}")
+
+    def _save_memory(self, death: Death) -> None:
+        """Go on with fewer fleets after a pause; or end, where nothing gets done any more."""
+        self._memory_kills += 1
+        self._done_since_kill = 0
+        self._size = max(1, len(self._fleets))
+        self._recruit_after_s = self._clock_s + min(30.0, self.patience.memory_s * 2 ** min(self._memory_kills - 1, 10))
+        if self._memory_kills >= self.num_fleets + MEMORY_KILLS:
+            raise TapRayError(
+                f"Out of memory: Ray's memory monitor has ended {self._memory_kills} processes in a row, and nothing "
+                "got done in between. Use fewer --fleets or fewer --robots-per-fleet, end what else runs on the "
+                "machine, or take one with more memory. What is done is kept; the same command goes on. "
+                f"Ray says: {death.reason[:300]}"
+            )
+
+    def _say_waiting(self) -> None:
+        """Every SAY_S, while the cluster has room for no fleet at all."""
+        if self._clock_s - self._said_s < SAY_S:
+            return
+        self._said_s = self._clock_s
+        if any(fleet.ready or faults.placed(fleet.actor) for fleet in self._fleets):
+            return
+        if self._fleets and not self.needs.fit():  # else their processes are starting
+            tqdm.write(self.needs.waiting(len(self._fleets)))
