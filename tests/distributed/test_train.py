@@ -177,6 +177,7 @@ def test_a_worker_that_keeps_dying(tmp_path: Path, toy_dataset: Path):
         train(task, WorkersConfig(max_failures=0), progress=False)
 
 
+@pytest.mark.more_kills  # test_failures.py has the rule
 def test_failures_with_a_checkpoint_in_between_do_not_add_up(tmp_path: Path, toy_dataset: Path, undisturbed):
     """Three kills, each after a new checkpoint, where two without one would end the job."""
     task = toy_task(tmp_path / "run", toy_dataset, ray=True, steps=STEPS, every=5, pause_s=0.05)
