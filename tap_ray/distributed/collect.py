@@ -18,7 +18,7 @@ from typing import Any, Callable, Iterator, Mapping, Protocol, Sequence
 import ray
 
 from tap_ray.dataset.writer import DatasetWriter
-from tap_ray.distributed import placement
+from tap_ray.distributed import gauges, placement
 from tap_ray.distributed.crew import Crew, GivenUp
 from tap_ray.distributed.placement import Pool
 from tap_ray.play.collect import Outcome, in_batches
@@ -245,6 +245,7 @@ class Collection:
             while due in waiting:
                 yield waiting.pop(due)
                 due = next(order, -1)
+            gauges.show("tap_writer_lag_episodes", len(waiting), run=str(self.writer.path))
         assert not waiting, f"nobody asked for {list(waiting)[:5]}"
 
     def _take(self, outcome: Outcome) -> None:
@@ -252,7 +253,12 @@ class Collection:
         self.schedule.record(outcome.attempt, None if outcome.episode else outcome.reason)
         if self.memory is not None and self._visits_of is not None:
             self.memory.add(self._visits_of(outcome))
-        if outcome.episode is not None:
+        run = str(self.writer.path)
+        if outcome.episode is None:
+            gauges.count("tap_episodes_dropped", run=run)
+        else:
+            gauges.count("tap_episodes", run=run)
+            gauges.count("tap_frames", len(outcome.episode), run=run)
             self.writer.append(replace(outcome.episode, index=self.writer.appended), self._progress())
             self.tally.episodes += 1
             self.tally.frames += len(outcome.episode)

@@ -23,7 +23,7 @@ import ray
 from ray.exceptions import RayTaskError
 from tqdm import tqdm
 
-from tap_ray.distributed import faults, placement
+from tap_ray.distributed import faults, gauges, placement
 from tap_ray.distributed.faults import Death, Kind, Patience
 from tap_ray.errors import TapRayError
 
@@ -193,6 +193,7 @@ class Crew:
     def _lose(self, fleet: _Fleet, death: Death) -> None:
         """A fleet is gone: queue what it had, and note whose fault it was."""
         self._fleets.remove(fleet)
+        gauges.count("tap_processes_lost", kind=death.kind.value)
         ray.kill(fleet.actor)  # it may only be out of reach
         running, *queued = [item for _, item in fleet.calls]
         self._again += queued

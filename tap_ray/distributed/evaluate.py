@@ -14,7 +14,7 @@ from typing import Any, Sequence
 
 import ray
 
-from tap_ray.distributed import placement
+from tap_ray.distributed import gauges, placement
 from tap_ray.distributed.crew import Crew, GivenUp
 from tap_ray.distributed.faults import Patience
 from tap_ray.errors import ConfigError
@@ -105,6 +105,8 @@ def evaluate(
                     judged = Judged(results=[crashed(cell, judged.reason) for cell in chunk], clips=[])
                 new = [result for result in judged.results if result.cell not in done]
                 store.append(folder / "episodes.jsonl", new)
+                gauges.count("tap_episodes", len(new), run=str(folder))
+                gauges.count("tap_frames", sum(result.num_steps for result in new), run=str(folder))
                 for clip in judged.clips:
                     video.keep(folder / "clips", clip)
                 done |= {result.cell: result for result in new}

@@ -2,65 +2,50 @@
 
     ray_tap_frames               counter  control steps played or judged
     ray_tap_episodes             counter  episodes kept or judged
-    ray_tap_episodes_dropped     counter  by reason
-    ray_tap_processes_lost       counter  robots' processes, by kind: machine, process, memory, hang
+    ray_tap_episodes_dropped     counter  attempts that gave none
+    ray_tap_processes_lost       counter  robots' processes, by kind (`faults.Kind`)
     ray_tap_writer_lag_episodes  gauge    played, and waiting for their turn to be written
-    ray_tap_samples              counter  windows that a training has seen
-    ray_tap_data_wait_seconds    counter  ... and how long its workers waited for them
+    ray_tap_samples_per_second   gauge    windows that a training sees
+    ray_tap_data_wait_percent    gauge    part of a step that it waits for them
     ray_tap_trials               gauge    of a sweep, by state
 
-Every metric has the tag `run`: the result's folder, or the data set's. They cost nothing where nobody asks for them.
+The tag `run` is the folder that the job writes; what is lost is counted for the whole cluster.
 """
 
 import functools
-from collections.abc import Mapping
-from pathlib import Path
 
 from ray.util import metrics
 
 COUNTERS = {
-    "tap_frames": ("Control steps played or judged.", ()),
-    "tap_episodes": ("Episodes kept or judged.", ()),
-    "tap_episodes_dropped": ("Attempts that gave no episode, by reason.", ("reason",)),
+    "tap_frames": ("Control steps played or judged.", ("run",)),
+    "tap_episodes": ("Episodes kept or judged.", ("run",)),
+    "tap_episodes_dropped": ("Attempts that gave no episode.", ("run",)),
     "tap_processes_lost": ("Robots' processes that were lost, by kind.", ("kind",)),
-    "tap_samples": ("Windows that a training has seen.", ()),
-    "tap_data_wait_seconds": ("Time that training workers waited for batches, s.", ()),
 }
 GAUGES = {
-    "tap_writer_lag_episodes": ("Episodes played that wait for their turn to be written.", ()),
-    "tap_trials": ("Trials of a sweep, by state.", ("state",)),
+    "tap_writer_lag_episodes": ("Episodes played that wait for their turn to be written.", ("run",)),
+    "tap_samples_per_second": ("Windows that a training sees each second, all workers together.", ("run",)),
+    "tap_data_wait_percent": ("Part of a step that the first worker waits for its batch, %.", ("run",)),
+    "tap_trials": ("Trials of a sweep, by state.", ("run", "state")),
 }
 
 
-class Gauges:
-    """Metrics of one run."""
+def count(name: str, value: float = 1.0, **tags: str) -> None:
+    """Add to one of COUNTERS. Ray is connected."""
+    if value > 0:
+        _counter(name).inc(value, tags)
 
-    def __init__(self, run: Path | str) -> None:
-        """`run`: the folder that the job writes."""
-        self._run = str(run)
 
-    def count(self, name: str, value: float = 1.0, **tags: str) -> None:
-        """Add to a counter; `value` 0 does nothing."""
-        if value > 0:
-            _counter(name).inc(value, {"run": self._run, **tags})
-
-    def show(self, name: str, value: float, **tags: str) -> None:
-        """Set a gauge."""
-        _gauge(name).set(value, {"run": self._run, **tags})
-
-    def show_each(self, name: str, values: Mapping[str, float], tag: str) -> None:
-        """Set a gauge for each value of a tag."""
-        for key, value in values.items():
-            self.show(name, value, **{tag: key})
+def show(name: str, value: float, **tags: str) -> None:
+    """Set one of GAUGES. Ray is connected."""
+    _gauge(name).set(value, tags)
 
 
 @functools.cache
 def _counter(name: str) -> metrics.Counter:
-    description, tags = COUNTERS[name]
-    return metrics.Counter(name, description, ("run", *tags))
+    return metrics.Counter(name, *COUNTERS[name])
 
 
 @functools.cache
 def _gauge(name: str) -> metrics.Gauge:
-    description, tags = GAUGES[name]
-    return metrics.Gauge(name, description, ("run", *tags))
+    return metrics.Gauge(name, *GAUGES[name])

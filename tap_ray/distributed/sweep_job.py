@@ -1,18 +1,19 @@
 """The life of a sweep: run folder and ledger, MLflow parent, Ray, the trials, the page, the registered policy."""
 
 import time
+from collections import Counter
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
-from typing import Annotated, Any, Mapping, Sequence
+from typing import Annotated, Any, Mapping, Sequence, get_args
 
 import ray
 import tyro
 
 from tap_ray import registry, runs, storage, tracking
 from tap_ray.compare import study_report, sweep_page
-from tap_ray.compare.sweep_tables import TRIALS, TrialRow, best, cost_text, facts, label, points, text_table
+from tap_ray.compare.sweep_tables import TRIALS, State, TrialRow, best, cost_text, facts, label, points, text_table
 from tap_ray.config import to_dict
-from tap_ray.distributed import sweep_costs
+from tap_ray.distributed import gauges, sweep_costs
 from tap_ray.distributed.connect import connect, dashboard_url
 from tap_ray.distributed.sweep import TUNE, rows_of, sweep, trials_at_once
 from tap_ray.distributed.sweep_collect import Missing
@@ -188,6 +189,9 @@ class _Watch:
 
     def __call__(self, rows: Sequence[TrialRow]) -> None:
         runs.annotate(self._run, seconds=self.seconds())
+        states = Counter(row.state for row in rows)
+        for state in get_args(State):
+            gauges.show("tap_trials", states[state], run=str(self._run.path), state=state)
         num_done = sum(row.result is not None for row in rows)
         if num_done != self._num_done:
             self._num_done = num_done

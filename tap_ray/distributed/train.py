@@ -18,6 +18,7 @@ import dataclasses
 import logging
 import os
 import warnings
+from functools import partial
 from pathlib import Path
 from typing import Any, Callable, Mapping
 
@@ -37,7 +38,7 @@ from tqdm import tqdm
 
 from tap_ray import runs, storage, tracking
 from tap_ray.config import to_dict
-from tap_ray.distributed import placement
+from tap_ray.distributed import gauges, placement
 from tap_ray.distributed.connect import connect
 from tap_ray.distributed.failures import FailuresInARow, StopOnUserError, user_error
 from tap_ray.distributed.settings import PriorJobConfig, TrainJobConfig, WorkersConfig
@@ -213,7 +214,7 @@ def _scaling(config: WorkersConfig) -> ScalingConfig:
 
 def _worker(settings: Mapping[str, Any]) -> None:
     """A training process."""
-    context = ray.train.get_context()
+    context, task = ray.train.get_context(), cloudpickle.loads(settings["task"])
     place = Place(
         rank=context.get_world_rank(),
         world=context.get_world_size(),
@@ -221,11 +222,19 @@ def _worker(settings: Mapping[str, Any]) -> None:
         prepare=ray.train.torch.prepare_model,
         agree=_agree,
         leaving=_Leaving(),
+        told=partial(_show, str(task.run)),
     )
     # The stream's arrays are read-only views of the object store; nothing changes a batch in place.
     warnings.filterwarnings("ignore", message="The given NumPy array is not writable")
     logging.getLogger("ray").setLevel(logging.ERROR)
-    session.work(cloudpickle.loads(settings["task"]), place)
+    session.work(task, place)
+
+
+def _show(run: str, line: Mapping[str, float]) -> None:
+    """Rate and wait of a training, for who watches it from outside."""
+    for ending, name in (("samples_per_s", "tap_samples_per_second"), ("data_wait_pct", "tap_data_wait_percent")):
+        for key in [key for key in line if key.endswith(f"/{ending}")]:
+            gauges.show(name, line[key], run=run)
 
 
 class _Leaving:

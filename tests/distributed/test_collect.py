@@ -4,10 +4,12 @@ import contextlib
 import itertools
 import os
 import random
+import re
 import signal
 import subprocess
 import sys
 import time
+import urllib.request
 from functools import partial
 from pathlib import Path
 
@@ -18,6 +20,7 @@ import ray
 import envs
 from envs.poses import sample_poses
 from jobs.collect_play import fleet
+from tap_ray.dataset.reader import open_dataset
 from tap_ray.dataset.writer import DatasetWriter
 from tap_ray.distributed.collect import Fleet, Pool, Rounds, in_blocks, parts, play_out
 from tap_ray.distributed.connect import connect, guard_token, store_bytes
@@ -57,6 +60,23 @@ def whole(tmp_path_factory):
     path = tmp_path_factory.mktemp("data") / "whole"
     gather(path, fleets=2, robots=3)
     return path
+
+
+def exported() -> dict[tuple[str, str], float]:
+    """(name, run) -> value of our metrics, as Prometheus would fetch them from this node."""
+    node = ray.nodes()[0]
+    with urllib.request.urlopen(f"http://{node['NodeManagerAddress']}:{node['MetricsExportPort']}/metrics") as answer:
+        text = answer.read().decode()
+    found = re.findall(r'^(ray_tap_\w+)\{.*\brun="([^"]*)".*\} ([0-9.e+-]+)$', text, re.M)
+    return {(name, run): float(value) for name, run, value in found}
+
+
+def test_what_was_collected_is_told_to_prometheus(whole):
+    run = str(whole)
+    wait_for(lambda: exported().get(("ray_tap_episodes_total", run)) == EPISODES)
+    now = exported()
+    assert now["ray_tap_frames_total", run] == open_dataset(whole).lengths.sum()
+    assert now["ray_tap_writer_lag_episodes", run] == 0
 
 
 def bytes_of(path: Path, *, progress: bool = True) -> dict[str, bytes]:

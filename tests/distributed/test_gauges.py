@@ -1,0 +1,26 @@
+"""The Grafana dashboard asks for metrics that there are."""
+
+import json
+import re
+from pathlib import Path
+
+from tap_ray.distributed.gauges import COUNTERS, GAUGES
+
+DASHBOARD = Path(__file__).parents[2] / "clusters/grafana.json"
+
+
+def test_the_dashboard_draws_every_metric_and_no_other():
+    panels = json.loads(DASHBOARD.read_text())["panels"]
+    asked = {name for panel in panels for t in panel["targets"] for name in re.findall(r"ray_tap_\w+", t["expr"])}
+    assert asked == {f"ray_{name}_total" for name in COUNTERS} | {f"ray_{name}" for name in GAUGES}
+
+
+def test_labels_in_the_dashboard_are_tags_of_their_metric():
+    tags = {f"ray_{name}_total": keys for name, (_, keys) in COUNTERS.items()}
+    tags |= {f"ray_{name}": keys for name, (_, keys) in GAUGES.items()}
+    for panel in json.loads(DASHBOARD.read_text())["panels"]:
+        for target in panel["targets"]:
+            (name,) = re.findall(r"ray_tap_\w+", target["expr"])
+            labels = re.findall(r"by \(([^)]*)\)", target["expr"])[0].split(", ")
+            labels += re.findall(r"{{(\w+)}}", target["legendFormat"]) + re.findall(r"(\w+)=~", target["expr"])
+            assert set(labels) <= set(tags[name]), target["expr"]
