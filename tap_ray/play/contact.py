@@ -13,8 +13,6 @@ from tap_ray.errors import ConfigError
 from tap_ray.play.motion import MotionConfig, Target, clip_to, quat_exp, quat_multiply, rotate
 
 OPEN, CLOSED = 1.0, -1.0
-CAUGHT, LIFTED = 3, 4
-"""Way-points of `lift_and_carry` until the fingers have closed, and until the object is in the air."""
 CLEAR_M = 0.08
 """What is taken over another object is lifted by at least this, m: higher than the basket's rim."""
 SWING_RAD = 1.2
@@ -33,12 +31,6 @@ class ContactConfig:
     """Chance that the fingers close across the object's long side; otherwise any yaw."""
     offset_m: float = 0.006
     """Sigma of the grasp's horizontal error, m."""
-    miss_probability: float = 0.5
-    """Chance that the fingers close beside the object instead: what follows an empty grasp is never demonstrated."""
-    miss_m: tuple[float, float] = (0.015, 0.05)
-    """How far beside, m, horizontally, in any direction."""
-    retry_probability: float = 0.9
-    """Chance to open at once and go for the same object again after an empty grasp, which the fingers' touch tells."""
     grasp_height_m: tuple[float, float] = (-0.01, 0.004)
     """Tool above the object's centre, m; the floor of the box B is the lowest it goes."""
     hover_m: tuple[float, float] = (0.04, 0.09)
@@ -53,8 +45,6 @@ class ContactConfig:
     """Chance that a carried object is taken over another one and let go there; otherwise anywhere in the box B."""
     onto_height_m: tuple[float, float] = (0.025, 0.06)
     """There it is let go this far above where it was grasped, m; pushes into nothing lower than the basket's rim."""
-    push_closed_probability: float = 0.3
-    """Chance that a push is done with closed fingers; otherwise they are open."""
     push_start_m: tuple[float, float] = (0.05, 0.09)
     """A push begins this far from the object's centre, m."""
     push_length_m: tuple[float, float] = (0.03, 0.14)
@@ -63,7 +53,7 @@ class ContactConfig:
     """Control steps to stand still while the fingers close or open."""
 
     def __post_init__(self) -> None:
-        names = ("free", "push", "push_closed", "aligned", "miss", "retry", "place", "keep", "onto")
+        names = ("free", "push", "aligned", "place", "keep", "onto")
         for name in (f"{name}_probability" for name in names):
             if not 0 <= getattr(self, name) <= 1:
                 raise ConfigError(f"{name} is a probability: 0 to 1; got {getattr(self, name)}.")
@@ -75,66 +65,42 @@ class ContactConfig:
 
 class _View(Protocol):
     pos_m: np.ndarray
-    quat: np.ndarray
     home_quat: np.ndarray
     info: Mapping[str, Any]
     rng: np.random.Generator
 
 
 class ContactPlanner:
-    """Seeks objects and does one thing after another to them; what it meant to grasp and missed, it tries again."""
+    """Seeks objects and does one thing after another to them."""
 
     def __init__(self, config: ContactConfig, motion: MotionConfig) -> None:
         self._config, self._motion = config, motion
-        self._then: tuple[int, list[list[Target]]] | None = None  # of which object, and the ways left if it is held
 
     def reset(self, view: _View) -> None:
-        """Nothing is in the hand."""
-        self._then = None
+        """Nothing is kept between episodes."""
 
     def watch(self, view: _View) -> bool:
         """Never drops a way-point."""
         return False
 
     def plan(self, view: _View) -> list[Target]:
-        """What follows a grasp, that grasp again, or another primitive on one object, or a free way-point."""
+        """One primitive on one object, or a free way-point."""
         config, rng = self._config, view.rng
         objects = present_objects(view.info)
-        (chosen, then), self._then = self._then or (-1, []), None
-        if then and view.info["contact"]:
-            self._then = (chosen, then[1:]) if then[1:] else None
-            return then[0]
-        if then and chosen < len(objects) and rng.random() < config.retry_probability:
-            open_up = Target(pos_base_m=view.pos_m.copy(), quat_wxyz=view.quat.copy(), gripper=OPEN, hold_steps=1)
-            return [open_up, *self._grasp(view, objects, chosen)]
         if not objects or rng.random() < config.free_probability:
             return [free_target(self._motion, view.home_quat, rng)]
         chosen = int(rng.integers(len(objects)))
+        pose = objects[chosen][1]
         if rng.random() < config.push_probability:
-            pose = objects[chosen][1]
             angle, length = float(rng.uniform(-np.pi, np.pi)), float(rng.uniform(*config.push_length_m))
             return push(config, self._motion, pose, view.home_quat, rng, angle_rad=angle, length_m=length)
-        return self._grasp(view, objects, chosen)
-
-    def _grasp(self, view: _View, objects: list[tuple[str, np.ndarray]], chosen: int) -> list[Target]:
-        """Grasp it; lifting and carrying are kept for when the fingers have touched it, and still do."""
-        config, rng = self._config, view.rng
         others = [other for number, (_, other) in enumerate(objects) if number != chosen]
-        onto = bool(others) and rng.random() < config.onto_probability
-        if onto:
-            goal = others[rng.integers(len(others))][:3]
-        else:
-            goal = rng.uniform(self._motion.bounds_low_m, self._motion.bounds_high_m)
-            goal[2] = rng.uniform(*config.lift_m)
-        miss = np.zeros(2)
-        if rng.random() < config.miss_probability:
-            angle = rng.uniform(-np.pi, np.pi)
-            miss = rng.uniform(*config.miss_m) * np.array([np.cos(angle), np.sin(angle)])
-        targets = lift_and_carry(
-            config, self._motion, objects[chosen][1], view.home_quat, rng, goal_m=goal, onto=onto, miss_m=miss
-        )
-        self._then = chosen, [targets[CAUGHT:LIFTED], targets[LIFTED:]]
-        return targets[:CAUGHT]
+        if others and rng.random() < config.onto_probability:
+            target = others[rng.integers(len(others))]
+            return lift_and_carry(config, self._motion, pose, view.home_quat, rng, goal_m=target[:3], onto=True)
+        goal = rng.uniform(self._motion.bounds_low_m, self._motion.bounds_high_m)
+        goal[2] = rng.uniform(*config.lift_m)
+        return lift_and_carry(config, self._motion, pose, view.home_quat, rng, goal_m=goal)
 
 
 def present_objects(info: Mapping[str, Any]) -> list[tuple[str, np.ndarray]]:
@@ -164,7 +130,6 @@ def lift_and_carry(
     *,
     goal_m: np.ndarray,
     onto: bool = False,
-    miss_m: np.ndarray | None = None,
 ) -> list[Target]:
     """Above it, down, close, lift, carry to `goal_m`; then place, drop or keep. Nobody checks that it was caught.
 
@@ -175,8 +140,6 @@ def lift_and_carry(
     yaw = float(np.arctan2(heading[1], heading[0])) if aligned else float(rng.uniform(-np.pi, np.pi))
     quat = turned(home_quat, yaw)
     grasp = pose[:3] + np.array([*rng.normal(0.0, config.offset_m, 2), rng.uniform(*config.grasp_height_m)])
-    if miss_m is not None:
-        grasp[:2] += miss_m
     above = grasp + np.array([0.0, 0.0, rng.uniform(*config.hover_m)])
     lifted = np.array([grasp[0], grasp[1], max(rng.uniform(*config.lift_m), grasp[2] + CLEAR_M * onto)])
     release_z = grasp[2] + (rng.uniform(*config.onto_height_m) if onto else 0.0)
@@ -215,7 +178,7 @@ def push(
     end = pose[:3] + length_m * way + height
     up = np.array([0.0, 0.0, rng.uniform(*config.hover_m)])
     quat = turned(home_quat, float(rng.uniform(-SWING_RAD, SWING_RAD)))
-    gripper = CLOSED if rng.random() < config.push_closed_probability else OPEN
+    gripper = CLOSED if rng.random() < 0.7 else OPEN
     return [_target(motion, point, quat, gripper) for point in (start + up, start, end, end + up)]
 
 
