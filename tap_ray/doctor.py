@@ -14,14 +14,15 @@ import shutil
 import stat
 import subprocess
 import sys
+import time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
 from typing import Callable, Sequence
 
-TIMEOUT_S = 30.0
-"""A probe that takes longer counts as missing."""
+TIMEOUT_S, RAY_TIMEOUT_S = 30.0, 120.0
+"""A probe that takes longer counts as missing; one that starts Ray may take longer, s."""
 MIN_MESA = (24, 3)
 """From here on ManiSkill's renderer works on the CPU (Debian bookworm has 22.3, its backports 25.0)."""
 MIN_DISK_GB, MIN_MEMORY_GB, MIN_SHM_GB = 5.0, 3.0, 1.0
@@ -41,6 +42,8 @@ class Probe:
     """Whether the default job needs it."""
     isolated: bool = False
     """Whether it runs in a process of its own."""
+    timeout_s: float = TIMEOUT_S
+    """How long that process may take, s."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -73,6 +76,17 @@ def ray() -> str:
     for part in ("ray.data", "ray.train", "ray.tune"):
         import_module(part)
     return f"{library.__version__} with data, train, tune"
+
+
+def local_ray() -> str:
+    """Starts a Ray, asks it something and stops it: temporary folder, home, token, memory and proxies all take part."""
+    began, connect = time.monotonic(), import_module("tap_ray.distributed.connect").connect
+    library = import_module("ray")
+    with connect("local", num_cpus=1):
+        pid = library.get(library.remote(lambda: os.getpid()).remote())
+    if pid == os.getpid():
+        raise RuntimeError("Ray ran a task in the process that asked for it")
+    return f"starts, runs a task and stops in {time.monotonic() - began:.0f} s"
 
 
 def pybullet() -> str:
@@ -212,6 +226,13 @@ PROBES = (
     Probe(name="torch", run=torch, mend=INSTALL, isolated=True),
     Probe(name="Ray", run=ray, mend=INSTALL, isolated=True),
     Probe(
+        name="Ray starts",
+        run=local_ray,
+        mend="do what the message says, else look into /tmp/ray/session_latest/logs",
+        isolated=True,
+        timeout_s=RAY_TIMEOUT_S,
+    ),
+    Probe(
         name="Ray authentication", run=ray_auth, mend="unset RAY_AUTH_MODE; chmod 600 ~/.ray/auth_token", required=False
     ),
     Probe(name="PyBullet", run=pybullet, mend=INSTALL, isolated=True),
@@ -297,9 +318,9 @@ def _here(probe: Probe) -> tuple[bool, str]:
 def _apart(probe: Probe) -> tuple[bool, str]:
     command = [sys.executable, "-W", "ignore", "-m", "tap_ray.doctor", "--probe", probe.name]
     try:
-        result = subprocess.run(command, capture_output=True, text=True, timeout=TIMEOUT_S)
+        result = subprocess.run(command, capture_output=True, text=True, timeout=probe.timeout_s)
     except subprocess.TimeoutExpired:
-        return False, f"no answer within {TIMEOUT_S:g} s"
+        return False, f"no answer within {probe.timeout_s:g} s"
     if result.returncode < 0:
         return False, f"crashed (signal {-result.returncode})"
     text = (result.stdout if result.returncode == 0 else result.stderr).strip()

@@ -13,7 +13,7 @@ def test_this_machine_runs_the_default_job_within_the_time_promised():
     result = subprocess.run([sys.executable, "-m", "tap_ray.doctor"], capture_output=True, text=True, timeout=300)
     assert result.returncode == 0, result.stdout
     assert result.stdout.splitlines()[-1] == "The default job can run."
-    for name in ("Python", "torch", "Ray", "PyBullet", "MLflow", "ffmpeg", "disk", "Vulkan", "EGL"):
+    for name in ("Python", "torch", "Ray", "Ray starts", "PyBullet", "MLflow", "ffmpeg", "disk", "Vulkan", "EGL"):
         assert f"  {name} " in result.stdout
 
 
@@ -68,6 +68,22 @@ def test_ray_without_authentication(monkeypatch, environment, text):
         doctor.ray_auth()
 
 
+@pytest.mark.parametrize(
+    ("environment", "detail"),
+    [
+        ({"RAY_TMPDIR": "/" + "x" * 90}, "Set a short one: RAY_TMPDIR=/tmp"),
+        ({"RAY_TMPDIR": "/proc"}, "RAY_TMPDIR=/proc cannot be written (No such file or directory)"),
+        ({"HOME": "/proc", "RAY_AUTH_MODE": "token"}, "/proc"),
+    ],
+)
+def test_what_keeps_ray_from_starting_is_named(monkeypatch, environment, detail):
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    (row,) = doctor.examine([p for p in doctor.PROBES if p.name == "Ray starts"])
+    assert not row.ok
+    assert detail in row.detail
+
+
 def test_a_token_that_others_can_read(monkeypatch, tmp_path):
     for name in ("RAY_AUTH_MODE", "RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH"):
         monkeypatch.delenv(name, raising=False)
@@ -102,8 +118,7 @@ def test_a_crash_in_a_probe_is_a_row(monkeypatch, tmp_path, script, timeout_s, d
     interpreter.write_text(f"#!/bin/bash\n{script}\n")
     interpreter.chmod(0o755)
     monkeypatch.setattr(sys, "executable", str(interpreter))
-    monkeypatch.setattr(doctor, "TIMEOUT_S", timeout_s)
-    assert doctor._apart(probe(doctor.pybullet, isolated=True)) == (False, detail)
+    assert doctor._apart(probe(doctor.pybullet, isolated=True, timeout_s=timeout_s)) == (False, detail)
 
 
 def test_no_foreign_library_enters_this_process():

@@ -14,6 +14,7 @@ import secrets
 import shutil
 import socket
 import sys
+import tempfile
 import threading
 import time
 from contextlib import contextmanager
@@ -180,10 +181,13 @@ def require_short_sockets() -> None:
             f"{variable}={folder} is too long for Ray's sockets: {length} bytes with Ray's own part, "
             f"{MAX_SOCKET_BYTES} at most. Set a short one: RAY_TMPDIR=/tmp"
         )
-    if not os.access(folder, os.W_OK | os.X_OK):
+    try:
+        tempfile.TemporaryDirectory(dir=folder).cleanup()
+    except OSError as error:
         raise ConfigError(
-            f"{variable}={folder} cannot be written, and Ray keeps its sockets there. Set another: RAY_TMPDIR=/tmp"
-        )
+            f"{variable}={folder} cannot be written ({error.strerror}), and Ray keeps its sockets there. Set another: "
+            "RAY_TMPDIR=/tmp"
+        ) from None
 
 
 def make_token() -> None:
