@@ -3,7 +3,9 @@
 import errno
 import os
 import shutil
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
+from typing import Callable
 
 from tap_ray import storage
 from tap_ray.dataset.layout import TEMP_SUFFIX
@@ -42,6 +44,37 @@ def commit_files(root: Path, contents: dict[str, bytes]) -> None:
         for temp in temporary.values():
             temp.unlink(missing_ok=True)
         raise storage_error(error, "write", path) from None
+
+
+class Background:
+    """Runs one job at a time in a thread. What failed raises in the next call, and is done again in the one after."""
+
+    def __init__(self) -> None:
+        self._pool = ThreadPoolExecutor(1, thread_name_prefix="commit")
+        self._job: Callable[[], None] | None = None
+        self._running: Future[None] | None = None
+
+    def start(self, job: Callable[[], None]) -> None:
+        """Begin a job as soon as the one before has ended well."""
+        self.settle()
+        self._job = job
+        self._running = self._pool.submit(job)
+
+    def settle(self) -> None:
+        """Wait until nothing is left to do; raises what the job raised."""
+        if self._job is None:
+            return
+        self._running = self._running or self._pool.submit(self._job)
+        try:
+            self._running.result()
+        except Exception:
+            self._running = None
+            raise
+        self._job = self._running = None
+
+    def stop(self) -> None:
+        """Wait for what runs, begin nothing more."""
+        self._pool.shutdown()
 
 
 def lock(path: Path) -> Held:

@@ -10,6 +10,7 @@ interrupted, and also when a finished data set is made longer later.
 """
 
 from dataclasses import dataclass
+from functools import partial
 from io import BytesIO
 from pathlib import Path
 from typing import Any, Mapping, NamedTuple
@@ -21,7 +22,7 @@ from PIL import Image
 from tap_ray import storage
 from tap_ray.config import differences
 from tap_ray.dataset import layout, tables
-from tap_ray.dataset.commit import commit_files, lock
+from tap_ray.dataset.commit import Background, commit_files, lock
 from tap_ray.dataset.layout import DatasetHeader
 from tap_ray.dataset.recovery import committed_tables, open_parquet, others_columns, repair_locked, totals_of
 from tap_ray.errors import DataError, StorageError
@@ -76,12 +77,13 @@ class DatasetWriter:
         self.path = storage.at(path)
         self.header = header
         self._lock = lock(self.path)
+        self._background = Background()
         try:
             _claim(self.path, header)
             repair_locked(self.path)
             self._load()
         except BaseException:
-            self._lock.close()
+            self._unlock()
             raise
 
     def _load(self) -> None:
@@ -96,8 +98,13 @@ class DatasetWriter:
         # All that changes is in here, and changes by one operation: whatever Ctrl-C interrupts, `close` finds it whole.
         self._file = _File(number=len(found), totals=totals_of(found), progress=progress, added=added)
         self._others = others_columns(self.path, self.header, len(found))
-        self.committed = self.appended
-        """Episodes safely on disk."""
+        self._committed = self.appended
+
+    @property
+    def committed(self) -> int:
+        """Episodes safely on disk, as soon as the commit that runs has ended."""
+        self._background.settle()
+        return self._committed
 
     @property
     def appended(self) -> int:
@@ -110,7 +117,7 @@ class DatasetWriter:
         return dict(self._file.added[-1].progress if self._file.added else self._file.progress)
 
     def append(self, episode: Episode, progress: Mapping[str, Any] | None = None) -> None:
-        """Add the next episode; commits when a file is full.
+        """Add the next episode. A full file is committed in the background, while the next one is filled.
 
         Args:
             episode: its index must be `appended`.
@@ -119,7 +126,7 @@ class DatasetWriter:
 
         Raises:
             DataError: the episode does not fit the data set.
-            StorageError: the disk refused; what was committed before is whole.
+            StorageError: the disk refused, now or for the file before; what was committed before is whole.
         """
         if self._others:
             raise DataError(
@@ -145,6 +152,7 @@ class DatasetWriter:
         """
         if self.committed < self.appended:
             self._commit()
+            self._background.settle()
 
     def _roll_over_if_full(self) -> None:
         file = self._file
@@ -152,6 +160,7 @@ class DatasetWriter:
             self._file = _File(number=file.number + 1, totals=self._commit(), progress=self.progress, added=[])
 
     def _commit(self) -> tables.Totals:
+        """Begin to write what this file holds; returns what will lie there then."""
         assert self._schema is not None, "set by the first append"
         file = self._file
         table = tables.episodes_table([each.row for each in file.added], self._schema, self.progress)
@@ -160,24 +169,31 @@ class DatasetWriter:
             layout.data_file(file.number): tables.parquet_bytes([each.table for each in file.added]),
             layout.episodes_file(file.number): tables.parquet_bytes([table]),
         }
-        self._lock.require()
-        commit_files(self.path, contents | totals.files(self.header))
-        self.committed = self.appended
+        self._background.start(partial(self._put, contents | totals.files(self.header), self.appended))
         return totals
+
+    def _put(self, contents: dict[str, bytes], num_episodes: int) -> None:
+        self._lock.require()
+        commit_files(self.path, contents)
+        self._committed = num_episodes
 
     def close(self) -> None:
         """Commit what is left and unlock."""
         try:
             self.commit()
         finally:
-            self._lock.close()
+            self._unlock()
+
+    def _unlock(self) -> None:
+        self._background.stop()
+        self._lock.close()
 
     def __enter__(self) -> "DatasetWriter":
         return self
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         if kind is not None and issubclass(kind, StorageError):
-            self._lock.close()
+            self._unlock()
         else:
             self.close()
 

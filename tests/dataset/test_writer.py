@@ -8,6 +8,7 @@ import pickle
 import shutil
 import signal
 import subprocess
+import threading
 import sys
 import time
 from dataclasses import replace
@@ -72,6 +73,7 @@ def test_progress_comes_back_with_the_commit_it_belongs_to(made: SimpleNamespace
     assert writer.progress == {}
     for index in range(6):
         writer.append(made.episode(index), {"next_attempt": 2 * index + 1, "dropped": {"timeout": index}})
+    assert writer.committed == 4
     writer._lock.close()  # as if killed: episodes 4 and 5 were not committed
     with DatasetWriter(tmp_path / "demos", made.header()) as again:
         assert again.committed == 4
@@ -285,14 +287,38 @@ def test_going_on_after_the_disk_refused(
         raise OSError(errno.ENOSPC, "No space left on device")
 
     with DatasetWriter(tmp_path / "play", made.header()) as writer:
-        for index in range(3):
-            writer.append(made.episode(index))
         with monkeypatch.context() as patch:
             patch.setattr(os, "fsync", refuse)
-            with pytest.raises(StorageError, match="No space left"):
-                writer.append(made.episode(3))
-        assert (writer.committed, writer.appended) == (0, 4)
+            for index in range(4):
+                writer.append(made.episode(index))
+            for _ in range(2):
+                with pytest.raises(StorageError, match="No space left"):
+                    writer.commit()
+        assert (writer.committed, writer.appended) == (4, 4)  # tried again
         for index in range(4, 10):
+            writer.append(made.episode(index))
+    assert digests(tmp_path / "play") == digests(play_dataset)
+
+
+def test_the_next_file_fills_while_the_last_one_is_committed(
+    made: SimpleNamespace, tmp_path: Path, play_dataset: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    go_on, fsync = threading.Event(), os.fsync
+
+    def slow(descriptor: int) -> None:
+        assert go_on.wait(60)
+        fsync(descriptor)
+
+    with DatasetWriter(tmp_path / "play", made.header()) as writer:
+        with monkeypatch.context() as patch:
+            patch.setattr(os, "fsync", slow)
+            for index in range(7):
+                writer.append(made.episode(index))
+            assert writer.appended == 7
+            assert not list(tmp_path.rglob("*.parquet")), "nothing appears before it is whole"
+            go_on.set()
+            assert writer.committed == 4
+        for index in range(7, 10):
             writer.append(made.episode(index))
     assert digests(tmp_path / "play") == digests(play_dataset)
 
