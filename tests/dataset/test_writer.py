@@ -8,8 +8,8 @@ import pickle
 import shutil
 import signal
 import subprocess
-import threading
 import sys
+import threading
 import time
 from dataclasses import replace
 from pathlib import Path
