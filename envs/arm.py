@@ -5,14 +5,14 @@ from math import atan2
 import numpy as np
 import pybullet as p
 
-from envs.objects import Colour, Vector
+from envs.objects import Color, Vector
 from envs.robots import ArmModel
 from envs.rotations import quaternion_matrix
 from envs.urdf import urdf_of
 
 STALLED_M_S, SQUEEZE_M_S = 0.01, 0.02
 """A closing finger slower than the first is held up by something and goes on at the second."""
-CENTRE_HZ = 10.0
+CENTER_HZ = 10.0
 """How fast the fingers even out between them, 1/s."""
 GRIP = {"lateralFriction": 1.5, "spinningFriction": 0.02}
 """Of the finger pads."""
@@ -23,9 +23,7 @@ PATCH_M = (0.018, 0.055, 0.0008)
 class Arm:
     """An arm in a PyBullet simulation, from `ArmModel`. J joints."""
 
-    def __init__(
-        self, model: ArmModel, client: int, joint_rad: np.ndarray, *, tick_s: float, table_rgb: Colour
-    ) -> None:
+    def __init__(self, model: ArmModel, client: int, joint_rad: np.ndarray, *, tick_s: float, table_rgb: Color) -> None:
         """Load the arm with its joints at `joint_rad` (J,) and its fingers open.
 
         Args:
@@ -118,12 +116,12 @@ class Arm:
             self.body,
             self._finger,
             p.VELOCITY_CONTROL,
-            targetVelocities=[wish + CENTRE_HZ * (middle - place) for place in (left, right)],
+            targetVelocities=[wish + CENTER_HZ * (middle - place) for place in (left, right)],
             forces=[self.model.finger_force_n] * 2,
             physicsClientId=self._client,
         )
 
-    def _add_shadow(self, table_rgb: Colour) -> int:
+    def _add_shadow(self, table_rgb: Color) -> int:
         """The hand's shadow: seen, without weight or contact; under the table until it is cast."""
         rgba = (*(0.62 * value for value in table_rgb), 1)
         seen = p.createVisualShape(p.GEOM_BOX, halfExtents=PATCH_M, rgbaColor=rgba, physicsClientId=self._client)

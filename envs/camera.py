@@ -6,7 +6,7 @@ import numpy as np
 import pybullet as p
 
 from envs.cloths import Cloth
-from envs.objects import Colour, Vector
+from envs.objects import Color, Vector
 from envs.randomize import tinted
 
 
@@ -25,11 +25,11 @@ class Look:
     """A dark patch where the hand's shadow falls. Motion along the camera's axis hardly shows but for it."""
     shadow: bool = False
     """Real shadows of everything; they double the cost of a picture."""
-    table_rgb: Colour = (0.72, 0.66, 0.58)
-    tint: Colour = (1.0, 1.0, 1.0)
+    table_rgb: Color = (0.72, 0.66, 0.58)
+    tint: Color = (1.0, 1.0, 1.0)
     """Factor of each color of the finished picture."""
     cloth: Cloth | None = None
-    """Lies over the whole table top; its `table_rgb` is then the cloth's mean colour."""
+    """Lies over the whole table top; its `table_rgb` is then the cloth's mean color."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -12,7 +12,7 @@ DAMPING = 0.01
 """Of the least squares: steps stay finite where the arm is nearly singular."""
 MAX_ITERATIONS = 30
 NEAR_M, NEAR_RAD = 1e-5, 1e-4
-"""A pose that is this well met counts as reached: 10 micrometres, 6 thousandths of a degree."""
+"""A pose that is this well met counts as reached: 10 micrometers, 6 thousandths of a degree."""
 STILL_RAD = 1e-3
 """A posture counts as settled when no joint moves farther in an iteration."""
 MAX_STEP_RAD = 0.3
@@ -28,7 +28,7 @@ class Chain:
         Args:
             urdf: the file; each of its revolute joints turns about its own z axis.
             joint: names of those joints, from the base.
-            tool_link: link whose frame is the tool centre point.
+            tool_link: link whose frame is the tool center point.
             rest_rad: (J,) posture that a spare joint is drawn to.
         """
         *before, self._tip_44 = _fixed_frames(urdf, joint, tool_link)

@@ -6,7 +6,7 @@ from typing import Literal
 
 import numpy as np
 
-from envs.objects import Colour
+from envs.objects import Color
 
 SIDE_PX = 512
 """Of a texture: 4 mm a pixel on the 2 m table, finer than a policy's camera sees."""
@@ -14,20 +14,20 @@ SIDE_PX = 512
 
 @dataclass(frozen=True, kw_only=True)
 class Cloth:
-    """A pattern that repeats over the whole table top, printed in the second colour on the first."""
+    """A pattern that repeats over the whole table top, printed in the second color on the first."""
 
     name: str
     pattern: Literal["checks", "stripes", "dots", "swirls", "plain", "diamonds", "bricks", "zigzag", "mosaic"]
     """The first four are the scenario's, the others those of randomized play."""
-    ground_rgb: Colour
-    """Colours in [0, 1]."""
-    print_rgb: Colour
+    ground_rgb: Color
+    """Colors in [0, 1]."""
+    print_rgb: Color
     period_m: float
     """After which it repeats (swirls: their typical width)."""
 
     @property
-    def mean_rgb(self) -> Colour:
-        """Average colour: what a flat patch on the cloth (the hand's shadow) is a darker shade of."""
+    def mean_rgb(self) -> Color:
+        """Average color: what a flat patch on the cloth (the hand's shadow) is a darker shade of."""
         red, green, blue = texture(self, side_m=1.0, side_px=128).reshape(-1, 3).mean(0) / 255
         return float(red), float(green), float(blue)
 
@@ -54,10 +54,10 @@ def texture(cloth: Cloth, *, side_m: float, side_px: int = SIDE_PX) -> np.ndarra
 
 
 def _printed(cloth: Cloth, x_m: np.ndarray, y_m: np.ndarray) -> np.ndarray:
-    """How much of the printed colour each place has, 0 .. 1."""
+    """How much of the printed color each place has, 0 .. 1."""
     u, v = x_m / cloth.period_m, y_m / cloth.period_m
     match cloth.pattern:
-        case "checks":  # gingham: half the colour where one stripe runs, all of it where two cross
+        case "checks":  # gingham: half the color where one stripe runs, all of it where two cross
             return ((u % 1 < 0.5).astype(float) + (v % 1 < 0.5)) / 2
         case "stripes":
             return (((u + v) % 1 < 0.4) | (((u + v) % 1 > 0.55) & ((u + v) % 1 < 0.65))).astype(float)

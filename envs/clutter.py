@@ -5,10 +5,10 @@ way that none of those is.
 """
 
 from envs.distractors import hull, model, scaled
-from envs.objects import Colour, ObjectModel, ball, box, rod
+from envs.objects import Color, ObjectModel, ball, box, rod
 
 
-def _shapes(first: Colour, second: Colour) -> tuple[ObjectModel, ...]:
+def _shapes(first: Color, second: Color) -> tuple[ObjectModel, ...]:
     """All of them in two colors."""
     return (
         model(
@@ -72,7 +72,7 @@ SIZE = (0.75, 1.15)
 """Least and greatest factor of their size."""
 
 
-def thing(name: str, first: Colour, second: Colour, size: float = 1.0) -> ObjectModel:
+def thing(name: str, first: Color, second: Color, size: float = 1.0) -> ObjectModel:
     """The shape called `name` in two colors, so many times as large."""
     [shape] = [shape for shape in _shapes(first, second) if shape.name == name]
     return scaled(shape, size)

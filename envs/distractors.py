@@ -1,15 +1,15 @@
 """Things that no task and no play knows, in five sets: what the scenario "distractors" lays between the others.
 
-Built like envs/objects.py: of primitives, with a pose in the centre of the bounding box. What is round collides as an
+Built like envs/objects.py: of primitives, with a pose in the center of the bounding box. What is round collides as an
 upright cylinder, so that nothing rolls away before it is touched.
 """
 
 from dataclasses import replace
 from math import cos, sin
 
-from envs.objects import STEEL, WHITE, YELLOW, Colour, ObjectModel, Part, Vector, ball, box, rod
+from envs.objects import STEEL, WHITE, YELLOW, Color, ObjectModel, Part, Vector, ball, box, rod
 
-BLACK, GREY, RED, WOOD = (0.10, 0.10, 0.11), (0.45, 0.46, 0.48), (0.80, 0.12, 0.10), (0.66, 0.45, 0.25)
+BLACK, GRAY, RED, WOOD = (0.10, 0.10, 0.11), (0.45, 0.46, 0.48), (0.80, 0.12, 0.10), (0.66, 0.45, 0.25)
 TEAL, LIME, BROWN, RUBBER = (0.05, 0.42, 0.42), (0.70, 0.86, 0.20), (0.42, 0.26, 0.13), (0.20, 0.21, 0.24)
 
 
@@ -62,7 +62,7 @@ def _die() -> ObjectModel:
     return model("die", 0.04, (side, side, side), cube, *above, *end, *flank, *other)
 
 
-def _fruit(name: str, radius: float, rgb: Colour, stalk: Colour) -> ObjectModel:
+def _fruit(name: str, radius: float, rgb: Color, stalk: Color) -> ObjectModel:
     return model(
         name,
         0.08,
@@ -92,7 +92,7 @@ DISTRACTORS: dict[str, ObjectModel] = {
         rod(0.025, 0.060, (0, 0, 0.035), RED, solid=True),
         rod(0.0252, 0.016, (0, 0, 0.040), WHITE),
         rod(0.022, 0.070, (0, 0, 0.035), (0.75, 0.76, 0.78), solid=True),
-        box(0.014, 0.006, 0.001, (0.004, 0, 0.0705), GREY),
+        box(0.014, 0.006, 0.001, (0.004, 0, 0.0705), GRAY),
     ),
     "sponge": model(
         "sponge",
@@ -106,7 +106,7 @@ DISTRACTORS: dict[str, ObjectModel] = {
         0.06,
         (0.036, 0.036, 0.065),
         rod(0.018, 0.047, (0, 0, 0.0235), (0.90, 0.91, 0.92), solid=True),
-        rod(0.0185, 0.018, (0, 0, 0.056), GREY, solid=True),
+        rod(0.0185, 0.018, (0, 0, 0.056), GRAY, solid=True),
         *[rod(0.002, 0.001, (x, y, 0.0653), BLACK) for x, y in ((0.007, 0), (-0.007, 0), (0, 0.007), (0, -0.007))],
     ),
     "banana": _banana(),
@@ -174,7 +174,7 @@ DISTRACTORS: dict[str, ObjectModel] = {
         0.10,
         (0.110, 0.028, 0.044),
         box(0.110, 0.028, 0.008, (0, 0, 0.004), BLACK, solid=True),
-        box(0.022, 0.024, 0.028, (-0.044, 0, 0.022), GREY, solid=True),
+        box(0.022, 0.024, 0.028, (-0.044, 0, 0.022), GRAY, solid=True),
         box(0.094, 0.020, 0.006, (0.004, 0, 0.027), STEEL, solid=True),
         box(0.106, 0.024, 0.014, (-0.002, 0, 0.037), RUBBER, solid=True),
     ),

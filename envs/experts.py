@@ -79,11 +79,11 @@ class View:
     commanded: np.ndarray
     """(3, 3) commanded orientation."""
     item_m: np.ndarray
-    """(3,) centre of the object to move."""
+    """(3,) center of the object to move."""
     item: np.ndarray
     """(3, 3) its orientation."""
     target_m: np.ndarray
-    """(3,) centre of the target (zero for a push)."""
+    """(3,) center of the target (zero for a push)."""
     entire: bool
 
 
@@ -188,7 +188,7 @@ class Script:
                 return Aim(position_m=up, yaw_rad=yaw, gripper=OPEN, next="above", within_m=0.03)
 
     def _drop_m(self) -> float:
-        """Height of the object's centre above the target's when it is released."""
+        """Height of the object's center above the target's when it is released."""
         item, target = (self._bench.object[name].half_size_m[2] for name in self._task.object)
         return target + item + (0.005 if self._task.goal != "in" else self._bench.drop_in_m)
 

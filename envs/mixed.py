@@ -18,7 +18,7 @@ GAP_M = 0.015
 FINGERS_M = 0.035
 """Least distance of what is grasped to anything else: open fingers come down beside it."""
 BEHIND_M, AHEAD_M, ASIDE_M = 0.12, PUSH_M + 0.05, 0.04
-"""Free table behind the centre of what is pushed (the hand comes down there), ahead of it and to either side."""
+"""Free table behind the center of what is pushed (the hand comes down there), ahead of it and to either side."""
 PLACES, ROUNDS = 200, 1000
 """Places tried for each object; layouts begun."""
 
@@ -26,7 +26,7 @@ PLACES, ROUNDS = 200, 1000
 Pose = tuple[float, float, float]
 """x and y, m, and yaw, rad."""
 Rectangle = tuple[np.ndarray, np.ndarray, np.ndarray]
-"""N of them: centres (N, 2) and half sides (2,), m, and yaws (N,), rad."""
+"""N of them: centers (N, 2) and half sides (2,), m, and yaws (N,), rad."""
 
 
 def require_pair(config: EnvConfig) -> None:

@@ -1,13 +1,13 @@
 """Things on the table, built from a few boxes, cylinders and spheres: what they look like, weigh and collide with.
 
-Parts are placed from the centre of the object's underside, x along its long side, z up. An object's *pose* is that of
-the centre of its bounding box, which is also its centre of mass.
+Parts are placed from the center of the object's underside, x along its long side, z up. An object's *pose* is that of
+the center of its bounding box, which is also its center of mass.
 """
 
 from dataclasses import dataclass
 from typing import Literal
 
-Colour = tuple[float, float, float]
+Color = tuple[float, float, float]
 Vector = tuple[float, float, float]
 
 
@@ -19,11 +19,11 @@ class Part:
     size_m: Vector
     """box: full x, y, z; cylinder: radius, radius, length; sphere: radius three times."""
     at_m: Vector = (0.0, 0.0, 0.0)
-    """Centre, from the centre of the object's underside."""
+    """Center, from the center of the object's underside."""
     lying: bool = False
     """A cylinder along x instead of z."""
-    rgb: Colour | None = None
-    """Colour in [0, 1]; None: collides but is not seen."""
+    rgb: Color | None = None
+    """Color in [0, 1]; None: collides but is not seen."""
     solid: bool = False
     """Whether it collides."""
 
@@ -50,24 +50,24 @@ class ObjectModel:
         return float((x * x + y * y) ** 0.5)
 
 
-def box(x: float, y: float, z: float, at: Vector, rgb: Colour | None, *, solid: bool = False) -> Part:
+def box(x: float, y: float, z: float, at: Vector, rgb: Color | None, *, solid: bool = False) -> Part:
     """A box with full sides x, y, z around `at`, m."""
     return Part(shape="box", size_m=(x, y, z), at_m=at, rgb=rgb, solid=solid)
 
 
 def rod(
-    radius: float, length: float, at: Vector, rgb: Colour | None, *, lying: bool = False, solid: bool = False
+    radius: float, length: float, at: Vector, rgb: Color | None, *, lying: bool = False, solid: bool = False
 ) -> Part:
     """A cylinder around `at`, m, upright or lying along x."""
     return Part(shape="cylinder", size_m=(radius, radius, length), at_m=at, lying=lying, rgb=rgb, solid=solid)
 
 
-def ball(radius: float, at: Vector, rgb: Colour) -> Part:
+def ball(radius: float, at: Vector, rgb: Color) -> Part:
     """A sphere around `at`, m, only seen."""
     return Part(shape="sphere", size_m=(radius, radius, radius), at_m=at, rgb=rgb)
 
 
-def cube(name: str, rgb: Colour) -> ObjectModel:
+def cube(name: str, rgb: Color) -> ObjectModel:
     """A 4 cm block."""
     side = 0.04
     return ObjectModel(

@@ -75,7 +75,7 @@ class World:
             fixedTimeStep=self._tick_s,
             numSubSteps=self._substeps,
             numSolverIterations=30,
-            contactERP=0.9,  # the default, 0.2, leaves the pads millimetres deep in what they hold
+            contactERP=0.9,  # the default, 0.2, leaves the pads millimeters deep in what they hold
             deterministicOverlappingPairs=1,
             physicsClientId=self.client,
         )
@@ -212,7 +212,7 @@ class World:
 
 
 def _shapes(parts: list[Part], model: ObjectModel, kind: str) -> dict[str, list]:
-    """Arguments of PyBullet's create...ShapeArray for `parts`, placed from the object's centre."""
+    """Arguments of PyBullet's create...ShapeArray for `parts`, placed from the object's center."""
     lift = -model.half_size_m[2]
     return {
         "shapeTypes": [_KIND[part.shape] for part in parts],

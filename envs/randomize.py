@@ -17,7 +17,7 @@ import numpy as np
 
 from envs.cloths import CLOTHS, Cloth
 from envs.clutter import SHAPES, SIZE, thing
-from envs.objects import Colour, ObjectModel, Vector
+from envs.objects import Color, ObjectModel, Vector
 from envs.rotations import axis_angle_matrix
 from envs.scenarios import (
     CameraShift,
@@ -119,7 +119,7 @@ def lit(direction: Vector, light: Light) -> Vector:
     return float(x), float(y), float(z)
 
 
-def tinted(rgb: np.ndarray, tint: Colour) -> np.ndarray:
+def tinted(rgb: np.ndarray, tint: Color) -> np.ndarray:
     """(..., 3) uint8, contiguous: a picture whose colors are multiplied by `tint` and cut off at white."""
     if tint == (1.0, 1.0, 1.0):
         return np.ascontiguousarray(rgb)
@@ -134,11 +134,11 @@ def unlike(cloth: Cloth, other: Cloth) -> bool:
     return cloth.pattern != other.pattern and min(apart) >= MIN_COLOR
 
 
-def _apart(color: Colour, other: Colour) -> float:
+def _apart(color: Color, other: Color) -> float:
     return float(np.linalg.norm(np.subtract(color, other)))
 
 
-def _draw_color(config: RandomizeConfig, rng: np.random.Generator) -> Colour:
+def _draw_color(config: RandomizeConfig, rng: np.random.Generator) -> Color:
     while True:
         red, green, blue = hsv_to_rgb(rng.random(), rng.uniform(0, config.cloth_saturation), rng.uniform(0.15, 1.0))
         if min(_apart((red, green, blue), finger) for finger in (LEFT_RGB, RIGHT_RGB)) >= MIN_FINGER:
@@ -212,5 +212,5 @@ def _draw_things(config: RandomizeConfig, rng: np.random.Generator) -> list[Obje
     ]
 
 
-def _hex(color: Colour) -> str:
+def _hex(color: Color) -> str:
     return "#" + "".join(f"{round(255 * value):02x}" for value in color)

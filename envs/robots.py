@@ -22,9 +22,9 @@ class ArmLengths:
     elbow_z_m: float
     """Length of the upper arm."""
     wrist_x_m: float
-    """From the elbow to the centre of the wrist, along the forearm."""
+    """From the elbow to the center of the wrist, along the forearm."""
     tool_x_m: float
-    """From the centre of the wrist to the tool centre point."""
+    """From the center of the wrist to the tool center point."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,7 +36,7 @@ class Hand:
     finger_m: tuple[float, float, float]
     """Box of a finger: along it, across (the way it moves), and deep."""
     tool_x_m: float
-    """From the flange to the tool centre point."""
+    """From the flange to the tool center point."""
     open_m: float
     """Travel of each finger."""
     force_n: float
@@ -51,7 +51,7 @@ class BorrowedArm:
     hand_yaw_rad: float
     """Turn of the hand about that axis."""
     rgb: tuple[tuple[float, float, float], ...]
-    """Colours that the links take in turn."""
+    """Colors that the links take in turn."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -82,7 +82,7 @@ class ArmModel:
     finger_speed_m_s: float
     finger_force_n: float
     tool_link: str
-    """Its frame is the tool centre point: x out of the hand, y towards the left finger."""
+    """Its frame is the tool center point: x out of the hand, y towards the left finger."""
     home_rad: tuple[float, ...]
     """Joints at the start of an episode, before noise."""
     home_noise_rad: float = 0.02
@@ -177,7 +177,7 @@ WIDOWX = ArmModel(
 PANDA = ArmModel(
     name="panda",
     urdf="franka_panda/panda.urdf",
-    # Franka Emika Panda data sheet: Franka Hand, 40 mm a finger, tool centre point 103.4 mm from the flange.
+    # Franka Emika Panda data sheet: Franka Hand, 40 mm a finger, tool center point 103.4 mm from the flange.
     borrowed=BorrowedArm(flange="panda_link8", hand_yaw_rad=0.75 * pi, rgb=((0.92, 0.92, 0.9), (0.78, 0.79, 0.8))),
     hand=Hand(palm_m=(0.062, 0.12, 0.05), finger_m=(0.05, 0.012, 0.022), tool_x_m=0.1034, open_m=0.04, force_n=5.0),
     base_m=(-0.32, 0.0, 0.0),
@@ -196,7 +196,7 @@ PANDA = ArmModel(
 XARM6 = ArmModel(
     name="xarm6",
     urdf="xarm/xarm6_robot.urdf",
-    # UFACTORY xArm 6 user manual: xArm Gripper, stroke 84 mm, tool centre point 172 mm from the flange.
+    # UFACTORY xArm 6 user manual: xArm Gripper, stroke 84 mm, tool center point 172 mm from the flange.
     borrowed=BorrowedArm(flange="link6", hand_yaw_rad=pi, rgb=((0.9, 0.9, 0.92), (0.55, 0.57, 0.6))),
     hand=Hand(palm_m=(0.125, 0.1, 0.05), finger_m=(0.055, 0.012, 0.024), tool_x_m=0.172, open_m=0.042, force_n=5.0),
     base_m=(-0.12, 0.0, 0.0),

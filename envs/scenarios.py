@@ -14,7 +14,7 @@ import numpy as np
 from envs.cloths import CLOTHS, Cloth
 from envs.distractors import DISTRACTORS, SETS, scaled
 from envs.kinematics import kinematics
-from envs.objects import Colour, ObjectModel, Vector
+from envs.objects import Color, ObjectModel, Vector
 from envs.robots import ArmModel
 from envs.rotations import axis_angle_matrix
 from envs.tasks import PLAY, PUSH_M, TASKS
@@ -153,7 +153,7 @@ class Light:
     heading_rad: float
     """Where from the vertical the direction towards the light is leant to, and by how much more."""
     turn_rad: float
-    tint: Colour
+    tint: Color
     """Factor of red, green and blue of the whole picture."""
 
 

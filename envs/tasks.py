@@ -37,7 +37,7 @@ class TaskModel:
     sentence: tuple[str, ...]
     """Paraphrases of the instruction, drawn by the seed."""
     tolerance_m: float
-    """Largest horizontal distance from the target's centre (push_left: unused)."""
+    """Largest horizontal distance from the target's center (push_left: unused)."""
 
 
 TASKS: dict[str, TaskModel] = {
@@ -214,7 +214,7 @@ def judge(task: str, start_M7: np.ndarray, now_M7: np.ndarray, touch: Touch) -> 
 
 
 def _height_fits(model: TaskModel, up_m: float) -> bool:
-    """Whether the object's centre is where the goal wants it, `up_m` above the target's centre."""
+    """Whether the object's center is where the goal wants it, `up_m` above the target's center."""
     item, target = (OBJECTS[name].half_size_m[2] for name in model.object)
     match model.goal:
         case "in":

@@ -15,7 +15,7 @@ from envs.rotations import quaternion_matrix
 from envs.scenarios import CameraShift, Viewpoint, camera_move, camera_turn
 from envs.twins import Twin
 
-FOCAL_PX, CENTRE_PX, PHOTO_PX = 623.588, (319.501, 239.545), (640, 480)
+FOCAL_PX, CENTER_PX, PHOTO_PX = 623.588, (319.501, 239.545), (640, 480)
 """SIMPLER's camera, a Logitech C920; the same as in mani_skill's bridge_dataset_eval/base_env.py."""
 FAR_M = 1.0
 """What a ray meets of the table's plane beyond this distance from the base is not the table."""
@@ -110,7 +110,7 @@ def photo_px(size: int) -> tuple[int, int]:
 def lens_of(width_height_px: tuple[int, int]) -> np.ndarray:
     """(3, 3) intrinsics of SIMPLER's camera for a picture of another size, px."""
     across, down = width_height_px[0] / PHOTO_PX[0], width_height_px[1] / PHOTO_PX[1]
-    return np.diag([across, down, 1.0]) @ [[FOCAL_PX, 0, CENTRE_PX[0]], [0, FOCAL_PX, CENTRE_PX[1]], [0, 0, 1]]
+    return np.diag([across, down, 1.0]) @ [[FOCAL_PX, 0, CENTER_PX[0]], [0, FOCAL_PX, CENTER_PX[1]], [0, 0, 1]]
 
 
 def resized(photo: np.ndarray, width_height_px: tuple[int, int]) -> np.ndarray:

@@ -173,7 +173,7 @@ def arm_of(twin: Twin, home_rad: np.ndarray) -> ArmModel:
 
 
 def _shape(builder: Any, model: ObjectModel) -> None:
-    """Parts of a model; its origin is the centre of its underside."""
+    """Parts of a model; its origin is the center of its underside."""
     import sapien
 
     solid = [part for part in model.part if part.solid]

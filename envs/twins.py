@@ -113,7 +113,7 @@ THINGS: dict[str, ObjectModel] = {
     "basket": _thing("basket", (0.065, 0.04, 0.001)),
 }
 """Half of ManiSkill's bounding boxes (info_bridge_custom_v0.json), and where to take things: the fingers reach 15 mm
-below the tool centre point, measured."""
+below the tool center point, measured."""
 PLAY_TWIN = Twin(
     env_id="TapRayPlayInScene-v1",
     object=("spoon", "carrot", "green block", "eggplant"),

@@ -22,7 +22,7 @@ DIRECTIONS = 48
 """In which the outermost points of a mesh are kept: a hull has at most 92 triangles."""
 
 LEFT_RGB, RIGHT_RGB = (0.95, 0.20, 0.75), (0.10, 0.85, 0.90)
-"""The fingers, as the WidowX has them: no object has these colours, and left can be told from right."""
+"""The fingers, as the WidowX has them: no object has these colors, and left can be told from right."""
 
 
 def urdf_of(model: ArmModel) -> Path:
@@ -97,7 +97,7 @@ def _from_base(robot: Element, flange: str) -> list[str]:
 
 
 def _light(link: Element, meshes: Path, rgb: tuple[float, float, float], folder: Path) -> Element:
-    """The link with hulls for meshes, in one colour, without contact."""
+    """The link with hulls for meshes, in one color, without contact."""
     made = Element("link", name=link.get("name", ""))
     for part in link:
         if part.tag == "inertial":
@@ -111,7 +111,7 @@ def _light(link: Element, meshes: Path, rgb: tuple[float, float, float], folder:
             if (place := part.find("origin")) is not None:
                 visual.append(place)
             SubElement(SubElement(visual, "geometry"), "mesh", filename=file)
-            _colour(visual, rgb)
+            _color(visual, rgb)
     return made
 
 
@@ -174,7 +174,7 @@ def _part(robot: Element, name: str, mass_kg: float) -> Element:
     link = SubElement(robot, "link", name=name)
     inertial = SubElement(link, "inertial")
     SubElement(inertial, "mass", value=str(mass_kg))
-    moment = str(mass_kg * 1e-3)  # of something some centimetres large
+    moment = str(mass_kg * 1e-3)  # of something some centimeters large
     SubElement(inertial, "inertia", ixx=moment, iyy=moment, izz=moment, ixy="0", ixz="0", iyz="0")
     return link
 
@@ -187,10 +187,10 @@ def _box(
         SubElement(element, "origin", xyz=_words(at_m))
         SubElement(SubElement(element, "geometry"), "box", size=_words(size_m))
         if kind == "visual":
-            _colour(element, rgb)
+            _color(element, rgb)
 
 
-def _colour(visual: Element, rgb: tuple[float, ...]) -> None:
+def _color(visual: Element, rgb: tuple[float, ...]) -> None:
     material = SubElement(visual, "material", name="-".join(f"{part:g}" for part in rgb))
     SubElement(material, "color", rgba=_words((*rgb, 1)))
 

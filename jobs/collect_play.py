@@ -1,4 +1,4 @@
-"""Robots play: a data set of unlabelled interaction. Goes on where it was cut off; more --episodes make it longer."""
+"""Robots play: a data set of unlabeled interaction. Goes on where it was cut off; more --episodes make it longer."""
 
 from functools import partial
 from pathlib import Path

@@ -49,7 +49,7 @@ BOUNDS: dict[str, str] = {
     "CuriousConfig.num_candidates": FROM_1,
     "UniformConfig.scale": "(0, 1]",
     **{f"ContactConfig.{name}_probability": SHARE for name in ("free", "push", "aligned", "place", "keep", "onto")},
-    "ContactConfig.grasp_height_m": ANY,  # below an object's centre, too
+    "ContactConfig.grasp_height_m": ANY,  # below an object's center, too
     "ServeConfig.port": "[0, 65535]",
     **{f"ServeConfig.{name}": FROM_1 for name in ("sessions", "batch", "replicas", "idle_s")},
     **{f"ChainConfig.{name}": FROM_1 for name in ("play", "demos", "pretrain_steps", "align_steps")},

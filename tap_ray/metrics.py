@@ -38,10 +38,10 @@ def wilson(successes: int, trials: int, confidence: float = 0.95) -> Interval:
         return Interval(float("nan"), 0.0, 1.0)
     z = NormalDist().inv_cdf(0.5 + confidence / 2)
     rate = successes / trials
-    centre = (rate + z * z / (2 * trials)) / (1 + z * z / trials)
+    center = (rate + z * z / (2 * trials)) / (1 + z * z / trials)
     half = z / (1 + z * z / trials) * sqrt(rate * (1 - rate) / trials + z * z / (4 * trials * trials))
-    low = 0.0 if successes == 0 else centre - half
-    high = 1.0 if successes == trials else centre + half
+    low = 0.0 if successes == 0 else center - half
+    high = 1.0 if successes == trials else center + half
     return Interval(rate, low, high)
 
 
@@ -203,7 +203,7 @@ def sparc(speed_T: ArrayLike, hz: float, *, padlevel: int = 4, max_hz: float = 1
             control rate of 5 Hz the value describes movement below 2.5 Hz and is not comparable with other rates.
         padlevel: zero padding, powers of two beyond the next one.
         max_hz: upper end of the band, Hz (fc of the source).
-        amplitude: the band ends where the normalised spectrum last reaches this.
+        amplitude: the band ends where the normalized spectrum last reaches this.
 
     Returns:
         The (negative) arc length; NaN for fewer than two samples or no movement at all.

@@ -139,7 +139,7 @@ EE_POSE_STATE = (
     *slots("m", -1.5, 1.5, "ee_x", "ee_y", "ee_z"),
     *slots("1", -1.0, 1.0, "ee_qw", "ee_qx", "ee_qy", "ee_qz"),
 )
-"""End-effector (tool centre point between the finger tips) pose in the table frame, quaternion wxyz. Its axes
+"""End-effector (tool center point between the finger tips) pose in the table frame, quaternion wxyz. Its axes
 are those of the base; a robot's base stands somewhere in it (envs/robots.py), the WidowX's in its origin."""
 
 

@@ -52,7 +52,7 @@ class RandomizeConfig:
     cloth_probability: float = 0.75
     """Chance that the table is covered with a cloth, plain or printed, of random colors."""
     cloth_saturation: float = 0.7
-    """Highest saturation (HSV) of the colors of cloths and distractors, 0 (grey) .. 1."""
+    """Highest saturation (HSV) of the colors of cloths and distractors, 0 (gray) .. 1."""
     cloth_period_m: tuple[float, float] = (0.05, 0.16)
     """Least and greatest length after which a cloth's print repeats, m."""
     camera_move_m: float = 0.12
@@ -193,7 +193,7 @@ class Policy(Protocol):
 
 
 class Explorer(Protocol):
-    """Behaviour of one playing robot. Unbatched observations; draws only from the generator it is given."""
+    """Behavior of one playing robot. Unbatched observations; draws only from the generator it is given."""
 
     def reset(self, obs: Observation, info: Info, rng: np.random.Generator) -> None: ...
 
@@ -242,7 +242,7 @@ class Motion:
     """A batch of N stretches of motion, H steps each, of one or several robots: no images. A, S as specs.UNIFIED_*."""
 
     action: Float32[np.ndarray, "N H A"]
-    """Normalised by the statistics of its own data set; zero in the places that the robot does not have."""
+    """Normalized by the statistics of its own data set; zero in the places that the robot does not have."""
     state: Float32[np.ndarray, "N H S"]
     """Before each action, likewise."""
     step_mask: Bool[np.ndarray, "N H"]

@@ -1,4 +1,4 @@
-"""Play made by hand: a gripper carries a small red square over a grey table and lets it go on a blue plate."""
+"""Play made by hand: a gripper carries a small red square over a gray table and lets it go on a blue plate."""
 
 from pathlib import Path
 
@@ -15,11 +15,11 @@ SPEC = RobotSpec(robot="widowx", action=EE_DELTA_ACTION, state=EE_POSE_STATE)
 SIDE, STEPS = 64, 12
 TABLE, ROBOT, RED, BLUE = (150, 150, 150), (20, 20, 20), (220, 30, 30), (30, 30, 220)
 FROM, TO = (20, 12), (44, 50)
-"""Upper left corner of a red 6 x 6 square before it is carried, and after: its centre is 2 more (rounded down)."""
+"""Upper left corner of a red 6 x 6 square before it is carried, and after: its center is 2 more (rounded down)."""
 
 
-def paint(picture: np.ndarray, corner: tuple[int, int], side: int, colour: tuple[int, int, int]) -> None:
-    picture[corner[0] : corner[0] + side, corner[1] : corner[1] + side] = colour
+def paint(picture: np.ndarray, corner: tuple[int, int], side: int, color: tuple[int, int, int]) -> None:
+    picture[corner[0] : corner[0] + side, corner[1] : corner[1] + side] = color
 
 
 def carried(touch: int = 3, end: int = 7, plate: bool = True) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

@@ -39,7 +39,7 @@ MINUS_ONE_IS_LEGAL = {
     "seed",  # another seed
     "max_failures",  # replaced for ever
     "bounds_low_m",  # a corner of the box, in the base frame
-    "grasp_height_m",  # below an object's centre
+    "grasp_height_m",  # below an object's center
 }
 
 

@@ -76,7 +76,7 @@ def minimum_jerk(duration_s: float, hz: float, amplitude_m: float = 0.3) -> np.n
 
 
 def sparc_of_minimum_jerk() -> float:
-    """Its speed is 30 (1/4 - u^2)^2, whose normalised spectrum is 15 j2(w) / w^2 with w = pi f T (Poisson's integral).
+    """Its speed is 30 (1/4 - u^2)^2, whose normalized spectrum is 15 j2(w) / w^2 with w = pi f T (Poisson's integral).
 
     The first side lobe stays below 0.05, so the band ends in the main lobe; the arc length is then a plain integral.
     """

@@ -66,14 +66,14 @@ class BehaviorCloning:
     """The objective; `fit` calls its loss."""
 
     policy: TapPolicy
-    """Bare model: its statistics normalise the targets."""
+    """Bare model: its statistics normalize the targets."""
     tokens_UL: Tensor
     """Ids of the data set's U sentences, by task_index; see `language.encode`."""
     weights: CloningWeights = field(default_factory=CloningWeights)
     name: str = "bc"
 
     def loss(self, model: nn.Module, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
-        """Scalar loss; "bc/loss", squared error of the whole chunk, normalised, and the other terms that there are."""
+        """Scalar loss; "bc/loss", squared error of the whole chunk, normalized, and the other terms that there are."""
         weights, seen = self.weights, batch | instructed(batch, self.tokens_UL)
         if not weights.asks_crops:  # nothing is asked under the demonstrations' crops
             seen = {name: value for name, value in seen.items() if name not in CROPS}

@@ -29,7 +29,7 @@ TAKEN: dict[Which, tuple[str, ...]] = {
 
 @dataclass(frozen=True, kw_only=True)
 class Transfer:
-    """Names of tensors, in the model's order. The sentence is new; each stage normalises with its own data."""
+    """Names of tensors, in the model's order. The sentence is new; each stage normalizes with its own data."""
 
     taken: tuple[str, ...]
     new: tuple[str, ...]

@@ -7,7 +7,7 @@ from tap_ray.compare.reading import Result
 from tap_ray.compare.tables import grid, short
 from tap_ray.metrics import Interval, wilson
 
-RARE = ("crashed", "unlabelled")
+RARE = ("crashed", "unlabeled")
 """Labels that get a column only if some episode has them."""
 RULE = "Labels are given by rule from the simulator state, not by eye."
 
@@ -42,7 +42,7 @@ def of_task(result: Result, task: str, scenario: str) -> Failures:
 def _pool(result: Result, name: str, entries: Sequence[Mapping[str, Any]]) -> Failures:
     count: dict[str, int] = {}
     for entry in entries:
-        told = entry.get("failures", {}).get("count") or {"unlabelled": entry["n"] - entry["entire"]["k"]}
+        told = entry.get("failures", {}).get("count") or {"unlabeled": entry["n"] - entry["entire"]["k"]}
         for label, k in told.items():
             count[label] = count.get(label, 0) + k
     classes = result.failure_class

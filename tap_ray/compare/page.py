@@ -51,13 +51,13 @@ TEMPLATE = """<!doctype html>
 <p class="soft">{{ num_cells }} cells each (task, scenario, initial state, seed), the same for every run; protocol
 <code>{{ protocol.hash }}</code>. Success counts when it held at any step of the episode.</p>
 <div class="cards">{% for card in cards %}
-<div class="card" style="border-color: {{ card.colour }}"><span>{{ card.label }}</span>
+<div class="card" style="border-color: {{ card.color }}"><span>{{ card.label }}</span>
 <b>{{ card.rate }} %</b>
 <span class="soft">entire success, {{ card.scenario }}, 95 % interval {{ card.interval }}</span></div>{% endfor %}
 </div>
 {% endif %}
 {% macro rows_of(rows) %}{% for row in rows %}
-<tr><td><span class="dot" style="background: {{ row.colour }}"></span>{{ row.label }}</td>
+<tr><td><span class="dot" style="background: {{ row.color }}"></span>{{ row.label }}</td>
 {%- for cell in row.cells %}<td>{{ cell.value }}<small>{{ cell.interval }}</small></td>{% endfor -%}
 <td>{{ row.n }}</td></tr>{% endfor %}{% endmacro %}
 {% macro plain_of(rows) %}{% for row in rows %}<tr><td>{{ row.label }}</td>
@@ -118,7 +118,7 @@ corrected for the number of tests ({{ tests|length }} in all): one in twenty is 
 {{ tests_of(tests|rejectattr("scope", "equalto", tests[0].scope)|list) }}</details>{% endif %}
 {% if curves %}<h2>Learning curves</h2>
 <figure><div class="scroll">{{ curves }}</div>
-<figcaption>What each training run logged; a policy's colour is that of its row above.</figcaption>
+<figcaption>What each training run logged; a policy's color is that of its row above.</figcaption>
 </figure>{% endif %}
 {% if costs %}<h2>Beside success</h2>
 <div class="scroll"><table><thead><tr>{% for heading in cost_headings %}<th>{{ heading }}</th>{% endfor %}</tr></thead>

@@ -1,4 +1,4 @@
-"""Plots as inline SVG whose ink follows the page's colours, so that one file serves light and dark."""
+"""Plots as inline SVG whose ink follows the page's colors, so that one file serves light and dark."""
 
 import io
 import re
@@ -14,8 +14,8 @@ from tap_ray.compare.reading import KINDS, Curves, Result
 from tap_ray.compare.tables import short
 from tap_ray.metrics import Interval
 
-COLOURS = ("#3b82c4", "#e08a2c", "#3fa46a", "#c4534f", "#8c6bc4", "#9a7358", "#cf6aa8", "#7f8c8d")
-"""Readable on white and on black; runs keep their colour through the page."""
+COLORS = ("#3b82c4", "#e08a2c", "#3fa46a", "#c4534f", "#8c6bc4", "#9a7358", "#cf6aa8", "#7f8c8d")
+"""Readable on white and on black; runs keep their color through the page."""
 TINTS = {
     "dropped": "#f2b36b",
     "misplaced": "#e08a2c",
@@ -47,13 +47,13 @@ STYLE: dict[Any, Any] = {
 }
 
 
-def colour(index: int) -> str:
-    """Colour of the n-th run."""
-    return COLOURS[index % len(COLOURS)]
+def color(index: int) -> str:
+    """Color of the n-th run."""
+    return COLORS[index % len(COLORS)]
 
 
 def success_bars(results: Sequence[Result], scenario: str) -> str:
-    """SVG: partial (above) and entire (below) per task with Wilson intervals, a colour for each run."""
+    """SVG: partial (above) and entire (below) per task with Wilson intervals, a color for each run."""
     tasks = list(results[0].tasks)
     names = [*(short(task) for task in tasks), "average"]
 
@@ -90,7 +90,7 @@ def _bar(axes: Axes, intervals: list[Interval], index: int, count: int, label: s
     at = np.arange(len(intervals)) + (index - (count - 1) / 2) * width
     # Rounding may put a rate a hair outside its own interval, which matplotlib refuses.
     reach = np.maximum(0.0, [rate - low, high - rate])
-    axes.bar(at, rate, width * 0.92, color=colour(index), label=label, alpha=0.85)
+    axes.bar(at, rate, width * 0.92, color=color(index), label=label, alpha=0.85)
     axes.errorbar(at, rate, reach, fmt="none", ecolor=INK, elinewidth=1, capsize=min(4.0, 16 * width))
 
 
@@ -123,7 +123,7 @@ def learning_curves(curves: Sequence[Curves], labels: Sequence[str]) -> str:
 
     Args:
         curves: training runs.
-        labels: of the evaluated runs, so that a policy and its training share a colour.
+        labels: of the evaluated runs, so that a policy and its training share a color.
     """
     order = [*labels, *(c.label for c in curves if c.label not in labels)]
     names = sorted({name for c in curves for name in c.points["metric"] if any(word in name for word in SHOWN)})
@@ -136,7 +136,7 @@ def learning_curves(curves: Sequence[Curves], labels: Sequence[str]) -> str:
         for number, name in enumerate(names):
             axes = figure.add_subplot(num_rows, num_columns, number + 1)
             for c in curves:
-                _line(axes, c, name, colour(order.index(c.label)))
+                _line(axes, c, name, color(order.index(c.label)))
             axes.set_title(name, fontsize=9)
             axes.margins(x=0.02)
             _log_if_wide(axes, name)

@@ -83,7 +83,7 @@ def read_runs(runs: Sequence[Path | str]) -> tuple[list[Result], list[Curves]]:
     if not paths:
         raise CheckpointError("Nothing to compare. Give at least one folder that jobs.evaluate printed.")
     judged = [path for path in paths if (path / "results.json").exists()]
-    results = _labelled([read_result(path) for path in judged])
+    results = _labeled([read_result(path) for path in judged])
     require_comparable(results)
     trained: dict[Path, str] = {}
     for path in paths:
@@ -195,7 +195,7 @@ def _require_consistent(path: Path, tasks: Mapping[str, Any], episodes: pd.DataF
             )
 
 
-def _labelled(results: Sequence[Result]) -> list[Result]:
+def _labeled(results: Sequence[Result]) -> list[Result]:
     """Give runs of one name their folder's name as well, and then their number."""
     labels = [result.label for result in results]
     labels = [
@@ -207,7 +207,7 @@ def _labelled(results: Sequence[Result]) -> list[Result]:
 
 
 def _lineage(run: Path | None) -> list[Path]:
-    """The training run and those it was initialised from, as far as they are still there and logged anything."""
+    """The training run and those it was initialized from, as far as they are still there and logged anything."""
     found: list[Path] = []
     while run is not None and run not in found and (run / "manifest.json").exists():
         if (run / "metrics.jsonl").exists():

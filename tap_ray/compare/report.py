@@ -98,7 +98,7 @@ def _of_failures(results: Sequence[Result]) -> dict[str, Any]:
     def rows(found: Sequence[failures.Failures]) -> list[dict[str, Any]]:
         made = failures.page_rows(found, labels, kinds)
         return [
-            row | {"label": result.label, "colour": plots.colour(i)}
+            row | {"label": result.label, "color": plots.color(i)}
             for i, (row, result) in enumerate(zip(made, results, strict=True))
         ]
 
@@ -118,7 +118,7 @@ def _card(result: Result, index: int) -> dict[str, str]:
     return {
         "label": result.label,
         "scenario": result.scenarios[0],
-        "colour": plots.colour(index),
+        "color": plots.color(index),
         "rate": f"{100 * average.rate:.1f}",
         "interval": interval,
     }
@@ -130,7 +130,7 @@ def _rows(rows: Sequence[tables.Row]) -> list[dict[str, Any]]:
         {
             "label": row.label,
             "n": row.n,
-            "colour": plots.colour(index),
+            "color": plots.color(index),
             "cells": [{"value": v, "interval": i} for v, i in zip(row.values, row.intervals, strict=True)],
         }
         for index, row in enumerate(rows)

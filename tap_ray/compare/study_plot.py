@@ -7,7 +7,7 @@ import matplotlib
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from tap_ray.compare.plots import STYLE, colour
+from tap_ray.compare.plots import STYLE, color
 from tap_ray.compare.study import Outcomes, is_scratch
 from tap_ray.compare.sweep_tables import BUDGET, DEMOS, label
 
@@ -49,7 +49,7 @@ def _curves(panel: Axes, points: Sequence[Outcomes], axis: str) -> None:
     for number, (name, line) in enumerate(lines.items()):
         line = sorted(line, key=lambda point: point.values[axis])
         spans = [[100 * end for end in point.interval("avg_all")] for point in line]
-        tint, means = colour(number), [span[0] for span in spans]
+        tint, means = color(number), [span[0] for span in spans]
         if axis == BUDGET and len(line) == 1 and is_scratch(line[0].values):
             panel.axhline(means[0], color=tint, ls="--", lw=1.4, label=name)
             panel.axhspan(spans[0][1], spans[0][2], color=tint, alpha=0.1, lw=0)

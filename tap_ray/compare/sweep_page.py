@@ -39,7 +39,7 @@ TEMPLATE = """<!doctype html>
 {%- if running %}; this page fetches itself anew every {{ refresh_s }} s{% endif %}.
 {% if dashboard %}Ray's dashboard: <a href="{{ dashboard }}">{{ dashboard }}</a>.{% endif %}</p>
 {% if now %}<ul>{% for text in now %}<li>{{ text }}</li>{% endfor %}</ul>{% endif %}
-{% if top %}<div class="cards">{% for card in top %}<div class="card" style="border-color: {{ card.colour }}">
+{% if top %}<div class="cards">{% for card in top %}<div class="card" style="border-color: {{ card.color }}">
 <span>{{ card.label }}</span><b>{{ card.value }} %</b><span class="soft">{{ card.note }}</span></div>{% endfor %}</div>
 {% endif %}
 {% if curve %}<h2>Success over {{ curve_axis }}</h2><figure><div class="scroll">{{ curve }}</div>
@@ -174,7 +174,7 @@ def _cards(rows: Sequence[TrialRow], metric: str) -> list[dict[str, str]]:
             "label": label(point.values),
             "value": f"{100 * point.mean(metric):.1f}",
             "note": f"{HEADINGS[metric]}, mean of {len(point.rows)} seed{'s' * (len(point.rows) > 1)}",
-            "colour": sweep_plots.colour(number),
+            "color": sweep_plots.color(number),
         }
         for number, point in enumerate(found)
     ]

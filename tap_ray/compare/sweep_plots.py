@@ -7,7 +7,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from tap_ray.compare.plots import INK, STYLE, colour, svg
+from tap_ray.compare.plots import INK, STYLE, color, svg
 from tap_ray.compare.sweep_tables import HEADINGS, Point, TrialRow, label, points, short_names, show, without_seed
 
 MAP = "viridis"
@@ -31,7 +31,7 @@ def budget_curve(rows: Sequence[TrialRow], axis: str) -> str:
         for number, (metric, kind) in enumerate(
             (("avg_all", ""), ("avg_partial", "partial"), ("avg_entire", "entire"))
         ):
-            tint = colour(number)
+            tint = color(number)
             axes.plot(at, [100 * p.mean(metric) for p in found], color=tint, label=HEADINGS[metric], marker="o", lw=1.6)
             if kind:
                 low, high = (100 * np.array([p.pooled(kind)[end] for p in found]) for end in (1, 2))
@@ -146,6 +146,6 @@ def validation_curves(rows: Sequence[TrialRow], curves: dict[str, list[tuple[int
         for number, row in enumerate(rows):
             if curve := curves.get(row.id):
                 style = ".--" if row.state == "stopped" else ".-"  # a trial may have one point
-                axes.plot(*zip(*curve, strict=True), style, color=colour(number), lw=1.2, label=label(row.values))
+                axes.plot(*zip(*curve, strict=True), style, color=color(number), lw=1.2, label=label(row.values))
         axes.set(xlabel="step of Stage 2", ylabel=metric)
         return svg(figure)

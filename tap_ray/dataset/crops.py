@@ -31,7 +31,7 @@ NEAR_PERCENTILE = 20
 AROUND_PX = 15
 """Side of the square whose unchanged pixels say what is around a change, px."""
 UNLIKE_PX = 0.1
-"""What arrived counts as farther by so much for each grey level, summed over the channels, that its median colour
+"""What arrived counts as farther by so much for each gray level, summed over the channels, that its median color
 differs from that of what left."""
 
 
@@ -46,7 +46,7 @@ class CropConfig:
     gap_steps: int = 2
     """Touches with so few steps without any between them are one bout."""
     min_change: int = 28
-    """A pixel has changed if one of its channels differs by more than this, grey levels."""
+    """A pixel has changed if one of its channels differs by more than this, gray levels."""
     min_blob_px: int = 8
     """Fewest pixels of a change that counts."""
     max_distance_px: int = 10
@@ -137,13 +137,13 @@ def cut(rgb_TYX3: np.ndarray, mask_TYX: np.ndarray, contact_T: np.ndarray, confi
         thing = nearest(left, mask_TYX[touch], config)
         if thing is None:
             continue
-        colour = np.median(before[thing], axis=0)
-        unlike = [UNLIKE_PX * np.abs(np.median(after[blob], axis=0) - colour).sum() for blob in arrived]
+        color = np.median(before[thing], axis=0)
+        unlike = [UNLIKE_PX * np.abs(np.median(after[blob], axis=0) - color).sum() for blob in arrived]
         place = nearest(arrived, mask_TYX[end], config, unlike) if end < last else None
         bout_T[begin : end + 1] = len(spans)
         spans.append((touch, end))
-        object_px.append(centre(thing))
-        place_px.append((0, 0) if place is None else centre(place))
+        object_px.append(center(thing))
+        place_px.append((0, 0) if place is None else center(place))
         object_rgb.append(crop(before, object_px[-1], config.size_px))
         place_rgb.append(None if place is None else crop(before, place_px[-1], config.size_px))
     nothing = np.zeros((config.size_px, config.size_px, 3), np.uint8)
@@ -206,8 +206,8 @@ def nearest(
     return found[best] if distance[best] < config.max_distance_px else None
 
 
-def centre(blob: np.ndarray) -> tuple[int, int]:
-    """Row and column of a mask's centre of mass."""
+def center(blob: np.ndarray) -> tuple[int, int]:
+    """Row and column of a mask's center of mass."""
     y, x = np.nonzero(blob)
     return int(y.mean()), int(x.mean())
 

@@ -72,7 +72,7 @@ def object_displacement_m(object_pose_TM7: np.ndarray) -> float:
 def encode_jpeg(rgb_YX3: np.ndarray, quality: int = JPEG_QUALITY) -> bytes:
     """A uint8 image as a JPEG file.
 
-    Colour is kept at full resolution (4:4:4): objects are a few pixels wide and told apart by their colour. On a 96 px
+    Color is kept at full resolution (4:4:4): objects are a few pixels wide and told apart by their color. On a 96 px
     frame of the table top at quality 90 that costs 29 % more bytes than 4:2:0 and makes the largest error 34 of 255
     instead of 85.
     """
@@ -87,7 +87,7 @@ def decode_jpeg(data: bytes) -> np.ndarray:
 
 
 def encode_mask(mask_YX: np.ndarray) -> bytes:
-    """A mask (255 = robot) as a one-bit grey PNG file; every reader expands it to 0 and 255 again."""
+    """A mask (255 = robot) as a one-bit gray PNG file; every reader expands it to 0 and 255 again."""
     buffer = BytesIO()
     Image.fromarray(mask_YX > 127).save(buffer, "PNG", compress_level=6)
     return buffer.getvalue()

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-GREY = 128
+GRAY = 128
 """Level of pixels that show the robot in every frame."""
 
 
@@ -23,7 +23,7 @@ def hide_robot(
         steps: the K frames that are wanted; None: all, K = T.
 
     Returns:
-        New images, (K, Y, X, 3) uint8; pixels that are the robot in all frames are `GREY`.
+        New images, (K, Y, X, 3) uint8; pixels that are the robot in all frames are `GRAY`.
     """
     num_steps = len(rgb_TYX3)
     robot_TYX = grow(mask_TYX, grow_px)
@@ -40,7 +40,7 @@ def hide_robot(
     source = np.where(t - before <= after - t, before, after)
     seen = (source >= 0) & (source < num_steps)
     result = rgb_TYX3[step_K]
-    result[k, y_P[p], x_P[p]] = np.where(seen[:, None], rgb_TP3[np.where(seen, source, 0), p], np.uint8(GREY))
+    result[k, y_P[p], x_P[p]] = np.where(seen[:, None], rgb_TP3[np.where(seen, source, 0), p], np.uint8(GRAY))
     return result
 
 

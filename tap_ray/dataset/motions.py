@@ -1,6 +1,6 @@
 """Batches of motion, without images, from the play of one or several robots; their order follows from a seed alone.
 
-    data set 0 (widowx)  -> its state and action columns, normalised, laid out as specs.UNIFIED_* -+
+    data set 0 (widowx)  -> its state and action columns, normalized, laid out as specs.UNIFIED_* -+
     data set 1 (iiwa)    -> ...                                                                    +-> batch b
     ...                                                                                           -+
 
@@ -57,7 +57,7 @@ class MotionSet:
     norm: NormStats
     """Of its training episodes."""
     action_FA: np.ndarray
-    """(F, A) float32, normalised and unified, all episodes end to end."""
+    """(F, A) float32, normalized and unified, all episodes end to end."""
     state_FS: np.ndarray
     first_W: np.ndarray
     """(W,) first frame of every window that fits into its episode."""
@@ -74,7 +74,7 @@ def load(
         data: the data set.
         config: which stretches.
         held_out: the held-out episodes instead of the training ones.
-        norm: statistics to normalise with; None: those of its training episodes.
+        norm: statistics to normalize with; None: those of its training episodes.
 
     Raises:
         DataError: no such data set, or no episode is as long as a window.
@@ -103,8 +103,8 @@ def load(
     return MotionSet(
         spec=dataset.spec,
         norm=norm,
-        action_FA=_spread(norm.action.normalise(action), action_places, len(UNIFIED_ACTION)),
-        state_FS=_spread(norm.state.normalise(state), state_places, len(UNIFIED_STATE)),
+        action_FA=_spread(norm.action.normalize(action), action_places, len(UNIFIED_ACTION)),
+        state_FS=_spread(norm.state.normalize(state), state_places, len(UNIFIED_STATE)),
         first_W=np.concatenate(first),
         place_A=place_A,
     )

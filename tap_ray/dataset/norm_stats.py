@@ -1,4 +1,4 @@
-"""Normalisation statistics: one offset and scale a slot, from a data set's stats.json, saved beside the weights.
+"""Normalization statistics: one offset and scale a slot, from a data set's stats.json, saved beside the weights.
 
 The action's gripper stays as it is: it is already +1 or -1, and dividing by its deviation would make its size depend on
 how often a data set opens the hand. A slot that hardly moves is divided by 1 % of its range in the spec, not by its
@@ -20,25 +20,25 @@ MIN_SCALE = 0.01
 """Smallest scale, as a part of a slot's range in the spec."""
 
 KEPT_ACTIONS = ("gripper",)
-"""Action slots that are not normalised, by the end of their names."""
+"""Action slots that are not normalized, by the end of their names."""
 
 Mode = Literal["mean_std", "quantile"]
 
 
 @dataclass(frozen=True, kw_only=True)
 class SlotNorm:
-    """normalised = (value - offset) / scale, a number a slot."""
+    """normalized = (value - offset) / scale, a number a slot."""
 
     names: tuple[str, ...]
     offset: tuple[float, ...]
     scale: tuple[float, ...]
 
-    def normalise(self, values: np.ndarray) -> np.ndarray:
+    def normalize(self, values: np.ndarray) -> np.ndarray:
         """(..., slots) float32 physical values -> numbers of order one."""
         return (values - np.asarray(self.offset, np.float32)) / np.asarray(self.scale, np.float32)
 
     def physical(self, values: np.ndarray) -> np.ndarray:
-        """Inverse of `normalise`."""
+        """Inverse of `normalize`."""
         return values * np.asarray(self.scale, np.float32) + np.asarray(self.offset, np.float32)
 
 
@@ -56,7 +56,7 @@ class NormStats:
         return asdict(self)
 
     @classmethod
-    def from_json(cls, data: Mapping[str, Any], *, where: Path | str = "the normalisation") -> "NormStats":
+    def from_json(cls, data: Mapping[str, Any], *, where: Path | str = "the normalization") -> "NormStats":
         """Inverse of `to_json`; CheckpointError names `where` and what it lacks."""
         require_keys(data, ("mode", "state", "action"), where)
         for name in ("state", "action"):

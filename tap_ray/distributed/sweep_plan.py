@@ -73,7 +73,7 @@ class SweepFile:
     demos: Path = Path("data/demos")
     """Data set of demonstrations for Stage 2."""
     budget: Any = 0
-    """Stage 1 episodes, the first of the data set, so that budgets are nested; 0: no Stage 1 (behaviour cloning)."""
+    """Stage 1 episodes, the first of the data set, so that budgets are nested; 0: no Stage 1 (behavior cloning)."""
     demos_per_task: Any = 0
     """Demonstrations of each task that Stage 2 is given, the first of the data set, every 19th of them held out; 0:
     align.windows.num_episodes says how many of all tasks."""

@@ -1,4 +1,4 @@
-"""One trial of a sweep, in a process of its own: Stage 1 (found or trained once), alignment, judgement.
+"""One trial of a sweep, in a process of its own: Stage 1 (found or trained once), alignment, judgment.
 
 Each stage is the job's own function, called with a run folder that is named by the hash of what makes it. Whoever
 needs a folder first makes it while the others wait; who finds it finished goes on. A thread writes the ledger as the

@@ -19,10 +19,10 @@ Push:
     timed_out      else: it was touched, perhaps moved the right way, not far enough
 
 Words and their thresholds:
-    near, of a hand     tool centre point within REACH_M (10 cm) of the object's centre, and nearer to no other
-                        object's. The longest object reaches 7 cm from its centre, an open finger 4 cm from the
+    near, of a hand     tool center point within REACH_M (10 cm) of the object's center, and nearer to no other
+                        object's. The longest object reaches 7 cm from its center, an open finger 4 cm from the
                         tool: nearer than that it may touch it. A hand that hovers just above it counts, one that
-                        is at its neighbour does not.
+                        is at its neighbor does not.
     closing             gripper command below 0 while the hand is near the right object
     moved               MOVED_M (3 cm) sideways or LIFTED_M (1 cm) upwards: an object brushed in passing moves 1 or 2 cm
     held                `partial` in HELD_STEPS (3) steps in a row, 0.6 s: shorter ones are seen when open fingers come
@@ -33,7 +33,7 @@ Words and their thresholds:
                         network's command rises over several steps. Also bridges an object lowered below the 1 cm that
                         `partial` asks for.
     carried             CARRIED_M (4 cm) sideways from where it lay at the start; no task is shorter than 4.6 cm
-    near the target     centres NEAR_M (10 cm) apart sideways: the target's half size plus a few cm of bad aim
+    near the target     centers NEAR_M (10 cm) apart sideways: the target's half size plus a few cm of bad aim
     near the table      at most LOW_M (6 cm) above where it lay: put down rather than let fall (our expert carries
                         objects 12 cm up and releases one on a block 4.5 cm up)
 The last action's effect on `state` and `object_pose` is not recorded; its effect on `partial` is.

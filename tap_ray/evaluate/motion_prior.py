@@ -37,7 +37,7 @@ def examine(
         prior: trained.
         source: the robot.
         train: motion that it was trained on, for the probes.
-        held_out: motion of it that the prior was not trained on, normalised by `source.norm`.
+        held_out: motion of it that the prior was not trained on, normalized by `source.norm`.
         seed: of the choice of stretches, and of the noise.
 
     Returns:

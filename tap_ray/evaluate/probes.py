@@ -132,11 +132,11 @@ def ridge(x_ND: np.ndarray, y_NK: np.ndarray, new_MD: np.ndarray, penalties: tup
     """
     mean, std = x_ND.mean(0), x_ND.std(0)
     std = np.where(std > 1e-6, std, 1.0)
-    x, new, centre = (x_ND - mean) / std, (new_MD - mean) / std, y_NK.mean(0)
-    gram, right = x.T @ x, x.T @ (y_NK - centre)
+    x, new, center = (x_ND - mean) / std, (new_MD - mean) / std, y_NK.mean(0)
+    gram, right = x.T @ x, x.T @ (y_NK - center)
     scale = np.trace(gram) / len(gram)
     identity = np.eye(len(gram))
-    return [new @ np.linalg.solve(gram + p * scale * identity, right) + centre for p in penalties]
+    return [new @ np.linalg.solve(gram + p * scale * identity, right) + center for p in penalties]
 
 
 def _holdout(episode_N: np.ndarray) -> np.ndarray:

@@ -18,7 +18,7 @@ from tap_ray.runs import write_json
 from tap_ray.types import Cell, EpisodeResult
 
 
-def summarise(
+def summarize(
     results: Sequence[EpisodeResult], protocol: Protocol, *, policy: str, run: str | None = None
 ) -> dict[str, Any]:
     """What results.json holds.
@@ -101,12 +101,12 @@ def count_failures(results: Iterable[EpisodeResult]) -> dict[str, Any]:
     """How episodes failed.
 
     Returns:
-        "count": label -> episodes, and "unlabelled", those that failed before there were labels. Each class of
+        "count": label -> episodes, and "unlabeled", those that failed before there were labels. Each class of
         failures.py: its share of the `n` failures that have a class, in [0, 1] with a Wilson 95 % interval; the rate
         is None if there are none.
     """
     failed = ["crashed" if r.error else r.failure for r in results if not r.entire_once]
-    count = {label: failed.count(label) for label in LABELS} | {"unlabelled": failed.count("")}
+    count = {label: failed.count(label) for label in LABELS} | {"unlabeled": failed.count("")}
     n = sum(count[label] for label in CLASS_OF)
     shares = {
         kind: _share(sum(count[label] for label, own in CLASS_OF.items() if own == kind), n)
@@ -118,8 +118,8 @@ def count_failures(results: Iterable[EpisodeResult]) -> dict[str, Any]:
 def write(
     folder: Path, results: Sequence[EpisodeResult], protocol: Protocol, *, policy: str, run: str | None = None
 ) -> dict[str, Any]:
-    """Write episodes.parquet and results.json; arguments and result as of `summarise`."""
-    summary = summarise(results, protocol, policy=policy, run=run)
+    """Write episodes.parquet and results.json; arguments and result as of `summarize`."""
+    summary = summarize(results, protocol, policy=policy, run=run)
     write_parquet(folder / "episodes.parquet", results)
     write_json(folder / "results.json", summary)
     return summary

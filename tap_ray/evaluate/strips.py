@@ -15,7 +15,7 @@ CELL_PX = 192
 BAR_PX = 22
 """Height of the text above each row of a strip."""
 STRENGTH = 0.7
-"""Of the map's colours against the frame's, where the map is largest; where it is 0 the frame shows as it is."""
+"""Of the map's colors against the frame's, where the map is largest; where it is 0 the frame shows as it is."""
 
 
 def overlay(rgb_TYX3: np.ndarray, map_TYX: np.ndarray) -> np.ndarray:

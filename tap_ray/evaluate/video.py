@@ -79,11 +79,11 @@ def side_by_side(panels: Sequence[np.ndarray]) -> np.ndarray:
 
 def _panel_of(clip: Any) -> np.ndarray:
     outcome = str(clip["outcome"])
-    colour = GREEN if outcome.startswith("success") else RED
-    return panel(clip["rgb"], str(clip["title"]), outcome, colour=colour)
+    color = GREEN if outcome.startswith("success") else RED
+    return panel(clip["rgb"], str(clip["title"]), outcome, color=color)
 
 
-def panel(rgb: np.ndarray, title: str, text: str, *, colour: tuple[int, int, int] = WHITE) -> np.ndarray:
+def panel(rgb: np.ndarray, title: str, text: str, *, color: tuple[int, int, int] = WHITE) -> np.ndarray:
     """(T, Y', X', 3): pictures enlarged by a whole factor, without smoothing, below a bar of text; even sides."""
     factor = max(1, PANEL_PX // rgb.shape[2])
     large = rgb.repeat(factor, axis=1).repeat(factor, axis=2)
@@ -91,7 +91,7 @@ def panel(rgb: np.ndarray, title: str, text: str, *, colour: tuple[int, int, int
     bar = Image.new("RGB", (width, BAR_PX))
     draw, font = ImageDraw.Draw(bar), ImageFont.load_default(15)
     draw.text((8, 4), title, fill=WHITE, font=font)
-    draw.text((8, 25), text, fill=colour, font=font)
+    draw.text((8, 25), text, fill=color, font=font)
     frames = np.zeros((len(rgb), BAR_PX + height, width, 3), np.uint8)
     frames[:, :BAR_PX] = np.asarray(bar)
     frames[:, BAR_PX : BAR_PX + large.shape[1], : large.shape[2]] = large

@@ -7,7 +7,7 @@ Stage 2 says the same in words. Both become a vector of the same size, so that n
 import torch
 from torch import Tensor, nn
 
-from tap_ray.models.vision import GREY, GREY_STEP
+from tap_ray.models.vision import GRAY, GRAY_STEP
 
 
 class SentenceContext(nn.Module):
@@ -40,7 +40,7 @@ class CropContext(nn.Module):
         crops = torch.cat([object_NYXC, place_NYXC]).permute(0, 3, 1, 2)
         kind = crops.device.type
         dtype = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else self.absent.dtype
-        seen_N, seen_M = self.cnn((crops.to(dtype) - GREY) / GREY_STEP).chunk(2)
+        seen_N, seen_M = self.cnn((crops.to(dtype) - GRAY) / GRAY_STEP).chunk(2)
         parts = (self.object(seen_N), self.place(seen_M))
         present = present_N2[..., None]
         return sum(torch.where(present[:, i], part, self.absent[i]) for i, part in enumerate(parts))  # pyright: ignore[reportReturnType]

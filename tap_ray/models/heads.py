@@ -10,7 +10,7 @@ from tap_ray.specs import UNIFIED_ACTION, UNIFIED_STATE, RobotSpec, unified_plac
 
 
 class RegressionHead(nn.Module):
-    """From the read-out to a whole chunk of normalised actions.
+    """From the read-out to a whole chunk of normalized actions.
 
     The gripper is a slot like any other (absolute, +1 open, -1 closed, not rescaled): trained by the same squared
     error as in the paper (arXiv 2607.02466); at deployment its sign decides.
@@ -22,7 +22,7 @@ class RegressionHead(nn.Module):
         self.out = nn.Linear(features, chunk * num_actions)
 
     def forward(self, read_NF: Tensor) -> Tensor:
-        """(N, H, A) normalised actions."""
+        """(N, H, A) normalized actions."""
         return self.out(read_NF).unflatten(-1, (self.chunk, self.num_actions))
 
 
@@ -57,12 +57,12 @@ class FlowHead(nn.Module):
         return F.normalize(self.latent(read_NF).float(), dim=-1)
 
     def encode(self, action_NHA: Tensor, state_NHS: Tensor, step_NH: Tensor) -> Tensor:
-        """(N, L) latents of this robot's motion: normalised actions, states in physical units."""
+        """(N, L) latents of this robot's motion: normalized actions, states in physical units."""
         state = _laid_out(self.state_scale(state_NHS), self.state_place, len(UNIFIED_STATE))
         return self.prior.encoder(self.unified(action_NHA), state, step_NH)
 
     def unified(self, action_NHA: Tensor) -> Tensor:
-        """This robot's normalised actions in the layout of all robots, zeros at padding."""
+        """This robot's normalized actions in the layout of all robots, zeros at padding."""
         return _laid_out(action_NHA, self.action_place, len(UNIFIED_ACTION))
 
     def place_mask(self, num: int) -> Tensor:
@@ -78,7 +78,7 @@ class FlowHead(nn.Module):
 
         Args:
             latent_NL: predicted; a latent stands for the whole chunk.
-            action_NHA: normalised.
+            action_NHA: normalized.
             step_NH: bool, False behind the episode's end.
             state_NHS: before each action, physical units; None leaves "align" and "recon" out.
 
@@ -97,7 +97,7 @@ class FlowHead(nn.Module):
         return parts
 
     def act(self, latent_NL: Tensor, noise_NHA: Tensor | None = None) -> Tensor:
-        """(N, H, A) normalised actions of this robot; the noise is drawn unless given."""
+        """(N, H, A) normalized actions of this robot; the noise is drawn unless given."""
         if noise_NHA is None:
             shape = (len(latent_NL), self.prior.config.chunk, len(self.action_place))
             noise_NHA = torch.randn(shape, device=latent_NL.device)

@@ -4,7 +4,7 @@
     noise, time, z   -> decoder -> velocity; integrated from noise to the action chunk
 
 Flow matching (Lipman et al. 2023, arXiv 2210.02747) with the linear path x = (1 - t) noise + t action, whose velocity
-is action - noise. Actions and states are normalised and laid out as specs.UNIFIED_*; a robot's own places are told by a
+is action - noise. Actions and states are normalized and laid out as specs.UNIFIED_*; a robot's own places are told by a
 mask, and nothing in the others enters anything. N batch, H steps, A action places, S state places, L latent, D width.
 """
 
@@ -68,7 +68,7 @@ class MotionEncoder(nn.Module):
         """(N, L) latents of length 1.
 
         Args:
-            action_NHA: normalised, zero at padding.
+            action_NHA: normalized, zero at padding.
             state_NHS: the state before each action, likewise.
             step_NH: bool, False for steps that are not there (behind an episode's end, before its beginning). At most
                 a chunk of steps; a shorter stretch takes the last places.
@@ -115,7 +115,7 @@ class FlowDecoder(nn.Module):
         return self.out(self.trunk(tokens)).float() * own
 
     def sample(self, latent_NL: Tensor, mask_NA: Tensor, noise_NHA: Tensor, num_steps: int | None = None) -> Tensor:
-        """(N, H, A) normalised actions: Euler's method from `noise_NHA`, zero at padding."""
+        """(N, H, A) normalized actions: Euler's method from `noise_NHA`, zero at padding."""
         steps = num_steps or self.config.num_steps
         x = noise_NHA * mask_NA[:, None]
         for step in range(steps):
@@ -160,7 +160,7 @@ class MotionPrior(nn.Module):
     def forward(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
         """
         Args:
-            batch: "action" (N, H, A) and "state" (N, H, S) normalised and unified, "step_mask" (N, H) bool,
+            batch: "action" (N, H, A) and "state" (N, H, S) normalized and unified, "step_mask" (N, H) bool,
                 "place_mask" (N, A) bool.
 
         Returns:

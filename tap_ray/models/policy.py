@@ -1,6 +1,6 @@
 """The policy of both stages: one tower, one set of key points, one head. N batch, H chunk, A action slots, C context.
 
-    image ----> VisionTower -> Join -> KeyPoints --+--> read-out -> head -> (N, H, A) normalised actions
+    image ----> VisionTower -> Join -> KeyPoints --+--> read-out -> head -> (N, H, A) normalized actions
                                           ^        |    (MLP)       (regression; or latent of motion -> flow decoder)
     context: sentence | crops -> (N, C) --+--------+       +-> reach (Stage 1's further targets)
     history -> encoder of a motion prior ----------+
@@ -25,7 +25,7 @@ from tap_ray.models.keypoints import Join, KeyPoints
 from tap_ray.models.language import LanguageConfig, TextEncoder
 from tap_ray.models.motion_prior import PriorConfig
 from tap_ray.models.scale import Scale
-from tap_ray.models.vision import GREY, VisionConfig, VisionTower
+from tap_ray.models.vision import GRAY, VisionConfig, VisionTower
 
 Context = Literal["goal", "crops", "language"]
 BESIDE = 32
@@ -98,7 +98,7 @@ class Towers:
 
 
 class TapPolicy(nn.Module):
-    """Images and a context in, normalised action chunks (and reach targets) out."""
+    """Images and a context in, normalized action chunks (and reach targets) out."""
 
     def __init__(self, config: PolicyConfig, towers: Towers, *, load_weights: bool = True) -> None:
         """
@@ -146,7 +146,7 @@ class TapPolicy(nn.Module):
             self.reach = nn.Linear(width, config.num_reach)
 
     def set_norm(self, norm: NormStats) -> None:
-        """Take over the statistics to normalise with."""
+        """Take over the statistics to normalize with."""
         self.action_scale.set(norm.action.offset, norm.action.scale)
         if self.config.num_state and acts(self.config):
             self.state_scale.set(norm.state.offset, norm.state.scale)
@@ -183,8 +183,8 @@ class TapPolicy(nn.Module):
                 (N, H, A), and the targets "action", "action_mask" and "chunk_state", see `FlowHead.losses`.
 
         Returns:
-            "action" (N, H, A) normalised under the first of these contexts, and with a reach head "reach" (N, R)
-            normalised; "look" (N, 2, P), log-probabilities of where its first two key points look among the P cells of
+            "action" (N, H, A) normalized under the first of these contexts, and with a reach head "reach" (N, R)
+            normalized; "look" (N, 2, P), log-probabilities of where its first two key points look among the P cells of
             the map. Under the others "crop_action", "crop_reach", "inverse_action", "play_action", "play_reach" ...
             "sentence_context" and "crop_context" (N, C) where a batch has both.
             A flow head gives "action" in evaluation mode only, and the parts of its loss where there are targets: with
@@ -298,5 +298,5 @@ def _floats(rgb_NYXC: Tensor, jitter_N2: Tensor | None) -> Tensor:
     x = rgb_NYXC.permute(0, 3, 1, 2).to(torch.get_autocast_dtype(kind) if half else torch.float32)
     if jitter_N2 is not None:
         contrast, brightness = jitter_N2.to(x.dtype)[:, :, None, None, None].unbind(1)
-        x = (x - GREY) * (1 + contrast) + (GREY + 255 * brightness)
+        x = (x - GRAY) * (1 + contrast) + (GRAY + 255 * brightness)
     return x

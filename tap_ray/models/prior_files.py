@@ -48,7 +48,7 @@ class TrainedPrior:
     sources: Sequence[Source]
 
     def norm_of(self, spec: RobotSpec) -> NormStats | None:
-        """Statistics that this robot's motion was normalised with; None for a robot that it has never seen."""
+        """Statistics that this robot's motion was normalized with; None for a robot that it has never seen."""
         return next((source.norm for source in self.sources if source.spec.robot == spec.robot), None)
 
 

@@ -21,11 +21,11 @@ REACH_NAMES = tuple(f"{what}_{axis}" for what in ("move", "contact", "release") 
 
 
 def reach_loss(policy: TapPolicy, reach_NR: Tensor, batch: dict[str, Tensor], shown_NR: Tensor | None = None) -> Tensor:
-    """Mean squared error of normalised reach targets, over those that exist and can be told.
+    """Mean squared error of normalized reach targets, over those that exist and can be told.
 
     Args:
-        policy: bare; its statistics normalise the targets.
-        reach_NR: predicted, normalised.
+        policy: bare; its statistics normalize the targets.
+        reach_NR: predicted, normalized.
         batch: "reach" (m) and "reach_mask".
         shown_NR: bool, what the context tells of; None: everything.
     """

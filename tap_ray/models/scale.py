@@ -26,6 +26,6 @@ class Scale(nn.Module):
         """Physical units -> size one."""
         return (physical - self.offset) / self.scale
 
-    def inverse(self, normalised: Tensor) -> Tensor:
+    def inverse(self, normalized: Tensor) -> Tensor:
         """Size one -> physical units."""
-        return normalised.float() * self.scale + self.offset
+        return normalized.float() * self.scale + self.offset

@@ -1,7 +1,7 @@
 """Vision towers: `transformers` models that turn images into feature maps. Shapes: N images, C channels, G x G cells.
 
 A CPU trains a small one made from a config here; a GPU may start from a checkpoint (a local path or a hub id).
-Batch normalisation matters: with LayerNorm over channels in its place the same ResNet learnt nothing in 400 steps where
+Batch normalization matters: with LayerNorm over channels in its place the same ResNet learnt nothing in 400 steps where
 it reached R^2 0.96 in 200, because most of every image stands still and only statistics over the batch take that out.
 """
 
@@ -18,7 +18,7 @@ from transformers.image_processing_base import ImageProcessingMixin
 
 from tap_ray.errors import CheckpointError, ConfigError
 
-GREY, GREY_STEP = 128, 64
+GRAY, GRAY_STEP = 128, 64
 """Own towers read (level - 128) / 64: exact in bfloat16."""
 IMAGENET_MEAN, IMAGENET_STD = (123.675, 116.28, 103.53), (58.395, 57.12, 57.375)
 """Levels (0 .. 255), for checkpoints that do not say what they were trained with."""
@@ -112,7 +112,7 @@ class VisionTower(nn.Module):
         if self.frozen:
             self.tower.requires_grad_(False)
         self.own_size = getattr(tower.config, "image_size", None) if pretrained else None
-        mean, std = [float(GREY)], [float(GREY_STEP)]
+        mean, std = [float(GRAY)], [float(GRAY_STEP)]
         if pretrained:
             mean, std = _levels(config.pretrained) if load_weights else (IMAGENET_MEAN, IMAGENET_STD)
         self.register_buffer("mean", torch.tensor(mean).view(1, -1, 1, 1), persistent=pretrained)

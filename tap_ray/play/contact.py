@@ -32,7 +32,7 @@ class ContactConfig:
     offset_m: float = 0.006
     """Sigma of the grasp's horizontal error, m."""
     grasp_height_m: tuple[float, float] = (-0.01, 0.004)
-    """Tool above the object's centre, m; the floor of the box B is the lowest it goes."""
+    """Tool above the object's center, m; the floor of the box B is the lowest it goes."""
     hover_m: tuple[float, float] = (0.04, 0.09)
     """Approach from this far above, m."""
     lift_m: tuple[float, float] = (0.04, 0.18)
@@ -46,7 +46,7 @@ class ContactConfig:
     onto_height_m: tuple[float, float] = (0.025, 0.06)
     """There it is let go this far above where it was grasped, m; pushes into nothing lower than the basket's rim."""
     push_start_m: tuple[float, float] = (0.05, 0.09)
-    """A push begins this far from the object's centre, m."""
+    """A push begins this far from the object's center, m."""
     push_length_m: tuple[float, float] = (0.03, 0.14)
     """... and ends this far beyond it, m."""
     close_steps: int = 2
@@ -133,7 +133,7 @@ def lift_and_carry(
 ) -> list[Target]:
     """Above it, down, close, lift, carry to `goal_m`; then place, drop or keep. Nobody checks that it was caught.
 
-    `onto`: something lies at `goal_m`: come from above, let go a few centimetres higher than it was grasped.
+    `onto`: something lies at `goal_m`: come from above, let go a few centimeters higher than it was grasped.
     """
     heading = rotate(pose[3:], np.array([1.0, 0.0, 0.0]))
     aligned = rng.random() < config.aligned_probability

@@ -2,7 +2,7 @@
 
 Source: arXiv 2607.02466, Algorithm 1, step 4.
 
-Quaternions are wxyz, positions metres in the robot's base frame. The path is that of the *commanded* pose, which an
+Quaternions are wxyz, positions meters in the robot's base frame. The path is that of the *commanded* pose, which an
 action moves (specs.py); it is integrated from the actions as executed, so clipping cannot make the two drift apart.
 """
 

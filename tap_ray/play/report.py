@@ -35,7 +35,7 @@ NUM_CROPS = 12
 """Bouts of contact on the sheet of crops."""
 SHEET_PX, PANEL_PX = 192, 288
 """Pictures of the sheet and of the video are enlarged by whole factors up to about this side."""
-COLOURS = ("#3b82c4", "#e08a2c", "#3fa46a", "#c4534f", "#8c6bc4")
+COLORS = ("#3b82c4", "#e08a2c", "#3fa46a", "#c4534f", "#8c6bc4")
 
 EXPLAINED = {
     "sparc": "smoothness (spectral arc length) of an episode's speed at the control rate, mean; 0 is smoothest",
@@ -81,7 +81,7 @@ def write(data: Path | str, out: Path | str) -> Path:
     dataset, out = open_dataset(data), storage.at(out)
     played = read(dataset)
     hz = dataset.spec.control_hz
-    rows = summarise(played, hz)
+    rows = summarize(played, hz)
     first = {name: next(p.index for p in played if p.explorer == name) for name in (r["explorer"] for r in rows)}
     frames = {name: decode(read_episode(dataset, index, [IMAGE])[IMAGE]) for name, index in first.items()}
     with storage.staged(out, folder=True) as here:
@@ -134,7 +134,7 @@ def displacement(object_pose: np.ndarray | None) -> np.ndarray:
     return np.linalg.norm(position_TM3 - position_TM3[:1], axis=2).max(axis=0)
 
 
-def summarise(played: Sequence[Played], hz: float) -> list[dict[str, Any]]:
+def summarize(played: Sequence[Played], hz: float) -> list[dict[str, Any]]:
     """A row for each explorer (alphabetical); columns are explained in `EXPLAINED`, undefined means are None.
 
     Args:
@@ -179,7 +179,7 @@ def quality_figure(played: Sequence[Played], rows: Sequence[dict[str, Any]], hz:
     grow, smooth, jerk, effect = figure.subplots(2, 2).flat
     for number, name in enumerate(names):
         path = np.concatenate([p.position for p in played if p.explorer == name])
-        grow.plot(*_growth(path), color=COLOURS[number % len(COLOURS)], label=name)
+        grow.plot(*_growth(path), color=COLORS[number % len(COLORS)], label=name)
     grow.set(xlabel="steps", ylabel=f"voxels of {100 * LEAF_M:.0f} cm visited", title="diversity")
     grow.legend(frameon=False, fontsize=8)
     groups = [[p.position for p in played if p.explorer == name] for name in names]
@@ -189,7 +189,7 @@ def quality_figure(played: Sequence[Played], rows: Sequence[dict[str, Any]], hz:
     jerk.set(ylabel="log dimensionless jerk", title="movement quality")
     for shift, key, label in ((-0.2, "contact_rate", "steps in contact"), (0.2, "episodes_moving", "episodes moving")):
         height = [100 * row[key] for row in rows]
-        effect.bar(np.arange(len(rows)) + shift, height, 0.38, label=label, color=COLOURS[int(shift > 0)])
+        effect.bar(np.arange(len(rows)) + shift, height, 0.38, label=label, color=COLORS[int(shift > 0)])
     effect.set(ylim=(0, 105), ylabel="%", title=f"contact and effect (an object over {100 * MOVED_M:.0f} cm)")
     effect.set_xticks(range(len(names)), names)
     effect.legend(frameon=False, fontsize=8)
@@ -298,7 +298,7 @@ def _growth(path: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 def _boxes(axes: Axes, values: Sequence[Sequence[float]], names: Sequence[str]) -> None:
     finite = [[v for v in group if np.isfinite(v)] for group in values]
-    axes.boxplot(finite, showfliers=False, widths=0.5, medianprops={"color": COLOURS[0]})
+    axes.boxplot(finite, showfliers=False, widths=0.5, medianprops={"color": COLORS[0]})
     axes.set_xticks(range(1, len(names) + 1), list(names))
 
 

@@ -35,7 +35,7 @@ def voxel_of(pos_m: np.ndarray, leaf_m: float) -> np.ndarray:
 
 
 def thin(poses_N7: np.ndarray, low_m: np.ndarray, high_m: np.ndarray, leaf_m: float) -> np.ndarray:
-    """Keep the poses inside the box, and of each voxel the one nearest to its centre.
+    """Keep the poses inside the box, and of each voxel the one nearest to its center.
 
     Unlike the mean of a voxel's points, which point-cloud libraries take, the kept pose is one the robot can reach.
 

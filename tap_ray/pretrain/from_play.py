@@ -39,7 +39,7 @@ class ObjectiveConfig:
     next_object: float = 1.0
     """Weight of the actions towards the next object. Needs play with robot masks."""
     reach: float = 1.0
-    """Weight of the reach targets beside these actions, both normalised."""
+    """Weight of the reach targets beside these actions, both normalized."""
     point: float = POINT_WEIGHT
     """Weight of where the first two key points look, at the thing and at the place."""
     inverse_dynamics: float = 0.0
@@ -83,7 +83,7 @@ class FromPlay:
 
     config: ObjectiveConfig
     policy: TapPolicy
-    """Bare model: its statistics normalise the targets."""
+    """Bare model: its statistics normalize the targets."""
     name: str = "play"
 
     def loss(self, model: nn.Module, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:

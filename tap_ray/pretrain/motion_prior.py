@@ -2,7 +2,7 @@
 
     L = E_t || v(x_t, t, z) - (a - e) ||^2,   z = encoder(s, a, s, a, ...),   x_t = (1 - t) e + t a
 
-over the places that a robot has. Robots share one layout (specs.UNIFIED_*), each normalised by its own statistics.
+over the places that a robot has. Robots share one layout (specs.UNIFIED_*), each normalized by its own statistics.
 """
 
 from dataclasses import dataclass, field
@@ -35,7 +35,7 @@ class FlowMatching:
     name: str = "prior"
 
     def loss(self, model: nn.Module, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
-        """Scalar loss, and "prior/loss": squared error of the velocity, normalised."""
+        """Scalar loss, and "prior/loss": squared error of the velocity, normalized."""
         loss = model(batch)["loss"]
         return loss, {"prior/loss": loss}
 

@@ -12,7 +12,7 @@ from tap_ray.training.batches import to_tensors
 from tap_ray.types import Motion
 
 MOVES = 0.05
-"""Smallest standard deviation (normalised) at which an R^2 is reported."""
+"""Smallest standard deviation (normalized) at which an R^2 is reported."""
 
 
 @torch.no_grad()
@@ -24,7 +24,7 @@ def encoded(prior: MotionPrior, motion: Motion) -> torch.Tensor:
 
 @torch.no_grad()
 def rebuild(prior: MotionPrior, motion: Motion, *, num_steps: int | None = None, seed: int = 0) -> np.ndarray:
-    """(N, H, A) normalised actions rebuilt from the latents of a batch; the noise follows from `seed`."""
+    """(N, H, A) normalized actions rebuilt from the latents of a batch; the noise follows from `seed`."""
     latent = encoded(prior, motion)
     noise = torch.randn(motion.action.shape, generator=torch.Generator().manual_seed(seed)).to(latent.device)
     place_mask = torch.from_numpy(motion.place_mask).to(latent.device)

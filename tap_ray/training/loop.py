@@ -47,7 +47,7 @@ class TrainConfig:
     checkpoint_every: int = 500
     """Steps between checkpoints; 0 keeps only the last."""
     validate_every: int = 1000
-    """Steps between judgements on held-out data; 0 judges only at the end."""
+    """Steps between judgments on held-out data; 0 judges only at the end."""
     log_every: int = 50
     """Steps between lines of metrics, each the mean since the line before."""
     seed: int = 0

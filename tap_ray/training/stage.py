@@ -1,4 +1,4 @@
-"""What a stage hands to whoever trains it: model, objective, judgement, and how the result is kept."""
+"""What a stage hands to whoever trains it: model, objective, judgment, and how the result is kept."""
 
 import itertools
 from dataclasses import dataclass, replace
@@ -33,7 +33,7 @@ class Stage:
     model: Trained
     objective: Objective
     held_out: Sequence[Window]
-    """Windows nobody trains on; empty: no judgement."""
+    """Windows nobody trains on; empty: no judgment."""
     lr_scale: dict[str, float]
     """For `fit`: factor on the learning rate by prefix of a parameter's name."""
 

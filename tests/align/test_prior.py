@@ -154,7 +154,7 @@ def test_training_averages_with_and_without_history(demos):
         policy.train()(batch)
     with_it, without, both = latents
     assert not torch.allclose(with_it, without, atol=1e-4)
-    # in training the vision tower normalises by the batch, so compare what only the token changes
+    # in training the vision tower normalizes by the batch, so compare what only the token changes
     assert both.shape[0] == 2 * len(with_it)
     assert not torch.allclose(both[: len(with_it)], both[len(with_it) :], atol=1e-4)
 

@@ -7,7 +7,7 @@ from typing import Mapping, Sequence
 import numpy as np
 
 from tap_ray.evaluate.protocol import Protocol, cells
-from tap_ray.evaluate.results import summarise, write_parquet
+from tap_ray.evaluate.results import summarize, write_parquet
 from tap_ray.types import EpisodeResult
 
 TASKS = ("put_spoon_on_cloth", "push_pumpkin_left")
@@ -51,7 +51,7 @@ def make_result(
             )
         )
     (folder / "videos").mkdir(parents=True)
-    values = summarise(rows, judged, policy=name or folder.name, run=str(run) if run else None)
+    values = summarize(rows, judged, policy=name or folder.name, run=str(run) if run else None)
     (folder / "results.json").write_text(json.dumps(values))
     write_parquet(folder / "episodes.parquet", rows)
     return folder

@@ -63,10 +63,10 @@ def test_a_result_without_labels_is_shown_as_such(two):
     (two[0] / "results.json").write_text(json.dumps(data))
     [old, new], _ = read_runs(two)
     rows = [failures.of_scenario(result, "standard") for result in (old, new)]
-    assert rows[0].count == {"unlabelled": 4}
+    assert rows[0].count == {"unlabeled": 4}
     assert rows[0].share == {}
     labels = failures.labels_of(rows, new.failure_class)
-    assert labels[-1] == "unlabelled"
+    assert labels[-1] == "unlabeled"
     first, second = failures.page_rows(rows, labels, ["execution", "semantic"])
     assert [cell["value"] for cell in first["cells"]] == ["4", *"000000", "4", "-", "-"]
     # scratch: 1 dropped, 2 never reached. Wilson of 1 of 3: 6.1-79.2.

@@ -18,7 +18,7 @@ SIZE = 32
 
 
 def synthetic_trajectory(index: int, *, size: int = SIZE, steps: int | None = None, mask: bool = True) -> Trajectory:
-    """A grey robot block that crosses a coloured, slightly noisy table; length 8 + index % 5 unless told."""
+    """A gray robot block that crosses a colored, slightly noisy table; length 8 + index % 5 unless told."""
     rng = generator(7, "synthetic", index)
     steps = steps or 8 + index % 5
     background = rng.integers(40, 220, (size // 8, size // 8, 3)).repeat(8, 0).repeat(8, 1)

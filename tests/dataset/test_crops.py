@@ -47,7 +47,7 @@ def test_a_short_push_of_one_connected_change() -> None:
         rgb[t][mask[t]] = ROBOT
     crops = cut(rgb, mask, np.isin(np.arange(6), [2, 3]), SMALL)
     before = rgb[0]
-    np.testing.assert_array_equal(crops.object_rgb[0], before[28:36, 17:25])  # centre of columns 20 .. 23: 21
+    np.testing.assert_array_equal(crops.object_rgb[0], before[28:36, 17:25])  # center of columns 20 .. 23: 21
     np.testing.assert_array_equal(crops.place_rgb[0], before[28:36, 23:31])  # of columns 26 .. 29: 27
 
 

@@ -15,7 +15,7 @@ CONFIG = MotionWindows(horizon=5, batch_size=12, holdout_every=4)
 
 
 def test_stretches_are_those_of_one_episode(play_dataset: Path):
-    """Every stretch is found again in one episode, in its places, normalised as its own data set says."""
+    """Every stretch is found again in one episode, in its places, normalized as its own data set says."""
     motion = batch([load(play_dataset, CONFIG)], [1.0], CONFIG, seed=0, number=3)
     dataset, norm = open_dataset(play_dataset), load(play_dataset, CONFIG).norm
     assert motion.action.shape == (12, 5, len(UNIFIED_ACTION))
@@ -25,7 +25,7 @@ def test_stretches_are_those_of_one_episode(play_dataset: Path):
     assert motion.place_mask[0].nonzero()[0].tolist() == sorted(places)
     assert not motion.action[:, :, ~motion.place_mask[0]].any()
     train, _ = CONFIG.episodes(dataset)
-    episodes = [norm.action.normalise(read_episode(dataset, int(i), [layout.ACTION])[layout.ACTION]) for i in train]
+    episodes = [norm.action.normalize(read_episode(dataset, int(i), [layout.ACTION])[layout.ACTION]) for i in train]
     for row in motion.action[:, :, places]:
         found = [
             start

@@ -1,4 +1,4 @@
-"""Normalisation statistics: by hand and on made-up play, the gripper kept, nothing blown up."""
+"""Normalization statistics: by hand and on made-up play, the gripper kept, nothing blown up."""
 
 from pathlib import Path
 from types import SimpleNamespace
@@ -21,20 +21,20 @@ def hand_made_stats(std_dx: float = 0.02) -> dict[str, dict[str, np.ndarray]]:
     return {"action": action, "observation.state": {key: value.copy() for key, value in action.items()}}
 
 
-def normalised(norm: SlotNorm, values: np.ndarray) -> np.ndarray:
+def normalized(norm: SlotNorm, values: np.ndarray) -> np.ndarray:
     return (values - np.array(norm.offset)) / np.array(norm.scale)
 
 
 def test_mean_and_deviation_by_hand(made: SimpleNamespace) -> None:
     norm = norm_stats(hand_made_stats(), made.spec).action
     values = np.array([0.05, -0.02, 0, 0, 0, 0.3, -1], np.float32)
-    np.testing.assert_allclose(normalised(norm, values), [2, -1, 0, 0, 0, 3, -1], atol=1e-6)
+    np.testing.assert_allclose(normalized(norm, values), [2, -1, 0, 0, 0, 3, -1], atol=1e-6)
 
 
 def test_quantiles_by_hand(made: SimpleNamespace) -> None:
     norm = norm_stats(hand_made_stats(), made.spec, mode="quantile").action
-    np.testing.assert_allclose(normalised(norm, np.full(7, -0.04))[:3], [-1, -1, -1], atol=1e-6)
-    np.testing.assert_allclose(normalised(norm, np.full(7, 0.02))[:3], [1, 1, 1], atol=1e-6)
+    np.testing.assert_allclose(normalized(norm, np.full(7, -0.04))[:3], [-1, -1, -1], atol=1e-6)
+    np.testing.assert_allclose(normalized(norm, np.full(7, 0.02))[:3], [1, 1, 1], atol=1e-6)
 
 
 @pytest.mark.parametrize("mode", ["mean_std", "quantile"])
@@ -47,17 +47,17 @@ def test_the_gripper_is_kept(made: SimpleNamespace, mode: str) -> None:
 def test_a_slot_that_never_moves_is_not_blown_up(made: SimpleNamespace) -> None:
     norm = norm_stats(hand_made_stats(std_dx=0.0), made.spec).action
     values = np.array([0.01, 0, 0, 0, 0, 0, 1], np.float32)
-    assert normalised(norm, values)[0] == pytest.approx(0, abs=1e-6)
-    values[0] += 0.001  # a millimetre is 1 % of the slot's range, 0.1 m
-    assert normalised(norm, values)[0] == pytest.approx(1, abs=1e-4)
+    assert normalized(norm, values)[0] == pytest.approx(0, abs=1e-6)
+    values[0] += 0.001  # a millimeter is 1 % of the slot's range, 0.1 m
+    assert normalized(norm, values)[0] == pytest.approx(1, abs=1e-4)
 
 
 def test_the_play_itself_becomes_of_order_one(play_dataset: Path) -> None:
     dataset = open_dataset(play_dataset)
     norm = norm_stats(dataset.stats, dataset.spec).action
     values = np.concatenate([read_episode(dataset, index, ["action"])["action"] for index in range(len(dataset))])
-    np.testing.assert_allclose(normalised(norm, values)[:, :6].mean(0), 0, atol=1e-5)
-    np.testing.assert_allclose(normalised(norm, values)[:, :6].std(0), 1, atol=1e-5)
+    np.testing.assert_allclose(normalized(norm, values)[:, :6].mean(0), 0, atol=1e-5)
+    np.testing.assert_allclose(normalized(norm, values)[:, :6].std(0), 1, atol=1e-5)
 
 
 def test_json_round_trip(made: SimpleNamespace) -> None:

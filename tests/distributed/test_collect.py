@@ -174,7 +174,7 @@ class Deadly:
 
 
 @pytest.mark.slow
-def test_an_attempt_that_kills_every_process_is_dropped_and_its_neighbours_are_not():
+def test_an_attempt_that_kills_every_process_is_dropped_and_its_neighbors_are_not():
     ray.cloudpickle.register_pickle_by_value(sys.modules[__name__])
     outcomes = list(play_out(Deadly, [[0, 1], [2, 3], [4, 5]], Pool(fleets=2, robots=2)))
     reasons = {outcome.attempt: outcome.reason for outcome in outcomes}

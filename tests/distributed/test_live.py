@@ -83,10 +83,10 @@ def test_fresh_play_in_the_order_of_its_groups(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(ray, "shutdown", watched)
     with connect(num_cpus=2):
         stream = live.batches(play(crashes=(6,)), CONFIG, seed=5)
-        travelled = list(islice(stream, 15))
+        traveled = list(islice(stream, 15))
         stream.close()
         resumed = live.batches(play(crashes=(6,), fleets=2), CONFIG, seed=5, start_batch=8)
-        assert all(same(a, b) for a, b in zip(travelled[8:], resumed, strict=False))
+        assert all(same(a, b) for a, b in zip(traveled[8:], resumed, strict=False))
         resumed.close()
     assert not late
     player = toy_player.ToyPlayer(STEPS, (6,))
@@ -97,7 +97,7 @@ def test_fresh_play_in_the_order_of_its_groups(monkeypatch: pytest.MonkeyPatch):
         rng = generator(5, "live", "group", group)
         expected += list(episode_batches(episodes, CONFIG, spec=toy_player.SPEC, rng=rng))
     assert len(expected) == 18
-    assert all(same(a, b) for a, b in zip(travelled, expected, strict=False))
+    assert all(same(a, b) for a, b in zip(traveled, expected, strict=False))
 
 
 def test_a_group_without_a_batch():

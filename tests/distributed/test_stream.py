@@ -40,11 +40,11 @@ def same(one: Window, other: Window) -> bool:
 def test_the_sequence_of_a_single_process(toy_dataset: Path, worker: int, num_workers: int, start: int):
     """Over several epochs (45 batches each), from the beginning and from the middle of a group."""
     place = {"start_batch": start, "worker": worker, "num_workers": num_workers}
-    travelled = stream.batches(toy_dataset, CONFIG, seed=3, **place)
+    traveled = stream.batches(toy_dataset, CONFIG, seed=3, **place)
     expected = iterate(open_dataset(toy_dataset), CONFIG, seed=3, **place)
-    for _, (one, other) in zip(range(100), zip(travelled, expected, strict=False), strict=False):
+    for _, (one, other) in zip(range(100), zip(traveled, expected, strict=False), strict=False):
         assert same(one, other)
-    travelled.close()
+    traveled.close()
 
 
 def test_no_goal_and_no_reach(toy_dataset: Path):
@@ -69,10 +69,10 @@ def test_resuming_decodes_nothing_before_its_group(toy_dataset: Path):
 
 def test_the_pipeline_goes_on_when_one_is_used_up(toy_dataset: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(stream, "PIECES", 2)
-    travelled = stream.batches(toy_dataset, CONFIG, seed=3)
+    traveled = stream.batches(toy_dataset, CONFIG, seed=3)
     expected = iterate(open_dataset(toy_dataset), CONFIG, seed=3)
-    assert all(same(next(travelled), next(expected)) for _ in range(60))
-    travelled.close()
+    assert all(same(next(traveled), next(expected)) for _ in range(60))
+    traveled.close()
 
 
 def test_too_little_data(toy_dataset: Path):

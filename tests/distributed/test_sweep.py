@@ -132,7 +132,7 @@ def test_successive_halving_goes_on_from_what_earlier_lives_have_shown(
         (tmp_path / id / "metrics.jsonl").write_text("".join(lines))
     (tmp_path / "trials").mkdir()
     trained, cut = ({"values": {}, "runs": {"align": str(tmp_path / id)}} for id in ("000", "001"))
-    write_row(tmp_path, TrialRow(id="000", state="running", validation={"bc/r2_mean": 0.9}, **trained))  # in judgement
+    write_row(tmp_path, TrialRow(id="000", state="running", validation={"bc/r2_mean": 0.9}, **trained))  # in judgment
     write_row(tmp_path, TrialRow(id="001", state="stopped", logged_step=10, **cut))
     write_row(tmp_path, TrialRow(id="002", state="running", values={}, logged_step=logged_step))
     work: Any = SimpleNamespace(folder=tmp_path, trials=trials)
@@ -153,7 +153,7 @@ def test_finalists_are_the_best_on_held_out_demonstrations():
         )
     ]  # fmt: skip
     rows.append(TrialRow(id="001", values={}, state="stopped"))
-    rows.append(TrialRow(id="004", values={}, state="failed", validation={"bc/r2_mean": 0.3}))  # in judgement
+    rows.append(TrialRow(id="004", values={}, state="failed", validation={"bc/r2_mean": 0.3}))  # in judgment
     assert [row.id for row in finalists(rows, AshaConfig(finalists=3))] == ["002", "003", "004"]
     assert [row.id for row in finalists(rows, AshaConfig(finalists=2, mode="min"))] == ["000", "004"]
     with pytest.raises(ConfigError, match=r"No trial logged asha.metric 'bc/r2_dx'. Did you mean 'bc/r2_mean'\?"):

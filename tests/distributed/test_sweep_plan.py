@@ -51,7 +51,7 @@ def test_a_grid_is_every_combination_and_scratch_comes_once(write):
     assert (last.evaluate.image_size, last.evaluate.robot) == (32, "widowx")
 
 
-def test_no_stage_1_steps_is_behaviour_cloning_too(write):
+def test_no_stage_1_steps_is_behavior_cloning_too(write):
     made = trials_of(write(budget=20, pretrain={"train": {"steps": {"grid": [0, 10]}}}))
     assert [trial.pretrain is None for trial in made] == [True, False]
 

@@ -118,7 +118,7 @@ def write_file(file: Path, data: Path, **other: Any) -> Path:
 
 
 def alone(folder: Path, data: Path, **settings: Any) -> tuple[dict, dict]:
-    """What a trial must find: its alignment and judgement in this process, without Ray and undisturbed."""
+    """What a trial must find: its alignment and judgment in this process, without Ray and undisturbed."""
     config = TrainConfig(**{**TRAIN, **SWEEP["align"]["train"], **settings})
     batches = partial(iterate, open_dataset(data), toy_training.WINDOWS, seed=config.seed)
     learner = partial(toy_training.learner, 0.0, 0)
@@ -126,7 +126,7 @@ def alone(folder: Path, data: Path, **settings: Any) -> tuple[dict, dict]:
     robots = Robots(PROTOCOL, make_vector, partial(make_policy, str(folder)), line_facts)
     judged = [result for cell in cells(PROTOCOL) for result in robots.run([cell]).results]
     learnt = {name: value for name, value in metrics.items() if not name.endswith(("_s", "_pct"))}
-    return learnt, result_of(results.summarise(judged, PROTOCOL, policy="toy"))
+    return learnt, result_of(results.summarize(judged, PROTOCOL, policy="toy"))
 
 
 def main(file: Path, store: Path, trials_at_once: int = 0) -> Path:

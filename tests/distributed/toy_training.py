@@ -1,4 +1,4 @@
-"""A training task small enough to be killed twenty times: a linear map from the mean colour to the action."""
+"""A training task small enough to be killed twenty times: a linear map from the mean color to the action."""
 
 import json
 import os
@@ -24,7 +24,7 @@ WINDOWS = WindowConfig(batch_size=4, group_size=6, holdout_every=5)
 SEED = 3
 
 
-class Colour(nn.Module):
+class Color(nn.Module):
     """(N, Y, X, 3) uint8 -> (N, 7)."""
 
     def __init__(self) -> None:
@@ -63,7 +63,7 @@ class Regression:
 
 
 def learner(pause_s: float, bad_step: int, hold: Hold | None = None) -> Learner:
-    model = Colour()
+    model = Color()
 
     def export(run: Path) -> None:
         (run / "exported.json").write_text(json.dumps(model.linear.bias.tolist()))
@@ -83,9 +83,9 @@ def deadly() -> Learner:
     raise AssertionError
 
 
-def by_hand(config: TrainConfig) -> tuple[Colour, torch.optim.AdamW]:
+def by_hand(config: TrainConfig) -> tuple[Color, torch.optim.AdamW]:
     """Model and optimizer as `fit` makes them."""
-    model = Colour()
+    model = Color()
     return model, optim.adamw(model, lr=config.lr, weight_decay=config.weight_decay)
 
 

@@ -43,7 +43,7 @@ def test_shifts_by_hand() -> None:
     ("at", "hidden"), [((0.1, 0.0), True), ((0.8, 0.0), False), ((0.1, 0.5), False), ((-0.3, 0.0), False)]
 )
 def test_what_a_distractor_covers_by_hand(at: tuple[float, float], hidden: bool) -> None:
-    """A mug half as high as the eye, half a metre away, covers half a metre of table behind it."""
+    """A mug half as high as the eye, half a meter away, covers half a meter of table behind it."""
     mug = Circle(x_m=0.5, y_m=0.0, radius_m=0.05)
     assert hides((1.0, 0.0, 0.4), mug, 0.2, Circle(x_m=at[0], y_m=at[1], radius_m=0.02)) == hidden
 
@@ -60,9 +60,9 @@ def test_cloths(cloth) -> None:
     image = texture(cloth, side_m=2.0)
     assert image.shape == (512, 512, 3)
     assert image.dtype == np.uint8
-    seen = {tuple(int(value) for value in colour) for colour in np.unique(image.reshape(-1, 3), axis=0)}
-    for colour in (cloth.ground_rgb, cloth.print_rgb):
-        assert tuple(round(255 * value) for value in colour) in seen
+    seen = {tuple(int(value) for value in color) for color in np.unique(image.reshape(-1, 3), axis=0)}
+    for color in (cloth.ground_rgb, cloth.print_rgb):
+        assert tuple(round(255 * value) for value in color) in seen
     assert image.reshape(-1, 3).mean(0) / 255 == pytest.approx(cloth.mean_rgb, abs=0.03)
     with pytest.raises(ValueError, match="read-only"):
         image[:] = 0

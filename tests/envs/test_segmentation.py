@@ -27,11 +27,11 @@ def test_who_is_where():
     whose = info["segmentation"]
     assert (whose.shape, whose.dtype) == ((96, 96), np.uint8)
     assert set(np.unique(whose)) == {ELSEWHERE, ARM, HAND, FIRST_OBJECT, FIRST_OBJECT + 1}
-    colour = {value: rgb[whose == value].astype(int).mean(0) for value in np.unique(whose)}
-    red, _, blue = colour[FIRST_OBJECT]
+    color = {value: rgb[whose == value].astype(int).mean(0) for value in np.unique(whose)}
+    red, _, blue = color[FIRST_OBJECT]
     assert red - blue > 100  # the carrot is orange
-    assert np.ptp(colour[FIRST_OBJECT + 1]) < 25  # the plate has no colour
-    assert colour[FIRST_OBJECT + 1].mean() > colour[ARM].mean() + 60  # and is light, the arm dark
+    assert np.ptp(color[FIRST_OBJECT + 1]) < 25  # the plate has no color
+    assert color[FIRST_OBJECT + 1].mean() > color[ARM].mean() + 60  # and is light, the arm dark
     assert (whose == HAND).sum() < (whose == ARM).sum()
 
 

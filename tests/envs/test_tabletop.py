@@ -31,12 +31,12 @@ def act(**slot: float) -> np.ndarray:
 
 
 @pytest.mark.parametrize(("slot", "axis"), [("dx", 0), ("dy", 1), ("dz", 2)])
-@pytest.mark.parametrize("metres", [0.05, -0.03])
-def test_translation_moves_the_tool_in_the_base_frame(env, slot: str, axis: int, metres: float) -> None:
+@pytest.mark.parametrize("meters", [0.05, -0.03])
+def test_translation_moves_the_tool_in_the_base_frame(env, slot: str, axis: int, meters: float) -> None:
     before = env.step(act(dx=0.02))[0]["state"]
-    after = env.step(act(**{slot: metres}))[0]["state"]
+    after = env.step(act(**{slot: meters}))[0]["state"]
     moved = after[TOOL] - before[TOOL]
-    want = np.eye(3)[axis] * metres
+    want = np.eye(3)[axis] * meters
     assert np.abs(moved - want).max() < 0.002
 
 

@@ -105,8 +105,8 @@ def test_basket_wants_it_inside_not_on_the_rim() -> None:
 
 
 def test_push_counts_the_robots_left() -> None:
-    def pushed(metres: float, **contacts: bool) -> tuple[bool, bool]:
-        return judge("push_pumpkin_left", START, poses((0.3, -0.1 + metres, 0.02)), touch(**contacts))
+    def pushed(meters: float, **contacts: bool) -> tuple[bool, bool]:
+        return judge("push_pumpkin_left", START, poses((0.3, -0.1 + meters, 0.02)), touch(**contacts))
 
     assert pushed(0.101) == (False, True)
     assert pushed(0.099, right=True) == (True, False)

@@ -108,13 +108,13 @@ def test_the_first_object_that_a_hand_turns_to_counts(what, label):
 
 
 def test_closing_beside_the_right_object_at_another_is_not_closing_at_the_right_one():
-    neighbour = moved(ITEM, 0.07, 0, 0)
-    between, lifted = moved(ITEM, 0.05, 0, 0), moved(neighbour, 0, 0, 0.05)
-    what = {"hand": {2: between}, "command": {2: CLOSED}, "target": {0: neighbour, 5: lifted}}
+    neighbor = moved(ITEM, 0.07, 0, 0)
+    between, lifted = moved(ITEM, 0.05, 0, 0), moved(neighbor, 0, 0, 0.05)
+    what = {"hand": {2: between}, "command": {2: CLOSED}, "target": {0: neighbor, 5: lifted}}
     assert failure_of(episode(**what), FACTS) == "wrong_object"
     what["hand"] = {2: moved(ITEM, 0.03, 0, 0)}
     assert failure_of(episode(**what), FACTS) == "missed_grasp"
-    still = {"hand": {2: between, 4: HAND}, "target": {0: neighbour}}
+    still = {"hand": {2: between, 4: HAND}, "target": {0: neighbor}}
     assert failure_of(episode(**still), FACTS) == "never_reached"
 
 
@@ -136,7 +136,7 @@ ON_THE_TABLE = (0.30, 0.14, 0.02)
 @pytest.mark.parametrize(
     ("to", "fingers", "label"),
     [
-        # 9 cm from the target's centre, high up: released at it, badly aimed.
+        # 9 cm from the target's center, high up: released at it, badly aimed.
         ((0.30, 0.11, HIGH), {8: 0.6}, "misplaced"),
         # The same, but the fingers did not open by a tenth of their travel: it slipped.
         ((0.30, 0.11, HIGH), {8: 0.49}, "dropped"),

@@ -77,7 +77,7 @@ def test_the_way_between_two_opposite_motions(trained: TrainedPrior):
     assert way.shape == (PANELS, 4, 7)
     ends = way[:, :, :3].sum(1)
     assert ends[0] @ ends[-1] < 0, "opposite"
-    assert np.abs(ends[0]).max() > 0.02, "metres, not normalised numbers"
+    assert np.abs(ends[0]).max() > 0.02, "meters, not normalized numbers"
     towards = (ends - ends[0]) @ (ends[-1] - ends[0])
     assert (np.diff(towards) > 0).all(), "each panel is further on the way"
     np.testing.assert_array_equal(way, interpolated(trained, trained.sources[0], held_out))

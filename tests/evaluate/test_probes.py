@@ -41,7 +41,7 @@ def test_known_noise_gives_the_known_r2():
     assert r2[0] == pytest.approx(0.5, abs=0.04)
 
 
-def test_an_episode_cannot_be_recognised():
+def test_an_episode_cannot_be_recognized():
     # The features name the episode (one-hot) and nothing else: perfect in training, worthless on unseen episodes.
     _, episode, place, _ = frames()
     r2, _ = held_out_r2(np.eye(40)[episode], place, episode)

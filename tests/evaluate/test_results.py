@@ -9,7 +9,7 @@ from tap_ray.errors import StorageError
 from tap_ray.evaluate.episodes import crashed
 from tap_ray.evaluate.failures import LABELS
 from tap_ray.evaluate.protocol import Protocol, cells
-from tap_ray.evaluate.results import append, metrics, stored, summarise, write_parquet
+from tap_ray.evaluate.results import append, metrics, stored, summarize, write_parquet
 from tap_ray.types import EpisodeResult
 
 PROTOCOL = Protocol(tasks=("a", "b"), env_version="1", episodes=4)
@@ -46,7 +46,7 @@ def laid_out():
 
 
 def test_the_papers_averages_by_hand():
-    summary = summarise(laid_out(), PROTOCOL, policy="bc", run="runs/align-1")
+    summary = summarize(laid_out(), PROTOCOL, policy="bc", run="runs/align-1")
     assert summary["protocol"]["hash"] == PROTOCOL.hash
     assert summary["protocol"]["success"] == "once"
     assert summary["policy"] == {"name": "bc", "run": "runs/align-1"}
@@ -62,33 +62,33 @@ def test_the_papers_averages_by_hand():
 
 
 def test_intervals_by_hand():
-    summary = summarise(laid_out(), PROTOCOL, policy="bc")
-    # Wilson, 2 of 4: centre 1/2, half width z/(1+z^2/4) sqrt(1/16 + z^2/64) with z^2 = 3.8415: 0.3500.
+    summary = summarize(laid_out(), PROTOCOL, policy="bc")
+    # Wilson, 2 of 4: center 1/2, half width z/(1+z^2/4) sqrt(1/16 + z^2/64) with z^2 = 3.8415: 0.3500.
     entire = summary["tasks"]["a"]["standard"]["entire"]
     assert (entire["low"], entire["high"]) == pytest.approx((0.1500, 0.8500), abs=1e-4)
     # 0 of 4: the upper end is z^2 / (4 + z^2) = 0.4899.
     none = summary["tasks"]["b"]["standard"]["entire"]
     assert (none["low"], none["high"]) == pytest.approx((0.0, 0.4899), abs=1e-4)
-    # Pooled 2 of 8: centre (1/4 + z^2/16)/(1 + z^2/8) = 0.3311, half 0.2600.
+    # Pooled 2 of 8: center (1/4 + z^2/16)/(1 + z^2/8) = 0.3311, half 0.2600.
     assert summary["avg_entire_interval"] == pytest.approx([0.0715, 0.5907], abs=1e-4)
 
 
 def test_a_summary_is_plain_strict_json():
-    summary = summarise(laid_out(), PROTOCOL, policy="random")
+    summary = summarize(laid_out(), PROTOCOL, policy="random")
     assert json.loads(json.dumps(summary, allow_nan=False)) == summary
     broken = [crashed(cell, "X: y") for cell in cells(PROTOCOL)]
-    assert summarise(broken, PROTOCOL, policy="p")["policy_ms"] is None
+    assert summarize(broken, PROTOCOL, policy="p")["policy_ms"] is None
 
 
-NO_FAILURE = dict.fromkeys((*LABELS, "unlabelled"), 0)
+NO_FAILURE = dict.fromkeys((*LABELS, "unlabeled"), 0)
 
 
 def test_failures_by_hand():
-    summary = summarise(laid_out(), PROTOCOL, policy="bc")
+    summary = summarize(laid_out(), PROTOCOL, policy="bc")
     a, b = (summary["tasks"][task]["standard"]["failures"] for task in "ab")
     assert a["count"] == {**NO_FAILURE, "dropped": 1, "never_reached": 1}
     assert b["count"] == {**NO_FAILURE, "misplaced": 1, "missed_grasp": 2, "crashed": 1}
-    # 1 of 2: centre 1/2, half width z sqrt(1/8 + z^2/16) / (1 + z^2/2) = 0.4055.
+    # 1 of 2: center 1/2, half width z sqrt(1/8 + z^2/16) / (1 + z^2/2) = 0.4055.
     assert a["execution"] == pytest.approx({"k": 1, "n": 2, "rate": 0.5, "low": 0.0945, "high": 0.9055}, abs=1e-4)
     assert a["semantic"] == a["execution"]
     # The crash has no class: 3 of 3, the lower end is 3 / (3 + z^2) = 0.4385.
@@ -102,13 +102,13 @@ def test_failures_by_hand():
 
 def test_without_failures_the_classes_have_no_share():
     perfect = [result(cell, True, True) for cell in cells(PROTOCOL)]
-    found = summarise(perfect, PROTOCOL, policy="p")["failures"]
+    found = summarize(perfect, PROTOCOL, policy="p")["failures"]
     assert found["count"] == NO_FAILURE
     assert found["semantic"] == {"k": 0, "n": 0, "rate": None, "low": 0.0, "high": 1.0}
 
 
 def test_failures_as_metrics_are_shares_of_all_episodes():
-    flat = metrics(summarise(laid_out(), PROTOCOL, policy="bc"))
+    flat = metrics(summarize(laid_out(), PROTOCOL, policy="bc"))
     assert flat["evaluate/failures/missed_grasp"] == 2 / 8
     assert flat["evaluate/failures/wrong_object"] == 0
     assert flat["evaluate/failures/crashed"] == 1 / 8
@@ -122,15 +122,15 @@ def test_episodes_of_a_tap_ray_without_labels_are_read_and_told_apart(tmp_path):
     path.write_text("".join(json.dumps({k: v for k, v in row.items() if k != "failure"}) + "\n" for row in lines))
     old = list(stored(path).values())
     assert {r.failure for r in old} == {""}
-    found = summarise(old, PROTOCOL, policy="p")["failures"]
-    assert found["count"] == {**NO_FAILURE, "unlabelled": 5, "crashed": 1}
+    found = summarize(old, PROTOCOL, policy="p")["failures"]
+    assert found["count"] == {**NO_FAILURE, "unlabeled": 5, "crashed": 1}
     assert found["execution"]["rate"] is None
 
 
 def test_every_scenario_counts():
     protocol = replace(PROTOCOL, scenarios=("standard", "texture"))
     results = [result(cell, True, cell.scenario == "standard") for cell in cells(protocol)]
-    summary = summarise(results, protocol, policy="p")
+    summary = summarize(results, protocol, policy="p")
     assert summary["tasks"]["a"]["texture"]["entire"]["rate"] == 0
     assert (summary["avg_partial"], summary["avg_entire"], summary["avg_all"]) == (1.0, 0.5, 0.75)
 

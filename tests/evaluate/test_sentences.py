@@ -14,7 +14,7 @@ from tap_ray.errors import ConfigError
 from tap_ray.evaluate.episodes import chunks
 from tap_ray.evaluate.failures import TaskFacts, first_moved
 from tap_ray.evaluate.protocol import Protocol, cells, check
-from tap_ray.evaluate.results import count_followed, metrics, stored, summarise, write_parquet
+from tap_ray.evaluate.results import count_followed, metrics, stored, summarize, write_parquet
 from tap_ray.play.demos import DemoPlan
 from tap_ray.play.settings import DemosJobConfig, demo_plan_of
 from tap_ray.types import EpisodeResult, Trajectory
@@ -153,7 +153,7 @@ def test_a_policy_that_never_listens_follows_half():
 
 def test_they_stand_in_results_metrics_and_table(tmp_path):
     rows = results([CARROT, PUSH, CARROT, ""])
-    summary = summarise(rows, PAIR, policy="bc")
+    summary = summarize(rows, PAIR, policy="bc")
     assert summary["sentence"] == count_followed(rows)
     assert summary["tasks"][CARROT]["standard"]["sentence"]["followed"]["rate"] == 0.5
     flat = metrics(summary)
@@ -168,7 +168,7 @@ def test_they_stand_in_results_metrics_and_table(tmp_path):
 
 def test_other_suites_say_nothing_of_it():
     protocol = Protocol(tasks=(CARROT,), env_version="3", episodes=2)
-    summary = summarise(results(["", ""], protocol), protocol, policy="bc")
+    summary = summarize(results(["", ""], protocol), protocol, policy="bc")
     assert "sentence" not in summary
     assert "sentence" not in summary["tasks"][CARROT]["standard"]
     assert "evaluate/followed" not in metrics(summary)

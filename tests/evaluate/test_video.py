@@ -42,8 +42,8 @@ def test_a_success_and_a_failure_side_by_side(tmp_path):
     assert abs(left.mean() - 200) < 4
     assert abs(right.mean() - 50) < 4
     bars = frames[0, :BAR_PX].astype(int)
-    for colour, half in ((GREEN, bars[:, :384]), (RED, bars[:, 384:])):
-        assert np.abs(half - colour).sum(-1).min() < 100
+    for color, half in ((GREEN, bars[:, :384]), (RED, bars[:, 384:])):
+        assert np.abs(half - color).sum(-1).min() < 100
     assert iio.imread(written[1], plugin="FFMPEG").shape[2] == 384
 
 

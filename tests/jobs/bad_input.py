@@ -81,7 +81,7 @@ def run(case: Case, good: Path, here: Path) -> Ended:
 
 
 def _plain(text: str) -> str:
-    """Without tyro's box and colours."""
+    """Without tyro's box and colors."""
     text = re.sub(r"\x1b\[[0-9;]*m", "", text)
     lines = [line.strip("│ ").rstrip() if line.startswith("│") else line.rstrip() for line in text.splitlines()]
     return "\n".join(

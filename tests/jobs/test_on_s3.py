@@ -46,7 +46,7 @@ SHORT = TrainConfig(steps=4, batch_size=8, checkpoint_every=2, validate_every=2,
 PLAY = ExplorerConfig(safe_poses=SafePosesConfig(num_samples=300))
 
 
-def test_play_to_judgement(bucket: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+def test_play_to_judgment(bucket: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path}/mlflow.db")
     root = storage.at(bucket)
     with connect(num_cpus=2):

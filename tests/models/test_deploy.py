@@ -36,7 +36,7 @@ def view(num: int):
     return {"rgb": window.rgb, "state": window.state}, {"instruction": sentences}
 
 
-def test_actions_come_back_in_metres(run: Path):
+def test_actions_come_back_in_meters(run: Path):
     policy, spec = load_policy(run, execute=2)
     obs, info = view(3)
     policy.reset(obs, info, [0, 1, 2])

@@ -118,7 +118,7 @@ def test_pictures_show_what_they_should(written):
         assert pixels.std() > 10
     sheet = np.asarray(Image.open(written / "contact_sheet.png"))
     assert sheet.shape == (3 * (20 + 192), 8 * 192, 3)  # enlarged six times
-    # Row 1, picture 0 is the first frame of the first "reach": grey 40 with a white column at 0.
+    # Row 1, picture 0 is the first frame of the first "reach": gray 40 with a white column at 0.
     assert sheet[80, 12:180].mean() == pytest.approx(40, abs=12)
     assert sheet[80, 2].mean() > 200
 

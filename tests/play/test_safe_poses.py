@@ -15,7 +15,7 @@ def library(**changes):
     return build_library(SafePosesConfig(num_samples=800), sample_poses, EnvConfig(), **values)
 
 
-def test_thin_keeps_of_each_voxel_the_pose_nearest_to_its_centre():
+def test_thin_keeps_of_each_voxel_the_pose_nearest_to_its_center():
     pose = np.array([1.0, 0, 0, 0])
     rows = [(0.01, 0.01, 0.01), (0.024, 0.026, 0.025), (0.04, 0.04, 0.04), (0.06, 0.01, 0.01), (0.5, 0.0, 0.0)]
     poses = np.array([[*row, *pose] for row in rows])

@@ -160,7 +160,7 @@ def test_inverse_dynamics_from_a_data_set(tmp_path: Path):
     assert learner.model.policy.config.chunk == 2, "no second image lies 3 steps ahead"
     assert learner.model.policy.config.context == ("goal",)
     assert learner.model.policy.config.num_reach == 0
-    assert {int(k) for window in learner.held_out for k in window.k} == {1}, "the judgement is the paper's"
+    assert {int(k) for window in learner.held_out for k in window.k} == {1}, "the judgment is the paper's"
     metrics = learner.validate()
     assert {"play/val_loss", "play/r2_dx", "play/r2_mean", "play/gripper_accuracy"} <= set(metrics)
     assert learner.validate() == metrics

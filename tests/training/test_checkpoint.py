@@ -55,7 +55,7 @@ def test_latest_is_the_highest_whole_step(tmp_path: Path):
     assert latest(tmp_path) == tmp_path / "step-00020000"
 
 
-def test_a_missing_one_is_named_with_its_neighbours(tmp_path: Path):
+def test_a_missing_one_is_named_with_its_neighbors(tmp_path: Path):
     save(tmp_path / "step-00000500", trained(), FACTS)
     with pytest.raises(CheckpointError, match=r"is not a checkpoint .* Beside it: step-00000500\."):
         load_into(tmp_path / "step-00000501", trained(), FACTS)
