@@ -26,8 +26,8 @@ demo: install ## play -> pretrain -> align -> evaluate -> compare, small, on thi
 	$(BIN)/python -m jobs.whole_chain --out demo
 
 test: install ## all tests: first those that keep a core busy, then those that start Ray and mostly wait, two at a time
-	$(BIN)/python -m pytest -q -n auto -m "not cluster and not more_kills"
-	$(BIN)/python -m pytest -q -n 2 --dist worksteal -m "cluster and not more_kills"
+	$(BIN)/python -m pytest -q -n auto --durations=10 -m "not cluster and not more_kills"
+	$(BIN)/python -m pytest -q -n 2 --dist worksteal --durations=20 -m "cluster and not more_kills"
 
 faults: install ## ten kills each of fleets, drivers, writers and training workers (make test: two), and of more nodes
 	KILLS=10 $(BIN)/python -m pytest -q -k kill

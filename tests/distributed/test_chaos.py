@@ -237,6 +237,7 @@ def test_a_player_that_hangs(cluster: Nodes, tmp_path: Path):
     assert sorted((outcome.attempt, outcome.reason) for outcome in outcomes) == [(n, "played") for n in range(5)]
 
 
+@pytest.mark.more_kills
 def test_where_memory_never_suffices_there_is_one_clear_end(tmp_path: Path):
     """A monitor that takes a hundredth of the memory for too much ends every process; play and judging say the same."""
     code = f"""

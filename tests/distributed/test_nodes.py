@@ -159,6 +159,7 @@ def decoded_on(data: Path) -> tuple[set[str], set[str]]:
     return {here}, {row["node"] for row in places.take_all()}
 
 
+@pytest.mark.more_kills
 def test_training_saves_when_its_machine_is_announced_to_go(cluster: Nodes, tmp_path: Path, toy_dataset: Path):
     """No checkpoint is due before the end; one is made, and the machine's end does not count as a failure."""
     steps = 150

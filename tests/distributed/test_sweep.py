@@ -68,6 +68,7 @@ def calls(store: Path) -> list[tuple[str, int]]:
 @pytest.mark.cluster
 @pytest.mark.slow
 @pytest.mark.timeout(1200)
+@pytest.mark.more_kills
 def test_a_killed_sweep_ends_as_an_undisturbed_one(tmp_path: Path, toy_dataset: Path, env: dict[str, str]):
     """One trial after the other, on one Stage 1: 001 hardly learns and is stopped; the driver dies while 002 aligns."""
     rates = (0.1, 1e-6, 0.2)

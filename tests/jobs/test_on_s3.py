@@ -79,6 +79,7 @@ def test_play_to_judgment(bucket: str, tmp_path: Path, monkeypatch: pytest.Monke
     assert {path.name for path in root.iterdir()} == {"play", "demos", "moves", "tap", "judged"}  # no lock is left
 
 
+@pytest.mark.more_kills
 def test_ray_train_goes_on_where_a_killed_process_without_ray_was(bucket: str, tmp_path: Path):
     data, run = storage.at(f"{bucket}/play"), storage.at(f"{bucket}/run")
     toy_player.robots().write_dataset(data, 24)
