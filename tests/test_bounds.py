@@ -5,36 +5,17 @@ import itertools
 import math
 import re
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
 
-from jobs import align, collect_demos, collect_play, compare, cut_crops, evaluate, look, pretrain, probe, sweep
-from jobs.whole_chain import ChainConfig
 from tap_ray import bounds, config
 from tap_ray.distributed.sweep_plan import AshaConfig
 from tap_ray.errors import ConfigError
-from tap_ray.serving.settings import ServeConfig
 from tap_ray.training.loop import TrainConfig
+from tests import job_configs
 
-HERE = Path("x")
-CONFIGS: dict[str, Any] = {
-    "align": align.AlignJobConfig(demos=HERE, init="scratch"),
-    "collect_demos": collect_demos.DemosJobConfig(),
-    "collect_play": collect_play.PlayJobConfig(),
-    "compare": compare.Config(runs=(HERE,)),
-    "cut_crops": cut_crops.Config(data=HERE),
-    "evaluate": evaluate.EvaluateConfig(policy="random"),
-    "look": look.LookConfig(policy=(HERE,)),
-    "pretrain": pretrain.PretrainConfig(data=HERE),
-    "motion-prior": pretrain.PriorJobConfig(data=("x",)),
-    "probe": probe.ProbeConfig(policy=HERE, data=HERE),
-    "serve": ServeConfig(policy=HERE),
-    "sweep": sweep.SweepJobConfig(sweep=HERE),
-    "whole_chain": ChainConfig(),
-    "asha": AshaConfig(),
-}
+CONFIGS: dict[str, Any] = {**job_configs.CONFIGS, "asha": AshaConfig()}
 MINUS_ONE_IS_LEGAL = {
     "seed",  # another seed
     "max_failures",  # replaced for ever

@@ -10,26 +10,13 @@ from pathlib import Path
 import pytest
 import tyro
 
-from jobs import align, collect_demos, collect_play, compare, cut_crops, evaluate, look, pretrain, probe, sweep
-from jobs.whole_chain import ChainConfig
 from tap_ray.job import FLAGS
-from tap_ray.serving.settings import ServeConfig
+from tests import job_configs
 
 ROOT = Path(__file__).parents[1]
-CONFIGS = {
-    "jobs.align": (align.AlignJobConfig,),
-    "jobs.collect_demos": (collect_demos.DemosJobConfig,),
-    "jobs.collect_play": (collect_play.PlayJobConfig,),
-    "jobs.compare": (compare.Config,),
-    "jobs.cut_crops": (cut_crops.Config,),
-    "jobs.evaluate": (evaluate.EvaluateConfig,),
-    "jobs.look": (look.LookConfig,),
-    "jobs.pretrain": (pretrain.PretrainConfig, pretrain.PriorJobConfig),
-    "jobs.probe": (probe.ProbeConfig,),
-    "jobs.serve": (ServeConfig,),
-    "jobs.sweep": (sweep.SweepJobConfig,),
-    "jobs.whole_chain": (ChainConfig,),
-}
+CONFIGS = {f"jobs.{name}": (type(one),) for name, one in job_configs.CONFIGS.items() if name != "motion-prior"}
+CONFIGS["jobs.pretrain"] += (type(job_configs.CONFIGS["motion-prior"]),)
+"""Job -> its configs: `jobs.pretrain motion-prior` is a second one of its job."""
 ELSEWHERE = {
     "curl": {"--cacert", "--noproxy"},
     "docker": {"--shm-size"},

@@ -257,9 +257,9 @@ class Collection:
         if outcome.episode is None:
             gauges.count("tap_episodes_dropped", run=run)
         else:
+            self.writer.append(replace(outcome.episode, index=self.writer.appended), self._progress())
             gauges.count("tap_episodes", run=run)
             gauges.count("tap_frames", len(outcome.episode), run=run)
-            self.writer.append(replace(outcome.episode, index=self.writer.appended), self._progress())
             self.tally.episodes += 1
             self.tally.frames += len(outcome.episode)
             self.tally.contact_frames += int(outcome.episode.contact.sum())

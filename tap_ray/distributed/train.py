@@ -152,7 +152,7 @@ def train(task: Task, config: WorkersConfig, *, log: Log | None = None, progress
             logging_config=LoggingConfig(log_level="ERROR"),
         ),
     )
-    with follow(task, log, progress=progress), every(SAY_S, _say_waiting):
+    with follow(task, partial(_tell, str(task.run), log), progress=progress), every(SAY_S, _say_waiting):
         try:
             trainer.fit()
         except ray.train.TrainingFailedError as error:
@@ -214,7 +214,7 @@ def _scaling(config: WorkersConfig) -> ScalingConfig:
 
 def _worker(settings: Mapping[str, Any]) -> None:
     """A training process."""
-    context, task = ray.train.get_context(), cloudpickle.loads(settings["task"])
+    context = ray.train.get_context()
     place = Place(
         rank=context.get_world_rank(),
         world=context.get_world_size(),
@@ -222,16 +222,17 @@ def _worker(settings: Mapping[str, Any]) -> None:
         prepare=ray.train.torch.prepare_model,
         agree=_agree,
         leaving=_Leaving(),
-        told=partial(_show, str(task.run)),
     )
     # The stream's arrays are read-only views of the object store; nothing changes a batch in place.
     warnings.filterwarnings("ignore", message="The given NumPy array is not writable")
     logging.getLogger("ray").setLevel(logging.ERROR)
-    session.work(task, place)
+    session.work(cloudpickle.loads(settings["task"]), place)
 
 
-def _show(run: str, line: Mapping[str, float]) -> None:
-    """Rate and wait of a training, for who watches it from outside."""
+def _tell(run: str, log: Log | None, line: Mapping[str, float], step: int) -> None:
+    """Hand a line of metrics on, and show rate and wait to who watches from outside."""
+    if log is not None:
+        log(line, step)
     for ending, name in (("samples_per_s", "tap_samples_per_second"), ("data_wait_pct", "tap_data_wait_percent")):
         for key in [key for key in line if key.endswith(f"/{ending}")]:
             gauges.show(name, line[key], run=run)

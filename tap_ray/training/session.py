@@ -110,8 +110,6 @@ class Place:
     """Gives every worker the first worker's value."""
     leaving: Callable[[], bool] = lambda: False
     """Whether a checkpoint is due now, out of turn, because this machine is to be taken away."""
-    told: Callable[[Mapping[str, float]], None] = lambda line: None
-    """Is given each line of metrics as it is written."""
 
 
 def work(task: Task, place: Place | None = None) -> None:
@@ -167,7 +165,6 @@ def _log(task: Task, place: Place, metrics: Mapping[str, float], step: int) -> N
         step_s = task.config.batch_size / metrics[key]
         line |= {key: metrics[key] * place.world, f"{name}data_wait_pct": 100 * metrics[f"{name}data_wait_s"] / step_s}
     storage.append(task.run / METRICS, json.dumps({"step": step, **line}) + "\n")
-    place.told(line)
 
 
 def _save(task: Task, held: Held, step: int, write: Callable[[Path], None]) -> None:

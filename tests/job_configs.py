@@ -1,0 +1,25 @@
+"""A config of every job, as a test may change it."""
+
+from pathlib import Path
+from typing import Any
+
+from jobs import align, collect_demos, collect_play, compare, cut_crops, evaluate, look, pretrain, probe, sweep
+from jobs.whole_chain import ChainConfig
+from tap_ray.serving.settings import ServeConfig
+
+HERE = Path("x")
+CONFIGS: dict[str, Any] = {
+    "align": align.AlignJobConfig(demos=HERE, init="scratch"),
+    "collect_demos": collect_demos.DemosJobConfig(),
+    "collect_play": collect_play.PlayJobConfig(),
+    "compare": compare.Config(runs=(HERE,)),
+    "cut_crops": cut_crops.Config(data=HERE),
+    "evaluate": evaluate.EvaluateConfig(policy="random"),
+    "look": look.LookConfig(policy=(HERE,)),
+    "pretrain": pretrain.PretrainConfig(data=HERE),
+    "motion-prior": pretrain.PriorJobConfig(data=("x",)),
+    "probe": probe.ProbeConfig(policy=HERE, data=HERE),
+    "serve": ServeConfig(policy=HERE),
+    "sweep": sweep.SweepJobConfig(sweep=HERE),
+    "whole_chain": ChainConfig(),
+}
