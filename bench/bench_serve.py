@@ -30,7 +30,7 @@ from tests.untrained import untrained_run
 
 WARM_UP = 20
 """Steps of each robot that do not count."""
-FULL_SIZE = {"image_size": 96, "map_width": 64, "num_keypoints": 32, "head_width": 256}
+FULL_SIZE = {"image_size": 96, "map_width": 64, "num_keypoints": 32, "glimpse_px": 32, "head_width": 256}
 SENTENCE = "put the carrot on the plate"
 
 

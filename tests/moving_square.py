@@ -14,6 +14,7 @@ import numpy as np
 
 from tap_ray.dataset.crops import crop
 from tap_ray.dataset.norm_stats import NormStats, norm_stats
+from tap_ray.dataset.reach import NUM_REACH
 from tap_ray.rng import generator
 from tap_ray.specs import EE_DELTA_ACTION, EE_POSE_STATE, RobotSpec
 from tap_ray.types import Window
@@ -76,8 +77,10 @@ def square_window(seed: int, number: int, *, batch: int, chunk: int, goal: bool,
         state=np.zeros((batch, 7), np.float32),
         action=np.repeat(action_NA[:, None], chunk, axis=1),
         action_mask=np.ones((batch, chunk), bool),
-        reach=np.concatenate([n * action_NA[:, :3] for n in (1, 2, 3)], axis=1) if goal or crops else None,
-        reach_mask=np.ones((batch, 9), bool) if goal or crops else None,
+        reach=np.concatenate([n * action_NA[:, :3] for n in (1, 2, 3)] + [np.zeros((batch, 4), np.float32)], axis=1)
+        if goal or crops
+        else None,
+        reach_mask=np.tile(np.arange(NUM_REACH) < 9, (batch, 1)) if goal or crops else None,  # a square has no yaw
         task_index=task_N,
         **told,
     )

@@ -15,5 +15,7 @@ SMALL = PolicyConfig(
     context_width=32,
     map_width=16,
     num_keypoints=12,
+    glimpse_px=8,
+    num_state=0,
     head_width=64,
 )

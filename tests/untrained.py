@@ -14,7 +14,14 @@ from tap_ray.types import EnvConfig
 
 SPEC = envs.spec(EnvConfig())
 TASK = "put_carrot_on_plate"
-TINY: dict[str, Any] = {"image_size": 32, "map_width": 16, "num_keypoints": 8, "head_width": 32}
+TINY: dict[str, Any] = {
+    "image_size": 32,
+    "map_width": 16,
+    "num_keypoints": 8,
+    "glimpse_px": 16,
+    "head_width": 32,
+    "num_state": len(SPEC.state),
+}
 REMEMBERS: dict[str, Any] = {
     "head": "flow",
     "chunk": 4,

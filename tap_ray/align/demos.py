@@ -19,7 +19,7 @@ from tap_ray.specs import require_compatible
 from tap_ray.training.stage import FINAL, Stage, fitted, held_out_windows
 from tap_ray.types import PLAY_TASK
 
-SIZES = ("context_width", "map_width", "num_keypoints", "head_width", "num_state")
+SIZES = ("context_width", "map_width", "num_keypoints", "glimpse_px", "head_width", "num_state")
 """Fields of PolicyConfig that both stages share."""
 
 

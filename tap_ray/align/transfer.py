@@ -17,7 +17,7 @@ from tap_ray.training.stage import FINAL
 
 Which = Literal["all", "vision", "all_but_head"]
 
-SEEING = ("vision.", "join.", "keypoints.")
+SEEING = ("vision.", "join.", "keypoints.", "glimpse.")
 ACTING = ("context_in.", "crops.", "state_in.", "readout.", "head.", "reach.", "reach_scale.")
 TAKEN: dict[Which, tuple[str, ...]] = {
     "all": (*SEEING, *ACTING),

@@ -1,4 +1,6 @@
-"""Where a robot's own tip goes next: targets that it gives itself."""
+"""Where the robot's own hand goes next, and how it will be turned there: targets that it gives itself."""
+
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -7,47 +9,96 @@ from tap_ray.errors import DataError
 from tap_ray.specs import RobotSpec
 
 TIP_SLOTS = ("ee_x", "ee_y", "ee_z")
+TURN_SLOTS = ("ee_qw", "ee_qx", "ee_qy", "ee_qz")
+NUM_REACH = 13
+"""Three vectors and two yaws; see `reach_targets`."""
 NEVER = np.iinfo(np.int64).max
+CLOSES_EARLY = 3
+"""Steps before the first touch in which fingers may begin to close and the touch still counts as a grasp."""
 
 
-def tip_columns(spec: RobotSpec) -> list[int]:
-    """Places of the tip's x, y, z in the state.
+@dataclass(frozen=True, kw_only=True)
+class HandColumns:
+    """Places of the hand's slots."""
+
+    tip: list[int]
+    """x, y, z of the tip in the state, m."""
+    turn: list[int]
+    """w, x, y, z of the hand's orientation in the state."""
+    gripper: int
+    """Of the action."""
+
+
+def hand_columns(spec: RobotSpec) -> HandColumns:
+    """Where a robot reports its hand.
 
     Raises:
-        DataError: the robot does not report them.
+        DataError: it does not.
     """
-    names = [slot.name for slot in spec.state]
-    if missing := [name for name in TIP_SLOTS if name not in names]:
+    state, action = ([slot.name for slot in slots] for slots in (spec.state, spec.action))
+    wanted = (*TIP_SLOTS, *TURN_SLOTS)
+    missing = [name for name in wanted if name not in state] + ["gripper"] * ("gripper" not in action)
+    if missing:
         raise DataError(
-            f"Reach targets need the state slots {', '.join(TIP_SLOTS)}; {spec.robot} has no {', '.join(missing)} but "
-            f"{', '.join(names)}. Set windows.reach_steps to 0 to do without."
+            f"Reach targets need the state slots {', '.join(wanted)} and the action slot gripper; {spec.robot} has no "
+            f"{', '.join(missing)} but {', '.join((*state, *action))}. Set windows.reach_steps to 0 to do without."
         )
-    return [names.index(name) for name in TIP_SLOTS]
+    tip, turn = ([state.index(name) for name in names] for names in (TIP_SLOTS, TURN_SLOTS))
+    return HandColumns(tip=tip, turn=turn, gripper=action.index("gripper"))
 
 
-def reach_targets(tip_T3: np.ndarray, contact_T: np.ndarray, steps: int) -> tuple[np.ndarray, np.ndarray]:
-    """Where the robot's own tip will go: self-supervised targets in the robot's base frame.
+def reach_targets(
+    state_TS: np.ndarray, gripper_T: np.ndarray, contact_T: np.ndarray, hand: HandColumns, steps: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """Where the robot's own hand will go: self-supervised targets in the robot's base frame.
 
     Args:
-        tip_T3: tip position, m.
+        state_TS: states before each action.
+        gripper_T: gripper slot of the actions, below 0 closes.
         contact_T: a finger touches an object.
+        hand: where the state has the hand.
         steps: how far ahead the displacement is taken.
 
     Returns:
-        (T, 9) float32, m: displacement over the next `steps`; the vector to where the tip is at the first touch of the
-        bout of contact that t leads to (short gaps joined, as for crops; none while the bout lasts: the next one is
-        about another thing); the vector to where it lets go, at the last step of the bout that t leads to or belongs
-        to. And (T, 9) int64, how many steps ahead that is: NEVER (and zeros before) where there is none, or the episode
+        (T, 13) float32. 0 .. 2: displacement of the tip over the next `steps`, m. 3 .. 5: the way to where the tip is
+        at the first touch of the bout of contact that t leads to, m (short gaps joined, as for crops; none while the
+        bout lasts: the next one is about another thing). 6 .. 8: the way to where it lets go, at the last step of the
+        bout that t leads to or belongs to, m. 9, 10: cosine and sine of twice the hand's yaw at that first touch, where
+        the touch is a grasp. 11, 12: likewise of the yaw from now to then. Twice, because two fingers close alike after
+        half a turn.
+        And (T, 13) int64, how many steps ahead that is: NEVER (and zeros before) where there is none, or the episode
         ends first.
     """
-    num_steps = len(tip_T3)
+    num_steps = len(state_TS)
     now = np.arange(num_steps)
-    touches, ends = contact_bouts(contact_T, CROPS.gap_steps).T
+    bouts_B2 = contact_bouts(contact_T, CROPS.gap_steps)
+    touches, ends = bouts_B2.T
     own = np.searchsorted(ends, now)
     touch = np.append(touches, num_steps)[own]
+    touch = np.where(touch > now, touch, num_steps)
     release = np.append(np.where(ends < num_steps - 1, ends, num_steps), num_steps)[own]
-    targets = np.stack([now + steps, np.where(touch > now, touch, num_steps), release], axis=1)
-    known = targets < num_steps
-    vector_T33 = tip_T3[np.minimum(targets, num_steps - 1)] - tip_T3[:, None] if steps else np.zeros((num_steps, 3, 3))
-    reach = np.where(known[:, :, None], vector_T33, 0).astype(np.float32).reshape(num_steps, 9)
-    return reach, np.where(known, targets - now[:, None], NEVER).repeat(3, axis=1)
+    grasp = np.where(np.append(_grasps(gripper_T, bouts_B2), False)[own], touch, num_steps)
+    targets_T3 = np.stack([now + steps, touch, release], axis=1)
+    tip_T3 = state_TS[:, hand.tip]
+    vectors_T33 = tip_T3[np.minimum(targets_T3, num_steps - 1)] - tip_T3[:, None]
+    yaw_T = twice_yaw(state_TS[:, hand.turn])
+    then_T = yaw_T[np.minimum(grasp, num_steps - 1)]
+    yaws_T4 = np.stack([then_T.real, then_T.imag, (then_T * yaw_T.conj()).real, (then_T * yaw_T.conj()).imag], axis=1)
+    at_TR = np.concatenate([targets_T3.repeat(3, axis=1), grasp[:, None].repeat(4, axis=1)], axis=1)
+    known_TR = at_TR < num_steps
+    reach_TR = np.concatenate([vectors_T33.reshape(num_steps, 9), yaws_T4], axis=1)
+    return np.where(known_TR, reach_TR, 0).astype(np.float32), np.where(known_TR, at_TR - now[:, None], NEVER)
+
+
+def twice_yaw(quat_T4: np.ndarray) -> np.ndarray:
+    """(T,) complex, e^(2 i yaw) of the hand's own y axis seen from above; shorter where that axis is not level."""
+    w, x, y, z = np.asarray(quat_T4, np.float64).T
+    axis_T = 2 * (x * y - w * z) + 1j * (1 - 2 * (x * x + z * z))
+    return axis_T**2
+
+
+def _grasps(gripper_T: np.ndarray, bouts_B2: np.ndarray) -> np.ndarray:
+    """(B,) bool: whether the fingers were told to close just before or in each bout."""
+    closed_T = gripper_T < 0
+    closes_T = closed_T & ~np.concatenate([[True], closed_T[:-1]])
+    return np.array([closes_T[max(0, touch - CLOSES_EARLY) : end + 1].any() for touch, end in bouts_B2], bool)

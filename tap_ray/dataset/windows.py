@@ -23,7 +23,7 @@ from tap_ray.dataset import layout
 from tap_ray.dataset.crop_files import cut_masked, read_crops
 from tap_ray.dataset.crops import CROPS, Crops
 from tap_ray.dataset.encode import decode_jpeg
-from tap_ray.dataset.reach import NEVER, reach_targets, tip_columns
+from tap_ray.dataset.reach import NEVER, NUM_REACH, hand_columns, reach_targets
 from tap_ray.dataset.reader import DatasetInfo, read_episode
 from tap_ray.errors import ConfigError, DataError
 from tap_ray.rng import generator
@@ -273,9 +273,9 @@ class _Frames:
     action: np.ndarray
     task_index: np.ndarray
     reach: np.ndarray
-    """(F, 9) float32."""
+    """(F, R) float32."""
     reach_ahead: np.ndarray
-    """(F, 9) int64, steps until the robot is there; NEVER where the episode ends before."""
+    """(F, R) int64, steps until the robot is there; NEVER where the episode ends before."""
     end: np.ndarray
     """(F,) index just behind the last frame of this frame's episode."""
     begin: np.ndarray
@@ -323,8 +323,7 @@ def _frames(
     if config.crops and crops is None:
         own = [rgb[first : first + length] for first, length in zip(first_E, length_E, strict=True)]
         crops = [cut_masked(r, e[layout.MASK], e[layout.CONTACT], CROPS) for r, e in zip(own, episodes, strict=True)]
-    tip = tip_columns(spec) if config.reach_steps else []
-    reach = [reach_targets(e[layout.STATE][:, tip], e[layout.CONTACT] > 0.5, config.reach_steps) for e in episodes]
+    reach = [_reach(episode, spec, config) for episode in episodes]
     return _Frames(
         rgb=rgb,
         state=np.concatenate([episode[layout.STATE] for episode in episodes]),
@@ -336,6 +335,14 @@ def _frames(
         begin=np.repeat(first_E, length_E),
         crops=None if crops is None else _end_to_end(crops, first_E),
     )
+
+
+def _reach(episode: Mapping[str, Any], spec: RobotSpec, config: WindowConfig) -> tuple[np.ndarray, np.ndarray]:
+    state_TS, action_TA = episode[layout.STATE], episode[layout.ACTION]
+    if not config.reach_steps:
+        return np.zeros((len(state_TS), NUM_REACH), np.float32), np.full((len(state_TS), NUM_REACH), NEVER)
+    hand = hand_columns(spec)
+    return reach_targets(state_TS, action_TA[:, hand.gripper], episode[layout.CONTACT] > 0.5, hand, config.reach_steps)
 
 
 def _end_to_end(crops: Sequence[Crops], frame_E: np.ndarray) -> _GroupCrops:

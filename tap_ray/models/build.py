@@ -90,6 +90,7 @@ def load_trained(folder: Path) -> Trained:
     if not (folder / "policy.json").is_file():
         raise CheckpointError(f"{folder} holds no policy (no policy.json). Give the folder of a finished training run.")
     values = read_json(folder / "policy.json")
+    values.setdefault("glimpse_px", 0)  # policies from before there were glimpses
     config = from_dict(PolicyConfig, values, where=str(folder / "policy.json"))
     if filled := absent(config, values):
         LOG.warning("%s is older than this tap_ray and took today's defaults: %s", folder / "policy.json", filled)

@@ -1,17 +1,19 @@
 """The policy of both stages: one tower, one set of key points, one head. N batch, H chunk, A action slots, C context.
 
-    image ----> VisionTower -> Join -> KeyPoints --+--> read-out -> head -> (N, H, A) normalized actions
-                                          ^        |    (MLP)       (regression; or latent of motion -> flow decoder)
-    context: sentence | crops -> (N, C) --+--------+       +-> reach (Stage 1's further targets)
+    image --+-> VisionTower -> Join -> KeyPoints --+--> read-out -> head -> (N, H, A) normalized actions
+            |                             ^   |    |    (MLP)       (regression; or latent of motion -> flow decoder)
+            +-------------------------------> Glimpse of the first two points --+
+                                          |        |       +-> reach (Stage 1's further targets)
+    context: sentence | crops -> (N, C) --+--------+
     history -> encoder of a motion prior ----------+
-    state (optional) ------------------------------+
+    state (proprioception) ------------------------+
 
 Stage 2 swaps the context and nothing else. For inverse dynamics both images pass the same tower and the same key
 points, without any context, and meet only behind them: f(phi(o_t), phi(o_{t+k})).
 """
 
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -20,6 +22,7 @@ from transformers import PretrainedConfig
 from tap_ray.dataset.norm_stats import NormStats
 from tap_ray.errors import ConfigError
 from tap_ray.models.context import CropContext, SentenceContext
+from tap_ray.models.glimpse import NUM_SEEN, SHRINKS, Glimpse
 from tap_ray.models.heads import FlowHead, RegressionHead
 from tap_ray.models.keypoints import Join, KeyPoints
 from tap_ray.models.language import LanguageConfig, TextEncoder
@@ -58,6 +61,8 @@ class PolicyConfig:
     """Channels of the map that key points are found in."""
     num_keypoints: int = 32
     """Key points; each is an x, a y and a presence. The first two learn to point at the object and at the place."""
+    glimpse_px: int = 32
+    """Side of the windows around these two that are read once more, px of the image: a multiple of 8; 0 none."""
     head_width: int = 256
     """Hidden units of the read-out's two layers."""
     head: Literal["regression", "flow"] = "regression"
@@ -70,8 +75,9 @@ class PolicyConfig:
     """State slots that the prior's encoder reads: all that the robot has with a flow head."""
     num_reach: int = 0
     """Reach targets (R) regressed beside the action; 0 builds no reach head."""
-    num_state: int = 0
-    """Proprioception slots that the read-out sees; 0 uses the image alone, as the paper does."""
+    num_state: int = 1
+    """Proprioception: slots of the state that the read-out sees, all of them from 1 on; 0 leaves it the image alone, as
+    the paper does."""
 
     def __post_init__(self) -> None:
         if min(self.chunk, self.execute, self.num_context, self.num_keypoints - 1) < 1:
@@ -79,6 +85,8 @@ class PolicyConfig:
                 "policy.chunk, policy.execute and policy.num_context are at least 1, policy.num_keypoints at least 2: "
                 "the first two point at the object and at the place."
             )
+        if self.glimpse_px < 0 or self.glimpse_px % SHRINKS:
+            raise ConfigError(f"policy.glimpse_px is a multiple of {SHRINKS} px, or 0; got {self.glimpse_px}.")
         if self.history and self.head != "flow":
             raise ConfigError(
                 "A history is summed up by a motion prior: --history needs --prior, or --policy.head flow."
@@ -95,6 +103,16 @@ class Towers:
 
     vision: PretrainedConfig
     language: PretrainedConfig | None = None
+
+
+class View(NamedTuple):
+    """Images that are looked at under one context."""
+
+    image_N3YX: Tensor
+    """Levels 0 .. 255."""
+    map_NWGG: Tensor
+    """What the tower makes of them, joined."""
+    context_NC: Tensor
 
 
 class TapPolicy(nn.Module):
@@ -115,6 +133,8 @@ class TapPolicy(nn.Module):
         self.vision = VisionTower(config.vision, towers.vision, image_size=config.image_size, load_weights=load_weights)
         self.join = Join(self.vision.channels, config.map_width)
         self.keypoints = KeyPoints(width=config.map_width, num=config.num_keypoints, context=config.context_width)
+        if config.glimpse_px:
+            self.glimpse = Glimpse(config.glimpse_px)
         for part in (self.join, self.keypoints):
             part.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
         if "crops" in config.context:
@@ -123,7 +143,7 @@ class TapPolicy(nn.Module):
             assert towers.language is not None
             self.language = TextEncoder(config.language, towers.language, load_weights=load_weights)
             self.sentence = SentenceContext(self.language.channels, config.context_width)
-        seen = 3 * config.num_keypoints
+        seen = 3 * config.num_keypoints + 2 * NUM_SEEN * bool(config.glimpse_px)
         if "goal" in config.context:
             self.pair = _mlp(2 * seen, width)
             self.pair_out = RegressionHead(features=width, chunk=config.chunk, num_actions=config.num_actions)
@@ -190,19 +210,14 @@ class TapPolicy(nn.Module):
             A flow head gives "action" in evaluation mode only, and the parts of its loss where there are targets: with
             a history, the means with and without it.
         """
-        maps = self._maps(batch)
-        views = self._views(batch, maps)
-        points, look_N2P = self.keypoints(
-            torch.cat([one for one, _ in views.values()]), torch.cat([c for _, c in views.values()])
-        )
-        sizes = [len(one) for one, _ in views.values()]
-        seen, look = (dict(zip(views, part.split(sizes), strict=True)) for part in (points, look_N2P))
+        views = self._views(batch, self._images(batch))
+        seen, look = self._seen(views)
         out: dict[str, Tensor] = {}
         if "goal" in seen:
             pair = self.pair(torch.cat([seen.pop("now"), seen.pop("goal")], dim=-1))
             out["inverse_action" if seen else "action"] = self.pair_out(pair)
         for name, seen_NF in seen.items():
-            context_NC = views[name][1]
+            context_NC = views[name].context_NC
             if name in ("", "crop_"):
                 read_NW = self._read(seen_NF, context_NC, batch)
             else:
@@ -217,33 +232,47 @@ class TapPolicy(nn.Module):
             if self.config.num_reach:
                 out[f"{name}reach"] = self.reach(read_NW)
         if "crop_" in views:
-            out |= {"sentence_context": views[""][1], "crop_context": views["crop_"][1]}
+            out |= {"sentence_context": views[""].context_NC, "crop_context": views["crop_"].context_NC}
         return out
 
-    def _maps(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
-        """Joined maps of every image of the batch; all pass the tower at once."""
+    def _images(self, batch: dict[str, Tensor]) -> dict[str, tuple[Tensor, Tensor]]:
+        """Every image of the batch and its joined map; all pass the tower at once."""
         names = [name for name in ("rgb", "goal_rgb", "play_rgb") if name in batch]
         jitter = {"rgb": "jitter", "goal_rgb": "jitter", "play_rgb": "play_jitter"}
         images = torch.cat([_floats(batch[name], batch.get(jitter[name])) for name in names])
         joined = self.join(self.vision(images))
-        return dict(zip(names, joined.split([len(batch[name]) for name in names]), strict=True))
+        sizes = [len(batch[name]) for name in names]
+        return dict(zip(names, zip(images.split(sizes), joined.split(sizes), strict=True), strict=True))
 
-    def _views(self, batch: dict[str, Tensor], maps: dict[str, Tensor]) -> dict[str, tuple[Tensor, Tensor]]:
-        """What is looked at under which context: prefix of the outputs -> map (N, W, G, G) and context (N, C)."""
+    def _views(self, batch: dict[str, Tensor], images: dict[str, tuple[Tensor, Tensor]]) -> dict[str, View]:
+        """What is looked at under which context; keys: prefixes of the outputs."""
         views = {}
         if "tokens" in batch:
             words_ULD = self.language(batch["tokens"])
-            views[""] = (maps["rgb"], self.sentence(words_ULD, batch["tokens"] >= 0)[batch["sentence"]])
+            views[""] = View(*images["rgb"], self.sentence(words_ULD, batch["tokens"] >= 0)[batch["sentence"]])
         if "object_crop" in batch:
             name = "crop_" if views else ""
-            views[name] = (maps["rgb"], self.crops(batch["object_crop"], batch["place_crop"], batch["crop_mask"]))
+            crops = self.crops(batch["object_crop"], batch["place_crop"], batch["crop_mask"])
+            views[name] = View(*images["rgb"], crops)
         if "play_object_crop" in batch:
             crops = (batch[f"play_{name}"] for name in ("object_crop", "place_crop", "crop_mask"))
-            views["play_"] = (maps["play_rgb"], self.crops(*crops))
+            views["play_"] = View(*images["play_rgb"], self.crops(*crops))
         if "goal_rgb" in batch:
-            nothing = maps["rgb"].new_zeros(len(maps["rgb"]), self.config.context_width)
-            views |= {"now": (maps["rgb"], nothing), "goal": (maps["goal_rgb"], nothing)}
+            nothing = images["rgb"][1].new_zeros(len(batch["rgb"]), self.config.context_width)
+            views |= {"now": View(*images["rgb"], nothing), "goal": View(*images["goal_rgb"], nothing)}
         return views
+
+    def _seen(self, views: dict[str, View]) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+        """(N, F) features of each view, and (N, 2, P) where its first two key points look; all views at once."""
+        image, joined, context = (torch.cat(parts) for parts in zip(*views.values(), strict=True))
+        points_NF, look_N2P = self.keypoints(joined, context)
+        if self.config.glimpse_px:
+            num = self.config.num_keypoints
+            first_N22 = torch.stack([points_NF[:, :2], points_NF[:, num : num + 2]], dim=-1)
+            points_NF = torch.cat([points_NF, self.glimpse(image, first_N22, joined.shape[-1])], dim=-1)
+        sizes = [len(view.context_NC) for view in views.values()]
+        seen, look = (dict(zip(views, part.split(sizes), strict=True)) for part in (points_NF, look_N2P))
+        return seen, look
 
     def _read(self, seen_NF: Tensor, context_NC: Tensor, batch: dict[str, Tensor]) -> Tensor:
         """(N, W) features for the heads; with a history in training (2 N, W): once with it, then without."""

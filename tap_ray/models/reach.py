@@ -1,7 +1,8 @@
-"""Where the robot's own tip will be: targets beside the actions, from play and from demonstrations alike. R targets.
+"""Where the robot's own hand will be: targets beside the actions, from play and from demonstrations alike. R targets.
 
 0 .. 2 its displacement over the next steps, 3 .. 5 the way to where it touches something next, 6 .. 8 the way to where
-it lets that go; m, base frame. They cost nothing: the robot's own future says them (`dataset.reach.reach_targets`).
+it lets that go; m, base frame. 9 .. 12 how the hand is turned where it grasps, and how far that is from now, as cosines
+and sines of twice the yaw. They cost nothing: the robot's own future says them (`dataset.reach.reach_targets`).
 """
 
 from typing import Iterable
@@ -10,13 +11,16 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from tap_ray.dataset.reach import NUM_REACH
 from tap_ray.errors import ConfigError
 from tap_ray.models.heads import masked_mse
 from tap_ray.models.policy import TapPolicy
 from tap_ray.types import Window
 
-NUM_REACH = 9
-REACH_NAMES = tuple(f"{what}_{axis}" for what in ("move", "contact", "release") for axis in "xyz")
+REACH_NAMES = (
+    *(f"{what}_{axis}" for what in ("move", "contact", "release") for axis in "xyz"),
+    *(f"{what}_{part}" for what in ("yaw", "turn") for part in ("cos", "sin")),
+)
 """Of the targets, in their order, for metrics."""
 
 
@@ -34,9 +38,10 @@ def reach_loss(policy: TapPolicy, reach_NR: Tensor, batch: dict[str, Tensor], sh
 
 
 def shown(crop_mask_N2: Tensor) -> Tensor:
-    """(N, 9) bool: the displacement always; the contact with an object's crop, the release with a place's as well."""
+    """(N, R) bool: the displacement always; contact and yaws with an object's crop, the release with a place's too."""
     object_N1, place_N1 = crop_mask_N2[:, :1], crop_mask_N2[:, :1] & crop_mask_N2[:, 1:]
-    return torch.cat([torch.ones_like(object_N1), object_N1, place_N1], dim=1).repeat_interleave(3, dim=1)
+    ways = torch.cat([torch.ones_like(object_N1), object_N1, place_N1], dim=1).repeat_interleave(3, dim=1)
+    return torch.cat([ways, object_N1.expand(-1, NUM_REACH - 9)], dim=1)
 
 
 def reach_moments(windows: Iterable[Window]) -> tuple[list[float], list[float]]:

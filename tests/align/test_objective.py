@@ -32,15 +32,15 @@ def demos():
         "task_index": torch.tensor([2, 0]),
         "action": torch.zeros(2, 2, 7),
         "action_mask": torch.tensor([[True, True], [True, False]]),
-        "reach": torch.zeros(2, 9),
-        "reach_mask": torch.ones(2, 9, dtype=torch.bool),
+        "reach": torch.zeros(2, NUM_REACH),
+        "reach_mask": torch.ones(2, NUM_REACH, dtype=torch.bool),
         "crop_mask": torch.tensor([[True, False], [False, True]]),
         "crop_px": torch.zeros(2, 2, 2),
         "crop_px_mask": torch.tensor([[True, False], [False, True]]),
         "play_action": torch.zeros(1, 2, 7),
         "play_action_mask": torch.tensor([[False, True]]),
-        "play_reach": torch.zeros(1, 9),
-        "play_reach_mask": torch.tensor([[True] * 6 + [False] * 3]),
+        "play_reach": torch.zeros(1, NUM_REACH),
+        "play_reach_mask": torch.tensor([[True] * 6 + [False] * 7]),
         "play_crop_mask": torch.tensor([[True, True]]),
         "play_rgb": torch.zeros(1, 8, 8, 3, dtype=torch.uint8),
         "play_crop_px": torch.zeros(1, 2, 2),
@@ -58,25 +58,26 @@ def said() -> dict[str, torch.Tensor]:
         """The first cell of 2 x 2, where everything is, costs so many nats."""
         return -torch.tensor(nats)[..., None] - torch.tensor([0.0, 50.0, 50.0, 50.0])
 
-    by_target = torch.tensor([1.0, 2.0, 3.0]).repeat_interleave(3)
+    by_target = torch.tensor([1.0, 2.0, 3.0, 4.0]).repeat_interleave(torch.tensor([3, 3, 3, 4]))
     return {
         "action": steps(1, 2, 3, 100),
-        "reach": by_target.expand(2, 9),
+        "reach": by_target.expand(2, NUM_REACH),
         "crop_action": steps(3, 5, 100, 100),
-        "crop_reach": 2 * by_target.expand(2, 9),
+        "crop_reach": 2 * by_target.expand(2, NUM_REACH),
         "sentence_context": torch.tensor([[1.0, 3.0], [100.0, 100.0]]),
         "crop_context": torch.tensor([[0.0, 0.0], [0.0, 0.0]]),
         "look": looking([[1.0, 100.0], [100.0, 2.0]]),
         "play_look": looking([[5.0, 100.0]]),
         "play_action": steps(100, 2),
-        "play_reach": by_target.expand(1, 9),
+        "play_reach": by_target.expand(1, NUM_REACH),
     }
 
 
 WANTED = {
     "loss": (1 + 4 + 9) / 3,
-    "reach": (1 + 4 + 9) / 3,
-    "crops": (9 + 25) / 2 + (2 * 4 + 16) / 3,  # both rows' displacement, the first's contact, nobody's release
+    "reach": (3 * 1 + 3 * 4 + 3 * 9 + 4 * 16) / 13,
+    # Both rows' displacement, the first's contact and yaws, nobody's release.
+    "crops": (9 + 25) / 2 + (2 * 3 * 4 + 3 * 16 + 4 * 64) / 13,
     "context": (1 + 9) / 2,
     "point": (1 + 2) / 2,
     "play_action": 4.0,

@@ -18,7 +18,7 @@ from tests.contexts import batch_with, policy_with
 from tests.moving_square import SPEC, square_stats
 from tests.small import SMALL
 
-SEES = {"vision", "join", "keypoints"}
+SEES = {"vision", "join", "keypoints", "glimpse"}
 ACTS = {"context_in", "readout"}
 FLOW = {"head": "flow", "prior": PriorConfig(chunk=2, width=32, num_layers=1, num_heads=2), "num_motion_states": 7}
 SPOKEN = {"language", "sentence", "action_scale"}
@@ -106,7 +106,7 @@ def test_what_is_taken_what_is_new_and_what_stays_behind(source, more, config, t
         own = original.state_dict()["readout.0.weight"]
         assert torch.equal(after["readout.0.weight"][:, : own.shape[1]], own)
         assert torch.equal(after["readout.0.weight"][:, own.shape[1] :], before["readout.0.weight"][:, own.shape[1] :])
-    assert str(transfer).startswith("taken over: vision, join, keypoints")
+    assert str(transfer).startswith("taken over: vision, join, keypoints, glimpse")
 
 
 def test_the_head_predicts_the_same_meters_under_other_statistics(tmp_path: Path):
@@ -172,7 +172,7 @@ def test_frozen_parts_stay_as_they_are():
     policy.train()(batch_with("language"))["action"].sum().backward()
     assert all(p.grad is None for part in (policy.vision, policy.keypoints) for p in part.parameters())
     changed = {name for name, value in policy.state_dict().items() if not torch.equal(value, before[name])}
-    assert {name.split(".")[0] for name in changed} == {"join"}, "its running statistics"
+    assert {name.split(".")[0] for name in changed} == {"join", "glimpse"}, "their running statistics"
     with pytest.raises(ConfigError, match=r"Cannot freeze 'visoin'\. Did you mean 'vision'\?"):
         freeze(policy, ("visoin",))
 

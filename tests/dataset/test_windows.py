@@ -14,7 +14,7 @@ from tap_ray.dataset import layout
 from tap_ray.dataset.encode import decode_jpeg
 from tap_ray.dataset.hide_robot import grow, hide_robot
 from tap_ray.dataset.lerobot import DatasetInfo, open_dataset, read_episode
-from tap_ray.dataset.reach import NEVER, reach_targets, tip_columns
+from tap_ray.dataset.reach import NEVER, HandColumns, hand_columns, reach_targets, twice_yaw
 from tap_ray.dataset.windows import (
     WindowConfig,
     epoch_groups,
@@ -132,18 +132,27 @@ def test_split_by_index_and_nested_budgets(dataset: DatasetInfo) -> None:
         split_episodes(dataset, WindowConfig(num_episodes=11))
 
 
+HAND = HandColumns(tip=[0, 1, 2], turn=[3, 4, 5, 6], gripper=0)
+
+
+def reach_of(tip: np.ndarray, contact: np.ndarray, steps: int) -> tuple[np.ndarray, np.ndarray]:
+    """Of a hand that is never turned and never closes."""
+    state = np.concatenate([tip, np.tile(np.array([1, 0, 0, 0], np.float32), (len(tip), 1))], axis=1)
+    return reach_targets(state, np.ones(len(tip)), contact, HAND, steps)
+
+
 def test_reach_by_hand() -> None:
     tip = np.zeros((6, 3), np.float32)
     tip[:, 0] = [0, 1, 2, 4, 8, 16]
     contact = np.array([False, False, True, True, False, True])
-    reach, ahead = reach_targets(tip, contact, 2)
+    reach, ahead = reach_of(tip, contact, 2)
     np.testing.assert_array_equal(reach[:, 0], [2, 3, 6, 12, 0, 0])
     np.testing.assert_array_equal(ahead[:, 0], [2, 2, 2, 2, NEVER, NEVER])
     # One bout from 2 to 5, as the gap of one step is joined: 0 and 1 lead there, and while it lasts none is next.
     np.testing.assert_array_equal(reach[:, 3], [2, 1, 0, 0, 0, 0])
     np.testing.assert_array_equal(ahead[:, 3], [2, 1, NEVER, NEVER, NEVER, NEVER])
     # It runs to the end: the release is never seen.
-    np.testing.assert_array_equal(reach[:, 6:], 0)
+    np.testing.assert_array_equal(reach[:, 6:9], 0)
     np.testing.assert_array_equal(ahead[:, 6], NEVER)
     np.testing.assert_array_equal(ahead[:, :3], ahead[:, :1].repeat(3, 1))
 
@@ -152,10 +161,36 @@ def test_the_way_to_the_release_by_hand() -> None:
     tip = np.zeros((10, 3), np.float32)
     tip[:, 1] = [0, 1, 2, 3, 4, 5, 6, 8, 10, 12]
     contact = np.isin(np.arange(10), [1, 4, 8])  # 1 and 4 are one bout (two steps between), 4 and 8 are not (three)
-    reach, ahead = reach_targets(tip, contact, 1)
+    reach, ahead = reach_of(tip, contact, 1)
     np.testing.assert_array_equal(reach[:, 7], [4, 3, 2, 1, 0, 5, 4, 2, 0, 0])
     np.testing.assert_array_equal(ahead[:, 7], [4, 3, 2, 1, 0, 3, 2, 1, 0, NEVER])
     np.testing.assert_array_equal(ahead[:, 4], [1, NEVER, NEVER, NEVER, NEVER, 3, 2, 1, NEVER, NEVER])
+
+
+def test_the_yaw_of_a_grasp_by_hand() -> None:
+    yaw = np.deg2rad([0, 15, 30, 45, 60, 60, 90, 90])
+    state = np.zeros((8, 7), np.float32)
+    state[:, 3], state[:, 6] = np.cos(yaw / 2), np.sin(yaw / 2)
+    contact = np.isin(np.arange(8), [3, 7])  # two bouts: three steps between
+    gripper = np.array([1, 1, -1, -1, 1, 1, 1, 1])  # closes before the first; the second is a push with open fingers
+    reach, ahead = reach_targets(state, gripper, contact, HAND, 1)
+    # The y axis of a hand turned by a stands at a + 90 degrees; twice that at the touch (45): 270.
+    np.testing.assert_allclose(reach[:3, 9:11], [[0, -1]] * 3, atol=1e-6)
+    # From 0, 15 and 30 degrees it is 45, 30 and 15 to go: twice that is 90, 60 and 30.
+    np.testing.assert_allclose(reach[:3, 11], [0, 0.5, 3**0.5 / 2], atol=1e-6)
+    np.testing.assert_allclose(reach[:3, 12], [1, 3**0.5 / 2, 0.5], atol=1e-6)
+    np.testing.assert_array_equal(ahead[:3, 9:], [[3] * 4, [2] * 4, [1] * 4])
+    assert (ahead[3:, 9:] == NEVER).all()  # it lasts; then a push
+    assert not reach[3:, 9:].any()
+    np.testing.assert_array_equal(ahead[3:, 3], [NEVER, 3, 2, 1, NEVER])  # whose contact point is told
+
+
+def test_a_yaw_is_the_same_after_half_a_turn() -> None:
+    a = np.deg2rad(20) / 2
+    turned = np.array([[np.cos(a), 0, 0, np.sin(a)], [np.cos(a + np.pi / 2), 0, 0, np.sin(a + np.pi / 2)]])
+    once, half = twice_yaw(turned)
+    assert once == pytest.approx(half)
+    assert abs(once) == pytest.approx(1)
 
 
 def test_reach_behind_the_goal_does_not_count(dataset: DatasetInfo) -> None:
@@ -167,7 +202,7 @@ def test_reach_behind_the_goal_does_not_count(dataset: DatasetInfo) -> None:
 
 
 def test_reach_is_zero_and_masked_without_contact() -> None:
-    reach, ahead = reach_targets(np.ones((4, 3), np.float32), np.zeros(4, bool), 7)
+    reach, ahead = reach_of(np.ones((4, 3), np.float32), np.zeros(4, bool), 7)
     assert (ahead == NEVER).all()
     assert not reach.any()
 
@@ -202,7 +237,7 @@ def test_too_little_data_for_a_batch(dataset: DatasetInfo) -> None:
 def test_a_robot_without_a_tip(made: SimpleNamespace) -> None:
     spec = replace(made.spec, state=made.spec.state[1:])
     with pytest.raises(DataError, match=r"has no ee_x but ee_y, .*Set windows.reach_steps to 0"):
-        tip_columns(spec)
+        hand_columns(spec)
 
 
 @pytest.mark.parametrize(("field", "value"), [("horizon", 0), ("k_max", -1), ("batch_size", 0), ("num_episodes", -1)])

@@ -22,7 +22,7 @@ from tap_ray.types import FIRST_OBJECT, HAND
 from tests.moving_square import SIZE, SPEC, square_stats
 from tests.small import SMALL
 
-CELLS = replace(SMALL, context=("crops",), vision=VisionConfig(widths=(16, 24), stem_width=16))
+CELLS = replace(SMALL, context=("crops",), glimpse_px=0, vision=VisionConfig(widths=(16, 24), stem_width=16))
 """12 x 12 cells of 4 px."""
 
 

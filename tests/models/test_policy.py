@@ -8,6 +8,7 @@ import torch
 from tap_ray.errors import ConfigError
 from tap_ray.models.build import new_policy
 from tap_ray.models.context import CropContext
+from tap_ray.models.glimpse import NUM_SEEN
 from tap_ray.models.heads import masked_mse
 from tap_ray.models.language import encode, word_tokenizer
 from tap_ray.models.motion_prior import PriorConfig
@@ -28,10 +29,10 @@ def weights_of(policy) -> set[str]:
 @pytest.mark.parametrize("kind", ["resnet", "vit"])
 def test_both_towers_give_chunks_and_reach(kind):
     vision = replace(SMALL.vision, kind=kind, vit_width=64, vit_layers=1, patch_px=12)
-    policy = policy_with("crops", vision=vision, num_reach=9)
+    policy = policy_with("crops", vision=vision, num_reach=13)
     out = policy(batch_with("crops"))
     assert out["action"].shape == (4, 2, 7)
-    assert out["reach"].shape == (4, 9)
+    assert out["reach"].shape == (4, 13)
     assert (policy.vision.grid, len(policy.vision.channels)) == {"resnet": (6, 2), "vit": (4, 1)}[kind]
 
 
@@ -39,7 +40,7 @@ def test_the_stages_differ_by_the_context_alone():
     crops, language = weights_of(policy_with("crops")), weights_of(policy_with("language"))
     assert crops ^ language == {"crops", "language", "sentence"}
     goal = weights_of(policy_with("goal"))
-    assert goal == {"action_scale", "vision", "join", "keypoints", "pair", "pair_out"}
+    assert goal == {"action_scale", "vision", "join", "keypoints", "glimpse", "pair", "pair_out"}
 
 
 def test_the_same_seed_gives_the_same_weights_and_leaves_the_generator_alone():
@@ -59,7 +60,7 @@ def test_both_images_of_inverse_dynamics_pass_the_same_weights():
         policy(batch)
         policy(batch | {"rgb": batch["goal_rgb"], "goal_rgb": batch["rgb"]})
     there, back = pairs
-    assert there.shape == (4, 2 * 3 * SMALL.num_keypoints)
+    assert there.shape == (4, 2 * (3 * SMALL.num_keypoints + 2 * NUM_SEEN))
     now, goal = there.chunk(2, dim=1)
     assert torch.allclose(back, torch.cat([goal, now], dim=1), atol=1e-6)
     assert not torch.allclose(now, goal, atol=1e-3)
@@ -67,7 +68,7 @@ def test_both_images_of_inverse_dynamics_pass_the_same_weights():
 
 def test_the_tower_is_run_once_over_all_images():
     policy, batch = (
-        policy_with("language", "crops", "goal", num_reach=9),
+        policy_with("language", "crops", "goal", num_reach=13),
         batch_with("language", "crops", "goal", "play"),
     )
     rows, points = [], []
@@ -79,7 +80,7 @@ def test_the_tower_is_run_once_over_all_images():
 
 
 def test_the_first_context_gives_the_action_and_all_equal_their_own_forward():
-    policy = policy_with("language", "crops", "goal", num_reach=9).eval()
+    policy = policy_with("language", "crops", "goal", num_reach=13).eval()
     batch = batch_with("language", "crops", "goal", "play")
     with torch.no_grad():
         all_of_it = policy(batch)
@@ -202,7 +203,7 @@ def test_proprioception_enters_only_when_asked():
 
 
 def test_jitter_is_the_models_and_only_its_own_images_change():
-    policy, batch = policy_with("language", "crops", num_reach=9).eval(), batch_with("language", "play")
+    policy, batch = policy_with("language", "crops", num_reach=13).eval(), batch_with("language", "play")
     out = policy(batch)
     brighter = torch.tensor([[0.0, 0.1]])
     own, play = (
@@ -221,7 +222,9 @@ def test_a_frozen_part_keeps_its_running_statistics_too():
     before = {name: value.clone() for name, value in policy.state_dict().items()}
     policy.train()(batch_with("crops"))["action"].sum().backward()
     changed = {name for name, value in policy.state_dict().items() if not torch.equal(value, before[name])}
-    assert {name.split(".")[0] for name in changed} == {"vision", "join"}, "the running statistics of all the others"
+    assert {name.split(".")[0] for name in changed} == {"vision", "join", "glimpse"}, (
+        "the running statistics of all the others"
+    )
     assert all(p.grad is None for p in policy.keypoints.parameters())
 
 

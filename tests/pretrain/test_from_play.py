@@ -91,12 +91,12 @@ def test_the_actions_behind_the_second_image_do_not_count():
 def test_the_weights_by_hand():
     policy = policy_with("crops", "goal", num_reach=NUM_REACH)
     batch = two_windows(policy) | {"k": torch.tensor([2, 1])}
-    batch |= {"reach": torch.zeros(2, 9), "reach_mask": torch.ones(2, 9, dtype=torch.bool)}
+    batch |= {"reach": torch.zeros(2, NUM_REACH), "reach_mask": torch.ones(2, NUM_REACH, dtype=torch.bool)}
     batch["crop_px"], batch["crop_px_mask"] = torch.zeros(2, 2, 2), torch.tensor([[True, False], [True, True]])
     says = Says(
         action=torch.tensor([[[1.0], [2.0]], [[3.0], [100.0]]]).expand(2, 2, 7),
         inverse_action=torch.tensor([[[2.0], [4.0]], [[0.0], [100.0]]]).expand(2, 2, 7),
-        reach=torch.full((2, 9), 2.0),
+        reach=torch.full((2, NUM_REACH), 2.0),
         look=torch.tensor([[-1.0, -50.0, -50.0, -50.0], [-4.0, -60.0, -60.0, -60.0]]).expand(2, 2, 4),
     )
     config = ObjectiveConfig(next_object=0.5, reach=0.25, point=0.1, inverse_dynamics=3.0)
@@ -113,20 +113,25 @@ def test_the_weights_by_hand():
 
 
 def test_only_what_the_crops_tell_of_is_a_target():
-    #             move     contact  release
     rows = torch.tensor([[True, True], [True, False], [False, True], [False, False]])
-    wanted = [[1, 1, 1], [1, 1, 0], [1, 0, 0], [1, 0, 0]]
-    assert shown(rows).int().tolist() == [[part for part in row for _ in "xyz"] for row in wanted]
+    #          move     contact  release   yaws
+    wanted = [[1] * 3 + [1] * 3 + [1] * 3 + [1] * 4,
+              [1] * 3 + [1] * 3 + [0] * 3 + [1] * 4,
+              [1] * 3 + [0] * 3 + [0] * 3 + [0] * 4,
+              [1] * 3 + [0] * 3 + [0] * 3 + [0] * 4]  # fmt: skip
+    assert shown(rows).int().tolist() == wanted
 
     policy = policy_with("crops", num_reach=NUM_REACH)
-    batch = batch_with("crops") | {"crop_mask": rows, "reach": torch.zeros(4, 9)}
-    batch["reach_mask"] = torch.tensor([[True] * 9] * 3 + [[False] * 3 + [True] * 6])  # the last window's is not known
-    reach = torch.tensor([1.0, 2.0, 3.0]).repeat_interleave(3).expand(4, 9)
+    batch = batch_with("crops") | {"crop_mask": rows, "reach": torch.zeros(4, NUM_REACH)}
+    batch["reach_mask"] = torch.tensor(
+        [[True] * 13] * 3 + [[False] * 3 + [True] * 10]
+    )  # the last window's is not known
+    reach = torch.tensor([1.0, 2.0, 3.0, 4.0]).repeat_interleave(torch.tensor([3, 3, 3, 4])).expand(4, NUM_REACH)
     _, metrics = FromPlay(config=ObjectiveConfig(), policy=policy).loss(
         Says(action=batch["action"], reach=reach, look=torch.zeros(4, 2, 4)), batch
     )
-    # Targets: 3 moves (1), 2 contacts (4), 1 release (9), three axes each.
-    assert float(metrics["play/reach_mse"]) == pytest.approx((3 * 1 + 2 * 4 + 9) / 6)
+    # Targets: 3 moves (1), 2 contacts (4), 1 release (9), three axes each; 2 rows with four numbers of yaw (16).
+    assert float(metrics["play/reach_mse"]) == pytest.approx((9 * 1 + 6 * 4 + 3 * 9 + 8 * 16) / 26)
 
 
 def test_reach_moments_are_a_root_mean_square_over_what_exists():
