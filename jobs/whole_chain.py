@@ -13,7 +13,12 @@ from tap_ray.compare.report import REPORT
 from tap_ray.distributed.connect import connect
 from tap_ray.errors import ConfigError
 from tap_ray.job import run_job
+from tap_ray.models.policy import PolicyConfig
 from tap_ray.training.loop import TrainConfig
+
+
+PLAIN = PolicyConfig(glimpse_px=0, num_state=0)
+"""What serves a policy from scratch best: few demonstrations learn the rest by heart (docs/results/turning.md)."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,9 +71,11 @@ def main(config: ChainConfig) -> Path:
         stage(4, "align: now with words, on what Stage 1 learned, and from scratch")
         policies = {
             name: align.main(
-                align.AlignJobConfig(demos=demos, init=init, train=learn(config.align_steps, 64), out=out / name)
+                align.AlignJobConfig(
+                    demos=demos, init=init, policy=network, train=learn(config.align_steps, 64), out=out / name
+                )
             )
-            for name, init in (("tap", str(moves)), ("scratch", align.SCRATCH))
+            for name, init, network in (("tap", str(moves), PolicyConfig()), ("scratch", align.SCRATCH, PLAIN))
         }
         stage(5, "evaluate: the same cells for every policy")
         judged = [

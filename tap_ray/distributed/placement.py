@@ -144,6 +144,13 @@ def grows() -> bool:
     return is_autoscaler_v2(fetch_from_server=True)
 
 
+def capacity() -> dict[str, float]:
+    """ "CPU", "GPU" ... that the cluster has, or will have once its autoscaler has brought all that it may."""
+    most = state.get_max_resources_from_cluster_config() or {}
+    has: dict[str, float] = ray.cluster_resources()
+    return {name: max(has.get(name, 0.0), most.get(name, 0.0)) for name in {*has, *most}}
+
+
 def of_nodes(resource: str, wanted: Mapping[str, str]) -> list[float]:
     """How much of "CPU" or "GPU" each live node has that has some, and these labels."""
     nodes = [node for node in _alive() if wanted.items() <= node["Labels"].items()]

@@ -5,7 +5,8 @@
     here: one bar, MLflow parent, page.html <-- trials/*.json
 
 A trial's process reserves nothing: what its stages reserve (placement.py: half of the CPUs, however few there are) is
-counted, and no more trials run at once than fit together. So one cannot hold what another waits for.
+counted, and no more trials run at once than fit together. So one cannot hold what another waits for. A cluster that
+grows gets more of them, up to its autoscaler's limits, one that shrinks begins fewer.
 
 Tune's own record of an experiment is never read. After a kill the same command reads the ledger: finished trials stay
 as they are, the others go on from the checkpoints in their run folders.
@@ -15,6 +16,7 @@ import contextlib
 import logging
 import os
 import shutil
+import time
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -24,10 +26,11 @@ from ray import tune
 from ray.exceptions import RayError
 from ray.tune.progress_reporter import TrialProgressCallback
 from ray.tune.schedulers import ASHAScheduler, FIFOScheduler, TrialScheduler
+from ray.tune.search.basic_variant import BasicVariantGenerator
 
 from tap_ray import runs, tracking
 from tap_ray.compare.sweep_tables import TrialRow, read_row, write_row
-from tap_ray.distributed.placement import release_orphans, split
+from tap_ray.distributed.placement import capacity, release_orphans, split
 from tap_ray.distributed.settings import WorkersConfig
 from tap_ray.distributed.sweep_plan import AshaConfig, Trial
 from tap_ray.distributed.sweep_trial import Work, run_trial
@@ -48,6 +51,8 @@ TUNE_SETTINGS = {
     "TUNE_WARN_EXCESSIVE_EXPERIMENT_CHECKPOINT_SYNC_THRESHOLD_S": "0",
 }
 """Tune's environment, unless the user has set it."""
+ROOM_S = 5.0
+"""How often to ask how many trials the cluster has room for, s."""
 WATCH_S = 2.0
 """How often to look at the ledger, s."""
 LIVES = 3
@@ -57,12 +62,12 @@ ENDED = ("done", "stopped", "failed", "trained")
 Watch = Callable[[Sequence[TrialRow]], None]
 
 
-def sweep(work: Work, *, at_once: int, asha: AshaConfig | None, watch: Watch) -> list[TrialRow]:
+def sweep(work: Work, *, asked: int = 0, asha: AshaConfig | None, watch: Watch) -> list[TrialRow]:
     """Bring every trial to its end. Ray must be connected.
 
     Args:
         work: the trials.
-        at_once: trials that run together, see `trials_at_once`.
+        asked: at most so many run together; 0: as many as fit, see `trials_at_once`.
         asha: early stopping; None trains and judges every trial.
         watch: shown the ledger every few seconds, and at the end.
 
@@ -73,9 +78,9 @@ def sweep(work: Work, *, at_once: int, asha: AshaConfig | None, watch: Watch) ->
     with _watched(work, asha, watch):
         todo = [row for row in rows_of(work) if row.state not in ENDED or row.state == "failed"]
         try:
-            _tune(work, [row.id for row in todo if not (asha and row.validation)], at_once, asha)
+            _tune(work, [row.id for row in todo if not (asha and row.validation)], asked, asha)
             if asha:
-                _tune(replace(work, judge=True), [row.id for row in finalists(rows_of(work), asha)], at_once, None)
+                _tune(replace(work, judge=True), [row.id for row in finalists(rows_of(work), asha)], asked, None)
         except KeyboardInterrupt:
             for row in rows_of(work):
                 if row.state == "running":
@@ -115,7 +120,7 @@ def trials_at_once(trials: Sequence[Trial], resources: Mapping[str, float], aske
         ConfigError: more are asked for than fit, or not one fits.
     """
     cpus, gpus = resources.get("CPU", 1.0), resources.get("GPU", 0.0)  # no CPU: nodes are still to come
-    most = min(_fit(trial, cpus, gpus) for trial in trials)
+    most = _most(trials, resources)
     has = f"the cluster's {cpus:g} CPUs and {gpus:g} GPUs"
     if most < 1:
         raise ConfigError(
@@ -127,6 +132,11 @@ def trials_at_once(trials: Sequence[Trial], resources: Mapping[str, float], aske
             "or 0 for as many as fit."
         )
     return asked or most
+
+
+def _most(trials: Sequence[Trial], resources: Mapping[str, float]) -> int:
+    cpus, gpus = resources.get("CPU", 1.0), resources.get("GPU", 0.0)  # no CPU: nodes are still to come
+    return min(_fit(trial, cpus, gpus) for trial in trials)
 
 
 def _fit(trial: Trial, cpus: float, gpus: float) -> int:
@@ -142,7 +152,28 @@ def _cpus(workers: WorkersConfig, cpus: float) -> float:
     return workers.workers * split([cpus], workers.workers, 1 + workers.decoders)
 
 
-def _tune(work: Work, ids: Sequence[str], at_once: int, asha: AshaConfig | None) -> None:
+class _Room(BasicVariantGenerator):
+    """The trials in their order, as many together as the cluster has room for at the moment."""
+
+    def __init__(self, trials: Sequence[Trial], asked: int) -> None:
+        self._own, self._asked, self._until, self._most = trials, asked, 0.0, 1
+        super().__init__()
+
+    @property
+    def max_concurrent(self) -> int:
+        """Tune compares it with what runs before it begins another."""
+        if time.monotonic() >= self._until:
+            with contextlib.suppress(RayError):  # the next time, then
+                self._most = max(1, _most(self._own, capacity()))
+            self._until = time.monotonic() + ROOM_S
+        return min(self._most, self._asked or self._most)
+
+    @max_concurrent.setter
+    def max_concurrent(self, value: int) -> None:
+        """Tune's own, from its constructor: not used."""
+
+
+def _tune(work: Work, ids: Sequence[str], asked: int, asha: AshaConfig | None) -> None:
     """Run some trials under Tune, in their order."""
     if not ids:
         return
@@ -157,7 +188,7 @@ def _tune(work: Work, ids: Sequence[str], at_once: int, asha: AshaConfig | None)
         tune.with_resources(tune.with_parameters(run_trial, work=work), nothing),
         param_space={"trial": tune.grid_search(list(ids))},
         tune_config=tune.TuneConfig(
-            max_concurrent_trials=at_once,
+            search_alg=_Room(list(work.trials.values()), asked),
             reuse_actors=asha is None,  # a stopped trial goes on in its process until that is killed
             scheduler=_Halving(work, asha) if asha else FIFOScheduler(),
             trial_name_creator=_id,

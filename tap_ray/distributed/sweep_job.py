@@ -6,7 +6,6 @@ from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Annotated, Any, Mapping, Sequence, get_args
 
-import ray
 import tyro
 
 from tap_ray import registry, runs, storage, tracking
@@ -15,6 +14,7 @@ from tap_ray.compare.sweep_tables import TRIALS, State, TrialRow, best, cost_tex
 from tap_ray.config import to_dict
 from tap_ray.distributed import gauges, sweep_costs
 from tap_ray.distributed.connect import connect, dashboard_url
+from tap_ray.distributed.placement import capacity
 from tap_ray.distributed.sweep import TUNE, rows_of, sweep, trials_at_once
 from tap_ray.distributed.sweep_collect import Missing
 from tap_ray.distributed.sweep_plan import SweepFile, Trial
@@ -45,7 +45,7 @@ class SweepJobConfig:
     dry_run: bool = False
     """Print the trials and what each will cost, from rates measured in the store; start nothing."""
     trials_at_once: int = 0
-    """Trials that run together; 0: as many as the cluster holds."""
+    """Trials that run together; 0: as many as the cluster holds, also while it grows, up to its autoscaler's limits."""
     dashboard: bool = False
     """Serve the dashboard of a local Ray, on loopback; the page links to it. It asks for the token of
     `ray get-auth-token`."""
@@ -115,11 +115,11 @@ def _run(config: SweepJobConfig, plan: SweepFile, run: runs.Run, work: Work, par
     with tracking.tracked("sweep", run, parents) as tracked:
         work = replace(work, mlflow_run_id=tracked.run_id)
         with connect(config.ray_address, dashboard=config.dashboard):
-            resources = ray.cluster_resources()
+            resources = capacity()
             at_once = trials_at_once(list(work.trials.values()), resources, config.trials_at_once)
             work = replace(work, fleets=_fleets(work, resources, at_once))
             watch = _Watch(config, plan, run, tracked)
-            rows = sweep(work, at_once=at_once, asha=plan.asha, watch=watch)
+            rows = sweep(work, asked=config.trials_at_once, asha=plan.asha, watch=watch)
         runs.write_json(run.path / "table.json", facts(rows))
         cost = cost_text(rows, wall_s=watch.seconds(), at_once=at_once)
         runs.annotate(run, cost=cost)

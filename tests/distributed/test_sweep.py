@@ -9,13 +9,18 @@ from types import SimpleNamespace
 from typing import Any, Callable
 
 import pytest
+from ray._private import worker
+from ray.core.generated.autoscaler_pb2 import ClusterConfig, NodeGroupConfig  # pyright: ignore[reportAttributeAccessIssue]
 
 from tap_ray import runs, tracking
 from tap_ray.compare.sweep_tables import TrialRow, read_row, write_row
+from tap_ray.distributed.connect import connect
+from tap_ray.distributed.placement import capacity
 from tap_ray.distributed.settings import WorkersConfig
-from tap_ray.distributed.sweep import _Halving, finalists, progress_of, trials_at_once
+from tap_ray.distributed.sweep import _Halving, _Room, finalists, progress_of, trials_at_once
 from tap_ray.distributed.sweep_plan import AshaConfig
 from tap_ray.errors import ConfigError
+from tests.distributed.nodes import nodes, wait_for
 from tests.distributed.toy_stages import alone, write_file
 
 REPOSITORY = Path(__file__).parents[2]
@@ -211,3 +216,21 @@ def test_a_trial_that_does_not_fit():
     trial.evaluate.gpus_per_fleet = 1.0
     with pytest.raises(ConfigError, match=r"Not one trial fits into the cluster's 2 CPUs and 0 GPUs"):
         trials_at_once([trial], {"CPU": 2})
+
+
+@pytest.mark.cluster
+def test_more_trials_as_the_cluster_grows_up_to_its_autoscalers_limits(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr("tap_ray.distributed.sweep.ROOM_S", 0.0)
+    with nodes() as cluster, connect(cluster.address):
+        cluster.add("play")
+        room, two = _Room([small()], 0), _Room([small()], 2)
+        wait_for(lambda: room.max_concurrent == 2)  # a trial takes half of a machine of 2 CPUs
+        second = cluster.add("play", cpus=4)
+        wait_for(lambda: room.max_concurrent == 3)
+        assert two.max_concurrent == 2
+        cluster.kill(second)
+        wait_for(lambda: room.max_concurrent == 2)
+        limits = ClusterConfig(node_group_configs=[NodeGroupConfig(resources={"CPU": 8}, max_count=4)])
+        worker.global_worker.gcs_client.report_cluster_config(limits.SerializeToString())
+        wait_for(lambda: capacity()["CPU"] == 32)
+        assert room.max_concurrent == 16
