@@ -15,13 +15,17 @@ were taught to go where a square lies look at the square by either (tests/evalua
 A transformer tower's cells are the patch tokens of its last layer, and the formula stays: key points read every one of
 them, where classifiers that read a class token alone would need Chefer et al. 2021 (arXiv 2103.15679).
 
+What a glimpse reads does not pass that map. Its own last map is differentiated likewise and laid over the image where
+the window was; both are taken per pixel, so that a small cell counts as much as its part of a large one.
+
 Its limits: the mean over cells hides a channel that speaks for the motion in one cell and against it in another, and
 even fresh weights like what has contrast, so a trained network's map says something only against theirs.
 """
 
+import contextlib
 from dataclasses import dataclass
 from math import ceil, log2
-from typing import Any, Literal, Mapping, Sequence
+from typing import Any, Iterator, Literal, Mapping, Sequence
 
 import numpy as np
 import torch
@@ -30,7 +34,8 @@ from torch import Tensor, nn
 from tap_ray.errors import ConfigError
 from tap_ray.evaluate.features import inputs
 from tap_ray.models.build import Trained
-from tap_ray.models.policy import acts
+from tap_ray.models.glimpse import on_image
+from tap_ray.models.policy import TapPolicy, acts
 from tap_ray.models.vision import VisionTower
 
 Sign = Literal["both", "for"]
@@ -50,7 +55,7 @@ class Looks:
     map_TYX: np.ndarray
     """float32, at least 0; each frame adds up to 1, or is 0 everywhere where nothing matters."""
     enlarge_YG: np.ndarray
-    """float32 (Y, G): a map's rows and columns from the cells', linear between the cells' middles."""
+    """float32 (Y, G): a map's rows and columns from the cells', linear between the cells' middles. Glimpses apart."""
 
 
 def saliency(
@@ -87,31 +92,76 @@ def saliency(
     if rgb.shape[1:3] != (size, size):
         raise ConfigError(f"This policy was trained on {size} x {size} images, these are {rgb.shape[1:3]}.")
     views = VIEWS[:1] if acts(policy.config) else VIEWS
+    parts = [policy.join, policy.glimpse.cnn] if policy.config.glimpse_px else [policy.join]
     moves = torch.tensor([not slot.name.endswith("gripper") for slot in trained.spec.action])
     cells: dict[str, list[Tensor]] = {view: [] for view in views}
+    close: dict[str, list[Tensor]] = {view: [] for view in views}
     for begin in range(0, len(rgb), BATCH):
         part = slice(begin, begin + BATCH)
         told = None if crops is None else {name: value[part] for name, value in crops.items()}
         batch = inputs(trained, rgb[part], goal_rgb[part], state=state[part], sentence=sentence[part], crops=told)
         if policy.config.head == "flow":
             batch["noise"] = torch.zeros(len(batch["rgb"]), policy.config.chunk, policy.config.num_actions)
-        found_MGG = evidence(policy, policy.join, batch, moves, sign=sign)
+        with _windows(policy) as places:
+            found_MGG, *glimpsed = evidence(policy, parts, batch, moves, sign=sign)
         for view, found_NGG in zip(views, found_MGG.split(len(batch["rgb"])), strict=True):
             cells[view].append(found_NGG)
+        if glimpsed:
+            laid_MYX = laid(glimpsed[0].unflatten(0, (-1, 2)), places[0], policy.config.glimpse_px, size)
+            for view, laid_NYX in zip(views, laid_MYX.split(len(batch["rgb"])), strict=True):
+                close[view].append(laid_NYX)
     looks = {}
     for view in views:
         grid = torch.cat(cells[view]).numpy()
         enlarge_YG = enlarging(cell_middles_px(policy.vision, size, grid.shape[1]), size)
-        looks[view] = Looks(map_TYX=normalized(enlarge_YG @ grid @ enlarge_YG.T), enlarge_YG=enlarge_YG)
+        map_TYX = enlarge_YG @ grid @ enlarge_YG.T * (grid.shape[1] / size) ** 2
+        if close[view]:
+            map_TYX = map_TYX + torch.cat(close[view]).numpy()
+        looks[view] = Looks(map_TYX=normalized(map_TYX), enlarge_YG=enlarge_YG)
     return looks
 
 
-def evidence(policy: nn.Module, maps: nn.Module, batch: dict[str, Tensor], moves: Tensor, *, sign: Sign) -> Tensor:
-    """(M, G, G) float32 map of each image that passes `maps`, not normalized.
+@contextlib.contextmanager
+def _windows(policy: TapPolicy) -> Iterator[list[Tensor]]:
+    """While the body runs, collects (M, 2, 2) x and y of the middles of a policy's glimpses, -1 .. 1 on the image."""
+    places: list[Tensor] = []
+    if not policy.config.glimpse_px:
+        yield places
+        return
+    hook = policy.glimpse.register_forward_pre_hook(lambda _, given: places.append(on_image(given[1], given[2])))
+    try:
+        yield places
+    finally:
+        hook.remove()
+
+
+def laid(map_M2GG: Tensor, middle_M22: Tensor, window_px: int, size: int) -> Tensor:
+    """(M, Y, X) maps of windows, per pixel, where these lie on the image; what is beyond its edge is left out.
+
+    Args:
+        map_M2GG: of the two windows of each image, per cell.
+        middle_M22: x and y of their middles, -1 .. 1 between the image's borders.
+        window_px: side of a window.
+        size: of the image, px.
+    """
+    cell_px = window_px // map_M2GG.shape[-1]
+    pixel_M2CC = map_M2GG.repeat_interleave(cell_px, 2).repeat_interleave(cell_px, 3) / cell_px**2
+    first_M22 = ((middle_M22.detach() + 1) / 2 * size - window_px / 2).round().long() + window_px
+    canvas_MYX = map_M2GG.new_zeros(len(map_M2GG), size + 2 * window_px, size + 2 * window_px)
+    for row, (windows, firsts) in enumerate(zip(pixel_M2CC, first_M22.tolist(), strict=True)):
+        for window, (x, y) in zip(windows, firsts, strict=True):
+            canvas_MYX[row, y : y + window_px, x : x + window_px] += window
+    return canvas_MYX[:, window_px:-window_px, window_px:-window_px]
+
+
+def evidence(
+    policy: nn.Module, parts: Sequence[nn.Module], batch: dict[str, Tensor], moves: Tensor, *, sign: Sign
+) -> list[Tensor]:
+    """(M, G, G) float32 map of each image that passes a part, not normalized; for each part.
 
     Args:
         policy: `TapPolicy`, or whatever returns {"action": (N, H, A)}.
-        maps: the part of it that returns (M, C, G, G).
+        parts: of it, each of which returns (M, C, G, G).
         batch: what it is given.
         moves: (A,) bool, the motion slots.
         sign: "both", or "for": only what speaks for the motion; see the top of this file.
@@ -123,16 +173,17 @@ def evidence(policy: nn.Module, maps: nn.Module, batch: dict[str, Tensor], moves
         seen.append(out.detach().requires_grad_())
         return seen[-1]
 
-    hook = maps.register_forward_hook(cut)
+    hooks = [part.register_forward_hook(cut) for part in parts]
     try:
         with torch.enable_grad():
             action_NA = policy(batch)["action"][:, 0].float()
             score = 0.5 * (action_NA[:, moves] ** 2).sum()  # rows do not know each other: each has its own gradient
-            [slope_MCGG] = torch.autograd.grad(score, seen)
+            slopes = torch.autograd.grad(score, seen)
     finally:
-        hook.remove()
-    map_MGG = (slope_MCGG.mean((2, 3), keepdim=True) * seen[0].detach()).sum(1).float()
-    return map_MGG.abs() if sign == "both" else map_MGG.relu()
+        for hook in hooks:
+            hook.remove()
+    maps = [(s.mean((2, 3), keepdim=True) * own.detach()).sum(1).float() for s, own in zip(slopes, seen, strict=True)]
+    return [one.abs() if sign == "both" else one.relu() for one in maps]
 
 
 def cell_middles_px(tower: VisionTower, size: int, grid: int) -> np.ndarray:

@@ -16,6 +16,11 @@ SHRINKS = 8
 """A window's side is a multiple of this, px: what the network halves three times."""
 
 
+def on_image(points_N22: Tensor, grid: int) -> Tensor:
+    """Points between the middles of the first and the last cell, so that -1 and 1 become the image's borders."""
+    return points_N22.float() * (grid - 1) / grid
+
+
 class Glimpse(nn.Module):
     """An image and two points of it -> (N, 2 * NUM_SEEN)."""
 
@@ -26,7 +31,7 @@ class Glimpse(nn.Module):
         for before, after, stride in zip(sizes, sizes[1:], (2, 2, 1), strict=False):
             kernel = 3 if stride == 1 else 4
             layers += [nn.Conv2d(before, after, kernel, stride, 1, bias=False), nn.BatchNorm2d(after), nn.ReLU()]
-        self.cnn = nn.Sequential(*layers, nn.MaxPool2d(2), nn.Flatten())
+        self.cnn = nn.Sequential(*layers)
         self.cnn.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
         self.out = nn.Linear(sizes[-1] * (size_px // SHRINKS) ** 2, NUM_SEEN)
 
@@ -40,12 +45,12 @@ class Glimpse(nn.Module):
         """
         windows = self.windows(images_N3YX, points_N22, grid).flatten(0, 1)
         windows = windows.contiguous(memory_format=torch.channels_last)
-        return F.relu(self.out(self.cnn((windows - GRAY) / GRAY_STEP))).view(len(images_N3YX), -1)
+        seen = F.max_pool2d(self.cnn((windows - GRAY) / GRAY_STEP), 2).flatten(1)
+        return F.relu(self.out(seen)).view(len(images_N3YX), -1)
 
     def windows(self, images_N3YX: Tensor, points_N22: Tensor, grid: int) -> Tensor:
         """(N, 2, 3, C, C) float32 levels around the two points, interpolated between pixels."""
-        size = self.size_px
-        middle_N22 = points_N22.float() * (grid - 1) / grid  # now -1 and 1 are the image's borders
+        size, middle_N22 = self.size_px, on_image(points_N22, grid)
         offset_C = (torch.arange(size, device=middle_N22.device) - (size - 1) / 2) * 2 / images_N3YX.shape[-1]
         x_N2C, y_N2C = (middle_N22[..., axis, None] + offset_C for axis in (0, 1))
         place_N2CC2 = torch.stack(

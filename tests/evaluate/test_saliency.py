@@ -24,6 +24,8 @@ from tests.small import SMALL
 
 CELLS = replace(SMALL, context=("crops",), glimpse_px=0, vision=VisionConfig(widths=(16, 24), stem_width=16))
 """12 x 12 cells of 4 px."""
+GLIMPSES = replace(CELLS, glimpse_px=16)
+"""And windows, which fresh weights hold near the image's middle."""
 
 
 class Patches(nn.Module):
@@ -55,7 +57,7 @@ def map_of(weight_PC, image_YX, sign):
     policy = ByHand(weight_PC)
     batch = {"image": torch.tensor(image_YX, dtype=torch.float32)[:, None]}
     moves = torch.tensor([True, False])
-    return sal.evidence(policy, policy.tower, batch, moves, sign=sign).tolist()
+    return sal.evidence(policy, [policy.tower], batch, moves, sign=sign)[0].tolist()
 
 
 IMAGE = [[0.0, 1.0, 4.0, -2.0], [0.0, 0.0, 0.0, 0.0], [8.0, -5.0, 0.0, 4.0], [0.0, 0.0, 0.0, 0.0]]
@@ -89,6 +91,16 @@ def test_what_the_mean_over_cells_hides():
 def test_enlarging_by_hand():
     assert sal.enlarging(np.array([0.0, 2.0]), 4).tolist() == [[1, 0], [0.5, 0.5], [0, 1], [0, 1]]
     assert sal.enlarging(np.array([0.5, 2.5]), 4).tolist() == [[1, 0], [0.75, 0.25], [0.25, 0.75], [0, 1]]
+
+
+def test_glimpses_are_laid_where_their_windows_were():
+    # 4 px windows of 2 x 2 cells on 8 px: the first around the image's middle, the second around its top left corner.
+    maps = torch.tensor([[[[4.0, 0.0], [0.0, 8.0]], [[0.0, 0.0], [0.0, 12.0]]]])
+    [found] = sal.laid(maps, torch.tensor([[[0.0, 0.0], [-1.0, -1.0]]]), 4, 8).tolist()
+    expected = np.zeros((8, 8))
+    expected[2:4, 2:4], expected[4:6, 4:6] = 1.0, 2.0  # a cell's evidence is shared by its four pixels
+    expected[0:2, 0:2] = 3.0
+    assert found == expected.tolist()
 
 
 def test_frames_add_up_to_one():
@@ -134,10 +146,10 @@ def enrichment(of: Trained, rgb: np.ndarray, whose: np.ndarray, sign: sal.Sign =
 COLOR, PLACE = slice(0, 1), slice(1, 3)
 
 
-def planted(what: slice) -> Trained:
+def planted(what: slice, config: PolicyConfig = CELLS) -> Trained:
     """A policy that has learnt to move as the first square says, by its color or by its place."""
     torch.set_num_threads(1)
-    made = trained(CELLS)
+    made = trained(config)
     policy, optimizer = made.policy.train(), torch.optim.AdamW(made.policy.parameters(), lr=2e-3)
     for step in range(200):
         rgb, _, says = pictures(100 + step, 32)
@@ -153,9 +165,10 @@ def planted(what: slice) -> Trained:
 
 
 @pytest.mark.slow
-def test_a_policy_that_reacts_to_the_color_of_one_square_looks_at_it():
+@pytest.mark.parametrize("config", [CELLS, GLIMPSES], ids=["cells", "glimpses"])
+def test_a_policy_that_reacts_to_the_color_of_one_square_looks_at_it(config: PolicyConfig):
     rgb, whose, _ = pictures(9, 40)
-    made = planted(COLOR)
+    made = planted(COLOR, config)
     for sign in ("both", "for"):
         found = enrichment(made, rgb, whose, sign)
         assert found["gripper"] > 2.5  # the square that says something
