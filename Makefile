@@ -2,12 +2,12 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
-# Threads: one single-threaded process a core is the fastest arrangement that we measured (EXPERIMENTS.md).
+# Threads: one single-threaded process a core is the fastest arrangement that we measured (docs/results/log.md).
 export OMP_NUM_THREADS ?= 1
 export RAY_USAGE_STATS_ENABLED ?= 0
 export RAY_AUTH_MODE ?= token
 
-.PHONY: help install demo test faults check bench bench-serve doctor clean
+.PHONY: help install demo test faults check docs bench bench-serve doctor clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 12
@@ -32,11 +32,14 @@ test: install ## all tests: first those that keep a core busy, then those that s
 faults: install ## ten kills each of fleets, drivers, writers and training workers (make test: two), and of more nodes
 	KILLS=10 $(BIN)/python -m pytest -q -k kill
 
-check: install ## ruff, pyright, import-linter
+check: install docs ## ruff, pyright, import-linter, the documentation's links
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/pyright
 	$(BIN)/lint-imports
+
+docs: install ## build the documentation into site/; a broken link ends it
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet
 
 bench: install ## our speed as ratios against bare loops and peers, on this machine
 	$(BIN)/python -m bench.all
@@ -48,4 +51,4 @@ doctor: install ## what this machine can do and what is missing
 	$(BIN)/python -m tap_ray.doctor
 
 clean: ## remove the environment and the demo's results (your runs/ and data/ stay)
-	rm -rf $(VENV) demo .pytest_cache .ruff_cache
+	rm -rf $(VENV) demo site .pytest_cache .ruff_cache

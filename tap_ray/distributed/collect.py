@@ -28,7 +28,7 @@ from tap_ray.progress_bar import progress_bar
 
 BLOCK_BATCHES = 8
 """Batches that a fleet is given at a time, where there are enough to share out: each hand-over costs the machine as
-much as a few control steps (EXPERIMENTS.md)."""
+much as a few control steps (docs/results/log.md)."""
 
 Block = tuple[tuple[int, ...], ...]
 """Batches of attempts."""

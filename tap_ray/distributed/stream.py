@@ -185,7 +185,7 @@ class Breath(ExecutionCallback):
 
     It is a thread of the trainer's process, and while finished windows wait for the trainer (always, when data are
     fast) it looks without pause: `ray.wait` returns at once for an output that back-pressure forbids to read. So it
-    held the interpreter for two thirds of the time, and training ran at half its speed (EXPERIMENTS.md).
+    held the interpreter for two thirds of the time, and training ran at half its speed (docs/results/log.md).
     """
 
     def on_execution_step(self, executor: Any) -> None:

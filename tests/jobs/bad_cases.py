@@ -1,4 +1,4 @@
-"""The mistakes of docs/bad_input.md: what is spoilt, and the command that meets it. See bad_input.py."""
+"""The mistakes of tests/jobs/bad_input.md: what is spoilt, and the command that meets it. See bad_input.py."""
 
 import json
 import shutil

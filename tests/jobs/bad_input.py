@@ -1,4 +1,4 @@
-"""Runs the mistakes of bad_cases.py, and shows what they end in: docs/bad_input.md.
+"""Runs the mistakes of bad_cases.py, and shows what they end in: tests/jobs/bad_input.md.
 
     python -m tests.jobs.bad_input        writes that file from what the jobs say now: read the difference
 
@@ -24,7 +24,7 @@ from unittest import mock
 
 from tests.jobs.bad_cases import CASES, GROUPS, Case, shop
 
-DOCUMENT = Path(__file__).parents[2] / "docs" / "bad_input.md"
+DOCUMENT = Path(__file__).with_name("bad_input.md")
 
 
 @dataclass(frozen=True)
@@ -90,7 +90,7 @@ def _plain(text: str) -> str:
 
 
 def document(said: Mapping[str, str]) -> str:
-    """docs/bad_input.md."""
+    """tests/jobs/bad_input.md."""
     parts = [
         "# What jobs say to bad input\n\n"
         f"{len(said)} mistakes, each with the command and all that it says. Each ends with exit status 2 (a broken "

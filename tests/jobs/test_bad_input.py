@@ -1,4 +1,4 @@
-"""Every case of tests/jobs/bad_input.py says what docs/bad_input.md shows."""
+"""Every case of tests/jobs/bad_input.py says what tests/jobs/bad_input.md shows."""
 
 from pathlib import Path
 

@@ -1,0 +1,39 @@
+"""A policy of one's own on the cells that every policy is judged on: anything with `reset` and `act`.
+
+python examples/own_policy.py CELLS_OF_EACH_TASK
+"""
+
+import sys
+
+import numpy as np
+
+import envs
+from tap_ray.evaluate.protocol import Protocol, cells, policy_seed
+from tap_ray.metrics import wilson
+from tap_ray.rollout import rollout
+
+
+class Down:
+    """Lowers the open hand, closes it after 20 steps, and lifts it again."""
+
+    def reset(self, obs, info, seeds):
+        self.step = 0
+
+    def act(self, obs, info):
+        """(N, 7): motion of the hand in m and rad, base frame; gripper +1 open, -1 closed."""
+        self.step += 1
+        action = np.zeros((len(obs["rgb"]), 7), np.float32)
+        action[:, 2] = -0.01 if self.step < 20 else 0.01
+        action[:, 6] = 1.0 if self.step < 20 else -1.0
+        return action
+
+
+protocol = Protocol(tasks=("put_carrot_on_plate", "put_spoon_on_cloth"), env_version=envs.VERSION, seed=0,
+                    episodes=int(sys.argv[1]))  # fmt: skip
+for task in protocol.tasks:
+    own = [cell for cell in cells(protocol) if cell.task == task]
+    robots = envs.make_vector(protocol.env_config(task, "standard"), len(own))
+    seeds = [policy_seed(protocol.seed, cell) for cell in own]
+    done = rollout(robots, Down(), env_seeds=[cell.seed for cell in own], policy_seeds=seeds).trajectories
+    partial, entire = (sum(bool(getattr(one, name).any()) for one in done) for name in ("partial", "entire"))
+    print(f"{task}: partial {partial}/{len(done)}, 95 % {wilson(partial, len(done))}; entire {entire}/{len(done)}")

@@ -1,0 +1,21 @@
+"""Play in ten lines: three robots seek contact with what lies on their tables, for an episode each.
+
+python examples/play.py PLAY.mp4
+"""
+
+import sys
+
+import imageio.v3 as imageio
+import numpy as np
+
+import envs
+from tap_ray.play.explorers import ExplorerConfig, make_explorer
+from tap_ray.rollout import PerRobot, rollout
+from tap_ray.types import EnvConfig
+
+robots = envs.make_vector(EnvConfig(task="play"), 3)
+explorer = PerRobot([make_explorer("contact", ExplorerConfig(), library_M7=np.zeros((0, 7)), visits={}) for _ in "123"])
+played = rollout(robots, explorer, env_seeds=[0, 1, 2], policy_seeds=[0, 1, 2])
+for one in played.trajectories:
+    print(f"{one.object_name}: touching for {100 * one.contact.mean():.0f} % of {len(one.action)} steps")
+imageio.imwrite(sys.argv[1], np.concatenate([one.rgb for one in played.trajectories], axis=2), fps=5)

@@ -1,0 +1,44 @@
+"""Every example runs as its first lines say."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+EXAMPLES = {"play.py", "own_policy.py", "train_without_ray.py"}
+
+
+def run(*command: str | Path) -> str:
+    ended = subprocess.run([sys.executable, *map(str, command)], cwd=ROOT, capture_output=True, text=True)
+    assert ended.returncode == 0, ended.stderr
+    return ended.stdout
+
+
+def test_none_is_left_out():
+    assert {file.name for file in (ROOT / "examples").glob("*.py")} == EXAMPLES
+
+
+def test_play(tmp_path: Path):
+    said = run("examples/play.py", tmp_path / "play.mp4")
+    assert said.count(" of 60 steps") == 3
+    assert (tmp_path / "play.mp4").stat().st_size > 5_000
+
+
+def test_a_policy_of_ones_own():
+    lines = run("examples/own_policy.py", "3").splitlines()[-2:]
+    assert [line.split(":")[0] for line in lines] == ["put_carrot_on_plate", "put_spoon_on_cloth"]
+    assert all("entire 0/3" in line for line in lines)  # it never moves sideways
+
+
+@pytest.mark.cluster
+def test_training_without_ray(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path}/mlflow.db")
+    play, demos, made = tmp_path / "play", tmp_path / "demos", tmp_path / "run"
+    run("-m", "jobs.collect_play", "--explorer", "contact", "--episodes", "20", "--max-steps", "12", "--out", play)
+    run("-m", "jobs.cut_crops", "--data", play)
+    run("-m", "jobs.collect_demos", "--episodes", "5", "--tasks", "put_carrot_on_plate", "--out", demos)
+    said = run("examples/train_without_ray.py", play, demos, made, "10")
+    assert "taken over: vision, join, keypoints, crops, glimpse" in said
+    assert said.splitlines()[-1] == str(made / "tap" / "final")
