@@ -102,7 +102,7 @@ def background(
 def photo_px(size: int) -> tuple[int, int]:
     """Width and height a picture is taken in before it becomes `size` x `size`: twice that, the C920's at most.
 
-    Drawing 640 x 480 on a CPU takes five times as long as all the rest of a step; see docs/results/log.md for what is lost.
+    Drawing 640 x 480 on a CPU takes five times as long as the rest of a step; docs/results/log.md says what is lost.
     """
     return (2 * size, 2 * size) if 2 * size <= PHOTO_PX[1] else PHOTO_PX
 

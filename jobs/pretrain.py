@@ -13,6 +13,7 @@ from typing import Sequence
 import envs
 from jobs import collect_play
 from tap_ray import runs
+from tap_ray.config import require_used
 from tap_ray.dataset.motions import MotionWindows, bytes_read, counts, load
 from tap_ray.dataset.reader import DatasetInfo, open_dataset, require_whole
 from tap_ray.dataset.windows import require_batches
@@ -20,7 +21,7 @@ from tap_ray.distributed import live, stream
 from tap_ray.distributed.connect import connect
 from tap_ray.distributed.crops import cut_missing
 from tap_ray.distributed.record import pool_of
-from tap_ray.distributed.settings import PretrainConfig, PriorJobConfig
+from tap_ray.distributed.settings import FOLLOWS, PretrainConfig, PriorJobConfig
 from tap_ray.distributed.train import require_sensible, run_stage
 from tap_ray.errors import ConfigError
 from tap_ray.evaluate import motion_prior as examine_prior
@@ -64,7 +65,9 @@ def main(config: PretrainConfig) -> Path:
         cut_missing(data, config.workers.ray_address)
         dataset = open_dataset(data)
     build = partial(learner, config, dataset)
-    build()  # what is wrong with the data or the sizes is said before Ray starts
+    built = build()  # what is wrong with the data or the sizes is said before Ray starts
+    require_used(config.windows, windows, of="windows", follows=FOLLOWS)
+    require_used(config.policy, built.model.config, of="policy", follows=FOLLOWS)
     require_whole(dataset)
     require_batches(dataset, windows, num_workers=config.workers.workers)
     batches = partial(stream.batches, dataset, windows, seed=config.train.seed, **config.workers.stream())
@@ -91,7 +94,9 @@ def prior(config: PriorJobConfig) -> Path:
     paths, weights = config.sources()
     sets = [open_dataset(path) for path in paths]
     build = partial(prior_learner, config, sets)
-    build()  # what is wrong with the data or the sizes is said before Ray starts
+    built = build()  # what is wrong with the data or the sizes is said before Ray starts
+    require_used(config.windows, config.sized_windows(), of="windows", follows=FOLLOWS)
+    require_used(config.prior, built.model.config, of="prior", follows=FOLLOWS)
     counts(weights, config.train.batch_size)
     wanted, total = (sum(sizes) for sizes in zip(*(bytes_read(path) for path in paths), strict=True))
     print(f"States and actions are {wanted / 1e6:.1f} of {total / 1e6:.1f} MB on disk; no image is decoded.")

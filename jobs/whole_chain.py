@@ -16,7 +16,6 @@ from tap_ray.job import run_job
 from tap_ray.models.policy import PolicyConfig
 from tap_ray.training.loop import TrainConfig
 
-
 PLAIN = PolicyConfig(glimpse_px=0, num_state=0)
 """What serves a policy from scratch best: few demonstrations learn the rest by heart (docs/results/turning.md)."""
 

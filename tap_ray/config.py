@@ -136,6 +136,30 @@ def absent(config: Any, values: Mapping[str, Any], prefix: str = "") -> str:
     return ", ".join(each for each in found if each)
 
 
+def require_used(asked: Any, used: Any, *, of: str, follows: Mapping[str, str]) -> None:
+    """Raise ConfigError where a value that somebody chose would have no effect: no flag is overwritten in silence.
+
+    Args:
+        asked: a config as it was given.
+        used: the same class, as the job goes on with it.
+        of: what it is called in flags and files, e.g. "policy".
+        follows: of a field, what decides it instead.
+    """
+    usual = type(asked)()
+    for field in dataclasses.fields(asked):
+        name, value, now = f"{of}.{field.name}", getattr(asked, field.name), getattr(used, field.name)
+        if value in (now, getattr(usual, field.name)):
+            continue
+        if dataclasses.is_dataclass(value) and type(value) is type(now):
+            require_used(value, now, of=name, follows=follows)
+            continue
+        flag = f"--{name.replace('_', '-')}"
+        why = follows.get(name, "the data, the stage and the other flags")
+        raise ConfigError(
+            f"{flag} {_short(value)} has no effect: it follows from {why}, and is {_short(now)}. Omit it."
+        )
+
+
 def differences(old: Mapping[str, Any], new: Mapping[str, Any], prefix: str = "") -> list[str]:
     """One line for each key whose value differs, e.g. "model.width: 64 before, 128 now"."""
     lines = []

@@ -22,6 +22,31 @@ LIVE_GROUP = 16
 """Episodes of live play in one group at most: the trainer waits for the first one until a fleet has played it."""
 
 
+FOLLOWS = {
+    "windows.batch_size": "--batch-size",
+    "windows.crops": "the objective",
+    "windows.chunk_states": "--prior",
+    "windows.history": "--history",
+    "windows.k_max": "the objective: only inverse dynamics has a second image",
+    "windows.reach_steps": "the objective, or --align.weights.reach",
+    "windows.horizon": "the motion prior's chunk",
+    "windows.group_size": "--live-play",
+    "policy.chunk": "--windows.horizon",
+    "policy.context": "the stage",
+    "policy.head": "--prior",
+    "policy.prior": "--prior",
+    "policy.history": "--history",
+    "policy.image_size": "the dataset's images",
+    "policy.num_actions": "the dataset's robot",
+    "policy.num_motion_states": "the dataset's robot",
+    "policy.num_state": "the dataset's robot (0: none, 1: all)",
+    "policy.num_reach": "the objective",
+    "prior.num_actions": "the unified layout of all robots",
+    "prior.num_states": "the unified layout of all robots",
+}
+"""What decides values that nobody may choose, see `config.require_used`."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class WorkersConfig:
     """On how many processes to train. Only `workers` changes what is learnt."""

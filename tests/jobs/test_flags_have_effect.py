@@ -1,0 +1,119 @@
+"""No flag is accepted and then overwritten: each field of a stage's configs is what the stage uses, or is refused."""
+
+import dataclasses
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from jobs import align, pretrain
+from tap_ray.config import require_used
+from tap_ray.dataset.reader import DatasetInfo, open_dataset
+from tap_ray.dataset.windows import WindowConfig
+from tap_ray.distributed.settings import FOLLOWS
+from tap_ray.errors import TapRayError
+from tap_ray.models.policy import PolicyConfig
+from tap_ray.pretrain.from_play import ObjectiveConfig
+from tests.made_data import write_made_dataset
+
+HERE = Path("x")
+STAGES = {
+    "align": align.AlignJobConfig(demos=HERE, init="scratch"),
+    "pretrain": pretrain.PretrainConfig(data=HERE, objective=ObjectiveConfig(next_object=0, inverse_dynamics=1)),
+}
+OTHER: dict[str, Any] = {
+    "chunk": 3, "execute": 1, "context": ("goal", "language"), "image_size": 64, "head": "flow", "holdout_every": 7,
+    "glimpse_px": 16, "num_episodes": 20, "num_state": 0, "kind": "vit", "widths": (16, 32), "pretrained": "somewhere",
+}  # fmt: skip
+"""Another legal value where the default plus one is none."""
+
+
+def fields_of(config: Any, prefix: str = "") -> list[str]:
+    """Every number, choice and switch of a config, nested ones as "vision.stem_width"."""
+    found = []
+    for field in dataclasses.fields(config):
+        value = getattr(config, field.name)
+        nested = dataclasses.is_dataclass(value)
+        found += fields_of(value, f"{prefix}{field.name}.") if nested else [f"{prefix}{field.name}"]
+    return found
+
+
+def changed(config: Any, name: str) -> Any:
+    """The config with another value for one field."""
+    first, _, rest = name.partition(".")
+    value = getattr(config, first)
+    if rest:
+        return replace(config, **{first: changed(value, rest)})
+    if first in OTHER:
+        return replace(config, **{first: OTHER[first]})
+    return replace(config, **{first: not value if isinstance(value, bool) else value + 1})
+
+
+def value_of(config: Any, name: str) -> Any:
+    for part in name.split("."):
+        config = getattr(config, part)
+    return config
+
+
+@pytest.fixture(scope="module")
+def dataset(tmp_path_factory: pytest.TempPathFactory) -> DatasetInfo:
+    return open_dataset(write_made_dataset(tmp_path_factory.mktemp("made"), num_episodes=21, tasks=("go left",)))
+
+
+def used(stage: str, config: Any, dataset: DatasetInfo) -> tuple[PolicyConfig, WindowConfig]:
+    """What a stage makes of its config, as its job asks before Ray starts."""
+    if stage == "align":
+        built, windows = align.learner(config, dataset, None), align.shapes(config, None)[1]
+    else:
+        built, windows = pretrain.learner(config, dataset), config.sized_windows()
+    policy: Any = built.model
+    require_used(config.windows, windows, of="windows", follows=FOLLOWS)
+    require_used(config.policy, policy.config, of="policy", follows=FOLLOWS)
+    return policy.config, windows
+
+
+def refusal(stage: str, name: str, dataset: DatasetInfo) -> str:
+    """What the stage says against another value of one field; "" if it takes it."""
+    try:
+        used(stage, changed(STAGES[stage], name), dataset)
+    except TapRayError as error:
+        return str(error)
+    return ""
+
+
+NAMES = [*fields_of(WindowConfig(), "windows."), *fields_of(PolicyConfig(), "policy.")]
+OWN_JOBS = ("policy.prior.", "policy.language.")
+"""Sizes of what a motion prior and a text encoder bring along; tests of theirs hold these."""
+
+
+@pytest.mark.parametrize("stage", STAGES)
+@pytest.mark.parametrize("name", [name for name in NAMES if not name.startswith(OWN_JOBS)])
+def test_each_flag_is_used_or_refused_by_name(stage: str, name: str, dataset: DatasetInfo):
+    said = refusal(stage, name, dataset)
+    room, _, field = name.partition(".")
+    if said:
+        told = str(OTHER.get(field.split(".")[-1], field.split(".")[-1]))
+        assert field.split(".")[-1].replace("_", "-") in said.replace("_", "-") or told in said
+        return
+    config = changed(STAGES[stage], name)
+    policy, windows = used(stage, config, dataset)
+    assert value_of({"policy": policy, "windows": windows}[room], field) == value_of(config, name)
+
+
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        ("policy.chunk", "--policy.chunk 3 has no effect: it follows from --windows.horizon, and is 4. Omit it."),
+        (
+            "policy.image_size",
+            "--policy.image-size 64 has no effect: it follows from the dataset's images, and is 48. ",
+        ),
+        (
+            "windows.batch_size",
+            "--windows.batch-size 65 has no effect: it follows from --batch-size, and is 64. Omit it.",
+        ),
+    ],
+)
+def test_what_is_said(name: str, said: str, dataset: DatasetInfo):
+    assert refusal("align", name, dataset).startswith(said)
