@@ -8,7 +8,7 @@ goes on where it was cut off.
 from pathlib import Path
 
 import envs
-from jobs import align, collect_demos, collect_play, evaluate, pretrain
+from jobs import align, collect_demos, collect_play, evaluate, pretrain, pretrain_prior
 from tap_ray.align.objective import BehaviorCloning
 from tap_ray.dataset.reader import open_dataset
 from tap_ray.distributed import sweep_collect, sweep_plan
@@ -19,7 +19,7 @@ from tap_ray.job import run_job
 from tap_ray.training.judge import names
 
 COLLECTORS = sweep_collect.Collectors(play=collect_play.main, demos=collect_demos.main)
-STAGES = Stages(pretrain=pretrain.main, prior=pretrain.prior, align=align.main, evaluate=evaluate.main)
+STAGES = Stages(pretrain=pretrain.main, prior=pretrain_prior.main, align=align.main, evaluate=evaluate.main)
 
 
 def main(config: SweepJobConfig) -> Path:

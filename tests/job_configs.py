@@ -3,7 +3,19 @@
 from pathlib import Path
 from typing import Any
 
-from jobs import align, collect_demos, collect_play, compare, cut_crops, evaluate, look, pretrain, probe, sweep
+from jobs import (
+    align,
+    collect_demos,
+    collect_play,
+    compare,
+    cut_crops,
+    evaluate,
+    look,
+    pretrain,
+    pretrain_prior,
+    probe,
+    sweep,
+)
 from jobs.whole_chain import ChainConfig
 from tap_ray.serving.settings import ServeConfig
 
@@ -17,7 +29,7 @@ CONFIGS: dict[str, Any] = {
     "evaluate": evaluate.EvaluateConfig(policy="random"),
     "look": look.LookConfig(policy=(HERE,)),
     "pretrain": pretrain.PretrainConfig(data=HERE),
-    "motion-prior": pretrain.PriorJobConfig(data=("x",)),
+    "pretrain_prior": pretrain_prior.PriorJobConfig(data=("x",)),
     "probe": probe.ProbeConfig(policy=HERE, data=HERE),
     "serve": ServeConfig(policy=HERE),
     "sweep": sweep.SweepJobConfig(sweep=HERE),

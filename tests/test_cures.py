@@ -14,9 +14,8 @@ from tap_ray.job import FLAGS
 from tests import job_configs
 
 ROOT = Path(__file__).parents[1]
-CONFIGS = {f"jobs.{name}": (type(one),) for name, one in job_configs.CONFIGS.items() if name != "motion-prior"}
-CONFIGS["jobs.pretrain"] += (type(job_configs.CONFIGS["motion-prior"]),)
-"""Job -> its configs: `jobs.pretrain motion-prior` is a second one of its job."""
+CONFIGS = {f"jobs.{name}": (type(one),) for name, one in job_configs.CONFIGS.items()}
+"""Job -> its config."""
 ELSEWHERE = {
     "curl": {"--cacert", "--noproxy"},
     "docker": {"--shm-size"},

@@ -47,6 +47,16 @@ def hand_columns(spec: RobotSpec) -> HandColumns:
     return HandColumns(tip=tip, turn=turn, gripper=action.index("gripper"))
 
 
+def reach_of(
+    state_TS: np.ndarray, action_TA: np.ndarray, contact_T: np.ndarray, spec: RobotSpec, steps: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """`reach_targets` of a robot's episode; with `steps` 0 nobody asks, and none exists."""
+    if not steps:
+        return np.zeros((len(state_TS), NUM_REACH), np.float32), np.full((len(state_TS), NUM_REACH), NEVER)
+    hand = hand_columns(spec)
+    return reach_targets(state_TS, action_TA[:, hand.gripper], contact_T, hand, steps)
+
+
 def reach_targets(
     state_TS: np.ndarray, gripper_T: np.ndarray, contact_T: np.ndarray, hand: HandColumns, steps: int
 ) -> tuple[np.ndarray, np.ndarray]:

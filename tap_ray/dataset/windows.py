@@ -23,7 +23,7 @@ from tap_ray.dataset import layout
 from tap_ray.dataset.crop_files import cut_masked, read_crops
 from tap_ray.dataset.crops import CROPS, Crops
 from tap_ray.dataset.encode import decode_jpeg
-from tap_ray.dataset.reach import NEVER, NUM_REACH, hand_columns, reach_targets
+from tap_ray.dataset.reach import NEVER, reach_of
 from tap_ray.dataset.reader import DatasetInfo, read_episode
 from tap_ray.errors import ConfigError, DataError
 from tap_ray.rng import generator
@@ -323,7 +323,9 @@ def _frames(
     if config.crops and crops is None:
         own = [rgb[first : first + length] for first, length in zip(first_E, length_E, strict=True)]
         crops = [cut_masked(r, e[layout.MASK], e[layout.CONTACT], CROPS) for r, e in zip(own, episodes, strict=True)]
-    reach = [_reach(episode, spec, config) for episode in episodes]
+    reach = [
+        reach_of(e[layout.STATE], e[layout.ACTION], e[layout.CONTACT] > 0.5, spec, config.reach_steps) for e in episodes
+    ]
     return _Frames(
         rgb=rgb,
         state=np.concatenate([episode[layout.STATE] for episode in episodes]),
@@ -335,14 +337,6 @@ def _frames(
         begin=np.repeat(first_E, length_E),
         crops=None if crops is None else _end_to_end(crops, first_E),
     )
-
-
-def _reach(episode: Mapping[str, Any], spec: RobotSpec, config: WindowConfig) -> tuple[np.ndarray, np.ndarray]:
-    state_TS, action_TA = episode[layout.STATE], episode[layout.ACTION]
-    if not config.reach_steps:
-        return np.zeros((len(state_TS), NUM_REACH), np.float32), np.full((len(state_TS), NUM_REACH), NEVER)
-    hand = hand_columns(spec)
-    return reach_targets(state_TS, action_TA[:, hand.gripper], episode[layout.CONTACT] > 0.5, hand, config.reach_steps)
 
 
 def _end_to_end(crops: Sequence[Crops], frame_E: np.ndarray) -> _GroupCrops:

@@ -171,7 +171,7 @@ class AlignJobConfig(StageConfig):
     init: str
     """Run folder of Stage 1 (jobs.pretrain); or "scratch", the baseline."""
     prior: Path | None = None
-    """Run folder of a motion prior (jobs.pretrain motion-prior): its decoder becomes the head, its chunk
+    """Run folder of a motion prior (jobs.pretrain_prior): its decoder becomes the head, its chunk
     the horizon."""
     play: Path | None = None
     """Data set of play that is trained on beside the demonstrations, so that what Stage 1 taught stays; with robot

@@ -25,7 +25,7 @@ class Arm:
     pretrain: Any = field(default_factory=dict)
     """Fields of jobs.pretrain, merged over the file's."""
     prior: Any = None
-    """Fields of jobs.pretrain motion-prior, merged over the file's; absent: this arm has no prior."""
+    """Fields of jobs.pretrain_prior, merged over the file's; absent: this arm has no prior."""
     align: Any = field(default_factory=dict)
     """Fields of jobs.align, merged over the file's."""
     budget: int | None = None

@@ -98,7 +98,7 @@ class SweepFile:
     pretrain: Any = field(default_factory=dict)
     """Fields of jobs.pretrain."""
     prior: Any = None
-    """Fields of jobs.pretrain motion-prior, whose result becomes each policy's head; absent: no prior."""
+    """Fields of jobs.pretrain_prior, whose result becomes each policy's head; absent: no prior."""
     align: Any = field(default_factory=dict)
     """Fields of jobs.align."""
     evaluate: Any = field(default_factory=dict)

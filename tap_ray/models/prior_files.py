@@ -67,9 +67,7 @@ def load_prior(folder: Path) -> TrainedPrior:
         CheckpointError: missing, cut off, or made by another version.
     """
     if not (folder / "prior.json").is_file():
-        raise CheckpointError(
-            f"{folder} holds no motion prior (no prior.json). Give a run of `jobs.pretrain motion-prior`."
-        )
+        raise CheckpointError(f"{folder} holds no motion prior (no prior.json). Give a run of `jobs.pretrain_prior`.")
     config = from_dict(PriorConfig, read_json(folder / "prior.json"), where=str(folder / "prior.json"))
     network = MotionPrior(config)
     load_model(folder / "model.safetensors", network)

@@ -155,7 +155,7 @@ def not_a_number(tensors: dict[str, np.ndarray]) -> None:
 FLIPPED = "0 closed, 1 open"
 EVALUATE = "python -m jobs.evaluate --policy"
 PRETRAIN = "python -m jobs.pretrain --data"
-PRIOR = "python -m jobs.pretrain motion-prior --data"
+PRIOR = "python -m jobs.pretrain_prior --data"
 ALIGN = "python -m jobs.align --demos"
 SERVE = "python -m jobs.serve --policy"
 TINY_POLICY = f"--policy.image-size {SIZE}"

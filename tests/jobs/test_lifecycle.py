@@ -112,8 +112,8 @@ JOBS = {
     ),
     "collect_demos": Job("jobs.collect_demos --episodes 3000 --image-size 16 --out o", tracked),
     "pretrain": Job(f"jobs.pretrain --config small.yaml --data play {LONG} --out o", has("o/metrics.jsonl")),
-    "motion-prior": Job(
-        f"jobs.pretrain motion-prior --data play --prior.chunk 4 --prior.width 32 {LONG} --out o", ray_works
+    "pretrain_prior": Job(
+        f"jobs.pretrain_prior --data play --prior.chunk 4 --prior.width 32 {LONG} --out o", ray_works
     ),
     "align": Job(f"jobs.align --config small.yaml --demos demos --init moves {LONG} --out o", has("o/metrics.jsonl")),
     "evaluate": Job(
