@@ -93,7 +93,8 @@ def reach_targets(
     vectors_T33 = tip_T3[np.minimum(targets_T3, num_steps - 1)] - tip_T3[:, None]
     yaw_T = twice_yaw(state_TS[:, hand.turn])
     then_T = yaw_T[np.minimum(grasp, num_steps - 1)]
-    yaws_T4 = np.stack([then_T.real, then_T.imag, (then_T * yaw_T.conj()).real, (then_T * yaw_T.conj()).imag], axis=1)
+    turn_T = then_T * yaw_T.conj()
+    yaws_T4 = np.stack([np.real(then_T), np.imag(then_T), np.real(turn_T), np.imag(turn_T)], axis=1)
     at_TR = np.concatenate([targets_T3.repeat(3, axis=1), grasp[:, None].repeat(4, axis=1)], axis=1)
     known_TR = at_TR < num_steps
     reach_TR = np.concatenate([vectors_T33.reshape(num_steps, 9), yaws_T4], axis=1)

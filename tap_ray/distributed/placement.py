@@ -147,7 +147,7 @@ def grows() -> bool:
 def capacity() -> dict[str, float]:
     """ "CPU", "GPU" ... that the cluster has, or will have once its autoscaler has brought all that it may."""
     most = state.get_max_resources_from_cluster_config() or {}
-    has: dict[str, float] = ray.cluster_resources()
+    has: Mapping[str, float] = ray.cluster_resources()
     return {name: max(has.get(name, 0.0), most.get(name, 0.0)) for name in {*has, *most}}
 
 
