@@ -1,7 +1,7 @@
 """The whole machine in one read: play -> data set -> pretrain -> align -> evaluate -> compare.
 
-Six stages, each a function that reads folders and writes one. The defaults are small enough for two cores in ten minutes
-(`make demo`); every stage is also a job of its own (`python -m jobs.<verb> --help`).
+Six stages, each a function that reads folders and writes one. The defaults are small enough for two cores in about ten
+minutes (`make demo`); every stage is also a job of its own (`python -m jobs.<verb> --help`).
 """
 
 import time
