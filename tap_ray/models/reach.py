@@ -22,6 +22,8 @@ REACH_NAMES = (
     *(f"{what}_{part}" for what in ("yaw", "turn") for part in ("cos", "sin")),
 )
 """Of the targets, in their order, for metrics."""
+LEAST = np.array([1e-3] * 9 + [0.3] * 4)
+"""Smallest scale of each: a millimeter; of cosines and sines, half of what they have. Few windows may show no grasp."""
 
 
 def reach_loss(policy: TapPolicy, reach_NR: Tensor, batch: dict[str, Tensor], shown_NR: Tensor | None = None) -> Tensor:
@@ -55,4 +57,4 @@ def reach_moments(windows: Iterable[Window]) -> tuple[list[float], list[float]]:
     reach = np.concatenate([w.reach for w in have if w.reach is not None]).astype(np.float64)
     mask = np.concatenate([w.reach_mask for w in have if w.reach_mask is not None])
     square = np.where(mask, reach**2, 0).sum(0) / np.maximum(mask.sum(0), 1)
-    return [0.0] * reach.shape[1], np.maximum(np.sqrt(square), 1e-3).tolist()
+    return [0.0] * reach.shape[1], np.maximum(np.sqrt(square), LEAST[: reach.shape[1]]).tolist()

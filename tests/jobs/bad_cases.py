@@ -47,7 +47,8 @@ def shop(folder: Path) -> Path:
     )
     runs.finish(opened)
     make_result(folder / "judged", {TASKS[0]: "eeep", TASKS[1]: "e..."})
-    (folder / "small.yaml").write_text(yaml.safe_dump({"policy": to_dict(SMALL)}))
+    small = {"policy": to_dict(SMALL), "windows": {"horizon": SMALL.chunk}}
+    (folder / "small.yaml").write_text(yaml.safe_dump(small))
     (folder / "judged" / "manifest.json").write_text(json.dumps({"job": "evaluate", "hash": "1", "status": "done"}))
     return folder
 

@@ -133,7 +133,11 @@ JOBS = {
 @pytest.fixture(scope="module")
 def shop(tmp_path_factory: pytest.TempPathFactory) -> Path:
     good = bad_cases.shop(tmp_path_factory.mktemp("life") / "good")
-    align = {"policy": to_dict(SMALL), "train": {"steps": 10**6, "batch_size": 4, "log_every": 1}}
+    align = {
+        "policy": to_dict(SMALL),
+        "windows": {"horizon": SMALL.chunk},
+        "train": {"steps": 10**6, "batch_size": 4, "log_every": 1},
+    }
     align["train"] |= {"checkpoint_every": 0, "validate_every": 0}
     judged = {"tasks": ["put_spoon_on_cloth"], "episodes": 1, "image_size": SMALL.image_size}
     (good / "sweep.yaml").write_text(yaml.safe_dump({"align": align, "evaluate": judged}))

@@ -141,6 +141,9 @@ def test_reach_moments_are_a_root_mean_square_over_what_exists():
     offset, scale = reach_moments([replace(window, reach=reach, reach_mask=mask)])
     assert offset == [0.0] * 9
     assert scale == pytest.approx([(0.25 / 2) ** 0.5, 0.001, 0.001, 0.1, 0.001, 0.001, 0.001, 0.001, 0.2])
+    yaws = np.zeros((2, NUM_REACH), np.float32)  # no window shows a grasp: its cosines are of size one all the same
+    _, scale = reach_moments([replace(window, reach=yaws, reach_mask=np.zeros((2, NUM_REACH), bool))])
+    assert scale == pytest.approx([0.001] * 9 + [0.3] * 4)
     with pytest.raises(ConfigError, match=r"needs windows with reach targets: --windows\.reach-steps at least 1"):
         reach_moments([replace(window, reach=None)])
 
