@@ -6,12 +6,11 @@ from pathlib import Path
 
 from tap_ray import runs, storage
 from tap_ray.align.demos import from_dataset, sized
-from tap_ray.config import require_used
 from tap_ray.dataset.reader import DatasetInfo, open_dataset, require_whole
 from tap_ray.dataset.windows import WindowConfig, require_batches
 from tap_ray.distributed import stream
 from tap_ray.distributed.crops import cut_missing
-from tap_ray.distributed.settings import FOLLOWS, AlignJobConfig
+from tap_ray.distributed.settings import AlignJobConfig
 from tap_ray.distributed.train import require_sensible, run_stage
 from tap_ray.job import run_job
 from tap_ray.models.policy import PolicyConfig
@@ -78,8 +77,7 @@ def main(config: AlignJobConfig) -> Path:
     built = build()  # a checkpoint that is missing or does not fit is said before Ray starts
     require_whole(dataset)
     _, windows = shapes(config, prior_of(config))
-    require_used(config.windows, windows, of="windows", follows=FOLLOWS)
-    require_used(config.policy, built.model.config, of="policy", follows=FOLLOWS)
+    config.require_used(windows, built.model.config)
     require_batches(dataset, windows, num_workers=config.workers.workers)
     batches = partial(stream.batches, dataset, windows, seed=config.train.seed, **config.workers.stream())
     if play is not None:

@@ -5,14 +5,13 @@ from functools import partial
 from pathlib import Path
 
 from jobs import collect_play
-from tap_ray.config import require_used
 from tap_ray.dataset.reader import DatasetInfo, open_dataset, require_whole
 from tap_ray.dataset.windows import require_batches
 from tap_ray.distributed import live, stream
 from tap_ray.distributed.connect import connect
 from tap_ray.distributed.crops import cut_missing
 from tap_ray.distributed.record import pool_of
-from tap_ray.distributed.settings import FOLLOWS, PretrainConfig
+from tap_ray.distributed.settings import PretrainConfig
 from tap_ray.distributed.train import require_sensible, run_stage
 from tap_ray.errors import ConfigError
 from tap_ray.job import run_job
@@ -47,8 +46,7 @@ def main(config: PretrainConfig) -> Path:
         dataset = open_dataset(data)
     build = partial(learner, config, dataset)
     built = build()  # what is wrong with the data or the sizes is said before Ray starts
-    require_used(config.windows, windows, of="windows", follows=FOLLOWS)
-    require_used(config.policy, built.model.config, of="policy", follows=FOLLOWS)
+    config.require_used(windows, built.model.config)
     require_whole(dataset)
     require_batches(dataset, windows, num_workers=config.workers.workers)
     batches = partial(stream.batches, dataset, windows, seed=config.train.seed, **config.workers.stream())
@@ -72,8 +70,10 @@ def _live(config: PretrainConfig) -> Path:
             reserved=2 * config.play.episodes,  # attempts that crashed have been replaced by the ones after them
             pool=pool_of(config.play),
         )
-        batches = partial(live.batches, play, config.sized_windows(), seed=config.train.seed)
+        windows = config.sized_windows()
+        batches = partial(live.batches, play, windows, seed=config.train.seed)
         build = partial(learner, config, open_dataset(data))
+        config.require_used(windows, build().model.config)
         return healthy(run_stage("pretrain", config, learner=build, batches=batches, parents={"judged_on": data}))
 
 

@@ -14,7 +14,7 @@ from tap_ray.job import FLAGS
 from tests import job_configs
 
 ROOT = Path(__file__).parents[1]
-CONFIGS = {f"jobs.{name}": (type(one),) for name, one in job_configs.CONFIGS.items()}
+CONFIGS = {f"jobs.{name}": type(one) for name, one in job_configs.CONFIGS.items()}
 """Job -> its config."""
 ELSEWHERE = {
     "curl": {"--cacert", "--noproxy"},
@@ -41,8 +41,8 @@ def flags_of(job: str) -> set[str]:
     """Flags that a job takes, long ones."""
     with warnings.catch_warnings(), FLAGS:
         warnings.simplefilter("ignore", DeprecationWarning)
-        parsers = [tyro.extras.get_parser(one) for one in CONFIGS[job]]
-    return {flag for parser in parsers for action in parser._actions for flag in action.option_strings}
+        parser = tyro.extras.get_parser(CONFIGS[job])
+    return {flag for action in parser._actions for flag in action.option_strings}
 
 
 def messages() -> list[tuple[str, str]]:

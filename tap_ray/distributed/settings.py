@@ -9,6 +9,7 @@ from tyro.conf import arg
 
 from tap_ray import storage
 from tap_ray.align.demos import AlignConfig
+from tap_ray.config import require_used
 from tap_ray.dataset.motions import MotionWindows
 from tap_ray.dataset.windows import WindowConfig
 from tap_ray.errors import ConfigError
@@ -96,6 +97,11 @@ class StageConfig(TrainJobConfig):
     def sized_windows(self) -> WindowConfig:
         """Windows in batches of the trainer's size."""
         return replace(self.windows, batch_size=self.train.batch_size)
+
+    def require_used(self, windows: WindowConfig, policy: Any) -> None:
+        """Raise ConfigError where a chosen value has no effect on the windows or on the policy's config."""
+        require_used(self.windows, windows, of="windows", follows=FOLLOWS)
+        require_used(self.policy, policy, of="policy", follows=FOLLOWS)
 
 
 @dataclass(frozen=True, kw_only=True)

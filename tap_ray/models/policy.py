@@ -264,12 +264,13 @@ class TapPolicy(nn.Module):
 
     def _seen(self, views: dict[str, View]) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
         """(N, F) features of each view, and (N, 2, P) where its first two key points look; all views at once."""
-        image, joined, context = (torch.cat(parts) for parts in zip(*views.values(), strict=True))
-        points_NF, look_N2P = self.keypoints(joined, context)
+        joined = torch.cat([view.map_NWGG for view in views.values()])
+        points_NF, look_N2P = self.keypoints(joined, torch.cat([view.context_NC for view in views.values()]))
         if self.config.glimpse_px:
             num = self.config.num_keypoints
             first_N22 = torch.stack([points_NF[:, :2], points_NF[:, num : num + 2]], dim=-1)
-            points_NF = torch.cat([points_NF, self.glimpse(image, first_N22, joined.shape[-1])], dim=-1)
+            images = torch.cat([view.image_N3YX for view in views.values()])
+            points_NF = torch.cat([points_NF, self.glimpse(images, first_N22, joined.shape[-1])], dim=-1)
         sizes = [len(view.context_NC) for view in views.values()]
         seen, look = (dict(zip(views, part.split(sizes), strict=True)) for part in (points_NF, look_N2P))
         return seen, look

@@ -124,10 +124,11 @@ def _of_reach(name: str, guess_NR: np.ndarray, truth_NR: np.ndarray, mask_NR: np
     for column, target in enumerate(REACH_NAMES):
         keep = mask_NR[:, column].astype(bool)
         one = slice(column, column + 1)
-        if len(np.unique(truth_NR[keep, one])) > 1:  # no R^2 is made of what is always the same
-            metrics[f"{name}/r2_{target}"] = float(r_squared(guess_NR[keep, one], truth_NR[keep, one])[0])
+        r2 = float(r_squared(guess_NR[keep, one], truth_NR[keep, one])[0]) if keep.any() else np.nan
+        if np.isfinite(r2):  # no R^2 is made of what is always the same
+            metrics[f"{name}/r2_{target}"] = r2
     for kind in dict.fromkeys(target.split("_")[0] for target in REACH_NAMES):
-        found = [value for key, value in metrics.items() if key.startswith(f"{name}/r2_{kind}_") and np.isfinite(value)]
+        found = [value for key, value in metrics.items() if key.startswith(f"{name}/r2_{kind}_")]
         if found:
             metrics[f"{name}/r2_{kind}"] = float(np.mean(found))
     return metrics

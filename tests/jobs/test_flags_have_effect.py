@@ -8,10 +8,8 @@ from typing import Any
 import pytest
 
 from jobs import align, pretrain
-from tap_ray.config import require_used
 from tap_ray.dataset.reader import DatasetInfo, open_dataset
 from tap_ray.dataset.windows import WindowConfig
-from tap_ray.distributed.settings import FOLLOWS
 from tap_ray.errors import TapRayError
 from tap_ray.models.policy import PolicyConfig
 from tap_ray.pretrain.from_play import ObjectiveConfig
@@ -61,25 +59,26 @@ def dataset(tmp_path_factory: pytest.TempPathFactory) -> DatasetInfo:
     return open_dataset(write_made_dataset(tmp_path_factory.mktemp("made"), num_episodes=21, tasks=("go left",)))
 
 
-def used(stage: str, config: Any, dataset: DatasetInfo) -> tuple[PolicyConfig, WindowConfig]:
+def used(stage: str, config: Any, dataset: DatasetInfo) -> dict[str, Any]:
     """What a stage makes of its config, as its job asks before Ray starts."""
     if stage == "align":
         built, windows = align.learner(config, dataset, None), align.shapes(config, None)[1]
     else:
         built, windows = pretrain.learner(config, dataset), config.sized_windows()
-    policy: Any = built.model
-    require_used(config.windows, windows, of="windows", follows=FOLLOWS)
-    require_used(config.policy, policy.config, of="policy", follows=FOLLOWS)
-    return policy.config, windows
+    network: Any = built.model
+    config.require_used(windows, network.config)
+    return {"policy": network.config, "windows": windows}
 
 
-def refusal(stage: str, name: str, dataset: DatasetInfo) -> str:
-    """What the stage says against another value of one field; "" if it takes it."""
+def outcome(stage: str, name: str, dataset: DatasetInfo) -> tuple[str, Any, Any]:
+    """What the stage says against another value of one field ("" if it takes it), that value, and the one it uses."""
     try:
-        used(stage, changed(STAGES[stage], name), dataset)
+        config = changed(STAGES[stage], name)
+        made = used(stage, config, dataset)
     except TapRayError as error:
-        return str(error)
-    return ""
+        return str(error), None, None
+    room, _, field = name.partition(".")
+    return "", value_of(config, name), value_of(made[room], field)
 
 
 NAMES = [*fields_of(WindowConfig(), "windows."), *fields_of(PolicyConfig(), "policy.")]
@@ -90,15 +89,13 @@ OWN_JOBS = ("policy.prior.", "policy.language.")
 @pytest.mark.parametrize("stage", STAGES)
 @pytest.mark.parametrize("name", [name for name in NAMES if not name.startswith(OWN_JOBS)])
 def test_each_flag_is_used_or_refused_by_name(stage: str, name: str, dataset: DatasetInfo):
-    said = refusal(stage, name, dataset)
-    room, _, field = name.partition(".")
+    said, asked, taken = outcome(stage, name, dataset)
+    field = name.split(".")[-1]
     if said:
-        told = str(OTHER.get(field.split(".")[-1], field.split(".")[-1]))
-        assert field.split(".")[-1].replace("_", "-") in said.replace("_", "-") or told in said
-        return
-    config = changed(STAGES[stage], name)
-    policy, windows = used(stage, config, dataset)
-    assert value_of({"policy": policy, "windows": windows}[room], field) == value_of(config, name)
+        told = str(OTHER.get(field, field))
+        assert field.replace("_", "-") in said.replace("_", "-") or told in said
+    else:
+        assert taken == asked
 
 
 @pytest.mark.parametrize(
@@ -116,4 +113,4 @@ def test_each_flag_is_used_or_refused_by_name(stage: str, name: str, dataset: Da
     ],
 )
 def test_what_is_said(name: str, said: str, dataset: DatasetInfo):
-    assert refusal("align", name, dataset).startswith(said)
+    assert outcome("align", name, dataset)[0].startswith(said)
