@@ -62,6 +62,8 @@ def healthy(run: Path) -> Path:
 def _live(config: PretrainConfig) -> Path:
     with connect(config.workers.ray_address):
         data = collect_play.main(config.play).resolve()
+        if config.objective.next_object:
+            cut_missing(data, config.workers.ray_address)
         plan = plan_of(config.play)
         play = live.LivePlay(
             plan=plan,
