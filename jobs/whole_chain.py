@@ -4,6 +4,7 @@ Six stages, each a function that reads folders and writes one. The defaults are 
 minutes (`make demo`); every stage is also a job of its own (`python -m jobs.<verb> --help`).
 """
 
+import math
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,6 +12,7 @@ from pathlib import Path
 from jobs import align, collect_demos, collect_play, compare, evaluate, pretrain
 from tap_ray.compare.report import REPORT
 from tap_ray.distributed.connect import connect
+from tap_ray.distributed.settings import WorkersConfig
 from tap_ray.errors import ConfigError
 from tap_ray.job import run_job
 from tap_ray.models.policy import PolicyConfig
@@ -28,12 +30,14 @@ class ChainConfig:
     """Episodes of play, each 12 s of robot time."""
     demos: int = 10
     """Demonstrations of each task."""
-    pretrain_steps: int = 700
+    pretrain_steps: int = 600
     """Optimizer steps of Stage 1, 128 windows each."""
     align_steps: int = 300
     """Optimizer steps of Stage 2, 64 windows each, the same for both policies."""
     episodes: int = 12
     """Cells of each task that a policy is judged on."""
+    workers: int = 2
+    """Processes that train at once and share each step's windows; one a CPU core at most."""
     seed: int = 0
     """Root of the seed tree."""
     out: Path = Path("demo")
@@ -48,12 +52,14 @@ def main(config: ChainConfig) -> Path:
         if isinstance(amount, int) and name != "seed" and amount < 1:
             raise ConfigError(f"--{name.replace('_', '-')} is at least 1; got {amount}.")
     out, seed, start = config.out, config.seed, time.perf_counter()
+    workers = WorkersConfig(workers=config.workers)
 
     def stage(number: int, what: str) -> None:
         print(f"\n== {number}/6 {what} ({time.perf_counter() - start:.0f} s)", flush=True)
 
-    def learn(steps: int, batch_size: int) -> TrainConfig:
-        return TrainConfig(steps=steps, batch_size=batch_size, seed=seed, checkpoint_every=100, validate_every=100)
+    def learn(steps: int, windows: int) -> TrainConfig:
+        share = math.ceil(windows / config.workers)
+        return TrainConfig(steps=steps, batch_size=share, seed=seed, checkpoint_every=100, validate_every=100)
 
     with connect(config.ray_address):
         stage(1, "play: robots explore by themselves, without words")
@@ -62,7 +68,9 @@ def main(config: ChainConfig) -> Path:
         )
         stage(2, "pretrain: how do I get to this thing, and where will it come to rest?")
         moves = pretrain.main(
-            pretrain.PretrainConfig(data=play, train=learn(config.pretrain_steps, 128), out=out / "pretrain")
+            pretrain.PretrainConfig(
+                data=play, train=learn(config.pretrain_steps, 128), workers=workers, out=out / "pretrain"
+            )
         )
         stage(3, "demonstrations: an expert shows what words mean")
         demos = collect_demos.main(collect_demos.DemosJobConfig(episodes=config.demos, seed=seed, out=out / "demos"))
@@ -71,7 +79,12 @@ def main(config: ChainConfig) -> Path:
         policies = {
             name: align.main(
                 align.AlignJobConfig(
-                    demos=demos, init=init, policy=network, train=learn(config.align_steps, 64), out=out / name
+                    demos=demos,
+                    init=init,
+                    policy=network,
+                    train=learn(config.align_steps, 64),
+                    workers=workers,
+                    out=out / name,
                 )
             )
             for name, init, network in (("tap", str(moves), PolicyConfig()), ("scratch", align.SCRATCH, PLAIN))
