@@ -20,7 +20,7 @@ PAGE = "sweep.html"
 REFRESH_S = 10
 """How often the page of a running sweep fetches itself anew, s."""
 
-Curve = list[tuple[int, float]]
+Curve = list[tuple[float, float]]
 """(step, value) of what a trial has logged of a metric."""
 Curves = dict[str, Curve]
 """By the trial's id."""

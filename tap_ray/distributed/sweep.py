@@ -183,7 +183,7 @@ def _tune(work: Work, ids: Sequence[str], asked: int, asha: AshaConfig | None) -
     for id in ids:  # a trial reports from its first step on, so what an earlier life reported would be there twice
         storage.remove(work.folder / TUNE / id)
     # No CPU: a trial waits most of its time. Tune cannot ask for nothing, so on the head it is a bit of its mark.
-    place = {"memory": TRIAL_BYTES} if work.any_node else {"node:__internal_head__": 0.001}
+    place: dict[str, float] = {"memory": TRIAL_BYTES} if work.any_node else {"node:__internal_head__": 0.001}
     tune.Tuner(
         tune.with_resources(tune.with_parameters(run_trial, work=work), tune.PlacementGroupFactory([place])),
         param_space={"trial": tune.grid_search(list(ids))},
