@@ -88,7 +88,7 @@ def run_sweep(
     values = {**to_dict(plan), "protocol": protocol.hash, "_store": str(store)}
     parents: dict[str, Path | str] = {"data": plan.data, "demos": plan.demos}
     out = config.out or runs.folder_of(store, job="sweep", config=values, parents=parents)
-    with runs.entered(out, job="sweep", config=values, parents=parents) as run:
+    with runs.entered(out, job="sweep", config=values, parents=parents, asked=config) as run:
         storage.make_folder(run.path / TRIALS)
         work = Work(
             folder=run.path.resolve(),

@@ -83,7 +83,7 @@ def run_stage(
         The run folder. A run that had finished is left as it is.
     """
     require_sensible(config.train, config.workers)
-    with runs.entered(config.out, job=name, config=what(config), parents=parents) as run:
+    with runs.entered(config.out, job=name, config=what(config), parents=parents, asked=config) as run:
         if not run.done:
             task = Task(
                 run=run.path.resolve(),

@@ -87,7 +87,7 @@ def test_mistakes_are_said_before_anything_starts(config: SweepJobConfig, tmp_pa
     [
         ("smoke", 4, ["40 episodes of play (contact)", "8 demonstrations of each task"]),
         ("study", 18, ["8000 episodes of play (contact)", "50 demonstrations of each task"]),
-        ("study_demos", 36, ["8000 episodes of play (contact)", "50 demonstrations of each task"]),
+        ("study_demos", 8, ["3200 episodes of play (contact)", "50 demonstrations of each task"]),
         ("study_small", 8, ["600 episodes of play (contact)", "10 demonstrations of each task"]),
         ("data_budget", 15, ["20000 episodes of play (contact)", "50 demonstrations of each task"]),
         ("data_budget_small", 6, ["2000 episodes of play (contact)", "50 demonstrations of each task"]),
