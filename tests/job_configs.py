@@ -31,7 +31,7 @@ CONFIGS: dict[str, Any] = {
     "pretrain": pretrain.PretrainConfig(data=HERE),
     "pretrain_prior": pretrain_prior.PriorJobConfig(data=("x",)),
     "probe": probe.ProbeConfig(policy=HERE, data=HERE),
-    "serve": ServeConfig(policy=str(HERE)),
+    "serve": ServeConfig(policy=HERE),
     "sweep": sweep.SweepJobConfig(sweep=HERE),
     "whole_chain": ChainConfig(),
 }

@@ -242,7 +242,7 @@ def test_config_json_is_the_jobs_config_and_the_manifest_says_what_makes_the_run
         runs.open_run(asked.out, job="compare", config={"kept": 2}, asked=asked)
 
 
-@pytest.mark.parametrize("job", CONFIGS)
+@pytest.mark.parametrize("job", sorted(set(CONFIGS) - {"serve"}))  # makes no run
 def test_a_saved_config_is_taken_back(job: str, tmp_path: Path):
     config = CONFIGS[job]
     runs.write_json(tmp_path / "config.json", to_dict(config))
