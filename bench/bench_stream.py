@@ -21,7 +21,7 @@ from tap_ray.dataset.reader import open_dataset
 from tap_ray.dataset.windows import WindowConfig, iterate
 from tap_ray.distributed import stream
 from tap_ray.distributed.connect import connect
-from tap_ray.types import Window
+from tap_ray.types import Shard, Window
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,7 +47,7 @@ class Windows(IterableDataset):
 
         info = get_worker_info()
         worker, workers = (info.id, info.num_workers) if info else (0, 1)
-        return iterate(open_dataset(self.data), self.windows, seed=0, worker=worker, num_workers=workers)
+        return iterate(open_dataset(self.data), self.windows, seed=0, shard=Shard(worker=worker, num_workers=workers))
 
 
 def torch_loader(config: Config, windows: WindowConfig) -> Iterator[Window]:

@@ -8,7 +8,7 @@ the median seconds a step of each and the median of the rounds' ratios (target: 
 
 import statistics
 import tempfile
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from itertools import cycle, islice
 from pathlib import Path
@@ -26,7 +26,7 @@ from tap_ray.training import session
 from tap_ray.training.loop import TrainConfig
 from tap_ray.training.progress import train_here
 from tap_ray.training.session import Task
-from tap_ray.types import Window
+from tap_ray.types import Shard, Window
 
 DIFFERENT_BATCHES = 8
 WARM_UP = 3
@@ -42,9 +42,9 @@ class Config:
     batch_size: int = 32
 
 
-def repeated(data: Path, windows: WindowConfig, *, start_batch: int, worker: int, num_workers: int) -> Iterator[Window]:
+def repeated(data: Path, windows: WindowConfig, *, shard: Shard) -> Iterator[Window]:
     """A few batches for ever."""
-    source = iterate(open_dataset(data), windows, seed=0, worker=worker, num_workers=num_workers)
+    source = iterate(open_dataset(data), windows, seed=0, shard=replace(shard, start_batch=0))
     return cycle(list(islice(source, DIFFERENT_BATCHES)))
 
 

@@ -134,16 +134,16 @@ def _directions() -> np.ndarray:
 
 def _add_hand(robot: Element, arm: BorrowedArm, hand: Hand) -> None:
     """A palm and two flat fingers on the flange; frames as the WidowX has them: x out of the hand, y to the left."""
-    _joint(robot, "hand", "fixed", arm.flange, "hand_link", (0, 0, 0), rpy=f"0 {-np.pi / 2} {arm.hand_yaw_rad}")
+    _joint(robot, "hand", "fixed", (arm.flange, "hand_link"), (0, 0, 0), rpy=f"0 {-np.pi / 2} {arm.hand_yaw_rad}")
     palm = _part(robot, "hand_link", 0.5)
     _box(palm, hand.palm_m, (hand.palm_m[0] / 2, 0, 0), (0.15, 0.15, 0.16), solid=True)
     _box(palm, (0.03, 0.035, 0.012), (0.02, 0.3 * hand.palm_m[1], hand.palm_m[2] / 2 + 0.004), LEFT_RGB)
-    _joint(robot, "ee", "fixed", "hand_link", "ee_link", (hand.tool_x_m, 0, 0))
+    _joint(robot, "ee", "fixed", ("hand_link", "ee_link"), (hand.tool_x_m, 0, 0))
     _part(robot, "ee_link", 0.001)
     for name, side, rgb in (("left_finger", 1, LEFT_RGB), ("right_finger", -1, RIGHT_RGB)):
-        _joint(
-            robot, name, "prismatic", "hand_link", f"{name}_link", (hand.tool_x_m, 0, 0), axis=(0, side, 0), hand=hand
-        )
+        joint = _joint(robot, name, "prismatic", ("hand_link", f"{name}_link"), (hand.tool_x_m, 0, 0))
+        SubElement(joint, "axis", xyz=_words((0, side, 0)))
+        SubElement(joint, "limit", lower="0", upper=str(hand.open_m), effort=str(hand.force_n), velocity="1")
         finger = _part(robot, f"{name}_link", 0.03)
         at = (-hand.finger_m[0] / 2 + 0.0085, side * hand.finger_m[1] / 2, 0)
         _box(finger, hand.finger_m, at, rgb, solid=True)
@@ -153,21 +153,18 @@ def _joint(
     robot: Element,
     name: str,
     kind: str,
-    parent: str,
-    child: str,
+    links: tuple[str, str],
     at_m: tuple[float, ...],
     *,
     rpy: str = "0 0 0",
-    axis: tuple[int, ...] | None = None,
-    hand: Hand | None = None,
-) -> None:
+) -> Element:
+    """A joint from the first link to the second."""
+    parent, child = links
     joint = SubElement(robot, "joint", name=name, type=kind)
     SubElement(joint, "parent", link=parent)
     SubElement(joint, "child", link=child)
     SubElement(joint, "origin", xyz=_words(at_m), rpy=rpy)
-    if axis is not None and hand is not None:
-        SubElement(joint, "axis", xyz=_words(axis))
-        SubElement(joint, "limit", lower="0", upper=str(hand.open_m), effort=str(hand.force_n), velocity="1")
+    return joint
 
 
 def _part(robot: Element, name: str, mass_kg: float) -> Element:

@@ -36,7 +36,9 @@ stage.save(run / "moves")
 
 config = stage_2.AlignConfig()
 windows = stage_2.demo_windows(WindowConfig(batch_size=32, holdout_every=5), config.weights)
-stage, taken = stage_2.from_dataset(demos, windows, policy=PolicyConfig(), config=config, init=run / "moves", seed=0)
+stage, taken = stage_2.from_dataset(
+    demos, windows, policy=PolicyConfig(), config=config, start=stage_2.StartFrom(init=run / "moves"), seed=0
+)
 print(taken)
 learn(stage, demos, windows)
 print(stage.save(run / "tap"))

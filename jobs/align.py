@@ -5,7 +5,7 @@ from functools import partial
 from pathlib import Path
 
 from tap_ray import runs, storage
-from tap_ray.align.demos import from_dataset, sized
+from tap_ray.align.demos import StartFrom, from_dataset, sized
 from tap_ray.dataset.reader import DatasetInfo, open_dataset, require_whole
 from tap_ray.dataset.windows import WindowConfig, require_batches
 from tap_ray.distributed import stream
@@ -43,8 +43,7 @@ def learner(config: AlignJobConfig, dataset: DatasetInfo, init: Path | None) -> 
         windows,
         policy=policy,
         config=config.align,
-        init=init,
-        prior=prior,
+        start=StartFrom(init=init, prior=prior),
         play=config.play is not None,
         seed=config.train.seed,
     )

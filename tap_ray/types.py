@@ -295,7 +295,23 @@ class Window:
     """Windows of play that are trained on beside demonstrations, as many as asked for; None: none."""
 
 
+@dataclass(frozen=True, kw_only=True)
+class Shard:
+    """A worker's part of an endless sequence of batches, and where it resumes. Workers' parts are disjoint."""
+
+    start_batch: int = 0
+    """Batches that this worker has had already."""
+    worker: int = 0
+    """0 .. num_workers - 1."""
+    num_workers: int = 1
+    """How many share an epoch."""
+
+
+ALL = Shard()
+"""Of the only worker, from the beginning."""
+
 __all__ = [
+    "ALL",
     "ARM",
     "ELSEWHERE",
     "FIRST_OBJECT",
@@ -307,10 +323,12 @@ __all__ = [
     "EpisodeResult",
     "Explorer",
     "Info",
+    "Motion",
     "Observation",
     "Policy",
     "RandomizeConfig",
     "RobotSpec",
+    "Shard",
     "Trajectory",
     "Window",
 ]

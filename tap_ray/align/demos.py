@@ -51,14 +51,26 @@ class AlignConfig:
                 raise ConfigError(f"align.{name} is at least {low}; got {getattr(self, name)}.")
 
 
+@dataclass(frozen=True, kw_only=True)
+class StartFrom:
+    """What a Stage 2 starts from; nothing: from scratch."""
+
+    init: Path | None = None
+    """Run folder of Stage 1."""
+    prior: TrainedPrior | None = None
+    """A motion prior for the flow head, which is otherwise as the seed makes it."""
+
+
+SCRATCH = StartFrom()
+
+
 def from_dataset(
     dataset: DatasetInfo,
     windows: WindowConfig,
     *,
     policy: PolicyConfig,
     config: AlignConfig,
-    init: Path | None,
-    prior: TrainedPrior | None = None,
+    start: StartFrom = SCRATCH,
     play: bool = False,
     seed: int,
 ) -> tuple[Stage, Transfer | None]:
@@ -67,10 +79,9 @@ def from_dataset(
     Args:
         dataset: demonstrations with instructions.
         windows: from `sized`; their horizon is the policy's chunk.
-        policy: sizes from scratch; with `init` the Stage 1 policy's sizes win.
+        policy: sizes from scratch; with `start.init` the Stage 1 policy's sizes win.
         config: what is taken over.
-        init: run folder of Stage 1; None starts from scratch.
-        prior: a motion prior for the flow head; None leaves a flow head as the seed makes it.
+        start: from what.
         play: whether windows of play come with each batch.
         seed: of the new weights.
 
@@ -78,12 +89,13 @@ def from_dataset(
         The stage, and what was taken over (None from scratch).
 
     Raises:
-        CheckpointError: `init` is missing, cut off or does not fit.
-        SpecError: `init` was trained for a robot with other conventions.
+        CheckpointError: `start.init` is missing, cut off or does not fit.
+        SpecError: `start.init` was trained for a robot with other conventions.
         DataError: no instructions, no held-out episodes, no statistics.
     """
     if set(dataset.tasks) <= {PLAY_TASK}:
         raise DataError(f"{dataset.path} holds play, without instructions. Give demonstrations (jobs.collect_demos).")
+    init, prior = start.init, start.prior
     if init is not None:
         policy = grown(_stage_1(init, dataset), policy)
     policy = replace(

@@ -28,7 +28,7 @@ from tap_ray.dataset.reader import DatasetInfo, read_episode
 from tap_ray.errors import ConfigError, DataError
 from tap_ray.rng import generator
 from tap_ray.specs import RobotSpec
-from tap_ray.types import Episode, Window
+from tap_ray.types import ALL, Episode, Shard, Window
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -198,11 +198,10 @@ class Piece:
     """Batches at its beginning that were trained on before the run was resumed."""
 
 
-def schedule(
-    dataset: DatasetInfo, config: WindowConfig, *, seed: int, start_batch: int, worker: int, num_workers: int
-) -> Iterator[Piece]:
+def schedule(dataset: DatasetInfo, config: WindowConfig, *, seed: int, shard: Shard) -> Iterator[Piece]:
     """The endless groups of one worker, from the one on that holds its batch `start_batch`; nothing is decoded."""
     episodes, _ = split_episodes(dataset, config)
+    worker, num_workers, start_batch = shard.worker, shard.num_workers, shard.start_batch
     group_size = min(config.group_size, max(1, len(episodes) // num_workers))
     epoch = 0
     while True:
@@ -229,35 +228,23 @@ def schedule(
 def require_batches(dataset: DatasetInfo, config: WindowConfig, *, num_workers: int) -> None:
     """Raise ConfigError where a worker would not get one batch; nothing is decoded."""
     for worker in range(num_workers):
-        next(schedule(dataset, config, seed=0, start_batch=0, worker=worker, num_workers=num_workers))
+        next(schedule(dataset, config, seed=0, shard=Shard(worker=worker, num_workers=num_workers)))
 
 
-def iterate(
-    dataset: DatasetInfo,
-    config: WindowConfig,
-    *,
-    seed: int,
-    start_batch: int = 0,
-    worker: int = 0,
-    num_workers: int = 1,
-) -> Iterator[Window]:
+def iterate(dataset: DatasetInfo, config: WindowConfig, *, seed: int, shard: Shard = ALL) -> Iterator[Window]:
     """Endless training batches of one worker; the workers' batches of an epoch are disjoint.
 
     Args:
         dataset: from `open_dataset`.
         config: which windows.
         seed: of the run; each epoch is shuffled anew.
-        start_batch: how many batches this worker has had already: the sequence goes on from there, and whole groups
-            before it are not even decoded.
-        worker: 0 .. num_workers - 1.
-        num_workers: how many share an epoch.
+        shard: the worker's, and where it resumes; whole groups before are not even decoded.
 
     Raises:
         ConfigError: the data set is too small to give this worker a batch.
         DataError: see `group_batches`.
     """
-    place = {"seed": seed, "start_batch": start_batch, "worker": worker, "num_workers": num_workers}
-    for piece in schedule(dataset, config, **place):
+    for piece in schedule(dataset, config, seed=seed, shard=shard):
         yield from group_batches(
             dataset, piece.group, config, seed=seed, epoch=piece.epoch, first_batch=piece.first_batch
         )

@@ -27,7 +27,7 @@ from tap_ray.errors import ConfigError, DataError
 from tap_ray.play.collect import CollectPlan
 from tap_ray.rng import generator
 from tap_ray.specs import RobotSpec
-from tap_ray.types import Episode, Window
+from tap_ray.types import ALL, Episode, Shard, Window
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,12 +50,10 @@ def batches(
     config: WindowConfig,
     *,
     seed: int,
-    start_batch: int = 0,
-    worker: int = 0,
-    num_workers: int = 1,
+    shard: Shard = ALL,
     memory_mb: int = 512,
 ) -> Generator[Window, None, None]:
-    """Endless windows of fresh play for one training worker, from its batch `start_batch` on.
+    """Endless windows of fresh play for one training worker, from `shard.start_batch` on.
 
     Raises:
         ConfigError: a group has not one batch.
@@ -68,11 +66,11 @@ def batches(
             f"{config.group_size} episodes of {play.plan.env.max_steps} steps have not one batch of "
             f"{config.batch_size} windows. Lower --batch-size or raise --windows.group-size."
         )
-    wanted = placement.selector(play.pool.labels)
+    wanted, num_workers = placement.selector(play.pool.labels), shard.num_workers
     fleets = play.pool.fleets or max(1, (placement.num_fleets(wanted) - num_workers) // num_workers)
     processes = num_workers * (1 + fleets)
-    first_group, first_batch = divmod(start_batch, per_group)
-    numbers = count(worker + first_group * num_workers, num_workers)
+    first_group, first_batch = divmod(shard.start_batch, per_group)
+    numbers = count(shard.worker + first_group * num_workers, num_workers)
     while True:
         items = [{"group": number, "first_batch": 0} for number in islice(numbers, PIECES)]
         items[0]["first_batch"], first_batch = first_batch, 0

@@ -33,7 +33,7 @@ from tap_ray.dataset.motions import MotionSet, MotionWindows
 from tap_ray.dataset.reader import DatasetInfo, opened
 from tap_ray.dataset.windows import Piece, WindowConfig, group_batches, schedule
 from tap_ray.errors import ConfigError, TapRayError
-from tap_ray.types import Motion, Window
+from tap_ray.types import ALL, Motion, Shard, Window
 
 PIECES = 256
 """Groups in one pipeline; the next one follows. Planning a task costs Ray Data 1 ms before the first one starts."""
@@ -50,9 +50,7 @@ def batches(
     config: WindowConfig,
     *,
     seed: int,
-    start_batch: int = 0,
-    worker: int = 0,
-    num_workers: int = 1,
+    shard: Shard = ALL,
     decoders: int = 1,
     memory_mb: int = 512,
 ) -> Generator[Window, None, None]:
@@ -61,7 +59,7 @@ def batches(
     Args:
         data: the data set, its path absolute; on a cluster on storage that all machines see.
         config: which windows.
-        seed, start_batch, worker, num_workers: as for `windows.iterate`.
+        seed, shard: as for `windows.iterate`.
         decoders: processes that decode for this worker; no window depends on it.
         memory_mb: decoded windows that may wait for this worker in the object store, MB.
 
@@ -75,7 +73,7 @@ def batches(
     if not config.drop_last:
         raise ConfigError("A stream has batches of one size: windows.drop_last must be true.")
     dataset = opened(data)
-    pieces = schedule(dataset, config, seed=seed, start_batch=start_batch, worker=worker, num_workers=num_workers)
+    pieces = schedule(dataset, config, seed=seed, shard=shard)
     shared = ray.put(dataset)
     while True:
         some = list(islice(pieces, PIECES))
@@ -90,10 +88,10 @@ def batches(
 
 
 def beside(
-    demos: Callable[..., Iterator[Window]], play: Callable[..., Iterator[Window]], **place: int
+    demos: Callable[..., Iterator[Window]], play: Callable[..., Iterator[Window]], *, shard: Shard
 ) -> Iterator[Window]:
-    """Each batch of demonstrations with one of play beside it; `place` is `start_batch`, `worker` and `num_workers`."""
-    for own, other in zip(demos(**place), play(**place), strict=False):
+    """Each batch of demonstrations with one of play beside it."""
+    for own, other in zip(demos(shard=shard), play(shard=shard), strict=False):
         yield dataclasses.replace(own, play=other)
 
 
@@ -103,24 +101,21 @@ def motion_batches(
     config: MotionWindows,
     *,
     seed: int,
-    start_batch: int = 0,
-    worker: int = 0,
-    num_workers: int = 1,
+    shard: Shard = ALL,
     decoders: int = 1,
     memory_mb: int = 512,
 ) -> Generator[Motion, None, None]:
     """`motions.batch`, gathered by tasks of the connected Ray; arguments as for `batches`."""
-    numbers = count(start_batch, MOTIONS_A_TASK)
+    numbers = count(shard.start_batch, MOTIONS_A_TASK)
     shared = tuple(ray.put(opened(own)) for own in data)
     while True:
         items = [{"first": number} for number in islice(numbers, PIECES)]
         plan = ray.data.from_items(items, override_num_blocks=len(items)).map_batches(
-            partial(gather, shared=shared, weights=tuple(weights), config=config, seed=seed, worker=worker,
-                    num_workers=num_workers),
+            partial(gather, shared=shared, weights=tuple(weights), config=config, seed=seed, shard=shard),
             batch_size=None,
             compute=TaskPoolStrategy(size=decoders),
             **_beside_the_trainer(),
-        )  # fmt: skip
+        )
         yield from windows_of(plan, config.batch_size, memory_mb, kind=Motion)
 
 
@@ -140,14 +135,14 @@ def gather(
     weights: tuple[float, ...],
     config: MotionWindows,
     seed: int,
-    worker: int,
-    num_workers: int,
+    shard: Shard,
 ) -> Iterator[dict[str, np.ndarray]]:
     """One task: some of a worker's batches of motion."""
     sets = [_motions(reference, config) for reference in shared]
     for first in rows["first"]:
         for own in range(int(first), int(first) + MOTIONS_A_TASK):
-            yield to_columns(motions.batch(sets, weights, config, seed=seed, number=own * num_workers + worker))
+            number = own * shard.num_workers + shard.worker
+            yield to_columns(motions.batch(sets, weights, config, seed=seed, number=number))
 
 
 @lru_cache(maxsize=16)

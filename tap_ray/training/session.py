@@ -24,7 +24,7 @@ from tap_ray.locks import Held, hold
 from tap_ray.runs import read_json
 from tap_ray.training import checkpoint
 from tap_ray.training.loop import Hooks, Objective, TrainConfig, fit
-from tap_ray.types import Motion, Window
+from tap_ray.types import Motion, Shard, Window
 
 METRICS = "metrics.jsonl"
 CHECKPOINTS = "checkpoints"
@@ -79,9 +79,9 @@ def learner_of(stage: Trainable, *, episodes: int) -> Learner:
 
 
 class Batches(Protocol):
-    """A worker's endless windows from batch `start_batch` on, always the same ones."""
+    """A worker's endless windows from batch `shard.start_batch` on, always the same ones."""
 
-    def __call__(self, *, start_batch: int, worker: int, num_workers: int) -> Iterator[Window | Motion]: ...
+    def __call__(self, *, shard: Shard) -> Iterator[Window | Motion]: ...
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -139,7 +139,7 @@ def work(task: Task, place: Place | None = None) -> None:
             facts=learner.facts,
             leaving=place.leaving,
         )
-        batches = task.batches(start_batch=step, worker=place.rank, num_workers=place.world)
+        batches = task.batches(shard=Shard(start_batch=step, worker=place.rank, num_workers=place.world))
         fit(
             learner.model,
             batches,

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from tap_ray.align.demos import AlignConfig, demo_windows, from_dataset, sized
+from tap_ray.align.demos import AlignConfig, StartFrom, demo_windows, from_dataset, sized
 from tap_ray.align.objective import CloningWeights
 from tap_ray.dataset.reader import open_dataset
 from tap_ray.dataset.windows import WindowConfig, iterate
@@ -41,7 +41,7 @@ def stage_1(tmp_path: Path) -> Path:
 
 def test_from_scratch_it_does_what_the_words_say(demos, tmp_path: Path):
     torch.set_num_threads(1)
-    stage, transfer = from_dataset(demos, WINDOWS, policy=SMALL, config=AlignConfig(), init=None, seed=0)
+    stage, transfer = from_dataset(demos, WINDOWS, policy=SMALL, config=AlignConfig(), seed=0)
     assert transfer is None
     windows = iterate(demos, WINDOWS, seed=0)
     metrics = fit(stage.model.policy, windows, stage.objective, TrainConfig(steps=60, batch_size=16, lr=2e-3))
@@ -59,7 +59,7 @@ def test_from_scratch_it_does_what_the_words_say(demos, tmp_path: Path):
 
 def test_slow_and_frozen_parts(demos, stage_1: Path):
     config = AlignConfig(freeze=("vision",), transferred_lr=0.1)
-    stage, transfer = from_dataset(demos, WINDOWS, policy=SMALL, config=config, init=stage_1, seed=0)
+    stage, transfer = from_dataset(demos, WINDOWS, policy=SMALL, config=config, start=StartFrom(init=stage_1), seed=0)
     assert transfer is not None
     assert stage.lr_scale == dict.fromkeys(transfer.taken, 0.1)
     policy = stage.model.policy
@@ -71,17 +71,21 @@ def test_slow_and_frozen_parts(demos, stage_1: Path):
 
 def test_stage_1_sizes_win_over_the_command_line(demos, stage_1: Path):
     asked = replace(PolicyConfig(), num_context=SMALL.num_context, language=SMALL.language)
-    stage, transfer = from_dataset(demos, WINDOWS, policy=asked, config=AlignConfig(), init=stage_1, seed=0)
+    stage, transfer = from_dataset(
+        demos, WINDOWS, policy=asked, config=AlignConfig(), start=StartFrom(init=stage_1), seed=0
+    )
     assert transfer is not None
     assert stage.model.policy.config == replace(SMALL, context=("language",))
     wrong = replace(asked, map_width=48, vision=replace(asked.vision, stem_width=5))
     with pytest.raises(ConfigError, match=r"has another policy\.map_width, policy\.vision than asked for"):
-        from_dataset(demos, WINDOWS, policy=wrong, config=AlignConfig(), init=stage_1, seed=0)
+        from_dataset(demos, WINDOWS, policy=wrong, config=AlignConfig(), start=StartFrom(init=stage_1), seed=0)
 
 
 def test_a_missing_or_unfit_stage_1_is_never_silent(demos, stage_1: Path, tmp_path: Path):
     def align(init: Path, **windows):
-        return from_dataset(demos, replace(WINDOWS, **windows), policy=SMALL, config=AlignConfig(), init=init, seed=0)
+        return from_dataset(
+            demos, replace(WINDOWS, **windows), policy=SMALL, config=AlignConfig(), start=StartFrom(init=init), seed=0
+        )
 
     with pytest.raises(CheckpointError, match=r"nothing/final holds no policy"):
         align(tmp_path / "nothing")
@@ -98,7 +102,7 @@ def test_a_missing_or_unfit_stage_1_is_never_silent(demos, stage_1: Path, tmp_pa
 def test_play_is_not_demonstrations(tmp_path: Path):
     play = open_dataset(write_made_dataset(tmp_path / "play", num_episodes=6, tasks=("play",)))
     with pytest.raises(DataError, match="holds play, without instructions"):
-        from_dataset(play, WINDOWS, policy=SMALL, config=AlignConfig(), init=None, seed=0)
+        from_dataset(play, WINDOWS, policy=SMALL, config=AlignConfig(), seed=0)
 
 
 def test_windows_and_contexts_follow_from_the_terms_of_the_loss(demos):
@@ -113,7 +117,7 @@ def test_windows_and_contexts_follow_from_the_terms_of_the_loss(demos):
     assert of(crops=1.0) == of(context=1.0) == (True, 0, 0)
 
     def built(windows: WindowConfig, **more):
-        stage, _ = from_dataset(demos, windows, policy=SMALL, config=AlignConfig(), init=None, seed=0, **more)
+        stage, _ = from_dataset(demos, windows, policy=SMALL, config=AlignConfig(), seed=0, **more)
         return stage.model.policy
 
     alone, with_reach = built(WINDOWS), built(replace(WINDOWS, reach_steps=2))
@@ -129,7 +133,7 @@ def test_demonstrations_under_their_own_crops(tmp_path: Path):
     config = AlignConfig(weights=CloningWeights(reach=1.0, crops=1.0, point=1.0, context=1.0))
     policy, windows = sized(SMALL, replace(ASKED, reach_steps=2), config=config, prior=None, history=0, play=True)
     dataset = open_dataset(path)
-    stage, _ = from_dataset(dataset, windows, policy=policy, config=config, init=None, play=True, seed=0)
+    stage, _ = from_dataset(dataset, windows, policy=policy, config=config, play=True, seed=0)
     demos = next(iterate(dataset, windows, seed=0))
     play = next(iterate(dataset, replace(windows, batch_size=4), seed=1))
     loss, metrics = stage.objective.loss(stage.model.policy, to_tensors(replace(demos, play=play), torch.device("cpu")))

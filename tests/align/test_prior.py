@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from tap_ray.align.demos import AlignConfig, from_dataset, sized
+from tap_ray.align.demos import AlignConfig, StartFrom, from_dataset, sized
 from tap_ray.align.objective import CloningWeights, FlowCloning, decayed
 from tap_ray.dataset import layout
 from tap_ray.dataset.motions import MotionWindows
@@ -49,7 +49,7 @@ def aligned(demos, *, given: TrainedPrior | None, history: int = 0, **config):
     policy = replace(SMALL, head="flow", prior=TINY)
     how = AlignConfig(**config)
     policy, windows = sized(policy, WINDOWS, config=how, prior=given, history=history)
-    return from_dataset(demos, windows, policy=policy, config=how, init=None, prior=given, seed=0)[0], windows
+    return from_dataset(demos, windows, policy=policy, config=how, start=StartFrom(prior=given), seed=0)[0], windows
 
 
 def batch_of(demos, stage, windows):

@@ -24,7 +24,7 @@ from tap_ray.dataset.windows import (
     split_episodes,
 )
 from tap_ray.errors import ConfigError, DataError
-from tap_ray.types import Window
+from tap_ray.types import Shard, Window
 
 
 @pytest.fixture(scope="module")
@@ -93,9 +93,9 @@ def same(a: Window, b: Window) -> bool:
 def test_resuming_gives_the_same_sequence(dataset: DatasetInfo, start: int, num_workers: int) -> None:
     config = WindowConfig(batch_size=8, group_size=3, k_max=4, holdout_every=5)
     for worker in range(num_workers):
-        share = {"seed": 1, "worker": worker, "num_workers": num_workers}
-        whole = list(islice(iterate(dataset, config, **share), start + 4))
-        resumed = list(islice(iterate(dataset, config, start_batch=start, **share), 4))
+        shard = Shard(worker=worker, num_workers=num_workers)
+        whole = list(islice(iterate(dataset, config, seed=1, shard=shard), start + 4))
+        resumed = list(islice(iterate(dataset, config, seed=1, shard=replace(shard, start_batch=start)), 4))
         assert all(same(a, b) for a, b in zip(whole[start:], resumed, strict=True))
     other = next(iterate(dataset, config, seed=2))
     assert not same(other, next(iterate(dataset, config, seed=1)))
@@ -104,7 +104,7 @@ def test_resuming_gives_the_same_sequence(dataset: DatasetInfo, start: int, num_
 def test_workers_of_an_epoch_share_its_episodes(dataset: DatasetInfo) -> None:
     config = WindowConfig(batch_size=1, group_size=2, holdout_every=0, k_max=0)
     per_worker = [
-        list(islice(iterate(dataset, config, seed=0, worker=w, num_workers=2), n)) for w, n in ((0, 50), (1, 50))
+        list(islice(iterate(dataset, config, seed=0, shard=Shard(worker=w, num_workers=2)), 50)) for w in range(2)
     ]
     states = [tuple(batch.state[0]) for batches in per_worker for batch in batches]
     groups = epoch_groups(np.arange(10), seed=0, epoch=0, group_size=2)

@@ -21,7 +21,7 @@ from tap_ray.distributed.connect import connect
 from tap_ray.errors import ConfigError, DataError
 from tap_ray.play.collect import CollectPlan
 from tap_ray.rng import generator
-from tap_ray.types import EnvConfig, Window
+from tap_ray.types import EnvConfig, Shard, Window
 
 CONFIG = WindowConfig(batch_size=4, group_size=3, k_max=2)
 STEPS = 9
@@ -85,7 +85,7 @@ def test_fresh_play_in_the_order_of_its_groups(monkeypatch: pytest.MonkeyPatch):
         stream = live.batches(play(crashes=(6,)), CONFIG, seed=5)
         traveled = list(islice(stream, 15))
         stream.close()
-        resumed = live.batches(play(crashes=(6,), fleets=2), CONFIG, seed=5, start_batch=8)
+        resumed = live.batches(play(crashes=(6,), fleets=2), CONFIG, seed=5, shard=Shard(start_batch=8))
         assert all(same(a, b) for a, b in zip(traveled[8:], resumed, strict=False))
         resumed.close()
     assert not late

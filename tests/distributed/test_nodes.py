@@ -36,7 +36,7 @@ from tap_ray.play.collect import CollectPlan, Outcome, collect
 from tap_ray.rng import generator
 from tap_ray.training import session
 from tap_ray.training.progress import train_here
-from tap_ray.types import EnvConfig, Window
+from tap_ray.types import EnvConfig, Shard, Window
 from tests import line_world
 from tests.distributed import collect_child as child
 from tests.distributed import toy_player
@@ -185,7 +185,7 @@ def test_training_saves_when_its_machine_is_announced_to_go(cluster: Nodes, tmp_
     assert curve(task.run) == curve(tmp_path / "undisturbed")
 
 
-def fresh(start_batch: int, worker: int, num_workers: int) -> Iterator[Window]:
+def fresh(shard: Shard) -> Iterator[Window]:
     """The windows of live play, by one process without Ray."""
     player = toy_player.ToyPlayer(LIVE_STEPS, ())
     for group in itertools.count():

@@ -13,7 +13,7 @@ from tap_ray.dataset.windows import WindowConfig, iterate
 from tap_ray.distributed import stream
 from tap_ray.distributed.connect import connect
 from tap_ray.errors import ConfigError
-from tap_ray.types import Window
+from tap_ray.types import ALL, Shard, Window
 
 pytestmark = [
     pytest.mark.cluster,
@@ -39,9 +39,9 @@ def same(one: Window, other: Window) -> bool:
 @pytest.mark.parametrize(("worker", "num_workers", "start"), [(0, 1, 0), (1, 2, 0), (0, 2, 7), (0, 1, 61)])
 def test_the_sequence_of_a_single_process(toy_dataset: Path, worker: int, num_workers: int, start: int):
     """Over several epochs (45 batches each), from the beginning and from the middle of a group."""
-    place = {"start_batch": start, "worker": worker, "num_workers": num_workers}
-    traveled = stream.batches(toy_dataset, CONFIG, seed=3, **place)
-    expected = iterate(open_dataset(toy_dataset), CONFIG, seed=3, **place)
+    shard = Shard(start_batch=start, worker=worker, num_workers=num_workers)
+    traveled = stream.batches(toy_dataset, CONFIG, seed=3, shard=shard)
+    expected = iterate(open_dataset(toy_dataset), CONFIG, seed=3, shard=shard)
     for _, (one, other) in zip(range(100), zip(traveled, expected, strict=False), strict=False):
         assert same(one, other)
     traveled.close()
@@ -59,9 +59,8 @@ def test_no_goal_and_no_reach(toy_dataset: Path):
 def test_resuming_decodes_nothing_before_its_group(toy_dataset: Path):
     """Pieces from batch 61 on are the tail of those from batch 0, the first cut inside its group."""
     dataset = open_dataset(toy_dataset)
-    place = {"seed": 3, "worker": 0, "num_workers": 1}
-    whole = list(islice(stream.schedule(dataset, CONFIG, start_batch=0, **place), 12))
-    [first, *rest] = islice(stream.schedule(dataset, CONFIG, start_batch=61, **place), 6)
+    whole = list(islice(stream.schedule(dataset, CONFIG, seed=3, shard=ALL), 12))
+    [first, *rest] = islice(stream.schedule(dataset, CONFIG, seed=3, shard=Shard(start_batch=61)), 6)
     at = next(i for i, piece in enumerate(whole) if (piece.epoch, piece.group) == (first.epoch, first.group))
     assert first.first_batch > 0
     assert rest == whole[at + 1 : at + 6]

@@ -25,6 +25,7 @@ from tap_ray.distributed.train import train
 from tap_ray.errors import CheckpointError, ConfigError, DataError, TapRayError
 from tap_ray.training import session
 from tap_ray.training.progress import train_here
+from tap_ray.types import Shard
 from tests.distributed.kills import KILLS
 from tests.distributed.nodes import meanwhile, wait_for
 
@@ -79,12 +80,12 @@ def test_one_worker_learns_what_one_process_learns(tmp_path: Path, toy_dataset: 
 
 
 def test_two_workers_average_their_gradients(tmp_path: Path, toy_dataset: Path):
-    """Worker w's batches are those of `iterate(worker=w)`, and each step is the mean of both."""
+    """Worker w's batches are those of `iterate(shard=Shard(worker=w, ...))`, and each step is the mean of both."""
     task = toy_task(tmp_path / "run", toy_dataset, ray=True, steps=3)
     train(task, WorkersConfig(workers=2), progress=False)
 
     local = toy_task(tmp_path / "x", toy_dataset, ray=False)
-    streams = [local.batches(start_batch=0, worker=w, num_workers=2) for w in range(2)]
+    streams = [local.batches(shard=Shard(worker=w, num_workers=2)) for w in range(2)]
     model, optimizer = toy.by_hand(task.config)
     losses = []
     for step in range(3):

@@ -18,7 +18,7 @@ from tap_ray.training import optim
 from tap_ray.training.batches import AugmentConfig
 from tap_ray.training.loop import TrainConfig
 from tap_ray.training.session import Learner, Task
-from tap_ray.types import Window
+from tap_ray.types import Shard, Window
 
 WINDOWS = WindowConfig(batch_size=4, group_size=6, holdout_every=5)
 SEED = 3
@@ -102,10 +102,8 @@ def step_by_hand(model: nn.Module, optimizer: torch.optim.AdamW, loss: Tensor, s
     optimizer.step()
 
 
-def local_batches(path: Path, *, start_batch: int, worker: int, num_workers: int):
-    return iterate(
-        open_dataset(path), WINDOWS, seed=SEED, start_batch=start_batch, worker=worker, num_workers=num_workers
-    )
+def local_batches(path: Path, *, shard: Shard):
+    return iterate(open_dataset(path), WINDOWS, seed=SEED, shard=shard)
 
 
 def toy_task(
