@@ -10,6 +10,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from tap_ray import storage
+from tap_ray.cache import cached
 from tap_ray.config import differences
 from tap_ray.errors import CheckpointError, DataError
 from tap_ray.metrics import Interval, wilson
@@ -170,7 +171,7 @@ def require_comparable(results: Sequence[Result]) -> None:
 
 def _read_episodes(path: Path) -> pd.DataFrame:
     try:
-        table = pq.read_table(storage.cached(path))
+        table = pq.read_table(cached(path))
     except FileNotFoundError:
         raise CheckpointError(f"{path} is missing. Evaluate again.") from None
     except (pa.ArrowInvalid, OSError) as error:

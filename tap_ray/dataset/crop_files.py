@@ -21,11 +21,12 @@ import pyarrow.parquet as pq
 from PIL import Image
 
 from tap_ray import storage
+from tap_ray.cache import cached
 from tap_ray.config import digest
 from tap_ray.dataset import layout
 from tap_ray.dataset.crops import CropConfig, Crops, cut
 from tap_ray.dataset.encode import decode_jpeg, decode_mask
-from tap_ray.dataset.reader import DatasetInfo, read_episode
+from tap_ray.dataset.reader import DatasetInfo, read_episodes
 from tap_ray.errors import DataError
 
 BLOCK_EPISODES = 64
@@ -101,8 +102,9 @@ def cut_block(dataset: DatasetInfo, config: CropConfig, block: tuple[int, int]) 
     require_masks(dataset)
     first, last = block
     rows: list[dict[str, Any]] = []
-    for index in range(first, last + 1):
-        crops = cut_episode(read_episode(dataset, index, [layout.IMAGE, layout.MASK, layout.CONTACT]), config)
+    columns = [layout.IMAGE, layout.MASK, layout.CONTACT]
+    for index, episode in enumerate(read_episodes(dataset, range(first, last + 1), columns), first):
+        crops = cut_episode(episode, config)
         spans = zip(crops.begin_B, crops.touch_B, crops.end_B, strict=True)
         for bout, (begin, touch, end) in enumerate(spans):
             place = _png(crops.place_rgb[bout]) if crops.has_place[bout] else None
@@ -177,7 +179,7 @@ def _table(path: Path) -> pa.Table:
 @lru_cache(maxsize=64)
 def _rows(path: Path, _mtime_ns: int) -> pa.Table:
     """Read once in each process."""
-    return pq.read_table(storage.cached(path), schema=SCHEMA)
+    return pq.read_table(cached(path), schema=SCHEMA)
 
 
 def _images(files: Sequence[bytes | None], config: CropConfig) -> np.ndarray:

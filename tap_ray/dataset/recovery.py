@@ -11,6 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from tap_ray import storage
+from tap_ray.cache import cached
 from tap_ray.dataset import layout
 from tap_ray.dataset.commit import commit_files, lock, storage_error
 from tap_ray.dataset.layout import DatasetHeader
@@ -52,7 +53,7 @@ def open_parquet(path: Path, content: Path | BinaryIO | None = None) -> Iterator
         DataError: missing, cut off, damaged or not Parquet; also where that only shows when a part of it is read.
     """
     try:
-        with pq.ParquetFile(storage.cached(path) if content is None else content) as file:
+        with pq.ParquetFile(cached(path) if content is None else content) as file:
             yield file
     except FileNotFoundError:
         raise DataError(f"{path} is missing, though the data set's metadata names it. {_copy_again(path)}") from None

@@ -1,23 +1,29 @@
 """A data set on a (loopback) S3 server: the bytes of a local one, whatever is killed, and every rule of the format."""
 
 import hashlib
+import io
 import signal
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 
 from tap_ray import storage
-from tap_ray.dataset import layout
+from tap_ray.dataset import layout, row_groups
 from tap_ray.dataset.lerobot import main
-from tap_ray.dataset.reader import open_dataset, read_episode
+from tap_ray.dataset.motions import MotionWindows, load
+from tap_ray.dataset.reader import open_dataset, read_episode, read_episodes, require_whole
 from tap_ray.dataset.recovery import repair
 from tap_ray.dataset.verify import verify
 from tap_ray.dataset.windows import WindowConfig, iterate
 from tap_ray.dataset.writer import DatasetWriter
 from tap_ray.errors import DataError, StorageError
 from tap_ray.locks import MARKER
+from tests import s3
 from tests.dataset.test_writer import Children, Killed, append_to_the_end, children
 
 __all__ = ["children"]
@@ -56,6 +62,78 @@ def test_the_same_bytes_and_the_same_windows_as_on_a_local_disk(
     config = WindowConfig(batch_size=8, group_size=4, holdout_every=0)
     for _, one, other in zip(range(5), iterate(here, config, seed=1), iterate(there, config, seed=1), strict=False):
         np.testing.assert_array_equal(one.rgb, other.rgb)
+
+
+WINDOW_COLUMNS = [layout.IMAGE, layout.STATE, layout.ACTION, layout.CONTACT, "task_index"]
+
+
+def chunk_bytes(path: Path, groups: Iterable[int], columns: Sequence[str]) -> int:
+    """Bytes of these columns in these row groups, as the file's footer has them."""
+    about = pq.read_metadata(io.BytesIO(storage.read(path)))
+    chunks = [about.row_group(group).column(i) for group in groups for i in range(about.num_columns)]
+    return sum(c.total_compressed_size for c in chunks if c.path_in_schema.startswith(tuple(columns)))
+
+
+@pytest.fixture
+def large(made: SimpleNamespace, bucket: str) -> Path:
+    """64 episodes in one file, mostly images, with a footer of 77 kB."""
+    path = storage.at(bucket)
+    with DatasetWriter(path, made.header(size=128, episodes_per_file=64)) as writer:
+        for index in range(64):
+            writer.append(made.episode(index, size=128, steps=8))
+    return path
+
+
+def test_a_group_fetches_its_own_bytes_and_an_epoch_each_byte_once(large: Path, wire: s3.Wire):
+    """16 episodes of a file: their columns, with the small masks between them; the footer once."""
+    dataset, file = open_dataset(str(large)), large / layout.data_file(0)
+    group, epoch = range(0, 64, 4), range(64)
+    wire.requests.clear()
+
+    episodes = list(read_episodes(dataset, group, WINDOW_COLUMNS))
+    assert [len(episode[layout.IMAGE]) for episode in episodes] == [8] * 16
+    tail, footer, *pieces = [each.got for each in wire.took("GET", "data/")]
+    assert (tail, 70_000 < footer < 90_000, len(pieces)) == (65536, True, 16)
+    needed = chunk_bytes(file, group, WINDOW_COLUMNS)
+    assert needed <= sum(pieces) < 1.1 * needed
+
+    list(read_episodes(dataset, epoch, WINDOW_COLUMNS))
+    fetched = sum(each.got for each in wire.took("GET", "data/")) - tail - footer
+    assert fetched < 1.1 * chunk_bytes(file, epoch, WINDOW_COLUMNS)
+    wire.requests.clear()
+    row_groups._footer.cache_clear()  # as in another process
+    list(read_episodes(open_dataset(str(large)), epoch, WINDOW_COLUMNS))
+    assert wire.took("GET", "data/") == []
+
+
+def test_states_are_read_without_images(large: Path, wire: s3.Wire):
+    dataset, file = open_dataset(str(large)), large / layout.data_file(0)
+    require_whole(dataset)
+    _, _, *pieces = [each.got for each in wire.took("GET", "data/")]
+    assert len(pieces) == 64
+    assert sum(pieces) < 64 * row_groups.SMALL
+    assert sum(pieces) < chunk_bytes(file, range(64), [layout.IMAGE]) / 4
+    motions = load(dataset, MotionWindows(horizon=4, holdout_every=0))
+    assert len(motions.action_FA) == 64 * 8
+    assert len(wire.took("GET", "data/")) == 2 + 64
+
+
+def test_a_file_that_has_grown_is_followed_and_another_is_refused(made: SimpleNamespace, bucket: str):
+    path = made.write(storage.at(bucket), 2)
+    before, never_read = open_dataset(path), open_dataset(path)
+    read_episode(before, 0, [layout.ACTION])
+    made.write(path, 3)
+    episode = read_episode(before, 1)  # was not fetched before the file was replaced
+    np.testing.assert_array_equal(episode[layout.STATE], made.episode(1).state)
+    assert before.versions == open_dataset(path).versions != never_read.versions
+    assert read_episode(never_read, 1)[layout.IMAGE] == made.episode(1).image_jpeg
+
+    storage.remove(path)
+    with DatasetWriter(path, made.header()) as writer:
+        for index in range(3):
+            writer.append(replace(made.episode(index), state=made.episode(index).state + 1))
+    with pytest.raises(DataError, match=r"file-000\.parquet holds other episodes than when .* opened\. Run the same"):
+        read_episode(before, 0, [layout.OBJECT_POSE])
 
 
 @pytest.mark.parametrize("deadly_upload", [2, 3, 7])
