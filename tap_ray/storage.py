@@ -4,8 +4,9 @@
     at("s3://bucket/runs/x")                  a UPath (fsspec); also gs://, az:// ... once their package is installed
 
 A UPath is used like a Path (`/`, exists, glob, open, read_text, pickle), and typed as one. What an object store does
-not have is here, a function each for both kinds: replace a file whole, append, remove a folder, write or read with a
-library that knows local files only. An object appears whole when its upload ends, so nothing is ever renamed there.
+not have is here, a function each for both kinds: replace a file whole, remove a folder, write or read with a library
+that knows local files only; files that grow are in `tap_ray.logs`. An object appears whole when its upload ends, so
+nothing is ever renamed there.
 
 Endpoint and credentials are the environment's (AWS_ENDPOINT_URL, AWS_ACCESS_KEY_ID, AWS_PROFILE ...; fsspec's own
 configuration files), on each machine its own; they are in no path, no pickle and no manifest.
@@ -17,6 +18,7 @@ import re
 import shutil
 import tempfile
 import urllib.request
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, Iterator, Mapping, Sequence, cast
 
@@ -27,6 +29,8 @@ PROTOCOLS = ("s3", "s3a", "gs", "gcs", "az", "abfs", "hf", "hdfs", "sftp", "memo
 """URIs that are looked for where a text may name a folder; as a path any that fsspec knows will do."""
 CLIENTS = ("aiobotocore", "aiohttp", "azure", "botocore", "gcsfs", "google", "s3fs")
 """Packages whose own exceptions mean that the storage refused or is out of reach."""
+UPLOADS = 16
+"""At a time."""
 SLASH_LOST = re.compile(r"^(s3a?|gc?s|az|abfs|file):/(?!/)")
 
 
@@ -165,21 +169,15 @@ def write(path: Path, data: bytes) -> None:
             raise
 
 
-def append(path: Path, text: str) -> None:
-    """Add lines to a file; they are safe when this returns. On an object store the file is uploaded anew.
+def write_all(contents: Mapping[Path, bytes]) -> None:
+    """`write` several files at the same time, in no order.
 
     Raises:
-        StorageError: the storage refused.
+        StorageError: the storage refused one of them; some others may be there.
     """
-    with speaking("write", path):
-        if is_remote(path):
-            fs, key = store_of(path)
-            fs.pipe_file(key, (fs.cat_file(key) if fs.exists(key) else b"") + text.encode())
-            return
-        with open(path, "a") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
+    with ThreadPoolExecutor(min(UPLOADS, max(1, len(contents)))) as pool:
+        for _ in pool.map(write, contents.keys(), contents.values()):
+            pass
 
 
 def remove(path: Path, *, first: str | None = None) -> None:
@@ -225,8 +223,10 @@ def staged(path: Path, *, folder: bool = False) -> Iterator[Path]:
                 os.replace(here, path)
             else:
                 fs, key = store_of(path)
-                for file in [here] if not folder else [each for each in here.rglob("*") if each.is_file()]:
-                    fs.put_file(str(file), f"{key}{str(file).removeprefix(str(here))}")
+                files = [str(each) for each in ([here] if not folder else here.rglob("*")) if each.is_file()]
+                with ThreadPoolExecutor(min(UPLOADS, max(1, len(files)))) as pool:
+                    for _ in pool.map(fs.put_file, files, [f"{key}{file.removeprefix(str(here))}" for file in files]):
+                        pass
 
 
 @contextlib.contextmanager

@@ -95,12 +95,18 @@ class Wire:
 
     def __init__(self, server: Server, delay_s: float = 0.0) -> None:
         self.requests: list[Noted] = []
+        self.most = 0
+        """Requests that were on their way at the same time."""
+        self._now, self._lock = 0, threading.Lock()
         wire = self
 
         class Handler(BaseHTTPRequestHandler):
             protocol_version = "HTTP/1.1"
 
             def _pass_on(self) -> None:
+                with wire._lock:
+                    wire._now += 1
+                    wire.most = max(wire.most, wire._now)
                 time.sleep(delay_s)
                 if "chunked" in self.headers.get("Transfer-Encoding", ""):
                     raise AssertionError("bodies have a length")
@@ -114,6 +120,8 @@ class Wire:
                 answer = back.getresponse()
                 content = answer.read()
                 back.close()
+                with wire._lock:
+                    wire._now -= 1
                 wire.requests.append(Noted(self.command, self.path, len(body), len(content)))
                 self.send_response_only(answer.status)
                 for name, value in answer.getheaders():

@@ -68,23 +68,34 @@ def test_files_come_whole_grow_and_go(root: Path):
     storage.make_folder(root)
     storage.write(root / "a.json", b"old")
     storage.write(root / "a.json", b"new")
-    storage.append(root / "log.jsonl", "1\n")
-    storage.append(root / "log.jsonl", "2\n")
+    storage.write_all({root / "c.bin": b"1", root / "log.jsonl": b"2"})
     with storage.staged(root / "deep" / "b.bin") as here:
         here.write_bytes(b"xyz")
     with storage.staged(root / "report", folder=True) as here:
         (here / "in").mkdir()
         (here / "in" / "c.txt").write_text("c")
-    assert names(root) == ["a.json", "deep/b.bin", "log.jsonl", "report/in/c.txt"]
+    assert names(root) == ["a.json", "c.bin", "deep/b.bin", "log.jsonl", "report/in/c.txt"]
     assert (root / "a.json").read_bytes() == b"new"
-    assert storage.read_all([root / "log.jsonl", root / "deep" / "b.bin"]) == [b"1\n2\n", b"xyz"]
+    assert storage.read_all([root / "log.jsonl", root / "deep" / "b.bin"]) == [b"2", b"xyz"]
     with storage.fetched(root / "report") as here:
         assert (here / "in" / "c.txt").read_text() == "c"
     with storage.fetched(root / "a.json") as here:
         assert here.read_bytes() == b"new"
     storage.remove(root / "report", first="in/c.txt")
     storage.remove(root / "report")
-    assert names(root) == ["a.json", "deep/b.bin", "log.jsonl"]
+    assert names(root) == ["a.json", "c.bin", "deep/b.bin", "log.jsonl"]
+
+
+def test_a_folder_is_uploaded_all_at_once(bucket: str, s3_server: s3.Server, monkeypatch: pytest.MonkeyPatch):
+    slow = s3.Wire(s3_server, delay_s=0.3)
+    monkeypatch.setenv("AWS_ENDPOINT_URL", slow.endpoint)
+    s3fs.S3FileSystem.clear_instance_cache()
+    with storage.staged(storage.at(bucket) / "step-5", folder=True) as here:
+        for number in range(4):
+            (here / f"{number}.bin").write_bytes(bytes(number))
+    assert [each.sent for each in sorted(slow.took("PUT"))] == [0, 1, 2, 3]
+    assert slow.most == 4
+    slow.close()
 
 
 def test_what_fails_while_it_is_staged_never_appears(root: Path):

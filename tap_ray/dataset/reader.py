@@ -115,7 +115,7 @@ def _derived(
         )
     if info is not None and info["total_episodes"] == num_episodes:
         tasks, stats = read_tasks(path), stats_from_json(layout.read_json(path / layout.STATS))
-        if int(stats["index"]["count"][0]) == num_frames:
+        if int(stats["index"]["count"][0]) == num_frames and len(tasks) == info["total_tasks"]:
             return info, tuple(tasks.index), stats
     totals = totals_of([*tables])
     known = info if info is not None else {"features": layout.features(header)}

@@ -8,7 +8,7 @@ import contextlib
 import threading
 from typing import Any, Callable, Iterator, Mapping
 
-from tap_ray import storage
+from tap_ray import logs
 from tap_ray.errors import StorageError
 from tap_ray.progress_bar import progress_bar
 from tap_ray.training import session
@@ -84,7 +84,7 @@ class _Follower:
 
     def _new_lines(self) -> list[dict[str, float]]:
         try:
-            text = storage.read(self._file).decode()
+            text = logs.read(self._file).decode()
         except (FileNotFoundError, StorageError):  # not there yet, or out of reach: the next look sees it all
             return []
         text = text[: text.rfind("\n") + 1]

@@ -2,6 +2,7 @@
 
 import hashlib
 import io
+import itertools
 import signal
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
@@ -136,18 +137,16 @@ def test_a_file_that_has_grown_is_followed_and_another_is_refused(made: SimpleNa
         read_episode(before, 0, [layout.OBJECT_POSE])
 
 
-@pytest.mark.parametrize("deadly_upload", [2, 3, 7])
+@pytest.mark.parametrize("deadly_upload", [2, 3, 4, 5, 6, 7])
 def test_a_kill_at_any_upload_is_repaired(
     made: SimpleNamespace, bucket: str, play_dataset: Path, monkeypatch: pytest.MonkeyPatch, deadly_upload: int
 ):
-    """A file that grows and a new one, five uploads each; die before some of them in turn."""
-    path, count, write = storage.at(bucket), 0, storage.write
+    """A file that grows and a new one, in three steps each; die before some upload, in each of them and the next."""
+    path, count, write = storage.at(bucket), itertools.count(1), storage.write
     made.write(path, 2)
 
     def deadly(file: Path, data: bytes) -> None:
-        nonlocal count
-        count += 1
-        if count == deadly_upload:
+        if next(count) == deadly_upload:
             raise Killed
         write(file, data)
 
@@ -173,6 +172,32 @@ def test_sigkills_at_random_moments_give_the_same_bytes(bucket: str, tmp_path: P
     assert children.write(path) == 0
     assert children.write(tmp_path / "whole") == 0
     assert digests(path) == digests(tmp_path / "whole")
+    assert broken(path) == []
+
+
+def test_what_need_not_wait_is_uploaded_together(
+    made: SimpleNamespace, s3_server: s3.Server, bucket: str, wire: s3.Wire
+):
+    """The data first; then the table that commits it, the tasks and the statistics; info.json last."""
+    with DatasetWriter(bucket, made.header()) as writer:
+        for index in range(4):
+            writer.append(made.episode(index))
+        writer.commit()
+        puts = [each.path.partition(bucket.rpartition("/")[2])[2] for each in wire.took("PUT")]
+    puts = [put for put in puts if "lock" not in put]
+    assert puts[:2] == ["/meta/tap_ray.json", "/data/chunk-000/file-000.parquet"]
+    assert set(puts[2:5]) == {"/meta/episodes/chunk-000/file-000.parquet", "/meta/tasks.parquet", "/meta/stats.json"}
+    assert puts[5:] == ["/meta/info.json"]
+
+
+@pytest.mark.parametrize("ahead", [layout.TASKS, layout.STATS])
+def test_files_ahead_of_the_tables_are_not_believed(made: SimpleNamespace, bucket: str, tmp_path: Path, ahead: str):
+    """A kill in the second step: the tables know task 0 and 8 frames, one of the others task 1 and 17."""
+    path = made.write(storage.at(bucket), 1)
+    storage.write(path / ahead, (made.write(tmp_path / "longer", 2) / ahead).read_bytes())
+    dataset = open_dataset(path)
+    assert (dataset.tasks, dataset.stats["index"]["count"].tolist()) == (("task 0",), [8])
+    assert len(repair(path)) == 1
     assert broken(path) == []
 
 
