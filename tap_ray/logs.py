@@ -25,6 +25,8 @@ MANY = 64
 
 _lives: dict[tuple[int, Path], "_Life"] = {}
 """By process, as a fork is another one, and file."""
+_kept: dict[Path, dict[str, bytes]] = {}
+"""Parts that this process has added or read, of each file, so that they are not read again."""
 
 
 class _Life:
@@ -34,6 +36,8 @@ class _Life:
         newest = max((int(name.partition("-")[0]) for name in _parts(file)), default=0)
         self._name = f"{max(time.time_ns(), newest + 1):020d}-{uuid.uuid4().hex[:8]}"
         self.number = 0
+        self.tried = b""
+        """What may be there already under the next number."""
 
     @property
     def next(self) -> str:
@@ -54,11 +58,16 @@ def append(file: Path, text: str) -> None:
             opened.flush()
             os.fsync(opened.fileno())
         return
-    if (life := _life(file)).number == MANY:
+    if (life := _life(file)).number >= MANY:
         join(file)
         life = _life(file)
-    storage.write(_folder(file) / life.next, text.encode())
-    life.number += 1
+    data = text.encode()
+    if life.tried not in (b"", data):
+        life.number += 1
+    life.tried = data
+    storage.write(_folder(file) / life.next, data)
+    _kept.setdefault(file, {})[life.next] = data
+    life.number, life.tried = life.number + 1, b""
 
 
 def read(file: Path) -> bytes:
@@ -75,9 +84,14 @@ def read(file: Path) -> bytes:
         if not parts:
             return storage.read(file)
         whole = max((name for name in parts if name.endswith(WHOLE)), default="")
-        with contextlib.suppress(FileNotFoundError):  # joined meanwhile; parts go before the file is renewed
+        wanted, kept = [name for name in parts if name >= whole], _kept.get(file, {})
+        with contextlib.suppress(FileNotFoundError):  # joined meanwhile
             old = b"" if whole or not file.exists() else storage.read(file)
-            return old + b"".join(storage.read_all([_folder(file) / name for name in parts if name >= whole]))
+            new = [name for name in wanted if name not in kept]
+            kept = kept | dict(zip(new, storage.read_all([_folder(file) / name for name in new]), strict=True))
+            if {*wanted} <= {*_parts(file)}:  # parts go before the file is renewed: it was read without them
+                _kept[file] = {name: kept[name] for name in wanted if not name.endswith(WHOLE)}
+                return old + b"".join(kept[name] for name in wanted)
 
 
 def exists(file: Path) -> bool:

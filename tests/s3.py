@@ -102,6 +102,7 @@ class Wire:
 
         class Handler(BaseHTTPRequestHandler):
             protocol_version = "HTTP/1.1"
+            disable_nagle_algorithm = True
 
             def _pass_on(self) -> None:
                 with wire._lock:
@@ -110,9 +111,6 @@ class Wire:
                 time.sleep(delay_s)
                 if "chunked" in self.headers.get("Transfer-Encoding", ""):
                     raise AssertionError("bodies have a length")
-                if self.headers.get("Expect"):
-                    self.send_response_only(100)
-                    self.end_headers()
                 body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
                 back = HTTPConnection("127.0.0.1", int(server.endpoint.rpartition(":")[2]))
                 headers = {k: v for k, v in self.headers.items() if k not in ("Expect", "Connection")}

@@ -68,6 +68,20 @@ def test_a_line_is_one_upload_and_nothing_is_read(bucket: str, wire: s3.Wire):
         logs.append(file, f"{number}\n")
     assert [(each.method, each.sent) for each in wire.requests] == [("PUT", 2)] * 9
     assert numbers(file) == list(range(10))
+    assert wire.took("GET", "log.jsonl.parts/") == []  # its own are known
+
+
+def test_a_reader_fetches_each_part_once(bucket: str, wire: s3.Wire):
+    file = storage.at(bucket) / "log.jsonl"
+    logs.append(file, "0\n")
+    logs.append(file, "1\n")
+    logs._kept.clear()  # as in another process
+    assert numbers(file) == [0, 1]
+    assert len(wire.took("GET", "log.jsonl.parts/")) == 2
+    logs.append(file, "2\n")
+    logs._kept[file].popitem()
+    assert numbers(file) == [0, 1, 2]
+    assert len(wire.took("GET", "log.jsonl.parts/")) == 3
 
 
 def test_many_parts_are_joined_on_the_way(bucket: str, monkeypatch: pytest.MonkeyPatch):
@@ -95,6 +109,12 @@ def test_a_lost_answer_doubles_nothing(bucket: str, monkeypatch: pytest.MonkeyPa
     logs.append(file, "2\n")
     logs.append(file, "3\n")
     assert numbers(file) == [1, 2, 3]
+    with monkeypatch.context() as patch:
+        patch.setattr(storage, "write", lost)
+        with pytest.raises(StorageError):
+            logs.append(file, "4\n")
+    logs.append(file, "5\n")  # whoever gave up on 4
+    assert numbers(file) == [1, 2, 3, 4, 5]
 
 
 @pytest.mark.parametrize("deadly", [0, 1, 2, 3])
@@ -122,6 +142,7 @@ def test_a_kill_while_parts_are_joined(bucket: str, monkeypatch: pytest.MonkeyPa
         with pytest.raises(KilledError):
             logs.join(file)
     logs._lives.clear()
+    logs._kept.clear()
     assert numbers(file) == want
     logs.append(file, "3\n")
     assert numbers(file) == [*want, 3]
@@ -155,7 +176,8 @@ def test_processes_and_readers_at_the_same_time(bucket: str, monkeypatch: pytest
 
     def look() -> None:
         while not done.is_set():
-            seen.append(numbers(storage.at(uri)))
+            logs._kept.pop(file, None)
+            seen.append(numbers(file))
 
     thread = threading.Thread(target=look)
     thread.start()
