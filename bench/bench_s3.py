@@ -108,13 +108,14 @@ def main(config: Config) -> None:
         print(f"  store {bucket:.2f}, which is {100 * bucket / disk:.1f} %")
 
         there = open_dataset(remote)
-        group = np.random.default_rng(0).permutation(config.per_file)[: config.group]
         whole = sum((here / layout.data_file(n)).stat().st_size for n in set(there.episodes["file"]))
-        want = needed(here, there, group)
-        print(f"a group of {config.group} in one file of {config.per_file}: needs {want} bytes;")
-        print(f"  {fetched(wire, lambda: list(read_episodes(there, group, COLUMNS)))}")
-        shutil.rmtree(f"{folder}/cache")
         every = np.random.default_rng(1).permutation(len(there))
+        one = {"of one file": np.random.default_rng(0).permutation(config.per_file), "of all files": every}
+        for name, order in one.items():
+            group = order[: config.group]
+            told = fetched(wire, lambda: list(read_episodes(there, group, COLUMNS)))  # noqa: B023
+            print(f"{config.group} episodes {name}, which need {needed(here, there, group)} bytes: {told}")
+            shutil.rmtree(f"{folder}/cache")
         for epoch in range(2):
             groups = [every[i : i + config.group] for i in range(0, len(every), config.group)]
             told = fetched(wire, lambda: [list(read_episodes(there, each, COLUMNS)) for each in groups])  # noqa: B023
