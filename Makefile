@@ -7,7 +7,7 @@ export OMP_NUM_THREADS ?= 1
 export RAY_USAGE_STATS_ENABLED ?= 0
 export RAY_AUTH_MODE ?= token
 
-.PHONY: help install demo test faults check docs bench bench-serve doctor clean
+.PHONY: help install demo test faults soak check docs bench bench-serve doctor clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 12
@@ -31,6 +31,9 @@ test: install ## all tests: first those that keep a core busy, then those that s
 
 faults: install ## ten kills each of fleets, drivers, writers and training workers (make test: two), and of more nodes
 	KILLS=10 $(BIN)/python -m pytest -q -k kill
+
+soak: install ## two hours of play and training with something killed each minute; the same command goes on
+	RAY_worker_niceness=0 $(BIN)/python -m tests.distributed.soak
 
 check: install docs ## ruff, pyright, import-linter, the documentation's links
 	$(BIN)/ruff check .

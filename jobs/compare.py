@@ -27,9 +27,9 @@ def main(config: Config) -> Path:
     """Write the page and print the table; returns the run folder."""
     results, _ = read_runs(config.runs)
     parents: dict[str, Path | str] = {f"run{number}": path for number, path in enumerate(config.runs)}
-    values = {"_runs": [str(path) for path in config.runs], "out": str(config.out)}  # what they hold makes the page
+    made_by = {"_runs": [str(path) for path in config.runs], "out": str(config.out)}  # what they hold makes the page
     with (
-        runs.entered(config.out, job="compare", config=values, parents=parents, rewrites=True) as run,
+        runs.entered(config.out, job="compare", config=made_by, parents=parents, asked=config, rewrites=True) as run,
         tracking.tracked("compare", run, parents) as tracked,
     ):
         tracked.artifact(report.write(config.runs, run.path))

@@ -29,7 +29,8 @@ def main(config: EvaluateConfig) -> Path:
     )
     require_sensible(fleets)
     make_policy, parents = _policy(config, protocol)
-    with runs.entered(config.out, job="evaluate", config=what(config, protocol), parents=parents) as run:
+    made_by = what(config, protocol)
+    with runs.entered(config.out, job="evaluate", config=made_by, parents=parents, asked=config) as run:
         if not run.done:
             _judge(run, config, protocol, fleets, make_policy, parents)
             runs.finish(run, protocol=protocol.hash)

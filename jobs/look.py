@@ -31,7 +31,7 @@ def main(config: LookConfig) -> Path:
         f"policy_{number}" if number else "policy": path for number, path in enumerate(config.policy)
     }
     what = {**to_dict(config), "protocol": protocol.hash}
-    with runs.entered(config.out, job="look", config=what, parents=parents) as run:
+    with runs.entered(config.out, job="look", config=what, parents=parents, asked=config) as run:
         if not run.done:
             with tracking.tracked("look", run, parents) as tracked:
                 drive = (envs.make_teleoperated, envs.make_expert)

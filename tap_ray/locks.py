@@ -11,6 +11,7 @@ A holder that was cut off for so long finds a stranger's name in its lock and st
 
 import contextlib
 import json
+import math
 import os
 import platform
 import socket
@@ -98,23 +99,23 @@ def holder(folder: Path, marker: str = MARKER) -> str:
 
 
 @contextlib.contextmanager
-def alone(file: Path, say: Callable[[str], None]) -> Iterator[None]:
-    """Be the only process that holds a local file: waits while another does, and takes over when that ends or dies.
+def alone(folder: Path, name: str, say: Callable[[str], None]) -> Iterator[None]:
+    """Be the only process that holds a name: waits while another does, and takes over when that ends or dies.
 
     Args:
-        file: made if it is not there; says who holds it.
+        folder: where the lock lies; made if it is missing.
+        name: of the lock; its file says who holds it.
         say: told once whom it waits for.
     """
-    storage.make_folder(file.parent)
-    held = hold_file(file)
+    held = hold(folder, marker=name)
     if held is None:
-        say(f"waits for {holder(file.parent, file.name)}, which works on it")
-        held = hold_file(file, -1)
+        say(f"waits for {holder(folder, name)}, which works on it")
+    while held is None:
+        held = hold(folder, marker=name, patience_s=math.inf)
     try:
         yield
     finally:
-        if held is not None:
-            held.close()
+        held.close()
 
 
 class _FileLock:

@@ -59,11 +59,12 @@ def register(
             file = Path(folder) / FACTS
             file.write_text(json.dumps(facts, indent=2, default=str) + "\n")
             client.log_artifact(tracked.run_id, str(file), place)
-        for part in KEPT:
-            if (run / part).is_dir():
-                client.log_artifacts(tracked.run_id, str(run / part), f"{place}/{part}")
-            elif (run / part).exists():
-                client.log_artifact(tracked.run_id, str(run / part), place)
+        for part in filter(lambda part: (run / part).exists(), KEPT):
+            with storage.fetched(run / part) as here:
+                if here.is_dir():
+                    client.log_artifacts(tracked.run_id, str(here), f"{place}/{part}")
+                else:
+                    client.log_artifact(tracked.run_id, str(here), place)
         source = f"{client.get_run(tracked.run_id).info.artifact_uri}/{place}"
         made = client.create_model_version(
             MODEL, source, run_id=tracked.run_id, tags={**tags, "align": manifest["hash"]}, description=description

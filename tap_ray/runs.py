@@ -1,5 +1,7 @@
 """A run folder: config.json (what was asked), manifest.json (how it came about), then whatever the stage writes.
 
+config.json is the job's config whole, so `python -m jobs.<verb> --config RUN/config.json` gives the same run.
+
 The default folder is named by the hash of what makes it, `runs/<job>-<hash>`: the same command finds its own folder
 again, goes on where it was cut off, and does nothing when it had finished.
 
@@ -13,14 +15,16 @@ import importlib.metadata
 import json
 import os
 import platform
+import shlex
 import subprocess
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Iterator, Mapping, Sequence
 
 from tap_ray import locks, storage
-from tap_ray.config import differences, digest
-from tap_ray.errors import CheckpointError, ConfigError
+from tap_ray.config import differences, digest, to_dict
+from tap_ray.errors import CheckpointError, ConfigError, without_credentials
 
 LOCK = ".job.lock"
 """Held by the job that works in a run folder."""
@@ -62,12 +66,13 @@ def entered(
     job: str,
     config: Mapping[str, Any],
     parents: Mapping[str, Path | str] | None = None,
+    asked: Any = None,
     rewrites: bool = False,
 ) -> Iterator[Run]:
     """`open_run` for the length of a job: nobody else works in the folder meanwhile.
 
     Args:
-        out, job, config, parents: see `open_run`.
+        out, job, config, parents, asked: see `open_run`.
         rewrites: the job writes into a finished run, too; otherwise that is not locked.
 
     Raises:
@@ -86,7 +91,7 @@ def entered(
                 "name another folder with --out."
             )
     try:
-        yield open_run(out, job=job, config=config, parents=parents)
+        yield open_run(out, job=job, config=config, parents=parents, asked=asked)
     finally:
         if held is not None:
             held.close()
@@ -98,15 +103,17 @@ def open_run(
     job: str,
     config: Mapping[str, Any],
     parents: Mapping[str, Path | str] | None = None,
+    asked: Any = None,
 ) -> Run:
     """Create a run folder, or enter the one that the same command began.
 
     Args:
         out: the folder; None names it `runs/<job>-<hash>`.
         job: verb, e.g. "align".
-        config: the resolved config as plain values. The key "out" (at any depth), those that start with "_" and
+        config: what makes the run, as plain values. The key "out" (at any depth), those that start with "_" and
             those that are roles of `parents` do not enter the hash (they say where and how, not what).
         parents: role -> run folder or data set it is made from, e.g. {"init": "runs/pretrain-..."}.
+        asked: the job's config, for config.json; None: `config`.
 
     Raises:
         ConfigError: `out` holds something else (each differing key is named).
@@ -125,10 +132,11 @@ def open_run(
         "hash": names[0],
         "status": "running",
         "parents": ancestry,
+        "made_by": config,
         **provenance(),
     }
     storage.make_folder(path)
-    write_json(path / "config.json", config)
+    write_json(path / "config.json", config if asked is None else to_dict(asked))
     write_json(path / "manifest.json", manifest)
     return Run(path=path, config=config, hash=names[0], resumed=False, done=False)
 
@@ -193,7 +201,8 @@ def _require_ours(
         if manifest["hash"] in names:
             return manifest
         known = manifest.get("parents", {})
-        old = _what(read_json(path / "config.json"), known)
+        made_by = manifest["made_by"] if "made_by" in manifest else read_json(path / "config.json")  # before it had one
+        old = _what(made_by, known)
         lines = differences(old, _what(config, parents))
         for role in sorted({*known, *parents}):
             before, now = known.get(role, {}).get("hash"), hash_of(parents[role]) if role in parents else None
@@ -211,10 +220,11 @@ def _require_ours(
 
 
 def provenance() -> dict[str, Any]:
-    """When, from which commit, on what and with which versions something is made."""
+    """When, from which commit, by which command, on what and with which versions something is made."""
     return {
         "started": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         "git": _git(),
+        "command": without_credentials(shlex.join(["python", *sys.orig_argv[1:]])),
         "python": platform.python_version(),
         "machine": f"{platform.machine()}, {os.cpu_count()} cores",
         "packages": {package: _version(package) for package in PACKAGES},

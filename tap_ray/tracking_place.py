@@ -77,6 +77,11 @@ def require_reachable(uri: str) -> None:
             raise StorageError(unreachable(uri, f"the folder {folder} is missing or cannot be written"))
 
 
+def is_local(uri: str) -> bool:
+    """Whether only this machine reaches it: a database file or a folder."""
+    return urllib.parse.urlsplit(uri).scheme in ("", "file", "sqlite")
+
+
 def unreachable(uri: str, error: Any) -> str:
     """The message that MLflow is out of reach, with what helps."""
     return f"MLflow tracking at {uri} cannot be reached: {_first_line(error)}.{_cure(uri, error)}"

@@ -123,15 +123,16 @@ def test_of_many_who_find_a_dead_one_one_is_the_next(bucket: str):
 WAITER = """
 import sys, time
 from pathlib import Path
-from tap_ray import locks
-with locks.alone(Path(sys.argv[1]), say=lambda text: print(text, flush=True)):
+from tap_ray import locks, storage
+with locks.alone(storage.at(sys.argv[1]), "pretrain-1", say=lambda text: print(text, flush=True)):
     print("has it", flush=True)
     time.sleep(10**6)
 """
 
 
-def test_one_process_at_a_time_and_the_next_takes_over_from_a_dead_one(tmp_path):
-    command = [sys.executable, "-c", WAITER, str(tmp_path / "locks" / "pretrain-1")]
+@pytest.mark.parametrize("remote", [False, True])
+def test_one_process_at_a_time_and_the_next_takes_over_from_a_dead_one(remote: bool, tmp_path: Path, bucket: str):
+    command = [sys.executable, "-c", WAITER, f"{bucket}/locks" if remote else str(tmp_path / "locks")]
 
     def start() -> tuple[subprocess.Popen, str]:
         process = subprocess.Popen(command, cwd=Path(__file__).parents[1], stdout=subprocess.PIPE, text=True)

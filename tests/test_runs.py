@@ -2,13 +2,16 @@ import errno
 import json
 import os
 import re
+import sys
 from pathlib import Path
 
 import pytest
 
+from jobs import compare
 from tap_ray import runs
-from tap_ray.config import digest
+from tap_ray.config import digest, load, to_dict
 from tap_ray.errors import CheckpointError, ConfigError, StorageError
+from tests.job_configs import CONFIGS
 
 CONFIG = {"steps": 3, "model": {"width": 64}, "out": None, "_fleets": 2}
 
@@ -223,3 +226,24 @@ def test_json_that_lacks_a_key_names_the_file_and_the_key():
     Path("d/meta/tap_ray.json").write_text("{}")
     with pytest.raises(CheckpointError, match=r"^d/meta/tap_ray\.json lacks hash: "):
         runs.hash_of("d")
+
+
+def test_config_json_is_the_jobs_config_and_the_manifest_says_what_makes_the_run_and_by_which_command(
+    monkeypatch: pytest.MonkeyPatch,
+):
+    monkeypatch.setattr(sys, "orig_argv", ["/usr/bin/python3", "-m", "jobs.compare", "s3://me:word@lab/a b"])
+    asked = compare.Config(runs=(Path("a"), Path("b")), out=Path("made"))
+    run = runs.open_run(asked.out, job="compare", config={"_runs": 2, "kept": 1}, asked=asked)
+    assert load(compare.Config, run.path / "config.json") == asked
+    manifest = runs.read_json(run.path / "manifest.json")
+    assert manifest["made_by"] == {"_runs": 2, "kept": 1}
+    assert manifest["command"] == "python -m jobs.compare 's3://lab/a b'"
+    with pytest.raises(ConfigError, match="kept: 1 before, 2 now"):
+        runs.open_run(asked.out, job="compare", config={"kept": 2}, asked=asked)
+
+
+@pytest.mark.parametrize("job", sorted(set(CONFIGS) - {"serve"}))  # makes no run
+def test_a_saved_config_is_taken_back(job: str, tmp_path: Path):
+    config = CONFIGS[job]
+    runs.write_json(tmp_path / "config.json", to_dict(config))
+    assert load(type(config), tmp_path / "config.json") == config

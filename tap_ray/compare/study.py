@@ -6,11 +6,11 @@ ledger --> points --> table: partial/entire of each task, means over seeds, inte
 """
 
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Mapping, Sequence
 
 import numpy as np
 
+from tap_ray import storage
 from tap_ray.compare.reading import CELL, KINDS, Result, read_result
 from tap_ray.compare.sweep_tables import ARM, BUDGET, DEMOS, SEED, TrialRow, without_seed
 from tap_ray.errors import DataError
@@ -102,7 +102,7 @@ def judged(rows: Sequence[TrialRow]) -> dict[str, Result]:
     Raises:
         CheckpointError: a folder is missing or damaged.
     """
-    return {row.id: read_result(Path(row.runs["evaluate"])) for row in rows if row.result}
+    return {row.id: read_result(storage.at(row.runs["evaluate"])) for row in rows if row.result}
 
 
 def outcomes(rows: Sequence[TrialRow], results: Mapping[str, Result], scenario: str) -> list[Outcomes]:

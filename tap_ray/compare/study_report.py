@@ -86,7 +86,7 @@ def _json(
         "command": about.command,
         "wall_s": round(about.wall_s, 1),
         "protocol": dict(next(iter(results.values())).protocol),
-        **{key: value for key, value in runs.provenance().items() if key != "started"},
+        **{key: value for key, value in runs.provenance().items() if key not in ("started", "command")},
         "trials": [_trial(row, results.get(row.id)) for row in rows],
         "points": {
             scenario: [

@@ -9,16 +9,18 @@ from typing import Any, Mapping, Sequence
 from jinja2 import Environment
 from markupsafe import Markup
 
+from tap_ray import storage
 from tap_ray.compare import page, sweep_plots
 from tap_ray.compare.report import embedded_videos, save
 from tap_ray.compare.sweep_tables import HEADINGS, METRICS, TrialRow, best, label, points, short_names, show
+from tap_ray.training import session
 
 PAGE = "sweep.html"
 """Name of the page in a sweep's run folder."""
 REFRESH_S = 10
 """How often the page of a running sweep fetches itself anew, s."""
 
-Curve = list[tuple[int, float]]
+Curve = list[tuple[float, float]]
 """(step, value) of what a trial has logged of a metric."""
 Curves = dict[str, Curve]
 """By the trial's id."""
@@ -124,7 +126,7 @@ def write(folder: Path, rows: Sequence[TrialRow], frame: Frame, *, running: bool
             now=[f"{row.id} ({label(row.values)}): {row.stage}" for row in rows if row.state == "running"],
             top=_cards(rows, frame.metric),
             best_label=label(top.values) if top else "",
-            videos=embedded_videos(Path(top.runs["evaluate"])) if top and not running else [],
+            videos=embedded_videos(storage.at(top.runs["evaluate"])) if top and not running else [],
             sources=[*frame.sources.items(), *([("best policy", top.runs["align"])] if top else [])],
             plan=json.dumps(frame.plan, indent=2, default=str),
             **_plots(rows, curves, frame),
@@ -160,8 +162,8 @@ def _curves(rows: Sequence[TrialRow], metric: str) -> Curves:
 
 
 def _curve(row: TrialRow, metric: str) -> Curve:
-    file = Path(row.runs.get("align", "-")) / "metrics.jsonl"
-    lines = [json.loads(t) for t in file.read_text().splitlines(True) if t.endswith("\n")] if file.exists() else []
+    run = row.runs.get("align")
+    lines = session.read_metrics(storage.at(run) / session.METRICS) if run else []
     until = row.logged_step if row.state == "stopped" else math.inf
     return [(line["step"], line[metric]) for line in lines if metric in line and line["step"] <= until]
 

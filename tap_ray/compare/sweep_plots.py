@@ -136,7 +136,7 @@ def _scaled(values: np.ndarray) -> tuple[np.ndarray, list[tuple[float, str]]]:
     return heights, [(0.0, f"{low:.3g}"), (1.0, f"{high:.3g}")] if high > low else [(0.5, f"{low:.3g}")]
 
 
-def validation_curves(rows: Sequence[TrialRow], curves: dict[str, list[tuple[int, float]]], metric: str) -> str:
+def validation_curves(rows: Sequence[TrialRow], curves: dict[str, list[tuple[float, float]]], metric: str) -> str:
     """SVG: a metric of held-out demonstrations over steps, a line a trial; "" without a point."""
     if not any(curves.values()):
         return ""

@@ -9,12 +9,15 @@
     ray_tap_data_wait_percent    gauge    part of a step that it waits for them
     ray_tap_trials               gauge    of a sweep, by state
 
-The tag `run` is the folder that the job writes; what is lost is counted for the whole cluster.
+The tag `run` is the folder that the job writes, absolute; what is lost is counted for the whole cluster.
 """
 
 import functools
+from typing import Mapping
 
 from ray.util import metrics
+
+from tap_ray import storage
 
 COUNTERS = {
     "tap_frames": ("Control steps played or judged.", ("run",)),
@@ -33,12 +36,22 @@ GAUGES = {
 def count(name: str, value: float = 1.0, **tags: str) -> None:
     """Add to one of COUNTERS. Ray is connected."""
     if value > 0:
-        _counter(name).inc(value, tags)
+        _counter(name).inc(value, _absolute(tags))
 
 
 def show(name: str, value: float, **tags: str) -> None:
     """Set one of GAUGES. Ray is connected."""
-    _gauge(name).set(value, tags)
+    _gauge(name).set(value, _absolute(tags))
+
+
+def _absolute(tags: Mapping[str, str]) -> dict[str, str]:
+    """Tags in which a run has one name, from whichever folder its job was started."""
+    return {key: _resolved(value) if key == "run" else value for key, value in tags.items()}
+
+
+@functools.lru_cache(maxsize=256)
+def _resolved(run: str) -> str:
+    return str(storage.at(run).resolve())
 
 
 @functools.cache

@@ -15,10 +15,8 @@ as they are, the others go on from the checkpoints in their run folders.
 import contextlib
 import logging
 import os
-import shutil
 import time
 from dataclasses import replace
-from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, Callable, Iterator, Mapping, Sequence
 
@@ -28,13 +26,13 @@ from ray.tune.progress_reporter import TrialProgressCallback
 from ray.tune.schedulers import ASHAScheduler, FIFOScheduler, TrialScheduler
 from ray.tune.search.basic_variant import BasicVariantGenerator
 
-from tap_ray import runs, tracking
+from tap_ray import runs, storage, tracking
 from tap_ray.compare.sweep_tables import TrialRow, read_row, write_row
 from tap_ray.distributed.placement import capacity, release_orphans, split
 from tap_ray.distributed.settings import WorkersConfig
 from tap_ray.distributed.sweep_plan import AshaConfig, Trial
 from tap_ray.distributed.sweep_trial import Work, run_trial
-from tap_ray.distributed.train import SETTINGS
+from tap_ray.distributed.train import SETTINGS, notes_at
 from tap_ray.errors import ConfigError, nearest
 from tap_ray.progress_bar import progress_bar
 from tap_ray.training import session
@@ -55,6 +53,8 @@ ROOM_S = 5.0
 """How often to ask how many trials the cluster has room for, s."""
 WATCH_S = 2.0
 """How often to look at the ledger, s."""
+TRIAL_BYTES = 2**30
+"""Memory that a trial's own process takes, bytes; spreads them over the nodes."""
 LIVES = 3
 """How often a trial's process may die."""
 ENDED = ("done", "stopped", "failed", "trained")
@@ -181,11 +181,11 @@ def _tune(work: Work, ids: Sequence[str], asked: int, asha: AshaConfig | None) -
         os.environ.setdefault(name, value)
     logging.getLogger("ray.tune").setLevel(logging.ERROR)
     for id in ids:  # a trial reports from its first step on, so what an earlier life reported would be there twice
-        shutil.rmtree(work.folder / TUNE / id, ignore_errors=True)
-    # A place on the head node costs no CPU, and Tune cannot ask for nothing.
-    nothing = tune.PlacementGroupFactory([{"node:__internal_head__": 0.001}])
+        storage.remove(work.folder / TUNE / id)
+    # No CPU: a trial waits most of its time. Tune cannot ask for nothing, so on the head it is a bit of its mark.
+    place: dict[str, float] = {"memory": TRIAL_BYTES} if work.any_node else {"node:__internal_head__": 0.001}
     tune.Tuner(
-        tune.with_resources(tune.with_parameters(run_trial, work=work), nothing),
+        tune.with_resources(tune.with_parameters(run_trial, work=work), tune.PlacementGroupFactory([place])),
         param_space={"trial": tune.grid_search(list(ids))},
         tune_config=tune.TuneConfig(
             search_alg=_Room(list(work.trials.values()), asked),
@@ -196,7 +196,7 @@ def _tune(work: Work, ids: Sequence[str], asked: int, asha: AshaConfig | None) -
         ),
         run_config=tune.RunConfig(
             name=TUNE,
-            storage_path=str(work.folder),
+            **notes_at(work.folder),
             verbose=0,
             failure_config=tune.FailureConfig(max_failures=LIVES - 1),
             callbacks=[_Recorder(work), _Quiet()],
@@ -236,7 +236,7 @@ class _Halving(ASHAScheduler):
         past: Any = SimpleNamespace(trial_id=f"past-{row.id}", config={"trial": row.id})
         nobody: Any = None
         self.on_trial_add(nobody, past)
-        for line in session.read_metrics(Path(row.runs["align"]) / session.METRICS):
+        for line in session.read_metrics(storage.at(row.runs["align"]) / session.METRICS):
             if row.state != "stopped" or line["step"] <= row.logged_step:  # its process went on until it was killed
                 self.on_trial_result(nobody, past, line)
 
@@ -280,7 +280,7 @@ class _Recorder(tune.Callback):
 
 def _end_tracking(work: Work, row: TrialRow, status: str) -> None:
     """End a trial's MLflow runs in the place of its process, which is killed."""
-    begun = [Path(path) for path in row.runs.values()]
+    begun = [storage.at(path) for path in row.runs.values()]
     cut_off = [row.mlflow_run_id, *(None if runs.is_done(path) else tracking.run_id_of(path) for path in begun)]
     for run_id in filter(None, cut_off):
         tracking.Run(uri=work.tracking_uri, run_id=run_id).finish(status)

@@ -4,7 +4,7 @@ import time
 from collections import Counter
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
-from typing import Annotated, Any, Mapping, Sequence, get_args
+from typing import Annotated, Any, Literal, Mapping, Sequence, get_args
 
 import tyro
 
@@ -21,6 +21,7 @@ from tap_ray.distributed.sweep_plan import SweepFile, Trial
 from tap_ray.distributed.sweep_trial import Stages, Work
 from tap_ray.errors import ConfigError, StorageError, TapRayError, without_credentials
 from tap_ray.evaluate.protocol import Protocol
+from tap_ray.tracking_place import is_local
 
 PAGE_S = 5.0
 """The page is written anew at most this often, s."""
@@ -41,7 +42,7 @@ class SweepJobConfig:
     results: Path | None = None
     """Folder for <name of the sweep>.md, .json and .png, e.g. docs/results; without it <out>/results."""
     store: Path = runs.STORE
-    """Folder of the stages' run folders, on a disk or mount; sweeps that share it never train the same twice."""
+    """Folder or URI of the stages' run folders; sweeps that share it never train the same twice."""
     dry_run: bool = False
     """Print the trials and what each will cost, from rates measured in the store; start nothing."""
     trials_at_once: int = 0
@@ -49,18 +50,20 @@ class SweepJobConfig:
     dashboard: bool = False
     """Serve the dashboard of a local Ray, on loopback; the page links to it. It asks for the token of
     `ray get-auth-token`."""
+    trials_on: Literal["auto", "head", "any"] = "auto"
+    """Nodes that trials' processes (not their training) live on: "any" needs folders and an MLflow that every node
+    reaches; "auto": any if --store, --out and the data are URIs and MLflow is a server, else the head node."""
     ray_address: str | None = None
     """Ray cluster to join, e.g. "auto"; without it a local Ray starts and stops with the job."""
 
 
 def require_local(config: SweepJobConfig) -> None:
-    """Raise ConfigError where the sweep's own folders are given by URI."""
-    for flag, path in (("--store", config.store), ("--out", config.out), ("--results", config.results)):
-        if storage.is_remote(path):
-            raise ConfigError(
-                f"{flag} {path}: a sweep's own folders lie on a disk, or a mount that all machines share; its data "
-                "(--data, --demos) may lie there."
-            )
+    """Raise ConfigError where the results are to be written to a URI."""
+    if storage.is_remote(config.results):
+        raise ConfigError(
+            f"--results {config.results}: results are files for a repository, so they are written to a local folder. "
+            "Without --results they lie in <out>/results, which may be a URI."
+        )
 
 
 def forecast(
@@ -85,8 +88,8 @@ def run_sweep(
     values = {**to_dict(plan), "protocol": protocol.hash, "_store": str(store)}
     parents: dict[str, Path | str] = {"data": plan.data, "demos": plan.demos}
     out = config.out or runs.folder_of(store, job="sweep", config=values, parents=parents)
-    with runs.entered(out, job="sweep", config=values, parents=parents) as run:
-        (run.path / TRIALS).mkdir(exist_ok=True)
+    with runs.entered(out, job="sweep", config=values, parents=parents, asked=config) as run:
+        storage.make_folder(run.path / TRIALS)
         work = Work(
             folder=run.path.resolve(),
             store=store,
@@ -97,6 +100,7 @@ def run_sweep(
             judge=True,
             tracking_uri=tracking.tracking_uri(),
             mlflow_run_id="",
+            any_node=_any_node(config, plan, run.path),
         )
         if not run.done:
             _run(config, plan, run, work, parents)
@@ -166,6 +170,14 @@ def command_of(config: SweepJobConfig) -> str:
     return " ".join(flags)
 
 
+def _any_node(config: SweepJobConfig, plan: SweepFile, out: Path) -> bool:
+    """Whether a trial finds on every node what it reads and writes."""
+    if config.trials_on != "auto":
+        return config.trials_on == "any"
+    remote = all(storage.is_remote(path) for path in (config.store, out, plan.data, plan.demos))
+    return remote and not is_local(tracking.tracking_uri())
+
+
 def _fleets(work: Work, resources: Mapping[str, float], at_once: int) -> int:
     """Processes that judge a trial: its part of the CPUs, and of the GPUs if fleets take any."""
     fleets = int(resources.get("CPU", 1)) // at_once
@@ -228,7 +240,7 @@ class _Watch:
 
 def _register(top: TrialRow, plan: SweepFile, work: Work, tracked: tracking.Run) -> str:
     """Put the best policy into the registry with its lineage and its success; says which version it is."""
-    policy, judged = Path(top.runs["align"]), Path(top.runs["evaluate"])
+    policy, judged = storage.at(top.runs["align"]), storage.at(top.runs["evaluate"])
     hashes = {"play": runs.hash_of(plan.data), "demos": runs.hash_of(plan.demos)}
     hashes |= {stage: runs.hash_of(path) for stage, path in top.runs.items()}
     row = {"trial": top.values, "result": top.result, "protocol": work.protocol.to_json()}

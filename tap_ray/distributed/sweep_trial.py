@@ -29,6 +29,8 @@ from tap_ray.evaluate.settings import what as what_is_judged
 from tap_ray.training import session
 from tap_ray.training.progress import every
 
+LOCKS = ".locks"
+"""Folder of a sweep's and a store's locks."""
 PULSE_S = 2.0
 """How often the ledger says how far a trial is, s."""
 
@@ -62,6 +64,8 @@ class Work:
     tracking_uri: str
     mlflow_run_id: str
     """Of the sweep."""
+    any_node: bool = False
+    """Whether trials' processes live on any node of the cluster; False: on the head's, whose disk they need."""
 
 
 def run_trial(point: Mapping[str, str], work: Work) -> None:
@@ -69,7 +73,7 @@ def run_trial(point: Mapping[str, str], work: Work) -> None:
     os.environ["MLFLOW_TRACKING_URI"] = work.tracking_uri
     logging.getLogger("ray").setLevel(logging.ERROR)
     trial = work.trials[point["trial"]]
-    with locks.alone(work.folder / ".locks" / trial.id, say=lambda text: None):
+    with locks.alone(work.folder / LOCKS, trial.id, say=lambda text: None):
         row = read_row(work.folder, trial.id, trial.values)
         if row.state == "done" or (row.state == "trained" and not work.judge):
             return
@@ -141,7 +145,7 @@ class _Life:
     def _make(self, stage: str, path: Path, make: Callable[[], Path], of: str) -> bool:
         """Run a stage unless its folder is finished, as the only one to do so; whether it had to be run."""
         self._row.runs[stage] = str(path)
-        with self._pulse(stage, path, of), locks.alone(self._work.store / ".locks" / path.name, say=self._say):
+        with self._pulse(stage, path, of), locks.alone(self._work.store / LOCKS, path.name, say=self._say):
             todo = not runs.is_done(path)
             if todo:
                 self._note = ""

@@ -83,7 +83,7 @@ def run_stage(
         The run folder. A run that had finished is left as it is.
     """
     require_sensible(config.train, config.workers)
-    with runs.entered(config.out, job=name, config=what(config), parents=parents) as run:
+    with runs.entered(config.out, job=name, config=what(config), parents=parents, asked=config) as run:
         if not run.done:
             task = Task(
                 run=run.path.resolve(),
@@ -146,7 +146,7 @@ def train(task: Task, config: WorkersConfig, *, log: Log | None = None, progress
         scaling_config=_scaling(config),
         run_config=RunConfig(
             name="ray",
-            **_storage(task.run),
+            **notes_at(task.run),
             failure_config=FailureConfig(max_failures=config.max_failures),
             callbacks=[StopOnUserError()],
             logging_config=LoggingConfig(log_level="ERROR"),
@@ -168,8 +168,8 @@ def _say_waiting() -> None:
             tqdm.write(text)
 
 
-def _storage(run: Path) -> dict[str, Any]:
-    """Where Ray Train keeps its own notes, as it wants it told."""
+def notes_at(run: Path) -> dict[str, Any]:
+    """Where Ray Train and Tune keep their own notes of a run, as they want it told."""
     if not storage.is_remote(run):
         return {"storage_path": str(run)}
     remote: Any = run

@@ -4,6 +4,7 @@ import copy
 import re
 import shlex
 import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -123,6 +124,30 @@ def test_the_schema_refuses_what_kuberay_would(path: tuple[str, ...], value: Any
     inner[path[-1]] = value
     with pytest.raises(jsonschema.ValidationError):
         jsonschema.validate(document, SCHEMA)
+
+
+def test_every_node_reports_to_the_mlflow_that_we_start():
+    service, stateful = yaml.safe_load_all((ROOT / "clusters/mlflow.yaml").read_text())
+    [pod] = [stateful["spec"]["template"]]
+    assert service["spec"]["selector"] == pod["metadata"]["labels"] == stateful["spec"]["selector"]["matchLabels"]
+    uri = f"http://{service['metadata']['name']}:{service['spec']['ports'][0]['port']}"
+    cluster = documents()[1]["spec"]
+    for group in (cluster["headGroupSpec"], *cluster["workerGroupSpecs"]):
+        [container] = group["template"]["spec"]["containers"]
+        assert container["env"] == [{"name": "MLFLOW_TRACKING_URI", "value": uri}]
+    postgres, server = pod["spec"]["containers"]
+    assert postgres["args"] == ["-c", "listen_addresses="]  # it trusts whoever has its socket
+    asked = subprocess.run(
+        [Path(sys.executable).with_name("mlflow"), "server", "--help"], capture_output=True, text=True
+    )
+    flags = [word.partition("=")[0] for word in [*server["command"], *server["args"]] if word.startswith("--")]
+    assert set(flags) <= set(re.findall(r"--[\w-]+", asked.stdout)), asked.stderr
+    assert uri.removeprefix("http://") in server["command"][-1].split(",")
+
+
+def test_mlflow_starts_by_a_script_that_is_bash():
+    checked = subprocess.run(["bash", "-n", str(ROOT / "clusters/mlflow.sh")], capture_output=True, text=True)
+    assert (checked.returncode, checked.stderr) == (0, "")
 
 
 def test_the_jobs_flags_are_ours():

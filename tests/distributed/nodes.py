@@ -25,7 +25,7 @@ class Nodes:
     def __init__(self) -> None:
         ensure_token_if_auth_enabled()
         head = {"num_cpus": 0, "include_dashboard": False, "dashboard_host": "127.0.0.1"}
-        head |= {"object_store_memory": STORE_BYTES, "_system_config": QUICK}
+        head |= {"memory": STORE_BYTES, "object_store_memory": STORE_BYTES, "_system_config": QUICK}
         self._cluster = Cluster(initialize_head=True, head_node_args=head)
         self.address = self._cluster.address
         self.live: list[Any] = []

@@ -4,7 +4,9 @@ import json
 import re
 from pathlib import Path
 
-from tap_ray.distributed.gauges import COUNTERS, GAUGES
+import pytest
+
+from tap_ray.distributed.gauges import COUNTERS, GAUGES, _absolute
 
 DASHBOARD = Path(__file__).parents[2] / "clusters/grafana.json"
 
@@ -24,3 +26,9 @@ def test_labels_in_the_dashboard_are_tags_of_their_metric():
             labels = re.findall(r"by \(([^)]*)\)", target["expr"])[0].split(", ")
             labels += re.findall(r"{{(\w+)}}", target["legendFormat"]) + re.findall(r"(\w+)=~", target["expr"])
             assert set(labels) <= set(tags[name]), target["expr"]
+
+
+def test_a_run_has_one_name_from_whichever_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.chdir(tmp_path)
+    assert _absolute({"run": "play", "state": "done"}) == {"run": f"{tmp_path}/play", "state": "done"}
+    assert _absolute({"run": "s3://lab/play"}) == {"run": "s3://lab/play"}

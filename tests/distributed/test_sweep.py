@@ -12,16 +12,18 @@ import pytest
 from ray._private import worker
 from ray.core.generated.autoscaler_pb2 import ClusterConfig, NodeGroupConfig  # pyright: ignore[reportAttributeAccessIssue]
 
-from tap_ray import runs, tracking
+from tap_ray import runs, storage, tracking
 from tap_ray.compare.sweep_tables import TrialRow, read_row, write_row
+from tap_ray.distributed import sweep_plan
 from tap_ray.distributed.connect import connect
 from tap_ray.distributed.placement import capacity
 from tap_ray.distributed.settings import WorkersConfig
 from tap_ray.distributed.sweep import _Halving, _Room, finalists, progress_of, trials_at_once
+from tap_ray.distributed.sweep_job import SweepJobConfig, run_sweep
 from tap_ray.distributed.sweep_plan import AshaConfig
 from tap_ray.errors import ConfigError
 from tests.distributed.nodes import nodes, wait_for
-from tests.distributed.toy_stages import alone, write_file
+from tests.distributed.toy_stages import PROTOCOL, STAGES, alone, write_file
 
 REPOSITORY = Path(__file__).parents[2]
 
@@ -234,3 +236,39 @@ def test_more_trials_as_the_cluster_grows_up_to_its_autoscalers_limits(monkeypat
         worker.global_worker.gcs_client.report_cluster_config(limits.SerializeToString())
         wait_for(lambda: capacity()["CPU"] == 32)
         assert room.max_concurrent == 16
+
+
+@pytest.mark.cluster
+@pytest.mark.slow
+def test_at_a_uri_trials_live_on_any_node_and_are_those_of_a_local_folder(
+    bucket: str, tmp_path: Path, toy_dataset: Path, env: dict[str, str], monkeypatch: pytest.MonkeyPatch
+):
+    """On a head without CPUs or memory and one node with both; the same folder again finds everything done."""
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", env["MLFLOW_TRACKING_URI"])
+    store = storage.at(bucket) / "runs"
+    file = write_file(tmp_path / "sweep.yaml", toy_dataset)
+    config = SweepJobConfig(sweep=file, store=store, trials_at_once=1, trials_on="any")
+    plan = sweep_plan.read(file)
+    with nodes() as cluster, connect(cluster.address):
+        play = cluster.add("play")
+
+        def run() -> Path:
+            return run_sweep(config, plan, sweep_plan.trials(plan, file), stages=STAGES, protocol=PROTOCOL)
+
+        out = run()
+        begun = (store / "calls.txt").read_text()
+        assert run() == out
+        lived_on = {storage.read(path).decode() for path in store.glob("node-*")}
+    assert (store / "calls.txt").read_text() == begun
+    assert len(begun.splitlines()) == 3  # one Stage 1, two alignments
+    assert lived_on == {play.node_id}
+    for id, seed in (("000", 0), ("001", 1)):
+        row = read_row(out, id, {})
+        learnt, judged = alone(tmp_path / id, toy_dataset, seed=seed)
+        assert (row.state, row.result) == ("done", judged)
+        assert {name: row.validation[name] for name in learnt} == pytest.approx(learnt)
+    assert (out / "sweep.html").is_file()
+    assert (out / "results" / "sweep.md").is_file()
+    assert runs.read_json(out / "manifest.json")["registered"].startswith("trial 00")
+    assert "models:/tap/1" in runs.read_json(out / "manifest.json")["registered"]
+    assert not [lock for lock in store.glob("**/*.lock") if lock.is_file()]

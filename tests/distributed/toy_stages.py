@@ -9,9 +9,10 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import ray
 import yaml
 
-from tap_ray import runs, tracking
+from tap_ray import runs, storage, tracking
 from tap_ray.dataset.reader import open_dataset
 from tap_ray.dataset.windows import iterate
 from tap_ray.distributed import evaluate as fleets
@@ -60,14 +61,14 @@ def prior(config: PriorJobConfig) -> Path:
 
 
 def align(config: AlignJobConfig) -> Path:
-    parents = {"demos": config.demos, **({"init": Path(config.init)} if config.init != "scratch" else {})}
+    parents = {"demos": config.demos, **({"init": storage.at(config.init)} if config.init != "scratch" else {})}
     return _train("align", config, config.demos, parents)
 
 
 def _train(job: str, config: Any, data: Path, parents: dict[str, Path]) -> Path:
     """With a file `hold-<lr>` in the store, training at this rate waits after its first checkpoint until it is gone."""
-    with open(config.out.parent / "calls.txt", "a") as file:
-        file.write(f"{config.out.name} from step {session.newest_step(config.out)}\n")
+    storage.append(config.out.parent / "calls.txt", f"{config.out.name} from step {session.newest_step(config.out)}\n")
+    storage.write(config.out.parent / f"node-{config.out.name}", ray.get_runtime_context().get_node_id().encode())
     hold = toy_training.Hold(config.out.parent / f"hold-{config.train.lr}", config.train.checkpoint_every + 2)
     return run_stage(
         job,
@@ -101,7 +102,7 @@ def make_vector(scene: EnvConfig, num: int) -> Any:
 
 def make_policy(run: str, scene: EnvConfig, num: int) -> Forward:
     """How far it goes follows from what was learnt; every policy succeeds in part."""
-    bias = json.loads((Path(run) / "exported.json").read_text())
+    bias = json.loads((storage.at(run) / "exported.json").read_text())
     return Forward(0.1 + 0.15 * (1e4 * bias[0] % 1.0))
 
 
