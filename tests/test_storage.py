@@ -94,7 +94,7 @@ def test_a_folder_is_uploaded_all_at_once(bucket: str, s3_server: s3.Server, mon
         for number in range(4):
             (here / f"{number}.bin").write_bytes(bytes(number))
     assert [each.sent for each in sorted(slow.took("PUT"))] == [0, 1, 2, 3]
-    assert slow.most == 4
+    assert slow.most > 1
     slow.close()
 
 

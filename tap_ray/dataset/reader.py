@@ -23,8 +23,8 @@ from tap_ray.errors import DataError, nearest
 from tap_ray.specs import RobotSpec
 
 T = TypeVar("T")
-AHEAD = 32
-"""Episodes that are fetched from an object store at once."""
+AHEAD = 16
+"""Episodes that are fetched from an object store at once; without images 16 times as many."""
 DAMAGED = (pa.ArrowException, OSError, IndexError)
 """What reading a damaged file raises."""
 INFO_KEYS = ("codebase_version", "fps", "features", "total_episodes", "total_frames", "total_tasks", "data_path")
@@ -227,8 +227,8 @@ def read_episodes(
     dataset: DatasetInfo, indices: Iterable[Any], columns: Sequence[str] | None = None
 ) -> Iterator[dict[str, Any]]:
     """`read_episode` for one after the other; those of an object store are fetched `AHEAD` at once."""
-    rest = map(int, indices)
-    while batch := list(islice(rest, AHEAD)):
+    rest, images = map(int, indices), columns is None or not {layout.IMAGE, layout.MASK}.isdisjoint(columns)
+    while batch := list(islice(rest, AHEAD if images else 16 * AHEAD)):
         if storage.is_remote(dataset.path):
             with contextlib.suppress(*DAMAGED):  # `read_episode` says which one
                 _fetch(dataset, batch, columns or list(layout.features(dataset.header)))

@@ -3,6 +3,7 @@
 import hashlib
 import io
 import itertools
+import shutil
 import signal
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
@@ -13,8 +14,10 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
-from tap_ray import storage
-from tap_ray.dataset import layout, row_groups
+from tap_ray import cache, storage
+from tap_ray.dataset import crop_files, layout, row_groups
+from tap_ray.dataset.crop_files import missing_blocks, read_crops
+from tap_ray.dataset.crops import CropConfig
 from tap_ray.dataset.lerobot import main
 from tap_ray.dataset.motions import MotionWindows, load
 from tap_ray.dataset.reader import open_dataset, read_episode, read_episodes, require_whole
@@ -26,6 +29,7 @@ from tap_ray.errors import DataError, StorageError
 from tap_ray.locks import MARKER
 from tests import s3
 from tests.dataset.test_writer import Children, Killed, append_to_the_end, children
+from tests.made_data import write_made_dataset
 
 __all__ = ["children"]
 
@@ -117,6 +121,32 @@ def test_states_are_read_without_images(large: Path, wire: s3.Wire):
     motions = load(dataset, MotionWindows(horizon=4, holdout_every=0))
     assert len(motions.action_FA) == 64 * 8
     assert len(wire.took("GET", "data/")) == 2 + 64
+
+
+def test_a_writer_that_goes_on_does_not_fetch_full_files(made: SimpleNamespace, large: Path, wire: s3.Wire):
+    with DatasetWriter(str(large), made.header(size=128, episodes_per_file=64)) as writer:
+        assert writer.committed == 64
+    assert len(wire.took("GET", "data/")) == 2
+    assert sum(each.got for each in wire.took("GET", "data/")) < 200_000
+
+
+def test_crops_are_fetched_a_block_once(bucket: str, wire: s3.Wire, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """Ten episodes in blocks of four, the pictures as on a disk."""
+    monkeypatch.setattr(crop_files, "BLOCK_EPISODES", 4)
+    made = {"num_episodes": 10, "tasks": ["play"], "crops": True}
+    here = open_dataset(write_made_dataset(tmp_path / "play", **made))
+    there = open_dataset(write_made_dataset(storage.at(bucket), **made))
+    crop_files._rows.cache_clear()
+    shutil.rmtree(cache.cache_folder())
+    wire.requests.clear()
+    config = CropConfig()
+    for one, other in zip(read_crops(here, range(10), config), read_crops(there, range(10), config), strict=True):
+        np.testing.assert_array_equal(one.object_rgb, other.object_rgb)
+        assert one.bout_T.tolist() == other.bout_T.tolist()
+    assert len(wire.took("GET", "/crops/")) == 3
+    read_crops(there, [9, 0], config)
+    assert missing_blocks(there, config) == []
+    assert len(wire.took("GET", "/crops/")) == 3
 
 
 def test_a_file_that_has_grown_is_followed_and_another_is_refused(made: SimpleNamespace, bucket: str):
