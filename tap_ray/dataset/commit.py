@@ -53,7 +53,7 @@ def _steps(names: Iterable[str]) -> list[list[str]]:
     A reader that finds tables and info.json at odds, or the other derived files, derives them itself.
     """
     rank = {name: 0 if name.startswith("data/") else 2 if name == INFO else 1 for name in names}
-    return [found for step in range(3) if (found := [name for name in names if rank[name] == step])]
+    return [found for step in range(3) if (found := [name for name, own in rank.items() if own == step])]
 
 
 class Background:
