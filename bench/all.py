@@ -24,6 +24,7 @@ def main() -> None:
         data = f"{folder}/play"
         run("a data set to read", "jobs.collect_play", "--episodes", "200", "--out", data)
         run("stream: Ray Data against torch's DataLoader", "bench.bench_stream", "--data", data)
+        run("S3: collection and reading at 40 ms a request", "bench.bench_s3", "--data", data, "--episodes", "128")
         run("train: Ray Train against the same loop without it", "bench.bench_train", "--data", data, "--steps", "150")
     run("serve: a policy behind Ray Serve against the same one in process", "bench.bench_serve")
     run("SIMPLER's twins: our contract against ManiSkill's own loop", "bench.bench_simpler")

@@ -4,23 +4,21 @@
     at("s3://bucket/runs/x")                  a UPath (fsspec); also gs://, az:// ... once their package is installed
 
 A UPath is used like a Path (`/`, exists, glob, open, read_text, pickle), and typed as one. What an object store does
-not have is here, a function each for both kinds: replace a file whole, append, remove a folder, write or read with a
-library that knows local files only. An object appears whole when its upload ends, so nothing is ever renamed there.
+not have is here, a function each for both kinds: replace a file whole, remove a folder, write or read with a library
+that knows local files only; files that grow are in `tap_ray.logs`. An object appears whole when its upload ends, so
+nothing is ever renamed there.
 
 Endpoint and credentials are the environment's (AWS_ENDPOINT_URL, AWS_ACCESS_KEY_ID, AWS_PROFILE ...; fsspec's own
 configuration files), on each machine its own; they are in no path, no pickle and no manifest.
 """
 
 import contextlib
-import hashlib
-import math
 import os
 import re
 import shutil
 import tempfile
-import time
 import urllib.request
-import uuid
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, Iterator, Mapping, Sequence, cast
 
@@ -31,10 +29,8 @@ PROTOCOLS = ("s3", "s3a", "gs", "gcs", "az", "abfs", "hf", "hdfs", "sftp", "memo
 """URIs that are looked for where a text may name a folder; as a path any that fsspec knows will do."""
 CLIENTS = ("aiobotocore", "aiohttp", "azure", "botocore", "gcsfs", "google", "s3fs")
 """Packages whose own exceptions mean that the storage refused or is out of reach."""
-COPY = re.compile(r"\.?[0-9a-f]{32}\b.*")
-"""Names of the cache's files."""
-IN_USE_S = 60.0
-"""A copy that was asked for so short a time ago, s, may not have been opened yet."""
+UPLOADS = 16
+"""At a time."""
 SLASH_LOST = re.compile(r"^(s3a?|gc?s|az|abfs|file):/(?!/)")
 
 
@@ -173,21 +169,15 @@ def write(path: Path, data: bytes) -> None:
             raise
 
 
-def append(path: Path, text: str) -> None:
-    """Add lines to a file; they are safe when this returns. On an object store the file is uploaded anew.
+def write_all(contents: Mapping[Path, bytes]) -> None:
+    """`write` several files at the same time, in no order.
 
     Raises:
-        StorageError: the storage refused.
+        StorageError: the storage refused one of them; some others may be there.
     """
-    with speaking("write", path):
-        if is_remote(path):
-            fs, key = store_of(path)
-            fs.pipe_file(key, (fs.cat_file(key) if fs.exists(key) else b"") + text.encode())
-            return
-        with open(path, "a") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
+    with ThreadPoolExecutor(min(UPLOADS, max(1, len(contents)))) as pool:
+        for _ in pool.map(write, contents.keys(), contents.values()):
+            pass
 
 
 def remove(path: Path, *, first: str | None = None) -> None:
@@ -233,8 +223,10 @@ def staged(path: Path, *, folder: bool = False) -> Iterator[Path]:
                 os.replace(here, path)
             else:
                 fs, key = store_of(path)
-                for file in [here] if not folder else [each for each in here.rglob("*") if each.is_file()]:
-                    fs.put_file(str(file), f"{key}{str(file).removeprefix(str(here))}")
+                files = [str(each) for each in ([here] if not folder else here.rglob("*")) if each.is_file()]
+                with ThreadPoolExecutor(min(UPLOADS, max(1, len(files)))) as pool:
+                    for _ in pool.map(fs.put_file, files, [f"{key}{file.removeprefix(str(here))}" for file in files]):
+                        pass
 
 
 @contextlib.contextmanager
@@ -256,101 +248,6 @@ def fetched(path: Path) -> Iterator[Path]:
         yield here
 
 
-def cached(path: Path, version: str | None = None) -> Path:
-    """A local copy of a file, kept for later jobs and other processes of this machine; a local file is its own.
-
-    Copies are their owner's alone (mode 0600), and those not used for the longest time make room (`cache_bytes`).
-
-    Args:
-        path: the file.
-        version: from `versions`; None asks for the present one.
-
-    Raises:
-        FileNotFoundError: there is none.
-        StorageError: the storage refused, or the cache cannot be written.
-        ConfigError: see `cache_bytes`.
-    """
-    if not is_remote(path):
-        return path
-    fs, key = store_of(path)
-    with speaking("read", path):
-        version = version or version_of(fs.info(key))
-    name = hashlib.sha256(f"{path} {version}".encode()).hexdigest()[:32]
-    copy = cache_folder() / f"{name}{path.suffix}"
-    if _used(copy):
-        return copy
-    temporary = copy.with_name(f".{copy.name}.{uuid.uuid4().hex[:8]}")
-    try:
-        with speaking("write", copy):
-            copy.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-            temporary.touch(mode=0o600)
-        with speaking("read", path):
-            fs.get_file(key, str(temporary))
-        with speaking("write", copy):
-            os.replace(temporary, copy)
-    finally:
-        temporary.unlink(missing_ok=True)
-    _make_room(copy.parent)
-    return copy
-
-
-def cache_folder() -> Path:
-    """Copies of remote data files, which may be deleted at any time between jobs; TAP_RAY_CACHE moves it."""
-    own = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "tap_ray"
-    return Path(os.environ.get("TAP_RAY_CACHE") or own)
-
-
-def cache_bytes(free: int, used: int) -> float:
-    """How large the cache may be, bytes: TAP_RAY_CACHE_GB; unset, half of what the disk has left for it.
-
-    Args:
-        free: left on the cache's disk, bytes.
-        used: by the cache, bytes.
-
-    Raises:
-        ConfigError: TAP_RAY_CACHE_GB is no positive number.
-    """
-    told = os.environ.get("TAP_RAY_CACHE_GB")
-    if not told:
-        return (free + used) / 2
-    with contextlib.suppress(ValueError):
-        if 0 < (size_gb := float(told)) < math.inf:
-            return size_gb * 1e9
-    raise ConfigError(
-        f"TAP_RAY_CACHE_GB is how large the copies of remote data may get on this machine, a number of GB above 0, "
-        f"e.g. 50; got {told!r}. Unset it for half of what the disk has left."
-    )
-
-
-def _used(copy: Path) -> bool:
-    """Whether a copy is there; notes when it was used. Its time of change names its content, and stays."""
-    try:
-        os.utime(copy, ns=(time.time_ns(), copy.stat().st_mtime_ns))
-    except FileNotFoundError:
-        return False
-    except OSError:  # somebody else's, who evicts it by himself
-        pass
-    return True
-
-
-def _make_room(folder: Path) -> None:
-    """Remove the copies that were not used for the longest time until the rest fits; those in use stay."""
-    found = []
-    for file in os.scandir(folder):
-        if COPY.fullmatch(file.name):  # the folder may be anybody's
-            with contextlib.suppress(FileNotFoundError):
-                told = file.stat()
-                found.append((max(told.st_atime, told.st_mtime), told.st_size, file.path))
-    used = sum(size for _, size, _ in found)
-    excess = used - cache_bytes(shutil.disk_usage(folder).free, used)
-    for last_s, size, file in sorted(found):
-        if excess <= 0 or last_s > time.time() - IN_USE_S:
-            return
-        with contextlib.suppress(OSError):
-            os.unlink(file)
-        excess -= size
-
-
 def versions(folder: Path) -> dict[str, str]:
     """Path below a remote folder -> what names its content; {} for a local one."""
     if not is_remote(folder):
@@ -358,6 +255,18 @@ def versions(folder: Path) -> dict[str, str]:
     fs, key = store_of(folder)
     with speaking("read", folder):
         return {name.removeprefix(f"{key}/"): version_of(info) for name, info in fs.find(key, detail=True).items()}
+
+
+def version(path: Path) -> str:
+    """What names a remote file's present content.
+
+    Raises:
+        FileNotFoundError: there is none.
+        StorageError: the storage refused.
+    """
+    fs, key = store_of(path)
+    with speaking("read", path):
+        return version_of(fs.info(key))
 
 
 def version_of(info: Mapping[str, Any]) -> str:
@@ -390,8 +299,8 @@ def read_all(paths: Sequence[Path]) -> list[bytes]:
     fs, _ = store_of(paths[0])
     with speaking("read", paths[0].parent):
         keys = [store_of(path)[1] for path in paths]
-        contents = fs.cat(keys)
-        return [contents[key] for key in keys]
+        contents = fs.cat_ranges(keys, [0] * len(keys), [None] * len(keys), on_error="return")  # saves asking the sizes
+    return [read(path) if isinstance(c, Exception) else c for path, c in zip(paths, contents, strict=True)]
 
 
 def _sync(path: Path) -> None:

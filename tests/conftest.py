@@ -30,3 +30,13 @@ def bucket(s3_server: s3.Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     s3fs.S3FileSystem.clear_instance_cache()
     monkeypatch.setenv("TAP_RAY_CACHE", str(tmp_path / "cache"))
     return f"{s3_server.uri}/{tmp_path.name}-{uuid.uuid4().hex[:6]}"
+
+
+@pytest.fixture
+def wire(s3_server: s3.Server, bucket: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[s3.Wire]:
+    """The way to the server from now on, which notes each request."""
+    wire = s3.Wire(s3_server)
+    monkeypatch.setenv("AWS_ENDPOINT_URL", wire.endpoint)
+    s3fs.S3FileSystem.clear_instance_cache()
+    yield wire
+    wire.close()

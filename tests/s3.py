@@ -5,9 +5,13 @@ import os
 import socket
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
+from http.client import HTTPConnection
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import NamedTuple
 from urllib.request import Request, urlopen
 
 START_S = 300
@@ -72,3 +76,74 @@ def served() -> Iterator[Server]:
     finally:
         process.kill()
         process.wait()
+
+
+class Noted(NamedTuple):
+    """What went over the wire."""
+
+    method: str
+    path: str
+    """With the query."""
+    sent: int
+    """Bytes of the body."""
+    got: int
+    """Bytes of the answer's body."""
+
+
+class Wire:
+    """A way to a server that notes each request, and takes its time."""
+
+    def __init__(self, server: Server, delay_s: float = 0.0) -> None:
+        self.requests: list[Noted] = []
+        self.most = 0
+        """Requests that were on their way at the same time."""
+        self._now, self._lock = 0, threading.Lock()
+        wire = self
+
+        class Handler(BaseHTTPRequestHandler):
+            protocol_version = "HTTP/1.1"
+            disable_nagle_algorithm = True
+
+            def _pass_on(self) -> None:
+                with wire._lock:
+                    wire._now += 1
+                    wire.most = max(wire.most, wire._now)
+                time.sleep(delay_s)
+                if "chunked" in self.headers.get("Transfer-Encoding", ""):
+                    raise AssertionError("bodies have a length")
+                body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
+                back = HTTPConnection("127.0.0.1", int(server.endpoint.rpartition(":")[2]))
+                headers = {k: v for k, v in self.headers.items() if k not in ("Expect", "Connection")}
+                back.request(self.command, self.path, body, headers)
+                answer = back.getresponse()
+                content = answer.read()
+                back.close()
+                with wire._lock:
+                    wire._now -= 1
+                wire.requests.append(Noted(self.command, self.path, len(body), len(content)))
+                self.send_response_only(answer.status)
+                for name, value in answer.getheaders():
+                    if name not in ("Connection", "Transfer-Encoding", "Content-Length"):
+                        self.send_header(name, value)
+                length = answer.getheader("Content-Length") if self.command == "HEAD" else len(content)
+                self.send_header("Content-Length", str(length or 0))
+                self.end_headers()
+                self.wfile.write(content)
+
+            do_GET = do_PUT = do_HEAD = do_POST = do_DELETE = _pass_on
+
+            def log_message(self, *_: object) -> None:
+                pass
+
+        self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self._server.daemon_threads = True
+        self.endpoint = f"http://127.0.0.1:{self._server.server_port}"
+        threading.Thread(target=self._server.serve_forever, daemon=True).start()
+
+    def took(self, method: str, path: str = "") -> list[Noted]:
+        """Requests of this kind so far, whose path without the query contains this."""
+        return [each for each in self.requests if each.method == method and path in each.path.partition("?")[0]]
+
+    def close(self) -> None:
+        self._server.shutdown()
+        self._server.server_close()

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import s3fs
 
-from tap_ray import storage
+from tap_ray import cache, storage
 from tap_ray.errors import ConfigError, StorageError
 from tap_ray.job import run_job
 from tap_ray.play.settings import PlayJobConfig
@@ -68,23 +68,34 @@ def test_files_come_whole_grow_and_go(root: Path):
     storage.make_folder(root)
     storage.write(root / "a.json", b"old")
     storage.write(root / "a.json", b"new")
-    storage.append(root / "log.jsonl", "1\n")
-    storage.append(root / "log.jsonl", "2\n")
+    storage.write_all({root / "c.bin": b"1", root / "log.jsonl": b"2"})
     with storage.staged(root / "deep" / "b.bin") as here:
         here.write_bytes(b"xyz")
     with storage.staged(root / "report", folder=True) as here:
         (here / "in").mkdir()
         (here / "in" / "c.txt").write_text("c")
-    assert names(root) == ["a.json", "deep/b.bin", "log.jsonl", "report/in/c.txt"]
+    assert names(root) == ["a.json", "c.bin", "deep/b.bin", "log.jsonl", "report/in/c.txt"]
     assert (root / "a.json").read_bytes() == b"new"
-    assert storage.read_all([root / "log.jsonl", root / "deep" / "b.bin"]) == [b"1\n2\n", b"xyz"]
+    assert storage.read_all([root / "log.jsonl", root / "deep" / "b.bin"]) == [b"2", b"xyz"]
     with storage.fetched(root / "report") as here:
         assert (here / "in" / "c.txt").read_text() == "c"
     with storage.fetched(root / "a.json") as here:
         assert here.read_bytes() == b"new"
     storage.remove(root / "report", first="in/c.txt")
     storage.remove(root / "report")
-    assert names(root) == ["a.json", "deep/b.bin", "log.jsonl"]
+    assert names(root) == ["a.json", "c.bin", "deep/b.bin", "log.jsonl"]
+
+
+def test_a_folder_is_uploaded_all_at_once(bucket: str, s3_server: s3.Server, monkeypatch: pytest.MonkeyPatch):
+    slow = s3.Wire(s3_server, delay_s=0.3)
+    monkeypatch.setenv("AWS_ENDPOINT_URL", slow.endpoint)
+    s3fs.S3FileSystem.clear_instance_cache()
+    with storage.staged(storage.at(bucket) / "step-5", folder=True) as here:
+        for number in range(4):
+            (here / f"{number}.bin").write_bytes(bytes(number))
+    assert [each.sent for each in sorted(slow.took("PUT"))] == [0, 1, 2, 3]
+    assert slow.most > 1
+    slow.close()
 
 
 def test_what_fails_while_it_is_staged_never_appears(root: Path):
@@ -102,22 +113,58 @@ def test_what_fails_while_it_is_staged_never_appears(root: Path):
     assert names(root) == ["a.bin"]
 
 
-def test_a_copy_is_made_once_for_each_version(bucket: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+def test_a_copy_is_made_once_for_each_version(bucket: str, wire: s3.Wire, tmp_path: Path):
     file = storage.at(bucket) / "data" / "a.parquet"
     with pytest.raises(FileNotFoundError):
-        storage.cached(file)
+        cache.cached(file)
     storage.write(file, b"one")
-    first = storage.cached(file)
-    version = storage.versions(file.parent)["a.parquet"]
-    monkeypatch.setattr(s3fs.S3FileSystem, "get_file", lambda *_: pytest.fail("fetched twice"))
-    assert storage.cached(file, version) == storage.cached(file) == first
-    monkeypatch.undo()
-    monkeypatch.setenv("TAP_RAY_CACHE", str(tmp_path / "cache"))
-    storage.write(file, b"two")
-    assert storage.cached(file).read_bytes() == b"two"
-    assert storage.cached(file, version).read_bytes() == b"one"
-    assert storage.cached(tmp_path) == tmp_path
+    first = cache.cached(file)
+    assert cache.cached(file) == first
+    assert [each.got for each in wire.took("GET", "a.parquet")] == [3]
+    storage.write(file, b"three")
+    assert (cache.cached(file).read_bytes(), first.read_bytes()) == (b"three", b"one")
+    assert cache.cached(tmp_path) == tmp_path
     assert storage.versions(tmp_path) == {}
+
+
+def test_ranges_are_fetched_once_and_are_of_one_version(bucket: str, wire: s3.Wire):
+    """Bytes 2 to 4 and 4 to 6 share a request; a later reader finds them, also when the file has been replaced."""
+    file, other = storage.at(bucket) / "a.bin", storage.at(bucket) / "b.bin"
+    storage.write(file, b"0123456789")
+    storage.write(other, b"abc")
+    version = storage.version(file)
+    wanted = [
+        cache.Range(file, version, 2, 4),
+        cache.Range(file, version, 4, 6),
+        cache.Range(file, version, -3, None),
+        cache.Range(other, storage.version(other), -9, None),
+    ]
+    assert cache.read_ranges(wanted) == [b"23", b"45", b"789", b"abc"]
+    assert sorted(each.got for each in wire.took("GET", ".bin")) == [3, 3, 4]
+    assert {path.stat().st_mode & 0o777 for path in cache.cache_folder().iterdir()} == {0o600}
+    storage.write(file, b"9876543210")
+    assert cache.read_ranges(wanted) == [b"23", b"45", b"789", b"abc"]
+    assert len(wire.took("GET", ".bin")) == 3
+    with pytest.raises(cache.ReplacedError, match=r"a\.bin has been replaced while it was read\. Run the same") as told:
+        cache.read_ranges([cache.Range(file, version, 0, 2)])
+    assert (told.value.path, told.value.version) == (file, version)
+    assert pickle.loads(pickle.dumps(told.value)).version == version
+    with pytest.raises(OSError, match="it ends before byte 20"):
+        cache.read_ranges([cache.Range(file, storage.version(file), 8, 20)])
+    file.unlink()
+    with pytest.raises(FileNotFoundError):
+        cache.read_ranges([cache.Range(file, version, 0, 2)])
+
+
+def test_a_process_looks_at_its_copies_now_and_then(bucket: str, monkeypatch: pytest.MonkeyPatch):
+    """Room for 6400 bytes: after the first copy it looks each time that it has added 100."""
+    monkeypatch.setenv("TAP_RAY_CACHE_GB", "6400e-9")
+    file, looks = storage.at(bucket) / "a.bin", []
+    storage.write(file, bytes(1000))
+    monkeypatch.setattr(cache.os, "scandir", lambda folder: looks.append(folder) or [])
+    for first in range(0, 250, 10):
+        cache.read_ranges([cache.Range(file, storage.version(file), first, first + 10)])
+    assert len(looks) == 3
 
 
 def test_copies_are_their_owners_and_the_longest_unused_make_room(bucket: str, monkeypatch: pytest.MonkeyPatch):
@@ -126,29 +173,29 @@ def test_copies_are_their_owners_and_the_longest_unused_make_room(bucket: str, m
     files = [storage.at(bucket) / f"{number}.parquet" for number in range(4)]
     for file in files:
         storage.write(file, bytes(100))
-    first, second = [storage.cached(file) for file in files[:2]]
+    first, second = [cache.cached(file) for file in files[:2]]
     assert [path.stat().st_mode & 0o777 for path in (first, first.parent)] == [0o600, 0o700]
     foreign = first.parent / "mine.parquet"
     foreign.write_bytes(bytes(1000))
     for path in (first, second, foreign):
         os.utime(path, (0, 0))
-    assert storage.cached(files[0]) == first
+    assert cache.cached(files[0]) == first
     assert first.stat().st_mtime_ns == 0
-    third = storage.cached(files[2])
+    third = cache.cached(files[2])
     assert set(first.parent.iterdir()) == {first, third, foreign}
-    storage.cached(files[3])  # nothing may go: the others may be about to be opened
+    cache.cached(files[3])  # nothing may go: the others may be about to be opened
     assert len(list(first.parent.iterdir())) == 4
 
 
 def test_how_large_the_cache_may_be(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.delenv("TAP_RAY_CACHE_GB", raising=False)
-    assert storage.cache_bytes(free=300, used=100) == 200
+    assert cache.cache_bytes(free=300, used=100) == 200
     monkeypatch.setenv("TAP_RAY_CACHE_GB", "0.5")
-    assert storage.cache_bytes(free=300, used=100) == 5e8
+    assert cache.cache_bytes(free=300, used=100) == 5e8
     for wrong in ("much", "0", "-1", "nan", "inf"):
         monkeypatch.setenv("TAP_RAY_CACHE_GB", wrong)
         with pytest.raises(ConfigError, match=rf"a number of GB above 0, e\.g\. 50; got '{wrong}'\. Unset it"):
-            storage.cache_bytes(free=300, used=100)
+            cache.cache_bytes(free=300, used=100)
 
 
 @pytest.fixture

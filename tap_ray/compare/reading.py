@@ -9,7 +9,8 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from tap_ray import storage
+from tap_ray import logs, storage
+from tap_ray.cache import cached
 from tap_ray.config import differences
 from tap_ray.errors import CheckpointError, DataError
 from tap_ray.metrics import Interval, wilson
@@ -126,10 +127,10 @@ def read_curves(path: Path, label: str) -> Curves:
         CheckpointError: it has none, or a line other than the last is damaged (the last may be cut off by a kill).
     """
     file = path / "metrics.jsonl"
-    if not file.exists():
+    if not logs.exists(file):
         state = "holds neither results.json nor metrics.jsonl" if path.exists() else "does not exist"
         raise CheckpointError(f"{path} {state}. Give folders that jobs.evaluate, align or pretrain printed.")
-    lines = storage.read(file).decode(errors="replace").splitlines()
+    lines = logs.read(file).decode(errors="replace").splitlines()
     points: dict[tuple[str, int], float] = {}
     for number, line in enumerate(lines, start=1):
         try:
@@ -170,7 +171,7 @@ def require_comparable(results: Sequence[Result]) -> None:
 
 def _read_episodes(path: Path) -> pd.DataFrame:
     try:
-        table = pq.read_table(storage.cached(path))
+        table = pq.read_table(cached(path))
     except FileNotFoundError:
         raise CheckpointError(f"{path} is missing. Evaluate again.") from None
     except (pa.ArrowInvalid, OSError) as error:
@@ -210,7 +211,7 @@ def _lineage(run: Path | None) -> list[Path]:
     """The training run and those it was initialized from, as far as they are still there and logged anything."""
     found: list[Path] = []
     while run is not None and run not in found and (run / "manifest.json").exists():
-        if (run / "metrics.jsonl").exists():
+        if logs.exists(run / "metrics.jsonl"):
             found.append(run)
         parent = read_json(run / "manifest.json").get("parents", {}).get("init")
         run = storage.at(parent["path"]) if parent else None

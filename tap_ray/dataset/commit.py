@@ -5,10 +5,10 @@ import os
 import shutil
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
-from typing import Callable
+from typing import Callable, Iterable
 
 from tap_ray import storage
-from tap_ray.dataset.layout import TEMP_SUFFIX
+from tap_ray.dataset.layout import INFO, TEMP_SUFFIX
 from tap_ray.errors import DataError, StorageError
 from tap_ray.locks import Held, hold
 
@@ -17,7 +17,8 @@ def commit_files(root: Path, contents: dict[str, bytes]) -> None:
     """Write several files and make them appear in the order given.
 
     All bytes are on disk under temporary names before the first rename, so a full disk is noticed while nothing has
-    changed yet. An object store has no renames: there each file appears when its upload ends.
+    changed yet. An object store has no renames: there each file appears when its upload ends, those that need not wait
+    for each other at the same time.
 
     Args:
         root: the data set.
@@ -27,8 +28,8 @@ def commit_files(root: Path, contents: dict[str, bytes]) -> None:
         StorageError: the disk refused; the temporary files are gone again.
     """
     if storage.is_remote(root):
-        for name, data in contents.items():
-            storage.write(root / name, data)
+        for step in _steps(contents):
+            storage.write_all({root / name: contents[name] for name in step})
         return
     temporary = {root / name: root / f"{name}{TEMP_SUFFIX}" for name in contents}
     path = root
@@ -44,6 +45,15 @@ def commit_files(root: Path, contents: dict[str, bytes]) -> None:
         for temp in temporary.values():
             temp.unlink(missing_ok=True)
         raise storage_error(error, "write", path) from None
+
+
+def _steps(names: Iterable[str]) -> list[list[str]]:
+    """What may appear together: data files; the tables that name them, with what follows from these; info.json.
+
+    A reader that finds tables and info.json at odds, or the other derived files, derives them itself.
+    """
+    rank = {name: 0 if name.startswith("data/") else 2 if name == INFO else 1 for name in names}
+    return [found for step in range(3) if (found := [name for name, own in rank.items() if own == step])]
 
 
 class Background:

@@ -10,6 +10,7 @@ became longer gets new files, and a partial block is read only as long as the da
 
 import io
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
 from functools import lru_cache
 from pathlib import Path
@@ -21,11 +22,12 @@ import pyarrow.parquet as pq
 from PIL import Image
 
 from tap_ray import storage
+from tap_ray.cache import MAX_REQUESTS, cached
 from tap_ray.config import digest
 from tap_ray.dataset import layout
 from tap_ray.dataset.crops import CropConfig, Crops, cut
 from tap_ray.dataset.encode import decode_jpeg, decode_mask
-from tap_ray.dataset.reader import DatasetInfo, read_episode
+from tap_ray.dataset.reader import DatasetInfo, read_episodes
 from tap_ray.errors import DataError
 
 BLOCK_EPISODES = 64
@@ -71,7 +73,9 @@ def missing_blocks(dataset: DatasetInfo, config: CropConfig) -> list[tuple[int, 
         DataError: the data set has no masks, so that its crops cannot be found.
     """
     require_masks(dataset)
-    return [block for block in blocks(dataset) if not _whole(block_file(dataset, config, block))]
+    own = blocks(dataset)
+    whole = _whole([block_file(dataset, config, block) for block in own])
+    return [block for block, there in zip(own, whole, strict=True) if not there]
 
 
 def require_masks(dataset: DatasetInfo) -> None:
@@ -84,7 +88,13 @@ def require_masks(dataset: DatasetInfo) -> None:
         )
 
 
-def _whole(path: Path) -> bool:
+def _whole(paths: Sequence[Path]) -> list[bool]:
+    """Whether these files can be read; those of an object store are fetched at once."""
+    with ThreadPoolExecutor(min(MAX_REQUESTS, max(1, len(paths)))) as pool:
+        return list(pool.map(_readable, paths))
+
+
+def _readable(path: Path) -> bool:
     try:
         return len(_table(path)) >= 0
     except (FileNotFoundError, pa.ArrowException):
@@ -101,8 +111,9 @@ def cut_block(dataset: DatasetInfo, config: CropConfig, block: tuple[int, int]) 
     require_masks(dataset)
     first, last = block
     rows: list[dict[str, Any]] = []
-    for index in range(first, last + 1):
-        crops = cut_episode(read_episode(dataset, index, [layout.IMAGE, layout.MASK, layout.CONTACT]), config)
+    columns = [layout.IMAGE, layout.MASK, layout.CONTACT]
+    for index, episode in enumerate(read_episodes(dataset, range(first, last + 1), columns), first):
+        crops = cut_episode(episode, config)
         spans = zip(crops.begin_B, crops.touch_B, crops.end_B, strict=True)
         for bout, (begin, touch, end) in enumerate(spans):
             place = _png(crops.place_rgb[bout]) if crops.has_place[bout] else None
@@ -136,12 +147,18 @@ def read_crops(dataset: DatasetInfo, episodes: Sequence[int] | np.ndarray, confi
         DataError: they have not been cut, or a file is damaged; says which command cures it.
     """
     require_masks(dataset)
+    if storage.is_remote(dataset.path):
+        _whole([*{_file_of(dataset, int(index), config) for index in episodes}])
     return [_read(dataset, int(index), config) for index in episodes]
 
 
-def _read(dataset: DatasetInfo, index: int, config: CropConfig) -> Crops:
+def _file_of(dataset: DatasetInfo, index: int, config: CropConfig) -> Path:
     first = index // BLOCK_EPISODES * BLOCK_EPISODES
-    path = block_file(dataset, config, (first, min(first + BLOCK_EPISODES, len(dataset)) - 1))
+    return block_file(dataset, config, (first, min(first + BLOCK_EPISODES, len(dataset)) - 1))
+
+
+def _read(dataset: DatasetInfo, index: int, config: CropConfig) -> Crops:
+    path = _file_of(dataset, index, config)
     try:
         table = _table(path)
     except FileNotFoundError:
@@ -177,7 +194,7 @@ def _table(path: Path) -> pa.Table:
 @lru_cache(maxsize=64)
 def _rows(path: Path, _mtime_ns: int) -> pa.Table:
     """Read once in each process."""
-    return pq.read_table(storage.cached(path), schema=SCHEMA)
+    return pq.read_table(cached(path), schema=SCHEMA)
 
 
 def _images(files: Sequence[bytes | None], config: CropConfig) -> np.ndarray:

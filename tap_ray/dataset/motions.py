@@ -14,11 +14,10 @@ from pathlib import Path
 from typing import Sequence
 
 import numpy as np
-import pyarrow.parquet as pq
 
 from tap_ray.dataset import layout
 from tap_ray.dataset.norm_stats import NormStats, norm_stats
-from tap_ray.dataset.reader import DatasetInfo, data_file, open_dataset, opened, read_episode, stats_of
+from tap_ray.dataset.reader import DatasetInfo, footer, open_dataset, opened, read_episodes, stats_of
 from tap_ray.dataset.windows import WindowConfig, split_episodes
 from tap_ray.errors import ConfigError, DataError
 from tap_ray.rng import generator
@@ -84,7 +83,7 @@ def load(
     train, out = config.episodes(dataset)
     norm = norm or norm_stats(stats_of(dataset, train), dataset.spec)
     columns = [layout.STATE, layout.ACTION]
-    episodes = [read_episode(dataset, int(index), columns) for index in (out if held_out else train)]
+    episodes = list(read_episodes(dataset, out if held_out else train, columns))
     lengths = np.array([len(episode[layout.ACTION]) for episode in episodes], np.int64)
     if not (lengths >= config.horizon).any():
         raise DataError(
@@ -188,7 +187,7 @@ def bytes_read(path: Path) -> tuple[int, int]:
     dataset = open_dataset(path)
     wanted = total = 0
     for number in range(int(np.max(dataset.episodes["file"])) + 1):
-        about = pq.read_metadata(data_file(dataset, number))
+        about = footer(dataset, number)
         for group in range(about.num_row_groups):
             for column in range(about.num_columns):
                 chunk = about.row_group(group).column(column)

@@ -1,9 +1,11 @@
 """Reading a data set: its facts at once, its episodes one by one."""
 
+import contextlib
 from dataclasses import dataclass, field
 from functools import lru_cache
+from itertools import islice
 from pathlib import Path
-from typing import Any, Mapping, Sequence
+from typing import Any, Callable, Iterable, Iterator, Mapping, Sequence, TypeVar
 
 import numpy as np
 import pandas as pd
@@ -11,7 +13,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from tap_ray import storage
-from tap_ray.dataset import layout
+from tap_ray.cache import ReplacedError
+from tap_ray.dataset import layout, row_groups
 from tap_ray.dataset.layout import DatasetHeader
 from tap_ray.dataset.recovery import committed_tables, open_parquet, read_header, totals_of
 from tap_ray.dataset.statistics import merge_stats, stats_from_json
@@ -19,6 +22,11 @@ from tap_ray.dataset.tables import META_PREFIX, column_array, table_stats
 from tap_ray.errors import DataError, nearest
 from tap_ray.specs import RobotSpec
 
+T = TypeVar("T")
+AHEAD = 16
+"""Episodes that are fetched from an object store at once; without images 16 times as many."""
+DAMAGED = (pa.ArrowException, OSError, IndexError)
+"""What reading a damaged file raises."""
 INFO_KEYS = ("codebase_version", "fps", "features", "total_episodes", "total_frames", "total_tasks", "data_path")
 
 
@@ -37,8 +45,9 @@ class DatasetInfo:
     stats: Mapping[str, Mapping[str, np.ndarray]]
     """meta/stats.json: feature -> min, max, mean, std, count, q01 ... q99."""
 
-    versions: Mapping[str, str] = field(default_factory=dict)
-    """Of an object store's data files, when the data set was opened; see `storage.versions`."""
+    versions: dict[str, str] = field(default_factory=dict)
+    """Of an object store's data files, when the data set was opened, or they were seen to have grown; see
+    `storage.versions`."""
 
     @property
     def spec(self) -> RobotSpec:
@@ -106,7 +115,7 @@ def _derived(
         )
     if info is not None and info["total_episodes"] == num_episodes:
         tasks, stats = read_tasks(path), stats_from_json(layout.read_json(path / layout.STATS))
-        if int(stats["index"]["count"][0]) == num_frames:
+        if int(stats["index"]["count"][0]) == num_frames and len(tasks) == info["total_tasks"]:
             return info, tuple(tasks.index), stats
     totals = totals_of([*tables])
     known = info if info is not None else {"features": layout.features(header)}
@@ -214,6 +223,19 @@ def read_episode(dataset: DatasetInfo, index: int, columns: Sequence[str] | None
     return arrays
 
 
+def read_episodes(
+    dataset: DatasetInfo, indices: Iterable[Any], columns: Sequence[str] | None = None
+) -> Iterator[dict[str, Any]]:
+    """`read_episode` for one after the other; those of an object store are fetched `AHEAD` at once."""
+    rest, images = map(int, indices), columns is None or not {layout.IMAGE, layout.MASK}.isdisjoint(columns)
+    while batch := list(islice(rest, AHEAD if images else 16 * AHEAD)):
+        if storage.is_remote(dataset.path):
+            with contextlib.suppress(*DAMAGED):  # `read_episode` says which one
+                _fetch(dataset, batch, columns or list(layout.features(dataset.header)))
+        for index in batch:
+            yield read_episode(dataset, index, columns)
+
+
 def require_whole(dataset: DatasetInfo) -> None:
     """Read every state and action (no image), so that a job does not meet a damaged file after an hour.
 
@@ -221,7 +243,11 @@ def require_whole(dataset: DatasetInfo) -> None:
         DataError: a file that is missing or cut off, or NaN.
     """
     columns = [layout.STATE, layout.ACTION]
-    for number, own in dataset.episodes.groupby("file"):
+    if storage.is_remote(dataset.path):
+        for _ in read_episodes(dataset, range(len(dataset)), columns):
+            pass
+        return
+    for number, own in dataset.episodes.groupby("file"):  # whole files, which is ten times faster
         with open_parquet(dataset.path / layout.data_file(int(number))) as file:  # pyright: ignore[reportArgumentType]
             table = file.read(columns=columns)
         whole = table.num_columns == len(columns) and len(table) == own["length"].sum()
@@ -236,32 +262,87 @@ def _column(column: pa.ChunkedArray) -> Any:
     return column_array(column)
 
 
-def data_file(dataset: DatasetInfo, number: int) -> Path:
-    """The n-th data file, on this machine: an object store's is copied once.
+def footer(dataset: DatasetInfo, number: int) -> pq.FileMetaData:
+    """What the end of the n-th data file says about its row groups.
 
     Raises:
-        FileNotFoundError: it is missing.
+        DataError: it is missing or damaged.
         StorageError: the storage refused.
     """
-    name = layout.data_file(number)
-    return storage.cached(dataset.path / name, dataset.versions.get(name.removeprefix("data/")))
+    path = dataset.path / layout.data_file(number)
+    with _telling(path, "its footer"):
+        if storage.is_remote(path):
+            return _following(dataset, lambda: row_groups.footer(_remote(dataset, number)))
+        return _footer(path, path.stat().st_mtime_ns)
 
 
 def _read_row_group(dataset: DatasetInfo, number: int, group: int, columns: Sequence[str]) -> pa.Table:
     path = dataset.path / layout.data_file(number)
-    try:
-        here = data_file(dataset, number)
-        with pq.ParquetFile(here, metadata=_footer(path, here, here.stat().st_mtime_ns)) as file:
+    with _telling(path, f"row group {group}"):
+        if storage.is_remote(path):
+            return _following(dataset, lambda: row_groups.read_row_group(_remote(dataset, number), group, columns))
+        with pq.ParquetFile(path, metadata=_footer(path, path.stat().st_mtime_ns)) as file:
             return file.read_row_group(group, columns=list(columns))
-    except (pa.ArrowException, OSError, IndexError) as error:
+
+
+@contextlib.contextmanager
+def _telling(path: Path, part: str) -> Iterator[None]:
+    try:
+        yield
+    except DAMAGED as error:
         with open_parquet(path):  # says so if the whole file is damaged
             pass
         reason = " ".join(str(error).split()).rstrip(".")
-        raise DataError(f"{path}, row group {group}, is damaged: {reason}. Copy the data set again.") from None
+        raise DataError(f"{path}, {part}, is damaged: {reason}. Copy the data set again.") from None
 
 
 @lru_cache(maxsize=64)
-def _footer(path: Path, here: Path, _mtime_ns: int) -> pq.FileMetaData:
-    """A file's footer, parsed once for its many episodes; `here` is its copy on this machine, or itself."""
-    with open_parquet(path, here) as file:
+def _footer(path: Path, _mtime_ns: int) -> pq.FileMetaData:
+    """A local file's footer, parsed once for its many episodes."""
+    with open_parquet(path) as file:
         return file.metadata
+
+
+def _fetch(dataset: DatasetInfo, indices: Sequence[int], columns: Sequence[str]) -> None:
+    rows = dataset.episodes.iloc[[index for index in indices if 0 <= index < len(dataset)]]
+    places = [(int(number), int(group)) for number, group in zip(rows["file"], rows["row_group"], strict=True)]
+    _following(dataset, lambda: row_groups.fetch([(_remote(dataset, n), group) for n, group in places], columns))
+
+
+def _remote(dataset: DatasetInfo, number: int) -> row_groups.File:
+    name = layout.data_file(number)
+    path = dataset.path / name
+    return row_groups.File(path, dataset.versions.get(name.removeprefix("data/")) or storage.version(path))
+
+
+def _following(dataset: DatasetInfo, read: Callable[[], T]) -> T:
+    """What `read` gives; a data file that has grown since the data set was opened is read as it is now.
+
+    Raises:
+        DataError: one holds other episodes now.
+    """
+    while True:
+        try:
+            return read()
+        except ReplacedError as error:
+            name = str(error.path.relative_to(dataset.path / "data"))
+            old, new = (row_groups.File(error.path, v) for v in (error.version, storage.version(error.path)))
+            files = [layout.data_file(int(number)).removeprefix("data/") for number in dataset.episodes["file"]]
+            lengths = dataset.lengths[[file == name for file in files]]
+            if not _same_groups(old, row_groups.footer(new), lengths):
+                raise DataError(
+                    f"{error.path} holds other episodes than when the data set was opened. Run the same command "
+                    "again: it reads the data set as it is now."
+                ) from None
+            dataset.versions[name] = new.version
+
+
+def _same_groups(old: row_groups.File, now: pq.FileMetaData, lengths: np.ndarray) -> bool:
+    """Whether the first row groups are those of the older version, as far as that is known, and so long."""
+    if [now.row_group(group).num_rows for group in range(min(len(lengths), now.num_row_groups))] != lengths.tolist():
+        return False
+    try:
+        then = row_groups.footer(old)
+    except ReplacedError:  # it was never looked at
+        return True
+    return all(then.row_group(group).equals(now.row_group(group)) for group in range(len(lengths)))

@@ -1,7 +1,7 @@
 """What of a data set is committed, and dropping what a kill left behind."""
 
 import json
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path
@@ -11,7 +11,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from tap_ray import storage
-from tap_ray.dataset import layout
+from tap_ray.cache import cached
+from tap_ray.dataset import layout, row_groups
 from tap_ray.dataset.commit import commit_files, lock, storage_error
 from tap_ray.dataset.layout import DatasetHeader
 from tap_ray.dataset.tables import Totals, parquet_bytes
@@ -52,7 +53,7 @@ def open_parquet(path: Path, content: Path | BinaryIO | None = None) -> Iterator
         DataError: missing, cut off, damaged or not Parquet; also where that only shows when a part of it is read.
     """
     try:
-        with pq.ParquetFile(storage.cached(path) if content is None else content) as file:
+        with pq.ParquetFile(cached(path) if content is None else content) as file:
             yield file
     except FileNotFoundError:
         raise DataError(f"{path} is missing, though the data set's metadata names it. {_copy_again(path)}") from None
@@ -144,6 +145,10 @@ def with_others(root: Path, derived: dict[str, bytes], others: dict[str, Any]) -
 
 def _superseded(path: Path, num_episodes: int) -> list[Leftover]:
     """The last data file, if more episodes were added to it than have been committed."""
+    if storage.is_remote(path):
+        with suppress(pa.ArrowException, OSError):  # `open_parquet` says what is wrong
+            if row_groups.footer(row_groups.File(path, storage.version(path))).num_row_groups <= num_episodes:
+                return []
     with open_parquet(path) as file:
         if file.num_row_groups <= num_episodes:
             return []

@@ -24,7 +24,7 @@ from tap_ray.dataset.crop_files import cut_masked, read_crops
 from tap_ray.dataset.crops import CROPS, Crops
 from tap_ray.dataset.encode import decode_jpeg
 from tap_ray.dataset.reach import NEVER, reach_of
-from tap_ray.dataset.reader import DatasetInfo, read_episode
+from tap_ray.dataset.reader import DatasetInfo, read_episodes
 from tap_ray.errors import ConfigError, DataError
 from tap_ray.rng import generator
 from tap_ray.specs import RobotSpec
@@ -289,7 +289,7 @@ class _GroupCrops:
 def _load_group(dataset: DatasetInfo, group: Sequence[int] | np.ndarray, config: WindowConfig) -> _Frames:
     crops = read_crops(dataset, group, CROPS) if config.crops else None
     columns = [layout.IMAGE, layout.STATE, layout.ACTION, layout.CONTACT, "task_index"]
-    episodes = [read_episode(dataset, int(index), columns) for index in group]
+    episodes = list(read_episodes(dataset, group, columns))
     return _frames(episodes, dataset.header.image_size, dataset.spec, config, crops)
 
 

@@ -14,6 +14,7 @@ from typing import Any, Sequence
 
 import ray
 
+from tap_ray import logs
 from tap_ray.distributed import gauges, placement
 from tap_ray.distributed.crew import Crew, GivenUp
 from tap_ray.distributed.faults import Patience
@@ -111,6 +112,7 @@ def evaluate(
                     video.keep(folder / "clips", clip)
                 done |= {result.cell: result for result in new}
                 _show(bar, len(new), done)
+    logs.join(folder / "episodes.jsonl")
     return [done[cell] for cell in wanted]
 
 

@@ -10,7 +10,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from tap_ray import storage
+from tap_ray import logs, storage
 from tap_ray.evaluate.failures import CLASS_OF, LABELS, FailureClass
 from tap_ray.evaluate.protocol import Protocol
 from tap_ray.metrics import wilson
@@ -160,17 +160,17 @@ def _flat(result: EpisodeResult) -> dict[str, Any]:
 
 def append(path: Path, results: Iterable[EpisodeResult]) -> None:
     """Add results to a JSON-lines file; they are safe when this returns."""
-    storage.append(path, "".join(json.dumps(_flat(result)) + "\n" for result in results))
+    logs.append(path, "".join(json.dumps(_flat(result)) + "\n" for result in results))
 
 
 def stored(path: Path) -> dict[Cell, EpisodeResult]:
     """Results that an earlier run of the same command appended; a line that was cut off is removed and run again."""
-    if not path.exists():
+    if not logs.exists(path):
         return {}
-    text = storage.read(path).decode()
+    text = logs.read(path).decode()
     whole = text[: text.rfind("\n") + 1]
     if whole != text:
-        storage.write(path, whole.encode())
+        logs.rewrite(path, whole.encode())
     results = [_deep(json.loads(line)) for line in whole.splitlines()]
     return {result.cell: result for result in results}
 

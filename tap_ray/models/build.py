@@ -67,17 +67,16 @@ class Trained:
 def save_policy(folder: Path, trained: Trained) -> None:
     """Write everything that `load_trained` needs into `folder`; the weights last."""
     policy = trained.policy
-    storage.make_folder(folder)
-    for name in ("vision", "language"):
-        tower = getattr(policy.towers, name)
-        if tower is not None:
-            with storage.staged(folder / name, folder=True) as here:
-                tower.save_pretrained(here)
-    if trained.tokenizer is not None:
-        storage.write(folder / "tokenizer.json", trained.tokenizer.to_str(pretty=True).encode())
-    write_json(folder / "norm_stats.json", trained.norm.to_json())
-    write_json(folder / "spec.json", trained.spec.to_json())
-    write_json(folder / "policy.json", to_dict(policy.config))
+    with storage.staged(folder, folder=True) as here:
+        for name in ("vision", "language"):
+            tower = getattr(policy.towers, name)
+            if tower is not None:
+                tower.save_pretrained(here / name)
+        if trained.tokenizer is not None:
+            storage.write(here / "tokenizer.json", trained.tokenizer.to_str(pretty=True).encode())
+        write_json(here / "norm_stats.json", trained.norm.to_json())
+        write_json(here / "spec.json", trained.spec.to_json())
+        write_json(here / "policy.json", to_dict(policy.config))
     write_tensors(folder / "model.safetensors", policy.state_dict())
 
 

@@ -57,12 +57,12 @@ def save(folder: Path, state: TrainState, facts: Mapping[str, Any]) -> None:
         StorageError: the disk refused.
     """
     storage.remove(folder, first=STATE)
-    storage.make_folder(folder)
-    write_tensors(folder / "model.safetensors", state.model.state_dict())
-    write_tensors(folder / "optimizer.safetensors", _optimizer_tensors(state))
-    write_tensors(folder / "rng.safetensors", {"torch": torch.get_rng_state()})
-    if state.ema is not None:
-        write_tensors(folder / "ema.safetensors", state.ema)
+    with storage.staged(folder, folder=True) as here:
+        write_tensors(here / "model.safetensors", state.model.state_dict())
+        write_tensors(here / "optimizer.safetensors", _optimizer_tensors(state))
+        write_tensors(here / "rng.safetensors", {"torch": torch.get_rng_state()})
+        if state.ema is not None:
+            write_tensors(here / "ema.safetensors", state.ema)
     write_json(folder / STATE, {"version": VERSION, "step": state.step, "facts": facts})
 
 

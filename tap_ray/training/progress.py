@@ -8,7 +8,7 @@ import contextlib
 import threading
 from typing import Any, Callable, Iterator, Mapping
 
-from tap_ray import storage
+from tap_ray import logs, storage
 from tap_ray.errors import StorageError
 from tap_ray.progress_bar import progress_bar
 from tap_ray.training import session
@@ -17,6 +17,8 @@ from tap_ray.training.session import METRICS, Task
 Log = Callable[[Mapping[str, float], int], None]
 POLL_S = 0.5
 """How often to look for new lines, s."""
+REMOTE_POLL_S = 3.0
+"""Likewise on an object store, where each look costs money."""
 
 
 def train_here(task: Task, *, log: Log | None = None, progress: bool = True) -> dict[str, float]:
@@ -41,7 +43,7 @@ def follow(task: Task, log: Log | None, *, progress: bool) -> Iterator[None]:
     with progress_bar(total=task.config.steps, unit="step", disable=not progress, smoothing=0.1) as bar:
         follower = _Follower(task, log, bar)
         try:
-            with every(POLL_S, follower.look):
+            with every(REMOTE_POLL_S if storage.is_remote(task.run) else POLL_S, follower.look):
                 yield
         finally:
             follower.look()
@@ -84,7 +86,7 @@ class _Follower:
 
     def _new_lines(self) -> list[dict[str, float]]:
         try:
-            text = storage.read(self._file).decode()
+            text = logs.read(self._file).decode()
         except (FileNotFoundError, StorageError):  # not there yet, or out of reach: the next look sees it all
             return []
         text = text[: text.rfind("\n") + 1]

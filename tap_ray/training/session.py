@@ -18,7 +18,7 @@ from typing import Any, Callable, Iterator, Mapping, Protocol
 import torch
 from torch import nn
 
-from tap_ray import storage
+from tap_ray import logs
 from tap_ray.errors import CheckpointError
 from tap_ray.locks import Held, hold
 from tap_ray.runs import read_json
@@ -150,6 +150,7 @@ def work(task: Task, place: Place | None = None) -> None:
             lr_scale=learner.lr_scale,
         )
         if first:
+            logs.join(task.run / METRICS)
             learner.export(task.run)
 
 
@@ -164,7 +165,7 @@ def _log(task: Task, place: Place, metrics: Mapping[str, float], step: int) -> N
         name = key.removesuffix("samples_per_s")
         step_s = task.config.batch_size / metrics[key]
         line |= {key: metrics[key] * place.world, f"{name}data_wait_pct": 100 * metrics[f"{name}data_wait_s"] / step_s}
-    storage.append(task.run / METRICS, json.dumps({"step": step, **line}) + "\n")
+    logs.append(task.run / METRICS, json.dumps({"step": step, **line}) + "\n")
 
 
 def _save(task: Task, held: Held, step: int, write: Callable[[Path], None]) -> None:
@@ -195,15 +196,15 @@ def lock(run: Path) -> Iterator[Held]:
 
 def forget_after(file: Path, step: int) -> None:
     """Drop the lines of metrics.jsonl after `step`, and one that a kill cut off."""
-    if not file.exists():
+    if not logs.exists(file):
         return
     kept = [line for line in read_metrics(file) if line["step"] <= step]
-    storage.write(file, "".join(json.dumps(line) + "\n" for line in kept).encode())
+    logs.rewrite(file, "".join(json.dumps(line) + "\n" for line in kept).encode())
 
 
 def read_metrics(file: Path) -> list[dict[str, float]]:
     """All whole lines of metrics.jsonl, oldest first; none if there is no file."""
-    return parse_metrics(storage.read(file).decode()) if file.exists() else []
+    return parse_metrics(logs.read(file).decode()) if logs.exists(file) else []
 
 
 def parse_metrics(text: str) -> list[dict[str, float]]:

@@ -12,7 +12,7 @@ from typing import Any
 import ray
 import yaml
 
-from tap_ray import runs, storage, tracking
+from tap_ray import logs, runs, storage, tracking
 from tap_ray.dataset.reader import open_dataset
 from tap_ray.dataset.windows import iterate
 from tap_ray.distributed import evaluate as fleets
@@ -67,7 +67,7 @@ def align(config: AlignJobConfig) -> Path:
 
 def _train(job: str, config: Any, data: Path, parents: dict[str, Path]) -> Path:
     """With a file `hold-<lr>` in the store, training at this rate waits after its first checkpoint until it is gone."""
-    storage.append(config.out.parent / "calls.txt", f"{config.out.name} from step {session.newest_step(config.out)}\n")
+    logs.append(config.out.parent / "calls.txt", f"{config.out.name} from step {session.newest_step(config.out)}\n")
     storage.write(config.out.parent / f"node-{config.out.name}", ray.get_runtime_context().get_node_id().encode())
     hold = toy_training.Hold(config.out.parent / f"hold-{config.train.lr}", config.train.checkpoint_every + 2)
     return run_stage(

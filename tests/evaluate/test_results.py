@@ -5,6 +5,7 @@ from dataclasses import replace
 import pyarrow.parquet as pq
 import pytest
 
+from tap_ray import logs, storage
 from tap_ray.errors import StorageError
 from tap_ray.evaluate.episodes import crashed
 from tap_ray.evaluate.failures import LABELS
@@ -173,3 +174,18 @@ def test_a_disk_that_refuses(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(StorageError, match=r"Cannot write .*e.parquet: "):
         write_parquet(tmp_path / "file" / "e.parquet", laid_out())
+
+
+def test_results_in_an_object_store_are_stored_once_each(bucket: str):
+    """Two lives: the second finds what the first appended, in parts; a result that comes again is none more."""
+    file, results = storage.at(bucket) / "episodes.jsonl", laid_out()
+    append(file, results[:2])
+    append(file, [])
+    append(file, results[2:4])
+    assert list(stored(file).values()) == results[:4]
+    logs._lives.clear()
+    append(file, results[3:])
+    assert list(stored(file).values()) == results
+    logs.join(file)
+    assert len(file.read_text().splitlines()) == len(results) + 1
+    assert list(stored(file).values()) == results

@@ -1,0 +1,229 @@
+"""Copies on this machine's disk of what lies on an object store: whole files, or the byte ranges that somebody needs.
+
+They are kept for later jobs and other processes of this machine, are their owner's alone (mode 0600), and those not
+used for the longest time make room (`cache_bytes`). A copy belongs to one version of its file; see `storage.versions`.
+"""
+
+import contextlib
+import hashlib
+import math
+import os
+import re
+import shutil
+import time
+import uuid
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Iterator, NamedTuple, Sequence
+
+from tap_ray import storage
+from tap_ray.errors import ConfigError, StorageError
+
+COPY = re.compile(r"\.?[0-9a-f]{32}\b.*")
+"""Names of the cache's files."""
+IN_USE_S = 60.0
+"""A copy that was asked for so short a time ago, s, may not have been opened yet."""
+LOOKS = 64
+"""A process looks what has to go whenever it has added this part of what the cache may hold."""
+MAX_REQUESTS = 32
+"""At a time, where fsspec does not do it by itself."""
+
+_room: dict[Path, float] = {}
+"""Bytes that this process may still add to a cache before it looks again."""
+
+
+class Range(NamedTuple):
+    """Bytes of one version of a remote file."""
+
+    path: Path
+    version: str
+    start: int
+    """Negative: that many at the end of the file."""
+    end: int | None
+    """The first one behind them; None: all to the end."""
+
+
+class ReplacedError(StorageError):
+    """A file is of another version now than the one asked for."""
+
+    def __init__(self, path: Path, version: str) -> None:
+        super().__init__(f"{path} has been replaced while it was read. Run the same command again.")
+        self.path, self.version = path, version
+
+    def __reduce__(self) -> tuple[type, tuple[Path, str]]:
+        return type(self), (self.path, self.version)
+
+
+def cached(path: Path) -> Path:
+    """A local copy of a whole file, in its present version; a local file is its own.
+
+    Raises:
+        FileNotFoundError: there is none.
+        StorageError: the storage refused, or the cache cannot be written.
+        ConfigError: see `cache_bytes`.
+    """
+    if not storage.is_remote(path):
+        return path
+    fs, key = storage.store_of(path)
+    before = storage.version(path)
+    while not _used(copy := _copy(f"{path} {before}", path.suffix)):
+        with _new(copy) as temporary:
+            with storage.speaking("read", path):
+                fs.get_file(key, str(temporary))
+            if before != (now := storage.version(path)):
+                before = now
+                continue
+            with storage.speaking("write", copy):
+                os.replace(temporary, copy)
+        _make_room(copy)
+    return copy
+
+
+def read_ranges(ranges: Sequence[Range]) -> list[bytes]:
+    """Byte ranges of remote files; those that are not on this machine yet are fetched all at once, and kept.
+
+    Neighbors that follow each other in `ranges` share a request.
+
+    Raises:
+        FileNotFoundError: a file is gone.
+        OSError: a file ends before a range does.
+        ReplacedError: a file is not of this version any more.
+        StorageError: the storage refused, or the cache cannot be written.
+        ConfigError: see `cache_bytes`.
+    """
+    found = [_kept(_range_copy(each)) for each in ranges]
+    missing = [i for i, content in enumerate(found) if content is None]
+    for i, content in zip(missing, _fetched([ranges[i] for i in missing]), strict=True):
+        copy = _range_copy(ranges[i])
+        with _new(copy) as temporary, storage.speaking("write", copy):
+            temporary.write_bytes(content)
+            os.replace(temporary, copy)
+        _make_room(copy)
+        found[i] = content
+    return [content for content in found if content is not None]
+
+
+def _fetched(ranges: Sequence[Range]) -> list[bytes]:
+    spans: list[list[Range]] = []
+    for each in ranges:
+        last = spans[-1][-1] if spans else None
+        if last is not None and (last.path, last.version, last.end) == (each.path, each.version, each.start):
+            spans[-1].append(each)
+        else:
+            spans.append([each])
+    if not spans:
+        return []
+    fs, _ = storage.store_of(ranges[0].path)
+    keys = [storage.store_of(span[0].path)[1] for span in spans]
+    with storage.speaking("read", ranges[0].path):
+        contents = fs.cat_ranges(keys, [s[0].start for s in spans], [s[-1].end for s in spans], on_error="return")
+    _require_versions({(each.path, each.version) for each in ranges})
+    result = []
+    for span, content in zip(spans, contents, strict=True):
+        with storage.speaking("read", span[0].path):
+            if isinstance(content, BaseException):
+                raise content
+        if span[-1].end is not None and len(content) != span[-1].end - span[0].start:
+            raise OSError(f"it ends before byte {span[-1].end}")
+        first = span[0].start
+        result += [content[r.start - first : r.end - first if r.end is not None else None] for r in span]
+    return result
+
+
+def _require_versions(files: set[tuple[Path, str]]) -> None:
+    """Asked after the reading: who is of this version still was it all the time."""
+    with ThreadPoolExecutor(min(MAX_REQUESTS, len(files))) as pool:
+        for (path, want), have in zip(files, pool.map(storage.version, [path for path, _ in files]), strict=True):
+            if have != want:
+                raise ReplacedError(path, want)
+
+
+def cache_folder() -> Path:
+    """Where copies lie, which may be deleted at any time between jobs; TAP_RAY_CACHE moves it."""
+    own = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "tap_ray"
+    return Path(os.environ.get("TAP_RAY_CACHE") or own)
+
+
+def cache_bytes(free: int, used: int) -> float:
+    """How large the cache may be, bytes: TAP_RAY_CACHE_GB; unset, half of what the disk has left for it.
+
+    Args:
+        free: left on the cache's disk, bytes.
+        used: by the cache, bytes.
+
+    Raises:
+        ConfigError: TAP_RAY_CACHE_GB is no positive number.
+    """
+    told = os.environ.get("TAP_RAY_CACHE_GB")
+    if not told:
+        return (free + used) / 2
+    with contextlib.suppress(ValueError):
+        if 0 < (size_gb := float(told)) < math.inf:
+            return size_gb * 1e9
+    raise ConfigError(
+        f"TAP_RAY_CACHE_GB is how large the copies of remote data may get on this machine, a number of GB above 0, "
+        f"e.g. 50; got {told!r}. Unset it for half of what the disk has left."
+    )
+
+
+def _copy(named: str, suffix: str) -> Path:
+    return cache_folder() / f"{hashlib.sha256(named.encode()).hexdigest()[:32]}{suffix}"
+
+
+def _range_copy(wanted: Range) -> Path:
+    return _copy(f"{wanted.path} {wanted.version} {wanted.start} {wanted.end}", ".part")
+
+
+@contextlib.contextmanager
+def _new(copy: Path) -> Iterator[Path]:
+    """Room beside a copy that is being made, which nobody else can read."""
+    temporary = copy.with_name(f".{copy.name}.{uuid.uuid4().hex[:8]}")
+    try:
+        with storage.speaking("write", copy):
+            copy.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+            temporary.touch(mode=0o600)
+        yield temporary
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def _kept(copy: Path) -> bytes | None:
+    try:
+        return copy.read_bytes() if _used(copy) else None
+    except FileNotFoundError:  # it has just made room
+        return None
+
+
+def _used(copy: Path) -> bool:
+    """Whether a copy is there; notes when it was used. Its time of change names its content, and stays."""
+    try:
+        os.utime(copy, ns=(time.time_ns(), copy.stat().st_mtime_ns))
+    except FileNotFoundError:
+        return False
+    except OSError:  # somebody else's, who evicts it by himself
+        pass
+    return True
+
+
+def _make_room(added: Path) -> None:
+    """Remove the copies that were not used for the longest time until the rest fits; those in use stay."""
+    folder = added.parent
+    with contextlib.suppress(FileNotFoundError):
+        _room[folder] = _room.get(folder, 0) - added.stat().st_size
+    if _room.get(folder, 0) > 0:
+        return
+    found = []
+    for file in os.scandir(folder):
+        if COPY.fullmatch(file.name):  # the folder may be anybody's
+            with contextlib.suppress(FileNotFoundError):
+                told = file.stat()
+                found.append((max(told.st_atime, told.st_mtime), told.st_size, file.path))
+    used = sum(size for _, size, _ in found)
+    limit = cache_bytes(shutil.disk_usage(folder).free, used)
+    _room[folder], excess = limit / LOOKS, used - limit
+    for last_s, size, file in sorted(found):
+        if excess <= 0 or last_s > time.time() - IN_USE_S:
+            return
+        with contextlib.suppress(OSError):
+            os.unlink(file)
+        excess -= size

@@ -1,0 +1,150 @@
+"""Files of lines that grow while a job runs: metrics.jsonl, episodes.jsonl.
+
+On a disk such a file is appended to. An object store cannot append, so there each addition is a small object beside it:
+
+    metrics.jsonl                               the lines of earlier lives of the job, and all once it has ended
+    metrics.jsonl.parts/<life>-<number>         one addition; names sort in the order of the additions
+    metrics.jsonl.parts/<life>-<number>.whole   all lines up to this addition, while these become metrics.jsonl
+
+Whatever moment a kill comes at, and whoever reads meanwhile, each line is there once: a `.whole` counts instead of the
+file and of the parts before it.
+"""
+
+import contextlib
+import os
+import time
+import uuid
+from pathlib import Path
+
+from tap_ray import storage
+
+PARTS = ".parts"
+WHOLE = ".whole"
+MANY = 64
+"""Parts of one life that are joined."""
+
+_lives: dict[tuple[int, Path], "_Life"] = {}
+"""By process, as a fork is another one, and file."""
+_kept: dict[Path, dict[str, bytes]] = {}
+"""Parts that this process has added or read, of each file, so that they are not read again."""
+
+
+class _Life:
+    """The additions of this process to a file."""
+
+    def __init__(self, file: Path) -> None:
+        newest = max((int(name.partition("-")[0]) for name in _parts(file)), default=0)
+        self._name = f"{max(time.time_ns(), newest + 1):020d}-{uuid.uuid4().hex[:8]}"
+        self.number = 0
+        self.tried = b""
+        """What may be there already under the next number."""
+
+    @property
+    def next(self) -> str:
+        return f"{self._name}-{self.number:08d}"
+
+
+def append(file: Path, text: str) -> None:
+    """Add whole lines to a file; they are safe when this returns. The same again after an error adds nothing twice.
+
+    Raises:
+        StorageError: the storage refused.
+    """
+    if not text:
+        return
+    if not storage.is_remote(file):
+        with storage.speaking("write", file), open(file, "a") as opened:
+            opened.write(text)
+            opened.flush()
+            os.fsync(opened.fileno())
+        return
+    if (life := _life(file)).number >= MANY:
+        join(file)
+        life = _life(file)
+    data = text.encode()
+    if life.tried not in (b"", data):
+        life.number += 1
+    life.tried = data
+    storage.write(_folder(file) / life.next, data)
+    _kept.setdefault(file, {})[life.next] = data
+    life.number, life.tried = life.number + 1, b""
+
+
+def read(file: Path) -> bytes:
+    """All lines, in the order in which they were added; the last one may be cut off by a kill.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        StorageError: the storage refused.
+    """
+    if not storage.is_remote(file):
+        return file.read_bytes()
+    while True:
+        parts = _parts(file)
+        if not parts:
+            return storage.read(file)
+        whole = max((name for name in parts if name.endswith(WHOLE)), default="")
+        wanted, kept = [name for name in parts if name >= whole], _kept.get(file, {})
+        with contextlib.suppress(FileNotFoundError):  # joined meanwhile
+            old = b"" if whole or not file.exists() else storage.read(file)
+            new = [name for name in wanted if name not in kept]
+            kept = kept | dict(zip(new, storage.read_all([_folder(file) / name for name in new]), strict=True))
+            if {*wanted} <= {*_parts(file)}:  # parts go before the file is renewed: it was read without them
+                _kept[file] = {name: kept[name] for name in wanted if not name.endswith(WHOLE)}
+                return old + b"".join(kept[name] for name in wanted)
+
+
+def exists(file: Path) -> bool:
+    """Whether anything was ever added."""
+    return file.exists() or (storage.is_remote(file) and bool(_parts(file)))
+
+
+def join(file: Path) -> None:
+    """Make all additions one file; on a disk they are.
+
+    Raises:
+        StorageError: the storage refused.
+    """
+    if storage.is_remote(file) and _parts(file):
+        rewrite(file, read(file))
+
+
+def rewrite(file: Path, data: bytes) -> None:
+    """Replace a file with all its additions; nobody else may add now.
+
+    Raises:
+        StorageError: the storage refused.
+    """
+    parts = _parts(file) if storage.is_remote(file) else []
+    _lives.pop((os.getpid(), file), None)
+    if parts:
+        whole = f"{parts[-1].removesuffix(WHOLE)}{WHOLE}"
+        storage.write(_folder(file) / whole, data)
+        _remove(file, [name for name in parts if name != whole])
+    storage.write(file, data)
+    if parts:
+        _remove(file, [whole])
+
+
+def _life(file: Path) -> _Life:
+    key = (os.getpid(), file)
+    _lives[key] = life = _lives.get(key) or _Life(file)
+    return life
+
+
+def _remove(file: Path, names: list[str]) -> None:
+    fs, key = storage.store_of(_folder(file))
+    with storage.speaking("remove", file), contextlib.suppress(FileNotFoundError):
+        if names:
+            fs.rm([f"{key}/{name}" for name in names])
+
+
+def _folder(file: Path) -> Path:
+    return file.with_name(file.name + PARTS)
+
+
+def _parts(file: Path) -> list[str]:
+    """Names of the additions, in order."""
+    fs, key = storage.store_of(_folder(file))
+    with storage.speaking("read", file):
+        return sorted(name.rpartition("/")[2] for name in fs.find(key))
