@@ -37,7 +37,8 @@ def write_temporary(root: Path, name: str, data: bytes) -> Temporary:
         path.parent.mkdir(parents=True, exist_ok=True)
         _write_durably(path, data)
     except OSError as error:
-        path.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            path.unlink(missing_ok=True)
         raise storage_error(error, "write", path) from None
     return Temporary(name)
 
