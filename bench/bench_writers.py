@@ -4,8 +4,8 @@
 
 Twice for each number of writers: robots that really play (two fleets, `contact`, 96 px), and fleets that hand over the
 same played episodes again and again, as fast as they can. The first says what a small machine sees; the second how much
-an episode costs the driver when its fixed costs (Ray's threads, a tick) are shared by many, and so at how many fleets it
-is the limit. Processor time hardly depends on what else the machine does; what is written a second does.
+an episode costs the driver when its fixed costs (Ray's threads, a tick) are shared by many, which says at how many
+fleets it is the limit. Processor time hardly depends on what else the machine does; what is written a second does.
 """
 
 import pickle

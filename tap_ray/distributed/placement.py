@@ -39,7 +39,7 @@ class Pool:
     robots: int = 1
     """Robots in a process, stepped in lockstep."""
     writers: int = 0
-    """Processes that write a data set; 0: the driver does."""
+    """Processes that write a data set; 0: the driver does; -1: as many as the fleets need."""
     labels: tuple[str, ...] = ()
     """KEY=VALUE that a node must have; none: any node."""
     patience: Patience = field(default_factory=Patience)

@@ -35,6 +35,8 @@ from tap_ray.types import Episode
 STORE_SHARE = 0.3
 """Part of the object stores that episodes may fill while they wait to be written. Then fleets wait, but for the one
 whose turn it is."""
+FLEETS_A_WRITER = 32
+"""A writer keeps up with 166 on a disk (docs/scaling.md); a share of that leaves room for uploads."""
 LIVES = 5
 """Processes that a file may end one after the other, on machines that live on, before the job ends."""
 TICK_S = 0.5
@@ -313,4 +315,7 @@ class Writers:
 
 def sink_of(writer: DatasetWriter, pool: Pool) -> Sink:
     """Who writes. Ray is connected."""
-    return Writers(writer, pool.writers, pool) if pool.writers else InDriver(writer)
+    num = pool.writers
+    if num < 0:
+        num = (pool.fleets or placement.num_fleets(placement.selector(pool.labels))) // FLEETS_A_WRITER
+    return Writers(writer, num, pool) if num else InDriver(writer)

@@ -22,7 +22,7 @@ from tap_ray.distributed import writers
 from tap_ray.distributed.collect import Collection, Pool, Rounds
 from tap_ray.distributed.connect import connect
 from tap_ray.distributed.sink import Played
-from tap_ray.distributed.writers import LIVES, Writers
+from tap_ray.distributed.writers import LIVES, Writers, sink_of
 from tap_ray.errors import DataError, StorageError, TapRayError
 from tap_ray.locks import MARKER
 from tap_ray.play.collect import Outcome
@@ -250,9 +250,7 @@ class OtherMeta(Remembers):
 
 
 def test_an_episode_that_does_not_fit_is_said_and_the_files_before_are_kept(local: None, tmp_path: Path):
-    with pytest.raises(
-        DataError, match=r"Episode \d+ has meta \['seed'\], the first one has \['embodiment', 'explorer'"
-    ):
+    with pytest.raises(DataError, match=r"Episode \d+ has meta \['seed'\], the first one has \['embodiment', 'exp"):
         gather(tmp_path, Pool(fleets=2, writers=2), make=partial(OtherMeta, tmp_path, 10**9))
     with DatasetWriter(tmp_path, toy_player.robots().synthetic_header()) as writer:
         assert writer.committed == 4
@@ -290,6 +288,13 @@ def test_an_episode_that_ends_every_writer_ends_the_job(local: None, tmp_path: P
         gather(tmp_path, Pool(fleets=2, writers=1), make=partial(Deadly, tmp_path, 10**9))
     with DatasetWriter(tmp_path, toy_player.robots().synthetic_header()) as writer:
         assert writer.committed == 4
+
+
+def test_how_many_write(local: None, tmp_path: Path):
+    with DatasetWriter(tmp_path, toy_player.robots().synthetic_header()) as writer:
+        for fleets, num, expected in ((31, -1, None), (0, -1, None), (64, -1, 2), (64, 0, None), (1, 3, 3)):
+            sink = sink_of(writer, Pool(fleets=fleets, writers=num))
+            assert (sink._num if isinstance(sink, Writers) else None) == expected
 
 
 def test_what_is_played_again_and_differs_is_no_data(local: None, tmp_path: Path):
