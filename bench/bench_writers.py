@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import psutil
+import pyarrow.parquet as pq
 import tyro
 
 import envs
@@ -69,7 +70,7 @@ def measure(make_player: Any, episodes: int, config: Config, writers: int) -> st
         before, start_s = driver.cpu_times(), time.perf_counter()
         tally = collection.run(make_player, replace(pool, writers=writers) if writers else pool, progress=False)
         after, wall_s = driver.cpu_times(), time.perf_counter() - start_s
-        rows = sum(file.stat().st_size for file in Path(folder).glob("meta/episodes/*/*.parquet"))
+        rows = sum(pq.read_table(file).nbytes for file in Path(folder).glob("meta/episodes/*/*.parquet"))
         data = sum(file.stat().st_size for file in Path(folder).glob("data/*/*.parquet"))
     cpu_ms = 1e3 * (after.user + after.system - before.user - before.system) / tally.episodes
     through = data if not writers else rows

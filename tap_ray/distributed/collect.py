@@ -309,6 +309,7 @@ class Collection:
                 while lost := self._sink.finish(self._progress):
                     for played in play([batch for block in lost for batch in block]):
                         self._arrive(played, {})
+                self._show_lag(0)
             except StorageError:
                 raise
             except BaseException:
@@ -330,7 +331,7 @@ class Collection:
                 self._left.remove(self._due)
                 yield waiting.pop(self._due)
                 self._due = next(order, -1)
-            gauges.show("tap_writer_lag_episodes", len(waiting), run=str(self.writer.path))
+            self._show_lag(len(waiting))
         assert not waiting, f"nobody asked for {list(waiting)[:5]}"
 
     def _may_begin(self, block: Block) -> bool:
@@ -367,6 +368,10 @@ class Collection:
             self.tally.frames += played.steps
             self.tally.contact_frames += played.contact_steps
         self._taking = False
+
+    def _show_lag(self, waiting: int) -> None:
+        """Tell Ray's metrics how many episodes wait for their turn, or to be written."""
+        gauges.show("tap_writer_lag_episodes", waiting + self._sink.backlog, run=str(self.writer.path))
 
     def _progress(self) -> Mapping[str, Any]:
         memory = {"memory": self.memory.to_json()} if self.memory is not None else {}

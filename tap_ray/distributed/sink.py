@@ -61,6 +61,11 @@ class Sink(Protocol):
         ...
 
     @property
+    def backlog(self) -> int:
+        """Episodes whose turn has come, and that are not written."""
+        ...
+
+    @property
     def full(self) -> bool:
         """Whether fleets should wait."""
         ...
@@ -112,6 +117,7 @@ class InDriver:
 
     by_reference = full = False
     oldest: int | None = None
+    backlog = 0
 
     def __init__(self, writer: DatasetWriter) -> None:
         self._writer = writer

@@ -143,6 +143,10 @@ class Writers:
         return self._end.num_episodes
 
     @property
+    def backlog(self) -> int:
+        return len(self._sources)
+
+    @property
     def full(self) -> bool:
         return self._held_bytes >= self._most_bytes
 
