@@ -8,8 +8,10 @@ an episode costs the driver when its fixed costs (Ray's threads, a tick) are sha
 fleets it is the limit. Processor time hardly depends on what else the machine does; what is written a second does.
 """
 
+import contextlib
 import pickle
 import tempfile
+import threading
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -57,6 +59,37 @@ class Repeats:
         return [Outcome(attempt=a, episode=self._episodes[a % len(self._episodes)]) for a in attempts]
 
 
+class Watch:
+    """Processor time of the writers' processes, looked at now and then: they are gone at the end."""
+
+    def __init__(self) -> None:
+        self.seconds: dict[int, float] = {}
+        self._done = threading.Event()
+        self._thread = threading.Thread(target=self._look)
+
+    def _look(self) -> None:
+        while not self._done.wait(0.2):
+            for process in psutil.Process().children(recursive=True):
+                with contextlib.suppress(psutil.Error):
+                    if "ray::Writer" in " ".join(process.cmdline()):
+                        times = process.cpu_times()
+                        first = self.seconds.setdefault(-process.pid, times.user + times.system)
+                        self.seconds[process.pid] = times.user + times.system - first
+
+    def __enter__(self) -> "Watch":
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._done.set()
+        self._thread.join()
+
+    @property
+    def total_s(self) -> float:
+        """Of all of them since each was first seen, s."""
+        return sum(seconds for pid, seconds in self.seconds.items() if pid > 0)
+
+
 def measure(make_player: Any, episodes: int, config: Config, writers: int) -> str:
     """Collect so many, and say what it took."""
     size = PLAN.env.image_size
@@ -67,8 +100,10 @@ def measure(make_player: Any, episodes: int, config: Config, writers: int) -> st
     driver = psutil.Process()
     with tempfile.TemporaryDirectory() as folder, DatasetWriter(Path(folder), header) as writer:
         collection = Collection(writer, Schedule(num_tasks=1, episodes=episodes))
+        watch = Watch()
         before, start_s = driver.cpu_times(), time.perf_counter()
-        tally = collection.run(make_player, replace(pool, writers=writers) if writers else pool, progress=False)
+        with watch if writers else contextlib.nullcontext():
+            tally = collection.run(make_player, replace(pool, writers=writers) if writers else pool, progress=False)
         after, wall_s = driver.cpu_times(), time.perf_counter() - start_s
         rows = sum(pq.read_table(file).nbytes for file in Path(folder).glob("meta/episodes/*/*.parquet"))
         data = sum(file.stat().st_size for file in Path(folder).glob("data/*/*.parquet"))
@@ -76,7 +111,8 @@ def measure(make_player: Any, episodes: int, config: Config, writers: int) -> st
     through = data if not writers else rows
     return (
         f"{tally.episodes} episodes in {wall_s:.1f} s: driver {cpu_ms:.2f} ms of processor time an episode, "
-        f"{through / tally.episodes / 1e3:.1f} kB an episode through it, {tally.frames_s:.0f} frames/s"
+        f"{through / tally.episodes / 1e3:.1f} kB an episode through it, {tally.frames_s:.0f} frames/s; "
+        f"writers {1e3 * watch.total_s / tally.episodes:.2f} ms an episode"
     )
 
 

@@ -36,7 +36,7 @@ STORE_SHARE = 0.3
 """Part of the object stores that episodes may fill while they wait to be written. Then fleets wait, but for the one
 whose turn it is."""
 FLEETS_A_WRITER = 32
-"""A writer keeps up with 166 on a disk (docs/scaling.md); a share of that leaves room for uploads."""
+"""A writer with a core to itself keeps up with 166 on a disk (docs/scaling.md): this leaves room for uploads."""
 LIVES = 5
 """Processes that a file may end one after the other, on machines that live on, before the job ends."""
 TICK_S = 0.5

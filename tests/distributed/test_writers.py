@@ -250,7 +250,7 @@ class OtherMeta(Remembers):
 
 
 def test_an_episode_that_does_not_fit_is_said_and_the_files_before_are_kept(local: None, tmp_path: Path):
-    with pytest.raises(DataError, match=r"Episode \d+ has meta \['seed'\], the first one has \['embodiment', 'exp"):
+    with pytest.raises(DataError, match=r"Episode \d+ has meta \['seed'\], the first one has \['contact_rate', 'emb"):
         gather(tmp_path, Pool(fleets=2, writers=2), make=partial(OtherMeta, tmp_path, 10**9))
     with DatasetWriter(tmp_path, toy_player.robots().synthetic_header()) as writer:
         assert writer.committed == 4
