@@ -29,6 +29,7 @@ from tap_ray.dataset.layout import DatasetHeader
 from tap_ray.dataset.writer import DatasetWriter
 from tap_ray.distributed.collect import Collection, Pool
 from tap_ray.distributed.connect import connect
+from tap_ray.distributed.sink import Played
 from tap_ray.play.collect import CollectPlan, Outcome, in_batches
 from tap_ray.play.schedule import Schedule
 
@@ -135,10 +136,10 @@ class Timed(Collection):
         self.rss_mb: list[float] = []
         """The largest fleet's resident memory at each look, MB."""
 
-    def _take(self, outcome: Outcome) -> None:
-        super()._take(outcome)
-        self.stamps.append(outcome.reason)
-        if outcome.attempt in self._looks:
+    def _take(self, played: Played) -> None:
+        super()._take(played)
+        self.stamps.append(played.reason)
+        if played.attempt in self._looks:
             fleets = {int(stamp.split()[0]) for stamp in self.stamps}
             self.rss_mb.append(max(psutil.Process(pid).memory_info().rss / 1e6 for pid in fleets))
 

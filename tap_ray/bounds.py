@@ -25,6 +25,7 @@ BOUNDS: dict[str, str] = {
     "TrainConfig.ema_decay": "[0, 1)",
     "AugmentConfig.jitter": SHARE,
     **{f"WorkersConfig.{name}": FROM_1 for name in ("workers", "threads", "decoders", "stream_memory_mb")},
+    **dict.fromkeys(("PlayJobConfig.writers", "DemosJobConfig.writers"), "[-1, inf)"),  # -1: as the fleets need
     "WorkersConfig.max_failures": "[-1, inf)",  # -1: always
     **{f"PolicyConfig.{name}": FROM_1 for name in ("execute", "num_actions", "num_context", "context_width")},
     **{f"PolicyConfig.{name}": FROM_1 for name in ("map_width", "num_keypoints", "head_width")},

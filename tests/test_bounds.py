@@ -19,6 +19,7 @@ CONFIGS: dict[str, Any] = {**job_configs.CONFIGS, "asha": AshaConfig()}
 MINUS_ONE_IS_LEGAL = {
     "seed",  # another seed
     "max_failures",  # replaced for ever
+    "writers",  # as many as the fleets need
     "bounds_low_m",  # a corner of the box, in the base frame
     "grasp_height_m",  # below an object's center
 }

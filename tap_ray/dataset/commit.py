@@ -1,11 +1,13 @@
 """Committing files so that a kill or a full disk at any moment leaves either the old data set or the new one."""
 
+import contextlib
 import errno
 import os
 import shutil
 from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Callable, Iterable
+from typing import Callable, Iterable, Mapping, Sequence
 
 from tap_ray import storage
 from tap_ray.dataset.layout import INFO, TEMP_SUFFIX
@@ -13,37 +15,74 @@ from tap_ray.errors import DataError, StorageError
 from tap_ray.locks import Held, hold
 
 
-def commit_files(root: Path, contents: dict[str, bytes]) -> None:
+@dataclass(frozen=True)
+class Temporary:
+    """Bytes that lie durably in a data set already, under a temporary name."""
+
+    name: str
+    """Below the data set."""
+
+
+def write_temporary(root: Path, name: str, data: bytes) -> Temporary:
+    """Write a file that a commit will name, or that nobody will miss.
+
+    Raises:
+        StorageError: the disk refused; the file is gone again.
+    """
+    path = root / name
+    if storage.is_remote(root):
+        storage.write(path, data)
+        return Temporary(name)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        _write_durably(path, data)
+    except OSError as error:
+        with contextlib.suppress(OSError):
+            path.unlink(missing_ok=True)
+        raise storage_error(error, "write", path) from None
+    return Temporary(name)
+
+
+def commit_files(root: Path, contents: Mapping[str, bytes | Temporary]) -> None:
     """Write several files and make them appear in the order given.
 
     All bytes are on disk under temporary names before the first rename, so a full disk is noticed while nothing has
     changed yet. An object store has no renames: there each file appears when its upload ends, those that need not wait
-    for each other at the same time.
+    for each other at the same time, and those that lie there already are copied within the store before the others.
 
     Args:
         root: the data set.
-        contents: path below `root` -> bytes.
+        contents: path below `root` -> bytes, or where they lie.
 
     Raises:
-        StorageError: the disk refused; the temporary files are gone again.
+        StorageError: the disk refused; the temporary files written here are gone again.
     """
     if storage.is_remote(root):
-        for step in _steps(contents):
-            storage.write_all({root / name: contents[name] for name in step})
+        there = {root / name: root / data.name for name, data in contents.items() if isinstance(data, Temporary)}
+        _copy_within(there)
+        own = {name: data for name, data in contents.items() if isinstance(data, bytes)}
+        for step in _steps(own):
+            storage.write_all({root / name: own[name] for name in step})
+        _discard([*there.values()])
         return
-    temporary = {root / name: root / f"{name}{TEMP_SUFFIX}" for name in contents}
+    temporary = {
+        root / name: root / (data.name if isinstance(data, Temporary) else f"{name}{TEMP_SUFFIX}")
+        for name, data in contents.items()
+    }
+    own = {root / name: data for name, data in contents.items() if isinstance(data, bytes)}
     path = root
     try:
-        for path, data in zip(temporary, contents.values(), strict=True):
+        for path, data in own.items():
             path.parent.mkdir(parents=True, exist_ok=True)
             _write_durably(temporary[path], data)
         for path, temp in temporary.items():
-            os.replace(temp, path)
+            if path in own or temp.exists():  # else an attempt that failed later has renamed it already
+                os.replace(temp, path)
         for folder in {path.parent for path in temporary}:
             _sync_folder(folder)
     except OSError as error:
-        for temp in temporary.values():
-            temp.unlink(missing_ok=True)
+        for made in own:
+            temporary[made].unlink(missing_ok=True)
         raise storage_error(error, "write", path) from None
 
 
@@ -69,6 +108,11 @@ class Background:
         self.settle()
         self._job = job
         self._running = self._pool.submit(job)
+
+    @property
+    def busy(self) -> bool:
+        """Whether a job runs."""
+        return self._running is not None and not self._running.done()
 
     def settle(self) -> None:
         """Wait until nothing is left to do; raises what the job raised."""
@@ -115,6 +159,23 @@ def storage_error(error: OSError, verb: str, path: Path) -> StorageError:
         f"Cannot {verb} {path}: {error.strerror or error}. {free_mb:.1f} MB are free there. {remedy}: it goes on after "
         "the last committed episode."
     )
+
+
+def _copy_within(copies: Mapping[Path, Path]) -> None:
+    """Copy files of one object store, to -> from, all at once; their bytes do not leave it."""
+    if not copies:
+        return
+    first = next(iter(copies))
+    fs, _ = storage.store_of(first)
+    with storage.speaking("write", first):
+        fs.copy([storage.store_of(old)[1] for old in copies.values()], [storage.store_of(new)[1] for new in copies])
+
+
+def _discard(paths: Sequence[Path]) -> None:
+    """Remove files of an object store; what stays there is a leftover that the next writer drops."""
+    if paths:
+        with contextlib.suppress(Exception):
+            storage.store_of(paths[0])[0].rm([storage.store_of(path)[1] for path in paths])
 
 
 def _write_durably(path: Path, data: bytes) -> None:

@@ -24,7 +24,7 @@ def data_table(episode: Episode, header: DatasetHeader, *, task_index: int, firs
     """One episode as rows of a data file: (T rows, one column a feature).
 
     Args:
-        episode: checked by `writer.check_episode`.
+        episode: checked by `filing.check_episode`.
         header: the data set's.
         task_index: row of `episode.task` in tasks.parquet.
         first_index: global index of its first frame.
@@ -134,10 +134,14 @@ def parquet_bytes(tables: Sequence[pa.Table]) -> bytes:
     return sink.getvalue().to_pybytes()
 
 
-def episodes_table(rows: Sequence[Mapping[str, Any]], schema: pa.Schema, progress: Mapping[str, Any]) -> pa.Table:
+def episodes_table(rows: Sequence[Mapping[str, Any]], schema: pa.Schema) -> pa.Table:
+    """The rows of some episodes."""
+    return pa.Table.from_pylist([dict(row) for row in rows], schema=schema)
+
+
+def with_progress(table: pa.Table, progress: Mapping[str, Any]) -> pa.Table:
     """An episode table that carries the caller's progress."""
     text = json.dumps(progress, sort_keys=True, allow_nan=False)
-    table = pa.Table.from_pylist([dict(row) for row in rows], schema=schema)
     return table.replace_schema_metadata({PROGRESS_KEY: text.encode()})
 
 

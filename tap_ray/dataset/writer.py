@@ -11,18 +11,16 @@ interrupted, and also when a finished data set is made longer later.
 
 from dataclasses import dataclass
 from functools import partial
-from io import BytesIO
 from pathlib import Path
-from typing import Any, Mapping, NamedTuple
+from typing import Any, Mapping, NamedTuple, Sequence
 
-import numpy as np
 import pyarrow as pa
-from PIL import Image
 
 from tap_ray import storage
 from tap_ray.config import differences
 from tap_ray.dataset import layout, tables
-from tap_ray.dataset.commit import Background, commit_files, lock
+from tap_ray.dataset.commit import Background, Temporary, commit_files, lock
+from tap_ray.dataset.filing import End, Written, filed
 from tap_ray.dataset.layout import DatasetHeader
 from tap_ray.dataset.recovery import committed_tables, open_parquet, others_columns, repair_locked, totals_of
 from tap_ray.errors import DataError, StorageError
@@ -49,14 +47,15 @@ class _File:
     added: list[_Added]
 
     @property
-    def num_frames(self) -> int:
-        """Up to here."""
-        return self.totals.num_frames + sum(each.row["length"] for each in self.added)
-
-    @property
-    def tasks(self) -> list[str]:
-        """Up to here, in order of their first appearance."""
-        return list(dict.fromkeys([*self.totals.tasks, *(each.row["tasks"][0] for each in self.added)]))
+    def end(self) -> End:
+        """Where the next episode goes."""
+        return End(
+            file_number=self.number,
+            in_file=len(self.added),
+            num_episodes=self.totals.num_episodes + len(self.added),
+            num_frames=self.totals.num_frames + sum(each.row["length"] for each in self.added),
+            tasks=tuple(dict.fromkeys([*self.totals.tasks, *(each.row["tasks"][0] for each in self.added)])),
+        )
 
 
 class DatasetWriter:
@@ -128,21 +127,67 @@ class DatasetWriter:
             DataError: the episode does not fit the data set.
             StorageError: the disk refused, now or for the file before; what was committed before is whole.
         """
+        self.require_known_columns()
+        if episode.index != self.appended:
+            raise DataError(
+                f"Episode {episode.index} came, but {self.path} needs episode {self.appended} next: give each index "
+                "once, in order."
+            )
+        self._roll_over_if_full()  # only if the disk refused the last time
+        table, row = filed(episode, self.header, self._file.end.place(episode.task), self._schema)
+        self._schema = self._schema or tables.episodes_schema(row)
+        self._file.added.append(_Added(table, row, self.progress if progress is None else dict(progress)))
+        self._roll_over_if_full()
+
+    def require_known_columns(self) -> None:
+        """Raise DataError where somebody has added columns to the data set: more episodes would lack them."""
         if self._others:
             raise DataError(
                 f"{self.path} has columns that tap_ray does not know: {', '.join(self._others)}. More episodes would "
                 "lack them: collect into another folder (--out), or take the columns out of data and info.json."
             )
-        self._check(episode)
-        self._roll_over_if_full()  # only if the disk refused the last time
-        file, tasks = self._file, self._file.tasks
-        task_index = tasks.index(episode.task) if episode.task in tasks else len(tasks)
-        table = tables.data_table(episode, self.header, task_index=task_index, first_index=file.num_frames)
-        stats = tables.episode_stats(episode, table)
-        row = tables.episode_row(episode, stats, file_number=file.number, first_index=file.num_frames)
-        self._schema = self._schema or tables.episodes_schema(row)
-        file.added.append(_Added(table, row, self.progress if progress is None else dict(progress)))
-        self._roll_over_if_full()
+
+    @property
+    def end(self) -> End:
+        """Where the next episode goes."""
+        return self._file.end
+
+    @property
+    def schema(self) -> pa.Schema | None:
+        """Of the episode tables; None in a new data set."""
+        return self._schema
+
+    @property
+    def busy(self) -> bool:
+        """Whether a commit runs."""
+        return self._background.busy
+
+    def adopt(self, files: Sequence[tuple[Written, Mapping[str, Any]]]) -> None:
+        """Commit, in the background, files that other processes have written; no episode waits here meanwhile.
+
+        Args:
+            files: the next ones in order, each with the progress as of its last episode; a file that is not full is the
+                last of all.
+
+        Raises:
+            StorageError: the disk refused, now or for what was committed before; what was committed before is whole.
+        """
+        contents: dict[str, bytes | Temporary] = {}
+        file, schema = self._file, self._schema
+        for written, progress in files:
+            first = written.table["episode_index"][0].as_py()
+            assert (written.number, first) == (file.number, file.totals.num_episodes), "files come in order, once"
+            schema = schema or written.table.schema
+            table = tables.with_progress(written.table, progress)
+            contents[layout.data_file(file.number)] = written.data
+            contents[layout.episodes_file(file.number)] = tables.parquet_bytes([table])
+            file = _File(number=file.number + 1, totals=file.totals.add(table), progress=progress, added=[])
+        ready = partial(self._put, contents | file.totals.files(self.header), file.totals.num_episodes)
+        self._background.start(ready)
+        self._file, self._schema = file, schema
+        if files and len(files[-1][0].table) < self.header.episodes_per_file:
+            self._background.settle()
+            self._load()
 
     def commit(self) -> None:
         """Put every appended episode safely on disk now (also done by `close`, and whenever a file is full).
@@ -163,16 +208,17 @@ class DatasetWriter:
         """Begin to write what this file holds; returns what will lie there then."""
         assert self._schema is not None, "set by the first append"
         file = self._file
-        table = tables.episodes_table([each.row for each in file.added], self._schema, self.progress)
+        rows = tables.episodes_table([each.row for each in file.added], self._schema)
+        table = tables.with_progress(rows, self.progress)
         totals = file.totals.add(table)
-        contents = {
+        contents: dict[str, bytes | Temporary] = {
             layout.data_file(file.number): tables.parquet_bytes([each.table for each in file.added]),
             layout.episodes_file(file.number): tables.parquet_bytes([table]),
         }
         self._background.start(partial(self._put, contents | totals.files(self.header), self.appended))
         return totals
 
-    def _put(self, contents: dict[str, bytes], num_episodes: int) -> None:
+    def _put(self, contents: dict[str, bytes | Temporary], num_episodes: int) -> None:
         self._lock.require()
         commit_files(self.path, contents)
         self._committed = num_episodes
@@ -196,79 +242,6 @@ class DatasetWriter:
             self._unlock()
         else:
             self.close()
-
-    def _check(self, episode: Episode) -> None:
-        if episode.index != self.appended:
-            raise DataError(
-                f"Episode {episode.index} came, but {self.path} needs episode {self.appended} next: give each index "
-                "once, in order."
-            )
-        check_episode(episode, self.header)
-        if self._schema is not None:
-            _check_meta(episode, self._schema)
-
-
-def check_episode(episode: Episode, header: DatasetHeader) -> None:
-    """Raise unless the episode fits a data set with this header.
-
-    Raises:
-        DataError: names the field, what was expected and what came.
-    """
-    steps, spec = len(episode), header.spec
-    if steps == 0:
-        raise DataError(f"Episode {episode.index} has no steps. Collect at least one step an episode.")
-    masks = None if episode.mask_png is None else len(episode.mask_png)
-    expected: dict[str, tuple[Any, Any]] = {
-        "image_jpeg": (len(episode.image_jpeg), steps),
-        "mask_png": (masks, steps if header.robot_mask else None),
-        "state": (episode.state.shape, (steps, len(spec.state))),
-        "action": (episode.action.shape, (steps, len(spec.action))),
-        "contact": (episode.contact.shape, (steps,)),
-        "object_pose": (episode.object_pose.shape, (steps, header.num_objects, 7)),
-    }
-    for name, (have, want) in expected.items():
-        if have != want:
-            raise DataError(
-                f"Episode {episode.index}: {name} has length or shape {have}, expected {want} by the data set's header."
-            )
-    with Image.open(BytesIO(episode.image_jpeg[0])) as image:
-        if (image.height, image.width) != header.image_size:
-            raise DataError(
-                f"Episode {episode.index}: its images are {image.height} x {image.width} px, the data set's header "
-                f"says {header.image_size[0]} x {header.image_size[1]} (rows x columns). Use one image size."
-            )
-    for name in ("state", "action", "object_pose"):
-        if not np.isfinite(getattr(episode, name)).all():
-            step = int(np.argwhere(~np.isfinite(getattr(episode, name)))[0, 0])
-            raise DataError(
-                f"Episode {episode.index}: {name} is NaN or infinite at step {step}. A simulator has diverged or an "
-                "explorer divides by zero: mend that, a data set holds finite numbers only."
-            )
-    for key, value in episode.meta.items():
-        if not isinstance(value, (bool, int, float, str, np.generic)):
-            raise DataError(
-                f"Episode {episode.index}: meta[{key!r}] is a {type(value).__name__}; give a scalar or a str."
-            )
-
-
-def _check_meta(episode: Episode, schema: pa.Schema) -> None:
-    """All episodes have the same meta keys and kinds: they are columns of one table."""
-    prefix = tables.META_PREFIX
-    want = {name.removeprefix(prefix) for name in schema.names if name.startswith(prefix)}
-    if set(episode.meta) != want:
-        raise DataError(
-            f"Episode {episode.index} has meta {sorted(episode.meta)}, the first one has {sorted(want)}: every episode "
-            "of a data set carries the same keys."
-        )
-    row = {f"{prefix}{key}": value for key, value in episode.meta.items()}
-    have = tables.episodes_schema({name: tables.plain(value) for name, value in row.items()})
-    for field in have:
-        first = schema.field(field.name).type
-        if field.type != first and not (pa.types.is_integer(field.type) and pa.types.is_floating(first)):
-            key = field.name.removeprefix(prefix)
-            raise DataError(
-                f"Episode {episode.index}: meta[{key!r}] is {field.type}, in the first episode it is {first}."
-            )
 
 
 def _claim(path: Path, header: DatasetHeader) -> None:

@@ -1,6 +1,6 @@
-"""Collection on many machines: a crew of fleets, one writer in the driver, every episode exactly once.
+"""Collection on many machines: a crew of fleets, writers, every episode exactly once.
 
-    attempts -> blocks -> [ fleet 0 | fleet 1 | ... ] -> put in order -> DatasetWriter
+    attempts -> blocks -> [ fleet 0 | fleet 1 | ... ] -> put in order -> writers.py: the driver, or processes
                    ^                                           |
                    '--------- novelty memory by round ---------'
 
@@ -12,15 +12,19 @@ rounds is known, and brings it along: fleets wait for nobody.
 import pickle
 import time
 from collections.abc import Hashable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any, Callable, Iterator, Mapping, Protocol, Sequence
 
 import ray
 
 from tap_ray.dataset.writer import DatasetWriter
 from tap_ray.distributed import gauges, placement
-from tap_ray.distributed.crew import Crew, GivenUp
+from tap_ray.distributed.crew import Beside, Crew, GivenUp
 from tap_ray.distributed.placement import Pool
+from tap_ray.distributed.sink import Block, Played, Source
+from tap_ray.distributed.writers import sink_of
+from tap_ray.errors import StorageError
 from tap_ray.play.collect import Outcome, in_batches
 from tap_ray.play.novelty import RoundMemory, Visits
 from tap_ray.play.schedule import Schedule
@@ -30,8 +34,8 @@ BLOCK_BATCHES = 8
 """Batches that a fleet is given at a time, where there are enough to share out: each hand-over costs the machine as
 much as a few control steps (docs/results/log.md)."""
 
-Block = tuple[tuple[int, ...], ...]
-"""Batches of attempts."""
+VisitsOf = Callable[[Outcome], Visits]
+"""What an outcome adds to the novelty memory."""
 
 
 class Player(Protocol):
@@ -45,8 +49,8 @@ class Player(Protocol):
 class Fleet:
     """A process of robots (a Ray actor)."""
 
-    def __init__(self, make_player: Callable[[Any], Player]) -> None:
-        self._make_player = make_player
+    def __init__(self, make_player: Callable[[Any], Player], visits_of: VisitsOf | None = None) -> None:
+        self._make_player, self._visits_of = make_player, visits_of
         self._player: Player | None = None
         self._seen: dict[int, Visits] = {}
 
@@ -54,25 +58,59 @@ class Fleet:
         """Build the robots, so that what is wrong with them is an error before the first attempt."""
         self._player = self._make_player(self._seen.__getitem__)
 
-    def run(self, block: Block, memory: Mapping[int, Any]) -> bytes:
-        """Pickled outcomes of a block; `memory`: references to the novelty memory of its rounds.
+    def run(self, block: Block, memory: Mapping[int, Any]) -> tuple[list[Played], list[bytes]]:
+        """What became of a block's attempts, and their pickled episodes; `memory`: references to that of its rounds.
 
-        Pickled, because arrays would stay views into the driver's object store until their turn has come.
+        Pickled, because arrays would stay views into the object store until their turn has come.
         """
         assert self._player is not None
         for number in [number for number in self._seen if number not in memory]:
             del self._seen[number]
         self._seen |= {number: ray.get(there) for number, there in memory.items() if number not in self._seen}
-        return pickle.dumps([outcome for batch in block for outcome in self._player.run(list(batch))])
+        outcomes = [outcome for batch in block for outcome in self._player.run(list(batch))]
+        episodes = [b"" if outcome.episode is None else pickle.dumps(outcome.episode) for outcome in outcomes]
+        told = [self._told(outcome, len(episode)) for outcome, episode in zip(outcomes, episodes, strict=True)]
+        return told, episodes
+
+    def _told(self, outcome: Outcome, num_bytes: int) -> Played:
+        told = Played(attempt=outcome.attempt, reason=outcome.reason, num_bytes=num_bytes)
+        if outcome.episode is not None:
+            told = replace(
+                told,
+                kept=True,
+                steps=len(outcome.episode),
+                contact_steps=int(outcome.episode.contact.sum()),
+                task=outcome.episode.task,
+            )
+        return replace(told, visits=dict(self._visits_of(outcome))) if self._visits_of else told
+
+
+class FleetThatKeeps(Fleet):
+    """Its episodes stay in its node's object store; whoever calls it owns them, so they outlive it."""
+
+    @ray.method(num_returns=2)
+    def run(self, block: Block, memory: Mapping[int, Any]) -> tuple[list[Played], list[bytes]]:
+        """See `Fleet`."""
+        return super().run(block, memory)
 
 
 class Rounds:
     """The run's novelty memory, as the driver hands it out."""
 
-    def __init__(self, memory: RoundMemory | None) -> None:
-        """`memory`: None if its robots need none."""
-        self._memory = memory
+    def __init__(self, memory: RoundMemory | None, oldest: Callable[[], int | None] = lambda: None) -> None:
+        """Rounds of a run.
+
+        Args:
+            memory: None if its robots need none.
+            oldest: the first attempt that may have to be played again, though its round is over; None: none.
+        """
+        self._memory, self._oldest = memory, oldest
         self._shared: dict[int, Any] = {}
+
+    @property
+    def round_episodes(self) -> int | None:
+        """Episodes in a round; None without a memory."""
+        return self._memory.round_episodes if self._memory else None
 
     def known(self, block: Block) -> bool:
         """Whether a block's last round can be played yet."""
@@ -82,7 +120,9 @@ class Rounds:
         """Round -> its memory in the object store."""
         if self._memory is None:
             return {}
-        for old in [number for number in self._shared if number < self._memory.current]:
+        oldest = self._oldest()
+        needed = self._memory.current if oldest is None else min(self._memory.current, self._round(oldest))
+        for old in [number for number in self._shared if number < needed]:
             del self._shared[old]
         numbers = self._numbers(block)
         for number in numbers - self._shared.keys():
@@ -90,47 +130,69 @@ class Rounds:
         return {number: self._shared[number] for number in numbers}
 
     def _numbers(self, block: Block) -> set[int]:
+        return {self._round(attempt) for batch in block for attempt in batch}
+
+    def _round(self, attempt: int) -> int:
         assert self._memory is not None
-        return {attempt // self._memory.round_episodes for batch in block for attempt in batch}
+        return attempt // self._memory.round_episodes
+
+
+@dataclass(frozen=True, kw_only=True)
+class Course:
+    """How a crew's play is steered while it runs."""
+
+    rounds: Rounds = field(default_factory=lambda: Rounds(None))
+    visits_of: VisitsOf | None = None
+    by_reference: bool = False
+    """Whether episodes stay where they were played."""
+    may_begin: Callable[[Block], bool] = lambda block: True
+    beside: Beside | None = None
 
 
 def play_out(
     make_player: Callable[[Any], Player],
     batches: Sequence[Sequence[int]],
     pool: Pool,
-    memory: RoundMemory | None = None,
-) -> Iterator[Outcome]:
-    """Play batches of attempts on a crew of fleets; outcomes come as they are ready, in any order. Ray is connected.
+    course: Course | None = None,
+) -> Iterator[Played]:
+    """Play batches of attempts on a crew of fleets; what becomes of them comes as it is ready, in any order.
+
+    Ray is connected.
 
     Args:
         make_player: builds a fleet's robots in its process, given its novelty memory; must pickle.
         batches: attempts, at most one a robot.
         pool: fleets and robots.
-        memory: novelty memory, to which the caller adds what comes in, in order; None: robots need none.
+        course: the caller adds what comes in to the memory of its rounds, in order; None: robots need none.
 
     Raises:
         TapRayError: what a fleet raised, or see `Crew.work`.
     """
-    wanted = placement.selector(pool.labels)
+    course, wanted = course or Course(), placement.selector(pool.labels)
     cpus = placement.num_fleets(wanted)
     fleets = min(pool.fleets or cpus, len(batches))
     needs = placement.Needs(cpus=placement.share(min(fleets, cpus), wanted), labels=wanted)
-    actor = ray.remote(**needs.options())(Fleet)
+    actor = ray.remote(**needs.options())(FleetThatKeeps if course.by_reference else Fleet)
     crew = Crew(
-        start=lambda: actor.remote(make_player),
+        start=lambda: actor.remote(make_player, course.visits_of),
         num_fleets=fleets,
         split=parts,
         needs=needs,
         ahead=1,  # fleets must not wait for the driver's writer
         patience=pool.patience,
     )
-    rounds = Rounds(memory)
-    blocks = in_blocks(batches, fleets, pool.robots, memory.round_episodes if memory else None)
-    for block, result in crew.work(blocks, may_begin=rounds.known, extra=lambda block: (rounds.references(block),)):
+    for block, result in crew.work(
+        in_blocks(batches, fleets, pool.robots, course.rounds.round_episodes),
+        may_begin=lambda block: course.rounds.known(block) and course.may_begin(block),
+        extra=lambda block: (course.rounds.references(block),),
+        beside=course.beside,
+    ):
         if isinstance(result, GivenUp):
-            yield Outcome(attempt=block[0][0], episode=None, reason=result.reason)
+            yield Played(attempt=block[0][0], reason=result.reason)
         else:
-            yield from pickle.loads(result)
+            told, episodes = result
+            for position, played in enumerate(told):
+                yield replace(played, source=Source(block=block, episodes=episodes, position=position))
 
 
 def parts(block: Block) -> list[Hashable]:
@@ -189,7 +251,7 @@ class Collection:
         schedule: Schedule,
         *,
         memory: RoundMemory | None = None,
-        visits_of: Callable[[Outcome], Visits] | None = None,
+        visits_of: VisitsOf | None = None,
         control_hz: float = 5.0,
     ) -> None:
         """Go on from what the data set has committed.
@@ -198,12 +260,15 @@ class Collection:
             writer: of the data set, opened.
             schedule: what is wanted.
             memory: novelty memory of explorers that need one, else None.
-            visits_of: what an outcome adds to the memory.
+            visits_of: what an outcome adds to the memory; must pickle.
             control_hz: of the robots, for "times real time".
         """
         self.writer, self.schedule, self.memory = writer, schedule, memory
-        self._visits_of, self._control_hz = visits_of, control_hz
+        self._visits_of, self._control_hz = visits_of if memory is not None else None, control_hz
         self.tally = Tally()
+        self._left: set[int] = set()
+        """Attempts of the present generation that have not been taken."""
+        self._taking = False
         if writer.progress:
             schedule.restore(writer.progress["schedule"])
             if memory is not None:
@@ -214,7 +279,7 @@ class Collection:
 
         Args:
             make_player: builds a fleet's robots in its process, given its novelty memory; must pickle.
-            pool: fleets and robots.
+            pool: fleets, robots and writers.
             progress: whether to draw a bar.
 
         Raises:
@@ -224,45 +289,89 @@ class Collection:
         """
         start, spilled = time.monotonic(), placement.spilled_bytes()
         total = self.schedule.num_tasks * self.schedule.episodes
+        self._sink = sink_of(self.writer, pool)
+        rounds = Rounds(self.memory, oldest=lambda: self._sink.oldest)
+        course = Course(
+            rounds=rounds,
+            visits_of=self._visits_of,
+            by_reference=self._sink.by_reference,
+            may_begin=self._may_begin,
+            beside=self._sink,
+        )
+        play = partial(play_out, make_player, pool=pool, course=course)
         with progress_bar(total=total, initial=self.writer.appended, unit="episode", disable=not progress) as bar:
-            while pending := self.schedule.pending():
-                for outcome in self._in_order(pending, make_player, pool):
-                    self._take(outcome)
-                    self.tally.seconds = time.monotonic() - start
-                    self._show(bar)
-        self.writer.commit()
+            try:
+                while pending := self.schedule.pending():
+                    for played in self._in_order(pending, play, pool):
+                        self._take(played)
+                        self.tally.seconds = time.monotonic() - start
+                        self._show(bar)
+                while lost := self._sink.finish(self._progress):
+                    for played in play([batch for block in lost for batch in block]):
+                        self._arrive(played, {})
+                self._show_lag(0)
+            except StorageError:
+                raise
+            except BaseException:
+                self._sink.salvage(None if self._taking else self._progress)
+                raise
+            finally:
+                self._sink.close()
         self.tally.spilled_bytes = max(0, placement.spilled_bytes() - spilled)
         return self.tally
 
-    def _in_order(self, pending: list[int], make_player: Callable[[Any], Player], pool: Pool) -> Iterator[Outcome]:
-        """Outcomes of `pending` in its order."""
-        order, waiting = iter(pending), dict[int, Outcome]()
+    def _in_order(self, pending: list[int], play: Callable[..., Iterator[Played]], pool: Pool) -> Iterator[Played]:
+        """What becomes of `pending`, in its order."""
+        order, waiting = iter(pending), dict[int, Played]()
         span = self.memory.round_episodes if self.memory is not None else None
-        batches = in_batches(pending, pool.robots, self.schedule.num_tasks, span=span)
-        due = next(order)
-        for outcome in play_out(make_player, batches, pool, self.memory):
-            waiting[outcome.attempt] = outcome
-            while due in waiting:
-                yield waiting.pop(due)
-                due = next(order, -1)
-            gauges.show("tap_writer_lag_episodes", len(waiting), run=str(self.writer.path))
+        self._left, self._due = set(pending), next(order)
+        for played in play(in_batches(pending, pool.robots, self.schedule.num_tasks, span=span)):
+            self._arrive(played, waiting)
+            while self._due in waiting:
+                self._left.remove(self._due)
+                yield waiting.pop(self._due)
+                self._due = next(order, -1)
+            self._show_lag(len(waiting))
         assert not waiting, f"nobody asked for {list(waiting)[:5]}"
 
-    def _take(self, outcome: Outcome) -> None:
-        """Write an outcome, and remember what it saw."""
-        self.schedule.record(outcome.attempt, None if outcome.episode else outcome.reason)
-        if self.memory is not None and self._visits_of is not None:
-            self.memory.add(self._visits_of(outcome))
+    def _may_begin(self, block: Block) -> bool:
+        """Whether there is room for what a block brings; for the one whose turn it is there always is."""
+        return (
+            not self._sink.full
+            or block[0][0] <= self._due
+            or any(self._sink.wants_again(attempt) for batch in block for attempt in batch)
+        )
+
+    def _arrive(self, played: Played, waiting: dict[int, Played]) -> None:
+        """Keep what came for its turn; of what was played again, only what was lost."""
+        if played.attempt in self._left:
+            if played.attempt not in waiting:
+                self._sink.arrived(played)
+            waiting[played.attempt] = played
+        elif self._sink.wants_again(played.attempt):
+            self._sink.restore(played)
+
+    def _take(self, played: Played) -> None:
+        """Write what was played, and remember what it saw."""
+        self._taking = True
+        self.schedule.record(played.attempt, None if played.kept else played.reason)
+        if self.memory is not None:
+            self.memory.add(played.visits)
         run = str(self.writer.path)
-        if outcome.episode is None:
+        if not played.kept:
             gauges.count("tap_episodes_dropped", run=run)
         else:
-            self.writer.append(replace(outcome.episode, index=self.writer.appended), self._progress())
+            self._sink.add(played, self._progress)
             gauges.count("tap_episodes", run=run)
-            gauges.count("tap_frames", len(outcome.episode), run=run)
+            gauges.count("tap_frames", played.steps, run=run)
             self.tally.episodes += 1
-            self.tally.frames += len(outcome.episode)
-            self.tally.contact_frames += int(outcome.episode.contact.sum())
+            self.tally.frames += played.steps
+            self.tally.contact_frames += played.contact_steps
+        self._taking = False
+
+    def _show_lag(self, waiting: int) -> None:
+        """Tell Ray's metrics how many episodes wait for their turn, or to be written."""
+        gauges.show("tap_writer_lag_episodes", waiting + self._sink.backlog, run=str(self.writer.path))
 
     def _progress(self) -> Mapping[str, Any]:
         memory = {"memory": self.memory.to_json()} if self.memory is not None else {}
@@ -275,4 +384,4 @@ class Collection:
             f"contact {tally.contact_rate:.0%}" + (f", {dropped} dropped" if dropped else "")
         )
         bar.set_postfix_str(text, refresh=False)
-        bar.update(self.writer.appended - bar.n)
+        bar.update(self._sink.num_episodes - bar.n)

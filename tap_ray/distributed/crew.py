@@ -17,7 +17,7 @@ import statistics
 import time
 from collections import deque
 from dataclasses import dataclass, field
-from typing import Any, Callable, Hashable, Iterable, Iterator, Sequence
+from typing import Any, Callable, Hashable, Iterable, Iterator, NamedTuple, Protocol, Sequence
 
 import ray
 from ray.exceptions import RayTaskError
@@ -48,11 +48,31 @@ class GivenUp:
     reason: str
 
 
+class Beside(Protocol):
+    """What goes on beside a crew's work, and is looked after between its answers."""
+
+    def calls(self) -> Sequence[Any]:
+        """Futures whose end the crew should not sleep through."""
+        ...
+
+    def look(self) -> Sequence[Hashable]:
+        """Do what is due now; returns items that must be done again."""
+        ...
+
+
+class _Call(NamedTuple):
+    future: Any
+    item: Any = None
+    """None for `ready` and for a sign of life."""
+    left_there: Any = None
+    """A reference to the second part of its result."""
+
+
 @dataclass(kw_only=True)
 class _Fleet:
     actor: Any
-    calls: deque[tuple[Any, Any]]
-    """Futures and their items, the one that runs first; the item of `ready` and of a sign of life is None."""
+    calls: deque[_Call]
+    """The one that runs first."""
     since_s: float
     """When the first call began, by the crew's clock."""
     ready: bool = False
@@ -60,7 +80,7 @@ class _Fleet:
     @property
     def items(self) -> int:
         """How many it has been given and not brought back."""
-        return sum(item is not None for _, item in self.calls)
+        return sum(call.item is not None for call in self.calls)
 
 
 @dataclass(kw_only=True)
@@ -68,7 +88,8 @@ class Crew:
     """Fleets, and what each of them does now. `work` once; then its fleets are gone."""
 
     start: Callable[[], Any]
-    """Starts an actor with methods `ready()` and `run(item, ...)`."""
+    """Starts an actor with methods `ready()` and `run(item, ...)`; if that returns two values, `work` yields the first
+    and a reference to the second, which stays where it was made."""
     num_fleets: int
     split: Callable[[Any], Sequence[Hashable]]
     """Parts of an item that are to be done alone, as it ended a process; none: it is one already."""
@@ -96,6 +117,7 @@ class Crew:
         *,
         may_begin: Callable[[Any], bool] = lambda item: True,
         extra: Callable[[Any], tuple[Any, ...]] = lambda item: (),
+        beside: Beside | None = None,
     ) -> Iterator[tuple[Any, Any]]:
         """Yield each item, or its parts, with its result or a GivenUp, as they come, in any order.
 
@@ -103,6 +125,7 @@ class Crew:
             items: what is to be done, the first first.
             may_begin: whether an item can be done yet; asked again after each result.
             extra: further arguments of its `run`.
+            beside: is looked after meanwhile.
 
         Raises:
             TapRayError: what a fleet raised; fleets die before they are ready; memory does not suffice.
@@ -111,10 +134,10 @@ class Crew:
         self._may_begin, self._extra = may_begin, extra
         try:
             while self._todo or self._again or self._suspects or self._working():
+                self._again += beside.look() if beside else []
                 self._fill()
                 self._hand_out()
-                fleet = self._next_answer()
-                if fleet is not None:
+                for fleet in self._next_answers(beside.calls() if beside else []):
                     yield from self._hear(fleet)
                 yield from self._look_round()
         finally:
@@ -125,7 +148,7 @@ class Crew:
         left = len(self._todo) + len(self._again) + len(self._suspects)
         while len(self._fleets) < min(self._size, left + self._working()) and self._clock_s >= self._recruit_after_s:
             actor = self.start()
-            call = (actor.ready.remote(), None)
+            call = _Call(actor.ready.remote())
             self._fleets.append(_Fleet(actor=actor, calls=deque([call]), since_s=self._clock_s))
 
     def _working(self) -> int:
@@ -143,8 +166,10 @@ class Crew:
                     return
                 if not fleet.calls:
                     fleet.since_s = self._clock_s
-                    fleet.calls.append((fleet.actor.__ray_ready__.remote(), None))
-                fleet.calls.append((fleet.actor.run.remote(item, *self._extra(item)), item))
+                    fleet.calls.append(_Call(fleet.actor.__ray_ready__.remote()))
+                given = fleet.actor.run.remote(item, *self._extra(item))
+                future, there = given if isinstance(given, list) else (given, None)
+                fleet.calls.append(_Call(future, item, there))
 
     def _next_item(self) -> Any:
         for place, item in enumerate(self._again):
@@ -152,23 +177,25 @@ class Crew:
                 return self._again.pop(place)
         return self._todo.popleft() if self._todo and self._may_begin(self._todo[0]) else None
 
-    def _next_answer(self) -> _Fleet | None:
-        """A fleet whose first call has ended, if one has within a tick."""
-        waiting = {fleet.calls[0][0]: fleet for fleet in self._fleets if fleet.calls}
-        ended = []
-        if waiting:
-            ended, _ = ray.wait(list(waiting), num_returns=1, timeout=TICK_S)
+    def _next_answers(self, others: Sequence[Any]) -> list[_Fleet]:
+        """Fleets whose first call has ended, if one has within a tick and before the first of `others`."""
+        waiting = {fleet.calls[0].future: fleet for fleet in self._fleets if fleet.calls}
+        futures, ended = [*waiting, *others], []
+        if futures:
+            ended, _ = ray.wait(futures, num_returns=1, timeout=TICK_S)
+            if ended:  # all that have, so that a turn's cost, which grows with the fleets, is shared by many answers
+                ended, _ = ray.wait(futures, num_returns=len(futures), timeout=0)
         else:
             time.sleep(TICK_S)
         # A driver that was stopped for a while (Ctrl-Z, a closed lid) has no reason to suspect its fleets.
         now = time.monotonic()
         self._clock_s += min(now - self._looked_s, 10 * TICK_S)
         self._looked_s = now
-        return waiting[ended[0]] if ended else None
+        return [waiting[future] for future in ended if future in waiting]
 
     def _hear(self, fleet: _Fleet) -> Iterator[tuple[Any, Any]]:
         """The result of a call that has ended, if it has one."""
-        future, item = fleet.calls[0]
+        future, item, there = fleet.calls[0]
         try:
             result = ray.get(future)
         except RayTaskError as error:
@@ -188,14 +215,14 @@ class Crew:
         self._done_since_kill += 1
         if self._done_since_kill > len(self._fleets):  # there is room again
             self._size, self._done_since_kill = min(self.num_fleets, self._size + 1), 0
-        yield item, result
+        yield item, result if there is None else (result, there)
 
     def _lose(self, fleet: _Fleet, death: Death) -> None:
         """A fleet is gone: queue what it had, and note whose fault it was."""
         self._fleets.remove(fleet)
         gauges.count("tap_processes_lost", kind=death.kind.value)
         ray.kill(fleet.actor)  # it may only be out of reach
-        running, *queued = [item for _, item in fleet.calls]
+        running, *queued = [call.item for call in fleet.calls]
         self._again += queued
         if death.kind.own_fault:
             if running is not None or not fleet.ready:  # else it died idle

@@ -4,7 +4,7 @@
     ray_tap_episodes             counter  episodes kept or judged
     ray_tap_episodes_dropped     counter  attempts that gave none
     ray_tap_processes_lost       counter  robots' processes, by kind (`faults.Kind`)
-    ray_tap_writer_lag_episodes  gauge    played, and waiting for their turn to be written
+    ray_tap_writer_lag_episodes  gauge    played, and waiting to be written
     ray_tap_samples_per_second   gauge    windows that a training sees
     ray_tap_data_wait_percent    gauge    part of a step that it waits for them
     ray_tap_trials               gauge    of a sweep, by state
@@ -26,7 +26,7 @@ COUNTERS = {
     "tap_processes_lost": ("Robots' processes that were lost, by kind.", ("kind",)),
 }
 GAUGES = {
-    "tap_writer_lag_episodes": ("Episodes played that wait for their turn to be written.", ("run",)),
+    "tap_writer_lag_episodes": ("Episodes played that wait to be written.", ("run",)),
     "tap_samples_per_second": ("Windows that a training sees each second, all workers together.", ("run",)),
     "tap_data_wait_percent": ("Part of a step that the first worker waits for its batch, %.", ("run",)),
     "tap_trials": ("Trials of a sweep, by state.", ("run", "state")),

@@ -32,12 +32,14 @@ JOBS_AT_ONCE = 2
 
 @dataclass(frozen=True, kw_only=True)
 class Pool:
-    """How many fleets of how many robots. It does not change the data."""
+    """How many fleets of how many robots, and who writes what they play. It does not change the data."""
 
     fleets: int = 0
     """Processes; 0: one for each CPU of the cluster."""
     robots: int = 1
     """Robots in a process, stepped in lockstep."""
+    writers: int = 0
+    """Processes that write a data set; 0: the driver does; -1: as many as the fleets need."""
     labels: tuple[str, ...] = ()
     """KEY=VALUE that a node must have; none: any node."""
     patience: Patience = field(default_factory=Patience)

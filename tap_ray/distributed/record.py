@@ -61,8 +61,8 @@ class Recording:
 
 
 def pool_of(config: RobotsConfig) -> Pool:
-    """Who plays, and where."""
-    return Pool(fleets=config.fleets, robots=config.robots_per_fleet, labels=config.node_labels)
+    """Who plays and writes, and where."""
+    return Pool(fleets=config.fleets, robots=config.robots_per_fleet, writers=config.writers, labels=config.node_labels)
 
 
 def default_folder(kind: str, plan: Mapping[str, Any]) -> Path:

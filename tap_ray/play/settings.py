@@ -37,6 +37,8 @@ class RobotsConfig:
     """Processes of robots; 0: one for each CPU."""
     robots_per_fleet: int = 1
     """Robots in a process, stepped in lockstep. Neither number changes the data."""
+    writers: int = -1
+    """Processes that write the data set; 0: the job's own; -1: one for each 32 fleets, none below. Same bytes."""
     out: Path | None = None
     """Data set; without it data/play-<hash> or data/demos-<hash>."""
     ray_address: str | None = None

@@ -22,7 +22,7 @@ from envs.poses import sample_poses
 from jobs.collect_play import fleet
 from tap_ray.dataset.reader import open_dataset
 from tap_ray.dataset.writer import DatasetWriter
-from tap_ray.distributed.collect import Fleet, Pool, Rounds, in_blocks, parts, play_out
+from tap_ray.distributed.collect import Course, Fleet, Pool, Rounds, in_blocks, parts, play_out
 from tap_ray.distributed.connect import connect, guard_token, store_bytes
 from tap_ray.distributed.crew import LIVES
 from tap_ray.errors import ConfigError
@@ -236,7 +236,7 @@ def test_a_block_is_played_only_once_the_memory_of_its_rounds_is_known():
     """Rounds of two attempts, each of which visits a cell of its own; round r remembers rounds 0 .. r - 2."""
     ray.cloudpickle.register_pickle_by_value(sys.modules[__name__])
     memory, waiting, told = RoundMemory(2), {}, {}
-    for outcome in play_out(Remembers, [[n] for n in range(8)], Pool(fleets=2), memory):
+    for outcome in play_out(Remembers, [[n] for n in range(8)], Pool(fleets=2), Course(rounds=Rounds(memory))):
         waiting[outcome.attempt] = outcome
         while (due := memory.num_added) in waiting:
             told[due] = waiting.pop(due).reason

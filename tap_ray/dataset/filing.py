@@ -1,0 +1,222 @@
+"""Putting episodes in files, as work that any process can do: where each goes, and the rows and bytes it becomes there.
+
+End --place--> Place of the next episode        lengths and tasks are all that this needs
+episode + Place --filed--> its rows             the same whoever makes them
+FileWork + its episodes --write_file--> Written  a whole data file under a temporary name; `DatasetWriter.adopt`
+                                                 commits it
+"""
+
+import uuid
+from dataclasses import dataclass, replace
+from io import BytesIO
+from pathlib import Path
+from typing import Any, Iterable, NamedTuple
+
+import numpy as np
+import pyarrow as pa
+from PIL import Image
+
+from tap_ray.dataset import layout, tables
+from tap_ray.dataset.commit import Temporary, write_temporary
+from tap_ray.dataset.layout import DatasetHeader
+from tap_ray.dataset.recovery import open_parquet, read_parquet
+from tap_ray.errors import DataError
+from tap_ray.storage import read
+from tap_ray.types import Episode
+
+
+@dataclass(frozen=True, kw_only=True)
+class Place:
+    """Where an episode goes."""
+
+    index: int
+    """Of the episode in the data set."""
+    file_number: int
+    first_index: int
+    """Global index of its first frame."""
+    task_index: int
+    """Row of its task in tasks.parquet."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class End:
+    """Where a data set ends: all that says where the next episode goes."""
+
+    file_number: int
+    """Of the file that is being filled."""
+    in_file: int
+    """Episodes in it."""
+    num_episodes: int
+    num_frames: int
+    tasks: tuple[str, ...]
+    """In order of their first appearance."""
+
+    def place(self, task: str) -> Place:
+        """Of the next episode."""
+        task_index = self.tasks.index(task) if task in self.tasks else len(self.tasks)
+        return Place(
+            index=self.num_episodes,
+            file_number=self.file_number,
+            first_index=self.num_frames,
+            task_index=task_index,
+        )
+
+    def after(self, task: str, steps: int, episodes_per_file: int) -> "End":
+        """Where it ends with one more episode, of so many control steps."""
+        full = self.in_file + 1 == episodes_per_file
+        return End(
+            file_number=self.file_number + full,
+            in_file=0 if full else self.in_file + 1,
+            num_episodes=self.num_episodes + 1,
+            num_frames=self.num_frames + steps,
+            tasks=self.tasks if task in self.tasks else (*self.tasks, task),
+        )
+
+
+class Filed(NamedTuple):
+    """An episode as rows."""
+
+    table: pa.Table
+    """Of the data file, one row a control step."""
+    row: dict[str, Any]
+    """Of the episode table."""
+
+
+def filed(episode: Episode, header: DatasetHeader, place: Place, schema: pa.Schema | None) -> Filed:
+    """The rows of an episode in its place.
+
+    Args:
+        episode: with the place's index.
+        header: the data set's.
+        place: see `End`.
+        schema: of the data set's episode tables; None if it is the first episode.
+
+    Raises:
+        DataError: the episode does not fit the data set.
+    """
+    check_episode(episode, header)
+    if schema is not None:
+        _check_meta(episode, schema)
+    table = tables.data_table(episode, header, task_index=place.task_index, first_index=place.first_index)
+    stats = tables.episode_stats(episode, table)
+    return Filed(
+        table, tables.episode_row(episode, stats, file_number=place.file_number, first_index=place.first_index)
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class FileWork:
+    """A data file to be written."""
+
+    number: int
+    carried: int
+    """Episodes that have been committed in it before, and stay at its beginning."""
+    places: tuple[Place, ...]
+    """Of the episodes that come after them."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Written:
+    """A data file under a temporary name."""
+
+    number: int
+    data: Temporary
+    table: pa.Table
+    """The rows of its episodes, those carried over too, without the caller's progress."""
+
+
+def write_file(
+    path: Path, header: DatasetHeader, work: FileWork, episodes: Iterable[Episode], schema: pa.Schema | None
+) -> Written:
+    """Write a data file under a temporary name of its own.
+
+    Args:
+        path: the data set, which somebody else holds the lock of.
+        header: the data set's.
+        work: which file.
+        episodes: one for each of its places, whatever their index says.
+        schema: see `filed`; None for the first file of a new data set.
+
+    Raises:
+        DataError: an episode does not fit the data set.
+        StorageError: the disk refused.
+    """
+    data: list[pa.Table] = []
+    rows: list[dict[str, Any]] = []
+    if work.carried:
+        name = path / layout.episodes_file(work.number)
+        rows = read_parquet(name, read(name)).to_pylist()[: work.carried]
+        with open_parquet(path / layout.data_file(work.number)) as file:
+            data = [file.read_row_group(group) for group in range(work.carried)]
+    for episode, place in zip(episodes, work.places, strict=True):
+        made = filed(replace(episode, index=place.index), header, place, schema)
+        schema = schema or tables.episodes_schema(made.row)
+        data.append(made.table)
+        rows.append(made.row)
+    assert schema is not None, "a file has an episode"
+    name = f"{layout.data_file(work.number)}.{uuid.uuid4().hex[:8]}{layout.TEMP_SUFFIX}"
+    written = write_temporary(path, name, tables.parquet_bytes(data))
+    return Written(number=work.number, data=written, table=tables.episodes_table(rows, schema))
+
+
+def check_episode(episode: Episode, header: DatasetHeader) -> None:
+    """Raise unless the episode fits a data set with this header.
+
+    Raises:
+        DataError: names the field, what was expected and what came.
+    """
+    steps, spec = len(episode), header.spec
+    if steps == 0:
+        raise DataError(f"Episode {episode.index} has no steps. Collect at least one step an episode.")
+    masks = None if episode.mask_png is None else len(episode.mask_png)
+    expected: dict[str, tuple[Any, Any]] = {
+        "image_jpeg": (len(episode.image_jpeg), steps),
+        "mask_png": (masks, steps if header.robot_mask else None),
+        "state": (episode.state.shape, (steps, len(spec.state))),
+        "action": (episode.action.shape, (steps, len(spec.action))),
+        "contact": (episode.contact.shape, (steps,)),
+        "object_pose": (episode.object_pose.shape, (steps, header.num_objects, 7)),
+    }
+    for name, (have, want) in expected.items():
+        if have != want:
+            raise DataError(
+                f"Episode {episode.index}: {name} has length or shape {have}, expected {want} by the data set's header."
+            )
+    with Image.open(BytesIO(episode.image_jpeg[0])) as image:
+        if (image.height, image.width) != header.image_size:
+            raise DataError(
+                f"Episode {episode.index}: its images are {image.height} x {image.width} px, the data set's header "
+                f"says {header.image_size[0]} x {header.image_size[1]} (rows x columns). Use one image size."
+            )
+    for name in ("state", "action", "object_pose"):
+        if not np.isfinite(getattr(episode, name)).all():
+            step = int(np.argwhere(~np.isfinite(getattr(episode, name)))[0, 0])
+            raise DataError(
+                f"Episode {episode.index}: {name} is NaN or infinite at step {step}. A simulator has diverged or an "
+                "explorer divides by zero: mend that, a data set holds finite numbers only."
+            )
+    for key, value in episode.meta.items():
+        if not isinstance(value, (bool, int, float, str, np.generic)):
+            raise DataError(
+                f"Episode {episode.index}: meta[{key!r}] is a {type(value).__name__}; give a scalar or a str."
+            )
+
+
+def _check_meta(episode: Episode, schema: pa.Schema) -> None:
+    """All episodes have the same meta keys and kinds: they are columns of one table."""
+    prefix = tables.META_PREFIX
+    want = {name.removeprefix(prefix) for name in schema.names if name.startswith(prefix)}
+    if set(episode.meta) != want:
+        raise DataError(
+            f"Episode {episode.index} has meta {sorted(episode.meta)}, the first one has {sorted(want)}: every episode "
+            "of a data set carries the same keys."
+        )
+    row = {f"{prefix}{key}": value for key, value in episode.meta.items()}
+    have = tables.episodes_schema({name: tables.plain(value) for name, value in row.items()})
+    for field in have:
+        first = schema.field(field.name).type
+        if field.type != first and not (pa.types.is_integer(field.type) and pa.types.is_floating(first)):
+            key = field.name.removeprefix(prefix)
+            raise DataError(
+                f"Episode {episode.index}: meta[{key!r}] is {field.type}, in the first episode it is {first}."
+            )

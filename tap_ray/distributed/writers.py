@@ -1,0 +1,325 @@
+"""Who writes what fleets have played: the driver itself, or processes that take the episodes from where they lie.
+
+    fleet --> episodes of a block, in its node's object store ------> [ writer 0 | writer 1 | ... ] --> data files under
+      |                                                                     ^                |          temporary names
+      '--> Played: length, task, visits --> driver, in order --> FileWork --'                v
+                                                                              rows of their episodes --> driver: commit
+
+The driver sees what becomes of attempts, and rows of metadata; episodes never pass through it. Which of them goes where
+follows from lengths and tasks (`dataset/filing.py`), so the files are those of one process, to the byte. What a
+dead machine takes along of episodes that have been told and not written is played again, with the novelty memory of its
+round, and must be what was told.
+"""
+
+import pickle
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Iterator, Mapping, Sequence
+
+import ray
+from ray.exceptions import ObjectLostError, RayTaskError
+
+from tap_ray import storage
+from tap_ray.dataset import layout
+from tap_ray.dataset.filing import FileWork, Place, Written, write_file
+from tap_ray.dataset.layout import DatasetHeader
+from tap_ray.dataset.writer import DatasetWriter
+from tap_ray.distributed import faults, placement
+from tap_ray.distributed.faults import Death, Kind
+from tap_ray.distributed.placement import Pool
+from tap_ray.distributed.sink import Block, InDriver, Played, Progress, Sink, Source
+from tap_ray.errors import TapRayError
+from tap_ray.types import Episode
+
+STORE_SHARE = 0.3
+"""Part of the object stores that episodes may fill while they wait to be written. Then fleets wait, but for the one
+whose turn it is."""
+FLEETS_A_WRITER = 32
+"""A writer with a core to itself keeps up with 166 on a disk (docs/scaling.md): this leaves room for uploads."""
+LIVES = 5
+"""Processes that a file may end one after the other, on machines that live on, before the job ends."""
+TICK_S = 0.5
+SALVAGE_S = 30.0
+"""How long a collection that is interrupted goes on to write what it has, s."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Lost:
+    """In place of a file: numbers of the blocks whose bytes are gone."""
+
+    blocks: tuple[int, ...]
+
+
+class Writer:
+    """A process that writes data files (a Ray actor)."""
+
+    def __init__(self, path: Path, header: DatasetHeader) -> None:
+        self._path, self._header = path, header
+
+    def write(self, work: FileWork, blocks: list[Any], sources: list[tuple[int, int]], schema: Any) -> Written | Lost:
+        """Write a file.
+
+        Args:
+            work: which.
+            blocks: references to pickled episodes.
+            sources: block and position of each of its episodes.
+            schema: see `filing.write_file`.
+
+        Raises:
+            TapRayError: what `filing.write_file` raises.
+        """
+        try:
+            found = ray.get(blocks)
+        except ObjectLostError:
+            return Lost(blocks=tuple(number for number, block in enumerate(blocks) if not _there(block)))
+        episodes: Iterator[Episode] = (pickle.loads(found[block][position]) for block, position in sources)
+        return write_file(self._path, self._header, work, episodes, schema)
+
+
+def _there(block: Any) -> bool:
+    try:
+        ray.get(block)
+    except ObjectLostError:
+        return False
+    return True
+
+
+@dataclass(kw_only=True)
+class _Job:
+    """A data file on its way."""
+
+    work: FileWork
+    kept: list[Played]
+    progress: Mapping[str, Any]
+    written: Written | None = None
+    running: bool = False
+    deaths: int = 0
+
+
+@dataclass(kw_only=True)
+class _Process:
+    actor: Any
+    call: Any = None
+    job: _Job | None = None
+    blocks: Sequence[Any] = ()
+    """References that its call was given."""
+    since_s: float = 0.0
+
+
+class Writers:
+    """Processes write; the driver plans their files and commits them in order."""
+
+    by_reference = True
+
+    def __init__(self, writer: DatasetWriter, num: int, pool: Pool) -> None:
+        """`num` processes at most, started as there are files for them.
+
+        Raises:
+            DataError: the data set has columns of somebody else.
+        """
+        writer.require_known_columns()
+        self._writer, self._num, self._patience = writer, num, pool.patience
+        self._end, self._carried = writer.end, writer.end.in_file
+        self._open: list[tuple[Played, Place]] = []
+        self._jobs: dict[int, _Job] = {}
+        self._sources: dict[int, Source | None] = {}
+        self._again: list[Block] = []
+        self._processes: list[_Process] = []
+        self._held_bytes = 0
+        wanted = placement.selector(pool.labels)
+        self._most_bytes = STORE_SHARE * sum(placement.of_nodes("object_store_memory", wanted))
+        if storage.is_remote(writer.path):
+            options: dict[str, Any] = placement.Needs(cpus=0, labels=wanted).options()
+            path = writer.path
+        else:  # other machines may not see this folder
+            options = {"num_cpus": 0, "scheduling_strategy": placement.here()}
+            path = writer.path.absolute()
+        # Without a CPU: a fleet that waits for its episodes to be written holds its own.
+        self._start = lambda: ray.remote(**options)(Writer).remote(path, writer.header)
+
+    @property
+    def num_episodes(self) -> int:
+        return self._end.num_episodes
+
+    @property
+    def backlog(self) -> int:
+        return len(self._sources)
+
+    @property
+    def full(self) -> bool:
+        return self._held_bytes >= self._most_bytes
+
+    @property
+    def oldest(self) -> int | None:
+        return min(self._sources, default=None)
+
+    def arrived(self, played: Played) -> None:
+        self._held_bytes += played.num_bytes
+
+    def wants_again(self, attempt: int) -> bool:
+        return attempt in self._sources and self._sources[attempt] is None
+
+    def restore(self, played: Played) -> None:
+        """Take what was played again.
+
+        Raises:
+            TapRayError: it is not what it was.
+        """
+        waiting = [self._open, *([(kept, None) for kept in job.kept] for job in self._jobs.values())]
+        [told] = [kept for some in waiting for kept, _ in some if kept.attempt == played.attempt]
+        if not told.same_as(played):
+            raise TapRayError(
+                f"Attempt {told.attempt} was lost with its machine before it was written, and gave something else when "
+                f"it was played again: {told.steps} steps at first, now {played.steps} {played.reason}. The simulator "
+                "does not repeat itself. What is committed is whole: the same command goes on from there."
+            )
+        self._sources[played.attempt] = played.source
+
+    def add(self, played: Played, progress: Progress) -> None:
+        place = self._end.place(played.task)
+        self._sources[played.attempt] = played.source
+        self._open.append((played, place))
+        self._end = self._end.after(played.task, played.steps, self._writer.header.episodes_per_file)
+        if self._end.in_file == 0:
+            self._close_file(progress())
+
+    def _close_file(self, progress: Mapping[str, Any]) -> None:
+        places = tuple(place for _, place in self._open)
+        work = FileWork(number=places[0].file_number, carried=self._carried, places=places)
+        self._jobs[work.number] = _Job(work=work, kept=[played for played, _ in self._open], progress=dict(progress))
+        self._open, self._carried = [], 0
+
+    def calls(self) -> list[Any]:
+        return [process.call for process in self._processes if process.job]
+
+    def look(self) -> list[Block]:
+        if running := {process.call: process for process in self._processes if process.job}:
+            ended, _ = ray.wait(list(running), num_returns=len(running), timeout=0)
+            for call in ended:
+                self._hear(running[call])
+        self._end_hung()
+        self._adopt()
+        self._hand_out()
+        again, self._again = self._again, []
+        return again
+
+    def _hear(self, process: _Process) -> None:
+        job = process.job
+        assert job is not None
+        try:
+            answer: Any = ray.get(process.call)
+        except RayTaskError as error:
+            process.job, self._open = None, []
+            self._jobs = {number: other for number, other in self._jobs.items() if number < job.work.number}
+            raise (error.cause if isinstance(error.cause, TapRayError) else error) from None
+        except faults.LOST as error:
+            self._bury(process, faults.death_of(process.actor, error))
+            return
+        if isinstance(answer, Lost):
+            self._miss([process.blocks[number] for number in answer.blocks])
+        else:
+            job.written = answer
+            for played in job.kept:
+                self._sources.pop(played.attempt, None)
+                self._held_bytes -= played.num_bytes
+        job.running, process.job, process.blocks = False, None, ()
+
+    def _miss(self, blocks: Sequence[Any]) -> None:
+        """Have the lost blocks played again, once, whichever files want them."""
+        for attempt, source in list(self._sources.items()):
+            if source is not None and source.episodes in blocks:
+                self._sources[attempt] = None
+                if source.block not in self._again:
+                    self._again.append(source.block)
+
+    def _bury(self, process: _Process, death: Death) -> None:
+        job = process.job
+        assert job is not None
+        self._processes.remove(process)
+        ray.kill(process.actor)  # it may only be out of reach
+        job.running = False
+        job.deaths += death.kind.own_fault or death.kind is Kind.MEMORY
+        if job.deaths >= LIVES:
+            raise TapRayError(
+                f"{job.deaths} processes in a row died while they wrote {layout.data_file(job.work.number)} (out of "
+                f"memory?): {death.reason} What is committed is whole: the same command goes on from there."
+            )
+
+    def _end_hung(self) -> None:
+        now_s, most_s = time.monotonic(), self._patience.least_s
+        for process in [process for process in self._processes if process.job and now_s - process.since_s > most_s]:
+            if faults.placed(process.actor):
+                self._bury(process, faults.hang_of(process.actor, now_s - process.since_s))
+
+    def _adopt(self) -> None:
+        """Commit the files that come next, all that are there at once: small files are written once for all of them."""
+        ready = []
+        for number in sorted(self._jobs):
+            if (written := self._jobs[number].written) is None:
+                break
+            ready.append((written, self._jobs[number].progress))
+        if ready and not self._writer.busy:
+            self._writer.adopt(ready)
+            for written, _ in ready:
+                del self._jobs[written.number]
+
+    def _hand_out(self) -> None:
+        for job in self._jobs.values():
+            if job.running or job.written or any(self._sources[played.attempt] is None for played in job.kept):
+                continue
+            if self._writer.schema is None and job.work.number > 0:
+                return  # the first file says what columns the rows have
+            process = self._idle()
+            if process is None:
+                return
+            found = [source for played in job.kept if (source := self._sources[played.attempt])]
+            blocks = list(dict.fromkeys(source.episodes for source in found))
+            sources = [(blocks.index(source.episodes), source.position) for source in found]
+            process.call = process.actor.write.remote(job.work, blocks, sources, self._writer.schema)
+            process.blocks, process.since_s = blocks, time.monotonic()
+            process.job, job.running = job, True
+
+    def _idle(self) -> _Process | None:
+        for process in self._processes:
+            if process.job is None:
+                return process
+        if len(self._processes) == self._num:
+            return None
+        self._processes.append(_Process(actor=self._start()))
+        return self._processes[-1]
+
+    def finish(self, progress: Progress) -> list[Block]:
+        if self._open:
+            self._close_file(progress())
+        while self._jobs:
+            if again := self.look():
+                return again
+            if calls := self.calls():
+                ray.wait(calls, num_returns=1, timeout=TICK_S)
+            else:
+                _ = self._writer.committed  # what keeps the next file back
+        _ = self._writer.committed
+        return []
+
+    def salvage(self, progress: Progress | None) -> None:
+        try:
+            if self._open and progress is not None:
+                self._close_file(progress())
+            until_s = time.monotonic() + SALVAGE_S
+            while self._jobs and not self.look() and time.monotonic() < until_s:
+                ray.wait(self.calls(), num_returns=1, timeout=TICK_S) if self.calls() else self._writer.committed
+        except Exception:  # noqa: BLE001  what ended the collection is told; this only saves work
+            return
+
+    def close(self) -> None:
+        for process in self._processes:
+            ray.kill(process.actor)
+
+
+def sink_of(writer: DatasetWriter, pool: Pool) -> Sink:
+    """Who writes. Ray is connected."""
+    num = pool.writers
+    if num < 0:
+        num = (pool.fleets or placement.num_fleets(placement.selector(pool.labels))) // FLEETS_A_WRITER
+    return Writers(writer, num, pool) if num else InDriver(writer)
