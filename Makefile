@@ -23,7 +23,7 @@ $(VENV)/.installed: pyproject.toml
 	@touch $@
 
 demo: install ## play -> pretrain -> align -> evaluate -> compare, small, on this machine
-	$(BIN)/python -m jobs.whole_chain --out demo
+	$(BIN)/python -m jobs.pipeline --out demo
 
 test: install ## all tests: first those that keep a core busy, then those that start Ray and mostly wait, two at a time
 	$(BIN)/python -m pytest -q -n auto --durations=10 -m "not cluster and not more_kills"
@@ -32,7 +32,7 @@ test: install ## all tests: first those that keep a core busy, then those that s
 faults: install ## ten kills each of fleets, drivers, writers and training workers (make test: two), and of more nodes
 	KILLS=10 $(BIN)/python -m pytest -q -k kill
 
-soak: install ## two hours of play and training with something killed each minute; the same command goes on
+soak: install ## two hours of play and training with something killed each minute; the same command continues
 	RAY_worker_niceness=0 $(BIN)/python -m tests.distributed.soak
 
 check: install docs ## ruff, pyright, import-linter, the documentation's links

@@ -1,4 +1,4 @@
-"""Every benchmark, one after the other, on a small data set of play made for it. Ratios, not times, are the result.
+"""Every benchmark, one after the other, on a small dataset of play made for it. Ratios, not times, are the result.
 
 python -m bench.all
 """
@@ -22,7 +22,7 @@ def main() -> None:
     run("play: the Ray pipeline against bare processes", "bench.bench_play", "--episodes", "120", "--rounds", "2")
     with tempfile.TemporaryDirectory(prefix="tap_ray_bench_") as folder:
         data = f"{folder}/play"
-        run("a data set to read", "jobs.collect_play", "--episodes", "200", "--out", data)
+        run("a dataset to read", "jobs.collect_play", "--episodes", "200", "--out", data)
         run("stream: Ray Data against torch's DataLoader", "bench.bench_stream", "--data", data)
         run("S3: collection and reading at 40 ms a request", "bench.bench_s3", "--data", data, "--episodes", "128")
         run("train: Ray Train against the same loop without it", "bench.bench_train", "--data", data, "--steps", "150")

@@ -4,7 +4,7 @@
 
 Both sides play the same attempts with as many processes and no more than one core each. The bare side is rollout +
 encoding in `multiprocessing` workers whose episodes are thrown away; the Ray side is everything that
-`jobs.collect_play` does: pool, order, data set on disk. Every process stamps what it finishes; what counts is the
+`jobs.collect_play` does: pool, order, dataset on disk. Every process stamps what it finishes; what counts is the
 time in which all of them were at work, so start-up and the last stragglers are left out on both sides.
 """
 

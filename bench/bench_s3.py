@@ -3,7 +3,7 @@
     python -m bench.bench_s3 --data data/play-... [--rate 12] [--delay-ms 40]
 
 The store is moto's server on this machine; all requests go through a proxy in this process that waits and counts.
-Episodes of a play data set are given to a writer at the pace of so many fleets, once to a local disk and once to the
+Episodes of a play dataset are given to a writer at the pace of so many fleets, once to a local disk and once to the
 store. Then a group of episodes of the latter, which holds them in files of `per_file`, is read, and two epochs.
 """
 
@@ -33,7 +33,7 @@ COLUMNS = [layout.IMAGE, layout.STATE, layout.ACTION, layout.CONTACT, "task_inde
 @dataclass(frozen=True, kw_only=True)
 class Config:
     data: Path
-    """Data set of play, on a disk."""
+    """Dataset of play, on a disk."""
     rate: float = 12.0
     """Episodes a second that fleets bring; one of them makes about 1.5."""
     episodes: int = 640

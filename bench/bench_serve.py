@@ -125,7 +125,7 @@ def main(config: Config) -> None:
         run = config.policy or untrained_run(Path(folder) / "tap", **FULL_SIZE)
         size = load_policy(run)[0]._policy.config.image_size
         print(f"{'':28}{'p50':>11}{'p99':>11}{'throughput':>17}{'added':>11}{'ratio':>8}")
-        for flags in ((), ("--no-exact",)):
+        for flags in ((), ("--no-batch-invariant",)):
             local: list[float] = []
             there: dict[int, tuple[list[float], list[float]]] = {robots: ([], []) for robots in config.robots}
             with server(run, *flags) as url:
@@ -138,7 +138,7 @@ def main(config: Config) -> None:
             base = statistics.fmean(local)
             print(row("in process", local, 1e3 / base, base))
             for robots, (took, rates) in there.items():
-                name = f"served, {robots} robots{' --no-exact' if flags else ''}"
+                name = f"served, {robots} robots{' --no-batch-invariant' if flags else ''}"
                 print(row(name, took, statistics.fmean(rates), base))
 
 

@@ -3,7 +3,7 @@
     python -m bench.bench_simpler [--task put_carrot_on_plate] [--rounds 3] [--sim maniskill_gpu --robots 256]
 
 The bare side resets to one of SIMPLER's states and steps, nothing else; it keeps its scene between episodes. Ours
-does all that a fleet needs: a scene built anew (the same seed's bytes), the picture squared, proprioception, poses,
+does all that a fleet needs: a scene built anew (the same seed's bytes), the image squared, proprioception, poses,
 contacts. On a CPU what counts is processor time, all threads together (the software renderer has several), so other
 load hardly matters; on a GPU, where N robots share one simulation, it is time on the clock.
 """
@@ -40,7 +40,7 @@ class Config:
     rounds: int = 3
     """Repetitions, the sides in turn."""
     image_size: int = 96
-    """Side of the policy's picture, px."""
+    """Side of the policy's image, px."""
     sim: str = "maniskill"
     """"maniskill" (CPU) or "maniskill_gpu"."""
     robots: int = 1
@@ -54,7 +54,7 @@ def actions() -> np.ndarray:
 
 
 def bare(config: Config) -> Callable[[int], None]:
-    """ManiSkill's loop: 640 x 480, pictures left where they are."""
+    """ManiSkill's loop: 640 x 480, images left where they are."""
     load()
     env: Any = gym.make(TWINS[config.task].env_id, obs_mode="rgb+segmentation", num_envs=config.robots)
     device = env.unwrapped.device

@@ -27,7 +27,7 @@ from tap_ray.types import Shard, Window
 @dataclass(frozen=True, kw_only=True)
 class Config:
     data: Path
-    """Data set of play."""
+    """Dataset of play."""
     processes: int = 1
     """Processes that decode."""
     batches: int = 150
@@ -57,7 +57,7 @@ def torch_loader(config: Config, windows: WindowConfig) -> Iterator[Window]:
 
 
 def ray_data(config: Config, windows: WindowConfig) -> Iterator[Window]:
-    return stream.batches(config.data.resolve(), windows, seed=0, decoders=config.processes)
+    return stream.batches(config.data.resolve(), windows, seed=0, num_data_workers=config.processes)
 
 
 def rate(source: Callable[[], Iterator[Window]], config: Config) -> float:

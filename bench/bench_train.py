@@ -36,7 +36,7 @@ WARM_UP = 3
 @dataclass(frozen=True, kw_only=True)
 class Config:
     data: Path
-    """Data set of play."""
+    """Dataset of play."""
     steps: int = 60
     rounds: int = 3
     batch_size: int = 32

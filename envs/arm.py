@@ -11,7 +11,7 @@ from envs.rotations import quaternion_matrix
 from envs.urdf import urdf_of
 
 STALLED_M_S, SQUEEZE_M_S = 0.01, 0.02
-"""A closing finger slower than the first is held up by something and goes on at the second."""
+"""A closing finger slower than the first is held up by something and continues at the second."""
 CENTER_HZ = 10.0
 """How fast the fingers even out between them, 1/s."""
 GRIP = {"lateralFriction": 1.5, "spinningFriction": 0.02}

@@ -1,4 +1,4 @@
-"""The third-person camera: TinyRenderer, so a picture is the same on every machine and needs no GPU."""
+"""The third-person camera: TinyRenderer, so a image is the same on every machine and needs no GPU."""
 
 from dataclasses import dataclass
 
@@ -24,16 +24,16 @@ class Look:
     hand_shadow: bool = True
     """A dark patch where the hand's shadow falls. Motion along the camera's axis hardly shows but for it."""
     shadow: bool = False
-    """Real shadows of everything; they double the cost of a picture."""
+    """Real shadows of everything; they double the cost of a image."""
     table_rgb: Color = (0.72, 0.66, 0.58)
     tint: Color = (1.0, 1.0, 1.0)
-    """Factor of each color of the finished picture."""
+    """Factor of each color of the finished image."""
     cloth: Cloth | None = None
     """Lies over the whole table top; its `table_rgb` is then the cloth's mean color."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class Picture:
+class CameraImage:
     """One image and who is where in it."""
 
     rgb: np.ndarray
@@ -48,10 +48,10 @@ BODY_BITS = 24
 """With links asked for, PyBullet puts link + 1 above so many bits of the body's number."""
 
 
-def take_picture(client: int, look: Look, size: int, *, mask: bool, links: bool = False) -> Picture:
+def render_image(client: int, look: Look, size: int, *, mask: bool, links: bool = False) -> CameraImage:
     """Render `size` x `size` pixels of the simulation `client`.
 
-    `mask` also returns whose pixel each is, `links` (with `mask`) which of that body's links.
+    `mask` also returns which body each pixel shows, `links` (with `mask`) which of that body's links.
     """
     flags = p.ER_SEGMENTATION_MASK_OBJECT_AND_LINKINDEX if links else 0
     view = p.computeViewMatrix(look.eye_m, look.target_m, (0, 0, 1))
@@ -69,12 +69,12 @@ def take_picture(client: int, look: Look, size: int, *, mask: bool, links: bool 
     )
     rgb = tinted(np.asarray(rgba, np.uint8).reshape(size, size, 4)[:, :, :3], look.tint)
     if not mask:
-        return Picture(rgb=rgb, body=None)
+        return CameraImage(rgb=rgb, body=None)
     number = np.asarray(body, np.int32).reshape(size, size)
     if not links:
-        return Picture(rgb=rgb, body=number)
+        return CameraImage(rgb=rgb, body=number)
     there = number >= 0
-    return Picture(
+    return CameraImage(
         rgb=rgb,
         body=np.where(there, number & ((1 << BODY_BITS) - 1), -1),
         link=np.where(there, (number >> BODY_BITS) - 1, -1),

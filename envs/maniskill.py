@@ -36,7 +36,7 @@ def require(sim: str) -> None:
     """Raise unless a twin can be made, as far as can be told without making one.
 
     Raises:
-        ConfigError: the package, its files or the GPU is missing; says the command that mends it.
+        ConfigError: the package, its files or the GPU is missing; says the command that fixes it.
     """
     if find_spec("mani_skill") is None:
         raise ConfigError(f"sim {sim!r} needs the package mani-skill (Linux only): pip install mani-skill")
@@ -51,7 +51,7 @@ def load() -> Any:
     Raises:
         ConfigError: its files or system libraries are missing; says the commands that fetch them.
     """
-    os.environ["MS_SKIP_ASSET_DOWNLOAD_PROMPT"] = "1"  # nobody is asked: what is missing is said below
+    os.environ["MS_SKIP_ASSET_DOWNLOAD_PROMPT"] = "1"  # nobody is asked: what is missing is reported below
     os.environ.setdefault("LP_NUM_THREADS", "1")  # Mesa's software renderer; as everywhere here, a process has a core
     try:
         import mani_skill.envs

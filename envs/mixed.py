@@ -1,6 +1,6 @@
 """Mixed scenes: the objects of two tasks on one table, so that only the sentence says which task is meant.
 
-Poses, joints and picture follow from the seed and the unordered pair of tasks, not from which of the two is asked.
+Poses, joints and image follow from the seed and the unordered pair of tasks, not from which of the two is asked.
 Objects are kept apart as rectangles, not as circles: two tasks' circles do not fit on the table.
 """
 

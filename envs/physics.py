@@ -45,7 +45,7 @@ class World:
         return [body for arm in self.arms for body in (arm.body, arm.shadow)]
 
     def segmentation(self, body_YX: np.ndarray, link_YX: np.ndarray) -> np.ndarray:
-        """(Y, X) uint8, whose pixel it is (tap_ray/types.py), from PyBullet's numbers."""
+        """(Y, X) uint8, which body the pixel shows (tap_ray/types.py), from PyBullet's numbers."""
         whose_YX = np.full(body_YX.shape, ELSEWHERE, np.uint8)
         for arm in self.arms:
             own = body_YX == arm.body

@@ -42,7 +42,7 @@ MIN_FINGER = 0.3
 """No color comes nearer to one of the two fingers."""
 MIN_EYE_M = 0.05
 IN_VIEW = 0.9
-"""How near the picture's border (1) the objects come after a move of the camera."""
+"""How near the image's border (1) the objects come after a move of the camera."""
 TRIES = 1000
 
 
@@ -120,7 +120,7 @@ def lit(direction: Vector, light: Light) -> Vector:
 
 
 def tinted(rgb: np.ndarray, tint: Color) -> np.ndarray:
-    """(..., 3) uint8, contiguous: a picture whose colors are multiplied by `tint` and cut off at white."""
+    """(..., 3) uint8, contiguous: a image whose colors are multiplied by `tint` and truncated at white."""
     if tint == (1.0, 1.0, 1.0):
         return np.ascontiguousarray(rgb)
     shade = np.minimum(np.round(np.arange(256)[:, None] * tint), 255).astype(np.uint8)  # of each value, for each color

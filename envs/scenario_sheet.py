@@ -28,19 +28,19 @@ def sheet(task: str = TASK, seed: int = SEED, robot: str = "widowx", sim: str = 
     high = SIDE_PX + MARGIN_PX
     page = Image.new("RGB", (COLUMNS * SIDE_PX, len(rows) * high), "white")
     draw = ImageDraw.Draw(page)
-    for row, pictures in enumerate(rows):
-        for column, (title, picture) in enumerate(pictures):
+    for row, images in enumerate(rows):
+        for column, (title, image) in enumerate(images):
             draw.text((column * SIDE_PX + 4, row * high + 3), title, fill="black")
-            page.paste(Image.fromarray(picture), (column * SIDE_PX, row * high + MARGIN_PX))
+            page.paste(Image.fromarray(image), (column * SIDE_PX, row * high + MARGIN_PX))
     return page
 
 
 def play_sheet(sim: str = "pybullet", *, columns: int = 5, rows: int = 4) -> Image.Image:
-    """Beginnings of randomized play, one scene a picture."""
+    """Beginnings of randomized play, one scene a image."""
     env = envs.make(EnvConfig(sim=sim, image_size=SIDE_PX, randomize=RandomizeConfig()))
-    picture = [env.reset(seed=seed)[0]["rgb"] for seed in range(columns * rows)]
+    image = [env.reset(seed=seed)[0]["rgb"] for seed in range(columns * rows)]
     env.close()
-    return Image.fromarray(np.vstack([np.hstack(picture[row * columns :][:columns]) for row in range(rows)]))
+    return Image.fromarray(np.vstack([np.hstack(image[row * columns :][:columns]) for row in range(rows)]))
 
 
 def mixed_sheet(sim: str = "pybullet", *, seed: int = 3) -> Image.Image:
@@ -60,15 +60,15 @@ def mixed_sheet(sim: str = "pybullet", *, seed: int = 3) -> Image.Image:
 
 
 def _row(scenario: Scenario, config: EnvConfig, seed: int) -> list[tuple[str, np.ndarray]]:
-    env, pictures = envs.make(replace(config, scenario=scenario.name, image_size=SIDE_PX)), []
+    env, images = envs.make(replace(config, scenario=scenario.name, image_size=SIDE_PX)), []
     several = scenario.num_variants > 1
     seeds = COLUMNS if scenario.changes else 1
     for column in range(scenario.num_variants if several else seeds):
         options = {"variant": column} if several else None
         obs, _ = env.reset(seed=seed if several else seed + column, options=options)
-        pictures.append((f"{scenario.name}\n{_name(scenario, column)}", obs["rgb"]))
+        images.append((f"{scenario.name}\n{_name(scenario, column)}", obs["rgb"]))
     env.close()
-    return pictures
+    return images
 
 
 def _name(scenario: Scenario, variant: int) -> str:

@@ -86,16 +86,16 @@ SCENARIOS: dict[str, Scenario] = {
 
 @dataclass(frozen=True, kw_only=True)
 class Viewpoint:
-    """A camera whose picture is level."""
+    """A camera whose image is level."""
 
     eye_m: Vector
     target_m: Vector
-    """What is in the middle of the picture."""
+    """What is in the middle of the image."""
     fov_deg: float
-    """Between two opposite borders, the smaller one of a picture that is not square."""
+    """Between two opposite borders, the smaller one of a image that is not square."""
 
     def seen(self, point_N3: np.ndarray) -> np.ndarray:
-        """(N, 2) where points are in the picture: right and up, 1 is the border; NaN behind the camera."""
+        """(N, 2) where points are in the image: right and up, 1 is the border; NaN behind the camera."""
         forward = np.subtract(self.target_m, self.eye_m)
         forward /= np.linalg.norm(forward)
         right = np.cross(forward, (0, 0, 1))
@@ -154,7 +154,7 @@ class Light:
     """Where from the vertical the direction towards the light is leant to, and by how much more."""
     turn_rad: float
     tint: Color
-    """Factor of red, green and blue of the whole picture."""
+    """Factor of red, green and blue of the whole image."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -250,7 +250,7 @@ def _draw_offset(joint_rad: float, rng: np.random.Generator, arm: ArmModel) -> t
 # ---- distractors
 
 GAP_M, EDGE = 0.015, 0.96
-"""Least distance of distractors to each other, and how near the picture's border (1) their corners come."""
+"""Least distance of distractors to each other, and how near the image's border (1) their corners come."""
 BASE_M, STAND_M = 0.15, (0.09, 0.22)
 """Radius around a robot's base that stays empty; radius and height of what of the robot always hides what is behind."""
 TRIES, ROUNDS, MIN_DISTRACTORS = 80, 60, 3

@@ -5,7 +5,7 @@ Nothing of the tasks is re-implemented: scenes, controller, grasp and success fl
     seeds       0 .. 23 are SIMPLER's initial states; any other draws poses from the same part of the table
     rotation    our axis-angle -> the Euler angles "XYZ" that ManiSkill's controller takes, same frame (base), same side
     poses       ManiSkill's world -> the robot's base frame (types.py's table frame: the WidowX stands in its origin)
-    picture     640 x 480 -> the square that a policy sees
+    image     640 x 480 -> the square that a policy sees
 """
 
 from dataclasses import replace
@@ -123,7 +123,7 @@ class SimplerVectorEnv(gym.vector.VectorEnv):
         return seen, info["entire"].astype(np.float64), np.zeros(self.num_envs, bool), over, info
 
     def render(self) -> np.ndarray:  # type: ignore[override]
-        """The cameras' pictures, (N, render_size, render_size, 3) uint8; as sharp as the observation's, not sharper."""
+        """The cameras' images, (N, render_size, render_size, 3) uint8; as sharp as the observation's, not sharper."""
         if self._num_steps < 0:
             raise SpecError("render() came before reset(). Call env.reset(seed=...) first.")
         return self._tinted(squared(numpy(self._twin._get_obs_sensor_data()[CAMERA]["rgb"]), self._render_size))
@@ -292,7 +292,7 @@ class SimplerEnv(gym.Env[Any, np.ndarray]):
         return _single(obs), float(reward[0]), bool(done[0]), bool(over[0]), _single(info)
 
     def render(self) -> np.ndarray:
-        """The camera's picture, (render_size, render_size, 3) uint8."""
+        """The camera's image, (render_size, render_size, 3) uint8."""
         return self._one.render()[0]
 
     def close(self) -> None:
@@ -306,15 +306,15 @@ def to_twin(action_NA: np.ndarray) -> np.ndarray:
     return np.concatenate([action_NA[:, :3], turn, action_NA[:, 6:]], axis=1).astype(np.float32)
 
 
-def squared(picture_NYXC: np.ndarray, size: int) -> np.ndarray:
-    """(N, size, size, C) uint8: pictures of any size averaged (or masks decided) onto the square a policy sees."""
+def squared(image_NYXC: np.ndarray, size: int) -> np.ndarray:
+    """(N, size, size, C) uint8: images of any size averaged (or masks decided) onto the square a policy sees."""
     import cv2  # mani-skill's own dependency
 
-    if picture_NYXC.shape[1:3] == (size, size):
-        return np.ascontiguousarray(picture_NYXC)
-    way = cv2.INTER_AREA if picture_NYXC.shape[3] == 3 else cv2.INTER_NEAREST
-    resized = [cv2.resize(picture, (size, size), interpolation=way) for picture in picture_NYXC]
-    return np.stack(resized).reshape(len(resized), size, size, picture_NYXC.shape[3])
+    if image_NYXC.shape[1:3] == (size, size):
+        return np.ascontiguousarray(image_NYXC)
+    way = cv2.INTER_AREA if image_NYXC.shape[3] == 3 else cv2.INTER_NEAREST
+    resized = [cv2.resize(image, (size, size), interpolation=way) for image in image_NYXC]
+    return np.stack(resized).reshape(len(resized), size, size, image_NYXC.shape[3])
 
 
 def _single(batch: Mapping[str, Any]) -> dict[str, Any]:

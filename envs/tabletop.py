@@ -6,7 +6,7 @@ from typing import Any, ClassVar
 import gymnasium as gym
 import numpy as np
 
-from envs.camera import Look, Picture, take_picture
+from envs.camera import CameraImage, Look, render_image
 from envs.driver import Driver
 from envs.mixed import draw_mixed
 from envs.physics import World
@@ -124,7 +124,7 @@ class TabletopEnv(gym.Env[Any, np.ndarray]):
         return obs, float(info["entire"]), False, self._num_steps >= self.config.max_steps, info
 
     def render(self) -> np.ndarray:
-        """The camera's picture, (render_size, render_size, 3) uint8."""
+        """The camera's image, (render_size, render_size, 3) uint8."""
         if self._scene is None:
             raise SpecError("render() came before reset(). Call env.reset(seed=...) first.")
         return self._photograph(self._render_size, mask=False).rgb
@@ -162,7 +162,7 @@ class TabletopEnv(gym.Env[Any, np.ndarray]):
     def _look_around(self, executed: np.ndarray, own: np.ndarray) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
         """Observation and info now. `executed`: the action as it was taken; `own`: as the robot's own."""
         assert self._scene is not None
-        picture = self._picture()
+        image = self._image()
         poses, touch = self._world.object_poses(NUM_SLOTS), self._world.touch()
         partial, entire = judge(self._task, self._start_M7, poses, touch)
         self._partial_once |= partial
@@ -183,28 +183,28 @@ class TabletopEnv(gym.Env[Any, np.ndarray]):
         if self._by_hand:
             info["hand_action"] = executed
         if self.config.robot_mask:
-            body = picture.body
+            body = image.body
             assert body is not None
             info["robot_mask"] = np.where(np.isin(body, self._world.robot_and_shadow), 255, 0).astype(np.uint8)
         if self.config.segmentation:
-            assert picture.body is not None
-            assert picture.link is not None
-            info["segmentation"] = self._world.segmentation(picture.body, picture.link)
-        return {"rgb": picture.rgb, "state": self._state()}, info
+            assert image.body is not None
+            assert image.link is not None
+            info["segmentation"] = self._world.segmentation(image.body, image.link)
+        return {"rgb": image.rgb, "state": self._state()}, info
 
-    def _picture(self) -> Picture:
+    def _image(self) -> CameraImage:
         size = self.config.image_size
         if not self.config.render:
             nobody = np.full((size, size), -1, np.int32)
-            return Picture(rgb=np.zeros((size, size, 3), np.uint8), body=nobody, link=nobody)
+            return CameraImage(rgb=np.zeros((size, size, 3), np.uint8), body=nobody, link=nobody)
         links = self.config.segmentation
         return self._photograph(size, mask=self.config.robot_mask or links, links=links)
 
-    def _photograph(self, size: int, *, mask: bool, links: bool = False) -> Picture:
+    def _photograph(self, size: int, *, mask: bool, links: bool = False) -> CameraImage:
         if self._look.hand_shadow:
             for arm in self._world.arms:
                 arm.cast_shadow(self._look.light)
-        return take_picture(self._world.client, self._look, size, mask=mask, links=links)
+        return render_image(self._world.client, self._look, size, mask=mask, links=links)
 
     def _state(self) -> np.ndarray:
         """(S,) float32 proprioception, in the order of the spec."""

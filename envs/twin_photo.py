@@ -1,4 +1,4 @@
-"""The picture behind a twin: SIMPLER's camera and photograph, as they are after a scenario's change. NumPy and OpenCV.
+"""The image behind a twin: SIMPLER's camera and photograph, as they are after a scenario's change. NumPy and OpenCV.
 
 A background is one photograph (SIMPLER's "green screen"); only the robot and the objects are drawn. So a cloth is
 painted into the photograph, on the plane of the table, and a camera that moves sees the photograph as if all of it lay
@@ -23,7 +23,7 @@ FAR_M = 1.0
 
 @dataclass(frozen=True, kw_only=True)
 class Camera:
-    """A pinhole camera in the robot's base frame; it looks along its x axis, y is left, z up in the picture."""
+    """A pinhole camera in the robot's base frame; it looks along its x axis, y is left, z up in the image."""
 
     eye_m: np.ndarray
     """(3,)."""
@@ -100,7 +100,7 @@ def background(
 
 
 def photo_px(size: int) -> tuple[int, int]:
-    """Width and height a picture is taken in before it becomes `size` x `size`: twice that, the C920's at most.
+    """Width and height a image is taken in before it becomes `size` x `size`: twice that, the C920's at most.
 
     Drawing 640 x 480 on a CPU takes five times as long as the rest of a step; docs/results/log.md says what is lost.
     """
@@ -108,7 +108,7 @@ def photo_px(size: int) -> tuple[int, int]:
 
 
 def lens_of(width_height_px: tuple[int, int]) -> np.ndarray:
-    """(3, 3) intrinsics of SIMPLER's camera for a picture of another size, px."""
+    """(3, 3) intrinsics of SIMPLER's camera for a image of another size, px."""
     across, down = width_height_px[0] / PHOTO_PX[0], width_height_px[1] / PHOTO_PX[1]
     return np.diag([across, down, 1.0]) @ [[FOCAL_PX, 0, CENTER_PX[0]], [0, FOCAL_PX, CENTER_PX[1]], [0, 0, 1]]
 

@@ -52,7 +52,7 @@ SHIFTS: tuple[CameraShift, ...] = (
     CameraShift(name="up", move_m=(0.03, -0.03, 0.07), turn_rad=(0.04, -0.08)),
     CameraShift(name="down", move_m=(0.04, -0.03, -0.06), turn_rad=(0.03, 0.06)),
 )
-"""Of the camera, for the scenario "viewpoint". It stands beside the arm, which would fill the picture after the longer
+"""Of the camera, for the scenario "viewpoint". It stands beside the arm, which would fill the image after the longer
 moves of envs/scenarios.py."""
 TWINS: dict[str, Twin] = {
     "put_spoon_on_cloth": Twin(

@@ -35,7 +35,7 @@ def shapes(config: AlignJobConfig, prior: TrainedPrior | None) -> tuple[PolicyCo
 
 
 def learner(config: AlignJobConfig, dataset: DatasetInfo, init: Path | None) -> Learner:
-    """What learns, built in each training process; the data set as the driver has opened it, whoever extends it."""
+    """What learns, built in each training process; the dataset as the driver has opened it, whoever extends it."""
     prior = prior_of(config)
     policy, windows = shapes(config, prior)
     stage, transfer = from_dataset(
@@ -67,17 +67,17 @@ def main(config: AlignJobConfig) -> Path:
         config = replace(config, play=play)
         played = open_dataset(play)
         require_whole(played)
-        require_batches(played, config.play_windows(), num_workers=config.workers.workers)
+        require_batches(played, config.play_windows(), num_workers=config.workers.num_workers)
         cut_missing(play, config.workers.ray_address)
     if config.align.weights.need_crops:
         cut_missing(demos, config.workers.ray_address)
     dataset = open_dataset(demos)
     build = partial(learner, config, dataset, init)
-    built = build()  # a checkpoint that is missing or does not fit is said before Ray starts
+    built = build()  # a checkpoint that is missing or does not fit is reported before Ray starts
     require_whole(dataset)
     _, windows = shapes(config, prior_of(config))
     config.require_used(windows, built.model.config)
-    require_batches(dataset, windows, num_workers=config.workers.workers)
+    require_batches(dataset, windows, num_workers=config.workers.num_workers)
     batches = partial(stream.batches, dataset, windows, seed=config.train.seed, **config.workers.stream())
     if play is not None:
         beside = partial(stream.batches, open_dataset(play), config.play_windows(), seed=config.train.seed)

@@ -1,4 +1,4 @@
-"""Experts demonstrate tasks: a data set of successful episodes with instructions. Goes on where it was cut off."""
+"""Experts demonstrate tasks: a dataset of successful episodes with instructions. Resumes where it was interrupted."""
 
 from functools import partial
 from pathlib import Path
@@ -16,7 +16,7 @@ from tap_ray.play.settings import DemosJobConfig, demo_plan_of
 
 
 def main(config: DemosJobConfig) -> Path:
-    """Collect what is missing, say what was dropped and why; returns the data set's folder."""
+    """Collect what is missing, say what was dropped and why; returns the dataset's folder."""
     simulator(config.suite)  # known?
     plan = demo_plan_of(config, envs.tasks_of(config.sim), SUITES[config.suite].pairs)
     for scene in plan.scenes:

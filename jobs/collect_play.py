@@ -1,4 +1,4 @@
-"""Robots play: a data set of unlabeled interaction. Goes on where it was cut off; more --episodes make it longer."""
+"""Robots play: a dataset of unlabeled interaction. Resumes where it was interrupted; more --episodes make it longer."""
 
 from functools import partial
 from pathlib import Path
@@ -17,7 +17,7 @@ from tap_ray.play.settings import PlayJobConfig, plan_of
 
 
 def main(config: PlayJobConfig) -> Path:
-    """Collect what is missing; returns the data set's folder."""
+    """Collect what is missing; returns the dataset's folder."""
     plan = plan_of(config)
     envs.check(plan.env)
     check_robots(plan, config.robots_per_fleet)

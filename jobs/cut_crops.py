@@ -1,4 +1,4 @@
-"""Cut pictures of what a playing robot touches next, and of where it leaves it, out of a data set of play.
+"""Cut images of what a playing robot touches next, and of where it leaves it, out of a dataset of play.
 
 They lie beside the data, in crops/; what is there already is not cut again. Pretraining cuts what it lacks by itself.
 """
@@ -21,7 +21,7 @@ class Config:
     """Of which data."""
 
     data: Path
-    """Data set of jobs.collect_play, with robot masks."""
+    """Dataset of jobs.collect_play, with robot masks."""
     ray_address: str | None = None
     """Ray cluster to join, "host:6379" or "auto"; without it RAY_ADDRESS, else a local Ray that stops with the job."""
 

@@ -22,7 +22,7 @@ from tap_ray.training.stage import require_held_out
 
 
 def learner(config: PretrainConfig, dataset: DatasetInfo) -> Learner:
-    """What learns, built in each training process; the data set as the driver has opened it, whoever extends it."""
+    """What learns, built in each training process; the dataset as the driver has opened it, whoever extends it."""
     windows = config.sized_windows()
     if config.live_play:  # nobody trains on these episodes: half are enough to judge on, all give statistics
         windows = replace(windows, holdout_every=2, num_episodes=config.play.episodes)
@@ -34,7 +34,7 @@ def learner(config: PretrainConfig, dataset: DatasetInfo) -> Learner:
 def main(config: PretrainConfig) -> Path:
     """Train, print the metrics on held-out play; returns the run folder."""
     if (config.data is None) != config.live_play:
-        raise ConfigError("Pretraining needs a data set of play, --data PATH, or --live-play, and not both.")
+        raise ConfigError("Pretraining needs a dataset of play, --data PATH, or --live-play, and not both.")
     if config.data is None:
         return _live(config)
     require_sensible(config.train, config.workers)
@@ -45,10 +45,10 @@ def main(config: PretrainConfig) -> Path:
         cut_missing(data, config.workers.ray_address)
         dataset = open_dataset(data)
     build = partial(learner, config, dataset)
-    built = build()  # what is wrong with the data or the sizes is said before Ray starts
+    built = build()  # what is wrong with the data or the sizes is reported before Ray starts
     config.require_used(windows, built.model.config)
     require_whole(dataset)
-    require_batches(dataset, windows, num_workers=config.workers.workers)
+    require_batches(dataset, windows, num_workers=config.workers.num_workers)
     batches = partial(stream.batches, dataset, windows, seed=config.train.seed, **config.workers.stream())
     return healthy(run_stage("pretrain", config, learner=build, batches=batches, parents={"data": data}))
 

@@ -42,7 +42,7 @@ def main(config: PriorJobConfig) -> Path:
     paths, weights = config.sources()
     sets = [open_dataset(path) for path in paths]
     build = partial(learner, config, sets)
-    built = build()  # what is wrong with the data or the sizes is said before Ray starts
+    built = build()  # what is wrong with the data or the sizes is reported before Ray starts
     require_used(config.windows, config.sized_windows(), of="windows", follows=FOLLOWS)
     require_used(config.prior, built.model.config, of="prior", follows=FOLLOWS)
     counts(weights, config.train.batch_size)

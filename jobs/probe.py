@@ -20,11 +20,11 @@ class ProbeConfig:
     policy: Path
     """Run folder of jobs.pretrain or jobs.align."""
     data: Path
-    """Data set whose frames are probed (its privileged object poses are the targets)."""
+    """Dataset whose frames are probed (its privileged object poses are the targets)."""
     episodes: int = 200
     """Episodes; a quarter of them is the test. 0: all."""
     every: int = 5
-    """Take every so-many-th frame of an episode."""
+    """Take every N-th frame of an episode."""
     out: Path | None = None
     """Run folder; without it runs/probe-<hash>."""
 

@@ -21,7 +21,7 @@ from tap_ray.serving.settings import ServeConfig, url
 
 
 def contract_of(run: Path) -> Contract:
-    """What a run's policy takes and gives. It loads the network: one that is broken is said before Ray starts."""
+    """What a run's policy takes and gives. It loads the network: one that is broken is reported before Ray starts."""
     spec, image_size = interface(run)
     recall = load_policy(run)[0].recall
     return Contract(policy=run.name, policy_hash=hash_of(run), spec=spec, image_size=image_size, recall=recall)

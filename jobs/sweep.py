@@ -2,7 +2,7 @@
 
 `python -m jobs.sweep tune_configs/smoke.yaml` collects the play and the demonstrations that its file names and that are
 not there yet, trains, judges, writes a page and the results; --dry-run first says what it will cost. The same command
-goes on where it was cut off.
+resumes where it was interrupted.
 """
 
 from pathlib import Path

@@ -17,17 +17,17 @@ BOUNDS: dict[str, str] = {
     "seed": ANY,  # every whole number names its own draws
     "sweep_seed": ANY,
     **dict.fromkeys(("steps", "batch_size", "log_every", "group_size", "image_size", "max_steps", "every"), FROM_1),
-    **dict.fromkeys(("episodes", "robots_per_fleet", "round_episodes", "samples", "horizon", "chunk"), FROM_1),
+    **dict.fromkeys(("episodes", "robots_per_fleet", "round_episodes", "num_samples", "horizon", "chunk"), FROM_1),
     "ProbeConfig.episodes": "[0, inf)",  # 0: all
     "TrainConfig.lr": POSITIVE,
     "TrainConfig.betas": "[0, 1)",
     "TrainConfig.warmup_fraction": SHARE,
     "TrainConfig.ema_decay": "[0, 1)",
     "AugmentConfig.jitter": SHARE,
-    **{f"WorkersConfig.{name}": FROM_1 for name in ("workers", "threads", "decoders", "stream_memory_mb")},
+    **{f"WorkersConfig.{name}": FROM_1 for name in ("num_workers", "threads", "num_data_workers", "stream_memory_mb")},
     **dict.fromkeys(("PlayJobConfig.writers", "DemosJobConfig.writers"), "[-1, inf)"),  # -1: as the fleets need
     "WorkersConfig.max_failures": "[-1, inf)",  # -1: always
-    **{f"PolicyConfig.{name}": FROM_1 for name in ("execute", "num_actions", "num_context", "context_width")},
+    **{f"PolicyConfig.{name}": FROM_1 for name in ("n_action_steps", "num_actions", "num_context", "context_width")},
     **{f"PolicyConfig.{name}": FROM_1 for name in ("map_width", "num_keypoints", "head_width")},
     **{f"VisionConfig.{name}": FROM_1 for name in ("stem_width", "patch_px", "vit_width", "vit_layers")},
     **{f"LanguageConfig.{name}": FROM_1 for name in ("width", "num_layers")},
@@ -35,8 +35,8 @@ BOUNDS: dict[str, str] = {
     **{f"PriorConfig.{name}": FROM_1 for name in ("num_actions", "num_states")},
     "AlignConfig.play_batch": FROM_1,
     **dict.fromkeys(("PlayJobConfig.jpeg_quality", "DemosJobConfig.jpeg_quality"), "[1, 95]"),
-    "DemosJobConfig.linger_steps": FROM_1,
-    "LookConfig.ahead": FROM_1,
+    "DemosJobConfig.success_hold_steps": FROM_1,
+    "LookConfig.goal_offset": FROM_1,
     "RandomizeConfig.cloth_probability": SHARE,
     "RandomizeConfig.cloth_saturation": SHARE,
     "MotionConfig.bounds_low_m": ANY,  # the base frame has its origin within the table
@@ -45,7 +45,6 @@ BOUNDS: dict[str, str] = {
     "MotionConfig.speed_max": "(0, 1]",
     "MotionConfig.max_lag_m": POSITIVE,
     "MotionConfig.max_lag_rad": POSITIVE,
-    "SafePosesConfig.num_samples": FROM_1,
     **dict.fromkeys(("SafePosesConfig.leaf_m", "CuriousConfig.leaf_m", "CuriousConfig.temperature"), POSITIVE),
     "CuriousConfig.num_candidates": FROM_1,
     "UniformConfig.scale": "(0, 1]",
@@ -53,11 +52,11 @@ BOUNDS: dict[str, str] = {
     "ContactConfig.grasp_height_m": ANY,  # below an object's center, too
     "ServeConfig.port": "[0, 65535]",
     **{f"ServeConfig.{name}": FROM_1 for name in ("sessions", "batch", "replicas", "idle_s")},
-    **{f"ChainConfig.{name}": FROM_1 for name in ("play", "demos", "pretrain_steps", "align_steps")},
+    **{f"PipelineConfig.{name}": FROM_1 for name in ("play", "demos", "pretrain_steps", "align_steps")},
     "TrialRow.logged_step": "[-1, inf)",  # -1: no line yet
     "AshaConfig.grace_steps": FROM_1,
     "AshaConfig.finalists": FROM_1,
-    "AshaConfig.reduction": "(1, inf)",
+    "AshaConfig.reduction_factor": "(1, inf)",
 }
 """A field's name, with its class where it needs one -> an interval; [ and ] include the end."""
 

@@ -19,6 +19,22 @@ from tap_ray.errors import ConfigError, nearest
 
 C = TypeVar("C")
 
+RENAMED = {
+    "ahead": "goal_offset",
+    "decoders": "num_data_workers",
+    "exact": "batch_invariant",
+    "execute": "n_action_steps",
+    "linger_steps": "success_hold_steps",
+    "reduction": "reduction_factor",
+    "samples": "num_samples",
+    "take": "load",
+    "transferred_lr": "pretrained_lr_scale",
+    "trials_at_once": "max_concurrent_trials",
+    "workers": "num_workers",
+}
+"""Keys of files written before these fields had their present names."""
+FORMER = {now: before for before, now in RENAMED.items()}
+
 SHOWN = 100
 """Characters of a value in a message."""
 
@@ -47,6 +63,7 @@ def from_dict(cls: type[C], values: Mapping[str, Any], *, where: str = "config",
     names = {f.name for f in dataclasses.fields(cls)}  # type: ignore[arg-type]
     filled = {}
     for key, value in values.items():
+        key = key if key in names else RENAMED.get(key, key)
         if key not in names:
             raise ConfigError(f"{where}: unknown key {key!r}. {nearest(str(key), names)}")
         filled[key] = _coerce(hints[key], value, f"{where}: {key}")
@@ -141,7 +158,7 @@ def require_used(asked: Any, used: Any, *, of: str, follows: Mapping[str, str]) 
 
     Args:
         asked: a config as it was given.
-        used: the same class, as the job goes on with it.
+        used: the same class, as the job continues with it.
         of: what it is called in flags and files, e.g. "policy".
         follows: of a field, what decides it instead.
     """
@@ -158,6 +175,13 @@ def require_used(asked: Any, used: Any, *, of: str, follows: Mapping[str, str]) 
         raise ConfigError(
             f"{flag} {_short(value)} has no effect: it follows from {why}, and is {_short(now)}. Omit it."
         )
+
+
+def keys_renamed(values: Any, names: Mapping[str, str]) -> Any:
+    """Plain values with the keys of every mapping in them renamed."""
+    if isinstance(values, Mapping):
+        return {names.get(key, key): keys_renamed(value, names) for key, value in values.items()}
+    return [keys_renamed(value, names) for value in values] if isinstance(values, list) else values
 
 
 def differences(old: Mapping[str, Any], new: Mapping[str, Any], prefix: str = "") -> list[str]:

@@ -1,4 +1,4 @@
-"""What this machine can do, what is missing, and the command that mends it: `python -m tap_ray.doctor`.
+"""What this machine can do, what is missing, and the command that fixes it: `python -m tap_ray.doctor`.
 
 A probe is a function that returns what it found or raises. Those that load foreign libraries run in a process of their
 own (`python -m tap_ray.doctor --probe NAME`): a driver that crashes is then a row, not the end of the table, and no
@@ -36,8 +36,8 @@ class Probe:
     name: str
     run: Callable[[], str]
     """Returns what was found; raises (any exception, with a message) when it is missing."""
-    mend: str
-    """The command that mends it."""
+    fix: str
+    """The command that fixes it."""
     required: bool = True
     """Whether the default job needs it."""
     isolated: bool = False
@@ -54,7 +54,7 @@ class Row:
     ok: bool
     required: bool
     detail: str
-    mend: str
+    fix: str
 
 
 def python() -> str:
@@ -88,7 +88,7 @@ def local_ray() -> str:
 
 
 def pybullet() -> str:
-    """Physics, NumPy support and a real picture from the software renderer, which every robot here uses."""
+    """Physics, NumPy support and a real image from the software renderer, which every robot here uses."""
     bullet = import_module("pybullet")
     if not bullet.isNumpyEnabled():
         raise RuntimeError("built without NumPy, so each image would be copied pixel by pixel")
@@ -101,7 +101,7 @@ def pybullet() -> str:
     bullet.disconnect(client)
     red = int((pixels[..., 0].astype(int) - pixels[..., 1] > 50).sum())
     if red == 0:
-        raise RuntimeError("TinyRenderer drew a 16x16 picture without the red box in it")
+        raise RuntimeError("TinyRenderer drew a 16x16 image without the red box in it")
     return f"connects, NumPy enabled; TinyRenderer drew a box ({red} of 256 pixels)"
 
 
@@ -220,37 +220,37 @@ def ffmpeg() -> str:
 
 INSTALL = "make install"
 PROBES = (
-    Probe(name="Python", run=python, mend="apt-get install -y python3.11-venv; rm -rf .venv; make install"),
-    Probe(name="torch", run=torch, mend=INSTALL, isolated=True),
-    Probe(name="Ray", run=ray, mend=INSTALL, isolated=True),
+    Probe(name="Python", run=python, fix="apt-get install -y python3.11-venv; rm -rf .venv; make install"),
+    Probe(name="torch", run=torch, fix=INSTALL, isolated=True),
+    Probe(name="Ray", run=ray, fix=INSTALL, isolated=True),
     Probe(
         name="Ray starts",
         run=local_ray,
-        mend="do what the message says, else look into /tmp/ray/session_latest/logs",
+        fix="do what the message says, else look into /tmp/ray/session_latest/logs",
         isolated=True,
         timeout_s=RAY_TIMEOUT_S,
     ),
     Probe(
-        name="Ray authentication", run=ray_auth, mend="unset RAY_AUTH_MODE; chmod 600 ~/.ray/auth_token", required=False
+        name="Ray authentication", run=ray_auth, fix="unset RAY_AUTH_MODE; chmod 600 ~/.ray/auth_token", required=False
     ),
-    Probe(name="PyBullet", run=pybullet, mend=INSTALL, isolated=True),
-    Probe(name="ffmpeg", run=ffmpeg, mend="pip install --force-reinstall imageio-ffmpeg", isolated=True),
-    Probe(name="MLflow", run=mlflow, mend="unset MLFLOW_TRACKING_URI (or make install)", isolated=True),
-    Probe(name="disk", run=disk, mend="df -h . # then delete something, or work in another folder"),
-    Probe(name="memory", run=memory, mend="ps aux --sort=-rss | head # then end something"),
+    Probe(name="PyBullet", run=pybullet, fix=INSTALL, isolated=True),
+    Probe(name="ffmpeg", run=ffmpeg, fix="pip install --force-reinstall imageio-ffmpeg", isolated=True),
+    Probe(name="MLflow", run=mlflow, fix="unset MLFLOW_TRACKING_URI (or make install)", isolated=True),
+    Probe(name="disk", run=disk, fix="df -h . # then delete something, or work in another folder"),
+    Probe(name="memory", run=memory, fix="ps aux --sort=-rss | head # then end something"),
     Probe(
         name="shared memory",
         run=shared_memory,
-        mend="mount -o remount,size=2G /dev/shm (docker: --shm-size=2g)",
+        fix="mount -o remount,size=2G /dev/shm (docker: --shm-size=2g)",
         required=False,
     ),
-    Probe(name="cores", run=cores, mend="a machine with two cores or more", required=False),
-    Probe(name="EGL", run=egl, mend="apt-get install -y libegl1 libegl-mesa0", required=False, isolated=True),
-    Probe(name="ManiSkill", run=maniskill, mend=INSTALL, required=False),
+    Probe(name="cores", run=cores, fix="a machine with two cores or more", required=False),
+    Probe(name="EGL", run=egl, fix="apt-get install -y libegl1 libegl-mesa0", required=False, isolated=True),
+    Probe(name="ManiSkill", run=maniskill, fix=INSTALL, required=False),
     Probe(
         name="ManiSkill assets",
         run=simpler_assets,
-        mend="python -m mani_skill.utils.download_asset bridge_v2_real2sim -y; "
+        fix="python -m mani_skill.utils.download_asset bridge_v2_real2sim -y; "
         "python -m mani_skill.utils.download_asset widowx250s -y (libGL, libgthread: apt-get install -y libgl1 "
         "libglib2.0-0)",
         required=False,
@@ -259,7 +259,7 @@ PROBES = (
     Probe(
         name="Vulkan",
         run=vulkan,
-        mend="apt-get install -y libvulkan1 mesa-vulkan-drivers (Debian bookworm: -t bookworm-backports; or the GPU's "
+        fix="apt-get install -y libvulkan1 mesa-vulkan-drivers (Debian bookworm: -t bookworm-backports; or the GPU's "
         "own driver)",
         required=False,
         isolated=True,
@@ -275,14 +275,14 @@ def examine(probes: Sequence[Probe]) -> list[Row]:
 
 
 def table(rows: Sequence[Row]) -> str:
-    """The rows as text; a row that is missing is followed by the command that mends it."""
+    """The rows as text; a row that is missing is followed by the command that fixes it."""
     width = max(len(row.name) for row in rows)
     lines = []
     for row in rows:
         state = "ok      " if row.ok else "missing " if row.required else "optional"
         lines.append(f"{state}  {row.name:<{width}}  {row.detail}")
         if not row.ok:
-            lines.append(f"{'':10}{'':{width}}  -> {row.mend}")
+            lines.append(f"{'':10}{'':{width}}  -> {row.fix}")
     return "\n".join(lines)
 
 
@@ -303,7 +303,7 @@ def main(argv: Sequence[str]) -> int:
 
 def _row(probe: Probe) -> Row:
     ok, detail = _apart(probe) if probe.isolated else _here(probe)
-    return Row(name=probe.name, ok=ok, required=probe.required, detail=detail, mend=probe.mend)
+    return Row(name=probe.name, ok=ok, required=probe.required, detail=detail, fix=probe.fix)
 
 
 def _here(probe: Probe) -> tuple[bool, str]:

@@ -14,7 +14,7 @@ def without_credentials(text: str) -> str:
 
 
 class TapRayError(ValueError):
-    """Root of every error that a user can cause and mend. A job ends with its message and exit status 2.
+    """Root of every error that a user can cause and fix. A job ends with its message and exit status 2.
 
     Its message holds no credentials, whatever text it was made of.
     """
@@ -32,7 +32,7 @@ class SpecError(TapRayError):
 
 
 class DataError(TapRayError):
-    """A data set that is missing, cut off, of another version, or that breaks a rule of its format."""
+    """A dataset that is missing, truncated, of another version, or that breaks a rule of its format."""
 
 
 class CheckpointError(TapRayError):

@@ -1,8 +1,8 @@
 """How a job starts and ends: flags -> config -> checks -> main -> the result's path as the last line.
 
     exit status   0    the last line of stdout is where the result lies
-                  2    a mistake that a user can mend: one message on stderr, no traceback
-                  130  Ctrl-C (SIGINT), 143 SIGTERM: the same command goes on from there
+                  2    a mistake that a user can fix: one message on stderr, no traceback
+                  130  Ctrl-C (SIGINT), 143 SIGTERM: the same command resumes from there
                   1    a fault of ours, with its traceback
 
 However it ends, its run folder is unlocked (`runs.entered`) and its MLflow run has ended (`tracking.tracked`).
@@ -45,7 +45,7 @@ def run_job(main: Callable[[C], Path], config_type: type[C]) -> None:
             print(f"error: {error}", file=sys.stderr, flush=True)
             sys.exit(2)
         except KeyboardInterrupt:
-            print("interrupted: run the same command again to go on from here.", file=sys.stderr, flush=True)
+            print("interrupted: run the same command again to resume from here.", file=sys.stderr, flush=True)
             sys.exit(signals.status())
 
 

@@ -1,4 +1,4 @@
-"""Being the only process that writes a data set or a run, on a local disk and on an object store.
+"""Being the only process that writes a dataset or a run, on a local disk and on an object store.
 
 A local folder is locked by a marker file in it (flock by way of filelock; NFS does not lock folders): the kernel lets
 go when the process ends, however it ends. A file system without locks is refused. An object store has no such thing.
@@ -6,7 +6,7 @@ There a lock is a small object beside the folder, `<folder>.lock`, made by an up
 exists, and written again every BEAT_S seconds by its holder. Who finds one waits and looks: if it changes, the holder
 lives; if it stays the same for LEASE_S by the watcher's own clock (no two clocks are compared), or its process has
 died on this very machine, the holder is dead and its lock is taken, by an upload that fails if it has changed since.
-A holder that was cut off for so long finds a stranger's name in its lock and stops at its next write.
+A holder that was truncated for so long finds a stranger's name in its lock and stops at its next write.
 """
 
 import contextlib
@@ -160,7 +160,7 @@ class _Lease:
         if self._lost:
             raise StorageError(
                 f"The lock {self._path} was lost: it could not be renewed for {LEASE_S:.0f} s, and another process has "
-                "taken it. When that one is done, run the same command again: it goes on from what is stored."
+                "taken it. When that one is done, run the same command again: it resumes from what is stored."
             )
 
     def close(self) -> None:

@@ -71,7 +71,7 @@ def append(file: Path, text: str) -> None:
 
 
 def read(file: Path) -> bytes:
-    """All lines, in the order in which they were added; the last one may be cut off by a kill.
+    """All lines, in the order in which they were added; the last one may be truncated by a kill.
 
     Raises:
         FileNotFoundError: there is no such file.

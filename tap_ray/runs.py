@@ -3,7 +3,7 @@
 config.json is the job's config whole, so `python -m jobs.<verb> --config RUN/config.json` gives the same run.
 
 The default folder is named by the hash of what makes it, `runs/<job>-<hash>`: the same command finds its own folder
-again, goes on where it was cut off, and does nothing when it had finished.
+again, resumes where it was interrupted, and does nothing when it had finished.
 
 What makes a run is content: inputs enter the hash by the hashes in their own manifests, never by how their paths are
 spelt. While a job works in a folder it holds the folder's lock (`entered`).
@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import Any, Iterator, Mapping, Sequence
 
 from tap_ray import locks, storage
-from tap_ray.config import differences, digest, to_dict
+from tap_ray.config import FORMER, RENAMED, differences, digest, keys_renamed, to_dict
 from tap_ray.errors import CheckpointError, ConfigError, without_credentials
 
 LOCK = ".job.lock"
@@ -112,7 +112,7 @@ def open_run(
         job: verb, e.g. "align".
         config: what makes the run, as plain values. The key "out" (at any depth), those that start with "_" and
             those that are roles of `parents` do not enter the hash (they say where and how, not what).
-        parents: role -> run folder or data set it is made from, e.g. {"init": "runs/pretrain-..."}.
+        parents: role -> run folder or dataset it is made from, e.g. {"init": "runs/pretrain-..."}.
         asked: the job's config, for config.json; None: `config`.
 
     Raises:
@@ -148,22 +148,21 @@ def folder_of(
     return _place(None, store, job, _names(job, config, parents or {}))
 
 
-def _names(job: str, config: Mapping[str, Any], parents: Mapping[str, Path | str]) -> tuple[str, str]:
-    """The hash of a run, and the one that it had when paths of its parents were part of it."""
+def _names(job: str, config: Mapping[str, Any], parents: Mapping[str, Path | str]) -> tuple[str, ...]:
+    """The hash of a run, and those that it had when fields had other names, or when paths of its parents were in it."""
     hashes = {role: hash_of(path) for role, path in parents.items()}
     spelt = {**config, **config.get("_spelt", {})}
-    old = {key: value for key, value in spelt.items() if key != "out" and not key.startswith("_")}
-    now, before = (
-        digest({"job": job, "config": values, "parents": hashes}) for values in (_what(config, parents), old)
-    )
-    return now, before
+    paths = {key: value for key, value in spelt.items() if key != "out" and not key.startswith("_")}
+    now = _what(config, parents)
+    ways = (now, keys_renamed(now, FORMER), keys_renamed(paths, FORMER))
+    return tuple(digest({"job": job, "config": values, "parents": hashes}) for values in ways)
 
 
-def _place(out: Path | str | None, store: Path, job: str, names: tuple[str, str]) -> Path:
+def _place(out: Path | str | None, store: Path, job: str, names: tuple[str, ...]) -> Path:
     if out:
         return storage.at(out)
-    now, before = (store / f"{job}-{name[:10]}" for name in names)
-    return before if before.exists() and not now.exists() else now
+    folders = [store / f"{job}-{name[:10]}" for name in names]
+    return next((folder for folder in folders if folder.exists()), folders[0])
 
 
 def is_done(path: Path) -> bool:
@@ -187,7 +186,7 @@ def _what(config: Mapping[str, Any], parents: Mapping[str, Any]) -> dict[str, An
 def _require_ours(
     path: Path,
     job: str,
-    names: tuple[str, str],
+    names: tuple[str, ...],
     config: Mapping[str, Any],
     parents: Mapping[str, Path | str],
 ) -> dict[str, Any] | None:
@@ -202,7 +201,7 @@ def _require_ours(
             return manifest
         known = manifest.get("parents", {})
         made_by = manifest["made_by"] if "made_by" in manifest else read_json(path / "config.json")  # before it had one
-        old = _what(made_by, known)
+        old = _what(keys_renamed(made_by, RENAMED), known)
         lines = differences(old, _what(config, parents))
         for role in sorted({*known, *parents}):
             before, now = known.get(role, {}).get("hash"), hash_of(parents[role]) if role in parents else None
@@ -244,20 +243,20 @@ def annotate(run: Run, **facts: Any) -> None:
 
 
 def hash_of(path: Path | str) -> str:
-    """The hash in the manifest of a run folder or data set.
+    """The hash in the manifest of a run folder or dataset.
 
     Raises:
         CheckpointError: there is no such folder, or it is neither.
     """
     path = storage.at(path)
     if (path / "meta" / "tap_ray.json").exists():
-        # A data set keeps its plan when it grows, so its length belongs to what it is.
+        # A dataset keeps its plan when it grows, so its length belongs to what it is.
         plan = read_json(path / "meta" / "tap_ray.json", needs=("hash",))
         info = read_json(path / "meta" / "info.json", needs=("total_episodes",))
         return digest({"plan": plan["hash"], "episodes": info["total_episodes"]})
     if (path / "manifest.json").exists():
         return str(_manifest(path)["hash"])
-    state = "is neither a run folder nor a data set of this project" if path.exists() else "does not exist"
+    state = "is neither a run folder nor a dataset of this project" if path.exists() else "does not exist"
     raise CheckpointError(f"{path} {state}. Give a folder that a job printed as its last line.")
 
 
@@ -272,7 +271,7 @@ def require_done(path: Path | str, *, job: str) -> dict[str, Any]:
     if manifest["job"] != job:
         raise CheckpointError(f"{path} is a run of {manifest['job']!r}; a run of {job!r} is needed here.")
     if manifest["status"] != "done":
-        raise CheckpointError(f"{path} has not finished. Run its command again: it goes on where it was cut off.")
+        raise CheckpointError(f"{path} has not finished. Run its command again: it resumes where it was interrupted.")
     return manifest
 
 
@@ -280,7 +279,7 @@ def _manifest(path: Path) -> dict[str, Any]:
     """A run folder's manifest.
 
     Raises:
-        CheckpointError: missing, cut off, or something else.
+        CheckpointError: missing, truncated, or something else.
     """
     return read_json(path / "manifest.json", needs=("job", "hash", "status"))
 
@@ -302,14 +301,14 @@ def read_json(path: Path, needs: Sequence[str] = ()) -> Any:
         needs: keys that it has.
 
     Raises:
-        CheckpointError: missing, cut off, or without one of these keys.
+        CheckpointError: missing, truncated, or without one of these keys.
     """
     try:
         values = json.loads(storage.read(path))
     except FileNotFoundError:
         raise CheckpointError(f"{path} is missing.") from None
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise CheckpointError(f"{path} is not valid JSON (cut off?): {error}.") from None
+        raise CheckpointError(f"{path} is not valid JSON (truncated?): {error}.") from None
     require_keys(values, needs, path)
     return values
 

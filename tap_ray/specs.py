@@ -35,7 +35,7 @@ def slots(unit: str, low: float, high: float, *names: str) -> tuple[Slot, ...]:
 
 @dataclass(frozen=True, kw_only=True)
 class RobotSpec:
-    """The interface of one embodiment, as the environment, the data set and the policy all carry it."""
+    """The interface of one embodiment, as the environment, the dataset and the policy all carry it."""
 
     robot: str
     """Embodiment, e.g. "widowx"."""
@@ -97,7 +97,7 @@ def require_compatible(have: RobotSpec, want: RobotSpec, *, have_name: str, want
     Args:
         have: what one side emits.
         want: what the other side expects.
-        have_name: how to call the first side in the message, e.g. "data set play/".
+        have_name: how to call the first side in the message, e.g. "dataset play/".
         want_name: likewise for the second, e.g. "policy runs/align".
 
     Raises:

@@ -1,4 +1,4 @@
-"""Where data sets and runs lie: a folder of this machine, or a URI that every machine of a cluster reaches.
+"""Where datasets and runs lie: a folder of this machine, or a URI that every machine of a cluster reaches.
 
     at("runs/x")  at("file:///mnt/runs/x")    a pathlib.Path
     at("s3://bucket/runs/x")                  a UPath (fsspec); also gs://, az:// ... once their package is installed
@@ -96,7 +96,7 @@ def require_reachable(path: Path) -> None:
         except (FileNotFoundError, NotADirectoryError):
             bucket = key.partition("/")[0]
             if not fs.exists(bucket):
-                raise StorageError(f"{path}: there is no bucket {bucket!r}. Make it, or mend the URI.") from None
+                raise StorageError(f"{path}: there is no bucket {bucket!r}. Make it, or fix the URI.") from None
 
 
 @contextlib.contextmanager
@@ -125,14 +125,14 @@ def _refused(error: Exception, *, writing: bool, remote: bool) -> bool:
 def _cure(error: Exception) -> str:
     text = f"{type(error).__name__} {error}".lower()
     if "bucket" in text and ("exist" in text or "not found" in text):
-        return "Make the bucket, or mend the URI."
+        return "Make the bucket, or fix the URI."
     if isinstance(error, PermissionError) or any(word in text for word in ("credential", "access key", "denied")):
         return (
             "Check who you are there: AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, AWS_PROFILE or the machine's role, "
             "and what that one may do."
         )
     endpoint = os.environ.get("AWS_ENDPOINT_URL", "not set: the provider's own")
-    return f"Check AWS_ENDPOINT_URL (now {endpoint}) and the network; the same command goes on from here."
+    return f"Check AWS_ENDPOINT_URL (now {endpoint}) and the network; the same command resumes from here."
 
 
 def store_of(path: Path) -> tuple[Any, str]:
@@ -288,7 +288,7 @@ def read(path: Path) -> bytes:
 
 
 def read_all(paths: Sequence[Path]) -> list[bytes]:
-    """Contents of many small files of one data set, from an object store all at once.
+    """Contents of many small files of one dataset, from an object store all at once.
 
     Raises:
         FileNotFoundError: one is missing.

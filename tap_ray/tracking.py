@@ -129,13 +129,13 @@ class Run:
             self.finish("KILLED" if issubclass(kind, KeyboardInterrupt | SystemExit) else "FAILED")
 
     def _try(self, what: str, action: "Callable[[MlflowClient], Any]") -> bool:
-        """Do it; what MLflow or its artifact store refuses is said once and costs nothing else."""
+        """Do it; what MLflow or its artifact store refuses is reported once and costs nothing else."""
         try:
             action(_client(self.uri))
         except Exception as error:  # noqa: BLE001  stores of artifacts raise what their libraries do, e.g. botocore's
             if what not in self._refused:
                 where, reason = without_credentials(self.uri), without_credentials(str(error) or repr(error))
-                LOG.warning("MLflow at %s did not take %s, the job goes on without: %s", where, what, reason)
+                LOG.warning("MLflow at %s did not take %s, the job continues without: %s", where, what, reason)
             self._refused.add(what)
             return False
         self._refused.discard(what)
@@ -165,7 +165,7 @@ def start(
     *,
     run_id: str | None = None,
 ) -> Run:
-    """Begin an MLflow run, or go on with one.
+    """Begin an MLflow run, or continue with one.
 
     Args:
         job: verb, e.g. "align".
@@ -173,7 +173,7 @@ def start(
         params: the resolved config; nested keys are joined by ".".
         parents: role -> MLflow run id of what this run is made from (None: not tracked). Each becomes a tag
             `tap_ray.parent.<role>`; a single one that lives on this server also nests the run in MLflow's list.
-        run_id: an earlier run of the same folder to go on with (`run_id_of(run_dir)`); ignored if the server
+        run_id: an earlier run of the same folder to continue with (`run_id_of(run_dir)`); ignored if the server
             does not know it.
 
     Raises:
@@ -222,7 +222,7 @@ def error_type() -> type[Exception]:
 
 
 def run_id_of(folder: Path | str) -> str | None:
-    """The MLflow run id that a run folder or data set carries ("mlflow_run_id" in its manifest), or None."""
+    """The MLflow run id that a run folder or dataset carries ("mlflow_run_id" in its manifest), or None."""
     folder = storage.at(folder)
     for manifest in (folder / "manifest.json", folder / "meta" / "tap_ray.json"):
         if manifest.exists():

@@ -99,7 +99,7 @@ def _cure(uri: str, error: Any) -> str:
         away = f"move {_sqlite_file(uri)} away" if uri.startswith("sqlite:///") else "name another database"
         return f" Another version of MLflow made it: `mlflow db upgrade {uri}` after a backup, or {away}."
     if "database is locked" in text:
-        return " Another program works on it; the same command again goes on from here."
+        return " Another program works on it; the same command again resumes from here."
     if uri.startswith("sqlite:///"):
         return without
     parts = urllib.parse.urlsplit(uri)

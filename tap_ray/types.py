@@ -13,8 +13,8 @@ An environment's `info` (privileged: only experts, explorers that say so, and ju
     "contact"      bool            a finger touched one of these objects (no distractor) during the last control step
                                    (ManiSkill: at its end)
     "robot_mask"   (Y, X) uint8    255 where the robot or its shadow is seen (only with EnvConfig.robot_mask)
-    "segmentation" (Y, X) uint8    whose pixel it is (only with EnvConfig.segmentation): ELSEWHERE, ARM, HAND, or
-                                   FIRST_OBJECT + slot. The hand's shadow is ELSEWHERE
+    "segmentation" (Y, X) uint8    which body the pixel shows (only with EnvConfig.segmentation): ELSEWHERE, ARM, HAND,
+                                   or FIRST_OBJECT + slot. The hand's shadow is ELSEWHERE
     "partial", "entire"            bool, true now; "partial_once", "entire_once": true at any step so far
     "action"       (A,) float32    the action as executed, clipped into range (at reset: zeros, gripper open)
     "hand_action"  (7,) float32    the hand's motion that was asked for, likewise (only where actions move the hand)
@@ -62,9 +62,9 @@ class RandomizeConfig:
     light_turn_rad: float = 0.35
     """How far the light comes from another direction, rad; none in ManiSkill, whose background is a photograph."""
     light_gain: float = 0.25
-    """Brightness of the whole picture: up to this fraction lighter or darker."""
+    """Brightness of the whole image: up to this fraction lighter or darker."""
     light_tint: float = 0.08
-    """Each of red, green and blue of the whole picture: up to this fraction stronger or weaker."""
+    """Each of red, green and blue of the whole image: up to this fraction stronger or weaker."""
     max_distractors: int = 4
     """Most things that lie on the table and are no objects of play; each number up to it is as likely."""
     joint_rad: float = 0.2
@@ -91,7 +91,7 @@ RANDOMIZE_MOST: Mapping[str, float] = {
     "max_distractors": 8,
     "joint_rad": 0.3,
 }
-"""Beyond these the objects leave the picture, cannot be told apart or find no room, or the arm finds no posture."""
+"""Beyond these the objects leave the image, cannot be told apart or find no room, or the arm finds no posture."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -109,13 +109,13 @@ class EnvConfig:
     max_steps: int = 60
     """Control steps until truncation (5 a second)."""
     scenario: str = "standard"
-    """A key of envs/scenarios.py; "standard" changes nothing. Its distractors are in the picture, never in `info`."""
+    """A key of envs/scenarios.py; "standard" changes nothing. Its distractors are in the image, never in `info`."""
     robot_mask: bool = False
     """Whether info carries the robot's own mask."""
     segmentation: bool = False
     """Whether info says for each pixel who is seen there (hand, arm, which object)."""
     render: bool = True
-    """False leaves the image black and spares its cost (for judges that need no picture)."""
+    """False leaves the image black and spares its cost (for judges that need no image)."""
     randomize: RandomizeConfig | None = None
     """What differs from episode to episode of play, and how far; None: nothing."""
     partner: str = ""
@@ -242,7 +242,7 @@ class Motion:
     """A batch of N stretches of motion, H steps each, of one or several robots: no images. A, S as specs.UNIFIED_*."""
 
     action: Float32[np.ndarray, "N H A"]
-    """Normalized by the statistics of its own data set; zero in the places that the robot does not have."""
+    """Normalized by the statistics of its own dataset; zero in the places that the robot does not have."""
     state: Float32[np.ndarray, "N H S"]
     """Before each action, likewise."""
     step_mask: Bool[np.ndarray, "N H"]
@@ -250,7 +250,7 @@ class Motion:
     place_mask: Bool[np.ndarray, "N A"]
     """The robot's own action places."""
     source: np.ndarray
-    """(N,) int64, number of the data set."""
+    """(N,) int64, number of the dataset."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -272,7 +272,7 @@ class Window:
     """Self-supervised targets from the robot's own future, base frame m; see `dataset.reach.reach_targets`."""
     reach_mask: Bool[np.ndarray, "N R"] | None
     task_index: np.ndarray
-    """(N,) int64 into the data set's tasks."""
+    """(N,) int64 into the dataset's tasks."""
     chunk_state: Float32[np.ndarray, "N H S"] | None = None
     """State before each action of the chunk (a motion prior reads them); None unless asked for."""
     past_action: Float32[np.ndarray, "N P A"] | None = None

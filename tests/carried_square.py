@@ -1,4 +1,4 @@
-"""Play made by hand: a gripper carries a small red square over a gray table and lets it go on a blue plate."""
+"""Play made by hand: a gripper carries a small red square over a gray table and lets go of it on a blue plate."""
 
 from pathlib import Path
 
@@ -18,12 +18,12 @@ FROM, TO = (20, 12), (44, 50)
 """Upper left corner of a red 6 x 6 square before it is carried, and after: its center is 2 more (rounded down)."""
 
 
-def paint(picture: np.ndarray, corner: tuple[int, int], side: int, color: tuple[int, int, int]) -> None:
-    picture[corner[0] : corner[0] + side, corner[1] : corner[1] + side] = color
+def paint(image: np.ndarray, corner: tuple[int, int], side: int, color: tuple[int, int, int]) -> None:
+    image[corner[0] : corner[0] + side, corner[1] : corner[1] + side] = color
 
 
 def carried(touch: int = 3, end: int = 7, plate: bool = True) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Pictures, masks and contact: the gripper comes, carries the red square onto a blue plate, goes up again."""
+    """Images, masks and contact: the gripper comes, carries the red square onto a blue plate, goes up again."""
     rgb = np.full((STEPS, SIDE, SIDE, 3), TABLE, np.uint8)
     mask = np.zeros((STEPS, SIDE, SIDE), bool)
     for t in range(STEPS):

@@ -16,7 +16,7 @@ from jobs import (
     probe,
     sweep,
 )
-from jobs.whole_chain import ChainConfig
+from jobs.pipeline import PipelineConfig
 from tap_ray.serving.settings import ServeConfig
 
 HERE = Path("x")
@@ -33,5 +33,5 @@ CONFIGS: dict[str, Any] = {
     "probe": probe.ProbeConfig(policy=HERE, data=HERE),
     "serve": ServeConfig(policy=HERE),
     "sweep": sweep.SweepJobConfig(sweep=HERE),
-    "whole_chain": ChainConfig(),
+    "pipeline": PipelineConfig(),
 }

@@ -1,4 +1,4 @@
-"""A tiny data set on disk whose pictures are the moving square's: demonstrations if tasks are instructions."""
+"""A tiny dataset on disk whose images are the moving square's: demonstrations if tasks are instructions."""
 
 from dataclasses import replace
 from pathlib import Path

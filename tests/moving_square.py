@@ -1,4 +1,4 @@
-"""A made-up robot whose every picture is known: a square on a table moves, grows and dims exactly as its action says.
+"""A made-up robot whose every image is known: a square on a table moves, grows and dims exactly as its action says.
 
 dx, dy   60 px a meter along the image's columns and rows     dz   grows by 6 x dz of its size
 gripper  +1 the square stays bright, -1 it dims
@@ -104,7 +104,7 @@ def table(level_N: np.ndarray) -> np.ndarray:
 
 
 def over(below: np.ndarray, center_N2: np.ndarray, half_N: np.ndarray, color_N3: np.ndarray) -> np.ndarray:
-    """(N, SIZE, SIZE, 3) uint8: squares with anti-aliased edges, centers (column, row), drawn on other pictures."""
+    """(N, SIZE, SIZE, 3) uint8: squares with anti-aliased edges, centers (column, row), drawn on other images."""
     row, column = np.mgrid[:SIZE, :SIZE]
     far = np.maximum(abs(column - center_N2[:, 0, None, None]), abs(row - center_N2[:, 1, None, None]))
     inside = np.clip(half_N[:, None, None] - far + 0.5, 0, 1)[..., None]

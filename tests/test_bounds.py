@@ -87,7 +87,7 @@ def test_the_defaults_are_legal_and_no_row_of_the_table_is_idle():
         (("workers", "stream_memory_mb"), -5, "--stream-memory-mb is at least 1; got -5."),
         (("workers", "max_failures"), -7, "--max-failures is at least -1; got -7."),
         (("policy", "vision", "vit_width"), 0, "--policy.vision.vit-width is at least 1; got 0."),
-        (("align", "transferred_lr"), math.inf, "--align.transferred-lr is at least 0, and finite; got inf."),
+        (("align", "pretrained_lr_scale"), math.inf, "--align.pretrained-lr-scale is at least 0, and finite; got inf."),
     ],
 )
 def test_the_flag_is_named_as_it_is_typed(way: tuple[str, ...], wrong: Any, said: str):

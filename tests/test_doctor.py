@@ -34,7 +34,7 @@ def test_arguments_are_refused(capsys):
 
 
 def probe(run, **more) -> doctor.Probe:
-    return doctor.Probe(name="thing", run=run, mend="buy a new one", **more)
+    return doctor.Probe(name="thing", run=run, fix="buy a new one", **more)
 
 
 def test_the_table_by_hand():

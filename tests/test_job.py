@@ -83,7 +83,7 @@ def test_the_first_signal_ends_a_job_and_the_next_does_not_disturb_its_end(numbe
     assert process.stderr.readline() == "stopping ...\n"
     out, err = process.communicate("\n", timeout=60)
     assert out == "ended\n"
-    assert err == "interrupted: run the same command again to go on from here.\n"
+    assert err == "interrupted: run the same command again to resume from here.\n"
     assert process.returncode == status
 
 

@@ -120,7 +120,7 @@ def test_a_lost_answer_doubles_nothing(bucket: str, monkeypatch: pytest.MonkeyPa
 @pytest.mark.parametrize("deadly", [0, 1, 2, 3])
 @pytest.mark.parametrize("old", [b"", b"0\n"])
 def test_a_kill_while_parts_are_joined(bucket: str, monkeypatch: pytest.MonkeyPatch, deadly: int, old: bytes):
-    """Two uploads and two removals; die before each of them. Another life goes on."""
+    """Two uploads and two removals; die before each of them. Another life continues."""
     file, steps = storage.at(bucket) / "log.jsonl", iter(range(4))
     if old:
         storage.write(file, old)
@@ -190,7 +190,7 @@ def test_processes_and_readers_at_the_same_time(bucket: str, monkeypatch: pytest
 
 
 def test_metrics_in_parts_are_cut_and_compared(bucket: str):
-    """A run that was killed after step 3 and goes on from the checkpoint of step 2."""
+    """A run that was killed after step 3 and resumes from the checkpoint of step 2."""
     file = storage.at(bucket) / session.METRICS
     for step in (1, 2, 3):
         logs.append(file, json.dumps({"step": step, "toy/loss": 1 / step}) + "\n")

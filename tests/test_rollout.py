@@ -17,7 +17,7 @@ def test_what_a_trajectory_holds():
     assert done.num_calls == 5
     assert 0 < done.policy_seconds < done.seconds
     near, far = done.trajectories
-    # Entry t is what was seen before action t: x = 0, 1/4, ... and the picture's value t.
+    # Entry t is what was seen before action t: x = 0, 1/4, ... and the image's value t.
     assert near.state.tolist() == [[0.0], [0.25], [0.5], [0.75], [1.0]]
     assert near.rgb[:, 0, 0, 0].tolist() == [0, 1, 2, 3, 4]
     assert near.object_pose.shape == (5, 1, 7)

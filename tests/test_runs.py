@@ -108,7 +108,7 @@ def test_a_data_set_can_be_a_parent():
     for episodes in (3, 3, 4):
         Path("d/meta/info.json").write_text(f'{{"total_episodes": {episodes}}}')
         hashes.append(runs.hash_of("d"))
-    assert hashes[0] == hashes[1] != hashes[2]  # a data set that has grown is another parent
+    assert hashes[0] == hashes[1] != hashes[2]  # a dataset that has grown is another parent
 
 
 def test_a_missing_parent_is_an_error_before_anything_is_made():
@@ -116,7 +116,7 @@ def test_a_missing_parent_is_an_error_before_anything_is_made():
         runs.open_run("c", job="align", config=CONFIG, parents={"init": "nowhere"})
     assert not Path("c").exists()
     Path("empty").mkdir()
-    with pytest.raises(CheckpointError, match=r"^empty is neither a run folder nor a data set of this project"):
+    with pytest.raises(CheckpointError, match=r"^empty is neither a run folder nor a dataset of this project"):
         runs.hash_of("empty")
 
 
@@ -153,7 +153,7 @@ def test_json_that_is_missing_or_cut_off():
     with pytest.raises(CheckpointError, match=r"^a.json is missing\."):
         runs.read_json(Path("a.json"))
     Path("a.json").write_text('{"a": ')
-    with pytest.raises(CheckpointError, match=r"a.json is not valid JSON \(cut off\?\)"):
+    with pytest.raises(CheckpointError, match=r"a.json is not valid JSON \(truncated\?\)"):
         runs.read_json(Path("a.json"))
 
 

@@ -36,7 +36,7 @@ class Server:
     def __init__(self, folder: Path, port: int) -> None:
         self.uri = f"http://127.0.0.1:{port}"
         command = [sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(port)]
-        command += ["--backend-store-uri", f"sqlite:///{folder}/server.db", "--workers", "1"]
+        command += ["--backend-store-uri", f"sqlite:///{folder}/server.db", "--num-workers", "1"]
         command += ["--artifacts-destination", str(folder / "artifacts")]
         env = {**os.environ, "MLFLOW_DISABLE_TELEMETRY": "true", "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
         self.log = open(folder / "server.log", "ab")  # noqa: SIM115  closed by stop()
@@ -226,7 +226,7 @@ def test_a_password_in_the_address_is_used_and_not_shown(fresh, server, monkeypa
     lost = tracking.Run(uri=run.uri, run_id="0" * 32)
     lost.log({"loss": 1.0}, step=0)
     [record] = [r.getMessage() for r in caplog.records if r.name == "tap_ray.tracking"]
-    assert record.startswith(f"MLflow at {server.uri} did not take metrics, the job goes on without: ")
+    assert record.startswith(f"MLflow at {server.uri} did not take metrics, the job continues without: ")
     assert "s3cret" not in record
 
 
@@ -255,7 +255,7 @@ def test_artifacts_that_cannot_be_stored_are_told_once_and_end_nothing(local, mo
     assert stored(run).info.status == "FINISHED"
     told = [r.getMessage() for r in caplog.records if r.name == "tap_ray.tracking"]
     assert len(told) == 1
-    assert "did not take artifacts, the job goes on without: Unable to locate credentials" in told[0]
+    assert "did not take artifacts, the job continues without: Unable to locate credentials" in told[0]
 
 
 def test_a_deleted_experiment_is_to_be_restored(local):
@@ -272,7 +272,7 @@ def test_a_deleted_experiment_is_to_be_restored(local):
 
 def test_a_database_of_another_mlflow_is_to_be_upgraded(local):
     with contextlib.closing(sqlite3.connect(local / "mlflow.db")) as database, database:
-        database.execute("UPDATE alembic_version SET version_num = '451aebb31d03'")
+        database.n_action_steps("UPDATE alembic_version SET version_num = '451aebb31d03'")
     tracking._client.cache_clear()
     with pytest.raises(StorageError) as told:
         tracking.start("align", local / "a", {})
@@ -378,7 +378,7 @@ def test_a_handle_pickles_and_writes_from_the_other_side(local, server, monkeypa
 
 @pytest.mark.slow
 def test_a_server_that_dies_and_returns_loses_no_point(local, tmp_path_factory, monkeypatch, caplog):
-    """The points logged while it is away arrive when it is back; nothing raises; it is said once."""
+    """The points logged while it is away arrive when it is back; nothing raises; it is reported once."""
     folder, port = tmp_path_factory.mktemp("mortal"), free_port()
     monkeypatch.setenv("MLFLOW_TRACKING_URI", f"http://127.0.0.1:{port}")
     monkeypatch.setattr(tracking, "FLUSH_S", 0.0)

@@ -1,4 +1,4 @@
-"""A fresh Stage 2 for a data set of demonstrations, from Stage 1 weights or from scratch."""
+"""A fresh Stage 2 for a dataset of demonstrations, from Stage 1 weights or from scratch."""
 
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -27,11 +27,11 @@ SIZES = ("context_width", "map_width", "num_keypoints", "glimpse_px", "head_widt
 class AlignConfig:
     """How Stage 2 starts."""
 
-    take: Which = "all"
-    """What to take over from Stage 1: "all", "all_but_head" or "vision" (the tower alone)."""
+    load: Which = "all"
+    """What to load from Stage 1: "all", "all_but_head" or "vision" (the tower alone)."""
     freeze: tuple[str, ...] = ()
     """Parts that stay as they are, e.g. "vision"; empty trains everything, as the paper does."""
-    transferred_lr: float = 1.0
+    pretrained_lr_scale: float = 1.0
     """Factor on the learning rate of what was taken over."""
     prior_steps: int = 5000
     """Updates over which the terms that keep the motion prior's geometry fade; only with --prior."""
@@ -89,7 +89,7 @@ def from_dataset(
         The stage, and what was taken over (None from scratch).
 
     Raises:
-        CheckpointError: `start.init` is missing, cut off or does not fit.
+        CheckpointError: `start.init` is missing, truncated or does not fit.
         SpecError: `start.init` was trained for a robot with other conventions.
         DataError: no instructions, no held-out episodes, no statistics.
     """
@@ -105,10 +105,10 @@ def from_dataset(
         num_motion_states=len(dataset.spec.state) if policy.head == "flow" else 0,
         num_reach=NUM_REACH if windows.reach_steps or play else 0,
     )
-    if policy.execute > policy.chunk:
+    if policy.n_action_steps > policy.chunk:
         raise ConfigError(
-            f"A policy that predicts {policy.chunk} actions cannot carry out {policy.execute}: lower --policy.execute, "
-            "or raise --windows.horizon."
+            f"A policy that predicts {policy.chunk} actions cannot carry out {policy.n_action_steps}: lower "
+            "--policy.n-action-steps, or raise --windows.horizon."
         )
     words = policy.language
     tokenizer = pretrained_tokenizer(words.pretrained) if words.kind == "pretrained" else word_tokenizer(dataset.tasks)
@@ -121,7 +121,7 @@ def from_dataset(
         asked = replace(windows, reach_steps=windows.reach_steps or WindowConfig().reach_steps)
         reaching = held_out if windows.reach_steps else held_out_windows(dataset, asked, seed=seed)
         model.reach_scale.set(*reach_moments(reaching))
-    transfer = init_from(model, init, config.take) if init is not None else None
+    transfer = init_from(model, init, config.load) if init is not None else None
     known = prior.network if prior and config.prior_weights else None
     tokens_UL = encode(tokenizer, dataset.tasks, policy.num_context)
     if isinstance(model.head, FlowHead):
@@ -136,15 +136,15 @@ def from_dataset(
         model=Trained(policy=model, spec=dataset.spec, norm=norm, tokenizer=tokenizer),
         objective=objective,
         held_out=held_out,
-        lr_scale=learning_rates(transfer, config.transferred_lr) if transfer else {},
+        lr_scale=learning_rates(transfer, config.pretrained_lr_scale) if transfer else {},
     )
     return stage, transfer
 
 
 def _stage_1(init: Path, dataset: DatasetInfo) -> PolicyConfig:
-    """Sizes of the Stage 1 policy of a run, if demonstrations of this data set can go on from it."""
+    """Sizes of the Stage 1 policy of a run, if demonstrations of this dataset can resume from it."""
     trained = load_trained(init / FINAL)
-    require_compatible(dataset.spec, trained.spec, have_name=f"data set {dataset.path}", want_name=f"run {init}")
+    require_compatible(dataset.spec, trained.spec, have_name=f"dataset {dataset.path}", want_name=f"run {init}")
     size, wanted = dataset.header.image_size[0], trained.policy.config.image_size
     if size != wanted:
         raise ConfigError(
@@ -198,7 +198,7 @@ def grown(stage_1: PolicyConfig, asked: PolicyConfig) -> PolicyConfig:
     if wrong:
         raise ConfigError(
             f"With --init the sizes are Stage 1's; it has another {', '.join(f'policy.{name}' for name in wrong)} than "
-            "asked for. Leave these flags away, or train Stage 1 with them."
+            "asked for. Omit these flags, or train Stage 1 with them."
         )
     return own
 

@@ -15,7 +15,7 @@ With a motion prior (arXiv 2606.26095, Stage 2)
 
     L_pred    flow matching of the demonstrated chunk from the latent that the policy predicts
     L_align   that latent to the encoder's, which stands still
-    L_recon   flow matching from the encoder's latent: keeps the geometry that the prior has learnt
+    L_recon   flow matching from the encoder's latent: keeps the geometry that the prior has learned
 """
 
 from dataclasses import dataclass, field
@@ -68,7 +68,7 @@ class BehaviorCloning:
     policy: TapPolicy
     """Bare model: its statistics normalize the targets."""
     tokens_UL: Tensor
-    """Ids of the data set's U sentences, by task_index; see `language.encode`."""
+    """Ids of the dataset's U sentences, by task_index; see `language.encode`."""
     weights: CloningWeights = field(default_factory=CloningWeights)
     name: str = "bc"
 

@@ -45,12 +45,12 @@ def init_from(policy: TapPolicy, run: Path, which: Which = "all") -> Transfer:
     """Fill `policy` with weights of the Stage 1 run `run`.
 
     The head's last layer is rescaled from the statistics of Stage 1 to those of `policy`, so that it predicts the same
-    meters and radians as before; so is what reads the state. A longer chunk goes on with Stage 1's last step. What one
-    of the two does not have stays as it is: a flow head is none of Stage 1's, inverse dynamics has no read-out of one
+    meters and radians as before; so is what reads the state. A longer chunk continues with Stage 1's last step. What
+    only one of the two has stays as it is: a flow head is none of Stage 1's, inverse dynamics has no read-out of one
     image, crops and reach targets are left behind where Stage 2 does without, and what reads a history is new.
 
     Raises:
-        CheckpointError: the run is missing or cut off, or its policy has other sizes.
+        CheckpointError: the run is missing or truncated, or its policy has other sizes.
         ConfigError: an unknown `which`.
     """
     if which not in TAKEN:
@@ -88,7 +88,7 @@ def take_prior(policy: TapPolicy, prior: MotionPrior) -> None:
         ConfigError: it has none, or one of another size.
     """
     if not isinstance(policy.head, FlowHead) or policy.head.prior.config != prior.config:
-        raise ConfigError("--prior needs a flow head of the prior's own sizes: leave --policy.prior.* away.")
+        raise ConfigError("--prior needs a flow head of the prior's own sizes: omit --policy.prior.*.")
     policy.head.prior.load_state_dict(prior.state_dict())
 
 

@@ -124,7 +124,7 @@ def read_curves(path: Path, label: str) -> Curves:
     """Read the metrics of one training folder.
 
     Raises:
-        CheckpointError: it has none, or a line other than the last is damaged (the last may be cut off by a kill).
+        CheckpointError: it has none, or a line other than the last is damaged (the last may be truncated by a kill).
     """
     file = path / "metrics.jsonl"
     if not logs.exists(file):

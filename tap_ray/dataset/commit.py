@@ -1,4 +1,4 @@
-"""Committing files so that a kill or a full disk at any moment leaves either the old data set or the new one."""
+"""Committing files so that a kill or a full disk at any moment leaves either the old dataset or the new one."""
 
 import contextlib
 import errno
@@ -17,10 +17,10 @@ from tap_ray.locks import Held, hold
 
 @dataclass(frozen=True)
 class Temporary:
-    """Bytes that lie durably in a data set already, under a temporary name."""
+    """Bytes that lie durably in a dataset already, under a temporary name."""
 
     name: str
-    """Below the data set."""
+    """Below the dataset."""
 
 
 def write_temporary(root: Path, name: str, data: bytes) -> Temporary:
@@ -51,7 +51,7 @@ def commit_files(root: Path, contents: Mapping[str, bytes | Temporary]) -> None:
     for each other at the same time, and those that lie there already are copied within the store before the others.
 
     Args:
-        root: the data set.
+        root: the dataset.
         contents: path below `root` -> bytes, or where they lie.
 
     Raises:
@@ -132,13 +132,13 @@ class Background:
 
 
 def lock(path: Path) -> Held:
-    """Hold a data set against other writers until it is closed, or this process ends, however it ends.
+    """Hold a dataset against other writers until it is closed, or this process ends, however it ends.
 
     Raises:
         DataError: another process writes it now.
         StorageError: the folder cannot be made or opened.
     """
-    held = hold(path, signed=False)  # two data sets of one plan are the same to the byte
+    held = hold(path, signed=False)  # two datasets of one plan are the same to the byte
     if held is None:
         raise DataError(f"{path} is being written by another process. Wait for it or stop it, then run again.")
     return held
@@ -150,13 +150,13 @@ def storage_error(error: OSError, verb: str, path: Path) -> StorageError:
     free_mb = shutil.disk_usage(existing).free / 1e6
     match error.errno:
         case errno.ENOSPC | errno.EDQUOT:
-            remedy = "Free some space, or move the data set to a bigger disk, and run the same command again"
+            remedy = "Free some space, or move the dataset to a bigger disk, and run the same command again"
         case errno.EROFS | errno.EACCES | errno.EPERM:
             remedy = "Make the folder writable, or choose another with --out, and run the same command again"
         case _:
-            remedy = "Mend the disk or choose another folder with --out, and run the same command again"
+            remedy = "Fix the disk or choose another folder with --out, and run the same command again"
     return StorageError(
-        f"Cannot {verb} {path}: {error.strerror or error}. {free_mb:.1f} MB are free there. {remedy}: it goes on after "
+        f"Cannot {verb} {path}: {error.strerror or error}. {free_mb:.1f} MB are free there. {remedy}: it resumes after "
         "the last committed episode."
     )
 

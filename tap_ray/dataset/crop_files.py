@@ -1,11 +1,11 @@
-"""Crops beside their data set, cut once: a Parquet file for each block of episodes, a row for each bout.
+"""Crops beside their dataset, cut once: a Parquet file for each block of episodes, a row for each bout.
 
     <data>/crops/<hash of header and config>/episodes-000000-000063.parquet      a full block
                                       episodes-000064-000099.parquet      the last one, of 100 episodes
                                       episodes-000064-000127.parquet      what replaces it once there are 128
 
-A name says which episodes a file covers, and a file appears whole, so whatever is there can be used: a data set that
-became longer gets new files, and a partial block is read only as long as the data set ends with it.
+A name says which episodes a file covers, and a file appears whole, so whatever is there can be used: a dataset that
+became longer gets new files, and a partial block is read only as long as the dataset ends with it.
 """
 
 import io
@@ -49,7 +49,7 @@ SCHEMA = pa.schema([
 
 
 def folder(dataset: DatasetInfo, config: CropConfig) -> Path:
-    """Where the data set's crops of this config lie."""
+    """Where the dataset's crops of this config lie."""
     what = {"rules": RULES, "data": dataset.header.to_json()["hash"], **asdict(config)}
     return dataset.path / "crops" / digest(what)[:8]
 
@@ -70,7 +70,7 @@ def missing_blocks(dataset: DatasetInfo, config: CropConfig) -> list[tuple[int, 
     """Blocks whose file is not there, or is damaged: a kill leaves none such, a bad copy may.
 
     Raises:
-        DataError: the data set has no masks, so that its crops cannot be found.
+        DataError: the dataset has no masks, so that its crops cannot be found.
     """
     require_masks(dataset)
     own = blocks(dataset)
@@ -79,7 +79,7 @@ def missing_blocks(dataset: DatasetInfo, config: CropConfig) -> list[tuple[int, 
 
 
 def require_masks(dataset: DatasetInfo) -> None:
-    """Raise a DataError if the data set does not say where the robot is."""
+    """Raise a DataError if the dataset does not say where the robot is."""
     if not dataset.header.robot_mask:
         raise DataError(
             f"{dataset.path} has no robot masks, so nobody knows which changes are the robot's own. Collect it again: "
@@ -105,7 +105,7 @@ def cut_block(dataset: DatasetInfo, config: CropConfig, block: tuple[int, int]) 
     """Cut the crops of a block and write its file, which appears whole.
 
     Raises:
-        DataError: the data set is damaged, or has no masks.
+        DataError: the dataset is damaged, or has no masks.
         StorageError: the storage refused.
     """
     require_masks(dataset)
@@ -135,7 +135,7 @@ def cut_episode(episode: Any, config: CropConfig) -> Crops:
 
 
 def cut_masked(rgb_TYX3: np.ndarray, mask_png: Sequence[bytes], contact_T: np.ndarray, config: CropConfig) -> Crops:
-    """`cut` with the masks still encoded, and contact as the data set has it (0 or 1)."""
+    """`cut` with the masks still encoded, and contact as the dataset has it (0 or 1)."""
     mask = np.stack([decode_mask(data) for data in mask_png])
     return cut(rgb_TYX3, mask, contact_T.reshape(-1) > 0.5, config)
 
@@ -164,7 +164,7 @@ def _read(dataset: DatasetInfo, index: int, config: CropConfig) -> Crops:
     except FileNotFoundError:
         raise _not_cut(dataset, f"{path} is missing: the crops of episode {index} have not been cut") from None
     except pa.ArrowException as error:
-        raise _not_cut(dataset, f"{path} is cut off or damaged ({' '.join(str(error).split())})") from None
+        raise _not_cut(dataset, f"{path} is truncated or damaged ({' '.join(str(error).split())})") from None
     begin, end = np.searchsorted(table["episode_index"].to_numpy(), [index, index + 1])
     own = table.slice(begin, end - begin).to_pydict()
     bout_T = np.full(int(dataset.lengths[index]), -1, np.int64)

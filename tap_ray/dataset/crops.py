@@ -1,4 +1,4 @@
-"""What a playing robot touches next and where it leaves it, cut out of its own pictures: no labels, no object poses.
+"""What a playing robot touches next and where it leaves it, cut out of its own images: no labels, no object poses.
 
     contact   . . . . . . X X X X . X X . . . . . . .       one bout: the gap of one step is joined
     frame         b         t - 1 t           e   e + 2
@@ -8,8 +8,8 @@
                             |- object crop                  beside the robot when it first touches, something left
                             '- place crop                   beside the robot when it last touches, it arrived
 
-Something has left where the picture before stands out from what is around the change and the picture after does not;
-it has arrived where it is the other way round. Both crops are of the picture before: the object as it lay, and what lay
+Something has left where the image before stands out from what is around the change and the image after does not;
+it has arrived where it is the other way round. Both crops are of the image before: the object as it lay, and what lay
 where it was to come to rest (a plate, a cloth, the bare table).
 """
 
@@ -37,7 +37,7 @@ differs from that of what left."""
 
 @dataclass(frozen=True, kw_only=True)
 class CropConfig:
-    """How crops are found and cut; sizes in pixels of the data set's images, made for 96 px."""
+    """How crops are found and cut; sizes in pixels of the dataset's images, made for 96 px."""
 
     size_px: int = 24
     """C, side of a crop, px; even."""
@@ -107,7 +107,7 @@ def contact_bouts(contact_T: np.ndarray, gap_steps: int) -> np.ndarray:
 
 
 def cut(rgb_TYX3: np.ndarray, mask_TYX: np.ndarray, contact_T: np.ndarray, config: CropConfig) -> Crops:
-    """The crops of an episode; a pure function of its pictures.
+    """The crops of an episode; a pure function of its images.
 
     A bout has no crop if the robot touches from the first frame on, or if nothing near the robot left its place. It has
     no place if the contact lasts until the episode ends, or nothing arrived near the robot's last touch. What is pushed
@@ -213,7 +213,7 @@ def center(blob: np.ndarray) -> tuple[int, int]:
 
 
 def crop(rgb_YX3: np.ndarray, at: tuple[int, int], size_px: int) -> np.ndarray:
-    """(size, size, 3): the part of a picture around (y, x); beyond its edge the edge is repeated."""
+    """(size, size, 3): the part of a image around (y, x); beyond its edge the edge is repeated."""
     rows, columns = (
         np.clip(place + np.arange(-(size_px // 2), size_px - size_px // 2), 0, side - 1)
         for place, side in zip(at, rgb_YX3.shape[:2], strict=True)

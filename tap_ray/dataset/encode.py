@@ -25,7 +25,7 @@ def encode_episode(
 
     Args:
         trajectory: what happened.
-        index: the episode's place in the data set.
+        index: the episode's place in the dataset.
         task: sentence for tasks.parquet.
         meta: scalars to keep beside it (seed, explorer, embodiment, attempt ...); they win over the computed ones:
             contact_rate, object_displacement_m, partial, success, num_clipped, objects.

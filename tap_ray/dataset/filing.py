@@ -30,7 +30,7 @@ class Place:
     """Where an episode goes."""
 
     index: int
-    """Of the episode in the data set."""
+    """Of the episode in the dataset."""
     file_number: int
     first_index: int
     """Global index of its first frame."""
@@ -40,7 +40,7 @@ class Place:
 
 @dataclass(frozen=True, kw_only=True)
 class End:
-    """Where a data set ends: all that says where the next episode goes."""
+    """Where a dataset ends: all that says where the next episode goes."""
 
     file_number: int
     """Of the file that is being filled."""
@@ -87,12 +87,12 @@ def filed(episode: Episode, header: DatasetHeader, place: Place, schema: pa.Sche
 
     Args:
         episode: with the place's index.
-        header: the data set's.
+        header: the dataset's.
         place: see `End`.
-        schema: of the data set's episode tables; None if it is the first episode.
+        schema: of the dataset's episode tables; None if it is the first episode.
 
     Raises:
-        DataError: the episode does not fit the data set.
+        DataError: the episode does not fit the dataset.
     """
     check_episode(episode, header)
     if schema is not None:
@@ -131,14 +131,14 @@ def write_file(
     """Write a data file under a temporary name of its own.
 
     Args:
-        path: the data set, which somebody else holds the lock of.
-        header: the data set's.
+        path: the dataset, which somebody else holds the lock of.
+        header: the dataset's.
         work: which file.
         episodes: one for each of its places, whatever their index says.
-        schema: see `filed`; None for the first file of a new data set.
+        schema: see `filed`; None for the first file of a new dataset.
 
     Raises:
-        DataError: an episode does not fit the data set.
+        DataError: an episode does not fit the dataset.
         StorageError: the disk refused.
     """
     data: list[pa.Table] = []
@@ -160,7 +160,7 @@ def write_file(
 
 
 def check_episode(episode: Episode, header: DatasetHeader) -> None:
-    """Raise unless the episode fits a data set with this header.
+    """Raise unless the episode fits a dataset with this header.
 
     Raises:
         DataError: names the field, what was expected and what came.
@@ -180,12 +180,12 @@ def check_episode(episode: Episode, header: DatasetHeader) -> None:
     for name, (have, want) in expected.items():
         if have != want:
             raise DataError(
-                f"Episode {episode.index}: {name} has length or shape {have}, expected {want} by the data set's header."
+                f"Episode {episode.index}: {name} has length or shape {have}, expected {want} by the dataset's header."
             )
     with Image.open(BytesIO(episode.image_jpeg[0])) as image:
         if (image.height, image.width) != header.image_size:
             raise DataError(
-                f"Episode {episode.index}: its images are {image.height} x {image.width} px, the data set's header "
+                f"Episode {episode.index}: its images are {image.height} x {image.width} px, the dataset's header "
                 f"says {header.image_size[0]} x {header.image_size[1]} (rows x columns). Use one image size."
             )
     for name in ("state", "action", "object_pose"):
@@ -193,7 +193,7 @@ def check_episode(episode: Episode, header: DatasetHeader) -> None:
             step = int(np.argwhere(~np.isfinite(getattr(episode, name)))[0, 0])
             raise DataError(
                 f"Episode {episode.index}: {name} is NaN or infinite at step {step}. A simulator has diverged or an "
-                "explorer divides by zero: mend that, a data set holds finite numbers only."
+                "explorer divides by zero: fix that, a dataset holds finite numbers only."
             )
     for key, value in episode.meta.items():
         if not isinstance(value, (bool, int, float, str, np.generic)):
@@ -209,7 +209,7 @@ def _check_meta(episode: Episode, schema: pa.Schema) -> None:
     if set(episode.meta) != want:
         raise DataError(
             f"Episode {episode.index} has meta {sorted(episode.meta)}, the first one has {sorted(want)}: every episode "
-            "of a data set carries the same keys."
+            "of a dataset carries the same keys."
         )
     row = {f"{prefix}{key}": value for key, value in episode.meta.items()}
     have = tables.episodes_schema({name: tables.plain(value) for name, value in row.items()})

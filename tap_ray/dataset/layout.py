@@ -49,18 +49,18 @@ INDEX_FEATURES: dict[str, dict[str, Any]] = {
         "task_index": "int64",
     }.items()
 }
-"""The columns lerobot adds to every data set, in its order."""
+"""The columns lerobot adds to every dataset, in its order."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class DatasetHeader:
-    """What a data set is of. Fixed when it is made: a writer with another header is refused."""
+    """What a dataset is of. Fixed when it is made: a writer with another header is refused."""
 
     spec: RobotSpec
     """Interface of the one embodiment."""
     plan: Mapping[str, Any]
     """JSON values from which every episode follows (seed, explorer, task ...). Leave the number of episodes out, so
-    that a data set can grow."""
+    that a dataset can grow."""
     image_size: tuple[int, int]
     """(Y, X) of the camera image, px."""
     num_objects: int
@@ -89,7 +89,7 @@ class DatasetHeader:
         if values.pop("version", None) != HEADER_VERSION:
             raise DataError(
                 f"{where} has version {data.get('version')!r}, this tap_ray reads {HEADER_VERSION}. "
-                "Collect the data set again, or use the tap_ray that made it."
+                "Collect the dataset again, or use the tap_ray that made it."
             )
         known = {field.name for field in fields(cls)}
         if set(values) != known:
@@ -100,13 +100,13 @@ class DatasetHeader:
 
 
 def data_file(file_number: int) -> str:
-    """Path, below the data set, of the n-th data file."""
+    """Path, below the dataset, of the n-th data file."""
     chunk, file = divmod(file_number, CHUNKS_SIZE)
     return DATA_PATH.format(chunk_index=chunk, file_index=file)
 
 
 def episodes_file(file_number: int) -> str:
-    """Path, below the data set, of the n-th episode table."""
+    """Path, below the dataset, of the n-th episode table."""
     chunk, file = divmod(file_number, CHUNKS_SIZE)
     return EPISODES_PATH.format(chunk_index=chunk, file_index=file)
 
@@ -193,7 +193,7 @@ def read_json(path: Path) -> Any:
     try:
         return json.loads(storage.read(path))
     except FileNotFoundError:
-        raise DataError(f"{path} is missing. Is {path.parent.parent} a LeRobot data set?") from None
+        raise DataError(f"{path} is missing. Is {path.parent.parent} a LeRobot dataset?") from None
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
         raise DataError(
             f"{path} is not valid JSON ({error}). If it is a derived file (info, stats), "

@@ -1,9 +1,9 @@
-"""LeRobotDataset v3.0: the format's public names, and the command that checks and repairs a data set.
+"""LeRobotDataset v3.0: the format's public names, and the command that checks and repairs a dataset.
 
     python -m tap_ray.dataset.lerobot verify PATH [--repair]
 
 Exit status 0: every rule holds. 1: a rule is broken, or a repair was refused. 2: the command was given something that
-is no data set.
+is no dataset.
 """
 
 import sys
@@ -38,17 +38,17 @@ __all__ = [
 
 def main(arguments: list[str] | None = None) -> int:
     """Run the command; returns its exit status."""
-    parser = ArgumentParser(prog="python -m tap_ray.dataset.lerobot", description="Check a LeRobot v3.0 data set.")
+    parser = ArgumentParser(prog="python -m tap_ray.dataset.lerobot", description="Check a LeRobot v3.0 dataset.")
     verbs = parser.add_subparsers(dest="verb", required=True)
     verb = verbs.add_parser("verify", help="check every rule of the format, one line each")
-    verb.add_argument("path", help="folder or URI of the data set (holds meta/ and data/)")
+    verb.add_argument("path", help="folder or URI of the dataset (holds meta/ and data/)")
     verb.add_argument("--repair", action="store_true", help="first drop what a kill left and renew derived files")
     flags = parser.parse_args(arguments)
     try:
         path = storage.at(flags.path)
         storage.require_reachable(path)
         if not (path / "meta").is_dir():
-            raise DataError(f"No data set at {path}: it has no folder meta/. Give the folder that has one.")
+            raise DataError(f"No dataset at {path}: it has no folder meta/. Give the folder that has one.")
     except TapRayError as error:
         print(error, file=sys.stderr)
         return 2

@@ -1,10 +1,10 @@
 """Batches of motion, without images, from the play of one or several robots; their order follows from a seed alone.
 
-    data set 0 (widowx)  -> its state and action columns, normalized, laid out as specs.UNIFIED_* -+
-    data set 1 (iiwa)    -> ...                                                                    +-> batch b
+    dataset 0 (widowx)  -> its state and action columns, normalized, laid out as specs.UNIFIED_* -+
+    dataset 1 (iiwa)    -> ...                                                                    +-> batch b
     ...                                                                                           -+
 
-A batch takes a fixed number of windows from each data set, by its weight. Every data set goes through its own windows
+A batch takes a fixed number of windows from each dataset, by its weight. Every dataset goes through its own windows
 in its own random order, again and again; batch number b follows from (seed, b) alone, so a run resumes anywhere.
 """
 
@@ -34,9 +34,9 @@ class MotionWindows:
     batch_size: int = 256
     """N, stretches in a batch."""
     num_episodes: int = 0
-    """Use only the first so many episodes of each data set, so that budgets are nested; 0 uses all."""
+    """Use only the first so many episodes of each dataset, so that budgets are nested; 0 uses all."""
     holdout_every: int = 19
-    """Every so-many-th episode of each data set is held out; 0 holds out none."""
+    """Every N-th episode of each dataset is held out; 0 holds out none."""
 
     def __post_init__(self) -> None:
         for name in ("horizon", "batch_size"):
@@ -50,7 +50,7 @@ class MotionWindows:
 
 @dataclass(frozen=True, kw_only=True)
 class MotionSet:
-    """The motion of one data set in memory: 232 bytes a step."""
+    """The motion of one dataset in memory: 232 bytes a step."""
 
     spec: RobotSpec
     norm: NormStats
@@ -67,16 +67,16 @@ class MotionSet:
 def load(
     data: DatasetInfo | Path, config: MotionWindows, *, held_out: bool = False, norm: NormStats | None = None
 ) -> MotionSet:
-    """Read a data set's states and actions, and nothing else.
+    """Read a dataset's states and actions, and nothing else.
 
     Args:
-        data: the data set.
+        data: the dataset.
         config: which stretches.
         held_out: the held-out episodes instead of the training ones.
         norm: statistics to normalize with; None: those of its training episodes.
 
     Raises:
-        DataError: no such data set, or no episode is as long as a window.
+        DataError: no such dataset, or no episode is as long as a window.
         SpecError: the robot does not fit the unified layout.
     """
     dataset = opened(data)
@@ -117,10 +117,10 @@ def _spread(values_FX: np.ndarray, places: tuple[int, ...], num: int) -> np.ndar
 
 
 def counts(weights: Sequence[float], batch_size: int) -> list[int]:
-    """How many windows of a batch come from each data set: proportional to the weights, largest remainders first.
+    """How many windows of a batch come from each dataset: proportional to the weights, largest remainders first.
 
     Raises:
-        ConfigError: a weight is not positive, or a data set would have no window in a batch.
+        ConfigError: a weight is not positive, or a dataset would have no window in a batch.
     """
     share = np.asarray(weights, float)
     if not len(share) or not (np.isfinite(share) & (share > 0)).all() or not np.isfinite(share.sum()):
@@ -130,7 +130,7 @@ def counts(weights: Sequence[float], batch_size: int) -> list[int]:
     whole[np.argsort(whole - exact, kind="stable")[: batch_size - whole.sum()]] += 1
     if (whole == 0).any():
         raise ConfigError(
-            f"With the weights {list(weights)} and {batch_size} windows a batch, a data set has none of them."
+            f"With the weights {list(weights)} and {batch_size} windows a batch, a dataset has none of them."
         )
     return whole.tolist()
 
@@ -154,7 +154,7 @@ def held_out_batches(motions: MotionSet, config: MotionWindows, *, source: int, 
 
 
 def _drawn(motions: MotionSet, seed: int, source: int, start: int, count: int) -> np.ndarray:
-    """Windows `start` .. `start + count` of a data set's endless sequence of shuffled epochs."""
+    """Windows `start` .. `start + count` of a dataset's endless sequence of shuffled epochs."""
     drawn: list[np.ndarray] = []
     while count:
         epoch, place = divmod(start, len(motions.first_W))
@@ -170,7 +170,7 @@ def _order(seed: int, source: int, epoch: int, num: int) -> np.ndarray:
 
 
 def stretches(motions: MotionSet, first_N: np.ndarray, horizon: int, source: int) -> Motion:
-    """The stretches that begin at these frames of a data set."""
+    """The stretches that begin at these frames of a dataset."""
     step_NH = first_N[:, None] + np.arange(horizon)
     num = len(first_N)
     return Motion(
@@ -183,7 +183,7 @@ def stretches(motions: MotionSet, first_N: np.ndarray, horizon: int, source: int
 
 
 def bytes_read(path: Path) -> tuple[int, int]:
-    """(bytes of the columns that `load` reads, bytes of all columns) of a data set on disk."""
+    """(bytes of the columns that `load` reads, bytes of all columns) of a dataset on disk."""
     dataset = open_dataset(path)
     wanted = total = 0
     for number in range(int(np.max(dataset.episodes["file"])) + 1):

@@ -1,7 +1,7 @@
-"""Normalization statistics: one offset and scale a slot, from a data set's stats.json, saved beside the weights.
+"""Normalization statistics: one offset and scale a slot, from a dataset's stats.json, saved beside the weights.
 
 The action's gripper stays as it is: it is already +1 or -1, and dividing by its deviation would make its size depend on
-how often a data set opens the hand. A slot that hardly moves is divided by 1 % of its range in the spec, not by its
+how often a dataset opens the hand. A slot that hardly moves is divided by 1 % of its range in the spec, not by its
 deviation: noise in it is not blown up, and a constant becomes 0.
 """
 
@@ -68,7 +68,7 @@ class NormStats:
 
 
 def norm_stats(stats: Mapping[str, Mapping[str, np.ndarray]], spec: RobotSpec, *, mode: Mode = "mean_std") -> NormStats:
-    """From a data set's statistics.
+    """From a dataset's statistics.
 
     Args:
         stats: `DatasetInfo.stats`.
@@ -98,7 +98,7 @@ def _slot_norm(
     for key, value in zip(keys, values, strict=True):
         if value.shape != (len(slots),) or not np.isfinite(value).all():
             raise DataError(
-                f"The data set's statistics of {feature!r} give {key} = {value.tolist()}; expected {len(slots)} finite "
+                f"The dataset's statistics of {feature!r} give {key} = {value.tolist()}; expected {len(slots)} finite "
                 "numbers. `python -m tap_ray.dataset.lerobot verify PATH --repair` writes stats.json again."
             )
     first, second = values

@@ -1,4 +1,4 @@
-"""Reading a data set: its facts at once, its episodes one by one."""
+"""Reading a dataset: its facts at once, its episodes one by one."""
 
 import contextlib
 from dataclasses import dataclass, field
@@ -32,7 +32,7 @@ INFO_KEYS = ("codebase_version", "fps", "features", "total_episodes", "total_fra
 
 @dataclass(frozen=True, kw_only=True)
 class DatasetInfo:
-    """A data set's facts, without its frames. Picklable and small."""
+    """A dataset's facts, without its frames. Picklable and small."""
 
     path: Path
     header: DatasetHeader
@@ -46,7 +46,7 @@ class DatasetInfo:
     """meta/stats.json: feature -> min, max, mean, std, count, q01 ... q99."""
 
     versions: dict[str, str] = field(default_factory=dict)
-    """Of an object store's data files, when the data set was opened, or they were seen to have grown; see
+    """Of an object store's data files, when the dataset was opened, or they were seen to have grown; see
     `storage.versions`."""
 
     @property
@@ -64,17 +64,17 @@ class DatasetInfo:
 
 
 def open_dataset(path: Path | str) -> DatasetInfo:
-    """Read a data set's metadata and check that it can be used.
+    """Read a dataset's metadata and check that it can be used.
 
     Raises:
-        DataError: missing, empty, of another version, cut off, or its features do not fit its spec. The message says
+        DataError: missing, empty, of another version, truncated, or its features do not fit its spec. The message says
             what to do.
     """
     path = storage.at(path)
     if not (path / "meta").is_dir():
         state = "has no folder meta/" if path.exists() else "does not exist"
         raise DataError(
-            f"No data set at {path}: it {state}. Collect one with `python -m jobs.collect_play --out {path}`, or give "
+            f"No dataset at {path}: it {state}. Collect one with `python -m jobs.collect_play --out {path}`, or give "
             "the folder that a collecting job printed as its last line."
         )
     require_committed(path)
@@ -110,7 +110,7 @@ def _derived(
     if info is not None and info["total_episodes"] > num_episodes:
         raise DataError(
             f"{path}: info.json counts {info['total_episodes']} episodes, the episode tables hold {num_episodes}: some "
-            f"are missing. Copy the data set again, or `python -m tap_ray.dataset.lerobot verify {path} --repair` goes "
+            f"are missing. Copy the dataset again, or `python -m tap_ray.dataset.lerobot verify {path} --repair` goes "
             "on without them."
         )
     if info is not None and info["total_episodes"] == num_episodes:
@@ -124,7 +124,7 @@ def _derived(
 
 
 def opened(data: DatasetInfo | Path) -> DatasetInfo:
-    """A data set as somebody has opened it already, or opened now."""
+    """A dataset as somebody has opened it already, or opened now."""
     return data if isinstance(data, DatasetInfo) else open_dataset(data)
 
 
@@ -142,12 +142,12 @@ def require_version(path: Path, info: Mapping[str, Any]) -> None:
     version = info.get("codebase_version")
     if version != layout.VERSION:
         raise DataError(
-            f"{path} is a LeRobot data set of version {version!r}, tap_ray reads {layout.VERSION!r}. Convert it with "
+            f"{path} is a LeRobot dataset of version {version!r}, tap_ray reads {layout.VERSION!r}. Convert it with "
             "lerobot (`python -m lerobot.datasets.v30.convert_dataset_v21_to_v30`), or collect it again."
         )
     if missing := [key for key in INFO_KEYS if key not in info]:
         raise DataError(
-            f"{path / layout.INFO} lacks {', '.join(missing)}. Copy the data set again, or collect it again."
+            f"{path / layout.INFO} lacks {', '.join(missing)}. Copy the dataset again, or collect it again."
         )
 
 
@@ -196,7 +196,7 @@ def read_episode(dataset: DatasetInfo, index: int, columns: Sequence[str] | None
         Feature -> (T,) or (T, D) array, or for an image a list of T files as bytes.
 
     Raises:
-        DataError: no such episode or feature, a cut-off file, or NaN in a state or action.
+        DataError: no such episode or feature, a truncated file, or NaN in a state or action.
     """
     if not 0 <= index < len(dataset):
         raise DataError(f"{dataset.path} has episodes 0 to {len(dataset) - 1}; there is no episode {index}.")
@@ -217,8 +217,8 @@ def read_episode(dataset: DatasetInfo, index: int, columns: Sequence[str] | None
     for name in (layout.STATE, layout.ACTION):
         if name in arrays and not np.isfinite(arrays[name]).all():
             raise DataError(
-                f"{dataset.path}: episode {index} has NaN or infinite numbers in {name!r}. Nothing can be learnt from "
-                "it: collect the data set again, or leave this episode out."
+                f"{dataset.path}: episode {index} has NaN or infinite numbers in {name!r}. Nothing can be learned from "
+                "it: collect the dataset again, or leave this episode out."
             )
     return arrays
 
@@ -240,7 +240,7 @@ def require_whole(dataset: DatasetInfo) -> None:
     """Read every state and action (no image), so that a job does not meet a damaged file after an hour.
 
     Raises:
-        DataError: a file that is missing or cut off, or NaN.
+        DataError: a file that is missing or truncated, or NaN.
     """
     columns = [layout.STATE, layout.ACTION]
     if storage.is_remote(dataset.path):
@@ -293,7 +293,7 @@ def _telling(path: Path, part: str) -> Iterator[None]:
         with open_parquet(path):  # says so if the whole file is damaged
             pass
         reason = " ".join(str(error).split()).rstrip(".")
-        raise DataError(f"{path}, {part}, is damaged: {reason}. Copy the data set again.") from None
+        raise DataError(f"{path}, {part}, is damaged: {reason}. Copy the dataset again.") from None
 
 
 @lru_cache(maxsize=64)
@@ -316,7 +316,7 @@ def _remote(dataset: DatasetInfo, number: int) -> row_groups.File:
 
 
 def _following(dataset: DatasetInfo, read: Callable[[], T]) -> T:
-    """What `read` gives; a data file that has grown since the data set was opened is read as it is now.
+    """What `read` gives; a data file that has grown since the dataset was opened is read as it is now.
 
     Raises:
         DataError: one holds other episodes now.
@@ -331,8 +331,8 @@ def _following(dataset: DatasetInfo, read: Callable[[], T]) -> T:
             lengths = dataset.lengths[[file == name for file in files]]
             if not _same_groups(old, row_groups.footer(new), lengths):
                 raise DataError(
-                    f"{error.path} holds other episodes than when the data set was opened. Run the same command "
-                    "again: it reads the data set as it is now."
+                    f"{error.path} holds other episodes than when the dataset was opened. Run the same command "
+                    "again: it reads the dataset as it is now."
                 ) from None
             dataset.versions[name] = new.version
 

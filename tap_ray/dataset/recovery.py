@@ -1,4 +1,4 @@
-"""What of a data set is committed, and dropping what a kill left behind."""
+"""What of a dataset is committed, and dropping what a kill left behind."""
 
 import json
 from contextlib import contextmanager, nullcontext, suppress
@@ -33,7 +33,7 @@ def read_parquet(path: Path, content: bytes) -> pa.Table:
     """A whole Parquet file of metadata, every value of it checked.
 
     Raises:
-        DataError: cut off, damaged or not Parquet.
+        DataError: truncated, damaged or not Parquet.
     """
     with open_parquet(path, BytesIO(content)) as file:
         table = file.read()
@@ -50,17 +50,17 @@ def open_parquet(path: Path, content: Path | BinaryIO | None = None) -> Iterator
         content: its bytes, or a local copy of it; None reads `path`.
 
     Raises:
-        DataError: missing, cut off, damaged or not Parquet; also where that only shows when a part of it is read.
+        DataError: missing, truncated, damaged or not Parquet; also where that only shows when a part of it is read.
     """
     try:
         with pq.ParquetFile(cached(path) if content is None else content) as file:
             yield file
     except FileNotFoundError:
-        raise DataError(f"{path} is missing, though the data set's metadata names it. {_copy_again(path)}") from None
+        raise DataError(f"{path} is missing, though the dataset's metadata names it. {_copy_again(path)}") from None
     except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
         size, reason = path.stat().st_size, " ".join(str(error).split()).rstrip(".")
         raise DataError(
-            f"{path} ({size} bytes) is cut off or not Parquet, or damaged inside: {reason}. {_copy_again(path)}"
+            f"{path} ({size} bytes) is truncated or not Parquet, or damaged inside: {reason}. {_copy_again(path)}"
         ) from None
 
 
@@ -179,7 +179,7 @@ def repair(root: Path) -> list[str]:
         One line for each, e.g. "data/chunk-000/file-003.parquet: data file that was never committed: deleted".
 
     Raises:
-        DataError: not a data set of tap_ray, or another process writes it now, or a committed file is damaged (never
+        DataError: not a dataset of tap_ray, or another process writes it now, or a committed file is damaged (never
             deleted for you).
         StorageError: the disk refused.
     """
@@ -191,7 +191,7 @@ def repair(root: Path) -> list[str]:
 
 
 def repair_locked(root: Path) -> list[str]:
-    """`repair` for who holds the data set's lock."""
+    """`repair` for who holds the dataset's lock."""
     header = read_header(root)
     lines = []
     for leftover in leftovers(root, header, committed_tables(root)):
@@ -213,7 +213,7 @@ def _delete(path: Path) -> None:
 
 
 def read_header(root: Path) -> DatasetHeader:
-    """The data set's header.
+    """The dataset's header.
 
     Raises:
         DataError: none, or of another version.

@@ -48,7 +48,7 @@ def footer(file: File) -> pq.FileMetaData:
     """What a file's end says about its row groups.
 
     Raises:
-        pa.ArrowException: it is cut off, or not Parquet.
+        pa.ArrowException: it is truncated, or not Parquet.
         Exception: see `cache.read_ranges`.
     """
     return _footer(file).about

@@ -25,7 +25,7 @@ def data_table(episode: Episode, header: DatasetHeader, *, task_index: int, firs
 
     Args:
         episode: checked by `filing.check_episode`.
-        header: the data set's.
+        header: the dataset's.
         task_index: row of `episode.task` in tasks.parquet.
         first_index: global index of its first frame.
     """
@@ -106,7 +106,7 @@ def plain(value: Any) -> Any:
 
 
 def episodes_schema(row: Mapping[str, Any]) -> pa.Schema:
-    """Schema of an episode table with rows like `row`; every table of a data set has the same."""
+    """Schema of an episode table with rows like `row`; every table of a dataset has the same."""
     return pa.schema([pa.field(name, _column_type(name, value)) for name, value in row.items()])
 
 

@@ -1,4 +1,4 @@
-"""Every rule of LeRobotDataset v3.0, checked on a data set on disk: the work of `lerobot verify`."""
+"""Every rule of LeRobotDataset v3.0, checked on a dataset on disk: the work of `lerobot verify`."""
 
 from dataclasses import dataclass
 from functools import cached_property
@@ -21,7 +21,7 @@ Problems = Iterator[str]
 
 
 class _Source:
-    """The data set's parts, each read when it is first asked for. Reading a damaged one raises a DataError."""
+    """The dataset's parts, each read when it is first asked for. Reading a damaged one raises a DataError."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -61,10 +61,10 @@ def verify(path: Path) -> list[Rule]:
     """Check every rule, cheap ones first; those that cannot be checked because an earlier one is broken are left out.
 
     Raises:
-        DataError: the path holds no data set at all.
+        DataError: the path holds no dataset at all.
     """
     repair = f"python -m tap_ray.dataset.lerobot verify {path} --repair"
-    copy = "Copy the data set again from where it came, or collect it again."
+    copy = "Copy the dataset again from where it came, or collect it again."
     stages: list[list[tuple[str, Callable[[_Source], Problems], str]]] = [
         [("something is committed", _committed, "Run the command that collects it again.")],
         [
@@ -96,7 +96,7 @@ def verify(path: Path) -> list[Rule]:
 
 
 def _first_five(problems: Problems) -> tuple[str, ...]:
-    """The first problems found; a check that cannot go on says why as its last one."""
+    """The first problems found; a check that cannot continue says why as its last one."""
     found: list[str] = []
     try:
         for problem in problems:

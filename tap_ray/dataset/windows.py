@@ -1,4 +1,4 @@
-"""Batches of training windows (o_t, o_{t+k}, a_{t:t+H}) from a data set, in an order that is a pure function of a seed.
+"""Batches of training windows (o_t, o_{t+k}, a_{t:t+H}) from a dataset, in an order that is a pure function of a seed.
 
 An epoch's episodes are shuffled and cut into groups. A group's episodes are decoded once, its windows are shuffled and
 gathered into batches. How many batches a group gives follows from the episodes' lengths alone, so a position in the
@@ -55,10 +55,10 @@ class WindowConfig:
     num_episodes: int = 0
     """Use only the first so many episodes, so that budgets are nested; 0 uses all."""
     holdout_every: int = 19
-    """Every so-many-th episode by index is held out from training; 0 holds out none. A prime, so that data sets whose
+    """Every N-th episode by index is held out from training; 0 holds out none. A prime, so that datasets whose
     tasks or explorers take turns hold out some of each."""
     crops: bool = False
-    """Whether windows carry pictures of the thing that is touched next and of the place where it is left. Needs a data
+    """Whether windows carry images of the thing that is touched next and of the place where it is left. Needs a data
     set with masks whose crops have been cut (jobs.cut_crops)."""
     drop_last: bool = True
     """Drop a group's last, smaller batch. False keeps it (for evaluation)."""
@@ -125,7 +125,7 @@ def group_batches(
         first_batch: how many batches at the beginning to leave out.
 
     Raises:
-        DataError: the data set is damaged, or lacks what the config needs (crops, tip position).
+        DataError: the dataset is damaged, or lacks what the config needs (crops, tip position).
     """
     total = num_batches(dataset, group, config)
     if first_batch >= total:
@@ -241,7 +241,7 @@ def iterate(dataset: DatasetInfo, config: WindowConfig, *, seed: int, shard: Sha
         shard: the worker's, and where it resumes; whole groups before are not even decoded.
 
     Raises:
-        ConfigError: the data set is too small to give this worker a batch.
+        ConfigError: the dataset is too small to give this worker a batch.
         DataError: see `group_batches`.
     """
     for piece in schedule(dataset, config, seed=seed, shard=shard):
@@ -372,8 +372,8 @@ def _crops_at(crops: _GroupCrops | None, start_N: np.ndarray) -> dict[str, Any]:
     bout_N = crops.bout[start_N]
     rgb, known = crops.rgb[bout_N], crops.known[bout_N]
     rests = np.stack([start_N < crops.touch[bout_N], np.ones(len(start_N), bool)], axis=1)
-    pictures = {"object_crop": rgb[:, 0].copy(), "place_crop": rgb[:, 1].copy(), "crop_mask": known}
-    return pictures | {"crop_px": crops.px[bout_N], "crop_px_mask": known & rests}
+    images = {"object_crop": rgb[:, 0].copy(), "place_crop": rgb[:, 1].copy(), "crop_mask": known}
+    return images | {"crop_px": crops.px[bout_N], "crop_px_mask": known & rests}
 
 
 def _known(ahead_NR: np.ndarray, k_N: np.ndarray, config: WindowConfig) -> np.ndarray:

@@ -1,4 +1,4 @@
-"""Writing a data set, exactly once for each episode, through kills and full disks.
+"""Writing a dataset, exactly once for each episode, through kills and full disks.
 
     with DatasetWriter(path, header) as writer:
         for index in range(writer.committed, num_episodes):
@@ -6,7 +6,7 @@
 
 Episodes gather in memory and are committed a file at a time (layout.py says how); a kill costs at most
 `header.episodes_per_file` of them. The same episodes give the same bytes in every file, however often the writing was
-interrupted, and also when a finished data set is made longer later.
+interrupted, and also when a finished dataset is made longer later.
 """
 
 from dataclasses import dataclass
@@ -17,7 +17,7 @@ from typing import Any, Mapping, NamedTuple, Sequence
 import pyarrow as pa
 
 from tap_ray import storage
-from tap_ray.config import differences
+from tap_ray.config import RENAMED, differences, keys_renamed
 from tap_ray.dataset import layout, tables
 from tap_ray.dataset.commit import Background, Temporary, commit_files, lock
 from tap_ray.dataset.filing import End, Written, filed
@@ -59,14 +59,14 @@ class _File:
 
 
 class DatasetWriter:
-    """Appends episodes in index order to a new data set, or to one begun with the same header."""
+    """Appends episodes in index order to a new dataset, or to one begun with the same header."""
 
     def __init__(self, path: Path | str, header: DatasetHeader) -> None:
         """Open, lock and, where a kill left something behind, repair.
 
         Args:
-            path: folder of the data set; made if it is missing.
-            header: what the data set is of.
+            path: folder of the dataset; made if it is missing.
+            header: what the dataset is of.
 
         Raises:
             DataError: the folder holds something else, or was made with another header (each difference is named),
@@ -112,7 +112,7 @@ class DatasetWriter:
 
     @property
     def progress(self) -> dict[str, Any]:
-        """What the caller gave with the last episode; {} in a new data set."""
+        """What the caller gave with the last episode; {} in a new dataset."""
         return dict(self._file.added[-1].progress if self._file.added else self._file.progress)
 
     def append(self, episode: Episode, progress: Mapping[str, Any] | None = None) -> None:
@@ -124,7 +124,7 @@ class DatasetWriter:
                 on resume, e.g. the next attempt and the dropped ones' reasons. None keeps the last.
 
         Raises:
-            DataError: the episode does not fit the data set.
+            DataError: the episode does not fit the dataset.
             StorageError: the disk refused, now or for the file before; what was committed before is whole.
         """
         self.require_known_columns()
@@ -140,7 +140,7 @@ class DatasetWriter:
         self._roll_over_if_full()
 
     def require_known_columns(self) -> None:
-        """Raise DataError where somebody has added columns to the data set: more episodes would lack them."""
+        """Raise DataError where somebody has added columns to the dataset: more episodes would lack them."""
         if self._others:
             raise DataError(
                 f"{self.path} has columns that tap_ray does not know: {', '.join(self._others)}. More episodes would "
@@ -154,7 +154,7 @@ class DatasetWriter:
 
     @property
     def schema(self) -> pa.Schema | None:
-        """Of the episode tables; None in a new data set."""
+        """Of the episode tables; None in a new dataset."""
         return self._schema
 
     @property
@@ -245,7 +245,7 @@ class DatasetWriter:
 
 
 def _claim(path: Path, header: DatasetHeader) -> None:
-    """Write the header into a new data set, or compare it with the one that is there."""
+    """Write the header into a new dataset, or compare it with the one that is there."""
     new = header.to_json()
     if (path / layout.HEADER).exists():
         old = layout.read_json(path / layout.HEADER)
@@ -259,11 +259,11 @@ def _claim(path: Path, header: DatasetHeader) -> None:
     ours = (layout.TEMP_SUFFIX, MARKER)
     if strangers := [entry for entry in path.rglob("*") if entry.is_file() and not entry.name.endswith(ours)]:
         raise DataError(
-            f"{path} holds {strangers[0].relative_to(path)} but no {layout.HEADER}: it is not a data set of tap_ray. "
+            f"{path} holds {strangers[0].relative_to(path)} but no {layout.HEADER}: it is not a dataset of tap_ray. "
             "Name another folder with --out."
         )
     commit_files(path, {layout.HEADER: layout.json_bytes(new)})
 
 
 def _unhashed(header: Mapping[str, Any]) -> dict[str, Any]:
-    return {key: value for key, value in header.items() if key != "hash"}
+    return keys_renamed({key: value for key, value in header.items() if key != "hash"}, RENAMED)

@@ -254,10 +254,10 @@ class Collection:
         visits_of: VisitsOf | None = None,
         control_hz: float = 5.0,
     ) -> None:
-        """Go on from what the data set has committed.
+        """Go on from what the dataset has committed.
 
         Args:
-            writer: of the data set, opened.
+            writer: of the dataset, opened.
             schedule: what is wanted.
             memory: novelty memory of explorers that need one, else None.
             visits_of: what an outcome adds to the memory; must pickle.
@@ -283,7 +283,7 @@ class Collection:
             progress: whether to draw a bar.
 
         Raises:
-            DataError: a task's attempts keep failing, or episodes do not fit the data set.
+            DataError: a task's attempts keep failing, or episodes do not fit the dataset.
             TapRayError: what a fleet's robots raised.
             StorageError: the disk refused; what was committed before is whole.
         """

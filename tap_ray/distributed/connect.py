@@ -134,12 +134,12 @@ def _not_joined(address: str, error: Exception) -> str:
     reason = str(error).splitlines()[0] if str(error) else type(error).__name__
     return (
         f"No Ray cluster answers at {address!r}: {reason.rstrip('.')}. Start one there (`ray start --head`), check "
-        "--ray-address and RAY_ADDRESS, or leave both away to use this machine alone."
+        "--ray-address and RAY_ADDRESS, or omit both to use this machine alone."
     )
 
 
 def _knock(address: str) -> None:
-    """Raise OSError within seconds where nobody listens; Ray itself would go on trying for minutes."""
+    """Raise OSError within seconds where nobody listens; Ray itself would continue trying for minutes."""
     host, _, port = address.rpartition(":")
     if host and port.isdigit():
         socket.create_connection((host, int(port)), timeout=PROBE_S).close()

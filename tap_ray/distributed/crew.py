@@ -49,7 +49,7 @@ class GivenUp:
 
 
 class Beside(Protocol):
-    """What goes on beside a crew's work, and is looked after between its answers."""
+    """What continues beside a crew's work, and is looked after between its answers."""
 
     def calls(self) -> Sequence[Any]:
         """Futures whose end the crew should not sleep through."""
@@ -290,7 +290,7 @@ class Crew:
             raise TapRayError(
                 f"Out of memory: Ray's memory monitor has ended {self._memory_kills} processes in a row, and nothing "
                 "got done in between. Use fewer --fleets or fewer --robots-per-fleet, end what else runs on the "
-                "machine, or take one with more memory. What is done is kept; the same command goes on. "
+                "machine, or take one with more memory. What is done is kept; the same command continues. "
                 f"Ray says: {death.reason[:300]}"
             )
 

@@ -1,4 +1,4 @@
-"""Cutting the crops of a data set with tasks of the connected Ray, a block of episodes each."""
+"""Cutting the crops of a dataset with tasks of the connected Ray, a block of episodes each."""
 
 import logging
 import pickle
@@ -17,14 +17,14 @@ from tap_ray.progress_bar import progress_bar
 
 
 def cut_missing(data: Path, ray_address: str | None = None) -> None:
-    """Cut the crops of training windows that a data set lacks; connects to Ray only if it lacks any.
+    """Cut the crops of training windows that a dataset lacks; connects to Ray only if it lacks any.
 
     Args:
-        data: the data set, absolute; on a cluster on storage that all machines see.
+        data: the dataset, absolute; on a cluster on storage that all machines see.
         ray_address: see `connect`.
 
     Raises:
-        DataError: the data set has no masks, or is damaged.
+        DataError: the dataset has no masks, or is damaged.
         StorageError: the storage refused.
     """
     dataset = open_dataset(data)
@@ -34,7 +34,7 @@ def cut_missing(data: Path, ray_address: str | None = None) -> None:
 
 
 def cut_all(dataset: DatasetInfo, config: CropConfig, *, progress: bool = True) -> int:
-    """Cut the blocks that are missing; each is safe once it is cut, so the same call goes on where one was killed.
+    """Cut the blocks that are missing; each is safe once it is cut, so the same call resumes where one was killed.
 
     Args:
         dataset: on a cluster on storage that all machines see.
@@ -45,7 +45,7 @@ def cut_all(dataset: DatasetInfo, config: CropConfig, *, progress: bool = True) 
         How many episodes have been cut now.
 
     Raises:
-        DataError: the data set has no masks, or is damaged.
+        DataError: the dataset has no masks, or is damaged.
         StorageError: the storage refused.
     """
     missing = missing_blocks(dataset, config)

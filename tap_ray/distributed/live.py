@@ -5,7 +5,7 @@
                                          episodes, window them
 
 A group is `windows.group_size` episodes; its attempts follow from its number, so the sequence is a pure function of the
-plan like that of a data set, and a resumed run goes on with the group where its checkpoint stands. A group trains
+plan like that of a dataset, and a resumed run continues with the group where its checkpoint stands. A group trains
 once: robots are slower than a trainer, so the time it waits for data is large here.
 """
 

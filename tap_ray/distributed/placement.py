@@ -39,7 +39,7 @@ class Pool:
     robots: int = 1
     """Robots in a process, stepped in lockstep."""
     writers: int = 0
-    """Processes that write a data set; 0: the driver does; -1: as many as the fleets need."""
+    """Processes that write a dataset; 0: the driver does; -1: as many as the fleets need."""
     labels: tuple[str, ...] = ()
     """KEY=VALUE that a node must have; none: any node."""
     patience: Patience = field(default_factory=Patience)
@@ -135,7 +135,7 @@ def selector(labels: Sequence[str]) -> dict[str, str]:
         known = {f"{key}={value}" for node in _alive() for key, value in node["Labels"].items() if "ray.io/" not in key}
         raise ConfigError(
             f"No node of the Ray cluster has CPUs and the labels {' '.join(labels)}, and it has no autoscaler that "
-            f"could add one. Its nodes have: {', '.join(sorted(known)) or 'no labels'}. Leave --node-labels away, or "
+            f"could add one. Its nodes have: {', '.join(sorted(known)) or 'no labels'}. Omit --node-labels, or "
             "start nodes with them (`ray start --labels`, cluster.yaml)."
         )
     return wanted
@@ -206,7 +206,7 @@ def spilled_bytes() -> int:
             ask = NodeManagerServiceStub(channel).FormatGlobalMemoryInfo
             reply = ask(FormatGlobalMemoryInfoRequest(include_memory_info=False), timeout=STATISTICS_S)
         return reply.store_stats.spilled_bytes_total
-    except Exception:  # noqa: BLE001  whatever it is, the job goes on
+    except Exception:  # noqa: BLE001  whatever it is, the job continues
         return 0
 
 

@@ -1,4 +1,4 @@
-"""The life of a collection job: data set, MLflow run, Ray, collection, and what is said at the end."""
+"""The life of a collection job: dataset, MLflow run, Ray, collection, and what is reported at the end."""
 
 from collections import Counter
 from dataclasses import dataclass
@@ -50,7 +50,7 @@ class Recording:
 
     @property
     def header(self) -> DatasetHeader:
-        """What the data set says of itself."""
+        """What the dataset says of itself."""
         return DatasetHeader(
             spec=self.spec,
             plan=self.plan,
@@ -66,7 +66,7 @@ def pool_of(config: RobotsConfig) -> Pool:
 
 
 def default_folder(kind: str, plan: Mapping[str, Any]) -> Path:
-    """data/<kind>-<hash of the plan>: the same command finds its own data set, and more episodes make it longer."""
+    """data/<kind>-<hash of the plan>: the same command finds its own dataset, and more episodes make it longer."""
     return Path("data") / f"{kind}-{digest(plan)[:10]}"
 
 
@@ -85,10 +85,10 @@ def record(
         config: the job's resolved config, for MLflow and the manifest.
         pool: fleets and robots.
         ray_address: see `connect`.
-        report: writes a report on the data set and returns its path.
+        report: writes a report on the dataset and returns its path.
 
     Returns:
-        The data set's folder.
+        The dataset's folder.
 
     Raises:
         TapRayError: what the robots need is wrong (said before anything is made), or what `Collection.run` raises.
@@ -171,7 +171,7 @@ def _metrics(job: str, facts: Mapping[str, Any]) -> dict[str, float]:
 
 
 def _manifest(recording: Recording, config: Mapping[str, Any], run_id: str, *, status: str, **facts: Any) -> None:
-    """How the data set came about, beside it: the data themselves must not depend on when and where."""
+    """How the dataset came about, beside it: the data themselves must not depend on when and where."""
     manifest = {"job": recording.job, "hash": recording.header.to_json()["hash"], "status": status, "parents": {}}
     values = {**manifest, "mlflow_run_id": run_id, "config": dict(config), **runs.provenance(), **facts}
     runs.write_json(recording.out / "manifest.json", values)

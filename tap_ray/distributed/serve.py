@@ -52,7 +52,7 @@ class Network:
     def __init__(self, run: str, contract: Contract, config: ServeConfig) -> None:
         from tap_ray.models.deploy import load_policy
 
-        self._exact = config.exact
+        self._exact = config.batch_invariant
         self._policy, _ = load_policy(storage.at(run), device="cuda" if config.gpus_per_replica else "cpu")
         batched: Any = self.chunks
         batched.set_max_batch_size(config.batch)
@@ -122,7 +122,7 @@ def serving(
     Args:
         run: absolute folder of the training run, seen by every machine.
         contract: its interface.
-        config: the knobs, checked.
+        config: the options, checked.
         listening: bound socket; it is closed at the end.
         tls: None: plain text.
         admission: who may ask.
@@ -137,7 +137,7 @@ def serving(
     if any(actor["namespace"] == "serve" for actor in named):
         raise ConfigError(
             "Ray Serve runs on this cluster already, and this job would stop it at its end. Stop it (`serve "
-            "shutdown`), or leave --ray-address and RAY_ADDRESS away to serve from a local Ray."
+            "shutdown`), or omit --ray-address and RAY_ADDRESS to serve from a local Ray."
         )
     logging.getLogger("ray.serve").setLevel(logging.ERROR)
     try:

@@ -1,4 +1,4 @@
-"""The knobs of `python -m jobs.pretrain` and `python -m jobs.align`."""
+"""The options of `python -m jobs.pretrain` and `python -m jobs.align`."""
 
 import math
 from dataclasses import dataclass, field, replace
@@ -50,13 +50,13 @@ FOLLOWS = {
 
 @dataclass(frozen=True, kw_only=True)
 class WorkersConfig:
-    """On how many processes to train. Only `workers` changes what is learnt."""
+    """On how many processes to train. Only `num_workers` changes what is learned."""
 
-    workers: int = 1
+    num_workers: int = 1
     """Training processes; each takes `batch_size` windows of its own a step. On CPUs at most one a core."""
     threads: int = 1
     """Threads of torch in each training process. One process a core, one thread each, was fastest on CPUs."""
-    decoders: int = 1
+    num_data_workers: int = 1
     """Processes that decode data for each training process."""
     stream_memory_mb: int = 512
     """Decoded windows that may wait for each training process, MB."""
@@ -73,7 +73,7 @@ class WorkersConfig:
 
     def stream(self) -> dict[str, Any]:
         """The part that `stream.batches` takes."""
-        return {"decoders": self.decoders, "memory_mb": self.stream_memory_mb}
+        return {"num_data_workers": self.num_data_workers, "memory_mb": self.stream_memory_mb}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -106,10 +106,10 @@ class StageConfig(TrainJobConfig):
 
 @dataclass(frozen=True, kw_only=True)
 class PretrainConfig(StageConfig):
-    """What is learnt from which play, and on how many processes."""
+    """What is learned from which play, and on how many processes."""
 
     data: Path | None = None
-    """Data set of play; not with --live-play."""
+    """Dataset of play; not with --live-play."""
     live_play: bool = False
     """Train on endless fresh play straight from the robots; nothing is stored but the episodes to judge on."""
     play: PlayJobConfig = field(default_factory=lambda: PlayJobConfig(episodes=64))
@@ -125,10 +125,10 @@ class PretrainConfig(StageConfig):
 
 @dataclass(frozen=True, kw_only=True)
 class PriorJobConfig(TrainJobConfig):
-    """Whose motion a prior is learnt from, and on how many processes."""
+    """Whose motion a prior is learned from, and on how many processes."""
 
     data: tuple[str, ...]
-    """Data sets of play, one a robot: PATH, or PATH:WEIGHT for its share of each batch (default 1)."""
+    """Datasets of play, one a robot: PATH, or PATH:WEIGHT for its share of each batch (default 1)."""
     train: Annotated[TrainConfig, arg(name="")] = field(
         default_factory=lambda: TrainConfig(steps=5000, batch_size=256, lr=1e-3)
     )
@@ -141,13 +141,13 @@ class PriorJobConfig(TrainJobConfig):
         return replace(self.windows, batch_size=self.train.batch_size, horizon=self.prior.chunk)
 
     def sources(self) -> tuple[list[Path], list[float]]:
-        """Absolute paths of the data sets, and their weights.
+        """Absolute paths of the datasets, and their weights.
 
         Raises:
-            ConfigError: no data set, or a weight that is no number.
+            ConfigError: no dataset, or a weight that is no number.
         """
         if not self.data:
-            raise ConfigError("A motion prior needs data sets of play: --data PATH [PATH ...].")
+            raise ConfigError("A motion prior needs datasets of play: --data PATH [PATH ...].")
         paths, weights = [], []
         for text in self.data:
             path, colon, weight = text.rpartition(":")
@@ -173,14 +173,14 @@ class AlignJobConfig(StageConfig):
     """Which demonstrations, on which weights, and on how many processes."""
 
     demos: Path
-    """Data set of demonstrations."""
+    """Dataset of demonstrations."""
     init: str
     """Run folder of Stage 1 (jobs.pretrain); or "scratch", the baseline."""
     prior: Path | None = None
     """Run folder of a motion prior (jobs.pretrain_prior): its decoder becomes the head, its chunk
     the horizon."""
     play: Path | None = None
-    """Data set of play that is trained on beside the demonstrations, so that what Stage 1 taught stays; with robot
+    """Dataset of play that is trained on beside the demonstrations, so that what Stage 1 taught stays; with robot
     masks."""
     history: int = 0
     """Past steps that the prior's encoder sums up in one vector, 0 .. the prior's chunk; 0 none."""

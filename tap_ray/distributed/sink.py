@@ -10,7 +10,7 @@ from tap_ray.play.novelty import Visits
 Block = tuple[tuple[int, ...], ...]
 """Batches of attempts."""
 Progress = Callable[[], Mapping[str, Any]]
-"""What a data set remembers of the attempts so far."""
+"""What a dataset remembers of the attempts so far."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,7 +57,7 @@ class Sink(Protocol):
 
     @property
     def num_episodes(self) -> int:
-        """Of the data set, with those that wait here."""
+        """Of the dataset, with those that wait here."""
         ...
 
     @property

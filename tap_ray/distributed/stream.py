@@ -4,7 +4,7 @@
                            its groups    a task a      all windows of   in order, views
                            in order      group         a group          into the object store
 
-Decoders run on their trainer's node, within what it has reserved, and get the data set as the driver has opened it:
+Decoders run on their trainer's node, within what it has reserved, and get the dataset as the driver has opened it:
 what is added to it meanwhile is nobody's business.
 
 Each training worker runs a pipeline of its own over its own groups. One pipeline for all of them, split by
@@ -51,24 +51,24 @@ def batches(
     *,
     seed: int,
     shard: Shard = ALL,
-    decoders: int = 1,
+    num_data_workers: int = 1,
     memory_mb: int = 512,
 ) -> Generator[Window, None, None]:
     """`windows.iterate`, decoded by tasks of the connected Ray.
 
     Args:
-        data: the data set, its path absolute; on a cluster on storage that all machines see.
+        data: the dataset, its path absolute; on a cluster on storage that all machines see.
         config: which windows.
         seed, shard: as for `windows.iterate`.
-        decoders: processes that decode for this worker; no window depends on it.
+        num_data_workers: processes that decode for this worker; no window depends on it.
         memory_mb: decoded windows that may wait for this worker in the object store, MB.
 
     Returns:
         Windows whose arrays are read-only views of the object store: valid while they are held, never to be changed.
 
     Raises:
-        ConfigError: the data set is too small, or batches of different sizes are asked for.
-        DataError: the data set is damaged.
+        ConfigError: the dataset is too small, or batches of different sizes are asked for.
+        DataError: the dataset is damaged.
     """
     if not config.drop_last:
         raise ConfigError("A stream has batches of one size: windows.drop_last must be true.")
@@ -81,7 +81,7 @@ def batches(
         plan = items.map_batches(
             partial(decode, shared=shared, config=config, seed=seed, pieces=some),
             batch_size=None,
-            compute=TaskPoolStrategy(size=decoders),
+            compute=TaskPoolStrategy(size=num_data_workers),
             **_beside_the_trainer(),
         )
         yield from windows_of(plan, config.batch_size, memory_mb)
@@ -102,7 +102,7 @@ def motion_batches(
     *,
     seed: int,
     shard: Shard = ALL,
-    decoders: int = 1,
+    num_data_workers: int = 1,
     memory_mb: int = 512,
 ) -> Generator[Motion, None, None]:
     """`motions.batch`, gathered by tasks of the connected Ray; arguments as for `batches`."""
@@ -113,7 +113,7 @@ def motion_batches(
         plan = ray.data.from_items(items, override_num_blocks=len(items)).map_batches(
             partial(gather, shared=shared, weights=tuple(weights), config=config, seed=seed, shard=shard),
             batch_size=None,
-            compute=TaskPoolStrategy(size=decoders),
+            compute=TaskPoolStrategy(size=num_data_workers),
             **_beside_the_trainer(),
         )
         yield from windows_of(plan, config.batch_size, memory_mb, kind=Motion)
@@ -147,7 +147,7 @@ def gather(
 
 @lru_cache(maxsize=16)
 def _motions(shared: ray.ObjectRef, config: MotionWindows) -> MotionSet:
-    """A data set's motion, read once in each process."""
+    """A dataset's motion, read once in each process."""
     return motions.load(_fetched(shared), config)
 
 

@@ -9,7 +9,7 @@ counted, and no more trials run at once than fit together. So one cannot hold wh
 grows gets more of them, up to its autoscaler's limits, one that shrinks begins fewer.
 
 Tune's own record of an experiment is never read. After a kill the same command reads the ledger: finished trials stay
-as they are, the others go on from the checkpoints in their run folders.
+as they are, the others resume from the checkpoints in their run folders.
 """
 
 import contextlib
@@ -67,7 +67,7 @@ def sweep(work: Work, *, asked: int = 0, asha: AshaConfig | None, watch: Watch) 
 
     Args:
         work: the trials.
-        asked: at most so many run together; 0: as many as fit, see `trials_at_once`.
+        asked: at most so many run together; 0: as many as fit, see `max_concurrent_trials`.
         asha: early stopping; None trains and judges every trial.
         watch: shown the ledger every few seconds, and at the end.
 
@@ -108,7 +108,7 @@ def finalists(rows: Sequence[TrialRow], asha: AshaConfig) -> list[TrialRow]:
     return sorted(trained, key=lambda row: (sign * row.validation[asha.metric], row.id))[: asha.finalists]
 
 
-def trials_at_once(trials: Sequence[Trial], resources: Mapping[str, float], asked: int = 0) -> int:
+def max_concurrent_trials(trials: Sequence[Trial], resources: Mapping[str, float], asked: int = 0) -> int:
     """How many trials fit into a cluster together.
 
     Args:
@@ -124,12 +124,12 @@ def trials_at_once(trials: Sequence[Trial], resources: Mapping[str, float], aske
     has = f"the cluster's {cpus:g} CPUs and {gpus:g} GPUs"
     if most < 1:
         raise ConfigError(
-            f"Not one trial fits into {has}: lower align.workers (workers, gpus) or evaluate.gpus_per_fleet."
+            f"Not one trial fits into {has}: lower align.workers (num_workers, gpus) or evaluate.gpus_per_fleet."
         )
     if asked > most or asked < 0:
         raise ConfigError(
-            f"--trials-at-once {asked}: {has} hold {most}; more would wait for each other without end. Ask for fewer, "
-            "or 0 for as many as fit."
+            f"--max-concurrent-trials {asked}: {has} hold {most}; more would wait for each other without end. Ask for "
+            "fewer, or 0 for as many as fit."
         )
     return asked or most
 
@@ -142,14 +142,14 @@ def _most(trials: Sequence[Trial], resources: Mapping[str, float]) -> int:
 def _fit(trial: Trial, cpus: float, gpus: float) -> int:
     trained = [stage.workers for stage in (trial.pretrain, trial.prior, trial.align) if stage is not None]
     limits = [int(cpus / max(_cpus(workers, cpus) for workers in trained) + 1e-6)]
-    on_gpu = [w.workers * w.gpus for w in trained if w.gpu != "off" and 0 < w.workers * w.gpus <= gpus]
+    on_gpu = [w.num_workers * w.gpus for w in trained if w.gpu != "off" and 0 < w.num_workers * w.gpus <= gpus]
     limits += [int(gpus / taken + 1e-6) for taken in (*on_gpu, trial.evaluate.gpus_per_fleet) if taken]
     return min(limits)
 
 
 def _cpus(workers: WorkersConfig, cpus: float) -> float:
     """What a training reserves: its workers, and the tasks that make their data."""
-    return workers.workers * split([cpus], workers.workers, 1 + workers.decoders)
+    return workers.num_workers * split([cpus], workers.num_workers, 1 + workers.num_data_workers)
 
 
 class _Room(BasicVariantGenerator):
@@ -189,7 +189,7 @@ def _tune(work: Work, ids: Sequence[str], asked: int, asha: AshaConfig | None) -
         param_space={"trial": tune.grid_search(list(ids))},
         tune_config=tune.TuneConfig(
             search_alg=_Room(list(work.trials.values()), asked),
-            reuse_actors=asha is None,  # a stopped trial goes on in its process until that is killed
+            reuse_actors=asha is None,  # a stopped trial continues in its process until that is killed
             scheduler=_Halving(work, asha) if asha else FIFOScheduler(),
             trial_name_creator=_id,
             trial_dirname_creator=_id,
@@ -225,7 +225,7 @@ class _Halving(ASHAScheduler):
             mode=asha.mode,
             max_t=most,
             grace_period=min(asha.grace_steps, most),
-            reduction_factor=asha.reduction,
+            reduction_factor=asha.reduction_factor,
             stop_last_trials=False,
         )
         for row in rows_of(work):
@@ -237,7 +237,7 @@ class _Halving(ASHAScheduler):
         nobody: Any = None
         self.on_trial_add(nobody, past)
         for line in session.read_metrics(storage.at(row.runs["align"]) / session.METRICS):
-            if row.state != "stopped" or line["step"] <= row.logged_step:  # its process went on until it was killed
+            if row.state != "stopped" or line["step"] <= row.logged_step:  # its process continued until it was killed
                 self.on_trial_result(nobody, past, line)
 
     def on_trial_result(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> str:

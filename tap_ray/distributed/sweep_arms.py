@@ -31,7 +31,7 @@ class Arm:
     budget: int | None = None
     """In the place of the file's; 0: no play at all."""
     data: Path | None = None
-    """Another data set of play."""
+    """Another dataset of play."""
     cotrain: bool = False
     """Whether Stage 2 is trained on the play as well, on the first `budget` episodes."""
 

@@ -20,7 +20,7 @@ TasksOf = Callable[[str], Sequence[str]]
 
 @dataclass(frozen=True, kw_only=True)
 class Collectors:
-    """The jobs' functions: config -> data set."""
+    """The jobs' functions: config -> dataset."""
 
     play: Callable[[PlayJobConfig], Path]
     demos: Callable[[DemosJobConfig], Path]
@@ -28,7 +28,7 @@ class Collectors:
 
 @dataclass(frozen=True, kw_only=True)
 class Missing:
-    """A data set that is to be collected, or made longer."""
+    """A dataset that is to be collected, or made longer."""
 
     config: PlayJobConfig | DemosJobConfig
     have: int
@@ -44,7 +44,7 @@ class Missing:
 
 
 def entry_of(plan: SweepFile, path: Path, where: Path | str) -> PlayJobConfig | DemosJobConfig | None:
-    """How a data set of a sweep is collected; None: the file does not say.
+    """How a dataset of a sweep is collected; None: the file does not say.
 
     Raises:
         ConfigError: an unknown key (the nearest is named), or one that the sweep fills in.
@@ -60,11 +60,11 @@ def entry_of(plan: SweepFile, path: Path, where: Path | str) -> PlayJobConfig | 
 
 
 def planned_facts(plan: SweepFile, tasks_of: TasksOf, where: Path | str) -> dict[Path, Facts]:
-    """Facts of a sweep's data sets: of those with an entry in `collect`, as they will be.
+    """Facts of a sweep's datasets: of those with an entry in `collect`, as they will be.
 
     Raises:
         ConfigError: see `entry_of`.
-        DataError: a data set is missing, and the file does not say how to collect it.
+        DataError: a dataset is missing, and the file does not say how to collect it.
     """
     return {path: _planned(plan, path, tasks_of, where) for path in data_sets(plan, where)}
 
@@ -80,7 +80,7 @@ def _planned(plan: SweepFile, path: Path, tasks_of: TasksOf, where: Path | str) 
 
 
 def num_episodes(path: Path) -> int:
-    """Episodes of a data set that can be used as it is; 0 if there is none, or its collection was cut off early."""
+    """Episodes of a dataset that can be used as it is; 0 if there is none, or its collection was truncated early."""
     try:
         return len(open_dataset(path)) if (storage.at(path) / "meta").is_dir() else 0
     except DataError:
@@ -88,7 +88,7 @@ def num_episodes(path: Path) -> int:
 
 
 def missing(plan: SweepFile, trials: Sequence[Trial], have: Mapping[Path, Facts], where: Path | str) -> list[Missing]:
-    """What must be collected before the trials, play first. A data set with enough episodes is never made longer.
+    """What must be collected before the trials, play first. A dataset with enough episodes is never made longer.
 
     Args:
         plan: the sweep.
@@ -112,7 +112,7 @@ def missing(plan: SweepFile, trials: Sequence[Trial], have: Mapping[Path, Facts]
 
 
 def wanted(trials: Sequence[Trial], path: Path) -> Iterable[int]:
-    """Episodes of a data set that trials ask for; 0: as many as there are."""
+    """Episodes of a dataset that trials ask for; 0: as many as there are."""
     yield 0
     for trial in trials:
         if trial.align.demos == path:
@@ -126,7 +126,7 @@ def wanted(trials: Sequence[Trial], path: Path) -> Iterable[int]:
 
 
 def collect(sets: Sequence[Missing], collectors: Collectors, ray_address: str | None) -> None:
-    """Run the collecting jobs; each goes on where an earlier life left it."""
+    """Run the collecting jobs; each resumes where an earlier life left it."""
     if not sets:
         return
     with connect(ray_address):

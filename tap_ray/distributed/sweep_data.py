@@ -1,4 +1,4 @@
-"""What planning a sweep asks of its data sets, be they there or only about to be collected."""
+"""What planning a sweep asks of its datasets, be they there or only about to be collected."""
 
 import sys
 from dataclasses import dataclass
@@ -11,12 +11,12 @@ from tap_ray.dataset.windows import WindowConfig
 from tap_ray.errors import ConfigError
 
 ENOUGH = sys.maxsize
-"""Episodes of a data set that is collected as long as the sweep asks for."""
+"""Episodes of a dataset that is collected as long as the sweep asks for."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Facts:
-    """Of one data set."""
+    """Of one dataset."""
 
     path: Path
     episodes: int
@@ -28,7 +28,7 @@ class Facts:
 
 
 def facts_of(path: Path) -> Facts:
-    """Of a data set that is there.
+    """Of a dataset that is there.
 
     Raises:
         DataError: there is none, or it cannot be used.
@@ -44,10 +44,10 @@ def facts_of(path: Path) -> Facts:
 
 
 def require_episodes(asked: Iterable[tuple[str, int, WindowConfig | MotionWindows, Facts]], where: Path | str) -> None:
-    """Raise unless each data set has as many episodes as are asked for, and one to judge on among them.
+    """Raise unless each dataset has as many episodes as are asked for, and one to judge on among them.
 
     Args:
-        asked: the key of the file that asks, for how many episodes (0: all), as which windows, of which data set.
+        asked: the key of the file that asks, for how many episodes (0: all), as which windows, of which dataset.
         where: the file.
 
     Raises:
@@ -56,7 +56,7 @@ def require_episodes(asked: Iterable[tuple[str, int, WindowConfig | MotionWindow
     for name, num, windows, data in asked:
         if num > data.episodes:
             raise ConfigError(
-                f"{where}: {name} {num} is larger than the data set: {data.path} has {data.episodes} episodes. "
+                f"{where}: {name} {num} is larger than the dataset: {data.path} has {data.episodes} episodes. "
                 "Collect more (the same command with more --episodes), or ask for fewer."
             )
         if windows.holdout_every and (num or data.episodes) < windows.holdout_every:

@@ -15,7 +15,7 @@ from tap_ray.config import to_dict
 from tap_ray.distributed import gauges, sweep_costs
 from tap_ray.distributed.connect import connect, dashboard_url
 from tap_ray.distributed.placement import capacity
-from tap_ray.distributed.sweep import TUNE, rows_of, sweep, trials_at_once
+from tap_ray.distributed.sweep import TUNE, max_concurrent_trials, rows_of, sweep
 from tap_ray.distributed.sweep_collect import Missing
 from tap_ray.distributed.sweep_plan import SweepFile, Trial
 from tap_ray.distributed.sweep_trial import Stages, Work
@@ -34,9 +34,9 @@ class SweepJobConfig:
     sweep: Annotated[Path, tyro.conf.Positional]
     """YAML file of values and grid / choice / uniform / loguniform, e.g. tune_configs/smoke.yaml."""
     data: Path | None = None
-    """Data set of play; without it the file's."""
+    """Dataset of play; without it the file's."""
     demos: Path | None = None
-    """Data set of demonstrations; without it the file's."""
+    """Dataset of demonstrations; without it the file's."""
     out: Path | None = None
     """Run folder; without it <store>/sweep-<hash>."""
     results: Path | None = None
@@ -45,7 +45,7 @@ class SweepJobConfig:
     """Folder or URI of the stages' run folders; sweeps that share it never train the same twice."""
     dry_run: bool = False
     """Print the trials and what each will cost, from rates measured in the store; start nothing."""
-    trials_at_once: int = 0
+    max_concurrent_trials: int = 0
     """Trials that run together; 0: as many as the cluster holds, also while it grows, up to its autoscaler's limits."""
     dashboard: bool = False
     """Serve the dashboard of a local Ray, on loopback; the page links to it. It asks for the token of
@@ -120,10 +120,10 @@ def _run(config: SweepJobConfig, plan: SweepFile, run: runs.Run, work: Work, par
         work = replace(work, mlflow_run_id=tracked.run_id)
         with connect(config.ray_address, dashboard=config.dashboard):
             resources = capacity()
-            at_once = trials_at_once(list(work.trials.values()), resources, config.trials_at_once)
+            at_once = max_concurrent_trials(list(work.trials.values()), resources, config.max_concurrent_trials)
             work = replace(work, fleets=_fleets(work, resources, at_once))
             watch = _Watch(config, plan, run, tracked)
-            rows = sweep(work, asked=config.trials_at_once, asha=plan.asha, watch=watch)
+            rows = sweep(work, asked=config.max_concurrent_trials, asha=plan.asha, watch=watch)
         runs.write_json(run.path / "table.json", facts(rows))
         cost = cost_text(rows, wall_s=watch.seconds(), at_once=at_once)
         runs.annotate(run, cost=cost)

@@ -51,16 +51,16 @@ class AshaConfig:
     """Whether more of it is better."""
     grace_steps: int = 250
     """Steps before a trial may be stopped."""
-    reduction: float = 3.0
-    """One trial in so many goes on from each rung to the next; a rung has so many times the steps of the one before."""
+    reduction_factor: float = 3.0
+    """Of the trials on a rung, one in so many is promoted to the next, which has so many times the steps."""
     finalists: int = 3
     """Trials that are judged in closed loop."""
 
     def __post_init__(self) -> None:
-        if self.grace_steps < 1 or self.reduction <= 1 or self.finalists < 1:
+        if self.grace_steps < 1 or self.reduction_factor <= 1 or self.finalists < 1:
             raise ConfigError(
-                "grace_steps and finalists are at least 1, reduction is more than 1; got "
-                f"{self.grace_steps}, {self.finalists} and {self.reduction:g}."
+                "grace_steps and finalists are at least 1, reduction_factor is more than 1; got "
+                f"{self.grace_steps}, {self.finalists} and {self.reduction_factor:g}."
             )
 
 
@@ -69,13 +69,13 @@ class SweepFile:
     """What a file of tune_configs/ holds."""
 
     data: Path = Path("data/play")
-    """Data set of play for Stage 1."""
+    """Dataset of play for Stage 1."""
     demos: Path = Path("data/demos")
-    """Data set of demonstrations for Stage 2."""
+    """Dataset of demonstrations for Stage 2."""
     budget: Any = 0
-    """Stage 1 episodes, the first of the data set, so that budgets are nested; 0: no Stage 1 (behavior cloning)."""
+    """Stage 1 episodes, the first of the dataset, so that budgets are nested; 0: no Stage 1 (behavior cloning)."""
     demos_per_task: Any = 0
-    """Demonstrations of each task that Stage 2 is given, the first of the data set, every 19th of them held out; 0:
+    """Demonstrations of each task that Stage 2 is given, the first of the dataset, every 19th of them held out; 0:
     align.windows.num_episodes says how many of all tasks."""
     arms: Any = field(default_factory=dict)
     """Name -> what this arm changes, see sweep_arms.py; with arms only those that name a `prior` have one."""
@@ -87,11 +87,11 @@ class SweepFile:
     """Whose seed Stage 1 has: its own (pretrain.train.seed, one Stage 1 for all seeds of Stage 2), or the trial's, so
     that each seed is a replication of the whole."""
     collect: Any = field(default_factory=dict)
-    """Path of a data set named above -> fields of jobs.collect_play or jobs.collect_demos, which are run first if it
+    """Path of a dataset named above -> fields of jobs.collect_play or jobs.collect_demos, which are run first if it
     lacks episodes that the sweep asks for."""
     metric: Literal["avg_all", "avg_entire", "avg_partial"] = "avg_all"
     """What the trials are ranked by: mean over tasks in closed loop, of partial and entire success or of one."""
-    samples: int = 1
+    num_samples: int = 1
     """Draws of choice, uniform and loguniform, each with every point of the grid."""
     sweep_seed: int = 0
     """Of those draws."""
@@ -149,10 +149,10 @@ def read(path: Path, *, data: Path | None = None, demos: Path | None = None) -> 
         raise ConfigError(f"{path}: evaluate takes values only: trials judged differently cannot be compared.")
     found = axes(plan, path)
     drawn = [axis for axis in found if axis.verb != "grid"]
-    if plan.samples < 1 or (plan.samples > 1 and not drawn):
+    if plan.num_samples < 1 or (plan.num_samples > 1 and not drawn):
         raise ConfigError(
-            f"{path}: samples is {plan.samples}, and {len(drawn)} of the {len(found)} axes are drawn (choice, uniform, "
-            "loguniform). It must be at least 1, and 1 where nothing is drawn."
+            f"{path}: num_samples is {plan.num_samples}, and {len(drawn)} of the {len(found)} axes are drawn (choice, "
+            "uniform, loguniform). It must be at least 1, and 1 where nothing is drawn."
         )
     return plan
 
@@ -172,15 +172,15 @@ def _require_section(section: Any, name: str, place: str) -> None:
 
 
 def _entries(plan: SweepFile, moved: Mapping[Path, Path], where: Path) -> dict[str, Any]:
-    """`collect` by absolute path; --data and --demos take the entry of the data set that they replace with them."""
+    """`collect` by absolute path; --data and --demos take the entry of the dataset that they replace with them."""
     if not isinstance(plan.collect, Mapping):
-        raise ConfigError(f"{where}: collect: expected data sets and what to collect there, got {plan.collect!r}.")
+        raise ConfigError(f"{where}: collect: expected datasets and what to collect there, got {plan.collect!r}.")
     found, known = {}, [str(path) for path in data_sets(plan, where)]
     for name, entry in plan.collect.items():
         path = storage.at(str(name)).resolve()
         path = str(moved.get(path, path))
         if path not in known:
-            raise ConfigError(f"{where}: collect: {name} is no data set of this sweep. {nearest(path, known)}")
+            raise ConfigError(f"{where}: collect: {name} is no dataset of this sweep. {nearest(path, known)}")
         found[path] = dict(entry or {})
     return found
 
@@ -202,11 +202,11 @@ def trials(plan: SweepFile, where: Path | str = "sweep", have: Mapping[Path, Fac
     Args:
         plan: from `read`.
         where: its file, for messages.
-        have: facts of the data sets by path; None looks at them.
+        have: facts of the datasets by path; None looks at them.
 
     Raises:
         ConfigError: a field that does not exist or has the wrong type, an unknown arm, or more episodes than there are.
-        DataError: a data set is missing.
+        DataError: a dataset is missing.
     """
     arms = arms_of(plan.arms, where)
     have = have or {path: facts_of(path) for path in data_sets(plan, where)}
@@ -225,7 +225,7 @@ def trials(plan: SweepFile, where: Path | str = "sweep", have: Mapping[Path, Fac
 
 
 def data_sets(plan: SweepFile, where: Path | str = "sweep") -> list[Path]:
-    """Every data set that a sweep names: play, demonstrations, and the play of arms that have their own."""
+    """Every dataset that a sweep names: play, demonstrations, and the play of arms that have their own."""
     own = [storage.at(arm.data).resolve() for arm in arms_of(plan.arms, where).values() if arm.data]
     return list(dict.fromkeys([plan.data, plan.demos, *own]))
 
@@ -235,7 +235,7 @@ def points(plan: SweepFile, where: Path | str = "sweep") -> list[dict[str, Any]]
     found = axes(plan, where)
     grids = [axis for axis in found if axis.verb == "grid"]
     made = []
-    for number in range(plan.samples):
+    for number in range(plan.num_samples):
         drawn = {axis.name: draw(axis, plan.sweep_seed, number) for axis in found if axis.verb != "grid"}
         for point in itertools.product(*(axis.values for axis in grids)):
             values = drawn | dict(zip((axis.name for axis in grids), point, strict=True))
@@ -353,7 +353,7 @@ def _filled(section: Mapping[str, Any], prefix: str, values: Mapping[str, Any]) 
 
 
 def _require_episodes(trial: Trial, each: int, have: Mapping[Path, Facts], where: Path | str) -> None:
-    """Raise unless each data set has as many episodes as are asked for, and one to judge on among them."""
+    """Raise unless each dataset has as many episodes as are asked for, and one to judge on among them."""
     align = trial.align
     demos = have[align.demos]
     wanted, key = align.windows.num_episodes, "align.windows.num_episodes"

@@ -1,7 +1,7 @@
 """One trial of a sweep, in a process of its own: Stage 1 (found or trained once), alignment, judgment.
 
 Each stage is the job's own function, called with a run folder that is named by the hash of what makes it. Whoever
-needs a folder first makes it while the others wait; who finds it finished goes on. A thread writes the ledger as the
+needs a folder first makes it while the others wait; who finds it finished continues. A thread writes the ledger as the
 stage proceeds, and hands the alignment's metrics to Tune (its scheduler and TensorBoard) and to the trial's MLflow run.
 """
 
@@ -211,7 +211,7 @@ def trained_s(path: Path, config: TrainJobConfig) -> float:
         rate = next((value for name, value in line.items() if name.endswith("/samples_per_s")), None)
         seconds += sum(value for name, value in line.items() if name.endswith("/validate_s"))
         if rate:
-            seconds += (line["step"] - before) * windows * config.workers.workers / rate
+            seconds += (line["step"] - before) * windows * config.workers.num_workers / rate
             before = line["step"]
     return seconds
 

@@ -8,7 +8,7 @@ Checkpoints stay our own folders in the run folder, and Ray is not told of them.
 reads the same ones; there is one truth about where a run stands (the newest whole folder) where Ray's snapshot of
 what it was told would be a second one, that a kill between the two leaves behind; and `ray.train.report` waits for
 the controller's next poll, seconds that small checkpoints do not have. When a worker dies Ray stops all of them,
-starts new ones, and they go on from that newest folder, as the same command does after the driver was killed. A
+starts new ones, and they resume from that newest folder, as the same command does after the driver was killed. A
 machine that is to be taken away gets a checkpoint out of turn; only failures without a new checkpoint in between end
 the job.
 """
@@ -77,7 +77,7 @@ def run_stage(
         name: verb.
         config: of the job.
         learner, batches: see `session.Task`.
-        parents: role -> data set or run that this run is made from.
+        parents: role -> dataset or run that this run is made from.
 
     Returns:
         The run folder. A run that had finished is left as it is.
@@ -104,7 +104,7 @@ def what(config: TrainJobConfig) -> dict[str, Any]:
     values = to_dict(config)
     if isinstance(config, PriorJobConfig):  # what lies at the paths comes in by the parents' hashes
         values |= {"data": config.sources()[1], "_spelt": {"data": values["data"]}}
-    return {**values, "workers": config.workers.workers, "_where": values["workers"]}
+    return {**values, "workers": config.workers.num_workers, "_where": values["workers"]}
 
 
 def table(metrics: Mapping[str, float]) -> str:
@@ -178,15 +178,19 @@ def notes_at(run: Path) -> dict[str, Any]:
 
 def require_sensible(config: TrainConfig, workers: WorkersConfig) -> None:
     """Raise ConfigError for numbers that cannot work."""
-    if workers.workers < 1:
-        raise ConfigError(f"Training needs at least 1 worker, got --workers {workers.workers}.")
+    if workers.num_workers < 1:
+        raise ConfigError(f"Training needs at least 1 worker, got --num-workers {workers.num_workers}.")
     if not workers.gpus >= 0 or (workers.gpus > 1 and workers.gpus % 1):
         raise ConfigError(f"--gpus is 0, a share of one GPU, or a whole number of them; got {workers.gpus:g}.")
-    if workers.decoders < 1 or workers.threads < 1:
-        raise ConfigError(f"Need at least 1 decoder and 1 thread, got {workers.decoders} and {workers.threads}.")
+    if workers.num_data_workers < 1 or workers.threads < 1:
+        raise ConfigError(
+            f"Need at least 1 decoder and 1 thread, got {workers.num_data_workers} and {workers.threads}."
+        )
     cpus = _num_cpus(workers.ray_address)
-    if cpus and workers.workers > cpus and not (ray.is_initialized() and placement.grows()):
-        raise ConfigError(f"--workers {workers.workers}: there are {cpus} CPUs, and each training process wants one.")
+    if cpus and workers.num_workers > cpus and not (ray.is_initialized() and placement.grows()):
+        raise ConfigError(
+            f"--num-workers {workers.num_workers}: there are {cpus} CPUs, and each training process wants one."
+        )
 
 
 def _num_cpus(ray_address: str | None) -> int | None:
@@ -200,12 +204,14 @@ def _scaling(config: WorkersConfig) -> ScalingConfig:
     wanted = placement.selector(config.node_labels)
     use_gpu = config.gpu != "off" and config.gpus > 0
     if use_gpu and config.gpu == "on":
-        placement.require_gpus(config.gpus, flag="--gpu on --gpus", places=config.workers, labels=wanted)
+        placement.require_gpus(config.gpus, flag="--gpu on --gpus", places=config.num_workers, labels=wanted)
     elif use_gpu:
-        use_gpu = placement.fits_gpus(config.gpus, config.workers, wanted)
-    cpus = placement.share(config.workers, wanted, processes=1 + config.decoders)  # who is placed can be fed
+        use_gpu = placement.fits_gpus(config.gpus, config.num_workers, wanted)
+    cpus = placement.share(
+        config.num_workers, wanted, processes=1 + config.num_data_workers
+    )  # who is placed can be fed
     return ScalingConfig(
-        num_workers=config.workers,
+        num_workers=config.num_workers,
         use_gpu=use_gpu,
         resources_per_worker={"CPU": cpus, **({"GPU": config.gpus} if use_gpu else {})},
         label_selector=wanted or None,
@@ -266,7 +272,7 @@ def _agree(value: Any) -> Any:
 class _Trainer(ray.train.torch.TorchTrainer):
     """Without two processes that Ray Train starts beside each controller.
 
-    One hands out Ray data sets, of which we give it none. The other, detached, frees the reservations of a controller
+    One hands out Ray datasets, of which we give it none. The other, detached, frees the reservations of a controller
     that crashed: it asks Ray's dashboard, which a local Ray does not have, once a second and complains each time. The
     reservations of a job go with the job, those of a trial are given back by its sweep (`placement.release_orphans`).
     """
@@ -309,8 +315,8 @@ def _explain(error: ray.train.TrainingFailedError, task: Task) -> BaseException:
     if any(isinstance(failure, OutOfMemoryError) for failure in failures.values()):
         return TapRayError(
             f"Out of memory: Ray's memory monitor ended training processes, and no checkpoint was reached.\n{reasons}\n"
-            "Lower --batch-size, --decoders or --stream-memory-mb, end what else runs on the machine, or take one with "
-            f"more memory. {_goes_on(task)}"
+            "Lower --batch-size, --num-data-workers or --stream-memory-mb, end what else runs on the machine, or take "
+            f"one with more memory. {_goes_on(task)}"
         )
     return TapRayError(
         "Training stopped: workers died too often without a new checkpoint in between (--max-failures).\n"
@@ -319,4 +325,4 @@ def _explain(error: ray.train.TrainingFailedError, task: Task) -> BaseException:
 
 
 def _goes_on(task: Task) -> str:
-    return f"The same command goes on from the newest checkpoint in {task.run / session.CHECKPOINTS}."
+    return f"The same command resumes from the newest checkpoint in {task.run / session.CHECKPOINTS}."

@@ -41,7 +41,7 @@ LIVES = 5
 """Processes that a file may end one after the other, on machines that live on, before the job ends."""
 TICK_S = 0.5
 SALVAGE_S = 30.0
-"""How long a collection that is interrupted goes on to write what it has, s."""
+"""How long a collection that is interrupted continues to write what it has, s."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -116,7 +116,7 @@ class Writers:
         """`num` processes at most, started as there are files for them.
 
         Raises:
-            DataError: the data set has columns of somebody else.
+            DataError: the dataset has columns of somebody else.
         """
         writer.require_known_columns()
         self._writer, self._num, self._patience = writer, num, pool.patience
@@ -172,7 +172,7 @@ class Writers:
             raise TapRayError(
                 f"Attempt {told.attempt} was lost with its machine before it was written, and gave something else when "
                 f"it was played again: {told.steps} steps at first, now {played.steps} {played.reason}. The simulator "
-                "does not repeat itself. What is committed is whole: the same command goes on from there."
+                "does not repeat itself. What is committed is whole: the same command resumes from there."
             )
         self._sources[played.attempt] = played.source
 
@@ -243,7 +243,7 @@ class Writers:
         if job.deaths >= LIVES:
             raise TapRayError(
                 f"{job.deaths} processes in a row died while they wrote {layout.data_file(job.work.number)} (out of "
-                f"memory?): {death.reason} What is committed is whole: the same command goes on from there."
+                f"memory?): {death.reason} What is committed is whole: the same command resumes from there."
             )
 
     def _end_hung(self) -> None:

@@ -42,9 +42,9 @@ class LookConfig:
     """Run folders of jobs.pretrain (Stage 1) and jobs.align (Stage 2). All see the same frames."""
     driver: Literal["auto", "policy", "expert"] = "auto"
     """Who moves the robot: the only policy given (Stage 2), or the scripted expert; auto: the policy where it can."""
-    sign: Sign = "both"
-    """Whether maps show what matters to the motion either way, or only what speaks "for" it (as Grad-CAM does for a
-    class, see evaluate/saliency.py)."""
+    cam: Sign = "abs"
+    """Whether maps show what matters to the motion either way, or only what speaks for it ("positive", as
+    Grad-CAM does for a class, see evaluate/saliency.py)."""
     suite: str = "tabletop"
     """Suite of tasks."""
     tasks: tuple[str, ...] = ()
@@ -53,21 +53,21 @@ class LookConfig:
     """Episodes of each task: the first cells of jobs.evaluate."""
     max_steps: int = 60
     """Control steps of an episode (5 a second); it is looked at until the task is done."""
-    ahead: int = 1
+    goal_offset: int = 1
     """Steps (0.2 s each) from a frame to the second image of inverse dynamics, at least 1."""
     every: int = 4
-    """Steps (0.2 s each) between two pictures of a strip."""
+    """Steps (0.2 s each) between two images of a strip."""
     seed: int = 0
     """Root of the episodes' seeds."""
     out: Path | None = None
     """Run folder; without it runs/look-<hash>."""
 
     def __post_init__(self) -> None:
-        for name in ("ahead", "every"):
+        for name in ("goal_offset", "every"):
             if getattr(self, name) < 1:
                 raise ConfigError(f"{name} must be at least 1; got {getattr(self, name)}.")
-        if self.max_steps <= self.ahead:
-            raise ConfigError(f"max_steps {self.max_steps} must be more than ahead, {self.ahead}.")
+        if self.max_steps <= self.goal_offset:
+            raise ConfigError(f"max_steps {self.max_steps} must be more than goal_offset, {self.goal_offset}.")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -171,7 +171,7 @@ def films(protocol: Protocol, make_vector: MakeVector, make_policy: MakePolicy, 
     """Roll out the protocol's cells one scene after the other.
 
     Raises:
-        ConfigError: the simulator does not say whose pixel is whose.
+        ConfigError: the simulator does not say which body each pixel shows.
     """
     for same in chunks(cells(protocol), FLEET):
         first = same[0]
@@ -196,7 +196,7 @@ def _film(cell: Cell, trajectory: Trajectory, *, sim: str, ahead: int) -> Film:
     """Frames before the action that first completes the task, that of the action included; all if none does."""
     if trajectory.segmentation is None or trajectory.robot_mask is None:
         raise ConfigError(
-            f"sim {sim!r} does not say whose pixel is whose (no info['segmentation']): nothing to measure."
+            f"sim {sim!r} does not say which body each pixel shows (no info['segmentation']): nothing to measure."
         )
     done = np.flatnonzero(trajectory.entire)
     told = crops_of(cut(trajectory.rgb, trajectory.robot_mask > 0, trajectory.contact, CropConfig()))
@@ -258,7 +258,7 @@ def look(
 
 def watch(config: LookConfig, watcher: Watcher, film: Film) -> dict[str, Seen]:
     """View -> what the policy looks at there."""
-    num, ahead = len(film.state), config.ahead
+    num, ahead = len(film.state), config.goal_offset
     frames = {"image": slice(0, num), "goal": slice(ahead, num + ahead)}
     looks = saliency(
         watcher.trained,
@@ -267,7 +267,7 @@ def watch(config: LookConfig, watcher: Watcher, film: Film) -> dict[str, Seen]:
         state=film.state,
         sentence=[film.instruction] * num,
         crops=film.crops,
-        sign=config.sign,
+        sign=config.cam,
     )
     return {
         view: Seen(

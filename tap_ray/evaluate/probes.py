@@ -19,13 +19,13 @@ from tap_ray.metrics import r_squared
 PENALTIES = (1e-4, 1e-3, 1e-2, 1e-1, 1.0, 10.0)
 """Candidates, relative to the mean eigenvalue of the features' covariance."""
 HOLDOUT_EVERY = 4
-"""Every so-many-th episode is the test; of the others, every so-many-th chooses the penalty."""
+"""Every N-th episode is the test; of the others, every N-th chooses the penalty."""
 AXES = ("x", "y", "z")
 
 
 @dataclass(frozen=True, kw_only=True)
 class ProbeData:
-    """F frames of a data set, with what is to be read off them."""
+    """F frames of a dataset, with what is to be read off them."""
 
     rgb: np.ndarray
     """(F, Y, X, 3) uint8."""
@@ -42,12 +42,12 @@ class ProbeData:
 
 
 def read_frames(dataset: DatasetInfo, *, num_episodes: int, every: int) -> ProbeData:
-    """Frames of the first episodes of a data set.
+    """Frames of the first episodes of a dataset.
 
     Args:
         dataset: with privileged object poses.
         num_episodes: how many episodes; 0 reads all.
-        every: take every so-many-th frame.
+        every: take every N-th frame.
 
     Raises:
         DataError: no object poses, or fewer than 2 * `HOLDOUT_EVERY` episodes.

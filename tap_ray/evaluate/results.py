@@ -164,7 +164,7 @@ def append(path: Path, results: Iterable[EpisodeResult]) -> None:
 
 
 def stored(path: Path) -> dict[Cell, EpisodeResult]:
-    """Results that an earlier run of the same command appended; a line that was cut off is removed and run again."""
+    """Results that an earlier run of the same command appended; a line that was truncated is removed and run again."""
     if not logs.exists(path):
         return {}
     text = logs.read(path).decode()

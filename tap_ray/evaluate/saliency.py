@@ -9,8 +9,8 @@ and 0 is the mean action of the training data: s says what makes *this* motion d
 is left out: it is absolute and not normalized.
 
 The source keeps what is above 0, since what is below speaks for other classes. A regression has no others: what holds a
-motion back is read as much as what drives it, so the absolute value is taken. Sign "for" is the source's. Policies that
-were taught to go where a square lies look at the square by either (tests/evaluate/test_saliency.py).
+motion back is read as much as what drives it, so the absolute value is taken. Sign "positive" is the source's. Policies
+that were taught to go where a square lies look at the square by either (tests/evaluate/test_saliency.py).
 
 A transformer tower's cells are the patch tokens of its last layer, and the formula stays: key points read every one of
 them, where classifiers that read a class token alone would need Chefer et al. 2021 (arXiv 2103.15679).
@@ -38,7 +38,7 @@ from tap_ray.models.glimpse import on_image
 from tap_ray.models.policy import TapPolicy, acts
 from tap_ray.models.vision import VisionTower
 
-Sign = Literal["both", "for"]
+Sign = Literal["abs", "positive"]
 BATCH = 64
 """Frames at a time."""
 VIEWS = ("image", "goal")
@@ -66,7 +66,7 @@ def saliency(
     state: np.ndarray,
     sentence: Sequence[str],
     crops: Mapping[str, np.ndarray] | None = None,
-    sign: Sign = "both",
+    sign: Sign = "abs",
 ) -> dict[str, Looks]:
     """Where the policy looks in each frame.
 
@@ -80,7 +80,7 @@ def saliency(
         state: (T, S) float32.
         sentence: (T) instructions; only Stage 2 reads them.
         crops: as for `features.inputs`; only a policy that was trained on them reads them.
-        sign: "both", or "for": only what speaks for the motion; see the top of this file.
+        sign: "abs", or "positive": only what speaks for the motion; see the top of this file.
 
     Returns:
         "image" -> maps over `rgb`; for inverse dynamics also "goal" -> maps over `goal_rgb`.
@@ -164,7 +164,7 @@ def evidence(
         parts: of it, each of which returns (M, C, G, G).
         batch: what it is given.
         moves: (A,) bool, the motion slots.
-        sign: "both", or "for": only what speaks for the motion; see the top of this file.
+        sign: "abs", or "positive": only what speaks for the motion; see the top of this file.
     """
     seen: list[Tensor] = []
 
@@ -183,7 +183,7 @@ def evidence(
         for hook in hooks:
             hook.remove()
     maps = [(s.mean((2, 3), keepdim=True) * own.detach()).sum(1).float() for s, own in zip(slopes, seen, strict=True)]
-    return [one.abs() if sign == "both" else one.relu() for one in maps]
+    return [one.abs() if sign == "abs" else one.relu() for one in maps]
 
 
 def cell_middles_px(tower: VisionTower, size: int, grid: int) -> np.ndarray:

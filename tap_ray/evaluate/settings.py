@@ -1,4 +1,4 @@
-"""The knobs of `python -m jobs.evaluate`."""
+"""The options of `python -m jobs.evaluate`."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -79,7 +79,7 @@ def protocol_of(
     """The protocol that a config asks for.
 
     Args:
-        config: the knobs.
+        config: the options.
         suite_tasks: tasks of the suite, judged if none is named.
         env_version: of the scenes.
         known_scenarios: what `--scenario all` stands for, the standard one first.

@@ -37,7 +37,7 @@ def shares(map_TYX: np.ndarray, segmentation_TYX: np.ndarray) -> dict[str, tuple
 
     Args:
         map_TYX: at least 0, any scale: every frame counts alike.
-        segmentation_TYX: uint8, whose pixel it is.
+        segmentation_TYX: uint8, which body the pixel shows.
     """
     total_T = map_TYX.sum((1, 2))
     there_T = total_T > 0
@@ -52,7 +52,7 @@ def at_best(segmentation_TYX: np.ndarray, enlarge_YG: np.ndarray) -> dict[str, t
     """The shares of maps that *are* each region, blurred by a policy's few cells: what such a map can reach.
 
     Args:
-        segmentation_TYX: whose pixel it is.
+        segmentation_TYX: which body the pixel shows.
         enlarge_YG: of the policy's maps, see `saliency.Looks`.
     """
     shrink_GY = (enlarge_YG / enlarge_YG.sum(0)).T

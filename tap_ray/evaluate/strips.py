@@ -1,4 +1,4 @@
-"""Maps of saliency as pictures: laid over the frames, as a strip (a picture an episode) and as a video."""
+"""Maps of saliency as images: laid over the frames, as a strip (a image an episode) and as a video."""
 
 from pathlib import Path
 from typing import Mapping
@@ -34,7 +34,7 @@ def write_strip(path: Path, rows: Mapping[str, np.ndarray], *, title: str, every
         path: a PNG.
         rows: name -> (T, Y, X, 3) uint8.
         title: above everything.
-        every: steps between two pictures.
+        every: steps between two images.
     """
     bands = [_bar(title, rows, every)]
     for name, frames in rows.items():

@@ -48,7 +48,7 @@ def write_videos(clips: Path, videos: Path, *, fps: float) -> list[Path]:
     Args:
         clips: folder that `keep` filled.
         videos: where to write.
-        fps: pictures a second; the control rate shows real time.
+        fps: images a second; the control rate shows real time.
     """
     scenes: dict[tuple[str, str], list[Path]] = {}
     for path in sorted(clips.glob("*.npz"), key=lambda path: path.name.split(".")[2], reverse=True):
@@ -65,13 +65,13 @@ def write_videos(clips: Path, videos: Path, *, fps: float) -> list[Path]:
 
 
 def write_video(path: Path, frames: np.ndarray, *, fps: float) -> None:
-    """(T, Y, X, 3) pictures with even sides as H.264, yuv420p."""
+    """(T, Y, X, 3) images with even sides as H.264, yuv420p."""
     with storage.staged(path) as here:
         iio.imwrite(here, frames, fps=fps, codec="libx264", pixelformat="yuv420p", macro_block_size=2)
 
 
 def side_by_side(panels: Sequence[np.ndarray]) -> np.ndarray:
-    """Panels (T, Y, X, 3) of equal height beside each other; a shorter one holds its last picture."""
+    """Panels (T, Y, X, 3) of equal height beside each other; a shorter one holds its last image."""
     length = max(len(panel) for panel in panels)
     held = [np.concatenate([panel, panel[-1:].repeat(length - len(panel), 0)]) for panel in panels]
     return np.concatenate(held, axis=2)
@@ -84,7 +84,7 @@ def _panel_of(clip: Any) -> np.ndarray:
 
 
 def panel(rgb: np.ndarray, title: str, text: str, *, color: tuple[int, int, int] = WHITE) -> np.ndarray:
-    """(T, Y', X', 3): pictures enlarged by a whole factor, without smoothing, below a bar of text; even sides."""
+    """(T, Y', X', 3): images enlarged by a whole factor, without smoothing, below a bar of text; even sides."""
     factor = max(1, PANEL_PX // rgb.shape[2])
     large = rgb.repeat(factor, axis=1).repeat(factor, axis=2)
     height, width = (side + side % 2 for side in large.shape[1:3])

@@ -84,7 +84,7 @@ def load_trained(folder: Path) -> Trained:
     """Inverse of `save_policy`.
 
     Raises:
-        CheckpointError: missing, cut off, or made by another version.
+        CheckpointError: missing, truncated, or made by another version.
     """
     if not (folder / "policy.json").is_file():
         raise CheckpointError(f"{folder} holds no policy (no policy.json). Give the folder of a finished training run.")
@@ -123,4 +123,4 @@ def _tokenizer(file: Path, *, needed: bool) -> Tokenizer | None:
     except StorageError:
         raise
     except Exception as error:  # noqa: BLE001  the tokenizers library raises nothing narrower
-        raise CheckpointError(f"{file} cannot be read (cut off?): {error}. Use an earlier checkpoint.") from None
+        raise CheckpointError(f"{file} cannot be read (truncated?): {error}. Use an earlier checkpoint.") from None

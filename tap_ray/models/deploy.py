@@ -19,22 +19,22 @@ class Deployed:
     """A `types.Policy`: predicts a chunk, carries out its first steps, looks again. With a history it remembers."""
 
     def __init__(
-        self, trained: Trained, *, execute: int | None = None, remember: bool = True, device: str = "cpu"
+        self, trained: Trained, *, n_action_steps: int | None = None, remember: bool = True, device: str = "cpu"
     ) -> None:
         """
         Args:
             trained: with an instruction as context.
-            execute: actions of a chunk carried out before it looks again; None: as its config says.
+            n_action_steps: actions of a chunk carried out before it looks again; None: as its config says.
             remember: False leaves the history out of a policy that has one.
             device: where to compute.
 
         Raises:
-            ConfigError: `execute` does not fit the chunk, or the policy is Stage 1's.
+            ConfigError: `n_action_steps` does not fit the chunk, or the policy is Stage 1's.
         """
         config = trained.policy.config
-        self.execute = config.execute if execute is None else execute
-        if not 1 <= self.execute <= config.chunk:
-            raise ConfigError(f"execute must be 1 .. {config.chunk} (the policy's chunk); got {self.execute}.")
+        self.n_action_steps = config.n_action_steps if n_action_steps is None else n_action_steps
+        if not 1 <= self.n_action_steps <= config.chunk:
+            raise ConfigError(f"execute must be 1 .. {config.chunk} (the policy's chunk); got {self.n_action_steps}.")
         if trained.tokenizer is None:
             raise ConfigError(
                 "This policy follows crops or goal images, not words (Stage 1). Align it with demonstrations "
@@ -45,7 +45,7 @@ class Deployed:
         self._gripper = np.array([slot.name.endswith("gripper") for slot in trained.spec.action])
         self.recall = Recall(
             chunk=config.chunk,
-            execute=self.execute,
+            n_action_steps=self.n_action_steps,
             history=config.history if remember else 0,
             num_actions=config.num_actions,
             num_states=config.num_motion_states,
@@ -120,14 +120,14 @@ class Deployed:
         return float(np.median(took))
 
 
-def load_policy(run: Path, *, execute: int | None = None, device: str = "cpu") -> tuple[Deployed, RobotSpec]:
+def load_policy(run: Path, *, n_action_steps: int | None = None, device: str = "cpu") -> tuple[Deployed, RobotSpec]:
     """The policy of a finished training run, ready to act, and the interface it was trained for.
 
     Raises:
-        CheckpointError: missing, cut off, or of another version.
+        CheckpointError: missing, truncated, or of another version.
         ConfigError: see `Deployed`.
     """
     if not run.is_dir():
         raise CheckpointError(f"{run} does not exist. Give the folder that jobs.align printed as its last line.")
     trained = load_trained(run / "final")
-    return Deployed(trained, execute=execute, device=device), trained.spec
+    return Deployed(trained, n_action_steps=n_action_steps, device=device), trained.spec

@@ -1,6 +1,6 @@
 """Instructions: sentences -> token ids -> (U, L, C) tokens. U sentences, L words, C channels.
 
-A tiny BERT over whole words trains from scratch with the policy; its vocabulary comes from the data set's own
+A tiny BERT over whole words trains from scratch with the policy; its vocabulary comes from the dataset's own
 sentences. Or both, model and tokenizer, from a checkpoint (a local path or a hub id).
 """
 

@@ -14,7 +14,7 @@ class Recall:
 
     chunk: int
     """Actions predicted at once (H)."""
-    execute: int
+    n_action_steps: int
     """Actions of a chunk that are carried out before the policy looks again."""
     history: int
     """Past steps (P) that are remembered; 0 none."""
@@ -47,7 +47,7 @@ class Memory:
         self._recall = recall
         self._rng = None if seed is None else np.random.default_rng(seed)
         self._chunk_HA = np.empty((0, recall.num_actions), np.float32)
-        self._used = recall.execute
+        self._used = recall.n_action_steps
         self._state_S: np.ndarray | None = None
         self._past: deque[tuple[np.ndarray, np.ndarray]] = deque(maxlen=recall.history)
 
@@ -66,7 +66,7 @@ class Memory:
         if self._recall.history and self._state_S is not None:
             self._past.append((self._state_S, np.array(action, np.float32)))
         self._state_S = np.array(state, np.float32)
-        if self._used < self._recall.execute:
+        if self._used < self._recall.n_action_steps:
             return None
         return Look(rgb=rgb, state=self._state_S, instruction=instruction, noise=self._noise(), past=self.past())
 

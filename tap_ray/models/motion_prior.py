@@ -85,7 +85,7 @@ class MotionEncoder(nn.Module):
 
 
 class FlowDecoder(nn.Module):
-    """A latent -> an action chunk, by integrating a learnt velocity."""
+    """A latent -> an action chunk, by integrating a learned velocity."""
 
     def __init__(self, config: PriorConfig) -> None:
         super().__init__()

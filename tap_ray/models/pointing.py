@@ -1,6 +1,6 @@
 """Pointing: the first two key points look at the thing and at the place, where the crops were cut. N batch, G grid.
 
-A heat map that is told where to look learns to find things from far fewer pictures than one that hears of them only
+A heat map that is told where to look learns to find things from far fewer images than one that hears of them only
 through the actions behind it.
 """
 

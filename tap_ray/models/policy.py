@@ -45,7 +45,7 @@ class PolicyConfig:
     """Side of the square camera image, px."""
     chunk: int = 4
     """Actions predicted at once (H)."""
-    execute: int = 2
+    n_action_steps: int = 2
     """Actions of a chunk that are carried out before the policy looks again, 1 .. chunk."""
     num_actions: int = 7
     """Slots of an action (A)."""
@@ -80,10 +80,10 @@ class PolicyConfig:
     the paper does."""
 
     def __post_init__(self) -> None:
-        if min(self.chunk, self.execute, self.num_context, self.num_keypoints - 1) < 1:
+        if min(self.chunk, self.n_action_steps, self.num_context, self.num_keypoints - 1) < 1:
             raise ConfigError(
-                "policy.chunk, policy.execute and policy.num_context are at least 1, policy.num_keypoints at least 2: "
-                "the first two point at the object and at the place."
+                "policy.chunk, policy.n_action_steps and policy.num_context are at least 1, policy.num_keypoints at "
+                "least 2: the first two point at the object and at the place."
             )
         if self.glimpse_px < 0 or self.glimpse_px % SHRINKS:
             raise ConfigError(f"policy.glimpse_px is a multiple of {SHRINKS} px, or 0; got {self.glimpse_px}.")

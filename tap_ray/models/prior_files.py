@@ -64,7 +64,7 @@ def load_prior(folder: Path) -> TrainedPrior:
     """Inverse of `save_prior`.
 
     Raises:
-        CheckpointError: missing, cut off, or made by another version.
+        CheckpointError: missing, truncated, or made by another version.
     """
     if not (folder / "prior.json").is_file():
         raise CheckpointError(f"{folder} holds no motion prior (no prior.json). Give a run of `jobs.pretrain_prior`.")

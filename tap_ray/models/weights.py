@@ -19,14 +19,14 @@ def read_tensors(file: Path) -> dict[str, Tensor]:
     """Tensors of a safetensors file.
 
     Raises:
-        CheckpointError: missing or cut off.
+        CheckpointError: missing or truncated.
     """
     if not file.exists():
         raise CheckpointError(f"{file} is missing. Give the folder of a run that has finished.")
     try:
         return load(storage.read(file)) if storage.is_remote(file) else load_file(file)
     except (SafetensorError, OSError) as error:
-        raise CheckpointError(f"{file} cannot be read (cut off?): {error}. Use an earlier checkpoint.") from None
+        raise CheckpointError(f"{file} cannot be read (truncated?): {error}. Use an earlier checkpoint.") from None
 
 
 def write_tensors(file: Path, tensors: Mapping[str, Tensor]) -> None:
@@ -43,7 +43,7 @@ def load_model(file: Path, model: nn.Module) -> None:
     """Fill a model's weights and buffers, all of them.
 
     Raises:
-        CheckpointError: missing, cut off, of another model, or with numbers that are none.
+        CheckpointError: missing, truncated, of another model, or with numbers that are none.
     """
     tensors = read_tensors(file)
     require_same(tensors, model.state_dict(), where=str(file))

@@ -68,14 +68,14 @@ class CollectPlan:
         return needs_memory(self.explorer, self.explorers)
 
     def to_json(self) -> dict[str, Any]:
-        """Plain JSON values for a data set's header."""
+        """Plain JSON values for a dataset's header."""
         return {"kind": "play", **plan_values(self)}
 
 
 def plan_values(plan: Any) -> dict[str, Any]:
-    """Plain JSON values of a plan. Whose pixel is whose is never recorded: that knob does not name a data set.
+    """Plain JSON values of a plan. Whose pixel is whose is never recorded: that option does not name a dataset.
 
-    Nor does randomization that is off, or a partner that is none: data sets from before there were any are still the
+    Nor does randomization that is off, or a partner that is none: datasets from before there were any are still the
     same plan's.
     """
     values = to_dict(plan)

@@ -1,7 +1,7 @@
-"""Way-points drawn to objects: grasp, lift, carry, drop, place, release and push, all with random parameters.
+"""Waypoints drawn to objects: grasp, lift, carry, drop, place, release and push, all with random parameters.
 
 **Privileged**: everything here reads the objects' poses from the simulator, which a real robot would have to see. Play
-collected this way is marked with its explorer's name in the data set.
+collected this way is marked with its explorer's name in the dataset.
 """
 
 from dataclasses import dataclass
@@ -24,7 +24,7 @@ class ContactConfig:
     """Random parameters of the primitives; pairs are (low, high) of a uniform draw."""
 
     free_probability: float = 0.1
-    """Chance of a free way-point in between, so that the hand is also seen without purpose."""
+    """Chance of a free waypoint in between, so that the hand is also seen without purpose."""
     push_probability: float = 0.35
     """Chance of a push; otherwise the hand tries to grasp."""
     aligned_probability: float = 0.8
@@ -40,7 +40,7 @@ class ContactConfig:
     place_probability: float = 0.4
     """Chance to set a carried object down; otherwise it is dropped from where it is, or kept in hand."""
     keep_probability: float = 0.3
-    """Chance to keep it in hand for the next way-points."""
+    """Chance to keep it in hand for the next waypoints."""
     onto_probability: float = 0.5
     """Chance that a carried object is taken over another one and let go there; otherwise anywhere in the box B."""
     onto_height_m: tuple[float, float] = (0.025, 0.06)
@@ -80,11 +80,11 @@ class ContactPlanner:
         """Nothing is kept between episodes."""
 
     def watch(self, view: _View) -> bool:
-        """Never drops a way-point."""
+        """Never drops a waypoint."""
         return False
 
     def plan(self, view: _View) -> list[Target]:
-        """One primitive on one object, or a free way-point."""
+        """One primitive on one object, or a free waypoint."""
         config, rng = self._config, view.rng
         objects = present_objects(view.info)
         if not objects or rng.random() < config.free_probability:

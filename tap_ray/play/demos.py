@@ -30,7 +30,7 @@ class DemoPlan:
     """Root of the seed tree."""
     jpeg_quality: int = 90
     """1 to 95."""
-    linger_steps: int = 8
+    success_hold_steps: int = 8
     """A demonstration ends when the task has been done for this many steps in a row; at least 1."""
 
     def __post_init__(self) -> None:
@@ -38,8 +38,10 @@ class DemoPlan:
             raise ConfigError(f"tasks names at least one task, each once; got {list(self.tasks)}.")
         if not 1 <= self.jpeg_quality <= 95:
             raise ConfigError(f"jpeg_quality lies in 1 .. 95; got {self.jpeg_quality}.")
-        if not 1 <= self.linger_steps <= self.env.max_steps:
-            raise ConfigError(f"linger_steps lies in 1 .. max_steps = {self.env.max_steps}; got {self.linger_steps}.")
+        if not 1 <= self.success_hold_steps <= self.env.max_steps:
+            raise ConfigError(
+                f"success_hold_steps lies in 1 .. max_steps = {self.env.max_steps}; got {self.success_hold_steps}."
+            )
 
     @property
     def scenes(self) -> list[EnvConfig]:
@@ -54,7 +56,7 @@ class DemoPlan:
         return [replace(self.env, task=t, partner=p) for t, p in zip(self.tasks, partners, strict=True)]
 
     def to_json(self) -> dict[str, Any]:
-        """Plain JSON values for a data set's header; partners only where there are any, as in older ones."""
+        """Plain JSON values for a dataset's header; partners only where there are any, as in older ones."""
         values = {"kind": "demos", **plan_values(self)}
         return values if self.partners else {key: value for key, value in values.items() if key != "partners"}
 
@@ -85,11 +87,11 @@ class DemoFleet:
             self._make_expert(config, num_robots),
             env_seeds=env_seeds,
             policy_seeds=[seed_of(plan.seed, "demos", attempt, "expert") for attempt in padded(attempts, num_robots)],
-            settle=plan.linger_steps,
+            settle=plan.success_hold_steps,
         )
         outcomes = []
         for attempt, seed, trajectory in zip(attempts, env_seeds, result.trajectories, strict=False):
-            length = steps_until_done(trajectory.entire, plan.linger_steps)
+            length = steps_until_done(trajectory.entire, plan.success_hold_steps)
             if length is None:
                 outcomes.append(Outcome(attempt=attempt, episode=None, reason=_why(trajectory)))
                 continue
@@ -109,15 +111,15 @@ class DemoFleet:
         return outcomes
 
 
-def steps_until_done(entire_T: np.ndarray, linger_steps: int) -> int | None:
-    """Steps until the task has been done for `linger_steps` in a row; None if that never happens.
+def steps_until_done(entire_T: np.ndarray, success_hold_steps: int) -> int | None:
+    """Steps until the task has been done for `success_hold_steps` in a row; None if that never happens.
 
     It looks at one robot's own steps only, so a demonstration does not depend on who else is in the process.
     """
     run = 0
     for step, entire in enumerate(entire_T):
         run = run + 1 if entire else 0
-        if run == linger_steps:
+        if run == success_hold_steps:
             return step + 1
     return None
 

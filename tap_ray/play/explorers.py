@@ -193,7 +193,7 @@ class UniformExplorer:
 
 
 class PathExplorer:
-    """Follows a planner's way-points by cosine interpolation, with noise (Algorithm 1, step 4)."""
+    """Follows a planner's waypoints by cosine interpolation, with noise (Algorithm 1, step 4)."""
 
     def __init__(self, motion: MotionConfig, planner: Planner) -> None:
         self._motion, self._planner = motion, planner

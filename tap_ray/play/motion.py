@@ -1,4 +1,4 @@
-"""How an explorer's way-points become actions: cosine interpolation, noise, bounds.
+"""How an explorer's waypoints become actions: cosine interpolation, noise, bounds.
 
 Source: arXiv 2607.02466, Algorithm 1, step 4.
 
@@ -17,7 +17,7 @@ from tap_ray.specs import MAX_DELTA_POS_M, MAX_DELTA_ROT_RAD
 
 @dataclass(frozen=True, kw_only=True)
 class MotionConfig:
-    """How way-points are joined."""
+    """How waypoints are joined."""
 
     bounds_low_m: tuple[float, float, float] = (0.17, -0.21, 0.014)
     """Lower corner of the safety box B, base frame, m."""
@@ -34,7 +34,7 @@ class MotionConfig:
     gripper_dwell_steps: float = 10.0
     """Mean number of control steps between two changes of the gripper, where nothing else decides; 0: stays open."""
     max_lag_m: float = 0.03
-    """A hand further than this from where it was commanded pushes against something: it gives the way-point up, m.
+    """A hand further than this from where it was commanded pushes against something: it gives the waypoint up, m.
     Twice that in ManiSkill, whose controller follows slowly."""
     max_lag_rad: float = 0.3
     """Likewise for its orientation, rad."""
@@ -53,7 +53,7 @@ class MotionConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class Target:
-    """A way-point: where to be, and what the gripper does on the way."""
+    """A waypoint: where to be, and what the gripper does on the way."""
 
     pos_base_m: np.ndarray
     """(3,)."""
@@ -62,7 +62,7 @@ class Target:
     gripper: float | None = None
     """+1 open, -1 closed; None leaves it to the explorer's own schedule."""
     hold_steps: int = 0
-    """Control steps to stay there before the next way-point (e.g. for the fingers to close)."""
+    """Control steps to stay there before the next waypoint (e.g. for the fingers to close)."""
 
 
 def clip_to(config: MotionConfig, pos_m: np.ndarray) -> np.ndarray:

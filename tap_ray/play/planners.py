@@ -1,4 +1,4 @@
-"""Where to go next: the way-points of Algorithm 1, and of curiosity. `contact.py` holds the third, objects.
+"""Where to go next: the waypoints of Algorithm 1, and of curiosity. `contact.py` holds the third, objects.
 
 A planner decides, explorers.py moves. Each draws only from the view's generator.
 """
@@ -32,18 +32,18 @@ class View:
 
 
 class Planner(Protocol):
-    """Chooses way-points for one robot during one episode."""
+    """Chooses waypoints for one robot during one episode."""
 
     def reset(self, view: View) -> None:
         """An episode begins."""
         ...
 
     def watch(self, view: View) -> bool:
-        """Called at every control step; True drops the present way-points, and `plan` is asked for new ones."""
+        """Called at every control step; True drops the present waypoints, and `plan` is asked for new ones."""
         ...
 
     def plan(self, view: View) -> list[Target]:
-        """The next way-points, at least one."""
+        """The next waypoints, at least one."""
         ...
 
 
@@ -52,7 +52,7 @@ class WaypointConfig:
     """Algorithm 1, steps 2 and 3. The paper states none of these values."""
 
     d_min_m: float = 0.10
-    """Consecutive way-points lie at least this far apart, m."""
+    """Consecutive waypoints lie at least this far apart, m."""
     z_thresh_m: float = 0.10
     """Heights above this count as away from the objects, m."""
     c_max_steps: int = 12
@@ -66,7 +66,7 @@ class WaypointConfig:
 
 
 class WaypointPlanner:
-    """Way-points from the safe-pose library; too long in the air forces a descent. Sees no object."""
+    """Waypoints from the safe-pose library; too long in the air forces a descent. Sees no object."""
 
     def __init__(self, config: WaypointConfig, library_M7: np.ndarray) -> None:
         self._config = config
@@ -92,7 +92,7 @@ class WaypointPlanner:
         return forced and not self._descending
 
     def plan(self, view: View) -> list[Target]:
-        """One way-point of the library, far enough from here; a low one if a descent is due."""
+        """One waypoint of the library, far enough from here; a low one if a descent is due."""
         due = self._config.c_max_steps > 0 and self._num_high > self._config.c_max_steps
         self._descending = due
         poses = far_enough(self._low if due else self._library, view.pos_m, self._config.d_min_m)
@@ -107,7 +107,7 @@ def far_enough(poses_M7: np.ndarray, pos_m: np.ndarray, d_min_m: float) -> np.nd
 
 
 def target_of(pose_7: np.ndarray) -> Target:
-    """A library pose as a way-point; the gripper keeps its own schedule."""
+    """A library pose as a waypoint; the gripper keeps its own schedule."""
     return Target(pos_base_m=pose_7[:3].copy(), quat_wxyz=pose_7[3:].copy())
 
 
@@ -118,7 +118,7 @@ class CuriousConfig:
     leaf_m: float = 0.05
     """Edge of a cell, m."""
     num_candidates: int = 32
-    """Free way-points compared at each decision."""
+    """Free waypoints compared at each decision."""
     object_weight: float = 2.0
     """How much a new cell of an object counts against a new cell of the hand."""
     temperature: float = 0.05
@@ -153,7 +153,7 @@ class CuriousPlanner:
         self._own: Counter[str] = Counter()
 
     def watch(self, view: View) -> bool:
-        """Count the cells of hand and objects; never drops a way-point."""
+        """Count the cells of hand and objects; never drops a waypoint."""
         self._own[self._cell(HAND, view.pos_m)] += 1
         for name, pose in present_objects(view.info):
             self._own[self._cell(name, pose[:3])] += 1

@@ -1,6 +1,6 @@
-"""What play is like: movement quality, diversity, contact and effect, for each explorer, as tables and pictures.
+"""What play is like: movement quality, diversity, contact and effect, for each explorer, as tables and images.
 
-Written beside a data set's run: report.md, play.csv, play.json, play.png, workspace.png, contact_sheet.png, play.mp4;
+Written beside a dataset's run: report.md, play.csv, play.json, play.png, workspace.png, contact_sheet.png, play.mp4;
 with robot masks also crops.png.
 """
 
@@ -30,11 +30,11 @@ LEAF_M = 0.05
 POSITION = ("ee_x", "ee_y", "ee_z")
 """Slots of the state that are the end effector's position in the base frame, m."""
 NUM_FRAMES = 8
-"""Pictures of an episode on the contact sheet."""
+"""Images of an episode on the contact sheet."""
 NUM_CROPS = 12
 """Bouts of contact on the sheet of crops."""
 SHEET_PX, PANEL_PX = 192, 288
-"""Pictures of the sheet and of the video are enlarged by whole factors up to about this side."""
+"""Images of the sheet and of the video are enlarged by whole factors up to about this side."""
 COLORS = ("#3b82c4", "#e08a2c", "#3fa46a", "#c4534f", "#8c6bc4")
 
 EXPLAINED = {
@@ -65,17 +65,17 @@ class Played:
 
 
 def write(data: Path | str, out: Path | str) -> Path:
-    """Report on a data set of play.
+    """Report on a dataset of play.
 
     Args:
-        data: a data set of `tap_ray.dataset`.
+        data: a dataset of `tap_ray.dataset`.
         out: folder for the report; made if it is missing.
 
     Returns:
         The path of report.md.
 
     Raises:
-        DataError: no readable data set, or its state has no end-effector position.
+        DataError: no readable dataset, or its state has no end-effector position.
         StorageError: the folder cannot be written.
     """
     dataset, out = open_dataset(data), storage.at(out)
@@ -96,7 +96,7 @@ def write(data: Path | str, out: Path | str) -> Path:
 
 
 def read(dataset: DatasetInfo) -> list[Played]:
-    """The episodes of a data set, without their images; once for each hand of the robot.
+    """The episodes of a dataset, without their images; once for each hand of the robot.
 
     Raises:
         DataError: the state has no end-effector position.
@@ -219,7 +219,7 @@ def decode(jpegs: Iterable[bytes]) -> np.ndarray:
 
 
 def contact_sheet(frames: dict[str, np.ndarray]) -> Image.Image:
-    """A row of `NUM_FRAMES` pictures from one episode of each explorer; `frames`: explorer -> (T, Y, X, 3)."""
+    """A row of `NUM_FRAMES` images from one episode of each explorer; `frames`: explorer -> (T, Y, X, 3)."""
     rows = []
     for name, rgb in frames.items():
         moments = _enlarged(rgb[np.linspace(0, len(rgb) - 1, NUM_FRAMES).round().astype(int)], SHEET_PX)
@@ -230,10 +230,10 @@ def contact_sheet(frames: dict[str, np.ndarray]) -> Image.Image:
 
 def crop_sheet(dataset: DatasetInfo) -> Image.Image | None:
     """The first bouts of contact of `NUM_CROPS` episodes: a row each with the crops of the thing and of
-    its place (black: none), the pictures before and at the first touch, at the last one and after it.
+    its place (black: none), the images before and at the first touch, at the last one and after it.
 
     Returns:
-        None where the data set has no robot masks, or nothing was moved.
+        None where the dataset has no robot masks, or nothing was moved.
     """
     rows: list[np.ndarray] = []
     for index in range(len(dataset)) if dataset.header.robot_mask else ():
@@ -251,7 +251,7 @@ def crop_sheet(dataset: DatasetInfo) -> Image.Image | None:
             pair = np.stack([crops.object_rgb[0], crops.place_rgb[0]]).repeat(SHEET_PX // CROPS.size_px, 1)
             pair = pair.repeat(SHEET_PX // CROPS.size_px, 2)
             height = max(moments.shape[1], pair.shape[1])
-            rows.append(np.concatenate([_filled(picture, height) for picture in (*pair, *moments)], axis=1))
+            rows.append(np.concatenate([_filled(image, height) for image in (*pair, *moments)], axis=1))
     if not rows:
         return None
     title = _title("touched next, left there | before, first touch, last touch, after", rows[0].shape[1])
@@ -285,8 +285,8 @@ def _write_tables(rows: Sequence[dict[str, Any]], dataset: DatasetInfo, out: Pat
     words = "\n".join(f"- `{name}`: {meaning}" for name, meaning in EXPLAINED.items())
     facts = f"{dataset.path}: {len(dataset)} episodes, {int(dataset.lengths.sum())} steps"
     names = ("play.png", "workspace.png", "contact_sheet.png", "crops.png")
-    pictures = "\n".join(f"![{name}]({name})" for name in names if (out / name).exists())
-    text = f"# Play\n\n{facts} at {dataset.spec.control_hz:g} Hz.\n\n{markdown(rows)}\n\n{words}\n\n{pictures}\n"
+    images = "\n".join(f"![{name}]({name})" for name in names if (out / name).exists())
+    text = f"# Play\n\n{facts} at {dataset.spec.control_hz:g} Hz.\n\n{markdown(rows)}\n\n{words}\n\n{images}\n"
     (out / "report.md").write_text(text + "\nVideo: [play.mp4](play.mp4)\n")
 
 
@@ -303,7 +303,7 @@ def _boxes(axes: Axes, values: Sequence[Sequence[float]], names: Sequence[str]) 
 
 
 def _enlarged(rgb: np.ndarray, side_px: int) -> np.ndarray:
-    """(T, Y', X', 3): pictures (T, Y, X, 3) enlarged by the largest whole factor up to about `side_px`."""
+    """(T, Y', X', 3): images (T, Y, X, 3) enlarged by the largest whole factor up to about `side_px`."""
     factor = max(1, side_px // rgb.shape[2])
     return rgb.repeat(factor, axis=1).repeat(factor, axis=2)
 

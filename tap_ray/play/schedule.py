@@ -1,8 +1,8 @@
 """Which attempts to make until enough episodes are kept, in an order that depends on nothing but their outcomes.
 
 Attempt numbers run round-robin over the tasks: attempt a belongs to task a modulo `num_tasks`, so the first n episodes
-of a data set are balanced. They are made in generations: one asks for exactly as many attempts of each task as are
-missing, so no attempt is ever made for nothing, and the same data set comes out whoever makes them.
+of a dataset are balanced. They are made in generations: one asks for exactly as many attempts of each task as are
+missing, so no attempt is ever made for nothing, and the same dataset comes out whoever makes them.
 """
 
 from typing import Any, Mapping
@@ -52,7 +52,7 @@ class Schedule:
         reasons = [reason for attempt, reason in self.dropped if attempt % self.num_tasks == task]
         return (
             f"Only {self.kept[task]} of {self.tried[task]} attempts could be kept (task number {task}); the last "
-            f"reason: {reasons[-1] if reasons else 'none given'}. Mend that, or ask for fewer episodes."
+            f"reason: {reasons[-1] if reasons else 'none given'}. Fix that, or ask for fewer episodes."
         )
 
     def record(self, attempt: int, reason: str | None) -> None:

@@ -1,4 +1,4 @@
-"""The knobs of `python -m jobs.collect_play` and `python -m jobs.collect_demos`."""
+"""The options of `python -m jobs.collect_play` and `python -m jobs.collect_demos`."""
 
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -38,9 +38,9 @@ class RobotsConfig:
     robots_per_fleet: int = 1
     """Robots in a process, stepped in lockstep. Neither number changes the data."""
     writers: int = -1
-    """Processes that write the data set; 0: the job's own; -1: one for each 32 fleets, none below. Same bytes."""
+    """Processes that write the dataset; 0: the job's own; -1: one for each 32 fleets, none below. Same bytes."""
     out: Path | None = None
-    """Data set; without it data/play-<hash> or data/demos-<hash>."""
+    """Dataset; without it data/play-<hash> or data/demos-<hash>."""
     ray_address: str | None = None
     """Ray cluster to join, e.g. "auto"; without it a local Ray starts and stops with the job."""
     node_labels: tuple[str, ...] = ()
@@ -63,9 +63,9 @@ class PlayJobConfig(RobotsConfig):
     """How much play of what kind, by how many robots."""
 
     episodes: int = 500
-    """Episodes wanted in the data set; a larger number makes an existing one longer."""
+    """Episodes wanted in the dataset; a larger number makes an existing one longer."""
     explorer: ExplorerName = "mixed"
-    """Who plays: independent noise, Algorithm 1's way-points, objects, novelty, or a mixture of these."""
+    """Who plays: independent noise, Algorithm 1's waypoints, objects, novelty, or a mixture of these."""
     round_episodes: int = 32
     """Episodes in a round of the novelty memory that curious robots share."""
     randomize: bool = False
@@ -103,13 +103,13 @@ class DemosJobConfig(RobotsConfig):
     """How many demonstrations of which tasks, by how many robots."""
 
     episodes: int = 200
-    """Successful episodes wanted of each task (mixed: beside each partner); a larger number makes an existing data set
+    """Successful episodes wanted of each task (mixed: beside each partner); a larger number makes an existing dataset
     longer."""
     suite: str = "tabletop"
     """"tabletop_mixed" puts another task's objects beside each task's own."""
     tasks: tuple[str, ...] = ()
     """Tasks to demonstrate; none given: all of the simulator."""
-    linger_steps: int = 8
+    success_hold_steps: int = 8
     """A demonstration ends when the task has been done for this many steps in a row."""
 
 
@@ -125,5 +125,5 @@ def demo_plan_of(config: DemosJobConfig, all_tasks: Iterable[str], pairs: Sequen
         env=config.env,
         seed=config.seed,
         jpeg_quality=config.jpeg_quality,
-        linger_steps=config.linger_steps,
+        success_hold_steps=config.success_hold_steps,
     )

@@ -8,7 +8,7 @@
                       (arXiv 2607.02466, Stage 1; both images pass the same encoder)
 
 Inverse dynamics alone forgets objects: what rests until it is grasped says nothing about the action. The first question
-cannot be answered without finding the thing in the picture, and Stage 2 asks the same question in words.
+cannot be answered without finding the thing in the image, and Stage 2 asks the same question in words.
 """
 
 from dataclasses import dataclass, replace
@@ -121,7 +121,7 @@ def build(
     held_out: Sequence[Window],
     seed: int,
 ) -> Stage:
-    """A fresh Stage 1 from its parts (live play has no data set).
+    """A fresh Stage 1 from its parts (live play has no dataset).
 
     Args:
         spec: of the robot that plays.
@@ -149,7 +149,7 @@ def build(
 def from_dataset(
     dataset: DatasetInfo, windows: WindowConfig, *, policy: PolicyConfig, config: ObjectiveConfig, seed: int
 ) -> Stage:
-    """A fresh Stage 1 for a data set of play.
+    """A fresh Stage 1 for a dataset of play.
 
     For inverse dynamics alone a chunk has no more steps than the second image is ahead: those nobody could train.
 

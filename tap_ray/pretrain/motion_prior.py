@@ -81,10 +81,10 @@ def from_datasets(
     config: PriorConfig,
     seed: int,
 ) -> PriorStage:
-    """A fresh prior for data sets of play.
+    """A fresh prior for datasets of play.
 
     Raises:
-        DataError: a data set is missing, or too small to hold anything out.
+        DataError: a dataset is missing, or too small to hold anything out.
     """
     sources, held_out = [], []
     for number, (data, weight) in enumerate(zip(sets, weights, strict=True)):
@@ -96,7 +96,7 @@ def from_datasets(
             judged = held_out_batches(out, windows, source=number, seed=seed, num=HELD_OUT)
         held_out.append(judged)
     if len({source.spec.robot for source in sources}) < len(sources):
-        raise DataError("Each robot of a mixture has one data set: collect more into it instead of naming two.")
+        raise DataError("Each robot of a mixture has one dataset: collect more into it instead of naming two.")
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         network = MotionPrior(config)

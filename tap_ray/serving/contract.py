@@ -53,7 +53,7 @@ class Contract:
     @property
     def chunk_s(self) -> float:
         """How long a robot takes for the actions of a chunk, s: by then it wants the next ones."""
-        return self.recall.execute / self.spec.control_hz
+        return self.recall.n_action_steps / self.spec.control_hz
 
     def probe(self) -> Look:
         """A black image and a state of zeros."""
@@ -72,7 +72,7 @@ class Contract:
             "state": {"dtype": "F32", "shape": [len(self.spec.state)]},
             "action": {"dtype": "F32", "shape": [len(self.spec.action)]},
             "history": self.recall.history,
-            "execute": self.recall.execute,
+            "execute": self.recall.n_action_steps,
             "max_bytes": self.max_bytes,
             "spec": self.spec.to_json(),
         }

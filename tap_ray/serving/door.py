@@ -43,7 +43,7 @@ RETRY_S = 0.1
 
 
 class _Reins:
-    """A transport whose reading two may pause, uvicorn and we; it goes on when neither does."""
+    """A transport whose reading two may pause, uvicorn and we; it continues when neither does."""
 
     def __init__(self, transport: asyncio.Transport) -> None:
         self._transport = transport

@@ -1,4 +1,4 @@
-"""The knobs of `python -m jobs.serve`, and who may come in."""
+"""The options of `python -m jobs.serve`, and who may come in."""
 
 import ipaddress
 import os
@@ -44,9 +44,9 @@ class ServeConfig:
     """Most robots' looks in one batch; those that come while the network works wait for the next one."""
     batch_wait_ms: float = 0.0
     """How long a batch waits for more robots, ms; 0: not at all."""
-    exact: bool = True
+    batch_invariant: bool = True
     """Each robot's look passes the network alone: its actions are those of one robot in process to the last bit,
-    whoever else asks. --no-exact passes a batch at once: faster, and different from about the 7th digit on."""
+    whoever else asks. --no-batch-invariant passes a batch at once: faster, different from about the 7th digit on."""
     replicas: int = 1
     """Copies of the network, a process and a core each. They keep nothing: one that dies is replaced, episodes go
     on."""

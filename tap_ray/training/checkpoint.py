@@ -1,4 +1,4 @@
-"""A checkpoint: everything needed to go on as if nothing had happened, as safetensors and JSON.
+"""A checkpoint: everything needed to continue as if nothing had happened, as safetensors and JSON.
 
     step-00000500/
         model.safetensors       weights and buffers
@@ -82,7 +82,7 @@ def load_into(folder: Path, state: TrainState, facts: Mapping[str, Any]) -> None
     """Fill model, optimizer, average, step and torch's generator from a checkpoint.
 
     Raises:
-        CheckpointError: missing, cut off, of another model or config; the first differences are named.
+        CheckpointError: missing, truncated, of another model or config; the first differences are named.
     """
     require_folder(folder)
     saved = read_json(folder / STATE, needs=("version", "step", "facts"))

@@ -1,4 +1,4 @@
-"""The one training loop. It knows neither Ray nor MLflow nor what is learnt: `fit` reads top to bottom.
+"""The one training loop. It knows neither Ray nor MLflow nor what is learned: `fit` reads top to bottom.
 
 Batch number == step number: whoever resumes at step s hands in an iterator that starts at batch s.
 """
@@ -22,7 +22,7 @@ from tap_ray.types import Motion, Window
 
 @dataclass(frozen=True, kw_only=True)
 class TrainConfig:
-    """How to train, whatever is learnt."""
+    """How to train, whatever is learned."""
 
     steps: int = 6000
     """Optimizer steps."""
@@ -72,7 +72,7 @@ class TrainConfig:
 
 
 class Objective(Protocol):
-    """What is learnt."""
+    """What is learned."""
 
     @property
     def name(self) -> str:
@@ -139,7 +139,7 @@ def fit(
         objective: the loss.
         config: how.
         hooks: what the caller wants to be asked.
-        resume: checkpoint to go on from; None starts at step 0.
+        resume: checkpoint to resume from; None starts at step 0.
         lr_scale: see `optim.adamw`.
 
     Returns:

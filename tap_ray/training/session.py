@@ -1,4 +1,4 @@
-"""A training run in its folder: where it goes on, what it writes, who may write. One process or many, Ray or not.
+"""A training run in its folder: where it continues, what it writes, who may write. One process or many, Ray or not.
 
     metrics.jsonl                {"step": 50, "idm/loss": 0.31, ...}, one line for each time something was logged
     checkpoints/step-00000500/   see checkpoint.py; only the newest are kept
@@ -195,7 +195,7 @@ def lock(run: Path) -> Iterator[Held]:
 
 
 def forget_after(file: Path, step: int) -> None:
-    """Drop the lines of metrics.jsonl after `step`, and one that a kill cut off."""
+    """Drop the lines of metrics.jsonl after `step`, and one that a kill truncated."""
     if not logs.exists(file):
         return
     kept = [line for line in read_metrics(file) if line["step"] <= step]
@@ -208,7 +208,7 @@ def read_metrics(file: Path) -> list[dict[str, float]]:
 
 
 def parse_metrics(text: str) -> list[dict[str, float]]:
-    """Whole lines of metrics; one that a kill cut off is left out."""
+    """Whole lines of metrics; one that a kill truncated is left out."""
     return [json.loads(line) for line in text.splitlines(keepends=True) if line.endswith("\n")]
 
 

@@ -59,7 +59,7 @@ class Stage:
 
 
 def fitted(policy: PolicyConfig, dataset: DatasetInfo, windows: WindowConfig) -> PolicyConfig:
-    """The policy's sizes as data set and windows have them; any `num_state` becomes all of the state."""
+    """The policy's sizes as dataset and windows have them; any `num_state` becomes all of the state."""
     size_y, size_x = dataset.header.image_size
     if size_y != size_x:
         raise ConfigError(f"{dataset.path} has {size_y} x {size_x} images; the policy reads square ones.")

@@ -58,7 +58,7 @@ def test_from_scratch_it_does_what_the_words_say(demos, tmp_path: Path):
 
 
 def test_slow_and_frozen_parts(demos, stage_1: Path):
-    config = AlignConfig(freeze=("vision",), transferred_lr=0.1)
+    config = AlignConfig(freeze=("vision",), pretrained_lr_scale=0.1)
     stage, transfer = from_dataset(demos, WINDOWS, policy=SMALL, config=config, start=StartFrom(init=stage_1), seed=0)
     assert transfer is not None
     assert stage.lr_scale == dict.fromkeys(transfer.taken, 0.1)
@@ -95,7 +95,7 @@ def test_a_missing_or_unfit_stage_1_is_never_silent(demos, stage_1: Path, tmp_pa
         align(stage_1)
     weights = stage_1 / "final" / "model.safetensors"
     weights.write_bytes(weights.read_bytes()[:100])
-    with pytest.raises(CheckpointError, match=r"cut off\?"):
+    with pytest.raises(CheckpointError, match=r"truncated\?"):
         align(stage_1)
 
 

@@ -189,7 +189,7 @@ def test_what_does_not_fit_is_named(tmp_path: Path):
         init_from(spoken(), run)
     weights = stage_1(tmp_path / "cut", "goal") / "final" / "model.safetensors"
     weights.write_bytes(weights.read_bytes()[:100])
-    with pytest.raises(CheckpointError, match="cut off"):
+    with pytest.raises(CheckpointError, match="truncated"):
         init_from(spoken(), tmp_path / "cut")
 
 

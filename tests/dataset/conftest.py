@@ -1,4 +1,4 @@
-"""Made-up robots for the data set's tests: trajectories whose every number follows from the episode's index."""
+"""Made-up robots for the dataset's tests: trajectories whose every number follows from the episode's index."""
 
 from pathlib import Path
 from types import SimpleNamespace
@@ -75,7 +75,7 @@ def synthetic_header(*, size: int = SIZE, mask: bool = True, episodes_per_file: 
 
 
 def write_dataset(path: Path, num_episodes: int, **header: int) -> Path:
-    """Write episodes 0 .. num_episodes - 1, going on where the data set ends."""
+    """Write episodes 0 .. num_episodes - 1, continuing where the dataset ends."""
     with DatasetWriter(path, synthetic_header(**header)) as writer:
         for index in range(writer.committed, num_episodes):
             writer.append(synthetic_episode(index))

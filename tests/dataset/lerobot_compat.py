@@ -1,4 +1,4 @@
-"""Run by hand in an environment with lerobot 0.4.4: does its own class open our data set, and is a frame the same?
+"""Run by hand in an environment with lerobot 0.4.4: does its own class open our dataset, and is a frame the same?
 
     python3 -m venv /tmp/lerobot_env && /tmp/lerobot_env/bin/pip install lerobot==0.4.4
     /tmp/lerobot_env/bin/python tests/dataset/lerobot_compat.py PATH

@@ -23,7 +23,7 @@ def test_carried_from_one_place_to_another() -> None:
     crops = cut(rgb, mask, contact, SMALL)
     assert (crops.touch_B.tolist(), crops.end_B.tolist(), crops.has_place.tolist()) == ([3], [7], [True])
     assert crops.bout_T.tolist() == [0] * 8 + [-1] * 4
-    thing = np.full((8, 8, 3), TABLE, np.uint8)  # rows and columns 18 .. 25 and 10 .. 17 of the picture
+    thing = np.full((8, 8, 3), TABLE, np.uint8)  # rows and columns 18 .. 25 and 10 .. 17 of the image
     thing[2:, 2:] = RED
     np.testing.assert_array_equal(crops.object_rgb[0], thing)
     np.testing.assert_array_equal(crops.place_rgb[0], np.full((8, 8, 3), BLUE, np.uint8))  # the plate, still empty
@@ -74,7 +74,7 @@ def test_touches_that_tell_nothing() -> None:
     still = np.broadcast_to(rgb[:1], rgb.shape)
     for crops in (
         cut(still, np.zeros_like(mask), contact, SMALL),  # nothing moved
-        cut(*carried(touch=0), SMALL),  # there is no picture before
+        cut(*carried(touch=0), SMALL),  # there is no image before
         cut(rgb, mask, np.zeros(STEPS, bool), SMALL),
         cut(rgb, mask, contact, dataclasses.replace(SMALL, min_blob_px=37)),  # the square has 36 pixels
     ):
@@ -161,7 +161,7 @@ def test_a_damaged_file_is_cut_again(tmp_path: Path) -> None:
     [file] = folder(dataset, CROPS).iterdir()
     whole = file.read_bytes()
     file.write_bytes(whole[: len(whole) // 2])
-    with pytest.raises(DataError, match=r"cut off or damaged \(.*jobs.cut_crops --data .*play` cuts what is missing"):
+    with pytest.raises(DataError, match=r"truncated or damaged \(.*jobs.cut_crops --data .*play` cuts what is missing"):
         read_crops(dataset, [0], CROPS)
     assert cut_missing(dataset) == [(0, 1)]
     assert file.read_bytes() == whole

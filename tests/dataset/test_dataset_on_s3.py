@@ -1,4 +1,4 @@
-"""A data set on a (loopback) S3 server: the bytes of a local one, whatever is killed, and every rule of the format."""
+"""A dataset on a (loopback) S3 server: the bytes of a local one, whatever is killed, and every rule of the format."""
 
 import hashlib
 import io
@@ -131,7 +131,7 @@ def test_a_writer_that_goes_on_does_not_fetch_full_files(made: SimpleNamespace, 
 
 
 def test_crops_are_fetched_a_block_once(bucket: str, wire: s3.Wire, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    """Ten episodes in blocks of four, the pictures as on a disk."""
+    """Ten episodes in blocks of four, the images as on a disk."""
     monkeypatch.setattr(crop_files, "BLOCK_EPISODES", 4)
     made = {"num_episodes": 10, "tasks": ["play"], "crops": True}
     here = open_dataset(write_made_dataset(tmp_path / "play", **made))
@@ -250,7 +250,7 @@ def test_a_writer_that_lost_its_lock_writes_no_more(made: SimpleNamespace, bucke
 
 
 def test_what_is_not_there_is_said_with_status_2(bucket: str, capsys: pytest.CaptureFixture[str]):
-    with pytest.raises(DataError, match=r"No data set at s3://.*: it does not exist\. Collect one"):
+    with pytest.raises(DataError, match=r"No dataset at s3://.*: it does not exist\. Collect one"):
         open_dataset(bucket)
     assert main(["verify", bucket]) == 2
     assert "it has no folder meta/" in capsys.readouterr().err
@@ -263,7 +263,7 @@ def test_a_damaged_file_is_told_by_its_own_name(made: SimpleNamespace, bucket: s
     path = made.write(storage.at(bucket), 4)
     file = path / layout.data_file(0)
     storage.write(file, storage.read(file)[:-100])
-    with pytest.raises(DataError, match=rf"^{bucket}/data/chunk-000/file-000\.parquet .* cut off or not Parquet"):
+    with pytest.raises(DataError, match=rf"^{bucket}/data/chunk-000/file-000\.parquet .* truncated or not Parquet"):
         read_episode(open_dataset(path), 0)
     file.unlink()
     with pytest.raises(DataError, match=r"file-000\.parquet is missing, though"):

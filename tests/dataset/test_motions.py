@@ -15,7 +15,7 @@ CONFIG = MotionWindows(horizon=5, batch_size=12, holdout_every=4)
 
 
 def test_stretches_are_those_of_one_episode(play_dataset: Path):
-    """Every stretch is found again in one episode, in its places, normalized as its own data set says."""
+    """Every stretch is found again in one episode, in its places, normalized as its own dataset says."""
     motion = batch([load(play_dataset, CONFIG)], [1.0], CONFIG, seed=0, number=3)
     dataset, norm = open_dataset(play_dataset), load(play_dataset, CONFIG).norm
     assert motion.action.shape == (12, 5, len(UNIFIED_ACTION))
@@ -64,7 +64,7 @@ def test_shares_of_a_batch_by_hand(weights: list[float], size: int, wanted: list
 def test_shares_that_make_no_sense():
     with pytest.raises(ConfigError, match=r"Weights are above 0, and finite, as is their sum; got \[1, 0\]"):
         counts([1, 0], 8)
-    with pytest.raises(ConfigError, match="a data set has none of them"):
+    with pytest.raises(ConfigError, match="a dataset has none of them"):
         counts([100, 1], 8)
 
 

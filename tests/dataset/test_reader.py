@@ -20,7 +20,7 @@ from tap_ray.runs import hash_of
 
 @pytest.fixture
 def copy(play_dataset: Path, tmp_path: Path) -> Path:
-    """A data set to be damaged."""
+    """A dataset to be damaged."""
     return Path(shutil.copytree(play_dataset, tmp_path / "copy"))
 
 
@@ -67,7 +67,7 @@ def test_facts_cross_processes(play_dataset: Path) -> None:
 
 @pytest.mark.parametrize(("name", "message"), [("missing", "does not exist"), ("", "has no folder meta/")])
 def test_no_data_set(tmp_path: Path, name: str, message: str) -> None:
-    with pytest.raises(DataError, match=f"No data set at .*{message}.*jobs.collect_play"):
+    with pytest.raises(DataError, match=f"No dataset at .*{message}.*jobs.collect_play"):
         open_dataset(tmp_path / name)
 
 
@@ -122,13 +122,13 @@ def test_cut_off_parquet(copy: Path) -> None:
     file = copy / layout.data_file(1)
     file.write_bytes(file.read_bytes()[:1000])
     dataset = open_dataset(copy)
-    with pytest.raises(DataError, match=r"file-001.parquet \(1000 bytes\) is cut off or not Parquet.*Copy it again"):
+    with pytest.raises(DataError, match=r"file-001.parquet \(1000 bytes\) is truncated or not Parquet.*Copy it again"):
         read_episode(dataset, 5)
 
 
 def test_missing_data_file(copy: Path) -> None:
     (copy / layout.data_file(1)).unlink()
-    with pytest.raises(DataError, match=r"file-001.parquet is missing, though the data set's metadata names it"):
+    with pytest.raises(DataError, match=r"file-001.parquet is missing, though the dataset's metadata names it"):
         read_episode(open_dataset(copy), 5)
 
 
@@ -139,7 +139,7 @@ def test_missing_episode_table(copy: Path) -> None:
 
 
 def test_every_moment_of_a_commit_can_be_read(made: SimpleNamespace, tmp_path: Path) -> None:
-    """A data set of 6 episodes grows to 10, and one of none to 6; a reader looks after each file that has appeared."""
+    """A dataset of 6 episodes grows to 10, and one of none to 6; a reader looks after each file that has appeared."""
     for before, after in ((6, 10), (0, 6)):
         path, grown = made.write(tmp_path / f"{before}", before), made.write(tmp_path / f"to-{after}", after)
         names = [f"{kind(n)}" for n in range(3) for kind in (layout.data_file, layout.episodes_file)]

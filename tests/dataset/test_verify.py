@@ -19,7 +19,7 @@ from tap_ray.errors import DataError
 
 @pytest.fixture
 def copy(play_dataset: Path, tmp_path: Path) -> Path:
-    """A data set to be damaged."""
+    """A dataset to be damaged."""
     return Path(shutil.copytree(play_dataset, tmp_path / "copy"))
 
 
@@ -115,7 +115,7 @@ BREAKS: dict[str, tuple[Callable[[Path], object], str, bool]] = {
     "episodes": (break_episodes, "episode 8: dataset_from_index is 0, expected 77", False),
     "columns": (break_columns, "privileged.object_pose is absent, expected fixed_size_list", False),
     "groups": (break_groups, "episode 0: row group has 38 rows, expected 8", False),
-    "cut off": (cut_off, "file-001.parquet", False),
+    "truncated": (cut_off, "file-001.parquet", False),
     "page of frames": (lambda p: break_page(p, layout.data_file(1), 3), "file-001.parquet", False),
     "page of episodes": (lambda p: break_page(p, layout.episodes_file(1), 9), "file-001.parquet", False),
     "page of tasks": (lambda p: break_page(p, layout.TASKS, 1), "meta/tasks.parquet: does not follow", True),
@@ -214,7 +214,7 @@ def test_an_empty_data_set(made: SimpleNamespace, tmp_path: Path, capsys: pytest
 
 def test_no_data_set_at_all(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["verify", str(tmp_path / "nothing")]) == 2
-    assert "No data set at" in capsys.readouterr().err
+    assert "No dataset at" in capsys.readouterr().err
     with pytest.raises(SystemExit) as stop:
         main(["verfy", str(tmp_path)])
     assert stop.value.code == 2

@@ -38,7 +38,7 @@ def place(dataset: DatasetInfo, state: np.ndarray) -> tuple[int, int]:
         found = np.flatnonzero((read_episode(dataset, episode, [layout.STATE])[layout.STATE] == state).all(1))
         if len(found):
             return episode, int(found[0])
-    raise AssertionError("a state that is not in the data set")
+    raise AssertionError("a state that is not in the dataset")
 
 
 @settings(max_examples=25, deadline=None)

@@ -29,7 +29,7 @@ from tap_ray.types import Episode
 
 
 def digests(path: Path) -> dict[str, str]:
-    """Path -> sha256 of every file of a data set."""
+    """Path -> sha256 of every file of a dataset."""
     files = sorted(file for file in path.rglob("*") if file.is_file())
     return {str(file.relative_to(path)): hashlib.sha256(file.read_bytes()).hexdigest() for file in files}
 
@@ -113,7 +113,7 @@ def test_ctrl_c_between_any_two_bytecodes_commits_whole_episodes(
     whole = tmp_path / "whole"
 
     def write(path: Path, interrupt: int = 0) -> bool:
-        """Go on where the data set says; whether it came to the end."""
+        """Go on where the dataset says; whether it came to the end."""
         with DatasetWriter(path, made.header()) as writer:
             for index in range(writer.progress.get("next", 0), 5):
                 if interrupt and index == 3:
@@ -203,7 +203,7 @@ class Children:
         self._process = process
 
     def write(self, path: Path, *, kill_at: Path | None = None, delay_s: float = 0.0, wait_at: int = -1) -> int:
-        """Exit status of a process that writes the data set, or goes on with it; at episode `wait_at` it waits."""
+        """Exit status of a process that writes the dataset, or continues with it; at episode `wait_at` it waits."""
         assert self._process.stdin is not None
         assert self._process.stdout is not None
         print(path, wait_at, file=self._process.stdin, flush=True)
@@ -269,9 +269,7 @@ def test_a_full_disk_is_a_clear_error_and_the_data_set_verifies(
     assert digests(made.write(path, committed + 5)) == digests(made.write(tmp_path / "whole", committed + 5))
 
 
-@pytest.mark.parametrize(
-    ("number", "remedy"), [(errno.EROFS, "Make the folder writable"), (errno.EIO, "Mend the disk")]
-)
+@pytest.mark.parametrize(("number", "remedy"), [(errno.EROFS, "Make the folder writable"), (errno.EIO, "Fix the disk")])
 def test_storage_errors_say_what_to_do(tmp_path: Path, number: int, remedy: str) -> None:
     error = commit.storage_error(OSError(number, os.strerror(number)), "write", tmp_path / "missing" / "file")
     assert remedy in str(error)
@@ -332,7 +330,7 @@ def test_another_plan_or_robot_is_refused_and_named(made: SimpleNamespace, tmp_p
 
 def test_a_strangers_folder_is_refused(made: SimpleNamespace, tmp_path: Path) -> None:
     (tmp_path / "letters.txt").write_text("dear")
-    with pytest.raises(DataError, match=r"letters.txt but no meta/tap_ray.json: it is not a data set"):
+    with pytest.raises(DataError, match=r"letters.txt but no meta/tap_ray.json: it is not a dataset"):
         DatasetWriter(tmp_path, made.header())
 
 
@@ -379,7 +377,7 @@ def test_meta_keys_and_kinds_stay_the_same(made: SimpleNamespace, tmp_path: Path
     with DatasetWriter(tmp_path / "play", made.header()) as writer:
         writer.append(made.episode(0))
         episode = made.episode(1)
-        with pytest.raises(DataError, match="every episode of a data set carries the same keys"):
+        with pytest.raises(DataError, match="every episode of a dataset carries the same keys"):
             writer.append(replace(episode, meta={"seed": 1}))
         with pytest.raises(DataError, match=r"meta\['seed'\] is string, in the first episode it is int64"):
             writer.append(replace(episode, meta={**episode.meta, "seed": "1001"}))

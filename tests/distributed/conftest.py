@@ -1,4 +1,4 @@
-"""A data set of the made-up robots of tests/dataset/conftest.py, for streams and training."""
+"""A dataset of the made-up robots of tests/dataset/conftest.py, for streams and training."""
 
 import sys
 from pathlib import Path

@@ -25,9 +25,9 @@ class Config:
     sweep: Annotated[Path, tyro.conf.Positional]
     """Its file."""
     data: Path
-    """Data set of play."""
+    """Dataset of play."""
     demos: Path
-    """Data set of demonstrations."""
+    """Dataset of demonstrations."""
     out: Path
     """Folder for both stores."""
     kills: int = 5

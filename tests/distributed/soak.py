@@ -3,9 +3,9 @@
     python -m tests.distributed.soak [--minutes 120] [--out runs/soak]       (make soak)
 
 Two jobs run side by side, again and again: a collection of play and a pretraining. Both have run once undisturbed
-before; each time the data set must be the same to the byte and the training's curve the same to the digit. What is
+before; each time the dataset must be the same to the byte and the training's curve the same to the digit. What is
 killed: a fleet, a training worker, a process of Ray Data, or a job itself, whose command is then given again. The same
-command as this one goes on where it was cut off.
+command as this one resumes where it was interrupted.
 """
 
 import contextlib
@@ -108,7 +108,7 @@ class Job:
 
 
 def bytes_of(folder: Path) -> str:
-    """Digest of every file of a data set."""
+    """Digest of every file of a dataset."""
     found = hashlib.sha256()
     for file in sorted(path for part in ("data", "meta") for path in (folder / part).rglob("*.*")):
         found.update(file.relative_to(folder).as_posix().encode() + file.read_bytes())

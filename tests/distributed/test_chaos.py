@@ -75,7 +75,7 @@ def hold(folder: Path) -> None:
 
 
 def lose(cluster: Nodes, folder: Path, times: int, each: int = 1) -> None:
-    """So many times: kill the node that so many fleets have begun on, and add another. Then let them go on."""
+    """So many times: kill the node that so many fleets have begun on, and add another. Then let them continue."""
     try:
         for number in range(times):
             wait_for(lambda number=number: begun(folder) >= each * (number + 1))
@@ -253,7 +253,7 @@ test_chaos.starved(sys.argv[1], {str(tmp_path)!r})
             "Out of memory: Ray's memory monitor has ended 6 processes in a row, and nothing got done in between. Use "
             "fewer --fleets"
         ) in asked.stdout, asked.stdout + asked.stderr
-        assert "What is done is kept; the same command goes on." in asked.stdout
+        assert "What is done is kept; the same command continues." in asked.stdout
 
 
 def starved(what: str, folder: str) -> None:

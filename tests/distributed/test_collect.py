@@ -1,4 +1,4 @@
-"""Collection on real Ray processes with the real robot (small, without pictures): the same bytes, whatever happens."""
+"""Collection on real Ray processes with the real robot (small, without images): the same bytes, whatever happens."""
 
 import contextlib
 import itertools
@@ -46,7 +46,7 @@ def _ray():
 
 @pytest.fixture(scope="module")
 def expected(tmp_path_factory):
-    """The data set that one process without Ray makes."""
+    """The dataset that one process without Ray makes."""
     path = tmp_path_factory.mktemp("data") / "expected"
     with DatasetWriter(path, child.HEADER) as writer:
         for episode in collect(child.PLAN, envs.make_vector, sample_poses, num_episodes=EPISODES, num_robots=4):
@@ -80,7 +80,7 @@ def test_what_was_collected_is_told_to_prometheus(whole):
 
 
 def bytes_of(path: Path, *, progress: bool = True) -> dict[str, bytes]:
-    """Every file of a data set; without the episode tables, which hold the progress, if it is not `progress`."""
+    """Every file of a dataset; without the episode tables, which hold the progress, if it is not `progress`."""
     files = {str(file.relative_to(path)): file.read_bytes() for file in sorted(path.rglob("*")) if file.is_file()}
     return {name: data for name, data in files.items() if progress or not name.startswith("meta/episodes")}
 

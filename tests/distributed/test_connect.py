@@ -1,4 +1,4 @@
-"""What stops a Ray from starting or being joined is said in one message, before anything starts."""
+"""What stops a Ray from starting or being joined is reported in one message, before anything starts."""
 
 import os
 import platform

@@ -32,7 +32,7 @@ def test_only_failures_without_a_checkpoint_in_between_add_up(tmp_path: Path):
 
 @pytest.mark.parametrize("left", ["", "step-00000005"])
 def test_half_a_checkpoint_is_none(tmp_path: Path, left: str):
-    """A folder that was cut off has no state.json."""
+    """A folder that was truncated has no state.json."""
     policy = FailuresInARow(FailureConfig(max_failures=1), tmp_path)
     assert policy.make_decision(LOST) is FailureDecision.RETRY
     (tmp_path / left).mkdir(exist_ok=True)

@@ -1,4 +1,4 @@
-"""Live play: the same windows as from a data set of the same episodes, endless, resumable, and no crash loses one."""
+"""Live play: the same windows as from a dataset of the same episodes, endless, resumable, and no crash loses one."""
 
 import dataclasses
 import threading

@@ -305,8 +305,8 @@ def test_a_sweep_goes_on_when_a_node_dies(
     assert len(killed) == 1
     table = runs.read_json(folder / "table.json")
     for seed, row in enumerate(table):
-        learnt, result = stages.alone(tmp_path / str(seed), toy_dataset, seed=seed)
-        assert (row["state"], row["validation"], row["result"]) == ("done", learnt, result)
+        learned, result = stages.alone(tmp_path / str(seed), toy_dataset, seed=seed)
+        assert (row["state"], row["validation"], row["result"]) == ("done", learned, result)
 
 
 def stored_lines(folder: Path) -> list[str]:

@@ -18,7 +18,7 @@ from tap_ray.distributed import sweep_plan
 from tap_ray.distributed.connect import connect
 from tap_ray.distributed.placement import capacity
 from tap_ray.distributed.settings import WorkersConfig
-from tap_ray.distributed.sweep import _Halving, _Room, finalists, progress_of, trials_at_once
+from tap_ray.distributed.sweep import _Halving, _Room, finalists, max_concurrent_trials, progress_of
 from tap_ray.distributed.sweep_job import SweepJobConfig, run_sweep
 from tap_ray.distributed.sweep_plan import AshaConfig
 from tap_ray.errors import ConfigError
@@ -80,7 +80,7 @@ def test_a_killed_sweep_ends_as_an_undisturbed_one(tmp_path: Path, toy_dataset: 
     """One trial after the other, on one Stage 1: 001 hardly learns and is stopped; the driver dies while 002 aligns."""
     rates = (0.1, 1e-6, 0.2)
     axis = {"train": {"steps": 60, "lr": {"grid": list(rates)}}}
-    asha = {"metric": "toy/held_out", "mode": "min", "grace_steps": 20, "reduction": 2, "finalists": 1}
+    asha = {"metric": "toy/held_out", "mode": "min", "grace_steps": 20, "reduction_factor": 2, "finalists": 1}
     file, store = tmp_path / "sweep.yaml", tmp_path / "store"
     write_file(file, toy_dataset, seed=0, align=axis, asha=asha)
 
@@ -94,7 +94,7 @@ def test_a_killed_sweep_ends_as_an_undisturbed_one(tmp_path: Path, toy_dataset: 
     best = min(expected, key=lambda number: expected[number][0]["toy/held_out"])
     states = {best: "done", 2 - best: "trained", 1: "stopped"}
     assert [row["state"] for row in table] == [states[number] for number in range(3)]
-    assert [table[number]["validation"] for number in (0, 2)] == [learnt for learnt, _ in expected.values()]
+    assert [table[number]["validation"] for number in (0, 2)] == [learned for learned, _ in expected.values()]
     assert table[best]["result"] == expected[best][1]
     assert trials[1].logged_step == 20
 
@@ -102,7 +102,7 @@ def test_a_killed_sweep_ends_as_an_undisturbed_one(tmp_path: Path, toy_dataset: 
     begun = [[step for name, step in calls(store) if name == Path(trial.runs["align"]).name] for trial in trials]
     assert begun[:2] == [[0], [0]], "neither was begun again"
     assert begun[2][0] == 0
-    assert begun[2][1] > 0, "it went on from a checkpoint"
+    assert begun[2][1] > 0, "it continued from a checkpoint"
     assert len([name for name, _ in calls(store) if name.startswith("pretrain")]) == 1, "Stage 1 is trained once"
 
     assert 'http-equiv="refresh"' not in (folder / "sweep.html").read_text()
@@ -131,7 +131,7 @@ def test_successive_halving_goes_on_from_what_earlier_lives_have_shown(
     tmp_path: Path, logged_step: int, value: float, step: int, decision: str
 ):
     """Of an earlier life: one trial at 0.9 throughout, one stopped at step 10 with 0.8; its 9.0 came after that."""
-    asha = AshaConfig(metric="bc/r2_mean", grace_steps=10, reduction=2)
+    asha = AshaConfig(metric="bc/r2_mean", grace_steps=10, reduction_factor=2)
     align: Any = SimpleNamespace(train=SimpleNamespace(steps=40))
     trials = {id: SimpleNamespace(id=id, values={}, align=align) for id in ("000", "001", "002")}
     for id, curve in (("000", {10: 0.9, 20: 0.9, 40: 0.9}), ("001", {10: 0.8, 20: 9.0})):
@@ -201,23 +201,25 @@ def small(**workers) -> Any:
         ({}, {"CPU": 1}, 2),
         ({}, {"CPU": 2}, 2),  # a job reserves half of the CPUs, so that two fit
         ({}, {"CPU": 16}, 8),
-        ({"workers": 2, "decoders": 2}, {"CPU": 16}, 2),
+        ({"num_workers": 2, "num_data_workers": 2}, {"CPU": 16}, 2),
         ({"gpus": 0.25}, {"CPU": 16, "GPU": 1}, 4),
         ({}, {"CPU": 16, "GPU": 1}, 1),
     ],
 )
 def test_no_more_trials_at_once_than_fit_together(workers, resources, most: int):
-    assert trials_at_once([small(**workers)], resources) == most
-    assert trials_at_once([small(**workers)], resources, asked=1) == 1
-    with pytest.raises(ConfigError, match=rf"--trials-at-once {most + 1}: .* hold {most}; more would wait for each"):
-        trials_at_once([small(**workers)], resources, asked=most + 1)
+    assert max_concurrent_trials([small(**workers)], resources) == most
+    assert max_concurrent_trials([small(**workers)], resources, asked=1) == 1
+    with pytest.raises(
+        ConfigError, match=rf"--max-concurrent-trials {most + 1}: .* hold {most}; more would wait for each"
+    ):
+        max_concurrent_trials([small(**workers)], resources, asked=most + 1)
 
 
 def test_a_trial_that_does_not_fit():
     trial = small()
     trial.evaluate.gpus_per_fleet = 1.0
     with pytest.raises(ConfigError, match=r"Not one trial fits into the cluster's 2 CPUs and 0 GPUs"):
-        trials_at_once([trial], {"CPU": 2})
+        max_concurrent_trials([trial], {"CPU": 2})
 
 
 @pytest.mark.cluster
@@ -247,7 +249,7 @@ def test_at_a_uri_trials_live_on_any_node_and_are_those_of_a_local_folder(
     monkeypatch.setenv("MLFLOW_TRACKING_URI", env["MLFLOW_TRACKING_URI"])
     store = storage.at(bucket) / "runs"
     file = write_file(tmp_path / "sweep.yaml", toy_dataset)
-    config = SweepJobConfig(sweep=file, store=store, trials_at_once=1, trials_on="any")
+    config = SweepJobConfig(sweep=file, store=store, max_concurrent_trials=1, trials_on="any")
     plan = sweep_plan.read(file)
     with nodes() as cluster, connect(cluster.address):
         play = cluster.add("play")
@@ -264,9 +266,9 @@ def test_at_a_uri_trials_live_on_any_node_and_are_those_of_a_local_folder(
     assert lived_on == {play.node_id}
     for id, seed in (("000", 0), ("001", 1)):
         row = read_row(out, id, {})
-        learnt, judged = alone(tmp_path / id, toy_dataset, seed=seed)
+        learned, judged = alone(tmp_path / id, toy_dataset, seed=seed)
         assert (row.state, row.result) == ("done", judged)
-        assert {name: row.validation[name] for name in learnt} == pytest.approx(learnt)
+        assert {name: row.validation[name] for name in learned} == pytest.approx(learned)
     assert (out / "sweep.html").is_file()
     assert (out / "results" / "sweep.md").is_file()
     assert runs.read_json(out / "manifest.json")["registered"].startswith("trial 00")

@@ -28,7 +28,7 @@ FILE: dict[str, Any] = {
 
 @pytest.fixture
 def trials_of(tmp_path: Path, toy_dataset: Path):
-    """The trials of a file on the toy data set: 24 episodes, three tasks in turn."""
+    """The trials of a file on the toy dataset: 24 episodes, three tasks in turn."""
 
     def of(**values: Any) -> list[Trial]:
         file = tmp_path / "study.yaml"
@@ -125,15 +125,15 @@ def test_a_value_replaces_a_verb_and_keys_below_keys_are_merged():
         ({"arms": {"a": {"align": {"train": {"lr": {"grid": [1]}}}}}}, r"train: lr: an arm holds values, not grid"),
         ({"arms": {"a": {"align": {"play": "data/x"}}}}, r"arms: a: align: play is filled in by the sweep"),
         ({"arms": {"a": {"budget": -1}}}, r"arms: a: budget is at least 0; got -1."),
-        ({"arms": {"a": {"budget": 99}}}, r"budget 99 is larger than the data set"),
-        ({"demos_per_task": 9}, r"demos_per_task 9 of 3 tasks = 27 is larger than the data set: .* has 24 episodes"),
+        ({"arms": {"a": {"budget": 99}}}, r"budget 99 is larger than the dataset"),
+        ({"demos_per_task": 9}, r"demos_per_task 9 of 3 tasks = 27 is larger than the dataset: .* has 24 episodes"),
         (
             {"demos_per_task": 8, "align": {"windows": {"num_episodes": 24}}},
             r"demos_per_task and align\.windows\.num_episodes say the same",
         ),
         ({"pretrain_seed": "mine"}, r"pretrain_seed: 'mine' is not one of \['own', 'trial'\]"),
-        ({"collect": {"data/nowhere": {}}}, r"collect: data/nowhere is no data set of this sweep\."),
-        ({"collect": 3}, r"collect: expected data sets and what to collect there, got 3"),
+        ({"collect": {"data/nowhere": {}}}, r"collect: data/nowhere is no dataset of this sweep\."),
+        ({"collect": 3}, r"collect: expected datasets and what to collect there, got 3"),
     ],
 )
 def test_what_cannot_work_is_said_before_anything_starts(trials_of, values, message):

@@ -1,4 +1,4 @@
-"""Which data sets a sweep collects before its trials, and how much of them; nothing is collected here."""
+"""Which datasets a sweep collects before its trials, and how much of them; nothing is collected here."""
 
 from pathlib import Path
 from typing import Any
@@ -45,7 +45,7 @@ def test_what_is_not_there_is_collected_as_far_as_it_is_asked_for(plan_of, tmp_p
 
 
 def test_a_data_set_with_enough_episodes_stays_as_it_is(plan_of, tmp_path: Path, toy_dataset: Path):
-    """24 episodes are there; making them more would be another data set, on which everything is trained again."""
+    """24 episodes are there; making them more would be another dataset, on which everything is trained again."""
     collect = {str(tmp_path / "demos"): {}, str(toy_dataset): {"episodes": 500}}
     [only] = plan_of(data=toy_dataset, budget=24, demos_per_task=4, collect=collect)
     assert only.config.out == tmp_path / "demos"
@@ -74,9 +74,9 @@ def test_play_of_an_arm_and_play_beside_demonstrations(plan_of, tmp_path: Path, 
 
 
 def test_without_an_entry_the_command_is_named(plan_of, tmp_path: Path, toy_dataset: Path):
-    with pytest.raises(DataError, match=r"No data set at .*play: .* Collect one with `python -m jobs.collect_play"):
+    with pytest.raises(DataError, match=r"No dataset at .*play: .* Collect one with `python -m jobs.collect_play"):
         plan_of(demos=toy_dataset)
-    with pytest.raises(ConfigError, match=r"budget 25 is larger than the data set: .* Collect more \(the same command"):
+    with pytest.raises(ConfigError, match=r"budget 25 is larger than the dataset: .* Collect more \(the same command"):
         plan_of(data=toy_dataset, demos=toy_dataset, budget=25)
 
 

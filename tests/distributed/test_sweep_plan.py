@@ -15,7 +15,7 @@ TUNE_CONFIGS = Path(__file__).parents[2] / "tune_configs"
 
 @pytest.fixture
 def write(tmp_path: Path, toy_dataset: Path):
-    """Writes a sweep's file on the toy data set (24 episodes, 32 px)."""
+    """Writes a sweep's file on the toy dataset (24 episodes, 32 px)."""
 
     def to_file(**values) -> Path:
         file = tmp_path / "sweep.yaml"
@@ -129,11 +129,11 @@ def test_the_files_that_we_ship(file: str, number: int):
         ({"align": 3}, r"align: expected keys and values, got 3"),
         ({"evaluate": {"episodes": {"grid": [1, 2]}}}, "evaluate takes values only"),
         ({"samples": 3}, r"samples is 3, and 0 of the 0 axes are drawn"),
-        ({"budget": {"grid": [0, 25]}}, r"budget 25 is larger than the data set: .* has 24 episodes\. Collect more"),
+        ({"budget": {"grid": [0, 25]}}, r"budget 25 is larger than the dataset: .* has 24 episodes\. Collect more"),
         ({"budget": 5}, r"budget 5 leaves no episode to judge on: every 19-th is held out"),
         ({"budget": "many"}, r"budget: expected a whole number of at least 0, got 'many'"),
         ({"seed": -1}, r"seed: expected a whole number of at least 0, got -1"),
-        ({"align": {"windows": {"num_episodes": 99}}}, r"align\.windows\.num_episodes 99 is larger than the data set"),
+        ({"align": {"windows": {"num_episodes": 99}}}, r"align\.windows\.num_episodes 99 is larger than the dataset"),
     ],
 )
 def test_what_cannot_work_is_said_before_anything_starts(write, values, message):

@@ -1,4 +1,4 @@
-"""Data sets that processes write: the bytes of the driver's own, whatever dies between an episode and its file."""
+"""Datasets that processes write: the bytes of the driver's own, whatever dies between an episode and its file."""
 
 import contextlib
 import hashlib
@@ -97,7 +97,7 @@ def gather(path: Path, pool: Pool, *, episodes: int = EPISODES, make: Any = None
 
 
 def digests(path: Path) -> dict[str, str]:
-    """Every file's of a data set."""
+    """Every file's of a dataset."""
     files = [f for f in sorted(path.rglob("*")) if f.is_file() and f.name != MARKER and "played-" not in f.name]
     contents = storage.read_all(files)
     return {str(f.relative_to(path)): hashlib.sha256(c).hexdigest() for f, c in zip(files, contents, strict=True)}

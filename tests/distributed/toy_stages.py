@@ -101,7 +101,7 @@ def make_vector(scene: EnvConfig, num: int) -> Any:
 
 
 def make_policy(run: str, scene: EnvConfig, num: int) -> Forward:
-    """How far it goes follows from what was learnt; every policy succeeds in part."""
+    """How far it goes follows from what was learned; every policy succeeds in part."""
     bias = json.loads((storage.at(run) / "exported.json").read_text())
     return Forward(0.1 + 0.15 * (1e4 * bias[0] % 1.0))
 
@@ -126,13 +126,13 @@ def alone(folder: Path, data: Path, **settings: Any) -> tuple[dict, dict]:
     metrics = train_here(Task(run=folder, learner=learner, batches=batches, config=config), progress=False)
     robots = Robots(PROTOCOL, make_vector, partial(make_policy, str(folder)), line_facts)
     judged = [result for cell in cells(PROTOCOL) for result in robots.run([cell]).results]
-    learnt = {name: value for name, value in metrics.items() if not name.endswith(("_s", "_pct"))}
-    return learnt, result_of(results.summarize(judged, PROTOCOL, policy="toy"))
+    learned = {name: value for name, value in metrics.items() if not name.endswith(("_s", "_pct"))}
+    return learned, result_of(results.summarize(judged, PROTOCOL, policy="toy"))
 
 
-def main(file: Path, store: Path, trials_at_once: int = 0) -> Path:
+def main(file: Path, store: Path, max_concurrent_trials: int = 0) -> Path:
     plan = sweep_plan.read(file)
-    config = SweepJobConfig(sweep=file, store=store, trials_at_once=trials_at_once)
+    config = SweepJobConfig(sweep=file, store=store, max_concurrent_trials=max_concurrent_trials)
     with connect(num_cpus=2):
         return run_sweep(config, plan, sweep_plan.trials(plan, file), stages=STAGES, protocol=PROTOCOL)
 

@@ -9,7 +9,7 @@ import pybullet as p
 import pytest
 
 import envs
-from envs.camera import Look, take_picture
+from envs.camera import Look, render_image
 from envs.cloths import CLOTHS, Cloth, texture
 from envs.clutter import SHAPES, thing
 from envs.distractors import DISTRACTORS
@@ -70,7 +70,7 @@ def test_within_bounds_and_never_what_evaluation_shows(config, shifts, camera) -
         assert np.linalg.norm(drawn.shift.move_m) <= camera * config.camera_move_m + 1e-9
         assert min(distance(drawn.shift.move_m, own.move_m) for own in shifts) >= 0.05
         view = shifted(VIEW, drawn.shift)
-        [aim] = view.seen(np.array([VIEW.target_m]))  # where the old middle of the picture is seen now
+        [aim] = view.seen(np.array([VIEW.target_m]))  # where the old middle of the image is seen now
         reach = np.tan(np.radians(VIEW.fov_deg / 2))
         assert np.abs(np.arctan(aim * reach)).max() <= 1.1 * config.camera_turn_rad  # the two turns add up a little
         assert np.abs(view.seen(np.array([(c.x_m, c.y_m, 0.0) for c in here.taken]))).max() <= 0.9
@@ -143,9 +143,9 @@ def test_patterns_by_hand() -> None:
 def test_light_by_hand() -> None:
     straight = lit((0.0, 0.0, 2.0), Light(heading_rad=pi / 2, turn_rad=pi / 6, tint=(1.0, 1.0, 1.0)))
     assert straight == pytest.approx((0.0, 1.0, 3**0.5))
-    picture = np.array([[[100, 100, 200], [0, 255, 255]]], np.uint8)
-    assert tinted(picture, (1.2, 0.5, 1.5)).tolist() == [[[120, 50, 255], [0, 128, 255]]]
-    assert tinted(picture, (1.0, 1.0, 1.0)).tolist() == picture.tolist()
+    image = np.array([[[100, 100, 200], [0, 255, 255]]], np.uint8)
+    assert tinted(image, (1.2, 0.5, 1.5)).tolist() == [[[120, 50, 255], [0, 128, 255]]]
+    assert tinted(image, (1.0, 1.0, 1.0)).tolist() == image.tolist()
 
 
 def episode(config: EnvConfig, *seeds: int) -> list[bytes]:
@@ -203,7 +203,7 @@ def test_parts_do_not_alter_each_other() -> None:
 
 
 def test_the_robot_mask_is_where_the_robot_hides_the_scene() -> None:
-    """Against the same picture without robot and shadow: what changes is the mask, but for pixels of equal color."""
+    """Against the same image without robot and shadow: what changes is the mask, but for pixels of equal color."""
     env = TabletopEnv(EnvConfig(image_size=96, robot_mask=True, segmentation=True, randomize=RandomizeConfig()))
     for seed in range(5):
         obs, info = env.reset(seed=seed)
@@ -212,7 +212,7 @@ def test_the_robot_mask_is_where_the_robot_hides_the_scene() -> None:
         assert (whose[mask] < 3).all()
         for body in env._world.robot_and_shadow:
             p.removeBody(body, physicsClientId=env._world.client)
-        bare = take_picture(env._world.client, env._look, 96, mask=False).rgb
+        bare = render_image(env._world.client, env._look, 96, mask=False).rgb
         hidden = (bare != obs["rgb"]).any(-1)
         assert 0.05 < mask.mean() < 0.5
         assert not (hidden & ~mask).any()

@@ -74,7 +74,7 @@ def test_random_joints_keep_the_hand_above_the_table(robot: str) -> None:
 
 
 @pytest.mark.parametrize("robot", BORROWED)
-def test_a_picture_costs_little_more_than_the_widowx(robot: str) -> None:
+def test_a_image_costs_little_more_than_the_widowx(robot: str) -> None:
     """Counted in triangles, which is what TinyRenderer pays for: a box has 12, a light shape at most 92."""
     from envs.urdf import urdf_of
 

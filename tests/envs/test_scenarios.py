@@ -9,7 +9,7 @@ import psutil
 import pytest
 
 import envs
-from envs.camera import Look, take_picture
+from envs.camera import Look, render_image
 from envs.experts import ExpertConfig
 from envs.kinematics import kinematics
 from envs.robots import ROBOTS
@@ -138,7 +138,7 @@ def test_hands_start_elsewhere_within_bounds(robot: str) -> None:
 
 
 @pytest.mark.parametrize("task", TASK_NAMES)
-def test_distractors_keep_away_and_are_in_the_picture(task: str) -> None:
+def test_distractors_keep_away_and_are_in_the_image(task: str) -> None:
     sets = set()
     for seed in range(60):
         drawn, situation = change("distractors", seed, task=task)
@@ -165,7 +165,7 @@ def test_distractors_touch_and_cover_nothing(task: str) -> None:
         own, loose = other._world._object, other._world._loose
         assert 3 <= len(loose) - len(own) <= 5
         assert other._world._slots({*loose}) == {*range(len(own))}, "touching a distractor is no contact"
-        before, after = (take_picture(env._world.client, LOOK, 160, mask=True).body for env in (plain, other))
+        before, after = (render_image(env._world.client, LOOK, 160, mask=True).body for env in (plain, other))
         assert before is not None
         assert after is not None
         for body in own:  # bodies have the same numbers in both; a border pixel may fall otherwise after settling
@@ -183,13 +183,13 @@ def test_distractors_touch_and_cover_nothing(task: str) -> None:
 def test_a_cloth_lies_under_everything() -> None:
     plain, _ = beginning("standard")
     env = envs.make(EnvConfig(task="put_carrot_on_plate", scenario="background", image_size=48))
-    pictures = [env.reset(seed=0, options={"variant": variant})[0]["rgb"].astype(int) for variant in range(4)]
+    images = [env.reset(seed=0, options={"variant": variant})[0]["rgb"].astype(int) for variant in range(4)]
     env.close()
-    for i, picture in enumerate(pictures):
-        changed = (picture != plain["rgb"]).any(-1)
+    for i, image in enumerate(images):
+        changed = (image != plain["rgb"]).any(-1)
         assert 0.4 < changed.mean() < 0.95, "the table has changed, what stands on it has not"
-        assert picture[changed].std(0).max() > 20, "a pattern"
-        assert all((picture != other).any(-1).mean() > 0.4 for other in pictures[:i])
+        assert image[changed].std(0).max() > 20, "a pattern"
+        assert all((image != other).any(-1).mean() > 0.4 for other in images[:i])
 
 
 def test_cloths_leave_no_memory_behind() -> None:

@@ -42,7 +42,7 @@ def test_the_fingers_are_of_the_hand():
     assert (info["segmentation"][left] == HAND).all()
 
 
-def test_pictures_and_the_robot_mask_stay_as_they_are():
+def test_images_and_the_robot_mask_stay_as_they_are():
     bare, without = begin(replace(CARROT, segmentation=False, robot_mask=True))
     seen, with_it = begin(replace(CARROT, robot_mask=True))
     np.testing.assert_array_equal(bare, seen)
@@ -64,7 +64,7 @@ def test_every_robot_has_a_hand_and_an_arm(robot: str):
     assert seen[ARM] > 20
 
 
-def test_without_a_picture_nobody_is_seen():
+def test_without_a_image_nobody_is_seen():
     _, info = begin(replace(CARROT, render=False))
     assert not info["segmentation"].any()
 
@@ -86,6 +86,6 @@ def test_a_trajectory_carries_it_only_when_asked():
 
 @pytest.mark.parametrize("plan", [CollectPlan(), DemoPlan(tasks=("put_carrot_on_plate",))])
 def test_it_does_not_name_a_data_set(plan: CollectPlan | DemoPlan):
-    # Data sets from before there was this knob are still the same plan's.
+    # Datasets from before there was this option are still the same plan's.
     assert "segmentation" not in plan.to_json()["env"]
     assert digest(replace(plan, env=EnvConfig(segmentation=True)).to_json()) == digest(plan.to_json())

@@ -176,7 +176,7 @@ def test_the_mask_is_the_robot(stack: gym.Env) -> None:
 
 @pytest.mark.maniskill
 def test_whose_pixel_it_is(stack: gym.Env) -> None:
-    """Green where the green block is, and so on; the hand lies above the blocks in the picture."""
+    """Green where the green block is, and so on; the hand lies above the blocks in the image."""
     env = simpler.SimplerEnv(EnvConfig(task=STACK.task, sim="maniskill", image_size=96, segmentation=True))
     obs, info = env.reset(seed=0)
     whose, rgb = info["segmentation"], obs["rgb"].astype(float)
@@ -190,7 +190,7 @@ def test_whose_pixel_it_is(stack: gym.Env) -> None:
 
 
 @pytest.mark.maniskill
-def test_without_pictures(stack: gym.Env) -> None:
+def test_without_images(stack: gym.Env) -> None:
     env = simpler.SimplerEnv(EnvConfig(task=STACK.task, sim="maniskill", image_size=32, render=False))
     blind, seeing = env.reset(seed=0)[0], stack.reset(seed=0)[0]
     assert not blind["rgb"].any()
@@ -270,7 +270,7 @@ def test_randomized_play(stack: gym.Env) -> None:
 
 
 @pytest.mark.maniskill
-def test_supersampling_keeps_the_picture(stack: gym.Env) -> None:
+def test_supersampling_keeps_the_image(stack: gym.Env) -> None:
     """Drawn at twice the policy's size, against SIMPLER's 640 x 480 averaged down: within 3 of 255 on the mean."""
     small = stack.reset(seed=0)[0]["rgb"].astype(float)
     large = simpler.SimplerEnv(EnvConfig(task=STACK.task, sim="maniskill", image_size=480))

@@ -1,4 +1,4 @@
-"""The table-top environment: action conventions replayed, determinism, errors, pictures."""
+"""The table-top environment: action conventions replayed, determinism, errors, images."""
 
 import re
 from collections.abc import Iterator
@@ -153,7 +153,7 @@ def test_episodes_are_truncated_never_terminated() -> None:
     env.close()
 
 
-def test_pictures() -> None:
+def test_images() -> None:
     env = envs.make(EnvConfig(task="put_carrot_on_plate", image_size=64, robot_mask=True), render_size=128)
     obs, info = env.reset(seed=0)
     assert obs["rgb"].shape == (64, 64, 3)
@@ -161,9 +161,9 @@ def test_pictures() -> None:
     assert mask.shape == (64, 64)
     assert set(np.unique(mask)) == {0, 255}
     assert obs["rgb"][mask == 0].mean() > obs["rgb"][mask == 255].mean() + 30  # a dark robot on a light table
-    picture = env.render()
-    assert picture.shape == (128, 128, 3)
-    assert picture.dtype == np.uint8
+    image = env.render()
+    assert image.shape == (128, 128, 3)
+    assert image.dtype == np.uint8
     moved = env.step(act(dx=0.05))[0]["rgb"]
     assert np.abs(moved.astype(int) - obs["rgb"]).max() > 50
     env.close()

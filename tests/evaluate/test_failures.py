@@ -351,7 +351,7 @@ def never_closes(action, obs, info):
 
 
 def opens_on_the_way(action, obs, info):
-    """Opens once the object is up, and goes on as if nothing were."""
+    """Opens once the object is up, and continues as if nothing were."""
     action[:, 6] = np.where(info["partial_once"] & (obs["state"][:, 9] > 0.12), OPEN, action[:, 6])
     return action
 

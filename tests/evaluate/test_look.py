@@ -1,4 +1,4 @@
-"""jobs.look on untrained networks and the real simulator, and every message of its."""
+"""jobs.saliency on untrained networks and the real simulator, and every message of its."""
 
 import re
 import sys
@@ -113,7 +113,7 @@ def test_a_stage_2_policy_drives_itself(
 def test_a_simulator_that_does_not_say_whose_pixel_is_whose():
     protocol = Protocol(tasks=("line",), env_version="1", episodes=1, max_steps=4, image_size=8)
     shown = look.films(protocol, lambda scene, num: line_robots(num, scene), lambda *_: Forward(), ahead=1)
-    with pytest.raises(ConfigError, match=re.escape("sim 'pybullet' does not say whose pixel is whose")):
+    with pytest.raises(ConfigError, match=re.escape("sim 'pybullet' does not say which body each pixel shows")):
         next(shown)
 
 
@@ -161,9 +161,9 @@ def test_a_strip_that_cannot_be_written(tmp_path: Path):
 @pytest.mark.parametrize(
     ("values", "text"),
     [
-        ({"ahead": 0}, "ahead must be at least 1; got 0."),
+        ({"goal_offset": 0}, "goal_offset must be at least 1; got 0."),
         ({"every": 0}, "every must be at least 1; got 0."),
-        ({"max_steps": 3, "ahead": 3}, "max_steps 3 must be more than ahead, 3."),
+        ({"max_steps": 3, "goal_offset": 3}, "max_steps 3 must be more than goal_offset, 3."),
     ],
 )
 def test_numbers_that_cannot_be(values: dict[str, int], text: str):

@@ -38,7 +38,7 @@ def straight(num_episodes: int, seed: int) -> MotionSet:
 
 @pytest.fixture(scope="module")
 def trained() -> TrainedPrior:
-    """A prior that has learnt straight lines."""
+    """A prior that has learned straight lines."""
     torch.set_num_threads(1)
     torch.manual_seed(0)
     network, windows, motions = MotionPrior(CONFIG), MotionWindows(horizon=4, batch_size=64), straight(300, 0)

@@ -68,24 +68,24 @@ def test_grad_cam_by_hand():
     # a = mean of 2 A0 - A1 over the cells = mean of 2 0 -2 8 = 2; ds/dA = 2 (2, -1) / 4 in every cell, which is its own
     # mean; so the map is (2, 0, -2, 8) / 2.
     everywhere = [[0.5, -0.25]] * 4
-    assert map_of(everywhere, [IMAGE], "both") == [[[1.0, 0.0], [1.0, 4.0]]]
-    assert map_of(everywhere, [IMAGE], "for") == [[[1.0, 0.0], [0.0, 4.0]]]
+    assert map_of(everywhere, [IMAGE], "abs") == [[[1.0, 0.0], [1.0, 4.0]]]
+    assert map_of(everywhere, [IMAGE], "positive") == [[[1.0, 0.0], [0.0, 4.0]]]
 
 
 def test_the_sign_of_the_motion_does_not_matter():
-    assert map_of([[-0.5, 0.25]] * 4, [IMAGE], "for") == [[[1.0, 0.0], [0.0, 4.0]]]
+    assert map_of([[-0.5, 0.25]] * 4, [IMAGE], "positive") == [[[1.0, 0.0], [0.0, 4.0]]]
 
 
 def test_frames_of_a_batch_do_not_mix():
     dark = np.zeros((4, 4)).tolist()
-    both = map_of([[0.5, -0.25]] * 4, [dark, IMAGE], "both")
+    both = map_of([[0.5, -0.25]] * 4, [dark, IMAGE], "abs")
     assert both == [[[0.0, 0.0], [0.0, 0.0]], [[1.0, 0.0], [1.0, 4.0]]]
 
 
 def test_what_the_mean_over_cells_hides():
     # A known limit. a = A0 of the first cell minus A0 of the second; ds/dA0 = -1, 1, 0, 0, and their mean is 0.
     by_place = [[1.0, 0.0], [-1.0, 0.0], [0.0, 0.0], [0.0, 0.0]]
-    assert map_of(by_place, [IMAGE], "both") == [[[0.0, 0.0], [0.0, 0.0]]]
+    assert map_of(by_place, [IMAGE], "abs") == [[[0.0, 0.0], [0.0, 0.0]]]
 
 
 def test_enlarging_by_hand():
@@ -115,11 +115,11 @@ def trained(config: PolicyConfig, seed: int = 0) -> Trained:
     return Trained(policy=policy.eval(), spec=SPEC, norm=square_stats(), tokenizer=tokenizer)
 
 
-def pictures(seed: int, num: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def images(seed: int, num: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Frames with a square that says where to go and a green one that says nothing, on dark gray.
 
-    Returns images, whose pixel it is (HAND: the first square), and (num, 3) what it says: its color, -1 blue or 1 red,
-    and its column and row, -1 .. 1.
+    Returns images, which body the pixel shows (HAND: the first square), and (num, 3) what it says: its color, -1 blue
+    or 1 red, and its column and row, -1 .. 1.
     """
     rng = np.random.default_rng(seed)
     rgb, whose = np.full((num, SIZE, SIZE, 3), 60, np.uint8), np.zeros((num, SIZE, SIZE), np.uint8)
@@ -136,7 +136,7 @@ def pictures(seed: int, num: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     return rgb, whose, says
 
 
-def enrichment(of: Trained, rgb: np.ndarray, whose: np.ndarray, sign: sal.Sign = "both") -> dict[str, float]:
+def enrichment(of: Trained, rgb: np.ndarray, whose: np.ndarray, sign: sal.Sign = "abs") -> dict[str, float]:
     state = np.zeros((len(rgb), 7), np.float32)
     looks = saliency(of, rgb, rgb, state=state, sentence=["go left"] * len(rgb), sign=sign)["image"]
     found = shares(looks.map_TYX, whose)
@@ -147,12 +147,12 @@ COLOR, PLACE = slice(0, 1), slice(1, 3)
 
 
 def planted(what: slice, config: PolicyConfig = CELLS) -> Trained:
-    """A policy that has learnt to move as the first square says, by its color or by its place."""
+    """A policy that has learned to move as the first square says, by its color or by its place."""
     torch.set_num_threads(1)
     made = trained(config)
     policy, optimizer = made.policy.train(), torch.optim.AdamW(made.policy.parameters(), lr=2e-3)
     for step in range(200):
-        rgb, _, says = pictures(100 + step, 32)
+        rgb, _, says = images(100 + step, 32)
         batch = inputs(made, rgb, rgb, state=np.zeros((32, 7), np.float32), sentence=[])
         wanted = torch.from_numpy(says[:, what])
         loss = ((policy(batch)["action"][:, 0, : wanted.shape[1]] - wanted) ** 2).mean()
@@ -167,9 +167,9 @@ def planted(what: slice, config: PolicyConfig = CELLS) -> Trained:
 @pytest.mark.slow
 @pytest.mark.parametrize("config", [CELLS, GLIMPSES], ids=["cells", "glimpses"])
 def test_a_policy_that_reacts_to_the_color_of_one_square_looks_at_it(config: PolicyConfig):
-    rgb, whose, _ = pictures(9, 40)
+    rgb, whose, _ = images(9, 40)
     made = planted(COLOR, config)
-    for sign in ("both", "for"):
+    for sign in ("abs", "positive"):
         found = enrichment(made, rgb, whose, sign)
         assert found["gripper"] > 2.5  # the square that says something
         assert found["objects"] < 1  # the one that does not
@@ -177,19 +177,19 @@ def test_a_policy_that_reacts_to_the_color_of_one_square_looks_at_it(config: Pol
 
 @pytest.mark.slow
 def test_a_policy_that_goes_where_a_square_lies_looks_at_it():
-    rgb, whose, _ = pictures(9, 40)
+    rgb, whose, _ = images(9, 40)
     made = planted(PLACE)
     found = enrichment(made, rgb, whose)
     assert found["gripper"] > 2.5
     assert found["objects"] < 1
-    assert enrichment(made, rgb, whose, "for")["gripper"] > 2.5
+    assert enrichment(made, rgb, whose, "positive")["gripper"] > 2.5
 
 
 def test_untrained_networks_look_anywhere():
     # Noise, in which no place is like another and none is special: shares are those of the pixels.
     rng = np.random.default_rng(0)
     rgb = rng.integers(0, 255, (60, SIZE, SIZE, 3), np.uint8)
-    _, whose, _ = pictures(9, 60)
+    _, whose, _ = images(9, 60)
     found = [enrichment(trained(CELLS, seed), rgb, whose)["gripper"] for seed in range(4)]
     assert np.mean(found) == pytest.approx(1, abs=0.15)
 
@@ -232,12 +232,12 @@ LANGUAGE = replace(CELLS, context=("language",))
     ],
     ids=["goal", "crops", "crops and goal", "stage 2", "frozen tower", "transformer", "flow", "flow with history"],
 )
-@pytest.mark.parametrize("sign", ["both", "for"])
+@pytest.mark.parametrize("sign", ["abs", "positive"])
 def test_every_policy_can_be_looked_into(config: PolicyConfig, views: list[str], sign: sal.Sign):
     of = trained(config)
     if config.head == "flow":
         of.policy.head.set_layout(SPEC)
-    rgb, _, _ = pictures(3, 5)
+    rgb, _, _ = images(3, 5)
     state, words = np.zeros((5, 7), np.float32), ["go left", "go right", "go left", "go left", "go right"]
     grads = [parameter.requires_grad for parameter in of.policy.parameters()]
     looks, again = (saliency(of, rgb, rgb[::-1].copy(), state=state, sentence=words, sign=sign) for _ in range(2))
@@ -255,7 +255,7 @@ def test_every_policy_can_be_looked_into(config: PolicyConfig, views: list[str],
 
 
 def test_what_it_is_told_to_look_for_matters():
-    of, (rgb, _, _) = trained(CELLS), pictures(3, 5)
+    of, (rgb, _, _) = trained(CELLS), images(3, 5)
     crop = np.random.default_rng(0).integers(0, 255, (5, 12, 12, 3), np.uint8)
     told = {"object_crop": crop, "place_crop": crop, "crop_mask": np.array([[True, True]] * 2 + [[False, False]] * 3)}
     state = np.zeros((5, 7), np.float32)

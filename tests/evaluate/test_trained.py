@@ -58,7 +58,7 @@ def test_no_policy(run, tmp_path):
         ConfigError, match=r"--policy 'exprt' is neither a run folder nor built in. Did you mean 'expert'"
     ):
         trained.require_fit("exprt", spec=SPEC, image_size=32)
-    with pytest.raises(CheckpointError, match="is neither a run folder nor a data set of this project"):
+    with pytest.raises(CheckpointError, match="is neither a run folder nor a dataset of this project"):
         trained.require_fit(tmp_path, spec=SPEC, image_size=32)
     (tmp_path / "manifest.json").write_text((run / "manifest.json").read_text())
     with pytest.raises(CheckpointError, match=re.escape("final/spec.json is missing")):

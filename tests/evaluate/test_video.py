@@ -54,7 +54,7 @@ def test_a_failure_is_named():
     assert _outcome(clip(3, True).result).startswith("success (")
 
 
-def test_a_shorter_clip_holds_its_last_picture():
+def test_a_shorter_clip_holds_its_last_image():
     short, long = np.arange(2).reshape(2, 1, 1, 1), np.arange(10, 14).reshape(4, 1, 1, 1)
     assert side_by_side([short, long])[:, 0, :, 0].tolist() == [[0, 10], [1, 11], [1, 12], [1, 13]]
 

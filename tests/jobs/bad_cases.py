@@ -121,7 +121,7 @@ def both(*makes: Make) -> Make:
 
 
 def nan_in(column: str) -> Make:
-    """A data set in which one number of the last row group of a file is NaN."""
+    """A dataset in which one number of the last row group of a file is NaN."""
 
     def make(here: Path) -> None:
         with pq.ParquetFile(here / "demos" / DATA) as file:
@@ -194,12 +194,12 @@ COMMANDS = (
     Case("fewer than no fleets", "python -m jobs.collect_play --fleets -1"),
     Case("fewer than no fleets of an evaluation", f"{EVALUATE} random --fleets -1"),
     Case("fewer than no training steps", f"{PRETRAIN} play --steps -1 {TINY_POLICY}"),
-    Case("training without workers", f"{PRETRAIN} play --workers 0 {TINY_POLICY}"),
-    Case("more workers than there are cores", f"{PRETRAIN} play --workers 999 {TINY_POLICY}"),
-    Case("neither a data set nor live play", "python -m jobs.pretrain"),
+    Case("training without workers", f"{PRETRAIN} play --num-workers 0 {TINY_POLICY}"),
+    Case("more workers than there are cores", f"{PRETRAIN} play --num-workers 999 {TINY_POLICY}"),
+    Case("neither a dataset nor live play", "python -m jobs.pretrain"),
     Case("a history without a prior", f"{ALIGN} demos --init scratch --history 4 {TINY_POLICY}"),
     Case("a weight that is no number", f"{PRIOR} play:much"),
-    Case("a chain of no episodes", "python -m jobs.whole_chain --play 0"),
+    Case("a chain of no episodes", "python -m jobs.pipeline --play 0"),
     Case("no Ray at the address", f"{EVALUATE} random --episodes 1 --ray-address 127.0.0.1:1"),
     Case("no MLflow at the address", "python -m jobs.collect_play", env={"MLFLOW_TRACKING_URI": "http://127.0.0.1:1"}),
     Case("a result that is not to be overwritten", "python -m jobs.compare judged --out tap"),
@@ -243,13 +243,13 @@ DATA_SETS = (
     ),
     Case("another version of the format", f"{PRETRAIN} demos", edit("demos/meta/info.json", codebase_version="v2.1")),
     Case("a header of another version", f"{PRETRAIN} demos", edit("demos/meta/tap_ray.json", version=9)),
-    Case("a cut-off info.json", f"{PRETRAIN} demos", cut("demos/meta/info.json")),
+    Case("a truncated info.json", f"{PRETRAIN} demos", cut("demos/meta/info.json")),
     Case("info.json without a key", f"{PRETRAIN} demos", edit("demos/meta/info.json", features=None)),
     Case("info.json counts more than there is", f"{PRETRAIN} demos", edit("demos/meta/info.json", total_episodes=99)),
-    Case("a cut-off data file", f"{ALIGN} demos --init scratch {TINY_POLICY}", cut(f"demos/{DATA}")),
+    Case("a truncated data file", f"{ALIGN} demos --init scratch {TINY_POLICY}", cut(f"demos/{DATA}")),
     Case("a missing data file", f"{ALIGN} demos --init scratch {TINY_POLICY}", remove(f"demos/{DATA}")),
     Case("an unreadable data file", f"{ALIGN} demos --init scratch {TINY_POLICY}", folder_instead(f"demos/{DATA}")),
-    Case("a cut-off episode table", f"{PRETRAIN} demos", cut(f"demos/{EPISODES}")),
+    Case("a truncated episode table", f"{PRETRAIN} demos", cut(f"demos/{EPISODES}")),
     Case("NaN in an action", f"{ALIGN} demos --init scratch {TINY_POLICY}", nan_in(layout.ACTION)),
     Case("NaN in a state", f"{PRIOR} demos", nan_in(layout.STATE)),
     Case("statistics that are missing", f"{ALIGN} demos --init scratch {TINY_POLICY}", remove("demos/meta/stats.json")),
@@ -269,14 +269,14 @@ DATA_SETS = (
     Case("play without robot masks", f"{PRETRAIN} demos {TINY_POLICY}"),
     Case("nothing to verify", "python -m tap_ray.dataset.lerobot verify nowhere"),
     Case("NaN, verified", "python -m tap_ray.dataset.lerobot verify demos", nan_in(layout.ACTION)),
-    Case("a data set of other robots, made longer", "python -m jobs.collect_play --out demos"),
+    Case("a dataset of other robots, made longer", "python -m jobs.collect_play --out demos"),
 )
 
 CHECKPOINTS = (
     Case("missing", f"{EVALUATE} runs/tap"),
     Case("a misspelt built-in policy", f"{EVALUATE} exprt"),
     Case("an empty folder", f"{EVALUATE} empty", lambda here: (here / "empty").mkdir()),
-    Case("cut-off weights", f"{EVALUATE} tap --image-size 32", cut("tap/final/model.safetensors")),
+    Case("truncated weights", f"{EVALUATE} tap --image-size 32", cut("tap/final/model.safetensors")),
     Case("an empty weights file", f"{EVALUATE} tap --image-size 32", write("tap/final/model.safetensors", "")),
     Case("unreadable weights", f"{SERVE} tap", folder_instead("tap/final/model.safetensors")),
     Case("weights that are missing", f"{SERVE} tap", remove("tap/final/model.safetensors")),
@@ -293,7 +293,7 @@ CHECKPOINTS = (
     Case("NaN in the weights", f"{EVALUATE} tap --image-size 32", weights("tap", not_a_number)),
     Case("NaN in Stage 1's weights", f"{ALIGN} demos --init moves --config small.yaml", weights("moves", not_a_number)),
     Case("another version's config", f"{EVALUATE} tap --image-size 32", edit("tap/final/policy.json", depth=3)),
-    Case("a cut-off config", f"{EVALUATE} tap --image-size 32", cut("tap/final/policy.json")),
+    Case("a truncated config", f"{EVALUATE} tap --image-size 32", cut("tap/final/policy.json")),
     Case("a spec of another version", f"{SERVE} tap", edit("tap/final/spec.json", gripper=None)),
     Case(
         "a policy with a flipped gripper",
@@ -305,7 +305,7 @@ CHECKPOINTS = (
     Case("a tokenizer that is missing", f"{SERVE} tap", remove("tap/final/tokenizer.json")),
     Case("a broken tokenizer", f"{SERVE} tap", cut("tap/final/tokenizer.json")),
     Case("a tower's config that is missing", f"{SERVE} tap", remove("tap/final/vision/config.json")),
-    Case("statistics that are cut off", f"{SERVE} tap", cut("tap/final/norm_stats.json")),
+    Case("statistics that are truncated", f"{SERVE} tap", cut("tap/final/norm_stats.json")),
     Case("Stage 1 instead of Stage 2", f"{SERVE} moves"),
     Case("Stage 2 instead of Stage 1", f"{ALIGN} demos --init tap"),
     Case("a run that has not finished", f"{EVALUATE} tap --image-size 32", edit("tap/manifest.json", status="running")),
@@ -316,16 +316,16 @@ CHECKPOINTS = (
         "a longer history than the prior's chunk",
         f"{ALIGN} demos --init scratch --prior prior --history 9 {TINY_POLICY}",
     ),
-    Case("a cut-off prior", f"{ALIGN} demos --init scratch --prior prior", cut("prior/final/model.safetensors")),
+    Case("a truncated prior", f"{ALIGN} demos --init scratch --prior prior", cut("prior/final/model.safetensors")),
     Case(
         "a prior of another version",
         f"{ALIGN} demos --init scratch --prior prior",
         edit("prior/final/prior.json", latents=3),
     ),
-    Case("nobody to look through", "python -m jobs.look --policy runs/nobody"),
-    Case("a prior to look through", "python -m jobs.look --policy prior"),
-    Case("results that are cut off", "python -m jobs.compare judged", cut("judged/results.json")),
-    Case("episodes that are cut off", "python -m jobs.compare judged", cut("judged/episodes.parquet")),
+    Case("nobody to look through", "python -m jobs.saliency --policy runs/nobody"),
+    Case("a prior to look through", "python -m jobs.saliency --policy prior"),
+    Case("results that are truncated", "python -m jobs.compare judged", cut("judged/results.json")),
+    Case("episodes that are truncated", "python -m jobs.compare judged", cut("judged/episodes.parquet")),
     Case("results of another version", "python -m jobs.compare judged", edit("judged/results.json", tasks=None)),
     Case("neither results nor training", "python -m jobs.compare play"),
 )
@@ -361,20 +361,20 @@ SWEEPS = (
     Case("an empty grid", SWEEP, write("sweep.yaml", "budget: {grid: []}")),
     Case("a value twice", SWEEP, write("sweep.yaml", "seed: {grid: [0, 0]}")),
     Case("a range upside down", SWEEP, write("sweep.yaml", "align: {train: {lr: {loguniform: [1e-2, 1e-3]}}}")),
-    Case("more draws than anything to draw", SWEEP, write("sweep.yaml", "samples: 3")),
-    Case("a budget larger than the data set", SWEEP, write("sweep.yaml", "budget: {grid: [0, 8000]}")),
+    Case("more draws than anything to draw", SWEEP, write("sweep.yaml", "num_samples: 3")),
+    Case("a budget larger than the dataset", SWEEP, write("sweep.yaml", "budget: {grid: [0, 8000]}")),
     Case("a budget with nothing to judge on", SWEEP, write("sweep.yaml", "budget: {grid: [0, 5]}")),
     Case("trials judged differently", SWEEP, write("sweep.yaml", "evaluate: {episodes: {grid: [4, 8]}}")),
     Case("what the sweep fills in", SWEEP, write("sweep.yaml", "align: {init: tap}")),
     Case("halving by a metric that nothing logs", SWEEP, write("sweep.yaml", f"asha: {{metric: bc/r2}}\n{HALVED}")),
-    Case("halving by a factor of one", SWEEP, write("sweep.yaml", f"asha: {{reduction: 1}}\n{HALVED}")),
+    Case("halving by a factor of one", SWEEP, write("sweep.yaml", f"asha: {{reduction_factor: 1}}\n{HALVED}")),
     Case("halving before anything is validated", SWEEP, write("sweep.yaml", "asha: {grace_steps: 100}")),
 )
 
 GROUPS = {
     "Commands": COMMANDS,
     "Configs": CONFIGS,
-    "Data sets": DATA_SETS,
+    "Datasets": DATA_SETS,
     "Checkpoints and results": CHECKPOINTS,
     "Serving": SERVING,
     "Sweeps": SWEEPS,

@@ -121,7 +121,7 @@ def main() -> None:
         for number, (name, case) in enumerate(CASES.items()):
             try:
                 ended = run(case, good, Path(folder) / str(number))
-            except BaseException as error:  # noqa: BLE001  what is to be mended first
+            except BaseException as error:  # noqa: BLE001  what is to be fixed first
                 print(f"!! {name}: {type(error).__name__}: {str(error)[:300]}")
                 said[name] = f"$ {case.command}\n{type(error).__name__}"
                 continue

@@ -120,13 +120,13 @@ JOBS = {
         "jobs.evaluate --policy random --episodes 20000 --tasks put_spoon_on_cloth --image-size 16 --out o",
         has("o/episodes.jsonl"),
     ),
-    "look": Job("jobs.look --policy tap --episodes 2000 --tasks put_spoon_on_cloth --out o", tracked),
+    "look": Job("jobs.saliency --policy tap --episodes 2000 --tasks put_spoon_on_cloth --out o", tracked),
     "probe": Job("jobs.probe --policy moves --data play --episodes 0 --every 1 --out o", tracked),
     "compare": Job("jobs.compare judged --out o", tracked),
     "cut_crops": Job("jobs.cut_crops --data uncut", ray_works),
     "sweep": Job("jobs.sweep sweep.yaml --demos demos --store store --out o", has("store/align-*/metrics.jsonl")),
     "serve": Job("jobs.serve --policy tap --port 0", says("curl "), statuses=(0, 0)),
-    "whole_chain": Job("jobs.whole_chain --play 3000 --out o", has("o/play/manifest.json")),
+    "pipeline": Job("jobs.pipeline --play 3000 --out o", has("o/play/manifest.json")),
 }
 
 
@@ -183,7 +183,7 @@ def test_a_job_that_is_told_to_end_does_so_and_says_how(verb: str, number: int, 
     said = life.said()
     assert status == job.statuses[number == signal.SIGINT], said
     assert "Traceback" not in said
-    assert ("stopped" if verb == "serve" else "interrupted: run the same command again to go on from here.") in said
+    assert ("stopped" if verb == "serve" else "interrupted: run the same command again to resume from here.") in said
     if (life.here / "mlflow.db").exists():
         client = tracking.client_of(uri(life.here))
         found = client.search_runs([e.experiment_id for e in client.search_experiments()])

@@ -71,13 +71,13 @@ def test_mistakes_are_said_before_anything_starts(config: SweepJobConfig, tmp_pa
         (tmp_path / "changed.yaml").write_text(yaml.safe_dump(values | more))
         return SweepJobConfig(sweep=tmp_path / "changed.yaml", data=config.data, demos=config.demos, store=config.store)
 
-    with pytest.raises(ConfigError, match=r"budget 8000 is larger than the data set: .* has 24 episodes"):
+    with pytest.raises(ConfigError, match=r"budget 8000 is larger than the dataset: .* has 24 episodes"):
         sweep.main(changed(budget={"grid": [0, 8000]}))
     with pytest.raises(ConfigError, match="Unknown suite 'tabletopp'"):
         sweep.main(changed(evaluate={"suite": "tabletopp"}))
     with pytest.raises(ConfigError, match=r"align.*checkpoint_every = 60 is not a multiple of log_every = 50"):
         sweep.main(changed(align={"train": {"checkpoint_every": 60}}))
-    with pytest.raises(DataError, match=r"No data set at .*nowhere"):
+    with pytest.raises(DataError, match=r"No dataset at .*nowhere"):
         sweep.main(SweepJobConfig(sweep=config.sweep, data=tmp_path / "nowhere", demos=config.demos))
     assert not config.store.exists()
 
@@ -111,8 +111,8 @@ def test_a_dry_run_of_what_we_ship_needs_no_data(
 
 
 def test_the_command_that_gives_a_config(config: SweepJobConfig, tmp_path: Path):
-    again = replace(config, data=None, demos=None, store=runs.STORE, results=tmp_path, trials_at_once=2)
-    expected = f"python -m jobs.sweep {config.sweep} --results {tmp_path} --dry-run --trials-at-once 2"
+    again = replace(config, data=None, demos=None, store=runs.STORE, results=tmp_path, max_concurrent_trials=2)
+    expected = f"python -m jobs.sweep {config.sweep} --results {tmp_path} --dry-run --max-concurrent-trials 2"
     assert command_of(again) == expected
 
 

@@ -26,7 +26,7 @@ def test_neither_data_nor_live_play():
 
 
 def test_no_such_data(tmp_path: Path):
-    with pytest.raises(DataError, match=r"No data set at .*nowhere: it does not exist"):
+    with pytest.raises(DataError, match=r"No dataset at .*nowhere: it does not exist"):
         pretrain.main(PretrainConfig(data=tmp_path / "nowhere"))
 
 

@@ -37,7 +37,7 @@ def view(num: int):
 
 
 def test_actions_come_back_in_meters(run: Path):
-    policy, spec = load_policy(run, execute=2)
+    policy, spec = load_policy(run, n_action_steps=2)
     obs, info = view(3)
     policy.reset(obs, info, [0, 1, 2])
     first, second, third = (policy.act(obs, info) for _ in range(3))
@@ -49,17 +49,17 @@ def test_actions_come_back_in_meters(run: Path):
 
 
 def test_it_looks_again_as_often_as_told(run: Path):
-    policy, _ = load_policy(run, execute=1)
+    policy, _ = load_policy(run, n_action_steps=1)
     obs, info = view(2)
     policy.reset(obs, info, [0, 1])
     assert [policy.act(obs, info)[0, 6] for _ in range(3)] == [1.0, 1.0, 1.0]
-    assert load_policy(run)[0].execute == SMALL.execute
+    assert load_policy(run)[0].n_action_steps == SMALL.n_action_steps
     with pytest.raises(ConfigError, match=r"execute must be 1 \.\. 2 \(the policy's chunk\); got 3"):
-        load_policy(run, execute=3)
+        load_policy(run, n_action_steps=3)
 
 
 def test_a_new_episode_forgets_the_chunk(run: Path):
-    policy, _ = load_policy(run, execute=2)
+    policy, _ = load_policy(run, n_action_steps=2)
     obs, info = view(1)
     for _ in range(2):
         policy.reset(obs, info, [0])
@@ -89,7 +89,7 @@ def test_what_is_missing_or_does_not_fit_is_named(run: Path, tmp_path: Path):
         load_policy(tmp_path / "empty")
     weights = run / "final" / "model.safetensors"
     weights.write_bytes(weights.read_bytes()[:-5])
-    with pytest.raises(CheckpointError, match=r"model\.safetensors cannot be read \(cut off\?\)"):
+    with pytest.raises(CheckpointError, match=r"model\.safetensors cannot be read \(truncated\?\)"):
         load_policy(run)
     (run / "final" / "tokenizer.json").unlink()
     with pytest.raises(CheckpointError, match=r"model.safetensors cannot be read|tokenizer\.json is missing"):
@@ -111,7 +111,10 @@ def test_defaults_that_an_old_policy_takes_are_listed(run: Path, caplog: pytest.
     file.write_text(json.dumps(old))
     load_trained(run / "final")
     [record] = [each.getMessage() for each in caplog.records if each.name == "tap_ray.models.build"]
-    assert record == f"{file} is older than this tap_ray and took today's defaults: execute = 2, vision.kind = 'resnet'"
+    assert (
+        record
+        == f"{file} is older than this tap_ray and took today's defaults: n_action_steps = 2, vision.kind = 'resnet'"
+    )
 
 
 def test_a_checkpoint_file_that_lacks_a_key_names_both(run: Path):

@@ -1,4 +1,4 @@
-"""Where the windows of a glimpse lie, and that a point which moves with the picture sees the same."""
+"""Where the windows of a glimpse lie, and that a point which moves with the image sees the same."""
 
 import pytest
 import torch
@@ -34,7 +34,7 @@ def test_what_moves_with_its_point_looks_the_same() -> None:
     point, step = torch.tensor([-3 / 7, -1 / 7]), 2 / 7
     where = torch.stack([point, torch.tensor([0.0, 0.0])])[None]
     there = torch.stack([point + torch.tensor([step, 2 * step]), torch.tensor([0.0, 0.0])])[None]
-    one, other = (glimpse(picture, at, 8)[:, :NUM_SEEN] for picture, at in ((image, where), (moved, there)))
+    one, other = (glimpse(image, at, 8)[:, :NUM_SEEN] for image, at in ((image, where), (moved, there)))
     torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-5)
     assert (one - glimpse(moved, where, 8)[:, :NUM_SEEN]).abs().max() > 1e-3
 

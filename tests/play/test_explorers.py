@@ -105,7 +105,7 @@ def test_quaternion_algebra():
 
 
 def waypoints(config, num=200):
-    """Way-points a planner chooses when each is reached at once."""
+    """Waypoints a planner chooses when each is reached at once."""
     planner = WaypointPlanner(config, GRID)
     view = View(pos_m=HOME[:3], quat=HOME[3:], home_quat=HOME[3:], info={}, rng=np.random.default_rng(0))
     planner.reset(view)

@@ -1,4 +1,4 @@
-"""Collection in one process, on the real robot without pictures."""
+"""Collection in one process, on the real robot without images."""
 
 import pickle
 from dataclasses import replace
@@ -142,7 +142,7 @@ def test_demonstrations_are_successes_with_their_instruction():
         [same] = alone.run([outcome.attempt])
         assert same.episode.action.tobytes() == outcome.episode.action.tobytes()
         assert len(same.episode) < 60  # it ends soon after success
-    short = DemoPlan(tasks=tasks, env=EnvConfig(render=False, image_size=16, max_steps=2), linger_steps=1)
+    short = DemoPlan(tasks=tasks, env=EnvConfig(render=False, image_size=16, max_steps=2), success_hold_steps=1)
     [early] = DemoFleet(short, envs.make_vector, envs.make_expert).run([1])
     assert early.reason == "never got hold of the object"
 
@@ -170,7 +170,7 @@ def test_randomized_play_records_what_was_drawn_and_goes_on(tmp_path):
         num_objects=episodes[0].object_pose.shape[1],
     )
     assert header.plan["env"]["randomize"]["camera_move_m"] == 0.12
-    for until in (2, 5):  # a second job goes on where the first one stopped
+    for until in (2, 5):  # a second job resumes where the first one stopped
         with DatasetWriter(tmp_path / "play", header) as writer:
             for episode in episodes[writer.committed : until]:
                 writer.append(episode)
@@ -208,7 +208,7 @@ FAR_AWAY = MotionConfig(bounds_low_m=(5, 5, 5), bounds_high_m=(6, 6, 6))
 
 
 def fleet_of(**constants):
-    """Made, not run: what its explorers lack is said at once."""
+    """Made, not run: what its explorers lack is reported at once."""
     return PlayFleet(CollectPlan(explorers=replace(FAST, **constants)), envs.make_vector, sample_poses)
 
 
@@ -224,7 +224,10 @@ def fleet_of(**constants):
         ),
         (lambda: DemoPlan(tasks=()), r"tasks names at least one task, each once; got \[\]"),
         (lambda: DemoPlan(tasks=("a", "a")), "each once"),
-        (lambda: DemoPlan(tasks=("a",), linger_steps=61), "linger_steps lies in 1 .. max_steps = 60; got 61"),
+        (
+            lambda: DemoPlan(tasks=("a",), success_hold_steps=61),
+            "success_hold_steps lies in 1 .. max_steps = 60; got 61",
+        ),
         (lambda: PlayFleet(PLAN, envs.make_vector, sample_poses, num_robots=0), "at least 1 robot; got 0"),
         (lambda: fleet_of(motion=FAR_AWAY), "Only 0 of 300 reachable poses"),
         (lambda: fleet_of(waypoint=WaypointConfig(z_thresh_m=0.001)), "No safe pose lies below z_thresh_m 0.001"),

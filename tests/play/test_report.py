@@ -1,4 +1,4 @@
-"""Explorers whose movement is known in closed form, through a real data set on disk, to tables and pictures."""
+"""Explorers whose movement is known in closed form, through a real dataset on disk, to tables and images."""
 
 import csv
 import json
@@ -112,13 +112,13 @@ def test_table_csv_and_words_agree(written):
     assert " - " in text  # an undefined mean
 
 
-def test_pictures_show_what_they_should(written):
+def test_images_show_what_they_should(written):
     for name in ("play.png", "workspace.png"):
         pixels = np.asarray(Image.open(written / name).convert("RGB"))
         assert pixels.std() > 10
     sheet = np.asarray(Image.open(written / "contact_sheet.png"))
     assert sheet.shape == (3 * (20 + 192), 8 * 192, 3)  # enlarged six times
-    # Row 1, picture 0 is the first frame of the first "reach": gray 40 with a white column at 0.
+    # Row 1, image 0 is the first frame of the first "reach": gray 40 with a white column at 0.
     assert sheet[80, 12:180].mean() == pytest.approx(40, abs=12)
     assert sheet[80, 2].mean() > 200
 
@@ -152,7 +152,7 @@ def test_a_place_that_cannot_be_written(tmp_path):
 
 
 def test_no_data_set_is_told():
-    with pytest.raises(DataError, match="No data set at /nowhere"):
+    with pytest.raises(DataError, match="No dataset at /nowhere"):
         report.write("/nowhere", "/tmp/never")
 
 
@@ -160,10 +160,10 @@ def test_the_sheet_of_crops(tmp_path):
     """Episodes 0 .. 2 have a bout each. A row is 192 high under a title of 20; crops of 24 px are enlarged by 8."""
     sheet = report.crop_sheet(write(tmp_path / "carried", 3))
     assert sheet is not None
-    picture = np.asarray(sheet).astype(int)
-    assert picture.shape == (20 + 3 * 192, 6 * 192, 3)
-    assert (np.abs(picture[20 + 96, 96] - RED) < 30).all()  # the middle of the first thing, a JPEG's red
-    assert (np.abs(picture[20 + 96, 192 + 96] - BLUE) < 30).all()  # the plate where it comes to rest
+    image = np.asarray(sheet).astype(int)
+    assert image.shape == (20 + 3 * 192, 6 * 192, 3)
+    assert (np.abs(image[20 + 96, 96] - RED) < 30).all()  # the middle of the first thing, a JPEG's red
+    assert (np.abs(image[20 + 96, 192 + 96] - BLUE) < 30).all()  # the plate where it comes to rest
 
 
 def test_no_masks_no_sheet_of_crops(tmp_path, written):

@@ -69,7 +69,7 @@ def test_a_cut_off_file_is_named(tmp_path: Path, name: str):
     save(folder, trained(), FACTS)
     file = folder / f"{name}.safetensors"
     file.write_bytes(file.read_bytes()[:-3])
-    with pytest.raises(CheckpointError, match=rf"{name}\.safetensors cannot be read \(cut off\?\)"):
+    with pytest.raises(CheckpointError, match=rf"{name}\.safetensors cannot be read \(truncated\?\)"):
         load_into(folder, trained(), FACTS)
     file.unlink()
     with pytest.raises(CheckpointError, match=rf"{name}\.safetensors is missing"):

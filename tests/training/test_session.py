@@ -25,7 +25,7 @@ def losses(run: Path) -> list[tuple[float, float]]:
 
 
 def test_cut_off_and_taken_up_again(tmp_path: Path, data: Path):
-    """Cut off at step 13, after the checkpoint at 10: lines 11 and 12 are dropped and written once more."""
+    """Truncated at step 13, after the checkpoint at 10: lines 11 and 12 are dropped and written once more."""
     whole, cut = tmp_path / "whole", tmp_path / "cut"
     train_here(toy.toy_task(whole, data, ray=False), progress=False)
     with pytest.raises(TapRayError, match="The loss is nan after 13 steps"):

@@ -1,4 +1,4 @@
-"""Training on a (loopback) S3 server, data set and run folder: killed, taken up again, the same curve."""
+"""Training on a (loopback) S3 server, dataset and run folder: killed, taken up again, the same curve."""
 
 import signal
 import subprocess

@@ -1,4 +1,4 @@
-"""The whole machine in one read: play -> data set -> pretrain -> align -> evaluate -> compare.
+"""The whole machine in one read: play -> dataset -> pretrain -> align -> evaluate -> compare.
 
 Six stages, each a function that reads folders and writes one. The defaults are small enough for two cores in about ten
 minutes (`make demo`); every stage is also a job of its own (`python -m jobs.<verb> --help`).
@@ -23,7 +23,7 @@ PLAIN = PolicyConfig(glimpse_px=0, num_state=0)
 
 
 @dataclass(frozen=True, kw_only=True)
-class ChainConfig:
+class PipelineConfig:
     """How much of everything."""
 
     play: int = 360
@@ -36,29 +36,29 @@ class ChainConfig:
     """Optimizer steps of Stage 2, 64 windows each, the same for both policies."""
     episodes: int = 12
     """Cells of each task that a policy is judged on."""
-    workers: int = 2
+    num_workers: int = 2
     """Processes that train at once and share each step's windows; one a CPU core at most."""
     seed: int = 0
     """Root of the seed tree."""
     out: Path = Path("demo")
-    """Folder for everything. The same command goes on where it was cut off."""
+    """Folder for everything. The same command resumes where it was interrupted."""
     ray_address: str | None = None
     """Ray cluster to join, e.g. "auto"; without it a local Ray starts and stops with the job."""
 
 
-def main(config: ChainConfig) -> Path:
+def main(config: PipelineConfig) -> Path:
     """Run the six stages; returns the page that compares the policies."""
     for name, amount in vars(config).items():
         if isinstance(amount, int) and name != "seed" and amount < 1:
             raise ConfigError(f"--{name.replace('_', '-')} is at least 1; got {amount}.")
     out, seed, start = config.out, config.seed, time.perf_counter()
-    workers = WorkersConfig(workers=config.workers)
+    workers = WorkersConfig(num_workers=config.num_workers)
 
     def stage(number: int, what: str) -> None:
         print(f"\n== {number}/6 {what} ({time.perf_counter() - start:.0f} s)", flush=True)
 
     def learn(steps: int, windows: int) -> TrainConfig:
-        share = math.ceil(windows / config.workers)
+        share = math.ceil(windows / config.num_workers)
         return TrainConfig(steps=steps, batch_size=share, seed=seed, checkpoint_every=100, validate_every=100)
 
     with connect(config.ray_address):
@@ -103,4 +103,4 @@ def main(config: ChainConfig) -> Path:
 
 
 if __name__ == "__main__":
-    run_job(main, ChainConfig)
+    run_job(main, PipelineConfig)

@@ -31,13 +31,13 @@ def main(config: LookConfig) -> Path:
         f"policy_{number}" if number else "policy": path for number, path in enumerate(config.policy)
     }
     what = {**to_dict(config), "protocol": protocol.hash}
-    with runs.entered(config.out, job="look", config=what, parents=parents, asked=config) as run:
+    with runs.entered(config.out, job="saliency", config=what, parents=parents, asked=config) as run:
         if not run.done:
-            with tracking.tracked("look", run, parents) as tracked:
+            with tracking.tracked("saliency", run, parents) as tracked:
                 drive = (envs.make_teleoperated, envs.make_expert)
                 if look.by_itself(config, found):
                     drive = (envs.make_vector, look.driver_of(found[0]))
-                films = look.films(protocol, *drive, ahead=config.ahead)
+                films = look.films(protocol, *drive, ahead=config.goal_offset)
                 total = len(protocol.tasks) * config.episodes
                 report = look.look(config, found, films, total=total, folder=run.path, fps=spec.control_hz)
                 runs.write_json(run.path / look.REPORT, report)
