@@ -10,10 +10,10 @@ from jobs import (
     compare,
     cut_crops,
     evaluate,
-    look,
     pretrain,
     pretrain_prior,
     probe,
+    saliency,
     sweep,
 )
 from jobs.pipeline import PipelineConfig
@@ -27,10 +27,10 @@ CONFIGS: dict[str, Any] = {
     "compare": compare.Config(runs=(HERE,)),
     "cut_crops": cut_crops.Config(data=HERE),
     "evaluate": evaluate.EvaluateConfig(policy="random"),
-    "look": look.LookConfig(policy=(HERE,)),
     "pretrain": pretrain.PretrainConfig(data=HERE),
     "pretrain_prior": pretrain_prior.PriorJobConfig(data=("x",)),
     "probe": probe.ProbeConfig(policy=HERE, data=HERE),
+    "saliency": saliency.LookConfig(policy=(HERE,)),
     "serve": ServeConfig(policy=HERE),
     "sweep": sweep.SweepJobConfig(sweep=HERE),
     "pipeline": PipelineConfig(),

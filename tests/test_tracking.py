@@ -36,7 +36,7 @@ class Server:
     def __init__(self, folder: Path, port: int) -> None:
         self.uri = f"http://127.0.0.1:{port}"
         command = [sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(port)]
-        command += ["--backend-store-uri", f"sqlite:///{folder}/server.db", "--num-workers", "1"]
+        command += ["--backend-store-uri", f"sqlite:///{folder}/server.db", "--workers", "1"]
         command += ["--artifacts-destination", str(folder / "artifacts")]
         env = {**os.environ, "MLFLOW_DISABLE_TELEMETRY": "true", "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
         self.log = open(folder / "server.log", "ab")  # noqa: SIM115  closed by stop()
@@ -272,7 +272,7 @@ def test_a_deleted_experiment_is_to_be_restored(local):
 
 def test_a_database_of_another_mlflow_is_to_be_upgraded(local):
     with contextlib.closing(sqlite3.connect(local / "mlflow.db")) as database, database:
-        database.n_action_steps("UPDATE alembic_version SET version_num = '451aebb31d03'")
+        database.execute("UPDATE alembic_version SET version_num = '451aebb31d03'")
     tracking._client.cache_clear()
     with pytest.raises(StorageError) as told:
         tracking.start("align", local / "a", {})

@@ -5,6 +5,7 @@ from typing import Any, Callable, Sequence
 
 import numpy as np
 
+from tap_ray.config import FORMER, keys_renamed
 from tap_ray.dataset.encode import encode_episode
 from tap_ray.errors import ConfigError
 from tap_ray.play.collect import MakeVector, Outcome, Robots, one_by_one, padded, plan_values
@@ -56,8 +57,8 @@ class DemoPlan:
         return [replace(self.env, task=t, partner=p) for t, p in zip(self.tasks, partners, strict=True)]
 
     def to_json(self) -> dict[str, Any]:
-        """Plain JSON values for a dataset's header; partners only where there are any, as in older ones."""
-        values = {"kind": "demos", **plan_values(self)}
+        """Plain JSON values for a dataset's header, as in older ones: former names, partners only if there are any."""
+        values = {"kind": "demos", **keys_renamed(plan_values(self), FORMER)}
         return values if self.partners else {key: value for key, value in values.items() if key != "partners"}
 
 

@@ -97,7 +97,7 @@ def test_draws_are_a_function_of_seed_axis_and_number(write):
     [
         ("smoke", 4),
         ("study", 18),
-        ("study_demos", 36),
+        ("study_demos", 8),
         ("study_small", 8),
         ("data_budget", 15),
         ("data_budget_small", 6),

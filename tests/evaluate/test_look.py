@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 import envs
-from jobs import look as job
+from jobs import saliency as job
 from tap_ray import runs
 from tap_ray.dataset.norm_stats import NormStats, SlotNorm
 from tap_ray.errors import CheckpointError, ConfigError, SpecError, StorageError

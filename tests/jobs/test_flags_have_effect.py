@@ -21,8 +21,9 @@ STAGES = {
     "pretrain": pretrain.PretrainConfig(data=HERE, objective=ObjectiveConfig(next_object=0, inverse_dynamics=1)),
 }
 OTHER: dict[str, Any] = {
-    "chunk": 3, "execute": 1, "context": ("goal", "language"), "image_size": 64, "head": "flow", "holdout_every": 7,
-    "glimpse_px": 16, "num_episodes": 20, "num_state": 0, "kind": "vit", "widths": (16, 32), "pretrained": "somewhere",
+    "chunk": 3, "n_action_steps": 1, "context": ("goal", "language"), "image_size": 64, "head": "flow",
+    "holdout_every": 7, "glimpse_px": 16, "num_episodes": 20, "num_state": 0, "kind": "vit", "widths": (16, 32),
+    "pretrained": "somewhere",
 }  # fmt: skip
 """Another legal value where the default plus one is none."""
 

@@ -107,7 +107,7 @@ def test_a_stage_1_policy_cannot_be_deployed(tmp_path: Path):
 def test_defaults_that_an_old_policy_takes_are_listed(run: Path, caplog: pytest.LogCaptureFixture):
     file = run / "final" / "policy.json"
     old = json.loads(file.read_text())
-    del old["execute"], old["vision"]["kind"]
+    del old["n_action_steps"], old["vision"]["kind"]
     file.write_text(json.dumps(old))
     load_trained(run / "final")
     [record] = [each.getMessage() for each in caplog.records if each.name == "tap_ray.models.build"]
