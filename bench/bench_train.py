@@ -20,8 +20,8 @@ from jobs.pretrain import learner
 from tap_ray.dataset.reader import open_dataset
 from tap_ray.dataset.windows import WindowConfig, iterate
 from tap_ray.distributed.connect import connect
-from tap_ray.distributed.settings import PretrainConfig, WorkersConfig
 from tap_ray.distributed.train import train
+from tap_ray.settings import PretrainConfig, WorkersConfig
 from tap_ray.training import session
 from tap_ray.training.loop import TrainConfig
 from tap_ray.training.progress import train_here

@@ -10,11 +10,11 @@ from tap_ray.dataset.reader import DatasetInfo, open_dataset, require_whole
 from tap_ray.dataset.windows import WindowConfig, require_batches
 from tap_ray.distributed import stream
 from tap_ray.distributed.crops import cut_missing
-from tap_ray.distributed.settings import AlignJobConfig
 from tap_ray.distributed.train import require_sensible, run_stage
 from tap_ray.job import run_job
 from tap_ray.models.policy import PolicyConfig
 from tap_ray.models.prior_files import TrainedPrior, load_prior
+from tap_ray.settings import AlignJobConfig
 from tap_ray.training.session import Learner, learner_of
 from tap_ray.training.stage import FINAL
 

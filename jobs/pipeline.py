@@ -12,10 +12,10 @@ from pathlib import Path
 from jobs import align, collect_demos, collect_play, compare, evaluate, pretrain
 from tap_ray.compare.report import REPORT
 from tap_ray.distributed.connect import connect
-from tap_ray.distributed.settings import WorkersConfig
 from tap_ray.errors import ConfigError
 from tap_ray.job import run_job
 from tap_ray.models.policy import PolicyConfig
+from tap_ray.settings import WorkersConfig
 from tap_ray.training.loop import TrainConfig
 
 PLAIN = PolicyConfig(glimpse_px=0, num_state=0)

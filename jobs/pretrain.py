@@ -11,12 +11,12 @@ from tap_ray.distributed import live, stream
 from tap_ray.distributed.connect import connect
 from tap_ray.distributed.crops import cut_missing
 from tap_ray.distributed.record import pool_of
-from tap_ray.distributed.settings import PretrainConfig
 from tap_ray.distributed.train import require_sensible, run_stage
 from tap_ray.errors import ConfigError
 from tap_ray.job import run_job
 from tap_ray.play.settings import plan_of
 from tap_ray.pretrain import from_play, health
+from tap_ray.settings import PretrainConfig
 from tap_ray.training.session import Learner, final_metrics, learner_of
 from tap_ray.training.stage import require_held_out
 

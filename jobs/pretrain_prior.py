@@ -10,14 +10,14 @@ from tap_ray.config import require_used
 from tap_ray.dataset.motions import MotionWindows, bytes_read, counts, load
 from tap_ray.dataset.reader import DatasetInfo, open_dataset
 from tap_ray.distributed import stream
-from tap_ray.distributed.settings import FOLLOWS, PriorJobConfig
 from tap_ray.distributed.train import run_stage
-from tap_ray.evaluate import motion_prior as examine_prior
 from tap_ray.evaluate.video import side_by_side, write_video
+from tap_ray.inspect import motion_prior as examine_prior
 from tap_ray.job import run_job
 from tap_ray.models.prior_files import load_prior
 from tap_ray.pretrain import motion_prior
 from tap_ray.rollout import Replay, rollout
+from tap_ray.settings import FOLLOWS, PriorJobConfig
 from tap_ray.training.session import Learner, learner_of
 from tap_ray.training.stage import FINAL
 from tap_ray.types import EnvConfig

@@ -6,8 +6,8 @@ from pathlib import Path
 from tap_ray import runs, tracking
 from tap_ray.config import to_dict
 from tap_ray.dataset.reader import open_dataset
-from tap_ray.evaluate.features import policy_features
-from tap_ray.evaluate.probes import probe, read_frames
+from tap_ray.inspect.features import policy_features
+from tap_ray.inspect.probes import probe, read_frames
 from tap_ray.job import run_job
 from tap_ray.pretrain import health
 from tap_ray.training.session import final_metrics

@@ -10,10 +10,10 @@ from pathlib import Path
 import envs
 from tap_ray import registry, runs, tracking
 from tap_ray.config import to_dict
-from tap_ray.evaluate import look
-from tap_ray.evaluate.look import LookConfig
 from tap_ray.evaluate.protocol import check
 from tap_ray.evaluate.settings import simulator
+from tap_ray.inspect import look
+from tap_ray.inspect.look import LookConfig
 from tap_ray.job import run_job
 
 

@@ -11,11 +11,12 @@ import envs
 from jobs import align, collect_demos, collect_play, evaluate, pretrain, pretrain_prior
 from tap_ray.align.objective import BehaviorCloning
 from tap_ray.dataset.reader import open_dataset
-from tap_ray.distributed import sweep_collect, sweep_plan
+from tap_ray.distributed import sweep_collect
 from tap_ray.distributed.sweep_job import SweepJobConfig, forecast, require_local, run_sweep
 from tap_ray.distributed.sweep_trial import Stages
 from tap_ray.errors import ConfigError, nearest
 from tap_ray.job import run_job
+from tap_ray.sweep import plan as sweep_plan
 from tap_ray.training.judge import names
 
 COLLECTORS = sweep_collect.Collectors(play=collect_play.main, demos=collect_demos.main)

@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 
 from tap_ray import bounds, config
-from tap_ray.distributed.sweep_plan import AshaConfig
 from tap_ray.errors import ConfigError
+from tap_ray.sweep.plan import AshaConfig
 from tap_ray.training.loop import TrainConfig
 from tests import job_configs
 

@@ -1,4 +1,4 @@
-"""Every `import ray` of the project, a file a verb. Without this package each stage still runs in one process."""
+"""What runs on Ray, and every `import ray` of the project. Without it each stage still runs, in one process."""
 
 import os
 import sys

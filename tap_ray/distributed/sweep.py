@@ -27,14 +27,14 @@ from ray.tune.schedulers import ASHAScheduler, FIFOScheduler, TrialScheduler
 from ray.tune.search.basic_variant import BasicVariantGenerator
 
 from tap_ray import runs, storage, tracking
-from tap_ray.compare.sweep_tables import TrialRow, read_row, write_row
 from tap_ray.distributed.placement import capacity, release_orphans, split
-from tap_ray.distributed.settings import WorkersConfig
-from tap_ray.distributed.sweep_plan import AshaConfig, Trial
 from tap_ray.distributed.sweep_trial import Work, run_trial
 from tap_ray.distributed.train import SETTINGS, notes_at
 from tap_ray.errors import ConfigError, nearest
 from tap_ray.progress_bar import progress_bar
+from tap_ray.settings import WorkersConfig
+from tap_ray.sweep.plan import AshaConfig, Trial
+from tap_ray.sweep.tables import TrialRow, read_row, write_row
 from tap_ray.training import session
 from tap_ray.training.progress import every
 

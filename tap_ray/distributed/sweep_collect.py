@@ -9,10 +9,10 @@ from tap_ray.config import from_dict
 from tap_ray.dataset.reader import open_dataset
 from tap_ray.distributed.connect import connect
 from tap_ray.distributed.crops import cut_missing
-from tap_ray.distributed.sweep_data import ENOUGH, Facts, facts_of
-from tap_ray.distributed.sweep_plan import SweepFile, Trial, data_sets
 from tap_ray.errors import ConfigError, DataError
 from tap_ray.play.settings import DemosJobConfig, PlayJobConfig
+from tap_ray.sweep.data import ENOUGH, Facts, facts_of
+from tap_ray.sweep.plan import SweepFile, Trial, data_sets
 
 TasksOf = Callable[[str], Sequence[str]]
 """Simulator -> its tasks (`envs.tasks_of`)."""

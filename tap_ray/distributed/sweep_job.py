@@ -9,18 +9,20 @@ from typing import Annotated, Any, Literal, Mapping, Sequence, get_args
 import tyro
 
 from tap_ray import registry, runs, storage, tracking
-from tap_ray.compare import study_report, sweep_page
-from tap_ray.compare.sweep_tables import TRIALS, State, TrialRow, best, cost_text, facts, label, points, text_table
 from tap_ray.config import to_dict
-from tap_ray.distributed import gauges, sweep_costs
+from tap_ray.distributed import gauges
 from tap_ray.distributed.connect import connect, dashboard_url
 from tap_ray.distributed.placement import capacity
 from tap_ray.distributed.sweep import TUNE, max_concurrent_trials, rows_of, sweep
 from tap_ray.distributed.sweep_collect import Missing
-from tap_ray.distributed.sweep_plan import SweepFile, Trial
 from tap_ray.distributed.sweep_trial import Stages, Work
 from tap_ray.errors import ConfigError, StorageError, TapRayError, without_credentials
 from tap_ray.evaluate.protocol import Protocol
+from tap_ray.sweep import costs as sweep_costs
+from tap_ray.sweep import page as sweep_page
+from tap_ray.sweep import study_report
+from tap_ray.sweep.plan import SweepFile, Trial
+from tap_ray.sweep.tables import TRIALS, State, TrialRow, best, cost_text, facts, label, points, text_table
 from tap_ray.tracking_place import is_local
 
 PAGE_S = 5.0

@@ -18,14 +18,14 @@ from typing import Any, Callable, Iterator, Mapping
 from ray import tune
 
 from tap_ray import locks, runs, tracking
-from tap_ray.compare.sweep_tables import METRICS, TRIALS, TrialRow, read_row, write_row
-from tap_ray.distributed.settings import AlignJobConfig, PretrainConfig, PriorJobConfig, TrainJobConfig
-from tap_ray.distributed.sweep_plan import Trial
-from tap_ray.distributed.train import what as what_is_trained
 from tap_ray.errors import TapRayError
 from tap_ray.evaluate.protocol import Protocol, cells
 from tap_ray.evaluate.settings import EvaluateConfig
 from tap_ray.evaluate.settings import what as what_is_judged
+from tap_ray.settings import AlignJobConfig, PretrainConfig, PriorJobConfig, TrainJobConfig
+from tap_ray.settings import what as what_is_trained
+from tap_ray.sweep.plan import Trial
+from tap_ray.sweep.tables import METRICS, TRIALS, TrialRow, read_row, write_row
 from tap_ray.training import session
 from tap_ray.training.progress import every
 

@@ -37,12 +37,11 @@ from ray.train.v2._internal.execution.context import get_train_context
 from tqdm import tqdm
 
 from tap_ray import runs, storage, tracking
-from tap_ray.config import to_dict
 from tap_ray.distributed import gauges, placement
 from tap_ray.distributed.connect import connect
 from tap_ray.distributed.failures import FailuresInARow, StopOnUserError, user_error
-from tap_ray.distributed.settings import PriorJobConfig, TrainJobConfig, WorkersConfig
 from tap_ray.errors import ConfigError, TapRayError
+from tap_ray.settings import TrainJobConfig, WorkersConfig, what
 from tap_ray.training import session
 from tap_ray.training.loop import TrainConfig
 from tap_ray.training.progress import Log, every, follow
@@ -97,14 +96,6 @@ def run_stage(
             runs.finish(run, metrics=metrics)
     print(table(session.final_metrics(run.path)))
     return run.path
-
-
-def what(config: TrainJobConfig) -> dict[str, Any]:
-    """Plain values for the run folder; those that say where and how, not what, begin with "_"."""
-    values = to_dict(config)
-    if isinstance(config, PriorJobConfig):  # what lies at the paths comes in by the parents' hashes
-        values |= {"data": config.sources()[1], "_spelt": {"data": values["data"]}}
-    return {**values, "workers": config.workers.num_workers, "_where": values["workers"]}
 
 
 def table(metrics: Mapping[str, float]) -> str:

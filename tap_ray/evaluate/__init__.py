@@ -1,1 +1,1 @@
-"""Judging a policy: protocol cells, roll-outs, results with intervals, videos, probes."""
+"""Evaluating a policy: protocol cells, roll-outs, results with intervals, videos."""

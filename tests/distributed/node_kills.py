@@ -24,9 +24,9 @@ from tap_ray.dataset.writer import DatasetWriter
 from tap_ray.distributed.collect import Pool
 from tap_ray.distributed.connect import connect
 from tap_ray.distributed.evaluate import FleetConfig, evaluate
-from tap_ray.distributed.settings import WorkersConfig
 from tap_ray.distributed.train import train
 from tap_ray.evaluate.protocol import Protocol
+from tap_ray.settings import WorkersConfig
 from tap_ray.training import session
 from tests import line_world
 from tests.distributed import collect_child as child

@@ -26,7 +26,6 @@ from tap_ray.distributed import live, placement, stream
 from tap_ray.distributed.collect import Pool, play_out
 from tap_ray.distributed.connect import connect
 from tap_ray.distributed.evaluate import FleetConfig, evaluate
-from tap_ray.distributed.settings import WorkersConfig
 from tap_ray.distributed.stream import _beside_the_trainer
 from tap_ray.distributed.train import train
 from tap_ray.errors import ConfigError
@@ -34,6 +33,7 @@ from tap_ray.evaluate.episodes import Robots
 from tap_ray.evaluate.protocol import Protocol, cells
 from tap_ray.play.collect import CollectPlan, Outcome, collect
 from tap_ray.rng import generator
+from tap_ray.settings import WorkersConfig
 from tap_ray.training import session
 from tap_ray.training.progress import train_here
 from tap_ray.types import EnvConfig, Shard, Window

@@ -13,15 +13,15 @@ from ray._private import worker
 from ray.core.generated.autoscaler_pb2 import ClusterConfig, NodeGroupConfig  # pyright: ignore[reportAttributeAccessIssue]
 
 from tap_ray import runs, storage, tracking
-from tap_ray.compare.sweep_tables import TrialRow, read_row, write_row
-from tap_ray.distributed import sweep_plan
 from tap_ray.distributed.connect import connect
 from tap_ray.distributed.placement import capacity
-from tap_ray.distributed.settings import WorkersConfig
 from tap_ray.distributed.sweep import _Halving, _Room, finalists, max_concurrent_trials, progress_of
 from tap_ray.distributed.sweep_job import SweepJobConfig, run_sweep
-from tap_ray.distributed.sweep_plan import AshaConfig
 from tap_ray.errors import ConfigError
+from tap_ray.settings import WorkersConfig
+from tap_ray.sweep import plan as sweep_plan
+from tap_ray.sweep.plan import AshaConfig
+from tap_ray.sweep.tables import TrialRow, read_row, write_row
 from tests.distributed.nodes import nodes, wait_for
 from tests.distributed.toy_stages import PROTOCOL, STAGES, alone, write_file
 

@@ -6,10 +6,10 @@ from typing import Any
 import pytest
 import yaml
 
-from tap_ray.distributed import sweep_plan
 from tap_ray.distributed.sweep_collect import Missing, missing, num_episodes, planned_facts
 from tap_ray.errors import ConfigError, DataError
 from tap_ray.play.settings import DemosJobConfig, PlayJobConfig
+from tap_ray.sweep import plan as sweep_plan
 
 TASKS = ("one", "two", "three", "four", "five")
 

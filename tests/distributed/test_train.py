@@ -20,9 +20,9 @@ import toy_training as toy
 from toy_training import toy_task
 
 from tap_ray.distributed.connect import connect
-from tap_ray.distributed.settings import WorkersConfig
 from tap_ray.distributed.train import train
 from tap_ray.errors import CheckpointError, ConfigError, DataError, TapRayError
+from tap_ray.settings import WorkersConfig
 from tap_ray.training import session
 from tap_ray.training.progress import train_here
 from tap_ray.types import Shard

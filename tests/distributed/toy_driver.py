@@ -9,8 +9,8 @@ import toy_training
 
 from tap_ray import storage
 from tap_ray.distributed.connect import connect
-from tap_ray.distributed.settings import WorkersConfig
 from tap_ray.distributed.train import train
+from tap_ray.settings import WorkersConfig
 from tap_ray.training import session
 
 if __name__ == "__main__":

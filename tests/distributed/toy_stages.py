@@ -16,9 +16,8 @@ from tap_ray import logs, runs, storage, tracking
 from tap_ray.dataset.reader import open_dataset
 from tap_ray.dataset.windows import iterate
 from tap_ray.distributed import evaluate as fleets
-from tap_ray.distributed import stream, sweep_plan
+from tap_ray.distributed import stream
 from tap_ray.distributed.connect import connect
-from tap_ray.distributed.settings import AlignJobConfig, PretrainConfig, PriorJobConfig
 from tap_ray.distributed.sweep_job import SweepJobConfig, run_sweep
 from tap_ray.distributed.sweep_trial import Stages, result_of
 from tap_ray.distributed.train import run_stage
@@ -26,6 +25,8 @@ from tap_ray.evaluate import results
 from tap_ray.evaluate.episodes import Robots
 from tap_ray.evaluate.protocol import Protocol, cells
 from tap_ray.evaluate.settings import EvaluateConfig, what
+from tap_ray.settings import AlignJobConfig, PretrainConfig, PriorJobConfig
+from tap_ray.sweep import plan as sweep_plan
 from tap_ray.training import session
 from tap_ray.training.loop import TrainConfig
 from tap_ray.training.progress import train_here

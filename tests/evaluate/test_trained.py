@@ -15,9 +15,9 @@ from tap_ray.errors import CheckpointError, ConfigError, SpecError
 from tap_ray.evaluate import trained
 from tap_ray.evaluate.episodes import Robots
 from tap_ray.evaluate.failures import facts_of
-from tap_ray.evaluate.features import policy_features
-from tap_ray.evaluate.probes import ProbeData
 from tap_ray.evaluate.protocol import Protocol, cells
+from tap_ray.inspect.features import policy_features
+from tap_ray.inspect.probes import ProbeData
 from tap_ray.types import EnvConfig
 from tests.untrained import SPEC, untrained_run
 

@@ -13,7 +13,6 @@ from tap_ray import storage
 from tap_ray.dataset.verify import verify
 from tap_ray.dataset.windows import WindowConfig
 from tap_ray.distributed.connect import connect
-from tap_ray.distributed.settings import AlignJobConfig, PretrainConfig
 from tap_ray.evaluate.settings import EvaluateConfig
 from tap_ray.models.language import LanguageConfig
 from tap_ray.models.policy import PolicyConfig
@@ -22,6 +21,7 @@ from tap_ray.play.explorers import ExplorerConfig
 from tap_ray.play.safe_poses import SafePosesConfig
 from tap_ray.play.settings import DemosJobConfig, PlayJobConfig
 from tap_ray.runs import read_json
+from tap_ray.settings import AlignJobConfig, PretrainConfig
 from tap_ray.training import checkpoint, session
 from tap_ray.training.loop import TrainConfig
 from tests.distributed import toy_player

@@ -8,9 +8,9 @@ from jobs import align, pretrain
 from tap_ray import runs
 from tap_ray.dataset.reader import open_dataset
 from tap_ray.dataset.windows import WindowConfig, require_batches
-from tap_ray.distributed.settings import AlignJobConfig, PretrainConfig, PriorJobConfig
 from tap_ray.distributed.train import what
 from tap_ray.errors import CheckpointError, ConfigError, DataError
+from tap_ray.settings import AlignJobConfig, PretrainConfig, PriorJobConfig
 from tests.distributed import toy_player
 
 

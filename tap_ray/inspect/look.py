@@ -13,12 +13,12 @@ import numpy as np
 from tap_ray import runs
 from tap_ray.dataset.crops import CropConfig, cut
 from tap_ray.errors import ConfigError
-from tap_ray.evaluate import shares, strips
 from tap_ray.evaluate.episodes import MakePolicy, MakeVector, chunks
-from tap_ray.evaluate.features import crops_of
 from tap_ray.evaluate.protocol import Protocol, cells, policy_seed
-from tap_ray.evaluate.saliency import Sign, saliency
 from tap_ray.evaluate.settings import EvaluateConfig, protocol_of
+from tap_ray.inspect import shares, strips
+from tap_ray.inspect.features import crops_of
+from tap_ray.inspect.saliency import Sign, saliency
 from tap_ray.models.build import Trained, load_trained, new_policy
 from tap_ray.models.deploy import Deployed
 from tap_ray.progress_bar import progress_bar
@@ -44,7 +44,7 @@ class LookConfig:
     """Who moves the robot: the only policy given (Stage 2), or the scripted expert; auto: the policy where it can."""
     cam: Sign = "abs"
     """Whether maps show what matters to the motion either way, or only what speaks for it ("positive", as
-    Grad-CAM does for a class, see evaluate/saliency.py)."""
+    Grad-CAM does for a class, see inspect/saliency.py)."""
     suite: str = "tabletop"
     """Suite of tasks."""
     tasks: tuple[str, ...] = ()

@@ -9,7 +9,7 @@ from tyro.conf import arg
 
 from tap_ray import storage
 from tap_ray.align.demos import AlignConfig
-from tap_ray.config import require_used
+from tap_ray.config import require_used, to_dict
 from tap_ray.dataset.motions import MotionWindows
 from tap_ray.dataset.windows import WindowConfig
 from tap_ray.errors import ConfigError
@@ -191,3 +191,11 @@ class AlignJobConfig(StageConfig):
         """Windows of play beside each batch of demonstrations, with all that Stage 1's question asks for."""
         windows = replace(self.windows, batch_size=self.align.play_batch, num_episodes=self.align.play_episodes)
         return ObjectiveConfig().windows(windows)
+
+
+def what(config: TrainJobConfig) -> dict[str, Any]:
+    """What makes a run, as plain values; those that say where and how, not what, begin with "_"."""
+    values = to_dict(config)
+    if isinstance(config, PriorJobConfig):  # what lies at the paths comes in by the parents' hashes
+        values |= {"data": config.sources()[1], "_spelt": {"data": values["data"]}}
+    return {**values, "workers": config.workers.num_workers, "_where": values["workers"]}

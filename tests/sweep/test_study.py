@@ -7,11 +7,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from tap_ray.compare import study_report
-from tap_ray.compare.study import Outcomes, differences, judged, outcomes, replaced
-from tap_ray.compare.study_report import About
-from tap_ray.compare.sweep_tables import TrialRow
 from tap_ray.errors import DataError
+from tap_ray.sweep import study_report
+from tap_ray.sweep.study import Outcomes, differences, judged, outcomes, replaced
+from tap_ray.sweep.study_report import About
+from tap_ray.sweep.tables import TrialRow
 from tests.compare.judged_runs import TASKS, make_result, protocol
 
 SPOON, PUMPKIN = TASKS

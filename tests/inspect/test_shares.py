@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from tap_ray.evaluate import shares as sh
+from tap_ray.inspect import shares as sh
 
 # One frame of 2 x 4 px: arm, gripper, object of slot 0, object of slot 1, and nothing in the second row.
 WHOSE = np.array([[[1, 2, 3, 4], [0, 0, 0, 0]]], np.uint8)

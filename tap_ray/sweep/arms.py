@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import Any, Mapping
 
 from tap_ray.config import from_dict
-from tap_ray.distributed.sweep_axes import VERBS
 from tap_ray.errors import ConfigError, nearest
+from tap_ray.sweep.axes import VERBS
 
 STAGES = ("pretrain", "prior", "align")
 """Sections of a file that an arm may change."""

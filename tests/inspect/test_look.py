@@ -14,9 +14,9 @@ from jobs import saliency as job
 from tap_ray import runs
 from tap_ray.dataset.norm_stats import NormStats, SlotNorm
 from tap_ray.errors import CheckpointError, ConfigError, SpecError, StorageError
-from tap_ray.evaluate import look, strips
-from tap_ray.evaluate.look import LookConfig
 from tap_ray.evaluate.protocol import Protocol
+from tap_ray.inspect import look, strips
+from tap_ray.inspect.look import LookConfig
 from tap_ray.job import run_job
 from tap_ray.models.build import Trained, new_policy, save_policy
 from tap_ray.models.language import word_tokenizer

@@ -8,7 +8,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from tap_ray.compare.plots import INK, STYLE, color, svg
-from tap_ray.compare.sweep_tables import HEADINGS, Point, TrialRow, label, points, short_names, show, without_seed
+from tap_ray.sweep.tables import HEADINGS, Point, TrialRow, label, points, short_names, show, without_seed
 
 MAP = "viridis"
 

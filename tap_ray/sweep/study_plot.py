@@ -8,8 +8,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from tap_ray.compare.plots import STYLE, color
-from tap_ray.compare.study import Outcomes, is_scratch
-from tap_ray.compare.sweep_tables import BUDGET, DEMOS, label
+from tap_ray.sweep.study import Outcomes, is_scratch
+from tap_ray.sweep.tables import BUDGET, DEMOS, label
 
 HEADINGS = {BUDGET: "episodes of play", DEMOS: "demonstrations a task"}
 DPI = 110

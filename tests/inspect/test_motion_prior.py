@@ -6,7 +6,7 @@ import torch
 
 from tap_ray.dataset.motions import MotionSet, MotionWindows, batch
 from tap_ray.dataset.norm_stats import NormStats, SlotNorm
-from tap_ray.evaluate.motion_prior import NUM_STEPS, PANELS, examine, interpolated, text
+from tap_ray.inspect.motion_prior import NUM_STEPS, PANELS, examine, interpolated, text
 from tap_ray.models.motion_prior import MotionPrior, PriorConfig
 from tap_ray.models.prior_files import Source, TrainedPrior
 from tap_ray.specs import EE_DELTA_ACTION, EE_POSE_STATE, UNIFIED_ACTION, UNIFIED_STATE, RobotSpec

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from tap_ray.errors import ConfigError
-from tap_ray.evaluate.probes import ProbeData, held_out_r2, probe, ridge
+from tap_ray.inspect.probes import ProbeData, held_out_r2, probe, ridge
 
 
 def test_ridge_by_hand():

@@ -10,7 +10,7 @@ import torch
 from torch.nn import functional as F
 
 from tap_ray.dataset.motions import MotionSet, stretches
-from tap_ray.evaluate.probes import ridge
+from tap_ray.inspect.probes import ridge
 from tap_ray.metrics import log_dimensionless_jerk, r_squared
 from tap_ray.models.prior_files import Source, TrainedPrior
 from tap_ray.rng import generator

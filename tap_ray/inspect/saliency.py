@@ -10,7 +10,7 @@ is left out: it is absolute and not normalized.
 
 The source keeps what is above 0, since what is below speaks for other classes. A regression has no others: what holds a
 motion back is read as much as what drives it, so the absolute value is taken. Sign "positive" is the source's. Policies
-that were taught to go where a square lies look at the square by either (tests/evaluate/test_saliency.py).
+that were taught to go where a square lies look at the square by either (tests/inspect/test_saliency.py).
 
 A transformer tower's cells are the patch tokens of its last layer, and the formula stays: key points read every one of
 them, where classifiers that read a class token alone would need Chefer et al. 2021 (arXiv 2103.15679).
@@ -32,7 +32,7 @@ import torch
 from torch import Tensor, nn
 
 from tap_ray.errors import ConfigError
-from tap_ray.evaluate.features import inputs
+from tap_ray.inspect.features import inputs
 from tap_ray.models.build import Trained
 from tap_ray.models.glimpse import on_image
 from tap_ray.models.policy import TapPolicy, acts

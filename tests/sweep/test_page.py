@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from tap_ray.compare import sweep_page
-from tap_ray.compare.sweep_tables import (
+from tap_ray.sweep import page as sweep_page
+from tap_ray.sweep.tables import (
     TrialRow,
     best,
     cost_text,

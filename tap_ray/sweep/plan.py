@@ -14,16 +14,16 @@ from pathlib import Path
 from typing import Any, Literal, Mapping
 
 from tap_ray import storage
-from tap_ray.compare.sweep_tables import ARM, BUDGET, DEMOS, SEED, label
 from tap_ray.config import from_dict, load
 from tap_ray.dataset.motions import MotionWindows
 from tap_ray.dataset.windows import WindowConfig
-from tap_ray.distributed.settings import AlignJobConfig, PretrainConfig, PriorJobConfig
-from tap_ray.distributed.sweep_arms import Arm, arms_of, chosen, merged
-from tap_ray.distributed.sweep_axes import Axis, axes_of, draw, verb_of
-from tap_ray.distributed.sweep_data import Facts, facts_of, require_episodes
 from tap_ray.errors import ConfigError, nearest
 from tap_ray.evaluate.settings import EvaluateConfig
+from tap_ray.settings import AlignJobConfig, PretrainConfig, PriorJobConfig
+from tap_ray.sweep.arms import Arm, arms_of, chosen, merged
+from tap_ray.sweep.axes import Axis, axes_of, draw, verb_of
+from tap_ray.sweep.data import Facts, facts_of, require_episodes
+from tap_ray.sweep.tables import ARM, BUDGET, DEMOS, SEED, label
 
 SECTIONS: Mapping[str, type] = {
     "pretrain": PretrainConfig,

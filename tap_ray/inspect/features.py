@@ -8,7 +8,7 @@ import torch
 
 from tap_ray.dataset.crops import CropConfig, Crops
 from tap_ray.errors import ConfigError
-from tap_ray.evaluate.probes import ProbeData
+from tap_ray.inspect.probes import ProbeData
 from tap_ray.models.build import Trained, load_trained, new_policy
 from tap_ray.models.language import encode
 from tap_ray.models.policy import acts

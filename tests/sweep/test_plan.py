@@ -5,10 +5,10 @@ from pathlib import Path
 import pytest
 import yaml
 
-from tap_ray.distributed import sweep_plan
-from tap_ray.distributed.sweep_axes import Axis, draw
-from tap_ray.distributed.sweep_plan import points, read, trials
 from tap_ray.errors import ConfigError
+from tap_ray.sweep import plan as sweep_plan
+from tap_ray.sweep.axes import Axis, draw
+from tap_ray.sweep.plan import points, read, trials
 
 TUNE_CONFIGS = Path(__file__).parents[2] / "tune_configs"
 

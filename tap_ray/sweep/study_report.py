@@ -7,11 +7,11 @@ from typing import Any, Mapping, Sequence
 
 from tap_ray import runs
 from tap_ray.compare.reading import KINDS, Result
-from tap_ray.compare.study import SCORES, SCRATCH, Difference, Outcomes, differences, judged, outcomes, replaced
-from tap_ray.compare.study_plot import draw
-from tap_ray.compare.sweep_tables import ARM, BUDGET, HEADINGS, SEED, TrialRow, short_names, show
 from tap_ray.compare.tables import p_text, short
 from tap_ray.metrics import Interval
+from tap_ray.sweep.study import SCORES, SCRATCH, Difference, Outcomes, differences, judged, outcomes, replaced
+from tap_ray.sweep.study_plot import draw
+from tap_ray.sweep.tables import ARM, BUDGET, HEADINGS, SEED, TrialRow, short_names, show
 
 METHOD = (
     "Means over seeds in percent, partial/entire. Brackets: 95 % intervals of a bootstrap over seeds and, "

@@ -12,10 +12,10 @@ import numpy as np
 
 from tap_ray import storage
 from tap_ray.compare.reading import CELL, KINDS, Result, read_result
-from tap_ray.compare.sweep_tables import ARM, BUDGET, DEMOS, SEED, TrialRow, without_seed
 from tap_ray.errors import DataError
 from tap_ray.metrics import Interval, McNemar, crossed_bootstrap, mcnemar, reached_at
 from tap_ray.rng import generator
+from tap_ray.sweep.tables import ARM, BUDGET, DEMOS, SEED, TrialRow, without_seed
 
 SCRATCH = "scratch"
 """The arm that the others are held against; without arms, what has budget 0."""

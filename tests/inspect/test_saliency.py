@@ -9,10 +9,10 @@ import torch
 from torch import nn
 
 from tap_ray.errors import ConfigError
-from tap_ray.evaluate import saliency as sal
-from tap_ray.evaluate.features import inputs
-from tap_ray.evaluate.saliency import saliency
-from tap_ray.evaluate.shares import shares
+from tap_ray.inspect import saliency as sal
+from tap_ray.inspect.features import inputs
+from tap_ray.inspect.saliency import saliency
+from tap_ray.inspect.shares import shares
 from tap_ray.models.build import Trained, new_policy
 from tap_ray.models.language import word_tokenizer
 from tap_ray.models.motion_prior import PriorConfig

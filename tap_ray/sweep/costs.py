@@ -9,10 +9,9 @@ from typing import Mapping, Sequence
 from tap_ray import runs, storage
 from tap_ray.compare.tables import grid
 from tap_ray.config import digest
-from tap_ray.distributed.settings import TrainJobConfig
-from tap_ray.distributed.sweep_plan import Trial
-from tap_ray.distributed.train import what
 from tap_ray.evaluate.protocol import Protocol, cells
+from tap_ray.settings import TrainJobConfig, what
+from tap_ray.sweep.plan import Trial
 from tap_ray.training import session
 
 UNKNOWN = "no measured rate yet"

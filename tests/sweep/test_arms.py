@@ -6,9 +6,9 @@ from typing import Any
 import pytest
 import yaml
 
-from tap_ray.distributed.sweep_arms import merged
-from tap_ray.distributed.sweep_plan import Trial, read, trials
 from tap_ray.errors import ConfigError
+from tap_ray.sweep.arms import merged
+from tap_ray.sweep.plan import Trial, read, trials
 
 ARMS: dict[str, Any] = {
     "scratch": {"budget": 0},

@@ -10,9 +10,10 @@ from jinja2 import Environment
 from markupsafe import Markup
 
 from tap_ray import storage
-from tap_ray.compare import page, sweep_plots
+from tap_ray.compare import page
 from tap_ray.compare.report import embedded_videos, save
-from tap_ray.compare.sweep_tables import HEADINGS, METRICS, TrialRow, best, label, points, short_names, show
+from tap_ray.sweep import plots
+from tap_ray.sweep.tables import HEADINGS, METRICS, TrialRow, best, label, points, short_names, show
 from tap_ray.training import session
 
 PAGE = "sweep.html"
@@ -137,22 +138,22 @@ def write(folder: Path, rows: Sequence[TrialRow], frame: Frame, *, running: bool
 
 
 def _plots(rows: Sequence[TrialRow], curves: Curves, frame: Frame) -> dict[str, Any]:
-    axes, judged = sweep_plots.varied(rows), [row for row in rows if row.result]
+    axes, judged = plots.varied(rows), [row for row in rows if row.result]
     if frame.validation:
         last = {id: curve[-1][1] for id, curve in curves.items() if curve}
         scores, heading = {id: value for id, value in last.items() if math.isfinite(value)}, frame.validation
     else:
         scores, heading = {row.id: 100 * (row.result or {})["avg_all"] for row in judged}, "Avg-All, %"
-    made: dict[str, Any] = {"parallel": Markup(sweep_plots.parallel_coordinates(rows, scores, heading))}
+    made: dict[str, Any] = {"parallel": Markup(plots.parallel_coordinates(rows, scores, heading))}
     if len(axes) == 1 and judged:
         made |= {
-            "curve": Markup(sweep_plots.budget_curve(rows, axes[0])),
+            "curve": Markup(plots.budget_curve(rows, axes[0])),
             "curve_axis": short_names(list(rows[0].values))[axes[0]],
         }
     if len(axes) == 2 and judged:
-        made["heat"] = Markup(sweep_plots.heat_map(rows, *axes))
+        made["heat"] = Markup(plots.heat_map(rows, *axes))
     if frame.validation:
-        made["validation"] = Markup(sweep_plots.validation_curves(rows, curves, frame.validation))
+        made["validation"] = Markup(plots.validation_curves(rows, curves, frame.validation))
     return made
 
 
@@ -176,7 +177,7 @@ def _cards(rows: Sequence[TrialRow], metric: str) -> list[dict[str, str]]:
             "label": label(point.values),
             "value": f"{100 * point.mean(metric):.1f}",
             "note": f"{HEADINGS[metric]}, mean of {len(point.rows)} seed{'s' * (len(point.rows) > 1)}",
-            "color": sweep_plots.color(number),
+            "color": plots.color(number),
         }
         for number, point in enumerate(found)
     ]

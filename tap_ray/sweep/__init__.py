@@ -1,0 +1,1 @@
+"""Sweeps without Ray: a YAML file as trials, what they will cost, the ledger as tables, plots and pages, studies."""
