@@ -12,7 +12,7 @@ import pytest
 from ray._private import worker
 from ray.core.generated.autoscaler_pb2 import ClusterConfig, NodeGroupConfig  # pyright: ignore[reportAttributeAccessIssue]
 
-from tap_ray import runs, storage, tracking
+from tap_ray import logs, runs, storage, tracking
 from tap_ray.distributed.connect import connect
 from tap_ray.distributed.placement import capacity
 from tap_ray.distributed.sweep import _Halving, _Room, finalists, max_concurrent_trials, progress_of
@@ -242,6 +242,7 @@ def test_more_trials_as_the_cluster_grows_up_to_its_autoscalers_limits(monkeypat
 
 @pytest.mark.cluster
 @pytest.mark.slow
+@pytest.mark.more_kills
 def test_at_a_uri_trials_live_on_any_node_and_are_those_of_a_local_folder(
     bucket: str, tmp_path: Path, toy_dataset: Path, env: dict[str, str], monkeypatch: pytest.MonkeyPatch
 ):
@@ -258,10 +259,10 @@ def test_at_a_uri_trials_live_on_any_node_and_are_those_of_a_local_folder(
             return run_sweep(config, plan, sweep_plan.trials(plan, file), stages=STAGES, protocol=PROTOCOL)
 
         out = run()
-        begun = (store / "calls.txt").read_text()
+        begun = logs.read(store / "calls.txt").decode()
         assert run() == out
         lived_on = {storage.read(path).decode() for path in store.glob("node-*")}
-    assert (store / "calls.txt").read_text() == begun
+    assert logs.read(store / "calls.txt").decode() == begun
     assert len(begun.splitlines()) == 3  # one Stage 1, two alignments
     assert lived_on == {play.node_id}
     for id, seed in (("000", 0), ("001", 1)):

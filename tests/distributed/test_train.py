@@ -131,6 +131,7 @@ def test_killed_workers_leave_no_trace_in_the_curve(tmp_path: Path, toy_dataset:
     assert curve(task.run) == undisturbed(steps)
 
 
+@pytest.mark.more_kills
 def test_killed_drivers_leave_no_trace_in_the_curve(tmp_path: Path, toy_dataset: Path, undisturbed):
     """KILLS times the same command, killed at random moments, then once to the end."""
     steps, rng, run = STEPS, random.Random(1), tmp_path / "run"

@@ -56,9 +56,10 @@ def test_random_solves_nothing() -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("num", [20, pytest.param(100, marks=pytest.mark.more_kills)])
 @pytest.mark.parametrize("task", envs.TASKS)
-def test_expert_reaches_95_of_100(task: str) -> None:
+def test_expert_reaches_95_of_100(task: str, num: int) -> None:
     config = EnvConfig(task=task, render=False)
-    done = run(config, envs.make_expert(config, 10), list(range(100)), 10)
-    assert sum(bool(one.entire.any()) for one in done) >= 95
-    assert sum(bool(one.entire[-1]) for one in done) >= 95
+    done = run(config, envs.make_expert(config, 10), list(range(num)), 10)
+    assert sum(bool(one.entire.any()) for one in done) >= 0.95 * num
+    assert sum(bool(one.entire[-1]) for one in done) >= 0.95 * num
