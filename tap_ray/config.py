@@ -32,8 +32,10 @@ RENAMED = {
     "trials_at_once": "max_concurrent_trials",
     "workers": "num_workers",
 }
-"""Keys of files written before these fields had their present names."""
-FORMER = {now: before for before, now in RENAMED.items()}
+"""Former names of fields, in files written before -> their present ones; of a class that has no field of that name."""
+RENAMED_ANYWHERE = {key: name for key, name in RENAMED.items() if key not in ("samples", "workers")}
+"""Those that mean the same wherever they stand in nested values."""
+FORMER = {now: before for before, now in RENAMED_ANYWHERE.items()}
 
 SHOWN = 100
 """Characters of a value in a message."""

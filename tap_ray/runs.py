@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import Any, Iterator, Mapping, Sequence
 
 from tap_ray import locks, storage
-from tap_ray.config import FORMER, RENAMED, differences, digest, keys_renamed, to_dict
+from tap_ray.config import FORMER, RENAMED_ANYWHERE, differences, digest, keys_renamed, to_dict
 from tap_ray.errors import CheckpointError, ConfigError, without_credentials
 
 LOCK = ".job.lock"
@@ -201,7 +201,7 @@ def _require_ours(
             return manifest
         known = manifest.get("parents", {})
         made_by = manifest["made_by"] if "made_by" in manifest else read_json(path / "config.json")  # before it had one
-        old = _what(keys_renamed(made_by, RENAMED), known)
+        old = _what(keys_renamed(made_by, RENAMED_ANYWHERE), known)
         lines = differences(old, _what(config, parents))
         for role in sorted({*known, *parents}):
             before, now = known.get(role, {}).get("hash"), hash_of(parents[role]) if role in parents else None

@@ -198,4 +198,6 @@ def what(config: TrainJobConfig) -> dict[str, Any]:
     values = to_dict(config)
     if isinstance(config, PriorJobConfig):  # what lies at the paths comes in by the parents' hashes
         values |= {"data": config.sources()[1], "_spelt": {"data": values["data"]}}
+    if isinstance(config, PretrainConfig):
+        values["play"].pop("writers")  # as many as there are, they write the same
     return {**values, "workers": config.workers.num_workers, "_where": values["workers"]}

@@ -11,6 +11,7 @@ import yaml
 from tap_ray import config
 from tap_ray.errors import ConfigError
 from tap_ray.job import run_job
+from tap_ray.settings import AlignJobConfig
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -158,6 +159,7 @@ JOB = '''
 from dataclasses import dataclass
 from pathlib import Path
 from tap_ray.job import run_job
+from tap_ray.settings import AlignJobConfig
 from tap_ray.errors import DataError
 
 @dataclass(frozen=True, kw_only=True)
@@ -287,3 +289,9 @@ def test_a_uri_that_cannot_be_is_a_flags_mistake(monkeypatch: pytest.MonkeyPatch
         run_job(lambda given: given.data, Config)
     assert ended.value.code == 2
     assert "names no folder" in " ".join(capsys.readouterr().err.split())
+
+
+def test_former_names_of_fields_are_read(tmp_path: Path):
+    (tmp_path / "old.yaml").write_text("workers: {workers: 2, decoders: 3}\nalign: {take: vision}\nhistory: 0")
+    read = config.load(AlignJobConfig, tmp_path / "old.yaml", missing="x")
+    assert (read.workers.num_workers, read.workers.num_data_workers, read.align.load) == (2, 3, "vision")

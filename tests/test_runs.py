@@ -247,3 +247,14 @@ def test_a_saved_config_is_taken_back(job: str, tmp_path: Path):
     config = CONFIGS[job]
     runs.write_json(tmp_path / "config.json", to_dict(config))
     assert load(type(config), tmp_path / "config.json") == config
+
+
+def test_a_run_begun_under_former_names_is_taken_up():
+    """The values of a run of commit b0be579, in part, and the hash that it had."""
+    now = {"policy": {"n_action_steps": 2}, "align": {"load": "all"}, "workers": 2, "play": {"num_samples": 300}}
+    before = {"policy": {"execute": 2}, "align": {"take": "all"}, "workers": 2, "play": {"num_samples": 300}}
+    run = runs.open_run(None, job="align", config=before)
+    again = runs.open_run(None, job="align", config=now)
+    assert (again.path, again.resumed) == (run.path, True)
+    with pytest.raises(ConfigError, match=r"policy\.n_action_steps: 2 before, 3 now"):
+        runs.open_run(run.path, job="align", config={**now, "policy": {"n_action_steps": 3}})

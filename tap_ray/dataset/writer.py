@@ -17,7 +17,7 @@ from typing import Any, Mapping, NamedTuple, Sequence
 import pyarrow as pa
 
 from tap_ray import storage
-from tap_ray.config import RENAMED, differences, keys_renamed
+from tap_ray.config import RENAMED_ANYWHERE, differences, keys_renamed
 from tap_ray.dataset import layout, tables
 from tap_ray.dataset.commit import Background, Temporary, commit_files, lock
 from tap_ray.dataset.filing import End, Written, filed
@@ -266,4 +266,4 @@ def _claim(path: Path, header: DatasetHeader) -> None:
 
 
 def _unhashed(header: Mapping[str, Any]) -> dict[str, Any]:
-    return keys_renamed({key: value for key, value in header.items() if key != "hash"}, RENAMED)
+    return keys_renamed({key: value for key, value in header.items() if key != "hash"}, RENAMED_ANYWHERE)
