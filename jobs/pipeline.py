@@ -1,6 +1,6 @@
-"""The whole machine in one read: play -> dataset -> pretrain -> align -> evaluate -> compare.
+"""The whole machine in one read: play -> pretrain -> demonstrations -> align -> evaluate -> compare.
 
-Six stages, each a function that reads folders and writes one. The defaults are small enough for two cores in about ten
+Six stages, each a function that reads folders and writes one. The defaults are small enough for two cores in eight
 minutes (`make demo`); every stage is also a job of its own (`python -m jobs.<verb> --help`).
 """
 
