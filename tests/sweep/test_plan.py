@@ -95,6 +95,8 @@ def test_draws_are_a_function_of_seed_axis_and_number(write):
 @pytest.mark.parametrize(
     ("file", "number"),
     [
+        ("cloning", 4),
+        ("play_pays", 12),
         ("smoke", 4),
         ("study", 18),
         ("study_demos", 8),
