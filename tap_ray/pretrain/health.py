@@ -25,7 +25,12 @@ class Aim:
 
 AIMS = (
     Aim(metric="r2_contact", what="contact point", aim=0.75, cure="collect more episodes or train longer"),
-    Aim(metric="r2_yaw", what="hand's yaw at the grasp", aim=0.4, cure="train longer, with --policy.glimpse-px 32"),
+    Aim(
+        metric="r2_yaw",
+        what="hand's yaw at the grasp",
+        aim=0.4,
+        cure="train longer (--policy.glimpse-px 0 cannot see it)",
+    ),
     Aim(metric="r2_release", what="release point", aim=0.5, cure="collect more play that carries and lets go"),
     Aim(metric="r2_mean", what="translation of the next step", aim=0.15, cure="train longer"),
 )
