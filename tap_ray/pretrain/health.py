@@ -29,7 +29,7 @@ AIMS = (
         metric="r2_yaw",
         what="hand's yaw at the grasp",
         aim=0.4,
-        cure="train longer (not with --policy.glimpse-px 0)",
+        cure="train longer, not with --policy.glimpse-px 0",
     ),
     Aim(metric="r2_release", what="release point", aim=0.5, cure="collect more play that carries and lets go"),
     Aim(metric="r2_mean", what="translation of the next step", aim=0.15, cure="train longer"),

@@ -17,7 +17,7 @@ def test_what_is_missing_is_named_with_what_raises_it():
 
 def test_a_hand_that_is_not_turned_is_named():
     assert verdict({**GOOD, "play/r2_yaw": 0.18}) == (
-        "Stage 1 is not ready: hand's yaw at the grasp 0.18, aim for 0.4: train longer (not with --policy.glimpse-px 0)."
+        "Stage 1 is not ready: hand's yaw at the grasp 0.18, aim for 0.4: train longer, not with --policy.glimpse-px 0."
     )
 
 
