@@ -40,3 +40,11 @@ def wire(s3_server: s3.Server, bucket: str, monkeypatch: pytest.MonkeyPatch) -> 
     s3fs.S3FileSystem.clear_instance_cache()
     yield wire
     wire.close()
+
+
+@pytest.fixture(scope="session")
+def toy_dataset(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """24 episodes of 8 to 12 steps, 32 px, of the made-up robots of toy_player.py. Read only."""
+    from tests.distributed import toy_player  # what imports it takes its time
+
+    return toy_player.robots().write_dataset(tmp_path_factory.mktemp("toy") / "play", 24)

@@ -22,12 +22,7 @@ import pytest
 
 from tap_ray import tracking
 from tap_ray.errors import StorageError
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
+from tests.s3 import free_port
 
 
 class Server:

@@ -142,7 +142,7 @@ def from_dataset(
 
 
 def _stage_1(init: Path, dataset: DatasetInfo) -> PolicyConfig:
-    """Sizes of the Stage 1 policy of a run, if demonstrations of this dataset can resume from it."""
+    """Sizes of the Stage 1 policy of a run, if demonstrations of this dataset can be learned on top of it."""
     trained = load_trained(init / FINAL)
     require_compatible(dataset.spec, trained.spec, have_name=f"dataset {dataset.path}", want_name=f"run {init}")
     size, wanted = dataset.header.image_size[0], trained.policy.config.image_size

@@ -295,12 +295,15 @@ class Writers:
         while self._jobs:
             if again := self.look():
                 return again
-            if calls := self.calls():
-                ray.wait(calls, num_returns=1, timeout=TICK_S)
-            else:
-                _ = self._writer.committed  # what keeps the next file back
+            self._wait()
         _ = self._writer.committed
         return []
+
+    def _wait(self) -> None:
+        if calls := self.calls():
+            ray.wait(calls, num_returns=1, timeout=TICK_S)
+        else:
+            _ = self._writer.committed  # what keeps the next file back
 
     def salvage(self, progress: Progress | None) -> None:
         try:
@@ -308,7 +311,7 @@ class Writers:
                 self._close_file(progress())
             until_s = time.monotonic() + SALVAGE_S
             while self._jobs and not self.look() and time.monotonic() < until_s:
-                ray.wait(self.calls(), num_returns=1, timeout=TICK_S) if self.calls() else self._writer.committed
+                self._wait()
         except Exception:  # noqa: BLE001  what ended the collection is told; this only saves work
             return
 

@@ -1,6 +1,5 @@
 """A dataset on a (loopback) S3 server: the bytes of a local one, whatever is killed, and every rule of the format."""
 
-import hashlib
 import io
 import itertools
 import shutil
@@ -26,19 +25,12 @@ from tap_ray.dataset.verify import verify
 from tap_ray.dataset.windows import WindowConfig, iterate
 from tap_ray.dataset.writer import DatasetWriter
 from tap_ray.errors import DataError, StorageError
-from tap_ray.locks import MARKER
 from tests import s3
 from tests.dataset.test_writer import Children, Killed, append_to_the_end, children
+from tests.digests import digests
 from tests.made_data import write_made_dataset
 
 __all__ = ["children"]
-
-
-def digests(path: Path) -> dict[str, str]:
-    """Every file's but the lock of a local disk."""
-    files = [file for file in sorted(path.rglob("*")) if file.is_file() and file.name != MARKER]
-    contents = storage.read_all(files)
-    return {str(f.relative_to(path)): hashlib.sha256(c).hexdigest() for f, c in zip(files, contents, strict=True)}
 
 
 def broken(path: Path) -> list[str]:

@@ -9,10 +9,10 @@ command as this one resumes where it was interrupted.
 """
 
 import contextlib
-import hashlib
 import json
 import os
 import random
+import shutil
 import socket
 import statistics
 import subprocess
@@ -28,7 +28,10 @@ from typing import Any
 import psutil
 import tyro
 
+from tap_ray.config import digest
 from tap_ray.training import session
+from tests.digests import digests
+from tests.s3 import free_port
 
 KINDS = {
     "fleet": ("ray::Fleet",),
@@ -109,25 +112,20 @@ class Job:
 
 def bytes_of(folder: Path) -> str:
     """Digest of every file of a dataset."""
-    found = hashlib.sha256()
-    for file in sorted(path for part in ("data", "meta") for path in (folder / part).rglob("*.*")):
-        found.update(file.relative_to(folder).as_posix().encode() + file.read_bytes())
-    return found.hexdigest()[:16]
+    return digest({part: digests(folder / part) for part in ("data", "meta")})
 
 
 def curve_of(folder: Path) -> str:
     """Digest of what a training has logged, but for times."""
     lines = session.read_metrics(folder / session.METRICS)
     kept = [{k: v for k, v in line.items() if not k.endswith(("_s", "_pct"))} for line in lines]
-    return hashlib.sha256(json.dumps(kept, sort_keys=True).encode()).hexdigest()[:16]
+    return digest(kept)
 
 
 @contextlib.contextmanager
 def cluster() -> Iterator[tuple[str, psutil.Process]]:
     """A head of two CPUs in processes of its own; its address."""
-    with socket.socket() as one:
-        one.bind(("127.0.0.1", 0))
-        port = one.getsockname()[1]
+    port = free_port()
     ray = [sys.executable, "-m", "ray.scripts.scripts", "start", "--block", "--head", "--num-cpus=2"]
     ray += [f"--port={port}", "--include-dashboard=false", "--object-store-memory=500000000"]
     ray += ["--min-worker-port=0", "--max-worker-port=0"]
@@ -191,7 +189,7 @@ def again(job: Job, expected: str, out: Path, log: Log, stop: threading.Event) -
             if made is not None:
                 log.add("round", job=job.name, same=made == expected, seconds=round(time.monotonic() - began))
                 if made == expected:
-                    subprocess.run(["rm", "-rf", str(folder)], check=True)
+                    shutil.rmtree(folder)
                 number += 1
     except RuntimeError as error:
         log.add("failure", job=job.name, error=str(error))

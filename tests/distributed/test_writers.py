@@ -1,7 +1,6 @@
 """Datasets that processes write: the bytes of the driver's own, whatever dies between an episode and its file."""
 
 import contextlib
-import hashlib
 import os
 import sys
 import time
@@ -24,10 +23,10 @@ from tap_ray.distributed.connect import connect
 from tap_ray.distributed.sink import Played
 from tap_ray.distributed.writers import LIVES, Writers, sink_of
 from tap_ray.errors import DataError, StorageError, TapRayError
-from tap_ray.locks import MARKER
 from tap_ray.play.collect import Outcome
 from tap_ray.play.novelty import RoundMemory
 from tap_ray.play.schedule import Schedule
+from tests.digests import digests as every_digest
 from tests.distributed import toy_player
 from tests.distributed.nodes import meanwhile, nodes, wait_for
 
@@ -96,11 +95,7 @@ def gather(path: Path, pool: Pool, *, episodes: int = EPISODES, make: Any = None
         collection(writer, episodes).run(make, pool, progress=False)
 
 
-def digests(path: Path) -> dict[str, str]:
-    """Every file's of a dataset."""
-    files = [f for f in sorted(path.rglob("*")) if f.is_file() and f.name != MARKER and "played-" not in f.name]
-    contents = storage.read_all(files)
-    return {str(f.relative_to(path)): hashlib.sha256(c).hexdigest() for f, c in zip(files, contents, strict=True)}
+digests = partial(every_digest, skip="played-")
 
 
 @pytest.fixture(scope="module")
