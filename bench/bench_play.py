@@ -23,7 +23,7 @@ import psutil
 import tyro
 
 import envs
-from envs.tasks import NUM_SLOTS
+from envs.scene.tasks import NUM_SLOTS
 from jobs.collect_play import fleet
 from tap_ray.dataset.layout import DatasetHeader
 from tap_ray.dataset.writer import DatasetWriter

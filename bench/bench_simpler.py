@@ -20,9 +20,9 @@ import torch
 import tyro
 
 import envs
-from envs.maniskill import load, require
-from envs.twin_photo import PHOTO_PX
-from envs.twins import NUM_STATES, TWINS
+from envs.maniskill.backend import load, require
+from envs.maniskill.background import PHOTO_PX
+from envs.maniskill.tasks import NUM_STATES, TWINS
 from tap_ray.errors import ConfigError
 from tap_ray.types import EnvConfig
 

@@ -3,12 +3,12 @@
 import gymnasium as gym
 
 from envs.experts import Bench, ExpertConfig, expert, random_policy
-from envs.mixed import require_pair
-from envs.randomize import require_play
+from envs.maniskill.tasks import THINGS, TWINS
 from envs.robots import ROBOTS, robot, spec_of
-from envs.scenarios import SCENARIOS, known_scenario
-from envs.tasks import PLAY, PUSH_M, TASKS, known_task
-from envs.twins import THINGS, TWINS
+from envs.scene.mixed import require_pair
+from envs.scene.randomize import require_play
+from envs.scene.scenarios import SCENARIOS, known_scenario
+from envs.scene.tasks import PLAY, PUSH_M, TASKS, known_task
 from tap_ray.errors import ConfigError, nearest
 from tap_ray.specs import RobotSpec
 from tap_ray.types import EnvConfig, Policy
@@ -33,11 +33,11 @@ def make(config: EnvConfig, *, teleoperated: bool = False, render_size: int | No
     check(config)
     match config.sim:
         case "pybullet":
-            from envs.tabletop import TabletopEnv  # the engine is loaded only where a robot is simulated
+            from envs.bullet.env import TabletopEnv  # the engine is loaded only where a robot is simulated
 
             return TabletopEnv(config, teleoperated=teleoperated, render_size=render_size)
         case _:
-            from envs.simpler import SimplerEnv
+            from envs.maniskill.env import SimplerEnv
 
             return SimplerEnv(config, render_size=render_size)
 
@@ -56,7 +56,7 @@ def make_vector(config: EnvConfig, num_robots: int, *, teleoperated: bool = Fals
         raise ConfigError(f"A fleet has at least 1 robot, got {num_robots}.")
     check(config)
     if config.sim == "maniskill_gpu":
-        from envs.simpler import SimplerVectorEnv
+        from envs.maniskill.env import SimplerVectorEnv
 
         return SimplerVectorEnv(config, num_robots)
     return gym.vector.SyncVectorEnv(
@@ -80,7 +80,7 @@ def version_of(sim: str) -> str:
     """Version of a simulator's scenes; ManiSkill's files are part of it."""
     if sim == "pybullet":
         return VERSION
-    from envs.maniskill import assets_digest, require
+    from envs.maniskill.backend import assets_digest, require
 
     require(sim)
     return f"{VERSION}+{assets_digest()}"
@@ -145,7 +145,7 @@ def check(config: EnvConfig) -> None:
             raise ConfigError(f"sim {config.sim!r} has no task {config.task!r}; it has {', '.join(TWINS)}.")
         if config.image_size > MAX_TWIN_PX:
             raise ConfigError(f"SIMPLER's camera has {MAX_TWIN_PX} rows; got image_size {config.image_size}.")
-        from envs.maniskill import require
+        from envs.maniskill.backend import require
 
         require(config.sim)
     known_scenario(config.scenario)

@@ -9,10 +9,10 @@ from typing import Any, Mapping, Sequence
 
 import numpy as np
 
-from envs.kinematics import DOWN
-from envs.objects import OBJECTS, ObjectModel
-from envs.rotations import axis_angle_matrix, quaternion_matrix, turn_between
-from envs.tasks import PUSH_M, TASKS, TaskModel
+from envs.kinematics.rotations import axis_angle_matrix, quaternion_matrix, turn_between
+from envs.kinematics.solver import DOWN
+from envs.scene.objects import OBJECTS, ObjectModel
+from envs.scene.tasks import PUSH_M, TASKS, TaskModel
 from tap_ray.errors import ConfigError, nearest
 from tap_ray.rng import generator
 from tap_ray.specs import RobotSpec

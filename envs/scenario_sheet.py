@@ -13,7 +13,7 @@ import numpy as np
 from PIL import Image, ImageDraw
 
 import envs
-from envs.scenarios import SCENARIOS, Scenario
+from envs.scene.scenarios import SCENARIOS, Scenario
 from tap_ray.types import EnvConfig, RandomizeConfig
 
 TASK, SEED, SIDE_PX, MARGIN_PX = "put_carrot_on_plate", 4, 230, 32

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import envs
-from envs.tasks import NUM_SLOTS
+from envs.scene.tasks import NUM_SLOTS
 from tap_ray.config import to_dict
 from tap_ray.distributed.record import Recording, default_folder, pool_of, record
 from tap_ray.evaluate.protocol import SUITES

@@ -5,8 +5,8 @@ from pathlib import Path
 from typing import Any
 
 import envs
-from envs.poses import sample_poses
-from envs.tasks import NUM_SLOTS
+from envs.kinematics.reachable import sample_poses
+from envs.scene.tasks import NUM_SLOTS
 from tap_ray.config import to_dict
 from tap_ray.distributed.record import Recording, default_folder, pool_of, record
 from tap_ray.job import run_job

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 
 import envs
-from envs.mixed import draw_mixed
-from envs.tasks import TASKS
+from envs.scene.mixed import draw_mixed
+from envs.scene.tasks import TASKS
 from tap_ray.errors import ConfigError
 from tap_ray.evaluate.failures import facts_of, first_moved
 from tap_ray.evaluate.protocol import SUITES

@@ -9,19 +9,19 @@ import pybullet as p
 import pytest
 
 import envs
-from envs.camera import Look, render_image
-from envs.cloths import CLOTHS, Cloth, texture
-from envs.clutter import SHAPES, thing
-from envs.distractors import DISTRACTORS
-from envs.objects import OBJECTS, ObjectModel
-from envs.randomize import draw_randomized, lit, tinted, told, unlike
+from envs.bullet.camera import Look, render_image
+from envs.bullet.env import TabletopEnv
+from envs.kinematics.urdf import LEFT_RGB, RIGHT_RGB
+from envs.maniskill.tasks import SHIFTS as TWIN_SHIFTS
 from envs.robots import ROBOTS
 from envs.scenario_sheet import SIDE_PX, play_sheet
-from envs.scenarios import SCENARIOS, SHIFTS, Light, Situation, Viewpoint, shifted, taken_by
-from envs.tabletop import TabletopEnv
-from envs.tasks import draw_scene
-from envs.twins import SHIFTS as TWIN_SHIFTS
-from envs.urdf import LEFT_RGB, RIGHT_RGB
+from envs.scene.clutter import SHAPES, thing
+from envs.scene.distractors import DISTRACTORS
+from envs.scene.objects import OBJECTS, ObjectModel
+from envs.scene.randomize import draw_randomized, lit, tinted, told, unlike
+from envs.scene.scenarios import SCENARIOS, SHIFTS, Light, Situation, Viewpoint, shifted, taken_by
+from envs.scene.tasks import draw_scene
+from envs.scene.textures import CLOTHS, Cloth, texture
 from tap_ray.errors import ConfigError
 from tap_ray.types import RANDOMIZE_MOST, EnvConfig, RandomizeConfig
 

@@ -76,7 +76,7 @@ def test_random_joints_keep_the_hand_above_the_table(robot: str) -> None:
 @pytest.mark.parametrize("robot", BORROWED)
 def test_a_image_costs_little_more_than_the_widowx(robot: str) -> None:
     """Counted in triangles, which is what TinyRenderer pays for: a box has 12, a light shape at most 92."""
-    from envs.urdf import urdf_of
+    from envs.kinematics.urdf import urdf_of
 
     triangles = sum(mesh.read_text().count("\nf ") for mesh in urdf_of(ROBOTS[robot].arm[0]).parent.glob("*.obj"))
     assert 100 < triangles < 900

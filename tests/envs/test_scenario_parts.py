@@ -3,10 +3,10 @@
 import numpy as np
 import pytest
 
-from envs.cloths import CLOTHS, texture
-from envs.distractors import DISTRACTORS, SETS
-from envs.objects import OBJECTS, Part
-from envs.scenarios import (
+from envs.kinematics.urdf import LEFT_RGB, RIGHT_RGB
+from envs.scene.distractors import DISTRACTORS, SETS
+from envs.scene.objects import OBJECTS, Part
+from envs.scene.scenarios import (
     CameraShift,
     Circle,
     Viewpoint,
@@ -16,7 +16,7 @@ from envs.scenarios import (
     shifted,
     taken_by,
 )
-from envs.urdf import LEFT_RGB, RIGHT_RGB
+from envs.scene.textures import CLOTHS, texture
 
 
 def test_a_view_by_hand() -> None:

@@ -9,14 +9,14 @@ import psutil
 import pytest
 
 import envs
-from envs.camera import Look, render_image
+from envs.bullet.camera import Look, render_image
+from envs.bullet.env import TabletopEnv
 from envs.experts import ExpertConfig
-from envs.kinematics import kinematics
+from envs.kinematics.solver import kinematics
 from envs.robots import ROBOTS
 from envs.scenario_sheet import COLUMNS, MARGIN_PX, SIDE_PX, sheet
-from envs.scenarios import SCENARIOS, SHIFTS, Situation, Viewpoint, draw_change, shifted, taken_by
-from envs.tabletop import TabletopEnv
-from envs.tasks import FIELD_HIGH_M, FIELD_LOW_M, draw_scene
+from envs.scene.scenarios import SCENARIOS, SHIFTS, Situation, Viewpoint, draw_change, shifted, taken_by
+from envs.scene.tasks import FIELD_HIGH_M, FIELD_LOW_M, draw_scene
 from tap_ray.errors import ConfigError
 from tap_ray.rng import generator
 from tap_ray.rollout import rollout
@@ -65,7 +65,7 @@ def test_standard_draws_nothing() -> None:
 
 
 def test_no_simulator_is_needed_to_define_them() -> None:
-    code = "import sys, envs.scenarios; assert not {'pybullet', 'sapien', 'mani_skill'} & set(sys.modules)"
+    code = "import sys, envs.scene.scenarios; assert not {'pybullet', 'sapien', 'mani_skill'} & set(sys.modules)"
     subprocess.run([sys.executable, "-c", code], check=True)
 
 

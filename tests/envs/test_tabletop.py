@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 
 import envs
-from envs.camera import Look
-from envs.rotations import axis_angle_matrix, quaternion_matrix, turn_between
-from envs.tabletop import TabletopEnv
+from envs.bullet.camera import Look
+from envs.bullet.env import TabletopEnv
+from envs.kinematics.rotations import axis_angle_matrix, quaternion_matrix, turn_between
 from tap_ray.errors import SpecError
 from tap_ray.types import EnvConfig
 

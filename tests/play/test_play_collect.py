@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 import envs
-from envs.poses import sample_poses
+from envs.kinematics.reachable import sample_poses
 from tap_ray.config import digest, from_dict
 from tap_ray.dataset.layout import DatasetHeader
 from tap_ray.dataset.reader import open_dataset

@@ -6,15 +6,15 @@ from typing import Any, ClassVar
 import gymnasium as gym
 import numpy as np
 
-from envs.camera import CameraImage, Look, render_image
-from envs.driver import Driver
-from envs.mixed import draw_mixed
-from envs.physics import World
-from envs.randomize import draw_randomized, lit, told
+from envs.bullet.camera import CameraImage, Look, render_image
+from envs.bullet.controller import Driver
+from envs.bullet.world import World
+from envs.kinematics.rotations import matrix_quaternion
 from envs.robots import hand_actions, robot, spec_of
-from envs.rotations import matrix_quaternion
-from envs.scenarios import SHIFTS, Change, Situation, Viewpoint, draw_change, known_scenario, shifted, taken_by
-from envs.tasks import NUM_SLOTS, Scene, draw_scene, judge, known_task
+from envs.scene.mixed import draw_mixed
+from envs.scene.randomize import draw_randomized, lit, told
+from envs.scene.scenarios import SHIFTS, Change, Situation, Viewpoint, draw_change, known_scenario, shifted, taken_by
+from envs.scene.tasks import NUM_SLOTS, Scene, draw_scene, judge, known_task
 from tap_ray.errors import SpecError
 from tap_ray.rng import generator
 from tap_ray.specs import Slot

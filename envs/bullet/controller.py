@@ -2,11 +2,11 @@
 
 import numpy as np
 
-from envs.arm import Arm
-from envs.kinematics import kinematics, limit_tilt
-from envs.physics import TICKS
+from envs.bullet.arm import Arm
+from envs.bullet.world import TICKS
+from envs.kinematics.rotations import axis_angle_matrix, turn_between
+from envs.kinematics.solver import kinematics, limit_tilt
 from envs.robots import ArmModel
-from envs.rotations import axis_angle_matrix, turn_between
 
 LEASH_M, LEASH_RAD = 0.03, 0.3
 """How far the commanded pose may run ahead of the measured one when something is in the way."""

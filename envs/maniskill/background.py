@@ -10,10 +10,10 @@ from typing import Any
 
 import numpy as np
 
-from envs.cloths import Cloth, texture
-from envs.rotations import quaternion_matrix
-from envs.scenarios import CameraShift, Viewpoint, camera_move, camera_turn
-from envs.twins import Twin
+from envs.kinematics.rotations import quaternion_matrix
+from envs.maniskill.tasks import Twin
+from envs.scene.scenarios import CameraShift, Viewpoint, camera_move, camera_turn
+from envs.scene.textures import Cloth, texture
 
 FOCAL_PX, CENTER_PX, PHOTO_PX = 623.588, (319.501, 239.545), (640, 480)
 """SIMPLER's camera, a Logitech C920; the same as in mani_skill's bridge_dataset_eval/base_env.py."""

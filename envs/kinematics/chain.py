@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from envs.rotations import matrix_axis_angle, rot_x, rot_y, rot_z
+from envs.kinematics.rotations import matrix_axis_angle, rot_x, rot_y, rot_z
 
 DAMPING = 0.01
 """Of the least squares: steps stay finite where the arm is nearly singular."""

@@ -5,9 +5,9 @@ from dataclasses import dataclass
 import numpy as np
 import pybullet as p
 
-from envs.cloths import Cloth
-from envs.objects import Color, Vector
-from envs.randomize import tinted
+from envs.scene.objects import Color, Vector
+from envs.scene.randomize import tinted
+from envs.scene.textures import Cloth
 
 
 @dataclass(frozen=True, kw_only=True)

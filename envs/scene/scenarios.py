@@ -11,13 +11,13 @@ from typing import Sequence
 
 import numpy as np
 
-from envs.cloths import CLOTHS, Cloth
-from envs.distractors import DISTRACTORS, SETS, scaled
-from envs.kinematics import kinematics
-from envs.objects import Color, ObjectModel, Vector
+from envs.kinematics.rotations import axis_angle_matrix
+from envs.kinematics.solver import kinematics
 from envs.robots import ArmModel
-from envs.rotations import axis_angle_matrix
-from envs.tasks import PLAY, PUSH_M, TASKS
+from envs.scene.distractors import DISTRACTORS, SETS, scaled
+from envs.scene.objects import Color, ObjectModel, Vector
+from envs.scene.tasks import PLAY, PUSH_M, TASKS
+from envs.scene.textures import CLOTHS, Cloth
 from tap_ray.errors import ConfigError, nearest
 
 STANDARD = "standard"

@@ -7,13 +7,14 @@ import numpy as np
 from PIL import Image
 from scipy.spatial.transform import Rotation
 
-from envs.maniskill import environment, numpy, tensor
-from envs.objects import ObjectModel, Part
+from envs.kinematics.rotations import matrix_quaternion
+from envs.maniskill.backend import environment
+from envs.maniskill.background import background, camera_of, lens_of, photo_px, resized
+from envs.maniskill.tasks import Twin
+from envs.maniskill.tensors import numpy, tensor
 from envs.robots import WIDOWX, ArmModel
-from envs.rotations import matrix_quaternion
-from envs.scenarios import Change
-from envs.twin_photo import background, camera_of, lens_of, photo_px, resized
-from envs.twins import Twin
+from envs.scene.objects import ObjectModel, Part
+from envs.scene.scenarios import Change
 
 CAMERA = "3rd_view_camera"
 NOTHING = Change(joint_offset_rad=(np.zeros(6),))

@@ -8,13 +8,13 @@ import numpy as np
 import pybullet as p
 from PIL import Image
 
-from envs.arm import Arm
-from envs.camera import Look
-from envs.cloths import Cloth, texture
-from envs.objects import ObjectModel, Part
+from envs.bullet.arm import Arm
+from envs.bullet.camera import Look
 from envs.robots import RobotModel
-from envs.scenarios import Distractor
-from envs.tasks import Scene, Touch
+from envs.scene.objects import ObjectModel, Part
+from envs.scene.scenarios import Distractor
+from envs.scene.tasks import Scene, Touch
+from envs.scene.textures import Cloth, texture
 from tap_ray.types import ARM, ELSEWHERE, FIRST_OBJECT, HAND
 
 PHYSICS_HZ = 120

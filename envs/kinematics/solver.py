@@ -10,10 +10,10 @@ from typing import Protocol
 
 import numpy as np
 
-from envs.chain import Chain
+from envs.kinematics.chain import Chain
+from envs.kinematics.rotations import axis_angle_matrix, rot_x, rot_y, rot_z
+from envs.kinematics.urdf import urdf_of
 from envs.robots import ArmLengths, ArmModel
-from envs.rotations import axis_angle_matrix, rot_x, rot_y, rot_z
-from envs.urdf import urdf_of
 
 MIN_WRIST_RAD = 0.1
 """Below this bend of the wrist its two roll axes are nearly parallel and small motions need fast joints."""

@@ -8,8 +8,8 @@ from typing import Sequence
 
 import numpy as np
 
-from envs.objects import OBJECTS, ObjectModel
-from envs.tasks import FIELD_HIGH_M, FIELD_LOW_M, PLAY, PUSH_M, TASKS, Scene
+from envs.scene.objects import OBJECTS, ObjectModel
+from envs.scene.tasks import FIELD_HIGH_M, FIELD_LOW_M, PLAY, PUSH_M, TASKS, Scene
 from tap_ray.errors import ConfigError, nearest
 from tap_ray.types import EnvConfig
 

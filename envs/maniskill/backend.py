@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import Any
 
 import gymnasium as gym
-import numpy as np
 
 from tap_ray.errors import ConfigError
 
@@ -91,7 +90,7 @@ def environment(env_id: str, num_envs: int, sensor: dict[str, Any], *, gpu: bool
     load()
     from mani_skill.envs.tasks.digital_twins.base_env import BaseDigitalTwinEnv
 
-    import envs.play_twin  # noqa: F401  registers itself with ManiSkill
+    import envs.maniskill.play_scene  # noqa: F401  registers itself with ManiSkill
 
     _exempt_from_collection()
     try:
@@ -123,15 +122,3 @@ def _exempt_from_collection() -> None:
     """ManiSkill collects garbage with every scene it ends: two thirds of a reset, most of it in libraries."""
     gc.collect()
     gc.freeze()
-
-
-def tensor(array: np.ndarray, device: Any) -> Any:
-    """An array as ManiSkill's tensor."""
-    from mani_skill.utils import common
-
-    return common.to_tensor(array, device=device)
-
-
-def numpy(value: Any) -> np.ndarray:
-    """A tensor of any device as an array."""
-    return value.cpu().numpy()

@@ -5,10 +5,10 @@ from math import atan2
 import numpy as np
 import pybullet as p
 
-from envs.objects import Color, Vector
+from envs.kinematics.rotations import quaternion_matrix
+from envs.kinematics.urdf import urdf_of
 from envs.robots import ArmModel
-from envs.rotations import quaternion_matrix
-from envs.urdf import urdf_of
+from envs.scene.objects import Color, Vector
 
 STALLED_M_S, SQUEEZE_M_S = 0.01, 0.02
 """A closing finger slower than the first is held up by something and continues at the second."""

@@ -15,14 +15,14 @@ import gymnasium as gym
 import numpy as np
 from scipy.spatial.transform import Rotation
 
-from envs.maniskill import numpy, tensor
-from envs.randomize import draw_randomized, tinted, told
+from envs.maniskill.background import photo_px
+from envs.maniskill.scene import CAMERA, Start, TwinScene, arm_of, draw
+from envs.maniskill.tasks import NUM_STATES, PLAY_TWIN, SHIFTS, THINGS, TWINS
+from envs.maniskill.tensors import numpy, tensor
 from envs.robots import robot, spec_of
-from envs.scenarios import Change, Situation, draw_change, known_scenario, taken_by
-from envs.tasks import NUM_SLOTS, PLAY, TASKS
-from envs.twin_photo import photo_px
-from envs.twin_scene import CAMERA, Start, TwinScene, arm_of, draw
-from envs.twins import NUM_STATES, PLAY_TWIN, SHIFTS, THINGS, TWINS
+from envs.scene.randomize import draw_randomized, tinted, told
+from envs.scene.scenarios import Change, Situation, draw_change, known_scenario, taken_by
+from envs.scene.tasks import NUM_SLOTS, PLAY, TASKS
 from tap_ray.errors import SpecError
 from tap_ray.rng import generator
 from tap_ray.types import ARM, ELSEWHERE, FIRST_OBJECT, HAND, EnvConfig

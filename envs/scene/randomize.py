@@ -4,7 +4,7 @@ Table, camera, light, distractors and initial joints are each drawn from a node 
 alters what the task's scene or another of them draws. What evaluation shows stays unseen:
     cloths       another pattern than each of CLOTHS, and another pair of colors (MIN_COLOR)
     camera       its eye is at least MIN_EYE_M from where each shift of the scenario "viewpoint" puts it
-    distractors  other things (envs/clutter.py)
+    distractors  other things (envs/scene/clutter.py)
 """
 
 import json
@@ -15,11 +15,11 @@ from typing import Sequence
 
 import numpy as np
 
-from envs.cloths import CLOTHS, Cloth
-from envs.clutter import SHAPES, SIZE, thing
-from envs.objects import Color, ObjectModel, Vector
-from envs.rotations import axis_angle_matrix
-from envs.scenarios import (
+from envs.kinematics.rotations import axis_angle_matrix
+from envs.kinematics.urdf import LEFT_RGB, RIGHT_RGB
+from envs.scene.clutter import SHAPES, SIZE, thing
+from envs.scene.objects import Color, ObjectModel, Vector
+from envs.scene.scenarios import (
     CameraShift,
     Change,
     Light,
@@ -30,7 +30,7 @@ from envs.scenarios import (
     shifted,
     strew,
 )
-from envs.urdf import LEFT_RGB, RIGHT_RGB
+from envs.scene.textures import CLOTHS, Cloth
 from tap_ray.errors import ConfigError
 from tap_ray.rng import generator
 from tap_ray.types import EnvConfig, RandomizeConfig

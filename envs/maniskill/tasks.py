@@ -1,12 +1,12 @@
 """SIMPLER's four WidowX tasks, as literal entries: which ManiSkill scene, which objects, where they begin.
 
-No simulator is imported here; envs/simpler.py runs them.
+No simulator is imported here; envs/maniskill/env.py runs them.
 """
 
 from dataclasses import dataclass
 
-from envs.objects import ObjectModel, Vector
-from envs.scenarios import CameraShift
+from envs.scene.objects import ObjectModel, Vector
+from envs.scene.scenarios import CameraShift
 
 Place = tuple[float, float]
 """x and y, m."""
@@ -21,7 +21,7 @@ class Twin:
     env_id: str
     """ManiSkill's name of it."""
     object: tuple[str, ...]
-    """What is moved, then where to, as envs/tasks.py calls them."""
+    """What is moved, then where to, as envs/scene/tasks.py calls them."""
     low_m: tuple[float, float]
     """Corner of the part of the table that objects are drawn from, ManiSkill's world x and y: SIMPLER's own grid."""
     high_m: tuple[float, float]
@@ -37,7 +37,7 @@ class Twin:
     """Corner of the cloth, base frame x and y."""
     cloth_high_m: tuple[float, float] = (0.56, 0.30)
     strewn_m: tuple[tuple[Place, Place], ...] = (((0.15, -0.20), (0.47, 0.29)),)
-    """Rectangles (low, high) that distractors are strewn over, see envs/scenarios.py."""
+    """Rectangles (low, high) that distractors are strewn over, see envs/scene/scenarios.py."""
     distractor_scale: float = 0.7
     """Of their size: the part of the table that its camera sees is small."""
     deep: bool = False
@@ -53,7 +53,7 @@ SHIFTS: tuple[CameraShift, ...] = (
     CameraShift(name="down", move_m=(0.04, -0.03, -0.06), turn_rad=(0.03, 0.06)),
 )
 """Of the camera, for the scenario "viewpoint". It stands beside the arm, which would fill the image after the longer
-moves of envs/scenarios.py."""
+moves of envs/scene/scenarios.py."""
 TWINS: dict[str, Twin] = {
     "put_spoon_on_cloth": Twin(
         env_id="PutSpoonOnTableClothInScene-v1",
@@ -123,4 +123,4 @@ PLAY_TWIN = Twin(
     moves=4,
     turned=4,
 )
-"""Ours: envs/play_twin.py."""
+"""Ours: envs/maniskill/play_scene.py."""
