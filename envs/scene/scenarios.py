@@ -327,7 +327,7 @@ def occludes(camera_pos_m: Vector, front: Circle, height_m: float, behind: Circl
     """Whether a column `front` of a height may cover part of the circle `behind` of the table, seen from a camera.
 
     What it covers of the table lies between its own circle and the image of its top from the camera; the corridor
-    between the two is tried with the larger radius. What stands on a circle that it does not cover is seen whole as well.
+    between the two is tried with the larger radius. What stands on a circle that it does not cover is whole as well.
     """
     camera, foot = np.array(camera_pos_m[:2]), np.array([front.x_m, front.y_m])
     grow = camera_pos_m[2] / (camera_pos_m[2] - height_m)
