@@ -95,7 +95,7 @@ def main(config: Config) -> None:
     warnings.simplefilter("ignore")
     torch.set_num_threads(1)
     try:
-        require(config.sim)
+        require(gpu=config.sim == "maniskill_gpu")
     except ConfigError as error:
         print(f"not measured: {error}")
         return

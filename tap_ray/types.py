@@ -17,7 +17,7 @@ An environment's `info` (privileged: only experts, explorers that say so, and ju
                                    or FIRST_OBJECT + slot. The hand's shadow is ELSEWHERE
     "partial", "entire"            bool, true now; "partial_once", "entire_once": true at any step so far
     "action"       (A,) float32    the action as executed, clipped into range (at reset: zeros, gripper open)
-    "hand_action"  (7,) float32    the hand's motion that was asked for, likewise (only where actions move the hand)
+    "ee_action"    (7,) float32    the hand's motion that was asked for, likewise (only where actions move the hand)
     "num_clipped"  int             actions of this episode that had to be clipped into range
     "instruction"  str             the sentence of this episode; play never reads it
     "drawn"        str             JSON object of numbers and texts: what was randomized in this episode (at reset only,

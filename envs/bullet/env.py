@@ -34,7 +34,7 @@ class TabletopEnv(gym.Env[Any, np.ndarray]):
         self,
         config: EnvConfig,
         *,
-        teleoperated: bool = False,
+        ee_control: bool = False,
         look: Look | None = None,
         render_size: int | None = None,
         render_mode: str = "rgb_array",
@@ -43,7 +43,7 @@ class TabletopEnv(gym.Env[Any, np.ndarray]):
 
         Args:
             config: task, robot, image size, step limit.
-            teleoperated: actions move the hand (specs.EE_DELTA_ACTION) whatever the robot's own actions are, and
+            ee_control: actions move the hand (specs.EE_DELTA_ACTION) whatever the robot's own actions are, and
                 `info["action"]` says what that was in its own.
             look: camera, light and table; None for the standard one.
             render_size: side of what `render` returns, px; None for the observation's.
@@ -61,7 +61,7 @@ class TabletopEnv(gym.Env[Any, np.ndarray]):
         size, state = config.image_size, self.robot_spec.state
         self._state_low = np.array([slot.low for slot in state], np.float32)
         self._state_high = np.array([slot.high for slot in state], np.float32)
-        self._by_hand = teleoperated or self.model.control == "hand"
+        self._by_hand = ee_control or self.model.control == "hand"
         taken = hand_actions(self.model) if self._by_hand else self.robot_spec.action
         self._taken = taken
         self._low_A = np.array([slot.low for slot in taken], np.float32)
@@ -181,7 +181,7 @@ class TabletopEnv(gym.Env[Any, np.ndarray]):
             "action": own,
         }
         if self._by_hand:
-            info["hand_action"] = executed
+            info["ee_action"] = executed
         if self.config.robot_mask:
             body = image.body
             assert body is not None

@@ -31,16 +31,16 @@ NO_DRIVER = re.compile(r"vk::|rendering device|physical device")
 """What SAPIEN says where no Vulkan driver serves it."""
 
 
-def require(sim: str) -> None:
-    """Raise unless a twin can be made, as far as can be told without making one.
+def require(*, gpu: bool) -> None:
+    """Raise unless a twin can be made, its physics on a GPU or not, as far as can be told without making one.
 
     Raises:
         ConfigError: the package, its files or the GPU is missing; says the command that fixes it.
     """
     if find_spec("mani_skill") is None:
-        raise ConfigError(f"sim {sim!r} needs the package mani-skill (Linux only): pip install mani-skill")
+        raise ConfigError("ManiSkill needs the package mani-skill (Linux only): pip install mani-skill")
     load()
-    if sim == "maniskill_gpu" and not import_module("torch").cuda.is_available():
+    if gpu and not import_module("torch").cuda.is_available():
         raise ConfigError("sim 'maniskill_gpu' needs an NVIDIA GPU, and torch finds none. Use --sim maniskill.")
 
 

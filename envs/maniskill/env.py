@@ -46,7 +46,9 @@ class SimplerVectorEnv(gym.vector.VectorEnv):
         "autoreset_mode": gym.vector.AutoresetMode.DISABLED,
     }
 
-    def __init__(self, config: EnvConfig, num_robots: int = 1, *, render_size: int | None = None) -> None:
+    def __init__(
+        self, config: EnvConfig, num_robots: int = 1, *, render_size: int | None = None, gpu: bool = False
+    ) -> None:
         """Start a simulation of `config`.
 
         Raises:
@@ -69,7 +71,7 @@ class SimplerVectorEnv(gym.vector.VectorEnv):
         self._render_size = render_size or size
         scenario = known_scenario(config.scenario)
         self._scenario = replace(scenario, shifts=SHIFTS) if scenario.shifts else scenario
-        self._scene = TwinScene(self.twin, num_robots, size, gpu=config.sim == "maniskill_gpu")
+        self._scene = TwinScene(self.twin, num_robots, size, gpu=gpu)
         self._twin = self._scene.env
         if not config.render:
             self._twin._obs_mode = "none"
@@ -205,7 +207,7 @@ class SimplerVectorEnv(gym.vector.VectorEnv):
             "num_clipped": self._num_clipped.copy(),
             "instruction": np.array(self._instruction),
             "action": executed,
-            "hand_action": executed,
+            "ee_action": executed,
         }
         rgb = np.zeros((self.num_envs, self.config.image_size, self.config.image_size, 3), np.uint8)
         if self.config.render:
@@ -271,9 +273,16 @@ class SimplerEnv(gym.Env[Any, np.ndarray]):
 
     metadata: ClassVar[dict[str, Any]] = SimplerVectorEnv.metadata
 
-    def __init__(self, config: EnvConfig, *, render_size: int | None = None, render_mode: str = "rgb_array") -> None:
+    def __init__(
+        self,
+        config: EnvConfig,
+        *,
+        render_size: int | None = None,
+        render_mode: str = "rgb_array",
+        gpu: bool = False,
+    ) -> None:
         """Start a simulation of `config`; errors as of `SimplerVectorEnv`."""
-        self._one = SimplerVectorEnv(config, render_size=render_size)
+        self._one = SimplerVectorEnv(config, render_size=render_size, gpu=gpu)
         self.config, self.render_mode, self.robot_spec = config, render_mode, self._one.robot_spec
         self.action_space, self.observation_space = self._one.single_action_space, self._one.single_observation_space
 

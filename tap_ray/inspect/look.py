@@ -129,7 +129,7 @@ def _watcher(path: Path) -> Watcher:
 
 
 def protocol_for(
-    config: LookConfig, found: Sequence[Watcher], *, suite_tasks: Iterable[str], env_version: str
+    config: LookConfig, found: Sequence[Watcher], *, sim: str, suite_tasks: Iterable[str], env_version: str
 ) -> Protocol:
     """The cells that are looked at, with the robot and images that the policies were trained for."""
     first = found[0].trained
@@ -143,7 +143,7 @@ def protocol_for(
         robot=first.spec.robot,
         seed=config.seed,
     )
-    return protocol_of(asked, suite_tasks=suite_tasks, env_version=env_version)
+    return protocol_of(asked, sim=sim, suite_tasks=suite_tasks, env_version=env_version)
 
 
 def require_robot(found: Sequence[Watcher], spec: RobotSpec) -> None:

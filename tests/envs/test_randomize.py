@@ -223,7 +223,7 @@ def test_the_robot_mask_is_where_the_robot_hides_the_scene() -> None:
 
 @pytest.mark.parametrize("robot", ROBOTS)
 def test_every_robot_plays_it(robot: str) -> None:
-    robots = envs.make_teleoperated(replace(PLAY, robot=robot, max_steps=2, image_size=32), 2)
+    robots = envs.make_ee_control(replace(PLAY, robot=robot, max_steps=2, image_size=32), 2)
     _, info = robots.reset(seed=[1, 2])
     drawn = [json.loads(text) for text in info["drawn"]]
     assert 0 < drawn[0]["joint_rad"] <= 0.2

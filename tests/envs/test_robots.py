@@ -29,7 +29,7 @@ class Replay:
 
 
 def demonstrate(config: EnvConfig, seed: int) -> Trajectory:
-    robots = envs.make_teleoperated(config, 1)
+    robots = envs.make_ee_control(config, 1)
     done = rollout(robots, envs.make_expert(config, 1), env_seeds=[seed], policy_seeds=[seed], settle=5)
     robots.close()
     return done.trajectories[0]

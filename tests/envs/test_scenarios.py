@@ -109,7 +109,7 @@ def test_every_robot_has_every_scenario(robot: str) -> None:
     model = ROBOTS[robot]
     for scenario in CHANGING:
         config = EnvConfig(task="push_pumpkin_left", robot=robot, scenario=scenario, image_size=32, max_steps=2)
-        fleet = envs.make_teleoperated(config, 1)
+        fleet = envs.make_ee_control(config, 1)
         expert = envs.make_expert(config, 1, ExpertConfig())
         [done] = rollout(fleet, expert, env_seeds=[1], policy_seeds=[1]).trajectories
         fleet.close()

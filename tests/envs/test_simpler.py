@@ -154,7 +154,7 @@ def test_the_same_seed_gives_the_same_bytes_whatever_came_before(stack: gym.Env,
 def test_the_expert_does_it(stack: gym.Env, task: str) -> None:
     """Two of SIMPLER's states and a drawn one, one process, side by side; jobs.evaluate judges all 24."""
     config = EnvConfig(task=task, sim="maniskill", image_size=16, max_steps=60)
-    env = envs.make_teleoperated(config, 3)
+    env = envs.make_ee_control(config, 3)
     done = rollout(
         env, envs.make_expert(config, 3), env_seeds=[0, 13, 123_456], policy_seeds=[0, 1, 2], settle=3
     ).trajectories
@@ -302,7 +302,11 @@ def test_a_vector_of_one(stack: gym.Env) -> None:
 WRONG = [
     (EnvConfig(sim="maniskill", image_size=500), "SIMPLER's camera has 480 rows; got image_size 500"),
     (EnvConfig(sim="maniskill", task="push_pumpkin_left"), "sim 'maniskill' has no task 'push_pumpkin_left'; it has"),
-    (EnvConfig(sim="maniskill", robot="panda"), "sim 'maniskill' has the robot 'widowx' only; got 'panda'"),
+    (EnvConfig(sim="maniskill", robot="panda"), "sim 'maniskill' has no robot 'panda'; it has widowx."),
+    (
+        EnvConfig(sim="maniskill", task="put_carrot_on_plate", partner="put_spoon_on_cloth"),
+        "sim 'maniskill' has no mixed scenes; got partner 'put_spoon_on_cloth'. Leave it out.",
+    ),
 ]
 
 
