@@ -50,7 +50,7 @@ def test_it_learns_to_go_to_the_thing_in_the_crop(tmp_path: Path):
 def test_it_learns_what_moved_the_square():
     torch.set_num_threads(1)
     learner, kind = stage(INVERSE, vision=replace(VISION, widths=(16, 24)))  # cells of 4 px: it moves by 3 px at most
-    config = TrainConfig(steps=400, batch_size=32, validate_every=0, lr=2e-3)
+    config = TrainConfig(steps=600, batch_size=32, validate_every=0, lr=2e-3)
     hooks = Hooks(validate=learner.validate)
     metrics = fit(learner.model.policy, square_windows(0, batch=32, **kind), learner.objective, config, hooks=hooks)
     assert min(metrics[f"play/r2_{slot}"] for slot in ("dx", "dy", "dz")) > 0.9
