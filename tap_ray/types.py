@@ -17,7 +17,7 @@ An environment's `info` (privileged: only experts, explorers that say so, and ju
                                    or FIRST_OBJECT + slot. The hand's shadow is ELSEWHERE
     "partial", "entire"            bool, true now; "partial_once", "entire_once": true at any step so far
     "action"       (A,) float32    the action as executed, clipped into range (at reset: zeros, gripper open)
-    "hand_action"  (7,) float32    the hand's motion that was asked for, likewise (only where actions move the hand)
+    "ee_action"    (7,) float32    the hand's motion that was asked for, likewise (only where actions move the hand)
     "num_clipped"  int             actions of this episode that had to be clipped into range
     "instruction"  str             the sentence of this episode; play never reads it
     "drawn"        str             JSON object of numbers and texts: what was randomized in this episode (at reset only,
@@ -45,8 +45,8 @@ Info = Mapping[str, Any]
 class RandomizeConfig:
     """How far an episode of play may differ from the standard scene; 0 leaves that part as it is.
 
-    Evaluation's cloths, camera shifts and distractors are never drawn (envs/randomize.py). The counterpart on a real
-    robot: change the tablecloth, the lamp and the clutter, and nudge the camera, while it plays.
+    Evaluation's cloths, camera shifts and distractors are never drawn (envs/scene/randomize.py). The counterpart on a
+    real robot: change the tablecloth, the lamp and the clutter, and nudge the camera, while it plays.
     """
 
     cloth_probability: float = 0.75
@@ -99,7 +99,7 @@ class EnvConfig:
     """Which simulated robot in which scene. `envs.make(EnvConfig())` returns a `gymnasium.Env`."""
 
     task: str = "play"
-    """A task of envs/tasks.py, or "play": objects of several tasks on the table, no goal."""
+    """A task of envs/scene/tasks.py, or "play": objects of several tasks on the table, no goal."""
     robot: str = "widowx"
     """Embodiment, a key of envs/robots.py."""
     sim: str = "pybullet"
@@ -109,7 +109,7 @@ class EnvConfig:
     max_steps: int = 60
     """Control steps until truncation (5 a second)."""
     scenario: str = "standard"
-    """A key of envs/scenarios.py; "standard" changes nothing. Its distractors are in the image, never in `info`."""
+    """A key of envs/scene/scenarios.py; "standard" changes nothing. Distractors are in the image, never in `info`."""
     robot_mask: bool = False
     """Whether info carries the robot's own mask."""
     segmentation: bool = False

@@ -146,8 +146,10 @@ def node_of(actor: Any) -> str:
 
 
 def placed(actor: Any) -> bool:
-    """Whether the cluster has had room for an actor."""
-    return _row(actor).state not in (ActorTableData.DEPENDENCIES_UNREADY, ActorTableData.PENDING_CREATION)
+    """Whether the cluster has had room for an actor: it has a process, if only one that is still in `__init__`."""
+    row = _row(actor)
+    waiting = (ActorTableData.DEPENDENCIES_UNREADY, ActorTableData.PENDING_CREATION)
+    return row.pid > 0 or row.state not in waiting
 
 
 def node_alive(node: str) -> bool:

@@ -21,8 +21,6 @@ beside it."""
 class Suite:
     """What the tasks of a suite have in common."""
 
-    sims: tuple[str, ...]
-    """Simulators that have it, the usual one first."""
     num_states: int = 0
     """Initial states of each task that the suite enumerates: their seed is their number. Further ones are drawn."""
     longer: Mapping[str, int] = field(default_factory=dict)
@@ -32,9 +30,8 @@ class Suite:
 
 
 SUITES = {
-    "tabletop": Suite(sims=("pybullet",)),
+    "tabletop": Suite(),
     "tabletop_mixed": Suite(
-        sims=("pybullet",),
         pairs=(
             ("put_spoon_on_cloth", "put_carrot_on_plate"),
             ("put_carrot_on_plate", "push_pumpkin_left"),
@@ -43,9 +40,8 @@ SUITES = {
             ("put_eggplant_in_basket", "put_spoon_on_cloth"),
         ),
     ),
-    "simpler": Suite(
-        sims=("maniskill",), num_states=24, longer={"put_eggplant_in_basket": 2}
-    ),  # arXiv 2607.02466: 60 steps, 120 for the eggplant, 24 episodes a task
+    # arXiv 2607.02466: 60 steps, 120 for the eggplant, 24 episodes a task
+    "simpler": Suite(num_states=24, longer={"put_eggplant_in_basket": 2}),
 }
 
 
@@ -153,9 +149,6 @@ def check(
     """
     if protocol.suite not in SUITES:
         raise ConfigError(f"Unknown suite {protocol.suite!r}. {nearest(protocol.suite, SUITES)}")
-    if protocol.sim not in SUITES[protocol.suite].sims:
-        usual = " or ".join(SUITES[protocol.suite].sims)
-        raise ConfigError(f"The suite {protocol.suite!r} runs in {usual}; got --sim {protocol.sim}.")
     known = list(known_tasks)
     for task in protocol.tasks:
         if task not in known:

@@ -129,7 +129,7 @@ def _watcher(path: Path) -> Watcher:
 
 
 def protocol_for(
-    config: LookConfig, found: Sequence[Watcher], *, suite_tasks: Iterable[str], env_version: str
+    config: LookConfig, found: Sequence[Watcher], *, sim: str, suite_tasks: Iterable[str], env_version: str
 ) -> Protocol:
     """The cells that are looked at, with the robot and images that the policies were trained for."""
     first = found[0].bundle
@@ -143,7 +143,7 @@ def protocol_for(
         robot=first.spec.robot,
         seed=config.seed,
     )
-    return protocol_of(asked, suite_tasks=suite_tasks, env_version=env_version)
+    return protocol_of(asked, sim=sim, suite_tasks=suite_tasks, env_version=env_version)
 
 
 def require_robot(found: Sequence[Watcher], spec: RobotSpec) -> None:
@@ -284,8 +284,8 @@ def watch(config: LookConfig, watcher: Watcher, film: Film) -> dict[str, Seen]:
 def _fresh(watcher: Watcher, seed: int) -> Watcher:
     """The same network with new weights: what the architecture alone would show."""
     bundle = watcher.bundle
-    policy = new_policy(bundle.network.config, seed=seed, tokenizer=bundle.tokenizer).eval()
-    return replace(watcher, bundle=replace(bundle, policy=policy))
+    network = new_policy(bundle.network.config, seed=seed, tokenizer=bundle.tokenizer).eval()
+    return replace(watcher, bundle=replace(bundle, network=network))
 
 
 def _report(

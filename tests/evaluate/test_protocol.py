@@ -101,7 +101,6 @@ def test_simplers_protocol():
     [
         ({"tasks": ("carot",)}, "Unknown task 'carot'. Did you mean 'carrot'? Known: carrot, spoon, stack."),
         ({"scenarios": ()}, "Name at least one scenario, and each once; got []."),
-        ({"suite": "simpler"}, "The suite 'simpler' runs in maniskill; got --sim pybullet."),
         ({"suite": "table"}, "Unknown suite 'table'. Did you mean 'tabletop'?"),
         ({"tasks": ()}, "Name at least one task, and each once; got []."),
         ({"tasks": ("spoon", "spoon")}, "Name at least one task, and each once; got ['spoon', 'spoon']."),

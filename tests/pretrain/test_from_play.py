@@ -34,9 +34,9 @@ def stage(config: ObjectiveConfig, **policy):
 def test_it_learns_to_go_to_the_thing_in_the_crop(tmp_path: Path):
     torch.set_num_threads(1)
     learner, kind = stage(ObjectiveConfig())
-    config = TrainConfig(steps=500, batch_size=64, validate_every=0, lr=2e-3)
+    config = TrainConfig(steps=500, batch_size=32, validate_every=0, lr=2e-3)
     hooks = Hooks(validate=learner.validate)
-    metrics = fit(learner.model.network, square_windows(0, batch=64, **kind), learner.objective, config, hooks=hooks)
+    metrics = fit(learner.model.network, square_windows(0, batch=32, **kind), learner.objective, config, hooks=hooks)
     assert min(metrics[f"play/r2_{slot}"] for slot in ("dx", "dy", "dz")) > 0.9
     assert metrics["play/gripper_accuracy"] > 0.95
     assert min(metrics[f"play/r2_{target}"] for target in ("move", "contact", "release")) > 0.9
@@ -50,9 +50,9 @@ def test_it_learns_to_go_to_the_thing_in_the_crop(tmp_path: Path):
 def test_it_learns_what_moved_the_square():
     torch.set_num_threads(1)
     learner, kind = stage(INVERSE, vision=replace(VISION, widths=(16, 24)))  # cells of 4 px: it moves by 3 px at most
-    config = TrainConfig(steps=600, batch_size=64, validate_every=0, lr=2e-3)
+    config = TrainConfig(steps=600, batch_size=32, validate_every=0, lr=2e-3)
     hooks = Hooks(validate=learner.validate)
-    metrics = fit(learner.model.network, square_windows(0, batch=64, **kind), learner.objective, config, hooks=hooks)
+    metrics = fit(learner.model.network, square_windows(0, batch=32, **kind), learner.objective, config, hooks=hooks)
     assert min(metrics[f"play/r2_{slot}"] for slot in ("dx", "dy", "dz")) > 0.9
     assert metrics["play/gripper_accuracy"] > 0.95
     assert not {"play/r2_drx", "play/r2_gripper", "play/r2_move"} & set(metrics)  # the square never turns

@@ -1,6 +1,6 @@
 """The scene of play in ManiSkill: things of several SIMPLER tasks on the Bridge table, no goal.
 
-Imported only where ManiSkill runs (envs/simpler.py).
+Imported only where ManiSkill runs (envs/maniskill/env.py).
 """
 
 from typing import Any, ClassVar
@@ -10,8 +10,8 @@ from mani_skill.envs.tasks.digital_twins.bridge_dataset_eval.base_env import BRI
 from mani_skill.utils import io_utils
 from mani_skill.utils.registration import register_env
 
-from envs.maniskill import tensor
-from envs.twins import PLAY_TWIN
+from envs.maniskill.tasks import MANISKILL_PLAY
+from envs.maniskill.tensors import tensor
 
 MODELS = (
     "bridge_spoon_generated_modified",
@@ -19,19 +19,19 @@ MODELS = (
     "baked_green_cube_3cm",
     "eggplant",
 )
-"""ManiSkill's names of PLAY_TWIN.object."""
+"""ManiSkill's names of MANISKILL_PLAY.object."""
 DROP_Z_M = (0.88, 0.887529, 0.887529, 0.90)
 """Heights that they are let go from, ManiSkill's world: those of SIMPLER's tasks."""
 
 
-@register_env(PLAY_TWIN.env_id, max_episode_steps=60, asset_download_ids=["bridge_v2_real2sim"])
+@register_env(MANISKILL_PLAY.env_id, max_episode_steps=60, asset_download_ids=["bridge_v2_real2sim"])
 class PlayInScene(BaseBridgeEnv):
     """Four things that can be grasped; its own flags mean nothing."""
 
     objects_excluded_from_greenscreening: ClassVar[list[str]] = list(MODELS)
 
     def __init__(self, **kwargs: Any) -> None:
-        """One place and one orientation: envs/simpler.py draws them."""
+        """One place and one orientation: envs/maniskill/env.py draws them."""
         xyz = np.array([[(-0.16 + 0.1 * (i % 2), -0.05 + 0.1 * (i // 2), z) for i, z in enumerate(DROP_Z_M)]])
         quat = np.tile([1.0, 0.0, 0.0, 0.0], (1, len(MODELS), 1))
         at = {"xyz_configs": tensor(xyz, "cpu"), "quat_configs": tensor(quat, "cpu")}

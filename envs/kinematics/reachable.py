@@ -2,9 +2,9 @@
 
 import numpy as np
 
-from envs.kinematics import DOWN, kinematics
+from envs.kinematics.rotations import axis_angle_matrix, matrix_quaternion
+from envs.kinematics.solver import DOWN, kinematics
 from envs.robots import robot
-from envs.rotations import axis_angle_matrix, matrix_quaternion
 from tap_ray.errors import ConfigError
 from tap_ray.types import EnvConfig
 

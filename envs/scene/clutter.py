@@ -1,11 +1,11 @@
 """Things that lie about in randomized play: seven shapes of random colors and sizes.
 
-None is a task's object or one of envs/distractors.py, which evaluation lays on the table: each is put together in a
-way that none of those is.
+None is a task's object or one of distractors.py, which evaluation lays on the table: each is put together in a way that
+none of those is.
 """
 
-from envs.distractors import hull, model, scaled
-from envs.objects import Color, ObjectModel, ball, box, rod
+from envs.scene.distractors import hull, model, scaled
+from envs.scene.objects import Color, ObjectModel, ball, box, rod
 
 
 def _shapes(first: Color, second: Color) -> tuple[ObjectModel, ...]:

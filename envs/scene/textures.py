@@ -6,7 +6,7 @@ from typing import Literal
 
 import numpy as np
 
-from envs.objects import Color
+from envs.scene.objects import Color
 
 SIDE_PX = 512
 """Of a texture: 4 mm a pixel on the 2 m table, finer than a policy's camera sees."""

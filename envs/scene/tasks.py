@@ -10,7 +10,7 @@ from typing import Literal
 
 import numpy as np
 
-from envs.objects import OBJECTS, ObjectModel
+from envs.scene.objects import OBJECTS, ObjectModel
 from tap_ray.errors import ConfigError, nearest
 
 NUM_SLOTS = 4
@@ -136,7 +136,7 @@ class Scene:
     sentence: str
     """Empty for play."""
     slot: tuple[int, ...] = ()
-    """Which object each slot of `info` shows, the asked task's own first (envs/mixed.py); none given: as they come."""
+    """Which object each slot of `info` shows, the asked task's own first (mixed.py); none given: as they come."""
 
     @property
     def shown(self) -> tuple[int, ...]:

@@ -1,13 +1,13 @@
 """Things that no task and no play knows, in five sets: what the scenario "distractors" lays between the others.
 
-Built like envs/objects.py: of primitives, with a pose in the center of the bounding box. What is round collides as an
+Built like objects.py: of primitives, with a pose in the center of the bounding box. What is round collides as an
 upright cylinder, so that nothing rolls away before it is touched.
 """
 
 from dataclasses import replace
 from math import cos, sin
 
-from envs.objects import STEEL, WHITE, YELLOW, Color, ObjectModel, Part, Vector, ball, box, rod
+from envs.scene.objects import STEEL, WHITE, YELLOW, Color, ObjectModel, Part, Vector, ball, box, rod
 
 BLACK, GRAY, RED, WOOD = (0.10, 0.10, 0.11), (0.45, 0.46, 0.48), (0.80, 0.12, 0.10), (0.66, 0.45, 0.25)
 TEAL, LIME, BROWN, RUBBER = (0.05, 0.42, 0.42), (0.70, 0.86, 0.20), (0.42, 0.26, 0.13), (0.20, 0.21, 0.24)

@@ -8,8 +8,8 @@ from typing import Sequence
 
 import numpy as np
 
-from envs.objects import OBJECTS, ObjectModel
-from envs.tasks import FIELD_HIGH_M, FIELD_LOW_M, PLAY, PUSH_M, TASKS, Scene
+from envs.scene.objects import OBJECTS, ObjectModel
+from envs.scene.tasks import FIELD_HIGH_M, FIELD_LOW_M, PLAY, PUSH_M, TASKS, Scene
 from tap_ray.errors import ConfigError, nearest
 from tap_ray.types import EnvConfig
 
@@ -33,7 +33,7 @@ def require_pair(config: EnvConfig) -> None:
     """Raise if `config.partner` cannot share the table with `config.task`.
 
     Raises:
-        ConfigError: it is no other task, or the simulator or the scenario has no such scenes.
+        ConfigError: it is no other task, or the scenario has no such scenes.
     """
     if not config.partner:
         return
@@ -44,11 +44,8 @@ def require_pair(config: EnvConfig) -> None:
             f"A mixed scene has the objects of two tasks; got task {config.task!r} and partner {config.partner!r}. "
             "Name two different tasks."
         )
-    if config.sim != "pybullet" or config.scenario == "distractors":
-        raise ConfigError(
-            f"Mixed scenes are made in pybullet and have no room for distractors; got sim {config.sim!r}, scenario "
-            f"{config.scenario!r}. Leave the partner out there."
-        )
+    if config.scenario == "distractors":
+        raise ConfigError("Mixed scenes have no room for the scenario 'distractors'. Leave it or the partner out.")
 
 
 def draw_mixed(task: str, partner: str, rng: np.random.Generator) -> Scene:
