@@ -22,7 +22,7 @@ import tyro
 import envs
 from envs.maniskill.backend import load, require
 from envs.maniskill.background import PHOTO_PX
-from envs.maniskill.tasks import NUM_STATES, TWINS
+from envs.maniskill.tasks import MANISKILL_TASKS, NUM_STATES
 from tap_ray.errors import ConfigError
 from tap_ray.types import EnvConfig
 
@@ -56,7 +56,7 @@ def actions() -> np.ndarray:
 def bare(config: Config) -> Callable[[int], None]:
     """ManiSkill's loop: 640 x 480, images left where they are."""
     load()
-    env: Any = gym.make(TWINS[config.task].env_id, obs_mode="rgb+segmentation", num_envs=config.robots)
+    env: Any = gym.make(MANISKILL_TASKS[config.task].env_id, obs_mode="rgb+segmentation", num_envs=config.robots)
     device = env.unwrapped.device
 
     def episode(state: int) -> None:

@@ -74,7 +74,7 @@ def _row(scenario: Scenario, config: EnvConfig, seed: int) -> list[tuple[str, np
 def _name(scenario: Scenario, variant: int) -> str:
     if scenario.distractors:
         return ", ".join(scenario.distractors[variant])
-    named = scenario.cloths or scenario.shifts
+    named = scenario.cloths or scenario.camera_offsets
     return named[variant].name if named else ""
 
 

@@ -23,17 +23,19 @@ PATCH_M = (0.018, 0.055, 0.0008)
 class Arm:
     """An arm in a PyBullet simulation, from `ArmModel`. J joints."""
 
-    def __init__(self, model: ArmModel, client: int, joint_rad: np.ndarray, *, tick_s: float, table_rgb: Color) -> None:
+    def __init__(
+        self, model: ArmModel, client: int, joint_rad: np.ndarray, *, substep_s: float, table_rgb: Color
+    ) -> None:
         """Load the arm with its joints at `joint_rad` (J,) and its fingers open.
 
         Args:
             model: which.
             client: the simulation.
             joint_rad: where it starts.
-            tick_s: length of a simulation step, s.
+            substep_s: length of a simulation step, s.
             table_rgb: what its shadow falls on.
         """
-        self.model, self._client, self._tick_s = model, client, tick_s
+        self.model, self._client, self._substep_s = model, client, substep_s
         self.body: int = p.loadURDF(
             str(urdf_of(model)), basePosition=model.base_m, useFixedBase=True, physicsClientId=client
         )
@@ -78,14 +80,14 @@ class Arm:
         p.resetBasePositionAndOrientation(self.shadow, (x, y, 0), turn, physicsClientId=self._client)
 
     def drive(self, target_rad: np.ndarray) -> None:
-        """Turn every joint at the steady speed that brings it to its target at the end of the tick.
+        """Turn every joint at the steady speed that brings it to its target at the end of the substep.
 
-        The engine's own position control jumps ahead at the start of each tick and shakes what the hand holds.
+        The engine's own position control jumps ahead at the start of each substep and shakes what the hand holds.
         """
         states = p.getJointStates(self.body, self._joint, physicsClientId=self._client)
         most = self.model.joint_speed_rad_s
         speed = [
-            min(max((target - state[0]) / self._tick_s, -most), most)
+            min(max((target - state[0]) / self._substep_s, -most), most)
             for target, state in zip(target_rad.tolist(), states, strict=True)
         ]
         p.setJointMotorControlArray(
@@ -107,7 +109,7 @@ class Arm:
         left, right = states[0][0], states[1][0]
         middle, speed = (left + right) / 2, (states[0][1] + states[1][1]) / 2
         most = self.model.finger_speed_m_s
-        wish = (opening * self.model.finger_open_m - middle) / self._tick_s
+        wish = (opening * self.model.finger_open_m - middle) / self._substep_s
         wish = min(max(wish, -most), most)
         if wish < 0 and self._closing and speed > -STALLED_M_S:
             wish = max(wish, -SQUEEZE_M_S)

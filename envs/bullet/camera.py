@@ -11,10 +11,10 @@ from envs.scene.textures import Cloth
 
 
 @dataclass(frozen=True, kw_only=True)
-class Look:
+class RenderConfig:
     """What the scene looks like; a scenario may replace any of it."""
 
-    eye_m: Vector = (0.66, -0.40, 0.44)
+    camera_pos_m: Vector = (0.66, -0.40, 0.44)
     """Camera, base frame. From the side: a frontal camera hides motion along its axis."""
     target_m: Vector = (0.275, -0.01, 0.07)
     """What it looks at."""
@@ -48,26 +48,26 @@ BODY_BITS = 24
 """With links asked for, PyBullet puts link + 1 above so many bits of the body's number."""
 
 
-def render_image(client: int, look: Look, size: int, *, mask: bool, links: bool = False) -> CameraImage:
+def render_image(client: int, config: RenderConfig, size: int, *, mask: bool, links: bool = False) -> CameraImage:
     """Render `size` x `size` pixels of the simulation `client`.
 
     `mask` also returns which body each pixel shows, `links` (with `mask`) which of that body's links.
     """
     flags = p.ER_SEGMENTATION_MASK_OBJECT_AND_LINKINDEX if links else 0
-    view = p.computeViewMatrix(look.eye_m, look.target_m, (0, 0, 1))
-    lens = p.computeProjectionMatrixFOV(look.fov_deg, 1.0, 0.05, 3.0)
+    view = p.computeViewMatrix(config.camera_pos_m, config.target_m, (0, 0, 1))
+    projection = p.computeProjectionMatrixFOV(config.fov_deg, 1.0, 0.05, 3.0)
     _, _, rgba, _, body = p.getCameraImage(
         size,
         size,
         view,
-        lens,
-        lightDirection=look.light,
-        shadow=int(look.shadow),
+        projection,
+        lightDirection=config.light,
+        shadow=int(config.shadow),
         renderer=p.ER_TINY_RENDERER,
         flags=flags if mask else p.ER_NO_SEGMENTATION_MASK,
         physicsClientId=client,
     )
-    rgb = tinted(np.asarray(rgba, np.uint8).reshape(size, size, 4)[:, :, :3], look.tint)
+    rgb = tinted(np.asarray(rgba, np.uint8).reshape(size, size, 4)[:, :, :3], config.tint)
     if not mask:
         return CameraImage(rgb=rgb, body=None)
     number = np.asarray(body, np.int32).reshape(size, size)

@@ -9,7 +9,7 @@ import pybullet as p
 from PIL import Image
 
 from envs.bullet.arm import Arm
-from envs.bullet.camera import Look
+from envs.bullet.camera import RenderConfig
 from envs.robots import RobotModel
 from envs.scene.objects import ObjectModel, Part
 from envs.scene.scenarios import Distractor
@@ -18,7 +18,7 @@ from envs.scene.textures import Cloth, texture
 from tap_ray.types import ARM, ELSEWHERE, FIRST_OBJECT, HAND
 
 PHYSICS_HZ = 120
-TICKS = 8
+NUM_SUBSTEPS = 8
 """Joint targets a control step: inverse kinematics runs at 40 Hz."""
 MAX_OBJECT_M_S, MAX_OBJECT_RAD_S = 0.6, 15.0
 """No object moves faster, sideways or up; the hand itself reaches 0.43 m/s."""
@@ -33,8 +33,8 @@ class World:
     def __init__(self, model: RobotModel, control_hz: float) -> None:
         self.model = model
         self.client: int = p.connect(p.DIRECT)
-        self._substeps = round(PHYSICS_HZ / control_hz / TICKS)
-        self._tick_s = self._substeps / PHYSICS_HZ
+        self._engine_steps = round(PHYSICS_HZ / control_hz / NUM_SUBSTEPS)
+        self._substep_s = self._engine_steps / PHYSICS_HZ
         self.arms: list[Arm] = []
         """Of the present episode."""
         self._object: tuple[int, ...] = ()
@@ -62,7 +62,11 @@ class World:
             self.client = -1
 
     def build(
-        self, scene: Scene, joint_rad: list[np.ndarray], look: Look, distractors: Sequence[Distractor] = ()
+        self,
+        scene: Scene,
+        joint_rad: list[np.ndarray],
+        render_config: RenderConfig,
+        distractors: Sequence[Distractor] = (),
     ) -> None:
         """Empty the simulation and put table, arms (each at its `joint_rad`, fingers open) and objects into it.
 
@@ -72,16 +76,16 @@ class World:
         p.resetSimulation(physicsClientId=self.client)
         p.setGravity(0, 0, -9.81, physicsClientId=self.client)
         p.setPhysicsEngineParameter(
-            fixedTimeStep=self._tick_s,
-            numSubSteps=self._substeps,
+            fixedTimeStep=self._substep_s,
+            numSubSteps=self._engine_steps,
             numSolverIterations=30,
             contactERP=0.9,  # the default, 0.2, leaves the pads millimeters deep in what they hold
             deterministicOverlappingPairs=1,
             physicsClientId=self.client,
         )
-        self._add_table(look)
+        self._add_table(render_config)
         self.arms = [
-            Arm(model, self.client, joints, tick_s=self._tick_s, table_rgb=look.table_rgb)
+            Arm(model, self.client, joints, substep_s=self._substep_s, table_rgb=render_config.table_rgb)
             for model, joints in zip(self.model.arm, joint_rad, strict=True)
         ]
         poses = zip(scene.object, scene.position_m, scene.yaw_rad, strict=True)
@@ -97,7 +101,7 @@ class World:
         """Simulate one control step.
 
         Args:
-            path_rad: for each arm TICKS joint targets (J,), rad, one a tick.
+            path_rad: for each arm NUM_SUBSTEPS joint targets (J,), rad, one a substep.
             opening: for each arm the wanted finger opening, 0 closed .. 1 open.
         """
         self._touched: frozenset[int] = frozenset()
@@ -111,7 +115,7 @@ class World:
 
     def settle(self, joint_rad: list[np.ndarray]) -> None:
         """Let the objects come to rest for one control step while the arms hold `joint_rad`."""
-        self.move([[joints] * TICKS for joints in joint_rad], [1.0] * len(joint_rad))
+        self.move([[joints] * NUM_SUBSTEPS for joints in joint_rad], [1.0] * len(joint_rad))
 
     def object_poses(self, num_slots: int) -> np.ndarray:
         """(num_slots, 7) float32, x y z (m) and quaternion wxyz of each object; unused slots are zero."""
@@ -147,18 +151,18 @@ class World:
                 turning = [value / fast for value in angular]
                 p.resetBaseVelocity(body, linear, turning, physicsClientId=self.client)
 
-    def _add_table(self, look: Look) -> None:
+    def _add_table(self, render_config: RenderConfig) -> None:
         half = TABLE_HALF_M
         solid = p.createCollisionShape(p.GEOM_BOX, halfExtents=half, physicsClientId=self.client)
-        if look.cloth:
+        if render_config.cloth:
             seen = self._cloth_top()
         else:
-            rgba = (*look.table_rgb, 1)
+            rgba = (*render_config.table_rgb, 1)
             seen = p.createVisualShape(p.GEOM_BOX, halfExtents=half, rgbaColor=rgba, physicsClientId=self.client)
         table = p.createMultiBody(0, solid, seen, basePosition=(0.4, 0, -half[2]), physicsClientId=self.client)
         p.changeDynamics(table, -1, lateralFriction=0.8, physicsClientId=self.client)
-        if look.cloth:
-            p.changeVisualShape(table, -1, textureUniqueId=self._load(look.cloth), physicsClientId=self.client)
+        if render_config.cloth:
+            p.changeVisualShape(table, -1, textureUniqueId=self._load(render_config.cloth), physicsClientId=self.client)
 
     def _cloth_top(self) -> int:
         """The table's upper side alone: PyBullet lays only a quarter of a texture's width on a box."""

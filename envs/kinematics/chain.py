@@ -40,7 +40,7 @@ class Chain:
         _, tool_44 = self._frames(joint_rad)
         return tool_44[:3, 3], tool_44[:3, :3]
 
-    def inverse(self, position_m: np.ndarray, matrix: np.ndarray, near_rad: np.ndarray | None) -> np.ndarray | None:
+    def inverse(self, position_m: np.ndarray, matrix: np.ndarray, q_init: np.ndarray | None) -> np.ndarray | None:
         """Joints (J,), rad, that put the tool there, base frame; None where that does not succeed.
 
         Damped least squares (Wampler, IEEE Trans. SMC 16, 1986). Of all the joints that put the tool there, an arm with
@@ -49,9 +49,9 @@ class Chain:
         Args:
             position_m: (3,).
             matrix: (3, 3).
-            near_rad: (J,) where to begin, on the wanted branch; None for the rest posture.
+            q_init: (J,) where to begin, on the wanted branch; None for the rest posture.
         """
-        joint_rad = self._rest_rad if near_rad is None else near_rad
+        joint_rad = self._rest_rad if q_init is None else q_init
         spare = len(joint_rad) > 6
         for _ in range(MAX_ITERATIONS):
             joints_J44, tool_44 = self._frames(joint_rad)

@@ -32,10 +32,10 @@ class Kinematics(Protocol):
         """Tool position (3,), m, and orientation (3, 3), of joints (J,), rad."""
         ...
 
-    def inverse(self, position_m: np.ndarray, matrix: np.ndarray, near_rad: np.ndarray | None) -> np.ndarray | None:
+    def inverse(self, position_m: np.ndarray, matrix: np.ndarray, q_init: np.ndarray | None) -> np.ndarray | None:
         """Joints (J,), rad, that put the tool at `position_m` (3,) with orientation `matrix` (3, 3).
 
-        `near_rad`: joints (J,) not far from the answer, if some are known; they only save time.
+        `q_init`: joints (J,) not far from the answer, if some are known; they only save time.
 
         Returns:
             The joints, or None where the arm does not reach or a limit forbids it.
@@ -48,10 +48,10 @@ def kinematics(model: ArmModel) -> Kinematics:
     """The kinematics of `model`."""
     if model.lengths is not None:
         return SphericalWrist(model, model.lengths)
-    return Limited(model)
+    return NumericalIK(model)
 
 
-class Limited:
+class NumericalIK:
     """A chain within its joints' limits."""
 
     def __init__(self, model: ArmModel) -> None:
@@ -59,9 +59,9 @@ class Limited:
         self._chain = Chain(urdf_of(model), model.joint, model.tool_link, model.home_rad)
         self.forward = self._chain.forward
 
-    def inverse(self, position_m: np.ndarray, matrix: np.ndarray, near_rad: np.ndarray | None) -> np.ndarray | None:
+    def inverse(self, position_m: np.ndarray, matrix: np.ndarray, q_init: np.ndarray | None) -> np.ndarray | None:
         """See `Kinematics`."""
-        joint_rad = self._chain.inverse(position_m, matrix, near_rad)
+        joint_rad = self._chain.inverse(position_m, matrix, q_init)
         if joint_rad is None or (joint_rad < self._low_rad).any() or (joint_rad > self._high_rad).any():
             return None
         return joint_rad
@@ -93,7 +93,7 @@ class SphericalWrist:
         wrist = np.array([0, 0, lengths.shoulder_z_m]) + shoulder @ [lengths.elbow_x_m, 0, lengths.elbow_z_m]
         return wrist + forearm[:, 0] * lengths.wrist_x_m + tool[:, 0] * lengths.tool_x_m, tool
 
-    def inverse(self, position_m: np.ndarray, matrix: np.ndarray, near_rad: np.ndarray | None) -> np.ndarray | None:
+    def inverse(self, position_m: np.ndarray, matrix: np.ndarray, q_init: np.ndarray | None) -> np.ndarray | None:
         """See `Kinematics`. Elbow up and wrist bent forward: the one branch that holds everything above a table."""
         model, lengths = self._model, self._lengths
         wrist = position_m - lengths.tool_x_m * matrix[:, 0]

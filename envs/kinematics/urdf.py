@@ -15,7 +15,7 @@ from xml.etree.ElementTree import Element, SubElement
 
 import numpy as np
 
-from envs.robots import ASSETS, ArmModel, BorrowedArm, Hand
+from envs.robots import ASSETS, ArmModel, Hand, PyBulletDataArm
 from tap_ray.errors import StorageError
 
 DIRECTIONS = 48
@@ -31,16 +31,16 @@ def urdf_of(model: ArmModel) -> Path:
     Raises:
         StorageError: the cache cannot be written.
     """
-    if model.borrowed is None or model.hand is None:
+    if model.data_arm is None or model.hand is None:
         return ASSETS / model.urdf
     import pybullet_data
 
     source = Path(pybullet_data.getDataPath()) / model.urdf
-    maker, about = Path(__file__).read_bytes(), f"{model.borrowed} {model.hand}".encode()
+    maker, about = Path(__file__).read_bytes(), f"{model.data_arm} {model.hand}".encode()
     name = f"{model.name}-{hashlib.sha256(maker + about + source.read_bytes()).hexdigest()[:12]}"
     folder = cache() / name
     if not (folder / "robot.urdf").is_file():
-        _make(source, model.borrowed, model.hand, folder)
+        _make(source, model.data_arm, model.hand, folder)
     return folder / "robot.urdf"
 
 
@@ -49,7 +49,7 @@ def cache() -> Path:
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "tap_ray" / "robots"
 
 
-def _make(source: Path, arm: BorrowedArm, hand: Hand, folder: Path) -> None:
+def _make(source: Path, arm: PyBulletDataArm, hand: Hand, folder: Path) -> None:
     """Make the folder beside its place and move it there whole: several processes may do so at once."""
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
@@ -67,7 +67,7 @@ def _make(source: Path, arm: BorrowedArm, hand: Hand, folder: Path) -> None:
         ) from None
 
 
-def _write(source: Path, arm: BorrowedArm, hand: Hand, folder: Path) -> None:
+def _write(source: Path, arm: PyBulletDataArm, hand: Hand, folder: Path) -> None:
     robot = ElementTree.parse(source).getroot()
     links = {link.get("name", ""): link for link in robot.findall("link")}
     kept = _from_base(robot, arm.flange)
@@ -132,7 +132,7 @@ def _directions() -> np.ndarray:
     return np.stack([np.sqrt(1 - z**2) * np.cos(angle), np.sqrt(1 - z**2) * np.sin(angle), z], axis=1)
 
 
-def _add_hand(robot: Element, arm: BorrowedArm, hand: Hand) -> None:
+def _add_hand(robot: Element, arm: PyBulletDataArm, hand: Hand) -> None:
     """A palm and two flat fingers on the flange; frames as the WidowX has them: x out of the hand, y to the left."""
     _joint(robot, "hand", "fixed", (arm.flange, "hand_link"), (0, 0, 0), rpy=f"0 {-np.pi / 2} {arm.hand_yaw_rad}")
     palm = _part(robot, "hand_link", 0.5)

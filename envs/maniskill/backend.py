@@ -1,4 +1,4 @@
-"""ManiSkill itself: whether it can run here, which of its files a twin is made of, and one environment of it.
+"""ManiSkill itself: whether it can run here, which of its files the tasks are made of, and one environment of it.
 
 Nothing of it is loaded before it is asked for: 10 s and half a GB.
 """
@@ -19,20 +19,20 @@ import gymnasium as gym
 from tap_ray.errors import ConfigError
 
 ASSETS = ("bridge_v2_real2sim", "widowx250s")
-TWIN_FILES = (
+TASK_FILES = (
     "tasks/bridge_v2_real2sim_dataset/stages/bridge_table_1_v*.glb",
     "tasks/bridge_v2_real2sim_dataset/custom/info_bridge_custom*_v0.json",
     "tasks/bridge_v2_real2sim_dataset/custom/models/*/*",
     "tasks/bridge_v2_real2sim_dataset/real_inpainting/bridge_*.png",
     "robots/widowx/**/*",
 )
-"""What the twins are made of, under ManiSkill's folder of assets."""
+"""What the digital twins are made of, under ManiSkill's folder of assets."""
 NO_DRIVER = re.compile(r"vk::|rendering device|physical device")
 """What SAPIEN says where no Vulkan driver serves it."""
 
 
 def require(*, gpu: bool) -> None:
-    """Raise unless a twin can be made, its physics on a GPU or not, as far as can be told without making one.
+    """Raise unless a task can be made, its physics on a GPU or not, as far as can be told without making one.
 
     Raises:
         ConfigError: the package, its files or the GPU is missing; says the command that fixes it.
@@ -45,7 +45,7 @@ def require(*, gpu: bool) -> None:
 
 
 def load() -> Any:
-    """The package, ready to make a twin.
+    """The package, ready to make a task.
 
     Raises:
         ConfigError: its files or system libraries are missing; says the commands that fetch them.
@@ -76,7 +76,7 @@ def load() -> Any:
 def assets_digest() -> str:
     """8 hex digits over the files that twins are made of: stand-ins for SIMPLER's own scans are another protocol."""
     folder, told = Path(load().ASSET_DIR), sha256()
-    for path in sorted(path for pattern in TWIN_FILES for path in folder.glob(pattern) if path.is_file()):
+    for path in sorted(path for pattern in TASK_FILES for path in folder.glob(pattern) if path.is_file()):
         told.update(str(path.relative_to(folder)).encode() + sha256(path.read_bytes()).digest())
     return told.hexdigest()[:8]
 
@@ -108,13 +108,13 @@ def environment(env_id: str, num_envs: int, sensor: dict[str, Any], *, gpu: bool
             f"sim 'maniskill' finds no Vulkan driver that works ({error}). `python -m tap_ray.doctor` says what is "
             "missing; without a GPU: apt-get install libvulkan1 mesa-vulkan-drivers (Mesa 24.3 or newer)."
         ) from None
-    twin: Any = made.unwrapped
-    # Containers of the class, which all twins of a process would share: a second one would keep the objects of the
-    # first out of its background, or lose the first one's photograph (mani-skill 3.0.1).
-    twin._rgb_overlay_images = dict(twin._rgb_overlay_images)
+    env: Any = made.unwrapped
+    # Containers of the class, which all environments of a process would share: a second one would keep the objects of
+    # the first out of its background, or lose the first one's photograph (mani-skill 3.0.1).
+    env._rgb_overlay_images = dict(env._rgb_overlay_images)
     BaseDigitalTwinEnv._objects_to_remove_from_greenscreen = []
     BaseDigitalTwinEnv._rgb_overlay_images = {}
-    return twin
+    return env
 
 
 @cache

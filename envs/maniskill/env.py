@@ -5,7 +5,7 @@ Nothing of the tasks is re-implemented: scenes, controller, grasp and success fl
     seeds       0 .. 23 are SIMPLER's initial states; any other draws poses from the same part of the table
     rotation    our axis-angle -> the Euler angles "XYZ" that ManiSkill's controller takes, same frame (base), same side
     poses       ManiSkill's world -> the robot's base frame (types.py's table frame: the WidowX stands in its origin)
-    image     640 x 480 -> the square that a policy sees
+    image       640 x 480 -> the square that a policy sees
 """
 
 from dataclasses import replace
@@ -16,12 +16,12 @@ import numpy as np
 from scipy.spatial.transform import Rotation
 
 from envs.maniskill.background import photo_px
-from envs.maniskill.scene import CAMERA, Start, TwinScene, arm_of, draw
-from envs.maniskill.tasks import NUM_STATES, PLAY_TWIN, SHIFTS, THINGS, TWINS
+from envs.maniskill.scene import CAMERA, ManiSkillScene, Start, arm_of, draw
+from envs.maniskill.tasks import CAMERA_OFFSETS, MANISKILL_PLAY, MANISKILL_TASKS, NUM_STATES, THINGS
 from envs.maniskill.tensors import numpy, tensor
 from envs.robots import robot, spec_of
-from envs.scene.randomize import draw_randomized, tinted, told
-from envs.scene.scenarios import Change, Situation, draw_change, known_scenario, taken_by
+from envs.scene.randomize import draw_randomized, drawn_json, tinted
+from envs.scene.scenarios import Perturbation, SceneConstraints, draw_perturbation, kept_out_by, known_scenario
 from envs.scene.tasks import NUM_SLOTS, PLAY, TASKS
 from tap_ray.errors import SpecError
 from tap_ray.rng import generator
@@ -38,7 +38,7 @@ MIN_FORCE_N = 1e-3
 
 
 class SimplerVectorEnv(gym.vector.VectorEnv):
-    """N copies of one twin in one ManiSkill simulation: on a GPU any N, on a CPU one. Contract: tap_ray/types.py."""
+    """N copies of a task in one ManiSkill simulation: on a GPU any N, on a CPU one. Contract: tap_ray/types.py."""
 
     metadata: ClassVar[dict[str, Any]] = {
         "render_modes": ["rgb_array"],
@@ -55,7 +55,7 @@ class SimplerVectorEnv(gym.vector.VectorEnv):
             ConfigError: ManiSkill cannot run here.
         """
         self.config, self.num_envs = config, num_robots
-        self.twin = PLAY_TWIN if config.task == PLAY else TWINS[config.task]
+        self.task = MANISKILL_PLAY if config.task == PLAY else MANISKILL_TASKS[config.task]
         self.robot_spec = spec_of(robot(config.robot))
         self._low_A, self._high_A = self.robot_spec.action_low_A, self.robot_spec.action_high_A
         self._state_low = np.array([slot.low for slot in self.robot_spec.state], np.float32)
@@ -70,11 +70,11 @@ class SimplerVectorEnv(gym.vector.VectorEnv):
         self.observation_space = gym.vector.utils.batch_space(self.single_observation_space, num_robots)
         self._render_size = render_size or size
         scenario = known_scenario(config.scenario)
-        self._scenario = replace(scenario, shifts=SHIFTS) if scenario.shifts else scenario
-        self._scene = TwinScene(self.twin, num_robots, size, gpu=gpu)
-        self._twin = self._scene.env
+        self._scenario = replace(scenario, camera_offsets=CAMERA_OFFSETS) if scenario.camera_offsets else scenario
+        self._scene = ManiSkillScene(self.task, num_robots, size, gpu=gpu)
+        self._env = self._scene.env
         if not config.render:
-            self._twin._obs_mode = "none"
+            self._env._obs_mode = "none"
         self._instruction = [""] * num_robots
         self._num_steps = -1
 
@@ -83,28 +83,30 @@ class SimplerVectorEnv(gym.vector.VectorEnv):
     ) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
         """Begin an episode on each robot; a seed below NUM_STATES is one of SIMPLER's initial states.
 
-        `options={"variant": 2}` picks one of the scenario's sets, cloths or shifts instead of drawing it.
+        `options={"variant": 2}` picks one of the scenario's sets, cloths or camera offsets instead of drawing it.
 
         Raises:
             SpecError: not one seed >= 0 for each robot, or only some of them are asked to begin.
         """
         seeds = self._seeds(seed)
         if "reset_mask" in (options or {}):
-            raise SpecError("Robots of a twin begin their episodes together; reset_mask is not for them.")
+            raise SpecError("The robots of one ManiSkill simulation begin together; reset_mask is not for them.")
         starts = [self._start_of(one) for one in seeds]
         variant = (options or {}).get("variant")
-        changes = [self._change(one, start, variant) for one, start in zip(seeds, starts, strict=True)]
-        obs, truth = self._scene.begin(starts, changes)
+        perturbations = [self._perturbation(one, start, variant) for one, start in zip(seeds, starts, strict=True)]
+        obs, truth = self._scene.begin(starts, perturbations)
         self._instruction = [start.sentence for start in starts]
-        self._tint = [change.light.tint if change.light else (1.0, 1.0, 1.0) for change in changes]
+        self._tint = [
+            perturbation.light.tint if perturbation.light else (1.0, 1.0, 1.0) for perturbation in perturbations
+        ]
         n = self.num_envs
         self._num_steps, self._num_clipped = 0, np.zeros(n, np.int64)
         self._partial_once, self._entire_once = np.zeros(n, bool), np.zeros(n, bool)
         still = np.zeros((n, len(self._low_A)), np.float32)
         still[:, -1] = 1.0
-        seen, info = self._look_around(obs, truth, still)
+        seen, info = self._obs_and_info(obs, truth, still)
         if self.config.randomize:
-            info["drawn"] = np.array([told(change) for change in changes])
+            info["drawn"] = np.array([drawn_json(perturbation) for perturbation in perturbations])
         return seen, info
 
     def step(
@@ -118,9 +120,9 @@ class SimplerVectorEnv(gym.vector.VectorEnv):
         if self._num_steps < 0:
             raise SpecError("step() came before reset(). Call env.reset(seed=...) once, then step().")
         executed = self._checked(actions)
-        obs, _, _, _, truth = self._twin.step(tensor(to_twin(executed), self._twin.device))
+        obs, _, _, _, truth = self._env.step(tensor(to_maniskill_action(executed), self._env.device))
         self._num_steps += 1
-        seen, info = self._look_around(obs, truth, executed)
+        seen, info = self._obs_and_info(obs, truth, executed)
         over = np.full(self.num_envs, self._num_steps >= self.config.max_steps)
         return seen, info["entire"].astype(np.float64), np.zeros(self.num_envs, bool), over, info
 
@@ -128,7 +130,7 @@ class SimplerVectorEnv(gym.vector.VectorEnv):
         """The cameras' images, (N, render_size, render_size, 3) uint8; as sharp as the observation's, not sharper."""
         if self._num_steps < 0:
             raise SpecError("render() came before reset(). Call env.reset(seed=...) first.")
-        return self._tinted(squared(numpy(self._twin._get_obs_sensor_data()[CAMERA]["rgb"]), self._render_size))
+        return self._tinted(squared(numpy(self._env._get_obs_sensor_data()[CAMERA]["rgb"]), self._render_size))
 
     def close_extras(self, **_: Any) -> None:
         """End the simulation."""
@@ -143,7 +145,7 @@ class SimplerVectorEnv(gym.vector.VectorEnv):
             drawn = self.np_random.integers(NUM_STATES, 2**31, len(seed))
             seeds = [int(new) if one is None else int(one) for one, new in zip(seed, drawn, strict=True)]
         if len(seeds) != self.num_envs or min(seeds) < 0:
-            raise SpecError(f"A twin wants one seed >= 0 for each of its {self.num_envs} robots; got {seed}.")
+            raise SpecError(f"ManiSkill takes one seed >= 0 for each of its {self.num_envs} robots; got {seed}.")
         return seeds
 
     def _start_of(self, seed: int) -> Start:
@@ -154,27 +156,27 @@ class SimplerVectorEnv(gym.vector.VectorEnv):
             place, way = divmod(seed, len(quat))
             return Start(xyz_m=xyz[place], quat_wxyz=quat[way], sentence=sentences[0])
         rng = np.random.default_rng(seed)
-        return draw(self.twin, xyz, quat, str(rng.choice(sentences)), rng)
+        return draw(self.task, xyz, quat, str(rng.choice(sentences)), rng)
 
-    def _change(self, seed: int, start: Start, variant: int | None) -> Change:
+    def _perturbation(self, seed: int, start: Start, variant: int | None) -> Perturbation:
         """What the scenario or the randomization does to the episode of `seed`."""
         scene, (base_m, base_turn) = self._scene, self._scene.base
-        things = [THINGS[name] for name in self.twin.object]
+        things = [THINGS[name] for name in self.task.object]
         place_m = [(float(x), float(y)) for x, y, _ in base_turn.inv().apply(start.xyz_m - base_m)]
-        situation = Situation(
-            arm=(arm_of(self.twin, scene.home_rad),),
-            taken=taken_by(self.config.task, things, place_m),
-            view=scene.camera.viewpoint(self.twin.table_z_m, photo_px(self.config.image_size)[1]),
-            areas_m=self.twin.strewn_m,
-            stands=False,
-            scale=self.twin.distractor_scale,
+        constraints = SceneConstraints(
+            arm=(arm_of(self.task, scene.home_rad),),
+            keep_out=kept_out_by(self.config.task, things, place_m),
+            view=scene.camera.viewpoint(self.task.table_z_m, photo_px(self.config.image_size)[1]),
+            distractor_areas_m=self.task.distractor_areas_m,
+            robot_occludes=False,
+            scale=self.task.distractor_scale,
             clearance_m=0.03,
         )
         if self.config.randomize:
             still = replace(self.config.randomize, light_turn_rad=0.0)
-            return draw_randomized(still, seed, situation, unseen=SHIFTS, camera=CAMERA_SCALE)
+            return draw_randomized(still, seed, constraints, unseen=CAMERA_OFFSETS, camera=CAMERA_SCALE)
         rng = generator(seed, "scenario", self._scenario.name)
-        return draw_change(self._scenario, rng, situation, variant=variant)
+        return draw_perturbation(self._scenario, rng, constraints, variant=variant)
 
     def _checked(self, actions: np.ndarray) -> np.ndarray:
         value = np.asarray(actions, np.float32)
@@ -187,15 +189,15 @@ class SimplerVectorEnv(gym.vector.VectorEnv):
         self._num_clipped += (clipped != value).any(axis=1)
         return clipped
 
-    def _look_around(
+    def _obs_and_info(
         self, obs: Mapping[str, Any], truth: Mapping[str, Any], executed: np.ndarray
     ) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
         """Observation and info now. `truth`: ManiSkill's own flags."""
-        partial = numpy(self._twin.consecutive_grasp) > 0
+        partial = numpy(self._env.consecutive_grasp) > 0
         entire = numpy(truth["success"]).astype(bool)
         self._partial_once |= numpy(truth["is_src_obj_grasped"]).astype(bool)
         self._entire_once |= entire
-        names = ",".join([*self.twin.object, *[""] * (NUM_SLOTS - len(self.twin.object))])
+        names = ",".join([*self.task.object, *[""] * (NUM_SLOTS - len(self.task.object))])
         info: dict[str, Any] = {
             "object_pose": self._object_poses(),
             "object_name": np.array([names] * self.num_envs),
@@ -221,7 +223,7 @@ class SimplerVectorEnv(gym.vector.VectorEnv):
 
     def _masks(self, ids_NYX1: np.ndarray) -> dict[str, np.ndarray]:
         """Whose pixels these are, as far as the config asks; `ids_NYX1`: ManiSkill's numbers."""
-        links = {link.name: int(link.per_scene_id[0]) for link in self._twin.agent.robot.get_links()}
+        links = {link.name: int(link.per_scene_id[0]) for link in self._env.agent.robot.get_links()}
         asked: dict[str, np.ndarray] = {}
         if self.config.robot_mask:
             asked["robot_mask"] = np.where(np.isin(ids_NYX1, list(links.values())), 255, 0)
@@ -229,7 +231,7 @@ class SimplerVectorEnv(gym.vector.VectorEnv):
             whose = np.full(ids_NYX1.shape, ELSEWHERE)
             for name, number in links.items():
                 whose[ids_NYX1 == number] = HAND if name.startswith(HAND_LINKS) else ARM
-            for slot, item in enumerate(self._twin.objs.values()):
+            for slot, item in enumerate(self._env.objs.values()):
                 whose[ids_NYX1 == int(item.per_scene_id[0])] = FIRST_OBJECT + slot
             asked["segmentation"] = whose
         size = self.config.image_size
@@ -237,16 +239,16 @@ class SimplerVectorEnv(gym.vector.VectorEnv):
 
     def _state(self) -> np.ndarray:
         """(N, S) float32 proprioception, in the order of the spec."""
-        joints = numpy(self._twin.agent.robot.get_qpos())
+        joints = numpy(self._env.agent.robot.get_qpos())
         closed, open_ = FINGER_M
         opening = (joints[:, 6:8].mean(axis=1, keepdims=True) - closed) / (open_ - closed)
-        tool = self._in_base(self._twin.agent.robot.links_map["ee_gripper_link"].pose)
+        tool = self._in_base(self._env.agent.robot.links_map["ee_gripper_link"].pose)
         return np.clip(np.concatenate([joints[:, :6], opening, tool], axis=1), self._state_low, self._state_high)
 
     def _object_poses(self) -> np.ndarray:
         """(N, M, 7) float32."""
         poses = np.zeros((self.num_envs, NUM_SLOTS, 7), np.float32)
-        for slot, item in enumerate(self._twin.objs.values()):
+        for slot, item in enumerate(self._env.objs.values()):
             poses[:, slot] = self._in_base(item.pose)
         return poses
 
@@ -261,15 +263,15 @@ class SimplerVectorEnv(gym.vector.VectorEnv):
     def _contact(self) -> np.ndarray:
         """(N,) bool: a finger touches an object at the end of the control step."""
         forces = [
-            numpy(self._twin.scene.get_pairwise_contact_forces(finger, item))
-            for finger in (self._twin.agent.finger1_link, self._twin.agent.finger2_link)
-            for item in self._twin.objs.values()
+            numpy(self._env.scene.get_pairwise_contact_forces(finger, item))
+            for finger in (self._env.agent.finger1_link, self._env.agent.finger2_link)
+            for item in self._env.objs.values()
         ]
         return (np.linalg.norm(np.stack(forces), axis=-1) > MIN_FORCE_N).any(axis=0)
 
 
 class SimplerEnv(gym.Env[Any, np.ndarray]):
-    """One twin: `SimplerVectorEnv` of one robot, without the batch axis."""
+    """One robot: `SimplerVectorEnv` of one robot, without the batch axis."""
 
     metadata: ClassVar[dict[str, Any]] = SimplerVectorEnv.metadata
 
@@ -309,7 +311,7 @@ class SimplerEnv(gym.Env[Any, np.ndarray]):
         self._one.close()
 
 
-def to_twin(action_NA: np.ndarray) -> np.ndarray:
+def to_maniskill_action(action_NA: np.ndarray) -> np.ndarray:
     """(N, 7) our actions as ManiSkill's controller takes them: the rotation as Euler angles "XYZ", rad, float32."""
     turn = Rotation.from_rotvec(action_NA[:, 3:6]).as_euler("XYZ")
     return np.concatenate([action_NA[:, :3], turn, action_NA[:, 6:]], axis=1).astype(np.float32)

@@ -10,7 +10,7 @@ from mani_skill.envs.tasks.digital_twins.bridge_dataset_eval.base_env import BRI
 from mani_skill.utils import io_utils
 from mani_skill.utils.registration import register_env
 
-from envs.maniskill.tasks import PLAY_TWIN
+from envs.maniskill.tasks import MANISKILL_PLAY
 from envs.maniskill.tensors import tensor
 
 MODELS = (
@@ -19,12 +19,12 @@ MODELS = (
     "baked_green_cube_3cm",
     "eggplant",
 )
-"""ManiSkill's names of PLAY_TWIN.object."""
+"""ManiSkill's names of MANISKILL_PLAY.object."""
 DROP_Z_M = (0.88, 0.887529, 0.887529, 0.90)
 """Heights that they are let go from, ManiSkill's world: those of SIMPLER's tasks."""
 
 
-@register_env(PLAY_TWIN.env_id, max_episode_steps=60, asset_download_ids=["bridge_v2_real2sim"])
+@register_env(MANISKILL_PLAY.env_id, max_episode_steps=60, asset_download_ids=["bridge_v2_real2sim"])
 class PlayInScene(BaseBridgeEnv):
     """Four things that can be grasped; its own flags mean nothing."""
 

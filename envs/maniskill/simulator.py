@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import gymnasium as gym
 
 from envs.experts import SimFacts
-from envs.maniskill.tasks import THINGS, TWINS
+from envs.maniskill.tasks import MANISKILL_TASKS, THINGS
 from envs.scene import VERSION
 from tap_ray.errors import ConfigError
 from tap_ray.types import EnvConfig
@@ -19,7 +19,7 @@ class ManiSkill:
 
     gpu: bool = False
     """Whether the physics runs on a GPU: not the same to the last bit, and no suite is judged there."""
-    tasks: tuple[str, ...] = tuple(TWINS)
+    tasks: tuple[str, ...] = tuple(MANISKILL_TASKS)
     robots: tuple[str, ...] = ("widowx",)
     control_lag: float = 2.0
     """Its controller reaches 62 % of a motion within its control step; at full speed its hand lags 3 cm behind with
@@ -65,6 +65,6 @@ class ManiSkill:
 
     def sim_facts(self, task: str) -> SimFacts:
         """Its own objects, the height of its sink, and the lag of its hand."""
-        if task not in TWINS:
+        if task not in MANISKILL_TASKS:
             return SimFacts()  # of play, which has no expert
-        return SimFacts(object=THINGS, carry_z_m=TWINS[task].carry_z_m, drop_in_m=0.02, lags=True)
+        return SimFacts(object=THINGS, carry_z_m=MANISKILL_TASKS[task].carry_z_m, drop_in_m=0.02, lags=True)

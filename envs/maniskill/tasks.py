@@ -6,7 +6,7 @@ No simulator is imported here; envs/maniskill/env.py runs them.
 from dataclasses import dataclass
 
 from envs.scene.objects import ObjectModel, Vector
-from envs.scene.scenarios import CameraShift
+from envs.scene.scenarios import CameraOffset
 
 Place = tuple[float, float]
 """x and y, m."""
@@ -15,8 +15,8 @@ NUM_STATES = 24
 
 
 @dataclass(frozen=True, kw_only=True)
-class Twin:
-    """One digital twin."""
+class ManiSkillTask:
+    """One digital-twin task."""
 
     env_id: str
     """ManiSkill's name of it."""
@@ -25,9 +25,9 @@ class Twin:
     low_m: tuple[float, float]
     """Corner of the part of the table that objects are drawn from, ManiSkill's world x and y: SIMPLER's own grid."""
     high_m: tuple[float, float]
-    apart_m: float = 0.1
+    min_separation_m: float = 0.1
     """Least distance of any two."""
-    moves: int = 2
+    num_placed: int = 2
     """How many of the objects are drawn; the others stay in the place that SIMPLER gives them."""
     carry_z_m: float = 0.14
     """Height of an expert's hand on its way to the target, base frame: above the rim of the sink, for one."""
@@ -36,61 +36,61 @@ class Twin:
     cloth_low_m: tuple[float, float] = (0.10, -0.36)
     """Corner of the cloth, base frame x and y."""
     cloth_high_m: tuple[float, float] = (0.56, 0.30)
-    strewn_m: tuple[tuple[Place, Place], ...] = (((0.15, -0.20), (0.47, 0.29)),)
+    distractor_areas_m: tuple[tuple[Place, Place], ...] = (((0.15, -0.20), (0.47, 0.29)),)
     """Rectangles (low, high) that distractors are strewn over, see envs/scene/scenarios.py."""
     distractor_scale: float = 0.7
     """Of their size: the part of the table that its camera sees is small."""
-    deep: bool = False
+    has_sink: bool = False
     """Whether the table is the floor of a sink, which the hand begins above."""
-    turned: int = 1
+    num_turned: int = 1
     """How many of them are drawn with any yaw; the others have one of SIMPLER's own orientations."""
 
 
-SHIFTS: tuple[CameraShift, ...] = (
-    CameraShift(name="left", move_m=(0.06, 0.05, 0.02), turn_rad=(-0.08, -0.03)),
-    CameraShift(name="right", move_m=(0.0, -0.08, 0.0), turn_rad=(0.10, 0.0)),
-    CameraShift(name="up", move_m=(0.03, -0.03, 0.07), turn_rad=(0.04, -0.08)),
-    CameraShift(name="down", move_m=(0.04, -0.03, -0.06), turn_rad=(0.03, 0.06)),
+CAMERA_OFFSETS: tuple[CameraOffset, ...] = (
+    CameraOffset(name="left", move_m=(0.06, 0.05, 0.02), turn_rad=(-0.08, -0.03)),
+    CameraOffset(name="right", move_m=(0.0, -0.08, 0.0), turn_rad=(0.10, 0.0)),
+    CameraOffset(name="up", move_m=(0.03, -0.03, 0.07), turn_rad=(0.04, -0.08)),
+    CameraOffset(name="down", move_m=(0.04, -0.03, -0.06), turn_rad=(0.03, 0.06)),
 )
 """Of the camera, for the scenario "viewpoint". It stands beside the arm, which would fill the image after the longer
 moves of envs/scene/scenarios.py."""
-TWINS: dict[str, Twin] = {
-    "put_spoon_on_cloth": Twin(
+MANISKILL_TASKS: dict[str, ManiSkillTask] = {
+    "put_spoon_on_cloth": ManiSkillTask(
         env_id="PutSpoonOnTableClothInScene-v1",
         object=("spoon", "cloth"),
         low_m=(-0.235, -0.075),
         high_m=(-0.085, 0.075),
-        apart_m=0.12,
+        min_separation_m=0.12,
     ),
-    "put_carrot_on_plate": Twin(
+    "put_carrot_on_plate": ManiSkillTask(
         env_id="PutCarrotOnPlateInScene-v1",
         object=("carrot", "plate"),
         low_m=(-0.235, -0.075),
         high_m=(-0.085, 0.075),
-        apart_m=0.12,
+        min_separation_m=0.12,
     ),
-    "stack_green_on_yellow": Twin(
+    "stack_green_on_yellow": ManiSkillTask(
         env_id="StackGreenCubeOnYellowCubeBakedTexInScene-v1",
         object=("green block", "yellow block"),
         low_m=(-0.26, -0.1),
         high_m=(-0.06, 0.1),
-        apart_m=0.08,
+        min_separation_m=0.08,
     ),
-    "put_eggplant_in_basket": Twin(
+    "put_eggplant_in_basket": ManiSkillTask(
         env_id="PutEggplantInBasketScene-v1",
         object=("eggplant", "basket"),
         low_m=(-0.115, 0.191),
         high_m=(-0.095, 0.221),
-        apart_m=0.0,
+        min_separation_m=0.0,
         carry_z_m=0.24,
         table_z_m=0.068,
         cloth_low_m=(0.16, -0.25),
         cloth_high_m=(0.41, -0.03),
-        strewn_m=(((0.16, -0.25), (0.41, -0.03)),),
+        distractor_areas_m=(((0.16, -0.25), (0.41, -0.03)),),
         distractor_scale=0.55,
-        deep=True,
-        moves=1,
-        turned=0,
+        has_sink=True,
+        num_placed=1,
+        num_turned=0,
     ),
 }
 
@@ -114,13 +114,13 @@ THINGS: dict[str, ObjectModel] = {
 }
 """Half of ManiSkill's bounding boxes (info_bridge_custom_v0.json), and where to take things: the fingers reach 15 mm
 below the tool center point, measured."""
-PLAY_TWIN = Twin(
+MANISKILL_PLAY = ManiSkillTask(
     env_id="TapRayPlayInScene-v1",
     object=("spoon", "carrot", "green block", "eggplant"),
     low_m=(-0.26, -0.12),
     high_m=(-0.06, 0.12),
-    apart_m=0.09,
-    moves=4,
-    turned=4,
+    min_separation_m=0.09,
+    num_placed=4,
+    num_turned=4,
 )
 """Ours: envs/maniskill/play_scene.py."""

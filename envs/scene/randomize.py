@@ -3,7 +3,7 @@
 Table, camera, light, distractors and initial joints are each drawn from a node of the seed tree of their own, so none
 alters what the task's scene or another of them draws. What evaluation shows stays unseen:
     cloths       another pattern than each of CLOTHS, and another pair of colors (MIN_COLOR)
-    camera       its eye is at least MIN_EYE_M from where each shift of the scenario "viewpoint" puts it
+    camera       is at least MIN_CAMERA_MOVE_M from where each offset of the scenario "viewpoint" puts it
     distractors  other things (envs/scene/clutter.py)
 """
 
@@ -20,15 +20,15 @@ from envs.kinematics.urdf import LEFT_RGB, RIGHT_RGB
 from envs.scene.clutter import SHAPES, SIZE, thing
 from envs.scene.objects import Color, ObjectModel, Vector
 from envs.scene.scenarios import (
-    CameraShift,
-    Change,
+    CameraOffset,
     Light,
-    Situation,
+    Perturbation,
+    SceneConstraints,
     Viewpoint,
     camera_move,
     draw_offsets,
-    shifted,
-    strew,
+    offset_view,
+    place_distractors,
 )
 from envs.scene.textures import CLOTHS, Cloth
 from tap_ray.errors import ConfigError
@@ -40,7 +40,7 @@ MIN_COLOR = 0.25
 """Of a cloth's ground and print, one differs by so much (Euclidean, RGB in [0, 1]) from each pair of evaluation's."""
 MIN_FINGER = 0.3
 """No color comes nearer to one of the two fingers."""
-MIN_EYE_M = 0.05
+MIN_CAMERA_MOVE_M = 0.05
 IN_VIEW = 0.9
 """How near the image's border (1) the objects come after a move of the camera."""
 TRIES = 1000
@@ -62,37 +62,37 @@ def require_play(config: EnvConfig) -> None:
 def draw_randomized(
     config: RandomizeConfig,
     seed: int,
-    situation: Situation,
+    constraints: SceneConstraints,
     *,
-    unseen: Sequence[CameraShift],
+    unseen: Sequence[CameraOffset],
     camera: float = 1.0,
-) -> Change:
+) -> Perturbation:
     """Draw what differs in one episode.
 
     Args:
         config: how far it may.
         seed: of the episode.
-        situation: robot, objects and standard camera.
-        unseen: evaluation's shifts of this camera.
+        constraints: robot, objects and standard camera.
+        unseen: evaluation's offsets of this camera.
         camera: factor of `config.camera_move_m`.
     """
     rng = {part: generator(seed, "randomize", part) for part in ("cloth", "camera", "light", "things", "joints")}
-    shift = _draw_shift(config, camera * config.camera_move_m, rng["camera"], situation, unseen)
-    seen = replace(situation, view=shifted(situation.view, shift)) if shift else situation
-    return Change(
-        joint_offset_rad=draw_offsets(config.joint_rad, rng["joints"], situation.arm),
-        distractor=strew(_draw_things(config, rng["things"]), rng["things"], seen),
+    offset = _draw_camera_offset(config, camera * config.camera_move_m, rng["camera"], constraints, unseen)
+    seen = replace(constraints, view=offset_view(constraints.view, offset)) if offset else constraints
+    return Perturbation(
+        joint_offset_rad=draw_offsets(config.joint_rad, rng["joints"], constraints.arm),
+        distractor=place_distractors(_draw_things(config, rng["things"]), rng["things"], seen),
         cloth=_draw_cloth(config, rng["cloth"]),
-        shift=shift,
+        camera_offset=offset,
         light=_draw_light(config, rng["light"]),
     )
 
 
-def told(change: Change) -> str:
+def drawn_json(perturbation: Perturbation) -> str:
     """`info["drawn"]`: a JSON object that has the same keys and kinds of values in every episode."""
-    cloth, shift, light = change.cloth, change.shift, change.light
-    forward, left, up = shift.move_m if shift else (0.0, 0.0, 0.0)
-    to_left, upwards = shift.turn_rad if shift else (0.0, 0.0)
+    cloth, offset, light = perturbation.cloth, perturbation.camera_offset, perturbation.light
+    forward, left, up = offset.move_m if offset else (0.0, 0.0, 0.0)
+    to_left, upwards = offset.turn_rad if offset else (0.0, 0.0)
     values = {
         "cloth": cloth.name if cloth else "",
         "cloth_ground": _hex(cloth.ground_rgb) if cloth else "",
@@ -106,13 +106,13 @@ def told(change: Change) -> str:
         "light_heading_rad": light.heading_rad if light else 0.0,
         "light_turn_rad": light.turn_rad if light else 0.0,
         **{f"light_{name}": light.tint[i] if light else 1.0 for i, name in enumerate(("red", "green", "blue"))},
-        "distractors": ",".join(one.object.name for one in change.distractor),
-        "joint_rad": float(max(np.abs(offset).max() for offset in change.joint_offset_rad)),
+        "distractors": ",".join(one.object.name for one in perturbation.distractor),
+        "joint_rad": float(max(np.abs(offset).max() for offset in perturbation.joint_offset_rad)),
     }
     return json.dumps(values)
 
 
-def lit(direction: Vector, light: Light) -> Vector:
+def turned_light(direction: Vector, light: Light) -> Vector:
     """The direction towards the standard light after a change of it; longer than 1 like the one given."""
     axis = np.array([-np.sin(light.heading_rad), np.cos(light.heading_rad), 0.0])
     x, y, z = axis_angle_matrix(light.turn_rad * axis) @ direction
@@ -163,38 +163,38 @@ def _draw_cloth(config: RandomizeConfig, rng: np.random.Generator) -> Cloth | No
             return cloth
 
 
-def _draw_shift(
+def _draw_camera_offset(
     config: RandomizeConfig,
     most_m: float,
     rng: np.random.Generator,
-    situation: Situation,
-    unseen: Sequence[CameraShift],
-) -> CameraShift | None:
+    constraints: SceneConstraints,
+    unseen: Sequence[CameraOffset],
+) -> CameraOffset | None:
     if most_m == 0 and config.camera_turn_rad == 0:
         return None
-    places = np.array([(circle.x_m, circle.y_m, 0.0) for circle in situation.taken]).reshape(-1, 3)
+    places = np.array([(circle.x_m, circle.y_m, 0.0) for circle in constraints.keep_out]).reshape(-1, 3)
     for _ in range(TRIES):
         way = rng.normal(size=3)
         forward, left, up = (float(x) for x in rng.uniform(0, most_m) * way / np.linalg.norm(way))
         move_m = (forward, left, up)
         off_rad = rng.uniform(-config.camera_turn_rad, config.camera_turn_rad, 2)
-        shift = _aimed(situation.view, move_m, off_rad)
-        if any(np.linalg.norm(np.subtract(move_m, other.move_m)) < MIN_EYE_M for other in unseen):
+        offset = _aimed(constraints.view, move_m, off_rad)
+        if any(np.linalg.norm(np.subtract(move_m, other.move_m)) < MIN_CAMERA_MOVE_M for other in unseen):
             continue
-        if (np.abs(shifted(situation.view, shift).seen(places)) <= IN_VIEW).all():
-            return shift
-    raise AssertionError(f"{TRIES} moves of the camera lost sight of {situation.taken}")
+        if (np.abs(offset_view(constraints.view, offset).seen(places)) <= IN_VIEW).all():
+            return offset
+    raise AssertionError(f"{TRIES} moves of the camera lost sight of {constraints.keep_out}")
 
 
-def _aimed(view: Viewpoint, move_m: Vector, off_rad: np.ndarray) -> CameraShift:
+def _aimed(view: Viewpoint, move_m: Vector, off_rad: np.ndarray) -> CameraOffset:
     """A move after which the camera looks where it looked before, but for `off_rad` (2,) to the left and upwards."""
-    forward = np.subtract(view.target_m, view.eye_m)
-    moved = forward - camera_move(forward, CameraShift(name="", move_m=move_m, turn_rad=(0.0, 0.0)))
+    forward = np.subtract(view.target_m, view.camera_pos_m)
+    moved = forward - camera_move(forward, CameraOffset(name="", move_m=move_m, turn_rad=(0.0, 0.0)))
     (x, y, z), (x_now, y_now, z_now) = forward, moved
     to_left = (atan2(y_now, x_now) - atan2(y, x) + pi) % (2 * pi) - pi
     upwards = atan2(z_now, hypot(x_now, y_now)) - atan2(z, hypot(x, y))
     turn_rad = (float(to_left + off_rad[0]), float(upwards + off_rad[1]))
-    return CameraShift(name="random", move_m=move_m, turn_rad=turn_rad)
+    return CameraOffset(name="random", move_m=move_m, turn_rad=turn_rad)
 
 
 def _draw_light(config: RandomizeConfig, rng: np.random.Generator) -> Light:

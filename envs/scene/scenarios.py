@@ -26,28 +26,28 @@ AREAS_M = (
     ((0.04, -0.30), (0.52, 0.40)),
     ((0.00, -0.30), (0.54, 0.65)),
 )
-"""Parts of the table that distractors are strewn over; see `Situation.areas_m`."""
+"""Parts of the table that distractors are strewn over; see `SceneConstraints.distractor_areas_m`."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class CameraShift:
+class CameraOffset:
     """Another place and direction of the camera. Both are relative to where the camera looks, levelled."""
 
     name: str
     move_m: Vector
-    """Of the eye: forward (the viewing direction, levelled), left, up (table frame z)."""
+    """Of the camera: forward (the viewing direction, levelled), left, up (table frame z)."""
     turn_rad: tuple[float, float]
     """Of the view: to the left about the vertical, then upwards about the camera's own horizontal axis."""
 
 
-SHIFTS: tuple[CameraShift, ...] = (
-    CameraShift(name="left", move_m=(0.02, 0.15, 0.0), turn_rad=(-0.21, 0.0)),
-    CameraShift(name="right", move_m=(0.02, -0.15, 0.0), turn_rad=(0.20, 0.0)),
-    CameraShift(name="up", move_m=(0.04, 0.0, 0.14), turn_rad=(0.0, -0.17)),
-    CameraShift(name="down", move_m=(-0.04, 0.0, -0.12), turn_rad=(0.0, 0.15)),
+CAMERA_OFFSETS: tuple[CameraOffset, ...] = (
+    CameraOffset(name="left", move_m=(0.02, 0.15, 0.0), turn_rad=(-0.21, 0.0)),
+    CameraOffset(name="right", move_m=(0.02, -0.15, 0.0), turn_rad=(0.20, 0.0)),
+    CameraOffset(name="up", move_m=(0.04, 0.0, 0.14), turn_rad=(0.0, -0.17)),
+    CameraOffset(name="down", move_m=(-0.04, 0.0, -0.12), turn_rad=(0.0, 0.15)),
 )
 MAX_MOVE_M, MAX_TURN_RAD = 0.16, 0.21
-"""No shift is longer than the first or turns farther than the second (12 degrees)."""
+"""No offset is longer than the first or turns farther than the second (12 degrees)."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,7 +60,7 @@ class Scenario:
     distractors: tuple[tuple[str, ...], ...] = ()
     """Sets of DISTRACTORS."""
     cloths: tuple[Cloth, ...] = ()
-    shifts: tuple[CameraShift, ...] = ()
+    camera_offsets: tuple[CameraOffset, ...] = ()
 
     @property
     def changes(self) -> bool:
@@ -69,8 +69,8 @@ class Scenario:
 
     @property
     def num_variants(self) -> int:
-        """Sets, cloths or shifts; 1 where there is nothing to pick."""
-        return max(1, len(self.distractors), len(self.cloths), len(self.shifts))
+        """Sets, cloths or camera offsets; 1 where there is nothing to pick."""
+        return max(1, len(self.distractors), len(self.cloths), len(self.camera_offsets))
 
 
 SCENARIOS: dict[str, Scenario] = {
@@ -80,7 +80,7 @@ SCENARIOS: dict[str, Scenario] = {
     "initial_state": Scenario(name="initial_state", joint_rad=0.2),
     "distractors": Scenario(name="distractors", distractors=SETS),
     "background": Scenario(name="background", cloths=CLOTHS),
-    "viewpoint": Scenario(name="viewpoint", shifts=SHIFTS),
+    "viewpoint": Scenario(name="viewpoint", camera_offsets=CAMERA_OFFSETS),
 }
 
 
@@ -88,7 +88,7 @@ SCENARIOS: dict[str, Scenario] = {
 class Viewpoint:
     """A camera whose image is level."""
 
-    eye_m: Vector
+    camera_pos_m: Vector
     target_m: Vector
     """What is in the middle of the image."""
     fov_deg: float
@@ -96,11 +96,11 @@ class Viewpoint:
 
     def seen(self, point_N3: np.ndarray) -> np.ndarray:
         """(N, 2) where points are in the image: right and up, 1 is the border; NaN behind the camera."""
-        forward = np.subtract(self.target_m, self.eye_m)
+        forward = np.subtract(self.target_m, self.camera_pos_m)
         forward /= np.linalg.norm(forward)
         right = np.cross(forward, (0, 0, 1))
         right /= np.linalg.norm(right)
-        away_N3 = np.asarray(point_N3, float) - self.eye_m
+        away_N3 = np.asarray(point_N3, float) - self.camera_pos_m
         depth_N = away_N3 @ forward
         on_N2 = np.stack([away_N3 @ right, away_N3 @ np.cross(right, forward)], axis=1)
         border_N = np.where(depth_N > 0, depth_N, np.nan) * tan(np.radians(self.fov_deg) / 2)
@@ -127,18 +127,18 @@ class Distractor:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Situation:
+class SceneConstraints:
     """What a change must respect."""
 
     arm: tuple[ArmModel, ...]
     """With the base and the home posture of this simulator."""
-    taken: tuple[Circle, ...]
-    """Parts of the table that the task needs; see `taken_by`."""
+    keep_out: tuple[Circle, ...]
+    """Parts of the table that the task needs; see `kept_out_by`."""
     view: Viewpoint
     """Of the standard camera."""
-    areas_m: tuple[tuple[tuple[float, float], tuple[float, float]], ...] = AREAS_M
+    distractor_areas_m: tuple[tuple[tuple[float, float], tuple[float, float]], ...] = AREAS_M
     """Rectangles (low x, y; high x, y) that distractors are strewn over: each lies in the first where it finds room."""
-    stands: bool = True
+    robot_occludes: bool = True
     """Whether robots stand between the camera and a part of the table."""
     scale: float = 1.0
     """Of the distractors: a smaller table has smaller ones."""
@@ -158,7 +158,7 @@ class Light:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Change:
+class Perturbation:
     """What a scenario does to one episode."""
 
     joint_offset_rad: tuple[np.ndarray, ...]
@@ -166,7 +166,7 @@ class Change:
     distractor: tuple[Distractor, ...] = ()
     cloth: Cloth | None = None
     """A plain one is a table of that color."""
-    shift: CameraShift | None = None
+    camera_offset: CameraOffset | None = None
     light: Light | None = None
 
 
@@ -181,16 +181,16 @@ def known_scenario(name: str) -> Scenario:
     return SCENARIOS[name]
 
 
-def draw_change(
-    scenario: Scenario, rng: np.random.Generator, situation: Situation, *, variant: int | None = None
-) -> Change:
+def draw_perturbation(
+    scenario: Scenario, rng: np.random.Generator, constraints: SceneConstraints, *, variant: int | None = None
+) -> Perturbation:
     """Draw what changes in one episode; "standard" draws nothing.
 
     Args:
         scenario: which.
         rng: `tap_ray.rng.generator(seed, "scenario", scenario.name)`, `seed` being the episode's.
-        situation: robot, task and camera.
-        variant: the set, cloth or shift, instead of one drawn.
+        constraints: robot, task and camera.
+        variant: the set, cloth or camera offset, instead of one drawn.
 
     Raises:
         ConfigError: there is no such variant.
@@ -202,17 +202,17 @@ def draw_change(
         drawn = int(rng.integers(scenario.num_variants))
         variant = drawn if variant is None else variant
     number = variant or 0
-    return Change(
-        joint_offset_rad=draw_offsets(scenario.joint_rad, rng, situation.arm),
-        distractor=_lay_out(scenario.distractors[number], rng, situation) if scenario.distractors else (),
+    return Perturbation(
+        joint_offset_rad=draw_offsets(scenario.joint_rad, rng, constraints.arm),
+        distractor=_lay_out(scenario.distractors[number], rng, constraints) if scenario.distractors else (),
         cloth=scenario.cloths[number] if scenario.cloths else None,
-        shift=scenario.shifts[number] if scenario.shifts else None,
+        camera_offset=scenario.camera_offsets[number] if scenario.camera_offsets else None,
     )
 
 
 # ---- initial state
 
-INSIDE_M, MIN_START_Z_M, APART_M = 0.02, 0.10, 0.18
+INSIDE_M, MIN_START_Z_M, MIN_SEPARATION_M = 0.02, 0.10, 0.18
 """Starting hands are so far inside their workspace, so high above the table, and so far from each other."""
 MAX_START_TILT = 0.8
 """And tilted by no more than this part of what is allowed."""
@@ -225,7 +225,7 @@ def draw_offsets(joint_rad: float, rng: np.random.Generator, arms: tuple[ArmMode
     while True:
         drawn = [_draw_offset(joint_rad, rng, arm) for arm in arms]
         places = [tool_m for _, tool_m in drawn]
-        if all(np.linalg.norm(a - b) >= APART_M for i, a in enumerate(places) for b in places[:i]):
+        if all(np.linalg.norm(a - b) >= MIN_SEPARATION_M for i, a in enumerate(places) for b in places[:i]):
             return tuple(offset for offset, _ in drawn)
 
 
@@ -257,7 +257,7 @@ TRIES, ROUNDS, MIN_DISTRACTORS = 80, 60, 3
 """Places tried in each area; layouts begun when too few distractors fit (one in thousands); how many must."""
 
 
-def taken_by(
+def kept_out_by(
     task: str, objects: Sequence[ObjectModel], position_m: Sequence[tuple[float, float]]
 ) -> tuple[Circle, ...]:
     """Parts of the table that a task needs: around each object, and on the way of one that is pushed to the left."""
@@ -271,60 +271,67 @@ def taken_by(
     )
 
 
-def _lay_out(names: Sequence[str], rng: np.random.Generator, situation: Situation) -> tuple[Distractor, ...]:
+def _lay_out(names: Sequence[str], rng: np.random.Generator, constraints: SceneConstraints) -> tuple[Distractor, ...]:
     """Strew a set over the table; where not all fit, at least MIN_DISTRACTORS of them."""
     for _ in range(ROUNDS):
-        placed = strew([DISTRACTORS[str(name)] for name in rng.permutation(names)], rng, situation)
+        placed = place_distractors([DISTRACTORS[str(name)] for name in rng.permutation(names)], rng, constraints)
         if len(placed) >= MIN_DISTRACTORS:
             return placed
-    raise AssertionError(f"{ROUNDS} layouts had no room for {MIN_DISTRACTORS} distractors beside {situation.taken}")
+    raise AssertionError(
+        f"{ROUNDS} layouts had no room for {MIN_DISTRACTORS} distractors beside {constraints.keep_out}"
+    )
 
 
-def strew(models: Sequence[ObjectModel], rng: np.random.Generator, situation: Situation) -> tuple[Distractor, ...]:
+def place_distractors(
+    models: Sequence[ObjectModel], rng: np.random.Generator, constraints: SceneConstraints
+) -> tuple[Distractor, ...]:
     """Lay distractors (in the size of the table) where there is room, in view and hiding no object; as many as fit."""
     placed: list[Distractor] = []
     for model in models:
-        model = scaled(model, situation.scale)
-        low, high = np.repeat(situation.areas_m, TRIES, axis=0).transpose(1, 0, 2)
+        model = scaled(model, constraints.scale)
+        low, high = np.repeat(constraints.distractor_areas_m, TRIES, axis=0).transpose(1, 0, 2)
         for (x, y), yaw in zip(rng.uniform(low, high), rng.uniform(-np.pi, np.pi, len(low)), strict=True):
             one = Distractor(object=model, position_m=(float(x), float(y)), yaw_rad=float(yaw))
-            if _fits(one, placed, situation):
+            if _fits(one, placed, constraints):
                 placed.append(one)
                 break
     return tuple(placed)
 
 
-def _fits(one: Distractor, placed: Sequence[Distractor], situation: Situation) -> bool:
+def _fits(one: Distractor, placed: Sequence[Distractor], constraints: SceneConstraints) -> bool:
     (x, y), r, height = one.position_m, one.object.radius_m, 2 * one.object.half_size_m[2]
     bases = [
-        Circle(x_m=arm.base_m[0], y_m=arm.base_m[1], radius_m=BASE_M - situation.clearance_m) for arm in situation.arm
+        Circle(x_m=arm.base_m[0], y_m=arm.base_m[1], radius_m=BASE_M - constraints.clearance_m)
+        for arm in constraints.arm
     ]
-    if any(hypot(x - c.x_m, y - c.y_m) < r + c.radius_m + situation.clearance_m for c in (*situation.taken, *bases)):
+    if any(
+        hypot(x - c.x_m, y - c.y_m) < r + c.radius_m + constraints.clearance_m for c in (*constraints.keep_out, *bases)
+    ):
         return False
     others = [(other.position_m, other.object.radius_m) for other in placed]
     if any(hypot(x - at[0], y - at[1]) < r + radius + GAP_M for at, radius in others):
         return False
     box = [(x + dx, y + dy, z) for dx in (-r, r) for dy in (-r, r) for z in (0.0, height)]
-    if not (np.abs(situation.view.seen(np.array(box))) <= EDGE).all():  # NaN is outside as well
+    if not (np.abs(constraints.view.seen(np.array(box))) <= EDGE).all():  # NaN is outside as well
         return False
-    eye_m, own = situation.view.eye_m, Circle(x_m=x, y_m=y, radius_m=r)
-    if any(hides(eye_m, own, height, circle) for circle in situation.taken):
+    camera_pos_m, own = constraints.view.camera_pos_m, Circle(x_m=x, y_m=y, radius_m=r)
+    if any(occludes(camera_pos_m, own, height, circle) for circle in constraints.keep_out):
         return False
-    if not situation.stands:
+    if not constraints.robot_occludes:
         return True
     stands = [Circle(x_m=base.x_m, y_m=base.y_m, radius_m=STAND_M[0]) for base in bases]
-    return not any(hides(eye_m, stand, STAND_M[1], own) for stand in stands)
+    return not any(occludes(camera_pos_m, stand, STAND_M[1], own) for stand in stands)
 
 
-def hides(eye_m: Vector, front: Circle, height_m: float, behind: Circle) -> bool:
-    """Whether a column `front` of a height may cover part of the circle `behind` of the table, seen from `eye_m`.
+def occludes(camera_pos_m: Vector, front: Circle, height_m: float, behind: Circle) -> bool:
+    """Whether a column `front` of a height may cover part of the circle `behind` of the table, seen from a camera.
 
-    What it covers of the table lies between its own circle and the image of its top from the eye; the corridor between
-    the two is tried with the larger radius. What stands on a circle that it does not cover is seen whole as well.
+    What it covers of the table lies between its own circle and the image of its top from the camera; the corridor
+    between the two is tried with the larger radius. What stands on a circle that it does not cover is whole as well.
     """
-    eye, foot = np.array(eye_m[:2]), np.array([front.x_m, front.y_m])
-    grow = eye_m[2] / (eye_m[2] - height_m)
-    way = (foot - eye) * (grow - 1)
+    camera, foot = np.array(camera_pos_m[:2]), np.array([front.x_m, front.y_m])
+    grow = camera_pos_m[2] / (camera_pos_m[2] - height_m)
+    way = (foot - camera) * (grow - 1)
     middle = np.array([behind.x_m, behind.y_m]) - foot
     along = min(1.0, max(0.0, float(middle @ way) / float(way @ way)))
     return float(np.linalg.norm(middle - along * way)) < grow * front.radius_m + behind.radius_m
@@ -333,24 +340,24 @@ def hides(eye_m: Vector, front: Circle, height_m: float, behind: Circle) -> bool
 # ---- viewpoint
 
 
-def camera_turn(forward: np.ndarray, shift: CameraShift) -> np.ndarray:
+def camera_turn(forward: np.ndarray, offset: CameraOffset) -> np.ndarray:
     """(3, 3) R of the table frame that turns a camera looking along `forward` (3,): R_camera_next = R R_camera."""
     left = np.cross((0.0, 0.0, 1.0), forward)
     left /= np.linalg.norm(left)
-    to_left, upwards = shift.turn_rad
+    to_left, upwards = offset.turn_rad
     return axis_angle_matrix(np.array([0.0, 0.0, to_left])) @ axis_angle_matrix(-upwards * left)
 
 
-def camera_move(forward: np.ndarray, shift: CameraShift) -> np.ndarray:
-    """(3,) m, table frame: how far a shift moves the eye of a camera looking along `forward` (3,)."""
+def camera_move(forward: np.ndarray, offset: CameraOffset) -> np.ndarray:
+    """(3,) m, table frame: how far an offset moves a camera looking along `forward` (3,)."""
     level = np.array([forward[0], forward[1], 0.0]) / hypot(forward[0], forward[1])
-    return np.stack([level, np.cross((0.0, 0.0, 1.0), level), (0.0, 0.0, 1.0)], axis=1) @ shift.move_m
+    return np.stack([level, np.cross((0.0, 0.0, 1.0), level), (0.0, 0.0, 1.0)], axis=1) @ offset.move_m
 
 
-def shifted(view: Viewpoint, shift: CameraShift) -> Viewpoint:
-    """The view after a shift; its target is as far away as before."""
-    eye, forward = np.array(view.eye_m), np.subtract(view.target_m, view.eye_m)
-    moved = eye + camera_move(forward, shift)
+def offset_view(view: Viewpoint, offset: CameraOffset) -> Viewpoint:
+    """The view after an offset; its target is as far away as before."""
+    eye, forward = np.array(view.camera_pos_m), np.subtract(view.target_m, view.camera_pos_m)
+    moved = eye + camera_move(forward, offset)
     x, y, z = (float(value) for value in moved)
-    tx, ty, tz = (float(value) for value in moved + camera_turn(forward, shift) @ forward)
-    return replace(view, eye_m=(x, y, z), target_m=(tx, ty, tz))
+    tx, ty, tz = (float(value) for value in moved + camera_turn(forward, offset) @ forward)
+    return replace(view, camera_pos_m=(x, y, z), target_m=(tx, ty, tz))

@@ -98,7 +98,7 @@ def test_urdf_agrees(model: ArmModel) -> None:
         position, matrix = arm.forward(joints)
         assert np.allclose(state[4], position, atol=1e-5)
         assert np.allclose(np.reshape(p.getMatrixFromQuaternion(state[5]), (3, 3)), matrix, atol=1e-5)
-    if model.borrowed is None:
+    if model.data_arm is None:
         for name, low, high in zip(model.joint, model.joint_low_rad, model.joint_high_rad, strict=True):
             assert about[number[name]][8:10] == pytest.approx((low, high), abs=1e-4)
             assert about[number[name]][11] == pytest.approx(model.joint_speed_rad_s, abs=1e-4)
@@ -149,5 +149,5 @@ def test_borrowed_arms_are_made_whole_by_many_at_once(tmp_path: Path) -> None:
 
 def test_light_shapes_stay_light() -> None:
     for model in (robot.arm[0] for robot in ROBOTS.values()):
-        for mesh in urdf_of(model).parent.glob("*.obj") if model.borrowed else ():
+        for mesh in urdf_of(model).parent.glob("*.obj") if model.data_arm else ():
             assert mesh.read_text().count("\nf ") <= 92

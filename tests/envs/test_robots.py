@@ -10,7 +10,7 @@ from envs.robots import ROBOTS
 from tap_ray.rollout import rollout
 from tap_ray.types import EnvConfig, Trajectory
 
-BORROWED = [name for name, model in ROBOTS.items() if model.arm[0].borrowed]
+BORROWED = [name for name, model in ROBOTS.items() if model.arm[0].data_arm]
 JOINT_CONTROLLED = [name for name, model in ROBOTS.items() if model.control == "joints"]
 
 

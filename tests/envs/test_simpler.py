@@ -13,7 +13,7 @@ from scipy.spatial.transform import Rotation
 import envs
 from envs.maniskill.backend import load
 from envs.maniskill.env import SimplerEnv, SimplerVectorEnv, squared
-from envs.maniskill.tasks import NUM_STATES, TWINS
+from envs.maniskill.tasks import MANISKILL_TASKS, NUM_STATES
 from tap_ray.errors import ConfigError, SpecError
 from tap_ray.rollout import rollout
 from tap_ray.specs import require_compatible
@@ -81,7 +81,7 @@ def test_the_gripper_opens_at_plus_one(stack: gym.Env) -> None:
     """SIMPLER's WidowX: +1 open, -1 closed, fingers at 37 and 15 mm."""
     _, closed = moved(stack, (0, 0, 0, 0, 0, 0, CLOSED))
     assert closed[6] == pytest.approx(0.0, abs=0.01)
-    fingers = stack.unwrapped._one._twin.agent.robot.get_qpos()[0, 6:8].numpy()  # type: ignore[attr-defined]
+    fingers = stack.unwrapped._one._env.agent.robot.get_qpos()[0, 6:8].numpy()  # type: ignore[attr-defined]
     assert fingers == pytest.approx([0.014, 0.014], abs=0.0015)
     _, opened = moved(stack, (0, 0, 0, 0, 0, 0, CLOSED), (0, 0, 0, 0, 0, 0, OPEN))
     assert opened[6] == pytest.approx(1.0, abs=0.01)
@@ -150,7 +150,7 @@ def test_the_same_seed_gives_the_same_bytes_whatever_came_before(stack: gym.Env,
 
 
 @pytest.mark.maniskill
-@pytest.mark.parametrize("task", TWINS)
+@pytest.mark.parametrize("task", MANISKILL_TASKS)
 def test_the_expert_does_it(stack: gym.Env, task: str) -> None:
     """Two of SIMPLER's states and a drawn one, one process, side by side; jobs.evaluate judges all 24."""
     config = EnvConfig(task=task, sim="maniskill", image_size=16, max_steps=60)
@@ -226,7 +226,7 @@ def test_distractors_stand_where_they_were_drawn(stack: gym.Env, task: str) -> N
     one = SimplerVectorEnv(EnvConfig(task=task, sim="maniskill", image_size=16, scenario="distractors"))
     for variant in range(5):
         one.reset(seed=30 + variant, options={"variant": variant})
-        drawn = one._scene._changes[0].distractor
+        drawn = one._scene._perturbations[0].distractor
         assert 3 <= len(drawn) <= 5
         for _ in range(2):
             for actor, wanted in zip(one._scene.distractors, drawn, strict=True):
@@ -235,7 +235,7 @@ def test_distractors_stand_where_they_were_drawn(stack: gym.Env, task: str) -> N
                     assert (place > (0.10, -0.32, 0.03)).all(), wanted.object.name
                     assert (place < (0.47, 0.04, 0.15)).all(), wanted.object.name
                     continue
-                assert place == pytest.approx([*wanted.position_m, one.twin.table_z_m], abs=0.004), wanted.object.name
+                assert place == pytest.approx([*wanted.position_m, one.task.table_z_m], abs=0.004), wanted.object.name
             for _ in range(10):
                 one.step(np.array([[0, 0, 0, 0, 0, 0, 1]], np.float32))
     one.close()
@@ -252,7 +252,7 @@ def test_randomized_play(stack: gym.Env) -> None:
         obs, info = env.reset(seed=seed)
         assert info["object_pose"] == pytest.approx(standard["object_pose"], abs=0.004)
         assert "drawn" not in standard
-        photo = env._one._twin._rgb_overlay_images["3rd_view_camera"].numpy().astype(np.uint8)
+        photo = env._one._env._rgb_overlay_images["3rd_view_camera"].numpy().astype(np.uint8)
         bare = env._one._tinted(squared(photo, 96))[0]
         hidden = np.abs(bare.astype(int) - obs["rgb"]).max(-1) > 8
         mask = info["robot_mask"] == 255
