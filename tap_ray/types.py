@@ -24,8 +24,9 @@ An environment's `info` (privileged: only experts, explorers that say so, and ju
                                    and only with EnvConfig.randomize)
 """
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Mapping, Protocol, Sequence
+from typing import Any, Protocol
 
 import numpy as np
 from jaxtyping import Bool, Float32, UInt8
