@@ -25,7 +25,7 @@ from tap_ray.play.motion import (
     quat_multiply,
     segment,
 )
-from tap_ray.play.novelty import Visits
+from tap_ray.play.novelty import VisitCounts
 from tap_ray.play.planners import CuriousConfig, CuriousPlanner, Planner, View, WaypointConfig, WaypointPlanner
 from tap_ray.play.safe_poses import SafePosesConfig
 from tap_ray.specs import MAX_DELTA_POS_M, MAX_DELTA_ROT_RAD
@@ -103,7 +103,7 @@ def pick(name: str, config: ExplorerConfig, rng: np.random.Generator) -> str:
     return str(rng.choice(MIXABLE, p=weights / weights.sum()))
 
 
-def make_explorer(name: str, config: ExplorerConfig, *, library_M7: np.ndarray, visits: Visits) -> Explorer:
+def make_explorer(name: str, config: ExplorerConfig, *, library_M7: np.ndarray, visits: VisitCounts) -> Explorer:
     """The explorer called `name` (not "mixed": see `pick`).
 
     Args:
