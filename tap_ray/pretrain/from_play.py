@@ -158,8 +158,7 @@ def from_dataset(
 ) -> Stage:
     """A fresh Stage 1 for a dataset of play.
 
-    For inverse dynamics alone the default chunk is cut to as many steps as the second image is ahead: nobody could train
-    the others.
+    For inverse dynamics alone the default chunk is cut to the steps up to the second image: nobody could train others.
 
     Args:
         dataset: play; with robot masks for the next object.
