@@ -19,9 +19,6 @@ from tap_ray.specs import RobotSpec, Slot
 MIN_SCALE = 0.01
 """Smallest scale, as a part of a slot's range in the spec."""
 
-KEPT_ACTIONS = ("gripper",)
-"""Action slots that are not normalized, by the end of their names."""
-
 Mode = Literal["mean_std", "quantile"]
 
 
@@ -81,7 +78,7 @@ def norm_stats(stats: Mapping[str, Mapping[str, np.ndarray]], spec: RobotSpec, *
     return NormStats(
         mode=mode,
         state=_slot_norm(stats, STATE, spec.state, mode, keep=()),
-        action=_slot_norm(stats, ACTION, spec.action, mode, keep=KEPT_ACTIONS),
+        action=_slot_norm(stats, ACTION, spec.action, mode, keep=spec.grippers),
     )
 
 
@@ -91,7 +88,7 @@ def _slot_norm(
     slots: tuple[Slot, ...],
     mode: Mode,
     *,
-    keep: tuple[str, ...],
+    keep: tuple[int, ...],
 ) -> SlotNorm:
     keys = ("mean", "std") if mode == "mean_std" else ("q01", "q99")
     values = [np.asarray(stats.get(feature, {}).get(key, ()), np.float64) for key in keys]
@@ -105,7 +102,7 @@ def _slot_norm(
     offset, scale = (first, second) if mode == "mean_std" else ((first + second) / 2, (second - first) / 2)
     floor = MIN_SCALE * np.array([slot.high - slot.low for slot in slots])
     scale = np.maximum(scale, floor)
-    kept = np.array([slot.name.endswith(keep) for slot in slots])
+    kept = np.isin(np.arange(len(slots)), keep)
     return SlotNorm(
         names=tuple(slot.name for slot in slots),
         offset=tuple(np.where(kept, 0.0, offset).tolist()),

@@ -42,7 +42,7 @@ class Deployed:
             )
         self._trained, self._device = trained, torch.device(device)
         self._policy = trained.policy.eval().to(self._device)
-        self._gripper = np.array([slot.name.endswith("gripper") for slot in trained.spec.action])
+        self._gripper = list(trained.spec.grippers)
         self.recall = Recall(
             chunk=config.chunk,
             n_action_steps=self.n_action_steps,
