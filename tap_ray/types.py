@@ -24,8 +24,9 @@ An environment's `info` (privileged: only experts, explorers that say so, and ju
                                    and only with EnvConfig.randomize)
 """
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Mapping, Protocol, Sequence
+from typing import Any, Protocol
 
 import numpy as np
 from jaxtyping import Bool, Float32, UInt8
@@ -238,17 +239,17 @@ class EpisodeResult:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Motion:
-    """A batch of N stretches of motion, H steps each, of one or several robots: no images. A, S as specs.UNIFIED_*."""
+class ActionChunkBatch:
+    """A batch of N action chunks, H steps each, of one or several robots: no images. A, S as specs.UNIFIED_*."""
 
     action: Float32[np.ndarray, "N H A"]
-    """Normalized by the statistics of its own dataset; zero in the places that the robot does not have."""
+    """Normalized by the statistics of its own dataset; zero in the dims that the robot does not have."""
     state: Float32[np.ndarray, "N H S"]
     """Before each action, likewise."""
     step_mask: Bool[np.ndarray, "N H"]
     """False where the episode had not begun or was over."""
-    place_mask: Bool[np.ndarray, "N A"]
-    """The robot's own action places."""
+    dim_mask: Bool[np.ndarray, "N A"]
+    """The robot's own action dims."""
     source: np.ndarray
     """(N,) int64, number of the dataset."""
 
@@ -317,13 +318,13 @@ __all__ = [
     "FIRST_OBJECT",
     "HAND",
     "PLAY_TASK",
+    "ActionChunkBatch",
     "Cell",
     "EnvConfig",
     "Episode",
     "EpisodeResult",
     "Explorer",
     "Info",
-    "Motion",
     "Observation",
     "Policy",
     "RandomizeConfig",

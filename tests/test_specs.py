@@ -9,11 +9,13 @@ from tap_ray.specs import (
     EE_POSE_STATE,
     UNIFIED_ACTION,
     UNIFIED_STATE,
+    ArmSlots,
     RobotSpec,
     Slot,
+    missing_slots,
     require_compatible,
     slots,
-    unified_places,
+    unified_indices,
 )
 
 ARM = RobotSpec(robot="widowx", action=EE_DELTA_ACTION, state=EE_POSE_STATE)
@@ -99,21 +101,51 @@ def test_slots_share_unit_and_range():
 def test_the_unified_layout_says_what_each_place_means():
     assert len(UNIFIED_ACTION) == len(set(UNIFIED_ACTION)) == 28
     assert len(UNIFIED_STATE) == len(set(UNIFIED_STATE)) == 30
-    places = unified_places(EE_DELTA_ACTION, UNIFIED_ACTION)
+    places = unified_indices(EE_DELTA_ACTION, UNIFIED_ACTION)
     assert [UNIFIED_ACTION[place] for place in places] == [f"arm0/{slot.name}" for slot in EE_DELTA_ACTION]
 
 
 def test_joints_and_second_arms_have_places_of_their_own():
     joints = (*slots("rad", -1, 1, "dfirst", "dsecond"), *slots("1", -1, 1, "gripper"))
-    assert [UNIFIED_ACTION[i] for i in unified_places(joints, UNIFIED_ACTION)] == [
+    assert [UNIFIED_ACTION[i] for i in unified_indices(joints, UNIFIED_ACTION)] == [
         "arm0/dq1",
         "arm0/dq2",
         "arm0/gripper",
     ]
     right = slots("m", -1, 1, "right_dx", "left_dx")
-    assert [UNIFIED_ACTION[i] for i in unified_places(right, UNIFIED_ACTION)] == ["arm1/dx", "arm0/dx"]
+    assert [UNIFIED_ACTION[i] for i in unified_indices(right, UNIFIED_ACTION)] == ["arm1/dx", "arm0/dx"]
 
 
 def test_a_slot_without_a_place_is_named():
     with pytest.raises(SpecError, match=r"Slot 'torque' \(N\) has no place in the unified layout"):
-        unified_places(slots("N", -1, 1, "torque"), UNIFIED_ACTION)
+        unified_indices(slots("N", -1, 1, "torque"), UNIFIED_ACTION)
+
+
+def test_where_an_arms_end_effector_is():
+    """In the state x y z and w x y z, in the action the seven numbers of the paper; no opening is measured."""
+    [arm] = ARM.arms
+    assert arm == ArmSlots(
+        ee_pos=(0, 1, 2), ee_quat=(3, 4, 5, 6), opening=None, delta_pos=(0, 1, 2), delta_rot=(3, 4, 5), gripper=6
+    )
+    assert ARM.grippers == (6,)
+    state = np.arange(7.0)
+    assert state[..., arm.ee_pos].tolist() == [0, 1, 2]
+    assert state[None, None][..., arm.ee_quat].tolist() == [[[3, 4, 5, 6]]]
+
+
+def test_the_left_arm_is_the_first_one_wherever_its_slots_are():
+    both = [replace(slot, name=side + slot.name) for side in ("right_", "left_") for slot in EE_DELTA_ACTION]
+    state = [replace(slot, name=side + slot.name) for side in ("right_", "left_") for slot in EE_POSE_STATE[1:]]
+    pair = replace(ARM, action=tuple(both), state=tuple(state))
+    left, right = pair.arms
+    assert (left.side, left.delta_pos, left.gripper) == ("left_", (7, 8, 9), 13)
+    assert (right.side, right.delta_rot, right.gripper) == ("right_", (3, 4, 5), 6)
+    assert (left.ee_pos, left.ee_quat) == ((), (8, 9, 10, 11)), "a position without its x is none"
+    assert pair.grippers == (13, 6)
+    assert missing_slots(pair, "ee_pos", "ee_quat", "gripper") == ["left_ee_x", "right_ee_x"]
+
+
+def test_a_robot_without_an_arm():
+    joints = replace(ARM, action=slots("rad", -1, 1, "da"), state=slots("rad", -1, 1, "a"))
+    assert (joints.arms, joints.grippers) == ((), ())
+    assert missing_slots(joints, "ee_pos", "gripper") == ["ee_x", "ee_y", "ee_z", "gripper"]

@@ -39,10 +39,10 @@ def reach_loss(
         batch: "reach" (m) and "reach_mask".
         shown_N13: bool, what the context tells of; None: everything.
     """
-    return masked_mse(reach_NR, policy.reach_scale(batch["reach"]), told_mask(batch, shown_N13))
+    return masked_mse(reach_NR, policy.reach_scale(batch["reach"]), shown_mask(batch, shown_N13))
 
 
-def told_mask(batch: dict[str, Tensor], shown_N13: Tensor | None) -> Tensor:
+def shown_mask(batch: dict[str, Tensor], shown_N13: Tensor | None) -> Tensor:
     """(N, R) bool: the reach targets that exist and, for each arm alike, are among those shown (None: all are)."""
     mask_NR = batch["reach_mask"]
     return mask_NR if shown_N13 is None else mask_NR & shown_N13.repeat(1, mask_NR.shape[1] // NUM_REACH)

@@ -10,7 +10,7 @@ from torch import Tensor
 from tap_ray.errors import DataError
 from tap_ray.metrics import gripper_accuracy, r_squared
 from tap_ray.models.policy import TapPolicy
-from tap_ray.models.reach import REACH_NAMES, shown, told_mask
+from tap_ray.models.reach import REACH_NAMES, shown, shown_mask
 from tap_ray.specs import RobotSpec
 from tap_ray.training.batches import Batch, to_tensors
 from tap_ray.training.loop import Objective, autocast
@@ -94,12 +94,12 @@ class _Seen(torch.nn.Module):
 
 
 def _collect(columns: dict[str, list[np.ndarray]], policy: TapPolicy, out: dict[str, Tensor], batch: Batch) -> None:
-    columns["guess"].append(policy.action_scale.inverse(out["action"])[:, 0].cpu().numpy())
+    columns["guess"].append(policy.action_scale.unnormalize(out["action"])[:, 0].cpu().numpy())
     columns["truth"].append(batch["action"][:, 0].cpu().numpy())
     if "reach" in out and "reach" in batch:
-        columns["reach"].append(policy.reach_scale.inverse(out["reach"]).cpu().numpy())
+        columns["reach"].append(policy.reach_scale.unnormalize(out["reach"]).cpu().numpy())
         columns["reach_truth"].append(batch["reach"].cpu().numpy())
-        mask = told_mask(batch, shown(batch["crop_mask"]) if "crop_mask" in batch else None)
+        mask = shown_mask(batch, shown(batch["crop_mask"]) if "crop_mask" in batch else None)
         columns["reach_mask"].append(mask.cpu().numpy())
 
 

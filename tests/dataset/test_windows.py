@@ -12,9 +12,10 @@ from hypothesis import strategies as st
 
 from tap_ray.dataset import layout
 from tap_ray.dataset.encode import decode_jpeg
-from tap_ray.dataset.hide_robot import grow, hide_robot
+from tap_ray.dataset.inpaint_robot import grow, inpaint_robot
 from tap_ray.dataset.lerobot import DatasetInfo, open_dataset, read_episode
 from tap_ray.dataset.reach import NEVER, reach_targets, reaching_arms, twice_yaw
+from tap_ray.dataset.reach import reach_of as reach_of_robot
 from tap_ray.dataset.windows import (
     WindowConfig,
     epoch_groups,
@@ -24,7 +25,7 @@ from tap_ray.dataset.windows import (
     split_episodes,
 )
 from tap_ray.errors import ConfigError, DataError
-from tap_ray.specs import ArmSlots
+from tap_ray.specs import EE_DELTA_ACTION, EE_POSE_STATE, ArmSlots
 from tap_ray.types import Shard, Window
 
 
@@ -216,9 +217,9 @@ def test_hide_robot_takes_the_nearest_clear_frame() -> None:
     mask[[1, 2, 3], 0, 0] = True
     mask[:, 0, 1] = True  # never seen without the robot
     before = rgb.copy()
-    hidden = hide_robot(rgb, mask)
-    assert hidden[:, 0, 0, 0].tolist() == [10, 10, 10, 50, 50]  # frame 2: both are two away, the earlier one
-    assert (hidden[:, 0, 1] == 128).all()
+    inpainted = inpaint_robot(rgb, mask)
+    assert inpainted[:, 0, 0, 0].tolist() == [10, 10, 10, 50, 50]  # frame 2: both are two away, the earlier one
+    assert (inpainted[:, 0, 1] == 128).all()
     np.testing.assert_array_equal(rgb, before)
 
 
@@ -233,6 +234,26 @@ def test_grow_by_one() -> None:
 def test_too_little_data_for_a_batch(dataset: DatasetInfo) -> None:
     with pytest.raises(ConfigError, match=r"worker 0 of 1 not one batch of 1000 windows. Lower the batch size"):
         next(iterate(dataset, WindowConfig(batch_size=1000), seed=0))
+
+
+def test_two_arms_have_targets_each(made: SimpleNamespace) -> None:
+    """Both touch in step 2, as far as the dataset knows; only the right one closes its fingers for it."""
+    spec = replace(
+        made.spec,
+        action=tuple(replace(slot, name=side + slot.name) for side in ("left_", "right_") for slot in EE_DELTA_ACTION),
+        state=tuple(replace(slot, name=side + slot.name) for side in ("left_", "right_") for slot in EE_POSE_STATE),
+    )
+    state, action = np.zeros((5, 14), np.float32), np.ones((5, 14), np.float32)
+    state[:, [3, 10]] = 1.0  # both hands point straight on
+    state[:, 0], state[:, 8] = 0.01 * np.arange(5), -0.02 * np.arange(5)  # the left one goes ahead, the right one aside
+    action[2:, 13] = -1.0
+    reach, ahead = reach_of_robot(state, action, np.arange(5) == 2, spec, 1)
+    assert reach.shape == ahead.shape == (5, 26)
+    left, right = reach[0, :13], reach[0, 13:]
+    assert left.tolist() == pytest.approx([0.01, 0, 0, 0.02, 0, 0, 0.02, 0, 0, 0, 0, 0, 0])
+    assert right.tolist() == pytest.approx([0, -0.02, 0, 0, -0.04, 0, 0, -0.04, 0, -1, 0, 1, 0], abs=1e-6)
+    assert (ahead[0, 9:13] == NEVER).all(), "the left one grasps nothing"
+    assert ahead[0, 22:].tolist() == [2] * 4
 
 
 def test_a_robot_without_a_tip(made: SimpleNamespace) -> None:
