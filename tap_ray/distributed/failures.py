@@ -4,9 +4,11 @@ from pathlib import Path
 from typing import Any, Mapping
 
 from ray.train import FailureConfig, UserCallback
-from ray.train.v2._internal.execution.failure_handling import DefaultFailurePolicy, FailureDecision
 
+from tap_ray.distributed.ray_internals import train_failure_policy
 from tap_ray.errors import TapRayError
+
+DefaultFailurePolicy, FailureDecision = train_failure_policy()
 
 
 class StopOnUserError(UserCallback):
@@ -28,7 +30,7 @@ class FailuresInARow(DefaultFailurePolicy):
         self._checkpoints = checkpoints
         self._newest = self._now()
 
-    def make_decision(self, training_failed_error: Any) -> FailureDecision:
+    def make_decision(self, training_failed_error: Any) -> Any:
         """Ray Train asks after each failure."""
         newest = self._now()
         if newest > self._newest:

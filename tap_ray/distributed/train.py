@@ -31,15 +31,13 @@ from pyarrow.fs import FSSpecHandler, PyFileSystem
 from ray import cloudpickle
 from ray.exceptions import OutOfMemoryError, RayActorError
 from ray.train import FailureConfig, LoggingConfig, RunConfig, ScalingConfig
-from ray.train.v2._internal.callbacks import DatasetsCallback
-from ray.train.v2._internal.callbacks.placement_group_callback import PlacementGroupCleanerCallback
-from ray.train.v2._internal.execution.context import get_train_context
 from tqdm import tqdm
 
 from tap_ray import runs, storage, tracking
 from tap_ray.distributed import gauges, placement
 from tap_ray.distributed.connect import connect
 from tap_ray.distributed.failures import FailuresInARow, StopOnUserError, user_error
+from tap_ray.distributed.ray_internals import needless_train_callbacks, train_preemption_info
 from tap_ray.errors import ConfigError, TapRayError
 from tap_ray.settings import TrainJobConfig, WorkersConfig, what
 from tap_ray.training import session
@@ -245,7 +243,7 @@ class _Leaving:
         self._known: Any = None
 
     def __call__(self) -> bool:
-        notice = get_train_context().preemption_context.preemption_info
+        notice = train_preemption_info()
         fresh = notice is not None and notice != self._known
         self._known = notice
         return fresh
@@ -280,8 +278,7 @@ class _Trainer(ray.train.torch.TorchTrainer):
 
     def _create_default_callbacks(self) -> list[Any]:
         callbacks = super()._create_default_callbacks()
-        needless = (DatasetsCallback, PlacementGroupCleanerCallback)
-        return [callback for callback in callbacks if not isinstance(callback, needless)]
+        return [callback for callback in callbacks if not isinstance(callback, needless_train_callbacks())]
 
     def _register_sigint_handler(self, controller: Any) -> None:
         """Ctrl-C stays the job's (signals.py): Ray Train's would wait for a controller that may not have started."""
