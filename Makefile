@@ -2,25 +2,32 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
+# The versions that CI tests; `make LOCK= <target>` takes the newest instead.
+LOCK ?= requirements.lock
 # Threads: one single-threaded process a core is the fastest arrangement that we measured (docs/results/log.md).
 export OMP_NUM_THREADS ?= 1
 export RAY_USAGE_STATS_ENABLED ?= 0
 export RAY_AUTH_MODE ?= token
 
-.PHONY: help install demo test faults soak check docs bench bench-serve doctor clean
+.PHONY: help install lock demo test faults soak check docs bench bench-serve doctor clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 12
 
 install: $(VENV)/.installed ## make .venv and install tap_ray with what it needs
 
-$(VENV)/.installed: pyproject.toml
+$(VENV)/.installed: pyproject.toml $(LOCK)
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
 	  echo "tap_ray needs Python >= 3.11; $$($(PYTHON) --version) came. Try: make PYTHON=python3.12 <target>"; exit 2; }
 	@$(PYTHON) -m venv $(VENV) || { echo "No venv module. Debian/Ubuntu: ask for the package python3-venv, or: pip install --user virtualenv && virtualenv $(VENV)"; exit 2; }
 	$(BIN)/python -m pip install --quiet --upgrade pip
-	$(BIN)/python -m pip install --quiet -e '.[dev]'
+	$(BIN)/python -m pip install --quiet $(LOCK:%=-c %) -e '.[dev]'
 	@touch $@
+
+lock: ## write requirements.lock anew: the newest versions that pyproject.toml allows
+	rm -rf $(VENV) && $(MAKE) LOCK= install
+	{ head -1 requirements.lock; $(BIN)/python -m pip freeze --exclude-editable | sed 's/+cpu$$//'; } > lock.new
+	mv lock.new requirements.lock && touch $(VENV)/.installed
 
 demo: install ## play -> pretrain -> align -> evaluate -> compare, small, on this machine
 	$(BIN)/python -m jobs.pipeline --out demo

@@ -24,7 +24,6 @@ import tyro
 
 import envs
 from bench.bench_play import PLAN
-from envs.tasks import NUM_SLOTS
 from jobs.collect_play import fleet
 from tap_ray.dataset.layout import DatasetHeader
 from tap_ray.dataset.writer import DatasetWriter
@@ -73,7 +72,7 @@ def writer_frames_s(episodes: list[Episode], seconds: float, clock: Clock) -> fl
     """Frames a second through DatasetWriter on this machine's disk, its commits and fsyncs included."""
     size = PLAN.env.image_size
     header = DatasetHeader(
-        spec=envs.spec(PLAN.env), plan=PLAN.to_json(), image_size=(size, size), num_objects=NUM_SLOTS
+        spec=envs.spec(PLAN.env), plan=PLAN.to_json(), image_size=(size, size), num_objects=envs.NUM_SLOTS
     )
     with tempfile.TemporaryDirectory() as folder, DatasetWriter(Path(folder), header) as writer:
 

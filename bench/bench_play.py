@@ -23,7 +23,6 @@ import psutil
 import tyro
 
 import envs
-from envs.tasks import NUM_SLOTS
 from jobs.collect_play import fleet
 from tap_ray.dataset.layout import DatasetHeader
 from tap_ray.dataset.writer import DatasetWriter
@@ -147,7 +146,7 @@ class Timed(Collection):
 def piped(config: Config) -> tuple[Speed, list[float]]:
     """Speed of the Ray pipeline, and its largest fleet on the way (RSS, MB)."""
     spec, size = envs.spec(PLAN.env), PLAN.env.image_size
-    header = DatasetHeader(spec=spec, plan=PLAN.to_json(), image_size=(size, size), num_objects=NUM_SLOTS)
+    header = DatasetHeader(spec=spec, plan=PLAN.to_json(), image_size=(size, size), num_objects=envs.NUM_SLOTS)
     with tempfile.TemporaryDirectory() as folder, DatasetWriter(Path(folder), header) as writer:
         collection = Timed(writer, config)
         collection.run(

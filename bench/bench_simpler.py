@@ -20,9 +20,9 @@ import torch
 import tyro
 
 import envs
-from envs.maniskill import load, require
-from envs.twin_photo import PHOTO_PX
-from envs.twins import NUM_STATES, TWINS
+from envs.maniskill.backend import load, require
+from envs.maniskill.background import PHOTO_PX
+from envs.maniskill.tasks import MANISKILL_TASKS, NUM_STATES
 from tap_ray.errors import ConfigError
 from tap_ray.types import EnvConfig
 
@@ -56,7 +56,7 @@ def actions() -> np.ndarray:
 def bare(config: Config) -> Callable[[int], None]:
     """ManiSkill's loop: 640 x 480, images left where they are."""
     load()
-    env: Any = gym.make(TWINS[config.task].env_id, obs_mode="rgb+segmentation", num_envs=config.robots)
+    env: Any = gym.make(MANISKILL_TASKS[config.task].env_id, obs_mode="rgb+segmentation", num_envs=config.robots)
     device = env.unwrapped.device
 
     def episode(state: int) -> None:
@@ -95,7 +95,7 @@ def main(config: Config) -> None:
     warnings.simplefilter("ignore")
     torch.set_num_threads(1)
     try:
-        require(config.sim)
+        require(gpu=config.sim == "maniskill_gpu")
     except ConfigError as error:
         print(f"not measured: {error}")
         return

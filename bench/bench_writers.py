@@ -25,7 +25,6 @@ import tyro
 
 import envs
 from bench.bench_play import PLAN
-from envs.tasks import NUM_SLOTS
 from jobs.collect_play import fleet
 from tap_ray.dataset.layout import DatasetHeader
 from tap_ray.dataset.writer import DatasetWriter
@@ -94,7 +93,7 @@ def measure(make_player: Any, episodes: int, config: Config, writers: int) -> st
     """Collect so many, and say what it took."""
     size = PLAN.env.image_size
     header = DatasetHeader(
-        spec=envs.spec(PLAN.env), plan=PLAN.to_json(), image_size=(size, size), num_objects=NUM_SLOTS
+        spec=envs.spec(PLAN.env), plan=PLAN.to_json(), image_size=(size, size), num_objects=envs.NUM_SLOTS
     )
     pool = Pool(fleets=config.fleets)
     driver = psutil.Process()

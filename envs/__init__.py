@@ -1,67 +1,49 @@
-"""Every simulator of the project, behind one function: `make(config)`. See tap_ray/types.py for what it emits."""
+"""Every simulated robot of the project, behind one function: `make(config)`. See tap_ray/types.py for what it emits."""
 
 import gymnasium as gym
 
-from envs.experts import Bench, ExpertConfig, expert, random_policy
-from envs.mixed import require_pair
-from envs.randomize import require_play
+from envs.experts import ExpertConfig, expert, random_policy
 from envs.robots import ROBOTS, robot, spec_of
-from envs.scenarios import SCENARIOS, known_scenario
-from envs.tasks import PLAY, PUSH_M, TASKS, known_task
-from envs.twins import THINGS, TWINS
-from tap_ray.errors import ConfigError, nearest
+from envs.scene import VERSION
+from envs.scene.mixed import require_pair
+from envs.scene.randomize import require_play
+from envs.scene.scenarios import SCENARIOS, known_scenario
+from envs.scene.tasks import NUM_SLOTS, PLAY, PUSH_M, TASKS, known_task
+from envs.simulator import SIMULATORS, simulator
+from tap_ray.errors import ConfigError
 from tap_ray.specs import RobotSpec
 from tap_ray.types import EnvConfig, Policy
 
-VERSION = "3"
-"""Of the scenes. Raise it with any change that could change an episode: old results are then another protocol's."""
-MAX_TWIN_PX = 480
-SIMULATORS = ("pybullet", "maniskill", "maniskill_gpu")
 
-
-def make(config: EnvConfig, *, teleoperated: bool = False, render_size: int | None = None) -> gym.Env:
+def make(config: EnvConfig, *, ee_control: bool = False, render_size: int | None = None) -> gym.Env:
     """One simulated robot.
 
     Args:
         config: which robot, task and simulator.
-        teleoperated: see `make_teleoperated`.
+        ee_control: see `make_ee_control`.
         render_size: side of what `env.render()` returns, px; None for the observation's. ManiSkill's gets no sharper.
 
     Raises:
         ConfigError: unknown task, robot, simulator or scenario; names the nearest.
     """
     check(config)
-    match config.sim:
-        case "pybullet":
-            from envs.tabletop import TabletopEnv  # the engine is loaded only where a robot is simulated
-
-            return TabletopEnv(config, teleoperated=teleoperated, render_size=render_size)
-        case _:
-            from envs.simpler import SimplerEnv
-
-            return SimplerEnv(config, render_size=render_size)
+    return simulator(config.sim).make(config, ee_control=ee_control, render_size=render_size)
 
 
-def make_teleoperated(config: EnvConfig, num_robots: int) -> gym.vector.VectorEnv:
+def make_ee_control(config: EnvConfig, num_robots: int) -> gym.vector.VectorEnv:
     """The robots of `make_vector`, whose actions move the hand (specs.EE_DELTA_ACTION) whatever their own actions are.
 
     That is how explorers and experts drive any robot; `info["action"]` says what it was in the robot's own actions.
     """
-    return make_vector(config, num_robots, teleoperated=True)
+    return make_vector(config, num_robots, ee_control=True)
 
 
-def make_vector(config: EnvConfig, num_robots: int, *, teleoperated: bool = False) -> gym.vector.VectorEnv:
+def make_vector(config: EnvConfig, num_robots: int, *, ee_control: bool = False) -> gym.vector.VectorEnv:
     """`num_robots` robots in one process, stepped in lockstep; all run exactly `max_steps`, none resets itself."""
     if num_robots < 1:
         raise ConfigError(f"A fleet has at least 1 robot, got {num_robots}.")
     check(config)
-    if config.sim == "maniskill_gpu":
-        from envs.simpler import SimplerVectorEnv
-
-        return SimplerVectorEnv(config, num_robots)
-    return gym.vector.SyncVectorEnv(
-        [lambda: make(config, teleoperated=teleoperated)] * num_robots, autoreset_mode=gym.vector.AutoresetMode.DISABLED
-    )
+    return simulator(config.sim).make_vector(config, num_robots, ee_control=ee_control)
 
 
 def make_expert(config: EnvConfig, num_robots: int, expert_config: ExpertConfig | None = None) -> Policy:
@@ -70,20 +52,17 @@ def make_expert(config: EnvConfig, num_robots: int, expert_config: ExpertConfig 
     Raises:
         ConfigError: the task has no goal ("play") or is unknown.
     """
-    bench = None
-    if config.sim != "pybullet" and config.task in TWINS:
-        bench = Bench(object=THINGS, carry_z_m=TWINS[config.task].carry_z_m, drop_in_m=0.02, lags=True)
-    return expert(config.task, spec(config), num_robots, expert_config, bench)
+    sim_facts = simulator(config.sim).sim_facts(config.task)
+    return expert(config.task, spec(config), num_robots, expert_config, sim_facts)
 
 
 def version_of(sim: str) -> str:
-    """Version of a simulator's scenes; ManiSkill's files are part of it."""
-    if sim == "pybullet":
-        return VERSION
-    from envs.maniskill import assets_digest, require
+    """Version of a simulator's scenes.
 
-    require(sim)
-    return f"{VERSION}+{assets_digest()}"
+    Raises:
+        ConfigError: there is no such simulator, or it cannot run here.
+    """
+    return simulator(sim).version()
 
 
 def tasks_of(sim: str) -> tuple[str, ...]:
@@ -92,11 +71,24 @@ def tasks_of(sim: str) -> tuple[str, ...]:
     Raises:
         ConfigError: there is no such simulator.
     """
-    known_simulator(sim)
-    return tuple(TASKS) if sim == "pybullet" else tuple(TWINS)
+    return simulator(sim).tasks
 
 
-def pushed_m(task: str) -> tuple[float, float] | None:
+def sims_of(suite: str) -> tuple[str, ...]:
+    """The simulators that a suite of evaluation runs in, the usual one first."""
+    return tuple(name for name, sim in SIMULATORS.items() if suite in sim.suites)
+
+
+def control_lag_of(sim: str) -> float:
+    """How far a simulator's hand lags behind its command with nothing in the way, as a multiple of PyBullet's.
+
+    Raises:
+        ConfigError: there is no such simulator.
+    """
+    return simulator(sim).control_lag
+
+
+def push_goal_m(task: str) -> tuple[float, float] | None:
     """How far `task` wants its object 0 pushed along x and y, m, base frame; None if it is grasped instead."""
     return (0.0, PUSH_M) if TASKS[task].goal == "push_left" else None
 
@@ -106,17 +98,6 @@ def movers(config: EnvConfig) -> dict[str, int]:
     if not config.partner:
         return {}
     return {config.task: 0, config.partner: len(TASKS[config.task].object)}
-
-
-def known_simulator(name: str) -> str:
-    """`name`, if it is one of SIMULATORS.
-
-    Raises:
-        ConfigError: it is not; names the nearest.
-    """
-    if name not in SIMULATORS:
-        raise ConfigError(f"Unknown simulator {name!r}. {nearest(name, SIMULATORS)}")
-    return name
 
 
 def spec(config: EnvConfig) -> RobotSpec:
@@ -137,41 +118,39 @@ def check(config: EnvConfig) -> None:
     """
     known_task(config.task)
     robot(config.robot)
-    known_simulator(config.sim)
-    if config.sim != "pybullet":
-        if config.robot != "widowx":
-            raise ConfigError(f"sim {config.sim!r} has the robot 'widowx' only; got {config.robot!r}.")
-        if config.task not in (*TWINS, PLAY):
-            raise ConfigError(f"sim {config.sim!r} has no task {config.task!r}; it has {', '.join(TWINS)}.")
-        if config.image_size > MAX_TWIN_PX:
-            raise ConfigError(f"SIMPLER's camera has {MAX_TWIN_PX} rows; got image_size {config.image_size}.")
-        from envs.maniskill import require
-
-        require(config.sim)
+    sim = simulator(config.sim)
+    for kind, name, there in (("robot", config.robot, sim.robots), ("task", config.task, (*sim.tasks, PLAY))):
+        if name not in there:
+            raise ConfigError(f"sim {config.sim!r} has no {kind} {name!r}; it has {', '.join(there)}.")
     known_scenario(config.scenario)
     require_play(config)
     require_pair(config)
     for name in ("image_size", "max_steps"):
         if getattr(config, name) < 1:
             raise ConfigError(f"{name} is at least 1, got {getattr(config, name)}.")
+    sim.check(config)
 
 
 __all__ = [
+    "NUM_SLOTS",
     "PLAY",
     "ROBOTS",
     "SCENARIOS",
+    "SIMULATORS",
     "TASKS",
     "VERSION",
     "ExpertConfig",
     "check",
+    "control_lag_of",
     "make",
+    "make_ee_control",
     "make_expert",
-    "make_teleoperated",
     "make_vector",
     "movers",
     "num_hands",
-    "pushed_m",
+    "push_goal_m",
     "random_policy",
+    "sims_of",
     "spec",
     "tasks_of",
     "version_of",

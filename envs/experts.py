@@ -9,10 +9,10 @@ from typing import Any, Mapping, Sequence
 
 import numpy as np
 
-from envs.kinematics import DOWN
-from envs.objects import OBJECTS, ObjectModel
-from envs.rotations import axis_angle_matrix, quaternion_matrix, turn_between
-from envs.tasks import PUSH_M, TASKS, TaskModel
+from envs.kinematics.rotations import axis_angle_matrix, quaternion_matrix, turn_between
+from envs.kinematics.solver import DOWN
+from envs.scene.objects import OBJECTS, ObjectModel
+from envs.scene.tasks import PUSH_M, TASKS, TaskModel
 from tap_ray.errors import ConfigError, nearest
 from tap_ray.rng import generator
 from tap_ray.specs import RobotSpec
@@ -51,7 +51,7 @@ class ExpertConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Aim:
+class PhaseGoal:
     """What a phase wants."""
 
     position_m: np.ndarray
@@ -88,7 +88,7 @@ class View:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Bench:
+class SimFacts:
     """What an expert must know of the simulator it works in."""
 
     object: Mapping[str, ObjectModel] = field(default_factory=lambda: OBJECTS)
@@ -102,11 +102,11 @@ class Bench:
     """Whether the hand follows its command so slowly that the expert must reckon with the command itself."""
 
 
-class Script:
+class ScriptedEpisode:
     """The phases of one robot in one episode."""
 
-    def __init__(self, task: TaskModel, bench: Bench, config: ExpertConfig, seed: int, view: View) -> None:
-        self._task, self._bench, self._config = task, bench, config
+    def __init__(self, task: TaskModel, facts: SimFacts, config: ExpertConfig, seed: int, view: View) -> None:
+        self._task, self._facts, self._config = task, facts, config
         self._rng = generator(seed, "expert")
         self._start_m = view.item_m.copy()
         self._phase, self._steps = "above", 0
@@ -115,16 +115,16 @@ class Script:
 
     def act(self, view: View) -> np.ndarray:
         """(7,) action."""
-        aim = self._aim(view)
-        goal = axis_angle_matrix(np.array([0, 0, aim.yaw_rad])) @ DOWN
-        left_m, left_rad = aim.position_m - view.tool_m, turn_between(view.tool, goal)
-        away, turn = aim.position_m - view.commanded_m, turn_between(view.commanded, goal)
+        goal = self._phase_goal(view)
+        goal_matrix = axis_angle_matrix(np.array([0, 0, goal.yaw_rad])) @ DOWN
+        left_m, left_rad = goal.position_m - view.tool_m, turn_between(view.tool, goal_matrix)
+        away, turn = goal.position_m - view.commanded_m, turn_between(view.commanded, goal_matrix)
         self._steps += 1
-        there = np.linalg.norm(left_m) < aim.within_m and np.linalg.norm(left_rad) < 0.15
-        if there and self._steps > aim.hold:
-            self._phase, self._steps = aim.next, 0
+        there = np.linalg.norm(left_m) < goal.within_m and np.linalg.norm(left_rad) < 0.15
+        if there and self._steps > goal.hold:
+            self._phase, self._steps = goal.next, 0
         action = np.concatenate(
-            [_shorten(away, self._config.step_m), _shorten(turn, self._config.turn_rad), [aim.gripper]]
+            [_shorten(away, self._config.step_m), _shorten(turn, self._config.turn_rad), [goal.gripper]]
         )
         action[:6] += self._noise()
         return action.astype(np.float32)
@@ -141,12 +141,12 @@ class Script:
         scale = [config.noise_m] * 3 + [config.noise_rad] * 3
         return rng.normal(size=6) * scale + np.concatenate([push, np.zeros(3)])
 
-    def _aim(self, view: View) -> Aim:
-        return self._aim_push(view) if self._task.goal == "push_left" else self._aim_place(view)
+    def _phase_goal(self, view: View) -> PhaseGoal:
+        return self._push_goal(view) if self._task.goal == "push_left" else self._place_goal(view)
 
-    def _aim_place(self, view: View) -> Aim:
+    def _place_goal(self, view: View) -> PhaseGoal:
         """Grasp, carry, release; start again when the object is not where the phase needs it."""
-        item = self._bench.object[self._task.object[0]]
+        item = self._facts.object[self._task.object[0]]
         grasp_m = view.item_m + view.item @ [item.grasp_x_m, 0, 0]
         grasp_m = np.array([*grasp_m[:2], view.item_m[2] - item.half_size_m[2] + item.grasp_z_m])
         above_m = np.array([*grasp_m[:2], grasp_m[2] + CLEARANCE_M])
@@ -161,73 +161,75 @@ class Script:
         match self._phase:
             case "above":
                 if view.entire:
-                    return Aim(
-                        position_m=np.array([*view.tool_m[:2], self._bench.carry_z_m]),
+                    return PhaseGoal(
+                        position_m=np.array([*view.tool_m[:2], self._facts.carry_z_m]),
                         yaw_rad=yaw,
                         gripper=OPEN,
                         next="above",
                     )
-                return Aim(position_m=above_m, yaw_rad=yaw, gripper=OPEN, next="down", within_m=0.015)
+                return PhaseGoal(position_m=above_m, yaw_rad=yaw, gripper=OPEN, next="down", within_m=0.015)
             case "down":
-                return Aim(position_m=grasp_m, yaw_rad=yaw, gripper=OPEN, next="close")
+                return PhaseGoal(position_m=grasp_m, yaw_rad=yaw, gripper=OPEN, next="close")
             case "close":
-                return Aim(position_m=view.commanded_m, yaw_rad=yaw, gripper=CLOSED, next="lift", hold=1)
+                return PhaseGoal(position_m=view.commanded_m, yaw_rad=yaw, gripper=CLOSED, next="lift", hold=1)
             case "lift":
-                up = np.array([*view.tool_m[:2], self._bench.carry_z_m])
-                return Aim(position_m=up, yaw_rad=yaw, gripper=CLOSED, next="over", within_m=0.02)
+                up = np.array([*view.tool_m[:2], self._facts.carry_z_m])
+                return PhaseGoal(position_m=up, yaw_rad=yaw, gripper=CLOSED, next="over", within_m=0.02)
             case "over":
-                over = np.array([*target_m[:2], self._bench.carry_z_m])
-                return Aim(position_m=over, yaw_rad=yaw, gripper=CLOSED, next="lower", within_m=0.012)
+                over = np.array([*target_m[:2], self._facts.carry_z_m])
+                return PhaseGoal(position_m=over, yaw_rad=yaw, gripper=CLOSED, next="lower", within_m=0.012)
             case "lower":
                 low = np.array([*target_m[:2], release_z])
-                return Aim(position_m=low, yaw_rad=yaw, gripper=CLOSED, next="open")
+                return PhaseGoal(position_m=low, yaw_rad=yaw, gripper=CLOSED, next="open")
             case "open":
-                return Aim(position_m=view.commanded_m, yaw_rad=yaw, gripper=OPEN, next="retreat", hold=1)
+                return PhaseGoal(position_m=view.commanded_m, yaw_rad=yaw, gripper=OPEN, next="retreat", hold=1)
             case _:
-                up = np.array([*view.tool_m[:2], self._bench.carry_z_m])
-                return Aim(position_m=up, yaw_rad=yaw, gripper=OPEN, next="above", within_m=0.03)
+                up = np.array([*view.tool_m[:2], self._facts.carry_z_m])
+                return PhaseGoal(position_m=up, yaw_rad=yaw, gripper=OPEN, next="above", within_m=0.03)
 
     def _drop_m(self) -> float:
         """Height of the object's center above the target's when it is released."""
-        item, target = (self._bench.object[name].half_size_m[2] for name in self._task.object)
-        return target + item + (0.005 if self._task.goal != "in" else self._bench.drop_in_m)
+        item, target = (self._facts.object[name].half_size_m[2] for name in self._task.object)
+        return target + item + (0.005 if self._task.goal != "in" else self._facts.drop_in_m)
 
-    def _aim_push(self, view: View) -> Aim:
+    def _push_goal(self, view: View) -> PhaseGoal:
         """Go to the right of the object, down, and push to the left along y."""
-        item = self._bench.object[self._task.object[0]]
+        item = self._facts.object[self._task.object[0]]
         beside = view.item_m - [0, item.half_size_m[1] + 0.045, 0]
         lost = abs(view.item_m[0] - view.tool_m[0]) > 0.025 or view.tool_m[1] > view.item_m[1]
         if self._phase == "push" and lost:
             self._phase, self._steps = "above", 0
         high, low = np.array([*beside[:2], 0.13]), np.array([*beside[:2], 0.035])
-        up = np.array([*view.tool_m[:2], self._bench.carry_z_m])
+        up = np.array([*view.tool_m[:2], self._facts.carry_z_m])
         match self._phase:
             case "above" if view.entire:
-                return Aim(position_m=up, yaw_rad=0.0, gripper=CLOSED, next="above")
+                return PhaseGoal(position_m=up, yaw_rad=0.0, gripper=CLOSED, next="above")
             case "above":
-                return Aim(position_m=high, yaw_rad=0.0, gripper=CLOSED, next="down", within_m=0.02)
+                return PhaseGoal(position_m=high, yaw_rad=0.0, gripper=CLOSED, next="down", within_m=0.02)
             case "down":
-                return Aim(position_m=low, yaw_rad=0.0, gripper=CLOSED, next="push", within_m=0.015)
+                return PhaseGoal(position_m=low, yaw_rad=0.0, gripper=CLOSED, next="push", within_m=0.015)
             case "push":
                 if view.item_m[1] - self._start_m[1] >= PUSH_M + 0.01:
                     self._phase, self._steps = "retreat", 0
                 far = np.array([view.item_m[0], view.tool_m[1] + self._config.step_m, 0.03])
-                return Aim(position_m=far, yaw_rad=0.0, gripper=CLOSED, next="push", within_m=0.0)
+                return PhaseGoal(position_m=far, yaw_rad=0.0, gripper=CLOSED, next="push", within_m=0.0)
             case _:
-                return Aim(position_m=up, yaw_rad=0.0, gripper=CLOSED, next="above", within_m=0.03)
+                return PhaseGoal(position_m=up, yaw_rad=0.0, gripper=CLOSED, next="above", within_m=0.03)
 
 
 class Expert:
-    """A `Policy` for N robots of one task: one `Script` each, for the hand that begins nearest to the object.
+    """A `Policy` for N robots of one task: one `ScriptedEpisode` each, for the hand that begins nearest to the object.
 
-    It moves hands, whatever the robot's own actions are (`envs.make_teleoperated`); another hand stays where it is.
+    It moves hands, whatever the robot's own actions are (`envs.make_ee_control`); another hand stays where it is.
     """
 
-    def __init__(self, task: TaskModel, spec: RobotSpec, num_robots: int, config: ExpertConfig, bench: Bench) -> None:
-        self._task, self._num_robots, self._config, self._bench = task, num_robots, config, bench
+    def __init__(
+        self, task: TaskModel, spec: RobotSpec, num_robots: int, config: ExpertConfig, facts: SimFacts
+    ) -> None:
+        self._task, self._num_robots, self._config, self._facts = task, num_robots, config, facts
         self._pose_slots = [number for number, slot in enumerate(spec.state) if slot.name.endswith("ee_x")]
         self._hands: list[int] = []
-        self._scripts: list[Script] = []
+        self._scripts: list[ScriptedEpisode] = []
 
     def reset(self, obs: Observation, info: Info, seeds: Sequence[int]) -> None:
         """Begin an episode on every robot; `seeds` (N) are those of the noise."""
@@ -235,7 +237,8 @@ class Expert:
         self._hands = [self._nearest(obs, info, robot) for robot in range(self._num_robots)]
         views = [self._view(obs, info, robot) for robot in range(self._num_robots)]
         self._scripts = [
-            Script(self._task, self._bench, self._config, seed, view) for seed, view in zip(seeds, views, strict=True)
+            ScriptedEpisode(self._task, self._facts, self._config, seed, view)
+            for seed, view in zip(seeds, views, strict=True)
         ]
 
     def act(self, obs: Observation, info: Info) -> np.ndarray:
@@ -254,7 +257,7 @@ class Expert:
     def _view(self, obs: Observation, info: Info, robot: int) -> View:
         tool = np.asarray(obs["state"][robot][self._pose_slots[self._hands[robot]] :], float)
         measured = tool[:3], quaternion_matrix(tool[3:7])
-        commanded_m, commanded = self._command(measured, info["hand_action"][robot], robot)
+        commanded_m, commanded = self._command(measured, info["ee_action"][robot], robot)
         poses: Any = np.asarray(info["object_pose"][robot], float)
         return View(
             tool_m=measured[0],
@@ -271,7 +274,7 @@ class Expert:
         self, measured: tuple[np.ndarray, np.ndarray], action: np.ndarray, robot: int
     ) -> tuple[np.ndarray, np.ndarray]:
         """The commanded pose: the measured one, or where that lags, the sum of the actions as executed."""
-        if not self._bench.lags:
+        if not self._facts.lags:
             return measured
         before = self._commanded[robot]
         if before is None:
@@ -299,16 +302,16 @@ class RandomPolicy:
 
 
 def expert(
-    task: str, spec: RobotSpec, num_robots: int, config: ExpertConfig | None = None, bench: Bench | None = None
+    task: str, spec: RobotSpec, num_robots: int, config: ExpertConfig | None = None, facts: SimFacts | None = None
 ) -> Expert:
-    """The scripted expert of `task` for `num_robots` robots; `bench` says where, None: at our own table.
+    """The scripted expert of `task` for `num_robots` robots; `facts` says where, None: at our own table.
 
     Raises:
         ConfigError: the task is unknown or has no goal ("play").
     """
     if task not in TASKS:
         raise ConfigError(f"There is no expert for task {task!r}. {nearest(task, TASKS)}")
-    return Expert(TASKS[task], spec, num_robots, config or ExpertConfig(), bench or Bench())
+    return Expert(TASKS[task], spec, num_robots, config or ExpertConfig(), facts or SimFacts())
 
 
 def random_policy(spec: RobotSpec) -> RandomPolicy:

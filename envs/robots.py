@@ -43,7 +43,7 @@ class Hand:
 
 
 @dataclass(frozen=True, kw_only=True)
-class BorrowedArm:
+class PyBulletDataArm:
     """An arm of the package pybullet_data, which a hand is put on."""
 
     flange: str
@@ -61,7 +61,7 @@ class ArmModel:
     name: str
     urdf: str
     """File in envs/assets, or of a borrowed arm in pybullet_data."""
-    borrowed: BorrowedArm | None = None
+    data_arm: PyBulletDataArm | None = None
     hand: Hand | None = None
     base_m: tuple[float, float, float] = (0.0, 0.0, 0.0)
     """Where the base stands in the table's frame (axes parallel). Poses outside kinematics are in the table's frame, so
@@ -121,7 +121,7 @@ def spec_of(model: RobotModel) -> RobotSpec:
     """Interface of `model`, arm by arm: motion of hand or joints, and gripper; joints, gripper opening, tool pose."""
     hand = RobotSpec(
         robot=model.name,
-        action=hand_actions(model),
+        action=ee_action_slots(model),
         state=tuple(slot for arm, side in zip(model.arm, model.side, strict=True) for slot in _state(arm, side)),
     )
     if model.control == "hand":
@@ -133,7 +133,7 @@ def spec_of(model: RobotModel) -> RobotSpec:
     return replace(hand, action=turns, **joints)
 
 
-def hand_actions(model: RobotModel) -> tuple[Slot, ...]:
+def ee_action_slots(model: RobotModel) -> tuple[Slot, ...]:
     """Slots of an action that moves the hands, whatever the robot's own actions are."""
     return tuple(replace(slot, name=side + slot.name) for side in model.side for slot in EE_DELTA_ACTION)
 
@@ -178,7 +178,7 @@ PANDA = ArmModel(
     name="panda",
     urdf="franka_panda/panda.urdf",
     # Franka Emika Panda data sheet: Franka Hand, 40 mm a finger, tool center point 103.4 mm from the flange.
-    borrowed=BorrowedArm(flange="panda_link8", hand_yaw_rad=0.75 * pi, rgb=((0.92, 0.92, 0.9), (0.78, 0.79, 0.8))),
+    data_arm=PyBulletDataArm(flange="panda_link8", hand_yaw_rad=0.75 * pi, rgb=((0.92, 0.92, 0.9), (0.78, 0.79, 0.8))),
     hand=Hand(palm_m=(0.062, 0.12, 0.05), finger_m=(0.05, 0.012, 0.022), tool_x_m=0.1034, open_m=0.04, force_n=5.0),
     base_m=(-0.32, 0.0, 0.0),
     joint=tuple(f"panda_joint{number}" for number in range(1, 8)),
@@ -197,7 +197,7 @@ XARM6 = ArmModel(
     name="xarm6",
     urdf="xarm/xarm6_robot.urdf",
     # UFACTORY xArm 6 user manual: xArm Gripper, stroke 84 mm, tool center point 172 mm from the flange.
-    borrowed=BorrowedArm(flange="link6", hand_yaw_rad=pi, rgb=((0.9, 0.9, 0.92), (0.55, 0.57, 0.6))),
+    data_arm=PyBulletDataArm(flange="link6", hand_yaw_rad=pi, rgb=((0.9, 0.9, 0.92), (0.55, 0.57, 0.6))),
     hand=Hand(palm_m=(0.125, 0.1, 0.05), finger_m=(0.055, 0.012, 0.024), tool_x_m=0.172, open_m=0.042, force_n=5.0),
     base_m=(-0.12, 0.0, 0.0),
     joint=tuple(f"joint{number}" for number in range(1, 7)),
@@ -217,7 +217,7 @@ IIWA = ArmModel(
     urdf="kuka_iiwa/model.urdf",
     # KUKA LBR iiwa 14 R820 data sheet: its slowest axis turns 75 degrees/s; the flange is 45 mm beyond link 7. The
     # hand has the stroke of a Schunk WSG 50 (110 mm).
-    borrowed=BorrowedArm(flange="lbr_iiwa_link_7", hand_yaw_rad=0.0, rgb=((0.95, 0.5, 0.1), (0.6, 0.6, 0.62))),
+    data_arm=PyBulletDataArm(flange="lbr_iiwa_link_7", hand_yaw_rad=0.0, rgb=((0.95, 0.5, 0.1), (0.6, 0.6, 0.62))),
     hand=Hand(palm_m=(0.13, 0.13, 0.05), finger_m=(0.06, 0.012, 0.024), tool_x_m=0.18, open_m=0.055, force_n=5.0),
     base_m=(-0.28, 0.0, 0.0),
     joint=tuple(f"lbr_iiwa_joint_{number}" for number in range(1, 8)),

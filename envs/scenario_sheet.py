@@ -13,7 +13,7 @@ import numpy as np
 from PIL import Image, ImageDraw
 
 import envs
-from envs.scenarios import SCENARIOS, Scenario
+from envs.scene.scenarios import SCENARIOS, Scenario
 from tap_ray.types import EnvConfig, RandomizeConfig
 
 TASK, SEED, SIDE_PX, MARGIN_PX = "put_carrot_on_plate", 4, 230, 32
@@ -74,7 +74,7 @@ def _row(scenario: Scenario, config: EnvConfig, seed: int) -> list[tuple[str, np
 def _name(scenario: Scenario, variant: int) -> str:
     if scenario.distractors:
         return ", ".join(scenario.distractors[variant])
-    named = scenario.cloths or scenario.shifts
+    named = scenario.cloths or scenario.camera_offsets
     return named[variant].name if named else ""
 
 

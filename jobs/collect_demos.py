@@ -5,7 +5,6 @@ from pathlib import Path
 from typing import Any
 
 import envs
-from envs.tasks import NUM_SLOTS
 from tap_ray.config import to_dict
 from tap_ray.distributed.record import Recording, default_folder, pool_of, record
 from tap_ray.evaluate.protocol import SUITES
@@ -17,7 +16,7 @@ from tap_ray.play.settings import DemosJobConfig, demo_plan_of
 
 def main(config: DemosJobConfig) -> Path:
     """Collect what is missing, say what was dropped and why; returns the dataset's folder."""
-    simulator(config.suite)  # known?
+    simulator(config.suite, envs.sims_of(config.suite))  # known?
     plan = demo_plan_of(config, envs.tasks_of(config.sim), SUITES[config.suite].pairs)
     for scene in plan.scenes:
         envs.check(scene)
@@ -27,7 +26,7 @@ def main(config: DemosJobConfig) -> Path:
         job="collect_demos",
         env=plan.env,
         spec=envs.spec(plan.env),
-        num_objects=NUM_SLOTS,
+        num_objects=envs.NUM_SLOTS,
         plan=values,
         out=config.out or default_folder("demos", values),
         tasks=tuple(f"{s.task} beside {s.partner}" if s.partner else s.task for s in plan.scenes),
@@ -39,7 +38,7 @@ def main(config: DemosJobConfig) -> Path:
 
 def fleet(plan: DemoPlan, num_robots: int, memory: Any) -> DemoFleet:
     """A fleet's robots, built in its own process; experts need no novelty memory."""
-    return DemoFleet(plan, envs.make_teleoperated, envs.make_expert, num_robots=num_robots)
+    return DemoFleet(plan, envs.make_ee_control, envs.make_expert, num_robots=num_robots)
 
 
 if __name__ == "__main__":

@@ -5,8 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import envs
-from envs.poses import sample_poses
-from envs.tasks import NUM_SLOTS
+from envs.kinematics.reachable import sample_poses
 from tap_ray.config import to_dict
 from tap_ray.distributed.record import Recording, default_folder, pool_of, record
 from tap_ray.job import run_job
@@ -18,7 +17,7 @@ from tap_ray.play.settings import PlayJobConfig, plan_of
 
 def main(config: PlayJobConfig) -> Path:
     """Collect what is missing; returns the dataset's folder."""
-    plan = plan_of(config)
+    plan = plan_of(config, control_lag=envs.control_lag_of(config.sim))
     envs.check(plan.env)
     check_robots(plan, config.robots_per_fleet)
     values = {**plan.to_json(), "env_version": envs.version_of(config.sim)}
@@ -26,7 +25,7 @@ def main(config: PlayJobConfig) -> Path:
         job="collect_play",
         env=plan.env,
         spec=envs.spec(plan.env),
-        num_objects=NUM_SLOTS,
+        num_objects=envs.NUM_SLOTS,
         plan=values,
         out=config.out or default_folder("play", values),
         tasks=("play",),
@@ -42,7 +41,7 @@ def fleet(plan: CollectPlan, num_robots: int, memory: Any) -> PlayFleet:
     """A fleet's robots, built in its own process."""
     return PlayFleet(
         plan,
-        envs.make_teleoperated,
+        envs.make_ee_control,
         sample_poses,
         num_robots=num_robots,
         num_hands=envs.num_hands(plan.env),

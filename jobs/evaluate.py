@@ -51,7 +51,7 @@ def _judge(
     parents: dict[str, str],
 ) -> None:
     """Run the cells that are missing, write results, episodes and videos."""
-    make_vector = envs.make_teleoperated if config.policy == "expert" else envs.make_vector
+    make_vector = envs.make_ee_control if config.policy == "expert" else envs.make_vector
     make = {"make_vector": make_vector, "make_policy": make_policy, "make_facts": _facts}
     with tracking.tracked("evaluate", run, parents) as tracked:
         with connect(config.ray_address):
@@ -67,9 +67,9 @@ def _judge(
 
 def checked_protocol(config: EvaluateConfig) -> Protocol:
     """What a config judges on, if that can be done."""
-    sim = simulator(config.suite, config.sim)
+    sim = simulator(config.suite, envs.sims_of(config.suite), config.sim)
     tasks, version = envs.tasks_of(sim), envs.version_of(sim)
-    protocol = protocol_of(config, suite_tasks=tasks, env_version=version, known_scenarios=envs.SCENARIOS)
+    protocol = protocol_of(config, sim=sim, suite_tasks=tasks, env_version=version, known_scenarios=envs.SCENARIOS)
     check(protocol, known_tasks=tasks, check_scene=envs.check)
     return protocol
 
@@ -87,7 +87,7 @@ def _policy(config: EvaluateConfig, protocol: Protocol) -> tuple[MakePolicy, dic
 
 
 def _facts(scene: EnvConfig) -> TaskFacts:
-    return facts_of(envs.spec(scene), push_m=envs.pushed_m(scene.task), mover=envs.movers(scene))
+    return facts_of(envs.spec(scene), push_m=envs.push_goal_m(scene.task), mover=envs.movers(scene))
 
 
 def _random(scene: EnvConfig, num_robots: int) -> Policy:

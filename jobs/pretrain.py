@@ -4,6 +4,7 @@ from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
+import envs
 from jobs import collect_play
 from tap_ray.dataset.reader import DatasetInfo, open_dataset, require_whole
 from tap_ray.dataset.windows import require_batches
@@ -64,7 +65,7 @@ def _live(config: PretrainConfig) -> Path:
         data = collect_play.main(config.play).resolve()
         if config.objective.next_object:
             cut_missing(data, config.workers.ray_address)
-        plan = plan_of(config.play)
+        plan = plan_of(config.play, control_lag=envs.control_lag_of(config.play.sim))
         play = live.LivePlay(
             plan=plan,
             make_player=partial(collect_play.fleet, plan, config.play.robots_per_fleet, None),

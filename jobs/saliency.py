@@ -21,9 +21,9 @@ def main(config: LookConfig) -> Path:
     """Film the episodes, look at them, print the table; returns the run folder."""
     config = replace(config, policy=tuple(registry.local(policy) for policy in config.policy))
     found = look.watchers(config)
-    sim = simulator(config.suite)
+    sim = simulator(config.suite, envs.sims_of(config.suite))
     tasks = envs.tasks_of(sim)
-    protocol = look.protocol_for(config, found, suite_tasks=tasks, env_version=envs.version_of(sim))
+    protocol = look.protocol_for(config, found, sim=sim, suite_tasks=tasks, env_version=envs.version_of(sim))
     check(protocol, known_tasks=tasks, check_scene=envs.check)
     spec = envs.spec(protocol.env_config(protocol.tasks[0], "standard"))
     look.require_robot(found, spec)
@@ -34,7 +34,7 @@ def main(config: LookConfig) -> Path:
     with runs.entered(config.out, job="saliency", config=what, parents=parents, asked=config) as run:
         if not run.done:
             with tracking.tracked("saliency", run, parents) as tracked:
-                drive = (envs.make_teleoperated, envs.make_expert)
+                drive = (envs.make_ee_control, envs.make_expert)
                 if look.by_itself(config, found):
                     drive = (envs.make_vector, look.driver_of(found[0]))
                 films = look.films(protocol, *drive, ahead=config.goal_offset)

@@ -17,15 +17,16 @@ An environment's `info` (privileged: only experts, explorers that say so, and ju
                                    or FIRST_OBJECT + slot. The hand's shadow is ELSEWHERE
     "partial", "entire"            bool, true now; "partial_once", "entire_once": true at any step so far
     "action"       (A,) float32    the action as executed, clipped into range (at reset: zeros, gripper open)
-    "hand_action"  (7,) float32    the hand's motion that was asked for, likewise (only where actions move the hand)
+    "ee_action"    (7,) float32    the hand's motion that was asked for, likewise (only where actions move the hand)
     "num_clipped"  int             actions of this episode that had to be clipped into range
     "instruction"  str             the sentence of this episode; play never reads it
     "drawn"        str             JSON object of numbers and texts: what was randomized in this episode (at reset only,
                                    and only with EnvConfig.randomize)
 """
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Mapping, Protocol, Sequence
+from typing import Any, Protocol
 
 import numpy as np
 from jaxtyping import Bool, Float32, UInt8
@@ -45,8 +46,8 @@ Info = Mapping[str, Any]
 class RandomizeConfig:
     """How far an episode of play may differ from the standard scene; 0 leaves that part as it is.
 
-    Evaluation's cloths, camera shifts and distractors are never drawn (envs/randomize.py). The counterpart on a real
-    robot: change the tablecloth, the lamp and the clutter, and nudge the camera, while it plays.
+    Evaluation's cloths, camera shifts and distractors are never drawn (envs/scene/randomize.py). The counterpart on a
+    real robot: change the tablecloth, the lamp and the clutter, and nudge the camera, while it plays.
     """
 
     cloth_probability: float = 0.75
@@ -99,7 +100,7 @@ class EnvConfig:
     """Which simulated robot in which scene. `envs.make(EnvConfig())` returns a `gymnasium.Env`."""
 
     task: str = "play"
-    """A task of envs/tasks.py, or "play": objects of several tasks on the table, no goal."""
+    """A task of envs/scene/tasks.py, or "play": objects of several tasks on the table, no goal."""
     robot: str = "widowx"
     """Embodiment, a key of envs/robots.py."""
     sim: str = "pybullet"
@@ -109,7 +110,7 @@ class EnvConfig:
     max_steps: int = 60
     """Control steps until truncation (5 a second)."""
     scenario: str = "standard"
-    """A key of envs/scenarios.py; "standard" changes nothing. Its distractors are in the image, never in `info`."""
+    """A key of envs/scene/scenarios.py; "standard" changes nothing. Distractors are in the image, never in `info`."""
     robot_mask: bool = False
     """Whether info carries the robot's own mask."""
     segmentation: bool = False
@@ -238,17 +239,17 @@ class EpisodeResult:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Motion:
-    """A batch of N stretches of motion, H steps each, of one or several robots: no images. A, S as specs.UNIFIED_*."""
+class ActionChunkBatch:
+    """A batch of N action chunks, H steps each, of one or several robots: no images. A, S as specs.UNIFIED_*."""
 
     action: Float32[np.ndarray, "N H A"]
-    """Normalized by the statistics of its own dataset; zero in the places that the robot does not have."""
+    """Normalized by the statistics of its own dataset; zero in the dims that the robot does not have."""
     state: Float32[np.ndarray, "N H S"]
     """Before each action, likewise."""
     step_mask: Bool[np.ndarray, "N H"]
     """False where the episode had not begun or was over."""
-    place_mask: Bool[np.ndarray, "N A"]
-    """The robot's own action places."""
+    dim_mask: Bool[np.ndarray, "N A"]
+    """The robot's own action dims."""
     source: np.ndarray
     """(N,) int64, number of the dataset."""
 
@@ -317,13 +318,13 @@ __all__ = [
     "FIRST_OBJECT",
     "HAND",
     "PLAY_TASK",
+    "ActionChunkBatch",
     "Cell",
     "EnvConfig",
     "Episode",
     "EpisodeResult",
     "Explorer",
     "Info",
-    "Motion",
     "Observation",
     "Policy",
     "RandomizeConfig",

@@ -1,4 +1,4 @@
-"""What all tests share: ManiSkill's files, where they lie beside the checkout, and an S3-compatible server."""
+"""What all tests share: checked shapes, ManiSkill's files where they lie beside the checkout, and an S3 server."""
 
 import os
 import uuid
@@ -7,8 +7,14 @@ from pathlib import Path
 
 import pytest
 import s3fs
+from jaxtyping import install_import_hook
 
-from tests import s3
+from tests import checked
+
+# The contract's dtypes and shapes, wherever an array is put into one of its types.
+install_import_hook(["tap_ray.types"], f"{checked.__name__}.{checked.arrays.__name__}")
+
+from tests import s3  # noqa: E402
 
 ASSETS = Path(__file__).parents[2] / "shared" / "maniskill_assets"
 if ASSETS.is_dir():

@@ -27,7 +27,7 @@ from ray.exceptions import AuthenticationError
 
 from tap_ray import signals
 from tap_ray.distributed import placement
-from tap_ray.distributed.ray_internals import get_dashboard_url
+from tap_ray.distributed.ray_internals.core import get_dashboard_url
 from tap_ray.errors import ConfigError
 
 PROBE_S = 10.0

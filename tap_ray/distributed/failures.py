@@ -3,12 +3,18 @@
 from pathlib import Path
 from typing import Any, Mapping
 
+from ray.exceptions import RayActorError
 from ray.train import FailureConfig, UserCallback
 
-from tap_ray.distributed.ray_internals import train_failure_policy
+from tap_ray.distributed.ray_internals.train import (
+    DefaultFailurePolicy,
+    FailureDecision,
+    TrainController,
+    WorkerGroup,
+    WorkerGroupError,
+    WorkerGroupStartupFailedError,
+)
 from tap_ray.errors import TapRayError
-
-DefaultFailurePolicy, FailureDecision = train_failure_policy()
 
 
 class StopOnUserError(UserCallback):
@@ -30,16 +36,41 @@ class FailuresInARow(DefaultFailurePolicy):
         self._checkpoints = checkpoints
         self._newest = self._now()
 
-    def make_decision(self, training_failed_error: Any) -> Any:
+    def make_decision(self, training_failed_error: Any) -> FailureDecision:
         """Ray Train asks after each failure."""
         newest = self._now()
         if newest > self._newest:
             self._worker_group_failures = 0
             self._newest = newest
+        cause = getattr(training_failed_error, "controller_failure", None)
+        if isinstance(cause, WorkerGroupStartupFailedError):  # Ray Train would start workers for ever
+            training_failed_error = WorkerGroupError(str(cause), {0: _reason(cause)})
         return super().make_decision(training_failed_error)
 
     def _now(self) -> str:
         return max((str(file) for file in self._checkpoints.glob("step-*/state.json")), default="")
+
+
+class _Workers(WorkerGroup):
+    """Ray Train's own leaves its reservation behind, and ends the job, where a worker dies as it gets its function."""
+
+    def _start(self) -> None:
+        try:
+            super()._start()
+        except RayActorError as error:
+            if self.has_started():
+                self.shutdown()
+            raise WorkerGroupStartupFailedError("A training process died while it started.") from error
+
+
+class Controller(TrainController):
+    """Ray Train's, with workers whose deaths all count alike."""
+
+    worker_group_cls = _Workers
+
+
+def _reason(error: Exception) -> Exception:
+    return error.__cause__ if isinstance(error.__cause__, Exception) else error
 
 
 def user_error(error: BaseException | None) -> TapRayError | None:

@@ -12,7 +12,7 @@ from typing import Any
 import ray
 from ray.exceptions import NodeDiedError, ObjectLostError, OutOfMemoryError, RayActorError, WorkerCrashedError
 
-from tap_ray.distributed.ray_internals import ActorDiedErrorContext, ActorTableData, state
+from tap_ray.distributed.ray_internals.core import ActorDiedErrorContext, ActorTableData, state
 
 LOST = (RayActorError, WorkerCrashedError, OutOfMemoryError, NodeDiedError, ObjectLostError)
 """What `ray.get` raises where a call's process, machine or result was lost; an error of the call is none of these."""
@@ -145,8 +145,10 @@ def node_of(actor: Any) -> str:
 
 
 def placed(actor: Any) -> bool:
-    """Whether the cluster has had room for an actor."""
-    return _row(actor).state not in (ActorTableData.DEPENDENCIES_UNREADY, ActorTableData.PENDING_CREATION)
+    """Whether the cluster has had room for an actor: it has a process, if only one that is still in `__init__`."""
+    row = _row(actor)
+    waiting = (ActorTableData.DEPENDENCIES_UNREADY, ActorTableData.PENDING_CREATION)
+    return row.pid > 0 or row.state not in waiting
 
 
 def node_alive(node: str) -> bool:

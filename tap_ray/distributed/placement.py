@@ -15,7 +15,7 @@ from ray.util.placement_group import PlacementGroup, remove_placement_group
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from tap_ray.distributed.faults import Patience
-from tap_ray.distributed.ray_internals import (
+from tap_ray.distributed.ray_internals.core import (
     FormatGlobalMemoryInfoRequest,
     NodeManagerServiceStub,
     PlacementGroupTableData,

@@ -36,8 +36,15 @@ from tqdm import tqdm
 from tap_ray import runs, storage, tracking
 from tap_ray.distributed import gauges, placement
 from tap_ray.distributed.connect import connect
-from tap_ray.distributed.failures import FailuresInARow, StopOnUserError, user_error
-from tap_ray.distributed.ray_internals import needless_train_callbacks, train_preemption_info
+from tap_ray.distributed.failures import Controller, FailuresInARow, StopOnUserError, user_error
+from tap_ray.distributed.ray_internals.train import (
+    DEFAULT_RAY_WARN_BLOCKING_GET_INSIDE_ASYNC_VALUE,
+    RAY_WARN_BLOCKING_GET_INSIDE_ASYNC_ENV_VAR,
+    DatasetsCallback,
+    PlacementGroupCleanerCallback,
+    get_env_vars_to_propagate,
+    get_train_context,
+)
 from tap_ray.errors import ConfigError, TapRayError
 from tap_ray.settings import TrainJobConfig, WorkersConfig, what
 from tap_ray.training import session
@@ -243,7 +250,7 @@ class _Leaving:
         self._known: Any = None
 
     def __call__(self) -> bool:
-        notice = train_preemption_info()
+        notice = get_train_context().preemption_context.preemption_info
         fresh = notice is not None and notice != self._known
         self._known = notice
         return fresh
@@ -272,16 +279,23 @@ class _Trainer(ray.train.torch.TorchTrainer):
         self._checkpoints = checkpoints
 
     def _initialize_and_run_controller(self, **settings: Any) -> Any:
-        config = self.run_config.failure_config or FailureConfig()
-        policy = FailuresInARow(config, self._checkpoints)
-        return super()._initialize_and_run_controller(**settings | {"failure_policy": policy})
+        """As Ray Train's, but for our controller, and Ctrl-C stays the job's (signals.py)."""
+        policy = FailuresInARow(self.run_config.failure_config or FailureConfig(), self._checkpoints)
+        options = {"num_cpus": 0, "scheduling_strategy": placement.here(), "runtime_env": {"env_vars": _environment()}}
+        controller = ray.remote(**options)(Controller).remote(**settings | {"failure_policy": policy})
+        ray.get(controller.run.remote())
+        return ray.get(controller.get_result.remote())
 
     def _create_default_callbacks(self) -> list[Any]:
         callbacks = super()._create_default_callbacks()
-        return [callback for callback in callbacks if not isinstance(callback, needless_train_callbacks())]
+        needless = (DatasetsCallback, PlacementGroupCleanerCallback)
+        return [callback for callback in callbacks if not isinstance(callback, needless)]
 
-    def _register_sigint_handler(self, controller: Any) -> None:
-        """Ctrl-C stays the job's (signals.py): Ray Train's would wait for a controller that may not have started."""
+
+def _environment() -> dict[str, str]:
+    """Variables that Ray Train's controller needs, as Ray Train sets them."""
+    quiet = {RAY_WARN_BLOCKING_GET_INSIDE_ASYNC_ENV_VAR: DEFAULT_RAY_WARN_BLOCKING_GET_INSIDE_ASYNC_VALUE}
+    return quiet | get_env_vars_to_propagate()
 
 
 def _explain(error: ray.train.TrainingFailedError, task: Task) -> BaseException:

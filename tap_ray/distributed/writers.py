@@ -251,6 +251,8 @@ class Writers:
         for process in [process for process in self._processes if process.job and now_s - process.since_s > most_s]:
             if faults.placed(process.actor):
                 self._bury(process, faults.hang_of(process.actor, now_s - process.since_s))
+            else:
+                process.since_s = now_s  # there was no room for it so far
 
     def _adopt(self) -> None:
         """Commit the files that come next, all that are there at once: small files are written once for all of them."""

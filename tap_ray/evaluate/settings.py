@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Iterable
+from typing import Any, Iterable, Sequence
 
 from tap_ray.config import to_dict
 from tap_ray.errors import ConfigError, nearest
@@ -58,20 +58,28 @@ class EvaluateConfig:
     """Only on nodes of the cluster with these Ray labels, e.g. role=play; none: on any."""
 
 
-def simulator(suite: str, sim: str = "") -> str:
-    """The simulator `sim`, or if that is empty, the suite's own.
+def simulator(suite: str, sims: Sequence[str], sim: str = "") -> str:
+    """The simulator `sim`, or if that is empty, the suite's usual one.
+
+    Args:
+        suite: a key of SUITES.
+        sims: `envs.sims_of(suite)`, the usual one first.
+        sim: the one asked for.
 
     Raises:
-        ConfigError: there is no such suite.
+        ConfigError: there is no such suite, or it does not run in `sim`.
     """
     if suite not in SUITES:
         raise ConfigError(f"Unknown suite {suite!r}. {nearest(suite, SUITES)}")
-    return sim or SUITES[suite].sims[0]
+    if sim and sim not in sims:
+        raise ConfigError(f"The suite {suite!r} runs in {' or '.join(sims)}; got --sim {sim}.")
+    return sim or sims[0]
 
 
 def protocol_of(
     config: EvaluateConfig,
     *,
+    sim: str,
     suite_tasks: Iterable[str],
     env_version: str,
     known_scenarios: Iterable[str] = ("standard",),
@@ -80,12 +88,13 @@ def protocol_of(
 
     Args:
         config: the options.
+        sim: from `simulator`.
         suite_tasks: tasks of the suite, judged if none is named.
         env_version: of the scenes.
         known_scenarios: what `--scenario all` stands for, the standard one first.
 
     Raises:
-        ConfigError: "all" stands beside other scenarios, or there is no such suite.
+        ConfigError: "all" stands beside other scenarios.
     """
     scenarios = config.scenario
     if ALL in scenarios:
@@ -100,7 +109,7 @@ def protocol_of(
         max_steps=config.max_steps,
         image_size=config.image_size,
         robot=config.robot,
-        sim=simulator(config.suite, config.sim),
+        sim=sim,
         seed=config.seed,
         env_version=env_version,
     )

@@ -182,8 +182,8 @@ class PlayFleet:
 
         Args:
             plan: what to collect.
-            make_vector: `envs.make_teleoperated`: explorers move hands.
-            sample_poses: `envs.poses.sample_poses`.
+            make_vector: `envs.make_ee_control`: explorers move hands.
+            sample_poses: `envs.kinematics.reachable.sample_poses`.
             num_robots: robots side by side in this process; does not change any episode.
             num_hands: of each robot.
             memory: the run's novelty memory; None: nothing has been seen before.

@@ -135,7 +135,7 @@ class Commanded:
 
     def follow(self, obs: Observation, info: Info) -> bool:
         """Account for the last action. Returns True where the hand was held up; then its true pose is what counts."""
-        action = np.asarray(info["hand_action"], np.float64)
+        action = np.asarray(info["ee_action"], np.float64)
         self.pos_m = self.pos_m + action[:3]
         self.quat = quat_multiply(quat_exp(action[3:6]), self.quat)
         self.quat /= np.linalg.norm(self.quat)

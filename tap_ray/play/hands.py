@@ -50,7 +50,7 @@ class Hands:
         names = str(info["object_name"]).split(",")
         near = [low <= pose[1] <= high for pose in info["object_pose"]]
         own = {
-            "hand_action": np.split(info["hand_action"], len(self._explorers))[hand],
+            "ee_action": np.split(info["ee_action"], len(self._explorers))[hand],
             "object_name": ",".join(name if here else "" for name, here in zip(names, near, strict=True)),
         }
         return {**obs, "state": np.split(obs["state"], len(self._explorers))[hand]}, {**info, **own}

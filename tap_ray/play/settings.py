@@ -10,10 +10,6 @@ from tap_ray.play.demos import DemoPlan
 from tap_ray.play.explorers import ExplorerConfig, ExplorerName
 from tap_ray.types import EnvConfig, RandomizeConfig
 
-SLOWER = 2.0
-"""ManiSkill's controller reaches 62 % of a motion within its control step; at full speed its hand lags 3 cm behind
-with nothing in the way (measured), and explorers must not take that for an obstacle."""
-
 
 @dataclass(frozen=True, kw_only=True)
 class RobotsConfig:
@@ -77,17 +73,20 @@ class PlayJobConfig(RobotsConfig):
     """Constants of the explorers."""
 
 
-def plan_of(config: PlayJobConfig) -> CollectPlan:
+def plan_of(config: PlayJobConfig, *, control_lag: float) -> CollectPlan:
     """The part of a config that the data depend on.
+
+    Args:
+        config: the options.
+        control_lag: `envs.control_lag_of` its simulator; explorers must not take a slow hand for one that is blocked.
 
     Raises:
         ConfigError: bounds of a randomization that is off.
     """
     if not config.randomize and config.randomization != RandomizeConfig():
         raise ConfigError("Bounds of the randomization do nothing without --randomize: add it, or leave them out.")
-    explorers, motion = config.explorers, config.explorers.motion
-    if config.sim != "pybullet":
-        explorers = replace(explorers, motion=replace(motion, max_lag_m=SLOWER * motion.max_lag_m))
+    motion = config.explorers.motion
+    explorers = replace(config.explorers, motion=replace(motion, max_lag_m=control_lag * motion.max_lag_m))
     return CollectPlan(
         env=replace(config.env, randomize=config.randomization if config.randomize else None),
         explorer=config.explorer,

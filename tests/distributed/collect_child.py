@@ -5,7 +5,6 @@ from functools import partial
 from pathlib import Path
 
 import envs
-from envs.tasks import NUM_SLOTS
 from jobs.collect_play import fleet
 from tap_ray.dataset.layout import DatasetHeader
 from tap_ray.dataset.writer import DatasetWriter
@@ -21,7 +20,7 @@ from tap_ray.types import EnvConfig
 FAST = ExplorerConfig(safe_poses=SafePosesConfig(num_samples=300), mixed=MixedConfig(waypoint=1, curious=1))
 PLAN = CollectPlan(env=EnvConfig(render=False, max_steps=10, image_size=16), explorers=FAST, round_episodes=8)
 HEADER = DatasetHeader(
-    spec=envs.spec(PLAN.env), plan=PLAN.to_json(), image_size=(16, 16), num_objects=NUM_SLOTS, episodes_per_file=4
+    spec=envs.spec(PLAN.env), plan=PLAN.to_json(), image_size=(16, 16), num_objects=envs.NUM_SLOTS, episodes_per_file=4
 )
 
 

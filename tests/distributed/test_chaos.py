@@ -205,7 +205,7 @@ def hanging_robots(folder, times, scene, num):
 QUICK = Patience(least_s=6.0, factor=1.0)
 
 
-@pytest.mark.parametrize("times", [1, 99])
+@pytest.mark.parametrize("times", [1, pytest.param(99, marks=pytest.mark.more_kills)])
 def test_a_robot_that_hangs(cluster: Nodes, tmp_path: Path, times: int, monkeypatch: pytest.MonkeyPatch):
     """Once: its cell is run again. Always: a failure with that reason."""
     monkeypatch.setattr(crew, "GRACE_S", 1.0)  # no machine dies here

@@ -18,7 +18,7 @@ import pytest
 import ray
 
 import envs
-from envs.poses import sample_poses
+from envs.kinematics.reachable import sample_poses
 from jobs.collect_play import fleet
 from tap_ray.dataset.reader import open_dataset
 from tap_ray.dataset.writer import DatasetWriter

@@ -2,6 +2,7 @@
 
 import os
 import sys
+import time
 from pathlib import Path
 
 import psutil
@@ -11,6 +12,7 @@ import ray.cloudpickle
 
 from tap_ray.distributed.connect import connect
 from tap_ray.distributed.crew import LIVES, Crew
+from tap_ray.distributed.faults import Patience
 from tap_ray.distributed.placement import Needs
 
 pytestmark = [pytest.mark.cluster, pytest.mark.filterwarnings("ignore::DeprecationWarning:ray")]
@@ -53,3 +55,34 @@ def test_a_process_that_died_idle_is_not_held_against_what_comes_next(tmp_path: 
     assert list(done) == ["first", "deadly"]
     assert isinstance(done["deadly"], int), done["deadly"]
     assert len(list(tmp_path.iterdir())) == LIVES - 1
+
+
+@pytest.mark.more_kills
+def test_a_fleet_that_waits_for_room_is_not_taken_for_hung(tmp_path: Path):
+    """It waits several times as long as a fleet may take to get ready, and starts once."""
+    other = ray.remote(num_cpus=1)(Worker).remote(tmp_path)
+    ray.get(other.ready.remote())
+    started, began_s = [], time.monotonic()
+
+    def start():
+        started.append(ray.remote(num_cpus=1)(Worker).remote(tmp_path))
+        return started[-1]
+
+    class Room:
+        """Makes room after a while."""
+
+        def calls(self) -> list:
+            return []
+
+        def look(self) -> list:
+            if time.monotonic() - began_s > 25.0:
+                ray.kill(other)
+            return []
+
+    patience = Patience(first_s=8.0)  # a worker process starts within 8 s
+    crew = Crew(start=start, num_fleets=1, split=lambda item: [], needs=Needs(cpus=1, labels={}), patience=patience)
+    [(item, result)] = crew.work(["only"], beside=Room())
+    assert item == "only"
+    assert isinstance(result, int)
+    assert time.monotonic() - began_s > 3 * patience.first_s
+    assert len(started) == 1

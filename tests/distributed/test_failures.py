@@ -4,8 +4,9 @@ from pathlib import Path
 
 import pytest
 from ray.train import FailureConfig
+from ray.train.v2._internal.exceptions import WorkerGroupStartupFailedError
 from ray.train.v2._internal.execution.failure_handling import FailureDecision
-from ray.train.v2.api.exceptions import WorkerGroupError
+from ray.train.v2.api.exceptions import ControllerError, WorkerGroupError
 
 from tap_ray.distributed.failures import FailuresInARow
 
@@ -37,3 +38,10 @@ def test_half_a_checkpoint_is_none(tmp_path: Path, left: str):
     assert policy.make_decision(LOST) is FailureDecision.RETRY
     (tmp_path / left).mkdir(exist_ok=True)
     assert policy.make_decision(LOST) is FailureDecision.RAISE
+
+
+def test_deaths_while_workers_start_add_up_too(tmp_path: Path):
+    policy = FailuresInARow(FailureConfig(max_failures=1), tmp_path)
+    starting = ControllerError(WorkerGroupStartupFailedError("died"))
+    assert policy.make_decision(starting) is FailureDecision.RETRY
+    assert policy.make_decision(starting) is FailureDecision.RAISE

@@ -16,7 +16,7 @@ import ray.data
 from ray.core.generated.autoscaler_pb2 import DrainNodeReason
 
 import envs
-from envs.poses import sample_poses
+from envs.kinematics.reachable import sample_poses
 from jobs.collect_play import fleet
 from tap_ray import runs
 from tap_ray.dataset.windows import episode_batches

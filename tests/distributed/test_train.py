@@ -131,6 +131,19 @@ def test_killed_workers_leave_no_trace_in_the_curve(tmp_path: Path, toy_dataset:
     assert curve(task.run) == undisturbed(steps)
 
 
+def test_a_worker_that_dies_while_its_function_is_sent_is_replaced(tmp_path: Path, toy_dataset: Path, undisturbed):
+    """Ray Train takes that for an error of its own, and leaves the reservation behind."""
+    task = toy_task(tmp_path / "run", toy_dataset, ray=True, steps=20, every=10)
+
+    def kill_one() -> None:
+        victim = wait_for(lambda: [p for p in training_workers() if "run_train_fn" in " ".join(p.cmdline())])[0]
+        victim.kill()
+
+    with meanwhile(kill_one):
+        train(task, WorkersConfig(max_failures=1), progress=False)
+    assert curve(task.run) == undisturbed(20)
+
+
 @pytest.mark.more_kills
 def test_killed_drivers_leave_no_trace_in_the_curve(tmp_path: Path, toy_dataset: Path, undisturbed):
     """KILLS times the same command, killed at random moments, then once to the end."""

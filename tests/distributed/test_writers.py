@@ -20,6 +20,7 @@ from tap_ray.dataset.writer import DatasetWriter
 from tap_ray.distributed import writers
 from tap_ray.distributed.collect import Collection, Pool, Rounds
 from tap_ray.distributed.connect import connect
+from tap_ray.distributed.faults import Patience
 from tap_ray.distributed.sink import Played
 from tap_ray.distributed.writers import LIVES, Writers, sink_of
 from tap_ray.errors import DataError, StorageError, TapRayError
@@ -214,6 +215,25 @@ def test_killed_writers_and_fleets_cost_nothing_but_time(
     assert len(killed) >= 3
     assert times_played(tmp_path, 9) == 1  # its bytes outlived its fleet
     assert digests(tmp_path / "data") == expected
+
+
+@pytest.mark.more_kills
+def test_a_writer_that_hangs_is_replaced(local: None, expected: dict[str, str], tmp_path: Path):
+    """It is stopped (SIGSTOP) while its first file is on the way, for longer than a writer may take."""
+    stopped: list[psutil.Process] = []
+
+    def stop_one() -> bool:
+        for process in psutil.Process().children(recursive=True):
+            with contextlib.suppress(psutil.Error):
+                if not stopped and "ray::Writer" in " ".join(process.cmdline()):
+                    process.suspend()
+                    stopped.append(process)
+        return bool(stopped)
+
+    with meanwhile(lambda: wait_for(stop_one)):
+        gather(tmp_path, Pool(fleets=2, writers=1, patience=Patience(least_s=10.0)))
+    assert not stopped[0].is_running()
+    assert digests(tmp_path) == expected
 
 
 class Interrupted(Collection):

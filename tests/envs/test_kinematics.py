@@ -8,10 +8,16 @@ import numpy as np
 import pybullet as p
 import pytest
 
-from envs.kinematics import DOWN, kinematics, limit_tilt
+from envs.kinematics.rotations import (
+    axis_angle_matrix,
+    matrix_axis_angle,
+    matrix_quaternion,
+    quaternion_matrix,
+    turn_between,
+)
+from envs.kinematics.solver import DOWN, kinematics, limit_tilt
+from envs.kinematics.urdf import urdf_of
 from envs.robots import ROBOTS, ArmModel
-from envs.rotations import axis_angle_matrix, matrix_axis_angle, matrix_quaternion, quaternion_matrix, turn_between
-from envs.urdf import urdf_of
 
 WIDOWX = kinematics(ROBOTS["widowx"].arm[0])
 every_arm = pytest.mark.parametrize("model", [pytest.param(model.arm[0], id=name) for name, model in ROBOTS.items()])
@@ -92,7 +98,7 @@ def test_urdf_agrees(model: ArmModel) -> None:
         position, matrix = arm.forward(joints)
         assert np.allclose(state[4], position, atol=1e-5)
         assert np.allclose(np.reshape(p.getMatrixFromQuaternion(state[5]), (3, 3)), matrix, atol=1e-5)
-    if model.borrowed is None:
+    if model.data_arm is None:
         for name, low, high in zip(model.joint, model.joint_low_rad, model.joint_high_rad, strict=True):
             assert about[number[name]][8:10] == pytest.approx((low, high), abs=1e-4)
             assert about[number[name]][11] == pytest.approx(model.joint_speed_rad_s, abs=1e-4)
@@ -128,7 +134,10 @@ def test_out_of_reach_has_no_joints(model: ArmModel, position: tuple[float, floa
 
 
 def test_borrowed_arms_are_made_whole_by_many_at_once(tmp_path: Path) -> None:
-    code = "from envs.robots import ROBOTS; from envs.urdf import urdf_of; print(urdf_of(ROBOTS['xarm6'].arm[0]))"
+    code = (
+        "from envs.robots import ROBOTS; from envs.kinematics.urdf import urdf_of;"
+        "print(urdf_of(ROBOTS['xarm6'].arm[0]))"
+    )
     env = {"XDG_CACHE_HOME": str(tmp_path), "PATH": "/usr/bin:/bin", "OMP_NUM_THREADS": "1"}
     started = [subprocess.Popen([sys.executable, "-c", code], env=env, stdout=subprocess.PIPE) for _ in range(4)]
     printed = {process.communicate()[0] for process in started}
@@ -140,5 +149,5 @@ def test_borrowed_arms_are_made_whole_by_many_at_once(tmp_path: Path) -> None:
 
 def test_light_shapes_stay_light() -> None:
     for model in (robot.arm[0] for robot in ROBOTS.values()):
-        for mesh in urdf_of(model).parent.glob("*.obj") if model.borrowed else ():
+        for mesh in urdf_of(model).parent.glob("*.obj") if model.data_arm else ():
             assert mesh.read_text().count("\nf ") <= 92

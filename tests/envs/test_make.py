@@ -76,3 +76,27 @@ def test_vector_infos_stack() -> None:
         assert len(trajectory.object_name) == 4
         assert trajectory.instruction == ""
     assert not np.array_equal(result.trajectories[0].rgb, result.trajectories[1].rgb)
+
+
+def test_every_simulator_says_what_it_has() -> None:
+    """By the same properties; ManiSkill's hand lags twice as far behind as PyBullet's (measured)."""
+    assert {name: len(sim.tasks) for name, sim in envs.SIMULATORS.items()} == {
+        "pybullet": 5,
+        "maniskill": 4,
+        "maniskill_gpu": 4,
+    }
+    assert [envs.control_lag_of(sim) for sim in envs.SIMULATORS] == [1.0, 2.0, 2.0]
+    assert envs.version_of("pybullet") == "3"
+    for sim in envs.SIMULATORS.values():
+        assert set(sim.tasks) <= set(envs.TASKS)
+        assert set(sim.robots) <= set(envs.ROBOTS)
+        assert all(len(sim.sim_facts(task).object) >= 8 for task in (*sim.tasks, envs.PLAY))
+
+
+def test_no_other_simulator_is_loaded() -> None:
+    code = (
+        "import sys, envs; from tap_ray.types import EnvConfig; envs.make(EnvConfig(render=False)).close();"
+        "print([name for name in ('mani_skill', 'sapien', 'torch') if name in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 
 import envs
-from envs.mixed import draw_mixed
-from envs.tasks import TASKS
+from envs.scene.mixed import draw_mixed
+from envs.scene.tasks import TASKS
 from tap_ray.errors import ConfigError
 from tap_ray.evaluate.failures import facts_of, first_moved
 from tap_ray.evaluate.protocol import SUITES
@@ -62,7 +62,7 @@ def test_what_is_pushed_has_free_way_whoever_is_asked() -> None:
         (EnvConfig(task="put_carrot_on_plate", partner="put_carrot_on_plate"), "Name two different tasks"),
         (
             EnvConfig(task="put_carrot_on_plate", partner="push_pumpkin_left", scenario="distractors"),
-            "no room for distractors; got sim 'pybullet', scenario 'distractors'",
+            "Mixed scenes have no room for the scenario 'distractors'",
         ),
     ],
 )
@@ -74,7 +74,7 @@ def test_what_cannot_be_mixed_is_said(config: EnvConfig, want: str) -> None:
 def attempt(asked: EnvConfig, done: EnvConfig, seeds: list[int]) -> list[Trajectory]:
     """The expert of `done` in the scenes of its own sentence: but for the sentence they are those of `asked`."""
     assert {asked.task, asked.partner} == {done.task, done.partner}
-    env = envs.make_teleoperated(done, len(seeds))
+    env = envs.make_ee_control(done, len(seeds))
     out = rollout(env, envs.make_expert(done, len(seeds)), env_seeds=seeds, policy_seeds=seeds).trajectories
     env.close()
     return list(out)
@@ -88,7 +88,7 @@ def followed(asked: EnvConfig, done: EnvConfig, seeds: list[int]) -> list[bool]:
     return [task == asked.task for task in moved]
 
 
-@pytest.mark.slow
+@pytest.mark.more_kills
 def test_the_expert_follows_the_sentence_and_a_blind_one_half_of_them() -> None:
     true, blind = [], []
     rng = np.random.default_rng(0)

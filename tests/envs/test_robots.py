@@ -10,7 +10,7 @@ from envs.robots import ROBOTS
 from tap_ray.rollout import rollout
 from tap_ray.types import EnvConfig, Trajectory
 
-BORROWED = [name for name, model in ROBOTS.items() if model.arm[0].borrowed]
+BORROWED = [name for name, model in ROBOTS.items() if model.arm[0].data_arm]
 JOINT_CONTROLLED = [name for name, model in ROBOTS.items() if model.control == "joints"]
 
 
@@ -29,7 +29,7 @@ class Replay:
 
 
 def demonstrate(config: EnvConfig, seed: int) -> Trajectory:
-    robots = envs.make_teleoperated(config, 1)
+    robots = envs.make_ee_control(config, 1)
     done = rollout(robots, envs.make_expert(config, 1), env_seeds=[seed], policy_seeds=[seed], settle=5)
     robots.close()
     return done.trajectories[0]
@@ -76,7 +76,7 @@ def test_random_joints_keep_the_hand_above_the_table(robot: str) -> None:
 @pytest.mark.parametrize("robot", BORROWED)
 def test_a_image_costs_little_more_than_the_widowx(robot: str) -> None:
     """Counted in triangles, which is what TinyRenderer pays for: a box has 12, a light shape at most 92."""
-    from envs.urdf import urdf_of
+    from envs.kinematics.urdf import urdf_of
 
     triangles = sum(mesh.read_text().count("\nf ") for mesh in urdf_of(ROBOTS[robot].arm[0]).parent.glob("*.obj"))
     assert 100 < triangles < 900

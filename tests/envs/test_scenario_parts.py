@@ -3,24 +3,26 @@
 import numpy as np
 import pytest
 
-from envs.cloths import CLOTHS, texture
-from envs.distractors import DISTRACTORS, SETS
-from envs.objects import OBJECTS, Part
-from envs.scenarios import (
-    CameraShift,
+from envs.kinematics.urdf import LEFT_RGB, RIGHT_RGB
+from envs.scene.distractors import DISTRACTORS, SETS
+from envs.scene.objects import OBJECTS, Part
+from envs.scene.scenarios import (
+    CameraOffset,
     Circle,
     Viewpoint,
     camera_move,
     camera_turn,
-    hides,
-    shifted,
-    taken_by,
+    kept_out_by,
+    occludes,
+    offset_view,
 )
-from envs.urdf import LEFT_RGB, RIGHT_RGB
+from envs.scene.textures import CLOTHS, texture
 
 
 def test_a_view_by_hand() -> None:
-    view = Viewpoint(eye_m=(0.0, 0.0, 1.0), target_m=(1.0, 0.0, 1.0), fov_deg=90.0)  # level, 45 degrees to each side
+    view = Viewpoint(
+        camera_pos_m=(0.0, 0.0, 1.0), target_m=(1.0, 0.0, 1.0), fov_deg=90.0
+    )  # level, 45 degrees to each side
     seen = view.seen(np.array([(1, 0, 1), (2, -1, 1), (2, 2, 1), (2, 0, 0), (-1, 0, 1)]))
     np.testing.assert_allclose(seen[:4], [(0, 0), (0.5, 0), (-1, 0), (0, -0.5)], atol=1e-12)
     assert np.isnan(seen[4]).all()
@@ -28,14 +30,14 @@ def test_a_view_by_hand() -> None:
 
 def test_shifts_by_hand() -> None:
     forward = np.array([0.0, 1.0, 0.0])  # its left is -x
-    shift = CameraShift(name="", move_m=(0.1, 0.2, 0.3), turn_rad=(np.pi / 2, 0.0))
+    shift = CameraOffset(name="", move_m=(0.1, 0.2, 0.3), turn_rad=(np.pi / 2, 0.0))
     np.testing.assert_allclose(camera_move(forward, shift), (-0.2, 0.1, 0.3), atol=1e-12)
     np.testing.assert_allclose(camera_turn(forward, shift) @ forward, (-1, 0, 0), atol=1e-12)
-    upwards = CameraShift(name="", move_m=(0.0, 0.0, 0.0), turn_rad=(0.0, np.pi / 4))
+    upwards = CameraOffset(name="", move_m=(0.0, 0.0, 0.0), turn_rad=(0.0, np.pi / 4))
     np.testing.assert_allclose(camera_turn(forward, upwards) @ forward, (0, 0.5**0.5, 0.5**0.5), atol=1e-12)
-    view = Viewpoint(eye_m=(0.0, 0.0, 1.0), target_m=(0.0, 2.0, 1.0), fov_deg=40.0)
-    after = shifted(view, shift)
-    assert after.eye_m == pytest.approx((-0.2, 0.1, 1.3))
+    view = Viewpoint(camera_pos_m=(0.0, 0.0, 1.0), target_m=(0.0, 2.0, 1.0), fov_deg=40.0)
+    after = offset_view(view, shift)
+    assert after.camera_pos_m == pytest.approx((-0.2, 0.1, 1.3))
     assert after.target_m == pytest.approx((-2.2, 0.1, 1.3))
 
 
@@ -45,14 +47,14 @@ def test_shifts_by_hand() -> None:
 def test_what_a_distractor_covers_by_hand(at: tuple[float, float], hidden: bool) -> None:
     """A mug half as high as the eye, half a meter away, covers half a meter of table behind it."""
     mug = Circle(x_m=0.5, y_m=0.0, radius_m=0.05)
-    assert hides((1.0, 0.0, 0.4), mug, 0.2, Circle(x_m=at[0], y_m=at[1], radius_m=0.02)) == hidden
+    assert occludes((1.0, 0.0, 0.4), mug, 0.2, Circle(x_m=at[0], y_m=at[1], radius_m=0.02)) == hidden
 
 
 def test_a_pushed_object_needs_its_way() -> None:
     pumpkin, plate = OBJECTS["pumpkin"], OBJECTS["plate"]
-    circles = taken_by("push_pumpkin_left", [pumpkin], [(0.3, -0.1)])
+    circles = kept_out_by("push_pumpkin_left", [pumpkin], [(0.3, -0.1)])
     assert [round(circle.y_m, 3) for circle in circles] == [-0.18, -0.1, -0.05, 0.0, 0.04]
-    assert taken_by("play", [plate], [(0.3, 0.1)]) == (Circle(x_m=0.3, y_m=0.1, radius_m=plate.radius_m),)
+    assert kept_out_by("play", [plate], [(0.3, 0.1)]) == (Circle(x_m=0.3, y_m=0.1, radius_m=plate.radius_m),)
 
 
 @pytest.mark.parametrize("cloth", CLOTHS, ids=lambda cloth: cloth.name)

@@ -9,22 +9,30 @@ import psutil
 import pytest
 
 import envs
-from envs.camera import Look, render_image
+from envs.bullet.camera import RenderConfig, render_image
+from envs.bullet.env import TabletopEnv
 from envs.experts import ExpertConfig
-from envs.kinematics import kinematics
+from envs.kinematics.solver import kinematics
 from envs.robots import ROBOTS
 from envs.scenario_sheet import COLUMNS, MARGIN_PX, SIDE_PX, sheet
-from envs.scenarios import SCENARIOS, SHIFTS, Situation, Viewpoint, draw_change, shifted, taken_by
-from envs.tabletop import TabletopEnv
-from envs.tasks import FIELD_HIGH_M, FIELD_LOW_M, draw_scene
+from envs.scene.scenarios import (
+    CAMERA_OFFSETS,
+    SCENARIOS,
+    SceneConstraints,
+    Viewpoint,
+    draw_perturbation,
+    kept_out_by,
+    offset_view,
+)
+from envs.scene.tasks import FIELD_HIGH_M, FIELD_LOW_M, draw_scene
 from tap_ray.errors import ConfigError
 from tap_ray.rng import generator
 from tap_ray.rollout import rollout
 from tap_ray.types import EnvConfig
 
 CHANGING = [name for name in SCENARIOS if name != "standard"]
-LOOK = Look()
-VIEW = Viewpoint(eye_m=LOOK.eye_m, target_m=LOOK.target_m, fov_deg=LOOK.fov_deg)
+LOOK = RenderConfig()
+VIEW = Viewpoint(camera_pos_m=LOOK.camera_pos_m, target_m=LOOK.target_m, fov_deg=LOOK.fov_deg)
 TASK_NAMES = [*envs.TASKS, envs.PLAY]
 
 
@@ -38,8 +46,10 @@ def beginning(scenario: str, task: str = "put_carrot_on_plate", seed: int = 0, r
 
 def change(scenario: str, seed: int, *, task: str = "put_carrot_on_plate", robot: str = "widowx"):
     scene = draw_scene(task, np.random.default_rng(seed))
-    situation = Situation(arm=ROBOTS[robot].arm, taken=taken_by(task, scene.object, scene.position_m), view=VIEW)
-    return draw_change(SCENARIOS[scenario], generator(seed, "scenario", scenario), situation), situation
+    constraints = SceneConstraints(
+        arm=ROBOTS[robot].arm, keep_out=kept_out_by(task, scene.object, scene.position_m), view=VIEW
+    )
+    return draw_perturbation(SCENARIOS[scenario], generator(seed, "scenario", scenario), constraints), constraints
 
 
 def test_standard_is_what_it_was_before_there_were_scenarios() -> None:
@@ -58,14 +68,16 @@ def test_standard_is_what_it_was_before_there_were_scenarios() -> None:
 
 def test_standard_draws_nothing() -> None:
     rng, untouched = np.random.default_rng(0), np.random.default_rng(0)
-    nothing = draw_change(SCENARIOS["standard"], rng, Situation(arm=ROBOTS["widowx"].arm, taken=(), view=VIEW))
+    nothing = draw_perturbation(
+        SCENARIOS["standard"], rng, SceneConstraints(arm=ROBOTS["widowx"].arm, keep_out=(), view=VIEW)
+    )
     assert rng.bit_generator.state == untouched.bit_generator.state
     assert not np.any(nothing.joint_offset_rad)
-    assert (nothing.distractor, nothing.cloth, nothing.shift) == ((), None, None)
+    assert (nothing.distractor, nothing.cloth, nothing.camera_offset) == ((), None, None)
 
 
 def test_no_simulator_is_needed_to_define_them() -> None:
-    code = "import sys, envs.scenarios; assert not {'pybullet', 'sapien', 'mani_skill'} & set(sys.modules)"
+    code = "import sys, envs.scene.scenarios; assert not {'pybullet', 'sapien', 'mani_skill'} & set(sys.modules)"
     subprocess.run([sys.executable, "-c", code], check=True)
 
 
@@ -109,7 +121,7 @@ def test_every_robot_has_every_scenario(robot: str) -> None:
     model = ROBOTS[robot]
     for scenario in CHANGING:
         config = EnvConfig(task="push_pumpkin_left", robot=robot, scenario=scenario, image_size=32, max_steps=2)
-        fleet = envs.make_teleoperated(config, 1)
+        fleet = envs.make_ee_control(config, 1)
         expert = envs.make_expert(config, 1, ExpertConfig())
         [done] = rollout(fleet, expert, env_seeds=[1], policy_seeds=[1]).trajectories
         fleet.close()
@@ -124,9 +136,9 @@ def test_every_robot_has_every_scenario(robot: str) -> None:
 @pytest.mark.parametrize("robot", ROBOTS)
 def test_hands_start_elsewhere_within_bounds(robot: str) -> None:
     for seed in range(30):
-        drawn, situation = change("initial_state", seed, robot=robot)
+        drawn, constraints = change("initial_state", seed, robot=robot)
         places = []
-        for arm, offset in zip(situation.arm, drawn.joint_offset_rad, strict=True):
+        for arm, offset in zip(constraints.arm, drawn.joint_offset_rad, strict=True):
             assert 0.02 < np.abs(offset).max() <= 0.2
             position, matrix = kinematics(arm).forward(np.array(arm.home_rad) + offset)
             places.append(position + arm.base_m)
@@ -141,14 +153,14 @@ def test_hands_start_elsewhere_within_bounds(robot: str) -> None:
 def test_distractors_keep_away_and_are_in_the_image(task: str) -> None:
     sets = set()
     for seed in range(60):
-        drawn, situation = change("distractors", seed, task=task)
+        drawn, constraints = change("distractors", seed, task=task)
         names = {one.object.name for one in drawn.distractor}
         [family] = [number for number, names_ in enumerate(SCENARIOS["distractors"].distractors) if names <= {*names_}]
         sets.add(family)
         assert 3 <= len(names) == len(drawn.distractor) <= 5
         for number, one in enumerate(drawn.distractor):
             others = [(other.position_m, other.object.radius_m) for other in drawn.distractor[:number]]
-            task_own = [((circle.x_m, circle.y_m), circle.radius_m + 0.025) for circle in situation.taken]
+            task_own = [((circle.x_m, circle.y_m), circle.radius_m + 0.025) for circle in constraints.keep_out]
             for at, radius in (*others, *task_own):
                 assert np.hypot(*np.subtract(one.position_m, at)) >= one.object.radius_m + radius + 0.015 - 1e-9
             assert np.abs(VIEW.seen(np.array([(*one.position_m, 0.03)]))).max() < 0.96
@@ -204,12 +216,12 @@ def test_cloths_leave_no_memory_behind() -> None:
     assert process.memory_info().rss - before < 10 * 2**20
 
 
-@pytest.mark.parametrize("shift", SHIFTS, ids=lambda shift: shift.name)
+@pytest.mark.parametrize("shift", CAMERA_OFFSETS, ids=lambda shift: shift.name)
 def test_the_field_stays_in_view(shift) -> None:
     corners = np.array(
         [(x, y, 0.0) for x in (FIELD_LOW_M[0], FIELD_HIGH_M[0]) for y in (FIELD_LOW_M[1], FIELD_HIGH_M[1])]
     )
-    assert np.abs(shifted(VIEW, shift).seen(corners)).max() < 0.8
+    assert np.abs(offset_view(VIEW, shift).seen(corners)).max() < 0.8
     assert 0.10 < np.linalg.norm(shift.move_m) <= 0.16
     assert 0.10 < np.abs(shift.turn_rad).max() <= 0.21
 

@@ -11,9 +11,9 @@ from gymnasium.utils.env_checker import check_env
 from scipy.spatial.transform import Rotation
 
 import envs
-from envs import simpler
-from envs.maniskill import load
-from envs.twins import NUM_STATES, TWINS
+from envs.maniskill.backend import load
+from envs.maniskill.env import SimplerEnv, SimplerVectorEnv, squared
+from envs.maniskill.tasks import MANISKILL_TASKS, NUM_STATES
 from tap_ray.errors import ConfigError, SpecError
 from tap_ray.rollout import rollout
 from tap_ray.specs import require_compatible
@@ -26,7 +26,7 @@ STACK = EnvConfig(task="stack_green_on_yellow", sim="maniskill", image_size=32)
 def runnable() -> str:
     """Why the twins cannot run here; empty if they can."""
     try:
-        simpler.SimplerEnv(STACK).close()
+        SimplerEnv(STACK).close()
     except ConfigError as error:
         return str(error)
     return ""
@@ -36,7 +36,7 @@ def runnable() -> str:
 def stack() -> Any:
     if why := runnable():
         pytest.skip(why)
-    env = simpler.SimplerEnv(STACK)
+    env = SimplerEnv(STACK)
     yield env
     env.close()
 
@@ -81,7 +81,7 @@ def test_the_gripper_opens_at_plus_one(stack: gym.Env) -> None:
     """SIMPLER's WidowX: +1 open, -1 closed, fingers at 37 and 15 mm."""
     _, closed = moved(stack, (0, 0, 0, 0, 0, 0, CLOSED))
     assert closed[6] == pytest.approx(0.0, abs=0.01)
-    fingers = stack.unwrapped._one._twin.agent.robot.get_qpos()[0, 6:8].numpy()  # type: ignore[attr-defined]
+    fingers = stack.unwrapped._one._env.agent.robot.get_qpos()[0, 6:8].numpy()  # type: ignore[attr-defined]
     assert fingers == pytest.approx([0.014, 0.014], abs=0.0015)
     _, opened = moved(stack, (0, 0, 0, 0, 0, 0, CLOSED), (0, 0, 0, 0, 0, 0, OPEN))
     assert opened[6] == pytest.approx(1.0, abs=0.01)
@@ -141,7 +141,7 @@ def episode(env: gym.Env, seed: int) -> list[bytes]:
 @pytest.mark.parametrize("task", ["play", "put_eggplant_in_basket"])
 def test_the_same_seed_gives_the_same_bytes_whatever_came_before(stack: gym.Env, task: str) -> None:
     """Without a scene built anew, these two differ in the last bits after some other episodes."""
-    env = simpler.SimplerEnv(EnvConfig(task=task, sim="maniskill", image_size=32))
+    env = SimplerEnv(EnvConfig(task=task, sim="maniskill", image_size=32))
     first = episode(env, 3)
     episode(env, 7)
     episode(env, 5)
@@ -150,11 +150,11 @@ def test_the_same_seed_gives_the_same_bytes_whatever_came_before(stack: gym.Env,
 
 
 @pytest.mark.maniskill
-@pytest.mark.parametrize("task", TWINS)
+@pytest.mark.parametrize("task", MANISKILL_TASKS)
 def test_the_expert_does_it(stack: gym.Env, task: str) -> None:
     """Two of SIMPLER's states and a drawn one, one process, side by side; jobs.evaluate judges all 24."""
     config = EnvConfig(task=task, sim="maniskill", image_size=16, max_steps=60)
-    env = envs.make_teleoperated(config, 3)
+    env = envs.make_ee_control(config, 3)
     done = rollout(
         env, envs.make_expert(config, 3), env_seeds=[0, 13, 123_456], policy_seeds=[0, 1, 2], settle=3
     ).trajectories
@@ -166,7 +166,7 @@ def test_the_expert_does_it(stack: gym.Env, task: str) -> None:
 
 @pytest.mark.maniskill
 def test_the_mask_is_the_robot(stack: gym.Env) -> None:
-    env = simpler.SimplerEnv(EnvConfig(task="put_carrot_on_plate", sim="maniskill", image_size=64, robot_mask=True))
+    env = SimplerEnv(EnvConfig(task="put_carrot_on_plate", sim="maniskill", image_size=64, robot_mask=True))
     obs, info = env.reset(seed=0)
     robot = info["robot_mask"] == 255
     assert 0.02 < robot.mean() < 0.4
@@ -177,7 +177,7 @@ def test_the_mask_is_the_robot(stack: gym.Env) -> None:
 @pytest.mark.maniskill
 def test_whose_pixel_it_is(stack: gym.Env) -> None:
     """Green where the green block is, and so on; the hand lies above the blocks in the image."""
-    env = simpler.SimplerEnv(EnvConfig(task=STACK.task, sim="maniskill", image_size=96, segmentation=True))
+    env = SimplerEnv(EnvConfig(task=STACK.task, sim="maniskill", image_size=96, segmentation=True))
     obs, info = env.reset(seed=0)
     whose, rgb = info["segmentation"], obs["rgb"].astype(float)
     green, yellow = rgb[whose == FIRST_OBJECT].mean(0), rgb[whose == FIRST_OBJECT + 1].mean(0)
@@ -191,7 +191,7 @@ def test_whose_pixel_it_is(stack: gym.Env) -> None:
 
 @pytest.mark.maniskill
 def test_without_images(stack: gym.Env) -> None:
-    env = simpler.SimplerEnv(EnvConfig(task=STACK.task, sim="maniskill", image_size=32, render=False))
+    env = SimplerEnv(EnvConfig(task=STACK.task, sim="maniskill", image_size=32, render=False))
     blind, seeing = env.reset(seed=0)[0], stack.reset(seed=0)[0]
     assert not blind["rgb"].any()
     assert np.array_equal(blind["state"], seeing["state"])
@@ -203,7 +203,7 @@ def test_without_images(stack: gym.Env) -> None:
 def test_scenarios_change_what_they_say_and_nothing_else(stack: gym.Env, task: str) -> None:
     seen = {}
     for scenario in envs.SCENARIOS:
-        env = simpler.SimplerEnv(EnvConfig(task=task, sim="maniskill", image_size=48, scenario=scenario))
+        env = SimplerEnv(EnvConfig(task=task, sim="maniskill", image_size=48, scenario=scenario))
         env.reset(seed=5)
         seen[scenario] = env.reset(seed=2)
         assert np.array_equal(env.reset(seed=2)[0]["rgb"], seen[scenario][0]["rgb"])
@@ -223,10 +223,10 @@ def test_scenarios_change_what_they_say_and_nothing_else(stack: gym.Env, task: s
 @pytest.mark.parametrize("task", ["put_carrot_on_plate", "play", "put_eggplant_in_basket"])
 def test_distractors_stand_where_they_were_drawn(stack: gym.Env, task: str) -> None:
     """On the table to 4 mm, at first and after two seconds; three to five. The sink is uneven: they stay in it."""
-    one = simpler.SimplerVectorEnv(EnvConfig(task=task, sim="maniskill", image_size=16, scenario="distractors"))
+    one = SimplerVectorEnv(EnvConfig(task=task, sim="maniskill", image_size=16, scenario="distractors"))
     for variant in range(5):
         one.reset(seed=30 + variant, options={"variant": variant})
-        drawn = one._scene._changes[0].distractor
+        drawn = one._scene._perturbations[0].distractor
         assert 3 <= len(drawn) <= 5
         for _ in range(2):
             for actor, wanted in zip(one._scene.distractors, drawn, strict=True):
@@ -235,7 +235,7 @@ def test_distractors_stand_where_they_were_drawn(stack: gym.Env, task: str) -> N
                     assert (place > (0.10, -0.32, 0.03)).all(), wanted.object.name
                     assert (place < (0.47, 0.04, 0.15)).all(), wanted.object.name
                     continue
-                assert place == pytest.approx([*wanted.position_m, one.twin.table_z_m], abs=0.004), wanted.object.name
+                assert place == pytest.approx([*wanted.position_m, one.task.table_z_m], abs=0.004), wanted.object.name
             for _ in range(10):
                 one.step(np.array([[0, 0, 0, 0, 0, 0, 1]], np.float32))
     one.close()
@@ -245,15 +245,15 @@ def test_distractors_stand_where_they_were_drawn(stack: gym.Env, task: str) -> N
 def test_randomized_play(stack: gym.Env) -> None:
     """The standard scene in another look, the same at the same seed; the mask is where the robot hides that look."""
     config = EnvConfig(sim="maniskill", image_size=96, robot_mask=True, segmentation=True)
-    plain = simpler.SimplerEnv(config)
-    env = simpler.SimplerEnv(replace(config, randomize=RandomizeConfig(max_distractors=0, camera_turn_rad=0.1)))
+    plain = SimplerEnv(config)
+    env = SimplerEnv(replace(config, randomize=RandomizeConfig(max_distractors=0, camera_turn_rad=0.1)))
     for seed in (100, 101, 102):
         _, standard = plain.reset(seed=seed)
         obs, info = env.reset(seed=seed)
         assert info["object_pose"] == pytest.approx(standard["object_pose"], abs=0.004)
         assert "drawn" not in standard
-        photo = env._one._twin._rgb_overlay_images["3rd_view_camera"].numpy().astype(np.uint8)
-        bare = env._one._tinted(simpler.squared(photo, 96))[0]
+        photo = env._one._env._rgb_overlay_images["3rd_view_camera"].numpy().astype(np.uint8)
+        bare = env._one._tinted(squared(photo, 96))[0]
         hidden = np.abs(bare.astype(int) - obs["rgb"]).max(-1) > 8
         mask = info["robot_mask"] == 255
         assert np.isin(info["segmentation"][mask], (ARM, HAND)).all()
@@ -273,16 +273,16 @@ def test_randomized_play(stack: gym.Env) -> None:
 def test_supersampling_keeps_the_image(stack: gym.Env) -> None:
     """Drawn at twice the policy's size, against SIMPLER's 640 x 480 averaged down: within 3 of 255 on the mean."""
     small = stack.reset(seed=0)[0]["rgb"].astype(float)
-    large = simpler.SimplerEnv(EnvConfig(task=STACK.task, sim="maniskill", image_size=480))
+    large = SimplerEnv(EnvConfig(task=STACK.task, sim="maniskill", image_size=480))
     full = large.reset(seed=0)[0]["rgb"]
     large.close()
-    assert np.abs(simpler.squared(full[None], 32)[0].astype(float) - small).mean() < 3
+    assert np.abs(squared(full[None], 32)[0].astype(float) - small).mean() < 3
 
 
 @pytest.mark.maniskill
 def test_a_vector_of_one(stack: gym.Env) -> None:
     """Gymnasium's contract of seeds, which only a GPU can try with several robots."""
-    one = simpler.SimplerVectorEnv(STACK)
+    one = SimplerVectorEnv(STACK)
     with pytest.raises(SpecError, match=r"render\(\) came before reset\(\)"):
         one.render()
     with pytest.raises(SpecError, match=r"step\(\) came before reset\(\)"):
@@ -302,7 +302,11 @@ def test_a_vector_of_one(stack: gym.Env) -> None:
 WRONG = [
     (EnvConfig(sim="maniskill", image_size=500), "SIMPLER's camera has 480 rows; got image_size 500"),
     (EnvConfig(sim="maniskill", task="push_pumpkin_left"), "sim 'maniskill' has no task 'push_pumpkin_left'; it has"),
-    (EnvConfig(sim="maniskill", robot="panda"), "sim 'maniskill' has the robot 'widowx' only; got 'panda'"),
+    (EnvConfig(sim="maniskill", robot="panda"), "sim 'maniskill' has no robot 'panda'; it has widowx."),
+    (
+        EnvConfig(sim="maniskill", task="put_carrot_on_plate", partner="put_spoon_on_cloth"),
+        "sim 'maniskill' has no mixed scenes; got partner 'put_spoon_on_cloth'. Leave it out.",
+    ),
 ]
 
 
@@ -326,18 +330,18 @@ def test_missing_files_are_named_with_the_command(monkeypatch: pytest.MonkeyPatc
 
 def test_no_gpu_and_no_driver_are_said(monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("mani_skill")
-    from envs import maniskill
+    from envs.maniskill import backend
 
     with monkeypatch.context() as patch:
-        patch.setattr(maniskill, "load", lambda: None)
-        patch.setattr(maniskill.gym, "make", no_device)
+        patch.setattr(backend, "load", lambda: None)
+        patch.setattr(backend.gym, "make", no_device)
         with pytest.raises(ConfigError, match=r"finds no Vulkan driver that works \(Failed to find a rendering device"):
-            maniskill.environment("none", 1, {}, gpu=False)
+            backend.environment("none", 1, {}, gpu=False)
     monkeypatch.setattr("torch.cuda.is_available", lambda: False)
-    monkeypatch.setattr(maniskill, "load", lambda: None)
+    monkeypatch.setattr(backend, "load", lambda: None)
     with pytest.raises(ConfigError, match="'maniskill_gpu' needs an NVIDIA GPU, and torch finds none"):
         envs.make(EnvConfig(task=STACK.task, sim="maniskill_gpu"))
-    monkeypatch.setattr(maniskill, "find_spec", lambda name: None)
+    monkeypatch.setattr(backend, "find_spec", lambda name: None)
     with pytest.raises(ConfigError, match=r"needs the package mani-skill \(Linux only\)"):
         envs.make(STACK)
 

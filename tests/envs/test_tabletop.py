@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 
 import envs
-from envs.camera import Look
-from envs.rotations import axis_angle_matrix, quaternion_matrix, turn_between
-from envs.tabletop import TabletopEnv
+from envs.bullet.camera import RenderConfig
+from envs.bullet.env import TabletopEnv
+from envs.kinematics.rotations import axis_angle_matrix, quaternion_matrix, turn_between
 from tap_ray.errors import SpecError
 from tap_ray.types import EnvConfig
 
@@ -176,7 +176,7 @@ def test_images() -> None:
 
 def test_what_the_scene_looks_like_changes_nothing_in_it() -> None:
     config = EnvConfig(task="put_carrot_on_plate", image_size=48)
-    plain, bare = TabletopEnv(config), TabletopEnv(config, look=Look(hand_shadow=False))
+    plain, bare = TabletopEnv(config), TabletopEnv(config, render_config=RenderConfig(hand_shadow=False))
     (seen, info), (other, other_info) = plain.reset(seed=2), bare.reset(seed=2)
     darker = (seen["rgb"].astype(int) < other["rgb"]).any(-1)
     assert 5 < darker.sum() < 200  # the hand's shadow

@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from envs.objects import OBJECTS
-from envs.tasks import FIELD_HIGH_M, FIELD_LOW_M, NUM_SLOTS, PLAY, PUSH_M, TASKS, Touch, draw_scene, judge
+from envs.scene.objects import OBJECTS
+from envs.scene.tasks import FIELD_HIGH_M, FIELD_LOW_M, NUM_SLOTS, PLAY, PUSH_M, TASKS, Touch, draw_scene, judge
 
 NOBODY: frozenset[int] = frozenset()
 ITEM = frozenset({0})

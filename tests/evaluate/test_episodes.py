@@ -120,7 +120,7 @@ def test_the_expert_beats_random_on_the_real_table():
     import envs
 
     protocol = Protocol(tasks=("put_carrot_on_plate",), env_version="1", episodes=4, image_size=32)
-    facts = lambda scene: facts_of(envs.spec(scene), push_m=envs.pushed_m(scene.task))  # noqa: E731
+    facts = lambda scene: facts_of(envs.spec(scene), push_m=envs.push_goal_m(scene.task))  # noqa: E731
     expert = Robots(protocol, envs.make_vector, envs.make_expert, facts).run(cells(protocol)).results
     noise = lambda scene, num: envs.random_policy(envs.spec(scene))  # noqa: E731
     random = Robots(protocol, envs.make_vector, noise, facts).run(cells(protocol)).results

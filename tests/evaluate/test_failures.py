@@ -258,7 +258,7 @@ def test_facts_of_robots_with_one_hand_and_with_two():
     assert pair == TaskFacts(tool=(7, 21), opening=(6, 20), gripper=(6, 13), push_m=(0.0, 0.1))
     iiwa = facts_of(envs.spec(EnvConfig(robot="iiwa")))
     assert (iiwa.tool, iiwa.opening, iiwa.gripper) == ((8,), (7,), (7,))
-    assert [envs.pushed_m(task) is None for task in envs.TASKS] == [True] * 4 + [False]
+    assert [envs.push_goal_m(task) is None for task in envs.TASKS] == [True] * 4 + [False]
 
 
 def test_every_label_but_a_crash_has_a_class():
@@ -392,9 +392,9 @@ def run_bent(
     task: str, *, sees: Sees = sees_well, does: Does = does_well, step_m: float = 0.035, steps: int = 60, robot="widowx"
 ) -> list[str]:
     scene = EnvConfig(task=task, robot=robot, render=False, image_size=16, max_steps=steps)
-    fleet = envs.make_teleoperated(scene, 3)
+    fleet = envs.make_ee_control(scene, 3)
     policy = Bent(envs.make_expert(scene, 3, replace(CALM, step_m=step_m)), sees, does)
     done = rollout(fleet, policy, env_seeds=[0, 1, 2], policy_seeds=[0, 1, 2]).trajectories
     fleet.close()
-    facts = facts_of(envs.spec(scene), push_m=envs.pushed_m(task))
+    facts = facts_of(envs.spec(scene), push_m=envs.push_goal_m(task))
     return [failure_of(one, facts) for one in done]

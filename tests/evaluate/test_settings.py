@@ -4,13 +4,13 @@ import pytest
 
 import envs
 from tap_ray.errors import ConfigError
-from tap_ray.evaluate.protocol import Protocol, cells, check
-from tap_ray.evaluate.settings import EvaluateConfig, protocol_of
+from tap_ray.evaluate.protocol import SUITES, Protocol, cells, check
+from tap_ray.evaluate.settings import EvaluateConfig, protocol_of, simulator
 
 
 def asked(*scenario: str) -> Protocol:
     config = EvaluateConfig(policy="expert", scenario=scenario, episodes=2)
-    return protocol_of(config, suite_tasks=envs.TASKS, env_version="1", known_scenarios=envs.SCENARIOS)
+    return protocol_of(config, sim="pybullet", suite_tasks=envs.TASKS, env_version="1", known_scenarios=envs.SCENARIOS)
 
 
 def test_all_are_five_the_standard_one_first() -> None:
@@ -30,3 +30,17 @@ def test_all_stands_alone() -> None:
 def test_an_unknown_scenario_is_named_with_its_nearest() -> None:
     with pytest.raises(ConfigError, match=r"Unknown scenario 'distractor'\. Did you mean 'distractors'\?"):
         check(asked("distractor"), known_tasks=envs.TASKS, check_scene=envs.check)
+
+
+def test_a_suite_runs_in_the_simulators_that_have_it() -> None:
+    assert {suite: envs.sims_of(suite) for suite in SUITES} == {
+        "tabletop": ("pybullet",),
+        "tabletop_mixed": ("pybullet",),
+        "simpler": ("maniskill",),
+    }
+    assert simulator("simpler", ("maniskill", "another")) == "maniskill"
+    assert simulator("simpler", ("maniskill", "another"), "another") == "another"
+    with pytest.raises(ConfigError, match=r"^The suite 'simpler' runs in maniskill; got --sim pybullet\.$"):
+        simulator("simpler", envs.sims_of("simpler"), "pybullet")
+    with pytest.raises(ConfigError, match=r"^Unknown suite 'table'\. Did you mean 'tabletop'\?"):
+        simulator("table", envs.sims_of("table"))

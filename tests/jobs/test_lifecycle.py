@@ -163,8 +163,8 @@ def begin(shop: Path, tmp_path: Path) -> Iterator[Callable[[str], Life]]:
         life.stop()
 
 
-ALWAYS = {("collect_play", signal.SIGTERM), ("pretrain", signal.SIGINT), ("evaluate", signal.SIGTERM)}
-"""Of one kind each: robots, training, judging. The others end by the same wrapper: `make faults`."""
+ALWAYS = {("collect_play", signal.SIGTERM), ("evaluate", signal.SIGINT)}
+"""One of each signal. The others end by the same wrapper: `make faults`."""
 
 
 @pytest.mark.parametrize(

@@ -46,6 +46,7 @@ SHORT = TrainConfig(steps=4, batch_size=8, checkpoint_every=2, validate_every=2,
 PLAY = ExplorerConfig(safe_poses=SafePosesConfig(num_samples=300))
 
 
+@pytest.mark.more_kills
 def test_play_to_judgment(bucket: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path}/mlflow.db")
     root = storage.at(bucket)

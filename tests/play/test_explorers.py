@@ -33,7 +33,7 @@ class Ghost:
     def view(self):
         poses = np.zeros((2, 7), np.float32)
         poses[0] = (0.3, 0.1, 0.0, 1, 0, 0, 0)
-        info = {"hand_action": self.action.astype(np.float32), "object_pose": poses, "object_name": "carrot,"}
+        info = {"ee_action": self.action.astype(np.float32), "object_pose": poses, "object_name": "carrot,"}
         return {"state": np.concatenate([np.zeros(3), self.pose]).astype(np.float32)}, info
 
     def step(self, action):

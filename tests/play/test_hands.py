@@ -46,12 +46,12 @@ def test_each_hand_sees_its_own_state_and_the_objects_near_it():
     obs = {"state": np.arange(28.0), "rgb": np.zeros((4, 4, 3))}
     pose = np.zeros((3, 7))
     pose[:, 1] = [0.1, -0.1, 0.0]  # left, right, and in between
-    info = {"hand_action": np.arange(14.0), "object_pose": pose, "object_name": "spoon,plate,carrot"}
+    info = {"ee_action": np.arange(14.0), "object_pose": pose, "object_name": "spoon,plate,carrot"}
     both.reset(obs, info, np.random.default_rng(0))
     assert both.act(obs, info).tolist() == [0] * 7 + [1] * 7
     assert notes[0].draw != notes[1].draw
     assert [note.obs["state"][0] for note in notes] == [0, 14]
-    assert [note.info["hand_action"][0] for note in notes] == [0, 7]
+    assert [note.info["ee_action"][0] for note in notes] == [0, 7]
     assert [note.info["object_name"] for note in notes] == ["spoon,,", ",plate,"]
 
 

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 import envs
-from envs.poses import sample_poses
+from envs.kinematics.reachable import sample_poses
 from tap_ray.config import digest, from_dict
 from tap_ray.dataset.layout import DatasetHeader
 from tap_ray.dataset.reader import open_dataset
@@ -195,10 +195,10 @@ def test_a_plan_without_randomization_is_what_it_was_before_there_was_any():
 
 def test_only_play_that_asks_for_it_is_randomized():
     bounds = RandomizeConfig(camera_move_m=0.05)
-    assert plan_of(PlayJobConfig()).env.randomize is None
-    assert plan_of(PlayJobConfig(randomize=True, randomization=bounds)).env.randomize == bounds
+    assert plan_of(PlayJobConfig(), control_lag=1.0).env.randomize is None
+    assert plan_of(PlayJobConfig(randomize=True, randomization=bounds), control_lag=1.0).env.randomize == bounds
     with pytest.raises(ConfigError, match="Bounds of the randomization do nothing without --randomize: add it"):
-        plan_of(PlayJobConfig(randomization=bounds))
+        plan_of(PlayJobConfig(randomization=bounds), control_lag=1.0)
     demos = DemoPlan(tasks=("put_carrot_on_plate",), env=EnvConfig(randomize=bounds))
     with pytest.raises(ConfigError, match="Only play is randomized"):
         DemoFleet(demos, envs.make_vector, envs.make_expert).run([0])

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 import envs
-from envs.poses import sample_poses
+from envs.kinematics.reachable import sample_poses
 from tap_ray.errors import ConfigError
 from tap_ray.play.safe_poses import SafePosesConfig, build_library, thin, voxel_of
 from tap_ray.types import EnvConfig

@@ -185,7 +185,7 @@ def attacked(port: int, clients: int, *kinds: str) -> Iterator[dict[str, int]]:
     it, how often each attacked.
 
     When the block begins each has attacked at least once."""
-    command = ["nice", "-n", "5", sys.executable, "-m", "tests.serving.hostile", str(port), str(clients), *kinds]
+    command = ["nice", "-n", "19", sys.executable, "-m", "tests.serving.hostile", str(port), str(clients), *kinds]
     process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
     assert process.stdout is not None
     attacks: dict[str, int] = {}

@@ -1,0 +1,81 @@
+"""The third-person camera: TinyRenderer, so a image is the same on every machine and needs no GPU."""
+
+from dataclasses import dataclass
+
+import numpy as np
+import pybullet as p
+
+from envs.scene.objects import Color, Vector
+from envs.scene.randomize import tinted
+from envs.scene.textures import Cloth
+
+
+@dataclass(frozen=True, kw_only=True)
+class RenderConfig:
+    """What the scene looks like; a scenario may replace any of it."""
+
+    camera_pos_m: Vector = (0.66, -0.40, 0.44)
+    """Camera, base frame. From the side: a frontal camera hides motion along its axis."""
+    target_m: Vector = (0.275, -0.01, 0.07)
+    """What it looks at."""
+    fov_deg: float = 41.0
+    light: Vector = (0.5, -0.3, 1.0)
+    """Direction towards the light."""
+    hand_shadow: bool = True
+    """A dark patch where the hand's shadow falls. Motion along the camera's axis hardly shows but for it."""
+    shadow: bool = False
+    """Real shadows of everything; they double the cost of a image."""
+    table_rgb: Color = (0.72, 0.66, 0.58)
+    tint: Color = (1.0, 1.0, 1.0)
+    """Factor of each color of the finished image."""
+    cloth: Cloth | None = None
+    """Lies over the whole table top; its `table_rgb` is then the cloth's mean color."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class CameraImage:
+    """One image and who is where in it."""
+
+    rgb: np.ndarray
+    """(Y, X, 3) uint8."""
+    body: np.ndarray | None
+    """(Y, X) int32, PyBullet's body number, -1 for nothing; None if not asked for."""
+    link: np.ndarray | None = None
+    """(Y, X) int32, that body's link, -1 for its base; None if not asked for."""
+
+
+BODY_BITS = 24
+"""With links asked for, PyBullet puts link + 1 above so many bits of the body's number."""
+
+
+def render_image(client: int, config: RenderConfig, size: int, *, mask: bool, links: bool = False) -> CameraImage:
+    """Render `size` x `size` pixels of the simulation `client`.
+
+    `mask` also returns which body each pixel shows, `links` (with `mask`) which of that body's links.
+    """
+    flags = p.ER_SEGMENTATION_MASK_OBJECT_AND_LINKINDEX if links else 0
+    view = p.computeViewMatrix(config.camera_pos_m, config.target_m, (0, 0, 1))
+    projection = p.computeProjectionMatrixFOV(config.fov_deg, 1.0, 0.05, 3.0)
+    _, _, rgba, _, body = p.getCameraImage(
+        size,
+        size,
+        view,
+        projection,
+        lightDirection=config.light,
+        shadow=int(config.shadow),
+        renderer=p.ER_TINY_RENDERER,
+        flags=flags if mask else p.ER_NO_SEGMENTATION_MASK,
+        physicsClientId=client,
+    )
+    rgb = tinted(np.asarray(rgba, np.uint8).reshape(size, size, 4)[:, :, :3], config.tint)
+    if not mask:
+        return CameraImage(rgb=rgb, body=None)
+    number = np.asarray(body, np.int32).reshape(size, size)
+    if not links:
+        return CameraImage(rgb=rgb, body=number)
+    there = number >= 0
+    return CameraImage(
+        rgb=rgb,
+        body=np.where(there, number & ((1 << BODY_BITS) - 1), -1),
+        link=np.where(there, (number >> BODY_BITS) - 1, -1),
+    )

@@ -1,0 +1,248 @@
+"""A robot arm over a table, as a Gymnasium environment at 5 Hz control (PyBullet)."""
+
+from dataclasses import replace
+from typing import Any, ClassVar
+
+import gymnasium as gym
+import numpy as np
+
+from envs.bullet.camera import CameraImage, RenderConfig, render_image
+from envs.bullet.controller import CartesianController
+from envs.bullet.world import World
+from envs.kinematics.rotations import matrix_quaternion
+from envs.robots import ee_action_slots, robot, spec_of
+from envs.scene.mixed import draw_mixed
+from envs.scene.randomize import draw_randomized, drawn_json, turned_light
+from envs.scene.scenarios import (
+    CAMERA_OFFSETS,
+    Perturbation,
+    SceneConstraints,
+    Viewpoint,
+    draw_perturbation,
+    kept_out_by,
+    known_scenario,
+    offset_view,
+)
+from envs.scene.tasks import NUM_SLOTS, Scene, draw_scene, judge, known_task
+from tap_ray.errors import SpecError
+from tap_ray.rng import generator
+from tap_ray.specs import Slot
+from tap_ray.types import EnvConfig
+
+
+class TabletopEnv(gym.Env[Any, np.ndarray]):
+    """One robot, one table. Observation, action and info are those of tap_ray/types.py and tap_ray/specs.py.
+
+    Episodes never terminate early (`terminated` is always False); they are truncated after `max_steps`. The reward is
+    1 while the task is entirely done, else 0.
+    """
+
+    metadata: ClassVar[dict[str, Any]] = {"render_modes": ["rgb_array"], "render_fps": 5}
+
+    def __init__(
+        self,
+        config: EnvConfig,
+        *,
+        ee_control: bool = False,
+        render_config: RenderConfig | None = None,
+        render_size: int | None = None,
+        render_mode: str = "rgb_array",
+    ) -> None:
+        """Start a simulation of `config`.
+
+        Args:
+            config: task, robot, image size, step limit.
+            ee_control: actions move the hand (specs.EE_DELTA_ACTION) whatever the robot's own actions are, and
+                `info["action"]` says what that was in its own.
+            render_config: camera, light and table; None for the standard one.
+            render_size: side of what `render` returns, px; None for the observation's.
+            render_mode: only "rgb_array".
+        """
+        self.config = config
+        self.render_mode = render_mode
+        self.model = robot(config.robot)
+        self.robot_spec = spec_of(self.model)
+        self._controllers = [CartesianController(arm, self.robot_spec.control_hz) for arm in self.model.arm]
+        self._task = known_task(config.task)
+        self._scenario = known_scenario(config.scenario)
+        self._render_config = self._standard_config = render_config or RenderConfig()
+        self._render_size = render_size or config.image_size
+        size, state = config.image_size, self.robot_spec.state
+        self._state_low = np.array([slot.low for slot in state], np.float32)
+        self._state_high = np.array([slot.high for slot in state], np.float32)
+        self._ee_control = ee_control or self.model.control == "hand"
+        slots = ee_action_slots(self.model) if self._ee_control else self.robot_spec.action
+        self._slots = slots
+        self._low_A = np.array([slot.low for slot in slots], np.float32)
+        self._high_A = np.array([slot.high for slot in slots], np.float32)
+        self.action_space = gym.spaces.Box(self._low_A, self._high_A)
+        self.observation_space = gym.spaces.Dict(
+            rgb=gym.spaces.Box(0, 255, (size, size, 3), np.uint8),
+            state=gym.spaces.Box(self._state_low, self._state_high),
+        )
+        self._world = World(self.model, self.robot_spec.control_hz)
+        self._scene: Scene | None = None
+
+    def reset(
+        self, *, seed: int | None = None, options: dict[str, Any] | None = None
+    ) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
+        """Begin an episode whose sentence, objects, poses and joints, and the scenario's change, follow from `seed`.
+
+        `options={"variant": 2}` picks one of the scenario's sets, cloths or camera offsets instead of drawing it.
+        """
+        super().reset(seed=seed)
+        partner = self.config.partner
+        rng = self.np_random
+        self._scene = draw_mixed(self._task, partner, rng) if partner else draw_scene(self._task, rng)
+        noise = [self.np_random.normal(0.0, arm.home_noise_rad, len(arm.joint)) for arm in self.model.arm]
+        perturbation = self._perturbation(self._scene, seed, (options or {}).get("variant"))
+        self._render_config = _changed(self._standard_config, perturbation)
+        extra = {} if self.config.randomize is None else {"drawn": drawn_json(perturbation)}
+        home = [
+            np.array(arm.home_rad) + part + offset
+            for arm, part, offset in zip(self.model.arm, noise, perturbation.joint_offset_rad, strict=True)
+        ]
+        self._world.build(self._scene, home, self._render_config, perturbation.distractor)
+        self._world.settle(home)
+        for controller, arm, joints in zip(self._controllers, self._world.arms, home, strict=True):
+            controller.reset(arm, joints)
+        self._start_M7 = self._world.object_poses(NUM_SLOTS)
+        self._num_steps = self._num_clipped = 0
+        self._partial_once = self._entire_once = False
+        obs, info = self._obs_and_info(noop_action(self._slots), noop_action(self.robot_spec.action))
+        return obs, info | extra
+
+    def step(self, action: np.ndarray) -> tuple[dict[str, np.ndarray], float, bool, bool, dict[str, Any]]:
+        """Execute one action (A,), clipped into the spec's range.
+
+        Raises:
+            SpecError: wrong shape or a value that is not a number.
+        """
+        if self._scene is None:
+            raise SpecError("step() came before reset(). Call env.reset(seed=...) once, then step().")
+        executed = self._checked(action)
+        parts = np.split(executed, len(self._controllers))
+        plans = [
+            controller.plan(part, ee_control=self._ee_control, own=self.model.control)
+            for controller, part in zip(self._controllers, parts, strict=True)
+        ]
+        self._world.move([path for path, _ in plans], [(float(part[-1]) + 1.0) / 2.0 for part in parts])
+        own = np.concatenate([action for _, action in plans])
+        self._num_steps += 1
+        obs, info = self._obs_and_info(executed, own)
+        return obs, float(info["entire"]), False, self._num_steps >= self.config.max_steps, info
+
+    def render(self) -> np.ndarray:
+        """The camera's image, (render_size, render_size, 3) uint8."""
+        if self._scene is None:
+            raise SpecError("render() came before reset(). Call env.reset(seed=...) first.")
+        return self._photograph(self._render_size, mask=False).rgb
+
+    def close(self) -> None:
+        """End the simulation."""
+        self._world.close()
+
+    def _perturbation(self, scene: Scene, seed: int | None, variant: int | None) -> Perturbation:
+        """What the scenario or the randomization does to the episode of `seed`."""
+        constraints = SceneConstraints(
+            arm=self.model.arm,
+            keep_out=kept_out_by(self._task, scene.object, scene.position_m),
+            view=_view(self._standard_config),
+        )
+        if (self._scenario.changes or self.config.randomize) and seed is None:
+            seed = int(self.np_random.integers(2**62))
+        if self.config.randomize:
+            return draw_randomized(self.config.randomize, seed or 0, constraints, unseen=CAMERA_OFFSETS)
+        rng = generator(seed or 0, "scenario", self._scenario.name)
+        return draw_perturbation(self._scenario, rng, constraints, variant=variant)
+
+    def _checked(self, action: np.ndarray) -> np.ndarray:
+        value = np.asarray(action, np.float32)
+        names = ", ".join(f"{slot.name} ({slot.unit})" for slot in self._slots)
+        want = f"An action of {self.model.name} is {len(self._slots)} finite numbers: {names}"
+        if value.shape != self._low_A.shape:
+            raise SpecError(f"{want}. This one has shape {value.shape}: pass one action a robot and step.")
+        if not np.isfinite(value).all():
+            raise SpecError(f"{want}. This one is {value.tolist()}: look for NaN in the policy's output.")
+        clipped = np.clip(value, self._low_A, self._high_A)
+        self._num_clipped += int(not np.array_equal(clipped, value))
+        return clipped
+
+    def _obs_and_info(self, executed: np.ndarray, own: np.ndarray) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
+        """Observation and info now. `executed`: the action as it was taken; `own`: as the robot's own."""
+        assert self._scene is not None
+        image = self._image()
+        poses, touch = self._world.object_poses(NUM_SLOTS), self._world.touch()
+        partial, entire = judge(self._task, self._start_M7, poses, touch)
+        self._partial_once |= partial
+        self._entire_once |= entire
+        names = [self._scene.object[number].name for number in self._scene.shown]
+        info: dict[str, Any] = {
+            "object_pose": poses,
+            "object_name": ",".join(names + [""] * (NUM_SLOTS - len(names))),
+            "contact": bool(touch.finger_during),
+            "partial": partial,
+            "entire": entire,
+            "partial_once": self._partial_once,
+            "entire_once": self._entire_once,
+            "num_clipped": self._num_clipped,
+            "instruction": self._scene.sentence,
+            "action": own,
+        }
+        if self._ee_control:
+            info["ee_action"] = executed
+        if self.config.robot_mask:
+            body = image.body
+            assert body is not None
+            info["robot_mask"] = np.where(np.isin(body, self._world.robot_and_shadow), 255, 0).astype(np.uint8)
+        if self.config.segmentation:
+            assert image.body is not None
+            assert image.link is not None
+            info["segmentation"] = self._world.segmentation(image.body, image.link)
+        return {"rgb": image.rgb, "state": self._state()}, info
+
+    def _image(self) -> CameraImage:
+        size = self.config.image_size
+        if not self.config.render:
+            nobody = np.full((size, size), -1, np.int32)
+            return CameraImage(rgb=np.zeros((size, size, 3), np.uint8), body=nobody, link=nobody)
+        links = self.config.segmentation
+        return self._photograph(size, mask=self.config.robot_mask or links, links=links)
+
+    def _photograph(self, size: int, *, mask: bool, links: bool = False) -> CameraImage:
+        if self._render_config.hand_shadow:
+            for arm in self._world.arms:
+                arm.cast_shadow(self._render_config.light)
+        return render_image(self._world.client, self._render_config, size, mask=mask, links=links)
+
+    def _state(self) -> np.ndarray:
+        """(S,) float32 proprioception, in the order of the spec."""
+        parts: list[Any] = []
+        for arm in self._world.arms:
+            joints, opening = arm.joints()
+            position_m, matrix = arm.tool_pose()
+            parts += [joints, [opening], position_m, matrix_quaternion(matrix)]
+        state = np.concatenate(parts)
+        return np.clip(state.astype(np.float32), self._state_low, self._state_high)
+
+
+def _view(config: RenderConfig) -> Viewpoint:
+    return Viewpoint(camera_pos_m=config.camera_pos_m, target_m=config.target_m, fov_deg=config.fov_deg)
+
+
+def _changed(config: RenderConfig, perturbation: Perturbation) -> RenderConfig:
+    """What the scene looks like after a perturbation."""
+    if perturbation.cloth is not None:
+        cloth = None if perturbation.cloth.pattern == "plain" else perturbation.cloth  # a plain one needs no texture
+        config = replace(config, cloth=cloth, table_rgb=perturbation.cloth.mean_rgb)
+    if perturbation.light is not None:
+        config = replace(config, light=turned_light(config.light, perturbation.light), tint=perturbation.light.tint)
+    if perturbation.camera_offset is not None:
+        view = offset_view(_view(config), perturbation.camera_offset)
+        config = replace(config, camera_pos_m=view.camera_pos_m, target_m=view.target_m)
+    return config
+
+
+def noop_action(slots: tuple[Slot, ...]) -> np.ndarray:
+    """(A,) action that moves nothing and opens the grippers."""
+    return np.array([1.0 if slot.name.endswith("gripper") else 0.0 for slot in slots], np.float32)

@@ -1,0 +1,45 @@
+"""PyBullet as one of the simulators of envs/simulator.py."""
+
+from dataclasses import dataclass
+
+import gymnasium as gym
+
+from envs.experts import SimFacts
+from envs.robots import ROBOTS
+from envs.scene import VERSION
+from envs.scene.tasks import TASKS
+from tap_ray.types import EnvConfig
+
+
+@dataclass(frozen=True, kw_only=True)
+class PyBullet:
+    """Every robot and task, on a CPU. A fleet is so many environments in one process."""
+
+    tasks: tuple[str, ...] = tuple(TASKS)
+    robots: tuple[str, ...] = tuple(ROBOTS)
+    suites: tuple[str, ...] = ("tabletop", "tabletop_mixed")
+    control_lag: float = 1.0
+
+    def version(self) -> str:
+        """Version of the scenes; the engine is pinned."""
+        return VERSION
+
+    def check(self, config: EnvConfig) -> None:
+        """Every known scene can be made."""
+
+    def make(self, config: EnvConfig, *, ee_control: bool = False, render_size: int | None = None) -> gym.Env:
+        """See `envs.simulator.Simulator`."""
+        from envs.bullet.env import TabletopEnv  # the engine is loaded only where a robot is simulated
+
+        return TabletopEnv(config, ee_control=ee_control, render_size=render_size)
+
+    def make_vector(self, config: EnvConfig, num_robots: int, *, ee_control: bool = False) -> gym.vector.VectorEnv:
+        """See `envs.simulator.Simulator`."""
+        return gym.vector.SyncVectorEnv(
+            [lambda: self.make(config, ee_control=ee_control)] * num_robots,
+            autoreset_mode=gym.vector.AutoresetMode.DISABLED,
+        )
+
+    def sim_facts(self, task: str) -> SimFacts:
+        """Objects and heights of our own table."""
+        return SimFacts()

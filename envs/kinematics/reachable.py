@@ -1,0 +1,42 @@
+"""Which tool poses a robot can reach, from its own kinematics: raw material of the safe-pose library."""
+
+import numpy as np
+
+from envs.kinematics.rotations import axis_angle_matrix, matrix_quaternion
+from envs.kinematics.solver import DOWN, kinematics
+from envs.robots import robot
+from tap_ray.errors import ConfigError
+from tap_ray.types import EnvConfig
+
+YAW_RAD = 1.2
+"""Hands turn at most this far about the vertical, so that the wrist keeps away from its stops."""
+
+
+def sample_poses(config: EnvConfig, rng: np.random.Generator, num: int, hand: int = 0) -> np.ndarray:
+    """Random poses that the robot of `config` reaches, all over its workspace.
+
+    Args:
+        config: which robot.
+        rng: source of every draw.
+        num: how many.
+        hand: which of its hands.
+
+    Returns:
+        (num, 7) float64: x y z (m, table frame), quaternion wxyz; the hand within 80 % of the allowed tilt.
+
+    Raises:
+        ConfigError: unknown robot, or it hardly reaches its workspace.
+    """
+    model = robot(config.robot).arm[hand]
+    arm, base_m = kinematics(model), np.array(model.base_m)
+    poses: list[np.ndarray] = []
+    for _ in range(20 * num):
+        if len(poses) == num:
+            return np.stack(poses)
+        position_m = rng.uniform(model.workspace_low_m, model.workspace_high_m)
+        heading, tilt = rng.uniform(-np.pi, np.pi), rng.uniform(0.0, 0.8 * model.max_tilt_rad)
+        lean = axis_angle_matrix(tilt * np.array([np.cos(heading), np.sin(heading), 0.0]))
+        matrix = lean @ axis_angle_matrix(np.array([0.0, 0.0, rng.uniform(-YAW_RAD, YAW_RAD)])) @ DOWN
+        if arm.inverse(position_m - base_m, matrix, None) is not None:
+            poses.append(np.concatenate([position_m, matrix_quaternion(matrix)]))
+    raise ConfigError(f"{config.robot!r} reached only {len(poses)} of {20 * num} poses tried: check its workspace box.")

@@ -1,0 +1,196 @@
+"""The URDF of each robot. Borrowed arms get a hand, and a light shape for every heavy mesh: made once, then cached.
+
+PyBullet's software renderer pays for every triangle (a Panda's meshes cost 14 times a WidowX of boxes). Each link's
+mesh is replaced by the convex hull of its outermost points in some directions; kinematics, masses and limits stay those
+of the source. As with the WidowX, only the hand collides.
+"""
+
+import hashlib
+import os
+import shutil
+import tempfile
+import xml.etree.ElementTree as ElementTree
+from pathlib import Path
+from xml.etree.ElementTree import Element, SubElement
+
+import numpy as np
+
+from envs.robots import ASSETS, ArmModel, Hand, PyBulletDataArm
+from tap_ray.errors import StorageError
+
+DIRECTIONS = 48
+"""In which the outermost points of a mesh are kept: a hull has at most 92 triangles."""
+
+LEFT_RGB, RIGHT_RGB = (0.95, 0.20, 0.75), (0.10, 0.85, 0.90)
+"""The fingers, as the WidowX has them: no object has these colors, and left can be told from right."""
+
+
+def urdf_of(model: ArmModel) -> Path:
+    """The robot's file, made now if this machine has none yet.
+
+    Raises:
+        StorageError: the cache cannot be written.
+    """
+    if model.data_arm is None or model.hand is None:
+        return ASSETS / model.urdf
+    import pybullet_data
+
+    source = Path(pybullet_data.getDataPath()) / model.urdf
+    maker, about = Path(__file__).read_bytes(), f"{model.data_arm} {model.hand}".encode()
+    name = f"{model.name}-{hashlib.sha256(maker + about + source.read_bytes()).hexdigest()[:12]}"
+    folder = cache() / name
+    if not (folder / "robot.urdf").is_file():
+        _make(source, model.data_arm, model.hand, folder)
+    return folder / "robot.urdf"
+
+
+def cache() -> Path:
+    """Folder for what is made once on a machine: $XDG_CACHE_HOME/tap_ray/robots."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "tap_ray" / "robots"
+
+
+def _make(source: Path, arm: PyBulletDataArm, hand: Hand, folder: Path) -> None:
+    """Make the folder beside its place and move it there whole: several processes may do so at once."""
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        beside = Path(tempfile.mkdtemp(prefix=".making-", dir=folder.parent))
+        _write(source, arm, hand, beside)
+        try:
+            beside.rename(folder)
+        except OSError:  # somebody else was first, with the same bytes
+            shutil.rmtree(beside)
+            if not (folder / "robot.urdf").is_file():
+                raise
+    except OSError as error:
+        raise StorageError(
+            f"Cannot write {folder}: {error.strerror}. Free some space, or name a writable folder in XDG_CACHE_HOME."
+        ) from None
+
+
+def _write(source: Path, arm: PyBulletDataArm, hand: Hand, folder: Path) -> None:
+    robot = ElementTree.parse(source).getroot()
+    links = {link.get("name", ""): link for link in robot.findall("link")}
+    kept = _from_base(robot, arm.flange)
+    made = Element("robot", name=robot.get("name", ""))
+    for number, name in enumerate(kept):
+        made.append(_light(links[name], source.parent, arm.rgb[number % len(arm.rgb)], folder))
+    for joint in robot.findall("joint"):
+        if joint.find("child").get("link") in kept:  # type: ignore[union-attr]
+            made.append(joint)
+    _add_hand(made, arm, hand)
+    ElementTree.indent(made)
+    ElementTree.ElementTree(made).write(folder / "robot.urdf")
+
+
+def _from_base(robot: Element, flange: str) -> list[str]:
+    """Names of the links from the base to the flange."""
+    parent = {
+        joint.find("child").get("link"): joint.find("parent").get("link")  # type: ignore[union-attr]
+        for joint in robot.findall("joint")
+    }
+    names: list[str] = []
+    link: str | None = flange
+    while link is not None:
+        names.insert(0, link)
+        link = parent.get(link)
+    return names
+
+
+def _light(link: Element, meshes: Path, rgb: tuple[float, float, float], folder: Path) -> Element:
+    """The link with hulls for meshes, in one color, without contact."""
+    made = Element("link", name=link.get("name", ""))
+    for part in link:
+        if part.tag == "inertial":
+            made.append(part)
+        if part.tag == "visual":
+            mesh = part.find("geometry/mesh")
+            assert mesh is not None, "borrowed arms are drawn by meshes"
+            file = f"{link.get('name')}-{len(made)}.obj"
+            _hull(meshes / mesh.get("filename", "").removeprefix("package://"), folder / file)
+            visual = SubElement(made, "visual")
+            if (place := part.find("origin")) is not None:
+                visual.append(place)
+            SubElement(SubElement(visual, "geometry"), "mesh", filename=file)
+            _color(visual, rgb)
+    return made
+
+
+def _hull(mesh: Path, file: Path) -> None:
+    """The convex hull of a mesh's outermost points."""
+    import trimesh
+
+    points_V3 = np.asarray(trimesh.load(mesh, force="mesh", skip_materials=True).vertices)  # type: ignore[attr-defined]
+    outermost = np.unique((points_V3 @ _directions().T).argmax(axis=0))
+    trimesh.convex.convex_hull(points_V3[outermost]).export(file)
+
+
+def _directions() -> np.ndarray:
+    """(DIRECTIONS, 3) unit vectors spread evenly over the sphere (Fibonacci lattice)."""
+    number = np.arange(DIRECTIONS)
+    z = 1 - (2 * number + 1) / DIRECTIONS
+    angle = number * np.pi * (3 - 5**0.5)
+    return np.stack([np.sqrt(1 - z**2) * np.cos(angle), np.sqrt(1 - z**2) * np.sin(angle), z], axis=1)
+
+
+def _add_hand(robot: Element, arm: PyBulletDataArm, hand: Hand) -> None:
+    """A palm and two flat fingers on the flange; frames as the WidowX has them: x out of the hand, y to the left."""
+    _joint(robot, "hand", "fixed", (arm.flange, "hand_link"), (0, 0, 0), rpy=f"0 {-np.pi / 2} {arm.hand_yaw_rad}")
+    palm = _part(robot, "hand_link", 0.5)
+    _box(palm, hand.palm_m, (hand.palm_m[0] / 2, 0, 0), (0.15, 0.15, 0.16), solid=True)
+    _box(palm, (0.03, 0.035, 0.012), (0.02, 0.3 * hand.palm_m[1], hand.palm_m[2] / 2 + 0.004), LEFT_RGB)
+    _joint(robot, "ee", "fixed", ("hand_link", "ee_link"), (hand.tool_x_m, 0, 0))
+    _part(robot, "ee_link", 0.001)
+    for name, side, rgb in (("left_finger", 1, LEFT_RGB), ("right_finger", -1, RIGHT_RGB)):
+        joint = _joint(robot, name, "prismatic", ("hand_link", f"{name}_link"), (hand.tool_x_m, 0, 0))
+        SubElement(joint, "axis", xyz=_words((0, side, 0)))
+        SubElement(joint, "limit", lower="0", upper=str(hand.open_m), effort=str(hand.force_n), velocity="1")
+        finger = _part(robot, f"{name}_link", 0.03)
+        at = (-hand.finger_m[0] / 2 + 0.0085, side * hand.finger_m[1] / 2, 0)
+        _box(finger, hand.finger_m, at, rgb, solid=True)
+
+
+def _joint(
+    robot: Element,
+    name: str,
+    kind: str,
+    links: tuple[str, str],
+    at_m: tuple[float, ...],
+    *,
+    rpy: str = "0 0 0",
+) -> Element:
+    """A joint from the first link to the second."""
+    parent, child = links
+    joint = SubElement(robot, "joint", name=name, type=kind)
+    SubElement(joint, "parent", link=parent)
+    SubElement(joint, "child", link=child)
+    SubElement(joint, "origin", xyz=_words(at_m), rpy=rpy)
+    return joint
+
+
+def _part(robot: Element, name: str, mass_kg: float) -> Element:
+    link = SubElement(robot, "link", name=name)
+    inertial = SubElement(link, "inertial")
+    SubElement(inertial, "mass", value=str(mass_kg))
+    moment = str(mass_kg * 1e-3)  # of something some centimeters large
+    SubElement(inertial, "inertia", ixx=moment, iyy=moment, izz=moment, ixy="0", ixz="0", iyz="0")
+    return link
+
+
+def _box(
+    link: Element, size_m: tuple[float, ...], at_m: tuple[float, ...], rgb: tuple[float, ...], *, solid: bool = False
+) -> None:
+    for kind in ("visual", "collision") if solid else ("visual",):
+        element = SubElement(link, kind)
+        SubElement(element, "origin", xyz=_words(at_m))
+        SubElement(SubElement(element, "geometry"), "box", size=_words(size_m))
+        if kind == "visual":
+            _color(element, rgb)
+
+
+def _color(visual: Element, rgb: tuple[float, ...]) -> None:
+    material = SubElement(visual, "material", name="-".join(f"{part:g}" for part in rgb))
+    SubElement(material, "color", rgba=_words((*rgb, 1)))
+
+
+def _words(numbers: tuple[float, ...]) -> str:
+    return " ".join(f"{number:g}" for number in numbers)

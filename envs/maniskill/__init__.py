@@ -1,0 +1,1 @@
+"""SIMPLER's four WidowX tasks in ManiSkill, behind the same contract as the tabletop."""

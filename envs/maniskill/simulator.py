@@ -1,0 +1,70 @@
+"""ManiSkill as two of the simulators of envs/simulator.py: its physics on a CPU or on a GPU."""
+
+from dataclasses import dataclass
+
+import gymnasium as gym
+
+from envs.experts import SimFacts
+from envs.maniskill.tasks import MANISKILL_TASKS, THINGS
+from envs.scene import VERSION
+from tap_ray.errors import ConfigError
+from tap_ray.types import EnvConfig
+
+MAX_IMAGE_PX = 480
+
+
+@dataclass(frozen=True, kw_only=True)
+class ManiSkill:
+    """SIMPLER's WidowX tasks. A fleet is one simulation of so many scenes on a GPU, so many simulations on a CPU."""
+
+    gpu: bool = False
+    """Whether the physics runs on a GPU: not the same to the last bit, and no suite is judged there."""
+    tasks: tuple[str, ...] = tuple(MANISKILL_TASKS)
+    robots: tuple[str, ...] = ("widowx",)
+    control_lag: float = 2.0
+    """Its controller reaches 62 % of a motion within its control step; at full speed its hand lags 3 cm behind with
+    nothing in the way (measured), and explorers must not take that for an obstacle."""
+
+    @property
+    def suites(self) -> tuple[str, ...]:
+        """Suites of evaluation."""
+        return () if self.gpu else ("simpler",)
+
+    def version(self) -> str:
+        """Version of the scenes, which ManiSkill's files are part of."""
+        from envs.maniskill.backend import assets_digest, require
+
+        require(gpu=self.gpu)
+        return f"{VERSION}+{assets_digest()}"
+
+    def check(self, config: EnvConfig) -> None:
+        """See `envs.simulator.Simulator`."""
+        if config.partner:
+            raise ConfigError(f"sim {config.sim!r} has no mixed scenes; got partner {config.partner!r}. Leave it out.")
+        if config.image_size > MAX_IMAGE_PX:
+            raise ConfigError(f"SIMPLER's camera has {MAX_IMAGE_PX} rows; got image_size {config.image_size}.")
+        from envs.maniskill.backend import require
+
+        require(gpu=self.gpu)
+
+    def make(self, config: EnvConfig, *, ee_control: bool = False, render_size: int | None = None) -> gym.Env:
+        """See `envs.simulator.Simulator`; the actions of its only robot move the hand anyway."""
+        from envs.maniskill.env import SimplerEnv
+
+        return SimplerEnv(config, render_size=render_size, gpu=self.gpu)
+
+    def make_vector(self, config: EnvConfig, num_robots: int, *, ee_control: bool = False) -> gym.vector.VectorEnv:
+        """See `envs.simulator.Simulator`."""
+        if self.gpu:
+            from envs.maniskill.env import SimplerVectorEnv
+
+            return SimplerVectorEnv(config, num_robots, gpu=True)
+        return gym.vector.SyncVectorEnv(
+            [lambda: self.make(config)] * num_robots, autoreset_mode=gym.vector.AutoresetMode.DISABLED
+        )
+
+    def sim_facts(self, task: str) -> SimFacts:
+        """Its own objects, the height of its sink, and the lag of its hand."""
+        if task not in MANISKILL_TASKS:
+            return SimFacts()  # of play, which has no expert
+        return SimFacts(object=THINGS, carry_z_m=MANISKILL_TASKS[task].carry_z_m, drop_in_m=0.02, lags=True)

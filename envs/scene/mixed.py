@@ -1,0 +1,123 @@
+"""Mixed scenes: the objects of two tasks on one table, so that only the sentence says which task is meant.
+
+Poses, joints and image follow from the seed and the unordered pair of tasks, not from which of the two is asked.
+Objects are kept apart as rectangles, not as circles: two tasks' circles do not fit on the table.
+"""
+
+from typing import Sequence
+
+import numpy as np
+
+from envs.scene.objects import OBJECTS, ObjectModel
+from envs.scene.tasks import FIELD_HIGH_M, FIELD_LOW_M, PLAY, PUSH_M, TASKS, Scene
+from tap_ray.errors import ConfigError, nearest
+from tap_ray.types import EnvConfig
+
+GAP_M = 0.015
+"""Least distance of two objects."""
+FINGERS_M = 0.035
+"""Least distance of what is grasped to anything else: open fingers come down beside it."""
+BEHIND_M, AHEAD_M, ASIDE_M = 0.12, PUSH_M + 0.05, 0.04
+"""Free table behind the center of what is pushed (the hand comes down there), ahead of it and to either side."""
+PLACES, ROUNDS = 200, 1000
+"""Places tried for each object; layouts begun."""
+
+
+Pose = tuple[float, float, float]
+"""x and y, m, and yaw, rad."""
+Rectangle = tuple[np.ndarray, np.ndarray, np.ndarray]
+"""N of them: centers (N, 2) and half sides (2,), m, and yaws (N,), rad."""
+
+
+def require_pair(config: EnvConfig) -> None:
+    """Raise if `config.partner` cannot share the table with `config.task`.
+
+    Raises:
+        ConfigError: it is no other task, or the scenario has no such scenes.
+    """
+    if not config.partner:
+        return
+    if config.partner not in TASKS:
+        raise ConfigError(f"Unknown task {config.partner!r} as partner. {nearest(config.partner, TASKS)}")
+    if config.task in (PLAY, config.partner):
+        raise ConfigError(
+            f"A mixed scene has the objects of two tasks; got task {config.task!r} and partner {config.partner!r}. "
+            "Name two different tasks."
+        )
+    if config.scenario == "distractors":
+        raise ConfigError("Mixed scenes have no room for the scenario 'distractors'. Leave it or the partner out.")
+
+
+def draw_mixed(task: str, partner: str, rng: np.random.Generator) -> Scene:
+    """Draw poses of both tasks' objects and `task`'s sentence; all but slots and sentence are the same for `partner`.
+
+    Raises:
+        AssertionError: no layout was found, in ROUNDS tries (a pair whose things do not fit).
+    """
+    words = rng.spawn(1)[0]  # a node of its own: what is drawn next does not depend on the sentence
+    names = [name for one in sorted((task, partner)) for name in TASKS[one].object]
+    own = [names.index(name) for name in TASKS[task].object]
+    models = tuple(OBJECTS[name] for name in names)
+    boxes = _lay_out(models, rng)
+    return Scene(
+        object=models,
+        position_m=tuple((x, y) for x, y, _ in boxes),
+        yaw_rad=tuple(yaw for *_, yaw in boxes),
+        sentence=str(words.choice(TASKS[task].sentence)),
+        slot=(*own, *(i for i in range(len(names)) if i not in own)),
+    )
+
+
+def _lay_out(models: Sequence[ObjectModel], rng: np.random.Generator) -> list[Pose]:
+    """Poses of `models`; the large ones find their place first."""
+    order = sorted(range(len(models)), key=lambda i: -float(np.prod(_ground(models[i], np.zeros((1, 3)))[1])))
+    low, high = (*FIELD_LOW_M, -np.pi / 2), (*FIELD_HIGH_M, np.pi / 2)
+    for _ in range(ROUNDS):
+        placed: dict[int, np.ndarray] = {}
+        for i in order:
+            pose_N3 = rng.uniform(low, high, (PLACES, 3))
+            free_N = np.ones(PLACES, bool)
+            if _is_pushed(models[i]):
+                free_N = pose_N3[:, 1] <= FIELD_HIGH_M[1] - PUSH_M - 0.02
+            for j, pose_3 in placed.items():
+                apart_N = _apart_m(_ground(models[i], pose_N3), _ground(models[j], pose_3[None]))
+                free_N &= apart_N > _gap_m(models[i], models[j])
+            if not free_N.any():
+                break
+            placed[i] = pose_N3[free_N.argmax()]
+        else:
+            return [(float(x), float(y), float(yaw)) for x, y, yaw in (placed[i] for i in range(len(models)))]
+    raise AssertionError(f"{ROUNDS} layouts had no room for {[model.name for model in models]}")
+
+
+def _is_pushed(model: ObjectModel) -> bool:
+    return any(task.goal == "push_left" and task.object[0] == model.name for task in TASKS.values())
+
+
+def _gap_m(first: ObjectModel, second: ObjectModel) -> float:
+    grasped = any(model.grasp_z_m > 0 and not _is_pushed(model) for model in (first, second))
+    return FINGERS_M if grasped else GAP_M
+
+
+def _ground(model: ObjectModel, pose_N3: np.ndarray) -> Rectangle:
+    """What must be free for an object: its bounding box, or the way of one that is pushed to the left."""
+    if _is_pushed(model):
+        half_m = (ASIDE_M, (AHEAD_M + BEHIND_M) / 2)
+        return pose_N3[:, :2] + (0.0, (AHEAD_M - BEHIND_M) / 2), np.array(half_m), np.zeros(len(pose_N3))
+    return pose_N3[:, :2], np.array(model.half_size_m[:2]), pose_N3[:, 2]
+
+
+def _apart_m(first: Rectangle, second: Rectangle) -> np.ndarray:
+    """(N,) widest gap of two rectangles along one of their four sides' directions, m; negative if they overlap."""
+    axes = [
+        np.stack([np.cos(yaw), np.sin(yaw), -np.sin(yaw), np.cos(yaw)], 1).reshape(-1, 2, 2)
+        for *_, yaw in (first, second)
+    ]
+    away_N2, gaps = first[0] - second[0], []
+    for side_N2 in (axes[0][:, 0], axes[0][:, 1], axes[1][:, 0], axes[1][:, 1]):
+        reach_N = sum(
+            (np.abs((own * side_N2[:, None]).sum(2)) * half).sum(1)
+            for (_, half, _), own in zip((first, second), axes, strict=True)
+        )
+        gaps.append(np.abs((away_N2 * side_N2).sum(1)) - reach_N)
+    return np.max(gaps, axis=0)

@@ -1,0 +1,225 @@
+"""What the robots are asked to do: objects, sentences, and when it is partly and entirely done.
+
+The first four are SIMPLER's WidowX tasks (their first sentence is SIMPLER's own), the fifth is from the paper's real
+robot. "Left" is the robot's left, +y of the base frame.
+"""
+
+from dataclasses import dataclass
+from math import hypot
+from typing import Literal
+
+import numpy as np
+
+from envs.scene.objects import OBJECTS, ObjectModel
+from tap_ray.errors import ConfigError, nearest
+
+NUM_SLOTS = 4
+"""Object slots in `info`."""
+LIFT_M = 0.01
+"""A grasped object counts as lifted from here on."""
+PUSH_M = 0.10
+"""How far to the left an object must be pushed."""
+PLAY = "play"
+FIELD_LOW_M, FIELD_HIGH_M = (0.20, -0.15), (0.37, 0.15)
+"""Corners of the rectangle that objects start in, base frame x and y."""
+TRIES = 40
+"""Layouts drawn before other objects are (play)."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class TaskModel:
+    """One task: move object 0, to object 1 if there is one."""
+
+    name: str
+    object: tuple[str, ...]
+    """Keys of OBJECTS: what is moved, then where to."""
+    goal: Literal["on", "stack", "in", "push_left"]
+    sentence: tuple[str, ...]
+    """Paraphrases of the instruction, drawn by the seed."""
+    tolerance_m: float
+    """Largest horizontal distance from the target's center (push_left: unused)."""
+
+
+TASKS: dict[str, TaskModel] = {
+    "put_spoon_on_cloth": TaskModel(
+        name="put_spoon_on_cloth",
+        object=("spoon", "cloth"),
+        goal="on",
+        tolerance_m=0.06,
+        sentence=(
+            "put the spoon on the towel",
+            "put the spoon on the cloth",
+            "place the spoon on the blue cloth",
+            "move the spoon onto the towel",
+            "lay the spoon down on the cloth",
+            "pick up the spoon and put it on the towel",
+        ),
+    ),
+    "put_carrot_on_plate": TaskModel(
+        name="put_carrot_on_plate",
+        object=("carrot", "plate"),
+        goal="on",
+        tolerance_m=0.05,
+        sentence=(
+            "put carrot on plate",
+            "put the carrot on the plate",
+            "place the carrot on the white plate",
+            "move the carrot onto the plate",
+            "serve the carrot on the plate",
+            "pick up the carrot and lay it on the plate",
+        ),
+    ),
+    "stack_green_on_yellow": TaskModel(
+        name="stack_green_on_yellow",
+        object=("green block", "yellow block"),
+        goal="stack",
+        tolerance_m=0.02,
+        sentence=(
+            "stack the green block on the yellow block",
+            "put the green block on top of the yellow block",
+            "place the green cube on the yellow cube",
+            "stack green on yellow",
+            "set the green block onto the yellow one",
+            "pick up the green block and stack it on the yellow block",
+        ),
+    ),
+    "put_eggplant_in_basket": TaskModel(
+        name="put_eggplant_in_basket",
+        object=("eggplant", "basket"),
+        goal="in",
+        tolerance_m=0.06,
+        sentence=(
+            "put eggplant into yellow basket",
+            "put the eggplant in the basket",
+            "place the eggplant into the yellow basket",
+            "drop the eggplant in the basket",
+            "move the eggplant into the basket",
+            "pick up the eggplant and put it in the yellow basket",
+        ),
+    ),
+    "push_pumpkin_left": TaskModel(
+        name="push_pumpkin_left",
+        object=("pumpkin",),
+        goal="push_left",
+        tolerance_m=0.0,
+        sentence=(
+            "push the pumpkin to the left",
+            "push the pumpkin left",
+            "slide the pumpkin to the left",
+            "move the pumpkin to the left by pushing it",
+            "shove the pumpkin leftwards",
+            "give the pumpkin a push to the left",
+        ),
+    ),
+}
+
+
+def known_task(name: str) -> str:
+    """`name`, if it is a task or "play".
+
+    Raises:
+        ConfigError: it is neither; names the nearest.
+    """
+    if name not in (*TASKS, PLAY):
+        raise ConfigError(f"Unknown task {name!r}. {nearest(name, (*TASKS, PLAY))}")
+    return name
+
+
+@dataclass(frozen=True, kw_only=True)
+class Scene:
+    """How one episode starts."""
+
+    object: tuple[ObjectModel, ...]
+    position_m: tuple[tuple[float, float], ...]
+    """x and y of each, base frame."""
+    yaw_rad: tuple[float, ...]
+    sentence: str
+    """Empty for play."""
+    slot: tuple[int, ...] = ()
+    """Which object each slot of `info` shows, the asked task's own first (mixed.py); none given: as they come."""
+
+    @property
+    def shown(self) -> tuple[int, ...]:
+        """Number of the object in each slot."""
+        return self.slot or tuple(range(len(self.object)))
+
+
+def draw_scene(task: str, rng: np.random.Generator) -> Scene:
+    """Draw objects (play only), sentence and poses without overlap."""
+    sentence = "" if task == PLAY else str(rng.choice(TASKS[task].sentence))
+    pushed = task != PLAY and TASKS[task].goal == "push_left"
+    high = (FIELD_HIGH_M[0], FIELD_HIGH_M[1] - (PUSH_M + 0.02 if pushed else 0.0))
+    count = int(rng.integers(2, NUM_SLOTS + 1))
+    while True:
+        names = [str(name) for name in rng.permutation(sorted(OBJECTS))[:count]] if task == PLAY else TASKS[task].object
+        models = tuple(OBJECTS[name] for name in names)
+        position = rng.uniform(FIELD_LOW_M, high, (TRIES, len(models), 2))
+        fitting = [try_ for try_ in position if _apart(try_, models)]
+        if fitting:  # else: things too large to lie side by side, draw others
+            break
+    return Scene(
+        object=models,
+        position_m=tuple((float(x), float(y)) for x, y in fitting[0]),
+        yaw_rad=tuple(float(angle) for angle in rng.uniform(-np.pi / 2, np.pi / 2, len(models))),
+        sentence=sentence,
+    )
+
+
+def _apart(position_m: np.ndarray, models: tuple[ObjectModel, ...]) -> bool:
+    """Whether no two objects' circles come nearer than 1 cm."""
+    return all(
+        hypot(*(position_m[i] - position_m[j])) > models[i].radius_m + models[j].radius_m + 0.01
+        for i in range(len(models))
+        for j in range(i)
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Touch:
+    """Who touches whom after a control step; indices are object slots."""
+
+    hand: tuple[tuple[frozenset[int], frozenset[int]], ...]
+    """Objects that the left and the right finger of each hand touch."""
+    finger_during: frozenset[int]
+    """Objects that either touched at some time during the last control step."""
+    pair: frozenset[tuple[int, int]]
+    """Objects that touch each other, smaller index first."""
+
+
+def judge(task: str, start_M7: np.ndarray, now_M7: np.ndarray, touch: Touch) -> tuple[bool, bool]:
+    """Whether the task is partly and entirely done now.
+
+    Args:
+        task: a key of TASKS, or "play", which is never done.
+        start_M7: object poses at the start of the episode, as in `info`.
+        now_M7: object poses now.
+        touch: contacts now.
+
+    Returns:
+        (partial, entire). Partial: both fingers of a hand hold the object and it is lifted by 1 cm (push: a finger
+        touches it). Entire: it lies on or in the target, within tolerance, touched by no finger (push: 10 cm to the
+        left).
+    """
+    if task == PLAY:
+        return False, False
+    model = TASKS[task]
+    held = any(0 in left and 0 in right for left, right in touch.hand)
+    touched = any(0 in finger for hand in touch.hand for finger in hand)
+    if model.goal == "push_left":
+        return 0 in touch.finger_during, bool(now_M7[0, 1] - start_M7[0, 1] >= PUSH_M)
+    partial = held and bool(now_M7[0, 2] - start_M7[0, 2] > LIFT_M)
+    away = now_M7[0, :3] - now_M7[1, :3]
+    near = float(np.hypot(away[0], away[1])) <= model.tolerance_m
+    return partial, near and not touched and (0, 1) in touch.pair and _height_fits(model, float(away[2]))
+
+
+def _height_fits(model: TaskModel, up_m: float) -> bool:
+    """Whether the object's center is where the goal wants it, `up_m` above the target's center."""
+    item, target = (OBJECTS[name].half_size_m[2] for name in model.object)
+    match model.goal:
+        case "in":
+            return up_m - item < target
+        case "stack":
+            return abs(up_m - item - target) < 0.01
+        case _:
+            return up_m > 0.0

@@ -1,0 +1,77 @@
+"""What a simulator offers, and which there are. A new one is a package beside envs/bullet and an entry here."""
+
+from typing import Mapping, Protocol
+
+import gymnasium as gym
+
+from envs.bullet.simulator import PyBullet
+from envs.experts import SimFacts
+from envs.maniskill.simulator import ManiSkill
+from tap_ray.errors import ConfigError, nearest
+from tap_ray.types import EnvConfig
+
+
+class Simulator(Protocol):
+    """What the rest of the project may know of a simulator. Its engine is loaded only where a robot is made."""
+
+    @property
+    def tasks(self) -> tuple[str, ...]:
+        """Tasks that it has, "play" aside, which every simulator has."""
+        ...
+
+    @property
+    def robots(self) -> tuple[str, ...]:
+        """Embodiments that it has."""
+        ...
+
+    @property
+    def suites(self) -> tuple[str, ...]:
+        """Suites of evaluation that run in it (tap_ray/evaluate/protocol.py)."""
+        ...
+
+    @property
+    def control_lag(self) -> float:
+        """How far the hand lags behind its command with nothing in the way, as a multiple of PyBullet's."""
+        ...
+
+    def version(self) -> str:
+        """Version of its scenes; what is judged in two versions is never compared.
+
+        Raises:
+            ConfigError: it cannot run here, so that its files are unknown.
+        """
+        ...
+
+    def check(self, config: EnvConfig) -> None:
+        """Raise ConfigError unless it has the scene of `config` and can run here; names are known to exist."""
+        ...
+
+    def make(self, config: EnvConfig, *, ee_control: bool = False, render_size: int | None = None) -> gym.Env:
+        """See `envs.make`; `ee_control`: as in `envs.make_vector`."""
+        ...
+
+    def make_vector(self, config: EnvConfig, num_robots: int, *, ee_control: bool = False) -> gym.vector.VectorEnv:
+        """See `envs.make_vector`."""
+        ...
+
+    def sim_facts(self, task: str) -> SimFacts:
+        """What an expert of `task` must know of it."""
+        ...
+
+
+SIMULATORS: Mapping[str, Simulator] = {
+    "pybullet": PyBullet(),
+    "maniskill": ManiSkill(),
+    "maniskill_gpu": ManiSkill(gpu=True),
+}
+
+
+def simulator(name: str) -> Simulator:
+    """The simulator called `name`.
+
+    Raises:
+        ConfigError: there is none; names the nearest.
+    """
+    if name not in SIMULATORS:
+        raise ConfigError(f"Unknown simulator {name!r}. {nearest(name, SIMULATORS)}")
+    return SIMULATORS[name]

@@ -1,0 +1,100 @@
+"""The rest of a robot's action chunk, its last steps and its noise; without torch, for servers."""
+
+from collections import deque
+from dataclasses import dataclass
+from typing import Mapping
+
+import numpy as np
+from jaxtyping import Float32, UInt8
+
+
+@dataclass(frozen=True, kw_only=True)
+class ChunkingSpec:
+    """Sizes of an action chunk, of its history and of its noise."""
+
+    chunk: int
+    """Actions predicted at once (H)."""
+    n_action_steps: int
+    """Actions of a chunk that are carried out before the policy is asked again."""
+    history: int
+    """Past steps (P) that the policy reads; 0 none."""
+    num_actions: int
+    """Slots of an action (A)."""
+    num_states: int
+    """State slots (S) of a past step."""
+    noise: bool
+    """Whether each chunk starts from noise of the robot's own."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class PolicyInput:
+    """All that the policy computes one action chunk of one robot from."""
+
+    rgb: UInt8[np.ndarray, "Y X 3"]
+    state: Float32[np.ndarray, "S"]
+    instruction: str
+    noise: Float32[np.ndarray, "H A"] | None
+    """None where the policy draws none."""
+    past: Mapping[str, np.ndarray] | None
+    """"past_state" (P, S), "past_action" (P, A), "past_mask" (P,) as in `types.Window`; None without a history."""
+
+
+class ActionChunkBuffer:
+    """The rest of a chunk, the last P steps, and the noise of one robot in one episode."""
+
+    def __init__(self, chunking: ChunkingSpec, seed: int | None) -> None:
+        """`seed` is that of the robot's own noise; None stands for noise that is zero."""
+        self._spec = chunking
+        self._rng = None if seed is None else np.random.default_rng(seed)
+        self._chunk_HA = np.empty((0, chunking.num_actions), np.float32)
+        self._used = chunking.n_action_steps
+        self._state_S: np.ndarray | None = None
+        self._past: deque[tuple[np.ndarray, np.ndarray]] = deque(maxlen=chunking.history)
+
+    def observe(
+        self, rgb: np.ndarray, state: np.ndarray, action: np.ndarray | None, instruction: str
+    ) -> PolicyInput | None:
+        """Take in one step.
+
+        Args:
+            rgb: (Y, X, 3) uint8.
+            state: (S,).
+            action: (A,) the action before, as executed; read only with a history, and not at the first step.
+            instruction: of the episode.
+
+        Returns:
+            What the next chunk is computed from (give that to `set_chunk`); None while the last one lasts.
+        """
+        if self._spec.history and self._state_S is not None:
+            self._past.append((self._state_S, np.array(action, np.float32)))
+        self._state_S = np.array(state, np.float32)
+        if self._used < self._spec.n_action_steps:
+            return None
+        return PolicyInput(rgb=rgb, state=self._state_S, instruction=instruction, noise=self._noise(), past=self.past())
+
+    def set_chunk(self, chunk_HA: np.ndarray) -> None:
+        """Begin a chunk."""
+        self._chunk_HA, self._used = chunk_HA, 0
+
+    def next_action(self) -> np.ndarray:
+        """(A,) the next action of the chunk."""
+        self._used += 1
+        return self._chunk_HA[self._used - 1]
+
+    def past(self) -> dict[str, np.ndarray] | None:
+        """The last P steps, as the windows of training have them."""
+        size = self._spec
+        if not size.history:
+            return None
+        missing = size.history - len(self._past)
+        state = np.zeros((size.history, size.num_states), np.float32)
+        action = np.zeros((size.history, size.num_actions), np.float32)
+        for step, (past_state, past_action) in enumerate(self._past, start=missing):
+            state[step], action[step] = past_state, past_action
+        return {"past_state": state, "past_action": action, "past_mask": np.arange(size.history) >= missing}
+
+    def _noise(self) -> np.ndarray | None:
+        shape = (self._spec.chunk, self._spec.num_actions)
+        if not self._spec.noise:
+            return None
+        return np.zeros(shape, np.float32) if self._rng is None else self._rng.standard_normal(shape, np.float32)

@@ -1,0 +1,31 @@
+"""Between physical units and numbers of size one, as buffers of the model: they travel with its weights."""
+
+from typing import Sequence
+
+import torch
+from torch import Tensor, nn
+
+
+class Normalizer(nn.Module):
+    """x -> (x - offset) / scale, slot by slot; the identity until `set`."""
+
+    offset: Tensor
+    scale: Tensor
+
+    def __init__(self, num: int) -> None:
+        super().__init__()
+        self.register_buffer("offset", torch.zeros(num))
+        self.register_buffer("scale", torch.ones(num))
+
+    def set(self, offset: Sequence[float], scale: Sequence[float]) -> None:
+        """Both (num,), in physical units."""
+        self.offset.copy_(torch.as_tensor(offset, dtype=torch.float32))
+        self.scale.copy_(torch.as_tensor(scale, dtype=torch.float32))
+
+    def forward(self, physical: Tensor) -> Tensor:
+        """Physical units -> size one."""
+        return (physical - self.offset) / self.scale
+
+    def unnormalize(self, normalized: Tensor) -> Tensor:
+        """Size one -> physical units."""
+        return normalized.float() * self.scale + self.offset
