@@ -52,7 +52,7 @@ def _judge(
 ) -> None:
     """Run the cells that are missing, write results, episodes and videos."""
     make_vector = envs.make_ee_control if config.policy == "expert" else envs.make_vector
-    make = {"make_vector": make_vector, "make_policy": make_policy, "make_facts": _facts}
+    make = {"make_vector": make_vector, "make_policy": make_policy, "make_failure_inputs": _facts}
     with tracking.tracked("evaluate", run, parents) as tracked:
         with connect(config.ray_address):
             episodes = evaluate(protocol, folder=run.path, config=fleets, **make)

@@ -11,6 +11,7 @@ import gymnasium as gym
 import numpy as np
 
 from tap_ray.evaluate.failures import FailureInputs
+from tap_ray.specs import ArmSlots
 from tap_ray.types import EnvConfig
 
 
@@ -66,7 +67,7 @@ def line_robots(num: int, config: EnvConfig, **bad) -> gym.vector.SyncVectorEnv:
 
 def line_facts(config: EnvConfig) -> FailureInputs:
     """The point is its own hand, at its own object: whoever fails has reached it and never closes."""
-    return FailureInputs(tool=(0,), opening=(0,), gripper=(0,))
+    return FailureInputs(arms=(ArmSlots(ee_pos=(0,), opening=0, gripper=0),))
 
 
 class Forward:

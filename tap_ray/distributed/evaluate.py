@@ -90,7 +90,7 @@ def evaluate(
         protocol: the cells.
         make_vector: builds a fleet's robots; must pickle.
         make_policy: builds the judged policy in the fleet's process; must pickle.
-        make_facts: what tells why an episode failed; must pickle.
+        make_failure_inputs: what tells why an episode failed; must pickle.
         folder: gets `episodes.jsonl` and `clips/`, as results come.
         config: fleets and robots.
         progress: whether to draw a bar.

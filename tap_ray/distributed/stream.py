@@ -25,13 +25,13 @@ import numpy as np
 import ray
 import ray.data
 from ray.data import ExecutionOptions, ExecutionResources, TaskPoolStrategy
-from ray.data._internal.execution.execution_callback import ExecutionCallback
 from ray.exceptions import RayTaskError
 
 from tap_ray.dataset import action_chunks
 from tap_ray.dataset.action_chunks import ActionChunkConfig, ActionChunks
 from tap_ray.dataset.reader import DatasetInfo, opened
 from tap_ray.dataset.windows import GroupSlice, WindowConfig, group_batches, schedule
+from tap_ray.distributed.ray_internals.data import ExecutionCallback
 from tap_ray.errors import ConfigError, TapRayError
 from tap_ray.types import ALL, ActionChunkBatch, Shard, Window
 
@@ -159,7 +159,7 @@ def windows_of(plan: ray.data.Dataset, batch_size: int, memory_mb: int, kind: ty
     context = plan.context
     context.enable_progress_bars = False
     context.print_on_execution_start = False
-    context.custom_execution_callback_classes = [Breath]
+    context.custom_execution_callback_classes = [ThrottleExecutor]
     logging.getLogger("ray.data").setLevel(logging.ERROR)
     context.execution_options = ExecutionOptions(
         preserve_order=True,
@@ -175,11 +175,11 @@ def windows_of(plan: ray.data.Dataset, batch_size: int, memory_mb: int, kind: ty
         raise (error.cause if isinstance(error.cause, TapRayError) else error) from None
 
 
-class Breath(ExecutionCallback):
-    """Lets Ray Data's executor sleep between two looks at its tasks.
+class ThrottleExecutor(ExecutionCallback):
+    """Throttles Ray Data's scheduling loop to 100 Hz.
 
-    It is a thread of the trainer's process, and while finished windows wait for the trainer (always, when data are
-    fast) it looks without pause: `ray.wait` returns at once for an output that back-pressure forbids to read. So it
+    The loop is a thread of the trainer's process. While finished windows wait for the trainer (always, when data are
+    fast) it busy-waits: `ray.wait` returns at once for an output that back-pressure forbids to read. Unthrottled it
     held the interpreter for two thirds of the time, and training ran at half its speed (docs/results/log.md).
     """
 

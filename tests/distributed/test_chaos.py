@@ -87,7 +87,7 @@ def lose(cluster: Nodes, folder: Path, times: int, each: int = 1) -> None:
 
 
 def judge(folder: Path, config: FleetConfig, **make: Any) -> list[Any]:
-    functions = {"make_vector": robots, "make_policy": forward, "make_facts": line_facts} | make
+    functions = {"make_vector": robots, "make_policy": forward, "make_failure_inputs": line_facts} | make
     return evaluate(PROTOCOL, **functions, folder=folder, config=config, progress=False)
 
 

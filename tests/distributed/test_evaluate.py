@@ -42,7 +42,7 @@ def run(folder, **changes):
     arguments = {
         "make_vector": make_vector,
         "make_policy": make_policy,
-        "make_facts": line_facts,
+        "make_failure_inputs": line_facts,
         "folder": folder,
         "config": FleetConfig(fleets=2, robots=4),
         "progress": False,

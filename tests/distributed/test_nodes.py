@@ -86,7 +86,14 @@ class HeldPlayer:
 
 def test_play_goes_on_when_its_node_dies(cluster: Nodes, tmp_path: Path):
     with DatasetWriter(tmp_path / "expected", child.HEADER) as writer:
-        for episode in collect(child.PLAN, envs.make_vector, sample_poses, num_episodes=EPISODES, num_robots=4):
+        for episode in collect(
+            child.PLAN,
+            envs.make_vector,
+            sample_poses,
+            arms=envs.spec(child.PLAN.env).arms,
+            num_episodes=EPISODES,
+            num_robots=4,
+        ):
             writer.append(episode)
     seen: Counter[str] = Counter()
     hold = tmp_path / "hold"
@@ -259,7 +266,7 @@ def test_evaluation_goes_on_when_its_node_dies(cluster: Nodes, tmp_path: Path):
         finally:
             (tmp_path / "hold").unlink()
 
-    make = {"make_vector": partial(held_robots, tmp_path), "make_policy": forward, "make_facts": line_facts}
+    make = {"make_vector": partial(held_robots, tmp_path), "make_policy": forward, "make_failure_inputs": line_facts}
     config = FleetConfig(robots=2, labels=("role=play",))
     with meanwhile(kill_one):
         results = evaluate(PROTOCOL, **make, folder=tmp_path, config=config, progress=False)
