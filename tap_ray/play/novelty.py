@@ -54,7 +54,7 @@ def novelty(count: int) -> float:
 
 
 class RoundVisitCounts:
-    """Visit counts by round; see the top of this file. Episodes are added in index order, so its state is a prefix's."""
+    """Visit counts by round; see the top of this file. Episodes are added in index order: its state is a prefix's."""
 
     def __init__(self, round_episodes: int) -> None:
         """Start empty. `round_episodes`: episodes in a round."""
