@@ -11,9 +11,9 @@ from tap_ray.dataset.action_chunks import ActionChunkConfig, bytes_read, counts,
 from tap_ray.dataset.reader import DatasetInfo, open_dataset
 from tap_ray.distributed import stream
 from tap_ray.distributed.train import run_stage
-from tap_ray.evaluate.video import side_by_side, write_video
 from tap_ray.inspect import motion_prior as examine_prior
 from tap_ray.job import run_job
+from tap_ray.media.video import side_by_side, write_video
 from tap_ray.models.prior_files import load_prior
 from tap_ray.pretrain import motion_prior
 from tap_ray.rollout import Replay, rollout

@@ -26,9 +26,9 @@ from tap_ray.cache import MAX_REQUESTS, cached
 from tap_ray.config import digest
 from tap_ray.dataset import layout
 from tap_ray.dataset.crops import CropConfig, Crops, cut
-from tap_ray.dataset.encode import decode_jpeg, decode_mask
 from tap_ray.dataset.reader import DatasetInfo, read_episodes
 from tap_ray.errors import DataError
+from tap_ray.media.image import decode_jpeg, decode_mask
 from tap_ray.types import Episode
 
 BLOCK_EPISODES = 64

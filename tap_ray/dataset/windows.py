@@ -22,10 +22,10 @@ import numpy as np
 from tap_ray.dataset import layout
 from tap_ray.dataset.crop_files import cut_masked, read_crops
 from tap_ray.dataset.crops import CROPS, Crops
-from tap_ray.dataset.encode import decode_jpeg
 from tap_ray.dataset.reach import NEVER, reach_of
 from tap_ray.dataset.reader import DatasetInfo, read_episodes
 from tap_ray.errors import ConfigError, DataError
+from tap_ray.media.image import decode_jpeg
 from tap_ray.rng import generator
 from tap_ray.specs import RobotSpec
 from tap_ray.types import ALL, Episode, Shard, Window

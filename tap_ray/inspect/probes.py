@@ -11,9 +11,9 @@ from typing import Mapping
 import numpy as np
 
 from tap_ray.dataset import layout
-from tap_ray.dataset.encode import decode_jpeg
 from tap_ray.dataset.reader import DatasetInfo, read_episode
 from tap_ray.errors import ConfigError, DataError
+from tap_ray.media.image import decode_jpeg
 from tap_ray.metrics import r_squared
 
 PENALTIES = (1e-4, 1e-3, 1e-2, 1e-1, 1.0, 10.0)

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from tap_ray.dataset import layout
-from tap_ray.dataset.encode import decode_jpeg
 from tap_ray.dataset.lerobot import open_dataset, read_episode
+from tap_ray.media.image import decode_jpeg
 
 
 @pytest.mark.cluster

@@ -11,7 +11,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tap_ray.dataset import layout
-from tap_ray.dataset.encode import decode_jpeg
 from tap_ray.dataset.inpaint_robot import grow, inpaint_robot
 from tap_ray.dataset.lerobot import DatasetInfo, open_dataset, read_episode
 from tap_ray.dataset.reach import NEVER, reach_targets, reaching_arms, twice_yaw
@@ -25,6 +24,7 @@ from tap_ray.dataset.windows import (
     split_episodes,
 )
 from tap_ray.errors import ConfigError, DataError
+from tap_ray.media.image import decode_jpeg
 from tap_ray.specs import EE_DELTA_ACTION, EE_POSE_STATE, ArmSlots
 from tap_ray.types import Shard, Window
 

@@ -18,6 +18,7 @@ from tap_ray.evaluate.protocol import Protocol
 from tap_ray.inspect import filmstrips, saliency_report
 from tap_ray.inspect.saliency_report import SaliencyConfig
 from tap_ray.job import run_job
+from tap_ray.media.image import BAR_PX
 from tap_ray.models.build import PolicyBundle, new_policy, save_bundle
 from tap_ray.models.language import word_tokenizer
 from tap_ray.models.policy import PolicyConfig
@@ -93,7 +94,7 @@ def test_both_stages_look_at_the_expert(
             assert sum(part["mass"] for part in parts) == pytest.approx(1, abs=1e-4)
     strip = iio.imread(tmp_path / "look" / "strips" / "put_carrot_on_plate-000.png")
     # Steps 0 2 4 of 32 px six times as large; the camera and four maps, each below a bar, one bar for the sentence.
-    assert strip.shape == (6 * filmstrips.BAR_PX + 5 * 192, 3 * 192, 3)
+    assert strip.shape == (6 * BAR_PX + 5 * 192, 3 * 192, 3)
     video = iio.imread(tmp_path / "look" / "videos" / "put_carrot_on_plate-001.mp4", plugin="FFMPEG")
     assert video.shape[0] == 5
     before = (tmp_path / "look" / "saliency.json").stat().st_mtime_ns
