@@ -1,4 +1,4 @@
-"""lerobot's own class opens our datasets. lerobot wants other versions of torch than we do: an environment of its own."""
+"""lerobot's own class opens our datasets. It wants another torch than we do, so an environment of its own."""
 
 import os
 import subprocess
