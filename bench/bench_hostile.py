@@ -22,7 +22,7 @@ import requests
 import tyro
 
 from bench.bench_serve import FULL_SIZE, SENTENCE, frames, server
-from tap_ray.models.deploy import load_policy
+from tap_ray.models.inference import load_policy
 from tap_ray.serving.client import RemotePolicy
 from tests.serving.hostile import KINDS, attacked
 from tests.serving.served import serving

@@ -23,7 +23,7 @@ from pathlib import Path
 import numpy as np
 import tyro
 
-from tap_ray.models.deploy import load_policy
+from tap_ray.models.inference import load_policy
 from tap_ray.serving.client import RemotePolicy
 from tap_ray.specs import RobotSpec
 from tests.untrained import untrained_run

@@ -24,7 +24,7 @@ run, train = Path(sys.argv[3]), TrainConfig(steps=int(sys.argv[4]), batch_size=3
 
 def learn(stage, dataset, windows):
     log = Hooks(log=lambda metrics, step: print(step, {name: round(value, 3) for name, value in metrics.items()}))
-    fit(stage.model.policy, iterate(dataset, windows, seed=0), stage.objective, train, hooks=log)
+    fit(stage.model.network, iterate(dataset, windows, seed=0), stage.objective, train, hooks=log)
     print(stage.validate())
 
 
@@ -36,9 +36,9 @@ stage.save(run / "moves")
 
 config = stage_2.AlignConfig()
 windows = stage_2.demo_windows(WindowConfig(batch_size=32, holdout_every=5), config.weights)
-stage, taken = stage_2.from_dataset(
+stage, loaded = stage_2.from_dataset(
     demos, windows, policy=PolicyConfig(), config=config, start=stage_2.StartFrom(init=run / "moves"), seed=0
 )
-print(taken)
+print(loaded)
 learn(stage, demos, windows)
 print(stage.save(run / "tap"))

@@ -5,7 +5,7 @@ from functools import partial
 from pathlib import Path
 
 from tap_ray import runs, storage
-from tap_ray.align.demos import StartFrom, from_dataset, sized
+from tap_ray.align.demos import StartFrom, from_dataset, resolve_configs
 from tap_ray.dataset.reader import DatasetInfo, open_dataset, require_whole
 from tap_ray.dataset.windows import WindowConfig, require_batches
 from tap_ray.distributed import stream
@@ -29,7 +29,7 @@ def prior_of(config: AlignJobConfig) -> TrainedPrior | None:
 def shapes(config: AlignJobConfig, prior: TrainedPrior | None) -> tuple[PolicyConfig, WindowConfig]:
     """The policy's sizes, and the windows of demonstrations."""
     play = config.play is not None
-    return sized(
+    return resolve_configs(
         config.policy, config.sized_windows(), config=config.align, prior=prior, history=config.history, play=play
     )
 

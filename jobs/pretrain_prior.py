@@ -7,7 +7,7 @@ from typing import Sequence
 import envs
 from tap_ray import runs
 from tap_ray.config import require_used
-from tap_ray.dataset.motions import MotionWindows, bytes_read, counts, load
+from tap_ray.dataset.action_chunks import ActionChunkConfig, bytes_read, counts, load
 from tap_ray.dataset.reader import DatasetInfo, open_dataset
 from tap_ray.distributed import stream
 from tap_ray.distributed.train import run_stage
@@ -59,16 +59,16 @@ def main(config: PriorJobConfig) -> Path:
     return run
 
 
-def report(run: Path, paths: Sequence[Path], windows: MotionWindows) -> None:
+def report(run: Path, paths: Sequence[Path], windows: ActionChunkConfig) -> None:
     """What the prior knows of each robot: a video of the way between two latents, and (last) its numbers."""
     trained = load_prior(run / FINAL)
     known = {}
     for path, source in zip(paths, trained.sources, strict=True):
         train, held_out = (load(path, windows, held_out=out, norm=source.norm) for out in (False, True))
         robot = source.spec.robot
-        known[robot] = examine_prior.examine(trained, source, train, held_out)
+        known[robot] = examine_prior.analyze(trained, source, train, held_out)
         scene = EnvConfig(robot=robot, max_steps=trained.network.config.chunk, image_size=VIDEO_PX)
-        actions = examine_prior.interpolated(trained, source, held_out)
+        actions = examine_prior.interpolate_latents(trained, source, held_out)
         env = envs.make_vector(scene, len(actions))
         done = rollout(env, Replay(actions), env_seeds=[0] * len(actions), policy_seeds=[0] * len(actions))
         env.close()

@@ -12,7 +12,7 @@ from tap_ray.distributed.connect import connect
 from tap_ray.distributed.serve import serving
 from tap_ray.evaluate.trained import interface
 from tap_ray.job import run_job
-from tap_ray.models.deploy import load_policy
+from tap_ray.models.inference import load_policy
 from tap_ray.runs import hash_of
 from tap_ray.serving import settings
 from tap_ray.serving.admission import Admission, digest
@@ -23,8 +23,8 @@ from tap_ray.serving.settings import ServeConfig, url
 def contract_of(run: Path) -> Contract:
     """What a run's policy takes and gives. It loads the network: one that is broken is reported before Ray starts."""
     spec, image_size = interface(run)
-    recall = load_policy(run)[0].recall
-    return Contract(policy=run.name, policy_hash=hash_of(run), spec=spec, image_size=image_size, recall=recall)
+    chunking = load_policy(run)[0].chunking
+    return Contract(policy=run.name, policy_hash=hash_of(run), spec=spec, image_size=image_size, chunking=chunking)
 
 
 def main(config: ServeConfig) -> Path:

@@ -10,7 +10,7 @@ from tyro.conf import arg
 from tap_ray import storage
 from tap_ray.align.demos import AlignConfig
 from tap_ray.config import require_used, to_dict
-from tap_ray.dataset.motions import MotionWindows
+from tap_ray.dataset.action_chunks import ActionChunkConfig
 from tap_ray.dataset.windows import WindowConfig
 from tap_ray.errors import ConfigError
 from tap_ray.models.motion_prior import PriorConfig
@@ -132,11 +132,11 @@ class PriorJobConfig(TrainJobConfig):
     train: Annotated[TrainConfig, arg(name="")] = field(
         default_factory=lambda: TrainConfig(steps=5000, batch_size=256, lr=1e-3)
     )
-    windows: MotionWindows = field(default_factory=MotionWindows)
+    windows: ActionChunkConfig = field(default_factory=ActionChunkConfig)
     """Their batch size is `--batch-size`, their horizon the prior's chunk."""
     prior: PriorConfig = field(default_factory=PriorConfig)
 
-    def sized_windows(self) -> MotionWindows:
+    def sized_windows(self) -> ActionChunkConfig:
         """Stretches as long as the prior's chunk, in batches of the trainer's size."""
         return replace(self.windows, batch_size=self.train.batch_size, horizon=self.prior.chunk)
 
@@ -185,7 +185,7 @@ class AlignJobConfig(StageConfig):
     history: int = 0
     """Past steps that the prior's encoder sums up in one vector, 0 .. the prior's chunk; 0 none."""
     align: AlignConfig = field(default_factory=AlignConfig)
-    """What is taken over from Stage 1."""
+    """What is loaded from Stage 1."""
 
     def play_windows(self) -> WindowConfig:
         """Windows of play beside each batch of demonstrations, with all that Stage 1's question asks for."""

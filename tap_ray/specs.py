@@ -161,7 +161,7 @@ SIDES = {"left_": 0, "right_": 1}
 """Arm by what a slot's name begins with; without either it is arm 0."""
 
 
-def unified_places(slots: tuple[Slot, ...], layout: tuple[str, ...]) -> tuple[int, ...]:
+def unified_indices(slots: tuple[Slot, ...], layout: tuple[str, ...]) -> tuple[int, ...]:
     """Where each slot of a robot's action or state lies in the unified layout; the other places are padding.
 
     Args:

@@ -239,17 +239,17 @@ class EpisodeResult:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Motion:
-    """A batch of N stretches of motion, H steps each, of one or several robots: no images. A, S as specs.UNIFIED_*."""
+class ActionChunkBatch:
+    """A batch of N action chunks, H steps each, of one or several robots: no images. A, S as specs.UNIFIED_*."""
 
     action: Float32[np.ndarray, "N H A"]
-    """Normalized by the statistics of its own dataset; zero in the places that the robot does not have."""
+    """Normalized by the statistics of its own dataset; zero in the dims that the robot does not have."""
     state: Float32[np.ndarray, "N H S"]
     """Before each action, likewise."""
     step_mask: Bool[np.ndarray, "N H"]
     """False where the episode had not begun or was over."""
-    place_mask: Bool[np.ndarray, "N A"]
-    """The robot's own action places."""
+    dim_mask: Bool[np.ndarray, "N A"]
+    """The robot's own action dims."""
     source: np.ndarray
     """(N,) int64, number of the dataset."""
 
@@ -318,13 +318,13 @@ __all__ = [
     "FIRST_OBJECT",
     "HAND",
     "PLAY_TASK",
+    "ActionChunkBatch",
     "Cell",
     "EnvConfig",
     "Episode",
     "EpisodeResult",
     "Explorer",
     "Info",
-    "Motion",
     "Observation",
     "Policy",
     "RandomizeConfig",

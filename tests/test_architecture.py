@@ -1,6 +1,8 @@
-"""The sizes that CONTRIBUTING.md promises, without an exception."""
+"""What CONTRIBUTING.md promises of sizes and imports, without an exception."""
 
 import ast
+import re
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -31,3 +33,37 @@ def test_a_function_is_measured_without_its_docstring() -> None:
     [function] = ast.parse('def f(\n    a,\n):\n    """One.\n\n    Two."""\n    return a\n').body
     assert isinstance(function, ast.FunctionDef)
     assert length(function) == 4
+
+
+PRIVATE_RAY = (
+    "ray._private",
+    "ray.core.generated",
+    "ray.data._internal",
+    "ray.train.v2",
+    "ray._common",
+    "ray.autoscaler",
+)
+RAY_INTERNALS = ROOT / "tap_ray" / "distributed" / "ray_internals"
+
+
+def private_ray(file: Path) -> list[str]:
+    """Private Ray modules that a file imports or reaches through `ray.`."""
+    tree = ast.parse(file.read_text())
+    names = [node.module or "" for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)]
+    names += [name.name for node in ast.walk(tree) if isinstance(node, ast.Import) for name in node.names]
+    names += [ast.unparse(node) for node in ast.walk(tree) if isinstance(node, ast.Attribute)]
+    return [name for name in names if name.startswith(PRIVATE_RAY)]
+
+
+def test_only_one_place_imports_private_ray_modules() -> None:
+    found = [file for file in FILES if private_ray(file)]
+    assert {file.parent for file in found} == {RAY_INTERNALS}
+
+
+def test_ray_is_the_same_version_everywhere() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    [ray] = [each for each in project["dependencies"] if each.startswith("ray[")]
+    assert ray == "ray[data,default,serve,train,tune]>=2.60,<2.61"
+    files = [ROOT / "cluster.yaml", *(ROOT / "clusters").iterdir()]
+    named = [re.findall(r"(?:ray==|ray:|rayVersion: |\]==)([\d.]+\d)", file.read_text()) for file in files]
+    assert {version for versions in named for version in versions} == {"2.60.0"}

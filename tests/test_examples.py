@@ -41,5 +41,5 @@ def test_training_without_ray(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     run("-m", "jobs.cut_crops", "--data", play)
     run("-m", "jobs.collect_demos", "--episodes", "5", "--tasks", "put_carrot_on_plate", "--out", demos)
     said = run("examples/train_without_ray.py", play, demos, made, "10")
-    assert "taken over: vision, join, keypoints, glimpse, context_in" in said
+    assert "loaded: vision, join, keypoints, glimpse, context_in" in said
     assert said.splitlines()[-1] == str(made / "tap" / "final")

@@ -13,7 +13,7 @@ from tap_ray.specs import (
     Slot,
     require_compatible,
     slots,
-    unified_places,
+    unified_indices,
 )
 
 ARM = RobotSpec(robot="widowx", action=EE_DELTA_ACTION, state=EE_POSE_STATE)
@@ -99,21 +99,21 @@ def test_slots_share_unit_and_range():
 def test_the_unified_layout_says_what_each_place_means():
     assert len(UNIFIED_ACTION) == len(set(UNIFIED_ACTION)) == 28
     assert len(UNIFIED_STATE) == len(set(UNIFIED_STATE)) == 30
-    places = unified_places(EE_DELTA_ACTION, UNIFIED_ACTION)
+    places = unified_indices(EE_DELTA_ACTION, UNIFIED_ACTION)
     assert [UNIFIED_ACTION[place] for place in places] == [f"arm0/{slot.name}" for slot in EE_DELTA_ACTION]
 
 
 def test_joints_and_second_arms_have_places_of_their_own():
     joints = (*slots("rad", -1, 1, "dfirst", "dsecond"), *slots("1", -1, 1, "gripper"))
-    assert [UNIFIED_ACTION[i] for i in unified_places(joints, UNIFIED_ACTION)] == [
+    assert [UNIFIED_ACTION[i] for i in unified_indices(joints, UNIFIED_ACTION)] == [
         "arm0/dq1",
         "arm0/dq2",
         "arm0/gripper",
     ]
     right = slots("m", -1, 1, "right_dx", "left_dx")
-    assert [UNIFIED_ACTION[i] for i in unified_places(right, UNIFIED_ACTION)] == ["arm1/dx", "arm0/dx"]
+    assert [UNIFIED_ACTION[i] for i in unified_indices(right, UNIFIED_ACTION)] == ["arm1/dx", "arm0/dx"]
 
 
 def test_a_slot_without_a_place_is_named():
     with pytest.raises(SpecError, match=r"Slot 'torque' \(N\) has no place in the unified layout"):
-        unified_places(slots("N", -1, 1, "torque"), UNIFIED_ACTION)
+        unified_indices(slots("N", -1, 1, "torque"), UNIFIED_ACTION)

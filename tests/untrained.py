@@ -6,7 +6,7 @@ from typing import Any
 import envs
 from tap_ray import runs
 from tap_ray.dataset.norm_stats import NormStats, SlotNorm
-from tap_ray.models.build import Trained, new_policy, save_policy
+from tap_ray.models.build import PolicyBundle, new_policy, save_bundle
 from tap_ray.models.language import word_tokenizer
 from tap_ray.models.motion_prior import PriorConfig
 from tap_ray.models.policy import PolicyConfig
@@ -40,11 +40,11 @@ def untrained_run(folder: Path, **policy: Any) -> Path:
     """A finished run for 32 px images of the WidowX; `policy` changes its config."""
     tokenizer = word_tokenizer(envs.TASKS[TASK].sentence)
     network = new_policy(PolicyConfig(**(TINY | policy)), seed=0, tokenizer=tokenizer)
-    norm = NormStats(mode="mean_std", state=unit(SPEC.state), action=unit(SPEC.action))
+    norm = NormStats(state=unit(SPEC.state), action=unit(SPEC.action))
     if hasattr(network.head, "set_layout"):
         network.head.set_layout(SPEC)
     network.set_norm(norm)
     opened = runs.open_run(folder, job="align", config={"steps": 0})
-    save_policy(folder / "final", Trained(policy=network, spec=SPEC, norm=norm, tokenizer=tokenizer))
+    save_bundle(folder / "final", PolicyBundle(network=network, spec=SPEC, norm=norm, tokenizer=tokenizer))
     runs.finish(opened)
     return folder

@@ -4,12 +4,12 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from tap_ray.align.objective import BehaviorCloning, CloningWeights, FlowCloning
-from tap_ray.align.transfer import Transfer, Which, freeze, init_from, learning_rates, take_prior
+from tap_ray.align.transfer import Transfer, TransferParts, freeze, init_from, learning_rates, load_prior_weights
 from tap_ray.dataset.norm_stats import norm_stats
 from tap_ray.dataset.reader import DatasetInfo, stats_of
 from tap_ray.dataset.windows import WindowConfig, split_episodes
 from tap_ray.errors import ConfigError, DataError
-from tap_ray.models.build import Trained, load_trained, new_policy
+from tap_ray.models.build import PolicyBundle, load_bundle, new_policy
 from tap_ray.models.heads import FlowHead
 from tap_ray.models.language import encode, pretrained_tokenizer, word_tokenizer
 from tap_ray.models.policy import PolicyConfig
@@ -27,12 +27,12 @@ SIZES = ("context_width", "map_width", "num_keypoints", "glimpse_px", "head_widt
 class AlignConfig:
     """How Stage 2 starts."""
 
-    load: Which = "all"
+    load: TransferParts = "all"
     """What to load from Stage 1: "all", "all_but_head" or "vision" (the tower alone)."""
     freeze: tuple[str, ...] = ()
     """Parts that stay as they are, e.g. "vision"; empty trains everything, as the paper does."""
     pretrained_lr_scale: float = 1.0
-    """Factor on the learning rate of what was taken over."""
+    """Factor on the learning rate of what was loaded."""
     prior_steps: int = 5000
     """Updates over which the terms that keep the motion prior's geometry fade; only with --prior."""
     prior_weights: bool = True
@@ -78,15 +78,15 @@ def from_dataset(
 
     Args:
         dataset: demonstrations with instructions.
-        windows: from `sized`; their horizon is the policy's chunk.
+        windows: from `resolve_configs`; their horizon is the policy's chunk.
         policy: sizes from scratch; with `start.init` the Stage 1 policy's sizes win.
-        config: what is taken over.
+        config: what is loaded.
         start: from what.
         play: whether windows of play come with each batch.
         seed: of the new weights.
 
     Returns:
-        The stage, and what was taken over (None from scratch).
+        The stage, and what was loaded (None from scratch).
 
     Raises:
         CheckpointError: `start.init` is missing, truncated or does not fit.
@@ -97,7 +97,7 @@ def from_dataset(
         raise DataError(f"{dataset.path} holds play, without instructions. Give demonstrations (jobs.collect_demos).")
     init, prior = start.init, start.prior
     if init is not None:
-        policy = grown(_stage_1(init, dataset), policy)
+        policy = resolve_policy(_stage_1(init, dataset), policy)
     policy = replace(
         fitted(policy, dataset, windows),
         context=("language", "crops") if config.weights.asks_crops or play else ("language",),
@@ -130,10 +130,10 @@ def from_dataset(
     else:
         objective = BehaviorCloning(policy=model, tokens_UL=tokens_UL, weights=config.weights)
     if known:
-        take_prior(model, known)
+        load_prior_weights(model, known)
     freeze(model, config.freeze)
     stage = Stage(
-        model=Trained(policy=model, spec=dataset.spec, norm=norm, tokenizer=tokenizer),
+        model=PolicyBundle(network=model, spec=dataset.spec, norm=norm, tokenizer=tokenizer),
         objective=objective,
         held_out=held_out,
         lr_scale=learning_rates(transfer, config.pretrained_lr_scale) if transfer else {},
@@ -143,18 +143,18 @@ def from_dataset(
 
 def _stage_1(init: Path, dataset: DatasetInfo) -> PolicyConfig:
     """Sizes of the Stage 1 policy of a run, if demonstrations of this dataset can be learned on top of it."""
-    trained = load_trained(init / FINAL)
-    require_compatible(dataset.spec, trained.spec, have_name=f"dataset {dataset.path}", want_name=f"run {init}")
-    size, wanted = dataset.header.image_size[0], trained.policy.config.image_size
+    bundle = load_bundle(init / FINAL)
+    require_compatible(dataset.spec, bundle.spec, have_name=f"dataset {dataset.path}", want_name=f"run {init}")
+    size, wanted = dataset.header.image_size[0], bundle.network.config.image_size
     if size != wanted:
         raise ConfigError(
             f"{init} was trained on images of {wanted} px, those of {dataset.path} have {size} px: collect "
             f"demonstrations with --image-size {wanted}, or pretrain on play with {size} px."
         )
-    return trained.policy.config
+    return bundle.network.config
 
 
-def sized(
+def resolve_configs(
     policy: PolicyConfig,
     windows: WindowConfig,
     *,
@@ -170,7 +170,7 @@ def sized(
     """
     if prior:
         policy = replace(policy, head="flow", prior=prior.network.config)
-    policy, windows = replace(policy, history=history), demo_windows(windows, config.weights)
+    policy, windows = replace(policy, history=history), resolve_windows(windows, config.weights)
     if policy.head == "flow":
         if play or windows.crops or windows.reach_steps:
             raise ConfigError(
@@ -181,7 +181,7 @@ def sized(
     return policy, windows
 
 
-def grown(stage_1: PolicyConfig, asked: PolicyConfig) -> PolicyConfig:
+def resolve_policy(stage_1: PolicyConfig, asked: PolicyConfig) -> PolicyConfig:
     """The policy of Stage 2 on Stage 1's weights: its sizes, with the context, deployment and freezing asked for.
 
     Raises:
@@ -203,7 +203,7 @@ def grown(stage_1: PolicyConfig, asked: PolicyConfig) -> PolicyConfig:
     return own
 
 
-def demo_windows(windows: WindowConfig, weights: CloningWeights) -> WindowConfig:
+def resolve_windows(windows: WindowConfig, weights: CloningWeights) -> WindowConfig:
     """The windows with what the terms of Stage 2's loss ask for; no second image."""
     reach_steps = windows.reach_steps if weights.reach else 0
     return replace(windows, k_max=0, reach_steps=reach_steps, crops=weights.need_crops)

@@ -101,8 +101,8 @@ class BehaviorCloning:
             parts["point"] = pointing_loss(out["look"], batch)
         if "play_action" in out:
             play = {name.removeprefix("play_"): value for name, value in batch.items() if name.startswith("play_")}
-            wanted = self.policy.action_scale(play["action"])
-            parts["play_action"] = masked_mse(out["play_action"], wanted, play["action_mask"])
+            target_play = self.policy.action_scale(play["action"])
+            parts["play_action"] = masked_mse(out["play_action"], target_play, play["action_mask"])
             parts["play_point"] = pointing_loss(out["play_look"], play)
             if "play_reach" in out:
                 parts["play_reach"] = reach_loss(self.policy, out["play_reach"], play, shown(play["crop_mask"]))

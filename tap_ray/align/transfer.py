@@ -1,4 +1,4 @@
-"""Taking over weights of Stage 1: what is taken, what is new and what stays behind is named, and nothing is silent."""
+"""Loading weights of Stage 1: what is loaded, what is new and what is unused is named, and nothing is silent."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -8,58 +8,58 @@ import torch
 from torch import Tensor
 
 from tap_ray.errors import ConfigError, nearest
-from tap_ray.models.build import load_trained
+from tap_ray.models.build import load_bundle
 from tap_ray.models.heads import FlowHead, RegressionHead
 from tap_ray.models.motion_prior import MotionPrior
 from tap_ray.models.policy import TapPolicy
 from tap_ray.models.weights import require_same
 from tap_ray.training.stage import FINAL
 
-Which = Literal["all", "vision", "all_but_head"]
+TransferParts = Literal["all", "vision", "all_but_head"]
 
 SEEING = ("vision.", "join.", "keypoints.", "glimpse.")
 ACTING = ("context_in.", "crops.", "state_in.", "readout.", "head.", "reach.", "reach_scale.")
-TAKEN: dict[Which, tuple[str, ...]] = {
+LOADED: dict[TransferParts, tuple[str, ...]] = {
     "all": (*SEEING, *ACTING),
     "all_but_head": (*SEEING, "context_in.", "crops.", "state_in."),
     "vision": ("vision.",),
 }
-"""Prefixes of what is taken over, as far as both stages have it. "vision": the tower alone."""
+"""Prefixes of what is loaded, as far as both stages have it. "vision": the tower alone."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Transfer:
     """Names of tensors, in the model's order. The sentence is new; each stage normalizes with its own data."""
 
-    taken: tuple[str, ...]
+    loaded: tuple[str, ...]
     new: tuple[str, ...]
-    left_behind: tuple[str, ...]
+    unused: tuple[str, ...]
 
     def __str__(self) -> str:
-        parts = {"taken over": self.taken, "new": self.new, "left behind": self.left_behind}
+        parts = {"loaded": self.loaded, "new": self.new, "unused": self.unused}
         named = {role: ", ".join(dict.fromkeys(name.split(".")[0] for name in names)) for role, names in parts.items()}
         return "; ".join(f"{role}: {names or 'nothing'}" for role, names in named.items())
 
 
-def init_from(policy: TapPolicy, run: Path, which: Which = "all") -> Transfer:
+def init_from(policy: TapPolicy, run: Path, which: TransferParts = "all") -> Transfer:
     """Fill `policy` with weights of the Stage 1 run `run`.
 
     The head's last layer is rescaled from the statistics of Stage 1 to those of `policy`, so that it predicts the same
     meters and radians as before; so is what reads the state. A longer chunk continues with Stage 1's last step. What
     only one of the two has stays as it is: a flow head is none of Stage 1's, inverse dynamics has no read-out of one
-    image, crops and reach targets are left behind where Stage 2 does without, and what reads a history is new.
+    image, crops and reach targets are unused where Stage 2 does without, and what reads a history is new.
 
     Raises:
         CheckpointError: the run is missing or truncated, or its policy has other sizes.
         ConfigError: an unknown `which`.
     """
-    if which not in TAKEN:
-        raise ConfigError(f"Unknown part {which!r} to take over. {nearest(which, TAKEN)}")
-    source = load_trained(run / FINAL).policy
+    if which not in LOADED:
+        raise ConfigError(f"Unknown part {which!r} to load. {nearest(which, LOADED)}")
+    source = load_bundle(run / FINAL).network
     have, want = source.state_dict(), policy.state_dict()
-    both = [part for part in TAKEN[which] if _has(have, part) and _has(want, part)]
+    both = [part for part in LOADED[which] if _has(have, part) and _has(want, part)]
     parts = tuple(part for part in both if part != "head." or policy.config.head == source.config.head)
-    taken = {name: value for name, value in want.items() if name.startswith(parts)}
+    loaded = {name: value for name, value in want.items() if name.startswith(parts)}
     weights = {name: value for name, value in have.items() if name.startswith(parts)}
     if "head.out.weight" in weights:
         weights |= _rescaled_head(source, policy)
@@ -68,12 +68,12 @@ def init_from(policy: TapPolicy, run: Path, which: Which = "all") -> Transfer:
     if "readout.0.weight" in weights:  # a history, which Stage 1 has not, is read behind all else
         own = weights["readout.0.weight"]
         weights["readout.0.weight"] = torch.cat([own, want["readout.0.weight"][:, own.shape[1] :]], dim=1)
-    require_same(weights, taken, where=f"Stage 1 run {run}")
+    require_same(weights, loaded, where=f"Stage 1 run {run}")
     policy.load_state_dict({**want, **weights})
     return Transfer(
-        taken=tuple(taken),
-        new=tuple(name for name in want if name not in taken),
-        left_behind=tuple(name for name in have if name not in taken),
+        loaded=tuple(loaded),
+        new=tuple(name for name in want if name not in loaded),
+        unused=tuple(name for name in have if name not in loaded),
     )
 
 
@@ -81,7 +81,7 @@ def _has(weights: dict[str, Tensor], part: str) -> bool:
     return any(name.startswith(part) for name in weights)
 
 
-def take_prior(policy: TapPolicy, prior: MotionPrior) -> None:
+def load_prior_weights(policy: TapPolicy, prior: MotionPrior) -> None:
     """Fill the flow head of `policy` with the encoder and decoder of a motion prior.
 
     Raises:
@@ -93,8 +93,8 @@ def take_prior(policy: TapPolicy, prior: MotionPrior) -> None:
 
 
 def learning_rates(transfer: Transfer, factor: float) -> dict[str, float]:
-    """For `fit(lr_scale=...)`: `factor` on everything that was taken over."""
-    return dict.fromkeys(transfer.taken, factor) if factor != 1 else {}
+    """For `fit(lr_scale=...)`: `factor` on everything that was loaded."""
+    return dict.fromkeys(transfer.loaded, factor) if factor != 1 else {}
 
 
 def freeze(policy: TapPolicy, parts: tuple[str, ...]) -> None:

@@ -19,7 +19,7 @@ from dataclasses import dataclass
 import numpy as np
 from scipy import ndimage
 
-from tap_ray.dataset.hide_robot import hide_robot
+from tap_ray.dataset.inpaint_robot import inpaint_robot
 from tap_ray.errors import ConfigError
 
 AFTER_STEPS = 2
@@ -126,12 +126,14 @@ def cut(rgb_TYX3: np.ndarray, mask_TYX: np.ndarray, contact_T: np.ndarray, confi
     bouts = [(touch, end) for touch, end in contact_bouts(contact_T, config.gap_steps).tolist() if touch > 0]
     last = num_steps - 1
     compared = [(touch - 1, min(end + AFTER_STEPS, last)) for touch, end in bouts]
-    hidden = hide_robot(rgb_TYX3, mask_TYX, grow_px=config.mask_grow_px, steps=[t for pair in compared for t in pair])
-    hidden = hidden.reshape(-1, 2, image_y, image_x, 3)
+    inpainted = inpaint_robot(
+        rgb_TYX3, mask_TYX, grow_px=config.mask_grow_px, steps=[t for pair in compared for t in pair]
+    )
+    inpainted = inpainted.reshape(-1, 2, image_y, image_x, 3)
     bout_T = np.full(num_steps, -1, np.int64)
     object_rgb, place_rgb, object_px, place_px, spans = [], [], [], [], []
     free = 0
-    for (touch, end), (before, after) in zip(bouts, hidden, strict=True):
+    for (touch, end), (before, after) in zip(bouts, inpainted, strict=True):
         begin, free = max(free, touch - config.lead_steps), end + 1
         left, arrived = changes(before, after, config)
         thing = nearest(left, mask_TYX[touch], config)

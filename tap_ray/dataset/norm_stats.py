@@ -7,7 +7,7 @@ deviation: noise in it is not blown up, and a constant becomes 0.
 
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Literal, Mapping
+from typing import Any, Mapping
 
 import numpy as np
 
@@ -22,8 +22,6 @@ MIN_SCALE = 0.01
 KEPT_ACTIONS = ("gripper",)
 """Action slots that are not normalized, by the end of their names."""
 
-Mode = Literal["mean_std", "quantile"]
-
 
 @dataclass(frozen=True, kw_only=True)
 class SlotNorm:
@@ -37,17 +35,15 @@ class SlotNorm:
         """(..., slots) float32 physical values -> numbers of order one."""
         return (values - np.asarray(self.offset, np.float32)) / np.asarray(self.scale, np.float32)
 
-    def physical(self, values: np.ndarray) -> np.ndarray:
+    def unnormalize(self, values: np.ndarray) -> np.ndarray:
         """Inverse of `normalize`."""
         return values * np.asarray(self.scale, np.float32) + np.asarray(self.offset, np.float32)
 
 
 @dataclass(frozen=True, kw_only=True)
 class NormStats:
-    """How a robot's numbers become numbers of order one."""
+    """How a robot's numbers get mean 0 and deviation 1."""
 
-    mode: Mode
-    """"mean_std": mean 0, deviation 1. "quantile": the 1 % and 99 % quantiles become -1 and +1."""
     state: SlotNorm
     action: SlotNorm
 
@@ -58,30 +54,28 @@ class NormStats:
     @classmethod
     def from_json(cls, data: Mapping[str, Any], *, where: Path | str = "the normalization") -> "NormStats":
         """Inverse of `to_json`; CheckpointError names `where` and what it lacks."""
-        require_keys(data, ("mode", "state", "action"), where)
+        require_keys(data, ("state", "action"), where)
         for name in ("state", "action"):
             require_keys(data[name], ("names", "offset", "scale"), f"{where}: {name}")
         parts = {
             name: SlotNorm(**{key: tuple(values) for key, values in data[name].items()}) for name in ("state", "action")
         }
-        return cls(mode=data["mode"], **parts)
+        return cls(**parts)
 
 
-def norm_stats(stats: Mapping[str, Mapping[str, np.ndarray]], spec: RobotSpec, *, mode: Mode = "mean_std") -> NormStats:
+def norm_stats(stats: Mapping[str, Mapping[str, np.ndarray]], spec: RobotSpec) -> NormStats:
     """From a dataset's statistics.
 
     Args:
         stats: `DatasetInfo.stats`.
         spec: `DatasetInfo.spec`.
-        mode: see `NormStats.mode`.
 
     Raises:
         DataError: statistics are missing, of another length, or not finite. Nothing is assumed in their place.
     """
     return NormStats(
-        mode=mode,
-        state=_slot_norm(stats, STATE, spec.state, mode, keep=()),
-        action=_slot_norm(stats, ACTION, spec.action, mode, keep=KEPT_ACTIONS),
+        state=_slot_norm(stats, STATE, spec.state, keep=()),
+        action=_slot_norm(stats, ACTION, spec.action, keep=KEPT_ACTIONS),
     )
 
 
@@ -89,11 +83,10 @@ def _slot_norm(
     stats: Mapping[str, Mapping[str, np.ndarray]],
     feature: str,
     slots: tuple[Slot, ...],
-    mode: Mode,
     *,
     keep: tuple[str, ...],
 ) -> SlotNorm:
-    keys = ("mean", "std") if mode == "mean_std" else ("q01", "q99")
+    keys = ("mean", "std")
     values = [np.asarray(stats.get(feature, {}).get(key, ()), np.float64) for key in keys]
     for key, value in zip(keys, values, strict=True):
         if value.shape != (len(slots),) or not np.isfinite(value).all():
@@ -101,13 +94,11 @@ def _slot_norm(
                 f"The dataset's statistics of {feature!r} give {key} = {value.tolist()}; expected {len(slots)} finite "
                 "numbers. `python -m tap_ray.dataset.lerobot verify PATH --repair` writes stats.json again."
             )
-    first, second = values
-    offset, scale = (first, second) if mode == "mean_std" else ((first + second) / 2, (second - first) / 2)
-    floor = MIN_SCALE * np.array([slot.high - slot.low for slot in slots])
-    scale = np.maximum(scale, floor)
+    mean, std = values
+    scale = np.maximum(std, MIN_SCALE * np.array([slot.high - slot.low for slot in slots]))
     kept = np.array([slot.name.endswith(keep) for slot in slots])
     return SlotNorm(
         names=tuple(slot.name for slot in slots),
-        offset=tuple(np.where(kept, 0.0, offset).tolist()),
+        offset=tuple(np.where(kept, 0.0, mean).tolist()),
         scale=tuple(np.where(kept, 1.0, scale).tolist()),
     )

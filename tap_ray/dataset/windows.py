@@ -188,7 +188,7 @@ def _shuffled(frames: "_Frames", config: WindowConfig, rng: np.random.Generator,
 
 
 @dataclass(frozen=True, kw_only=True)
-class Piece:
+class GroupSlice:
     """What is decoded together: a group, or the rest of one."""
 
     epoch: int
@@ -198,7 +198,7 @@ class Piece:
     """Batches at its beginning that were trained on before the run was resumed."""
 
 
-def schedule(dataset: DatasetInfo, config: WindowConfig, *, seed: int, shard: Shard) -> Iterator[Piece]:
+def schedule(dataset: DatasetInfo, config: WindowConfig, *, seed: int, shard: Shard) -> Iterator[GroupSlice]:
     """The endless groups of one worker, from the one on that holds its batch `start_batch`; nothing is decoded."""
     episodes, _ = split_episodes(dataset, config)
     worker, num_workers, start_batch = shard.worker, shard.num_workers, shard.start_batch
@@ -220,7 +220,7 @@ def schedule(dataset: DatasetInfo, config: WindowConfig, *, seed: int, shard: Sh
             )
         for group, count in zip(groups, counts, strict=True):
             if start_batch < count:
-                yield Piece(epoch=epoch, group=tuple(int(index) for index in group), first_batch=start_batch)
+                yield GroupSlice(epoch=epoch, group=tuple(int(index) for index in group), first_batch=start_batch)
             start_batch = max(0, start_batch - count)
         epoch += 1
 
@@ -244,10 +244,8 @@ def iterate(dataset: DatasetInfo, config: WindowConfig, *, seed: int, shard: Sha
         ConfigError: the dataset is too small to give this worker a batch.
         DataError: see `group_batches`.
     """
-    for piece in schedule(dataset, config, seed=seed, shard=shard):
-        yield from group_batches(
-            dataset, piece.group, config, seed=seed, epoch=piece.epoch, first_batch=piece.first_batch
-        )
+    for part in schedule(dataset, config, seed=seed, shard=shard):
+        yield from group_batches(dataset, part.group, config, seed=seed, epoch=part.epoch, first_batch=part.first_batch)
 
 
 @dataclass(frozen=True, kw_only=True)

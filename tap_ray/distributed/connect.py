@@ -23,11 +23,11 @@ from typing import Iterator
 
 import psutil
 import ray
-from ray._private.worker import get_dashboard_url
 from ray.exceptions import AuthenticationError
 
 from tap_ray import signals
 from tap_ray.distributed import placement
+from tap_ray.distributed.ray_internals.core import get_dashboard_url
 from tap_ray.errors import ConfigError
 
 PROBE_S = 10.0

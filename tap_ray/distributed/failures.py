@@ -5,12 +5,15 @@ from typing import Any, Mapping
 
 from ray.exceptions import RayActorError
 from ray.train import FailureConfig, UserCallback
-from ray.train.v2._internal.exceptions import WorkerGroupStartupFailedError
-from ray.train.v2._internal.execution.controller import TrainController
-from ray.train.v2._internal.execution.failure_handling import DefaultFailurePolicy, FailureDecision
-from ray.train.v2._internal.execution.worker_group import WorkerGroup
-from ray.train.v2.api.exceptions import WorkerGroupError
 
+from tap_ray.distributed.ray_internals.train import (
+    DefaultFailurePolicy,
+    FailureDecision,
+    TrainController,
+    WorkerGroup,
+    WorkerGroupError,
+    WorkerGroupStartupFailedError,
+)
 from tap_ray.errors import TapRayError
 
 

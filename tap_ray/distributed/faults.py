@@ -10,10 +10,9 @@ from enum import Enum
 from typing import Any
 
 import ray
-from ray._private.state import state
-from ray.core.generated.common_pb2 import ActorDiedErrorContext  # pyright: ignore[reportAttributeAccessIssue]
-from ray.core.generated.gcs_pb2 import ActorTableData  # pyright: ignore[reportAttributeAccessIssue]
 from ray.exceptions import NodeDiedError, ObjectLostError, OutOfMemoryError, RayActorError, WorkerCrashedError
+
+from tap_ray.distributed.ray_internals.core import ActorDiedErrorContext, ActorTableData, state
 
 LOST = (RayActorError, WorkerCrashedError, OutOfMemoryError, NodeDiedError, ObjectLostError)
 """What `ray.get` raises where a call's process, machine or result was lost; an error of the call is none of these."""

@@ -11,16 +11,18 @@ from dataclasses import dataclass, field
 from typing import Any, Mapping, Sequence
 
 import ray
-from ray._private.grpc_utils import init_grpc_channel
-from ray._private.state import state
-from ray.autoscaler.v2.utils import is_autoscaler_v2
-from ray.core.generated.gcs_pb2 import PlacementGroupTableData  # pyright: ignore[reportAttributeAccessIssue]
-from ray.core.generated.node_manager_pb2 import FormatGlobalMemoryInfoRequest  # pyright: ignore[reportAttributeAccessIssue]
-from ray.core.generated.node_manager_pb2_grpc import NodeManagerServiceStub
 from ray.util.placement_group import PlacementGroup, remove_placement_group
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from tap_ray.distributed.faults import Patience
+from tap_ray.distributed.ray_internals.core import (
+    FormatGlobalMemoryInfoRequest,
+    NodeManagerServiceStub,
+    PlacementGroupTableData,
+    init_grpc_channel,
+    is_autoscaler_v2,
+    state,
+)
 from tap_ray.errors import ConfigError
 
 LABEL = re.compile(r"([\w./-]+)=([\w.-]+)")

@@ -1,6 +1,6 @@
 """A policy behind an endpoint: the door and the episodes in the job's own process, the networks on Ray Serve.
 
-    robots --HTTP, WebSocket--> Door -> Gate (sessions: chunks, history, noise) --looks--> Network x replicas
+    robots --HTTP, WebSocket--> Door -> PolicyServer (sessions: chunks, history, noise) --inputs--> Network x replicas
                                                                                 @serve.batch, one pass or row by row
 
 A network keeps nothing between two looks, so whoever computes them gives the same bits, and one that dies costs its
@@ -27,14 +27,14 @@ from tap_ray.distributed import placement
 from tap_ray.distributed.connect import silent_stderr, temp_folder
 from tap_ray.distributed.placement import require_gpus
 from tap_ray.errors import ConfigError, TapRayError
-from tap_ray.models.memory import Look
+from tap_ray.models.chunk_buffer import PolicyInput
 from tap_ray.serving.admission import Admission
 from tap_ray.serving.app import make_app
 from tap_ray.serving.connections import Connections
 from tap_ray.serving.contract import Contract
 from tap_ray.serving.door import Door, in_background
 from tap_ray.serving.pulse import Pulse
-from tap_ray.serving.refusal import LATE, Refusal
+from tap_ray.serving.request_error import LATE, RequestError
 from tap_ray.serving.sessions import Sessions
 from tap_ray.serving.settings import ServeConfig, connections_of
 
@@ -50,7 +50,7 @@ class Network:
     """One copy of the policy's network (a Serve replica)."""
 
     def __init__(self, run: str, contract: Contract, config: ServeConfig) -> None:
-        from tap_ray.models.deploy import load_policy
+        from tap_ray.models.inference import load_policy
 
         self._exact = config.batch_invariant
         self._policy, _ = load_policy(storage.at(run), device="cuda" if config.gpus_per_replica else "cpu")
@@ -60,35 +60,35 @@ class Network:
         self._compute([contract.probe()])  # the first look takes longer than a robot can wait
 
     @serve.batch
-    async def chunks(self, looks: list[Look]) -> list[np.ndarray]:
+    async def chunks(self, looks: list[PolicyInput]) -> list[np.ndarray]:
         """(H, A) actions for each robot's look; others may queue meanwhile."""
         return await asyncio.to_thread(self._compute, looks)
 
-    async def __call__(self, look: Look) -> np.ndarray:
+    async def __call__(self, look: PolicyInput) -> np.ndarray:
         """One robot's look, in a batch with those of others."""
         return await self.chunks(look)  # pyright: ignore[reportArgumentType, reportReturnType]
 
-    def _compute(self, looks: list[Look]) -> list[np.ndarray]:
+    def _compute(self, looks: list[PolicyInput]) -> list[np.ndarray]:
         if self._exact:
             return [self._policy.chunks([look])[0] for look in looks]
         return list(self._policy.chunks(looks))
 
 
-async def _ask(network: DeploymentHandle, look: Look, deadline_s: float) -> np.ndarray:
+async def _ask(network: DeploymentHandle, look: PolicyInput, deadline_s: float) -> np.ndarray:
     """One look from whichever network lives; it is a pure function, so asking again is safe."""
     end = time.monotonic() + deadline_s
     while True:
         try:
             return await asyncio.wait_for(network.remote(look), max(0.0, end - time.monotonic()))
         except TimeoutError:
-            raise Refusal(
+            raise RequestError(
                 LATE,
                 f"The network did not answer within {deadline_s:g} s (it is being replaced, or too many ask). Hold the "
                 "robot, and send this step again with what it sees then.",
             ) from None
         except RayTaskError as error:  # the network's own mistake would come again
             reason = " ".join(str(error.cause).split())
-            raise Refusal(500, f"The network failed: {reason}. Do not move; Ray's logs have more.") from None
+            raise RequestError(500, f"The network failed: {reason}. Do not move; Ray's logs have more.") from None
         except RayActorError:
             await asyncio.sleep(min(RETRY_S, max(0.0, end - time.monotonic())))
 
@@ -148,11 +148,11 @@ def serving(
             raise TapRayError(f"The policy could not be served: {_cause(error)}") from None
         deadline_s = config.deadline_s or contract.chunk_s
 
-        async def look(one: Look) -> np.ndarray:
+        async def look(one: PolicyInput) -> np.ndarray:
             return await _ask(network, one, deadline_s)
 
         pulse = Pulse(look, contract.probe())
-        sessions = Sessions(contract, pulse.look, limit=config.sessions, idle_s=config.idle_s)
+        sessions = Sessions(contract, pulse.compute_chunk, limit=config.sessions, idle_s=config.idle_s)
         app = make_app(contract, sessions, admission, lambda: pulse.trouble)
         door = Door(app, listening, Connections(connections_of(config)), tls)
         with in_background(door.serve, pulse.beat):

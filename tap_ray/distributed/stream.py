@@ -25,20 +25,20 @@ import numpy as np
 import ray
 import ray.data
 from ray.data import ExecutionOptions, ExecutionResources, TaskPoolStrategy
-from ray.data._internal.execution.execution_callback import ExecutionCallback
 from ray.exceptions import RayTaskError
 
-from tap_ray.dataset import motions
-from tap_ray.dataset.motions import MotionSet, MotionWindows
+from tap_ray.dataset import action_chunks
+from tap_ray.dataset.action_chunks import ActionChunkConfig, ActionChunks
 from tap_ray.dataset.reader import DatasetInfo, opened
-from tap_ray.dataset.windows import Piece, WindowConfig, group_batches, schedule
+from tap_ray.dataset.windows import GroupSlice, WindowConfig, group_batches, schedule
+from tap_ray.distributed.ray_internals.data import ExecutionCallback
 from tap_ray.errors import ConfigError, TapRayError
-from tap_ray.types import ALL, Motion, Shard, Window
+from tap_ray.types import ALL, ActionChunkBatch, Shard, Window
 
 PIECES = 256
 """Groups in one pipeline; the next one follows. Planning a task costs Ray Data 1 ms before the first one starts."""
 MOTIONS_A_TASK = 32
-"""Batches of motion that one task gathers: half a millisecond each."""
+"""Batches of action chunks that one task gathers: half a millisecond each."""
 PAUSE_S = 0.01
 """Pause of Ray Data's executor between two looks, s."""
 AHEAD_BATCHES = 8
@@ -98,14 +98,14 @@ def beside(
 def motion_batches(
     data: Sequence[DatasetInfo | Path],
     weights: Sequence[float],
-    config: MotionWindows,
+    config: ActionChunkConfig,
     *,
     seed: int,
     shard: Shard = ALL,
     num_data_workers: int = 1,
     memory_mb: int = 512,
-) -> Generator[Motion, None, None]:
-    """`motions.batch`, gathered by tasks of the connected Ray; arguments as for `batches`."""
+) -> Generator[ActionChunkBatch, None, None]:
+    """`action_chunks.batch`, gathered by tasks of the connected Ray; arguments as for `batches`."""
     numbers = count(shard.start_batch, MOTIONS_A_TASK)
     shared = tuple(ray.put(opened(own)) for own in data)
     while True:
@@ -116,7 +116,7 @@ def motion_batches(
             compute=TaskPoolStrategy(size=num_data_workers),
             **_beside_the_trainer(),
         )
-        yield from windows_of(plan, config.batch_size, memory_mb, kind=Motion)
+        yield from windows_of(plan, config.batch_size, memory_mb, kind=ActionChunkBatch)
 
 
 def _beside_the_trainer() -> dict[str, Any]:
@@ -133,33 +133,33 @@ def gather(
     *,
     shared: tuple[ray.ObjectRef, ...],
     weights: tuple[float, ...],
-    config: MotionWindows,
+    config: ActionChunkConfig,
     seed: int,
     shard: Shard,
 ) -> Iterator[dict[str, np.ndarray]]:
-    """One task: some of a worker's batches of motion."""
-    sets = [_motions(reference, config) for reference in shared]
+    """One task: some of a worker's batches of action chunks."""
+    sets = [_chunks_of(reference, config) for reference in shared]
     for first in rows["first"]:
         for own in range(int(first), int(first) + MOTIONS_A_TASK):
             number = own * shard.num_workers + shard.worker
-            yield to_columns(motions.batch(sets, weights, config, seed=seed, number=number))
+            yield to_columns(action_chunks.batch(sets, weights, config, seed=seed, number=number))
 
 
 @lru_cache(maxsize=16)
-def _motions(shared: ray.ObjectRef, config: MotionWindows) -> MotionSet:
-    """A dataset's motion, read once in each process."""
-    return motions.load(_fetched(shared), config)
+def _chunks_of(shared: ray.ObjectRef, config: ActionChunkConfig) -> ActionChunks:
+    """A dataset's action chunks, read once in each process."""
+    return action_chunks.load(_fetched(shared), config)
 
 
-Rows = TypeVar("Rows", Window, Motion)
+Rows = TypeVar("Rows", Window, ActionChunkBatch)
 
 
 def windows_of(plan: ray.data.Dataset, batch_size: int, memory_mb: int, kind: type[Rows] = Window) -> Iterator[Rows]:
-    """Run a pipeline whose rows are windows (or stretches of motion), in order, and cut it into batches."""
+    """Run a pipeline whose rows are windows (or action chunks), in order, and cut it into batches."""
     context = plan.context
     context.enable_progress_bars = False
     context.print_on_execution_start = False
-    context.custom_execution_callback_classes = [Breath]
+    context.custom_execution_callback_classes = [ThrottleExecutor]
     logging.getLogger("ray.data").setLevel(logging.ERROR)
     context.execution_options = ExecutionOptions(
         preserve_order=True,
@@ -175,11 +175,11 @@ def windows_of(plan: ray.data.Dataset, batch_size: int, memory_mb: int, kind: ty
         raise (error.cause if isinstance(error.cause, TapRayError) else error) from None
 
 
-class Breath(ExecutionCallback):
-    """Lets Ray Data's executor sleep between two looks at its tasks.
+class ThrottleExecutor(ExecutionCallback):
+    """Throttles Ray Data's scheduling loop to 100 Hz.
 
-    It is a thread of the trainer's process, and while finished windows wait for the trainer (always, when data are
-    fast) it looks without pause: `ray.wait` returns at once for an output that back-pressure forbids to read. So it
+    The loop is a thread of the trainer's process. While finished windows wait for the trainer (always, when data are
+    fast) it busy-waits: `ray.wait` returns at once for an output that back-pressure forbids to read. Unthrottled it
     held the interpreter for two thirds of the time, and training ran at half its speed (docs/results/log.md).
     """
 
@@ -189,7 +189,7 @@ class Breath(ExecutionCallback):
 
 
 def decode(
-    rows: Any, *, shared: ray.ObjectRef, config: WindowConfig, seed: int, pieces: Sequence[Piece]
+    rows: Any, *, shared: ray.ObjectRef, config: WindowConfig, seed: int, pieces: Sequence[GroupSlice]
 ) -> Iterator[dict[str, np.ndarray]]:
     """One task: the windows of a group. `rows["id"]` numbers its piece."""
     for number in rows["id"]:
@@ -206,7 +206,7 @@ def _fetched(shared: ray.ObjectRef) -> DatasetInfo:
     return ray.get(shared)
 
 
-def to_columns(window: Window | Motion) -> dict[str, np.ndarray]:
+def to_columns(window: Window | ActionChunkBatch) -> dict[str, np.ndarray]:
     """A window's arrays as columns of N rows; what is None is left out."""
     arrays = {field.name: getattr(window, field.name) for field in dataclasses.fields(window)}
     return {name: array for name, array in arrays.items() if array is not None}

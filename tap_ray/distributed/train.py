@@ -29,22 +29,22 @@ import torch
 import torch.distributed
 from pyarrow.fs import FSSpecHandler, PyFileSystem
 from ray import cloudpickle
-from ray._common.constants import RAY_WARN_BLOCKING_GET_INSIDE_ASYNC_ENV_VAR
 from ray.exceptions import OutOfMemoryError, RayActorError
 from ray.train import FailureConfig, LoggingConfig, RunConfig, ScalingConfig
-from ray.train.v2._internal.callbacks import DatasetsCallback
-from ray.train.v2._internal.callbacks.placement_group_callback import PlacementGroupCleanerCallback
-from ray.train.v2._internal.constants import (
-    DEFAULT_RAY_WARN_BLOCKING_GET_INSIDE_ASYNC_VALUE,
-    get_env_vars_to_propagate,
-)
-from ray.train.v2._internal.execution.context import get_train_context
 from tqdm import tqdm
 
 from tap_ray import runs, storage, tracking
 from tap_ray.distributed import gauges, placement
 from tap_ray.distributed.connect import connect
 from tap_ray.distributed.failures import Controller, FailuresInARow, StopOnUserError, user_error
+from tap_ray.distributed.ray_internals.train import (
+    DEFAULT_RAY_WARN_BLOCKING_GET_INSIDE_ASYNC_VALUE,
+    RAY_WARN_BLOCKING_GET_INSIDE_ASYNC_ENV_VAR,
+    DatasetsCallback,
+    PlacementGroupCleanerCallback,
+    get_env_vars_to_propagate,
+    get_train_context,
+)
 from tap_ray.errors import ConfigError, TapRayError
 from tap_ray.settings import TrainJobConfig, WorkersConfig, what
 from tap_ray.training import session

@@ -12,6 +12,10 @@ from tap_ray.errors import ConfigError, nearest
 from tap_ray.rng import seed_of
 from tap_ray.types import Cell, EnvConfig
 
+SUCCESS = "once"
+"""The success rule of every protocol: true at any step, as the paper and SIMPLER count; the state at the end is stored
+beside it."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Suite:
@@ -65,8 +69,6 @@ class Protocol:
     """Embodiment."""
     sim: str = "pybullet"
     """Simulator."""
-    success: str = "once"
-    """"once": true at any step, as the paper and SIMPLER count; the state at the end is stored beside it."""
 
     @property
     def hash(self) -> str:
@@ -80,6 +82,7 @@ class Protocol:
     def to_json(self, *, with_hash: bool = True) -> dict[str, Any]:
         """Plain values, for results.json."""
         values = {key: list(v) if isinstance(v, tuple) else v for key, v in vars(self).items()}
+        values["success"] = SUCCESS
         return {"hash": self.hash, **values} if with_hash else values
 
     def partners(self, task: str) -> list[str]:
@@ -156,8 +159,6 @@ def check(
     for name in ("episodes", "max_steps", "image_size"):
         if getattr(protocol, name) < 1:
             raise ConfigError(f"{name} must be at least 1; got {getattr(protocol, name)}.")
-    if protocol.success != "once":
-        raise ConfigError(f"The success rule is 'once' ('end' is stored beside it); got {protocol.success!r}.")
     if SUITES[protocol.suite].pairs:
         _check_pairs(protocol)
     if check_scene is not None:

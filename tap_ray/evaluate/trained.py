@@ -58,13 +58,13 @@ def interface(run: Path | str) -> tuple[RobotSpec, int]:
 
 def latency(run: str, *, device: str = "cpu") -> dict[str, float]:
     """Median time of one look of one robot, ms: "policy", and for one with a history also "without history"."""
-    from tap_ray.models.build import load_trained
-    from tap_ray.models.deploy import Deployed
+    from tap_ray.models.build import load_bundle
+    from tap_ray.models.inference import PolicyRunner
 
-    policy = load_trained(storage.at(run) / "final")
-    both = {"policy": Deployed(policy, device=device).latency_ms()}
-    if policy.policy.config.history:
-        both["without history"] = Deployed(policy, remember=False, device=device).latency_ms()
+    policy = load_bundle(storage.at(run) / "final")
+    both = {"policy": PolicyRunner(policy, device=device).latency_ms()}
+    if policy.network.config.history:
+        both["without history"] = PolicyRunner(policy, remember=False, device=device).latency_ms()
     return both
 
 
@@ -87,7 +87,7 @@ class Carried:
 
     @functools.cached_property
     def _policy(self) -> Policy:
-        from tap_ray.models.deploy import load_policy
+        from tap_ray.models.inference import load_policy
 
         with tempfile.TemporaryDirectory(prefix="tap_ray-policy-") as folder:
             for name, content in self.files.items():
@@ -110,6 +110,6 @@ def carried(run: str, *, device: str = "cpu") -> Carried:
 
 @functools.cache
 def _loaded(run: str, device: str) -> Policy:
-    from tap_ray.models.deploy import load_policy
+    from tap_ray.models.inference import load_policy
 
     return load_policy(storage.at(run), device=device)[0]

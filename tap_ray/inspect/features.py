@@ -9,7 +9,7 @@ import torch
 from tap_ray.dataset.crops import CropConfig, Crops
 from tap_ray.errors import ConfigError
 from tap_ray.inspect.probes import ProbeData
-from tap_ray.models.build import Trained, load_trained, new_policy
+from tap_ray.models.build import PolicyBundle, load_bundle, new_policy
 from tap_ray.models.language import encode
 from tap_ray.models.policy import acts
 
@@ -32,26 +32,26 @@ def policy_features(run: Path, data: ProbeData, *, fresh: bool = False) -> np.nd
         CheckpointError: no policy there.
         ConfigError: trained on images of another size.
     """
-    trained = load_trained(run / "final")
-    config = trained.policy.config
+    bundle = load_bundle(run / "final")
+    config = bundle.network.config
     if data.rgb.shape[1:3] != (config.image_size, config.image_size):
         raise ConfigError(
             f"{run} was trained on images of {config.image_size} px, the data's are {data.rgb.shape[1]} px."
         )
-    policy = new_policy(config, seed=0, tokenizer=trained.tokenizer).eval() if fresh else trained.policy
+    policy = new_policy(config, seed=0, tokenizer=bundle.tokenizer).eval() if fresh else bundle.network
     seen: list[np.ndarray] = []
     hook = policy.last.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0].float().numpy()))
     with torch.inference_mode():
         for begin in range(0, len(data.rgb), BATCH):
             part = slice(begin, begin + BATCH)
             sentence = data.sentence[part]
-            policy(inputs(trained, data.rgb[part], data.next_rgb[part], state=data.state[part], sentence=sentence))
+            policy(inputs(bundle, data.rgb[part], data.next_rgb[part], state=data.state[part], sentence=sentence))
     hook.remove()
     return np.concatenate(seen)
 
 
 def inputs(
-    trained: Trained,
+    bundle: PolicyBundle,
     rgb: np.ndarray,
     goal_rgb: np.ndarray,
     *,
@@ -62,7 +62,7 @@ def inputs(
     """What the policy is given for F frames: the second image of inverse dynamics, crops, or instructions.
 
     Args:
-        trained: the policy.
+        bundle: the policy.
         rgb: (F, Y, X, 3) uint8.
         goal_rgb: likewise; only inverse dynamics gets them.
         state: (F, S) float32.
@@ -71,13 +71,13 @@ def inputs(
             trained on them gets them. None: it is not told what to look for.
     """
     batch = {"rgb": torch.from_numpy(rgb), "state": torch.from_numpy(state)}
-    if trained.tokenizer is None and not acts(trained.policy.config):
+    if bundle.tokenizer is None and not acts(bundle.network.config):
         return batch | {"goal_rgb": torch.from_numpy(goal_rgb)}
-    if trained.tokenizer is None:
+    if bundle.tokenizer is None:
         told = no_crops(len(rgb)) if crops is None else crops
         return batch | {name: torch.from_numpy(value) for name, value in told.items()}
     sentences, row = np.unique(np.asarray(sentence), return_inverse=True)
-    tokens = encode(trained.tokenizer, sentences.tolist(), trained.policy.config.num_context)
+    tokens = encode(bundle.tokenizer, sentences.tolist(), bundle.network.config.num_context)
     return batch | {"tokens": tokens, "sentence": torch.from_numpy(row)}
 
 

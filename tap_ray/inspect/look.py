@@ -19,8 +19,8 @@ from tap_ray.evaluate.settings import EvaluateConfig, protocol_of
 from tap_ray.inspect import shares, strips
 from tap_ray.inspect.features import crops_of
 from tap_ray.inspect.saliency import Sign, saliency
-from tap_ray.models.build import Trained, load_trained, new_policy
-from tap_ray.models.deploy import Deployed
+from tap_ray.models.build import PolicyBundle, load_bundle, new_policy
+from tap_ray.models.inference import PolicyRunner
 from tap_ray.progress_bar import progress_bar
 from tap_ray.rollout import rollout
 from tap_ray.specs import RobotSpec, require_compatible
@@ -77,7 +77,7 @@ class Watcher:
     name: str
     stage: int
     """1: it follows crops or goal images; 2: instructions."""
-    trained: Trained
+    bundle: PolicyBundle
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -110,7 +110,7 @@ def watchers(config: LookConfig) -> list[Watcher]:
     names = [watcher.name for watcher in found]
     if len(set(names)) < len(names):
         raise ConfigError(f"The folders of --policy must have different names; got {', '.join(names)}.")
-    sizes = {watcher.name: watcher.trained.policy.config.image_size for watcher in found}
+    sizes = {watcher.name: watcher.bundle.network.config.image_size for watcher in found}
     if len(set(sizes.values())) > 1:
         told = ", ".join(f"{name} {size} px" for name, size in sizes.items())
         raise ConfigError(f"These policies cannot look at the same frames, they were trained on other images: {told}.")
@@ -124,22 +124,22 @@ def _watcher(path: Path) -> Watcher:
         runs.read_json(path / "manifest.json", needs=("job",))["job"] if (path / "manifest.json").exists() else "align"
     )
     runs.require_done(path, job="pretrain" if job == "pretrain" else "align")
-    trained = load_trained(path / FINAL)
-    return Watcher(name=path.resolve().name, stage=1 if trained.tokenizer is None else 2, trained=trained)
+    bundle = load_bundle(path / FINAL)
+    return Watcher(name=path.resolve().name, stage=1 if bundle.tokenizer is None else 2, bundle=bundle)
 
 
 def protocol_for(
     config: LookConfig, found: Sequence[Watcher], *, sim: str, suite_tasks: Iterable[str], env_version: str
 ) -> Protocol:
     """The cells that are looked at, with the robot and images that the policies were trained for."""
-    first = found[0].trained
+    first = found[0].bundle
     asked = EvaluateConfig(
         policy="",
         suite=config.suite,
         tasks=config.tasks,
         episodes=config.episodes,
         max_steps=config.max_steps,
-        image_size=first.policy.config.image_size,
+        image_size=first.network.config.image_size,
         robot=first.spec.robot,
         seed=config.seed,
     )
@@ -150,7 +150,7 @@ def require_robot(found: Sequence[Watcher], spec: RobotSpec) -> None:
     """Raise SpecError unless all policies were trained for this robot's interface."""
     for watcher in found:
         have, want = f"robot {spec.robot!r}", f"policy {watcher.name}"
-        require_compatible(spec, watcher.trained.spec, have_name=have, want_name=want)
+        require_compatible(spec, watcher.bundle.spec, have_name=have, want_name=want)
 
 
 def by_itself(config: LookConfig, found: Sequence[Watcher]) -> bool:
@@ -161,8 +161,8 @@ def by_itself(config: LookConfig, found: Sequence[Watcher]) -> bool:
 def driver_of(watcher: Watcher) -> MakePolicy:
     """The policy as its own driver, for any number of robots."""
 
-    def make(scene: EnvConfig, num_robots: int) -> Deployed:
-        return Deployed(watcher.trained)
+    def make(scene: EnvConfig, num_robots: int) -> PolicyRunner:
+        return PolicyRunner(watcher.bundle)
 
     return make
 
@@ -261,7 +261,7 @@ def watch(config: LookConfig, watcher: Watcher, film: Film) -> dict[str, Seen]:
     num, ahead = len(film.state), config.goal_offset
     frames = {"image": slice(0, num), "goal": slice(ahead, num + ahead)}
     looks = saliency(
-        watcher.trained,
+        watcher.bundle,
         film.rgb[frames["image"]],
         film.rgb[frames["goal"]],
         state=film.state,
@@ -283,9 +283,9 @@ def watch(config: LookConfig, watcher: Watcher, film: Film) -> dict[str, Seen]:
 
 def _fresh(watcher: Watcher, seed: int) -> Watcher:
     """The same network with new weights: what the architecture alone would show."""
-    trained = watcher.trained
-    policy = new_policy(trained.policy.config, seed=seed, tokenizer=trained.tokenizer).eval()
-    return replace(watcher, trained=replace(trained, policy=policy))
+    bundle = watcher.bundle
+    network = new_policy(bundle.network.config, seed=seed, tokenizer=bundle.tokenizer).eval()
+    return replace(watcher, bundle=replace(bundle, network=network))
 
 
 def _report(

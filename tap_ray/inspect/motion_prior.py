@@ -9,18 +9,18 @@ import numpy as np
 import torch
 from torch.nn import functional as F
 
-from tap_ray.dataset.motions import MotionSet, stretches
+from tap_ray.dataset.action_chunks import ActionChunks, gather_chunks
 from tap_ray.inspect.probes import ridge
 from tap_ray.metrics import log_dimensionless_jerk, r_squared
 from tap_ray.models.prior_files import Source, TrainedPrior
 from tap_ray.rng import generator
-from tap_ray.specs import UNIFIED_ACTION, unified_places
+from tap_ray.specs import UNIFIED_ACTION, unified_indices
 from tap_ray.training.judge_motion import encoded, rebuild, reconstruction
-from tap_ray.types import Motion
+from tap_ray.types import ActionChunkBatch
 
 NUM_STEPS = (1, 2, 5, 10, 20)
 """Euler steps at which the error is told."""
-STRETCHES = 1024
+NUM_CHUNKS = 1024
 """Stretches of each robot that are looked at; the probes are fitted on four times as many."""
 PENALTY = 1e-3
 """Of the ridge regression, relative to the mean eigenvalue of the latents' covariance."""
@@ -28,8 +28,8 @@ PANELS = 5
 """Points on the way from one latent to another."""
 
 
-def examine(
-    prior: TrainedPrior, source: Source, train: MotionSet, held_out: MotionSet, *, seed: int = 0
+def analyze(
+    prior: TrainedPrior, source: Source, train: ActionChunks, held_out: ActionChunks, *, seed: int = 0
 ) -> dict[str, Any]:
     """Everything that is told of one robot.
 
@@ -38,23 +38,23 @@ def examine(
         source: the robot.
         train: motion that it was trained on, for the probes.
         held_out: motion of it that the prior was not trained on, normalized by `source.norm`.
-        seed: of the choice of stretches, and of the noise.
+        seed: of the choice of chunks, and of the noise.
 
     Returns:
         "slots": R^2 by slot; "steps": mean R^2 by number of Euler steps; "smoothness": log dimensionless jerk of the
         data, of what is rebuilt and of what random latents give (higher is smoother); "probe": R^2 of speed, direction
         (mean of the first three slots) and of whether the gripper switches, from the latent.
     """
-    motion, seen = _chosen(prior, held_out, STRETCHES, seed), _chosen(prior, train, 4 * STRETCHES, seed)
+    chunks, seen = _chosen(prior, held_out, NUM_CHUNKS, seed), _chosen(prior, train, 4 * NUM_CHUNKS, seed)
     network, spec = prior.network, source.spec
     usual = network.config.num_steps
-    by_steps = {n: reconstruction(network, [motion], spec, num_steps=n) for n in {*NUM_STEPS, usual}}
-    path = {"data": motion.action, "rebuilt": rebuild(network, motion, seed=seed)}
-    path["random latents"] = _dreamt(prior, motion, seed)
-    smooth = {name: _jerk(_physical(source, action), source) for name, action in path.items()}
-    truth, known = (_targets(_physical(source, part.action), source) for part in (motion, seen))
+    by_steps = {n: reconstruction(network, [chunks], spec, num_steps=n) for n in {*NUM_STEPS, usual}}
+    path = {"data": chunks.action, "rebuilt": rebuild(network, chunks, seed=seed)}
+    path["random latents"] = _decode_random_latents(prior, chunks, seed)
+    smooth = {name: _jerk(_unnormalize(source, action), source) for name, action in path.items()}
+    truth, known = (_targets(_unnormalize(source, part.action), source) for part in (chunks, seen))
     fit_on, want = (np.stack(list(targets.values()), axis=1) for targets in (known, truth))
-    [guess] = ridge(encoded(network, seen).numpy(), fit_on, encoded(network, motion).numpy(), (PENALTY,))
+    [guess] = ridge(encoded(network, seen).numpy(), fit_on, encoded(network, chunks).numpy(), (PENALTY,))
     r2 = r_squared(guess, want, min_std=1e-4)
     return {
         "slots": by_steps[usual],
@@ -65,20 +65,20 @@ def examine(
 
 
 @torch.no_grad()
-def interpolated(prior: TrainedPrior, source: Source, held_out: MotionSet, *, seed: int = 0) -> np.ndarray:
+def interpolate_latents(prior: TrainedPrior, source: Source, held_out: ActionChunks, *, seed: int = 0) -> np.ndarray:
     """(PANELS, H, A) actions, physical units: on the way from one held-out motion's latent to an opposite one's.
 
     The way is the great circle (Shoemake 1985, SIGGRAPH 19:245), the noise the same for all.
     """
-    motion = _chosen(prior, held_out, STRETCHES, seed)
-    moved_N3 = _physical(source, motion.action)[:, :, :3].sum(1)
+    chunks = _chosen(prior, held_out, NUM_CHUNKS, seed)
+    moved_N3 = _unnormalize(source, chunks.action)[:, :, :3].sum(1)
     first = int(np.linalg.norm(moved_N3, axis=1).argmax())
     last = int((moved_N3 @ moved_N3[first]).argmin())
-    ends = encoded(prior.network, motion)[[first, last]]
+    ends = encoded(prior.network, chunks)[[first, last]]
     angle = torch.arccos((ends[0] @ ends[1]).clamp(-1, 1))
     part = torch.linspace(0, 1, PANELS)[:, None]
     latent = (torch.sin((1 - part) * angle) * ends[0] + torch.sin(part * angle) * ends[1]) / torch.sin(angle)
-    return _physical(source, _sampled(prior, latent, motion, seed, same=True))
+    return _unnormalize(source, _sampled(prior, latent, chunks, seed, same=True))
 
 
 def text(report: Mapping[str, Mapping[str, Any]]) -> str:
@@ -93,29 +93,31 @@ def text(report: Mapping[str, Mapping[str, Any]]) -> str:
     return "\n".join(lines)
 
 
-def _chosen(prior: TrainedPrior, motions: MotionSet, num: int, seed: int) -> Motion:
-    first_N = generator(seed, "motion_prior", "report").permutation(motions.first_W)[:num]
-    return stretches(motions, first_N, prior.network.config.chunk, source=0)
+def _chosen(prior: TrainedPrior, of: ActionChunks, num: int, seed: int) -> ActionChunkBatch:
+    first_N = generator(seed, "motion_prior", "report").permutation(of.first_W)[:num]
+    return gather_chunks(of, first_N, prior.network.config.chunk, source=0)
 
 
 @torch.no_grad()
-def _dreamt(prior: TrainedPrior, motion: Motion, seed: int) -> np.ndarray:
-    shape = (len(motion.action), prior.network.config.latent)
+def _decode_random_latents(prior: TrainedPrior, chunks: ActionChunkBatch, seed: int) -> np.ndarray:
+    shape = (len(chunks.action), prior.network.config.latent)
     latent = F.normalize(torch.randn(shape, generator=torch.Generator().manual_seed(seed)), dim=-1)
-    return _sampled(prior, latent, motion, seed)
+    return _sampled(prior, latent, chunks, seed)
 
 
-def _sampled(prior: TrainedPrior, latent: torch.Tensor, motion: Motion, seed: int, same: bool = False) -> np.ndarray:
-    num, (_, horizon, places) = len(latent), motion.action.shape
-    noise = torch.randn((1 if same else num, horizon, places), generator=torch.Generator().manual_seed(seed))
-    mask = torch.from_numpy(motion.place_mask[:1]).expand(num, -1)
+def _sampled(
+    prior: TrainedPrior, latent: torch.Tensor, chunks: ActionChunkBatch, seed: int, same: bool = False
+) -> np.ndarray:
+    num, (_, horizon, dims) = len(latent), chunks.action.shape
+    noise = torch.randn((1 if same else num, horizon, dims), generator=torch.Generator().manual_seed(seed))
+    mask = torch.from_numpy(chunks.dim_mask[:1]).expand(num, -1)
     return prior.network.decoder.sample(latent, mask, noise.expand(num, -1, -1)).numpy()
 
 
-def _physical(source: Source, action_NHA: np.ndarray) -> np.ndarray:
+def _unnormalize(source: Source, action_NHA: np.ndarray) -> np.ndarray:
     """(N, H, slots) in the robot's own order and units."""
-    places = list(unified_places(source.spec.action, UNIFIED_ACTION))
-    return source.norm.action.physical(action_NHA[:, :, places])
+    dims = list(unified_indices(source.spec.action, UNIFIED_ACTION))
+    return source.norm.action.unnormalize(action_NHA[:, :, dims])
 
 
 def _jerk(action_NHA: np.ndarray, source: Source) -> float:

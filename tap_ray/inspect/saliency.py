@@ -33,7 +33,7 @@ from torch import Tensor, nn
 
 from tap_ray.errors import ConfigError
 from tap_ray.inspect.features import inputs
-from tap_ray.models.build import Trained
+from tap_ray.models.build import PolicyBundle
 from tap_ray.models.glimpse import on_image
 from tap_ray.models.policy import TapPolicy, acts
 from tap_ray.models.vision import VisionTower
@@ -59,7 +59,7 @@ class Looks:
 
 
 def saliency(
-    trained: Trained,
+    bundle: PolicyBundle,
     rgb: np.ndarray,
     goal_rgb: np.ndarray,
     *,
@@ -88,18 +88,18 @@ def saliency(
     Raises:
         ConfigError: images of another size than the policy's.
     """
-    policy, size = trained.policy.eval(), trained.policy.config.image_size
+    policy, size = bundle.network.eval(), bundle.network.config.image_size
     if rgb.shape[1:3] != (size, size):
         raise ConfigError(f"This policy was trained on {size} x {size} images, these are {rgb.shape[1:3]}.")
     views = VIEWS[:1] if acts(policy.config) else VIEWS
     parts = [policy.join, policy.glimpse.cnn] if policy.config.glimpse_px else [policy.join]
-    moves = torch.tensor([not slot.name.endswith("gripper") for slot in trained.spec.action])
+    moves = torch.tensor([not slot.name.endswith("gripper") for slot in bundle.spec.action])
     cells: dict[str, list[Tensor]] = {view: [] for view in views}
     close: dict[str, list[Tensor]] = {view: [] for view in views}
     for begin in range(0, len(rgb), BATCH):
         part = slice(begin, begin + BATCH)
         told = None if crops is None else {name: value[part] for name, value in crops.items()}
-        batch = inputs(trained, rgb[part], goal_rgb[part], state=state[part], sentence=sentence[part], crops=told)
+        batch = inputs(bundle, rgb[part], goal_rgb[part], state=state[part], sentence=sentence[part], crops=told)
         if policy.config.head == "flow":
             batch["noise"] = torch.zeros(len(batch["rgb"]), policy.config.chunk, policy.config.num_actions)
         with _windows(policy) as places:

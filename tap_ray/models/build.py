@@ -54,34 +54,34 @@ def new_policy(config: PolicyConfig, *, seed: int, tokenizer: Tokenizer | None =
 
 
 @dataclass(frozen=True, kw_only=True)
-class Trained:
+class PolicyBundle:
     """A policy with all that is needed to use it."""
 
-    policy: TapPolicy
+    network: TapPolicy
     spec: RobotSpec
     norm: NormStats
     tokenizer: Tokenizer | None
     """None without instructions."""
 
 
-def save_policy(folder: Path, trained: Trained) -> None:
-    """Write everything that `load_trained` needs into `folder`; the weights last."""
-    policy = trained.policy
+def save_bundle(folder: Path, bundle: PolicyBundle) -> None:
+    """Write everything that `load_bundle` needs into `folder`; the weights last."""
+    network = bundle.network
     with storage.staged(folder, folder=True) as here:
         for name in ("vision", "language"):
-            tower = getattr(policy.towers, name)
+            tower = getattr(network.towers, name)
             if tower is not None:
                 tower.save_pretrained(here / name)
-        if trained.tokenizer is not None:
-            storage.write(here / "tokenizer.json", trained.tokenizer.to_str(pretty=True).encode())
-        write_json(here / "norm_stats.json", trained.norm.to_json())
-        write_json(here / "spec.json", trained.spec.to_json())
-        write_json(here / "policy.json", to_dict(policy.config))
-    write_tensors(folder / "model.safetensors", policy.state_dict())
+        if bundle.tokenizer is not None:
+            storage.write(here / "tokenizer.json", bundle.tokenizer.to_str(pretty=True).encode())
+        write_json(here / "norm_stats.json", bundle.norm.to_json())
+        write_json(here / "spec.json", bundle.spec.to_json())
+        write_json(here / "policy.json", to_dict(network.config))
+    write_tensors(folder / "model.safetensors", network.state_dict())
 
 
-def load_trained(folder: Path) -> Trained:
-    """Inverse of `save_policy`.
+def load_bundle(folder: Path) -> PolicyBundle:
+    """Inverse of `save_bundle`.
 
     Raises:
         CheckpointError: missing, truncated, or made by another version.
@@ -97,8 +97,8 @@ def load_trained(folder: Path) -> Trained:
     policy = TapPolicy(config, towers, load_weights=False)
     load_model(folder / "model.safetensors", policy)
     spec = RobotSpec.from_json(read_json(folder / "spec.json"), where=str(folder / "spec.json"))
-    return Trained(
-        policy=policy.eval(),
+    return PolicyBundle(
+        network=policy.eval(),
         spec=spec,
         norm=NormStats.from_json(read_json(folder / "norm_stats.json"), where=folder / "norm_stats.json"),
         tokenizer=_tokenizer(folder / "tokenizer.json", needed="language" in config.context),

@@ -15,12 +15,12 @@ class SentenceContext(nn.Module):
 
     def __init__(self, channels: int, width: int) -> None:
         super().__init__()
-        self.mix = nn.Linear(channels, width)
+        self.proj = nn.Linear(channels, width)
 
     def forward(self, token_ULD: Tensor, present_UL: Tensor) -> Tensor:
         """`present_UL` is False at padding."""
-        keep = present_UL[..., None].to(token_ULD.dtype)
-        return (self.mix(token_ULD) * keep).sum(1) / keep.sum(1).clamp_min(1)
+        present = present_UL[..., None].to(token_ULD.dtype)
+        return (self.proj(token_ULD) * present).sum(1) / present.sum(1).clamp_min(1)
 
 
 class CropContext(nn.Module):

@@ -53,11 +53,11 @@ class Glimpse(nn.Module):
         size, middle_N22 = self.size_px, on_image(points_N22, grid)
         offset_C = (torch.arange(size, device=middle_N22.device) - (size - 1) / 2) * 2 / images_N3YX.shape[-1]
         x_N2C, y_N2C = (middle_N22[..., axis, None] + offset_C for axis in (0, 1))
-        place_N2CC2 = torch.stack(
+        grid_N2CC2 = torch.stack(
             [x_N2C[:, :, None, :].expand(-1, -1, size, -1), y_N2C[..., None].expand(-1, -1, -1, size)], dim=-1
         )
         with torch.autocast(images_N3YX.device.type, enabled=False):  # CPUs have no grid_sample in bfloat16
             seen = F.grid_sample(
-                images_N3YX.float(), place_N2CC2.flatten(1, 2), padding_mode="border", align_corners=False
+                images_N3YX.float(), grid_N2CC2.flatten(1, 2), padding_mode="border", align_corners=False
             )
         return seen.unflatten(2, (2, size)).transpose(1, 2)

@@ -5,8 +5,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from tap_ray.models.motion_prior import MotionPrior, PriorConfig
-from tap_ray.models.scale import Scale
-from tap_ray.specs import UNIFIED_ACTION, UNIFIED_STATE, RobotSpec, unified_places
+from tap_ray.models.normalizer import Normalizer
+from tap_ray.specs import UNIFIED_ACTION, UNIFIED_STATE, RobotSpec, unified_indices
 
 
 class RegressionHead(nn.Module):
@@ -32,16 +32,16 @@ class FlowHead(nn.Module):
     The prior works in the layout of all robots; this head lays out the numbers of its own.
     """
 
-    action_place: Tensor
-    state_place: Tensor
+    action_index: Tensor
+    state_index: Tensor
 
     def __init__(self, *, features: int, width: int, prior: PriorConfig, num_actions: int, num_states: int) -> None:
         super().__init__()
         self.latent = nn.Sequential(nn.Linear(features, width), nn.ReLU(), nn.Linear(width, prior.latent))
         self.prior = MotionPrior(prior)
-        self.state_scale = Scale(num_states)
-        self.register_buffer("action_place", torch.arange(num_actions))
-        self.register_buffer("state_place", torch.arange(num_states))
+        self.state_scale = Normalizer(num_states)
+        self.register_buffer("action_index", torch.arange(num_actions))
+        self.register_buffer("state_index", torch.arange(num_states))
 
     def set_layout(self, spec: RobotSpec) -> None:
         """Where this robot's slots lie in the unified layout.
@@ -49,8 +49,8 @@ class FlowHead(nn.Module):
         Raises:
             SpecError: it does not fit.
         """
-        self.action_place.copy_(torch.tensor(unified_places(spec.action, UNIFIED_ACTION)))
-        self.state_place.copy_(torch.tensor(unified_places(spec.state, UNIFIED_STATE)))
+        self.action_index.copy_(torch.tensor(unified_indices(spec.action, UNIFIED_ACTION)))
+        self.state_index.copy_(torch.tensor(unified_indices(spec.state, UNIFIED_STATE)))
 
     def forward(self, read_NF: Tensor) -> Tensor:
         """(N, L) latents of length 1."""
@@ -58,17 +58,17 @@ class FlowHead(nn.Module):
 
     def encode(self, action_NHA: Tensor, state_NHS: Tensor, step_NH: Tensor) -> Tensor:
         """(N, L) latents of this robot's motion: normalized actions, states in physical units."""
-        state = _laid_out(self.state_scale(state_NHS), self.state_place, len(UNIFIED_STATE))
+        state = _laid_out(self.state_scale(state_NHS), self.state_index, len(UNIFIED_STATE))
         return self.prior.encoder(self.unified(action_NHA), state, step_NH)
 
     def unified(self, action_NHA: Tensor) -> Tensor:
         """This robot's normalized actions in the layout of all robots, zeros at padding."""
-        return _laid_out(action_NHA, self.action_place, len(UNIFIED_ACTION))
+        return _laid_out(action_NHA, self.action_index, len(UNIFIED_ACTION))
 
-    def place_mask(self, num: int) -> Tensor:
-        """(num, places) bool, this robot's own action places."""
-        own = torch.zeros(len(UNIFIED_ACTION), dtype=torch.bool, device=self.action_place.device)
-        own[self.action_place] = True
+    def dim_mask(self, num: int) -> Tensor:
+        """(num, dims) bool, this robot's own action dims."""
+        own = torch.zeros(len(UNIFIED_ACTION), dtype=torch.bool, device=self.action_index.device)
+        own[self.action_index] = True
         return own.expand(num, -1)
 
     def losses(
@@ -86,7 +86,7 @@ class FlowHead(nn.Module):
             Scalars: "pred", flow matching from the predicted latent; "align", squared distance to the encoder's latent,
             which does not move; "recon", flow matching from the encoder's latent.
         """
-        action, own = self.unified(action_NHA), self.place_mask(len(action_NHA))
+        action, own = self.unified(action_NHA), self.dim_mask(len(action_NHA))
         parts = {"pred": self.prior.decoder.loss(action, latent_NL, own, step_NH)}
         if state_NHS is None:  # every parameter takes part in every step, else several workers wait for each other
             idle = torch.stack([value.sum() for value in self.prior.encoder.parameters()]).sum()
@@ -99,15 +99,15 @@ class FlowHead(nn.Module):
     def act(self, latent_NL: Tensor, noise_NHA: Tensor | None = None) -> Tensor:
         """(N, H, A) normalized actions of this robot; the noise is drawn unless given."""
         if noise_NHA is None:
-            shape = (len(latent_NL), self.prior.config.chunk, len(self.action_place))
+            shape = (len(latent_NL), self.prior.config.chunk, len(self.action_index))
             noise_NHA = torch.randn(shape, device=latent_NL.device)
         noise = self.unified(noise_NHA)
-        return self.prior.decoder.sample(latent_NL, self.place_mask(len(noise)), noise)[..., self.action_place]
+        return self.prior.decoder.sample(latent_NL, self.dim_mask(len(noise)), noise)[..., self.action_index]
 
 
-def _laid_out(values: Tensor, places: Tensor, num: int) -> Tensor:
+def _laid_out(values: Tensor, indices: Tensor, num: int) -> Tensor:
     spread = values.new_zeros(*values.shape[:-1], num)
-    spread[..., places] = values
+    spread[..., indices] = values
     return spread
 
 

@@ -21,12 +21,12 @@ class Join(nn.Module):
 
     def __init__(self, channels: Sequence[int], width: int) -> None:
         super().__init__()
-        self.mix = nn.ModuleList(nn.Conv2d(num, width, 1) for num in channels)
+        self.proj = nn.ModuleList(nn.Conv2d(num, width, 1) for num in channels)
         self.norm = nn.BatchNorm2d(width)
 
     def forward(self, maps: Sequence[Tensor]) -> Tensor:
         """`maps`: finest first."""
-        finest, *coarser = (mix(one) for mix, one in zip(self.mix, maps, strict=True))
+        finest, *coarser = (proj(one) for proj, one in zip(self.proj, maps, strict=True))
         for one in coarser:
             finest = finest + F.interpolate(one, size=finest.shape[-2:], mode="nearest")
         return F.relu(self.norm(finest))
@@ -67,7 +67,7 @@ class KeyPoints(nn.Module):
         log_look_NKP = (heat_NKP * self.sharpness.abs()).log_softmax(-1)
         look_NKP = log_look_NKP.exp()
         side = map_NWGG.shape[-1]
-        place = torch.linspace(-1, 1, side, device=heat_NKP.device)
+        coordinate = torch.linspace(-1, 1, side, device=heat_NKP.device)
         look_NKGG = look_NKP.unflatten(-1, (side, side))
-        x_NK, y_NK = (look_NKGG.sum(axis) @ place for axis in (2, 3))
+        x_NK, y_NK = (look_NKGG.sum(axis) @ coordinate for axis in (2, 3))
         return torch.cat([x_NK, y_NK, (look_NKP * heat_NKP).sum(-1).tanh()], dim=-1), log_look_NKP[:, :2]

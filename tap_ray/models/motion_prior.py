@@ -4,8 +4,8 @@
     noise, time, z   -> decoder -> velocity; integrated from noise to the action chunk
 
 Flow matching (Lipman et al. 2023, arXiv 2210.02747) with the linear path x = (1 - t) noise + t action, whose velocity
-is action - noise. Actions and states are normalized and laid out as specs.UNIFIED_*; a robot's own places are told by a
-mask, and nothing in the others enters anything. N batch, H steps, A action places, S state places, L latent, D width.
+is action - noise. Actions and states are normalized and laid out as specs.UNIFIED_*; a robot's own dims are told by a
+mask, and nothing in the others enters anything. N batch, H steps, A action dims, S state dims, L latent, D width.
 """
 
 from dataclasses import dataclass
@@ -52,14 +52,14 @@ class PriorConfig:
 
 
 class MotionEncoder(nn.Module):
-    """A stretch of motion -> one latent."""
+    """An action chunk, with its states -> one latent."""
 
     def __init__(self, config: PriorConfig) -> None:
         super().__init__()
         self.config, width = config, config.width
         self.action_in = nn.Linear(config.num_actions, width)
         self.state_in = nn.Linear(config.num_states, width) if config.encoder == "state_action" else None
-        self.place = nn.Parameter(torch.randn(config.chunk, width) * 0.02)
+        self.pos_embed = nn.Parameter(torch.randn(config.chunk, width) * 0.02)
         self.trunk = Trunk(width=width, num_layers=config.num_layers, num_heads=config.num_heads)
         num_tokens = config.chunk * (1 if self.state_in is None else 2)
         self.out = nn.Linear(num_tokens * width, config.latent)
@@ -71,16 +71,16 @@ class MotionEncoder(nn.Module):
             action_NHA: normalized, zero at padding.
             state_NHS: the state before each action, likewise.
             step_NH: bool, False for steps that are not there (behind an episode's end, before its beginning). At most
-                a chunk of steps; a shorter stretch takes the last places.
+                a chunk of steps; a shorter one takes the last positions.
         """
-        place = self.place[-action_NHA.shape[1] :]
-        tokens = [self.action_in(action_NHA) + place]
+        pos_embed = self.pos_embed[-action_NHA.shape[1] :]
+        tokens = [self.action_in(action_NHA) + pos_embed]
         if self.state_in is not None:
-            tokens.insert(0, self.state_in(state_NHS) + place)
+            tokens.insert(0, self.state_in(state_NHS) + pos_embed)
         interleaved = torch.stack(tokens, dim=2).flatten(1, 2)
-        hidden = (~step_NH)[:, :, None].expand(-1, -1, len(tokens)).flatten(1, 2)
-        read = self.trunk(interleaved, hidden).masked_fill(hidden[:, :, None], 0.0).flatten(1)
-        read = F.pad(read, (self.out.in_features - read.shape[1], 0))  # each token keeps its place, as in the policy
+        key_padding_mask = (~step_NH)[:, :, None].expand(-1, -1, len(tokens)).flatten(1, 2)
+        read = self.trunk(interleaved, key_padding_mask).masked_fill(key_padding_mask[:, :, None], 0.0).flatten(1)
+        read = F.pad(read, (self.out.in_features - read.shape[1], 0))  # each token keeps its position, as in the policy
         return F.normalize(self.out(read).float(), dim=-1)
 
 
@@ -93,8 +93,8 @@ class FlowDecoder(nn.Module):
         self.action_in = nn.Linear(config.num_actions, width)
         self.mask_in = nn.Linear(config.num_actions, width)
         self.latent_in = nn.Linear(config.latent, config.chunk * width)
-        self.time_in = nn.Sequential(nn.Linear(2 * FREQUENCIES, width), nn.ReLU(), nn.Linear(width, width))
-        self.place = nn.Parameter(torch.randn(config.chunk, width) * 0.02)
+        self.time_in = nn.Sequential(nn.Linear(2 * NUM_FREQUENCIES, width), nn.ReLU(), nn.Linear(width, width))
+        self.pos_embed = nn.Parameter(torch.randn(config.chunk, width) * 0.02)
         self.trunk = Trunk(width=width, num_layers=config.num_layers, num_heads=config.num_heads)
         self.out = nn.Linear(width, config.num_actions)
 
@@ -105,13 +105,13 @@ class FlowDecoder(nn.Module):
             noisy_NHA: points on the way from noise to action; padding is ignored.
             time_N: how far on the way, 0 noise .. 1 action.
             latent_NL: from the encoder, or predicted.
-            mask_NA: bool, the robot's own places.
+            mask_NA: bool, the robot's own dims.
         """
         own = mask_NA[:, None].to(noisy_NHA.dtype)
         spread_NL = latent_NL * self.config.latent**0.5  # numbers of size one
-        about = self.mask_in(own[:, 0]) + self.time_in(waves(time_N))
-        wanted = self.latent_in(spread_NL).unflatten(-1, (self.config.chunk, -1))
-        tokens = self.action_in(noisy_NHA * own) + self.place + wanted + about[:, None]
+        condition = self.mask_in(own[:, 0]) + self.time_in(sinusoidal_embedding(time_N))
+        latent_tokens = self.latent_in(spread_NL).unflatten(-1, (self.config.chunk, -1))
+        tokens = self.action_in(noisy_NHA * own) + self.pos_embed + latent_tokens + condition[:, None]
         return self.out(self.trunk(tokens)).float() * own
 
     def sample(self, latent_NL: Tensor, mask_NA: Tensor, noise_NHA: Tensor, num_steps: int | None = None) -> Tensor:
@@ -123,7 +123,7 @@ class FlowDecoder(nn.Module):
         return x
 
     def loss(self, action_NHA: Tensor, latent_NL: Tensor, mask_NA: Tensor, step_NH: Tensor) -> Tensor:
-        """Mean squared error of the velocity at a random time, over the robot's own places and present steps."""
+        """Mean squared error of the velocity at a random time, over the robot's own dims and present steps."""
         noise = torch.randn_like(action_NHA)
         time = self.draw_times(len(action_NHA), action_NHA.device)
         noisy = noise + time[:, None, None] * (action_NHA - noise)
@@ -138,13 +138,13 @@ class FlowDecoder(nn.Module):
         return uniform if self.config.time == "uniform" else 1 - (1 - uniform) ** (1 / 1.5)
 
 
-FREQUENCIES = 16
+NUM_FREQUENCIES = 16
 """Pairs of sine and cosine that tell the time."""
 
 
-def waves(time_N: Tensor) -> Tensor:
+def sinusoidal_embedding(time_N: Tensor) -> Tensor:
     """(N, 2 FREQUENCIES) sines and cosines of the time, from one period in [0, 1] to 1000 (log-spaced)."""
-    rate = torch.logspace(0, 3, FREQUENCIES, device=time_N.device)
+    rate = torch.logspace(0, 3, NUM_FREQUENCIES, device=time_N.device)
     angle = 2 * torch.pi * time_N[:, None] * rate
     return torch.cat([angle.sin(), angle.cos()], dim=-1)
 
@@ -161,11 +161,11 @@ class MotionPrior(nn.Module):
         """
         Args:
             batch: "action" (N, H, A) and "state" (N, H, S) normalized and unified, "step_mask" (N, H) bool,
-                "place_mask" (N, A) bool.
+                "dim_mask" (N, A) bool.
 
         Returns:
             "loss", a scalar, and "latent" (N, L).
         """
         latent_NL = self.encoder(batch["action"], batch["state"], batch["step_mask"])
-        loss = self.decoder.loss(batch["action"], latent_NL, batch["place_mask"], batch["step_mask"])
+        loss = self.decoder.loss(batch["action"], latent_NL, batch["dim_mask"], batch["step_mask"])
         return {"loss": loss, "latent": latent_NL}

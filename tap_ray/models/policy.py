@@ -27,7 +27,7 @@ from tap_ray.models.heads import FlowHead, RegressionHead
 from tap_ray.models.keypoints import Join, KeyPoints
 from tap_ray.models.language import LanguageConfig, TextEncoder
 from tap_ray.models.motion_prior import PriorConfig
-from tap_ray.models.scale import Scale
+from tap_ray.models.normalizer import Normalizer
 from tap_ray.models.vision import GRAY, VisionConfig, VisionTower
 
 Context = Literal["goal", "crops", "language"]
@@ -129,7 +129,7 @@ class TapPolicy(nn.Module):
         self.config, self.towers = config, towers
         self.still: tuple[str, ...] = ()
         width = config.head_width
-        self.action_scale = Scale(config.num_actions)
+        self.action_scale = Normalizer(config.num_actions)
         self.vision = VisionTower(config.vision, towers.vision, image_size=config.image_size, load_weights=load_weights)
         self.join = Join(self.vision.channels, config.map_width)
         self.keypoints = KeyPoints(width=config.map_width, num=config.num_keypoints, context=config.context_width)
@@ -151,7 +151,7 @@ class TapPolicy(nn.Module):
             return
         self.context_in = nn.Linear(config.context_width, BESIDE)
         if config.num_state:
-            self.state_scale = Scale(config.num_state)
+            self.state_scale = Normalizer(config.num_state)
             self.state_in = nn.Linear(config.num_state, BESIDE)
         if config.history:
             self.history_in = nn.Linear(config.prior.latent, BESIDE)
@@ -162,7 +162,7 @@ class TapPolicy(nn.Module):
             sizes = {"num_actions": config.num_actions, "num_states": config.num_motion_states}
             self.head = FlowHead(features=width, width=width, prior=config.prior, **sizes)
         if config.num_reach:
-            self.reach_scale = Scale(config.num_reach)
+            self.reach_scale = Normalizer(config.num_reach)
             self.reach = nn.Linear(width, config.num_reach)
 
     def set_norm(self, norm: NormStats) -> None:

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 
 class Attention(nn.Module):
-    """Self-attention with a mask of tokens that nobody looks at."""
+    """Self-attention with a mask of tokens that nobody attends to."""
 
     def __init__(self, width: int, num_heads: int) -> None:
         super().__init__()
@@ -17,14 +17,16 @@ class Attention(nn.Module):
         self.qkv = nn.Linear(width, 3 * width)
         self.out = nn.Linear(width, width)
 
-    def forward(self, x_NSD: Tensor, hidden_NS: Tensor | None) -> Tensor:
-        """`hidden_NS` is True at padding."""
+    def forward(self, x_NSD: Tensor, key_padding_mask_NS: Tensor | None) -> Tensor:
+        """`key_padding_mask_NS` is True at padding."""
         num, length, width = x_NSD.shape
         qkv = self.qkv(x_NSD).view(num, length, 3, self.num_heads, width // self.num_heads)
         query_NKSd, key_NKSd, value_NKSd = qkv.permute(2, 0, 3, 1, 4)
         scores_NKSS = query_NKSd @ key_NKSd.transpose(-1, -2) * (width // self.num_heads) ** -0.5
-        if hidden_NS is not None:
-            scores_NKSS = scores_NKSS.masked_fill(hidden_NS[:, None, None, :], torch.finfo(scores_NKSS.dtype).min)
+        if key_padding_mask_NS is not None:
+            scores_NKSS = scores_NKSS.masked_fill(
+                key_padding_mask_NS[:, None, None, :], torch.finfo(scores_NKSS.dtype).min
+            )
         mixed_NKSd = scores_NKSS.softmax(-1).to(value_NKSd.dtype) @ value_NKSd
         return self.out(mixed_NKSd.transpose(1, 2).reshape(num, length, width))
 
@@ -38,9 +40,9 @@ class Block(nn.Module):
         self.attention = Attention(width, num_heads)
         self.mlp = nn.Sequential(nn.Linear(width, 4 * width), nn.ReLU(), nn.Linear(4 * width, width))
 
-    def forward(self, x_NSD: Tensor, hidden_NS: Tensor | None = None) -> Tensor:
+    def forward(self, x_NSD: Tensor, key_padding_mask_NS: Tensor | None = None) -> Tensor:
         """Same shape."""
-        x_NSD = x_NSD + self.attention(self.norm1(x_NSD), hidden_NS)
+        x_NSD = x_NSD + self.attention(self.norm1(x_NSD), key_padding_mask_NS)
         return x_NSD + self.mlp(self.norm2(x_NSD))
 
 
@@ -52,8 +54,8 @@ class Trunk(nn.Module):
         self.blocks = nn.ModuleList(Block(width, num_heads) for _ in range(num_layers))
         self.norm = nn.LayerNorm(width)
 
-    def forward(self, x_NSD: Tensor, hidden_NS: Tensor | None = None) -> Tensor:
+    def forward(self, x_NSD: Tensor, key_padding_mask_NS: Tensor | None = None) -> Tensor:
         """Same shape."""
         for block in self.blocks:
-            x_NSD = block(x_NSD, hidden_NS)
+            x_NSD = block(x_NSD, key_padding_mask_NS)
         return self.norm(x_NSD)

@@ -1,5 +1,6 @@
 """Reading weights, and saying clearly why they do not fit. Nothing is ever unpickled."""
 
+import re
 from pathlib import Path
 from typing import Mapping
 
@@ -11,12 +12,18 @@ from torch import Tensor, nn
 from tap_ray import storage
 from tap_ray.errors import CheckpointError
 
+FORMER = (
+    (re.compile(r"\b(encoder|decoder)\.place\b"), r"\1.pos_embed"),
+    (re.compile(r"\b(join|sentence)\.mix\b"), r"\1.proj"),
+    (re.compile(r"\b(action|state)_place\b"), r"\1_index"),
+)
+"""Names that tensors had in files written before -> those that they have now."""
 FACTS_SHOWN = 6
 """Differences named in one message."""
 
 
 def read_tensors(file: Path) -> dict[str, Tensor]:
-    """Tensors of a safetensors file.
+    """Tensors of a safetensors file, under the names that they have now.
 
     Raises:
         CheckpointError: missing or truncated.
@@ -24,9 +31,16 @@ def read_tensors(file: Path) -> dict[str, Tensor]:
     if not file.exists():
         raise CheckpointError(f"{file} is missing. Give the folder of a run that has finished.")
     try:
-        return load(storage.read(file)) if storage.is_remote(file) else load_file(file)
+        tensors = load(storage.read(file)) if storage.is_remote(file) else load_file(file)
     except (SafetensorError, OSError) as error:
         raise CheckpointError(f"{file} cannot be read (truncated?): {error}. Use an earlier checkpoint.") from None
+    return {_present(name): value for name, value in tensors.items()}
+
+
+def _present(name: str) -> str:
+    for former, present in FORMER:
+        name = former.sub(present, name)
+    return name
 
 
 def write_tensors(file: Path, tensors: Mapping[str, Tensor]) -> None:

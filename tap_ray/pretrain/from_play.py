@@ -21,7 +21,7 @@ from tap_ray.dataset.norm_stats import NormStats, norm_stats
 from tap_ray.dataset.reader import DatasetInfo, stats_of
 from tap_ray.dataset.windows import WindowConfig, split_episodes
 from tap_ray.errors import ConfigError
-from tap_ray.models.build import Trained, new_policy
+from tap_ray.models.build import PolicyBundle, new_policy
 from tap_ray.models.heads import masked_mse
 from tap_ray.models.pointing import POINT_WEIGHT, pointing_loss
 from tap_ray.models.policy import Context, PolicyConfig, TapPolicy
@@ -142,8 +142,8 @@ def build(
     model.set_norm(norm)
     if num_reach:
         model.reach_scale.set(*reach_moments(held_out))
-    trained = Trained(policy=model, spec=spec, norm=norm, tokenizer=None)
-    return Stage(model=trained, objective=FromPlay(config=config, policy=model), held_out=held_out, lr_scale={})
+    bundle = PolicyBundle(network=model, spec=spec, norm=norm, tokenizer=None)
+    return Stage(model=bundle, objective=FromPlay(config=config, policy=model), held_out=held_out, lr_scale={})
 
 
 def from_dataset(

@@ -1,8 +1,8 @@
-"""Stage 1, motion prior: rebuild a stretch of motion from one latent (arXiv 2606.26095). No images, no words.
+"""Stage 1, motion prior: rebuild an action chunk from one latent (arXiv 2606.26095). No images, no words.
 
     L = E_t || v(x_t, t, z) - (a - e) ||^2,   z = encoder(s, a, s, a, ...),   x_t = (1 - t) e + t a
 
-over the places that a robot has. Robots share one layout (specs.UNIFIED_*), each normalized by its own statistics.
+over the dims that a robot has. Robots share one layout (specs.UNIFIED_*), each normalized by its own statistics.
 """
 
 from dataclasses import dataclass, field
@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from tap_ray.config import to_dict
-from tap_ray.dataset.motions import MotionWindows, held_out_batches, load
+from tap_ray.dataset.action_chunks import ActionChunkConfig, held_out_batches, load
 from tap_ray.dataset.reader import DatasetInfo
 from tap_ray.errors import DataError
 from tap_ray.models.motion_prior import MotionPrior, PriorConfig
@@ -22,10 +22,10 @@ from tap_ray.models.prior_files import Source, TrainedPrior, save_prior
 from tap_ray.training.batches import Batch
 from tap_ray.training.judge_motion import reconstruction
 from tap_ray.training.stage import FINAL
-from tap_ray.types import Motion
+from tap_ray.types import ActionChunkBatch
 
 HELD_OUT = 2048
-"""Stretches of each robot that are judged."""
+"""Chunks of each robot that are judged."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,7 +46,7 @@ class PriorStage:
 
     network: MotionPrior
     sources: Sequence[Source]
-    held_out: Sequence[Sequence[Motion]]
+    held_out: Sequence[Sequence[ActionChunkBatch]]
     """For each source; nobody trains on them."""
     objective: FlowMatching = field(default_factory=FlowMatching)
     lr_scale: dict[str, float] = field(default_factory=dict)
@@ -76,7 +76,7 @@ class PriorStage:
 def from_datasets(
     sets: Sequence[DatasetInfo | Path],
     weights: Sequence[float],
-    windows: MotionWindows,
+    windows: ActionChunkConfig,
     *,
     config: PriorConfig,
     seed: int,

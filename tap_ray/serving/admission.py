@@ -12,7 +12,7 @@ from urllib.parse import urlsplit
 
 from starlette.requests import HTTPConnection
 
-from tap_ray.serving.refusal import Refusal
+from tap_ray.serving.request_error import RequestError
 
 LOOPBACK = frozenset({"localhost", "127.0.0.1", "::1"})
 
@@ -34,32 +34,32 @@ class Admission:
         self._token_digest, self._names = token_digest, names
 
     def check_place(self, connection: HTTPConnection) -> None:
-        """Raise Refusal (403) for a foreign Host or Origin."""
+        """Raise RequestError (403) for a foreign Host or Origin."""
         told = connection.headers.get("host", "")
         host = _name(f"//{told}")
         if not host or not (self._names is None or host in self._names or _is_address(host)):
-            raise Refusal(
+            raise RequestError(
                 403,
                 f"This server is not known as {told[:200]!r} (the request's Host). Use its address, or start "
                 "jobs.serve with --hosts NAME for each name that it has.",
             )
         origin = connection.headers.get("origin")
         if origin is not None and (_name(origin) or "/") not in {host, *(self._names or ())}:
-            raise Refusal(
+            raise RequestError(
                 403,
                 f"A page of {origin[:200]!r} (the request's Origin) asks, and only the server's own pages may. Robots "
                 "send no Origin; if the page is yours, start jobs.serve with --hosts NAME of where it comes from.",
             )
 
     def check(self, connection: HTTPConnection) -> None:
-        """Raise Refusal: 403 as above; 401 without the token."""
+        """Raise RequestError: 403 as above; 401 without the token."""
         self.check_place(connection)
         if self._token_digest is None:
             return
         kind, _, token = connection.headers.get("authorization", "").partition(" ")
         if kind.lower() != "bearer" or not hmac.compare_digest(digest(token), self._token_digest):
             came = "another one came" if token else "none came"
-            raise Refusal(
+            raise RequestError(
                 401,
                 f'This server wants a token, {came}. Send the header "Authorization: Bearer TOKEN" with the token of '
                 "the file that jobs.serve named when it started (or of its TAP_RAY_SERVE_TOKEN).",

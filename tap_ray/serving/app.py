@@ -3,7 +3,7 @@
     GET    /health          200 {"ready": true, "sessions": 3}, or 503 with "why": the network does not answer. No token
     GET    /spec            the contract, see `Contract.to_json`
     POST   /sessions        {"spec": {...}, "seed": 0} -> {"session": ID}: one for each episode of each robot;
-                            "ends": ID beside them ends the robot's last one
+                            "previous_session": ID beside them ends the robot's last
     DELETE /sessions/ID     the episode is over
     POST   /act             a step -> the action, see wire.py
     WS     /ws              the same in one connection: a text message is POST /sessions, a binary one POST /act.
@@ -29,7 +29,7 @@ from tap_ray.serving import wire
 from tap_ray.serving.admission import Admission
 from tap_ray.serving.connections import Bucket, Connection
 from tap_ray.serving.contract import Contract
-from tap_ray.serving.refusal import Refusal
+from tap_ray.serving.request_error import RequestError
 from tap_ray.serving.sessions import Sessions
 
 BINARY = "application/octet-stream"
@@ -44,7 +44,7 @@ ROUTES = "GET /health, GET /spec, POST /sessions, DELETE /sessions/ID, POST /act
 Handler = Callable[[Request], Awaitable[Response]]
 
 
-class Gate:
+class PolicyServer:
     """Every route's handler."""
 
     def __init__(
@@ -86,7 +86,7 @@ class Gate:
         try:
             self._admission.check(request)
             answer = await self._act(await self._body(request), _connection(request))
-        except Refusal:
+        except RequestError:
             await self._turns.take()
             raise
         return Response(answer, media_type=BINARY)
@@ -99,9 +99,9 @@ class Gate:
             self._admission.check(socket)
             while True:
                 await self._answer(socket, connection, await _next(socket, connection))
-        except Refusal as refusal:
+        except RequestError as error:
             await self._turns.take()
-            await _close(socket, refusal)
+            await _close(socket, error)
         except WebSocketDisconnect:
             return
         finally:
@@ -123,15 +123,15 @@ class Gate:
                 await socket.send_text(json.dumps(self._begin(body, connection)))
             else:
                 await socket.send_bytes(await self._act(body, connection))
-        except Refusal as refusal:
+        except RequestError as error:
             await self._turns.take()
-            await socket.send_text(json.dumps(_told(refusal)))
+            await socket.send_text(json.dumps(_to_json(error)))
 
     def _begin(self, body: bytes, owner: Connection | None) -> dict[str, str]:
         try:
             asked = json.loads(body)
         except (ValueError, RecursionError) as error:
-            raise Refusal(400, f'Expected JSON {{"spec": ..., "seed": 0}}, got something else: {error}.') from None
+            raise RequestError(400, f'Expected JSON {{"spec": ..., "seed": 0}}, got something else: {error}.') from None
         return {"session": self._sessions.begin(asked, owner)}
 
     async def _act(self, body: bytes, connection: Connection) -> bytes:
@@ -151,18 +151,18 @@ class Gate:
         """The request's body, read no further than the longest that can be right."""
         declared = request.headers.get("content-length", "")
         if not declared.isdigit():
-            raise Refusal(411, "A body in pieces came: send it whole, with Content-Length.")
+            raise RequestError(411, "A body in pieces came: send it whole, with Content-Length.")
         self._require_size(int(declared))
         try:
             async with asyncio.timeout(SILENCE_S):
                 return await request.body()
         except TimeoutError:
-            raise Refusal(408, f"The body did not come within {SILENCE_S:g} s. Send it at once.") from None
+            raise RequestError(408, f"The body did not come within {SILENCE_S:g} s. Send it at once.") from None
 
     def _require_size(self, num_bytes: int) -> None:
         if num_bytes > self._contract.max_bytes:
             size = self._contract.image_size
-            raise Refusal(
+            raise RequestError(
                 413,
                 f"{num_bytes} bytes came, {self._contract.max_bytes} at most: one step with a {size} x {size} image. "
                 "Resize the image first; one message is one step of one robot.",
@@ -177,7 +177,7 @@ async def _next(socket: WebSocket, connection: Connection) -> Any:
         except TimeoutError:
             if connection.held:
                 continue
-            raise Refusal(
+            raise RequestError(
                 408, f"No session on this WebSocket and no message for {SILENCE_S:g} s. Connect when an episode begins."
             ) from None
         if message["type"] == "websocket.disconnect":
@@ -185,10 +185,10 @@ async def _next(socket: WebSocket, connection: Connection) -> Any:
         return message
 
 
-async def _close(socket: WebSocket, refusal: Refusal) -> None:
+async def _close(socket: WebSocket, error: RequestError) -> None:
     try:
-        await socket.send_text(json.dumps(_told(refusal)))
-        await socket.close(POLICY_VIOLATION, f"refused ({refusal.status})")
+        await socket.send_text(json.dumps(_to_json(error)))
+        await socket.close(POLICY_VIOLATION, f"refused ({error.status})")
     except WebSocketDisconnect:
         return
 
@@ -197,30 +197,30 @@ def make_app(
     contract: Contract, sessions: Sessions, admission: Admission, trouble: Callable[[], str | None]
 ) -> Starlette:
     """The app, for `Door`; `trouble` says why the network does not answer, or None."""
-    gate = Gate(contract, sessions, admission, trouble)
+    server = PolicyServer(contract, sessions, admission, trouble)
     return Starlette(
         routes=[
-            Route("/health", gate.health, methods=["GET"]),
-            Route("/spec", gate.spec, methods=["GET"]),
-            Route("/sessions", gate.begin, methods=["POST"]),
-            Route("/sessions/{session}", gate.end, methods=["DELETE"]),
-            Route("/act", gate.act, methods=["POST"]),
-            WebSocketRoute("/ws", gate.websocket),
+            Route("/health", server.health, methods=["GET"]),
+            Route("/spec", server.spec, methods=["GET"]),
+            Route("/sessions", server.begin, methods=["POST"]),
+            Route("/sessions/{session}", server.end, methods=["DELETE"]),
+            Route("/act", server.act, methods=["POST"]),
+            WebSocketRoute("/ws", server.websocket),
         ],
-        exception_handlers={Refusal: _refuse, HTTPException: gate.no_route},
+        exception_handlers={RequestError: _answer_error, HTTPException: server.no_route},
     )
 
 
-async def _refuse(request: Request, error: Exception) -> Response:
-    assert isinstance(error, Refusal)
+async def _answer_error(request: Request, error: Exception) -> Response:
+    assert isinstance(error, RequestError)
     headers = {"WWW-Authenticate": "Bearer"} if error.status == 401 else None
-    return JSONResponse(_told(error), status_code=error.status, headers=headers)
+    return JSONResponse(_to_json(error), status_code=error.status, headers=headers)
 
 
 def _connection(asked: HTTPConnection) -> Connection:
     return asked.scope["state"]["connection"]
 
 
-def _told(refusal: Refusal) -> dict[str, Any]:
+def _to_json(error: RequestError) -> dict[str, Any]:
     """It may repeat what came, and half a character has no UTF-8."""
-    return {"status": refusal.status, "error": refusal.message.encode(errors="backslashreplace").decode()}
+    return {"status": error.status, "error": error.message.encode(errors="backslashreplace").decode()}

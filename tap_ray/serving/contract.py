@@ -7,8 +7,8 @@ from typing import Any, Mapping
 import numpy as np
 
 from tap_ray.errors import SpecError
-from tap_ray.models.memory import Look, Memory, Recall
-from tap_ray.serving.refusal import Refusal
+from tap_ray.models.chunk_buffer import ActionChunkBuffer, ChunkingSpec, PolicyInput
+from tap_ray.serving.request_error import RequestError
 from tap_ray.serving.wire import NAMES
 from tap_ray.specs import RobotSpec, require_compatible
 
@@ -43,7 +43,7 @@ class Contract:
     spec: RobotSpec
     image_size: int
     """Side of the square camera image, px."""
-    recall: Recall
+    chunking: ChunkingSpec
 
     @property
     def max_bytes(self) -> int:
@@ -53,12 +53,12 @@ class Contract:
     @property
     def chunk_s(self) -> float:
         """How long a robot takes for the actions of a chunk, s: by then it wants the next ones."""
-        return self.recall.n_action_steps / self.spec.control_hz
+        return self.chunking.n_action_steps / self.spec.control_hz
 
-    def probe(self) -> Look:
+    def probe(self) -> PolicyInput:
         """A black image and a state of zeros."""
         rgb = np.zeros((self.image_size, self.image_size, 3), np.uint8)
-        look = Memory(self.recall, None).see(rgb, np.zeros(len(self.spec.state)), None, "go")
+        look = ActionChunkBuffer(self.chunking, None).observe(rgb, np.zeros(len(self.spec.state)), None, "go")
         assert look is not None
         return look
 
@@ -71,8 +71,9 @@ class Contract:
             "rgb": {"dtype": "U8", "shape": [self.image_size, self.image_size, 3]},
             "state": {"dtype": "F32", "shape": [len(self.spec.state)]},
             "action": {"dtype": "F32", "shape": [len(self.spec.action)]},
-            "history": self.recall.history,
-            "execute": self.recall.n_action_steps,
+            "history": self.chunking.history,
+            "n_action_steps": self.chunking.n_action_steps,
+            "execute": self.chunking.n_action_steps,  # its former name, for robots that read it
             "max_bytes": self.max_bytes,
             "spec": self.spec.to_json(),
         }
@@ -80,7 +81,7 @@ class Contract:
     def require_spec(self, values: Any) -> None:
         """Refuse (422) a robot that does not emit what this policy was trained for, naming every difference."""
         if not isinstance(values, Mapping):
-            raise Refusal(
+            raise RequestError(
                 422,
                 'A session begins with {"spec": what your robot emits, "seed": a number}; spec is '
                 f"{reprlib.repr(values)}. "
@@ -94,26 +95,26 @@ class Contract:
                 want_name=f"policy {self.policy}",
             )
         except (SpecError, TypeError, ValueError, AttributeError) as error:
-            raise Refusal(422, str(error)) from None
+            raise RequestError(422, str(error)) from None
 
     def step(self, metadata: Mapping[str, str], arrays: Mapping[str, np.ndarray]) -> Step:
         """Check one message.
 
         Raises:
-            Refusal: 422, names what was expected, what came and what to do.
+            RequestError: 422, names what was expected, what came and what to do.
         """
         number = _number(metadata.get("step"))
         wanted: dict[str, tuple[str, tuple[int, ...]]] = {
             "rgb": ("uint8", (self.image_size, self.image_size, 3)),
             "state": ("float32", (len(self.spec.state),)),
         }
-        if self.recall.history and number > 0:
+        if self.chunking.history and number > 0:
             wanted["action"] = ("float32", (len(self.spec.action),))
         for name, (dtype, shape) in wanted.items():
             _check(name, arrays.get(name), dtype, shape)
         unknown = sorted(set(arrays) - {*wanted, "action"})
         if unknown:
-            raise Refusal(422, f"Unknown array {unknown[0]!r}: a step has {', '.join(wanted)}.")
+            raise RequestError(422, f"Unknown array {unknown[0]!r}: a step has {', '.join(wanted)}.")
         return Step(
             session=metadata.get("session", ""),
             number=number,
@@ -132,18 +133,18 @@ def _check(name: str, array: np.ndarray | None, dtype: str, shape: tuple[int, ..
         "action": "This policy remembers: send the action before as the robot executed it (clipped into range).",
     }
     if array is None:
-        raise Refusal(422, f"{want}, nothing came. {cures[name]}")
+        raise RequestError(422, f"{want}, nothing came. {cures[name]}")
     if array.dtype.name != dtype or array.shape != shape:
-        raise Refusal(422, f"{want}, got {NAMES[array.dtype.name]} {list(array.shape)}. {cures[name]}")
+        raise RequestError(422, f"{want}, got {NAMES[array.dtype.name]} {list(array.shape)}. {cures[name]}")
     if not np.isfinite(array).all():
-        raise Refusal(
+        raise RequestError(
             422, f"{name}: slot {int(np.argmin(np.isfinite(array)))} is NaN or infinite. Check the robot's sensors."
         )
 
 
 def _number(text: str | None) -> int:
     if text is None or not (text.isascii() and text.isdigit() and len(text) < 10):
-        raise Refusal(
+        raise RequestError(
             422, f'metadata "step": expected the number of the step, "0" and up, got {text!r}. Count from 0 up.'
         )
     return int(text)
@@ -151,11 +152,11 @@ def _number(text: str | None) -> int:
 
 def _words(text: str) -> str:
     if not text.strip():
-        raise Refusal(
+        raise RequestError(
             422,
             'metadata "instruction" is missing or empty: this policy does what a sentence says, e.g. '
             '"put the carrot on the plate". Send it with every step.',
         )
     if len(text.encode()) > MAX_WORDS_BYTES:
-        raise Refusal(422, f'metadata "instruction" has {len(text.encode())} bytes, {MAX_WORDS_BYTES} at most.')
+        raise RequestError(422, f'metadata "instruction" has {len(text.encode())} bytes, {MAX_WORDS_BYTES} at most.')
     return text

@@ -5,9 +5,9 @@ import time
 
 import numpy as np
 
-from tap_ray.models.memory import Look
-from tap_ray.serving.refusal import LATE, Refusal
-from tap_ray.serving.sessions import Looks
+from tap_ray.models.chunk_buffer import PolicyInput
+from tap_ray.serving.request_error import LATE, RequestError
+from tap_ray.serving.sessions import ComputeChunk
 
 BEAT_S = 2.0
 """How long the network may go unasked, s."""
@@ -18,24 +18,24 @@ RETRY_S = 0.2
 class Pulse:
     """Stands between the sessions and the network."""
 
-    def __init__(self, look: Looks, probe: Look) -> None:
+    def __init__(self, compute_chunk: ComputeChunk, probe: PolicyInput) -> None:
         """
         Args:
             look: asks the network.
             probe: our own look, see `Contract.probe`.
         """
-        self._look, self._probe = look, probe
+        self._compute_chunk, self._probe = compute_chunk, probe
         self._answered_at = -float("inf")
         self.trouble: str | None = "the network has not answered yet"
         """Why the last look failed; None: it did not."""
 
-    async def look(self, one: Look) -> np.ndarray:
+    async def compute_chunk(self, one: PolicyInput) -> np.ndarray:
         """As the network answers."""
         try:
-            chunk_HA = await self._look(one)
-        except Refusal as refusal:
-            if one is self._probe or refusal.status == LATE:  # what else fails may be the robot's own
-                self.trouble = refusal.message
+            chunk_HA = await self._compute_chunk(one)
+        except RequestError as error:
+            if one is self._probe or error.status == LATE:  # what else fails may be the robot's own
+                self.trouble = error.message
             raise
         self.trouble, self._answered_at = None, time.monotonic()
         return chunk_HA
@@ -45,8 +45,8 @@ class Pulse:
         while True:
             if self.trouble or time.monotonic() - self._answered_at > BEAT_S:
                 try:
-                    await self.look(self._probe)
-                except Refusal:
+                    await self.compute_chunk(self._probe)
+                except RequestError:
                     await asyncio.sleep(RETRY_S)
                     continue
             await asyncio.sleep(BEAT_S)

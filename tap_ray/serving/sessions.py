@@ -13,13 +13,13 @@ from typing import Any, Awaitable, Callable
 
 import numpy as np
 
-from tap_ray.models.memory import Look, Memory
+from tap_ray.models.chunk_buffer import ActionChunkBuffer, PolicyInput
 from tap_ray.serving.connections import Connection
 from tap_ray.serving.contract import Contract, Step
-from tap_ray.serving.refusal import Refusal
+from tap_ray.serving.request_error import RequestError
 
-Looks = Callable[[Look], Awaitable[np.ndarray]]
-"""One robot's look -> (H, A) float32 actions."""
+ComputeChunk = Callable[[PolicyInput], Awaitable[np.ndarray]]
+"""One robot's input -> (H, A) float32 actions."""
 MAX_SEED = 2**63
 SPARED_S = 10.0
 """A session that had a step within so many seconds never makes room for another."""
@@ -28,8 +28,8 @@ SPARED_S = 10.0
 class Session:
     """One episode of one robot."""
 
-    def __init__(self, memory: Memory, now: float, owner: Connection | None) -> None:
-        self.memory, self.used_at, self.owner = memory, now, owner
+    def __init__(self, buffer: ActionChunkBuffer, now: float, owner: Connection | None) -> None:
+        self.buffer, self.used_at, self.owner = buffer, now, owner
         self.num_steps = 0
         self.last: np.ndarray | None = None
         self.turn = asyncio.Lock()
@@ -41,7 +41,7 @@ class Sessions:
     def __init__(
         self,
         contract: Contract,
-        look: Looks,
+        compute_chunk: ComputeChunk,
         *,
         limit: int,
         idle_s: float,
@@ -55,7 +55,13 @@ class Sessions:
             idle_s: a session that was not used for so long, s, is forgotten.
             clock: seconds.
         """
-        self._contract, self._look, self._limit, self._idle_s, self._clock = contract, look, limit, idle_s, clock
+        self._contract, self._compute_chunk, self._limit, self._idle_s, self._clock = (
+            contract,
+            compute_chunk,
+            limit,
+            idle_s,
+            clock,
+        )
         self._open: dict[str, Session] = {}
 
     def __len__(self) -> int:
@@ -64,32 +70,32 @@ class Sessions:
     def begin(self, asked: Any, owner: Connection | None = None) -> str:
         """A new episode's session, from {"spec": what the robot emits, "seed": of the policy's own noise}.
 
-        With "ends": ID the session of the robot's last episode ends, if it has not already. `owner` is the WebSocket
-        that asks: it has one session at a time.
+        With "previous_session": ID the session of the robot's last episode ends, if it has not already. `owner` is the
+        WebSocket that asks: it has one session at a time.
 
         Raises:
-            Refusal: 422, another robot's spec or no seed; 503, as many sessions as there may be.
+            RequestError: 422, another robot's spec or no seed; 503, as many sessions as there may be.
         """
         if not isinstance(asked, dict):
-            raise Refusal(
+            raise RequestError(
                 422, f'A session begins with a JSON object {{"spec": ..., "seed": 0}}, got {reprlib.repr(asked)}.'
             )
         self._contract.require_spec(asked.get("spec"))
         seed = asked.get("seed")
         if not isinstance(seed, int) or isinstance(seed, bool) or not 0 <= seed < MAX_SEED:
-            raise Refusal(
+            raise RequestError(
                 422, f"seed: expected an integer in 0 .. 2^63 - 1, got {reprlib.repr(seed)}. Another one each episode."
             )
         self._forget_idle()
-        ends = asked.get("ends")
-        if isinstance(ends, str) and ends in self._open:
-            self._drop(ends)
+        previous = asked.get("previous_session", asked.get("ends"))  # its former name
+        if isinstance(previous, str) and previous in self._open:
+            self._drop(previous)
         if owner is not None:
             self.leave(owner)
         if len(self._open) >= self._limit:
             self._make_room()
         name = secrets.token_urlsafe(12)
-        self._open[name] = Session(Memory(self._contract.recall, seed), self._clock(), owner)
+        self._open[name] = Session(ActionChunkBuffer(self._contract.chunking, seed), self._clock(), owner)
         if owner is not None:
             owner.held = True
         return name
@@ -110,7 +116,7 @@ class Sessions:
         A step asked for again gets the same answer, and moves nothing on.
 
         Raises:
-            Refusal: 404, no such session; 409, not the step that comes next; 500, the policy's action is not finite.
+            RequestError: 404, no such session; 409, not the next step; 500, the policy's action is not finite.
         """
         session = self._of(step.session)
         async with session.turn:
@@ -118,26 +124,26 @@ class Sessions:
             if step.number == session.num_steps - 1 and session.last is not None:
                 return session.last, False
             if step.number != session.num_steps:
-                raise Refusal(
+                raise RequestError(
                     409,
                     f"Session {step.session} is at step {session.num_steps}, step {step.number} came. Send every step "
                     "once and in order (the last one may be repeated), or begin a session for a new episode.",
                 )
-            memory = copy.deepcopy(session.memory)  # a look that fails must leave the episode as it was
-            look = memory.see(step.rgb, step.state, step.action, step.instruction)
-            if look is not None:
-                memory.keep(await self._look(look))
-            action = memory.act()
+            buffer = copy.deepcopy(session.buffer)  # a look that fails must leave the episode as it was
+            compute_chunk = buffer.observe(step.rgb, step.state, step.action, step.instruction)
+            if compute_chunk is not None:
+                buffer.set_chunk(await self._compute_chunk(compute_chunk))
+            action = buffer.next_action()
             if not np.isfinite(action).all():
-                raise Refusal(500, "The policy's action is NaN or infinite: its weights are broken. Do not move.")
-            session.memory, session.last, session.num_steps = memory, action, session.num_steps + 1
+                raise RequestError(500, "The policy's action is NaN or infinite: its weights are broken. Do not move.")
+            session.buffer, session.last, session.num_steps = buffer, action, session.num_steps + 1
             session.used_at = self._clock()
             return action, True
 
     def _of(self, name: str) -> Session:
         self._forget_idle()
         if name not in self._open:
-            raise Refusal(
+            raise RequestError(
                 404,
                 f"Unknown session {name[:40]!r}: it was ended, its WebSocket closed, it was idle for more than "
                 f"{self._idle_s:g} s ({SPARED_S:g} s where all are in use), or the server has been restarted since. "
@@ -153,7 +159,7 @@ class Sessions:
     def _make_room(self) -> None:
         name, longest = min(self._open.items(), key=lambda item: (item[1].turn.locked(), item[1].used_at))
         if longest.turn.locked() or longest.used_at > self._clock() - SPARED_S:
-            raise Refusal(
+            raise RequestError(
                 503,
                 f"All {self._limit} sessions are in use, and each had a step within {SPARED_S:g} s. End one (DELETE "
                 "/sessions/ID, or close its WebSocket), or start the server with more --sessions.",

@@ -21,7 +21,7 @@ import numpy as np
 from safetensors import SafetensorError, deserialize
 from safetensors.numpy import save
 
-from tap_ray.serving.refusal import Refusal
+from tap_ray.serving.request_error import RequestError
 
 DTYPES = {"U8": np.dtype(np.uint8), "F32": np.dtype("<f4")}
 NAMES = {"uint8": "U8", "float32": "F32"}
@@ -37,20 +37,20 @@ def unpack(body: bytes) -> tuple[dict[str, str], dict[str, np.ndarray]]:
     """Metadata and (read-only) arrays of a message.
 
     Raises:
-        Refusal: 400, not a safetensors message; 422, an array that is neither uint8 nor float32.
+        RequestError: 400, not a safetensors message; 422, an array that is neither uint8 nor float32.
     """
     try:
         found = deserialize(body)
         header = json.loads(body[HEADER_BYTES : HEADER_BYTES + int.from_bytes(body[:HEADER_BYTES], "little")])
     except (SafetensorError, ValueError, RecursionError) as error:
-        raise Refusal(
+        raise RequestError(
             400,
             f"Expected one safetensors message, {len(body)} bytes came that are none: {error}. It is an 8-byte "
             "length, a JSON header and the arrays' bytes: see tap_ray/serving/wire.py.",
         ) from None
     for name, tensor in found:
         if tensor["dtype"] not in DTYPES:
-            raise Refusal(422, f"{name}: dtype {tensor['dtype']} came, only {' and '.join(DTYPES)} are used here.")
+            raise RequestError(422, f"{name}: dtype {tensor['dtype']} came, only {' and '.join(DTYPES)} are used here.")
     arrays = {
         name: np.frombuffer(tensor["data"], DTYPES[tensor["dtype"]]).reshape(tensor["shape"]) for name, tensor in found
     }

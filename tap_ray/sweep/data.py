@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Iterable
 
-from tap_ray.dataset.motions import MotionWindows
+from tap_ray.dataset.action_chunks import ActionChunkConfig
 from tap_ray.dataset.reader import open_dataset
 from tap_ray.dataset.windows import WindowConfig
 from tap_ray.errors import ConfigError
@@ -43,7 +43,9 @@ def facts_of(path: Path) -> Facts:
     )
 
 
-def require_episodes(asked: Iterable[tuple[str, int, WindowConfig | MotionWindows, Facts]], where: Path | str) -> None:
+def require_episodes(
+    asked: Iterable[tuple[str, int, WindowConfig | ActionChunkConfig, Facts]], where: Path | str
+) -> None:
     """Raise unless each dataset has as many episodes as are asked for, and one to judge on among them.
 
     Args:

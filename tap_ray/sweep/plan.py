@@ -15,7 +15,7 @@ from typing import Any, Literal, Mapping
 
 from tap_ray import storage
 from tap_ray.config import from_dict, load
-from tap_ray.dataset.motions import MotionWindows
+from tap_ray.dataset.action_chunks import ActionChunkConfig
 from tap_ray.dataset.windows import WindowConfig
 from tap_ray.errors import ConfigError, nearest
 from tap_ray.evaluate.settings import EvaluateConfig
@@ -359,7 +359,7 @@ def _require_episodes(trial: Trial, each: int, have: Mapping[Path, Facts], where
     wanted, key = align.windows.num_episodes, "align.windows.num_episodes"
     if each:
         key = f"demos_per_task {each} of {demos.num_tasks} tasks ="
-    asked: list[tuple[str, int, WindowConfig | MotionWindows, Facts]] = [(key, wanted, align.windows, demos)]
+    asked: list[tuple[str, int, WindowConfig | ActionChunkConfig, Facts]] = [(key, wanted, align.windows, demos)]
     if trial.pretrain and trial.pretrain.data:
         windows = trial.pretrain.windows
         asked.append(("budget", windows.num_episodes, windows, have[trial.pretrain.data]))

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from tap_ray.errors import ConfigError
 from tap_ray.rng import seed_of
-from tap_ray.types import Motion, Window
+from tap_ray.types import ActionChunkBatch, Window
 
 CROPS = ("object_crop", "place_crop")
 Batch = dict[str, Tensor]
@@ -40,7 +40,7 @@ class AugmentConfig:
             )
 
 
-def to_tensors(window: Window | Motion, device: torch.device) -> Batch:
+def to_tensors(window: Window | ActionChunkBatch, device: torch.device) -> Batch:
     """The window's arrays as tensors on `device`; fields that are None are left out, those of `play` begin with it."""
     batch: Batch = {}
     for field in dataclasses.fields(window):

@@ -94,10 +94,10 @@ class _Seen(torch.nn.Module):
 
 
 def _collect(columns: dict[str, list[np.ndarray]], policy: TapPolicy, out: dict[str, Tensor], batch: Batch) -> None:
-    columns["guess"].append(policy.action_scale.inverse(out["action"])[:, 0].cpu().numpy())
+    columns["guess"].append(policy.action_scale.unnormalize(out["action"])[:, 0].cpu().numpy())
     columns["truth"].append(batch["action"][:, 0].cpu().numpy())
     if "reach" in out and "reach" in batch:
-        columns["reach"].append(policy.reach_scale.inverse(out["reach"]).cpu().numpy())
+        columns["reach"].append(policy.reach_scale.unnormalize(out["reach"]).cpu().numpy())
         columns["reach_truth"].append(batch["reach"].cpu().numpy())
         mask = batch["reach_mask"] & shown(batch["crop_mask"]) if "crop_mask" in batch else batch["reach_mask"]
         columns["reach_mask"].append(mask.cpu().numpy())

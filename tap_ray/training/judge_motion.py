@@ -7,36 +7,36 @@ import torch
 
 from tap_ray.metrics import r_squared
 from tap_ray.models.motion_prior import MotionPrior
-from tap_ray.specs import UNIFIED_ACTION, RobotSpec, unified_places
+from tap_ray.specs import UNIFIED_ACTION, RobotSpec, unified_indices
 from tap_ray.training.batches import to_tensors
-from tap_ray.types import Motion
+from tap_ray.types import ActionChunkBatch
 
 MOVES = 0.05
 """Smallest standard deviation (normalized) at which an R^2 is reported."""
 
 
 @torch.no_grad()
-def encoded(prior: MotionPrior, motion: Motion) -> torch.Tensor:
+def encoded(prior: MotionPrior, chunks: ActionChunkBatch) -> torch.Tensor:
     """(N, L) latents of a batch."""
-    batch = to_tensors(motion, next(prior.parameters()).device)
+    batch = to_tensors(chunks, next(prior.parameters()).device)
     return prior.encoder(batch["action"], batch["state"], batch["step_mask"])
 
 
 @torch.no_grad()
-def rebuild(prior: MotionPrior, motion: Motion, *, num_steps: int | None = None, seed: int = 0) -> np.ndarray:
+def rebuild(prior: MotionPrior, chunks: ActionChunkBatch, *, num_steps: int | None = None, seed: int = 0) -> np.ndarray:
     """(N, H, A) normalized actions rebuilt from the latents of a batch; the noise follows from `seed`."""
-    latent = encoded(prior, motion)
-    noise = torch.randn(motion.action.shape, generator=torch.Generator().manual_seed(seed)).to(latent.device)
-    place_mask = torch.from_numpy(motion.place_mask).to(latent.device)
-    return prior.decoder.sample(latent, place_mask, noise, num_steps).cpu().numpy()
+    latent = encoded(prior, chunks)
+    noise = torch.randn(chunks.action.shape, generator=torch.Generator().manual_seed(seed)).to(latent.device)
+    dim_mask = torch.from_numpy(chunks.dim_mask).to(latent.device)
+    return prior.decoder.sample(latent, dim_mask, noise, num_steps).cpu().numpy()
 
 
 def reconstruction(
-    prior: MotionPrior, motions: Sequence[Motion], spec: RobotSpec, *, num_steps: int | None = None
+    prior: MotionPrior, batches: Sequence[ActionChunkBatch], spec: RobotSpec, *, num_steps: int | None = None
 ) -> dict[str, float]:
     """R^2 of each slot of motion rebuilt from its latent; slots that hardly move are left out."""
-    places = list(unified_places(spec.action, UNIFIED_ACTION))
-    guess = np.concatenate([rebuild(prior, motion, num_steps=num_steps) for motion in motions])[:, :, places]
-    truth = np.concatenate([motion.action for motion in motions])[:, :, places]
-    r2 = r_squared(guess.reshape(-1, len(places)), truth.reshape(-1, len(places)), min_std=MOVES)
+    dims = list(unified_indices(spec.action, UNIFIED_ACTION))
+    guess = np.concatenate([rebuild(prior, chunks, num_steps=num_steps) for chunks in batches])[:, :, dims]
+    truth = np.concatenate([chunks.action for chunks in batches])[:, :, dims]
+    r2 = r_squared(guess.reshape(-1, len(dims)), truth.reshape(-1, len(dims)), min_std=MOVES)
     return {slot.name: float(value) for slot, value in zip(spec.action, r2, strict=True) if np.isfinite(value)}

@@ -17,7 +17,7 @@ from tap_ray.rng import seed_of
 from tap_ray.training import checkpoint, optim
 from tap_ray.training.batches import AugmentConfig, Batch, augment, to_tensors
 from tap_ray.training.checkpoint import TrainState
-from tap_ray.types import Motion, Window
+from tap_ray.types import ActionChunkBatch, Window
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -123,7 +123,7 @@ class Hooks:
 
 def fit(
     model: nn.Module,
-    batches: Iterator[Window | Motion],
+    batches: Iterator[Window | ActionChunkBatch],
     objective: Objective,
     config: TrainConfig,
     *,
@@ -263,7 +263,7 @@ class Meter:
         return metrics
 
 
-def _next(batches: Iterator[Window | Motion], step: int, meter: Meter) -> Window | Motion:
+def _next(batches: Iterator[Window | ActionChunkBatch], step: int, meter: Meter) -> Window | ActionChunkBatch:
     before = time.perf_counter()
     try:
         window = next(batches)

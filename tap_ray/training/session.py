@@ -24,7 +24,7 @@ from tap_ray.locks import Held, hold
 from tap_ray.runs import read_json
 from tap_ray.training import checkpoint
 from tap_ray.training.loop import Hooks, Objective, TrainConfig, fit
-from tap_ray.types import Motion, Shard, Window
+from tap_ray.types import ActionChunkBatch, Shard, Window
 
 METRICS = "metrics.jsonl"
 CHECKPOINTS = "checkpoints"
@@ -81,7 +81,7 @@ def learner_of(stage: Trainable, *, episodes: int) -> Learner:
 class Batches(Protocol):
     """A worker's endless windows from batch `shard.start_batch` on, always the same ones."""
 
-    def __call__(self, *, shard: Shard) -> Iterator[Window | Motion]: ...
+    def __call__(self, *, shard: Shard) -> Iterator[Window | ActionChunkBatch]: ...
 
 
 @dataclass(frozen=True, kw_only=True)

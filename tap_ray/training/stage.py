@@ -12,7 +12,7 @@ from tap_ray.config import to_dict
 from tap_ray.dataset.reader import DatasetInfo
 from tap_ray.dataset.windows import WindowConfig, group_batches, split_episodes
 from tap_ray.errors import ConfigError, DataError
-from tap_ray.models.build import Trained, save_policy
+from tap_ray.models.build import PolicyBundle, save_bundle
 from tap_ray.models.policy import PolicyConfig
 from tap_ray.rng import generator
 from tap_ray.training.judge import judge
@@ -28,9 +28,9 @@ HELD_OUT_WINDOWS = 1024
 
 @dataclass(frozen=True, kw_only=True)
 class Stage:
-    """A stage ready for `fit(stage.model.policy, batches, stage.objective, ...)`."""
+    """A stage ready for `fit(stage.model.network, batches, stage.objective, ...)`."""
 
-    model: Trained
+    model: PolicyBundle
     objective: Objective
     held_out: Sequence[Window]
     """Windows nobody trains on; empty: no judgment."""
@@ -40,21 +40,21 @@ class Stage:
     @property
     def network(self) -> nn.Module:
         """What is trained."""
-        return self.model.policy
+        return self.model.network
 
     def validate(self) -> dict[str, float]:
         """Metrics on the held-out windows; see `judge`. {} without any."""
         if not self.held_out:
             return {}
-        return judge(self.model.policy, self.objective, self.held_out, self.model.spec)
+        return judge(self.model.network, self.objective, self.held_out, self.model.spec)
 
     def facts(self) -> dict[str, Any]:
         """For `Hooks.facts`: what must be equal when a checkpoint is taken up again."""
-        return {"policy": to_dict(self.model.policy.config), "robot": self.model.spec.robot}
+        return {"policy": to_dict(self.model.network.config), "robot": self.model.spec.robot}
 
     def save(self, run: Path) -> Path:
         """Write the trained policy into `run`/final and return that folder."""
-        save_policy(run / FINAL, self.model)
+        save_bundle(run / FINAL, self.model)
         return run / FINAL
 
 

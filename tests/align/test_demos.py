@@ -6,13 +6,13 @@ import numpy as np
 import pytest
 import torch
 
-from tap_ray.align.demos import AlignConfig, StartFrom, demo_windows, from_dataset, sized
+from tap_ray.align.demos import AlignConfig, StartFrom, from_dataset, resolve_configs, resolve_windows
 from tap_ray.align.objective import CloningWeights
 from tap_ray.dataset.reader import open_dataset
 from tap_ray.dataset.windows import WindowConfig, iterate
 from tap_ray.errors import CheckpointError, ConfigError, DataError, SpecError
-from tap_ray.models.build import Trained, new_policy, save_policy
-from tap_ray.models.deploy import load_policy
+from tap_ray.models.build import PolicyBundle, new_policy, save_bundle
+from tap_ray.models.inference import load_policy
 from tap_ray.models.policy import PolicyConfig
 from tap_ray.models.reach import NUM_REACH
 from tap_ray.training.batches import to_tensors
@@ -23,7 +23,7 @@ from tests.small import SMALL
 
 TASKS = ("go left", "go to the right")
 ASKED = WindowConfig(horizon=2, batch_size=16, holdout_every=5, group_size=8)
-WINDOWS = demo_windows(ASKED, CloningWeights())
+WINDOWS = resolve_windows(ASKED, CloningWeights())
 
 
 @pytest.fixture(scope="module")
@@ -35,7 +35,9 @@ def demos(tmp_path_factory: pytest.TempPathFactory):
 def stage_1(tmp_path: Path) -> Path:
     policy = new_policy(replace(SMALL, context=("crops",), num_reach=NUM_REACH), seed=7)
     policy.set_norm(square_stats())
-    save_policy(tmp_path / "stage_1" / "final", Trained(policy=policy, spec=SPEC, norm=square_stats(), tokenizer=None))
+    save_bundle(
+        tmp_path / "stage_1" / "final", PolicyBundle(network=policy, spec=SPEC, norm=square_stats(), tokenizer=None)
+    )
     return tmp_path / "stage_1"
 
 
@@ -44,7 +46,7 @@ def test_from_scratch_it_does_what_the_words_say(demos, tmp_path: Path):
     stage, transfer = from_dataset(demos, WINDOWS, policy=SMALL, config=AlignConfig(), seed=0)
     assert transfer is None
     windows = iterate(demos, WINDOWS, seed=0)
-    metrics = fit(stage.model.policy, windows, stage.objective, TrainConfig(steps=60, batch_size=16, lr=2e-3))
+    metrics = fit(stage.model.network, windows, stage.objective, TrainConfig(steps=60, batch_size=16, lr=2e-3))
     assert metrics["bc/loss"] < 1.5
     assert stage.validate()["bc/r2_dx"] > 0.8
     stage.save(tmp_path)
@@ -61,8 +63,8 @@ def test_slow_and_frozen_parts(demos, stage_1: Path):
     config = AlignConfig(freeze=("vision",), pretrained_lr_scale=0.1)
     stage, transfer = from_dataset(demos, WINDOWS, policy=SMALL, config=config, start=StartFrom(init=stage_1), seed=0)
     assert transfer is not None
-    assert stage.lr_scale == dict.fromkeys(transfer.taken, 0.1)
-    policy = stage.model.policy
+    assert stage.lr_scale == dict.fromkeys(transfer.loaded, 0.1)
+    policy = stage.model.network
     before = {name: value.clone() for name, value in policy.vision.state_dict().items()}
     windows = iterate(demos, WINDOWS, seed=0)
     fit(policy, windows, stage.objective, TrainConfig(steps=2, batch_size=16), lr_scale=stage.lr_scale)
@@ -75,7 +77,7 @@ def test_stage_1_sizes_win_over_the_command_line(demos, stage_1: Path):
         demos, WINDOWS, policy=asked, config=AlignConfig(), start=StartFrom(init=stage_1), seed=0
     )
     assert transfer is not None
-    assert stage.model.policy.config == replace(SMALL, context=("language",))
+    assert stage.model.network.config == replace(SMALL, context=("language",))
     wrong = replace(asked, map_width=48, vision=replace(asked.vision, stem_width=5))
     with pytest.raises(ConfigError, match=r"has another policy\.map_width, policy\.vision than asked for"):
         from_dataset(demos, WINDOWS, policy=wrong, config=AlignConfig(), start=StartFrom(init=stage_1), seed=0)
@@ -108,7 +110,7 @@ def test_play_is_not_demonstrations(tmp_path: Path):
 def test_windows_and_contexts_follow_from_the_terms_of_the_loss(demos):
     def of(play: bool = False, **weights: float):
         config = AlignConfig(weights=CloningWeights(**weights))
-        _, windows = sized(SMALL, ASKED, config=config, prior=None, history=0, play=play)
+        _, windows = resolve_configs(SMALL, ASKED, config=config, prior=None, history=0, play=play)
         return windows.crops, windows.reach_steps, windows.k_max
 
     assert of() == (False, 0, 0)
@@ -118,7 +120,7 @@ def test_windows_and_contexts_follow_from_the_terms_of_the_loss(demos):
 
     def built(windows: WindowConfig, **more):
         stage, _ = from_dataset(demos, windows, policy=SMALL, config=AlignConfig(), seed=0, **more)
-        return stage.model.policy
+        return stage.model.network
 
     alone, with_reach = built(WINDOWS), built(replace(WINDOWS, reach_steps=2))
     with_play = built(WINDOWS, play=True)
@@ -131,16 +133,20 @@ def test_windows_and_contexts_follow_from_the_terms_of_the_loss(demos):
 def test_demonstrations_under_their_own_crops(tmp_path: Path):
     path = write_made_dataset(tmp_path / "demos", num_episodes=10, tasks=TASKS, crops=True)
     config = AlignConfig(weights=CloningWeights(reach=1.0, crops=1.0, point=1.0, context=1.0))
-    policy, windows = sized(SMALL, replace(ASKED, reach_steps=2), config=config, prior=None, history=0, play=True)
+    policy, windows = resolve_configs(
+        SMALL, replace(ASKED, reach_steps=2), config=config, prior=None, history=0, play=True
+    )
     dataset = open_dataset(path)
     stage, _ = from_dataset(dataset, windows, policy=policy, config=config, play=True, seed=0)
     demos = next(iterate(dataset, windows, seed=0))
     play = next(iterate(dataset, replace(windows, batch_size=4), seed=1))
-    loss, metrics = stage.objective.loss(stage.model.policy, to_tensors(replace(demos, play=play), torch.device("cpu")))
+    loss, metrics = stage.objective.loss(
+        stage.model.network, to_tensors(replace(demos, play=play), torch.device("cpu"))
+    )
     names = ("loss", "reach", "crops", "point", "context", "play_action", "play_reach", "play_point")
     assert set(metrics) == {f"bc/{name}" for name in names}
     loss.backward()
-    assert [n for n, p in stage.model.policy.named_parameters() if p.requires_grad and p.grad is None] == []
+    assert [n for n, p in stage.model.network.named_parameters() if p.requires_grad and p.grad is None] == []
 
 
 def test_a_batch_of_play_has_at_least_one_window():

@@ -7,17 +7,17 @@ import numpy as np
 import pytest
 import torch
 
-from tap_ray.align.demos import AlignConfig, StartFrom, from_dataset, sized
+from tap_ray.align.demos import AlignConfig, StartFrom, from_dataset, resolve_configs
 from tap_ray.align.objective import CloningWeights, FlowCloning, decayed
 from tap_ray.dataset import layout
-from tap_ray.dataset.motions import MotionWindows
+from tap_ray.dataset.action_chunks import ActionChunkConfig
 from tap_ray.dataset.norm_stats import NormStats
 from tap_ray.dataset.reader import open_dataset, read_episode
 from tap_ray.dataset.windows import WindowConfig, iterate
 from tap_ray.errors import CheckpointError, ConfigError
 from tap_ray.evaluate.trained import latency
-from tap_ray.models.deploy import Deployed, load_policy
 from tap_ray.models.heads import FlowHead
+from tap_ray.models.inference import PolicyRunner, load_policy
 from tap_ray.models.motion_prior import MotionPrior, PriorConfig
 from tap_ray.models.prior_files import Source, TrainedPrior, load_prior
 from tap_ray.pretrain.motion_prior import from_datasets
@@ -48,7 +48,7 @@ def aligned(demos, *, given: TrainedPrior | None, history: int = 0, **config):
     """Stage and windows of a flow head."""
     policy = replace(SMALL, head="flow", prior=TINY)
     how = AlignConfig(**config)
-    policy, windows = sized(policy, WINDOWS, config=how, prior=given, history=history)
+    policy, windows = resolve_configs(policy, WINDOWS, config=how, prior=given, history=history)
     return from_dataset(demos, windows, policy=policy, config=how, start=StartFrom(prior=given), seed=0)[0], windows
 
 
@@ -87,7 +87,7 @@ def test_it_does_what_the_words_say_and_remembers(demos, tmp_path: Path):
     torch.set_num_threads(1)
     stage, windows = aligned(demos, given=prior(), history=3, prior_steps=40)
     steps = TrainConfig(steps=150, batch_size=16, lr=4e-3)
-    metrics = fit(stage.model.policy, iterate(demos, windows, seed=0), stage.objective, steps)
+    metrics = fit(stage.model.network, iterate(demos, windows, seed=0), stage.objective, steps)
     assert metrics["bc/loss"] < 1.3
     judged = stage.validate()
     assert judged["bc/r2_dx"] > 0.5
@@ -107,7 +107,7 @@ def test_the_prior_comes_with_its_own_statistics_if_it_knows_the_robot(demos):
     assert known.model.norm == norm
     assert stranger.model.norm != norm
     for stage in (known, stranger):
-        head = stage.model.policy.head
+        head = stage.model.network.head
         assert isinstance(head, FlowHead)
         assert torch.equal(head.prior.decoder.out.weight, prior().network.decoder.out.weight)
         assert torch.allclose(head.state_scale.scale, torch.tensor(stage.model.norm.state.scale))
@@ -118,16 +118,16 @@ def test_the_other_arm_of_the_comparison_has_the_statistics_alone(demos):
     stage, _ = aligned(demos, given=prior(norm), prior_weights=False)
     assert stage.model.norm == norm
     assert stage.objective.decay_steps == 0
-    weights = stage.model.policy.head.prior.decoder.out.weight
+    weights = stage.model.network.head.prior.decoder.out.weight
     assert not torch.equal(weights, prior().network.decoder.out.weight)
 
 
 def test_nothing_of_another_robots_places_is_learnt(demos):
     stage, windows = aligned(demos, given=prior(), history=2)
-    policy = stage.model.policy.train()
+    policy = stage.model.network.train()
     out = policy(batch_of(demos, stage, windows))
     (out["pred"] + out["align"] + out["recon"]).backward()
-    own = policy.head.place_mask(1)[0]
+    own = policy.head.dim_mask(1)[0]
     assert own.sum() == 7
     gradients = [policy.head.prior.decoder.out.weight.grad, policy.head.prior.encoder.action_in.weight.grad.T]
     for gradient in gradients:
@@ -137,7 +137,7 @@ def test_nothing_of_another_robots_places_is_learnt(demos):
 
 def test_the_latent_is_pulled_and_the_encoder_stands_still(demos):
     stage, windows = aligned(demos, given=prior())
-    policy = stage.model.policy.train()
+    policy = stage.model.network.train()
     policy(batch_of(demos, stage, windows))["align"].backward()
     assert all(p.grad is None or not p.grad.any() for p in policy.head.prior.encoder.parameters())
     assert policy.head.latent[0].weight.grad.any()
@@ -145,7 +145,7 @@ def test_the_latent_is_pulled_and_the_encoder_stands_still(demos):
 
 def test_training_averages_with_and_without_history(demos):
     stage, windows = aligned(demos, given=None, history=3)
-    policy, batch = stage.model.policy, batch_of(demos, stage, windows)
+    policy, batch = stage.model.network, batch_of(demos, stage, windows)
     latents = []
     policy.head.register_forward_hook(lambda _, __, out: latents.append(out))
     with torch.no_grad():
@@ -161,7 +161,7 @@ def test_training_averages_with_and_without_history(demos):
 
 def test_what_has_not_happened_yet_is_not_remembered(demos):
     stage, windows = aligned(demos, given=None, history=3)
-    policy, batch = stage.model.policy.eval(), batch_of(demos, stage, windows)
+    policy, batch = stage.model.network.eval(), batch_of(demos, stage, windows)
     dirty = {**batch, "past_action": batch["past_action"].clone(), "past_state": batch["past_state"].clone()}
     dirty["past_action"][~batch["past_mask"]] = 1e3
     dirty["past_state"][~batch["past_mask"]] = -1e3
@@ -172,7 +172,7 @@ def test_what_has_not_happened_yet_is_not_remembered(demos):
 
 def test_a_robot_remembers_what_training_windows_have(demos):
     stage, _ = aligned(demos, given=None, history=3)
-    policy = Deployed(stage.model)
+    policy = PolicyRunner(stage.model)
     episode = read_episode(demos, 0, [layout.STATE, layout.ACTION])
     state, action = np.array(episode[layout.STATE]), np.array(episode[layout.ACTION])
     rgb, info = np.zeros((1, *demos.header.image_size, 3), np.uint8), {"instruction": np.array([TASKS[0]])}
@@ -180,7 +180,7 @@ def test_a_robot_remembers_what_training_windows_have(demos):
     executed = np.zeros((1, 7), np.float32)
     for step in range(STEPS):
         policy.act({"rgb": rgb, "state": state[step : step + 1]}, {**info, "action": executed})
-        past = policy.memories[0].past()
+        past = policy.buffers[0].past()
         there = np.arange(step - 3, step) >= 0
         np.testing.assert_array_equal(past["past_mask"], there)
         np.testing.assert_array_equal(past["past_state"][there], state[max(0, step - 3) : step])
@@ -190,7 +190,7 @@ def test_a_robot_remembers_what_training_windows_have(demos):
 
 def test_each_robots_noise_is_its_own(demos):
     stage, _ = aligned(demos, given=None)
-    policy, rgb = Deployed(stage.model), np.zeros((3, *demos.header.image_size, 3), np.uint8)
+    policy, rgb = PolicyRunner(stage.model), np.zeros((3, *demos.header.image_size, 3), np.uint8)
     obs, info = {"rgb": rgb, "state": np.zeros((3, 7), np.float32)}, {"instruction": np.array([TASKS[0]] * 3)}
     policy.reset(obs, info, [5, 6, 5])
     first = policy.act(obs, info)
@@ -200,21 +200,21 @@ def test_each_robots_noise_is_its_own(demos):
 
 def test_a_users_mistakes(demos, tmp_path: Path):
     with pytest.raises(ConfigError, match="--history needs --prior"):
-        sized(SMALL, WINDOWS, config=AlignConfig(), prior=None, history=3)
+        resolve_configs(SMALL, WINDOWS, config=AlignConfig(), prior=None, history=3)
     with pytest.raises(ConfigError, match=r"history lies in 0 \.\. 4 \(the prior's chunk\); got 5"):
-        sized(SMALL, WINDOWS, config=AlignConfig(), prior=prior(), history=5)
+        resolve_configs(SMALL, WINDOWS, config=AlignConfig(), prior=prior(), history=5)
     flow = replace(SMALL, head="flow")
     for wrong in ({"weights": CloningWeights(reach=1.0)}, {"weights": CloningWeights(crops=1.0)}):
         with pytest.raises(ConfigError, match="A flow head is trained on demonstrated actions alone"):
-            sized(flow, WINDOWS, config=AlignConfig(**wrong), prior=None, history=0)
+            resolve_configs(flow, WINDOWS, config=AlignConfig(**wrong), prior=None, history=0)
     with pytest.raises(ConfigError, match="A flow head is trained on demonstrated actions alone"):
-        sized(flow, WINDOWS, config=AlignConfig(), prior=None, history=0, play=True)
+        resolve_configs(flow, WINDOWS, config=AlignConfig(), prior=None, history=0, play=True)
     with pytest.raises(CheckpointError, match="holds no motion prior"):
         load_prior(tmp_path)
 
 
 def test_a_prior_is_found_again(demos, tmp_path: Path):
-    windows = MotionWindows(horizon=4, batch_size=8, holdout_every=5)
+    windows = ActionChunkConfig(horizon=4, batch_size=8, holdout_every=5)
     stage = from_datasets([demos.path], [1.0], windows, config=TINY, seed=0)
     stage.save(tmp_path)
     again = load_prior(tmp_path / FINAL)

@@ -9,7 +9,7 @@ import torch
 
 from tap_ray.align.transfer import freeze, init_from, learning_rates
 from tap_ray.errors import CheckpointError, ConfigError
-from tap_ray.models.build import Trained, save_policy
+from tap_ray.models.build import PolicyBundle, save_bundle
 from tap_ray.models.motion_prior import PriorConfig
 from tap_ray.models.policy import TapPolicy
 from tap_ray.models.reach import NUM_REACH
@@ -31,7 +31,7 @@ def stage_1(folder: Path, *context: str, **config) -> Path:
     if "crops" in context:
         policy.reach_scale.set([0.0] * NUM_REACH, [0.3] * NUM_REACH)
     policy(batch_with(*context))
-    save_policy(folder / "final", Trained(policy=policy, spec=SPEC, norm=square_stats(), tokenizer=None))
+    save_bundle(folder / "final", PolicyBundle(network=policy, spec=SPEC, norm=square_stats(), tokenizer=None))
     return folder
 
 
@@ -42,7 +42,7 @@ def spoken(*more: str, **config) -> TapPolicy:
 
 
 def parts_of(transfer) -> dict[str, set[str]]:
-    return {role: {name.split(".")[0] for name in getattr(transfer, role)} for role in ("taken", "new", "left_behind")}
+    return {role: {name.split(".")[0] for name in getattr(transfer, role)} for role in ("loaded", "new", "unused")}
 
 
 INVERSE = {"pair", "pair_out"}
@@ -51,7 +51,7 @@ WITH_REACH = {"num_reach": NUM_REACH}
 
 
 @pytest.mark.parametrize(
-    ("source", "more", "config", "taken", "new", "left_behind"),
+    ("source", "more", "config", "loaded", "new", "unused"),
     [
         (["goal"], [], {}, SEES, SPOKEN | ACTS | {"head"}, {"action_scale", *INVERSE}),
         (["crops"], [], {}, SEES | ACTS | {"head"}, SPOKEN, {"action_scale", "crops", *REACH}),
@@ -89,24 +89,24 @@ WITH_REACH = {"num_reach": NUM_REACH}
         "crops to flow with history",
     ],
 )
-def test_what_is_taken_what_is_new_and_what_stays_behind(source, more, config, taken, new, left_behind, tmp_path: Path):
+def test_what_is_loaded_what_is_new_and_what_is_unused(source, more, config, loaded, new, unused, tmp_path: Path):
     run, policy = stage_1(tmp_path, *source), spoken(*more, **config)
     before = {name: value.clone() for name, value in policy.state_dict().items()}
     transfer = init_from(policy, run)
-    assert parts_of(transfer) == {"taken": taken, "new": new, "left_behind": left_behind}
+    assert parts_of(transfer) == {"loaded": loaded, "new": new, "unused": unused}
     after = policy.state_dict()
     assert all(torch.equal(after[name], before[name]) for name in transfer.new)
     original = policy_with(*source, seed=7, num_reach=NUM_REACH if "crops" in source else 0)
     original(batch_with(*source))
-    same = [n for n in transfer.taken if not n.startswith(("head.out", "readout.0", "reach_scale"))]
+    same = [n for n in transfer.loaded if not n.startswith(("head.out", "readout.0", "reach_scale"))]
     assert all(torch.equal(after[name], original.state_dict()[name]) for name in same)
-    if "reach_scale" in taken:
+    if "reach_scale" in loaded:
         assert policy.reach_scale.scale.tolist() == pytest.approx([0.3] * NUM_REACH)
-    if "readout" in taken:
+    if "readout" in loaded:
         own = original.state_dict()["readout.0.weight"]
         assert torch.equal(after["readout.0.weight"][:, : own.shape[1]], own)
         assert torch.equal(after["readout.0.weight"][:, own.shape[1] :], before["readout.0.weight"][:, own.shape[1] :])
-    assert str(transfer).startswith("taken over: vision, join, keypoints, glimpse")
+    assert str(transfer).startswith("loaded: vision, join, keypoints, glimpse")
 
 
 def test_the_head_predicts_the_same_meters_under_other_statistics(tmp_path: Path):
@@ -116,7 +116,7 @@ def test_the_head_predicts_the_same_meters_under_other_statistics(tmp_path: Path
     old.set_norm(square_stats())
     read = torch.randn(3, SMALL.head_width)
     assert torch.allclose(
-        policy.action_scale.inverse(policy.head(read)), old.action_scale.inverse(old.head(read)), atol=1e-6
+        policy.action_scale.unnormalize(policy.head(read)), old.action_scale.unnormalize(old.head(read)), atol=1e-6
     )
 
 
@@ -140,21 +140,21 @@ def test_under_crops_it_does_what_stage_1_did(tmp_path: Path):
     old(batch_with("crops"))
     batch = batch_with("crops", number=3)
     with torch.no_grad():
-        have, want = (one.action_scale.inverse(one.eval()(batch)["action"]) for one in (policy, old))
+        have, want = (one.action_scale.unnormalize(one.eval()(batch)["action"]) for one in (policy, old))
     assert torch.allclose(have, want, atol=1e-5)
 
 
-def test_less_can_be_taken(tmp_path: Path):
+def test_less_can_be_loaded(tmp_path: Path):
     run = stage_1(tmp_path, "crops")
-    assert parts_of(init_from(spoken(), run, "vision"))["taken"] == {"vision"}
+    assert parts_of(init_from(spoken(), run, "vision"))["loaded"] == {"vision"}
     less = init_from(spoken("crops"), run, "all_but_head")
-    assert parts_of(less)["taken"] == SEES | {"context_in", "crops"}
+    assert parts_of(less)["loaded"] == SEES | {"context_in", "crops"}
     assert {"head.out.weight", "readout.0.weight"} <= set(less.new)
-    with pytest.raises(ConfigError, match=r"Unknown part 'vison' to take over\. Did you mean 'vision'\?"):
+    with pytest.raises(ConfigError, match=r"Unknown part 'vison' to load\. Did you mean 'vision'\?"):
         init_from(spoken(), run, "vison")  # type: ignore[arg-type]
 
 
-def test_only_what_was_taken_over_learns_slowly(tmp_path: Path):
+def test_only_what_was_loaded_learns_slowly(tmp_path: Path):
     policy = spoken()
     transfer = init_from(policy, stage_1(tmp_path, "goal"))
     assert learning_rates(transfer, 1.0) == {}
@@ -162,7 +162,7 @@ def test_only_what_was_taken_over_learns_slowly(tmp_path: Path):
     name_of = {id(p): name.split(".")[0] for name, p in policy.named_parameters()}
     rate = {name_of[id(p)]: group["peak_lr"] for group in optimizer.param_groups for p in group["params"]}
     slow = {name for name, one in rate.items() if one == 0.1}
-    assert slow == SEES, "this Stage 1 has no head that could be taken"
+    assert slow == SEES, "this Stage 1 has no head that could be loaded"
 
 
 def test_frozen_parts_stay_as_they_are():

@@ -15,10 +15,10 @@ import pytest
 
 from tap_ray import cache, storage
 from tap_ray.dataset import crop_files, layout, row_groups
+from tap_ray.dataset.action_chunks import ActionChunkConfig, load
 from tap_ray.dataset.crop_files import missing_blocks, read_crops
 from tap_ray.dataset.crops import CropConfig
 from tap_ray.dataset.lerobot import main
-from tap_ray.dataset.motions import MotionWindows, load
 from tap_ray.dataset.reader import open_dataset, read_episode, read_episodes, require_whole
 from tap_ray.dataset.recovery import repair
 from tap_ray.dataset.verify import verify
@@ -110,7 +110,7 @@ def test_states_are_read_without_images(large: Path, wire: s3.Wire):
     assert len(pieces) == 64
     assert sum(pieces) < 64 * row_groups.SMALL
     assert sum(pieces) < chunk_bytes(file, range(64), [layout.IMAGE]) / 4
-    motions = load(dataset, MotionWindows(horizon=4, holdout_every=0))
+    motions = load(dataset, ActionChunkConfig(horizon=4, holdout_every=0))
     assert len(motions.action_FA) == 64 * 8
     assert len(wire.took("GET", "data/")) == 2 + 64
 

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from tap_ray.dataset import layout
 from tap_ray.dataset.encode import decode_jpeg
-from tap_ray.dataset.hide_robot import grow, hide_robot
+from tap_ray.dataset.inpaint_robot import grow, inpaint_robot
 from tap_ray.dataset.lerobot import DatasetInfo, open_dataset, read_episode
 from tap_ray.dataset.reach import NEVER, HandColumns, hand_columns, reach_targets, twice_yaw
 from tap_ray.dataset.windows import (
@@ -215,9 +215,9 @@ def test_hide_robot_takes_the_nearest_clear_frame() -> None:
     mask[[1, 2, 3], 0, 0] = True
     mask[:, 0, 1] = True  # never seen without the robot
     before = rgb.copy()
-    hidden = hide_robot(rgb, mask)
-    assert hidden[:, 0, 0, 0].tolist() == [10, 10, 10, 50, 50]  # frame 2: both are two away, the earlier one
-    assert (hidden[:, 0, 1] == 128).all()
+    inpainted = inpaint_robot(rgb, mask)
+    assert inpainted[:, 0, 0, 0].tolist() == [10, 10, 10, 50, 50]  # frame 2: both are two away, the earlier one
+    assert (inpainted[:, 0, 1] == 128).all()
     np.testing.assert_array_equal(rgb, before)
 
 

@@ -19,7 +19,7 @@ import requests
 import torch
 
 import envs
-from tap_ray.models.deploy import load_policy
+from tap_ray.models.inference import load_policy
 from tap_ray.rollout import rollout
 from tap_ray.serving.client import RemotePolicy
 from tap_ray.types import EnvConfig

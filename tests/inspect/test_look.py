@@ -18,7 +18,7 @@ from tap_ray.evaluate.protocol import Protocol
 from tap_ray.inspect import look, strips
 from tap_ray.inspect.look import LookConfig
 from tap_ray.job import run_job
-from tap_ray.models.build import Trained, new_policy, save_policy
+from tap_ray.models.build import PolicyBundle, new_policy, save_bundle
 from tap_ray.models.language import word_tokenizer
 from tap_ray.models.policy import PolicyConfig
 from tap_ray.types import Cell, EnvConfig, Trajectory
@@ -40,10 +40,10 @@ def made(folder: Path, config: PolicyConfig, *, robot: str = "widowx") -> Path:
     spec = envs.spec(EnvConfig(robot=robot))
     tokenizer = word_tokenizer(envs.TASKS[CARROT[0]].sentence) if stage == 2 else None
     config = replace(config, num_actions=len(spec.action))
-    norm = NormStats(mode="mean_std", state=unit(spec.state), action=unit(spec.action))
+    norm = NormStats(state=unit(spec.state), action=unit(spec.action))
     policy = new_policy(config, seed=0, tokenizer=tokenizer)
     opened = runs.open_run(folder, job="align" if stage == 2 else "pretrain", config={"robot": robot})
-    save_policy(folder / "final", Trained(policy=policy, spec=spec, norm=norm, tokenizer=tokenizer))
+    save_bundle(folder / "final", PolicyBundle(network=policy, spec=spec, norm=norm, tokenizer=tokenizer))
     runs.finish(opened)
     return folder
 

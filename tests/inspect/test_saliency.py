@@ -13,7 +13,7 @@ from tap_ray.inspect import saliency as sal
 from tap_ray.inspect.features import inputs
 from tap_ray.inspect.saliency import saliency
 from tap_ray.inspect.shares import shares
-from tap_ray.models.build import Trained, new_policy
+from tap_ray.models.build import PolicyBundle, new_policy
 from tap_ray.models.language import word_tokenizer
 from tap_ray.models.motion_prior import PriorConfig
 from tap_ray.models.policy import PolicyConfig
@@ -108,11 +108,11 @@ def test_frames_add_up_to_one():
     assert maps.tolist() == [[[0.25, 0.75]], [[0.0, 0.0]]]
 
 
-def trained(config: PolicyConfig, seed: int = 0) -> Trained:
+def trained(config: PolicyConfig, seed: int = 0) -> PolicyBundle:
     tokenizer = word_tokenizer(["go left", "go right"]) if "language" in config.context else None
     policy = new_policy(config, seed=seed, tokenizer=tokenizer)
     policy.set_norm(square_stats())
-    return Trained(policy=policy.eval(), spec=SPEC, norm=square_stats(), tokenizer=tokenizer)
+    return PolicyBundle(network=policy.eval(), spec=SPEC, norm=square_stats(), tokenizer=tokenizer)
 
 
 def images(seed: int, num: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -136,7 +136,7 @@ def images(seed: int, num: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     return rgb, whose, says
 
 
-def enrichment(of: Trained, rgb: np.ndarray, whose: np.ndarray, sign: sal.Sign = "abs") -> dict[str, float]:
+def enrichment(of: PolicyBundle, rgb: np.ndarray, whose: np.ndarray, sign: sal.Sign = "abs") -> dict[str, float]:
     state = np.zeros((len(rgb), 7), np.float32)
     looks = saliency(of, rgb, rgb, state=state, sentence=["go left"] * len(rgb), sign=sign)["image"]
     found = shares(looks.map_TYX, whose)
@@ -146,11 +146,11 @@ def enrichment(of: Trained, rgb: np.ndarray, whose: np.ndarray, sign: sal.Sign =
 COLOR, PLACE = slice(0, 1), slice(1, 3)
 
 
-def planted(what: slice, config: PolicyConfig = CELLS) -> Trained:
+def planted(what: slice, config: PolicyConfig = CELLS) -> PolicyBundle:
     """A policy that has learned to move as the first square says, by its color or by its place."""
     torch.set_num_threads(1)
     made = trained(config)
-    policy, optimizer = made.policy.train(), torch.optim.AdamW(made.policy.parameters(), lr=2e-3)
+    policy, optimizer = made.network.train(), torch.optim.AdamW(made.network.parameters(), lr=2e-3)
     for step in range(200):
         rgb, _, says = images(100 + step, 32)
         batch = inputs(made, rgb, rgb, state=np.zeros((32, 7), np.float32), sentence=[])
@@ -196,7 +196,7 @@ def test_untrained_networks_look_anywhere():
 
 def test_a_cell_of_a_padded_tower_looks_around_its_stride():
     # What a cell depends on is symmetric about the pixel it looks around, far from the borders.
-    tower = trained(replace(SMALL, image_size=160)).policy.vision.eval()
+    tower = trained(replace(SMALL, image_size=160)).network.vision.eval()
     middles = sal.cell_middles_px(tower, 160, 20)
     assert middles.tolist() == list(range(0, 160, 8))
     image = 255 * torch.rand(8, 3, 160, 160, generator=torch.Generator().manual_seed(0))
@@ -210,7 +210,7 @@ def test_a_cell_of_a_padded_tower_looks_around_its_stride():
 
 def test_a_patch_looks_around_its_middle():
     vit = VisionConfig(kind="vit", patch_px=16, vit_width=16, vit_layers=1)
-    tower = trained(replace(SMALL, vision=vit)).policy.vision
+    tower = trained(replace(SMALL, vision=vit)).network.vision
     assert sal.cell_middles_px(tower, SIZE, 3).tolist() == [7.5, 23.5, 39.5]
 
 
@@ -236,10 +236,10 @@ LANGUAGE = replace(CELLS, context=("language",))
 def test_every_policy_can_be_looked_into(config: PolicyConfig, views: list[str], sign: sal.Sign):
     of = trained(config)
     if config.head == "flow":
-        of.policy.head.set_layout(SPEC)
+        of.network.head.set_layout(SPEC)
     rgb, _, _ = images(3, 5)
     state, words = np.zeros((5, 7), np.float32), ["go left", "go right", "go left", "go left", "go right"]
-    grads = [parameter.requires_grad for parameter in of.policy.parameters()]
+    grads = [parameter.requires_grad for parameter in of.network.parameters()]
     looks, again = (saliency(of, rgb, rgb[::-1].copy(), state=state, sentence=words, sign=sign) for _ in range(2))
     assert list(looks) == views
     for view in views:
@@ -250,8 +250,8 @@ def test_every_policy_can_be_looked_into(config: PolicyConfig, views: list[str],
         assert (np.isclose(total, 1, atol=1e-5) | (total == 0)).all()
         assert total.any()
         np.testing.assert_array_equal(seen, again[view].map_TYX)
-    assert grads == [parameter.requires_grad for parameter in of.policy.parameters()]
-    assert all(parameter.grad is None for parameter in of.policy.parameters())
+    assert grads == [parameter.requires_grad for parameter in of.network.parameters()]
+    assert all(parameter.grad is None for parameter in of.network.parameters())
 
 
 def test_what_it_is_told_to_look_for_matters():

@@ -16,7 +16,7 @@ from safetensors.numpy import load_file, save_file
 from tap_ray import runs
 from tap_ray.config import to_dict
 from tap_ray.dataset import layout
-from tap_ray.models.build import Trained, new_policy, save_policy
+from tap_ray.models.build import PolicyBundle, new_policy, save_bundle
 from tap_ray.models.motion_prior import MotionPrior, PriorConfig
 from tap_ray.models.prior_files import Source, TrainedPrior, save_prior
 from tests.compare.judged_runs import TASKS, make_result
@@ -35,10 +35,10 @@ def shop(folder: Path) -> Path:
     write_made_dataset(folder / "demos", num_episodes=20, tasks=SENTENCES)
     untrained_run(folder / "tap")
     opened = runs.open_run(folder / "moves", job="pretrain", config={})
-    moves = Trained(
-        policy=new_policy(replace(SMALL, context=("crops",)), seed=0), spec=SPEC, norm=square_stats(), tokenizer=None
+    moves = PolicyBundle(
+        network=new_policy(replace(SMALL, context=("crops",)), seed=0), spec=SPEC, norm=square_stats(), tokenizer=None
     )
-    save_policy(folder / "moves" / "final", moves)
+    save_bundle(folder / "moves" / "final", moves)
     runs.finish(opened)
     opened = runs.open_run(folder / "prior", job="pretrain", config={"prior": True})
     source = Source(spec=SPEC, norm=square_stats(), weight=1.0)
@@ -164,13 +164,13 @@ TINY_POLICY = f"--policy.image-size {SIZE}"
 
 def smaller_eyes(here: Path) -> None:
     """A Stage 1 run for 32 px."""
-    moves = Trained(
-        policy=new_policy(replace(SMALL, image_size=32, context=("crops",)), seed=0),
+    moves = PolicyBundle(
+        network=new_policy(replace(SMALL, image_size=32, context=("crops",)), seed=0),
         spec=SPEC,
         norm=square_stats(),
         tokenizer=None,
     )
-    save_policy(here / "moves" / "final", moves)
+    save_bundle(here / "moves" / "final", moves)
 
 
 COMMANDS = (

@@ -102,7 +102,7 @@ def test_pointing_by_hand():
 
 
 def plain(join: Join) -> Join:
-    for mix in join.mix:
+    for mix in join.proj:
         torch.nn.init.ones_(mix.weight)
         torch.nn.init.zeros_(mix.bias)
     join.norm.eps = 0.0

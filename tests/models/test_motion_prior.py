@@ -13,12 +13,12 @@ TINY = PriorConfig(chunk=4, latent=8, width=32, num_layers=2, num_heads=2, num_a
 def batch_of(num: int, config: PriorConfig = TINY, seed: int = 0) -> dict[str, Tensor]:
     """Random motions; the last two action places are padding."""
     generator = torch.Generator().manual_seed(seed)
-    place_mask = torch.ones(num, config.num_actions, dtype=torch.bool)
-    place_mask[:, -2:] = False
-    action = torch.randn(num, config.chunk, config.num_actions, generator=generator) * place_mask[:, None]
+    dim_mask = torch.ones(num, config.num_actions, dtype=torch.bool)
+    dim_mask[:, -2:] = False
+    action = torch.randn(num, config.chunk, config.num_actions, generator=generator) * dim_mask[:, None]
     state = torch.randn(num, config.chunk, config.num_states, generator=generator)
     step_mask = torch.ones(num, config.chunk, dtype=torch.bool)
-    return {"action": action, "state": state, "step_mask": step_mask, "place_mask": place_mask}
+    return {"action": action, "state": state, "step_mask": step_mask, "dim_mask": dim_mask}
 
 
 def train(model: torch.nn.Module, loss_of, steps: int, lr: float = 2e-3) -> None:
@@ -57,7 +57,7 @@ def test_eight_motions_are_learnt_by_heart():
     train(prior, lambda: prior({k: v.repeat(8, *[1] * (v.ndim - 1)) for k, v in batch.items()})["loss"], 800)
     with torch.no_grad():
         latent = prior.encoder(batch["action"], batch["state"], batch["step_mask"])
-        rebuilt = prior.decoder.sample(latent, batch["place_mask"], torch.randn_like(batch["action"]), num_steps=20)
+        rebuilt = prior.decoder.sample(latent, batch["dim_mask"], torch.randn_like(batch["action"]), num_steps=20)
     assert float((rebuilt - batch["action"])[:, :, :-2].square().mean()) < 0.02, "of actions with variance 1"
 
 
@@ -67,11 +67,11 @@ def test_padding_changes_nothing():
     noise = torch.randn(3, TINY.chunk, TINY.num_actions)
     latent = prior.encoder(batch["action"], batch["state"], batch["step_mask"])
     assert torch.allclose(latent.norm(dim=-1), torch.ones(3))
-    sampled = prior.decoder.sample(latent, batch["place_mask"], noise)
+    sampled = prior.decoder.sample(latent, batch["dim_mask"], noise)
     assert not sampled[:, :, -2:].any()
     dirty = noise.clone()
     dirty[:, :, -2:] = 100.0
-    assert torch.equal(prior.decoder.sample(latent, batch["place_mask"], dirty), sampled)
+    assert torch.equal(prior.decoder.sample(latent, batch["dim_mask"], dirty), sampled)
     prior(batch)["loss"].backward()
     gradient = prior.decoder.out.weight.grad
     assert gradient is not None

@@ -12,8 +12,8 @@ from tap_ray.models.glimpse import NUM_SEEN
 from tap_ray.models.heads import masked_mse
 from tap_ray.models.language import encode, word_tokenizer
 from tap_ray.models.motion_prior import PriorConfig
+from tap_ray.models.normalizer import Normalizer
 from tap_ray.models.policy import PolicyConfig
-from tap_ray.models.scale import Scale
 from tap_ray.models.vision import VisionConfig
 from tests.contexts import SENTENCES, batch_with, only, policy_with
 from tests.moving_square import SPEC, square_stats
@@ -228,11 +228,11 @@ def test_a_frozen_part_keeps_its_running_statistics_too():
     assert all(p.grad is None for p in policy.keypoints.parameters())
 
 
-def test_scale_and_its_inverse():
-    scale = Scale(2)
+def test_normalize_and_unnormalize():
+    scale = Normalizer(2)
     scale.set([1.0, -2.0], [0.5, 4.0])
     assert scale(torch.tensor([2.0, 2.0])).tolist() == [2.0, 1.0]
-    assert scale.inverse(torch.tensor([2.0, 1.0])).tolist() == [2.0, 2.0]
+    assert scale.unnormalize(torch.tensor([2.0, 1.0])).tolist() == [2.0, 2.0]
 
 
 def test_masked_mse_counts_only_what_exists():

@@ -11,7 +11,7 @@ from tokenizers import Tokenizer
 from torch import nn
 
 from tap_ray.errors import CheckpointError, ConfigError
-from tap_ray.models.build import Trained, load_trained, new_policy, save_policy
+from tap_ray.models.build import PolicyBundle, load_bundle, new_policy, save_bundle
 from tap_ray.models.language import LanguageConfig, encode, pretrained_tokenizer, word_tokenizer
 from tap_ray.models.vision import VisionConfig
 from tests.contexts import SENTENCES, batch_with, policy_with
@@ -155,13 +155,13 @@ def test_a_saved_policy_needs_its_checkpoints_no_more(text_checkpoint: Path, tmp
     tokenizer = pretrained_tokenizer(str(text_checkpoint))
     config = replace(SMALL, context=("language",), vision=vision, language=language)
     policy = new_policy(config, seed=0, tokenizer=tokenizer).eval()
-    save_policy(tmp_path / "final", Trained(policy=policy, spec=SPEC, norm=square_stats(), tokenizer=tokenizer))
+    save_bundle(tmp_path / "final", PolicyBundle(network=policy, spec=SPEC, norm=square_stats(), tokenizer=tokenizer))
     for file in [*(tmp_path / "vit").iterdir(), *text_checkpoint.iterdir()]:
         file.unlink()
-    again = load_trained(tmp_path / "final")
+    again = load_bundle(tmp_path / "final")
     assert again.tokenizer is not None
     batch = batch_with("language") | {"tokens": encode(again.tokenizer, SENTENCES, 8)}
-    assert torch.equal(again.policy(batch)["action"], policy(batch)["action"])
+    assert torch.equal(again.network(batch)["action"], policy(batch)["action"])
     assert again.spec == SPEC
     assert again.norm == square_stats()
 

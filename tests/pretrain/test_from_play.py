@@ -11,7 +11,7 @@ import torch
 from tap_ray.dataset.reader import open_dataset
 from tap_ray.dataset.windows import WindowConfig
 from tap_ray.errors import ConfigError, DataError
-from tap_ray.models.build import load_trained
+from tap_ray.models.build import load_bundle
 from tap_ray.models.reach import NUM_REACH, reach_moments, shown
 from tap_ray.pretrain.from_play import FromPlay, ObjectiveConfig, build, from_dataset
 from tap_ray.training.loop import Hooks, TrainConfig, fit
@@ -36,13 +36,13 @@ def test_it_learns_to_go_to_the_thing_in_the_crop(tmp_path: Path):
     learner, kind = stage(ObjectiveConfig())
     config = TrainConfig(steps=500, batch_size=32, validate_every=0, lr=2e-3)
     hooks = Hooks(validate=learner.validate)
-    metrics = fit(learner.model.policy, square_windows(0, batch=32, **kind), learner.objective, config, hooks=hooks)
+    metrics = fit(learner.model.network, square_windows(0, batch=32, **kind), learner.objective, config, hooks=hooks)
     assert min(metrics[f"play/r2_{slot}"] for slot in ("dx", "dy", "dz")) > 0.9
     assert metrics["play/gripper_accuracy"] > 0.95
     assert min(metrics[f"play/r2_{target}"] for target in ("move", "contact", "release")) > 0.9
     folder = learner.save(tmp_path)
-    again = replace(learner, model=load_trained(folder))
-    again = replace(again, objective=FromPlay(config=ObjectiveConfig(), policy=again.model.policy))
+    again = replace(learner, model=load_bundle(folder))
+    again = replace(again, objective=FromPlay(config=ObjectiveConfig(), policy=again.model.network))
     assert again.validate()["play/r2_dx"] == pytest.approx(metrics["play/r2_dx"], abs=1e-6)
 
 
@@ -52,7 +52,7 @@ def test_it_learns_what_moved_the_square():
     learner, kind = stage(INVERSE, vision=replace(VISION, widths=(16, 24)))  # cells of 4 px: it moves by 3 px at most
     config = TrainConfig(steps=600, batch_size=32, validate_every=0, lr=2e-3)
     hooks = Hooks(validate=learner.validate)
-    metrics = fit(learner.model.policy, square_windows(0, batch=32, **kind), learner.objective, config, hooks=hooks)
+    metrics = fit(learner.model.network, square_windows(0, batch=32, **kind), learner.objective, config, hooks=hooks)
     assert min(metrics[f"play/r2_{slot}"] for slot in ("dx", "dy", "dz")) > 0.9
     assert metrics["play/gripper_accuracy"] > 0.95
     assert not {"play/r2_drx", "play/r2_gripper", "play/r2_move"} & set(metrics)  # the square never turns
@@ -165,9 +165,9 @@ def test_inverse_dynamics_from_a_data_set(tmp_path: Path):
     dataset = open_dataset(write_made_dataset(tmp_path / "play", num_episodes=6, tasks=("play",)))
     windows = WindowConfig(horizon=3, k_max=2, batch_size=8, holdout_every=3)
     learner = from_dataset(dataset, windows, policy=SMALL, config=INVERSE, seed=0)
-    assert learner.model.policy.config.chunk == 2, "no second image lies 3 steps ahead"
-    assert learner.model.policy.config.context == ("goal",)
-    assert learner.model.policy.config.num_reach == 0
+    assert learner.model.network.config.chunk == 2, "no second image lies 3 steps ahead"
+    assert learner.model.network.config.context == ("goal",)
+    assert learner.model.network.config.num_reach == 0
     assert {int(k) for window in learner.held_out for k in window.k} == {1}, "the judgment is the paper's"
     metrics = learner.validate()
     assert {"play/val_loss", "play/r2_dx", "play/r2_mean", "play/gripper_accuracy"} <= set(metrics)
@@ -178,7 +178,7 @@ def test_the_next_object_from_a_data_set(tmp_path: Path):
     path = write_made_dataset(tmp_path / "play", num_episodes=6, tasks=("play", "play"), crops=True)
     windows = WindowConfig(horizon=3, reach_steps=2, batch_size=8, holdout_every=3)
     learner = from_dataset(open_dataset(path), windows, policy=SMALL, config=ObjectiveConfig(), seed=0)
-    config = learner.model.policy.config
+    config = learner.model.network.config
     assert (config.context, config.chunk, config.num_reach) == (("crops",), 3, NUM_REACH)
     assert sum(len(window.rgb) for window in learner.held_out) == 16, "every step of two episodes: no second image"
     assert all(window.goal_rgb is None for window in learner.held_out)

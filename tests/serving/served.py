@@ -1,4 +1,4 @@
-"""A server as jobs.serve has it, in this process: the door, the gate, and a network without Ray."""
+"""A server as jobs.serve has it, in this process: the door, the HTTP routes, and a network without Ray."""
 
 import asyncio
 import ssl
@@ -10,7 +10,7 @@ from contextlib import contextmanager
 import numpy as np
 import requests
 
-from tap_ray.models.deploy import Deployed
+from tap_ray.models.inference import PolicyRunner
 from tap_ray.serving import wire
 from tap_ray.serving.admission import LOOPBACK, Admission, digest
 from tap_ray.serving.app import make_app
@@ -18,7 +18,7 @@ from tap_ray.serving.connections import SPARE, Connections
 from tap_ray.serving.contract import Contract
 from tap_ray.serving.door import Door, in_background
 from tap_ray.serving.pulse import Pulse
-from tap_ray.serving.refusal import LATE, Refusal
+from tap_ray.serving.request_error import LATE, RequestError
 from tap_ray.serving.sessions import Sessions
 from tap_ray.serving.settings import listening
 from tests.untrained import SPEC
@@ -43,7 +43,9 @@ class Clock:
 class Served:
     """A server in this process."""
 
-    def __init__(self, policy: Deployed, port: int, tls: bool, sessions: Sessions, connections: Connections) -> None:
+    def __init__(
+        self, policy: PolicyRunner, port: int, tls: bool, sessions: Sessions, connections: Connections
+    ) -> None:
         self.policy, self.port = policy, port
         self.url = f"http{'s' if tls else ''}://127.0.0.1:{port}"
         self.socket = self.url.replace("http", "ws") + "/ws"
@@ -71,7 +73,7 @@ def message(session, step=0, instruction=SENTENCE, **arrays) -> bytes:
 
 @contextmanager
 def serving(
-    policy: Deployed,
+    policy: PolicyRunner,
     token: str | None = None,
     *,
     limit: int = 3,
@@ -79,16 +81,16 @@ def serving(
     names: frozenset[str] | None = LOOPBACK,
     image_size: int = 32,
 ) -> Iterator[Served]:
-    contract = Contract(policy="tap", policy_hash="0", spec=SPEC, image_size=image_size, recall=policy.recall)
+    contract = Contract(policy="tap", policy_hash="0", spec=SPEC, image_size=image_size, chunking=policy.chunking)
 
     async def look(one):
         if served.dead.is_set():
-            raise Refusal(LATE, "The network did not answer within 0.4 s.")
+            raise RequestError(LATE, "The network did not answer within 0.4 s.")
         return (await asyncio.to_thread(policy.chunks, [one]))[0]
 
     door_socket = listening("127.0.0.1", 0)
     pulse = Pulse(look, contract.probe())
-    sessions = Sessions(contract, pulse.look, limit=limit, idle_s=60.0, clock=lambda: served.clock())
+    sessions = Sessions(contract, pulse.compute_chunk, limit=limit, idle_s=60.0, clock=lambda: served.clock())
     connections = Connections(2 * limit + SPARE)
     app = make_app(contract, sessions, Admission(digest(token) if token else None, names), lambda: pulse.trouble)
     served = Served(policy, door_socket.getsockname()[1], tls is not None, sessions, connections)

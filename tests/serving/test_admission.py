@@ -13,12 +13,12 @@ from hypothesis import strategies as st
 from websockets.sync.client import connect
 
 from tap_ray.errors import ConfigError
-from tap_ray.models.deploy import Deployed, load_policy
+from tap_ray.models.inference import PolicyRunner, load_policy
 from tap_ray.serving import pulse
-from tap_ray.serving.app import _told
+from tap_ray.serving.app import _to_json
 from tap_ray.serving.client import RemotePolicy
 from tap_ray.serving.contract import Contract
-from tap_ray.serving.refusal import Refusal
+from tap_ray.serving.request_error import RequestError
 from tap_ray.serving.sessions import Sessions
 from tap_ray.serving.settings import ServeConfig, check, curl_flags, listening, names_of, tls_of, url
 from tests.serving.served import ACTION, PATIENCE_S, RGB, SENTENCE, STATE, Served, serving
@@ -44,7 +44,7 @@ EVIL = {
 
 
 @pytest.fixture(scope="module")
-def policy(tmp_path_factory: pytest.TempPathFactory) -> Deployed:
+def policy(tmp_path_factory: pytest.TempPathFactory) -> PolicyRunner:
     return load_policy(untrained_run(tmp_path_factory.mktemp("runs") / "tap"))[0]
 
 
@@ -59,7 +59,7 @@ def pair(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
 
 
 @pytest.mark.parametrize("case", EVIL)
-def test_web_pages_of_others(policy: Deployed, case: str):
+def test_web_pages_of_others(policy: PolicyRunner, case: str):
     headers, told = EVIL[case]
     with serving(policy) as served:
         for route in ("health", "spec"):
@@ -75,7 +75,7 @@ def test_web_pages_of_others(policy: Deployed, case: str):
         assert len(served.sessions) == 0
 
 
-def test_names_that_are_its_own(policy: Deployed):
+def test_names_that_are_its_own(policy: PolicyRunner):
     with serving(policy, names=frozenset({"localhost", "robots.example"})) as served:
         for headers in ({"Host": "localhost:1"}, {"Host": "ROBOTS.example."}, {"Origin": "https://robots.example"}, {}):
             assert requests.get(f"{served.url}/spec", headers=headers, timeout=PATIENCE_S).status_code == 200
@@ -84,7 +84,7 @@ def test_names_that_are_its_own(policy: Deployed):
     assert names_of(ServeConfig(policy=Path("x"), host="0.0.0.0")) is None
 
 
-def test_tls(policy: Deployed, pair: tuple[Path, Path]):
+def test_tls(policy: PolicyRunner, pair: tuple[Path, Path]):
     cert, key = pair
     config = ServeConfig(policy=Path("x"), tls_cert=cert, tls_key=key)
     assert url(config, 8000, "ws") == "wss://127.0.0.1:8000"
@@ -122,7 +122,7 @@ def test_tls_files_that_do_not_fit(pair: tuple[Path, Path], tmp_path: Path):
         assert str(error.value).startswith(told)
 
 
-def test_health_follows_the_network(policy: Deployed, monkeypatch: pytest.MonkeyPatch):
+def test_health_follows_the_network(policy: PolicyRunner, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(pulse, "BEAT_S", 0.05)
     with serving(policy) as served:
         until_health(served, 200)
@@ -146,7 +146,7 @@ def until_health(served: Served, status: int):
     return answer.json()
 
 
-def test_a_late_step_is_a_timeout_for_the_client(policy: Deployed):
+def test_a_late_step_is_a_timeout_for_the_client(policy: PolicyRunner):
     with serving(policy) as served:
         robot = RemotePolicy(served.socket, SPEC.to_json())
         robot.reset(0)
@@ -158,7 +158,7 @@ def test_a_late_step_is_a_timeout_for_the_client(policy: Deployed):
         robot.socket.close()
 
 
-def test_a_proxy_in_the_environment_is_not_asked(policy: Deployed, monkeypatch: pytest.MonkeyPatch):
+def test_a_proxy_in_the_environment_is_not_asked(policy: PolicyRunner, monkeypatch: pytest.MonkeyPatch):
     for name in ("http_proxy", "https_proxy", "all_proxy"):
         monkeypatch.setenv(name, "http://127.0.0.1:9")
     monkeypatch.delenv("no_proxy", raising=False)
@@ -173,16 +173,21 @@ LEAF = st.none() | st.booleans() | st.integers() | st.floats() | st.sampled_from
 JSON = LEAF | st.lists(LEAF, max_size=2) | st.dictionaries(st.sampled_from(["name", "\ud800"]), LEAF, max_size=2)
 
 
-@given(spec=JSON, seed=JSON, ends=JSON, slot=st.dictionaries(st.sampled_from(["name", "unit", "low", "high"]), JSON))
+@given(
+    spec=JSON, seed=JSON, previous=JSON, slot=st.dictionaries(st.sampled_from(["name", "unit", "low", "high"]), JSON)
+)
 @settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-def test_no_json_is_a_mistake_of_the_servers(policy: Deployed, spec, seed, ends, slot):
-    contract = Contract(policy="tap", policy_hash="0", spec=SPEC, image_size=32, recall=policy.recall)
+def test_no_json_is_a_mistake_of_the_servers(policy: PolicyRunner, spec, seed, previous, slot):
+    contract = Contract(policy="tap", policy_hash="0", spec=SPEC, image_size=32, chunking=policy.chunking)
     sessions = Sessions(contract, None, limit=1, idle_s=60.0)  # pyright: ignore[reportArgumentType]
-    for asked in ({"spec": spec, "seed": seed, "ends": ends}, {"spec": SPEC.to_json() | {"action": [slot]}, "seed": 1}):
-        with pytest.raises(Refusal) as refused:
+    for asked in (
+        {"spec": spec, "seed": seed, "previous_session": previous},
+        {"spec": SPEC.to_json() | {"action": [slot]}, "seed": 1},
+    ):
+        with pytest.raises(RequestError) as refused:
             sessions.begin(json.loads(json.dumps(asked)))
         assert refused.value.status == 422
-        json.dumps(_told(refused.value), ensure_ascii=False).encode()
+        json.dumps(_to_json(refused.value), ensure_ascii=False).encode()
 
 
 def test_a_port_is_held_from_the_start():

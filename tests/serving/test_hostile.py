@@ -10,7 +10,7 @@ import pytest
 from websockets.exceptions import ConnectionClosed
 from websockets.sync.client import connect
 
-from tap_ray.models.deploy import Deployed, load_policy
+from tap_ray.models.inference import PolicyRunner, load_policy
 from tap_ray.serving import connections
 from tap_ray.serving.client import RemotePolicy
 from tests.serving import hostile
@@ -21,7 +21,7 @@ STEPS = 40
 
 
 @pytest.fixture(scope="module")
-def policy(tmp_path_factory: pytest.TempPathFactory) -> Deployed:
+def policy(tmp_path_factory: pytest.TempPathFactory) -> PolicyRunner:
     return load_policy(untrained_run(tmp_path_factory.mktemp("runs") / "tap", **REMEMBERS))[0]
 
 
@@ -41,7 +41,7 @@ def until(true) -> None:
 
 
 @pytest.mark.slow
-def test_robots_beside_one_hostile_client_of_every_kind(policy: Deployed):
+def test_robots_beside_one_hostile_client_of_every_kind(policy: PolicyRunner):
     with serving(policy, limit=8) as served:
         alone = {seed: episode(served, seed) for seed in (1, 2)}
         until(lambda: len(served.sessions) == 0)
@@ -63,7 +63,7 @@ def test_robots_beside_one_hostile_client_of_every_kind(policy: Deployed):
         until(lambda: len(served.sessions) == 0)
 
 
-def test_a_robot_that_reconnects_leaves_no_session(policy: Deployed):
+def test_a_robot_that_reconnects_leaves_no_session(policy: PolicyRunner):
     with serving(policy, limit=2) as served:
         for _ in range(6):
             hostile.reconnecting_robot(served.port, threading.Event())
@@ -76,7 +76,7 @@ def test_a_robot_that_reconnects_leaves_no_session(policy: Deployed):
         until(lambda: len(served.sessions) == 0)
 
 
-def test_the_session_that_waited_longest_makes_room(policy: Deployed):
+def test_the_session_that_waited_longest_makes_room(policy: PolicyRunner):
     with serving(policy, limit=2) as served:
         first, second = (served.begin().json()["session"] for _ in range(2))
         served.clock.now = 9.0
@@ -89,7 +89,7 @@ def test_the_session_that_waited_longest_makes_room(policy: Deployed):
         assert served.act(third).status_code == 200
 
 
-def test_quiet_connections_are_closed(policy: Deployed, monkeypatch: pytest.MonkeyPatch):
+def test_quiet_connections_are_closed(policy: PolicyRunner, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr("tap_ray.serving.connections.QUIET_S", 0.2)
     monkeypatch.setattr("tap_ray.serving.door.SWEEP_S", 0.05)
     with serving(policy) as served:
@@ -105,7 +105,7 @@ def test_quiet_connections_are_closed(policy: Deployed, monkeypatch: pytest.Monk
         until(lambda: len(served.connections) == 0)
 
 
-def test_too_many_connections_cost_the_oldest_that_holds_no_session(policy: Deployed):
+def test_too_many_connections_cost_the_oldest_that_holds_no_session(policy: PolicyRunner):
     with serving(policy, limit=1) as served:
         robot = RemotePolicy(served.socket, SPEC.to_json())
         robot.reset(0)
@@ -120,14 +120,14 @@ def test_too_many_connections_cost_the_oldest_that_holds_no_session(policy: Depl
             one.close()
 
 
-def test_bytes_that_cost_too_much_to_read(policy: Deployed):
+def test_bytes_that_cost_too_much_to_read(policy: PolicyRunner):
     with serving(policy) as served:
         for kind in (hostile.pings, hostile.fragments):
             with pytest.raises((OSError, ConnectionClosed)):
                 kind(served.port, threading.Event())
 
 
-def test_brackets(policy: Deployed):
+def test_brackets(policy: PolicyRunner):
     with serving(policy) as served, connect(served.socket) as open_socket:
         for depth in (500, 900, 990, 19_000):
             open_socket.send("[" * depth + "]" * (depth if depth < 1000 else 0))
@@ -139,7 +139,7 @@ def test_brackets(policy: Deployed):
         assert told.startswith('Expected JSON {"spec": ..., "seed": 0}, got something else: maximum recursion depth')
 
 
-def test_a_body_in_pieces(policy: Deployed):
+def test_a_body_in_pieces(policy: PolicyRunner):
     with serving(policy) as served, hostile.tcp(served.port) as sender:
         sender.sendall(b"POST /act HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n\r\n1\r\na\r\n")
         answer = b""
@@ -159,7 +159,7 @@ def test_a_bucket():
     assert [round(bucket.wait_s(), 6) for _ in range(3)] == [0.0, 0.0, 0.1]
 
 
-def test_port_scanners_do_not_stop_it(policy: Deployed):
+def test_port_scanners_do_not_stop_it(policy: PolicyRunner):
     with serving(policy) as served:
         for _ in range(20):
             socket.create_connection(("127.0.0.1", served.port)).close()

@@ -1,4 +1,4 @@
-"""Batches of motion, without images, from the play of one or several robots; their order follows from a seed alone.
+"""Batches of action chunks, without images, from the play of some robots; their order follows from a seed alone.
 
     dataset 0 (widowx)  -> its state and action columns, normalized, laid out as specs.UNIFIED_* -+
     dataset 1 (iiwa)    -> ...                                                                    +-> batch b
@@ -21,18 +21,18 @@ from tap_ray.dataset.reader import DatasetInfo, footer, open_dataset, opened, re
 from tap_ray.dataset.windows import WindowConfig, split_episodes
 from tap_ray.errors import ConfigError, DataError
 from tap_ray.rng import generator
-from tap_ray.specs import UNIFIED_ACTION, UNIFIED_STATE, RobotSpec, unified_places
-from tap_ray.types import Motion
+from tap_ray.specs import UNIFIED_ACTION, UNIFIED_STATE, RobotSpec, unified_indices
+from tap_ray.types import ActionChunkBatch
 
 
 @dataclass(frozen=True, kw_only=True)
-class MotionWindows:
-    """Which stretches, and how many at a time."""
+class ActionChunkConfig:
+    """Which chunks, and how many at a time."""
 
     horizon: int = 15
-    """H, steps of a stretch."""
+    """H, steps of a chunk."""
     batch_size: int = 256
-    """N, stretches in a batch."""
+    """N, chunks in a batch."""
     num_episodes: int = 0
     """Use only the first so many episodes of each dataset, so that budgets are nested; 0 uses all."""
     holdout_every: int = 19
@@ -49,8 +49,8 @@ class MotionWindows:
 
 
 @dataclass(frozen=True, kw_only=True)
-class MotionSet:
-    """The motion of one dataset in memory: 232 bytes a step."""
+class ActionChunks:
+    """The states and actions of one dataset in memory: 232 bytes a step."""
 
     spec: RobotSpec
     norm: NormStats
@@ -60,18 +60,18 @@ class MotionSet:
     state_FS: np.ndarray
     first_W: np.ndarray
     """(W,) first frame of every window that fits into its episode."""
-    place_A: np.ndarray
-    """(A,) bool, the robot's own action places."""
+    dim_mask_A: np.ndarray
+    """(A,) bool, the robot's own action dims."""
 
 
 def load(
-    data: DatasetInfo | Path, config: MotionWindows, *, held_out: bool = False, norm: NormStats | None = None
-) -> MotionSet:
+    data: DatasetInfo | Path, config: ActionChunkConfig, *, held_out: bool = False, norm: NormStats | None = None
+) -> ActionChunks:
     """Read a dataset's states and actions, and nothing else.
 
     Args:
         data: the dataset.
-        config: which stretches.
+        config: which chunks.
         held_out: the held-out episodes instead of the training ones.
         norm: statistics to normalize with; None: those of its training episodes.
 
@@ -93,26 +93,26 @@ def load(
     begin = np.concatenate([[0], lengths.cumsum()[:-1]])
     num = np.maximum(lengths - config.horizon + 1, 0)
     first = [start + np.arange(windows) for start, windows in zip(begin, num, strict=True)]
-    action_places = unified_places(dataset.spec.action, UNIFIED_ACTION)
-    state_places = unified_places(dataset.spec.state, UNIFIED_STATE)
+    action_dims = unified_indices(dataset.spec.action, UNIFIED_ACTION)
+    state_dims = unified_indices(dataset.spec.state, UNIFIED_STATE)
     action = np.concatenate([episode[layout.ACTION] for episode in episodes])
     state = np.concatenate([episode[layout.STATE] for episode in episodes])
-    place_A = np.zeros(len(UNIFIED_ACTION), bool)
-    place_A[list(action_places)] = True
-    return MotionSet(
+    dim_mask_A = np.zeros(len(UNIFIED_ACTION), bool)
+    dim_mask_A[list(action_dims)] = True
+    return ActionChunks(
         spec=dataset.spec,
         norm=norm,
-        action_FA=_spread(norm.action.normalize(action), action_places, len(UNIFIED_ACTION)),
-        state_FS=_spread(norm.state.normalize(state), state_places, len(UNIFIED_STATE)),
+        action_FA=_spread(norm.action.normalize(action), action_dims, len(UNIFIED_ACTION)),
+        state_FS=_spread(norm.state.normalize(state), state_dims, len(UNIFIED_STATE)),
         first_W=np.concatenate(first),
-        place_A=place_A,
+        dim_mask_A=dim_mask_A,
     )
 
 
-def _spread(values_FX: np.ndarray, places: tuple[int, ...], num: int) -> np.ndarray:
-    """Columns to their places in the unified layout, zeros elsewhere."""
+def _spread(values_FX: np.ndarray, dims: tuple[int, ...], num: int) -> np.ndarray:
+    """Columns to their dims in the unified layout, zeros elsewhere."""
     spread = np.zeros((len(values_FX), num), np.float32)
-    spread[:, list(places)] = values_FX
+    spread[:, list(dims)] = values_FX
     return spread
 
 
@@ -136,29 +136,33 @@ def counts(weights: Sequence[float], batch_size: int) -> list[int]:
 
 
 def batch(
-    sets: Sequence[MotionSet], weights: Sequence[float], config: MotionWindows, *, seed: int, number: int
-) -> Motion:
+    sets: Sequence[ActionChunks], weights: Sequence[float], config: ActionChunkConfig, *, seed: int, number: int
+) -> ActionChunkBatch:
     """Batch `number` of the endless sequence."""
     parts = [
-        stretches(motions, _drawn(motions, seed, source, number * count, count), config.horizon, source)
-        for source, (motions, count) in enumerate(zip(sets, counts(weights, config.batch_size), strict=True))
+        gather_chunks(chunks, _drawn(chunks, seed, source, number * count, count), config.horizon, source)
+        for source, (chunks, count) in enumerate(zip(sets, counts(weights, config.batch_size), strict=True))
     ]
-    return Motion(**{name: np.concatenate([getattr(part, name) for part in parts]) for name in vars(parts[0])})
+    return ActionChunkBatch(
+        **{name: np.concatenate([getattr(part, name) for part in parts]) for name in vars(parts[0])}
+    )
 
 
-def held_out_batches(motions: MotionSet, config: MotionWindows, *, source: int, seed: int, num: int) -> list[Motion]:
+def held_out_batches(
+    chunks: ActionChunks, config: ActionChunkConfig, *, source: int, seed: int, num: int
+) -> list[ActionChunkBatch]:
     """The same `num` (or fewer) windows at every call."""
-    order = generator(seed, "motions", "held_out", source).permutation(motions.first_W)[:num]
+    order = generator(seed, "motions", "held_out", source).permutation(chunks.first_W)[:num]
     size = config.batch_size
-    return [stretches(motions, order[i : i + size], config.horizon, source) for i in range(0, len(order), size)]
+    return [gather_chunks(chunks, order[i : i + size], config.horizon, source) for i in range(0, len(order), size)]
 
 
-def _drawn(motions: MotionSet, seed: int, source: int, start: int, count: int) -> np.ndarray:
+def _drawn(chunks: ActionChunks, seed: int, source: int, start: int, count: int) -> np.ndarray:
     """Windows `start` .. `start + count` of a dataset's endless sequence of shuffled epochs."""
     drawn: list[np.ndarray] = []
     while count:
-        epoch, place = divmod(start, len(motions.first_W))
-        part = motions.first_W[_order(seed, source, epoch, len(motions.first_W))[place : place + count]]
+        epoch, at = divmod(start, len(chunks.first_W))
+        part = chunks.first_W[_order(seed, source, epoch, len(chunks.first_W))[at : at + count]]
         drawn.append(part)
         start, count = start + len(part), count - len(part)
     return np.concatenate(drawn)
@@ -169,15 +173,15 @@ def _order(seed: int, source: int, epoch: int, num: int) -> np.ndarray:
     return generator(seed, "motions", source, "epoch", epoch).permutation(num)
 
 
-def stretches(motions: MotionSet, first_N: np.ndarray, horizon: int, source: int) -> Motion:
-    """The stretches that begin at these frames of a dataset."""
+def gather_chunks(chunks: ActionChunks, first_N: np.ndarray, horizon: int, source: int) -> ActionChunkBatch:
+    """The chunks that begin at these frames of a dataset."""
     step_NH = first_N[:, None] + np.arange(horizon)
     num = len(first_N)
-    return Motion(
-        action=motions.action_FA[step_NH],
-        state=motions.state_FS[step_NH],
+    return ActionChunkBatch(
+        action=chunks.action_FA[step_NH],
+        state=chunks.state_FS[step_NH],
         step_mask=np.ones((num, horizon), bool),
-        place_mask=np.repeat(motions.place_A[None], num, axis=0),
+        dim_mask=np.repeat(chunks.dim_mask_A[None], num, axis=0),
         source=np.full(num, source),
     )
 

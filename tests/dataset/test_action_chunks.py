@@ -1,32 +1,32 @@
-"""Batches of motion: whose they are, where their numbers lie, that no image is read, in which order they come."""
+"""Batches of action chunks: whose they are, where their numbers lie, in which order they come, and no image read."""
 
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from tap_ray.dataset import layout, motions, reader
-from tap_ray.dataset.motions import MotionWindows, batch, bytes_read, counts, held_out_batches, load
+from tap_ray.dataset import action_chunks, layout, reader
+from tap_ray.dataset.action_chunks import ActionChunkConfig, batch, bytes_read, counts, held_out_batches, load
 from tap_ray.dataset.reader import open_dataset, read_episode
 from tap_ray.errors import ConfigError, DataError
 from tap_ray.specs import UNIFIED_ACTION, UNIFIED_STATE
 
-CONFIG = MotionWindows(horizon=5, batch_size=12, holdout_every=4)
+CONFIG = ActionChunkConfig(horizon=5, batch_size=12, holdout_every=4)
 
 
-def test_stretches_are_those_of_one_episode(play_dataset: Path):
-    """Every stretch is found again in one episode, in its places, normalized as its own dataset says."""
-    motion = batch([load(play_dataset, CONFIG)], [1.0], CONFIG, seed=0, number=3)
+def test_chunks_are_those_of_one_episode(play_dataset: Path):
+    """Every chunk is found again in one episode, in its dims, normalized as its own dataset says."""
+    chunks = batch([load(play_dataset, CONFIG)], [1.0], CONFIG, seed=0, number=3)
     dataset, norm = open_dataset(play_dataset), load(play_dataset, CONFIG).norm
-    assert motion.action.shape == (12, 5, len(UNIFIED_ACTION))
-    assert motion.state.shape == (12, 5, len(UNIFIED_STATE))
+    assert chunks.action.shape == (12, 5, len(UNIFIED_ACTION))
+    assert chunks.state.shape == (12, 5, len(UNIFIED_STATE))
     names = [f"arm0/{slot.name}" for slot in dataset.spec.action]
-    places = [UNIFIED_ACTION.index(name) for name in names]
-    assert motion.place_mask[0].nonzero()[0].tolist() == sorted(places)
-    assert not motion.action[:, :, ~motion.place_mask[0]].any()
+    dims = [UNIFIED_ACTION.index(name) for name in names]
+    assert chunks.dim_mask[0].nonzero()[0].tolist() == sorted(dims)
+    assert not chunks.action[:, :, ~chunks.dim_mask[0]].any()
     train, _ = CONFIG.episodes(dataset)
     episodes = [norm.action.normalize(read_episode(dataset, int(i), [layout.ACTION])[layout.ACTION]) for i in train]
-    for row in motion.action[:, :, places]:
+    for row in chunks.action[:, :, dims]:
         found = [
             start
             for episode in episodes
@@ -37,11 +37,11 @@ def test_stretches_are_those_of_one_episode(play_dataset: Path):
 
 
 def test_an_epoch_has_every_window_once_and_the_next_is_another(play_dataset: Path):
-    motion, size = load(play_dataset, CONFIG), 8
-    num = len(motion.first_W)
-    drawn = np.concatenate([motions._drawn(motion, 0, 0, start, size) for start in range(0, 2 * num, size)])
-    assert sorted(drawn[:num]) == sorted(motion.first_W)
-    assert sorted(drawn[num : 2 * num]) == sorted(motion.first_W)
+    chunks, size = load(play_dataset, CONFIG), 8
+    num = len(chunks.first_W)
+    drawn = np.concatenate([action_chunks._drawn(chunks, 0, 0, start, size) for start in range(0, 2 * num, size)])
+    assert sorted(drawn[:num]) == sorted(chunks.first_W)
+    assert sorted(drawn[num : 2 * num]) == sorted(chunks.first_W)
     assert not np.array_equal(drawn[:num], drawn[num : 2 * num])
 
 
@@ -91,4 +91,4 @@ def test_no_image_is_read(play_dataset: Path, monkeypatch: pytest.MonkeyPatch):
 
 def test_too_short(play_dataset: Path):
     with pytest.raises(DataError, match=r"has the 50 steps of a window\. Collect more or longer episodes"):
-        load(play_dataset, MotionWindows(horizon=50))
+        load(play_dataset, ActionChunkConfig(horizon=50))

@@ -1,4 +1,4 @@
-"""What one robot keeps between the steps of an episode, without torch: a server keeps it apart from the network."""
+"""The rest of a robot's action chunk, its last steps and its noise; without torch, for servers."""
 
 from collections import deque
 from dataclasses import dataclass
@@ -9,15 +9,15 @@ from jaxtyping import Float32, UInt8
 
 
 @dataclass(frozen=True, kw_only=True)
-class Recall:
-    """Sizes of what a robot keeps."""
+class ChunkingSpec:
+    """Sizes of an action chunk, of its history and of its noise."""
 
     chunk: int
     """Actions predicted at once (H)."""
     n_action_steps: int
-    """Actions of a chunk that are carried out before the policy looks again."""
+    """Actions of a chunk that are carried out before the policy is asked again."""
     history: int
-    """Past steps (P) that are remembered; 0 none."""
+    """Past steps (P) that the policy reads; 0 none."""
     num_actions: int
     """Slots of an action (A)."""
     num_states: int
@@ -27,8 +27,8 @@ class Recall:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Look:
-    """All that one chunk of one robot follows from."""
+class PolicyInput:
+    """All that the policy computes one action chunk of one robot from."""
 
     rgb: UInt8[np.ndarray, "Y X 3"]
     state: Float32[np.ndarray, "S"]
@@ -39,19 +39,21 @@ class Look:
     """"past_state" (P, S), "past_action" (P, A), "past_mask" (P,) as in `types.Window`; None without a history."""
 
 
-class Memory:
+class ActionChunkBuffer:
     """The rest of a chunk, the last P steps, and the noise of one robot in one episode."""
 
-    def __init__(self, recall: Recall, seed: int | None) -> None:
+    def __init__(self, chunking: ChunkingSpec, seed: int | None) -> None:
         """`seed` is that of the robot's own noise; None stands for noise that is zero."""
-        self._recall = recall
+        self._spec = chunking
         self._rng = None if seed is None else np.random.default_rng(seed)
-        self._chunk_HA = np.empty((0, recall.num_actions), np.float32)
-        self._used = recall.n_action_steps
+        self._chunk_HA = np.empty((0, chunking.num_actions), np.float32)
+        self._used = chunking.n_action_steps
         self._state_S: np.ndarray | None = None
-        self._past: deque[tuple[np.ndarray, np.ndarray]] = deque(maxlen=recall.history)
+        self._past: deque[tuple[np.ndarray, np.ndarray]] = deque(maxlen=chunking.history)
 
-    def see(self, rgb: np.ndarray, state: np.ndarray, action: np.ndarray | None, instruction: str) -> Look | None:
+    def observe(
+        self, rgb: np.ndarray, state: np.ndarray, action: np.ndarray | None, instruction: str
+    ) -> PolicyInput | None:
         """Take in one step.
 
         Args:
@@ -61,27 +63,27 @@ class Memory:
             instruction: of the episode.
 
         Returns:
-            What a new chunk is to follow from (give it to `keep`); None while the last one lasts.
+            What the next chunk is computed from (give that to `set_chunk`); None while the last one lasts.
         """
-        if self._recall.history and self._state_S is not None:
+        if self._spec.history and self._state_S is not None:
             self._past.append((self._state_S, np.array(action, np.float32)))
         self._state_S = np.array(state, np.float32)
-        if self._used < self._recall.n_action_steps:
+        if self._used < self._spec.n_action_steps:
             return None
-        return Look(rgb=rgb, state=self._state_S, instruction=instruction, noise=self._noise(), past=self.past())
+        return PolicyInput(rgb=rgb, state=self._state_S, instruction=instruction, noise=self._noise(), past=self.past())
 
-    def keep(self, chunk_HA: np.ndarray) -> None:
+    def set_chunk(self, chunk_HA: np.ndarray) -> None:
         """Begin a chunk."""
         self._chunk_HA, self._used = chunk_HA, 0
 
-    def act(self) -> np.ndarray:
+    def next_action(self) -> np.ndarray:
         """(A,) the next action of the chunk."""
         self._used += 1
         return self._chunk_HA[self._used - 1]
 
     def past(self) -> dict[str, np.ndarray] | None:
         """The last P steps, as the windows of training have them."""
-        size = self._recall
+        size = self._spec
         if not size.history:
             return None
         missing = size.history - len(self._past)
@@ -92,7 +94,7 @@ class Memory:
         return {"past_state": state, "past_action": action, "past_mask": np.arange(size.history) >= missing}
 
     def _noise(self) -> np.ndarray | None:
-        shape = (self._recall.chunk, self._recall.num_actions)
-        if not self._recall.noise:
+        shape = (self._spec.chunk, self._spec.num_actions)
+        if not self._spec.noise:
             return None
         return np.zeros(shape, np.float32) if self._rng is None else self._rng.standard_normal(shape, np.float32)

@@ -8,7 +8,7 @@ GRAY = 128
 """Level of pixels that show the robot in every frame."""
 
 
-def hide_robot(
+def inpaint_robot(
     rgb_TYX3: np.ndarray, mask_TYX: np.ndarray, *, grow_px: int = 0, steps: Sequence[int] | None = None
 ) -> np.ndarray:
     """Replace each robot pixel by the same pixel of the nearest frame in which it is not the robot.

@@ -11,7 +11,7 @@ from websockets.exceptions import ConnectionClosed
 from websockets.sync.client import connect
 
 from tap_ray.errors import ConfigError
-from tap_ray.models.deploy import Deployed, load_policy
+from tap_ray.models.inference import PolicyRunner, load_policy
 from tap_ray.serving import wire
 from tap_ray.serving.client import RemotePolicy
 from tap_ray.serving.settings import ServeConfig, check, is_loopback, token_of
@@ -20,13 +20,13 @@ from tests.untrained import REMEMBERS, SPEC, untrained_run
 
 
 @pytest.fixture(scope="module")
-def policy(tmp_path_factory: pytest.TempPathFactory) -> Deployed:
+def policy(tmp_path_factory: pytest.TempPathFactory) -> PolicyRunner:
     """One that remembers three steps and draws noise."""
     return load_policy(untrained_run(tmp_path_factory.mktemp("runs") / "tap", **REMEMBERS))[0]
 
 
 @pytest.fixture(scope="module")
-def served(policy: Deployed) -> Iterator[Served]:
+def served(policy: PolicyRunner) -> Iterator[Served]:
     with serving(policy, limit=1000) as server:
         yield server
 
@@ -36,7 +36,7 @@ def test_the_contract(served: Served):
     assert told["rgb"] == {"dtype": "U8", "shape": [32, 32, 3]}
     assert told["state"] == {"dtype": "F32", "shape": [14]}
     assert told["action"] == {"dtype": "F32", "shape": [7]}
-    assert (told["history"], told["execute"], told["version"]) == (3, 2, 1)
+    assert (told["history"], told["n_action_steps"], told["execute"], told["version"]) == (3, 2, 2, 1)
     assert told["spec"] == json.loads(json.dumps(SPEC.to_json()))
     assert requests.get(f"{served.url}/health", timeout=PATIENCE_S).json()["ready"] is True
 
@@ -69,8 +69,8 @@ def test_steps_over_http_and_websocket_are_those_in_process(served: Served):
     robot.socket.close()
 
 
-def load_policy_again(policy: Deployed) -> Deployed:
-    return Deployed(policy._trained)
+def load_policy_again(policy: PolicyRunner) -> PolicyRunner:
+    return PolicyRunner(policy._bundle)
 
 
 def test_a_repeated_step_moves_nothing_on(served: Served):
@@ -211,7 +211,7 @@ def test_another_robots_spec(served: Served):
         )
 
 
-def test_sessions_end_are_bounded_and_forgotten_when_idle(policy: Deployed):
+def test_sessions_end_are_bounded_and_forgotten_when_idle(policy: PolicyRunner):
     with serving(policy, limit=2) as served:
         first, second = (served.begin().json()["session"] for _ in range(2))
         full = served.begin()
@@ -220,15 +220,17 @@ def test_sessions_end_are_bounded_and_forgotten_when_idle(policy: Deployed):
             "All 2 sessions are in use, and each had a step within 10 s. End one (DELETE /sessions/ID, or close its "
             "WebSocket), or start the server with more --sessions.",
         )
-        third = served.begin(ends=first).json()["session"]
+        third = served.begin(previous_session=first).json()["session"]
         assert served.act(first).status_code == 404
         assert requests.delete(f"{served.url}/sessions/{third}", timeout=PATIENCE_S).status_code == 204
         fourth = served.begin().json()["session"]
+        fifth = served.begin(ends=fourth).json()["session"]  # the key's former name
+        assert served.act(fourth).status_code == 404
         served.clock.now = 59.0
         assert served.act(second).status_code == 200
         served.clock.now = 61.0
         assert served.act(second, 1).status_code == 200
-        assert served.act(fourth).status_code == 404
+        assert served.act(fifth).status_code == 404
 
 
 def test_routes_that_are_not_there(served: Served):
@@ -239,7 +241,7 @@ def test_routes_that_are_not_there(served: Served):
     }
 
 
-def test_a_token_is_wanted_on_every_route_but_health(policy: Deployed):
+def test_a_token_is_wanted_on_every_route_but_health(policy: PolicyRunner):
     with serving(policy, token="the-right-token") as served:
         assert requests.get(f"{served.url}/health", timeout=PATIENCE_S).status_code == 200
         routes = [("GET", "spec"), ("POST", "sessions"), ("POST", "act"), ("DELETE", "sessions/x")]

@@ -7,8 +7,8 @@ import pytest
 import torch
 
 from tap_ray.errors import CheckpointError, ConfigError
-from tap_ray.models.build import Trained, load_trained, new_policy, save_policy
-from tap_ray.models.deploy import load_policy
+from tap_ray.models.build import PolicyBundle, load_bundle, new_policy, save_bundle
+from tap_ray.models.inference import load_policy
 from tap_ray.models.language import word_tokenizer
 from tests.moving_square import SIZE, SPEC, square_stats, square_window
 from tests.small import SMALL
@@ -25,8 +25,8 @@ def run(tmp_path: Path) -> Path:
     wanted = torch.tensor([[0.02, 0, 1.0, 0, 0, 0, 0.1], [0.03, 0, 1.0, 0, 0, 0, -0.1]])
     policy.head.out.weight.data.zero_()
     policy.head.out.bias.data = policy.action_scale(wanted).flatten()
-    trained = Trained(policy=policy, spec=SPEC, norm=square_stats(), tokenizer=tokenizer)
-    save_policy(tmp_path / "run" / "final", trained)
+    bundle = PolicyBundle(network=policy, spec=SPEC, norm=square_stats(), tokenizer=tokenizer)
+    save_bundle(tmp_path / "run" / "final", bundle)
     return tmp_path / "run"
 
 
@@ -54,7 +54,7 @@ def test_it_looks_again_as_often_as_told(run: Path):
     policy.reset(obs, info, [0, 1])
     assert [policy.act(obs, info)[0, 6] for _ in range(3)] == [1.0, 1.0, 1.0]
     assert load_policy(run)[0].n_action_steps == SMALL.n_action_steps
-    with pytest.raises(ConfigError, match=r"execute must be 1 \.\. 2 \(the policy's chunk\); got 3"):
+    with pytest.raises(ConfigError, match=r"n_action_steps must be 1 \.\. 2 \(the policy's chunk\); got 3"):
         load_policy(run, n_action_steps=3)
 
 
@@ -69,7 +69,7 @@ def test_a_new_episode_forgets_the_chunk(run: Path):
 def test_a_fleet_gets_what_single_robots_get(tmp_path: Path):
     tokenizer = word_tokenizer(SENTENCES)
     policy = new_policy(replace(SMALL, context=("language",)), seed=0, tokenizer=tokenizer)
-    save_policy(tmp_path / "final", Trained(policy=policy, spec=SPEC, norm=square_stats(), tokenizer=tokenizer))
+    save_bundle(tmp_path / "final", PolicyBundle(network=policy, spec=SPEC, norm=square_stats(), tokenizer=tokenizer))
     fleet, _ = load_policy(tmp_path)
     obs, info = view(4)
     together = fleet.chunk(obs["rgb"], obs["state"], list(info["instruction"]))
@@ -98,8 +98,8 @@ def test_what_is_missing_or_does_not_fit_is_named(run: Path, tmp_path: Path):
 
 def test_a_stage_1_policy_cannot_be_deployed(tmp_path: Path):
     policy = new_policy(replace(SMALL, context=("crops",)), seed=0)
-    save_policy(tmp_path / "final", Trained(policy=policy, spec=SPEC, norm=square_stats(), tokenizer=None))
-    assert load_trained(tmp_path / "final").tokenizer is None
+    save_bundle(tmp_path / "final", PolicyBundle(network=policy, spec=SPEC, norm=square_stats(), tokenizer=None))
+    assert load_bundle(tmp_path / "final").tokenizer is None
     with pytest.raises(ConfigError, match=r"follows crops or goal images, not words \(Stage 1\)\. Align it"):
         load_policy(tmp_path)
 
@@ -109,7 +109,7 @@ def test_defaults_that_an_old_policy_takes_are_listed(run: Path, caplog: pytest.
     old = json.loads(file.read_text())
     del old["n_action_steps"], old["vision"]["kind"]
     file.write_text(json.dumps(old))
-    load_trained(run / "final")
+    load_bundle(run / "final")
     [record] = [each.getMessage() for each in caplog.records if each.name == "tap_ray.models.build"]
     assert (
         record
@@ -123,4 +123,4 @@ def test_a_checkpoint_file_that_lacks_a_key_names_both(run: Path):
     del old["mode"]
     file.write_text(json.dumps(old))
     with pytest.raises(CheckpointError, match=r"final/norm_stats\.json lacks mode: it is none that a job wrote\."):
-        load_trained(run / "final")
+        load_bundle(run / "final")

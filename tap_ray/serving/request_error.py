@@ -4,7 +4,7 @@ LATE = 504
 """Status of a step that was not answered in time."""
 
 
-class Refusal(Exception):
+class RequestError(Exception):
     """An HTTP status and one message: what was expected, what came, what to do."""
 
     def __init__(self, status: int, message: str) -> None:

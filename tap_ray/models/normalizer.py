@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 
-class Scale(nn.Module):
+class Normalizer(nn.Module):
     """x -> (x - offset) / scale, slot by slot; the identity until `set`."""
 
     offset: Tensor
@@ -26,6 +26,6 @@ class Scale(nn.Module):
         """Physical units -> size one."""
         return (physical - self.offset) / self.scale
 
-    def inverse(self, normalized: Tensor) -> Tensor:
+    def unnormalize(self, normalized: Tensor) -> Tensor:
         """Size one -> physical units."""
         return normalized.float() * self.scale + self.offset

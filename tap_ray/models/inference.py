@@ -1,0 +1,137 @@
+"""A trained policy that acts: batched over N robots, deterministic, in the units of its robot's spec."""
+
+import time
+from pathlib import Path
+from typing import Sequence
+
+import numpy as np
+import torch
+
+from tap_ray.errors import CheckpointError, ConfigError
+from tap_ray.models.build import PolicyBundle, load_bundle
+from tap_ray.models.chunk_buffer import ActionChunkBuffer, ChunkingSpec, PolicyInput
+from tap_ray.models.language import encode
+from tap_ray.specs import RobotSpec
+from tap_ray.types import Info, Observation
+
+
+class PolicyRunner:
+    """A `types.Policy`: predicts a chunk, carries out its first steps, predicts again."""
+
+    def __init__(
+        self, bundle: PolicyBundle, *, n_action_steps: int | None = None, remember: bool = True, device: str = "cpu"
+    ) -> None:
+        """
+        Args:
+            bundle: with an instruction as context.
+            n_action_steps: actions of a chunk carried out before the next is predicted; None: as its config says.
+            remember: False leaves the history out of a policy that has one.
+            device: where to compute.
+
+        Raises:
+            ConfigError: `n_action_steps` does not fit the chunk, or the policy is Stage 1's.
+        """
+        config = bundle.network.config
+        self.n_action_steps = config.n_action_steps if n_action_steps is None else n_action_steps
+        if not 1 <= self.n_action_steps <= config.chunk:
+            raise ConfigError(
+                f"n_action_steps must be 1 .. {config.chunk} (the policy's chunk); got {self.n_action_steps}."
+            )
+        if bundle.tokenizer is None:
+            raise ConfigError(
+                "This policy follows crops or goal images, not words (Stage 1). Align it with demonstrations "
+                "(jobs.align) before using it."
+            )
+        self._bundle, self._device = bundle, torch.device(device)
+        self._policy = bundle.network.eval().to(self._device)
+        self._gripper = np.array([slot.name.endswith("gripper") for slot in bundle.spec.action])
+        self.chunking = ChunkingSpec(
+            chunk=config.chunk,
+            n_action_steps=self.n_action_steps,
+            history=config.history if remember else 0,
+            num_actions=config.num_actions,
+            num_states=config.num_motion_states,
+            noise=config.head == "flow",
+        )
+        self.buffers: list[ActionChunkBuffer] = []
+
+    def reset(self, obs: Observation, info: Info, seeds: Sequence[int]) -> None:
+        """Forget the last episode. Only a flow head draws noise: each robot its own, from its seed."""
+        self.buffers = [ActionChunkBuffer(self.chunking, seed) for seed in seeds]
+
+    def act(self, obs: Observation, info: Info) -> np.ndarray:
+        """(N, A) float32 actions; the gripper is exactly +1 or -1. The robot clips, and counts what it had to clip."""
+        num = len(obs["rgb"])
+        if len(self.buffers) != num:
+            self.buffers = [ActionChunkBuffer(self.chunking, None) for _ in range(num)]
+        executed = info.get("action", [None] * num)
+        seen = zip(self.buffers, obs["rgb"], obs["state"], executed, info["instruction"], strict=True)
+        inputs = [(own, own.observe(rgb, state, action, str(words))) for own, rgb, state, action, words in seen]
+        due = [(own, one) for own, one in inputs if one is not None]
+        if due:
+            for (own, _), chunk in zip(due, self.chunks([one for _, one in due]), strict=True):
+                own.set_chunk(chunk)
+        return np.stack([own.next_action() for own in self.buffers])
+
+    def chunk(self, rgb: np.ndarray, state: np.ndarray, instruction: Sequence[str]) -> np.ndarray:
+        """(N, H, A) float32 actions for (N, Y, X, 3) uint8 images, (N, S) states and N sentences, without a past."""
+        seen = zip(rgb, state, instruction, strict=True)
+        inputs = [
+            ActionChunkBuffer(self.chunking, None).observe(image, slots, None, words) for image, slots, words in seen
+        ]
+        return self.chunks([one for one in inputs if one is not None])
+
+    @torch.inference_mode()
+    def chunks(self, inputs: Sequence[PolicyInput]) -> np.ndarray:
+        """(N, H, A) float32 actions, physical units, for N robots' inputs. Pure: the same inputs give the same bits.
+
+        Raises:
+            ConfigError: images of another size.
+        """
+        size = self._policy.config.image_size
+        rgb = np.stack([one.rgb for one in inputs])
+        if rgb.shape[1:] != (size, size, 3):
+            raise ConfigError(f"This policy was trained on {size} x {size} images, these are {rgb.shape[1:]}.")
+        assert self._bundle.tokenizer is not None
+        sentences, row = np.unique([one.instruction for one in inputs], return_inverse=True)
+        batch = {"rgb": rgb, "state": np.stack([one.state for one in inputs]).astype(np.float32), "sentence": row}
+        if self.chunking.noise:
+            batch["noise"] = np.stack([one.noise for one in inputs])  # pyright: ignore[reportCallIssue, reportArgumentType]
+        if self.chunking.history:
+            pasts = [one.past or {} for one in inputs]
+            batch |= {name: np.stack([past[name] for past in pasts]) for name in pasts[0]}
+        tensors = {name: torch.from_numpy(array) for name, array in batch.items()}
+        tensors["tokens"] = encode(self._bundle.tokenizer, sentences.tolist(), self._policy.config.num_context)
+        out = self._policy({name: value.to(self._device) for name, value in tensors.items()})
+        action = self._policy.action_scale.unnormalize(out["action"]).cpu().numpy()
+        action[..., self._gripper] = np.where(action[..., self._gripper] >= 0, 1.0, -1.0)
+        return action
+
+    def latency_ms(self, repeats: int = 30) -> float:
+        """Median time of one chunk of one robot, ms; with a history, a whole one."""
+        config, spec = self._policy.config, self._bundle.spec
+        rgb = np.zeros((config.image_size, config.image_size, 3), np.uint8)
+        state, action = np.zeros(len(spec.state), np.float32), np.zeros(len(spec.action), np.float32)
+        buffer, one = ActionChunkBuffer(self.chunking, 0), None
+        for _ in range(self.chunking.history + 1):
+            one = buffer.observe(rgb, state, action, "put the spoon on the cloth")
+        assert one is not None
+        took = []
+        for _ in range(repeats):
+            start = time.perf_counter()
+            self.chunks([one])
+            took.append(1e3 * (time.perf_counter() - start))
+        return float(np.median(took))
+
+
+def load_policy(run: Path, *, n_action_steps: int | None = None, device: str = "cpu") -> tuple[PolicyRunner, RobotSpec]:
+    """The policy of a finished training run, ready to act, and the interface it was trained for.
+
+    Raises:
+        CheckpointError: missing, truncated, or of another version.
+        ConfigError: see `PolicyRunner`.
+    """
+    if not run.is_dir():
+        raise CheckpointError(f"{run} does not exist. Give the folder that jobs.align printed as its last line.")
+    bundle = load_bundle(run / "final")
+    return PolicyRunner(bundle, n_action_steps=n_action_steps, device=device), bundle.spec
