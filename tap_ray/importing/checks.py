@@ -15,6 +15,8 @@ from tap_ray.importing.source import Source
 
 AGREES = 0.5
 """Correlation above which two series are taken for the same thing."""
+FOLLOWS = 5.0
+"""A state changes by less than this many times what is commanded, and by more than one such part: arms lag."""
 TURN_RAD = 2.1 * np.pi
 """No joint of a robot arm turns further from its zero, rad."""
 REACH_M = 3.0
@@ -90,8 +92,9 @@ def _rate(mapping: Mapping, source: Source, episodes: list[int]) -> Iterator[str
 def _sizes(mapping: Mapping, source: Source, episodes: list[int]) -> Iterator[str]:
     """Units against the size of the numbers as the source has them."""
     raw = [source.numbers(episode, columns_of(mapping)) for episode in episodes]
-    for group in (*mapping.state, *mapping.action):
-        values = np.concatenate([each[group.column][:, group.at] for each in raw])
+    for place, group in enumerate((*mapping.state, *mapping.action)):
+        is_place = place < len(mapping.state) or group.kind == "absolute"
+        values = np.concatenate([each[group.column][:, group.at] for each in raw]) * group.scale
         if group.rotation.startswith("quaternion"):
             if np.abs(np.linalg.norm(values, axis=1) - 1).max() > 0.05:
                 yield f"{_name(group)}: {group.rotation} says quaternions, and their length is not 1."
@@ -109,7 +112,7 @@ def _sizes(mapping: Mapping, source: Source, episodes: list[int]) -> Iterator[st
                 yield f"{_name(group)}: the gripper never moves. Is 'at' right?"
         elif group.unit == "rad" and most > TURN_RAD:
             yield f"{_name(group)}: unit rad is said, the numbers reach {most:.4g}: looks like degrees (unit: deg)."
-        elif group.unit == "deg" and 0 < most < 3.5 and group.kind == "absolute":
+        elif group.unit == "deg" and 0 < most < 3.5 and is_place:
             yield f"{_name(group)}: unit deg is said, no number is above {most:.4g}: looks like radians (unit: rad)."
         elif group.unit == "m" and most > REACH_M:
             yield f"{_name(group)}: unit m is said, the numbers reach {most:.4g}: looks like mm (unit: mm)."
@@ -146,8 +149,6 @@ def _delta(
             f"{slot}: kind delta is said, and the numbers follow the state itself ({partner(slot)}, correlation "
             f"{as_place:.2f}) more than its change ({as_change:.2f}): this looks like absolute poses (kind: absolute)."
         )
-    elif as_change < -AGREES:
-        yield f"{slot}: the state moves against the action (correlation {as_change:.2f}): the sign is turned around."
     else:
         yield from _scale(group, slot, action[follows], moved)
 
@@ -155,14 +156,18 @@ def _delta(
 def _scale(group: Numbers, slot: str, action: np.ndarray, moved: np.ndarray) -> Iterator[str]:
     """Over the whole, what is commanded and what is done are of one size."""
     agreement, size = _correlation(action, moved), float(action @ action)
-    if agreement < AGREES or size == 0.0:
+    if len(action) < 10 or size == 0.0:
+        return
+    if agreement < -AGREES:
+        yield f"{slot}: the state moves against the action (correlation {agreement:.2f}): the sign is turned around."
+    if agreement < AGREES:
         return
     ratio = float(action @ moved) / size
-    if not 1 / 3 < ratio < 3:
+    if not 1 / FOLLOWS < ratio < FOLLOWS:
         degrees = " (degrees against radians?)" if 40 < max(ratio, 1 / ratio) < 75 else ""
         yield (
-            f"{slot}: the state changes by {ratio:.3g} times what the action says: the unit ({group.unit}) of one of "
-            f"the two is wrong{degrees}."
+            f"{slot}: the state changes by {ratio:.3g} times what the action says: the unit ({group.unit}) "
+            f"or the scale ({group.scale:g}) of one of the two is wrong{degrees}."
         )
 
 

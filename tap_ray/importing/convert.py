@@ -60,13 +60,13 @@ def _in_our_units(group: Numbers, rows_TD: np.ndarray) -> np.ndarray:
     """A gripper lies in 0 (closed) .. 1 (open)."""
     if group.gripper:
         return (rows_TD - group.closed) / (group.open - group.closed)
-    return rows_TD * FACTORS[group.unit]
+    return rows_TD * group.scale * FACTORS[group.unit]
 
 
 def _rotations(group: Numbers, rows_TD: np.ndarray) -> Rotation:
     if group.rotation.startswith("quaternion"):
         return Rotation.from_quat(rows_TD, scalar_first=group.rotation.endswith("wxyz"))
-    angles = rows_TD * FACTORS[group.unit]
+    angles = _in_our_units(group, rows_TD)
     return Rotation.from_euler("xyz", angles) if group.rotation == "euler_xyz" else Rotation.from_rotvec(angles)
 
 
@@ -124,13 +124,11 @@ def episode_of(mapping: Mapping, source: Source, number: int, *, index: int, qua
     images = [
         _square(rgb, mapping.image_size) for rgb in source.images(number, mapping.camera, [int(f) for f in frames[:-1]])
     ]
-    column = source.default_instruction if mapping.instruction is None else mapping.instruction
-    sentence = source.instruction(number, column).strip() if column else ""
     unknown = {"contact_rate": 0.0, "object_displacement_m": 0.0, "partial": False, "success": False, "objects": ""}
     meta: dict[str, Any] = unknown | {"num_clipped": 0, "attempt": number, "seed": 0, "explorer": "imported"}
     return Episode(
         index=index,
-        task=sentence or PLAY_TASK,
+        task=sentence_of(mapping, source, number),
         image_jpeg=[encode_jpeg(rgb, quality) for rgb in images],
         mask_png=None,
         state=state,
@@ -140,6 +138,12 @@ def episode_of(mapping: Mapping, source: Source, number: int, *, index: int, qua
         image_stats=image_stats(np.stack(images)),
         meta=meta | {"embodiment": mapping.robot},
     )
+
+
+def sentence_of(mapping: Mapping, source: Source, number: int) -> str:
+    """The episode's instruction; PLAY_TASK where there is none."""
+    column = source.default_instruction if mapping.instruction is None else mapping.instruction
+    return mapping.sentence or (source.instruction(number, column).strip() if column else "") or PLAY_TASK
 
 
 def _square(rgb_YX3: np.ndarray, size: int) -> np.ndarray:

@@ -43,6 +43,8 @@ class Numbers:
     """Positions in the column, from 0 on."""
     unit: Literal["m", "cm", "mm", "rad", "deg", "1", "gripper"] = "1"
     """Of the source. "gripper": `closed` and `open` say what its ends mean."""
+    scale: float = 1.0
+    """How many units a number of 1 is, where the source's are normalized."""
     closed: float = 0.0
     """The column's number where the gripper is closed."""
     open: float = 1.0
@@ -84,6 +86,8 @@ class Mapping:
     """What was commanded after each frame."""
     instruction: str | None = None
     """Column with the instruction; None: the source's own; "": play, without language."""
+    sentence: str = ""
+    """The instruction of all episodes, instead of a column."""
     control_hz: float = 5.0
     """Actions a second of our dataset, Hz; at most the source's frames a second."""
     fps: float | None = None
