@@ -29,7 +29,7 @@ def main(config: PlayJobConfig) -> Path:
         episodes=config.episodes,
         make_player=partial(fleet, plan, config.robots_per_fleet),
         memory=RoundMemory(plan.round_episodes) if plan.needs_memory else None,
-        visits_of=partial(visits_of, plan, num_hands=envs.num_hands(plan.env)),
+        visits_of=partial(visits_of, plan, arms=envs.spec(plan.env).arms),
     )
     return record(recording, to_dict(config), pool=pool_of(config), ray_address=config.ray_address, report=write_report)
 
@@ -41,7 +41,7 @@ def fleet(plan: CollectPlan, num_robots: int, memory: Any) -> PlayFleet:
         envs.make_ee_control,
         sample_poses,
         num_robots=num_robots,
-        num_hands=envs.num_hands(plan.env),
+        arms=envs.spec(plan.env).arms,
         memory=memory,
     )
 

@@ -11,6 +11,7 @@ import gymnasium as gym
 import numpy as np
 
 from tap_ray.evaluate.failures import TaskFacts
+from tap_ray.specs import ArmSlots
 from tap_ray.types import EnvConfig
 
 
@@ -66,7 +67,7 @@ def line_robots(num: int, config: EnvConfig, **bad) -> gym.vector.SyncVectorEnv:
 
 def line_facts(config: EnvConfig) -> TaskFacts:
     """The point is its own hand, at its own object: whoever fails has reached it and never closes."""
-    return TaskFacts(tool=(0,), opening=(0,), gripper=(0,))
+    return TaskFacts(arms=(ArmSlots(ee_pos=(0,), opening=0, gripper=0),))
 
 
 class Forward:

@@ -51,7 +51,7 @@ from typing import Literal, Mapping, get_args
 import numpy as np
 from numpy.typing import ArrayLike
 
-from tap_ray.specs import RobotSpec
+from tap_ray.specs import ArmSlots, RobotSpec
 from tap_ray.types import Trajectory
 
 Failure = Literal["never_reached", "wrong_object", "missed_grasp", "dropped", "misplaced", "timed_out", "crashed"]
@@ -79,12 +79,8 @@ CARRIED_M, NEAR_M, LOW_M = 0.04, 0.10, 0.06
 class TaskFacts:
     """What must be known of robot and task beside the trajectory."""
 
-    tool: tuple[int, ...]
-    """Where in the state the tool position (x y z, m, table frame) of each hand begins."""
-    opening: tuple[int, ...]
-    """Where in the state the measured opening (0 closed, 1 open) of each hand is."""
-    gripper: tuple[int, ...]
-    """Where in the action the gripper command (+1 open, -1 closed) of each hand is."""
+    arms: tuple[ArmSlots, ...]
+    """Where each hand is in state and action."""
     push_m: tuple[float, float] | None = None
     """How far slot 0 is to be pushed along x and y, m, table frame; None: it is grasped and brought to slot 1."""
     mover: Mapping[str, int] = field(default_factory=dict)
@@ -95,17 +91,7 @@ def facts_of(
     spec: RobotSpec, *, push_m: tuple[float, float] | None = None, mover: Mapping[str, int] | None = None
 ) -> TaskFacts:
     """Facts from a robot's interface; `push_m` and `mover` as in `TaskFacts`."""
-
-    def ends(slots: tuple, name: str) -> tuple[int, ...]:
-        return tuple(number for number, slot in enumerate(slots) if slot.name.endswith(name))
-
-    return TaskFacts(
-        tool=ends(spec.state, "ee_x"),
-        opening=ends(spec.state, "gripper_opening"),
-        gripper=ends(spec.action, "gripper"),
-        push_m=push_m,
-        mover=mover or {},
-    )
+    return TaskFacts(arms=spec.arms, push_m=push_m, mover=mover or {})
 
 
 def failure_of(trajectory: Trajectory, facts: TaskFacts) -> Failure | Literal[""]:
@@ -148,7 +134,8 @@ def _pushed(trajectory: Trajectory, push_m: np.ndarray) -> Failure:
 def _never_held(trajectory: Trajectory, facts: TaskFacts) -> Failure:
     apart_THM = _apart(trajectory, facts)
     near_TH = (apart_THM[..., 0] <= REACH_M) & (apart_THM.argmin(axis=2) == 0)
-    tried_T = (near_TH & (trajectory.action[:, list(facts.gripper)] < 0)).any(axis=1)
+    closes_TH = np.stack([trajectory.action[:, arm.gripper] < 0 for arm in facts.arms], axis=1)
+    tried_T = (near_TH & closes_TH).any(axis=1)
     moved_TM = _moved(trajectory)
     other = _first(moved_TM[:, 1:].any(axis=1))
     if other < _first(moved_TM[:, 0]) and other < _first(tried_T) + 1:  # what is seen at t was done before action t
@@ -163,10 +150,10 @@ def _let_go(trajectory: Trajectory, facts: TaskFacts, held_T: np.ndarray) -> Fai
     held = int(np.flatnonzero(held_T)[-1]) + 1  # the first state that shows what the held step led to
     if held >= len(trajectory):
         return "timed_out"
-    hand = int(_apart(trajectory, facts)[held, :, 0].argmin())
-    tool_T3 = trajectory.state[:, facts.tool[hand] :][:, :3]
+    arm = facts.arms[int(_apart(trajectory, facts)[held, :, 0].argmin())]
+    tool_T3 = trajectory.state[:, arm.ee_pos]
     item_T3, target_T3 = trajectory.object_pose[:, 0, :3], trajectory.object_pose[:, 1, :3]
-    opened_T = _since(trajectory.state[:, facts.opening[hand]], held) > OPENED
+    opened_T = _since(trajectory.state[:, arm.opening], held) > OPENED
     lost_T = opened_T | (np.linalg.norm(_since(item_T3 - tool_T3, held), axis=1) > SHIFTED_M)
     lost_T[:held] = False
     if not lost_T.any():
@@ -189,7 +176,7 @@ def _held(partial_T: np.ndarray) -> np.ndarray:
 
 def _apart(trajectory: Trajectory, facts: TaskFacts) -> np.ndarray:
     """(T, H, M) m from each hand's tool to each object; infinite for an empty slot."""
-    tool_TH3 = np.stack([trajectory.state[:, begin : begin + 3] for begin in facts.tool], axis=1)
+    tool_TH3 = np.stack([trajectory.state[:, arm.ee_pos] for arm in facts.arms], axis=1)
     apart_THM = np.linalg.norm(tool_TH3[:, :, None] - trajectory.object_pose[:, None, :, :3], axis=3)
     return np.where([bool(name) for name in trajectory.object_name], apart_THM, np.inf)
 

@@ -93,7 +93,7 @@ def saliency(
         raise ConfigError(f"This policy was trained on {size} x {size} images, these are {rgb.shape[1:3]}.")
     views = VIEWS[:1] if acts(policy.config) else VIEWS
     parts = [policy.join, policy.glimpse.cnn] if policy.config.glimpse_px else [policy.join]
-    moves = torch.tensor([not slot.name.endswith("gripper") for slot in bundle.spec.action])
+    moves = torch.tensor([at not in bundle.spec.grippers for at in range(len(bundle.spec.action))])
     cells: dict[str, list[Tensor]] = {view: [] for view in views}
     close: dict[str, list[Tensor]] = {view: [] for view in views}
     for begin in range(0, len(rgb), BATCH):

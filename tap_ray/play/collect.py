@@ -17,7 +17,6 @@ from tap_ray.dataset.encode import encode_episode
 from tap_ray.errors import ConfigError, TapRayError, nearest
 from tap_ray.play.explorers import (
     EXPLORERS,
-    POSE,
     ExplorerConfig,
     ExplorerName,
     choices,
@@ -30,6 +29,7 @@ from tap_ray.play.novelty import RoundMemory, Visits, episode_visits
 from tap_ray.play.safe_poses import SamplePoses, build_library
 from tap_ray.rng import generator, seed_of
 from tap_ray.rollout import PerRobot, rollout
+from tap_ray.specs import ArmSlots
 from tap_ray.types import PLAY_TASK, EnvConfig, Episode, Trajectory
 
 MakeVector = Callable[[EnvConfig, int], gym.vector.VectorEnv]
@@ -175,7 +175,7 @@ class PlayFleet:
         sample_poses: SamplePoses,
         *,
         num_robots: int = 1,
-        num_hands: int = 1,
+        arms: Sequence[ArmSlots],
         memory: Memory | None = None,
     ) -> None:
         """Build the safe-pose libraries and, as a check, its explorers; the simulators start with the first episode.
@@ -185,7 +185,7 @@ class PlayFleet:
             make_vector: `envs.make_ee_control`: explorers move hands.
             sample_poses: `envs.kinematics.reachable.sample_poses`.
             num_robots: robots side by side in this process; does not change any episode.
-            num_hands: of each robot.
+            arms: of each robot, from its spec.
             memory: the run's novelty memory; None: nothing has been seen before.
 
         Raises:
@@ -194,7 +194,7 @@ class PlayFleet:
         self.plan = plan
         self.robots = Robots(make_vector, num_robots)
         self._memory = memory
-        self._motions = parts(plan.explorers.motion, num_hands)
+        self._arms, self._motions = arms, parts(plan.explorers.motion, len(arms))
         self._libraries = [
             build_library(
                 plan.explorers.safe_poses,
@@ -212,8 +212,8 @@ class PlayFleet:
     def _explorer(self, name: str, visits: Visits) -> Any:
         """The explorer called `name` for all hands of a robot."""
         own = [
-            make_explorer(name, replace(self.plan.explorers, motion=motion), library_M7=library, visits=visits)
-            for motion, library in zip(self._motions, self._libraries, strict=True)
+            make_explorer(name, replace(self.plan.explorers, motion=motion), arm=arm, library_M7=library, visits=visits)
+            for arm, motion, library in zip(self._arms, self._motions, self._libraries, strict=True)
         ]
         return own[0] if len(own) == 1 else Hands(own, self._motions)
 
@@ -256,12 +256,12 @@ def encode_play(plan: CollectPlan, trajectory: Trajectory, attempt: int, *, name
     return encode_episode(trajectory, index=attempt, task=PLAY_TASK, meta=meta, jpeg_quality=plan.jpeg_quality)
 
 
-def visits_of(plan: CollectPlan, outcome: Outcome, *, num_hands: int = 1) -> Visits:
+def visits_of(plan: CollectPlan, outcome: Outcome, *, arms: Sequence[ArmSlots]) -> Visits:
     """What an attempt adds to the novelty memory; nothing if it was dropped."""
     if outcome.episode is None or not plan.needs_memory:
         return {}
     episode = outcome.episode
-    hand_T3 = np.concatenate([own[:, POSE][:, :3] for own in np.split(episode.state, num_hands, axis=1)])
+    hand_T3 = np.concatenate([episode.state[:, arm.ee_pos] for arm in arms])
     return episode_visits(hand_T3, episode.object_pose, str(episode.meta["objects"]), plan.explorers.curious.leaf_m)
 
 
@@ -283,19 +283,20 @@ def collect(
     make_vector: MakeVector,
     sample_poses: SamplePoses,
     *,
+    arms: Sequence[ArmSlots],
     num_episodes: int,
     num_robots: int = 1,
 ) -> Iterator[Episode]:
-    """Play `num_episodes` episodes in this process, in order; dropped attempts are skipped."""
+    """Play `num_episodes` episodes in this process, in order; dropped attempts are skipped. Rest as of `PlayFleet`."""
     check_robots(plan, num_robots)
     memory = RoundMemory(plan.round_episodes)
-    fleet = PlayFleet(plan, make_vector, sample_poses, num_robots=num_robots, memory=memory.before)
+    fleet = PlayFleet(plan, make_vector, sample_poses, arms=arms, num_robots=num_robots, memory=memory.before)
     attempt = kept = 0
     try:
         while kept < num_episodes:
             batch = list(range(attempt, attempt + min(num_robots, num_episodes - kept)))
             for outcome in fleet.run(batch):
-                memory.add(visits_of(plan, outcome))
+                memory.add(visits_of(plan, outcome, arms=arms))
                 if outcome.episode is not None:
                     yield replace(outcome.episode, index=kept)
                     kept += 1

@@ -22,12 +22,12 @@ from tap_ray.dataset.crop_files import cut_masked
 from tap_ray.dataset.crops import CROPS
 from tap_ray.dataset.lerobot import CONTACT, IMAGE, MASK, OBJECT_POSE, STATE, DatasetInfo, open_dataset, read_episode
 from tap_ray.errors import DataError
+from tap_ray.specs import missing_slots
 
 MOVED_M = 0.02
 """An object counts as moved when it was ever this far from where it began, m."""
 LEAF_M = 0.05
 """Side of the voxels that count as visited, m."""
-POSITION = ("ee_x", "ee_y", "ee_z")
 """Slots of the state that are the end effector's position in the base frame, m."""
 NUM_FRAMES = 8
 """Images of an episode on the contact sheet."""
@@ -101,12 +101,10 @@ def read(dataset: DatasetInfo) -> list[Played]:
     Raises:
         DataError: the state has no end-effector position.
     """
-    names = [slot.name for slot in dataset.spec.state]
-    hands = [[i for i, name in enumerate(names) if name.endswith(axis)] for axis in POSITION]
-    if not all(hands):
+    if missing := missing_slots(dataset.spec, "ee_pos"):
         raise DataError(
-            f"{dataset.path}: the state of robot {dataset.spec.robot!r} lacks {', '.join(POSITION)} (it has "
-            f"{', '.join(names)}), so its movement cannot be judged."
+            f"{dataset.path}: the state of robot {dataset.spec.robot!r} lacks {', '.join(missing)} (it has "
+            f"{', '.join(slot.name for slot in dataset.spec.state)}), so its movement cannot be judged."
         )
     columns = [STATE, CONTACT, *([OBJECT_POSE] if dataset.header.num_objects else [])]
     explorers = dataset.episodes["explorer"] if "explorer" in dataset.episodes else ["unknown"] * len(dataset)
@@ -117,11 +115,11 @@ def read(dataset: DatasetInfo) -> list[Played]:
             Played(
                 index=index,
                 explorer=str(explorer),
-                position=np.asarray(episode[STATE], float)[:, list(place)],
+                position=np.asarray(episode[STATE], float)[:, arm.ee_pos],
                 contact=np.asarray(episode[CONTACT]).reshape(-1) > 0.5,
                 displacement=displacement(episode.get(OBJECT_POSE)),
             )
-            for place in zip(*hands, strict=True)
+            for arm in dataset.spec.arms
         ]
     return played
 

@@ -136,7 +136,7 @@ def build(
     """
     if policy.head != "regression":
         raise ConfigError("Stage 1 has a regression head; --policy.head flow is Stage 2's (jobs.align).")
-    num_reach = NUM_REACH if config.next_object and config.reach else 0
+    num_reach = NUM_REACH * len(spec.arms) if config.next_object and config.reach else 0
     policy = replace(policy, context=config.context, num_actions=len(spec.action), num_reach=num_reach)
     model = new_policy(policy, seed=seed)
     model.set_norm(norm)

@@ -14,7 +14,8 @@ from tap_ray.dataset import layout
 from tap_ray.dataset.encode import decode_jpeg
 from tap_ray.dataset.inpaint_robot import grow, inpaint_robot
 from tap_ray.dataset.lerobot import DatasetInfo, open_dataset, read_episode
-from tap_ray.dataset.reach import NEVER, HandColumns, hand_columns, reach_targets, twice_yaw
+from tap_ray.dataset.reach import NEVER, reach_targets, reaching_arms, twice_yaw
+from tap_ray.dataset.reach import reach_of as reach_of_robot
 from tap_ray.dataset.windows import (
     WindowConfig,
     epoch_groups,
@@ -24,6 +25,7 @@ from tap_ray.dataset.windows import (
     split_episodes,
 )
 from tap_ray.errors import ConfigError, DataError
+from tap_ray.specs import EE_DELTA_ACTION, EE_POSE_STATE, ArmSlots
 from tap_ray.types import Shard, Window
 
 
@@ -132,13 +134,13 @@ def test_split_by_index_and_nested_budgets(dataset: DatasetInfo) -> None:
         split_episodes(dataset, WindowConfig(num_episodes=11))
 
 
-HAND = HandColumns(tip=[0, 1, 2], turn=[3, 4, 5, 6], gripper=0)
+ARM = ArmSlots(ee_pos=(0, 1, 2), ee_quat=(3, 4, 5, 6), gripper=0)
 
 
 def reach_of(tip: np.ndarray, contact: np.ndarray, steps: int) -> tuple[np.ndarray, np.ndarray]:
     """Of a hand that is never turned and never closes."""
     state = np.concatenate([tip, np.tile(np.array([1, 0, 0, 0], np.float32), (len(tip), 1))], axis=1)
-    return reach_targets(state, np.ones(len(tip)), contact, HAND, steps)
+    return reach_targets(state, np.ones(len(tip)), contact, ARM, steps)
 
 
 def test_reach_by_hand() -> None:
@@ -173,7 +175,7 @@ def test_the_yaw_of_a_grasp_by_hand() -> None:
     state[:, 3], state[:, 6] = np.cos(yaw / 2), np.sin(yaw / 2)
     contact = np.isin(np.arange(8), [3, 7])  # two bouts: three steps between
     gripper = np.array([1, 1, -1, -1, 1, 1, 1, 1])  # closes before the first; the second is a push with open fingers
-    reach, ahead = reach_targets(state, gripper, contact, HAND, 1)
+    reach, ahead = reach_targets(state, gripper, contact, ARM, 1)
     # The y axis of a hand turned by a stands at a + 90 degrees; twice that at the touch (45): 270.
     np.testing.assert_allclose(reach[:3, 9:11], [[0, -1]] * 3, atol=1e-6)
     # From 0, 15 and 30 degrees it is 45, 30 and 15 to go: twice that is 90, 60 and 30.
@@ -234,10 +236,30 @@ def test_too_little_data_for_a_batch(dataset: DatasetInfo) -> None:
         next(iterate(dataset, WindowConfig(batch_size=1000), seed=0))
 
 
+def test_two_arms_have_targets_each(made: SimpleNamespace) -> None:
+    """Both touch in step 2, as far as the dataset knows; only the right one closes its fingers for it."""
+    spec = replace(
+        made.spec,
+        action=tuple(replace(slot, name=side + slot.name) for side in ("left_", "right_") for slot in EE_DELTA_ACTION),
+        state=tuple(replace(slot, name=side + slot.name) for side in ("left_", "right_") for slot in EE_POSE_STATE),
+    )
+    state, action = np.zeros((5, 14), np.float32), np.ones((5, 14), np.float32)
+    state[:, [3, 10]] = 1.0  # both hands point straight on
+    state[:, 0], state[:, 8] = 0.01 * np.arange(5), -0.02 * np.arange(5)  # the left one goes ahead, the right one aside
+    action[2:, 13] = -1.0
+    reach, ahead = reach_of_robot(state, action, np.arange(5) == 2, spec, 1)
+    assert reach.shape == ahead.shape == (5, 26)
+    left, right = reach[0, :13], reach[0, 13:]
+    assert left.tolist() == pytest.approx([0.01, 0, 0, 0.02, 0, 0, 0.02, 0, 0, 0, 0, 0, 0])
+    assert right.tolist() == pytest.approx([0, -0.02, 0, 0, -0.04, 0, 0, -0.04, 0, -1, 0, 1, 0], abs=1e-6)
+    assert (ahead[0, 9:13] == NEVER).all(), "the left one grasps nothing"
+    assert ahead[0, 22:].tolist() == [2] * 4
+
+
 def test_a_robot_without_a_tip(made: SimpleNamespace) -> None:
     spec = replace(made.spec, state=made.spec.state[1:])
     with pytest.raises(DataError, match=r"has no ee_x but ee_y, .*Set windows.reach_steps to 0"):
-        hand_columns(spec)
+        reaching_arms(spec)
 
 
 @pytest.mark.parametrize(("field", "value"), [("horizon", 0), ("k_max", -1), ("batch_size", 0), ("num_episodes", -1)])

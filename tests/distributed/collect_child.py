@@ -19,8 +19,10 @@ from tap_ray.types import EnvConfig
 
 FAST = ExplorerConfig(safe_poses=SafePosesConfig(num_samples=300), mixed=MixedConfig(waypoint=1, curious=1))
 PLAN = CollectPlan(env=EnvConfig(render=False, max_steps=10, image_size=16), explorers=FAST, round_episodes=8)
+SPEC = envs.spec(PLAN.env)
+ARMS = SPEC.arms
 HEADER = DatasetHeader(
-    spec=envs.spec(PLAN.env), plan=PLAN.to_json(), image_size=(16, 16), num_objects=envs.NUM_SLOTS, episodes_per_file=4
+    spec=SPEC, plan=PLAN.to_json(), image_size=(16, 16), num_objects=envs.NUM_SLOTS, episodes_per_file=4
 )
 
 
@@ -28,7 +30,7 @@ def collection(writer: DatasetWriter, episodes: int) -> Collection:
     """Collection of PLAN into `writer`."""
     schedule = Schedule(num_tasks=1, episodes=episodes)
     memory = RoundMemory(PLAN.round_episodes)
-    return Collection(writer, schedule, memory=memory, visits_of=partial(visits_of, PLAN))
+    return Collection(writer, schedule, memory=memory, visits_of=partial(visits_of, PLAN, arms=ARMS))
 
 
 def main(address: str, path: Path, fleets: int, episodes: int) -> None:

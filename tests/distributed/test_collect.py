@@ -49,7 +49,14 @@ def expected(tmp_path_factory):
     """The dataset that one process without Ray makes."""
     path = tmp_path_factory.mktemp("data") / "expected"
     with DatasetWriter(path, child.HEADER) as writer:
-        for episode in collect(child.PLAN, envs.make_vector, sample_poses, num_episodes=EPISODES, num_robots=4):
+        for episode in collect(
+            child.PLAN,
+            envs.make_vector,
+            sample_poses,
+            arms=envs.spec(child.PLAN.env).arms,
+            num_episodes=EPISODES,
+            num_robots=4,
+        ):
             writer.append(episode)
     return path
 

@@ -86,7 +86,14 @@ class HeldPlayer:
 
 def test_play_goes_on_when_its_node_dies(cluster: Nodes, tmp_path: Path):
     with DatasetWriter(tmp_path / "expected", child.HEADER) as writer:
-        for episode in collect(child.PLAN, envs.make_vector, sample_poses, num_episodes=EPISODES, num_robots=4):
+        for episode in collect(
+            child.PLAN,
+            envs.make_vector,
+            sample_poses,
+            arms=envs.spec(child.PLAN.env).arms,
+            num_episodes=EPISODES,
+            num_robots=4,
+        ):
             writer.append(episode)
     seen: Counter[str] = Counter()
     hold = tmp_path / "hold"

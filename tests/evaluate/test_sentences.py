@@ -22,7 +22,7 @@ from tap_ray.types import EpisodeResult, Trajectory
 CARROT, PUSH = "put_carrot_on_plate", "push_pumpkin_left"
 MIXED = Protocol(suite="tabletop_mixed", tasks=tuple(envs.TASKS), env_version="3", episodes=4)
 PAIR = replace(MIXED, tasks=(CARROT, PUSH), episodes=2)
-FACTS = TaskFacts(tool=(), opening=(), gripper=(), mover={CARROT: 0, PUSH: 2})
+FACTS = TaskFacts(arms=(), mover={CARROT: 0, PUSH: 2})
 
 
 def test_cells_come_in_pairs():
