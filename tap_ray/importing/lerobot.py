@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import av
+import av.error
 import numpy as np
 import pandas as pd
 import pyarrow.parquet as pq
@@ -46,7 +47,7 @@ class LeRobotSource:
         self.fps = float(self._info["fps"])
         self.num_episodes = int(self._info["total_episodes"])
         features = self._info["features"]
-        self.cameras = {
+        self.cameras: dict[str, tuple[int, int]] = {
             name: (feature["shape"][0], feature["shape"][1])
             for name, feature in features.items()
             if feature["dtype"] in ("image", "video")
@@ -107,7 +108,7 @@ class LeRobotSource:
         files = sorted((self._root / "meta/episodes").glob("*/*.parquet"))
         tables = [pd.read_parquet(file) for file in files]
         rows = pd.concat(tables).sort_values("episode_index").reset_index(drop=True) if tables else pd.DataFrame()
-        if list(rows.get("episode_index", [])) != list(range(self.num_episodes)):
+        if len(rows) != self.num_episodes or (rows.index != rows["episode_index"]).any():
             raise DataError(
                 f"{self._root}/meta/episodes has {len(rows)} episodes, info.json says {self.num_episodes}: "
                 "the dataset is incomplete. Download or record it again."
@@ -163,7 +164,7 @@ def _video_frames(file: Path, times_s: Sequence[float], tolerance_s: float) -> l
                     time_s = next(wanted, float("inf"))
                 if len(found) == len(times_s):
                     return found
-    except (av.FFmpegError, OSError) as error:
+    except (av.error.FFmpegError, OSError) as error:
         raise DataError(f"{file} cannot be decoded: {error}. Download or record the dataset again.") from None
     raise DataError(
         f"{file} shows no frame at {times_s[len(found)]:.3f} s: the video is shorter than the data, or of another fps. "

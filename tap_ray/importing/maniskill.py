@@ -38,13 +38,15 @@ class ManiSkillSource:
         options = about.get("env_info", {}).get("env_kwargs", {})
         self.fps = float((options.get("sim_config") or {}).get("control_freq", CONTROL_HZ))
         try:
-            with h5py.File(file) as opened:
-                self._names = sorted((n for n in opened if n.startswith("traj_")), key=lambda n: int(n[5:]))
-                arrays = _arrays(opened[self._names[0]]) if self._names else {}
+            with self._opened() as groups:
+                self._names = sorted((n for n in groups if n.startswith("traj_")), key=lambda n: int(n[5:]))
+                arrays = _arrays(groups[self._names[0]]) if self._names else {}
         except OSError as error:
             raise DataError(f"{file} is no HDF5 file that can be read: {error}. Record it again.") from None
         self.num_episodes = len(self._names)
-        self.cameras = {name: shape[1:3] for name, (shape, kind) in arrays.items() if _is_image(shape, kind)}
+        self.cameras: dict[str, tuple[int, int]] = {
+            name: (shape[1], shape[2]) for name, (shape, kind) in arrays.items() if _is_image(shape, kind)
+        }
         if not self.cameras:
             raise DataError(
                 f"{file} has no camera images: {', '.join(arrays) or 'no trajectory'}. Replay it with them: "
@@ -58,15 +60,18 @@ class ManiSkillSource:
 
     def numbers(self, episode: int, columns: Sequence[str]) -> dict[str, np.ndarray]:
         """Column -> (T, size) float64: the observation before each action."""
-        with h5py.File(self._file) as opened:
-            group = opened[self._names[episode]]
+        with self._opened() as groups:
+            group = groups[self._names[episode]]
             steps = len(group["actions"])
             return {name: np.asarray(group[name][:steps], np.float64).reshape(steps, -1) for name in columns}
 
     def images(self, episode: int, camera: str, frames: Sequence[int]) -> list[np.ndarray]:
         """(Y, X, 3) uint8 of each of the frames asked for, which come in order."""
-        with h5py.File(self._file) as opened:
-            return list(opened[self._names[episode]][camera][list(frames)])
+        with self._opened() as groups:
+            return list(groups[self._names[episode]][camera][list(frames)])
+
+    def _opened(self) -> Any:
+        return h5py.File(self._file)
 
     def instruction(self, episode: int, column: str) -> str:
         """ManiSkill's trajectories have none."""

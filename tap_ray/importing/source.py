@@ -20,14 +20,24 @@ class Column:
 class Source(Protocol):
     """A dataset of another format. Opened anew in each process, so it must pickle or be made there."""
 
-    fps: float
-    """Frames a second, as its metadata say."""
-    num_episodes: int
-    columns: Mapping[str, Column]
-    cameras: Mapping[str, tuple[int, int]]
-    """Camera -> (Y, X) of its images, px."""
     default_instruction: str
     """The column that holds the instruction; "": the source has none."""
+
+    @property
+    def fps(self) -> float:
+        """Frames a second, as its metadata say."""
+        ...
+
+    @property
+    def num_episodes(self) -> int: ...
+
+    @property
+    def columns(self) -> Mapping[str, Column]: ...
+
+    @property
+    def cameras(self) -> Mapping[str, tuple[int, int]]:
+        """Camera -> (Y, X) of its images, px."""
+        ...
 
     def numbers(self, episode: int, columns: Sequence[str]) -> dict[str, np.ndarray]:
         """Column -> (T, size) float64. "timestamp" is (T,), s, where the source has it."""
