@@ -11,7 +11,7 @@ from tap_ray.distributed.record import Recording, default_folder, header_of, poo
 from tap_ray.job import run_job
 from tap_ray.play import report
 from tap_ray.play.collect import CollectPlan, PlayFleet, check_robots, visits_of
-from tap_ray.play.novelty import RoundMemory
+from tap_ray.play.novelty import RoundVisitCounts
 from tap_ray.play.settings import PlayJobConfig, plan_of
 
 
@@ -28,7 +28,7 @@ def main(config: PlayJobConfig) -> Path:
         tasks=("play",),
         episodes=config.episodes,
         make_player=partial(fleet, plan, config.robots_per_fleet),
-        memory=RoundMemory(plan.round_episodes) if plan.needs_memory else None,
+        memory=RoundVisitCounts(plan.round_episodes) if plan.needs_memory else None,
         visits_of=partial(visits_of, plan, arms=envs.spec(plan.env).arms),
     )
     return record(recording, to_dict(config), pool=pool_of(config), ray_address=config.ray_address, report=write_report)

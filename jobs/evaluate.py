@@ -13,7 +13,7 @@ from tap_ray.distributed.connect import connect
 from tap_ray.distributed.evaluate import FleetConfig, evaluate, require_sensible
 from tap_ray.evaluate import results, trained, video
 from tap_ray.evaluate.episodes import MakePolicy
-from tap_ray.evaluate.failures import TaskFacts, facts_of
+from tap_ray.evaluate.failures import FailureInputs, failure_inputs_of
 from tap_ray.evaluate.protocol import Protocol, check
 from tap_ray.evaluate.settings import EvaluateConfig, protocol_of, simulator, what
 from tap_ray.job import run_job
@@ -52,7 +52,7 @@ def _judge(
 ) -> None:
     """Run the cells that are missing, write results, episodes and videos."""
     make_vector = envs.make_ee_control if config.policy == "expert" else envs.make_vector
-    make = {"make_vector": make_vector, "make_policy": make_policy, "make_facts": _facts}
+    make = {"make_vector": make_vector, "make_policy": make_policy, "make_failure_inputs": _facts}
     with tracking.tracked("evaluate", run, parents) as tracked:
         with connect(config.ray_address):
             episodes = evaluate(protocol, folder=run.path, config=fleets, **make)
@@ -86,8 +86,8 @@ def _policy(config: EvaluateConfig, protocol: Protocol) -> tuple[MakePolicy, dic
     return trained.carried(run, device=device), {"policy": run}
 
 
-def _facts(scene: EnvConfig) -> TaskFacts:
-    return facts_of(envs.spec(scene), push_m=envs.push_goal_m(scene.task), mover=envs.movers(scene))
+def _facts(scene: EnvConfig) -> FailureInputs:
+    return failure_inputs_of(envs.spec(scene), push_m=envs.push_goal_m(scene.task), mover=envs.movers(scene))
 
 
 def _random(scene: EnvConfig, num_robots: int) -> Policy:

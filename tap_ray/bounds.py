@@ -38,7 +38,7 @@ BOUNDS: dict[str, str] = {
         ("PlayJobConfig.jpeg_quality", "DemosJobConfig.jpeg_quality", "ImportConfig.jpeg_quality"), "[1, 95]"
     ),
     "DemosJobConfig.success_hold_steps": FROM_1,
-    "LookConfig.goal_offset": FROM_1,
+    "SaliencyConfig.goal_offset": FROM_1,
     "RandomizeConfig.cloth_probability": SHARE,
     "RandomizeConfig.cloth_saturation": SHARE,
     "MotionConfig.bounds_low_m": ANY,  # the base frame has its origin within the table

@@ -32,7 +32,7 @@ CONFIGS: dict[str, Any] = {
     "pretrain": pretrain.PretrainConfig(data=HERE),
     "pretrain_prior": pretrain_prior.PriorJobConfig(data=("x",)),
     "probe": probe.ProbeConfig(policy=HERE, data=HERE),
-    "saliency": saliency.LookConfig(policy=(HERE,)),
+    "saliency": saliency.SaliencyConfig(policy=(HERE,)),
     "serve": ServeConfig(policy=HERE),
     "sweep": sweep.SweepJobConfig(sweep=HERE),
     "pipeline": PipelineConfig(),

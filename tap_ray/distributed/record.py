@@ -13,8 +13,8 @@ from tap_ray.distributed.collect import Collection, Player, Tally
 from tap_ray.distributed.connect import connect
 from tap_ray.distributed.placement import Pool
 from tap_ray.errors import ConfigError
-from tap_ray.play.collect import Outcome
-from tap_ray.play.novelty import RoundMemory, Visits
+from tap_ray.play.collect import AttemptResult
+from tap_ray.play.novelty import RoundVisitCounts, VisitCounts
 from tap_ray.play.schedule import Schedule
 from tap_ray.play.settings import RobotsConfig
 from tap_ray.specs import RobotSpec
@@ -36,9 +36,9 @@ class Recording:
     """Wanted of each task."""
     make_player: Callable[[Any], Player]
     """Builds a fleet's robots in its process, given the novelty memory; must pickle."""
-    memory: RoundMemory | None = None
+    memory: RoundVisitCounts | None = None
     """Of explorers that share one."""
-    visits_of: Callable[[Outcome], Visits] | None = None
+    visits_of: Callable[[AttemptResult], VisitCounts] | None = None
 
     def __post_init__(self) -> None:
         if self.episodes < 1:

@@ -61,18 +61,16 @@ def read_frames(dataset: DatasetInfo, *, num_episodes: int, every: int) -> Probe
     arms = [arm for arm in dataset.spec.arms if arm.ee_pos]
     rgb, next_rgb, state, number, sentence, seen, blank = [], [], [], [], [], [], []
     for index in range(wanted):
-        episode = read_episode(dataset, index, (layout.IMAGE, layout.STATE, layout.OBJECT_POSE, "task_index"))
-        steps = range(0, len(episode[layout.STATE]) - 1, every)
-        images = episode[layout.IMAGE]
-        rgb += [decode_jpeg(images[t]) for t in steps]
-        next_rgb += [decode_jpeg(images[t + 1]) for t in steps]
-        state.append(episode[layout.STATE][steps])
+        episode = read_episode(dataset, index, (layout.IMAGE, layout.STATE, layout.OBJECT_POSE))
+        steps = range(0, len(episode.state) - 1, every)
+        rgb += [decode_jpeg(episode.image_jpeg[t]) for t in steps]
+        next_rgb += [decode_jpeg(episode.image_jpeg[t + 1]) for t in steps]
+        state.append(episode.state[steps])
         number += [index] * len(steps)
-        sentence += [dataset.tasks[int(episode["task_index"][0])]] * len(steps)
-        pose_TM7 = episode[layout.OBJECT_POSE].reshape(len(images), -1, 7)
-        names = str(dataset.episodes.iloc[index]["objects"]).split(",")
-        places = {name: pose_TM7[steps, slot, :3] for slot, name in enumerate(names) if name}
-        hands = {f"{arm.side}gripper": episode[layout.STATE][steps][:, arm.ee_pos] for arm in arms}
+        sentence += [episode.task] * len(steps)
+        names = str(episode.meta["objects"]).split(",")
+        places = {name: episode.object_pose[steps, slot, :3] for slot, name in enumerate(names) if name}
+        hands = {f"{arm.side}gripper": episode.state[steps][:, arm.ee_pos] for arm in arms}
         seen.append({**hands, **places})
         blank.append(np.full((len(steps), 3), np.nan))
     known = list(dict.fromkeys(name for places in seen for name in places))

@@ -25,7 +25,7 @@ from tap_ray.play.motion import (
     quat_multiply,
     segment,
 )
-from tap_ray.play.novelty import Visits
+from tap_ray.play.novelty import VisitCounts
 from tap_ray.play.planners import CuriousConfig, CuriousPlanner, Planner, View, WaypointConfig, WaypointPlanner
 from tap_ray.play.safe_poses import SafePosesConfig
 from tap_ray.specs import MAX_DELTA_POS_M, MAX_DELTA_ROT_RAD, ArmSlots
@@ -102,7 +102,7 @@ def pick(name: str, config: ExplorerConfig, rng: np.random.Generator) -> str:
 
 
 def make_explorer(
-    name: str, config: ExplorerConfig, *, arm: ArmSlots, library_M7: np.ndarray, visits: Visits
+    name: str, config: ExplorerConfig, *, arm: ArmSlots, library_M7: np.ndarray, visits: VisitCounts
 ) -> Explorer:
     """The explorer called `name` (not "mixed": see `pick`) of one arm.
 

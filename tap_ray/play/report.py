@@ -83,7 +83,7 @@ def write(data: Path | str, out: Path | str) -> Path:
     hz = dataset.spec.control_hz
     rows = summarize(played, hz)
     first = {name: next(p.index for p in played if p.explorer == name) for name in (r["explorer"] for r in rows)}
-    frames = {name: decode(read_episode(dataset, index, [IMAGE])[IMAGE]) for name, index in first.items()}
+    frames = {name: decode(read_episode(dataset, index, [IMAGE]).image_jpeg) for name, index in first.items()}
     with storage.staged(out, folder=True) as here:
         quality_figure(played, rows, hz).savefig(here / "play.png", dpi=130)
         workspace_figure(played).savefig(here / "workspace.png", dpi=130)
@@ -115,20 +115,18 @@ def read(dataset: DatasetInfo) -> list[Played]:
             Played(
                 index=index,
                 explorer=str(explorer),
-                position=np.asarray(episode[STATE], float)[:, arm.ee_pos],
-                contact=np.asarray(episode[CONTACT]).reshape(-1) > 0.5,
-                displacement=displacement(episode.get(OBJECT_POSE)),
+                position=episode.state.astype(float)[:, arm.ee_pos],
+                contact=episode.contact,
+                displacement=displacement(episode.object_pose),
             )
             for arm in dataset.spec.arms
         ]
     return played
 
 
-def displacement(object_pose: np.ndarray | None) -> np.ndarray:
-    """(M,) m: how far each object ever was from its first position. `object_pose` is (T, M * 7) or None."""
-    if object_pose is None:
-        return np.zeros(0)
-    position_TM3 = np.asarray(object_pose, float).reshape(len(object_pose), -1, 7)[:, :, :3]
+def displacement(object_pose_TM7: np.ndarray) -> np.ndarray:
+    """(M,) m: how far each object ever was from its first position."""
+    position_TM3 = object_pose_TM7[:, :, :3].astype(float)
     return np.linalg.norm(position_TM3 - position_TM3[:1], axis=2).max(axis=0)
 
 
@@ -237,12 +235,12 @@ def crop_sheet(dataset: DatasetInfo) -> Image.Image | None:
     for index in range(len(dataset)) if dataset.header.robot_mask else ():
         if len(rows) == NUM_CROPS:
             break
-        contact_T = read_episode(dataset, index, [CONTACT])[CONTACT].reshape(-1) > 0.5
+        contact_T = read_episode(dataset, index, [CONTACT]).contact
         if not contact_T.any():
             continue
         episode = read_episode(dataset, index, [IMAGE, MASK])
-        rgb = decode(episode[IMAGE])
-        crops = cut_masked(rgb, episode[MASK], contact_T, CROPS)
+        rgb = decode(episode.image_jpeg)
+        crops = cut_masked(rgb, episode.mask_png or (), contact_T, CROPS)
         if len(crops):
             touch, end = crops.touch_B[0], crops.end_B[0]
             moments = _enlarged(rgb[[touch - 1, touch, end, min(end + 2, len(rgb) - 1)]], SHEET_PX)

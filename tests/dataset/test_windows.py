@@ -37,7 +37,7 @@ def dataset(play_dataset: Path) -> DatasetInfo:
 def place(dataset: DatasetInfo, state: np.ndarray) -> tuple[int, int]:
     """Episode and step of a state (each occurs once)."""
     for episode in range(len(dataset)):
-        found = np.flatnonzero((read_episode(dataset, episode, [layout.STATE])[layout.STATE] == state).all(1))
+        found = np.flatnonzero((read_episode(dataset, episode, [layout.STATE]).state == state).all(1))
         if len(found):
             return episode, int(found[0])
     raise AssertionError("a state that is not in the dataset")
@@ -64,16 +64,14 @@ def test_windows_are_those_of_one_episode(
             columns, length = read_episode(dataset, episode), int(dataset.lengths[episode])
             seen.add((episode, t))
             assert episode in group
-            expected = [columns[layout.ACTION][min(t + h, length - 1)] for h in range(horizon)]
+            expected = [columns.action[min(t + h, length - 1)] for h in range(horizon)]
             np.testing.assert_array_equal(batch.action[n], expected)
             np.testing.assert_array_equal(batch.action_mask[n], t + np.arange(horizon) < length)
-            np.testing.assert_array_equal(batch.rgb[n], decode_jpeg(columns[layout.IMAGE][t]))
+            np.testing.assert_array_equal(batch.rgb[n], decode_jpeg(columns.image_jpeg[t]))
             assert batch.task_index[n] == episode % 3
             if batch.goal_rgb is not None:
                 assert 1 <= batch.k[n] <= min(k_max, length - 1 - t)
-                np.testing.assert_array_equal(
-                    batch.goal_rgb[n], decode_jpeg(columns[layout.IMAGE][t + int(batch.k[n])])
-                )
+                np.testing.assert_array_equal(batch.goal_rgb[n], decode_jpeg(columns.image_jpeg[t + int(batch.k[n])]))
     last = 1 if k_max else 0
     assert seen == {(e, t) for e in group for t in range(int(dataset.lengths[e]) - last)}
 
@@ -290,8 +288,8 @@ def test_history_and_states_of_the_chunk(dataset: DatasetInfo) -> None:
     for row in range(len(window.state)):
         episode, step = place(dataset, window.state[row])
         own = read_episode(dataset, episode, [layout.STATE, layout.ACTION])
-        past, ahead = np.arange(step - 4, step), np.minimum(np.arange(step, step + 3), len(own[layout.ACTION]) - 1)
+        past, ahead = np.arange(step - 4, step), np.minimum(np.arange(step, step + 3), len(own) - 1)
         np.testing.assert_array_equal(window.past_mask[row], past >= 0)
-        np.testing.assert_array_equal(window.past_state[row][past >= 0], own[layout.STATE][past[past >= 0]])
-        np.testing.assert_array_equal(window.past_action[row][past >= 0], own[layout.ACTION][past[past >= 0]])
-        np.testing.assert_array_equal(window.chunk_state[row], own[layout.STATE][ahead])
+        np.testing.assert_array_equal(window.past_state[row][past >= 0], own.state[past[past >= 0]])
+        np.testing.assert_array_equal(window.past_action[row][past >= 0], own.action[past[past >= 0]])
+        np.testing.assert_array_equal(window.chunk_state[row], own.state[ahead])

@@ -12,7 +12,7 @@ from tap_ray.distributed.collect import Collection, Pool
 from tap_ray.distributed.connect import connect
 from tap_ray.play.collect import CollectPlan, visits_of
 from tap_ray.play.explorers import ExplorerConfig, MixedConfig
-from tap_ray.play.novelty import RoundMemory
+from tap_ray.play.novelty import RoundVisitCounts
 from tap_ray.play.safe_poses import SafePosesConfig
 from tap_ray.play.schedule import Schedule
 from tap_ray.types import EnvConfig
@@ -29,7 +29,7 @@ HEADER = DatasetHeader(
 def collection(writer: DatasetWriter, episodes: int) -> Collection:
     """Collection of PLAN into `writer`."""
     schedule = Schedule(num_tasks=1, episodes=episodes)
-    memory = RoundMemory(PLAN.round_episodes)
+    memory = RoundVisitCounts(PLAN.round_episodes)
     return Collection(writer, schedule, memory=memory, visits_of=partial(visits_of, PLAN, arms=ARMS))
 
 

@@ -16,7 +16,7 @@ GAP_M = 0.06
 """Between two hands' parts of the table, m: as wide as a hand's half."""
 
 
-def parts(motion: MotionConfig, num_hands: int) -> list[MotionConfig]:
+def split_workspace(motion: MotionConfig, num_hands: int) -> list[MotionConfig]:
     """The safety box B, divided among the hands from left (+y) to right."""
     if num_hands == 1:
         return [motion]
@@ -26,7 +26,7 @@ def parts(motion: MotionConfig, num_hands: int) -> list[MotionConfig]:
     return [replace(motion, bounds_low_m=(x0, top - wide, z0), bounds_high_m=(x1, top, z1)) for top in left]
 
 
-class Hands:
+class MultiArmExplorer:
     """An explorer for H hands, made of H explorers for one."""
 
     def __init__(self, explorers: Sequence[Any], motions: Sequence[MotionConfig]) -> None:

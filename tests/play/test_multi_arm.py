@@ -8,8 +8,8 @@ from envs.robots import ROBOTS
 from jobs.collect_play import fleet
 from tap_ray.play.collect import CollectPlan, visits_of
 from tap_ray.play.explorers import ExplorerConfig
-from tap_ray.play.hands import GAP_M, Hands, parts
 from tap_ray.play.motion import MotionConfig
+from tap_ray.play.multi_arm import GAP_M, MultiArmExplorer, split_workspace
 from tap_ray.play.safe_poses import SafePosesConfig
 from tap_ray.types import EnvConfig
 
@@ -18,8 +18,8 @@ FAST = ExplorerConfig(safe_poses=SafePosesConfig(num_samples=300))
 
 def test_the_table_is_divided_from_left_to_right():
     whole = MotionConfig()
-    assert parts(whole, 1) == [whole]
-    left, right = parts(whole, 2)
+    assert split_workspace(whole, 1) == [whole]
+    left, right = split_workspace(whole, 2)
     assert left.bounds_high_m[1] == whole.bounds_high_m[1]
     assert right.bounds_low_m[1] == pytest.approx(whole.bounds_low_m[1])
     assert left.bounds_low_m[1] - right.bounds_high_m[1] == pytest.approx(GAP_M)
@@ -42,7 +42,7 @@ class Notes:
 
 def test_each_hand_sees_its_own_motion_and_the_objects_near_it():
     notes = [Notes(0), Notes(1)]
-    both = Hands(notes, parts(MotionConfig(), 2))
+    both = MultiArmExplorer(notes, split_workspace(MotionConfig(), 2))
     obs = {"state": np.arange(28.0), "rgb": np.zeros((4, 4, 3))}
     pose = np.zeros((3, 7))
     pose[:, 1] = [0.1, -0.1, 0.0]  # left, right, and in between
