@@ -13,7 +13,7 @@ from tap_ray.importing import checks, report
 from tap_ray.importing.convert import episode_of
 from tap_ray.importing.mapping import Mapping, require_fits, spec_of
 from tap_ray.importing.settings import ImportConfig, chosen, opened, read_mapping
-from tap_ray.play.collect import Outcome
+from tap_ray.play.collect import AttemptResult
 from tap_ray.progress_bar import progress_bar
 
 LOOKED_AT = 20
@@ -28,9 +28,9 @@ class Converter:
     def __init__(self, source: Path, mapping: Mapping, numbers: Sequence[int], quality: int) -> None:
         self._source, self._mapping, self._numbers, self._quality = opened(source), mapping, numbers, quality
 
-    def run(self, attempts: Sequence[int]) -> list[Outcome]:
+    def run(self, attempts: Sequence[int]) -> list[AttemptResult]:
         """See `collect.Player`."""
-        return [Outcome(attempt=attempt, episode=self._episode(attempt)) for attempt in attempts]
+        return [AttemptResult(attempt=attempt, episode=self._episode(attempt)) for attempt in attempts]
 
     def _episode(self, attempt: int):
         number = self._numbers[attempt]
