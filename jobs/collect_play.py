@@ -7,7 +7,7 @@ from typing import Any
 import envs
 from envs.kinematics.reachable import sample_poses
 from tap_ray.config import to_dict
-from tap_ray.distributed.record import Recording, default_folder, pool_of, record
+from tap_ray.distributed.record import Recording, default_folder, header_of, pool_of, record
 from tap_ray.job import run_job
 from tap_ray.play import report
 from tap_ray.play.collect import CollectPlan, PlayFleet, check_robots, visits_of
@@ -23,10 +23,7 @@ def main(config: PlayJobConfig) -> Path:
     values = {**plan.to_json(), "env_version": envs.version_of(config.sim)}
     recording = Recording(
         job="collect_play",
-        env=plan.env,
-        spec=envs.spec(plan.env),
-        num_objects=envs.NUM_SLOTS,
-        plan=values,
+        header=header_of(plan.env, envs.spec(plan.env), num_objects=envs.NUM_SLOTS, plan=values),
         out=config.out or default_folder("play", values),
         tasks=("play",),
         episodes=config.episodes,
