@@ -6,11 +6,11 @@ import numpy as np
 from PIL import Image
 from scipy.spatial.transform import Rotation
 
-from tap_ray.dataset.encode import encode_jpeg
 from tap_ray.dataset.statistics import image_stats
 from tap_ray.errors import DataError
 from tap_ray.importing.mapping import FACTORS, Mapping, Numbers
 from tap_ray.importing.source import Source
+from tap_ray.media.image import encode_jpeg
 from tap_ray.types import PLAY_TASK, Episode
 
 
