@@ -37,8 +37,7 @@ test: install ## all tests: first those that keep a core busy, then those that s
 	$(BIN)/python -m pytest -q -n 2 --dist worksteal --durations=20 -m "cluster and not more_kills"
 
 faults: install ## ten kills each of fleets, drivers, writers and training workers (make test: two), and all long proofs
-	KILLS=10 $(BIN)/python -m pytest -q -k kill
-	$(BIN)/python -m pytest -q -m more_kills -k "not kill"
+	KILLS=10 $(BIN)/python -m pytest -q -k "more_kills or killed"
 
 soak: install ## two hours of play and training with something killed each minute; the same command continues
 	RAY_worker_niceness=0 $(BIN)/python -m tests.distributed.soak

@@ -41,10 +41,29 @@ def taken() -> Iterator[None]:
 
 
 def take() -> None:
-    """Take the signals back from a library that has set handlers of its own, e.g. `ray.init`; inside `taken`."""
+    """Take the signals back from a library that has set handlers of its own; inside `taken`."""
     if _depth and threading.current_thread() is threading.main_thread():
         for number in ENDING:
             signal.signal(number, _end)
+
+
+@contextlib.contextmanager
+def borrowed() -> Iterator[None]:
+    """While the body runs, a library (`ray.init`) may set handlers of its own, and may lose what a signal raises.
+
+    Ray's answer to SIGTERM is SystemExit with the signal's number. What has come meanwhile ends the job afterwards.
+    """
+    try:
+        yield
+    except SystemExit as ended:
+        if not _depth or ended.code not in ENDING:
+            raise
+        _came.append(int(ended.code))
+        raise KeyboardInterrupt from None
+    finally:
+        take()
+    if _depth and _came:
+        raise KeyboardInterrupt
 
 
 def status() -> int:

@@ -64,11 +64,11 @@ def connect(ray_address: str | None = None, *, num_cpus: int | None = None, dash
     address = ray_address or os.environ.get("RAY_ADDRESS")
     with signals.taken():
         try:
-            if address and address != "local":
-                _join(address)
-            else:
-                _start(num_cpus, dashboard)
-            signals.take()  # Ray answers SIGTERM by an abort
+            with signals.borrowed():
+                if address and address != "local":
+                    _join(address)
+                else:
+                    _start(num_cpus, dashboard)
             logging.getLogger("ray.data").setLevel(logging.ERROR)
             before = placement.spilled_bytes()
             yield

@@ -21,7 +21,7 @@ from tap_ray.evaluate.protocol import Protocol
 from tap_ray.sweep import costs as sweep_costs
 from tap_ray.sweep import page as sweep_page
 from tap_ray.sweep import study_report
-from tap_ray.sweep.plan import SweepFile, Trial
+from tap_ray.sweep.plan import SweepFile, Trial, data_sets
 from tap_ray.sweep.tables import TRIALS, State, TrialRow, best, cost_text, facts, label, points, text_table
 from tap_ray.tracking_place import is_local
 
@@ -88,7 +88,7 @@ def run_sweep(
     """
     store = config.store.resolve()
     values = {**to_dict(plan), "protocol": protocol.hash, "_store": str(store)}
-    parents: dict[str, Path | str] = {"data": plan.data, "demos": plan.demos}
+    parents: dict[str, Path | str] = {**_play(plan, "data"), "demos": plan.demos}
     out = config.out or runs.folder_of(store, job="sweep", config=values, parents=parents)
     with runs.entered(out, job="sweep", config=values, parents=parents, asked=config) as run:
         storage.make_folder(run.path / TRIALS)
@@ -172,11 +172,16 @@ def command_of(config: SweepJobConfig) -> str:
     return " ".join(flags)
 
 
+def _play(plan: SweepFile, name: str) -> dict[str, Path]:
+    """The sweep's play under a name; nothing where no trial reads it."""
+    return {name: plan.data} if plan.data in data_sets(plan) else {}
+
+
 def _any_node(config: SweepJobConfig, plan: SweepFile, out: Path) -> bool:
     """Whether a trial finds on every node what it reads and writes."""
     if config.trials_on != "auto":
         return config.trials_on == "any"
-    remote = all(storage.is_remote(path) for path in (config.store, out, plan.data, plan.demos))
+    remote = all(storage.is_remote(path) for path in (config.store, out, *data_sets(plan)))
     return remote and not is_local(tracking.tracking_uri())
 
 
@@ -224,7 +229,7 @@ class _Watch:
         """What stands around the trials on the page."""
         manifest = runs.read_json(self._run.path / "manifest.json")
         sources = {
-            "play": str(self._plan.data),
+            **{name: str(path) for name, path in _play(self._plan, "play").items()},
             "demonstrations": str(self._plan.demos),
             "MLflow": f"{without_credentials(self._tracked.uri)} run {self._tracked.run_id}",
             "TensorBoard": f"tensorboard --logdir {self._run.path / TUNE}",
@@ -243,12 +248,13 @@ class _Watch:
 def _register(top: TrialRow, plan: SweepFile, work: Work, tracked: tracking.Run) -> str:
     """Put the best policy into the registry with its lineage and its success; says which version it is."""
     policy, judged = storage.at(top.runs["align"]), storage.at(top.runs["evaluate"])
-    hashes = {"play": runs.hash_of(plan.data), "demos": runs.hash_of(plan.demos)}
+    play = _play(plan, "play")
+    hashes = {**{name: runs.hash_of(path) for name, path in play.items()}, "demos": runs.hash_of(plan.demos)}
     hashes |= {stage: runs.hash_of(path) for stage, path in top.runs.items()}
     row = {"trial": top.values, "result": top.result, "protocol": work.protocol.to_json()}
     tags = {**hashes, "protocol": work.protocol.hash, "sweep": work.folder.name}
     tags |= {name: f"{value:.6g}" for name, value in (top.result or {}).items() if isinstance(value, float)}
-    lineage = " -> ".join(f"{stage} {hashes[stage][:10]}" for stage in ("play", *top.runs))
+    lineage = " -> ".join(f"{stage} {hashes[stage][:10]}" for stage in (*play, *top.runs))
     version = registry.register(
         policy,
         tracked,

@@ -225,9 +225,14 @@ def trials(plan: SweepFile, where: Path | str = "sweep", have: Mapping[Path, Fac
 
 
 def data_sets(plan: SweepFile, where: Path | str = "sweep") -> list[Path]:
-    """Every dataset that a sweep names: play, demonstrations, and the play of arms that have their own."""
-    own = [storage.at(arm.data).resolve() for arm in arms_of(plan.arms, where).values() if arm.data]
-    return list(dict.fromkeys([plan.data, plan.demos, *own]))
+    """Every dataset that a trial reads: play, of an arm's own where it has one, and demonstrations."""
+    arms, play = arms_of(plan.arms, where), []
+    for values in points(plan, where):
+        arm = chosen(values.get(ARM, plan.arm), arms, where)
+        budget = values.get(BUDGET, plan.budget) if arm.budget is None else arm.budget
+        if budget or (arm.prior if arms else plan.prior) is not None:
+            play.append(storage.at(arm.data).resolve() if arm.data else plan.data)
+    return list(dict.fromkeys([*play, plan.demos]))
 
 
 def points(plan: SweepFile, where: Path | str = "sweep") -> list[dict[str, Any]]:

@@ -222,6 +222,7 @@ def main(config: Config) -> int:
         play = ["-m", "jobs.collect_play", "--episodes", "64", "--explorer", "contact", "--ray-address", address]
         train = ["-m", "jobs.pretrain", "--data", str(config.out / "play"), "--steps", "120", "--batch-size", "16"]
         train += ["--log-every", "10", "--checkpoint-every", "20", "--validate-every", "60", "--ray-address", address]
+        train += ["--max-failures", "-1"]  # on a busy machine a life may be shorter than the way to a checkpoint
         jobs = [Job("play", play, bytes_of, config.out), Job("train", train, curve_of, config.out)]
         expected = [job.run(config.out / job.name, stop) for job in jobs]
         print(f"undisturbed: {expected}", flush=True)

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from tap_ray.errors import ConfigError
+from tap_ray.errors import ConfigError, DataError
 from tap_ray.sweep import plan as sweep_plan
 from tap_ray.sweep.axes import Axis, draw
 from tap_ray.sweep.plan import points, read, trials
@@ -151,3 +151,14 @@ def test_a_scratch_policy_does_not_hide_a_mistake_in_stage_1(write):
 def test_files_that_cannot_be_read(tmp_path: Path):
     with pytest.raises(ConfigError, match=r"Cannot read the config file .*nowhere\.yaml"):
         sweep_plan.read(tmp_path / "nowhere.yaml")
+
+
+def test_a_sweep_whose_arms_use_no_play_needs_none(write, tmp_path: Path, toy_dataset: Path):
+    nowhere = str(tmp_path / "nowhere")
+    plan = read(write(data=nowhere, arms={"one": {"budget": 0}, "other": {"align": {"train": {"lr": 0.01}}}}))
+    assert sweep_plan.data_sets(plan) == [toy_dataset.resolve()]
+    assert len(trials_of(write(data=nowhere, seed={"grid": [0, 1]}))) == 2
+    with pytest.raises(DataError, match="nowhere"):
+        trials_of(write(data=nowhere, budget={"grid": [0, 20]}))
+    with_prior = read(write(data=nowhere, arms={"one": {"prior": {}}}))
+    assert sweep_plan.data_sets(with_prior) == [(tmp_path / "nowhere").resolve(), toy_dataset.resolve()]

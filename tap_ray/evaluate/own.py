@@ -1,0 +1,77 @@
+"""The judged policy when it is a user's own: `module:Class`, anything with `reset` and `act` (types.Policy).
+
+    class Down:                                       # in my_policy.py, in the folder the job is started from
+        def reset(self, obs, info, seeds): ...        # a new episode of N robots
+        def act(self, obs, info): ...                 # (N, A) in the units of the robot's spec
+
+A function or a class that takes two arguments gets the scene and the number of robots.
+"""
+
+import importlib
+import inspect
+import os
+import sys
+from dataclasses import dataclass
+from typing import Any
+
+from tap_ray.errors import ConfigError
+from tap_ray.types import EnvConfig, Policy
+
+
+def is_reference(text: str) -> bool:
+    """Whether a --policy names a module and something in it."""
+    module, colon, name = text.partition(":")
+    return bool(colon) and name.isidentifier() and all(part.isidentifier() for part in module.split("."))
+
+
+@dataclass(frozen=True)
+class OwnPolicy:
+    """Makes a user's policy, in whichever process."""
+
+    reference: str
+    """module:name."""
+    folder: str
+    """Where the job was started: modules are looked for there, too."""
+
+    def __call__(self, scene: EnvConfig, num_robots: int) -> Policy:
+        """A new policy for so many robots in a scene."""
+        made = self._found()
+        wants = [
+            p for p in inspect.signature(made).parameters.values() if p.default is p.empty and p.kind < p.VAR_POSITIONAL
+        ]
+        return made(scene, num_robots) if len(wants) == 2 else made()
+
+    def _found(self) -> Any:
+        name, _, attribute = self.reference.partition(":")
+        if self.folder not in sys.path:
+            sys.path.append(self.folder)
+        return getattr(importlib.import_module(name), attribute)
+
+
+def own_policy(reference: str) -> OwnPolicy:
+    """The policy that a --policy names, tried out.
+
+    Raises:
+        ConfigError: there is no such module or name, or what it makes is no policy.
+    """
+    own = OwnPolicy(reference, os.getcwd())
+    name = reference.partition(":")[2]
+    try:
+        made = own(EnvConfig(), 1)
+    except ModuleNotFoundError as error:
+        raise ConfigError(
+            f"--policy {reference}: {error}. Modules are looked for in {own.folder} and on PYTHONPATH."
+        ) from None
+    except AttributeError as error:
+        raise ConfigError(f"--policy {reference}: {error}. Name a class or function of the module.") from None
+    except TypeError as error:
+        raise ConfigError(
+            f"--policy {reference}: {error}. {name} is called without arguments, or with the scene (EnvConfig) and the "
+            "number of robots."
+        ) from None
+    if missing := [each for each in ("reset", "act") if not callable(getattr(made, each, None))]:
+        raise ConfigError(
+            f"--policy {reference}: a policy has reset(obs, info, seeds) and act(obs, info); {name} lacks "
+            f"{' and '.join(missing)}."
+        )
+    return own
