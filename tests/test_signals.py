@@ -37,7 +37,7 @@ EXITS = """
 @pytest.mark.parametrize(
     ("way", "status"),
     [(LOSES, 130), (EXITS, 143), ("sys.exit(3)", 3), ("pass", 0)],
-    ids=("loses", "exits", "own", "none"),
+    ids=("loses", "exits", "own", "-"),
 )
 def test_a_signal_while_a_library_starts(way: str, status: int) -> None:
     done = subprocess.run([sys.executable, "-c", PROGRAM.format(way=way)], capture_output=True, text=True, check=False)
