@@ -49,20 +49,31 @@ def take() -> None:
 
 @contextlib.contextmanager
 def borrowed() -> Iterator[None]:
-    """While the body runs, a library (`ray.init`) may set handlers of its own, and may lose what a signal raises.
+    """While the body runs, a library (`ray.init`) may set handlers of its own, and may lose what they raise.
 
-    Ray's answer to SIGTERM is SystemExit with the signal's number. What has come meanwhile ends the job afterwards.
+    Ray's answer to SIGTERM is SystemExit, which a callback of its C++ half swallows. What has come meanwhile is read
+    from Python's own pipe for signals, and ends the job afterwards.
     """
+    if not _depth or threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    reading, writing = os.pipe()
+    os.set_blocking(reading, False)
+    os.set_blocking(writing, False)
+    before = signal.set_wakeup_fd(writing, warn_on_full_buffer=False)
     try:
         yield
     except SystemExit as ended:
-        if not _depth or ended.code not in ENDING:
+        if ended.code not in ENDING:
             raise
-        _came.append(int(ended.code))
-        raise KeyboardInterrupt from None
     finally:
+        signal.set_wakeup_fd(before)
         take()
-    if _depth and _came:
+        with contextlib.suppress(BlockingIOError):
+            _came.extend(number for number in os.read(reading, 64) if number in ENDING and number not in _came)
+        os.close(reading)
+        os.close(writing)
+    if _came:
         raise KeyboardInterrupt
 
 

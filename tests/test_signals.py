@@ -27,6 +27,14 @@ LOSES = """
     except KeyboardInterrupt:
         pass
 """
+SWALLOWS = """
+    signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(number))
+    try:
+        os.kill(os.getpid(), signal.SIGTERM)
+        time.sleep(5)
+    except SystemExit:
+        pass
+"""
 EXITS = """
     signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(number))
     os.kill(os.getpid(), signal.SIGTERM)
@@ -36,8 +44,8 @@ EXITS = """
 
 @pytest.mark.parametrize(
     ("way", "status"),
-    [(LOSES, 130), (EXITS, 143), ("sys.exit(3)", 3), ("pass", 0)],
-    ids=("loses", "exits", "own", "-"),
+    [(LOSES, 130), (EXITS, 143), (SWALLOWS, 143), ("sys.exit(3)", 3), ("pass", 0)],
+    ids=("loses", "exits", "swallows", "own", "-"),
 )
 def test_a_signal_while_a_library_starts(way: str, status: int) -> None:
     done = subprocess.run([sys.executable, "-c", PROGRAM.format(way=way)], capture_output=True, text=True, check=False)
