@@ -8,7 +8,9 @@
 However it ends, its run folder is unlocked (`runs.entered`) and its MLflow run has ended (`tracking.tracked`).
 """
 
+import atexit
 import dataclasses
+import os
 import sys
 import warnings
 from pathlib import Path
@@ -46,7 +48,14 @@ def run_job(main: Callable[[C], Path], config_type: type[C]) -> None:
             sys.exit(2)
         except KeyboardInterrupt:
             print("interrupted: run the same command again to resume from here.", file=sys.stderr, flush=True)
-            sys.exit(signals.status())
+            _leave(signals.status())
+
+
+def _leave(status: int) -> None:
+    """End the process as `sys.exit` would, but for the interpreter's own end, where Ray's threads may crash it."""
+    atexit._run_exitfuncs()
+    sys.stdout.flush()
+    os._exit(status)
 
 
 def require_kept(config: Any, here: Path) -> None:

@@ -17,6 +17,7 @@ import yaml
 
 from tap_ray import tracking
 from tap_ray.config import to_dict
+from tests.distributed import toy_player
 from tests.jobs import bad_cases
 from tests.small import SMALL
 
@@ -124,7 +125,7 @@ JOBS = {
     "probe": Job("jobs.probe --policy moves --data play --episodes 0 --every 1 --out o", tracked),
     "compare": Job("jobs.compare judged --out o", tracked),
     "cut_crops": Job("jobs.cut_crops --data uncut", ray_works),
-    "sweep": Job("jobs.sweep sweep.yaml --demos demos --store store --out o", has("store/align-*/metrics.jsonl")),
+    "sweep": Job("jobs.sweep sweep.yaml --demos shown --store store --out o", has("store/align-*/metrics.jsonl")),
     "serve": Job("jobs.serve --policy tap --port 0", says("curl "), statuses=(0, 0)),
     "pipeline": Job("jobs.pipeline --play 3000 --out o", has("o/play/manifest.json")),
 }
@@ -134,12 +135,13 @@ JOBS = {
 def shop(tmp_path_factory: pytest.TempPathFactory) -> Path:
     good = bad_cases.shop(tmp_path_factory.mktemp("life") / "good")
     align = {
-        "policy": to_dict(SMALL),
+        "policy": {key: value for key, value in to_dict(SMALL).items() if key != "image_size"},
         "windows": {"horizon": SMALL.chunk},
         "train": {"steps": 10**6, "batch_size": 4, "log_every": 1},
     }
     align["train"] |= {"checkpoint_every": 0, "validate_every": 0}
-    judged = {"tasks": ["put_spoon_on_cloth"], "episodes": 1, "image_size": SMALL.image_size}
+    judged = {"tasks": ["put_spoon_on_cloth"], "episodes": 1}
+    toy_player.robots().write_dataset(good / "shown", 24)  # of a robot that can be judged on
     (good / "sweep.yaml").write_text(yaml.safe_dump({"align": align, "evaluate": judged}))
     shutil.rmtree(bad_cases.write_made_dataset(good / "uncut", num_episodes=100, tasks=("play",), crops=True) / "crops")
     return good
