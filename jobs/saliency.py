@@ -8,13 +8,13 @@ from dataclasses import replace
 from pathlib import Path
 
 import envs
-from tap_ray import registry, runs, tracking
+from tap_ray import registry, runs
 from tap_ray.config import to_dict
 from tap_ray.evaluate.protocol import check
 from tap_ray.evaluate.settings import simulator
 from tap_ray.inspect import look
 from tap_ray.inspect.look import LookConfig
-from tap_ray.job import run_job
+from tap_ray.job import job_run, run_job
 
 
 def main(config: LookConfig) -> Path:
@@ -30,21 +30,19 @@ def main(config: LookConfig) -> Path:
     parents: dict[str, Path | str] = {
         f"policy_{number}" if number else "policy": path for number, path in enumerate(config.policy)
     }
-    what = {**to_dict(config), "protocol": protocol.hash}
-    with runs.entered(config.out, job="saliency", config=what, parents=parents, asked=config) as run:
+    made_by = {**to_dict(config), "protocol": protocol.hash}
+    with job_run("saliency", config, made_by=made_by, parents=parents) as run:
         if not run.done:
-            with tracking.tracked("saliency", run, parents) as tracked:
-                drive = (envs.make_ee_control, envs.make_expert)
-                if look.by_itself(config, found):
-                    drive = (envs.make_vector, look.driver_of(found[0]))
-                films = look.films(protocol, *drive, ahead=config.goal_offset)
-                total = len(protocol.tasks) * config.episodes
-                report = look.look(config, found, films, total=total, folder=run.path, fps=spec.control_hz)
-                runs.write_json(run.path / look.REPORT, report)
-                tracked.log(look.metrics(report), step=0)
-                for part in (look.REPORT, "strips", "videos"):
-                    tracked.artifact(run.path / part)
-            runs.finish(run, protocol=protocol.hash)
+            drive = (envs.make_ee_control, envs.make_expert)
+            if look.by_itself(config, found):
+                drive = (envs.make_vector, look.driver_of(found[0]))
+            films = look.films(protocol, *drive, ahead=config.goal_offset)
+            total = len(protocol.tasks) * config.episodes
+            report = look.look(config, found, films, total=total, folder=run.path, fps=spec.control_hz)
+            runs.write_json(run.path / look.REPORT, report)
+            run.log(look.metrics(report))
+            run.artifact(look.REPORT, "strips", "videos")
+            run.facts["protocol"] = protocol.hash
     print(look.text(runs.read_json(run.path / look.REPORT)))
     return run.path
 
