@@ -29,7 +29,7 @@ from tap_ray.dataset.layout import DatasetHeader
 from tap_ray.dataset.writer import DatasetWriter
 from tap_ray.distributed.collect import BLOCK_BATCHES
 from tap_ray.distributed.connect import connect
-from tap_ray.play.collect import Outcome
+from tap_ray.play.collect import AttemptResult
 from tap_ray.types import Episode
 
 
@@ -100,7 +100,7 @@ def main(config: Config) -> None:
     """Print each part's rate, and at how many fleets it saturates."""
     episodes, fleet_frames_s = played(config)
     frames = float(np.mean([len(episode) for episode in episodes]))
-    blobs = [pickle.dumps(Outcome(attempt=n, episode=episode)) for n, episode in enumerate(episodes)]
+    blobs = [pickle.dumps(AttemptResult(attempt=n, episode=episode)) for n, episode in enumerate(episodes)]
     frame_bytes = sum(map(len, blobs)) / frames / len(blobs)
     some = [blobs[n % len(blobs)] for n in range(BLOCK_BATCHES)]
     block = pa.table({"result": pa.array(some, pa.binary())})

@@ -29,7 +29,7 @@ from tap_ray.dataset.writer import DatasetWriter
 from tap_ray.distributed.collect import Collection, Pool
 from tap_ray.distributed.connect import connect
 from tap_ray.distributed.sink import Played
-from tap_ray.play.collect import CollectPlan, Outcome, in_batches
+from tap_ray.play.collect import AttemptResult, CollectPlan, in_batches
 from tap_ray.play.schedule import Schedule
 
 
@@ -76,7 +76,7 @@ class Stamped:
     def __init__(self, num_robots: int, memory: Any) -> None:
         self._player = fleet(PLAN, num_robots, memory)
 
-    def run(self, attempts: Sequence[int]) -> list[Outcome]:
+    def run(self, attempts: Sequence[int]) -> list[AttemptResult]:
         """Play and encode; the stamp travels as the reason, which nobody reads of an episode that is kept."""
         outcomes = self._player.run(attempts)
         return [

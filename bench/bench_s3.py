@@ -23,10 +23,10 @@ from tap_ray import logs, storage
 from tap_ray.dataset import layout
 from tap_ray.dataset.reader import DatasetInfo, open_dataset, read_episodes
 from tap_ray.dataset.writer import DatasetWriter
-from tap_ray.types import PLAY_TASK, Episode
+from tap_ray.types import Episode
 from tests import s3
 
-COLUMNS = [layout.IMAGE, layout.STATE, layout.ACTION, layout.CONTACT, "task_index"]
+COLUMNS = [layout.IMAGE, layout.STATE, layout.ACTION, layout.CONTACT]
 """What training windows are made of."""
 
 
@@ -47,23 +47,10 @@ class Config:
 
 def episodes_of(dataset: DatasetInfo, count: int) -> list[Episode]:
     """Some episodes as a fleet hands them over."""
-    found = []
-    for index, columns in enumerate(read_episodes(dataset, range(count))):
-        found.append(
-            Episode(
-                index=index,
-                task=PLAY_TASK,
-                image_jpeg=columns[layout.IMAGE],
-                mask_png=columns.get(layout.MASK),
-                state=columns[layout.STATE],
-                action=columns[layout.ACTION],
-                contact=columns[layout.CONTACT].reshape(-1) > 0.5,
-                object_pose=columns[layout.OBJECT_POSE].reshape(len(columns[layout.ACTION]), -1, 7),
-                image_stats=dataset.stats[layout.IMAGE],
-                meta={"seed": index},
-            )
-        )
-    return found
+    stats = dataset.stats[layout.IMAGE]
+    return [
+        replace(each, image_stats=stats, meta={"seed": each.index}) for each in read_episodes(dataset, range(count))
+    ]
 
 
 def collect(path: Path, dataset: DatasetInfo, episodes: Sequence[Episode], config: Config) -> float:

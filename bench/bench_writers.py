@@ -30,7 +30,7 @@ from tap_ray.dataset.layout import DatasetHeader
 from tap_ray.dataset.writer import DatasetWriter
 from tap_ray.distributed.collect import Collection, Pool
 from tap_ray.distributed.connect import connect
-from tap_ray.play.collect import Outcome
+from tap_ray.play.collect import AttemptResult
 from tap_ray.play.schedule import Schedule
 
 
@@ -53,9 +53,9 @@ class Repeats:
     def __init__(self, memory: Any) -> None:
         self._episodes = [outcome.episode for n in range(8) for outcome in fleet(PLAN, 1, memory).run([n])]
 
-    def run(self, attempts: Sequence[int]) -> list[Outcome]:
+    def run(self, attempts: Sequence[int]) -> list[AttemptResult]:
         """One for each attempt."""
-        return [Outcome(attempt=a, episode=self._episodes[a % len(self._episodes)]) for a in attempts]
+        return [AttemptResult(attempt=a, episode=self._episodes[a % len(self._episodes)]) for a in attempts]
 
 
 class Watch:

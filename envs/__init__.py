@@ -105,11 +105,6 @@ def spec(config: EnvConfig) -> RobotSpec:
     return spec_of(robot(config.robot))
 
 
-def num_hands(config: EnvConfig) -> int:
-    """How many hands `config`'s robot has."""
-    return len(robot(config.robot).arm)
-
-
 def check(config: EnvConfig) -> None:
     """Raise unless `make(config)` will work.
 
@@ -147,7 +142,6 @@ __all__ = [
     "make_expert",
     "make_vector",
     "movers",
-    "num_hands",
     "push_goal_m",
     "random_policy",
     "sims_of",

@@ -227,7 +227,7 @@ class Expert:
         self, task: TaskModel, spec: RobotSpec, num_robots: int, config: ExpertConfig, facts: SimFacts
     ) -> None:
         self._task, self._num_robots, self._config, self._facts = task, num_robots, config, facts
-        self._pose_slots = [number for number, slot in enumerate(spec.state) if slot.name.endswith("ee_x")]
+        self._arms = spec.arms
         self._hands: list[int] = []
         self._scripts: list[ScriptedEpisode] = []
 
@@ -243,20 +243,20 @@ class Expert:
 
     def act(self, obs: Observation, info: Info) -> np.ndarray:
         """(N, 7) float32 motions, 7 more for each further hand."""
-        action_NE7 = np.tile(np.array(STAY, np.float32), (self._num_robots, len(self._pose_slots), 1))
+        action_NE7 = np.tile(np.array(STAY, np.float32), (self._num_robots, len(self._arms), 1))
         for robot, script in enumerate(self._scripts):
             action_NE7[robot, self._hands[robot]] = script.act(self._view(obs, info, robot))
         return action_NE7.reshape(self._num_robots, -1)
 
     def _nearest(self, obs: Observation, info: Info, robot: int) -> int:
         """Number of the hand that is nearest to the object, seen from above."""
-        hands = [obs["state"][robot][slot : slot + 2] for slot in self._pose_slots]
+        hands = [obs["state"][robot, arm.ee_pos][:2] for arm in self._arms]
         item = info["object_pose"][robot][0, :2]
         return int(np.argmin([np.linalg.norm(hand - item) for hand in hands]))
 
     def _view(self, obs: Observation, info: Info, robot: int) -> View:
-        tool = np.asarray(obs["state"][robot][self._pose_slots[self._hands[robot]] :], float)
-        measured = tool[:3], quaternion_matrix(tool[3:7])
+        arm, state = self._arms[self._hands[robot]], np.asarray(obs["state"][robot], float)
+        measured = state[..., arm.ee_pos], quaternion_matrix(state[..., arm.ee_quat])
         commanded_m, commanded = self._command(measured, info["ee_action"][robot], robot)
         poses: Any = np.asarray(info["object_pose"][robot], float)
         return View(

@@ -6,7 +6,7 @@ from typing import Any
 
 import envs
 from tap_ray.config import to_dict
-from tap_ray.distributed.record import Recording, default_folder, pool_of, record
+from tap_ray.distributed.record import Recording, default_folder, header_of, pool_of, record
 from tap_ray.evaluate.protocol import SUITES
 from tap_ray.evaluate.settings import simulator
 from tap_ray.job import run_job
@@ -24,10 +24,7 @@ def main(config: DemosJobConfig) -> Path:
     values = {**plan.to_json(), "env_version": envs.version_of(config.sim)}
     recording = Recording(
         job="collect_demos",
-        env=plan.env,
-        spec=envs.spec(plan.env),
-        num_objects=envs.NUM_SLOTS,
-        plan=values,
+        header=header_of(plan.env, envs.spec(plan.env), num_objects=envs.NUM_SLOTS, plan=values),
         out=config.out or default_folder("demos", values),
         tasks=tuple(f"{s.task} beside {s.partner}" if s.partner else s.task for s in plan.scenes),
         episodes=config.episodes,

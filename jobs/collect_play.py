@@ -7,11 +7,11 @@ from typing import Any
 import envs
 from envs.kinematics.reachable import sample_poses
 from tap_ray.config import to_dict
-from tap_ray.distributed.record import Recording, default_folder, pool_of, record
+from tap_ray.distributed.record import Recording, default_folder, header_of, pool_of, record
 from tap_ray.job import run_job
 from tap_ray.play import report
 from tap_ray.play.collect import CollectPlan, PlayFleet, check_robots, visits_of
-from tap_ray.play.novelty import RoundMemory
+from tap_ray.play.novelty import RoundVisitCounts
 from tap_ray.play.settings import PlayJobConfig, plan_of
 
 
@@ -23,16 +23,13 @@ def main(config: PlayJobConfig) -> Path:
     values = {**plan.to_json(), "env_version": envs.version_of(config.sim)}
     recording = Recording(
         job="collect_play",
-        env=plan.env,
-        spec=envs.spec(plan.env),
-        num_objects=envs.NUM_SLOTS,
-        plan=values,
+        header=header_of(plan.env, envs.spec(plan.env), num_objects=envs.NUM_SLOTS, plan=values),
         out=config.out or default_folder("play", values),
         tasks=("play",),
         episodes=config.episodes,
         make_player=partial(fleet, plan, config.robots_per_fleet),
-        memory=RoundMemory(plan.round_episodes) if plan.needs_memory else None,
-        visits_of=partial(visits_of, plan, num_hands=envs.num_hands(plan.env)),
+        memory=RoundVisitCounts(plan.round_episodes) if plan.needs_memory else None,
+        visits_of=partial(visits_of, plan, arms=envs.spec(plan.env).arms),
     )
     return record(recording, to_dict(config), pool=pool_of(config), ray_address=config.ray_address, report=write_report)
 
@@ -44,7 +41,7 @@ def fleet(plan: CollectPlan, num_robots: int, memory: Any) -> PlayFleet:
         envs.make_ee_control,
         sample_poses,
         num_robots=num_robots,
-        num_hands=envs.num_hands(plan.env),
+        arms=envs.spec(plan.env).arms,
         memory=memory,
     )
 

@@ -6,7 +6,7 @@ from pathlib import Path
 import envs
 from tap_ray import registry
 from tap_ray.distributed.evaluate_job import Scenes, run_evaluation
-from tap_ray.evaluate.failures import TaskFacts, facts_of
+from tap_ray.evaluate.failures import FailureInputs, failure_inputs_of
 from tap_ray.evaluate.protocol import Protocol, check
 from tap_ray.evaluate.settings import EvaluateConfig, protocol_of, simulator
 from tap_ray.job import run_job
@@ -18,7 +18,7 @@ def main(config: EvaluateConfig) -> Path:
     config = replace(config, policy=str(registry.local(config.policy)))
     scenes = Scenes(
         make_vector=envs.make_ee_control if config.policy == "expert" else envs.make_vector,
-        make_facts=_facts,
+        make_failure_inputs=_facts,
         built_in={"expert": envs.make_expert, "random": _random},
         spec=envs.spec,
     )
@@ -34,8 +34,8 @@ def checked_protocol(config: EvaluateConfig) -> Protocol:
     return protocol
 
 
-def _facts(scene: EnvConfig) -> TaskFacts:
-    return facts_of(envs.spec(scene), push_m=envs.push_goal_m(scene.task), mover=envs.movers(scene))
+def _facts(scene: EnvConfig) -> FailureInputs:
+    return failure_inputs_of(envs.spec(scene), push_m=envs.push_goal_m(scene.task), mover=envs.movers(scene))
 
 
 def _random(scene: EnvConfig, num_robots: int) -> Policy:

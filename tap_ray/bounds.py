@@ -34,9 +34,11 @@ BOUNDS: dict[str, str] = {
     **{f"PriorConfig.{name}": FROM_1 for name in ("latent", "width", "num_layers", "num_heads", "num_steps")},
     **{f"PriorConfig.{name}": FROM_1 for name in ("num_actions", "num_states")},
     "AlignConfig.play_batch": FROM_1,
-    **dict.fromkeys(("PlayJobConfig.jpeg_quality", "DemosJobConfig.jpeg_quality"), "[1, 95]"),
+    **dict.fromkeys(
+        ("PlayJobConfig.jpeg_quality", "DemosJobConfig.jpeg_quality", "ImportConfig.jpeg_quality"), "[1, 95]"
+    ),
     "DemosJobConfig.success_hold_steps": FROM_1,
-    "LookConfig.goal_offset": FROM_1,
+    "SaliencyConfig.goal_offset": FROM_1,
     "RandomizeConfig.cloth_probability": SHARE,
     "RandomizeConfig.cloth_saturation": SHARE,
     "MotionConfig.bounds_low_m": ANY,  # the base frame has its origin within the table
@@ -54,6 +56,9 @@ BOUNDS: dict[str, str] = {
     **{f"ServeConfig.{name}": FROM_1 for name in ("sessions", "batch", "replicas", "idle_s")},
     **{f"PipelineConfig.{name}": FROM_1 for name in ("play", "demos", "pretrain_steps", "align_steps")},
     "TrialRow.logged_step": "[-1, inf)",  # -1: no line yet
+    **{f"Numbers.{name}": ANY for name in ("scale", "closed", "open")},
+    "Mapping.control_hz": POSITIVE,
+    "Mapping.fps": POSITIVE,
     "AshaConfig.grace_steps": FROM_1,
     "AshaConfig.finalists": FROM_1,
     "AshaConfig.reduction_factor": "(1, inf)",

@@ -11,6 +11,7 @@ A robot that is controlled by its joints has d<joint> (rad, change of the comman
 """
 
 from dataclasses import asdict, dataclass, fields
+from functools import cached_property
 from typing import Any, Mapping
 
 import numpy as np
@@ -31,6 +32,29 @@ class Slot:
 def slots(unit: str, low: float, high: float, *names: str) -> tuple[Slot, ...]:
     """Slots that share a unit and a range."""
     return tuple(Slot(name=name, unit=unit, low=low, high=high) for name in names)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ArmSlots:
+    """Where one arm's end effector is in a robot's numbers; empty (or None) where the robot has no such slots.
+
+    Usable as an index of the last axis: `state[..., arm.ee_pos]`.
+    """
+
+    side: str = ""
+    """What the names of its slots begin with: a key of SIDES, or nothing on a robot with one arm."""
+    ee_pos: tuple[int, ...] = ()
+    """In the state: x y z, m, table frame."""
+    ee_quat: tuple[int, ...] = ()
+    """In the state: w x y z."""
+    opening: int | None = None
+    """In the state: of the gripper, 0 closed .. 1 open."""
+    delta_pos: tuple[int, ...] = ()
+    """In the action: change of the commanded position, m; empty where actions move joints."""
+    delta_rot: tuple[int, ...] = ()
+    """In the action: change of the commanded orientation, axis-angle, rad; likewise."""
+    gripper: int | None = None
+    """In the action: +1 open, -1 closed."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,6 +89,17 @@ class RobotSpec:
     def action_high_A(self) -> np.ndarray:
         """(A,) float32, largest action."""
         return np.array([slot.high for slot in self.action], np.float32)
+
+    @cached_property
+    def arms(self) -> tuple[ArmSlots, ...]:
+        """Where the end effector of each arm is, the left one first; none where no slot belongs to one."""
+        found = [_arm(self, side) for side in ("", *SIDES)]
+        return tuple(arm for arm in found if arm != ArmSlots(side=arm.side))
+
+    @property
+    def grippers(self) -> tuple[int, ...]:
+        """The gripper of each arm in the action."""
+        return tuple(arm.gripper for arm in self.arms if arm.gripper is not None)
 
     def to_json(self) -> dict[str, Any]:
         """Plain JSON values; `from_json` is the inverse."""
@@ -141,6 +176,41 @@ EE_POSE_STATE = (
 )
 """End-effector (tool center point between the finger tips) pose in the table frame, quaternion wxyz. Its axes
 are those of the base; a robot's base stands somewhere in it (envs/robots.py), the WidowX's in its origin."""
+
+
+EE_SLOTS: Mapping[str, tuple[str, ...]] = {
+    "ee_pos": tuple(slot.name for slot in EE_POSE_STATE[:3]),
+    "ee_quat": tuple(slot.name for slot in EE_POSE_STATE[3:]),
+    "opening": ("gripper_opening",),
+    "delta_pos": tuple(slot.name for slot in EE_DELTA_ACTION[:3]),
+    "delta_rot": tuple(slot.name for slot in EE_DELTA_ACTION[3:6]),
+    "gripper": ("gripper",),
+}
+"""Fields of `ArmSlots` and the names of their slots, behind the arm's side."""
+
+
+def _arm(spec: RobotSpec, side: str) -> ArmSlots:
+    """The slots whose names begin with `side`; a part that is not whole is none."""
+    state, action = ({slot.name: n for n, slot in enumerate(slots)} for slots in (spec.state, spec.action))
+    found: dict[str, tuple[int, ...]] = {}
+    for part, names in EE_SLOTS.items():
+        have = state if part in ("ee_pos", "ee_quat", "opening") else action
+        wanted = [side + name for name in names]
+        found[part] = tuple(have[name] for name in wanted) if have.keys() >= set(wanted) else ()
+    opening, gripper = (next(iter(found.pop(part)), None) for part in ("opening", "gripper"))
+    return ArmSlots(side=side, opening=opening, gripper=gripper, **found)
+
+
+def missing_slots(spec: RobotSpec, *parts: str) -> list[str]:
+    """Names of the slots that an arm of a robot lacks.
+
+    Args:
+        spec: of the robot.
+        parts: fields of `ArmSlots`.
+    """
+    have = {slot.name for slot in (*spec.state, *spec.action)}
+    wanted = [arm.side + name for arm in spec.arms or (ArmSlots(),) for part in parts for name in EE_SLOTS[part]]
+    return [name for name in wanted if name not in have]
 
 
 ARMS, JOINTS = 2, 7

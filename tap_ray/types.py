@@ -153,7 +153,8 @@ class Trajectory:
 
 @dataclass(frozen=True, kw_only=True)
 class Episode:
-    """One episode as it travels from a fleet to the writer: small, picklable, images already encoded."""
+    """One episode as it travels from a fleet to the writer, and as the reader gives it back: small, picklable, images
+    encoded."""
 
     index: int
     """Position in the collection plan; its seed and bytes follow from the plan and this number alone."""
@@ -165,11 +166,13 @@ class Episode:
     """T PNG files, (Y, X, 1), 255 = robot; None without masks."""
     state: Float32[np.ndarray, "T S"]
     action: Float32[np.ndarray, "T A"]
-    contact: Bool[np.ndarray, "T"]
+    contact: Bool[np.ndarray, "C"]
+    """C = T; 0 in an episode that was read without it."""
     object_pose: Float32[np.ndarray, "T M 7"]
     """Privileged; kept for probes and reports, never read by a policy."""
     image_stats: Mapping[str, np.ndarray]
-    """min, max, mean, std, q01 ... q99 of the images in [0, 1], each (3, 1, 1) float64, and count (1,) int64."""
+    """min, max, mean, std, q01 ... q99 of the images in [0, 1], each (3, 1, 1) float64, and count (1,) int64; empty in
+    an episode that was read."""
     meta: Mapping[str, Any] = field(default_factory=dict)
     """Scalars beside the data: seed, explorer, embodiment, contact_rate, object_displacement_m, success, ..."""
 

@@ -16,6 +16,7 @@ from jobs import (
     saliency,
     sweep,
 )
+from jobs.import_dataset import ImportConfig
 from jobs.pipeline import PipelineConfig
 from tap_ray.serving.settings import ServeConfig
 
@@ -26,11 +27,12 @@ CONFIGS: dict[str, Any] = {
     "collect_play": collect_play.PlayJobConfig(),
     "compare": compare.Config(runs=(HERE,)),
     "cut_crops": cut_crops.Config(data=HERE),
+    "import_dataset": ImportConfig(source=HERE, mapping=HERE, out=HERE),
     "evaluate": evaluate.EvaluateConfig(policy="random"),
     "pretrain": pretrain.PretrainConfig(data=HERE),
     "pretrain_prior": pretrain_prior.PriorJobConfig(data=("x",)),
     "probe": probe.ProbeConfig(policy=HERE, data=HERE),
-    "saliency": saliency.LookConfig(policy=(HERE,)),
+    "saliency": saliency.SaliencyConfig(policy=(HERE,)),
     "serve": ServeConfig(policy=HERE),
     "sweep": sweep.SweepJobConfig(sweep=HERE),
     "pipeline": PipelineConfig(),

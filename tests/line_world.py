@@ -10,7 +10,8 @@ import signal
 import gymnasium as gym
 import numpy as np
 
-from tap_ray.evaluate.failures import TaskFacts
+from tap_ray.evaluate.failures import FailureInputs
+from tap_ray.specs import ArmSlots
 from tap_ray.types import EnvConfig
 
 
@@ -64,9 +65,9 @@ def line_robots(num: int, config: EnvConfig, **bad) -> gym.vector.SyncVectorEnv:
     return gym.vector.SyncVectorEnv([lambda: LineWorld(config, **bad)] * num)
 
 
-def line_facts(config: EnvConfig) -> TaskFacts:
+def line_facts(config: EnvConfig) -> FailureInputs:
     """The point is its own hand, at its own object: whoever fails has reached it and never closes."""
-    return TaskFacts(tool=(0,), opening=(0,), gripper=(0,))
+    return FailureInputs(arms=(ArmSlots(ee_pos=(0,), opening=0, gripper=0),))
 
 
 class Forward:

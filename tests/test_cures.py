@@ -25,6 +25,7 @@ ELSEWHERE = {
     "ray": {"--head", "--labels", "--object-store-memory", "--generate"},
     "tensorboard": {"--logdir"},
     "mlflow": {"--host", "--port"},
+    "mani_skill": {"--obs-mode", "--save-traj", "--traj-path"},
     "nvidia-smi": {"--driver"},
     "ours beside the jobs": {"--repair", "--probe", "--mixed", "--config", "--help"},
 }

@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[1]
-EXAMPLES = {"play.py", "own_policy.py", "train_without_ray.py"}
+EXAMPLES = {"play.py", "own_policy.py", "train_without_ray.py", "read_with_lerobot.py"}
+"""The last one: tests/dataset/test_lerobot.py."""
 
 
 def run(*command: str | Path) -> str:

@@ -9,8 +9,10 @@ from tap_ray.specs import (
     EE_POSE_STATE,
     UNIFIED_ACTION,
     UNIFIED_STATE,
+    ArmSlots,
     RobotSpec,
     Slot,
+    missing_slots,
     require_compatible,
     slots,
     unified_indices,
@@ -117,3 +119,33 @@ def test_joints_and_second_arms_have_places_of_their_own():
 def test_a_slot_without_a_place_is_named():
     with pytest.raises(SpecError, match=r"Slot 'torque' \(N\) has no place in the unified layout"):
         unified_indices(slots("N", -1, 1, "torque"), UNIFIED_ACTION)
+
+
+def test_where_an_arms_end_effector_is():
+    """In the state x y z and w x y z, in the action the seven numbers of the paper; no opening is measured."""
+    [arm] = ARM.arms
+    assert arm == ArmSlots(
+        ee_pos=(0, 1, 2), ee_quat=(3, 4, 5, 6), opening=None, delta_pos=(0, 1, 2), delta_rot=(3, 4, 5), gripper=6
+    )
+    assert ARM.grippers == (6,)
+    state = np.arange(7.0)
+    assert state[..., arm.ee_pos].tolist() == [0, 1, 2]
+    assert state[None, None][..., arm.ee_quat].tolist() == [[[3, 4, 5, 6]]]
+
+
+def test_the_left_arm_is_the_first_one_wherever_its_slots_are():
+    both = [replace(slot, name=side + slot.name) for side in ("right_", "left_") for slot in EE_DELTA_ACTION]
+    state = [replace(slot, name=side + slot.name) for side in ("right_", "left_") for slot in EE_POSE_STATE[1:]]
+    pair = replace(ARM, action=tuple(both), state=tuple(state))
+    left, right = pair.arms
+    assert (left.side, left.delta_pos, left.gripper) == ("left_", (7, 8, 9), 13)
+    assert (right.side, right.delta_rot, right.gripper) == ("right_", (3, 4, 5), 6)
+    assert (left.ee_pos, left.ee_quat) == ((), (8, 9, 10, 11)), "a position without its x is none"
+    assert pair.grippers == (13, 6)
+    assert missing_slots(pair, "ee_pos", "ee_quat", "gripper") == ["left_ee_x", "right_ee_x"]
+
+
+def test_a_robot_without_an_arm():
+    joints = replace(ARM, action=slots("rad", -1, 1, "da"), state=slots("rad", -1, 1, "a"))
+    assert (joints.arms, joints.grippers) == ((), ())
+    assert missing_slots(joints, "ee_pos", "gripper") == ["ee_x", "ee_y", "ee_z", "gripper"]

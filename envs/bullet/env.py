@@ -26,7 +26,7 @@ from envs.scene.scenarios import (
 from envs.scene.tasks import NUM_SLOTS, Scene, draw_scene, judge, known_task
 from tap_ray.errors import SpecError
 from tap_ray.rng import generator
-from tap_ray.specs import Slot
+from tap_ray.specs import RobotSpec
 from tap_ray.types import EnvConfig
 
 
@@ -71,10 +71,9 @@ class TabletopEnv(gym.Env[Any, np.ndarray]):
         self._state_low = np.array([slot.low for slot in state], np.float32)
         self._state_high = np.array([slot.high for slot in state], np.float32)
         self._ee_control = ee_control or self.model.control == "hand"
-        slots = ee_action_slots(self.model) if self._ee_control else self.robot_spec.action
-        self._slots = slots
-        self._low_A = np.array([slot.low for slot in slots], np.float32)
-        self._high_A = np.array([slot.high for slot in slots], np.float32)
+        taken = ee_action_slots(self.model) if self._ee_control else self.robot_spec.action
+        self._taken_spec = replace(self.robot_spec, action=taken)
+        self._low_A, self._high_A = self._taken_spec.action_low_A, self._taken_spec.action_high_A
         self.action_space = gym.spaces.Box(self._low_A, self._high_A)
         self.observation_space = gym.spaces.Dict(
             rgb=gym.spaces.Box(0, 255, (size, size, 3), np.uint8),
@@ -109,7 +108,7 @@ class TabletopEnv(gym.Env[Any, np.ndarray]):
         self._start_M7 = self._world.object_poses(NUM_SLOTS)
         self._num_steps = self._num_clipped = 0
         self._partial_once = self._entire_once = False
-        obs, info = self._obs_and_info(noop_action(self._slots), noop_action(self.robot_spec.action))
+        obs, info = self._obs_and_info(noop_action(self._taken_spec), noop_action(self.robot_spec))
         return obs, info | extra
 
     def step(self, action: np.ndarray) -> tuple[dict[str, np.ndarray], float, bool, bool, dict[str, Any]]:
@@ -158,8 +157,8 @@ class TabletopEnv(gym.Env[Any, np.ndarray]):
 
     def _checked(self, action: np.ndarray) -> np.ndarray:
         value = np.asarray(action, np.float32)
-        names = ", ".join(f"{slot.name} ({slot.unit})" for slot in self._slots)
-        want = f"An action of {self.model.name} is {len(self._slots)} finite numbers: {names}"
+        names = ", ".join(f"{slot.name} ({slot.unit})" for slot in self._taken_spec.action)
+        want = f"An action of {self.model.name} is {len(self._low_A)} finite numbers: {names}"
         if value.shape != self._low_A.shape:
             raise SpecError(f"{want}. This one has shape {value.shape}: pass one action a robot and step.")
         if not np.isfinite(value).all():
@@ -243,6 +242,8 @@ def _changed(config: RenderConfig, perturbation: Perturbation) -> RenderConfig:
     return config
 
 
-def noop_action(slots: tuple[Slot, ...]) -> np.ndarray:
+def noop_action(spec: RobotSpec) -> np.ndarray:
     """(A,) action that moves nothing and opens the grippers."""
-    return np.array([1.0 if slot.name.endswith("gripper") else 0.0 for slot in slots], np.float32)
+    action = np.zeros(len(spec.action), np.float32)
+    action[list(spec.grippers)] = 1.0
+    return action

@@ -103,7 +103,7 @@ class SimplerVectorEnv(gym.vector.VectorEnv):
         self._num_steps, self._num_clipped = 0, np.zeros(n, np.int64)
         self._partial_once, self._entire_once = np.zeros(n, bool), np.zeros(n, bool)
         still = np.zeros((n, len(self._low_A)), np.float32)
-        still[:, -1] = 1.0
+        still[:, self.robot_spec.grippers] = 1.0
         seen, info = self._obs_and_info(obs, truth, still)
         if self.config.randomize:
             info["drawn"] = np.array([drawn_json(perturbation) for perturbation in perturbations])

@@ -103,7 +103,7 @@ def from_dataset(
         context=("language", "crops") if config.weights.asks_crops or play else ("language",),
         num_actions=len(dataset.spec.action),
         num_motion_states=len(dataset.spec.state) if policy.head == "flow" else 0,
-        num_reach=NUM_REACH if windows.reach_steps or play else 0,
+        num_reach=NUM_REACH * len(dataset.spec.arms) if windows.reach_steps or play else 0,
     )
     if policy.n_action_steps > policy.chunk:
         raise ConfigError(

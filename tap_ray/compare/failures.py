@@ -4,7 +4,8 @@ from dataclasses import dataclass
 from typing import Any, Iterable, Mapping, Sequence
 
 from tap_ray.compare.reading import Result
-from tap_ray.compare.tables import grid, short
+from tap_ray.compare.tables import short
+from tap_ray.media.text_table import grid
 from tap_ray.metrics import Interval, wilson
 
 RARE = ("crashed", "unlabeled")

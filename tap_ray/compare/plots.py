@@ -12,10 +12,9 @@ from matplotlib.figure import Figure
 from tap_ray.compare.failures import Failures, words
 from tap_ray.compare.reading import KINDS, Curves, Result
 from tap_ray.compare.tables import short
+from tap_ray.media.image import COLORS
 from tap_ray.metrics import Interval
 
-COLORS = ("#3b82c4", "#e08a2c", "#3fa46a", "#c4534f", "#8c6bc4", "#9a7358", "#cf6aa8", "#7f8c8d")
-"""Readable on white and on black; runs keep their color through the page."""
 TINTS = {
     "dropped": "#f2b36b",
     "misplaced": "#e08a2c",

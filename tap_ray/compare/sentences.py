@@ -2,7 +2,8 @@
 
 from tap_ray.compare.failures import percent, span
 from tap_ray.compare.reading import Result
-from tap_ray.compare.tables import grid, short
+from tap_ray.compare.tables import short
+from tap_ray.media.text_table import grid
 from tap_ray.metrics import wilson
 
 RULE = (

@@ -7,6 +7,7 @@ from typing import Sequence
 import numpy as np
 
 from tap_ray.compare.reading import KINDS, Result
+from tap_ray.media.text_table import grid
 from tap_ray.metrics import Interval, mcnemar, paired_difference
 
 SHORT = ("spoon", "carrot", "stack", "eggplant", "pumpkin")
@@ -312,20 +313,6 @@ def _two_lines(rows: Sequence[Row]) -> list[tuple[str, ...]]:
 def p_text(p_value: float) -> str:
     """A p-value in two digits; "<0.0001" below that."""
     return "<0.0001" if p_value < 1e-4 else f"{p_value:.2g}"
-
-
-def grid(headings: Sequence[str], rows: Sequence[Sequence[str]], last: str = "n") -> str:
-    """Rows of text (name, a value a heading, one under `last`) in columns."""
-    table = [("", *headings, last), *rows]
-    widths = [max(len(row[i]) for row in table) for i in range(len(table[0]))]
-    lines = []
-    for row in table:
-        first, *rest = (
-            cell.ljust(w) if i == 0 else cell.rjust(w) for i, (cell, w) in enumerate(zip(row, widths, strict=True))
-        )
-        lines.append("  ".join((first, *rest)).rstrip())
-    lines.insert(1, "-" * len(lines[0]))
-    return "\n".join(lines)
 
 
 def _percent(rate: float) -> str:

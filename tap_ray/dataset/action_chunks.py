@@ -84,7 +84,7 @@ def load(
     norm = norm or norm_stats(stats_of(dataset, train), dataset.spec)
     columns = [layout.STATE, layout.ACTION]
     episodes = list(read_episodes(dataset, out if held_out else train, columns))
-    lengths = np.array([len(episode[layout.ACTION]) for episode in episodes], np.int64)
+    lengths = np.array([len(episode) for episode in episodes], np.int64)
     if not (lengths >= config.horizon).any():
         raise DataError(
             f"{dataset.path}: none of its {len(lengths)} {'held-out' if held_out else 'training'} episodes has the "
@@ -95,8 +95,8 @@ def load(
     first = [start + np.arange(windows) for start, windows in zip(begin, num, strict=True)]
     action_dims = unified_indices(dataset.spec.action, UNIFIED_ACTION)
     state_dims = unified_indices(dataset.spec.state, UNIFIED_STATE)
-    action = np.concatenate([episode[layout.ACTION] for episode in episodes])
-    state = np.concatenate([episode[layout.STATE] for episode in episodes])
+    action = np.concatenate([episode.action for episode in episodes])
+    state = np.concatenate([episode.state for episode in episodes])
     dim_mask_A = np.zeros(len(UNIFIED_ACTION), bool)
     dim_mask_A[list(action_dims)] = True
     return ActionChunks(

@@ -26,9 +26,10 @@ from tap_ray.cache import MAX_REQUESTS, cached
 from tap_ray.config import digest
 from tap_ray.dataset import layout
 from tap_ray.dataset.crops import CropConfig, Crops, cut
-from tap_ray.dataset.encode import decode_jpeg, decode_mask
 from tap_ray.dataset.reader import DatasetInfo, read_episodes
 from tap_ray.errors import DataError
+from tap_ray.media.image import decode_jpeg, decode_mask
+from tap_ray.types import Episode
 
 BLOCK_EPISODES = 64
 """Episodes in a full block; 40 kB of crops each 8."""
@@ -128,16 +129,16 @@ def cut_block(dataset: DatasetInfo, config: CropConfig, block: tuple[int, int]) 
     return path
 
 
-def cut_episode(episode: Any, config: CropConfig) -> Crops:
-    """`cut` of an episode's columns (images, masks and contact) as `read_episode` gives them."""
-    rgb = np.stack([decode_jpeg(data) for data in episode[layout.IMAGE]])
-    return cut_masked(rgb, episode[layout.MASK], episode[layout.CONTACT], config)
+def cut_episode(episode: Episode, config: CropConfig) -> Crops:
+    """`cut` of an episode with masks."""
+    rgb = np.stack([decode_jpeg(data) for data in episode.image_jpeg])
+    return cut_masked(rgb, episode.mask_png or (), episode.contact, config)
 
 
 def cut_masked(rgb_TYX3: np.ndarray, mask_png: Sequence[bytes], contact_T: np.ndarray, config: CropConfig) -> Crops:
-    """`cut` with the masks still encoded, and contact as the dataset has it (0 or 1)."""
+    """`cut` with the masks still encoded."""
     mask = np.stack([decode_mask(data) for data in mask_png])
-    return cut(rgb_TYX3, mask, contact_T.reshape(-1) > 0.5, config)
+    return cut(rgb_TYX3, mask, contact_T, config)
 
 
 def read_crops(dataset: DatasetInfo, episodes: Sequence[int] | np.ndarray, config: CropConfig) -> list[Crops]:

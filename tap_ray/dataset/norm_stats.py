@@ -19,9 +19,6 @@ from tap_ray.specs import RobotSpec, Slot
 MIN_SCALE = 0.01
 """Smallest scale, as a part of a slot's range in the spec."""
 
-KEPT_ACTIONS = ("gripper",)
-"""Action slots that are not normalized, by the end of their names."""
-
 
 @dataclass(frozen=True, kw_only=True)
 class SlotNorm:
@@ -75,7 +72,7 @@ def norm_stats(stats: Mapping[str, Mapping[str, np.ndarray]], spec: RobotSpec) -
     """
     return NormStats(
         state=_slot_norm(stats, STATE, spec.state, keep=()),
-        action=_slot_norm(stats, ACTION, spec.action, keep=KEPT_ACTIONS),
+        action=_slot_norm(stats, ACTION, spec.action, keep=spec.grippers),
     )
 
 
@@ -84,7 +81,7 @@ def _slot_norm(
     feature: str,
     slots: tuple[Slot, ...],
     *,
-    keep: tuple[str, ...],
+    keep: tuple[int, ...],
 ) -> SlotNorm:
     keys = ("mean", "std")
     values = [np.asarray(stats.get(feature, {}).get(key, ()), np.float64) for key in keys]
@@ -96,7 +93,7 @@ def _slot_norm(
             )
     mean, std = values
     scale = np.maximum(std, MIN_SCALE * np.array([slot.high - slot.low for slot in slots]))
-    kept = np.array([slot.name.endswith(keep) for slot in slots])
+    kept = np.isin(np.arange(len(slots)), keep)
     return SlotNorm(
         names=tuple(slot.name for slot in slots),
         offset=tuple(np.where(kept, 0.0, mean).tolist()),

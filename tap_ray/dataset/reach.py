@@ -1,72 +1,58 @@
 """Where the robot's own hand goes next, and how it will be turned there: targets that it gives itself."""
 
-from dataclasses import dataclass
-
 import numpy as np
 
 from tap_ray.dataset.crops import CROPS, contact_bouts
 from tap_ray.errors import DataError
-from tap_ray.specs import RobotSpec
+from tap_ray.specs import ArmSlots, RobotSpec, missing_slots
 
-TIP_SLOTS = ("ee_x", "ee_y", "ee_z")
-TURN_SLOTS = ("ee_qw", "ee_qx", "ee_qy", "ee_qz")
 NUM_REACH = 13
-"""Three vectors and two yaws; see `reach_targets`."""
+"""Of one arm: three vectors and two yaws; see `reach_targets`. A robot has so many for each of its arms."""
 NEVER = np.iinfo(np.int64).max
 CLOSES_EARLY = 3
 """Steps before the first touch in which fingers may begin to close and the touch still counts as a grasp."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class HandColumns:
-    """Places of the hand's slots."""
-
-    tip: list[int]
-    """x, y, z of the tip in the state, m."""
-    turn: list[int]
-    """w, x, y, z of the hand's orientation in the state."""
-    gripper: int
-    """Of the action."""
-
-
-def hand_columns(spec: RobotSpec) -> HandColumns:
-    """Where a robot reports its hand.
+def reaching_arms(spec: RobotSpec) -> tuple[ArmSlots, ...]:
+    """The arms of a robot, each of which has reach targets.
 
     Raises:
-        DataError: it does not.
+        DataError: one has no pose in the state or no gripper in the action.
     """
-    state, action = ([slot.name for slot in slots] for slots in (spec.state, spec.action))
-    wanted = (*TIP_SLOTS, *TURN_SLOTS)
-    missing = [name for name in wanted if name not in state] + ["gripper"] * ("gripper" not in action)
+    missing = missing_slots(spec, "ee_pos", "ee_quat", "gripper")
     if missing:
         raise DataError(
-            f"Reach targets need the state slots {', '.join(wanted)} and the action slot gripper; {spec.robot} has no "
-            f"{', '.join(missing)} but {', '.join((*state, *action))}. Set windows.reach_steps to 0 to do without."
+            "Reach targets need each arm's ee_x, ee_y, ee_z, ee_qw, ee_qx, ee_qy and ee_qz in the state and gripper in "
+            f"the action; {spec.robot} has no {', '.join(missing)} but "
+            f"{', '.join(slot.name for slot in (*spec.state, *spec.action))}. Set windows.reach_steps to 0 to do "
+            "without."
         )
-    tip, turn = ([state.index(name) for name in names] for names in (TIP_SLOTS, TURN_SLOTS))
-    return HandColumns(tip=tip, turn=turn, gripper=action.index("gripper"))
+    return spec.arms
 
 
 def reach_of(
     state_TS: np.ndarray, action_TA: np.ndarray, contact_T: np.ndarray, spec: RobotSpec, steps: int
 ) -> tuple[np.ndarray, np.ndarray]:
-    """`reach_targets` of a robot's episode; with `steps` 0 nobody asks, and none exists."""
+    """`reach_targets` of a robot's episode, arm by arm; with `steps` 0 nobody asks, and none exists.
+
+    Contact is of any arm: each arm's targets say where it is itself when one of them touches.
+    """
     if not steps:
         return np.zeros((len(state_TS), NUM_REACH), np.float32), np.full((len(state_TS), NUM_REACH), NEVER)
-    hand = hand_columns(spec)
-    return reach_targets(state_TS, action_TA[:, hand.gripper], contact_T, hand, steps)
+    parts = [reach_targets(state_TS, action_TA[:, arm.gripper], contact_T, arm, steps) for arm in reaching_arms(spec)]
+    return np.concatenate([reach for reach, _ in parts], axis=1), np.concatenate([ahead for _, ahead in parts], axis=1)
 
 
 def reach_targets(
-    state_TS: np.ndarray, gripper_T: np.ndarray, contact_T: np.ndarray, hand: HandColumns, steps: int
+    state_TS: np.ndarray, gripper_T: np.ndarray, contact_T: np.ndarray, arm: ArmSlots, steps: int
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Where the robot's own hand will go: self-supervised targets in the robot's base frame.
+    """Where an arm's own hand will go: self-supervised targets in the robot's base frame.
 
     Args:
         state_TS: states before each action.
         gripper_T: gripper slot of the actions, below 0 closes.
         contact_T: a finger touches an object.
-        hand: where the state has the hand.
+        arm: where the state has its pose.
         steps: how far ahead the displacement is taken.
 
     Returns:
@@ -89,9 +75,9 @@ def reach_targets(
     release = np.append(np.where(ends < num_steps - 1, ends, num_steps), num_steps)[own]
     grasp = np.where(np.append(_grasps(gripper_T, bouts_B2), False)[own], touch, num_steps)
     targets_T3 = np.stack([now + steps, touch, release], axis=1)
-    tip_T3 = state_TS[:, hand.tip]
+    tip_T3 = state_TS[:, arm.ee_pos]
     vectors_T33 = tip_T3[np.minimum(targets_T3, num_steps - 1)] - tip_T3[:, None]
-    yaw_T = twice_yaw(state_TS[:, hand.turn])
+    yaw_T = twice_yaw(state_TS[:, arm.ee_quat])
     then_T = yaw_T[np.minimum(grasp, num_steps - 1)]
     turn_T = then_T * yaw_T.conj()
     yaws_T4 = np.stack([np.real(then_T), np.imag(then_T), np.real(turn_T), np.imag(turn_T)], axis=1)

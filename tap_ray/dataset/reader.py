@@ -21,10 +21,15 @@ from tap_ray.dataset.statistics import merge_stats, stats_from_json
 from tap_ray.dataset.tables import META_PREFIX, column_array, table_stats
 from tap_ray.errors import DataError, nearest
 from tap_ray.specs import RobotSpec
+from tap_ray.types import Episode
 
 T = TypeVar("T")
 AHEAD = 16
 """Episodes that are fetched from an object store at once; without images 16 times as many."""
+OWN_COLUMNS = frozenset(
+    ("episode_index", "length", "dataset_from_index", "dataset_to_index", "instruction", "file", "row_group")
+)
+"""Of `DatasetInfo.episodes`, what is no key of `Episode.meta`."""
 DAMAGED = (pa.ArrowException, OSError, IndexError)
 """What reading a damaged file raises."""
 INFO_KEYS = ("codebase_version", "fps", "features", "total_episodes", "total_frames", "total_tasks", "data_path")
@@ -184,8 +189,35 @@ def stats_of(dataset: DatasetInfo, episodes: np.ndarray) -> dict[str, dict[str, 
     return merge_stats(table_stats(tables))
 
 
-def read_episode(dataset: DatasetInfo, index: int, columns: Sequence[str] | None = None) -> dict[str, Any]:
-    """Columns of one episode.
+def read_episode(dataset: DatasetInfo, index: int, columns: Sequence[str] | None = None) -> Episode:
+    """One episode as it was written, but for `image_stats`, which is empty (`stats_of` gives them).
+
+    Args:
+        dataset: from `open_dataset`.
+        index: episode index.
+        columns: features to read, e.g. `layout.ACTION`; what they leave out is empty (masks: None). None reads all.
+
+    Raises:
+        DataError: see `read_columns`.
+    """
+    row = _row(dataset, index)
+    found, steps = _read(dataset, row, columns), int(row["length"])
+    return Episode(
+        index=index,
+        task=str(row["instruction"]),
+        image_jpeg=found.get(layout.IMAGE, ()),
+        mask_png=found.get(layout.MASK),
+        state=found.get(layout.STATE, np.zeros((steps, 0), np.float32)),
+        action=found.get(layout.ACTION, np.zeros((steps, 0), np.float32)),
+        contact=found.get(layout.CONTACT, np.zeros(0, np.float32)).reshape(-1) > 0.5,
+        object_pose=found.get(layout.OBJECT_POSE, np.zeros((steps, 0, 7), np.float32)).reshape(steps, -1, 7),
+        image_stats={},
+        meta={name: value for name, value in row.items() if name not in OWN_COLUMNS},
+    )
+
+
+def read_columns(dataset: DatasetInfo, index: int, columns: Sequence[str] | None = None) -> dict[str, Any]:
+    """Columns of one episode, as they lie in the file.
 
     Args:
         dataset: from `open_dataset`.
@@ -198,14 +230,22 @@ def read_episode(dataset: DatasetInfo, index: int, columns: Sequence[str] | None
     Raises:
         DataError: no such episode or feature, a truncated file, or NaN in a state or action.
     """
+    return _read(dataset, _row(dataset, index), columns)
+
+
+def _row(dataset: DatasetInfo, index: int) -> dict[str, Any]:
     if not 0 <= index < len(dataset):
         raise DataError(f"{dataset.path} has episodes 0 to {len(dataset) - 1}; there is no episode {index}.")
-    known = layout.features(dataset.header)
+    row = dataset.episodes.iloc[index]
+    return {name: value.item() if isinstance(value, np.generic) else value for name, value in row.items()}
+
+
+def _read(dataset: DatasetInfo, row: Mapping[str, Any], columns: Sequence[str] | None) -> dict[str, Any]:
+    index, known = row["episode_index"], layout.features(dataset.header)
     for name in columns or ():
         if name not in known:
             raise DataError(f"{dataset.path} has no feature {name!r}. {nearest(name, known)}")
     columns = columns or list(known)
-    row = dataset.episodes.iloc[index]
     table = _read_row_group(dataset, int(row["file"]), int(row["row_group"]), columns)
     missing = set(columns) - set(table.column_names)
     if missing or len(table) != row["length"]:
@@ -225,7 +265,7 @@ def read_episode(dataset: DatasetInfo, index: int, columns: Sequence[str] | None
 
 def read_episodes(
     dataset: DatasetInfo, indices: Iterable[Any], columns: Sequence[str] | None = None
-) -> Iterator[dict[str, Any]]:
+) -> Iterator[Episode]:
     """`read_episode` for one after the other; those of an object store are fetched `AHEAD` at once."""
     rest, images = map(int, indices), columns is None or not {layout.IMAGE, layout.MASK}.isdisjoint(columns)
     while batch := list(islice(rest, AHEAD if images else 16 * AHEAD)):

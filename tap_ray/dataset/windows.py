@@ -15,17 +15,17 @@ endless sequence is found again without decoding what comes before it.
 """
 
 from dataclasses import dataclass
-from typing import Any, Iterator, Mapping, Sequence
+from typing import Any, Iterator, Sequence
 
 import numpy as np
 
 from tap_ray.dataset import layout
 from tap_ray.dataset.crop_files import cut_masked, read_crops
 from tap_ray.dataset.crops import CROPS, Crops
-from tap_ray.dataset.encode import decode_jpeg
 from tap_ray.dataset.reach import NEVER, reach_of
 from tap_ray.dataset.reader import DatasetInfo, read_episodes
 from tap_ray.errors import ConfigError, DataError
+from tap_ray.media.image import decode_jpeg
 from tap_ray.rng import generator
 from tap_ray.specs import RobotSpec
 from tap_ray.types import ALL, Episode, Shard, Window
@@ -160,19 +160,8 @@ def episode_batches(
             "Live play has no robot masks, which windows.crops needs. Play with robot masks (--robot-mask)."
         )
     total = num_windows(np.array([len(episode) for episode in episodes]), config) // config.batch_size
-    columns = [
-        {
-            layout.IMAGE: episode.image_jpeg,
-            layout.MASK: episode.mask_png,
-            layout.STATE: episode.state,
-            layout.ACTION: episode.action,
-            layout.CONTACT: episode.contact.astype(np.float32),
-            "task_index": np.zeros(len(episode), np.int64),
-        }
-        for episode in episodes
-    ]
-    image_size = decode_jpeg(episodes[0].image_jpeg[0]).shape[:2]
-    yield from _shuffled(_frames(columns, image_size, spec, config), config, rng, range(first_batch, total))
+    frames = _frames(episodes, np.zeros(len(episodes), np.int64), spec, config)
+    yield from _shuffled(frames, config, rng, range(first_batch, total))
 
 
 def _shuffled(frames: "_Frames", config: WindowConfig, rng: np.random.Generator, batches: range) -> Iterator[Window]:
@@ -286,36 +275,35 @@ class _GroupCrops:
 
 def _load_group(dataset: DatasetInfo, group: Sequence[int] | np.ndarray, config: WindowConfig) -> _Frames:
     crops = read_crops(dataset, group, CROPS) if config.crops else None
-    columns = [layout.IMAGE, layout.STATE, layout.ACTION, layout.CONTACT, "task_index"]
+    columns = [layout.IMAGE, layout.STATE, layout.ACTION, layout.CONTACT]
     episodes = list(read_episodes(dataset, group, columns))
-    return _frames(episodes, dataset.header.image_size, dataset.spec, config, crops)
+    task_E = np.array([dataset.tasks.index(episode.task) for episode in episodes], np.int64)
+    return _frames(episodes, task_E, dataset.spec, config, crops)
 
 
 def _frames(
-    episodes: Sequence[Mapping[str, Any]],
-    image_size: tuple[int, ...],
+    episodes: Sequence[Episode],
+    task_E: np.ndarray,
     spec: RobotSpec,
     config: WindowConfig,
     crops: Sequence[Crops] | None = None,
 ) -> _Frames:
     """Decode episodes and lay their frames end to end; crops that nobody has cut are cut."""
-    length_E = np.array([len(episode[layout.ACTION]) for episode in episodes])
+    length_E = np.array([len(episode) for episode in episodes])
     first_E = length_E.cumsum() - length_E
-    rgb = np.empty((length_E.sum(), *image_size, 3), np.uint8)
+    rgb = np.empty((length_E.sum(), *decode_jpeg(episodes[0].image_jpeg[0]).shape), np.uint8)
     for episode, first in zip(episodes, first_E, strict=True):
-        for frame, data in enumerate(episode[layout.IMAGE], start=first):
+        for frame, data in enumerate(episode.image_jpeg, start=first):
             rgb[frame] = decode_jpeg(data)
     if config.crops and crops is None:
         own = [rgb[first : first + length] for first, length in zip(first_E, length_E, strict=True)]
-        crops = [cut_masked(r, e[layout.MASK], e[layout.CONTACT], CROPS) for r, e in zip(own, episodes, strict=True)]
-    reach = [
-        reach_of(e[layout.STATE], e[layout.ACTION], e[layout.CONTACT] > 0.5, spec, config.reach_steps) for e in episodes
-    ]
+        crops = [cut_masked(r, e.mask_png or (), e.contact, CROPS) for r, e in zip(own, episodes, strict=True)]
+    reach = [reach_of(e.state, e.action, e.contact, spec, config.reach_steps) for e in episodes]
     return _Frames(
         rgb=rgb,
-        state=np.concatenate([episode[layout.STATE] for episode in episodes]),
-        action=np.concatenate([episode[layout.ACTION] for episode in episodes]),
-        task_index=np.concatenate([episode["task_index"] for episode in episodes]),
+        state=np.concatenate([episode.state for episode in episodes]),
+        action=np.concatenate([episode.action for episode in episodes]),
+        task_index=task_E.repeat(length_E),
         reach=np.concatenate([target for target, _ in reach]),
         reach_ahead=np.concatenate([ahead for _, ahead in reach]),
         end=np.repeat(first_E + length_E, length_E),

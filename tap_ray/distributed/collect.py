@@ -25,8 +25,8 @@ from tap_ray.distributed.placement import Pool
 from tap_ray.distributed.sink import Block, Played, Source
 from tap_ray.distributed.writers import sink_of
 from tap_ray.errors import StorageError
-from tap_ray.play.collect import Outcome, in_batches
-from tap_ray.play.novelty import RoundMemory, Visits
+from tap_ray.play.collect import AttemptResult, in_batches
+from tap_ray.play.novelty import RoundVisitCounts, VisitCounts
 from tap_ray.play.schedule import Schedule
 from tap_ray.progress_bar import progress_bar
 
@@ -34,14 +34,14 @@ BLOCK_BATCHES = 8
 """Batches that a fleet is given at a time, where there are enough to share out: each hand-over costs the machine as
 much as a few control steps (docs/results/log.md)."""
 
-VisitsOf = Callable[[Outcome], Visits]
+VisitsOf = Callable[[AttemptResult], VisitCounts]
 """What an outcome adds to the novelty memory."""
 
 
 class Player(Protocol):
     """Robots in one process: `play.collect.PlayFleet` or `play.demos.DemoFleet`."""
 
-    def run(self, attempts: Sequence[int]) -> list[Outcome]:
+    def run(self, attempts: Sequence[int]) -> list[AttemptResult]:
         """One outcome for each attempt."""
         ...
 
@@ -52,7 +52,7 @@ class Fleet:
     def __init__(self, make_player: Callable[[Any], Player], visits_of: VisitsOf | None = None) -> None:
         self._make_player, self._visits_of = make_player, visits_of
         self._player: Player | None = None
-        self._seen: dict[int, Visits] = {}
+        self._seen: dict[int, VisitCounts] = {}
 
     def ready(self) -> None:
         """Build the robots, so that what is wrong with them is an error before the first attempt."""
@@ -72,7 +72,7 @@ class Fleet:
         told = [self._told(outcome, len(episode)) for outcome, episode in zip(outcomes, episodes, strict=True)]
         return told, episodes
 
-    def _told(self, outcome: Outcome, num_bytes: int) -> Played:
+    def _told(self, outcome: AttemptResult, num_bytes: int) -> Played:
         told = Played(attempt=outcome.attempt, reason=outcome.reason, num_bytes=num_bytes)
         if outcome.episode is not None:
             told = replace(
@@ -97,7 +97,7 @@ class FleetThatKeeps(Fleet):
 class Rounds:
     """The run's novelty memory, as the driver hands it out."""
 
-    def __init__(self, memory: RoundMemory | None, oldest: Callable[[], int | None] = lambda: None) -> None:
+    def __init__(self, memory: RoundVisitCounts | None, oldest: Callable[[], int | None] = lambda: None) -> None:
         """Rounds of a run.
 
         Args:
@@ -250,7 +250,7 @@ class Collection:
         writer: DatasetWriter,
         schedule: Schedule,
         *,
-        memory: RoundMemory | None = None,
+        memory: RoundVisitCounts | None = None,
         visits_of: VisitsOf | None = None,
         control_hz: float = 5.0,
     ) -> None:
@@ -272,7 +272,7 @@ class Collection:
         if writer.progress:
             schedule.restore(writer.progress["schedule"])
             if memory is not None:
-                self.memory = RoundMemory.from_json(writer.progress["memory"])
+                self.memory = RoundVisitCounts.from_json(writer.progress["memory"])
 
     def run(self, make_player: Callable[[Any], Player], pool: Pool, *, progress: bool = True) -> Tally:
         """Collect until enough is kept and committed.

@@ -21,7 +21,15 @@ from tap_ray.distributed.faults import Patience
 from tap_ray.errors import ConfigError
 from tap_ray.evaluate import results as store
 from tap_ray.evaluate import video
-from tap_ray.evaluate.episodes import Judged, MakeFacts, MakePolicy, MakeVector, Robots, chunks, crashed
+from tap_ray.evaluate.episodes import (
+    ChunkResult,
+    EpisodeRunner,
+    MakeFailureInputs,
+    MakePolicy,
+    MakeVector,
+    chunks,
+    crashed,
+)
 from tap_ray.evaluate.protocol import Protocol, cells
 from tap_ray.progress_bar import progress_bar
 from tap_ray.types import Cell, EpisodeResult
@@ -48,17 +56,21 @@ class Fleet:
     """One process of robots (a Ray actor)."""
 
     def __init__(
-        self, protocol: Protocol, make_vector: MakeVector, make_policy: MakePolicy, make_facts: MakeFacts
+        self,
+        protocol: Protocol,
+        make_vector: MakeVector,
+        make_policy: MakePolicy,
+        make_failure_inputs: MakeFailureInputs,
     ) -> None:
         self._protocol, self._make_policy = protocol, make_policy
-        self._robots = Robots(protocol, make_vector, make_policy, make_facts)
+        self._robots = EpisodeRunner(protocol, make_vector, make_policy, make_failure_inputs)
 
     def ready(self) -> None:
         """Load the policy once, so that a missing or broken one is an error before the first cell."""
         self._make_policy(self._protocol.env_config(self._protocol.tasks[0], self._protocol.scenarios[0]), 1)
 
-    def run(self, cells: Sequence[Cell]) -> Judged:
-        """See `Robots.run`."""
+    def run(self, cells: Sequence[Cell]) -> ChunkResult:
+        """See `EpisodeRunner.run`."""
         return self._robots.run(cells)
 
 
@@ -67,7 +79,7 @@ def evaluate(
     *,
     make_vector: MakeVector,
     make_policy: MakePolicy,
-    make_facts: MakeFacts,
+    make_failure_inputs: MakeFailureInputs,
     folder: Path,
     config: FleetConfig | None = None,
     progress: bool = True,
@@ -78,7 +90,7 @@ def evaluate(
         protocol: the cells.
         make_vector: builds a fleet's robots; must pickle.
         make_policy: builds the judged policy in the fleet's process; must pickle.
-        make_facts: what tells why an episode failed; must pickle.
+        make_failure_inputs: what tells why an episode failed; must pickle.
         folder: gets `episodes.jsonl` and `clips/`, as results come.
         config: fleets and robots.
         progress: whether to draw a bar.
@@ -99,11 +111,11 @@ def evaluate(
     # however many fleets.
     parts = [part for part in chunks(wanted, config.robots) if not done.keys() >= set(part)]
     if parts:
-        crew = _crew((protocol, make_vector, make_policy, make_facts), config, len(parts))
+        crew = _crew((protocol, make_vector, make_policy, make_failure_inputs), config, len(parts))
         with progress_bar(total=len(wanted), initial=len(done), unit="episode", disable=not progress) as bar:
             for chunk, judged in crew.work(map(tuple, parts)):
                 if isinstance(judged, GivenUp):
-                    judged = Judged(results=[crashed(cell, judged.reason) for cell in chunk], clips=[])
+                    judged = ChunkResult(results=[crashed(cell, judged.reason) for cell in chunk], clips=[])
                 new = [result for result in judged.results if result.cell not in done]
                 store.append(folder / "episodes.jsonl", new)
                 gauges.count("tap_episodes", len(new), run=str(folder))

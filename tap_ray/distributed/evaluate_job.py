@@ -12,7 +12,7 @@ from tap_ray.compare.tables import text_table
 from tap_ray.distributed.connect import connect
 from tap_ray.distributed.evaluate import FleetConfig, evaluate, require_sensible
 from tap_ray.evaluate import results, trained, video
-from tap_ray.evaluate.episodes import MakeFacts, MakePolicy, MakeVector
+from tap_ray.evaluate.episodes import MakeFailureInputs, MakePolicy, MakeVector
 from tap_ray.evaluate.protocol import Protocol
 from tap_ray.evaluate.settings import EvaluateConfig, what
 from tap_ray.job import JobRun, job_run
@@ -25,7 +25,7 @@ class Scenes:
     """How a simulator's scenes are made; the functions pickle."""
 
     make_vector: MakeVector
-    make_facts: MakeFacts
+    make_failure_inputs: MakeFailureInputs
     built_in: Mapping[str, MakePolicy]
     """The policies that are no run, by name."""
     spec: Callable[[EnvConfig], RobotSpec]
@@ -47,7 +47,7 @@ def run_evaluation(config: EvaluateConfig, protocol: Protocol, scenes: Scenes) -
                     config=fleets,
                     make_vector=scenes.make_vector,
                     make_policy=make_policy,
-                    make_facts=scenes.make_facts,
+                    make_failure_inputs=scenes.make_failure_inputs,
                 )
             name = config.name or storage.at(config.policy).name
             summary = results.write(run.path, episodes, protocol, policy=name, run=parents.get("policy"))

@@ -13,8 +13,8 @@ from tap_ray.distributed.collect import Collection, Player, Tally
 from tap_ray.distributed.connect import connect
 from tap_ray.distributed.placement import Pool
 from tap_ray.errors import ConfigError
-from tap_ray.play.collect import Outcome
-from tap_ray.play.novelty import RoundMemory, Visits
+from tap_ray.play.collect import AttemptResult
+from tap_ray.play.novelty import RoundVisitCounts, VisitCounts
 from tap_ray.play.schedule import Schedule
 from tap_ray.play.settings import RobotsConfig
 from tap_ray.specs import RobotSpec
@@ -27,12 +27,8 @@ class Recording:
 
     job: str
     """Verb, e.g. "collect_play"."""
-    env: EnvConfig
-    spec: RobotSpec
-    num_objects: int
-    """Places for objects in a frame's `privileged.object_pose`."""
-    plan: Mapping[str, Any]
-    """All that the data depend on, as plain values."""
+    header: DatasetHeader
+    """What the dataset says of itself, see `header_of`."""
     out: Path
     tasks: tuple[str, ...]
     """Names of the schedule's tasks."""
@@ -40,24 +36,26 @@ class Recording:
     """Wanted of each task."""
     make_player: Callable[[Any], Player]
     """Builds a fleet's robots in its process, given the novelty memory; must pickle."""
-    memory: RoundMemory | None = None
+    memory: RoundVisitCounts | None = None
     """Of explorers that share one."""
-    visits_of: Callable[[Outcome], Visits] | None = None
+    visits_of: Callable[[AttemptResult], VisitCounts] | None = None
 
     def __post_init__(self) -> None:
         if self.episodes < 1:
             raise ConfigError(f"{self.job} collects at least 1 episode; got --episodes {self.episodes}.")
 
-    @property
-    def header(self) -> DatasetHeader:
-        """What the dataset says of itself."""
-        return DatasetHeader(
-            spec=self.spec,
-            plan=self.plan,
-            image_size=(self.env.image_size, self.env.image_size),
-            num_objects=self.num_objects,
-            robot_mask=self.env.robot_mask,
-        )
+
+def header_of(env: EnvConfig, spec: RobotSpec, *, num_objects: int, plan: Mapping[str, Any]) -> DatasetHeader:
+    """What a dataset of simulated robots says of itself.
+
+    Args:
+        env: of the robots.
+        spec: theirs.
+        num_objects: places for objects in a frame's `privileged.object_pose`.
+        plan: all that the data depend on, as plain values.
+    """
+    size = (env.image_size, env.image_size)
+    return DatasetHeader(spec=spec, plan=plan, image_size=size, num_objects=num_objects, robot_mask=env.robot_mask)
 
 
 def pool_of(config: RobotsConfig) -> Pool:
@@ -96,7 +94,7 @@ def record(
     recording.make_player(None)
     schedule = Schedule(num_tasks=len(recording.tasks), episodes=recording.episodes)
     with DatasetWriter(recording.out, recording.header) as writer:
-        control_hz = recording.spec.control_hz
+        control_hz = recording.header.spec.control_hz
         collection = Collection(
             writer, schedule, memory=recording.memory, visits_of=recording.visits_of, control_hz=control_hz
         )
@@ -131,7 +129,7 @@ def _finished(out: Path, with_report: bool) -> bool:
 
 def summary(recording: Recording, schedule: Schedule, tally: Tally) -> str:
     """What was collected now, and what was dropped why, a line each."""
-    hz = recording.spec.control_hz
+    hz = recording.header.spec.control_hz
     lines = [
         f"{tally.episodes} episodes, {tally.frames} frames in {tally.seconds:.0f} s: {tally.frames_s:.0f} frames/s, "
         f"{tally.frames_s / hz:.0f}x real time; contact in {tally.contact_rate:.0%} of the frames"

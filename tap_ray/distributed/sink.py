@@ -5,7 +5,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any, Callable, Mapping, Protocol, Sequence
 
 from tap_ray.dataset.writer import DatasetWriter
-from tap_ray.play.novelty import Visits
+from tap_ray.play.novelty import VisitCounts
 
 Block = tuple[tuple[int, ...], ...]
 """Batches of attempts."""
@@ -36,7 +36,7 @@ class Played:
     contact_steps: int = 0
     """With a finger on an object."""
     task: str = ""
-    visits: Visits = field(default_factory=dict)
+    visits: VisitCounts = field(default_factory=dict)
     """What it adds to the novelty memory."""
     num_bytes: int = 0
     """Of its pickled episode."""

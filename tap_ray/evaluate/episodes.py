@@ -8,7 +8,7 @@ import gymnasium as gym
 import numpy as np
 
 from tap_ray.errors import TapRayError
-from tap_ray.evaluate.failures import TaskFacts, failure_of, first_moved
+from tap_ray.evaluate.failures import FailureInputs, failure_of, first_moved
 from tap_ray.evaluate.protocol import Protocol, policy_seed
 from tap_ray.rollout import Rollout, rollout
 from tap_ray.types import Cell, EnvConfig, EpisodeResult, Policy
@@ -17,7 +17,7 @@ MakeVector = Callable[[EnvConfig, int], gym.vector.VectorEnv]
 """(scene, number of robots) -> that many robots in lockstep."""
 MakePolicy = Callable[[EnvConfig, int], Policy]
 """(scene, number of robots) -> the judged policy, for that many robots at once."""
-MakeFacts = Callable[[EnvConfig], TaskFacts]
+MakeFailureInputs = Callable[[EnvConfig], FailureInputs]
 """Scene -> what tells why an episode in it failed."""
 
 
@@ -32,7 +32,7 @@ class Clip:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Judged:
+class ChunkResult:
     """A chunk of cells that has been run."""
 
     results: list[EpisodeResult]
@@ -40,18 +40,22 @@ class Judged:
     """The first success and the first failure of the chunk."""
 
 
-class Robots:
+class EpisodeRunner:
     """The robots of one fleet, kept between chunks that share a scene."""
 
     def __init__(
-        self, protocol: Protocol, make_vector: MakeVector, make_policy: MakePolicy, make_facts: MakeFacts
+        self,
+        protocol: Protocol,
+        make_vector: MakeVector,
+        make_policy: MakePolicy,
+        make_failure_inputs: MakeFailureInputs,
     ) -> None:
         self._protocol, self._make_vector, self._make_policy = protocol, make_vector, make_policy
-        self._make_facts = make_facts
+        self._make_failure_inputs = make_failure_inputs
         self._scene: tuple[EnvConfig, int] | None = None
         self._robots: tuple[gym.vector.VectorEnv, Policy] | None = None
 
-    def run(self, cells: Sequence[Cell]) -> Judged:
+    def run(self, cells: Sequence[Cell]) -> ChunkResult:
         """Run cells of one task and scenario, one robot each; a crash costs only the cell that causes it.
 
         Whatever is raised in a batch, its cells are run again one by one, so that the others keep their result. The
@@ -65,9 +69,11 @@ class Robots:
             with suppress(Exception):  # a crashed simulator may not even close
                 self.close()
             if len(cells) == 1:
-                return Judged(results=[crashed(cells[0], f"{type(error).__name__}: {error}")], clips=[])
+                return ChunkResult(results=[crashed(cells[0], f"{type(error).__name__}: {error}")], clips=[])
         parts = [self.run([cell]) for cell in cells]
-        return Judged(results=[r for p in parts for r in p.results], clips=_first([c for p in parts for c in p.clips]))
+        return ChunkResult(
+            results=[r for p in parts for r in p.results], clips=_first([c for p in parts for c in p.clips])
+        )
 
     def close(self) -> None:
         """Let go of the simulators."""
@@ -75,7 +81,7 @@ class Robots:
         if robots is not None:
             robots[0].close()
 
-    def _run_batch(self, cells: Sequence[Cell]) -> Judged:
+    def _run_batch(self, cells: Sequence[Cell]) -> ChunkResult:
         scene = self._protocol.env_config(cells[0].task, cells[0].scenario, cells[0].partner)
         env, policy = self._at(scene, len(cells))
         done = rollout(
@@ -84,7 +90,7 @@ class Robots:
             env_seeds=[cell.seed for cell in cells],
             policy_seeds=[policy_seed(self._protocol.seed, cell) for cell in cells],
         )
-        return _judge(cells, done, self._make_facts(scene))
+        return _score(cells, done, self._make_failure_inputs(scene))
 
     def _at(self, scene: EnvConfig, num_robots: int) -> tuple[gym.vector.VectorEnv, Policy]:
         """The robots in this scene, those of the chunk before if they fit."""
@@ -95,7 +101,7 @@ class Robots:
         return self._robots
 
 
-def _judge(cells: Sequence[Cell], done: Rollout, facts: TaskFacts) -> Judged:
+def _score(cells: Sequence[Cell], done: Rollout, inputs: FailureInputs) -> ChunkResult:
     """One result a cell from N trajectories."""
     clips = [
         Clip(
@@ -111,13 +117,13 @@ def _judge(cells: Sequence[Cell], done: Rollout, facts: TaskFacts) -> Judged:
                 num_clipped=trajectory.num_clipped,
                 seconds=done.seconds / len(cells),
                 policy_ms=1e3 * done.policy_seconds / done.num_calls,
-                failure=failure_of(trajectory, facts),
-                first_moved=first_moved(trajectory, facts),
+                failure=failure_of(trajectory, inputs),
+                first_moved=first_moved(trajectory, inputs),
             ),
         )
         for cell, trajectory in zip(cells, done.trajectories, strict=True)
     ]
-    return Judged(results=[clip.result for clip in clips], clips=_first(clips))
+    return ChunkResult(results=[clip.result for clip in clips], clips=_first(clips))
 
 
 def _first(clips: Sequence[Clip]) -> list[Clip]:

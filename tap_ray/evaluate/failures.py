@@ -3,7 +3,7 @@
 A success (the protocol's rule: entirely done at any step) has no label, "". An episode that crashed is "crashed". Any
 other gets the first label whose test it passes.
 
-Grasp and place (`TaskFacts.push_m` is None), if the right object, slot 0, was ever held; its last hold counts:
+Grasp and place (`FailureInputs.push_m` is None), if the right object, slot 0, was ever held; its last hold counts:
     timed_out      it was still in the hand at the end
     misplaced      the fingers opened, the object had been carried, and it was near the target or near the table
     dropped        else: it slipped out of closed fingers, or they opened in mid-air or where it had lain
@@ -51,7 +51,7 @@ from typing import Literal, Mapping, get_args
 import numpy as np
 from numpy.typing import ArrayLike
 
-from tap_ray.specs import RobotSpec
+from tap_ray.specs import ArmSlots, RobotSpec
 from tap_ray.types import Trajectory
 
 Failure = Literal["never_reached", "wrong_object", "missed_grasp", "dropped", "misplaced", "timed_out", "crashed"]
@@ -76,60 +76,46 @@ CARRIED_M, NEAR_M, LOW_M = 0.04, 0.10, 0.06
 
 
 @dataclass(frozen=True, kw_only=True)
-class TaskFacts:
+class FailureInputs:
     """What must be known of robot and task beside the trajectory."""
 
-    tool: tuple[int, ...]
-    """Where in the state the tool position (x y z, m, table frame) of each hand begins."""
-    opening: tuple[int, ...]
-    """Where in the state the measured opening (0 closed, 1 open) of each hand is."""
-    gripper: tuple[int, ...]
-    """Where in the action the gripper command (+1 open, -1 closed) of each hand is."""
+    arms: tuple[ArmSlots, ...]
+    """Where each hand is in state and action."""
     push_m: tuple[float, float] | None = None
     """How far slot 0 is to be pushed along x and y, m, table frame; None: it is grasped and brought to slot 1."""
     mover: Mapping[str, int] = field(default_factory=dict)
     """In a mixed scene, of either task the slot of what it moves; empty in others."""
 
 
-def facts_of(
+def failure_inputs_of(
     spec: RobotSpec, *, push_m: tuple[float, float] | None = None, mover: Mapping[str, int] | None = None
-) -> TaskFacts:
-    """Facts from a robot's interface; `push_m` and `mover` as in `TaskFacts`."""
-
-    def ends(slots: tuple, name: str) -> tuple[int, ...]:
-        return tuple(number for number, slot in enumerate(slots) if slot.name.endswith(name))
-
-    return TaskFacts(
-        tool=ends(spec.state, "ee_x"),
-        opening=ends(spec.state, "gripper_opening"),
-        gripper=ends(spec.action, "gripper"),
-        push_m=push_m,
-        mover=mover or {},
-    )
+) -> FailureInputs:
+    """Facts from a robot's interface; `push_m` and `mover` as in `FailureInputs`."""
+    return FailureInputs(arms=spec.arms, push_m=push_m, mover=mover or {})
 
 
-def failure_of(trajectory: Trajectory, facts: TaskFacts) -> Failure | Literal[""]:
+def failure_of(trajectory: Trajectory, inputs: FailureInputs) -> Failure | Literal[""]:
     """The label of an episode that ran to its end; "" for a success. Definitions: this module's docstring."""
     if trajectory.entire.any():
         return ""
-    if facts.push_m is not None:
-        return _pushed(trajectory, np.array(facts.push_m, float))
+    if inputs.push_m is not None:
+        return _pushed(trajectory, np.array(inputs.push_m, float))
     held_T = _held(trajectory.partial)
-    return _let_go(trajectory, facts, held_T) if held_T.any() else _never_held(trajectory, facts)
+    return _let_go(trajectory, inputs, held_T) if held_T.any() else _never_held(trajectory, inputs)
 
 
-def first_moved(trajectory: Trajectory, facts: TaskFacts) -> str:
+def first_moved(trajectory: Trajectory, inputs: FailureInputs) -> str:
     """Which task of a mixed scene had its object "moved" (this module's docstring) first; "" for neither.
 
     If both are seen moved at the same step, the one that moved farther by then.
     """
     moved_TM = _moved(trajectory)
-    first = {task: _first(moved_TM[:, slot]) for task, slot in facts.mover.items()}
+    first = {task: _first(moved_TM[:, slot]) for task, slot in inputs.mover.items()}
     step = min(first.values(), default=len(trajectory))
     if step == len(trajectory):
         return ""
     shift_M = np.linalg.norm(trajectory.object_pose[step, :, :3] - trajectory.object_pose[0, :, :3], axis=1)
-    return max((task for task in first if first[task] == step), key=lambda task: shift_M[facts.mover[task]])
+    return max((task for task in first if first[task] == step), key=lambda task: shift_M[inputs.mover[task]])
 
 
 def _pushed(trajectory: Trajectory, push_m: np.ndarray) -> Failure:
@@ -145,10 +131,11 @@ def _pushed(trajectory: Trajectory, push_m: np.ndarray) -> Failure:
     return "misplaced" if moved_TM[-1, 0] and along < sideways else "timed_out"
 
 
-def _never_held(trajectory: Trajectory, facts: TaskFacts) -> Failure:
-    apart_THM = _apart(trajectory, facts)
+def _never_held(trajectory: Trajectory, inputs: FailureInputs) -> Failure:
+    apart_THM = _apart(trajectory, inputs)
     near_TH = (apart_THM[..., 0] <= REACH_M) & (apart_THM.argmin(axis=2) == 0)
-    tried_T = (near_TH & (trajectory.action[:, list(facts.gripper)] < 0)).any(axis=1)
+    closes_TH = np.stack([trajectory.action[:, arm.gripper] < 0 for arm in inputs.arms], axis=1)
+    tried_T = (near_TH & closes_TH).any(axis=1)
     moved_TM = _moved(trajectory)
     other = _first(moved_TM[:, 1:].any(axis=1))
     if other < _first(moved_TM[:, 0]) and other < _first(tried_T) + 1:  # what is seen at t was done before action t
@@ -159,14 +146,14 @@ def _never_held(trajectory: Trajectory, facts: TaskFacts) -> Failure:
     return "missed_grasp" if tried_T.any() or left else "timed_out"
 
 
-def _let_go(trajectory: Trajectory, facts: TaskFacts, held_T: np.ndarray) -> Failure:
+def _let_go(trajectory: Trajectory, inputs: FailureInputs, held_T: np.ndarray) -> Failure:
     held = int(np.flatnonzero(held_T)[-1]) + 1  # the first state that shows what the held step led to
     if held >= len(trajectory):
         return "timed_out"
-    hand = int(_apart(trajectory, facts)[held, :, 0].argmin())
-    tool_T3 = trajectory.state[:, facts.tool[hand] :][:, :3]
+    arm = inputs.arms[int(_apart(trajectory, inputs)[held, :, 0].argmin())]
+    tool_T3 = trajectory.state[:, arm.ee_pos]
     item_T3, target_T3 = trajectory.object_pose[:, 0, :3], trajectory.object_pose[:, 1, :3]
-    opened_T = _since(trajectory.state[:, facts.opening[hand]], held) > OPENED
+    opened_T = _since(trajectory.state[:, arm.opening], held) > OPENED
     lost_T = opened_T | (np.linalg.norm(_since(item_T3 - tool_T3, held), axis=1) > SHIFTED_M)
     lost_T[:held] = False
     if not lost_T.any():
@@ -187,9 +174,9 @@ def _held(partial_T: np.ndarray) -> np.ndarray:
     return held_T
 
 
-def _apart(trajectory: Trajectory, facts: TaskFacts) -> np.ndarray:
+def _apart(trajectory: Trajectory, inputs: FailureInputs) -> np.ndarray:
     """(T, H, M) m from each hand's tool to each object; infinite for an empty slot."""
-    tool_TH3 = np.stack([trajectory.state[:, begin : begin + 3] for begin in facts.tool], axis=1)
+    tool_TH3 = np.stack([trajectory.state[:, arm.ee_pos] for arm in inputs.arms], axis=1)
     apart_THM = np.linalg.norm(tool_TH3[:, :, None] - trajectory.object_pose[:, None, :, :3], axis=3)
     return np.where([bool(name) for name in trajectory.object_name], apart_THM, np.inf)
 

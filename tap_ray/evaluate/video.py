@@ -2,21 +2,19 @@
 
 from io import BytesIO
 from pathlib import Path
-from typing import Any, Sequence
+from typing import Any
 
-import imageio.v3 as iio
 import numpy as np
-from PIL import Image, ImageDraw, ImageFont
 
 from tap_ray import storage
 from tap_ray.evaluate.episodes import Clip
+from tap_ray.media.image import panel
+from tap_ray.media.video import side_by_side, write_video
 from tap_ray.types import EpisodeResult
 
 PANEL_PX = 384
 """Images are enlarged by whole factors up to about this side."""
-BAR_PX = 48
-"""Height of the text above an image."""
-GREEN, RED, WHITE = (90, 200, 110), (235, 100, 90), (235, 235, 235)
+GREEN, RED = (90, 200, 110), (235, 100, 90)
 
 
 def keep(folder: Path, clip: Clip) -> None:
@@ -64,35 +62,7 @@ def write_videos(clips: Path, videos: Path, *, fps: float) -> list[Path]:
     return written
 
 
-def write_video(path: Path, frames: np.ndarray, *, fps: float) -> None:
-    """(T, Y, X, 3) images with even sides as H.264, yuv420p."""
-    with storage.staged(path) as here:
-        iio.imwrite(here, frames, fps=fps, codec="libx264", pixelformat="yuv420p", macro_block_size=2)
-
-
-def side_by_side(panels: Sequence[np.ndarray]) -> np.ndarray:
-    """Panels (T, Y, X, 3) of equal height beside each other; a shorter one holds its last image."""
-    length = max(len(panel) for panel in panels)
-    held = [np.concatenate([panel, panel[-1:].repeat(length - len(panel), 0)]) for panel in panels]
-    return np.concatenate(held, axis=2)
-
-
 def _panel_of(clip: Any) -> np.ndarray:
     outcome = str(clip["outcome"])
     color = GREEN if outcome.startswith("success") else RED
-    return panel(clip["rgb"], str(clip["title"]), outcome, color=color)
-
-
-def panel(rgb: np.ndarray, title: str, text: str, *, color: tuple[int, int, int] = WHITE) -> np.ndarray:
-    """(T, Y', X', 3): images enlarged by a whole factor, without smoothing, below a bar of text; even sides."""
-    factor = max(1, PANEL_PX // rgb.shape[2])
-    large = rgb.repeat(factor, axis=1).repeat(factor, axis=2)
-    height, width = (side + side % 2 for side in large.shape[1:3])
-    bar = Image.new("RGB", (width, BAR_PX))
-    draw, font = ImageDraw.Draw(bar), ImageFont.load_default(15)
-    draw.text((8, 4), title, fill=WHITE, font=font)
-    draw.text((8, 25), text, fill=color, font=font)
-    frames = np.zeros((len(rgb), BAR_PX + height, width, 3), np.uint8)
-    frames[:, :BAR_PX] = np.asarray(bar)
-    frames[:, BAR_PX : BAR_PX + large.shape[1], : large.shape[2]] = large
-    return frames
+    return panel(clip["rgb"], str(clip["title"]), outcome, side_px=PANEL_PX, color=color)

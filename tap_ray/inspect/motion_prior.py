@@ -129,8 +129,7 @@ def _jerk(action_NHA: np.ndarray, source: Source) -> float:
 def _targets(action_NHA: np.ndarray, source: Source) -> dict[str, np.ndarray]:
     """What a probe is to read off a latent, each (N,)."""
     names = [slot.name for slot in source.spec.action]
-    grippers = [at for at, name in enumerate(names) if name.endswith("gripper")]
-    sign = np.sign(action_NHA[:, :, grippers])
+    sign = np.sign(action_NHA[:, :, source.spec.grippers])
     switches = (np.diff(sign, axis=1) != 0).any(axis=(1, 2)).astype(float)
     direction = {names[at]: action_NHA[:, :, at].mean(1) for at in range(3)}
     return {"speed": np.linalg.norm(action_NHA[:, :, :3], axis=2).mean(1), **direction, "gripper switches": switches}

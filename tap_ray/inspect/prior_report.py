@@ -6,8 +6,8 @@ from typing import Sequence
 from tap_ray import runs
 from tap_ray.dataset.action_chunks import ActionChunkConfig, load
 from tap_ray.evaluate.episodes import MakeVector
-from tap_ray.evaluate.video import side_by_side, write_video
 from tap_ray.inspect import motion_prior
+from tap_ray.media.video import side_by_side, write_video
 from tap_ray.models.prior_files import load_prior
 from tap_ray.rollout import Replay, rollout
 from tap_ray.training.stage import FINAL

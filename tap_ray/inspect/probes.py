@@ -11,9 +11,9 @@ from typing import Mapping
 import numpy as np
 
 from tap_ray.dataset import layout
-from tap_ray.dataset.encode import decode_jpeg
 from tap_ray.dataset.reader import DatasetInfo, read_episode
 from tap_ray.errors import ConfigError, DataError
+from tap_ray.media.image import decode_jpeg
 from tap_ray.metrics import r_squared
 
 PENALTIES = (1e-4, 1e-3, 1e-2, 1e-1, 1.0, 10.0)
@@ -38,7 +38,8 @@ class ProbeData:
     episode: np.ndarray
     """(F,) int64."""
     target: Mapping[str, np.ndarray]
-    """"gripper", then each object's name -> (F, 3) m, base frame; NaN where the object is not in the scene."""
+    """"gripper" (of several arms "left_gripper" ...), then each object's name -> (F, 3) m, base frame; NaN where the
+    object is not in the scene."""
 
 
 def read_frames(dataset: DatasetInfo, *, num_episodes: int, every: int) -> ProbeData:
@@ -57,22 +58,21 @@ def read_frames(dataset: DatasetInfo, *, num_episodes: int, every: int) -> Probe
     wanted = min(num_episodes or len(dataset), len(dataset))
     if wanted < 2 * HOLDOUT_EVERY:
         raise DataError(f"A probe needs at least {2 * HOLDOUT_EVERY} episodes; {dataset.path} gives {wanted}.")
-    tip = [slot.name for slot in dataset.spec.state].index("ee_x")
-    rgb, next_rgb, state, number, sentence, seen = [], [], [], [], [], []
+    arms = [arm for arm in dataset.spec.arms if arm.ee_pos]
+    rgb, next_rgb, state, number, sentence, seen, blank = [], [], [], [], [], [], []
     for index in range(wanted):
-        episode = read_episode(dataset, index, (layout.IMAGE, layout.STATE, layout.OBJECT_POSE, "task_index"))
-        steps = range(0, len(episode[layout.STATE]) - 1, every)
-        images = episode[layout.IMAGE]
-        rgb += [decode_jpeg(images[t]) for t in steps]
-        next_rgb += [decode_jpeg(images[t + 1]) for t in steps]
-        state.append(episode[layout.STATE][steps])
+        episode = read_episode(dataset, index, (layout.IMAGE, layout.STATE, layout.OBJECT_POSE))
+        steps = range(0, len(episode.state) - 1, every)
+        rgb += [decode_jpeg(episode.image_jpeg[t]) for t in steps]
+        next_rgb += [decode_jpeg(episode.image_jpeg[t + 1]) for t in steps]
+        state.append(episode.state[steps])
         number += [index] * len(steps)
-        sentence += [dataset.tasks[int(episode["task_index"][0])]] * len(steps)
-        pose_TM7 = episode[layout.OBJECT_POSE].reshape(len(images), -1, 7)
-        names = str(dataset.episodes.iloc[index]["objects"]).split(",")
-        places = {name: pose_TM7[steps, slot, :3] for slot, name in enumerate(names) if name}
-        seen.append({"gripper": episode[layout.STATE][steps, tip : tip + 3], **places})
-    blank = [np.full((len(places["gripper"]), 3), np.nan) for places in seen]
+        sentence += [episode.task] * len(steps)
+        names = str(episode.meta["objects"]).split(",")
+        places = {name: episode.object_pose[steps, slot, :3] for slot, name in enumerate(names) if name}
+        hands = {f"{arm.side}gripper": episode.state[steps][:, arm.ee_pos] for arm in arms}
+        seen.append({**hands, **places})
+        blank.append(np.full((len(steps), 3), np.nan))
     known = list(dict.fromkeys(name for places in seen for name in places))
     return ProbeData(
         rgb=np.stack(rgb),

@@ -49,12 +49,12 @@ into patches, and a cell looks around its patch's middle. With 6 cells on 96 px 
 
 
 @dataclass(frozen=True, kw_only=True)
-class Looks:
+class SaliencyMaps:
     """Maps over the frames of one episode."""
 
     map_TYX: np.ndarray
     """float32, at least 0; each frame adds up to 1, or is 0 everywhere where nothing matters."""
-    enlarge_YG: np.ndarray
+    upsample_YG: np.ndarray
     """float32 (Y, G): a map's rows and columns from the cells', linear between the cells' middles. Glimpses apart."""
 
 
@@ -67,14 +67,14 @@ def saliency(
     sentence: Sequence[str],
     crops: Mapping[str, np.ndarray] | None = None,
     sign: Sign = "abs",
-) -> dict[str, Looks]:
+) -> dict[str, SaliencyMaps]:
     """Where the policy looks in each frame.
 
     A flow head starts from zero noise, its mean, so that maps are the same every time; a policy with a history looks
     without it.
 
     Args:
-        trained: of either stage.
+        bundle: of either stage.
         rgb: (T, Y, X, 3) uint8.
         goal_rgb: likewise, the goal image of each frame; only inverse dynamics looks at it.
         state: (T, S) float32.
@@ -93,7 +93,7 @@ def saliency(
         raise ConfigError(f"This policy was trained on {size} x {size} images, these are {rgb.shape[1:3]}.")
     views = VIEWS[:1] if acts(policy.config) else VIEWS
     parts = [policy.join, policy.glimpse.cnn] if policy.config.glimpse_px else [policy.join]
-    moves = torch.tensor([not slot.name.endswith("gripper") for slot in bundle.spec.action])
+    moves = torch.tensor([at not in bundle.spec.grippers for at in range(len(bundle.spec.action))])
     cells: dict[str, list[Tensor]] = {view: [] for view in views}
     close: dict[str, list[Tensor]] = {view: [] for view in views}
     for begin in range(0, len(rgb), BATCH):
@@ -103,22 +103,22 @@ def saliency(
         if policy.config.head == "flow":
             batch["noise"] = torch.zeros(len(batch["rgb"]), policy.config.chunk, policy.config.num_actions)
         with _windows(policy) as places:
-            found_MGG, *glimpsed = evidence(policy, parts, batch, moves, sign=sign)
+            found_MGG, *glimpsed = grad_cam(policy, parts, batch, moves, sign=sign)
         for view, found_NGG in zip(views, found_MGG.split(len(batch["rgb"])), strict=True):
             cells[view].append(found_NGG)
         if glimpsed:
             laid_MYX = laid(glimpsed[0].unflatten(0, (-1, 2)), places[0], policy.config.glimpse_px, size)
             for view, laid_NYX in zip(views, laid_MYX.split(len(batch["rgb"])), strict=True):
                 close[view].append(laid_NYX)
-    looks = {}
+    maps = {}
     for view in views:
         grid = torch.cat(cells[view]).numpy()
-        enlarge_YG = enlarging(cell_middles_px(policy.vision, size, grid.shape[1]), size)
-        map_TYX = enlarge_YG @ grid @ enlarge_YG.T * (grid.shape[1] / size) ** 2
+        upsample_YG = upsampling_matrix(cell_middles_px(policy.vision, size, grid.shape[1]), size)
+        map_TYX = upsample_YG @ grid @ upsample_YG.T * (grid.shape[1] / size) ** 2
         if close[view]:
             map_TYX = map_TYX + torch.cat(close[view]).numpy()
-        looks[view] = Looks(map_TYX=normalized(map_TYX), enlarge_YG=enlarge_YG)
-    return looks
+        maps[view] = SaliencyMaps(map_TYX=normalized(map_TYX), upsample_YG=upsample_YG)
+    return maps
 
 
 @contextlib.contextmanager
@@ -154,7 +154,7 @@ def laid(map_M2GG: Tensor, middle_M22: Tensor, window_px: int, size: int) -> Ten
     return canvas_MYX[:, window_px:-window_px, window_px:-window_px]
 
 
-def evidence(
+def grad_cam(
     policy: nn.Module, parts: Sequence[nn.Module], batch: dict[str, Tensor], moves: Tensor, *, sign: Sign
 ) -> list[Tensor]:
     """(M, G, G) float32 map of each image that passes a part, not normalized; for each part.
@@ -194,7 +194,7 @@ def cell_middles_px(tower: VisionTower, size: int, grid: int) -> np.ndarray:
     return (np.arange(grid) + 0.5) * size / grid - 0.5
 
 
-def enlarging(middles_px: np.ndarray, size: int) -> np.ndarray:
+def upsampling_matrix(middles_px: np.ndarray, size: int) -> np.ndarray:
     """(Y, G) float32 that makes pixels from cells: linear between the cells' middles, constant beyond."""
     rows = [np.interp(np.arange(size), middles_px, one) for one in np.eye(len(middles_px))]
     return np.stack(rows, axis=1).astype(np.float32)

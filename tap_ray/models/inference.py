@@ -44,7 +44,7 @@ class PolicyRunner:
             )
         self._bundle, self._device = bundle, torch.device(device)
         self._policy = bundle.network.eval().to(self._device)
-        self._gripper = np.array([slot.name.endswith("gripper") for slot in bundle.spec.action])
+        self._gripper = list(bundle.spec.grippers)
         self.chunking = ChunkingSpec(
             chunk=config.chunk,
             n_action_steps=self.n_action_steps,

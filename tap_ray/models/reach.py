@@ -1,4 +1,6 @@
-"""Where the robot's own hand will be: targets beside the actions, from play and from demonstrations alike. R targets.
+"""Where the robot's own hand will be: targets beside the actions, from play and from demonstrations alike.
+
+R targets, NUM_REACH for each arm:
 
 0 .. 2 its displacement over the next steps, 3 .. 5 the way to where it touches something next, 6 .. 8 the way to where
 it lets that go; m, base frame. 9 .. 12 how the hand is turned where it grasps, and how far that is from now, as cosines
@@ -21,26 +23,36 @@ REACH_NAMES = (
     *(f"{what}_{axis}" for what in ("move", "contact", "release") for axis in "xyz"),
     *(f"{what}_{part}" for what in ("yaw", "turn") for part in ("cos", "sin")),
 )
-"""Of the targets, in their order, for metrics."""
+"""Of an arm's targets, in their order, for metrics."""
 LEAST = np.array([1e-3] * 9 + [0.3] * 4)
 """Smallest scale of each: a millimeter; of cosines and sines, half of what they have. Few windows may show no grasp."""
 
 
-def reach_loss(policy: TapPolicy, reach_NR: Tensor, batch: dict[str, Tensor], shown_NR: Tensor | None = None) -> Tensor:
+def reach_loss(
+    policy: TapPolicy, reach_NR: Tensor, batch: dict[str, Tensor], shown_N13: Tensor | None = None
+) -> Tensor:
     """Mean squared error of normalized reach targets, over those that exist and can be told.
 
     Args:
         policy: bare; its statistics normalize the targets.
         reach_NR: predicted, normalized.
         batch: "reach" (m) and "reach_mask".
-        shown_NR: bool, what the context tells of; None: everything.
+        shown_N13: bool, what the context tells of; None: everything.
     """
-    mask = batch["reach_mask"] if shown_NR is None else batch["reach_mask"] & shown_NR
-    return masked_mse(reach_NR, policy.reach_scale(batch["reach"]), mask)
+    return masked_mse(reach_NR, policy.reach_scale(batch["reach"]), shown_mask(batch, shown_N13))
+
+
+def shown_mask(batch: dict[str, Tensor], shown_N13: Tensor | None) -> Tensor:
+    """(N, R) bool: the reach targets that exist and, for each arm alike, are among those shown (None: all are)."""
+    mask_NR = batch["reach_mask"]
+    return mask_NR if shown_N13 is None else mask_NR & shown_N13.repeat(1, mask_NR.shape[1] // NUM_REACH)
 
 
 def shown(crop_mask_N2: Tensor) -> Tensor:
-    """(N, R) bool: the displacement always; contact and yaws with an object's crop, the release with a place's too."""
+    """(N, NUM_REACH) bool, of each arm.
+
+    The displacement always; contact and yaws with an object's crop, the release with a place's too.
+    """
     object_N1, place_N1 = crop_mask_N2[:, :1], crop_mask_N2[:, :1] & crop_mask_N2[:, 1:]
     ways = torch.cat([torch.ones_like(object_N1), object_N1, place_N1], dim=1).repeat_interleave(3, dim=1)
     return torch.cat([ways, object_N1.expand(-1, NUM_REACH - 9)], dim=1)
@@ -57,4 +69,4 @@ def reach_moments(windows: Iterable[Window]) -> tuple[list[float], list[float]]:
     reach = np.concatenate([w.reach for w in have if w.reach is not None]).astype(np.float64)
     mask = np.concatenate([w.reach_mask for w in have if w.reach_mask is not None])
     square = np.where(mask, reach**2, 0).sum(0) / np.maximum(mask.sum(0), 1)
-    return [0.0] * reach.shape[1], np.maximum(np.sqrt(square), LEAST[: reach.shape[1]]).tolist()
+    return [0.0] * reach.shape[1], np.maximum(np.sqrt(square), np.resize(LEAST, reach.shape[1])).tolist()

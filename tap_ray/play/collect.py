@@ -17,7 +17,6 @@ from tap_ray.dataset.encode import encode_episode
 from tap_ray.errors import ConfigError, TapRayError, nearest
 from tap_ray.play.explorers import (
     EXPLORERS,
-    POSE,
     ExplorerConfig,
     ExplorerName,
     choices,
@@ -25,15 +24,16 @@ from tap_ray.play.explorers import (
     needs_memory,
     pick,
 )
-from tap_ray.play.hands import Hands, parts
-from tap_ray.play.novelty import RoundMemory, Visits, episode_visits
+from tap_ray.play.multi_arm import MultiArmExplorer, split_workspace
+from tap_ray.play.novelty import RoundVisitCounts, VisitCounts, episode_visits
 from tap_ray.play.safe_poses import SamplePoses, build_library
 from tap_ray.rng import generator, seed_of
 from tap_ray.rollout import PerRobot, rollout
+from tap_ray.specs import ArmSlots
 from tap_ray.types import PLAY_TASK, EnvConfig, Episode, Trajectory
 
 MakeVector = Callable[[EnvConfig, int], gym.vector.VectorEnv]
-Memory = Callable[[int], Visits | None]
+CountsBefore = Callable[[int], VisitCounts | None]
 """Round -> what the run has seen before it; only rounds are asked for of which that is known (else None)."""
 
 
@@ -88,7 +88,7 @@ def plan_values(plan: Any) -> dict[str, Any]:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Outcome:
+class AttemptResult:
     """What became of one attempt."""
 
     attempt: int
@@ -97,7 +97,7 @@ class Outcome:
     reason: str = ""
 
 
-class Robots:
+class VectorEnvCache:
     """Vector environments, each built when its task first comes up, and anew after a crash."""
 
     def __init__(self, make_vector: MakeVector, num_robots: int) -> None:
@@ -139,14 +139,14 @@ def in_batches(
     return sorted(batches)
 
 
-def padded(attempts: Sequence[int], num_robots: int) -> list[int]:
+def pad_batch(attempts: Sequence[int], num_robots: int) -> list[int]:
     """As many attempts as there are robots; surplus robots repeat the last one and are ignored."""
     return [*attempts, *[attempts[-1]] * (num_robots - len(attempts))]
 
 
-def one_by_one(
-    play: Callable[[Sequence[int]], list[Outcome]], attempts: Sequence[int], robots: Robots
-) -> list[Outcome]:
+def run_isolating_failures(
+    play: Callable[[Sequence[int]], list[AttemptResult]], attempts: Sequence[int], robots: VectorEnvCache
+) -> list[AttemptResult]:
     """Play a batch; where a simulator crashes, play its attempts singly, so that only the culprit is lost.
 
     A user's mistake (TapRayError) is raised, not recorded: it would lose every attempt. Numbers that are not finite are
@@ -161,8 +161,8 @@ def one_by_one(
             robots.close()
         if len(attempts) == 1:
             reason = f"crashed: {type(error).__name__}: {error}"
-            return [Outcome(attempt=attempts[0], episode=None, reason=reason)]
-    return [outcome for attempt in attempts for outcome in one_by_one(play, [attempt], robots)]
+            return [AttemptResult(attempt=attempts[0], episode=None, reason=reason)]
+    return [outcome for attempt in attempts for outcome in run_isolating_failures(play, [attempt], robots)]
 
 
 class PlayFleet:
@@ -175,8 +175,8 @@ class PlayFleet:
         sample_poses: SamplePoses,
         *,
         num_robots: int = 1,
-        num_hands: int = 1,
-        memory: Memory | None = None,
+        arms: Sequence[ArmSlots],
+        memory: CountsBefore | None = None,
     ) -> None:
         """Build the safe-pose libraries and, as a check, its explorers; the simulators start with the first episode.
 
@@ -185,16 +185,16 @@ class PlayFleet:
             make_vector: `envs.make_ee_control`: explorers move hands.
             sample_poses: `envs.kinematics.reachable.sample_poses`.
             num_robots: robots side by side in this process; does not change any episode.
-            num_hands: of each robot.
+            arms: of each robot, from its spec.
             memory: the run's novelty memory; None: nothing has been seen before.
 
         Raises:
             ConfigError: an explorer cannot play with these constants, or no safe pose is in reach.
         """
         self.plan = plan
-        self.robots = Robots(make_vector, num_robots)
+        self.robots = VectorEnvCache(make_vector, num_robots)
         self._memory = memory
-        self._motions = parts(plan.explorers.motion, num_hands)
+        self._arms, self._motions = arms, split_workspace(plan.explorers.motion, len(arms))
         self._libraries = [
             build_library(
                 plan.explorers.safe_poses,
@@ -209,29 +209,29 @@ class PlayFleet:
         for name in choices(plan.explorer, plan.explorers):
             self._explorer(name, {})
 
-    def _explorer(self, name: str, visits: Visits) -> Any:
+    def _explorer(self, name: str, visits: VisitCounts) -> Any:
         """The explorer called `name` for all hands of a robot."""
         own = [
-            make_explorer(name, replace(self.plan.explorers, motion=motion), library_M7=library, visits=visits)
-            for motion, library in zip(self._motions, self._libraries, strict=True)
+            make_explorer(name, replace(self.plan.explorers, motion=motion), arm=arm, library_M7=library, visits=visits)
+            for arm, motion, library in zip(self._arms, self._motions, self._libraries, strict=True)
         ]
-        return own[0] if len(own) == 1 else Hands(own, self._motions)
+        return own[0] if len(own) == 1 else MultiArmExplorer(own, self._motions)
 
-    def run(self, attempts: Sequence[int]) -> list[Outcome]:
+    def run(self, attempts: Sequence[int]) -> list[AttemptResult]:
         """Play these attempts (at most one a robot)."""
         rounds = {attempt // self.plan.round_episodes for attempt in attempts}
         seen = {number: self._seen(number) for number in rounds}
-        return one_by_one(lambda some: self._play(some, seen), attempts, self.robots)
+        return run_isolating_failures(lambda some: self._play(some, seen), attempts, self.robots)
 
-    def _seen(self, number: int) -> Visits:
+    def _seen(self, number: int) -> VisitCounts:
         if self._memory is None or not self.plan.needs_memory:
             return {}
         visits = self._memory(number)
         assert visits is not None, f"round {number} cannot be played yet"
         return visits
 
-    def _play(self, attempts: Sequence[int], seen: dict[int, Visits]) -> list[Outcome]:
-        plan, all_attempts = self.plan, padded(attempts, self.robots.num_robots)
+    def _play(self, attempts: Sequence[int], seen: dict[int, VisitCounts]) -> list[AttemptResult]:
+        plan, all_attempts = self.plan, pad_batch(attempts, self.robots.num_robots)
         names = [pick(plan.explorer, plan.explorers, generator(plan.seed, "play", a, "pick")) for a in all_attempts]
         explorers = [
             self._explorer(name, seen[a // plan.round_episodes]) for name, a in zip(names, all_attempts, strict=True)
@@ -244,7 +244,7 @@ class PlayFleet:
             policy_seeds=[seed_of(plan.seed, "play", a, "explorer") for a in all_attempts],
         )
         return [
-            Outcome(attempt=a, episode=encode_play(plan, trajectory, a, name=name, seed=seed))
+            AttemptResult(attempt=a, episode=encode_play(plan, trajectory, a, name=name, seed=seed))
             for a, trajectory, name, seed in zip(attempts, result.trajectories, names, env_seeds, strict=False)
         ]
 
@@ -256,12 +256,12 @@ def encode_play(plan: CollectPlan, trajectory: Trajectory, attempt: int, *, name
     return encode_episode(trajectory, index=attempt, task=PLAY_TASK, meta=meta, jpeg_quality=plan.jpeg_quality)
 
 
-def visits_of(plan: CollectPlan, outcome: Outcome, *, num_hands: int = 1) -> Visits:
+def visits_of(plan: CollectPlan, outcome: AttemptResult, *, arms: Sequence[ArmSlots]) -> VisitCounts:
     """What an attempt adds to the novelty memory; nothing if it was dropped."""
     if outcome.episode is None or not plan.needs_memory:
         return {}
     episode = outcome.episode
-    hand_T3 = np.concatenate([own[:, POSE][:, :3] for own in np.split(episode.state, num_hands, axis=1)])
+    hand_T3 = np.concatenate([episode.state[:, arm.ee_pos] for arm in arms])
     return episode_visits(hand_T3, episode.object_pose, str(episode.meta["objects"]), plan.explorers.curious.leaf_m)
 
 
@@ -283,19 +283,20 @@ def collect(
     make_vector: MakeVector,
     sample_poses: SamplePoses,
     *,
+    arms: Sequence[ArmSlots],
     num_episodes: int,
     num_robots: int = 1,
 ) -> Iterator[Episode]:
-    """Play `num_episodes` episodes in this process, in order; dropped attempts are skipped."""
+    """Play `num_episodes` episodes in this process, in order; dropped attempts are skipped. Rest as of `PlayFleet`."""
     check_robots(plan, num_robots)
-    memory = RoundMemory(plan.round_episodes)
-    fleet = PlayFleet(plan, make_vector, sample_poses, num_robots=num_robots, memory=memory.before)
+    memory = RoundVisitCounts(plan.round_episodes)
+    fleet = PlayFleet(plan, make_vector, sample_poses, arms=arms, num_robots=num_robots, memory=memory.before)
     attempt = kept = 0
     try:
         while kept < num_episodes:
             batch = list(range(attempt, attempt + min(num_robots, num_episodes - kept)))
             for outcome in fleet.run(batch):
-                memory.add(visits_of(plan, outcome))
+                memory.add(visits_of(plan, outcome, arms=arms))
                 if outcome.episode is not None:
                     yield replace(outcome.episode, index=kept)
                     kept += 1

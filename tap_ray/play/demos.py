@@ -8,7 +8,14 @@ import numpy as np
 from tap_ray.config import FORMER, keys_renamed
 from tap_ray.dataset.encode import encode_episode
 from tap_ray.errors import ConfigError
-from tap_ray.play.collect import MakeVector, Outcome, Robots, one_by_one, padded, plan_values
+from tap_ray.play.collect import (
+    AttemptResult,
+    MakeVector,
+    VectorEnvCache,
+    pad_batch,
+    plan_values,
+    run_isolating_failures,
+)
 from tap_ray.rng import seed_of
 from tap_ray.rollout import rollout
 from tap_ray.types import EnvConfig, Policy, Trajectory
@@ -70,31 +77,33 @@ class DemoFleet:
     ) -> None:
         """`num_robots` robots side by side; the simulators start with the first episode."""
         self.plan = plan
-        self.robots = Robots(make_vector, num_robots)
+        self.robots = VectorEnvCache(make_vector, num_robots)
         self._make_expert = make_expert
 
-    def run(self, attempts: Sequence[int]) -> list[Outcome]:
+    def run(self, attempts: Sequence[int]) -> list[AttemptResult]:
         """Attempt these (at most one a robot), all of one task: the attempts' number modulo the number of tasks."""
-        return one_by_one(self._attempt, attempts, self.robots)
+        return run_isolating_failures(self._attempt, attempts, self.robots)
 
-    def _attempt(self, attempts: Sequence[int]) -> list[Outcome]:
+    def _attempt(self, attempts: Sequence[int]) -> list[AttemptResult]:
         plan, num_robots = self.plan, self.robots.num_robots
         number = attempts[0] % len(plan.tasks)
         assert all(attempt % len(plan.tasks) == number for attempt in attempts), "a batch is of one task"
         config = plan.scenes[number]
-        env_seeds = [seed_of(plan.seed, "demos", attempt, "env") for attempt in padded(attempts, num_robots)]
+        env_seeds = [seed_of(plan.seed, "demos", attempt, "env") for attempt in pad_batch(attempts, num_robots)]
         result = rollout(
             self.robots.of(config),
             self._make_expert(config, num_robots),
             env_seeds=env_seeds,
-            policy_seeds=[seed_of(plan.seed, "demos", attempt, "expert") for attempt in padded(attempts, num_robots)],
+            policy_seeds=[
+                seed_of(plan.seed, "demos", attempt, "expert") for attempt in pad_batch(attempts, num_robots)
+            ],
             settle=plan.success_hold_steps,
         )
         outcomes = []
         for attempt, seed, trajectory in zip(attempts, env_seeds, result.trajectories, strict=False):
             length = steps_until_done(trajectory.entire, plan.success_hold_steps)
             if length is None:
-                outcomes.append(Outcome(attempt=attempt, episode=None, reason=_why(trajectory)))
+                outcomes.append(AttemptResult(attempt=attempt, episode=None, reason=_why(trajectory)))
                 continue
             trajectory = head(trajectory, length)
             meta = {
@@ -108,7 +117,7 @@ class DemoFleet:
             episode = encode_episode(
                 trajectory, index=attempt, task=trajectory.instruction, meta=meta, jpeg_quality=plan.jpeg_quality
             )
-            outcomes.append(Outcome(attempt=attempt, episode=episode))
+            outcomes.append(AttemptResult(attempt=attempt, episode=episode))
         return outcomes
 
 

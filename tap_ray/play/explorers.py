@@ -25,14 +25,12 @@ from tap_ray.play.motion import (
     quat_multiply,
     segment,
 )
-from tap_ray.play.novelty import Visits
+from tap_ray.play.novelty import VisitCounts
 from tap_ray.play.planners import CuriousConfig, CuriousPlanner, Planner, View, WaypointConfig, WaypointPlanner
 from tap_ray.play.safe_poses import SafePosesConfig
-from tap_ray.specs import MAX_DELTA_POS_M, MAX_DELTA_ROT_RAD
+from tap_ray.specs import MAX_DELTA_POS_M, MAX_DELTA_ROT_RAD, ArmSlots
 from tap_ray.types import Explorer, Info, Observation
 
-POSE = slice(-7, None)
-"""Where a state holds the tool's pose: every robot's state ends with specs.EE_POSE_STATE."""
 LIMIT_6 = np.array([MAX_DELTA_POS_M] * 3 + [MAX_DELTA_ROT_RAD] * 3)
 ExplorerName = Literal["uniform", "waypoint", "contact", "curious", "mixed"]
 MIXABLE = ("uniform", "waypoint", "contact", "curious")
@@ -103,35 +101,38 @@ def pick(name: str, config: ExplorerConfig, rng: np.random.Generator) -> str:
     return str(rng.choice(MIXABLE, p=weights / weights.sum()))
 
 
-def make_explorer(name: str, config: ExplorerConfig, *, library_M7: np.ndarray, visits: Visits) -> Explorer:
-    """The explorer called `name` (not "mixed": see `pick`).
+def make_explorer(
+    name: str, config: ExplorerConfig, *, arm: ArmSlots, library_M7: np.ndarray, visits: VisitCounts
+) -> Explorer:
+    """The explorer called `name` (not "mixed": see `pick`) of one arm.
 
     Args:
         name: one of MIXABLE.
         config: constants.
+        arm: where the state has the arm's pose.
         library_M7: safe poses.
         visits: what the run has seen so far; only "curious" reads it.
     """
     motion = config.motion
     match name:
         case "uniform":
-            return UniformExplorer(config.uniform, motion)
+            return UniformExplorer(config.uniform, motion, arm)
         case "waypoint":
-            return PathExplorer(motion, WaypointPlanner(config.waypoint, library_M7))
+            return PathExplorer(motion, arm, WaypointPlanner(config.waypoint, library_M7))
         case "contact":
-            return PathExplorer(motion, ContactPlanner(config.contact, motion))
+            return PathExplorer(motion, arm, ContactPlanner(config.contact, motion))
         case "curious":
             planner = CuriousPlanner(config.curious, config.contact, motion, library_M7=library_M7, visits=visits)
-            return PathExplorer(motion, planner)
+            return PathExplorer(motion, arm, planner)
     raise ConfigError(f"Unknown explorer {name!r}. {nearest(name, MIXABLE)}")
 
 
 class Commanded:
     """The pose that was commanded, integrated from the actions as executed; keeps `pos_m` and `quat` (wxyz)."""
 
-    def __init__(self, motion: MotionConfig, obs: Observation) -> None:
-        self._motion = motion
-        self.pos_m, self.quat = pose_of(obs)
+    def __init__(self, motion: MotionConfig, arm: ArmSlots, obs: Observation) -> None:
+        self._motion, self._arm = motion, arm
+        self.pos_m, self.quat = pose_of(obs, arm)
 
     def follow(self, obs: Observation, info: Info) -> bool:
         """Account for the last action. Returns True where the hand was held up; then its true pose is what counts."""
@@ -139,7 +140,7 @@ class Commanded:
         self.pos_m = self.pos_m + action[:3]
         self.quat = quat_multiply(quat_exp(action[3:6]), self.quat)
         self.quat /= np.linalg.norm(self.quat)
-        pos_m, quat = pose_of(obs)
+        pos_m, quat = pose_of(obs, self._arm)
         far = float(np.linalg.norm(self.pos_m - pos_m)) > self._motion.max_lag_m
         turned = (
             float(np.linalg.norm(quat_log(quat_multiply(self.quat, quat_conjugate(quat))))) > self._motion.max_lag_rad
@@ -156,31 +157,32 @@ class Commanded:
         return np.append(delta, gripper).astype(np.float32)
 
 
-def pose_of(obs: Observation) -> tuple[np.ndarray, np.ndarray]:
-    """Tool position (3,) and quaternion (4,) wxyz, as measured.
+def pose_of(obs: Observation, arm: ArmSlots) -> tuple[np.ndarray, np.ndarray]:
+    """An arm's tool position (3,) and quaternion (4,) wxyz, as measured.
 
     Raises:
-        SpecError: the state does not end with a pose.
+        SpecError: the state does not have them.
     """
-    pose = np.asarray(obs["state"], np.float64)[POSE]
-    length = float(np.linalg.norm(pose[3:])) if len(pose) == 7 else 0.0
-    if abs(length - 1) > 0.01:
+    state = np.asarray(obs["state"], np.float64)
+    quat = state[..., arm.ee_quat]
+    length = float(np.linalg.norm(quat))
+    if not arm.ee_pos or abs(length - 1) > 0.01:
         raise SpecError(
-            "An explorer needs a state that ends with the tool's pose (specs.EE_POSE_STATE: x y z, quaternion wxyz); "
-            f"this one ends with {pose.tolist()}, whose quaternion has length {length:.3f}."
+            "An explorer needs the tool's pose in the state (specs.EE_POSE_STATE: x y z, quaternion wxyz); it has "
+            f"the position {state[..., arm.ee_pos].tolist()} and a quaternion {quat.tolist()} of length {length:.3f}."
         )
-    return pose[:3], pose[3:] / length
+    return state[..., arm.ee_pos], quat / length
 
 
 class UniformExplorer:
     """Every slot uniform in its range, every step anew."""
 
-    def __init__(self, config: UniformConfig, motion: MotionConfig) -> None:
-        self._config, self._motion = config, motion
+    def __init__(self, config: UniformConfig, motion: MotionConfig, arm: ArmSlots) -> None:
+        self._config, self._motion, self._arm = config, motion, arm
 
     def reset(self, obs: Observation, info: Info, rng: np.random.Generator) -> None:
         """An episode begins."""
-        self._commanded = Commanded(self._motion, obs)
+        self._commanded = Commanded(self._motion, self._arm, obs)
         self._rng = rng
 
     def act(self, obs: Observation, info: Info) -> np.ndarray:
@@ -195,12 +197,12 @@ class UniformExplorer:
 class PathExplorer:
     """Follows a planner's waypoints by cosine interpolation, with noise (Algorithm 1, step 4)."""
 
-    def __init__(self, motion: MotionConfig, planner: Planner) -> None:
-        self._motion, self._planner = motion, planner
+    def __init__(self, motion: MotionConfig, arm: ArmSlots, planner: Planner) -> None:
+        self._motion, self._arm, self._planner = motion, arm, planner
 
     def reset(self, obs: Observation, info: Info, rng: np.random.Generator) -> None:
         """An episode begins."""
-        self._commanded = Commanded(self._motion, obs)
+        self._commanded = Commanded(self._motion, self._arm, obs)
         self._rng = rng
         self._gripper = 1.0
         self._queue: deque = deque()

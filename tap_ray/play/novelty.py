@@ -15,7 +15,7 @@ import numpy as np
 
 from tap_ray.play.safe_poses import voxel_of
 
-Visits = Mapping[str, int]
+VisitCounts = Mapping[str, int]
 """Cell -> control steps spent in it. A cell is "hand:i,j,k" or "<object>:i,j,k" with the voxel's indices."""
 
 HAND = "hand"
@@ -53,8 +53,8 @@ def novelty(count: int) -> float:
     return float((1 + count) ** -0.5)
 
 
-class RoundMemory:
-    """Visits by round; see the top of this file. Episodes are added in index order, so its state is a prefix's."""
+class RoundVisitCounts:
+    """Visit counts by round; see the top of this file. Episodes are added in index order: its state is a prefix's."""
 
     def __init__(self, round_episodes: int) -> None:
         """Start empty. `round_episodes`: episodes in a round."""
@@ -69,14 +69,14 @@ class RoundMemory:
         """Round of the next episode to be added; nobody needs the memory of an earlier one any more."""
         return self.num_added // self.round_episodes
 
-    def add(self, visits: Visits) -> None:
+    def add(self, visits: VisitCounts) -> None:
         """Add the visits of episode `num_added`; an episode that was dropped adds {}."""
         self._rounds.setdefault(self.current, Counter()).update(visits)
         self.num_added += 1
         for number in [number for number in self._rounds if number <= self.current - 2]:
             self._past.update(self._rounds.pop(number))
 
-    def before(self, number: int) -> Visits | None:
+    def before(self, number: int) -> VisitCounts | None:
         """Visits of rounds 0 .. number - 2, or None while some of their episodes are missing.
 
         Args:
@@ -102,7 +102,7 @@ class RoundMemory:
         }
 
     @classmethod
-    def from_json(cls, data: Mapping[str, Any]) -> "RoundMemory":
+    def from_json(cls, data: Mapping[str, Any]) -> "RoundVisitCounts":
         """Inverse of `to_json`."""
         memory = cls(data["round_episodes"])
         memory.num_added = data["num_added"]

@@ -12,7 +12,7 @@ import numpy as np
 from tap_ray.errors import ConfigError
 from tap_ray.play.contact import ContactConfig, lift_and_carry, present_objects, push
 from tap_ray.play.motion import MotionConfig, Target
-from tap_ray.play.novelty import HAND, Visits, cell, novelty
+from tap_ray.play.novelty import HAND, VisitCounts, cell, novelty
 from tap_ray.play.safe_poses import voxel_of
 
 
@@ -142,7 +142,7 @@ class CuriousPlanner:
         motion: MotionConfig,
         *,
         library_M7: np.ndarray,
-        visits: Visits,
+        visits: VisitCounts,
     ) -> None:
         self._config, self._contact, self._motion = config, contact, motion
         self._library = library_M7

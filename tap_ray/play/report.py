@@ -5,29 +5,30 @@ with robot masks also crops.png.
 """
 
 import csv
-import io
 import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Iterable, Sequence
 
-import imageio.v3 as iio
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image
 
 from tap_ray import metrics, storage
 from tap_ray.dataset.crop_files import cut_masked
 from tap_ray.dataset.crops import CROPS
 from tap_ray.dataset.lerobot import CONTACT, IMAGE, MASK, OBJECT_POSE, STATE, DatasetInfo, open_dataset, read_episode
 from tap_ray.errors import DataError
+from tap_ray.media.image import COLORS, decode_frames, enlarged, panel, text_bar
+from tap_ray.media.text_table import markdown
+from tap_ray.media.video import side_by_side, write_video
+from tap_ray.specs import missing_slots
 
 MOVED_M = 0.02
 """An object counts as moved when it was ever this far from where it began, m."""
 LEAF_M = 0.05
 """Side of the voxels that count as visited, m."""
-POSITION = ("ee_x", "ee_y", "ee_z")
 """Slots of the state that are the end effector's position in the base frame, m."""
 NUM_FRAMES = 8
 """Images of an episode on the contact sheet."""
@@ -35,7 +36,6 @@ NUM_CROPS = 12
 """Bouts of contact on the sheet of crops."""
 SHEET_PX, PANEL_PX = 192, 288
 """Images of the sheet and of the video are enlarged by whole factors up to about this side."""
-COLORS = ("#3b82c4", "#e08a2c", "#3fa46a", "#c4534f", "#8c6bc4")
 
 EXPLAINED = {
     "sparc": "smoothness (spectral arc length) of an episode's speed at the control rate, mean; 0 is smoothest",
@@ -83,14 +83,14 @@ def write(data: Path | str, out: Path | str) -> Path:
     hz = dataset.spec.control_hz
     rows = summarize(played, hz)
     first = {name: next(p.index for p in played if p.explorer == name) for name in (r["explorer"] for r in rows)}
-    frames = {name: decode(read_episode(dataset, index, [IMAGE])[IMAGE]) for name, index in first.items()}
+    frames = {name: decode_frames(read_episode(dataset, index, [IMAGE]).image_jpeg) for name, index in first.items()}
     with storage.staged(out, folder=True) as here:
         quality_figure(played, rows, hz).savefig(here / "play.png", dpi=130)
         workspace_figure(played).savefig(here / "workspace.png", dpi=130)
         contact_sheet(frames).save(here / "contact_sheet.png")
         if (crops := crop_sheet(dataset)) is not None:
             crops.save(here / "crops.png")
-        write_video(frames, here / "play.mp4", fps=hz)
+        write_clips(frames, here / "play.mp4", fps=hz)
         _write_tables(rows, dataset, here)
     return out / "report.md"
 
@@ -101,12 +101,10 @@ def read(dataset: DatasetInfo) -> list[Played]:
     Raises:
         DataError: the state has no end-effector position.
     """
-    names = [slot.name for slot in dataset.spec.state]
-    hands = [[i for i, name in enumerate(names) if name.endswith(axis)] for axis in POSITION]
-    if not all(hands):
+    if missing := missing_slots(dataset.spec, "ee_pos"):
         raise DataError(
-            f"{dataset.path}: the state of robot {dataset.spec.robot!r} lacks {', '.join(POSITION)} (it has "
-            f"{', '.join(names)}), so its movement cannot be judged."
+            f"{dataset.path}: the state of robot {dataset.spec.robot!r} lacks {', '.join(missing)} (it has "
+            f"{', '.join(slot.name for slot in dataset.spec.state)}), so its movement cannot be judged."
         )
     columns = [STATE, CONTACT, *([OBJECT_POSE] if dataset.header.num_objects else [])]
     explorers = dataset.episodes["explorer"] if "explorer" in dataset.episodes else ["unknown"] * len(dataset)
@@ -117,20 +115,18 @@ def read(dataset: DatasetInfo) -> list[Played]:
             Played(
                 index=index,
                 explorer=str(explorer),
-                position=np.asarray(episode[STATE], float)[:, list(place)],
-                contact=np.asarray(episode[CONTACT]).reshape(-1) > 0.5,
-                displacement=displacement(episode.get(OBJECT_POSE)),
+                position=episode.state.astype(float)[:, arm.ee_pos],
+                contact=episode.contact,
+                displacement=displacement(episode.object_pose),
             )
-            for place in zip(*hands, strict=True)
+            for arm in dataset.spec.arms
         ]
     return played
 
 
-def displacement(object_pose: np.ndarray | None) -> np.ndarray:
-    """(M,) m: how far each object ever was from its first position. `object_pose` is (T, M * 7) or None."""
-    if object_pose is None:
-        return np.zeros(0)
-    position_TM3 = np.asarray(object_pose, float).reshape(len(object_pose), -1, 7)[:, :, :3]
+def displacement(object_pose_TM7: np.ndarray) -> np.ndarray:
+    """(M,) m: how far each object ever was from its first position."""
+    position_TM3 = object_pose_TM7[:, :, :3].astype(float)
     return np.linalg.norm(position_TM3 - position_TM3[:1], axis=2).max(axis=0)
 
 
@@ -161,15 +157,6 @@ def summarize(played: Sequence[Played], hz: float) -> list[dict[str, Any]]:
             "objects_moved": float(np.mean(moved)),
         })  # fmt: skip
     return rows
-
-
-def markdown(rows: Sequence[dict[str, Any]]) -> str:
-    """The rows as a Markdown table; also readable in a terminal."""
-    cells = [list(rows[0]), *([_text(value) for value in row.values()] for row in rows)]
-    widths = [max(len(row[i]) for row in cells) for i in range(len(cells[0]))]
-    lines = ["| " + " | ".join(c.ljust(w) for c, w in zip(row, widths, strict=True)) + " |" for row in cells]
-    lines.insert(1, "|" + "|".join("-" * (w + 2) for w in widths) + "|")
-    return "\n".join(lines)
 
 
 def quality_figure(played: Sequence[Played], rows: Sequence[dict[str, Any]], hz: float) -> Figure:
@@ -213,17 +200,12 @@ def workspace_figure(played: Sequence[Played]) -> Figure:
     return figure
 
 
-def decode(jpegs: Iterable[bytes]) -> np.ndarray:
-    """(T, Y, X, 3) uint8 from JPEG files."""
-    return np.stack([np.asarray(Image.open(io.BytesIO(jpeg)).convert("RGB")) for jpeg in jpegs])
-
-
 def contact_sheet(frames: dict[str, np.ndarray]) -> Image.Image:
     """A row of `NUM_FRAMES` images from one episode of each explorer; `frames`: explorer -> (T, Y, X, 3)."""
     rows = []
     for name, rgb in frames.items():
-        moments = _enlarged(rgb[np.linspace(0, len(rgb) - 1, NUM_FRAMES).round().astype(int)], SHEET_PX)
-        rows.append(np.concatenate([_title(name, NUM_FRAMES * moments.shape[2]), np.concatenate([*moments], axis=1)]))
+        moments = enlarged(rgb[np.linspace(0, len(rgb) - 1, NUM_FRAMES).round().astype(int)], SHEET_PX)
+        rows.append(np.concatenate([text_bar(NUM_FRAMES * moments.shape[2], name), np.concatenate([*moments], axis=1)]))
     width = max(row.shape[1] for row in rows)
     return Image.fromarray(np.concatenate([np.pad(r, ((0, 0), (0, width - r.shape[1]), (0, 0))) for r in rows]))
 
@@ -239,22 +221,21 @@ def crop_sheet(dataset: DatasetInfo) -> Image.Image | None:
     for index in range(len(dataset)) if dataset.header.robot_mask else ():
         if len(rows) == NUM_CROPS:
             break
-        contact_T = read_episode(dataset, index, [CONTACT])[CONTACT].reshape(-1) > 0.5
+        contact_T = read_episode(dataset, index, [CONTACT]).contact
         if not contact_T.any():
             continue
         episode = read_episode(dataset, index, [IMAGE, MASK])
-        rgb = decode(episode[IMAGE])
-        crops = cut_masked(rgb, episode[MASK], contact_T, CROPS)
+        rgb = decode_frames(episode.image_jpeg)
+        crops = cut_masked(rgb, episode.mask_png or (), contact_T, CROPS)
         if len(crops):
             touch, end = crops.touch_B[0], crops.end_B[0]
-            moments = _enlarged(rgb[[touch - 1, touch, end, min(end + 2, len(rgb) - 1)]], SHEET_PX)
-            pair = np.stack([crops.object_rgb[0], crops.place_rgb[0]]).repeat(SHEET_PX // CROPS.size_px, 1)
-            pair = pair.repeat(SHEET_PX // CROPS.size_px, 2)
+            moments = enlarged(rgb[[touch - 1, touch, end, min(end + 2, len(rgb) - 1)]], SHEET_PX)
+            pair = enlarged(np.stack([crops.object_rgb[0], crops.place_rgb[0]]), SHEET_PX)
             height = max(moments.shape[1], pair.shape[1])
             rows.append(np.concatenate([_filled(image, height) for image in (*pair, *moments)], axis=1))
     if not rows:
         return None
-    title = _title("touched next, left there | before, first touch, last touch, after", rows[0].shape[1])
+    title = text_bar(rows[0].shape[1], "touched next, left there | before, first touch, last touch, after")
     return Image.fromarray(np.concatenate([title, *rows]))
 
 
@@ -262,18 +243,9 @@ def _filled(rgb: np.ndarray, height: int) -> np.ndarray:
     return np.pad(rgb, ((0, height - len(rgb)), (0, 0), (0, 0)))
 
 
-def write_video(frames: dict[str, np.ndarray], path: Path, *, fps: float) -> None:
-    """One episode of each explorer side by side, in real time; H.264, yuv420p, so that browsers play it."""
-    length = max(len(rgb) for rgb in frames.values())
-    panels = []
-    for name, rgb in frames.items():
-        large = _enlarged(rgb, PANEL_PX)
-        held = np.concatenate([large, large[-1:].repeat(length - len(large), 0)])
-        bar = np.broadcast_to(_title(name, large.shape[2]), (length, 20, large.shape[2], 3))
-        panels.append(np.concatenate([bar, held], axis=1))
-    video = np.concatenate(panels, axis=2)
-    video = np.pad(video, ((0, 0), (0, video.shape[1] % 2), (0, video.shape[2] % 2), (0, 0)))
-    iio.imwrite(path, video, fps=fps, codec="libx264", pixelformat="yuv420p", macro_block_size=2)
+def write_clips(frames: dict[str, np.ndarray], path: Path, *, fps: float) -> None:
+    """One episode of each explorer side by side, in real time."""
+    write_video(path, side_by_side([panel(rgb, name, side_px=PANEL_PX) for name, rgb in frames.items()]), fps=fps)
 
 
 def _write_tables(rows: Sequence[dict[str, Any]], dataset: DatasetInfo, out: Path) -> None:
@@ -302,23 +274,6 @@ def _boxes(axes: Axes, values: Sequence[Sequence[float]], names: Sequence[str]) 
     axes.set_xticks(range(1, len(names) + 1), list(names))
 
 
-def _enlarged(rgb: np.ndarray, side_px: int) -> np.ndarray:
-    """(T, Y', X', 3): images (T, Y, X, 3) enlarged by the largest whole factor up to about `side_px`."""
-    factor = max(1, side_px // rgb.shape[2])
-    return rgb.repeat(factor, axis=1).repeat(factor, axis=2)
-
-
-def _title(text: str, width: int) -> np.ndarray:
-    """(20, width, 3) uint8 bar with a name in it."""
-    bar = Image.new("RGB", (width, 20))
-    ImageDraw.Draw(bar).text((6, 2), text, fill=(235, 235, 235), font=ImageFont.load_default(13))
-    return np.asarray(bar)
-
-
 def _mean(values: Iterable[float]) -> float | None:
     finite = [value for value in values if np.isfinite(value)]
     return float(np.mean(finite)) if finite else None
-
-
-def _text(value: Any) -> str:
-    return "-" if value is None else f"{value:.3g}" if isinstance(value, float) else str(value)

@@ -63,10 +63,17 @@ class ObjectiveConfig:
         """The windows with the crops, the goals and the targets that are asked for, and no others.
 
         Raises:
-            ConfigError: inverse dynamics without a second image, or a reach loss without targets.
+            ConfigError: inverse dynamics without a second image or with a chunk beyond it, or a reach loss without
+                targets.
         """
         if self.inverse_dynamics and windows.k_max < 1:
             raise ConfigError("Inverse dynamics needs a second image: --windows.k-max at least 1.")
+        if not self.next_object and windows.k_max < windows.horizon != WindowConfig().horizon:
+            raise ConfigError(
+                f"--windows.horizon {windows.horizon} has no effect: inverse dynamics alone trains the actions before "
+                f"its second image, which lies at most --windows.k-max {windows.k_max} steps ahead. Give "
+                f"--windows.horizon {windows.k_max}, or raise --windows.k-max."
+            )
         if self.next_object and self.reach and not windows.reach_steps:
             raise ConfigError("A reach loss needs reach targets: --windows.reach-steps at least 1.")
         return replace(
@@ -136,7 +143,7 @@ def build(
     """
     if policy.head != "regression":
         raise ConfigError("Stage 1 has a regression head; --policy.head flow is Stage 2's (jobs.align).")
-    num_reach = NUM_REACH if config.next_object and config.reach else 0
+    num_reach = NUM_REACH * len(spec.arms) if config.next_object and config.reach else 0
     policy = replace(policy, context=config.context, num_actions=len(spec.action), num_reach=num_reach)
     model = new_policy(policy, seed=seed)
     model.set_norm(norm)
@@ -151,7 +158,7 @@ def from_dataset(
 ) -> Stage:
     """A fresh Stage 1 for a dataset of play.
 
-    For inverse dynamics alone a chunk has no more steps than the second image is ahead: those nobody could train.
+    For inverse dynamics alone the default chunk is cut to the steps up to the second image: nobody could train others.
 
     Args:
         dataset: play; with robot masks for the next object.

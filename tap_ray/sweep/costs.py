@@ -7,9 +7,9 @@ from statistics import median
 from typing import Mapping, Sequence
 
 from tap_ray import runs, storage
-from tap_ray.compare.tables import grid
 from tap_ray.config import digest
 from tap_ray.evaluate.protocol import Protocol, cells
+from tap_ray.media.text_table import grid
 from tap_ray.settings import TrainJobConfig, what
 from tap_ray.sweep.plan import Trial
 from tap_ray.training import session

@@ -7,8 +7,8 @@ from typing import Any, Literal, Mapping, Sequence
 import numpy as np
 from scipy.special import stdtrit  # a quarter of a second quicker to import than scipy.stats
 
-from tap_ray.compare.tables import grid
 from tap_ray.config import from_dict
+from tap_ray.media.text_table import grid
 from tap_ray.metrics import Interval, wilson
 from tap_ray.runs import read_json, write_json
 

@@ -1,5 +1,6 @@
 """Judging predicted actions on held-out windows: R^2 of each slot that moves, and the gripper's sign."""
 
+from itertools import product
 from typing import Iterable
 
 import numpy as np
@@ -9,7 +10,7 @@ from torch import Tensor
 from tap_ray.errors import DataError
 from tap_ray.metrics import gripper_accuracy, r_squared
 from tap_ray.models.policy import TapPolicy
-from tap_ray.models.reach import REACH_NAMES, shown
+from tap_ray.models.reach import REACH_NAMES, shown, shown_mask
 from tap_ray.specs import RobotSpec
 from tap_ray.training.batches import Batch, to_tensors
 from tap_ray.training.loop import Objective, autocast
@@ -38,8 +39,8 @@ def judge(
         "<name>/r2_<slot>" for each slot but the gripper whose standard deviation in these windows reaches 1 % of half
         its range (so no R^2 is made of a slot that does not move); "<name>/r2_mean" over the translation slots among
         them; "<name>/gripper_accuracy"; "<name>/val_loss"; with a reach head
-        "<name>/r2_<target>" for each of `models.reach.REACH_NAMES` and the means "<name>/r2_move", "<name>/r2_contact"
-        and "<name>/r2_release".
+        "<name>/r2_<target>" for each of `models.reach.REACH_NAMES` (of several arms: "<name>/r2_left_<target>" ...) and
+        the means "<name>/r2_move", "<name>/r2_contact" and "<name>/r2_release".
 
     Raises:
         DataError: there are no windows.
@@ -64,15 +65,14 @@ def judge(
     metrics = {f"{objective.name}/val_loss": float(np.average(losses, weights=sizes))}
     metrics |= _of_actions(objective.name, np.concatenate(columns["guess"]), np.concatenate(columns["truth"]), spec)
     if columns["reach"]:
-        metrics |= _of_reach(
-            objective.name, *(np.concatenate(columns[key]) for key in ("reach", "reach_truth", "reach_mask"))
-        )
+        reach = [np.concatenate(columns[key]) for key in ("reach", "reach_truth", "reach_mask")]
+        metrics |= _of_reach(objective.name, [arm.side for arm in spec.arms], *reach)
     return metrics
 
 
 def names(objective: str, spec: RobotSpec) -> list[str]:
     """What `judge` may return for a robot, without a reach head."""
-    slots = [slot.name for slot in spec.action if not slot.name.endswith("gripper")]
+    slots = [slot.name for at, slot in enumerate(spec.action) if at not in spec.grippers]
     return [f"{objective}/{name}" for name in ("val_loss", "r2_mean", "gripper_accuracy", *(f"r2_{s}" for s in slots))]
 
 
@@ -99,7 +99,7 @@ def _collect(columns: dict[str, list[np.ndarray]], policy: TapPolicy, out: dict[
     if "reach" in out and "reach" in batch:
         columns["reach"].append(policy.reach_scale.unnormalize(out["reach"]).cpu().numpy())
         columns["reach_truth"].append(batch["reach"].cpu().numpy())
-        mask = batch["reach_mask"] & shown(batch["crop_mask"]) if "crop_mask" in batch else batch["reach_mask"]
+        mask = shown_mask(batch, shown(batch["crop_mask"]) if "crop_mask" in batch else None)
         columns["reach_mask"].append(mask.cpu().numpy())
 
 
@@ -107,28 +107,26 @@ def _of_actions(name: str, guess_NA: np.ndarray, truth_NA: np.ndarray, spec: Rob
     names = [slot.name for slot in spec.action]
     half_range = (spec.action_high_A - spec.action_low_A) / 2
     r2_A = r_squared(guess_NA / half_range, truth_NA / half_range, min_std=MOVES)
-    moving = {n: float(r2) for n, r2 in zip(names, r2_A, strict=True) if np.isfinite(r2) and not n.endswith("gripper")}
-    metrics = {f"{name}/r2_{slot}": value for slot, value in moving.items()}
-    translation = [value for slot, value in moving.items() if slot.endswith(("dx", "dy", "dz"))]
+    moving = {at: float(r2) for at, r2 in enumerate(r2_A) if np.isfinite(r2) and at not in spec.grippers}
+    metrics = {f"{name}/r2_{names[at]}": value for at, value in moving.items()}
+    translation = [moving[at] for arm in spec.arms for at in arm.delta_pos if at in moving]
     if translation:
         metrics[f"{name}/r2_mean"] = float(np.mean(translation))
-    grippers = [at for at, slot in enumerate(names) if slot.endswith("gripper")]
-    if grippers:
+    if grippers := list(spec.grippers):
         metrics[f"{name}/gripper_accuracy"] = gripper_accuracy(guess_NA[:, grippers], truth_NA[:, grippers])
     return metrics
 
 
-def _of_reach(name: str, guess_NR: np.ndarray, truth_NR: np.ndarray, mask_NR: np.ndarray) -> dict[str, float]:
-    """R^2 of each reach target over the rows that have it, and the mean over the axes of each kind."""
-    metrics = {}
-    for column, target in enumerate(REACH_NAMES):
+def _of_reach(
+    name: str, sides: list[str], guess_NR: np.ndarray, truth_NR: np.ndarray, mask_NR: np.ndarray
+) -> dict[str, float]:
+    """R^2 of each reach target over the rows that have it, and the mean over the axes (and arms) of each kind."""
+    metrics, kinds = {}, {target.split("_")[0]: [] for target in REACH_NAMES}
+    for column, (side, target) in enumerate(product(sides, REACH_NAMES)):
         keep = mask_NR[:, column].astype(bool)
         one = slice(column, column + 1)
         r2 = float(r_squared(guess_NR[keep, one], truth_NR[keep, one])[0]) if keep.any() else np.nan
         if np.isfinite(r2):  # no R^2 is made of what is always the same
-            metrics[f"{name}/r2_{target}"] = r2
-    for kind in dict.fromkeys(target.split("_")[0] for target in REACH_NAMES):
-        found = [value for key, value in metrics.items() if key.startswith(f"{name}/r2_{kind}_")]
-        if found:
-            metrics[f"{name}/r2_{kind}"] = float(np.mean(found))
-    return metrics
+            metrics[f"{name}/r2_{side}{target}"] = r2
+            kinds[target.split("_")[0]].append(r2)
+    return metrics | {f"{name}/r2_{kind}": float(np.mean(found)) for kind, found in kinds.items() if found}

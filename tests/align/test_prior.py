@@ -174,7 +174,7 @@ def test_a_robot_remembers_what_training_windows_have(demos):
     stage, _ = aligned(demos, given=None, history=3)
     policy = PolicyRunner(stage.model)
     episode = read_episode(demos, 0, [layout.STATE, layout.ACTION])
-    state, action = np.array(episode[layout.STATE]), np.array(episode[layout.ACTION])
+    state, action = np.array(episode.state), np.array(episode.action)
     rgb, info = np.zeros((1, *demos.header.image_size, 3), np.uint8), {"instruction": np.array([TASKS[0]])}
     policy.reset({"rgb": rgb, "state": state[:1]}, info, [0])
     executed = np.zeros((1, 7), np.float32)

@@ -1,7 +1,6 @@
-"""Run by hand in an environment with lerobot 0.4.4: does its own class open our dataset, and is a frame the same?
+"""In an environment with lerobot 0.4.4 (see test_lerobot.py): does its own class open our dataset, with equal frames?
 
-    python3 -m venv /tmp/lerobot_env && /tmp/lerobot_env/bin/pip install lerobot==0.4.4
-    /tmp/lerobot_env/bin/python tests/dataset/lerobot_compat.py PATH
+    LEROBOT_PYTHON tests/dataset/lerobot_compat.py PATH
 
 Compares every column of three frames, the statistics and the episodes' metadata with the raw files, which it reads
 with pyarrow and Pillow only.

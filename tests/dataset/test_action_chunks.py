@@ -25,7 +25,7 @@ def test_chunks_are_those_of_one_episode(play_dataset: Path):
     assert chunks.dim_mask[0].nonzero()[0].tolist() == sorted(dims)
     assert not chunks.action[:, :, ~chunks.dim_mask[0]].any()
     train, _ = CONFIG.episodes(dataset)
-    episodes = [norm.action.normalize(read_episode(dataset, int(i), [layout.ACTION])[layout.ACTION]) for i in train]
+    episodes = [norm.action.normalize(read_episode(dataset, int(i), [layout.ACTION]).action) for i in train]
     for row in chunks.action[:, :, dims]:
         found = [
             start

@@ -19,7 +19,7 @@ from tap_ray.dataset.action_chunks import ActionChunkConfig, load
 from tap_ray.dataset.crop_files import missing_blocks, read_crops
 from tap_ray.dataset.crops import CropConfig
 from tap_ray.dataset.lerobot import main
-from tap_ray.dataset.reader import open_dataset, read_episode, read_episodes, require_whole
+from tap_ray.dataset.reader import open_dataset, read_columns, read_episode, read_episodes, require_whole
 from tap_ray.dataset.recovery import repair
 from tap_ray.dataset.verify import verify
 from tap_ray.dataset.windows import WindowConfig, iterate
@@ -52,10 +52,10 @@ def test_the_same_bytes_and_the_same_windows_as_on_a_local_disk(
     here, there = open_dataset(play_dataset), open_dataset(str(path))
     for index in (0, 5, 9):
         one, other = read_episode(here, index), read_episode(there, index)
-        assert one.keys() == other.keys()
-        np.testing.assert_array_equal(one[layout.ACTION], other[layout.ACTION])
-        assert one[layout.IMAGE] == other[layout.IMAGE]
-    np.testing.assert_array_equal(read_episode(before, 5)[layout.STATE], read_episode(here, 5)[layout.STATE])
+        assert read_columns(here, index).keys() == read_columns(there, index).keys()
+        np.testing.assert_array_equal(one.action, other.action)
+        assert one.image_jpeg == other.image_jpeg
+    np.testing.assert_array_equal(read_episode(before, 5).state, read_episode(here, 5).state)
     config = WindowConfig(batch_size=8, group_size=4, holdout_every=0)
     for _, one, other in zip(range(5), iterate(here, config, seed=1), iterate(there, config, seed=1), strict=False):
         np.testing.assert_array_equal(one.rgb, other.rgb)
@@ -88,7 +88,7 @@ def test_a_group_fetches_its_own_bytes_and_an_epoch_each_byte_once(large: Path, 
     wire.requests.clear()
 
     episodes = list(read_episodes(dataset, group, WINDOW_COLUMNS))
-    assert [len(episode[layout.IMAGE]) for episode in episodes] == [8] * 16
+    assert [len(episode.image_jpeg) for episode in episodes] == [8] * 16
     tail, footer, *pieces = [each.got for each in wire.took("GET", "data/")]
     assert (tail, 70_000 < footer < 90_000, len(pieces)) == (65536, True, 16)
     needed = chunk_bytes(file, group, WINDOW_COLUMNS)
@@ -147,9 +147,9 @@ def test_a_file_that_has_grown_is_followed_and_another_is_refused(made: SimpleNa
     read_episode(before, 0, [layout.ACTION])
     made.write(path, 3)
     episode = read_episode(before, 1)  # was not fetched before the file was replaced
-    np.testing.assert_array_equal(episode[layout.STATE], made.episode(1).state)
+    np.testing.assert_array_equal(episode.state, made.episode(1).state)
     assert before.versions == open_dataset(path).versions != never_read.versions
-    assert read_episode(never_read, 1)[layout.IMAGE] == made.episode(1).image_jpeg
+    assert read_episode(never_read, 1).image_jpeg == made.episode(1).image_jpeg
 
     storage.remove(path)
     with DatasetWriter(path, made.header()) as writer:

@@ -5,7 +5,8 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from tap_ray.dataset.encode import decode_jpeg, decode_mask, encode_episode, encode_mask, object_displacement_m
+from tap_ray.dataset.encode import encode_episode, object_displacement_m
+from tap_ray.media.image import decode_jpeg, decode_mask, encode_mask
 
 
 def test_images_survive_jpeg_and_masks_survive_exactly(made: SimpleNamespace) -> None:

@@ -46,7 +46,7 @@ def test_a_slot_that_never_moves_is_not_blown_up(made: SimpleNamespace) -> None:
 def test_the_play_itself_becomes_of_order_one(play_dataset: Path) -> None:
     dataset = open_dataset(play_dataset)
     norm = norm_stats(dataset.stats, dataset.spec).action
-    values = np.concatenate([read_episode(dataset, index, ["action"])["action"] for index in range(len(dataset))])
+    values = np.concatenate([read_episode(dataset, index, ["action"]).action for index in range(len(dataset))])
     np.testing.assert_allclose(normalized(norm, values)[:, :6].mean(0), 0, atol=1e-5)
     np.testing.assert_allclose(normalized(norm, values)[:, :6].std(0), 1, atol=1e-5)
 

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from tap_ray.dataset import layout
-from tap_ray.dataset.encode import decode_jpeg
 from tap_ray.dataset.lerobot import open_dataset, read_episode
+from tap_ray.media.image import decode_jpeg
 
 
 @pytest.mark.cluster
@@ -24,5 +24,5 @@ def test_ray_data_reads_every_row(play_dataset: Path, monkeypatch: pytest.Monkey
     rows.sort(key=lambda row: row["index"])
     assert [row["index"] for row in rows] == list(range(100))
     first = read_episode(open_dataset(play_dataset), 0)
-    np.testing.assert_array_equal(rows[2]["action"], first["action"][2])
-    np.testing.assert_array_equal(decode_jpeg(rows[2][layout.IMAGE]["bytes"]), decode_jpeg(first[layout.IMAGE][2]))
+    np.testing.assert_array_equal(rows[2]["action"], first.action[2])
+    np.testing.assert_array_equal(decode_jpeg(rows[2][layout.IMAGE]["bytes"]), decode_jpeg(first.image_jpeg[2]))

@@ -14,6 +14,7 @@ import pytest
 from tap_ray.config import digest
 from tap_ray.dataset import layout
 from tap_ray.dataset.lerobot import open_dataset, read_episode
+from tap_ray.dataset.reader import read_columns
 from tap_ray.errors import DataError, SpecError
 from tap_ray.runs import hash_of
 
@@ -27,15 +28,22 @@ def copy(play_dataset: Path, tmp_path: Path) -> Path:
 def test_every_number_comes_back(made: SimpleNamespace, play_dataset: Path) -> None:
     dataset = open_dataset(play_dataset)
     for index in range(10):
-        episode, columns = made.episode(index), read_episode(dataset, index)
-        assert columns[layout.IMAGE] == episode.image_jpeg
-        assert columns[layout.MASK] == episode.mask_png
-        np.testing.assert_array_equal(columns[layout.STATE], episode.state)
-        np.testing.assert_array_equal(columns[layout.ACTION], episode.action)
-        np.testing.assert_array_equal(columns[layout.CONTACT], episode.contact)
-        np.testing.assert_array_equal(columns[layout.OBJECT_POSE].reshape(-1, 2, 7), episode.object_pose)
+        episode, again, columns = made.episode(index), read_episode(dataset, index), read_columns(dataset, index)
+        for name in ("index", "task", "image_jpeg", "mask_png"):
+            assert getattr(again, name) == getattr(episode, name)
+        for name in ("state", "action", "contact", "object_pose"):
+            np.testing.assert_array_equal(getattr(again, name), getattr(episode, name))
+            assert getattr(again, name).dtype == getattr(episode, name).dtype
+        assert again.meta == episode.meta
         assert set(columns["task_index"]) == {index % 3}
         np.testing.assert_allclose(columns["timestamp"], np.arange(len(episode)) / 5)
+
+
+def test_what_is_not_asked_for_is_empty(made: SimpleNamespace, play_dataset: Path) -> None:
+    episode = read_episode(open_dataset(play_dataset), 1, [layout.ACTION])
+    assert len(episode) == 9
+    assert (episode.state.shape, episode.object_pose.shape, episode.contact.shape) == ((9, 0), (9, 0, 7), (0,))
+    assert (episode.image_jpeg, episode.mask_png) == ((), None)
 
 
 def test_facts(made: SimpleNamespace, play_dataset: Path) -> None:
@@ -53,7 +61,7 @@ def test_facts(made: SimpleNamespace, play_dataset: Path) -> None:
 
 def test_statistics_are_those_of_all_numbers(play_dataset: Path) -> None:
     dataset = open_dataset(play_dataset)
-    actions = np.concatenate([read_episode(dataset, index, [layout.ACTION])[layout.ACTION] for index in range(10)])
+    actions = np.concatenate([read_episode(dataset, index, [layout.ACTION]).action for index in range(10)])
     np.testing.assert_allclose(dataset.stats[layout.ACTION]["mean"], actions.mean(0, dtype=np.float64), rtol=1e-9)
     np.testing.assert_allclose(dataset.stats[layout.ACTION]["std"], actions.std(0, dtype=np.float64), rtol=1e-9)
 

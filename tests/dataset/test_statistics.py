@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from tap_ray.dataset.encode import encode_mask
 from tap_ray.dataset.statistics import image_stats, mask_stats, merge_stats, vector_stats
+from tap_ray.media.image import encode_mask
 
 
 def test_vector_stats_of_zero_to_four_by_hand() -> None:

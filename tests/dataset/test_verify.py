@@ -14,6 +14,7 @@ import pytest
 
 from tap_ray.dataset import layout
 from tap_ray.dataset.lerobot import DatasetWriter, main, open_dataset, read_episode
+from tap_ray.dataset.reader import read_columns
 from tap_ray.errors import DataError
 
 
@@ -192,7 +193,7 @@ def test_a_users_column_is_left_alone(made: SimpleNamespace, copy: Path, capsys:
     assert "repaired  meta/tasks.parquet" in capsys.readouterr().out
     dataset = open_dataset(copy)
     assert dataset.info["features"]["next.reward"] == reward
-    assert set(read_episode(dataset, 0)) == set(layout.features(made.header()))
+    assert set(read_columns(dataset, 0)) == set(layout.features(made.header()))
     with (
         DatasetWriter(copy, made.header()) as writer,
         pytest.raises(DataError, match=r"does not know: next\.reward\."),

@@ -11,10 +11,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tap_ray.dataset import layout
-from tap_ray.dataset.encode import decode_jpeg
 from tap_ray.dataset.inpaint_robot import grow, inpaint_robot
 from tap_ray.dataset.lerobot import DatasetInfo, open_dataset, read_episode
-from tap_ray.dataset.reach import NEVER, HandColumns, hand_columns, reach_targets, twice_yaw
+from tap_ray.dataset.reach import NEVER, reach_targets, reaching_arms, twice_yaw
+from tap_ray.dataset.reach import reach_of as reach_of_robot
 from tap_ray.dataset.windows import (
     WindowConfig,
     epoch_groups,
@@ -24,6 +24,8 @@ from tap_ray.dataset.windows import (
     split_episodes,
 )
 from tap_ray.errors import ConfigError, DataError
+from tap_ray.media.image import decode_jpeg
+from tap_ray.specs import EE_DELTA_ACTION, EE_POSE_STATE, ArmSlots
 from tap_ray.types import Shard, Window
 
 
@@ -35,7 +37,7 @@ def dataset(play_dataset: Path) -> DatasetInfo:
 def place(dataset: DatasetInfo, state: np.ndarray) -> tuple[int, int]:
     """Episode and step of a state (each occurs once)."""
     for episode in range(len(dataset)):
-        found = np.flatnonzero((read_episode(dataset, episode, [layout.STATE])[layout.STATE] == state).all(1))
+        found = np.flatnonzero((read_episode(dataset, episode, [layout.STATE]).state == state).all(1))
         if len(found):
             return episode, int(found[0])
     raise AssertionError("a state that is not in the dataset")
@@ -62,16 +64,14 @@ def test_windows_are_those_of_one_episode(
             columns, length = read_episode(dataset, episode), int(dataset.lengths[episode])
             seen.add((episode, t))
             assert episode in group
-            expected = [columns[layout.ACTION][min(t + h, length - 1)] for h in range(horizon)]
+            expected = [columns.action[min(t + h, length - 1)] for h in range(horizon)]
             np.testing.assert_array_equal(batch.action[n], expected)
             np.testing.assert_array_equal(batch.action_mask[n], t + np.arange(horizon) < length)
-            np.testing.assert_array_equal(batch.rgb[n], decode_jpeg(columns[layout.IMAGE][t]))
+            np.testing.assert_array_equal(batch.rgb[n], decode_jpeg(columns.image_jpeg[t]))
             assert batch.task_index[n] == episode % 3
             if batch.goal_rgb is not None:
                 assert 1 <= batch.k[n] <= min(k_max, length - 1 - t)
-                np.testing.assert_array_equal(
-                    batch.goal_rgb[n], decode_jpeg(columns[layout.IMAGE][t + int(batch.k[n])])
-                )
+                np.testing.assert_array_equal(batch.goal_rgb[n], decode_jpeg(columns.image_jpeg[t + int(batch.k[n])]))
     last = 1 if k_max else 0
     assert seen == {(e, t) for e in group for t in range(int(dataset.lengths[e]) - last)}
 
@@ -132,13 +132,13 @@ def test_split_by_index_and_nested_budgets(dataset: DatasetInfo) -> None:
         split_episodes(dataset, WindowConfig(num_episodes=11))
 
 
-HAND = HandColumns(tip=[0, 1, 2], turn=[3, 4, 5, 6], gripper=0)
+ARM = ArmSlots(ee_pos=(0, 1, 2), ee_quat=(3, 4, 5, 6), gripper=0)
 
 
 def reach_of(tip: np.ndarray, contact: np.ndarray, steps: int) -> tuple[np.ndarray, np.ndarray]:
     """Of a hand that is never turned and never closes."""
     state = np.concatenate([tip, np.tile(np.array([1, 0, 0, 0], np.float32), (len(tip), 1))], axis=1)
-    return reach_targets(state, np.ones(len(tip)), contact, HAND, steps)
+    return reach_targets(state, np.ones(len(tip)), contact, ARM, steps)
 
 
 def test_reach_by_hand() -> None:
@@ -173,7 +173,7 @@ def test_the_yaw_of_a_grasp_by_hand() -> None:
     state[:, 3], state[:, 6] = np.cos(yaw / 2), np.sin(yaw / 2)
     contact = np.isin(np.arange(8), [3, 7])  # two bouts: three steps between
     gripper = np.array([1, 1, -1, -1, 1, 1, 1, 1])  # closes before the first; the second is a push with open fingers
-    reach, ahead = reach_targets(state, gripper, contact, HAND, 1)
+    reach, ahead = reach_targets(state, gripper, contact, ARM, 1)
     # The y axis of a hand turned by a stands at a + 90 degrees; twice that at the touch (45): 270.
     np.testing.assert_allclose(reach[:3, 9:11], [[0, -1]] * 3, atol=1e-6)
     # From 0, 15 and 30 degrees it is 45, 30 and 15 to go: twice that is 90, 60 and 30.
@@ -234,10 +234,30 @@ def test_too_little_data_for_a_batch(dataset: DatasetInfo) -> None:
         next(iterate(dataset, WindowConfig(batch_size=1000), seed=0))
 
 
+def test_two_arms_have_targets_each(made: SimpleNamespace) -> None:
+    """Both touch in step 2, as far as the dataset knows; only the right one closes its fingers for it."""
+    spec = replace(
+        made.spec,
+        action=tuple(replace(slot, name=side + slot.name) for side in ("left_", "right_") for slot in EE_DELTA_ACTION),
+        state=tuple(replace(slot, name=side + slot.name) for side in ("left_", "right_") for slot in EE_POSE_STATE),
+    )
+    state, action = np.zeros((5, 14), np.float32), np.ones((5, 14), np.float32)
+    state[:, [3, 10]] = 1.0  # both hands point straight on
+    state[:, 0], state[:, 8] = 0.01 * np.arange(5), -0.02 * np.arange(5)  # the left one goes ahead, the right one aside
+    action[2:, 13] = -1.0
+    reach, ahead = reach_of_robot(state, action, np.arange(5) == 2, spec, 1)
+    assert reach.shape == ahead.shape == (5, 26)
+    left, right = reach[0, :13], reach[0, 13:]
+    assert left.tolist() == pytest.approx([0.01, 0, 0, 0.02, 0, 0, 0.02, 0, 0, 0, 0, 0, 0])
+    assert right.tolist() == pytest.approx([0, -0.02, 0, 0, -0.04, 0, 0, -0.04, 0, -1, 0, 1, 0], abs=1e-6)
+    assert (ahead[0, 9:13] == NEVER).all(), "the left one grasps nothing"
+    assert ahead[0, 22:].tolist() == [2] * 4
+
+
 def test_a_robot_without_a_tip(made: SimpleNamespace) -> None:
     spec = replace(made.spec, state=made.spec.state[1:])
     with pytest.raises(DataError, match=r"has no ee_x but ee_y, .*Set windows.reach_steps to 0"):
-        hand_columns(spec)
+        reaching_arms(spec)
 
 
 @pytest.mark.parametrize(("field", "value"), [("horizon", 0), ("k_max", -1), ("batch_size", 0), ("num_episodes", -1)])
@@ -268,8 +288,8 @@ def test_history_and_states_of_the_chunk(dataset: DatasetInfo) -> None:
     for row in range(len(window.state)):
         episode, step = place(dataset, window.state[row])
         own = read_episode(dataset, episode, [layout.STATE, layout.ACTION])
-        past, ahead = np.arange(step - 4, step), np.minimum(np.arange(step, step + 3), len(own[layout.ACTION]) - 1)
+        past, ahead = np.arange(step - 4, step), np.minimum(np.arange(step, step + 3), len(own) - 1)
         np.testing.assert_array_equal(window.past_mask[row], past >= 0)
-        np.testing.assert_array_equal(window.past_state[row][past >= 0], own[layout.STATE][past[past >= 0]])
-        np.testing.assert_array_equal(window.past_action[row][past >= 0], own[layout.ACTION][past[past >= 0]])
-        np.testing.assert_array_equal(window.chunk_state[row], own[layout.STATE][ahead])
+        np.testing.assert_array_equal(window.past_state[row][past >= 0], own.state[past[past >= 0]])
+        np.testing.assert_array_equal(window.past_action[row][past >= 0], own.action[past[past >= 0]])
+        np.testing.assert_array_equal(window.chunk_state[row], own.state[ahead])

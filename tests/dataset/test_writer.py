@@ -20,10 +20,10 @@ import numpy as np
 import pytest
 
 from tap_ray.dataset import commit, layout
-from tap_ray.dataset.encode import encode_jpeg
 from tap_ray.dataset.lerobot import open_dataset, repair, verify
 from tap_ray.dataset.writer import DatasetWriter
 from tap_ray.errors import DataError, StorageError
+from tap_ray.media.image import encode_jpeg
 from tap_ray.rng import generator
 from tap_ray.types import Episode
 

@@ -20,9 +20,9 @@ from tap_ray.distributed.evaluate import FleetConfig, evaluate
 from tap_ray.distributed.faults import Patience
 from tap_ray.distributed.train import _say_waiting
 from tap_ray.errors import TapRayError
-from tap_ray.evaluate.episodes import Robots
+from tap_ray.evaluate.episodes import EpisodeRunner
 from tap_ray.evaluate.protocol import Protocol, cells
-from tap_ray.play.collect import Outcome
+from tap_ray.play.collect import AttemptResult
 from tests import line_world
 from tests.distributed.nodes import Nodes, meanwhile, nodes, wait_for, workers
 from tests.line_world import Forward, line_facts, line_robots
@@ -87,7 +87,7 @@ def lose(cluster: Nodes, folder: Path, times: int, each: int = 1) -> None:
 
 
 def judge(folder: Path, config: FleetConfig, **make: Any) -> list[Any]:
-    functions = {"make_vector": robots, "make_policy": forward, "make_facts": line_facts} | make
+    functions = {"make_vector": robots, "make_policy": forward, "make_failure_inputs": line_facts} | make
     return evaluate(PROTOCOL, **functions, folder=folder, config=config, progress=False)
 
 
@@ -100,7 +100,7 @@ def forward(scene, num):
 
 
 def undisturbed() -> list[tuple]:
-    alone = Robots(PROTOCOL, robots, forward, line_facts)
+    alone = EpisodeRunner(PROTOCOL, robots, forward, line_facts)
     return [facts(result) for cell in cells(PROTOCOL) for result in alone.run([cell]).results]
 
 
@@ -150,7 +150,7 @@ class HeldPlayer:
         if 0 in attempts:
             begin(self.folder)
             hold(self.folder)
-        return [Outcome(attempt=attempt, episode=None, reason="played") for attempt in attempts]
+        return [AttemptResult(attempt=attempt, episode=None, reason="played") for attempt in attempts]
 
 
 @pytest.mark.more_kills
@@ -228,7 +228,7 @@ class Hangs:
         if 3 in attempts and not begun(self.folder):
             begin(self.folder)
             time.sleep(3600)
-        return [Outcome(attempt=attempt, episode=None, reason="played") for attempt in attempts]
+        return [AttemptResult(attempt=attempt, episode=None, reason="played") for attempt in attempts]
 
 
 def test_a_player_that_hangs(cluster: Nodes, tmp_path: Path):
@@ -280,7 +280,7 @@ class Slow:
 
     def run(self, attempts):
         time.sleep(30)
-        return [Outcome(attempt=attempt, episode=None, reason="played") for attempt in attempts]
+        return [AttemptResult(attempt=attempt, episode=None, reason="played") for attempt in attempts]
 
 
 def test_a_job_says_what_it_waits_for(cluster: Nodes, capsys: pytest.CaptureFixture[str], monkeypatch):
@@ -311,4 +311,4 @@ class Quick:
         pass
 
     def run(self, attempts):
-        return [Outcome(attempt=attempt, episode=None, reason="played") for attempt in attempts]
+        return [AttemptResult(attempt=attempt, episode=None, reason="played") for attempt in attempts]

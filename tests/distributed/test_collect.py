@@ -26,8 +26,8 @@ from tap_ray.distributed.collect import Course, Fleet, Pool, Rounds, in_blocks, 
 from tap_ray.distributed.connect import connect, guard_token, store_bytes
 from tap_ray.distributed.crew import LIVES
 from tap_ray.errors import ConfigError
-from tap_ray.play.collect import Outcome, collect
-from tap_ray.play.novelty import RoundMemory
+from tap_ray.play.collect import AttemptResult, collect
+from tap_ray.play.novelty import RoundVisitCounts
 from tests.distributed import collect_child as child
 from tests.distributed.kills import KILLS
 from tests.distributed.nodes import meanwhile, wait_for
@@ -49,7 +49,14 @@ def expected(tmp_path_factory):
     """The dataset that one process without Ray makes."""
     path = tmp_path_factory.mktemp("data") / "expected"
     with DatasetWriter(path, child.HEADER) as writer:
-        for episode in collect(child.PLAN, envs.make_vector, sample_poses, num_episodes=EPISODES, num_robots=4):
+        for episode in collect(
+            child.PLAN,
+            envs.make_vector,
+            sample_poses,
+            arms=envs.spec(child.PLAN.env).arms,
+            num_episodes=EPISODES,
+            num_robots=4,
+        ):
             writer.append(episode)
     return path
 
@@ -170,7 +177,7 @@ class Deadly:
     def run(self, attempts):
         if 3 in attempts:
             os._exit(1)
-        return [Outcome(attempt=attempt, episode=None, reason=f"played in {os.getpid()}") for attempt in attempts]
+        return [AttemptResult(attempt=attempt, episode=None, reason=f"played in {os.getpid()}") for attempt in attempts]
 
 
 @pytest.mark.slow
@@ -192,12 +199,12 @@ class Patient:
     def run(self, attempts):
         if attempts == [0]:
             self.played.touch()
-            return [Outcome(attempt=0, episode=None, reason="played")]
+            return [AttemptResult(attempt=0, episode=None, reason="played")]
         wait_for(self.played.exists)  # however long the other fleet takes to start
         until = time.monotonic() + 60
         while not self.told.exists() and time.monotonic() < until:
             time.sleep(0.05)
-        return [Outcome(attempt=1, episode=None, reason="played" if self.told.exists() else "in vain")]
+        return [AttemptResult(attempt=1, episode=None, reason="played" if self.told.exists() else "in vain")]
 
 
 def test_a_block_is_handed_over_while_the_others_wait_for_what_it_brings(tmp_path):
@@ -229,13 +236,13 @@ class Remembers:
         self.memory = memory
 
     def run(self, attempts):
-        return [Outcome(attempt=a, episode=None, reason=str(self.memory(a // 2))) for a in attempts]
+        return [AttemptResult(attempt=a, episode=None, reason=str(self.memory(a // 2))) for a in attempts]
 
 
 def test_a_block_is_played_only_once_the_memory_of_its_rounds_is_known():
     """Rounds of two attempts, each of which visits a cell of its own; round r remembers rounds 0 .. r - 2."""
     ray.cloudpickle.register_pickle_by_value(sys.modules[__name__])
-    memory, waiting, told = RoundMemory(2), {}, {}
+    memory, waiting, told = RoundVisitCounts(2), {}, {}
     for outcome in play_out(Remembers, [[n] for n in range(8)], Pool(fleets=2), Course(rounds=Rounds(memory))):
         waiting[outcome.attempt] = outcome
         while (due := memory.num_added) in waiting:
@@ -246,7 +253,7 @@ def test_a_block_is_played_only_once_the_memory_of_its_rounds_is_known():
 
 
 def test_what_is_known_of_rounds():
-    memory = RoundMemory(2)
+    memory = RoundVisitCounts(2)
     rounds = Rounds(memory)
     assert [rounds.known(((n,),)) for n in range(6)] == [True, True, True, True, False, False]
     assert [rounds.known(((3, 4), (5,))), rounds.known(((0,), (3,)))] == [False, True]

@@ -10,7 +10,7 @@ import ray
 
 from tap_ray.distributed.evaluate import FleetConfig, evaluate
 from tap_ray.errors import CheckpointError, ConfigError, TapRayError
-from tap_ray.evaluate.episodes import Robots
+from tap_ray.evaluate.episodes import EpisodeRunner
 from tap_ray.evaluate.protocol import Protocol, cells
 from tap_ray.evaluate.results import append, stored
 from tests import line_world
@@ -42,7 +42,7 @@ def run(folder, **changes):
     arguments = {
         "make_vector": make_vector,
         "make_policy": make_policy,
-        "make_facts": line_facts,
+        "make_failure_inputs": line_facts,
         "folder": folder,
         "config": FleetConfig(fleets=2, robots=4),
         "progress": False,
@@ -56,7 +56,7 @@ def outcomes(results):
 
 
 def in_one_process():
-    robots = Robots(PROTOCOL, make_vector, make_policy, line_facts)
+    robots = EpisodeRunner(PROTOCOL, make_vector, make_policy, line_facts)
     return [result for cell in cells(PROTOCOL) for result in robots.run([cell]).results]
 
 
@@ -110,7 +110,7 @@ def test_results_of_other_cells_are_left_alone(tmp_path):
         replace(PROTOCOL, tasks=("other",)),
         make_vector=make_vector,
         make_policy=make_policy,
-        make_facts=line_facts,
+        make_failure_inputs=line_facts,
         folder=tmp_path,
     )
     assert [r.cell.task for r in smaller] == ["other"] * 6

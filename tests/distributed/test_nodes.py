@@ -29,9 +29,9 @@ from tap_ray.distributed.evaluate import FleetConfig, evaluate
 from tap_ray.distributed.stream import _beside_the_trainer
 from tap_ray.distributed.train import train
 from tap_ray.errors import ConfigError
-from tap_ray.evaluate.episodes import Robots
+from tap_ray.evaluate.episodes import EpisodeRunner
 from tap_ray.evaluate.protocol import Protocol, cells
-from tap_ray.play.collect import CollectPlan, Outcome, collect
+from tap_ray.play.collect import AttemptResult, CollectPlan, collect
 from tap_ray.rng import generator
 from tap_ray.settings import WorkersConfig
 from tap_ray.training import session
@@ -86,7 +86,14 @@ class HeldPlayer:
 
 def test_play_goes_on_when_its_node_dies(cluster: Nodes, tmp_path: Path):
     with DatasetWriter(tmp_path / "expected", child.HEADER) as writer:
-        for episode in collect(child.PLAN, envs.make_vector, sample_poses, num_episodes=EPISODES, num_robots=4):
+        for episode in collect(
+            child.PLAN,
+            envs.make_vector,
+            sample_poses,
+            arms=envs.spec(child.PLAN.env).arms,
+            num_episodes=EPISODES,
+            num_robots=4,
+        ):
             writer.append(episode)
     seen: Counter[str] = Counter()
     hold = tmp_path / "hold"
@@ -259,12 +266,12 @@ def test_evaluation_goes_on_when_its_node_dies(cluster: Nodes, tmp_path: Path):
         finally:
             (tmp_path / "hold").unlink()
 
-    make = {"make_vector": partial(held_robots, tmp_path), "make_policy": forward, "make_facts": line_facts}
+    make = {"make_vector": partial(held_robots, tmp_path), "make_policy": forward, "make_failure_inputs": line_facts}
     config = FleetConfig(robots=2, labels=("role=play",))
     with meanwhile(kill_one):
         results = evaluate(PROTOCOL, **make, folder=tmp_path, config=config, progress=False)
 
-    robots = Robots(PROTOCOL, line_robots_of, forward, line_facts)
+    robots = EpisodeRunner(PROTOCOL, line_robots_of, forward, line_facts)
     expected = [result for cell in cells(PROTOCOL) for result in robots.run([cell]).results]
     assert [facts(result) for result in results] == [facts(result) for result in expected]
     assert len(stored_lines(tmp_path)) == len(expected)
@@ -327,12 +334,12 @@ class Patient:
     def run(self, attempts):
         while not self.until.exists():
             time.sleep(0.05)
-        return [Outcome(attempt=attempt, episode=None, reason="played") for attempt in attempts]
+        return [AttemptResult(attempt=attempt, episode=None, reason="played") for attempt in attempts]
 
 
 def test_play_and_training_on_one_node_never_wait_for_each_other(cluster: Nodes, tmp_path: Path, toy_dataset: Path):
     """Fleets hold all that they will ever hold while a training begins and ends beside them."""
-    outcomes: list[Outcome] = []
+    outcomes: list[AttemptResult] = []
     shared = ("role=play",)
 
     def collect_beside() -> None:

@@ -24,8 +24,8 @@ from tap_ray.distributed.faults import Patience
 from tap_ray.distributed.sink import Played
 from tap_ray.distributed.writers import LIVES, Writers, sink_of
 from tap_ray.errors import DataError, StorageError, TapRayError
-from tap_ray.play.collect import Outcome
-from tap_ray.play.novelty import RoundMemory
+from tap_ray.play.collect import AttemptResult
+from tap_ray.play.novelty import RoundVisitCounts
 from tap_ray.play.schedule import Schedule
 from tests.digests import digests as every_digest
 from tests.distributed import toy_player
@@ -62,21 +62,21 @@ class Remembers:
     def __init__(self, folder: Path, held: int, memory: Any) -> None:
         self.folder, self.held, self.memory = folder, held, memory
 
-    def run(self, attempts: Any) -> list[Outcome]:
+    def run(self, attempts: Any) -> list[AttemptResult]:
         return [self.play(attempt) for attempt in attempts]
 
-    def play(self, attempt: int) -> Outcome:
+    def play(self, attempt: int) -> AttemptResult:
         while attempt >= self.held and (self.folder / "hold").exists():
             time.sleep(0.02)
         (self.folder / f"played-{attempt}-{uuid.uuid4().hex}").touch()
         if attempt in CRASHES:
-            return Outcome(attempt=attempt, episode=None, reason="crashed")
+            return AttemptResult(attempt=attempt, episode=None, reason="crashed")
         episode = toy_player.episode(attempt, STEPS)
         seen = sum(self.memory(attempt // ROUND).values())
-        return Outcome(attempt=attempt, episode=replace(episode, meta={**episode.meta, "seen": seen}))
+        return AttemptResult(attempt=attempt, episode=replace(episode, meta={**episode.meta, "seen": seen}))
 
 
-def visits_of(outcome: Outcome) -> dict[str, int]:
+def visits_of(outcome: AttemptResult) -> dict[str, int]:
     return {f"cell {outcome.attempt % 5}": outcome.attempt} if outcome.episode else {}
 
 
@@ -86,7 +86,7 @@ def times_played(folder: Path, attempt: int) -> int:
 
 def collection(writer: DatasetWriter, episodes: int = EPISODES) -> Collection:
     schedule = Schedule(num_tasks=1, episodes=episodes)
-    return Collection(writer, schedule, memory=RoundMemory(ROUND), visits_of=visits_of)
+    return Collection(writer, schedule, memory=RoundVisitCounts(ROUND), visits_of=visits_of)
 
 
 def gather(path: Path, pool: Pool, *, episodes: int = EPISODES, make: Any = None, folder: Path | None = None) -> None:
@@ -247,7 +247,7 @@ class Interrupted(Collection):
 def test_ctrl_c_keeps_what_has_been_told(local: None, expected: dict[str, str], tmp_path: Path):
     header, schedule = toy_player.robots().synthetic_header(), Schedule(num_tasks=1, episodes=EPISODES)
     with DatasetWriter(tmp_path, header) as writer:
-        run = Interrupted(writer, schedule, memory=RoundMemory(ROUND), visits_of=visits_of)
+        run = Interrupted(writer, schedule, memory=RoundVisitCounts(ROUND), visits_of=visits_of)
         with pytest.raises(KeyboardInterrupt):
             run.run(partial(Remembers, tmp_path, 10**9), Pool(fleets=2, writers=2), progress=False)
     with DatasetWriter(tmp_path, toy_player.robots().synthetic_header()) as writer:
@@ -259,7 +259,7 @@ def test_ctrl_c_keeps_what_has_been_told(local: None, expected: dict[str, str], 
 class OtherMeta(Remembers):
     """Its episodes lack a key from attempt 6 on."""
 
-    def play(self, attempt: int) -> Outcome:
+    def play(self, attempt: int) -> AttemptResult:
         outcome = super().play(attempt)
         if outcome.episode is None or attempt < 6:
             return outcome
@@ -290,7 +290,7 @@ class Ends:
 class Deadly(Remembers):
     """Attempt 6 ends whoever writes it."""
 
-    def play(self, attempt: int) -> Outcome:
+    def play(self, attempt: int) -> AttemptResult:
         outcome = super().play(attempt)
         if attempt == 6 and outcome.episode is not None:
             return replace(outcome, episode=replace(outcome.episode, meta={"seed": Ends()}))
@@ -329,7 +329,7 @@ def test_what_is_played_again_and_differs_is_no_data(local: None, tmp_path: Path
 
 
 def test_the_memory_of_a_round_is_kept_as_long_as_it_may_be_played_again(local: None):
-    memory = RoundMemory(2)
+    memory = RoundVisitCounts(2)
     oldest: list[int | None] = [1]
     rounds = Rounds(memory, oldest=lambda: oldest[0])
     first = rounds.references(((1,),))

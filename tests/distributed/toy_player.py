@@ -4,7 +4,7 @@ import importlib.util
 from pathlib import Path
 from typing import Any, Sequence
 
-from tap_ray.play.collect import Outcome
+from tap_ray.play.collect import AttemptResult
 from tap_ray.specs import EE_DELTA_ACTION, EE_POSE_STATE, RobotSpec
 from tap_ray.types import Episode
 
@@ -32,10 +32,10 @@ class ToyPlayer:
     def __init__(self, steps: int, crashes: tuple[int, ...]) -> None:
         self.steps, self.crashes = steps, crashes
 
-    def run(self, attempts: Sequence[int]) -> list[Outcome]:
+    def run(self, attempts: Sequence[int]) -> list[AttemptResult]:
         return [
-            Outcome(attempt=attempt, episode=None, reason="crashed")
+            AttemptResult(attempt=attempt, episode=None, reason="crashed")
             if attempt in self.crashes
-            else Outcome(attempt=attempt, episode=episode(attempt, self.steps))
+            else AttemptResult(attempt=attempt, episode=episode(attempt, self.steps))
             for attempt in attempts
         ]

@@ -22,7 +22,7 @@ from tap_ray.distributed.sweep_job import SweepJobConfig, run_sweep
 from tap_ray.distributed.sweep_trial import Stages, result_of
 from tap_ray.distributed.train import run_stage
 from tap_ray.evaluate import results
-from tap_ray.evaluate.episodes import Robots
+from tap_ray.evaluate.episodes import EpisodeRunner
 from tap_ray.evaluate.protocol import Protocol, cells
 from tap_ray.evaluate.settings import EvaluateConfig, what
 from tap_ray.settings import AlignJobConfig, PretrainConfig, PriorJobConfig
@@ -87,7 +87,7 @@ def evaluate(config: EvaluateConfig) -> Path:
             PROTOCOL,
             make_vector=make_vector,
             make_policy=partial(make_policy, config.policy),
-            make_facts=line_facts,
+            make_failure_inputs=line_facts,
             folder=run.path,
             config=fleets.FleetConfig(fleets=config.fleets, robots=4),
             progress=False,
@@ -125,7 +125,7 @@ def alone(folder: Path, data: Path, **settings: Any) -> tuple[dict, dict]:
     batches = partial(iterate, open_dataset(data), toy_training.WINDOWS, seed=config.seed)
     build = partial(toy_training.stage, 0.0, 0)
     metrics = train_here(TrainJob(run=folder, build=build, batches=batches, config=config), progress=False)
-    robots = Robots(PROTOCOL, make_vector, partial(make_policy, str(folder)), line_facts)
+    robots = EpisodeRunner(PROTOCOL, make_vector, partial(make_policy, str(folder)), line_facts)
     judged = [result for cell in cells(PROTOCOL) for result in robots.run([cell]).results]
     learned = {name: value for name, value in metrics.items() if not name.endswith(("_s", "_pct"))}
     return learned, result_of(results.summarize(judged, PROTOCOL, policy="toy"))

@@ -7,7 +7,7 @@ import envs
 from envs.scene.mixed import draw_mixed
 from envs.scene.tasks import TASKS
 from tap_ray.errors import ConfigError
-from tap_ray.evaluate.failures import facts_of, first_moved
+from tap_ray.evaluate.failures import failure_inputs_of, first_moved
 from tap_ray.evaluate.protocol import SUITES
 from tap_ray.metrics import wilson
 from tap_ray.rollout import rollout
@@ -82,7 +82,7 @@ def attempt(asked: EnvConfig, done: EnvConfig, seeds: list[int]) -> list[Traject
 
 def followed(asked: EnvConfig, done: EnvConfig, seeds: list[int]) -> list[bool]:
     # In the scene of `done` slots are in its order; whose object it was does not depend on that.
-    facts = facts_of(envs.spec(done), mover=envs.movers(done))
+    facts = failure_inputs_of(envs.spec(done), mover=envs.movers(done))
     moved = [first_moved(trajectory, facts) for trajectory in attempt(asked, done, seeds)]
     assert all(moved)
     return [task == asked.task for task in moved]

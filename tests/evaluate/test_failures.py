@@ -9,16 +9,18 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import envs
-from tap_ray.evaluate.failures import CLASS_OF, LABELS, FailureClass, TaskFacts, facts_of, failure_of
+from tap_ray.evaluate.failures import CLASS_OF, LABELS, FailureClass, FailureInputs, failure_inputs_of, failure_of
 from tap_ray.rollout import rollout
+from tap_ray.specs import ArmSlots
 from tap_ray.types import EnvConfig, Trajectory
 
 T = 10
 HAND, ITEM, TARGET, SPARE = (0.20, -0.15, 0.20), (0.30, 0.00, 0.02), (0.30, 0.20, 0.005), (0.40, -0.15, 0.02)
 AT = ITEM
 """The tool exactly at the object."""
-FACTS = TaskFacts(tool=(1,), opening=(0,), gripper=(0,))
-PUSH = TaskFacts(tool=(1,), opening=(0,), gripper=(0,), push_m=(0.0, 0.1))
+ARM = ArmSlots(ee_pos=(1, 2, 3), opening=0, gripper=0)
+FACTS = FailureInputs(arms=(ARM,))
+PUSH = FailureInputs(arms=(ARM,), push_m=(0.0, 0.1))
 OPEN, CLOSED = 1.0, -1.0
 
 
@@ -230,7 +232,7 @@ def test_pushing(what, label):
 
 def test_the_hand_that_is_nearest_counts():
     """Two hands: the second goes to the object, the first stays away."""
-    facts = TaskFacts(tool=(1, 5), opening=(0, 4), gripper=(0, 1))
+    facts = FailureInputs(arms=(ARM, ArmSlots(ee_pos=(5, 6, 7), opening=4, gripper=1)))
     one = episode(hand={2: AT}, fingers={3: 0.4}, partial=(3, 4, 5), item={7: moved(ITEM, 0, 0, -0.04)})
     idle = np.tile(np.array([OPEN, *HAND], np.float32), (T, 1))
 
@@ -253,11 +255,12 @@ def test_a_success_has_no_label():
 
 
 def test_facts_of_robots_with_one_hand_and_with_two():
-    assert facts_of(envs.spec(EnvConfig())) == TaskFacts(tool=(7,), opening=(6,), gripper=(6,))
-    pair = facts_of(envs.spec(EnvConfig(robot="widowx_pair")), push_m=(0.0, 0.1))
-    assert pair == TaskFacts(tool=(7, 21), opening=(6, 20), gripper=(6, 13), push_m=(0.0, 0.1))
-    iiwa = facts_of(envs.spec(EnvConfig(robot="iiwa")))
-    assert (iiwa.tool, iiwa.opening, iiwa.gripper) == ((8,), (7,), (7,))
+    assert failure_inputs_of(envs.spec(EnvConfig())) == FailureInputs(arms=envs.spec(EnvConfig()).arms)
+    pair = failure_inputs_of(envs.spec(EnvConfig(robot="widowx_pair")), push_m=(0.0, 0.1))
+    assert [(arm.ee_pos[0], arm.opening, arm.gripper) for arm in pair.arms] == [(7, 6, 6), (21, 20, 13)]
+    assert pair.push_m == (0.0, 0.1)
+    [iiwa] = failure_inputs_of(envs.spec(EnvConfig(robot="iiwa"))).arms
+    assert (iiwa.ee_pos[0], iiwa.opening, iiwa.gripper) == (8, 7, 7)
     assert [envs.push_goal_m(task) is None for task in envs.TASKS] == [True] * 4 + [False]
 
 
@@ -271,10 +274,11 @@ def test_every_label_but_a_crash_has_a_class():
 def test_every_failure_gets_exactly_one_label_and_a_success_none(seed, length, hands, objects, pushed):
     rng = np.random.default_rng(seed)
     scale, often = rng.choice([0.005, 0.03, 0.1]), rng.choice([0.0, 0.1, 0.5])
-    facts = TaskFacts(
-        tool=tuple(4 * hand + 1 for hand in range(hands)),
-        opening=tuple(4 * hand for hand in range(hands)),
-        gripper=tuple(range(hands)),
+    facts = FailureInputs(
+        arms=tuple(
+            ArmSlots(ee_pos=(4 * hand + 1, 4 * hand + 2, 4 * hand + 3), opening=4 * hand, gripper=hand)
+            for hand in range(hands)
+        ),
         push_m=(0.0, 0.1) if pushed else None,
     )
     pose = np.zeros((length, 4, 7), np.float32)
@@ -396,5 +400,5 @@ def run_bent(
     policy = Bent(envs.make_expert(scene, 3, replace(CALM, step_m=step_m)), sees, does)
     done = rollout(fleet, policy, env_seeds=[0, 1, 2], policy_seeds=[0, 1, 2]).trajectories
     fleet.close()
-    facts = facts_of(envs.spec(scene), push_m=envs.push_goal_m(task))
+    facts = failure_inputs_of(envs.spec(scene), push_m=envs.push_goal_m(task))
     return [failure_of(one, facts) for one in done]

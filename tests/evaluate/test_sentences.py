@@ -12,7 +12,7 @@ from tap_ray.compare.sentences import sentence_table
 from tap_ray.config import digest
 from tap_ray.errors import ConfigError
 from tap_ray.evaluate.episodes import chunks
-from tap_ray.evaluate.failures import TaskFacts, first_moved
+from tap_ray.evaluate.failures import FailureInputs, first_moved
 from tap_ray.evaluate.protocol import Protocol, cells, check
 from tap_ray.evaluate.results import count_followed, metrics, stored, summarize, write_parquet
 from tap_ray.play.demos import DemoPlan
@@ -22,7 +22,7 @@ from tap_ray.types import EpisodeResult, Trajectory
 CARROT, PUSH = "put_carrot_on_plate", "push_pumpkin_left"
 MIXED = Protocol(suite="tabletop_mixed", tasks=tuple(envs.TASKS), env_version="3", episodes=4)
 PAIR = replace(MIXED, tasks=(CARROT, PUSH), episodes=2)
-FACTS = TaskFacts(tool=(), opening=(), gripper=(), mover={CARROT: 0, PUSH: 2})
+FACTS = FailureInputs(arms=(), mover={CARROT: 0, PUSH: 2})
 
 
 def test_cells_come_in_pairs():

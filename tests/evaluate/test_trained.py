@@ -13,8 +13,8 @@ import envs
 from tap_ray import runs
 from tap_ray.errors import CheckpointError, ConfigError, SpecError
 from tap_ray.evaluate import trained
-from tap_ray.evaluate.episodes import Robots
-from tap_ray.evaluate.failures import facts_of
+from tap_ray.evaluate.episodes import EpisodeRunner
+from tap_ray.evaluate.failures import failure_inputs_of
 from tap_ray.evaluate.protocol import Protocol, cells
 from tap_ray.inspect.features import policy_features
 from tap_ray.inspect.probes import ProbeData
@@ -76,11 +76,11 @@ def test_a_run_that_has_not_finished(tmp_path):
 
 def test_a_network_is_judged_in_batches(run):
     protocol = Protocol(tasks=("put_carrot_on_plate",), env_version="1", episodes=3, image_size=32, max_steps=5)
-    robots = Robots(
+    robots = EpisodeRunner(
         protocol,
         envs.make_vector,
         lambda scene, num: trained.load(str(run), scene, num),
-        lambda scene: facts_of(envs.spec(scene)),
+        lambda scene: failure_inputs_of(envs.spec(scene)),
     )
     together = robots.run(cells(protocol)).results
     alone = [robots.run([cell]).results[0] for cell in cells(protocol)]

@@ -5,7 +5,9 @@ import numpy as np
 import pytest
 
 from tap_ray.evaluate.episodes import Clip, crashed
-from tap_ray.evaluate.video import BAR_PX, GREEN, RED, _outcome, keep, side_by_side, write_videos
+from tap_ray.evaluate.video import GREEN, RED, _outcome, keep, write_videos
+from tap_ray.media.image import BAR_PX
+from tap_ray.media.video import side_by_side
 from tap_ray.types import Cell
 
 
@@ -37,11 +39,11 @@ def test_a_success_and_a_failure_side_by_side(tmp_path):
     assert meta["pix_fmt"].startswith("yuv420p")
     assert meta["fps"] == 5
     frames = np.asarray(iio.imread(written[0], plugin="FFMPEG"))
-    assert frames.shape == (6, BAR_PX + 384, 768, 3)
-    left, right = frames[3, BAR_PX + 100 :, 50:300], frames[5, BAR_PX + 100 :, 450:700]
+    assert frames.shape == (6, 2 * BAR_PX + 384, 768, 3)
+    left, right = frames[3, 2 * BAR_PX + 100 :, 50:300], frames[5, 2 * BAR_PX + 100 :, 450:700]
     assert abs(left.mean() - 200) < 4
     assert abs(right.mean() - 50) < 4
-    bars = frames[0, :BAR_PX].astype(int)
+    bars = frames[0, : 2 * BAR_PX].astype(int)
     for color, half in ((GREEN, bars[:, :384]), (RED, bars[:, 384:])):
         assert np.abs(half - color).sum(-1).min() < 100
     assert iio.imread(written[1], plugin="FFMPEG").shape[2] == 384

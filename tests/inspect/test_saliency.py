@@ -12,7 +12,7 @@ from tap_ray.errors import ConfigError
 from tap_ray.inspect import saliency as sal
 from tap_ray.inspect.features import inputs
 from tap_ray.inspect.saliency import saliency
-from tap_ray.inspect.shares import shares
+from tap_ray.inspect.saliency_mass import saliency_mass
 from tap_ray.models.build import PolicyBundle, new_policy
 from tap_ray.models.language import word_tokenizer
 from tap_ray.models.motion_prior import PriorConfig
@@ -57,7 +57,7 @@ def map_of(weight_PC, image_YX, sign):
     policy = ByHand(weight_PC)
     batch = {"image": torch.tensor(image_YX, dtype=torch.float32)[:, None]}
     moves = torch.tensor([True, False])
-    return sal.evidence(policy, [policy.tower], batch, moves, sign=sign)[0].tolist()
+    return sal.grad_cam(policy, [policy.tower], batch, moves, sign=sign)[0].tolist()
 
 
 IMAGE = [[0.0, 1.0, 4.0, -2.0], [0.0, 0.0, 0.0, 0.0], [8.0, -5.0, 0.0, 4.0], [0.0, 0.0, 0.0, 0.0]]
@@ -89,8 +89,8 @@ def test_what_the_mean_over_cells_hides():
 
 
 def test_enlarging_by_hand():
-    assert sal.enlarging(np.array([0.0, 2.0]), 4).tolist() == [[1, 0], [0.5, 0.5], [0, 1], [0, 1]]
-    assert sal.enlarging(np.array([0.5, 2.5]), 4).tolist() == [[1, 0], [0.75, 0.25], [0.25, 0.75], [0, 1]]
+    assert sal.upsampling_matrix(np.array([0.0, 2.0]), 4).tolist() == [[1, 0], [0.5, 0.5], [0, 1], [0, 1]]
+    assert sal.upsampling_matrix(np.array([0.5, 2.5]), 4).tolist() == [[1, 0], [0.75, 0.25], [0.25, 0.75], [0, 1]]
 
 
 def test_glimpses_are_laid_where_their_windows_were():
@@ -139,7 +139,7 @@ def images(seed: int, num: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
 def enrichment(of: PolicyBundle, rgb: np.ndarray, whose: np.ndarray, sign: sal.Sign = "abs") -> dict[str, float]:
     state = np.zeros((len(rgb), 7), np.float32)
     looks = saliency(of, rgb, rgb, state=state, sentence=["go left"] * len(rgb), sign=sign)["image"]
-    found = shares(looks.map_TYX, whose)
+    found = saliency_mass(looks.map_TYX, whose)
     return {name: mass / pixels for name, (mass, pixels) in found.items() if pixels > 0}
 
 

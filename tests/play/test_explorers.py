@@ -17,11 +17,14 @@ from tap_ray.play.motion import (
     segment,
 )
 from tap_ray.play.planners import CuriousConfig, CuriousPlanner, View, WaypointConfig, WaypointPlanner, far_enough
+from tap_ray.specs import ArmSlots
 
 HOME = np.array([0.3, 0.0, 0.15, np.sqrt(0.5), 0.0, np.sqrt(0.5), 0.0])
 GRID = np.array(
     [[x, y, z, *HOME[3:]] for x in (0.2, 0.25, 0.3, 0.35) for y in (-0.15, 0.0, 0.15) for z in (0.03, 0.08, 0.2)]
 )
+ARM = ArmSlots(ee_pos=(3, 4, 5), ee_quat=(6, 7, 8, 9))
+"""Of a Ghost."""
 
 
 class Ghost:
@@ -54,7 +57,7 @@ def play(explorer, num_steps=300, seed=0):
 
 
 def explorer(name, visits=None, **changes):
-    return make_explorer(name, ExplorerConfig(**changes), library_M7=GRID, visits=visits or {})
+    return make_explorer(name, ExplorerConfig(**changes), arm=ARM, library_M7=GRID, visits=visits or {})
 
 
 @pytest.mark.parametrize("name", MIXABLE)
@@ -174,8 +177,8 @@ def test_mixed_draws_explorers_by_their_shares():
 
 
 def test_a_state_without_a_pose_is_refused():
-    with pytest.raises(SpecError, match=r"ends with the tool's pose .* quaternion has length 0.000"):
-        explorer("uniform").reset({"state": np.zeros(8)}, {}, np.random.default_rng(0))
+    with pytest.raises(SpecError, match=r"needs the tool's pose in the state .* of length 0.000"):
+        explorer("uniform").reset({"state": np.zeros(10)}, {}, np.random.default_rng(0))
 
 
 @pytest.mark.parametrize(

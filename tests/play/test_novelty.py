@@ -3,7 +3,7 @@ import json
 import numpy as np
 import pytest
 
-from tap_ray.play.novelty import RoundMemory, episode_visits, novelty
+from tap_ray.play.novelty import RoundVisitCounts, episode_visits, novelty
 
 
 def test_visits_count_steps_in_cells_of_hand_and_named_objects():
@@ -19,7 +19,7 @@ def test_novelty_falls_with_the_square_root():
 
 
 def test_round_r_sees_rounds_up_to_r_minus_2():
-    memory = RoundMemory(2)
+    memory = RoundVisitCounts(2)
     seen = []
     for index in range(8):
         number = index // 2
@@ -31,7 +31,7 @@ def test_round_r_sees_rounds_up_to_r_minus_2():
 
 
 def test_a_round_is_unknown_until_all_it_sees_is_in():
-    memory = RoundMemory(2)
+    memory = RoundVisitCounts(2)
     assert memory.before(1) == {}
     assert memory.before(2) is None
     memory.add({})
@@ -46,12 +46,12 @@ def test_a_round_is_unknown_until_all_it_sees_is_in():
 
 @pytest.mark.parametrize("cut", range(9))
 def test_stored_and_picked_up_again_it_goes_on_alike(cut):
-    whole, first = RoundMemory(3), RoundMemory(3)
+    whole, first = RoundVisitCounts(3), RoundVisitCounts(3)
     for index in range(9):
         whole.add({f"{index % 4}": index})
     for index in range(cut):
         first.add({f"{index % 4}": index})
-    second = RoundMemory.from_json(json.loads(json.dumps(first.to_json())))
+    second = RoundVisitCounts.from_json(json.loads(json.dumps(first.to_json())))
     for index in range(cut, 9):
         second.add({f"{index % 4}": index})
     assert json.dumps(second.to_json()) == json.dumps(whole.to_json())

@@ -24,10 +24,13 @@ from tap_ray.types import EnvConfig, RandomizeConfig
 
 FAST = ExplorerConfig(safe_poses=SafePosesConfig(num_samples=300), mixed=MixedConfig(uniform=1, curious=1))
 PLAN = CollectPlan(env=EnvConfig(render=False, max_steps=6, image_size=16), explorers=FAST, round_episodes=2)
+ARMS = envs.spec(PLAN.env).arms
 
 
 def played(num_robots, num_episodes=7, plan=PLAN):
-    return list(collect(plan, envs.make_vector, sample_poses, num_episodes=num_episodes, num_robots=num_robots))
+    return list(
+        collect(plan, envs.make_vector, sample_poses, arms=ARMS, num_episodes=num_episodes, num_robots=num_robots)
+    )
 
 
 def test_an_episode_is_the_same_from_any_number_of_robots():
@@ -62,7 +65,7 @@ class Breaks:
 def test_a_crash_costs_its_own_attempt_only_and_is_told():
     bad = next(iter(played(1, 1))).meta["seed"]
     fleet = PlayFleet(
-        PLAN, lambda config, num: Breaks(envs.make_vector(config, num), {bad}), sample_poses, num_robots=2
+        PLAN, lambda config, num: Breaks(envs.make_vector(config, num), {bad}), sample_poses, arms=ARMS, num_robots=2
     )
     first, second = fleet.run([0, 1])
     assert (first.episode, first.reason) == (None, "crashed: RuntimeError: the arm fell off")
@@ -110,7 +113,11 @@ def test_a_simulator_that_diverges_costs_its_own_attempt_only(first, reason):
     whole = played(1, 3, plan)
     bad = {whole[1].meta["seed"]}
     fleet = PlayFleet(
-        plan, lambda config, num: Diverges(envs.make_vector(config, num), bad, first), sample_poses, num_robots=2
+        plan,
+        lambda config, num: Diverges(envs.make_vector(config, num), bad, first),
+        sample_poses,
+        arms=ARMS,
+        num_robots=2,
     )
     one, two = fleet.run([0, 1])
     assert pickle.dumps(one.episode) == pickle.dumps(whole[0])
@@ -209,7 +216,7 @@ FAR_AWAY = MotionConfig(bounds_low_m=(5, 5, 5), bounds_high_m=(6, 6, 6))
 
 def fleet_of(**constants):
     """Made, not run: what its explorers lack is reported at once."""
-    return PlayFleet(CollectPlan(explorers=replace(FAST, **constants)), envs.make_vector, sample_poses)
+    return PlayFleet(CollectPlan(explorers=replace(FAST, **constants)), envs.make_vector, sample_poses, arms=ARMS)
 
 
 @pytest.mark.parametrize(
@@ -228,7 +235,7 @@ def fleet_of(**constants):
             lambda: DemoPlan(tasks=("a",), success_hold_steps=61),
             "success_hold_steps lies in 1 .. max_steps = 60; got 61",
         ),
-        (lambda: PlayFleet(PLAN, envs.make_vector, sample_poses, num_robots=0), "at least 1 robot; got 0"),
+        (lambda: PlayFleet(PLAN, envs.make_vector, sample_poses, arms=ARMS, num_robots=0), "at least 1 robot; got 0"),
         (lambda: fleet_of(motion=FAR_AWAY), "Only 0 of 300 reachable poses"),
         (lambda: fleet_of(waypoint=WaypointConfig(z_thresh_m=0.001)), "No safe pose lies below z_thresh_m 0.001"),
     ],

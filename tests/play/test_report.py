@@ -117,7 +117,7 @@ def test_images_show_what_they_should(written):
         pixels = np.asarray(Image.open(written / name).convert("RGB"))
         assert pixels.std() > 10
     sheet = np.asarray(Image.open(written / "contact_sheet.png"))
-    assert sheet.shape == (3 * (20 + 192), 8 * 192, 3)  # enlarged six times
+    assert sheet.shape == (3 * (24 + 192), 8 * 192, 3)  # enlarged six times
     # Row 1, image 0 is the first frame of the first "reach": gray 40 with a white column at 0.
     assert sheet[80, 12:180].mean() == pytest.approx(40, abs=12)
     assert sheet[80, 2].mean() > 200
@@ -127,7 +127,7 @@ def test_the_video_is_what_browsers_play(written):
     path = str(written / "play.mp4")
     assert imageio_ffmpeg.count_frames_and_secs(path) == (T, pytest.approx(T / HZ, abs=0.1))
     told = subprocess.run([imageio_ffmpeg.get_ffmpeg_exe(), "-i", path], capture_output=True, text=True).stderr
-    for word in ("h264", "yuv420p", "5 fps", f"{3 * 288}x{20 + 288}"):
+    for word in ("h264", "yuv420p", "5 fps", f"{3 * 288}x{24 + 288}"):
         assert word in told
 
 
@@ -157,13 +157,13 @@ def test_no_data_set_is_told():
 
 
 def test_the_sheet_of_crops(tmp_path):
-    """Episodes 0 .. 2 have a bout each. A row is 192 high under a title of 20; crops of 24 px are enlarged by 8."""
+    """Episodes 0 .. 2 have a bout each. A row is 192 high under a title of 24; crops of 24 px are enlarged by 8."""
     sheet = report.crop_sheet(write(tmp_path / "carried", 3))
     assert sheet is not None
     image = np.asarray(sheet).astype(int)
-    assert image.shape == (20 + 3 * 192, 6 * 192, 3)
-    assert (np.abs(image[20 + 96, 96] - RED) < 30).all()  # the middle of the first thing, a JPEG's red
-    assert (np.abs(image[20 + 96, 192 + 96] - BLUE) < 30).all()  # the plate where it comes to rest
+    assert image.shape == (24 + 3 * 192, 6 * 192, 3)
+    assert (np.abs(image[24 + 96, 96] - RED) < 30).all()  # the middle of the first thing, a JPEG's red
+    assert (np.abs(image[24 + 96, 192 + 96] - BLUE) < 30).all()  # the plate where it comes to rest
 
 
 def test_no_masks_no_sheet_of_crops(tmp_path, written):

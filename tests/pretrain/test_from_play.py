@@ -163,9 +163,11 @@ def test_windows_carry_what_is_asked_for_and_nothing_else():
 
 def test_inverse_dynamics_from_a_data_set(tmp_path: Path):
     dataset = open_dataset(write_made_dataset(tmp_path / "play", num_episodes=6, tasks=("play",)))
-    windows = WindowConfig(horizon=3, k_max=2, batch_size=8, holdout_every=3)
+    windows = WindowConfig(k_max=2, batch_size=8, holdout_every=3)
     learner = from_dataset(dataset, windows, policy=SMALL, config=INVERSE, seed=0)
-    assert learner.model.network.config.chunk == 2, "no second image lies 3 steps ahead"
+    assert learner.model.network.config.chunk == 2, "no second image lies 4 steps ahead, the default"
+    with pytest.raises(ConfigError, match=r"--windows\.horizon 3 has no effect: .*Give --windows\.horizon 2, or raise"):
+        from_dataset(dataset, replace(windows, horizon=3), policy=SMALL, config=INVERSE, seed=0)
     assert learner.model.network.config.context == ("goal",)
     assert learner.model.network.config.num_reach == 0
     assert {int(k) for window in learner.held_out for k in window.k} == {1}, "the judgment is the paper's"

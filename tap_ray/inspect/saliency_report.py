@@ -1,6 +1,6 @@
-"""Looking inside: several policies look at the same episodes, and what they look at is measured and drawn.
+"""Looking inside: Grad-CAM of several policies on the same episodes, measured and drawn.
 
-watchers + films -> maps -> shares -> saliency.json, strips/, videos/
+policies + clips -> maps -> saliency mass -> saliency.json, strips/, videos/
 """
 
 from collections import Counter
@@ -16,7 +16,7 @@ from tap_ray.errors import ConfigError
 from tap_ray.evaluate.episodes import MakePolicy, MakeVector, chunks
 from tap_ray.evaluate.protocol import Protocol, cells, policy_seed
 from tap_ray.evaluate.settings import EvaluateConfig, protocol_of
-from tap_ray.inspect import shares, strips
+from tap_ray.inspect import filmstrips, saliency_mass
 from tap_ray.inspect.features import crops_of
 from tap_ray.inspect.saliency import Sign, saliency
 from tap_ray.models.build import PolicyBundle, load_bundle, new_policy
@@ -35,7 +35,7 @@ REPORT = "saliency.json"
 
 
 @dataclass(frozen=True, kw_only=True)
-class LookConfig:
+class SaliencyConfig:
     """Which policies look, at what."""
 
     policy: tuple[Path, ...]
@@ -71,8 +71,8 @@ class LookConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Watcher:
-    """A policy that looks."""
+class InspectedPolicy:
+    """A policy that is looked into."""
 
     name: str
     stage: int
@@ -81,7 +81,7 @@ class Watcher:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Film:
+class EpisodeClip:
     """One episode until its task was done, with F + `ahead` frames of which the first F are looked at."""
 
     cell: Cell
@@ -97,7 +97,7 @@ class Film:
     `features.inputs`."""
 
 
-def watchers(config: LookConfig) -> list[Watcher]:
+def load_policies(config: SaliencyConfig) -> list[InspectedPolicy]:
     """Load the policies.
 
     Raises:
@@ -106,11 +106,11 @@ def watchers(config: LookConfig) -> list[Watcher]:
     """
     if not config.policy:
         raise ConfigError("--policy names at least one run folder.")
-    found = [_watcher(path) for path in config.policy]
-    names = [watcher.name for watcher in found]
+    found = [_load_policy(path) for path in config.policy]
+    names = [one.name for one in found]
     if len(set(names)) < len(names):
         raise ConfigError(f"The folders of --policy must have different names; got {', '.join(names)}.")
-    sizes = {watcher.name: watcher.bundle.network.config.image_size for watcher in found}
+    sizes = {one.name: one.bundle.network.config.image_size for one in found}
     if len(set(sizes.values())) > 1:
         told = ", ".join(f"{name} {size} px" for name, size in sizes.items())
         raise ConfigError(f"These policies cannot look at the same frames, they were trained on other images: {told}.")
@@ -119,17 +119,17 @@ def watchers(config: LookConfig) -> list[Watcher]:
     return found
 
 
-def _watcher(path: Path) -> Watcher:
+def _load_policy(path: Path) -> InspectedPolicy:
     job = (
         runs.read_json(path / "manifest.json", needs=("job",))["job"] if (path / "manifest.json").exists() else "align"
     )
     runs.require_done(path, job="pretrain" if job == "pretrain" else "align")
     bundle = load_bundle(path / FINAL)
-    return Watcher(name=path.resolve().name, stage=1 if bundle.tokenizer is None else 2, bundle=bundle)
+    return InspectedPolicy(name=path.resolve().name, stage=1 if bundle.tokenizer is None else 2, bundle=bundle)
 
 
 def protocol_for(
-    config: LookConfig, found: Sequence[Watcher], *, sim: str, suite_tasks: Iterable[str], env_version: str
+    config: SaliencyConfig, found: Sequence[InspectedPolicy], *, sim: str, suite_tasks: Iterable[str], env_version: str
 ) -> Protocol:
     """The cells that are looked at, with the robot and images that the policies were trained for."""
     first = found[0].bundle
@@ -146,28 +146,30 @@ def protocol_for(
     return protocol_of(asked, sim=sim, suite_tasks=suite_tasks, env_version=env_version)
 
 
-def require_robot(found: Sequence[Watcher], spec: RobotSpec) -> None:
+def require_robot(found: Sequence[InspectedPolicy], spec: RobotSpec) -> None:
     """Raise SpecError unless all policies were trained for this robot's interface."""
-    for watcher in found:
-        have, want = f"robot {spec.robot!r}", f"policy {watcher.name}"
-        require_compatible(spec, watcher.bundle.spec, have_name=have, want_name=want)
+    for one in found:
+        have, want = f"robot {spec.robot!r}", f"policy {one.name}"
+        require_compatible(spec, one.bundle.spec, have_name=have, want_name=want)
 
 
-def by_itself(config: LookConfig, found: Sequence[Watcher]) -> bool:
+def policy_drives(config: SaliencyConfig, found: Sequence[InspectedPolicy]) -> bool:
     """Whether the policy drives."""
     return config.driver == "policy" or (config.driver == "auto" and len(found) == 1 and found[0].stage == 2)
 
 
-def driver_of(watcher: Watcher) -> MakePolicy:
+def driver_of(one: InspectedPolicy) -> MakePolicy:
     """The policy as its own driver, for any number of robots."""
 
     def make(scene: EnvConfig, num_robots: int) -> PolicyRunner:
-        return PolicyRunner(watcher.bundle)
+        return PolicyRunner(one.bundle)
 
     return make
 
 
-def films(protocol: Protocol, make_vector: MakeVector, make_policy: MakePolicy, *, ahead: int) -> Iterator[Film]:
+def record_clips(
+    protocol: Protocol, make_vector: MakeVector, make_policy: MakePolicy, *, ahead: int
+) -> Iterator[EpisodeClip]:
     """Roll out the protocol's cells one scene after the other.
 
     Raises:
@@ -189,10 +191,10 @@ def films(protocol: Protocol, make_vector: MakeVector, make_policy: MakePolicy, 
         finally:
             env.close()
         for cell, trajectory in zip(same, done.trajectories, strict=True):
-            yield _film(cell, trajectory, sim=protocol.sim, ahead=ahead)
+            yield _clip(cell, trajectory, sim=protocol.sim, ahead=ahead)
 
 
-def _film(cell: Cell, trajectory: Trajectory, *, sim: str, ahead: int) -> Film:
+def _clip(cell: Cell, trajectory: Trajectory, *, sim: str, ahead: int) -> EpisodeClip:
     """Frames before the action that first completes the task, that of the action included; all if none does."""
     if trajectory.segmentation is None or trajectory.robot_mask is None:
         raise ConfigError(
@@ -201,7 +203,7 @@ def _film(cell: Cell, trajectory: Trajectory, *, sim: str, ahead: int) -> Film:
     done = np.flatnonzero(trajectory.entire)
     told = crops_of(cut(trajectory.rgb, trajectory.robot_mask > 0, trajectory.contact, CropConfig()))
     num = min(len(trajectory) - ahead, int(done[0]) + 1 if len(done) else len(trajectory))
-    return Film(
+    return EpisodeClip(
         cell=cell,
         instruction=trajectory.instruction,
         rgb=trajectory.rgb[: num + ahead],
@@ -212,11 +214,11 @@ def _film(cell: Cell, trajectory: Trajectory, *, sim: str, ahead: int) -> Film:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Seen:
-    """What one policy looks at in one film, in one view ("image" or "goal")."""
+class ViewSaliency:
+    """What one policy looks at in one clip, in one view ("image" or "goal")."""
 
-    share: shares.Shares
-    best: shares.Shares
+    share: saliency_mass.SaliencyMass
+    best: saliency_mass.SaliencyMass
     """What maps of as few cells could reach."""
     overlay: np.ndarray
     """(F, Y, X, 3) uint8."""
@@ -226,23 +228,29 @@ class Seen:
     """Cells of a row."""
 
 
-def look(
-    config: LookConfig, found: Sequence[Watcher], shown: Iterable[Film], *, total: int, folder: Path, fps: float
+def inspect_clips(
+    config: SaliencyConfig,
+    found: Sequence[InspectedPolicy],
+    shown: Iterable[EpisodeClip],
+    *,
+    total: int,
+    folder: Path,
+    fps: float,
 ) -> dict[str, Any]:
-    """Look at every film, write its strip and video; returns what `saliency.json` holds."""
-    fresh = {watcher.name: [_fresh(watcher, seed) for seed in range(NUM_FRESH)] for watcher in found}
-    per_episode: dict[str, dict[int, shares.Shares]] = {}
+    """Explain every clip, write its strip and video; returns what `saliency.json` holds."""
+    fresh = {one.name: [_fresh(one, seed) for seed in range(NUM_FRESH)] for one in found}
+    per_episode: dict[str, dict[int, saliency_mass.SaliencyMass]] = {}
     episodes, blank = [], Counter()
-    for number, film in enumerate(progress_bar(iterable=shown, total=total, unit="episode", delay=1)):
-        episodes.append({"task": film.cell.task, "initial_state": film.cell.initial_state, "frames": len(film.state)})
-        rows = {"camera": film.rgb[: len(film.state)]}
-        for watcher in found:
-            random = [watch(config, each, film) for each in fresh[watcher.name]]
-            for view, seen in watch(config, watcher, film).items():
-                name = f"{watcher.name}, {view}"
+    for number, clip in enumerate(progress_bar(iterable=shown, total=total, unit="episode", delay=1)):
+        episodes.append({"task": clip.cell.task, "initial_state": clip.cell.initial_state, "frames": len(clip.state)})
+        rows = {"camera": clip.rgb[: len(clip.state)]}
+        for one in found:
+            random = [explain(config, each, clip) for each in fresh[one.name]]
+            for view, seen in explain(config, one, clip).items():
+                name = f"{one.name}, {view}"
                 of = {
                     name: seen.share,
-                    f"{name}, fresh weights": shares.mean_shares([each[view].share for each in random]),
+                    f"{name}, fresh weights": saliency_mass.mean_mass([each[view].share for each in random]),
                     f"{view}, at best of {seen.grid} x {seen.grid} cells": seen.best,
                 }
                 for key, share in of.items():
@@ -250,65 +258,65 @@ def look(
                 blank[name] += seen.num_blank
                 mass, pixels = seen.share["gripper"]
                 rows[f"{name}: gripper {100 * mass:.0f} % of mass, {100 * pixels:.0f} % of pixels"] = seen.overlay
-        name = f"{film.cell.task}-{film.cell.initial_state:03d}"
-        strips.write_strip(folder / "strips" / f"{name}.png", rows, title=film.instruction, every=config.every)
-        strips.write_clip(folder / "videos" / f"{name}.mp4", rows, title=film.instruction, fps=fps)
+        name = f"{clip.cell.task}-{clip.cell.initial_state:03d}"
+        filmstrips.write_strip(folder / "strips" / f"{name}.png", rows, title=clip.instruction, every=config.every)
+        filmstrips.write_clip(folder / "videos" / f"{name}.mp4", rows, title=clip.instruction, fps=fps)
     return _report(found, {name: list(of.values()) for name, of in per_episode.items()}, episodes, blank)
 
 
-def watch(config: LookConfig, watcher: Watcher, film: Film) -> dict[str, Seen]:
+def explain(config: SaliencyConfig, one: InspectedPolicy, clip: EpisodeClip) -> dict[str, ViewSaliency]:
     """View -> what the policy looks at there."""
-    num, ahead = len(film.state), config.goal_offset
+    num, ahead = len(clip.state), config.goal_offset
     frames = {"image": slice(0, num), "goal": slice(ahead, num + ahead)}
-    looks = saliency(
-        watcher.bundle,
-        film.rgb[frames["image"]],
-        film.rgb[frames["goal"]],
-        state=film.state,
-        sentence=[film.instruction] * num,
-        crops=film.crops,
+    maps = saliency(
+        one.bundle,
+        clip.rgb[frames["image"]],
+        clip.rgb[frames["goal"]],
+        state=clip.state,
+        sentence=[clip.instruction] * num,
+        crops=clip.crops,
         sign=config.cam,
     )
     return {
-        view: Seen(
-            share=shares.shares(of.map_TYX, film.segmentation[frames[view]]),
-            best=shares.at_best(film.segmentation[frames[view]], of.enlarge_YG),
-            overlay=strips.overlay(film.rgb[frames[view]], of.map_TYX),
+        view: ViewSaliency(
+            share=saliency_mass.saliency_mass(of.map_TYX, clip.segmentation[frames[view]]),
+            best=saliency_mass.upper_bound(clip.segmentation[frames[view]], of.upsample_YG),
+            overlay=filmstrips.overlay(clip.rgb[frames[view]], of.map_TYX),
             num_blank=int((of.map_TYX.max((1, 2)) == 0).sum()),
-            grid=of.enlarge_YG.shape[1],
+            grid=of.upsample_YG.shape[1],
         )
-        for view, of in looks.items()
+        for view, of in maps.items()
     }
 
 
-def _fresh(watcher: Watcher, seed: int) -> Watcher:
+def _fresh(one: InspectedPolicy, seed: int) -> InspectedPolicy:
     """The same network with new weights: what the architecture alone would show."""
-    bundle = watcher.bundle
+    bundle = one.bundle
     network = new_policy(bundle.network.config, seed=seed, tokenizer=bundle.tokenizer).eval()
-    return replace(watcher, bundle=replace(bundle, network=network))
+    return replace(one, bundle=replace(bundle, network=network))
 
 
 def _report(
-    found: Sequence[Watcher],
-    per_episode: dict[str, list[shares.Shares]],
+    found: Sequence[InspectedPolicy],
+    per_episode: dict[str, list[saliency_mass.SaliencyMass]],
     episodes: list[dict[str, Any]],
     blank: Mapping[str, int],
 ) -> dict[str, Any]:
     of_task: dict[str, list[int]] = {}
     for number, episode in enumerate(episodes):
         of_task.setdefault(episode["task"], []).append(number)
-    first, *others = [f"{watcher.name}, image" for watcher in found]
+    first, *others = [f"{one.name}, image" for one in found]
     return {
-        "stage": {watcher.name: watcher.stage for watcher in found},
+        "stage": {one.name: one.stage for one in found},
         "episodes": episodes,
         "frames": sum(episode["frames"] for episode in episodes),
         "frames_without_map": dict(blank),
-        "all": {name: shares.summary(values) for name, values in per_episode.items()},
+        "all": {name: saliency_mass.summary(values) for name, values in per_episode.items()},
         "more_mass_than": {
-            f"{other} - {first}": shares.difference(per_episode[first], per_episode[other]) for other in others
+            f"{other} - {first}": saliency_mass.difference(per_episode[first], per_episode[other]) for other in others
         },
         "tasks": {
-            task: {name: shares.summary([values[n] for n in numbers]) for name, values in per_episode.items()}
+            task: {name: saliency_mass.summary([values[n] for n in numbers]) for name, values in per_episode.items()}
             for task, numbers in of_task.items()
         },
         "per_episode": {
@@ -338,9 +346,9 @@ def text(report: dict[str, Any]) -> str:
     num = len(report["episodes"])
     lines = [
         f"% of the map / % of the pixels, their ratio (95 % bootstrap over {num} episodes, {report['frames']} frames)",
-        shares.HEADING,
+        saliency_mass.HEADING,
     ]
-    lines += [shares.text(name, regions) for name, regions in report["all"].items()]
+    lines += [saliency_mass.text(name, regions) for name, regions in report["all"].items()]
     blank = {name: n for name, n in report["frames_without_map"].items() if n}
     lines += [f"{name}: {n} frames without a map, left out" for name, n in blank.items()]
     for pair, regions in report["more_mass_than"].items():

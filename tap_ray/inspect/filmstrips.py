@@ -5,15 +5,16 @@ from typing import Mapping
 
 import matplotlib
 import numpy as np
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image
 
 from tap_ray import storage
-from tap_ray.evaluate.video import WHITE, panel, side_by_side, write_video
+from tap_ray.media.image import enlarged, panel, text_bar
+from tap_ray.media.video import side_by_side, write_video
 
 CELL_PX = 192
 """Frames of a strip are enlarged by whole factors up to about this side."""
-BAR_PX = 22
-"""Height of the text above each row of a strip."""
+CLIP_PX = 384
+"""Likewise of a video."""
 STRENGTH = 0.7
 """Of the map's colors against the frame's, where the map is largest; where it is 0 the frame shows as it is."""
 
@@ -36,26 +37,16 @@ def write_strip(path: Path, rows: Mapping[str, np.ndarray], *, title: str, every
         title: above everything.
         every: steps between two images.
     """
-    bands = [_bar(title, rows, every)]
+    bands: list[np.ndarray] = []
     for name, frames in rows.items():
-        large = frames[::every].repeat(_factor(frames), axis=1).repeat(_factor(frames), axis=2)
-        bands += [_bar(name, rows, every), np.concatenate(list(large), axis=1)]
+        images = np.concatenate(list(enlarged(frames[::every], CELL_PX)), axis=1)
+        bands += [text_bar(images.shape[1], *([] if bands else [title]), name), images]
     with storage.staged(path) as here:
         Image.fromarray(np.concatenate(bands)).save(here)
 
 
 def write_clip(path: Path, rows: Mapping[str, np.ndarray], *, title: str, fps: float) -> None:
     """The rows of a strip as one video, side by side."""
-    write_video(path, side_by_side([panel(frames, title, name) for name, frames in rows.items()]), fps=fps)
-
-
-def _factor(frames: np.ndarray) -> int:
-    return max(1, CELL_PX // frames.shape[2])
-
-
-def _bar(text: str, rows: Mapping[str, np.ndarray], every: int) -> np.ndarray:
-    frames = next(iter(rows.values()))
-    width = len(frames[::every]) * frames.shape[2] * _factor(frames)
-    bar = Image.new("RGB", (width, BAR_PX))
-    ImageDraw.Draw(bar).text((6, 2), text, fill=WHITE, font=ImageFont.load_default(14))
-    return np.asarray(bar)
+    write_video(
+        path, side_by_side([panel(frames, title, name, side_px=CLIP_PX) for name, frames in rows.items()]), fps=fps
+    )

@@ -16,7 +16,7 @@ GAP_M = 0.06
 """Between two hands' parts of the table, m: as wide as a hand's half."""
 
 
-def parts(motion: MotionConfig, num_hands: int) -> list[MotionConfig]:
+def split_workspace(motion: MotionConfig, num_hands: int) -> list[MotionConfig]:
     """The safety box B, divided among the hands from left (+y) to right."""
     if num_hands == 1:
         return [motion]
@@ -26,7 +26,7 @@ def parts(motion: MotionConfig, num_hands: int) -> list[MotionConfig]:
     return [replace(motion, bounds_low_m=(x0, top - wide, z0), bounds_high_m=(x1, top, z1)) for top in left]
 
 
-class Hands:
+class MultiArmExplorer:
     """An explorer for H hands, made of H explorers for one."""
 
     def __init__(self, explorers: Sequence[Any], motions: Sequence[MotionConfig]) -> None:
@@ -44,8 +44,8 @@ class Hands:
             [explorer.act(*self._seen(obs, info, hand)) for hand, explorer in enumerate(self._explorers)]
         )
 
-    def _seen(self, obs: Observation, info: Info, hand: int) -> tuple[dict[str, Any], dict[str, Any]]:
-        """What concerns one hand: its own state and last motion, the objects in its part of the table."""
+    def _seen(self, obs: Observation, info: Info, hand: int) -> tuple[Observation, dict[str, Any]]:
+        """What concerns one hand: its own last motion, the objects in its part of the table, and all else."""
         low, high = self._motions[hand].bounds_low_m[1], self._motions[hand].bounds_high_m[1]
         names = str(info["object_name"]).split(",")
         near = [low <= pose[1] <= high for pose in info["object_pose"]]
@@ -53,4 +53,4 @@ class Hands:
             "ee_action": np.split(info["ee_action"], len(self._explorers))[hand],
             "object_name": ",".join(name if here else "" for name, here in zip(names, near, strict=True)),
         }
-        return {**obs, "state": np.split(obs["state"], len(self._explorers))[hand]}, {**info, **own}
+        return obs, {**info, **own}

@@ -15,9 +15,10 @@ from tap_ray import runs
 from tap_ray.dataset.norm_stats import NormStats, SlotNorm
 from tap_ray.errors import CheckpointError, ConfigError, SpecError, StorageError
 from tap_ray.evaluate.protocol import Protocol
-from tap_ray.inspect import look, strips
-from tap_ray.inspect.look import LookConfig
+from tap_ray.inspect import filmstrips, saliency_report
+from tap_ray.inspect.saliency_report import SaliencyConfig
 from tap_ray.job import run_job
+from tap_ray.media.image import BAR_PX
 from tap_ray.models.build import PolicyBundle, new_policy, save_bundle
 from tap_ray.models.language import word_tokenizer
 from tap_ray.models.policy import PolicyConfig
@@ -67,7 +68,7 @@ def elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 def test_both_stages_look_at_the_expert(
     stages: tuple[Path, Path, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ):
-    config = LookConfig(policy=stages, tasks=CARROT, episodes=2, max_steps=6, every=2, out=tmp_path / "look")
+    config = SaliencyConfig(policy=stages, tasks=CARROT, episodes=2, max_steps=6, every=2, out=tmp_path / "look")
     assert job.main(config) == tmp_path / "look"
     shown = capsys.readouterr().out
     assert "95 % bootstrap over 2 episodes, 10 frames" in shown  # 6 frames each, the last is a goal only
@@ -93,7 +94,7 @@ def test_both_stages_look_at_the_expert(
             assert sum(part["mass"] for part in parts) == pytest.approx(1, abs=1e-4)
     strip = iio.imread(tmp_path / "look" / "strips" / "put_carrot_on_plate-000.png")
     # Steps 0 2 4 of 32 px six times as large; the camera and four maps, each below a bar, one bar for the sentence.
-    assert strip.shape == (6 * strips.BAR_PX + 5 * 192, 3 * 192, 3)
+    assert strip.shape == (6 * BAR_PX + 5 * 192, 3 * 192, 3)
     video = iio.imread(tmp_path / "look" / "videos" / "put_carrot_on_plate-001.mp4", plugin="FFMPEG")
     assert video.shape[0] == 5
     before = (tmp_path / "look" / "saliency.json").stat().st_mtime_ns
@@ -106,13 +107,15 @@ def test_a_stage_2_policy_drives_itself(
     stages: tuple[Path, Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
     monkeypatch.setattr(envs, "make_expert", lambda *_: pytest.fail("nobody asked for the expert"))
-    job.main(LookConfig(policy=stages[2:], tasks=CARROT, episodes=1, max_steps=4, out=tmp_path / "own"))
+    job.main(SaliencyConfig(policy=stages[2:], tasks=CARROT, episodes=1, max_steps=4, out=tmp_path / "own"))
     assert runs.read_json(tmp_path / "own" / "saliency.json")["frames"] == 3
 
 
 def test_a_simulator_that_does_not_say_whose_pixel_is_whose():
     protocol = Protocol(tasks=("line",), env_version="1", episodes=1, max_steps=4, image_size=8)
-    shown = look.films(protocol, lambda scene, num: line_robots(num, scene), lambda *_: Forward(), ahead=1)
+    shown = saliency_report.record_clips(
+        protocol, lambda scene, num: line_robots(num, scene), lambda *_: Forward(), ahead=1
+    )
     with pytest.raises(ConfigError, match=re.escape("sim 'pybullet' does not say which body each pixel shows")):
         next(shown)
 
@@ -135,27 +138,29 @@ def test_a_film_is_cut_after_the_task():
         segmentation=np.zeros((9, 8, 8), np.uint8),
     )
     # The action at step 3 completes it: frames 0 .. 3, and two more that are their goals.
-    film = look._film(cell, trajectory, sim="pybullet", ahead=2)
-    assert (len(film.state), len(film.rgb), len(film.segmentation)) == (4, 6, 6)
-    assert film.crops["crop_mask"].tolist() == [[False, False]] * 4, "nothing was moved"
-    never = look._film(cell, replace(trajectory, entire=entire & False), sim="pybullet", ahead=2)
+    clip = saliency_report._clip(cell, trajectory, sim="pybullet", ahead=2)
+    assert (len(clip.state), len(clip.rgb), len(clip.segmentation)) == (4, 6, 6)
+    assert clip.crops["crop_mask"].tolist() == [[False, False]] * 4, "nothing was moved"
+    never = saliency_report._clip(cell, replace(trajectory, entire=entire & False), sim="pybullet", ahead=2)
     assert (len(never.state), len(never.rgb)) == (7, 9)
 
 
 def test_an_overlay_by_hand():
     rgb = np.full((1, 1, 2, 3), 100, np.uint8)
-    seen = strips.overlay(rgb, np.array([[[0.0, 5.0]]]))
+    seen = filmstrips.overlay(rgb, np.array([[[0.0, 5.0]]]))
     assert seen[0, 0, 0].tolist() == [100, 100, 100]  # nothing there: the frame as it is
     red, green, blue = seen[0, 0, 1].tolist()
     assert red > green
     assert red > blue
-    np.testing.assert_array_equal(strips.overlay(rgb, np.zeros((1, 1, 2))), rgb)
+    np.testing.assert_array_equal(filmstrips.overlay(rgb, np.zeros((1, 1, 2))), rgb)
 
 
 def test_a_strip_that_cannot_be_written(tmp_path: Path):
     (tmp_path / "file").touch()
     with pytest.raises(StorageError, match=r"Cannot write .*strip\.png: .*name another --out"):
-        strips.write_strip(tmp_path / "file" / "strip.png", {"a": np.zeros((1, 8, 8, 3), np.uint8)}, title="", every=1)
+        filmstrips.write_strip(
+            tmp_path / "file" / "strip.png", {"a": np.zeros((1, 8, 8, 3), np.uint8)}, title="", every=1
+        )
 
 
 @pytest.mark.parametrize(
@@ -168,14 +173,14 @@ def test_a_strip_that_cannot_be_written(tmp_path: Path):
 )
 def test_numbers_that_cannot_be(values: dict[str, int], text: str):
     with pytest.raises(ConfigError, match=re.escape(text)):
-        LookConfig(policy=(Path("x"),), **values)  # type: ignore[arg-type]
+        SaliencyConfig(policy=(Path("x"),), **values)  # type: ignore[arg-type]
 
 
 def test_runs_that_cannot_look(stages: tuple[Path, Path, Path], tmp_path: Path):
     moves, _, does = stages
 
     def of(*paths: Path, **more: str):
-        return look.watchers(LookConfig(policy=paths, **more))  # type: ignore[arg-type]
+        return saliency_report.load_policies(SaliencyConfig(policy=paths, **more))  # type: ignore[arg-type]
 
     with pytest.raises(ConfigError, match="--policy names at least one run folder"):
         of()
@@ -204,7 +209,7 @@ def test_runs_that_cannot_look(stages: tuple[Path, Path, Path], tmp_path: Path):
 def test_policies_of_two_robots(stages: tuple[Path, Path, Path], tmp_path: Path):
     other = made(tmp_path / "joints", TINY, robot="iiwa")
     with pytest.raises(SpecError, match="policy joints"):
-        job.main(LookConfig(policy=(stages[2], other), tasks=CARROT))
+        job.main(SaliencyConfig(policy=(stages[2], other), tasks=CARROT))
 
 
 def test_a_mistake_ends_with_one_line(
@@ -212,6 +217,6 @@ def test_a_mistake_ends_with_one_line(
 ):
     monkeypatch.setattr(sys, "argv", ["look", "--policy", str(stages[2]), "--tasks", "put_carrot_on_plat"])
     with pytest.raises(SystemExit) as ended:
-        run_job(job.main, LookConfig)
+        run_job(job.main, SaliencyConfig)
     assert ended.value.code == 2
     assert capsys.readouterr().err.startswith("error: Unknown task 'put_carrot_on_plat'. Did you mean")

@@ -13,7 +13,7 @@ from tap_ray.types import ARM, ELSEWHERE, FIRST_OBJECT, HAND
 
 REGIONS = ("gripper", "objects", "gripper or objects", "arm", "elsewhere")
 """The third is the sum of the first two; all but it add up to 1."""
-Shares = Mapping[str, tuple[float, float]]
+SaliencyMass = Mapping[str, tuple[float, float]]
 """Of one episode: region -> (share of the map's mass, share of the pixels); NaN where no frame has a map."""
 
 
@@ -32,7 +32,7 @@ def region(segmentation: np.ndarray, name: str) -> np.ndarray:
             return segmentation == ELSEWHERE
 
 
-def shares(map_TYX: np.ndarray, segmentation_TYX: np.ndarray) -> dict[str, tuple[float, float]]:
+def saliency_mass(map_TYX: np.ndarray, segmentation_TYX: np.ndarray) -> dict[str, tuple[float, float]]:
     """Means over the frames of an episode; frames whose map is zero everywhere count in neither share.
 
     Args:
@@ -48,28 +48,28 @@ def shares(map_TYX: np.ndarray, segmentation_TYX: np.ndarray) -> dict[str, tuple
     return {name: (float((share_TYX * on).sum((1, 2)).mean()), float(on.mean())) for name, on in masks.items()}
 
 
-def at_best(segmentation_TYX: np.ndarray, enlarge_YG: np.ndarray) -> dict[str, tuple[float, float]]:
+def upper_bound(segmentation_TYX: np.ndarray, upsample_YG: np.ndarray) -> dict[str, tuple[float, float]]:
     """The shares of maps that *are* each region, blurred by a policy's few cells: what such a map can reach.
 
     Args:
         segmentation_TYX: which body the pixel shows.
-        enlarge_YG: of the policy's maps, see `saliency.Looks`.
+        upsample_YG: of the policy's maps, see `saliency.SaliencyMaps`.
     """
-    shrink_GY = (enlarge_YG / enlarge_YG.sum(0)).T
+    shrink_GY = (upsample_YG / upsample_YG.sum(0)).T
     found = {}
     for name in REGIONS:
         cells = shrink_GY @ region(segmentation_TYX, name).astype(np.float32) @ shrink_GY.T
-        found[name] = shares(enlarge_YG @ cells @ enlarge_YG.T, segmentation_TYX)[name]
+        found[name] = saliency_mass(upsample_YG @ cells @ upsample_YG.T, segmentation_TYX)[name]
     return found
 
 
-def mean_shares(several: Sequence[Shares]) -> dict[str, tuple[float, float]]:
+def mean_mass(several: Sequence[SaliencyMass]) -> dict[str, tuple[float, float]]:
     """The mean of several networks' shares of one episode."""
     stacked = {name: np.mean([one[name] for one in several], axis=0) for name in REGIONS}
     return {name: (float(mass), float(pixels)) for name, (mass, pixels) in stacked.items()}
 
 
-def summary(episodes: Sequence[Shares]) -> dict[str, dict[str, float | None]]:
+def summary(episodes: Sequence[SaliencyMass]) -> dict[str, dict[str, float | None]]:
     """Region -> its shares, their ratio and a 95 % bootstrap interval of it over episodes; None where undefined.
 
     The ratio is that of the mean shares, not the mean of ratios, which an episode that hides an object would rule.
@@ -86,7 +86,7 @@ def summary(episodes: Sequence[Shares]) -> dict[str, dict[str, float | None]]:
     return found
 
 
-def difference(first: Sequence[Shares], second: Sequence[Shares]) -> dict[str, dict[str, float | None]]:
+def difference(first: Sequence[SaliencyMass], second: Sequence[SaliencyMass]) -> dict[str, dict[str, float | None]]:
     """Region -> how much more of its mass `second` has there than `first` on the same episodes, 95 % bootstrap."""
     found = {}
     for name in REGIONS:

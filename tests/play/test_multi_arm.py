@@ -8,8 +8,8 @@ from envs.robots import ROBOTS
 from jobs.collect_play import fleet
 from tap_ray.play.collect import CollectPlan, visits_of
 from tap_ray.play.explorers import ExplorerConfig
-from tap_ray.play.hands import GAP_M, Hands, parts
 from tap_ray.play.motion import MotionConfig
+from tap_ray.play.multi_arm import GAP_M, MultiArmExplorer, split_workspace
 from tap_ray.play.safe_poses import SafePosesConfig
 from tap_ray.types import EnvConfig
 
@@ -18,8 +18,8 @@ FAST = ExplorerConfig(safe_poses=SafePosesConfig(num_samples=300))
 
 def test_the_table_is_divided_from_left_to_right():
     whole = MotionConfig()
-    assert parts(whole, 1) == [whole]
-    left, right = parts(whole, 2)
+    assert split_workspace(whole, 1) == [whole]
+    left, right = split_workspace(whole, 2)
     assert left.bounds_high_m[1] == whole.bounds_high_m[1]
     assert right.bounds_low_m[1] == pytest.approx(whole.bounds_low_m[1])
     assert left.bounds_low_m[1] - right.bounds_high_m[1] == pytest.approx(GAP_M)
@@ -40,9 +40,9 @@ class Notes:
         return np.full(7, self.number, np.float32)
 
 
-def test_each_hand_sees_its_own_state_and_the_objects_near_it():
+def test_each_hand_sees_its_own_motion_and_the_objects_near_it():
     notes = [Notes(0), Notes(1)]
-    both = Hands(notes, parts(MotionConfig(), 2))
+    both = MultiArmExplorer(notes, split_workspace(MotionConfig(), 2))
     obs = {"state": np.arange(28.0), "rgb": np.zeros((4, 4, 3))}
     pose = np.zeros((3, 7))
     pose[:, 1] = [0.1, -0.1, 0.0]  # left, right, and in between
@@ -50,7 +50,7 @@ def test_each_hand_sees_its_own_state_and_the_objects_near_it():
     both.reset(obs, info, np.random.default_rng(0))
     assert both.act(obs, info).tolist() == [0] * 7 + [1] * 7
     assert notes[0].draw != notes[1].draw
-    assert [note.obs["state"][0] for note in notes] == [0, 14]
+    assert [note.obs["state"][0] for note in notes] == [0, 0]  # each reads its own arm's slots of it
     assert [note.info["ee_action"][0] for note in notes] == [0, 7]
     assert [note.info["object_name"] for note in notes] == ["spoon,,", ",plate,"]
 
@@ -68,9 +68,9 @@ def test_every_robot_plays(robot: str):
     assert one.episode.action.shape == (60, len(spec.action))
     assert (np.abs(one.episode.action) <= spec.action_high_A + 1e-6).all()
     hands = [i for i, slot in enumerate(spec.state) if slot.name.endswith("ee_y")]
-    assert len(hands) == envs.num_hands(env)
+    assert hands == [arm.ee_pos[1] for arm in spec.arms]
     y = one.episode.state[:, hands]
     assert (np.ptp(y, axis=0) > 0.03).all(), "every hand moves"
     if len(hands) == 2:
         assert (y[:, 0] > y[:, 1] + 0.02).all(), "the left hand stays left of the right one"
-    assert visits_of(plan, one, num_hands=len(hands))
+    assert visits_of(plan, one, arms=spec.arms)

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from tap_ray.inspect import shares as sh
+from tap_ray.inspect import saliency_mass as sh
 
 # One frame of 2 x 4 px: arm, gripper, object of slot 0, object of slot 1, and nothing in the second row.
 WHOSE = np.array([[[1, 2, 3, 4], [0, 0, 0, 0]]], np.uint8)
@@ -11,7 +11,7 @@ MAP = np.array([[[0.0, 5.0, 2.0, 1.0], [2.0, 0.0, 0.0, 0.0]]])
 
 
 def test_shares_by_hand():
-    found = sh.shares(MAP, WHOSE)
+    found = sh.saliency_mass(MAP, WHOSE)
     assert found == {
         "gripper": (0.5, 1 / 8),
         "objects": (pytest.approx(0.3), 2 / 8),
@@ -25,14 +25,14 @@ def test_every_frame_counts_alike_and_blank_ones_not_at_all():
     other = np.zeros_like(MAP)
     other[0, 1, 3] = 1000.0
     nobody = np.zeros_like(WHOSE)
-    found = sh.shares(np.concatenate([MAP, other, 0 * MAP]), np.concatenate([WHOSE, WHOSE, nobody]))
+    found = sh.saliency_mass(np.concatenate([MAP, other, 0 * MAP]), np.concatenate([WHOSE, WHOSE, nobody]))
     assert found["gripper"] == (0.25, 1 / 8)
     assert found["elsewhere"] == (pytest.approx(0.6), 4 / 8)
-    assert np.isnan(sh.shares(0 * MAP, WHOSE)["gripper"]).all()
+    assert np.isnan(sh.saliency_mass(0 * MAP, WHOSE)["gripper"]).all()
 
 
 def test_a_map_without_preference_has_ratio_one():
-    found = sh.summary([sh.shares(np.ones_like(MAP), WHOSE)] * 3)
+    found = sh.summary([sh.saliency_mass(np.ones_like(MAP), WHOSE)] * 3)
     for name in sh.REGIONS:
         assert [found[name][key] for key in ("ratio", "low", "high")] == pytest.approx([1, 1, 1])
 
@@ -66,13 +66,13 @@ def test_differences_are_paired():
 
 
 def test_the_mean_of_several_networks():
-    assert sh.mean_shares([episode(0.1, 0.1), episode(0.3, 0.1)])["arm"] == pytest.approx((0.2, 0.1))
+    assert sh.mean_mass([episode(0.1, 0.1), episode(0.3, 0.1)])["arm"] == pytest.approx((0.2, 0.1))
 
 
 def test_at_best():
-    exact = sh.at_best(WHOSE.repeat(2, axis=1), np.eye(4, dtype=np.float32))
+    exact = sh.upper_bound(WHOSE.repeat(2, axis=1), np.eye(4, dtype=np.float32))
     assert [exact[name][0] for name in sh.REGIONS] == pytest.approx([1] * 5)
-    one_cell = sh.at_best(WHOSE.repeat(2, axis=1), np.ones((4, 1), np.float32))
+    one_cell = sh.upper_bound(WHOSE.repeat(2, axis=1), np.ones((4, 1), np.float32))
     assert one_cell["gripper"] == pytest.approx((1 / 8, 1 / 8))
 
 

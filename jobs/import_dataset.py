@@ -1,0 +1,23 @@
+"""Make a dataset of somebody else's recordings: LeRobot v2.1 or v3.0, or trajectories of ManiSkill.
+
+--dry-run first: it shows what a few episodes become, in a table and a picture, and says what looks wrong.
+"""
+
+from pathlib import Path
+
+from tap_ray.distributed.import_dataset import bring_in, look, require_right
+from tap_ray.importing.settings import ImportConfig
+from tap_ray.job import run_job
+
+
+def main(config: ImportConfig) -> Path:
+    """Import what is missing; returns the dataset's folder, or with --dry-run the source's."""
+    require_right(look(config), config.accept)
+    if config.dry_run:
+        print("Nothing looks wrong. Without --dry-run the same command imports.")
+        return config.source
+    return bring_in(config)
+
+
+if __name__ == "__main__":
+    run_job(main, ImportConfig)

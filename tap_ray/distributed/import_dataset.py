@@ -1,0 +1,102 @@
+"""An import on Ray: processes convert episodes of the source, the driver writes them in order, exactly once."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from tap_ray import storage
+from tap_ray.config import digest, to_dict
+from tap_ray.dataset.layout import DatasetHeader
+from tap_ray.distributed.placement import Pool
+from tap_ray.distributed.record import Recording, record
+from tap_ray.errors import DataError
+from tap_ray.importing import checks, report
+from tap_ray.importing.convert import episode_of
+from tap_ray.importing.mapping import Mapping, require_fits, spec_of
+from tap_ray.importing.settings import ImportConfig, chosen, opened, read_mapping
+from tap_ray.play.collect import AttemptResult
+from tap_ray.progress_bar import progress_bar
+
+LOOKED_AT = 20
+"""Episodes whose numbers a dry run looks at."""
+SHOWN = 3
+"""Episodes in its picture."""
+
+
+class Converter:
+    """A process that converts; an attempt is an episode of the source."""
+
+    def __init__(self, source: Path, mapping: Mapping, numbers: Sequence[int], quality: int) -> None:
+        self._source, self._mapping, self._numbers, self._quality = opened(source), mapping, numbers, quality
+
+    def run(self, attempts: Sequence[int]) -> list[AttemptResult]:
+        """See `collect.Player`."""
+        return [AttemptResult(attempt=attempt, episode=self._episode(attempt)) for attempt in attempts]
+
+    def _episode(self, attempt: int):
+        number = self._numbers[attempt]
+        return episode_of(self._mapping, self._source, number, index=attempt, quality=self._quality)
+
+
+def look(config: ImportConfig) -> list[str]:
+    """Print what some episodes become, and draw it beside --out; returns what looks wrong.
+
+    Raises:
+        TapRayError: the mapping does not fit the source, or the source is damaged.
+    """
+    source, mapping = opened(config.source), read_mapping(config.mapping)
+    require_fits(mapping, source)
+    numbers = chosen(config, source)
+    some = numbers[:: max(1, len(numbers) // LOOKED_AT)][:LOOKED_AT]
+    print(report.describe(mapping, source, some))
+    drawn = config.out.with_name(config.out.name + ".dry_run.png")
+    report.picture(mapping, source, some[:SHOWN], drawn)
+    print(f"\nframes and actions: {drawn}")
+    return checks.findings(mapping, source, some)
+
+
+def bring_in(config: ImportConfig) -> Path:
+    """Convert what is missing; returns the dataset's folder.
+
+    Raises:
+        TapRayError: an episode is damaged, or the disk refused; what was written before is whole.
+    """
+    source, mapping = opened(config.source), read_mapping(config.mapping)
+    numbers = chosen(config, source)
+    with progress_bar(total=len(numbers), unit="episode", desc="ranges") as bar:
+        found: dict[str, tuple[float, float]] = {}
+        for number in numbers:
+            for slot, (low, high) in report.ranges(mapping, source, [number]).items():
+                known = found.get(slot, (low, high))
+                found[slot] = (min(low, known[0]), max(high, known[1]))
+            bar.update()
+    plan = {
+        "kind": "import",
+        "mapping": to_dict(mapping),
+        "source": digest(
+            [source.num_episodes, source.fps, sorted(source.columns), {k: list(v) for k, v in found.items()}]
+        ),
+        "episodes": numbers,
+        "jpeg_quality": config.jpeg_quality,
+    }
+    size = (mapping.image_size, mapping.image_size)
+    header = DatasetHeader(spec=spec_of(mapping, found), plan=plan, image_size=size, num_objects=0)
+    where = config.source.resolve()
+
+    def make(memory: object) -> Converter:
+        return Converter(where, mapping, numbers, config.jpeg_quality)
+
+    recording = Recording(
+        job="import_dataset", header=header, out=storage.at(config.out), tasks=("import",), episodes=len(numbers),
+        make_player=make,
+    )  # fmt: skip
+    values = to_dict(config) | {"mapping": to_dict(mapping)}
+    return record(recording, values, pool=Pool(fleets=config.fleets, robots=4), ray_address=config.ray_address)
+
+
+def require_right(wrong: Sequence[str], accept: bool) -> None:
+    """Raise DataError for what looks wrong, unless it is accepted."""
+    text = "\n".join(f"  - {each}" for each in wrong)
+    if wrong and not accept:
+        raise DataError(f"The mapping does not look right:\n{text}\nCorrect it, or add --accept if it is right.")
+    if wrong:
+        print(f"Accepted although it does not look right:\n{text}")

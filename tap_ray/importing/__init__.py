@@ -1,0 +1,9 @@
+"""Datasets that others made, as datasets of ours: source -> mapping -> control rate -> episodes.
+
+    lerobot.py     LeRobot v2.1 and v3.0, images or video   --.
+                                                               >-- source.Source --> convert.py --> types.Episode
+    maniskill.py   ManiSkill's HDF5 trajectories            --'        ^                 |
+                                                                  mapping.py         checks.py: does it look right?
+
+Knows neither Ray nor torch.
+"""

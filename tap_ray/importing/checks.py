@@ -1,0 +1,219 @@
+"""Does a mapping look right? What is likely wrong, in words, from the numbers of a few episodes.
+
+Each finding follows from two things that must agree: what an action says and what the state does after it, a unit and
+the size of its numbers, a rate and the time stamps.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+
+from tap_ray.importing.convert import columns_of, motion
+from tap_ray.importing.mapping import Mapping, Numbers
+from tap_ray.importing.source import Source
+
+AGREES = 0.5
+"""Correlation above which two series are taken for the same thing."""
+FOLLOWS = 5.0
+"""A state changes by less than this many times what is commanded, and by more than one such part: arms lag."""
+TURN_RAD = 2.1 * np.pi
+"""No joint of a robot arm turns further from its zero, rad."""
+REACH_M = 3.0
+"""No arm on a table reaches further, m."""
+SPEED_M_S, SPEED_RAD_S = 3.0, 8.0
+"""No hand or joint of an arm for research is faster."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Numeric:
+    """The numbers of some episodes in our units, one under the other."""
+
+    state: np.ndarray
+    """(N, S) before each control step."""
+    action: np.ndarray
+    """(N, A)."""
+    follows: np.ndarray
+    """(N,) bool: the next row is of the same episode."""
+    begins: np.ndarray
+    """(N,) bool: the first row of an episode."""
+
+    @property
+    def moved(self) -> np.ndarray:
+        """(N', S): how the state changed over each control step that another follows."""
+        return (np.roll(self.state, -1, axis=0) - self.state)[self.follows]
+
+
+def read(mapping: Mapping, source: Source, episodes: list[int]) -> Numeric:
+    """The numbers of these episodes."""
+    parts = [motion(mapping, source, episode)[:2] for episode in episodes]
+    last = np.concatenate([np.arange(len(state)) == len(state) - 1 for state, _ in parts])
+    first = np.concatenate([np.arange(len(state)) == 0 for state, _ in parts])
+    state, action = (np.concatenate(each).astype(np.float64) for each in zip(*parts, strict=True))
+    return Numeric(state=state, action=action, follows=~last, begins=first)
+
+
+def findings(mapping: Mapping, source: Source, episodes: list[int]) -> list[str]:
+    """What looks wrong, a sentence each; none: nothing does."""
+    seen = read(mapping, source, episodes)
+    return [
+        *_rate(mapping, source, episodes),
+        *_sizes(mapping, source, episodes),
+        *_actions(mapping, seen),
+        *_speeds(mapping, seen),
+    ]
+
+
+def partner(action_slot: str) -> str:
+    """The state slot that an action slot changes: dx -> ee_x, dq1 -> q1, gripper -> gripper_opening."""
+    head, side, name = ("", "", action_slot)
+    for prefix in ("left_", "right_"):
+        if action_slot.startswith(prefix):
+            side, name = prefix, action_slot.removeprefix(prefix)
+    if name == "gripper":
+        return f"{side}gripper_opening"
+    if name in ("dx", "dy", "dz"):
+        return f"{side}ee_{name[1:]}"
+    return f"{head}{side}{name.removeprefix('d')}"
+
+
+def _rate(mapping: Mapping, source: Source, episodes: list[int]) -> Iterator[str]:
+    """The source's frames a second against its time stamps."""
+    fps = mapping.fps or source.fps
+    times = [source.numbers(episode, columns_of(mapping)).get("timestamp") for episode in episodes[:3]]
+    steps_s = np.concatenate([np.diff(each) for each in times if each is not None and len(each) > 1] or [np.zeros(0)])
+    if len(steps_s) and not 0.8 < float(np.median(steps_s)) * fps < 1.25:
+        yield (
+            f"fps: {fps:g} frames a second are said, the time stamps lie {np.median(steps_s):.4g} s apart, which is "
+            f"{1 / np.median(steps_s):.4g} Hz. Leave 'fps' out of the mapping, or correct it."
+        )
+
+
+def _sizes(mapping: Mapping, source: Source, episodes: list[int]) -> Iterator[str]:
+    """Units against the size of the numbers as the source has them."""
+    raw = [source.numbers(episode, columns_of(mapping)) for episode in episodes]
+    for place, group in enumerate((*mapping.state, *mapping.action)):
+        is_place = place < len(mapping.state) or group.kind == "absolute"
+        values = np.concatenate([each[group.column][:, group.at] for each in raw]) * group.scale
+        if group.rotation.startswith("quaternion"):
+            if np.abs(np.linalg.norm(values, axis=1) - 1).max() > 0.05:
+                yield f"{_name(group)}: {group.rotation} says quaternions, and their length is not 1."
+            continue
+        most = float(np.abs(values).max())
+        if group.gripper:
+            low, high = sorted((group.closed, group.open))
+            slack = 0.25 * (high - low)
+            if values.min() < low - slack or values.max() > high + slack:
+                yield (
+                    f"{_name(group)}: closed {group.closed:g} and open {group.open:g} are said, the numbers lie in "
+                    f"{values.min():.4g} .. {values.max():.4g}. Correct 'closed' and 'open'."
+                )
+            elif values.max() - values.min() < 0.05 * (high - low):
+                yield f"{_name(group)}: the gripper never moves. Is 'at' right?"
+        elif group.unit == "rad" and most > TURN_RAD:
+            yield f"{_name(group)}: unit rad is said, the numbers reach {most:.4g}: looks like degrees (unit: deg)."
+        elif group.unit == "deg" and 0 < most < 3.5 and is_place:
+            yield f"{_name(group)}: unit deg is said, no number is above {most:.4g}: looks like radians (unit: rad)."
+        elif group.unit == "m" and most > REACH_M:
+            yield f"{_name(group)}: unit m is said, the numbers reach {most:.4g}: looks like mm (unit: mm)."
+
+
+def _actions(mapping: Mapping, seen: Numeric) -> Iterator[str]:
+    """Each action against what the state does after it."""
+    states = [slot for group in mapping.state for slot in group.slots]
+    place = 0
+    for group in mapping.action:
+        for slot in group.slots:
+            action = seen.action[:, place]
+            place += 1
+            if partner(slot) not in states or group.rotation:
+                if group.gripper:
+                    yield from _begins_closed(group, action[seen.begins])
+                continue
+            column = states.index(partner(slot))
+            state, moved = seen.state[:, column], seen.moved[:, column]
+            if group.gripper:
+                yield from _gripper(group, action, state, seen)
+            elif group.kind == "delta":
+                yield from _delta(group, slot, action, state, moved, seen.follows)
+            else:
+                yield from _scale(group, slot, action[seen.follows], moved)
+
+
+def _delta(
+    group: Numbers, slot: str, action: np.ndarray, state: np.ndarray, moved: np.ndarray, follows: np.ndarray
+) -> Iterator[str]:
+    as_place, as_change = _correlation(action, state), _correlation(action[follows], moved)
+    if as_place > 0.9 and as_place > as_change:
+        yield (
+            f"{slot}: kind delta is said, and the numbers follow the state itself ({partner(slot)}, correlation "
+            f"{as_place:.2f}) more than its change ({as_change:.2f}): this looks like absolute poses (kind: absolute)."
+        )
+    else:
+        yield from _scale(group, slot, action[follows], moved)
+
+
+def _scale(group: Numbers, slot: str, action: np.ndarray, moved: np.ndarray) -> Iterator[str]:
+    """Over the whole, what is commanded and what is done are of one size."""
+    agreement, size = _correlation(action, moved), float(action @ action)
+    if len(action) < 10 or size == 0.0:
+        return
+    if agreement < -AGREES:
+        yield f"{slot}: the state moves against the action (correlation {agreement:.2f}): the sign is turned around."
+    if agreement < AGREES:
+        return
+    ratio = float(action @ moved) / size
+    if not 1 / FOLLOWS < ratio < FOLLOWS:
+        degrees = " (degrees against radians?)" if 40 < max(ratio, 1 / ratio) < 75 else ""
+        yield (
+            f"{slot}: the state changes by {ratio:.3g} times what the action says: the unit ({group.unit}) "
+            f"or the scale ({group.scale:g}) of one of the two is wrong{degrees}."
+        )
+
+
+def _gripper(group: Numbers, action: np.ndarray, state: np.ndarray, seen: Numeric) -> Iterator[str]:
+    later = np.roll(state, -1)[seen.follows]
+    agreement = _correlation(action[seen.follows], later)
+    if agreement < -0.3:
+        yield (
+            f"{_name(group)}: the gripper does the opposite of the action (correlation {agreement:.2f}): this looks "
+            "inverted. Exchange 'open' and 'closed'."
+        )
+
+
+def _begins_closed(group: Numbers, first: np.ndarray) -> Iterator[str]:
+    closed = float((first < 0).mean())
+    if len(first) >= 3 and closed > 0.8:
+        yield (
+            f"{_name(group)}: {closed:.0%} of the episodes begin with a closed gripper: this looks inverted. If so, "
+            "exchange 'open' and 'closed'; if they do begin closed, add --accept."
+        )
+
+
+def _speeds(mapping: Mapping, seen: Numeric) -> Iterator[str]:
+    """No arm is so fast, and none that is demonstrated with is so slow."""
+    place = 0
+    for group in mapping.state:
+        for slot in group.slots:
+            moved = np.abs(seen.moved[:, place]) * mapping.control_hz
+            place += 1
+            hand = group.unit in ("m", "cm", "mm")
+            if group.rotation or group.unit in ("gripper", "1") or not len(moved):
+                continue
+            fastest, limit, unit = float(np.quantile(moved, 0.95)), SPEED_M_S if hand else SPEED_RAD_S, "m/s"
+            unit = "m/s" if hand else "rad/s"
+            if fastest > limit:
+                yield (
+                    f"{slot}: moves at {fastest:.3g} {unit}, no arm does: the unit ({group.unit}) or the fps "
+                    f"({'as in the metadata' if mapping.fps is None else f'{mapping.fps:g}'}) is wrong."
+                )
+
+
+def _correlation(one: np.ndarray, other: np.ndarray) -> float:
+    if len(one) < 3 or one.std() < 1e-9 or other.std() < 1e-9:
+        return 0.0
+    return float(np.corrcoef(one, other)[0, 1])
+
+
+def _name(group: Numbers) -> str:
+    return ", ".join(group.slots)

@@ -1,0 +1,154 @@
+"""From a source's frames to an episode at our control rate and in our units."""
+
+from typing import Any
+
+import numpy as np
+from PIL import Image
+from scipy.spatial.transform import Rotation
+
+from tap_ray.dataset.statistics import image_stats
+from tap_ray.errors import DataError
+from tap_ray.importing.mapping import FACTORS, Mapping, Numbers
+from tap_ray.importing.source import Source
+from tap_ray.media.image import encode_jpeg
+from tap_ray.types import PLAY_TASK, Episode
+
+
+def kept_frames(num_frames: int, fps: float, control_hz: float) -> np.ndarray:
+    """(K + 1,) int64: frame at which each control step begins, and the one after the last step's end.
+
+    A control step whose frames are not all there is left out.
+    """
+    steps = int(num_frames * control_hz / fps + 1e-6)
+    return np.minimum(np.round(np.arange(steps + 1) * fps / control_hz), num_frames).astype(np.int64)
+
+
+def state_of(mapping: Mapping, numbers: dict[str, np.ndarray], frames: np.ndarray) -> np.ndarray:
+    """(K, S) float32, slots as in the mapping."""
+    parts = []
+    for group in mapping.state:
+        rows_TD = numbers[group.column][:, group.at][frames[:-1]]
+        if group.rotation:
+            quaternion = np.asarray(_rotations(group, rows_TD).as_quat(canonical=True, scalar_first=True))
+            parts.append(quaternion if len(group.slots) == 4 else _rotations(group, rows_TD).as_rotvec())
+        else:
+            parts.append(_in_our_units(group, rows_TD))
+    return np.concatenate(parts, axis=1).astype(np.float32)
+
+
+def action_of(mapping: Mapping, numbers: dict[str, np.ndarray], frames: np.ndarray) -> np.ndarray:
+    """(K, A) float32, slots as in the mapping: what each control step commands in all."""
+    first, last = frames[:-1], frames[1:] - 1
+    parts = []
+    for group in mapping.action:
+        rows_TD = numbers[group.column][:, group.at]
+        if group.gripper:
+            part = np.clip(2 * _in_our_units(group, rows_TD)[last] - 1, -1, 1)
+        elif group.kind == "absolute":
+            before = np.maximum(first - 1, 0)  # the command that held when the step began
+            part = _change(group, rows_TD[before], rows_TD[last])
+        elif group.rotation:
+            part = np.stack([_composed(group, rows_TD[a:b]) for a, b in zip(first, last + 1, strict=True)])
+        else:
+            sums = np.concatenate([np.zeros((1, len(group.slots))), np.cumsum(_in_our_units(group, rows_TD), axis=0)])
+            part = sums[last + 1] - sums[first]
+        parts.append(part)
+    return np.concatenate(parts, axis=1).astype(np.float32)
+
+
+def _in_our_units(group: Numbers, rows_TD: np.ndarray) -> np.ndarray:
+    """A gripper lies in 0 (closed) .. 1 (open)."""
+    if group.gripper:
+        return (rows_TD - group.closed) / (group.open - group.closed)
+    return rows_TD * group.scale * FACTORS[group.unit]
+
+
+def _rotations(group: Numbers, rows_TD: np.ndarray) -> Rotation:
+    if group.rotation.startswith("quaternion"):
+        return Rotation.from_quat(rows_TD, scalar_first=group.rotation.endswith("wxyz"))
+    angles = _in_our_units(group, rows_TD)
+    return Rotation.from_euler("xyz", angles) if group.rotation == "euler_xyz" else Rotation.from_rotvec(angles)
+
+
+def _change(group: Numbers, begin_KD: np.ndarray, end_KD: np.ndarray) -> np.ndarray:
+    if group.rotation:
+        return np.asarray((_rotations(group, end_KD) * _rotations(group, begin_KD).inv()).as_rotvec())
+    return _in_our_units(group, end_KD) - _in_our_units(group, begin_KD)
+
+
+def _composed(group: Numbers, rows_ND: np.ndarray) -> np.ndarray:
+    """R_next = exp([dr]) R, so the later ones stand on the left."""
+    turned = Rotation.identity()
+    for one in _rotations(group, rows_ND):
+        turned = one * turned
+    return np.asarray(turned.as_rotvec())
+
+
+def columns_of(mapping: Mapping) -> list[str]:
+    """The source's columns that a mapping reads."""
+    return list(dict.fromkeys(group.column for group in (*mapping.state, *mapping.action)))
+
+
+def motion(mapping: Mapping, source: Source, episode: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """(K, S) state, (K, A) action, and the frames (K + 1) that they were made of.
+
+    Raises:
+        DataError: the episode is damaged, or shorter than one control step.
+    """
+    numbers = source.numbers(episode, columns_of(mapping))
+    num_frames = len(numbers[mapping.state[0].column])
+    frames = kept_frames(num_frames, mapping.fps or source.fps, mapping.control_hz)
+    if len(frames) < 2:
+        raise DataError(
+            f"Episode {episode} of the source has {num_frames} frames, less than one control step at "
+            f"{mapping.control_hz:g} Hz. Leave it out with --omit {episode}."
+        )
+    state, action = state_of(mapping, numbers, frames), action_of(mapping, numbers, frames)
+    for name, values in (("state", state), ("action", action)):
+        if not np.isfinite(values).all():
+            step = int(np.argwhere(~np.isfinite(values))[0, 0])
+            raise DataError(
+                f"Episode {episode} of the source: {name} is NaN or infinite at control step {step}. "
+                f"Leave the episode out with --omit {episode}."
+            )
+    return state, action, frames
+
+
+def episode_of(mapping: Mapping, source: Source, number: int, *, index: int, quality: int) -> Episode:
+    """Episode `number` of the source as our episode `index`.
+
+    Raises:
+        DataError: it is damaged.
+    """
+    state, action, frames = motion(mapping, source, number)
+    images = [
+        _square(rgb, mapping.image_size) for rgb in source.images(number, mapping.camera, [int(f) for f in frames[:-1]])
+    ]
+    unknown = {"contact_rate": 0.0, "object_displacement_m": 0.0, "partial": False, "success": False, "objects": ""}
+    meta: dict[str, Any] = unknown | {"num_clipped": 0, "attempt": number, "seed": 0, "explorer": "imported"}
+    return Episode(
+        index=index,
+        task=sentence_of(mapping, source, number),
+        image_jpeg=[encode_jpeg(rgb, quality) for rgb in images],
+        mask_png=None,
+        state=state,
+        action=action,
+        contact=np.zeros(len(action), bool),
+        object_pose=np.zeros((len(action), 0, 7), np.float32),
+        image_stats=image_stats(np.stack(images)),
+        meta=meta | {"embodiment": mapping.robot},
+    )
+
+
+def sentence_of(mapping: Mapping, source: Source, number: int) -> str:
+    """The episode's instruction; PLAY_TASK where there is none."""
+    column = source.default_instruction if mapping.instruction is None else mapping.instruction
+    return mapping.sentence or (source.instruction(number, column).strip() if column else "") or PLAY_TASK
+
+
+def _square(rgb_YX3: np.ndarray, size: int) -> np.ndarray:
+    """The middle of the image, `size` px wide and high."""
+    image = Image.fromarray(rgb_YX3)
+    side = min(image.size)
+    left, top = (image.width - side) // 2, (image.height - side) // 2
+    return np.asarray(image.crop((left, top, left + side, top + side)).resize((size, size), Image.Resampling.BOX))

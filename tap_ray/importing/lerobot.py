@@ -1,0 +1,172 @@
+"""LeRobotDataset v2.1 and v3.0 as sources, with images in Parquet or as video."""
+
+import io
+import json
+from collections.abc import Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import av
+import av.error
+import numpy as np
+import pandas as pd
+import pyarrow.parquet as pq
+from PIL import Image
+
+from tap_ray.errors import DataError
+from tap_ray.importing.source import Column
+
+OWN = {"frame_index", "episode_index", "index", "task_index"}
+"""Columns of LeRobot's own that are no measurements."""
+TASK = "task"
+"""What lerobot calls an episode's instruction."""
+
+
+class LeRobotSource:
+    """One dataset on a disk."""
+
+    default_instruction = TASK
+
+    def __init__(self, root: Path) -> None:
+        """
+        Raises:
+            DataError: it is none, or of another version.
+        """
+        self._root = root
+        file = root / "meta/info.json"
+        if not file.exists():
+            raise DataError(f"{root} is no LeRobot dataset: it has no meta/info.json.")
+        self._info: dict[str, Any] = json.loads(file.read_text())
+        version = self._info.get("codebase_version")
+        if version not in ("v2.1", "v3.0"):
+            raise DataError(
+                f"{root} is a LeRobot dataset {version}; v2.1 and v3.0 are read. lerobot has scripts that convert it."
+            )
+        self._v3 = version == "v3.0"
+        self.fps = float(self._info["fps"])
+        self.num_episodes = int(self._info["total_episodes"])
+        features = self._info["features"]
+        self.cameras: dict[str, tuple[int, int]] = {
+            name: (feature["shape"][0], feature["shape"][1])
+            for name, feature in features.items()
+            if feature["dtype"] in ("image", "video")
+        }
+        self.columns = {
+            name: Column(size=int(np.prod(feature["shape"])), names=_names(feature.get("names")))
+            for name, feature in features.items()
+            if name not in self.cameras and name not in OWN and feature["dtype"] != "string"
+        }
+
+    def numbers(self, episode: int, columns: Sequence[str]) -> dict[str, np.ndarray]:
+        """Column -> (T, size) float64, and "timestamp" (T,), s."""
+        table = self._table(episode, [*columns, "timestamp"])
+        found = {}
+        for name in dict.fromkeys([*columns, "timestamp"]):
+            rows = np.array(table[name].to_pylist(), np.float64)
+            found[name] = rows if name == "timestamp" else rows.reshape(len(rows), -1)
+        return found
+
+    def images(self, episode: int, camera: str, frames: Sequence[int]) -> list[np.ndarray]:
+        """(Y, X, 3) uint8 of each of the frames asked for, which come in order."""
+        if self._info["features"][camera]["dtype"] == "image":
+            cells = self._table(episode, [camera])[camera].to_pylist()
+            return [_decoded(cells[frame], self._root) for frame in frames]
+        file, begin_s = self._video(episode, camera)
+        return _video_frames(file, [begin_s + frame / self.fps for frame in frames], 0.5 / self.fps)
+
+    def instruction(self, episode: int, column: str) -> str:
+        """The episode's sentence."""
+        if column != TASK:
+            values = self._table(episode, [column])[column].to_pylist()
+            return str(values[0])
+        return self._tasks[int(self._table(episode, ["task_index"])["task_index"][0].as_py())]
+
+    def _table(self, episode: int, columns: Sequence[str]) -> Any:
+        if not self._v3:
+            chunk = episode // int(self._info["chunks_size"])
+            name = self._info["data_path"].format(episode_chunk=chunk, episode_index=episode)
+            return _read(self._root / name, columns)
+        row = self._episodes.iloc[episode]
+        chunk, number = int(row["data/chunk_index"]), int(row["data/file_index"])
+        file = self._root / self._info["data_path"].format(chunk_index=chunk, file_index=number)
+        return _read(file, columns, [("episode_index", "=", episode)])
+
+    def _video(self, episode: int, camera: str) -> tuple[Path, float]:
+        """The file, and where in it the episode begins, s."""
+        if not self._v3:
+            chunk = episode // int(self._info["chunks_size"])
+            name = self._info["video_path"].format(episode_chunk=chunk, video_key=camera, episode_index=episode)
+            return self._root / name, 0.0
+        row = self._episodes.iloc[episode]
+        chunk, number = (int(row[f"videos/{camera}/{part}"]) for part in ("chunk_index", "file_index"))
+        name = self._info["video_path"].format(video_key=camera, chunk_index=chunk, file_index=number)
+        return self._root / name, float(row[f"videos/{camera}/from_timestamp"])
+
+    @cached_property
+    def _episodes(self) -> pd.DataFrame:
+        files = sorted((self._root / "meta/episodes").glob("*/*.parquet"))
+        tables = [pd.read_parquet(file) for file in files]
+        rows = pd.concat(tables).sort_values("episode_index").reset_index(drop=True) if tables else pd.DataFrame()
+        if len(rows) != self.num_episodes or (rows.index != rows["episode_index"]).any():
+            raise DataError(
+                f"{self._root}/meta/episodes has {len(rows)} episodes, info.json says {self.num_episodes}: "
+                "the dataset is incomplete. Download or record it again."
+            )
+        return rows
+
+    @cached_property
+    def _tasks(self) -> dict[int, str]:
+        if self._v3:
+            table = pd.read_parquet(self._root / "meta/tasks.parquet").reset_index(names=TASK)
+            return dict(zip(table["task_index"].astype(int), table[TASK], strict=True))
+        lines = (self._root / "meta/tasks.jsonl").read_text().splitlines()
+        return {int(line["task_index"]): line["task"] for line in map(json.loads, lines)}
+
+
+def _names(names: Any) -> tuple[str, ...]:
+    """lerobot writes a list, or a dict of lists."""
+    if isinstance(names, dict):
+        names = [name for part in names.values() for name in (part if isinstance(part, list) else [part])]
+    return tuple(map(str, names or ()))
+
+
+def _read(file: Path, columns: Sequence[str], filters: Any = None) -> Any:
+    try:
+        return pq.read_table(file, columns=list(dict.fromkeys(columns)), filters=filters)
+    except (OSError, ValueError) as error:  # pyarrow's errors are ValueErrors
+        raise DataError(f"{file} cannot be read: {error}. Download or record the dataset again.") from None
+
+
+def _decoded(cell: Any, root: Path) -> np.ndarray:
+    """An image of a Parquet cell: bytes in it, or a path beside it."""
+    data = cell["bytes"] if cell.get("bytes") else (root / cell["path"]).read_bytes()
+    return np.asarray(Image.open(io.BytesIO(data)).convert("RGB"))
+
+
+def _video_frames(file: Path, times_s: Sequence[float], tolerance_s: float) -> list[np.ndarray]:
+    """The frame shown at each time.
+
+    Raises:
+        DataError: there is none within the tolerance, or the file cannot be read.
+    """
+    found: list[np.ndarray] = []
+    try:
+        with av.open(str(file)) as container:
+            stream = container.streams.video[0]
+            base = float(stream.time_base or 1)
+            container.seek(max(0, int((times_s[0] - tolerance_s) / base)), stream=stream, backward=True)
+            wanted = iter(times_s)
+            time_s = next(wanted)
+            for frame in container.decode(stream):
+                while abs(float(frame.time or 0.0) - time_s) < tolerance_s:
+                    found.append(frame.to_ndarray(format="rgb24"))
+                    time_s = next(wanted, float("inf"))
+                if len(found) == len(times_s):
+                    return found
+    except (av.error.FFmpegError, OSError) as error:
+        raise DataError(f"{file} cannot be decoded: {error}. Download or record the dataset again.") from None
+    raise DataError(
+        f"{file} shows no frame at {times_s[len(found)]:.3f} s: the video is shorter than the data, or of another fps. "
+        "Download or record the dataset again."
+    )

@@ -1,0 +1,148 @@
+"""What the columns of a foreign dataset mean: a small YAML file, and what follows from it.
+
+    robot: so100
+    camera: observation.images.front
+    control_hz: 5
+    state:
+      - {slots: [q1, q2, q3, q4, q5], column: observation.state, at: [0, 1, 2, 3, 4], unit: deg}
+      - {slots: [gripper_opening], column: observation.state, at: [5], unit: gripper, closed: 0, open: 100}
+    action:
+      - {slots: [dq1, dq2, dq3, dq4, dq5], column: action, at: [0, 1, 2, 3, 4], unit: deg, kind: absolute}
+      - {slots: [gripper], column: action, at: [5], unit: gripper, closed: 0, open: 100, kind: absolute}
+
+Slots are named as in `tap_ray/specs.py`: dx dy dz (hand, m), drx dry drz (hand, rad), d<joint> (rad), gripper.
+"""
+
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+
+from tap_ray.config import digest, to_dict
+from tap_ray.errors import ConfigError, nearest
+from tap_ray.importing.source import Source
+from tap_ray.specs import RobotSpec, Slot
+
+FACTORS = {"m": 1.0, "cm": 0.01, "mm": 0.001, "rad": 1.0, "deg": np.pi / 180, "1": 1.0}
+"""What a number in this unit is worth in ours."""
+UNITS = {"m": "m", "cm": "m", "mm": "m", "rad": "rad", "deg": "rad", "1": "1", "gripper": "1"}
+"""Unit of the source -> ours."""
+ROTATIONS = {"rotation_vector": 3, "euler_xyz": 3, "quaternion_wxyz": 4, "quaternion_xyzw": 4}
+"""How a source writes rotations, and in how many numbers."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Numbers:
+    """Some numbers of a column and the slots that they become."""
+
+    slots: tuple[str, ...]
+    """Names of ours, in order."""
+    column: str
+    """Of the source."""
+    at: tuple[int, ...]
+    """Positions in the column, from 0 on."""
+    unit: Literal["m", "cm", "mm", "rad", "deg", "1", "gripper"] = "1"
+    """Of the source. "gripper": `closed` and `open` say what its ends mean."""
+    scale: float = 1.0
+    """How many units a number of 1 is, where the source's are normalized."""
+    closed: float = 0.0
+    """The column's number where the gripper is closed."""
+    open: float = 1.0
+    """Where it is open."""
+    rotation: str = ""
+    """"rotation_vector", "euler_xyz" (about fixed axes), "quaternion_wxyz" or "quaternion_xyzw"; empty: no rotation."""
+    kind: Literal["delta", "absolute"] = "delta"
+    """Actions only. "absolute": where to be; its change over a control step becomes the action. "delta": the change
+    itself, and those of the frames in a control step are added up. A gripper is always absolute."""
+
+    def __post_init__(self) -> None:
+        if self.rotation and self.rotation not in ROTATIONS:
+            raise ConfigError(f"Unknown rotation {self.rotation!r}. {nearest(self.rotation, ROTATIONS)}")
+        wanted = ROTATIONS[self.rotation] if self.rotation else len(self.slots)
+        if len(self.at) != wanted or (self.rotation and len(self.slots) not in (3, 4)):
+            raise ConfigError(
+                f"slots {list(self.slots)} of {self.column!r} want {wanted} positions in 'at'; got {list(self.at)}."
+            )
+        if self.unit == "gripper" and self.open == self.closed:
+            raise ConfigError(f"slots {list(self.slots)}: open and closed are the same number, {self.open:g}.")
+
+    @property
+    def gripper(self) -> bool:
+        """Whether they are grippers."""
+        return self.unit == "gripper"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Mapping:
+    """What the columns of a foreign dataset mean."""
+
+    robot: str
+    """Name of the embodiment in our dataset."""
+    camera: str
+    """Of the source, which becomes the dataset's one camera."""
+    state: tuple[Numbers, ...]
+    """The proprioception."""
+    action: tuple[Numbers, ...]
+    """What was commanded after each frame."""
+    instruction: str | None = None
+    """Column with the instruction; None: the source's own; "": play, without language."""
+    sentence: str = ""
+    """The instruction of all episodes, instead of a column."""
+    control_hz: float = 5.0
+    """Actions a second of our dataset, Hz; at most the source's frames a second."""
+    fps: float | None = None
+    """Frames a second of the source, Hz; None: as its metadata say."""
+    image_size: int = 96
+    """Side of the square images, px: the middle of the source's, resized."""
+
+    def __post_init__(self) -> None:
+        for role in ("state", "action"):
+            names = [slot for numbers in getattr(self, role) for slot in numbers.slots]
+            if not names or len(set(names)) < len(names):
+                raise ConfigError(f"'{role}' names each slot once, and at least one; got {names}.")
+
+    def hash(self) -> str:
+        """Names what it means."""
+        return digest(to_dict(self))
+
+
+def require_fits(mapping: Mapping, source: Source) -> None:
+    """Raise ConfigError where a mapping names what the source has not, with what it has."""
+    if mapping.camera not in source.cameras:
+        known = ", ".join(source.cameras) or "no camera"
+        raise ConfigError(f"The source has no camera {mapping.camera!r}; it has {known}.")
+    for role in ("state", "action"):
+        for numbers in getattr(mapping, role):
+            column = source.columns.get(numbers.column)
+            if column is None:
+                raise ConfigError(
+                    f"{role}: the source has no column {numbers.column!r}. {nearest(numbers.column, source.columns)}"
+                )
+            if max(numbers.at) >= column.size or min(numbers.at) < 0:
+                raise ConfigError(
+                    f"{role}: column {numbers.column!r} has {column.size} numbers {list(column.names) or ''}; "
+                    f"'at' asks for {list(numbers.at)}, and counts from 0."
+                )
+    fps = mapping.fps or source.fps
+    if not 0 < mapping.control_hz <= fps:
+        raise ConfigError(f"control_hz lies in 0 .. {fps:g} (the source's fps); got {mapping.control_hz:g}.")
+
+
+def spec_of(mapping: Mapping, low_high: dict[str, tuple[float, float]]) -> RobotSpec:
+    """The robot's conventions; `low_high`: slot -> the range that its numbers were found in."""
+
+    def slots(groups: tuple[Numbers, ...]) -> tuple[Slot, ...]:
+        made = []
+        for numbers in groups:
+            unit = "rad" if numbers.rotation and len(numbers.slots) == 3 else UNITS[numbers.unit]
+            made += [
+                Slot(name=name, unit=unit, low=low_high[name][0], high=low_high[name][1]) for name in numbers.slots
+            ]
+        return tuple(made)
+
+    action = slots(mapping.action)
+    hand = any(slot.name.endswith("dx") for slot in action)
+    mode: dict[str, Any] = {} if hand else {"action_mode": "delta_target_joints"}
+    return RobotSpec(
+        robot=mapping.robot, action=action, state=slots(mapping.state), control_hz=mapping.control_hz, **mode
+    )

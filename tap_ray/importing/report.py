@@ -1,0 +1,70 @@
+"""What a dry run shows: the numbers in our units, sentences, frames, and what looks wrong."""
+
+from pathlib import Path
+
+import matplotlib
+
+matplotlib.use("Agg")
+import matplotlib.pyplot as plt
+import numpy as np
+
+from tap_ray.importing.checks import read
+from tap_ray.importing.convert import motion, sentence_of
+from tap_ray.importing.mapping import Mapping, spec_of
+from tap_ray.importing.source import Source
+
+FRAMES = 6
+"""Images of each episode in the picture."""
+
+
+def ranges(mapping: Mapping, source: Source, episodes: list[int]) -> dict[str, tuple[float, float]]:
+    """Slot -> least and greatest number, in our units."""
+    names = [slot for group in (*mapping.state, *mapping.action) for slot in group.slots]
+    low, high = np.full(len(names), np.inf), np.full(len(names), -np.inf)
+    for episode in episodes:
+        rows = np.concatenate(motion(mapping, source, episode)[:2], axis=1)
+        low, high = np.minimum(low, rows.min(axis=0)), np.maximum(high, rows.max(axis=0))
+    return {name: (float(a), float(max(b, a + 1e-6))) for name, a, b in zip(names, low, high, strict=True)}
+
+
+def describe(mapping: Mapping, source: Source, episodes: list[int]) -> str:
+    """A table of the slots, and what some episodes say."""
+    seen = read(mapping, source, episodes)
+    fps = mapping.fps or source.fps
+    lines = [
+        f"{source.num_episodes} episodes; of {len(episodes)} of them {len(seen.state)} control steps at "
+        f"{mapping.control_hz:g} Hz, from {fps:g} frames a second; camera {mapping.camera} "
+        f"{' x '.join(map(str, reversed(source.cameras[mapping.camera])))} px.",
+        "",
+        f"{'':8}{'slot':18}{'unit':6}" + "".join(f"{name:>10}" for name in ("least", "5 %", "middle", "95 %", "most")),
+    ]
+    spec = spec_of(mapping, ranges(mapping, source, episodes))
+    for role, slots, rows in (("state", spec.state, seen.state), ("action", spec.action, seen.action)):
+        for slot, column in zip(slots, rows.T, strict=True):
+            numbers = np.quantile(column, [0, 0.05, 0.5, 0.95, 1])
+            lines.append(f"{role:8}{slot.name:18}{slot.unit:6}" + "".join(f"{number:10.4g}" for number in numbers))
+    sentences = dict.fromkeys(sentence_of(mapping, source, episode) for episode in episodes)
+    lines += ["", "instructions: " + "; ".join(repr(each) for each in list(sentences)[:5])]
+    return "\n".join(lines)
+
+
+def picture(mapping: Mapping, source: Source, episodes: list[int], file: Path) -> None:
+    """Frames of some episodes, as they will be stored, above their actions."""
+    figure, axes = plt.subplots(2 * len(episodes), 1, figsize=(2 * FRAMES, 3.6 * len(episodes)), squeeze=False)
+    for number, episode in enumerate(episodes):
+        _, action, frames = motion(mapping, source, episode)
+        steps = np.linspace(0, len(action) - 1, FRAMES).astype(int)
+        strip = source.images(episode, mapping.camera, [int(frames[step]) for step in np.unique(steps)])
+        above, below = axes[2 * number, 0], axes[2 * number + 1, 0]
+        above.imshow(np.concatenate(strip, axis=1))
+        above.set_title(f"episode {episode}: {sentence_of(mapping, source, episode)}", fontsize=9)
+        above.axis("off")
+        names = [slot for group in mapping.action for slot in group.slots]
+        for name, column in zip(names, action.T, strict=True):
+            below.plot(np.arange(len(column)) / mapping.control_hz, column, label=name, linewidth=1)
+        below.set_xlabel("s")
+        below.legend(fontsize=7, ncols=7)
+    figure.tight_layout()
+    file.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(file, dpi=80)
+    plt.close(figure)

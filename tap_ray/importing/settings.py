@@ -1,0 +1,68 @@
+"""The options of jobs.import_dataset, and how its source is opened."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from tap_ray import config as configs
+from tap_ray.errors import ConfigError
+from tap_ray.importing.lerobot import LeRobotSource
+from tap_ray.importing.maniskill import ManiSkillSource
+from tap_ray.importing.mapping import Mapping
+from tap_ray.importing.source import Source
+
+
+@dataclass(frozen=True, kw_only=True)
+class ImportConfig:
+    """Which dataset, and what it means."""
+
+    source: Path
+    """Folder of a LeRobotDataset v2.1 or v3.0, or a trajectory file (.h5) of ManiSkill."""
+    mapping: Path
+    """YAML or JSON: what its columns mean, see docs/import.md; examples/mappings/ has some."""
+    out: Path
+    """Folder of the dataset to make."""
+    dry_run: bool = False
+    """Only show what a few episodes become, with a picture beside --out, and what looks wrong."""
+    accept: bool = False
+    """Import although something looks wrong."""
+    episodes: int | None = None
+    """How many of the source's, from the first on; None: all."""
+    omit: tuple[int, ...] = ()
+    """Episodes of the source to leave out, from 0 on."""
+    jpeg_quality: int = 90
+    """1 to 95."""
+    fleets: int = 0
+    """Processes that convert; 0: as many as there are CPUs."""
+    ray_address: str | None = None
+    """Ray cluster to join, "host:6379" or "auto"; without it RAY_ADDRESS, else a local Ray that stops with the job."""
+
+
+def opened(source: Path) -> Source:
+    """A dataset of another format.
+
+    Raises:
+        DataError: it is none of the formats that are read, or damaged.
+    """
+    return ManiSkillSource(source) if source.suffix == ".h5" else LeRobotSource(source)
+
+
+def read_mapping(file: Path) -> Mapping:
+    """What a dataset's columns mean.
+
+    Raises:
+        ConfigError: the file is missing or says something that cannot be; names what.
+    """
+    return configs.load(Mapping, file)
+
+
+def chosen(config: ImportConfig, source: Source) -> list[int]:
+    """Numbers of the source's episodes that are wanted."""
+    if config.episodes and config.episodes > source.num_episodes:
+        raise ConfigError(f"--episodes {config.episodes}: the source has {source.num_episodes}. Leave it out for all.")
+    if wrong := [number for number in config.omit if not 0 <= number < source.num_episodes]:
+        raise ConfigError(f"--omit {wrong[0]}: the source has the episodes 0 .. {source.num_episodes - 1}.")
+    first = range(config.episodes or source.num_episodes)
+    kept = [number for number in first if number not in config.omit]
+    if not kept:
+        raise ConfigError("--omit leaves no episode.")
+    return kept

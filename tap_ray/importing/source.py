@@ -1,0 +1,52 @@
+"""What the importer asks of a dataset of another format."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+
+
+@dataclass(frozen=True, kw_only=True)
+class Column:
+    """Numbers beside the images, one row a frame."""
+
+    size: int
+    """Numbers in a row."""
+    names: tuple[str, ...] = ()
+    """What the source calls them; empty: it does not say."""
+
+
+class Source(Protocol):
+    """A dataset of another format. Opened anew in each process, so it must pickle or be made there."""
+
+    default_instruction: str
+    """The column that holds the instruction; "": the source has none."""
+
+    @property
+    def fps(self) -> float:
+        """Frames a second, as its metadata say."""
+        ...
+
+    @property
+    def num_episodes(self) -> int: ...
+
+    @property
+    def columns(self) -> Mapping[str, Column]: ...
+
+    @property
+    def cameras(self) -> Mapping[str, tuple[int, int]]:
+        """Camera -> (Y, X) of its images, px."""
+        ...
+
+    def numbers(self, episode: int, columns: Sequence[str]) -> dict[str, np.ndarray]:
+        """Column -> (T, size) float64. "timestamp" is (T,), s, where the source has it."""
+        ...
+
+    def images(self, episode: int, camera: str, frames: Sequence[int]) -> list[np.ndarray]:
+        """(Y, X, 3) uint8 of each of the frames asked for, which come in order."""
+        ...
+
+    def instruction(self, episode: int, column: str) -> str:
+        """The episode's sentence; "" where there is none."""
+        ...

@@ -1,0 +1,1 @@
+"""Pictures, videos and tables as text, for every room above."""

@@ -1,0 +1,57 @@
+"""A wrong mapping is found, by what it is; a right one is left in peace."""
+
+import copy
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from tap_ray.config import from_dict
+from tap_ray.importing.checks import findings
+from tap_ray.importing.lerobot import LeRobotSource
+from tap_ray.importing.mapping import Mapping
+
+DATA = Path(__file__).parent / "data"
+RIGHT = yaml.safe_load(Path("examples/mappings/so100.yaml").read_text())
+
+
+def found(change: Callable[[dict[str, Any]], object] = lambda values: None) -> list[str]:
+    values = copy.deepcopy(RIGHT)
+    change(values)
+    return findings(from_dict(Mapping, values), LeRobotSource(DATA / "v30_image"), [0, 1, 2])
+
+
+def test_nothing_is_found_in_what_is_right() -> None:
+    assert found() == []
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        (lambda v: v["action"][1].update(open=0, closed=100), "the gripper does the opposite of the action"),
+        (lambda v: v["action"][0].update(unit="rad"), "the numbers reach 88.19: looks like degrees (unit: deg)"),
+        (lambda v: v["state"][0].update(unit="rad"), "looks like degrees (unit: deg)"),
+        (lambda v: v["action"][0].update(kind="delta"), "this looks like absolute poses (kind: absolute)"),
+        (
+            lambda v: v.update(fps=10),
+            "10 frames a second are said, the time stamps lie 0.03333 s apart",
+        ),
+        (lambda v: v["action"][0].update(scale=0.02), "the scale (0.02) of one of the two is wrong"),
+        (lambda v: v["action"][0].update(scale=-1), "the sign is turned around"),
+        (lambda v: v["action"][1].update(open=1), "the numbers lie in 5 .. 95. Correct 'closed' and 'open'"),
+    ],
+)
+def test_what_is_wrong_is_said(change: Callable[[dict[str, Any]], object], says: str) -> None:
+    assert any(says in each for each in found(change)), found(change)
+
+
+def test_without_an_opening_a_gripper_that_begins_closed_is_suspected() -> None:
+    def inverted(values: dict[str, Any]) -> None:
+        values["state"].pop()
+        values["action"][1].update(open=0, closed=100)
+
+    [said] = found(inverted)
+    assert "100% of the episodes begin with a closed gripper: this looks inverted" in said
+    assert found(lambda values: values["state"].pop()) == []

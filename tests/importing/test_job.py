@@ -1,0 +1,68 @@
+"""jobs.import_dataset on a real Ray: a dataset by every rule of the format, once and for all."""
+
+import shutil
+from pathlib import Path
+
+import pytest
+
+from jobs import import_dataset
+from tap_ray.dataset.lerobot import open_dataset
+from tap_ray.dataset.verify import verify
+from tap_ray.errors import ConfigError, DataError
+from tap_ray.importing.settings import ImportConfig
+from tests.digests import digests
+
+DATA = Path(__file__).parent / "data"
+SO100 = Path("examples/mappings/so100.yaml")
+pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning:ray")
+
+
+def config(out: Path, source: Path = DATA / "v30_video", **changed) -> ImportConfig:
+    return ImportConfig(source=source, mapping=SO100, out=out, fleets=1, **changed)
+
+
+@pytest.mark.cluster
+def test_a_source_becomes_a_dataset(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys) -> None:
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path}/mlflow.db")
+    out = import_dataset.main(config(tmp_path / "play", omit=(1,)))
+    assert not [rule for rule in verify(out) if rule.problems]
+    dataset = open_dataset(out)
+    assert dataset.lengths.tolist() == [7, 11]  # 42 and 66 frames at 30 Hz
+    assert [slot.name for slot in dataset.header.spec.action] == ["dq1", "dq2", "dq3", "dq4", "dq5", "gripper"]
+    made = digests(out)
+    assert import_dataset.main(config(tmp_path / "play", omit=(1,))) == out
+    assert "has its 2 episodes already" in capsys.readouterr().out
+    assert digests(out) == made
+    with pytest.raises(DataError, match="episodes"):  # another set of episodes is another dataset
+        import_dataset.main(config(tmp_path / "play"))
+
+
+def test_a_dry_run_shows_and_makes_nothing(tmp_path: Path, capsys) -> None:
+    import_dataset.main(config(tmp_path / "play", dry_run=True))
+    said = capsys.readouterr().out
+    assert "3 episodes; of 3 of them 27 control steps at 5 Hz, from 30 frames a second" in said
+    assert "'pick up the cube'; 'open the drawer'" in said
+    assert [path.name for path in tmp_path.iterdir()] == ["play.dry_run.png"]
+
+
+def test_what_looks_wrong_ends_it_unless_it_is_accepted(tmp_path: Path, capsys) -> None:
+    wrong = tmp_path / "wrong.yaml"
+    wrong.write_text(SO100.read_text().replace("unit: deg", "unit: rad"))
+    asked = ImportConfig(source=DATA / "v30_video", mapping=wrong, out=tmp_path / "play", dry_run=True)
+    with pytest.raises(DataError, match=r"does not look right:\n  - q1, .*looks like degrees[\s\S]*add --accept"):
+        import_dataset.main(asked)
+    import_dataset.main(ImportConfig(**{**vars(asked), "accept": True}))
+    assert "Accepted although it does not look right" in capsys.readouterr().out
+
+
+def test_episodes_that_are_not_there(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"--omit 3: the source has the episodes 0 \.\. 2"):
+        import_dataset.main(config(tmp_path / "play", omit=(3,)))
+    with pytest.raises(ConfigError, match=r"--episodes 9: the source has 3"):
+        import_dataset.main(config(tmp_path / "play", episodes=9))
+    with pytest.raises(ConfigError, match="--omit leaves no episode"):
+        import_dataset.main(config(tmp_path / "play", omit=(0, 1, 2)))
+    shutil.copytree(DATA / "v30_video", tmp_path / "none")
+    shutil.rmtree(tmp_path / "none/meta/episodes")
+    with pytest.raises(DataError, match=r"has 0 episodes, info\.json says 3"):
+        import_dataset.main(config(tmp_path / "play", source=tmp_path / "none"))
