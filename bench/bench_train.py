@@ -16,16 +16,16 @@ from typing import Iterator
 
 import tyro
 
-from jobs.pretrain import learner
 from tap_ray.dataset.reader import open_dataset
 from tap_ray.dataset.windows import WindowConfig, iterate
 from tap_ray.distributed.connect import connect
 from tap_ray.distributed.train import train
 from tap_ray.settings import PretrainConfig, WorkersConfig
+from tap_ray.stages import pretrain_stage
 from tap_ray.training import session
 from tap_ray.training.loop import TrainConfig
 from tap_ray.training.progress import train_here
-from tap_ray.training.session import Task
+from tap_ray.training.session import TrainJob
 from tap_ray.types import Shard, Window
 
 DIFFERENT_BATCHES = 8
@@ -64,17 +64,17 @@ def main(config: Config) -> None:
     with tempfile.TemporaryDirectory() as folder, connect():
         for number in range(config.rounds):
             for name in times:
-                task = Task(
+                job = TrainJob(
                     run=Path(folder) / f"{name}-{number}".replace(" ", "-"),
-                    learner=partial(learner, stage, open_dataset(data)),
+                    build=partial(pretrain_stage, stage, open_dataset(data)),
                     batches=partial(repeated, data, stage.sized_windows()),
                     config=how,
                 )
                 if name == "Ray Train":
-                    train(task, WorkersConfig(), progress=False)
+                    train(job, WorkersConfig(), progress=False)
                 else:
-                    train_here(task, progress=False)
-                times[name].append(seconds_a_step(task.run, config.batch_size))
+                    train_here(job, progress=False)
+                times[name].append(seconds_a_step(job.run, config.batch_size))
     for name, values in times.items():
         rounds = [round(1000 * value, 1) for value in values]
         print(f"{name:13} {1000 * statistics.median(values):7.1f} ms a step   rounds {rounds}")

@@ -6,11 +6,10 @@ from typing import Annotated
 
 import tyro
 
-from tap_ray import runs, tracking
 from tap_ray.compare import report
 from tap_ray.compare.reading import read_runs
 from tap_ray.compare.tables import text_table
-from tap_ray.job import run_job
+from tap_ray.job import job_run, run_job
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,12 +27,9 @@ def main(config: Config) -> Path:
     results, _ = read_runs(config.runs)
     parents: dict[str, Path | str] = {f"run{number}": path for number, path in enumerate(config.runs)}
     made_by = {"_runs": [str(path) for path in config.runs], "out": str(config.out)}  # what they hold makes the page
-    with (
-        runs.entered(config.out, job="compare", config=made_by, parents=parents, asked=config, rewrites=True) as run,
-        tracking.tracked("compare", run, parents) as tracked,
-    ):
-        tracked.artifact(report.write(config.runs, run.path))
-        runs.finish(run)
+    with job_run("compare", config, made_by=made_by, parents=parents, rewrites=True) as run:
+        report.write(config.runs, run.path)
+        run.artifact(report.REPORT)
     if results:
         print(text_table(results))
     print(f"open {run.path / report.REPORT}")

@@ -12,10 +12,9 @@ from pathlib import Path
 from jobs import align, collect_demos, collect_play, compare, evaluate, pretrain
 from tap_ray.compare.report import REPORT
 from tap_ray.distributed.connect import connect
-from tap_ray.errors import ConfigError
 from tap_ray.job import run_job
 from tap_ray.models.policy import PolicyConfig
-from tap_ray.settings import WorkersConfig
+from tap_ray.settings import SCRATCH, WorkersConfig
 from tap_ray.training.loop import TrainConfig
 
 PLAIN = PolicyConfig(glimpse_px=0, num_state=0)
@@ -48,9 +47,6 @@ class PipelineConfig:
 
 def main(config: PipelineConfig) -> Path:
     """Run the six stages; returns the page that compares the policies."""
-    for name, amount in vars(config).items():
-        if isinstance(amount, int) and name != "seed" and amount < 1:
-            raise ConfigError(f"--{name.replace('_', '-')} is at least 1; got {amount}.")
     out, seed, start = config.out, config.seed, time.perf_counter()
     workers = WorkersConfig(num_workers=config.num_workers)
 
@@ -87,7 +83,7 @@ def main(config: PipelineConfig) -> Path:
                     out=out / name,
                 )
             )
-            for name, init, network in (("tap", str(moves), PolicyConfig()), ("scratch", align.SCRATCH, PLAIN))
+            for name, init, network in (("tap", str(moves), PolicyConfig()), ("scratch", SCRATCH, PLAIN))
         }
         stage(5, "evaluate: the same cells for every policy")
         judged = [

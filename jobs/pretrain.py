@@ -1,12 +1,11 @@
 """Stage 1: learn to move to objects, to grasp them and to put them down, from play. The same command again resumes."""
 
-from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
 import envs
 from jobs import collect_play
-from tap_ray.dataset.reader import DatasetInfo, open_dataset, require_whole
+from tap_ray.dataset.reader import open_dataset, require_whole
 from tap_ray.dataset.windows import require_batches
 from tap_ray.distributed import live, stream
 from tap_ray.distributed.connect import connect
@@ -16,20 +15,11 @@ from tap_ray.distributed.train import require_sensible, run_stage
 from tap_ray.errors import ConfigError
 from tap_ray.job import run_job
 from tap_ray.play.settings import plan_of
-from tap_ray.pretrain import from_play, health
+from tap_ray.pretrain import health
 from tap_ray.settings import PretrainConfig
-from tap_ray.training.session import Learner, final_metrics, learner_of
+from tap_ray.stages import pretrain_stage
+from tap_ray.training.session import final_metrics
 from tap_ray.training.stage import require_held_out
-
-
-def learner(config: PretrainConfig, dataset: DatasetInfo) -> Learner:
-    """What learns, built in each training process; the dataset as the driver has opened it, whoever extends it."""
-    windows = config.sized_windows()
-    if config.live_play:  # nobody trains on these episodes: half are enough to judge on, all give statistics
-        windows = replace(windows, holdout_every=2, num_episodes=config.play.episodes)
-    seed = config.train.seed
-    stage = from_play.from_dataset(dataset, windows, policy=config.policy, config=config.objective, seed=seed)
-    return learner_of(stage, episodes=windows.num_episodes or len(dataset))
 
 
 def main(config: PretrainConfig) -> Path:
@@ -43,41 +33,40 @@ def main(config: PretrainConfig) -> Path:
     dataset = open_dataset(data)
     if config.objective.next_object:
         require_held_out(dataset, windows)
-        cut_missing(data, config.workers.ray_address)
-        dataset = open_dataset(data)
-    build = partial(learner, config, dataset)
+        cut_missing(dataset, config.workers.ray_address)
+    build = partial(pretrain_stage, config, dataset)
     built = build()  # what is wrong with the data or the sizes is reported before Ray starts
-    config.require_used(windows, built.model.config)
+    config.require_used(windows, built.model.network.config)
     require_whole(dataset)
     require_batches(dataset, windows, num_workers=config.workers.num_workers)
     batches = partial(stream.batches, dataset, windows, seed=config.train.seed, **config.workers.stream())
-    return healthy(run_stage("pretrain", config, learner=build, batches=batches, parents={"data": data}))
-
-
-def healthy(run: Path) -> Path:
-    """Say whether Stage 1 is ready to be aligned; returns its folder."""
+    facts = {"episodes": windows.num_episodes or len(dataset)}
+    run = run_stage("pretrain", config, build=build, batches=batches, parents={"data": data}, facts=facts)
     print(health.verdict(final_metrics(run)))
     return run
 
 
 def _live(config: PretrainConfig) -> Path:
     with connect(config.workers.ray_address):
-        data = collect_play.main(config.play).resolve()
+        dataset = open_dataset(collect_play.main(config.play).resolve())
         if config.objective.next_object:
-            cut_missing(data, config.workers.ray_address)
+            cut_missing(dataset)
         plan = plan_of(config.play, control_lag=envs.control_lag_of(config.play.sim))
         play = live.LivePlay(
             plan=plan,
             make_player=partial(collect_play.fleet, plan, config.play.robots_per_fleet, None),
-            spec=open_dataset(data).spec,
+            spec=dataset.spec,
             reserved=2 * config.play.episodes,  # attempts that crashed have been replaced by the ones after them
             pool=pool_of(config.play),
         )
         windows = config.sized_windows()
+        build = partial(pretrain_stage, config, dataset)
+        config.require_used(windows, build().model.network.config)
         batches = partial(live.batches, play, windows, seed=config.train.seed)
-        build = partial(learner, config, open_dataset(data))
-        config.require_used(windows, build().model.config)
-        return healthy(run_stage("pretrain", config, learner=build, batches=batches, parents={"judged_on": data}))
+        facts, parents = {"episodes": config.play.episodes}, {"judged_on": dataset.path}
+        run = run_stage("pretrain", config, build=build, batches=batches, parents=parents, facts=facts)
+    print(health.verdict(final_metrics(run)))
+    return run
 
 
 if __name__ == "__main__":

@@ -3,12 +3,11 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-from tap_ray import runs, tracking
-from tap_ray.config import to_dict
+from tap_ray import runs
 from tap_ray.dataset.reader import open_dataset
 from tap_ray.inspect.features import policy_features
 from tap_ray.inspect.probes import probe, read_frames
-from tap_ray.job import run_job
+from tap_ray.job import job_run, run_job
 from tap_ray.pretrain import health
 from tap_ray.training.session import final_metrics
 
@@ -33,19 +32,15 @@ def main(config: ProbeConfig) -> Path:
     """Print held-out R^2 of each position, for the policy and for its network with fresh weights; write probe.json."""
     data = read_frames(open_dataset(config.data), num_episodes=config.episodes, every=config.every)
     parents: dict[str, Path | str] = {"policy": config.policy, "data": config.data}
-    with (
-        runs.entered(config.out, job="probe", config=to_dict(config), parents=parents, rewrites=True) as run,
-        tracking.tracked("probe", run, parents) as tracked,
-    ):
+    with job_run("probe", config, parents=parents, rewrites=True) as run:
         scores = {
             "trained": probe(policy_features(config.policy, data), data),
             "fresh weights": probe(policy_features(config.policy, data, fresh=True), data),
         }
         runs.write_json(run.path / "probe.json", scores)
         for target, score in scores["trained"].items():
-            tracked.log({f"probe/{target}_{axis}_r2": score[axis] for axis in "xyz" if axis in score}, step=0)
-        tracked.artifact(run.path / "probe.json")
-        runs.finish(run)
+            run.log({f"probe/{target}_{axis}_r2": score[axis] for axis in "xyz" if axis in score})
+        run.artifact("probe.json")
     metrics = final_metrics(config.policy)
     known = {name: value for name, value in metrics.items() if "/r2_" in name}
     if known:

@@ -8,13 +8,13 @@ from dataclasses import replace
 from pathlib import Path
 
 import envs
-from tap_ray import registry, runs, tracking
+from tap_ray import registry, runs
 from tap_ray.config import to_dict
 from tap_ray.evaluate.protocol import check
 from tap_ray.evaluate.settings import simulator
 from tap_ray.inspect import saliency_report
 from tap_ray.inspect.saliency_report import SaliencyConfig
-from tap_ray.job import run_job
+from tap_ray.job import job_run, run_job
 
 
 def main(config: SaliencyConfig) -> Path:
@@ -30,23 +30,21 @@ def main(config: SaliencyConfig) -> Path:
     parents: dict[str, Path | str] = {
         f"policy_{number}" if number else "policy": path for number, path in enumerate(config.policy)
     }
-    what = {**to_dict(config), "protocol": protocol.hash}
-    with runs.entered(config.out, job="saliency", config=what, parents=parents, asked=config) as run:
+    made_by = {**to_dict(config), "protocol": protocol.hash}
+    with job_run("saliency", config, made_by=made_by, parents=parents) as run:
         if not run.done:
-            with tracking.tracked("saliency", run, parents) as tracked:
-                drive = (envs.make_ee_control, envs.make_expert)
-                if saliency_report.policy_drives(config, found):
-                    drive = (envs.make_vector, saliency_report.driver_of(found[0]))
-                clips = saliency_report.record_clips(protocol, *drive, ahead=config.goal_offset)
-                total = len(protocol.tasks) * config.episodes
-                report = saliency_report.inspect_clips(
-                    config, found, clips, total=total, folder=run.path, fps=spec.control_hz
-                )
-                runs.write_json(run.path / saliency_report.REPORT, report)
-                tracked.log(saliency_report.metrics(report), step=0)
-                for part in (saliency_report.REPORT, "strips", "videos"):
-                    tracked.artifact(run.path / part)
-            runs.finish(run, protocol=protocol.hash)
+            drive = (envs.make_ee_control, envs.make_expert)
+            if saliency_report.policy_drives(config, found):
+                drive = (envs.make_vector, saliency_report.driver_of(found[0]))
+            clips = saliency_report.record_clips(protocol, *drive, ahead=config.goal_offset)
+            total = len(protocol.tasks) * config.episodes
+            report = saliency_report.inspect_clips(
+                config, found, clips, total=total, folder=run.path, fps=spec.control_hz
+            )
+            runs.write_json(run.path / saliency_report.REPORT, report)
+            run.log(saliency_report.metrics(report))
+            run.artifact(saliency_report.REPORT, "strips", "videos")
+            run.facts["protocol"] = protocol.hash
     print(saliency_report.text(runs.read_json(run.path / saliency_report.REPORT)))
     return run.path
 

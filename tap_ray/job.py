@@ -5,22 +5,27 @@
                   130  Ctrl-C (SIGINT), 143 SIGTERM: the same command resumes from there
                   1    a fault of ours, with its traceback
 
-However it ends, its run folder is unlocked (`runs.entered`) and its MLflow run has ended (`tracking.tracked`).
+However it ends, its run folder is unlocked and its MLflow run has ended (`job_run`):
+
+    with job_run("probe", config, parents={"policy": config.policy}) as run:
+        run.log({"probe/gripper_r2": 0.9})
+        run.artifact("probe.json")
 """
 
 import atexit
+import contextlib
 import dataclasses
 import os
 import sys
 import warnings
 from pathlib import Path
-from typing import Any, Callable, Iterator, TypeVar
+from typing import Any, Callable, Iterator, Mapping, TypeVar
 
 import tyro
 from tyro.constructors import ConstructorRegistry, PrimitiveConstructorSpec, PrimitiveTypeInfo
 
-from tap_ray import bounds, signals, storage
-from tap_ray.config import load
+from tap_ray import bounds, runs, signals, storage, tracking
+from tap_ray.config import load, to_dict
 from tap_ray.errors import ConfigError, TapRayError
 
 C = TypeVar("C")
@@ -56,6 +61,77 @@ def _leave(status: int) -> None:
     atexit._run_exitfuncs()
     sys.stdout.flush()
     os._exit(status)
+
+
+class JobRun:
+    """A job's run folder, and its MLflow run while the job works in it."""
+
+    def __init__(self, run: runs.Run, tracked: tracking.Run | None) -> None:
+        self.path, self.done = run.path, tracked is None
+        """`done`: the same command had finished it, and there is nothing to do."""
+        self.facts: dict[str, Any] = {}
+        """Plain JSON that joins the manifest at the end."""
+        self.complete = True
+        """False: the run stays unfinished, and the same command continues it."""
+        self._run, self._tracked = run, tracked
+
+    @property
+    def tracked(self) -> tracking.Run:
+        """The MLflow run; a run that is done has none."""
+        assert self._tracked is not None
+        return self._tracked
+
+    def log(self, metrics: Mapping[str, float], step: int = 0) -> None:
+        """See `tracking.Run.log`."""
+        self.tracked.log(metrics, step)
+
+    def artifact(self, *names: str) -> None:
+        """Copy files or folders of the run folder into MLflow."""
+        for name in names:
+            self.tracked.artifact(self.path / name)
+
+    def annotate(self, **facts: Any) -> None:
+        """Add plain JSON to the manifest now."""
+        runs.annotate(self._run, **facts)
+
+
+@contextlib.contextmanager
+def job_run(
+    job: str,
+    config: Any,
+    *,
+    made_by: Mapping[str, Any] | None = None,
+    parents: Mapping[str, Path | str] | None = None,
+    out: Path | str | None = None,
+    rewrites: bool = False,
+) -> Iterator[JobRun]:
+    """One life of a job: its folder locked, its MLflow run begun or continued, both ended however the body ends.
+
+    Args:
+        job: verb.
+        config: of the job, kept as config.json.
+        made_by: what makes the run, see `runs.open_run`; None: all of the config.
+        parents: role -> run folder or dataset that it is made from.
+        out: the run folder; None: `config.out`.
+        rewrites: the job also works in a finished run.
+
+    Raises:
+        CheckpointError, ConfigError, StorageError: see `runs.entered` and `tracking.start`.
+    """
+    made_by = to_dict(config) if made_by is None else made_by
+    with runs.entered(
+        out or config.out, job=job, config=made_by, parents=parents, asked=config, rewrites=rewrites
+    ) as run:
+        if run.done and not rewrites:
+            yield JobRun(run, None)
+            return
+        ids = {role: tracking.run_id_of(path) for role, path in (parents or {}).items()}
+        with tracking.start(job, run.path, run.config, ids, run_id=tracking.run_id_of(run.path)) as tracked:
+            runs.annotate(run, mlflow_run_id=tracked.run_id)
+            life = JobRun(run, tracked)
+            yield life
+        if life.complete:
+            runs.finish(run, **life.facts)
 
 
 def require_kept(config: Any, here: Path) -> None:

@@ -19,6 +19,8 @@ from tap_ray.play.settings import PlayJobConfig
 from tap_ray.pretrain.from_play import ObjectiveConfig
 from tap_ray.training.loop import TrainConfig
 
+SCRATCH = "scratch"
+"""As --init of jobs.align: without Stage 1."""
 LIVE_GROUP = 16
 """Episodes of live play in one group at most: the trainer waits for the first one until a fleet has played it."""
 

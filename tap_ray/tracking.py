@@ -142,21 +142,6 @@ class Run:
         return True
 
 
-@contextlib.contextmanager
-def tracked(job: str, run: "runs.Run", parents: Mapping[str, Path | str] | None = None) -> Iterator[Run]:
-    """The MLflow run of an entered run folder, whose manifest keeps its id: begun or gone on with, and ended.
-
-    Args:
-        job: verb.
-        run: see `runs.entered`.
-        parents: role -> folder of what it is made from.
-    """
-    ids = {role: run_id_of(path) for role, path in (parents or {}).items()}
-    with start(job, run.path, run.config, ids, run_id=run_id_of(run.path)) as begun:
-        runs.annotate(run, mlflow_run_id=begun.run_id)
-        yield begun
-
-
 def start(
     job: str,
     run_dir: Path | str,

@@ -1,5 +1,6 @@
 """Signals, and jobs that were submitted to a cluster; a job's start and end on its own are in test_config.py."""
 
+import json
 import os
 import re
 import signal
@@ -92,3 +93,24 @@ def test_handlers_are_given_back():
     with signals.taken(), signals.taken():
         assert [signal.getsignal(number) for number in signals.ENDING] == [signals._end] * 2
     assert [signal.getsignal(number) for number in signals.ENDING] == before
+
+
+def test_a_jobs_run_is_begun_left_open_continued_and_finished(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    config = Config(out=Path("run"))
+    with job.job_run("probe", config) as run:
+        run.log({"probe/x": 1.0})
+        run.complete = False
+    begun = json.loads(Path("run/manifest.json").read_text())
+    assert begun["status"] == "running"
+    with job.job_run("probe", config) as run:
+        assert not run.done
+        run.facts["rate"] = 0.5
+    ended = json.loads(Path("run/manifest.json").read_text())
+    assert (ended["status"], ended["rate"]) == ("done", 0.5)
+    assert ended["mlflow_run_id"] == begun["mlflow_run_id"]
+    with job.job_run("probe", config) as run:
+        assert run.done
+    with job.job_run("probe", config, rewrites=True) as run:
+        assert not run.done

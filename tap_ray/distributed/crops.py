@@ -16,18 +16,17 @@ from tap_ray.errors import TapRayError
 from tap_ray.progress_bar import progress_bar
 
 
-def cut_missing(data: Path, ray_address: str | None = None) -> None:
+def cut_missing(dataset: DatasetInfo, ray_address: str | None = None) -> None:
     """Cut the crops of training windows that a dataset lacks; connects to Ray only if it lacks any.
 
     Args:
-        data: the dataset, absolute; on a cluster on storage that all machines see.
+        dataset: its path absolute; on a cluster on storage that all machines see.
         ray_address: see `connect`.
 
     Raises:
         DataError: the dataset has no masks, or is damaged.
         StorageError: the storage refused.
     """
-    dataset = open_dataset(data)
     if missing_blocks(dataset, CROPS):
         with connect(ray_address):
             cut_all(dataset, CROPS)

@@ -148,4 +148,4 @@ def cut_crops(trials: Sequence[Trial], ray_address: str | None) -> None:
         if trial.align.align.weights.need_crops:
             needed.append(trial.align.demos)
     for path in dict.fromkeys(needed):
-        cut_missing(path, ray_address)
+        cut_missing(open_dataset(path), ray_address)

@@ -4,7 +4,7 @@ import time
 from collections import Counter
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
-from typing import Annotated, Any, Literal, Mapping, Sequence, get_args
+from typing import Annotated, Literal, Mapping, Sequence, get_args
 
 import tyro
 
@@ -18,6 +18,7 @@ from tap_ray.distributed.sweep_collect import Missing
 from tap_ray.distributed.sweep_trial import Stages, Work
 from tap_ray.errors import ConfigError, StorageError, TapRayError, without_credentials
 from tap_ray.evaluate.protocol import Protocol
+from tap_ray.job import JobRun, job_run
 from tap_ray.sweep import costs as sweep_costs
 from tap_ray.sweep import page as sweep_page
 from tap_ray.sweep import study_report
@@ -90,7 +91,7 @@ def run_sweep(
     values = {**to_dict(plan), "protocol": protocol.hash, "_store": str(store)}
     parents: dict[str, Path | str] = {**_play(plan, "data"), "demos": plan.demos}
     out = config.out or runs.folder_of(store, job="sweep", config=values, parents=parents)
-    with runs.entered(out, job="sweep", config=values, parents=parents, asked=config) as run:
+    with job_run("sweep", config, made_by=values, parents=parents, out=out) as run:
         storage.make_folder(run.path / TRIALS)
         work = Work(
             folder=run.path.resolve(),
@@ -105,7 +106,7 @@ def run_sweep(
             any_node=_any_node(config, plan, run.path),
         )
         if not run.done:
-            _run(config, plan, run, work, parents)
+            _run(config, plan, run, work)
     print(text_table(rows_of(work)))
     facts_of = runs.read_json(run.path / "manifest.json")
     for name in ("cost", "registered"):
@@ -117,38 +118,35 @@ def run_sweep(
     return run.path
 
 
-def _run(config: SweepJobConfig, plan: SweepFile, run: runs.Run, work: Work, parents: Any) -> None:
-    with tracking.tracked("sweep", run, parents) as tracked:
-        work = replace(work, mlflow_run_id=tracked.run_id)
-        with connect(config.ray_address, dashboard=config.dashboard):
-            resources = capacity()
-            at_once = max_concurrent_trials(list(work.trials.values()), resources, config.max_concurrent_trials)
-            work = replace(work, fleets=_fleets(work, resources, at_once))
-            watch = _Watch(config, plan, run, tracked)
-            rows = sweep(work, asked=config.max_concurrent_trials, asha=plan.asha, watch=watch)
-        runs.write_json(run.path / "table.json", facts(rows))
-        cost = cost_text(rows, wall_s=watch.seconds(), at_once=at_once)
-        runs.annotate(run, cost=cost)
-        top = best(rows, plan.metric)
-        if top is not None:
-            try:
-                said = _register(top, plan, work, tracked)
-            except StorageError as error:  # the work is done, and the policy lies in its run folder
-                said = f"trial {top.id} was not registered: {error}"
-            runs.annotate(run, registered=said)
-        sweep_page.write(run.path, rows, watch.frame(""), running=False)
-        tracked.artifact(run.path / sweep_page.PAGE)
-        tracked.artifact(run.path / "table.json")
+def _run(config: SweepJobConfig, plan: SweepFile, run: JobRun, work: Work) -> None:
+    work = replace(work, mlflow_run_id=run.tracked.run_id)
+    with connect(config.ray_address, dashboard=config.dashboard):
+        resources = capacity()
+        at_once = max_concurrent_trials(list(work.trials.values()), resources, config.max_concurrent_trials)
+        work = replace(work, fleets=_fleets(work, resources, at_once))
+        watch = _Watch(config, plan, run)
+        rows = sweep(work, asked=config.max_concurrent_trials, asha=plan.asha, watch=watch)
+    runs.write_json(run.path / "table.json", facts(rows))
+    cost = cost_text(rows, wall_s=watch.seconds(), at_once=at_once)
+    run.annotate(cost=cost)
+    top = best(rows, plan.metric)
+    if top is not None:
+        try:
+            said = _register(top, plan, work, run.tracked)
+        except StorageError as error:  # the work is done, and the policy lies in its run folder
+            said = f"trial {top.id} was not registered: {error}"
+        run.annotate(registered=said)
+    sweep_page.write(run.path, rows, watch.frame(""), running=False)
+    run.artifact(sweep_page.PAGE, "table.json")
     failed = [row for row in rows if row.state == "failed"]
     if failed and top is None:
         raise TapRayError(f"No trial came to its end. Trial {failed[0].id}: {failed[0].error}")
-    if not failed:
-        runs.finish(run)
-    else:
+    if failed:
+        run.complete = False
         print(f"{len(failed)} of {len(rows)} trials failed; the same command tries them again.")
 
 
-def write_results(config: SweepJobConfig, plan: SweepFile, run: runs.Run, rows: Sequence[TrialRow]) -> list[Path]:
+def write_results(config: SweepJobConfig, plan: SweepFile, run: JobRun, rows: Sequence[TrialRow]) -> list[Path]:
     """What is known by now, as files to keep; also of a sweep that ended long ago."""
     about = study_report.About(
         name=config.sweep.stem,
@@ -195,8 +193,8 @@ def _fleets(work: Work, resources: Mapping[str, float], at_once: int) -> int:
 class _Watch:
     """Shown the ledger every few seconds: keeps the clock, the page and MLflow's parent run up to date."""
 
-    def __init__(self, config: SweepJobConfig, plan: SweepFile, run: runs.Run, tracked: tracking.Run) -> None:
-        self._plan, self._run, self._tracked = plan, run, tracked
+    def __init__(self, config: SweepJobConfig, plan: SweepFile, run: JobRun) -> None:
+        self._plan, self._run = plan, run
         self._config, self._name, self._url = config, config.sweep.stem, dashboard_url()
         self._began = time.monotonic()
         self._before = runs.read_json(run.path / "manifest.json").get("seconds", 0.0)
@@ -207,7 +205,7 @@ class _Watch:
         return self._before + time.monotonic() - self._began
 
     def __call__(self, rows: Sequence[TrialRow]) -> None:
-        runs.annotate(self._run, seconds=self.seconds())
+        self._run.annotate(seconds=self.seconds())
         states = Counter(row.state for row in rows)
         for state in get_args(State):
             gauges.show("tap_trials", states[state], run=str(self._run.path), state=state)
@@ -219,7 +217,7 @@ class _Watch:
                 "sweep/trials_judged": num_done,
                 **({f"sweep/best_{self._plan.metric}": top} if top is not None else {}),
             }
-            self._tracked.log(scores, step=num_done)
+            self._run.tracked.log(scores, step=num_done)
             write_results(self._config, self._plan, self._run, rows)
         if time.monotonic() - self._drawn_at > PAGE_S:
             sweep_page.write(self._run.path, rows, self.frame(self._url), running=True)
@@ -231,7 +229,7 @@ class _Watch:
         sources = {
             **{name: str(path) for name, path in _play(self._plan, "play").items()},
             "demonstrations": str(self._plan.demos),
-            "MLflow": f"{without_credentials(self._tracked.uri)} run {self._tracked.run_id}",
+            "MLflow": f"{without_credentials(self._run.tracked.uri)} run {self._run.tracked.run_id}",
             "TensorBoard": f"tensorboard --logdir {self._run.path / TUNE}",
             **{name: manifest[name] for name in ("cost", "registered") if name in manifest},
         }

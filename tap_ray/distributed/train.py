@@ -1,6 +1,6 @@
 """`training.session` under Ray Train: W workers average their gradients (DDP), and a dead one costs little.
 
-    driver   train(task) ----> TorchTrainer ----> worker 0 .. W-1   each: session.work(task, place)
+    driver   train(job) -----> TorchTrainer ----> worker 0 .. W-1   each: session.work(job, context)
       |                                              |
       '-- follow: bar, MLflow <---- metrics.jsonl <--'  (and checkpoints/, both written by worker 0)
 
@@ -33,7 +33,7 @@ from ray.exceptions import OutOfMemoryError, RayActorError
 from ray.train import FailureConfig, LoggingConfig, RunConfig, ScalingConfig
 from tqdm import tqdm
 
-from tap_ray import runs, storage, tracking
+from tap_ray import storage
 from tap_ray.distributed import gauges, placement
 from tap_ray.distributed.connect import connect
 from tap_ray.distributed.failures import Controller, FailuresInARow, StopOnUserError, user_error
@@ -46,11 +46,12 @@ from tap_ray.distributed.ray_internals.train import (
     get_train_context,
 )
 from tap_ray.errors import ConfigError, TapRayError
+from tap_ray.job import job_run
 from tap_ray.settings import TrainJobConfig, WorkersConfig, what
 from tap_ray.training import session
 from tap_ray.training.loop import TrainConfig
 from tap_ray.training.progress import Log, every, follow
-from tap_ray.training.session import Batches, Learner, Place, Task
+from tap_ray.training.session import Batches, Trainable, TrainJob, WorkerContext
 
 SETTINGS = {
     "RAY_CHDIR_TO_TRIAL_DIR": "0",  # workers stay where the job was started, so that relative paths mean the same
@@ -71,34 +72,35 @@ def run_stage(
     name: str,
     config: TrainJobConfig,
     *,
-    learner: Callable[[], Learner],
+    build: Callable[[], Trainable],
     batches: Batches,
     parents: Mapping[str, Path],
+    facts: Mapping[str, Any],
 ) -> Path:
     """The life of a training job: run folder, MLflow run, Ray, training, the table of held-out metrics.
 
     Args:
         name: verb.
         config: of the job.
-        learner, batches: see `session.Task`.
+        build, batches, facts: see `session.TrainJob`.
         parents: role -> dataset or run that this run is made from.
 
     Returns:
         The run folder. A run that had finished is left as it is.
     """
     require_sensible(config.train, config.workers)
-    with runs.entered(config.out, job=name, config=what(config), parents=parents, asked=config) as run:
+    with job_run(name, config, made_by=what(config), parents=parents) as run:
         if not run.done:
-            task = Task(
+            job = TrainJob(
                 run=run.path.resolve(),
-                learner=learner,
+                build=build,
                 batches=batches,
+                facts=facts,
                 config=config.train,
                 threads=config.workers.threads,
             )
-            with tracking.tracked(name, run, parents) as tracked, connect(config.workers.ray_address):
-                metrics = train(task, config.workers, log=tracked.log)
-            runs.finish(run, metrics=metrics)
+            with connect(config.workers.ray_address):
+                run.facts["metrics"] = train(job, config.workers, log=run.log)
     print(table(session.final_metrics(run.path)))
     return run.path
 
@@ -110,11 +112,11 @@ def table(metrics: Mapping[str, float]) -> str:
     return "\n".join(f"{name:<{width}}  {metrics[name]:>10.4g}" for name in names)
 
 
-def train(task: Task, config: WorkersConfig, *, log: Log | None = None, progress: bool = True) -> dict[str, float]:
-    """Train a task on the workers of the connected Ray, from its newest checkpoint on.
+def train(job: TrainJob, config: WorkersConfig, *, log: Log | None = None, progress: bool = True) -> dict[str, float]:
+    """Train on the workers of the connected Ray, from its newest checkpoint on.
 
     Args:
-        task: what to train, and in which run folder.
+        job: what to train, and in which run folder.
         config: on how many workers.
         log: gets each line of metrics and its step, here in the driver (MLflow).
         progress: whether to draw a bar.
@@ -127,35 +129,35 @@ def train(task: Task, config: WorkersConfig, *, log: Log | None = None, progress
         TapRayError: what a worker raised, or that workers kept dying.
         SystemExit: Ray Train's controller was lost, e.g. killed.
     """
-    require_sensible(task.config, config)
-    task = dataclasses.replace(task, run=task.run.resolve())
-    with session.lock(task.run):  # a folder that somebody else trains in: said now, not by a worker
+    require_sensible(job.config, config)
+    job = dataclasses.replace(job, run=job.run.resolve())
+    with session.lock(job.run):  # a folder that somebody else trains in: said now, not by a worker
         pass
     for name, value in SETTINGS.items():
         os.environ.setdefault(name, value)
     os.environ[WATCHER] = USERS_WATCHER or str(int(len(ray.nodes()) > 1 or placement.grows()))
     trainer = _Trainer(
-        task.run / session.CHECKPOINTS,
+        job.run / session.CHECKPOINTS,
         _worker,
         # As bytes, so that Ray's controller need not import what only the workers need: seconds, on few cores.
-        train_loop_config={"task": cloudpickle.dumps(task)},  # pyright: ignore[reportPrivateImportUsage]
+        train_loop_config={"job": cloudpickle.dumps(job)},  # pyright: ignore[reportPrivateImportUsage]
         scaling_config=_scaling(config),
         run_config=RunConfig(
             name="ray",
-            **notes_at(task.run),
+            **notes_at(job.run),
             failure_config=FailureConfig(max_failures=config.max_failures),
             callbacks=[StopOnUserError()],
             logging_config=LoggingConfig(log_level="ERROR"),
         ),
     )
-    with follow(task, partial(_tell, str(task.run), log), progress=progress), every(SAY_S, _say_waiting):
+    with follow(job, partial(_tell, str(job.run), log), progress=progress), every(SAY_S, _say_waiting):
         try:
             trainer.fit()
         except ray.train.TrainingFailedError as error:
-            raise _explain(error, task) from error
+            raise _explain(error, job) from error
         except RayActorError as error:  # of the controller, as when a trial is stopped: not a failure of the training
-            raise SystemExit(f"Training stopped: Ray Train's controller was lost.\n{_goes_on(task)}") from error
-    return session.final_metrics(task.run)
+            raise SystemExit(f"Training stopped: Ray Train's controller was lost.\n{_goes_on(job)}") from error
+    return session.final_metrics(job.run)
 
 
 def _say_waiting() -> None:
@@ -217,7 +219,7 @@ def _scaling(config: WorkersConfig) -> ScalingConfig:
 def _worker(settings: Mapping[str, Any]) -> None:
     """A training process."""
     context = ray.train.get_context()
-    place = Place(
+    own = WorkerContext(
         rank=context.get_world_rank(),
         world=context.get_world_size(),
         device=torch.device(ray.train.torch.get_device()),  # type: ignore[arg-type]
@@ -228,7 +230,7 @@ def _worker(settings: Mapping[str, Any]) -> None:
     # The stream's arrays are read-only views of the object store; nothing changes a batch in place.
     warnings.filterwarnings("ignore", message="The given NumPy array is not writable")
     logging.getLogger("ray").setLevel(logging.ERROR)
-    session.work(cloudpickle.loads(settings["task"]), place)
+    session.work(cloudpickle.loads(settings["job"]), own)
 
 
 def _tell(run: str, log: Log | None, line: Mapping[str, float], step: int) -> None:
@@ -298,7 +300,7 @@ def _environment() -> dict[str, str]:
     return quiet | get_env_vars_to_propagate()
 
 
-def _explain(error: ray.train.TrainingFailedError, task: Task) -> BaseException:
+def _explain(error: ray.train.TrainingFailedError, job: TrainJob) -> BaseException:
     """What the user should read."""
     if isinstance(error, ray.train.ControllerError):  # a worker that died while it started is one of these
         cause = error.controller_failure
@@ -318,13 +320,13 @@ def _explain(error: ray.train.TrainingFailedError, task: Task) -> BaseException:
         return TapRayError(
             f"Out of memory: Ray's memory monitor ended training processes, and no checkpoint was reached.\n{reasons}\n"
             "Lower --batch-size, --num-data-workers or --stream-memory-mb, end what else runs on the machine, or take "
-            f"one with more memory. {_goes_on(task)}"
+            f"one with more memory. {_goes_on(job)}"
         )
     return TapRayError(
         "Training stopped: workers died too often without a new checkpoint in between (--max-failures).\n"
-        f"{reasons}\n{_goes_on(task)}"
+        f"{reasons}\n{_goes_on(job)}"
     )
 
 
-def _goes_on(task: Task) -> str:
-    return f"The same command resumes from the newest checkpoint in {task.run / session.CHECKPOINTS}."
+def _goes_on(job: TrainJob) -> str:
+    return f"The same command resumes from the newest checkpoint in {job.run / session.CHECKPOINTS}."

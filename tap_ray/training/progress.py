@@ -12,7 +12,7 @@ from tap_ray import logs, storage
 from tap_ray.errors import StorageError
 from tap_ray.progress_bar import progress_bar
 from tap_ray.training import session
-from tap_ray.training.session import METRICS, Task
+from tap_ray.training.session import METRICS, TrainJob
 
 Log = Callable[[Mapping[str, float], int], None]
 POLL_S = 0.5
@@ -21,29 +21,29 @@ REMOTE_POLL_S = 3.0
 """Likewise on an object store, where each look costs money."""
 
 
-def train_here(task: Task, *, log: Log | None = None, progress: bool = True) -> dict[str, float]:
-    """Train a task in this process, from its newest checkpoint on; see `session.work`.
+def train_here(job: TrainJob, *, log: Log | None = None, progress: bool = True) -> dict[str, float]:
+    """Train in this process, from its newest checkpoint on; see `session.work`.
 
     Args:
-        task: what to train, and in which run folder.
+        job: what to train, and in which run folder.
         log: gets each line of metrics and its step.
         progress: whether to draw a bar.
 
     Returns:
         The last value of every metric.
     """
-    with follow(task, log, progress=progress):
-        session.work(task)
-    return session.final_metrics(task.run)
+    with follow(job, log, progress=progress):
+        session.work(job)
+    return session.final_metrics(job.run)
 
 
 @contextlib.contextmanager
-def follow(task: Task, log: Log | None, *, progress: bool) -> Iterator[None]:
+def follow(job: TrainJob, log: Log | None, *, progress: bool) -> Iterator[None]:
     """While the body runs, draw the bar and hand each new line of metrics to `log`."""
-    with progress_bar(total=task.config.steps, unit="step", disable=not progress, smoothing=0.1) as bar:
-        follower = _Follower(task, log, bar)
+    with progress_bar(total=job.config.steps, unit="step", disable=not progress, smoothing=0.1) as bar:
+        follower = _Follower(job, log, bar)
         try:
-            with every(REMOTE_POLL_S if storage.is_remote(task.run) else POLL_S, follower.look):
+            with every(REMOTE_POLL_S if storage.is_remote(job.run) else POLL_S, follower.look):
                 yield
         finally:
             follower.look()
@@ -70,9 +70,9 @@ def every(seconds: float, look: Callable[[], None]) -> Iterator[None]:
 class _Follower:
     """Knows which lines have been handed on, also when the first worker starts the file again after a failure."""
 
-    def __init__(self, task: Task, log: Log | None, bar: Any) -> None:
-        self._file, self._log, self._bar = task.run / METRICS, log, bar
-        newest = session.newest_step(task.run)
+    def __init__(self, job: TrainJob, log: Log | None, bar: Any) -> None:
+        self._file, self._log, self._bar = job.run / METRICS, log, bar
+        newest = session.newest_step(job.run)
         self._seen = {_key(line) for line in session.read_metrics(self._file) if line["step"] <= newest}
         self._text = ""
         bar.reset()

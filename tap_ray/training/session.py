@@ -35,47 +35,32 @@ LOCK_WAIT_S = 30.0
 """How long to wait for a killed predecessor to let go of the run folder, s."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class Learner:
-    """What learns, built anew in each training process."""
-
-    model: nn.Module
-    """Bare. Weights from `TrainConfig.seed` or from an earlier stage."""
-    objective: Objective
-    validate: Callable[[], dict[str, float]]
-    """Metrics of `model` on held-out data; asked on the first worker only."""
-    export: Callable[[Path], object]
-    """Writes what later stages load into the run folder; asked once, at the end, on the first worker."""
-    facts: Mapping[str, Any] = field(default_factory=dict)
-    """Plain JSON that must be equal on resuming (the model's config)."""
-    lr_scale: Mapping[str, float] | None = None
-    """See `optim.adamw`."""
-
-
 class Trainable(Protocol):
     """A stage, as far as training it goes: `training.stage.Stage` or `pretrain.motion_prior.PriorStage`."""
 
     @property
-    def network(self) -> nn.Module: ...
+    def network(self) -> nn.Module:
+        """Bare. Weights from `TrainConfig.seed` or from an earlier stage."""
+        ...
+
     @property
     def objective(self) -> Objective: ...
     @property
-    def lr_scale(self) -> dict[str, float]: ...
-    def validate(self) -> dict[str, float]: ...
-    def save(self, run: Path) -> Path: ...
-    def facts(self) -> dict[str, Any]: ...
+    def lr_scale(self) -> Mapping[str, float]:
+        """See `optim.adamw`."""
+        ...
 
+    def validate(self) -> dict[str, float]:
+        """Metrics of the network on held-out data; asked on the first worker only."""
+        ...
 
-def learner_of(stage: Trainable, *, episodes: int) -> Learner:
-    """A stage as a learner. `episodes`: of the data, which must not have grown when the run is taken up again."""
-    return Learner(
-        model=stage.network,
-        objective=stage.objective,
-        validate=stage.validate,
-        export=stage.save,
-        facts={**stage.facts(), "episodes": episodes},
-        lr_scale=stage.lr_scale,
-    )
+    def save(self, run: Path) -> object:
+        """Write what later stages load into the run folder; asked once, at the end, on the first worker."""
+        ...
+
+    def facts(self) -> dict[str, Any]:
+        """Plain JSON that must be equal on resuming (the model's config)."""
+        ...
 
 
 class Batches(Protocol):
@@ -85,20 +70,23 @@ class Batches(Protocol):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Task:
+class TrainJob:
     """Everything a training process needs to know; pickles, with functions of modules and `functools.partial`."""
 
     run: Path
     """The run folder, absolute; on a cluster on storage that all machines see."""
-    learner: Callable[[], Learner]
+    build: Callable[[], Trainable]
+    """Makes what learns, anew in each training process."""
     batches: Batches
     config: TrainConfig
+    facts: Mapping[str, Any] = field(default_factory=dict)
+    """More plain JSON that must be equal on resuming: how many episodes the data have."""
     threads: int = 1
     """Threads of torch in each process."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class Place:
+class WorkerContext:
     """Which of how many training processes this is."""
 
     rank: int = 0
@@ -112,65 +100,68 @@ class Place:
     """Whether a checkpoint is due now, out of turn, because this machine is to be taken away."""
 
 
-def work(task: Task, place: Place | None = None) -> None:
+def work(job: TrainJob, context: WorkerContext | None = None) -> None:
     """Train in this process, from the newest checkpoint of the run folder on, to the end.
 
     Raises:
         CheckpointError: the newest checkpoint does not fit, or another process trains in this folder.
         TapRayError: see `loop.fit`.
     """
-    place = place or Place()
-    first = place.rank == 0
-    torch.set_num_threads(task.threads)
-    with lock(task.run) if first else contextlib.nullcontext() as held:
-        resume = place.agree(checkpoint.latest(task.run / CHECKPOINTS) if first else None)
+    context = context or WorkerContext()
+    first = context.rank == 0
+    torch.set_num_threads(job.threads)
+    with lock(job.run) if first else contextlib.nullcontext() as held:
+        resume = context.agree(checkpoint.latest(job.run / CHECKPOINTS) if first else None)
         step = int(read_json(resume / "state.json", needs=("step",))["step"]) if resume else 0
         if first:
-            forget_after(task.run / METRICS, step)
-            checkpoint.remove_half_written(task.run / CHECKPOINTS)
-        learner = task.learner()
+            forget_after(job.run / METRICS, step)
+            checkpoint.remove_half_written(job.run / CHECKPOINTS)
+        stage = job.build()
         hooks = Hooks(
-            log=partial(_log, task, place) if first else _silent,
-            save=partial(_save, task, held) if held else _silent,
-            validate=learner.validate if first else dict,
-            prepare=place.prepare,
-            device=place.device,
-            rank=place.rank,
-            facts=learner.facts,
-            leaving=place.leaving,
+            log=partial(_log, job, context) if first else _silent,
+            save=partial(_save, job, held) if held else _silent,
+            validate=stage.validate if first else dict,
+            prepare=context.prepare,
+            device=context.device,
+            rank=context.rank,
+            facts={**stage.facts(), **job.facts},
+            leaving=context.leaving,
         )
-        batches = task.batches(shard=Shard(start_batch=step, worker=place.rank, num_workers=place.world))
+        batches = job.batches(shard=Shard(start_batch=step, worker=context.rank, num_workers=context.world))
         fit(
-            learner.model,
+            stage.network,
             batches,
-            learner.objective,
-            task.config,
+            stage.objective,
+            job.config,
             hooks=hooks,
             resume=resume,
-            lr_scale=learner.lr_scale,
+            lr_scale=stage.lr_scale,
         )
         if first:
-            logs.join(task.run / METRICS)
-            learner.export(task.run)
+            logs.join(job.run / METRICS)
+            stage.save(job.run)
 
 
 def _silent(*_: Any) -> None:
     """The first worker writes for all."""
 
 
-def _log(task: Task, place: Place, metrics: Mapping[str, float], step: int) -> None:
+def _log(job: TrainJob, context: WorkerContext, metrics: Mapping[str, float], step: int) -> None:
     """Append a line; the rate of one worker becomes that of all, the wait also a part of the time."""
     line = dict(metrics)
     for key in [key for key in metrics if key.endswith("/samples_per_s")]:
         name = key.removesuffix("samples_per_s")
-        step_s = task.config.batch_size / metrics[key]
-        line |= {key: metrics[key] * place.world, f"{name}data_wait_pct": 100 * metrics[f"{name}data_wait_s"] / step_s}
-    logs.append(task.run / METRICS, json.dumps({"step": step, **line}) + "\n")
+        step_s = job.config.batch_size / metrics[key]
+        line |= {
+            key: metrics[key] * context.world,
+            f"{name}data_wait_pct": 100 * metrics[f"{name}data_wait_s"] / step_s,
+        }
+    logs.append(job.run / METRICS, json.dumps({"step": step, **line}) + "\n")
 
 
-def _save(task: Task, held: Held, step: int, write: Callable[[Path], None]) -> None:
+def _save(job: TrainJob, held: Held, step: int, write: Callable[[Path], None]) -> None:
     held.require()
-    folder = task.run / CHECKPOINTS
+    folder = job.run / CHECKPOINTS
     write(folder / checkpoint.STEP_FOLDER.format(step=step))
     for old in sorted(folder.glob("step-*"))[:-KEEP]:
         checkpoint.remove(old)

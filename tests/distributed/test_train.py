@@ -184,7 +184,7 @@ def test_damaged_data_are_named(tmp_path: Path, toy_dataset: Path):
 
 
 def test_a_worker_that_keeps_dying(tmp_path: Path, toy_dataset: Path):
-    task = dataclasses.replace(toy_task(tmp_path / "run", toy_dataset, ray=True), learner=toy.deadly)
+    task = dataclasses.replace(toy_task(tmp_path / "run", toy_dataset, ray=True), build=toy.deadly)
     message = r"workers died too often without a new checkpoint in between \(--max-failures\)[\s\S]*The same command "
     with pytest.raises(TapRayError, match=message):
         train(task, WorkersConfig(max_failures=0), progress=False)

@@ -30,7 +30,7 @@ from tap_ray.sweep import plan as sweep_plan
 from tap_ray.training import session
 from tap_ray.training.loop import TrainConfig
 from tap_ray.training.progress import train_here
-from tap_ray.training.session import Task
+from tap_ray.training.session import TrainJob
 from tap_ray.types import EnvConfig
 from tests.distributed import toy_training
 from tests.line_world import Forward, line_facts, line_robots
@@ -74,7 +74,7 @@ def _train(job: str, config: Any, data: Path, parents: dict[str, Path]) -> Path:
     return run_stage(
         job,
         config,
-        learner=partial(toy_training.learner, 0.0, 0, hold),
+        build=partial(toy_training.stage, 0.0, 0, hold),
         batches=partial(stream.batches, data, toy_training.WINDOWS, seed=config.train.seed),
         parents=parents,
     )
@@ -123,8 +123,8 @@ def alone(folder: Path, data: Path, **settings: Any) -> tuple[dict, dict]:
     """What a trial must find: its alignment and judgment in this process, without Ray and undisturbed."""
     config = TrainConfig(**{**TRAIN, **SWEEP["align"]["train"], **settings})
     batches = partial(iterate, open_dataset(data), toy_training.WINDOWS, seed=config.seed)
-    learner = partial(toy_training.learner, 0.0, 0)
-    metrics = train_here(Task(run=folder, learner=learner, batches=batches, config=config), progress=False)
+    build = partial(toy_training.stage, 0.0, 0)
+    metrics = train_here(TrainJob(run=folder, build=build, batches=batches, config=config), progress=False)
     robots = EpisodeRunner(PROTOCOL, make_vector, partial(make_policy, str(folder)), line_facts)
     judged = [result for cell in cells(PROTOCOL) for result in robots.run([cell]).results]
     learned = {name: value for name, value in metrics.items() if not name.endswith(("_s", "_pct"))}

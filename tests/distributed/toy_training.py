@@ -4,7 +4,7 @@ import json
 import os
 import signal
 import time
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 
@@ -17,7 +17,7 @@ from tap_ray.distributed import stream
 from tap_ray.training import optim
 from tap_ray.training.batches import AugmentConfig
 from tap_ray.training.loop import TrainConfig
-from tap_ray.training.session import Learner, Task
+from tap_ray.training.session import TrainJob
 from tap_ray.types import Shard, Window
 
 WINDOWS = WindowConfig(batch_size=4, group_size=6, holdout_every=5)
@@ -62,22 +62,30 @@ class Regression:
         return loss, {"toy/loss": loss * (float("nan") if self.step == self.bad_step else 1.0)}
 
 
-def learner(pause_s: float, bad_step: int, hold: Hold | None = None) -> Learner:
-    model = Color()
+@dataclass(frozen=True)
+class ToyStage:
+    """What learns."""
 
-    def export(run: Path) -> None:
-        (run / "exported.json").write_text(json.dumps(model.linear.bias.tolist()))
+    objective: Regression
+    network: Color = field(default_factory=Color)
+    lr_scale: dict[str, float] = field(default_factory=dict)
+    kind: str = "toy"
 
-    return Learner(
-        model=model,
-        objective=Regression(pause_s, bad_step, hold),
-        validate=lambda: {"toy/held_out": float(model.linear.weight.detach().abs().sum())},
-        export=export,
-        facts={"kind": "toy"},
-    )
+    def validate(self) -> dict[str, float]:
+        return {"toy/held_out": float(self.network.linear.weight.detach().abs().sum())}
+
+    def save(self, run: Path) -> None:
+        (run / "exported.json").write_text(json.dumps(self.network.linear.bias.tolist()))
+
+    def facts(self) -> dict[str, str]:
+        return {"kind": self.kind}
 
 
-def deadly() -> Learner:
+def stage(pause_s: float, bad_step: int, hold: Hold | None = None) -> ToyStage:
+    return ToyStage(Regression(pause_s, bad_step, hold))
+
+
+def deadly() -> ToyStage:
     """Dies as if the machine had run out of memory."""
     os.kill(os.getpid(), signal.SIGKILL)
     raise AssertionError
@@ -108,11 +116,11 @@ def local_batches(path: Path, *, shard: Shard):
 
 def toy_task(
     run: Path, data: Path, *, ray: bool, steps: int = 20, every: int = 5, pause_s: float = 0.0, bad_step: int = 0
-) -> Task:
+) -> TrainJob:
     batches = partial(stream.batches, data, WINDOWS, seed=SEED)
-    return Task(
+    return TrainJob(
         run=run,
-        learner=partial(learner, pause_s, bad_step),
+        build=partial(stage, pause_s, bad_step),
         batches=batches if ray else partial(local_batches, data),
         config=TrainConfig(
             augment=AugmentConfig(shift_px=0),
@@ -127,7 +135,7 @@ def toy_task(
     )
 
 
-def held(task: Task, file: Path) -> Task:
+def held(task: TrainJob, file: Path) -> TrainJob:
     """A task that waits two steps after the first checkpoint of each of its lives until `file`, made here, is gone."""
     file.touch()
-    return replace(task, learner=partial(learner, 0.0, 0, Hold(file, task.config.checkpoint_every + 2)))
+    return replace(task, build=partial(stage, 0.0, 0, Hold(file, task.config.checkpoint_every + 2)))

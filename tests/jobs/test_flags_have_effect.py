@@ -13,6 +13,7 @@ from tap_ray.dataset.windows import WindowConfig
 from tap_ray.errors import TapRayError
 from tap_ray.models.policy import PolicyConfig
 from tap_ray.pretrain.from_play import ObjectiveConfig
+from tap_ray.stages import AlignInputs, align_shapes, align_stage, pretrain_stage
 from tests.made_data import write_made_dataset
 
 HERE = Path("x")
@@ -63,10 +64,10 @@ def dataset(tmp_path_factory: pytest.TempPathFactory) -> DatasetInfo:
 def used(stage: str, config: Any, dataset: DatasetInfo) -> dict[str, Any]:
     """What a stage makes of its config, as its job asks before Ray starts."""
     if stage == "align":
-        built, windows = align.learner(config, dataset, None), align.shapes(config, None)[1]
+        built, windows = align_stage(config, AlignInputs(demos=dataset)), align_shapes(config, None)[1]
     else:
-        built, windows = pretrain.learner(config, dataset), config.sized_windows()
-    network: Any = built.model
+        built, windows = pretrain_stage(config, dataset), config.sized_windows()
+    network: Any = built.network
     config.require_used(windows, network.config)
     return {"policy": network.config, "windows": windows}
 

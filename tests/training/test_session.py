@@ -67,7 +67,7 @@ def test_a_folder_that_is_in_use(tmp_path: Path, data: Path, monkeypatch: pytest
 def test_another_model_is_refused(tmp_path: Path, data: Path):
     task = toy.toy_task(tmp_path / "run", data, ray=False)
     train_here(task, progress=False)
-    other = dataclasses.replace(task, learner=lambda: dataclasses.replace(toy.learner(0.0, 0), facts={"kind": "other"}))
+    other = dataclasses.replace(task, build=lambda: dataclasses.replace(toy.stage(0.0, 0), kind="other"))
     with pytest.raises(CheckpointError, match="kind: 'toy' before, 'other' now"):
         train_here(other, progress=False)
 

@@ -1,0 +1,105 @@
+"""Each stage as its job's settings have it: built in the driver, for its errors, and in each training process."""
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Sequence
+
+from tap_ray import runs, storage
+from tap_ray.align.demos import StartFrom, from_dataset, resolve_configs
+from tap_ray.dataset.reader import DatasetInfo, open_dataset, require_whole
+from tap_ray.dataset.windows import WindowConfig, require_batches
+from tap_ray.models.policy import PolicyConfig
+from tap_ray.models.prior_files import TrainedPrior, load_prior
+from tap_ray.pretrain import from_play, motion_prior
+from tap_ray.settings import SCRATCH, AlignJobConfig, PretrainConfig, PriorJobConfig
+from tap_ray.training.stage import FINAL, Stage
+
+
+def pretrain_windows(config: PretrainConfig) -> WindowConfig:
+    """The windows that Stage 1 is judged on."""
+    windows = config.sized_windows()
+    if config.live_play:  # nobody trains on these episodes: half are enough to judge on, all give statistics
+        windows = replace(windows, holdout_every=2, num_episodes=config.play.episodes)
+    return windows
+
+
+def pretrain_stage(config: PretrainConfig, dataset: DatasetInfo) -> Stage:
+    """Stage 1 on a dataset as the driver has opened it, whoever extends it."""
+    return from_play.from_dataset(
+        dataset, pretrain_windows(config), policy=config.policy, config=config.objective, seed=config.train.seed
+    )
+
+
+def prior_stage(config: PriorJobConfig, sets: Sequence[DatasetInfo]) -> motion_prior.PriorStage:
+    """The motion prior on datasets as the driver has opened them."""
+    _, weights = config.sources()
+    windows = config.sized_windows()
+    return motion_prior.from_datasets(sets, weights, windows, config=config.prior, seed=config.train.seed)
+
+
+@dataclass(frozen=True, kw_only=True)
+class AlignInputs:
+    """What Stage 2 is made from, opened once; pickles."""
+
+    demos: DatasetInfo
+    play: DatasetInfo | None = None
+    """Trained on beside the demonstrations."""
+    init: Path | None = None
+    """Run folder of Stage 1."""
+    prior_run: Path | None = None
+    prior: TrainedPrior | None = None
+
+    def parents(self) -> dict[str, Path]:
+        """Role -> folder."""
+        play = None if self.play is None else self.play.path
+        roles = {"demos": self.demos.path, "init": self.init, "prior": self.prior_run, "play": play}
+        return {role: path for role, path in roles.items() if path is not None}
+
+
+def open_align(config: AlignJobConfig) -> AlignInputs:
+    """Open what Stage 2 is made from.
+
+    Raises:
+        CheckpointError: Stage 1 or the motion prior is missing or has not finished.
+        DataError: a dataset is missing or damaged, or too small.
+    """
+    init = None if config.init == SCRATCH else storage.at(config.init).resolve()
+    prior = None if config.prior is None else config.prior.resolve()
+    for run in (init, prior):
+        if run is not None:
+            runs.require_done(run, job="pretrain")
+    play = None if config.play is None else open_dataset(config.play.resolve())
+    if play is not None:
+        require_whole(play)
+        require_batches(play, config.play_windows(), num_workers=config.workers.num_workers)
+    return AlignInputs(
+        demos=open_dataset(config.demos.resolve()),
+        play=play,
+        init=init,
+        prior_run=prior,
+        prior=load_prior(prior / FINAL) if prior else None,
+    )
+
+
+def align_shapes(config: AlignJobConfig, prior: TrainedPrior | None) -> tuple[PolicyConfig, WindowConfig]:
+    """The policy's sizes, and the windows of demonstrations."""
+    play = config.play is not None
+    windows = config.sized_windows()
+    return resolve_configs(config.policy, windows, config=config.align, prior=prior, history=config.history, play=play)
+
+
+def align_stage(config: AlignJobConfig, inputs: AlignInputs) -> Stage:
+    """Stage 2; says what was taken over from Stage 1."""
+    policy, windows = align_shapes(config, inputs.prior)
+    stage, transfer = from_dataset(
+        inputs.demos,
+        windows,
+        policy=policy,
+        config=config.align,
+        start=StartFrom(init=inputs.init, prior=inputs.prior),
+        play=inputs.play is not None,
+        seed=config.train.seed,
+    )
+    if transfer is not None:
+        print(f"Stage 1 weights {transfer}")
+    return stage
