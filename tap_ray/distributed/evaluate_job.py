@@ -13,6 +13,7 @@ from tap_ray.distributed.connect import connect
 from tap_ray.distributed.evaluate import FleetConfig, evaluate, require_sensible
 from tap_ray.evaluate import results, trained, video
 from tap_ray.evaluate.episodes import MakeFailureInputs, MakePolicy, MakeVector
+from tap_ray.evaluate.own import OwnPolicy, is_reference, own_policy
 from tap_ray.evaluate.protocol import Protocol
 from tap_ray.evaluate.settings import EvaluateConfig, what
 from tap_ray.job import JobRun, job_run
@@ -38,7 +39,10 @@ def run_evaluation(config: EvaluateConfig, protocol: Protocol, scenes: Scenes) -
     )
     require_sensible(fleets)
     make_policy, parents = _policy(config, protocol, scenes)
-    with job_run("evaluate", config, made_by=what(config, protocol), parents=parents) as run:
+    made_by = what(config, protocol)
+    if isinstance(make_policy, OwnPolicy):  # cells of other code are another run's
+        made_by |= {"code": make_policy.code}
+    with job_run("evaluate", config, made_by=made_by, parents=parents) as run:
         if not run.done:
             with connect(config.ray_address):
                 episodes = evaluate(
@@ -64,6 +68,8 @@ def _policy(config: EvaluateConfig, protocol: Protocol, scenes: Scenes) -> tuple
     """How a fleet makes the policy, and the run it comes from."""
     if config.policy in scenes.built_in:
         return scenes.built_in[config.policy], {}
+    if is_reference(config.policy):
+        return own_policy(config.policy), {}
     scene = protocol.env_config(protocol.tasks[0], protocol.scenarios[0])
     trained.require_fit(config.policy, spec=scenes.spec(scene), image_size=protocol.image_size)
     run = str(storage.at(config.policy).resolve())

@@ -12,8 +12,10 @@ import inspect
 import os
 import sys
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
+from tap_ray.config import digest
 from tap_ray.errors import ConfigError
 from tap_ray.types import EnvConfig, Policy
 
@@ -40,6 +42,11 @@ class OwnPolicy:
             p for p in inspect.signature(made).parameters.values() if p.default is p.empty and p.kind < p.VAR_POSITIONAL
         ]
         return made(scene, num_robots) if len(wants) == 2 else made()
+
+    @property
+    def code(self) -> str:
+        """Digest of the module's source."""
+        return digest(Path(inspect.getfile(self._found())).read_text())
 
     def _found(self) -> Any:
         name, _, attribute = self.reference.partition(":")

@@ -6,8 +6,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tap_ray.errors import ConfigError
+from jobs import evaluate
+from tap_ray.errors import ConfigError, TapRayError
 from tap_ray.evaluate.own import is_reference, own_policy
+from tap_ray.evaluate.settings import EvaluateConfig
+from tap_ray.runs import read_json
 from tap_ray.types import EnvConfig
 
 MODULE = """
@@ -62,3 +65,21 @@ def test_what_is_no_policy_is_said(module: str, tmp_path: Path) -> None:
 )
 def test_what_is_taken_for_a_module(text: str, is_one: bool) -> None:
     assert is_reference(text) is is_one
+
+
+@pytest.mark.cluster
+@pytest.mark.filterwarnings("ignore::DeprecationWarning:ray")
+def test_it_is_judged_as_any_other(module: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """From a module that the fleets' processes must find by themselves; other code is another run."""
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path}/mlflow.db")
+    asked = EvaluateConfig(
+        policy=f"{module}:Still", tasks=("put_carrot_on_plate",), episodes=2, max_steps=4, image_size=32, fleets=1,
+        out=tmp_path / "judged",
+    )  # fmt: skip
+    results = read_json(evaluate.main(asked) / "results.json")
+    assert results["policy"]["name"] == f"{module}:Still"
+    made_by = read_json(tmp_path / "judged/manifest.json")["made_by"]
+    assert made_by["code"] == own_policy(asked.policy).code
+    (tmp_path / f"{module}.py").write_text(MODULE + "\n")
+    with pytest.raises(TapRayError, match="code"):
+        evaluate.main(asked)
