@@ -175,7 +175,7 @@ def _entries(plan: SweepFile, moved: Mapping[Path, Path], where: Path) -> dict[s
     """`collect` by absolute path; --data and --demos take the entry of the dataset that they replace with them."""
     if not isinstance(plan.collect, Mapping):
         raise ConfigError(f"{where}: collect: expected datasets and what to collect there, got {plan.collect!r}.")
-    found, known = {}, [str(path) for path in data_sets(plan, where)]
+    found, known = {}, [str(path) for path in (*data_sets(plan, where), plan.data)]
     for name, entry in plan.collect.items():
         path = storage.at(str(name)).resolve()
         path = str(moved.get(path, path))

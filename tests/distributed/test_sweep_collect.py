@@ -75,7 +75,7 @@ def test_play_of_an_arm_and_play_beside_demonstrations(plan_of, tmp_path: Path, 
 
 def test_without_an_entry_the_command_is_named(plan_of, tmp_path: Path, toy_dataset: Path):
     with pytest.raises(DataError, match=r"No dataset at .*play: .* Collect one with `python -m jobs.collect_play"):
-        plan_of(demos=toy_dataset)
+        plan_of(demos=toy_dataset, budget=20)
     with pytest.raises(ConfigError, match=r"budget 25 is larger than the dataset: .* Collect more \(the same command"):
         plan_of(data=toy_dataset, demos=toy_dataset, budget=25)
 
@@ -89,7 +89,7 @@ def test_without_an_entry_the_command_is_named(plan_of, tmp_path: Path, toy_data
 )
 def test_mistakes_in_an_entry(plan_of, tmp_path: Path, entry: dict, message: str):
     with pytest.raises(ConfigError, match=message):
-        plan_of(collect={str(tmp_path / "play"): entry, str(tmp_path / "demos"): {}})
+        plan_of(budget=20, collect={str(tmp_path / "play"): entry, str(tmp_path / "demos"): {}})
 
 
 def test_a_collection_that_was_cut_off_before_its_first_episode_counts_as_none(tmp_path: Path):

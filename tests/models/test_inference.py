@@ -120,7 +120,7 @@ def test_defaults_that_an_old_policy_takes_are_listed(run: Path, caplog: pytest.
 def test_a_checkpoint_file_that_lacks_a_key_names_both(run: Path):
     file = run / "final" / "norm_stats.json"
     old = json.loads(file.read_text())
-    del old["mode"]
+    del old["action"]
     file.write_text(json.dumps(old))
-    with pytest.raises(CheckpointError, match=r"final/norm_stats\.json lacks mode: it is none that a job wrote\."):
+    with pytest.raises(CheckpointError, match=r"final/norm_stats\.json lacks action: it is none that a job wrote\."):
         load_bundle(run / "final")
