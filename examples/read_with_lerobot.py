@@ -5,7 +5,7 @@ python examples/read_with_lerobot.py data/play       (with lerobot 0.4 installed
 
 import sys
 
-from lerobot.datasets.lerobot_dataset import LeRobotDataset, LeRobotDatasetMetadata
+from lerobot.datasets.lerobot_dataset import LeRobotDataset, LeRobotDatasetMetadata  # pyright: ignore
 
 fps = LeRobotDatasetMetadata("local/dataset", root=sys.argv[1]).fps
 chunk = {"action": [step / fps for step in range(4)]}  # s from the frame on

@@ -35,7 +35,7 @@ learn(stage, play, windows)
 stage.save(run / "moves")
 
 config = stage_2.AlignConfig()
-windows = stage_2.demo_windows(WindowConfig(batch_size=32, holdout_every=5), config.weights)
+windows = stage_2.resolve_windows(WindowConfig(batch_size=32, holdout_every=5), config.weights)
 stage, loaded = stage_2.from_dataset(
     demos, windows, policy=PolicyConfig(), config=config, start=stage_2.StartFrom(init=run / "moves"), seed=0
 )
