@@ -13,6 +13,7 @@ from tap_ray.importing import checks, report
 from tap_ray.importing.convert import episode_of
 from tap_ray.importing.mapping import Mapping, require_fits, spec_of
 from tap_ray.importing.settings import ImportConfig, chosen, opened, read_mapping
+from tap_ray.importing.source import Source
 from tap_ray.play.collect import AttemptResult
 from tap_ray.progress_bar import progress_bar
 
@@ -37,15 +38,20 @@ class Converter:
         return episode_of(self._mapping, self._source, number, index=attempt, quality=self._quality)
 
 
+def _asked(config: ImportConfig) -> tuple[Source, Mapping, list[int]]:
+    """The source, what it means, and the numbers of its episodes that are wanted."""
+    source, mapping = opened(config.source), read_mapping(config.mapping)
+    require_fits(mapping, source)
+    return source, mapping, chosen(config, source)
+
+
 def look(config: ImportConfig) -> list[str]:
     """Print what some episodes become, and draw it beside --out; returns what looks wrong.
 
     Raises:
         TapRayError: the mapping does not fit the source, or the source is damaged.
     """
-    source, mapping = opened(config.source), read_mapping(config.mapping)
-    require_fits(mapping, source)
-    numbers = chosen(config, source)
+    source, mapping, numbers = _asked(config)
     some = numbers[:: max(1, len(numbers) // LOOKED_AT)][:LOOKED_AT]
     print(report.describe(mapping, source, some))
     drawn = config.out.with_name(config.out.name + ".dry_run.png")
@@ -60,15 +66,8 @@ def bring_in(config: ImportConfig) -> Path:
     Raises:
         TapRayError: an episode is damaged, or the disk refused; what was written before is whole.
     """
-    source, mapping = opened(config.source), read_mapping(config.mapping)
-    numbers = chosen(config, source)
-    with progress_bar(total=len(numbers), unit="episode", desc="ranges") as bar:
-        found: dict[str, tuple[float, float]] = {}
-        for number in numbers:
-            for slot, (low, high) in report.ranges(mapping, source, [number]).items():
-                known = found.get(slot, (low, high))
-                found[slot] = (min(low, known[0]), max(high, known[1]))
-            bar.update()
+    source, mapping, numbers = _asked(config)
+    found = report.ranges(mapping, source, progress_bar(iterable=numbers, unit="episode", desc="ranges"))
     plan = {
         "kind": "import",
         "mapping": to_dict(mapping),

@@ -12,6 +12,7 @@ import numpy as np
 from tap_ray.importing.convert import columns_of, motion
 from tap_ray.importing.mapping import Mapping, Numbers
 from tap_ray.importing.source import Source
+from tap_ray.specs import SIDES
 
 AGREES = 0.5
 """Correlation above which two series are taken for the same thing."""
@@ -56,9 +57,10 @@ def read(mapping: Mapping, source: Source, episodes: list[int]) -> Numeric:
 def findings(mapping: Mapping, source: Source, episodes: list[int]) -> list[str]:
     """What looks wrong, a sentence each; none: nothing does."""
     seen = read(mapping, source, episodes)
+    raw = [source.numbers(episode, columns_of(mapping)) for episode in episodes]
     return [
-        *_rate(mapping, source, episodes),
-        *_sizes(mapping, source, episodes),
+        *_rate(mapping, source, raw),
+        *_sizes(mapping, raw),
         *_actions(mapping, seen),
         *_speeds(mapping, seen),
     ]
@@ -66,21 +68,19 @@ def findings(mapping: Mapping, source: Source, episodes: list[int]) -> list[str]
 
 def partner(action_slot: str) -> str:
     """The state slot that an action slot changes: dx -> ee_x, dq1 -> q1, gripper -> gripper_opening."""
-    head, side, name = ("", "", action_slot)
-    for prefix in ("left_", "right_"):
-        if action_slot.startswith(prefix):
-            side, name = prefix, action_slot.removeprefix(prefix)
+    side = next((side for side in SIDES if action_slot.startswith(side)), "")
+    name = action_slot.removeprefix(side)
     if name == "gripper":
         return f"{side}gripper_opening"
     if name in ("dx", "dy", "dz"):
         return f"{side}ee_{name[1:]}"
-    return f"{head}{side}{name.removeprefix('d')}"
+    return f"{side}{name.removeprefix('d')}"
 
 
-def _rate(mapping: Mapping, source: Source, episodes: list[int]) -> Iterator[str]:
+def _rate(mapping: Mapping, source: Source, raw: list[dict[str, np.ndarray]]) -> Iterator[str]:
     """The source's frames a second against its time stamps."""
     fps = mapping.fps or source.fps
-    times = [source.numbers(episode, columns_of(mapping)).get("timestamp") for episode in episodes[:3]]
+    times = [each.get("timestamp") for each in raw[:3]]
     steps_s = np.concatenate([np.diff(each) for each in times if each is not None and len(each) > 1] or [np.zeros(0)])
     if len(steps_s) and not 0.8 < float(np.median(steps_s)) * fps < 1.25:
         yield (
@@ -89,9 +89,8 @@ def _rate(mapping: Mapping, source: Source, episodes: list[int]) -> Iterator[str
         )
 
 
-def _sizes(mapping: Mapping, source: Source, episodes: list[int]) -> Iterator[str]:
+def _sizes(mapping: Mapping, raw: list[dict[str, np.ndarray]]) -> Iterator[str]:
     """Units against the size of the numbers as the source has them."""
-    raw = [source.numbers(episode, columns_of(mapping)) for episode in episodes]
     for place, group in enumerate((*mapping.state, *mapping.action)):
         is_place = place < len(mapping.state) or group.kind == "absolute"
         values = np.concatenate([each[group.column][:, group.at] for each in raw]) * group.scale
@@ -200,9 +199,8 @@ def _speeds(mapping: Mapping, seen: Numeric) -> Iterator[str]:
             hand = group.unit in ("m", "cm", "mm")
             if group.rotation or group.unit in ("gripper", "1") or not len(moved):
                 continue
-            fastest, limit, unit = float(np.quantile(moved, 0.95)), SPEED_M_S if hand else SPEED_RAD_S, "m/s"
-            unit = "m/s" if hand else "rad/s"
-            if fastest > limit:
+            limit, unit = (SPEED_M_S, "m/s") if hand else (SPEED_RAD_S, "rad/s")
+            if (fastest := float(np.quantile(moved, 0.95))) > limit:
                 yield (
                     f"{slot}: moves at {fastest:.3g} {unit}, no arm does: the unit ({group.unit}) or the fps "
                     f"({'as in the metadata' if mapping.fps is None else f'{mapping.fps:g}'}) is wrong."

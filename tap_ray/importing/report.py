@@ -1,5 +1,6 @@
 """What a dry run shows: the numbers in our units, sentences, frames, and what looks wrong."""
 
+from collections.abc import Iterable
 from pathlib import Path
 
 import matplotlib
@@ -17,7 +18,7 @@ FRAMES = 6
 """Images of each episode in the picture."""
 
 
-def ranges(mapping: Mapping, source: Source, episodes: list[int]) -> dict[str, tuple[float, float]]:
+def ranges(mapping: Mapping, source: Source, episodes: Iterable[int]) -> dict[str, tuple[float, float]]:
     """Slot -> least and greatest number, in our units."""
     names = [slot for group in (*mapping.state, *mapping.action) for slot in group.slots]
     low, high = np.full(len(names), np.inf), np.full(len(names), -np.inf)
