@@ -2,6 +2,7 @@
 
 import gymnasium as gym
 
+from envs import gym_ids
 from envs.experts import ExpertConfig, expert, random_policy
 from envs.robots import ROBOTS, robot, spec_of
 from envs.scene import VERSION
@@ -125,6 +126,8 @@ def check(config: EnvConfig) -> None:
             raise ConfigError(f"{name} is at least 1, got {getattr(config, name)}.")
     sim.check(config)
 
+
+gym_ids.register((*TASKS, PLAY))
 
 __all__ = [
     "NUM_SLOTS",

@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[1]
-EXAMPLES = {"play.py", "own_policy.py", "train_without_ray.py", "read_with_lerobot.py"}
-"""The last one: tests/dataset/test_lerobot.py."""
+EXAMPLES = {"play.py", "own_policy.py", "train_without_ray.py", "read_with_lerobot.py", "ppo_push.py"}
+"""read_with_lerobot.py: tests/dataset/test_lerobot.py."""
 
 
 def run(*command: str | Path) -> str:
@@ -31,6 +31,12 @@ def test_a_policy_of_ones_own():
     lines = run("examples/own_policy.py", "3").splitlines()[-2:]
     assert [line.split(":")[0] for line in lines] == ["put_carrot_on_plate", "put_spoon_on_cloth"]
     assert all("entire 0/3" in line for line in lines)  # it never moves sideways
+
+
+def test_ppo_plays_and_learns():
+    first = run("examples/ppo_push.py", "3").splitlines()[0]
+    assert " steps  reward 0." in first
+    assert " m  success 0." in first
 
 
 @pytest.mark.cluster
