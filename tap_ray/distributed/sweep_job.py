@@ -151,10 +151,8 @@ def write_results(config: SweepJobConfig, plan: SweepFile, run: JobRun, rows: Se
     about = study_report.About(
         name=config.sweep.stem,
         command=command_of(config),
-        num_trials=len(rows),
         wall_s=runs.read_json(run.path / "manifest.json").get("seconds", 0.0),
         plan=to_dict(plan),
-        asha=plan.asha is not None,
     )
     return study_report.write(config.results or run.path / "results", rows, about)
 

@@ -1,6 +1,7 @@
 """What a study found, from evaluation folders laid out by hand: its numbers, and the files to keep."""
 
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -8,7 +9,7 @@ import pytest
 from PIL import Image
 
 from tap_ray.errors import DataError
-from tap_ray.sweep import study_report
+from tap_ray.sweep import study_page, study_report
 from tap_ray.sweep.study import Outcomes, differences, judged, outcomes, replaced
 from tap_ray.sweep.study_report import About
 from tap_ray.sweep.tables import TrialRow
@@ -106,7 +107,7 @@ def test_other_cells_are_refused(rows: list[TrialRow], tmp_path: Path):
         outcomes([*rows, other], judged([*rows, other]), "standard")
 
 
-ABOUT = About(name="made", command="python -m jobs.sweep made.yaml", num_trials=9, wall_s=600.0, plan={"seed": 0})
+ABOUT = About(name="made", command="python -m jobs.sweep made.yaml", wall_s=600.0, plan={"seed": 0})
 
 
 def test_the_files_to_keep(rows: list[TrialRow], tmp_path: Path):
@@ -154,3 +155,35 @@ def test_without_a_curve_there_is_no_image(rows: list[TrialRow], tmp_path: Path)
 def test_nothing_is_written_before_a_trial_was_judged(tmp_path: Path):
     assert study_report.write(tmp_path / "results", [TrialRow(id="000", values={})], ABOUT) == []
     assert not (tmp_path / "results").exists()
+
+
+PUBLISHED = sorted((Path(__file__).parents[2] / "docs" / "results").glob("*.json"))
+
+
+@pytest.mark.parametrize("file", PUBLISHED, ids=lambda file: file.stem)
+def test_the_tables_of_a_published_study_are_those_of_its_json(file: Path, tmp_path: Path):
+    """Otherwise: python -m tap_ray.sweep.study_page docs/results/*.json"""
+    for each in (file, file.with_suffix(".md"), file.with_suffix(".png")):
+        if each.exists():
+            shutil.copy(each, tmp_path)
+    page = study_page.write(tmp_path / file.name)
+    assert page.read_text() == file.with_suffix(".md").read_text()
+
+
+def test_what_people_wrote_stays_when_tables_are_written_again(rows: list[TrialRow], tmp_path: Path):
+    page, *_ = study_report.write(tmp_path, rows, ABOUT)
+    page.write_text("# Title\n\nThe answer.\n" + page.read_text().split("\n", 1)[1] + "\nWhat to know.\n")
+    before = page.read_text()
+    study_report.write(tmp_path, rows[:2], ABOUT)
+    assert page.read_text().startswith("# Title\n\nThe answer.\n")
+    assert page.read_text().endswith("\nWhat to know.\n")
+    assert "2 of 2 trials judged" in page.read_text()
+    study_report.write(tmp_path, rows, ABOUT)
+    assert page.read_text() == before
+
+
+def test_a_page_without_marks_is_refused(rows: list[TrialRow], tmp_path: Path):
+    (tmp_path / "made.md").write_text("# Mine\n")
+    with pytest.raises(DataError, match=r"lacks the lines '<!-- tables: written from made.json, do not edit -->' and"):
+        study_report.write(tmp_path, rows, ABOUT)
+    assert (tmp_path / "made.md").read_text() == "# Mine\n"
