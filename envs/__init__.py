@@ -1,9 +1,11 @@
 """Every simulated robot of the project, behind one function: `make(config)`. See tap_ray/types.py for what it emits."""
 
+from typing import Iterable
+
 import gymnasium as gym
 
 from envs import gym_ids
-from envs.experts import ExpertConfig, expert, random_policy
+from envs.experts import EXPERTS, ExpertConfig, expert, random_policy
 from envs.robots import ROBOTS, robot, spec_of
 from envs.scene import VERSION
 from envs.scene.mixed import require_pair
@@ -53,17 +55,20 @@ def make_expert(config: EnvConfig, num_robots: int, expert_config: ExpertConfig 
     Raises:
         ConfigError: the task has no goal ("play") or is unknown.
     """
+    if config.task in EXPERTS:
+        return EXPERTS[config.task](config, num_robots)
     sim_facts = simulator(config.sim).sim_facts(config.task)
     return expert(config.task, spec(config), num_robots, expert_config, sim_facts)
 
 
-def version_of(sim: str) -> str:
-    """Version of a simulator's scenes.
+def version_of(sim: str, robot: str = "", tasks: Iterable[str] = ()) -> str:
+    """Version of a simulator's scenes, and of the installed packages that a robot and tasks come from.
 
     Raises:
         ConfigError: there is no such simulator, or it cannot run here.
     """
-    return simulator(sim).version()
+    packages = {ROBOTS.package(robot), *(TASKS.package(task) for task in tasks)}
+    return "+".join([simulator(sim).version(), *sorted(package.replace(" ", "-") for package in packages if package)])
 
 
 def tasks_of(sim: str) -> tuple[str, ...]:
@@ -73,6 +78,15 @@ def tasks_of(sim: str) -> tuple[str, ...]:
         ConfigError: there is no such simulator.
     """
     return simulator(sim).tasks
+
+
+def suite_tasks(sim: str) -> tuple[str, ...]:
+    """The tasks of a simulator that are judged and demonstrated where none is named: ours, whatever is installed.
+
+    Raises:
+        ConfigError: there is no such simulator.
+    """
+    return tuple(task for task in simulator(sim).tasks if task in TASKS.built_in)
 
 
 def sims_of(suite: str) -> tuple[str, ...]:
@@ -149,6 +163,7 @@ __all__ = [
     "random_policy",
     "sims_of",
     "spec",
+    "suite_tasks",
     "tasks_of",
     "version_of",
 ]

@@ -4,8 +4,8 @@ The expert is a list of phases per robot. Each phase names a tool pose to steer 
 over; noise is added to what it wants to do, so that demonstrations contain mistakes and how to fix them.
 """
 
-from dataclasses import dataclass, field
-from typing import Any, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any, Callable, Mapping, Sequence
 
 import numpy as np
 
@@ -14,9 +14,10 @@ from envs.kinematics.solver import DOWN
 from envs.scene.objects import OBJECTS, ObjectModel
 from envs.scene.tasks import PUSH_M, TASKS, TaskModel
 from tap_ray.errors import ConfigError, nearest
+from tap_ray.plugins import Registry
 from tap_ray.rng import generator
 from tap_ray.specs import RobotSpec
-from tap_ray.types import Info, Observation
+from tap_ray.types import EnvConfig, Info, Observation, Policy
 
 OPEN, CLOSED = 1.0, -1.0
 STAY = (0.0, 0.0, 0.0, 0.0, 0.0, 0.0, OPEN)
@@ -311,7 +312,19 @@ def expert(
     """
     if task not in TASKS:
         raise ConfigError(f"There is no expert for task {task!r}. {nearest(task, TASKS)}")
-    return Expert(TASKS[task], spec, num_robots, config or ExpertConfig(), facts or SimFacts())
+    model, facts = TASKS[task], facts or SimFacts()
+    if model.judge is not None:
+        raise ConfigError(
+            f"There is no expert for task {task!r}, whose goal is its own: its package can bring one (entry point "
+            "tap_ray.experts, docs/how-to/robot.md)."
+        )
+    if model.own_object:
+        facts = replace(facts, object={**facts.object, **{each.name: each for each in model.own_object}})
+    return Expert(model, spec, num_robots, config or ExpertConfig(), facts)
+
+
+EXPERTS: Registry[Callable[[EnvConfig, int], Policy]] = Registry("expert", {})
+"""Task -> what makes its expert for a scene and a number of robots: of installed packages. It moves hands."""
 
 
 def random_policy(spec: RobotSpec) -> RandomPolicy:

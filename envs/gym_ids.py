@@ -12,7 +12,6 @@ import gymnasium as gym
 import numpy as np
 
 from envs.robots import robot, spec_of
-from envs.scene.objects import OBJECTS
 from envs.scene.tasks import NUM_SLOTS, PLAY, PUSH_M, TASKS, TaskModel
 from tap_ray.errors import ConfigError, nearest
 from tap_ray.types import EnvConfig
@@ -73,6 +72,8 @@ class TaskEnv(gym.Env[Any, np.ndarray]):
             raise ConfigError(f"reward is 'sparse' or 'dense'; got {reward!r}.")
         if reward == "dense" and task == PLAY:
             raise ConfigError("Play has no goal, so no dense reward: use reward='sparse' (always 0), or name a task.")
+        if reward == "dense" and TASKS[task].judge is not None:
+            raise ConfigError(f"Task {task!r} has a judge of its own and no dense reward: use reward='sparse'.")
         self.config = EnvConfig(task=task, **scene)
         self.render_mode = render_mode
         self._dense, self._ends_on_success, self._objects = reward == "dense", ends_on_success, objects
@@ -146,7 +147,7 @@ def dense_reward(
         return 1.0
     aim_m = now_M7[0, :3].copy()
     if task.goal == "push_left":
-        aim_m[1] -= OBJECTS[task.object[0]].half_size_m[1] + 0.03
+        aim_m[1] -= task.models[0].half_size_m[1] + 0.03
     near = 1 - np.tanh(5 * np.linalg.norm(hands_m - aim_m, axis=1).min())
     if task.goal == "push_left":
         pushed = np.clip((now_M7[0, 1] - start_M7[0, 1]) / PUSH_M, 0, 1)

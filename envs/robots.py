@@ -5,7 +5,7 @@ from math import pi, radians
 from pathlib import Path
 from typing import Literal
 
-from tap_ray.errors import ConfigError, nearest
+from tap_ray.plugins import Registry
 from tap_ray.specs import EE_DELTA_ACTION, EE_POSE_STATE, RobotSpec, Slot, slots
 
 ASSETS = Path(__file__).parent / "assets"
@@ -60,7 +60,7 @@ class ArmModel:
 
     name: str
     urdf: str
-    """File in envs/assets, or of a borrowed arm in pybullet_data."""
+    """File in envs/assets, of a borrowed arm in pybullet_data, of another package its whole path."""
     data_arm: PyBulletDataArm | None = None
     hand: Hand | None = None
     base_m: tuple[float, float, float] = (0.0, 0.0, 0.0)
@@ -110,10 +110,8 @@ def robot(name: str) -> RobotModel:
     """The model called `name`.
 
     Raises:
-        ConfigError: there is none; names the nearest.
+        ConfigError: there is none (names the nearest), or the package that brings it is broken.
     """
-    if name not in ROBOTS:
-        raise ConfigError(f"Unknown robot {name!r}. {nearest(name, ROBOTS)}")
     return ROBOTS[name]
 
 
@@ -232,7 +230,7 @@ IIWA = ArmModel(
     home_rad=(0.0, 0.6731, 0.0, -1.6641, 0.0, 0.8044, 0.0),
 )
 
-ROBOTS: dict[str, RobotModel] = {
+BUILT_IN: dict[str, RobotModel] = {
     "widowx": RobotModel(name="widowx", arm=(WIDOWX,)),
     "panda": RobotModel(name="panda", arm=(PANDA,)),
     "xarm6": RobotModel(name="xarm6", arm=(XARM6,)),
@@ -246,3 +244,6 @@ ROBOTS: dict[str, RobotModel] = {
         side=("left_", "right_"),
     ),
 }
+
+ROBOTS = Registry("robot", BUILT_IN, expected=RobotModel)
+"""All embodiments, those of installed packages included."""

@@ -17,11 +17,11 @@ from tap_ray.play.settings import DemosJobConfig, demo_plan_of
 def main(config: DemosJobConfig) -> Path:
     """Collect what is missing, say what was dropped and why; returns the dataset's folder."""
     simulator(config.suite, envs.sims_of(config.suite))  # known?
-    plan = demo_plan_of(config, envs.tasks_of(config.sim), SUITES[config.suite].pairs)
+    plan = demo_plan_of(config, envs.suite_tasks(config.sim), SUITES[config.suite].pairs)
     for scene in plan.scenes:
         envs.check(scene)
         envs.make_expert(scene, 1)
-    values = {**plan.to_json(), "env_version": envs.version_of(config.sim)}
+    values = {**plan.to_json(), "env_version": envs.version_of(config.sim, config.robot, plan.tasks)}
     recording = Recording(
         job="collect_demos",
         header=header_of(plan.env, envs.spec(plan.env), num_objects=envs.NUM_SLOTS, plan=values),

@@ -20,7 +20,7 @@ def main(config: PlayJobConfig) -> Path:
     plan = plan_of(config, control_lag=envs.control_lag_of(config.sim))
     envs.check(plan.env)
     check_robots(plan, config.robots_per_fleet)
-    values = {**plan.to_json(), "env_version": envs.version_of(config.sim)}
+    values = {**plan.to_json(), "env_version": envs.version_of(config.sim, config.robot)}
     recording = Recording(
         job="collect_play",
         header=header_of(plan.env, envs.spec(plan.env), num_objects=envs.NUM_SLOTS, plan=values),

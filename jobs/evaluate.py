@@ -28,9 +28,9 @@ def main(config: EvaluateConfig) -> Path:
 def checked_protocol(config: EvaluateConfig) -> Protocol:
     """What a config judges on, if that can be done."""
     sim = simulator(config.suite, envs.sims_of(config.suite), config.sim)
-    tasks, version = envs.tasks_of(sim), envs.version_of(sim)
+    tasks, version = envs.suite_tasks(sim), envs.version_of(sim, config.robot, config.tasks)
     protocol = protocol_of(config, sim=sim, suite_tasks=tasks, env_version=version, known_scenarios=envs.SCENARIOS)
-    check(protocol, known_tasks=tasks, check_scene=envs.check)
+    check(protocol, known_tasks=envs.tasks_of(sim), check_scene=envs.check)
     return protocol
 
 

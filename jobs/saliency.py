@@ -22,7 +22,7 @@ def main(config: SaliencyConfig) -> Path:
     config = replace(config, policy=tuple(registry.local(policy) for policy in config.policy))
     found = saliency_report.load_policies(config)
     sim = simulator(config.suite, envs.sims_of(config.suite))
-    tasks = envs.tasks_of(sim)
+    tasks = envs.suite_tasks(sim)
     protocol = saliency_report.protocol_for(config, found, sim=sim, suite_tasks=tasks, env_version=envs.version_of(sim))
     check(protocol, known_tasks=tasks, check_scene=envs.check)
     spec = envs.spec(protocol.env_config(protocol.tasks[0], "standard"))

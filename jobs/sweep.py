@@ -27,7 +27,7 @@ def main(config: SweepJobConfig) -> Path:
     """Run every trial that has not ended, print the table; returns the run folder (of a dry run, the sweep's file)."""
     require_local(config)
     plan = sweep_plan.read(config.sweep, data=config.data, demos=config.demos)
-    have = sweep_collect.planned_facts(plan, envs.tasks_of, config.sweep)
+    have = sweep_collect.planned_facts(plan, envs.suite_tasks, config.sweep)
     trials = sweep_plan.trials(plan, config.sweep, have)
     missing = sweep_collect.missing(plan, trials, have, config.sweep)
     require_metric(plan, config.sweep)

@@ -24,7 +24,7 @@ from typing import Any, Callable, Iterator, Mapping, TypeVar
 import tyro
 from tyro.constructors import ConstructorRegistry, PrimitiveConstructorSpec, PrimitiveTypeInfo
 
-from tap_ray import bounds, runs, signals, storage, tracking
+from tap_ray import bounds, plugins, runs, signals, storage, tracking
 from tap_ray.config import load, to_dict
 from tap_ray.errors import ConfigError, TapRayError
 
@@ -156,7 +156,7 @@ def require_kept(config: Any, here: Path) -> None:
 
 def _config(main: Callable[[C], Path], config_type: type[C]) -> C:
     default, argv = _config_file(config_type, sys.argv[1:])
-    doc = (sys.modules[main.__module__].__doc__ or "").strip()
+    doc = "\n\n".join(filter(None, [(sys.modules[main.__module__].__doc__ or "").strip(), plugins.listing()]))
     fallback = tyro.MISSING_NONPROP if default is None else default
     with warnings.catch_warnings():  # a default from a config file may be a UPath where the type says Path
         warnings.filterwarnings("ignore", message=r".*(\bupath\.|protocol=)")

@@ -15,10 +15,18 @@ from tap_ray.types import EnvConfig
 class PyBullet:
     """Every robot and task, on a CPU. A fleet is so many environments in one process."""
 
-    tasks: tuple[str, ...] = tuple(TASKS)
-    robots: tuple[str, ...] = tuple(ROBOTS)
     suites: tuple[str, ...] = ("tabletop", "tabletop_mixed")
     control_lag: float = 1.0
+
+    @property
+    def tasks(self) -> tuple[str, ...]:
+        """All there are, those of installed packages included."""
+        return tuple(TASKS)
+
+    @property
+    def robots(self) -> tuple[str, ...]:
+        """Likewise."""
+        return tuple(ROBOTS)
 
     def version(self) -> str:
         """Version of the scenes; the engine is pinned."""

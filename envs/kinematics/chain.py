@@ -1,12 +1,12 @@
 """Numerical kinematics of any chain of revolute joints, read from its URDF. J joints."""
 
 import xml.etree.ElementTree as ElementTree
-from math import cos, sin
+from math import atan2, cos, pi, sin
 from pathlib import Path
 
 import numpy as np
 
-from envs.kinematics.rotations import matrix_axis_angle, rot_x, rot_y, rot_z
+from envs.kinematics.rotations import axis_angle_matrix, matrix_axis_angle, rot_x, rot_y, rot_z
 
 DAMPING = 0.01
 """Of the least squares: steps stay finite where the arm is nearly singular."""
@@ -26,7 +26,7 @@ class Chain:
         """Read a URDF.
 
         Args:
-            urdf: the file; each of its revolute joints turns about its own z axis.
+            urdf: the file.
             joint: names of those joints, from the base.
             tool_link: link whose frame is the tool center point.
             rest_rad: (J,) posture that a spare joint is drawn to.
@@ -102,12 +102,25 @@ def _fixed_frames(urdf: Path, joint: tuple[str, ...], tool_link: str) -> list[np
         if element.get("name") in joint:
             axis = element.find("axis")
             assert axis is not None
-            assert axis.get("xyz") == "0 0 1", f"{element.get('name')} turns about its z axis"
-            frames.insert(0, np.eye(4))
+            turn_44 = _from_z(np.array([float(word) for word in axis.get("xyz", "1 0 0").split()]))
+            frames[0] = turn_44.T @ frames[0]
+            frames.insert(0, turn_44)
         frames[0] = origin(element) @ frames[0]
         link = _link(element, "parent")
     assert len(frames) == len(joint) + 1, f"{tool_link} hangs on {joint}"
     return frames
+
+
+def _from_z(axis: np.ndarray) -> np.ndarray:
+    """(4, 4) of the shortest turn of the z axis to `axis` (3,)."""
+    x, y, z = axis / np.linalg.norm(axis)
+    sideways = float(np.hypot(x, y))
+    frame = np.eye(4)
+    if sideways > 0:
+        frame[:3, :3] = axis_angle_matrix(np.array([-y, x, 0.0]) / sideways * atan2(sideways, z))
+    elif z < 0:
+        frame[:3, :3] = rot_x(pi)
+    return frame
 
 
 def _link(joint: ElementTree.Element, end: str) -> str:

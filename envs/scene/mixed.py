@@ -91,7 +91,7 @@ def _lay_out(models: Sequence[ObjectModel], rng: np.random.Generator) -> list[Po
 
 
 def _is_pushed(model: ObjectModel) -> bool:
-    return any(task.goal == "push_left" and task.object[0] == model.name for task in TASKS.values())
+    return any(task.goal == "push_left" and task.object[0] == model.name for task in TASKS.built_in.values())
 
 
 def _gap_m(first: ObjectModel, second: ObjectModel) -> float:

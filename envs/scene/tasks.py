@@ -6,12 +6,13 @@ robot. "Left" is the robot's left, +y of the base frame.
 
 from dataclasses import dataclass
 from math import hypot
-from typing import Literal
+from typing import Callable
 
 import numpy as np
 
 from envs.scene.objects import OBJECTS, ObjectModel
 from tap_ray.errors import ConfigError, nearest
+from tap_ray.plugins import Registry
 
 NUM_SLOTS = 4
 """Object slots in `info`."""
@@ -27,20 +28,58 @@ TRIES = 40
 
 
 @dataclass(frozen=True, kw_only=True)
+class Touch:
+    """Who touches whom after a control step; indices are object slots."""
+
+    hand: tuple[tuple[frozenset[int], frozenset[int]], ...]
+    """Objects that the left and the right finger of each hand touch."""
+    finger_during: frozenset[int]
+    """Objects that either touched at some time during the last control step."""
+    pair: frozenset[tuple[int, int]]
+    """Objects that touch each other, smaller index first."""
+
+
+GOALS = ("on", "stack", "in", "push_left")
+"""What `judge` knows how to judge."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class TaskModel:
     """One task: move object 0, to object 1 if there is one."""
 
     name: str
     object: tuple[str, ...]
-    """Keys of OBJECTS: what is moved, then where to."""
-    goal: Literal["on", "stack", "in", "push_left"]
+    """Names of what is moved, then where to: keys of OBJECTS, or of `own_object`."""
+    goal: str
+    """One of GOALS, or any word if the task brings its own `judge`."""
     sentence: tuple[str, ...]
     """Paraphrases of the instruction, drawn by the seed."""
-    tolerance_m: float
+    tolerance_m: float = 0.0
     """Largest horizontal distance from the target's center (push_left: unused)."""
+    own_object: tuple[ObjectModel, ...] = ()
+    """Objects that are not in OBJECTS; play does not draw them."""
+    judge: Callable[[np.ndarray, np.ndarray, Touch], tuple[bool, bool]] | None = None
+    """Whether a goal that is none of GOALS is partly and entirely reached: arguments and result as of `judge` below."""
+
+    def __post_init__(self) -> None:
+        if self.judge is None and self.goal not in GOALS:
+            raise ConfigError(
+                f"Task {self.name!r}: goal is one of {', '.join(GOALS)}; got {self.goal!r}. Give a judge."
+            )
+        if not 1 <= len(self.object) <= NUM_SLOTS or not self.sentence:
+            raise ConfigError(f"Task {self.name!r} has 1 to {NUM_SLOTS} objects, and at least one sentence.")
+
+    @property
+    def models(self) -> tuple[ObjectModel, ...]:
+        """Its objects."""
+        known = OBJECTS | {model.name: model for model in self.own_object}
+        for name in self.object:
+            if name not in known:
+                raise ConfigError(f"Task {self.name!r}: unknown object {name!r}. {nearest(name, known)}")
+        return tuple(known[name] for name in self.object)
 
 
-TASKS: dict[str, TaskModel] = {
+BUILT_IN: dict[str, TaskModel] = {
     "put_spoon_on_cloth": TaskModel(
         name="put_spoon_on_cloth",
         object=("spoon", "cloth"),
@@ -113,6 +152,9 @@ TASKS: dict[str, TaskModel] = {
     ),
 }
 
+TASKS = Registry("task", BUILT_IN, expected=TaskModel)
+"""All tasks, those of installed packages included."""
+
 
 def known_task(name: str) -> str:
     """`name`, if it is a task or "play".
@@ -151,8 +193,10 @@ def draw_scene(task: str, rng: np.random.Generator) -> Scene:
     high = (FIELD_HIGH_M[0], FIELD_HIGH_M[1] - (PUSH_M + 0.02 if pushed else 0.0))
     count = int(rng.integers(2, NUM_SLOTS + 1))
     while True:
-        names = [str(name) for name in rng.permutation(sorted(OBJECTS))[:count]] if task == PLAY else TASKS[task].object
-        models = tuple(OBJECTS[name] for name in names)
+        if task == PLAY:
+            models = tuple(OBJECTS[str(name)] for name in rng.permutation(sorted(OBJECTS))[:count])
+        else:
+            models = TASKS[task].models
         position = rng.uniform(FIELD_LOW_M, high, (TRIES, len(models), 2))
         fitting = [try_ for try_ in position if _apart(try_, models)]
         if fitting:  # else: things too large to lie side by side, draw others
@@ -174,18 +218,6 @@ def _apart(position_m: np.ndarray, models: tuple[ObjectModel, ...]) -> bool:
     )
 
 
-@dataclass(frozen=True, kw_only=True)
-class Touch:
-    """Who touches whom after a control step; indices are object slots."""
-
-    hand: tuple[tuple[frozenset[int], frozenset[int]], ...]
-    """Objects that the left and the right finger of each hand touch."""
-    finger_during: frozenset[int]
-    """Objects that either touched at some time during the last control step."""
-    pair: frozenset[tuple[int, int]]
-    """Objects that touch each other, smaller index first."""
-
-
 def judge(task: str, start_M7: np.ndarray, now_M7: np.ndarray, touch: Touch) -> tuple[bool, bool]:
     """Whether the task is partly and entirely done now.
 
@@ -203,6 +235,9 @@ def judge(task: str, start_M7: np.ndarray, now_M7: np.ndarray, touch: Touch) -> 
     if task == PLAY:
         return False, False
     model = TASKS[task]
+    if model.judge is not None:
+        partial, entire = model.judge(start_M7, now_M7, touch)
+        return bool(partial), bool(entire)
     held = any(0 in left and 0 in right for left, right in touch.hand)
     touched = any(0 in finger for hand in touch.hand for finger in hand)
     if model.goal == "push_left":
@@ -215,7 +250,7 @@ def judge(task: str, start_M7: np.ndarray, now_M7: np.ndarray, touch: Touch) -> 
 
 def _height_fits(model: TaskModel, up_m: float) -> bool:
     """Whether the object's center is where the goal wants it, `up_m` above the target's center."""
-    item, target = (OBJECTS[name].half_size_m[2] for name in model.object)
+    item, target = (each.half_size_m[2] for each in model.models)
     match model.goal:
         case "in":
             return up_m - item < target

@@ -13,7 +13,7 @@ from tap_ray.distributed.connect import connect
 from tap_ray.distributed.evaluate import FleetConfig, evaluate, require_sensible
 from tap_ray.evaluate import results, trained, video
 from tap_ray.evaluate.episodes import MakeFailureInputs, MakePolicy, MakeVector
-from tap_ray.evaluate.own import OwnPolicy, is_reference, own_policy
+from tap_ray.evaluate.own import POLICIES, OwnPolicy, installed_policy, is_reference, own_policy
 from tap_ray.evaluate.protocol import Protocol
 from tap_ray.evaluate.settings import EvaluateConfig, what
 from tap_ray.job import JobRun, job_run
@@ -68,6 +68,8 @@ def _policy(config: EvaluateConfig, protocol: Protocol, scenes: Scenes) -> tuple
     """How a fleet makes the policy, and the run it comes from."""
     if config.policy in scenes.built_in:
         return scenes.built_in[config.policy], {}
+    if config.policy in POLICIES:
+        return installed_policy(config.policy), {}
     if is_reference(config.policy):
         return own_policy(config.policy), {}
     scene = protocol.env_config(protocol.tasks[0], protocol.scenarios[0])

@@ -15,7 +15,7 @@ from tap_ray.sweep.data import ENOUGH, Facts, facts_of
 from tap_ray.sweep.plan import SweepFile, Trial, data_sets
 
 TasksOf = Callable[[str], Sequence[str]]
-"""Simulator -> its tasks (`envs.tasks_of`)."""
+"""Simulator -> its tasks (`envs.suite_tasks`)."""
 
 
 @dataclass(frozen=True, kw_only=True)

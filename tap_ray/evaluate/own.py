@@ -17,7 +17,11 @@ from typing import Any
 
 from tap_ray.config import digest
 from tap_ray.errors import ConfigError
+from tap_ray.plugins import Registry
 from tap_ray.types import EnvConfig, Policy
+
+POLICIES: Registry[Any] = Registry("policy", {})
+"""Policies of installed packages, by name; each as a user's own."""
 
 
 def is_reference(text: str) -> bool:
@@ -53,6 +57,16 @@ class OwnPolicy:
         if self.folder not in sys.path:
             sys.path.append(self.folder)
         return getattr(importlib.import_module(name), attribute)
+
+
+def installed_policy(name: str) -> OwnPolicy:
+    """The policy that a package brings under this name, tried out.
+
+    Raises:
+        ConfigError: the package is broken (names it), or what it makes is no policy.
+    """
+    POLICIES[name]
+    return own_policy(POLICIES.reference(name))
 
 
 def own_policy(reference: str) -> OwnPolicy:

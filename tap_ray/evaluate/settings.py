@@ -21,7 +21,8 @@ class EvaluateConfig:
 
     policy: str
     """Run folder of a trained policy, or models:/tap/VERSION from the registry; or "expert" or "random", the upper and
-    the lower bound; or module:Class, a policy of your own with reset(obs, info, seeds) and act(obs, info)."""
+    the lower bound; or an installed package's policy by name; or module:Class, one of your own with
+    reset(obs, info, seeds) and act(obs, info)."""
     suite: str = "tabletop"
     """Suite of tasks: "tabletop" (PyBullet), "tabletop_mixed" (two tasks' objects in every scene, each scene judged
     under both sentences) or "simpler" (ManiSkill's digital twins, SIMPLER's 24 initial states)."""

@@ -17,8 +17,8 @@ from tap_ray.dataset.encode import encode_episode
 from tap_ray.errors import ConfigError, TapRayError, nearest
 from tap_ray.play.explorers import (
     EXPLORERS,
+    MIXED,
     ExplorerConfig,
-    ExplorerName,
     choices,
     make_explorer,
     needs_memory,
@@ -43,7 +43,7 @@ class CollectPlan:
 
     env: EnvConfig = field(default_factory=EnvConfig)
     """Robot, scene, image size, steps an episode, masks."""
-    explorer: ExplorerName = "mixed"
+    explorer: str = "mixed"
     """Who plays; see the top of play/explorers.py."""
     explorers: ExplorerConfig = field(default_factory=ExplorerConfig)
     """Constants of the explorers."""
@@ -59,8 +59,8 @@ class CollectPlan:
             raise ConfigError(f"jpeg_quality lies in 1 .. 95; got {self.jpeg_quality}.")
         if self.round_episodes < 1:
             raise ConfigError(f"round_episodes is at least 1; got {self.round_episodes}.")
-        if self.explorer not in EXPLORERS:
-            raise ConfigError(f"Unknown explorer {self.explorer!r}. {nearest(self.explorer, EXPLORERS)}")
+        if self.explorer not in (*EXPLORERS, MIXED):
+            raise ConfigError(f"Unknown explorer {self.explorer!r}. {nearest(self.explorer, (*EXPLORERS, MIXED))}")
 
     @property
     def needs_memory(self) -> bool:
@@ -68,8 +68,9 @@ class CollectPlan:
         return needs_memory(self.explorer, self.explorers)
 
     def to_json(self) -> dict[str, Any]:
-        """Plain JSON values for a dataset's header."""
-        return {"kind": "play", **plan_values(self)}
+        """Plain JSON values for a dataset's header; an explorer of an installed package with its version."""
+        package = EXPLORERS.package(self.explorer)
+        return {"kind": "play", **plan_values(self), **({"explorer_package": package} if package else {})}
 
 
 def plan_values(plan: Any) -> dict[str, Any]:

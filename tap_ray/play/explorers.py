@@ -9,11 +9,11 @@ mixed      each episode is played by one of the others: the default for pretrain
 
 from collections import deque
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Callable
 
 import numpy as np
 
-from tap_ray.errors import ConfigError, SpecError, nearest
+from tap_ray.errors import ConfigError, SpecError
 from tap_ray.play.contact import ContactConfig, ContactPlanner
 from tap_ray.play.motion import (
     MotionConfig,
@@ -28,13 +28,13 @@ from tap_ray.play.motion import (
 from tap_ray.play.novelty import VisitCounts
 from tap_ray.play.planners import CuriousConfig, CuriousPlanner, Planner, View, WaypointConfig, WaypointPlanner
 from tap_ray.play.safe_poses import SafePosesConfig
+from tap_ray.plugins import Registry
 from tap_ray.specs import MAX_DELTA_POS_M, MAX_DELTA_ROT_RAD, ArmSlots
 from tap_ray.types import Explorer, Info, Observation
 
 LIMIT_6 = np.array([MAX_DELTA_POS_M] * 3 + [MAX_DELTA_ROT_RAD] * 3)
-ExplorerName = Literal["uniform", "waypoint", "contact", "curious", "mixed"]
 MIXABLE = ("uniform", "waypoint", "contact", "curious")
-EXPLORERS = (*MIXABLE, "mixed")
+MIXED = "mixed"
 NEED_MEMORY = ("curious",)
 """Explorers that read the run's shared novelty memory."""
 
@@ -83,6 +83,20 @@ class ExplorerConfig:
     mixed: MixedConfig = field(default_factory=MixedConfig)
 
 
+@dataclass(frozen=True, kw_only=True)
+class ExplorerInputs:
+    """What an explorer of one arm is made of."""
+
+    config: ExplorerConfig
+    """Constants."""
+    arm: ArmSlots
+    """Where the state has the arm's pose."""
+    library_M7: np.ndarray
+    """Safe poses: x y z (m, table frame), quaternion wxyz."""
+    visits: VisitCounts
+    """What the run has seen so far; empty but for explorers that share a memory."""
+
+
 def needs_memory(name: str, config: ExplorerConfig) -> bool:
     """Whether any episode of explorer `name` reads the run's novelty memory."""
     return any(one in NEED_MEMORY for one in choices(name, config))
@@ -90,12 +104,12 @@ def needs_memory(name: str, config: ExplorerConfig) -> bool:
 
 def choices(name: str, config: ExplorerConfig) -> list[str]:
     """Explorers that may play an episode: those of "mixed" with a share, else `name` alone."""
-    return [one for one in MIXABLE if getattr(config.mixed, one) > 0] if name == "mixed" else [name]
+    return [one for one in MIXABLE if getattr(config.mixed, one) > 0] if name == MIXED else [name]
 
 
 def pick(name: str, config: ExplorerConfig, rng: np.random.Generator) -> str:
     """Name of the explorer that plays an episode: draws one for "mixed"."""
-    if name != "mixed":
+    if name != MIXED:
         return name
     weights = np.array([getattr(config.mixed, name) for name in MIXABLE])
     return str(rng.choice(MIXABLE, p=weights / weights.sum()))
@@ -107,24 +121,13 @@ def make_explorer(
     """The explorer called `name` (not "mixed": see `pick`) of one arm.
 
     Args:
-        name: one of MIXABLE.
+        name: a key of EXPLORERS.
         config: constants.
         arm: where the state has the arm's pose.
         library_M7: safe poses.
         visits: what the run has seen so far; only "curious" reads it.
     """
-    motion = config.motion
-    match name:
-        case "uniform":
-            return UniformExplorer(config.uniform, motion, arm)
-        case "waypoint":
-            return PathExplorer(motion, arm, WaypointPlanner(config.waypoint, library_M7))
-        case "contact":
-            return PathExplorer(motion, arm, ContactPlanner(config.contact, motion))
-        case "curious":
-            planner = CuriousPlanner(config.curious, config.contact, motion, library_M7=library_M7, visits=visits)
-            return PathExplorer(motion, arm, planner)
-    raise ConfigError(f"Unknown explorer {name!r}. {nearest(name, MIXABLE)}")
+    return EXPLORERS[name](ExplorerInputs(config=config, arm=arm, library_M7=library_M7, visits=visits))
 
 
 class Commanded:
@@ -247,3 +250,28 @@ class PathExplorer:
         elif dwell > 0 and self._rng.random() < 1 / dwell:
             self._gripper = -self._gripper
         return self._gripper
+
+
+def _uniform(to: ExplorerInputs) -> Explorer:
+    return UniformExplorer(to.config.uniform, to.config.motion, to.arm)
+
+
+def _waypoint(to: ExplorerInputs) -> Explorer:
+    return PathExplorer(to.config.motion, to.arm, WaypointPlanner(to.config.waypoint, to.library_M7))
+
+
+def _contact(to: ExplorerInputs) -> Explorer:
+    return PathExplorer(to.config.motion, to.arm, ContactPlanner(to.config.contact, to.config.motion))
+
+
+def _curious(to: ExplorerInputs) -> Explorer:
+    constants = to.config.curious, to.config.contact, to.config.motion
+    return PathExplorer(
+        to.config.motion, to.arm, CuriousPlanner(*constants, library_M7=to.library_M7, visits=to.visits)
+    )
+
+
+EXPLORERS: Registry[Callable[[ExplorerInputs], Explorer]] = Registry(
+    "explorer", {"uniform": _uniform, "waypoint": _waypoint, "contact": _contact, "curious": _curious}
+)
+"""What makes each explorer, those of installed packages included; "mixed" draws among ours (`pick`)."""

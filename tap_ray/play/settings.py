@@ -7,7 +7,7 @@ from typing import Iterable, Sequence
 from tap_ray.errors import ConfigError
 from tap_ray.play.collect import CollectPlan
 from tap_ray.play.demos import DemoPlan
-from tap_ray.play.explorers import ExplorerConfig, ExplorerName
+from tap_ray.play.explorers import ExplorerConfig
 from tap_ray.types import EnvConfig, RandomizeConfig
 
 
@@ -60,8 +60,9 @@ class PlayJobConfig(RobotsConfig):
 
     episodes: int = 500
     """Episodes wanted in the dataset; a larger number makes an existing one longer."""
-    explorer: ExplorerName = "mixed"
-    """Who plays: independent noise, Algorithm 1's waypoints, objects, novelty, or a mixture of these."""
+    explorer: str = "mixed"
+    """Who plays: uniform (independent noise), waypoint (Algorithm 1), contact (objects), curious (novelty), mixed (a
+    mixture of these), or an explorer of an installed package."""
     round_episodes: int = 32
     """Episodes in a round of the novelty memory that curious robots share."""
     randomize: bool = False

@@ -43,7 +43,7 @@ def test_dense_reward_of_a_laid_out_table() -> None:
     assert dense_reward(carrot, far, now, now, (False, False)) == pytest.approx(0.2 * (1 - np.tanh(1.0)) + closer)
     assert dense_reward(carrot, at, now, now, (True, False)) == pytest.approx(0.5 + closer)
     assert dense_reward(carrot, far, now, now, (True, True)) == 1.0
-    beside = now[0, :3] - (0.0, 0.03 + envs.gym_ids.OBJECTS["pumpkin"].half_size_m[1], 0.0)
+    beside = now[0, :3] - (0.0, 0.03 + push.models[0].half_size_m[1], 0.0)
     half = place((0.3, 0.05, 0.0), (0.0, 0.0, 0.0))
     assert dense_reward(push, beside[None], now, now, (False, False)) == pytest.approx(0.2)
     assert dense_reward(push, beside[None] + (0, 0.05, 0), now, half, (True, False)) == pytest.approx(0.2 + 0.35)

@@ -1,0 +1,122 @@
+"""Robots, tasks, explorers, experts and policies by name: ours, and those of installed packages, by entry points.
+
+A package that brings a robot says so in its pyproject.toml (docs/how-to/robot.md):
+
+    [project.entry-points."tap_ray.robots"]
+    stubby = "my_robot.robot:STUBBY"
+
+Names are known without importing anything; a package is imported when one of its names is used. Every process looks by
+itself, so workers on other machines need the package, too.
+"""
+
+import sys
+from functools import lru_cache
+from importlib.metadata import EntryPoint, entry_points
+from typing import Any, Generic, Iterator, Mapping, TypeVar
+
+from tap_ray.errors import ConfigError, nearest
+
+T = TypeVar("T")
+REGISTRIES: dict[str, "Registry[Any]"] = {}
+"""Kind, e.g. "robot" -> its registry; those whose modules have been imported."""
+
+
+class Registry(Mapping[str, T], Generic[T]):
+    """Name -> object. Ours come first; the others are loaded when asked for."""
+
+    def __init__(self, kind: str, built_in: Mapping[str, T], *, expected: type | None = None) -> None:
+        """A registry of the entry points of the group `tap_ray.<kind>s`.
+
+        Args:
+            kind: singular, as messages have it.
+            built_in: ours.
+            expected: what each must be; None: something that can be called.
+        """
+        self.kind, self.built_in, self._expected = kind, dict(built_in), expected
+        REGISTRIES[kind] = self
+
+    @property
+    def group(self) -> str:
+        """Of its entry points."""
+        return f"tap_ray.{'policies' if self.kind == 'policy' else self.kind + 's'}"
+
+    def __getitem__(self, name: str) -> T:
+        """The object called `name`.
+
+        Raises:
+            ConfigError: nothing is called so (names the nearest), two things are, or its package is broken.
+        """
+        found = self._installed().get(name, ())
+        if len(found) + (name in self.built_in) > 1:
+            owners = ["tap_ray"] * (name in self.built_in) + [package_of(each) for each in found]
+            raise ConfigError(
+                f"{' and '.join(owners)} each have the {self.kind} {name!r}. Rename one, or uninstall its package."
+            )
+        if name in self.built_in:
+            return self.built_in[name]
+        if not found:
+            raise ConfigError(f"Unknown {self.kind} {name!r}. {nearest(name, self)}")
+        return self._loaded(found[0])
+
+    def __contains__(self, name: object) -> bool:
+        return name in self.built_in or name in self._installed()
+
+    def __iter__(self) -> Iterator[str]:
+        yield from self.built_in
+        yield from (name for name in self._installed() if name not in self.built_in)
+
+    def __len__(self) -> int:
+        return len(list(iter(self)))
+
+    def package(self, name: str) -> str:
+        """Name and version of the package that brings `name`; empty for ours and for what is not there."""
+        found = () if name in self.built_in else self._installed().get(name, ())
+        return package_of(found[0]) if found else ""
+
+    def reference(self, name: str) -> str:
+        """module:attribute of an installed one."""
+        return self._installed()[name][0].value
+
+    def _installed(self) -> Mapping[str, tuple[EntryPoint, ...]]:
+        return _entry_points(self.group, tuple(sys.path))
+
+    def _loaded(self, point: EntryPoint) -> T:
+        about = f"The {self.kind} {point.name!r} of the package {package_of(point)} ({point.value})"
+        try:
+            loaded = point.load()
+        except Exception as error:
+            cause = f"{type(error).__name__}: {error}"
+            raise ConfigError(f"{about} cannot be loaded: {cause}. Repair that package or uninstall it.") from error
+        if not (isinstance(loaded, self._expected) if self._expected else callable(loaded)):
+            want = f"a {self._expected.__name__}" if self._expected else "something that can be called"
+            raise ConfigError(f"{about} is {want}; got {loaded!r}. Repair that package or uninstall it.")
+        return loaded
+
+
+def package_of(point: EntryPoint) -> str:
+    """Name and version of the package that brings an entry point."""
+    return f"{point.dist.name} {point.dist.version}" if point.dist else "a package without a name"
+
+
+def listing() -> str:
+    """What there is, a line each kind, with the package of what is not ours: for --help."""
+    lines = [
+        f"{registry.group.removeprefix('tap_ray.')}: " + ", ".join(_named(registry, name) for name in registry)
+        for registry in REGISTRIES.values()
+        if len(registry)
+    ]
+    return "\n\n".join(["Known here, those of installed packages included:", *lines]) if lines else ""
+
+
+def _named(registry: "Registry[Any]", name: str) -> str:
+    package = registry.package(name)
+    return f"{name} ({package})" if package else name
+
+
+@lru_cache(maxsize=64)
+def _entry_points(group: str, path: tuple[str, ...]) -> Mapping[str, tuple[EntryPoint, ...]]:
+    """Name -> the entry points of a group that are called so; `path`: where packages are looked for now."""
+    found: dict[str, tuple[EntryPoint, ...]] = {}
+    for point in entry_points(group=group):
+        found[point.name] = (*found.get(point.name, ()), point)
+    return found

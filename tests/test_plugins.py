@@ -1,0 +1,173 @@
+"""What installed packages bring: examples/my_robot, installed into a folder of its own, and broken packages."""
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import envs
+from envs.kinematics.reachable import sample_poses
+from envs.kinematics.solver import DOWN, kinematics
+from tap_ray.errors import ConfigError
+from tap_ray.evaluate.own import POLICIES, installed_policy
+from tap_ray.play.collect import CollectPlan, collect
+from tap_ray.play.explorers import EXPLORERS
+from tap_ray.plugins import listing
+from tap_ray.rollout import rollout
+from tap_ray.types import EnvConfig
+
+ROOT = Path(__file__).parents[1]
+STUBBY = EnvConfig(robot="stubby", task="knock_over_bottle", image_size=32, max_steps=40)
+
+
+@pytest.fixture(scope="module")
+def installed(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder that examples/my_robot was installed into, by pip and without the network."""
+    folder = tmp_path_factory.mktemp("site")
+    source = shutil.copytree(ROOT / "examples" / "my_robot", folder / "source")
+    target = folder / "packages"
+    flags = ["--quiet", "--no-deps", "--no-build-isolation", "--no-index", "--target", str(target)]
+    done = subprocess.run([sys.executable, "-m", "pip", "install", *flags, source], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    return target
+
+
+@pytest.fixture
+def my_robot(installed: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(installed)
+
+
+def test_what_is_not_installed_is_not_there() -> None:
+    assert "stubby" not in envs.ROBOTS
+    with pytest.raises(ConfigError, match="Unknown robot 'stubby'"):
+        envs.make(EnvConfig(robot="stubby"))
+
+
+def test_it_is_listed_with_its_package(my_robot: None) -> None:
+    said = listing()
+    for there in ("stubby (my-robot 0.1.0)", "knock_over_bottle (my-robot 0.1.0)", "circles (my-robot 0.1.0)"):
+        assert there in said
+    assert "robots: widowx, panda, xarm6, iiwa, widowx_pair, stubby (my-robot 0.1.0)" in said
+    assert "hover (my-robot 0.1.0)" in said
+
+
+def test_suites_do_not_grow_with_what_is_installed(my_robot: None) -> None:
+    assert "knock_over_bottle" in envs.tasks_of("pybullet")
+    assert len(envs.suite_tasks("pybullet")) == 5
+    assert envs.version_of("pybullet", "widowx", ("put_carrot_on_plate",)) == "3"
+    assert envs.version_of("pybullet", "stubby", ("knock_over_bottle",)) == "3+my-robot-0.1.0"
+
+
+def test_its_joints_turn_about_any_axis(my_robot: None) -> None:
+    """All joints at zero: the arm points up from 0.14 m, then 0.42 m forward, as its URDF says."""
+    arm = kinematics(envs.ROBOTS["stubby"].arm[0])
+    position_m, matrix = arm.forward(np.zeros(6))
+    np.testing.assert_allclose(position_m, [0.13 + 0.13 + 0.06 + 0.10, 0, 0.09 + 0.05 + 0.27], atol=1e-9)
+    np.testing.assert_allclose(matrix, np.eye(3), atol=1e-9)
+    turned_m, _ = arm.forward(np.array([np.pi / 2, 0, 0, 0, 0, 0]))
+    np.testing.assert_allclose(turned_m, [0, 0.42, 0.41], atol=1e-9)
+    wanted_m = np.array([0.3, 0.1, 0.05])
+    joints = arm.inverse(wanted_m, DOWN, None)
+    assert joints is not None
+    np.testing.assert_allclose(arm.forward(joints)[0], wanted_m, atol=1e-4)
+
+
+def test_its_expert_knocks_the_bottle_over_and_its_policy_does_not(my_robot: None) -> None:
+    robots = envs.make_ee_control(STUBBY, 4)
+    done = {}
+    for name, policy in (("expert", envs.make_expert(STUBBY, 4)), ("hover", installed_policy("hover")(STUBBY, 4))):
+        runs = rollout(robots, policy, env_seeds=range(4), policy_seeds=range(4)).trajectories
+        done[name] = [bool(run.entire.any()) for run in runs]
+    robots.close()
+    assert done == {"expert": [True] * 4, "hover": [False] * 4}
+
+
+def test_its_explorer_plays_and_its_version_is_kept(my_robot: None) -> None:
+    plan = CollectPlan(env=EnvConfig(robot="stubby", image_size=32, max_steps=30), explorer="circles")
+    assert plan.to_json()["explorer_package"] == "my-robot 0.1.0"
+    [episode] = collect(
+        plan, envs.make_ee_control, sample_poses, arms=envs.spec(plan.env).arms, num_episodes=1, num_robots=1
+    )
+    assert episode.meta["explorer"] == "circles"
+    tool_T3 = episode.state[10:, list(envs.spec(plan.env).arms[0].ee_pos)]
+    spread_m = np.ptp(tool_T3, axis=0)
+    assert 0.07 < spread_m[0] < 0.12  # a circle of 5 cm radius, flat
+    assert 0.07 < spread_m[1] < 0.12
+    assert spread_m[2] < 0.02
+
+
+@pytest.mark.cluster
+@pytest.mark.slow
+def test_the_jobs_know_it_in_rays_workers_too(installed: Path, tmp_path: Path) -> None:
+    surroundings = {
+        **os.environ,
+        "PYTHONPATH": os.pathsep.join([str(installed), str(ROOT)]),
+        "MLFLOW_TRACKING_URI": f"sqlite:///{tmp_path}/mlflow.db",
+    }
+
+    def job(verb: str, *flags: str) -> str:
+        common = ["--robot", "stubby", "--image-size", "32", "--max-steps", "40", "--fleets", "1"]
+        command = [sys.executable, "-m", f"jobs.{verb}", *common, *flags, "--out", str(tmp_path / verb)]
+        done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, env=surroundings)
+        assert done.returncode == 0, done.stderr
+        return done.stdout
+
+    assert "2 episodes, 80 frames" in job("collect_play", "--explorer", "circles", "--episodes", "2")
+    assert "2 episodes" in job("collect_demos", "--tasks", "knock_over_bottle", "--episodes", "2")
+    said = job("evaluate", "--policy", "hover", "--tasks", "knock_over_bottle", "--episodes", "2")
+    assert "hover" in said
+
+
+def brings(folder: Path, package: str, kind: str, line: str, code: str = "") -> None:
+    """Install a package of one module by hand."""
+    about = folder / f"{package}-2.0.dist-info"
+    about.mkdir()
+    (about / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {package}\nVersion: 2.0\n")
+    (about / "entry_points.txt").write_text(f"[tap_ray.{kind}]\n{line}\n")
+    (folder / f"{package}_code.py").write_text(code)
+
+
+@pytest.mark.parametrize(
+    ("line", "code", "text"),
+    [
+        (
+            "arm = broken_code:ARM",
+            "import a_module_that_is_missing",
+            "The robot 'arm' of the package broken 2.0 (broken_code:ARM) cannot be loaded: ModuleNotFoundError: "
+            "No module named 'a_module_that_is_missing'. Repair that package or uninstall it.",
+        ),
+        ("arm = broken_code:ARM", "", "broken_code:ARM) cannot be loaded: AttributeError"),
+        ("arm = broken_code:ARM", "ARM = 3", "of the package broken 2.0 (broken_code:ARM) is a RobotModel; got 3."),
+    ],
+)
+def test_a_broken_package_is_named(
+    line: str, code: str, text: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    brings(tmp_path, "broken", "robots", line, code)
+    monkeypatch.delitem(sys.modules, "broken_code", raising=False)
+    monkeypatch.syspath_prepend(tmp_path)
+    assert "arm (broken 2.0)" in listing()
+    envs.make(EnvConfig(render=False)).close()  # what does not ask for it still works
+    with pytest.raises(ConfigError) as error:
+        envs.make(EnvConfig(robot="arm"))
+    assert text in str(error.value)
+    monkeypatch.delitem(sys.modules, "broken_code", raising=False)
+
+
+def test_two_of_a_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    brings(tmp_path, "copy", "explorers", "contact = copy_code:play")
+    monkeypatch.syspath_prepend(tmp_path)
+    with pytest.raises(ConfigError, match=r"tap_ray and copy 2.0 each have the explorer 'contact'. Rename one"):
+        EXPLORERS["contact"]
+
+
+def test_what_is_no_policy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    brings(tmp_path, "mute", "policies", "mute = mute_code:Mute", "class Mute: ...")
+    monkeypatch.syspath_prepend(tmp_path)
+    assert POLICIES.package("mute") == "mute 2.0"
+    with pytest.raises(ConfigError, match="Mute lacks reset and act"):
+        installed_policy("mute")
