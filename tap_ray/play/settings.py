@@ -61,8 +61,8 @@ class PlayJobConfig(RobotsConfig):
     episodes: int = 500
     """Episodes wanted in the dataset; a larger number makes an existing one longer."""
     explorer: str = "mixed"
-    """What moves the robots: uniform (independent noise), waypoint (Algorithm 1), contact (objects), curious (novelty), mixed (a
-    mixture of these), or an explorer of an installed package."""
+    """What moves the robots: uniform (independent noise), waypoint (Algorithm 1), contact (objects), curious
+    (novelty), mixed (a mixture of these), or an explorer of an installed package."""
     round_episodes: int = 32
     """Episodes in a round of the novelty memory that curious robots share."""
     randomize: bool = False

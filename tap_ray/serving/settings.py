@@ -53,8 +53,8 @@ class ServeConfig:
     gpus_per_replica: float = 0.0
     """GPUs, or a share of one, for each copy; 0: none."""
     deadline_s: float | None = None
-    """How long a robot waits for the network at most, s; then its step is refused (504): hold still, take a new image. None:
-    as long as a chunk's actions last (0.4 s for two actions at 5 Hz), because later actions would be for an old image."""
+    """How long a robot waits for the network at most, s; then its step is refused (504): hold still, take a new
+    image. None: as long as a chunk's actions last (0.4 s for two actions at 5 Hz); later ones are for an old image."""
     hosts: tuple[str, ...] = ()
     """Names of this server besides localhost, --host and plain addresses, and names of web pages that may use it."""
     tls_cert: Path | None = None
