@@ -11,7 +11,7 @@ from tap_ray.distributed import live, stream
 from tap_ray.distributed.connect import connect
 from tap_ray.distributed.crops import cut_missing
 from tap_ray.distributed.record import pool_of
-from tap_ray.distributed.train import require_sensible, run_stage
+from tap_ray.distributed.train import run_stage, validate_settings
 from tap_ray.errors import ConfigError
 from tap_ray.job import run_job
 from tap_ray.play.settings import plan_of
@@ -28,7 +28,7 @@ def main(config: PretrainConfig) -> Path:
         raise ConfigError("Pretraining needs a dataset of play, --data PATH, or --live-play, and not both.")
     if config.data is None:
         return _live(config)
-    require_sensible(config.train, config.workers)
+    validate_settings(config.train, config.workers)
     data, windows = config.data.resolve(), config.sized_windows()
     dataset = open_dataset(data)
     if config.objective.next_object:
