@@ -147,4 +147,5 @@ def _parts(file: Path) -> list[str]:
     """Names of the additions, in order."""
     fs, key = storage.fs_and_key(_folder(file))
     with storage.translate_errors("read", file):
-        return sorted(name.rpartition("/")[2] for name in fs.find(key))
+        # A folder whose first part appears between two requests of `find` is listed itself.
+        return sorted(name.removeprefix(f"{key}/") for name in fs.find(key) if name.startswith(f"{key}/"))
