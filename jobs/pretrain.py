@@ -3,7 +3,6 @@
 from functools import partial
 from pathlib import Path
 
-import envs
 from jobs import collect_play
 from tap_ray.dataset.reader import open_dataset, require_whole
 from tap_ray.dataset.windows import require_batches
@@ -14,7 +13,6 @@ from tap_ray.distributed.record import pool_of
 from tap_ray.distributed.train import require_sensible, run_stage
 from tap_ray.errors import ConfigError
 from tap_ray.job import run_job
-from tap_ray.play.settings import plan_of
 from tap_ray.pretrain import health
 from tap_ray.settings import PretrainConfig
 from tap_ray.stages import pretrain_stage
@@ -51,10 +49,10 @@ def _live(config: PretrainConfig) -> Path:
         dataset = open_dataset(collect_play.main(config.play).resolve())
         if config.objective.next_object:
             cut_missing(dataset)
-        plan = plan_of(config.play, control_lag=envs.control_lag_of(config.play.sim))
+        plan, world = collect_play.planned(config.play)
         play = live.LivePlay(
             plan=plan,
-            make_player=partial(collect_play.fleet, plan, config.play.robots_per_fleet, None),
+            make_player=partial(collect_play.fleet, plan, world, config.play.robots_per_fleet, None),
             spec=dataset.spec,
             reserved=2 * config.play.episodes,  # attempts that crashed have been replaced by the ones after them
             pool=pool_of(config.play),
