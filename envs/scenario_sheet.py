@@ -36,7 +36,7 @@ def sheet(task: str = TASK, seed: int = SEED, robot: str = "widowx", sim: str = 
 
 
 def play_sheet(sim: str = "pybullet", *, columns: int = 5, rows: int = 4) -> Image.Image:
-    """Beginnings of randomized play, one scene a image."""
+    """Beginnings of randomized play, one scene an image."""
     env = envs.make(EnvConfig(sim=sim, image_size=SIDE_PX, randomize=RandomizeConfig()))
     image = [env.reset(seed=seed)[0]["rgb"] for seed in range(columns * rows)]
     env.close()

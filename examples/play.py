@@ -18,5 +18,5 @@ nothing = {"library_M7": np.zeros((0, 7)), "visits": {}}
 explorers = [make_explorer("contact", ExplorerConfig(), arm=arm, **nothing) for _ in range(3)]
 played = rollout(robots, PerRobot(explorers), env_seeds=[0, 1, 2], policy_seeds=[0, 1, 2])
 for one in played.trajectories:
-    print(f"{one.object_name}: touching for {100 * one.contact.mean():.0f} % of {len(one.action)} steps")
+    print(f"{' '.join(one.object_name)}: touching for {100 * one.contact.mean():.0f} % of {len(one.action)} steps")
 imageio.imwrite(sys.argv[1], np.concatenate([one.rgb for one in played.trajectories], axis=2), fps=5)

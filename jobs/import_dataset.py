@@ -1,4 +1,4 @@
-"""Make a dataset of somebody else's recordings: LeRobot v2.1 or v3.0, or trajectories of ManiSkill.
+"""Convert recordings of another format into a dataset: LeRobot v2.1 or v3.0, or trajectories of ManiSkill.
 
 --dry-run first: it shows what a few episodes become, in a table and a picture, and says what looks wrong.
 """

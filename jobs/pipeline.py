@@ -1,4 +1,4 @@
-"""The whole machine in one read: play -> pretrain -> demonstrations -> align -> evaluate -> compare.
+"""The whole pipeline: play -> pretrain -> demonstrations -> align -> evaluate -> compare.
 
 Six stages, each a function that reads folders and writes one. The defaults are small enough for two cores in eight
 minutes (`make demo`); every stage is also a job of its own (`python -m jobs.<verb> --help`).
@@ -23,7 +23,7 @@ PLAIN = PolicyConfig(glimpse_px=0, num_state=0)
 
 @dataclass(frozen=True, kw_only=True)
 class PipelineConfig:
-    """How much of everything."""
+    """Sizes of the pipeline's stages."""
 
     play: int = 360
     """Episodes of play, each 12 s of robot time."""
@@ -40,7 +40,7 @@ class PipelineConfig:
     seed: int = 0
     """Root of the seed tree."""
     out: Path = Path("demo")
-    """Folder for everything. The same command resumes where it was interrupted."""
+    """Folder for all results. The same command resumes where it was interrupted."""
     ray_address: str | None = None
     """Ray cluster to join, e.g. "auto"; without it a local Ray starts and stops with the job."""
 
@@ -58,20 +58,20 @@ def main(config: PipelineConfig) -> Path:
         return TrainConfig(steps=steps, batch_size=share, seed=seed, checkpoint_every=100, validate_every=100)
 
     with connect(config.ray_address):
-        stage(1, "play: robots explore by themselves, without words")
+        stage(1, "play: robots explore by themselves, without language")
         play = collect_play.main(
             collect_play.PlayJobConfig(explorer="contact", episodes=config.play, seed=seed, out=out / "play")
         )
-        stage(2, "pretrain: how do I get to this thing, and where will it come to rest?")
+        stage(2, "pretrain (Stage 1): go to an object, put it somewhere")
         moves = pretrain.main(
             pretrain.PretrainConfig(
                 data=play, train=learn(config.pretrain_steps, 128), workers=workers, out=out / "pretrain"
             )
         )
-        stage(3, "demonstrations: an expert shows what words mean")
+        stage(3, "demonstrations: a scripted expert, with instructions")
         demos = collect_demos.main(collect_demos.DemosJobConfig(episodes=config.demos, seed=seed, out=out / "demos"))
 
-        stage(4, "align: now with words, on what Stage 1 learned, and from scratch")
+        stage(4, "align (Stage 2): follow instructions, on Stage 1's weights and from scratch")
         policies = {
             name: align.main(
                 align.AlignJobConfig(

@@ -1,4 +1,4 @@
-"""Looking inside: where does a policy look? Grad-CAM over episodes, and how much of it lies on gripper and objects.
+"""Grad-CAM over episodes: where a policy looks, and how much of it lies on gripper and objects.
 
 Stage 1 runs look without words: at the frame with crops of what is touched next and of where it is left, cut out of the
 episode, or at the frame and the second image of inverse dynamics. Stage 2 runs look with the episode's instruction.

@@ -1,4 +1,4 @@
-"""A policy behind HTTP and WebSocket: robots send what they see, the policy answers what to do. Ctrl-C stops it.
+"""Serve a policy over HTTP and WebSocket: robots send images and states and get actions. Ctrl-C stops it.
 
 The messages: tap_ray/serving/wire.py; the routes: tap_ray/serving/app.py; a client to copy: tap_ray/serving/client.py.
 """

@@ -1,4 +1,4 @@
-"""What every number of every config may be, in one table: asked before anything starts.
+"""The range of every number of every config, in one table, checked before anything starts.
 
 A number that has no row here is finite and at least 0. Beyond these, a config's own `__post_init__` says how its fields
 must fit each other. NaN and infinity are never legal.

@@ -1,4 +1,4 @@
-"""Copies on this machine's disk of what lies on an object store: whole files, or the byte ranges that somebody needs.
+"""Copies on this machine's disk of what lies on an object store: whole files, or the byte ranges that are needed.
 
 They are kept for later jobs and other processes of this machine, are their owner's alone (mode 0600), and those not
 used for the longest time make room (`cache_bytes`). A copy belongs to one version of its file; see `storage.versions`.

@@ -47,7 +47,7 @@ FOLLOWS = {
     "prior.num_actions": "the unified layout of all robots",
     "prior.num_states": "the unified layout of all robots",
 }
-"""What decides values that nobody may choose, see `config.require_used`."""
+"""What decides the values that cannot be chosen, see `config.require_used`."""
 
 
 @dataclass(frozen=True, kw_only=True)

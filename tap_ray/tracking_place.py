@@ -1,4 +1,4 @@
-"""Where MLflow keeps its runs, whether anybody answers there, and what helps if not. Imports no MLflow."""
+"""Where MLflow keeps its runs, whether it answers, and what to do if it does not. Imports no MLflow."""
 
 import contextlib
 import os

@@ -1,4 +1,4 @@
-"""READ FIRST. The things that pass between rooms, with dtype, shape, unit and frame of every array.
+"""READ FIRST. What passes between the parts of the project, with dtype, shape, unit and frame of every array.
 
 Shape letters: N robots (or windows) in a batch, T steps of an episode, H steps of an action chunk, A action slots,
 S state slots, Y X pixel rows and columns, M object slots.

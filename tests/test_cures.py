@@ -32,7 +32,7 @@ ELSEWHERE = {
 """Flags of other programs, and of our tools that take theirs by argparse or by hand."""
 OTHERS = ("lerobot.", "mani_skill.", "pip", "venv", "http.server", "pytest")
 """Modules that messages and documents run and that are not ours."""
-DOCUMENTS = ("README.md", "CONTRIBUTING.md", "docs/*.md", "clusters/*.md")
+DOCUMENTS = ("README.md", "CONTRIBUTING.md", "docs/*.md", "docs/how-to/*.md", "docs/tutorial/*.md", "clusters/*.md")
 NO_FLAGS = ("tap_ray/compare/page.py", "tap_ray/compare/plots.py")
 """Files whose `--words` are variables of a style sheet."""
 

@@ -1,4 +1,4 @@
-"""The third-person camera: TinyRenderer, so a image is the same on every machine and needs no GPU."""
+"""The third-person camera: TinyRenderer, so an image is the same on every machine and needs no GPU."""
 
 from dataclasses import dataclass
 
@@ -24,7 +24,7 @@ class RenderConfig:
     hand_shadow: bool = True
     """A dark patch where the hand's shadow falls. Motion along the camera's axis hardly shows but for it."""
     shadow: bool = False
-    """Real shadows of everything; they double the cost of a image."""
+    """Real shadows of everything; they double the cost of an image."""
     table_rgb: Color = (0.72, 0.66, 0.58)
     tint: Color = (1.0, 1.0, 1.0)
     """Factor of each color of the finished image."""

@@ -107,7 +107,7 @@ def background(
 
 
 def photo_px(size: int) -> tuple[int, int]:
-    """Width and height a image is taken in before it becomes `size` x `size`: twice that, the C920's at most.
+    """Width and height an image is taken in before it becomes `size` x `size`: twice that, the C920's at most.
 
     Drawing 640 x 480 on a CPU takes five times as long as the rest of a step; docs/results/log.md says what is lost.
     """
@@ -115,7 +115,7 @@ def photo_px(size: int) -> tuple[int, int]:
 
 
 def intrinsics_of(width_height_px: tuple[int, int]) -> np.ndarray:
-    """(3, 3) intrinsics of SIMPLER's camera for a image of another size, px."""
+    """(3, 3) intrinsics of SIMPLER's camera for an image of another size, px."""
     across, down = width_height_px[0] / PHOTO_PX[0], width_height_px[1] / PHOTO_PX[1]
     return np.diag([across, down, 1.0]) @ [[FOCAL_PX, 0, CENTER_PX[0]], [0, FOCAL_PX, CENTER_PX[1]], [0, 0, 1]]
 

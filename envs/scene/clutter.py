@@ -1,4 +1,4 @@
-"""Things that lie about in randomized play: seven shapes of random colors and sizes.
+"""Clutter of randomized play: seven shapes of random colors and sizes.
 
 None is a task's object or one of distractors.py, which evaluation lays on the table: each is put together in a way that
 none of those is.

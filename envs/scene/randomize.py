@@ -120,7 +120,7 @@ def turned_light(direction: Vector, light: Light) -> Vector:
 
 
 def tinted(rgb: np.ndarray, tint: Color) -> np.ndarray:
-    """(..., 3) uint8, contiguous: a image whose colors are multiplied by `tint` and truncated at white."""
+    """(..., 3) uint8, contiguous: an image whose colors are multiplied by `tint` and truncated at white."""
     if tint == (1.0, 1.0, 1.0):
         return np.ascontiguousarray(rgb)
     shade = np.minimum(np.round(np.arange(256)[:, None] * tint), 255).astype(np.uint8)  # of each value, for each color

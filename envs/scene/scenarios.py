@@ -92,7 +92,7 @@ class Viewpoint:
     target_m: Vector
     """What is in the middle of the image."""
     fov_deg: float
-    """Between two opposite borders, the smaller one of a image that is not square."""
+    """Between two opposite borders, the smaller one of an image that is not square."""
 
     def seen(self, point_N3: np.ndarray) -> np.ndarray:
         """(N, 2) where points are in the image: right and up, 1 is the border; NaN behind the camera."""

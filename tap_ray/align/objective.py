@@ -1,4 +1,4 @@
-"""Stage 2: which action does this instruction ask for, here?
+"""Stage 2's objective: the demonstrated action, given the image and the instruction.
 
 With a regression head behavior cloning, with the head and loss of Stage 1, and terms that keep what Stage 1 knows
 

@@ -1,4 +1,4 @@
-"""Mixed scenes: whether a run did what the sentence said, as text."""
+"""Mixed scenes: how often a run followed the instruction, as text."""
 
 from tap_ray.compare.failures import percent, span
 from tap_ray.compare.reading import Result

@@ -215,7 +215,7 @@ def center(blob: np.ndarray) -> tuple[int, int]:
 
 
 def crop(rgb_YX3: np.ndarray, at: tuple[int, int], size_px: int) -> np.ndarray:
-    """(size, size, 3): the part of a image around (y, x); beyond its edge the edge is repeated."""
+    """(size, size, 3): the part of an image around (y, x); beyond its edge the edge is repeated."""
     rows, columns = (
         np.clip(place + np.arange(-(size_px // 2), size_px - size_px // 2), 0, side - 1)
         for place, side in zip(at, rgb_YX3.shape[:2], strict=True)

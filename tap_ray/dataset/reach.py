@@ -1,4 +1,4 @@
-"""Where the robot's own hand goes next, and how it will be turned there: targets that it gives itself."""
+"""Reach targets: where the robot's own hand goes next and how it will be turned there, from recorded states."""
 
 import numpy as np
 

@@ -53,7 +53,7 @@ class WindowConfig:
     128 episodes of 60 frames). With few a network follows the scenes of each group in turn instead of learning to find
     things in any: Stage 1 stood still with 32. Live play mixes at most 16."""
     num_episodes: int = 0
-    """Use only the first so many episodes, so that budgets are nested; 0 uses all."""
+    """Use only the first `num_episodes` episodes, so that smaller budgets are parts of larger ones; 0 uses all."""
     holdout_every: int = 19
     """Every N-th episode by index is held out from training; 0 holds out none. A prime, so that datasets whose
     tasks or explorers take turns hold out some of each."""

@@ -1,4 +1,4 @@
-"""A policy behind an endpoint: the door and the episodes in the job's own process, the networks on Ray Serve.
+"""Serving a policy: TCP server and sessions in the job's own process, the networks on Ray Serve.
 
     robots --HTTP, WebSocket--> Door -> PolicyServer (sessions: chunks, history, noise) --inputs--> Network x replicas
                                                                                 @serve.batch, one pass or row by row

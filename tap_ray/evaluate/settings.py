@@ -31,7 +31,7 @@ class EvaluateConfig:
     scenario: tuple[str, ...] = ("standard",)
     """Scenarios that each task is judged in; "standard" changes nothing, "all" stands for all of them."""
     episodes: int = 24
-    """Cells of each task in each scenario; from the 25th on SIMPLER's are drawn, other words for the task included."""
+    """Cells of each task in each scenario. SIMPLER has 24; further ones are random, with other instructions."""
     max_steps: int = 60
     """Control steps of an episode (5 a second); SIMPLER's eggplant is given twice as many."""
     image_size: int = 96

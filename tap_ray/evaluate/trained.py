@@ -1,4 +1,4 @@
-"""The judged policy when it is a training run: does it fit, how a fleet loads it, what a look of it costs.
+"""The judged policy when it is a training run: does it fit, how a fleet loads it, what one prediction costs.
 
 Torch is loaded only by the last two.
 """

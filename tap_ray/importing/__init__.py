@@ -1,4 +1,4 @@
-"""Datasets that others made, as datasets of ours: source -> mapping -> control rate -> episodes.
+"""Importing datasets of other formats: source -> mapping -> control rate -> episodes.
 
     lerobot.py     LeRobot v2.1 and v3.0, images or video   --.
                                                                >-- source.Source --> convert.py --> types.Episode

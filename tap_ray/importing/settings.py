@@ -24,7 +24,7 @@ class ImportConfig:
     dry_run: bool = False
     """Only show what a few episodes become, with a picture beside --out, and what looks wrong."""
     accept: bool = False
-    """Import although something looks wrong."""
+    """Import although the checks found something that looks wrong."""
     episodes: int | None = None
     """How many of the source's, from the first on; None: all."""
     omit: tuple[int, ...] = ()

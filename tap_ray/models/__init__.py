@@ -1,1 +1,1 @@
-"""Neural networks and nothing else: vision.py language.py trunk.py heads.py -> policy.py -> deploy.py."""
+"""Neural networks and nothing else: vision.py language.py trunk.py heads.py -> policy.py -> inference.py."""

@@ -1,4 +1,4 @@
-"""What says what to do, as one vector: an instruction, or images of the thing and of the place. C channels.
+"""The context vector that says what to do: from an instruction, or from two crops. C channels.
 
 Stage 1 shows a policy a crop of the object that will be touched next and one of the place where it will come to rest;
 Stage 2 says the same in words. Both become a vector of the same size, so that nothing behind it changes.

@@ -1,4 +1,4 @@
-"""A closer look at the thing and at the place. N rows, C x C pixels around each of the first two key points.
+"""Glimpses of object and place. N rows, C x C pixels of the image around each of the first two key points.
 
 Key points say where things are, not how they lie. A small network reads a window of the image around each of the two:
 what it learns (how is the thing turned, is the hand above it) holds wherever on the table that is.

@@ -1,4 +1,4 @@
-"""Key points: where, in the image, is what matters now? N images, C channels, G x G cells, K key points.
+"""Key points: image positions found by a spatial softmax. N images, C channels, G x G cells, K key points.
 
     maps of the tower -> joined at the finest grid -> 2 x (convolution, norm, FiLM by the context) -> K heat maps
     heat map k -> softmax over its cells -> expected (x, y) and how strongly it is present

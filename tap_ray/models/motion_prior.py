@@ -1,4 +1,4 @@
-"""The motion prior of arXiv 2606.26095: what a chunk of motion is, before anybody says what for. No images, no words.
+"""The motion prior of arXiv 2606.26095: a flow-matching model of action chunks. No images, no language.
 
     s a s a ... s a  -> encoder -> z, one point on the unit sphere
     noise, time, z   -> decoder -> velocity; integrated from noise to the action chunk

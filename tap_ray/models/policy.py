@@ -46,7 +46,7 @@ class PolicyConfig:
     chunk: int = 4
     """Actions predicted at once (H)."""
     n_action_steps: int = 2
-    """Actions of a chunk that are carried out before the policy looks again, 1 .. chunk."""
+    """Actions of a chunk that are executed before the policy predicts the next chunk, 1 .. chunk."""
     num_actions: int = 7
     """Slots of an action (A)."""
     vision: VisionConfig = field(default_factory=VisionConfig)

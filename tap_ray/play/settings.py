@@ -29,7 +29,7 @@ class RobotsConfig:
     image_size: int = 96
     """Side of the camera image, px."""
     robot_mask: bool = True
-    """Whether each frame carries the robot's own mask (a small PNG): without it nobody can cut crops from the play."""
+    """Whether each frame carries the robot's own mask (a small PNG): without it no crops can be cut from the play."""
     jpeg_quality: int = 90
     """1 to 95."""
     fleets: int = 0
@@ -64,8 +64,8 @@ class PlayJobConfig(RobotsConfig):
     episodes: int = 500
     """Episodes wanted in the dataset; a larger number makes an existing one longer."""
     explorer: str = "mixed"
-    """Who plays: uniform (independent noise), waypoint (Algorithm 1), contact (objects), curious (novelty), mixed (a
-    mixture of these), or an explorer of an installed package."""
+    """What moves the robots: uniform (independent noise), waypoint (Algorithm 1), contact (objects), curious
+    (novelty), mixed (a mixture of these), or an explorer of an installed package."""
     round_episodes: int = 32
     """Episodes in a round of the novelty memory that curious robots share."""
     randomize: bool = False

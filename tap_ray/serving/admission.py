@@ -1,4 +1,4 @@
-"""Who may ask at all: the token, and no web page of somebody else's.
+"""Access control: the token, and the refusal of requests that foreign web pages make.
 
 A browser on this machine reaches a server on loopback for any page that it shows. It says whose page it is (Origin),
 and by which name it believes to reach the server (Host; a name that was made to point here is the page's own). Robots

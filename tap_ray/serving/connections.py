@@ -1,4 +1,4 @@
-"""Who is connected: how many at most, which goes first when there are too many, and how fast they may ask.
+"""Limits on connections: how many, which is closed first when there are too many, how fast they may ask.
 
 One rule for whatever keeps a connection without using it (half a request, a slow body, an idle socket, a TLS handshake
 that does not continue): it lives QUIET_S from its last step that counted. A WebSocket that holds a session stays for as

@@ -1,4 +1,4 @@
-"""Whether the network answers: the robots' own looks tell, and a look of ours where none of theirs came lately."""
+"""Readiness: whether the network answers, from the robots' requests or, where none came lately, from a probe."""
 
 import asyncio
 import time

@@ -41,20 +41,20 @@ class ServeConfig:
     idle_s: float = 600.0
     """A session that was not used for so long, s, is forgotten."""
     batch: int = 16
-    """Most robots' looks in one batch; those that come while the network works wait for the next one."""
+    """Most requests in one batch; those that come while the network is busy wait for the next one."""
     batch_wait_ms: float = 0.0
     """How long a batch waits for more robots, ms; 0: not at all."""
     batch_invariant: bool = True
-    """Each robot's look passes the network alone: its actions are those of one robot in process to the last bit,
-    whoever else asks. --no-batch-invariant passes a batch at once: faster, different from about the 7th digit on."""
+    """Compute each robot's request by itself: its actions do not depend on other robots, to the last bit.
+    --no-batch-invariant computes a batch at once: faster, different from about the 7th digit on."""
     replicas: int = 1
-    """Copies of the network, a process and a core each. They keep nothing: one that dies is replaced, episodes go
-    on."""
+    """Copies of the network, a process and a core each. They keep no state: one that dies is replaced, and
+    episodes continue."""
     gpus_per_replica: float = 0.0
     """GPUs, or a share of one, for each copy; 0: none."""
     deadline_s: float | None = None
-    """How long a robot waits for the network at most, s; then its step is refused (504): hold still, look again. None:
-    as long as it takes for a chunk's actions (0.4 s for two actions at 5 Hz); later they are for what it saw before."""
+    """How long a robot waits for the network at most, s; then its step is refused (504): hold still, take a new
+    image. None: as long as a chunk's actions last (0.4 s for two actions at 5 Hz); later ones are for an old image."""
     hosts: tuple[str, ...] = ()
     """Names of this server besides localhost, --host and plain addresses, and names of web pages that may use it."""
     tls_cert: Path | None = None

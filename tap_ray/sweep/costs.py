@@ -84,9 +84,8 @@ def forecast(trials: Sequence[Trial], protocol: Protocol, *, store: Path, judged
     table = grid(("Stage 1", "align", f"judge {num} cells"), lines, last="in all")
     if judged < len(trials):
         total += judged * (evaluate_s or 0.0)
-    end = (
-        f"{len(trials)} trials, {judged} of them judged: about {_minutes(total)} one after the other, with {cpus} CPUs"
-    )
+    whole = f"about {_minutes(total)} one after the other" if total else "no estimate of the time yet"
+    end = f"{len(trials)} trials, {judged} of them judged: {whole}, with {cpus} CPUs"
     missing = [job for job in ("pretrain", "align") if job not in rates.samples_per_s]
     missing += [] if rates.cell_s else ["evaluate"]
     end += f" (rates of {rates.num_runs} finished runs in {store}"

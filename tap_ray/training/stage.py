@@ -1,4 +1,4 @@
-"""What a stage hands to whoever trains it: model, objective, judgment, and how the result is kept."""
+"""What a stage gives to the training loop: model, objective, judgment, and how the result is kept."""
 
 import itertools
 from dataclasses import dataclass, replace

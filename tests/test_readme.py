@@ -1,0 +1,48 @@
+"""What the front page says is so: its example is one that runs, and its table is that of the study."""
+
+import json
+import re
+from pathlib import Path
+
+ROOT = Path(__file__).parents[1]
+README = (ROOT / "README.md").read_text()
+
+
+def test_it_is_short():
+    assert len(README.splitlines()) <= 150
+
+
+def test_its_example_is_examples_play():
+    """tests/test_examples.py runs that."""
+    _, _, code = (ROOT / "examples" / "play.py").read_text().removeprefix('"""').partition('"""\n\n')
+    (shown,) = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
+    assert shown == code
+    assert sum(bool(line) for line in code.splitlines()) <= 20
+
+
+def test_its_table_is_that_of_the_study():
+    study = json.loads((ROOT / "docs" / "results" / "play_pays.json").read_text())
+    points = {point["axes"]["arm"]: point for point in study["points"]["standard"]}
+    rows = [points["scratch"], points["next_object"], study["against_scratch"]["standard"][0]]
+    shown = [
+        [float(number) for number in re.findall(r"[+-]?\d+\.\d", line)]
+        for line in README.splitlines()
+        if line.startswith("|") and line.count("[") == 2
+    ]
+    expected = [
+        [round(100 * row[score][key], 1) for score in ("avg_partial", "avg_entire") for key in ("rate", "low", "high")]
+        for row in rows
+    ]
+    assert shown == expected
+    assert {len(points[arm]["seeds"]) for arm in ("scratch", "next_object")} == {3}
+    assert {points[arm]["n"] for arm in ("scratch", "next_object")} == {300}
+
+
+def test_the_site_keeps_hand_aligned_docstrings():
+    """A hand-aligned block becomes a code block of its own; the parameters below Args: stay what they are."""
+    code = (ROOT / "docs" / "docstring_blocks.py").read_text()
+    scope: dict = {}
+    exec(compile(code, "docstring_blocks.py", "exec"), scope)
+    text = "Slots:\n    dx  m\n    dy  m\nMore.\n\nArgs:\n    x: a number.\n        Long.\n"
+    expected = "Slots:\n\n    dx  m\n    dy  m\n\nMore.\n\nArgs:\n    x: a number.\n        Long."
+    assert scope["blocks"](text) == expected
