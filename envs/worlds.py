@@ -1,6 +1,7 @@
 """Where robots are: our own simulators, or a foreign environment behind its adapter. What jobs need of either."""
 
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from typing import Any, Callable, Mapping, Sequence
 
 import gymnasium as gym
@@ -30,7 +31,7 @@ class World:
     make_expert: Callable[[EnvConfig, int], Policy]
     random_policy: Callable[[EnvConfig, int], Policy]
     sample_poses: Callable[..., np.ndarray]
-    version: str
+    version_of: Callable[[], str]
     tasks: tuple[str, ...]
     """Where none is named."""
     require_explorers: Callable[[Sequence[str]], None]
@@ -44,6 +45,11 @@ class World:
     """What is switched off, a line each."""
     recorded: Mapping[str, Any] = field(default_factory=dict)
     """What belongs into a data set's plan beside the version."""
+
+    @property
+    def version(self) -> str:
+        """Of its scenes; asked for once these are known to exist."""
+        return self.version_of()
 
 
 def world_of(env: str, robot: str, sim: str, tasks: tuple[str, ...] = ()) -> World:
@@ -67,7 +73,7 @@ def world_of(env: str, robot: str, sim: str, tasks: tuple[str, ...] = ()) -> Wor
             make_expert=envs.make_expert,
             random_policy=_random,
             sample_poses=sample_poses,
-            version=envs.version_of(sim, robot, tasks),
+            version_of=partial(envs.version_of, sim, robot, tasks),
             tasks=envs.suite_tasks(sim),
             require_explorers=_anything,
             require_goal=_anything,
@@ -86,7 +92,7 @@ def world_of(env: str, robot: str, sim: str, tasks: tuple[str, ...] = ()) -> Wor
         make_expert=foreign.make_expert,
         random_policy=foreign.random_policy,
         sample_poses=foreign.sample_poses,
-        version=foreign.version(),
+        version_of=foreign.version,
         tasks=(foreign.adapter.task,),
         control_lag=2.0,  # nothing is known of its hand
         require_explorers=foreign.require_explorers,

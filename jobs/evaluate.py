@@ -32,16 +32,14 @@ def checked_protocol(config: EvaluateConfig) -> Protocol:
     """What a config judges on, if that can be done."""
     world = _world(config)
     world.require_goal((config.policy,))
-    known, scenarios = (world.tasks, ("standard",)) if config.env else (envs.tasks_of(_sim(config)), envs.SCENARIOS)
     if config.env:
+        sim, known, scenarios = FOREIGN, world.tasks, ("standard",)
         config = replace(config, suite=FOREIGN, robot=world.spec(EnvConfig()).robot)
-    protocol = protocol_of(
-        config,
-        sim=FOREIGN if config.env else _sim(config),
-        suite_tasks=world.tasks,
-        env_version=world.version,
-        known_scenarios=scenarios,
-    )
+    else:
+        sim, scenarios = _sim(config), envs.SCENARIOS
+        known = envs.tasks_of(sim)
+    facts = {"suite_tasks": world.tasks, "env_version": world.version, "known_scenarios": scenarios}
+    protocol = protocol_of(config, sim=sim, **facts)
     check(protocol, known_tasks=known, check_scene=world.scene)
     return protocol
 

@@ -125,7 +125,7 @@ class Adapter:
     success: str = ""
     """Flag of info: the task is entirely done now."""
     partial: str = ""
-    """Likewise: partly, e.g. the object is held."""
+    """Likewise: partly, e.g. the object is held; without it a task is partly done when it is done."""
     contact: str = ""
     """Likewise: a finger touches an object."""
     robot_mask: str = ""

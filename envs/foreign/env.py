@@ -195,6 +195,7 @@ class ForeignEnv(gym.Env[Any, np.ndarray]):
             bool(np.asarray(self._flag(told, name)).any())
             for name in (adapter.partial, adapter.success, adapter.contact)
         )
+        partial |= entire and not adapter.partial
         self._partial_once |= partial
         self._entire_once |= entire
         names = [thing.name for thing in adapter.objects]
