@@ -33,11 +33,11 @@ demo: install ## play -> pretrain -> align -> evaluate -> compare, small, on thi
 	$(BIN)/python -m jobs.pipeline --out demo
 
 test: install ## all tests: first those that keep a core busy, then those that start Ray and mostly wait, two at a time
-	$(BIN)/python -m pytest -q -n auto --durations=10 -m "not cluster and not more_kills"
-	$(BIN)/python -m pytest -q -n 2 --dist worksteal --durations=20 -m "cluster and not more_kills"
+	$(BIN)/python -m pytest -q -n auto --durations=10 -m "not cluster and not long_proof"
+	$(BIN)/python -m pytest -q -n 2 --dist worksteal --durations=20 -m "cluster and not long_proof"
 
-faults: install ## ten kills each of fleets, drivers, writers and training workers (make test: two), and all long proofs
-	KILLS=10 $(BIN)/python -m pytest -q -k "more_kills or killed"
+faults: install ## ten kills each of fleets, drivers, writers and training workers (make test: one), and all long proofs (1 to 2 h)
+	KILLS=10 $(BIN)/python -m pytest -q -k "long_proof or killed"
 
 soak: install ## two hours of play and training with something killed each minute; the same command continues
 	RAY_worker_niceness=0 $(BIN)/python -m tests.distributed.soak

@@ -31,6 +31,7 @@ FOLLOWS = {
     "windows.chunk_states": "--prior",
     "windows.history": "--history",
     "windows.k_max": "the objective: only inverse dynamics has a second image",
+    "windows.segment": "the objective: only inverse dynamics has pairs of images",
     "windows.reach_steps": "the objective, or --align.weights.reach",
     "windows.horizon": "the motion prior's chunk",
     "windows.group_size": "--live-play",

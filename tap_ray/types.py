@@ -295,6 +295,8 @@ class Window:
     """Row and column, px, of where the thing and the place are seen (the middles of their crops)."""
     crop_px_mask: Bool[np.ndarray, "N 2"] | None = None
     """Whether they are there now: the thing until it is touched, the place as long as the crop is known."""
+    goal_row: np.ndarray | None = None
+    """(N,) int64, row of `rgb` that is the image at t+k, instead of `goal_rgb`; a row's own number (k = 0): no goal."""
     play: "Window | None" = None
     """Windows of play that are trained on beside demonstrations, as many as asked for; None: none."""
 

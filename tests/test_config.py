@@ -159,7 +159,6 @@ JOB = '''
 from dataclasses import dataclass
 from pathlib import Path
 from tap_ray.job import run_job
-from tap_ray.settings import AlignJobConfig
 from tap_ray.errors import DataError
 
 @dataclass(frozen=True, kw_only=True)

@@ -4,7 +4,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-import pytest
+from tests.made_data import write_made_dataset
 
 ROOT = Path(__file__).parents[1]
 EXAMPLES = {"play.py", "own_policy.py", "train_without_ray.py", "read_with_lerobot.py", "ppo_push.py"}
@@ -39,13 +39,10 @@ def test_ppo_plays_and_learns():
     assert " m  success 0." in first
 
 
-@pytest.mark.cluster
-def test_training_without_ray(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path}/mlflow.db")
+def test_training_without_ray(tmp_path: Path):
     play, demos, made = tmp_path / "play", tmp_path / "demos", tmp_path / "run"
-    run("-m", "jobs.collect_play", "--explorer", "contact", "--episodes", "20", "--max-steps", "12", "--out", play)
-    run("-m", "jobs.cut_crops", "--data", play)
-    run("-m", "jobs.collect_demos", "--episodes", "5", "--tasks", "put_carrot_on_plate", "--out", demos)
+    write_made_dataset(play, num_episodes=20, tasks=("",), crops=True)
+    write_made_dataset(demos, num_episodes=20, tasks=("go left", "go right"))
     said = run("examples/train_without_ray.py", play, demos, made, "10")
     assert "loaded: vision, join, keypoints, glimpse, context_in" in said
     assert said.splitlines()[-1] == str(made / "tap" / "final")

@@ -372,6 +372,7 @@ def test_a_handle_pickles_and_writes_from_the_other_side(local, server, monkeypa
 
 
 @pytest.mark.slow
+@pytest.mark.long_proof
 def test_a_server_that_dies_and_returns_loses_no_point(local, tmp_path_factory, monkeypatch, caplog):
     """The points logged while it is away arrive when it is back; nothing raises; it is reported once."""
     folder, port = tmp_path_factory.mktemp("mortal"), free_port()

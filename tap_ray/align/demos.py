@@ -206,4 +206,4 @@ def resolve_policy(stage_1: PolicyConfig, asked: PolicyConfig) -> PolicyConfig:
 def resolve_windows(windows: WindowConfig, weights: CloningWeights) -> WindowConfig:
     """The windows with what the terms of Stage 2's loss ask for; no second image."""
     reach_steps = windows.reach_steps if weights.reach else 0
-    return replace(windows, k_max=0, reach_steps=reach_steps, crops=weights.need_crops)
+    return replace(windows, k_max=0, segment=1, reach_steps=reach_steps, crops=weights.need_crops)

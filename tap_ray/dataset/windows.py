@@ -40,6 +40,10 @@ class WindowConfig:
     k_max: int = 1
     """Goal images lie k ~ U{1 .. k_max} steps ahead (fewer near the end of an episode); 1 as in the paper, 0 leaves
     the goal out (alignment)."""
+    segment: int = 1
+    """Steps in a row that are drawn together. From 2 on both images of a pair lie in one segment and no goal images are
+    gathered: each frame is encoded once, for inverse dynamics twice the pairs a second with 16, and a batch mixes fewer
+    episodes. Only for inverse dynamics; 1 draws each step by itself."""
     reach_steps: int = 7
     """How far ahead the tip's displacement is a target, steps; 0 leaves the reach targets out."""
     chunk_states: bool = False
@@ -64,7 +68,15 @@ class WindowConfig:
     """Drop a group's last, smaller batch. False keeps it (for evaluation)."""
 
     def __post_init__(self) -> None:
-        lowest = {"horizon": 1, "k_max": 0, "reach_steps": 0, "batch_size": 1, "group_size": 1, "holdout_every": 0}
+        lowest = {
+            "horizon": 1,
+            "k_max": 0,
+            "segment": 1,
+            "reach_steps": 0,
+            "batch_size": 1,
+            "group_size": 1,
+            "holdout_every": 0,
+        }
         for name, low in {**lowest, "num_episodes": 0, "history": 0}.items():
             if getattr(self, name) < low:
                 raise ConfigError(f"windows.{name} must be at least {low}, not {getattr(self, name)}.")
@@ -167,13 +179,29 @@ def episode_batches(
 def _shuffled(frames: "_Frames", config: WindowConfig, rng: np.random.Generator, batches: range) -> Iterator[Window]:
     """These batches of a group's shuffled windows."""
     start_W = np.flatnonzero(frames.end - np.arange(len(frames.end)) > (1 if config.k_max else 0))
-    start_W = rng.permutation(start_W)
-    k_W = np.zeros_like(start_W)
-    if config.k_max:
-        k_W = rng.integers(1, np.minimum(config.k_max, frames.end[start_W] - 1 - start_W) + 1)
+    if config.segment > 1:
+        first_S = np.flatnonzero((start_W - frames.begin[start_W]) % config.segment == 0)
+        segments = np.split(start_W, first_S[1:])
+        start_W = np.concatenate([segments[number] for number in rng.permutation(len(segments))])
+        uniform_W = rng.random(len(start_W))
+    else:
+        start_W = rng.permutation(start_W)
+        k_W = np.zeros_like(start_W)
+        if config.k_max:
+            k_W = rng.integers(1, np.minimum(config.k_max, frames.end[start_W] - 1 - start_W) + 1)
     for batch in batches:
         part = slice(batch * config.batch_size, (batch + 1) * config.batch_size)
-        yield _gather(frames, start_W[part], k_W[part], config)
+        k_N = _inside_segments(start_W[part], config.k_max, uniform_W[part]) if config.segment > 1 else k_W[part]
+        yield _gather(frames, start_W[part], k_N, config)
+
+
+def _inside_segments(start_N: np.ndarray, k_max: int, uniform_N: np.ndarray) -> np.ndarray:
+    """(N,) steps to a later frame of the same segment of a batch, k ~ U{1 .. k_max}; 0 for a segment's last."""
+    row_N = np.arange(len(start_N))
+    last_N = np.append(np.diff(start_N) != 1, True)
+    end_N = np.flatnonzero(last_N)[np.cumsum(last_N) - last_N]
+    room_N = np.minimum(k_max, end_N - row_N)
+    return np.where(room_N > 0, 1 + (uniform_N * room_N).astype(np.int64), 0)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -336,7 +364,8 @@ def _gather(frames: _Frames, start_N: np.ndarray, k_N: np.ndarray, config: Windo
     seen_NP = np.maximum(past_NP, begin_N1)
     return Window(
         rgb=frames.rgb[start_N],
-        goal_rgb=frames.rgb[start_N + k_N] if config.k_max else None,
+        goal_rgb=frames.rgb[start_N + k_N] if config.k_max and config.segment == 1 else None,
+        goal_row=np.arange(len(k_N)) + k_N if config.k_max and config.segment > 1 else None,
         k=k_N,
         state=frames.state[start_N],
         action=frames.action[inside_NH],

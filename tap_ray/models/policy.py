@@ -196,7 +196,7 @@ class TapPolicy(nn.Module):
             batch: "rgb" (N, Y, X, 3) uint8, and what says what to do; where there are several, in this order:
                 "tokens" (U, L) and "sentence" (N,) row of it, an instruction;
                 "object_crop", "place_crop" (N, y, x, 3) uint8 and "crop_mask" (N, 2);
-                "goal_rgb", the image k steps later, for inverse dynamics.
+                "goal_rgb", the image k steps later, for inverse dynamics, or "goal_row" (N,) int64, its row in "rgb".
                 "play_rgb" and its crops ("play_object_crop" ...) add rows of play under their own crops.
                 "state" (N, S) with `num_state`; "past_action", "past_state" and "past_mask" with `history` (without
                 them it does as if it had no memory); optional "jitter" (N, 2). With a flow head optional "noise"
@@ -212,6 +212,8 @@ class TapPolicy(nn.Module):
         """
         views = self._views(batch, self._images(batch))
         seen, look = self._seen(views)
+        if "now" in seen and "goal" not in seen:
+            seen["goal"] = seen["now"][batch["goal_row"]]
         out: dict[str, Tensor] = {}
         if "goal" in seen:
             pair = self.pair(torch.cat([seen.pop("now"), seen.pop("goal")], dim=-1))
@@ -257,9 +259,10 @@ class TapPolicy(nn.Module):
         if "play_object_crop" in batch:
             crops = (batch[f"play_{name}"] for name in ("object_crop", "place_crop", "crop_mask"))
             views["play_"] = View(*images["play_rgb"], self.crops(*crops))
-        if "goal_rgb" in batch:
+        if "goal_rgb" in batch or "goal_row" in batch:
             nothing = images["rgb"][1].new_zeros(len(batch["rgb"]), self.config.context_width)
-            views |= {"now": View(*images["rgb"], nothing), "goal": View(*images["goal_rgb"], nothing)}
+            goal = {"goal": View(*images["goal_rgb"], nothing)} if "goal_rgb" in batch else {}
+            views |= {"now": View(*images["rgb"], nothing), **goal}
         return views
 
     def _seen(self, views: dict[str, View]) -> tuple[dict[str, Tensor], dict[str, Tensor]]:

@@ -80,6 +80,7 @@ class ObjectiveConfig:
             windows,
             crops=self.next_object > 0,
             k_max=windows.k_max if self.inverse_dynamics else 0,
+            segment=windows.segment if self.inverse_dynamics else 1,
             reach_steps=windows.reach_steps if self.next_object and self.reach else 0,
         )
 

@@ -2,7 +2,7 @@
 
 A batch is a dict with the fields of `types.Window` that are present, batch first, under the same names:
     rgb, goal_rgb  (N, Y, X, 3) uint8     action (N, H, A) float32     action_mask (N, H) bool
-    k, task_index  (N,) int64             state  (N, S) float32        reach, reach_mask (N, R)
+    k, task_index, goal_row (N,) int64    state  (N, S) float32        reach, reach_mask (N, R)
     object_crop, place_crop (N, y, x, 3) uint8   crop_mask (N, 2) bool: Stage 1's context
     play_rgb, play_action ...  the same of the play beside demonstrations (`Window.play`)
     chunk_state, past_action, past_state (N, H or P, ...) float32, past_mask (N, P) bool: only for motion priors
@@ -66,9 +66,10 @@ def augment(batch: Batch, config: AugmentConfig, *, seed: int, step: int, rank: 
 def _augmented(batch: Batch, prefix: str, config: AugmentConfig, generator: torch.Generator) -> Batch:
     rgb, changed = batch[f"{prefix}rgb"], {}
     num, device = len(rgb), rgb.device
+    alike_N = _alike(batch, prefix)
     if config.shift_px:
         low, high = -config.shift_px, config.shift_px + 1
-        shift_N2 = torch.randint(low, high, (num, 2), generator=generator).to(device)
+        shift_N2 = torch.randint(low, high, (num, 2), generator=generator)[alike_N].to(device)
         images = [name for name in (f"{prefix}rgb", f"{prefix}goal_rgb") if name in batch]
         changed |= {name: _shift(batch[name], shift_N2) for name in images}
         if f"{prefix}crop_px" in batch:
@@ -77,11 +78,21 @@ def _augmented(batch: Batch, prefix: str, config: AugmentConfig, generator: torc
             changed[f"{prefix}crop_px"] = moved.clamp_min(0).minimum(size - 1)
     if config.jitter:
         jitter_N2 = (torch.rand(num, 2, generator=generator) * 2 - 1) * config.jitter
-        changed[f"{prefix}jitter"] = jitter_N2.to(device)
+        changed[f"{prefix}jitter"] = jitter_N2[alike_N].to(device)
     for name in (f"{prefix}{crop}" for crop in CROPS if f"{prefix}{crop}" in batch):
         mirrored_N = (torch.rand(num, generator=generator) < 0.5).to(device)
         changed[name] = torch.where(mirrored_N[:, None, None, None], batch[name].flip(2), batch[name])
     return changed
+
+
+def _alike(batch: Batch, prefix: str) -> Tensor:
+    """(N,) row whose random change each row takes: the first of its segment, since its frames form pairs."""
+    row_N = torch.arange(len(batch[f"{prefix}rgb"]))
+    if f"{prefix}goal_row" not in batch:
+        return row_N
+    last_N = batch[f"{prefix}goal_row"].cpu() == row_N
+    first_N = torch.cat([last_N.new_ones(1), last_N[:-1]])
+    return torch.where(first_N, row_N, 0).cummax(0).values
 
 
 def _shift(rgb_NYXC: Tensor, shift_N2: Tensor) -> Tensor:

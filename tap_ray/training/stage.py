@@ -98,5 +98,5 @@ def held_out_windows(
     order = generator(seed, "held_out").permutation(episodes)
     frames = int(dataset.lengths[order].cumsum()[-1])
     enough = order if frames <= 2 * num else order[: max(1, len(order) * 2 * num // frames)]
-    batches = group_batches(dataset, enough, replace(config, drop_last=False), seed=seed, epoch=0)
+    batches = group_batches(dataset, enough, replace(config, drop_last=False, segment=1), seed=seed, epoch=0)
     return list(itertools.islice(batches, -(-num // config.batch_size)))

@@ -185,6 +185,7 @@ def test_a_kill_at_any_upload_is_repaired(
 
 
 @pytest.mark.slow
+@pytest.mark.long_proof
 def test_sigkills_at_random_moments_give_the_same_bytes(bucket: str, tmp_path: Path, children: Children):
     path = storage.at(bucket)
     for kill in range(2):

@@ -76,6 +76,37 @@ def test_windows_are_those_of_one_episode(
     assert seen == {(e, t) for e in group for t in range(int(dataset.lengths[e]) - last)}
 
 
+@settings(max_examples=25, deadline=None)
+@given(
+    k_max=st.integers(1, 5),
+    segment=st.integers(2, 9),
+    batch_size=st.integers(1, 40),
+    group=st.lists(st.integers(0, 9), min_size=1, max_size=3, unique=True),
+    seed=st.integers(0, 5),
+)
+def test_both_images_of_a_pair_lie_in_one_segment(
+    dataset: DatasetInfo, k_max: int, segment: int, batch_size: int, group: list[int], seed: int
+) -> None:
+    config = WindowConfig(k_max=k_max, segment=segment, batch_size=batch_size, drop_last=False)
+    batches = list(group_batches(dataset, group, config, seed=seed, epoch=0))
+    assert len(batches) == num_batches(dataset, group, config)
+    rows = [[place(dataset, state) for state in batch.state] for batch in batches]
+    for batch, places in zip(batches, rows, strict=True):
+        assert batch.goal_rgb is None
+        assert batch.goal_row is not None
+        for n, (episode, t) in enumerate(places):
+            goal, k = int(batch.goal_row[n]), int(batch.k[n])
+            assert places[goal] == (episode, t + k)
+            assert k <= k_max
+            if k == 0:  # the last of its segment, or of the batch
+                assert goal == n
+                assert (t + 1) % segment == 0 or t + 2 == dataset.lengths[episode] or n + 1 == len(places)
+    every = sorted(place for places in rows for place in places)
+    assert every == sorted((e, t) for e in group for t in range(int(dataset.lengths[e]) - 1))
+    again = list(group_batches(dataset, group, config, seed=seed, epoch=0, first_batch=1))
+    assert all(same(a, b) for a, b in zip(again, batches[1:], strict=True))
+
+
 def test_k_is_spread_over_its_range(dataset: DatasetInfo) -> None:
     config = WindowConfig(k_max=3, drop_last=False, holdout_every=0)
     k = np.concatenate([b.k for e in range(20) for b in group_batches(dataset, range(10), config, seed=0, epoch=e)])

@@ -2,5 +2,5 @@
 
 import os
 
-KILLS = int(os.environ.get("KILLS", "2"))
+KILLS = int(os.environ.get("KILLS", "1"))
 """Of each kind; `make faults` does ten."""

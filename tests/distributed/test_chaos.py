@@ -114,7 +114,7 @@ def held_robots(folder, scene, num):
     return line_robots(num, scene)
 
 
-@pytest.mark.more_kills
+@pytest.mark.long_proof
 def test_a_cell_that_loses_its_machine_again_and_again_is_no_failure(cluster: Nodes, tmp_path: Path):
     (tmp_path / "hold").touch()
     config = FleetConfig(fleets=1, robots=1, labels=LABELS)
@@ -130,6 +130,7 @@ def held_policy(folder, scene, num):
     return Forward()
 
 
+@pytest.mark.long_proof
 def test_machines_lost_while_fleets_start_do_not_count(cluster: Nodes, tmp_path: Path):
     """Two fleets at a time, three times: more than may die at their start."""
     (tmp_path / "hold").touch()
@@ -153,7 +154,7 @@ class HeldPlayer:
         return [AttemptResult(attempt=attempt, episode=None, reason="played") for attempt in attempts]
 
 
-@pytest.mark.more_kills
+@pytest.mark.long_proof
 def test_an_attempt_that_loses_its_machine_again_and_again_is_played(cluster: Nodes, tmp_path: Path):
     (tmp_path / "hold").touch()
     with meanwhile(partial(lose, cluster, tmp_path, LOSSES)):
@@ -205,7 +206,7 @@ def hanging_robots(folder, times, scene, num):
 QUICK = Patience(least_s=6.0, factor=1.0)
 
 
-@pytest.mark.parametrize("times", [1, pytest.param(99, marks=pytest.mark.more_kills)])
+@pytest.mark.parametrize("times", [1, pytest.param(99, marks=pytest.mark.long_proof)])
 def test_a_robot_that_hangs(cluster: Nodes, tmp_path: Path, times: int, monkeypatch: pytest.MonkeyPatch):
     """Once: its cell is run again. Always: a failure with that reason."""
     monkeypatch.setattr(crew, "GRACE_S", 1.0)  # no machine dies here
@@ -237,7 +238,7 @@ def test_a_player_that_hangs(cluster: Nodes, tmp_path: Path):
     assert sorted((outcome.attempt, outcome.reason) for outcome in outcomes) == [(n, "played") for n in range(5)]
 
 
-@pytest.mark.more_kills
+@pytest.mark.long_proof
 def test_where_memory_never_suffices_there_is_one_clear_end(tmp_path: Path):
     """A monitor that takes a hundredth of the memory for too much ends every process; play and judging say the same."""
     code = f"""

@@ -57,7 +57,7 @@ def test_a_process_that_died_idle_is_not_held_against_what_comes_next(tmp_path: 
     assert len(list(tmp_path.iterdir())) == LIVES - 1
 
 
-@pytest.mark.more_kills
+@pytest.mark.long_proof
 def test_a_fleet_that_waits_for_room_is_not_taken_for_hung(tmp_path: Path):
     """It waits several times as long as a fleet may take to get ready, and starts once."""
     other = ray.remote(num_cpus=1)(Worker).remote(tmp_path)

@@ -123,6 +123,7 @@ def test_play_goes_on_when_its_node_dies(cluster: Nodes, tmp_path: Path):
     assert placement.spilled_bytes() == 0
 
 
+@pytest.mark.long_proof
 def test_training_goes_on_when_its_node_dies(cluster: Nodes, tmp_path: Path, toy_dataset: Path):
     """Another node with its label comes, as an autoscaler would bring it; the curve is the undisturbed one."""
     steps = 60
@@ -166,7 +167,7 @@ def decoded_on(data: Path) -> tuple[set[str], set[str]]:
     return {here}, {row["node"] for row in places.take_all()}
 
 
-@pytest.mark.more_kills
+@pytest.mark.long_proof
 def test_training_saves_when_its_machine_is_announced_to_go(cluster: Nodes, tmp_path: Path, toy_dataset: Path):
     """No checkpoint is due before the end; one is made, and the machine's end does not count as a failure."""
     steps = 150
@@ -202,7 +203,7 @@ def fresh(shard: Shard) -> Iterator[Window]:
         yield from episode_batches(episodes, toy.WINDOWS, spec=toy_player.SPEC, rng=rng)
 
 
-@pytest.mark.more_kills
+@pytest.mark.long_proof
 def test_training_goes_on_when_a_node_of_its_live_play_dies(cluster: Nodes, tmp_path: Path, toy_dataset: Path):
     """Robots on some nodes play what a trainer on another learns from; the curve is that of one process."""
     task = toy_task(tmp_path / "run", toy_dataset, ray=True, steps=60, every=10)
@@ -281,7 +282,7 @@ def line_robots_of(scene, num):
     return line_robots(num, scene)
 
 
-@pytest.mark.more_kills
+@pytest.mark.long_proof
 def test_a_sweep_goes_on_when_a_node_dies(
     cluster: Nodes, tmp_path: Path, toy_dataset: Path, monkeypatch: pytest.MonkeyPatch
 ):
@@ -337,6 +338,7 @@ class Patient:
         return [AttemptResult(attempt=attempt, episode=None, reason="played") for attempt in attempts]
 
 
+@pytest.mark.long_proof
 def test_play_and_training_on_one_node_never_wait_for_each_other(cluster: Nodes, tmp_path: Path, toy_dataset: Path):
     """Fleets hold all that they will ever hold while a training begins and ends beside them."""
     outcomes: list[AttemptResult] = []

@@ -75,7 +75,7 @@ def calls(store: Path) -> list[tuple[str, int]]:
 @pytest.mark.cluster
 @pytest.mark.slow
 @pytest.mark.timeout(1200)
-@pytest.mark.more_kills
+@pytest.mark.long_proof
 def test_a_killed_sweep_ends_as_an_undisturbed_one(tmp_path: Path, toy_dataset: Path, env: dict[str, str]):
     """One trial after the other, on one Stage 1: 001 hardly learns and is stopped; the driver dies while 002 aligns."""
     rates = (0.1, 1e-6, 0.2)
@@ -223,6 +223,7 @@ def test_a_trial_that_does_not_fit():
 
 
 @pytest.mark.cluster
+@pytest.mark.long_proof
 def test_more_trials_as_the_cluster_grows_up_to_its_autoscalers_limits(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr("tap_ray.distributed.sweep.ROOM_S", 0.0)
     with nodes() as cluster, connect(cluster.address):
@@ -242,7 +243,7 @@ def test_more_trials_as_the_cluster_grows_up_to_its_autoscalers_limits(monkeypat
 
 @pytest.mark.cluster
 @pytest.mark.slow
-@pytest.mark.more_kills
+@pytest.mark.long_proof
 def test_at_a_uri_trials_live_on_any_node_and_are_those_of_a_local_folder(
     bucket: str, tmp_path: Path, toy_dataset: Path, env: dict[str, str], monkeypatch: pytest.MonkeyPatch
 ):

@@ -131,6 +131,7 @@ def test_killed_workers_leave_no_trace_in_the_curve(tmp_path: Path, toy_dataset:
     assert curve(task.run) == undisturbed(steps)
 
 
+@pytest.mark.long_proof
 def test_a_worker_that_dies_while_its_function_is_sent_is_replaced(tmp_path: Path, toy_dataset: Path, undisturbed):
     """Ray Train takes that for an error of its own, and leaves the reservation behind."""
     task = toy_task(tmp_path / "run", toy_dataset, ray=True, steps=20, every=10)
@@ -144,7 +145,7 @@ def test_a_worker_that_dies_while_its_function_is_sent_is_replaced(tmp_path: Pat
     assert curve(task.run) == undisturbed(20)
 
 
-@pytest.mark.more_kills
+@pytest.mark.long_proof
 def test_killed_drivers_leave_no_trace_in_the_curve(tmp_path: Path, toy_dataset: Path, undisturbed):
     """KILLS times the same command, killed at random moments, then once to the end."""
     steps, rng, run = STEPS, random.Random(1), tmp_path / "run"
@@ -173,6 +174,7 @@ def test_a_users_mistake_ends_the_run_at_once(tmp_path: Path, toy_dataset: Path)
     assert lines(task.run)[-1] == 3
 
 
+@pytest.mark.long_proof
 def test_damaged_data_are_named(tmp_path: Path, toy_dataset: Path):
     data = tmp_path / "play"
     shutil.copytree(toy_dataset, data)
@@ -183,6 +185,7 @@ def test_damaged_data_are_named(tmp_path: Path, toy_dataset: Path):
         train(task, WorkersConfig(), progress=False)
 
 
+@pytest.mark.long_proof
 def test_a_worker_that_keeps_dying(tmp_path: Path, toy_dataset: Path):
     task = dataclasses.replace(toy_task(tmp_path / "run", toy_dataset, ray=True), build=toy.deadly)
     message = r"workers died too often without a new checkpoint in between \(--max-failures\)[\s\S]*The same command "
@@ -190,7 +193,7 @@ def test_a_worker_that_keeps_dying(tmp_path: Path, toy_dataset: Path):
         train(task, WorkersConfig(max_failures=0), progress=False)
 
 
-@pytest.mark.more_kills  # test_failures.py has the rule
+@pytest.mark.long_proof  # test_failures.py has the rule
 def test_failures_with_a_checkpoint_in_between_do_not_add_up(tmp_path: Path, toy_dataset: Path, undisturbed):
     """Three kills, each after a new checkpoint, where two without one would end the job."""
     task = toy_task(tmp_path / "run", toy_dataset, ray=True, steps=STEPS, every=5, pause_s=0.05)

@@ -111,7 +111,7 @@ def expected(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
 
 
 @pytest.mark.slow
-@pytest.mark.more_kills
+@pytest.mark.long_proof
 def test_episodes_that_a_machine_takes_along_are_played_again(expected: dict[str, str], tmp_path: Path):
     """Once in the middle of a file, while others are still played; once when all have been told but none is left."""
     assert not ray.is_initialized(), "this must come before the tests that share a local Ray"
@@ -149,6 +149,7 @@ def test_episodes_that_a_machine_takes_along_are_played_again(expected: dict[str
     assert digests(tmp_path / "data") == expected
 
 
+@pytest.mark.long_proof
 def test_on_an_object_store(expected: dict[str, str], bucket: str, tmp_path: Path):
     assert not ray.is_initialized(), "this must come before the tests that share a local Ray"
     with connect(num_cpus=2):
@@ -157,13 +158,13 @@ def test_on_an_object_store(expected: dict[str, str], bucket: str, tmp_path: Pat
     assert digests(storage.at(bucket)) == expected
 
 
-@pytest.mark.parametrize("num", [1, pytest.param(4, marks=pytest.mark.more_kills)])
+@pytest.mark.parametrize("num", [1, pytest.param(4, marks=pytest.mark.long_proof)])
 def test_processes_write_the_bytes_of_the_driver(local: None, expected: dict[str, str], tmp_path: Path, num: int):
     gather(tmp_path, Pool(fleets=2, writers=num))
     assert digests(tmp_path) == expected
 
 
-@pytest.mark.more_kills
+@pytest.mark.long_proof
 def test_going_on_in_a_file_that_is_not_full(local: None, expected: dict[str, str], tmp_path: Path):
     """By processes and by the driver in turn."""
     for episodes, num in ((2, 2), (3, 0), (10, 1), (11, 2), (EPISODES, 2)):
@@ -191,7 +192,7 @@ def kill(name: str) -> list[int]:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("num", [1, pytest.param(4, marks=pytest.mark.more_kills)])
+@pytest.mark.parametrize("num", [1, pytest.param(4, marks=pytest.mark.long_proof)])
 def test_killed_writers_and_fleets_cost_nothing_but_time(
     local: None, expected: dict[str, str], tmp_path: Path, num: int
 ):
@@ -217,7 +218,7 @@ def test_killed_writers_and_fleets_cost_nothing_but_time(
     assert digests(tmp_path / "data") == expected
 
 
-@pytest.mark.more_kills
+@pytest.mark.long_proof
 def test_a_writer_that_hangs_is_replaced(local: None, expected: dict[str, str], tmp_path: Path):
     """It is stopped (SIGSTOP) while its first file is on the way, for longer than a writer may take."""
     stopped: list[psutil.Process] = []
@@ -298,7 +299,7 @@ class Deadly(Remembers):
 
 
 @pytest.mark.slow
-@pytest.mark.more_kills
+@pytest.mark.long_proof
 def test_an_episode_that_ends_every_writer_ends_the_job(local: None, tmp_path: Path):
     with pytest.raises(
         TapRayError, match=rf"{LIVES} processes in a row died while they wrote data/chunk-000/file-001\.parquet"

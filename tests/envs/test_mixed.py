@@ -88,7 +88,7 @@ def followed(asked: EnvConfig, done: EnvConfig, seeds: list[int]) -> list[bool]:
     return [task == asked.task for task in moved]
 
 
-@pytest.mark.more_kills
+@pytest.mark.long_proof
 def test_the_expert_follows_the_sentence_and_a_blind_one_half_of_them() -> None:
     true, blind = [], []
     rng = np.random.default_rng(0)

@@ -46,7 +46,7 @@ def distance(one, other) -> float:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("draws", [400, pytest.param(2000, marks=pytest.mark.more_kills)])
+@pytest.mark.parametrize("draws", [400, pytest.param(2000, marks=pytest.mark.long_proof)])
 @pytest.mark.parametrize(
     ("config", "shifts", "camera"), [(RandomizeConfig(), CAMERA_OFFSETS, 1.0), (WIDE, MANISKILL_OFFSETS, 0.5)]
 )

@@ -108,6 +108,7 @@ def test_features_are_what_the_head_gets(run):
 
 @pytest.mark.slow
 @pytest.mark.cluster
+@pytest.mark.long_proof
 def test_from_the_shell(run, tmp_path):
     def job(verb, *flags):
         command = [sys.executable, "-m", f"jobs.{verb}", *map(str, flags)]

@@ -23,7 +23,7 @@ from tests.small import SMALL
 
 pytestmark = [pytest.mark.cluster, pytest.mark.slow]
 
-MORE = [pytest.mark.more_kills]
+MORE = [pytest.mark.long_proof]
 REPOSITORY = Path(__file__).parents[2]
 PATIENCE_S = 400
 """Bounds a hang only."""
@@ -204,7 +204,7 @@ def test_a_second_job_on_a_run_folder_is_refused_and_the_first_goes_on(begin: Ca
     assert first.end(signal.SIGTERM) == 143
 
 
-@pytest.mark.more_kills
+@pytest.mark.long_proof
 def test_a_second_job_on_a_data_set_is_refused(begin: Callable[[str], Life]):
     first = begin(JOBS["collect_play"].command)
     first.until(has("o/data/*/*.parquet"))

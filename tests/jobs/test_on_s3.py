@@ -46,7 +46,7 @@ SHORT = TrainConfig(steps=4, batch_size=8, checkpoint_every=2, validate_every=2,
 PLAY = ExplorerConfig(safe_poses=SafePosesConfig(num_samples=300))
 
 
-@pytest.mark.more_kills
+@pytest.mark.long_proof
 def test_play_to_judgment(bucket: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path}/mlflow.db")
     root = storage.at(bucket)
@@ -80,7 +80,7 @@ def test_play_to_judgment(bucket: str, tmp_path: Path, monkeypatch: pytest.Monke
     assert {path.name for path in root.iterdir()} == {"play", "demos", "moves", "tap", "judged"}  # no lock is left
 
 
-@pytest.mark.more_kills
+@pytest.mark.long_proof
 def test_ray_train_goes_on_where_a_killed_process_without_ray_was(bucket: str, tmp_path: Path):
     data, run = storage.at(f"{bucket}/play"), storage.at(f"{bucket}/run")
     toy_player.robots().write_dataset(data, 24)

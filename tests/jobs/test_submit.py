@@ -116,7 +116,7 @@ def wait_for(head: Head, log: Path) -> None:
         time.sleep(1)
 
 
-@pytest.mark.more_kills
+@pytest.mark.long_proof
 def test_a_stopped_job_submitted_again_completes_its_data_set(head: Head, tmp_path: Path):
     """And its log ends with the path. Its fleets are frozen until it has been stopped: it must not end before."""
     out = tmp_path / "play"

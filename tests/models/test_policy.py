@@ -66,6 +66,14 @@ def test_both_images_of_inverse_dynamics_pass_the_same_weights():
     assert not torch.allclose(now, goal, atol=1e-3)
 
 
+def test_a_goal_that_is_a_row_of_the_batch_is_not_encoded_again():
+    """The same pairs as with the images of the goals; a row that is its own goal is none, and costs nothing."""
+    policy = policy_with("goal").eval()
+    rows, batch = torch.tensor([1, 3, 3, 3]), batch_with("goal")
+    shared = {**only(batch, "language"), "goal_row": rows}
+    torch.testing.assert_close(policy(shared), policy({**batch, "goal_rgb": batch["rgb"][rows]}))
+
+
 def test_the_tower_is_run_once_over_all_images():
     policy, batch = (
         policy_with("language", "crops", "goal", num_reach=13),

@@ -47,6 +47,7 @@ def test_it_learns_to_go_to_the_thing_in_the_crop(tmp_path: Path):
 
 
 @pytest.mark.slow
+@pytest.mark.long_proof
 def test_it_learns_what_moved_the_square():
     torch.set_num_threads(1)
     learner, kind = stage(INVERSE, vision=replace(VISION, widths=(16, 24)))  # cells of 4 px: it moves by 3 px at most

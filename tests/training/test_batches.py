@@ -40,6 +40,17 @@ def test_both_frames_of_a_pair_move_together_and_play_by_itself():
     assert not torch.equal(changed["jitter"], changed["play_jitter"])
 
 
+def test_the_frames_of_a_segment_move_together():
+    rows = torch.arange(64)
+    image = torch.randint(0, 255, (1, 24, 24, 3), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    batch = {"rgb": image.repeat(64, 1, 1, 1), "goal_row": torch.where(rows % 16 == 15, rows, rows + 1)}
+    changed = augment(batch, CHANGED, **HERE)
+    for name in ("rgb", "jitter"):
+        segments = changed[name].unflatten(0, (4, 16))
+        assert torch.equal(segments, segments[:, :1].expand_as(segments))
+        assert len(segments[:, 0].unique(dim=0)) == 4, "each in its own way"
+
+
 def test_by_default_images_move_by_up_to_four_pixels_and_nothing_else_changes_them():
     dot = torch.zeros(400, 48, 48, 3, dtype=torch.uint8)
     dot[:, 20, 30] = 255

@@ -33,6 +33,7 @@ def curve(run: Path) -> list[tuple[float, float]]:
 
 
 @pytest.mark.slow
+@pytest.mark.long_proof
 def test_killed_and_taken_up_again(bucket: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     data, run, whole = storage.at(f"{bucket}/play"), storage.at(f"{bucket}/run"), tmp_path / "whole"
     toy_player.robots().write_dataset(data, 24)
