@@ -4,6 +4,8 @@ import json
 import re
 from pathlib import Path
 
+import yaml
+
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
 
@@ -46,3 +48,16 @@ def test_the_site_keeps_hand_aligned_docstrings():
     text = "Slots:\n    dx  m\n    dy  m\nMore.\n\nArgs:\n    x: a number.\n        Long.\n"
     expected = "Slots:\n\n    dx  m\n    dy  m\n\nMore.\n\nArgs:\n    x: a number.\n        Long."
     assert scope["blocks"](text) == expected
+
+
+def test_the_tutorials_policy_is_that_of_an_example():
+    """tests/test_examples.py runs it."""
+    (shown,) = re.findall(
+        r"```python\n.*?(class .*?)```", (ROOT / "docs/tutorial/5_own_policy.md").read_text(), re.DOTALL
+    )
+    assert shown in (ROOT / "examples" / "own_policy.py").read_text()
+
+
+def test_the_tutorials_mapping_is_that_of_an_example():
+    (shown,) = re.findall(r"```yaml\n(.*?)```", (ROOT / "docs/tutorial/6_own_robot.md").read_text(), re.DOTALL)
+    assert yaml.safe_load(shown) == yaml.safe_load((ROOT / "examples/mappings/so100.yaml").read_text())
