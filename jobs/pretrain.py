@@ -52,7 +52,7 @@ def _live(config: PretrainConfig) -> Path:
         plan, world = collect_play.planned(config.play)
         play = live.LivePlay(
             plan=plan,
-            make_player=partial(collect_play.fleet, plan, world, config.play.robots_per_fleet, None),
+            make_player=partial(collect_play.fleet, plan, config.play.robots_per_fleet, None, world=world),
             spec=dataset.spec,
             reserved=2 * config.play.episodes,  # attempts that crashed have been replaced by the ones after them
             pool=pool_of(config.play),
