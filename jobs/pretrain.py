@@ -4,7 +4,6 @@ from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
 
-import envs
 from jobs import collect_play
 from tap_ray.dataset.reader import open_dataset, require_whole
 from tap_ray.dataset.windows import require_batches
@@ -14,7 +13,6 @@ from tap_ray.distributed.crops import cut_missing
 from tap_ray.distributed.train import require_sensible, run_stage
 from tap_ray.errors import ConfigError
 from tap_ray.job import run_job
-from tap_ray.play.settings import plan_of
 from tap_ray.pretrain import health
 from tap_ray.settings import PretrainConfig
 from tap_ray.stages import pretrain_stage
@@ -38,8 +36,8 @@ def main(config: PretrainConfig) -> Path:
         built = build()  # what is wrong with the data or the sizes is reported before Ray trains
         config.require_used(windows, built.model.network.config)
         if config.live_play:
-            plan = plan_of(config.play, control_lag=envs.control_lag_of(config.play.sim))
-            player = partial(collect_play.fleet, plan, config.play.robots_per_fleet, None)
+            plan, world = collect_play.planned(config.play)
+            player = partial(collect_play.fleet, plan, world, config.play.robots_per_fleet, None)
             play = live.play_of(config.play, plan, player, dataset.spec)
             batches = partial(live.batches, play, windows, seed=seed)
             facts, parents = {"episodes": config.play.episodes}, {"judged_on": dataset.path}
