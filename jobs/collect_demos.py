@@ -32,13 +32,14 @@ def main(config: DemosJobConfig) -> Path:
         out=config.out or default_folder("demos", values),
         tasks=tuple(f"{s.task} beside {s.partner}" if s.partner else s.task for s in plan.scenes),
         episodes=config.episodes,
-        make_player=partial(fleet, plan, world, config.robots_per_fleet),
+        make_player=partial(fleet, plan, config.robots_per_fleet, world=world),
     )
     return record(recording, to_dict(config), pool=pool_of(config), ray_address=config.ray_address)
 
 
-def fleet(plan: DemoPlan, world: World, num_robots: int, memory: Any) -> DemoFleet:
+def fleet(plan: DemoPlan, num_robots: int, memory: Any, world: World | None = None) -> DemoFleet:
     """A fleet's robots, built in its own process; experts need no novelty memory."""
+    world = world or world_of("", plan.env.robot, plan.env.sim)
     return DemoFleet(plan, world.make_ee_control, world.make_expert, num_robots=num_robots)
 
 

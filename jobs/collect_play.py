@@ -29,7 +29,7 @@ def main(config: PlayJobConfig) -> Path:
         out=config.out or default_folder("play", values),
         tasks=("play",),
         episodes=config.episodes,
-        make_player=partial(fleet, plan, world, config.robots_per_fleet),
+        make_player=partial(fleet, plan, config.robots_per_fleet, world=world),
         memory=RoundVisitCounts(plan.round_episodes) if plan.needs_memory else None,
         visits_of=partial(visits_of, plan, arms=world.spec(plan.env).arms),
     )
@@ -44,8 +44,9 @@ def planned(config: PlayJobConfig) -> tuple[CollectPlan, World]:
     return replace(plan, env=world.scene(plan.env)), world
 
 
-def fleet(plan: CollectPlan, world: World, num_robots: int, memory: Any) -> PlayFleet:
+def fleet(plan: CollectPlan, num_robots: int, memory: Any, world: World | None = None) -> PlayFleet:
     """A fleet's robots, built in its own process."""
+    world = world or world_of("", plan.env.robot, plan.env.sim)
     make, arms = world.make_ee_control, world.spec(plan.env).arms
     return PlayFleet(plan, make, world.sample_poses, num_robots=num_robots, arms=arms, memory=memory)
 

@@ -37,7 +37,7 @@ def main(config: PretrainConfig) -> Path:
         config.require_used(windows, built.model.network.config)
         if config.live_play:
             plan, world = collect_play.planned(config.play)
-            player = partial(collect_play.fleet, plan, world, config.play.robots_per_fleet, None)
+            player = partial(collect_play.fleet, plan, config.play.robots_per_fleet, None, world=world)
             play = live.play_of(config.play, plan, player, dataset.spec)
             batches = partial(live.batches, play, windows, seed=seed)
             facts, parents = {"episodes": config.play.episodes}, {"judged_on": dataset.path}
