@@ -33,7 +33,7 @@ FOLLOWS = {
     "windows.k_max": "the objective: only inverse dynamics has a second image",
     "windows.segment": "the objective: only inverse dynamics has pairs of images",
     "windows.reach_steps": "the objective, or --align.weights.reach",
-    "windows.horizon": "the motion prior's chunk",
+    "windows.horizon": "the motion prior's chunk, or for inverse dynamics alone --windows.k-max",
     "windows.group_size": "--live-play",
     "policy.chunk": "--windows.horizon",
     "policy.context": "the stage",
@@ -102,9 +102,14 @@ class StageConfig(TrainJobConfig):
         return replace(self.windows, batch_size=self.train.batch_size)
 
     def require_used(self, windows: WindowConfig, policy: Any) -> None:
-        """Raise ConfigError where a chosen value has no effect on the windows or on the policy's config."""
+        """Raise ConfigError where a chosen value has no effect on the windows or on the policy's config.
+
+        Says which horizon stands for the default one where another is used.
+        """
         require_used(self.windows, windows, of="windows", follows=FOLLOWS)
         require_used(self.policy, policy, of="policy", follows=FOLLOWS)
+        if windows.horizon != self.windows.horizon:
+            print(f"--windows.horizon is {windows.horizon}: it follows from {FOLLOWS['windows.horizon']}.")
 
 
 @dataclass(frozen=True, kw_only=True)
