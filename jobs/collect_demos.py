@@ -1,10 +1,12 @@
 """Experts demonstrate tasks: a dataset of successful episodes with instructions. Resumes where it was interrupted."""
 
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import envs
+from envs.worlds import World, world_of
 from tap_ray.config import to_dict
 from tap_ray.distributed.record import Recording, default_folder, header_of, pool_of, record
 from tap_ray.evaluate.protocol import SUITES
@@ -17,25 +19,28 @@ from tap_ray.play.settings import DemosJobConfig, demo_plan_of
 def main(config: DemosJobConfig) -> Path:
     """Collect what is missing, say what was dropped and why; returns the dataset's folder."""
     simulator(config.suite, envs.sims_of(config.suite))  # known?
-    plan = demo_plan_of(config, envs.suite_tasks(config.sim), SUITES[config.suite].pairs)
+    world = world_of(config.env, config.robot, config.sim, config.tasks)
+    world.require_goal(("expert",))
+    plan = demo_plan_of(config, world.tasks, SUITES[config.suite].pairs)
     for scene in plan.scenes:
-        envs.check(scene)
-        envs.make_expert(scene, 1)
-    values = {**plan.to_json(), "env_version": envs.version_of(config.sim, config.robot, plan.tasks)}
+        world.make_expert(world.scene(scene), 1)
+    plan = replace(plan, env=replace(world.scene(plan.scenes[0]), task=plan.env.task, partner=""))
+    values = {**plan.to_json(), "env_version": world.version, **world.recorded}
     recording = Recording(
         job="collect_demos",
-        header=header_of(plan.env, envs.spec(plan.env), num_objects=envs.NUM_SLOTS, plan=values),
+        header=header_of(plan.env, world.spec(plan.env), num_objects=envs.NUM_SLOTS, plan=values),
         out=config.out or default_folder("demos", values),
         tasks=tuple(f"{s.task} beside {s.partner}" if s.partner else s.task for s in plan.scenes),
         episodes=config.episodes,
-        make_player=partial(fleet, plan, config.robots_per_fleet),
+        make_player=partial(fleet, plan, config.robots_per_fleet, world=world),
     )
     return record(recording, to_dict(config), pool=pool_of(config), ray_address=config.ray_address)
 
 
-def fleet(plan: DemoPlan, num_robots: int, memory: Any) -> DemoFleet:
+def fleet(plan: DemoPlan, num_robots: int, memory: Any, world: World | None = None) -> DemoFleet:
     """A fleet's robots, built in its own process; experts need no novelty memory."""
-    return DemoFleet(plan, envs.make_ee_control, envs.make_expert, num_robots=num_robots)
+    world = world or world_of("", plan.env.robot, plan.env.sim)
+    return DemoFleet(plan, world.make_ee_control, world.make_expert, num_robots=num_robots)
 
 
 if __name__ == "__main__":

@@ -1,49 +1,54 @@
 """Robots play: a dataset of unlabeled interaction. Resumes where it was interrupted; more --episodes make it longer."""
 
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import envs
-from envs.kinematics.reachable import sample_poses
+from envs.worlds import World, world_of
 from tap_ray.config import to_dict
 from tap_ray.distributed.record import Recording, default_folder, header_of, pool_of, record
 from tap_ray.job import run_job
 from tap_ray.play import report
 from tap_ray.play.collect import CollectPlan, PlayFleet, check_robots, visits_of
+from tap_ray.play.explorers import choices
 from tap_ray.play.novelty import RoundVisitCounts
 from tap_ray.play.settings import PlayJobConfig, plan_of
 
 
 def main(config: PlayJobConfig) -> Path:
     """Collect what is missing; returns the dataset's folder."""
-    plan = plan_of(config, control_lag=envs.control_lag_of(config.sim))
-    envs.check(plan.env)
+    plan, world = planned(config)
+    print("".join(f"The adapter leaves out {line}.\n" for line in world.off), end="")
     check_robots(plan, config.robots_per_fleet)
-    values = {**plan.to_json(), "env_version": envs.version_of(config.sim, config.robot)}
+    values = {**plan.to_json(), "env_version": world.version, **world.recorded}
     recording = Recording(
         job="collect_play",
-        header=header_of(plan.env, envs.spec(plan.env), num_objects=envs.NUM_SLOTS, plan=values),
+        header=header_of(plan.env, world.spec(plan.env), num_objects=envs.NUM_SLOTS, plan=values),
         out=config.out or default_folder("play", values),
         tasks=("play",),
         episodes=config.episodes,
-        make_player=partial(fleet, plan, config.robots_per_fleet),
+        make_player=partial(fleet, plan, config.robots_per_fleet, world=world),
         memory=RoundVisitCounts(plan.round_episodes) if plan.needs_memory else None,
-        visits_of=partial(visits_of, plan, arms=envs.spec(plan.env).arms),
+        visits_of=partial(visits_of, plan, arms=world.spec(plan.env).arms),
     )
     return record(recording, to_dict(config), pool=pool_of(config), ray_address=config.ray_address, report=write_report)
 
 
-def fleet(plan: CollectPlan, num_robots: int, memory: Any) -> PlayFleet:
+def planned(config: PlayJobConfig) -> tuple[CollectPlan, World]:
+    """What a config asks for, and where that can be played."""
+    world = world_of(config.env, config.robot, config.sim)
+    plan = plan_of(config, control_lag=world.control_lag)
+    world.require_explorers(choices(plan.explorer, plan.explorers))
+    return replace(plan, env=world.scene(plan.env)), world
+
+
+def fleet(plan: CollectPlan, num_robots: int, memory: Any, world: World | None = None) -> PlayFleet:
     """A fleet's robots, built in its own process."""
-    return PlayFleet(
-        plan,
-        envs.make_ee_control,
-        sample_poses,
-        num_robots=num_robots,
-        arms=envs.spec(plan.env).arms,
-        memory=memory,
-    )
+    world = world or world_of("", plan.env.robot, plan.env.sim)
+    make, arms = world.make_ee_control, world.spec(plan.env).arms
+    return PlayFleet(plan, make, world.sample_poses, num_robots=num_robots, arms=arms, memory=memory)
 
 
 def write_report(data: Path) -> Path:

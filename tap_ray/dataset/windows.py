@@ -36,7 +36,7 @@ class WindowConfig:
     """Which windows, and how many at a time."""
 
     horizon: int = 4
-    """H, actions in a chunk, steps."""
+    """H, actions in a chunk, steps. Unless given, with a motion prior its chunk; for inverse dynamics alone k_max."""
     k_max: int = 1
     """Goal images lie k ~ U{1 .. k_max} steps ahead (fewer near the end of an episode); 1 as in the paper, 0 leaves
     the goal out (alignment)."""

@@ -85,6 +85,8 @@ class FailureInputs:
     """How far slot 0 is to be pushed along x and y, m, table frame; None: it is grasped and brought to slot 1."""
     mover: Mapping[str, int] = field(default_factory=dict)
     """In a mixed scene, of either task the slot of what it moves; empty in others."""
+    told: bool = True
+    """False where objects or grippers are not known (a foreign environment): every failure is then "timed_out"."""
 
 
 def failure_inputs_of(
@@ -98,6 +100,8 @@ def failure_of(trajectory: Trajectory, inputs: FailureInputs) -> Failure | Liter
     """The label of an episode that ran to its end; "" for a success. Definitions: this module's docstring."""
     if trajectory.entire.any():
         return ""
+    if not inputs.told:
+        return "timed_out"
     if inputs.push_m is not None:
         return _pushed(trajectory, np.array(inputs.push_m, float))
     held_T = _held(trajectory.partial)

@@ -41,6 +41,7 @@ SUITES = {
         ),
     ),
     # arXiv 2607.02466: 60 steps, 120 for the eggplant, 24 episodes a task
+    "foreign": Suite(),  # an environment of --env
     "simpler": Suite(num_states=24, longer={"put_eggplant_in_basket": 2}),
 }
 
@@ -135,7 +136,7 @@ def policy_seed(protocol_seed: int, cell: Cell) -> int:
 
 
 def check(
-    protocol: Protocol, *, known_tasks: Iterable[str], check_scene: Callable[[EnvConfig], None] | None = None
+    protocol: Protocol, *, known_tasks: Iterable[str], check_scene: Callable[[EnvConfig], object] | None = None
 ) -> None:
     """Raise unless the protocol can be run.
 

@@ -40,6 +40,9 @@ class EvaluateConfig:
     """Embodiment."""
     sim: str = ""
     """Simulator; empty: the suite's own."""
+    env: str = ""
+    """Instead of suite, robot and simulator a foreign environment: its adapter's YAML file, module:name of an Adapter,
+    or a Gymnasium id whose adapter is shipped (docs/how-to/environment.md)."""
     seed: int = 0
     """Root of the cells' seeds: another seed is another protocol."""
     name: str = ""
@@ -72,6 +75,8 @@ def simulator(suite: str, sims: Sequence[str], sim: str = "") -> str:
     """
     if suite not in SUITES:
         raise ConfigError(f"Unknown suite {suite!r}. {nearest(suite, SUITES)}")
+    if not sims:
+        raise ConfigError(f"The suite {suite!r} is judged with --env.")
     if sim and sim not in sims:
         raise ConfigError(f"The suite {suite!r} runs in {' or '.join(sims)}; got --sim {sim}.")
     return sim or sims[0]

@@ -21,6 +21,9 @@ class RobotsConfig:
     """Embodiment."""
     sim: str = "pybullet"
     """Simulator."""
+    env: str = ""
+    """Instead of both a foreign environment: its adapter's YAML file, module:name of an Adapter, or a Gymnasium id
+    whose adapter is shipped (docs/how-to/environment.md)."""
     max_steps: int = 60
     """Control steps of an episode (5 a second)."""
     image_size: int = 96
@@ -43,7 +46,7 @@ class RobotsConfig:
     """Only on nodes of the cluster with these Ray labels, e.g. role=play; none: on any."""
 
     @property
-    def env(self) -> EnvConfig:
+    def scene(self) -> EnvConfig:
         """The robots' environment, without a task."""
         return EnvConfig(
             robot=self.robot,
@@ -89,7 +92,7 @@ def plan_of(config: PlayJobConfig, *, control_lag: float) -> CollectPlan:
     motion = config.explorers.motion
     explorers = replace(config.explorers, motion=replace(motion, max_lag_m=control_lag * motion.max_lag_m))
     return CollectPlan(
-        env=replace(config.env, randomize=config.randomization if config.randomize else None),
+        env=replace(config.scene, randomize=config.randomization if config.randomize else None),
         explorer=config.explorer,
         explorers=explorers,
         seed=config.seed,
@@ -122,7 +125,7 @@ def demo_plan_of(config: DemosJobConfig, all_tasks: Iterable[str], pairs: Sequen
     return DemoPlan(
         tasks=tuple(task for task, _ in scenes) or tasks,
         partners=tuple(partner for _, partner in scenes),
-        env=config.env,
+        env=config.scene,
         seed=config.seed,
         jpeg_quality=config.jpeg_quality,
         success_hold_steps=config.success_hold_steps,

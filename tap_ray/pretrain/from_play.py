@@ -62,13 +62,16 @@ class ObjectiveConfig:
     def windows(self, windows: WindowConfig) -> WindowConfig:
         """The windows with the crops, the goals and the targets that are asked for, and no others.
 
+        For inverse dynamics alone the default horizon ends at the second image: no action after it can be trained.
+
         Raises:
             ConfigError: inverse dynamics without a second image or with a chunk beyond it, or a reach loss without
                 targets.
         """
         if self.inverse_dynamics and windows.k_max < 1:
             raise ConfigError("Inverse dynamics needs a second image: --windows.k-max at least 1.")
-        if not self.next_object and windows.k_max < windows.horizon != WindowConfig().horizon:
+        horizon = windows.horizon if self.next_object else min(windows.horizon, windows.k_max)
+        if horizon < windows.horizon != WindowConfig().horizon:
             raise ConfigError(
                 f"--windows.horizon {windows.horizon} has no effect: inverse dynamics alone trains the actions before "
                 f"its second image, which lies at most --windows.k-max {windows.k_max} steps ahead. Give "
@@ -78,6 +81,7 @@ class ObjectiveConfig:
             raise ConfigError("A reach loss needs reach targets: --windows.reach-steps at least 1.")
         return replace(
             windows,
+            horizon=horizon,
             crops=self.next_object > 0,
             k_max=windows.k_max if self.inverse_dynamics else 0,
             segment=windows.segment if self.inverse_dynamics else 1,
@@ -159,11 +163,9 @@ def from_dataset(
 ) -> Stage:
     """A fresh Stage 1 for a dataset of play.
 
-    For inverse dynamics alone the default chunk is cut to the steps up to the second image: nobody could train others.
-
     Args:
         dataset: play; with robot masks for the next object.
-        windows: from `ObjectiveConfig.windows`.
+        windows: what the objective asks for is filled in here (`ObjectiveConfig.windows`).
         policy: sizes.
         config: the loss.
         seed: of the weights.
@@ -174,8 +176,6 @@ def from_dataset(
     """
     windows = config.windows(windows)
     judged = windows if config.next_object else replace(windows, k_max=1)
-    if not config.next_object:
-        windows = replace(windows, horizon=min(windows.horizon, windows.k_max))
     return build(
         spec=dataset.spec,
         norm=norm_stats(stats_of(dataset, split_episodes(dataset, windows)[0]), dataset.spec),

@@ -116,3 +116,10 @@ def test_each_flag_is_used_or_refused_by_name(stage: str, name: str, dataset: Da
 )
 def test_what_is_said(name: str, said: str, dataset: DatasetInfo):
     assert outcome("align", name, dataset)[0].startswith(said)
+
+
+def test_a_horizon_that_is_not_the_default_is_told(dataset: DatasetInfo, capsys: pytest.CaptureFixture[str]):
+    assert used("pretrain", STAGES["pretrain"], dataset)["windows"].horizon == 1
+    assert capsys.readouterr().out.startswith("--windows.horizon is 1: it follows from the motion")
+    used("align", STAGES["align"], dataset)
+    assert "horizon" not in capsys.readouterr().out

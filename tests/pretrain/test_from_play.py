@@ -158,6 +158,7 @@ def test_windows_carry_what_is_asked_for_and_nothing_else():
     assert both.context == ("crops", "goal")
     seen = {name: (one.crops, one.k_max, one.reach_steps) for name, one in asked.items()}
     assert seen == {"play": (True, 0, 7), "inverse": (False, 3, 0)}
+    assert [asked["play"].horizon, asked["inverse"].horizon] == [4, 3], "none beyond the second image"
     assert replace(both.windows(windows), crops=False) == windows
     assert ObjectiveConfig(reach=0.0).windows(windows).reach_steps == 0
 

@@ -1,0 +1,218 @@
+"""What a foreign environment's observation, action and info mean: a small YAML file, or an `Adapter` in Python.
+
+    env: gymnasium_robotics:FetchPush-v4        # a Gymnasium id (module:id imports the module first), or module:factory
+    robot: fetch
+    camera: render                              # env.render(), or a column of the observation: sensor_data.cam.rgb
+    repeat: 5                                   # of its steps in one of ours
+    origin_m: [1.05, 0.75, 0.40]                # where our table frame's origin lies in its coordinates
+    state:
+      - {slots: [ee_x, ee_y, ee_z], column: observation, at: [0, 1, 2]}
+      - {slots: [ee_qw, ee_qx, ee_qy, ee_qz], constant: [0.70711, 0, 0.70711, 0]}
+    action:
+      - {slots: [dx, dy, dz], at: [0, 1, 2], scale: 0.05}      # 1 in its action is 0.05 m
+    success: is_success                         # a flag of its info
+
+Slots are named as in tap_ray/specs.py. What is left out is switched off: see `Adapter.missing`.
+"""
+
+import hashlib
+import importlib
+import json
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import Any, Mapping, TypeVar
+
+import yaml
+
+from tap_ray.errors import ConfigError, nearest
+from tap_ray.specs import EE_DELTA_ACTION, EE_POSE_STATE, RobotSpec, Slot
+
+T = TypeVar("T")
+SHIPPED = Path(__file__).parent / "adapters"
+KNOWN_SLOTS = {slot.name: slot for slot in (*EE_POSE_STATE, *EE_DELTA_ACTION)} | {
+    "gripper_opening": Slot(name="gripper_opening", unit="1 (0 closed, 1 open)", low=0.0, high=1.0)
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Numbers:
+    """Some numbers of its observation or action, and the slots of ours that they are."""
+
+    slots: tuple[str, ...]
+    """Names of ours, in order."""
+    column: str = ""
+    """State only: where in the observation, "agent.qpos" for nested ones; empty: the observation itself."""
+    at: tuple[int, ...] = ()
+    """Positions there, from 0 on; none given: the first ones."""
+    scale: float = 1.0
+    """What a number of 1 is worth in our unit: m, rad, 1."""
+    closed: float | None = None
+    """Of a gripper: its number when closed ..."""
+    open: float | None = None
+    """... and when open."""
+    constant: tuple[float, ...] = ()
+    """State only: what never changes, in our unit."""
+    unit: str = "rad"
+    """Of slots that tap_ray/specs.py does not name, e.g. joints."""
+    most: float = 10.0
+    """Largest value of those, either way."""
+
+    def __post_init__(self) -> None:
+        if (self.closed is None) != (self.open is None) or (self.closed is not None and self.closed == self.open):
+            raise ConfigError(f"slots {list(self.slots)}: closed and open are two different numbers; give both.")
+        for name in ("at", "constant"):
+            if getattr(self, name) and len(getattr(self, name)) != len(self.slots):
+                raise ConfigError(
+                    f"slots {list(self.slots)} want as many numbers in {name!r}; got {getattr(self, name)}."
+                )
+
+    @property
+    def positions(self) -> tuple[int, ...]:
+        """Where the numbers are."""
+        return self.at or tuple(range(len(self.slots)))
+
+    def specs(self) -> tuple[Slot, ...]:
+        """Name, unit and range of each slot."""
+        return tuple(
+            KNOWN_SLOTS.get(name) or Slot(name=name, unit=self.unit, low=-self.most, high=self.most)
+            for name in self.slots
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Thing:
+    """An object whose pose the environment tells; privileged, as in `info["object_pose"]`."""
+
+    name: str
+    column: str = ""
+    at: tuple[int, ...] = (0, 1, 2)
+    """x y z, its coordinates; or seven, with a quaternion wxyz."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Adapter:
+    """What an environment's numbers mean."""
+
+    env: str
+    """Gymnasium id, or module:factory."""
+    robot: str
+    """Name of the embodiment in data sets."""
+    action: tuple[Numbers, ...]
+    """What its action's numbers are; the others stay 0."""
+    state: tuple[Numbers, ...]
+    """What the state of ours is made of."""
+    camera: str = "render"
+    """"render", or a column of the observation, (Y, X, 3) uint8."""
+    task: str = "foreign"
+    """Name of what it asks for."""
+    instruction: tuple[str, ...] = ("do the task",)
+    """Sentences for it, drawn by the seed."""
+    kwargs: Mapping[str, Any] | None = None
+    """Given to gymnasium.make or the factory."""
+    repeat: int = 1
+    """Its steps in one of ours; a motion is shared out among them."""
+    control_hz: float = 5.0
+    """Our steps a second: its own rate divided by `repeat`."""
+    origin_m: tuple[float, float, float] = (0.0, 0.0, 0.0)
+    """Where the origin of our table frame (x away from the robot, y to its left, z up) lies in its coordinates."""
+    workspace_low_m: tuple[float, float, float] = (0.16, -0.22, 0.012)
+    """Corners of the box that the tool can reach, table frame: safe poses are drawn there."""
+    workspace_high_m: tuple[float, float, float] = (0.42, 0.22, 0.26)
+    tool_quat: tuple[float, float, float, float] = (1.0, 0.0, 0.0, 0.0)
+    """wxyz: turns our tool frame (x out of the hand, y to the left finger) into its own."""
+    objects: tuple[Thing, ...] = ()
+    """What lies there: moved object first, then its target."""
+    success: str = ""
+    """Flag of info: the task is entirely done now."""
+    partial: str = ""
+    """Likewise: partly, e.g. the object is held; without it a task is partly done when it is done."""
+    contact: str = ""
+    """Likewise: a finger touches an object."""
+    robot_mask: str = ""
+    """Column of the observation, (Y, X): not 0 where the robot is seen."""
+    expert: str = ""
+    """module:Class of a policy that does the task: made with the scene and the number of robots."""
+
+    def __post_init__(self) -> None:
+        if self.repeat < 1 or not self.action or not self.state:
+            raise ConfigError(f"The adapter of {self.env} needs state, action and repeat >= 1.")
+
+    @property
+    def spec(self) -> RobotSpec:
+        """The interface of the robot."""
+        state = tuple(slot for part in self.state for slot in part.specs())
+        action = tuple(slot for part in self.action for slot in part.specs())
+        return RobotSpec(robot=self.robot, action=action, state=state, control_hz=self.control_hz)
+
+    @property
+    def digest(self) -> str:
+        """10 hex digits over all that it says."""
+        return hashlib.sha256(json.dumps(asdict(self), sort_keys=True).encode()).hexdigest()[:10]
+
+    @property
+    def missing(self) -> list[str]:
+        """What it does not state, and what that switches off."""
+        off = {
+            "success": "evaluation and demonstrations, nothing says when the task is done",
+            "contact": "Stage 1's next object and its crops, nothing says when something is touched",
+            "robot_mask": "frames without the arm and crops of next objects, nothing says where the robot is seen",
+            "objects": "the explorers contact, curious and mixed, and labels of failures",
+            "expert": "demonstrations and --policy expert",
+        }
+        return [f"{name} (switched off: {what})" for name, what in off.items() if not getattr(self, name)]
+
+
+def read_adapter(where: str) -> Adapter:
+    """The adapter that --env names.
+
+    Args:
+        where: a YAML file; module:name of an `Adapter`; or a Gymnasium id whose adapter is shipped with tap_ray.
+
+    Raises:
+        ConfigError: there is none, or it has unknown or missing fields.
+    """
+    if where.endswith((".yaml", ".yml")):
+        return _from_file(Path(where))
+    module, _, name = where.rpartition(":")
+    if module and name.isidentifier():
+        try:
+            found = getattr(importlib.import_module(module), name)
+        except (ImportError, AttributeError) as error:
+            raise ConfigError(f"--env {where}: {error}. Name a YAML file, or module:name of an Adapter.") from None
+        if isinstance(found, Adapter):
+            return found
+        raise ConfigError(f"--env {where} is no Adapter (envs/foreign/adapter.py), but {type(found).__name__}.")
+    shipped = {read.env: read for read in map(_from_file, sorted(SHIPPED.glob("*.yaml")))}
+    if where not in shipped:
+        raise ConfigError(
+            f"tap_ray ships no adapter of {where!r}; it has {', '.join(shipped)}. Write one as in "
+            "docs/how-to/environment.md and name the YAML file. `python -m envs.foreign.show ID` says what one "
+            "emits."
+        )
+    return shipped[where]
+
+
+def _from_file(path: Path) -> Adapter:
+    if not path.is_file():
+        raise ConfigError(f"There is no adapter {path}. Name a YAML file as in docs/how-to/environment.md.")
+    try:
+        values = yaml.safe_load(path.read_text())
+    except yaml.YAMLError as error:
+        raise ConfigError(f"{path} is no YAML: {error}") from None
+    if not isinstance(values, dict):
+        raise ConfigError(f"{path} holds no fields of an adapter, but {type(values).__name__}.")
+    for name, kind in (("state", Numbers), ("action", Numbers), ("objects", Thing)):
+        if name in values:
+            values[name] = tuple(_made(kind, each, f"{path}: {name}") for each in values[name])
+    return _made(Adapter, values, str(path))
+
+
+def _made(kind: type[T], values: Mapping[str, Any], where: str) -> T:
+    known = [field.name for field in fields(kind)]  # pyright: ignore[reportArgumentType]
+    for name in values:
+        if name not in known:
+            raise ConfigError(f"{where}: unknown field {name!r}. {nearest(name, known)}")
+    try:
+        return kind(**{key: tuple(value) if isinstance(value, list) else value for key, value in values.items()})
+    except TypeError as error:
+        raise ConfigError(f"{where}: {str(error).partition(' ')[2]}.") from None

@@ -1,0 +1,119 @@
+"""Where robots are: our own simulators, or a foreign environment behind its adapter. What jobs need of either."""
+
+from dataclasses import asdict, dataclass, field
+from functools import partial
+from typing import Any, Callable, Mapping, Sequence
+
+import gymnasium as gym
+import numpy as np
+
+import envs
+from envs.foreign.adapter import read_adapter
+from envs.foreign.world import FOREIGN, Foreign
+from envs.kinematics.reachable import sample_poses
+from tap_ray.errors import ConfigError
+from tap_ray.specs import RobotSpec
+from tap_ray.types import EnvConfig, Policy
+
+OURS = ("widowx", "pybullet")
+"""Robot and simulator where none is named."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class World:
+    """Functions as in `envs`; they pickle."""
+
+    scene: Callable[[EnvConfig], EnvConfig]
+    """A scene as this world has it, checked."""
+    spec: Callable[[EnvConfig], RobotSpec]
+    make_vector: Callable[[EnvConfig, int], gym.vector.VectorEnv]
+    make_ee_control: Callable[[EnvConfig, int], gym.vector.VectorEnv]
+    make_expert: Callable[[EnvConfig, int], Policy]
+    random_policy: Callable[[EnvConfig, int], Policy]
+    sample_poses: Callable[..., np.ndarray]
+    version_of: Callable[[], str]
+    tasks: tuple[str, ...]
+    """Where none is named."""
+    require_explorers: Callable[[Sequence[str]], None]
+    """Raises unless these can play there."""
+    require_goal: Callable[[Sequence[str]], None]
+    """Raises unless success is known, and an expert if "expert" is among the names."""
+    control_lag: float = 1.0
+    failures_told: bool = True
+    """Whether objects and grippers are known, so that failures get labels."""
+    off: tuple[str, ...] = ()
+    """What is switched off, a line each."""
+    recorded: Mapping[str, Any] = field(default_factory=dict)
+    """What belongs into a data set's plan beside the version."""
+
+    @property
+    def version(self) -> str:
+        """Of its scenes; asked for once these are known to exist."""
+        return self.version_of()
+
+
+def world_of(env: str, robot: str, sim: str, tasks: tuple[str, ...] = ()) -> World:
+    """The world that a job's options name.
+
+    Args:
+        env: --env; empty: our own simulators.
+        robot: --robot, likewise sim; with --env both follow from the adapter.
+        sim: --sim.
+        tasks: those that are named.
+
+    Raises:
+        ConfigError: no such adapter or simulator, or --env beside --robot or --sim.
+    """
+    if not env:
+        return World(
+            scene=_ours,
+            spec=envs.spec,
+            make_vector=envs.make_vector,
+            make_ee_control=envs.make_ee_control,
+            make_expert=envs.make_expert,
+            random_policy=_random,
+            sample_poses=sample_poses,
+            version_of=partial(envs.version_of, sim, robot, tasks),
+            tasks=envs.suite_tasks(sim),
+            require_explorers=_anything,
+            require_goal=_anything,
+            control_lag=envs.control_lag_of(sim),
+        )
+    if robot != OURS[0] or sim not in (OURS[1], ""):
+        raise ConfigError(f"--env {env} says which robot and simulator there is: leave out --robot and --sim.")
+    foreign = Foreign(read_adapter(env))
+    if tasks not in ((), (foreign.adapter.task,)):
+        raise ConfigError(f"{env} has the task {foreign.adapter.task!r} only; got --tasks {' '.join(tasks)}.")
+    return World(
+        scene=foreign.scene,
+        spec=foreign.spec,
+        make_vector=foreign.make_vector,
+        make_ee_control=foreign.make_ee_control,
+        make_expert=foreign.make_expert,
+        random_policy=foreign.random_policy,
+        sample_poses=foreign.sample_poses,
+        version_of=foreign.version,
+        tasks=(foreign.adapter.task,),
+        control_lag=2.0,  # nothing is known of its hand
+        require_explorers=foreign.require_explorers,
+        require_goal=foreign.require_goal,
+        failures_told=foreign.failures_told,
+        off=tuple(foreign.adapter.missing),
+        recorded={"adapter": asdict(foreign.adapter)},
+    )
+
+
+def _ours(config: EnvConfig) -> EnvConfig:
+    envs.check(config)
+    return config
+
+
+def _anything(names: Sequence[str]) -> None:
+    """Ours lack nothing."""
+
+
+def _random(scene: EnvConfig, num_robots: int) -> Policy:
+    return envs.random_policy(envs.spec(scene))
+
+
+__all__ = ["FOREIGN", "World", "world_of"]
