@@ -1,7 +1,7 @@
 """The range of every number of every config, in one table, checked before anything starts.
 
 A number that has no row here is finite and at least 0. Beyond these, a config's own `__post_init__` says how its fields
-must fit each other. NaN and infinity are never legal.
+must fit each other, and repeats none of them. NaN and infinity are never legal.
 """
 
 import dataclasses
@@ -28,15 +28,15 @@ BOUNDS: dict[str, str] = {
     **dict.fromkeys(("PlayJobConfig.writers", "DemosJobConfig.writers"), "[-1, inf)"),  # -1: as the fleets need
     "WorkersConfig.max_failures": "[-1, inf)",  # -1: always
     **{f"PolicyConfig.{name}": FROM_1 for name in ("n_action_steps", "num_actions", "num_context", "context_width")},
-    **{f"PolicyConfig.{name}": FROM_1 for name in ("map_width", "num_keypoints", "head_width")},
+    **{f"PolicyConfig.{name}": FROM_1 for name in ("map_width", "head_width")},
+    "WindowConfig.segment": FROM_1,
+    "PolicyConfig.num_keypoints": "[2, inf)",  # the first two point at the object and at the place
     **{f"VisionConfig.{name}": FROM_1 for name in ("stem_width", "patch_px", "vit_width", "vit_layers")},
     **{f"LanguageConfig.{name}": FROM_1 for name in ("width", "num_layers")},
     **{f"PriorConfig.{name}": FROM_1 for name in ("latent", "width", "num_layers", "num_heads", "num_steps")},
     **{f"PriorConfig.{name}": FROM_1 for name in ("num_actions", "num_states")},
     "AlignConfig.play_batch": FROM_1,
-    **dict.fromkeys(
-        ("PlayJobConfig.jpeg_quality", "DemosJobConfig.jpeg_quality", "ImportConfig.jpeg_quality"), "[1, 95]"
-    ),
+    "jpeg_quality": "[1, 95]",
     "DemosJobConfig.success_hold_steps": FROM_1,
     "SaliencyConfig.goal_offset": FROM_1,
     "RandomizeConfig.cloth_probability": SHARE,

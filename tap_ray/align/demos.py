@@ -45,11 +45,6 @@ class AlignConfig:
     play_episodes: int = 0
     """The first so many episodes of --play; 0 all."""
 
-    def __post_init__(self) -> None:
-        for name, low in (("play_batch", 1), ("play_episodes", 0)):
-            if getattr(self, name) < low:
-                raise ConfigError(f"align.{name} is at least {low}; got {getattr(self, name)}.")
-
 
 @dataclass(frozen=True, kw_only=True)
 class StartFrom:

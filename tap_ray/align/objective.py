@@ -23,7 +23,6 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor, nn
 
-from tap_ray.errors import ConfigError
 from tap_ray.models.heads import masked_mse
 from tap_ray.models.pointing import POINT_WEIGHT, pointing_loss
 from tap_ray.models.policy import TapPolicy
@@ -45,10 +44,6 @@ class CloningWeights:
     """The first two key points at the thing and at the place that the demonstration's crops show."""
     play: float = 0.3
     """Stage 1's question, asked of the play that --play names; without --play it is not used."""
-
-    def __post_init__(self) -> None:
-        if min(vars(self).values()) < 0:
-            raise ConfigError(f"The weights of Stage 2's terms are at least 0; got {vars(self)}.")
 
     @property
     def asks_crops(self) -> bool:

@@ -38,11 +38,6 @@ class ActionChunkConfig:
     holdout_every: int = 19
     """Every N-th episode of each dataset is held out; 0 holds out none."""
 
-    def __post_init__(self) -> None:
-        for name in ("horizon", "batch_size"):
-            if getattr(self, name) < 1:
-                raise ConfigError(f"windows.{name} is at least 1; got {getattr(self, name)}.")
-
     def episodes(self, dataset: DatasetInfo) -> tuple[np.ndarray, np.ndarray]:
         """Indices of the training and of the held-out episodes."""
         return split_episodes(dataset, WindowConfig(num_episodes=self.num_episodes, holdout_every=self.holdout_every))

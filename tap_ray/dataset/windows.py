@@ -68,18 +68,6 @@ class WindowConfig:
     """Drop a group's last, smaller batch. False keeps it (for evaluation)."""
 
     def __post_init__(self) -> None:
-        lowest = {
-            "horizon": 1,
-            "k_max": 0,
-            "segment": 1,
-            "reach_steps": 0,
-            "batch_size": 1,
-            "group_size": 1,
-            "holdout_every": 0,
-        }
-        for name, low in {**lowest, "num_episodes": 0, "history": 0}.items():
-            if getattr(self, name) < low:
-                raise ConfigError(f"windows.{name} must be at least {low}, not {getattr(self, name)}.")
         if self.holdout_every == 1:
             raise ConfigError("windows.holdout_every = 1 holds out every episode; use 0 (none) or at least 2.")
 

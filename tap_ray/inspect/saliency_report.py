@@ -63,9 +63,6 @@ class SaliencyConfig:
     """Run folder; without it runs/look-<hash>."""
 
     def __post_init__(self) -> None:
-        for name in ("goal_offset", "every"):
-            if getattr(self, name) < 1:
-                raise ConfigError(f"{name} must be at least 1; got {getattr(self, name)}.")
         if self.max_steps <= self.goal_offset:
             raise ConfigError(f"max_steps {self.max_steps} must be more than goal_offset, {self.goal_offset}.")
 

@@ -45,9 +45,7 @@ class PriorConfig:
     num_states: int = len(UNIFIED_STATE)
 
     def __post_init__(self) -> None:
-        if min(self.chunk, self.latent, self.num_layers, self.num_steps) < 1:
-            raise ConfigError("prior.chunk, .latent, .num_layers and .num_steps are at least 1.")
-        if self.width % self.num_heads:
+        if not self.num_heads or self.width % self.num_heads:
             raise ConfigError(f"prior.num_heads {self.num_heads} does not divide prior.width {self.width}.")
 
 

@@ -80,12 +80,7 @@ class PolicyConfig:
     the paper does."""
 
     def __post_init__(self) -> None:
-        if min(self.chunk, self.n_action_steps, self.num_context, self.num_keypoints - 1) < 1:
-            raise ConfigError(
-                "policy.chunk, policy.n_action_steps and policy.num_context are at least 1, policy.num_keypoints at "
-                "least 2: the first two point at the object and at the place."
-            )
-        if self.glimpse_px < 0 or self.glimpse_px % SHRINKS:
+        if self.glimpse_px % SHRINKS:
             raise ConfigError(f"policy.glimpse_px is a multiple of {SHRINKS} px, or 0; got {self.glimpse_px}.")
         if self.history and self.head != "flow":
             raise ConfigError(

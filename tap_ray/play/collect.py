@@ -55,10 +55,6 @@ class CollectPlan:
     """Episodes in a round of the shared novelty memory."""
 
     def __post_init__(self) -> None:
-        if not 1 <= self.jpeg_quality <= 95:
-            raise ConfigError(f"jpeg_quality lies in 1 .. 95; got {self.jpeg_quality}.")
-        if self.round_episodes < 1:
-            raise ConfigError(f"round_episodes is at least 1; got {self.round_episodes}.")
         if self.explorer not in (*EXPLORERS, MIXED):
             raise ConfigError(f"Unknown explorer {self.explorer!r}. {nearest(self.explorer, (*EXPLORERS, MIXED))}")
 

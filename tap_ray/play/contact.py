@@ -53,10 +53,6 @@ class ContactConfig:
     """Control steps to stand still while the fingers close or open."""
 
     def __post_init__(self) -> None:
-        names = ("free", "push", "aligned", "place", "keep", "onto")
-        for name in (f"{name}_probability" for name in names):
-            if not 0 <= getattr(self, name) <= 1:
-                raise ConfigError(f"{name} is a probability: 0 to 1; got {getattr(self, name)}.")
         if self.place_probability + self.keep_probability > 1:
             raise ConfigError(
                 "place_probability + keep_probability must be at most 1: the rest of the time it is dropped."

@@ -44,8 +44,6 @@ class DemoPlan:
     def __post_init__(self) -> None:
         if not self.tasks or len({env.task + env.partner for env in self.scenes}) != len(self.tasks):
             raise ConfigError(f"tasks names at least one task, each once; got {list(self.tasks)}.")
-        if not 1 <= self.jpeg_quality <= 95:
-            raise ConfigError(f"jpeg_quality lies in 1 .. 95; got {self.jpeg_quality}.")
         if not 1 <= self.success_hold_steps <= self.env.max_steps:
             raise ConfigError(
                 f"success_hold_steps lies in 1 .. max_steps = {self.env.max_steps}; got {self.success_hold_steps}."

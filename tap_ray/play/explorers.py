@@ -46,10 +46,6 @@ class UniformConfig:
     scale: float = 1.0
     """Largest action as a fraction of the allowed one, (0, 1]."""
 
-    def __post_init__(self) -> None:
-        if not 0 < self.scale <= 1:
-            raise ConfigError(f"uniform.scale must lie in (0, 1]; got {self.scale}.")
-
 
 @dataclass(frozen=True, kw_only=True)
 class MixedConfig:

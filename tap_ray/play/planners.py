@@ -58,12 +58,6 @@ class WaypointConfig:
     c_max_steps: int = 12
     """More than this many control steps in a row above z_thresh_m force a descent; 0 switches the rule off."""
 
-    def __post_init__(self) -> None:
-        if self.d_min_m < 0 or self.c_max_steps < 0:
-            raise ConfigError(
-                f"d_min_m and c_max_steps are at least 0; got d_min_m {self.d_min_m}, c_max_steps {self.c_max_steps}."
-            )
-
 
 class WaypointPlanner:
     """Waypoints from the safe-pose library; too long in the air forces a descent. Sees no object."""
@@ -123,13 +117,6 @@ class CuriousConfig:
     """How much a new cell of an object counts against a new cell of the hand."""
     temperature: float = 0.05
     """Of the softmax over the scores; towards 0 always the most novel."""
-
-    def __post_init__(self) -> None:
-        if self.leaf_m <= 0 or self.num_candidates < 1 or self.temperature <= 0:
-            raise ConfigError(
-                "leaf_m and temperature must be above 0 and num_candidates at least 1; got "
-                f"leaf_m {self.leaf_m}, temperature {self.temperature}, num_candidates {self.num_candidates}."
-            )
 
 
 class CuriousPlanner:

@@ -56,13 +56,6 @@ class AshaConfig:
     finalists: int = 3
     """Trials that are judged in closed loop."""
 
-    def __post_init__(self) -> None:
-        if self.grace_steps < 1 or self.reduction_factor <= 1 or self.finalists < 1:
-            raise ConfigError(
-                "grace_steps and finalists are at least 1, reduction_factor is more than 1; got "
-                f"{self.grace_steps}, {self.finalists} and {self.reduction_factor:g}."
-            )
-
 
 @dataclass(frozen=True, kw_only=True)
 class SweepFile:

@@ -16,7 +16,6 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from tap_ray.errors import ConfigError
 from tap_ray.rng import seed_of
 from tap_ray.types import ActionChunkBatch, Window
 
@@ -32,12 +31,6 @@ class AugmentConfig:
     """Largest shift along each image axis, px, edge pixels repeated; 0 turns it off."""
     jitter: float = 0.0
     """Largest relative change of contrast, and of brightness as a part of full scale; 0 turns it off."""
-
-    def __post_init__(self) -> None:
-        if self.shift_px < 0 or self.jitter < 0:
-            raise ConfigError(
-                f"augment.shift_px and augment.jitter are at least 0; got {self.shift_px}, {self.jitter}."
-            )
 
 
 def to_tensors(window: Window | ActionChunkBatch, device: torch.device) -> Batch:

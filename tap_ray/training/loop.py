@@ -54,16 +54,9 @@ class TrainConfig:
     """Of the weights at the start, of the augmentation, and of the noise that models draw."""
 
     def __post_init__(self) -> None:
-        if min(self.steps, self.batch_size, self.log_every) < 1 or min(self.checkpoint_every, self.validate_every) < 0:
-            raise ConfigError(
-                "steps, batch_size and log_every are at least 1, checkpoint_every and validate_every at least 0; got "
-                f"{self.steps}, {self.batch_size}, {self.log_every}, {self.checkpoint_every}, {self.validate_every}."
-            )
-        if not 0 <= self.ema_decay < 1:
-            raise ConfigError(f"ema_decay lies in [0, 1); got {self.ema_decay}.")
         for name in ("checkpoint_every", "validate_every"):
             every = getattr(self, name)
-            if every % self.log_every:
+            if self.log_every and every % self.log_every:
                 raise ConfigError(
                     f"{name} = {every} is not a multiple of log_every = {self.log_every}: after a restart the first "
                     f"line of metrics would be the mean of other steps than without. Choose a multiple of "

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 
+from tap_ray import bounds
 from tap_ray.align.demos import AlignConfig, StartFrom, from_dataset, resolve_configs, resolve_windows
 from tap_ray.align.objective import CloningWeights
 from tap_ray.dataset.reader import open_dataset
@@ -150,5 +151,5 @@ def test_demonstrations_under_their_own_crops(tmp_path: Path):
 
 
 def test_a_batch_of_play_has_at_least_one_window():
-    with pytest.raises(ConfigError, match=r"align\.play_batch is at least 1; got 0"):
-        AlignConfig(play_batch=0)
+    with pytest.raises(ConfigError, match="--play-batch is at least 1; got 0"):
+        bounds.check(AlignConfig(play_batch=0))

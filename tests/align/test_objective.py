@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+from tap_ray import bounds
 from tap_ray.align.objective import BehaviorCloning, CloningWeights, instructed
 from tap_ray.errors import ConfigError
 from tap_ray.models.pointing import POINT_WEIGHT
@@ -111,8 +112,8 @@ def test_what_is_not_asked_for_is_not_there(policy):
     assert CloningWeights(crops=0.1).need_crops
     assert CloningWeights(context=0.1).need_crops
     assert CloningWeights(point=0.1).need_crops
-    with pytest.raises(ConfigError, match="weights of Stage 2's terms are at least 0; got"):
-        CloningWeights(reach=-1.0)
+    with pytest.raises(ConfigError, match="--reach is at least 0; got -1"):
+        bounds.check(CloningWeights(reach=-1.0))
 
 
 def test_each_sentence_is_read_once():

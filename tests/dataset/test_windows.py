@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from tap_ray import bounds
 from tap_ray.dataset import layout
 from tap_ray.dataset.inpaint_robot import grow, inpaint_robot
 from tap_ray.dataset.lerobot import DatasetInfo, open_dataset, read_episode
@@ -293,8 +294,8 @@ def test_a_robot_without_a_tip(made: SimpleNamespace) -> None:
 
 @pytest.mark.parametrize(("field", "value"), [("horizon", 0), ("k_max", -1), ("batch_size", 0), ("num_episodes", -1)])
 def test_impossible_configs(field: str, value: int) -> None:
-    with pytest.raises(ConfigError, match=f"windows.{field} must be at least"):
-        WindowConfig(**{field: value})
+    with pytest.raises(ConfigError, match=f"--{field.replace('_', '-')} is at least"):
+        bounds.check(WindowConfig(**{field: value}))
     with pytest.raises(ConfigError, match="holds out every episode"):
         WindowConfig(holdout_every=1)
 

@@ -11,7 +11,7 @@ import pytest
 
 import envs
 from jobs import saliency as job
-from tap_ray import runs
+from tap_ray import bounds, runs
 from tap_ray.dataset.norm_stats import NormStats, SlotNorm
 from tap_ray.errors import CheckpointError, ConfigError, SpecError, StorageError
 from tap_ray.evaluate.protocol import Protocol
@@ -166,14 +166,14 @@ def test_a_strip_that_cannot_be_written(tmp_path: Path):
 @pytest.mark.parametrize(
     ("values", "text"),
     [
-        ({"goal_offset": 0}, "goal_offset must be at least 1; got 0."),
-        ({"every": 0}, "every must be at least 1; got 0."),
+        ({"goal_offset": 0}, "--goal-offset is at least 1; got 0."),
+        ({"every": 0}, "--every is at least 1; got 0."),
         ({"max_steps": 3, "goal_offset": 3}, "max_steps 3 must be more than goal_offset, 3."),
     ],
 )
 def test_numbers_that_cannot_be(values: dict[str, int], text: str):
     with pytest.raises(ConfigError, match=re.escape(text)):
-        SaliencyConfig(policy=(Path("x"),), **values)  # type: ignore[arg-type]
+        bounds.check(SaliencyConfig(policy=(Path("x"),), **values))  # type: ignore[arg-type]
 
 
 def test_runs_that_cannot_look(stages: tuple[Path, Path, Path], tmp_path: Path):

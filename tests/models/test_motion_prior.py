@@ -4,6 +4,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from tap_ray import bounds
 from tap_ray.errors import ConfigError
 from tap_ray.models.motion_prior import FlowDecoder, MotionPrior, PriorConfig
 
@@ -95,5 +96,7 @@ def test_steps_that_are_not_there_change_nothing():
 def test_impossible_sizes():
     with pytest.raises(ConfigError, match=r"prior\.num_heads 3 does not divide prior\.width 97"):
         PriorConfig(width=97, num_heads=3)
-    with pytest.raises(ConfigError, match="at least 1"):
-        PriorConfig(num_steps=0)
+    with pytest.raises(ConfigError, match=r"prior\.num_heads 0 does not divide prior\.width 96"):
+        PriorConfig(width=96, num_heads=0)
+    with pytest.raises(ConfigError, match="--num-steps is at least 1; got 0"):
+        bounds.check(PriorConfig(num_steps=0))

@@ -5,6 +5,7 @@ from dataclasses import replace
 import pytest
 import torch
 
+from tap_ray import bounds
 from tap_ray.errors import ConfigError
 from tap_ray.models.build import new_policy
 from tap_ray.models.context import CropContext
@@ -258,5 +259,5 @@ def test_sizes_that_cannot_be():
         PolicyConfig(context=())
     with pytest.raises(ConfigError, match="instructions as context needs a tokenizer"):
         new_policy(SMALL, seed=0)
-    with pytest.raises(ConfigError, match=r"policy\.num_keypoints at least 2"):
-        PolicyConfig(num_keypoints=0)
+    with pytest.raises(ConfigError, match="--num-keypoints is at least 2; got 1"):
+        bounds.check(PolicyConfig(num_keypoints=1))

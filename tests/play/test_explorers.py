@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 
+from tap_ray import bounds
 from tap_ray.errors import ConfigError, SpecError
 from tap_ray.play.contact import ContactConfig
 from tap_ray.play.explorers import LIMIT_6, MIXABLE, ExplorerConfig, MixedConfig, UniformConfig, make_explorer, pick
@@ -185,13 +186,14 @@ def test_a_state_without_a_pose_is_refused():
     ("make", "text"),
     [
         (lambda: MotionConfig(bounds_low_m=(0.5, 0, 0)), "must lie below bounds_high_m"),
-        (lambda: MotionConfig(speed_min=0.0), r"0 < speed_min <= speed_max <= 1 is needed; got 0.0 and 1.0"),
-        (lambda: MotionConfig(noise_pos_m=-1), "noise_pos_m is a standard deviation: at least 0; got -1"),
-        (lambda: UniformConfig(scale=2), r"uniform.scale must lie in \(0, 1\]; got 2"),
-        (lambda: WaypointConfig(d_min_m=-1), "d_min_m and c_max_steps are at least 0"),
-        (lambda: ContactConfig(push_probability=2), "push_probability is a probability: 0 to 1; got 2"),
+        (lambda: MotionConfig(speed_min=0.5, speed_max=0.4), r"speed_min 0.5 must be at most speed_max 0.4"),
+        (lambda: bounds.check(MotionConfig(speed_min=0.0)), r"--speed-min lies in \(0, 1\]; got 0\."),
+        (lambda: bounds.check(MotionConfig(noise_pos_m=-1)), "--noise-pos-m is at least 0; got -1"),
+        (lambda: bounds.check(UniformConfig(scale=2)), r"--scale lies in \(0, 1\]; got 2"),
+        (lambda: bounds.check(WaypointConfig(d_min_m=-1)), "--d-min-m is at least 0; got -1"),
+        (lambda: bounds.check(ContactConfig(push_probability=2)), r"--push-probability lies in \[0, 1\]; got 2"),
         (lambda: ContactConfig(keep_probability=0.9), "must be at most 1"),
-        (lambda: CuriousConfig(temperature=0), "leaf_m and temperature must be above 0"),
+        (lambda: bounds.check(CuriousConfig(temperature=0)), "--temperature is more than 0; got 0"),
         (lambda: MixedConfig(waypoint=0, contact=0, curious=0), "shares of mixed are at least 0 and not all 0"),
         (lambda: explorer("waypont"), "Unknown explorer 'waypont'. Did you mean 'waypoint'?"),
         (lambda: WaypointPlanner(WaypointConfig(z_thresh_m=0.01), GRID), "No safe pose lies below z_thresh_m 0.01"),

@@ -8,6 +8,7 @@ import pytest
 
 import envs
 from envs.kinematics.reachable import sample_poses
+from tap_ray import bounds
 from tap_ray.config import digest, from_dict
 from tap_ray.dataset.layout import DatasetHeader
 from tap_ray.dataset.reader import open_dataset
@@ -222,8 +223,8 @@ def fleet_of(**constants):
 @pytest.mark.parametrize(
     ("make", "text"),
     [
-        (lambda: CollectPlan(jpeg_quality=0), "jpeg_quality lies in 1 .. 95; got 0"),
-        (lambda: CollectPlan(round_episodes=0), "round_episodes is at least 1; got 0"),
+        (lambda: bounds.check(CollectPlan(jpeg_quality=0)), r"--jpeg-quality lies in \[1, 95\]; got 0"),
+        (lambda: bounds.check(CollectPlan(round_episodes=0)), "--round-episodes is at least 1; got 0"),
         (lambda: CollectPlan(explorer="curios"), "Unknown explorer 'curios'. Did you mean 'curious'?"),
         (
             lambda: check_robots(PLAN, 3),

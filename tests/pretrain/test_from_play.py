@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 
+from tap_ray import bounds
 from tap_ray.dataset.reader import open_dataset
 from tap_ray.dataset.windows import WindowConfig
 from tap_ray.errors import ConfigError, DataError
@@ -211,6 +212,9 @@ def test_what_cannot_work_is_said_before_training(tmp_path: Path):
     assert not from_dataset(dataset, unjudged, policy=SMALL, config=INVERSE, seed=0).validate()
     with pytest.raises(ConfigError, match="Stage 1 has a regression head"):
         from_dataset(dataset, windows, policy=replace(SMALL, head="flow"), config=INVERSE, seed=0)
-    for wrong in ({"next_object": 0.0}, {"reach": -1.0}, {"inverse_dynamics": -1.0}):
-        with pytest.raises(ConfigError, match="next_object or inverse_dynamics is more; got"):
-            ObjectiveConfig(**wrong)
+    with pytest.raises(ConfigError, match="asks nothing: give next_object or inverse_dynamics a weight above 0"):
+        ObjectiveConfig(next_object=0.0)
+    with pytest.raises(
+        ConfigError, match=r"--reach is at least 0; got -1\.\n.*inverse-dynamics is at least 0; got -2"
+    ):
+        bounds.check(ObjectiveConfig(reach=-1.0, inverse_dynamics=-2.0))

@@ -3,6 +3,7 @@ from dataclasses import replace
 import pytest
 import torch
 
+from tap_ray import bounds
 from tap_ray.errors import ConfigError
 from tap_ray.training.batches import AugmentConfig, _shift, augment, to_tensors
 from tests.moving_square import square_window
@@ -107,9 +108,10 @@ def test_augmentation_follows_from_seed_step_and_rank_alone():
 def test_nothing_changes_where_nothing_is_asked_for():
     batch = pairs()
     assert augment(batch, AugmentConfig(shift_px=0), **HERE) is batch
-    for wrong in ({"shift_px": -1}, {"jitter": -0.1}):
-        with pytest.raises(ConfigError, match=r"augment\.shift_px and augment\.jitter are at least 0; got"):
-            AugmentConfig(**wrong)
+    with pytest.raises(
+        ConfigError, match=r"--shift-px is at least 0; got -1\.\n.*jitter lies in \[0, 1\]; got -0\.1"
+    ):
+        bounds.check(AugmentConfig(shift_px=-1, jitter=-0.1))
 
 
 def test_absent_fields_are_left_out_and_those_of_play_begin_with_it():
