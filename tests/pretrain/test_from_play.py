@@ -214,7 +214,5 @@ def test_what_cannot_work_is_said_before_training(tmp_path: Path):
         from_dataset(dataset, windows, policy=replace(SMALL, head="flow"), config=INVERSE, seed=0)
     with pytest.raises(ConfigError, match="asks nothing: give next_object or inverse_dynamics a weight above 0"):
         ObjectiveConfig(next_object=0.0)
-    with pytest.raises(
-        ConfigError, match=r"--reach is at least 0; got -1\.\n.*inverse-dynamics is at least 0; got -2"
-    ):
+    with pytest.raises(ConfigError, match=r"--reach is at least 0; got -1\.\n.*inverse-dynamics is at least 0; got -2"):
         bounds.check(ObjectiveConfig(reach=-1.0, inverse_dynamics=-2.0))
