@@ -134,7 +134,7 @@ def main(config: Config) -> None:
 
 def made_and_ready(cls: type) -> None:
     """An actor's whole life."""
-    actor = ray.remote(num_cpus=0)(cls).remote()
+    actor: Any = ray.remote(num_cpus=0)(cls).remote()
     ray.get(actor.answer.remote())
     ray.kill(actor)
 

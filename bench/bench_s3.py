@@ -101,12 +101,12 @@ def main(config: Config) -> None:
         for name, order in one.items():
             group = order[: config.group]
             told = fetched(wire, lambda: list(read_episodes(there, group, COLUMNS)))  # noqa: B023
-            print(f"{config.group} episodes {name}, which need {needed(here, there, group)} bytes: {told}")
+            print(f"{config.group} episodes {name}, which need {needed(here, there, group.tolist())} bytes: {told}")
             shutil.rmtree(f"{folder}/cache")
         for epoch in range(2):
             groups = [every[i : i + config.group] for i in range(0, len(every), config.group)]
             told = fetched(wire, lambda: [list(read_episodes(there, each, COLUMNS)) for each in groups])  # noqa: B023
-            print(f"epoch {epoch}, files of {whole} bytes, needs {needed(here, there, every)}: {told}")
+            print(f"epoch {epoch}, files of {whole} bytes, needs {needed(here, there, every.tolist())}: {told}")
 
         took = []
         for number in range(config.lines):

@@ -71,7 +71,7 @@ def bare(config: Config) -> Callable[[int], None]:
 def ours(config: Config, image_size: int) -> Callable[[int], None]:
     """The same through `envs.make_vector`."""
     scene = EnvConfig(task=config.task, sim=config.sim, image_size=image_size, max_steps=STEPS)
-    env = envs.make_vector(scene, config.robots)
+    env: Any = envs.make_vector(scene, config.robots)  # takes a seed for each robot
 
     def episode(state: int) -> None:
         env.reset(seed=[(state + robot) % NUM_STATES for robot in range(config.robots)])

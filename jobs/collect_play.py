@@ -47,14 +47,8 @@ def planned(config: PlayJobConfig) -> tuple[CollectPlan, World]:
 def fleet(plan: CollectPlan, num_robots: int, memory: Any, world: World | None = None) -> PlayFleet:
     """A fleet's robots, built in its own process."""
     world = world or world_of("", plan.env.robot, plan.env.sim)
-    return PlayFleet(
-        plan,
-        world.make_ee_control,
-        world.sample_poses,
-        num_robots=num_robots,
-        arms=world.spec(plan.env).arms,
-        memory=memory,
-    )
+    make, arms = world.make_ee_control, world.spec(plan.env).arms
+    return PlayFleet(plan, make, world.sample_poses, num_robots=num_robots, arms=arms, memory=memory)
 
 
 def write_report(data: Path) -> Path:

@@ -36,11 +36,9 @@ def checked_protocol(config: EvaluateConfig) -> Protocol:
         sim, known, scenarios = FOREIGN, world.tasks, ("standard",)
         config = replace(config, suite=FOREIGN, robot=world.spec(EnvConfig()).robot)
     else:
-        sim, scenarios = _sim(config), envs.SCENARIOS
-        known = envs.tasks_of(sim)
+        sim, known, scenarios = _sim(config), envs.tasks_of(_sim(config)), envs.SCENARIOS
     facts = {"suite_tasks": world.tasks, "env_version": world.version, "known_scenarios": scenarios}
-    protocol = protocol_of(config, sim=sim, **facts)
-    check(protocol, known_tasks=known, check_scene=world.scene)
+    check(protocol := protocol_of(config, sim=sim, **facts), known_tasks=known, check_scene=world.scene)
     return protocol
 
 
@@ -53,10 +51,9 @@ def _world(config: EvaluateConfig) -> World:
 
 
 def _facts(world: World, scene: EnvConfig) -> FailureInputs:
-    spec = world.spec(scene)
     if scene.sim == FOREIGN:
-        return replace(failure_inputs_of(spec), told=world.failures_told)
-    return failure_inputs_of(spec, push_m=envs.push_goal_m(scene.task), mover=envs.movers(scene))
+        return replace(failure_inputs_of(world.spec(scene)), told=world.failures_told)
+    return failure_inputs_of(world.spec(scene), push_m=envs.push_goal_m(scene.task), mover=envs.movers(scene))
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""The options of `python -m jobs.pretrain` and `python -m jobs.align`."""
+"""The options of the jobs that train, and of `python -m jobs.pipeline`."""
 
 import math
 from dataclasses import dataclass, field, replace
@@ -195,6 +195,39 @@ class AlignJobConfig(StageConfig):
         """Windows of play beside each batch of demonstrations, with all that Stage 1's question asks for."""
         windows = replace(self.windows, batch_size=self.align.play_batch, num_episodes=self.align.play_episodes)
         return ObjectiveConfig().windows(windows)
+
+
+FROM_SCRATCH = PolicyConfig(glimpse_px=0, num_state=0)
+"""What serves a policy from scratch best: few demonstrations learn the rest by heart (docs/results/turning.md)."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class PipelineConfig:
+    """Sizes of the pipeline's stages."""
+
+    play: int = 360
+    """Episodes of play, each 12 s of robot time."""
+    demos: int = 10
+    """Demonstrations of each task."""
+    pretrain_steps: int = 600
+    """Optimizer steps of Stage 1, 128 windows each."""
+    align_steps: int = 300
+    """Optimizer steps of Stage 2, 64 windows each, the same for both policies."""
+    episodes: int = 12
+    """Cells of each task that a policy is judged on."""
+    num_workers: int = 2
+    """Processes that train at once and share each step's windows; one a CPU core at most."""
+    seed: int = 0
+    """Root of the seed tree."""
+    out: Path = Path("demo")
+    """Folder for all results. The same command resumes where it was interrupted."""
+    ray_address: str | None = None
+    """Ray cluster to join, e.g. "auto"; without it a local Ray starts and stops with the job."""
+
+    def training(self, steps: int, *, windows: int) -> TrainConfig:
+        """Settings of a training whose steps take `windows` windows, shared among the processes."""
+        share = math.ceil(windows / self.num_workers)
+        return TrainConfig(steps=steps, batch_size=share, seed=self.seed, checkpoint_every=100, validate_every=100)
 
 
 def what(config: TrainJobConfig) -> dict[str, Any]:

@@ -29,6 +29,11 @@ def test_files_up_to_400_lines_and_functions_up_to_60(file: Path) -> None:
     assert {one.name: length(one) for one in functions if length(one) > 60} == {}
 
 
+@pytest.mark.parametrize("file", sorted((ROOT / "jobs").glob("*.py")), ids=lambda file: file.name)
+def test_a_job_has_up_to_60_lines(file: Path) -> None:
+    assert len(file.read_text().splitlines()) <= 60
+
+
 def test_a_function_is_measured_without_its_docstring() -> None:
     [function] = ast.parse('def f(\n    a,\n):\n    """One.\n\n    Two."""\n    return a\n').body
     assert isinstance(function, ast.FunctionDef)

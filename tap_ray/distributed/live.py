@@ -22,9 +22,11 @@ from tap_ray.distributed import placement
 from tap_ray.distributed.collect import Player
 from tap_ray.distributed.crew import STARTS
 from tap_ray.distributed.placement import Pool
+from tap_ray.distributed.record import pool_of
 from tap_ray.distributed.stream import PIECES, to_columns, windows_of
 from tap_ray.errors import ConfigError, DataError
 from tap_ray.play.collect import CollectPlan
+from tap_ray.play.settings import PlayJobConfig
 from tap_ray.rng import generator
 from tap_ray.specs import RobotSpec
 from tap_ray.types import ALL, Episode, Shard, Window
@@ -43,6 +45,17 @@ class LivePlay:
     """Attempts 0 .. reserved - 1 are kept for judging and never trained on."""
     pool: Pool
     """Fleets for each training process; 0 of them: as many as the trainers leave CPUs."""
+
+
+def play_of(config: PlayJobConfig, plan: CollectPlan, make_player: Callable[[], Player], spec: RobotSpec) -> LivePlay:
+    """Live play by the robots that a job's flags name, without the episodes that are kept for validation."""
+    return LivePlay(
+        plan=plan,
+        make_player=make_player,
+        spec=spec,
+        reserved=2 * config.episodes,  # attempts that crashed have been replaced by the ones after them
+        pool=pool_of(config),
+    )
 
 
 def batches(
