@@ -9,7 +9,7 @@ from tyro.conf import arg
 
 from tap_ray import storage
 from tap_ray.align.demos import AlignConfig
-from tap_ray.config import NodesConfig, require_used, to_dict
+from tap_ray.config import ClusterConfig, NodesConfig, require_used, to_dict
 from tap_ray.dataset.action_chunks import ActionChunkConfig
 from tap_ray.dataset.windows import WindowConfig
 from tap_ray.errors import ConfigError
@@ -202,7 +202,7 @@ FROM_SCRATCH = PolicyConfig(glimpse_px=0, num_state=0)
 
 
 @dataclass(frozen=True, kw_only=True)
-class PipelineConfig:
+class PipelineConfig(ClusterConfig):
     """Sizes of the pipeline's stages."""
 
     play: int = 360
@@ -221,8 +221,6 @@ class PipelineConfig:
     """Root of the seed tree."""
     out: Path = Path("demo")
     """Folder for all results. The same command resumes where it was interrupted."""
-    ray_address: str | None = None
-    """Ray cluster to join, e.g. "auto"; without it a local Ray starts and stops with the job."""
 
     def training(self, steps: int, *, windows: int) -> TrainConfig:
         """Settings of a training whose steps take `windows` windows, shared among the processes."""
