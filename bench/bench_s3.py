@@ -89,7 +89,7 @@ def main(config: Config) -> None:
     with s3.served() as server, tempfile.TemporaryDirectory(prefix="tap_ray_bench_") as folder:
         wire, here = s3.Wire(server, config.delay_ms / 1000), Path(folder) / "play"
         os.environ.update(server.env | {"AWS_ENDPOINT_URL": wire.endpoint, "TAP_RAY_CACHE": f"{folder}/cache"})
-        remote = storage.at(f"{server.uri}/play")
+        remote = storage.to_path(f"{server.uri}/play")
         disk, bucket = collect(here, dataset, episodes, config), collect(remote, dataset, episodes, config)
         print(f"collection at {config.rate} episodes/s, {config.delay_ms} ms a request: disk {disk:.2f} episodes/s,")
         print(f"  store {bucket:.2f}, which is {100 * bucket / disk:.1f} %")

@@ -7,7 +7,7 @@ from tap_ray.dataset.reader import require_whole
 from tap_ray.dataset.windows import require_batches
 from tap_ray.distributed import stream
 from tap_ray.distributed.crops import cut_missing
-from tap_ray.distributed.train import require_sensible, run_stage
+from tap_ray.distributed.train import run_stage, validate_settings
 from tap_ray.job import run_job
 from tap_ray.settings import AlignJobConfig
 from tap_ray.stages import align_shapes, align_stage, open_align
@@ -15,7 +15,7 @@ from tap_ray.stages import align_shapes, align_stage, open_align
 
 def main(config: AlignJobConfig) -> Path:
     """Train, print the metrics on held-out demonstrations; returns the run folder."""
-    require_sensible(config.train, config.workers)
+    validate_settings(config.train, config.workers)
     inputs, workers = open_align(config), config.workers
     if inputs.play is not None:
         cut_missing(inputs.play, workers.ray_address)

@@ -27,7 +27,7 @@ class Config(ClusterConfig):
 
 def main(config: Config) -> Path:
     """Cut what is missing, print how much of the play has crops; returns their folder."""
-    path = storage.at(config.data)
+    path = storage.to_path(config.data)
     dataset = open_dataset(path if storage.is_remote(path) else path.resolve())
     cut_missing(dataset, config.ray_address)
     crops = read_crops(dataset, np.arange(len(dataset)), CROPS)

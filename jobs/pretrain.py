@@ -10,7 +10,7 @@ from tap_ray.dataset.windows import require_batches
 from tap_ray.distributed import live, stream
 from tap_ray.distributed.connect import connect
 from tap_ray.distributed.crops import cut_missing
-from tap_ray.distributed.train import require_sensible, run_stage
+from tap_ray.distributed.train import run_stage, validate_settings
 from tap_ray.errors import ConfigError
 from tap_ray.job import run_job
 from tap_ray.pretrain import health
@@ -24,7 +24,7 @@ def main(config: PretrainConfig) -> Path:
     """Train, print the metrics on held-out play; returns the run folder."""
     if (config.data is None) != config.live_play:
         raise ConfigError("Pretraining needs a dataset of play, --data PATH, or --live-play, and not both.")
-    require_sensible(config.train, config.workers)
+    validate_settings(config.train, config.workers)
     address, windows, seed = config.workers.ray_address, config.sized_windows(), config.train.seed
     with connect(address) if config.live_play else nullcontext():
         dataset = open_dataset((config.data or collect_play.main(config.play)).resolve())

@@ -17,7 +17,7 @@ from tap_ray.distributed.sweep_trial import Stages
 from tap_ray.errors import ConfigError, nearest
 from tap_ray.job import run_job
 from tap_ray.sweep import plan as sweep_plan
-from tap_ray.training.judge import names
+from tap_ray.training.validation import names
 
 COLLECTORS = sweep_collect.Collectors(play=collect_play.main, demos=collect_demos.main)
 STAGES = Stages(pretrain=pretrain.main, prior=pretrain_prior.main, align=align.main, evaluate=evaluate.main)

@@ -64,16 +64,16 @@ def cached(path: Path) -> Path:
     """
     if not storage.is_remote(path):
         return path
-    fs, key = storage.store_of(path)
+    fs, key = storage.fs_and_key(path)
     before = storage.version(path)
     while not _used(copy := _copy(f"{path} {before}", path.suffix)):
         with _new(copy) as temporary:
-            with storage.speaking("read", path):
+            with storage.translate_errors("read", path):
                 fs.get_file(key, str(temporary))
             if before != (now := storage.version(path)):
                 before = now
                 continue
-            with storage.speaking("write", copy):
+            with storage.translate_errors("write", copy):
                 os.replace(temporary, copy)
         _make_room(copy)
     return copy
@@ -95,7 +95,7 @@ def read_ranges(ranges: Sequence[Range]) -> list[bytes]:
     missing = [i for i, content in enumerate(found) if content is None]
     for i, content in zip(missing, _fetched([ranges[i] for i in missing]), strict=True):
         copy = _range_copy(ranges[i])
-        with _new(copy) as temporary, storage.speaking("write", copy):
+        with _new(copy) as temporary, storage.translate_errors("write", copy):
             temporary.write_bytes(content)
             os.replace(temporary, copy)
         _make_room(copy)
@@ -113,14 +113,14 @@ def _fetched(ranges: Sequence[Range]) -> list[bytes]:
             spans.append([each])
     if not spans:
         return []
-    fs, _ = storage.store_of(ranges[0].path)
-    keys = [storage.store_of(span[0].path)[1] for span in spans]
-    with storage.speaking("read", ranges[0].path):
+    fs, _ = storage.fs_and_key(ranges[0].path)
+    keys = [storage.fs_and_key(span[0].path)[1] for span in spans]
+    with storage.translate_errors("read", ranges[0].path):
         contents = fs.cat_ranges(keys, [s[0].start for s in spans], [s[-1].end for s in spans], on_error="return")
     _require_versions({(each.path, each.version) for each in ranges})
     result = []
     for span, content in zip(spans, contents, strict=True):
-        with storage.speaking("read", span[0].path):
+        with storage.translate_errors("read", span[0].path):
             if isinstance(content, BaseException):
                 raise content
         if span[-1].end is not None and len(content) != span[-1].end - span[0].start:
@@ -179,7 +179,7 @@ def _new(copy: Path) -> Iterator[Path]:
     """Room beside a copy that is being made, which nobody else can read."""
     temporary = copy.with_name(f".{copy.name}.{uuid.uuid4().hex[:8]}")
     try:
-        with storage.speaking("write", copy):
+        with storage.translate_errors("write", copy):
             copy.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
             temporary.touch(mode=0o600)
         yield temporary

@@ -107,7 +107,7 @@ def load(cls: type[C], path: Path | str, *, missing: Any = None) -> C:
     Raises:
         ConfigError: the file cannot be read or parsed, or holds an unknown key.
     """
-    path = storage.at(path)
+    path = storage.to_path(path)
     try:
         text = storage.read(path).decode("utf-8-sig")
         values = _json(text) if path.suffix == ".json" else yaml.load(text, _Loader)  # a SafeLoader
@@ -245,7 +245,7 @@ def _coerce(hint: Any, value: Any, where: str) -> Any:
             raise ConfigError(f"{where}: expected a list of {len(hints)} values, got {len(value)}: {list(value)!r}.")
         return tuple(_coerce(inner, item, where) for inner, item in zip(hints, value, strict=True))
     if hint is Path and (isinstance(value, (str, Path)) or storage.is_remote(value)):
-        return storage.at(value)
+        return storage.to_path(value)
     if hint is float:
         return _float(value, where)
     if isinstance(hint, type) and (not isinstance(value, hint) or (hint is int and isinstance(value, bool))):

@@ -176,7 +176,7 @@ def _path_or_uri(info: PrimitiveTypeInfo) -> PrimitiveConstructorSpec[Path] | No
     return PrimitiveConstructorSpec(
         nargs=1,
         metavar="PATH|URI",
-        instance_from_str=lambda words: storage.at(words[0]),
+        instance_from_str=lambda words: storage.to_path(words[0]),
         is_instance=lambda value: isinstance(value, Path) or storage.is_remote(value),
         str_from_instance=lambda path: [str(path)],
     )
@@ -191,7 +191,7 @@ def _uris(values: Any) -> Iterator[Path]:
             yield from _uris(value)
     elif isinstance(values, str):
         if values.partition("://")[0] in storage.PROTOCOLS:
-            yield from _uris(storage.at(values))
+            yield from _uris(storage.to_path(values))
     elif storage.is_remote(values):
         yield values
 

@@ -1,12 +1,12 @@
 """Being the only process that writes a dataset or a run, on a local disk and on an object store.
 
-A local folder is locked by a marker file in it (flock by way of filelock; NFS does not lock folders): the kernel lets
-go when the process ends, however it ends. A file system without locks is refused. An object store has no such thing.
-There a lock is a small object beside the folder, `<folder>.lock`, made by an upload that fails if it
-exists, and written again every BEAT_S seconds by its holder. Who finds one waits and looks: if it changes, the holder
-lives; if it stays the same for LEASE_S by the watcher's own clock (no two clocks are compared), or its process has
-died on this very machine, the holder is dead and its lock is taken, by an upload that fails if it has changed since.
-A holder that was truncated for so long finds a stranger's name in its lock and stops at its next write.
+A local folder is locked by a file in it (flock by way of filelock; NFS does not lock folders): the kernel releases it
+when the process ends, however it ends. A file system without locks is refused. An object store has no such thing. There
+a lock is a small object beside the folder, `<folder>.lock`, made by an upload that fails if it exists, and written
+again every HEARTBEAT_S seconds by its holder. A process that finds one watches it: if it changes, the holder lives; if
+it stays the same for LEASE_S by the watcher's own clock (no two clocks are compared), or its process has died on this
+very machine, the holder is dead and its lock is taken, by an upload that fails if it has changed since. A holder that
+was out of reach for so long finds another's name in its lock and stops at its next write.
 """
 
 import contextlib
@@ -27,34 +27,34 @@ import psutil
 from tap_ray import storage
 from tap_ray.errors import StorageError
 
-BEAT_S = 5.0
+HEARTBEAT_S = 5.0
 """How often a holder renews its lock on an object store, s."""
 LEASE_S = 30.0
 """A lock that nobody has renewed for so long is a dead process's, s. Ends of leases are waited for in full."""
 POLL_S = 0.2
-MARKER = ".lock"
+LOCK_FILE = ".lock"
 """The file in a local folder that is locked; it stays when the lock is gone."""
 
 
-class Held(Protocol):
-    """A lock in hand."""
+class Lock(Protocol):
+    """A lock that this process holds."""
 
     def require(self) -> None:
         """Raise StorageError if it has been lost. Asked before each write."""
         ...
 
     def close(self) -> None:
-        """Let go."""
+        """Release it."""
         ...
 
 
-def hold(folder: Path, *, patience_s: float = 0.0, marker: str = MARKER, signed: bool = True) -> Held | None:
+def acquire(folder: Path, *, timeout_s: float = 0.0, lock_file: str = LOCK_FILE, signed: bool = True) -> Lock | None:
     """Take a folder's lock.
 
     Args:
         folder: made if it is missing.
-        patience_s: how long to wait for a holder that lives.
-        marker: names the lock: file in a local folder; a remote folder has one lock, beside it, for each name.
+        timeout_s: how long to wait for a holder that lives.
+        lock_file: names the lock: file in a local folder; a remote folder has one lock, beside it, for each name.
         signed: whether that file says who holds it.
 
     Returns:
@@ -64,16 +64,16 @@ def hold(folder: Path, *, patience_s: float = 0.0, marker: str = MARKER, signed:
         StorageError: the storage refused.
     """
     if storage.is_remote(folder):
-        return _lease(_lease_of(folder, marker), patience_s)
+        return _lease(_lease_of(folder, lock_file), timeout_s)
     storage.make_folder(folder)
-    return hold_file(folder / marker, patience_s, signed=signed)
+    return acquire_file(folder / lock_file, timeout_s, signed=signed)
 
 
-def hold_file(file: Path, patience_s: float = 0.0, *, signed: bool = True) -> Held | None:
-    """Take a lock that is a local file, made if it is missing; -1 waits for ever. See `hold`."""
+def acquire_file(file: Path, timeout_s: float = 0.0, *, signed: bool = True) -> Lock | None:
+    """Take a lock that is a local file, made if it is missing; -1 waits for ever. See `acquire`."""
     lock = filelock.FileLock(file, thread_local=False, fallback_to_soft=False)
     try:
-        lock.acquire(timeout=patience_s, poll_interval=POLL_S)
+        lock.acquire(timeout=timeout_s, poll_interval=POLL_S)
         with contextlib.suppress(OSError):  # a full disk: it is locked all the same
             file.write_text(f"process {os.getpid()} on {platform.node()}\n" if signed else "")
     except filelock.Timeout:
@@ -87,31 +87,31 @@ def hold_file(file: Path, patience_s: float = 0.0, *, signed: bool = True) -> He
     return _FileLock(lock)
 
 
-def holder(folder: Path, marker: str = MARKER) -> str:
+def holder(folder: Path, lock_file: str = LOCK_FILE) -> str:
     """Who has a folder's lock, e.g. "process 12 on robot-3"; "another process" where nobody knows."""
     with contextlib.suppress(OSError, StorageError, UnicodeDecodeError):
         if not storage.is_remote(folder):
-            return (folder / marker).read_text().strip() or "another process"
-        _, found = _look(_lease_of(folder, marker))
+            return (folder / lock_file).read_text().strip() or "another process"
+        _, found = _read_holder(_lease_of(folder, lock_file))
         if found:
             return f"process {found.get('pid')} on {found.get('host')}"
     return "another process"
 
 
 @contextlib.contextmanager
-def alone(folder: Path, name: str, say: Callable[[str], None]) -> Iterator[None]:
+def exclusive_lock(folder: Path, name: str, on_wait: Callable[[str], None]) -> Iterator[None]:
     """Be the only process that holds a name: waits while another does, and takes over when that ends or dies.
 
     Args:
         folder: where the lock lies; made if it is missing.
         name: of the lock; its file says who holds it.
-        say: told once whom it waits for.
+        on_wait: told once whom it waits for.
     """
-    held = hold(folder, marker=name)
+    held = acquire(folder, lock_file=name)
     if held is None:
-        say(f"waits for {holder(folder, name)}, which works on it")
+        on_wait(f"waits for {holder(folder, name)}, which works on it")
     while held is None:
-        held = hold(folder, marker=name, patience_s=math.inf)
+        held = acquire(folder, lock_file=name, timeout_s=math.inf)
     try:
         yield
     finally:
@@ -133,24 +133,25 @@ class _Lease:
     """A lock object that a thread keeps alive."""
 
     def __init__(self, path: Path, owner: str) -> None:
-        self._path, self._owner, self._beats = path, owner, 0
+        self._path, self._owner, self._heartbeats = path, owner, 0
         self._ended, self._renewed, self._lost = threading.Event(), time.monotonic(), False
         self._mutex = threading.Lock()
-        self._thread = threading.Thread(target=self._beat, name="tap_ray-lock", daemon=True)
+        self._thread = threading.Thread(target=self._heartbeat, name="tap_ray-lock", daemon=True)
         self._thread.start()
 
-    def _beat(self) -> None:
-        while not self._lost and not self._ended.wait(BEAT_S):
+    def _heartbeat(self) -> None:
+        while not self._lost and not self._ended.wait(HEARTBEAT_S):
             with contextlib.suppress(StorageError):  # out of reach: once more
                 self._renew()
 
     def _renew(self) -> None:
         with self._mutex:
-            version, holder = _look(self._path)
-            self._beats += 1
+            version, holder = _read_holder(self._path)
+            self._heartbeats += 1
             mine = holder.get("owner") == self._owner
-            if mine and not _swap(self._path, version, _text(self._owner, self._beats)):
-                mine = _look(self._path)[1].get("owner") == self._owner  # an answer got lost, and it was tried twice
+            if mine and not _swap(self._path, version, _text(self._owner, self._heartbeats)):
+                # An answer got lost, and it was tried twice.
+                mine = _read_holder(self._path)[1].get("owner") == self._owner
             self._lost = not mine
             self._renewed = time.monotonic()
 
@@ -167,20 +168,20 @@ class _Lease:
         self._ended.set()
         self._thread.join()
         with contextlib.suppress(StorageError):  # then it ends by itself
-            if _look(self._path)[1].get("owner") == self._owner:
+            if _read_holder(self._path)[1].get("owner") == self._owner:
                 storage.remove(self._path)
 
 
-def _lease_of(folder: Path, marker: str) -> Path:
-    return folder.with_name(f"{folder.name}{marker}")
+def _lease_of(folder: Path, lock_file: str) -> Path:
+    return folder.with_name(f"{folder.name}{lock_file}")
 
 
-def _lease(path: Path, patience_s: float) -> Held | None:
+def _lease(path: Path, timeout_s: float) -> Lock | None:
     owner = uuid.uuid4().hex
     start = since = time.monotonic()
     last: dict[str, Any] = {}
     while not _create(path, _text(owner, 0)):
-        version, holder = _look(path)
+        version, holder = _read_holder(path)
         if holder.get("owner") == owner:  # an answer got lost, and it was tried twice
             break
         renewed = bool(last) and holder != last and holder.get("owner") == last.get("owner")
@@ -190,7 +191,7 @@ def _lease(path: Path, patience_s: float) -> Held | None:
         if here is False or time.monotonic() - since > LEASE_S:
             if version and _swap(path, version, _text(owner, 0)):
                 break
-        elif (here or renewed) and time.monotonic() - start >= patience_s:
+        elif (here or renewed) and time.monotonic() - start >= timeout_s:
             return None
         else:
             time.sleep(POLL_S)
@@ -202,7 +203,7 @@ def _text(owner: str, number: int) -> bytes:
     return json.dumps({"owner": owner, "beat": number, "host": socket.gethostname(), **me}).encode()
 
 
-def _look(path: Path) -> tuple[str, dict[str, Any]]:
+def _read_holder(path: Path) -> tuple[str, dict[str, Any]]:
     """Version and holder; of no lock, or one that is not ours, {}."""
     version, content = _peek(path)
     try:
@@ -213,8 +214,8 @@ def _look(path: Path) -> tuple[str, dict[str, Any]]:
 
 def _create(path: Path, data: bytes) -> bool:
     """Make a small object unless there is one; whether it was made. Of many who try at once one succeeds."""
-    fs, key = storage.store_of(path)
-    with storage.speaking("write", path):
+    fs, key = storage.fs_and_key(path)
+    with storage.translate_errors("write", path):
         try:
             fs.pipe_file(key, data, mode="create")
         except FileExistsError:
@@ -227,8 +228,8 @@ def _swap(path: Path, version: str, data: bytes) -> bool:
 
     Only S3 can tell; elsewhere a change of the last moment is written over.
     """
-    fs, key = storage.store_of(path)
-    with storage.speaking("write", path):
+    fs, key = storage.fs_and_key(path)
+    with storage.translate_errors("write", path):
         try:
             fs.pipe_file(key, data, **({"IfMatch": version} if key and "s3" in fs.protocol else {}))
         except OSError as error:
@@ -240,8 +241,8 @@ def _swap(path: Path, version: str, data: bytes) -> bool:
 
 def _peek(path: Path) -> tuple[str, bytes]:
     """Version and content of a small object; "" and nothing if there is none."""
-    fs, key = storage.store_of(path)
-    with storage.speaking("read", path):
+    fs, key = storage.fs_and_key(path)
+    with storage.translate_errors("read", path):
         try:
             return storage.version_of(fs.info(key)), fs.cat_file(key)  # a change between the two makes `_swap` refuse
         except FileNotFoundError:

@@ -53,7 +53,7 @@ def append(file: Path, text: str) -> None:
     if not text:
         return
     if not storage.is_remote(file):
-        with storage.speaking("write", file), open(file, "a") as opened:
+        with storage.translate_errors("write", file), open(file, "a") as opened:
             opened.write(text)
             opened.flush()
             os.fsync(opened.fileno())
@@ -133,8 +133,8 @@ def _life(file: Path) -> _Life:
 
 
 def _remove(file: Path, names: list[str]) -> None:
-    fs, key = storage.store_of(_folder(file))
-    with storage.speaking("remove", file), contextlib.suppress(FileNotFoundError):
+    fs, key = storage.fs_and_key(_folder(file))
+    with storage.translate_errors("remove", file), contextlib.suppress(FileNotFoundError):
         if names:
             fs.rm([f"{key}/{name}" for name in names])
 
@@ -145,6 +145,7 @@ def _folder(file: Path) -> Path:
 
 def _parts(file: Path) -> list[str]:
     """Names of the additions, in order."""
-    fs, key = storage.store_of(_folder(file))
-    with storage.speaking("read", file):
-        return sorted(name.rpartition("/")[2] for name in fs.find(key))
+    fs, key = storage.fs_and_key(_folder(file))
+    with storage.translate_errors("read", file):
+        # A folder whose first part appears between two requests of `find` is listed itself.
+        return sorted(name.removeprefix(f"{key}/") for name in fs.find(key) if name.startswith(f"{key}/"))

@@ -50,7 +50,7 @@ def register(
     manifest = runs.require_done(run, job="align")
     client = tracking.client_of(tracked.uri)
     place = f"policy-{manifest['hash'][:10]}"
-    with tracking.answering(tracked.uri):
+    with tracking.translate_errors(tracked.uri):
         _create(client)
         for version in client.search_model_versions(f"name = '{MODEL}'"):
             if version.run_id == tracked.run_id and version.tags.get("align") == manifest["hash"]:
@@ -60,7 +60,7 @@ def register(
             file.write_text(json.dumps(facts, indent=2, default=str) + "\n")
             client.log_artifact(tracked.run_id, str(file), place)
         for part in filter(lambda part: (run / part).exists(), KEPT):
-            with storage.fetched(run / part) as here:
+            with storage.local_copy(run / part) as here:
                 if here.is_dir():
                     client.log_artifacts(tracked.run_id, str(here), f"{place}/{part}")
                 else:
@@ -91,7 +91,7 @@ def promote(version: str, alias: str, *, score: str, uri: str) -> bool:
         Whether it names that version.
     """
     client = tracking.client_of(uri)
-    with tracking.answering(uri):
+    with tracking.translate_errors(uri):
         held = client.get_registered_model(MODEL).aliases.get(alias)
         if held is not None and str(held) != version:
             now, new = (float(client.get_model_version(MODEL, str(v)).tags.get(score, 0)) for v in (held, version))
@@ -114,7 +114,7 @@ def local(policy: Path | str, store: Path | None = None) -> Path:
     """
     text = str(policy).replace("models://", SCHEME)
     if not text.startswith(SCHEME):
-        return storage.at(policy)
+        return storage.to_path(policy)
     client = tracking.client_of()
     name, _, number = text.removeprefix(SCHEME).partition("/")
     alias = name.partition("@")[2]

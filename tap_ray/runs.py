@@ -84,7 +84,7 @@ def entered(
     _require_ours(path, job, names, config, parents or {})
     held = None
     if rewrites or not is_done(path):
-        held = locks.hold(path, patience_s=PATIENCE_S, marker=LOCK)
+        held = locks.acquire(path, timeout_s=PATIENCE_S, lock_file=LOCK)
         if held is None:
             raise CheckpointError(
                 f"Another job works in {path}: {locks.holder(path, LOCK)}. Wait for it or stop it, then run again; or "
@@ -160,7 +160,7 @@ def _names(job: str, config: Mapping[str, Any], parents: Mapping[str, Path | str
 
 def _place(out: Path | str | None, store: Path, job: str, names: tuple[str, ...]) -> Path:
     if out:
-        return storage.at(out)
+        return storage.to_path(out)
     folders = [store / f"{job}-{name[:10]}" for name in names]
     return next((folder for folder in folders if folder.exists()), folders[0])
 
@@ -170,7 +170,7 @@ def is_done(path: Path) -> bool:
     return (path / "manifest.json").exists() and _manifest(path)["status"] == "done"
 
 
-_BEGUN = ("config.json", ".config.json.tmp", ".manifest.json.tmp", LOCK, locks.MARKER)
+_BEGUN = ("config.json", ".config.json.tmp", ".manifest.json.tmp", LOCK, locks.LOCK_FILE)
 """What a run leaves that was killed before its manifest was written."""
 
 
@@ -248,7 +248,7 @@ def hash_of(path: Path | str) -> str:
     Raises:
         CheckpointError: there is no such folder, or it is neither.
     """
-    path = storage.at(path)
+    path = storage.to_path(path)
     if (path / "meta" / "tap_ray.json").exists():
         # A dataset keeps its plan when it grows, so its length belongs to what it is.
         plan = read_json(path / "meta" / "tap_ray.json", needs=("hash",))
@@ -267,7 +267,7 @@ def require_done(path: Path | str, *, job: str) -> dict[str, Any]:
         CheckpointError: missing, of another job, or not finished.
     """
     hash_of(path)
-    manifest = _manifest(storage.at(path))
+    manifest = _manifest(storage.to_path(path))
     if manifest["job"] != job:
         raise CheckpointError(f"{path} is a run of {manifest['job']!r}; a run of {job!r} is needed here.")
     if manifest["status"] != "done":

@@ -155,7 +155,7 @@ class PriorJobConfig(TrainJobConfig):
         paths, weights = [], []
         for text in self.data:
             path, colon, weight = text.rpartition(":")
-            named = "://" not in text and (storage.at(text) / "meta").exists()  # the colon is part of its name
+            named = "://" not in text and (storage.to_path(text) / "meta").exists()  # the colon is part of its name
             if not colon or weight.startswith("//") or named:
                 path, weight = text, "1"  # no colon but that of a URI
             try:
@@ -168,7 +168,7 @@ class PriorJobConfig(TrainJobConfig):
             if not (math.isfinite(share) and share > 0):
                 raise ConfigError(f"--data {text}: the weight of {path} is more than 0, and finite; got {weight}.")
             weights.append(share)
-            paths.append(storage.at(path).resolve())
+            paths.append(storage.to_path(path).resolve())
         return paths, weights
 
 
@@ -228,7 +228,7 @@ class PipelineConfig(ClusterConfig):
         return TrainConfig(steps=steps, batch_size=share, seed=self.seed, checkpoint_every=100, validate_every=100)
 
 
-def what(config: TrainJobConfig) -> dict[str, Any]:
+def identity_fields(config: TrainJobConfig) -> dict[str, Any]:
     """What makes a run, as plain values; those that say where and how, not what, begin with "_"."""
     values = to_dict(config)
     if isinstance(config, PriorJobConfig):  # what lies at the paths comes in by the parents' hashes

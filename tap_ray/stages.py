@@ -63,7 +63,7 @@ def open_align(config: AlignJobConfig) -> AlignInputs:
         CheckpointError: Stage 1 or the motion prior is missing or has not finished.
         DataError: a dataset is missing or damaged, or too small.
     """
-    init = None if config.init == SCRATCH else storage.at(config.init).resolve()
+    init = None if config.init == SCRATCH else storage.to_path(config.init).resolve()
     prior = None if config.prior is None else config.prior.resolve()
     for run in (init, prior):
         if run is not None:

@@ -1,7 +1,7 @@
 """Where datasets and runs lie: a folder of this machine, or a URI that every machine of a cluster reaches.
 
-    at("runs/x")  at("file:///mnt/runs/x")    a pathlib.Path
-    at("s3://bucket/runs/x")                  a UPath (fsspec); also gs://, az:// ... once their package is installed
+    to_path("runs/x")  to_path("file:///mnt/runs/x")   a pathlib.Path
+    to_path("s3://bucket/runs/x")                      a UPath (fsspec); also gs://, az:// with their package
 
 A UPath is used like a Path (`/`, exists, glob, open, read_text, pickle), and typed as one. What an object store does
 not have is here, a function each for both kinds: replace a file whole, remove a folder, write or read with a library
@@ -34,7 +34,7 @@ UPLOADS = 16
 SLASH_LOST = re.compile(r"^(s3a?|gc?s|az|abfs|file):/(?!/)")
 
 
-def at(path: Path | str) -> Path:
+def to_path(path: Path | str) -> Path:
     """A path or URI as something to read and write; a Path stays what it is, but for a leading "~" (a home folder).
 
     Raises:
@@ -89,8 +89,8 @@ def require_reachable(path: Path) -> None:
     """
     if not is_remote(path):
         return
-    fs, key = store_of(path)
-    with speaking("read", path):
+    fs, key = fs_and_key(path)
+    with translate_errors("read", path):
         try:
             fs.ls(key)
         except (FileNotFoundError, NotADirectoryError):
@@ -100,7 +100,7 @@ def require_reachable(path: Path) -> None:
 
 
 @contextlib.contextmanager
-def speaking(verb: str, path: Path) -> Iterator[None]:
+def translate_errors(verb: str, path: Path) -> Iterator[None]:
     """Turn a refusal into a StorageError: any OSError when writing, when reading from a URI all but a missing file."""
     try:
         yield
@@ -108,8 +108,8 @@ def speaking(verb: str, path: Path) -> Iterator[None]:
         if not _refused(error, writing=verb != "read", remote=is_remote(path)):
             raise
         reason = " ".join(str(getattr(error, "strerror", None) or error).split())
-        cure = _cure(error) if is_remote(path) else "Free some space or name another --out."
-        raise StorageError(f"Cannot {verb} {path}: {reason.rstrip('.')}. {cure}") from None
+        hint = _hint(error) if is_remote(path) else "Free some space or name another --out."
+        raise StorageError(f"Cannot {verb} {path}: {reason.rstrip('.')}. {hint}") from None
 
 
 def _refused(error: Exception, *, writing: bool, remote: bool) -> bool:
@@ -122,7 +122,7 @@ def _refused(error: Exception, *, writing: bool, remote: bool) -> bool:
     return type(error).__module__.partition(".")[0] in CLIENTS
 
 
-def _cure(error: Exception) -> str:
+def _hint(error: Exception) -> str:
     text = f"{type(error).__name__} {error}".lower()
     if "bucket" in text and ("exist" in text or "not found" in text):
         return "Make the bucket, or fix the URI."
@@ -135,7 +135,7 @@ def _cure(error: Exception) -> str:
     return f"Check AWS_ENDPOINT_URL (now {endpoint}) and the network; the same command resumes from here."
 
 
-def store_of(path: Path) -> tuple[Any, str]:
+def fs_and_key(path: Path) -> tuple[Any, str]:
     """fsspec's file system and the key in it."""
     return cast(Any, path).fs, cast(Any, path).path
 
@@ -143,7 +143,7 @@ def store_of(path: Path) -> tuple[Any, str]:
 def make_folder(path: Path) -> None:
     """Make a folder and those above it; object stores have none."""
     if not is_remote(path):
-        with speaking("create", path):
+        with translate_errors("create", path):
             path.mkdir(parents=True, exist_ok=True)
 
 
@@ -153,9 +153,9 @@ def write(path: Path, data: bytes) -> None:
     Raises:
         StorageError: the storage refused; the old file is untouched.
     """
-    with speaking("write", path):
+    with translate_errors("write", path):
         if is_remote(path):
-            fs, key = store_of(path)
+            fs, key = fs_and_key(path)
             fs.pipe_file(key, data)
             return
         temporary = path.with_name(f".{path.name}.tmp")
@@ -186,18 +186,18 @@ def remove(path: Path, *, first: str | None = None) -> None:
     Raises:
         StorageError: the storage refused.
     """
-    with speaking("remove", path):
+    with translate_errors("remove", path):
         if first is not None:
             (path / first).unlink(missing_ok=True)
         if not is_remote(path):
             shutil.rmtree(path, ignore_errors=not path.exists())
         elif path.exists():
-            fs, key = store_of(path)
+            fs, key = fs_and_key(path)
             fs.rm(key, recursive=True)
 
 
 @contextlib.contextmanager
-def staged(path: Path, *, folder: bool = False) -> Iterator[Path]:
+def atomic_write(path: Path, *, folder: bool = False) -> Iterator[Path]:
     """A local file (or folder) to be written in the body; it appears at `path`, whole, when the body has ended well.
 
     A local folder is `path` itself: its files appear one by one.
@@ -205,7 +205,7 @@ def staged(path: Path, *, folder: bool = False) -> Iterator[Path]:
     Raises:
         StorageError: the storage refused.
     """
-    with speaking("write", path):
+    with translate_errors("write", path):
         if folder and not is_remote(path):
             path.mkdir(parents=True, exist_ok=True)
             yield path
@@ -222,7 +222,7 @@ def staged(path: Path, *, folder: bool = False) -> Iterator[Path]:
                 _sync(here)
                 os.replace(here, path)
             else:
-                fs, key = store_of(path)
+                fs, key = fs_and_key(path)
                 files = [str(each) for each in ([here] if not folder else here.rglob("*")) if each.is_file()]
                 with ThreadPoolExecutor(min(UPLOADS, max(1, len(files)))) as pool:
                     for _ in pool.map(fs.put_file, files, [f"{key}{file.removeprefix(str(here))}" for file in files]):
@@ -230,7 +230,7 @@ def staged(path: Path, *, folder: bool = False) -> Iterator[Path]:
 
 
 @contextlib.contextmanager
-def fetched(path: Path) -> Iterator[Path]:
+def local_copy(path: Path) -> Iterator[Path]:
     """A file or folder for what can read local ones only: itself, or for the length of the body a local copy.
 
     Raises:
@@ -242,8 +242,8 @@ def fetched(path: Path) -> Iterator[Path]:
         return
     with tempfile.TemporaryDirectory(prefix="tap_ray-") as room:
         here = Path(room) / path.name
-        with speaking("read", path):
-            fs, key = store_of(path)
+        with translate_errors("read", path):
+            fs, key = fs_and_key(path)
             fs.get(key, str(here), recursive=fs.isdir(key))
         yield here
 
@@ -252,8 +252,8 @@ def versions(folder: Path) -> dict[str, str]:
     """Path below a remote folder -> what names its content; {} for a local one."""
     if not is_remote(folder):
         return {}
-    fs, key = store_of(folder)
-    with speaking("read", folder):
+    fs, key = fs_and_key(folder)
+    with translate_errors("read", folder):
         return {name.removeprefix(f"{key}/"): version_of(info) for name, info in fs.find(key, detail=True).items()}
 
 
@@ -264,8 +264,8 @@ def version(path: Path) -> str:
         FileNotFoundError: there is none.
         StorageError: the storage refused.
     """
-    fs, key = store_of(path)
-    with speaking("read", path):
+    fs, key = fs_and_key(path)
+    with translate_errors("read", path):
         return version_of(fs.info(key))
 
 
@@ -282,8 +282,8 @@ def read(path: Path) -> bytes:
     """
     if not is_remote(path):
         return path.read_bytes()
-    fs, key = store_of(path)
-    with speaking("read", path):
+    fs, key = fs_and_key(path)
+    with translate_errors("read", path):
         return fs.cat_file(key)
 
 
@@ -296,9 +296,9 @@ def read_all(paths: Sequence[Path]) -> list[bytes]:
     """
     if not paths or not is_remote(paths[0]):
         return [read(path) for path in paths]
-    fs, _ = store_of(paths[0])
-    with speaking("read", paths[0].parent):
-        keys = [store_of(path)[1] for path in paths]
+    fs, _ = fs_and_key(paths[0])
+    with translate_errors("read", paths[0].parent):
+        keys = [fs_and_key(path)[1] for path in paths]
         contents = fs.cat_ranges(keys, [0] * len(keys), [None] * len(keys), on_error="return")  # saves asking the sizes
     return [read(path) if isinstance(c, Exception) else c for path, c in zip(paths, contents, strict=True)]
 

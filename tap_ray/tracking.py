@@ -28,7 +28,7 @@ from typing import TYPE_CHECKING, Any, Callable, Iterator, Mapping
 
 from tap_ray import locks, runs, storage
 from tap_ray.errors import StorageError, without_credentials
-from tap_ray.tracking_place import answering, require_reachable, tracking_uri, unreachable
+from tap_ray.tracking_place import require_reachable, tracking_uri, translate_errors, unreachable
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -94,10 +94,10 @@ class Run:
         Raises:
             FileNotFoundError: there is no such file.
         """
-        path = storage.at(path)
+        path = storage.to_path(path)
         if not path.exists():
             raise FileNotFoundError(f"The artifact {path} does not exist.")
-        with storage.fetched(path) as here:
+        with storage.local_copy(path) as here:
             self._try("artifacts", lambda client: client.log_artifact(self.run_id, str(here)))
 
     def tag(self, tags: Mapping[str, str]) -> None:
@@ -167,11 +167,11 @@ def start(
     uri = tracking_uri()
     require_reachable(uri)
     client = _open(uri)
-    with answering(uri):
+    with translate_errors(uri):
         if run_id and _exists(client, run_id):
             client.update_run(run_id, status="RUNNING")
             return Run(uri=uri, run_id=run_id)
-        run_dir = storage.at(run_dir).resolve()
+        run_dir = storage.to_path(run_dir).resolve()
         tags = {"mlflow.source.name": f"jobs.{job}", "tap_ray.job": job, "tap_ray.run_dir": str(run_dir)}
         known = {role: parent for role, parent in (parents or {}).items() if parent}
         tags |= {f"tap_ray.parent.{role}": parent for role, parent in known.items()}
@@ -208,7 +208,7 @@ def error_type() -> type[Exception]:
 
 def run_id_of(folder: Path | str) -> str | None:
     """The MLflow run id that a run folder or dataset carries ("mlflow_run_id" in its manifest), or None."""
-    folder = storage.at(folder)
+    folder = storage.to_path(folder)
     for manifest in (folder / "manifest.json", folder / "meta" / "tap_ray.json"):
         if manifest.exists():
             return runs.read_json(manifest).get("mlflow_run_id")
@@ -245,7 +245,7 @@ def _client(uri: str) -> "MlflowClient":
 def _open(uri: str) -> "MlflowClient":
     """The client, after a first real call has shown that MLflow answers and understands us."""
     try:
-        with _alone(uri):
+        with _exclusive_database(uri):
             client = _client(uri)
             client.search_experiments(max_results=1)
     except Exception as error:  # SQLAlchemy, requests and MLflow each raise kinds of their own
@@ -254,12 +254,12 @@ def _open(uri: str) -> "MlflowClient":
 
 
 @contextlib.contextmanager
-def _alone(uri: str) -> Iterator[None]:
+def _exclusive_database(uri: str) -> Iterator[None]:
     """One process at a time: two that make the tables of a new SQLite file together spoil them for each other."""
     if not uri.startswith("sqlite:///"):
         yield
         return
-    held = locks.hold_file(Path(tempfile.gettempdir()) / f"tap_ray-mlflow-{os.getuid()}.lock", -1)
+    held = locks.acquire_file(Path(tempfile.gettempdir()) / f"tap_ray-mlflow-{os.getuid()}.lock", -1)
     try:
         yield
     finally:

@@ -16,14 +16,14 @@ PROBE_S = 5.0
 
 
 @contextlib.contextmanager
-def answering(uri: str) -> Iterator[None]:
+def translate_errors(uri: str) -> Iterator[None]:
     """Turns what MLflow raises in the body (a server gone, a database locked) into a StorageError."""
     try:
         yield
     except StorageError:
         raise
     except Exception as error:  # stores of artifacts raise what their libraries do
-        raise StorageError(f"MLflow at {uri} refused: {_first_line(error)}.{_cure(uri, error)}") from error
+        raise StorageError(f"MLflow at {uri} refused: {_first_line(error)}.{_hint(uri, error)}") from error
 
 
 def tracking_uri() -> str:
@@ -84,14 +84,14 @@ def is_local(uri: str) -> bool:
 
 def unreachable(uri: str, error: Any) -> str:
     """The message that MLflow is out of reach, with what helps."""
-    return f"MLflow tracking at {uri} cannot be reached: {_first_line(error)}.{_cure(uri, error)}"
+    return f"MLflow tracking at {uri} cannot be reached: {_first_line(error)}.{_hint(uri, error)}"
 
 
 def _first_line(error: Any) -> str:
     return (str(error).strip().splitlines() or [repr(error)])[0].rstrip(".")
 
 
-def _cure(uri: str, error: Any) -> str:
+def _hint(uri: str, error: Any) -> str:
     """What helps, as far as that is known."""
     text, own = str(error), not os.environ.get("MLFLOW_TRACKING_URI")
     without = "" if own else " Or `unset MLFLOW_TRACKING_URI` to track into ./mlflow.db."

@@ -30,15 +30,15 @@ def test_a_submitted_job_refuses_results_that_go_with_the_cluster():
         with pytest.raises(ConfigError, match="^" + re.escape(message)):
             job.require_kept(Config(out=out), COPY)
     job.require_kept(Config(out=Path("/mnt/mine")), COPY)
-    job.require_kept(Config(out=storage.at("s3://bucket/mine")), COPY)
+    job.require_kept(Config(out=storage.to_path("s3://bucket/mine")), COPY)
     job.require_kept(Config(out=Path("data/mine")), Path("/home/me"))
 
 
 def test_a_home_folder_is_expanded_wherever_a_path_is_read(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setenv("HOME", "/home/me")
-    assert storage.at("~/x") == storage.at(Path("~/x")) == Path("/home/me/x")
+    assert storage.to_path("~/x") == storage.to_path(Path("~/x")) == Path("/home/me/x")
     with pytest.raises(ConfigError, match=r"^~nobody-here/x: .* Write the path out\."):
-        storage.at("~nobody-here/x")
+        storage.to_path("~nobody-here/x")
 
 
 WAITS = """

@@ -18,7 +18,7 @@ from tap_ray.errors import StorageError
 HOLDER = """
 import sys, time
 from tap_ray import locks, storage
-held = locks.hold(storage.at(sys.argv[1]))
+held = locks.acquire(storage.to_path(sys.argv[1]))
 assert held
 print("held", flush=True)
 time.sleep(10**6)
@@ -27,28 +27,28 @@ time.sleep(10**6)
 
 @pytest.fixture(params=["local", "s3"])
 def folder(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
-    return tmp_path / "run" if request.param == "local" else storage.at(request.getfixturevalue("bucket"))
+    return tmp_path / "run" if request.param == "local" else storage.to_path(request.getfixturevalue("bucket"))
 
 
 @pytest.fixture
 def elsewhere(monkeypatch: pytest.MonkeyPatch):
     """Locks as if each look came from another machine, with short leases."""
     monkeypatch.setattr(locks, "_lives_here", lambda holder: None)
-    monkeypatch.setattr(locks, "BEAT_S", 0.2)
+    monkeypatch.setattr(locks, "HEARTBEAT_S", 0.2)
     monkeypatch.setattr(locks, "LEASE_S", 4.0)
     monkeypatch.setattr(locks, "POLL_S", 0.02)
 
 
 def test_one_at_a_time(folder: Path):
-    held = locks.hold(folder)
+    held = locks.acquire(folder)
     assert held is not None
     held.require()
     start = time.monotonic()
-    assert locks.hold(folder) is None
-    assert locks.hold(folder, patience_s=0.5) is None
+    assert locks.acquire(folder) is None
+    assert locks.acquire(folder, timeout_s=0.5) is None
     assert 0.5 < time.monotonic() - start < locks.LEASE_S
     held.close()
-    again = locks.hold(folder)
+    again = locks.acquire(folder)
     assert again is not None
     again.close()
 
@@ -59,43 +59,43 @@ def test_a_killed_holder_of_this_machine_is_not_waited_for(folder: Path, monkeyp
     assert process.stdout is not None
     with process.stdout:
         assert process.stdout.readline() == "held\n"
-        assert locks.hold(folder) is None
+        assert locks.acquire(folder) is None
         process.kill()
         while psutil.Process(process.pid).status() != psutil.STATUS_ZOMBIE:  # nobody has asked for its end yet
             time.sleep(0.01)
-        held = locks.hold(folder)
+        held = locks.acquire(folder)
         assert held is not None
         held.close()
     process.wait()
-    held = locks.hold(folder)
+    held = locks.acquire(folder)
     assert held is not None
     held.close()
 
 
 def test_a_lease_that_is_renewed_is_respected_and_one_that_is_not_is_taken(bucket: str, elsewhere: None):
-    folder = storage.at(bucket)
-    held = locks.hold(folder)
+    folder = storage.to_path(bucket)
+    held = locks.acquire(folder)
     assert held is not None
-    assert locks.hold(folder, patience_s=8.0) is None  # twice a lease
+    assert locks.acquire(folder, timeout_s=8.0) is None  # twice a lease
     held._renewed -= 60  # type: ignore[attr-defined]  # as if the machine had slept, and nobody had wanted the lock
     held.require()
     held._ended.set()  # type: ignore[attr-defined]  # as if its machine had lost its power
     held._thread.join()  # type: ignore[attr-defined]
     start = time.monotonic()
-    other = locks.hold(folder)
+    other = locks.acquire(folder)
     assert other is not None
     assert locks.LEASE_S <= time.monotonic() - start < 20 * locks.LEASE_S
     with pytest.raises(StorageError, match=r"The lock s3://.*\.lock was lost: .* run the same command again"):
         held.require()
     held.close()  # leaves the other's alone
     other.require()
-    assert locks.hold(folder) is None
+    assert locks.acquire(folder) is None
     other.close()
 
 
 def test_a_holder_that_finds_a_strangers_name_stops(bucket: str, elsewhere: None):
-    folder = storage.at(bucket)
-    held = locks.hold(folder)
+    folder = storage.to_path(bucket)
+    held = locks.acquire(folder)
     assert held is not None
     storage.write(folder.with_name(f"{folder.name}.lock"), b'{"owner": "stranger"}')
     until = time.monotonic() + 300
@@ -110,12 +110,12 @@ def test_a_holder_that_finds_a_strangers_name_stops(bucket: str, elsewhere: None
 
 
 def test_of_many_who_find_a_dead_one_one_is_the_next(bucket: str):
-    folder = storage.at(bucket)
+    folder = storage.to_path(bucket)
     for _ in range(5):
         dead = {"owner": "dead", "pid": 2**22 - 1, "born": 0.0, "machine": locks._machine()}
         storage.write(folder.with_name(f"{folder.name}.lock"), json.dumps(dead).encode())
         with ThreadPoolExecutor(8) as crowd:
-            [winner] = [held for held in crowd.map(locks.hold, [folder] * 8) if held is not None]
+            [winner] = [held for held in crowd.map(locks.acquire, [folder] * 8) if held is not None]
         winner.require()
         winner.close()
 
@@ -124,7 +124,7 @@ WAITER = """
 import sys, time
 from pathlib import Path
 from tap_ray import locks, storage
-with locks.alone(storage.at(sys.argv[1]), "pretrain-1", say=lambda text: print(text, flush=True)):
+with locks.exclusive_lock(storage.to_path(sys.argv[1]), "pretrain-1", on_wait=lambda text: print(text, flush=True)):
     print("has it", flush=True)
     time.sleep(10**6)
 """

@@ -30,7 +30,7 @@ def numbers(file: Path) -> list[int]:
 def file(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
     if request.param == "local":
         return tmp_path / "log.jsonl"
-    return storage.at(request.getfixturevalue("bucket")) / "log.jsonl"
+    return storage.to_path(request.getfixturevalue("bucket")) / "log.jsonl"
 
 
 def test_lines_are_there_once_and_in_order(file: Path):
@@ -54,14 +54,14 @@ def test_lines_are_there_once_and_in_order(file: Path):
 
 
 def test_a_file_of_an_older_tap_ray_goes_on(bucket: str):
-    file = storage.at(bucket) / "log.jsonl"
+    file = storage.to_path(bucket) / "log.jsonl"
     storage.write(file, b"1\n2\n")
     logs.append(file, "3\n")
     assert (numbers(file), file.read_bytes()) == ([1, 2, 3], b"1\n2\n")
 
 
 def test_a_line_is_one_upload_and_nothing_is_read(bucket: str, wire: s3.Wire):
-    file = storage.at(bucket) / "log.jsonl"
+    file = storage.to_path(bucket) / "log.jsonl"
     logs.append(file, "0\n")
     wire.requests.clear()
     for number in range(1, 10):
@@ -72,7 +72,7 @@ def test_a_line_is_one_upload_and_nothing_is_read(bucket: str, wire: s3.Wire):
 
 
 def test_a_reader_fetches_each_part_once(bucket: str, wire: s3.Wire):
-    file = storage.at(bucket) / "log.jsonl"
+    file = storage.to_path(bucket) / "log.jsonl"
     logs.append(file, "0\n")
     logs.append(file, "1\n")
     logs._kept.clear()  # as in another process
@@ -86,7 +86,7 @@ def test_a_reader_fetches_each_part_once(bucket: str, wire: s3.Wire):
 
 def test_many_parts_are_joined_on_the_way(bucket: str, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(logs, "MANY", 3)
-    file = storage.at(bucket) / "log.jsonl"
+    file = storage.to_path(bucket) / "log.jsonl"
     for number in range(8):
         logs.append(file, f"{number}\n")
     assert (numbers(file), file.read_bytes()) == (list(range(8)), b"0\n1\n2\n3\n4\n5\n")
@@ -94,7 +94,7 @@ def test_many_parts_are_joined_on_the_way(bucket: str, monkeypatch: pytest.Monke
 
 
 def test_a_lost_answer_doubles_nothing(bucket: str, monkeypatch: pytest.MonkeyPatch):
-    file, write = storage.at(bucket) / "log.jsonl", storage.write
+    file, write = storage.to_path(bucket) / "log.jsonl", storage.write
 
     def lost(path: Path, data: bytes) -> None:
         write(path, data)
@@ -121,7 +121,7 @@ def test_a_lost_answer_doubles_nothing(bucket: str, monkeypatch: pytest.MonkeyPa
 @pytest.mark.parametrize("old", [b"", b"0\n"])
 def test_a_kill_while_parts_are_joined(bucket: str, monkeypatch: pytest.MonkeyPatch, deadly: int, old: bytes):
     """Two uploads and two removals; die before each of them. Another life continues."""
-    file, steps = storage.at(bucket) / "log.jsonl", iter(range(4))
+    file, steps = storage.to_path(bucket) / "log.jsonl", iter(range(4))
     if old:
         storage.write(file, old)
     logs.append(file, "1\n")
@@ -153,7 +153,7 @@ def test_a_kill_while_parts_are_joined(bucket: str, monkeypatch: pytest.MonkeyPa
 
 def _appends(uri: str, first: int) -> None:
     for number in range(first, first + 10):
-        logs.append(storage.at(uri), f"{number}\n")
+        logs.append(storage.to_path(uri), f"{number}\n")
 
 
 def test_processes_and_readers_at_the_same_time(bucket: str, monkeypatch: pytest.MonkeyPatch):
@@ -166,7 +166,7 @@ def test_processes_and_readers_at_the_same_time(bucket: str, monkeypatch: pytest
     for child in children:
         child.join()
         assert child.exitcode == 0
-    file = storage.at(uri)
+    file = storage.to_path(uri)
     assert sorted(numbers(file)) == list(range(20))
     assert [n for n in numbers(file) if n < 10] == list(range(10))
 
@@ -191,7 +191,7 @@ def test_processes_and_readers_at_the_same_time(bucket: str, monkeypatch: pytest
 
 def test_metrics_in_parts_are_cut_and_compared(bucket: str):
     """A run that was killed after step 3 and resumes from the checkpoint of step 2."""
-    file = storage.at(bucket) / session.METRICS
+    file = storage.to_path(bucket) / session.METRICS
     for step in (1, 2, 3):
         logs.append(file, json.dumps({"step": step, "toy/loss": 1 / step}) + "\n")
     points = read_curves(file.parent, "toy").points

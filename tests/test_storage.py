@@ -21,7 +21,7 @@ def root(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
     """A folder that does not exist yet."""
     if request.param == "local":
         return tmp_path / "root"
-    return storage.at(request.getfixturevalue("bucket"))
+    return storage.to_path(request.getfixturevalue("bucket"))
 
 
 def names(folder: Path) -> list[str]:
@@ -29,20 +29,20 @@ def names(folder: Path) -> list[str]:
 
 
 def test_paths_and_file_uris_are_plain_paths(tmp_path: Path):
-    assert storage.at("runs/x") == Path("runs/x")
-    assert storage.at("file:///mnt/runs/a%20b") == Path("/mnt/runs/a b")
-    assert storage.at((tmp_path / "a b").as_uri()) == tmp_path / "a b"
-    assert type(storage.at("file:///mnt")) is type(Path())
-    assert not storage.is_remote(storage.at("file:///mnt"))
+    assert storage.to_path("runs/x") == Path("runs/x")
+    assert storage.to_path("file:///mnt/runs/a%20b") == Path("/mnt/runs/a b")
+    assert storage.to_path((tmp_path / "a b").as_uri()) == tmp_path / "a b"
+    assert type(storage.to_path("file:///mnt")) is type(Path())
+    assert not storage.is_remote(storage.to_path("file:///mnt"))
 
 
 def test_a_uri_is_used_like_a_path(bucket: str):
-    path = storage.at(f"{bucket}/play/")
+    path = storage.to_path(f"{bucket}/play/")
     assert str(path) == f"{bucket}/play"
     assert str(path / "meta" / "info.json") == f"{bucket}/play/meta/info.json"
-    assert storage.at(path) is path
-    assert storage.at(str(path)) == path.resolve() == pickle.loads(pickle.dumps(path))
-    assert len({path, storage.at(str(path))}) == 1
+    assert storage.to_path(path) is path
+    assert storage.to_path(str(path)) == path.resolve() == pickle.loads(pickle.dumps(path))
+    assert len({path, storage.to_path(str(path))}) == 1
     assert (path.name, str(path.parent), storage.is_remote(path)) == ("play", bucket, True)
 
 
@@ -61,7 +61,7 @@ def test_a_uri_is_used_like_a_path(bucket: str):
 )
 def test_uris_that_cannot_be(uri: str | Path, text: str):
     with pytest.raises(ConfigError, match=text):
-        storage.at(uri)
+        storage.to_path(uri)
 
 
 def test_files_come_whole_grow_and_go(root: Path):
@@ -69,17 +69,17 @@ def test_files_come_whole_grow_and_go(root: Path):
     storage.write(root / "a.json", b"old")
     storage.write(root / "a.json", b"new")
     storage.write_all({root / "c.bin": b"1", root / "log.jsonl": b"2"})
-    with storage.staged(root / "deep" / "b.bin") as here:
+    with storage.atomic_write(root / "deep" / "b.bin") as here:
         here.write_bytes(b"xyz")
-    with storage.staged(root / "report", folder=True) as here:
+    with storage.atomic_write(root / "report", folder=True) as here:
         (here / "in").mkdir()
         (here / "in" / "c.txt").write_text("c")
     assert names(root) == ["a.json", "c.bin", "deep/b.bin", "log.jsonl", "report/in/c.txt"]
     assert (root / "a.json").read_bytes() == b"new"
     assert storage.read_all([root / "log.jsonl", root / "deep" / "b.bin"]) == [b"2", b"xyz"]
-    with storage.fetched(root / "report") as here:
+    with storage.local_copy(root / "report") as here:
         assert (here / "in" / "c.txt").read_text() == "c"
-    with storage.fetched(root / "a.json") as here:
+    with storage.local_copy(root / "a.json") as here:
         assert here.read_bytes() == b"new"
     storage.remove(root / "report", first="in/c.txt")
     storage.remove(root / "report")
@@ -90,7 +90,7 @@ def test_a_folder_is_uploaded_all_at_once(bucket: str, s3_server: s3.Server, mon
     slow = s3.Wire(s3_server, delay_s=0.3)
     monkeypatch.setenv("AWS_ENDPOINT_URL", slow.endpoint)
     s3fs.S3FileSystem.clear_instance_cache()
-    with storage.staged(storage.at(bucket) / "step-5", folder=True) as here:
+    with storage.atomic_write(storage.to_path(bucket) / "step-5", folder=True) as here:
         for number in range(4):
             (here / f"{number}.bin").write_bytes(bytes(number))
     assert [each.sent for each in sorted(slow.took("PUT"))] == [0, 1, 2, 3]
@@ -101,12 +101,12 @@ def test_a_folder_is_uploaded_all_at_once(bucket: str, s3_server: s3.Server, mon
 def test_what_fails_while_it_is_staged_never_appears(root: Path):
     storage.make_folder(root)
     storage.write(root / "a.bin", b"old")
-    with contextlib.suppress(ZeroDivisionError), storage.staged(root / "a.bin") as here:
+    with contextlib.suppress(ZeroDivisionError), storage.atomic_write(root / "a.bin") as here:
         here.write_bytes(b"half")
         _ = 1 / 0
     with (
         pytest.raises(StorageError, match=r"Cannot write .*a\.bin: No space left on device\. "),
-        storage.staged(root / "a.bin") as here,
+        storage.atomic_write(root / "a.bin") as here,
     ):
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
     assert (root / "a.bin").read_bytes() == b"old"
@@ -114,7 +114,7 @@ def test_what_fails_while_it_is_staged_never_appears(root: Path):
 
 
 def test_a_copy_is_made_once_for_each_version(bucket: str, wire: s3.Wire, tmp_path: Path):
-    file = storage.at(bucket) / "data" / "a.parquet"
+    file = storage.to_path(bucket) / "data" / "a.parquet"
     with pytest.raises(FileNotFoundError):
         cache.cached(file)
     storage.write(file, b"one")
@@ -129,7 +129,7 @@ def test_a_copy_is_made_once_for_each_version(bucket: str, wire: s3.Wire, tmp_pa
 
 def test_ranges_are_fetched_once_and_are_of_one_version(bucket: str, wire: s3.Wire):
     """Bytes 2 to 4 and 4 to 6 share a request; a later reader finds them, also when the file has been replaced."""
-    file, other = storage.at(bucket) / "a.bin", storage.at(bucket) / "b.bin"
+    file, other = storage.to_path(bucket) / "a.bin", storage.to_path(bucket) / "b.bin"
     storage.write(file, b"0123456789")
     storage.write(other, b"abc")
     version = storage.version(file)
@@ -159,7 +159,7 @@ def test_ranges_are_fetched_once_and_are_of_one_version(bucket: str, wire: s3.Wi
 def test_a_process_looks_at_its_copies_now_and_then(bucket: str, monkeypatch: pytest.MonkeyPatch):
     """Room for 6400 bytes: after the first copy it looks each time that it has added 100."""
     monkeypatch.setenv("TAP_RAY_CACHE_GB", "6400e-9")
-    file, looks = storage.at(bucket) / "a.bin", []
+    file, looks = storage.to_path(bucket) / "a.bin", []
     storage.write(file, bytes(1000))
     monkeypatch.setattr(cache.os, "scandir", lambda folder: looks.append(folder) or [])
     for first in range(0, 250, 10):
@@ -170,7 +170,7 @@ def test_a_process_looks_at_its_copies_now_and_then(bucket: str, monkeypatch: py
 def test_copies_are_their_owners_and_the_longest_unused_make_room(bucket: str, monkeypatch: pytest.MonkeyPatch):
     """Room for 250 bytes and files of 100: the third takes the place of the second, as the first was used again."""
     monkeypatch.setenv("TAP_RAY_CACHE_GB", "250e-9")
-    files = [storage.at(bucket) / f"{number}.parquet" for number in range(4)]
+    files = [storage.to_path(bucket) / f"{number}.parquet" for number in range(4)]
     for file in files:
         storage.write(file, bytes(100))
     first, second = [cache.cached(file) for file in files[:2]]
@@ -207,19 +207,19 @@ def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_no_such_bucket(bucket: str):
-    path = storage.at("s3://no-such-bucket/play")
+    path = storage.to_path("s3://no-such-bucket/play")
     with pytest.raises(StorageError, match=r"no-such-bucket/play: there is no bucket 'no-such-bucket'\. Make it"):
         storage.require_reachable(path)
     with pytest.raises(StorageError, match=r"Cannot write .*a: The specified bucket does not exist\. Make the bucket"):
         storage.write(path / "a", b"")
-    storage.require_reachable(storage.at(bucket))  # nothing there, but the bucket is
+    storage.require_reachable(storage.to_path(bucket))  # nothing there, but the bucket is
 
 
 def test_refused_credentials(s3_server: s3.Server, bucket: str, impatient: None):
     s3_server.check_credentials(True)
     try:
         with pytest.raises(StorageError, match=r"Cannot read s3://.*: .* Check who you are there: AWS_ACCESS_KEY_ID"):
-            storage.require_reachable(storage.at(bucket))
+            storage.require_reachable(storage.to_path(bucket))
     finally:
         s3_server.check_credentials(False)
 
@@ -227,7 +227,7 @@ def test_refused_credentials(s3_server: s3.Server, bucket: str, impatient: None)
 def test_nobody_answers(bucket: str, impatient: None, monkeypatch: pytest.MonkeyPatch):
     port = s3.free_port()
     monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{port}")
-    path = storage.at(bucket)
+    path = storage.to_path(bucket)
     for action in (storage.require_reachable, lambda path: storage.write(path, b"")):
         with pytest.raises(
             StorageError, match=rf"Could not connect .*AWS_ENDPOINT_URL \(now http://127.0.0.1:{port}\)"
@@ -240,7 +240,7 @@ def test_no_credentials_at_all(bucket: str, impatient: None, monkeypatch: pytest
         monkeypatch.delenv(name)
     monkeypatch.setenv("HOME", str(tmp_path))  # ~/.aws
     with pytest.raises(StorageError, match=r"Unable to locate credentials\. Check who you are there"):
-        storage.require_reachable(storage.at(bucket))
+        storage.require_reachable(storage.to_path(bucket))
 
 
 def test_a_job_says_so_in_one_line_with_exit_status_2(

@@ -80,7 +80,7 @@ def read_runs(runs: Sequence[Path | str]) -> tuple[list[Result], list[Curves]]:
         CheckpointError: a folder is neither, is damaged, or was judged by another protocol than the first.
         DataError: two results of one protocol do not have the same cells.
     """
-    paths = list(dict.fromkeys(storage.at(run) for run in runs))
+    paths = list(dict.fromkeys(storage.to_path(run) for run in runs))
     if not paths:
         raise CheckpointError("Nothing to compare. Give at least one folder that jobs.evaluate printed.")
     judged = [path for path in paths if (path / "results.json").exists()]
@@ -107,7 +107,7 @@ def read_result(path: Path) -> Result:
         raise CheckpointError(f"{path / 'results.json'} lacks {', '.join(missing)}. Evaluate again with this tap_ray.")
     episodes = _read_episodes(path / "episodes.parquet")
     _require_consistent(path, data["tasks"], episodes)
-    run = storage.at(data["policy"]["run"]) if data["policy"].get("run") else None
+    run = storage.to_path(data["policy"]["run"]) if data["policy"].get("run") else None
     return Result(
         path=path,
         label=str(data["policy"]["name"]),
@@ -214,5 +214,5 @@ def _lineage(run: Path | None) -> list[Path]:
         if logs.exists(run / "metrics.jsonl"):
             found.append(run)
         parent = read_json(run / "manifest.json").get("parents", {}).get("init")
-        run = storage.at(parent["path"]) if parent else None
+        run = storage.to_path(parent["path"]) if parent else None
     return found

@@ -43,7 +43,7 @@ def write(runs: Sequence[Path | str], out: Path | str) -> Path:
         curves=Markup(plots.learning_curves(curves, [result.label for result in results])),
         sources=[(item.label, item.path) for item in (*results, *curves)],
     )
-    path = storage.at(out)
+    path = storage.to_path(out)
     path = path if path.suffix == ".html" else path / REPORT
     return save(path, html)
 

@@ -12,7 +12,7 @@ from typing import Callable, Iterable, Mapping, Sequence
 from tap_ray import storage
 from tap_ray.dataset.layout import INFO, TEMP_SUFFIX
 from tap_ray.errors import DataError, StorageError
-from tap_ray.locks import Held, hold
+from tap_ray.locks import Lock, acquire
 
 
 @dataclass(frozen=True)
@@ -131,14 +131,14 @@ class Background:
         self._pool.shutdown()
 
 
-def lock(path: Path) -> Held:
+def lock(path: Path) -> Lock:
     """Hold a dataset against other writers until it is closed, or this process ends, however it ends.
 
     Raises:
         DataError: another process writes it now.
         StorageError: the folder cannot be made or opened.
     """
-    held = hold(path, signed=False)  # two datasets of one plan are the same to the byte
+    held = acquire(path, signed=False)  # two datasets of one plan are the same to the byte
     if held is None:
         raise DataError(f"{path} is being written by another process. Wait for it or stop it, then run again.")
     return held
@@ -166,16 +166,16 @@ def _copy_within(copies: Mapping[Path, Path]) -> None:
     if not copies:
         return
     first = next(iter(copies))
-    fs, _ = storage.store_of(first)
-    with storage.speaking("write", first):
-        fs.copy([storage.store_of(old)[1] for old in copies.values()], [storage.store_of(new)[1] for new in copies])
+    fs, _ = storage.fs_and_key(first)
+    with storage.translate_errors("write", first):
+        fs.copy([storage.fs_and_key(old)[1] for old in copies.values()], [storage.fs_and_key(new)[1] for new in copies])
 
 
 def _discard(paths: Sequence[Path]) -> None:
     """Remove files of an object store; what stays there is a leftover that the next writer drops."""
     if paths:
         with contextlib.suppress(Exception):
-            storage.store_of(paths[0])[0].rm([storage.store_of(path)[1] for path in paths])
+            storage.fs_and_key(paths[0])[0].rm([storage.fs_and_key(path)[1] for path in paths])
 
 
 def _write_durably(path: Path, data: bytes) -> None:

@@ -45,7 +45,7 @@ def main(arguments: list[str] | None = None) -> int:
     verb.add_argument("--repair", action="store_true", help="first drop what a kill left and renew derived files")
     flags = parser.parse_args(arguments)
     try:
-        path = storage.at(flags.path)
+        path = storage.to_path(flags.path)
         storage.require_reachable(path)
         if not (path / "meta").is_dir():
             raise DataError(f"No dataset at {path}: it has no folder meta/. Give the folder that has one.")

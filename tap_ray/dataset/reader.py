@@ -75,7 +75,7 @@ def open_dataset(path: Path | str) -> DatasetInfo:
         DataError: missing, empty, of another version, truncated, or its features do not fit its spec. The message says
             what to do.
     """
-    path = storage.at(path)
+    path = storage.to_path(path)
     if not (path / "meta").is_dir():
         state = "has no folder meta/" if path.exists() else "does not exist"
         raise DataError(

@@ -206,7 +206,7 @@ def repair_locked(root: Path) -> list[str]:
 
 def _delete(path: Path) -> None:
     try:
-        with storage.speaking("delete", path) if storage.is_remote(path) else nullcontext():
+        with storage.translate_errors("delete", path) if storage.is_remote(path) else nullcontext():
             path.unlink()
     except OSError as error:
         raise storage_error(error, "delete", path) from None

@@ -42,8 +42,8 @@ class WindowConfig:
     the goal out (alignment)."""
     segment: int = 1
     """Steps in a row that are drawn together. From 2 on both images of a pair lie in one segment and no goal images are
-    gathered: each frame is encoded once, for inverse dynamics twice the pairs a second with 16, and a batch mixes fewer
-    episodes. Only for inverse dynamics; 1 draws each step by itself."""
+    gathered: each frame is encoded once, for inverse dynamics twice the pairs a second with 16. A batch mixes fewer
+    episodes: with 128 windows nothing was gained (docs/results/log.md). 1 draws each step by itself."""
     reach_steps: int = 7
     """How far ahead the tip's displacement is a target, steps; 0 leaves the reach targets out."""
     chunk_states: bool = False

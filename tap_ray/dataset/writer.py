@@ -24,7 +24,7 @@ from tap_ray.dataset.filing import End, Written, filed
 from tap_ray.dataset.layout import DatasetHeader
 from tap_ray.dataset.recovery import committed_tables, open_parquet, others_columns, repair_locked, totals_of
 from tap_ray.errors import DataError, StorageError
-from tap_ray.locks import MARKER
+from tap_ray.locks import LOCK_FILE
 from tap_ray.types import Episode
 
 
@@ -73,7 +73,7 @@ class DatasetWriter:
                 or another process writes it now, or a committed file is damaged.
             StorageError: the disk refused.
         """
-        self.path = storage.at(path)
+        self.path = storage.to_path(path)
         self.header = header
         self._lock = lock(self.path)
         self._background = Background()
@@ -256,7 +256,7 @@ def _claim(path: Path, header: DatasetHeader) -> None:
                 + "\nName another folder with --out, or give the old values to make this one longer."
             )
         return
-    ours = (layout.TEMP_SUFFIX, MARKER)
+    ours = (layout.TEMP_SUFFIX, LOCK_FILE)
     if strangers := [entry for entry in path.rglob("*") if entry.is_file() and not entry.name.endswith(ours)]:
         raise DataError(
             f"{path} holds {strangers[0].relative_to(path)} but no {layout.HEADER}: it is not a dataset of tap_ray. "

@@ -1,11 +1,11 @@
-"""Collection on many machines: a crew of fleets, writers, every episode exactly once.
+"""Collection on many machines: a pool of fleets, writers, every episode exactly once.
 
     attempts -> blocks -> [ fleet 0 | fleet 1 | ... ] -> put in order -> writers.py: the driver, or processes
                    ^                                           |
                    '--------- novelty memory by round ---------'
 
-An attempt is a pure function of (plan, number), so a fleet that dies costs a re-run (crew.py). An attempt that takes
-its process down every time is dropped with that reason. A block is given out only once the novelty memory of its
+An attempt is a pure function of (plan, number), so a fleet that dies costs a re-run (actor_pool.py). An attempt that
+takes its process down every time is dropped with that reason. A block is given out only once the novelty memory of its
 rounds is known, and brings it along: fleets wait for nobody.
 """
 
@@ -20,7 +20,7 @@ import ray
 
 from tap_ray.dataset.writer import DatasetWriter
 from tap_ray.distributed import gauges, placement
-from tap_ray.distributed.crew import Beside, Crew, GivenUp
+from tap_ray.distributed.actor_pool import ActorPool, GivenUp, SideTask
 from tap_ray.distributed.placement import Pool
 from tap_ray.distributed.sink import Block, Played, Source
 from tap_ray.distributed.writers import sink_of
@@ -139,14 +139,14 @@ class Rounds:
 
 @dataclass(frozen=True, kw_only=True)
 class Course:
-    """How a crew's play is steered while it runs."""
+    """How a pool's play is steered while it runs."""
 
     rounds: Rounds = field(default_factory=lambda: Rounds(None))
     visits_of: VisitsOf | None = None
     by_reference: bool = False
     """Whether episodes stay where they were played."""
     may_begin: Callable[[Block], bool] = lambda block: True
-    beside: Beside | None = None
+    beside: SideTask | None = None
 
 
 def play_out(
@@ -155,7 +155,7 @@ def play_out(
     pool: Pool,
     course: Course | None = None,
 ) -> Iterator[Played]:
-    """Play batches of attempts on a crew of fleets; what becomes of them comes as it is ready, in any order.
+    """Play batches of attempts on a pool of fleets; what becomes of them comes as it is ready, in any order.
 
     Ray is connected.
 
@@ -166,14 +166,14 @@ def play_out(
         course: the caller adds what comes in to the memory of its rounds, in order; None: robots need none.
 
     Raises:
-        TapRayError: what a fleet raised, or see `Crew.work`.
+        TapRayError: what a fleet raised, or see `ActorPool.map_unordered`.
     """
     course, wanted = course or Course(), placement.selector(pool.labels)
     cpus = placement.num_fleets(wanted)
     fleets = min(pool.fleets or cpus, len(batches))
     needs = placement.Needs(cpus=placement.share(min(fleets, cpus), wanted), labels=wanted)
     actor = ray.remote(**needs.options())(FleetThatKeeps if course.by_reference else Fleet)
-    crew = Crew(
+    actors = ActorPool(
         start=lambda: actor.remote(make_player, course.visits_of),
         num_fleets=fleets,
         split=parts,
@@ -181,7 +181,7 @@ def play_out(
         ahead=1,  # fleets must not wait for the driver's writer
         patience=pool.patience,
     )
-    for block, result in crew.work(
+    for block, result in actors.map_unordered(
         in_blocks(batches, fleets, pool.robots, course.rounds.round_episodes),
         may_begin=lambda block: course.rounds.known(block) and course.may_begin(block),
         extra=lambda block: (course.rounds.references(block),),

@@ -72,7 +72,7 @@ def connect(ray_address: str | None = None, *, num_cpus: int | None = None, dash
             logging.getLogger("ray.data").setLevel(logging.ERROR)
             before = placement.spilled_bytes()
             yield
-            say_spilled(since=before)
+            warn_if_spilled(since=before)
         finally:
             _end_iterators()
             ray.shutdown()
@@ -84,7 +84,7 @@ def dashboard_url() -> str:
     return f"http://{address}" if address else ""
 
 
-def say_spilled(since: int) -> None:
+def warn_if_spilled(since: int) -> None:
     """Print what the cluster has spilled beyond `since` bytes: no job of ours needs to, and it costs speed."""
     spilled = placement.spilled_bytes() - since
     if spilled > 0:
@@ -112,7 +112,7 @@ def _join(address: str) -> None:
             '"HOST:6379", on a machine that reaches its nodes; from elsewhere: `ray job submit`.'
         )
     try:
-        _knock(address)
+        _check_port(address)
         with silent_stderr():
             ray.init(address=address, logging_level=logging.ERROR, log_to_driver=False)
     except AuthenticationError as error:
@@ -138,7 +138,7 @@ def _not_joined(address: str, error: Exception) -> str:
     )
 
 
-def _knock(address: str) -> None:
+def _check_port(address: str) -> None:
     """Raise OSError within seconds where nobody listens; Ray itself would continue trying for minutes."""
     host, _, port = address.rpartition(":")
     if host and port.isdigit():
@@ -208,7 +208,7 @@ def make_token() -> None:
             with open(os.open(new, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
                 file.write(secrets.token_hex(32))
             os.replace(new, token)
-        guard_token(token)
+        restrict_token_permissions(token)
     except OSError as error:
         raise ConfigError(
             f"Ray cannot keep its token in {token}: {error.strerror}. Set HOME to a folder that you may write, "
@@ -216,7 +216,7 @@ def make_token() -> None:
         ) from None
 
 
-def guard_token(token: Path) -> None:
+def restrict_token_permissions(token: Path) -> None:
     """Take the token away from the machine's other users."""
     if token.is_file() and token.stat().st_uid == os.getuid() and token.stat().st_mode & 0o077:
         token.chmod(0o600)

@@ -5,7 +5,7 @@
 A fleet is one process with several robots in lockstep and one copy of the policy, so inference is batched over its
 robots. When a process dies or hangs, the cells of its chunk are run again one by one in fresh processes; a cell that
 ends several of them while it is alone there is a failure with a reason. A lost machine, or one short of memory, is
-never a result: what it had is run again (crew.py).
+never a result: what it had is run again (actor_pool.py).
 """
 
 from dataclasses import dataclass, field
@@ -16,7 +16,7 @@ import ray
 
 from tap_ray import logs
 from tap_ray.distributed import gauges, placement
-from tap_ray.distributed.crew import Crew, GivenUp
+from tap_ray.distributed.actor_pool import ActorPool, GivenUp
 from tap_ray.distributed.faults import Patience
 from tap_ray.errors import ConfigError
 from tap_ray.evaluate import results as store
@@ -103,7 +103,7 @@ def evaluate(
         TapRayError: the policy cannot be loaded, or the disk refused.
     """
     config = config or FleetConfig()
-    require_sensible(config)
+    validate_settings(config)
     wanted = cells(protocol)
     done = store.stored(folder / "episodes.jsonl")
     done = {cell: done[cell] for cell in wanted if cell in done}
@@ -111,9 +111,9 @@ def evaluate(
     # however many fleets.
     parts = [part for part in chunks(wanted, config.robots) if not done.keys() >= set(part)]
     if parts:
-        crew = _crew((protocol, make_vector, make_policy, make_failure_inputs), config, len(parts))
+        pool = _pool((protocol, make_vector, make_policy, make_failure_inputs), config, len(parts))
         with progress_bar(total=len(wanted), initial=len(done), unit="episode", disable=not progress) as bar:
-            for chunk, judged in crew.work(map(tuple, parts)):
+            for chunk, judged in pool.map_unordered(map(tuple, parts)):
                 if isinstance(judged, GivenUp):
                     judged = ChunkResult(results=[crashed(cell, judged.reason) for cell in chunk], clips=[])
                 new = [result for result in judged.results if result.cell not in done]
@@ -128,7 +128,7 @@ def evaluate(
     return [done[cell] for cell in wanted]
 
 
-def _crew(make: tuple[Any, ...], config: FleetConfig, num_chunks: int) -> Crew:
+def _pool(make: tuple[Any, ...], config: FleetConfig, num_chunks: int) -> ActorPool:
     """Fleets for so many chunks; `make` are the arguments of `Fleet`."""
     place = placement.selector(config.labels)
     placement.require_gpus(config.gpus, flag="--gpus-per-fleet", labels=place)
@@ -137,7 +137,7 @@ def _crew(make: tuple[Any, ...], config: FleetConfig, num_chunks: int) -> Crew:
     needs = placement.Needs(cpus=placement.share(min(fleets, cpus), place), gpus=config.gpus, labels=place)
     actor = ray.remote(**needs.options())(Fleet)
     shared = [ray.put(part) for part in make]  # a policy may bring its weights along: once for all fleets
-    return Crew(
+    return ActorPool(
         start=lambda: actor.remote(*shared),
         num_fleets=min(fleets, num_chunks),
         split=lambda chunk: [(cell,) for cell in chunk] if len(chunk) > 1 else [],
@@ -146,7 +146,7 @@ def _crew(make: tuple[Any, ...], config: FleetConfig, num_chunks: int) -> Crew:
     )
 
 
-def require_sensible(config: FleetConfig) -> None:
+def validate_settings(config: FleetConfig) -> None:
     """Raise ConfigError for fleets that cannot be."""
     if config.fleets < 0 or config.robots < 1:
         raise ConfigError(

@@ -10,12 +10,12 @@ from tap_ray.compare.reading import read_result
 from tap_ray.compare.sentences import sentence_table
 from tap_ray.compare.tables import text_table
 from tap_ray.distributed.connect import connect
-from tap_ray.distributed.evaluate import FleetConfig, evaluate, require_sensible
+from tap_ray.distributed.evaluate import FleetConfig, evaluate, validate_settings
 from tap_ray.evaluate import results, trained, video
 from tap_ray.evaluate.episodes import MakeFailureInputs, MakePolicy, MakeVector
 from tap_ray.evaluate.own import POLICIES, OwnPolicy, installed_policy, is_reference, own_policy
 from tap_ray.evaluate.protocol import Protocol
-from tap_ray.evaluate.settings import EvaluateConfig, what
+from tap_ray.evaluate.settings import EvaluateConfig, identity_fields
 from tap_ray.job import JobRun, job_run
 from tap_ray.specs import RobotSpec
 from tap_ray.types import EnvConfig
@@ -37,9 +37,9 @@ def run_evaluation(config: EvaluateConfig, protocol: Protocol, scenes: Scenes) -
     fleets = FleetConfig(
         fleets=config.fleets, robots=config.robots_per_fleet, gpus=config.gpus_per_fleet, labels=config.node_labels
     )
-    require_sensible(fleets)
+    validate_settings(fleets)
     make_policy, parents = _policy(config, protocol, scenes)
-    made_by = what(config, protocol)
+    made_by = identity_fields(config, protocol)
     if isinstance(make_policy, OwnPolicy):  # cells of other code are another run's
         made_by |= {"code": make_policy.code}
     with job_run("evaluate", config, made_by=made_by, parents=parents) as run:
@@ -53,7 +53,7 @@ def run_evaluation(config: EvaluateConfig, protocol: Protocol, scenes: Scenes) -
                     make_policy=make_policy,
                     make_failure_inputs=scenes.make_failure_inputs,
                 )
-            name = config.name or storage.at(config.policy).name
+            name = config.name or storage.to_path(config.policy).name
             summary = results.write(run.path, episodes, protocol, policy=name, run=parents.get("policy"))
             video.write_videos(run.path / "clips", run.path / "videos", fps=scenes.spec(EnvConfig()).control_hz)
             run.log(results.metrics(summary))
@@ -74,7 +74,7 @@ def _policy(config: EvaluateConfig, protocol: Protocol, scenes: Scenes) -> tuple
         return own_policy(config.policy), {}
     scene = protocol.env_config(protocol.tasks[0], protocol.scenarios[0])
     trained.require_fit(config.policy, spec=scenes.spec(scene), image_size=protocol.image_size)
-    run = str(storage.at(config.policy).resolve())
+    run = str(storage.to_path(config.policy).resolve())
     trained.load(run, scene, 1)  # weights that are broken are said before Ray starts
     return trained.carried(run, device=_device(config)), {"policy": run}
 

@@ -51,7 +51,7 @@ def _absolute(tags: Mapping[str, str]) -> dict[str, str]:
 
 @functools.lru_cache(maxsize=256)
 def _resolved(run: str) -> str:
-    return str(storage.at(run).resolve())
+    return str(storage.to_path(run).resolve())
 
 
 @functools.cache

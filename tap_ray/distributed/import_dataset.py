@@ -85,7 +85,7 @@ def bring_in(config: ImportConfig) -> Path:
         return Converter(where, mapping, numbers, config.jpeg_quality)
 
     recording = Recording(
-        job="import_dataset", header=header, out=storage.at(config.out), tasks=("import",), episodes=len(numbers),
+        job="import_dataset", header=header, out=storage.to_path(config.out), tasks=("import",), episodes=len(numbers),
         make_player=make,
     )  # fmt: skip
     values = to_dict(config) | {"mapping": to_dict(mapping)}

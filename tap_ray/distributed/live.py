@@ -19,8 +19,8 @@ from ray.data import ActorPoolStrategy
 
 from tap_ray.dataset.windows import WindowConfig, episode_batches, num_windows
 from tap_ray.distributed import placement
+from tap_ray.distributed.actor_pool import MAX_START_DEATHS
 from tap_ray.distributed.collect import Player
-from tap_ray.distributed.crew import STARTS
 from tap_ray.distributed.placement import Pool
 from tap_ray.distributed.record import pool_of
 from tap_ray.distributed.stream import PIECES, to_columns, windows_of
@@ -95,7 +95,8 @@ def batches(
             label_selector=wanted or None,
             compute=ActorPoolStrategy(size=fleets),
         )
-        plan.context.max_consecutive_actor_init_deaths = STARTS * fleets  # a machine may be lost while all start on it
+        # A machine may be lost while all start on it.
+        plan.context.max_consecutive_actor_init_deaths = MAX_START_DEATHS * fleets
         yield from windows_of(plan, config.batch_size, memory_mb)
 
 

@@ -53,7 +53,7 @@ class Network:
         from tap_ray.models.inference import load_policy
 
         self._exact = config.batch_invariant
-        self._policy, _ = load_policy(storage.at(run), device="cuda" if config.gpus_per_replica else "cpu")
+        self._policy, _ = load_policy(storage.to_path(run), device="cuda" if config.gpus_per_replica else "cpu")
         batched: Any = self.chunks
         batched.set_max_batch_size(config.batch)
         batched.set_batch_wait_timeout_s(config.batch_wait_ms / 1e3)

@@ -48,7 +48,7 @@ class Played:
 
 
 class Sink(Protocol):
-    """Where played episodes go, in order. A crew looks after it (`crew.Beside`)."""
+    """Where played episodes go, in order. An ActorPool polls it (`actor_pool.SideTask`)."""
 
     @property
     def by_reference(self) -> bool:
@@ -75,11 +75,11 @@ class Sink(Protocol):
         """First attempt that may have to be played again."""
         ...
 
-    def calls(self) -> Sequence[Any]:
+    def futures(self) -> Sequence[Any]:
         """Futures of what is being written."""
         ...
 
-    def look(self) -> Sequence[Block]:
+    def poll(self) -> Sequence[Block]:
         """Do what is due; returns blocks that must be played again."""
         ...
 
@@ -126,10 +126,10 @@ class InDriver:
     def num_episodes(self) -> int:
         return self._writer.appended
 
-    def calls(self) -> list[Any]:
+    def futures(self) -> list[Any]:
         return []
 
-    def look(self) -> list[Block]:
+    def poll(self) -> list[Block]:
         return []
 
     def arrived(self, played: Played) -> None: ...

@@ -28,7 +28,7 @@ from ray.tune.search.basic_variant import BasicVariantGenerator
 
 from tap_ray import runs, storage, tracking
 from tap_ray.distributed.placement import capacity, release_orphans, split
-from tap_ray.distributed.sweep_trial import Work, run_trial
+from tap_ray.distributed.sweep_trial import SweepContext, run_trial
 from tap_ray.distributed.train import SETTINGS, notes_at
 from tap_ray.errors import ConfigError, nearest
 from tap_ray.progress_bar import progress_bar
@@ -55,18 +55,18 @@ WATCH_S = 2.0
 """How often to look at the ledger, s."""
 TRIAL_BYTES = 2**30
 """Memory that a trial's own process takes, bytes; spreads them over the nodes."""
-LIVES = 3
+MAX_TRIAL_FAILURES = 3
 """How often a trial's process may die."""
 ENDED = ("done", "stopped", "failed", "trained")
 
 Watch = Callable[[Sequence[TrialRow]], None]
 
 
-def sweep(work: Work, *, asked: int = 0, asha: AshaConfig | None, watch: Watch) -> list[TrialRow]:
+def sweep(context: SweepContext, *, asked: int = 0, asha: AshaConfig | None, watch: Watch) -> list[TrialRow]:
     """Bring every trial to its end. Ray must be connected.
 
     Args:
-        work: the trials.
+        context: the trials.
         asked: at most so many run together; 0: as many as fit, see `max_concurrent_trials`.
         asha: early stopping; None trains and judges every trial.
         watch: shown the ledger every few seconds, and at the end.
@@ -74,24 +74,26 @@ def sweep(work: Work, *, asked: int = 0, asha: AshaConfig | None, watch: Watch) 
     Returns:
         A row for each trial; those that failed say why.
     """
-    work = replace(work, judge=asha is None)
-    with _watched(work, asha, watch):
-        todo = [row for row in rows_of(work) if row.state not in ENDED or row.state == "failed"]
+    context = replace(context, evaluate=asha is None)
+    with _watched(context, asha, watch):
+        todo = [row for row in rows_of(context) if row.state not in ENDED or row.state == "failed"]
         try:
-            _tune(work, [row.id for row in todo if not (asha and row.validation)], asked, asha)
+            _tune(context, [row.id for row in todo if not (asha and row.validation)], asked, asha)
             if asha:
-                _tune(replace(work, judge=True), [row.id for row in finalists(rows_of(work), asha)], asked, None)
+                _tune(
+                    replace(context, evaluate=True), [row.id for row in finalists(rows_of(context), asha)], asked, None
+                )
         except KeyboardInterrupt:
-            for row in rows_of(work):
+            for row in rows_of(context):
                 if row.state == "running":
-                    _end_tracking(work, row, "KILLED")
+                    _end_tracking(context, row, "KILLED")
             raise
-    return rows_of(work)
+    return rows_of(context)
 
 
-def rows_of(work: Work) -> list[TrialRow]:
+def rows_of(context: SweepContext) -> list[TrialRow]:
     """The ledger: a row for each trial."""
-    return [read_row(work.folder, trial.id, trial.values) for trial in work.trials.values()]
+    return [read_row(context.folder, trial.id, trial.values) for trial in context.trials.values()]
 
 
 def finalists(rows: Sequence[TrialRow], asha: AshaConfig) -> list[TrialRow]:
@@ -173,7 +175,7 @@ class _Room(BasicVariantGenerator):
         """Tune's own, from its constructor: not used."""
 
 
-def _tune(work: Work, ids: Sequence[str], asked: int, asha: AshaConfig | None) -> None:
+def _tune(context: SweepContext, ids: Sequence[str], asked: int, asha: AshaConfig | None) -> None:
     """Run some trials under Tune, in their order."""
     if not ids:
         return
@@ -181,25 +183,25 @@ def _tune(work: Work, ids: Sequence[str], asked: int, asha: AshaConfig | None) -
         os.environ.setdefault(name, value)
     logging.getLogger("ray.tune").setLevel(logging.ERROR)
     for id in ids:  # a trial reports from its first step on, so what an earlier life reported would be there twice
-        storage.remove(work.folder / TUNE / id)
+        storage.remove(context.folder / TUNE / id)
     # No CPU: a trial waits most of its time. Tune cannot ask for nothing, so on the head it is a bit of its mark.
-    place: dict[str, float] = {"memory": TRIAL_BYTES} if work.any_node else {"node:__internal_head__": 0.001}
+    place: dict[str, float] = {"memory": TRIAL_BYTES} if context.any_node else {"node:__internal_head__": 0.001}
     tune.Tuner(
-        tune.with_resources(tune.with_parameters(run_trial, work=work), tune.PlacementGroupFactory([place])),
+        tune.with_resources(tune.with_parameters(run_trial, context=context), tune.PlacementGroupFactory([place])),
         param_space={"trial": tune.grid_search(list(ids))},
         tune_config=tune.TuneConfig(
-            search_alg=_Room(list(work.trials.values()), asked),
+            search_alg=_Room(list(context.trials.values()), asked),
             reuse_actors=asha is None,  # a stopped trial continues in its process until that is killed
-            scheduler=_Halving(work, asha) if asha else FIFOScheduler(),
+            scheduler=_ResumableASHA(context, asha) if asha else FIFOScheduler(),
             trial_name_creator=_id,
             trial_dirname_creator=_id,
         ),
         run_config=tune.RunConfig(
             name=TUNE,
-            **notes_at(work.folder),
+            **notes_at(context.folder),
             verbose=0,
-            failure_config=tune.FailureConfig(max_failures=LIVES - 1),
-            callbacks=[_Recorder(work), _Quiet()],
+            failure_config=tune.FailureConfig(max_failures=MAX_TRIAL_FAILURES - 1),
+            callbacks=[_Recorder(context), _SilentReporter()],
         ),
     ).fit()
 
@@ -208,16 +210,16 @@ def _id(trial: Any) -> str:
     return trial.config["trial"]
 
 
-class _Halving(ASHAScheduler):
+class _ResumableASHA(ASHAScheduler):
     """Successive halving over several lives of a sweep.
 
     A life begins with what earlier ones have shown. What they let pass is not asked again, though the rungs have filled
     since; and whoever has been trained to the end is no longer stopped.
     """
 
-    def __init__(self, work: Work, asha: AshaConfig) -> None:
-        self._steps = {id: trial.align.train.steps for id, trial in work.trials.items()}
-        self._passed = {row.id: row.logged_step for row in rows_of(work)}
+    def __init__(self, context: SweepContext, asha: AshaConfig) -> None:
+        self._steps = {id: trial.align.train.steps for id, trial in context.trials.items()}
+        self._passed = {row.id: row.logged_step for row in rows_of(context)}
         most = max(self._steps.values())
         super().__init__(
             time_attr="step",
@@ -228,7 +230,7 @@ class _Halving(ASHAScheduler):
             reduction_factor=asha.reduction_factor,
             stop_last_trials=False,
         )
-        for row in rows_of(work):
+        for row in rows_of(context):
             if row.state == "stopped" or row.validation:
                 self._remember(row)
 
@@ -236,7 +238,7 @@ class _Halving(ASHAScheduler):
         past: Any = SimpleNamespace(trial_id=f"past-{row.id}", config={"trial": row.id})
         nobody: Any = None
         self.on_trial_add(nobody, past)
-        for line in session.read_metrics(storage.at(row.runs["align"]) / session.METRICS):
+        for line in session.read_metrics(storage.to_path(row.runs["align"]) / session.METRICS):
             if row.state != "stopped" or line["step"] <= row.logged_step:  # its process continued until it was killed
                 self.on_trial_result(nobody, past, line)
 
@@ -248,7 +250,7 @@ class _Halving(ASHAScheduler):
         return TrialScheduler.CONTINUE if decided else decision
 
 
-class _Quiet(TrialProgressCallback):
+class _SilentReporter(TrialProgressCallback):
     """In the place of Tune's own, which prints a line into our bar for each trial that ends without a result."""
 
     def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
@@ -258,43 +260,43 @@ class _Quiet(TrialProgressCallback):
 class _Recorder(tune.Callback):
     """Writes into the ledger what only Tune knows: who was stopped, and whose process died too often."""
 
-    def __init__(self, work: Work) -> None:
-        self._work = work
+    def __init__(self, context: SweepContext) -> None:
+        self._context = context
 
     def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         self._end(trial, "stopped", "")
 
     def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         reason = str(trial.get_error() or "its process died").strip().splitlines()[-1]
-        self._end(trial, "failed", f"{LIVES} times: {reason}")
+        self._end(trial, "failed", f"{MAX_TRIAL_FAILURES} times: {reason}")
 
     def _end(self, trial: Any, state: Any, error: str) -> None:
-        row = read_row(self._work.folder, _id(trial), self._work.trials[_id(trial)].values)
+        row = read_row(self._context.folder, _id(trial), self._context.trials[_id(trial)].values)
         if row.state in ("waiting", "running"):
             row.state, row.error, row.stage = state, error, ""
             if state == "stopped":
                 row.logged_step = int((trial.last_result or {}).get("step", row.logged_step))
-            write_row(self._work.folder, row)
-            _end_tracking(self._work, row, "KILLED" if state == "stopped" else "FAILED")
+            write_row(self._context.folder, row)
+            _end_tracking(self._context, row, "KILLED" if state == "stopped" else "FAILED")
 
 
-def _end_tracking(work: Work, row: TrialRow, status: str) -> None:
+def _end_tracking(context: SweepContext, row: TrialRow, status: str) -> None:
     """End a trial's MLflow runs in the place of its process, which is killed."""
-    begun = [storage.at(path) for path in row.runs.values()]
+    begun = [storage.to_path(path) for path in row.runs.values()]
     cut_off = [row.mlflow_run_id, *(None if runs.is_done(path) else tracking.run_id_of(path) for path in begun)]
     for run_id in filter(None, cut_off):
-        tracking.Run(uri=work.tracking_uri, run_id=run_id).finish(status)
+        tracking.Run(uri=context.tracking_uri, run_id=run_id).finish(status)
 
 
 @contextlib.contextmanager
-def _watched(work: Work, asha: AshaConfig | None, watch: Watch) -> Iterator[None]:
+def _watched(context: SweepContext, asha: AshaConfig | None, watch: Watch) -> Iterator[None]:
     """While the body runs: one bar, `watch`, and what stopped trials still reserve is given back."""
     with progress_bar(unit="trial", smoothing=0.0) as bar:
-        bar.n, bar.total = progress_of(rows_of(work), asha)
+        bar.n, bar.total = progress_of(rows_of(context), asha)
         bar.initial = bar.n
 
         def look() -> None:
-            rows = rows_of(work)
+            rows = rows_of(context)
             now = "; ".join(f"{row.id} {row.stage}" for row in rows if row.state == "running")
             bar.set_postfix_str(now, refresh=False)
             ended, bar.total = progress_of(rows, asha)

@@ -82,7 +82,7 @@ def _planned(plan: SweepFile, path: Path, tasks_of: TasksOf, where: Path | str) 
 def num_episodes(path: Path) -> int:
     """Episodes of a dataset that can be used as it is; 0 if there is none, or its collection was truncated early."""
     try:
-        return len(open_dataset(path)) if (storage.at(path) / "meta").is_dir() else 0
+        return len(open_dataset(path)) if (storage.to_path(path) / "meta").is_dir() else 0
     except DataError:
         return 0
 

@@ -15,7 +15,7 @@ from tap_ray.distributed.connect import connect, dashboard_url
 from tap_ray.distributed.placement import capacity
 from tap_ray.distributed.sweep import TUNE, max_concurrent_trials, rows_of, sweep
 from tap_ray.distributed.sweep_collect import Missing
-from tap_ray.distributed.sweep_trial import Stages, Work
+from tap_ray.distributed.sweep_trial import Stages, SweepContext
 from tap_ray.errors import ConfigError, StorageError, TapRayError, without_credentials
 from tap_ray.evaluate.protocol import Protocol
 from tap_ray.job import JobRun, job_run
@@ -91,46 +91,46 @@ def run_sweep(
     out = config.out or runs.folder_of(store, job="sweep", config=values, parents=parents)
     with job_run("sweep", config, made_by=values, parents=parents, out=out) as run:
         storage.make_folder(run.path / TRIALS)
-        work = Work(
+        context = SweepContext(
             folder=run.path.resolve(),
             store=store,
             trials={trial.id: trial for trial in trials},
             stages=stages,
             protocol=protocol,
             fleets=0,
-            judge=True,
+            evaluate=True,
             tracking_uri=tracking.tracking_uri(),
             mlflow_run_id="",
             any_node=_any_node(config, plan, run.path),
         )
         if not run.done:
-            _run(config, plan, run, work)
-    print(text_table(rows_of(work)))
+            _run(config, plan, run, context)
+    print(text_table(rows_of(context)))
     facts_of = runs.read_json(run.path / "manifest.json")
     for name in ("cost", "registered"):
         if name in facts_of:
             print(facts_of[name])
-    for file in write_results(config, plan, run, rows_of(work)):
+    for file in write_results(config, plan, run, rows_of(context)):
         print(f"wrote {file}")
     print(f"open {run.path / sweep_page.PAGE}")
     return run.path
 
 
-def _run(config: SweepJobConfig, plan: SweepFile, run: JobRun, work: Work) -> None:
-    work = replace(work, mlflow_run_id=run.tracked.run_id)
+def _run(config: SweepJobConfig, plan: SweepFile, run: JobRun, context: SweepContext) -> None:
+    context = replace(context, mlflow_run_id=run.tracked.run_id)
     with connect(config.ray_address, dashboard=config.dashboard):
         resources = capacity()
-        at_once = max_concurrent_trials(list(work.trials.values()), resources, config.max_concurrent_trials)
-        work = replace(work, fleets=_fleets(work, resources, at_once))
+        at_once = max_concurrent_trials(list(context.trials.values()), resources, config.max_concurrent_trials)
+        context = replace(context, fleets=_fleets(context, resources, at_once))
         watch = _Watch(config, plan, run)
-        rows = sweep(work, asked=config.max_concurrent_trials, asha=plan.asha, watch=watch)
+        rows = sweep(context, asked=config.max_concurrent_trials, asha=plan.asha, watch=watch)
     runs.write_json(run.path / "table.json", facts(rows))
     cost = cost_text(rows, wall_s=watch.seconds(), at_once=at_once)
     run.annotate(cost=cost)
     top = best(rows, plan.metric)
     if top is not None:
         try:
-            said = _register(top, plan, work, run.tracked)
+            said = _register(top, plan, context, run.tracked)
         except StorageError as error:  # the work is done, and the policy lies in its run folder
             said = f"trial {top.id} was not registered: {error}"
         run.annotate(registered=said)
@@ -179,10 +179,10 @@ def _any_node(config: SweepJobConfig, plan: SweepFile, out: Path) -> bool:
     return remote and not is_local(tracking.tracking_uri())
 
 
-def _fleets(work: Work, resources: Mapping[str, float], at_once: int) -> int:
+def _fleets(context: SweepContext, resources: Mapping[str, float], at_once: int) -> int:
     """Processes that judge a trial: its part of the CPUs, and of the GPUs if fleets take any."""
     fleets = int(resources.get("CPU", 1)) // at_once
-    gpus = max(trial.evaluate.gpus_per_fleet for trial in work.trials.values())
+    gpus = max(trial.evaluate.gpus_per_fleet for trial in context.trials.values())
     return max(1, min(fleets, int(resources.get("GPU", 0) / gpus / at_once)) if gpus else fleets)
 
 
@@ -239,14 +239,14 @@ class _Watch:
         )
 
 
-def _register(top: TrialRow, plan: SweepFile, work: Work, tracked: tracking.Run) -> str:
+def _register(top: TrialRow, plan: SweepFile, context: SweepContext, tracked: tracking.Run) -> str:
     """Put the best policy into the registry with its lineage and its success; says which version it is."""
-    policy, judged = storage.at(top.runs["align"]), storage.at(top.runs["evaluate"])
+    policy, judged = storage.to_path(top.runs["align"]), storage.to_path(top.runs["evaluate"])
     play = _play(plan, "play")
     hashes = {**{name: runs.hash_of(path) for name, path in play.items()}, "demos": runs.hash_of(plan.demos)}
     hashes |= {stage: runs.hash_of(path) for stage, path in top.runs.items()}
-    row = {"trial": top.values, "result": top.result, "protocol": work.protocol.to_json()}
-    tags = {**hashes, "protocol": work.protocol.hash, "sweep": work.folder.name}
+    row = {"trial": top.values, "result": top.result, "protocol": context.protocol.to_json()}
+    tags = {**hashes, "protocol": context.protocol.hash, "sweep": context.folder.name}
     tags |= {name: f"{value:.6g}" for name, value in (top.result or {}).items() if isinstance(value, float)}
     lineage = " -> ".join(f"{stage} {hashes[stage][:10]}" for stage in (*play, *top.runs))
     version = registry.register(
@@ -256,7 +256,7 @@ def _register(top: TrialRow, plan: SweepFile, work: Work, tracked: tracking.Run)
         tags=tags,
         description=f"{label(top.values)}: {lineage}\n\n```\n{text_table([top])}\n```",
     )
-    alias = f"best-{work.protocol.hash[:8]}"
+    alias = f"best-{context.protocol.hash[:8]}"
     best_so_far = registry.promote(version, alias, score=plan.metric, uri=tracked.uri)
     tracked.tag({"tap_ray.registered": f"{registry.MODEL}/{version}"})
     more = f" (also @{alias}: the best on this protocol so far)" if best_so_far else ""

@@ -21,9 +21,9 @@ from tap_ray import locks, runs, tracking
 from tap_ray.errors import TapRayError
 from tap_ray.evaluate.protocol import Protocol, cells
 from tap_ray.evaluate.settings import EvaluateConfig
-from tap_ray.evaluate.settings import what as what_is_judged
+from tap_ray.evaluate.settings import identity_fields as evaluation_identity
 from tap_ray.settings import AlignJobConfig, PretrainConfig, PriorJobConfig, TrainJobConfig
-from tap_ray.settings import what as what_is_trained
+from tap_ray.settings import identity_fields as training_identity
 from tap_ray.sweep.plan import Trial
 from tap_ray.sweep.tables import METRICS, TRIALS, TrialRow, read_row, write_row
 from tap_ray.training import session
@@ -31,7 +31,7 @@ from tap_ray.training.progress import every
 
 LOCKS = ".locks"
 """Folder of a sweep's and a store's locks."""
-PULSE_S = 2.0
+HEARTBEAT_S = 2.0
 """How often the ledger says how far a trial is, s."""
 
 
@@ -46,7 +46,7 @@ class Stages:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Work:
+class SweepContext:
     """What every trial's process is told."""
 
     folder: Path
@@ -59,7 +59,7 @@ class Work:
     """What all of them are judged on."""
     fleets: int
     """Processes that judge a trial."""
-    judge: bool
+    evaluate: bool
     """Whether trials are judged, or only trained (finalists are chosen later)."""
     tracking_uri: str
     mlflow_run_id: str
@@ -68,120 +68,125 @@ class Work:
     """Whether trials' processes live on any node of the cluster; False: on the head's, whose disk they need."""
 
 
-def run_trial(point: Mapping[str, str], work: Work) -> None:
+def run_trial(point: Mapping[str, str], context: SweepContext) -> None:
     """Bring a trial to its end; a Tune function. A user's mistake is a result, anything else is for Tune to retry."""
-    os.environ["MLFLOW_TRACKING_URI"] = work.tracking_uri
+    os.environ["MLFLOW_TRACKING_URI"] = context.tracking_uri
     logging.getLogger("ray").setLevel(logging.ERROR)
-    trial = work.trials[point["trial"]]
-    with locks.alone(work.folder / LOCKS, trial.id, say=lambda text: None):
-        row = read_row(work.folder, trial.id, trial.values)
-        if row.state == "done" or (row.state == "trained" and not work.judge):
+    trial = context.trials[point["trial"]]
+    with locks.exclusive_lock(context.folder / LOCKS, trial.id, on_wait=lambda text: None):
+        row = read_row(context.folder, trial.id, trial.values)
+        if row.state == "done" or (row.state == "trained" and not context.evaluate):
             return
         row.state, row.error = "running", ""
         try:
-            place = work.folder / TRIALS / trial.id
+            place = context.folder / TRIALS / trial.id
             with tracking.start(
-                "trial", place, row.values, {"sweep": work.mlflow_run_id}, run_id=row.mlflow_run_id
+                "trial", place, row.values, {"sweep": context.mlflow_run_id}, run_id=row.mlflow_run_id
             ) as t:
                 row.mlflow_run_id = t.run_id
-                _Life(work, trial, row, t).live()
+                _TrialRunner(context, trial, row, t).run()
         except TapRayError as error:
             row.state, row.error = "failed", " ".join(str(error).split())
         row.stage = ""
-        write_row(work.folder, row)
+        write_row(context.folder, row)
 
 
-class _Life:
+class _TrialRunner:
     """A trial while it runs."""
 
-    def __init__(self, work: Work, trial: Trial, row: TrialRow, tracked: tracking.Run) -> None:
-        self._work, self._trial, self._row, self._tracked = work, trial, row, tracked
+    def __init__(self, context: SweepContext, trial: Trial, row: TrialRow, tracked: tracking.Run) -> None:
+        self._context, self._trial, self._row, self._tracked = context, trial, row, tracked
         self._lock = threading.Lock()
         self._stopped = False
-        self._rest()
+        self._reset()
 
-    def live(self) -> None:
+    def run(self) -> None:
         """All stages, one after the other."""
-        trial, work, align = self._trial, self._work, self._trial.align
+        trial, context, align = self._trial, self._context, self._trial.align
         init = prior = None
         if trial.pretrain:
             data = {"data": trial.pretrain.data}
-            init = self._train("pretrain", trial.pretrain, data, work.stages.pretrain)
+            init = self._train("pretrain", trial.pretrain, data, context.stages.pretrain)
             self._row.stage_1 = session.final_metrics(init)
             align = replace(align, init=str(init))
         if trial.prior:
             paths, _ = trial.prior.sources()
             play = {f"play_{number}": path for number, path in enumerate(paths)}
-            prior = self._train("prior", trial.prior, play, work.stages.prior)
+            prior = self._train("prior", trial.prior, play, context.stages.prior)
             align = replace(align, prior=prior)
         parents = {"demos": align.demos, "init": init, "prior": prior, "play": align.play}
-        policy = self._train("align", align, parents, work.stages.align)
+        policy = self._train("align", align, parents, context.stages.align)
         self._row.validation = session.final_metrics(policy)
-        if work.judge:
-            self._judge(policy)
-        self._row.state = "done" if work.judge else "trained"
+        if context.evaluate:
+            self._evaluate(policy)
+        self._row.state = "done" if context.evaluate else "trained"
 
     def _train(self, stage: str, config: Any, parents: Mapping[str, Path | None], main: Callable[[Any], Path]) -> Path:
         job = "align" if stage == "align" else "pretrain"
         known = {role: path for role, path in parents.items() if path}
-        path = runs.folder_of(self._work.store, job=job, config=what_is_trained(config), parents=known)
-        trained = self._make(stage, path, lambda: main(replace(config, out=path)), f"of {config.train.steps} steps")
+        path = runs.folder_of(self._context.store, job=job, config=training_identity(config), parents=known)
+        trained = self._run_stage(
+            stage, path, lambda: main(replace(config, out=path)), f"of {config.train.steps} steps"
+        )
         if trained:
             self._row.worked[stage] = min(trained_s(path, config), self._row.seconds[stage])
         return path
 
-    def _judge(self, policy: Path) -> None:
-        config = replace(self._trial.evaluate, policy=str(policy), fleets=self._work.fleets)
-        what = what_is_judged(config, self._work.protocol)
-        path = runs.folder_of(self._work.store, job="evaluate", config=what, parents={"policy": policy})
-        of = f"of {len(cells(self._work.protocol))} cells"
-        judged = self._make("evaluate", path, lambda: self._work.stages.evaluate(replace(config, out=path)), of)
+    def _evaluate(self, policy: Path) -> None:
+        config = replace(self._trial.evaluate, policy=str(policy), fleets=self._context.fleets)
+        what = evaluation_identity(config, self._context.protocol)
+        path = runs.folder_of(self._context.store, job="evaluate", config=what, parents={"policy": policy})
+        of = f"of {len(cells(self._context.protocol))} cells"
+        judged = self._run_stage("evaluate", path, lambda: self._context.stages.evaluate(replace(config, out=path)), of)
         summary = runs.read_json(path / "results.json")
         self._row.result = result_of(summary)
         if judged:
             self._row.worked["evaluate"] = min(summary["seconds"] / config.fleets, self._row.seconds["evaluate"])
         self._tracked.log({f"evaluate/{name}": summary[name] for name in METRICS}, step=self._trial.align.train.steps)
 
-    def _make(self, stage: str, path: Path, make: Callable[[], Path], of: str) -> bool:
+    def _run_stage(self, stage: str, path: Path, make: Callable[[], Path], of: str) -> bool:
         """Run a stage unless its folder is finished, as the only one to do so; whether it had to be run."""
         self._row.runs[stage] = str(path)
-        with self._pulse(stage, path, of), locks.alone(self._work.store / LOCKS, path.name, say=self._say):
+        with (
+            self._reporting(stage, path, of),
+            locks.exclusive_lock(self._context.store / LOCKS, path.name, on_wait=self._note_wait),
+        ):
             todo = not runs.is_done(path)
             if todo:
                 self._note = ""
                 make()
         return todo
 
-    def _say(self, text: str) -> None:
+    def _note_wait(self, text: str) -> None:
         self._note = text
 
-    def _rest(self) -> None:
+    def _reset(self) -> None:
         self._stage, self._path, self._of, self._note = "", Path(), "", ""
         self._seen = self._offset = 0
 
     @contextlib.contextmanager
-    def _pulse(self, stage: str, path: Path, of: str) -> Iterator[None]:
+    def _reporting(self, stage: str, path: Path, of: str) -> Iterator[None]:
         """While a stage runs, write down how far it is; at its end, everything it has logged."""
-        self._rest()
+        self._reset()
         self._stage, self._path, self._of = stage, path, of
         self._began, self._before = time.monotonic(), self._row.seconds.get(stage, 0.0)
-        self._beat()
-        with every(PULSE_S, self._beat):
+        self._heartbeat()
+        with every(HEARTBEAT_S, self._heartbeat):
             yield
-        self._beat()
+        self._heartbeat()
         if self._stopped:
             sys.exit(0)
 
-    def _beat(self) -> None:
+    def _heartbeat(self) -> None:
         with self._lock:
             if self._stopped:
                 return
             self._row.seconds[self._stage] = self._before + time.monotonic() - self._began
             lines = self._new_lines()
             self._row.stage = f"{self._stage} {self._note or f'{self._seen} {self._of}'}"
-            write_row(self._work.folder, self._row)
+            write_row(self._context.folder, self._row)
             for line in lines if self._stage == "align" else []:
-                self._hand_on(line)
+                self._report(line)
 
     def _new_lines(self) -> list[dict[str, Any]]:
         """What the stage has logged since the last look, and how far it has come."""
@@ -192,7 +197,7 @@ class _Life:
         self._seen = len(lines) if self._stage == "evaluate" else max((int(line["step"]) for line in lines), default=0)
         return fresh
 
-    def _hand_on(self, line: dict[str, float]) -> None:
+    def _report(self, line: dict[str, float]) -> None:
         step = int(line["step"])
         if step > self._row.logged_step:
             self._tracked.log({name: value for name, value in line.items() if name != "step"}, step)

@@ -47,7 +47,7 @@ from tap_ray.distributed.ray_internals.train import (
 )
 from tap_ray.errors import ConfigError, TapRayError
 from tap_ray.job import job_run
-from tap_ray.settings import TrainJobConfig, WorkersConfig, what
+from tap_ray.settings import TrainJobConfig, WorkersConfig, identity_fields
 from tap_ray.training import session
 from tap_ray.training.loop import TrainConfig
 from tap_ray.training.progress import Log, every, follow
@@ -88,8 +88,8 @@ def run_stage(
     Returns:
         The run folder. A run that had finished is left as it is.
     """
-    require_sensible(config.train, config.workers)
-    with job_run(name, config, made_by=what(config), parents=parents) as run:
+    validate_settings(config.train, config.workers)
+    with job_run(name, config, made_by=identity_fields(config), parents=parents) as run:
         if not run.done:
             job = TrainJob(
                 run=run.path.resolve(),
@@ -129,7 +129,7 @@ def train(job: TrainJob, config: WorkersConfig, *, log: Log | None = None, progr
         TapRayError: what a worker raised, or that workers kept dying.
         SystemExit: Ray Train's controller was lost, e.g. killed.
     """
-    require_sensible(job.config, config)
+    validate_settings(job.config, config)
     job = dataclasses.replace(job, run=job.run.resolve())
     with session.lock(job.run):  # a folder that somebody else trains in: said now, not by a worker
         pass
@@ -174,7 +174,7 @@ def notes_at(run: Path) -> dict[str, Any]:
     return {"storage_path": remote.path, "storage_filesystem": PyFileSystem(FSSpecHandler(remote.fs))}
 
 
-def require_sensible(config: TrainConfig, workers: WorkersConfig) -> None:
+def validate_settings(config: TrainConfig, workers: WorkersConfig) -> None:
     """Raise ConfigError for numbers that cannot work."""
     if workers.num_workers < 1:
         raise ConfigError(f"Training needs at least 1 worker, got --num-workers {workers.num_workers}.")

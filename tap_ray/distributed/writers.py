@@ -37,7 +37,7 @@ STORE_SHARE = 0.3
 whose turn it is."""
 FLEETS_A_WRITER = 32
 """A writer with a core to itself keeps up with 166 on a disk (docs/scaling.md): this leaves room for uploads."""
-LIVES = 5
+MAX_WRITER_DEATHS = 5
 """Processes that a file may end one after the other, on machines that live on, before the job ends."""
 TICK_S = 0.5
 SALVAGE_S = 30.0
@@ -190,10 +190,10 @@ class Writers:
         self._jobs[work.number] = _Job(work=work, kept=[played for played, _ in self._open], progress=dict(progress))
         self._open, self._carried = [], 0
 
-    def calls(self) -> list[Any]:
+    def futures(self) -> list[Any]:
         return [process.call for process in self._processes if process.job]
 
-    def look(self) -> list[Block]:
+    def poll(self) -> list[Block]:
         if running := {process.call: process for process in self._processes if process.job}:
             ended, _ = ray.wait(list(running), num_returns=len(running), timeout=0)
             for call in ended:
@@ -240,7 +240,7 @@ class Writers:
         ray.kill(process.actor)  # it may only be out of reach
         job.running = False
         job.deaths += death.kind.own_fault or death.kind is Kind.MEMORY
-        if job.deaths >= LIVES:
+        if job.deaths >= MAX_WRITER_DEATHS:
             raise TapRayError(
                 f"{job.deaths} processes in a row died while they wrote {layout.data_file(job.work.number)} (out of "
                 f"memory?): {death.reason} What is committed is whole: the same command resumes from there."
@@ -295,14 +295,14 @@ class Writers:
         if self._open:
             self._close_file(progress())
         while self._jobs:
-            if again := self.look():
+            if again := self.poll():
                 return again
             self._wait()
         _ = self._writer.committed
         return []
 
     def _wait(self) -> None:
-        if calls := self.calls():
+        if calls := self.futures():
             ray.wait(calls, num_returns=1, timeout=TICK_S)
         else:
             _ = self._writer.committed  # what keeps the next file back
@@ -312,7 +312,7 @@ class Writers:
             if self._open and progress is not None:
                 self._close_file(progress())
             until_s = time.monotonic() + SALVAGE_S
-            while self._jobs and not self.look() and time.monotonic() < until_s:
+            while self._jobs and not self.poll() and time.monotonic() < until_s:
                 self._wait()
         except Exception:  # noqa: BLE001  what ended the collection is told; this only saves work
             return

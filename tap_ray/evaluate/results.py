@@ -149,7 +149,7 @@ def metrics(summary: dict[str, Any]) -> dict[str, float]:
 def write_parquet(path: Path, results: Iterable[EpisodeResult]) -> None:
     """One row an episode; columns are the fields of `Cell` and `EpisodeResult`."""
     rows = [_flat(result) for result in results]
-    with storage.staged(path) as here:
+    with storage.atomic_write(path) as here:
         pq.write_table(pa.Table.from_pylist(rows), here)
 
 

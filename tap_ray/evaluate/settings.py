@@ -117,7 +117,7 @@ def protocol_of(
     )
 
 
-def what(config: EvaluateConfig, protocol: Protocol) -> dict[str, Any]:
+def identity_fields(config: EvaluateConfig, protocol: Protocol) -> dict[str, Any]:
     """Plain values for the run folder; those of WHERE begin with "_"."""
     values = to_dict(config)
     return {

@@ -32,7 +32,7 @@ def require_fit(run: Path | str, *, spec: RobotSpec, image_size: int) -> None:
         CheckpointError: not a run of jobs.align, or not finished.
         SpecError: names every convention that differs.
     """
-    folder = storage.at(run)
+    folder = storage.to_path(run)
     if not folder.exists():
         raise ConfigError(f"--policy {str(run)!r} is neither a run folder nor built in. {nearest(str(run), BUILT_IN)}")
     trained, wanted = interface(folder)
@@ -51,7 +51,7 @@ def interface(run: Path | str) -> tuple[RobotSpec, int]:
         SpecError: a spec of another version.
     """
     require_done(run, job="align")
-    final = storage.at(run) / "final"
+    final = storage.to_path(run) / "final"
     spec = RobotSpec.from_json(read_json(final / "spec.json"), where=str(final / "spec.json"))
     return spec, read_json(final / "policy.json", needs=("image_size",))["image_size"]
 
@@ -61,7 +61,7 @@ def latency(run: str, *, device: str = "cpu") -> dict[str, float]:
     from tap_ray.models.build import load_bundle
     from tap_ray.models.inference import PolicyRunner
 
-    policy = load_bundle(storage.at(run) / "final")
+    policy = load_bundle(storage.to_path(run) / "final")
     both = {"policy": PolicyRunner(policy, device=device).latency_ms()}
     if policy.network.config.history:
         both["without history"] = PolicyRunner(policy, remember=False, device=device).latency_ms()
@@ -102,7 +102,7 @@ class Carried:
 
 def carried(run: str, *, device: str = "cpu") -> Carried:
     """Read what makes a run's policy: its final weights and who it is."""
-    folder = storage.at(run)
+    folder = storage.to_path(run)
     files = [folder / "manifest.json", *sorted(file for file in (folder / "final").rglob("*") if file.is_file())]
     content = {file.relative_to(folder).as_posix(): storage.read(file) for file in files}
     return Carried(content, device)
@@ -112,4 +112,4 @@ def carried(run: str, *, device: str = "cpu") -> Carried:
 def _loaded(run: str, device: str) -> Policy:
     from tap_ray.models.inference import load_policy
 
-    return load_policy(storage.at(run), device=device)[0]
+    return load_policy(storage.to_path(run), device=device)[0]

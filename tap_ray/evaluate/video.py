@@ -25,7 +25,7 @@ def keep(folder: Path, clip: Clip) -> None:
     path = folder / f"{name}.{cell.initial_state:06d}.npz"
     if rivals and rivals[0] <= path:
         return
-    with storage.staged(path) as here:
+    with storage.atomic_write(path) as here:
         np.savez_compressed(here, rgb=clip.rgb, title=clip.instruction, outcome=outcome)
     for rival in rivals:
         rival.unlink()

@@ -41,7 +41,7 @@ def write_strip(path: Path, rows: Mapping[str, np.ndarray], *, title: str, every
     for name, frames in rows.items():
         images = np.concatenate(list(enlarged(frames[::every], CELL_PX)), axis=1)
         bands += [text_bar(images.shape[1], *([] if bands else [title]), name), images]
-    with storage.staged(path) as here:
+    with storage.atomic_write(path) as here:
         Image.fromarray(np.concatenate(bands)).save(here)
 
 

@@ -15,7 +15,7 @@ from tap_ray.metrics import log_dimensionless_jerk, r_squared
 from tap_ray.models.prior_files import Source, TrainedPrior
 from tap_ray.rng import generator
 from tap_ray.specs import UNIFIED_ACTION, unified_indices
-from tap_ray.training.judge_motion import encoded, rebuild, reconstruction
+from tap_ray.training.motion_validation import encoded, rebuild, reconstruction
 from tap_ray.types import ActionChunkBatch
 
 NUM_STEPS = (1, 2, 5, 10, 20)

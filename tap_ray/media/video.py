@@ -11,7 +11,7 @@ from tap_ray import storage
 
 def write_video(path: Path, frames_TYX3: np.ndarray, *, fps: float) -> None:
     """Images with even sides as a video."""
-    with storage.staged(path) as here:
+    with storage.atomic_write(path) as here:
         iio.imwrite(here, frames_TYX3, fps=fps, codec="libx264", pixelformat="yuv420p", macro_block_size=2)
 
 

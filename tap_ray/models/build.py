@@ -67,7 +67,7 @@ class PolicyBundle:
 def save_bundle(folder: Path, bundle: PolicyBundle) -> None:
     """Write everything that `load_bundle` needs into `folder`; the weights last."""
     network = bundle.network
-    with storage.staged(folder, folder=True) as here:
+    with storage.atomic_write(folder, folder=True) as here:
         for name in ("vision", "language"):
             tower = getattr(network.towers, name)
             if tower is not None:
@@ -107,7 +107,7 @@ def load_bundle(folder: Path) -> PolicyBundle:
 
 def _tower(folder: Path):
     try:
-        with storage.fetched(folder) as here:
+        with storage.local_copy(folder) as here:
             return AutoConfig.from_pretrained(here, trust_remote_code=False)
     except (OSError, ValueError, json.JSONDecodeError) as error:
         raise CheckpointError(f"{folder} holds no transformers config: {error}") from None

@@ -49,7 +49,7 @@ def write_tensors(file: Path, tensors: Mapping[str, Tensor]) -> None:
     Raises:
         StorageError: the storage refused.
     """
-    with storage.staged(file) as here:
+    with storage.atomic_write(file) as here:
         save_file({name: value.detach().cpu().contiguous() for name, value in tensors.items()}, here)
 
 

@@ -78,13 +78,13 @@ def write(data: Path | str, out: Path | str) -> Path:
         DataError: no readable dataset, or its state has no end-effector position.
         StorageError: the folder cannot be written.
     """
-    dataset, out = open_dataset(data), storage.at(out)
+    dataset, out = open_dataset(data), storage.to_path(out)
     played = read(dataset)
     hz = dataset.spec.control_hz
     rows = summarize(played, hz)
     first = {name: next(p.index for p in played if p.explorer == name) for name in (r["explorer"] for r in rows)}
     frames = {name: decode_frames(read_episode(dataset, index, [IMAGE]).image_jpeg) for name, index in first.items()}
-    with storage.staged(out, folder=True) as here:
+    with storage.atomic_write(out, folder=True) as here:
         quality_figure(played, rows, hz).savefig(here / "play.png", dpi=130)
         workspace_figure(played).savefig(here / "workspace.png", dpi=130)
         contact_sheet(frames).save(here / "contact_sheet.png")

@@ -20,7 +20,7 @@ from tap_ray.errors import DataError
 from tap_ray.models.motion_prior import MotionPrior, PriorConfig
 from tap_ray.models.prior_files import Source, TrainedPrior, save_prior
 from tap_ray.training.batches import Batch
-from tap_ray.training.judge_motion import reconstruction
+from tap_ray.training.motion_validation import reconstruction
 from tap_ray.training.stage import FINAL
 from tap_ray.types import ActionChunkBatch
 

@@ -9,7 +9,7 @@ from tap_ray.models.chunk_buffer import PolicyInput
 from tap_ray.serving.request_error import LATE, RequestError
 from tap_ray.serving.sessions import ComputeChunk
 
-BEAT_S = 2.0
+HEARTBEAT_S = 2.0
 """How long the network may go unasked, s."""
 RETRY_S = 0.2
 """Between two tries while it does not answer, s."""
@@ -43,10 +43,10 @@ class Pulse:
     async def beat(self) -> None:
         """Until cancelled."""
         while True:
-            if self.trouble or time.monotonic() - self._answered_at > BEAT_S:
+            if self.trouble or time.monotonic() - self._answered_at > HEARTBEAT_S:
                 try:
                     await self.compute_chunk(self._probe)
                 except RequestError:
                     await asyncio.sleep(RETRY_S)
                     continue
-            await asyncio.sleep(BEAT_S)
+            await asyncio.sleep(HEARTBEAT_S)

@@ -127,7 +127,7 @@ def write(folder: Path, rows: Sequence[TrialRow], frame: Frame, *, running: bool
             now=[f"{row.id} ({label(row.values)}): {row.stage}" for row in rows if row.state == "running"],
             top=_cards(rows, frame.metric),
             best_label=label(top.values) if top else "",
-            videos=embedded_videos(storage.at(top.runs["evaluate"])) if top and not running else [],
+            videos=embedded_videos(storage.to_path(top.runs["evaluate"])) if top and not running else [],
             sources=[*frame.sources.items(), *([("best policy", top.runs["align"])] if top else [])],
             plan=json.dumps(frame.plan, indent=2, default=str),
             **_plots(rows, curves, frame),
@@ -164,7 +164,7 @@ def _curves(rows: Sequence[TrialRow], metric: str) -> Curves:
 
 def _curve(row: TrialRow, metric: str) -> Curve:
     run = row.runs.get("align")
-    lines = session.read_metrics(storage.at(run) / session.METRICS) if run else []
+    lines = session.read_metrics(storage.to_path(run) / session.METRICS) if run else []
     until = row.logged_step if row.state == "stopped" else math.inf
     return [(line["step"], line[metric]) for line in lines if metric in line and line["step"] <= until]
 

@@ -177,7 +177,7 @@ def _entries(plan: SweepFile, moved: Mapping[Path, Path], where: Path) -> dict[s
         raise ConfigError(f"{where}: collect: expected datasets and what to collect there, got {plan.collect!r}.")
     found, known = {}, [str(path) for path in (*data_sets(plan, where), plan.data)]
     for name, entry in plan.collect.items():
-        path = storage.at(str(name)).resolve()
+        path = storage.to_path(str(name)).resolve()
         path = str(moved.get(path, path))
         if path not in known:
             raise ConfigError(f"{where}: collect: {name} is no dataset of this sweep. {nearest(path, known)}")
@@ -231,7 +231,7 @@ def data_sets(plan: SweepFile, where: Path | str = "sweep") -> list[Path]:
         arm = chosen(values.get(ARM, plan.arm), arms, where)
         budget = values.get(BUDGET, plan.budget) if arm.budget is None else arm.budget
         if budget or (arm.prior if arms else plan.prior) is not None:
-            play.append(storage.at(arm.data).resolve() if arm.data else plan.data)
+            play.append(storage.to_path(arm.data).resolve() if arm.data else plan.data)
     return list(dict.fromkeys([*play, plan.demos]))
 
 
@@ -305,7 +305,7 @@ def _setting(
     return _Setting(
         arm="" if name is None else str(name),
         sections=sections,
-        data=storage.at(arm.data).resolve() if arm.data else plan.data,
+        data=storage.to_path(arm.data).resolve() if arm.data else plan.data,
         budget=budget if arm.budget is None else _whole(arm.budget, f"arms: {name}: budget", where),
         demos_per_task=demos,
         num_demos=demos * have[plan.demos].num_tasks,

@@ -102,7 +102,7 @@ def judged(rows: Sequence[TrialRow]) -> dict[str, Result]:
     Raises:
         CheckpointError: a folder is missing or damaged.
     """
-    return {row.id: read_result(storage.at(row.runs["evaluate"])) for row in rows if row.result}
+    return {row.id: read_result(storage.to_path(row.runs["evaluate"])) for row in rows if row.result}
 
 
 def outcomes(rows: Sequence[TrialRow], results: Mapping[str, Result], scenario: str) -> list[Outcomes]:

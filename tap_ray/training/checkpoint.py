@@ -57,7 +57,7 @@ def save(folder: Path, state: TrainState, facts: Mapping[str, Any]) -> None:
         StorageError: the disk refused.
     """
     storage.remove(folder, first=STATE)
-    with storage.staged(folder, folder=True) as here:
+    with storage.atomic_write(folder, folder=True) as here:
         write_tensors(here / "model.safetensors", state.model.state_dict())
         write_tensors(here / "optimizer.safetensors", _optimizer_tensors(state))
         write_tensors(here / "rng.safetensors", {"torch": torch.get_rng_state()})

@@ -41,13 +41,13 @@ class TrainConfig:
     bf16: Literal["auto", "on", "off"] = "auto"
     """bfloat16 in matrix products and convolutions; "auto": where this machine computes it in hardware."""
     ema_decay: float = 0.0
-    """Decay a step of the averaged weights that are then judged and kept; 0 turns averaging off."""
+    """Decay a step of the averaged weights that are then validated and kept; 0 turns averaging off."""
     augment: AugmentConfig = field(default_factory=AugmentConfig)
     """Random changes of the training images."""
     checkpoint_every: int = 500
     """Steps between checkpoints; 0 keeps only the last."""
     validate_every: int = 1000
-    """Steps between judgments on held-out data; 0 judges only at the end."""
+    """Steps between validations on held-out data; 0 validates only at the end."""
     log_every: int = 50
     """Steps between lines of metrics, each the mean since the line before."""
     seed: int = 0
@@ -175,10 +175,10 @@ def fit(
         if _due(state.step, config.validate_every, config.steps):
             with meter.paused():
                 began = time.perf_counter()
-                judged = _judge(model, state, hooks)
-                judged |= {f"{objective.name}/validate_s": time.perf_counter() - began} if judged else {}
-            metrics |= judged
-            hooks.log(judged, state.step)
+                validation = _validate(model, state, hooks)
+                validation |= {f"{objective.name}/validate_s": time.perf_counter() - began} if validation else {}
+            metrics |= validation
+            hooks.log(validation, state.step)
         urgent = _due(state.step, config.log_every, config.steps) and hooks.leaving()  # nothing half counted is lost
         if urgent or _due(state.step, config.checkpoint_every, config.steps):
             with meter.paused():
@@ -301,7 +301,7 @@ def _averaged(model: nn.Module) -> Iterator[tuple[str, Tensor]]:
 
 
 @torch.no_grad()
-def _judge(model: nn.Module, state: TrainState, hooks: Hooks) -> dict[str, float]:
+def _validate(model: nn.Module, state: TrainState, hooks: Hooks) -> dict[str, float]:
     """Validate in evaluation mode, with the averaged weights if there are any."""
     own = {name: value.clone() for name, value in _averaged(model)} if state.ema is not None else {}
     if state.ema is not None:

@@ -20,7 +20,7 @@ from torch import nn
 
 from tap_ray import logs
 from tap_ray.errors import CheckpointError
-from tap_ray.locks import Held, hold
+from tap_ray.locks import Lock, acquire
 from tap_ray.runs import read_json
 from tap_ray.training import checkpoint
 from tap_ray.training.loop import Hooks, Objective, TrainConfig, fit
@@ -159,7 +159,7 @@ def _log(job: TrainJob, context: WorkerContext, metrics: Mapping[str, float], st
     logs.append(job.run / METRICS, json.dumps({"step": step, **line}) + "\n")
 
 
-def _save(job: TrainJob, held: Held, step: int, write: Callable[[Path], None]) -> None:
+def _save(job: TrainJob, held: Lock, step: int, write: Callable[[Path], None]) -> None:
     held.require()
     folder = job.run / CHECKPOINTS
     write(folder / checkpoint.STEP_FOLDER.format(step=step))
@@ -168,13 +168,13 @@ def _save(job: TrainJob, held: Held, step: int, write: Callable[[Path], None]) -
 
 
 @contextlib.contextmanager
-def lock(run: Path) -> Iterator[Held]:
+def lock(run: Path) -> Iterator[Lock]:
     """Be the only process that trains in this folder. A killed process lets go by itself.
 
     Raises:
         CheckpointError: another process still has it after LOCK_WAIT_S.
     """
-    held = hold(run, patience_s=LOCK_WAIT_S, marker=".lock")
+    held = acquire(run, timeout_s=LOCK_WAIT_S, lock_file=".lock")
     if held is None:
         raise CheckpointError(
             f"Another process trains in {run}. Wait for it, stop it, or name another folder with --out."

@@ -1,4 +1,4 @@
-"""What a stage gives to the training loop: model, objective, judgment, and how the result is kept."""
+"""What a stage gives to the training loop: model, objective, validation, and how the result is kept."""
 
 import itertools
 from dataclasses import dataclass, replace
@@ -15,15 +15,15 @@ from tap_ray.errors import ConfigError, DataError
 from tap_ray.models.build import PolicyBundle, save_bundle
 from tap_ray.models.policy import PolicyConfig
 from tap_ray.rng import generator
-from tap_ray.training.judge import judge
 from tap_ray.training.loop import Objective
+from tap_ray.training.validation import score_policy
 from tap_ray.types import Window
 
 FINAL = "final"
 """Folder of the trained policy within a run."""
 
 HELD_OUT_WINDOWS = 1024
-"""Windows judged on: the standard error of an R^2 near 0.9 is then below 0.01."""
+"""Validation windows: the standard error of an R^2 near 0.9 is then below 0.01."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,7 +33,7 @@ class Stage:
     model: PolicyBundle
     objective: Objective
     held_out: Sequence[Window]
-    """Windows nobody trains on; empty: no judgment."""
+    """Windows nobody trains on; empty: no validation."""
     lr_scale: dict[str, float]
     """For `fit`: factor on the learning rate by prefix of a parameter's name."""
 
@@ -43,10 +43,10 @@ class Stage:
         return self.model.network
 
     def validate(self) -> dict[str, float]:
-        """Metrics on the held-out windows; see `judge`. {} without any."""
+        """Metrics on the held-out windows; see `score_policy`. {} without any."""
         if not self.held_out:
             return {}
-        return judge(self.model.network, self.objective, self.held_out, self.model.spec)
+        return score_policy(self.model.network, self.objective, self.held_out, self.model.spec)
 
     def facts(self) -> dict[str, Any]:
         """For `Hooks.facts`: what must be equal when a checkpoint is taken up again."""

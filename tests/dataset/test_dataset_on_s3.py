@@ -40,7 +40,7 @@ def broken(path: Path) -> list[str]:
 def test_the_same_bytes_and_the_same_windows_as_on_a_local_disk(
     made: SimpleNamespace, bucket: str, play_dataset: Path, capsys: pytest.CaptureFixture[str]
 ):
-    path = made.write(storage.at(bucket), 6)
+    path = made.write(storage.to_path(bucket), 6)
     before = open_dataset(path)
     assert len(before) == 6
     read_episode(before, 5)  # its file, which the next commit makes longer, is copied to this machine
@@ -74,7 +74,7 @@ def chunk_bytes(path: Path, groups: Iterable[int], columns: Sequence[str]) -> in
 @pytest.fixture
 def large(made: SimpleNamespace, bucket: str) -> Path:
     """64 episodes in one file, mostly images, with a footer of 77 kB."""
-    path = storage.at(bucket)
+    path = storage.to_path(bucket)
     with DatasetWriter(path, made.header(size=128, episodes_per_file=64)) as writer:
         for index in range(64):
             writer.append(made.episode(index, size=128, steps=8))
@@ -127,7 +127,7 @@ def test_crops_are_fetched_a_block_once(bucket: str, wire: s3.Wire, tmp_path: Pa
     monkeypatch.setattr(crop_files, "BLOCK_EPISODES", 4)
     made = {"num_episodes": 10, "tasks": ["play"], "crops": True}
     here = open_dataset(write_made_dataset(tmp_path / "play", **made))
-    there = open_dataset(write_made_dataset(storage.at(bucket), **made))
+    there = open_dataset(write_made_dataset(storage.to_path(bucket), **made))
     crop_files._rows.cache_clear()
     shutil.rmtree(cache.cache_folder())
     wire.requests.clear()
@@ -142,7 +142,7 @@ def test_crops_are_fetched_a_block_once(bucket: str, wire: s3.Wire, tmp_path: Pa
 
 
 def test_a_file_that_has_grown_is_followed_and_another_is_refused(made: SimpleNamespace, bucket: str):
-    path = made.write(storage.at(bucket), 2)
+    path = made.write(storage.to_path(bucket), 2)
     before, never_read = open_dataset(path), open_dataset(path)
     read_episode(before, 0, [layout.ACTION])
     made.write(path, 3)
@@ -164,7 +164,7 @@ def test_a_kill_at_any_upload_is_repaired(
     made: SimpleNamespace, bucket: str, play_dataset: Path, monkeypatch: pytest.MonkeyPatch, deadly_upload: int
 ):
     """A file that grows and a new one, in three steps each; die before some upload, in each of them and the next."""
-    path, count, write = storage.at(bucket), itertools.count(1), storage.write
+    path, count, write = storage.to_path(bucket), itertools.count(1), storage.write
     made.write(path, 2)
 
     def deadly(file: Path, data: bytes) -> None:
@@ -187,7 +187,7 @@ def test_a_kill_at_any_upload_is_repaired(
 @pytest.mark.slow
 @pytest.mark.long_proof
 def test_sigkills_at_random_moments_give_the_same_bytes(bucket: str, tmp_path: Path, children: Children):
-    path = storage.at(bucket)
+    path = storage.to_path(bucket)
     for kill in range(2):
         file = path / layout.episodes_file(4 * kill)
         status = children.write(path, kill_at=file, delay_s=0.03 * kill, wait_at=12 * kill + 20)
@@ -216,7 +216,7 @@ def test_what_need_not_wait_is_uploaded_together(
 @pytest.mark.parametrize("ahead", [layout.TASKS, layout.STATS])
 def test_files_ahead_of_the_tables_are_not_believed(made: SimpleNamespace, bucket: str, tmp_path: Path, ahead: str):
     """A kill in the second step: the tables know task 0 and 8 frames, one of the others task 1 and 17."""
-    path = made.write(storage.at(bucket), 1)
+    path = made.write(storage.to_path(bucket), 1)
     storage.write(path / ahead, (made.write(tmp_path / "longer", 2) / ahead).read_bytes())
     dataset = open_dataset(path)
     assert (dataset.tasks, dataset.stats["index"]["count"].tolist()) == (("task 0",), [8])
@@ -238,7 +238,7 @@ def test_a_writer_that_lost_its_lock_writes_no_more(made: SimpleNamespace, bucke
     writer._lock._lost = True  # type: ignore[attr-defined]
     with pytest.raises(StorageError, match="was lost"):
         append_to_the_end(writer, [made.episode(0)])
-    assert not (storage.at(bucket) / "data").exists()
+    assert not (storage.to_path(bucket) / "data").exists()
     writer._lock.close()
 
 
@@ -253,7 +253,7 @@ def test_what_is_not_there_is_said_with_status_2(bucket: str, capsys: pytest.Cap
 
 
 def test_a_damaged_file_is_told_by_its_own_name(made: SimpleNamespace, bucket: str):
-    path = made.write(storage.at(bucket), 4)
+    path = made.write(storage.to_path(bucket), 4)
     file = path / layout.data_file(0)
     storage.write(file, storage.read(file)[:-100])
     with pytest.raises(DataError, match=rf"^{bucket}/data/chunk-000/file-000\.parquet .* truncated or not Parquet"):

@@ -13,7 +13,7 @@ import ray
 import ray.cloudpickle
 from ray.util.placement_group import placement_group, remove_placement_group
 
-from tap_ray.distributed import crew
+from tap_ray.distributed import actor_pool
 from tap_ray.distributed.collect import Pool, play_out
 from tap_ray.distributed.connect import connect
 from tap_ray.distributed.evaluate import FleetConfig, evaluate
@@ -36,7 +36,7 @@ pytestmark = [
 LABELS = ("role=work",)
 PROTOCOL = Protocol(tasks=("line",), env_version="1", episodes=3, max_steps=5)
 LOSSES = 5
-"""More than LIVES of an item, and than starting fleets may die."""
+"""More than MAX_ITEM_DEATHS of an item, and than starting fleets may die."""
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -137,7 +137,7 @@ def test_machines_lost_while_fleets_start_do_not_count(cluster: Nodes, tmp_path:
     config = FleetConfig(fleets=2, robots=1, labels=LABELS)
     with meanwhile(partial(lose, cluster, tmp_path, 3, 2)):
         results = judge(tmp_path, config, make_policy=partial(held_policy, tmp_path))
-    assert crew.STARTS < 3 * 2
+    assert actor_pool.MAX_START_DEATHS < 3 * 2
     assert [facts(result) for result in results] == undisturbed()
 
 
@@ -170,7 +170,7 @@ def test_a_machine_that_ends_its_processes_before_itself(cluster: Nodes, tmp_pat
 
     def shut_down() -> None:
         try:
-            for number in range(crew.LIVES):
+            for number in range(actor_pool.MAX_ITEM_DEATHS):
                 wait_for(lambda number=number: begun(tmp_path) > number)
                 for process in workers(node, "ray::Fleet"):
                     process.kill()
@@ -209,7 +209,7 @@ QUICK = Patience(least_s=6.0, factor=1.0)
 @pytest.mark.parametrize("times", [1, pytest.param(99, marks=pytest.mark.long_proof)])
 def test_a_robot_that_hangs(cluster: Nodes, tmp_path: Path, times: int, monkeypatch: pytest.MonkeyPatch):
     """Once: its cell is run again. Always: a failure with that reason."""
-    monkeypatch.setattr(crew, "GRACE_S", 1.0)  # no machine dies here
+    monkeypatch.setattr(actor_pool, "GRACE_S", 1.0)  # no machine dies here
     config = FleetConfig(fleets=1, robots=1, labels=LABELS, patience=QUICK)
     results = judge(tmp_path, config, make_vector=partial(hanging_robots, tmp_path, times))
     expected = undisturbed()
@@ -217,8 +217,8 @@ def test_a_robot_that_hangs(cluster: Nodes, tmp_path: Path, times: int, monkeypa
         assert [facts(result) for result in results] == expected
     else:
         assert [facts(result) for result in results[:2]] == expected[:2]
-        assert results[2].error.startswith(f"its process hung {crew.LIVES} times: no answer within ")
-        assert begun(tmp_path) == crew.LIVES
+        assert results[2].error.startswith(f"its process hung {actor_pool.MAX_ITEM_DEATHS} times: no answer within ")
+        assert begun(tmp_path) == actor_pool.MAX_ITEM_DEATHS
 
 
 class Hangs:
@@ -286,7 +286,7 @@ class Slow:
 
 def test_a_job_says_what_it_waits_for(cluster: Nodes, capsys: pytest.CaptureFixture[str], monkeypatch):
     """A training's workers and a fleet that no node has room for; the fleet's comes."""
-    monkeypatch.setattr(crew, "SAY_S", 1.0)
+    monkeypatch.setattr(actor_pool, "REPORT_WAITING_S", 1.0)
     taken = ray.remote(num_cpus=2)(Forward).remote()
 
     def free() -> None:

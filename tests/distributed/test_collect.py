@@ -22,9 +22,9 @@ from envs.kinematics.reachable import sample_poses
 from jobs.collect_play import fleet
 from tap_ray.dataset.reader import open_dataset
 from tap_ray.dataset.writer import DatasetWriter
+from tap_ray.distributed.actor_pool import MAX_ITEM_DEATHS
 from tap_ray.distributed.collect import Course, Fleet, Pool, Rounds, in_blocks, parts, play_out
-from tap_ray.distributed.connect import connect, guard_token, store_bytes
-from tap_ray.distributed.crew import LIVES
+from tap_ray.distributed.connect import connect, restrict_token_permissions, store_bytes
 from tap_ray.errors import ConfigError
 from tap_ray.play.collect import AttemptResult, collect
 from tap_ray.play.novelty import RoundVisitCounts
@@ -186,7 +186,7 @@ def test_an_attempt_that_kills_every_process_is_dropped_and_its_neighbors_are_no
     outcomes = list(play_out(Deadly, [[0, 1], [2, 3], [4, 5]], Pool(fleets=2, robots=2)))
     reasons = {outcome.attempt: outcome.reason for outcome in outcomes}
     assert sorted(reasons) == list(range(6))
-    assert reasons.pop(3).startswith(f"its process died {LIVES} times: The actor died unexpectedly")
+    assert reasons.pop(3).startswith(f"its process died {MAX_ITEM_DEATHS} times: The actor died unexpectedly")
     assert all(reason.startswith("played in") for reason in reasons.values())
 
 
@@ -346,6 +346,6 @@ def test_a_local_rays_token_is_its_owners_alone(tmp_path):
     token = tmp_path / "auth_token"
     token.write_text("secret")
     token.chmod(0o644)
-    guard_token(token)
+    restrict_token_permissions(token)
     assert token.stat().st_mode & 0o777 == 0o600
-    guard_token(tmp_path / "none")
+    restrict_token_permissions(tmp_path / "none")

@@ -372,6 +372,6 @@ def test_a_job_says_what_was_spilled(cluster: Nodes, capsys: pytest.CaptureFixtu
     """Nothing so far; then more than the head's store holds."""
     assert placement.spilled_bytes() == 0
     kept = [ray.put(np.zeros(60 * 10**6, np.uint8)) for _ in range(4)]
-    connecting.say_spilled(since=0)
+    connecting.warn_if_spilled(since=0)
     assert "object stores were full and wrote" in capsys.readouterr().out
     assert ray.get(kept[0]).nbytes == 60 * 10**6

@@ -15,7 +15,7 @@ from ray.core.generated.autoscaler_pb2 import ClusterConfig, NodeGroupConfig  # 
 from tap_ray import logs, runs, storage, tracking
 from tap_ray.distributed.connect import connect
 from tap_ray.distributed.placement import capacity
-from tap_ray.distributed.sweep import _Halving, _Room, finalists, max_concurrent_trials, progress_of
+from tap_ray.distributed.sweep import _ResumableASHA, _Room, finalists, max_concurrent_trials, progress_of
 from tap_ray.distributed.sweep_job import SweepJobConfig, run_sweep
 from tap_ray.errors import ConfigError
 from tap_ray.settings import WorkersConfig
@@ -143,9 +143,9 @@ def test_successive_halving_goes_on_from_what_earlier_lives_have_shown(
     write_row(tmp_path, TrialRow(id="000", state="running", validation={"bc/r2_mean": 0.9}, **trained))  # in judgment
     write_row(tmp_path, TrialRow(id="001", state="stopped", logged_step=10, **cut))
     write_row(tmp_path, TrialRow(id="002", state="running", values={}, logged_step=logged_step))
-    work: Any = SimpleNamespace(folder=tmp_path, trials=trials)
+    context: Any = SimpleNamespace(folder=tmp_path, trials=trials)
 
-    scheduler, nobody = _Halving(work, asha), None
+    scheduler, nobody = _ResumableASHA(context, asha), None
     trial: Any = SimpleNamespace(trial_id="new", config={"trial": "002"})
     scheduler.on_trial_add(nobody, trial)  # type: ignore[arg-type]
     assert scheduler.on_trial_result(nobody, trial, {"step": step, "bc/r2_mean": value}) == decision
@@ -249,7 +249,7 @@ def test_at_a_uri_trials_live_on_any_node_and_are_those_of_a_local_folder(
 ):
     """On a head without CPUs or memory and one node with both; the same folder again finds everything done."""
     monkeypatch.setenv("MLFLOW_TRACKING_URI", env["MLFLOW_TRACKING_URI"])
-    store = storage.at(bucket) / "runs"
+    store = storage.to_path(bucket) / "runs"
     file = write_file(tmp_path / "sweep.yaml", toy_dataset)
     config = SweepJobConfig(sweep=file, store=store, max_concurrent_trials=1, trials_on="any")
     plan = sweep_plan.read(file)

@@ -22,7 +22,7 @@ from tap_ray.distributed.collect import Collection, Pool, Rounds
 from tap_ray.distributed.connect import connect
 from tap_ray.distributed.faults import Patience
 from tap_ray.distributed.sink import Played
-from tap_ray.distributed.writers import LIVES, Writers, sink_of
+from tap_ray.distributed.writers import MAX_WRITER_DEATHS, Writers, sink_of
 from tap_ray.errors import DataError, StorageError, TapRayError
 from tap_ray.play.collect import AttemptResult
 from tap_ray.play.novelty import RoundVisitCounts
@@ -154,8 +154,8 @@ def test_on_an_object_store(expected: dict[str, str], bucket: str, tmp_path: Pat
     assert not ray.is_initialized(), "this must come before the tests that share a local Ray"
     with connect(num_cpus=2):
         for episodes in (7, EPISODES):
-            gather(storage.at(bucket), Pool(fleets=2, writers=2), episodes=episodes, folder=tmp_path)
-    assert digests(storage.at(bucket)) == expected
+            gather(storage.to_path(bucket), Pool(fleets=2, writers=2), episodes=episodes, folder=tmp_path)
+    assert digests(storage.to_path(bucket)) == expected
 
 
 @pytest.mark.parametrize("num", [1, pytest.param(4, marks=pytest.mark.long_proof)])
@@ -302,7 +302,8 @@ class Deadly(Remembers):
 @pytest.mark.long_proof
 def test_an_episode_that_ends_every_writer_ends_the_job(local: None, tmp_path: Path):
     with pytest.raises(
-        TapRayError, match=rf"{LIVES} processes in a row died while they wrote data/chunk-000/file-001\.parquet"
+        TapRayError,
+        match=rf"{MAX_WRITER_DEATHS} processes in a row died while they wrote data/chunk-000/file-001\.parquet",
     ):
         gather(tmp_path, Pool(fleets=2, writers=1), make=partial(Deadly, tmp_path, 10**9))
     with DatasetWriter(tmp_path, toy_player.robots().synthetic_header()) as writer:

@@ -14,7 +14,7 @@ from tap_ray.settings import WorkersConfig
 from tap_ray.training import session
 
 if __name__ == "__main__":
-    run, data, steps = storage.at(sys.argv[1]), storage.at(sys.argv[2]), int(sys.argv[3])
+    run, data, steps = storage.to_path(sys.argv[1]), storage.to_path(sys.argv[2]), int(sys.argv[3])
     here = sys.argv[4:5] == ["here"]
     task = toy_training.toy_task(run, data, ray=not here, steps=steps, every=10, pause_s=0.03)
     if here:

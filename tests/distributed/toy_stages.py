@@ -24,7 +24,7 @@ from tap_ray.distributed.train import run_stage
 from tap_ray.evaluate import results
 from tap_ray.evaluate.episodes import EpisodeRunner
 from tap_ray.evaluate.protocol import Protocol, cells
-from tap_ray.evaluate.settings import EvaluateConfig, what
+from tap_ray.evaluate.settings import EvaluateConfig, identity_fields
 from tap_ray.settings import AlignJobConfig, PretrainConfig, PriorJobConfig
 from tap_ray.sweep import plan as sweep_plan
 from tap_ray.training import session
@@ -62,7 +62,7 @@ def prior(config: PriorJobConfig) -> Path:
 
 
 def align(config: AlignJobConfig) -> Path:
-    parents = {"demos": config.demos, **({"init": storage.at(config.init)} if config.init != "scratch" else {})}
+    parents = {"demos": config.demos, **({"init": storage.to_path(config.init)} if config.init != "scratch" else {})}
     return _train("align", config, config.demos, parents)
 
 
@@ -81,7 +81,9 @@ def _train(job: str, config: Any, data: Path, parents: dict[str, Path]) -> Path:
 
 
 def evaluate(config: EvaluateConfig) -> Path:
-    run = runs.open_run(config.out, job="evaluate", config=what(config, PROTOCOL), parents={"policy": config.policy})
+    run = runs.open_run(
+        config.out, job="evaluate", config=identity_fields(config, PROTOCOL), parents={"policy": config.policy}
+    )
     with tracking.start("evaluate", run.path, run.config):
         episodes = fleets.evaluate(
             PROTOCOL,
@@ -103,7 +105,7 @@ def make_vector(scene: EnvConfig, num: int) -> Any:
 
 def make_policy(run: str, scene: EnvConfig, num: int) -> Forward:
     """How far it goes follows from what was learned; every policy succeeds in part."""
-    bias = json.loads((storage.at(run) / "exported.json").read_text())
+    bias = json.loads((storage.to_path(run) / "exported.json").read_text())
     return Forward(0.1 + 0.15 * (1e4 * bias[0] % 1.0))
 
 

@@ -178,7 +178,7 @@ def test_a_disk_that_refuses(tmp_path):
 
 def test_results_in_an_object_store_are_stored_once_each(bucket: str):
     """Two lives: the second finds what the first appended, in parts; a result that comes again is none more."""
-    file, results = storage.at(bucket) / "episodes.jsonl", laid_out()
+    file, results = storage.to_path(bucket) / "episodes.jsonl", laid_out()
     append(file, results[:2])
     append(file, [])
     append(file, results[2:4])

@@ -49,7 +49,7 @@ PLAY = ExplorerConfig(safe_poses=SafePosesConfig(num_samples=300))
 @pytest.mark.long_proof
 def test_play_to_judgment(bucket: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path}/mlflow.db")
-    root = storage.at(bucket)
+    root = storage.to_path(bucket)
     with connect(num_cpus=2):
         asked = PlayJobConfig(episodes=8, max_steps=10, image_size=32, explorers=PLAY, out=root / "play")
         play = collect_play.main(asked)
@@ -82,7 +82,7 @@ def test_play_to_judgment(bucket: str, tmp_path: Path, monkeypatch: pytest.Monke
 
 @pytest.mark.long_proof
 def test_ray_train_goes_on_where_a_killed_process_without_ray_was(bucket: str, tmp_path: Path):
-    data, run = storage.at(f"{bucket}/play"), storage.at(f"{bucket}/run")
+    data, run = storage.to_path(f"{bucket}/play"), storage.to_path(f"{bucket}/run")
     toy_player.robots().write_dataset(data, 24)
     command = [sys.executable, str(DRIVER), str(run), str(data), "40"]
     env = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])}

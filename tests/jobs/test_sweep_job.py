@@ -118,4 +118,4 @@ def test_the_command_that_gives_a_config(config: SweepJobConfig, tmp_path: Path)
 
 def test_results_are_also_a_local_folder(config: SweepJobConfig):
     with pytest.raises(ConfigError, match=r"--results s3:.*: results are files for a repository"):
-        sweep.main(replace(config, results=storage.at("s3://bucket/results")))
+        sweep.main(replace(config, results=storage.to_path("s3://bucket/results")))

@@ -123,7 +123,7 @@ def test_tls_files_that_do_not_fit(pair: tuple[Path, Path], tmp_path: Path):
 
 
 def test_health_follows_the_network(policy: PolicyRunner, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(pulse, "BEAT_S", 0.05)
+    monkeypatch.setattr(pulse, "HEARTBEAT_S", 0.05)
     with serving(policy) as served:
         until_health(served, 200)
         session = served.begin().json()["session"]

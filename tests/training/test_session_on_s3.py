@@ -21,7 +21,7 @@ from pathlib import Path
 from tap_ray import storage
 from tap_ray.training.progress import train_here
 from tests.distributed import toy_training as toy
-run, data = map(storage.at, sys.argv[1:3])
+run, data = map(storage.to_path, sys.argv[1:3])
 train_here(toy.held(toy.toy_task(run, data, ray=False), Path(sys.argv[3])), progress=False)
 """
 """It waits two steps after the first checkpoint that it writes."""
@@ -35,7 +35,7 @@ def curve(run: Path) -> list[tuple[float, float]]:
 @pytest.mark.slow
 @pytest.mark.long_proof
 def test_killed_and_taken_up_again(bucket: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    data, run, whole = storage.at(f"{bucket}/play"), storage.at(f"{bucket}/run"), tmp_path / "whole"
+    data, run, whole = storage.to_path(f"{bucket}/play"), storage.to_path(f"{bucket}/run"), tmp_path / "whole"
     toy_player.robots().write_dataset(data, 24)
     train_here(toy.toy_task(whole, data, ray=False), progress=False)
     for step in (5, 10):
@@ -62,6 +62,6 @@ def test_killed_and_taken_up_again(bucket: str, tmp_path: Path, monkeypatch: pyt
 
 def test_a_run_that_somebody_trains_is_left_alone(bucket: str, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(session, "LOCK_WAIT_S", 0.1)
-    run = storage.at(bucket)
+    run = storage.to_path(bucket)
     with session.lock(run), pytest.raises(CheckpointError, match=r"Another process trains in s3://"):
         train_here(toy.toy_task(run, run, ray=False), progress=False)

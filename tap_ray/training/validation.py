@@ -1,4 +1,4 @@
-"""Judging predicted actions on held-out windows: R^2 of each slot that moves, and the gripper's sign."""
+"""Validation: predicted actions on held-out windows, R^2 of each slot that moves, and the gripper's sign."""
 
 from itertools import product
 from typing import Iterable
@@ -18,7 +18,7 @@ from tap_ray.types import Window
 
 
 @torch.no_grad()
-def judge(
+def score_policy(
     policy: TapPolicy,
     objective: Objective,
     windows: Iterable[Window],
@@ -29,7 +29,7 @@ def judge(
     """How well the first action of each chunk (and the reach, if there is any) is predicted.
 
     Args:
-        policy: judged in evaluation mode, then left as it was.
+        policy: put into evaluation mode, then left as it was.
         objective: its `inputs` turn a batch into what the policy reads; its name starts each metric.
         windows: held-out data, the same at every call.
         spec: names and ranges of the slots.
@@ -49,7 +49,9 @@ def judge(
     columns: dict[str, list[np.ndarray]] = {"guess": [], "truth": [], "reach": [], "reach_truth": [], "reach_mask": []}
     losses, sizes = [], []
     policy.eval()
-    with torch.random.fork_rng():  # the same noise at every call, and training draws on as if nobody had judged
+    with (
+        torch.random.fork_rng()
+    ):  # the same noise at every call, and training draws on as if there had been no validation
         torch.manual_seed(0)
         for window in windows:
             batch = to_tensors(window, device)
@@ -61,7 +63,7 @@ def judge(
             _collect(columns, policy, seen.out, batch)
     policy.train(training)
     if not losses:
-        raise DataError("There are no held-out windows to judge on. Hold out more episodes, or collect more.")
+        raise DataError("There are no held-out windows to validate on. Hold out more episodes, or collect more.")
     metrics = {f"{objective.name}/val_loss": float(np.average(losses, weights=sizes))}
     metrics |= _of_actions(objective.name, np.concatenate(columns["guess"]), np.concatenate(columns["truth"]), spec)
     if columns["reach"]:
@@ -71,7 +73,7 @@ def judge(
 
 
 def names(objective: str, spec: RobotSpec) -> list[str]:
-    """What `judge` may return for a robot, without a reach head."""
+    """What `score_policy` may return for a robot, without a reach head."""
     slots = [slot.name for at, slot in enumerate(spec.action) if at not in spec.grippers]
     return [f"{objective}/{name}" for name in ("val_loss", "r2_mean", "gripper_accuracy", *(f"r2_{s}" for s in slots))]
 

@@ -10,8 +10,8 @@ import pytest
 import ray
 import ray.cloudpickle
 
+from tap_ray.distributed.actor_pool import MAX_ITEM_DEATHS, ActorPool
 from tap_ray.distributed.connect import connect
-from tap_ray.distributed.crew import LIVES, Crew
 from tap_ray.distributed.faults import Patience
 from tap_ray.distributed.placement import Needs
 
@@ -35,7 +35,7 @@ class Worker:
         pass
 
     def run(self, item: str) -> int:
-        if item == "deadly" and len(list(self.folder.iterdir())) < LIVES - 1:
+        if item == "deadly" and len(list(self.folder.iterdir())) < MAX_ITEM_DEATHS - 1:
             (self.folder / str(os.getpid())).touch()
             os._exit(1)
         return os.getpid()
@@ -44,9 +44,9 @@ class Worker:
 def test_a_process_that_died_idle_is_not_held_against_what_comes_next(tmp_path: Path):
     actor = ray.remote(num_cpus=0)(Worker)
     needs = Needs(cpus=0, labels={})
-    crew = Crew(start=lambda: actor.remote(tmp_path), num_fleets=1, split=lambda item: [], needs=needs)
+    pool = ActorPool(start=lambda: actor.remote(tmp_path), num_fleets=1, split=lambda item: [], needs=needs)
     done = {}
-    for item, result in crew.work(["first", "deadly"]):
+    for item, result in pool.map_unordered(["first", "deadly"]):
         done[item] = result
         if item == "first":
             process = psutil.Process(result)
@@ -54,7 +54,7 @@ def test_a_process_that_died_idle_is_not_held_against_what_comes_next(tmp_path: 
             process.wait(timeout=60)
     assert list(done) == ["first", "deadly"]
     assert isinstance(done["deadly"], int), done["deadly"]
-    assert len(list(tmp_path.iterdir())) == LIVES - 1
+    assert len(list(tmp_path.iterdir())) == MAX_ITEM_DEATHS - 1
 
 
 @pytest.mark.long_proof
@@ -71,17 +71,19 @@ def test_a_fleet_that_waits_for_room_is_not_taken_for_hung(tmp_path: Path):
     class Room:
         """Makes room after a while."""
 
-        def calls(self) -> list:
+        def futures(self) -> list:
             return []
 
-        def look(self) -> list:
+        def poll(self) -> list:
             if time.monotonic() - began_s > 25.0:
                 ray.kill(other)
             return []
 
     patience = Patience(first_s=8.0)  # a worker process starts within 8 s
-    crew = Crew(start=start, num_fleets=1, split=lambda item: [], needs=Needs(cpus=1, labels={}), patience=patience)
-    [(item, result)] = crew.work(["only"], beside=Room())
+    pool = ActorPool(
+        start=start, num_fleets=1, split=lambda item: [], needs=Needs(cpus=1, labels={}), patience=patience
+    )
+    [(item, result)] = pool.map_unordered(["only"], beside=Room())
     assert item == "only"
     assert isinstance(result, int)
     assert time.monotonic() - began_s > 3 * patience.first_s

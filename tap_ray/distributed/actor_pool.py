@@ -1,12 +1,12 @@
-"""A supervised pool of fleets (Ray actors), for play and for judging: what is lost is done again.
+"""A supervised pool of Ray actors, each a fleet of robots, for play and evaluation: what is lost is done again.
 
     items -> [ fleet 0 | fleet 1 | ... ] -> results, as they come
                   |
                   '-- died? hung?  faults.py says what was lost:
                         its machine, the network     the item is done again, as often as it takes
                         memory (Ray's monitor)       again, with fewer fleets; the end once nothing gets done any more
-                        the process, or it hangs     again in parts; a part that is alone there and ends LIVES
-                                                     processes is given up with a reason
+                        the process, or it hangs     again in parts; a part that is alone there and ends
+                                                     MAX_ITEM_DEATHS processes is given up with a reason
 
 Items must be pure: done twice, they give the same. A fleet gets items only when it has said that it is ready, so one
 that the cluster has no room for waits and blocks nobody. An idle one gives a sign of life before each item, so that an
@@ -27,18 +27,18 @@ from tap_ray.distributed import faults, gauges, placement
 from tap_ray.distributed.faults import Death, Kind, Patience
 from tap_ray.errors import TapRayError
 
-LIVES = 3
+MAX_ITEM_DEATHS = 3
 """Processes that an item may end, alone in them, on machines that live on."""
-STARTS = 4
+MAX_START_DEATHS = 4
 """Fleets in a row that may die before one is ready, on machines that live on."""
 GRACE_S = 20.0
 """A machine that goes down may end its processes first. So long, s, another machine's death is waited for before the
 work of a process is blamed for its end."""
-MEMORY_KILLS = 5
+MAX_MEMORY_KILLS = 5
 """Processes that Ray's memory monitor may end in a row, beside each fleet's first, with nothing done in between."""
 TICK_S = 0.5
-SAY_S = 30.0
-"""How often a crew without any fleet says what it waits for, s."""
+REPORT_WAITING_S = 30.0
+"""How often a pool without any fleet reports what it waits for, s."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,14 +48,14 @@ class GivenUp:
     reason: str
 
 
-class Beside(Protocol):
-    """What continues beside a crew's work, and is looked after between its answers."""
+class SideTask(Protocol):
+    """What continues beside the pool's work, and is polled between its answers."""
 
-    def calls(self) -> Sequence[Any]:
-        """Futures whose end the crew should not sleep through."""
+    def futures(self) -> Sequence[Any]:
+        """Futures whose end the pool should not sleep through."""
         ...
 
-    def look(self) -> Sequence[Hashable]:
+    def poll(self) -> Sequence[Hashable]:
         """Do what is due now; returns items that must be done again."""
         ...
 
@@ -64,7 +64,7 @@ class _Call(NamedTuple):
     future: Any
     item: Any = None
     """None for `ready` and for a sign of life."""
-    left_there: Any = None
+    second_ref: Any = None
     """A reference to the second part of its result."""
 
 
@@ -74,7 +74,7 @@ class _Fleet:
     calls: deque[_Call]
     """The one that runs first."""
     since_s: float
-    """When the first call began, by the crew's clock."""
+    """When the first call began, by the pool's clock."""
     ready: bool = False
 
     @property
@@ -84,12 +84,12 @@ class _Fleet:
 
 
 @dataclass(kw_only=True)
-class Crew:
-    """Fleets, and what each of them does now. `work` once; then its fleets are gone."""
+class ActorPool:
+    """Fleets, and what each of them does now. `map_unordered` once; then its fleets are gone."""
 
     start: Callable[[], Any]
-    """Starts an actor with methods `ready()` and `run(item, ...)`; if that returns two values, `work` yields the first
-    and a reference to the second, which stays where it was made."""
+    """Starts an actor with methods `ready()` and `run(item, ...)`; if that returns two values, `map_unordered`
+    yields the first and a reference to the second, which stays where it was made."""
     num_fleets: int
     split: Callable[[Any], Sequence[Hashable]]
     """Parts of an item that are to be done alone, as it ended a process; none: it is one already."""
@@ -102,22 +102,22 @@ class Crew:
     def __post_init__(self) -> None:
         self._fleets: list[_Fleet] = []
         self._size = self.num_fleets  # fewer while memory is short
-        self._todo: deque[Any] = deque()
-        self._again: list[Any] = []
+        self._queue: deque[Any] = deque()
+        self._retries: list[Any] = []
         self._deaths: dict[Any, list[Death]] = {None: []}  # None: of fleets that were not ready
         self._suspects: list[tuple[float, Any]] = []
         self._durations_s: deque[float] = deque(maxlen=200)
         self._memory_kills = self._done_since_kill = 0
-        self._clock_s, self._looked_s = 0.0, time.monotonic()
-        self._recruit_after_s = self._said_s = 0.0
+        self._clock_s, self._ticked_s = 0.0, time.monotonic()
+        self._spawn_after_s = self._reported_s = 0.0
 
-    def work(
+    def map_unordered(
         self,
         items: Iterable[Hashable],
         *,
         may_begin: Callable[[Any], bool] = lambda item: True,
         extra: Callable[[Any], tuple[Any, ...]] = lambda item: (),
-        beside: Beside | None = None,
+        beside: SideTask | None = None,
     ) -> Iterator[tuple[Any, Any]]:
         """Yield each item, or its parts, with its result or a GivenUp, as they come, in any order.
 
@@ -125,28 +125,28 @@ class Crew:
             items: what is to be done, the first first.
             may_begin: whether an item can be done yet; asked again after each result.
             extra: further arguments of its `run`.
-            beside: is looked after meanwhile.
+            beside: is polled meanwhile.
 
         Raises:
             TapRayError: what a fleet raised; fleets die before they are ready; memory does not suffice.
         """
-        self._todo.extend(items)
+        self._queue.extend(items)
         self._may_begin, self._extra = may_begin, extra
         try:
-            while self._todo or self._again or self._suspects or self._working():
-                self._again += beside.look() if beside else []
-                self._fill()
-                self._hand_out()
-                for fleet in self._next_answers(beside.calls() if beside else []):
-                    yield from self._hear(fleet)
-                yield from self._look_round()
+            while self._queue or self._retries or self._suspects or self._working():
+                self._retries += beside.poll() if beside else []
+                self._spawn()
+                self._submit()
+                for fleet in self._wait_for_answers(beside.futures() if beside else []):
+                    yield from self._take_result(fleet)
+                yield from self._check_deadlines()
         finally:
             for fleet in self._fleets:
                 ray.kill(fleet.actor)
 
-    def _fill(self) -> None:
-        left = len(self._todo) + len(self._again) + len(self._suspects)
-        while len(self._fleets) < min(self._size, left + self._working()) and self._clock_s >= self._recruit_after_s:
+    def _spawn(self) -> None:
+        left = len(self._queue) + len(self._retries) + len(self._suspects)
+        while len(self._fleets) < min(self._size, left + self._working()) and self._clock_s >= self._spawn_after_s:
             actor = self.start()
             call = _Call(actor.ready.remote())
             self._fleets.append(_Fleet(actor=actor, calls=deque([call]), since_s=self._clock_s))
@@ -155,11 +155,11 @@ class Crew:
         """Fleets that have an item."""
         return sum(fleet.items > 0 for fleet in self._fleets)
 
-    def _hand_out(self) -> None:
+    def _submit(self) -> None:
         """Give items to idle fleets, and then ahead of time while there are enough for everybody."""
         for depth in range(1 + self.ahead):
             for fleet in self._fleets:
-                if not fleet.ready or fleet.items != depth or (depth and len(self._todo) < self.num_fleets):
+                if not fleet.ready or fleet.items != depth or (depth and len(self._queue) < self.num_fleets):
                     continue
                 item = self._next_item()
                 if item is None:
@@ -172,12 +172,12 @@ class Crew:
                 fleet.calls.append(_Call(future, item, there))
 
     def _next_item(self) -> Any:
-        for place, item in enumerate(self._again):
+        for place, item in enumerate(self._retries):
             if self._may_begin(item):
-                return self._again.pop(place)
-        return self._todo.popleft() if self._todo and self._may_begin(self._todo[0]) else None
+                return self._retries.pop(place)
+        return self._queue.popleft() if self._queue and self._may_begin(self._queue[0]) else None
 
-    def _next_answers(self, others: Sequence[Any]) -> list[_Fleet]:
+    def _wait_for_answers(self, others: Sequence[Any]) -> list[_Fleet]:
         """Fleets whose first call has ended, if one has within a tick and before the first of `others`."""
         waiting = {fleet.calls[0].future: fleet for fleet in self._fleets if fleet.calls}
         futures, ended = [*waiting, *others], []
@@ -189,11 +189,11 @@ class Crew:
             time.sleep(TICK_S)
         # A driver that was stopped for a while (Ctrl-Z, a closed lid) has no reason to suspect its fleets.
         now = time.monotonic()
-        self._clock_s += min(now - self._looked_s, 10 * TICK_S)
-        self._looked_s = now
+        self._clock_s += min(now - self._ticked_s, 10 * TICK_S)
+        self._ticked_s = now
         return [waiting[future] for future in ended if future in waiting]
 
-    def _hear(self, fleet: _Fleet) -> Iterator[tuple[Any, Any]]:
+    def _take_result(self, fleet: _Fleet) -> Iterator[tuple[Any, Any]]:
         """The result of a call that has ended, if it has one."""
         future, item, there = fleet.calls[0]
         try:
@@ -201,7 +201,7 @@ class Crew:
         except RayTaskError as error:
             raise (error.cause if isinstance(error.cause, TapRayError) else error) from None
         except faults.LOST as error:
-            self._lose(fleet, faults.death_of(fleet.actor, error))
+            self._on_actor_death(fleet, faults.death_of(fleet.actor, error))
             return
         fleet.calls.popleft()
         duration_s, fleet.since_s = self._clock_s - fleet.since_s, self._clock_s
@@ -217,35 +217,35 @@ class Crew:
             self._size, self._done_since_kill = min(self.num_fleets, self._size + 1), 0
         yield item, result if there is None else (result, there)
 
-    def _lose(self, fleet: _Fleet, death: Death) -> None:
+    def _on_actor_death(self, fleet: _Fleet, death: Death) -> None:
         """A fleet is gone: queue what it had, and note whose fault it was."""
         self._fleets.remove(fleet)
         gauges.count("tap_processes_lost", kind=death.kind.value)
         ray.kill(fleet.actor)  # it may only be out of reach
         running, *queued = [call.item for call in fleet.calls]
-        self._again += queued
+        self._retries += queued
         if death.kind.own_fault:
             if running is not None or not fleet.ready:  # else it died idle
-                self._blame(running, death)
+                self._count_death(running, death)
             return
-        self._again += [running] if running is not None else []
+        self._retries += [running] if running is not None else []
         if death.kind is Kind.MEMORY:
-            self._save_memory(death)
+            self._shrink(death)
 
-    def _blame(self, item: Any, death: Death) -> None:
+    def _count_death(self, item: Any, death: Death) -> None:
         parts = self.split(item) if item is not None else []
         if parts:
-            self._again += parts
+            self._retries += parts
             return
         deaths = self._deaths.setdefault(item, [])
         deaths.append(death)
-        if len(deaths) < (STARTS if item is None else LIVES):
-            self._again += [item] if item is not None else []
+        if len(deaths) < (MAX_START_DEATHS if item is None else MAX_ITEM_DEATHS):
+            self._retries += [item] if item is not None else []
         else:
             own = death.node == ray.get_runtime_context().get_node_id()
             self._suspects.append((self._clock_s + (0.0 if own else GRACE_S), item))
 
-    def _look_round(self) -> Iterator[tuple[Any, Any]]:
+    def _check_deadlines(self) -> Iterator[tuple[Any, Any]]:
         """What time has brought: fleets that are overdue, suspects whose machine lives on."""
         limit_s = self._limit_s()
         for fleet in [fleet for fleet in self._fleets if fleet.calls]:
@@ -253,40 +253,40 @@ class Crew:
             if late and not fleet.ready and not faults.placed(fleet.actor):
                 fleet.since_s = self._clock_s  # there was no room for it so far
             elif late:
-                self._lose(fleet, faults.hang_of(fleet.actor, self._clock_s - fleet.since_s))
+                self._on_actor_death(fleet, faults.hang_of(fleet.actor, self._clock_s - fleet.since_s))
         due = [item for until_s, item in self._suspects if until_s <= self._clock_s]
         self._suspects = [(until_s, item) for until_s, item in self._suspects if until_s > self._clock_s]
         for item in dict.fromkeys(due):
-            yield from self._judge(item)
-        self._say_waiting()
+            yield from self._retry_or_give_up(item)
+        self._report_waiting()
 
     def _limit_s(self) -> float:
         if not self._durations_s:
             return self.patience.first_s
         return max(self.patience.least_s, self.patience.factor * statistics.median(self._durations_s))
 
-    def _judge(self, item: Any) -> Iterator[tuple[Any, Any]]:
+    def _retry_or_give_up(self, item: Any) -> Iterator[tuple[Any, Any]]:
         """Give a suspect up, unless a machine has died meanwhile that explains its deaths."""
         deaths = [death for death in self._deaths[item] if faults.node_alive(death.node)]
         self._deaths[item] = deaths
         if item is None:
-            if len(deaths) >= STARTS:
+            if len(deaths) >= MAX_START_DEATHS:
                 raise TapRayError(
                     f"{len(deaths)} fleets in a row died before they were ready (out of memory?): {deaths[-1].reason}"
                 )
-        elif len(deaths) < LIVES:
-            self._again.append(item)
+        elif len(deaths) < MAX_ITEM_DEATHS:
+            self._retries.append(item)
         else:
             did = "hung" if deaths[-1].kind is Kind.HANG else "died"
             yield item, GivenUp(reason=f"its process {did} {len(deaths)} times: {deaths[-1].reason}")
 
-    def _save_memory(self, death: Death) -> None:
+    def _shrink(self, death: Death) -> None:
         """Go on with fewer fleets after a pause; or end, where nothing gets done any more."""
         self._memory_kills += 1
         self._done_since_kill = 0
         self._size = max(1, len(self._fleets))
-        self._recruit_after_s = self._clock_s + min(30.0, self.patience.memory_s * 2 ** min(self._memory_kills - 1, 10))
-        if self._memory_kills >= self.num_fleets + MEMORY_KILLS:
+        self._spawn_after_s = self._clock_s + min(30.0, self.patience.memory_s * 2 ** min(self._memory_kills - 1, 10))
+        if self._memory_kills >= self.num_fleets + MAX_MEMORY_KILLS:
             raise TapRayError(
                 f"Out of memory: Ray's memory monitor has ended {self._memory_kills} processes in a row, and nothing "
                 "got done in between. Use fewer --fleets or fewer --robots-per-fleet, end what else runs on the "
@@ -294,11 +294,11 @@ class Crew:
                 f"Ray says: {death.reason[:300]}"
             )
 
-    def _say_waiting(self) -> None:
-        """Every SAY_S, while the cluster has room for no fleet at all."""
-        if self._clock_s - self._said_s < SAY_S:
+    def _report_waiting(self) -> None:
+        """Every REPORT_WAITING_S, while the cluster has room for no fleet at all."""
+        if self._clock_s - self._reported_s < REPORT_WAITING_S:
             return
-        self._said_s = self._clock_s
+        self._reported_s = self._clock_s
         if any(fleet.ready or faults.placed(fleet.actor) for fleet in self._fleets):
             return
         if self._fleets and not self.needs.fit():  # else their processes are starting
