@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from tap_ray import storage
+from tap_ray.config import ClusterConfig
 from tap_ray.dataset.crop_files import folder, read_crops
 from tap_ray.dataset.crops import CROPS
 from tap_ray.dataset.reader import open_dataset
@@ -17,13 +18,11 @@ from tap_ray.job import run_job
 
 
 @dataclass(frozen=True, kw_only=True)
-class Config:
+class Config(ClusterConfig):
     """Of which data."""
 
     data: Path
     """Dataset of jobs.collect_play, with robot masks."""
-    ray_address: str | None = None
-    """Ray cluster to join, "host:6379" or "auto"; without it RAY_ADDRESS, else a local Ray that stops with the job."""
 
 
 def main(config: Config) -> Path:

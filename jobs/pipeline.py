@@ -1,4 +1,4 @@
-"""The whole machine in one read: play -> pretrain -> demonstrations -> align -> evaluate -> compare.
+"""The whole pipeline: play -> pretrain -> demonstrations -> align -> evaluate -> compare.
 
 Six stages, each a function that reads folders and writes one. The defaults are small enough for two cores in eight
 minutes (`make demo`); every stage is also a job of its own (`python -m jobs.<verb> --help`).
@@ -24,16 +24,16 @@ def main(config: PipelineConfig) -> Path:
         print(f"\n== {number}/6 {title} ({time.perf_counter() - start:.0f} s)", flush=True)
 
     with connect(config.ray_address):
-        stage(1, "play: robots explore by themselves, without words")
+        stage(1, "play: robots explore by themselves, without language")
         settings = collect_play.PlayJobConfig(explorer="contact", episodes=config.play, seed=seed, out=out / "play")
         play = collect_play.main(settings)
-        stage(2, "pretrain: how do I get to this thing, and where will it come to rest?")
+        stage(2, "pretrain (Stage 1): go to an object, put it somewhere")
         train = config.training(config.pretrain_steps, windows=128)
         moves = pretrain.main(PretrainConfig(data=play, train=train, workers=workers, out=out / "pretrain"))
-        stage(3, "demonstrations: an expert shows what words mean")
+        stage(3, "demonstrations: a scripted expert, with instructions")
         demos = collect_demos.main(collect_demos.DemosJobConfig(episodes=config.demos, seed=seed, out=out / "demos"))
 
-        stage(4, "align: now with words, on what Stage 1 learned, and from scratch")
+        stage(4, "align (Stage 2): follow instructions, on Stage 1's weights and from scratch")
         train = config.training(config.align_steps, windows=64)
         policies = {}
         for name, init, network in (("tap", str(moves), PolicyConfig()), ("scratch", SCRATCH, FROM_SCRATCH)):

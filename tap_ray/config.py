@@ -19,6 +19,23 @@ from tap_ray.errors import ConfigError, nearest
 
 C = TypeVar("C")
 
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ClusterConfig:
+    """Where a job runs; no result depends on it."""
+
+    ray_address: str | None = None
+    """Ray cluster to join, "host:6379" or "auto"; without it RAY_ADDRESS, else a local Ray that stops with the job."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class NodesConfig(ClusterConfig):
+    """Where a job with processes of its own on the cluster runs."""
+
+    node_labels: tuple[str, ...] = ()
+    """Only on nodes of the cluster with these Ray labels, e.g. role=play; none: on any."""
+
+
 RENAMED = {
     "ahead": "goal_offset",
     "decoders": "num_data_workers",

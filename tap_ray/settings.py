@@ -9,7 +9,7 @@ from tyro.conf import arg
 
 from tap_ray import storage
 from tap_ray.align.demos import AlignConfig
-from tap_ray.config import require_used, to_dict
+from tap_ray.config import ClusterConfig, NodesConfig, require_used, to_dict
 from tap_ray.dataset.action_chunks import ActionChunkConfig
 from tap_ray.dataset.windows import WindowConfig
 from tap_ray.errors import ConfigError
@@ -52,7 +52,7 @@ FOLLOWS = {
 
 
 @dataclass(frozen=True, kw_only=True)
-class WorkersConfig:
+class WorkersConfig(NodesConfig):
     """On how many processes to train. Only `num_workers` changes what is learned."""
 
     num_workers: int = 1
@@ -65,10 +65,6 @@ class WorkersConfig:
     """Decoded windows that may wait for each training process, MB."""
     max_failures: int = 3
     """How often in a row, without a new checkpoint in between, dead training processes are replaced; -1: always."""
-    ray_address: str | None = None
-    """Ray cluster to join, e.g. "auto"; without it a local Ray starts and stops with the job."""
-    node_labels: tuple[str, ...] = ()
-    """Only on nodes of the cluster with these Ray labels, e.g. role=play; none: on any."""
     gpu: Literal["auto", "on", "off"] = "auto"
     """Whether to train on GPUs; "auto": if there are enough now; "on": wait until an autoscaler brings them."""
     gpus: float = 1.0
@@ -206,7 +202,7 @@ FROM_SCRATCH = PolicyConfig(glimpse_px=0, num_state=0)
 
 
 @dataclass(frozen=True, kw_only=True)
-class PipelineConfig:
+class PipelineConfig(ClusterConfig):
     """Sizes of the pipeline's stages."""
 
     play: int = 360
@@ -225,8 +221,6 @@ class PipelineConfig:
     """Root of the seed tree."""
     out: Path = Path("demo")
     """Folder for all results. The same command resumes where it was interrupted."""
-    ray_address: str | None = None
-    """Ray cluster to join, e.g. "auto"; without it a local Ray starts and stops with the job."""
 
     def training(self, steps: int, *, windows: int) -> TrainConfig:
         """Settings of a training whose steps take `windows` windows, shared among the processes."""

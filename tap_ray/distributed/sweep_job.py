@@ -9,7 +9,7 @@ from typing import Annotated, Literal, Mapping, Sequence, get_args
 import tyro
 
 from tap_ray import registry, runs, storage, tracking
-from tap_ray.config import to_dict
+from tap_ray.config import ClusterConfig, to_dict
 from tap_ray.distributed import gauges
 from tap_ray.distributed.connect import connect, dashboard_url
 from tap_ray.distributed.placement import capacity
@@ -31,7 +31,7 @@ PAGE_S = 5.0
 
 
 @dataclass(frozen=True, kw_only=True)
-class SweepJobConfig:
+class SweepJobConfig(ClusterConfig):
     """Which sweep, on which data, and where."""
 
     sweep: Annotated[Path, tyro.conf.Positional]
@@ -56,8 +56,6 @@ class SweepJobConfig:
     trials_on: Literal["auto", "head", "any"] = "auto"
     """Nodes that trials' processes (not their training) live on: "any" needs folders and an MLflow that every node
     reaches; "auto": any if --store, --out and the data are URIs and MLflow is a server, else the head node."""
-    ray_address: str | None = None
-    """Ray cluster to join, e.g. "auto"; without it a local Ray starts and stops with the job."""
 
 
 def require_local(config: SweepJobConfig) -> None:

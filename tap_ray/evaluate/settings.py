@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Iterable, Sequence
 
-from tap_ray.config import to_dict
+from tap_ray.config import NodesConfig, to_dict
 from tap_ray.errors import ConfigError, nearest
 from tap_ray.evaluate.protocol import SUITES, Protocol
 
@@ -16,7 +16,7 @@ one batch change."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class EvaluateConfig:
+class EvaluateConfig(NodesConfig):
     """Which policy is judged on which cells, and by how many robots at once."""
 
     policy: str
@@ -56,10 +56,6 @@ class EvaluateConfig:
     """GPUs, or a share of one, for each fleet's policy; 0: none."""
     out: Path | None = None
     """Run folder; without it runs/evaluate-<hash>."""
-    ray_address: str | None = None
-    """Ray cluster to join, e.g. "auto"; without it a local Ray starts and stops with the job."""
-    node_labels: tuple[str, ...] = ()
-    """Only on nodes of the cluster with these Ray labels, e.g. role=play; none: on any."""
 
 
 def simulator(suite: str, sims: Sequence[str], sim: str = "") -> str:

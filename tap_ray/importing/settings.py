@@ -12,7 +12,7 @@ from tap_ray.importing.source import Source
 
 
 @dataclass(frozen=True, kw_only=True)
-class ImportConfig:
+class ImportConfig(configs.ClusterConfig):
     """Which dataset, and what it means."""
 
     source: Path
@@ -33,8 +33,6 @@ class ImportConfig:
     """1 to 95."""
     fleets: int = 0
     """Processes that convert; 0: as many as there are CPUs."""
-    ray_address: str | None = None
-    """Ray cluster to join, "host:6379" or "auto"; without it RAY_ADDRESS, else a local Ray that stops with the job."""
 
 
 def opened(source: Path) -> Source:

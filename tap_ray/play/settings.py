@@ -4,6 +4,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Iterable, Sequence
 
+from tap_ray.config import NodesConfig
 from tap_ray.errors import ConfigError
 from tap_ray.play.collect import CollectPlan
 from tap_ray.play.demos import DemoPlan
@@ -12,7 +13,7 @@ from tap_ray.types import EnvConfig, RandomizeConfig
 
 
 @dataclass(frozen=True, kw_only=True)
-class RobotsConfig:
+class RobotsConfig(NodesConfig):
     """Which robots, how many of them, and where to."""
 
     seed: int = 0
@@ -40,10 +41,6 @@ class RobotsConfig:
     """Processes that write the dataset; 0: the job's own; -1: one for each 32 fleets, none below. Same bytes."""
     out: Path | None = None
     """Dataset; without it data/play-<hash> or data/demos-<hash>."""
-    ray_address: str | None = None
-    """Ray cluster to join, e.g. "auto"; without it a local Ray starts and stops with the job."""
-    node_labels: tuple[str, ...] = ()
-    """Only on nodes of the cluster with these Ray labels, e.g. role=play; none: on any."""
 
     @property
     def scene(self) -> EnvConfig:

@@ -9,6 +9,7 @@ import ssl
 from dataclasses import dataclass
 from pathlib import Path
 
+from tap_ray.config import ClusterConfig
 from tap_ray.errors import ConfigError, StorageError
 from tap_ray.serving.admission import LOOPBACK
 from tap_ray.serving.connections import SPARE
@@ -22,7 +23,7 @@ OWN_FILES = 256
 
 
 @dataclass(frozen=True, kw_only=True)
-class ServeConfig:
+class ServeConfig(ClusterConfig):
     """Which policy answers where, and how many robots at once."""
 
     policy: Path
@@ -61,8 +62,6 @@ class ServeConfig:
     """PEM file of the certificate (and those above it): with --tls-key the server speaks https and wss only."""
     tls_key: Path | None = None
     """PEM file of the certificate's key, without a password."""
-    ray_address: str | None = None
-    """Ray cluster to join, e.g. "auto"; without it a local Ray starts and stops with the job."""
 
 
 def check(config: ServeConfig) -> None:
