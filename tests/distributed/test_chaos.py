@@ -162,6 +162,7 @@ def test_an_attempt_that_loses_its_machine_again_and_again_is_played(cluster: No
     assert sorted((outcome.attempt, outcome.reason) for outcome in outcomes) == [(0, "played"), (1, "played")]
 
 
+@pytest.mark.long_proof
 def test_a_machine_that_ends_its_processes_before_itself(cluster: Nodes, tmp_path: Path):
     """As many of a cell's processes die on one machine as would make it the culprit; then the machine goes."""
     (tmp_path / "hold").touch()

@@ -84,6 +84,7 @@ class HeldPlayer:
         return self.player.run(attempts)
 
 
+@pytest.mark.long_proof
 def test_play_goes_on_when_its_node_dies(cluster: Nodes, tmp_path: Path):
     with DatasetWriter(tmp_path / "expected", child.HEADER) as writer:
         for episode in collect(
@@ -148,6 +149,7 @@ def test_training_goes_on_when_its_node_dies(cluster: Nodes, tmp_path: Path, toy
     assert curve(task.run) == curve(tmp_path / "undisturbed")
 
 
+@pytest.mark.long_proof
 def test_decoders_run_beside_their_trainer(cluster: Nodes, toy_dataset: Path):
     """Of four nodes, those of one trainer work on its own."""
     trainer = ray.remote(num_cpus=1, label_selector={"role": "train"})(decoded_on)

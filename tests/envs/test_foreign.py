@@ -161,6 +161,7 @@ def test_an_adapter_in_python() -> None:
 
 @pytest.mark.cluster
 @pytest.mark.slow
+@pytest.mark.long_proof
 def test_the_jobs_take_it(tmp_path: Path) -> None:
     file = write_adapter(tmp_path)
     surroundings = {**os.environ, "PYTHONPATH": str(ROOT), "MLFLOW_TRACKING_URI": f"sqlite:///{tmp_path}/mlflow.db"}
