@@ -15,8 +15,8 @@ from tap_ray.errors import ConfigError
 from tap_ray.specs import RobotSpec
 from tap_ray.types import EnvConfig, Policy
 
-OURS = ("widowx", "pybullet")
-"""Robot and simulator where none is named."""
+USUAL = EnvConfig()
+"""Its robot and simulator are those where none is named."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -79,7 +79,7 @@ def world_of(env: str, robot: str, sim: str, tasks: tuple[str, ...] = ()) -> Wor
             require_goal=_anything,
             control_lag=envs.control_lag_of(sim),
         )
-    if robot != OURS[0] or sim not in (OURS[1], ""):
+    if robot != USUAL.robot or sim not in (USUAL.sim, ""):
         raise ConfigError(f"--env {env} says which robot and simulator there is: leave out --robot and --sim.")
     foreign = Foreign(read_adapter(env))
     if tasks not in ((), (foreign.adapter.task,)):

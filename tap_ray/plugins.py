@@ -9,6 +9,7 @@ Names are known without importing anything; a package is imported when one of it
 itself, so workers on other machines need the package, too.
 """
 
+import importlib
 import sys
 from functools import lru_cache
 from importlib.metadata import EntryPoint, entry_points
@@ -78,7 +79,10 @@ class Registry(Mapping[str, T], Generic[T]):
         return self._installed()[name][0].value
 
     def _installed(self) -> Mapping[str, tuple[EntryPoint, ...]]:
-        return _entry_points(self.group, tuple(sys.path))
+        found: dict[str, tuple[EntryPoint, ...]] = {}
+        for point in _entry_points(tuple(sys.path)).select(group=self.group):
+            found[point.name] = (*found.get(point.name, ()), point)
+        return found
 
     def _loaded(self, point: EntryPoint) -> T:
         about = f"The {self.kind} {point.name!r} of the package {package_of(point)} ({point.value})"
@@ -113,10 +117,18 @@ def _named(registry: "Registry[Any]", name: str) -> str:
     return f"{name} ({package})" if package else name
 
 
-@lru_cache(maxsize=64)
-def _entry_points(group: str, path: tuple[str, ...]) -> Mapping[str, tuple[EntryPoint, ...]]:
-    """Name -> the entry points of a group that are called so; `path`: where packages are looked for now."""
-    found: dict[str, tuple[EntryPoint, ...]] = {}
-    for point in entry_points(group=group):
-        found[point.name] = (*found.get(point.name, ()), point)
-    return found
+def load_reference(reference: str) -> Any:
+    """What "module:name" names.
+
+    Raises:
+        ImportError, AttributeError: there is no such module, or nothing of that name in it.
+    """
+    module, _, name = reference.rpartition(":")
+    return getattr(importlib.import_module(module), name)
+
+
+@lru_cache(maxsize=16)
+def _entry_points(path: tuple[str, ...]) -> Any:
+    """Those of all groups, for `select(group=...)`, whose type differs between Python 3.11 and 3.12: one reading of what
+    is installed; `path`: where packages are looked for now."""
+    return entry_points()

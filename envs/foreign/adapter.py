@@ -16,7 +16,6 @@ Slots are named as in tap_ray/specs.py. What is left out is switched off: see `A
 """
 
 import hashlib
-import importlib
 import json
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
@@ -25,6 +24,7 @@ from typing import Any, Mapping, TypeVar
 import yaml
 
 from tap_ray.errors import ConfigError, nearest
+from tap_ray.plugins import load_reference
 from tap_ray.specs import EE_DELTA_ACTION, EE_POSE_STATE, RobotSpec, Slot
 
 T = TypeVar("T")
@@ -176,7 +176,7 @@ def read_adapter(where: str) -> Adapter:
     module, _, name = where.rpartition(":")
     if module and name.isidentifier():
         try:
-            found = getattr(importlib.import_module(module), name)
+            found = load_reference(where)
         except (ImportError, AttributeError) as error:
             raise ConfigError(f"--env {where}: {error}. Name a YAML file, or module:name of an Adapter.") from None
         if isinstance(found, Adapter):

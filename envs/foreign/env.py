@@ -11,6 +11,7 @@ from envs.foreign.adapter import Adapter, Numbers
 from envs.kinematics.rotations import matrix_quaternion, quaternion_matrix
 from envs.scene.tasks import NUM_SLOTS
 from tap_ray.errors import ConfigError, SpecError
+from tap_ray.plugins import load_reference
 from tap_ray.specs import EE_DELTA_ACTION
 from tap_ray.types import EnvConfig
 
@@ -28,7 +29,7 @@ def foreign_env(adapter: Adapter) -> gym.Env:
     module, _, name = adapter.env.rpartition(":")
     try:
         if module and name.isidentifier():
-            return getattr(importlib.import_module(module), name)(**kwargs)
+            return load_reference(adapter.env)(**kwargs)
         if module:
             importlib.import_module(module)
         if adapter.camera == "render":

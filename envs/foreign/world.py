@@ -1,6 +1,5 @@
 """A foreign environment with the functions that `envs` has for our own robots. Every one pickles."""
 
-import importlib
 from dataclasses import dataclass, replace
 from importlib.metadata import PackageNotFoundError, packages_distributions, version
 from typing import Any, Sequence
@@ -14,6 +13,7 @@ from envs.foreign.env import ForeignEnv
 from envs.kinematics.rotations import axis_angle_matrix, matrix_quaternion
 from envs.kinematics.solver import DOWN
 from tap_ray.errors import ConfigError
+from tap_ray.plugins import load_reference
 from tap_ray.specs import RobotSpec, missing_slots
 from tap_ray.types import EnvConfig, Policy
 
@@ -112,9 +112,8 @@ class Foreign:
     def make_expert(self, config: EnvConfig, num_robots: int) -> Policy:
         """The adapter's expert; it moves hands."""
         self.require("expert")
-        module, _, name = self.adapter.expert.partition(":")
         try:
-            return getattr(importlib.import_module(module), name)(config, num_robots)
+            return load_reference(self.adapter.expert)(config, num_robots)
         except (ImportError, AttributeError) as error:
             raise ConfigError(f"The expert {self.adapter.expert!r} of {self.adapter.env}: {error}.") from None
 

@@ -7,7 +7,6 @@
 A function or a class that takes two arguments gets the scene and the number of robots.
 """
 
-import importlib
 import inspect
 import os
 import sys
@@ -17,7 +16,7 @@ from typing import Any
 
 from tap_ray.config import digest
 from tap_ray.errors import ConfigError
-from tap_ray.plugins import Registry
+from tap_ray.plugins import Registry, load_reference
 from tap_ray.types import EnvConfig, Policy
 
 POLICIES: Registry[Any] = Registry("policy", {})
@@ -53,10 +52,9 @@ class OwnPolicy:
         return digest(Path(inspect.getfile(self._found())).read_text())
 
     def _found(self) -> Any:
-        name, _, attribute = self.reference.partition(":")
         if self.folder not in sys.path:
             sys.path.append(self.folder)
-        return getattr(importlib.import_module(name), attribute)
+        return load_reference(self.reference)
 
 
 def installed_policy(name: str) -> OwnPolicy:
