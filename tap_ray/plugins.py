@@ -129,6 +129,9 @@ def load_reference(reference: str) -> Any:
 
 @lru_cache(maxsize=16)
 def _entry_points(path: tuple[str, ...]) -> Any:
-    """Those of all groups, for `select(group=...)`, whose type differs between Python 3.11 and 3.12: one reading of what
-    is installed; `path`: where packages are looked for now."""
+    """Those of all groups, read once, for `select(group=...)` (Python 3.11 and 3.12 differ in the type).
+
+    Args:
+        path: where packages are looked for now.
+    """
     return entry_points()
