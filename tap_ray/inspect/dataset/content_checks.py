@@ -21,6 +21,11 @@ NEAR = 0.1
 scripted expert never come closer than 0.26 (1000 of five tasks)."""
 COMPARED = 4000
 """Episodes at most that are compared with each other for near duplicates."""
+ENOUGH = 10
+"""Episodes of an instruction by which one of them is judged."""
+FACTOR, FAR = 2.0, 30.0
+"""Nothing stands out that is less than this many times as long or fast as the middle, or the other way round; nor an
+image less than this many gray levels of 255 away from the middle one."""
 STANDS_OUT = 3.5
 """Modified z-score beyond which a value is an outlier (Iglewicz & Hoaglin 1993, How to Detect and Handle Outliers)."""
 
@@ -32,7 +37,10 @@ def coverage(survey: Survey) -> Check:
     constant = [slot.name for slot, value in zip(survey.spec.state, std, strict=True) if value < 1e-6]
     constant += [slot.name for slot, value in zip(survey.spec.action, acts, strict=True) if value < 1e-9]
     numbers: dict[str, Any] = {"constant_slots": constant}
-    threshold = f"half of the steps in one voxel of {100 * LEAF_M:g} cm, or numbers that never change: what was not visited cannot be learned"
+    threshold = (
+        f"{IN_ONE_PLACE:.0%} of the steps in one voxel of {100 * LEAF_M:g} cm, or numbers that never change: what was "
+        "not visited cannot be learned"
+    )
     said = [f"{', '.join(constant)} never changes"] if constant else []
     good = f"all {len(survey.spec.state)} numbers of the state change"
     if survey.voxels:
@@ -108,8 +116,8 @@ def duplicates(survey: Survey) -> Check:
             "compared": seen,
             "pairs": [list(pair) for pair in pairs[:20]],
         },
-        threshold=f"paths closer than {NEAR:g} standard deviations of the states, root mean square over {COMPARED} episodes "
-        "at most, of lengths within a tenth: a copy in the validation share makes it say too much",
+        threshold=f"paths closer than {NEAR:g} standard deviations of the states (root mean square; lengths within a "
+        f"tenth; {COMPARED} episodes at most): a copy among the held-out episodes makes their numbers too good",
         episodes=tuple(dict.fromkeys(index for pair in pairs[:3] for index in pair)),
         why={b: f"the same motion as episode {a}" for a, b in pairs[:3]},
     )
@@ -157,8 +165,8 @@ def images(frames: Frames) -> Check:
         kind="not fit" if unfit else "look at this" if said else "good",
         text=f"for learning from images: {text}" if unfit else text,
         numbers={"images": frames.num, "black": black, "flat": flat, "frozen": frozen, "moving_steps": moving},
-        threshold=f"any black or empty one; 1% frozen where the robot moves {moves} in a step: the camera dropped frames, "
-        "and image and state do not belong together",
+        threshold=f"any black or empty one; 1% frozen where the robot moves {moves} in a step: the camera dropped "
+        "frames, and image and state do not belong together",
         episodes=worst,
         why=dict.fromkeys(worst, "black, empty or frozen images"),
     )
@@ -218,33 +226,46 @@ def outliers(survey: Survey, frames: Frames) -> Check:
         kind="look at this" if many else "good",
         text=text if many else "no episode stands out by length, motion or look",
         numbers={"num": len(order), "episodes": order[:50]},
-        threshold=f"modified z-score {STANDS_OUT:g} (Iglewicz & Hoaglin 1993) of length, speed, or the first image's look: "
-        "often a recording that went wrong",
+        threshold=f"modified z-score {STANDS_OUT:g} (Iglewicz & Hoaglin 1993) of length or speed, and {FACTOR:g} times "
+        f"what is usual; or of the first image's look, and {FAR:g} of 255: often a recording that went wrong",
         episodes=tuple(order[:6]),
         why=found,
     )
 
 
 def _by_numbers(survey: Survey) -> Iterator[tuple[int, float, str]]:
-    facts, hz = survey.episodes, survey.spec.control_hz
-    lengths = np.array([each.steps for each in facts], float)
-    speeds = np.array([each.speed for each in facts])
-    middle = np.median(lengths), np.median(speeds)
-    for each, score in zip(facts, modified_z(np.log(lengths)), strict=True):
-        if score > STANDS_OUT:
-            yield each.index, float(score), f"{each.steps / hz:.3g} s long, the middle is {middle[0] / hz:.3g} s"
-    for each, score in zip(facts, modified_z(speeds), strict=True):
-        if score > STANDS_OUT:
-            yield each.index, float(score), f"moves at {each.speed:.2g} on average, the middle is {middle[1]:.2g}"
+    """Against the episodes of the same instruction, where there are enough of them, else against all."""
+    groups: dict[str, list[EpisodeFacts]] = {}
+    for each in survey.episodes:
+        groups.setdefault(each.instruction, []).append(each)
+    small = min(map(len, groups.values())) < ENOUGH
+    for facts in [survey.episodes] if small else groups.values():
+        lengths = np.array([each.steps for each in facts], float)
+        for each, score, times in _standing_out(facts, lengths):
+            seconds = each.steps / survey.spec.control_hz
+            yield each.index, score, f"{seconds:.3g} s long, {times:.2g} times what is usual"
+        speeds = np.array([each.speed for each in facts])
+        for each, score, times in _standing_out(facts, speeds):
+            yield each.index, score, f"moves {times:.2g} times as fast as is usual"
+
+
+def _standing_out(facts: Sequence[EpisodeFacts], values: np.ndarray) -> Iterator[tuple[EpisodeFacts, float, float]]:
+    """Which ones, by how much, and how many times the middle they are."""
+    if not (middle := float(np.median(values))) > 0:
+        return
+    times = values / middle
+    for each, score, factor in zip(facts, modified_z(np.log(np.maximum(times, 1e-3))), times, strict=True):
+        if score > STANDS_OUT and not 1 / FACTOR < factor < FACTOR:
+            yield each, float(score), float(factor)
 
 
 def _by_look(frames: Frames) -> Iterator[tuple[int, float, str]]:
-    if len(frames.episodes) < 3:
+    if not frames.episodes:
         return
     looks = np.stack([each.look for each in frames.episodes])
     away = np.sqrt(((looks - np.median(looks, axis=0)) ** 2).mean(axis=1))
     for each, far, score in zip(frames.episodes, away, modified_z(away), strict=True):
-        if score > STANDS_OUT and far > np.median(away):
+        if score > STANDS_OUT and far > FAR:
             yield each.index, float(score), f"its first image looks unlike the others ({far:.0f} of 255 away)"
 
 

@@ -1,10 +1,11 @@
 """Checks of a dataset's numbers: rate, smoothness, what actions explain, grippers, waiting."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
-from tap_ray.inspect.dataset.check import MANY, Check, most
+from tap_ray.inspect.dataset.check import MANY, Check, Kind, most
 from tap_ray.inspect.dataset.frames import Frames
 from tap_ray.inspect.dataset.survey import LAGS, STILL, Survey, correlation
 
@@ -35,10 +36,10 @@ def whole(survey: Survey, frames: Frames) -> Check:
     return Check(
         name="whole",
         kind=kind,
-        text=f"for training: {text}" if damaged else text,
+        text=f"for training: {text}" if damaged else "every episode can be read",
         numbers={"episodes": num, "damaged": len(damaged)},
         threshold="none may be damaged, or hold NaN: a training ends there",
-        why={index: reason for index, reason in damaged.items()},
+        why=damaged,
     )
 
 
@@ -50,7 +51,9 @@ def rate(survey: Survey) -> Check:
     hz = survey.spec.control_hz
     text = f"time stamps keep {hz:g} Hz"
     if irregular:
-        text = f"{irregular} of {intervals} intervals between time stamps are not {1 / hz:.3g} s: frames are missing or late"
+        text = (
+            f"{irregular} of {intervals} intervals between time stamps are not {1 / hz:.3g} s: frames missing or late"
+        )
     return Check(
         name="rate",
         kind="look at this" if irregular else "good",
@@ -140,7 +143,8 @@ def consistency(survey: Survey) -> Check:
         said.append(f"the state moves against {', '.join(against)}: a sign is turned around")
     wrong = bool(weak) and len(weak) == len(best)
     least = min(value for value, _ in best.values())
-    good = f"actions explain the state's changes: R^2 {least:.2f} and more, at a lag of {_range([lag for _, lag in best.values()])}"
+    lag = _range([lag for _, lag in best.values()])
+    good = f"actions explain the state's changes: R^2 {least:.2f} and more, at a lag of {lag}"
     text = "; ".join(said) or good
     return Check(
         name="consistency",
@@ -161,7 +165,7 @@ def saturation(survey: Survey) -> Check:
     cut = {name: share for name, share in shares.items() if share > MANY}
     clipped = 0
     if "num_clipped" in survey.dataset.episodes:
-        clipped = int(survey.dataset.episodes["num_clipped"].sum())
+        clipped = int(survey.dataset.episodes["num_clipped"].to_numpy().sum())
     text = f"at most {max(shares.values(), default=0.0):.1%} of the steps of an action lie at an end of its range"
     if cut:
         named = ", ".join(f"{name} ({share:.0%})" for name, share in cut.items())
@@ -171,15 +175,15 @@ def saturation(survey: Survey) -> Check:
         kind="look at this" if cut else "good",
         text=text,
         numbers={**{f"{name}_share": share for name, share in shares.items()}, "clipped_when_recorded": clipped},
-        threshold=f"{MANY:.0%} of the steps: what was cut off cannot be learned, and quantiles for normalization end there",
+        threshold=f"{MANY:.0%} of the steps: what was cut off cannot be learned, and normalization ends there",
     )
 
 
 def gripper(survey: Survey) -> Check:
     """Does it close, flicker, begin closed, do the opposite?"""
     threshold = (
-        f"never closes or never opens; {MANY * 2:.0%} of the commands last one step; correlation of command and opening "
-        f"{INVERTED:g}; 80% of the episodes begin closed"
+        f"never closes or never opens; {MANY * 2:.0%} of the commands last one step; correlation of command and "
+        f"opening {INVERTED:g}; 80% of the episodes begin closed"
     )
     number_of = len(survey.spec.grippers)
     if not number_of:
@@ -249,13 +253,13 @@ def idle(survey: Survey) -> Check:
         kind="look at this" if said else "good",
         text="; ".join(said) or f"{share:.0%} of the steps are idle, {longest:.3g} s at a stretch at most",
         numbers={"share": share, "longest_s": longest},
-        threshold=f"{IDLE:.0%} of the steps, or {LONG_IDLE_S:g} s at a stretch, slower than {still} with nothing asked for: "
-        "a policy that copies learns to wait (OpenVLA leaves no-ops out of LIBERO for that)",
+        threshold=f"{IDLE:.0%} of the steps, or {LONG_IDLE_S:g} s at a stretch, slower than {still} with nothing asked "
+        "for: a policy that copies learns to wait (OpenVLA leaves no-ops out of LIBERO for that)",
         episodes=worst,
         why={
-            e.index: f"idle for {e.longest_idle[1] / hz:.3g} s from {e.longest_idle[0] / hz:.3g} s on"
-            for e in survey.episodes
-            if e.index in worst
+            each.index: f"idle for {each.longest_idle[1] / hz:.3g} s from {each.longest_idle[0] / hz:.3g} s on"
+            for each in survey.episodes
+            if each.index in worst
         },
     )
 

@@ -239,7 +239,7 @@ def idle_steps(spec: RobotSpec, state: np.ndarray, action: np.ndarray) -> np.nda
     hz = spec.control_hz
     watched = [n for n, slot in enumerate(spec.state) if slot.unit in ("m", "rad") or "opening" in slot.name]
     slow = np.array([STILL.get(spec.state[n].unit, STILL["1"]) for n in watched])
-    still = (np.abs(np.diff(state[:, watched], axis=0)) * hz < slow).all(axis=1)
+    still = np.all(np.abs(np.diff(state[:, watched], axis=0)) * hz < slow, axis=1)
     for n, slot in enumerate(spec.action):
         if _is_gripper(slot):
             asked = np.sign(np.diff(action[:, n], prepend=action[:1, n])) != 0
@@ -252,7 +252,7 @@ def idle_steps(spec: RobotSpec, state: np.ndarray, action: np.ndarray) -> np.nda
 def moving_steps(spec: RobotSpec, state: np.ndarray) -> np.ndarray:
     """(T - 1,) bool: from this step to the next the robot moves so far that its image must change."""
     least = np.array([MOVES.get(slot.unit, np.inf) for slot in spec.state])
-    return (np.abs(np.diff(state, axis=0)) > least).any(axis=1)
+    return np.any(np.abs(np.diff(state, axis=0)) > least, axis=1)
 
 
 def longest_run(flags: np.ndarray) -> tuple[int, int]:
