@@ -31,11 +31,18 @@ class Check:
     """To look at, the worst first."""
     why: Mapping[int, str] = field(default_factory=dict)
     """Episode -> what is special about it."""
+    at: Mapping[int, tuple[int, int]] = field(default_factory=dict)
+    """Episode -> first frame to show of it, and one after the last; without it all of it is shown."""
 
     @property
     def verdict(self) -> str:
         """In words."""
         return self.text if self.kind == "good" else f"{self.kind}: {self.text}"
+
+
+def counted(number: int, one: str, several: str) -> str:
+    """A number and what is counted, e.g. "1 episode is", "2 episodes are"."""
+    return f"{number} {one if number == 1 else several}"
 
 
 def most(episodes: Sequence[Any], count: Callable[[Any], int], num: int = 3) -> tuple[int, ...]:

@@ -7,9 +7,9 @@ from typing import Any
 import numpy as np
 
 from tap_ray.dataset.layout import ACTION, STATE, DatasetHeader
-from tap_ray.inspect.dataset.check import MANY, Check, Kind, most
-from tap_ray.inspect.dataset.frames import Frames
-from tap_ray.inspect.dataset.survey import MOVES, EpisodeFacts, Survey
+from tap_ray.inspect.dataset.check import MANY, Check, Kind, counted, most
+from tap_ray.inspect.dataset.frames import Frames, Seen
+from tap_ray.inspect.dataset.survey import MOVES, EpisodeFacts, Survey, longest_run
 from tap_ray.metrics import entropy_bits
 from tap_ray.play.report import LEAF_M
 from tap_ray.types import PLAY_TASK
@@ -23,7 +23,7 @@ COMPARED = 4000
 """Episodes at most that are compared with each other for near duplicates."""
 ENOUGH = 10
 """Episodes of an instruction by which one of them is judged."""
-FACTOR, FAR = 2.0, 30.0
+FACTOR, FAR = 2.0, 40.0
 """Nothing stands out that is less than this many times as long or fast as the middle, or the other way round; nor an
 image less than this many gray levels of 255 away from the middle one."""
 STANDS_OUT = 3.5
@@ -34,8 +34,8 @@ def coverage(survey: Survey) -> Check:
     """How much of the workspace was visited, and how evenly?"""
     std = np.asarray(survey.dataset.stats[STATE]["std"]).reshape(-1)
     acts = np.asarray(survey.dataset.stats[ACTION]["std"]).reshape(-1)
-    constant = [slot.name for slot, value in zip(survey.spec.state, std, strict=True) if value < 1e-6]
-    constant += [slot.name for slot, value in zip(survey.spec.action, acts, strict=True) if value < 1e-9]
+    values = [*zip(survey.spec.state, std, strict=True), *zip(survey.spec.action, acts, strict=True)]
+    constant = [slot.name for slot, value in values if value < 1e-6 and "gripper" not in slot.name]
     numbers: dict[str, Any] = {"constant_slots": constant}
     threshold = (
         f"{IN_ONE_PLACE:.0%} of the steps in one voxel of {100 * LEAF_M:g} cm, or numbers that never change: what was "
@@ -102,9 +102,9 @@ def duplicates(survey: Survey) -> Check:
     seen, near = near_duplicates([each for each in survey.episodes if groups[each.digest][0] == each.index])
     said = []
     if copies:
-        said.append(f"{copies} episodes are copies of another, number for number")
+        said.append(f"{counted(copies, 'episode is a copy', 'episodes are copies')} of another, number for number")
     if near:
-        said.append(f"{len(near)} pairs of episodes nearly follow each other")
+        said.append(f"{counted(len(near), 'pair', 'pairs')} of episodes nearly follow the same path")
     pairs = [(group[0], group[1]) for group in equal] + [(a, b) for _, a, b in near]
     return Check(
         name="duplicates",
@@ -119,7 +119,7 @@ def duplicates(survey: Survey) -> Check:
         threshold=f"paths closer than {NEAR:g} standard deviations of the states (root mean square; lengths within a "
         f"tenth; {COMPARED} episodes at most): a copy among the held-out episodes makes their numbers too good",
         episodes=tuple(dict.fromkeys(index for pair in pairs[:3] for index in pair)),
-        why={b: f"the same motion as episode {a}" for a, b in pairs[:3]},
+        why={one: f"the same motion as episode {other}" for pair in pairs[:3] for one, other in (pair, pair[::-1])},
     )
 
 
@@ -172,6 +172,14 @@ def images(frames: Frames) -> Check:
     )
 
 
+def _bad_part(seen: Seen) -> tuple[int, int]:
+    """The first stretch of images that are black, empty or frozen, and two images around it."""
+    bad = np.zeros(seen.frames, bool)
+    bad[[*seen.black, *seen.flat, *range(seen.frozen[0], sum(seen.frozen))]] = True
+    begin, length = longest_run(bad)
+    return max(begin - 2, 0), min(begin + length + 2, seen.frames)
+
+
 def language(survey: Survey) -> Check:
     """Which instructions are there, and are they spelt alike?"""
     counts = Counter(each.instruction for each in survey.episodes)
@@ -187,9 +195,11 @@ def language(survey: Survey) -> Check:
     several = [texts for texts in spelt.values() if len(texts) > 1]
     said = []
     if empty:
-        said.append(f"{empty} episodes have no instruction")
+        said.append(f"{counted(empty, 'episode has', 'episodes have')} no instruction")
     if several:
-        said.append(f"{len(several)} instructions are spelt in several ways: {' / '.join(map(repr, several[0]))}")
+        said.append(
+            f"{counted(len(several), 'instruction is', 'instructions are')} spelt in several ways: {' / '.join(map(repr, several[0]))}"
+        )
     unfit = empty == len(survey.episodes)
     few = min(counts.values())
     good = (
@@ -217,7 +227,7 @@ def outliers(survey: Survey, frames: Frames) -> Check:
         if score > scores.get(index, 0.0):
             scores[index], found[index] = score, why
     order = sorted(scores, key=lambda index: -scores[index])
-    text = f"{len(order)} of {len(survey.episodes)} episodes stand out"
+    text = f"{counted(len(order), 'episode stands', 'episodes stand')} out of {len(survey.episodes)}"
     if order:
         text += f"; most: {order[0]}, {found[order[0]]}"
     many = len(order) > 0

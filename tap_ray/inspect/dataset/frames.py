@@ -92,6 +92,7 @@ def _seen(dataset: DatasetInfo, index: int, files: Sequence[bytes], state: np.nd
             same[number - 1] = np.abs(rgb.astype(np.int16) - before).mean() < SAME
         before = rgb.astype(np.int16)
     assert first is not None, "an episode has a step"
+    same[[number - 1 for number in (*black, *flat) if number]] = False  # said already
     frozen = same & moving
     start, length = longest_run(frozen)
     small = Image.fromarray(first).resize((LOOK_PX, LOOK_PX), Image.Resampling.BOX)
@@ -118,5 +119,6 @@ def strip(dataset: DatasetInfo, index: int, num: int = 8, between: tuple[int, in
     """
     files = read_episode(dataset, index, [IMAGE]).image_jpeg
     first, end = between or (0, len(files))
+    end = min(end, len(files))
     at = np.unique(np.linspace(first, end - 1, min(num, end - first)).round().astype(int))
     return np.concatenate([decode_jpeg(files[n]) for n in at], axis=1)

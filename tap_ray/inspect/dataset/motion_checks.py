@@ -115,7 +115,7 @@ def consistency(survey: Survey) -> Check:
             row = int(np.nanargmax(table[:, column]))
             best[name] = float(table[row, column]), LAGS[row]
     threshold = (
-        f"R^2 {EXPLAINS:g}; lag 0 to {LATE} steps: below, the action says something else than the motion; outside, "
+        f"R² {EXPLAINS:g}; lag 0 to {LATE} steps: below, the action says something else than the motion; outside, "
         "columns are shifted against each other"
     )
     numbers = {
@@ -144,7 +144,7 @@ def consistency(survey: Survey) -> Check:
     wrong = bool(weak) and len(weak) == len(best)
     least = min(value for value, _ in best.values())
     lag = _range([lag for _, lag in best.values()])
-    good = f"actions explain the state's changes: R^2 {least:.2f} and more, at a lag of {lag}"
+    good = f"actions explain the state's changes: R² {least:.2f} and more, at a lag of {lag}"
     text = "; ".join(said) or good
     return Check(
         name="consistency",
@@ -258,6 +258,11 @@ def idle(survey: Survey) -> Check:
         episodes=worst,
         why={
             each.index: f"idle for {each.longest_idle[1] / hz:.3g} s from {each.longest_idle[0] / hz:.3g} s on"
+            for each in survey.episodes
+            if each.index in worst
+        },
+        at={
+            each.index: (max(each.longest_idle[0] - 2, 0), sum(each.longest_idle) + 2)
             for each in survey.episodes
             if each.index in worst
         },

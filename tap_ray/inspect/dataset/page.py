@@ -21,9 +21,11 @@ nav td:first-child, nav th:first-child { position: static; min-width: 0; }
 .good { color: #2f7d4f; } .look { color: #a8641a; } .unfit { color: #b13a37; } .unknown { color: var(--soft); }
 @media (prefers-color-scheme: dark) {
   .good { color: #6fc791; } .look { color: #e9a95d; } .unfit { color: #f08a86; } }
-section { border-top: 1px solid var(--line); margin-top: 1.6rem; } section h2 { margin: 1rem 0 .3rem; }
+.sections { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(30rem, 100%), 1fr)); gap: 0 2.5rem; }
+section > p::first-letter, nav td:last-child::first-letter { text-transform: uppercase; }
+section { min-width: 0; border-top: 1px solid var(--line); margin-top: 1.6rem; } section h2 { margin: 1rem 0 .3rem; }
 .strip img { width: 100%; max-width: 60rem; image-rendering: pixelated; display: block; border-radius: 4px; }
-.strip { margin: .6rem 0; } figure svg { min-width: 24rem; max-width: 42rem; }
+.strip { margin: .6rem 0; } figure svg { min-width: 22rem; max-width: 42rem; }
 dl { display: grid; grid-template-columns: max-content 1fr; gap: 0 1rem; font-variant-numeric: tabular-nums;
   font-size: .88rem; margin: .4rem 0; } dt { color: var(--soft); } dd { margin: 0; overflow-wrap: anywhere; }
 """
@@ -50,6 +52,7 @@ TEMPLATE = """<!doctype html>
 </table></nav>
 {% if sheet %}<figure class="strip"><img src="{{ sheet.src }}" alt="{{ sheet.alt }}">
 <figcaption>{{ sheet.alt }}</figcaption></figure>{% endif %}
+<div class="sections">
 {% for check in checks %}
 <section id="{{ check.id }}" aria-labelledby="{{ check.id }}-head">
 <h2 id="{{ check.id }}-head">{{ check.name }} <span class="mark {{ check.css }}">{{ check.kind }}</span></h2>
@@ -60,9 +63,10 @@ TEMPLATE = """<!doctype html>
 <figcaption>{{ strip.alt }}</figcaption></figure>{% endfor %}
 {% if check.numbers %}<details{% if check.kind != "good" %} open{% endif %}><summary>numbers</summary>
 <dl>{% for name, value in check.numbers %}<dt>{{ name }}</dt><dd>{{ value }}</dd>{% endfor %}</dl></details>{% endif %}
-<p class="soft">Where to look: {{ check.threshold }}.</p>
+<p class="soft">Threshold: {{ check.threshold }}.</p>
 </section>
 {% endfor %}
+</div>
 {% if explorers %}<section id="explorers" aria-labelledby="explorers-head">
 <h2 id="explorers-head">By explorer</h2>
 <div class="scroll"><table><thead><tr>{% for name in explorers.head %}<th scope="col">{{ name }}</th>{% endfor %}</tr>

@@ -6,6 +6,7 @@ import matplotlib
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 from tap_ray.compare.plots import INK, STYLE, color, svg
 from tap_ray.dataset.layout import ACTION, STATE
@@ -30,15 +31,16 @@ def drawn(survey: Survey, frames: Frames) -> dict[str, tuple[str, str]]:
     return {name: each for name, each in made.items() if each[0]}
 
 
-def _histogram(values: Sequence[float], label: str, *, bins: int = 24) -> str:
+def _histogram(values: Sequence[float], label: str, ends: tuple[float, float] | None = None) -> str:
     finite = [value for value in values if np.isfinite(value)]
     if not finite:
         return ""
     with matplotlib.rc_context(STYLE):
         figure = Figure(figsize=(5.6, 2.2), layout="constrained")
         axes = figure.add_subplot()
-        axes.hist(finite, bins=bins, color=color(0))
+        axes.hist(finite, bins=25, range=ends, color=color(0))
         axes.set(xlabel=label, ylabel="episodes")
+        axes.yaxis.set_major_locator(MaxNLocator(integer=True, nbins=5))
         return svg(figure)
 
 
@@ -49,14 +51,16 @@ def _smoothness(survey: Survey) -> tuple[str, str]:
 
 def _idle(survey: Survey) -> tuple[str, str]:
     values = [100 * each.idle / each.steps for each in survey.episodes]
-    return _histogram(values, "idle steps of an episode, %"), "How much of each episode is waiting."
+    return _histogram(values, "idle steps of an episode, %", (0, 100)), "How much of each episode is waiting."
 
 
 def _contact(survey: Survey) -> tuple[str, str]:
     values = [100 * each.contact / each.steps for each in survey.episodes]
     if not any(values):
         return "", ""
-    return _histogram(values, "steps of an episode in contact, %"), "How much of each episode touches something."
+    return _histogram(
+        values, "steps of an episode in contact, %", (0, 100)
+    ), "How much of each episode touches something."
 
 
 def _lengths(survey: Survey) -> tuple[str, str]:
@@ -157,7 +161,7 @@ def _coverage(survey: Survey) -> tuple[str, str]:
 
 def _images(frames: Frames) -> tuple[str, str]:
     values, label = [float(each.look.mean()) for each in frames.episodes], "brightness of the first image, 0 to 255"
-    return _histogram(values, label), "How bright the first image of each episode is."
+    return _histogram(values, label, (0, 255)), "How bright the first image of each episode is."
 
 
 def _beside(axes: Axes) -> None:

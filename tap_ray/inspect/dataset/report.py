@@ -134,7 +134,10 @@ def _page(seen: survey.Survey, looked: frames.Frames, found: Sequence[Check]) ->
 def _strips(dataset: DatasetInfo, check: Check) -> list[tuple[np.ndarray, str]]:
     most = 2 * STRIPS if check.name == "episodes that stand out" else STRIPS
     readable = [index for index in check.episodes if check.name != "whole"]
-    return [(frames.strip(dataset, n), f"Episode {n}: {check.why.get(n, check.name)}") for n in readable[:most]]
+    return [
+        (frames.strip(dataset, n, between=check.at.get(n)), f"Episode {n}: {check.why.get(n, check.name)}")
+        for n in readable[:most]
+    ]
 
 
 def _sheet(dataset: DatasetInfo, looked: frames.Frames) -> dict[str, str] | None:
