@@ -169,6 +169,7 @@ def images(frames: Frames) -> Check:
         "frames, and image and state do not belong together",
         episodes=worst,
         why=dict.fromkeys(worst, "black, empty or frozen images"),
+        at={each.index: _bad_part(each) for each in frames.episodes if each.index in worst},
     )
 
 
@@ -197,9 +198,8 @@ def language(survey: Survey) -> Check:
     if empty:
         said.append(f"{counted(empty, 'episode has', 'episodes have')} no instruction")
     if several:
-        said.append(
-            f"{counted(len(several), 'instruction is', 'instructions are')} spelt in several ways: {' / '.join(map(repr, several[0]))}"
-        )
+        spellings = " / ".join(map(repr, several[0]))
+        said.append(f"{counted(len(several), 'instruction is', 'instructions are')} spelt in several ways: {spellings}")
     unfit = empty == len(survey.episodes)
     few = min(counts.values())
     good = (
