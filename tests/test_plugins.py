@@ -102,24 +102,21 @@ def test_its_explorer_plays_and_its_version_is_kept(my_robot: None) -> None:
 
 @pytest.mark.cluster
 @pytest.mark.slow
-def test_the_jobs_know_it_in_rays_workers_too(installed: Path, tmp_path: Path) -> None:
-    surroundings = {
-        **os.environ,
-        "PYTHONPATH": os.pathsep.join([str(installed), str(ROOT)]),
-        "MLFLOW_TRACKING_URI": f"sqlite:///{tmp_path}/mlflow.db",
-    }
-
-    def job(verb: str, *flags: str) -> str:
-        common = ["--robot", "stubby", "--image-size", "32", "--max-steps", "40", "--fleets", "1"]
-        command = [sys.executable, "-m", f"jobs.{verb}", *common, *flags, "--out", str(tmp_path / verb)]
-        done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, env=surroundings)
-        assert done.returncode == 0, done.stderr
-        return done.stdout
-
-    assert "2 episodes, 80 frames" in job("collect_play", "--explorer", "circles", "--episodes", "2")
-    assert "2 episodes" in job("collect_demos", "--tasks", "knock_over_bottle", "--episodes", "2")
-    said = job("evaluate", "--policy", "hover", "--tasks", "knock_over_bottle", "--episodes", "2")
-    assert "hover" in said
+@pytest.mark.parametrize(
+    ("job", "said"),
+    [
+        ("collect_play --explorer circles", "2 episodes, 80 frames"),
+        pytest.param("collect_demos --tasks knock_over_bottle", "2 episodes", marks=pytest.mark.long_proof),
+        pytest.param("evaluate --policy hover --tasks knock_over_bottle", "hover", marks=pytest.mark.long_proof),
+    ],
+)
+def test_the_jobs_know_it_in_rays_workers_too(job: str, said: str, installed: Path, tmp_path: Path, mlflow_uri: str):
+    surroundings = {**os.environ, "PYTHONPATH": os.pathsep.join([str(installed), str(ROOT)])}
+    common = f"--robot stubby --image-size 32 --max-steps 40 --fleets 1 --episodes 2 --out {tmp_path}/out"
+    command = [sys.executable, "-m", *f"jobs.{job} {common}".split()]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, env=surroundings)
+    assert done.returncode == 0, done.stderr
+    assert said in done.stdout
 
 
 def brings(folder: Path, package: str, kind: str, line: str, code: str = "") -> None:

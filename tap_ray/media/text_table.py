@@ -7,7 +7,7 @@ def grid(headings: Sequence[str], rows: Sequence[Sequence[str]], last: str = "n"
     """Rows of text (name, a value a heading, one under `last`) in columns."""
     table = [("", *headings, last), *rows]
     widths = [max(len(row[i]) for row in table) for i in range(len(table[0]))]
-    lines = []
+    lines: list[str] = []
     for row in table:
         first, *rest = (
             cell.ljust(w) if i == 0 else cell.rjust(w) for i, (cell, w) in enumerate(zip(row, widths, strict=True))
