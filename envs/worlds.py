@@ -52,14 +52,14 @@ class World:
         return self.version_of()
 
 
-def world_of(env: str, robot: str, sim: str, tasks: tuple[str, ...] = ()) -> World:
+def world_of(env: str, robot: str, sim: str, tasks: tuple[str, ...] = (), scenarios: tuple[str, ...] = ()) -> World:
     """The world that a job's options name.
 
     Args:
         env: --env; empty: our own simulators.
         robot: --robot, likewise sim; with --env both follow from the adapter.
         sim: --sim.
-        tasks: those that are named.
+        tasks, scenarios: those that are named.
 
     Raises:
         ConfigError: no such adapter or simulator, or --env beside --robot or --sim.
@@ -73,7 +73,7 @@ def world_of(env: str, robot: str, sim: str, tasks: tuple[str, ...] = ()) -> Wor
             make_expert=envs.make_expert,
             random_policy=_random,
             sample_poses=sample_poses,
-            version_of=partial(envs.version_of, sim, robot, tasks),
+            version_of=partial(envs.version_of, sim, robot, tasks, scenarios),
             tasks=envs.suite_tasks(sim),
             require_explorers=_anything,
             require_goal=_anything,

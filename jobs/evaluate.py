@@ -36,7 +36,7 @@ def checked_protocol(config: EvaluateConfig) -> Protocol:
         sim, known, scenarios = FOREIGN, world.tasks, ("standard",)
         config = replace(config, suite=FOREIGN, robot=world.spec(EnvConfig()).robot)
     else:
-        sim, known, scenarios = _sim(config), envs.tasks_of(_sim(config)), envs.SCENARIOS
+        sim, known, scenarios = _sim(config), envs.tasks_of(_sim(config)), envs.SCENARIOS.built_in
     facts = {"suite_tasks": world.tasks, "env_version": world.version, "known_scenarios": scenarios}
     check(protocol := protocol_of(config, sim=sim, **facts), known_tasks=known, check_scene=world.scene)
     return protocol
@@ -47,7 +47,8 @@ def _sim(config: EvaluateConfig) -> str:
 
 
 def _world(config: EvaluateConfig) -> World:
-    return world_of(config.env, config.robot, config.sim if config.env else _sim(config), config.tasks)
+    sim = config.sim if config.env else _sim(config)
+    return world_of(config.env, config.robot, sim, config.tasks, config.scenario)
 
 
 def _facts(world: World, scene: EnvConfig) -> FailureInputs:
