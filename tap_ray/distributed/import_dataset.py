@@ -26,8 +26,8 @@ SHOWN = 3
 class Converter:
     """A process that converts; an attempt is an episode of the source."""
 
-    def __init__(self, source: Path, mapping: Mapping, numbers: Sequence[int], quality: int) -> None:
-        self._source, self._mapping, self._numbers, self._quality = opened(source), mapping, numbers, quality
+    def __init__(self, source: Source, mapping: Mapping, numbers: Sequence[int], quality: int) -> None:
+        self._source, self._mapping, self._numbers, self._quality = source, mapping, numbers, quality
 
     def run(self, attempts: Sequence[int]) -> list[AttemptResult]:
         """See `collect.Player`."""
@@ -40,7 +40,7 @@ class Converter:
 
 def _asked(config: ImportConfig) -> tuple[Source, Mapping, list[int]]:
     """The source, what it means, and the numbers of its episodes that are wanted."""
-    source, mapping = opened(config.source), read_mapping(config.mapping)
+    source, mapping = opened(config.source, config.split), read_mapping(config.mapping)
     require_fits(mapping, source)
     return source, mapping, chosen(config, source)
 
@@ -82,7 +82,7 @@ def bring_in(config: ImportConfig) -> Path:
     where = config.source.resolve()
 
     def make(memory: object) -> Converter:
-        return Converter(where, mapping, numbers, config.jpeg_quality)
+        return Converter(opened(where, config.split), mapping, numbers, config.jpeg_quality)
 
     recording = Recording(
         job="import_dataset", header=header, out=storage.to_path(config.out), tasks=("import",), episodes=len(numbers),

@@ -8,6 +8,7 @@ from tap_ray.errors import ConfigError
 from tap_ray.importing.lerobot import LeRobotSource
 from tap_ray.importing.maniskill import ManiSkillSource
 from tap_ray.importing.mapping import Mapping
+from tap_ray.importing.rlds import RldsSource
 from tap_ray.importing.source import Source
 
 
@@ -16,13 +17,16 @@ class ImportConfig(configs.ClusterConfig):
     """Which dataset, and what it means."""
 
     source: Path
-    """Folder of a LeRobotDataset v2.1 or v3.0, or a trajectory file (.h5) of ManiSkill."""
+    """Folder of a LeRobotDataset v2.1 or v3.0, folder of an RLDS dataset (TFRecord), or a trajectory file (.h5) of
+    ManiSkill."""
     mapping: Path
     """YAML or JSON: what its columns mean, see docs/import.md; examples/mappings/ has some."""
     out: Path
     """Folder of the dataset to make."""
     dry_run: bool = False
     """Only show what a few episodes become, with a picture beside --out, and what looks wrong."""
+    split: str = ""
+    """Which split of an RLDS dataset; "": "train", or its only one. The other formats have none."""
     accept: bool = False
     """Import although the checks found something that looks wrong."""
     episodes: int | None = None
@@ -35,12 +39,17 @@ class ImportConfig(configs.ClusterConfig):
     """Processes that convert; 0: as many as there are CPUs."""
 
 
-def opened(source: Path) -> Source:
+def opened(source: Path, split: str = "") -> Source:
     """A dataset of another format.
 
     Raises:
         DataError: it is none of the formats that are read, or damaged.
+        ConfigError: it has no such split.
     """
+    if (source / "features.json").exists() or any(source.glob("*/features.json")):
+        return RldsSource(source, split)
+    if split:
+        raise ConfigError(f"--split {split}: {source} is no RLDS dataset, and has no splits. Leave it out.")
     return ManiSkillSource(source) if source.suffix == ".h5" else LeRobotSource(source)
 
 
