@@ -78,7 +78,7 @@ def bring_in(config: ImportConfig) -> Path:
         "jpeg_quality": config.jpeg_quality,
     }
     size = (mapping.image_size, mapping.image_size)
-    header = DatasetHeader(spec=spec_of(mapping, found), plan=plan, image_size=size, num_objects=0)
+    header = DatasetHeader(spec=spec_of(mapping, found), plan=plan, image_size=size, num_objects=0, contact=False)
     where = config.source.resolve()
 
     def make(memory: object) -> Converter:

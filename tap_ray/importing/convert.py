@@ -1,7 +1,5 @@
 """From a source's frames to an episode at our control rate and in our units."""
 
-from typing import Any
-
 import numpy as np
 from PIL import Image
 from scipy.spatial.transform import Rotation
@@ -124,8 +122,6 @@ def episode_of(mapping: Mapping, source: Source, number: int, *, index: int, qua
     images = [
         _square(rgb, mapping.image_size) for rgb in source.images(number, mapping.camera, [int(f) for f in frames[:-1]])
     ]
-    unknown = {"contact_rate": 0.0, "object_displacement_m": 0.0, "partial": False, "success": False, "objects": ""}
-    meta: dict[str, Any] = unknown | {"num_clipped": 0, "attempt": number, "seed": 0, "explorer": "imported"}
     return Episode(
         index=index,
         task=sentence_of(mapping, source, number),
@@ -133,10 +129,10 @@ def episode_of(mapping: Mapping, source: Source, number: int, *, index: int, qua
         mask_png=None,
         state=state,
         action=action,
-        contact=np.zeros(len(action), bool),
+        contact=np.zeros(0, bool),
         object_pose=np.zeros((len(action), 0, 7), np.float32),
         image_stats=image_stats(np.stack(images)),
-        meta=meta | {"embodiment": mapping.robot},
+        meta={"attempt": number, "explorer": "imported", "embodiment": mapping.robot},
     )
 
 
