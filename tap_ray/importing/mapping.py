@@ -156,7 +156,10 @@ def require_like(mapping: Mapping, like: RobotSpec) -> None:
         if value != getattr(like, name)
     ]
     for role in ("state", "action"):
-        have, wanted = slots_of(getattr(mapping, role)), {slot.name: slot.unit.split()[0] for slot in getattr(like, role)}
+        have, wanted = (
+            slots_of(getattr(mapping, role)),
+            {slot.name: slot.unit.split()[0] for slot in getattr(like, role)},
+        )
         wrong += [
             f"{role}: the mapping has no slot {name} ({unit})" for name, unit in wanted.items() if name not in have
         ]

@@ -29,7 +29,9 @@ def main(episodes: Path, out: Path, kind: str) -> None:
     )
     for episode in range(number):
         task = str(given[f"task_{episode}"])
-        for rgb, state, action in zip(*(given[f"{name}_{episode}"] for name in ("rgb", "state", "action")), strict=True):
+        for rgb, state, action in zip(
+            *(given[f"{name}_{episode}"] for name in ("rgb", "state", "action")), strict=True
+        ):
             frame = {"observation.state": state, "action": action, "observation.images.front": rgb}
             if lerobot.__version__.startswith("0.3"):
                 dataset.add_frame(frame, task=task)
