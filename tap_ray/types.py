@@ -144,7 +144,7 @@ class Trajectory:
     num_clipped: int
     segmentation: UInt8[np.ndarray, "T Y X"] | None = None
     """Values as in `info`; None unless asked for."""
-    drawn: Mapping[str, Any] = field(default_factory=dict)
+    drawn: Mapping[str, Any] = field(default_factory=dict[str, Any])
     """What was randomized: numbers and texts as in `info`; empty if nothing."""
 
     def __len__(self) -> int:
@@ -173,7 +173,7 @@ class Episode:
     image_stats: Mapping[str, np.ndarray]
     """min, max, mean, std, q01 ... q99 of the images in [0, 1], each (3, 1, 1) float64, and count (1,) int64; empty in
     an episode that was read."""
-    meta: Mapping[str, Any] = field(default_factory=dict)
+    meta: Mapping[str, Any] = field(default_factory=dict[str, Any])
     """Scalars beside the data: seed, explorer, embodiment, contact_rate, object_displacement_m, success, ... What is
     not known is left out."""
 

@@ -29,7 +29,6 @@ MOVED_M = 0.02
 """An object counts as moved when it was ever this far from where it began, m."""
 LEAF_M = 0.05
 """Side of the voxels that count as visited, m."""
-"""Slots of the state that are the end effector's position in the base frame, m."""
 NUM_FRAMES = 8
 """Images of an episode on the contact sheet."""
 NUM_CROPS = 12
@@ -95,8 +94,8 @@ def write(data: Path | str, out: Path | str) -> Path:
     return out / "report.md"
 
 
-def read(dataset: DatasetInfo) -> list[Played]:
-    """The episodes of a dataset, without their images; once for each hand of the robot.
+def read(dataset: DatasetInfo, indices: Iterable[int] | None = None) -> list[Played]:
+    """These episodes of a dataset (None: all), without their images; once for each hand of the robot.
 
     Raises:
         DataError: the state has no end-effector position.
@@ -108,14 +107,14 @@ def read(dataset: DatasetInfo) -> list[Played]:
         )
     known = {CONTACT: dataset.header.contact, OBJECT_POSE: dataset.header.num_objects}
     columns = [STATE, *(name for name, there in known.items() if there)]
-    explorers = dataset.episodes["explorer"] if "explorer" in dataset.episodes else ["unknown"] * len(dataset)
+    explorers = list(dataset.episodes["explorer"] if "explorer" in dataset.episodes else ["unknown"] * len(dataset))
     played = []
-    for index, explorer in enumerate(explorers):
+    for index in range(len(dataset)) if indices is None else indices:
         episode = read_episode(dataset, index, columns)
         played += [
             Played(
                 index=index,
-                explorer=str(explorer),
+                explorer=str(explorers[index]),
                 position=episode.state.astype(float)[:, arm.ee_pos],
                 contact=episode.contact,
                 displacement=displacement(episode.object_pose),
