@@ -1,1 +1,0 @@
-"""A robot, a task, an explorer and a policy that tap_ray finds by their entry points (pyproject.toml)."""
