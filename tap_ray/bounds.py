@@ -37,6 +37,7 @@ BOUNDS: dict[str, str] = {
     **{f"PriorConfig.{name}": FROM_1 for name in ("num_actions", "num_states")},
     "AlignConfig.play_batch": FROM_1,
     "jpeg_quality": "[1, 95]",
+    "ExportConfig.crf": "[0, 51]",
     "DemosJobConfig.success_hold_steps": FROM_1,
     "SaliencyConfig.goal_offset": FROM_1,
     "RandomizeConfig.cloth_probability": SHARE,

@@ -291,7 +291,7 @@ class _GroupCrops:
 
 def _load_group(dataset: DatasetInfo, group: Sequence[int] | np.ndarray, config: WindowConfig) -> _Frames:
     crops = read_crops(dataset, group, CROPS) if config.crops else None
-    columns = [layout.IMAGE, layout.STATE, layout.ACTION, layout.CONTACT]
+    columns = [layout.IMAGE, layout.STATE, layout.ACTION, *([layout.CONTACT] if dataset.header.contact else [])]
     episodes = list(read_episodes(dataset, group, columns))
     task_E = np.array([dataset.tasks.index(episode.task) for episode in episodes], np.int64)
     return _frames(episodes, task_E, dataset.spec, config, crops)

@@ -64,7 +64,7 @@ def coverage(survey: Survey) -> Check:
 
 def contact_known(header: DatasetHeader) -> bool:
     """Whether somebody said when a finger touches something: not in an import, nor behind an adapter without it."""
-    if header.plan.get("kind") == "import":
+    if not header.contact or header.plan.get("kind") == "import":  # imports of before had a column that was empty
         return False
     return bool(header.plan.get("adapter", {"contact": "it"}).get("contact"))
 

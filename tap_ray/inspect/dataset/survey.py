@@ -68,7 +68,7 @@ class EpisodeFacts:
     longest_idle: tuple[int, int]
     """First step and number of steps."""
     contact: int
-    """Steps with a finger on an object, as the dataset says."""
+    """Steps with a finger on an object, as the dataset says; 0 where it does not (`contact_known`)."""
     grippers: tuple[Gripper, ...]
     irregular: int
     """Intervals between time stamps that are off by more than a tenth."""
@@ -149,7 +149,8 @@ def begin(dataset: DatasetInfo) -> Survey:
 def add(survey: Survey, index: int) -> None:
     """Read an episode's numbers, and count them."""
     try:
-        columns = read_columns(survey.dataset, index, [STATE, ACTION, CONTACT, "timestamp"])
+        names = [STATE, ACTION, "timestamp", *([CONTACT] if survey.dataset.header.contact else [])]
+        columns = read_columns(survey.dataset, index, names)
     except DataError as error:
         survey.damaged[index] = str(error)
         return
@@ -183,7 +184,7 @@ def _facts(survey: Survey, index: int, state: np.ndarray, action: np.ndarray, co
         jumps=int((per_s > limits).any(axis=1).sum()),
         idle=int(idle.sum()),
         longest_idle=longest_run(idle),
-        contact=int((columns[CONTACT].reshape(-1) > 0.5).sum()),
+        contact=int((columns[CONTACT].reshape(-1) > 0.5).sum()) if CONTACT in columns else 0,
         grippers=tuple(_gripper(survey, arm, state, action) for arm in spec.arms if arm.gripper is not None),
         irregular=int((np.abs(steps_s * hz - 1) > 0.1).sum()),
         digest=hashlib.blake2b(state.tobytes() + b"|" + action.tobytes(), digest_size=16).digest(),
