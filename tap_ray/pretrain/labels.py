@@ -26,6 +26,7 @@ from tap_ray.media.image import decode_frames
 from tap_ray.models.build import PolicyBundle, load_bundle
 from tap_ray.progress_bar import progress_bar
 from tap_ray.specs import RobotSpec
+from tap_ray.training.session import final_metrics
 from tap_ray.types import Episode
 
 BATCH = 256
@@ -95,7 +96,12 @@ def label(config: LabelConfig) -> Path:
     facts = {"path": str(run), **source, "episodes": len(dataset)}
     _manifest(config, header, facts)
     print(f"{len(dataset)} episodes, {int((dataset.lengths - 1).sum())} actions by run {source['run']}.")
-    print(error_text(config.out, dataset, held_out(manifest, config.data, dataset)))
+    if dataset.spec.action:
+        print(error_text(config.out, dataset, held_out(manifest, config.data, dataset)))
+    else:
+        scores = [f"{name} {value:.2f}" for name, value in final_metrics(run).items() if "/r2_" in name]
+        print("The video has no actions, so how far off they are is not known; on the play that the run had set aside:")
+        print(f"  {', '.join(scores) or 'not logged'}")
     return storage.to_path(config.out)
 
 
@@ -138,8 +144,6 @@ def held_out(manifest: dict[str, Any], data: Path, dataset: DatasetInfo) -> Sequ
 
 def error_text(out: Path, dataset: DatasetInfo, episodes: Sequence[int]) -> str:
     """How far the labels are from the true actions of these episodes, in words."""
-    if not dataset.spec.action:
-        return "The video has no actions, so how far off they are is not known: see the held-out R^2 of the run."
     if not len(episodes):
         return "No episode is held out from the run, so how far off they are is not known."
     made = open_dataset(out)

@@ -40,6 +40,9 @@ def coverage(survey: Survey) -> Check:
         f"{IN_ONE_PLACE:.0%} of the steps in one voxel of {100 * LEAF_M:g} cm, or numbers that never change: what was "
         "not visited cannot be learned"
     )
+    if not survey.spec.state:
+        text = "the dataset has no states, so where the robot was is not known"
+        return Check(name="coverage", kind="not known", text=text, numbers={}, threshold=threshold)
     said = [f"{', '.join(constant)} never changes"] if constant else []
     good = f"all {len(survey.spec.state)} numbers of the state change"
     if survey.voxels:
