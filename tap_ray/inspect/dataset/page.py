@@ -15,7 +15,7 @@ from tap_ray.inspect.dataset.check import Check
 
 STYLE = """
 nav table { min-width: 0; } nav td, nav th { white-space: normal; text-align: left; vertical-align: top; }
-nav td:first-child, nav th:first-child { position: static; min-width: 0; }
+nav td:first-child, nav th:first-child { position: static; min-width: 0; overflow-wrap: normal; }
 .mark { display: inline-block; border-radius: 4px; padding: 0 .5em; font-size: .82rem; font-weight: 600;
   white-space: nowrap; border: 1.5px solid; }
 .good { color: #2f7d4f; } .look { color: #a8641a; } .unfit { color: #b13a37; } .unknown { color: var(--soft); }
