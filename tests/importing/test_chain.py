@@ -30,7 +30,8 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore::DeprecationWarning:ray"),
 ]
 REPOSITORY = Path(__file__).parents[2]
-TINY = "--steps 20 --batch-size 16 --log-every 10 --validate-every 20 --checkpoint-every 20 --windows.holdout-every 3".split()
+SMALL = {"steps": 20, "batch-size": 16, "log-every": 10, "validate-every": 20, "checkpoint-every": 20}
+TINY = [word for name, value in SMALL.items() for word in (f"--{name}", value)] + ["--windows.holdout-every", 3]
 AS_PLAY = ["--objective.next-object", "0", "--objective.inverse-dynamics", "1"]
 LEROBOT = {"v30": ("LEROBOT_PYTHON", "0.4.4"), "v21": ("LEROBOT21_PYTHON", "0.3.3")}
 
