@@ -108,6 +108,9 @@ class Mapping:
             if len(set(names)) < len(names):
                 raise ConfigError(f"'{role}' names each slot once; got {names}.")
 
+        if abs(float(np.linalg.norm(self.tool_quat)) - 1) > 1e-3:
+            raise ConfigError(f"tool_quat is a quaternion of length 1 (w x y z); got {list(self.tool_quat)}.")
+
     def hash(self) -> str:
         """Names what it means."""
         return digest(to_dict(self))
