@@ -13,7 +13,13 @@ from tokenizers.pre_tokenizers import ByteLevel
 
 TEXT = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2}
 TEXT |= {"num_key_value_heads": 1, "bos_token_id": 0, "eos_token_id": 1, "pad_token_id": 2, "head_dim": 8}
-CORPUS = ["put the spoon on the cloth", "go left", "go to the right", "lift the carrot, please", "user assistant system"]
+CORPUS = [
+    "put the spoon on the cloth",
+    "go left",
+    "go to the right",
+    "lift the carrot, please",
+    "user assistant system",
+]
 
 QWEN_TEMPLATE = (
     "{% for message in messages %}{% if loop.first and message['role'] != 'system' %}<|im_start|>system\n"
@@ -119,7 +125,9 @@ def paligemma2(folder: Path) -> None:
         text_config=text, vision_config=look, image_token_index=4, projection_dim=16, hidden_size=16
     )
     hf.PaliGemmaForConditionalGeneration(config).save_pretrained(folder)
-    words(GEMMA_WORDS, bos_token="<bos>", eos_token="<eos>", pad_token="<pad>", unk_token="<unk>").save_pretrained(folder)
+    words(GEMMA_WORDS, bos_token="<bos>", eos_token="<eos>", pad_token="<pad>", unk_token="<unk>").save_pretrained(
+        folder
+    )
     sizes = {"size": {"height": 32, "width": 32}, "image_seq_length": 16}
     _images(folder, "SiglipImageProcessor", "PaliGemmaProcessor", sizes)
 

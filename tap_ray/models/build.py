@@ -26,7 +26,7 @@ from tap_ray.dataset.norm_stats import NormStats
 from tap_ray.errors import CheckpointError, ConfigError, StorageError
 from tap_ray.models.fast import load_fast
 from tap_ray.models.language import text_config
-from tap_ray.models.policy import PolicyConfig, TapPolicy, Towers
+from tap_ray.models.policy import PolicyConfig, TapPolicy, Towers, require_used
 from tap_ray.models.vision import tower_config
 from tap_ray.models.vlm import VlmParts, VlmPolicy
 from tap_ray.models.vlm_files import read_files, save_files
@@ -44,7 +44,12 @@ Network = TapPolicy | VlmPolicy
 
 
 def new_policy(
-    config: PolicyConfig, *, seed: int, tokenizer: Tokenizer | None = None, parts: VlmParts | None = None
+    config: PolicyConfig,
+    *,
+    seed: int,
+    tokenizer: Tokenizer | None = None,
+    parts: VlmParts | None = None,
+    load_weights: bool = True,
 ) -> Network:
     """A policy with fresh weights (those of pretrained parts fetched).
 
@@ -53,14 +58,16 @@ def new_policy(
         seed: of the weights; torch's own generator is left as it was.
         tokenizer: needed with an instruction as context.
         parts: needed with a VLM.
+        load_weights: False leaves a VLM's weights fresh, where others follow anyway.
     """
+    require_used(config)
     if "language" in config.context and tokenizer is None:
         raise ConfigError("A policy with instructions as context needs a tokenizer.")
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         if config.vlm.pretrained:
             assert parts is not None
-            return VlmPolicy(config, parts)
+            return VlmPolicy(config, parts, load_weights=load_weights)
         towers = Towers(
             vision=tower_config(config.vision, image_size=config.image_size),
             language=text_config(config.language, tokenizer, config.num_context)
@@ -131,6 +138,8 @@ def load_bundle(folder: Path) -> PolicyBundle:
         raise CheckpointError(f"{folder} holds no policy (no policy.json). Give the folder of a finished training run.")
     values = read_json(folder / "policy.json")
     values.setdefault("glimpse_px", 0)  # policies from before there were glimpses
+    for name in ("vlm", "tokens"):  # and from before there were VLMs
+        values.setdefault(name, to_dict(getattr(PolicyConfig(), name)))
     config = from_dict(PolicyConfig, values, where=str(folder / "policy.json"))
     if filled := absent(config, values):
         LOG.warning("%s is older than this tap_ray and took today's defaults: %s", folder / "policy.json", filled)

@@ -35,7 +35,7 @@ class TokensConfig:
     vocabulary: int = 1024
     """Tokens of a fitted tokenizer (the published code's default)."""
     scale: float = 10.0
-    """Steps of a coefficient in one unit of normalized action: larger keeps more and takes more tokens (the paper's)."""
+    """Steps of a coefficient in one unit of normalized action: larger keeps more, takes more tokens (the paper's)."""
 
 
 def dct_matrix(num: int) -> np.ndarray:

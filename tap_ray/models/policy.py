@@ -13,17 +13,18 @@ points, without any context, and meet only behind them: f(phi(o_t), phi(o_{t+k})
 """
 
 from dataclasses import dataclass, field
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
 from transformers import PretrainedConfig
 
+from tap_ray.config import to_dict
 from tap_ray.dataset.norm_stats import NormStats
 from tap_ray.errors import ConfigError
 from tap_ray.models.context import CropContext, SentenceContext
-from tap_ray.models.glimpse import NUM_SEEN, SHRINKS, Glimpse
 from tap_ray.models.fast import TokensConfig
+from tap_ray.models.glimpse import NUM_SEEN, SHRINKS, Glimpse
 from tap_ray.models.heads import FlowHead, RegressionHead, flow_outputs
 from tap_ray.models.keypoints import Join, KeyPoints
 from tap_ray.models.language import LanguageConfig, TextEncoder
@@ -95,8 +96,6 @@ class PolicyConfig:
             )
         if not 0 <= self.history <= self.prior.chunk:
             raise ConfigError(f"history lies in 0 .. {self.prior.chunk} (the prior's chunk); got {self.history}.")
-        if self.head == "tokens" and not self.vlm.pretrained:
-            raise ConfigError("Action tokens are the words of a VLM: --policy.head tokens needs --policy.vlm.pretrained.")
         if not self.context:
             raise ConfigError('policy.context names at least one of "goal", "crops" and "language".')
 
@@ -301,6 +300,36 @@ class TapPolicy(nn.Module):
             if self.training:
                 memory_NB, parts = torch.cat([memory_NB, without]), [part.repeat(2, 1) for part in parts]
         return self.readout(torch.cat([*parts, memory_NB], dim=-1))
+
+
+OF_TOWERS = ("vision", "language", "context_width", "map_width", "num_keypoints", "glimpse_px")
+"""Fields of the small policy that an image-text model does without."""
+
+
+def require_used(config: PolicyConfig) -> None:
+    """Raise ConfigError where something is chosen that the backbone, or the head, does not have."""
+    usual = PolicyConfig()
+    if config.vlm.pretrained:
+        for name in OF_TOWERS:
+            if getattr(config, name) != getattr(usual, name):
+                raise ConfigError(
+                    f"policy.{name} has no effect with --policy.vlm.pretrained, which brings its own. Omit it."
+                )
+    elif config.head == "tokens":
+        raise ConfigError("Action tokens are words of a VLM: --policy.head tokens needs --policy.vlm.pretrained.")
+    for room, needs in (("vlm", "--policy.vlm.pretrained"), ("tokens", "--policy.head tokens")):
+        used = config.vlm.pretrained if room == "vlm" else config.head == "tokens"
+        chosen, default = getattr(config, room), getattr(usual, room)
+        for name, value in vars(chosen).items():
+            if not used and value != getattr(default, name):
+                raise ConfigError(f"policy.{room}.{name} has no effect without {needs}. Omit it, or give that.")
+
+
+def plain(config: PolicyConfig) -> dict[str, Any]:
+    """Plain values that name a run: without what only a VLM has where there is none, as before there were any."""
+    values = to_dict(config)
+    usual = to_dict(PolicyConfig())
+    return {key: value for key, value in values.items() if key not in ("vlm", "tokens") or value != usual[key]}
 
 
 def acts(config: PolicyConfig) -> bool:

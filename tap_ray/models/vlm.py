@@ -106,8 +106,9 @@ class VlmPolicy(nn.Module):
         width = parts.files.config.get_text_config().hidden_size
         self._prepare(self.model)
         num_words = QUERY + (parts.actions.num_tokens if parts.actions else 0)
-        self.words = ActionWords(self.model.get_input_embeddings(), num_words)  # type: ignore[arg-type]
-        self.model.set_input_embeddings(self.words)
+        words = self.model.get_input_embeddings()
+        assert isinstance(words, nn.Embedding)
+        self.model.set_input_embeddings(ActionWords(words, num_words))
         if config.num_state and acts(config):
             self.state_scale = Normalizer(config.num_state)
             self.state_in = nn.Linear(config.num_state, width)
@@ -132,6 +133,7 @@ class VlmPolicy(nn.Module):
             if self.parts.actions is None:
                 raise ConfigError('A head of kind "tokens" needs action tokens: fit_fast or load_fast.')
             self.head = TokenHead(features=width, tokenizer=self.parts.actions)
+            self.first_read = nn.Identity()
         if config.head != "tokens" or config.num_reach:
             self.readout = nn.Sequential(nn.Linear(width, hidden), nn.GELU(), nn.Linear(hidden, hidden), nn.GELU())
         if config.head == "regression":
@@ -164,9 +166,16 @@ class VlmPolicy(nn.Module):
         return self
 
     @property
+    def words(self) -> ActionWords:
+        """The model's word embeddings."""
+        words = self.model.get_input_embeddings()
+        assert isinstance(words, ActionWords)
+        return words
+
+    @property
     def last(self) -> nn.Module:
-        """The head that gives "action"."""
-        return self.head
+        """What is given the features that "action" is made of."""
+        return self.first_read if self.config.head == "tokens" else self.head
 
     def exported(self) -> tuple[PolicyConfig, dict[str, Tensor]]:
         """Config and weights without low-rank updates, which are merged: what a saved policy holds."""
@@ -267,8 +276,8 @@ class VlmPolicy(nn.Module):
         utf8_N = torch.zeros_like(left_N)
         mask_NL, said = given["attention_mask"], []
         read = self._run(given, state_ND, use_cache=True)
+        hidden_ND = self.first_read(read.last_hidden_state[:, -1].to(self._head_dtype))
         while True:
-            hidden_ND = read.last_hidden_state[:, -1].to(self._head_dtype)
             token_N, left_N, utf8_N = self.head.choose(hidden_ND, left_N, utf8_N)
             said.append(token_N)
             if not bool((left_N > 0).any()):
@@ -277,6 +286,7 @@ class VlmPolicy(nn.Module):
             step = {"input_ids": self._word(token_N.clamp_min(0))[:, None], "attention_mask": mask_NL}
             step |= self._position(mask_NL)
             read = self.model(**step, cache=read.cache, use_cache=True)
+            hidden_ND = read.last_hidden_state[:, -1].to(self._head_dtype)
 
     def _position(self, mask_NL: Tensor) -> dict[str, Tensor]:
         """Where the next word stands in a model that numbers an image's words by row and column (M-RoPE); the others

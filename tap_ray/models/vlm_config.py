@@ -15,7 +15,7 @@ class VlmConfig:
     freeze: Literal["none", "vision", "all"] = "none"
     """What stays as it is in this stage: the vision tower (the paper's Stage 1), or all of the model."""
     lora_rank: int = 0
-    """Rank of low-rank updates (LoRA, by `peft`) of the language model's layers, whose own weights then stay; 0 none."""
+    """Rank of low-rank updates (LoRA, by `peft`) of the language model's layers, whose own weights stay; 0 none."""
     lora_alpha: float = 16.0
     """Their scale is lora_alpha / lora_rank."""
     dtype: Literal["float32", "bfloat16"] = "float32"

@@ -1,4 +1,4 @@
-"""An image-text model of `transformers` from a folder or the hub: its network, and what turns images and words into input.
+"""An image-text model of `transformers` from a folder or the hub: its network, and what makes input for it.
 
 Nothing of a checkpoint is run or unpickled: weights are safetensors, trust_remote_code is off. What a checkpoint lacks
 is refused by name; what it has too much of is named.
