@@ -61,13 +61,13 @@ def make_expert(config: EnvConfig, num_robots: int, expert_config: ExpertConfig 
     return expert(config.task, spec(config), num_robots, expert_config, sim_facts)
 
 
-def version_of(sim: str, robot: str = "", tasks: Iterable[str] = ()) -> str:
-    """Version of a simulator's scenes, and of the installed packages that a robot and tasks come from.
+def version_of(sim: str, robot: str = "", tasks: Iterable[str] = (), scenarios: Iterable[str] = ()) -> str:
+    """Version of a simulator's scenes, and of the installed packages that a robot, tasks and scenarios come from.
 
     Raises:
         ConfigError: there is no such simulator, or it cannot run here.
     """
-    packages = {ROBOTS.package(robot), *(TASKS.package(task) for task in tasks)}
+    packages = {ROBOTS.package(robot), *map(TASKS.package, tasks), *map(SCENARIOS.package, scenarios)}
     return "+".join([simulator(sim).version(), *sorted(package.replace(" ", "-") for package in packages if package)])
 
 

@@ -13,18 +13,18 @@ import numpy as np
 from PIL import Image, ImageDraw
 
 import envs
-from envs.scene.scenarios import SCENARIOS, Scenario
+from envs.scene.scenarios import BUILT_IN, Scenario
 from tap_ray.types import EnvConfig, RandomizeConfig
 
 TASK, SEED, SIDE_PX, MARGIN_PX = "put_carrot_on_plate", 4, 230, 32
 MIXED_PX = 340
 """Wide enough for a sentence."""
-COLUMNS = max(scenario.num_variants for scenario in SCENARIOS.values())
+COLUMNS = max(scenario.num_variants for scenario in BUILT_IN.values())
 
 
 def sheet(task: str = TASK, seed: int = SEED, robot: str = "widowx", sim: str = "pybullet") -> Image.Image:
     """A row a scenario, a column a variant, all with one scene; what has no variants shows further seeds."""
-    rows = [_row(scenario, EnvConfig(task=task, robot=robot, sim=sim), seed) for scenario in SCENARIOS.values()]
+    rows = [_row(scenario, EnvConfig(task=task, robot=robot, sim=sim), seed) for scenario in BUILT_IN.values()]
     high = SIDE_PX + MARGIN_PX
     page = Image.new("RGB", (COLUMNS * SIDE_PX, len(rows) * high), "white")
     draw = ImageDraw.Draw(page)

@@ -32,8 +32,14 @@ class World:
     random_policy: Callable[[EnvConfig, int], Policy]
     sample_poses: Callable[..., np.ndarray]
     version_of: Callable[[], str]
+    sim: str
     tasks: tuple[str, ...]
     """Where none is named."""
+    known_tasks: tuple[str, ...]
+    scenarios: tuple[str, ...]
+    """What "all" stands for, the standard one first."""
+    push_goal_m: Callable[[str], tuple[float, float] | None]
+    movers: Callable[[EnvConfig], dict[str, int]]
     require_explorers: Callable[[Sequence[str]], None]
     """Raises unless these can play there."""
     require_goal: Callable[[Sequence[str]], None]
@@ -52,14 +58,14 @@ class World:
         return self.version_of()
 
 
-def world_of(env: str, robot: str, sim: str, tasks: tuple[str, ...] = ()) -> World:
+def world_of(env: str, robot: str, sim: str, tasks: tuple[str, ...] = (), scenarios: tuple[str, ...] = ()) -> World:
     """The world that a job's options name.
 
     Args:
         env: --env; empty: our own simulators.
         robot: --robot, likewise sim; with --env both follow from the adapter.
         sim: --sim.
-        tasks: those that are named.
+        tasks, scenarios: those that are named.
 
     Raises:
         ConfigError: no such adapter or simulator, or --env beside --robot or --sim.
@@ -73,8 +79,13 @@ def world_of(env: str, robot: str, sim: str, tasks: tuple[str, ...] = ()) -> Wor
             make_expert=envs.make_expert,
             random_policy=_random,
             sample_poses=sample_poses,
-            version_of=partial(envs.version_of, sim, robot, tasks),
+            version_of=partial(envs.version_of, sim, robot, tasks, scenarios),
+            sim=sim,
             tasks=envs.suite_tasks(sim),
+            known_tasks=envs.tasks_of(sim),
+            scenarios=tuple(envs.SCENARIOS.built_in),
+            push_goal_m=envs.push_goal_m,
+            movers=envs.movers,
             require_explorers=_anything,
             require_goal=_anything,
             control_lag=envs.control_lag_of(sim),
@@ -93,7 +104,12 @@ def world_of(env: str, robot: str, sim: str, tasks: tuple[str, ...] = ()) -> Wor
         random_policy=foreign.random_policy,
         sample_poses=foreign.sample_poses,
         version_of=foreign.version,
+        sim=FOREIGN,
         tasks=(foreign.adapter.task,),
+        known_tasks=(foreign.adapter.task,),
+        scenarios=("standard",),
+        push_goal_m=_nowhere,
+        movers=envs.movers,
         control_lag=2.0,  # nothing is known of its hand
         require_explorers=foreign.require_explorers,
         require_goal=foreign.require_goal,
@@ -112,8 +128,12 @@ def _anything(names: Sequence[str]) -> None:
     """Ours lack nothing."""
 
 
+def _nowhere(task: str) -> None:
+    """Its goal is not told to us."""
+
+
 def _random(scene: EnvConfig, num_robots: int) -> Policy:
     return envs.random_policy(envs.spec(scene))
 
 
-__all__ = ["FOREIGN", "World", "world_of"]
+__all__ = ["World", "world_of"]

@@ -5,7 +5,7 @@ from functools import partial
 from pathlib import Path
 
 import envs
-from envs.worlds import FOREIGN, World, world_of
+from envs.worlds import World, world_of
 from tap_ray import registry
 from tap_ray.distributed.evaluate_job import Scenes, run_evaluation
 from tap_ray.evaluate.failures import FailureInputs, failure_inputs_of
@@ -18,42 +18,38 @@ from tap_ray.types import EnvConfig
 def main(config: EvaluateConfig) -> Path:
     """Run the cells that have no result yet, sum them up, print the tables; returns the run folder."""
     config = replace(config, policy=str(registry.local(config.policy)))
-    protocol, world = checked_protocol(config), _world(config)
+    world = _world(config)
+    protocol = checked_protocol(config, world)
     scenes = Scenes(
         make_vector=world.make_ee_control if config.policy == "expert" else world.make_vector,
-        make_failure_inputs=partial(_facts, world),
+        make_failure_inputs=partial(_failure_inputs, world),
         built_in={"expert": world.make_expert, "random": world.random_policy},
         spec=world.spec,
     )
     return run_evaluation(config, protocol, scenes)
 
 
-def checked_protocol(config: EvaluateConfig) -> Protocol:
+def checked_protocol(config: EvaluateConfig, world: World | None = None) -> Protocol:
     """What a config judges on, if that can be done."""
-    world = _world(config)
+    world = world or _world(config)
     world.require_goal((config.policy,))
-    if config.env:
-        sim, known, scenarios = FOREIGN, world.tasks, ("standard",)
-        config = replace(config, suite=FOREIGN, robot=world.spec(EnvConfig()).robot)
-    else:
-        sim, known, scenarios = _sim(config), envs.tasks_of(_sim(config)), envs.SCENARIOS
-    facts = {"suite_tasks": world.tasks, "env_version": world.version, "known_scenarios": scenarios}
-    check(protocol := protocol_of(config, sim=sim, **facts), known_tasks=known, check_scene=world.scene)
+    if config.env:  # which the adapter describes, not the suite
+        config = replace(config, suite=world.sim, robot=world.spec(EnvConfig()).robot)
+    facts = {"suite_tasks": world.tasks, "env_version": world.version, "known_scenarios": world.scenarios}
+    check(
+        protocol := protocol_of(config, sim=world.sim, **facts), known_tasks=world.known_tasks, check_scene=world.scene
+    )
     return protocol
 
 
-def _sim(config: EvaluateConfig) -> str:
-    return simulator(config.suite, envs.sims_of(config.suite), config.sim)
-
-
 def _world(config: EvaluateConfig) -> World:
-    return world_of(config.env, config.robot, config.sim if config.env else _sim(config), config.tasks)
+    sim = config.sim if config.env else simulator(config.suite, envs.sims_of(config.suite), config.sim)
+    return world_of(config.env, config.robot, sim, config.tasks, config.scenario)
 
 
-def _facts(world: World, scene: EnvConfig) -> FailureInputs:
-    if scene.sim == FOREIGN:
-        return replace(failure_inputs_of(world.spec(scene)), told=world.failures_told)
-    return failure_inputs_of(world.spec(scene), push_m=envs.push_goal_m(scene.task), mover=envs.movers(scene))
+def _failure_inputs(world: World, scene: EnvConfig) -> FailureInputs:
+    inputs = failure_inputs_of(world.spec(scene), push_m=world.push_goal_m(scene.task), mover=world.movers(scene))
+    return replace(inputs, told=world.failures_told)
 
 
 if __name__ == "__main__":

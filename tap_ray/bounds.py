@@ -97,11 +97,11 @@ def flag_of(prefix: str, field: dataclasses.Field[Any], hint: Any) -> str:
 
 
 def _outside(config: Any, prefix: str) -> Iterator[str]:
-    hints = typing.get_type_hints(type(config), include_extras=True)
+    hints = typing.get_type_hints(config.__class__, include_extras=True)
     flags = {field.name: flag_of(prefix, field, hints[field.name]) for field in dataclasses.fields(config)}
     for name, flag in flags.items():
         value = getattr(config, name)
-        if dataclasses.is_dataclass(value):
+        if dataclasses.is_dataclass(value) and not isinstance(value, type):
             yield from _outside(value, flag)
     for name, value in _numbers(config):
         if reason := _refused(config, name, value):
@@ -111,13 +111,14 @@ def _outside(config: Any, prefix: str) -> Iterator[str]:
 def _numbers(config: Any) -> Iterator[tuple[str, float]]:
     for field in dataclasses.fields(config):
         value = getattr(config, field.name)
-        for each in value if isinstance(value, tuple) else (value,):
+        values = typing.cast(tuple[Any, ...], value if isinstance(value, tuple) else (value,))
+        for each in values:
             if isinstance(each, (int, float)) and not isinstance(each, bool):
                 yield field.name, each
 
 
 def _refused(config: Any, name: str, value: float) -> str:
-    interval = legal(type(config), name)
+    interval = legal(config.__class__, name)
     low, high = (float(end) for end in interval[1:-1].split(","))
     above = value > low if interval[0] == "(" else value >= low
     below = value < high if interval[-1] == ")" else value <= high

@@ -12,9 +12,10 @@ import re
 import shutil
 import time
 import uuid
+from collections.abc import Generator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Iterator, NamedTuple, Sequence
+from typing import NamedTuple, Sequence
 
 from tap_ray import storage
 from tap_ray.errors import ConfigError, StorageError
@@ -118,7 +119,7 @@ def _fetched(ranges: Sequence[Range]) -> list[bytes]:
     with storage.translate_errors("read", ranges[0].path):
         contents = fs.cat_ranges(keys, [s[0].start for s in spans], [s[-1].end for s in spans], on_error="return")
     _require_versions({(each.path, each.version) for each in ranges})
-    result = []
+    result: list[bytes] = []
     for span, content in zip(spans, contents, strict=True):
         with storage.translate_errors("read", span[0].path):
             if isinstance(content, BaseException):
@@ -175,7 +176,7 @@ def _range_copy(wanted: Range) -> Path:
 
 
 @contextlib.contextmanager
-def _new(copy: Path) -> Iterator[Path]:
+def _new(copy: Path) -> Generator[Path]:
     """Room beside a copy that is being made, which nobody else can read."""
     temporary = copy.with_name(f".{copy.name}.{uuid.uuid4().hex[:8]}")
     try:
@@ -212,7 +213,7 @@ def _make_room(added: Path) -> None:
         _room[folder] = _room.get(folder, 0) - added.stat().st_size
     if _room.get(folder, 0) > 0:
         return
-    found = []
+    found: list[tuple[float, int, str]] = []
     for file in os.scandir(folder):
         if COPY.fullmatch(file.name):  # the folder may be anybody's
             with contextlib.suppress(FileNotFoundError):

@@ -76,7 +76,7 @@ def from_dict(cls: type[C], values: Mapping[str, Any], *, where: str = "config",
         ConfigError: an unknown key (named with its nearest match), a value of the wrong type or that the class
             refuses, or none at all.
     """
-    if not isinstance(values, Mapping):
+    if not isinstance(values, Mapping):  # pyright: ignore[reportUnnecessaryIsInstance]  what a user's file holds
         raise ConfigError(f"{where}: expected keys and values for {cls.__name__}, got {values!r}.")
     hints = typing.get_type_hints(cls)
     names = {f.name for f in dataclasses.fields(cls)}  # type: ignore[arg-type]
@@ -162,7 +162,7 @@ def digest(values: Any) -> str:
 
 def absent(config: Any, values: Mapping[str, Any], prefix: str = "") -> str:
     """The fields of a config that plain values did not give, with what they are now, e.g. "execute = 2"."""
-    found = []
+    found: list[str] = []
     for field in dataclasses.fields(config):
         value = getattr(config, field.name)
         if field.name not in values:
@@ -199,17 +199,20 @@ def require_used(asked: Any, used: Any, *, of: str, follows: Mapping[str, str]) 
 def keys_renamed(values: Any, names: Mapping[str, str]) -> Any:
     """Plain values with the keys of every mapping in them renamed."""
     if isinstance(values, Mapping):
-        return {names.get(key, key): keys_renamed(value, names) for key, value in values.items()}
-    return [keys_renamed(value, names) for value in values] if isinstance(values, list) else values
+        pairs = typing.cast(Mapping[str, Any], values).items()
+        return {names.get(key, key): keys_renamed(value, names) for key, value in pairs}
+    return (
+        [keys_renamed(each, names) for each in typing.cast(list[Any], values)] if isinstance(values, list) else values
+    )
 
 
 def differences(old: Mapping[str, Any], new: Mapping[str, Any], prefix: str = "") -> list[str]:
     """One line for each key whose value differs, e.g. "model.width: 64 before, 128 now"."""
-    lines = []
+    lines: list[str] = []
     for key in sorted({*old, *new}):
         a, b = old.get(key, "(absent)"), new.get(key, "(absent)")
         if isinstance(a, Mapping) and isinstance(b, Mapping):
-            lines += differences(a, b, f"{prefix}{key}.")
+            lines += differences(*typing.cast(tuple[Mapping[str, Any], ...], (a, b)), prefix=f"{prefix}{key}.")
         elif a != b:
             lines.append(f"{prefix}{key}: {_short(a)} before, {_short(b)} now")
     return lines
@@ -234,16 +237,16 @@ def _coerce(hint: Any, value: Any, where: str) -> Any:
             raise ConfigError(f"{where}: {value!r} is not one of {list(options)}.")
         return value
     if dataclasses.is_dataclass(hint):
-        return from_dict(typing.cast(type, hint), value, where=where)
+        return from_dict(typing.cast(type[Any], hint), value, where=where)
     if origin is tuple:
         if not isinstance(value, (list, tuple)):
             raise ConfigError(f"{where}: expected a list, got {value!r}.")
-        hints = typing.get_args(hint)
+        items, hints = list(typing.cast(typing.Sequence[Any], value)), typing.get_args(hint)
         if hints[-1] is Ellipsis:
-            hints = (hints[0],) * len(value)
-        if len(value) != len(hints):
-            raise ConfigError(f"{where}: expected a list of {len(hints)} values, got {len(value)}: {list(value)!r}.")
-        return tuple(_coerce(inner, item, where) for inner, item in zip(hints, value, strict=True))
+            hints = (hints[0],) * len(items)
+        if len(items) != len(hints):
+            raise ConfigError(f"{where}: expected a list of {len(hints)} values, got {len(items)}: {items!r}.")
+        return tuple(_coerce(inner, item, where) for inner, item in zip(hints, items, strict=True))
     if hint is Path and (isinstance(value, (str, Path)) or storage.is_remote(value)):
         return storage.to_path(value)
     if hint is float:

@@ -18,8 +18,9 @@ import dataclasses
 import os
 import sys
 import warnings
+from collections.abc import Generator
 from pathlib import Path
-from typing import Any, Callable, Iterator, Mapping, TypeVar
+from typing import Any, Callable, Iterator, Mapping, Sequence, TypeVar, cast
 
 import tyro
 from tyro.constructors import ConstructorRegistry, PrimitiveConstructorSpec, PrimitiveTypeInfo
@@ -58,7 +59,7 @@ def run_job(main: Callable[[C], Path], config_type: type[C]) -> None:
 
 def _leave(status: int) -> None:
     """End the process as `sys.exit` would, but for the interpreter's own end, where Ray's threads may crash it."""
-    atexit._run_exitfuncs()
+    atexit._run_exitfuncs()  # pyright: ignore[reportPrivateUsage]
     sys.stdout.flush()
     os._exit(status)
 
@@ -104,7 +105,7 @@ def job_run(
     parents: Mapping[str, Path | str] | None = None,
     out: Path | str | None = None,
     rewrites: bool = False,
-) -> Iterator[JobRun]:
+) -> Generator[JobRun]:
     """One life of a job: its folder locked, its MLflow run begun or continued, both ended however the body ends.
 
     Args:
@@ -187,7 +188,7 @@ def _uris(values: Any) -> Iterator[Path]:
     if dataclasses.is_dataclass(values):
         values = [getattr(values, field.name) for field in dataclasses.fields(values)]
     if isinstance(values, (list, tuple)):
-        for value in values:
+        for value in cast(Sequence[Any], values):
             yield from _uris(value)
     elif isinstance(values, str):
         if values.partition("://")[0] in storage.PROTOCOLS:

@@ -18,8 +18,9 @@ import socket
 import threading
 import time
 import uuid
+from collections.abc import Generator
 from pathlib import Path
-from typing import Any, Callable, Iterator, Protocol
+from typing import Any, Callable, Protocol
 
 import filelock
 import psutil
@@ -99,7 +100,7 @@ def holder(folder: Path, lock_file: str = LOCK_FILE) -> str:
 
 
 @contextlib.contextmanager
-def exclusive_lock(folder: Path, name: str, on_wait: Callable[[str], None]) -> Iterator[None]:
+def exclusive_lock(folder: Path, name: str, on_wait: Callable[[str], None]) -> Generator[None]:
     """Be the only process that holds a name: waits while another does, and takes over when that ends or dies.
 
     Args:

@@ -116,9 +116,9 @@ def rewrite(file: Path, data: bytes) -> None:
         StorageError: the storage refused.
     """
     parts = _parts(file) if storage.is_remote(file) else []
+    whole = f"{parts[-1].removesuffix(WHOLE)}{WHOLE}" if parts else ""
     _lives.pop((os.getpid(), file), None)
     if parts:
-        whole = f"{parts[-1].removesuffix(WHOLE)}{WHOLE}"
         storage.write(_folder(file) / whole, data)
         _remove(file, [name for name in parts if name != whole])
     storage.write(file, data)

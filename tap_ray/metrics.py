@@ -279,8 +279,13 @@ def coverage(position: ArrayLike, leaf_m: float = 0.05) -> Coverage:
     if len(points) == 0:
         return Coverage(0, 0.0)
     _, counts = np.unique(np.floor(points / leaf_m), axis=0, return_counts=True)
-    share = counts / counts.sum()
-    return Coverage(len(counts), float(abs(-(share * np.log2(share)).sum())))
+    return Coverage(len(counts), entropy_bits(counts))
+
+
+def entropy_bits(counts: ArrayLike) -> float:
+    """Entropy of a distribution in bits, from how often each value came, (N,) above 0. Source: Shannon (1948)."""
+    share = np.asarray(counts, float) / np.sum(counts)
+    return float(abs(-(share * np.log2(share)).sum()))
 
 
 def contact_rate(contact: ArrayLike) -> float:

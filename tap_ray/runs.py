@@ -18,9 +18,10 @@ import platform
 import shlex
 import subprocess
 import sys
+from collections.abc import Generator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Iterator, Mapping, Sequence
+from typing import Any, Mapping, Sequence, cast
 
 from tap_ray import locks, storage
 from tap_ray.config import FORMER, RENAMED_ANYWHERE, differences, digest, keys_renamed, to_dict
@@ -68,7 +69,7 @@ def entered(
     parents: Mapping[str, Path | str] | None = None,
     asked: Any = None,
     rewrites: bool = False,
-) -> Iterator[Run]:
+) -> Generator[Run]:
     """`open_run` for the length of a job: nobody else works in the folder meanwhile.
 
     Args:
@@ -177,7 +178,7 @@ _BEGUN = ("config.json", ".config.json.tmp", ".manifest.json.tmp", LOCK, locks.L
 def _what(config: Mapping[str, Any], parents: Mapping[str, Any]) -> dict[str, Any]:
     """The part of a config that enters the hash."""
     return {
-        key: _what(value, {}) if isinstance(value, Mapping) else value
+        key: _what(cast(Mapping[str, Any], value), {}) if isinstance(value, Mapping) else value
         for key, value in config.items()
         if key != "out" and not key.startswith("_") and key not in parents
     }

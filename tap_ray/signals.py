@@ -9,8 +9,8 @@ import os
 import signal
 import sys
 import threading
+from collections.abc import Generator
 from types import FrameType
-from typing import Iterator
 
 ENDING = (signal.SIGINT, signal.SIGTERM)
 HURRY = 3
@@ -21,7 +21,7 @@ _depth = 0
 
 
 @contextlib.contextmanager
-def taken() -> Iterator[None]:
+def taken() -> Generator[None]:
     """While the body runs, signals end it; in a thread other than the main one, nothing changes."""
     global _depth
     if threading.current_thread() is not threading.main_thread():
@@ -48,7 +48,7 @@ def take() -> None:
 
 
 @contextlib.contextmanager
-def borrowed() -> Iterator[None]:
+def borrowed() -> Generator[None]:
     """While the body runs, a library (`ray.init`) may set handlers of its own, and may lose what they raise.
 
     Ray's answer to SIGTERM is SystemExit, which a callback of its C++ half swallows. What has come meanwhile is read

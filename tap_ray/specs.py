@@ -12,7 +12,7 @@ A robot that is controlled by its joints has d<joint> (rad, change of the comman
 
 from dataclasses import asdict, dataclass, fields
 from functools import cached_property
-from typing import Any, Mapping
+from typing import Any, Mapping, cast
 
 import numpy as np
 
@@ -154,7 +154,8 @@ def require_compatible(have: RobotSpec, want: RobotSpec, *, have_name: str, want
 
 def _short(value: Any) -> str:
     if isinstance(value, tuple):
-        return "[" + ", ".join(f"{s.name} ({s.unit}) {s.low:g}..{s.high:g}" for s in value) + "]"
+        slots = cast(tuple[Slot, ...], value)
+        return "[" + ", ".join(f"{s.name} ({s.unit}) {s.low:g}..{s.high:g}" for s in slots) + "]"
     return repr(value)
 
 
@@ -241,7 +242,8 @@ def unified_indices(slots: tuple[Slot, ...], layout: tuple[str, ...]) -> tuple[i
     Raises:
         SpecError: a slot has no place there; names it.
     """
-    joint, places = ("dq" if layout is UNIFIED_ACTION else "q"), []
+    joint = "dq" if layout is UNIFIED_ACTION else "q"
+    places: list[int] = []
     num_joints = [0] * ARMS
     for slot in slots:
         side = next((side for side in SIDES if slot.name.startswith(side)), "")

@@ -18,9 +18,10 @@ import re
 import shutil
 import tempfile
 import urllib.request
+from collections.abc import Generator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any, Iterator, Mapping, Sequence, cast
+from typing import Any, Mapping, Sequence, cast
 
 from tap_ray.errors import ConfigError, StorageError
 
@@ -100,7 +101,7 @@ def require_reachable(path: Path) -> None:
 
 
 @contextlib.contextmanager
-def translate_errors(verb: str, path: Path) -> Iterator[None]:
+def translate_errors(verb: str, path: Path) -> Generator[None]:
     """Turn a refusal into a StorageError: any OSError when writing, when reading from a URI all but a missing file."""
     try:
         yield
@@ -197,7 +198,7 @@ def remove(path: Path, *, first: str | None = None) -> None:
 
 
 @contextlib.contextmanager
-def atomic_write(path: Path, *, folder: bool = False) -> Iterator[Path]:
+def atomic_write(path: Path, *, folder: bool = False) -> Generator[Path]:
     """A local file (or folder) to be written in the body; it appears at `path`, whole, when the body has ended well.
 
     A local folder is `path` itself: its files appear one by one.
@@ -230,7 +231,7 @@ def atomic_write(path: Path, *, folder: bool = False) -> Iterator[Path]:
 
 
 @contextlib.contextmanager
-def local_copy(path: Path) -> Iterator[Path]:
+def local_copy(path: Path) -> Generator[Path]:
     """A file or folder for what can read local ones only: itself, or for the length of the body a local copy.
 
     Raises:

@@ -144,7 +144,7 @@ class Trajectory:
     num_clipped: int
     segmentation: UInt8[np.ndarray, "T Y X"] | None = None
     """Values as in `info`; None unless asked for."""
-    drawn: Mapping[str, Any] = field(default_factory=dict)
+    drawn: Mapping[str, Any] = field(default_factory=dict[str, Any])
     """What was randomized: numbers and texts as in `info`; empty if nothing."""
 
     def __len__(self) -> int:
@@ -167,14 +167,15 @@ class Episode:
     state: Float32[np.ndarray, "T S"]
     action: Float32[np.ndarray, "T A"]
     contact: Bool[np.ndarray, "C"]
-    """C = T; 0 in an episode that was read without it."""
+    """C = T; 0 where it is unknown (imported datasets), and in an episode that was read without it."""
     object_pose: Float32[np.ndarray, "T M 7"]
     """Privileged; kept for probes and reports, never read by a policy."""
     image_stats: Mapping[str, np.ndarray]
     """min, max, mean, std, q01 ... q99 of the images in [0, 1], each (3, 1, 1) float64, and count (1,) int64; empty in
     an episode that was read."""
-    meta: Mapping[str, Any] = field(default_factory=dict)
-    """Scalars beside the data: seed, explorer, embodiment, contact_rate, object_displacement_m, success, ..."""
+    meta: Mapping[str, Any] = field(default_factory=dict[str, Any])
+    """Scalars beside the data: seed, explorer, embodiment, contact_rate, object_displacement_m, success, ... What is
+    not known is left out."""
 
     def __len__(self) -> int:
         return len(self.action)

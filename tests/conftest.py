@@ -1,12 +1,14 @@
 """What all tests share: checked shapes, ManiSkill's files where they lie beside the checkout, and an S3 server."""
 
 import os
+import shutil
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import s3fs
+from filelock import FileLock
 from jaxtyping import install_import_hook
 
 from tests import checked
@@ -46,6 +48,29 @@ def wire(s3_server: s3.Server, bucket: str, monkeypatch: pytest.MonkeyPatch) -> 
     s3fs.S3FileSystem.clear_instance_cache()
     yield wire
     wire.close()
+
+
+@pytest.fixture(scope="session")
+def empty_mlflow(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """MLflow's database with nothing in it, one for all test processes: making one costs 2 s of a core."""
+    from tap_ray import tracking  # what imports it takes its time
+
+    path = tmp_path_factory.getbasetemp().parent / "empty-mlflow" / "mlflow.db"
+    path.parent.mkdir(exist_ok=True)
+    with FileLock(path.with_suffix(".lock")):
+        if not path.with_suffix(".made").exists():
+            tracking.client_of(f"sqlite:///{path}").search_experiments()
+            path.with_suffix(".made").touch()
+    return path
+
+
+@pytest.fixture
+def mlflow_uri(empty_mlflow: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+    """An MLflow of the test's own: `tmp_path`/mlflow.db, which the processes that it starts use, too."""
+    shutil.copy(empty_mlflow, tmp_path / "mlflow.db")
+    uri = f"sqlite:///{tmp_path}/mlflow.db"
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
+    return uri
 
 
 @pytest.fixture(scope="session")

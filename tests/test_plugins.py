@@ -12,6 +12,7 @@ import pytest
 import envs
 from envs.kinematics.reachable import sample_poses
 from envs.kinematics.solver import DOWN, kinematics
+from envs.scene.scenarios import Scenario
 from tap_ray.errors import ConfigError
 from tap_ray.evaluate.own import POLICIES, installed_policy
 from tap_ray.play.collect import CollectPlan, collect
@@ -86,6 +87,29 @@ def test_its_expert_knocks_the_bottle_over_and_its_policy_does_not(my_robot: Non
     assert done == {"expert": [True] * 4, "hover": [False] * 4}
 
 
+def test_its_scenario_changes_what_is_seen_and_not_the_scene(my_robot: None) -> None:
+    assert envs.version_of("pybullet", "widowx", (), ("standard", "workbench")) == "3+my-robot-0.1.0"
+    assert "workbench" not in envs.SCENARIOS.built_in
+    seen, poses = {}, {}
+    for name in ("standard", "workbench"):
+        env = envs.make(EnvConfig(task="put_carrot_on_plate", scenario=name, image_size=64))
+        obs, info = env.reset(seed=3)
+        seen[name], poses[name] = obs["rgb"].astype(float), info["object_pose"]
+        env.close()
+    np.testing.assert_allclose(poses["workbench"], poses["standard"], atol=2e-3)
+    bottom = {name: image[40:].reshape(-1, 3).mean(0) for name, image in seen.items()}  # the table
+    assert bottom["workbench"][0] - bottom["workbench"][2] > 25, "brown"
+    assert (np.abs(seen["workbench"] - seen["standard"]).max(-1) > 20).mean() > 0.5
+
+
+def test_a_scenario_that_cannot_be_drawn() -> None:
+    cloth = envs.SCENARIOS["background"].cloths[0]
+    with pytest.raises(ConfigError, match="has 2 sets of distractors, 1 cloths and 0 camera offsets"):
+        Scenario(name="odd", distractors=(("mug",), ("can",)), cloths=(cloth,))
+    with pytest.raises(ConfigError, match=r"Scenario 'odd' has the distractor 'mugg'\. Did you mean 'mug'\?"):
+        Scenario(name="odd", distractors=(("mugg",),))
+
+
 def test_its_explorer_plays_and_its_version_is_kept(my_robot: None) -> None:
     plan = CollectPlan(env=EnvConfig(robot="stubby", image_size=32, max_steps=30), explorer="circles")
     assert plan.to_json()["explorer_package"] == "my-robot 0.1.0"
@@ -102,24 +126,21 @@ def test_its_explorer_plays_and_its_version_is_kept(my_robot: None) -> None:
 
 @pytest.mark.cluster
 @pytest.mark.slow
-def test_the_jobs_know_it_in_rays_workers_too(installed: Path, tmp_path: Path) -> None:
-    surroundings = {
-        **os.environ,
-        "PYTHONPATH": os.pathsep.join([str(installed), str(ROOT)]),
-        "MLFLOW_TRACKING_URI": f"sqlite:///{tmp_path}/mlflow.db",
-    }
-
-    def job(verb: str, *flags: str) -> str:
-        common = ["--robot", "stubby", "--image-size", "32", "--max-steps", "40", "--fleets", "1"]
-        command = [sys.executable, "-m", f"jobs.{verb}", *common, *flags, "--out", str(tmp_path / verb)]
-        done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, env=surroundings)
-        assert done.returncode == 0, done.stderr
-        return done.stdout
-
-    assert "2 episodes, 80 frames" in job("collect_play", "--explorer", "circles", "--episodes", "2")
-    assert "2 episodes" in job("collect_demos", "--tasks", "knock_over_bottle", "--episodes", "2")
-    said = job("evaluate", "--policy", "hover", "--tasks", "knock_over_bottle", "--episodes", "2")
-    assert "hover" in said
+@pytest.mark.parametrize(
+    ("job", "said"),
+    [
+        ("collect_play --explorer circles", "2 episodes, 80 frames"),
+        pytest.param("collect_demos --tasks knock_over_bottle", "2 episodes", marks=pytest.mark.long_proof),
+        pytest.param("evaluate --policy hover --tasks knock_over_bottle", "hover", marks=pytest.mark.long_proof),
+    ],
+)
+def test_the_jobs_know_it_in_rays_workers_too(job: str, said: str, installed: Path, tmp_path: Path, mlflow_uri: str):
+    surroundings = {**os.environ, "PYTHONPATH": os.pathsep.join([str(installed), str(ROOT)])}
+    common = f"--robot stubby --image-size 32 --max-steps 40 --fleets 1 --episodes 2 --out {tmp_path}/out"
+    command = [sys.executable, "-m", *f"jobs.{job} {common}".split()]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, env=surroundings)
+    assert done.returncode == 0, done.stderr
+    assert said in done.stdout
 
 
 def brings(folder: Path, package: str, kind: str, line: str, code: str = "") -> None:

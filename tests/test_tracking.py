@@ -59,18 +59,10 @@ class Server:
         self.log.close()
 
 
-@pytest.fixture(scope="module")
-def empty_store(tmp_path_factory) -> Path:
-    """MLflow's tables, which take it a second to make, and nothing in them."""
-    path = tmp_path_factory.mktemp("store") / "mlflow.db"
-    tracking._client(f"sqlite:///{path}")
-    return path
-
-
 @pytest.fixture
-def local(fresh, empty_store):
+def local(fresh, empty_mlflow):
     """A working directory with an empty default store."""
-    shutil.copy(empty_store, fresh / "mlflow.db")
+    shutil.copy(empty_mlflow, fresh / "mlflow.db")
     return fresh
 
 
@@ -84,8 +76,10 @@ def fresh(tmp_path, monkeypatch):
 
 
 @pytest.fixture(scope="module")
-def server(tmp_path_factory):
-    running = Server(tmp_path_factory.mktemp("mlflow"), free_port())
+def server(tmp_path_factory, empty_mlflow):
+    folder = tmp_path_factory.mktemp("mlflow")
+    shutil.copy(empty_mlflow, folder / "server.db")
+    running = Server(folder, free_port())
     running.wait()
     yield running
     running.stop()
@@ -279,10 +273,10 @@ def test_a_database_of_another_mlflow_is_to_be_upgraded(local):
 
 
 @pytest.mark.parametrize("name", ["50% #1", "b & c=ü"])
-def test_the_database_lies_in_the_working_directory_whatever_its_name(empty_store, name, tmp_path, monkeypatch):
+def test_the_database_lies_in_the_working_directory_whatever_its_name(empty_mlflow, name, tmp_path, monkeypatch):
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
     (tmp_path / name).mkdir()
-    shutil.copy(empty_store, tmp_path / name / "mlflow.db")
+    shutil.copy(empty_mlflow, tmp_path / name / "mlflow.db")
     monkeypatch.chdir(tmp_path / name)
     with tracking.start("align", "a", {}) as run:
         run.log({"loss": 1.0}, step=0)

@@ -21,7 +21,14 @@ from envs.maniskill.tasks import CAMERA_OFFSETS, MANISKILL_PLAY, MANISKILL_TASKS
 from envs.maniskill.tensors import numpy, tensor
 from envs.robots import robot, spec_of
 from envs.scene.randomize import draw_randomized, drawn_json, tinted
-from envs.scene.scenarios import Perturbation, SceneConstraints, draw_perturbation, kept_out_by, known_scenario
+from envs.scene.scenarios import (
+    BUILT_IN,
+    Perturbation,
+    SceneConstraints,
+    draw_perturbation,
+    kept_out_by,
+    known_scenario,
+)
 from envs.scene.tasks import NUM_SLOTS, PLAY, TASKS
 from tap_ray.errors import SpecError
 from tap_ray.rng import generator
@@ -70,7 +77,9 @@ class SimplerVectorEnv(gym.vector.VectorEnv):
         self.observation_space = gym.vector.utils.batch_space(self.single_observation_space, num_robots)
         self._render_size = render_size or size
         scenario = known_scenario(config.scenario)
-        self._scenario = replace(scenario, camera_offsets=CAMERA_OFFSETS) if scenario.camera_offsets else scenario
+        self._scenario = (
+            replace(scenario, camera_offsets=CAMERA_OFFSETS) if scenario == BUILT_IN["viewpoint"] else scenario
+        )
         self._scene = ManiSkillScene(self.task, num_robots, size, gpu=gpu)
         self._env = self._scene.env
         if not config.render:

@@ -19,6 +19,7 @@ from envs.scene.objects import Color, ObjectModel, Vector
 from envs.scene.tasks import PLAY, PUSH_M, TASKS
 from envs.scene.textures import CLOTHS, Cloth
 from tap_ray.errors import ConfigError, nearest
+from tap_ray.plugins import Registry
 
 STANDARD = "standard"
 AREAS_M = (
@@ -52,7 +53,10 @@ MAX_MOVE_M, MAX_TURN_RAD = 0.16, 0.21
 
 @dataclass(frozen=True, kw_only=True)
 class Scenario:
-    """What may change. An empty field changes nothing; of several variants the seed picks one."""
+    """What may change. An empty field changes nothing; of several variants the seed picks one.
+
+    Fields that have variants have equally many: the seed picks the same of each.
+    """
 
     name: str
     joint_rad: float = 0.0
@@ -61,6 +65,18 @@ class Scenario:
     """Sets of DISTRACTORS."""
     cloths: tuple[Cloth, ...] = ()
     camera_offsets: tuple[CameraOffset, ...] = ()
+
+    def __post_init__(self) -> None:
+        numbers = {len(each) for each in (self.distractors, self.cloths, self.camera_offsets) if each}
+        if len(numbers) > 1:
+            raise ConfigError(
+                f"Scenario {self.name!r} has {len(self.distractors)} sets of distractors, {len(self.cloths)} cloths "
+                f"and {len(self.camera_offsets)} camera offsets. Give equally many of each, or none of a kind."
+            )
+        if unknown := sorted({name for each in self.distractors for name in each} - set(DISTRACTORS)):
+            raise ConfigError(
+                f"Scenario {self.name!r} has the distractor {unknown[0]!r}. {nearest(unknown[0], DISTRACTORS)}"
+            )
 
     @property
     def changes(self) -> bool:
@@ -73,7 +89,7 @@ class Scenario:
         return max(1, len(self.distractors), len(self.cloths), len(self.camera_offsets))
 
 
-SCENARIOS: dict[str, Scenario] = {
+BUILT_IN: dict[str, Scenario] = {
     STANDARD: Scenario(name=STANDARD),
     # Moves the tool by 5 cm on average and 10 cm at most on a WidowX (10 and 22 cm on the long arms) and turns it by
     # 14 degrees on average, 31 at most; 300 seeds a robot.
@@ -82,6 +98,8 @@ SCENARIOS: dict[str, Scenario] = {
     "background": Scenario(name="background", cloths=CLOTHS),
     "viewpoint": Scenario(name="viewpoint", camera_offsets=CAMERA_OFFSETS),
 }
+SCENARIOS = Registry("scenario", BUILT_IN, expected=Scenario)
+"""Ours, and those of installed packages."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -176,9 +194,7 @@ def known_scenario(name: str) -> Scenario:
     Raises:
         ConfigError: there is none; names the nearest.
     """
-    if name not in SCENARIOS:
-        raise ConfigError(f"Unknown scenario {name!r}. {nearest(name, SCENARIOS)}")
-    return SCENARIOS[name]
+    return replace(SCENARIOS[name], name=name)
 
 
 def draw_perturbation(
@@ -275,7 +291,7 @@ def _lay_out(names: Sequence[str], rng: np.random.Generator, constraints: SceneC
     """Strew a set over the table; where not all fit, at least MIN_DISTRACTORS of them."""
     for _ in range(ROUNDS):
         placed = place_distractors([DISTRACTORS[str(name)] for name in rng.permutation(names)], rng, constraints)
-        if len(placed) >= MIN_DISTRACTORS:
+        if len(placed) >= min(MIN_DISTRACTORS, len(names)):
             return placed
     raise AssertionError(
         f"{ROUNDS} layouts had no room for {MIN_DISTRACTORS} distractors beside {constraints.keep_out}"

@@ -71,7 +71,7 @@ def missing_blocks(dataset: DatasetInfo, config: CropConfig) -> list[tuple[int, 
     """Blocks whose file is not there, or is damaged: a kill leaves none such, a bad copy may.
 
     Raises:
-        DataError: the dataset has no masks, so that its crops cannot be found.
+        DataError: the dataset has no masks or contact, so that its crops cannot be found.
     """
     require_masks(dataset)
     own = blocks(dataset)
@@ -80,7 +80,14 @@ def missing_blocks(dataset: DatasetInfo, config: CropConfig) -> list[tuple[int, 
 
 
 def require_masks(dataset: DatasetInfo) -> None:
-    """Raise a DataError if the dataset does not say where the robot is."""
+    """Raise a DataError if the dataset does not say where the robot is, and when it touches something."""
+    if not dataset.header.contact:
+        raise DataError(
+            f"{dataset.path} does not say when a finger touches something, so there are no crops of what is touched "
+            "next: imported datasets have no contact. Train without crops. Stage 1: --objective.next-object 0 "
+            "--objective.inverse-dynamics 1. Stage 2: without --play of this dataset and --align.weights that ask for "
+            "crops."
+        )
     if not dataset.header.robot_mask:
         raise DataError(
             f"{dataset.path} has no robot masks, so nobody knows which changes are the robot's own. Collect it again: "

@@ -174,7 +174,7 @@ def check_episode(episode: Episode, header: DatasetHeader) -> None:
         "mask_png": (masks, steps if header.robot_mask else None),
         "state": (episode.state.shape, (steps, len(spec.state))),
         "action": (episode.action.shape, (steps, len(spec.action))),
-        "contact": (episode.contact.shape, (steps,)),
+        "contact": (episode.contact.shape, (steps if header.contact else 0,)),
         "object_pose": (episode.object_pose.shape, (steps, header.num_objects, 7)),
     }
     for name, (have, want) in expected.items():

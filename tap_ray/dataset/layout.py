@@ -67,6 +67,8 @@ class DatasetHeader:
     """M object slots of `Episode.object_pose`; 0 leaves the column out."""
     robot_mask: bool = False
     """Whether each frame carries the robot's mask."""
+    contact: bool = True
+    """Whether each frame says if a finger touches an object; False: unknown, and the column is left out."""
     camera: Mapping[str, Any] = field(default_factory=dict)
     """JSON values about the camera (pose, field of view), for people and reports."""
     episodes_per_file: int = 50
@@ -76,6 +78,8 @@ class DatasetHeader:
     def to_json(self) -> dict[str, Any]:
         """Plain JSON values; `from_json` is the inverse. "hash" names the header (`tap_ray.runs.hash_of` reads it)."""
         values = {"version": HEADER_VERSION, **json.loads(json.dumps(asdict(self)))}
+        if self.contact:  # the files from before this field say nothing of it, and their hash stays
+            del values["contact"]
         return {"hash": digest(values), **values}
 
     @classmethod
@@ -85,7 +89,7 @@ class DatasetHeader:
         Raises:
             DataError: another header version, or fields that do not fit.
         """
-        values = {key: value for key, value in data.items() if key != "hash"}
+        values: dict[str, Any] = {"contact": True} | {key: value for key, value in data.items() if key != "hash"}
         if values.pop("version", None) != HEADER_VERSION:
             raise DataError(
                 f"{where} has version {data.get('version')!r}, this tap_ray reads {HEADER_VERSION}. "
@@ -122,7 +126,8 @@ def features(header: DatasetHeader) -> dict[str, dict[str, Any]]:
         columns[MASK] = {"dtype": "image", "shape": [image_y, image_x, 1], "names": image_names}
     columns[STATE] = _vector(_names(header.spec.state))
     columns[ACTION] = _vector(_names(header.spec.action))
-    columns[CONTACT] = _vector(["contact"])
+    if header.contact:
+        columns[CONTACT] = _vector(["contact"])
     if header.num_objects:
         parts = ("x", "y", "z", "qw", "qx", "qy", "qz")
         columns[OBJECT_POSE] = _vector([f"object{m}_{part}" for m in range(header.num_objects) for part in parts])

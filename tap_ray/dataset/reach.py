@@ -35,8 +35,10 @@ def reach_of(
 ) -> tuple[np.ndarray, np.ndarray]:
     """`reach_targets` of a robot's episode, arm by arm; with `steps` 0 nobody asks, and none exists.
 
-    Contact is of any arm: each arm's targets say where it is itself when one of them touches.
+    Contact is of any arm: each arm's targets say where it is itself when one of them touches. Where it is unknown
+    (`contact_T` is empty) the displacement alone is a target.
     """
+    contact_T = contact_T if len(contact_T) else np.zeros(len(state_TS), bool)
     if not steps:
         return np.zeros((len(state_TS), NUM_REACH), np.float32), np.full((len(state_TS), NUM_REACH), NEVER)
     parts = [reach_targets(state_TS, action_TA[:, arm.gripper], contact_T, arm, steps) for arm in reaching_arms(spec)]

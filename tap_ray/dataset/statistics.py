@@ -95,7 +95,7 @@ def merge_stats(
         stacked: feature -> name -> (P, *shape).
         before: feature -> name -> shape; None at the beginning.
     """
-    merged = {}
+    merged: dict[str, dict[str, np.ndarray]] = {}
     for name, part in stacked.items():
         if before:
             part = {key: np.concatenate([before[name][key][None], value]) for key, value in part.items()}

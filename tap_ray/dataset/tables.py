@@ -34,13 +34,14 @@ def data_table(episode: Episode, header: DatasetHeader, *, task_index: int, firs
         layout.IMAGE: _image_array(episode.image_jpeg),
         layout.STATE: _vector_array(episode.state),
         layout.ACTION: _vector_array(episode.action),
-        layout.CONTACT: pa.array(episode.contact.astype(np.float32)),
         "timestamp": pa.array((np.arange(num_steps) / header.spec.control_hz).astype(np.float32)),
         "frame_index": pa.array(np.arange(num_steps)),
         "episode_index": pa.array(np.full(num_steps, episode.index)),
         "index": pa.array(np.arange(first_index, first_index + num_steps)),
         "task_index": pa.array(np.full(num_steps, task_index)),
     }
+    if header.contact:
+        columns[layout.CONTACT] = pa.array(episode.contact.astype(np.float32))
     if episode.mask_png is not None:
         columns[layout.MASK] = _image_array(episode.mask_png)
     if header.num_objects:

@@ -166,15 +166,15 @@ def episode_batches(
 
 def _shuffled(frames: "_Frames", config: WindowConfig, rng: np.random.Generator, batches: range) -> Iterator[Window]:
     """These batches of a group's shuffled windows."""
-    start_W = np.flatnonzero(frames.end - np.arange(len(frames.end)) > (1 if config.k_max else 0))
+    start_W: np.ndarray = np.flatnonzero(frames.end - np.arange(len(frames.end)) > (1 if config.k_max else 0))
+    k_W, uniform_W = np.zeros_like(start_W), np.zeros(len(start_W))
     if config.segment > 1:
         first_S = np.flatnonzero((start_W - frames.begin[start_W]) % config.segment == 0)
-        segments = np.split(start_W, first_S[1:])
-        start_W = np.concatenate([segments[number] for number in rng.permutation(len(segments))])
+        segments: list[np.ndarray] = np.split(start_W, first_S[1:])
+        start_W = np.concatenate([segments[int(number)] for number in rng.permutation(len(segments))])
         uniform_W = rng.random(len(start_W))
     else:
         start_W = rng.permutation(start_W)
-        k_W = np.zeros_like(start_W)
         if config.k_max:
             k_W = rng.integers(1, np.minimum(config.k_max, frames.end[start_W] - 1 - start_W) + 1)
     for batch in batches:
@@ -291,7 +291,7 @@ class _GroupCrops:
 
 def _load_group(dataset: DatasetInfo, group: Sequence[int] | np.ndarray, config: WindowConfig) -> _Frames:
     crops = read_crops(dataset, group, CROPS) if config.crops else None
-    columns = [layout.IMAGE, layout.STATE, layout.ACTION, layout.CONTACT]
+    columns = [layout.IMAGE, layout.STATE, layout.ACTION, *([layout.CONTACT] if dataset.header.contact else [])]
     episodes = list(read_episodes(dataset, group, columns))
     task_E = np.array([dataset.tasks.index(episode.task) for episode in episodes], np.int64)
     return _frames(episodes, task_E, dataset.spec, config, crops)

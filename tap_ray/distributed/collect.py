@@ -379,9 +379,8 @@ class Collection:
 
     def _show(self, bar: Any) -> None:
         tally, dropped = self.tally, len(self.schedule.dropped)
-        text = (
-            f"{tally.frames_s:.0f} frames/s, {tally.frames_s / self._control_hz:.0f}x real time, "
-            f"contact {tally.contact_rate:.0%}" + (f", {dropped} dropped" if dropped else "")
-        )
+        text = f"{tally.frames_s:.0f} frames/s, {tally.frames_s / self._control_hz:.0f}x real time"
+        text += f", contact {tally.contact_rate:.0%}" if self.writer.header.contact else ""
+        text += f", {dropped} dropped" if dropped else ""
         bar.set_postfix_str(text, refresh=False)
         bar.update(self._sink.num_episodes - bar.n)

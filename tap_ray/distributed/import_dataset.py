@@ -10,12 +10,13 @@ from tap_ray.distributed.placement import Pool
 from tap_ray.distributed.record import Recording, record
 from tap_ray.errors import DataError
 from tap_ray.importing import checks, report
-from tap_ray.importing.convert import episode_of
-from tap_ray.importing.mapping import Mapping, require_fits, spec_of
-from tap_ray.importing.settings import ImportConfig, chosen, opened, read_mapping
+from tap_ray.importing.convert import ConvertOptions, episode_of
+from tap_ray.importing.mapping import Mapping, require_fits, require_like, spec_of
+from tap_ray.importing.settings import ImportConfig, chosen, opened, read_mapping, spec_like
 from tap_ray.importing.source import Source
 from tap_ray.play.collect import AttemptResult
 from tap_ray.progress_bar import progress_bar
+from tap_ray.specs import RobotSpec
 
 LOOKED_AT = 20
 """Episodes whose numbers a dry run looks at."""
@@ -26,8 +27,8 @@ SHOWN = 3
 class Converter:
     """A process that converts; an attempt is an episode of the source."""
 
-    def __init__(self, source: Path, mapping: Mapping, numbers: Sequence[int], quality: int) -> None:
-        self._source, self._mapping, self._numbers, self._quality = opened(source), mapping, numbers, quality
+    def __init__(self, source: Source, mapping: Mapping, numbers: Sequence[int], options: ConvertOptions) -> None:
+        self._source, self._mapping, self._numbers, self._options = source, mapping, numbers, options
 
     def run(self, attempts: Sequence[int]) -> list[AttemptResult]:
         """See `collect.Player`."""
@@ -35,14 +36,16 @@ class Converter:
 
     def _episode(self, attempt: int):
         number = self._numbers[attempt]
-        return episode_of(self._mapping, self._source, number, index=attempt, quality=self._quality)
+        return episode_of(self._mapping, self._source, number, index=attempt, options=self._options)
 
 
-def _asked(config: ImportConfig) -> tuple[Source, Mapping, list[int]]:
-    """The source, what it means, and the numbers of its episodes that are wanted."""
-    source, mapping = opened(config.source), read_mapping(config.mapping)
+def _asked(config: ImportConfig) -> tuple[Source, Mapping, list[int], RobotSpec | None]:
+    """The source, what it means, the numbers of its episodes that are wanted, and the robot of --like."""
+    source, mapping = opened(config.source, config.split), read_mapping(config.mapping)
     require_fits(mapping, source)
-    return source, mapping, chosen(config, source)
+    if (like := spec_like(config)) is not None:
+        require_like(mapping, like)
+    return source, mapping, chosen(config, source), like
 
 
 def look(config: ImportConfig) -> list[str]:
@@ -51,13 +54,13 @@ def look(config: ImportConfig) -> list[str]:
     Raises:
         TapRayError: the mapping does not fit the source, or the source is damaged.
     """
-    source, mapping, numbers = _asked(config)
+    source, mapping, numbers, like = _asked(config)
     some = numbers[:: max(1, len(numbers) // LOOKED_AT)][:LOOKED_AT]
-    print(report.describe(mapping, source, some))
+    print(report.describe(mapping, source, some, like))
     drawn = config.out.with_name(config.out.name + ".dry_run.png")
     report.picture(mapping, source, some[:SHOWN], drawn)
     print(f"\nframes and actions: {drawn}")
-    return checks.findings(mapping, source, some)
+    return checks.findings(mapping, source, some, like)
 
 
 def bring_in(config: ImportConfig) -> Path:
@@ -66,7 +69,8 @@ def bring_in(config: ImportConfig) -> Path:
     Raises:
         TapRayError: an episode is damaged, or the disk refused; what was written before is whole.
     """
-    source, mapping, numbers = _asked(config)
+    source, mapping, numbers, like = _asked(config)
+    options = ConvertOptions(quality=config.jpeg_quality, like=like)
     found = report.ranges(mapping, source, progress_bar(iterable=numbers, unit="episode", desc="ranges"))
     plan = {
         "kind": "import",
@@ -78,11 +82,13 @@ def bring_in(config: ImportConfig) -> Path:
         "jpeg_quality": config.jpeg_quality,
     }
     size = (mapping.image_size, mapping.image_size)
-    header = DatasetHeader(spec=spec_of(mapping, found), plan=plan, image_size=size, num_objects=0)
+    header = DatasetHeader(
+        spec=like or spec_of(mapping, found), plan=plan, image_size=size, num_objects=0, contact=False
+    )
     where = config.source.resolve()
 
     def make(memory: object) -> Converter:
-        return Converter(where, mapping, numbers, config.jpeg_quality)
+        return Converter(opened(where, config.split), mapping, numbers, options)
 
     recording = Recording(
         job="import_dataset", header=header, out=storage.to_path(config.out), tasks=("import",), episodes=len(numbers),

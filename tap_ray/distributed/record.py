@@ -130,9 +130,10 @@ def _finished(out: Path, with_report: bool) -> bool:
 def summary(recording: Recording, schedule: Schedule, tally: Tally) -> str:
     """What was collected now, and what was dropped why, a line each."""
     hz = recording.header.spec.control_hz
+    contact = f"; contact in {tally.contact_rate:.0%} of the frames" if recording.header.contact else ""
     lines = [
         f"{tally.episodes} episodes, {tally.frames} frames in {tally.seconds:.0f} s: {tally.frames_s:.0f} frames/s, "
-        f"{tally.frames_s / hz:.0f}x real time; contact in {tally.contact_rate:.0%} of the frames"
+        f"{tally.frames_s / hz:.0f}x real time{contact}"
         if tally.frames
         else f"{recording.out} had its episodes already; what was missing of its report and manifest is written."
     ]
@@ -149,7 +150,9 @@ def _reasons(schedule: Schedule, task: int) -> Counter[str]:
 
 
 def _facts(recording: Recording, schedule: Schedule, tally: Tally) -> dict[str, Any]:
-    now = {"frames_per_s": tally.frames_s, "contact_rate": tally.contact_rate} if tally.frames else {}
+    now = {"frames_per_s": tally.frames_s} if tally.frames else {}
+    if tally.frames and recording.header.contact:
+        now["contact_rate"] = tally.contact_rate
     return {
         **now,
         "spilled_bytes": tally.spilled_bytes,

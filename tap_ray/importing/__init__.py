@@ -1,7 +1,7 @@
 """Importing datasets of other formats: source -> mapping -> control rate -> episodes.
 
     lerobot.py     LeRobot v2.1 and v3.0, images or video   --.
-                                                               >-- source.Source --> convert.py --> types.Episode
+    rlds.py        RLDS / Open X-Embodiment, TFRecord         >-- source.Source --> convert.py --> types.Episode
     maniskill.py   ManiSkill's HDF5 trajectories            --'        ^                 |
                                                                   mapping.py         checks.py: does it look right?
 

@@ -9,10 +9,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from tap_ray.importing.convert import columns_of, motion
+from tap_ray.importing.convert import as_like, beyond, columns_of, motion
 from tap_ray.importing.mapping import Mapping, Numbers
 from tap_ray.importing.source import Source
-from tap_ray.specs import SIDES
+from tap_ray.specs import SIDES, RobotSpec
 
 AGREES = 0.5
 """Correlation above which two series are taken for the same thing."""
@@ -22,6 +22,8 @@ TURN_RAD = 2.1 * np.pi
 """No joint of a robot arm turns further from its zero, rad."""
 REACH_M = 3.0
 """No arm on a table reaches further, m."""
+CLIPPED = 0.05
+"""Share of the actions beyond the range of --like above which something is wrong."""
 SPEED_M_S, SPEED_RAD_S = 3.0, 8.0
 """No hand or joint of an arm for research is faster."""
 
@@ -54,8 +56,8 @@ def read(mapping: Mapping, source: Source, episodes: list[int]) -> Numeric:
     return Numeric(state=state, action=action, follows=~last, begins=first)
 
 
-def findings(mapping: Mapping, source: Source, episodes: list[int]) -> list[str]:
-    """What looks wrong, a sentence each; none: nothing does."""
+def findings(mapping: Mapping, source: Source, episodes: list[int], like: RobotSpec | None = None) -> list[str]:
+    """What looks wrong, a sentence each; none: nothing does. `like`: the robot whose ranges they get (--like)."""
     seen = read(mapping, source, episodes)
     raw = [source.numbers(episode, columns_of(mapping)) for episode in episodes]
     return [
@@ -63,6 +65,7 @@ def findings(mapping: Mapping, source: Source, episodes: list[int]) -> list[str]
         *_sizes(mapping, raw),
         *_actions(mapping, seen),
         *_speeds(mapping, seen),
+        *(_clipped(mapping, seen, like) if like else ()),
     ]
 
 
@@ -205,6 +208,20 @@ def _speeds(mapping: Mapping, seen: Numeric) -> Iterator[str]:
                     f"{slot}: moves at {fastest:.3g} {unit}, no arm does: the unit ({group.unit}) or the fps "
                     f"({'as in the metadata' if mapping.fps is None else f'{mapping.fps:g}'}) is wrong."
                 )
+
+
+def _clipped(mapping: Mapping, seen: Numeric, like: RobotSpec) -> Iterator[str]:
+    """Actions that the robot of --like cannot take."""
+    _, action = as_like(mapping, like, seen.state, seen.action)
+    outside = beyond(like, action).mean(axis=0)
+    for slot, share, column in zip(like.action, outside, action.T, strict=True):
+        if share > CLIPPED:
+            most = float(column[np.argmax(np.abs(column))])
+            yield (
+                f"{slot.name}: {share:.0%} of the actions lie beyond the range of --like ({slot.low:g} .. "
+                f"{slot.high:g} {slot.unit}; the greatest is {most:.4g}) and would be clipped. Same robot, control_hz, "
+                "unit and scale?"
+            )
 
 
 def _correlation(one: np.ndarray, other: np.ndarray) -> float:

@@ -1,5 +1,6 @@
 """From a source's frames to an episode at our control rate and in our units."""
 
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -8,9 +9,10 @@ from scipy.spatial.transform import Rotation
 
 from tap_ray.dataset.statistics import image_stats
 from tap_ray.errors import DataError
-from tap_ray.importing.mapping import FACTORS, Mapping, Numbers
+from tap_ray.importing.mapping import FACTORS, Mapping, Numbers, slots_of
 from tap_ray.importing.source import Source
 from tap_ray.media.image import encode_jpeg
+from tap_ray.specs import RobotSpec
 from tap_ray.types import PLAY_TASK, Episode
 
 
@@ -29,10 +31,12 @@ def state_of(mapping: Mapping, numbers: dict[str, np.ndarray], frames: np.ndarra
     for group in mapping.state:
         rows_TD = numbers[group.column][:, group.at][frames[:-1]]
         if group.rotation:
-            quaternion = np.asarray(_rotations(group, rows_TD).as_quat(canonical=True, scalar_first=True))
-            parts.append(quaternion if len(group.slots) == 4 else _rotations(group, rows_TD).as_rotvec())
+            turned = _rotations(group, rows_TD) * Rotation.from_quat(mapping.tool_quat, scalar_first=True).inv()
+            quaternion = np.asarray(turned.as_quat(canonical=True, scalar_first=True))
+            parts.append(quaternion if len(group.slots) == 4 else turned.as_rotvec())
         else:
-            parts.append(_in_our_units(group, rows_TD))
+            origin = [mapping.origin_m["xyz".index(name[-1])] if name[-4:-1] == "ee_" else 0.0 for name in group.slots]
+            parts.append(_in_our_units(group, rows_TD) - origin)
     return np.concatenate(parts, axis=1).astype(np.float32)
 
 
@@ -114,29 +118,56 @@ def motion(mapping: Mapping, source: Source, episode: int) -> tuple[np.ndarray, 
     return state, action, frames
 
 
-def episode_of(mapping: Mapping, source: Source, number: int, *, index: int, quality: int) -> Episode:
+def as_like(mapping: Mapping, like: RobotSpec, state: np.ndarray, action: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """State and action with the slots of `like` in its order, not clipped."""
+    have = list(slots_of(mapping.state)), list(slots_of(mapping.action))
+    state_at = [have[0].index(slot.name) for slot in like.state]
+    action_at = [have[1].index(slot.name) for slot in like.action]
+    return state[:, state_at], action[:, action_at]
+
+
+def beyond(like: RobotSpec, action: np.ndarray) -> np.ndarray:
+    """(K, A) bool: which numbers lie outside the robot's range, and are clipped."""
+    slack = 1e-5
+    return (action < like.action_low_A - slack) | (action > like.action_high_A + slack)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ConvertOptions:
+    """How episodes are stored."""
+
+    quality: int
+    """Of the JPEG files, 1 to 95."""
+    like: RobotSpec | None = None
+    """The robot whose slots and ranges they get."""
+
+
+def episode_of(mapping: Mapping, source: Source, number: int, *, index: int, options: ConvertOptions) -> Episode:
     """Episode `number` of the source as our episode `index`.
 
     Raises:
         DataError: it is damaged.
     """
     state, action, frames = motion(mapping, source, number)
+    meta: dict[str, Any] = {"attempt": number, "explorer": "imported", "embodiment": mapping.robot}
+    if (like := options.like) is not None:
+        state, action = as_like(mapping, like, state, action)
+        meta["num_clipped"] = int(beyond(like, action).any(axis=1).sum())
+        action = action.clip(like.action_low_A, like.action_high_A)
     images = [
         _square(rgb, mapping.image_size) for rgb in source.images(number, mapping.camera, [int(f) for f in frames[:-1]])
     ]
-    unknown = {"contact_rate": 0.0, "object_displacement_m": 0.0, "partial": False, "success": False, "objects": ""}
-    meta: dict[str, Any] = unknown | {"num_clipped": 0, "attempt": number, "seed": 0, "explorer": "imported"}
     return Episode(
         index=index,
         task=sentence_of(mapping, source, number),
-        image_jpeg=[encode_jpeg(rgb, quality) for rgb in images],
+        image_jpeg=[encode_jpeg(rgb, options.quality) for rgb in images],
         mask_png=None,
         state=state,
         action=action,
-        contact=np.zeros(len(action), bool),
+        contact=np.zeros(0, bool),
         object_pose=np.zeros((len(action), 0, 7), np.float32),
         image_stats=image_stats(np.stack(images)),
-        meta=meta | {"embodiment": mapping.robot},
+        meta=meta,
     )
 
 

@@ -14,7 +14,7 @@ Slots are named as in `tap_ray/specs.py`: dx dy dz (hand, m), drx dry drz (hand,
 """
 
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 
@@ -91,7 +91,12 @@ class Mapping:
     control_hz: float = 5.0
     """Actions a second of our dataset, Hz; at most the source's frames a second."""
     fps: float | None = None
-    """Frames a second of the source, Hz; None: as its metadata say."""
+    """Frames a second of the source, Hz; None: as its metadata say. RLDS says none: it is needed."""
+    origin_m: tuple[float, float, float] = (0.0, 0.0, 0.0)
+    """Where the origin of our table frame lies in the source's coordinates: the state's ee_x ee_y ee_z are counted from
+    there. As in an adapter (docs/how-to/environment.md)."""
+    tool_quat: tuple[float, float, float, float] = (1.0, 0.0, 0.0, 0.0)
+    """wxyz: turns our tool frame (x out of the hand, y to the left finger) into the source's. Likewise."""
     image_size: int = 96
     """Side of the square images, px: the middle of the source's, resized."""
 
@@ -124,25 +129,69 @@ def require_fits(mapping: Mapping, source: Source) -> None:
                     f"'at' asks for {list(numbers.at)}, and counts from 0."
                 )
     fps = mapping.fps or source.fps
+    if not fps:
+        raise ConfigError(
+            "The source does not say how many frames a second it has (RLDS has no such field): give 'fps' in the "
+            "mapping. Bridge has 5, DROID 15, LIBERO 20."
+        )
     if not 0 < mapping.control_hz <= fps:
         raise ConfigError(f"control_hz lies in 0 .. {fps:g} (the source's fps); got {mapping.control_hz:g}.")
+
+
+def slots_of(groups: tuple[Numbers, ...]) -> dict[str, str]:
+    """Slot -> unit, in the mapping's order."""
+    return {
+        name: "rad" if group.rotation and len(group.slots) == 3 else UNITS[group.unit]
+        for group in groups
+        for name in group.slots
+    }
+
+
+def require_like(mapping: Mapping, like: RobotSpec) -> None:
+    """Raise ConfigError where a mapping does not make what `like` (--like) says of the robot. Slots may be too many."""
+    own = {"robot": mapping.robot, "control_hz": mapping.control_hz, "action_mode": mode_of(mapping)}
+    wrong = [
+        f"{name}: {value!r} in the mapping, {getattr(like, name)!r} there"
+        for name, value in own.items()
+        if value != getattr(like, name)
+    ]
+    for role in ("state", "action"):
+        have, wanted = (
+            slots_of(getattr(mapping, role)),
+            {slot.name: slot.unit.split()[0] for slot in getattr(like, role)},
+        )
+        wrong += [
+            f"{role}: the mapping has no slot {name} ({unit})" for name, unit in wanted.items() if name not in have
+        ]
+        wrong += [
+            f"{role}: {name} has the unit {have[name]} in the mapping, {unit} there"
+            for name, unit in wanted.items()
+            if have.get(name, unit) != unit
+        ]
+    if wrong:
+        raise ConfigError(
+            "The mapping does not make what --like says of the robot:\n  " + "\n  ".join(wrong) + "\nComplete the "
+            "mapping. What the source does not have cannot be imported: then leave --like out; the new dataset trains "
+            "policies of its own robot."
+        )
+
+
+def mode_of(mapping: Mapping) -> str:
+    """`RobotSpec.action_mode`: whether the hand is moved, or joints."""
+    return "delta_target" if any(name.endswith("dx") for name in slots_of(mapping.action)) else "delta_target_joints"
 
 
 def spec_of(mapping: Mapping, low_high: dict[str, tuple[float, float]]) -> RobotSpec:
     """The robot's conventions; `low_high`: slot -> the range that its numbers were found in."""
 
     def slots(groups: tuple[Numbers, ...]) -> tuple[Slot, ...]:
-        made = []
-        for numbers in groups:
-            unit = "rad" if numbers.rotation and len(numbers.slots) == 3 else UNITS[numbers.unit]
-            made += [
-                Slot(name=name, unit=unit, low=low_high[name][0], high=low_high[name][1]) for name in numbers.slots
-            ]
-        return tuple(made)
+        ranges = ((name, unit, *low_high[name]) for name, unit in slots_of(groups).items())
+        return tuple(Slot(name=name, unit=unit, low=low, high=high) for name, unit, low, high in ranges)
 
-    action = slots(mapping.action)
-    hand = any(slot.name.endswith("dx") for slot in action)
-    mode: dict[str, Any] = {} if hand else {"action_mode": "delta_target_joints"}
     return RobotSpec(
-        robot=mapping.robot, action=action, state=slots(mapping.state), control_hz=mapping.control_hz, **mode
+        robot=mapping.robot,
+        action=slots(mapping.action),
+        state=slots(mapping.state),
+        control_hz=mapping.control_hz,
+        action_mode=mode_of(mapping),
     )

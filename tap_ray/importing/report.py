@@ -11,8 +11,9 @@ import numpy as np
 
 from tap_ray.importing.checks import read
 from tap_ray.importing.convert import motion, sentence_of
-from tap_ray.importing.mapping import Mapping, spec_of
+from tap_ray.importing.mapping import Mapping, slots_of, spec_of
 from tap_ray.importing.source import Source
+from tap_ray.specs import RobotSpec
 
 FRAMES = 6
 """Images of each episode in the picture."""
@@ -28,8 +29,8 @@ def ranges(mapping: Mapping, source: Source, episodes: Iterable[int]) -> dict[st
     return {name: (float(a), float(max(b, a + 1e-6))) for name, a, b in zip(names, low, high, strict=True)}
 
 
-def describe(mapping: Mapping, source: Source, episodes: list[int]) -> str:
-    """A table of the slots, and what some episodes say."""
+def describe(mapping: Mapping, source: Source, episodes: list[int], like: RobotSpec | None = None) -> str:
+    """A table of the slots, and what some episodes say; `like`: the robot whose slots they get (--like)."""
     seen = read(mapping, source, episodes)
     fps = mapping.fps or source.fps
     lines = [
@@ -46,6 +47,10 @@ def describe(mapping: Mapping, source: Source, episodes: list[int]) -> str:
             lines.append(f"{role:8}{slot.name:18}{slot.unit:6}" + "".join(f"{number:10.4g}" for number in numbers))
     sentences = dict.fromkeys(sentence_of(mapping, source, episode) for episode in episodes)
     lines += ["", "instructions: " + "; ".join(repr(each) for each in list(sentences)[:5])]
+    if like is not None:
+        known = {slot.name for slot in (*like.state, *like.action)}
+        out = [name for name in (*slots_of(mapping.state), *slots_of(mapping.action)) if name not in known]
+        lines += [f"left out, not among the slots of --like: {', '.join(out)}"] if out else []
     return "\n".join(lines)
 
 

@@ -4,11 +4,15 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from tap_ray import config as configs
-from tap_ray.errors import ConfigError
+from tap_ray import storage
+from tap_ray.dataset import layout
+from tap_ray.errors import ConfigError, DataError
 from tap_ray.importing.lerobot import LeRobotSource
 from tap_ray.importing.maniskill import ManiSkillSource
 from tap_ray.importing.mapping import Mapping
+from tap_ray.importing.rlds import RldsSource
 from tap_ray.importing.source import Source
+from tap_ray.specs import RobotSpec
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -16,13 +20,20 @@ class ImportConfig(configs.ClusterConfig):
     """Which dataset, and what it means."""
 
     source: Path
-    """Folder of a LeRobotDataset v2.1 or v3.0, or a trajectory file (.h5) of ManiSkill."""
+    """Folder of a LeRobotDataset v2.1 or v3.0, folder of an RLDS dataset (TFRecord), or a trajectory file (.h5) of
+    ManiSkill."""
     mapping: Path
     """YAML or JSON: what its columns mean, see docs/import.md; examples/mappings/ has some."""
     out: Path
     """Folder of the dataset to make."""
     dry_run: bool = False
     """Only show what a few episodes become, with a picture beside --out, and what looks wrong."""
+    split: str = ""
+    """Which split of an RLDS dataset; "": "train", or its only one. The other formats have none."""
+    like: Path | None = None
+    """Dataset, or run folder of a policy, of the same robot: its slots, in its order and with its ranges, become those
+    of the new dataset, so that both can be trained on together, and judged in the same environment. Actions beyond its
+    ranges are clipped."""
     accept: bool = False
     """Import although the checks found something that looks wrong."""
     episodes: int | None = None
@@ -35,12 +46,17 @@ class ImportConfig(configs.ClusterConfig):
     """Processes that convert; 0: as many as there are CPUs."""
 
 
-def opened(source: Path) -> Source:
+def opened(source: Path, split: str = "") -> Source:
     """A dataset of another format.
 
     Raises:
         DataError: it is none of the formats that are read, or damaged.
+        ConfigError: it has no such split.
     """
+    if (source / "features.json").exists() or any(source.glob("*/features.json")):
+        return RldsSource(source, split)
+    if split:
+        raise ConfigError(f"--split {split}: {source} is no RLDS dataset, and has no splits. Leave it out.")
     return ManiSkillSource(source) if source.suffix == ".h5" else LeRobotSource(source)
 
 
@@ -51,6 +67,24 @@ def read_mapping(file: Path) -> Mapping:
         ConfigError: the file is missing or says something that cannot be; names what.
     """
     return configs.load(Mapping, file)
+
+
+def spec_like(config: ImportConfig) -> RobotSpec | None:
+    """The robot's conventions that --like names; None without it.
+
+    Raises:
+        DataError: nothing there says any.
+    """
+    if config.like is None:
+        return None
+    here = storage.to_path(config.like)
+    for name, part in ((layout.HEADER, "spec"), ("spec.json", ""), ("final/spec.json", "")):
+        if (file := here / name).exists():
+            values = layout.read_json(file)
+            return RobotSpec.from_json(values[part] if part else values, where=str(file))
+    raise DataError(
+        f"--like {config.like}: neither a dataset of tap_ray (meta/tap_ray.json) nor a run (final/spec.json)."
+    )
 
 
 def chosen(config: ImportConfig, source: Source) -> list[int]:

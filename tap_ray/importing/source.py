@@ -25,7 +25,7 @@ class Source(Protocol):
 
     @property
     def fps(self) -> float:
-        """Frames a second, as its metadata say."""
+        """Frames a second, as its metadata say; 0: they do not."""
         ...
 
     @property

@@ -29,7 +29,6 @@ MOVED_M = 0.02
 """An object counts as moved when it was ever this far from where it began, m."""
 LEAF_M = 0.05
 """Side of the voxels that count as visited, m."""
-"""Slots of the state that are the end effector's position in the base frame, m."""
 NUM_FRAMES = 8
 """Images of an episode on the contact sheet."""
 NUM_CROPS = 12
@@ -59,9 +58,9 @@ class Played:
     position: np.ndarray
     """(T, 3) m, end effector in the base frame."""
     contact: np.ndarray
-    """(T,) bool."""
+    """(T,) bool; empty where it is unknown."""
     displacement: np.ndarray
-    """(M,) m, how far each object ever was from where it began."""
+    """(M,) m, how far each object ever was from where it began; empty where no object is known."""
 
 
 def write(data: Path | str, out: Path | str) -> Path:
@@ -95,8 +94,8 @@ def write(data: Path | str, out: Path | str) -> Path:
     return out / "report.md"
 
 
-def read(dataset: DatasetInfo) -> list[Played]:
-    """The episodes of a dataset, without their images; once for each hand of the robot.
+def read(dataset: DatasetInfo, indices: Iterable[int] | None = None) -> list[Played]:
+    """These episodes of a dataset (None: all), without their images; once for each hand of the robot.
 
     Raises:
         DataError: the state has no end-effector position.
@@ -106,15 +105,16 @@ def read(dataset: DatasetInfo) -> list[Played]:
             f"{dataset.path}: the state of robot {dataset.spec.robot!r} lacks {', '.join(missing)} (it has "
             f"{', '.join(slot.name for slot in dataset.spec.state)}), so its movement cannot be judged."
         )
-    columns = [STATE, CONTACT, *([OBJECT_POSE] if dataset.header.num_objects else [])]
-    explorers = dataset.episodes["explorer"] if "explorer" in dataset.episodes else ["unknown"] * len(dataset)
+    known = {CONTACT: dataset.header.contact, OBJECT_POSE: dataset.header.num_objects}
+    columns = [STATE, *(name for name, there in known.items() if there)]
+    explorers = list(dataset.episodes["explorer"] if "explorer" in dataset.episodes else ["unknown"] * len(dataset))
     played = []
-    for index, explorer in enumerate(explorers):
+    for index in range(len(dataset)) if indices is None else indices:
         episode = read_episode(dataset, index, columns)
         played += [
             Played(
                 index=index,
-                explorer=str(explorer),
+                explorer=str(explorers[index]),
                 position=episode.state.astype(float)[:, arm.ee_pos],
                 contact=episode.contact,
                 displacement=displacement(episode.object_pose),
@@ -131,7 +131,7 @@ def displacement(object_pose_TM7: np.ndarray) -> np.ndarray:
 
 
 def summarize(played: Sequence[Played], hz: float) -> list[dict[str, Any]]:
-    """A row for each explorer (alphabetical); columns are explained in `EXPLAINED`, undefined means are None.
+    """A row for each explorer (alphabetical); columns are explained in `EXPLAINED`, what is not known is None.
 
     Args:
         played: episodes, at least one.
@@ -142,7 +142,8 @@ def summarize(played: Sequence[Played], hz: float) -> list[dict[str, Any]]:
     rows = []
     for name, group in groups.items():
         covered = metrics.coverage(np.concatenate([p.position for p in group])[:equal_steps], LEAF_M)
-        moved = [int((p.displacement > MOVED_M).sum()) for p in group]
+        moved = [int((p.displacement > MOVED_M).sum()) for p in group if p.displacement.size]
+        contact = np.concatenate([p.contact for p in group])
         rows.append({
             "explorer": name,
             "episodes": len(group),
@@ -152,9 +153,9 @@ def summarize(played: Sequence[Played], hz: float) -> list[dict[str, Any]]:
             "voxels": covered.num_voxels,
             "entropy_bits": covered.entropy_bits,
             "equal_steps": equal_steps,
-            "contact_rate": metrics.contact_rate(np.concatenate([p.contact for p in group])),
-            "episodes_moving": float(np.mean(np.array(moved) > 0)),
-            "objects_moved": float(np.mean(moved)),
+            "contact_rate": metrics.contact_rate(contact) if contact.size else None,
+            "episodes_moving": float(np.mean(np.array(moved) > 0)) if moved else None,
+            "objects_moved": _mean(moved),
         })  # fmt: skip
     return rows
 
@@ -175,7 +176,8 @@ def quality_figure(played: Sequence[Played], rows: Sequence[dict[str, Any]], hz:
     _boxes(jerk, [[metrics.log_dimensionless_jerk(x, hz) for x in group] for group in groups], names)
     jerk.set(ylabel="log dimensionless jerk", title="movement quality")
     for shift, key, label in ((-0.2, "contact_rate", "steps in contact"), (0.2, "episodes_moving", "episodes moving")):
-        height = [100 * row[key] for row in rows]
+        height = [100 * (row[key] or 0.0) for row in rows]
+        label += "" if any(row[key] is not None for row in rows) else ": not known"
         effect.bar(np.arange(len(rows)) + shift, height, 0.38, label=label, color=COLORS[int(shift > 0)])
     effect.set(ylim=(0, 105), ylabel="%", title=f"contact and effect (an object over {100 * MOVED_M:.0f} cm)")
     effect.set_xticks(range(len(names)), names)
@@ -218,7 +220,7 @@ def crop_sheet(dataset: DatasetInfo) -> Image.Image | None:
         None where the dataset has no robot masks, or nothing was moved.
     """
     rows: list[np.ndarray] = []
-    for index in range(len(dataset)) if dataset.header.robot_mask else ():
+    for index in range(len(dataset)) if dataset.header.robot_mask and dataset.header.contact else ():
         if len(rows) == NUM_CROPS:
             break
         contact_T = read_episode(dataset, index, [CONTACT]).contact

@@ -285,11 +285,8 @@ def line_robots_of(scene, num):
 
 
 @pytest.mark.long_proof
-def test_a_sweep_goes_on_when_a_node_dies(
-    cluster: Nodes, tmp_path: Path, toy_dataset: Path, monkeypatch: pytest.MonkeyPatch
-):
+def test_a_sweep_goes_on_when_a_node_dies(cluster: Nodes, tmp_path: Path, toy_dataset: Path, mlflow_uri: str):
     """The node on which a trial aligns; the table is that of each trial alone, without Ray."""
-    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path}/mlflow.db")
     store = tmp_path / "store"
     killed: list[str] = []
     hold = store / "hold-0.1"

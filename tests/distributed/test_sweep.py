@@ -34,8 +34,8 @@ def lines_of(store: Path, pattern: str) -> int:
 
 
 @pytest.fixture
-def env(tmp_path: Path) -> dict[str, str]:
-    return {**os.environ, "MLFLOW_TRACKING_URI": f"sqlite:///{tmp_path}/mlflow.db"}
+def env(mlflow_uri: str) -> dict[str, str]:
+    return dict(os.environ)
 
 
 def killed_and_done(file: Path, store: Path, env: dict[str, str], *, hold: Path, when: Callable[[], bool]) -> Path:
@@ -248,7 +248,6 @@ def test_at_a_uri_trials_live_on_any_node_and_are_those_of_a_local_folder(
     bucket: str, tmp_path: Path, toy_dataset: Path, env: dict[str, str], monkeypatch: pytest.MonkeyPatch
 ):
     """On a head without CPUs or memory and one node with both; the same folder again finds everything done."""
-    monkeypatch.setenv("MLFLOW_TRACKING_URI", env["MLFLOW_TRACKING_URI"])
     store = storage.to_path(bucket) / "runs"
     file = write_file(tmp_path / "sweep.yaml", toy_dataset)
     config = SweepJobConfig(sweep=file, store=store, max_concurrent_trials=1, trials_on="any")

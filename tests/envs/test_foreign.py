@@ -162,9 +162,9 @@ def test_an_adapter_in_python() -> None:
 @pytest.mark.cluster
 @pytest.mark.slow
 @pytest.mark.long_proof
-def test_the_jobs_take_it(tmp_path: Path) -> None:
+def test_the_jobs_take_it(tmp_path: Path, mlflow_uri: str) -> None:
     file = write_adapter(tmp_path)
-    surroundings = {**os.environ, "PYTHONPATH": str(ROOT), "MLFLOW_TRACKING_URI": f"sqlite:///{tmp_path}/mlflow.db"}
+    surroundings = {**os.environ, "PYTHONPATH": str(ROOT)}
 
     def job(verb: str, *flags: str) -> str:
         common = ["--env", file, "--image-size", "32", "--max-steps", "20", "--fleets", "1", "--out", tmp_path / verb]

@@ -69,9 +69,8 @@ def test_what_is_taken_for_a_module(text: str, is_one: bool) -> None:
 
 @pytest.mark.cluster
 @pytest.mark.filterwarnings("ignore::DeprecationWarning:ray")
-def test_it_is_judged_as_any_other(module: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_it_is_judged_as_any_other(module: str, tmp_path: Path, mlflow_uri: str) -> None:
     """From a module that the fleets' processes must find by themselves; other code is another run."""
-    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path}/mlflow.db")
     asked = EvaluateConfig(
         policy=f"{module}:Still", tasks=("put_carrot_on_plate",), episodes=2, max_steps=4, image_size=32, fleets=1,
         out=tmp_path / "judged",

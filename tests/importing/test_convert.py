@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from tap_ray.errors import ConfigError, DataError
-from tap_ray.importing.convert import action_of, episode_of, kept_frames, motion, state_of
+from tap_ray.importing.convert import ConvertOptions, action_of, episode_of, kept_frames, motion, state_of
 from tap_ray.importing.lerobot import LeRobotSource
 from tap_ray.importing.mapping import Mapping, Numbers, require_fits, spec_of
 from tap_ray.importing.report import ranges
@@ -77,7 +77,7 @@ def test_grippers_and_quaternions_in_our_signs() -> None:
 def test_an_episode_of_a_real_arm() -> None:
     source, asked = LeRobotSource(DATA / "v30_video"), read_mapping(SO100)
     require_fits(asked, source)
-    episode = episode_of(asked, source, 1, index=0, quality=90)
+    episode = episode_of(asked, source, 1, index=0, options=ConvertOptions(quality=90))
     frames = frames_of(1)  # 54, so nine steps of six
     assert (len(episode), episode.task, len(episode.image_jpeg)) == (9, "open the drawer", 9)
     target = np.radians([frame["action"][0] for frame in frames])

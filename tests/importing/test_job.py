@@ -22,8 +22,7 @@ def config(out: Path, source: Path = DATA / "v30_video", **changed) -> ImportCon
 
 
 @pytest.mark.cluster
-def test_a_source_becomes_a_dataset(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys) -> None:
-    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path}/mlflow.db")
+def test_a_source_becomes_a_dataset(tmp_path: Path, mlflow_uri: str, capsys) -> None:
     out = import_dataset.main(config(tmp_path / "play", omit=(1,)))
     assert not [rule for rule in verify(out) if rule.problems]
     dataset = open_dataset(out)

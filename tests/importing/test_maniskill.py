@@ -7,7 +7,7 @@ import pytest
 
 from tap_ray.errors import DataError
 from tap_ray.importing.checks import findings
-from tap_ray.importing.convert import episode_of
+from tap_ray.importing.convert import ConvertOptions, episode_of
 from tap_ray.importing.maniskill import ManiSkillSource
 from tap_ray.importing.mapping import require_fits
 from tap_ray.importing.settings import opened, read_mapping
@@ -44,7 +44,7 @@ def test_a_recording_becomes_episodes(tmp_path: Path) -> None:
     require_fits(asked, source)
     assert (source.fps, source.num_episodes) == (20.0, 2)
     assert findings(asked, source, [0, 1]) == []
-    episode = episode_of(asked, source, 1, index=0, quality=90)
+    episode = episode_of(asked, source, 1, index=0, options=ConvertOptions(quality=90))
     assert (len(episode), episode.task) == (STEPS // 4, "pick up the cube and hold it at the green ball")
     waves = 0.3 * np.sin(2 * np.pi * np.arange(STEPS) / 40 + 0 + 1)  # dx of the second episode
     np.testing.assert_allclose(episode.action[:, 0], 0.1 * waves.reshape(-1, 4).sum(axis=1), atol=1e-6)

@@ -165,7 +165,9 @@ def planted(what: slice, config: PolicyConfig = CELLS) -> PolicyBundle:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("config", [CELLS, GLIMPSES], ids=["cells", "glimpses"])
+@pytest.mark.parametrize(
+    "config", [CELLS, pytest.param(GLIMPSES, marks=pytest.mark.long_proof)], ids=["cells", "glimpses"]
+)
 def test_a_policy_that_reacts_to_the_color_of_one_square_looks_at_it(config: PolicyConfig):
     rgb, whose, _ = images(9, 40)
     made = planted(COLOR, config)

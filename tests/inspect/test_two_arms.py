@@ -43,10 +43,7 @@ def play(path: Path) -> DatasetInfo:
 
 
 @pytest.mark.slow
-def test_two_arms_from_play_to_a_probe(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path}/mlflow.db")
+def test_two_arms_from_play_to_a_probe(tmp_path: Path, mlflow_uri: str, capsys: pytest.CaptureFixture[str]) -> None:
     dataset = play(tmp_path / "play")
     config = ObjectiveConfig()
     windows = config.windows(WindowConfig(batch_size=16, holdout_every=4))

@@ -148,7 +148,8 @@ def shop(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def begin(shop: Path, tmp_path: Path) -> Iterator[Callable[[str], Life]]:
+def begin(shop: Path, empty_mlflow: Path, tmp_path: Path) -> Iterator[Callable[[str], Life]]:
+    shutil.copy(empty_mlflow, tmp_path / "mlflow.db")
     for each in shop.iterdir():
         if each.name == "uncut":
             shutil.copytree(each, tmp_path / each.name)
@@ -214,6 +215,7 @@ def test_a_second_job_on_a_data_set_is_refused(begin: Callable[[str], Life]):
     assert first.end(signal.SIGINT) == 130
 
 
+@pytest.mark.long_proof
 def test_a_job_ends_well_behind_a_proxy(begin: Callable[[str], Life], monkeypatch: pytest.MonkeyPatch):
     """Nothing answers there, and nothing is asked through it."""
     for name in ("http_proxy", "https_proxy"):

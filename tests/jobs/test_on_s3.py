@@ -47,8 +47,7 @@ PLAY = ExplorerConfig(safe_poses=SafePosesConfig(num_samples=300))
 
 
 @pytest.mark.long_proof
-def test_play_to_judgment(bucket: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path}/mlflow.db")
+def test_play_to_judgment(bucket: str, tmp_path: Path, mlflow_uri: str):
     root = storage.to_path(bucket)
     with connect(num_cpus=2):
         asked = PlayJobConfig(episodes=8, max_steps=10, image_size=32, explorers=PLAY, out=root / "play")

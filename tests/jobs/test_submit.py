@@ -75,9 +75,10 @@ def free_ports(number: int) -> list[int]:
 
 
 @pytest.fixture(scope="module")
-def head(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Head]:
+def head(tmp_path_factory: pytest.TempPathFactory, empty_mlflow: Path) -> Iterator[Head]:
     """A head node of two CPUs, with a token of its own."""
     folder = tmp_path_factory.mktemp("head")
+    shutil.copy(empty_mlflow, folder / "mlflow.db")
     (folder / "token").write_text(secrets.token_hex(32))
     (folder / "token").chmod(0o600)
     env = {

@@ -52,6 +52,7 @@ def test_the_velocity_of_a_gaussian_is_the_closed_form():
     assert float(drawn.std()) == pytest.approx(deviation, abs=0.06)
 
 
+@pytest.mark.long_proof
 def test_eight_motions_are_learnt_by_heart():
     torch.manual_seed(0)
     prior, batch = MotionPrior(TINY), batch_of(8)

@@ -1,1 +1,1 @@
-"""A robot, a task, an explorer and a policy that tap_ray finds by their entry points (pyproject.toml)."""
+"""A robot, a task, a scenario, an explorer and a policy that tap_ray finds by their entry points (pyproject.toml)."""

@@ -1,0 +1,19 @@
+"""Look at a dataset before training on it: a page with a verdict for each check, its numbers, and pictures.
+
+Any dataset of ours: play, demonstrations, imports. Verdicts are advice; the exit status is 0 whatever they say.
+"""
+
+from pathlib import Path
+
+from tap_ray.inspect.dataset import report
+from tap_ray.inspect.dataset.report import InspectConfig
+from tap_ray.job import run_job
+
+
+def main(config: InspectConfig) -> Path:
+    """Inspect, print the verdicts; returns the page."""
+    return report.inspect(config)
+
+
+if __name__ == "__main__":
+    run_job(main, InspectConfig)

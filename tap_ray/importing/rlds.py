@@ -1,0 +1,251 @@
+"""RLDS datasets as TensorFlow Datasets (TFDS) writes them, Open X-Embodiment's among them, without TensorFlow.
+
+    bridge_dataset/1.0.0/features.json                        the schema of an episode
+                         dataset_info.json                    the splits, and how many episodes each file has
+                         bridge_dataset-train.tfrecord-00000-of-01024
+
+An episode is a record: a tf.train.Example in which the values of its T steps lie one behind the other.
+
+    steps/action                    floats  T x 7
+    steps/observation/image_0       bytes   T encoded images
+    steps/language_instruction      bytes   T sentences
+
+Columns are named after their place below "steps": "action", "observation/state". What has no fixed size (a sequence in
+a step) is left out. The last step of an RLDS episode has an observation whose action means nothing: it is left out.
+"""
+
+import io
+import json
+import math
+import zlib
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image, UnidentifiedImageError
+
+from tap_ray.errors import ConfigError, DataError, nearest
+from tap_ray.importing import tfrecord
+from tap_ray.importing.source import Column
+
+STEPS = "steps"
+SENTENCES = ("language_instruction", "observation/natural_language_instruction", "natural_language_instruction")
+"""Where the sets of Open X-Embodiment have their instruction."""
+DOWNLOAD = "Download the dataset again, with features.json, dataset_info.json and all of its files."
+
+
+class RldsSource:
+    """A split of one dataset on a disk."""
+
+    fps = 0.0
+    """RLDS has none: the mapping says it."""
+
+    def __init__(self, folder: Path, split: str = "") -> None:
+        """
+        Args:
+            folder: with features.json; or the one above it, where it holds a single version.
+            split: "": "train", or the only one.
+
+        Raises:
+            DataError: it is no such dataset, or written in another file format.
+            ConfigError: it has no such split.
+        """
+        self._folder = _version(folder)
+        features = _json(self._folder / "features.json")
+        if "featuresDict" not in features:
+            raise DataError(
+                f"{self._folder}/features.json has no 'featuresDict': TFDS before 4.7 wrote it. Open it once with a "
+                "newer tensorflow_datasets and save it: builder.info.features.save_config(FOLDER)."
+            )
+        found = dict(_leaves(features, ()))
+        self._features = {name[len(STEPS) + 1 :]: leaf for name, leaf in found.items() if name.startswith(STEPS + "/")}
+        if not self._features:
+            raise DataError(
+                f"{self._folder} is no RLDS dataset: none of its features ({', '.join(found) or 'none'}) lies below "
+                f"'{STEPS}'."
+            )
+        self._shards = self._files(split)
+        self.num_episodes = sum(count for _, count in self._shards)
+        self.columns = {
+            name: Column(size=math.prod(_shape(leaf["tensor"])))
+            for name, leaf in self._features.items()
+            if "tensor" in leaf and leaf["tensor"]["dtype"] != "string" and min(_shape(leaf["tensor"]), default=1) > 0
+        }
+        self.default_instruction = next((name for name in SENTENCES if name in self._features), "")
+        self._last: tuple[int, dict[str, Any]] | None = None
+        self._indices: dict[Path, list[tuple[int, int]]] = {}
+        self.cameras = self._cameras()
+
+    def _cameras(self) -> dict[str, tuple[int, int]]:
+        """Camera -> (Y, X); where the schema leaves it open, of the first image."""
+        found = {}
+        for name, leaf in self._features.items():
+            shape = _shape(leaf.get("image", {}))
+            if len(shape) == 3 and shape[2] == 3:
+                y, x = shape[:2] if min(shape) > 0 else self.images(0, name, [0])[0].shape[:2]
+                found[name] = (y, x)
+        return found
+
+    def numbers(self, episode: int, columns: Sequence[str]) -> dict[str, np.ndarray]:
+        """Column -> (T, size) float64."""
+        steps = self._steps(episode)
+        found = {}
+        for name in columns:
+            size, values = self.columns[name].size, self._values(episode, name)
+            rows = _decoded(values, self._features[name]["tensor"])
+            if rows.size % size or rows.size // size < steps:
+                raise DataError(
+                    f"{self._where(episode)}: 'steps/{name}' has {rows.size} numbers, {steps} steps of {size} are "
+                    f"expected. {DOWNLOAD}"
+                )
+            found[name] = rows.reshape(-1, size)[:steps]
+        return found
+
+    def images(self, episode: int, camera: str, frames: Sequence[int]) -> list[np.ndarray]:
+        """(Y, X, 3) uint8 of each of the frames asked for, which come in order."""
+        encoded = self._values(episode, camera)
+        if frames and frames[-1] >= len(encoded):
+            raise DataError(
+                f"{self._where(episode)}: 'steps/{camera}' has {len(encoded)} images, frame {frames[-1]} is missing. "
+                f"{DOWNLOAD}"
+            )
+        return [self._image(episode, camera, frame, encoded[frame]) for frame in frames]
+
+    def instruction(self, episode: int, column: str) -> str:
+        """The sentence of the episode's first step."""
+        values = self._values(episode, column)
+        return bytes(values[0]).decode("utf-8", "replace") if len(values) else ""
+
+    def _image(self, episode: int, camera: str, frame: int, data: bytes) -> np.ndarray:
+        try:
+            return np.asarray(Image.open(io.BytesIO(data)).convert("RGB"))
+        except (UnidentifiedImageError, OSError) as error:
+            raise DataError(
+                f"{self._where(episode)}: image {frame} of 'steps/{camera}' cannot be decoded ({error}). Leave the "
+                f"episode out with --omit {episode}, or name another camera."
+            ) from None
+
+    def _steps(self, episode: int) -> int:
+        """T: all but the last step."""
+        record = self._record(episode)
+        counts = [len(record[f"{STEPS}/{name}"]) for name in ("is_first", "is_last") if f"{STEPS}/{name}" in record]
+        counts += [len(record[key]) for key in (f"{STEPS}/{camera}" for camera in self.cameras) if key in record]
+        if not counts:
+            raise DataError(f"{self._where(episode)} has neither images nor 'steps/is_first': it says no length.")
+        return max(0, min(counts) - 1)
+
+    def _values(self, episode: int, name: str) -> Any:
+        record = self._record(episode)
+        for key in (f"{STEPS}/{name}", name):
+            if key in record:
+                return record[key]
+        raise DataError(
+            f"{self._where(episode)} has no feature 'steps/{name}'. {nearest(f'{STEPS}/{name}', list(record))}"
+        )
+
+    def _record(self, episode: int) -> dict[str, Any]:
+        """The features of an episode; the last one stays in memory, as numbers and images are asked for in turn."""
+        if self._last is None or self._last[0] != episode:
+            file, number = self._place(episode)
+            records = self._index(file, dict(self._shards)[file])
+            try:
+                self._last = (episode, tfrecord.values(tfrecord.read(file, *records[number], number)))
+            except ValueError as error:
+                if isinstance(error, DataError):
+                    raise
+                raise DataError(f"{file}: record {number} is no episode of RLDS: {error}. {DOWNLOAD}") from None
+        return self._last[1]
+
+    def _index(self, file: Path, count: int) -> list[tuple[int, int]]:
+        if file not in self._indices:
+            self._indices[file] = tfrecord.index(file)
+        if len(self._indices[file]) != count:
+            raise DataError(
+                f"{file} has {len(self._indices[file])} records, dataset_info.json says {count}. {DOWNLOAD}"
+            )
+        return self._indices[file]
+
+    def _place(self, episode: int) -> tuple[Path, int]:
+        """The file of an episode, and its number in it."""
+        for file, count in self._shards:
+            if episode < count:
+                return file, episode
+            episode -= count
+        raise IndexError(episode)
+
+    def _where(self, episode: int) -> str:
+        file, number = self._place(episode)
+        return f"{file}: record {number} (episode {episode})"
+
+    def _files(self, split: str) -> list[tuple[Path, int]]:
+        """The files of a split and how many episodes each has."""
+        info = _json(self._folder / "dataset_info.json")
+        kind, splits = info.get("fileFormat", "tfrecord"), {each["name"]: each for each in info.get("splits", [])}
+        if kind != "tfrecord":
+            raise DataError(f"{self._folder} is written as {kind}; tfrecord is read. Convert it: tfds convert_format.")
+        if not splits:
+            raise DataError(f"{self._folder}/dataset_info.json names no split. {DOWNLOAD}")
+        split = split or ("train" if "train" in splits else next(iter(splits)))
+        if split not in splits:
+            raise ConfigError(f"--split {split}: the source has {', '.join(splits)}. {nearest(split, splits)}")
+        counts = [int(count) for count in splits[split].get("shardLengths", [])]
+        template = splits[split].get("filepathTemplate") or "{DATASET}-{SPLIT}.{FILEFORMAT}-{SHARD_X_OF_Y}"
+        files = []
+        for number, count in enumerate(counts):
+            name = template.format(
+                DATASET=info["name"], SPLIT=split, FILEFORMAT=kind, SHARD_X_OF_Y=f"{number:05d}-of-{len(counts):05d}",
+                SHARD_INDEX=f"{number:05d}", NUM_SHARDS=f"{len(counts):05d}",
+            )  # fmt: skip
+            if not (file := self._folder / name).exists():
+                raise DataError(f"{self._folder} has no {name}, file {number + 1} of {len(counts)}. {DOWNLOAD}")
+            files.append((file, count))
+        return files
+
+
+def _version(folder: Path) -> Path:
+    """The folder with features.json."""
+    if (folder / "features.json").exists():
+        return folder
+    versions = sorted(file.parent for file in folder.glob("*/features.json"))
+    if len(versions) == 1:
+        return versions[0]
+    names = ", ".join(each.name for each in versions)
+    raise DataError(
+        f"{folder} holds several versions: {names}. Name one: {versions[-1]}." if versions else
+        f"{folder} is no dataset of TFDS: it has no features.json."
+    )  # fmt: skip
+
+
+def _json(file: Path) -> dict[str, Any]:
+    try:
+        return json.loads(file.read_text())
+    except FileNotFoundError:
+        raise DataError(f"{file} is missing. {DOWNLOAD}") from None
+    except json.JSONDecodeError as error:
+        raise DataError(f"{file} is no JSON ({error}). {DOWNLOAD}") from None
+
+
+def _leaves(feature: dict[str, Any], path: tuple[str, ...]) -> Any:
+    """Name and description of each feature that is no dictionary; a sequence in a step is left out."""
+    if "featuresDict" in feature:
+        for name, below in feature["featuresDict"]["features"].items():
+            yield from _leaves(below, (*path, name))
+    elif "sequence" in feature and path == (STEPS,):
+        yield from _leaves(feature["sequence"]["feature"], path)
+    elif any(kind in feature for kind in ("tensor", "image", "text")):
+        yield "/".join(path), feature
+
+
+def _shape(about: dict[str, Any]) -> tuple[int, ...]:
+    """Of one step; -1 where the schema leaves it open."""
+    return tuple(int(size) for size in about.get("shape", {}).get("dimensions", ()))
+
+
+def _decoded(values: Any, tensor: dict[str, Any]) -> np.ndarray:
+    """The numbers of all steps, (N,) float64. Those stored as bytes have an entry a step."""
+    encoding = tensor.get("encoding", "none")
+    if encoding == "none":
+        return np.fromiter(values, np.float64, len(values))
+    parts = [zlib.decompress(each) if encoding == "zlib" else each for each in values]
+    return np.frombuffer(b"".join(parts), tensor["dtype"]).astype(np.float64)

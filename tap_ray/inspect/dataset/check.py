@@ -1,0 +1,50 @@
+"""A question to a dataset and its answer: a number, a threshold with its reason, and a verdict in words.
+
+good            nothing to see
+look at this    a person should look before a long training
+not fit         for the use that it names
+not known       the dataset does not say
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+Kind = Literal["good", "look at this", "not fit", "not known"]
+MANY = 0.05
+"""One in twenty."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Check:
+    """One question to a dataset, and its answer."""
+
+    name: str
+    kind: Kind
+    text: str
+    """The answer in a sentence."""
+    numbers: Mapping[str, Any]
+    """JSON values."""
+    threshold: str
+    """When a person is asked to look, and why there."""
+    episodes: tuple[int, ...] = ()
+    """To look at, the worst first."""
+    why: Mapping[int, str] = field(default_factory=dict)
+    """Episode -> what is special about it."""
+    at: Mapping[int, tuple[int, int]] = field(default_factory=dict)
+    """Episode -> first frame to show of it, and one after the last; without it all of it is shown."""
+
+    @property
+    def verdict(self) -> str:
+        """In words."""
+        return self.text if self.kind == "good" else f"{self.kind}: {self.text}"
+
+
+def counted(number: int, one: str, several: str) -> str:
+    """A number and what is counted, e.g. "1 episode is", "2 episodes are"."""
+    return f"{number} {one if number == 1 else several}"
+
+
+def most(episodes: Sequence[Any], count: Callable[[Any], int], num: int = 3) -> tuple[int, ...]:
+    """Indices of the episodes with the greatest counts above 0."""
+    return tuple(each.index for each in sorted(episodes, key=lambda each: -count(each))[:num] if count(each) > 0)

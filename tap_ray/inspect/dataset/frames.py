@@ -1,0 +1,124 @@
+"""What the images of some episodes are like: black, of one color, standing still though the robot moves."""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+from PIL import Image
+
+from tap_ray.dataset.layout import IMAGE, STATE
+from tap_ray.dataset.reader import DatasetInfo, read_episode
+from tap_ray.errors import DataError
+from tap_ray.inspect.dataset.survey import longest_run, moving_steps
+from tap_ray.media.image import decode_jpeg
+
+BLACK = 16.0
+"""An image none of whose pixels is brighter is black, 0 .. 255: the black level of video."""
+FLAT = 3.0
+"""An image whose pixels differ by less, as standard deviation of each color, shows nothing."""
+SAME = 0.25
+"""Images that differ by less on average, of 255, are one image, a codec's noise aside."""
+LOOK_PX = 8
+"""Side of the small image by which an episode's look is compared."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Seen:
+    """What was seen of one episode."""
+
+    index: int
+    frames: int
+    black: tuple[int, ...]
+    """Frames that are black."""
+    flat: tuple[int, ...]
+    """Frames of one color, black ones aside."""
+    frozen: tuple[int, int]
+    """First frame and number of the longest stretch of images that repeat the one before while the robot moves."""
+    num_frozen: int
+    """All such images."""
+    moving: int
+    """Steps over which the robot moves so far that its image must change."""
+    look: np.ndarray
+    """(LOOK_PX * LOOK_PX * 3,) float32: its first image, small, 0 .. 255."""
+
+
+@dataclass(kw_only=True)
+class Frames:
+    """What was seen of some episodes."""
+
+    episodes: list[Seen] = field(default_factory=list)
+    damaged: dict[int, str] = field(default_factory=dict)
+    """Episode -> why its images cannot be read."""
+
+    @property
+    def num(self) -> int:
+        """Images that were looked at."""
+        return sum(each.frames for each in self.episodes)
+
+
+def chosen(lengths: np.ndarray, most: int) -> list[int]:
+    """Episodes, evenly spread, whose images are `most` together, or all of them; at least one."""
+    num = len(lengths)
+    wanted = num if most == 0 else min(num, max(1, int(most / max(lengths.mean(), 1))))
+    return sorted({int(index) for index in np.linspace(0, num - 1, wanted).round()})
+
+
+def look(dataset: DatasetInfo, indices: Iterable[int]) -> Frames:
+    """Look at all images of these episodes, one episode at a time."""
+    frames = Frames()
+    for index in indices:
+        try:
+            episode = read_episode(dataset, index, [IMAGE, STATE])
+            frames.episodes.append(_seen(dataset, index, episode.image_jpeg, episode.state))
+        except (DataError, OSError) as error:  # Pillow's are OSErrors
+            frames.damaged[index] = str(error)
+    return frames
+
+
+def _seen(dataset: DatasetInfo, index: int, files: Sequence[bytes], state: np.ndarray) -> Seen:
+    moving = moving_steps(dataset.spec, state.astype(np.float64))
+    black, flat = [], []
+    same = np.zeros(max(len(files) - 1, 0), bool)
+    before = first = None
+    for number, file in enumerate(files):
+        rgb = decode_jpeg(file)
+        if rgb.max() <= BLACK:
+            black.append(number)
+        elif rgb.std(axis=(0, 1)).max() < FLAT:
+            flat.append(number)
+        if before is None:
+            first = rgb
+        else:
+            same[number - 1] = np.abs(rgb.astype(np.int16) - before).mean() < SAME
+        before = rgb.astype(np.int16)
+    assert first is not None, "an episode has a step"
+    same[[number - 1 for number in (*black, *flat) if number]] = False  # said already
+    frozen = same & moving
+    start, length = longest_run(frozen)
+    small = Image.fromarray(first).resize((LOOK_PX, LOOK_PX), Image.Resampling.BOX)
+    return Seen(
+        index=index,
+        frames=len(files),
+        black=tuple(black),
+        flat=tuple(flat),
+        frozen=(start + 1, length),
+        num_frozen=int(frozen.sum()),
+        moving=int(moving.sum()),
+        look=np.asarray(small, np.float32).ravel(),
+    )
+
+
+def strip(dataset: DatasetInfo, index: int, num: int = 8, between: tuple[int, int] | None = None) -> np.ndarray:
+    """(Y, X, 3) uint8: images of one episode beside each other, evenly spread.
+
+    Args:
+        dataset: whose.
+        index: of the episode.
+        num: of images at most.
+        between: first frame and one after the last; None: all.
+    """
+    files = read_episode(dataset, index, [IMAGE]).image_jpeg
+    first, end = between or (0, len(files))
+    end = min(end, len(files))
+    at = np.unique(np.linspace(first, end - 1, min(num, end - first)).round().astype(int))
+    return np.concatenate([decode_jpeg(files[n]) for n in at], axis=1)

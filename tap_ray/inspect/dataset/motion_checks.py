@@ -1,0 +1,277 @@
+"""Checks of a dataset's numbers: rate, smoothness, what actions explain, grippers, waiting."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from tap_ray.inspect.dataset.check import MANY, Check, Kind, most
+from tap_ray.inspect.dataset.frames import Frames
+from tap_ray.inspect.dataset.survey import LAGS, STILL, Survey, correlation
+
+NOISE = 0.8
+"""Of the roughness of actions, which is 1 for white noise (von Neumann 1941)."""
+IDLE = 0.2
+"""Of the steps."""
+LONG_IDLE_S = 5.0
+EXPLAINS = 0.1
+"""R^2 below which actions do not explain what the robot does."""
+LATE = 2
+"""Steps by which a state may lag behind its action: arms lag, and 2 steps are 0.4 s at 5 Hz."""
+INVERTED = -0.3
+"""Correlation of the gripper's command and its opening a step later, as in the dry run of an import."""
+
+
+def whole(survey: Survey, frames: Frames) -> Check:
+    """Can every episode be read?"""
+    damaged = {**frames.damaged, **survey.damaged}
+    num = len(survey.episodes) + len(survey.damaged)
+    kind: Kind = "not fit" if damaged else "good"
+    first = next(iter(damaged.values()), "")
+    text = (
+        f"{len(damaged)} of {num} episodes cannot be read; the first: {first}"
+        if damaged
+        else "every episode can be read"
+    )
+    return Check(
+        name="whole",
+        kind=kind,
+        text=f"for training: {text}" if damaged else "every episode can be read",
+        numbers={"episodes": num, "damaged": len(damaged)},
+        threshold="none may be damaged, or hold NaN: a training ends there",
+        why=damaged,
+    )
+
+
+def rate(survey: Survey) -> Check:
+    """Do the time stamps keep the rate?"""
+    irregular = sum(each.irregular for each in survey.episodes)
+    intervals = max(1, survey.steps - len(survey.episodes))
+    worst = most(survey.episodes, lambda each: each.irregular)
+    hz = survey.spec.control_hz
+    text = f"time stamps keep {hz:g} Hz"
+    if irregular:
+        text = (
+            f"{irregular} of {intervals} intervals between time stamps are not {1 / hz:.3g} s: frames missing or late"
+        )
+    return Check(
+        name="rate",
+        kind="look at this" if irregular else "good",
+        text=text,
+        numbers={"fps": hz, "irregular": irregular, "share": irregular / intervals},
+        threshold="an interval off by more than a tenth: an action chunk takes the steps to be equally long",
+        episodes=worst,
+        why=dict.fromkeys(worst, "irregular time stamps"),
+    )
+
+
+def smoothness(survey: Survey) -> Check:
+    """Do actions follow each other, or jump like noise? Does the state ever jump?"""
+    rough = roughness(survey)
+    jumps = sum(each.jumps for each in survey.episodes)
+    sparc = [each.sparc for each in survey.episodes if np.isfinite(each.sparc)]
+    noisy = [unit for unit, value in rough.items() if value >= NOISE]
+    worst = most(survey.episodes, lambda each: each.jumps)
+    said = [f"actions in {unit} jump from step to step like noise ({rough[unit]:.2f})" for unit in noisy]
+    if jumps:
+        said.append(f"the state jumps in {jumps} steps, faster than an arm can")
+    text = "; ".join(said) or "actions follow each other: roughness " + ", ".join(
+        f"{value:.2f} ({unit})" for unit, value in rough.items()
+    )
+    return Check(
+        name="smoothness",
+        kind="look at this" if said else "good",
+        text=text,
+        numbers={
+            **{f"roughness_{unit}": value for unit, value in rough.items()},
+            "jumps": jumps,
+            "sparc_median": float(np.median(sparc)) if sparc else None,
+        },
+        threshold=f"roughness {NOISE:g} (0: constant, 1: white noise; von Neumann 1941): chunks of noise cannot be "
+        "predicted; a jump is more than 3 m/s or 8 rad/s, which no arm for research does",
+        episodes=worst,
+        why=dict.fromkeys(worst, "its state jumps"),
+    )
+
+
+def roughness(survey: Survey) -> dict[str, float]:
+    """Unit -> mean square change of an action over twice its variance, grippers aside."""
+    found = {}
+    changes, spread = survey.squares
+    pairs = max(1, survey.steps - len(survey.episodes))
+    for unit in dict.fromkeys(slot.unit for slot in survey.spec.action):
+        own = [n for n, slot in enumerate(survey.spec.action) if slot.unit == unit and "gripper" not in slot.name]
+        if own and spread[own].sum() > 1e-12 * survey.steps:
+            found[unit] = float(changes[own].sum() / pairs / (2 * spread[own].sum() / survey.steps))
+    return found
+
+
+def consistency(survey: Survey) -> Check:
+    """Do the actions explain how the state changes, and at which lag?"""
+    table = survey.lags.r_squared()
+    best: dict[str, tuple[float, int]] = {}
+    for column, name in enumerate(survey.lags.slots):
+        if np.isfinite(table[:, column]).any():
+            row = int(np.nanargmax(table[:, column]))
+            best[name] = float(table[row, column]), LAGS[row]
+    threshold = (
+        f"R² {EXPLAINS:g}; lag 0 to {LATE} steps: below, the action says something else than the motion; outside, "
+        "columns are shifted against each other"
+    )
+    numbers = {
+        f"{name}_{what}": value for name, pair in best.items() for what, value in zip(("r2", "lag"), pair, strict=True)
+    }
+    if not best:
+        text = "no action has the state that it changes beside it (dx and ee_x, dq1 and q1)"
+        return Check(name="consistency", kind="not known", text=text, numbers={}, threshold=threshold)
+    weak = [f"{name} ({value:.2f})" for name, (value, _) in best.items() if value < EXPLAINS]
+    shifted = [
+        f"{name} ({lag:+d})" for name, (value, lag) in best.items() if value >= EXPLAINS and not 0 <= lag <= LATE
+    ]
+    signs = survey.lags.signs()
+    against = [
+        name
+        for column, name in enumerate(survey.lags.slots)
+        if name in best and best[name][0] >= 0.25 and signs[LAGS.index(best[name][1]), column] < 0
+    ]
+    said = []
+    if weak:
+        said.append(f"{', '.join(weak)} explains nothing of how its state changes")
+    if shifted:
+        said.append(f"the state comes this many steps after the action, which is shifted: {', '.join(shifted)}")
+    if against:
+        said.append(f"the state moves against {', '.join(against)}: a sign is turned around")
+    wrong = bool(weak) and len(weak) == len(best)
+    least = min(value for value, _ in best.values())
+    lag = _range([lag for _, lag in best.values()])
+    good = f"actions explain the state's changes: R² {least:.2f} and more, at a lag of {lag}"
+    text = "; ".join(said) or good
+    return Check(
+        name="consistency",
+        kind="not fit" if wrong or against or shifted else "look at this" if said else "good",
+        text=f"for learning actions: {text}" if wrong or against or shifted else text,
+        numbers=numbers,
+        threshold=threshold,
+    )
+
+
+def saturation(survey: Survey) -> Check:
+    """Are actions cut off at the ends of their range?"""
+    shares = {
+        slot.name: float(max(0, survey.at_bound[n] - 2) / survey.steps)  # two: the least and the greatest there is
+        for n, slot in enumerate(survey.spec.action)
+        if "gripper" not in slot.name
+    }
+    cut = {name: share for name, share in shares.items() if share > MANY}
+    clipped = 0
+    if "num_clipped" in survey.dataset.episodes:
+        clipped = int(survey.dataset.episodes["num_clipped"].to_numpy().sum())
+    text = f"at most {max(shares.values(), default=0.0):.1%} of the steps of an action lie at an end of its range"
+    if cut:
+        named = ", ".join(f"{name} ({share:.0%})" for name, share in cut.items())
+        text = f"actions lie at the ends of their range: {named} of the steps; larger ones were cut off"
+    return Check(
+        name="saturation",
+        kind="look at this" if cut else "good",
+        text=text,
+        numbers={**{f"{name}_share": share for name, share in shares.items()}, "clipped_when_recorded": clipped},
+        threshold=f"{MANY:.0%} of the steps: what was cut off cannot be learned, and normalization ends there",
+    )
+
+
+def gripper(survey: Survey) -> Check:
+    """Does it close, flicker, begin closed, do the opposite?"""
+    threshold = (
+        f"never closes or never opens; {MANY * 2:.0%} of the commands last one step; correlation of command and "
+        f"opening {INVERTED:g}; 80% of the episodes begin closed"
+    )
+    number_of = len(survey.spec.grippers)
+    if not number_of:
+        return Check(
+            name="gripper", kind="not known", text="the actions have no gripper", numbers={}, threshold=threshold
+        )
+    numbers: dict[str, Any] = {}
+    bad: list[str] = []
+    said: list[str] = []
+    good: list[str] = []
+    flickering: tuple[int, ...] = ()
+    for number, arm in enumerate(arm for arm in survey.spec.arms if arm.gripper is not None):
+        own = [each.grippers[number] for each in survey.episodes]
+        closed = sum(each.closed for each in own) / max(survey.steps, 1)
+        changes, flickers = sum(each.changes for each in own), sum(each.flickers for each in own)
+        begins = float(np.mean([each.begins_closed for each in own]))
+        follows = correlation(survey.opening_follows[number]) if arm.opening is not None else float("nan")
+        numbers |= {
+            f"{arm.side}closed_share": closed,
+            f"{arm.side}changes_per_episode": changes / len(own),
+            f"{arm.side}flickers": flickers,
+            f"{arm.side}begins_closed_share": begins,
+            f"{arm.side}command_opening_correlation": _plain(follows),
+        }
+        name = f"the {arm.side.rstrip('_')} gripper".replace("the  ", "the ")
+        if follows < INVERTED:
+            bad.append(f"{name} does the opposite of the action ({follows:.2f}): inverted")
+        elif closed == 0 or closed == 1:
+            bad.append(f"{name} never {'closes' if closed == 0 else 'opens'}")
+        elif begins > 0.8 and len(own) >= 3:
+            said.append(f"{begins:.0%} of the episodes begin with a closed {name.removeprefix('the ')}: inverted?")
+        if flickers >= 3 and flickers > 2 * MANY * changes:
+            said.append(f"{name} flickers: {flickers} of {changes} commands last one step")
+            flickering += most(survey.episodes, lambda each, n=number: each.grippers[n].flickers)
+        good.append(
+            f"{name} is closed in {closed:.0%} of the steps and changes {changes / len(own):.1f} times an episode"
+        )
+    text = "; ".join([*bad, *said] or good)
+    return Check(
+        name="gripper",
+        kind="not fit" if bad else "look at this" if said else "good",
+        text=f"for grasping: {text}" if bad else text,
+        numbers=numbers,
+        threshold=threshold,
+        episodes=tuple(dict.fromkeys(flickering)),
+        why=dict.fromkeys(flickering, "its gripper flickers"),
+    )
+
+
+def idle(survey: Survey) -> Check:
+    """How much of it is waiting?"""
+    share, hz = survey.share("idle"), survey.spec.control_hz
+    longest = max(each.longest_idle[1] for each in survey.episodes) / hz
+    worst = tuple(
+        each.index
+        for each in sorted(survey.episodes, key=lambda each: -each.longest_idle[1])[:3]
+        if each.longest_idle[1] / hz > LONG_IDLE_S or (share > IDLE and each.idle)
+    )
+    said = []
+    if share > IDLE:
+        said.append(f"{share:.0%} of the steps are idle")
+    if longest > LONG_IDLE_S:
+        said.append(f"the longest idle stretch is {longest:.3g} s")
+    still = ", ".join(f"{value:g} {unit}/s" for unit, value in STILL.items() if unit != "1")
+    return Check(
+        name="idle",
+        kind="look at this" if said else "good",
+        text="; ".join(said) or f"{share:.0%} of the steps are idle, {longest:.3g} s at a stretch at most",
+        numbers={"share": share, "longest_s": longest},
+        threshold=f"{IDLE:.0%} of the steps, or {LONG_IDLE_S:g} s at a stretch, slower than {still} with nothing asked "
+        "for: a policy that copies learns to wait (OpenVLA leaves no-ops out of LIBERO for that)",
+        episodes=worst,
+        why={
+            each.index: f"idle for {each.longest_idle[1] / hz:.3g} s from {each.longest_idle[0] / hz:.3g} s on"
+            for each in survey.episodes
+            if each.index in worst
+        },
+        at={
+            each.index: (max(each.longest_idle[0] - 2, 0), sum(each.longest_idle) + 2)
+            for each in survey.episodes
+            if each.index in worst
+        },
+    )
+
+
+def _range(values: Sequence[int]) -> str:
+    return f"{min(values)} steps" if min(values) == max(values) else f"{min(values)} to {max(values)} steps"
+
+
+def _plain(value: float) -> float | None:
+    return None if np.isnan(value) else value

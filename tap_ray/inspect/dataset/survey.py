@@ -1,0 +1,313 @@
+"""One pass over a dataset's numbers: small facts of each episode, and sums, in memory that its frames do not fill.
+
+Images are looked at elsewhere (`frames.py`), judgments are made elsewhere (`dataset_checks.py`).
+"""
+
+import hashlib
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from tap_ray import metrics
+from tap_ray.dataset.layout import ACTION, CONTACT, STATE
+from tap_ray.dataset.reader import DatasetInfo, read_columns
+from tap_ray.errors import DataError
+from tap_ray.importing.checks import SPEED_M_S, SPEED_RAD_S, partner
+from tap_ray.play.report import LEAF_M
+from tap_ray.specs import SIDES, RobotSpec, Slot
+
+LAGS = range(-4, 9)
+"""Steps by which a state may come after the action that explains it."""
+STILL = {"m": 0.005, "rad": 0.02, "1": 0.05}
+"""Unit -> slower than this, in units a second, is standing still. Sensor noise and creep stay below."""
+JUMP = {"m": SPEED_M_S, "rad": SPEED_RAD_S}
+"""Unit -> faster than this, in units a second, no arm for research moves."""
+MOVES = {"m": 0.01, "rad": 0.05}
+"""Unit -> a control step that changes a slot by more than this is seen in an image of 96 px."""
+POINTS = 16
+"""Of an episode's path, by which it is compared with others."""
+AT_BOUND = 1e-3
+"""Closer to an action's bound than this part of its range is at the bound."""
+HELD_OPEN = 0.1
+"""A gripper that is told to close, and stays open by more than this above the least of the dataset, holds something."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Gripper:
+    """What the gripper of one arm did in one episode."""
+
+    closed: int
+    """Steps with the command to close."""
+    changes: int
+    """Steps with another command than the step before."""
+    flickers: int
+    """Commands that lasted one step between two others."""
+    begins_closed: bool
+    holds: int | None
+    """Steps in which it closes on something; None where the state has no opening."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class EpisodeFacts:
+    """What is kept of one episode."""
+
+    index: int
+    steps: int
+    instruction: str
+    speed: float
+    """Mean over its steps of the path's length a second, m/s; rad/s of all joints together where no hand is known."""
+    sparc: float
+    """Of the first arm's hand; NaN without one."""
+    jumps: int
+    """Steps in which a slot of the state changes faster than an arm can."""
+    idle: int
+    """Steps in which nothing moves and nothing is asked for."""
+    longest_idle: tuple[int, int]
+    """First step and number of steps."""
+    contact: int
+    """Steps with a finger on an object, as the dataset says; 0 where it does not (`contact_known`)."""
+    grippers: tuple[Gripper, ...]
+    irregular: int
+    """Intervals between time stamps that are off by more than a tenth."""
+    digest: bytes
+    """Of its states and actions: equal for equal episodes."""
+    outline: np.ndarray
+    """(POINTS * D,) float32: its states at equal parts of its time, in standard deviations of the dataset."""
+
+
+@dataclass(kw_only=True)
+class LagSums:
+    """Sums from which the correlation of each action with what its state does `lag` steps later follows."""
+
+    slots: tuple[str, ...]
+    sums: np.ndarray
+    """(L, P, 6): n, x, y, xx, yy, xy; x the action, y the change of its state."""
+
+    def r_squared(self) -> np.ndarray:
+        """(L, P) in 0 .. 1: how much of the state's change the action at that lag explains; NaN where nothing moves."""
+        n, x, y, xx, yy, xy = np.moveaxis(self.sums, -1, 0)
+        n = np.maximum(n, 1)
+        covariance, var_x, var_y = xy / n - x * y / n**2, xx / n - (x / n) ** 2, yy / n - (y / n) ** 2
+        moves = (var_x > 1e-14) & (var_y > 1e-14)
+        return np.where(moves, covariance**2 / np.where(moves, var_x * var_y, 1.0), np.nan)
+
+    def signs(self) -> np.ndarray:
+        """(L, P): of the correlation."""
+        n, x, y, _, _, xy = np.moveaxis(self.sums, -1, 0)
+        return np.sign(xy - x * y / np.maximum(n, 1))
+
+
+@dataclass(kw_only=True)
+class Survey:
+    """A dataset's facts and sums."""
+
+    dataset: DatasetInfo
+    episodes: list[EpisodeFacts] = field(default_factory=list)
+    damaged: dict[int, str] = field(default_factory=dict)
+    """Episode -> why it cannot be read."""
+    voxels: Counter[tuple[int, ...]] = field(default_factory=Counter)
+    """Of LEAF_M, and how often a hand was there."""
+    at_bound: np.ndarray = field(default_factory=lambda: np.zeros(0, np.int64))
+    """(A,) steps at one of the bounds."""
+    squares: np.ndarray = field(default_factory=lambda: np.zeros((2, 0)))
+    """(2, A): of the changes from step to step, and of the distances from the mean, summed up."""
+    lags: LagSums
+    opening_follows: np.ndarray = field(default_factory=lambda: np.zeros((0, 6)))
+    """(G, 6): sums as in `LagSums` of each gripper's command and its opening a step later."""
+
+    @property
+    def spec(self) -> RobotSpec:
+        return self.dataset.spec
+
+    @property
+    def steps(self) -> int:
+        """Of all episodes that could be read."""
+        return sum(each.steps for each in self.episodes)
+
+    def share(self, name: str) -> float:
+        """Of all steps: a count of `EpisodeFacts`."""
+        return sum(getattr(each, name) for each in self.episodes) / max(self.steps, 1)
+
+
+def begin(dataset: DatasetInfo) -> Survey:
+    """A survey that has seen nothing yet."""
+    spec, states = dataset.spec, [slot.name for slot in dataset.spec.state]
+    pairs = [slot.name for slot in spec.action if partner(slot.name) in states and not _is_gripper(slot)]
+    num = len(spec.action)
+    return Survey(
+        dataset=dataset,
+        at_bound=np.zeros(num, np.int64),
+        squares=np.zeros((2, num)),
+        lags=LagSums(slots=tuple(pairs), sums=np.zeros((len(LAGS), len(pairs), 6))),
+        opening_follows=np.zeros((len(spec.grippers), 6)),
+    )
+
+
+def add(survey: Survey, index: int) -> None:
+    """Read an episode's numbers, and count them."""
+    try:
+        names = [STATE, ACTION, "timestamp", *([CONTACT] if survey.dataset.header.contact else [])]
+        columns = read_columns(survey.dataset, index, names)
+    except DataError as error:
+        survey.damaged[index] = str(error)
+        return
+    state, action = (columns[name].astype(np.float64).reshape(columns[name].shape[0], -1) for name in (STATE, ACTION))
+    _sum_up(survey, state, action)
+    survey.episodes.append(_facts(survey, index, state, action, columns))
+
+
+def survey_of(dataset: DatasetInfo, indices: Iterable[int]) -> Survey:
+    """The facts of these episodes."""
+    survey = begin(dataset)
+    for index in indices:
+        add(survey, index)
+    return survey
+
+
+def _facts(survey: Survey, index: int, state: np.ndarray, action: np.ndarray, columns: dict[str, Any]) -> EpisodeFacts:
+    spec, hz = survey.spec, survey.spec.control_hz
+    hands = [state[:, arm.ee_pos] for arm in spec.arms if arm.ee_pos]
+    idle = idle_steps(spec, state, action)
+    steps_s = np.diff(columns["timestamp"].astype(np.float64).reshape(-1))
+    per_s = np.abs(np.diff(state, axis=0)) * hz
+    limits = np.array([JUMP.get(slot.unit, np.inf) for slot in spec.state])
+    text = str(survey.dataset.episodes["instruction"].iloc[index])
+    return EpisodeFacts(
+        index=index,
+        steps=len(action),
+        instruction=text,
+        speed=_speed(spec, state, hands),
+        sparc=metrics.sparc(metrics.speed(hands[0], hz), hz) if hands else float("nan"),
+        jumps=int((per_s > limits).any(axis=1).sum()),
+        idle=int(idle.sum()),
+        longest_idle=longest_run(idle),
+        contact=int((columns[CONTACT].reshape(-1) > 0.5).sum()) if CONTACT in columns else 0,
+        grippers=tuple(_gripper(survey, arm, state, action) for arm in spec.arms if arm.gripper is not None),
+        irregular=int((np.abs(steps_s * hz - 1) > 0.1).sum()),
+        digest=hashlib.blake2b(state.tobytes() + b"|" + action.tobytes(), digest_size=16).digest(),
+        outline=_outline(survey.dataset, state, action),
+    )
+
+
+def _sum_up(survey: Survey, state: np.ndarray, action: np.ndarray) -> None:
+    spec = survey.spec
+    for arm in spec.arms:
+        if arm.ee_pos:
+            cells, counts = np.unique(np.floor(state[:, arm.ee_pos] / LEAF_M), axis=0, return_counts=True)
+            survey.voxels.update({tuple(map(int, c)): int(n) for c, n in zip(cells, counts, strict=True)})
+    low, high = (np.array([getattr(slot, end) for slot in spec.action]) for end in ("low", "high"))
+    near = AT_BOUND * (high - low)
+    survey.at_bound += ((action <= low + near) | (action >= high - near)).sum(axis=0)
+    mean = np.asarray(survey.dataset.stats[ACTION]["mean"]).reshape(-1)
+    survey.squares += np.stack([(np.diff(action, axis=0) ** 2).sum(axis=0), ((action - mean) ** 2).sum(axis=0)])
+    names = {slot.name: n for n, slot in enumerate(spec.state)}
+    moved = np.diff(state, axis=0)
+    for column, name in enumerate(survey.lags.slots):
+        x, y = action[:-1, _place(spec.action, name)], moved[:, names[partner(name)]]
+        for row, lag in enumerate(LAGS):
+            survey.lags.sums[row, column] += _products(*_shifted(x, y, lag))
+    for number, arm in enumerate(arm for arm in spec.arms if arm.gripper is not None):
+        if arm.opening is not None:
+            survey.opening_follows[number] += _products(action[:-1, arm.gripper], state[1:, arm.opening])
+
+
+def _shifted(x: np.ndarray, y: np.ndarray, lag: int) -> tuple[np.ndarray, np.ndarray]:
+    """x of a step and y of `lag` steps later, as far as both are there."""
+    num = len(x) - abs(lag)
+    if num <= 0:
+        return x[:0], y[:0]
+    return (x[:num], y[lag:]) if lag >= 0 else (x[-lag:], y[:num])
+
+
+def _products(x: np.ndarray, y: np.ndarray) -> np.ndarray:
+    return np.array([len(x), x.sum(), y.sum(), x @ x, y @ y, x @ y], np.float64)
+
+
+def correlation(sums: np.ndarray) -> float:
+    """Of x and y, from their sums (6,); NaN where one does not vary."""
+    pair = LagSums(slots=("",), sums=sums.reshape(1, 1, 6))
+    return float(np.sqrt(pair.r_squared()[0, 0]) * pair.signs()[0, 0])
+
+
+def idle_steps(spec: RobotSpec, state: np.ndarray, action: np.ndarray) -> np.ndarray:
+    """(T - 1,) bool: from this step to the next nothing moves, and the action asks for nothing.
+
+    Orientations as quaternions are left out: with the position they are still or not.
+    """
+    hz = spec.control_hz
+    watched = [n for n, slot in enumerate(spec.state) if slot.unit in ("m", "rad") or "opening" in slot.name]
+    slow = np.array([STILL.get(spec.state[n].unit, STILL["1"]) for n in watched])
+    still = np.all(np.abs(np.diff(state[:, watched], axis=0)) * hz < slow, axis=1)
+    for n, slot in enumerate(spec.action):
+        if _is_gripper(slot):
+            asked = np.sign(np.diff(action[:, n], prepend=action[:1, n])) != 0
+        else:
+            asked = np.abs(action[:, n]) * hz >= STILL.get(slot.unit, STILL["1"])
+        still &= ~asked[:-1]
+    return still
+
+
+def moving_steps(spec: RobotSpec, state: np.ndarray) -> np.ndarray:
+    """(T - 1,) bool: from this step to the next the robot moves so far that its image must change."""
+    least = np.array([MOVES.get(slot.unit, np.inf) for slot in spec.state])
+    return np.any(np.abs(np.diff(state, axis=0)) > least, axis=1)
+
+
+def longest_run(flags: np.ndarray) -> tuple[int, int]:
+    """Where the longest run of True begins, and how long it is."""
+    edges = np.flatnonzero(np.diff(np.concatenate([[0], flags.astype(np.int8), [0]])))
+    if not len(edges):
+        return 0, 0
+    begins, ends = edges[::2], edges[1::2]
+    longest = int(np.argmax(ends - begins))
+    return int(begins[longest]), int(ends[longest] - begins[longest])
+
+
+def _gripper(survey: Survey, arm: Any, state: np.ndarray, action: np.ndarray) -> Gripper:
+    closed = action[:, arm.gripper] < 0
+    changed = np.flatnonzero(np.diff(closed.astype(np.int8))) + 1
+    holds = None
+    if arm.opening is not None:
+        least = float(np.asarray(survey.dataset.stats[STATE]["min"]).reshape(-1)[arm.opening])
+        told = np.concatenate([[False], closed[:-1]]) & closed
+        still = np.abs(np.diff(state[:, arm.opening], prepend=np.inf)) < 0.02
+        holds = int((told & still & (state[:, arm.opening] > least + HELD_OPEN)).sum())
+    return Gripper(
+        closed=int(closed.sum()),
+        changes=len(changed),
+        flickers=int((np.diff(changed) == 1).sum()),
+        begins_closed=bool(closed[0]),
+        holds=holds,
+    )
+
+
+def _speed(spec: RobotSpec, state: np.ndarray, hands: list[np.ndarray]) -> float:
+    if len(state) < 2:
+        return 0.0
+    joints = [n for n, slot in enumerate(spec.state) if slot.unit == "rad"]
+    parts = hands or [state[:, joints]]
+    return float(sum(metrics.speed(part, spec.control_hz).mean() for part in parts))
+
+
+def _outline(dataset: DatasetInfo, state: np.ndarray, action: np.ndarray) -> np.ndarray:
+    """Its path: states, or where no state ever changes the sums of the actions."""
+    std = np.asarray(dataset.stats[STATE]["std"]).reshape(-1)
+    moves = std > 1e-6
+    rows = state[:, moves] / std[moves]
+    if not moves.any():
+        scale = np.asarray(dataset.stats[ACTION]["std"]).reshape(-1)
+        rows = np.cumsum(action / np.where(scale > 1e-6, scale, 1.0), axis=0)
+    at = np.linspace(0, len(rows) - 1, POINTS)
+    return np.stack([np.interp(at, np.arange(len(rows)), column) for column in rows.T]).astype(np.float32).ravel()
+
+
+def _is_gripper(slot: Slot) -> bool:
+    side = next((side for side in SIDES if slot.name.startswith(side)), "")
+    return slot.name.removeprefix(side) == "gripper"
+
+
+def _place(slots: tuple[Slot, ...], name: str) -> int:
+    return next(n for n, slot in enumerate(slots) if slot.name == name)
