@@ -40,6 +40,7 @@ BOUNDS: dict[str, str] = {
     "TokensConfig.scale": POSITIVE,
     "VlmConfig.lora_alpha": POSITIVE,
     "jpeg_quality": "[1, 95]",
+    "ExportConfig.crf": "[0, 51]",
     "DemosJobConfig.success_hold_steps": FROM_1,
     "SaliencyConfig.goal_offset": FROM_1,
     "RandomizeConfig.cloth_probability": SHARE,

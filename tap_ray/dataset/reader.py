@@ -233,6 +233,16 @@ def read_columns(dataset: DatasetInfo, index: int, columns: Sequence[str] | None
     return _read(dataset, _row(dataset, index), columns)
 
 
+def read_table(dataset: DatasetInfo, index: int, columns: Sequence[str]) -> pa.Table:
+    """Columns of one episode as Arrow has them.
+
+    Raises:
+        DataError: no such episode, or a damaged file.
+    """
+    row = _row(dataset, index)
+    return _read_row_group(dataset, int(row["file"]), int(row["row_group"]), columns)
+
+
 def _row(dataset: DatasetInfo, index: int) -> dict[str, Any]:
     if not 0 <= index < len(dataset):
         raise DataError(f"{dataset.path} has episodes 0 to {len(dataset) - 1}; there is no episode {index}.")

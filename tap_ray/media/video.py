@@ -1,8 +1,10 @@
 """Videos: H.264, yuv420p, so that browsers play them."""
 
+from fractions import Fraction
 from pathlib import Path
-from typing import Sequence
+from typing import Iterable, Sequence
 
+import av
 import imageio.v3 as iio
 import numpy as np
 
@@ -20,3 +22,25 @@ def side_by_side(panels: Sequence[np.ndarray]) -> np.ndarray:
     length = max(len(panel) for panel in panels)
     held = [np.concatenate([panel, panel[-1:].repeat(length - len(panel), 0)]) for panel in panels]
     return np.concatenate(held, axis=2)
+
+
+def write_h264(path: Path, frames: Iterable[np.ndarray], *, fps: float, crf: int, key_every: int, pix_fmt: str) -> None:
+    """A video that is made an image at a time, whose n-th image is shown at exactly n / fps seconds.
+
+    Args:
+        path: an MP4.
+        frames: (Y, X, 3) uint8 each, with even sides; at least one.
+        fps: images a second.
+        crf: quality of x264, 0 (best) to 51.
+        key_every: images from one key frame to the next.
+        pix_fmt: "yuv444p" keeps color at full resolution, "yuv420p" at half.
+    """
+    rate = Fraction(fps).limit_denominator(1001)
+    with storage.atomic_write(path) as here, av.open(str(here), "w", format="mp4") as container:
+        stream = container.add_stream("libx264", rate=rate, options={"crf": str(crf), "g": str(key_every), "bf": "0"})
+        stream.pix_fmt, stream.thread_count = pix_fmt, 1
+        for number, rgb in enumerate(frames):
+            if not number:
+                stream.height, stream.width = rgb.shape[:2]
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(rgb, format="rgb24")))
+        container.mux(stream.encode())

@@ -20,11 +20,10 @@ and its language head stay as they are. The state, where a policy reads it, is a
 import contextlib
 import inspect
 from dataclasses import dataclass, replace
-from typing import Any, Iterator
+from typing import TYPE_CHECKING, Any, Iterator
 
 import torch
 from torch import Tensor, nn
-from transformers import PreTrainedModel
 
 from tap_ray.dataset.norm_stats import NormStats
 from tap_ray.errors import ConfigError
@@ -36,6 +35,9 @@ from tap_ray.models.policy import PolicyConfig, acts
 from tap_ray.models.prompt import Row, behind, images, prompt, sentences, with_crops
 from tap_ray.models.token_head import TokenHead
 from tap_ray.models.vlm_files import VlmFiles, new_model, vision_tower
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
 QUERY = 1
 """New words before the action tokens: the query alone."""
@@ -115,7 +117,7 @@ class VlmPolicy(nn.Module):
         self._add_heads(width)
         self.train()
 
-    def _prepare(self, model: PreTrainedModel) -> None:
+    def _prepare(self, model: "PreTrainedModel") -> None:
         """Freeze what is to stay, and add low-rank updates."""
         vlm = self.config.vlm
         parts = {"none": [], "vision": [vision_tower(model)], "all": [model]}

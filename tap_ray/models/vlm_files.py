@@ -8,24 +8,18 @@ import json
 import logging
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from safetensors import SafetensorError
 from torch import nn
-from transformers import (
-    AutoConfig,
-    AutoImageProcessor,
-    AutoModelForImageTextToText,
-    AutoTokenizer,
-    PretrainedConfig,
-    PreTrainedModel,
-)
-from transformers.models.auto.modeling_auto import MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING
-from transformers.models.auto.processing_auto import PROCESSOR_MAPPING
+from transformers import AutoConfig, AutoImageProcessor, AutoModelForImageTextToText, AutoTokenizer, PretrainedConfig
 
 from tap_ray.errors import CheckpointError, ConfigError
 from tap_ray.models.vlm_config import VlmConfig
+
+if TYPE_CHECKING:  # seconds of every job's start
+    from transformers import PreTrainedModel
 
 LOG = logging.getLogger(__name__)
 KNOWN = "SmolVLM2, Qwen2.5-VL, Qwen3-VL or PaliGemma 2"
@@ -62,6 +56,8 @@ def read_files(source: str) -> VlmFiles:
         raise CheckpointError(
             f"--policy.vlm.pretrained: {source!r} is no folder, and a model of the hub is ORGANIZATION/NAME."
         )
+    from transformers.models.auto.modeling_auto import MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING
+
     config = _load(AutoConfig, source, "an image-text model")
     if type(config) not in MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING:
         raise CheckpointError(
@@ -78,6 +74,7 @@ def read_files(source: str) -> VlmFiles:
 
 def _processor(source: str, config: PretrainedConfig, tokenizer: Any, images: Any) -> Any:
     """The model's own, without the part for videos, which would need torchvision."""
+    from transformers.models.auto.processing_auto import PROCESSOR_MAPPING
     from transformers.models.idefics3 import Idefics3Processor
 
     kind: Any = Idefics3Processor if config.model_type == "smolvlm" else PROCESSOR_MAPPING.get(type(config), None)
@@ -123,7 +120,7 @@ def save_files(files: VlmFiles, folder: Path) -> None:
     (folder / "preprocessor_config.json").write_text(json.dumps(images, indent=2, sort_keys=True, default=str) + "\n")
 
 
-def new_model(config: VlmConfig, files: VlmFiles, *, load_weights: bool) -> PreTrainedModel:
+def new_model(config: VlmConfig, files: VlmFiles, *, load_weights: bool) -> "PreTrainedModel":
     """The network without its language head.
 
     Raises:
@@ -156,7 +153,7 @@ def _require_whole(source: str, told: dict[str, Any]) -> None:
         LOG.warning("%s has weights that its model does not use: %s", _where(source), _few(left))
 
 
-def vision_tower(model: PreTrainedModel) -> nn.Module:
+def vision_tower(model: "PreTrainedModel") -> nn.Module:
     """The part that reads pixels."""
     return model.get_encoder(modality="image")
 

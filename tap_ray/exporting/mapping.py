@@ -1,0 +1,49 @@
+"""The way back: what an export's columns mean, as jobs.import_dataset wants to be told."""
+
+from itertools import groupby
+from typing import Any
+
+import yaml
+
+from tap_ray.dataset.layout import ACTION, IMAGE, STATE
+from tap_ray.dataset.reader import DatasetInfo
+from tap_ray.specs import EE_SLOTS, SIDES, Slot
+from tap_ray.types import PLAY_TASK
+
+
+def mapping_yaml(dataset: DatasetInfo) -> bytes:
+    """A mapping with which the export of this dataset becomes it again, masks and object poses aside."""
+    spec = dataset.spec
+    values: dict[str, Any] = {
+        "robot": spec.robot,
+        "camera": IMAGE,
+        "control_hz": spec.control_hz,
+        "image_size": dataset.header.image_size[0],
+        "state": _groups(spec.state, STATE, closed=0.0),
+        "action": _groups(spec.action, ACTION, closed=-1.0),
+    }
+    if set(dataset.tasks) == {PLAY_TASK}:
+        values["instruction"] = ""
+    return yaml.safe_dump(values, sort_keys=False, default_flow_style=None, width=120).encode()
+
+
+def _groups(slots: tuple[Slot, ...], column: str, closed: float) -> list[dict[str, Any]]:
+    """Neighbors of one unit are a group; so is a hand's rotation, and each gripper."""
+    turning = {f"{side}{name}" for side in ("", *SIDES) for name in EE_SLOTS["delta_rot"]}
+
+    def kind(numbered: tuple[int, Slot]) -> tuple[bool, bool, str, str]:
+        slot = numbered[1]
+        side = next((side for side in SIDES if slot.name.startswith(side)), "")
+        return _is_gripper(slot), slot.name in turning, slot.unit.split()[0], side
+
+    groups = []
+    for (gripper, rotation, unit, _), members in groupby(enumerate(slots), key=kind):
+        at, names = zip(*((n, slot.name) for n, slot in members), strict=True)
+        group: dict[str, Any] = {"slots": list(names), "column": column, "at": list(at)}
+        group |= {"unit": "gripper", "closed": closed, "open": 1.0} if gripper else {"unit": unit}
+        groups.append(group | ({"rotation": "rotation_vector"} if rotation else {}))
+    return groups
+
+
+def _is_gripper(slot: Slot) -> bool:
+    return slot.name.endswith(("gripper", "gripper_opening"))
