@@ -10,6 +10,7 @@ from tap_ray.compare import report
 from tap_ray.compare.reading import read_runs
 from tap_ray.compare.tables import text_table
 from tap_ray.job import job_run, run_job
+from tap_ray.runs import MadeBy
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,7 +27,8 @@ def main(config: Config) -> Path:
     """Write the page and print the table; returns the run folder."""
     results, _ = read_runs(config.runs)
     parents: dict[str, Path | str] = {f"run{number}": path for number, path in enumerate(config.runs)}
-    made_by = {"_runs": [str(path) for path in config.runs], "out": str(config.out)}  # what they hold makes the page
+    what = {"runs": [str(path) for path in config.runs], "out": str(config.out)}  # what they hold makes the page
+    made_by = MadeBy(identity={}, runtime=what)
     with job_run("compare", config, made_by=made_by, parents=parents, rewrites=True) as run:
         report.write(config.runs, run.path)
         run.artifact(report.REPORT)

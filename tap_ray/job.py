@@ -28,6 +28,7 @@ from tyro.constructors import ConstructorRegistry, PrimitiveConstructorSpec, Pri
 from tap_ray import bounds, plugins, runs, signals, storage, tracking
 from tap_ray.config import load, to_dict
 from tap_ray.errors import ConfigError, TapRayError
+from tap_ray.runs import MadeBy
 
 C = TypeVar("C")
 
@@ -101,7 +102,7 @@ def job_run(
     job: str,
     config: Any,
     *,
-    made_by: Mapping[str, Any] | None = None,
+    made_by: MadeBy | Mapping[str, Any] | None = None,
     parents: Mapping[str, Path | str] | None = None,
     out: Path | str | None = None,
     rewrites: bool = False,
@@ -111,7 +112,7 @@ def job_run(
     Args:
         job: verb.
         config: of the job, kept as config.json.
-        made_by: what makes the run, see `runs.open_run`; None: all of the config.
+        made_by: its settings, see `runs.MadeBy`; None: all of the config is its identity.
         parents: role -> run folder or dataset that it is made from.
         out: the run folder; None: `config.out`.
         rewrites: the job also works in a finished run.

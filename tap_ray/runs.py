@@ -19,7 +19,7 @@ import shlex
 import subprocess
 import sys
 from collections.abc import Generator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Mapping, Sequence, cast
 
@@ -47,11 +47,25 @@ PACKAGES = (
 
 
 @dataclass(frozen=True, kw_only=True)
+class MadeBy:
+    """Settings of a run, as plain values: those that make it what it is, and those that do not."""
+
+    identity: Mapping[str, Any]
+    """They enter the run's hash, but for the key "out" (at any depth) and keys that are roles of its parents, which
+    enter by their own hashes."""
+    runtime: Mapping[str, Any] = field(default_factory=dict[str, Any])
+    """Where and how it is made; no result depends on them."""
+    former: Mapping[str, Any] = field(default_factory=dict[str, Any])
+    """Values of `identity` that were others when the runs' hashes held paths."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class Run:
     """An open run folder."""
 
     path: Path
     config: Mapping[str, Any]
+    """Both parts of `MadeBy`."""
     hash: str
     """Names what makes this run: its job, its config and the hashes of its parents."""
     resumed: bool
@@ -65,7 +79,7 @@ def entered(
     out: Path | str | None,
     *,
     job: str,
-    config: Mapping[str, Any],
+    config: MadeBy | Mapping[str, Any],
     parents: Mapping[str, Path | str] | None = None,
     asked: Any = None,
     rewrites: bool = False,
@@ -80,9 +94,9 @@ def entered(
         CheckpointError: another job works there; or see `open_run`.
         ConfigError, StorageError: see `open_run`.
     """
-    names = _names(job, config, parents or {})
+    names = _names(job, made_by := _made_by(config), parents or {})
     path = _place(out, STORE, job, names)
-    _require_ours(path, job, names, config, parents or {})
+    _require_ours(path, job, names, made_by, parents or {})
     held = None
     if rewrites or not is_done(path):
         held = locks.acquire(path, timeout_s=PATIENCE_S, lock_file=LOCK)
@@ -92,7 +106,7 @@ def entered(
                 "name another folder with --out."
             )
     try:
-        yield open_run(out, job=job, config=config, parents=parents, asked=asked)
+        yield open_run(out, job=job, config=made_by, parents=parents, asked=asked)
     finally:
         if held is not None:
             held.close()
@@ -102,7 +116,7 @@ def open_run(
     out: Path | str | None,
     *,
     job: str,
-    config: Mapping[str, Any],
+    config: MadeBy | Mapping[str, Any],
     parents: Mapping[str, Path | str] | None = None,
     asked: Any = None,
 ) -> Run:
@@ -111,8 +125,7 @@ def open_run(
     Args:
         out: the folder; None names it `runs/<job>-<hash>`.
         job: verb, e.g. "align".
-        config: what makes the run, as plain values. The key "out" (at any depth), those that start with "_" and
-            those that are roles of `parents` do not enter the hash (they say where and how, not what).
+        config: its settings; plain values are all of its identity.
         parents: role -> run folder or dataset it is made from, e.g. {"init": "runs/pretrain-..."}.
         asked: the job's config, for config.json; None: `config`.
 
@@ -120,11 +133,12 @@ def open_run(
         ConfigError: `out` holds something else (each differing key is named).
         CheckpointError: a parent is missing.
     """
-    parents = parents or {}
-    names = _names(job, config, parents)
+    parents, made_by = parents or {}, _made_by(config)
+    names = _names(job, made_by, parents)
+    config = {**made_by.identity, **made_by.runtime}
     ancestry = {role: {"path": str(path), "hash": hash_of(path)} for role, path in parents.items()}
     path = _place(out, STORE, job, names)
-    manifest = _require_ours(path, job, names, config, parents)
+    manifest = _require_ours(path, job, names, made_by, parents)
     if manifest is not None:
         done = manifest["status"] == "done"
         return Run(path=path, config=config, hash=str(manifest["hash"]), resumed=True, done=done)
@@ -133,7 +147,8 @@ def open_run(
         "hash": names[0],
         "status": "running",
         "parents": ancestry,
-        "made_by": config,
+        "made_by": made_by.identity,
+        "runtime": made_by.runtime,
         **provenance(),
     }
     storage.make_folder(path)
@@ -143,18 +158,25 @@ def open_run(
 
 
 def folder_of(
-    store: Path, *, job: str, config: Mapping[str, Any], parents: Mapping[str, Path | str] | None = None
+    store: Path,
+    *,
+    job: str,
+    config: MadeBy | Mapping[str, Any],
+    parents: Mapping[str, Path | str] | None = None,
 ) -> Path:
     """Where `open_run` puts the run of these arguments if `store` is where runs lie."""
-    return _place(None, store, job, _names(job, config, parents or {}))
+    return _place(None, store, job, _names(job, _made_by(config), parents or {}))
 
 
-def _names(job: str, config: Mapping[str, Any], parents: Mapping[str, Path | str]) -> tuple[str, ...]:
+def _made_by(config: MadeBy | Mapping[str, Any]) -> MadeBy:
+    return config if isinstance(config, MadeBy) else MadeBy(identity=config)
+
+
+def _names(job: str, made_by: MadeBy, parents: Mapping[str, Path | str]) -> tuple[str, ...]:
     """The hash of a run, and those that it had when fields had other names, or when paths of its parents were in it."""
     hashes = {role: hash_of(path) for role, path in parents.items()}
-    spelt = {**config, **config.get("_spelt", {})}
-    paths = {key: value for key, value in spelt.items() if key != "out" and not key.startswith("_")}
-    now = _what(config, parents)
+    paths = {key: value for key, value in {**made_by.identity, **made_by.former}.items() if key != "out"}
+    now = _what(made_by.identity, parents)
     ways = (now, keys_renamed(now, FORMER), keys_renamed(paths, FORMER))
     return tuple(digest({"job": job, "config": values, "parents": hashes}) for values in ways)
 
@@ -176,11 +198,11 @@ _BEGUN = ("config.json", ".config.json.tmp", ".manifest.json.tmp", LOCK, locks.L
 
 
 def _what(config: Mapping[str, Any], parents: Mapping[str, Any]) -> dict[str, Any]:
-    """The part of a config that enters the hash."""
+    """The part of an identity that enters the hash."""
     return {
         key: _what(cast(Mapping[str, Any], value), {}) if isinstance(value, Mapping) else value
         for key, value in config.items()
-        if key != "out" and not key.startswith("_") and key not in parents
+        if key != "out" and key not in parents
     }
 
 
@@ -188,7 +210,7 @@ def _require_ours(
     path: Path,
     job: str,
     names: tuple[str, ...],
-    config: Mapping[str, Any],
+    made_by: MadeBy,
     parents: Mapping[str, Path | str],
 ) -> dict[str, Any] | None:
     """The manifest of this very run; None if nothing has been begun here.
@@ -201,9 +223,10 @@ def _require_ours(
         if manifest["hash"] in names:
             return manifest
         known = manifest.get("parents", {})
-        made_by = manifest["made_by"] if "made_by" in manifest else read_json(path / "config.json")  # before it had one
-        old = _what(keys_renamed(made_by, RENAMED_ANYWHERE), known)
-        lines = differences(old, _what(config, parents))
+        before = manifest["made_by"] if "made_by" in manifest else read_json(path / "config.json")  # before it had one
+        before = {key: value for key, value in before.items() if not key.startswith("_")}  # once: where and how
+        old = _what(keys_renamed(before, RENAMED_ANYWHERE), known)
+        lines = differences(old, _what(made_by.identity, parents))
         for role in sorted({*known, *parents}):
             before, now = known.get(role, {}).get("hash"), hash_of(parents[role]) if role in parents else None
             if before != now:

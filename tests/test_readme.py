@@ -60,4 +60,4 @@ def test_the_tutorials_policy_is_that_of_an_example():
 
 def test_the_tutorials_mapping_is_that_of_an_example():
     (shown,) = re.findall(r"```yaml\n(.*?)```", (ROOT / "docs/tutorial/6_own_robot.md").read_text(), re.DOTALL)
-    assert yaml.safe_load(shown) == yaml.safe_load((ROOT / "examples/mappings/so100.yaml").read_text())
+    assert yaml.safe_load(shown) == yaml.safe_load((ROOT / "tap_ray/importing/mappings/so100.yaml").read_text())

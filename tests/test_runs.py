@@ -12,8 +12,9 @@ from jobs import compare
 from tap_ray import runs
 from tap_ray.config import digest, load
 from tap_ray.errors import CheckpointError, ConfigError, StorageError
+from tap_ray.runs import MadeBy
 
-CONFIG = {"steps": 3, "model": {"width": 64}, "out": None, "_fleets": 2}
+CONFIG = {"steps": 3, "model": {"width": 64}, "out": None}
 
 
 @pytest.fixture(autouse=True)
@@ -36,7 +37,9 @@ def test_the_folder_is_named_by_what_makes_the_run():
 
 def test_where_and_how_do_not_enter_the_hash_but_what_does():
     run = runs.open_run(None, job="align", config=CONFIG)
-    same = runs.open_run("elsewhere", job="align", config={**CONFIG, "out": "elsewhere", "_fleets": 9})
+    same = runs.open_run(
+        "elsewhere", job="align", config=MadeBy(identity={**CONFIG, "out": "elsewhere"}, runtime={"fleets": 9})
+    )
     assert same.hash == run.hash
     for config, job in (
         ({**CONFIG, "steps": 4}, "align"),
@@ -48,7 +51,7 @@ def test_where_and_how_do_not_enter_the_hash_but_what_does():
 
 def test_the_same_command_goes_on_and_then_does_nothing():
     first = runs.open_run(None, job="align", config=CONFIG)
-    again = runs.open_run(None, job="align", config={**CONFIG, "_fleets": 5})
+    again = runs.open_run(None, job="align", config=MadeBy(identity=CONFIG, runtime={"fleets": 5}))
     assert again.path == first.path
     assert again.resumed
     assert not again.done
@@ -71,7 +74,7 @@ def test_a_run_killed_before_its_manifest_begins_again(left):
 
 def test_another_run_is_refused_and_each_difference_named():
     runs.open_run("r", job="align", config=CONFIG)
-    new = {**CONFIG, "steps": 5, "model": {"width": 65}, "_fleets": 3, "out": "r"}
+    new = MadeBy(identity={**CONFIG, "steps": 5, "model": {"width": 65}, "out": "r"}, runtime={"fleets": 3})
     with pytest.raises(ConfigError) as caught:
         runs.open_run("r", job="align", config=new)
     assert str(caught.value) == (
@@ -158,7 +161,7 @@ def test_json_that_is_missing_or_cut_off():
 
 
 def test_where_a_run_will_lie(tmp_path):
-    run = runs.open_run(None, job="align", config={"lr": 1, "out": "x", "_workers": 2})
+    run = runs.open_run(None, job="align", config=MadeBy(identity={"lr": 1, "out": "x"}, runtime={"workers": 2}))
     assert runs.folder_of(Path("runs"), job="align", config={"lr": 1}) == run.path
     assert not runs.is_done(run.path)
     runs.finish(run)
@@ -178,6 +181,19 @@ def test_how_a_parents_path_is_spelt_does_not_matter(tmp_path):
     again = runs.open_run(found.pop(), job="align", config={"init": "moved"}, parents={"init": "moved"})
     assert again.resumed
     assert runs.open_run(None, job="align", config={"init": "scratch"}).path != again.path
+
+
+def test_a_run_that_says_where_it_was_made_among_what_made_it_is_found_again():
+    """Until manifests had a part of its own for that, such keys began with "_"."""
+    settings = MadeBy(identity=CONFIG, runtime={"fleets": 9})
+    run = runs.open_run("r", job="align", config=settings)
+    manifest = runs.read_json(run.path / "manifest.json")
+    del manifest["runtime"]
+    runs.write_json(run.path / "manifest.json", {**manifest, "made_by": {**CONFIG, "_fleets": 2}})
+    assert runs.open_run("r", job="align", config=settings).resumed
+    with pytest.raises(ConfigError) as caught:
+        runs.open_run("r", job="align", config={**CONFIG, "steps": 4})
+    assert str(caught.value).splitlines()[1:-1] == ["  steps: 3 before, 4 now"]
 
 
 def test_a_run_that_was_named_by_its_parents_paths_is_found_again():
@@ -233,10 +249,11 @@ def test_config_json_is_the_jobs_config_and_the_manifest_says_what_makes_the_run
 ):
     monkeypatch.setattr(sys, "orig_argv", ["/usr/bin/python3", "-m", "jobs.compare", "s3://me:word@lab/a b"])
     asked = compare.Config(runs=(Path("a"), Path("b")), out=Path("made"))
-    run = runs.open_run(asked.out, job="compare", config={"_runs": 2, "kept": 1}, asked=asked)
+    run = runs.open_run(asked.out, job="compare", config=MadeBy(identity={"kept": 1}, runtime={"runs": 2}), asked=asked)
     assert load(compare.Config, run.path / "config.json") == asked
     manifest = runs.read_json(run.path / "manifest.json")
-    assert manifest["made_by"] == {"_runs": 2, "kept": 1}
+    assert manifest["made_by"] == {"kept": 1}
+    assert manifest["runtime"] == {"runs": 2}
     assert manifest["command"] == "python -m jobs.compare 's3://lab/a b'"
     assert re.fullmatch(r"[0-9a-f]{40}(\+dirty)?", manifest["git"])
     assert manifest["packages"]["numpy"] == np.__version__

@@ -1,6 +1,6 @@
 """The life of an evaluation: run folder, MLflow run, the cells on Ray, results, videos, the tables."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Callable, Mapping
 
@@ -15,7 +15,7 @@ from tap_ray.evaluate import results, trained, video
 from tap_ray.evaluate.episodes import MakeFailureInputs, MakePolicy, MakeVector
 from tap_ray.evaluate.own import POLICIES, OwnPolicy, installed_policy, is_reference, own_policy
 from tap_ray.evaluate.protocol import Protocol
-from tap_ray.evaluate.settings import EvaluateConfig, identity_fields
+from tap_ray.evaluate.settings import EvaluateConfig, made_by
 from tap_ray.job import JobRun, job_run
 from tap_ray.specs import RobotSpec
 from tap_ray.types import EnvConfig
@@ -39,10 +39,10 @@ def run_evaluation(config: EvaluateConfig, protocol: Protocol, scenes: Scenes) -
     )
     validate_settings(fleets)
     make_policy, parents = _policy(config, protocol, scenes)
-    made_by = identity_fields(config, protocol)
+    settings = made_by(config, protocol)
     if isinstance(make_policy, OwnPolicy):  # cells of other code are another run's
-        made_by |= {"code": make_policy.code}
-    with job_run("evaluate", config, made_by=made_by, parents=parents) as run:
+        settings = replace(settings, identity={**settings.identity, "code": make_policy.code})
+    with job_run("evaluate", config, made_by=settings, parents=parents) as run:
         if not run.done:
             with connect(config.ray_address):
                 episodes = evaluate(

@@ -1,5 +1,6 @@
 """An import on Ray: processes convert episodes of the source, the driver writes them in order, exactly once."""
 
+import hashlib
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -76,7 +77,10 @@ def bring_in(config: ImportConfig) -> Path:
         "kind": "import",
         "mapping": to_dict(mapping),
         "source": digest(
-            [source.num_episodes, source.fps, sorted(source.columns), {k: list(v) for k, v in found.items()}]
+            [
+                *(source.num_episodes, source.fps, sorted(source.columns), {k: list(v) for k, v in found.items()}),
+                _pixels(mapping, source, numbers),
+            ]
         ),
         "episodes": numbers,
         "jpeg_quality": config.jpeg_quality,
@@ -96,6 +100,12 @@ def bring_in(config: ImportConfig) -> Path:
     )  # fmt: skip
     values = to_dict(config) | {"mapping": to_dict(mapping)}
     return record(recording, values, pool=Pool(fleets=config.fleets, robots=4), ray_address=config.ray_address)
+
+
+def _pixels(mapping: Mapping, source: Source, numbers: Sequence[int]) -> str:
+    """Names the images by the first one of the first and of the last episode: the same motion can be filmed twice."""
+    images = [source.images(number, mapping.camera, [0])[0] for number in (numbers[0], numbers[-1])]
+    return hashlib.sha256(b"".join(image.tobytes() for image in images)).hexdigest()
 
 
 def require_right(wrong: Sequence[str], accept: bool) -> None:

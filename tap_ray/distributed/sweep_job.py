@@ -19,6 +19,7 @@ from tap_ray.distributed.sweep_trial import Stages, SweepContext
 from tap_ray.errors import ConfigError, StorageError, TapRayError, without_credentials
 from tap_ray.evaluate.protocol import Protocol
 from tap_ray.job import JobRun, job_run
+from tap_ray.runs import MadeBy
 from tap_ray.sweep import costs as sweep_costs
 from tap_ray.sweep import page as sweep_page
 from tap_ray.sweep import study_report
@@ -86,10 +87,10 @@ def run_sweep(
         TapRayError: not one trial came to its end; their reasons are in the ledger.
     """
     store = config.store.resolve()
-    values = {**to_dict(plan), "protocol": protocol.hash, "_store": str(store)}
+    settings = MadeBy(identity={**to_dict(plan), "protocol": protocol.hash}, runtime={"store": str(store)})
     parents: dict[str, Path | str] = {**_play(plan, "data"), "demos": plan.demos}
-    out = config.out or runs.folder_of(store, job="sweep", config=values, parents=parents)
-    with job_run("sweep", config, made_by=values, parents=parents, out=out) as run:
+    out = config.out or runs.folder_of(store, job="sweep", config=settings, parents=parents)
+    with job_run("sweep", config, made_by=settings, parents=parents, out=out) as run:
         storage.make_folder(run.path / TRIALS)
         context = SweepContext(
             folder=run.path.resolve(),

@@ -19,11 +19,10 @@ from ray import tune
 
 from tap_ray import locks, runs, tracking
 from tap_ray.errors import TapRayError
+from tap_ray.evaluate import settings as evaluation
 from tap_ray.evaluate.protocol import Protocol, cells
 from tap_ray.evaluate.settings import EvaluateConfig
-from tap_ray.evaluate.settings import identity_fields as evaluation_identity
-from tap_ray.settings import AlignJobConfig, PretrainConfig, PriorJobConfig, TrainJobConfig
-from tap_ray.settings import identity_fields as training_identity
+from tap_ray.settings import AlignJobConfig, PretrainConfig, PriorJobConfig, TrainJobConfig, made_by
 from tap_ray.sweep.plan import Trial
 from tap_ray.sweep.tables import METRICS, TRIALS, TrialRow, read_row, write_row
 from tap_ray.training import session
@@ -124,7 +123,7 @@ class _TrialRunner:
     def _train(self, stage: str, config: Any, parents: Mapping[str, Path | None], main: Callable[[Any], Path]) -> Path:
         job = "align" if stage == "align" else "pretrain"
         known = {role: path for role, path in parents.items() if path}
-        path = runs.folder_of(self._context.store, job=job, config=training_identity(config), parents=known)
+        path = runs.folder_of(self._context.store, job=job, config=made_by(config), parents=known)
         trained = self._run_stage(
             stage, path, lambda: main(replace(config, out=path)), f"of {config.train.steps} steps"
         )
@@ -134,7 +133,7 @@ class _TrialRunner:
 
     def _evaluate(self, policy: Path) -> None:
         config = replace(self._trial.evaluate, policy=str(policy), fleets=self._context.fleets)
-        what = evaluation_identity(config, self._context.protocol)
+        what = evaluation.made_by(config, self._context.protocol)
         path = runs.folder_of(self._context.store, job="evaluate", config=what, parents={"policy": policy})
         of = f"of {len(cells(self._context.protocol))} cells"
         judged = self._run_stage("evaluate", path, lambda: self._context.stages.evaluate(replace(config, out=path)), of)

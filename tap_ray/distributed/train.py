@@ -47,7 +47,7 @@ from tap_ray.distributed.ray_internals.train import (
 )
 from tap_ray.errors import ConfigError, TapRayError
 from tap_ray.job import job_run
-from tap_ray.settings import TrainJobConfig, WorkersConfig, identity_fields
+from tap_ray.settings import TrainJobConfig, WorkersConfig, made_by
 from tap_ray.training import session
 from tap_ray.training.loop import TrainConfig
 from tap_ray.training.progress import Log, every, follow
@@ -89,7 +89,7 @@ def run_stage(
         The run folder. A run that had finished is left as it is.
     """
     validate_settings(config.train, config.workers)
-    with job_run(name, config, made_by=identity_fields(config), parents=parents) as run:
+    with job_run(name, config, made_by=made_by(config), parents=parents) as run:
         if not run.done:
             job = TrainJob(
                 run=run.path.resolve(),

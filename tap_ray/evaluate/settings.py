@@ -2,15 +2,16 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Iterable, Sequence
+from typing import Iterable, Sequence
 
 from tap_ray.config import NodesConfig, to_dict
 from tap_ray.errors import ConfigError, nearest
 from tap_ray.evaluate.protocol import SUITES, Protocol
+from tap_ray.runs import MadeBy
 
 ALL = "all"
 """As a scenario: every one."""
-WHERE = ("fleets", "robots_per_fleet", "gpus_per_fleet", "ray_address", "node_labels")
+RUNTIME = ("fleets", "robots_per_fleet", "gpus_per_fleet", "ray_address", "node_labels")
 """What says who works on it, and where; no result depends on it but for the last bits that `robots_per_fleet` robots in
 one batch change."""
 
@@ -117,11 +118,8 @@ def protocol_of(
     )
 
 
-def identity_fields(config: EvaluateConfig, protocol: Protocol) -> dict[str, Any]:
-    """Plain values for the run folder; those of WHERE begin with "_"."""
+def made_by(config: EvaluateConfig, protocol: Protocol) -> MadeBy:
+    """What makes a run, and where and how it is made."""
     values = to_dict(config)
-    return {
-        **{key: values[key] for key in ("policy", "name", "out")},
-        **{f"_{key}": values[key] for key in WHERE},
-        "protocol": protocol.to_json(),
-    }
+    identity = {**{key: values[key] for key in ("policy", "name", "out")}, "protocol": protocol.to_json()}
+    return MadeBy(identity=identity, runtime={key: values[key] for key in RUNTIME})

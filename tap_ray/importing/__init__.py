@@ -2,7 +2,7 @@
 
     lerobot.py     LeRobot v2.1 and v3.0, images or video   --.
     rlds.py        RLDS / Open X-Embodiment, TFRecord         >-- source.Source --> convert.py --> types.Episode
-    maniskill.py   ManiSkill's HDF5 trajectories            --'        ^                 |
+    hdf5.py        ManiSkill's and robomimic's HDF5         --'        ^                 |
                                                                   mapping.py         checks.py: does it look right?
 
 Knows neither Ray nor torch.

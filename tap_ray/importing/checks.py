@@ -24,8 +24,10 @@ REACH_M = 3.0
 """No arm on a table reaches further, m."""
 CLIPPED = 0.05
 """Share of the actions beyond the range of --like above which something is wrong."""
-SPEED_M_S, SPEED_RAD_S = 3.0, 8.0
-"""No hand or joint of an arm for research is faster."""
+SPEED_M_S, SPEED_RAD_S = 1.5, 8.0
+"""No hand or joint of an arm that demonstrates is faster for a twentieth of the time."""
+SLOW_M_S = 0.01
+"""Nor is its hand slower for nineteen twentieths."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -81,15 +83,32 @@ def partner(action_slot: str) -> str:
 
 
 def _rate(mapping: Mapping, source: Source, raw: list[dict[str, np.ndarray]]) -> Iterator[str]:
-    """The source's frames a second against its time stamps."""
+    """The source's frames a second against its time stamps; without any, the mapping's against the source's."""
     fps = mapping.fps or source.fps
-    times = [each.get("timestamp") for each in raw[:3]]
-    steps_s = np.concatenate([np.diff(each) for each in times if each is not None and len(each) > 1] or [np.zeros(0)])
+    steps_s = intervals_s(raw)
+    if not len(steps_s) and source.fps and not 0.8 < fps / source.fps < 1.25:
+        yield (
+            f"fps: {fps:g} frames a second are said in the mapping, {source.fps:g} by the dataset itself or by its "
+            "makers. Leave 'fps' out of the mapping, or correct it."
+        )
     if len(steps_s) and not 0.8 < float(np.median(steps_s)) * fps < 1.25:
         yield (
             f"fps: {fps:g} frames a second are said, the time stamps lie {np.median(steps_s):.4g} s apart, which is "
             f"{1 / np.median(steps_s):.4g} Hz. Leave 'fps' out of the mapping, or correct it."
         )
+
+
+def intervals_s(raw: list[dict[str, np.ndarray]]) -> np.ndarray:
+    """(N,) s between the time stamps of some episodes; empty where the source has none."""
+    times = [each.get("timestamp") for each in raw[:3]]
+    return np.concatenate([np.diff(each) for each in times if each is not None and len(each) > 1] or [np.zeros(0)])
+
+
+def hand_speed(mapping: Mapping, seen: Numeric) -> np.ndarray:
+    """(N',) m/s of the first hand over each control step; empty where the state has no hand."""
+    names = [slot for group in mapping.state for slot in group.slots]
+    at = [names.index(name) for name in names if name.endswith(("ee_x", "ee_y", "ee_z"))][:3]
+    return np.linalg.norm(seen.moved[:, at], axis=1) * mapping.control_hz if at else np.zeros(0)
 
 
 def _sizes(mapping: Mapping, raw: list[dict[str, np.ndarray]]) -> Iterator[str]:
@@ -195,6 +214,12 @@ def _begins_closed(group: Numbers, first: np.ndarray) -> Iterator[str]:
 def _speeds(mapping: Mapping, seen: Numeric) -> Iterator[str]:
     """No arm is so fast, and none that is demonstrated with is so slow."""
     place = 0
+    speed = hand_speed(mapping, seen)
+    if len(speed) and 0 < (usual := float(np.quantile(speed, 0.95))) < SLOW_M_S:
+        yield (
+            f"the hand hardly moves, 95 % of the time at less than {usual:.2g} m/s: the unit of its position or the "
+            f"fps ({fps_said(mapping)}) is wrong."
+        )
     for group in mapping.state:
         for slot in group.slots:
             moved = np.abs(seen.moved[:, place]) * mapping.control_hz
@@ -206,8 +231,13 @@ def _speeds(mapping: Mapping, seen: Numeric) -> Iterator[str]:
             if (fastest := float(np.quantile(moved, 0.95))) > limit:
                 yield (
                     f"{slot}: moves at {fastest:.3g} {unit}, no arm does: the unit ({group.unit}) or the fps "
-                    f"({'as in the metadata' if mapping.fps is None else f'{mapping.fps:g}'}) is wrong."
+                    f"({fps_said(mapping)}) is wrong."
                 )
+
+
+def fps_said(mapping: Mapping) -> str:
+    """What the mapping says of the rate."""
+    return "as in the metadata" if mapping.fps is None else f"{mapping.fps:g}"
 
 
 def _clipped(mapping: Mapping, seen: Numeric, like: RobotSpec) -> Iterator[str]:

@@ -154,9 +154,7 @@ def episode_of(mapping: Mapping, source: Source, number: int, *, index: int, opt
         state, action = as_like(mapping, like, state, action)
         meta["num_clipped"] = int(beyond(like, action).any(axis=1).sum())
         action = action.clip(like.action_low_A, like.action_high_A)
-    images = [
-        _square(rgb, mapping.image_size) for rgb in source.images(number, mapping.camera, [int(f) for f in frames[:-1]])
-    ]
+    images = [square(mapping, rgb) for rgb in source.images(number, mapping.camera, [int(f) for f in frames[:-1]])]
     return Episode(
         index=index,
         task=sentence_of(mapping, source, number),
@@ -177,9 +175,9 @@ def sentence_of(mapping: Mapping, source: Source, number: int) -> str:
     return mapping.sentence or (source.instruction(number, column).strip() if column else "") or PLAY_TASK
 
 
-def _square(rgb_YX3: np.ndarray, size: int) -> np.ndarray:
-    """The middle of the image, `size` px wide and high."""
-    image = Image.fromarray(rgb_YX3)
+def square(mapping: Mapping, rgb_YX3: np.ndarray) -> np.ndarray:
+    """The middle of the image, the right way up, `image_size` px wide and high."""
+    image, size = Image.fromarray(rgb_YX3).rotate(mapping.image_turn_deg), mapping.image_size
     side = min(image.size)
     left, top = (image.width - side) // 2, (image.height - side) // 2
     return np.asarray(image.crop((left, top, left + side, top + side)).resize((size, size), Image.Resampling.BOX))

@@ -99,6 +99,8 @@ class Mapping:
     """wxyz: turns our tool frame (x out of the hand, y to the left finger) into the source's. Likewise."""
     image_size: int = 96
     """Side of the square images, px: the middle of the source's, resized."""
+    image_turn_deg: Literal[0, 180] = 0
+    """180 turns the source's images, where they are upside down."""
 
     def __post_init__(self) -> None:
         for role in ("state", "action"):

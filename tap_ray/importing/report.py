@@ -9,8 +9,8 @@ matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 import numpy as np
 
-from tap_ray.importing.checks import read
-from tap_ray.importing.convert import motion, sentence_of
+from tap_ray.importing.checks import Numeric, hand_speed, intervals_s, read
+from tap_ray.importing.convert import columns_of, motion, sentence_of, square
 from tap_ray.importing.mapping import Mapping, slots_of, spec_of
 from tap_ray.importing.source import Source
 from tap_ray.specs import RobotSpec
@@ -45,6 +45,7 @@ def describe(mapping: Mapping, source: Source, episodes: list[int], like: RobotS
         for slot, column in zip(slots, rows.T, strict=True):
             numbers = np.quantile(column, [0, 0.05, 0.5, 0.95, 1])
             lines.append(f"{role:8}{slot.name:18}{slot.unit:6}" + "".join(f"{number:10.4g}" for number in numbers))
+    lines += ["", _rate(mapping, source, seen, episodes)]
     sentences = dict.fromkeys(sentence_of(mapping, source, episode) for episode in episodes)
     lines += ["", "instructions: " + "; ".join(repr(each) for each in list(sentences)[:5])]
     if like is not None:
@@ -52,6 +53,22 @@ def describe(mapping: Mapping, source: Source, episodes: list[int], like: RobotS
         out = [name for name in (*slots_of(mapping.state), *slots_of(mapping.action)) if name not in known]
         lines += [f"left out, not among the slots of --like: {', '.join(out)}"] if out else []
     return "\n".join(lines)
+
+
+def _rate(mapping: Mapping, source: Source, seen: Numeric, episodes: list[int]) -> str:
+    """Who says the frames a second, and how fast that makes the hand."""
+    raw = [source.numbers(episode, columns_of(mapping)) for episode in episodes[:3]]
+    told = (
+        "its time stamps tell them" if len(intervals_s(raw)) else
+        "no time stamps; its metadata or its makers tell them" if source.fps else
+        "no time stamps and nothing else tells them but the mapping: nobody can check them for you"
+    )  # fmt: skip
+    line = f"frames a second: {mapping.fps or source.fps:g} ({told})"
+    speed = hand_speed(mapping, seen)
+    if not len(speed):
+        return line
+    middle, most = np.quantile(speed, [0.5, 0.95])
+    return f"{line}; so the hand moves at {middle:.2g} m/s in the middle, 95 % of the time at less than {most:.2g} m/s"
 
 
 def picture(mapping: Mapping, source: Source, episodes: list[int], file: Path) -> None:
@@ -62,7 +79,7 @@ def picture(mapping: Mapping, source: Source, episodes: list[int], file: Path) -
         steps = np.linspace(0, len(action) - 1, FRAMES).astype(int)
         strip = source.images(episode, mapping.camera, [int(frames[step]) for step in np.unique(steps)])
         above, below = axes[2 * number, 0], axes[2 * number + 1, 0]
-        above.imshow(np.concatenate(strip, axis=1))
+        above.imshow(np.concatenate([square(mapping, rgb) for rgb in strip], axis=1))
         above.set_title(f"episode {episode}: {sentence_of(mapping, source, episode)}", fontsize=9)
         above.axis("off")
         names = [slot for group in mapping.action for slot in group.slots]

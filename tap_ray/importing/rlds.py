@@ -32,14 +32,13 @@ from tap_ray.importing.source import Column
 STEPS = "steps"
 SENTENCES = ("language_instruction", "observation/natural_language_instruction", "natural_language_instruction")
 """Where the sets of Open X-Embodiment have their instruction."""
+PUBLISHED_HZ = {"bridge": 5.0, "droid": 15.0, "fractal20220817_data": 3.0, "libero": 20.0}
+"""Begin of a dataset's name -> its control rate as its makers publish it, Hz: the mapping's is held against it."""
 DOWNLOAD = "Download the dataset again, with features.json, dataset_info.json and all of its files."
 
 
 class RldsSource:
-    """A split of one dataset on a disk."""
-
-    fps = 0.0
-    """RLDS has none: the mapping says it."""
+    """A split of one dataset on a disk. Its `fps` is what its makers publish, or 0: RLDS has no such field."""
 
     def __init__(self, folder: Path, split: str = "") -> None:
         """
@@ -66,6 +65,8 @@ class RldsSource:
                 f"'{STEPS}'."
             )
         self._shards = self._files(split)
+        name = _json(self._folder / "dataset_info.json")["name"]
+        self.fps = next((hz for known, hz in PUBLISHED_HZ.items() if name.startswith(known)), 0.0)
         self.num_episodes = sum(count for _, count in self._shards)
         self.columns = {
             name: Column(size=math.prod(_shape(leaf["tensor"])))

@@ -6,13 +6,18 @@ from pathlib import Path
 from tap_ray import config as configs
 from tap_ray import storage
 from tap_ray.dataset import layout
-from tap_ray.errors import ConfigError, DataError
+from tap_ray.errors import ConfigError, DataError, nearest
+from tap_ray.importing.hdf5 import Hdf5Source
 from tap_ray.importing.lerobot import LeRobotSource
-from tap_ray.importing.maniskill import ManiSkillSource
 from tap_ray.importing.mapping import Mapping
 from tap_ray.importing.rlds import RldsSource
 from tap_ray.importing.source import Source
 from tap_ray.specs import RobotSpec
+
+SHIPPED = Path(__file__).parent / "mappings"
+"""Mappings that are known by name."""
+PLACES = (".", "examples/mappings")
+"""Where a mapping that is not there may be a shipped one: a mere name, or where they lay before."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -20,10 +25,11 @@ class ImportConfig(configs.ClusterConfig):
     """Which dataset, and what it means."""
 
     source: Path
-    """Folder of a LeRobotDataset v2.1 or v3.0, folder of an RLDS dataset (TFRecord), or a trajectory file (.h5) of
-    ManiSkill."""
+    """Folder of a LeRobotDataset v2.1 or v3.0, folder of an RLDS dataset (TFRecord), a trajectory file (.h5) of
+    ManiSkill, or a file (or a folder of files) in robomimic's layout (.hdf5), as LIBERO's."""
     mapping: Path
-    """YAML or JSON: what its columns mean, see docs/import.md; examples/mappings/ has some."""
+    """YAML or JSON: what its columns mean, see docs/import.md; or the name of one that is shipped: bridge, droid,
+    libero, libero_lerobot, libero_hdf5, so100, maniskill_panda."""
     out: Path
     """Folder of the dataset to make."""
     dry_run: bool = False
@@ -57,7 +63,8 @@ def opened(source: Path, split: str = "") -> Source:
         return RldsSource(source, split)
     if split:
         raise ConfigError(f"--split {split}: {source} is no RLDS dataset, and has no splits. Leave it out.")
-    return ManiSkillSource(source) if source.suffix == ".h5" else LeRobotSource(source)
+    is_hdf5 = source.suffix in (".h5", ".hdf5") or any(source.glob("*.hdf5"))
+    return Hdf5Source(source) if is_hdf5 else LeRobotSource(source)
 
 
 def read_mapping(file: Path) -> Mapping:
@@ -66,7 +73,14 @@ def read_mapping(file: Path) -> Mapping:
     Raises:
         ConfigError: the file is missing or says something that cannot be; names what.
     """
-    return configs.load(Mapping, file)
+    shipped = {each.stem: each for each in SHIPPED.glob("*.yaml")}
+    if file.exists() or str(file.parent) not in PLACES:
+        return configs.load(Mapping, file)
+    if file.stem not in shipped:
+        raise ConfigError(
+            f"There is no file {file}, and no mapping of that name is shipped. {nearest(file.stem, shipped)}"
+        )
+    return configs.load(Mapping, shipped[file.stem])
 
 
 def spec_like(config: ImportConfig) -> RobotSpec | None:

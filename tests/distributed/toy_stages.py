@@ -24,7 +24,7 @@ from tap_ray.distributed.train import run_stage
 from tap_ray.evaluate import results
 from tap_ray.evaluate.episodes import EpisodeRunner
 from tap_ray.evaluate.protocol import Protocol, cells
-from tap_ray.evaluate.settings import EvaluateConfig, identity_fields
+from tap_ray.evaluate.settings import EvaluateConfig, made_by
 from tap_ray.settings import AlignJobConfig, PretrainConfig, PriorJobConfig
 from tap_ray.sweep import plan as sweep_plan
 from tap_ray.training import session
@@ -81,9 +81,7 @@ def _train(job: str, config: Any, data: Path, parents: dict[str, Path]) -> Path:
 
 
 def evaluate(config: EvaluateConfig) -> Path:
-    run = runs.open_run(
-        config.out, job="evaluate", config=identity_fields(config, PROTOCOL), parents={"policy": config.policy}
-    )
+    run = runs.open_run(config.out, job="evaluate", config=made_by(config, PROTOCOL), parents={"policy": config.policy})
     with tracking.start("evaluate", run.path, run.config):
         episodes = fleets.evaluate(
             PROTOCOL,

@@ -14,7 +14,7 @@ from tap_ray.importing.lerobot import LeRobotSource
 from tap_ray.importing.mapping import Mapping
 
 DATA = Path(__file__).parent / "data"
-RIGHT = yaml.safe_load(Path("examples/mappings/so100.yaml").read_text())
+RIGHT = yaml.safe_load(Path("tap_ray/importing/mappings/so100.yaml").read_text())
 
 
 def found(change: Callable[[dict[str, Any]], object] = lambda values: None) -> list[str]:

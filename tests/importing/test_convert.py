@@ -14,7 +14,7 @@ from tap_ray.importing.settings import read_mapping
 from tests.importing.make_foreign import frames_of
 
 DATA = Path(__file__).parent / "data"
-SO100 = Path("examples/mappings/so100.yaml")
+SO100 = Path("tap_ray/importing/mappings/so100.yaml")
 
 
 def mapping(*action: Numbers, state: tuple[Numbers, ...] = ()) -> Mapping:

@@ -13,7 +13,7 @@ from tap_ray.importing.settings import ImportConfig
 from tests.digests import digests
 
 DATA = Path(__file__).parent / "data"
-SO100 = Path("examples/mappings/so100.yaml")
+SO100 = Path("tap_ray/importing/mappings/so100.yaml")
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning:ray")
 
 

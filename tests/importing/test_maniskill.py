@@ -8,7 +8,7 @@ import pytest
 from tap_ray.errors import DataError
 from tap_ray.importing.checks import findings
 from tap_ray.importing.convert import ConvertOptions, episode_of
-from tap_ray.importing.maniskill import ManiSkillSource
+from tap_ray.importing.hdf5 import Hdf5Source
 from tap_ray.importing.mapping import require_fits
 from tap_ray.importing.settings import opened, read_mapping
 
@@ -40,7 +40,7 @@ def record(folder: Path, obs_mode: str) -> Path:
 
 
 def test_a_recording_becomes_episodes(tmp_path: Path) -> None:
-    source, asked = opened(record(tmp_path, "rgb")), read_mapping(Path("examples/mappings/maniskill_panda.yaml"))
+    source, asked = opened(record(tmp_path, "rgb")), read_mapping(Path("maniskill_panda"))
     require_fits(asked, source)
     assert (source.fps, source.num_episodes) == (20.0, 2)
     assert findings(asked, source, [0, 1]) == []
@@ -55,7 +55,7 @@ def test_a_recording_becomes_episodes(tmp_path: Path) -> None:
 
 def test_a_recording_without_images_names_the_cure(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"has no camera images.*replay_trajectory --traj-path FILE --obs-mode rgb"):
-        ManiSkillSource(record(tmp_path, "state_dict"))
+        Hdf5Source(record(tmp_path, "state_dict"))
     (tmp_path / "x.h5").write_bytes(b"nothing")
     with pytest.raises(DataError, match=r"x\.h5 is no HDF5 file that can be read"):
-        ManiSkillSource(tmp_path / "x.h5")
+        Hdf5Source(tmp_path / "x.h5")

@@ -8,7 +8,7 @@ from jobs import align, pretrain
 from tap_ray import runs
 from tap_ray.dataset.reader import open_dataset
 from tap_ray.dataset.windows import WindowConfig, require_batches
-from tap_ray.distributed.train import identity_fields
+from tap_ray.distributed.train import made_by
 from tap_ray.errors import CheckpointError, ConfigError, DataError
 from tap_ray.settings import AlignJobConfig, PretrainConfig, PriorJobConfig
 from tests.distributed import toy_player
@@ -76,7 +76,7 @@ def test_the_weights_of_a_prior_make_the_run_and_the_spelling_of_its_paths_does_
     def folder(text: str) -> Path:
         config = PriorJobConfig(data=(text,))
         parents = {"play_0": config.sources()[0][0]}
-        return runs.folder_of(tmp_path, job="pretrain", config=identity_fields(config), parents=parents)
+        return runs.folder_of(tmp_path, job="pretrain", config=made_by(config), parents=parents)
 
     assert folder(str(demos)) == folder(str(tmp_path / "link")) == folder(f"{demos}:1")
     assert folder(f"{demos}:2") != folder(str(demos))
