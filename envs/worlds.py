@@ -50,7 +50,7 @@ class World:
     off: tuple[str, ...] = ()
     """What is switched off, a line each."""
     recorded: Mapping[str, Any] = field(default_factory=dict)
-    """What belongs into a data set's plan beside the version."""
+    """What belongs into a dataset's plan beside the version."""
 
     @property
     def version(self) -> str:

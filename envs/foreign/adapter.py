@@ -96,7 +96,7 @@ class Adapter:
     env: str
     """Gymnasium id, or module:factory."""
     robot: str
-    """Name of the embodiment in data sets."""
+    """Name of the embodiment in datasets."""
     action: tuple[Numbers, ...]
     """What its action's numbers are; the others stay 0."""
     state: tuple[Numbers, ...]
