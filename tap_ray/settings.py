@@ -16,12 +16,8 @@ from tap_ray.errors import ConfigError
 from tap_ray.models.motion_prior import PriorConfig
 from tap_ray.models.policy import PolicyConfig, plain
 from tap_ray.play.settings import PlayJobConfig
-<<<<<<< HEAD
 from tap_ray.pretrain.from_play import ObjectiveConfig, stage_windows
-=======
-from tap_ray.pretrain.from_play import ObjectiveConfig
 from tap_ray.runs import MadeBy
->>>>>>> main
 from tap_ray.training.loop import TrainConfig
 
 SCRATCH = "scratch"
@@ -233,17 +229,11 @@ class PipelineConfig(ClusterConfig):
         return TrainConfig(steps=steps, batch_size=share, seed=self.seed, checkpoint_every=100, validate_every=100)
 
 
-<<<<<<< HEAD
-def identity_fields(config: TrainJobConfig) -> dict[str, Any]:
-    """What makes a run, as plain values; those that say where and how, not what, begin with "_"."""
-    values = to_dict(config)
-    if isinstance(config, StageConfig):
-        values["policy"] = plain(config.policy)
-=======
 def made_by(config: TrainJobConfig) -> MadeBy:
     """What makes a run, and where and how it is made."""
     values, former = to_dict(config), {}
->>>>>>> main
+    if isinstance(config, StageConfig):
+        values["policy"] = plain(config.policy)
     if isinstance(config, PriorJobConfig):  # what lies at the paths comes in by the parents' hashes
         former = {"data": values["data"]}
         values |= {"data": config.sources()[1]}
