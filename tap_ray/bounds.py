@@ -61,6 +61,8 @@ BOUNDS: dict[str, str] = {
     **{f"PipelineConfig.{name}": FROM_1 for name in ("play", "demos", "pretrain_steps", "align_steps")},
     "TrialRow.logged_step": "[-1, inf)",  # -1: no line yet
     **{f"Numbers.{name}": ANY for name in ("scale", "closed", "open")},
+    "Mapping.origin_m": ANY,
+    "Mapping.tool_quat": ANY,
     "Mapping.control_hz": POSITIVE,
     "Mapping.fps": POSITIVE,
     "AshaConfig.grace_steps": FROM_1,

@@ -148,7 +148,8 @@ def require_compatible(have: RobotSpec, want: RobotSpec, *, have_name: str, want
         raise SpecError(
             f"{have_name} and {want_name} do not fit each other:\n"
             + "\n".join(differences)
-            + "\nUse data and a policy of the same robot and conventions, or convert one of them first."
+            + "\nUse data and a policy of the same robot and conventions; jobs.import_dataset --like gives recordings "
+            "those of another dataset."
         )
 
 

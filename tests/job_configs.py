@@ -20,6 +20,7 @@ from jobs import (
 from jobs.import_dataset import ImportConfig
 from jobs.pipeline import PipelineConfig
 from tap_ray.exporting.settings import ExportConfig
+from tap_ray.pretrain.labels import LabelConfig
 from tap_ray.serving.settings import ServeConfig
 
 HERE = Path("x")
@@ -31,6 +32,7 @@ CONFIGS: dict[str, Any] = {
     "cut_crops": cut_crops.Config(data=HERE),
     "import_dataset": ImportConfig(source=HERE, mapping=HERE, out=HERE),
     "export_dataset": ExportConfig(data=HERE, out=HERE),
+    "label": LabelConfig(policy=HERE, data=HERE, out=HERE),
     "inspect_dataset": inspect_dataset.InspectConfig(data=HERE),
     "evaluate": evaluate.EvaluateConfig(policy="random"),
     "pretrain": pretrain.PretrainConfig(data=HERE),

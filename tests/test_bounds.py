@@ -74,6 +74,7 @@ def test_the_defaults_are_legal_and_no_row_of_the_table_is_idle():
             cls, name = type(inner), way[-1]
             names |= {name, f"{cls.__name__}.{name}"}
     of_files = {"sweep_seed", "samples", "TrialRow.logged_step", "Mapping.fps", "Mapping.control_hz"}
+    of_files |= {"Mapping.origin_m", "Mapping.tool_quat"}
     of_files |= {"Numbers.open", "Numbers.closed", "Numbers.scale"}  # of a sweep and of an import's mapping
     assert of_files >= set(bounds.BOUNDS) - names
 

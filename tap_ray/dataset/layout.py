@@ -124,8 +124,9 @@ def features(header: DatasetHeader) -> dict[str, dict[str, Any]]:
     }
     if header.robot_mask:
         columns[MASK] = {"dtype": "image", "shape": [image_y, image_x, 1], "names": image_names}
-    columns[STATE] = _vector(_names(header.spec.state))
-    columns[ACTION] = _vector(_names(header.spec.action))
+    for name, slots in ((STATE, header.spec.state), (ACTION, header.spec.action)):
+        if slots:  # a video may have neither
+            columns[name] = _vector(_names(slots))
     if header.contact:
         columns[CONTACT] = _vector(["contact"])
     if header.num_objects:
@@ -181,6 +182,7 @@ def info(header: DatasetHeader, *, num_episodes: int, num_frames: int, num_tasks
         "data_path": DATA_PATH,
         "video_path": None,
         "features": features(header),
+        **({"pseudo_labels": header.plan["pseudo_labels"]} if "pseudo_labels" in header.plan else {}),
     }
 
 

@@ -68,8 +68,14 @@ def norm_stats(stats: Mapping[str, Mapping[str, np.ndarray]], spec: RobotSpec) -
         spec: `DatasetInfo.spec`.
 
     Raises:
-        DataError: statistics are missing, of another length, or not finite. Nothing is assumed in their place.
+        DataError: statistics are missing, of another length, or not finite, or the dataset is a video without actions.
+            Nothing is assumed in their place.
     """
+    if not spec.action:
+        raise DataError(
+            "The dataset has no actions to learn from: it is a video. Write those that an inverse-dynamics run sees in "
+            "it with jobs.label, and train on that dataset."
+        )
     return NormStats(
         state=_slot_norm(stats, STATE, spec.state, keep=()),
         action=_slot_norm(stats, ACTION, spec.action, keep=spec.grippers),

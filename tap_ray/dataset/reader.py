@@ -252,6 +252,8 @@ def _row(dataset: DatasetInfo, index: int) -> dict[str, Any]:
 
 def _read(dataset: DatasetInfo, row: Mapping[str, Any], columns: Sequence[str] | None) -> dict[str, Any]:
     index, known = row["episode_index"], layout.features(dataset.header)
+    if columns is not None:  # a video has no actions, maybe no states: what was asked for is empty then
+        columns = [name for name in columns if name in known or name not in (layout.STATE, layout.ACTION)] or ["index"]
     for name in columns or ():
         if name not in known:
             raise DataError(f"{dataset.path} has no feature {name!r}. {nearest(name, known)}")
@@ -292,7 +294,7 @@ def require_whole(dataset: DatasetInfo) -> None:
     Raises:
         DataError: a file that is missing or truncated, or NaN.
     """
-    columns = [layout.STATE, layout.ACTION]
+    columns = [name for name in (layout.STATE, layout.ACTION) if name in layout.features(dataset.header)]
     if storage.is_remote(dataset.path):
         for _ in read_episodes(dataset, range(len(dataset)), columns):
             pass

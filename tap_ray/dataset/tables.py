@@ -32,14 +32,16 @@ def data_table(episode: Episode, header: DatasetHeader, *, task_index: int, firs
     num_steps = len(episode)
     columns: dict[str, Any] = {
         layout.IMAGE: _image_array(episode.image_jpeg),
-        layout.STATE: _vector_array(episode.state),
-        layout.ACTION: _vector_array(episode.action),
         "timestamp": pa.array((np.arange(num_steps) / header.spec.control_hz).astype(np.float32)),
         "frame_index": pa.array(np.arange(num_steps)),
         "episode_index": pa.array(np.full(num_steps, episode.index)),
         "index": pa.array(np.arange(first_index, first_index + num_steps)),
         "task_index": pa.array(np.full(num_steps, task_index)),
     }
+    if header.spec.state:
+        columns[layout.STATE] = _vector_array(episode.state)
+    if header.spec.action:
+        columns[layout.ACTION] = _vector_array(episode.action)
     if header.contact:
         columns[layout.CONTACT] = pa.array(episode.contact.astype(np.float32))
     if episode.mask_png is not None:

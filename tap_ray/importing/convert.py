@@ -8,7 +8,7 @@ from PIL import Image
 from scipy.spatial.transform import Rotation
 
 from tap_ray.dataset.statistics import image_stats
-from tap_ray.errors import DataError
+from tap_ray.errors import ConfigError, DataError
 from tap_ray.importing.mapping import FACTORS, Mapping, Numbers, slots_of
 from tap_ray.importing.source import Source
 from tap_ray.media.image import encode_jpeg
@@ -37,7 +37,7 @@ def state_of(mapping: Mapping, numbers: dict[str, np.ndarray], frames: np.ndarra
         else:
             origin = [mapping.origin_m["xyz".index(name[-1])] if name[-4:-1] == "ee_" else 0.0 for name in group.slots]
             parts.append(_in_our_units(group, rows_TD) - origin)
-    return np.concatenate(parts, axis=1).astype(np.float32)
+    return np.concatenate([np.zeros((len(frames) - 1, 0)), *parts], axis=1).astype(np.float32)
 
 
 def action_of(mapping: Mapping, numbers: dict[str, np.ndarray], frames: np.ndarray) -> np.ndarray:
@@ -57,7 +57,7 @@ def action_of(mapping: Mapping, numbers: dict[str, np.ndarray], frames: np.ndarr
             sums = np.concatenate([np.zeros((1, len(group.slots))), np.cumsum(_in_our_units(group, rows_TD), axis=0)])
             part = sums[last + 1] - sums[first]
         parts.append(part)
-    return np.concatenate(parts, axis=1).astype(np.float32)
+    return np.concatenate([np.zeros((len(first), 0)), *parts], axis=1).astype(np.float32)
 
 
 def _in_our_units(group: Numbers, rows_TD: np.ndarray) -> np.ndarray:
@@ -100,7 +100,9 @@ def motion(mapping: Mapping, source: Source, episode: int) -> tuple[np.ndarray, 
         DataError: the episode is damaged, or shorter than one control step.
     """
     numbers = source.numbers(episode, columns_of(mapping))
-    num_frames = len(numbers[mapping.state[0].column])
+    if not numbers:
+        raise ConfigError("The source has no time stamps: the mapping must name a column, whose rows are counted.")
+    num_frames = len(next(iter(numbers.values())))
     frames = kept_frames(num_frames, mapping.fps or source.fps, mapping.control_hz)
     if len(frames) < 2:
         raise DataError(

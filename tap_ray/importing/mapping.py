@@ -80,10 +80,10 @@ class Mapping:
     """Name of the embodiment in our dataset."""
     camera: str
     """Of the source, which becomes the dataset's one camera."""
-    state: tuple[Numbers, ...]
-    """The proprioception."""
-    action: tuple[Numbers, ...]
-    """What was commanded after each frame."""
+    state: tuple[Numbers, ...] = ()
+    """The proprioception; none: a video."""
+    action: tuple[Numbers, ...] = ()
+    """What was commanded after each frame; none: jobs.label writes what an inverse-dynamics run sees."""
     instruction: str | None = None
     """Column with the instruction; None: the source's own; "": play, without language."""
     sentence: str = ""
@@ -105,8 +105,11 @@ class Mapping:
     def __post_init__(self) -> None:
         for role in ("state", "action"):
             names = [slot for numbers in getattr(self, role) for slot in numbers.slots]
-            if not names or len(set(names)) < len(names):
-                raise ConfigError(f"'{role}' names each slot once, and at least one; got {names}.")
+            if len(set(names)) < len(names):
+                raise ConfigError(f"'{role}' names each slot once; got {names}.")
+
+        if abs(float(np.linalg.norm(self.tool_quat)) - 1) > 1e-3:
+            raise ConfigError(f"tool_quat is a quaternion of length 1 (w x y z); got {list(self.tool_quat)}.")
 
     def hash(self) -> str:
         """Names what it means."""

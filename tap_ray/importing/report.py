@@ -86,7 +86,8 @@ def picture(mapping: Mapping, source: Source, episodes: list[int], file: Path) -
         for name, column in zip(names, action.T, strict=True):
             below.plot(np.arange(len(column)) / mapping.control_hz, column, label=name, linewidth=1)
         below.set_xlabel("s")
-        below.legend(fontsize=7, ncols=7)
+        if names:
+            below.legend(fontsize=7, ncols=7)
     figure.tight_layout()
     file.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(file, dpi=80)

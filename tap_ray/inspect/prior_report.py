@@ -5,6 +5,7 @@ from typing import Sequence
 
 from tap_ray import runs
 from tap_ray.dataset.action_chunks import ActionChunkConfig, load
+from tap_ray.errors import ConfigError
 from tap_ray.evaluate.episodes import MakeVector
 from tap_ray.inspect import motion_prior
 from tap_ray.media.video import side_by_side, write_video
@@ -42,7 +43,11 @@ def write(run: Path, paths: Sequence[Path], windows: ActionChunkConfig, make_vec
         known[robot] = motion_prior.analyze(trained, source, train, held_out)
         scene = EnvConfig(robot=robot, max_steps=trained.network.config.chunk, image_size=VIDEO_PX)
         actions = motion_prior.interpolate_latents(trained, source, held_out)
-        env = make_vector(scene, len(actions))
+        try:
+            env = make_vector(scene, len(actions))
+        except ConfigError:  # imported play, or a foreign environment's
+            print(f"No video of {robot}: none of the simulators here has this robot.")
+            continue
         done = rollout(env, Replay(actions), env_seeds=[0] * len(actions), policy_seeds=[0] * len(actions))
         env.close()
         frames = side_by_side([trajectory.rgb for trajectory in done.trajectories])

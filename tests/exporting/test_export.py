@@ -110,11 +110,14 @@ def test_stopped_and_run_again_is_the_same(exported, data, tmp_path, capsys):
     shutil.copytree(exported, again)
     last = sorted(again.glob("meta/episodes/*/*") if asked["format"] == "lerobot-v3.0" else again.glob("data/*/*"))[-1]
     last.unlink()
-    (again / "meta/info.json").unlink()
-    manifest = json.loads((again / "manifest.json").read_text())
-    (again / "manifest.json").write_text(json.dumps({**manifest, "status": "running"}))
     kept = sorted(again.glob("data/*/*"))[0]
     before = kept.stat().st_mtime_ns
+    (again / "meta/info.json").unlink()
+    (last.parent / f".{last.name}.tmp").write_bytes(b"half")
+    (again / "data/.episode_000011.mp4.a1b2c3.tmp").mkdir()
+    (again / "data/.episode_000011.mp4.a1b2c3.tmp/episode_000011.mp4").write_bytes(b"half")
+    manifest = json.loads((again / "manifest.json").read_text())
+    (again / "manifest.json").write_text(json.dumps({**manifest, "status": "running"}))
     command = config(data, again, format=asked["format"], video=asked["video"])
     export_dataset.main(command)
     assert files(again) == files(exported)

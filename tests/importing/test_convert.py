@@ -116,3 +116,11 @@ def test_an_episode_that_is_too_short_or_not_finite_is_named() -> None:
     slow = Mapping(**{**vars(asked), "control_hz": 0.5})
     with pytest.raises(DataError, match=r"Episode 0 .* 42 frames, less than one control step at 0\.5 Hz.*--omit 0"):
         motion(slow, source, 0)
+
+
+def test_a_video_has_neither_states_nor_actions() -> None:
+    """42 frames at 30 Hz are 7 control steps at 5 Hz, counted by their time stamps."""
+    video = Mapping(robot="so100", camera="observation.images.front", control_hz=5)
+    state, action, frames = motion(video, LeRobotSource(DATA / "v30_video"), 0)
+    assert (state.shape, action.shape) == ((7, 0), (7, 0))
+    assert frames.tolist() == [0, 6, 12, 18, 24, 30, 36, 42]

@@ -5,6 +5,7 @@ one frame later.
 """
 
 import json
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -43,7 +44,7 @@ def motion(episode: int, fps: float, seconds: float = 6.0) -> Motion:
     waves = np.stack([np.sin(0.9 * time_s + episode), np.sin(1.1 * time_s), np.cos(0.7 * time_s)], axis=1)
     rgb = np.full((number, Y, X, 3), 90, np.uint8)
     rgb[:, :16, :24] = 0
-    rgb[:, :16, :24, 0], rgb[:, :16, :24, 1] = 60 * episode, np.arange(number)[:, None, None]
+    rgb[:, :16, :24, 0], rgb[:, :16, :24, 1] = 60 * (episode % 4), np.arange(number)[:, None, None]
     return Motion(
         position=[0.3, 0, 0.2] + 0.1 * waves,
         rotation=Rotation.from_euler("xyz", 0.3 * waves + [3.0, 0, 0.2]),
@@ -122,7 +123,9 @@ def write_public(mapping: str, folder: Path, num_episodes: int = 3) -> Path:
     return write_rlds(folder / name, [made(episode) for episode in range(num_episodes)], files=1)
 
 
-def write_libero_hdf5(folder: Path, num_episodes: int = 3) -> Path:
+def write_libero_hdf5(
+    folder: Path, num_episodes: int = 3, images: Callable[[np.ndarray], np.ndarray] = np.asarray
+) -> Path:
     """Toys of LIBERO's files, one a task; images upside down."""
     folder.mkdir()
     for episode in range(num_episodes):
@@ -134,7 +137,7 @@ def write_libero_hdf5(folder: Path, num_episodes: int = 3) -> Path:
             data.attrs["env_args"] = json.dumps({"env_kwargs": {"control_freq": 20}})
             demo = data.create_group("demo_0")
             demo["actions"] = action
-            demo["obs/agentview_rgb"] = made.rgb[:, ::-1, ::-1]
+            demo["obs/agentview_rgb"] = images(made.rgb)[:, ::-1, ::-1]
             demo["obs/ee_pos"], demo["obs/ee_ori"] = state[:, :3], state[:, 3:6]
             demo["obs/gripper_states"] = state[:, 6:]
     return folder

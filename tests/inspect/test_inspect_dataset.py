@@ -5,6 +5,7 @@ import math
 import re
 import subprocess
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -14,15 +15,17 @@ import pytest
 from PIL import Image
 
 from jobs import inspect_dataset
-from tap_ray.dataset.layout import data_file
+from tap_ray.dataset.encode import encode_episode
+from tap_ray.dataset.layout import DatasetHeader, data_file
 from tap_ray.dataset.reader import open_dataset
+from tap_ray.dataset.writer import DatasetWriter
 from tap_ray.errors import DataError
 from tap_ray.inspect.dataset import content_checks, frames, report, survey
 from tap_ray.inspect.dataset.check import Check
 from tap_ray.inspect.dataset.report import InspectConfig
 from tap_ray.types import PLAY_TASK
 from tests.compare.test_report import CHROMIUM, EVIL, FLAGS, Page
-from tests.inspect.flawed import NUM, Made, T, clean, draw, short, write
+from tests.inspect.flawed import NUM, SPEC, Made, T, clean, draw, short, trajectory, write
 
 Flaw = Callable[[Made], None]
 
@@ -459,3 +462,38 @@ def test_a_browser_draws_it(page, tmp_path):
     pixels = np.asarray(Image.open(shot).convert("L"), float)
     assert np.median(pixels) > 220
     assert (pixels < 160).mean() > 0.01
+
+
+def test_two_arms_each_with_its_gripper(tmp_path):
+    """The left arm is episode n's, the right one that of n + 1, whose gripper does the opposite of its action."""
+
+    def both(slots):
+        return tuple(replace(slot, name=f"{side}{slot.name}") for side in ("left_", "right_") for slot in slots)
+
+    spec = replace(SPEC, state=both(SPEC.state), action=both(SPEC.action))
+    header = DatasetHeader(spec=spec, plan={"kind": "made"}, image_size=(32, 64), num_objects=1)
+    with DatasetWriter(tmp_path / "data", header) as writer:
+        for index in range(NUM):
+            made, other = clean(index), clean(index + 1)
+            other.action[:, 6] *= -1
+            made.rgb = np.concatenate([made.rgb, other.rgb], axis=2)
+            made.state = np.concatenate([made.state, other.state], axis=1)
+            made.action = np.concatenate([made.action, other.action], axis=1)
+            writer.append(encode_episode(trajectory(made), index=index, task=made.task, meta={"explorer": "made"}))
+    found = checked(tmp_path / "data")
+    assert {name for name, check in found.items() if check.kind != "good"} == {"gripper"}
+    assert found["gripper"].text.startswith("for grasping: the right gripper does the opposite of the action (-0.9")
+    assert found["gripper"].numbers["left_closed_share"] == 0.4
+    assert found["consistency"].numbers["right_dx_lag"] == 0
+    inspect_dataset.main(InspectConfig(data=tmp_path / "data"))
+
+
+def test_play_is_shown_by_explorer(tmp_path):
+    """As in the report of a collection: a row for each explorer."""
+
+    def play(made: Made) -> None:
+        made.task = PLAY_TASK
+
+    page = inspect_dataset.main(InspectConfig(data=write(tmp_path / "data", play)))
+    assert 'id="explorers"' in page.read_text()
+    assert "<td>made</td><td>12</td><td>480</td>" in page.read_text()

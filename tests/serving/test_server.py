@@ -198,7 +198,8 @@ def test_another_robots_spec(served: Served):
         "your robot and policy tap do not fit each other:\n"
         "  control_hz: your robot has 10.0, policy tap has 5.0\n"
         "  gripper: your robot has '0 open, 1 closed', policy tap has '+1 open, -1 closed'\n"
-        "Use data and a policy of the same robot and conventions, or convert one of them first."
+        "Use data and a policy of the same robot and conventions; jobs.import_dataset --like gives recordings those "
+        "of another dataset."
     )
     assert served.begin(spec=None).json()["error"] == (
         'A session begins with {"spec": what your robot emits, "seed": a number}; spec is None. Compare your robot '

@@ -9,7 +9,7 @@ import numpy as np
 from tap_ray.dataset.layout import ACTION, STATE, DatasetHeader
 from tap_ray.inspect.dataset.check import MANY, Check, Kind, counted, most
 from tap_ray.inspect.dataset.frames import Frames, Seen
-from tap_ray.inspect.dataset.survey import MOVES, EpisodeFacts, Survey, longest_run
+from tap_ray.inspect.dataset.survey import MOVES, EpisodeFacts, Survey, longest_run, stat
 from tap_ray.metrics import entropy_bits
 from tap_ray.play.report import LEAF_M
 from tap_ray.types import PLAY_TASK
@@ -32,8 +32,7 @@ STANDS_OUT = 3.5
 
 def coverage(survey: Survey) -> Check:
     """How much of the workspace was visited, and how evenly?"""
-    std = np.asarray(survey.dataset.stats[STATE]["std"]).reshape(-1)
-    acts = np.asarray(survey.dataset.stats[ACTION]["std"]).reshape(-1)
+    std, acts = stat(survey.dataset, STATE, "std"), stat(survey.dataset, ACTION, "std")
     values = [*zip(survey.spec.state, std, strict=True), *zip(survey.spec.action, acts, strict=True)]
     constant = [slot.name for slot, value in values if value < 1e-6 and "gripper" not in slot.name]
     numbers: dict[str, Any] = {"constant_slots": constant}
@@ -41,6 +40,9 @@ def coverage(survey: Survey) -> Check:
         f"{IN_ONE_PLACE:.0%} of the steps in one voxel of {100 * LEAF_M:g} cm, or numbers that never change: what was "
         "not visited cannot be learned"
     )
+    if not survey.spec.state:
+        text = "the dataset has no states, so where the robot was is not known"
+        return Check(name="coverage", kind="not known", text=text, numbers={}, threshold=threshold)
     said = [f"{', '.join(constant)} never changes"] if constant else []
     good = f"all {len(survey.spec.state)} numbers of the state change"
     if survey.voxels:
@@ -128,6 +130,8 @@ def near_duplicates(episodes: Sequence[EpisodeFacts]) -> tuple[int, list[tuple[f
     at = np.unique(np.linspace(0, len(episodes) - 1, min(len(episodes), COMPARED)).round().astype(int))
     some = [episodes[n] for n in at]
     paths = np.stack([each.outline for each in some])
+    if not paths.shape[1]:
+        return 0, []
     lengths = np.log([each.steps for each in some])
     squares = (paths**2).sum(axis=1, dtype=np.float64)
     found = []

@@ -96,6 +96,8 @@ def _lags(survey: Survey) -> tuple[str, str]:
 
 def _at_bounds(survey: Survey) -> tuple[str, str]:
     names = [slot.name for slot in survey.spec.action]
+    if not names:
+        return "", ""
     stats = survey.dataset.stats[ACTION]
     low, high = (np.array([getattr(slot, end) for slot in survey.spec.action]) for end in ("low", "high"))
     parts = {key: (stats[key].reshape(-1) - low) / (high - low) for key in ("min", "q01", "q50", "q99", "max")}
@@ -133,6 +135,8 @@ def _grippers(survey: Survey) -> tuple[str, str]:
 
 
 def _coverage(survey: Survey) -> tuple[str, str]:
+    if not survey.spec.state:
+        return "", ""
     if not survey.voxels:
         stats = survey.dataset.stats[STATE]
         low, high = stats["min"].reshape(-1), stats["max"].reshape(-1)

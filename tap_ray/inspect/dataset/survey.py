@@ -154,7 +154,9 @@ def add(survey: Survey, index: int) -> None:
     except DataError as error:
         survey.damaged[index] = str(error)
         return
-    state, action = (columns[name].astype(np.float64).reshape(columns[name].shape[0], -1) for name in (STATE, ACTION))
+    nothing = np.zeros((len(columns["timestamp"]), 0))
+    state, action = (columns.get(name, nothing).astype(np.float64) for name in (STATE, ACTION))
+    state, action = state.reshape(len(nothing), -1), action.reshape(len(nothing), -1)
     _sum_up(survey, state, action)
     survey.episodes.append(_facts(survey, index, state, action, columns))
 
@@ -187,9 +189,15 @@ def _facts(survey: Survey, index: int, state: np.ndarray, action: np.ndarray, co
         contact=int((columns[CONTACT].reshape(-1) > 0.5).sum()) if CONTACT in columns else 0,
         grippers=tuple(_gripper(survey, arm, state, action) for arm in spec.arms if arm.gripper is not None),
         irregular=int((np.abs(steps_s * hz - 1) > 0.1).sum()),
-        digest=hashlib.blake2b(state.tobytes() + b"|" + action.tobytes(), digest_size=16).digest(),
+        digest=_digest(index, state, action),
         outline=_outline(survey.dataset, state, action),
     )
+
+
+def _digest(index: int, state: np.ndarray, action: np.ndarray) -> bytes:
+    """Equal for equal numbers; where there are none, each episode's own."""
+    data = state.tobytes() + b"|" + action.tobytes() if state.size + action.size else str(index).encode()
+    return hashlib.blake2b(data, digest_size=16).digest()
 
 
 def _sum_up(survey: Survey, state: np.ndarray, action: np.ndarray) -> None:
@@ -201,7 +209,7 @@ def _sum_up(survey: Survey, state: np.ndarray, action: np.ndarray) -> None:
     low, high = (np.array([getattr(slot, end) for slot in spec.action]) for end in ("low", "high"))
     near = AT_BOUND * (high - low)
     survey.at_bound += ((action <= low + near) | (action >= high - near)).sum(axis=0)
-    mean = np.asarray(survey.dataset.stats[ACTION]["mean"]).reshape(-1)
+    mean = stat(survey.dataset, ACTION, "mean")
     survey.squares += np.stack([(np.diff(action, axis=0) ** 2).sum(axis=0), ((action - mean) ** 2).sum(axis=0)])
     names = {slot.name: n for n, slot in enumerate(spec.state)}
     moved = np.diff(state, axis=0)
@@ -238,6 +246,8 @@ def idle_steps(spec: RobotSpec, state: np.ndarray, action: np.ndarray) -> np.nda
     Orientations as quaternions are left out: with the position they are still or not.
     """
     hz = spec.control_hz
+    if not spec.state and not spec.action:
+        return np.zeros(len(state) - 1, bool)
     watched = [n for n, slot in enumerate(spec.state) if slot.unit in ("m", "rad") or "opening" in slot.name]
     slow = np.array([STILL.get(spec.state[n].unit, STILL["1"]) for n in watched])
     still = np.all(np.abs(np.diff(state[:, watched], axis=0)) * hz < slow, axis=1)
@@ -271,7 +281,7 @@ def _gripper(survey: Survey, arm: Any, state: np.ndarray, action: np.ndarray) ->
     changed = np.flatnonzero(np.diff(closed.astype(np.int8))) + 1
     holds = None
     if arm.opening is not None:
-        least = float(np.asarray(survey.dataset.stats[STATE]["min"]).reshape(-1)[arm.opening])
+        least = float(stat(survey.dataset, STATE, "min")[arm.opening])
         told = np.concatenate([[False], closed[:-1]]) & closed
         still = np.abs(np.diff(state[:, arm.opening], prepend=np.inf)) < 0.02
         holds = int((told & still & (state[:, arm.opening] > least + HELD_OPEN)).sum())
@@ -294,14 +304,21 @@ def _speed(spec: RobotSpec, state: np.ndarray, hands: list[np.ndarray]) -> float
 
 def _outline(dataset: DatasetInfo, state: np.ndarray, action: np.ndarray) -> np.ndarray:
     """Its path: states, or where no state ever changes the sums of the actions."""
-    std = np.asarray(dataset.stats[STATE]["std"]).reshape(-1)
+    std = stat(dataset, STATE, "std")
     moves = std > 1e-6
     rows = state[:, moves] / std[moves]
     if not moves.any():
-        scale = np.asarray(dataset.stats[ACTION]["std"]).reshape(-1)
+        scale = stat(dataset, ACTION, "std")
         rows = np.cumsum(action / np.where(scale > 1e-6, scale, 1.0), axis=0)
+    if not rows.shape[1]:
+        return np.zeros(0, np.float32)
     at = np.linspace(0, len(rows) - 1, POINTS)
     return np.stack([np.interp(at, np.arange(len(rows)), column) for column in rows.T]).astype(np.float32).ravel()
+
+
+def stat(dataset: DatasetInfo, feature: str, key: str) -> np.ndarray:
+    """(D,) of the dataset's statistics; empty where it has no such feature."""
+    return np.asarray(dataset.stats.get(feature, {}).get(key, ())).reshape(-1)
 
 
 def _is_gripper(slot: Slot) -> bool:

@@ -1,0 +1,15 @@
+"""Write actions into action-free video: those that an inverse-dynamics run (jobs.pretrain) sees between its images."""
+
+from pathlib import Path
+
+from tap_ray.job import run_job
+from tap_ray.pretrain.labels import LabelConfig, label
+
+
+def main(config: LabelConfig) -> Path:
+    """Label what is missing; returns the dataset with pseudo-labels."""
+    return label(config)
+
+
+if __name__ == "__main__":
+    run_job(main, LabelConfig)
