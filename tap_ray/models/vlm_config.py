@@ -25,4 +25,4 @@ class VlmConfig:
     """How attention is computed; "auto": torch's fused one (sdpa) where the model has it. flash_attention_2 needs the
     package flash-attn and a GPU."""
     checkpoint_activations: bool = False
-    """Whether the layers' activations are computed again in the backward pass: less memory, about a third more time."""
+    """Whether the layers' activations are computed again in the backward pass: less memory, more time."""
