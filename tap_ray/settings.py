@@ -14,9 +14,9 @@ from tap_ray.dataset.action_chunks import ActionChunkConfig
 from tap_ray.dataset.windows import WindowConfig
 from tap_ray.errors import ConfigError
 from tap_ray.models.motion_prior import PriorConfig
-from tap_ray.models.policy import PolicyConfig
+from tap_ray.models.policy import PolicyConfig, plain
 from tap_ray.play.settings import PlayJobConfig
-from tap_ray.pretrain.from_play import ObjectiveConfig
+from tap_ray.pretrain.from_play import ObjectiveConfig, stage_windows
 from tap_ray.runs import MadeBy
 from tap_ray.training.loop import TrainConfig
 
@@ -124,7 +124,7 @@ class PretrainConfig(StageConfig):
 
     def sized_windows(self) -> WindowConfig:
         """Windows in batches of the trainer's size, with what the objective asks for."""
-        windows = self.objective.windows(super().sized_windows())
+        windows = stage_windows(super().sized_windows(), self.objective, self.policy)
         return replace(windows, group_size=min(windows.group_size, LIVE_GROUP)) if self.live_play else windows
 
 
@@ -232,6 +232,8 @@ class PipelineConfig(ClusterConfig):
 def made_by(config: TrainJobConfig) -> MadeBy:
     """What makes a run, and where and how it is made."""
     values, former = to_dict(config), {}
+    if isinstance(config, StageConfig):
+        values["policy"] = plain(config.policy)
     if isinstance(config, PriorJobConfig):  # what lies at the paths comes in by the parents' hashes
         former = {"data": values["data"]}
         values |= {"data": config.sources()[1]}

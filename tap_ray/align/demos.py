@@ -2,10 +2,13 @@
 
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Sequence
 
-from tap_ray.align.objective import BehaviorCloning, CloningWeights, FlowCloning
+from tokenizers import Tokenizer
+
+from tap_ray.align.objective import BehaviorCloning, CloningWeights, OwnLoss
 from tap_ray.align.transfer import Transfer, TransferParts, freeze, init_from, learning_rates, load_prior_weights
-from tap_ray.dataset.norm_stats import norm_stats
+from tap_ray.dataset.norm_stats import NormStats, norm_stats
 from tap_ray.dataset.reader import DatasetInfo, stats_of
 from tap_ray.dataset.windows import WindowConfig, split_episodes
 from tap_ray.errors import ConfigError, DataError
@@ -14,13 +17,19 @@ from tap_ray.models.heads import FlowHead
 from tap_ray.models.language import encode, pretrained_tokenizer, word_tokenizer
 from tap_ray.models.policy import PolicyConfig
 from tap_ray.models.prior_files import TrainedPrior
+from tap_ray.models.prompt import instruction_tokenizer, require_read
 from tap_ray.models.reach import NUM_REACH, reach_moments
+from tap_ray.models.vlm import VlmParts, VlmPolicy
+from tap_ray.models.vlm_config import VlmConfig
 from tap_ray.specs import require_compatible
 from tap_ray.training.stage import FINAL, Stage, fitted, held_out_windows
+from tap_ray.training.vlm_parts import chunks_of, new_parts
 from tap_ray.types import PLAY_TASK
 
-SIZES = ("context_width", "map_width", "num_keypoints", "glimpse_px", "head_width", "num_state")
+SIZES = ("context_width", "map_width", "num_keypoints", "glimpse_px", "head_width", "num_state", "tokens")
 """Fields of PolicyConfig that both stages share."""
+OF_A_STAGE = ("freeze", "lora_rank", "lora_alpha", "dtype", "attention", "checkpoint_activations")
+"""Fields of VlmConfig that each stage has for itself."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -91,8 +100,9 @@ def from_dataset(
     if set(dataset.tasks) <= {PLAY_TASK}:
         raise DataError(f"{dataset.path} holds play, without instructions. Give demonstrations (jobs.collect_demos).")
     init, prior = start.init, start.prior
-    if init is not None:
-        policy = resolve_policy(_stage_1(init, dataset), policy)
+    stage_1 = None if init is None else _stage_1(init, dataset)
+    if stage_1 is not None:
+        policy = resolve_policy(stage_1.network.config, policy)
     policy = replace(
         fitted(policy, dataset, windows),
         context=("language", "crops") if config.weights.asks_crops or play else ("language",),
@@ -105,12 +115,15 @@ def from_dataset(
             f"A policy that predicts {policy.chunk} actions cannot carry out {policy.n_action_steps}: lower "
             "--policy.n-action-steps, or raise --windows.horizon."
         )
-    words = policy.language
-    tokenizer = pretrained_tokenizer(words.pretrained) if words.kind == "pretrained" else word_tokenizer(dataset.tasks)
-    model = new_policy(policy, seed=seed, tokenizer=tokenizer)
-    norm = prior.norm_of(dataset.spec) if prior else None
-    norm = norm or norm_stats(stats_of(dataset, split_episodes(dataset, windows)[0]), dataset.spec)
+    norm = _norm(dataset, windows, policy, stage_1=stage_1, prior=prior)
+    parts = _parts(dataset, windows, policy, stage_1=stage_1, norm=norm)
+    tokenizer = _tokenizer(policy, dataset.tasks, parts)
+    model = new_policy(policy, seed=seed, tokenizer=tokenizer, parts=parts, load_weights=stage_1 is None)
     model.set_norm(norm)
+    tokens_UL = encode(tokenizer, dataset.tasks, policy.num_context)
+    if parts is not None:
+        _require_asked(config.weights)
+        require_read(parts.files, dataset.tasks, tokens_UL)
     held_out = held_out_windows(dataset, windows, seed=seed)
     if policy.num_reach:
         asked = replace(windows, reach_steps=windows.reach_steps or WindowConfig().reach_steps)
@@ -118,10 +131,10 @@ def from_dataset(
         model.reach_scale.set(*reach_moments(reaching))
     transfer = init_from(model, init, config.load) if init is not None else None
     known = prior.network if prior and config.prior_weights else None
-    tokens_UL = encode(tokenizer, dataset.tasks, policy.num_context)
     if isinstance(model.head, FlowHead):
         model.head.set_layout(dataset.spec)
-        objective = FlowCloning(tokens_UL=tokens_UL, decay_steps=config.prior_steps if known else 0)
+    if policy.head != "regression":
+        objective = OwnLoss(tokens_UL=tokens_UL, decay_steps=config.prior_steps if known else 0)
     else:
         objective = BehaviorCloning(policy=model, tokens_UL=tokens_UL, weights=config.weights)
     if known:
@@ -136,8 +149,60 @@ def from_dataset(
     return stage, transfer
 
 
-def _stage_1(init: Path, dataset: DatasetInfo) -> PolicyConfig:
-    """Sizes of the Stage 1 policy of a run, if demonstrations of this dataset can be learned on top of it."""
+def _norm(
+    dataset: DatasetInfo,
+    windows: WindowConfig,
+    policy: PolicyConfig,
+    *,
+    stage_1: PolicyBundle | None,
+    prior: TrainedPrior | None,
+) -> NormStats:
+    """The motion prior's statistics of this robot. Where the head was Stage 1's, and no weight of it could make up for
+    others (action tokens, a latent of motion), Stage 1's. Else those of the demonstrations."""
+    own = prior.norm_of(dataset.spec) if prior else None
+    if own is None and stage_1 is not None and policy.head == stage_1.network.config.head != "regression":
+        own = stage_1.norm
+    return own or norm_stats(stats_of(dataset, split_episodes(dataset, windows)[0]), dataset.spec)
+
+
+def _parts(
+    dataset: DatasetInfo,
+    windows: WindowConfig,
+    policy: PolicyConfig,
+    *,
+    stage_1: PolicyBundle | None,
+    norm: NormStats,
+) -> VlmParts | None:
+    """Stage 1's where there is one, the same action tokens included; None without a VLM."""
+    if stage_1 is None or not isinstance(stage_1.network, VlmPolicy):
+        train = split_episodes(dataset, windows)[0]
+        return new_parts(policy, lambda: chunks_of(dataset, train, policy.chunk), norm)
+    own = stage_1.network.config
+    if policy.head == own.head != "regression" and policy.chunk != own.chunk:
+        raise ConfigError(
+            f"Stage 1 was trained on chunks of {own.chunk} steps, and its {own.head} head knows no others; here they "
+            f"have {policy.chunk}: --windows.horizon {own.chunk}."
+        )
+    return stage_1.network.parts
+
+
+def _tokenizer(policy: PolicyConfig, told: Sequence[str], parts: VlmParts | None) -> Tokenizer:
+    if parts is not None:
+        return instruction_tokenizer(parts.files)
+    words = policy.language
+    return pretrained_tokenizer(words.pretrained) if words.kind == "pretrained" else word_tokenizer(told)
+
+
+def _require_asked(weights: CloningWeights) -> None:
+    for name in ("context", "point"):
+        if getattr(weights, name):
+            raise ConfigError(
+                f"--align.weights.{name} asks for key points and context vectors, which a VLM has not. Omit it."
+            )
+
+
+def _stage_1(init: Path, dataset: DatasetInfo) -> PolicyBundle:
+    """The Stage 1 policy of a run, if demonstrations of this dataset can be learned on top of it."""
     bundle = load_bundle(init / FINAL)
     require_compatible(dataset.spec, bundle.spec, have_name=f"dataset {dataset.path}", want_name=f"run {init}")
     size, wanted = dataset.header.image_size[0], bundle.network.config.image_size
@@ -146,7 +211,7 @@ def _stage_1(init: Path, dataset: DatasetInfo) -> PolicyConfig:
             f"{init} was trained on images of {wanted} px, those of {dataset.path} have {size} px: collect "
             f"demonstrations with --image-size {wanted}, or pretrain on play with {size} px."
         )
-    return bundle.network.config
+    return bundle
 
 
 def resolve_configs(
@@ -166,12 +231,12 @@ def resolve_configs(
     if prior:
         policy = replace(policy, head="flow", prior=prior.network.config)
     policy, windows = replace(policy, history=history), resolve_windows(windows, config.weights)
+    if policy.head != "regression" and (play or windows.crops or windows.reach_steps):
+        raise ConfigError(
+            f"A {policy.head} head is trained on demonstrated actions alone: with --prior or --policy.head "
+            f"{policy.head} leave --play and --align.weights.* away."
+        )
     if policy.head == "flow":
-        if play or windows.crops or windows.reach_steps:
-            raise ConfigError(
-                "A flow head is trained on demonstrated actions alone: with --prior or --policy.head flow leave --play "
-                "and --align.weights.* away."
-            )
         windows = replace(windows, horizon=policy.prior.chunk, chunk_states=prior is not None, history=history)
     return policy, windows
 
@@ -185,17 +250,29 @@ def resolve_policy(stage_1: PolicyConfig, asked: PolicyConfig) -> PolicyConfig:
     own = replace(
         asked,
         vision=replace(stage_1.vision, frozen=asked.vision.frozen),
+        vlm=_vlm_of(stage_1, asked),
         **{name: getattr(stage_1, name) for name in SIZES},
     )
     usual, vision = PolicyConfig(), replace(asked.vision, frozen=False)
     wrong = [name for name in SIZES if getattr(asked, name) not in (getattr(usual, name), getattr(stage_1, name))]
     wrong += ["vision"] * (vision not in (usual.vision, replace(stage_1.vision, frozen=False)))
+    wrong += ["vlm"] * (asked.vlm not in (usual.vlm, _vlm_of(stage_1, asked)) and bool(asked.vlm.pretrained))
+    if stage_1.vlm.pretrained and asked.head != stage_1.head and (asked.head, stage_1.head) != ("flow", "regression"):
+        raise ConfigError(
+            f"Stage 1's VLM was trained with a {stage_1.head} head: give --policy.head {stage_1.head} (or a motion "
+            "prior, --prior, on a regression head)."
+        )
     if wrong:
         raise ConfigError(
             f"With --init the sizes are Stage 1's; it has another {', '.join(f'policy.{name}' for name in wrong)} than "
             "asked for. Omit these flags, or train Stage 1 with them."
         )
     return own
+
+
+def _vlm_of(stage_1: PolicyConfig, asked: PolicyConfig) -> VlmConfig:
+    """Stage 1's model; what each stage has for itself as asked."""
+    return replace(stage_1.vlm, **{name: getattr(asked.vlm, name) for name in OF_A_STAGE})
 
 
 def resolve_windows(windows: WindowConfig, weights: CloningWeights) -> WindowConfig:

@@ -9,7 +9,7 @@ With a regression head behavior cloning, with the head and loss of Stage 1, and 
       - point    log p(key points at thing, place)     the demonstration's own crops say where these are
       + play     (Stage 1's loss)                      windows of play in every batch: what Stage 1 taught stays
 
-With a motion prior (arXiv 2606.26095, Stage 2)
+With action tokens L_pred alone, their cross-entropy. With a motion prior (arXiv 2606.26095, Stage 2)
 
     L = L_pred + lambda(k) (L_align + L_recon),      lambda(k) = max(0, 1 - k / decay_steps)
 
@@ -23,9 +23,9 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor, nn
 
+from tap_ray.models.build import Network
 from tap_ray.models.heads import masked_mse
 from tap_ray.models.pointing import POINT_WEIGHT, pointing_loss
-from tap_ray.models.policy import TapPolicy
 from tap_ray.models.reach import reach_loss, shown
 from tap_ray.training.batches import CROPS, Batch
 
@@ -60,7 +60,7 @@ class CloningWeights:
 class BehaviorCloning:
     """The objective; `fit` calls its loss."""
 
-    policy: TapPolicy
+    policy: Network
     """Bare model: its statistics normalize the targets."""
     tokens_UL: Tensor
     """Ids of the dataset's U sentences, by task_index; see `language.encode`."""
@@ -91,22 +91,25 @@ class BehaviorCloning:
                 parts["crops"] = parts["crops"] + reach_loss(
                     self.policy, out["crop_reach"], batch, shown(batch["crop_mask"])
                 )
-            parts["context"] = masked_mse(out["sentence_context"], out["crop_context"].detach(), seen_N)
+            if "crop_context" in out:
+                parts["context"] = masked_mse(out["sentence_context"], out["crop_context"].detach(), seen_N)
         if self.weights.point:
             parts["point"] = pointing_loss(out["look"], batch)
         if "play_action" in out:
             play = {name.removeprefix("play_"): value for name, value in batch.items() if name.startswith("play_")}
             target_play = self.policy.action_scale(play["action"])
             parts["play_action"] = masked_mse(out["play_action"], target_play, play["action_mask"])
-            parts["play_point"] = pointing_loss(out["play_look"], play)
+            if "play_look" in out:
+                parts["play_point"] = pointing_loss(out["play_look"], play)
             if "play_reach" in out:
                 parts["play_reach"] = reach_loss(self.policy, out["play_reach"], play, shown(play["crop_mask"]))
         return parts
 
 
 @dataclass(frozen=True, kw_only=True)
-class FlowCloning:
-    """The objective with a flow head, with or without a motion prior."""
+class OwnLoss:
+    """The objective of a head with a loss of its own: flow matching, with or without a motion prior, or the
+    cross-entropy of action tokens."""
 
     tokens_UL: Tensor
     """Likewise."""

@@ -8,16 +8,17 @@ import torch
 from torch import Tensor
 
 from tap_ray.errors import ConfigError, nearest
-from tap_ray.models.build import load_bundle
+from tap_ray.models.build import Network, load_bundle
 from tap_ray.models.heads import FlowHead, RegressionHead
+from tap_ray.models.lora import is_update, renamed
 from tap_ray.models.motion_prior import MotionPrior
-from tap_ray.models.policy import TapPolicy
+from tap_ray.models.vlm import VlmPolicy
 from tap_ray.models.weights import require_same
 from tap_ray.training.stage import FINAL
 
 TransferParts = Literal["all", "vision", "all_but_head"]
 
-SEEING = ("vision.", "join.", "keypoints.", "glimpse.")
+SEEING = ("vision.", "join.", "keypoints.", "glimpse.", "model.")
 ACTING = ("context_in.", "crops.", "state_in.", "readout.", "head.", "reach.", "reach_scale.")
 LOADED: dict[TransferParts, tuple[str, ...]] = {
     "all": (*SEEING, *ACTING),
@@ -41,7 +42,7 @@ class Transfer:
         return "; ".join(f"{role}: {names or 'nothing'}" for role, names in named.items())
 
 
-def init_from(policy: TapPolicy, run: Path, which: TransferParts = "all") -> Transfer:
+def init_from(policy: Network, run: Path, which: TransferParts = "all") -> Transfer:
     """Fill `policy` with weights of the Stage 1 run `run`.
 
     The head's last layer is rescaled from the statistics of Stage 1 to those of `policy`, so that it predicts the same
@@ -55,13 +56,15 @@ def init_from(policy: TapPolicy, run: Path, which: TransferParts = "all") -> Tra
     """
     if which not in LOADED:
         raise ConfigError(f"Unknown part {which!r} to load. {nearest(which, LOADED)}")
+    if which == "vision" and isinstance(policy, VlmPolicy):
+        raise ConfigError('--align.load of a VLM policy is "all" or "all_but_head": its vision tower is part of it.')
     source = load_bundle(run / FINAL).network
-    have, want = source.state_dict(), policy.state_dict()
+    have, want = renamed(source.state_dict(), policy), policy.state_dict()
     both = [part for part in LOADED[which] if _has(have, part) and _has(want, part)]
     parts = tuple(part for part in both if part != "head." or policy.config.head == source.config.head)
-    loaded = {name: value for name, value in want.items() if name.startswith(parts)}
+    loaded = {name: value for name, value in want.items() if name.startswith(parts) and not is_update(name)}
     weights = {name: value for name, value in have.items() if name.startswith(parts)}
-    if "head.out.weight" in weights:
+    if "head.out.weight" in weights and policy.config.head == "regression":
         weights |= _rescaled_head(source, policy)
     if "state_in.weight" in weights:
         weights |= _rescaled_state(source, policy)
@@ -81,7 +84,7 @@ def _has(weights: dict[str, Tensor], part: str) -> bool:
     return any(name.startswith(part) for name in weights)
 
 
-def load_prior_weights(policy: TapPolicy, prior: MotionPrior) -> None:
+def load_prior_weights(policy: Network, prior: MotionPrior) -> None:
     """Fill the flow head of `policy` with the encoder and decoder of a motion prior.
 
     Raises:
@@ -97,7 +100,7 @@ def learning_rates(transfer: Transfer, factor: float) -> dict[str, float]:
     return dict.fromkeys(transfer.loaded, factor) if factor != 1 else {}
 
 
-def freeze(policy: TapPolicy, parts: tuple[str, ...]) -> None:
+def freeze(policy: Network, parts: tuple[str, ...]) -> None:
     """`TapPolicy.freeze` each part.
 
     Raises:
@@ -110,7 +113,7 @@ def freeze(policy: TapPolicy, parts: tuple[str, ...]) -> None:
 
 
 @torch.no_grad()
-def _rescaled_head(source: TapPolicy, target: TapPolicy) -> dict[str, Tensor]:
+def _rescaled_head(source: Network, target: Network) -> dict[str, Tensor]:
     """physical = y1 scale1 + offset1 = y2 scale2 + offset2, for every step of the chunk."""
     assert isinstance(source.head, RegressionHead)
     step_H = torch.arange(target.config.chunk).clamp_max(source.config.chunk - 1)
@@ -126,7 +129,7 @@ def _rescaled_head(source: TapPolicy, target: TapPolicy) -> dict[str, Tensor]:
 
 
 @torch.no_grad()
-def _rescaled_state(source: TapPolicy, target: TapPolicy) -> dict[str, Tensor]:
+def _rescaled_state(source: Network, target: Network) -> dict[str, Tensor]:
     """x1 = (physical - offset1) / scale1 from x2 = (physical - offset2) / scale2."""
     layer, old, new = source.state_in, source.state_scale, target.state_scale
     shift_S = (new.offset - old.offset) / old.scale

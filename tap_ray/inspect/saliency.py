@@ -89,6 +89,8 @@ def saliency(
         ConfigError: images of another size than the policy's.
     """
     policy, size = bundle.network.eval(), bundle.network.config.image_size
+    if not isinstance(policy, TapPolicy):
+        raise ConfigError("Saliency maps are made on the map of key points, which a VLM policy has not.")
     if rgb.shape[1:3] != (size, size):
         raise ConfigError(f"This policy was trained on {size} x {size} images, these are {rgb.shape[1:3]}.")
     views = VIEWS[:1] if acts(policy.config) else VIEWS

@@ -6,6 +6,8 @@ final/
     spec.json                  RobotSpec
     norm_stats.json            those statistics
     vision/config.json ...     the towers' own `transformers` configs
+    vlm/config.json ...        or those of an image-text model, with its tokenizer and image processor
+    action_tokens/             with a head of kind "tokens"
     tokenizer.json             with an instruction as context
 """
 
@@ -22,34 +24,56 @@ from tap_ray import storage
 from tap_ray.config import absent, from_dict, to_dict
 from tap_ray.dataset.norm_stats import NormStats
 from tap_ray.errors import CheckpointError, ConfigError, StorageError
+from tap_ray.models.fast import load_fast
 from tap_ray.models.language import text_config
-from tap_ray.models.policy import PolicyConfig, TapPolicy, Towers
+from tap_ray.models.policy import PolicyConfig, TapPolicy, Towers, require_used
 from tap_ray.models.vision import tower_config
+from tap_ray.models.vlm import VlmParts, VlmPolicy
+from tap_ray.models.vlm_files import read_files, save_files
 from tap_ray.models.weights import load_model, write_tensors
 from tap_ray.runs import read_json, write_json
 from tap_ray.specs import RobotSpec
 
 LOG = logging.getLogger(__name__)
+VLM, ACTION_TOKENS = "vlm", "action_tokens"
+"""Folders of a saved VLM policy."""
 
 
-def new_policy(config: PolicyConfig, *, seed: int, tokenizer: Tokenizer | None = None) -> TapPolicy:
-    """A policy with fresh weights (those of pretrained towers fetched).
+Network = TapPolicy | VlmPolicy
+"""What learns and acts: small towers of our own, or an image-text model."""
+
+
+def new_policy(
+    config: PolicyConfig,
+    *,
+    seed: int,
+    tokenizer: Tokenizer | None = None,
+    parts: VlmParts | None = None,
+    load_weights: bool = True,
+) -> Network:
+    """A policy with fresh weights (those of pretrained parts fetched).
 
     Args:
         config: sizes.
         seed: of the weights; torch's own generator is left as it was.
         tokenizer: needed with an instruction as context.
+        parts: needed with a VLM.
+        load_weights: False leaves a VLM's weights fresh, where others follow anyway.
     """
+    require_used(config)
     if "language" in config.context and tokenizer is None:
         raise ConfigError("A policy with instructions as context needs a tokenizer.")
-    towers = Towers(
-        vision=tower_config(config.vision, image_size=config.image_size),
-        language=text_config(config.language, tokenizer, config.num_context)
-        if tokenizer and "language" in config.context
-        else None,
-    )
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
+        if config.vlm.pretrained:
+            assert parts is not None
+            return VlmPolicy(config, parts, load_weights=load_weights)
+        towers = Towers(
+            vision=tower_config(config.vision, image_size=config.image_size),
+            language=text_config(config.language, tokenizer, config.num_context)
+            if tokenizer and "language" in config.context
+            else None,
+        )
         return TapPolicy(config, towers)
 
 
@@ -57,7 +81,7 @@ def new_policy(config: PolicyConfig, *, seed: int, tokenizer: Tokenizer | None =
 class PolicyBundle:
     """A policy with all that is needed to use it."""
 
-    network: TapPolicy
+    network: Network
     spec: RobotSpec
     norm: NormStats
     tokenizer: Tokenizer | None
@@ -67,17 +91,41 @@ class PolicyBundle:
 def save_bundle(folder: Path, bundle: PolicyBundle) -> None:
     """Write everything that `load_bundle` needs into `folder`; the weights last."""
     network = bundle.network
+    config, tensors = network.exported() if isinstance(network, VlmPolicy) else (network.config, network.state_dict())
     with storage.atomic_write(folder, folder=True) as here:
-        for name in ("vision", "language"):
-            tower = getattr(network.towers, name)
-            if tower is not None:
-                tower.save_pretrained(here / name)
+        if isinstance(network, VlmPolicy):
+            save_parts(network.parts, here)
+        else:
+            for name in ("vision", "language"):
+                tower = getattr(network.towers, name)
+                if tower is not None:
+                    tower.save_pretrained(here / name)
         if bundle.tokenizer is not None:
             storage.write(here / "tokenizer.json", bundle.tokenizer.to_str(pretty=True).encode())
         write_json(here / "norm_stats.json", bundle.norm.to_json())
         write_json(here / "spec.json", bundle.spec.to_json())
-        write_json(here / "policy.json", to_dict(network.config))
-    write_tensors(folder / "model.safetensors", network.state_dict())
+        write_json(here / "policy.json", to_dict(config))
+    write_tensors(folder / "model.safetensors", tensors)
+
+
+def save_parts(parts: VlmParts, folder: Path) -> None:
+    """Write what a VLM policy needs beside its weights."""
+    save_files(parts.files, folder / VLM)
+    if parts.actions is not None:
+        parts.actions.save(folder / ACTION_TOKENS)
+
+
+def load_parts(folder: Path, config: PolicyConfig) -> VlmParts:
+    """Inverse of `save_parts`.
+
+    Raises:
+        CheckpointError: a part is missing or damaged.
+    """
+    with storage.local_copy(folder / VLM) as here:
+        files = read_files(str(here))
+    sizes = {"horizon": config.chunk, "num_actions": config.num_actions}
+    actions = load_fast(folder / ACTION_TOKENS, **sizes) if config.head == "tokens" else None
+    return VlmParts(files=files, actions=actions)
 
 
 def load_bundle(folder: Path) -> PolicyBundle:
@@ -90,11 +138,16 @@ def load_bundle(folder: Path) -> PolicyBundle:
         raise CheckpointError(f"{folder} holds no policy (no policy.json). Give the folder of a finished training run.")
     values = read_json(folder / "policy.json")
     values.setdefault("glimpse_px", 0)  # policies from before there were glimpses
+    for name in ("vlm", "tokens"):  # and from before there were VLMs
+        values.setdefault(name, to_dict(getattr(PolicyConfig(), name)))
     config = from_dict(PolicyConfig, values, where=str(folder / "policy.json"))
     if filled := absent(config, values):
         LOG.warning("%s is older than this tap_ray and took today's defaults: %s", folder / "policy.json", filled)
-    towers = Towers(**{n: _tower(folder / n) for n in ("vision", "language") if (folder / n).is_dir()})
-    policy = TapPolicy(config, towers, load_weights=False)
+    if config.vlm.pretrained:
+        policy = VlmPolicy(config, load_parts(folder, config), load_weights=False)
+    else:
+        towers = Towers(**{n: _tower(folder / n) for n in ("vision", "language") if (folder / n).is_dir()})
+        policy = TapPolicy(config, towers, load_weights=False)
     load_model(folder / "model.safetensors", policy)
     spec = RobotSpec.from_json(read_json(folder / "spec.json"), where=str(folder / "spec.json"))
     return PolicyBundle(

@@ -105,6 +105,27 @@ class FlowHead(nn.Module):
         return self.prior.decoder.sample(latent_NL, self.dim_mask(len(noise)), noise)[..., self.action_index]
 
 
+def flow_outputs(
+    head: FlowHead, read_NF: Tensor, batch: dict[str, Tensor], action_scale: Normalizer, *, acts: bool
+) -> dict[str, Tensor]:
+    """The losses of a flow head where a batch has targets, and "action" where it `acts`.
+
+    Args:
+        head: the head.
+        read_NF: the read-out; several times as many rows as the batch has repeat its targets.
+        batch: "action", "action_mask" and "chunk_state" as in `FlowHead.losses`; optional "noise" (N, H, A).
+        action_scale: normalizes the targets.
+        acts: whether actions are wanted.
+    """
+    latent_NL, out = head(read_NF), {}
+    if "action" in batch:
+        times = len(latent_NL) // len(batch["action"])
+        action, state = action_scale(batch["action"]).repeat(times, 1, 1), batch.get("chunk_state")
+        state = None if state is None else state.repeat(times, 1, 1)
+        out |= head.losses(latent_NL, action, batch["action_mask"].repeat(times, 1), state)
+    return out | ({"action": head.act(latent_NL, batch.get("noise"))} if acts else {})
+
+
 def _laid_out(values: Tensor, indices: Tensor, num: int) -> Tensor:
     spread = values.new_zeros(*values.shape[:-1], num)
     spread[..., indices] = values

@@ -13,22 +13,25 @@ points, without any context, and meet only behind them: f(phi(o_t), phi(o_{t+k})
 """
 
 from dataclasses import dataclass, field
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
 from transformers import PretrainedConfig
 
+from tap_ray.config import to_dict
 from tap_ray.dataset.norm_stats import NormStats
 from tap_ray.errors import ConfigError
 from tap_ray.models.context import CropContext, SentenceContext
+from tap_ray.models.fast import TokensConfig
 from tap_ray.models.glimpse import NUM_SEEN, SHRINKS, Glimpse
-from tap_ray.models.heads import FlowHead, RegressionHead
+from tap_ray.models.heads import FlowHead, RegressionHead, flow_outputs
 from tap_ray.models.keypoints import Join, KeyPoints
 from tap_ray.models.language import LanguageConfig, TextEncoder
 from tap_ray.models.motion_prior import PriorConfig
 from tap_ray.models.normalizer import Normalizer
 from tap_ray.models.vision import GRAY, VisionConfig, VisionTower
+from tap_ray.models.vlm_config import VlmConfig
 
 Context = Literal["goal", "crops", "language"]
 BESIDE = 32
@@ -49,6 +52,8 @@ class PolicyConfig:
     """Actions of a chunk that are executed before the policy predicts the next chunk, 1 .. chunk."""
     num_actions: int = 7
     """Slots of an action (A)."""
+    vlm: VlmConfig = field(default_factory=VlmConfig)
+    """An image-text model as the backbone, in place of the parts from `vision` to `glimpse_px`."""
     vision: VisionConfig = field(default_factory=VisionConfig)
     """Tower of the images."""
     language: LanguageConfig = field(default_factory=LanguageConfig)
@@ -65,8 +70,11 @@ class PolicyConfig:
     """Side of the windows around these two that are read once more, px of the image: a multiple of 8; 0 none."""
     head_width: int = 256
     """Hidden units of the read-out's two layers."""
-    head: Literal["regression", "flow"] = "regression"
-    """"regression": the whole chunk at once. "flow": a latent of motion, and a motion prior's decoder from there."""
+    head: Literal["regression", "flow", "tokens"] = "regression"
+    """"regression": the whole chunk at once. "flow": a latent of motion, and a motion prior's decoder from there.
+    "tokens": FAST action tokens one after another, with a VLM only."""
+    tokens: TokensConfig = field(default_factory=TokensConfig)
+    """Of a head of kind "tokens"."""
     prior: PriorConfig = field(default_factory=PriorConfig)
     """Sizes of the motion prior in a flow head; those of the run that --prior names."""
     history: int = 0
@@ -224,7 +232,8 @@ class TapPolicy(nn.Module):
             if self.config.head == "regression":
                 out[f"{name}action"] = self.head(read_NW)
             else:
-                out |= self._flow(read_NW, batch)
+                assert isinstance(self.head, FlowHead)
+                out |= flow_outputs(self.head, read_NW, batch, self.action_scale, acts=not self.training)
             out[f"{name}look"] = look[name]
             if self.config.num_reach:
                 out[f"{name}reach"] = self.reach(read_NW)
@@ -292,18 +301,35 @@ class TapPolicy(nn.Module):
                 memory_NB, parts = torch.cat([memory_NB, without]), [part.repeat(2, 1) for part in parts]
         return self.readout(torch.cat([*parts, memory_NB], dim=-1))
 
-    def _flow(self, read_NF: Tensor, batch: dict[str, Tensor]) -> dict[str, Tensor]:
-        """Losses where there are targets, actions in evaluation mode; see `forward`."""
-        assert isinstance(self.head, FlowHead)
-        latent_NL, out = self.head(read_NF), {}
-        if "action" in batch:
-            times = len(latent_NL) // len(batch["action"])
-            action, state = self.action_scale(batch["action"]).repeat(times, 1, 1), batch.get("chunk_state")
-            state = None if state is None else state.repeat(times, 1, 1)
-            out |= self.head.losses(latent_NL, action, batch["action_mask"].repeat(times, 1), state)
-        if not self.training:
-            out["action"] = self.head.act(latent_NL, batch.get("noise"))
-        return out
+
+OF_TOWERS = ("vision", "language", "context_width", "map_width", "num_keypoints", "glimpse_px")
+"""Fields of the small policy that an image-text model does without."""
+
+
+def require_used(config: PolicyConfig) -> None:
+    """Raise ConfigError where something is chosen that the backbone, or the head, does not have."""
+    usual = PolicyConfig()
+    if config.vlm.pretrained:
+        for name in OF_TOWERS:
+            if getattr(config, name) != getattr(usual, name):
+                raise ConfigError(
+                    f"policy.{name} has no effect with --policy.vlm.pretrained, which brings its own. Omit it."
+                )
+    elif config.head == "tokens":
+        raise ConfigError("Action tokens are words of a VLM: --policy.head tokens needs --policy.vlm.pretrained.")
+    for room, needs in (("vlm", "--policy.vlm.pretrained"), ("tokens", "--policy.head tokens")):
+        used = config.vlm.pretrained if room == "vlm" else config.head == "tokens"
+        chosen, default = getattr(config, room), getattr(usual, room)
+        for name, value in vars(chosen).items():
+            if not used and value != getattr(default, name):
+                raise ConfigError(f"policy.{room}.{name} has no effect without {needs}. Omit it, or give that.")
+
+
+def plain(config: PolicyConfig) -> dict[str, Any]:
+    """Plain values that name a run: without what only a VLM has where there is none, as before there were any."""
+    values = to_dict(config)
+    usual = to_dict(PolicyConfig())
+    return {key: value for key, value in values.items() if key not in ("vlm", "tokens") or value != usual[key]}
 
 
 def acts(config: PolicyConfig) -> bool:

@@ -15,8 +15,8 @@ from torch import Tensor
 
 from tap_ray.dataset.reach import NUM_REACH
 from tap_ray.errors import ConfigError
+from tap_ray.models.build import Network
 from tap_ray.models.heads import masked_mse
-from tap_ray.models.policy import TapPolicy
 from tap_ray.types import Window
 
 REACH_NAMES = (
@@ -28,9 +28,7 @@ LEAST = np.array([1e-3] * 9 + [0.3] * 4)
 """Smallest scale of each: a millimeter; of cosines and sines, half of what they have. Few windows may show no grasp."""
 
 
-def reach_loss(
-    policy: TapPolicy, reach_NR: Tensor, batch: dict[str, Tensor], shown_N13: Tensor | None = None
-) -> Tensor:
+def reach_loss(policy: Network, reach_NR: Tensor, batch: dict[str, Tensor], shown_N13: Tensor | None = None) -> Tensor:
     """Mean squared error of normalized reach targets, over those that exist and can be told.
 
     Args:

@@ -12,8 +12,9 @@ cannot be answered without finding the thing in the image, and Stage 2 asks the 
 """
 
 from dataclasses import dataclass, replace
-from typing import Sequence
+from typing import Callable, Sequence
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -21,14 +22,15 @@ from tap_ray.dataset.norm_stats import NormStats, norm_stats
 from tap_ray.dataset.reader import DatasetInfo, stats_of
 from tap_ray.dataset.windows import WindowConfig, split_episodes
 from tap_ray.errors import ConfigError
-from tap_ray.models.build import PolicyBundle, new_policy
-from tap_ray.models.heads import masked_mse
+from tap_ray.models.build import Network, PolicyBundle, new_policy
+from tap_ray.models.heads import FlowHead, masked_mse
 from tap_ray.models.pointing import POINT_WEIGHT, pointing_loss
-from tap_ray.models.policy import Context, PolicyConfig, TapPolicy
+from tap_ray.models.policy import Context, PolicyConfig
 from tap_ray.models.reach import NUM_REACH, reach_loss, reach_moments, shown
 from tap_ray.specs import RobotSpec
 from tap_ray.training.batches import Batch
 from tap_ray.training.stage import Stage, fitted, held_out_windows
+from tap_ray.training.vlm_parts import chunks_of, new_parts
 from tap_ray.types import Window
 
 
@@ -90,28 +92,33 @@ class FromPlay:
     """The objective; `fit` calls its loss."""
 
     config: ObjectiveConfig
-    policy: TapPolicy
+    policy: Network
     """Bare model: its statistics normalize the targets."""
     name: str = "play"
 
     def loss(self, model: nn.Module, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
         """Scalar loss; "play/loss" (whole) and its parts "play/action_mse", "play/reach_mse", "play/point_nats" and
-        "play/inverse_mse"."""
+        "play/inverse_mse"; of a head with a loss of its own "play/action_loss" and "play/inverse_loss"."""
         out, config, parts = model(batch), self.config, {}
         target, mask = self.policy.action_scale(batch["action"]), batch["action_mask"]
         terms = []
         if config.next_object:
-            parts["play/action_mse"] = masked_mse(out["action"], target, mask)
-            terms.append(config.next_object * parts["play/action_mse"])
+            acted = "play/action_loss" if "pred" in out else "play/action_mse"
+            parts[acted] = out["pred"] if "pred" in out else masked_mse(out["action"], target, mask)
+            terms.append(config.next_object * parts[acted])
             if config.reach:
                 parts["play/reach_mse"] = reach_loss(self.policy, out["reach"], batch, shown(batch["crop_mask"]))
                 terms.append(config.next_object * config.reach * parts["play/reach_mse"])
-            if config.point:
+            if config.point and "look" in out:  # a VLM has no key points
                 parts["play/point_nats"] = pointing_loss(out["look"], batch)
                 terms.append(config.next_object * config.point * parts["play/point_nats"])
-        if config.inverse_dynamics:
+        name = "inverse_" if config.next_object else ""
+        if config.inverse_dynamics and f"{name}pred" in out:
+            parts["play/inverse_loss"] = out[f"{name}pred"]
+            terms.append(config.inverse_dynamics * parts["play/inverse_loss"])
+        elif config.inverse_dynamics:
             # What comes after the second image cannot be told from the two; alone it has no chunk that goes there.
-            guess = out["inverse_action" if config.next_object else "action"]
+            guess = out[f"{name}action"]
             ahead = torch.arange(guess.shape[1], device=mask.device)
             before = mask[:, : len(ahead)] & (ahead < batch["k"][:, None])
             parts["play/inverse_mse"] = masked_mse(guess, target[:, : len(ahead)], before)
@@ -128,6 +135,7 @@ def build(
     config: ObjectiveConfig,
     held_out: Sequence[Window],
     seed: int,
+    action_NHA: Callable[[], np.ndarray] | None = None,
 ) -> Stage:
     """A fresh Stage 1 from its parts (live play has no dataset).
 
@@ -138,16 +146,21 @@ def build(
         config: the loss.
         held_out: windows to judge on, and to take the reach targets' statistics from; the caller draws them once.
         seed: of the weights.
+        action_NHA: gives chunks to fit action tokens on; None: those of the windows to judge on.
 
     Raises:
         ConfigError: reach targets wanted but not in the windows, or a head that is not Stage 1's.
     """
-    if policy.head != "regression":
-        raise ConfigError("Stage 1 has a regression head; --policy.head flow is Stage 2's (jobs.align).")
+    if policy.head == "flow" and not policy.vlm.pretrained:
+        raise ConfigError("Stage 1 has a regression head; --policy.head flow is Stage 2's (jobs.align), or a VLM's.")
     num_reach = NUM_REACH * len(spec.arms) if config.next_object and config.reach else 0
-    policy = replace(policy, context=config.context, num_actions=len(spec.action), num_reach=num_reach)
-    model = new_policy(policy, seed=seed)
+    sizes = {"num_actions": len(spec.action), "num_motion_states": len(spec.state) if policy.head == "flow" else 0}
+    policy = replace(policy, context=config.context, num_reach=num_reach, **sizes)
+    parts = new_parts(policy, action_NHA or (lambda: np.concatenate([w.action for w in held_out])), norm)
+    model = new_policy(policy, seed=seed, parts=parts)
     model.set_norm(norm)
+    if isinstance(model.last, FlowHead):
+        model.last.set_layout(spec)
     if num_reach:
         model.reach_scale.set(*reach_moments(held_out))
     bundle = PolicyBundle(network=model, spec=spec, norm=norm, tokenizer=None)
@@ -170,13 +183,24 @@ def from_dataset(
         DataError: no held-out episodes, no statistics, no masks, no crops.
         ConfigError: windows and policy do not fit each other.
     """
-    windows = config.windows(windows)
+    windows = stage_windows(windows, config, policy)
+    train = split_episodes(dataset, windows)[0]
     judged = windows if config.next_object else replace(windows, k_max=1)
     return build(
         spec=dataset.spec,
-        norm=norm_stats(stats_of(dataset, split_episodes(dataset, windows)[0]), dataset.spec),
+        norm=norm_stats(stats_of(dataset, train), dataset.spec),
         policy=fitted(policy, dataset, windows),
         config=config,
         held_out=held_out_windows(dataset, judged, seed=seed),
         seed=seed,
+        action_NHA=lambda: chunks_of(dataset, train, windows.horizon),
     )
+
+
+def stage_windows(windows: WindowConfig, config: ObjectiveConfig, policy: PolicyConfig) -> WindowConfig:
+    """The windows with what the objective asks for, and for a head that knows chunks of one length only that length:
+    the motion prior's, or of action tokens the horizon asked for."""
+    if policy.head == "regression":
+        return config.windows(windows)
+    horizon = policy.prior.chunk if policy.head == "flow" else windows.horizon
+    return replace(config.windows(replace(windows, horizon=WindowConfig().horizon)), horizon=horizon)

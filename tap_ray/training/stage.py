@@ -8,12 +8,11 @@ from typing import Any, Sequence
 import numpy as np
 from torch import nn
 
-from tap_ray.config import to_dict
 from tap_ray.dataset.reader import DatasetInfo
 from tap_ray.dataset.windows import WindowConfig, group_batches, split_episodes
 from tap_ray.errors import ConfigError, DataError
 from tap_ray.models.build import PolicyBundle, save_bundle
-from tap_ray.models.policy import PolicyConfig
+from tap_ray.models.policy import PolicyConfig, plain
 from tap_ray.rng import generator
 from tap_ray.training.loop import Objective
 from tap_ray.training.validation import score_policy
@@ -50,7 +49,7 @@ class Stage:
 
     def facts(self) -> dict[str, Any]:
         """For `Hooks.facts`: what must be equal when a checkpoint is taken up again."""
-        return {"policy": to_dict(self.model.network.config), "robot": self.model.spec.robot}
+        return {"policy": plain(self.model.network.config), "robot": self.model.spec.robot}
 
     def save(self, run: Path) -> Path:
         """Write the trained policy into `run`/final and return that folder."""

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from tap_ray.errors import DataError
 from tap_ray.metrics import gripper_accuracy, r_squared
-from tap_ray.models.policy import TapPolicy
+from tap_ray.models.build import Network
 from tap_ray.models.reach import REACH_NAMES, shown, shown_mask
 from tap_ray.specs import RobotSpec
 from tap_ray.training.batches import Batch, to_tensors
@@ -19,7 +19,7 @@ from tap_ray.types import Window
 
 @torch.no_grad()
 def score_policy(
-    policy: TapPolicy,
+    policy: Network,
     objective: Objective,
     windows: Iterable[Window],
     spec: RobotSpec,
@@ -85,7 +85,7 @@ MOVES = 0.01
 class _Seen(torch.nn.Module):
     """The policy, remembering what it last gave."""
 
-    def __init__(self, policy: TapPolicy) -> None:
+    def __init__(self, policy: Network) -> None:
         super().__init__()
         self.policy = policy
         self.out: dict[str, Tensor] = {}
@@ -95,7 +95,7 @@ class _Seen(torch.nn.Module):
         return self.out
 
 
-def _collect(columns: dict[str, list[np.ndarray]], policy: TapPolicy, out: dict[str, Tensor], batch: Batch) -> None:
+def _collect(columns: dict[str, list[np.ndarray]], policy: Network, out: dict[str, Tensor], batch: Batch) -> None:
     columns["guess"].append(policy.action_scale.unnormalize(out["action"])[:, 0].cpu().numpy())
     columns["truth"].append(batch["action"][:, 0].cpu().numpy())
     if "reach" in out and "reach" in batch:

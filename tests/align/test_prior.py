@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from tap_ray.align.demos import AlignConfig, StartFrom, from_dataset, resolve_configs
-from tap_ray.align.objective import CloningWeights, FlowCloning, decayed
+from tap_ray.align.objective import CloningWeights, OwnLoss, decayed
 from tap_ray.dataset import layout
 from tap_ray.dataset.action_chunks import ActionChunkConfig
 from tap_ray.dataset.norm_stats import NormStats
@@ -222,7 +222,7 @@ def test_a_prior_is_found_again(demos, tmp_path: Path):
     assert source.spec == SPEC
     assert all(torch.equal(a, b) for a, b in zip(again.network.parameters(), stage.network.parameters(), strict=True))
     assert stage.validate().keys() >= {"prior/square_r2", "prior/square_r2_dx"}
-    assert isinstance(aligned(demos, given=again)[0].objective, FlowCloning)
+    assert isinstance(aligned(demos, given=again)[0].objective, OwnLoss)
 
 
 def test_latency_is_told_with_and_without_history(demos, tmp_path: Path):

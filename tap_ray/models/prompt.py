@@ -1,0 +1,112 @@
+"""Images, crops, goal images and instructions as an image-text model's own input. N batch, L words.
+
+The model's chat template says how a turn is written, its processor how images are resized and how many words an image
+takes; both are the checkpoint's. A turn holds its images first, then the instruction if there is one. Rows may have
+different numbers of images and words: they are padded on the left, so the query word stands last in each.
+"""
+
+import functools
+from typing import Any, NamedTuple, Sequence
+
+import numpy as np
+import torch
+from tokenizers import Tokenizer
+from torch import Tensor
+
+from tap_ray.errors import ConfigError
+from tap_ray.models.vision import GRAY
+from tap_ray.models.vlm_files import VlmFiles
+
+
+class Row(NamedTuple):
+    """One robot's turn."""
+
+    images: list[np.ndarray]
+    """(Y, X, 3) uint8 each."""
+    text: str = ""
+
+
+def instruction_tokenizer(files: VlmFiles) -> Tokenizer:
+    """The model's own, for `language.encode`."""
+    own = Tokenizer.from_str(files.processor.tokenizer.backend_tokenizer.to_str())
+    own.no_padding()
+    own.no_truncation()
+    return own
+
+
+def sentences(files: VlmFiles, tokens_UL: Tensor) -> list[str]:
+    """The instructions that `language.encode` made tokens of."""
+    rows = [[token for token in row if token >= 0] for row in tokens_UL.tolist()]
+    return [files.processor.tokenizer.decode(row, skip_special_tokens=True) for row in rows]
+
+
+def require_read(files: VlmFiles, told: Sequence[str], tokens_UL: Tensor) -> None:
+    """Raise ConfigError unless every instruction reaches the model whole."""
+    for sentence, read in zip(told, sentences(files, tokens_UL), strict=True):
+        if sentence != read:
+            raise ConfigError(
+                f"Of the instruction {sentence!r} the model would read {read!r}: raise --policy.num-context (now "
+                f"{tokens_UL.shape[1]} tokens)."
+            )
+
+
+def images(batch: dict[str, Tensor], name: str, jitter: str) -> list[np.ndarray]:
+    """(Y, X, 3) uint8 each, with the changes of contrast and brightness that training asks for."""
+    rgb_NYXC = batch[name]
+    if jitter in batch:
+        contrast, brightness = batch[jitter][:, :, None, None, None].unbind(1)
+        levels = (rgb_NYXC.float() - GRAY) * (1 + contrast) + (GRAY + 255 * brightness)
+        rgb_NYXC = levels.round().clamp(0, 255).to(torch.uint8)
+    return list(rgb_NYXC.cpu().numpy())
+
+
+def with_crops(rgb: list[np.ndarray], batch: dict[str, Tensor], prefix: str) -> list[Row]:
+    """Each image with the crops that its row has: of the object, then of the place."""
+    crops = [batch[f"{prefix}{kind}_crop"].cpu().numpy() for kind in ("object", "place")]
+    present = batch[f"{prefix}crop_mask"].tolist()
+    rows = zip(rgb, *crops, present, strict=True)
+    return [Row([image, *(crop for crop, has in zip(own, mask, strict=True) if has)]) for image, *own, mask in rows]
+
+
+def prompt(files: VlmFiles, rows: Sequence[Row], *, query: int, device: torch.device) -> dict[str, Tensor]:
+    """What the model's forward takes, the query word behind each row.
+
+    Args:
+        files: of the model.
+        rows: one a robot.
+        query: id of the query word.
+        device: where the model is.
+    """
+    texts = [_written(files, len(row.images), row.text) for row in rows]
+    made = files.processor(text=texts, images=[row.images for row in rows], return_tensors="np", padding=True)
+    given = {name: torch.from_numpy(value).to(device) for name, value in made.items() if name != "labels"}
+    ids_N1 = torch.full((len(rows), 1), query, device=device)
+    return behind(given, ids_N1, torch.ones_like(ids_N1, dtype=torch.bool), prefix=True)
+
+
+def behind(given: dict[str, Tensor], ids_NT: Tensor, present_NT: Tensor, *, prefix: bool = False) -> dict[str, Tensor]:
+    """The same input with words behind it.
+
+    Args:
+        given: from `prompt`.
+        ids_NT: the words.
+        present_NT: False at padding.
+        prefix: whether they are part of what a model may read in both directions (PaliGemma); action tokens are not.
+    """
+    kinds = {"input_ids": ids_NT, "attention_mask": present_NT.long(), "mm_token_type_ids": torch.zeros_like(ids_NT)}
+    kinds["token_type_ids"] = torch.full_like(ids_NT, int(not prefix))
+    return given | {name: torch.cat([given[name], value], 1) for name, value in kinds.items() if name in given}
+
+
+def _written(files: VlmFiles, num_images: int, text: str) -> str:
+    processor: Any = files.processor
+    if processor.chat_template is None:  # PaliGemma was trained on the bare sentence
+        return files.image_token * num_images + text
+    return _templated(processor, num_images, text)
+
+
+@functools.lru_cache(maxsize=4096)
+def _templated(processor: Any, num_images: int, text: str) -> str:
+    content = [{"type": "image"}] * num_images + ([{"type": "text", "text": text}] if text else [])
+    turn = [{"role": "user", "content": content}]
+    return processor.apply_chat_template(turn, tokenize=False, add_generation_prompt=True)

@@ -1,0 +1,28 @@
+"""Which image-text model is the policy's backbone; apart, since every job's flags need it and few load one."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+
+@dataclass(frozen=True, kw_only=True)
+class VlmConfig:
+    """An image-text model as the policy's backbone; without `pretrained` there is none."""
+
+    pretrained: str = ""
+    """Local folder or hub id of the image-text model; empty: the policy is the small one of `vision` and `language`."""
+    weights: Literal["pretrained", "fresh"] = "pretrained"
+    """"fresh" draws new ones: the arm that shows what pretraining buys."""
+    freeze: Literal["none", "vision", "all"] = "none"
+    """What stays as it is in this stage: the vision tower (the paper's Stage 1), or all of the model."""
+    lora_rank: int = 0
+    """Rank of low-rank updates (LoRA, by `peft`) of the language model's layers, whose own weights stay; 0 none."""
+    lora_alpha: float = 16.0
+    """Their scale is lora_alpha / lora_rank."""
+    dtype: Literal["float32", "bfloat16"] = "float32"
+    """How weights are kept. float32 for weights that are trained (products are bfloat16 by --bf16 all the same);
+    bfloat16 halves the memory of weights that are not."""
+    attention: Literal["auto", "sdpa", "eager", "flash_attention_2"] = "auto"
+    """How attention is computed; "auto": torch's fused one (sdpa) where the model has it. flash_attention_2 needs the
+    package flash-attn and a GPU."""
+    checkpoint_activations: bool = False
+    """Whether the layers' activations are computed again in the backward pass: less memory, more time."""

@@ -1,0 +1,178 @@
+"""An image-text model of `transformers` from a folder or the hub: its network, and what makes input for it.
+
+Nothing of a checkpoint is run or unpickled: weights are safetensors, trust_remote_code is off. What a checkpoint lacks
+is refused by name; what it has too much of is named.
+"""
+
+import json
+import logging
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from safetensors import SafetensorError
+from torch import nn
+from transformers import AutoConfig, AutoImageProcessor, AutoModelForImageTextToText, AutoTokenizer, PretrainedConfig
+
+from tap_ray.errors import CheckpointError, ConfigError
+from tap_ray.models.vlm_config import VlmConfig
+
+if TYPE_CHECKING:  # seconds of every job's start
+    from transformers import PreTrainedModel
+
+LOG = logging.getLogger(__name__)
+KNOWN = "SmolVLM2, Qwen2.5-VL, Qwen3-VL or PaliGemma 2"
+NAMED = 8
+"""Tensors named in one message."""
+LOADING = (OSError, ValueError, KeyError, TypeError, RuntimeError, ImportError, AttributeError, SafetensorError)
+"""What `transformers` raises at files that are not what it expects."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class VlmFiles:
+    """Everything of an image-text model but its weights."""
+
+    config: PretrainedConfig
+    processor: Any
+    """Of class ProcessorMixin."""
+
+    @property
+    def image_token(self) -> str:
+        """What stands for an image in a prompt without a chat template."""
+        return self.processor.image_token
+
+
+def read_files(source: str) -> VlmFiles:
+    """Config, tokenizer, chat template and image processor of a checkpoint, or of a policy saved from one.
+
+    Raises:
+        ConfigError: no source.
+        CheckpointError: nothing there, another kind of model, or a part is missing.
+    """
+    if not source:
+        raise ConfigError("A VLM needs a local folder or a hub id in --policy.vlm.pretrained.")
+    if "/" not in source and not Path(source).is_dir():
+        raise CheckpointError(
+            f"--policy.vlm.pretrained: {source!r} is no folder, and a model of the hub is ORGANIZATION/NAME."
+        )
+    from transformers.models.auto.modeling_auto import MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING
+
+    config = _load(AutoConfig, source, "an image-text model")
+    if type(config) not in MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING:
+        raise CheckpointError(
+            f"{_where(source)} is a model of type {config.model_type!r}, which does not read images and text. Give an "
+            f"image-text model of transformers, e.g. {KNOWN}."
+        )
+    tokenizer = _load(AutoTokenizer, source, "the tokenizer of an image-text model")
+    images = _load(AutoImageProcessor, source, "the image processor of an image-text model", backend="pil")
+    tokenizer.padding_side = "left"  # what is predicted stands last
+    if getattr(images, "do_image_splitting", False):  # one view of the whole image, at the size that the tower reads
+        images.do_image_splitting, images.size = False, images.max_image_size
+    return VlmFiles(config=config, processor=_processor(source, config, tokenizer, images))
+
+
+def _processor(source: str, config: PretrainedConfig, tokenizer: Any, images: Any) -> Any:
+    """The model's own, without the part for videos, which would need torchvision."""
+    from transformers.models.auto.processing_auto import PROCESSOR_MAPPING
+    from transformers.models.idefics3 import Idefics3Processor
+
+    kind: Any = Idefics3Processor if config.model_type == "smolvlm" else PROCESSOR_MAPPING.get(type(config), None)
+    if kind is None:
+        raise CheckpointError(f"transformers has no processor for {config.model_type!r}: give e.g. {KNOWN}.")
+
+    class ImagesOnly(kind):
+        def check_argument_for_proper_class(self, argument_name: str, argument: Any) -> Any:
+            return None if argument is None else super().check_argument_for_proper_class(argument_name, argument)
+
+    parts = {"image_processor": images, "tokenizer": tokenizer, "chat_template": tokenizer.chat_template}
+    parts |= {"video_processor": None} if "video_processor" in kind.get_attributes() else {}
+    if kind is Idefics3Processor:  # one word an image feature
+        look = config.vision_config
+        parts["image_seq_len"] = (look.image_size // look.patch_size) ** 2 // config.scale_factor**2
+    try:
+        processor = ImagesOnly(**parts)
+    except LOADING as error:
+        raise CheckpointError(
+            f"{_where(source)} ({config.model_type}): its processor cannot be made of its tokenizer and image "
+            f"processor: {_said(error)}. For sure: {KNOWN}."
+        ) from None
+    if tokenizer.convert_tokens_to_ids(processor.image_token) != config.image_token_id:
+        raise CheckpointError(
+            f"{_where(source)}: its tokenizer does not know {processor.image_token!r} as word {config.image_token_id}, "
+            "which stands for an image. Is tokenizer.json there?"
+        )
+    if processor.chat_template is None and config.model_type != "paligemma":
+        raise CheckpointError(
+            f"{_where(source)} has no chat template, so nobody knows how it is asked. Add chat_template.jinja of the "
+            "published checkpoint, or give one that was trained on instructions."
+        )
+    return processor
+
+
+def save_files(files: VlmFiles, folder: Path) -> None:
+    """Write what `read_files` reads."""
+    folder.mkdir(parents=True, exist_ok=True)
+    files.config.save_pretrained(folder)
+    files.processor.tokenizer.save_pretrained(folder)
+    images = files.processor.image_processor.to_dict()
+    images["image_processor_type"] = images["image_processor_type"].removesuffix("Pil").removesuffix("Fast")
+    (folder / "preprocessor_config.json").write_text(json.dumps(images, indent=2, sort_keys=True, default=str) + "\n")
+
+
+def new_model(config: VlmConfig, files: VlmFiles, *, load_weights: bool) -> "PreTrainedModel":
+    """The network without its language head.
+
+    Raises:
+        CheckpointError: weights are missing, damaged, or of other sizes; the first ones are named.
+    """
+    about: dict[str, Any] = {"dtype": getattr(torch, config.dtype)}
+    about |= {"attn_implementation": config.attention} if config.attention != "auto" else {}
+    if config.pretrained and load_weights and config.weights == "pretrained":
+        extra = {"config": files.config, "use_safetensors": True, "output_loading_info": True}
+        model, told = _load(AutoModelForImageTextToText, config.pretrained, "an image-text model", **about, **extra)
+        _require_whole(config.pretrained, told)
+    else:
+        try:
+            model = AutoModelForImageTextToText.from_config(files.config, **about)
+        except LOADING as error:
+            raise CheckpointError(f"Cannot make a model of type {files.config.model_type!r}: {_said(error)}") from None
+    return model.base_model
+
+
+def _require_whole(source: str, told: dict[str, Any]) -> None:
+    missing, left = sorted(told["missing_keys"]), sorted(told["unexpected_keys"])
+    if missing or told["mismatched_keys"]:
+        sizes = [f"{name} {tuple(have)} for {tuple(want)}" for name, have, want in sorted(told["mismatched_keys"])]
+        raise CheckpointError(
+            f"{_where(source)} does not fill its own model:"
+            + (f"\n  missing: {_few(missing)}" if missing else "")
+            + (f"\n  other sizes: {_few(sizes)}" if sizes else "")
+        )
+    if left:
+        LOG.warning("%s has weights that its model does not use: %s", _where(source), _few(left))
+
+
+def vision_tower(model: "PreTrainedModel") -> nn.Module:
+    """The part that reads pixels."""
+    return model.get_encoder(modality="image")
+
+
+def _load(cls: Any, source: str, what: str, **options: Any) -> Any:
+    try:
+        return cls.from_pretrained(source, trust_remote_code=False, **options)
+    except LOADING as error:
+        raise CheckpointError(f"Cannot load {_where(source)} as {what}: {_said(error)}") from None
+
+
+def _where(source: str) -> str:
+    return f"the folder {source!r}" if Path(source).is_dir() else f"the path or hub id {source!r}"
+
+
+def _said(error: BaseException) -> str:
+    return " ".join(str(error).split())[:400]
+
+
+def _few(names: list[str]) -> str:
+    more = f" and {len(names) - NAMED} more" if len(names) > NAMED else ""
+    return ", ".join(names[:NAMED]) + more
