@@ -33,7 +33,7 @@ ELSEWHERE = {
 OTHERS = ("lerobot.", "mani_skill.", "pip", "venv", "http.server", "pytest")
 """Modules that messages and documents run and that are not ours."""
 DOCUMENTS = ("README.md", "CONTRIBUTING.md", "docs/*.md", "docs/how-to/*.md", "docs/tutorial/*.md", "clusters/*.md")
-NO_FLAGS = ("tap_ray/compare/page.py", "tap_ray/compare/plots.py")
+NO_FLAGS = ("tap_ray/compare/page.py", "tap_ray/compare/plots.py", "tap_ray/inspect/dataset/page.py")
 """Files whose `--words` are variables of a style sheet."""
 
 

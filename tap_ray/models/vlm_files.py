@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from safetensors import SafetensorError
 from torch import nn
-from transformers import AutoConfig, AutoImageProcessor, AutoModelForImageTextToText, AutoTokenizer, PretrainedConfig
+from transformers import AutoConfig, PretrainedConfig
 
 from tap_ray.errors import CheckpointError, ConfigError
 from tap_ray.models.vlm_config import VlmConfig
@@ -56,6 +56,7 @@ def read_files(source: str) -> VlmFiles:
         raise CheckpointError(
             f"--policy.vlm.pretrained: {source!r} is no folder, and a model of the hub is ORGANIZATION/NAME."
         )
+    from transformers import AutoImageProcessor, AutoTokenizer  # seconds of every job's start
     from transformers.models.auto.modeling_auto import MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING
 
     config = _load(AutoConfig, source, "an image-text model")
@@ -126,6 +127,8 @@ def new_model(config: VlmConfig, files: VlmFiles, *, load_weights: bool) -> "Pre
     Raises:
         CheckpointError: weights are missing, damaged, or of other sizes; the first ones are named.
     """
+    from transformers import AutoModelForImageTextToText
+
     about: dict[str, Any] = {"dtype": getattr(torch, config.dtype)}
     about |= {"attn_implementation": config.attention} if config.attention != "auto" else {}
     if config.pretrained and load_weights and config.weights == "pretrained":
