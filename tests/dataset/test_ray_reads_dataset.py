@@ -12,6 +12,7 @@ from tap_ray.media.image import decode_jpeg
 
 @pytest.mark.cluster
 @pytest.mark.filterwarnings("default")  # Ray's own, about its future
+@pytest.mark.long_proof
 def test_ray_data_reads_every_row(play_dataset: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     import ray
 

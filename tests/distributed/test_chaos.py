@@ -233,6 +233,7 @@ class Hangs:
         return [AttemptResult(attempt=attempt, episode=None, reason="played") for attempt in attempts]
 
 
+@pytest.mark.long_proof
 def test_a_player_that_hangs(cluster: Nodes, tmp_path: Path):
     pool = Pool(fleets=1, labels=LABELS, patience=QUICK)
     outcomes = list(play_out(partial(Hangs, tmp_path), [[number] for number in range(5)], pool))

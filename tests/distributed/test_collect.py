@@ -150,6 +150,7 @@ def test_killed_fleets_cost_nothing_but_time(tmp_path, expected):
 
 
 @pytest.mark.slow
+@pytest.mark.long_proof
 def test_killed_drivers_cost_nothing_but_time(tmp_path, expected):
     """KILLS at random moments: some while the driver starts, most while it writes."""
     address = ray.get_runtime_context().gcs_address

@@ -41,6 +41,7 @@ class Owner:
 
 @pytest.mark.cluster
 @pytest.mark.filterwarnings("ignore::DeprecationWarning:ray")
+@pytest.mark.long_proof
 def test_what_a_dead_actor_had_reserved_is_given_back():
     """What the living and the driver have reserved stays."""
     ray.cloudpickle.register_pickle_by_value(sys.modules[__name__])

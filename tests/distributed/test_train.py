@@ -65,6 +65,7 @@ def undisturbed(toy_dataset: Path, tmp_path_factory: pytest.TempPathFactory):
     return run
 
 
+@pytest.mark.long_proof
 def test_one_worker_learns_what_one_process_learns(tmp_path: Path, toy_dataset: Path, undisturbed):
     logged = []
     task = toy_task(tmp_path / "run", toy_dataset, ray=True)
@@ -166,6 +167,7 @@ def test_killed_drivers_leave_no_trace_in_the_curve(tmp_path: Path, toy_dataset:
     assert curve(run) == undisturbed(steps)
 
 
+@pytest.mark.long_proof
 def test_a_users_mistake_ends_the_run_at_once(tmp_path: Path, toy_dataset: Path):
     """No worker is replaced for a loss that is not a number."""
     task = toy_task(tmp_path / "run", toy_dataset, ray=True, bad_step=4)

@@ -193,6 +193,7 @@ def kill(name: str) -> list[int]:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("num", [1, pytest.param(4, marks=pytest.mark.long_proof)])
+@pytest.mark.long_proof
 def test_killed_writers_and_fleets_cost_nothing_but_time(
     local: None, expected: dict[str, str], tmp_path: Path, num: int
 ):
@@ -245,6 +246,7 @@ class Interrupted(Collection):
             raise KeyboardInterrupt
 
 
+@pytest.mark.long_proof
 def test_ctrl_c_keeps_what_has_been_told(local: None, expected: dict[str, str], tmp_path: Path):
     header, schedule = toy_player.robots().synthetic_header(), Schedule(num_tasks=1, episodes=EPISODES)
     with DatasetWriter(tmp_path, header) as writer:

@@ -32,6 +32,7 @@ def train(model: torch.nn.Module, loss_of, steps: int, lr: float = 2e-3) -> None
         schedule.step()
 
 
+@pytest.mark.long_proof
 def test_the_velocity_of_a_gaussian_is_the_closed_form():
     """a ~ N(m, s^2), x = (1 - t) e + t a: E[a - e | x] = m + (t s^2 - (1 - t)) / (t^2 s^2 + (1 - t)^2) (x - t m)."""
     torch.manual_seed(0)

@@ -164,6 +164,7 @@ def test_a_video_is_not_trained_on_and_is_inspected(video):
 
 
 @pytest.mark.slow
+@pytest.mark.long_proof
 def test_learned_labels_are_right_and_can_be_learned_from(tmp_path, capsys):
     """A square that moves by 1.2 px (0.9 to 1.5) to the left or right at a time: a run sees which, and another learns
     the same from its labels."""
