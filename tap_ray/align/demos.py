@@ -129,7 +129,7 @@ def from_dataset(
         asked = replace(windows, reach_steps=windows.reach_steps or WindowConfig().reach_steps)
         reaching = held_out if windows.reach_steps else held_out_windows(dataset, asked, seed=seed)
         model.reach_scale.set(*reach_moments(reaching))
-    transfer = init_from(model, init, config.load) if init is not None else None
+    transfer = init_from(model, init, config.load, source=stage_1.network) if init and stage_1 else None
     known = prior.network if prior and config.prior_weights else None
     if isinstance(model.head, FlowHead):
         model.head.set_layout(dataset.spec)

@@ -42,8 +42,8 @@ class Transfer:
         return "; ".join(f"{role}: {names or 'nothing'}" for role, names in named.items())
 
 
-def init_from(policy: Network, run: Path, which: TransferParts = "all") -> Transfer:
-    """Fill `policy` with weights of the Stage 1 run `run`.
+def init_from(policy: Network, run: Path, which: TransferParts = "all", *, source: Network | None = None) -> Transfer:
+    """Fill `policy` with weights of the Stage 1 run `run`; `source` is its policy, where that has been read already.
 
     The head's last layer is rescaled from the statistics of Stage 1 to those of `policy`, so that it predicts the same
     meters and radians as before; so is what reads the state. A longer chunk continues with Stage 1's last step. What
@@ -58,7 +58,7 @@ def init_from(policy: Network, run: Path, which: TransferParts = "all") -> Trans
         raise ConfigError(f"Unknown part {which!r} to load. {nearest(which, LOADED)}")
     if which == "vision" and isinstance(policy, VlmPolicy):
         raise ConfigError('--align.load of a VLM policy is "all" or "all_but_head": its vision tower is part of it.')
-    source = load_bundle(run / FINAL).network
+    source = source or load_bundle(run / FINAL).network
     have, want = renamed(source.state_dict(), policy), policy.state_dict()
     both = [part for part in LOADED[which] if _has(have, part) and _has(want, part)]
     parts = tuple(part for part in both if part != "head." or policy.config.head == source.config.head)

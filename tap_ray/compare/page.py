@@ -36,17 +36,23 @@ summary { cursor: pointer; color: var(--soft); } .dot { display: inline-block; w
 @media (max-width: 40rem) { body { font-size: 15px; } th, td { padding: .3rem .4rem; } }
 """
 
-TEMPLATE = """<!doctype html>
+HEAD = """<!doctype html>
 <html lang="en">
 <head>
 <meta charset="utf-8">
 <meta name="viewport" content="width=device-width, initial-scale=1">
 <meta name="color-scheme" content="light dark">
+{% if running %}<meta http-equiv="refresh" content="{{ refresh_s }}">{% endif %}
 <title>tap_ray: {{ title }}</title>
 <style>{{ style }}</style>
 </head>
 <body>
-<h1>{{ title }}</h1>
+"""
+"""How every page begins: of a comparison, a sweep, an inspection. One that is "running" fetches itself anew."""
+
+TEMPLATE = (
+    HEAD
+    + """<h1>{{ title }}</h1>
 {% if cards %}
 <p class="soft">{{ num_cells }} cells each (task, scenario, initial state, seed), the same for every run; protocol
 <code>{{ protocol.hash }}</code>. Success counts when it held at any step of the episode.</p>
@@ -138,3 +144,4 @@ corrected for the number of tests ({{ tests|length }} in all): one in twenty is 
 </body>
 </html>
 """
+)

@@ -132,6 +132,11 @@ def _laid_out(values: Tensor, indices: Tensor, num: int) -> Tensor:
     return spread
 
 
+def before_goal(mask_NH: Tensor, k_N: Tensor) -> Tensor:
+    """Of a chunk's steps those before the second image, k steps on: what comes after cannot be told from the two."""
+    return mask_NH & (torch.arange(mask_NH.shape[1], device=mask_NH.device) < k_N[:, None])
+
+
 def masked_mse(predicted: Tensor, target: Tensor, mask: Tensor) -> Tensor:
     """Mean squared error over the entries where `mask` is True, in float32; 0 where there are none.
 

@@ -30,7 +30,7 @@ from tap_ray.models.keypoints import Join, KeyPoints
 from tap_ray.models.language import LanguageConfig, TextEncoder
 from tap_ray.models.motion_prior import PriorConfig
 from tap_ray.models.normalizer import Normalizer
-from tap_ray.models.vision import GRAY, VisionConfig, VisionTower
+from tap_ray.models.vision import VisionConfig, VisionTower, jittered
 from tap_ray.models.vlm_config import VlmConfig
 
 Context = Literal["goal", "crops", "language"]
@@ -351,6 +351,5 @@ def _floats(rgb_NYXC: Tensor, jitter_N2: Tensor | None) -> Tensor:
     half = torch.is_autocast_enabled(kind)
     x = rgb_NYXC.permute(0, 3, 1, 2).to(torch.get_autocast_dtype(kind) if half else torch.float32)
     if jitter_N2 is not None:
-        contrast, brightness = jitter_N2.to(x.dtype)[:, :, None, None, None].unbind(1)
-        x = (x - GRAY) * (1 + contrast) + (GRAY + 255 * brightness)
+        x = jittered(x, jitter_N2)
     return x

@@ -14,7 +14,7 @@ from tokenizers import Tokenizer
 from torch import Tensor
 
 from tap_ray.errors import ConfigError
-from tap_ray.models.vision import GRAY
+from tap_ray.models.vision import jittered
 from tap_ray.models.vlm_files import VlmFiles
 
 
@@ -54,9 +54,7 @@ def images(batch: dict[str, Tensor], name: str, jitter: str) -> list[np.ndarray]
     """(Y, X, 3) uint8 each, with the changes of contrast and brightness that training asks for."""
     rgb_NYXC = batch[name]
     if jitter in batch:
-        contrast, brightness = batch[jitter][:, :, None, None, None].unbind(1)
-        levels = (rgb_NYXC.float() - GRAY) * (1 + contrast) + (GRAY + 255 * brightness)
-        rgb_NYXC = levels.round().clamp(0, 255).to(torch.uint8)
+        rgb_NYXC = jittered(rgb_NYXC.float(), batch[jitter]).round().clamp(0, 255).to(torch.uint8)
     return list(rgb_NYXC.cpu().numpy())
 
 

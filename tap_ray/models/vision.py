@@ -24,6 +24,12 @@ IMAGENET_MEAN, IMAGENET_STD = (123.675, 116.28, 103.53), (58.395, 57.12, 57.375)
 """Levels (0 .. 255), for checkpoints that do not say what they were trained with."""
 
 
+def jittered(levels: Tensor, jitter_N2: Tensor) -> Tensor:
+    """Images (N, ., ., .) of levels 0 .. 255 with other contrast and brightness; where 0, as they are."""
+    contrast, brightness = jitter_N2.to(levels.dtype)[:, :, None, None, None].unbind(1)
+    return (levels - GRAY) * (1 + contrast) + (GRAY + 255 * brightness)
+
+
 @dataclass(frozen=True, kw_only=True)
 class VisionConfig:
     """Which tower."""

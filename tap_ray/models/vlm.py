@@ -28,7 +28,7 @@ from torch import Tensor, nn
 from tap_ray.dataset.norm_stats import NormStats
 from tap_ray.errors import ConfigError
 from tap_ray.models.fast import FastTokenizer
-from tap_ray.models.heads import FlowHead, RegressionHead, flow_outputs
+from tap_ray.models.heads import FlowHead, RegressionHead, before_goal, flow_outputs
 from tap_ray.models.lora import add_lora, merged
 from tap_ray.models.normalizer import Normalizer
 from tap_ray.models.policy import PolicyConfig, acts
@@ -301,8 +301,7 @@ class VlmPolicy(nn.Module):
 
 
 def _until_goal(batch: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Targets of inverse dynamics: what comes after the second image cannot be told from the two."""
+    """Targets of inverse dynamics."""
     if "k" not in batch or "action_mask" not in batch:
         return batch
-    ahead_H = torch.arange(batch["action_mask"].shape[1], device=batch["k"].device)
-    return batch | {"action_mask": batch["action_mask"] & (ahead_H < batch["k"][:, None])}
+    return batch | {"action_mask": before_goal(batch["action_mask"], batch["k"])}

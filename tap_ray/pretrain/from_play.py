@@ -23,7 +23,7 @@ from tap_ray.dataset.reader import DatasetInfo, stats_of
 from tap_ray.dataset.windows import WindowConfig, split_episodes
 from tap_ray.errors import ConfigError
 from tap_ray.models.build import Network, PolicyBundle, new_policy
-from tap_ray.models.heads import FlowHead, masked_mse
+from tap_ray.models.heads import FlowHead, before_goal, masked_mse
 from tap_ray.models.pointing import POINT_WEIGHT, pointing_loss
 from tap_ray.models.policy import Context, PolicyConfig
 from tap_ray.models.reach import NUM_REACH, reach_loss, reach_moments, shown
@@ -117,11 +117,10 @@ class FromPlay:
             parts["play/inverse_loss"] = out[f"{name}pred"]
             terms.append(config.inverse_dynamics * parts["play/inverse_loss"])
         elif config.inverse_dynamics:
-            # What comes after the second image cannot be told from the two; alone it has no chunk that goes there.
-            guess = out[f"{name}action"]
-            ahead = torch.arange(guess.shape[1], device=mask.device)
-            before = mask[:, : len(ahead)] & (ahead < batch["k"][:, None])
-            parts["play/inverse_mse"] = masked_mse(guess, target[:, : len(ahead)], before)
+            guess = out[f"{name}action"]  # alone it has no chunk that goes beyond the second image
+            steps = guess.shape[1]
+            before = before_goal(mask[:, :steps], batch["k"])
+            parts["play/inverse_mse"] = masked_mse(guess, target[:, :steps], before)
             terms.append(config.inverse_dynamics * parts["play/inverse_mse"])
         loss = torch.stack(terms).sum()
         return loss, {"play/loss": loss, **parts}

@@ -26,18 +26,9 @@ Curve = list[tuple[float, float]]
 Curves = dict[str, Curve]
 """By the trial's id."""
 
-TEMPLATE = """<!doctype html>
-<html lang="en">
-<head>
-<meta charset="utf-8">
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<meta name="color-scheme" content="light dark">
-{% if running %}<meta http-equiv="refresh" content="{{ refresh_s }}">{% endif %}
-<title>tap_ray: {{ title }}</title>
-<style>{{ style }}</style>
-</head>
-<body>
-<h1>{{ title }}</h1>
+TEMPLATE = (
+    page.HEAD
+    + """<h1>{{ title }}</h1>
 <p class="soft">{{ num_ended }} of {{ rows|length }} trials have ended
 {%- if running %}; this page fetches itself anew every {{ refresh_s }} s{% endif %}.
 {% if dashboard %}Ray's dashboard: <a href="{{ dashboard }}">{{ dashboard }}</a>.{% endif %}</p>
@@ -77,6 +68,7 @@ seeds' episodes. n: seeds.</caption>
 </body>
 </html>
 """
+)
 
 
 @dataclass(frozen=True, kw_only=True)

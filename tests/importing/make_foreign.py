@@ -18,8 +18,8 @@ JOINTS = ("shoulder_pan", "shoulder_lift", "elbow_flex", "wrist_flex", "wrist_ro
 
 
 def main(out: Path, kind: str) -> None:
-    import lerobot  # only where the files are made
     from lerobot.datasets.lerobot_dataset import LeRobotDataset
+    from lerobot_writer import finish, save_episode  # beside this script
 
     names = [f"{joint}.pos" for joint in JOINTS]
     numbers = {"dtype": "float32", "shape": (6,), "names": names}
@@ -29,15 +29,8 @@ def main(out: Path, kind: str) -> None:
         "local/so100", FPS, features, root=out, robot_type="so100", use_videos=kind == "video"
     )
     for episode in range(3):
-        for frame in frames_of(episode):
-            task = TASKS[episode % 2]
-            if lerobot.__version__.startswith("0.3"):
-                dataset.add_frame(frame, task=task)
-            else:
-                dataset.add_frame({**frame, "task": task})
-        dataset.save_episode()
-    if hasattr(dataset, "finalize"):
-        dataset.finalize()
+        save_episode(dataset, TASKS[episode % 2], frames_of(episode))
+    finish(dataset)
 
 
 def frames_of(episode: int) -> list[dict[str, np.ndarray]]:

@@ -12,8 +12,8 @@ import numpy as np
 
 
 def main(episodes: Path, out: Path, kind: str) -> None:
-    import lerobot  # only where the files are made
     from lerobot.datasets.lerobot_dataset import LeRobotDataset
+    from lerobot_writer import finish, save_episode  # beside this script
 
     given = np.load(episodes)
     number = sum(name.startswith("rgb_") for name in given.files)
@@ -28,18 +28,11 @@ def main(episodes: Path, out: Path, kind: str) -> None:
         "local/rewritten", int(given["fps"]), features, root=out, robot_type="any", use_videos=kind == "video"
     )
     for episode in range(number):
-        task = str(given[f"task_{episode}"])
-        for rgb, state, action in zip(
-            *(given[f"{name}_{episode}"] for name in ("rgb", "state", "action")), strict=True
-        ):
-            frame = {"observation.state": state, "action": action, "observation.images.front": rgb}
-            if lerobot.__version__.startswith("0.3"):
-                dataset.add_frame(frame, task=task)
-            else:
-                dataset.add_frame({**frame, "task": task})
-        dataset.save_episode()
-    if hasattr(dataset, "finalize"):
-        dataset.finalize()
+        names = ("observation.state", "action", "observation.images.front")
+        rows = zip(*(given[f"{name}_{episode}"] for name in ("state", "action", "rgb")), strict=True)
+        frames = (dict(zip(names, row, strict=True)) for row in rows)
+        save_episode(dataset, str(given[f"task_{episode}"]), frames)
+    finish(dataset)
 
 
 def vector(names: np.ndarray) -> dict:

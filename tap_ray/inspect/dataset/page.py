@@ -31,17 +31,9 @@ dl { display: grid; grid-template-columns: max-content 1fr; gap: 0 1rem; font-va
 """
 CLASSES = {"good": "good", "look at this": "look", "not fit": "unfit", "not known": "unknown"}
 
-TEMPLATE = """<!doctype html>
-<html lang="en">
-<head>
-<meta charset="utf-8">
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<meta name="color-scheme" content="light dark">
-<title>tap_ray: {{ title }}</title>
-<style>{{ style }}</style>
-</head>
-<body>
-<main>
+TEMPLATE = (
+    common.HEAD
+    + """<main>
 <h1>{{ title }}</h1>
 <p class="soft">{{ facts }}</p>
 <nav aria-label="Checks"><table>
@@ -81,6 +73,7 @@ TEMPLATE = """<!doctype html>
 </body>
 </html>
 """
+)
 
 
 def render(

@@ -1,6 +1,6 @@
 """One pass over a dataset's numbers: small facts of each episode, and sums, in memory that its frames do not fill.
 
-Images are looked at elsewhere (`frames.py`), judgments are made elsewhere (`dataset_checks.py`).
+Images are looked at elsewhere (`frames.py`), judgments are made elsewhere (`motion_checks.py`, `content_checks.py`).
 """
 
 import hashlib
@@ -17,7 +17,7 @@ from tap_ray.dataset.reader import DatasetInfo, read_columns
 from tap_ray.errors import DataError
 from tap_ray.importing.checks import SPEED_M_S, SPEED_RAD_S, partner
 from tap_ray.play.report import LEAF_M
-from tap_ray.specs import SIDES, RobotSpec, Slot
+from tap_ray.specs import RobotSpec, Slot
 
 LAGS = range(-4, 9)
 """Steps by which a state may come after the action that explains it."""
@@ -135,7 +135,8 @@ class Survey:
 def begin(dataset: DatasetInfo) -> Survey:
     """A survey that has seen nothing yet."""
     spec, states = dataset.spec, [slot.name for slot in dataset.spec.state]
-    pairs = [slot.name for slot in spec.action if partner(slot.name) in states and not _is_gripper(slot)]
+    moving = [slot.name for n, slot in enumerate(spec.action) if n not in spec.grippers]
+    pairs = [name for name in moving if partner(name) in states]
     num = len(spec.action)
     return Survey(
         dataset=dataset,
@@ -252,7 +253,7 @@ def idle_steps(spec: RobotSpec, state: np.ndarray, action: np.ndarray) -> np.nda
     slow = np.array([STILL.get(spec.state[n].unit, STILL["1"]) for n in watched])
     still = np.all(np.abs(np.diff(state[:, watched], axis=0)) * hz < slow, axis=1)
     for n, slot in enumerate(spec.action):
-        if _is_gripper(slot):
+        if n in spec.grippers:
             asked = np.sign(np.diff(action[:, n], prepend=action[:1, n])) != 0
         else:
             asked = np.abs(action[:, n]) * hz >= STILL.get(slot.unit, STILL["1"])
@@ -319,11 +320,6 @@ def _outline(dataset: DatasetInfo, state: np.ndarray, action: np.ndarray) -> np.
 def stat(dataset: DatasetInfo, feature: str, key: str) -> np.ndarray:
     """(D,) of the dataset's statistics; empty where it has no such feature."""
     return np.asarray(dataset.stats.get(feature, {}).get(key, ())).reshape(-1)
-
-
-def _is_gripper(slot: Slot) -> bool:
-    side = next((side for side in SIDES if slot.name.startswith(side)), "")
-    return slot.name.removeprefix(side) == "gripper"
 
 
 def _place(slots: tuple[Slot, ...], name: str) -> int:
