@@ -1,7 +1,7 @@
 """PPO in one file learns a little of the push task, from states: `python examples/ppo_push.py [SECONDS [SEED]]`.
 
-It prints a line each few updates: the mean dense reward of a step, how far the pumpkin was pushed (m, of 0.1) and the
-part of the episodes that succeed. Nothing of tap_ray's own training is used: only the Gymnasium id.
+It prints a line after the first update and then each few: the mean dense reward of a step, how far the pumpkin was
+pushed (m, of 0.1) and the part of the episodes that succeed. Nothing of tap_ray's own training is used: only the Gymnasium id.
 """
 
 import sys
@@ -112,7 +112,7 @@ def main(seconds: int = 300, seed: int = 0) -> None:
     agent = Agent(space.shape[0], robots.single_action_space.shape[0])  # pyright: ignore[reportOptionalSubscript]
     optimizer = torch.optim.Adam(agent.parameters(), 5e-4)
     obs, _ = robots.reset(seed=seed)
-    start, told, steps = time.monotonic(), 0.0, 0
+    start, next_line, steps = time.monotonic(), 0.0, 0
     row: list[list[float]] = []
     while (now := time.monotonic() - start) < seconds:
         batch, obs, infos = play(robots, agent, obs)
@@ -124,10 +124,10 @@ def main(seconds: int = 300, seed: int = 0) -> None:
             behind = torch.stack([torch.as_tensor(each) for each in infos["final_obs"]]).float()
             advantage = advantages(batch, agent(behind)[1])
         improve(agent, optimizer, batch, advantage)
-        if now - told >= seconds / 20:
+        if now >= next_line:
             reward, push_m, success = np.mean(row, axis=0)
             print(f"{now:5.0f} s {steps:7d} steps  reward {reward:.3f}  pushed {push_m:+.3f} m  success {success:.2f}")
-            told, row = now, []
+            next_line, row = now + seconds / 20, []
     robots.close()
 
 
