@@ -1,7 +1,8 @@
 """PPO in one file learns a little of the push task, from states: `python examples/ppo_push.py [SECONDS [SEED]]`.
 
 It prints a line after the first update and then each few: the mean dense reward of a step, how far the pumpkin was
-pushed (m, of 0.1) and the part of the episodes that succeed. Nothing of tap_ray's own training is used: only the Gymnasium id.
+pushed (m, of 0.1) and the part of the episodes that succeed. Nothing of tap_ray's own training is used: only the
+Gymnasium id.
 """
 
 import sys

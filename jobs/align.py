@@ -3,6 +3,8 @@
 from functools import partial
 from pathlib import Path
 
+from tap_ray import presets
+from tap_ray.command_line import Offers
 from tap_ray.dataset.reader import require_whole
 from tap_ray.dataset.windows import require_batches
 from tap_ray.distributed import stream
@@ -36,4 +38,4 @@ def main(config: AlignJobConfig) -> Path:
 
 
 if __name__ == "__main__":
-    run_job(main, AlignJobConfig)
+    run_job(main, AlignJobConfig, Offers(presets=presets.ALIGN))

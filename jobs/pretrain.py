@@ -5,6 +5,8 @@ from functools import partial
 from pathlib import Path
 
 from jobs import collect_play
+from tap_ray import presets
+from tap_ray.command_line import Offers
 from tap_ray.dataset.reader import open_dataset, require_whole
 from tap_ray.dataset.windows import require_batches
 from tap_ray.distributed import live, stream
@@ -52,4 +54,4 @@ def main(config: PretrainConfig) -> Path:
 
 
 if __name__ == "__main__":
-    run_job(main, PretrainConfig)
+    run_job(main, PretrainConfig, Offers(presets=presets.PRETRAIN))

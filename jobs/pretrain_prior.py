@@ -4,6 +4,8 @@ from functools import partial
 from pathlib import Path
 
 import envs
+from tap_ray import presets
+from tap_ray.command_line import Offers
 from tap_ray.config import require_used
 from tap_ray.dataset.action_chunks import bytes_read, counts
 from tap_ray.dataset.reader import open_dataset
@@ -37,4 +39,4 @@ def main(config: PriorJobConfig) -> Path:
 
 
 if __name__ == "__main__":
-    run_job(main, PriorJobConfig)
+    run_job(main, PriorJobConfig, Offers(presets=presets.PRIOR))

@@ -17,35 +17,33 @@ import contextlib
 import dataclasses
 import os
 import sys
-import warnings
 from collections.abc import Generator
 from pathlib import Path
 from typing import Any, Callable, Iterator, Mapping, Sequence, TypeVar, cast
 
-import tyro
-from tyro.constructors import ConstructorRegistry, PrimitiveConstructorSpec, PrimitiveTypeInfo
-
-from tap_ray import bounds, plugins, runs, signals, storage, tracking
-from tap_ray.config import load, to_dict
+from tap_ray import bounds, command_line, runs, signals, storage, tracking
+from tap_ray.command_line import Offers
+from tap_ray.config import to_dict
 from tap_ray.errors import ConfigError, TapRayError
 from tap_ray.runs import MadeBy
 
 C = TypeVar("C")
 
-FLAGS = ConstructorRegistry()
-"""How flags become values, beyond what tyro knows: a Path may be a URI."""
 SUBMITTED = "working_dir_files"
 """Folder in which Ray keeps the copies of submitted working directories."""
 PLACES = ("out", "store", "results")
 """Fields that say where results are written."""
 
 
-def run_job(main: Callable[[C], Path], config_type: type[C]) -> None:
-    """The life of `python -m jobs.<verb>`; `--config FILE` (YAML or JSON) fills the config first, flags win over it."""
+def run_job(main: Callable[[C], Path], config_type: type[C], offers: Offers[C] | None = None) -> None:
+    """The life of `python -m jobs.<verb>`; see `command_line` for what may stand beside its flags."""
     with signals.taken():
         try:
-            config = _config(main, config_type)
+            config, text = command_line.parse(main, config_type, sys.argv[1:], offers or Offers[C]())
             bounds.check(config)
+            if text is not None:
+                print(text(), flush=True)
+                return
             require_kept(config, Path.cwd())
             for path in _uris(config):
                 storage.require_reachable(path)
@@ -156,34 +154,6 @@ def require_kept(config: Any, here: Path) -> None:
             )
 
 
-def _config(main: Callable[[C], Path], config_type: type[C]) -> C:
-    default, argv = _config_file(config_type, sys.argv[1:])
-    doc = "\n\n".join(filter(None, [(sys.modules[main.__module__].__doc__ or "").strip(), plugins.listing()]))
-    fallback = tyro.MISSING_NONPROP if default is None else default
-    with warnings.catch_warnings():  # a default from a config file may be a UPath where the type says Path
-        warnings.filterwarnings("ignore", message=r".*(\bupath\.|protocol=)")
-        return tyro.cli(config_type, prog=_command(), args=argv, description=doc, default=fallback, registry=FLAGS)  # pyright: ignore
-
-
-def _command() -> str | None:
-    """What the user typed before the flags, as far as it is known."""
-    spec = getattr(sys.modules.get("__main__"), "__spec__", None)
-    return f"python -m {spec.name}" if spec else None
-
-
-@FLAGS.primitive_rule
-def _path_or_uri(info: PrimitiveTypeInfo) -> PrimitiveConstructorSpec[Path] | None:
-    if info.type is not Path and not str(getattr(info.type, "__module__", "")).startswith("upath."):
-        return None
-    return PrimitiveConstructorSpec(
-        nargs=1,
-        metavar="PATH|URI",
-        instance_from_str=lambda words: storage.to_path(words[0]),
-        is_instance=lambda value: isinstance(value, Path) or storage.is_remote(value),
-        str_from_instance=lambda path: [str(path)],
-    )
-
-
 def _uris(values: Any) -> Iterator[Path]:
     """Every path of a config that is not of this machine, those in texts (`--init`, `--policy`) included."""
     if dataclasses.is_dataclass(values):
@@ -196,14 +166,3 @@ def _uris(values: Any) -> Iterator[Path]:
             yield from _uris(storage.to_path(values))
     elif storage.is_remote(values):
         yield values
-
-
-def _config_file(cls: type[C], argv: list[str]) -> tuple[C | None, list[str]]:
-    """The config that `--config FILE` or `--config=FILE` names, and the other flags."""
-    argv = [part for flag in argv for part in (flag.split("=", 1) if flag.startswith("--config=") else [flag])]
-    if "--config" not in argv:
-        return None, argv
-    at = argv.index("--config")
-    if at + 1 == len(argv):
-        raise ConfigError("--config needs a file: --config FILE (YAML or JSON).")
-    return load(cls, argv[at + 1], missing=tyro.MISSING), argv[:at] + argv[at + 2 :]

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import tyro
 
-from tap_ray.job import FLAGS
+from tap_ray.command_line import BESIDE, FLAGS
 from tests import job_configs
 
 ROOT = Path(__file__).parents[1]
@@ -27,7 +27,7 @@ ELSEWHERE = {
     "mlflow": {"--host", "--port"},
     "mani_skill": {"--obs-mode", "--save-traj", "--traj-path"},
     "nvidia-smi": {"--driver"},
-    "ours beside the jobs": {"--repair", "--probe", "--mixed", "--config", "--help"},
+    "ours beside the jobs": {"--repair", "--probe", "--mixed", "--help", *BESIDE},
 }
 """Flags of other programs, and of our tools that take theirs by argparse or by hand."""
 OTHERS = ("lerobot.", "mani_skill.", "pip", "venv", "http.server", "pytest")
