@@ -110,7 +110,7 @@ def test_a_command_has_the_flags_it_is_shown_with(texts):
     for where, text in texts():
         for job, rest in re.findall(r"python3? -m (jobs\.\w+)([^`;&|#()\n]*)", text):
             seen += 1
-            unknown = [flag for flag in named_flags(rest) if flag != "--config" and not exists(flag, flags_of(job))]
+            unknown = [flag for flag in named_flags(rest) if flag not in BESIDE and not exists(flag, flags_of(job))]
             wrong += [f"{where}: {job} {flag}" for flag in unknown]
     assert seen > 3
     assert not wrong

@@ -1,6 +1,7 @@
 """Presets by name: every value that is not a default has a source, and a printed config gives the same run again."""
 
 import json
+import re
 import sys
 from dataclasses import fields, is_dataclass
 from pathlib import Path
@@ -142,3 +143,13 @@ def test_the_known_models_have_as_many_parameters_as_was_published(name: str):
     with torch.device("meta"):
         model = AutoModelForImageTextToText.from_config(known_config(name))
     assert sum(parameter.numel() for parameter in model.parameters()) == PUBLISHED[name]
+
+
+def test_the_page_names_the_presets_of_each_job():
+    page = (Path(__file__).parents[1] / "docs/how-to/presets.md").read_text()
+    rows = [line.split("|")[1:3] for line in page.splitlines() if line.startswith("| `")]
+    told = {name.strip(" `"): {job.split()[0] for job in jobs.split(",")} for name, jobs in rows}
+    assert told == {name: {job for job, (_, known, _) in JOBS.items() if name in known} for _, name in ALL}
+    shown = re.findall(r"jobs\.(\w+) --preset (\w+)", page)
+    assert shown
+    assert set(shown) <= set(ALL)
