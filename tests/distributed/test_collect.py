@@ -32,16 +32,10 @@ from tests.distributed import collect_child as child
 from tests.distributed.kills import KILLS
 from tests.distributed.nodes import meanwhile, wait_for
 
-pytestmark = pytest.mark.cluster
+pytestmark = [pytest.mark.cluster, pytest.mark.local_ray]
 
 EPISODES = max(48, 16 * KILLS)
 """Two fleets of one robot are given blocks of three batches or more. A life that is killed writes some episodes."""
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _ray():
-    with connect(num_cpus=2):
-        yield
 
 
 @pytest.fixture(scope="module")

@@ -9,20 +9,14 @@ from tap_ray.dataset import crop_files
 from tap_ray.dataset.crop_files import cut_block, folder, missing_blocks, read_crops
 from tap_ray.dataset.crops import CROPS
 from tap_ray.distributed import crops
-from tap_ray.distributed.connect import connect
 from tap_ray.errors import DataError
 from tests.carried_square import write
 
 pytestmark = [
     pytest.mark.cluster,
+    pytest.mark.local_ray,
     pytest.mark.filterwarnings("ignore::DeprecationWarning:ray"),  # Ray Data copying its own settings
 ]
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _local_ray():
-    with connect(num_cpus=2):
-        yield
 
 
 @pytest.fixture(autouse=True)

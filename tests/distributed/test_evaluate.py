@@ -16,18 +16,15 @@ from tap_ray.evaluate.results import append, stored
 from tests import line_world
 from tests.line_world import Forward, line_facts, line_robots
 
-pytestmark = pytest.mark.cluster
+pytestmark = [pytest.mark.cluster, pytest.mark.local_ray]
 
 PROTOCOL = Protocol(tasks=("line", "other"), env_version="1", episodes=6, max_steps=5)
 BAD = cells(PROTOCOL)[2]
 
 
 @pytest.fixture(scope="module", autouse=True)
-def _two_cpus():
+def _pickled() -> None:
     ray.cloudpickle.register_pickle_by_value(line_world)  # the workers need not find our tests
-    ray.init(address="local", num_cpus=2, include_dashboard=False, log_to_driver=False)
-    yield
-    ray.shutdown()
 
 
 def make_vector(scene, num, **bad):

@@ -11,21 +11,15 @@ import pytest
 from tap_ray.dataset.reader import open_dataset
 from tap_ray.dataset.windows import WindowConfig, iterate
 from tap_ray.distributed import stream
-from tap_ray.distributed.connect import connect
 from tap_ray.errors import ConfigError
 from tap_ray.types import ALL, Shard, Window
 
 pytestmark = [
     pytest.mark.cluster,
+    pytest.mark.local_ray,
     pytest.mark.filterwarnings("ignore::DeprecationWarning:ray"),  # Ray Data copying its own settings
 ]
 CONFIG = WindowConfig(batch_size=4, group_size=6, holdout_every=5, k_max=3)
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _local_ray():
-    with connect(num_cpus=2):
-        yield
 
 
 def same(one: Window, other: Window) -> bool:

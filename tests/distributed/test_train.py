@@ -19,7 +19,6 @@ import torch
 import toy_training as toy
 from toy_training import toy_task
 
-from tap_ray.distributed.connect import connect
 from tap_ray.distributed.train import train
 from tap_ray.errors import CheckpointError, ConfigError, DataError, TapRayError
 from tap_ray.settings import WorkersConfig
@@ -31,6 +30,7 @@ from tests.distributed.nodes import meanwhile, wait_for
 
 pytestmark = [
     pytest.mark.cluster,
+    pytest.mark.local_ray,
     pytest.mark.slow,
     pytest.mark.timeout(1200),
     pytest.mark.filterwarnings("ignore::DeprecationWarning:ray"),  # Ray Train's own, about its future
@@ -42,10 +42,8 @@ STEPS = 60 * KILLS
 
 
 @pytest.fixture(scope="module", autouse=True)
-def _local_ray():
+def _pickled() -> None:
     ray.cloudpickle.register_pickle_by_value(toy)  # the workers need not find our tests
-    with connect(num_cpus=2):
-        yield
 
 
 def curve(run: Path, name: str = "toy/loss") -> list[tuple[float, float]]:
