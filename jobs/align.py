@@ -11,6 +11,7 @@ from tap_ray.distributed import stream
 from tap_ray.distributed.crops import cut_missing
 from tap_ray.distributed.train import run_stage, validate_settings
 from tap_ray.job import run_job
+from tap_ray.planning.jobs import plan_align, require_fit
 from tap_ray.settings import AlignJobConfig
 from tap_ray.stages import align_shapes, align_stage, open_align
 
@@ -18,6 +19,7 @@ from tap_ray.stages import align_shapes, align_stage, open_align
 def main(config: AlignJobConfig) -> Path:
     """Train, print the metrics on held-out demonstrations; returns the run folder."""
     validate_settings(config.train, config.workers)
+    require_fit(config)
     inputs, workers = open_align(config), config.workers
     if inputs.play is not None:
         cut_missing(inputs.play, workers.ray_address)
@@ -38,4 +40,4 @@ def main(config: AlignJobConfig) -> Path:
 
 
 if __name__ == "__main__":
-    run_job(main, AlignJobConfig, Offers(presets=presets.ALIGN))
+    run_job(main, AlignJobConfig, Offers(presets=presets.ALIGN, plan=plan_align))

@@ -15,6 +15,7 @@ from tap_ray.distributed.crops import cut_missing
 from tap_ray.distributed.train import run_stage, validate_settings
 from tap_ray.errors import ConfigError
 from tap_ray.job import run_job
+from tap_ray.planning.jobs import plan_pretrain, require_fit
 from tap_ray.pretrain import health
 from tap_ray.settings import PretrainConfig
 from tap_ray.stages import pretrain_stage
@@ -27,6 +28,7 @@ def main(config: PretrainConfig) -> Path:
     if (config.data is None) != config.live_play:
         raise ConfigError("Pretraining needs a dataset of play, --data PATH, or --live-play, and not both.")
     validate_settings(config.train, config.workers)
+    require_fit(config)
     address, windows, seed = config.workers.ray_address, config.sized_windows(), config.train.seed
     with connect(address) if config.live_play else nullcontext():
         dataset = open_dataset((config.data or collect_play.main(config.play)).resolve())
@@ -54,4 +56,4 @@ def main(config: PretrainConfig) -> Path:
 
 
 if __name__ == "__main__":
-    run_job(main, PretrainConfig, Offers(presets=presets.PRETRAIN))
+    run_job(main, PretrainConfig, Offers(presets=presets.PRETRAIN, plan=plan_pretrain))

@@ -13,6 +13,7 @@ from tap_ray.distributed import stream
 from tap_ray.distributed.train import run_stage
 from tap_ray.inspect import prior_report
 from tap_ray.job import run_job
+from tap_ray.planning.jobs import plan_prior
 from tap_ray.settings import FOLLOWS, PriorJobConfig
 from tap_ray.stages import prior_stage
 
@@ -39,4 +40,4 @@ def main(config: PriorJobConfig) -> Path:
 
 
 if __name__ == "__main__":
-    run_job(main, PriorJobConfig, Offers(presets=presets.PRIOR))
+    run_job(main, PriorJobConfig, Offers(presets=presets.PRIOR, plan=plan_prior))

@@ -46,6 +46,7 @@ TRAINING = {
 POLICY = {
     "policy.vlm.pretrained": f"{TAP}, architecture",
     "policy.vlm.freeze": f"{TAP}, Stage 1: the vision tower stays",
+    "policy.vlm.checkpoint_activations": f"{OURS}: with it GPUs of 80 GB are enough (--plan)",
     "policy.head_width": f"{OURS}: the model's own width",
     "policy.num_context": f"{OURS}: longer instructions are refused",
     "policy.num_state": f"{TAP}: one camera image, no state",
@@ -95,7 +96,7 @@ def tap_qwen2_5_vl_3b_pretrain() -> PretrainConfig:
     return PretrainConfig(
         objective=TAP_STAGE_1,
         windows=ONE_STEP,
-        policy=_policy(VlmConfig(pretrained=QWEN2_5_VL_3B, freeze="vision"), 2048),
+        policy=_policy(VlmConfig(pretrained=QWEN2_5_VL_3B, freeze="vision", checkpoint_activations=True), 2048),
         train=_training(16),
         workers=WorkersConfig(num_workers=8),
     )
@@ -107,7 +108,7 @@ def tap_qwen2_5_vl_3b_align(*, demos: Path, init: str) -> AlignJobConfig:
         demos=demos,
         init=init,
         windows=ONE_STEP,
-        policy=_policy(VlmConfig(pretrained=QWEN2_5_VL_3B), 2048),
+        policy=_policy(VlmConfig(pretrained=QWEN2_5_VL_3B, checkpoint_activations=True), 2048),
         train=_training(16),
         workers=WorkersConfig(num_workers=8),
     )
@@ -116,7 +117,9 @@ def tap_qwen2_5_vl_3b_align(*, demos: Path, init: str) -> AlignJobConfig:
 def tap_qwen2_5_vl_3b_fast_pretrain() -> PretrainConfig:
     """TAP's Stage 1 with action tokens, 8 GPUs."""
     usual = tap_qwen2_5_vl_3b_pretrain()
-    return replace(usual, policy=_policy(VlmConfig(pretrained=QWEN2_5_VL_3B), 2048, head="tokens"))
+    return replace(
+        usual, policy=_policy(VlmConfig(pretrained=QWEN2_5_VL_3B, checkpoint_activations=True), 2048, head="tokens")
+    )
 
 
 def tap_qwen2_5_vl_3b_fast_align(*, demos: Path, init: str) -> AlignJobConfig:
@@ -128,14 +131,14 @@ def tap_qwen2_5_vl_3b_fast_align(*, demos: Path, init: str) -> AlignJobConfig:
 def tap_smolvlm_pretrain() -> PretrainConfig:
     """TAP's Stage 1 on SmolVLM2-500M, one GPU."""
     usual = tap_qwen2_5_vl_3b_pretrain()
-    policy = _policy(VlmConfig(pretrained=SMOLVLM2_500M, freeze="vision"), 960)
+    policy = _policy(VlmConfig(pretrained=SMOLVLM2_500M, freeze="vision", checkpoint_activations=True), 960)
     return replace(usual, policy=policy, train=_training(128), workers=WorkersConfig())
 
 
 def tap_smolvlm_align(*, demos: Path, init: str) -> AlignJobConfig:
     """TAP's Stage 2 on SmolVLM2-500M, one GPU."""
     usual = tap_qwen2_5_vl_3b_align(demos=demos, init=init)
-    policy = _policy(VlmConfig(pretrained=SMOLVLM2_500M), 960)
+    policy = _policy(VlmConfig(pretrained=SMOLVLM2_500M, checkpoint_activations=True), 960)
     return replace(usual, policy=policy, train=_training(128), workers=WorkersConfig())
 
 

@@ -68,13 +68,17 @@ def new_policy(
         if config.vlm.pretrained:
             assert parts is not None
             return VlmPolicy(config, parts, load_weights=load_weights)
-        towers = Towers(
-            vision=tower_config(config.vision, image_size=config.image_size),
-            language=text_config(config.language, tokenizer, config.num_context)
-            if tokenizer and "language" in config.context
-            else None,
-        )
-        return TapPolicy(config, towers)
+        return TapPolicy(config, towers_of(config, tokenizer))
+
+
+def towers_of(config: PolicyConfig, tokenizer: Tokenizer | None) -> Towers:
+    """The `transformers` configs of a policy's own towers; a tokenizer is needed with an instruction as context."""
+    return Towers(
+        vision=tower_config(config.vision, image_size=config.image_size),
+        language=text_config(config.language, tokenizer, config.num_context)
+        if tokenizer and "language" in config.context
+        else None,
+    )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -134,15 +138,7 @@ def load_bundle(folder: Path) -> PolicyBundle:
     Raises:
         CheckpointError: missing, truncated, or made by another version.
     """
-    if not (folder / "policy.json").is_file():
-        raise CheckpointError(f"{folder} holds no policy (no policy.json). Give the folder of a finished training run.")
-    values = read_json(folder / "policy.json")
-    values.setdefault("glimpse_px", 0)  # policies from before there were glimpses
-    for name in ("vlm", "tokens"):  # and from before there were VLMs
-        values.setdefault(name, to_dict(getattr(PolicyConfig(), name)))
-    config = from_dict(PolicyConfig, values, where=str(folder / "policy.json"))
-    if filled := absent(config, values):
-        LOG.warning("%s is older than this tap_ray and took today's defaults: %s", folder / "policy.json", filled)
+    config = load_config(folder)
     if config.vlm.pretrained:
         policy = VlmPolicy(config, load_parts(folder, config), load_weights=False)
     else:
@@ -156,6 +152,24 @@ def load_bundle(folder: Path) -> PolicyBundle:
         norm=NormStats.from_json(read_json(folder / "norm_stats.json"), where=folder / "norm_stats.json"),
         tokenizer=_tokenizer(folder / "tokenizer.json", needed="language" in config.context),
     )
+
+
+def load_config(folder: Path) -> PolicyConfig:
+    """Sizes of a saved policy, without its weights.
+
+    Raises:
+        CheckpointError: there is none.
+    """
+    if not (folder / "policy.json").is_file():
+        raise CheckpointError(f"{folder} holds no policy (no policy.json). Give the folder of a finished training run.")
+    values = read_json(folder / "policy.json")
+    values.setdefault("glimpse_px", 0)  # policies from before there were glimpses
+    for name in ("vlm", "tokens"):  # and from before there were VLMs
+        values.setdefault(name, to_dict(getattr(PolicyConfig(), name)))
+    config = from_dict(PolicyConfig, values, where=str(folder / "policy.json"))
+    if filled := absent(config, values):
+        LOG.warning("%s is older than this tap_ray and took today's defaults: %s", folder / "policy.json", filled)
+    return config
 
 
 def _tower(folder: Path):

@@ -2,7 +2,10 @@
 
 from typing import Any
 
-from transformers import AutoConfig, PretrainedConfig
+from tokenizers import Regex, Tokenizer, models, pre_tokenizers
+from transformers import AutoConfig, PretrainedConfig, PreTrainedTokenizerFast
+
+from tap_ray.models.vlm_files import VlmFiles, processor_of
 
 QWEN2_5_VL_3B = "Qwen/Qwen2.5-VL-3B-Instruct"
 QWEN3_VL_2B = "Qwen/Qwen3-VL-2B-Instruct"
@@ -86,3 +89,62 @@ KNOWN: dict[str, dict[str, Any]] = {
 def known_config(source: str) -> PretrainedConfig:
     """The config of one of these."""
     return AutoConfig.for_model(**KNOWN[source])
+
+
+TASK = "put the green spoon on the blue towel"
+"""An instruction of usual length, to plan with."""
+_QWEN_TURN = (
+    "<|im_start|>user\n{% for part in messages[0]['content'] %}{% if part['type'] == 'image' %}"
+    "<|vision_start|><|image_pad|><|vision_end|>{% else %}{{ part['text'] }}{% endif %}{% endfor %}<|im_end|>\n"
+    "<|im_start|>assistant\n"
+)
+_SMOL_TURN = (
+    "<|im_start|>User:{% for part in messages[0]['content'] %}{% if part['type'] == 'image' %}<image>"
+    "{% else %}{{ part['text'] }}{% endif %}{% endfor %}<end_of_utterance>\nAssistant:"
+)
+_TURNS = {
+    "qwen2_5_vl": "<|im_start|>system\nYou are a helpful assistant.<|im_end|>\n" + _QWEN_TURN,
+    "qwen3_vl": _QWEN_TURN,
+    "smolvlm": _SMOL_TURN,
+}
+"""Model type -> what the published chat template makes of one turn of images and an instruction."""
+_QWEN_SPECIAL = {"<|im_start|>": 151644, "<|im_end|>": 151645, "<|vision_start|>": 151652, "<|vision_end|>": 151653}
+_QWEN_SPECIAL |= {"<|image_pad|>": 151655, "<|video_pad|>": 151656}
+_SMOL_SPECIAL = {"<|im_start|>": 1, "<end_of_utterance>": 49279, "<image>": 49190, "<fake_token_around_image>": 49189}
+_SMOL_SPECIAL |= {"<global-img>": 49152}
+
+
+def known_files(source: str) -> VlmFiles:
+    """A model's files as far as a plan needs them: sizes of images and numbers of words, no vocabulary.
+
+    A word, a mark and the end of a line are a token each, which they are in the published tokenizers for words as
+    short as an instruction's.
+    """
+    config = known_config(source)
+    smol = config.model_type == "smolvlm"
+    special = _SMOL_SPECIAL if smol else _QWEN_SPECIAL
+    words = ["\n", ".", ":", *f"{TASK} You are a helpful assistant user system User Assistant".split()]
+    vocabulary = special | {word: 100 + number for number, word in enumerate(dict.fromkeys(words))}
+    tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token="."))
+    split = pre_tokenizers.Split(Regex(r"\w+|\n|[^\w\s]"), "removed", invert=True)
+    tokenizer.pre_tokenizer = split  # type: ignore[assignment]
+    about = {"eos_token": "<end_of_utterance>" if smol else "<|im_end|>", "pad_token": "<|im_start|>"}
+    own = PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer, padding_side="left", chat_template=_TURNS[config.model_type], **about
+    )
+    own.add_special_tokens({"additional_special_tokens": list(special)})
+    return VlmFiles(config=config, processor=processor_of(source, config, own, _images(config)))
+
+
+def _images(config: PretrainedConfig) -> Any:
+    """The published image processor: one view of 512 px (SmolVLM2); the image's own size in whole patches (Qwen)."""
+    if config.model_type == "smolvlm":
+        from transformers.models.smolvlm.image_processing_pil_smolvlm import SmolVLMImageProcessorPil
+
+        side = {"longest_edge": config.vision_config.image_size}
+        return SmolVLMImageProcessorPil(do_image_splitting=False, size=side, max_image_size=side)
+    from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil
+
+    smallest = 65536 if config.model_type == "qwen3_vl" else 3136
+    size = {"shortest_edge": smallest, "longest_edge": 16777216}
+    return Qwen2VLImageProcessorPil(size=size, patch_size=config.vision_config.patch_size)

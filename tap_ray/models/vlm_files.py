@@ -70,10 +70,10 @@ def read_files(source: str) -> VlmFiles:
     tokenizer.padding_side = "left"  # what is predicted stands last
     if getattr(images, "do_image_splitting", False):  # one view of the whole image, at the size that the tower reads
         images.do_image_splitting, images.size = False, images.max_image_size
-    return VlmFiles(config=config, processor=_processor(source, config, tokenizer, images))
+    return VlmFiles(config=config, processor=processor_of(source, config, tokenizer, images))
 
 
-def _processor(source: str, config: PretrainedConfig, tokenizer: Any, images: Any) -> Any:
+def processor_of(source: str, config: PretrainedConfig, tokenizer: Any, images: Any) -> Any:
     """The model's own, without the part for videos, which would need torchvision."""
     from transformers.models.auto.processing_auto import PROCESSOR_MAPPING
     from transformers.models.idefics3 import Idefics3Processor

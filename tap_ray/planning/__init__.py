@@ -1,0 +1,1 @@
+"""What a training takes before it starts: parameters, memory, FLOPs, steps/s (`--plan`), and what would fit."""

@@ -1,0 +1,142 @@
+"""FLOPs and kept activations of a training step, counted by torch on the network itself without multiplying anything.
+
+Each operator runs for its sizes alone: what multiplies gives uninitialized memory, so a step of a large network takes
+as long as its small operators. Counted are forward and backward of a few samples of networks of one and two layers;
+from there it goes on in a straight line, in samples and in layers, which is exact for layers that are alike.
+"""
+
+from dataclasses import dataclass
+from typing import Any, Callable, Mapping, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.autograd.graph import saved_tensors_hooks
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_map_only
+from torch.utils.flop_counter import flop_registry, sdpa_backward_flop_count, sdpa_flop_count
+
+from tap_ray.training.batches import Batch
+
+ATEN = torch.ops.aten
+ATTENTION = ATEN._scaled_dot_product_flash_attention_for_cpu
+ATTENTION_BACKWARD = ATEN._scaled_dot_product_flash_attention_for_cpu_backward
+CPU_ATTENTION: dict[Any, Callable[..., int]] = {
+    ATTENTION: lambda query, key, value, *_, out_val, **__: sdpa_flop_count(query.shape, key.shape, value.shape),
+    ATTENTION_BACKWARD: lambda grad, query, key, value, *_, out_val, **__: sdpa_backward_flop_count(
+        grad.shape, query.shape, key.shape, value.shape
+    ),
+}
+"""torch has formulas for the attention of GPUs alone; these are the same ones."""
+MULTIPLYING = (ATEN.mm, ATEN.addmm, ATEN.bmm, ATEN.baddbmm, ATEN.convolution, ATEN.convolution_backward)
+FORMULAS = {packet: flop_registry[packet] for packet in MULTIPLYING} | CPU_ATTENTION
+FEW, FEW_FOR_NORM = (1, 2), (2, 4)
+"""Samples of the two steps that a straight line goes through; BatchNorm asks for two at least."""
+
+
+class Depths(NamedTuple):
+    """Layers of an image-text model."""
+
+    text: int
+    vision: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Costs:
+    """What a step takes, by its number of samples."""
+
+    flops_a_sample: float
+    saved: float
+    """Bytes kept for the backward pass whatever the batch, such as weights in bfloat16."""
+    saved_a_sample: float
+    """Bytes that each sample adds. With activation checkpointing those of the largest layer are among them, which are
+    there again while it is computed anew."""
+
+    def activations(self, num: int) -> float:
+        """Bytes, for `num` samples."""
+        return self.saved + num * self.saved_a_sample
+
+
+class Unmultiplied(TorchDispatchMode):
+    """Products and attentions give uninitialized memory of their result's size; their FLOPs are counted by torch's own
+    formulas (`FlopCounterMode` also follows the modules, which takes most of its time)."""
+
+    flops = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        if func.overloadpacket not in FORMULAS:
+            return func(*args, **kwargs)
+        args, kwargs = tree_map_only(Tensor, lambda value: value.to("meta"), (args, kwargs))
+        sizes = func(*args, **kwargs)
+        self.flops += FORMULAS[func.overloadpacket](*args, **kwargs, out_val=sizes)
+        return tree_map_only(
+            Tensor, lambda t: torch.empty_strided(t.shape, t.stride(), dtype=t.dtype, device="cpu"), sizes
+        )
+
+
+def step_costs(network: nn.Module, batch: Batch, *, bf16: bool) -> tuple[float, float]:
+    """FLOPs of a forward and a backward pass, and bytes kept between them (parameters and buffers are not)."""
+    owned = {value.untyped_storage().data_ptr() for value in [*network.parameters(), *network.buffers()]}
+    kept: dict[int, int] = {}
+
+    def keep(value: Tensor) -> Tensor:
+        storage = value.untyped_storage()
+        if storage.data_ptr() not in owned:
+            kept[storage.data_ptr()] = storage.nbytes()
+        return value
+
+    with Unmultiplied() as counter:
+        with saved_tensors_hooks(keep, lambda value: value), torch.autocast("cpu", torch.bfloat16, enabled=bf16):
+            loss = _sum(network(batch))
+        loss.backward()
+    network.zero_grad(set_to_none=True)
+    return float(counter.flops), float(sum(kept.values()))
+
+
+def costs(
+    make: Callable[[Depths, bool], nn.Module],
+    batch_of: Callable[[int], Batch],
+    full: Depths | None,
+    *,
+    bf16: bool,
+    checkpoints: bool = False,
+) -> Costs:
+    """The costs of a network.
+
+    Args:
+        make: gives it with so many layers; the second argument: with activation checkpointing as it was asked for.
+        batch_of: gives a batch of so many samples.
+        full: its layers; None: it is no image-text model and is made as it is.
+        bf16: whether products are bfloat16.
+        checkpoints: whether activations are computed again.
+    """
+
+    def line(depths: Depths, asked: bool) -> np.ndarray:
+        """(2, 2): FLOPs and bytes, each whatever the batch and a sample."""
+        network = make(depths, asked)
+        low, high = FEW if full else FEW_FOR_NORM
+        few, more = (np.array(step_costs(network, batch_of(num), bf16=bf16)) for num in (low, high))
+        each = (more - few) / (high - low)
+        return np.stack([few - low * each, each], axis=1)
+
+    one = Depths(1, 1)
+    if full is None:
+        return _costs(line(one, True))
+    base, text, vision = (line(depths, True) for depths in (one, Depths(2, 1), Depths(1, 2)))
+    found = base + (full.text - 1) * (text - base) + (full.vision - 1) * (vision - base)
+    if checkpoints:
+        base, text, vision = (line(depths, False) for depths in (one, Depths(2, 1), Depths(1, 2)))
+        found[1] += np.maximum(text - base, vision - base)[1]
+    return _costs(found)
+
+
+def _costs(line: np.ndarray) -> Costs:
+    (_, flops), (saved, saved_a_sample) = line
+    return Costs(flops_a_sample=float(flops), saved=float(saved), saved_a_sample=float(saved_a_sample))
+
+
+def _sum(out: Mapping[str, Tensor]) -> Tensor:
+    """A number that every output takes part in: what a loss of a few numbers adds is left out."""
+    floats = [value.float().sum() for value in out.values() if value.requires_grad]
+    return torch.stack(floats).sum()

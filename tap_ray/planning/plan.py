@@ -1,0 +1,236 @@
+"""A training's plan: what it holds in memory, what a step multiplies, and how fast that can be at most."""
+
+import os
+import time
+from dataclasses import dataclass
+from functools import partial
+
+import torch
+from torch import nn
+
+from tap_ray.align.transfer import freeze
+from tap_ray.models.motion_prior import MotionPrior, PriorConfig
+from tap_ray.models.policy import PolicyConfig
+from tap_ray.models.vlm import VlmParts
+from tap_ray.planning import shapes
+from tap_ray.planning.costs import Costs, costs
+from tap_ray.settings import WorkersConfig
+from tap_ray.training.batches import Batch
+from tap_ray.training.loop import TrainConfig, has_bf16
+
+GB = 1e9
+RATE_S = 1.0
+"""How long the matmul rate is measured, s."""
+SIDE = {"cpu": 1024, "cuda": 8192}
+"""Side of the square matrices that it is measured with."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Device:
+    """Where one training process computes."""
+
+    name: str
+    memory: float
+    """Bytes that it may use."""
+    kind: str
+    """"cuda" or "cpu"."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Training:
+    """What is to be trained, by sizes."""
+
+    job: str
+    train: TrainConfig
+    workers: WorkersConfig
+    policy: PolicyConfig | None = None
+    """None: a motion prior."""
+    prior: PriorConfig | None = None
+    parts: VlmParts | None = None
+    """Of an image-text model."""
+    frozen: tuple[str, ...] = ()
+    """Parts of the policy that stay, beside what `policy.vlm.freeze` says."""
+    goal_rows: bool = False
+    """See `shapes.batch_of`."""
+    notes: tuple[str, ...] = ()
+    """What had to be assumed."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class State:
+    """What a training process holds whatever the batch; bytes but for the first two."""
+
+    parameters: int
+    trainable: int
+    weights: float
+    gradients: float
+    optimizer: float
+    buckets: float
+    """Copies of the gradients from which processes take their mean (DDP)."""
+    ema: float
+
+    @property
+    def total(self) -> float:
+        """Bytes of all parts."""
+        return self.weights + self.gradients + self.optimizer + self.buckets + self.ema
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """Of one training process."""
+
+    state: State
+    activations: float
+    """Bytes."""
+    step: Costs
+    words: tuple[int, int] | None
+    """Of a sample: for images, and others."""
+
+    @property
+    def total(self) -> float:
+        """Bytes of all parts."""
+        return self.state.total + self.activations
+
+
+def state(training: Training) -> State:
+    """What is held whatever is trained on; counted on the meta device."""
+    network = _whole(training)
+    parameters = list(network.parameters())
+    trained = [each for each in parameters if each.requires_grad]
+    weights, gradients = (sum(each.nbytes for each in some) for some in ([*parameters, *network.buffers()], trained))
+    return State(
+        parameters=sum(each.numel() for each in parameters),
+        trainable=sum(each.numel() for each in trained),
+        weights=weights,
+        gradients=gradients,
+        optimizer=2 * gradients,
+        buckets=gradients if training.workers.num_workers > 1 else 0,
+        ema=weights if training.train.ema_decay else 0,
+    )
+
+
+def plan(training: Training, *, bf16: bool) -> Plan:
+    """Count everything; a network of 3B takes a few seconds and no memory to speak of."""
+    step, policy, parts = _step(training, bf16=bf16), training.policy, training.parts
+    return Plan(
+        state=state(training),
+        activations=step.activations(training.train.batch_size),
+        step=step,
+        words=shapes.words_of(parts.files, policy) if parts and policy else None,
+    )
+
+
+def _whole(training: Training) -> nn.Module:
+    if training.policy is None:
+        with torch.device("meta"):
+            return MotionPrior(training.prior or PriorConfig())
+    network = shapes.whole_policy(training.policy, training.parts)
+    freeze(network, training.frozen)  # type: ignore[arg-type]
+    return network
+
+
+def _step(training: Training, *, bf16: bool) -> Costs:
+    policy, parts = training.policy, training.parts
+    if policy is None:
+        prior = training.prior or PriorConfig()
+        return costs(lambda *_: MotionPrior(prior), partial(_motion, prior), None, bf16=bf16)
+    files = parts.files if parts else None
+
+    def network(depths: shapes.Depths, checkpoints: bool) -> nn.Module:
+        made = shapes.empty_policy(policy, parts, depths, checkpoints)
+        freeze(made, training.frozen)  # type: ignore[arg-type]
+        return made
+
+    batch = partial(shapes.batch_of, policy=policy, files=files, goal_rows=training.goal_rows)
+    full = shapes.depths_of(files.config) if files else None
+    return costs(network, batch, full, bf16=bf16, checkpoints=policy.vlm.checkpoint_activations)
+
+
+def _motion(prior: PriorConfig, num: int) -> Batch:
+    steps = torch.ones(num, prior.chunk, dtype=torch.bool)
+    batch = {"action": torch.zeros(num, prior.chunk, prior.num_actions), "step_mask": steps}
+    batch["state"] = torch.zeros(num, prior.chunk, prior.num_states)
+    return batch | {"dim_mask": torch.ones(num, prior.num_actions, dtype=torch.bool)}
+
+
+def device_of(workers: WorkersConfig, gpu_gb: float | None) -> Device | None:
+    """Where a training process would compute: the GPU asked for, this machine's, or a share of its memory.
+
+    None where nobody can tell from here: on a cluster, from a machine without a GPU.
+    """
+    if gpu_gb is not None:
+        return Device(name=f"a GPU of {gpu_gb:g} GB", memory=gpu_gb * GB, kind="cuda")
+    if torch.cuda.is_available() and workers.gpu != "off":
+        about = torch.cuda.get_device_properties(0)
+        return Device(name=about.name, memory=about.total_memory * min(1.0, workers.gpus), kind="cuda")
+    if workers.ray_address or os.environ.get("RAY_ADDRESS") or workers.gpu == "on":
+        return None
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    share = f"1/{workers.num_workers} of " if workers.num_workers > 1 else ""
+    return Device(
+        name=f"{share}this machine's memory, which has no GPU", memory=memory / workers.num_workers, kind="cpu"
+    )
+
+
+def uses_bf16(train: TrainConfig, kind: str) -> bool:
+    """Whether products are bfloat16 there; "auto" is taken for yes on a GPU that is not here."""
+    if train.bf16 == "auto":
+        return has_bf16(torch.device(kind)) if kind == "cpu" or torch.cuda.is_available() else True
+    return train.bf16 == "on"
+
+
+def matmul_rate(kind: str, *, bf16: bool) -> float:
+    """FLOP/s of square matrix products on this machine."""
+    dtype, side = torch.bfloat16 if bf16 else torch.float32, SIDE[kind]
+    one = torch.randn(side, side, device=kind).to(dtype)
+    product = one @ one
+    num, start = 0, time.perf_counter()
+    while time.perf_counter() - start < RATE_S:
+        torch.matmul(one, one, out=product)
+        num += 1
+        if kind == "cuda":
+            torch.cuda.synchronize()
+    return 2 * side**3 * num / (time.perf_counter() - start)
+
+
+def text_of(training: Training, planned: Plan, device: Device | None, rate: tuple[str, float]) -> str:
+    """The table of --plan.
+
+    Args:
+        training: what is planned.
+        planned: its plan.
+        device: where it is to run.
+        rate: where the matmul rate was measured, and FLOP/s.
+    """
+    held, batch, workers, (where, flops_a_s) = (
+        planned.state,
+        training.train.batch_size,
+        training.workers.num_workers,
+        rate,
+    )
+    flops = batch * planned.step.flops_a_sample
+    rows = [
+        ("parameters", f"{held.parameters:,}"),
+        ("  trained", f"{held.trainable:,}"),
+        ("weights", _gb(held.weights)),
+        ("gradients", _gb(held.gradients)),
+        ("optimizer (AdamW)", _gb(held.optimizer)),
+        ("gradient buckets (DDP)", _gb(held.buckets)),
+        ("averaged weights (EMA)", _gb(held.ema)),
+        ("activations", f"{_gb(planned.activations)}, {planned.step.saved_a_sample / GB:.3f} GB a sample"),
+        ("together", f"{_gb(planned.total)} of {_gb(device.memory) + f', {device.name}' if device else 'not known'}"),
+    ]
+    if planned.words:
+        rows.append(("words a sample", f"{planned.words[0]} of images, {planned.words[1]} of text"))
+    rows += [
+        ("FLOPs a step", f"{flops / 1e12:.3f} TFLOP ({planned.step.flops_a_sample / 1e9:.1f} GFLOP a sample)"),
+        ("matrix products", f"{flops_a_s / 1e12:.3f} TFLOP/s measured on {where}"),
+        ("steps/s at most", f"{flops_a_s / flops:.3g} there, {batch * workers * flops_a_s / flops:.3g} samples/s"),
+    ]
+    head = f"{training.job}: one of {workers} processes, batches of {batch}"
+    width = max(len(name) for name, _ in rows)
+    return "\n".join([head, *(f"  {name:<{width}}  {value}" for name, value in rows), *training.notes])
+
+
+def _gb(num_bytes: float) -> str:
+    return f"{num_bytes / GB:.3f} GB"
