@@ -1,7 +1,7 @@
 """FLOPs and kept activations of a training step, counted by torch on the network itself without multiplying anything.
 
-Each operator runs for its sizes alone: what multiplies gives uninitialized memory, so a step of a large network takes
-as long as its small operators. Counted are forward and backward of a few samples of networks of one and two layers;
+Each operator runs for its sizes alone: what multiplies gives zeros, so a step of a large network takes as long as its
+small operators. Counted are forward and backward of a few samples of networks of one and two layers;
 from there it goes on in a straight line, in samples and in layers, which is exact for layers that are alike.
 """
 
@@ -58,10 +58,12 @@ class Costs:
 
 
 class Unmultiplied(TorchDispatchMode):
-    """Products and attentions give uninitialized memory of their result's size; their FLOPs are counted by torch's own
-    formulas (`FlopCounterMode` also follows the modules, which takes most of its time)."""
+    """Products and attentions give zeros, and in the backward pass memory that is not even that; their FLOPs are counted
+    by torch's own formulas (`FlopCounterMode` also follows the modules, which takes most of its time)."""
 
     flops = 0
+    backward = False
+    """Whether results are gradients, which nobody looks at. In the forward pass they may become positions in images."""
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
@@ -70,9 +72,11 @@ class Unmultiplied(TorchDispatchMode):
         args, kwargs = tree_map_only(Tensor, lambda value: value.to("meta"), (args, kwargs))
         sizes = func(*args, **kwargs)
         self.flops += FORMULAS[func.overloadpacket](*args, **kwargs, out_val=sizes)
-        return tree_map_only(
-            Tensor, lambda t: torch.empty_strided(t.shape, t.stride(), dtype=t.dtype, device="cpu"), sizes
-        )
+        return tree_map_only(Tensor, self._result, sizes)
+
+    def _result(self, like: Tensor) -> Tensor:
+        made = torch.empty_strided(like.shape, like.stride(), dtype=like.dtype, device="cpu")
+        return made if self.backward else made.zero_()
 
 
 def step_costs(network: nn.Module, batch: Batch, *, bf16: bool) -> tuple[float, float]:
@@ -89,6 +93,7 @@ def step_costs(network: nn.Module, batch: Batch, *, bf16: bool) -> tuple[float, 
     with Unmultiplied() as counter:
         with saved_tensors_hooks(keep, lambda value: value), torch.autocast("cpu", torch.bfloat16, enabled=bf16):
             loss = _sum(network(batch))
+        counter.backward = True
         loss.backward()
     network.zero_grad(set_to_none=True)
     return float(counter.flops), float(sum(kept.values()))
