@@ -58,8 +58,8 @@ class Costs:
 
 
 class Unmultiplied(TorchDispatchMode):
-    """Products and attentions give zeros, and in the backward pass memory that is not even that; their FLOPs are counted
-    by torch's own formulas (`FlopCounterMode` also follows the modules, which takes most of its time)."""
+    """Products and attentions give zeros, in the backward pass uninitialized memory; their FLOPs are counted by torch's
+    own formulas (`FlopCounterMode` also follows the modules, which takes most of its time)."""
 
     flops = 0
     backward = False
