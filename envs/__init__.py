@@ -1,4 +1,4 @@
-"""Every simulated robot of the project, behind one function: `make(config)`. See tap_ray/types.py for what it emits."""
+"""Every simulated robot of the project, behind one function: `make(config)`. tap_ray/types.py says what it returns."""
 
 from typing import Iterable
 

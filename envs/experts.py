@@ -1,7 +1,7 @@
 """Policies that need no learning: a scripted expert that reads privileged object poses, and uniform noise.
 
 The expert is a list of phases per robot. Each phase names a tool pose to steer to, a gripper command and when it is
-over; noise is added to what it wants to do, so that demonstrations contain mistakes and how to fix them.
+over; noise is added to its actions, so that demonstrations contain errors and their corrections.
 """
 
 from dataclasses import dataclass, field, replace

@@ -1,4 +1,4 @@
-"""The tasks as Gymnasium ids, for libraries of reinforcement learning. Importing `envs` registers them.
+"""The tasks as Gymnasium ids, for reinforcement-learning libraries. Importing `envs` registers them.
 
 import envs  # or gymnasium.make("envs:tap_ray/PutCarrotOnPlate-v0")
 gymnasium.make("tap_ray/PutCarrotOnPlate-v0", robot="widowx", reward="dense")

@@ -1,4 +1,4 @@
-"""Embodiments: what is fixed about each robot, and its interface. No simulator is imported here."""
+"""Embodiments: the constants of each robot, and its interface. No simulator is imported here."""
 
 from dataclasses import dataclass, replace
 from math import pi, radians

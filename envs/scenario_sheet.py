@@ -1,7 +1,7 @@
 """Contact sheets: `python -m envs.scenario_sheet docs/scenarios.png [SIM]` shows all scenarios.
 
 `python -m envs.scenario_sheet docs/randomized_play.png [SIM] --randomize` shows randomized play.
-`python -m envs.scenario_sheet docs/mixed.png --mixed` shows scenes of two tasks, each under both sentences.
+`python -m envs.scenario_sheet docs/mixed.png --mixed` shows scenes of two tasks, each with the instructions of both.
 """
 
 import sys

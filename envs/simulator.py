@@ -1,4 +1,4 @@
-"""What a simulator offers, and which there are. A new one is a package beside envs/bullet and an entry here."""
+"""The interface of a simulator, and all simulators. A new one is a package beside envs/bullet and an entry here."""
 
 from typing import Mapping, Protocol
 

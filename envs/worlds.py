@@ -1,4 +1,4 @@
-"""Where robots are: our own simulators, or a foreign environment behind its adapter. What jobs need of either."""
+"""What jobs need of the world that robots are in: a simulator of ours, or a foreign environment behind its adapter."""
 
 from dataclasses import asdict, dataclass, field
 from functools import partial

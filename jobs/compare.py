@@ -1,4 +1,4 @@
-"""Compare policies judged by one protocol: the paper's table, paired tests, learning curves, one HTML page."""
+"""Compare policies evaluated with one protocol: the paper's table, paired tests, learning curves, an HTML page."""
 
 from dataclasses import dataclass
 from pathlib import Path

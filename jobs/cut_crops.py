@@ -1,6 +1,6 @@
-"""Cut images of what a playing robot touches next, and of where it leaves it, out of a dataset of play.
+"""Cut Stage 1's crops out of a dataset of play: the object that is touched next, and the place where it is released.
 
-They lie beside the data, in crops/; what is there already is not cut again. Pretraining cuts what it lacks by itself.
+They are written into the dataset's crops/ folder, and existing ones are not cut again. jobs.pretrain cuts missing ones.
 """
 
 from dataclasses import dataclass

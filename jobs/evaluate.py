@@ -1,4 +1,4 @@
-"""Judge a policy: success rates with intervals on the cells of a protocol, one row an episode, a video a task."""
+"""Evaluate a policy on the cells of a protocol: success rates with intervals, a row per episode, a video per task."""
 
 from dataclasses import replace
 from functools import partial

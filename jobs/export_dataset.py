@@ -1,4 +1,4 @@
-"""Write a dataset of ours as LeRobot v3.0 with video, or as v2.1 for openpi. Resumes where it was interrupted."""
+"""Export a dataset as LeRobot v3.0 with video, or as v2.1 for openpi. Resumes where it was interrupted."""
 
 from pathlib import Path
 

@@ -1,6 +1,6 @@
 """Convert recordings of another format into a dataset: LeRobot v2.1 or v3.0, or trajectories of ManiSkill.
 
---dry-run first: it shows what a few episodes become, in a table and a picture, and says what looks wrong.
+Begin with --dry-run: it converts a few episodes, shows them in a table and an image, and says what looks wrong.
 """
 
 from pathlib import Path

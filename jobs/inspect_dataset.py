@@ -1,6 +1,6 @@
-"""Look at a dataset before training on it: a page with a verdict for each check, its numbers, and pictures.
+"""Inspect a dataset before training on it: a page with a verdict for each check, its numbers, and images.
 
-Any dataset of ours: play, demonstrations, imports. Verdicts are advice; the exit status is 0 whatever they say.
+It takes any dataset of tap_ray: play, demonstrations, imports. Verdicts are advice; they do not change the exit status.
 """
 
 from pathlib import Path

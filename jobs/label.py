@@ -1,4 +1,4 @@
-"""Write actions into action-free video: those that an inverse-dynamics run (jobs.pretrain) sees between its images."""
+"""Label video that has no actions: a run of inverse dynamics (jobs.pretrain) predicts them from pairs of images."""
 
 from pathlib import Path
 

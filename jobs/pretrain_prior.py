@@ -1,4 +1,4 @@
-"""A motion prior, by flow matching on the actions of play; no image is decoded. The same command again resumes."""
+"""Train a motion prior by flow matching on the actions of play; no image is used. The same command again resumes."""
 
 from functools import partial
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Stage 1's health check: its held-out numbers with a verdict, and linear probes of its frozen features."""
+"""Check a Stage 1 run: its held-out metrics with a verdict, and linear probes of its frozen features."""
 
 from dataclasses import dataclass
 from pathlib import Path

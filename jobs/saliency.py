@@ -1,7 +1,8 @@
 """Grad-CAM over episodes: where a policy looks, and how much of it lies on gripper and objects.
 
-Stage 1 runs look without words: at the frame with crops of what is touched next and of where it is left, cut out of the
-episode, or at the frame and the second image of inverse dynamics. Stage 2 runs look with the episode's instruction.
+A Stage 1 run has no instruction: its input is the frame and the episode's crops (the object that is touched next, and
+the place where it is released), or the frame and the second image of inverse dynamics. A Stage 2 run gets the
+instruction.
 """
 
 from dataclasses import replace

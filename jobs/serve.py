@@ -1,6 +1,6 @@
 """Serve a policy over HTTP and WebSocket: robots send images and states and get actions. Ctrl-C stops it.
 
-The messages: tap_ray/serving/wire.py; the routes: tap_ray/serving/app.py; a client to copy: tap_ray/serving/client.py.
+tap_ray/serving/wire.py describes the messages, app.py beside it the routes; client.py is a client that you can copy.
 """
 
 import threading

@@ -1,8 +1,8 @@
-"""A sweep over Stage 2 (and what Stage 1 gives it): many trials by Ray Tune, one table, one page, the best registered.
+"""Sweep over the settings of both stages: many trials with Ray Tune, a table, a page; the best policy is registered.
 
-`python -m jobs.sweep tune_configs/smoke.yaml` collects the play and the demonstrations that its file names and that are
-not there yet, trains, judges, writes a page and the results; --dry-run first says what it will cost. The same command
-resumes where it was interrupted.
+`python -m jobs.sweep tune_configs/smoke.yaml` collects the play and the demonstrations that do not exist yet, trains,
+evaluates, and writes a page and the results; --dry-run only predicts what it will cost. The same command resumes where
+it was interrupted.
 """
 
 from pathlib import Path

@@ -1,7 +1,8 @@
-"""Copies on this machine's disk of what lies on an object store: whole files, or the byte ranges that are needed.
+"""Copies on this machine's disk of files on an object store: whole files, or the byte ranges that are needed.
 
-They are kept for later jobs and other processes of this machine, are their owner's alone (mode 0600), and those not
-used for the longest time make room (`cache_bytes`). A copy belongs to one version of its file; see `storage.versions`.
+They are kept for later jobs and other processes of this machine and are readable by their owner alone (mode 0600). The
+least recently used ones are deleted first (`cache_bytes`). A copy belongs to one version of its file; see
+`storage.versions`.
 """
 
 import contextlib

@@ -1,4 +1,4 @@
-"""A job's command line: flags -> config, and what may stand beside the flags.
+"""A job's command line: flags -> config, and these options beside the flags.
 
 --config FILE            flags from YAML or JSON, e.g. the config.json of any run; flags win over it
 --preset NAME            the job's config by name, where it has some; flags win over it

@@ -1,8 +1,9 @@
 """What this machine can do, what is missing, and the command that fixes it: `python -m tap_ray.doctor`.
 
-A probe is a function that returns what it found or raises. Those that load foreign libraries run in a process of their
-own (`python -m tap_ray.doctor --probe NAME`): a driver that crashes is then a row, not the end of the table, and no
-library that belongs to another room (Ray, MLflow, PyBullet) enters this one. They are named to `importlib` literally.
+A probe is a function that returns what it found or raises. Probes that load third-party libraries run in a process of
+their own (`python -m tap_ray.doctor --probe NAME`): if a driver crashes, that is a row of the table and not its end,
+and this process imports no library of another package's concern (Ray, MLflow, PyBullet). `importlib` gets literal
+names.
 
 Exit status 1 when the default job could not run (a required row is missing), else 0.
 """

@@ -1,4 +1,4 @@
-"""What can go wrong for a user: one root, few kinds. Every one pickles, so it survives the way back from a worker."""
+"""The errors that users can meet: one base class, few kinds. All pickle, so workers can send them to the driver."""
 
 import re
 from difflib import get_close_matches

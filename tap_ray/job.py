@@ -1,9 +1,9 @@
 """How a job starts and ends: flags -> config -> checks -> main -> the result's path as the last line.
 
-    exit status   0    the last line of stdout is where the result lies
-                  2    a mistake that a user can fix: one message on stderr, no traceback
+    exit status   0    success: the last line of stdout is the path of the result
+                  2    an error that the user can fix: one message on stderr, no traceback
                   130  Ctrl-C (SIGINT), 143 SIGTERM: the same command resumes from there
-                  1    a fault of ours, with its traceback
+                  1    an error in tap_ray itself, with its traceback
 
 However it ends, its run folder is unlocked and its MLflow run has ended (`job_run`):
 

@@ -1,12 +1,12 @@
-"""Being the only process that writes a dataset or a run, on a local disk and on an object store.
+"""Locks, so that only one process writes a dataset or a run, on a local disk and on an object store.
 
 A local folder is locked by a file in it (flock by way of filelock; NFS does not lock folders): the kernel releases it
-when the process ends, however it ends. A file system without locks is refused. An object store has no such thing. There
-a lock is a small object beside the folder, `<folder>.lock`, made by an upload that fails if it exists, and written
-again every HEARTBEAT_S seconds by its holder. A process that finds one watches it: if it changes, the holder lives; if
-it stays the same for LEASE_S by the watcher's own clock (no two clocks are compared), or its process has died on this
-very machine, the holder is dead and its lock is taken, by an upload that fails if it has changed since. A holder that
-was out of reach for so long finds another's name in its lock and stops at its next write.
+when the process ends, however it ends. A file system without locks is refused. An object store has no locks. There a
+lock is a small object beside the folder, `<folder>.lock`, made by an upload that fails if it exists, and written again
+every HEARTBEAT_S seconds by its holder. A process that finds one watches it: if it changes, the holder is alive; if it
+stays the same for LEASE_S by the watcher's own clock (no two clocks are compared), or its process has died on this same
+machine, the holder is dead. The watcher then takes the lock, by an upload that fails if it has changed since. A holder
+that was disconnected for that long finds another process in its lock and stops at its next write.
 """
 
 import contextlib

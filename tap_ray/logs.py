@@ -2,12 +2,12 @@
 
 On a disk such a file is appended to. An object store cannot append, so there each addition is a small object beside it:
 
-    metrics.jsonl                               the lines of earlier lives of the job, and all once it has ended
-    metrics.jsonl.parts/<life>-<number>         one addition; names sort in the order of the additions
-    metrics.jsonl.parts/<life>-<number>.whole   all lines up to this addition, while these become metrics.jsonl
+    metrics.jsonl                               lines of earlier starts of the job; all lines when it has ended
+    metrics.jsonl.parts/<start>-<number>        one addition; names sort in the order of the additions
+    metrics.jsonl.parts/<start>-<number>.whole  all lines up to this addition, while metrics.jsonl is rewritten
 
-Whatever moment a kill comes at, and whoever reads meanwhile, each line is there once: a `.whole` counts instead of the
-file and of the parts before it.
+A reader sees each line exactly once, also after a kill at any moment: a `.whole` replaces the file and the parts
+before it.
 """
 
 import contextlib

@@ -1,6 +1,6 @@
-"""Numbers that judge policies and movements: intervals, paired tests, smoothness, coverage, fit. NumPy only.
+"""Metrics of policies and motions: intervals, paired tests, smoothness, coverage, fit. NumPy only.
 
-Every function is pure, takes plain arrays and names its source. Undefined values are NaN, never a made-up number.
+Every function is pure, takes plain arrays and names its source. Undefined values are NaN.
 """
 
 from math import comb, log, sqrt

@@ -1,12 +1,12 @@
-"""Robots, tasks, explorers, experts and policies by name: ours, and those of installed packages, by entry points.
+"""Robots, tasks, explorers, experts and policies by name: built-in ones, and those of packages (entry points).
 
-A package that brings a robot says so in its pyproject.toml (docs/how-to/robot.md):
+A package that provides a robot declares it in its pyproject.toml (docs/how-to/robot.md):
 
     [project.entry-points."tap_ray.robots"]
     stubby = "my_robot.robot:STUBBY"
 
-Names are known without importing anything; a package is imported when one of its names is used. Every process looks by
-itself, so workers on other machines need the package, too.
+Names are known without importing anything; a package is imported when one of its names is used. Every process finds
+packages by itself, so the package must be installed on the machines of all workers.
 """
 
 import importlib

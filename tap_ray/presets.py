@@ -6,8 +6,8 @@
     tap_qwen2_5_vl_3b_fast   TAP as its released code has it: FAST action tokens, nothing frozen
     action_prior_2b          a motion prior, and an image-text model of 2B that acts through its decoder
 
-A value that `sources` does not name is the job's default; what is known of that stands beside its field. That of the
-motion prior's chunk (15), encoder (states and actions) and fading terms (5,000 steps) is the default, and the paper's.
+A value that `sources` does not name is the job's default, which its field documents. The motion prior's chunk (15),
+encoder (states and actions) and fading terms (5,000 steps) are both the default and the paper's.
 """
 
 from dataclasses import replace

@@ -1,4 +1,4 @@
-"""Policies in MLflow's model registry: what is kept are the files of our own run folders, nothing is pickled.
+"""Policies in MLflow's model registry: it stores the files of a run folder; nothing is pickled.
 
 registry.register("runs/align-1", tracked, ...)  ->  version 3 of "tap": manifest.json, config.json, final/, ...
 registry.local("models:/tap/3")                  ->  runs/models/tap-3, a run folder like any other

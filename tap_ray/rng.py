@@ -1,8 +1,8 @@
 """The seed tree: every random number descends from one run seed and a path of names and indices.
 
-Nothing in the project draws from a global generator (models do while they learn: from torch's, seeded anew for each
-step), so the same path gives the same numbers on any machine, in any process, however many robots or workers share the
-work.
+No code of the project draws from a global generator, except that models in training draw from torch's, which is seeded
+for each step. The same path therefore gives the same numbers on any machine and in any process, with any number of
+robots or workers.
 """
 
 import hashlib

@@ -1,12 +1,12 @@
-"""A run folder: config.json (what was asked), manifest.json (how it came about), then whatever the stage writes.
+"""A run folder: config.json (the job's settings), manifest.json (command, versions, parents), and the stage's files.
 
 config.json is the job's config whole, so `python -m jobs.<verb> --config RUN/config.json` gives the same run.
 
-The default folder is named by the hash of what makes it, `runs/<job>-<hash>`: the same command finds its own folder
-again, resumes where it was interrupted, and does nothing when it had finished.
+The default folder is named by the hash of what determines the run, `runs/<job>-<hash>`: the same command finds its
+folder again, resumes where it was interrupted, and does nothing if it had finished.
 
-What makes a run is content: inputs enter the hash by the hashes in their own manifests, never by how their paths are
-spelt. While a job works in a folder it holds the folder's lock (`entered`).
+The hash depends on content: inputs enter it by the hashes in their own manifests, not by their paths. While a job works
+in a folder it holds the folder's lock (`entered`).
 """
 
 import contextlib

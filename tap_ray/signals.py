@@ -1,7 +1,7 @@
-"""How a signal ends a job: SIGTERM as Ctrl-C does, whatever the shell, Ray or a library has made of either.
+"""How a signal ends a job: SIGTERM acts like Ctrl-C, whatever handlers the shell, Ray or a library has set.
 
-A shell's `&` starts jobs that ignore SIGINT, and Ray answers SIGTERM by an abort. Here both raise KeyboardInterrupt,
-once: further ones, which would interrupt what ends the job cleanly, do nothing. SIGKILL remains.
+A shell's `&` starts jobs that ignore SIGINT, and Ray aborts at SIGTERM. Here both raise KeyboardInterrupt, once:
+further ones would interrupt the clean end of the job and are ignored. SIGKILL cannot be handled.
 """
 
 import contextlib

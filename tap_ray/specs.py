@@ -1,7 +1,7 @@
-"""What a robot emits and what a policy expects: order, unit, frame, range, gripper sign and rate of every slot.
+"""The interface of a robot and a policy: order, unit, frame, range, gripper sign and control rate of every slot.
 
-Conventions are data here, so that two sides can be compared before the first step. A mismatch is an error that
-names every difference (such slips silently cost 5 to 100 points of success elsewhere).
+Conventions are data here, so that robot and policy can be compared before the first step. A mismatch is an error that
+names every difference (unnoticed, such errors cost 5 to 100 points of success).
 
 The action (7-D for one arm), the change of the *commanded* end-effector pose over one control step:
     dx dy dz      m, robot base frame (x forward, y left, z up)

@@ -1,4 +1,4 @@
-"""Each stage as its job's settings have it: built in the driver, for its errors, and in each training process."""
+"""Builds each stage from its job's settings: in the driver, to find errors early, and in each training process."""
 
 from dataclasses import dataclass, replace
 from pathlib import Path

@@ -1,15 +1,15 @@
-"""Where datasets and runs lie: a folder of this machine, or a URI that every machine of a cluster reaches.
+"""Where datasets and runs are stored: a folder of this machine, or a URI that every machine of a cluster can reach.
 
     to_path("runs/x")  to_path("file:///mnt/runs/x")   a pathlib.Path
     to_path("s3://bucket/runs/x")                      a UPath (fsspec); also gs://, az:// with their package
 
-A UPath is used like a Path (`/`, exists, glob, open, read_text, pickle), and typed as one. What an object store does
-not have is here, a function each for both kinds: replace a file whole, remove a folder, write or read with a library
-that knows local files only; files that grow are in `tap_ray.logs`. An object appears whole when its upload ends, so
-nothing is ever renamed there.
+A UPath is used like a Path (`/`, exists, glob, open, read_text, pickle), and typed as one. Operations that an object
+store lacks have a function here that works for both: replace a whole file, remove a folder, write or read with a
+library that knows local files only; files that grow are in `tap_ray.logs`. An object appears when its upload is
+complete, so objects are never renamed.
 
-Endpoint and credentials are the environment's (AWS_ENDPOINT_URL, AWS_ACCESS_KEY_ID, AWS_PROFILE ...; fsspec's own
-configuration files), on each machine its own; they are in no path, no pickle and no manifest.
+Endpoint and credentials come from each machine's environment (AWS_ENDPOINT_URL, AWS_ACCESS_KEY_ID, AWS_PROFILE ...;
+fsspec's own configuration files); no path, pickle or manifest contains them.
 """
 
 import contextlib

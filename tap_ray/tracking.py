@@ -4,13 +4,13 @@
         tracked.log({"align/loss": 0.3}, step=100)
         tracked.artifact(run.path / "learning_curve.png")
 
-MLflow is imported when a run starts, not when this file is: it costs a process 100 MB and a second that fleets must
-not pay. Run ids are explicit; there is no global active run, so several runs can be written from one process.
+MLflow is imported when a run starts and not with this file, because it takes 100 MB and a second, which fleets do not
+need. Run ids are explicit; there is no global active run, so one process can write several runs.
 
-Where to: `MLFLOW_TRACKING_URI`, else `sqlite:///mlflow.db` in the working directory with artifacts in `./mlartifacts`.
-A server that is away *before* the job ends it within seconds. One that goes away *during* the job, or does not store
-artifacts, costs nothing but a warning: points wait in memory and are sent when it is back, and the run folder has them
-all in any case. A server is asked by MLflow's own client, which knows its certificates, passwords and proxies.
+Runs go to `MLFLOW_TRACKING_URI`, or to `sqlite:///mlflow.db` in the working directory with artifacts in
+`./mlartifacts`. If the server cannot be reached *before* a job, the job ends within seconds. If it fails *during* the
+job, or does not store artifacts, the job only warns: points wait in memory and are sent when it is back, and the run
+folder has all of them in any case. MLflow's own client connects to it, with its certificates, passwords and proxies.
 """
 
 import contextlib

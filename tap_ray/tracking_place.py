@@ -1,4 +1,4 @@
-"""Where MLflow keeps its runs, whether it answers, and what to do if it does not. Imports no MLflow."""
+"""Where MLflow stores runs, whether its server answers, and what to do if it does not. Does not import MLflow."""
 
 import contextlib
 import os

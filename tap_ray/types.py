@@ -1,4 +1,4 @@
-"""READ FIRST. What passes between the parts of the project, with dtype, shape, unit and frame of every array.
+"""READ FIRST. The data that the parts of the project exchange, with dtype, shape, unit and frame of every array.
 
 Shape letters: N robots (or windows) in a batch, T steps of an episode, H steps of an action chunk, A action slots,
 S state slots, Y X pixel rows and columns, M object slots.
@@ -7,20 +7,20 @@ An observation is a dict, batched when it comes from a vector environment:
     "rgb"    (N, Y, X, 3) uint8   third-person camera
     "state"  (N, S)       float32 proprioception, slots as in RobotSpec.state
 
-An environment's `info` (privileged: only experts, explorers that say so, and judges may read it):
+An environment's `info` (privileged: only experts, privileged explorers and the evaluation may read it):
     "object_pose"  (M, 7) float32  x y z (m, table frame), quaternion wxyz; unused slots are zero
     "object_name"  str             the M slots' names joined by ",", "" for an unused slot
     "contact"      bool            a finger touched one of these objects (no distractor) during the last control step
                                    (ManiSkill: at its end)
     "robot_mask"   (Y, X) uint8    255 where the robot or its shadow is seen (only with EnvConfig.robot_mask)
-    "segmentation" (Y, X) uint8    which body the pixel shows (only with EnvConfig.segmentation): ELSEWHERE, ARM, HAND,
-                                   or FIRST_OBJECT + slot. The hand's shadow is ELSEWHERE
+    "segmentation" (Y, X) uint8    which body the pixel shows (only with EnvConfig.segmentation): ELSEWHERE, ARM, HAND
+                                   (the gripper), or FIRST_OBJECT + slot. The gripper's shadow is ELSEWHERE
     "partial", "entire"            bool, true now; "partial_once", "entire_once": true at any step so far
     "action"       (A,) float32    the action as executed, clipped into range (at reset: zeros, gripper open)
-    "ee_action"    (7,) float32    the hand's motion that was asked for, likewise (only where actions move the hand)
+    "ee_action"    (7,) float32    the commanded end-effector motion, clipped (only if actions move the end effector)
     "num_clipped"  int             actions of this episode that had to be clipped into range
-    "instruction"  str             the sentence of this episode; play never reads it
-    "drawn"        str             JSON object of numbers and texts: what was randomized in this episode (at reset only,
+    "instruction"  str             the instruction of this episode; play never reads it
+    "drawn"        str             JSON object of numbers and texts: the randomization of this episode (at reset only,
                                    and only with EnvConfig.randomize)
 """
 

@@ -1,4 +1,4 @@
-"""One simulated arm with its hand: what it measures, and how its motors follow joint targets."""
+"""One simulated arm with its gripper: its proprioception, and how its motors follow joint targets."""
 
 from math import atan2
 

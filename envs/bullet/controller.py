@@ -1,4 +1,4 @@
-"""The commanded pose of one arm: what an action does to it, and the joint targets that lead there."""
+"""The commanded pose of one arm: how an action changes it, and the joint targets that reach it."""
 
 import numpy as np
 

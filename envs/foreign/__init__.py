@@ -1,1 +1,1 @@
-"""Environments that others wrote, behind adapters that say what their numbers mean (docs/how-to/environment.md)."""
+"""Third-party environments, behind adapters that say what their numbers mean (docs/how-to/environment.md)."""

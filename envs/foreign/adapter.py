@@ -12,7 +12,7 @@
       - {slots: [dx, dy, dz], at: [0, 1, 2], scale: 0.05}      # 1 in its action is 0.05 m
     success: is_success                         # a flag of its info
 
-Slots are named as in tap_ray/specs.py. What is left out is switched off: see `Adapter.missing`.
+Slots are named as in tap_ray/specs.py. A feature whose data is omitted is switched off: see `Adapter.missing`.
 """
 
 import hashlib

@@ -1,4 +1,4 @@
-"""An expert for any adapter that states a block (its first object) and where to push it (its second)."""
+"""An expert for any adapter whose first object is a block and whose second object is the place to push it to."""
 
 from typing import Any, Sequence
 

@@ -1,4 +1,4 @@
-"""What an environment emits, to write its adapter: `python -m envs.foreign.show gymnasium_robotics:FetchPush-v4`."""
+"""Print what an environment returns, for its adapter: `python -m envs.foreign.show gymnasium_robotics:FetchPush-v4`."""
 
 import sys
 from typing import Any, Iterator, Mapping

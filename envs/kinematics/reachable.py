@@ -1,4 +1,4 @@
-"""Which tool poses a robot can reach, from its own kinematics: raw material of the safe-pose library."""
+"""Which tool poses a robot can reach, from its own kinematics: the input of the safe-pose library."""
 
 import numpy as np
 

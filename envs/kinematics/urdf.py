@@ -1,8 +1,8 @@
-"""The URDF of each robot. Borrowed arms get a hand, and a light shape for every heavy mesh: made once, then cached.
+"""The URDF of each robot. Arms of pybullet_data get our gripper, and simple meshes: made once, then cached.
 
-PyBullet's software renderer pays for every triangle (a Panda's meshes cost 14 times a WidowX of boxes). Each link's
-mesh is replaced by the convex hull of its outermost points in some directions; kinematics, masses and limits stay those
-of the source. As with the WidowX, only the hand collides.
+PyBullet's software renderer takes time for every triangle (a Panda's meshes take 14 times a WidowX of boxes). Each
+link's mesh is therefore replaced by the convex hull of its outermost points in some directions; kinematics, masses and
+limits stay those of the source. As with the WidowX, only the gripper collides.
 """
 
 import hashlib

@@ -1,6 +1,6 @@
-"""ManiSkill itself: whether it can run here, which of its files the tasks are made of, and one environment of it.
+"""ManiSkill itself: whether it can run here, which of its files the tasks use, and one environment of it.
 
-Nothing of it is loaded before it is asked for: 10 s and half a GB.
+ManiSkill is imported only when it is used, because that takes 10 s and half a GB.
 """
 
 import gc

@@ -1,8 +1,8 @@
 """The image behind a digital-twin task: SIMPLER's camera and photograph, after a perturbation. NumPy and OpenCV.
 
-A background is one photograph (SIMPLER's "green screen"); only the robot and the objects are drawn. So a cloth is
-painted into the photograph, on the plane of the table, and a camera that moves sees the photograph as if all of it lay
-on that plane: the table moves as it should, the wall behind it roughly.
+A background is one photograph (SIMPLER's "green screen"); only the robot and the objects are rendered. A tablecloth is
+therefore drawn into the photograph, on the plane of the table. For a camera that moves, the photograph is transformed
+as if all of it lay on that plane: this is exact for the table, and approximate for the wall behind it.
 """
 
 from dataclasses import dataclass

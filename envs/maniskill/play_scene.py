@@ -1,4 +1,4 @@
-"""The scene of play in ManiSkill: things of several SIMPLER tasks on the Bridge table, no goal.
+"""The scene of play in ManiSkill: objects of several SIMPLER tasks on the Bridge table, without a goal.
 
 Imported only where ManiSkill runs (envs/maniskill/env.py).
 """

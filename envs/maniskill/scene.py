@@ -1,4 +1,4 @@
-"""ManiSkill's side of a digital-twin task: making it, beginning its episodes, and what a scenario changes of them."""
+"""A digital-twin task in ManiSkill: making it, starting its episodes, and applying a scenario's changes."""
 
 from dataclasses import dataclass, replace
 from typing import Any, Sequence

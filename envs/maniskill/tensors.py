@@ -1,4 +1,4 @@
-"""Arrays as ManiSkill's tensors and back."""
+"""Converts arrays to ManiSkill's tensors and back."""
 
 from typing import Any
 

@@ -1,7 +1,7 @@
 """Clutter of randomized play: seven shapes of random colors and sizes.
 
-None is a task's object or one of distractors.py, which evaluation lays on the table: each is put together in a way that
-none of those is.
+None of them is a task's object or one of the distractors of evaluation (distractors.py): each combines its parts
+differently from all of those.
 """
 
 from envs.scene.distractors import hull, model, scaled

@@ -1,7 +1,7 @@
-"""Things that no task and no play knows, in five sets: what the scenario "distractors" lays between the others.
+"""Objects of the scenario "distractors", in five sets. No task and no play uses them.
 
-Built like objects.py: of primitives, with a pose in the center of the bounding box. What is round collides as an
-upright cylinder, so that nothing rolls away before it is touched.
+They are built like those of objects.py: from primitives, with a pose in the center of the bounding box. A round object
+collides as an upright cylinder, so that it does not roll away before it is touched.
 """
 
 from dataclasses import replace

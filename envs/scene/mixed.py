@@ -1,7 +1,7 @@
-"""Mixed scenes: the objects of two tasks on one table, so that only the sentence says which task is meant.
+"""Mixed scenes: the objects of two tasks on one table, so that only the instruction says which task is meant.
 
 Poses, joints and image follow from the seed and the unordered pair of tasks, not from which of the two is asked.
-Objects are kept apart as rectangles, not as circles: two tasks' circles do not fit on the table.
+Objects are kept apart as rectangles and not as circles, because the circles of two tasks do not fit on the table.
 """
 
 from typing import Sequence

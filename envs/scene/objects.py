@@ -1,4 +1,4 @@
-"""Things on the table, built from a few boxes, cylinders and spheres: what they look like, weigh and collide with.
+"""Objects on the table, built from a few boxes, cylinders and spheres: appearance, mass and collision shape.
 
 Parts are placed from the center of the object's underside, x along its long side, z up. An object's *pose* is that of
 the center of its bounding box, which is also its center of mass.

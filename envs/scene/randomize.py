@@ -1,10 +1,10 @@
-"""Randomized play: what `EnvConfig.randomize` changes of an episode. No simulator is imported here.
+"""Randomized play: what `EnvConfig.randomize` changes in an episode. No simulator is imported here.
 
-Table, camera, light, distractors and initial joints are each drawn from a node of the seed tree of their own, so none
-alters what the task's scene or another of them draws. What evaluation shows stays unseen:
-    cloths       another pattern than each of CLOTHS, and another pair of colors (MIN_COLOR)
-    camera       is at least MIN_CAMERA_MOVE_M from where each offset of the scenario "viewpoint" puts it
-    distractors  other things (envs/scene/clutter.py)
+Table, camera, light, distractors and initial joints each have a node of the seed tree of their own, so none of them
+alters the random draws of the task's scene or of another. None of them uses what the evaluation uses:
+    cloths       differ from each of CLOTHS in pattern and in their pair of colors (MIN_COLOR)
+    camera       is at least MIN_CAMERA_MOVE_M from each camera position of the scenario "viewpoint"
+    distractors  are other objects (envs/scene/clutter.py)
 """
 
 import json

@@ -1,8 +1,8 @@
 """Robustness scenarios: seeded, bounded changes of how an episode starts and looks. No simulator is imported here.
 
-They are those of arXiv 2607.02466. A change is drawn from a node of the seed tree of its own, and never
-alters what the task's scene draws: at one seed, every scenario has the same objects, poses and sentence as "standard".
-All lengths are in m, angles in rad, places in the table frame of tap_ray/types.py.
+They are those of arXiv 2607.02466. A change has a node of the seed tree of its own and never alters the random draws of
+the task's scene: with one seed, every scenario has the same objects, poses and instruction as "standard".
+All lengths are in m, angles in rad, positions in the table frame of tap_ray/types.py.
 """
 
 from dataclasses import dataclass, replace

@@ -1,6 +1,6 @@
-"""What the robots are asked to do: objects, sentences, and when it is partly and entirely done.
+"""The tasks: objects, instructions, and the rules of partial and entire success.
 
-The first four are SIMPLER's WidowX tasks (their first sentence is SIMPLER's own), the fifth is from the paper's real
+The first four are SIMPLER's WidowX tasks (their first instruction is SIMPLER's own), the fifth is from the paper's real
 robot. "Left" is the robot's left, +y of the base frame.
 """
 

@@ -1,1 +1,1 @@
-"""Stage 2: learning what to do, from few demonstrations with instructions."""
+"""Stage 2: learning tasks from a few demonstrations with instructions."""

@@ -1,21 +1,22 @@
 """Stage 2's objective: the demonstrated action, given the image and the instruction.
 
-With a regression head behavior cloning, with the head and loss of Stage 1, and terms that keep what Stage 1 knows
+With a regression head it is behavior cloning, with the head and loss of Stage 1 and optional terms that preserve what
+Stage 1 has learned:
 
-    L = || f(o_t, sentence) - a ||^2
-      + reach    || g(o_t, sentence) - reach ||^2      where the tip will be: the demonstration's own future says it
-      + crops    || f(o_t, crops) - a ||^2             the same demonstration under the context of Stage 1
-      + context  || c(sentence) - c(crops) ||^2        the sentence to its crops' vector, which stands still
-      - point    log p(key points at thing, place)     the demonstration's own crops say where these are
-      + play     (Stage 1's loss)                      windows of play in every batch: what Stage 1 taught stays
+    L = || f(o_t, instruction) - a ||^2
+      + reach    || g(o_t, instruction) - reach ||^2   reach targets, computed from the rest of the demonstration
+      + crops    || f(o_t, crops) - a ||^2             the same demonstration with the context of Stage 1
+      + context  || c(instruction) - c(crops) ||^2     no gradient flows into c(crops)
+      - point    log p(key points at object, place)    where the demonstration's crops were cut
+      + play     (Stage 1's loss)                      on windows of play in every batch
 
-With action tokens L_pred alone, their cross-entropy. With a motion prior (arXiv 2606.26095, Stage 2)
+With action tokens it is L_pred alone, their cross-entropy. With a motion prior (arXiv 2606.26095, Stage 2) it is
 
     L = L_pred + lambda(k) (L_align + L_recon),      lambda(k) = max(0, 1 - k / decay_steps)
 
     L_pred    flow matching of the demonstrated chunk from the latent that the policy predicts
-    L_align   that latent to the encoder's, which stands still
-    L_recon   flow matching from the encoder's latent: keeps the geometry that the prior has learned
+    L_align   distance of that latent to the encoder's, without gradient into the encoder's
+    L_recon   flow matching from the encoder's latent: preserves the geometry that the prior has learned
 """
 
 from dataclasses import dataclass, field

@@ -1,1 +1,1 @@
-"""Comparing judged runs: the paper's table with intervals, paired tests, learning curves, one HTML page."""
+"""Comparing evaluated policies: the paper's table with intervals, paired tests, learning curves, one HTML page."""

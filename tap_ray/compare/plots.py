@@ -1,4 +1,4 @@
-"""Plots as inline SVG whose ink follows the page's colors, so that one file serves light and dark."""
+"""Plots as inline SVG that use the page's colors, so that one file works in light and dark mode."""
 
 import io
 import re

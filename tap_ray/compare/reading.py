@@ -1,4 +1,4 @@
-"""Run folders -> results and learning curves. Everything is checked here, so tables and plots need not ask."""
+"""Run folders -> results and learning curves. All checks are done here, so tables and plots need none."""
 
 import json
 from dataclasses import dataclass, replace

@@ -1,4 +1,4 @@
-"""One self-contained HTML page that compares runs: no network, light and dark, readable on a phone."""
+"""One self-contained HTML page that compares runs: no network access, light and dark mode, readable on a phone."""
 
 import base64
 import json

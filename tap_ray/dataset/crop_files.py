@@ -4,8 +4,8 @@
                                       episodes-000064-000099.parquet      the last one, of 100 episodes
                                       episodes-000064-000127.parquet      what replaces it once there are 128
 
-A name says which episodes a file covers, and a file appears whole, so whatever is there can be used: a dataset that
-became longer gets new files, and a partial block is read only as long as the dataset ends with it.
+A file's name says which episodes it covers, and a file appears only when it is complete, so every existing file can be
+used. A dataset that became longer gets new files; a partial block is read only while it is the dataset's last one.
 """
 
 import io

@@ -1,16 +1,16 @@
-"""What a playing robot touches next and where it leaves it, cut out of its own images: no labels, no object poses.
+"""Crops of the object that the robot touches next and of the place where it releases it: no labels, no object poses.
 
     contact   . . . . . . X X X X . X X . . . . . . .       one bout: the gap of one step is joined
     frame         b         t - 1 t           e   e + 2
                   |- - - - - - - - - - - - - -|             frames that lead to the bout or belong to it
                             |                     |
-    robot painted out:   before                after        what differs between the two: blobs
-                            |- object crop                  beside the robot when it first touches, something left
-                            '- place crop                   beside the robot when it last touches, it arrived
+    robot painted out:   before                after        regions that differ between the two: blobs
+                            |- object crop                  a blob that the object left, near the robot's first touch
+                            '- place crop                   a blob where it arrived, near the robot's last touch
 
-Something has left where the image before stands out from what is around the change and the image after does not;
-it has arrived where it is the other way round. Both crops are of the image before: the object as it lay, and what lay
-where it was to come to rest (a plate, a cloth, the bare table).
+The object has left a blob if the image before contrasts with the surroundings of the blob and the image after does not;
+it has arrived in a blob if it is the other way round. Both crops are cut from the image before: the object in its first
+position, and whatever was at its last position before (a plate, a cloth, the bare table).
 """
 
 from collections.abc import Sequence

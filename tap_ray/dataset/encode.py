@@ -1,4 +1,4 @@
-"""From what a robot did (arrays) to what travels and is stored (files): JPEG, PNG, statistics, metadata."""
+"""Encodes a trajectory (arrays) as an episode that can be sent and stored: JPEG, PNG, statistics, metadata."""
 
 from typing import Any, Mapping
 

@@ -1,7 +1,7 @@
-"""Putting episodes in files, as work that any process can do: where each goes, and the rows and bytes it becomes there.
+"""Putting episodes into files, as work that any process can do: the place of each, and its rows and bytes there.
 
-End --place--> Place of the next episode        lengths and tasks are all that this needs
-episode + Place --filed--> its rows             the same whoever makes them
+End --place--> Place of the next episode        needs lengths and tasks only
+episode + Place --filed--> its rows             the same in every process
 FileWork + its episodes --write_file--> Written  a whole data file under a temporary name; `DatasetWriter.adopt`
                                                  commits it
 """

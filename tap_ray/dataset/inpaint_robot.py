@@ -1,4 +1,4 @@
-"""Painting the robot out of an episode's images with what the camera saw there at another time."""
+"""Replaces the robot's pixels in an episode's images by what the camera saw there at another time."""
 
 from collections.abc import Sequence
 

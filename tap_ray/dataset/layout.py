@@ -1,4 +1,4 @@
-"""What lies where in a LeRobotDataset v3.0, as pure functions of one header.
+"""The files and columns of a LeRobotDataset v3.0, as pure functions of one header.
 
     meta/tap_ray.json                              header: spec, plan, camera, options; written once, never changed
     meta/info.json  meta/stats.json  meta/tasks.parquet      derived from the episode tables, rewritten on each commit

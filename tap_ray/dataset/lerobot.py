@@ -2,8 +2,7 @@
 
     python -m tap_ray.dataset.lerobot verify PATH [--repair]
 
-Exit status 0: every rule holds. 1: a rule is broken, or a repair was refused. 2: the command was given something that
-is no dataset.
+Exit status 0: every rule holds. 1: a rule is broken, or a repair was refused. 2: PATH is not a dataset.
 """
 
 import sys

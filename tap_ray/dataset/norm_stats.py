@@ -1,8 +1,8 @@
 """Normalization statistics: one offset and scale a slot, from a dataset's stats.json, saved beside the weights.
 
 The action's gripper stays as it is: it is already +1 or -1, and dividing by its deviation would make its size depend on
-how often a dataset opens the hand. A slot that hardly moves is divided by 1 % of its range in the spec, not by its
-deviation: noise in it is not blown up, and a constant becomes 0.
+how often the gripper is opened in a dataset. A slot that hardly changes is divided by 1 % of its range in the spec and
+not by its deviation, so that its noise is not amplified; a constant becomes 0.
 """
 
 from dataclasses import asdict, dataclass

@@ -1,4 +1,4 @@
-"""Reach targets: where the robot's own hand goes next and how it will be turned there, from recorded states."""
+"""Reach targets: future positions and orientations of the robot's end effector, from recorded states."""
 
 import numpy as np
 

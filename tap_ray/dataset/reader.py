@@ -1,4 +1,4 @@
-"""Reading a dataset: its facts at once, its episodes one by one."""
+"""Reading a dataset: its metadata at once, its episodes one by one."""
 
 import contextlib
 from dataclasses import dataclass, field

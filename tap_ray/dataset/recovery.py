@@ -1,4 +1,4 @@
-"""What of a dataset is committed, and dropping what a kill left behind."""
+"""Finds which part of a dataset is committed, and removes what a killed job has left."""
 
 import json
 from contextlib import contextmanager, nullcontext, suppress

@@ -8,9 +8,9 @@ endless sequence is found again without decoding what comes before it.
                     |        |
                   rgb     goal_rgb                   both inside the episode
                     a a a a                          action chunk of H steps; past T-1 the last is repeated, mask False
-                    |- - - - - ->                    reach: tip displacement over the next steps, ways to next contact
-                                                     and to next release
-                    [ ] [ ]                          crops: what is touched next, where it is left
+                    |- - - - - ->                    reach: end-effector displacement over the next steps, and to the
+                                                     next contact and the next release
+                    [ ] [ ]                          crops: the object touched next, the place where it is released
             p p p p |                                history: the steps before t; before 0 the first is repeated, masked
 """
 

@@ -1,16 +1,16 @@
-"""A supervised pool of Ray actors, each a fleet of robots, for play and evaluation: what is lost is done again.
+"""A supervised pool of Ray actors, each a fleet of robots, for play and evaluation: lost work is done again.
 
     items -> [ fleet 0 | fleet 1 | ... ] -> results, as they come
                   |
                   '-- died? hung?  faults.py says what was lost:
-                        its machine, the network     the item is done again, as often as it takes
-                        memory (Ray's monitor)       again, with fewer fleets; the end once nothing gets done any more
-                        the process, or it hangs     again in parts; a part that is alone there and ends
-                                                     MAX_ITEM_DEATHS processes is given up with a reason
+                        its machine, the network     the item is done again, as often as needed
+                        memory (Ray's monitor)       again with fewer fleets; an error if no item completes any more
+                        the process, or it hangs     again in parts; a part that kills MAX_ITEM_DEATHS processes
+                                                     while it runs alone in them fails with a reason
 
-Items must be pure: done twice, they give the same. A fleet gets items only when it has said that it is ready, so one
-that the cluster has no room for waits and blocks nobody. An idle one gives a sign of life before each item, so that an
-item answers only for what died after it had begun.
+Items must be pure: done twice, they give the same result. A fleet gets items only when it has reported that it is
+ready, so a fleet for which the cluster has no resources blocks no other. An idle fleet is pinged before each item, so
+that only deaths after the item has begun count against it.
 """
 
 import statistics

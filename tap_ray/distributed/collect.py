@@ -5,8 +5,8 @@
                    '--------- novelty memory by round ---------'
 
 An attempt is a pure function of (plan, number), so a fleet that dies costs a re-run (actor_pool.py). An attempt that
-takes its process down every time is dropped with that reason. A block is given out only once the novelty memory of its
-rounds is known, and brings it along: fleets wait for nobody.
+kills its process every time is dropped with that reason. A block is sent to a fleet only when the novelty memory of its
+rounds is known, and contains it, so fleets never wait for each other.
 """
 
 import pickle

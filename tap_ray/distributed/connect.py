@@ -1,9 +1,9 @@
 """Joining a Ray cluster, or starting one on this machine that stops with the job.
 
-Ray's token authentication stays on: before the first local Ray starts, `~/.ray/auth_token` is made, for its owner
-alone; a cluster's nodes and clients share that file (`ray get-auth-token --generate`, or RAY_AUTH_TOKEN). The dashboard
-binds to loopback; Ray's own ports between processes are open on every interface whatever we ask for, and the token is
-what guards them. No usage statistics leave the machine, unless the user's environment says so.
+Ray's token authentication stays on: before the first local Ray starts, `~/.ray/auth_token` is made, readable by its
+owner alone; a cluster's nodes and clients share that file (`ray get-auth-token --generate`, or RAY_AUTH_TOKEN). The
+dashboard binds to loopback. The ports between Ray's own processes are always open on every interface, and the token
+protects them. No usage statistics are sent, unless the user's environment enables them.
 """
 
 import logging

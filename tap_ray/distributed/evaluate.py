@@ -3,9 +3,9 @@
     cells -> chunks -> [ fleet 0 | fleet 1 | ... ] -> episodes.jsonl, clips/        (resume: cells stored are not run)
 
 A fleet is one process with several robots in lockstep and one copy of the policy, so inference is batched over its
-robots. When a process dies or hangs, the cells of its chunk are run again one by one in fresh processes; a cell that
-ends several of them while it is alone there is a failure with a reason. A lost machine, or one short of memory, is
-never a result: what it had is run again (actor_pool.py).
+robots. When a process dies or hangs, the cells of its chunk are run again one by one in new processes; a cell that
+kills several of them while it runs alone is a failure with a reason. The loss of a machine or of memory is never a
+result: its cells are run again (actor_pool.py).
 """
 
 from dataclasses import dataclass, field

@@ -1,4 +1,4 @@
-"""The life of an evaluation: run folder, MLflow run, the cells on Ray, results, videos, the tables."""
+"""An evaluation from start to end: run folder, MLflow run, the cells on Ray, results, videos, tables."""
 
 from dataclasses import dataclass, replace
 from pathlib import Path

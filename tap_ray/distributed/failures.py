@@ -1,4 +1,4 @@
-"""Which failures of a training worker end the job. Light to import: Ray Train's controller needs it."""
+"""Which failures of a training worker end the job. Ray Train's controller imports this file, so it imports little."""
 
 from pathlib import Path
 from typing import Any, Mapping

@@ -1,7 +1,7 @@
 """What died and why: asked of Ray's control store (GCS) by the ids of actors and nodes, never guessed from a message.
 
-A process is to blame for its end only where its machine lives on and had memory left. Everything else is the machine's:
-its work is done again elsewhere, as often as it takes, and is nobody's result.
+A death counts against the work of a process only if its machine is still alive and had memory left. All other deaths
+are the machine's: the work is done again elsewhere, as often as needed, and is not recorded as a result.
 """
 
 import time

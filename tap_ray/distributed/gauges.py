@@ -1,13 +1,13 @@
-"""What a job does now, as metrics of Ray: each node exports them to Prometheus, `clusters/grafana.json` draws them.
+"""The state of a job as metrics of Ray: each node exports them to Prometheus, `clusters/grafana.json` shows them.
 
-    ray_tap_frames               counter  control steps played or judged
-    ray_tap_episodes             counter  episodes kept or judged
-    ray_tap_episodes_dropped     counter  attempts that gave none
-    ray_tap_processes_lost       counter  robots' processes, by kind (`faults.Kind`)
-    ray_tap_writer_lag_episodes  gauge    played, and waiting to be written
-    ray_tap_samples_per_second   gauge    windows that a training sees
-    ray_tap_data_wait_percent    gauge    part of a step that it waits for them
-    ray_tap_trials               gauge    of a sweep, by state
+    ray_tap_frames               counter  control steps that were collected or evaluated
+    ray_tap_episodes             counter  episodes that were kept or evaluated
+    ray_tap_episodes_dropped     counter  attempts that gave no episode
+    ray_tap_processes_lost       counter  lost fleets, by kind (`faults.Kind`)
+    ray_tap_writer_lag_episodes  gauge    episodes that are collected and not yet written
+    ray_tap_samples_per_second   gauge    windows per second of a training
+    ray_tap_data_wait_percent    gauge    part of a training step that waits for windows
+    ray_tap_trials               gauge    trials of a sweep, by state
 
 The tag `run` is the folder that the job writes, absolute; what is lost is counted for the whole cluster.
 """

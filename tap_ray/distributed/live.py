@@ -1,8 +1,8 @@
-"""Live play: training windows straight from the robots, endless and never the same twice; nothing is stored.
+"""Live play: an endless stream of new training windows from the robots, without a dataset.
 
     in training worker w:  numbers ---> [ fleet | fleet ] ---> iter_batches ---> Window ---> fit
-                           of groups     play a group's        in order
-                                         episodes, window them
+                           of groups     collect a group's     in order
+                                         episodes and windows
 
 A group is `windows.group_size` episodes; its attempts follow from its number, so the sequence is a pure function of the
 plan like that of a dataset, and a resumed run continues with the group where its checkpoint stands. A group trains

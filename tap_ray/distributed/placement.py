@@ -1,9 +1,9 @@
 """Where a job's processes go: which nodes of a cluster (Ray's node labels), and how much of their CPUs it reserves.
 
-Reservations are what Ray schedules by, not what a process may use. A job that reserved every CPU would lock out every
-other one, and itself: trainers never leave while they wait for data, fleets not before the last episode. So a job
-reserves half of the CPUs, however few there are: two jobs run side by side and share the cores, and what a dead node
-takes along finds room on the others. Where an autoscaler brings what is missing, each process reserves a whole CPU.
+Ray schedules by reservations; they do not limit what a process may use. A job that reserved every CPU would block every
+other job, and itself: trainers keep their reservation while they wait for data, and fleets until the last episode. A
+job therefore reserves half of the CPUs, however few there are: two jobs run at the same time and share the cores, and
+processes of a dead node can start on other nodes. With an autoscaler, each process reserves a whole CPU.
 """
 
 import re

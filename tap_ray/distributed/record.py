@@ -1,4 +1,4 @@
-"""The life of a collection job: dataset, MLflow run, Ray, collection, and what is reported at the end."""
+"""A collection job from start to end: dataset, MLflow run, Ray, collection, and the report."""
 
 from collections import Counter
 from dataclasses import dataclass

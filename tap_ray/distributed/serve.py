@@ -3,8 +3,9 @@
     robots --HTTP, WebSocket--> Door -> PolicyServer (sessions: chunks, history, noise) --inputs--> Network x replicas
                                                                                 @serve.batch, one pass or row by row
 
-A network keeps nothing between two looks, so whoever computes them gives the same bits, and one that dies costs its
-robots the time until it is replaced. Serve's own HTTP proxy stays off: it has no limits on what has not asked yet.
+A replica (Network) keeps no state between two requests, so every replica gives the same bits, and one that dies only
+delays its robots until it is replaced. Ray Serve's own HTTP proxy stays off, because it does not limit connections that
+have not sent a request yet.
 """
 
 import asyncio

@@ -1,4 +1,4 @@
-"""What the driver knows of an attempt that was played, and what it hands its episode to."""
+"""What the driver knows of a finished attempt, and where it passes its episode."""
 
 import pickle
 from dataclasses import dataclass, field, replace

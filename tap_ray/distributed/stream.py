@@ -4,13 +4,13 @@
                            its groups    a task a      all windows of   in order, views
                            in order      group         a group          into the object store
 
-Decoders run on their trainer's node, within what it has reserved, and get the dataset as the driver has opened it:
-what is added to it meanwhile is nobody's business.
+Decoders run on their trainer's node, within the resources that it has reserved. They read the dataset as it was when
+the driver opened it; episodes that are added later are not used.
 
 Each training worker runs a pipeline of its own over its own groups. One pipeline for all of them, split by
-`streaming_split` as `ray.train.get_dataset_shard` does it, deals blocks to whichever worker asks first: the same
-command would train on other sequences each time, and a resumed run could not find its place. A pipeline that lives in
-its worker also dies with it, and the worker's successor starts one at the group where the checkpoint stands.
+`streaming_split` as `ray.train.get_dataset_shard` does it, gives each block to the worker that asks first: the same
+command would train on other sequences each time, and a resumed run could not continue at its position. In addition, a
+pipeline in the worker's process ends with it, and a new worker starts one at the checkpoint's group.
 """
 
 import dataclasses

@@ -1,15 +1,16 @@
-"""A sweep: Ray Tune gives each trial a process and stops the poor ones; the ledger says what is done.
+"""A sweep: Ray Tune gives each trial a process and stops poor trials; the ledger records which trials are done.
 
     file --> trials --> Tune --> trial 000 (a process): pretrain | prior, align, evaluate --> trials/000.json
                             '--> trial 001 ...                  '-- Ray Train, Ray Data, fleets of their own
     here: one bar, MLflow parent, page.html <-- trials/*.json
 
-A trial's process reserves nothing: what its stages reserve (placement.py: half of the CPUs, however few there are) is
-counted, and no more trials run at once than fit together. So one cannot hold what another waits for. A cluster that
-grows gets more of them, up to its autoscaler's limits, one that shrinks begins fewer.
+A trial's own process reserves nothing. The driver counts what the trial's stages will reserve (placement.py: half of
+the CPUs, however few there are) and runs only as many trials at once as fit together, so that no two trials wait for
+each other's resources. When the cluster grows, more trials run, up to its autoscaler's limits; when it shrinks, fewer
+start.
 
-Tune's own record of an experiment is never read. After a kill the same command reads the ledger: finished trials stay
-as they are, the others resume from the checkpoints in their run folders.
+Tune's own record of an experiment is never read. After a kill the same command reads the ledger: finished trials are
+not repeated, the others resume from the checkpoints in their run folders.
 """
 
 import contextlib

@@ -1,4 +1,4 @@
-"""What a sweep collects before its trials: play and demonstrations that it asks for and that are not there yet."""
+"""Collects the play and the demonstrations that a sweep needs and that do not exist yet."""
 
 from dataclasses import dataclass, replace
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""The life of a sweep: run folder and ledger, MLflow parent, Ray, the trials, the page, the registered policy."""
+"""A sweep from start to end: run folder and ledger, MLflow parent, Ray, the trials, the page, the registered policy."""
 
 import time
 from collections import Counter

@@ -1,8 +1,9 @@
-"""One trial of a sweep, in a process of its own: Stage 1 (found or trained once), alignment, judgment.
+"""One trial of a sweep, in a process of its own: Stage 1 (found or trained once), Stage 2, evaluation.
 
-Each stage is the job's own function, called with a run folder that is named by the hash of what makes it. Whoever
-needs a folder first makes it while the others wait; who finds it finished continues. A thread writes the ledger as the
-stage proceeds, and hands the alignment's metrics to Tune (its scheduler and TensorBoard) and to the trial's MLflow run.
+Each stage is the job's own function, called with a run folder that is named by the hash of what determines it. The
+first trial that needs a folder makes it while the others wait; a trial that finds a finished folder uses it. A thread
+updates the ledger as the stage proceeds, and sends Stage 2's metrics to Tune (scheduler, TensorBoard) and to the MLflow
+run.
 """
 
 import contextlib

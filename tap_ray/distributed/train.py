@@ -1,16 +1,15 @@
-"""`training.session` under Ray Train: W workers average their gradients (DDP), and a dead one costs little.
+"""`training.session` under Ray Train: W workers average their gradients (DDP) and resume when one of them dies.
 
     driver   train(job) -----> TorchTrainer ----> worker 0 .. W-1   each: session.work(job, context)
       |                                              |
       '-- follow: bar, MLflow <---- metrics.jsonl <--'  (and checkpoints/, both written by worker 0)
 
-Checkpoints stay our own folders in the run folder, and Ray is not told of them. A process without Ray writes and
-reads the same ones; there is one truth about where a run stands (the newest whole folder) where Ray's snapshot of
-what it was told would be a second one, that a kill between the two leaves behind; and `ray.train.report` waits for
-the controller's next poll, seconds that small checkpoints do not have. When a worker dies Ray stops all of them,
-starts new ones, and they resume from that newest folder, as the same command does after the driver was killed. A
-machine that is to be taken away gets a checkpoint out of turn; only failures without a new checkpoint in between end
-the job.
+Checkpoints are folders in the run folder and are not reported to Ray, for three reasons. A process without Ray writes
+and reads the same ones. The newest complete folder alone says where a run resumes; Ray's own record would be a second
+source, and a kill between the two writes would make them differ. And `ray.train.report` waits for the controller's next
+poll, which takes seconds, longer than a small checkpoint. When a worker dies, Ray stops all workers and starts new
+ones, which resume from the newest folder, as the same command does after the driver was killed. A machine that
+announces its preemption gets an extra checkpoint. Only failures without a new checkpoint between them end the job.
 """
 
 import contextlib

@@ -1,14 +1,14 @@
-"""Who writes what fleets have played: the driver itself, or processes that take the episodes from where they lie.
+"""Writing the episodes of fleets: by the driver, or by processes that read them from the nodes' object stores.
 
     fleet --> episodes of a block, in its node's object store ------> [ writer 0 | writer 1 | ... ] --> data files under
       |                                                                     ^                |          temporary names
       '--> Played: length, task, visits --> driver, in order --> FileWork --'                v
                                                                               rows of their episodes --> driver: commit
 
-The driver sees what becomes of attempts, and rows of metadata; episodes never pass through it. Which of them goes where
-follows from lengths and tasks (`dataset/filing.py`), so the files are those of one process, to the byte. What a
-dead machine takes along of episodes that have been told and not written is played again, with the novelty memory of its
-round, and must be what was told.
+The driver receives the outcome of each attempt and rows of metadata; episodes never pass through it. Lengths and tasks
+determine each episode's place (`dataset/filing.py`), so the files equal those of a single process, to the byte. If a
+machine dies with episodes that were reported and not yet written, they are collected again, with the novelty memory of
+their round, and must equal what was reported.
 """
 
 import pickle

@@ -1,48 +1,48 @@
-"""Why an episode failed, told from privileged state by rule: one label for every failed episode. NumPy only.
+"""Why an episode failed: rules on privileged state give one label for every failed episode. NumPy only.
 
 A success (the protocol's rule: entirely done at any step) has no label, "". An episode that crashed is "crashed". Any
 other gets the first label whose test it passes.
 
 Grasp and place (`FailureInputs.push_m` is None), if the right object, slot 0, was ever held; its last hold counts:
-    timed_out      it was still in the hand at the end
+    timed_out      it was still in the gripper at the end
     misplaced      the fingers opened, the object had been carried, and it was near the target or near the table
     dropped        else: it slipped out of closed fingers, or they opened in mid-air or where it had lain
 If it was never held:
-    wrong_object   another object was moved before the right one was moved or closed at
-    never_reached  no hand ever came near the right object
-    missed_grasp   a hand was closing near it, or came near it and went away again
-    timed_out      else: a hand came near it and was still there, trying nothing, when the steps ran out
+    wrong_object   another object was moved before the right one was moved, or before a gripper closed near it
+    never_reached  no gripper ever came near the right object
+    missed_grasp   a gripper closed near it, or came near it and moved away again
+    timed_out      else: a gripper came near it and was still there, without closing, when the steps ran out
 Push:
     wrong_object   another object was moved before the right one was touched or moved
     never_reached  no finger touched it and it did not move
-    misplaced      it moved, at the end by more sideways (or backwards) than the way it was to go
-    timed_out      else: it was touched, perhaps moved the right way, not far enough
+    misplaced      it moved, at the end farther sideways (or backwards) than in the right direction
+    timed_out      else: it was touched, and perhaps moved in the right direction, but not far enough
 
-Words and their thresholds:
-    near, of a hand     tool center point within REACH_M (10 cm) of the object's center, and nearer to no other
+Terms and their thresholds:
+    near, of a gripper  tool center point within REACH_M (10 cm) of the object's center, and nearer to no other
                         object's. The longest object reaches 7 cm from its center, an open finger 4 cm from the
-                        tool: nearer than that it may touch it. A hand that hovers just above it counts, one that
-                        is at its neighbor does not.
-    closing             gripper command below 0 while the hand is near the right object
+                        tool: nearer than that it may touch it. A gripper that hovers just above it counts, one
+                        that is at a neighboring object does not.
+    closing             gripper command below 0 while the gripper is near the right object
     moved               MOVED_M (3 cm) sideways or LIFTED_M (1 cm) upwards: an object brushed in passing moves 1 or 2 cm
-    held                `partial` in HELD_STEPS (3) steps in a row, 0.6 s: shorter ones are seen when open fingers come
+    held                `partial` in HELD_STEPS (3) steps in a row, 0.6 s: shorter ones occur when open fingers come
                         down on an object and it jumps between them. In ManiSkill's twins `partial` is a grasp,
                         lifted or not
-    in the hand         from the last held step on, until the fingers open by OPENED (0.1) of their travel, 7 mm of
+    in the gripper      from the last held step on, until the fingers open by OPENED (0.1) of their travel, 7 mm of
                         74, or the object shifts SHIFTED_M (3 cm) against the tool. Measured, not commanded: a
                         network's command rises over several steps. Also bridges an object lowered below the 1 cm that
                         `partial` asks for.
     carried             CARRIED_M (4 cm) sideways from where it lay at the start; no task is shorter than 4.6 cm
     near the target     centers NEAR_M (10 cm) apart sideways: the target's half size plus a few cm of bad aim
-    near the table      at most LOW_M (6 cm) above where it lay: put down rather than let fall (our expert carries
+    near the table      at most LOW_M (6 cm) above where it lay: put down rather than dropped (the expert carries
                         objects 12 cm up and releases one on a block 4.5 cm up)
 The last action's effect on `state` and `object_pose` is not recorded; its effect on `partial` is.
 
-Two classes, after "execution" and "semantic" of arXiv 2607.02466. Semantic: the hand did not go to the thing that the
-sentence names, it moved another or none. Execution: it did, and the motion failed. The paper's split was made by
-hand and its criterion is not printed, ours is made by this rule: shares of the two are not comparable. The rule cannot
-see intentions: an object put down neatly at a wrong place, or pushed the wrong way, counts as execution, and an arm
-that never gets near the right object because its motion is poor counts as semantic.
+There are two classes, after "execution" and "semantic" of arXiv 2607.02466. Semantic: the robot did not go to the
+object that the instruction names, it moved another or none. Execution: it did, and the motion failed. The paper's
+authors divided the failures by hand and do not state the criterion, so their shares cannot be compared with those of
+this rule. The rule cannot know intentions: an object put down correctly at a wrong place, or pushed the wrong way,
+counts as execution, and an arm that never gets near the right object because its motion is poor counts as semantic.
 """
 
 from dataclasses import dataclass, field

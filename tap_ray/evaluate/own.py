@@ -1,4 +1,4 @@
-"""The judged policy when it is a user's own: `module:Class`, anything with `reset` and `act` (types.Policy).
+"""A policy of the user's own to evaluate: `module:Class`, any class with `reset` and `act` (types.Policy).
 
     class Down:                                       # in my_policy.py, in the folder the job is started from
         def reset(self, obs, info, seeds): ...        # a new episode of N robots

@@ -1,4 +1,4 @@
-"""What a policy is judged on: a protocol with a hash. Results of two hashes are never compared.
+"""The protocol that a policy is evaluated on, and its hash. Results of two hashes are never compared.
 
 A protocol is a list of cells (task, scenario, initial state, seed), the same for every policy, so that differences
 between policies are paired. An initial state has one seed in every scenario, so scenarios are paired as well.

@@ -1,4 +1,4 @@
-"""What an evaluation leaves behind: episodes.jsonl while it runs, then results.json and episodes.parquet."""
+"""The files of an evaluation: episodes.jsonl while it runs, then results.json and episodes.parquet."""
 
 import json
 from collections import Counter

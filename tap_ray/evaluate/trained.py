@@ -1,6 +1,6 @@
-"""The judged policy when it is a training run: does it fit, how a fleet loads it, what one prediction costs.
+"""A trained policy to evaluate: whether it fits the protocol, how a fleet loads it, and its inference latency.
 
-Torch is loaded only by the last two.
+Torch is imported only by the last two.
 """
 
 import functools

@@ -1,6 +1,6 @@
-"""Our datasets for others: LeRobot v3.0 with video, and v2.1 (openpi). No Ray, no torch.
+"""Datasets in formats of other libraries: LeRobot v3.0 with video, and v2.1 (openpi). No Ray, no torch.
 
-lerobot.py  what each version's files hold
-mapping.py  the way back: a mapping for jobs.import_dataset
+lerobot.py  what each version's files contain
+mapping.py  a mapping with which jobs.import_dataset imports an export again
 export.py   dataset -> files, several at a time, each exactly once
 """

@@ -1,4 +1,4 @@
-"""A dataset of ours as files of another layout: several files at a time, each exactly once."""
+"""Writes a dataset as files of another layout: several files at a time, each exactly once."""
 
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence

@@ -1,11 +1,11 @@
-"""What the files of LeRobot v3.0 (with video) and v2.1 hold.
+"""The contents of the files of LeRobot v3.0 (with video) and v2.1.
 
     v3.0   data/chunk-000/file-000.parquet      v2.1   data/chunk-000/episode_000000.parquet
            videos/KEY/chunk-000/file-000.mp4           videos/chunk-000/KEY/episode_000000.mp4
            meta/episodes/chunk-000/file-000.parquet    meta/episodes.jsonl, episodes_stats.jsonl
            meta/info.json, stats.json, tasks.parquet   meta/info.json, tasks.jsonl
 
-Left out are robot masks (a lossy video would blur them) and the privileged poses of objects.
+Robot masks (which lossy video would blur) and the privileged poses of objects are not exported.
 
 Source: lerobot 0.4.4 and 0.3.3, datasets/utils.py and lerobot_dataset.py.
 """

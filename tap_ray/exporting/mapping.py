@@ -1,4 +1,4 @@
-"""The way back: what an export's columns mean, as jobs.import_dataset wants to be told."""
+"""The mapping of an export's columns, with which jobs.import_dataset can import it again."""
 
 from itertools import groupby
 from typing import Any

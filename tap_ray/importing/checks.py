@@ -1,7 +1,7 @@
-"""Does a mapping look right? What is likely wrong, in words, from the numbers of a few episodes.
+"""Does a mapping look right? Reports what is likely wrong, from the numbers of a few episodes.
 
-Each finding follows from two things that must agree: what an action says and what the state does after it, a unit and
-the size of its numbers, a rate and the time stamps.
+Each check compares two quantities that must agree: an action and the change of state after it, a unit and the size of
+its numbers, a rate and the time stamps.
 """
 
 from collections.abc import Iterator

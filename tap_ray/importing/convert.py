@@ -1,4 +1,4 @@
-"""From a source's frames to an episode at our control rate and in our units."""
+"""Converts a source's frames to an episode with the mapping's control rate and tap_ray's units."""
 
 from dataclasses import dataclass
 from typing import Any

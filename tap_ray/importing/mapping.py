@@ -10,7 +10,8 @@
       - {slots: [dq1, dq2, dq3, dq4, dq5], column: action, at: [0, 1, 2, 3, 4], unit: deg, kind: absolute}
       - {slots: [gripper], column: action, at: [5], unit: gripper, closed: 0, open: 100, kind: absolute}
 
-Slots are named as in `tap_ray/specs.py`: dx dy dz (hand, m), drx dry drz (hand, rad), d<joint> (rad), gripper.
+Slots are named as in `tap_ray/specs.py`: dx dy dz (m) and drx dry drz (rad) of the end effector, d<joint> (rad),
+gripper.
 """
 
 from dataclasses import dataclass

@@ -1,4 +1,4 @@
-"""What a dry run shows: the numbers in our units, sentences, frames, and what looks wrong."""
+"""The report of a dry run: the numbers in tap_ray's units, instructions, frames, and what looks wrong."""
 
 from collections.abc import Iterable
 from pathlib import Path

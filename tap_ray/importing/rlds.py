@@ -4,14 +4,14 @@
                          dataset_info.json                    the splits, and how many episodes each file has
                          bridge_dataset-train.tfrecord-00000-of-01024
 
-An episode is a record: a tf.train.Example in which the values of its T steps lie one behind the other.
+An episode is a record: a tf.train.Example in which the values of its T steps are concatenated.
 
     steps/action                    floats  T x 7
     steps/observation/image_0       bytes   T encoded images
-    steps/language_instruction      bytes   T sentences
+    steps/language_instruction      bytes   T instructions
 
-Columns are named after their place below "steps": "action", "observation/state". What has no fixed size (a sequence in
-a step) is left out. The last step of an RLDS episode has an observation whose action means nothing: it is left out.
+Columns are named after their path below "steps": "action", "observation/state". Features without a fixed size (a
+sequence in a step) are ignored. The last step of an RLDS episode is ignored too, because its action has no meaning.
 """
 
 import io

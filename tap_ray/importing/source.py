@@ -1,4 +1,4 @@
-"""What the importer asks of a dataset of another format."""
+"""The interface through which the importer reads a dataset of another format."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass

@@ -1,1 +1,1 @@
-"""Looking inside a network: Grad-CAM and how much of it lies where, linear probes, what a motion prior has learned."""
+"""Looking inside a network: Grad-CAM and its distribution over robot and objects, linear probes, motion priors."""

@@ -1,4 +1,4 @@
-"""What a trained policy's head is given, for linear probes: the features of both stages in the place they share."""
+"""The input of a trained policy's head, for linear probes: the features that both stages share."""
 
 from pathlib import Path
 from typing import Mapping, Sequence

@@ -1,4 +1,4 @@
-"""Maps of saliency as images: laid over the frames, as a strip (an image for each episode) and as a video."""
+"""Saliency maps as images: drawn over the frames, as a strip (an image for each episode) and as a video."""
 
 from pathlib import Path
 from typing import Mapping

@@ -1,6 +1,6 @@
-"""What a motion prior knows, on held-out motion of each of its robots: rebuilding, smoothness, what its latent tells.
+"""What a motion prior has learned, on held-out motion of each of its robots: reconstruction, smoothness, probes.
 
-Probes are linear (ridge, see probes.py), fitted on training motion and judged on the held-out one.
+Probes of the latent are linear (ridge, see probes.py), fitted on training motion and evaluated on held-out motion.
 """
 
 from typing import Any, Mapping

@@ -1,4 +1,4 @@
-"""What a trained motion prior knows, in its run folder: numbers and videos of each robot."""
+"""The report of a trained motion prior, in its run folder: numbers and videos of each robot."""
 
 from pathlib import Path
 from typing import Sequence

@@ -1,8 +1,8 @@
-"""Linear probes: which positions can be read off a policy's frozen features? Ridge regression in closed form.
+"""Linear probes: which positions can be predicted from a policy's frozen features? Ridge regression in closed form.
 
-In a prototype features of inverse dynamics held the gripper (R^2 0.84-0.94) and lost the objects (0.17-0.49; a random
-network gives 0.64), and success followed. Frames of one episode resemble each other, so training, choice of the
-penalty and test use different episodes.
+In a prototype, features of inverse dynamics encoded the gripper (R^2 0.84-0.94) but not the objects (0.17-0.49; a
+random network gives 0.64), and success was as low. Frames of one episode resemble each other, so training, choice of
+the penalty and test use different episodes.
 """
 
 from dataclasses import dataclass

@@ -1,25 +1,25 @@
-"""Where does a policy look? Grad-CAM on the map that its key points are found in. T frames, G x G cells, C channels.
+"""Grad-CAM on the feature map from which a policy finds its key points. T frames, G x G cells, C channels.
 
     s = 1/2 |a|^2            a: motion slots of the first predicted action, normalized
     w_c = mean_p ds/dA_pc    A_pc: channel c of the joined map (`models.keypoints.Join`) in cell p
     map_p = |sum_c w_c A_pc|                             Grad-CAM, Selvaraju et al. 2017, arXiv 1610.02391
 
 Grad-CAM differentiates the score of a class; an action has none. The gradient of s is that of the action along itself,
-and 0 is the mean action of the training data: s says what makes *this* motion differ from the average one. The gripper
-is left out: it is absolute and not normalized.
+and 0 is the mean action of the training data: s measures how *this* motion differs from the average one. The gripper
+is omitted, because it is absolute and not normalized.
 
-The source keeps what is above 0, since what is below speaks for other classes. A regression has no others: what holds a
-motion back is read as much as what drives it, so the absolute value is taken. Sign "positive" is the source's. Policies
-that were taught to go where a square lies look at the square by either (tests/inspect/test_saliency.py).
+The source keeps values above 0, because those below 0 support other classes. A regression has no other classes, and
+what reduces a motion matters as much as what increases it, so the absolute value is used. With sign "positive" the
+map is the source's. For policies trained to go to a square, both maps show the square (tests/inspect/test_saliency.py).
 
-A transformer tower's cells are the patch tokens of its last layer, and the formula stays: key points read every one of
-them, where classifiers that read a class token alone would need Chefer et al. 2021 (arXiv 2103.15679).
+The cells of a transformer tower are the patch tokens of its last layer. The formula is the same, because key points
+read all of them; a classifier that reads only a class token would need Chefer et al. 2021 (arXiv 2103.15679).
 
-What a glimpse reads does not pass that map. Its own last map is differentiated likewise and laid over the image where
-the window was; both are taken per pixel, so that a small cell counts as much as its part of a large one.
+The input of a glimpse does not pass through that map. The glimpse's own last map is differentiated in the same way and
+added where its window lies in the image; both maps are per pixel, so that a small cell has the weight of its area.
 
-Its limits: the mean over cells hides a channel that speaks for the motion in one cell and against it in another, and
-even fresh weights like what has contrast, so a trained network's map says something only against theirs.
+Limits: the mean over cells hides a channel that supports the motion in one cell and opposes it in another. Even random
+weights react to contrast, so the map of a trained network is meaningful only in comparison with theirs.
 """
 
 import contextlib

@@ -1,6 +1,6 @@
-"""How much of a map of saliency lies on what: its share on the hand, objects, arm, against the pixels that they cover.
+"""Saliency mass: the share of a saliency map on gripper, objects and arm, relative to the pixels that they cover.
 
-A map that knows nothing has a ratio of 1. Episodes are the unit of every interval: frames of one resemble each other.
+A uniform map has a ratio of 1. Intervals are over episodes, because frames of one episode resemble each other.
 """
 
 from typing import Mapping, Sequence

@@ -1,4 +1,4 @@
-"""Looking inside: Grad-CAM of several policies on the same episodes, measured and drawn.
+"""Grad-CAM of several policies on the same episodes: numbers, filmstrips and videos.
 
 policies + clips -> maps -> saliency mass -> saliency.json, strips/, videos/
 """

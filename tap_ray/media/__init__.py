@@ -1,1 +1,1 @@
-"""Pictures, videos and tables as text, for every room above."""
+"""Images, videos and tables as text, for all packages above this one."""

@@ -1,4 +1,4 @@
-"""Images as files and as arrays, and with words above them. T images, Y X pixel rows and columns."""
+"""Images as files and as arrays, and with captions. T images, Y X pixel rows and columns."""
 
 from io import BytesIO
 from typing import Iterable

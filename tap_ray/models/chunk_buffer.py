@@ -1,4 +1,4 @@
-"""The rest of a robot's action chunk, its last steps and its noise; without torch, for servers."""
+"""The remaining actions of a robot's chunk, its last steps and its noise; without torch, for servers."""
 
 from collections import deque
 from dataclasses import dataclass

@@ -1,7 +1,7 @@
 """The context vector that says what to do: from an instruction, or from two crops. C channels.
 
-Stage 1 shows a policy a crop of the object that will be touched next and one of the place where it will come to rest;
-Stage 2 says the same in words. Both become a vector of the same size, so that nothing behind it changes.
+Stage 1 gives a policy a crop of the object that will be touched next and one of the place where it will be put; Stage 2
+gives an instruction instead. Both become a vector of the same size, so that all later layers are the same.
 """
 
 import torch

@@ -4,11 +4,11 @@
     of one frequency side by side--> one character each --byte-pair encoding--> tokens
 
 The file format is that of the published tokenizer (`physical-intelligence/fast` on the hub): tokenizer.json and
-processor_config.json, so either side reads the other's. Its Python file is never run: all that it does stands here.
+processor_config.json, so either library reads the other's. Its Python file is never run; this file does the same.
 
 Two kinds of tokenizer.json are read. The published one works on bytes: a character from 128 on is two bytes of UTF-8,
-and a token may end in the middle of one. Those that are fitted here work on characters, so any order of tokens decodes,
-and nothing is split where text would be (the published one never joins a digit with a letter).
+and a token may end in the middle of one. Tokenizers fitted here work on characters, so any order of tokens decodes, and
+characters are not split into words as in text (the published one never joins a digit with a letter).
 """
 
 import json

@@ -1,7 +1,7 @@
 """Glimpses of object and place. N rows, C x C pixels of the image around each of the first two key points.
 
-Key points say where things are, not how they lie. A small network reads a window of the image around each of the two:
-what it learns (how is the thing turned, is the hand above it) holds wherever on the table that is.
+Key points give positions and not orientations. A small network reads a window of the image around each of the two, so
+what it learns (the object's yaw, whether the gripper is above it) is valid at all positions on the table.
 """
 
 import torch

@@ -1,4 +1,4 @@
-"""A trained policy that acts: batched over N robots, deterministic, in the units of its robot's spec."""
+"""Inference of a trained policy: batched over N robots, deterministic, in the units of its robot's spec."""
 
 import time
 from pathlib import Path

@@ -3,10 +3,10 @@
     maps of the tower -> joined at the finest grid -> 2 x (convolution, norm, FiLM by the context) -> K heat maps
     heat map k -> softmax over its cells -> expected (x, y) and how strongly it is present
 
-A softmax over places makes coordinates out of a heat map ("spatial softmax", Levine et al. 2016, arXiv 1504.00702;
+A softmax over positions turns a heat map into coordinates ("spatial softmax", Levine et al. 2016, arXiv 1504.00702;
 robomimic's default). The context scales and shifts every channel (FiLM, Perez et al. 2018, arXiv 1709.07871), so that
-an instruction chooses what the key points look for. With flattened tokens in their place the same data gave 74.0 %
-instead of 80.7 % success (50 demonstrations, n = 300): a flattened read-out learns whole layouts by heart.
+an instruction selects what the key points find. With flattened tokens instead, the same data gave 74.0 % instead of
+80.7 % success (50 demonstrations, n = 300): a flattened read-out overfits to whole layouts.
 """
 
 from typing import Sequence

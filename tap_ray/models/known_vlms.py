@@ -1,4 +1,4 @@
-"""Sizes of published image-text models, so that a training can be planned where nothing of the hub is at hand."""
+"""Sizes of published image-text models, so that a training can be planned without access to the hub."""
 
 from typing import Any
 

@@ -1,7 +1,7 @@
 """Instructions: sentences -> token ids -> (U, L, C) tokens. U sentences, L words, C channels.
 
 A tiny BERT over whole words trains from scratch with the policy; its vocabulary comes from the dataset's own
-sentences. Or both, model and tokenizer, from a checkpoint (a local path or a hub id).
+instructions. Alternatively, model and tokenizer come from a checkpoint (a local path or a hub id).
 """
 
 from dataclasses import dataclass

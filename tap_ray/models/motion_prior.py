@@ -4,8 +4,8 @@
     noise, time, z   -> decoder -> velocity; integrated from noise to the action chunk
 
 Flow matching (Lipman et al. 2023, arXiv 2210.02747) with the linear path x = (1 - t) noise + t action, whose velocity
-is action - noise. Actions and states are normalized and laid out as specs.UNIFIED_*; a robot's own dims are told by a
-mask, and nothing in the others enters anything. N batch, H steps, A action dims, S state dims, L latent, D width.
+is action - noise. Actions and states are normalized and laid out as specs.UNIFIED_*; a mask selects a robot's own dims,
+and all others are ignored. N batch, H steps, A action dims, S state dims, L latent, D width.
 """
 
 from dataclasses import dataclass

@@ -1,4 +1,4 @@
-"""Between physical units and numbers of size one, as buffers of the model: they travel with its weights."""
+"""Normalizes physical units and back. Offsets and scales are buffers of the model, saved with its weights."""
 
 from typing import Sequence
 

@@ -1,7 +1,7 @@
-"""Pointing: the first two key points look at the thing and at the place, where the crops were cut. N batch, G grid.
+"""Pointing: the first two heat maps are trained to lie on the object and the place of the crops. N batch, G grid.
 
-A heat map that is told where to look learns to find things from far fewer images than one that hears of them only
-through the actions behind it.
+A heat map with this direct supervision learns to find objects from far fewer images than one that is supervised only
+through the actions.
 """
 
 import torch

@@ -3,13 +3,13 @@
     image --+-> VisionTower -> Join -> KeyPoints --+--> read-out -> head -> (N, H, A) normalized actions
             |                             ^   |    |    (MLP)       (regression; or latent of motion -> flow decoder)
             +-------------------------------> Glimpse of the first two points --+
-                                          |        |       +-> reach (Stage 1's further targets)
-    context: sentence | crops -> (N, C) --+--------+
+                                          |        |       +-> reach (Stage 1's other targets)
+    context: instruction | crops -> (N, C) --------+
     history -> encoder of a motion prior ----------+
     state (proprioception) ------------------------+
 
-Stage 2 swaps the context and nothing else. For inverse dynamics both images pass the same tower and the same key
-points, without any context, and meet only behind them: f(phi(o_t), phi(o_{t+k})).
+Stage 2 replaces the context and nothing else. In inverse dynamics both images pass through the same tower and key
+points, without any context, and are combined only after them: f(phi(o_t), phi(o_{t+k})).
 """
 
 from dataclasses import dataclass, field

@@ -1,8 +1,8 @@
 """Images, crops, goal images and instructions as an image-text model's own input. N batch, L words.
 
 The model's chat template says how a turn is written, its processor how images are resized and how many words an image
-takes; both are the checkpoint's. A turn holds its images first, then the instruction if there is one. Rows may have
-different numbers of images and words: they are padded on the left, so the query word stands last in each.
+takes; both are the checkpoint's. A turn has its images first, then the instruction if there is one. Rows may have
+different numbers of images and words: they are padded on the left, so the query word is the last one in each.
 """
 
 import functools

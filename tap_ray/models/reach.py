@@ -1,10 +1,10 @@
-"""Where the robot's own hand will be: targets beside the actions, from play and from demonstrations alike.
+"""Reach targets: the end effector's future pose as targets beside the actions, in play and in demonstrations.
 
 R targets, NUM_REACH for each arm:
 
-0 .. 2 its displacement over the next steps, 3 .. 5 the way to where it touches something next, 6 .. 8 the way to where
-it lets that go; m, base frame. 9 .. 12 how the hand is turned where it grasps, and how far that is from now, as cosines
-and sines of twice the yaw. They cost nothing: the robot's own future says them (`dataset.reach.reach_targets`).
+0 .. 2 its displacement over the next steps, 3 .. 5 the displacement to the next contact, 6 .. 8 the displacement to the
+release after it; m, base frame. 9 .. 12 the gripper's yaw at the next grasp, absolute and relative to now, as cosines
+and sines of twice the angle. They need no labels: recorded states give them (`dataset.reach.reach_targets`).
 """
 
 from typing import Iterable

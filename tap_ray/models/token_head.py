@@ -1,4 +1,4 @@
-"""The head of kind "tokens": action tokens one after another, so constrained that an action always decodes.
+"""The head "tokens": generates action tokens one after another, constrained so that an action always decodes.
 
 A chunk has H x A numbers and each token writes some of them, so a token that would write more than are left is not
 allowed. A byte-level token may end in the middle of a two-byte character: then the next one must continue it.

@@ -6,15 +6,15 @@ D width of the model, H chunk, A action slots.
     <image> ............ <crop> <crop>           next object        > query word --> head
     <image> ............ instruction             Stage 2           /
 
-Text, crops or goal are only context: backbone and head are the same in both stages (arXiv 2607.02466). The query word
-is a new one; its last hidden state is what a head reads:
+Instruction, crops or goal are only context: backbone and head are the same in both stages (arXiv 2607.02466). The head
+reads the last hidden state of the query word:
 
     regression   two-layer MLP -> the chunk (the paper's text)
     flow         two-layer MLP -> a latent of motion -> the decoder of a motion prior (arXiv 2606.26095)
     tokens       the first of the chunk's FAST tokens, which follow one after another (the paper's released code)
 
 The query word and the action tokens are new words behind the vocabulary (`ActionWords`); the model's own vocabulary
-and its language head stay as they are. The state, where a policy reads it, is added to the query word.
+and its language head are not changed. The state, if the policy reads it, is added to the query word.
 """
 
 import contextlib

@@ -1,4 +1,4 @@
-"""Which image-text model is the policy's backbone; apart, since every job's flags need it and few load one."""
+"""Which image-text model is the policy's backbone. A file of its own: all jobs need the flags, few load a model."""
 
 from dataclasses import dataclass
 from typing import Literal

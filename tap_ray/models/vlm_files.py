@@ -1,7 +1,7 @@
-"""An image-text model of `transformers` from a folder or the hub: its network, and what makes input for it.
+"""An image-text model of `transformers` from a folder or the hub: its network, and the processor of its input.
 
-Nothing of a checkpoint is run or unpickled: weights are safetensors, trust_remote_code is off. What a checkpoint lacks
-is refused by name; what it has too much of is named.
+No code of a checkpoint is run and nothing is unpickled: weights are safetensors, trust_remote_code is off. Missing
+weights are an error that names them; unused ones are reported.
 """
 
 import json

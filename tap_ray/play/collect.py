@@ -1,7 +1,7 @@
 """Collecting episodes, in one process and without Ray: every attempt is a pure function of (plan, index).
 
-`attempt` numbers count what is tried, episode numbers what is kept. In play everything is kept, unless a simulator
-crashes; then the crash is recorded with its reason and another attempt takes its place.
+`attempt` numbers count attempts, episode numbers count kept episodes. Play keeps every attempt, unless a simulator
+crashes; then the crash is recorded with its reason and another attempt replaces it.
 """
 
 from contextlib import suppress

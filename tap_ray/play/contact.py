@@ -1,7 +1,7 @@
 """Waypoints drawn to objects: grasp, lift, carry, drop, place, release and push, all with random parameters.
 
-**Privileged**: everything here reads the objects' poses from the simulator, which a real robot would have to see. Play
-collected this way is marked with its explorer's name in the dataset.
+**Privileged**: this file reads the objects' poses from the simulator, which a real robot would have to perceive. The
+dataset records the explorer's name of each episode.
 """
 
 from dataclasses import dataclass

@@ -1,7 +1,7 @@
-"""Several hands over one table, each with an explorer of its own, as one explorer.
+"""Several arms at one table, each with an explorer of its own, as one explorer.
 
-The table is divided along y, hand 0 (the left one) first; a hand keeps to its own part and sees the objects that lie
-there, so that hands never meet. H hands.
+The table is divided along y, arm 0 (the left one) first. An arm stays in its own part and sees the objects that lie
+there, so that arms never collide. H arms.
 """
 
 from dataclasses import replace

@@ -1,8 +1,8 @@
-"""What a run's robots have seen already: counts of visited voxel cells, shared by all of them, in rounds.
+"""Novelty memory: counts of the voxels that a run's robots have visited, shared by all of them, in rounds.
 
-An episode must follow from (plan, index) alone, whoever plays it. So its memory is not "whatever came in so far" but
-the visits of all episodes of the rounds before the previous one: round r sees rounds 0 .. r-2. The one round in between
-keeps every robot busy while the last episodes of a round are still being played.
+An episode must be determined by (plan, index) alone, on any machine. Its memory is therefore not "all visits so far"
+but the visits of all episodes of the rounds before the previous one: round r sees rounds 0 .. r-2. The round in between
+keeps every robot busy while the last episodes of a round are still being collected.
 
     round      0      1      2      3
     sees       -      -      0     0,1

@@ -1,6 +1,6 @@
-"""Where to go next: the waypoints of Algorithm 1, and of curiosity. `contact.py` holds the third, objects.
+"""Planners: the next waypoint of Algorithm 1, and that of curiosity. `contact.py` has the third one, for objects.
 
-A planner decides, explorers.py moves. Each draws only from the view's generator.
+A planner chooses waypoints, explorers.py moves to them. All random draws are from the view's generator.
 """
 
 from collections import Counter

@@ -1,6 +1,6 @@
-"""What play is like: movement quality, diversity, contact and effect, for each explorer, as tables and images.
+"""A report on play: movement quality, diversity, contact and effect, for each explorer, as tables and images.
 
-Written beside a dataset's run: report.md, play.csv, play.json, play.png, workspace.png, contact_sheet.png, play.mp4;
+Its files, in the report/ folder: report.md, play.csv, play.json, play.png, workspace.png, contact_sheet.png, play.mp4;
 with robot masks also crops.png.
 """
 

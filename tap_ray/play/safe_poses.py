@@ -1,6 +1,6 @@
-"""The safe-pose library: where a robot may go, spread evenly over its reach (arXiv 2607.02466, Algorithm 1, step 1).
+"""The safe-pose library: poses that a robot may go to, evenly over its reach (arXiv 2607.02466, Algorithm 1, step 1).
 
-The raw poses come from the robot's own kinematics, which lives in `envs`; a job passes the function in.
+The raw poses come from the robot's kinematics in `envs`; a job passes the function in.
 """
 
 from dataclasses import dataclass

@@ -1,8 +1,8 @@
 """Which attempts to make until enough episodes are kept, in an order that depends on nothing but their outcomes.
 
 Attempt numbers run round-robin over the tasks: attempt a belongs to task a modulo `num_tasks`, so the first n episodes
-of a dataset are balanced. They are made in generations: one asks for exactly as many attempts of each task as are
-missing, so no attempt is ever made for nothing, and the same dataset comes out whoever makes them.
+of a dataset are balanced. They are made in generations: each has exactly as many attempts of each task as are missing,
+so no attempt is wasted, and the dataset does not depend on which process makes them.
 """
 
 from typing import Any, Mapping

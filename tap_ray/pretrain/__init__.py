@@ -1,1 +1,1 @@
-"""Stage 1: learning to move, from play, without language."""
+"""Stage 1: learning to move from play, without instructions."""

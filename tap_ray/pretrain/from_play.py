@@ -1,14 +1,15 @@
-"""Stage 1: learn to move, from play without any language. Two questions that play can ask, each with its weight.
+"""Stage 1: learn to move from play, without instructions. There are two objectives, each with its weight.
 
-    next object       which actions bring the hand to *this thing* (a crop of what it will touch next), and where it
-                      will then come to rest (a crop of that place)?   || f(o_t, crops) - a_{t:t+H} ||^2
-                      + reach || g(o_t, crops) - (displacement, way to the contact, way to the release) ||^2
-                      - point log p(the first two key points look at the thing, and at the place)
+    next object       which actions bring the gripper to *this object* (a crop of what it will touch next), and the
+                      object to *this place* (a crop of it)?   || f(o_t, crops) - a_{t:t+H} ||^2
+                      + reach || g(o_t, crops) - (displacement now, to the contact, to the release) ||^2
+                      - point log p(the first two key points lie on the object and on the place)
     inverse dynamics  which actions led from one image to the other?   || f(phi(o_t), phi(o_{t+k})) - a_{t:t+H} ||^2
                       (arXiv 2607.02466, Stage 1; both images pass the same encoder)
 
-Inverse dynamics alone forgets objects: what rests until it is grasped says nothing about the action. The first question
-cannot be answered without finding the thing in the image, and Stage 2 asks the same question in words.
+Inverse dynamics alone does not encode objects: an object that does not move until it is grasped does not help to
+predict the action. The first objective requires finding the object in the image, and Stage 2 requires the same from an
+instruction.
 """
 
 from dataclasses import dataclass, replace

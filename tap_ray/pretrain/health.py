@@ -1,8 +1,8 @@
-"""Is Stage 1 ready to be aligned? Its held-out numbers against what good runs reached, in one plain sentence.
+"""Is a Stage 1 run good enough for Stage 2? Compares its held-out metrics with those of good runs, in one sentence.
 
-The aims are a little less than what runs on 3,200 episodes of contact play reached: contact .84, release .53 and next
+The thresholds are a little below what runs on 3,200 episodes of contact play reached: contact .84, release .53 and next
 step .19 after 3,000 steps (docs/results/pointing.md), yaw .55 after 1,500 (docs/results/turning.md). Contact point
-and yaw told best what Stage 2 would gain; probes of objects alone misled.
+and yaw predicted best what Stage 2 would gain; probes of object positions alone were misleading.
 """
 
 from dataclasses import dataclass

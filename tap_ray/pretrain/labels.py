@@ -1,9 +1,9 @@
-"""Pseudo-labels: the actions that an inverse-dynamics run sees between the images of a video.
+"""Pseudo-labels: actions that a run of inverse dynamics predicts from the images of a video.
 
-The result is a dataset of its own: images, states and all else as they were, actions from the run, each episode a step
-shorter (the last image has no next one). Its info.json says "pseudo_labels", with the run.
+The result is a new dataset with the images, states and other data of the video and the predicted actions. Each episode
+is one step shorter (the last image has no next one). Its info.json has "pseudo_labels", with the run.
 
-Source: as VPT (arXiv 2206.11795) labels videos; the network is Stage 1's of arXiv 2607.02466.
+Source: VPT (arXiv 2206.11795) labels videos in this way; the network is Stage 1's of arXiv 2607.02466.
 """
 
 from collections.abc import Sequence

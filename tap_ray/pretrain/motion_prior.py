@@ -1,4 +1,4 @@
-"""Stage 1, motion prior: rebuild an action chunk from one latent (arXiv 2606.26095). No images, no language.
+"""Stage 1, motion prior: reconstruct an action chunk from one latent (arXiv 2606.26095). No images, no language.
 
     L = E_t || v(x_t, t, z) - (a - e) ||^2,   z = encoder(s, a, s, a, ...),   x_t = (1 - t) e + t a
 

@@ -1,8 +1,8 @@
 """Access control: the token, and the refusal of requests that foreign web pages make.
 
-A browser on this machine reaches a server on loopback for any page that it shows. It says whose page it is (Origin),
-and by which name it believes to reach the server (Host; a name that was made to point here is the page's own). Robots
-send no Origin, and use an address or a name of this machine.
+A browser on this machine can reach a server on loopback on behalf of any web page. It sends the page's server (Origin)
+and the name by which it reaches this server (Host; a page can make a name of its own point here). Robots send no
+Origin, and use an address or a name of this machine.
 """
 
 import hashlib

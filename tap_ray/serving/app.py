@@ -1,17 +1,17 @@
 """The ASGI app: HTTP and WebSocket to sessions. Knows neither Ray nor torch.
 
-    GET    /health          200 {"ready": true, "sessions": 3}, or 503 with "why": the network does not answer. No token
+    GET    /health          200 {"ready": true, "sessions": 3}, or 503 with "why": no replica answers. Needs no token
     GET    /spec            the contract, see `Contract.to_json`
     POST   /sessions        {"spec": {...}, "seed": 0} -> {"session": ID}: one for each episode of each robot;
-                            "previous_session": ID beside them ends the robot's last
+                            "previous_session": ID beside them ends the robot's last one
     DELETE /sessions/ID     the episode is over
     POST   /act             a step -> the action, see wire.py
     WS     /ws              the same in one connection: a text message is POST /sessions, a binary one POST /act.
                             Messages are answered in order; a refusal is a text message with "error" in it.
                             A connection is one robot's: its session ends with it, and with the next one that begins
 
-Each but the first wants "Authorization: Bearer TOKEN" where the server has a token. All but a step that moves an
-episode on share REQUESTS_HZ turns a second, so that no number of them keeps the robots waiting.
+Each but the first needs "Authorization: Bearer TOKEN" if the server has a token. All requests except the steps of an
+episode share a limit of REQUESTS_HZ a second, so that no number of them makes the robots wait.
 """
 
 import asyncio

@@ -1,4 +1,4 @@
-"""A robot's side of jobs.serve, to copy: it needs numpy and websockets alone. Messages: tap_ray/serving/wire.py."""
+"""A client of jobs.serve that you can copy; it needs numpy and websockets only. Messages: tap_ray/serving/wire.py."""
 
 import json
 

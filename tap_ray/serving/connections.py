@@ -1,8 +1,8 @@
-"""Limits on connections: how many, which is closed first when there are too many, how fast they may ask.
+"""Limits on connections: their number, which one is closed first if there are too many, and the rate of requests.
 
-One rule for whatever keeps a connection without using it (half a request, a slow body, an idle socket, a TLS handshake
-that does not continue): it lives QUIET_S from its last step that counted. A WebSocket that holds a session stays for as
-long as the session does.
+One rule applies to every connection that is open without being used (half a request, a slow body, an idle socket, a TLS
+handshake that does not continue): it is closed QUIET_S after its last step that counted. A WebSocket with a session
+stays open as long as the session.
 """
 
 import asyncio

@@ -1,4 +1,4 @@
-"""What a served policy takes and gives, as JSON for a client and as checks for what comes."""
+"""The inputs and outputs of a served policy, as JSON for a client and as checks of its messages."""
 
 import reprlib
 from dataclasses import dataclass

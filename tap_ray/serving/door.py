@@ -1,8 +1,8 @@
 """The TCP server in front of the app: uvicorn's protocols behind an accept loop of our own.
 
-uvicorn waits for ever for a request's head, for a body and for an idle WebSocket, and takes as many connections as
-there are files; each of these stops every robot. Here connections are counted from their first byte on (`Connections`),
-and taken in at a pace that leaves the robots their processor.
+uvicorn waits for ever for a request's head, for a body and for an idle WebSocket, and accepts as many connections as
+there are file descriptors; each of these can stop every robot. Here connections are counted from their first byte on
+(`Connections`), and accepted at a rate that leaves the robots enough CPU time.
 """
 
 import _thread

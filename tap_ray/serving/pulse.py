@@ -1,4 +1,4 @@
-"""Readiness: whether the network answers, from the robots' requests or, where none came lately, from a probe."""
+"""Readiness: whether the policy answers, known from the robots' requests or, without recent ones, from a probe."""
 
 import asyncio
 import time

@@ -1,4 +1,4 @@
-"""Why a request is not answered."""
+"""The errors that answer a request."""
 
 LATE = 504
 """Status of a step that was not answered in time."""

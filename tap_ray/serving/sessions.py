@@ -1,7 +1,7 @@
-"""Episodes in progress: one session a robot and episode, as many as asked for, forgotten when idle.
+"""Episodes in progress: one session per robot and episode, up to a limit, deleted when idle.
 
-A session that began over a WebSocket ends with it, and with the next one that begins there. Where all are in use, the
-one that has waited longest for a step makes room.
+A session that began over a WebSocket ends with it, and with the next one that begins there. If all are in use, the one
+without a step for longest is ended.
 """
 
 import asyncio

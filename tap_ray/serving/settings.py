@@ -1,4 +1,4 @@
-"""The options of `python -m jobs.serve`, and who may come in."""
+"""The options of `python -m jobs.serve`, and its access control."""
 
 import ipaddress
 import os

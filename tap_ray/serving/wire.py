@@ -1,4 +1,4 @@
-"""What a message looks like: one safetensors file, as bytes. No pickle, and readers in C++, Rust, JavaScript.
+"""The messages: each is the bytes of a safetensors file. No pickle; libraries in C++, Rust and JavaScript can read it.
 
     8 bytes     length N of the header, little-endian unsigned
     N bytes     header, JSON: {"state": {"dtype": "F32", "shape": [7], "data_offsets": [0, 28]}, ...,
@@ -11,7 +11,7 @@ A step, client to server (POST /act, or a binary WebSocket message):
     "action"  (A,) F32       the action before, as the robot executed it; only if GET /spec says "history" > 0, and
                              not at step 0
     metadata  "session", "step" (counts from 0), "instruction"
-The answer: "action" (A,) F32, metadata "session" and "step". A refusal is JSON: {"status": 422, "error": "..."}.
+The answer: "action" (A,) F32, metadata "session" and "step". An error is JSON: {"status": 422, "error": "..."}.
 """
 
 import json

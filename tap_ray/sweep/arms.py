@@ -1,4 +1,4 @@
-"""Arms of a sweep: what is compared with what, each a name for some values that it puts in the place of the file's.
+"""Arms of a sweep: the variants that are compared. Each is a name for some values that replace the file's.
 
 arms:
   scratch:     {budget: 0}

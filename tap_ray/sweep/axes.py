@@ -1,4 +1,4 @@
-"""What is varied in a sweep's file: places of a config where a verb stands instead of a value."""
+"""Axes of a sweep: the keys of its file that have a verb (grid, choice, ...) instead of a value."""
 
 import math
 import typing

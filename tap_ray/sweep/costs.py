@@ -1,4 +1,4 @@
-"""What a sweep will cost, from rates measured in finished runs of the store; nothing is started for it."""
+"""Predicts the cost of a sweep from rates measured in finished runs of the store, without starting anything."""
 
 import os
 from dataclasses import dataclass, replace

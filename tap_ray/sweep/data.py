@@ -1,4 +1,4 @@
-"""What planning a sweep asks of its datasets, be they there or only about to be collected."""
+"""What the plan of a sweep needs to know of its datasets, whether they exist or will be collected."""
 
 import sys
 from dataclasses import dataclass

@@ -1,4 +1,4 @@
-"""A sweep's page: one self-contained HTML file that fetches itself anew while the sweep runs."""
+"""A sweep's page: one self-contained HTML file that reloads itself while the sweep runs."""
 
 import json
 import math

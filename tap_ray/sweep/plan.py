@@ -1,11 +1,11 @@
-"""A sweep as data: a YAML file of values and four verbs -> the trials it stands for, checked before anything starts.
+"""The plan of a sweep: a YAML file of values and four verbs -> its trials, checked before anything starts.
 
     align:
       train: {steps: 1000, lr: {loguniform: [3e-4, 5e-3]}}      # drawn, `samples` times
       windows: {horizon: {choice: [2, 4, 8]}}                    # likewise
     budget: {grid: [0, 400, 1500]}                               # every value
 
-Below `pretrain`, `prior`, `align` and `evaluate` stand the fields of the configs that these jobs take.
+The keys below `pretrain`, `prior`, `align` and `evaluate` are the fields of these jobs' configs.
 """
 
 import itertools

@@ -1,4 +1,4 @@
-"""What a study found: each point's outcomes over seeds x cells, and how far arms differ from the scratch arm.
+"""The results of a study: each point's outcomes over seeds x cells, and differences from the scratch arm.
 
 ledger --> points --> table: partial/entire of each task, means over seeds, intervals
                  '--> scratch at the same demonstrations, seeds and cells: difference, McNemar

@@ -1,4 +1,4 @@
-"""The tables of a study's page, from the study's JSON; what people write above and below them stays.
+"""The tables of a study's page, from the study's JSON; text that people write above and below them is kept.
 
 python -m tap_ray.sweep.study_page docs/results/*.json
 """

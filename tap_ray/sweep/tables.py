@@ -1,4 +1,4 @@
-"""A sweep's ledger, a JSON file a trial, and the tables made of it: a row a trial, a row a point over its seeds."""
+"""A sweep's ledger, one JSON file per trial, and its tables: a row per trial, and a row per point over its seeds."""
 
 from dataclasses import asdict, dataclass, field
 from pathlib import Path

@@ -1,1 +1,1 @@
-"""The one training loop and what it needs. Knows neither Ray nor MLflow nor any simulator."""
+"""The training loop and what it needs, without Ray, MLflow or a simulator."""

@@ -6,7 +6,7 @@ A batch is a dict with the fields of `types.Window` that are present, batch firs
     object_crop, place_crop (N, y, x, 3) uint8   crop_mask (N, 2) bool: Stage 1's context
     play_rgb, play_action ...  the same of the play beside demonstrations (`Window.play`)
     chunk_state, past_action, past_state (N, H or P, ...) float32, past_mask (N, P) bool: only for motion priors
-The training loop adds "step" () int64, how many updates came before. Augmentation adds "jitter" (N, 2) float32:
+The training loop adds "step" () int64, the number of updates so far. Augmentation adds "jitter" (N, 2) float32:
 contrast and brightness that the model applies when it turns uint8 to floats, so that images stay small until then.
 """
 

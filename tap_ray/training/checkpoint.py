@@ -1,4 +1,4 @@
-"""A checkpoint: everything needed to continue as if nothing had happened, as safetensors and JSON.
+"""A checkpoint: everything needed to resume with identical results, as safetensors and JSON.
 
     step-00000500/
         model.safetensors       weights and buffers

@@ -1,4 +1,4 @@
-"""AdamW with no decay where decay does harm, and the learning-rate schedule as a pure function of the step."""
+"""AdamW without weight decay of norms and biases, and the learning rate as a pure function of the step."""
 
 import math
 from typing import Iterable, Mapping

@@ -1,7 +1,7 @@
-"""What a person sees while training runs: metrics.jsonl, read as it grows, becomes a bar and calls of `log`.
+"""Progress of a training: reads metrics.jsonl as it grows, shows a bar and calls `log`.
 
-It reads the file and not the training process, so the same code serves one process, workers on many machines, and
-workers that are replaced and write the same steps again.
+It reads the file and not the training process, so the same code works for one process, for workers on many machines,
+and for workers that are replaced and write the same steps again.
 """
 
 import contextlib

@@ -1,4 +1,4 @@
-"""What a stage gives to the training loop: model, objective, validation, and how the result is kept."""
+"""The interface between a stage and the training loop: model, objective, validation, and how the result is saved."""
 
 import itertools
 from dataclasses import dataclass, replace

@@ -1,4 +1,4 @@
-"""What a VLM policy is made of, before a stage trains it: the model's files, and action tokens fitted on its data."""
+"""The parts of a VLM policy before a stage trains it: the model's files, and action tokens fitted on its data."""
 
 from typing import Callable
 

@@ -1,9 +1,9 @@
-"""A question to a dataset and its answer: a number, a threshold with its reason, and a verdict in words.
+"""A check of a dataset: a number, a threshold with its reason, and a verdict in words.
 
-good            nothing to see
-look at this    a person should look before a long training
+good            the check found no problem
+look at this    a person should look at it before a long training
 not fit         for the use that it names
-not known       the dataset does not say
+not known       the dataset lacks the data
 """
 
 from collections.abc import Callable, Mapping, Sequence

@@ -1,4 +1,4 @@
-"""Checks of what a dataset holds: places, contact, copies, images, instructions, episodes that stand out."""
+"""Checks of a dataset's content: coverage, contact, duplicates, images, instructions, episodes that stand out."""
 
 from collections import Counter
 from collections.abc import Iterator, Sequence

@@ -1,4 +1,4 @@
-"""What the images of some episodes are like: black, of one color, standing still though the robot moves."""
+"""Properties of the images of some episodes: black, of one color, unchanged although the robot moves."""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field

@@ -1,4 +1,4 @@
-"""Checks of a dataset's numbers: rate, smoothness, what actions explain, grippers, waiting."""
+"""Checks of a dataset's numbers: rate, smoothness, consistency of actions and states, grippers, idle time."""
 
 from collections.abc import Sequence
 from typing import Any

@@ -1,4 +1,4 @@
-"""The plots of an inspection's page, as SVG whose ink follows the page's colors."""
+"""The plots of an inspection's page, as SVG in the page's colors."""
 
 from collections.abc import Sequence
 

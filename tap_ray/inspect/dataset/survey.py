@@ -1,6 +1,6 @@
-"""One pass over a dataset's numbers: small facts of each episode, and sums, in memory that its frames do not fill.
+"""One pass over a dataset's numbers: a few facts of each episode, and sums, in memory that its frames do not fill.
 
-Images are looked at elsewhere (`frames.py`), judgments are made elsewhere (`motion_checks.py`, `content_checks.py`).
+`frames.py` reads images; `motion_checks.py` and `content_checks.py` make the verdicts.
 """
 
 import hashlib
