@@ -1,5 +1,6 @@
 """Every simulated robot of the project, behind one function: `make(config)`. tap_ray/types.py says what it returns."""
 
+from dataclasses import replace
 from typing import Iterable
 
 import gymnasium as gym
@@ -117,7 +118,7 @@ def movers(config: EnvConfig) -> dict[str, int]:
 
 def spec(config: EnvConfig) -> RobotSpec:
     """The interface of `config`'s robot, without starting a simulator."""
-    return spec_of(robot(config.robot))
+    return replace(spec_of(robot(config.robot)), cameras=config.cameras)
 
 
 def check(config: EnvConfig) -> None:
@@ -132,6 +133,13 @@ def check(config: EnvConfig) -> None:
     for kind, name, there in (("robot", config.robot, sim.robots), ("task", config.task, (*sim.tasks, PLAY))):
         if name not in there:
             raise ConfigError(f"sim {config.sim!r} has no {kind} {name!r}; it has {', '.join(there)}.")
+    cameras = sim.cameras(config.robot)
+    if config.cameras[:1] != cameras[:1] or not set(config.cameras) <= set(cameras):
+        raise ConfigError(
+            f"Robot {config.robot!r} in sim {config.sim!r} has the cameras {', '.join(cameras)}, and {cameras[0]} "
+            f"comes first; got {', '.join(config.cameras) or 'none'}."
+        )
+    spec(config)  # each once
     known_scenario(config.scenario)
     require_play(config)
     require_pair(config)

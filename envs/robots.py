@@ -131,6 +131,11 @@ def spec_of(model: RobotModel) -> RobotSpec:
     return replace(hand, action=turns, **joints)
 
 
+def wrist_cameras(model: RobotModel) -> dict[str, int]:
+    """Name of each hand's camera -> number of its arm: "wrist", of two arms "left_wrist" and "right_wrist"."""
+    return {f"{side}wrist": number for number, side in enumerate(model.side)}
+
+
 def ee_action_slots(model: RobotModel) -> tuple[Slot, ...]:
     """Slots of an action that moves the hands, whatever the robot's own actions are."""
     return tuple(replace(slot, name=side + slot.name) for side in model.side for slot in EE_DELTA_ACTION)

@@ -24,6 +24,10 @@ class Simulator(Protocol):
         """Embodiments that it has."""
         ...
 
+    def cameras(self, name: str) -> tuple[str, ...]:
+        """Cameras that the robot called `name` may have there; the first is the one of "rgb"."""
+        ...
+
     @property
     def suites(self) -> tuple[str, ...]:
         """Suites of evaluation that run in it (tap_ray/evaluate/protocol.py)."""

@@ -1,6 +1,6 @@
 """What jobs need of the world that robots are in: a simulator of ours, or a foreign environment behind its adapter."""
 
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, Callable, Mapping, Sequence
 
@@ -115,7 +115,7 @@ def world_of(env: str, robot: str, sim: str, tasks: tuple[str, ...] = (), scenar
         require_goal=foreign.require_goal,
         failures_told=foreign.failures_told,
         off=tuple(foreign.adapter.missing),
-        recorded={"adapter": asdict(foreign.adapter)},
+        recorded={"adapter": foreign.adapter.to_json()},
     )
 
 

@@ -34,7 +34,8 @@ def checked_protocol(config: EvaluateConfig, world: World | None = None) -> Prot
     world = world or _world(config)
     world.require_goal((config.policy,))
     if config.env:  # which the adapter describes, not the suite
-        config = replace(config, suite=world.sim, robot=world.spec(EnvConfig()).robot)
+        spec = world.spec(EnvConfig(cameras=config.cameras))
+        config = replace(config, suite=world.sim, robot=spec.robot, cameras=spec.cameras)
     facts = {"suite_tasks": world.tasks, "env_version": world.version, "known_scenarios": world.scenarios}
     check(
         protocol := protocol_of(config, sim=world.sim, **facts), known_tasks=world.known_tasks, check_scene=world.scene

@@ -63,7 +63,7 @@ def rollout(
         policy_seconds += time.perf_counter() - before
         if not np.isfinite(action_NA).all():
             raise FloatingPointError(f"the action of step {len(steps)} is NaN or infinite")
-        step: dict[str, Any] = {key: np.array(obs[key]) for key in ("rgb", "state")}
+        step: dict[str, Any] = {key: np.array(obs[key]) for key in ("rgb", "extra_rgb", "state") if key in obs}
         step |= {key: np.array(info[key]) for key in SEEN if key in info}
         obs, _, _, truncated, info = env.step(action_NA)
         step["action"] = np.array(info["action"])
@@ -102,6 +102,7 @@ def _trajectory(columns: dict[str, np.ndarray], first: dict[str, Any], last: dic
         object_name=tuple(str(first["object_name"][robot]).split(",")),
         instruction=str(first["instruction"][robot]),
         num_clipped=int(last["num_clipped"][robot]),
+        extra_rgb=own.get("extra_rgb"),
         drawn=json.loads(str(first["drawn"][robot])) if "drawn" in first else {},
     )
 

@@ -18,6 +18,7 @@ from tap_ray.models.policy import PolicyConfig, plain
 from tap_ray.play.settings import PlayJobConfig
 from tap_ray.pretrain.from_play import ObjectiveConfig, stage_windows
 from tap_ray.runs import MadeBy
+from tap_ray.specs import ONE_CAMERA
 from tap_ray.training.loop import TrainConfig
 
 SCRATCH = "scratch"
@@ -42,6 +43,7 @@ FOLLOWS = {
     "policy.prior": "--prior",
     "policy.history": "--history",
     "policy.image_size": "the dataset's images",
+    "policy.num_cameras": "the dataset's robot",
     "policy.num_actions": "the dataset's robot",
     "policy.num_motion_states": "the dataset's robot",
     "policy.num_state": "the dataset's robot (0: none, 1: all)",
@@ -239,5 +241,7 @@ def made_by(config: TrainJobConfig) -> MadeBy:
         values |= {"data": config.sources()[1]}
     if isinstance(config, PretrainConfig):
         values["play"].pop("writers")  # as many as there are, they write the same
+        if config.play.cameras == ONE_CAMERA:  # runs from before there could be several keep their names
+            values["play"].pop("cameras")
     identity = {**values, "workers": config.workers.num_workers}
     return MadeBy(identity=identity, runtime={"workers": values["workers"]}, former=former)

@@ -10,6 +10,7 @@ The action (7-D for one arm), the change of the *commanded* end-effector pose ov
 A robot that is controlled by its joints has d<joint> (rad, change of the commanded joint) in place of the first six.
 """
 
+import re
 from dataclasses import asdict, dataclass, fields
 from functools import cached_property
 from typing import Any, Mapping, cast
@@ -57,6 +58,10 @@ class ArmSlots:
     """In the action: +1 open, -1 closed."""
 
 
+ONE_CAMERA = ("main",)
+"""Cameras of a robot that names none."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class RobotSpec:
     """The interface of one embodiment, as the environment, the dataset and the policy all carry it."""
@@ -79,6 +84,17 @@ class RobotSpec:
     """Order of the quaternion in the state, scalar part non-negative."""
     gripper: str = "+1 open, -1 closed"
     """Meaning of the gripper slot of an action."""
+    cameras: tuple[str, ...] = ONE_CAMERA
+    """Names of the cameras whose images come with each state. The first is "rgb", the others are "extra_rgb" in this
+    order; what is cut out of images (crops, masks) comes from the first."""
+
+    def __post_init__(self) -> None:
+        wrong = [name for name in self.cameras if not re.fullmatch("[a-z0-9_]+", name) or name == "robot_mask"]
+        if wrong or not self.cameras or len(set(self.cameras)) < len(self.cameras):
+            raise SpecError(
+                "cameras names at least one camera, each once, in small letters, digits and _, and none robot_mask; "
+                f"got {list(self.cameras)}."
+            )
 
     @property
     def action_low_A(self) -> np.ndarray:
@@ -102,8 +118,11 @@ class RobotSpec:
         return tuple(arm.gripper for arm in self.arms if arm.gripper is not None)
 
     def to_json(self) -> dict[str, Any]:
-        """Plain JSON values; `from_json` is the inverse."""
-        return asdict(self)
+        """Plain JSON values; `from_json` is the inverse. One camera of the usual name is not mentioned."""
+        values = asdict(self)
+        if self.cameras == ONE_CAMERA:  # specs from before there could be several say nothing, and their hashes stay
+            del values["cameras"]
+        return values
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any], *, where: str = "A robot spec") -> "RobotSpec":
@@ -113,6 +132,7 @@ class RobotSpec:
             SpecError: a field is missing or unknown (written by another version).
         """
         known = {field.name for field in fields(cls)}
+        data = {"cameras": list(ONE_CAMERA), **data}
         if set(data) != known:
             wrong = [f"lacks {name!r}" for name in sorted(known - set(data))]
             wrong += [f"has an unknown field {name!r}" for name in sorted(set(data) - known)]
@@ -123,6 +143,7 @@ class RobotSpec:
         values = dict(data)
         for key in ("action", "state"):
             values[key] = tuple(Slot(**slot) for slot in values[key])
+        values["cameras"] = tuple(values["cameras"])
         return cls(**values)
 
 
@@ -154,10 +175,11 @@ def require_compatible(have: RobotSpec, want: RobotSpec, *, have_name: str, want
 
 
 def _short(value: Any) -> str:
-    if isinstance(value, tuple):
-        slots = cast(tuple[Slot, ...], value)
-        return "[" + ", ".join(f"{s.name} ({s.unit}) {s.low:g}..{s.high:g}" for s in slots) + "]"
-    return repr(value)
+    if not isinstance(value, tuple):
+        return repr(value)
+    items = cast(tuple[Slot | str, ...], value)
+    shown = (s if isinstance(s, str) else f"{s.name} ({s.unit}) {s.low:g}..{s.high:g}" for s in items)
+    return "[" + ", ".join(shown) + "]"
 
 
 MAX_DELTA_POS_M = 0.05

@@ -4,7 +4,8 @@ Shape letters: N robots (or windows) in a batch, T steps of an episode, H steps 
 S state slots, Y X pixel rows and columns, M object slots.
 
 An observation is a dict, batched when it comes from a vector environment:
-    "rgb"    (N, Y, X, 3) uint8   third-person camera
+    "rgb"    (N, Y, X, 3) uint8   the first camera (of our own robots a third-person one)
+    "extra_rgb" (N, V, Y, X, 3) uint8  the V other cameras, in the order of RobotSpec.cameras; only where there are any
     "state"  (N, S)       float32 proprioception, slots as in RobotSpec.state
 
 An environment's `info` (privileged: only experts, privileged explorers and the evaluation may read it):
@@ -32,7 +33,7 @@ import numpy as np
 from jaxtyping import Bool, Float32, UInt8
 
 from tap_ray.errors import ConfigError
-from tap_ray.specs import RobotSpec
+from tap_ray.specs import ONE_CAMERA, RobotSpec
 
 ELSEWHERE, ARM, HAND, FIRST_OBJECT = 0, 1, 2, 3
 """Values of `info["segmentation"]`: neither robot nor object; the arm; its last link and what hangs on it; the object
@@ -106,7 +107,10 @@ class EnvConfig:
     sim: str = "pybullet"
     """"pybullet", "maniskill", or "maniskill_gpu": its physics on a GPU, not the same to the last bit."""
     image_size: int = 96
-    """Side of the square camera image, px."""
+    """Side of the square camera images, px."""
+    cameras: tuple[str, ...] = ONE_CAMERA
+    """The robot's cameras: "main" looks at the table, "wrist" sits on the hand (of two hands "left_wrist" and
+    "right_wrist")."""
     max_steps: int = 60
     """Control steps until truncation (5 a second)."""
     scenario: str = "standard"
@@ -146,6 +150,8 @@ class Trajectory:
     """Values as in `info`; None unless asked for."""
     drawn: Mapping[str, Any] = field(default_factory=dict[str, Any])
     """What was randomized: numbers and texts as in `info`; empty if nothing."""
+    extra_rgb: UInt8[np.ndarray, "T V Y X 3"] | None = None
+    """The other cameras; None where there is one."""
 
     def __len__(self) -> int:
         return len(self.action)
@@ -176,6 +182,10 @@ class Episode:
     meta: Mapping[str, Any] = field(default_factory=dict[str, Any])
     """Scalars beside the data: seed, explorer, embodiment, contact_rate, object_displacement_m, success, ... What is
     not known is left out."""
+    extra_jpeg: Sequence[Sequence[bytes]] = ()
+    """Likewise T JPEG files of each of the other cameras."""
+    extra_stats: Sequence[Mapping[str, np.ndarray]] = ()
+    """Likewise `image_stats` of each of the other cameras."""
 
     def __len__(self) -> int:
         return len(self.action)
@@ -263,7 +273,7 @@ class Window:
     """A batch of training windows (o_t, o_{t+k}, a_{t:t+H}) that never cross an episode. Torch-free."""
 
     rgb: UInt8[np.ndarray, "N Y X 3"]
-    """Image at t."""
+    """Image of the first camera at t."""
     goal_rgb: UInt8[np.ndarray, "N Y X 3"] | None
     """Image at t+k; None where no goal is used (alignment)."""
     k: np.ndarray
@@ -298,6 +308,10 @@ class Window:
     """Whether they are there now: the thing until it is touched, the place as long as the crop is known."""
     goal_row: np.ndarray | None = None
     """(N,) int64, row of `rgb` that is the image at t+k, instead of `goal_rgb`; a row's own number (k = 0): no goal."""
+    extra_rgb: UInt8[np.ndarray, "N V Y X 3"] | None = None
+    """Images of the other cameras at t; None where there is one camera."""
+    goal_extra_rgb: UInt8[np.ndarray, "N V Y X 3"] | None = None
+    """Images of the other cameras at t+k."""
     play: "Window | None" = None
     """Windows of play that are trained on beside demonstrations, as many as asked for; None: none."""
 

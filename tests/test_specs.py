@@ -30,6 +30,7 @@ OTHER = {
     "rotation": "axis_angle_right",
     "quaternion": "xyzw",
     "gripper": "0 open, 1 closed",
+    "cameras": ("main", "wrist"),
 }
 
 

@@ -1,4 +1,4 @@
-"""The third-person camera: TinyRenderer, so an image is the same on every machine and needs no GPU."""
+"""The cameras: TinyRenderer, so an image is the same on every machine and needs no GPU."""
 
 from dataclasses import dataclass
 
@@ -33,6 +33,33 @@ class RenderConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Eye:
+    """Where a camera is and where it looks, table frame."""
+
+    position_m: Vector
+    target_m: Vector
+    up: Vector = (0.0, 0.0, 1.0)
+    fov_deg: float
+    nearest_m: float = 0.05
+    """What is nearer is not seen."""
+
+
+WRIST_M = (-0.06, 0.0, -0.11)
+"""Where a wrist camera is screwed on, tool frame (x out of the hand, y to the left finger): behind the fingers, on the
+robot's side, as a camera on a bracket at the flange is."""
+WRIST_TARGET_M = (0.025, 0.0, -0.01)
+"""What it looks at: a little in front of the finger tips."""
+WRIST_FOV_DEG = 70.0
+
+
+def wrist_eye(position_m: np.ndarray, matrix: np.ndarray) -> Eye:
+    """A camera on the hand whose tool is at `position_m` (3,), turned by `matrix` (3, 3), table frame."""
+    eye, target = (tuple((position_m + matrix @ np.array(at)).tolist()) for at in (WRIST_M, WRIST_TARGET_M))
+    up = tuple(matrix[:, 2].tolist())
+    return Eye(position_m=eye, target_m=target, up=up, fov_deg=WRIST_FOV_DEG, nearest_m=0.01)
+
+
+@dataclass(frozen=True, kw_only=True)
 class CameraImage:
     """One image and who is where in it."""
 
@@ -48,14 +75,17 @@ BODY_BITS = 24
 """With links asked for, PyBullet puts link + 1 above so many bits of the body's number."""
 
 
-def render_image(client: int, config: RenderConfig, size: int, *, mask: bool, links: bool = False) -> CameraImage:
-    """Render `size` x `size` pixels of the simulation `client`.
+def render_image(
+    client: int, config: RenderConfig, size: int, *, mask: bool, links: bool = False, eye: Eye | None = None
+) -> CameraImage:
+    """Render `size` x `size` pixels of the simulation `client`, as `eye` sees it (None: the third-person camera).
 
     `mask` also returns which body each pixel shows, `links` (with `mask`) which of that body's links.
     """
+    eye = eye or Eye(position_m=config.camera_pos_m, target_m=config.target_m, fov_deg=config.fov_deg)
     flags = p.ER_SEGMENTATION_MASK_OBJECT_AND_LINKINDEX if links else 0
-    view = p.computeViewMatrix(config.camera_pos_m, config.target_m, (0, 0, 1))
-    projection = p.computeProjectionMatrixFOV(config.fov_deg, 1.0, 0.05, 3.0)
+    view = p.computeViewMatrix(eye.position_m, eye.target_m, eye.up)
+    projection = p.computeProjectionMatrixFOV(eye.fov_deg, 1.0, eye.nearest_m, 3.0)
     _, _, rgba, _, body = p.getCameraImage(
         size,
         size,

@@ -6,11 +6,12 @@ from typing import Any, ClassVar
 import gymnasium as gym
 import numpy as np
 
-from envs.bullet.camera import CameraImage, RenderConfig, render_image
+from envs.bullet.camera import CameraImage, RenderConfig, render_image, wrist_eye
 from envs.bullet.controller import CartesianController
 from envs.bullet.world import World
 from envs.kinematics.rotations import matrix_quaternion
-from envs.robots import ee_action_slots, robot, spec_of
+from envs.observations import image_spaces
+from envs.robots import ee_action_slots, robot, spec_of, wrist_cameras
 from envs.scene.mixed import draw_mixed
 from envs.scene.randomize import draw_randomized, drawn_json, turned_light
 from envs.scene.scenarios import (
@@ -61,7 +62,7 @@ class TabletopEnv(gym.Env[Any, np.ndarray]):
         self.config = config
         self.render_mode = render_mode
         self.model = robot(config.robot)
-        self.robot_spec = spec_of(self.model)
+        self.robot_spec = replace(spec_of(self.model), cameras=config.cameras)
         self._controllers = [CartesianController(arm, self.robot_spec.control_hz) for arm in self.model.arm]
         self._task = known_task(config.task)
         self._scenario = known_scenario(config.scenario)
@@ -75,10 +76,10 @@ class TabletopEnv(gym.Env[Any, np.ndarray]):
         self._taken_spec = replace(self.robot_spec, action=taken)
         self._low_A, self._high_A = self._taken_spec.action_low_A, self._taken_spec.action_high_A
         self.action_space = gym.spaces.Box(self._low_A, self._high_A)
-        self.observation_space = gym.spaces.Dict(
-            rgb=gym.spaces.Box(0, 255, (size, size, 3), np.uint8),
-            state=gym.spaces.Box(self._state_low, self._state_high),
-        )
+        images, state = image_spaces(len(config.cameras), size), gym.spaces.Box(self._state_low, self._state_high)
+        self.observation_space = gym.spaces.Dict({**images, "state": state})
+        known = wrist_cameras(self.model)
+        self._wrists = [known[name] for name in config.cameras[1:]]
         self._world = World(self.model, self.robot_spec.control_hz)
         self._scene: Scene | None = None
 
@@ -198,7 +199,7 @@ class TabletopEnv(gym.Env[Any, np.ndarray]):
             assert image.body is not None
             assert image.link is not None
             info["segmentation"] = self._world.segmentation(image.body, image.link)
-        return {"rgb": image.rgb, "state": self._state()}, info
+        return {"rgb": image.rgb, **self._extra_images(), "state": self._state()}, info
 
     def _image(self) -> CameraImage:
         size = self.config.image_size
@@ -207,6 +208,16 @@ class TabletopEnv(gym.Env[Any, np.ndarray]):
             return CameraImage(rgb=np.zeros((size, size, 3), np.uint8), body=nobody, link=nobody)
         links = self.config.segmentation
         return self._photograph(size, mask=self.config.robot_mask or links, links=links)
+
+    def _extra_images(self) -> dict[str, np.ndarray]:
+        """What the cameras on the hands see; nothing where there are none."""
+        size = self.config.image_size
+        if not self.config.render:
+            return {"extra_rgb": np.zeros((len(self._wrists), size, size, 3), np.uint8)} if self._wrists else {}
+        eyes = [wrist_eye(*self._world.arms[number].tool_pose()) for number in self._wrists]
+        client, config = self._world.client, self._render_config
+        seen = [render_image(client, config, size, mask=False, eye=eye).rgb for eye in eyes]
+        return {"extra_rgb": np.stack(seen)} if seen else {}
 
     def _photograph(self, size: int, *, mask: bool, links: bool = False) -> CameraImage:
         if self._render_config.hand_shadow:

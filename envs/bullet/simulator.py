@@ -5,9 +5,10 @@ from dataclasses import dataclass
 import gymnasium as gym
 
 from envs.experts import SimFacts
-from envs.robots import ROBOTS
+from envs.robots import ROBOTS, robot, wrist_cameras
 from envs.scene import VERSION
 from envs.scene.tasks import TASKS
+from tap_ray.specs import ONE_CAMERA
 from tap_ray.types import EnvConfig
 
 
@@ -27,6 +28,10 @@ class PyBullet:
     def robots(self) -> tuple[str, ...]:
         """Likewise."""
         return tuple(ROBOTS)
+
+    def cameras(self, name: str) -> tuple[str, ...]:
+        """The one that looks at the table, and one on each hand."""
+        return (*ONE_CAMERA, *wrist_cameras(robot(name)))
 
     def version(self) -> str:
         """Version of the scenes; the engine is pinned."""

@@ -25,9 +25,11 @@ import yaml
 
 from tap_ray.errors import ConfigError, nearest
 from tap_ray.plugins import load_reference
-from tap_ray.specs import EE_DELTA_ACTION, EE_POSE_STATE, RobotSpec, Slot
+from tap_ray.specs import EE_DELTA_ACTION, EE_POSE_STATE, ONE_CAMERA, RobotSpec, Slot
 
 T = TypeVar("T")
+RENDER = "render"
+"""The camera of env.render()."""
 SHIPPED = Path(__file__).parent / "adapters"
 KNOWN_SLOTS = {slot.name: slot for slot in (*EE_POSE_STATE, *EE_DELTA_ACTION)} | {
     "gripper_opening": Slot(name="gripper_opening", unit="1 (0 closed, 1 open)", low=0.0, high=1.0)
@@ -101,8 +103,10 @@ class Adapter:
     """What its action's numbers are; the others stay 0."""
     state: tuple[Numbers, ...]
     """What the state of ours is made of."""
-    camera: str = "render"
-    """"render", or a column of the observation, (Y, X, 3) uint8."""
+    camera: str = ""
+    """"render", which is also what is taken where none is named, or a column of the observation, (Y, X, 3) uint8; or"""
+    cameras: Mapping[str, str] | None = None
+    """name of ours -> the same, for one camera or several; masks are those of the first."""
     task: str = "foreign"
     """Name of what it asks for."""
     instruction: tuple[str, ...] = ("do the task",)
@@ -136,18 +140,32 @@ class Adapter:
     def __post_init__(self) -> None:
         if self.repeat < 1 or not self.action or not self.state:
             raise ConfigError(f"The adapter of {self.env} needs state, action and repeat >= 1.")
+        if self.camera and self.cameras:
+            raise ConfigError(f"The adapter of {self.env} names both camera (the only one) and cameras. Leave one out.")
 
     @property
     def spec(self) -> RobotSpec:
         """The interface of the robot."""
         state = tuple(slot for part in self.state for slot in part.specs())
         action = tuple(slot for part in self.action for slot in part.specs())
-        return RobotSpec(robot=self.robot, action=action, state=state, control_hz=self.control_hz)
+        return RobotSpec(
+            robot=self.robot, action=action, state=state, control_hz=self.control_hz, cameras=tuple(self.camera_of)
+        )
+
+    @property
+    def camera_of(self) -> dict[str, str]:
+        """Name of ours -> "render", or a column of the observation; the first camera first."""
+        return dict(self.cameras or {ONE_CAMERA[0]: self.camera or RENDER})
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain values, as before there could be several cameras where there is one."""
+        values = asdict(self) | ({} if self.cameras else {"camera": self.camera_of[ONE_CAMERA[0]]})
+        return values if self.cameras else {key: value for key, value in values.items() if key != "cameras"}
 
     @property
     def digest(self) -> str:
         """10 hex digits over all that it says."""
-        return hashlib.sha256(json.dumps(asdict(self), sort_keys=True).encode()).hexdigest()[:10]
+        return hashlib.sha256(json.dumps(self.to_json(), sort_keys=True).encode()).hexdigest()[:10]
 
     @property
     def missing(self) -> list[str]:

@@ -7,8 +7,9 @@ import gymnasium as gym
 import numpy as np
 from PIL import Image
 
-from envs.foreign.adapter import Adapter, Numbers
+from envs.foreign.adapter import RENDER, Adapter, Numbers
 from envs.kinematics.rotations import matrix_quaternion, quaternion_matrix
+from envs.observations import image_spaces
 from envs.scene.tasks import NUM_SLOTS
 from tap_ray.errors import ConfigError, SpecError
 from tap_ray.plugins import load_reference
@@ -32,7 +33,7 @@ def foreign_env(adapter: Adapter) -> gym.Env:
             return load_reference(adapter.env)(**kwargs)
         if module:
             importlib.import_module(module)
-        if adapter.camera == "render":
+        if RENDER in adapter.camera_of.values():
             kwargs.setdefault("render_mode", "rgb_array")
         return gym.make(adapter.env, max_episode_steps=ENDLESS, disable_env_checker=True, **kwargs)
     except (ImportError, AttributeError, TypeError, gym.error.Error) as error:
@@ -80,9 +81,9 @@ class ForeignEnv(gym.Env[Any, np.ndarray]):
         size, state = config.image_size, self._spec.state
         self._low_S = np.array([slot.low for slot in state], np.float32)
         self._high_S = np.array([slot.high for slot in state], np.float32)
-        self.observation_space = gym.spaces.Dict(
-            rgb=gym.spaces.Box(0, 255, (size, size, 3), np.uint8), state=gym.spaces.Box(self._low_S, self._high_S)
-        )
+        self._first, *self._others = adapter.camera_of.values()
+        images = image_spaces(len(adapter.camera_of), size)
+        self.observation_space = gym.spaces.Dict({**images, "state": gym.spaces.Box(self._low_S, self._high_S)})
         self._seen: Any = None
 
     def reset(
@@ -114,8 +115,8 @@ class ForeignEnv(gym.Env[Any, np.ndarray]):
         return self._observation(), reward, False, self._num_steps >= self.config.max_steps, self._info(told, clipped)
 
     def render(self) -> Any:
-        """The camera's image, (image_size, image_size, 3) uint8."""
-        return self._image()
+        """The first camera's image, (image_size, image_size, 3) uint8."""
+        return self._image(self._first)
 
     def close(self) -> None:
         """End it."""
@@ -134,10 +135,12 @@ class ForeignEnv(gym.Env[Any, np.ndarray]):
         return np.clip(native, self._native.low, self._native.high).astype(self._native.dtype)
 
     def _observation(self) -> dict[str, np.ndarray]:
-        size, config = self.config.image_size, self.config
-        rgb = self._image() if config.render else np.zeros((size, size, 3), np.uint8)
+        size = self.config.image_size
+        black = np.zeros((size, size, 3), np.uint8)
+        rgb, *others = (self._image(camera) if self.config.render else black for camera in (self._first, *self._others))
+        extra = {"extra_rgb": np.stack(others)} if others else {}
         state = np.concatenate([self._numbers(part) for part in self.adapter.state])
-        return {"rgb": rgb, "state": np.clip(state, self._low_S, self._high_S).astype(np.float32)}
+        return {"rgb": rgb, **extra, "state": np.clip(state, self._low_S, self._high_S).astype(np.float32)}
 
     def _numbers(self, part: Numbers) -> np.ndarray:
         """Numbers of the state, in our units and frame."""
@@ -170,14 +173,13 @@ class ForeignEnv(gym.Env[Any, np.ndarray]):
             )
         return values[list(at)].astype(np.float64)
 
-    def _image(self) -> np.ndarray:
-        image: Any = self._env.render() if self.adapter.camera == "render" else self._column(self.adapter.camera, None)
+    def _image(self, camera: str) -> np.ndarray:
+        image: Any = self._env.render() if camera == RENDER else self._column(camera, None)
         rows = np.asarray(image)
         rows = rows[0] if rows.ndim == 4 else rows
         if rows.ndim != 3 or rows.shape[2] < 3 or rows.dtype != np.uint8:
             raise ConfigError(
-                f"The camera {self.adapter.camera!r} of {self.adapter.env} gives {rows.dtype} {rows.shape}, "
-                "not (Y, X, 3) uint8."
+                f"The camera {camera!r} of {self.adapter.env} gives {rows.dtype} {rows.shape}, not (Y, X, 3) uint8."
             )
         return self._squared(rows[..., :3], Image.Resampling.BOX)
 

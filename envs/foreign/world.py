@@ -14,7 +14,7 @@ from envs.kinematics.rotations import axis_angle_matrix, matrix_quaternion
 from envs.kinematics.solver import DOWN
 from tap_ray.errors import ConfigError
 from tap_ray.plugins import load_reference
-from tap_ray.specs import RobotSpec, missing_slots
+from tap_ray.specs import ONE_CAMERA, RobotSpec, missing_slots
 from tap_ray.types import EnvConfig, Policy
 
 FOREIGN = "foreign"
@@ -40,8 +40,14 @@ class Foreign:
                 raise ConfigError(f"{self.adapter.env} has no {name}: leave it out.")
         if config.scenario != "standard":
             raise ConfigError(f"{self.adapter.env} has the scenario 'standard' only; got {config.scenario!r}.")
+        cameras = tuple(self.adapter.camera_of)
+        if config.cameras not in (ONE_CAMERA, cameras):
+            raise ConfigError(
+                f"The adapter of {self.adapter.env} names the cameras {', '.join(cameras)}: leave --cameras out; got "
+                f"{', '.join(config.cameras)}."
+            )
         mask = config.robot_mask and bool(self.adapter.robot_mask)
-        scene = replace(config, robot=self.adapter.robot, sim=FOREIGN, robot_mask=mask)
+        scene = replace(config, robot=self.adapter.robot, sim=FOREIGN, robot_mask=mask, cameras=cameras)
         self.check(scene)
         return scene
 

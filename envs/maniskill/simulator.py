@@ -8,6 +8,7 @@ from envs.experts import SimFacts
 from envs.maniskill.tasks import MANISKILL_TASKS, THINGS
 from envs.scene import VERSION
 from tap_ray.errors import ConfigError
+from tap_ray.specs import ONE_CAMERA
 from tap_ray.types import EnvConfig
 
 MAX_IMAGE_PX = 480
@@ -29,6 +30,10 @@ class ManiSkill:
     def suites(self) -> tuple[str, ...]:
         """Suites of evaluation."""
         return () if self.gpu else ("simpler",)
+
+    def cameras(self, name: str) -> tuple[str, ...]:
+        """SIMPLER's own."""
+        return ONE_CAMERA
 
     def version(self) -> str:
         """Version of the scenes, which ManiSkill's files are part of."""

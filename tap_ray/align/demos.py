@@ -26,7 +26,16 @@ from tap_ray.training.stage import FINAL, Stage, fitted, held_out_windows
 from tap_ray.training.vlm_parts import chunks_of, new_parts
 from tap_ray.types import PLAY_TASK
 
-SIZES = ("context_width", "map_width", "num_keypoints", "glimpse_px", "head_width", "num_state", "tokens")
+SIZES = (
+    "camera_towers",
+    "context_width",
+    "map_width",
+    "num_keypoints",
+    "glimpse_px",
+    "head_width",
+    "num_state",
+    "tokens",
+)
 """Fields of PolicyConfig that both stages share."""
 OF_A_STAGE = ("freeze", "lora_rank", "lora_alpha", "dtype", "attention", "checkpoint_activations")
 """Fields of VlmConfig that each stage has for itself."""

@@ -18,14 +18,14 @@ from tap_ray.training.stage import FINAL
 
 TransferParts = Literal["all", "vision", "all_but_head"]
 
-SEEING = ("vision.", "join.", "keypoints.", "glimpse.", "model.")
+SEEING = ("vision.", "join.", "keypoints.", "glimpse.", "cameras.", "model.")
 ACTING = ("context_in.", "crops.", "state_in.", "readout.", "head.", "reach.", "reach_scale.")
 LOADED: dict[TransferParts, tuple[str, ...]] = {
     "all": (*SEEING, *ACTING),
     "all_but_head": (*SEEING, "context_in.", "crops.", "state_in."),
     "vision": ("vision.",),
 }
-"""Prefixes of what is loaded, as far as both stages have it. "vision": the tower alone."""
+"""Prefixes of what is loaded, as far as both stages have it. "vision": the first camera's tower alone."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -119,7 +119,7 @@ def cut_block(dataset: DatasetInfo, config: CropConfig, block: tuple[int, int]) 
     require_masks(dataset)
     first, last = block
     rows: list[dict[str, Any]] = []
-    columns = [layout.IMAGE, layout.MASK, layout.CONTACT]
+    columns = [layout.image_columns(dataset.spec)[0], layout.MASK, layout.CONTACT]
     for index, episode in enumerate(read_episodes(dataset, range(first, last + 1), columns), first):
         crops = cut_episode(episode, config)
         spans = zip(crops.begin_B, crops.touch_B, crops.end_B, strict=True)

@@ -42,7 +42,8 @@ def encode_episode(
         "num_clipped": int(trajectory.num_clipped),
         "objects": ",".join(trajectory.object_name),
     }
-    masks = trajectory.robot_mask
+    masks, extra = trajectory.robot_mask, trajectory.extra_rgb
+    others = () if extra is None else extra.swapaxes(0, 1)  # camera by camera
     return Episode(
         index=index,
         task=task,
@@ -54,6 +55,8 @@ def encode_episode(
         object_pose=trajectory.object_pose,
         image_stats=image_stats(trajectory.rgb),
         meta={**computed, **(meta or {})},
+        extra_jpeg=[[encode_jpeg(rgb, jpeg_quality) for rgb in other] for other in others],
+        extra_stats=[image_stats(other) for other in others],
     )
 
 

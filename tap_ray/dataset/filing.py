@@ -171,6 +171,7 @@ def check_episode(episode: Episode, header: DatasetHeader) -> None:
     masks = None if episode.mask_png is None else len(episode.mask_png)
     expected: dict[str, tuple[Any, Any]] = {
         "image_jpeg": (len(episode.image_jpeg), steps),
+        "extra_jpeg": ([len(files) for files in episode.extra_jpeg], [steps] * (len(spec.cameras) - 1)),
         "mask_png": (masks, steps if header.robot_mask else None),
         "state": (episode.state.shape, (steps, len(spec.state))),
         "action": (episode.action.shape, (steps, len(spec.action))),
@@ -182,12 +183,13 @@ def check_episode(episode: Episode, header: DatasetHeader) -> None:
             raise DataError(
                 f"Episode {episode.index}: {name} has length or shape {have}, expected {want} by the dataset's header."
             )
-    with Image.open(BytesIO(episode.image_jpeg[0])) as image:
-        if (image.height, image.width) != header.image_size:
-            raise DataError(
-                f"Episode {episode.index}: its images are {image.height} x {image.width} px, the dataset's header "
-                f"says {header.image_size[0]} x {header.image_size[1]} (rows x columns). Use one image size."
-            )
+    for files in (episode.image_jpeg, *episode.extra_jpeg):
+        with Image.open(BytesIO(files[0])) as image:
+            if (image.height, image.width) != header.image_size:
+                raise DataError(
+                    f"Episode {episode.index}: its images are {image.height} x {image.width} px, the dataset's header "
+                    f"says {header.image_size[0]} x {header.image_size[1]} (rows x columns). Use one image size."
+                )
     for name in ("state", "action", "object_pose"):
         if not np.isfinite(getattr(episode, name)).all():
             step = int(np.argwhere(~np.isfinite(getattr(episode, name)))[0, 0])

@@ -29,7 +29,10 @@ EPISODES_PATH = "meta/episodes/chunk-{chunk_index:03d}/file-{file_index:03d}.par
 HEADER, INFO, STATS, TASKS = "meta/tap_ray.json", "meta/info.json", "meta/stats.json", "meta/tasks.parquet"
 TEMP_SUFFIX = ".tmp"
 
+IMAGES = "observation.images."
+"""What the column of a camera's images begins with; its name follows."""
 IMAGE = "observation.images.main"
+"""Column of the only camera, where it has the usual name."""
 MASK = "observation.images.robot_mask"
 STATE = "observation.state"
 ACTION = "action"
@@ -62,7 +65,7 @@ class DatasetHeader:
     """JSON values from which every episode follows (seed, explorer, task ...). Leave the number of episodes out, so
     that a dataset can grow."""
     image_size: tuple[int, int]
-    """(Y, X) of the camera image, px."""
+    """(Y, X) of each camera's images, px."""
     num_objects: int
     """M object slots of `Episode.object_pose`; 0 leaves the column out."""
     robot_mask: bool = False
@@ -77,7 +80,7 @@ class DatasetHeader:
 
     def to_json(self) -> dict[str, Any]:
         """Plain JSON values; `from_json` is the inverse. "hash" names the header (`tap_ray.runs.hash_of` reads it)."""
-        values = {"version": HEADER_VERSION, **json.loads(json.dumps(asdict(self)))}
+        values = {"version": HEADER_VERSION, **json.loads(json.dumps(asdict(self) | {"spec": self.spec.to_json()}))}
         if self.contact:  # the files from before this field say nothing of it, and their hash stays
             del values["contact"]
         return {"hash": digest(values), **values}
@@ -115,12 +118,18 @@ def episodes_file(file_number: int) -> str:
     return EPISODES_PATH.format(chunk_index=chunk, file_index=file)
 
 
+def image_columns(spec: RobotSpec) -> tuple[str, ...]:
+    """Columns of the cameras' images, the first camera's first."""
+    return tuple(IMAGES + name for name in spec.cameras)
+
+
 def features(header: DatasetHeader) -> dict[str, dict[str, Any]]:
     """The `features` of info.json: dtype, shape and names of every column, in column order."""
     image_y, image_x = header.image_size
     image_names = ["height", "width", "channels"]
     columns: dict[str, dict[str, Any]] = {
-        IMAGE: {"dtype": "image", "shape": [image_y, image_x, 3], "names": image_names}
+        name: {"dtype": "image", "shape": [image_y, image_x, 3], "names": image_names}
+        for name in image_columns(header.spec)
     }
     if header.robot_mask:
         columns[MASK] = {"dtype": "image", "shape": [image_y, image_x, 1], "names": image_names}

@@ -49,10 +49,8 @@ class DatasetInfo:
     """One row an episode: episode_index, instruction, length, file, row_group, and the keys of `Episode.meta`."""
     stats: Mapping[str, Mapping[str, np.ndarray]]
     """meta/stats.json: feature -> min, max, mean, std, count, q01 ... q99."""
-
     versions: dict[str, str] = field(default_factory=dict)
-    """Of an object store's data files, when the dataset was opened, or they were seen to have grown; see
-    `storage.versions`."""
+    """Of an object store's data files, when the dataset was opened or seen to have grown; see `storage.versions`."""
 
     @property
     def spec(self) -> RobotSpec:
@@ -202,10 +200,11 @@ def read_episode(dataset: DatasetInfo, index: int, columns: Sequence[str] | None
     """
     row = _row(dataset, index)
     found, steps = _read(dataset, row, columns), int(row["length"])
+    first, *others = layout.image_columns(dataset.spec)
     return Episode(
         index=index,
         task=str(row["instruction"]),
-        image_jpeg=found.get(layout.IMAGE, ()),
+        image_jpeg=found.get(first, ()),
         mask_png=found.get(layout.MASK),
         state=found.get(layout.STATE, np.zeros((steps, 0), np.float32)),
         action=found.get(layout.ACTION, np.zeros((steps, 0), np.float32)),
@@ -213,6 +212,7 @@ def read_episode(dataset: DatasetInfo, index: int, columns: Sequence[str] | None
         object_pose=found.get(layout.OBJECT_POSE, np.zeros((steps, 0, 7), np.float32)).reshape(steps, -1, 7),
         image_stats={},
         meta={name: value for name, value in row.items() if name not in OWN_COLUMNS},
+        extra_jpeg=[found[name] for name in others if name in found],
     )
 
 
@@ -279,7 +279,7 @@ def read_episodes(
     dataset: DatasetInfo, indices: Iterable[Any], columns: Sequence[str] | None = None
 ) -> Iterator[Episode]:
     """`read_episode` for one after the other; those of an object store are fetched `AHEAD` at once."""
-    rest, images = map(int, indices), columns is None or not {layout.IMAGE, layout.MASK}.isdisjoint(columns)
+    rest, images = map(int, indices), columns is None or any(name.startswith(layout.IMAGES) for name in columns)
     while batch := list(islice(rest, AHEAD if images else 16 * AHEAD)):
         if storage.is_remote(dataset.path):
             with contextlib.suppress(*DAMAGED):  # `read_episode` says which one

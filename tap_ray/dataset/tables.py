@@ -2,7 +2,7 @@
 
 import json
 from dataclasses import dataclass, field
-from typing import Any, Mapping, Sequence
+from typing import Any, Iterator, Mapping, Sequence
 
 import numpy as np
 import pandas as pd
@@ -31,7 +31,7 @@ def data_table(episode: Episode, header: DatasetHeader, *, task_index: int, firs
     """
     num_steps = len(episode)
     columns: dict[str, Any] = {
-        layout.IMAGE: _image_array(episode.image_jpeg),
+        **{name: _image_array(files) for name, files in _images(episode, header)},
         "timestamp": pa.array((np.arange(num_steps) / header.spec.control_hz).astype(np.float32)),
         "frame_index": pa.array(np.arange(num_steps)),
         "episode_index": pa.array(np.full(num_steps, episode.index)),
@@ -52,6 +52,10 @@ def data_table(episode: Episode, header: DatasetHeader, *, task_index: int, firs
     return pa.table([columns[name] for name in schema.names], schema=schema)
 
 
+def _images(episode: Episode, header: DatasetHeader) -> Iterator[tuple[str, Sequence[bytes]]]:
+    yield from zip(layout.image_columns(header.spec), (episode.image_jpeg, *episode.extra_jpeg), strict=True)
+
+
 def _image_array(files: Sequence[bytes]) -> pa.StructArray:
     return pa.StructArray.from_arrays(
         [pa.array(list(files), pa.binary()), pa.nulls(len(files), pa.string())], names=["bytes", "path"]
@@ -67,11 +71,13 @@ def _vector_array(values_TD: np.ndarray) -> pa.Array:
 def episode_stats(episode: Episode, table: pa.Table) -> dict[str, Mapping[str, np.ndarray]]:
     """Statistics of every feature of one episode, in column order."""
     stats: dict[str, Mapping[str, np.ndarray]] = {}
+    of_images = iter((episode.image_stats, *episode.extra_stats))
     for name in table.column_names:
-        if name == layout.IMAGE:
-            stats[name] = {key: episode.image_stats[key] for key in layout.STAT_NAMES}
-        elif name == layout.MASK:
+        if name == layout.MASK:
             stats[name] = mask_stats(episode.mask_png or [])
+        elif name.startswith(layout.IMAGES):
+            own = next(of_images)
+            stats[name] = {key: own[key] for key in layout.STAT_NAMES}
         else:
             stats[name] = vector_stats(column_array(table[name]))
     return stats

@@ -25,7 +25,7 @@ from tap_ray.dataset.crops import CROPS, Crops
 from tap_ray.dataset.reach import NEVER, reach_of
 from tap_ray.dataset.reader import DatasetInfo, read_episodes
 from tap_ray.errors import ConfigError, DataError
-from tap_ray.media.image import decode_jpeg
+from tap_ray.media.image import decode_episodes
 from tap_ray.rng import generator
 from tap_ray.specs import RobotSpec
 from tap_ray.types import ALL, Episode, Shard, Window
@@ -259,6 +259,8 @@ class _Frames:
 
     rgb: np.ndarray
     """(F, Y, X, 3) uint8."""
+    extra_rgb: np.ndarray | None
+    """(F, V, Y, X, 3) uint8, of the other cameras."""
     state: np.ndarray
     action: np.ndarray
     task_index: np.ndarray
@@ -291,7 +293,8 @@ class _GroupCrops:
 
 def _load_group(dataset: DatasetInfo, group: Sequence[int] | np.ndarray, config: WindowConfig) -> _Frames:
     crops = read_crops(dataset, group, CROPS) if config.crops else None
-    columns = [layout.IMAGE, layout.STATE, layout.ACTION, *([layout.CONTACT] if dataset.header.contact else [])]
+    images = layout.image_columns(dataset.spec)
+    columns = [*images, layout.STATE, layout.ACTION, *([layout.CONTACT] if dataset.header.contact else [])]
     episodes = list(read_episodes(dataset, group, columns))
     task_E = np.array([dataset.tasks.index(episode.task) for episode in episodes], np.int64)
     return _frames(episodes, task_E, dataset.spec, config, crops)
@@ -307,16 +310,15 @@ def _frames(
     """Decode episodes and lay their frames end to end; crops that nobody has cut are cut."""
     length_E = np.array([len(episode) for episode in episodes])
     first_E = length_E.cumsum() - length_E
-    rgb = np.empty((length_E.sum(), *decode_jpeg(episodes[0].image_jpeg[0]).shape), np.uint8)
-    for episode, first in zip(episodes, first_E, strict=True):
-        for frame, data in enumerate(episode.image_jpeg, start=first):
-            rgb[frame] = decode_jpeg(data)
+    rgb = decode_episodes([episode.image_jpeg for episode in episodes])
+    others = [decode_episodes(files) for files in zip(*(episode.extra_jpeg for episode in episodes), strict=True)]
     if config.crops and crops is None:
         own = [rgb[first : first + length] for first, length in zip(first_E, length_E, strict=True)]
         crops = [cut_masked(r, e.mask_png or (), e.contact, CROPS) for r, e in zip(own, episodes, strict=True)]
     reach = [reach_of(e.state, e.action, e.contact, spec, config.reach_steps) for e in episodes]
     return _Frames(
         rgb=rgb,
+        extra_rgb=np.stack(others, axis=1) if others else None,
         state=np.concatenate([episode.state for episode in episodes]),
         action=np.concatenate([episode.action for episode in episodes]),
         task_index=task_E.repeat(length_E),
@@ -365,8 +367,18 @@ def _gather(frames: _Frames, start_N: np.ndarray, k_N: np.ndarray, config: Windo
         past_action=frames.action[seen_NP] if config.history else None,
         past_state=frames.state[seen_NP] if config.history else None,
         past_mask=past_NP >= begin_N1 if config.history else None,
+        **_extra_at(frames.extra_rgb, start_N, start_N + k_N, config),
         **_crops_at(frames.crops, start_N),
     )
+
+
+def _extra_at(
+    extra_rgb: np.ndarray | None, now_N: np.ndarray, goal_N: np.ndarray, config: WindowConfig
+) -> dict[str, Any]:
+    if extra_rgb is None:
+        return {}
+    goal = {"goal_extra_rgb": extra_rgb[goal_N]} if config.k_max and config.segment == 1 else {}
+    return {"extra_rgb": extra_rgb[now_N], **goal}
 
 
 def _crops_at(crops: _GroupCrops | None, start_N: np.ndarray) -> dict[str, Any]:

@@ -75,7 +75,7 @@ def bring_in(config: ImportConfig) -> Path:
     found = report.ranges(mapping, source, progress_bar(iterable=numbers, unit="episode", desc="ranges"))
     plan = {
         "kind": "import",
-        "mapping": to_dict(mapping),
+        "mapping": mapping.to_json(),
         "source": digest(
             [
                 *(source.num_episodes, source.fps, sorted(source.columns), {k: list(v) for k, v in found.items()}),
@@ -98,13 +98,17 @@ def bring_in(config: ImportConfig) -> Path:
         job="import_dataset", header=header, out=storage.to_path(config.out), tasks=("import",), episodes=len(numbers),
         make_player=make,
     )  # fmt: skip
-    values = to_dict(config) | {"mapping": to_dict(mapping)}
+    values = to_dict(config) | {"mapping": mapping.to_json()}
     return record(recording, values, pool=Pool(fleets=config.fleets, robots=4), ray_address=config.ray_address)
 
 
 def _pixels(mapping: Mapping, source: Source, numbers: Sequence[int]) -> str:
     """Names the images by the first one of the first and of the last episode: the same motion can be filmed twice."""
-    images = [source.images(number, mapping.camera, [0])[0] for number in (numbers[0], numbers[-1])]
+    images = [
+        source.images(number, camera, [0])[0]
+        for camera in mapping.camera_of.values()
+        for number in (numbers[0], numbers[-1])
+    ]
     return hashlib.sha256(b"".join(image.tobytes() for image in images)).hexdigest()
 
 

@@ -76,7 +76,8 @@ def _planned(plan: SweepFile, path: Path, tasks_of: TasksOf, where: Path | str) 
     if num_episodes(path):
         return replace(facts_of(path), episodes=ENOUGH)
     tasks = (config.tasks or tasks_of(config.sim)) if isinstance(config, DemosJobConfig) else ("play",)
-    return Facts(path=path, episodes=ENOUGH, num_tasks=len(tasks), robot=config.robot, image_size=config.image_size)
+    images = {"image_size": config.image_size, "cameras": config.cameras}
+    return Facts(path=path, episodes=ENOUGH, num_tasks=len(tasks), robot=config.robot, **images)
 
 
 def num_episodes(path: Path) -> int:

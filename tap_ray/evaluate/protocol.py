@@ -10,6 +10,7 @@ from typing import Any, Callable, Iterable, Mapping
 from tap_ray.config import digest
 from tap_ray.errors import ConfigError, nearest
 from tap_ray.rng import seed_of
+from tap_ray.specs import ONE_CAMERA
 from tap_ray.types import Cell, EnvConfig
 
 SUCCESS = "once"
@@ -65,7 +66,9 @@ class Protocol:
     max_steps: int = 60
     """Control steps of an episode, always run to the end; the suite gives some tasks a multiple."""
     image_size: int = 96
-    """Side of the camera image that the policy is given, px."""
+    """Side of the camera images that the policy is given, px."""
+    cameras: tuple[str, ...] = ONE_CAMERA
+    """Cameras whose images it is given."""
     robot: str = "widowx"
     """Embodiment."""
     sim: str = "pybullet"
@@ -83,6 +86,8 @@ class Protocol:
     def to_json(self, *, with_hash: bool = True) -> dict[str, Any]:
         """Plain values, for results.json."""
         values = {key: list(v) if isinstance(v, tuple) else v for key, v in vars(self).items()}
+        if self.cameras == ONE_CAMERA:  # protocols from before there could be several keep their hashes
+            del values["cameras"]
         values["success"] = SUCCESS
         return {"hash": self.hash, **values} if with_hash else values
 
@@ -100,6 +105,7 @@ class Protocol:
             robot=self.robot,
             sim=self.sim,
             image_size=self.image_size,
+            cameras=self.cameras,
             max_steps=self.max_steps * SUITES[self.suite].longer.get(task, 1),
         )
 

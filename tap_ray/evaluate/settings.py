@@ -8,6 +8,7 @@ from tap_ray.config import NodesConfig, to_dict
 from tap_ray.errors import ConfigError, nearest
 from tap_ray.evaluate.protocol import SUITES, Protocol
 from tap_ray.runs import MadeBy
+from tap_ray.specs import ONE_CAMERA
 
 ALL = "all"
 """As a scenario: every one."""
@@ -36,7 +37,9 @@ class EvaluateConfig(NodesConfig):
     max_steps: int = 60
     """Control steps of an episode (5 a second); SIMPLER's eggplant is given twice as many."""
     image_size: int = 96
-    """Side of the camera image, px; a trained policy needs its own."""
+    """Side of the camera images, px; a trained policy needs its own."""
+    cameras: tuple[str, ...] = ONE_CAMERA
+    """The robot's cameras, as in jobs.collect_play; a trained policy needs its own. With --env its adapter says."""
     robot: str = "widowx"
     """Embodiment."""
     sim: str = ""
@@ -111,6 +114,7 @@ def protocol_of(
         episodes=config.episodes,
         max_steps=config.max_steps,
         image_size=config.image_size,
+        cameras=config.cameras,
         robot=config.robot,
         sim=sim,
         seed=config.seed,

@@ -11,8 +11,8 @@ import pyarrow as pa
 from tap_ray import runs, storage
 from tap_ray.config import to_dict
 from tap_ray.dataset import layout, tables
-from tap_ray.dataset.layout import IMAGE
-from tap_ray.dataset.reader import DatasetInfo, open_dataset, read_episode, read_table
+from tap_ray.dataset.layout import image_columns
+from tap_ray.dataset.reader import DatasetInfo, open_dataset, read_columns, read_table
 from tap_ray.dataset.recovery import committed_tables
 from tap_ray.errors import ConfigError
 from tap_ray.exporting import lerobot
@@ -88,13 +88,15 @@ def _file_v3(dataset: DatasetInfo, table: pa.Table, number: int, out: Path, conf
     """A data file, its video, and its episode table, whose presence says that the other two are whole."""
     if (out / layout.episodes_file(number)).exists():
         return
-    hz, indices = dataset.spec.control_hz, table["episode_index"].to_pylist()
+    indices = table["episode_index"].to_pylist()
     names = lerobot.columns(dataset.header, video=True)
     data = tables.parquet_bytes([read_table(dataset, index, names) for index in indices])
     _put(out / layout.data_file(number), data)
-    images = (rgb for index in indices for rgb in _images(dataset, index))
-    _video(out / lerobot.video_file_v3(number), images, hz, config)
-    _put(out / layout.episodes_file(number), tables.parquet_bytes([lerobot.episodes_v3(table, number, hz)]))
+    for camera in image_columns(dataset.spec):
+        images = (rgb for index in indices for rgb in _images(dataset, index, camera))
+        _video(out / lerobot.video_file_v3(camera, number), images, dataset.spec.control_hz, config)
+    episodes = lerobot.episodes_v3(table, number, dataset.header)
+    _put(out / layout.episodes_file(number), tables.parquet_bytes([episodes]))
 
 
 def _episode_v21(dataset: DatasetInfo, index: int, out: Path, config: ExportConfig) -> None:
@@ -102,8 +104,9 @@ def _episode_v21(dataset: DatasetInfo, index: int, out: Path, config: ExportConf
     file = out / lerobot.data_file_v21(index)
     if file.exists():
         return
-    if config.video:
-        _video(out / lerobot.video_file_v21(index), _images(dataset, index), dataset.spec.control_hz, config)
+    for camera in image_columns(dataset.spec) if config.video else ():
+        images = _images(dataset, index, camera)
+        _video(out / lerobot.video_file_v21(camera, index), images, dataset.spec.control_hz, config)
     names = lerobot.columns(dataset.header, video=config.video)
     _put(file, tables.parquet_bytes([lerobot.described(read_table(dataset, index, names), dataset.header)]))
 
@@ -113,8 +116,8 @@ def _video(path: Path, images: Iterable[np.ndarray], hz: float, config: ExportCo
     write_h264(path, images, fps=hz, crf=config.crf, key_every=key_every, pix_fmt=config.pix_fmt)
 
 
-def _images(dataset: DatasetInfo, index: int) -> Iterator[np.ndarray]:
-    return map(decode_jpeg, read_episode(dataset, index, [IMAGE]).image_jpeg)
+def _images(dataset: DatasetInfo, index: int, camera: str) -> Iterator[np.ndarray]:
+    return map(decode_jpeg, read_columns(dataset, index, [camera])[camera])
 
 
 def _put(path: Path, data: bytes) -> None:

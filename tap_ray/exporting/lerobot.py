@@ -16,7 +16,7 @@ from typing import Any, Sequence
 import pyarrow as pa
 
 from tap_ray.dataset import layout, tables
-from tap_ray.dataset.layout import CHUNKS_SIZE, IMAGE, MASK, OBJECT_POSE, DatasetHeader
+from tap_ray.dataset.layout import CHUNKS_SIZE, MASK, OBJECT_POSE, DatasetHeader, image_columns
 from tap_ray.dataset.reader import DatasetInfo
 from tap_ray.dataset.statistics import stats_to_json
 
@@ -30,16 +30,16 @@ KEY_EVERY = 2
 
 def columns(header: DatasetHeader, *, video: bool) -> list[str]:
     """Columns of a data file."""
-    left_out = (*LEFT_OUT, *([IMAGE] if video else []))
+    left_out = (*LEFT_OUT, *(image_columns(header.spec) if video else ()))
     return [name for name in layout.features(header) if name not in left_out]
 
 
 def features(header: DatasetHeader, pix_fmt: str) -> dict[str, dict[str, Any]]:
     """As info.json has them; `pix_fmt` of the video, "" without one."""
     found = {name: feature for name, feature in layout.features(header).items() if name not in LEFT_OUT}
-    if pix_fmt:
+    for camera in image_columns(header.spec) if pix_fmt else ():
         height, width = header.image_size
-        found[IMAGE] = found[IMAGE] | {
+        found[camera] = found[camera] | {
             "dtype": "video",
             "info": {
                 "video.height": height,
@@ -74,29 +74,30 @@ def data_file_v21(episode: int) -> str:
     return DATA_V21.format(episode_chunk=episode // CHUNKS_SIZE, episode_index=episode)
 
 
-def video_file_v21(episode: int) -> str:
-    """Path of an episode's video."""
-    return VIDEO_V21.format(episode_chunk=episode // CHUNKS_SIZE, video_key=IMAGE, episode_index=episode)
+def video_file_v21(camera: str, episode: int) -> str:
+    """Path of a camera's video of an episode."""
+    return VIDEO_V21.format(episode_chunk=episode // CHUNKS_SIZE, video_key=camera, episode_index=episode)
 
 
-def video_file_v3(number: int) -> str:
-    """Path of the video that belongs to the n-th data file."""
+def video_file_v3(camera: str, number: int) -> str:
+    """Path of a camera's video that belongs to the n-th data file."""
     chunk, file = divmod(number, CHUNKS_SIZE)
-    return VIDEO_V3.format(video_key=IMAGE, chunk_index=chunk, file_index=file)
+    return VIDEO_V3.format(video_key=camera, chunk_index=chunk, file_index=file)
 
 
-def episodes_v3(table: pa.Table, number: int, hz: float) -> pa.Table:
-    """The episode table of the n-th data file: ours, with where each episode lies in the video, s."""
+def episodes_v3(table: pa.Table, number: int, header: DatasetHeader) -> pa.Table:
+    """The episode table of the n-th data file: ours, with where each episode lies in each camera's video, s."""
     left_out = tuple(f"stats/{name}/" for name in LEFT_OUT)
     table = table.select([name for name in table.column_names if not name.startswith(left_out)])
     chunk, file = divmod(number, CHUNKS_SIZE)
-    begin, rows = 0, []
+    begin, rows, hz = 0, [], header.spec.control_hz
     for length in table["length"].to_pylist():
         rows.append((chunk, file, begin / hz, (begin + length) / hz))
         begin += length
     names = ("chunk_index", "file_index", "from_timestamp", "to_timestamp")
-    for name, values in zip(names, zip(*rows, strict=True), strict=True):
-        table = table.append_column(f"videos/{IMAGE}/{name}", pa.array(values))
+    for camera in image_columns(header.spec):
+        for name, values in zip(names, zip(*rows, strict=True), strict=True):
+            table = table.append_column(f"videos/{camera}/{name}", pa.array(values))
     return table.replace_schema_metadata(None)
 
 
@@ -120,7 +121,7 @@ def meta_v21(dataset: DatasetInfo, episode_tables: Sequence[pa.Table], pix_fmt: 
         "total_episodes": num,
         "total_frames": int(dataset.lengths.sum()),
         "total_tasks": len(dataset.tasks),
-        "total_videos": num if pix_fmt else 0,
+        "total_videos": num * len(dataset.spec.cameras) if pix_fmt else 0,
         "total_chunks": -(-num // CHUNKS_SIZE),
         "chunks_size": CHUNKS_SIZE,
         "fps": dataset.info["fps"],

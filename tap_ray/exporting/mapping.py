@@ -5,18 +5,19 @@ from typing import Any
 
 import yaml
 
-from tap_ray.dataset.layout import ACTION, IMAGE, STATE
+from tap_ray.dataset.layout import ACTION, IMAGE, STATE, image_columns
 from tap_ray.dataset.reader import DatasetInfo
-from tap_ray.specs import EE_SLOTS, SIDES, Slot
+from tap_ray.specs import EE_SLOTS, ONE_CAMERA, SIDES, Slot
 from tap_ray.types import PLAY_TASK
 
 
 def mapping_yaml(dataset: DatasetInfo) -> bytes:
     """A mapping with which the export of this dataset becomes it again, masks and object poses aside."""
     spec = dataset.spec
+    columns = dict(zip(spec.cameras, image_columns(spec), strict=True))
     values: dict[str, Any] = {
         "robot": spec.robot,
-        "camera": IMAGE,
+        **({"camera": IMAGE} if spec.cameras == ONE_CAMERA else {"cameras": columns}),
         "control_hz": spec.control_hz,
         "image_size": dataset.header.image_size[0],
         "state": _groups(spec.state, STATE, closed=0.0),

@@ -156,7 +156,10 @@ def episode_of(mapping: Mapping, source: Source, number: int, *, index: int, opt
         state, action = as_like(mapping, like, state, action)
         meta["num_clipped"] = int(beyond(like, action).any(axis=1).sum())
         action = action.clip(like.action_low_A, like.action_high_A)
-    images = [square(mapping, rgb) for rgb in source.images(number, mapping.camera, [int(f) for f in frames[:-1]])]
+    kept = [int(frame) for frame in frames[:-1]]
+    images, *others = (
+        [square(mapping, rgb) for rgb in source.images(number, camera, kept)] for camera in mapping.camera_of.values()
+    )
     return Episode(
         index=index,
         task=sentence_of(mapping, source, number),
@@ -168,6 +171,8 @@ def episode_of(mapping: Mapping, source: Source, number: int, *, index: int, opt
         object_pose=np.zeros((len(action), 0, 7), np.float32),
         image_stats=image_stats(np.stack(images)),
         meta=meta,
+        extra_jpeg=[[encode_jpeg(rgb, options.quality) for rgb in other] for other in others],
+        extra_stats=[image_stats(np.stack(other)) for other in others],
     )
 
 

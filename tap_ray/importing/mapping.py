@@ -10,19 +10,20 @@
       - {slots: [dq1, dq2, dq3, dq4, dq5], column: action, at: [0, 1, 2, 3, 4], unit: deg, kind: absolute}
       - {slots: [gripper], column: action, at: [5], unit: gripper, closed: 0, open: 100, kind: absolute}
 
-Slots are named as in `tap_ray/specs.py`: dx dy dz (m) and drx dry drz (rad) of the end effector, d<joint> (rad),
-gripper.
+In place of `camera` several, each with a name of ours: `cameras: {base: observation.images.front, wrist: ...}`. Slots
+are named as in `tap_ray/specs.py`: dx dy dz (m) and drx dry drz (rad) of the end effector, d<joint> (rad), gripper.
 """
 
-from dataclasses import dataclass
-from typing import Literal
+import typing
+from dataclasses import dataclass, field
+from typing import Any, Literal
 
 import numpy as np
 
 from tap_ray.config import digest, to_dict
 from tap_ray.errors import ConfigError, nearest
 from tap_ray.importing.source import Source
-from tap_ray.specs import RobotSpec, Slot
+from tap_ray.specs import ONE_CAMERA, RobotSpec, Slot
 
 FACTORS = {"m": 1.0, "cm": 0.01, "mm": 0.001, "rad": 1.0, "deg": np.pi / 180, "1": 1.0}
 """What a number in this unit is worth in ours."""
@@ -79,8 +80,10 @@ class Mapping:
 
     robot: str
     """Name of the embodiment in our dataset."""
-    camera: str
-    """Of the source, which becomes the dataset's one camera."""
+    camera: str = ""
+    """Of the source, where it becomes the dataset's only one, "main"; or"""
+    cameras: typing.Mapping[str, str] = field(default_factory=dict)
+    """our name -> the source's camera, for one or several; the first one is what crops would be cut from."""
     state: tuple[Numbers, ...] = ()
     """The proprioception; none: a video."""
     action: tuple[Numbers, ...] = ()
@@ -104,6 +107,8 @@ class Mapping:
     """180 turns the source's images, where they are upside down."""
 
     def __post_init__(self) -> None:
+        if bool(self.camera) == bool(self.cameras):
+            raise ConfigError("A mapping names either 'camera' (the only one) or 'cameras' (our name: the source's).")
         for role in ("state", "action"):
             names = [slot for numbers in getattr(self, role) for slot in numbers.slots]
             if len(set(names)) < len(names):
@@ -112,16 +117,27 @@ class Mapping:
         if abs(float(np.linalg.norm(self.tool_quat)) - 1) > 1e-3:
             raise ConfigError(f"tool_quat is a quaternion of length 1 (w x y z); got {list(self.tool_quat)}.")
 
+    @property
+    def camera_of(self) -> dict[str, str]:
+        """Our name of each camera -> the source's; the first one first."""
+        return dict(self.cameras) or {ONE_CAMERA[0]: self.camera}
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain values. Without `cameras` where there are none, as before there could be several."""
+        values = to_dict(self)
+        return values if self.cameras else {name: value for name, value in values.items() if name != "cameras"}
+
     def hash(self) -> str:
         """Names what it means."""
-        return digest(to_dict(self))
+        return digest(self.to_json())
 
 
 def require_fits(mapping: Mapping, source: Source) -> None:
     """Raise ConfigError where a mapping names what the source has not, with what it has."""
-    if mapping.camera not in source.cameras:
-        known = ", ".join(source.cameras) or "no camera"
-        raise ConfigError(f"The source has no camera {mapping.camera!r}; it has {known}.")
+    for camera in mapping.camera_of.values():
+        if camera not in source.cameras:
+            known = ", ".join(source.cameras) or "no camera"
+            raise ConfigError(f"The source has no camera {camera!r}; it has {known}.")
     for role in ("state", "action"):
         for numbers in getattr(mapping, role):
             column = source.columns.get(numbers.column)
@@ -156,6 +172,7 @@ def slots_of(groups: tuple[Numbers, ...]) -> dict[str, str]:
 def require_like(mapping: Mapping, like: RobotSpec) -> None:
     """Raise ConfigError where a mapping does not make what `like` (--like) says of the robot. Slots may be too many."""
     own = {"robot": mapping.robot, "control_hz": mapping.control_hz, "action_mode": mode_of(mapping)}
+    own["cameras"] = tuple(mapping.camera_of)
     wrong = [
         f"{name}: {value!r} in the mapping, {getattr(like, name)!r} there"
         for name, value in own.items()
@@ -200,4 +217,5 @@ def spec_of(mapping: Mapping, low_high: dict[str, tuple[float, float]]) -> Robot
         state=slots(mapping.state),
         control_hz=mapping.control_hz,
         action_mode=mode_of(mapping),
+        cameras=tuple(mapping.camera_of),
     )

@@ -13,7 +13,7 @@ from tap_ray.importing.checks import Numeric, hand_speed, intervals_s, read
 from tap_ray.importing.convert import columns_of, motion, sentence_of, square
 from tap_ray.importing.mapping import Mapping, slots_of, spec_of
 from tap_ray.importing.source import Source
-from tap_ray.specs import RobotSpec
+from tap_ray.specs import ONE_CAMERA, RobotSpec
 
 FRAMES = 6
 """Images of each episode in the picture."""
@@ -35,8 +35,9 @@ def describe(mapping: Mapping, source: Source, episodes: list[int], like: RobotS
     fps = mapping.fps or source.fps
     lines = [
         f"{source.num_episodes} episodes; of {len(episodes)} of them {len(seen.state)} control steps at "
-        f"{mapping.control_hz:g} Hz, from {fps:g} frames a second; camera {mapping.camera} "
-        f"{' x '.join(map(str, reversed(source.cameras[mapping.camera])))} px.",
+        f"{mapping.control_hz:g} Hz, from {fps:g} frames a second; "
+        + "; ".join(_camera(source, name, camera) for name, camera in mapping.camera_of.items())
+        + ".",
         "",
         f"{'':8}{'slot':18}{'unit':6}" + "".join(f"{name:>10}" for name in ("least", "5 %", "middle", "95 %", "most")),
     ]
@@ -53,6 +54,12 @@ def describe(mapping: Mapping, source: Source, episodes: list[int], like: RobotS
         out = [name for name in (*slots_of(mapping.state), *slots_of(mapping.action)) if name not in known]
         lines += [f"left out, not among the slots of --like: {', '.join(out)}"] if out else []
     return "\n".join(lines)
+
+
+def _camera(source: Source, name: str, camera: str) -> str:
+    """One camera and its size, with our name of it where it is not the usual one."""
+    size = " x ".join(map(str, reversed(source.cameras[camera])))
+    return f"camera {camera} {size} px" + (f" as {name}" if name != ONE_CAMERA[0] else "")
 
 
 def _rate(mapping: Mapping, source: Source, seen: Numeric, episodes: list[int]) -> str:
@@ -77,9 +84,13 @@ def picture(mapping: Mapping, source: Source, episodes: list[int], file: Path) -
     for number, episode in enumerate(episodes):
         _, action, frames = motion(mapping, source, episode)
         steps = np.linspace(0, len(action) - 1, FRAMES).astype(int)
-        strip = source.images(episode, mapping.camera, [int(frames[step]) for step in np.unique(steps)])
+        shown = [int(frames[step]) for step in np.unique(steps)]
+        strips = [
+            np.concatenate([square(mapping, rgb) for rgb in source.images(episode, camera, shown)], axis=1)
+            for camera in mapping.camera_of.values()
+        ]
         above, below = axes[2 * number, 0], axes[2 * number + 1, 0]
-        above.imshow(np.concatenate([square(mapping, rgb) for rgb in strip], axis=1))
+        above.imshow(np.concatenate(strips))
         above.set_title(f"episode {episode}: {sentence_of(mapping, source, episode)}", fontsize=9)
         above.axis("off")
         names = [slot for group in mapping.action for slot in group.slots]

@@ -34,6 +34,7 @@ def policy_features(run: Path, data: ProbeData, *, fresh: bool = False) -> np.nd
     """
     bundle = load_bundle(run / "final")
     config = bundle.network.config
+    require_one_camera(bundle, run)
     if data.rgb.shape[1:3] != (config.image_size, config.image_size):
         raise ConfigError(
             f"{run} was trained on images of {config.image_size} px, the data's are {data.rgb.shape[1]} px."
@@ -48,6 +49,15 @@ def policy_features(run: Path, data: ProbeData, *, fresh: bool = False) -> np.nd
             policy(inputs(bundle, data.rgb[part], data.next_rgb[part], state=data.state[part], sentence=sentence))
     hook.remove()
     return np.concatenate(seen)
+
+
+def require_one_camera(bundle: PolicyBundle, run: Path) -> None:
+    """Raise ConfigError for a policy of several cameras, whose images are recorded here of the first one alone."""
+    if len(bundle.spec.cameras) > 1:
+        raise ConfigError(
+            f"{run} reads the cameras {', '.join(bundle.spec.cameras)}; looking inside a network (jobs.saliency, "
+            "jobs.probe) is for policies of one camera. Judge it with jobs.evaluate, whose videos show what it does."
+        )
 
 
 def inputs(

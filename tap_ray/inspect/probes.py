@@ -60,8 +60,9 @@ def read_frames(dataset: DatasetInfo, *, num_episodes: int, every: int) -> Probe
         raise DataError(f"A probe needs at least {2 * HOLDOUT_EVERY} episodes; {dataset.path} gives {wanted}.")
     arms = [arm for arm in dataset.spec.arms if arm.ee_pos]
     rgb, next_rgb, state, number, sentence, seen, blank = [], [], [], [], [], [], []
+    columns = (layout.image_columns(dataset.spec)[0], layout.STATE, layout.OBJECT_POSE)
     for index in range(wanted):
-        episode = read_episode(dataset, index, (layout.IMAGE, layout.STATE, layout.OBJECT_POSE))
+        episode = read_episode(dataset, index, columns)
         steps = range(0, len(episode.state) - 1, every)
         rgb += [decode_jpeg(episode.image_jpeg[t]) for t in steps]
         next_rgb += [decode_jpeg(episode.image_jpeg[t + 1]) for t in steps]

@@ -17,7 +17,7 @@ from tap_ray.evaluate.episodes import MakePolicy, MakeVector, chunks
 from tap_ray.evaluate.protocol import Protocol, cells, policy_seed
 from tap_ray.evaluate.settings import EvaluateConfig, protocol_of
 from tap_ray.inspect import filmstrips, saliency_mass
-from tap_ray.inspect.features import crops_of
+from tap_ray.inspect.features import crops_of, require_one_camera
 from tap_ray.inspect.saliency import Sign, saliency
 from tap_ray.models.build import PolicyBundle, load_bundle, new_policy
 from tap_ray.models.inference import PolicyRunner
@@ -122,6 +122,7 @@ def _load_policy(path: Path) -> InspectedPolicy:
     )
     runs.require_done(path, job="pretrain" if job == "pretrain" else "align")
     bundle = load_bundle(path / FINAL)
+    require_one_camera(bundle, path)
     return InspectedPolicy(name=path.resolve().name, stage=1 if bundle.tokenizer is None else 2, bundle=bundle)
 
 

@@ -1,7 +1,8 @@
 """Images as files and as arrays, and with captions. T images, Y X pixel rows and columns."""
 
 from io import BytesIO
-from typing import Iterable
+from itertools import chain
+from typing import Iterable, Sequence
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
@@ -47,6 +48,14 @@ def decode_mask(data: bytes) -> np.ndarray:
 def decode_frames(files: Iterable[bytes]) -> np.ndarray:
     """(T, Y, X, 3) uint8 of JPEG files."""
     return np.stack([decode_jpeg(data) for data in files])
+
+
+def decode_episodes(files: Sequence[Sequence[bytes]]) -> np.ndarray:
+    """(F, Y, X, 3) uint8: the frames of episodes end to end, each in its place at once."""
+    rgb = np.empty((sum(map(len, files)), *decode_jpeg(files[0][0]).shape), np.uint8)
+    for frame, data in enumerate(chain.from_iterable(files)):
+        rgb[frame] = decode_jpeg(data)
+    return rgb
 
 
 def enlarged(rgb_TYX3: np.ndarray, side_px: int) -> np.ndarray:

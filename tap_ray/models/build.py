@@ -26,7 +26,7 @@ from tap_ray.dataset.norm_stats import NormStats
 from tap_ray.errors import CheckpointError, ConfigError, StorageError
 from tap_ray.models.fast import load_fast
 from tap_ray.models.language import text_config
-from tap_ray.models.policy import PolicyConfig, TapPolicy, Towers, require_used
+from tap_ray.models.policy import OF_CAMERAS, PolicyConfig, TapPolicy, Towers, require_used
 from tap_ray.models.vision import tower_config
 from tap_ray.models.vlm import VlmParts, VlmPolicy
 from tap_ray.models.vlm_files import read_files, save_files
@@ -108,7 +108,8 @@ def save_bundle(folder: Path, bundle: PolicyBundle) -> None:
             storage.write(here / "tokenizer.json", bundle.tokenizer.to_str(pretty=True).encode())
         write_json(here / "norm_stats.json", bundle.norm.to_json())
         write_json(here / "spec.json", bundle.spec.to_json())
-        write_json(here / "policy.json", to_dict(config))
+        values, usual = to_dict(config), to_dict(PolicyConfig())
+        write_json(here / "policy.json", {k: v for k, v in values.items() if k not in OF_CAMERAS or v != usual[k]})
     write_tensors(folder / "model.safetensors", tensors)
 
 
@@ -164,8 +165,8 @@ def load_config(folder: Path) -> PolicyConfig:
         raise CheckpointError(f"{folder} holds no policy (no policy.json). Give the folder of a finished training run.")
     values = read_json(folder / "policy.json")
     values.setdefault("glimpse_px", 0)  # policies from before there were glimpses
-    for name in ("vlm", "tokens"):  # and from before there were VLMs
-        values.setdefault(name, to_dict(getattr(PolicyConfig(), name)))
+    for name in ("vlm", "tokens", *OF_CAMERAS):  # and from before there were VLMs and several cameras
+        values.setdefault(name, to_dict(PolicyConfig())[name])
     config = from_dict(PolicyConfig, values, where=str(folder / "policy.json"))
     if filled := absent(config, values):
         LOG.warning("%s is older than this tap_ray and took today's defaults: %s", folder / "policy.json", filled)

@@ -35,6 +35,8 @@ class PolicyInput:
     instruction: str
     noise: Float32[np.ndarray, "H A"] | None
     """None where the policy draws none."""
+    extra_rgb: UInt8[np.ndarray, "V Y X 3"] | None = None
+    """Images of the other cameras; None where there is one."""
     past: Mapping[str, np.ndarray] | None
     """"past_state" (P, S), "past_action" (P, A), "past_mask" (P,) as in `types.Window`; None without a history."""
 
@@ -52,7 +54,12 @@ class ActionChunkBuffer:
         self._past: deque[tuple[np.ndarray, np.ndarray]] = deque(maxlen=chunking.history)
 
     def observe(
-        self, rgb: np.ndarray, state: np.ndarray, action: np.ndarray | None, instruction: str
+        self,
+        rgb: np.ndarray,
+        state: np.ndarray,
+        action: np.ndarray | None,
+        instruction: str,
+        extra_rgb: np.ndarray | None = None,
     ) -> PolicyInput | None:
         """Take in one step.
 
@@ -61,6 +68,7 @@ class ActionChunkBuffer:
             state: (S,).
             action: (A,) the action before, as executed; read only with a history, and not at the first step.
             instruction: of the episode.
+            extra_rgb: (V, Y, X, 3) uint8, the other cameras.
 
         Returns:
             What the next chunk is computed from (give that to `set_chunk`); None while the last one lasts.
@@ -70,7 +78,14 @@ class ActionChunkBuffer:
         self._state_S = np.array(state, np.float32)
         if self._used < self._spec.n_action_steps:
             return None
-        return PolicyInput(rgb=rgb, state=self._state_S, instruction=instruction, noise=self._noise(), past=self.past())
+        return PolicyInput(
+            rgb=rgb,
+            extra_rgb=extra_rgb,
+            state=self._state_S,
+            instruction=instruction,
+            noise=self._noise(),
+            past=self.past(),
+        )
 
     def set_chunk(self, chunk_HA: np.ndarray) -> None:
         """Begin a chunk."""

@@ -65,19 +65,24 @@ class PolicyRunner:
         if len(self.buffers) != num:
             self.buffers = [ActionChunkBuffer(self.chunking, None) for _ in range(num)]
         executed = info.get("action", [None] * num)
-        seen = zip(self.buffers, obs["rgb"], obs["state"], executed, info["instruction"], strict=True)
-        inputs = [(own, own.observe(rgb, state, action, str(words))) for own, rgb, state, action, words in seen]
+        extra = obs.get("extra_rgb", [None] * num)
+        seen = zip(self.buffers, obs["rgb"], obs["state"], executed, info["instruction"], extra, strict=True)
+        inputs = [(own, own.observe(rgb, state, act, str(words), more)) for own, rgb, state, act, words, more in seen]
         due = [(own, one) for own, one in inputs if one is not None]
         if due:
             for (own, _), chunk in zip(due, self.chunks([one for _, one in due]), strict=True):
                 own.set_chunk(chunk)
         return np.stack([own.next_action() for own in self.buffers])
 
-    def chunk(self, rgb: np.ndarray, state: np.ndarray, instruction: Sequence[str]) -> np.ndarray:
-        """(N, H, A) float32 actions for (N, Y, X, 3) uint8 images, (N, S) states and N sentences, without a past."""
-        seen = zip(rgb, state, instruction, strict=True)
+    def chunk(
+        self, rgb: np.ndarray, state: np.ndarray, instruction: Sequence[str], extra_rgb: np.ndarray | None = None
+    ) -> np.ndarray:
+        """(N, H, A) float32 actions for (N, Y, X, 3) uint8 images, (N, S) states and N sentences, without a past; with
+        several cameras also the others' (N, V, Y, X, 3) images."""
+        seen = zip(rgb, state, instruction, [None] * len(rgb) if extra_rgb is None else extra_rgb, strict=True)
         inputs = [
-            ActionChunkBuffer(self.chunking, None).observe(image, slots, None, words) for image, slots, words in seen
+            ActionChunkBuffer(self.chunking, None).observe(image, slots, None, words, more)
+            for image, slots, words, more in seen
         ]
         return self.chunks([one for one in inputs if one is not None])
 
@@ -92,9 +97,14 @@ class PolicyRunner:
         rgb = np.stack([one.rgb for one in inputs])
         if rgb.shape[1:] != (size, size, 3):
             raise ConfigError(f"This policy was trained on {size} x {size} images, these are {rgb.shape[1:]}.")
+        cameras = self._bundle.spec.cameras
+        if any((0 if one.extra_rgb is None else len(one.extra_rgb)) != len(cameras) - 1 for one in inputs):
+            raise ConfigError(f"This policy reads the cameras {', '.join(cameras)}; others came.")
         assert self._bundle.tokenizer is not None
         sentences, row = np.unique([one.instruction for one in inputs], return_inverse=True)
         batch = {"rgb": rgb, "state": np.stack([one.state for one in inputs]).astype(np.float32), "sentence": row}
+        if len(cameras) > 1:
+            batch["extra_rgb"] = np.stack([one.extra_rgb for one in inputs])  # pyright: ignore[reportCallIssue, reportArgumentType]
         if self.chunking.noise:
             batch["noise"] = np.stack([one.noise for one in inputs])  # pyright: ignore[reportCallIssue, reportArgumentType]
         if self.chunking.history:
@@ -113,8 +123,9 @@ class PolicyRunner:
         rgb = np.zeros((config.image_size, config.image_size, 3), np.uint8)
         state, action = np.zeros(len(spec.state), np.float32), np.zeros(len(spec.action), np.float32)
         buffer, one = ActionChunkBuffer(self.chunking, 0), None
+        extra = np.repeat(rgb[None], len(spec.cameras) - 1, axis=0) if len(spec.cameras) > 1 else None
         for _ in range(self.chunking.history + 1):
-            one = buffer.observe(rgb, state, action, "put the spoon on the cloth")
+            one = buffer.observe(rgb, state, action, "put the spoon on the cloth", extra)
         assert one is not None
         took = []
         for _ in range(repeats):

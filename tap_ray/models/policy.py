@@ -22,6 +22,7 @@ from transformers import PretrainedConfig
 from tap_ray.config import to_dict
 from tap_ray.dataset.norm_stats import NormStats
 from tap_ray.errors import ConfigError
+from tap_ray.models.cameras import OtherCameras
 from tap_ray.models.context import CropContext, SentenceContext
 from tap_ray.models.fast import TokensConfig
 from tap_ray.models.glimpse import NUM_SEEN, SHRINKS, Glimpse
@@ -45,7 +46,11 @@ class PolicyConfig:
     context: tuple[Context, ...] = ("language",)
     """What can say what to do: Stage 1 "goal" (inverse dynamics) or "crops" (next object), Stage 2 "language"."""
     image_size: int = 96
-    """Side of the square camera image, px."""
+    """Side of the square camera images, px."""
+    num_cameras: int = 1
+    """Cameras whose images are read together; the robot's."""
+    camera_towers: Literal["own", "shared"] = "own"
+    """With several cameras: a tower for each, or the first one's for all. Key points are always each camera's own."""
     chunk: int = 4
     """Actions predicted at once (H)."""
     n_action_steps: int = 2
@@ -115,6 +120,8 @@ class View(NamedTuple):
     """Levels 0 .. 255."""
     map_NWGG: Tensor
     """What the tower makes of them, joined."""
+    other_NVWGG: Tensor
+    """Likewise of the V other cameras."""
     context_NC: Tensor
 
 
@@ -136,6 +143,8 @@ class TapPolicy(nn.Module):
         self.vision = VisionTower(config.vision, towers.vision, image_size=config.image_size, load_weights=load_weights)
         self.join = Join(self.vision.channels, config.map_width)
         self.keypoints = KeyPoints(width=config.map_width, num=config.num_keypoints, context=config.context_width)
+        if config.num_cameras > 1:
+            self.cameras = OtherCameras(config, towers.vision, load_weights=load_weights)
         if config.glimpse_px:
             self.glimpse = Glimpse(config.glimpse_px)
         for part in (self.join, self.keypoints):
@@ -146,7 +155,7 @@ class TapPolicy(nn.Module):
             assert towers.language is not None
             self.language = TextEncoder(config.language, towers.language, load_weights=load_weights)
             self.sentence = SentenceContext(self.language.channels, config.context_width)
-        seen = 3 * config.num_keypoints + 2 * NUM_SEEN * bool(config.glimpse_px)
+        seen = 3 * config.num_keypoints * config.num_cameras + 2 * NUM_SEEN * bool(config.glimpse_px)
         if "goal" in config.context:
             self.pair = _mlp(2 * seen, width)
             self.pair_out = RegressionHead(features=width, chunk=config.chunk, num_actions=config.num_actions)
@@ -196,7 +205,9 @@ class TapPolicy(nn.Module):
     def forward(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
         """
         Args:
-            batch: "rgb" (N, Y, X, 3) uint8, and what says what to do; where there are several, in this order:
+            batch: "rgb" (N, Y, X, 3) uint8, with several cameras "extra_rgb" (N, V, Y, X, 3) (and "goal_extra_rgb"
+                beside "goal_rgb", "play_extra_rgb" beside "play_rgb"), and what says what to do; where there are
+                several, in this order:
                 "tokens" (U, L) and "sentence" (N,) row of it, an instruction;
                 "object_crop", "place_crop" (N, y, x, 3) uint8 and "crop_mask" (N, 2);
                 "goal_rgb", the image k steps later, for inverse dynamics, or "goal_row" (N,) int64, its row in "rgb".
@@ -241,16 +252,22 @@ class TapPolicy(nn.Module):
             out |= {"sentence_context": views[""].context_NC, "crop_context": views["crop_"].context_NC}
         return out
 
-    def _images(self, batch: dict[str, Tensor]) -> dict[str, tuple[Tensor, Tensor]]:
-        """Every image of the batch and its joined map; all pass the tower at once."""
+    def _images(self, batch: dict[str, Tensor]) -> dict[str, tuple[Tensor, Tensor, Tensor]]:
+        """Every image of the first camera, its joined map and the others'; all of a camera pass a tower at once."""
         names = [name for name in ("rgb", "goal_rgb", "play_rgb") if name in batch]
         jitter = {"rgb": "jitter", "goal_rgb": "jitter", "play_rgb": "play_jitter"}
         images = torch.cat([_floats(batch[name], batch.get(jitter[name])) for name in names])
-        joined = self.join(self.vision(images))
+        if self.config.num_cameras == 1:
+            joined = self.join(self.vision(images))
+            others = joined.new_zeros(len(joined), 0)
+        else:
+            joined, *maps_V = self.cameras.maps(_other_images(batch, names), images, self.vision, self.join)
+            others = torch.stack(maps_V, dim=1)
         sizes = [len(batch[name]) for name in names]
-        return dict(zip(names, zip(images.split(sizes), joined.split(sizes), strict=True), strict=True))
+        parts = zip(images.split(sizes), joined.split(sizes), others.split(sizes), strict=True)
+        return dict(zip(names, parts, strict=True))
 
-    def _views(self, batch: dict[str, Tensor], images: dict[str, tuple[Tensor, Tensor]]) -> dict[str, View]:
+    def _views(self, batch: dict[str, Tensor], images: dict[str, tuple[Tensor, Tensor, Tensor]]) -> dict[str, View]:
         """What is looked at under which context; keys: prefixes of the outputs."""
         views = {}
         if "tokens" in batch:
@@ -272,12 +289,16 @@ class TapPolicy(nn.Module):
     def _seen(self, views: dict[str, View]) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
         """(N, F) features of each view, and (N, 2, P) where its first two key points look; all views at once."""
         joined = torch.cat([view.map_NWGG for view in views.values()])
-        points_NF, look_N2P = self.keypoints(joined, torch.cat([view.context_NC for view in views.values()]))
+        context_NC = torch.cat([view.context_NC for view in views.values()])
+        points_NF, look_N2P = self.keypoints(joined, context_NC)
         if self.config.glimpse_px:
             num = self.config.num_keypoints
             first_N22 = torch.stack([points_NF[:, :2], points_NF[:, num : num + 2]], dim=-1)
             images = torch.cat([view.image_N3YX for view in views.values()])
             points_NF = torch.cat([points_NF, self.glimpse(images, first_N22, joined.shape[-1])], dim=-1)
+        if self.config.num_cameras > 1:
+            others = torch.cat([view.other_NVWGG for view in views.values()]).unbind(1)
+            points_NF = torch.cat([points_NF, self.cameras(others, context_NC)], dim=-1)
         sizes = [len(view.context_NC) for view in views.values()]
         seen, look = (dict(zip(views, part.split(sizes), strict=True)) for part in (points_NF, look_N2P))
         return seen, look
@@ -302,7 +323,7 @@ class TapPolicy(nn.Module):
         return self.readout(torch.cat([*parts, memory_NB], dim=-1))
 
 
-OF_TOWERS = ("vision", "language", "context_width", "map_width", "num_keypoints", "glimpse_px")
+OF_TOWERS = ("vision", "language", "context_width", "map_width", "num_keypoints", "glimpse_px", "camera_towers")
 """Fields of the small policy that an image-text model does without."""
 
 
@@ -315,6 +336,8 @@ def require_used(config: PolicyConfig) -> None:
                 raise ConfigError(
                     f"policy.{name} has no effect with --policy.vlm.pretrained, which brings its own. Omit it."
                 )
+    elif config.num_cameras == 1 and config.camera_towers != usual.camera_towers:
+        raise ConfigError("policy.camera_towers has no effect with one camera. Omit it, or record with --cameras.")
     elif config.head == "tokens":
         raise ConfigError("Action tokens are words of a VLM: --policy.head tokens needs --policy.vlm.pretrained.")
     for room, needs in (("vlm", "--policy.vlm.pretrained"), ("tokens", "--policy.head tokens")):
@@ -326,10 +349,16 @@ def require_used(config: PolicyConfig) -> None:
 
 
 def plain(config: PolicyConfig) -> dict[str, Any]:
-    """Plain values that name a run: without what only a VLM has where there is none, as before there were any."""
+    """Plain values that name a run: without what only a VLM, or several cameras, have where there are none, as before
+    there were any."""
     values = to_dict(config)
     usual = to_dict(PolicyConfig())
-    return {key: value for key, value in values.items() if key not in ("vlm", "tokens") or value != usual[key]}
+    later = ("vlm", "tokens", *OF_CAMERAS)
+    return {key: value for key, value in values.items() if key not in later or value != usual[key]}
+
+
+OF_CAMERAS = ("num_cameras", "camera_towers")
+"""Fields that a policy of one camera's images does without, and does not mention in its files."""
 
 
 def acts(config: PolicyConfig) -> bool:
@@ -339,6 +368,17 @@ def acts(config: PolicyConfig) -> bool:
 
 def _mlp(num_in: int, width: int) -> nn.Sequential:
     return nn.Sequential(nn.Linear(num_in, width), nn.ReLU(), nn.Linear(width, width), nn.ReLU())
+
+
+def _other_images(batch: dict[str, Tensor], names: list[str]) -> list[Tensor]:
+    """Of each camera but the first (N, 3, Y, X) levels, the rows in the order of the first camera's `names`."""
+    jitter = {"rgb": "extra_jitter", "goal_rgb": "extra_jitter", "play_rgb": "play_extra_jitter"}
+    parts: list[list[Tensor]] = []
+    for name in names:
+        rgb_NVYXC, changes_NV2 = batch[name.replace("rgb", "extra_rgb")], batch.get(jitter[name])
+        cameras = range(rgb_NVYXC.shape[1])
+        parts.append([_floats(rgb_NVYXC[:, v], None if changes_NV2 is None else changes_NV2[:, v]) for v in cameras])
+    return [torch.cat(own) for own in zip(*parts, strict=True)]
 
 
 def _floats(rgb_NYXC: Tensor, jitter_N2: Tensor | None) -> Tensor:

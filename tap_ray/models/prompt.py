@@ -50,20 +50,29 @@ def require_read(files: VlmFiles, told: Sequence[str], tokens_UL: Tensor) -> Non
             )
 
 
-def images(batch: dict[str, Tensor], name: str, jitter: str) -> list[np.ndarray]:
-    """(Y, X, 3) uint8 each, with the changes of contrast and brightness that training asks for."""
-    rgb_NYXC = batch[name]
-    if jitter in batch:
-        rgb_NYXC = jittered(rgb_NYXC.float(), batch[jitter]).round().clamp(0, 255).to(torch.uint8)
-    return list(rgb_NYXC.cpu().numpy())
+def images(batch: dict[str, Tensor], name: str, jitter: str) -> list[list[np.ndarray]]:
+    """Of each row one image a camera, (Y, X, 3) uint8 each, with the changes of contrast and brightness that training
+    asks for."""
+    extra, cameras = name.replace("rgb", "extra_rgb"), [_changed(batch[name], batch.get(jitter))]
+    if extra in batch:
+        changes = batch.get(jitter.replace("jitter", "extra_jitter"))
+        for number, rgb_NYXC in enumerate(batch[extra].unbind(1)):
+            cameras.append(_changed(rgb_NYXC, None if changes is None else changes[:, number]))
+    return [list(row) for row in zip(*cameras, strict=True)]
 
 
-def with_crops(rgb: list[np.ndarray], batch: dict[str, Tensor], prefix: str) -> list[Row]:
-    """Each image with the crops that its row has: of the object, then of the place."""
+def _changed(rgb_NYXC: Tensor, jitter_N2: Tensor | None) -> np.ndarray:
+    if jitter_N2 is not None:
+        rgb_NYXC = jittered(rgb_NYXC.float(), jitter_N2).round().clamp(0, 255).to(torch.uint8)
+    return rgb_NYXC.cpu().numpy()
+
+
+def with_crops(rgb: list[list[np.ndarray]], batch: dict[str, Tensor], prefix: str) -> list[Row]:
+    """Each row's images with the crops that it has: of the object, then of the place."""
     crops = [batch[f"{prefix}{kind}_crop"].cpu().numpy() for kind in ("object", "place")]
     present = batch[f"{prefix}crop_mask"].tolist()
     rows = zip(rgb, *crops, present, strict=True)
-    return [Row([image, *(crop for crop, has in zip(own, mask, strict=True) if has)]) for image, *own, mask in rows]
+    return [Row([*seen, *(crop for crop, has in zip(own, mask, strict=True) if has)]) for seen, *own, mask in rows]
 
 
 def prompt(files: VlmFiles, rows: Sequence[Row], *, query: int, device: torch.device) -> dict[str, Tensor]:

@@ -209,7 +209,7 @@ class VlmPolicy(nn.Module):
         rgb = images(batch, "rgb", "jitter")
         if "tokens" in batch:
             told = sentences(self.parts.files, batch["tokens"])
-            rows = [Row([one], told[at]) for one, at in zip(rgb, batch["sentence"].tolist(), strict=True)]
+            rows = [Row(one, told[at]) for one, at in zip(rgb, batch["sentence"].tolist(), strict=True)]
             views[""] = (rows, batch.get("state"))
         if "object_crop" in batch:
             views["crop_" if views else ""] = (with_crops(rgb, batch, ""), batch.get("state"))
@@ -219,7 +219,10 @@ class VlmPolicy(nn.Module):
         if "goal_rgb" in batch or "goal_row" in batch:
             given = "goal_rgb" in batch
             goal = images(batch, "goal_rgb", "jitter") if given else [rgb[row] for row in batch["goal_row"].tolist()]
-            views["inverse_" if views else ""] = ([Row(list(pair)) for pair in zip(rgb, goal, strict=True)], None)
+            views["inverse_" if views else ""] = (
+                [Row([*now, *then]) for now, then in zip(rgb, goal, strict=True)],
+                None,
+            )
         return views
 
     def _heads(self, rows: list[Row], state_NS: Tensor | None, batch: dict[str, Tensor]) -> dict[str, Tensor]:

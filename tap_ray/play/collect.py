@@ -29,7 +29,7 @@ from tap_ray.play.novelty import RoundVisitCounts, VisitCounts, episode_visits
 from tap_ray.play.safe_poses import SamplePoses, build_library
 from tap_ray.rng import generator, seed_of
 from tap_ray.rollout import PerRobot, rollout
-from tap_ray.specs import ArmSlots
+from tap_ray.specs import ONE_CAMERA, ArmSlots
 from tap_ray.types import PLAY_TASK, EnvConfig, Episode, Trajectory
 
 MakeVector = Callable[[EnvConfig, int], gym.vector.VectorEnv]
@@ -72,8 +72,8 @@ class CollectPlan:
 def plan_values(plan: Any) -> dict[str, Any]:
     """Plain JSON values of a plan. Whose pixel is whose is never recorded: that option does not name a dataset.
 
-    Nor does randomization that is off, or a partner that is none: datasets from before there were any are still the
-    same plan's.
+    Nor does randomization that is off, a partner that is none, or the only camera: datasets from before there were any
+    are still the same plan's.
     """
     values = to_dict(plan)
     del values["env"]["segmentation"]
@@ -81,6 +81,8 @@ def plan_values(plan: Any) -> dict[str, Any]:
         del values["env"]["randomize"]
     if not values["env"]["partner"]:
         del values["env"]["partner"]
+    if plan.env.cameras == ONE_CAMERA:
+        del values["env"]["cameras"]
     return values
 
 

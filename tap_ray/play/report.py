@@ -18,7 +18,8 @@ from PIL import Image
 from tap_ray import metrics, storage
 from tap_ray.dataset.crop_files import cut_masked
 from tap_ray.dataset.crops import CROPS
-from tap_ray.dataset.lerobot import CONTACT, IMAGE, MASK, OBJECT_POSE, STATE, DatasetInfo, open_dataset, read_episode
+from tap_ray.dataset.layout import image_columns
+from tap_ray.dataset.lerobot import CONTACT, MASK, OBJECT_POSE, STATE, DatasetInfo, open_dataset, read_episode
 from tap_ray.errors import DataError
 from tap_ray.media.image import COLORS, decode_frames, enlarged, panel, text_bar
 from tap_ray.media.text_table import markdown
@@ -82,7 +83,8 @@ def write(data: Path | str, out: Path | str) -> Path:
     hz = dataset.spec.control_hz
     rows = summarize(played, hz)
     first = {name: next(p.index for p in played if p.explorer == name) for name in (r["explorer"] for r in rows)}
-    frames = {name: decode_frames(read_episode(dataset, index, [IMAGE]).image_jpeg) for name, index in first.items()}
+    camera = image_columns(dataset.spec)[0]
+    frames = {name: decode_frames(read_episode(dataset, index, [camera]).image_jpeg) for name, index in first.items()}
     with storage.atomic_write(out, folder=True) as here:
         quality_figure(played, rows, hz).savefig(here / "play.png", dpi=130)
         workspace_figure(played).savefig(here / "workspace.png", dpi=130)
@@ -226,7 +228,7 @@ def crop_sheet(dataset: DatasetInfo) -> Image.Image | None:
         contact_T = read_episode(dataset, index, [CONTACT]).contact
         if not contact_T.any():
             continue
-        episode = read_episode(dataset, index, [IMAGE, MASK])
+        episode = read_episode(dataset, index, [image_columns(dataset.spec)[0], MASK])
         rgb = decode_frames(episode.image_jpeg)
         crops = cut_masked(rgb, episode.mask_png or (), contact_T, CROPS)
         if len(crops):

@@ -9,6 +9,7 @@ from tap_ray.errors import ConfigError
 from tap_ray.play.collect import CollectPlan
 from tap_ray.play.demos import DemoPlan
 from tap_ray.play.explorers import ExplorerConfig
+from tap_ray.specs import ONE_CAMERA
 from tap_ray.types import EnvConfig, RandomizeConfig
 
 
@@ -28,7 +29,10 @@ class RobotsConfig(NodesConfig):
     max_steps: int = 60
     """Control steps of an episode (5 a second)."""
     image_size: int = 96
-    """Side of the camera image, px."""
+    """Side of the camera images, px."""
+    cameras: tuple[str, ...] = ONE_CAMERA
+    """The robot's cameras: "main" looks at the table, "wrist" sits on the hand (of two hands "left_wrist" and
+    "right_wrist"). Crops and masks come from the first. With --env the adapter names them."""
     robot_mask: bool = True
     """Whether each frame carries the robot's own mask (a small PNG): without it no crops can be cut from the play."""
     jpeg_quality: int = 90
@@ -50,6 +54,7 @@ class RobotsConfig(NodesConfig):
             sim=self.sim,
             max_steps=self.max_steps,
             image_size=self.image_size,
+            cameras=self.cameras,
             robot_mask=self.robot_mask,
         )
 

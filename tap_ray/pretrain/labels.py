@@ -64,12 +64,19 @@ class Labeler:
         self._network.to(self._device)
 
     @torch.inference_mode()
-    def actions(self, rgb_TYX3: np.ndarray) -> np.ndarray:
-        """(T - 1, A) float32, physical units and in range: from each image to the next; grippers are +1 or -1."""
+    def actions(self, rgb_TYX3: np.ndarray, extra_TVYX3: np.ndarray | None = None) -> np.ndarray:
+        """(T - 1, A) float32, physical units and in range: from each image to the next; grippers are +1 or -1.
+
+        `extra_TVYX3`: images of the other cameras.
+        """
         parts = []
         for begin in range(0, len(rgb_TYX3) - 1, BATCH):
-            images = torch.from_numpy(rgb_TYX3[begin : begin + BATCH + 1]).to(self._device)
-            out = self._network({"rgb": images[:-1], "goal_rgb": images[1:]})["action"]
+            batch: dict[str, torch.Tensor] = {}
+            for name, images in (("rgb", rgb_TYX3), ("extra_rgb", extra_TVYX3)):
+                if images is not None:
+                    some = torch.from_numpy(images[begin : begin + BATCH + 1]).to(self._device)
+                    batch |= {name: some[:-1], f"goal_{name}": some[1:]}
+            out = self._network(batch)["action"]
             parts.append(self._network.action_scale.unnormalize(out)[:, 0].cpu().numpy())
         action = np.concatenate(parts).astype(np.float32)
         action[:, self.spec.grippers] = np.where(action[:, self.spec.grippers] >= 0, 1, -1)
@@ -120,12 +127,15 @@ def labeled(episode: Episode, labeler: Labeler) -> Episode:
     rgb, steps = decode_frames(episode.image_jpeg), len(episode.image_jpeg) - 1
     if steps < 1:
         raise DataError(f"Episode {episode.index} has one image: no action can be seen in it. Leave it out.")
+    others = [decode_frames(files) for files in episode.extra_jpeg]
     return replace(
         episode,
         image_jpeg=episode.image_jpeg[:steps],
+        extra_jpeg=[files[:steps] for files in episode.extra_jpeg],
+        extra_stats=[image_stats(other[:steps]) for other in others],
         mask_png=None if episode.mask_png is None else episode.mask_png[:steps],
         state=episode.state[:steps],
-        action=labeler.actions(rgb),
+        action=labeler.actions(rgb, np.stack(others, axis=1) if others else None),
         contact=episode.contact[:steps],
         object_pose=episode.object_pose[:steps],
         image_stats=image_stats(rgb[:steps]),
@@ -165,7 +175,7 @@ def _require_same_robot(labeler: Labeler, dataset: DatasetInfo, run: Path) -> No
     have, want, size = dataset.spec, labeler.spec, labeler.image_size
     wrong = [
         f"  {name}: {run} has {getattr(want, name)!r}, {dataset.path} has {getattr(have, name)!r}"
-        for name in ("robot", "control_hz")
+        for name in ("robot", "control_hz", "cameras")
         if getattr(have, name) != getattr(want, name)
     ]
     if have.action and have.action != want.action:

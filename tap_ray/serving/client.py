@@ -17,11 +17,13 @@ class RemotePolicy:
         begin = {"spec": self.spec, "seed": seed}
         self.session, self.step = json.loads(self.ask(json.dumps(begin)))["session"], 0
 
-    def act(self, rgb, state, action, instruction):
-        """Raises TimeoutError if no action comes in time: hold the robot, then call it again with a new image."""
+    def act(self, rgb, state, action, instruction, **other_cameras):
+        """Raises TimeoutError if no action comes in time: hold the robot, then call it again with a new image.
+        `other_cameras`: rgb_wrist=..., as GET /spec lists them."""
         about = {"session": self.session, "step": str(self.step), "instruction": instruction}
         body, header = b"", {"__metadata__": about}
-        for name, a in {"rgb": np.asarray(rgb), "state": np.float32(state), "action": np.float32(action)}.items():
+        images = {name: np.asarray(image) for name, image in {"rgb": rgb, **other_cameras}.items()}
+        for name, a in {**images, "state": np.float32(state), "action": np.float32(action)}.items():
             dtype, body, begin = "U8" if a.dtype == np.uint8 else "F32", body + a.tobytes(), len(body)
             header[name] = {"dtype": dtype, "shape": a.shape, "data_offsets": [begin, len(body)]}
         text = json.dumps(header).encode()

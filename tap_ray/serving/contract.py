@@ -28,6 +28,7 @@ class Step:
     number: int
     instruction: str
     rgb: np.ndarray
+    extra_rgb: np.ndarray | None
     state: np.ndarray
     action: np.ndarray | None
 
@@ -42,13 +43,19 @@ class Contract:
     """Of the run's manifest."""
     spec: RobotSpec
     image_size: int
-    """Side of the square camera image, px."""
+    """Side of the square camera images, px."""
     chunking: ChunkingSpec
 
     @property
     def max_bytes(self) -> int:
         """Longest message that can be right."""
-        return 3 * self.image_size**2 + 4 * (len(self.spec.state) + len(self.spec.action)) + SPARE_BYTES
+        images = 3 * self.image_size**2 * len(self.spec.cameras)
+        return images + 4 * (len(self.spec.state) + len(self.spec.action)) + SPARE_BYTES
+
+    @property
+    def images(self) -> tuple[str, ...]:
+        """Names of the cameras' images in a message: "rgb", then e.g. "rgb_wrist"."""
+        return ("rgb", *(f"rgb_{name}" for name in self.spec.cameras[1:]))
 
     @property
     def chunk_s(self) -> float:
@@ -56,9 +63,10 @@ class Contract:
         return self.chunking.n_action_steps / self.spec.control_hz
 
     def probe(self) -> PolicyInput:
-        """A black image and a state of zeros."""
+        """Black images and a state of zeros."""
         rgb = np.zeros((self.image_size, self.image_size, 3), np.uint8)
-        look = ActionChunkBuffer(self.chunking, None).observe(rgb, np.zeros(len(self.spec.state)), None, "go")
+        extra = _stacked([rgb] * len(self.images[1:]))
+        look = ActionChunkBuffer(self.chunking, None).observe(rgb, np.zeros(len(self.spec.state)), None, "go", extra)
         assert look is not None
         return look
 
@@ -68,7 +76,7 @@ class Contract:
             "version": VERSION,
             "policy": self.policy,
             "policy_hash": self.policy_hash,
-            "rgb": {"dtype": "U8", "shape": [self.image_size, self.image_size, 3]},
+            **{name: {"dtype": "U8", "shape": [self.image_size, self.image_size, 3]} for name in self.images},
             "state": {"dtype": "F32", "shape": [len(self.spec.state)]},
             "action": {"dtype": "F32", "shape": [len(self.spec.action)]},
             "history": self.chunking.history,
@@ -105,7 +113,7 @@ class Contract:
         """
         number = _number(metadata.get("step"))
         wanted: dict[str, tuple[str, tuple[int, ...]]] = {
-            "rgb": ("uint8", (self.image_size, self.image_size, 3)),
+            **dict.fromkeys(self.images, ("uint8", (self.image_size, self.image_size, 3))),
             "state": ("float32", (len(self.spec.state),)),
         }
         if self.chunking.history and number > 0:
@@ -120,9 +128,14 @@ class Contract:
             number=number,
             instruction=_words(metadata.get("instruction", "")),
             rgb=arrays["rgb"],
+            extra_rgb=_stacked([arrays[name] for name in self.images[1:]]),
             state=arrays["state"],
             action=arrays["action"] if "action" in wanted else None,
         )
+
+
+def _stacked(images: list[np.ndarray]) -> np.ndarray | None:
+    return np.stack(images) if images else None
 
 
 def _check(name: str, array: np.ndarray | None, dtype: str, shape: tuple[int, ...]) -> None:
@@ -132,10 +145,11 @@ def _check(name: str, array: np.ndarray | None, dtype: str, shape: tuple[int, ..
         "state": 'Send the slots that GET /spec lists under "spec", in that order.',
         "action": "This policy remembers: send the action before as the robot executed it (clipped into range).",
     }
+    cure = cures.get(name, cures["rgb"])
     if array is None:
-        raise RequestError(422, f"{want}, nothing came. {cures[name]}")
+        raise RequestError(422, f"{want}, nothing came. {cure}")
     if array.dtype.name != dtype or array.shape != shape:
-        raise RequestError(422, f"{want}, got {NAMES[array.dtype.name]} {list(array.shape)}. {cures[name]}")
+        raise RequestError(422, f"{want}, got {NAMES[array.dtype.name]} {list(array.shape)}. {cure}")
     if not np.isfinite(array).all():
         raise RequestError(
             422, f"{name}: slot {int(np.argmin(np.isfinite(array)))} is NaN or infinite. Check the robot's sensors."

@@ -130,7 +130,7 @@ class Sessions:
                     "once and in order (the last one may be repeated), or begin a session for a new episode.",
                 )
             buffer = copy.deepcopy(session.buffer)  # a look that fails must leave the episode as it was
-            compute_chunk = buffer.observe(step.rgb, step.state, step.action, step.instruction)
+            compute_chunk = buffer.observe(step.rgb, step.state, step.action, step.instruction, step.extra_rgb)
             if compute_chunk is not None:
                 buffer.set_chunk(await self._compute_chunk(compute_chunk))
             action = buffer.next_action()

@@ -6,7 +6,7 @@
     the rest    the arrays' bytes, C order, little-endian; offsets count from here
 
 A step, client to server (POST /act, or a binary WebSocket message):
-    "rgb"     (Y, X, 3) U8   the camera's image
+    "rgb"     (Y, X, 3) U8   the first camera's image; of each other one "rgb_" and its name, as GET /spec lists them
     "state"   (S,) F32       proprioception, slots and units as in GET /spec
     "action"  (A,) F32       the action before, as the robot executed it; only if GET /spec says "history" > 0, and
                              not at step 0

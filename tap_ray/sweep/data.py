@@ -9,6 +9,7 @@ from tap_ray.dataset.action_chunks import ActionChunkConfig
 from tap_ray.dataset.reader import open_dataset
 from tap_ray.dataset.windows import WindowConfig
 from tap_ray.errors import ConfigError
+from tap_ray.specs import ONE_CAMERA
 
 ENOUGH = sys.maxsize
 """Episodes of a dataset that is collected as long as the sweep asks for."""
@@ -24,7 +25,8 @@ class Facts:
     """Tasks whose demonstrations take turns."""
     robot: str
     image_size: int
-    """Side of the image, px."""
+    """Side of the images, px."""
+    cameras: tuple[str, ...] = ONE_CAMERA
 
 
 def facts_of(path: Path) -> Facts:
@@ -40,6 +42,7 @@ def facts_of(path: Path) -> Facts:
         num_tasks=len(dataset.header.plan.get("tasks") or dataset.tasks),
         robot=dataset.spec.robot,
         image_size=dataset.header.image_size[0],
+        cameras=dataset.spec.cameras,
     )
 
 

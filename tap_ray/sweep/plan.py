@@ -384,4 +384,6 @@ def _require_validation(plan: SweepFile, trial: Trial, where: Path | str) -> Non
 
 def _fit_to(trial: Trial, demos: Facts) -> Trial:
     """Judged on the demonstrations' robot and image size."""
-    return replace(trial, evaluate=replace(trial.evaluate, robot=demos.robot, image_size=demos.image_size))
+    return replace(
+        trial, evaluate=replace(trial.evaluate, robot=demos.robot, image_size=demos.image_size, cameras=demos.cameras)
+    )

@@ -2,12 +2,14 @@
 
 A batch is a dict with the fields of `types.Window` that are present, batch first, under the same names:
     rgb, goal_rgb  (N, Y, X, 3) uint8     action (N, H, A) float32     action_mask (N, H) bool
+    extra_rgb, goal_extra_rgb (N, V, Y, X, 3) uint8: the other cameras, where there are any
     k, task_index, goal_row (N,) int64    state  (N, S) float32        reach, reach_mask (N, R)
     object_crop, place_crop (N, y, x, 3) uint8   crop_mask (N, 2) bool: Stage 1's context
     play_rgb, play_action ...  the same of the play beside demonstrations (`Window.play`)
     chunk_state, past_action, past_state (N, H or P, ...) float32, past_mask (N, P) bool: only for motion priors
 The training loop adds "step" () int64, the number of updates so far. Augmentation adds "jitter" (N, 2) float32:
-contrast and brightness that the model applies when it turns uint8 to floats, so that images stay small until then.
+contrast and brightness that the model applies when it turns uint8 to floats, so that images stay small until then;
+"extra_jitter" (N, V, 2) is that of the other cameras.
 """
 
 import dataclasses
@@ -25,7 +27,8 @@ Batch = dict[str, Tensor]
 
 @dataclass(frozen=True, kw_only=True)
 class AugmentConfig:
-    """Random changes of the training images, the same for both frames of a pair; crops are mirrored, each by itself."""
+    """Random changes of the training images, the same for both frames of a pair, another for each camera; crops are
+    mirrored, each by itself."""
 
     shift_px: int = 4
     """Largest shift along each image axis, px, edge pixels repeated; 0 turns it off."""
@@ -72,9 +75,31 @@ def _augmented(batch: Batch, prefix: str, config: AugmentConfig, generator: torc
     if config.jitter:
         jitter_N2 = (torch.rand(num, 2, generator=generator) * 2 - 1) * config.jitter
         changed[f"{prefix}jitter"] = jitter_N2[alike_N].to(device)
+    if f"{prefix}extra_rgb" in batch:
+        changed |= _extra_augmented(batch, prefix, config, generator, alike_N)
     for name in (f"{prefix}{crop}" for crop in CROPS if f"{prefix}{crop}" in batch):
         mirrored_N = (torch.rand(num, generator=generator) < 0.5).to(device)
         changed[name] = torch.where(mirrored_N[:, None, None, None], batch[name].flip(2), batch[name])
+    return changed
+
+
+def _extra_augmented(
+    batch: Batch, prefix: str, config: AugmentConfig, generator: torch.Generator, alike_N: Tensor
+) -> Batch:
+    """Each of the other cameras by a shift and a jitter of its own, the same for both frames of a pair."""
+    changed: Batch = {}
+    num, cameras = batch[f"{prefix}extra_rgb"].shape[:2]
+    device = batch[f"{prefix}extra_rgb"].device
+    if config.shift_px:
+        low, high = -config.shift_px, config.shift_px + 1
+        shift_NV2 = torch.randint(low, high, (num, cameras, 2), generator=generator)[alike_N].to(device)
+        for name in (f"{prefix}extra_rgb", f"{prefix}goal_extra_rgb"):
+            if name in batch:
+                moved = _shift(batch[name].flatten(0, 1), shift_NV2.flatten(0, 1))
+                changed[name] = moved.unflatten(0, (num, cameras))
+    if config.jitter:
+        jitter_NV2 = (torch.rand(num, cameras, 2, generator=generator) * 2 - 1) * config.jitter
+        changed[f"{prefix}extra_jitter"] = jitter_NV2[alike_N].to(device)
     return changed
 
 

@@ -63,7 +63,8 @@ def fitted(policy: PolicyConfig, dataset: DatasetInfo, windows: WindowConfig) ->
     if size_y != size_x:
         raise ConfigError(f"{dataset.path} has {size_y} x {size_x} images; the policy reads square ones.")
     num_state = len(dataset.spec.state) if policy.num_state else 0
-    return replace(policy, image_size=size_y, chunk=windows.horizon, num_state=num_state)
+    sizes = {"image_size": size_y, "num_cameras": len(dataset.spec.cameras), "chunk": windows.horizon}
+    return replace(policy, num_state=num_state, **sizes)
 
 
 def require_held_out(dataset: DatasetInfo, config: WindowConfig) -> np.ndarray:

@@ -20,6 +20,8 @@ from tap_ray.types import EnvConfig
 from tests.slider import write_adapter
 
 ROOT = Path(__file__).parents[2]
+DIGEST = "1d66a70d32"
+"""Of the slider's adapter, since before an adapter could name several cameras."""
 SCENE = EnvConfig(robot="slider", sim="foreign", image_size=10, max_steps=6, robot_mask=True)
 
 
@@ -55,6 +57,25 @@ def test_picture_and_mask_are_the_middle_square(tmp_path: Path) -> None:
     assert (obs["rgb"] == 200).all()
     assert (info["robot_mask"][:5] == 255).all()
     assert (info["robot_mask"][5:] == 0).all()
+
+
+def test_two_cameras_by_any_names(tmp_path: Path) -> None:
+    """The same picture twice, once as the first camera and once behind it; one camera's adapter keeps its digest."""
+    file = write_adapter(tmp_path, camera="cameras: {base: camera, hand: camera}")
+    there = world(file)
+    scene = there.scene(EnvConfig(image_size=10))
+    assert scene.cameras == there.spec(scene).cameras == ("base", "hand")
+    robots = there.make_vector(scene, 2)
+    obs, _ = robots.reset(seed=[0, 1])
+    robots.close()
+    assert obs["extra_rgb"].shape == (2, 1, 10, 10, 3)
+    assert (obs["extra_rgb"] == 200).all()
+    with pytest.raises(ConfigError, match="names the cameras base, hand: leave --cameras out; got main, wrist"):
+        there.scene(EnvConfig(cameras=("main", "wrist")))
+    with pytest.raises(ConfigError, match="names both camera"):
+        replace(read_adapter(file), camera="render")
+    one = read_adapter(write_adapter(tmp_path))
+    assert (one.digest, "cameras" in one.to_json()) == (DIGEST, False)
 
 
 def test_actions_of_the_hand_lose_what_it_has_not(tmp_path: Path) -> None:

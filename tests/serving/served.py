@@ -21,6 +21,7 @@ from tap_ray.serving.pulse import Pulse
 from tap_ray.serving.request_error import LATE, RequestError
 from tap_ray.serving.sessions import Sessions
 from tap_ray.serving.settings import listening
+from tap_ray.specs import RobotSpec
 from tests.untrained import SPEC
 
 RGB = np.arange(32 * 32 * 3, dtype=np.uint32).reshape(32, 32, 3).astype(np.uint8)
@@ -80,8 +81,9 @@ def serving(
     tls: ssl.SSLContext | None = None,
     names: frozenset[str] | None = LOOPBACK,
     image_size: int = 32,
+    spec: RobotSpec = SPEC,
 ) -> Iterator[Served]:
-    contract = Contract(policy="tap", policy_hash="0", spec=SPEC, image_size=image_size, chunking=policy.chunking)
+    contract = Contract(policy="tap", policy_hash="0", spec=spec, image_size=image_size, chunking=policy.chunking)
 
     async def look(one):
         if served.dead.is_set():

@@ -147,8 +147,8 @@ def near_duplicates(episodes: Sequence[EpisodeFacts]) -> tuple[int, list[tuple[f
     return len(some), sorted(found)
 
 
-def images(frames: Frames) -> Check:
-    """Are images black, empty, or frozen while the robot moves?"""
+def images(frames: Frames, camera: str = "") -> Check:
+    """Are images black, empty, or frozen while the robot moves? `camera`: name of one that is not the first."""
     black = sum(len(each.black) for each in frames.episodes)
     flat = sum(len(each.flat) for each in frames.episodes)
     frozen = sum(each.num_frozen for each in frames.episodes)
@@ -165,7 +165,7 @@ def images(frames: Frames) -> Check:
     unfit = black + flat + frozen > 0.5 * max(frames.num, 1)
     text = f"of {frames.num} images " + (", ".join(said) or "none is black, of one color or frozen")
     return Check(
-        name="images",
+        name=f"images {camera}" if camera else "images",
         kind="not fit" if unfit else "look at this" if said else "good",
         text=f"for learning from images: {text}" if unfit else text,
         numbers={"images": frames.num, "black": black, "flat": flat, "frozen": frozen, "moving_steps": moving},

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 import numpy as np
 from PIL import Image
 
-from tap_ray.dataset.layout import IMAGE, STATE
+from tap_ray.dataset.layout import IMAGES, STATE, image_columns
 from tap_ray.dataset.reader import DatasetInfo, read_episode
 from tap_ray.errors import DataError
 from tap_ray.inspect.dataset.survey import longest_run, moving_steps
@@ -49,6 +49,8 @@ class Frames:
     episodes: list[Seen] = field(default_factory=list)
     damaged: dict[int, str] = field(default_factory=dict)
     """Episode -> why its images cannot be read."""
+    others: dict[str, "Frames"] = field(default_factory=dict)
+    """What was seen of the same episodes by each of the other cameras."""
 
     @property
     def num(self) -> int:
@@ -65,11 +67,15 @@ def chosen(lengths: np.ndarray, most: int) -> list[int]:
 
 def look(dataset: DatasetInfo, indices: Iterable[int]) -> Frames:
     """Look at all images of these episodes, one episode at a time."""
-    frames = Frames()
+    columns = image_columns(dataset.spec)
+    frames = Frames(others={name.removeprefix(IMAGES): Frames() for name in columns[1:]})
     for index in indices:
         try:
-            episode = read_episode(dataset, index, [IMAGE, STATE])
-            frames.episodes.append(_seen(dataset, index, episode.image_jpeg, episode.state))
+            episode = read_episode(dataset, index, [*columns, STATE])
+            cameras = zip((frames, *frames.others.values()), (episode.image_jpeg, *episode.extra_jpeg), strict=True)
+            seen = [(of, _seen(dataset, index, files, episode.state)) for of, files in cameras]
+            for of, one in seen:
+                of.episodes.append(one)
         except (DataError, OSError) as error:  # Pillow's are OSErrors
             frames.damaged[index] = str(error)
     return frames
@@ -109,7 +115,7 @@ def _seen(dataset: DatasetInfo, index: int, files: Sequence[bytes], state: np.nd
 
 
 def strip(dataset: DatasetInfo, index: int, num: int = 8, between: tuple[int, int] | None = None) -> np.ndarray:
-    """(Y, X, 3) uint8: images of one episode beside each other, evenly spread.
+    """(Y, X, 3) uint8: images of one episode beside each other, evenly spread; a row for each camera.
 
     Args:
         dataset: whose.
@@ -117,8 +123,10 @@ def strip(dataset: DatasetInfo, index: int, num: int = 8, between: tuple[int, in
         num: of images at most.
         between: first frame and one after the last; None: all.
     """
-    files = read_episode(dataset, index, [IMAGE]).image_jpeg
-    first, end = between or (0, len(files))
-    end = min(end, len(files))
+    episode = read_episode(dataset, index, image_columns(dataset.spec))
+    steps = len(episode.image_jpeg)
+    first, end = between or (0, steps)
+    end = min(end, steps)
     at = np.unique(np.linspace(first, end - 1, min(num, end - first)).round().astype(int))
-    return np.concatenate([decode_jpeg(files[n]) for n in at], axis=1)
+    rows = (episode.image_jpeg, *episode.extra_jpeg)
+    return np.concatenate([np.concatenate([decode_jpeg(files[n]) for n in at], axis=1) for files in rows])

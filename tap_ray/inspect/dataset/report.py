@@ -84,6 +84,7 @@ def checks(seen: survey.Survey, looked: frames.Frames) -> list[Check]:
         whole,
         *(check(seen) for check in (*of_motion, motion_checks.gripper, motion_checks.idle, *of_content)),
         content_checks.images(looked),
+        *(content_checks.images(other, camera=name) for name, other in looked.others.items()),
         content_checks.language(seen),
         content_checks.outliers(seen, looked),
     ]
