@@ -45,6 +45,8 @@ class World:
     require_goal: Callable[[Sequence[str]], None]
     """Raises unless success is known, and an expert if "expert" is among the names."""
     control_lag: float = 1.0
+    frames: Mapping[str, Any] = field(default_factory=lambda: {"num_objects": envs.NUM_SLOTS})
+    """Of a dataset's header: places for objects, and whether contact is known."""
     failures_told: bool = True
     """Whether objects and grippers are known, so that failures get labels."""
     off: tuple[str, ...] = ()
@@ -113,6 +115,7 @@ def world_of(env: str, robot: str, sim: str, tasks: tuple[str, ...] = (), scenar
         control_lag=2.0,  # nothing is known of its hand
         require_explorers=foreign.require_explorers,
         require_goal=foreign.require_goal,
+        frames={"num_objects": envs.NUM_SLOTS, "contact": bool(foreign.adapter.contact)},
         failures_told=foreign.failures_told,
         off=tuple(foreign.adapter.missing),
         recorded={"adapter": foreign.adapter.to_json()},

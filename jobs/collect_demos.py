@@ -28,7 +28,7 @@ def main(config: DemosJobConfig) -> Path:
     values = {**plan.to_json(), "env_version": world.version, **world.recorded}
     recording = Recording(
         job="collect_demos",
-        header=header_of(plan.env, world.spec(plan.env), num_objects=envs.NUM_SLOTS, plan=values),
+        header=header_of(plan.env, world.spec(plan.env), plan=values, **world.frames),
         out=config.out or default_folder("demos", values),
         tasks=tuple(f"{s.task} beside {s.partner}" if s.partner else s.task for s in plan.scenes),
         episodes=config.episodes,

@@ -5,7 +5,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import envs
 from envs.worlds import World, world_of
 from tap_ray.config import to_dict
 from tap_ray.distributed.record import Recording, default_folder, header_of, pool_of, record
@@ -25,7 +24,7 @@ def main(config: PlayJobConfig) -> Path:
     values = {**plan.to_json(), "env_version": world.version, **world.recorded}
     recording = Recording(
         job="collect_play",
-        header=header_of(plan.env, world.spec(plan.env), num_objects=envs.NUM_SLOTS, plan=values),
+        header=header_of(plan.env, world.spec(plan.env), plan=values, **world.frames),
         out=config.out or default_folder("play", values),
         tasks=("play",),
         episodes=config.episodes,

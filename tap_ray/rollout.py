@@ -93,7 +93,7 @@ def _trajectory(columns: dict[str, np.ndarray], first: dict[str, Any], last: dic
         rgb=own["rgb"],
         state=own["state"].astype(np.float32),
         action=own["action"].astype(np.float32),
-        contact=own["contact"].astype(bool),
+        contact=own.get("contact", np.zeros(0)).astype(bool),
         object_pose=own["object_pose"].astype(np.float32),
         robot_mask=own.get("robot_mask"),
         segmentation=own.get("segmentation"),

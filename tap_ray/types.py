@@ -12,7 +12,7 @@ An environment's `info` (privileged: only experts, privileged explorers and the 
     "object_pose"  (M, 7) float32  x y z (m, table frame), quaternion wxyz; unused slots are zero
     "object_name"  str             the M slots' names joined by ",", "" for an unused slot
     "contact"      bool            a finger touched one of these objects (no distractor) during the last control step
-                                   (ManiSkill: at its end)
+                                   (ManiSkill: at its end); left out where it is unknown
     "robot_mask"   (Y, X) uint8    255 where the robot or its shadow is seen (only with EnvConfig.robot_mask)
     "segmentation" (Y, X) uint8    which body the pixel shows (only with EnvConfig.segmentation): ELSEWHERE, ARM, HAND
                                    (the gripper), or FIRST_OBJECT + slot. The gripper's shadow is ELSEWHERE
@@ -136,7 +136,8 @@ class Trajectory:
     state: Float32[np.ndarray, "T S"]
     action: Float32[np.ndarray, "T A"]
     """As executed, i.e. after clipping into the spec's range."""
-    contact: Bool[np.ndarray, "T"]
+    contact: Bool[np.ndarray, "C"]
+    """C = T; 0 where it is unknown (an environment that does not tell it)."""
     object_pose: Float32[np.ndarray, "T M 7"]
     robot_mask: UInt8[np.ndarray, "T Y X"] | None
     partial: Bool[np.ndarray, "T"]
@@ -173,7 +174,7 @@ class Episode:
     state: Float32[np.ndarray, "T S"]
     action: Float32[np.ndarray, "T A"]
     contact: Bool[np.ndarray, "C"]
-    """C = T; 0 where it is unknown (imported datasets), and in an episode that was read without it."""
+    """C = T; 0 where it is unknown (imports, foreign environments), and in an episode that was read without it."""
     object_pose: Float32[np.ndarray, "T M 7"]
     """Privileged; kept for probes and reports, never read by a policy."""
     image_stats: Mapping[str, np.ndarray]

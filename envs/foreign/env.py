@@ -205,7 +205,7 @@ class ForeignEnv(gym.Env[Any, np.ndarray]):
         info = {
             "object_pose": self._object_pose(),
             "object_name": ",".join(names + [""] * (NUM_SLOTS - len(names))),
-            "contact": contact,
+            **({"contact": contact} if adapter.contact else {}),
             "partial": partial,
             "entire": entire,
             "partial_once": self._partial_once,

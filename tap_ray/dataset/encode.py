@@ -24,7 +24,7 @@ def encode_episode(
         index: the episode's place in the dataset.
         task: sentence for tasks.parquet.
         meta: scalars to keep beside it (seed, explorer, embodiment, attempt ...); they win over the computed ones:
-            contact_rate, object_displacement_m, partial, success, num_clipped, objects.
+            contact_rate (where contact is known), object_displacement_m, partial, success, num_clipped, objects.
         jpeg_quality: 1 to 95.
 
     Raises:
@@ -35,7 +35,7 @@ def encode_episode(
         if broken.any():
             raise FloatingPointError(f"{name} is NaN or infinite at step {int(np.argwhere(broken)[0, 0])}")
     computed = {
-        "contact_rate": float(trajectory.contact.mean()),
+        **({"contact_rate": float(trajectory.contact.mean())} if trajectory.contact.size else {}),
         "object_displacement_m": object_displacement_m(trajectory.object_pose),
         "partial": bool(trajectory.partial.any()),
         "success": bool(trajectory.entire.any()),

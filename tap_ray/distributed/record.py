@@ -45,7 +45,9 @@ class Recording:
             raise ConfigError(f"{self.job} collects at least 1 episode; got --episodes {self.episodes}.")
 
 
-def header_of(env: EnvConfig, spec: RobotSpec, *, num_objects: int, plan: Mapping[str, Any]) -> DatasetHeader:
+def header_of(
+    env: EnvConfig, spec: RobotSpec, *, num_objects: int, plan: Mapping[str, Any], contact: bool = True
+) -> DatasetHeader:
     """What a dataset of simulated robots says of itself.
 
     Args:
@@ -53,9 +55,10 @@ def header_of(env: EnvConfig, spec: RobotSpec, *, num_objects: int, plan: Mappin
         spec: theirs.
         num_objects: places for objects in a frame's `privileged.object_pose`.
         plan: all that the data depend on, as plain values.
+        contact: whether it is known.
     """
-    size = (env.image_size, env.image_size)
-    return DatasetHeader(spec=spec, plan=plan, image_size=size, num_objects=num_objects, robot_mask=env.robot_mask)
+    size, known = (env.image_size, env.image_size), {"robot_mask": env.robot_mask, "contact": contact}
+    return DatasetHeader(spec=spec, plan=plan, image_size=size, num_objects=num_objects, **known)
 
 
 def pool_of(config: RobotsConfig) -> Pool:

@@ -5,12 +5,12 @@ its numbers, a rate and the time stamps.
 """
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
 from tap_ray.importing.convert import as_like, beyond, columns_of, motion
-from tap_ray.importing.mapping import Mapping, Numbers
+from tap_ray.importing.mapping import Mapping, Numbers, slots_of
 from tap_ray.importing.source import Source
 from tap_ray.specs import SIDES, RobotSpec
 
@@ -22,6 +22,8 @@ TURN_RAD = 2.1 * np.pi
 """No joint of a robot arm turns further from its zero, rad."""
 REACH_M = 3.0
 """No arm on a table reaches further, m."""
+CENTERED = 1.0
+"""Numbers whose mean is a smaller part of their standard deviation scatter around zero."""
 CLIPPED = 0.05
 """Share of the actions beyond the range of --like above which something is wrong."""
 SPEED_M_S, SPEED_RAD_S = 1.5, 8.0
@@ -66,6 +68,7 @@ def findings(mapping: Mapping, source: Source, episodes: list[int], like: RobotS
         *_rate(mapping, source, raw),
         *_sizes(mapping, raw),
         *_actions(mapping, seen),
+        *_called_absolute(mapping, source, episodes),
         *_speeds(mapping, seen),
         *(_clipped(mapping, seen, like) if like else ()),
     ]
@@ -172,6 +175,34 @@ def _delta(
         )
     else:
         yield from _scale(group, slot, action[follows], moved)
+
+
+def _called_absolute(mapping: Mapping, source: Source, episodes: list[int]) -> Iterator[str]:
+    """Changes that are said to be absolute: read as changes they explain what the state does, or, where no state tells,
+    all of a group's numbers scatter around zero, which those of a pose do not."""
+    wrongly = [group for group in mapping.action if group.kind == "absolute" and not group.gripper]
+    if not wrongly:
+        return
+    groups = tuple(replace(group, kind="delta") if group in wrongly else group for group in mapping.action)
+    seen = read(replace(mapping, action=groups), source, episodes)
+    states, slots = (list(slots_of(part)) for part in (mapping.state, mapping.action))
+    for group in (group for group in wrongly if not group.rotation):
+        told = [slot for slot in group.slots if partner(slot) in states]
+        for slot in told:
+            action, column = seen.action[:, slots.index(slot)], states.index(partner(slot))
+            as_change = _correlation(action[seen.follows], seen.moved[:, column])
+            if as_change > AGREES and as_change > (as_place := _correlation(action, seen.state[:, column])):
+                yield (
+                    f"{slot}: kind absolute is said, and the numbers follow the state's change ({partner(slot)}, "
+                    f"correlation {as_change:.2f}) more than the state itself ({as_place:.2f}): this looks like "
+                    "changes (kind: delta)."
+                )
+        own = seen.action[:, [slots.index(slot) for slot in group.slots]]
+        if not told and len(group.slots) > 1 and (np.abs(own.mean(axis=0)) < CENTERED * own.std(axis=0)).all():
+            yield (
+                f"{_name(group)}: kind absolute is said, and all numbers scatter around zero, where a pose does not: "
+                "this looks like changes (kind: delta)."
+            )
 
 
 def _scale(group: Numbers, slot: str, action: np.ndarray, moved: np.ndarray) -> Iterator[str]:

@@ -13,8 +13,15 @@ import pytest
 from envs.foreign.adapter import Adapter, Numbers, read_adapter
 from envs.foreign.env import ForeignEnv
 from envs.worlds import World, world_of
-from tap_ray.errors import ConfigError, SpecError
+from tap_ray.dataset.crop_files import missing_blocks
+from tap_ray.dataset.crops import CROPS
+from tap_ray.dataset.layout import CONTACT
+from tap_ray.dataset.reader import open_dataset
+from tap_ray.dataset.writer import DatasetWriter
+from tap_ray.distributed.record import header_of
+from tap_ray.errors import ConfigError, DataError, SpecError
 from tap_ray.play.collect import CollectPlan, collect
+from tap_ray.play.report import read, summarize
 from tap_ray.rollout import rollout
 from tap_ray.types import EnvConfig
 from tests.slider import write_adapter
@@ -116,6 +123,25 @@ def test_play_needs_what_the_adapter_states(tmp_path: Path) -> None:
     assert "leaves out objects (switched off: the explorers contact, curious and mixed, and labels of" in str(
         error.value
     )
+
+
+def test_contact_that_is_not_told_is_unknown_and_not_never(tmp_path: Path) -> None:
+    """No column of zeros: what Stage 1 asks of contact is refused by name."""
+    there = world(write_adapter(tmp_path, contact=""))
+    plan = CollectPlan(env=there.scene(EnvConfig(image_size=10, max_steps=5, robot_mask=True)), explorer="waypoint")
+    spec = there.spec(plan.env)
+    [episode] = collect(plan, there.make_ee_control, there.sample_poses, arms=spec.arms, num_episodes=1)
+    assert episode.contact.shape == (0,)
+    assert "contact_rate" not in episode.meta
+    header = header_of(plan.env, spec, plan=plan.to_json(), **there.frames)
+    with DatasetWriter(tmp_path / "data", header) as writer:
+        writer.append(episode)
+    dataset = open_dataset(tmp_path / "data")
+    assert CONTACT not in dataset.info["features"]
+    with pytest.raises(DataError, match="does not say when a finger touches something"):
+        missing_blocks(dataset, CROPS)
+    [row] = summarize(read(dataset), spec.control_hz)
+    assert row["contact_rate"] is None
 
 
 @pytest.mark.parametrize(

@@ -123,6 +123,29 @@ def test_each_mistake_is_caught_in_each_format(
     assert any(MISTAKES[mistake] in each for each in said), said
 
 
+@pytest.mark.parametrize("name", ["bridge", "libero", "libero_hdf5"])
+@pytest.mark.parametrize("known", [True, False], ids=["with the hand's place", "without a state that tells"])
+def test_changes_that_are_called_absolute(name: str, known: bool, sources: dict[str, Source]) -> None:
+    """RLDS and HDF5; DROID's are absolute, and nothing is said of them."""
+    values = copy.deepcopy(yaml.safe_load((SHIPPED / f"{name}.yaml").read_text()))
+    values["action"][0]["kind"] = "absolute"
+    if not known:
+        values["state"] = [group for group in values["state"] if "ee_x" not in group["slots"]]
+    said = [each for each in findings(mapping_of(values), sources[name], [0, 1, 2]) if "(kind: delta)" in each]
+    assert said
+    assert all(("follow the state's change" in each) == known for each in said), said
+
+
+@pytest.mark.parametrize("kind", ["droid", "droid without a state that tells", "so100 without one"])
+def test_what_is_absolute_is_left_in_peace(kind: str, sources: dict[str, Source]) -> None:
+    name = kind.split()[0]
+    values = copy.deepcopy(yaml.safe_load((SHIPPED / f"{name}.yaml").read_text()))
+    if "without" in kind:
+        values["state"] = [group for group in values["state"] if "gripper_opening" in group["slots"]]
+    source = sources.get(name) or opened(DATA / "v30_image")
+    assert not [each for each in findings(mapping_of(values), source, [0, 1, 2]) if "(kind: delta)" in each]
+
+
 LEROBOT_MISTAKES = {
     "gripper": (lambda v: v["action"][1].update(open=0, closed=100), "the gripper does the opposite of the action"),
     "degrees": (lambda v: v["action"][0].update(unit="rad"), "looks like degrees (unit: deg)"),
