@@ -57,8 +57,10 @@ def header_of(
         plan: all that the data depend on, as plain values.
         contact: whether it is known.
     """
-    size, known = (env.image_size, env.image_size), {"robot_mask": env.robot_mask, "contact": contact}
-    return DatasetHeader(spec=spec, plan=plan, image_size=size, num_objects=num_objects, **known)
+    size = (env.image_size, env.image_size)
+    return DatasetHeader(
+        spec=spec, plan=plan, image_size=size, num_objects=num_objects, robot_mask=env.robot_mask, contact=contact
+    )
 
 
 def pool_of(config: RobotsConfig) -> Pool:
