@@ -66,7 +66,15 @@ class Network:
         return await asyncio.to_thread(self._compute, looks)
 
     async def __call__(self, look: PolicyInput) -> np.ndarray:
-        """One robot's look, in a batch with those of others."""
+        """One robot's look, in a batch with those of others.
+
+        Raises:
+            RequestError: 422, its instruction is longer than the policy reads; the others' looks go on.
+        """
+        try:
+            self._policy.require_read(look.instruction)
+        except ConfigError as error:
+            raise RequestError(422, f'metadata "instruction": {error}') from None
         return await self.chunks(look)  # pyright: ignore[reportArgumentType, reportReturnType]
 
     def _compute(self, looks: list[PolicyInput]) -> list[np.ndarray]:
@@ -88,6 +96,8 @@ async def _ask(network: DeploymentHandle, look: PolicyInput, deadline_s: float) 
                 "robot, and send this step again with what it sees then.",
             ) from None
         except RayTaskError as error:  # the network's own mistake would come again
+            if isinstance(error.cause, RequestError):
+                raise RequestError(error.cause.status, error.cause.message) from None
             reason = " ".join(str(error.cause).split())
             raise RequestError(500, f"The network failed: {reason}. Do not move; Ray's logs have more.") from None
         except RayActorError:

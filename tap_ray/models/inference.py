@@ -86,12 +86,17 @@ class PolicyRunner:
         ]
         return self.chunks([one for one in inputs if one is not None])
 
+    def require_read(self, instruction: str) -> None:
+        """Raise ConfigError if an instruction is longer than the policy reads."""
+        assert self._bundle.tokenizer is not None
+        encode(self._bundle.tokenizer, [instruction], self._policy.config.num_context)
+
     @torch.inference_mode()
     def chunks(self, inputs: Sequence[PolicyInput]) -> np.ndarray:
         """(N, H, A) float32 actions, physical units, for N robots' inputs. Pure: the same inputs give the same bits.
 
         Raises:
-            ConfigError: images of another size.
+            ConfigError: images of another size, or an instruction that is longer than the policy reads.
         """
         size = self._policy.config.image_size
         rgb = np.stack([one.rgb for one in inputs])

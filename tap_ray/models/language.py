@@ -59,8 +59,18 @@ def pretrained_tokenizer(source: str) -> Tokenizer:
 
 
 def encode(tokenizer: Tokenizer, sentences: Sequence[str], max_words: int) -> Tensor:
-    """(U, L) int64 ids, padded with 0-attention by the id -1."""
-    rows = [tokenizer.encode(sentence).ids[:max_words] for sentence in sentences]
+    """(U, L) int64 ids, padded with 0-attention by the id -1.
+
+    Raises:
+        ConfigError: a sentence is longer; nothing of an instruction is left out.
+    """
+    rows = [tokenizer.encode(sentence).ids for sentence in sentences]
+    for sentence, row in zip(sentences, rows, strict=True):
+        if len(row) > max_words:
+            raise ConfigError(
+                f"The instruction {sentence!r} has {len(row)} tokens, and the policy reads {max_words}. Say it in "
+                "fewer words, or train with a larger --policy.num-context."
+            )
     return torch.tensor([row + [-1] * (max_words - len(row)) for row in rows], dtype=torch.int64)
 
 

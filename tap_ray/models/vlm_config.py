@@ -12,6 +12,9 @@ class VlmConfig:
     """Local folder or hub id of the image-text model; empty: the policy is the small one of `vision` and `language`."""
     weights: Literal["pretrained", "fresh"] = "pretrained"
     """"fresh" draws new ones: the arm that shows what pretraining buys."""
+    smolvla: str = ""
+    """Local folder of a SmolVLA policy (LeRobot) whose image-text model replaces the weights of `pretrained`, a
+    SmolVLM2; it is cut to as many text layers. Empty: none."""
     freeze: Literal["none", "vision", "all"] = "none"
     """What stays as it is in this stage: the vision tower (the paper's Stage 1), or all of the model."""
     lora_rank: int = 0

@@ -10,6 +10,7 @@ from tap_ray.dataset.norm_stats import NormStats
 from tap_ray.dataset.reader import DatasetInfo, read_episodes
 from tap_ray.models.fast import FastTokenizer, fit_fast, load_fast, report
 from tap_ray.models.policy import PolicyConfig
+from tap_ray.models.smolvla import cut_to_smolvla
 from tap_ray.models.vlm import VlmParts
 from tap_ray.models.vlm_files import read_files
 
@@ -31,7 +32,7 @@ def new_parts(policy: PolicyConfig, action_NHA: Callable[[], np.ndarray], norm: 
     """
     if not policy.vlm.pretrained:
         return None
-    files = read_files(policy.vlm.pretrained)
+    files = cut_to_smolvla(read_files(policy.vlm.pretrained), policy.vlm)
     actions = _action_tokens(policy, norm.action.normalize(action_NHA())) if policy.head == "tokens" else None
     return VlmParts(files=files, actions=actions)
 

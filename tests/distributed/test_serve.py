@@ -9,6 +9,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -23,7 +24,8 @@ from tap_ray.models.inference import load_policy
 from tap_ray.rollout import rollout
 from tap_ray.serving.client import RemotePolicy
 from tap_ray.types import EnvConfig
-from tests.untrained import REMEMBERS, SPEC, TASK, untrained_run
+from tests.tiny_vlm import tiny_vlm
+from tests.untrained import REMEMBERS, SPEC, TASK, untrained_run, untrained_vlm_run
 
 pytestmark = [pytest.mark.cluster, pytest.mark.slow]
 
@@ -58,8 +60,13 @@ class Server:
 
 @pytest.fixture
 def server(tmp_path: Path) -> Iterator[Server]:
-    folder = tmp_path
-    run, token = untrained_run(folder / "tap", **REMEMBERS), folder / "token"
+    with started(untrained_run(tmp_path / "tap", **REMEMBERS), tmp_path / "token") as server:
+        yield server
+
+
+@contextmanager
+def started(run: Path, token: Path) -> Iterator[Server]:
+    """The job, from its start until it is left."""
     command = [sys.executable, "-m", "jobs.serve", "--policy", str(run), "--host", "0.0.0.0", "--port", "0"]
     env = {name: value for name, value in os.environ.items() if name not in ("RAY_ADDRESS", "TAP_RAY_SERVE_TOKEN")}
     process = subprocess.Popen(
@@ -78,7 +85,7 @@ def server(tmp_path: Path) -> Iterator[Server]:
     yield Server(process, int(port[1]), token.read_text().strip(), run, said)
     if process.poll() is None:
         process.send_signal(signal.SIGINT)
-        process.wait(PATIENCE_S)
+        process.communicate(timeout=PATIENCE_S)
 
 
 class Remote:
@@ -189,3 +196,17 @@ def ctrl_c_stops_it_and_all_of_its_processes(server: Server):
     while [p for p in own if p.is_running() and p.status() != psutil.STATUS_ZOMBIE] and time.monotonic() < end:
         time.sleep(0.1)
     assert not [p.name() for p in own if p.is_running() and p.status() != psutil.STATUS_ZOMBIE]
+
+
+@pytest.mark.long_proof
+@pytest.mark.parametrize("head", ["regression", "tokens"])
+def test_a_robot_is_answered_by_an_image_text_model(head: str, tmp_path: Path):
+    run = untrained_vlm_run(tmp_path / "tap", tiny_vlm("smolvlm", tmp_path / "vlm"), head)
+    with started(run, tmp_path / "token") as server:
+        torch.set_num_threads(1)  # as the replica has
+        np.testing.assert_array_equal(episode(Remote(server), 1), episode(load_policy(server.run)[0], 1))
+        robot = RemotePolicy(f"ws://127.0.0.1:{server.port}/ws", SPEC.to_json(), server.token)
+        robot.reset(0)
+        rgb, state, action = np.zeros((32, 32, 3), np.uint8), np.zeros(len(SPEC.state), np.float32), np.zeros(7)
+        with pytest.raises(RuntimeError, match=r'"instruction": The instruction .* tokens, and the policy reads 32\.'):
+            robot.act(rgb, state, action.astype(np.float32), "go " * 60)

@@ -261,3 +261,11 @@ def test_sizes_that_cannot_be():
         new_policy(SMALL, seed=0)
     with pytest.raises(ConfigError, match="--num-keypoints is at least 2; got 1"):
         bounds.check(PolicyConfig(num_keypoints=1))
+
+
+def test_an_instruction_is_never_cut():
+    tokenizer = word_tokenizer(SENTENCES)
+    assert encode(tokenizer, SENTENCES, 4)[1].min() >= 0  # four words
+    said = r"^The instruction 'go to the right' has 4 tokens, and the policy reads 3\. Say it in fewer words, or train "
+    with pytest.raises(ConfigError, match=said):
+        encode(tokenizer, SENTENCES, 3)

@@ -168,7 +168,7 @@ def test_a_saved_policy_needs_its_checkpoints_no_more(text_checkpoint: Path, tmp
 
 def test_words_are_numbered_in_order_and_unknown_ones_share_a_number():
     tokenizer = word_tokenizer(["Put the spoon", "the cloth"])
-    assert encode(tokenizer, ["the spoon", "PUT the hammer on it"], 4).tolist() == [[5, 4, -1, -1], [3, 5, 1, 1]]
+    assert encode(tokenizer, ["the spoon", "PUT the hammer on"], 4).tolist() == [[5, 4, -1, -1], [3, 5, 1, 1]]
     again = Tokenizer.from_str(tokenizer.to_str())
     assert encode(again, ["put the hammer"], 4).tolist() == [[3, 5, 1, -1]]
 
