@@ -34,6 +34,7 @@ class Robot:
     num_actions: int
     num_states: int
     num_arms: int = 1
+    num_cameras: int = 1
     note: str = ""
 
 
@@ -200,6 +201,7 @@ def _robot(data: Path | None, policy: PolicyConfig) -> Robot:
         num_actions=len(spec.action),
         num_states=len(spec.state),
         num_arms=len(spec.arms),
+        num_cameras=len(spec.cameras),
     )
 
 
@@ -207,6 +209,7 @@ def _fitted(policy: PolicyConfig, robot: Robot, reach: bool) -> PolicyConfig:
     made = replace(
         policy,
         image_size=robot.image_px,
+        num_cameras=robot.num_cameras,
         num_actions=robot.num_actions,
         num_state=robot.num_states if policy.num_state else 0,
         num_motion_states=robot.num_states if policy.head == "flow" else 0,

@@ -94,6 +94,8 @@ def batch_of(num: int, *, policy: PolicyConfig, files: VlmFiles | None, goal_row
     noise = torch.randn(1, chunk, policy.num_actions, generator=torch.Generator().manual_seed(0)).clamp(-3, 3)
     batch = {"rgb": image(num, size, size, 3), "action": noise.expand(num, -1, -1)}  # of as many action tokens each
     batch |= {"action_mask": ones(num, chunk), "k": torch.full((num,), chunk)}
+    if policy.num_cameras > 1:
+        batch["extra_rgb"] = image(num, policy.num_cameras - 1, size, size, 3)
     if policy.num_state:
         batch["state"] = torch.zeros(num, policy.num_state)
     if policy.num_motion_states:
@@ -110,6 +112,8 @@ def batch_of(num: int, *, policy: PolicyConfig, files: VlmFiles | None, goal_row
         batch |= {"object_crop": crop, "place_crop": crop, "crop_mask": ones(num, 2)}
     if "goal" in policy.context:
         batch |= {"goal_row": torch.arange(num)} if goal_rows else {"goal_rgb": batch["rgb"]}
+        if policy.num_cameras > 1 and not goal_rows:
+            batch["goal_extra_rgb"] = batch["extra_rgb"]
     return batch
 
 

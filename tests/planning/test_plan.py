@@ -109,8 +109,9 @@ def test_flops_and_activations_are_those_of_a_real_step(kind: str, head: str, vl
     assert planned.state.optimizer == 2 * planned.state.gradients == 8 * planned.state.trainable
 
 
-def test_our_own_towers_and_a_motion_prior():
-    policy = replace(SMALL, context=("crops", "language"), num_state=7)
+@pytest.mark.parametrize("num_cameras", [1, 2])
+def test_our_own_towers_and_a_motion_prior(num_cameras: int):
+    policy = replace(SMALL, context=("crops", "language"), num_state=7, num_cameras=num_cameras)
     own = plan(Training(job="align", train=TrainConfig(), workers=WorkersConfig(), policy=policy), bf16=False)
     network = shapes.empty_policy(policy, None, costs.Depths(1, 1), True)
     flops, kept = measured(network, shapes.batch_of(64, policy=policy, files=None))
