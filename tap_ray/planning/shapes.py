@@ -6,6 +6,7 @@ from functools import partial
 
 import numpy as np
 import torch
+from tokenizers import Tokenizer
 from torch import nn
 from transformers import PretrainedConfig
 
@@ -106,7 +107,10 @@ def batch_of(num: int, *, policy: PolicyConfig, files: VlmFiles | None, goal_row
         batch["past_mask"] = ones(num, policy.history)
     if "language" in policy.context:
         tokenizer = instruction_tokenizer(files) if files else word_tokenizer([TASK])
-        batch |= {"tokens": encode(tokenizer, [TASK], policy.num_context), "sentence": torch.zeros(num).long()}
+        batch |= {
+            "tokens": encode(tokenizer, [_task(tokenizer, policy)], policy.num_context),
+            "sentence": torch.zeros(num).long(),
+        }
     if "crops" in policy.context:
         crop = image(num, CROPS.size_px, CROPS.size_px, 3)
         batch |= {"object_crop": crop, "place_crop": crop, "crop_mask": ones(num, 2)}
@@ -131,6 +135,13 @@ def _policy(policy: PolicyConfig, parts: VlmParts | None) -> VlmPolicy | TapPoli
     if parts is not None:
         return VlmPolicy(policy, parts, load_weights=False)
     return TapPolicy(policy, towers_of(policy, word_tokenizer([TASK])), load_weights=False)
+
+
+def _task(tokenizer: Tokenizer, policy: PolicyConfig) -> str:
+    """As much of a usual instruction as a policy reads."""
+    words = TASK.split()
+    starts = (" ".join(words[:num]) for num in range(len(words), 0, -1))
+    return next((text for text in starts if len(tokenizer.encode(text).ids) <= policy.num_context), "")
 
 
 def _layers(config: PretrainedConfig) -> int:
