@@ -1,13 +1,18 @@
 """One file for each command: `python -m jobs.collect_play --help`."""
 
+import sys
 from importlib.util import find_spec
 from pathlib import Path
 
-# Other projects have a package named envs as well: the wrong one must not be simulated in without a word.
+# Other projects have a package named envs as well, and the wrong one must not be used silently.
 _ours, _found = Path(__file__).resolve().parents[1] / "envs", find_spec("envs")
 _folder = Path(_found.origin).resolve().parent if _found and _found.origin else None
 if _folder != _ours:
-    raise ImportError(
+    _text = (
         f"jobs needs the package envs of tap_ray, expected at {_ours}; `import envs` finds {_folder or 'none'}. Start "
         "the job from another working directory, or put tap_ray's folder first in PYTHONPATH."
     )
+    if sys.argv[0] != "-m":  # what it is while `python -m jobs.<verb>` imports this package
+        raise ImportError(_text)
+    print(f"error: {_text}", file=sys.stderr)
+    sys.exit(2)

@@ -110,7 +110,7 @@ def load(cls: type[C], path: Path | str, *, missing: Any = None) -> C:
     path = storage.to_path(path)
     try:
         text = storage.read(path).decode("utf-8-sig")
-        values = _json(text) if path.suffix == ".json" else yaml.load(text, _Loader)  # a SafeLoader
+        values = _json(text) if path.suffix == ".json" else yaml.load(text, YamlLoader)  # a SafeLoader
     except OSError as error:
         raise ConfigError(f"Cannot read the config file {path}: {error.strerror or 'No such file'}.") from None
     except UnicodeDecodeError as error:
@@ -121,7 +121,29 @@ def load(cls: type[C], path: Path | str, *, missing: Any = None) -> C:
         raise ConfigError(f"{path} is not valid YAML: {error}") from None
     except _Twice as error:
         raise ConfigError(f"{path} gives the key {error.args[0]!r} twice: keep one of them.") from None
-    return from_dict(cls, {} if values is None else values, where=str(path), missing=missing)
+    return from_dict(cls, {} if values is None else _present(values), where=str(path), missing=missing)
+
+
+def _present(values: Any) -> Any:
+    """The config.json of a run made before that file was the job's config, as that config; others as they are.
+
+    Keys with "_" held the runtime settings: "_where" those of `workers`, "_spelt" paths as they were typed, others a
+    field each. An evaluation's settings were those of its "protocol".
+    """
+    if not isinstance(values, Mapping):
+        return values
+    given = typing.cast(Mapping[str, Any], values)
+    runtime = {key[1:]: value for key, value in given.items() if key.startswith("_")}
+    if not runtime:
+        return given
+    found = {key: value for key, value in given.items() if not key.startswith("_")}
+    protocol = dict(found.pop("protocol", {}))
+    for key in ("hash", "env_version", "success"):  # they follow from the other settings
+        protocol.pop(key, None)
+    if "scenarios" in protocol:
+        protocol["scenario"] = protocol.pop("scenarios")
+    workers = {"workers": runtime.pop("where")} if "where" in runtime else {}
+    return {**found, **protocol, **runtime.pop("spelt", {}), **workers, **runtime}
 
 
 class _Twice(Exception):
@@ -141,7 +163,7 @@ def _json(text: str) -> Any:
     return json.loads(text, object_pairs_hook=_once)
 
 
-class _Loader(yaml.SafeLoader):
+class YamlLoader(yaml.SafeLoader):
     """Refuses a key given twice in one mapping, which YAML forbids and PyYAML takes."""
 
     def compose_mapping_node(self, anchor: Any) -> yaml.MappingNode:

@@ -162,18 +162,18 @@ def simpler_assets() -> str:
 
 def disk() -> str:
     free = shutil.disk_usage(".").free / 1e9
-    return _enough(free, MIN_DISK_GB, f"GB free in {Path.cwd()}")
+    return require_amount(free, MIN_DISK_GB, f"GB free in {Path.cwd()}")
 
 
 def shared_memory() -> str:
     if not Path("/dev/shm").exists():
         raise RuntimeError("no /dev/shm: Ray then keeps its objects on disk, several times slower")
-    return _enough(shutil.disk_usage("/dev/shm").free / 1e9, MIN_SHM_GB, "GB free in /dev/shm")
+    return require_amount(shutil.disk_usage("/dev/shm").free / 1e9, MIN_SHM_GB, "GB free in /dev/shm")
 
 
 def memory() -> str:
     free = import_module("psutil").virtual_memory().available / 1e9
-    return _enough(free, MIN_MEMORY_GB, "GB available")
+    return require_amount(free, MIN_MEMORY_GB, "GB available")
 
 
 def cores() -> str:
@@ -303,7 +303,7 @@ def main(argv: Sequence[str]) -> int:
 
 
 def _row(probe: Probe) -> Row:
-    ok, detail = _apart(probe) if probe.isolated else _here(probe)
+    ok, detail = run_in_own_process(probe) if probe.isolated else _here(probe)
     return Row(name=probe.name, ok=ok, required=probe.required, detail=detail, fix=probe.fix)
 
 
@@ -314,7 +314,8 @@ def _here(probe: Probe) -> tuple[bool, str]:
         return False, str(error) or type(error).__name__
 
 
-def _apart(probe: Probe) -> tuple[bool, str]:
+def run_in_own_process(probe: Probe) -> tuple[bool, str]:
+    """Whether a probe succeeded in a process of its own, and what it found or why it failed."""
     command = [sys.executable, "-W", "ignore", "-m", "tap_ray.doctor", "--probe", probe.name]
     try:
         result = subprocess.run(command, capture_output=True, text=True, timeout=probe.timeout_s)
@@ -326,7 +327,8 @@ def _apart(probe: Probe) -> tuple[bool, str]:
     return result.returncode == 0, text.splitlines()[-1] if text else f"exit status {result.returncode}"
 
 
-def _enough(have: float, need: float, unit: str) -> str:
+def require_amount(have: float, need: float, unit: str) -> str:
+    """The amount as text; RuntimeError if it is less than what is needed."""
     if have < need:
         raise RuntimeError(f"{have:.1f} {unit}; {need:g} are needed")
     return f"{have:.1f} {unit}"

@@ -188,7 +188,7 @@ def _lease(path: Path, timeout_s: float) -> Lock | None:
         renewed = bool(last) and holder != last and holder.get("owner") == last.get("owner")
         if holder != last:
             last, since = holder, time.monotonic()
-        here = _lives_here(holder)
+        here = is_alive_here(holder)
         if here is False or time.monotonic() - since > LEASE_S:
             if version and _swap(path, version, _text(owner, 0)):
                 break
@@ -200,7 +200,7 @@ def _lease(path: Path, timeout_s: float) -> Lock | None:
 
 
 def _text(owner: str, number: int) -> bytes:
-    me = {"pid": os.getpid(), "born": psutil.Process().create_time(), "machine": _machine()}
+    me = {"pid": os.getpid(), "born": psutil.Process().create_time(), "machine": machine_id()}
     return json.dumps({"owner": owner, "beat": number, "host": socket.gethostname(), **me}).encode()
 
 
@@ -250,7 +250,7 @@ def _peek(path: Path) -> tuple[str, bytes]:
             return "", b""
 
 
-def _machine() -> str:
+def machine_id() -> str:
     """Names the set of processes that this one can see: a boot of the kernel, and a container's own numbering in it."""
     try:
         boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
@@ -259,9 +259,9 @@ def _machine() -> str:
         return ""
 
 
-def _lives_here(holder: dict[str, Any]) -> bool | None:
+def is_alive_here(holder: dict[str, Any]) -> bool | None:
     """Whether the holder, a process of this machine, is still there; None if it is of another machine."""
-    if not holder.get("machine") or holder["machine"] != _machine():
+    if not holder.get("machine") or holder["machine"] != machine_id():
         return None
     try:
         process = psutil.Process(holder["pid"])

@@ -33,7 +33,7 @@ class _Life:
     """The additions of this process to a file."""
 
     def __init__(self, file: Path) -> None:
-        newest = max((int(name.partition("-")[0]) for name in _parts(file)), default=0)
+        newest = max((int(name.partition("-")[0]) for name in part_names(file)), default=0)
         self._name = f"{max(time.time_ns(), newest + 1):020d}-{uuid.uuid4().hex[:8]}"
         self.number = 0
         self.tried = b""
@@ -80,7 +80,7 @@ def read(file: Path) -> bytes:
     if not storage.is_remote(file):
         return file.read_bytes()
     while True:
-        parts = _parts(file)
+        parts = part_names(file)
         if not parts:
             return storage.read(file)
         whole = max((name for name in parts if name.endswith(WHOLE)), default="")
@@ -89,14 +89,14 @@ def read(file: Path) -> bytes:
             old = b"" if whole or not file.exists() else storage.read(file)
             new = [name for name in wanted if name not in kept]
             kept = kept | dict(zip(new, storage.read_all([_folder(file) / name for name in new]), strict=True))
-            if {*wanted} <= {*_parts(file)}:  # parts go before the file is renewed: it was read without them
+            if {*wanted} <= {*part_names(file)}:  # parts go before the file is renewed: it was read without them
                 _kept[file] = {name: kept[name] for name in wanted if not name.endswith(WHOLE)}
                 return old + b"".join(kept[name] for name in wanted)
 
 
 def exists(file: Path) -> bool:
     """Whether anything was ever added."""
-    return file.exists() or (storage.is_remote(file) and bool(_parts(file)))
+    return file.exists() or (storage.is_remote(file) and bool(part_names(file)))
 
 
 def join(file: Path) -> None:
@@ -105,7 +105,7 @@ def join(file: Path) -> None:
     Raises:
         StorageError: the storage refused.
     """
-    if storage.is_remote(file) and _parts(file):
+    if storage.is_remote(file) and part_names(file):
         rewrite(file, read(file))
 
 
@@ -115,7 +115,7 @@ def rewrite(file: Path, data: bytes) -> None:
     Raises:
         StorageError: the storage refused.
     """
-    parts = _parts(file) if storage.is_remote(file) else []
+    parts = part_names(file) if storage.is_remote(file) else []
     whole = f"{parts[-1].removesuffix(WHOLE)}{WHOLE}" if parts else ""
     _lives.pop((os.getpid(), file), None)
     if parts:
@@ -143,7 +143,7 @@ def _folder(file: Path) -> Path:
     return file.with_name(file.name + PARTS)
 
 
-def _parts(file: Path) -> list[str]:
+def part_names(file: Path) -> list[str]:
     """Names of the additions, in order."""
     fs, key = storage.fs_and_key(_folder(file))
     with storage.translate_errors("read", file):

@@ -44,7 +44,7 @@ def take() -> None:
     """Take the signals back from a library that has set handlers of its own; inside `taken`."""
     if _depth and threading.current_thread() is threading.main_thread():
         for number in ENDING:
-            signal.signal(number, _end)
+            signal.signal(number, end_job)
 
 
 @contextlib.contextmanager
@@ -82,7 +82,8 @@ def status() -> int:
     return 128 + (_came[0] if _came else signal.SIGINT)
 
 
-def _end(number: int, frame: FrameType | None) -> None:
+def end_job(number: int, frame: FrameType | None) -> None:
+    """The handler of ENDING: KeyboardInterrupt at the first signal; at the HURRY-th SIGINT the process ends at once."""
     _came.append(number)
     if _came.count(signal.SIGINT) >= HURRY:
         os._exit(128 + number)

@@ -131,7 +131,7 @@ class Run:
     def _try(self, what: str, action: "Callable[[MlflowClient], Any]") -> bool:
         """Do it; what MLflow or its artifact store refuses is reported once and costs nothing else."""
         try:
-            action(_client(self.uri))
+            action(mlflow_client(self.uri))
         except Exception as error:  # noqa: BLE001  stores of artifacts raise what their libraries do, e.g. botocore's
             if what not in self._refused:
                 where, reason = without_credentials(self.uri), without_credentials(str(error) or repr(error))
@@ -229,7 +229,8 @@ def flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
 
 
 @lru_cache
-def _client(uri: str) -> "MlflowClient":
+def mlflow_client(uri: str) -> "MlflowClient":
+    """MLflow's client of a tracking store, one per process."""
     for name, value in ENVIRONMENT.items():
         os.environ.setdefault(name, value)
     logging.getLogger("mlflow.store.db.utils").setLevel(logging.WARNING)  # the tables it creates concern nobody
@@ -246,7 +247,7 @@ def _open(uri: str) -> "MlflowClient":
     """The client, after a first real call has shown that MLflow answers and understands us."""
     try:
         with _exclusive_database(uri):
-            client = _client(uri)
+            client = mlflow_client(uri)
             client.search_experiments(max_results=1)
     except Exception as error:  # SQLAlchemy, requests and MLflow each raise kinds of their own
         raise StorageError(unreachable(uri, error)) from error

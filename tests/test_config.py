@@ -1,3 +1,4 @@
+import json
 import re
 import subprocess
 import sys
@@ -10,8 +11,9 @@ import yaml
 
 from tap_ray import config
 from tap_ray.errors import ConfigError
+from tap_ray.evaluate.settings import EvaluateConfig
 from tap_ray.job import run_job
-from tap_ray.settings import AlignJobConfig
+from tap_ray.settings import AlignJobConfig, PriorJobConfig
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -119,7 +121,7 @@ def test_a_key_given_twice_is_an_error_in_json_too(tmp_path):
 def test_yaml_may_merge_what_it_overrides(tmp_path):
     (tmp_path / "c.yaml").write_text("data: d\nmodel: &a {width: 1, rate: 1.0}\n")
     assert config.load(Config, tmp_path / "c.yaml").model.width == 1
-    assert yaml.load("a: &a {x: 1, y: 2}\nb: {<<: *a, x: 3}", config._Loader)["b"] == {"x": 3, "y": 2}
+    assert yaml.load("a: &a {x: 1, y: 2}\nb: {<<: *a, x: 3}", config.YamlLoader)["b"] == {"x": 3, "y": 2}
 
 
 def test_fields_that_were_not_given_are_listed():
@@ -294,3 +296,23 @@ def test_former_names_of_fields_are_read(tmp_path: Path):
     (tmp_path / "old.yaml").write_text("workers: {workers: 2, decoders: 3}\nalign: {take: vision}\nhistory: 0")
     read = config.load(AlignJobConfig, tmp_path / "old.yaml", missing="x")
     assert (read.workers.num_workers, read.workers.num_data_workers, read.align.load) == (2, 3, "vision")
+
+
+def test_the_config_json_of_a_former_training_is_read(tmp_path: Path):
+    """As jobs.pretrain_prior wrote it at ec868ce^: the number of workers, and the other runtime settings apart."""
+    where = {"workers": 2, "threads": 3, "decoders": 4, "ray_address": None, "node_labels": ["role=train"]}
+    former = {"train": {"steps": 40}, "workers": 2, "data": [["play", 1.0]], "_spelt": {"data": ["play"]}}
+    (tmp_path / "config.json").write_text(json.dumps({**former, "_where": where}))
+    read = config.load(PriorJobConfig, tmp_path / "config.json")
+    assert (read.train.steps, read.data, read.workers.num_workers, read.workers.threads) == (40, ("play",), 2, 3)
+    assert (read.workers.num_data_workers, read.workers.node_labels) == (4, ("role=train",))
+
+
+def test_the_config_json_of_a_former_evaluation_is_read(tmp_path: Path):
+    protocol = {"hash": "901fbcd87922ca2d", "tasks": ["push_pumpkin_left"], "env_version": "3", "suite": "tabletop"}
+    protocol |= {"scenarios": ["standard"], "episodes": 12, "seed": 7, "sim": "pybullet", "success": "once"}
+    former = {"policy": "runs/tap", "name": "", "out": None, "_fleets": 2, "_node_labels": [], "protocol": protocol}
+    (tmp_path / "config.json").write_text(json.dumps(former))
+    assert config.load(EvaluateConfig, tmp_path / "config.json") == EvaluateConfig(
+        policy="runs/tap", tasks=("push_pumpkin_left",), episodes=12, seed=7, sim="pybullet", fleets=2
+    )

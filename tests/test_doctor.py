@@ -101,7 +101,7 @@ def test_a_token_that_others_can_read(monkeypatch, tmp_path):
 
 def test_too_little_of_something():
     with pytest.raises(RuntimeError, match=r"0\.3 GB available; 3 are needed"):
-        doctor._enough(0.3, 3, "GB available")
+        doctor.require_amount(0.3, 3, "GB available")
 
 
 @pytest.mark.parametrize(
@@ -118,7 +118,7 @@ def test_a_crash_in_a_probe_is_a_row(monkeypatch, tmp_path, script, timeout_s, d
     interpreter.write_text(f"#!/bin/bash\n{script}\n")
     interpreter.chmod(0o755)
     monkeypatch.setattr(sys, "executable", str(interpreter))
-    assert doctor._apart(probe(doctor.pybullet, isolated=True, timeout_s=timeout_s)) == (False, detail)
+    assert doctor.run_in_own_process(probe(doctor.pybullet, isolated=True, timeout_s=timeout_s)) == (False, detail)
 
 
 def test_no_foreign_library_enters_this_process():

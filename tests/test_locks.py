@@ -33,7 +33,7 @@ def folder(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
 @pytest.fixture
 def elsewhere(monkeypatch: pytest.MonkeyPatch):
     """Locks as if each look came from another machine, with short leases."""
-    monkeypatch.setattr(locks, "_lives_here", lambda holder: None)
+    monkeypatch.setattr(locks, "is_alive_here", lambda holder: None)
     monkeypatch.setattr(locks, "HEARTBEAT_S", 0.2)
     monkeypatch.setattr(locks, "LEASE_S", 4.0)
     monkeypatch.setattr(locks, "POLL_S", 0.02)
@@ -112,11 +112,12 @@ def test_a_holder_that_finds_a_strangers_name_stops(bucket: str, elsewhere: None
 def test_of_many_who_find_a_dead_one_one_is_the_next(bucket: str):
     folder = storage.to_path(bucket)
     for _ in range(5):
-        dead = {"owner": "dead", "pid": 2**22 - 1, "born": 0.0, "machine": locks._machine()}
+        dead = {"owner": "dead", "pid": 2**22 - 1, "born": 0.0, "machine": locks.machine_id()}
         storage.write(folder.with_name(f"{folder.name}.lock"), json.dumps(dead).encode())
         with ThreadPoolExecutor(8) as crowd:
             [winner] = [held for held in crowd.map(locks.acquire, [folder] * 8) if held is not None]
         winner.require()
+        assert json.loads(folder.with_name(f"{folder.name}.lock").read_bytes())["owner"] != "dead"
         winner.close()
 
 

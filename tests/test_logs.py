@@ -90,7 +90,7 @@ def test_many_parts_are_joined_on_the_way(bucket: str, monkeypatch: pytest.Monke
     for number in range(8):
         logs.append(file, f"{number}\n")
     assert (numbers(file), file.read_bytes()) == (list(range(8)), b"0\n1\n2\n3\n4\n5\n")
-    assert len(logs._parts(file)) == 2
+    assert len(logs.part_names(file)) == 2
 
 
 def test_a_lost_answer_doubles_nothing(bucket: str, monkeypatch: pytest.MonkeyPatch):

@@ -35,6 +35,7 @@ OTHER = {
 
 
 def test_equal_specs_fit():
+    """Raises nothing; the next test shows that each field alone would."""
     require_compatible(ARM, replace(ARM), have_name="data", want_name="policy")
 
 

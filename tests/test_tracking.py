@@ -86,7 +86,7 @@ def server(tmp_path_factory, empty_mlflow):
 
 
 def stored(run: tracking.Run):
-    return tracking._client(run.uri).get_run(run.run_id)
+    return tracking.mlflow_client(run.uri).get_run(run.run_id)
 
 
 def test_importing_the_module_does_not_import_mlflow():
@@ -107,7 +107,10 @@ def test_default_store_is_a_file_here_and_artifacts_lie_beside_it(fresh):
     assert found.info.run_name == "align-1"
     assert found.data.params == {"seed": "3", "model.width": "64", "model.layers": "[1, 2]", "out": "None"}
     assert found.data.metrics == {"align/loss": 0.25, "align/r2_dx": 1.0}
-    assert [m.value for m in tracking._client(run.uri).get_metric_history(run.run_id, "align/loss")] == [0.5, 0.25]
+    assert [m.value for m in tracking.mlflow_client(run.uri).get_metric_history(run.run_id, "align/loss")] == [
+        0.5,
+        0.25,
+    ]
     assert (fresh / "mlflow.db").exists()
     assert [p.read_text() for p in (fresh / "mlartifacts").rglob("report.txt")] == ["42"]
     assert sorted(p.name for p in fresh.iterdir()) == ["mlartifacts", "mlflow.db", "report.txt"]
@@ -235,7 +238,7 @@ def test_artifacts_that_cannot_be_stored_are_told_once_and_end_nothing(local, mo
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
     monkeypatch.setenv("MLFLOW_EXPERIMENT_NAME", "elsewhere")
-    tracking._client(tracking.tracking_uri()).create_experiment("elsewhere", artifact_location="s3://no-such/art")
+    tracking.mlflow_client(tracking.tracking_uri()).create_experiment("elsewhere", artifact_location="s3://no-such/art")
     (local / "a.txt").write_text("a")
     with tracking.start("align", local / "a", {}) as run:
         run.artifact(local / "a.txt")
@@ -250,7 +253,7 @@ def test_artifacts_that_cannot_be_stored_are_told_once_and_end_nothing(local, mo
 def test_a_deleted_experiment_is_to_be_restored(local):
     run = tracking.start("align", local / "a", {})
     id = stored(run).info.experiment_id
-    tracking._client(run.uri).delete_experiment(id)
+    tracking.mlflow_client(run.uri).delete_experiment(id)
     with pytest.raises(StorageError) as told:
         tracking.start("align", local / "b", {})
     assert str(told.value) == (
@@ -262,7 +265,7 @@ def test_a_deleted_experiment_is_to_be_restored(local):
 def test_a_database_of_another_mlflow_is_to_be_upgraded(local):
     with contextlib.closing(sqlite3.connect(local / "mlflow.db")) as database, database:
         database.execute("UPDATE alembic_version SET version_num = '451aebb31d03'")
-    tracking._client.cache_clear()
+    tracking.mlflow_client.cache_clear()
     with pytest.raises(StorageError) as told:
         tracking.start("align", local / "a", {})
     text = str(told.value)
@@ -322,8 +325,8 @@ def test_a_real_server(fresh, server, monkeypatch):
     found = stored(run)
     assert found.info.status == "FINISHED"
     assert found.data.params == {"lr": "0.001"}
-    assert len(tracking._client(run.uri).get_metric_history(run.run_id, "align/loss")) == 30
-    assert [a.path for a in tracking._client(run.uri).list_artifacts(run.run_id)] == ["table.md"]
+    assert len(tracking.mlflow_client(run.uri).get_metric_history(run.run_id, "align/loss")) == 30
+    assert [a.path for a in tracking.mlflow_client(run.uri).list_artifacts(run.run_id)] == ["table.md"]
     assert found.data.tags["mlflow.parentRunId"] == parent.run_id
     assert not (fresh / "mlflow.db").exists()
     assert not (fresh / "mlartifacts").exists()
@@ -389,7 +392,7 @@ def test_a_server_that_dies_and_returns_loses_no_point(local, tmp_path_factory, 
     try:
         second.wait()
         run.finish()
-        history = tracking._client(run.uri).get_metric_history(run.run_id, "loss")
+        history = tracking.mlflow_client(run.uri).get_metric_history(run.run_id, "loss")
         assert [(m.step, m.value) for m in history] == [(0, 3.0), (1, 2.0), (2, 1.0)]
         assert stored(run).info.status == "FINISHED"
     finally:

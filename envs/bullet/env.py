@@ -66,7 +66,7 @@ class TabletopEnv(gym.Env[Any, np.ndarray]):
         self._controllers = [CartesianController(arm, self.robot_spec.control_hz) for arm in self.model.arm]
         self._task = known_task(config.task)
         self._scenario = known_scenario(config.scenario)
-        self._render_config = self._standard_config = render_config or RenderConfig()
+        self.render_config = self._standard_config = render_config or RenderConfig()
         self._render_size = render_size or config.image_size
         size, state = config.image_size, self.robot_spec.state
         self._state_low = np.array([slot.low for slot in state], np.float32)
@@ -80,7 +80,7 @@ class TabletopEnv(gym.Env[Any, np.ndarray]):
         self.observation_space = gym.spaces.Dict({**images, "state": state})
         known = wrist_cameras(self.model)
         self._wrists = [known[name] for name in config.cameras[1:]]
-        self._world = World(self.model, self.robot_spec.control_hz)
+        self.world = World(self.model, self.robot_spec.control_hz)
         self._scene: Scene | None = None
 
     def reset(
@@ -96,17 +96,17 @@ class TabletopEnv(gym.Env[Any, np.ndarray]):
         self._scene = draw_mixed(self._task, partner, rng) if partner else draw_scene(self._task, rng)
         noise = [self.np_random.normal(0.0, arm.home_noise_rad, len(arm.joint)) for arm in self.model.arm]
         perturbation = self._perturbation(self._scene, seed, (options or {}).get("variant"))
-        self._render_config = _changed(self._standard_config, perturbation)
+        self.render_config = _changed(self._standard_config, perturbation)
         extra = {} if self.config.randomize is None else {"drawn": drawn_json(perturbation)}
         home = [
             np.array(arm.home_rad) + part + offset
             for arm, part, offset in zip(self.model.arm, noise, perturbation.joint_offset_rad, strict=True)
         ]
-        self._world.build(self._scene, home, self._render_config, perturbation.distractor)
-        self._world.settle(home)
-        for controller, arm, joints in zip(self._controllers, self._world.arms, home, strict=True):
+        self.world.build(self._scene, home, self.render_config, perturbation.distractor)
+        self.world.settle(home)
+        for controller, arm, joints in zip(self._controllers, self.world.arms, home, strict=True):
             controller.reset(arm, joints)
-        self._start_M7 = self._world.object_poses(NUM_SLOTS)
+        self._start_M7 = self.world.object_poses(NUM_SLOTS)
         self._num_steps = self._num_clipped = 0
         self._partial_once = self._entire_once = False
         obs, info = self._obs_and_info(noop_action(self._taken_spec), noop_action(self.robot_spec))
@@ -126,7 +126,7 @@ class TabletopEnv(gym.Env[Any, np.ndarray]):
             controller.plan(part, ee_control=self._ee_control, own=self.model.control)
             for controller, part in zip(self._controllers, parts, strict=True)
         ]
-        self._world.move([path for path, _ in plans], [(float(part[-1]) + 1.0) / 2.0 for part in parts])
+        self.world.move([path for path, _ in plans], [(float(part[-1]) + 1.0) / 2.0 for part in parts])
         own = np.concatenate([action for _, action in plans])
         self._num_steps += 1
         obs, info = self._obs_and_info(executed, own)
@@ -140,7 +140,7 @@ class TabletopEnv(gym.Env[Any, np.ndarray]):
 
     def close(self) -> None:
         """End the simulation."""
-        self._world.close()
+        self.world.close()
 
     def _perturbation(self, scene: Scene, seed: int | None, variant: int | None) -> Perturbation:
         """What the scenario or the randomization does to the episode of `seed`."""
@@ -172,7 +172,7 @@ class TabletopEnv(gym.Env[Any, np.ndarray]):
         """Observation and info now. `executed`: the action as it was taken; `own`: as the robot's own."""
         assert self._scene is not None
         image = self._image()
-        poses, touch = self._world.object_poses(NUM_SLOTS), self._world.touch()
+        poses, touch = self.world.object_poses(NUM_SLOTS), self.world.touch()
         partial, entire = judge(self._task, self._start_M7, poses, touch)
         self._partial_once |= partial
         self._entire_once |= entire
@@ -194,11 +194,11 @@ class TabletopEnv(gym.Env[Any, np.ndarray]):
         if self.config.robot_mask:
             body = image.body
             assert body is not None
-            info["robot_mask"] = np.where(np.isin(body, self._world.robot_and_shadow), 255, 0).astype(np.uint8)
+            info["robot_mask"] = np.where(np.isin(body, self.world.robot_and_shadow), 255, 0).astype(np.uint8)
         if self.config.segmentation:
             assert image.body is not None
             assert image.link is not None
-            info["segmentation"] = self._world.segmentation(image.body, image.link)
+            info["segmentation"] = self.world.segmentation(image.body, image.link)
         return {"rgb": image.rgb, **self._extra_images(), "state": self._state()}, info
 
     def _image(self) -> CameraImage:
@@ -214,21 +214,21 @@ class TabletopEnv(gym.Env[Any, np.ndarray]):
         size = self.config.image_size
         if not self.config.render:
             return {"extra_rgb": np.zeros((len(self._wrists), size, size, 3), np.uint8)} if self._wrists else {}
-        eyes = [wrist_eye(*self._world.arms[number].tool_pose()) for number in self._wrists]
-        client, config = self._world.client, self._render_config
+        eyes = [wrist_eye(*self.world.arms[number].tool_pose()) for number in self._wrists]
+        client, config = self.world.client, self.render_config
         seen = [render_image(client, config, size, mask=False, eye=eye).rgb for eye in eyes]
         return {"extra_rgb": np.stack(seen)} if seen else {}
 
     def _photograph(self, size: int, *, mask: bool, links: bool = False) -> CameraImage:
-        if self._render_config.hand_shadow:
-            for arm in self._world.arms:
-                arm.cast_shadow(self._render_config.light)
-        return render_image(self._world.client, self._render_config, size, mask=mask, links=links)
+        if self.render_config.hand_shadow:
+            for arm in self.world.arms:
+                arm.cast_shadow(self.render_config.light)
+        return render_image(self.world.client, self.render_config, size, mask=mask, links=links)
 
     def _state(self) -> np.ndarray:
         """(S,) float32 proprioception, in the order of the spec."""
         parts: list[Any] = []
-        for arm in self._world.arms:
+        for arm in self.world.arms:
             joints, opening = arm.joints()
             position_m, matrix = arm.tool_pose()
             parts += [joints, [opening], position_m, matrix_quaternion(matrix)]

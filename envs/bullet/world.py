@@ -37,7 +37,8 @@ class World:
         self._substep_s = self._engine_steps / PHYSICS_HZ
         self.arms: list[Arm] = []
         """Of the present episode."""
-        self._object: tuple[int, ...] = ()
+        self.object_bodies: tuple[int, ...] = ()
+        """PyBullet's number of each slot's object."""
 
     @property
     def robot_and_shadow(self) -> list[int]:
@@ -51,7 +52,7 @@ class World:
             own = body_YX == arm.body
             whose_YX[own] = ARM
             whose_YX[own & np.isin(link_YX, list(arm.hand_links))] = HAND
-        for slot, body in enumerate(self._object):
+        for slot, body in enumerate(self.object_bodies):
             whose_YX[body_YX == body] = FIRST_OBJECT + slot
         return whose_YX
 
@@ -90,10 +91,10 @@ class World:
         ]
         poses = zip(scene.object, scene.position_m, scene.yaw_rad, strict=True)
         bodies = [self._add_object(*pose) for pose in poses]
-        self._object = tuple(bodies[number] for number in scene.shown)
-        self._slot = {body: slot for slot, body in enumerate(self._object)}
+        self.object_bodies = tuple(bodies[number] for number in scene.shown)
+        self._slot = {body: slot for slot, body in enumerate(self.object_bodies)}
         # Last, so that everything else has the number that it has without them.
-        self._loose = self._object + tuple(
+        self.movable_bodies = self.object_bodies + tuple(
             self._add_object(one.object, one.position_m, one.yaw_rad) for one in distractors
         )
 
@@ -120,7 +121,7 @@ class World:
     def object_poses(self, num_slots: int) -> np.ndarray:
         """(num_slots, 7) float32, x y z (m) and quaternion wxyz of each object; unused slots are zero."""
         poses = np.zeros((num_slots, 7), np.float32)
-        for slot, body in enumerate(self._object):
+        for slot, body in enumerate(self.object_bodies):
             position, (x, y, z, w) = p.getBasePositionAndOrientation(body, physicsClientId=self.client)
             poses[slot] = (*position, w, x, y, z)
         return poses
@@ -128,22 +129,23 @@ class World:
     def touch(self) -> Touch:
         """Contacts now, and of the fingers during the last control step."""
         pairs = set()
-        for i, first in enumerate(self._object):
-            for j in range(i + 1, len(self._object)):
-                if p.getContactPoints(first, self._object[j], physicsClientId=self.client):
+        for i, first in enumerate(self.object_bodies):
+            for j in range(i + 1, len(self.object_bodies)):
+                if p.getContactPoints(first, self.object_bodies[j], physicsClientId=self.client):
                     pairs.add((i, j))
         return Touch(hand=self._touching(), finger_during=self._touched, pair=frozenset(pairs))
 
     def _touching(self) -> tuple[tuple[frozenset[int], frozenset[int]], ...]:
         """Slots of the objects that the left and the right finger of each hand touch now."""
-        return tuple((self._slots(arm.touching(0)), self._slots(arm.touching(1))) for arm in self.arms)
+        return tuple((self.slots_of(arm.touching(0)), self.slots_of(arm.touching(1))) for arm in self.arms)
 
-    def _slots(self, bodies: set[int]) -> frozenset[int]:
+    def slots_of(self, bodies: set[int]) -> frozenset[int]:
+        """Object slots of some of PyBullet's bodies; distractors have none."""
         return frozenset(self._slot[body] for body in bodies if body in self._slot)
 
     def _calm_objects(self) -> None:
         """Slow down what was squeezed out between hand and table: a stiff arm shoots it off, a real one gives way."""
-        for body in self._loose:
+        for body in self.movable_bodies:
             (x, y, z), angular = p.getBaseVelocity(body, physicsClientId=self.client)
             fast = max(hypot(x, y, max(z, 0.0)) / MAX_OBJECT_M_S, hypot(*angular) / MAX_OBJECT_RAD_S)
             if fast > 1.0:

@@ -135,7 +135,7 @@ def batch(
 ) -> ActionChunkBatch:
     """Batch `number` of the endless sequence."""
     parts = [
-        gather_chunks(chunks, _drawn(chunks, seed, source, number * count, count), config.horizon, source)
+        gather_chunks(chunks, shuffled_windows(chunks, seed, source, number * count, count), config.horizon, source)
         for source, (chunks, count) in enumerate(zip(sets, counts(weights, config.batch_size), strict=True))
     ]
     return ActionChunkBatch(
@@ -152,7 +152,7 @@ def held_out_batches(
     return [gather_chunks(chunks, order[i : i + size], config.horizon, source) for i in range(0, len(order), size)]
 
 
-def _drawn(chunks: ActionChunks, seed: int, source: int, start: int, count: int) -> np.ndarray:
+def shuffled_windows(chunks: ActionChunks, seed: int, source: int, start: int, count: int) -> np.ndarray:
     """Windows `start` .. `start + count` of a dataset's endless sequence of shuffled epochs."""
     drawn: list[np.ndarray] = []
     while count:

@@ -196,12 +196,12 @@ def _not_cut(dataset: DatasetInfo, what: str) -> DataError:
 
 def _table(path: Path) -> pa.Table:
     """A block's rows."""
-    return _rows(path, 0 if storage.is_remote(path) else path.stat().st_mtime_ns)
+    return read_rows(path, 0 if storage.is_remote(path) else path.stat().st_mtime_ns)
 
 
 @lru_cache(maxsize=64)
-def _rows(path: Path, _mtime_ns: int) -> pa.Table:
-    """Read once in each process."""
+def read_rows(path: Path, _mtime_ns: int) -> pa.Table:
+    """The rows of a crop file, read once in each process and again if the file has changed."""
     return pq.read_table(cached(path), schema=SCHEMA)
 
 

@@ -200,8 +200,12 @@ def json_bytes(value: Any) -> bytes:
     return (json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n").encode()
 
 
-def read_json(path: Path) -> Any:
+def read_json(path: Path, remedy: str = "") -> Any:
     """Contents of a JSON file.
+
+    Args:
+        path: the file.
+        remedy: what to do if it cannot be read; "": as for a file of a LeRobot dataset.
 
     Raises:
         DataError: missing or not JSON.
@@ -209,9 +213,8 @@ def read_json(path: Path) -> Any:
     try:
         return json.loads(storage.read(path))
     except FileNotFoundError:
-        raise DataError(f"{path} is missing. Is {path.parent.parent} a LeRobot dataset?") from None
+        raise DataError(f"{path} is missing. {remedy or f'Is {path.parent.parent} a LeRobot dataset?'}") from None
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise DataError(
-            f"{path} is not valid JSON ({error}). If it is a derived file (info, stats), "
-            f"`python -m tap_ray.dataset.lerobot verify {path.parent.parent} --repair` writes it again."
-        ) from None
+        again = f"`python -m tap_ray.dataset.lerobot verify {path.parent.parent} --repair` writes it again."
+        remedy = remedy or f"If it is a derived file (info, stats), {again}"
+        raise DataError(f"{path} is not valid JSON ({error}). {remedy}") from None

@@ -51,7 +51,7 @@ def footer(file: File) -> pq.FileMetaData:
         pa.ArrowException: it is truncated, or not Parquet.
         Exception: see `cache.read_ranges`.
     """
-    return _footer(file).about
+    return read_footer(file).about
 
 
 def read_row_group(file: File, group: int, columns: Sequence[str]) -> pa.Table:
@@ -83,8 +83,8 @@ def _tail(file: File) -> Range:
 
 
 @lru_cache(maxsize=64)
-def _footer(file: File) -> _Footer:
-    """Parsed once for many episodes."""
+def read_footer(file: File) -> _Footer:
+    """A file's footer, parsed once for many episodes."""
     [tail] = read_ranges([_tail(file)])
     length = int.from_bytes(tail[-8:-4], "little") + 8
     if tail[-4:] == b"PAR1" and length > len(tail) == TAIL:
@@ -96,7 +96,7 @@ def _footer(file: File) -> _Footer:
 
 
 def _ranges(file: File, group: int, columns: Sequence[str]) -> list[Range]:
-    pieces = _pieces(_footer(file), group)
+    pieces = _pieces(read_footer(file), group)
     asked = [bool(piece.features & {*columns}) for piece in pieces]
     for i in range(1, len(pieces) - 1):
         asked[i] |= asked[i - 1] and any(asked[i:]) and pieces[i].end - pieces[i].start <= GAP

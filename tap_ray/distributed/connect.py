@@ -68,7 +68,7 @@ def connect(ray_address: str | None = None, *, num_cpus: int | None = None, dash
                 if address and address != "local":
                     _join(address)
                 else:
-                    _start(num_cpus, dashboard)
+                    start_local(num_cpus, dashboard)
             logging.getLogger("ray.data").setLevel(logging.ERROR)
             before = placement.spilled_bytes()
             yield
@@ -121,10 +121,11 @@ def _join(address: str) -> None:
             "~/.ray/auth_token from its head node to this machine, or set RAY_AUTH_TOKEN."
         ) from None
     except (OSError, ValueError, RuntimeError) as error:
-        raise ConfigError(_not_joined(address, error)) from None
+        raise ConfigError(join_error(address, error)) from None
 
 
-def _not_joined(address: str, error: Exception) -> str:
+def join_error(address: str, error: Exception) -> str:
+    """The message for a cluster that cannot be joined."""
     if "ersion mismatch" in str(error):
         theirs = [" ".join(line.split()) for line in str(error).splitlines() if re.match(r"\s+(Ray|Python): ", line)]
         return (
@@ -145,7 +146,8 @@ def _check_port(address: str) -> None:
         socket.create_connection((host, int(port)), timeout=PROBE_S).close()
 
 
-def _start(num_cpus: int | None, dashboard: bool) -> None:
+def start_local(num_cpus: int | None, dashboard: bool) -> None:
+    """Start a Ray on this machine that ends with the process."""
     require_short_sockets()
     make_token()
     try:

@@ -36,15 +36,15 @@ GAUGES = {
 def count(name: str, value: float = 1.0, **tags: str) -> None:
     """Add to one of COUNTERS. Ray is connected."""
     if value > 0:
-        _counter(name).inc(value, _absolute(tags))
+        _counter(name).inc(value, absolute_tags(tags))
 
 
 def show(name: str, value: float, **tags: str) -> None:
     """Set one of GAUGES. Ray is connected."""
-    _gauge(name).set(value, _absolute(tags))
+    _gauge(name).set(value, absolute_tags(tags))
 
 
-def _absolute(tags: Mapping[str, str]) -> dict[str, str]:
+def absolute_tags(tags: Mapping[str, str]) -> dict[str, str]:
     """Tags in which a run has one name, from whichever folder its job was started."""
     return {key: _resolved(value) if key == "run" else value for key, value in tags.items()}
 

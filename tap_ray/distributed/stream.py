@@ -82,7 +82,7 @@ def batches(
             partial(decode, shared=shared, config=config, seed=seed, pieces=some),
             batch_size=None,
             compute=TaskPoolStrategy(size=num_data_workers),
-            **_beside_the_trainer(),
+            **decoder_placement(),
         )
         yield from windows_of(plan, config.batch_size, memory_mb)
 
@@ -114,12 +114,12 @@ def motion_batches(
             partial(gather, shared=shared, weights=tuple(weights), config=config, seed=seed, shard=shard),
             batch_size=None,
             compute=TaskPoolStrategy(size=num_data_workers),
-            **_beside_the_trainer(),
+            **decoder_placement(),
         )
         yield from windows_of(plan, config.batch_size, memory_mb, kind=ActionChunkBatch)
 
 
-def _beside_the_trainer() -> dict[str, Any]:
+def decoder_placement() -> dict[str, Any]:
     """Where decoders run. Their trainer has reserved their CPUs: else others' trainers could hold all, and starve.
 
     A machine that is announced to go takes no task any more; until it goes its trainer has to live on, so any does.

@@ -155,8 +155,8 @@ def _cpus(workers: WorkersConfig, cpus: float) -> float:
     return workers.num_workers * split([cpus], workers.num_workers, 1 + workers.num_data_workers)
 
 
-class _Room(BasicVariantGenerator):
-    """The trials in their order, as many together as the cluster has room for at the moment."""
+class TrialQueue(BasicVariantGenerator):
+    """The trials in their order, as many at once as the cluster has resources for at the moment."""
 
     def __init__(self, trials: Sequence[Trial], asked: int) -> None:
         self._own, self._asked, self._until, self._most = trials, asked, 0.0, 1
@@ -191,9 +191,9 @@ def _tune(context: SweepContext, ids: Sequence[str], asked: int, asha: AshaConfi
         tune.with_resources(tune.with_parameters(run_trial, context=context), tune.PlacementGroupFactory([place])),
         param_space={"trial": tune.grid_search(list(ids))},
         tune_config=tune.TuneConfig(
-            search_alg=_Room(list(context.trials.values()), asked),
+            search_alg=TrialQueue(list(context.trials.values()), asked),
             reuse_actors=asha is None,  # a stopped trial continues in its process until that is killed
-            scheduler=_ResumableASHA(context, asha) if asha else FIFOScheduler(),
+            scheduler=ResumableASHA(context, asha) if asha else FIFOScheduler(),
             trial_name_creator=_id,
             trial_dirname_creator=_id,
         ),
@@ -211,7 +211,7 @@ def _id(trial: Any) -> str:
     return trial.config["trial"]
 
 
-class _ResumableASHA(ASHAScheduler):
+class ResumableASHA(ASHAScheduler):
     """Successive halving over several lives of a sweep.
 
     A life begins with what earlier ones have shown. What they let pass is not asked again, though the rungs have filled

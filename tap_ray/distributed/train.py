@@ -149,7 +149,7 @@ def train(job: TrainJob, config: WorkersConfig, *, log: Log | None = None, progr
             logging_config=LoggingConfig(log_level="ERROR"),
         ),
     )
-    with follow(job, partial(_tell, str(job.run), log), progress=progress), every(SAY_S, _say_waiting):
+    with follow(job, partial(_tell, str(job.run), log), progress=progress), every(SAY_S, report_waiting):
         try:
             trainer.fit()
         except ray.train.TrainingFailedError as error:
@@ -159,7 +159,8 @@ def train(job: TrainJob, config: WorkersConfig, *, log: Log | None = None, progr
     return session.final_metrics(job.run)
 
 
-def _say_waiting() -> None:
+def report_waiting() -> None:
+    """Print the resources that the training waits for, if it does."""
     with contextlib.suppress(Exception):  # a word for the user, from a thread, ends nothing
         if text := placement.waiting_groups():
             tqdm.write(text)

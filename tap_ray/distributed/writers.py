@@ -119,7 +119,7 @@ class Writers:
             DataError: the dataset has columns of somebody else.
         """
         writer.require_known_columns()
-        self._writer, self._num, self._patience = writer, num, pool.patience
+        self._writer, self.num_writers, self._patience = writer, num, pool.patience
         self._end, self._carried = writer.end, writer.end.in_file
         self._open: list[tuple[Played, Place]] = []
         self._jobs: dict[int, _Job] = {}
@@ -286,7 +286,7 @@ class Writers:
         for process in self._processes:
             if process.job is None:
                 return process
-        if len(self._processes) == self._num:
+        if len(self._processes) == self.num_writers:
             return None
         self._processes.append(_Process(actor=self._start()))
         return self._processes[-1]

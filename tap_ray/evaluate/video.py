@@ -19,7 +19,7 @@ GREEN, RED = (90, 200, 110), (235, 100, 90)
 
 def keep(folder: Path, clip: Clip) -> None:
     """Store a clip if no earlier cell of its scene with the same outcome is stored, so that a resumed run has it."""
-    cell, outcome = clip.result.cell, _outcome(clip.result)
+    cell, outcome = clip.result.cell, outcome_of(clip.result)
     name = f"{cell.task}.{cell.scenario}.{clip.result.entire_once}"
     rivals = sorted(folder.glob(f"{name}.*.npz"))
     path = folder / f"{name}.{cell.initial_state:06d}.npz"
@@ -31,7 +31,8 @@ def keep(folder: Path, clip: Clip) -> None:
         rival.unlink()
 
 
-def _outcome(result: EpisodeResult) -> str:
+def outcome_of(result: EpisodeResult) -> str:
+    """The outcome of an episode in words, for the caption of its video."""
     end = "" if result.entire_end == result.entire_once else ", but not at the end"
     state = f"initial state {result.cell.initial_state}"
     if result.entire_once:

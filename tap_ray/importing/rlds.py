@@ -15,7 +15,6 @@ sequence in a step) are ignored. The last step of an RLDS episode is ignored too
 """
 
 import io
-import json
 import math
 import zlib
 from collections.abc import Sequence
@@ -25,6 +24,7 @@ from typing import Any
 import numpy as np
 from PIL import Image, UnidentifiedImageError
 
+from tap_ray.dataset.layout import read_json
 from tap_ray.errors import ConfigError, DataError, nearest
 from tap_ray.importing import tfrecord
 from tap_ray.importing.source import Column
@@ -51,7 +51,7 @@ class RldsSource:
             ConfigError: it has no such split.
         """
         self._folder = _version(folder)
-        features = _json(self._folder / "features.json")
+        features = read_json(self._folder / "features.json", DOWNLOAD)
         if "featuresDict" not in features:
             raise DataError(
                 f"{self._folder}/features.json has no 'featuresDict': TFDS before 4.7 wrote it. Open it once with a "
@@ -65,7 +65,7 @@ class RldsSource:
                 f"'{STEPS}'."
             )
         self._shards = self._files(split)
-        name = _json(self._folder / "dataset_info.json")["name"]
+        name = read_json(self._folder / "dataset_info.json", DOWNLOAD)["name"]
         self.fps = next((hz for known, hz in PUBLISHED_HZ.items() if name.startswith(known)), 0.0)
         self.num_episodes = sum(count for _, count in self._shards)
         self.columns = {
@@ -181,7 +181,7 @@ class RldsSource:
 
     def _files(self, split: str) -> list[tuple[Path, int]]:
         """The files of a split and how many episodes each has."""
-        info = _json(self._folder / "dataset_info.json")
+        info = read_json(self._folder / "dataset_info.json", DOWNLOAD)
         kind, splits = info.get("fileFormat", "tfrecord"), {each["name"]: each for each in info.get("splits", [])}
         if kind != "tfrecord":
             raise DataError(f"{self._folder} is written as {kind}; tfrecord is read. Convert it: tfds convert_format.")
@@ -216,15 +216,6 @@ def _version(folder: Path) -> Path:
         f"{folder} holds several versions: {names}. Name one: {versions[-1]}." if versions else
         f"{folder} is no dataset of TFDS: it has no features.json."
     )  # fmt: skip
-
-
-def _json(file: Path) -> dict[str, Any]:
-    try:
-        return json.loads(file.read_text())
-    except FileNotFoundError:
-        raise DataError(f"{file} is missing. {DOWNLOAD}") from None
-    except json.JSONDecodeError as error:
-        raise DataError(f"{file} is no JSON ({error}). {DOWNLOAD}") from None
 
 
 def _leaves(feature: dict[str, Any], path: tuple[str, ...]) -> Any:

@@ -189,10 +189,10 @@ def record_clips(
         finally:
             env.close()
         for cell, trajectory in zip(same, done.trajectories, strict=True):
-            yield _clip(cell, trajectory, sim=protocol.sim, ahead=ahead)
+            yield clip_of(cell, trajectory, sim=protocol.sim, ahead=ahead)
 
 
-def _clip(cell: Cell, trajectory: Trajectory, *, sim: str, ahead: int) -> EpisodeClip:
+def clip_of(cell: Cell, trajectory: Trajectory, *, sim: str, ahead: int) -> EpisodeClip:
     """Frames before the action that first completes the task, that of the action included; all if none does."""
     if trajectory.segmentation is None or trajectory.robot_mask is None:
         raise ConfigError(

@@ -42,7 +42,7 @@ class PolicyRunner:
                 "This policy follows crops or goal images, not words (Stage 1). Align it with demonstrations "
                 "(jobs.align) before using it."
             )
-        self._bundle, self._device = bundle, torch.device(device)
+        self.bundle, self._device = bundle, torch.device(device)
         self._policy = bundle.network.eval().to(self._device)
         self._gripper = list(bundle.spec.grippers)
         self.chunking = ChunkingSpec(
@@ -102,10 +102,10 @@ class PolicyRunner:
         rgb = np.stack([one.rgb for one in inputs])
         if rgb.shape[1:] != (size, size, 3):
             raise ConfigError(f"This policy was trained on {size} x {size} images, these are {rgb.shape[1:]}.")
-        cameras = self._bundle.spec.cameras
+        cameras = self.bundle.spec.cameras
         if any((0 if one.extra_rgb is None else len(one.extra_rgb)) != len(cameras) - 1 for one in inputs):
             raise ConfigError(f"This policy reads the cameras {', '.join(cameras)}; others came.")
-        assert self._bundle.tokenizer is not None
+        assert self.bundle.tokenizer is not None
         sentences, row = np.unique([one.instruction for one in inputs], return_inverse=True)
         batch = {"rgb": rgb, "state": np.stack([one.state for one in inputs]).astype(np.float32), "sentence": row}
         if len(cameras) > 1:
@@ -116,7 +116,7 @@ class PolicyRunner:
             pasts = [one.past or {} for one in inputs]
             batch |= {name: np.stack([past[name] for past in pasts]) for name in pasts[0]}
         tensors = {name: torch.from_numpy(array) for name, array in batch.items()}
-        tensors["tokens"] = encode(self._bundle.tokenizer, sentences.tolist(), self._policy.config.num_context)
+        tensors["tokens"] = encode(self.bundle.tokenizer, sentences.tolist(), self._policy.config.num_context)
         out = self._policy({name: value.to(self._device) for name, value in tensors.items()})
         action = self._policy.action_scale.unnormalize(out["action"]).cpu().numpy()
         action[..., self._gripper] = np.where(action[..., self._gripper] >= 0, 1.0, -1.0)
@@ -124,7 +124,7 @@ class PolicyRunner:
 
     def latency_ms(self, repeats: int = 30) -> float:
         """Median time of one chunk of one robot, ms; with a history, a whole one."""
-        config, spec = self._policy.config, self._bundle.spec
+        config, spec = self._policy.config, self.bundle.spec
         rgb = np.zeros((config.image_size, config.image_size, 3), np.uint8)
         state, action = np.zeros(len(spec.state), np.float32), np.zeros(len(spec.action), np.float32)
         buffer, one = ActionChunkBuffer(self.chunking, 0), None

@@ -235,13 +235,13 @@ class VlmPolicy(nn.Module):
         state_ND = self.state_in(self.state_scale(state_NS)) if reads_state else None
         if isinstance(self.head, TokenHead):
             return self._tokens(given, state_ND, batch)
-        read_NF = self.readout(self._hidden(given, state_ND)[:, -1])
+        read_NF = self.readout(self.hidden_states(given, state_ND)[:, -1])
         out = {"reach": self.reach(read_NF)} if self.config.num_reach else {}
         if isinstance(self.head, FlowHead):
             return out | flow_outputs(self.head, read_NF, batch, self.action_scale, acts=not self.training)
         return out | {"action": self.head(read_NF)}
 
-    def _hidden(self, given: dict[str, Tensor], state_ND: Tensor | None) -> Tensor:
+    def hidden_states(self, given: dict[str, Tensor], state_ND: Tensor | None) -> Tensor:
         """(N, L, D) last hidden states."""
         return self._run(given, state_ND, use_cache=False).last_hidden_state.to(self._head_dtype)
 
@@ -261,18 +261,18 @@ class VlmPolicy(nn.Module):
         if "action" in batch:
             target_NT = self.head.targets(self.action_scale(batch["action"]), batch["action_mask"])
             first = given["input_ids"].shape[1] - 1
-            ids_NT = torch.where(target_NT >= 0, self._word(target_NT), self.words.first)[:, :-1]
-            hidden_NLD = self._hidden(behind(given, ids_NT, target_NT[:, :-1] >= 0), state_ND)
+            ids_NT = torch.where(target_NT >= 0, self.action_words(target_NT), self.words.first)[:, :-1]
+            hidden_NLD = self.hidden_states(behind(given, ids_NT, target_NT[:, :-1] >= 0), state_ND)
             out["pred"] = self.head.loss(hidden_NLD[:, first:], target_NT)
             if self.config.num_reach:
                 out["reach"] = self.reach(self.readout(hidden_NLD[:, first]))
         elif self.config.num_reach:
-            out["reach"] = self.reach(self.readout(self._hidden(given, state_ND)[:, -1]))
+            out["reach"] = self.reach(self.readout(self.hidden_states(given, state_ND)[:, -1]))
         if not self.training:
             out["action"] = self._decode(given, state_ND)
         return out
 
-    def _word(self, token: Tensor) -> Tensor:
+    def action_words(self, token: Tensor) -> Tensor:
         """Ids of action tokens among the model's words."""
         return self.words.first + QUERY + token
 
@@ -292,7 +292,7 @@ class VlmPolicy(nn.Module):
             if not bool((left_N > 0).any()):
                 return self.head.decode(torch.stack(said, 1))
             mask_NL = torch.cat([mask_NL, mask_NL.new_ones(num, 1)], 1)
-            step = {"input_ids": self._word(token_N.clamp_min(0))[:, None], "attention_mask": mask_NL}
+            step = {"input_ids": self.action_words(token_N.clamp_min(0))[:, None], "attention_mask": mask_NL}
             step |= self._position(mask_NL)
             read = self.model(**step, cache=read.cache, use_cache=True)
             hidden_ND = read.last_hidden_state[:, -1].to(self._head_dtype)

@@ -169,7 +169,7 @@ def quality_figure(played: Sequence[Played], rows: Sequence[dict[str, Any]], hz:
     grow, smooth, jerk, effect = figure.subplots(2, 2).flat
     for number, name in enumerate(names):
         path = np.concatenate([p.position for p in played if p.explorer == name])
-        grow.plot(*_growth(path), color=COLORS[number % len(COLORS)], label=name)
+        grow.plot(*visited_growth(path), color=COLORS[number % len(COLORS)], label=name)
     grow.set(xlabel="steps", ylabel=f"voxels of {100 * LEAF_M:.0f} cm visited", title="diversity")
     grow.legend(frameon=False, fontsize=8)
     groups = [[p.position for p in played if p.explorer == name] for name in names]
@@ -266,8 +266,8 @@ def _write_tables(rows: Sequence[dict[str, Any]], dataset: DatasetInfo, out: Pat
     (out / "report.md").write_text(text + "\nVideo: [play.mp4](play.mp4)\n")
 
 
-def _growth(path: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Steps, and how many voxels had been visited by then."""
+def visited_growth(path: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """(K,) steps, and (K,) how many voxels had been visited by then, of a path (T, 3) in m."""
     _, first = np.unique(np.floor(path / LEAF_M), axis=0, return_index=True)
     return np.append(np.sort(first) + 1, len(path)), np.append(np.arange(1, len(first) + 1), len(first))
 

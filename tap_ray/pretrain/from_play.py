@@ -104,9 +104,11 @@ class FromPlay:
         target, mask = self.policy.action_scale(batch["action"]), batch["action_mask"]
         terms = []
         if config.next_object:
-            acted = "play/action_loss" if "pred" in out else "play/action_mse"
-            parts[acted] = out["pred"] if "pred" in out else masked_mse(out["action"], target, mask)
-            terms.append(config.next_object * parts[acted])
+            if "pred" in out:
+                acted = parts["play/action_loss"] = out["pred"]
+            else:
+                acted = parts["play/action_mse"] = masked_mse(out["action"], target, mask)
+            terms.append(config.next_object * acted)
             if config.reach:
                 parts["play/reach_mse"] = reach_loss(self.policy, out["reach"], batch, shown(batch["crop_mask"]))
                 terms.append(config.next_object * config.reach * parts["play/reach_mse"])

@@ -125,7 +125,7 @@ class PolicyServer:
                 await socket.send_bytes(await self._act(body, connection))
         except RequestError as error:
             await self._turns.take()
-            await socket.send_text(json.dumps(_to_json(error)))
+            await socket.send_text(json.dumps(error_json(error)))
 
     def _begin(self, body: bytes, owner: Connection | None) -> dict[str, str]:
         try:
@@ -187,7 +187,7 @@ async def _next(socket: WebSocket, connection: Connection) -> Any:
 
 async def _close(socket: WebSocket, error: RequestError) -> None:
     try:
-        await socket.send_text(json.dumps(_to_json(error)))
+        await socket.send_text(json.dumps(error_json(error)))
         await socket.close(POLICY_VIOLATION, f"refused ({error.status})")
     except WebSocketDisconnect:
         return
@@ -214,13 +214,13 @@ def make_app(
 async def _answer_error(request: Request, error: Exception) -> Response:
     assert isinstance(error, RequestError)
     headers = {"WWW-Authenticate": "Bearer"} if error.status == 401 else None
-    return JSONResponse(_to_json(error), status_code=error.status, headers=headers)
+    return JSONResponse(error_json(error), status_code=error.status, headers=headers)
 
 
 def _connection(asked: HTTPConnection) -> Connection:
     return asked.scope["state"]["connection"]
 
 
-def _to_json(error: RequestError) -> dict[str, Any]:
-    """It may repeat what came, and half a character has no UTF-8."""
+def error_json(error: RequestError) -> dict[str, Any]:
+    """An error as the JSON object that a client gets. Its text may quote invalid UTF-8 of the request, as escapes."""
     return {"status": error.status, "error": error.message.encode(errors="backslashreplace").decode()}

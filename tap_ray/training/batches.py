@@ -67,7 +67,7 @@ def _augmented(batch: Batch, prefix: str, config: AugmentConfig, generator: torc
         low, high = -config.shift_px, config.shift_px + 1
         shift_N2 = torch.randint(low, high, (num, 2), generator=generator)[alike_N].to(device)
         images = [name for name in (f"{prefix}rgb", f"{prefix}goal_rgb") if name in batch]
-        changed |= {name: _shift(batch[name], shift_N2) for name in images}
+        changed |= {name: shift_images(batch[name], shift_N2) for name in images}
         if f"{prefix}crop_px" in batch:
             size = torch.tensor(rgb.shape[1:3], device=device)
             moved = batch[f"{prefix}crop_px"] - shift_N2[:, None]
@@ -113,7 +113,7 @@ def _alike(batch: Batch, prefix: str) -> Tensor:
     return torch.where(first_N, row_N, 0).cummax(0).values
 
 
-def _shift(rgb_NYXC: Tensor, shift_N2: Tensor) -> Tensor:
+def shift_images(rgb_NYXC: Tensor, shift_N2: Tensor) -> Tensor:
     """Move each image by its own whole number of pixels (rows, columns), repeating the edge."""
     num, size_y, size_x, channels = rgb_NYXC.shape
     rows = (torch.arange(size_y, device=rgb_NYXC.device) + shift_N2[:, :1]).clamp_(0, size_y - 1)

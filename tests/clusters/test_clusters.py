@@ -32,7 +32,9 @@ def documents() -> list[dict[str, Any]]:
 
 @pytest.mark.parametrize("name", LAUNCHED)
 def test_ray_up_accepts_it(name: str):
-    validate_config(prepare_config(read(name)))
+    config = prepare_config(read(name))
+    validate_config(config)  # raises what its schema refuses
+    assert config["head_node_type"] in config["available_node_types"]
 
 
 def test_ray_refuses_a_misspelt_key():

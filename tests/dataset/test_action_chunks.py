@@ -39,7 +39,9 @@ def test_chunks_are_those_of_one_episode(play_dataset: Path):
 def test_an_epoch_has_every_window_once_and_the_next_is_another(play_dataset: Path):
     chunks, size = load(play_dataset, CONFIG), 8
     num = len(chunks.first_W)
-    drawn = np.concatenate([action_chunks._drawn(chunks, 0, 0, start, size) for start in range(0, 2 * num, size)])
+    drawn = np.concatenate(
+        [action_chunks.shuffled_windows(chunks, 0, 0, start, size) for start in range(0, 2 * num, size)]
+    )
     assert sorted(drawn[:num]) == sorted(chunks.first_W)
     assert sorted(drawn[num : 2 * num]) == sorted(chunks.first_W)
     assert not np.array_equal(drawn[:num], drawn[num : 2 * num])

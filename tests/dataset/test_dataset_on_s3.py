@@ -98,7 +98,7 @@ def test_a_group_fetches_its_own_bytes_and_an_epoch_each_byte_once(large: Path, 
     fetched = sum(each.got for each in wire.took("GET", "data/")) - tail - footer
     assert fetched < 1.1 * chunk_bytes(file, epoch, WINDOW_COLUMNS)
     wire.requests.clear()
-    row_groups._footer.cache_clear()  # as in another process
+    row_groups.read_footer.cache_clear()  # as in another process
     list(read_episodes(open_dataset(str(large)), epoch, WINDOW_COLUMNS))
     assert wire.took("GET", "data/") == []
 
@@ -128,7 +128,7 @@ def test_crops_are_fetched_a_block_once(bucket: str, wire: s3.Wire, tmp_path: Pa
     made = {"num_episodes": 10, "tasks": ["play"], "crops": True}
     here = open_dataset(write_made_dataset(tmp_path / "play", **made))
     there = open_dataset(write_made_dataset(storage.to_path(bucket), **made))
-    crop_files._rows.cache_clear()
+    crop_files.read_rows.cache_clear()
     shutil.rmtree(cache.cache_folder())
     wire.requests.clear()
     config = CropConfig()

@@ -18,7 +18,7 @@ from tap_ray.distributed.collect import Pool, play_out
 from tap_ray.distributed.connect import connect
 from tap_ray.distributed.evaluate import FleetConfig, evaluate
 from tap_ray.distributed.faults import Patience
-from tap_ray.distributed.train import _say_waiting
+from tap_ray.distributed.train import report_waiting
 from tap_ray.errors import TapRayError
 from tap_ray.evaluate.episodes import EpisodeRunner
 from tap_ray.evaluate.protocol import Protocol, cells
@@ -299,7 +299,7 @@ def test_a_job_says_what_it_waits_for(cluster: Nodes, capsys: pytest.CaptureFixt
     group = placement_group([{"CPU": 2}], bundle_label_selector=[{"role": "work"}])
 
     def said() -> str:
-        _say_waiting()
+        report_waiting()
         return capsys.readouterr().out
 
     wait_for(lambda: said() == "waiting for 2 CPU on role=work, 2 there, 0 of them free\n")

@@ -81,7 +81,7 @@ def test_other_versions_are_both_named():
     cluster = {"ray_version": "2.40.0", "python_version": "3.12.1"}
     with pytest.raises(RuntimeError) as refused:
         check_version_info(cluster, "node")
-    assert connect._not_joined("head:6379", refused.value) == (
+    assert connect.join_error("head:6379", refused.value) == (
         "The Ray cluster at head:6379 has Ray: 2.40.0, Python: 3.12.1; this process has "
         f"Ray: {ray.__version__}, Python: {platform.python_version()}. Use the same versions on both."
     )

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from tap_ray.distributed.gauges import COUNTERS, GAUGES, _absolute
+from tap_ray.distributed.gauges import COUNTERS, GAUGES, absolute_tags
 
 DASHBOARD = Path(__file__).parents[2] / "clusters/grafana.json"
 
@@ -30,5 +30,5 @@ def test_labels_in_the_dashboard_are_tags_of_their_metric():
 
 def test_a_run_has_one_name_from_whichever_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.chdir(tmp_path)
-    assert _absolute({"run": "play", "state": "done"}) == {"run": f"{tmp_path}/play", "state": "done"}
-    assert _absolute({"run": "s3://lab/play"}) == {"run": "s3://lab/play"}
+    assert absolute_tags({"run": "play", "state": "done"}) == {"run": f"{tmp_path}/play", "state": "done"}
+    assert absolute_tags({"run": "s3://lab/play"}) == {"run": "s3://lab/play"}

@@ -26,7 +26,7 @@ from tap_ray.distributed import live, placement, stream
 from tap_ray.distributed.collect import Pool, play_out
 from tap_ray.distributed.connect import connect
 from tap_ray.distributed.evaluate import FleetConfig, evaluate
-from tap_ray.distributed.stream import _beside_the_trainer
+from tap_ray.distributed.stream import decoder_placement
 from tap_ray.distributed.train import train
 from tap_ray.errors import ConfigError
 from tap_ray.evaluate.episodes import EpisodeRunner
@@ -161,7 +161,7 @@ def decoded_on(data: Path) -> tuple[set[str], set[str]]:
     """Nodes of this process, and of the decoders of eight batches."""
     here = ray.get_runtime_context().get_node_id()
     places = ray.data.range(8, override_num_blocks=8).map_batches(
-        lambda rows: {"node": [ray.get_runtime_context().get_node_id()]}, batch_size=None, **_beside_the_trainer()
+        lambda rows: {"node": [ray.get_runtime_context().get_node_id()]}, batch_size=None, **decoder_placement()
     )
     batches = stream.batches(data, toy.WINDOWS, seed=toy.SEED)
     assert next(batches).rgb.shape[0] == toy.WINDOWS.batch_size

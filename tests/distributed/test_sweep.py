@@ -15,7 +15,7 @@ from ray.core.generated.autoscaler_pb2 import ClusterConfig, NodeGroupConfig  # 
 from tap_ray import logs, runs, storage, tracking
 from tap_ray.distributed.connect import connect
 from tap_ray.distributed.placement import capacity
-from tap_ray.distributed.sweep import _ResumableASHA, _Room, finalists, max_concurrent_trials, progress_of
+from tap_ray.distributed.sweep import ResumableASHA, TrialQueue, finalists, max_concurrent_trials, progress_of
 from tap_ray.distributed.sweep_job import SweepJobConfig, run_sweep
 from tap_ray.errors import ConfigError
 from tap_ray.settings import WorkersConfig
@@ -145,7 +145,7 @@ def test_successive_halving_goes_on_from_what_earlier_lives_have_shown(
     write_row(tmp_path, TrialRow(id="002", state="running", values={}, logged_step=logged_step))
     context: Any = SimpleNamespace(folder=tmp_path, trials=trials)
 
-    scheduler, nobody = _ResumableASHA(context, asha), None
+    scheduler, nobody = ResumableASHA(context, asha), None
     trial: Any = SimpleNamespace(trial_id="new", config={"trial": "002"})
     scheduler.on_trial_add(nobody, trial)  # type: ignore[arg-type]
     assert scheduler.on_trial_result(nobody, trial, {"step": step, "bc/r2_mean": value}) == decision
@@ -228,7 +228,7 @@ def test_more_trials_as_the_cluster_grows_up_to_its_autoscalers_limits(monkeypat
     monkeypatch.setattr("tap_ray.distributed.sweep.ROOM_S", 0.0)
     with nodes() as cluster, connect(cluster.address):
         cluster.add("play")
-        room, two = _Room([small()], 0), _Room([small()], 2)
+        room, two = TrialQueue([small()], 0), TrialQueue([small()], 2)
         wait_for(lambda: room.max_concurrent == 2)  # a trial takes half of a machine of 2 CPUs
         second = cluster.add("play", cpus=4)
         wait_for(lambda: room.max_concurrent == 3)

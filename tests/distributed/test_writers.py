@@ -316,7 +316,7 @@ def test_how_many_write(local: None, tmp_path: Path):
     with DatasetWriter(tmp_path, toy_player.robots().synthetic_header()) as writer:
         for fleets, num, expected in ((31, -1, None), (0, -1, None), (64, -1, 2), (64, 0, None), (1, 3, 3)):
             sink = sink_of(writer, Pool(fleets=fleets, writers=num))
-            assert (sink._num if isinstance(sink, Writers) else None) == expected
+            assert (sink.num_writers if isinstance(sink, Writers) else None) == expected
 
 
 def test_what_is_played_again_and_differs_is_no_data(local: None, tmp_path: Path):

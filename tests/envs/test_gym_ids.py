@@ -24,7 +24,9 @@ def test_every_task_has_an_id() -> None:
 def test_gymnasium_checker_passes_all_of_it(extra: dict[str, object]) -> None:
     for name in (CARROT, PUSH):
         env = gym.make(name, image_size=16, render_mode="rgb_array", **extra)
-        check_env(env.unwrapped)
+        check_env(env.unwrapped)  # raises what it finds
+        assert env.spec is not None
+        assert env.spec.id == name
         env.close()
 
 

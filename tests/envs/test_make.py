@@ -56,6 +56,7 @@ def test_spec_starts_no_simulator() -> None:
 def test_gymnasium_checker_passes(task: str) -> None:
     env = envs.make(EnvConfig(task=task, image_size=32))
     check_env(env, skip_render_check=True)  # that part needs gym.make; test_tabletop.py looks at render() itself
+    assert env.reset(seed=0)[0]["rgb"].shape == (32, 32, 3)
     env.close()
     env.close()
 

@@ -215,9 +215,9 @@ def test_the_robot_mask_is_where_the_robot_hides_the_scene() -> None:
         mask, whose = info["robot_mask"] == 255, info["segmentation"]
         assert mask[np.isin(whose, (1, 2))].all()
         assert (whose[mask] < 3).all()
-        for body in env._world.robot_and_shadow:
-            p.removeBody(body, physicsClientId=env._world.client)
-        bare = render_image(env._world.client, env._render_config, 96, mask=False).rgb
+        for body in env.world.robot_and_shadow:
+            p.removeBody(body, physicsClientId=env.world.client)
+        bare = render_image(env.world.client, env.render_config, 96, mask=False).rgb
         hidden = (bare != obs["rgb"]).any(-1)
         assert 0.05 < mask.mean() < 0.5
         assert not (hidden & ~mask).any()

@@ -69,8 +69,10 @@ def test_half_a_pair_is_refused(protocol, want):
 
 
 def test_the_suites_scenes_can_be_made():
+    checked: list[envs.EnvConfig] = []
     for protocol in (MIXED, PAIR):
-        check(protocol, known_tasks=envs.TASKS, check_scene=envs.check)
+        check(protocol, known_tasks=envs.TASKS, check_scene=lambda scene: (checked.append(scene), envs.check(scene)))
+    assert {scene.task for scene in checked} >= {*MIXED.tasks, *PAIR.tasks}
 
 
 def moving(*moves: tuple[int, int, float, float]) -> Trajectory:

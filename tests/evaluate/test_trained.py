@@ -29,6 +29,7 @@ def run(tmp_path_factory):
 
 
 def test_a_policy_that_fits(run):
+    """Raises nothing; the next tests show what it refuses."""
     trained.require_fit(run, spec=SPEC, image_size=32)
 
 
@@ -141,6 +142,6 @@ def test_a_policy_carries_its_weights_to_where_its_folder_is_not(run, tmp_path):
     shutil.rmtree(gone)
     scene = EnvConfig(image_size=32)
     arrived, here = pickle.loads(sent)(scene, 1), trained.load(str(run), scene, 1)
-    weights = [dict(policy._policy.state_dict()) for policy in (arrived, here)]
+    weights = [dict(policy.bundle.network.state_dict()) for policy in (arrived, here)]
     assert weights[0].keys() == weights[1].keys()
     assert all((weights[0][name] == weights[1][name]).all() for name in weights[0])

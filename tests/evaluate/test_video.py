@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from tap_ray.evaluate.episodes import Clip, crashed
-from tap_ray.evaluate.video import GREEN, RED, _outcome, keep, write_videos
+from tap_ray.evaluate.video import GREEN, RED, keep, outcome_of, write_videos
 from tap_ray.media.image import BAR_PX
 from tap_ray.media.video import side_by_side
 from tap_ray.types import Cell
@@ -51,9 +51,9 @@ def test_a_success_and_a_failure_side_by_side(tmp_path):
 
 def test_a_failure_is_named():
     result = clip(3, False).result
-    assert _outcome(replace(result, failure="never_reached")) == "failure: never reached (initial state 3)"
-    assert _outcome(replace(result, failure="")) == "failure: not even partial (initial state 3)"
-    assert _outcome(clip(3, True).result).startswith("success (")
+    assert outcome_of(replace(result, failure="never_reached")) == "failure: never reached (initial state 3)"
+    assert outcome_of(replace(result, failure="")) == "failure: not even partial (initial state 3)"
+    assert outcome_of(clip(3, True).result).startswith("success (")
 
 
 def test_a_shorter_clip_holds_its_last_image():

@@ -403,8 +403,8 @@ def test_which_episodes_are_looked_at():
 
 def test_the_correlation_of_sums():
     x, y = np.array([1.0, 2, 3, 4]), np.array([2.0, 4, 6, 7.5])
-    assert survey.correlation(survey._products(x, -y)) == pytest.approx(-np.corrcoef(x, y)[0, 1])
-    assert math.isnan(survey.correlation(survey._products(x, np.ones(4))))
+    assert survey.correlation(survey.product_sums(x, -y)) == pytest.approx(-np.corrcoef(x, y)[0, 1])
+    assert math.isnan(survey.correlation(survey.product_sums(x, np.ones(4))))
 
 
 def test_the_longest_run():

@@ -137,10 +137,10 @@ def test_a_film_is_cut_after_the_task():
         segmentation=np.zeros((9, 8, 8), np.uint8),
     )
     # The action at step 3 completes it: frames 0 .. 3, and two more that are their goals.
-    clip = saliency_report._clip(cell, trajectory, sim="pybullet", ahead=2)
+    clip = saliency_report.clip_of(cell, trajectory, sim="pybullet", ahead=2)
     assert (len(clip.state), len(clip.rgb), len(clip.segmentation)) == (4, 6, 6)
     assert clip.crops["crop_mask"].tolist() == [[False, False]] * 4, "nothing was moved"
-    never = saliency_report._clip(cell, replace(trajectory, entire=entire & False), sim="pybullet", ahead=2)
+    never = saliency_report.clip_of(cell, replace(trajectory, entire=entire & False), sim="pybullet", ahead=2)
     assert (len(never.state), len(never.rgb)) == (7, 9)
 
 

@@ -38,7 +38,7 @@ class Ended:
 
 def no_ray() -> contextlib.AbstractContextManager[object]:
     """Whatever is wrong must be said before a Ray starts."""
-    return mock.patch("tap_ray.distributed.connect._start", side_effect=AssertionError("a Ray was started"))
+    return mock.patch("tap_ray.distributed.connect.start_local", side_effect=AssertionError("a Ray was started"))
 
 
 @contextlib.contextmanager

@@ -21,7 +21,16 @@ def test_a_foreign_envs_is_refused_by_its_place(tmp_path: Path):
     elsewhere.mkdir()
     for cwd, first in ((tmp_path, elsewhere), (elsewhere, tmp_path)):
         refused = start(cwd, first)
-        assert refused.returncode == 1
-        assert f"expected at {REPOSITORY / 'envs'}; `import envs` finds {tmp_path / 'envs'}." in refused.stderr
+        assert refused.returncode == 2
+        [line] = refused.stderr.splitlines()
+        assert f"expected at {REPOSITORY / 'envs'}; `import envs` finds {tmp_path / 'envs'}." in line
+    imported = subprocess.run(
+        [sys.executable, "-c", f"import sys; sys.path[:0] = {[str(tmp_path), str(REPOSITORY)]}; import jobs"],
+        cwd=elsewhere,
+        capture_output=True,
+        text=True,
+    )
+    assert imported.returncode == 1
+    assert f"ImportError: jobs needs the package envs of tap_ray, expected at {REPOSITORY / 'envs'}" in imported.stderr
     # The cure that it names.
     assert start(elsewhere, REPOSITORY).returncode == 0

@@ -114,8 +114,8 @@ def test_the_backbone_computes_what_the_library_computes(kind: str, sources: dic
     model = hf.AutoModelForImageTextToText.from_pretrained(sources[kind]).eval()
     with torch.no_grad():
         theirs = model(**bare, output_hidden_states=True).hidden_states[-1]
-        ours = policy._hidden(bare, None)
-        whole = policy._hidden(given, None)
+        ours = policy.hidden_states(bare, None)
+        whole = policy.hidden_states(given, None)
     seen = bare["attention_mask"].bool()
     assert torch.allclose(ours[seen], theirs[seen], atol=1e-6)
     if kind != "paligemma":  # there the prompt sees the query word, too
@@ -165,9 +165,9 @@ def test_what_acts_word_by_word_is_what_was_trained_at_once(kind: str, sources: 
         token_NT = torch.stack(said, 1)
         rows = rows_of(batch)
         given = prompt(policy.parts.files, rows, query=policy.words.first, device=CPU)
-        ids = torch.where(token_NT >= 0, policy._word(token_NT), policy.words.first)[:, :-1]
+        ids = torch.where(token_NT >= 0, policy.action_words(token_NT), policy.words.first)[:, :-1]
         state = policy.state_in(policy.state_scale(batch["state"]))
-        hidden = policy._hidden(behind(given, ids, token_NT[:, :-1] >= 0), state)
+        hidden = policy.hidden_states(behind(given, ids, token_NT[:, :-1] >= 0), state)
         first = given["input_ids"].shape[1] - 1
         left, utf8 = torch.full((len(rows),), 14), torch.zeros(len(rows), dtype=torch.int64)
         for at in range(token_NT.shape[1]):

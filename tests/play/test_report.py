@@ -133,7 +133,7 @@ def test_the_video_is_what_browsers_play(written):
 
 def test_growth_of_the_visited_space():
     path = np.array([[0.0, 0, 0], [0.01, 0, 0], [0.06, 0, 0], [0.0, 0, 0], [0.11, 0, 0]])
-    steps, voxels = report._growth(path)
+    steps, voxels = report.visited_growth(path)
     assert steps.tolist() == [1, 3, 5, 5]
     assert voxels.tolist() == [1, 2, 3, 3]
 

@@ -15,7 +15,7 @@ from websockets.sync.client import connect
 from tap_ray.errors import ConfigError
 from tap_ray.models.inference import PolicyRunner, load_policy
 from tap_ray.serving import pulse
-from tap_ray.serving.app import _to_json
+from tap_ray.serving.app import error_json
 from tap_ray.serving.client import RemotePolicy
 from tap_ray.serving.contract import Contract
 from tap_ray.serving.request_error import RequestError
@@ -187,7 +187,7 @@ def test_no_json_is_a_mistake_of_the_servers(policy: PolicyRunner, spec, seed, p
         with pytest.raises(RequestError) as refused:
             sessions.begin(json.loads(json.dumps(asked)))
         assert refused.value.status == 422
-        json.dumps(_to_json(refused.value), ensure_ascii=False).encode()
+        json.dumps(error_json(refused.value), ensure_ascii=False).encode()
 
 
 def test_a_port_is_held_from_the_start():

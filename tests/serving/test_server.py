@@ -70,7 +70,7 @@ def test_steps_over_http_and_websocket_are_those_in_process(served: Served):
 
 
 def load_policy_again(policy: PolicyRunner) -> PolicyRunner:
-    return PolicyRunner(policy._bundle)
+    return PolicyRunner(policy.bundle)
 
 
 def test_a_repeated_step_moves_nothing_on(served: Served):

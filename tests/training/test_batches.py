@@ -5,7 +5,7 @@ import torch
 
 from tap_ray import bounds
 from tap_ray.errors import ConfigError
-from tap_ray.training.batches import AugmentConfig, _shift, augment, to_tensors
+from tap_ray.training.batches import AugmentConfig, augment, shift_images, to_tensors
 from tests.moving_square import square_window
 
 CPU = torch.device("cpu")
@@ -21,9 +21,9 @@ def pairs(num: int = 8):
 
 def test_a_shift_moves_pixels_and_repeats_the_edge():
     image = torch.arange(9, dtype=torch.uint8).reshape(1, 3, 3, 1)
-    moved = _shift(image, torch.tensor([[1, 0]]))
+    moved = shift_images(image, torch.tensor([[1, 0]]))
     assert moved[0, :, :, 0].tolist() == [[3, 4, 5], [6, 7, 8], [6, 7, 8]]
-    moved = _shift(image, torch.tensor([[0, -1]]))
+    moved = shift_images(image, torch.tensor([[0, -1]]))
     assert moved[0, :, :, 0].tolist() == [[0, 0, 1], [3, 3, 4], [6, 6, 7]]
 
 

@@ -217,10 +217,10 @@ def _sum_up(survey: Survey, state: np.ndarray, action: np.ndarray) -> None:
     for column, name in enumerate(survey.lags.slots):
         x, y = action[:-1, _place(spec.action, name)], moved[:, names[partner(name)]]
         for row, lag in enumerate(LAGS):
-            survey.lags.sums[row, column] += _products(*_shifted(x, y, lag))
+            survey.lags.sums[row, column] += product_sums(*_shifted(x, y, lag))
     for number, arm in enumerate(arm for arm in spec.arms if arm.gripper is not None):
         if arm.opening is not None:
-            survey.opening_follows[number] += _products(action[:-1, arm.gripper], state[1:, arm.opening])
+            survey.opening_follows[number] += product_sums(action[:-1, arm.gripper], state[1:, arm.opening])
 
 
 def _shifted(x: np.ndarray, y: np.ndarray, lag: int) -> tuple[np.ndarray, np.ndarray]:
@@ -231,7 +231,8 @@ def _shifted(x: np.ndarray, y: np.ndarray, lag: int) -> tuple[np.ndarray, np.nda
     return (x[:num], y[lag:]) if lag >= 0 else (x[-lag:], y[:num])
 
 
-def _products(x: np.ndarray, y: np.ndarray) -> np.ndarray:
+def product_sums(x: np.ndarray, y: np.ndarray) -> np.ndarray:
+    """(6,) float64 of two (N,) arrays: N and the sums of x, y, x^2, y^2 and x y, which add up over episodes."""
     return np.array([len(x), x.sum(), y.sum(), x @ x, y @ y, x @ y], np.float64)
 
 
