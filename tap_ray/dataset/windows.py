@@ -15,7 +15,7 @@ endless sequence is found again without decoding what comes before it.
 """
 
 from dataclasses import dataclass
-from typing import Any, Callable, Iterator, Sequence
+from typing import Any, Iterator, Sequence
 
 import numpy as np
 
@@ -167,35 +167,20 @@ def episode_batches(
 def _shuffled(frames: "_Frames", config: WindowConfig, rng: np.random.Generator, batches: range) -> Iterator[Window]:
     """These batches of a group's shuffled windows."""
     start_W: np.ndarray = np.flatnonzero(frames.end - np.arange(len(frames.end)) > (1 if config.k_max else 0))
-    start_W, steps_of = (_segments if config.segment > 1 else _single)(frames, start_W, config, rng)
+    k_W, uniform_W = np.zeros_like(start_W), np.zeros(len(start_W))
+    if config.segment > 1:
+        first_S = np.flatnonzero((start_W - frames.begin[start_W]) % config.segment == 0)
+        segments: list[np.ndarray] = np.split(start_W, first_S[1:])
+        start_W = np.concatenate([segments[int(number)] for number in rng.permutation(len(segments))])
+        uniform_W = rng.random(len(start_W))
+    else:
+        start_W = rng.permutation(start_W)
+        if config.k_max:
+            k_W = rng.integers(1, np.minimum(config.k_max, frames.end[start_W] - 1 - start_W) + 1)
     for batch in batches:
         part = slice(batch * config.batch_size, (batch + 1) * config.batch_size)
-        yield _gather(frames, start_W[part], steps_of(part), config)
-
-
-StepsOf = Callable[[slice], np.ndarray]  # of a batch's part of the order: (N,) steps to a later frame; 0: none
-
-
-def _single(
-    frames: "_Frames", start_W: np.ndarray, config: WindowConfig, rng: np.random.Generator
-) -> tuple[np.ndarray, StepsOf]:
-    """Windows in any order, each with a later frame of its episode."""
-    start_W = rng.permutation(start_W)
-    k_W = np.zeros_like(start_W)
-    if config.k_max:
-        k_W = rng.integers(1, np.minimum(config.k_max, frames.end[start_W] - 1 - start_W) + 1)
-    return start_W, lambda part: k_W[part]
-
-
-def _segments(
-    frames: "_Frames", start_W: np.ndarray, config: WindowConfig, rng: np.random.Generator
-) -> tuple[np.ndarray, StepsOf]:
-    """Segments of consecutive windows in any order; a window's later frame is one of its segment and batch."""
-    first_S = np.flatnonzero((start_W - frames.begin[start_W]) % config.segment == 0)
-    segments: list[np.ndarray] = np.split(start_W, first_S[1:])
-    start_W = np.concatenate([segments[int(number)] for number in rng.permutation(len(segments))])
-    uniform_W = rng.random(len(start_W))
-    return start_W, lambda part: _inside_segments(start_W[part], config.k_max, uniform_W[part])
+        k_N = _inside_segments(start_W[part], config.k_max, uniform_W[part]) if config.segment > 1 else k_W[part]
+        yield _gather(frames, start_W[part], k_N, config)
 
 
 def _inside_segments(start_N: np.ndarray, k_max: int, uniform_N: np.ndarray) -> np.ndarray:

@@ -95,7 +95,7 @@ def _extra_augmented(
         shift_NV2 = torch.randint(low, high, (num, cameras, 2), generator=generator)[alike_N].to(device)
         for name in (f"{prefix}extra_rgb", f"{prefix}goal_extra_rgb"):
             if name in batch:
-                moved = _shift(batch[name].flatten(0, 1), shift_NV2.flatten(0, 1))
+                moved = shift_images(batch[name].flatten(0, 1), shift_NV2.flatten(0, 1))
                 changed[name] = moved.unflatten(0, (num, cameras))
     if config.jitter:
         jitter_NV2 = (torch.rand(num, cameras, 2, generator=generator) * 2 - 1) * config.jitter
