@@ -122,7 +122,7 @@ class PretrainConfig(StageConfig):
     play: PlayJobConfig = field(default_factory=lambda: PlayJobConfig(episodes=64))
     """Who plays with --live-play; `episodes` are set aside for statistics and for judging."""
     objective: ObjectiveConfig = field(default_factory=ObjectiveConfig)
-    """What is asked of play."""
+    """The objectives of Stage 1 and their weights."""
 
     def sized_windows(self) -> WindowConfig:
         """Windows in batches of the trainer's size, with what the objective asks for."""

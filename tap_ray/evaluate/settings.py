@@ -29,7 +29,7 @@ class EvaluateConfig(NodesConfig):
     """Suite of tasks: "tabletop" (PyBullet), "tabletop_mixed" (two tasks' objects in every scene, each scene judged
     under both sentences) or "simpler" (ManiSkill's digital twins, SIMPLER's 24 initial states)."""
     tasks: tuple[str, ...] = ()
-    """Tasks to judge; none given: all of the suite."""
+    """Tasks to evaluate; none given: all of the suite."""
     scenario: tuple[str, ...] = ("standard",)
     """Scenarios that each task is judged in; "standard" changes nothing, "all" stands for all of them."""
     episodes: int = 24

@@ -33,7 +33,7 @@ class ImportConfig(configs.ClusterConfig):
     out: Path
     """Folder of the dataset to make."""
     dry_run: bool = False
-    """Only show what a few episodes become, with a picture beside --out, and what looks wrong."""
+    """Only convert a few episodes, show them with an image beside --out, and say what looks wrong."""
     split: str = ""
     """Which split of an RLDS dataset; "": "train", or its only one. The other formats have none."""
     like: Path | None = None

@@ -88,8 +88,8 @@ class PolicyRunner:
 
     def require_read(self, instruction: str) -> None:
         """Raise ConfigError if an instruction is longer than the policy reads."""
-        assert self._bundle.tokenizer is not None
-        encode(self._bundle.tokenizer, [instruction], self._policy.config.num_context)
+        assert self.bundle.tokenizer is not None
+        encode(self.bundle.tokenizer, [instruction], self._policy.config.num_context)
 
     @torch.inference_mode()
     def chunks(self, inputs: Sequence[PolicyInput]) -> np.ndarray:

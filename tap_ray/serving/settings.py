@@ -29,18 +29,18 @@ class ServeConfig(ClusterConfig):
     policy: Path
     """Run folder of jobs.align, or models:/tap/VERSION of MLflow's registry."""
     host: str = "127.0.0.1"
-    """Address to listen on: 127.0.0.1 serves this machine alone; any other, e.g. 0.0.0.0, wants a token."""
+    """Address to listen on: 127.0.0.1 serves this machine alone; any other, e.g. 0.0.0.0, needs a token."""
     port: int = 8000
     """TCP port; 0: any that is free."""
     require_token: bool = False
-    """Want a token on loopback as well (this machine's other users can reach it)."""
+    """Require a token on loopback as well (this machine's other users can reach it)."""
     token_file: Path = Path("~/.tap_ray/serve_token")
     """Where the token lies, made with mode 600 if there is none. TAP_RAY_SERVE_TOKEN in the environment goes first, and
     is then wanted on loopback, too."""
     sessions: int = 64
     """Episodes in progress at a time, one a robot."""
     idle_s: float = 600.0
-    """A session that was not used for so long, s, is forgotten."""
+    """A session without a step for this time, s, is deleted."""
     batch: int = 16
     """Most requests in one batch; those that come while the network is busy wait for the next one."""
     batch_wait_ms: float = 0.0
