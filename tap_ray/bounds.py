@@ -19,6 +19,7 @@ BOUNDS: dict[str, str] = {
     **dict.fromkeys(("steps", "batch_size", "log_every", "group_size", "image_size", "max_steps", "every"), FROM_1),
     **dict.fromkeys(("episodes", "robots_per_fleet", "round_episodes", "num_samples", "horizon", "chunk"), FROM_1),
     "ProbeConfig.episodes": "[0, inf)",  # 0: all
+    "TrainConfig.gradient_accumulation_steps": FROM_1,
     "TrainConfig.lr": POSITIVE,
     "TrainConfig.betas": "[0, 1)",
     "TrainConfig.warmup_fraction": SHARE,

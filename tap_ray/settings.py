@@ -234,6 +234,8 @@ class PipelineConfig(ClusterConfig):
 def made_by(config: TrainJobConfig) -> MadeBy:
     """What makes a run, and where and how it is made."""
     values, former = to_dict(config), {}
+    if config.train.gradient_accumulation_steps == 1:  # runs of before there was any have the same name
+        del values["train"]["gradient_accumulation_steps"]
     if isinstance(config, StageConfig):
         values["policy"] = plain(config.policy)
     if isinstance(config, PriorJobConfig):  # what lies at the paths comes in by the parents' hashes

@@ -143,7 +143,7 @@ def from_dataset(
     if isinstance(model.head, FlowHead):
         model.head.set_layout(dataset.spec)
     if policy.head != "regression":
-        objective = OwnLoss(tokens_UL=tokens_UL, decay_steps=config.prior_steps if known else 0)
+        objective = OwnLoss(policy=model, tokens_UL=tokens_UL, decay_steps=config.prior_steps if known else 0)
     else:
         objective = BehaviorCloning(policy=model, tokens_UL=tokens_UL, weights=config.weights)
     if known:

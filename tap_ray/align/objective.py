@@ -27,7 +27,8 @@ from torch import Tensor, nn
 from tap_ray.models.build import Network
 from tap_ray.models.heads import masked_mse
 from tap_ray.models.pointing import POINT_WEIGHT, pointing_loss
-from tap_ray.models.reach import reach_loss, shown
+from tap_ray.models.reach import reach_loss, shown, shown_mask
+from tap_ray.training.accumulation import num_predicted, shared
 from tap_ray.training.batches import CROPS, Batch
 
 
@@ -89,22 +90,42 @@ class BehaviorCloning:
             seen_N = batch["crop_mask"][:, 0]
             parts["crops"] = masked_mse(out["crop_action"], target, mask & seen_N[:, None])
             if "reach" in batch and "crop_reach" in out:
-                parts["crops"] = parts["crops"] + reach_loss(
-                    self.policy, out["crop_reach"], batch, shown(batch["crop_mask"])
-                )
+                parts["crops_reach"] = reach_loss(self.policy, out["crop_reach"], batch, shown(batch["crop_mask"]))
             if "crop_context" in out:
                 parts["context"] = masked_mse(out["sentence_context"], out["crop_context"].detach(), seen_N)
         if self.weights.point:
             parts["point"] = pointing_loss(out["look"], batch)
         if "play_action" in out:
-            play = {name.removeprefix("play_"): value for name, value in batch.items() if name.startswith("play_")}
+            play = _of_play(batch)
             target_play = self.policy.action_scale(play["action"])
             parts["play_action"] = masked_mse(out["play_action"], target_play, play["action_mask"])
             if "play_look" in out:
                 parts["play_point"] = pointing_loss(out["play_look"], play)
             if "play_reach" in out:
                 parts["play_reach"] = reach_loss(self.policy, out["play_reach"], play, shown(play["crop_mask"]))
+        parts = {name: shared(batch, name, mean) for name, mean in parts.items()}
+        if "crops_reach" in parts:
+            parts["crops"] = parts["crops"] + parts.pop("crops_reach")
         return parts
+
+    def counts(self, batch: Batch) -> dict[str, Tensor]:
+        """See `accumulation.Counted`."""
+        mask, play = batch["action_mask"], _of_play(batch)
+        found = {"loss": mask.sum()}
+        if "reach" in batch:
+            found["reach"] = batch["reach_mask"].sum()
+        if self.weights.asks_crops:
+            seen_N = batch["crop_mask"][:, 0]
+            found |= {"crops": (mask & seen_N[:, None]).sum(), "context": seen_N.sum()}
+            if "reach" in batch:
+                found["crops_reach"] = shown_mask(batch, shown(batch["crop_mask"])).sum()
+        if self.weights.point:
+            found["point"] = batch["crop_px_mask"].sum()
+        if play:
+            found |= {"play_action": play["action_mask"].sum(), "play_point": play["crop_px_mask"].sum()}
+            if "reach" in play:
+                found["play_reach"] = shown_mask(play, shown(play["crop_mask"])).sum()
+        return found
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -112,6 +133,8 @@ class OwnLoss:
     """The objective of a head with a loss of its own: flow matching, with or without a motion prior, or the
     cross-entropy of action tokens."""
 
+    policy: Network
+    """Bare model: what its head counts."""
     tokens_UL: Tensor
     """Likewise."""
     decay_steps: int
@@ -124,10 +147,20 @@ class OwnLoss:
         if not weight:
             batch = {name: value for name, value in batch.items() if name != "chunk_state"}
         out = model(batch | instructed(batch, self.tokens_UL))
+        pred = shared(batch, "pred", out["pred"])
         if not weight:
-            return out["pred"], {"bc/loss": out["pred"]}
-        loss = out["pred"] + weight * (out["align"] + out["recon"])
-        return loss, {"bc/loss": out["pred"], "bc/align": out["align"], "bc/recon": out["recon"]}
+            return pred, {"bc/loss": pred}
+        recon = shared(batch, "pred", out["recon"])
+        return pred + weight * (out["align"] + recon), {"bc/loss": pred, "bc/align": out["align"], "bc/recon": recon}
+
+    def counts(self, batch: Batch) -> dict[str, Tensor]:
+        """See `accumulation.Counted`."""
+        return {"pred": num_predicted(self.policy, batch, batch["action_mask"])}
+
+
+def _of_play(batch: Batch) -> Batch:
+    """What belongs to the play beside demonstrations."""
+    return {name.removeprefix("play_"): value for name, value in batch.items() if name.startswith("play_")}
 
 
 def decayed(step: int, decay_steps: int) -> float:

@@ -211,7 +211,7 @@ class _TrialRunner:
 
 def trained_s(path: Path, config: TrainJobConfig) -> float:
     """Seconds that a run spent in training steps (waiting for data included) and validation, from what it logged."""
-    windows, before, seconds = config.train.batch_size, 0, 0.0
+    windows, before, seconds = config.train.windows_per_step, 0, 0.0
     for line in session.read_metrics(path / session.METRICS):
         rate = next((value for name, value in line.items() if name.endswith("/samples_per_s")), None)
         seconds += sum(value for name, value in line.items() if name.endswith("/validate_s"))

@@ -27,8 +27,9 @@ from tap_ray.models.build import Network, PolicyBundle, new_policy
 from tap_ray.models.heads import FlowHead, before_goal, masked_mse
 from tap_ray.models.pointing import POINT_WEIGHT, pointing_loss
 from tap_ray.models.policy import Context, PolicyConfig
-from tap_ray.models.reach import NUM_REACH, reach_loss, reach_moments, shown
+from tap_ray.models.reach import NUM_REACH, reach_loss, reach_moments, shown, shown_mask
 from tap_ray.specs import RobotSpec
+from tap_ray.training.accumulation import num_predicted, shared
 from tap_ray.training.batches import Batch
 from tap_ray.training.stage import Stage, fitted, held_out_windows
 from tap_ray.training.vlm_parts import chunks_of, new_parts
@@ -105,28 +106,43 @@ class FromPlay:
         terms = []
         if config.next_object:
             if "pred" in out:
-                acted = parts["play/action_loss"] = out["pred"]
+                acted, mean = "play/action_loss", out["pred"]
             else:
-                acted = parts["play/action_mse"] = masked_mse(out["action"], target, mask)
-            terms.append(config.next_object * acted)
+                acted, mean = "play/action_mse", masked_mse(out["action"], target, mask)
+            parts[acted] = shared(batch, "action", mean)
+            terms.append(config.next_object * parts[acted])
             if config.reach:
-                parts["play/reach_mse"] = reach_loss(self.policy, out["reach"], batch, shown(batch["crop_mask"]))
+                mean = reach_loss(self.policy, out["reach"], batch, shown(batch["crop_mask"]))
+                parts["play/reach_mse"] = shared(batch, "reach", mean)
                 terms.append(config.next_object * config.reach * parts["play/reach_mse"])
             if config.point and "look" in out:  # a VLM has no key points
-                parts["play/point_nats"] = pointing_loss(out["look"], batch)
+                parts["play/point_nats"] = shared(batch, "point", pointing_loss(out["look"], batch))
                 terms.append(config.next_object * config.point * parts["play/point_nats"])
         name = "inverse_" if config.next_object else ""
         if config.inverse_dynamics and f"{name}pred" in out:
-            parts["play/inverse_loss"] = out[f"{name}pred"]
+            parts["play/inverse_loss"] = shared(batch, "inverse", out[f"{name}pred"])
             terms.append(config.inverse_dynamics * parts["play/inverse_loss"])
         elif config.inverse_dynamics:
             guess = out[f"{name}action"]  # alone it has no chunk that goes beyond the second image
             steps = guess.shape[1]
             before = before_goal(mask[:, :steps], batch["k"])
-            parts["play/inverse_mse"] = masked_mse(guess, target[:, :steps], before)
+            parts["play/inverse_mse"] = shared(batch, "inverse", masked_mse(guess, target[:, :steps], before))
             terms.append(config.inverse_dynamics * parts["play/inverse_mse"])
         loss = torch.stack(terms).sum()
         return loss, {"play/loss": loss, **parts}
+
+    def counts(self, batch: Batch) -> dict[str, Tensor]:
+        """See `accumulation.Counted`."""
+        config, mask, found = self.config, batch["action_mask"], {}
+        if config.next_object:
+            found["action"] = num_predicted(self.policy, batch, mask)
+            if config.reach:
+                found["reach"] = shown_mask(batch, shown(batch["crop_mask"])).sum()
+            if config.point:
+                found["point"] = batch["crop_px_mask"].sum()
+        if config.inverse_dynamics:
+            found["inverse"] = num_predicted(self.policy, batch, before_goal(mask, batch["k"]))
+        return found
 
 
 def build(

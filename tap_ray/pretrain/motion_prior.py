@@ -19,6 +19,7 @@ from tap_ray.dataset.reader import DatasetInfo
 from tap_ray.errors import DataError
 from tap_ray.models.motion_prior import MotionPrior, PriorConfig
 from tap_ray.models.prior_files import Source, TrainedPrior, save_prior
+from tap_ray.training.accumulation import shared
 from tap_ray.training.batches import Batch
 from tap_ray.training.motion_validation import reconstruction
 from tap_ray.training.stage import FINAL
@@ -36,8 +37,12 @@ class FlowMatching:
 
     def loss(self, model: nn.Module, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
         """Scalar loss, and "prior/loss": squared error of the velocity, normalized."""
-        loss = model(batch)["loss"]
+        loss = shared(batch, "loss", model(batch)["loss"])
         return loss, {"prior/loss": loss}
+
+    def counts(self, batch: Batch) -> dict[str, Tensor]:
+        """See `accumulation.Counted`."""
+        return {"loss": (batch["step_mask"].sum(1) * batch["dim_mask"].sum(1)).sum()}
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -108,7 +108,7 @@ def _found(config: TrainJobConfig, store: Path, shared: set[Path]) -> str:
 
 
 def _train_s(config: TrainJobConfig, samples_per_s: float | None) -> float | None:
-    samples = config.train.steps * config.train.batch_size * config.workers.num_workers
+    samples = config.train.steps * config.train.windows_per_step * config.workers.num_workers
     return samples / samples_per_s if samples_per_s else None
 
 

@@ -1,6 +1,7 @@
 """The one training loop. It knows neither Ray nor MLflow nor what is learned: `fit` reads top to bottom.
 
-Batch number == step number: whoever resumes at step s hands in an iterator that starts at batch s.
+Each step takes G batches (`gradient_accumulation_steps`): whoever resumes at step s hands in an iterator that starts at
+batch s * G.
 """
 
 import contextlib
@@ -15,6 +16,7 @@ from torch import Tensor, nn
 from tap_ray.errors import ConfigError, DataError, TapRayError
 from tap_ray.rng import seed_of
 from tap_ray.training import checkpoint, optim
+from tap_ray.training.accumulation import exchange, shares
 from tap_ray.training.batches import AugmentConfig, Batch, augment, to_tensors
 from tap_ray.training.checkpoint import TrainState
 from tap_ray.types import ActionChunkBatch, Window
@@ -28,6 +30,8 @@ class TrainConfig:
     """Optimizer steps."""
     batch_size: int = 64
     """Windows a worker and step."""
+    gradient_accumulation_steps: int = 1
+    """Batches of `batch_size` windows, one after another, whose gradients make one step; 1 turns accumulation off."""
     lr: float = 2e-3
     """Peak learning rate."""
     weight_decay: float = 0.05
@@ -52,6 +56,11 @@ class TrainConfig:
     """Steps between lines of metrics, each the mean since the line before."""
     seed: int = 0
     """Of the weights at the start, of the augmentation, and of the noise that models draw."""
+
+    @property
+    def windows_per_step(self) -> int:
+        """Windows of one worker in one step."""
+        return self.batch_size * self.gradient_accumulation_steps
 
     def __post_init__(self) -> None:
         for name in ("checkpoint_every", "validate_every"):
@@ -128,7 +137,7 @@ def fit(
 
     Args:
         model: bare; it ends with the averaged weights if `config.ema_decay` asks for them.
-        batches: windows; the first is batch number 0, or the checkpoint's step when resuming.
+        batches: windows; the first is batch number 0, or when resuming the first that the checkpoint's step takes.
         objective: the loss.
         config: how.
         hooks: what the caller wants to be asked.
@@ -146,19 +155,13 @@ def fit(
     hooks = hooks or Hooks()
     state = start(model, config, hooks, resume=resume, lr_scale=lr_scale)
     prepared = hooks.prepare(model)
-    meter = Meter(objective.name, config.batch_size)
+    meter = Meter(objective.name, config.windows_per_step)
     metrics: dict[str, float] = {}
     model.train()
     while state.step < config.steps:
-        window = _next(batches, state.step, meter)
-        batch = augment(
-            to_tensors(window, hooks.device), config.augment, seed=config.seed, step=state.step, rank=hooks.rank
-        )
-        batch["step"] = torch.tensor(state.step)
-        torch.manual_seed(seed_of(config.seed, "noise", state.step, hooks.rank))  # what models draw while they learn
-        with autocast(config.bf16, hooks.device):
-            loss, parts = objective.loss(prepared, batch)
-        norm = _update(state, loss, config)
+        taken = [_batch(batches, number, state.step, config, hooks, meter) for number in _numbers(state.step, config)]
+        parts = _backward(prepared, objective, taken, state, config, hooks)
+        norm = _update(state, config)
         meter.add({**parts, f"{objective.name}/grad_norm": norm})
         if _due(state.step, config.log_every, config.steps):
             fresh = meter.flush() | {f"{objective.name}/lr": max(g["lr"] for g in state.optimizer.param_groups)}
@@ -256,22 +259,62 @@ class Meter:
         return metrics
 
 
-def _next(batches: Iterator[Window | ActionChunkBatch], step: int, meter: Meter) -> Window | ActionChunkBatch:
+def _numbers(step: int, config: TrainConfig) -> range:
+    """Numbers of the batches that a step takes."""
+    return range(step * config.gradient_accumulation_steps, (step + 1) * config.gradient_accumulation_steps)
+
+
+def _batch(
+    batches: Iterator[Window | ActionChunkBatch],
+    number: int,
+    step: int,
+    config: TrainConfig,
+    hooks: Hooks,
+    meter: "Meter",
+) -> Batch:
+    """The next batch, on the device and augmented; `number` is its own and decides what is drawn for it."""
     before = time.perf_counter()
     try:
         window = next(batches)
     except StopIteration:
         raise DataError(f"The batches ended at step {step}. Give an iterator that repeats, or fewer --steps.") from None
     meter.waited(time.perf_counter() - before)
-    return window
+    batch = to_tensors(window, hooks.device)
+    batch = augment(batch, config.augment, seed=config.seed, step=number, rank=hooks.rank)
+    return batch | {"step": torch.tensor(step)}
 
 
-def _update(state: TrainState, loss: Tensor, config: TrainConfig) -> Tensor:
+def _backward(
+    prepared: nn.Module,
+    objective: Objective,
+    batches: list[Batch],
+    state: TrainState,
+    config: TrainConfig,
+    hooks: Hooks,
+) -> dict[str, Tensor]:
+    """Leave the gradient of the mean of the batches in the parameters; returns the mean metrics.
+
+    A batch's share of a mean is that of the entries that it brings, see `accumulation.shares`. Workers exchange their
+    gradients once, with the last batch.
+    """
+    state.optimizer.zero_grad(set_to_none=True)
+    means: dict[str, Tensor] = {}
+    for number, batch in zip(_numbers(state.step, config), shares(objective, batches), strict=True):
+        torch.manual_seed(seed_of(config.seed, "noise", number, hooks.rank))  # what models draw while they learn
+        with exchange(prepared, wanted=batch is batches[-1]):
+            with autocast(config.bf16, hooks.device):
+                loss, parts = objective.loss(prepared, batch)
+            (loss / len(batches)).backward()
+        for key, value in parts.items():
+            value = value.detach() / len(batches)
+            means[key] = means[key] + value if key in means else value
+    return means
+
+
+def _update(state: TrainState, config: TrainConfig) -> Tensor:
     """One optimizer step; returns the gradient's norm before clipping."""
     factor = optim.schedule(state.step, num_steps=config.steps, warmup_fraction=config.warmup_fraction)
     optim.set_learning_rate(state.optimizer, factor)
-    state.optimizer.zero_grad(set_to_none=True)
-    loss.backward()
     norm = nn.utils.clip_grad_norm_(state.model.parameters(), config.clip or float("inf"))
     state.optimizer.step()
     state.step += 1

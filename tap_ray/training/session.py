@@ -127,7 +127,8 @@ def work(job: TrainJob, context: WorkerContext | None = None) -> None:
             facts={**stage.facts(), **job.facts},
             leaving=context.leaving,
         )
-        batches = job.batches(shard=Shard(start_batch=step, worker=context.rank, num_workers=context.world))
+        start = step * job.config.gradient_accumulation_steps
+        batches = job.batches(shard=Shard(start_batch=start, worker=context.rank, num_workers=context.world))
         fit(
             stage.network,
             batches,
@@ -151,7 +152,7 @@ def _log(job: TrainJob, context: WorkerContext, metrics: Mapping[str, float], st
     line = dict(metrics)
     for key in [key for key in metrics if key.endswith("/samples_per_s")]:
         name = key.removesuffix("samples_per_s")
-        step_s = job.config.batch_size / metrics[key]
+        step_s = job.config.windows_per_step / metrics[key]
         line |= {
             key: metrics[key] * context.world,
             f"{name}data_wait_pct": 100 * metrics[f"{name}data_wait_s"] / step_s,

@@ -20,6 +20,7 @@ from tap_ray.models.policy import PolicyConfig
 from tap_ray.models.vlm_config import VlmConfig
 from tap_ray.pretrain import from_play
 from tap_ray.pretrain.from_play import ObjectiveConfig
+from tap_ray.training.batches import AugmentConfig
 from tap_ray.training.loop import TrainConfig, fit
 from tests.made_data import write_made_dataset
 from tests.tiny_vlm import tiny_vlm
@@ -158,3 +159,17 @@ def test_what_a_vlm_cannot_be_asked(demos, source: str, tmp_path: Path):
         build(replace(sizes(source, "regression"), tokens=TokensConfig(scale=5)))
     with pytest.raises(CheckpointError, match="holds no FAST tokenizer"):
         build(replace(sizes(source, "tokens"), tokens=TokensConfig(pretrained=str(tmp_path))))
+
+
+def test_a_step_of_two_batches_is_a_step_of_one_as_large(demos, source: str):
+    """Action tokens included, of which a batch has as many as its chunks happen to take."""
+    found = []
+    for num in (1, 2):
+        policy, windows = resolve_configs(sizes(source, "tokens"), ASKED, config=AlignConfig(), prior=None, history=0)
+        windows = replace(windows, batch_size=8 // num)
+        stage, _ = from_dataset(demos, windows, policy=policy, config=AlignConfig(), seed=0)
+        how = TrainConfig(steps=2, batch_size=8 // num, gradient_accumulation_steps=num, bf16="off", log_every=1)
+        how = replace(how, augment=AugmentConfig(shift_px=0))
+        metrics = fit(stage.model.network, iterate(demos, windows, seed=0), stage.objective, how)
+        found.append((metrics["bc/loss"], metrics["bc/grad_norm"]))
+    assert found[0] == pytest.approx(found[1], rel=1e-4)

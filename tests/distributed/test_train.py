@@ -79,8 +79,9 @@ def test_one_worker_learns_what_one_process_learns(tmp_path: Path, toy_dataset: 
 
 
 def test_two_workers_average_their_gradients(tmp_path: Path, toy_dataset: Path):
-    """Worker w's batches are those of `iterate(shard=Shard(worker=w, ...))`, and each step is the mean of both."""
+    """Worker w's batches are those of `iterate(shard=Shard(worker=w, ...))`; a step is the mean of two of each."""
     task = toy_task(tmp_path / "run", toy_dataset, ray=True, steps=3)
+    task = dataclasses.replace(task, config=dataclasses.replace(task.config, gradient_accumulation_steps=2))
     train(task, WorkersConfig(num_workers=2), progress=False)
 
     local = toy_task(tmp_path / "x", toy_dataset, ray=False)
@@ -88,9 +89,9 @@ def test_two_workers_average_their_gradients(tmp_path: Path, toy_dataset: Path):
     model, optimizer = toy.by_hand(task.config)
     losses = []
     for step in range(3):
-        both = [toy.squared_error(model, next(stream)) for stream in streams]
-        losses.append(float(both[0].detach()))
-        toy.step_by_hand(model, optimizer, torch.stack(both).mean(), step, task.config)
+        errors = [toy.squared_error(model, next(stream)) for _ in range(2) for stream in streams]
+        losses.append(float((errors[0] + errors[2]).detach()) / 2)  # those of the first worker
+        toy.step_by_hand(model, optimizer, torch.stack(errors).mean(), step, task.config)
     assert [loss for _, loss in curve(task.run)] == pytest.approx(losses, rel=1e-5)
 
 

@@ -42,6 +42,20 @@ def test_cut_off_and_taken_up_again(tmp_path: Path, data: Path):
     assert (cut / "exported.json").read_text() == (whole / "exported.json").read_text()
 
 
+def test_taken_up_again_within_the_data(tmp_path: Path, data: Path):
+    """A step takes two batches: at the checkpoint of step 10 twenty are behind."""
+    runs = {}
+    for name, bad_step in (("whole", 0), ("cut", 2 * 13)):
+        task = toy.toy_task(tmp_path / name, data, ray=False, bad_step=bad_step)
+        config = dataclasses.replace(task.config, gradient_accumulation_steps=2)
+        runs[name] = dataclasses.replace(task, config=config)
+    train_here(runs["whole"], progress=False)
+    with pytest.raises(TapRayError, match="The loss is nan after 13 steps"):
+        train_here(runs["cut"], progress=False)
+    train_here(dataclasses.replace(runs["cut"], build=runs["whole"].build), progress=False)
+    assert losses(runs["cut"].run) == losses(runs["whole"].run)
+
+
 def test_a_finished_run_trains_no_more(tmp_path: Path, data: Path):
     run = tmp_path / "run"
     first = train_here(toy.toy_task(run, data, ray=False), progress=False)

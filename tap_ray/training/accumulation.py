@@ -1,0 +1,65 @@
+"""One step from several batches: what makes the sum of their gradients that of one batch as large as all of them.
+
+A mean over the entries that a mask leaves is a ratio, and the mean of ratios is not the ratio of the sums. So before
+any batch is learned from, an objective counts the entries of each of its means (`Counted`), and each batch's mean
+enters with its share of all entries. What has no count is a mean over rows, of which batches have equally many.
+
+Not the same as one large batch: BatchNorm, which sees one batch at a time, and what is drawn (augmentation, noise of
+flow matching), which follows from each batch's own number. Several workers average their steps as they are, so batches
+of different workers weigh the same whatever their masks.
+"""
+
+import contextlib
+from typing import Any, Protocol, Sequence, runtime_checkable
+
+import torch
+from torch import Tensor, nn
+
+from tap_ray.models.build import Network
+from tap_ray.models.token_head import TokenHead
+from tap_ray.training.batches import Batch
+
+SHARE = "share_"
+
+
+@runtime_checkable
+class Counted(Protocol):
+    """An objective whose means have counts."""
+
+    def counts(self, batch: Batch) -> dict[str, Tensor]:
+        """Scalars: over how many entries of this batch each part of the loss is a mean, by the part's name."""
+        ...
+
+
+def shares(objective: Any, batches: Sequence[Batch]) -> Sequence[Batch]:
+    """Each batch with "share_<part>" (), how many times its mean counts as much as on average; one alone as it is."""
+    if len(batches) == 1 or not isinstance(objective, Counted):
+        return batches
+    counts = [objective.counts(batch) for batch in batches]
+    for batch, own in zip(batches, counts, strict=True):
+        for name, count in own.items():
+            total = torch.stack([each[name] for each in counts]).sum()
+            batch[f"{SHARE}{name}"] = len(batches) * count / total.clamp_min(1)
+    return batches
+
+
+def shared(batch: Batch, name: str, mean: Tensor) -> Tensor:
+    """A part of the loss with its batch's share; the mean itself where the batch is alone."""
+    return mean * batch[f"{SHARE}{name}"] if f"{SHARE}{name}" in batch else mean
+
+
+def num_predicted(policy: Network, batch: Batch, mask_NH: Tensor) -> Tensor:
+    """() entries that an action head's mean is over: steps where `mask_NH` is True, or the tokens that say them."""
+    head = getattr(policy, "head", None)  # a policy that only tells what moved has none
+    if isinstance(head, TokenHead):
+        return (head.targets(policy.action_scale(batch["action"]), mask_NH) >= 0).sum()
+    return mask_NH.sum()
+
+
+def exchange(model: Any, *, wanted: bool) -> contextlib.AbstractContextManager[Any]:
+    """Whether the workers exchange gradients in this backward pass; `model` as `Hooks.prepare` gave it."""
+    if hasattr(model, "set_requires_gradient_sync"):  # fully_shard
+        model.set_requires_gradient_sync(wanted)
+    elif not wanted and isinstance(model, nn.parallel.DistributedDataParallel):
+        return model.no_sync()
+    return contextlib.nullcontext()
