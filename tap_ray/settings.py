@@ -68,6 +68,9 @@ class WorkersConfig(NodesConfig):
     """Decoded windows that may wait for each training process, MB."""
     max_failures: int = 3
     """How often in a row, without a new checkpoint in between, dead training processes are replaced; -1: always."""
+    parallel: Literal["ddp", "fsdp"] = "ddp"
+    """"ddp": each training process holds the whole model; "fsdp": each a part of it, and of what AdamW remembers, for
+    models that are too large for one GPU. Either resumes from the other's checkpoints."""
     gpu: Literal["auto", "on", "off"] = "auto"
     """Whether to train on GPUs; "auto": if there are enough now; "on": wait until an autoscaler brings them."""
     gpus: float = 1.0

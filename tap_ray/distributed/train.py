@@ -1,4 +1,4 @@
-"""`training.session` under Ray Train: W workers average their gradients (DDP) and resume when one of them dies.
+"""`training.session` under Ray Train: W workers average their gradients (DDP or FSDP) and resume when one of them dies.
 
     driver   train(job) -----> TorchTrainer ----> worker 0 .. W-1   each: session.work(job, context)
       |                                              |
@@ -51,6 +51,7 @@ from tap_ray.training import session
 from tap_ray.training.loop import TrainConfig
 from tap_ray.training.progress import Log, every, follow
 from tap_ray.training.session import Batches, Trainable, TrainJob, WorkerContext
+from tap_ray.training.sharding import shard
 
 SETTINGS = {
     "RAY_CHDIR_TO_TRIAL_DIR": "0",  # workers stay where the job was started, so that relative paths mean the same
@@ -139,7 +140,10 @@ def train(job: TrainJob, config: WorkersConfig, *, log: Log | None = None, progr
         job.run / session.CHECKPOINTS,
         _worker,
         # As bytes, so that Ray's controller need not import what only the workers need: seconds, on few cores.
-        train_loop_config={"job": cloudpickle.dumps(job)},  # pyright: ignore[reportPrivateImportUsage]
+        train_loop_config={
+            "job": cloudpickle.dumps(job),  # pyright: ignore[reportPrivateImportUsage]
+            "parallel": config.parallel,
+        },
         scaling_config=_scaling(config),
         run_config=RunConfig(
             name="ray",
@@ -219,11 +223,14 @@ def _scaling(config: WorkersConfig) -> ScalingConfig:
 def _worker(settings: Mapping[str, Any]) -> None:
     """A training process."""
     context = ray.train.get_context()
+    device = torch.device(ray.train.torch.get_device())  # type: ignore[arg-type]
+    sharded = settings["parallel"] == "fsdp" and context.get_world_size() > 1
     own = WorkerContext(
         rank=context.get_world_rank(),
         world=context.get_world_size(),
-        device=torch.device(ray.train.torch.get_device()),  # type: ignore[arg-type]
-        prepare=ray.train.torch.prepare_model,
+        device=device,
+        prepare=partial(shard, device=device) if sharded else ray.train.torch.prepare_model,
+        sharded=sharded,
         agree=_agree,
         leaving=_Leaving(),
     )

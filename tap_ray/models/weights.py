@@ -66,7 +66,17 @@ def load_model(file: Path, model: nn.Module) -> None:
             f"{file} holds NaN or infinite numbers in {', '.join(spoilt[:FACTS_SHOWN])}. Use an earlier checkpoint, or "
             "train again with a smaller --lr."
         )
-    model.load_state_dict(tensors)
+    own = model.state_dict()
+    model.load_state_dict({name: part_of(value, own[name]) for name, value in tensors.items()})
+
+
+def part_of(tensor: Tensor, own: Tensor) -> Tensor:
+    """A whole tensor where the model's `own` is; this worker's part of it where that is cut (training/sharding.py)."""
+    from torch.distributed.tensor import DTensor, distribute_tensor
+
+    if not isinstance(own, DTensor):
+        return tensor.to(own.device)
+    return distribute_tensor(tensor.to(own.device), own.device_mesh, own.placements, src_data_rank=None)
 
 
 def require_same(have: Mapping[str, Tensor], want: Mapping[str, Tensor], *, where: str) -> None:

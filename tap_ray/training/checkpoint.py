@@ -23,9 +23,10 @@ from torch.optim import AdamW
 from tap_ray import storage
 from tap_ray.config import differences
 from tap_ray.errors import CheckpointError
-from tap_ray.models.weights import FACTS_SHOWN, load_model, read_tensors, require_same, write_tensors
+from tap_ray.models.weights import FACTS_SHOWN, load_model, part_of, read_tensors, require_same, write_tensors
 from tap_ray.runs import read_json, write_json
-from tap_ray.training.optim import names_in_order
+from tap_ray.training.optim import in_order, names_in_order
+from tap_ray.training.sharding import gathered
 
 VERSION = 1
 STEP_FOLDER = "step-{step:08d}"
@@ -45,7 +46,28 @@ class TrainState:
     """Optimizer steps taken, which is also the number of the next batch."""
 
 
-def save(folder: Path, state: TrainState, facts: Mapping[str, Any]) -> None:
+@dataclass(frozen=True, kw_only=True)
+class Snapshot:
+    """What a checkpoint holds, as whole tensors."""
+
+    step: int
+    files: Mapping[str, Mapping[str, Tensor]]
+    """File name without its ending -> tensors."""
+
+
+def snapshot(state: TrainState) -> Snapshot:
+    """What to write. Of a model that is cut among workers, every worker asks; the first gets all of it on its CPU."""
+    files = {
+        "model": gathered(state.model.state_dict()),
+        "optimizer": gathered(_optimizer_tensors(state)),
+        "rng": {"torch": torch.get_rng_state()},
+    }
+    if state.ema is not None:
+        files["ema"] = gathered(state.ema)
+    return Snapshot(step=state.step, files=files)
+
+
+def save(folder: Path, state: TrainState | Snapshot, facts: Mapping[str, Any]) -> None:
     """Write a checkpoint; it counts once all of its files are there.
 
     Args:
@@ -56,14 +78,24 @@ def save(folder: Path, state: TrainState, facts: Mapping[str, Any]) -> None:
     Raises:
         StorageError: the disk refused.
     """
+    kept = state if isinstance(state, Snapshot) else snapshot(state)
     storage.remove(folder, first=STATE)
     with storage.atomic_write(folder, folder=True) as here:
-        write_tensors(here / "model.safetensors", state.model.state_dict())
-        write_tensors(here / "optimizer.safetensors", _optimizer_tensors(state))
-        write_tensors(here / "rng.safetensors", {"torch": torch.get_rng_state()})
-        if state.ema is not None:
-            write_tensors(here / "ema.safetensors", state.ema)
-    write_json(folder / STATE, {"version": VERSION, "step": state.step, "facts": facts})
+        for name, tensors in kept.files.items():
+            write_tensors(here / f"{name}.safetensors", tensors)
+    write_json(folder / STATE, {"version": VERSION, "step": kept.step, "facts": facts})
+
+
+def load_weights(folder: Path, model: nn.Module) -> None:
+    """Fill a bare model with what a checkpoint's run would keep: the average of its weights where there is one.
+
+    Raises:
+        CheckpointError: missing, truncated, or of another model.
+    """
+    require_folder(folder)
+    load_model(folder / "model.safetensors", model)
+    if (folder / "ema.safetensors").is_file():
+        model.load_state_dict(read_tensors(folder / "ema.safetensors"), strict=False)
 
 
 def remove(folder: Path) -> None:
@@ -96,7 +128,7 @@ def load_into(folder: Path, state: TrainState, facts: Mapping[str, Any]) -> None
     if state.ema is not None:
         saved_ema = read_tensors(folder / "ema.safetensors")
         require_same(saved_ema, state.ema, where=str(folder / "ema.safetensors"))
-        state.ema = {name: saved_ema[name].to(value.device) for name, value in state.ema.items()}
+        state.ema = {name: part_of(saved_ema[name], value) for name, value in state.ema.items()}
     torch.set_rng_state(read_tensors(folder / "rng.safetensors")["torch"])
     state.step = int(saved["step"])
 
@@ -126,13 +158,15 @@ def _load_optimizer(folder: Path, state: TrainState) -> None:
     file = folder / "optimizer.safetensors"
     tensors = read_tensors(file)
     names = names_in_order(state.model, state.optimizer)
+    parameters = list(in_order(state.optimizer))
     moments: dict[int, dict[str, Tensor]] = {i: {} for i in range(len(names))}
     number = {name: i for i, name in enumerate(names)}
     for key, value in tensors.items():
         name, _, kind = key.rpartition("/")
         if name not in number:
             raise CheckpointError(f"{file}: {name} is not trained by this run. Resume with the same config.")
-        moments[number[name]][kind] = value
+        own = parameters[number[name]]
+        moments[number[name]][kind] = part_of(value, own) if value.shape == own.shape != () else value
     missing = [name for name, i in number.items() if not moments[i]]
     if tensors and missing:
         raise CheckpointError(f"{file}: nothing about {', '.join(missing[:FACTS_SHOWN])}. Resume with the same config.")

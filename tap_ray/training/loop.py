@@ -19,6 +19,7 @@ from tap_ray.training import checkpoint, optim
 from tap_ray.training.accumulation import exchange, shares
 from tap_ray.training.batches import AugmentConfig, Batch, augment, to_tensors
 from tap_ray.training.checkpoint import TrainState
+from tap_ray.training.sharding import whole
 from tap_ray.types import ActionChunkBatch, Window
 
 
@@ -112,7 +113,7 @@ class Hooks:
     validate: Callable[[], dict[str, float]] = _no_validation
     """Metrics on held-out data, of the model as it is now. Called on every worker."""
     prepare: Callable[[nn.Module], nn.Module] = _unchanged
-    """Wraps the model for several workers."""
+    """Wraps the model for several workers, before there is an optimizer."""
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
     """Where to compute."""
     rank: int = 0
@@ -153,8 +154,8 @@ def fit(
         TapRayError: the loss is not finite.
     """
     hooks = hooks or Hooks()
-    state = start(model, config, hooks, resume=resume, lr_scale=lr_scale)
     prepared = hooks.prepare(model)
+    state = start(model, config, hooks, resume=resume, lr_scale=lr_scale)
     meter = Meter(objective.name, config.windows_per_step)
     metrics: dict[str, float] = {}
     model.train()
@@ -178,7 +179,9 @@ def fit(
         urgent = _due(state.step, config.log_every, config.steps) and hooks.leaving()  # nothing half counted is lost
         if urgent or _due(state.step, config.checkpoint_every, config.steps):
             with meter.paused():
-                hooks.save(state.step, lambda folder: checkpoint.save(folder, state, hooks.facts))
+                kept = checkpoint.snapshot(state)
+                hooks.save(state.step, lambda folder, kept=kept: checkpoint.save(folder, kept, hooks.facts))
+                del kept
     if state.ema is not None:
         model.load_state_dict(state.ema, strict=False)
     return metrics
@@ -315,7 +318,7 @@ def _update(state: TrainState, config: TrainConfig) -> Tensor:
     """One optimizer step; returns the gradient's norm before clipping."""
     factor = optim.schedule(state.step, num_steps=config.steps, warmup_fraction=config.warmup_fraction)
     optim.set_learning_rate(state.optimizer, factor)
-    norm = nn.utils.clip_grad_norm_(state.model.parameters(), config.clip or float("inf"))
+    norm = whole(nn.utils.clip_grad_norm_(state.model.parameters(), config.clip or float("inf")))
     state.optimizer.step()
     state.step += 1
     if state.ema is not None:
@@ -326,8 +329,8 @@ def _update(state: TrainState, config: TrainConfig) -> Tensor:
 
 @torch.no_grad()
 def _average(ema: dict[str, Tensor], model: nn.Module, decay: float) -> None:
-    for name, value in _averaged(model):
-        ema[name].lerp_(value, 1 - decay)
+    averaged = dict(_averaged(model))
+    torch._foreach_lerp_([ema[name] for name in averaged], list(averaged.values()), 1 - decay)
 
 
 def _averaged(model: nn.Module) -> Iterator[tuple[str, Tensor]]:

@@ -68,10 +68,11 @@ def set_learning_rate(optimizer: AdamW, factor: float) -> None:
 def names_in_order(model: nn.Module, optimizer: AdamW) -> list[str]:
     """Names of the optimizer's parameters in the order in which its state numbers them."""
     name_of = {id(parameter): name for name, parameter in model.named_parameters()}
-    return [name_of[id(parameter)] for parameter in _parameters(optimizer)]
+    return [name_of[id(parameter)] for parameter in in_order(optimizer)]
 
 
-def _parameters(optimizer: AdamW) -> Iterable[nn.Parameter]:
+def in_order(optimizer: AdamW) -> Iterable[nn.Parameter]:
+    """The optimizer's parameters, likewise."""
     for group in optimizer.param_groups:
         yield from group["params"]
 

@@ -94,6 +94,8 @@ class WorkerContext:
     device: torch.device = CPU
     prepare: Callable[[nn.Module], nn.Module] = lambda model: model
     """Wraps the model so that the workers' gradients are averaged."""
+    sharded: bool = False
+    """Whether `prepare` cuts it among the workers: all of them then take part in validation and checkpoints."""
     agree: Callable[[Any], Any] = lambda value: value
     """Gives every worker the first worker's value."""
     leaving: Callable[[], bool] = lambda: False
@@ -120,7 +122,7 @@ def work(job: TrainJob, context: WorkerContext | None = None) -> None:
         hooks = Hooks(
             log=partial(_log, job, context) if first else _silent,
             save=partial(_save, job, held) if held else _silent,
-            validate=stage.validate if first else dict,
+            validate=stage.validate if first or context.sharded else dict,
             prepare=context.prepare,
             device=context.device,
             rank=context.rank,
@@ -140,7 +142,17 @@ def work(job: TrainJob, context: WorkerContext | None = None) -> None:
         )
         if first:
             logs.join(job.run / METRICS)
-            stage.save(job.run)
+            _trained(job, stage, context).save(job.run)
+
+
+def _trained(job: TrainJob, stage: Trainable, context: WorkerContext) -> Trainable:
+    """The stage with whole weights: of one that was cut among workers a new one, from the last checkpoint."""
+    if not context.sharded:
+        return stage
+    last, whole = checkpoint.latest(job.run / CHECKPOINTS), job.build()
+    assert last is not None
+    checkpoint.load_weights(last, whole.network)
+    return whole
 
 
 def _silent(*_: Any) -> None:

@@ -27,6 +27,7 @@ from tap_ray.training.progress import train_here
 from tap_ray.types import Shard
 from tests.distributed.kills import KILLS
 from tests.distributed.nodes import meanwhile, wait_for
+from tests.training import sharded
 
 pytestmark = [
     pytest.mark.cluster,
@@ -93,6 +94,25 @@ def test_two_workers_average_their_gradients(tmp_path: Path, toy_dataset: Path):
         losses.append(float((errors[0] + errors[2]).detach()) / 2)  # those of the first worker
         toy.step_by_hand(model, optimizer, torch.stack(errors).mean(), step, task.config)
     assert [loss for _, loss in curve(task.run)] == pytest.approx(losses, rel=1e-5)
+
+
+@pytest.mark.long_proof  # tests/training/test_sharding.py has the like without Ray
+def test_a_model_cut_among_workers_that_die(tmp_path: Path, toy_dataset: Path):
+    """FSDP learns what DDP learns, killed behind its first checkpoint, too."""
+    ray.cloudpickle.register_pickle_by_value(sharded)
+    whole, cut = (sharded.job(tmp_path / name, toy_dataset) for name in ("ddp", "fsdp"))
+    train(whole, WorkersConfig(num_workers=2), progress=False)
+
+    def kill_one() -> None:
+        wait_for(lambda: session.newest_step(cut.run) > 0)
+        training_workers()[0].kill()
+
+    cut = dataclasses.replace(cut, build=functools.partial(sharded.slow, 0.3))
+    with meanwhile(kill_one):
+        train(cut, WorkersConfig(num_workers=2, parallel="fsdp"), progress=False)
+    have, want = (dict(curve(each.run)) for each in (cut, whole))
+    assert have == pytest.approx(want, rel=1e-4)
+    assert (cut.run / "final.safetensors").is_file()
 
 
 def training_workers() -> list[psutil.Process]:

@@ -1,0 +1,119 @@
+"""A network with repeated layers, trained by two processes as `--parallel ddp` and as `--parallel fsdp` have it."""
+
+import os
+import shutil
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+from transformers.modeling_layers import GradientCheckpointingLayer
+
+from tap_ray.models.weights import write_tensors
+from tap_ray.training import session
+from tap_ray.training.batches import AugmentConfig
+from tap_ray.training.loop import TrainConfig
+from tap_ray.training.session import TrainJob, WorkerContext
+from tap_ray.training.sharding import shard
+from tests.distributed import toy_training as toy
+
+CPU = torch.device("cpu")
+STEPS, HALF = 8, 4
+
+
+class Layer(GradientCheckpointingLayer):
+    def __init__(self) -> None:
+        super().__init__()
+        self.linear = nn.Linear(8, 8)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x + torch.nn.functional.gelu(self.linear(x))
+
+
+class Network(nn.Module):
+    """(N, Y, X, 3) uint8 -> (N, 7)."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(3)
+            self.first, self.last = nn.Linear(3, 8), nn.Linear(8, 7)
+            self.layers = nn.ModuleList([Layer(), Layer()])
+        self.first.bias.requires_grad_(False)
+
+    def forward(self, rgb: Tensor) -> Tensor:
+        x = self.first(rgb.float().mean(dim=(1, 2)) / 255)
+        for layer in self.layers:
+            x = layer(x)
+        return self.last(x)
+
+
+@dataclass(frozen=True)
+class Stage:
+    network: Network = field(default_factory=Network)
+    objective: toy.Regression = field(default_factory=lambda: toy.Regression(0.0, 0, None))
+    lr_scale: dict[str, float] = field(default_factory=lambda: {"first": 0.5})
+
+    def validate(self) -> dict[str, float]:
+        return {"toy/held_out": float(self.network(torch.full((2, 4, 4, 3), 100, dtype=torch.uint8)).sum())}
+
+    def save(self, run: Path) -> None:
+        write_tensors(run / "final.safetensors", self.network.state_dict())
+
+    def facts(self) -> dict[str, Any]:
+        return {"kind": "layers"}
+
+
+def slow(pause_s: float) -> Stage:
+    """Whose steps take so long."""
+    return Stage(objective=toy.Regression(pause_s, 0, None))
+
+
+def job(run: Path, data: Path) -> TrainJob:
+    how = TrainConfig(
+        steps=STEPS, lr=0.1, checkpoint_every=HALF, validate_every=HALF, log_every=1, batch_size=4, bf16="off",
+        ema_decay=0.9, gradient_accumulation_steps=2, augment=AugmentConfig(shift_px=0),
+    )  # fmt: skip
+    return TrainJob(run=run, build=Stage, batches=partial(toy.local_batches, data), config=how)
+
+
+def curve(run: Path, name: str = "toy/loss") -> list[tuple[float, float]]:
+    return [(line["step"], line[name]) for line in session.read_metrics(run / session.METRICS) if name in line]
+
+
+def half_of(run: Path, cut: Path) -> Path:
+    """The run as it was killed behind its first checkpoint."""
+    shutil.copytree(run, cut)
+    shutil.rmtree(cut / session.CHECKPOINTS / f"step-{STEPS:08d}")
+    (cut / "final.safetensors").unlink()
+    return cut
+
+
+def train_both(rank: int, world: int, folder: Path, data: Path) -> None:
+    """One of the processes: whole runs of either kind, then each kind from the other's checkpoint and from its own."""
+    os.environ["OMP_NUM_THREADS"] = "1"
+    dist.init_process_group("gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=world)
+    sharded: Callable[[nn.Module], nn.Module] = partial(shard, device=CPU)
+    for run, source, parallel in (
+        ("ddp", "", "ddp"), ("fsdp", "", "fsdp"), ("killed", "fsdp", "fsdp"), ("from_ddp", "ddp", "fsdp"),
+        ("from_fsdp", "fsdp", "ddp"),
+    ):  # fmt: skip
+        if source and rank == 0:
+            half_of(folder / source, folder / run)
+        dist.barrier()
+        (folder / run).mkdir(exist_ok=True)
+        prepare = sharded if parallel == "fsdp" else nn.parallel.DistributedDataParallel
+        own = WorkerContext(rank=rank, world=world, prepare=prepare, sharded=parallel == "fsdp", agree=first_says)
+        session.work(job(folder / run, data), own)
+        dist.barrier()
+    dist.destroy_process_group()
+
+
+def first_says(value: Any) -> Any:
+    box = [value]
+    dist.broadcast_object_list(box, src=0)
+    return box[0]
