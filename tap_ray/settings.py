@@ -71,6 +71,9 @@ class WorkersConfig(NodesConfig):
     parallel: Literal["ddp", "fsdp"] = "ddp"
     """"ddp": each training process holds the whole model; "fsdp": each a part of it, and of what AdamW remembers, for
     models that are too large for one GPU. Either resumes from the other's checkpoints."""
+    compile: bool = False
+    """Whether to compile the network (torch.compile) when training starts: minutes, for faster steps. Needs a C++
+    compiler on each machine; results differ within float error."""
     gpu: Literal["auto", "on", "off"] = "auto"
     """Whether to train on GPUs; "auto": if there are enough now; "on": wait until an autoscaler brings them."""
     gpus: float = 1.0

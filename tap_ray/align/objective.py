@@ -171,4 +171,4 @@ def decayed(step: int, decay_steps: int) -> float:
 def instructed(batch: Batch, tokens_UL: Tensor) -> Batch:
     """The sentences that this batch names, each once, and which of them is each row's."""
     present, sentence = batch["task_index"].unique(return_inverse=True)
-    return {"tokens": tokens_UL.to(batch["task_index"].device)[present], "sentence": sentence}
+    return {"tokens": tokens_UL[present].to(batch["action"].device, non_blocking=True), "sentence": sentence}

@@ -30,6 +30,7 @@ from pyarrow.fs import FSSpecHandler, PyFileSystem
 from ray import cloudpickle
 from ray.exceptions import OutOfMemoryError, RayActorError
 from ray.train import FailureConfig, LoggingConfig, RunConfig, ScalingConfig
+from torch import nn
 from tqdm import tqdm
 
 from tap_ray import storage
@@ -48,6 +49,7 @@ from tap_ray.errors import ConfigError, TapRayError
 from tap_ray.job import job_run
 from tap_ray.settings import TrainJobConfig, WorkersConfig, made_by
 from tap_ray.training import session
+from tap_ray.training.compiling import compile_layers
 from tap_ray.training.loop import TrainConfig
 from tap_ray.training.progress import Log, every, follow
 from tap_ray.training.session import Batches, Trainable, TrainJob, WorkerContext
@@ -143,6 +145,7 @@ def train(job: TrainJob, config: WorkersConfig, *, log: Log | None = None, progr
         train_loop_config={
             "job": cloudpickle.dumps(job),  # pyright: ignore[reportPrivateImportUsage]
             "parallel": config.parallel,
+            "compile": config.compile,
         },
         scaling_config=_scaling(config),
         run_config=RunConfig(
@@ -229,7 +232,7 @@ def _worker(settings: Mapping[str, Any]) -> None:
         rank=context.get_world_rank(),
         world=context.get_world_size(),
         device=device,
-        prepare=partial(shard, device=device) if sharded else ray.train.torch.prepare_model,
+        prepare=partial(_prepared, device=device, compiles=settings["compile"], sharded=sharded),
         sharded=sharded,
         agree=_agree,
         leaving=_Leaving(),
@@ -238,6 +241,15 @@ def _worker(settings: Mapping[str, Any]) -> None:
     warnings.filterwarnings("ignore", message="The given NumPy array is not writable")
     logging.getLogger("ray").setLevel(logging.ERROR)
     session.work(cloudpickle.loads(settings["job"]), own)
+
+
+def _prepared(model: nn.Module, *, device: torch.device, compiles: bool, sharded: bool) -> nn.Module:
+    """The model as this worker trains it. DDP's buckets hold the gradients, which then need no second place."""
+    if compiles:
+        compile_layers(model, device)
+    if sharded:
+        return shard(model, device)
+    return ray.train.torch.prepare_model(model, parallel_strategy_kwargs={"gradient_as_bucket_view": True})
 
 
 def _tell(run: str, log: Log | None, line: Mapping[str, float], step: int) -> None:

@@ -227,7 +227,7 @@ class TapPolicy(nn.Module):
         views = self._views(batch, self._images(batch))
         seen, look = self._seen(views)
         if "now" in seen and "goal" not in seen:
-            seen["goal"] = seen["now"][batch["goal_row"]]
+            seen["goal"] = seen["now"][batch["goal_row"].to(seen["now"].device, non_blocking=True)]
         out: dict[str, Tensor] = {}
         if "goal" in seen:
             pair = self.pair(torch.cat([seen.pop("now"), seen.pop("goal")], dim=-1))
@@ -272,7 +272,8 @@ class TapPolicy(nn.Module):
         views = {}
         if "tokens" in batch:
             words_ULD = self.language(batch["tokens"])
-            views[""] = View(*images["rgb"], self.sentence(words_ULD, batch["tokens"] >= 0)[batch["sentence"]])
+            row_N = batch["sentence"].to(words_ULD.device, non_blocking=True)
+            views[""] = View(*images["rgb"], self.sentence(words_ULD, batch["tokens"] >= 0)[row_N])
         if "object_crop" in batch:
             name = "crop_" if views else ""
             crops = self.crops(batch["object_crop"], batch["place_crop"], batch["crop_mask"])

@@ -7,8 +7,10 @@ A batch is a dict with the fields of `types.Window` that are present, batch firs
     object_crop, place_crop (N, y, x, 3) uint8   crop_mask (N, 2) bool: Stage 1's context
     play_rgb, play_action ...  the same of the play beside demonstrations (`Window.play`)
     chunk_state, past_action, past_state (N, H or P, ...) float32, past_mask (N, P) bool: only for motion priors
-The training loop adds "step" () int64, the number of updates so far. Augmentation adds "jitter" (N, 2) float32:
-contrast and brightness that the model applies when it turns uint8 to floats, so that images stay small until then;
+task_index and goal_row stay on the CPU: they say which rows and instructions belong together, and whoever reads them
+must not wait for a GPU. The training loop adds "step" () int64, the number of updates so far. Augmentation adds
+"jitter" (N, 2) float32: contrast and brightness that the model applies when it turns uint8 to floats, so that images
+stay small until then;
 "extra_jitter" (N, V, 2) is that of the other cameras.
 """
 
@@ -22,6 +24,7 @@ from tap_ray.rng import seed_of
 from tap_ray.types import ActionChunkBatch, Window
 
 CROPS = ("object_crop", "place_crop")
+ON_CPU = ("task_index", "goal_row")
 Batch = dict[str, Tensor]
 
 
@@ -44,8 +47,14 @@ def to_tensors(window: Window | ActionChunkBatch, device: torch.device) -> Batch
         if isinstance(value, Window):
             batch |= {f"{field.name}_{name}": tensor for name, tensor in to_tensors(value, device).items()}
         elif value is not None:
-            batch[field.name] = torch.from_numpy(value).to(device, non_blocking=True)
+            tensor = torch.from_numpy(value)
+            batch[field.name] = tensor if field.name in ON_CPU else _moved(tensor, device)
     return batch
+
+
+def _moved(tensor: Tensor, device: torch.device) -> Tensor:
+    """On `device`, without waiting until a copy to a GPU has ended."""
+    return tensor.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else tensor.to(device)
 
 
 def augment(batch: Batch, config: AugmentConfig, *, seed: int, step: int, rank: int) -> Batch:
@@ -65,7 +74,7 @@ def _augmented(batch: Batch, prefix: str, config: AugmentConfig, generator: torc
     alike_N = _alike(batch, prefix)
     if config.shift_px:
         low, high = -config.shift_px, config.shift_px + 1
-        shift_N2 = torch.randint(low, high, (num, 2), generator=generator)[alike_N].to(device)
+        shift_N2 = _moved(torch.randint(low, high, (num, 2), generator=generator)[alike_N], device)
         images = [name for name in (f"{prefix}rgb", f"{prefix}goal_rgb") if name in batch]
         changed |= {name: shift_images(batch[name], shift_N2) for name in images}
         if f"{prefix}crop_px" in batch:
@@ -74,11 +83,11 @@ def _augmented(batch: Batch, prefix: str, config: AugmentConfig, generator: torc
             changed[f"{prefix}crop_px"] = moved.clamp_min(0).minimum(size - 1)
     if config.jitter:
         jitter_N2 = (torch.rand(num, 2, generator=generator) * 2 - 1) * config.jitter
-        changed[f"{prefix}jitter"] = jitter_N2[alike_N].to(device)
+        changed[f"{prefix}jitter"] = _moved(jitter_N2[alike_N], device)
     if f"{prefix}extra_rgb" in batch:
         changed |= _extra_augmented(batch, prefix, config, generator, alike_N)
     for name in (f"{prefix}{crop}" for crop in CROPS if f"{prefix}{crop}" in batch):
-        mirrored_N = (torch.rand(num, generator=generator) < 0.5).to(device)
+        mirrored_N = _moved(torch.rand(num, generator=generator) < 0.5, device)
         changed[name] = torch.where(mirrored_N[:, None, None, None], batch[name].flip(2), batch[name])
     return changed
 
@@ -92,7 +101,7 @@ def _extra_augmented(
     device = batch[f"{prefix}extra_rgb"].device
     if config.shift_px:
         low, high = -config.shift_px, config.shift_px + 1
-        shift_NV2 = torch.randint(low, high, (num, cameras, 2), generator=generator)[alike_N].to(device)
+        shift_NV2 = _moved(torch.randint(low, high, (num, cameras, 2), generator=generator)[alike_N], device)
         for name in (f"{prefix}extra_rgb", f"{prefix}goal_extra_rgb"):
             if name in batch:
                 moved = shift_images(batch[name].flatten(0, 1), shift_NV2.flatten(0, 1))
@@ -108,7 +117,7 @@ def _alike(batch: Batch, prefix: str) -> Tensor:
     row_N = torch.arange(len(batch[f"{prefix}rgb"]))
     if f"{prefix}goal_row" not in batch:
         return row_N
-    last_N = batch[f"{prefix}goal_row"].cpu() == row_N
+    last_N = batch[f"{prefix}goal_row"] == row_N
     first_N = torch.cat([last_N.new_ones(1), last_N[:-1]])
     return torch.where(first_N, row_N, 0).cummax(0).values
 

@@ -166,9 +166,14 @@ def _load_optimizer(folder: Path, state: TrainState) -> None:
         if name not in number:
             raise CheckpointError(f"{file}: {name} is not trained by this run. Resume with the same config.")
         own = parameters[number[name]]
-        moments[number[name]][kind] = part_of(value, own) if value.shape == own.shape != () else value
+        moments[number[name]][kind] = _laid_as(part_of(value, own), own) if kind != "step" else value
     missing = [name for name, i in number.items() if not moments[i]]
     if tensors and missing:
         raise CheckpointError(f"{file}: nothing about {', '.join(missing[:FACTS_SHOWN])}. Resume with the same config.")
     groups = state.optimizer.state_dict()["param_groups"]
     state.optimizer.load_state_dict({"state": moments if tensors else {}, "param_groups": groups})
+
+
+def _laid_as(moment: Tensor, own: Tensor) -> Tensor:
+    """In memory as the parameter lies (channels_last ...): fused AdamW goes through both as they lie."""
+    return torch.empty_like(own).copy_(moment) if moment.stride() != own.stride() else moment

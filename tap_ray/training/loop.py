@@ -5,6 +5,7 @@ batch s * G.
 """
 
 import contextlib
+import functools
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -215,6 +216,7 @@ def autocast(bf16: str, device: torch.device) -> contextlib.AbstractContextManag
     return torch.autocast(device.type, dtype=torch.bfloat16) if wanted else contextlib.nullcontext()
 
 
+@functools.cache
 def has_bf16(device: torch.device) -> bool:
     """Whether this machine computes bfloat16 products in hardware (CPU: AVX512-BF16 or AMX, Linux)."""
     if device.type == "cuda":
@@ -243,7 +245,8 @@ class Meter:
         """Metrics of one step; kept on the device, so that nothing waits for it."""
         self._steps += 1
         for key, value in parts.items():
-            self._sums[key] = self._sums.get(key, torch.zeros((), device=value.device)) + value.detach().float()
+            value = value.detach().float()
+            self._sums[key] = self._sums[key] + value if key in self._sums else value
 
     @contextlib.contextmanager
     def paused(self) -> Iterator[None]:
@@ -330,7 +333,8 @@ def _update(state: TrainState, config: TrainConfig) -> Tensor:
 @torch.no_grad()
 def _average(ema: dict[str, Tensor], model: nn.Module, decay: float) -> None:
     averaged = dict(_averaged(model))
-    torch._foreach_lerp_([ema[name] for name in averaged], list(averaged.values()), 1 - decay)
+    own = [ema[name] for name in averaged]
+    torch._foreach_lerp_(own, list(averaged.values()), 1 - decay)  # pyright: ignore[reportPrivateImportUsage]
 
 
 def _averaged(model: nn.Module) -> Iterator[tuple[str, Tensor]]:

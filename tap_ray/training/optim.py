@@ -56,6 +56,7 @@ def adamw(
         ],
         lr=lr,
         betas=betas,
+        fused=True,  # on CPUs a third of the loop's time, and it takes moments to lie in memory as parameters do
     )
 
 

@@ -49,9 +49,8 @@ def score_policy(
     columns: dict[str, list[np.ndarray]] = {"guess": [], "truth": [], "reach": [], "reach_truth": [], "reach_mask": []}
     losses, sizes = [], []
     policy.eval()
-    with (
-        torch.random.fork_rng()
-    ):  # the same noise at every call, and training draws on as if there had been no validation
+    # The same noise at every call, and training draws on as if there had been no validation.
+    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
         torch.manual_seed(0)
         for window in windows:
             batch = to_tensors(window, device)
