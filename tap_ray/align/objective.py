@@ -171,4 +171,5 @@ def decayed(step: int, decay_steps: int) -> float:
 def instructed(batch: Batch, tokens_UL: Tensor) -> Batch:
     """The sentences that this batch names, each once, and which of them is each row's."""
     present, sentence = batch["task_index"].unique(return_inverse=True)
-    return {"tokens": tokens_UL[present].to(batch["action"].device, non_blocking=True), "sentence": sentence}
+    device = batch.get("action", batch["task_index"]).device
+    return {"tokens": tokens_UL[present].to(device, non_blocking=True), "sentence": sentence}
