@@ -39,6 +39,30 @@ def test_everything_comes_back(tmp_path: Path):
     assert torch.equal(other.ema["0.weight"], state.model.get_parameter("0.weight") * 2)
 
 
+def test_moments_lie_in_memory_as_their_parameter_does(tmp_path: Path):
+    """Fused AdamW goes through both as they lie, so another layout would give each weight the moments of another."""
+
+    def convolution(steps: int) -> TrainState:
+        torch.manual_seed(0)
+        model = nn.Conv2d(3, 4, 2).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        optimizer = torch.optim.AdamW(model.parameters(), lr=0.1, fused=True)
+        return run(TrainState(model=model, optimizer=optimizer), 0, steps)
+
+    def run(state: TrainState, first: int, last: int) -> TrainState:
+        for step in range(first, last):
+            image = torch.randn(2, 3, 4, 4, generator=torch.Generator().manual_seed(step))
+            state.optimizer.zero_grad()
+            state.model(image).square().mean().backward()
+            state.optimizer.step()
+        return state
+
+    save(tmp_path / "step-00000002", convolution(2), FACTS)
+    resumed = convolution(0)
+    load_into(tmp_path / "step-00000002", resumed, FACTS)
+    have, want = run(resumed, 2, 4).model.state_dict(), convolution(4).model.state_dict()
+    assert all(torch.equal(have[name], want[name]) for name in want)
+
+
 def test_nothing_in_it_is_pickled_and_no_half_of_it_stays(tmp_path: Path):
     save(tmp_path / "step-00000002", trained(), FACTS)
     names = sorted(path.name for path in (tmp_path / "step-00000002").iterdir())
