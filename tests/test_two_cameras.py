@@ -50,7 +50,7 @@ from tests.small import SMALL
 BOTH = ("main", "wrist")
 SCENE = EnvConfig(image_size=48, cameras=BOTH, robot_mask=True)
 SPEC = envs.spec(SCENE)
-POLICY = dataclasses.replace(SMALL, num_state=1)
+POLICY = dataclasses.replace(SMALL, num_state=1, num_context=16)
 TRAIN = TrainConfig(steps=2, batch_size=16)
 
 

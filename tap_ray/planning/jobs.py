@@ -25,6 +25,9 @@ from tap_ray.settings import SCRATCH, AlignJobConfig, PretrainConfig, PriorJobCo
 from tap_ray.stages import align_shapes
 from tap_ray.training.stage import FINAL
 
+SHARDS = 8
+"""GPUs that are suggested for a model that one does not hold: those of a usual node."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Robot:
@@ -113,7 +116,7 @@ def refusal(training: Training, planned: Plan, device: Device) -> str:
     """Why it does not fit, and what would."""
     held = planned.state
     parts = {"weights": held.weights, "gradients": held.gradients, "optimizer": held.optimizer}
-    parts |= {"gradient buckets": held.buckets, "EMA": held.ema, "activations": planned.activations}
+    parts |= {"gathered layers": held.gathered, "EMA": held.ema, "activations": planned.activations}
     told = ", ".join(f"{name} {value / 1e9:.3g}" for name, value in parts.items() if value)
     cures = [f"  {flags}: {total / 1e9:.3g} GB" for flags, total in would_fit(training, planned, device)]
     return "\n".join([
@@ -130,8 +133,8 @@ def would_fit(training: Training, planned: Plan, device: Device) -> Iterator[tup
     batch = int(room // planned.step.saved_a_sample) if room > 0 else 0
     if 1 <= batch < training.train.batch_size:
         total = planned.state.total + planned.step.activations(batch)
-        workers = -(-training.train.batch_size * training.workers.num_workers // batch)
-        yield f"--batch-size {batch} (with {workers} --num-workers as many samples a step)", total
+        steps = -(-training.train.batch_size * training.train.gradient_accumulation_steps // batch)
+        yield f"--batch-size {batch} --gradient-accumulation-steps {steps}", total
     bf16 = uses_bf16(training.train, device.kind)
     for flags, other in _alternatives(training):
         if state(other).total > device.memory:
@@ -157,11 +160,14 @@ def _alternatives(training: Training) -> Iterator[tuple[str, Training]]:
         found["--policy.vlm.freeze vision"] = {"freeze": "vision"}
     for flags, values in found.items():
         yield flags, _with(training, **values)
+    workers = training.workers
+    if workers.parallel == "ddp":
+        cut = replace(workers, parallel="fsdp", num_workers=max(workers.num_workers, SHARDS))
+        yield f"--num-workers {cut.num_workers} --parallel fsdp", replace(training, workers=cut)
     if len(found) > 1:
-        (check, one), *_ = found.items()
-        (lora, two) = next((pair for pair in found.items() if "lora" in pair[0]), (check, one))
-        every = _with(training, **{**one, **two})
-        yield f"{check} {lora} --batch-size 1", replace(every, train=replace(every.train, batch_size=1))
+        together = dict([*found.items()][:1]) | {flags: found[flags] for flags in found if "lora" in flags}
+        every = _with(training, **{name: value for own in together.values() for name, value in own.items()})
+        yield f"{' '.join(together)} --batch-size 1", replace(every, train=replace(every.train, batch_size=1))
 
 
 def _with(training: Training, **vlm: Any) -> Training:

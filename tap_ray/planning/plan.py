@@ -2,6 +2,7 @@
 
 import os
 import time
+from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import partial
 
@@ -17,6 +18,7 @@ from tap_ray.planning.costs import Costs, costs
 from tap_ray.settings import WorkersConfig
 from tap_ray.training.batches import Batch
 from tap_ray.training.loop import TrainConfig, has_bf16
+from tap_ray.training.sharding import repeated_layers
 
 GB = 1e9
 RATE_S = 1.0
@@ -65,14 +67,14 @@ class State:
     weights: float
     gradients: float
     optimizer: float
-    buckets: float
-    """Copies of the gradients from which processes take their mean (DDP)."""
+    gathered: float
+    """Whole layers that stand beside a process's own part (FSDP); an upper estimate."""
     ema: float
 
     @property
     def total(self) -> float:
         """Bytes of all parts."""
-        return self.weights + self.gradients + self.optimizer + self.buckets + self.ema
+        return self.weights + self.gradients + self.optimizer + self.gathered + self.ema
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -83,7 +85,7 @@ class Plan:
     activations: float
     """Bytes."""
     step: Costs
-    words: tuple[int, int] | None
+    tokens: tuple[int, int] | None
     """Of a sample: for images, and others."""
 
     @property
@@ -97,16 +99,29 @@ def state(training: Training) -> State:
     network = _whole(training)
     parameters = list(network.parameters())
     trained = [each for each in parameters if each.requires_grad]
-    weights, gradients = (sum(each.nbytes for each in some) for some in ([*parameters, *network.buffers()], trained))
+    workers = training.workers
+    sharded = workers.parallel == "fsdp"
+    cut = workers.num_workers if sharded else 1
+    weights, gradients = (_bytes(some) / cut for some in ([*parameters, *network.buffers()], trained))
     return State(
         parameters=sum(each.numel() for each in parameters),
         trainable=sum(each.numel() for each in trained),
         weights=weights,
         gradients=gradients,
         optimizer=2 * gradients,
-        buckets=gradients if training.workers.num_workers > 1 else 0,
+        gathered=_gathered(network) if sharded else 0,
         ema=weights if training.train.ema_decay else 0,
     )
+
+
+def _gathered(network: nn.Module) -> float:
+    """Bytes: all that is in no repeated layer, with its gradients; two layers, and the gradients of one."""
+    layers = [_bytes(layer.parameters()) for layer in repeated_layers(network)]
+    return 2 * (_bytes(network.parameters()) - sum(layers)) + 3 * max(layers, default=0)
+
+
+def _bytes(tensors: Iterable[torch.Tensor]) -> int:
+    return sum(each.nbytes for each in tensors)
 
 
 def plan(training: Training, *, bf16: bool) -> Plan:
@@ -116,7 +131,7 @@ def plan(training: Training, *, bf16: bool) -> Plan:
         state=state(training),
         activations=step.activations(training.train.batch_size),
         step=step,
-        words=shapes.words_of(parts.files, policy) if parts and policy else None,
+        tokens=shapes.tokens_of(parts.files, policy) if parts and policy else None,
     )
 
 
@@ -208,26 +223,31 @@ def text_of(training: Training, planned: Plan, device: Device | None, rate: tupl
         training.workers.num_workers,
         rate,
     )
-    flops = batch * planned.step.flops_a_sample
+    batches = training.train.gradient_accumulation_steps
+    flops = batch * batches * planned.step.flops_a_sample
     rows = [
         ("parameters", f"{held.parameters:,}"),
-        ("  trained", f"{held.trainable:,}"),
+        ("  trainable", f"{held.trainable:,}"),
         ("weights", _gb(held.weights)),
         ("gradients", _gb(held.gradients)),
         ("optimizer (AdamW)", _gb(held.optimizer)),
-        ("gradient buckets (DDP)", _gb(held.buckets)),
         ("averaged weights (EMA)", _gb(held.ema)),
-        ("activations", f"{_gb(planned.activations)}, {planned.step.saved_a_sample / GB:.3f} GB a sample"),
-        ("together", f"{_gb(planned.total)} of {_gb(device.memory) + f', {device.name}' if device else 'not known'}"),
+        *([("gathered layers (FSDP)", _gb(held.gathered))] if held.gathered else []),
+        ("activations", f"{_gb(planned.activations)}, {planned.step.saved_a_sample / GB:.3f} GB per sample"),
+        ("total", f"{_gb(planned.total)} of {_gb(device.memory) + f', {device.name}' if device else 'not known'}"),
     ]
-    if planned.words:
-        rows.append(("words a sample", f"{planned.words[0]} of images, {planned.words[1]} of text"))
+    if planned.tokens:
+        rows.append(("tokens per sample", f"{planned.tokens[0]} of images, {planned.tokens[1]} of text"))
     rows += [
-        ("FLOPs a step", f"{flops / 1e12:.3f} TFLOP ({planned.step.flops_a_sample / 1e9:.1f} GFLOP a sample)"),
-        ("matrix products", f"{flops_a_s / 1e12:.3f} TFLOP/s measured on {where}"),
-        ("steps/s at most", f"{flops_a_s / flops:.3g} there, {batch * workers * flops_a_s / flops:.3g} samples/s"),
+        ("FLOPs per step", f"{flops / 1e12:.3f} TFLOP ({planned.step.flops_a_sample / 1e9:.1f} GFLOP per sample)"),
+        ("matmul rate", f"{flops_a_s / 1e12:.3f} TFLOP/s, measured on {where}"),
+        (
+            "steps/s at most",
+            f"{flops_a_s / flops:.3g} at that rate: {batch * batches * workers * flops_a_s / flops:.3g} samples/s",
+        ),
     ]
-    head = f"{training.job}: one of {workers} processes, batches of {batch}"
+    each = f"{batches} batches" if batches > 1 else "a batch"
+    head = f"{training.job}: one of {workers} training processes, {each} of {batch} samples per step"
     width = max(len(name) for name, _ in rows)
     return "\n".join([head, *(f"  {name:<{width}}  {value}" for name, value in rows), *training.notes])
 

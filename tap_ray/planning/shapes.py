@@ -121,7 +121,7 @@ def batch_of(num: int, *, policy: PolicyConfig, files: VlmFiles | None, goal_row
     return batch
 
 
-def words_of(files: VlmFiles, policy: PolicyConfig) -> tuple[int, int]:
+def tokens_of(files: VlmFiles, policy: PolicyConfig) -> tuple[int, int]:
     """Words of one sample's prompts: those that stand for images, and the others, its action tokens left out."""
     image = np.zeros((policy.image_size, policy.image_size, 3), np.uint8)
     crop = np.zeros((CROPS.size_px, CROPS.size_px, 3), np.uint8)

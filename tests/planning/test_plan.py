@@ -1,5 +1,6 @@
 """Plans against networks that were really built and run: parameters exact, FLOPs and kept activations within 10 %."""
 
+import re
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -120,7 +121,7 @@ def test_our_own_towers_and_a_motion_prior(num_cameras: int):
     prior = PriorConfig(width=32)
     motion = plan(Training(job="prior", train=TrainConfig(), workers=WorkersConfig(), prior=prior), bf16=False)
     assert motion.state.parameters == sum(value.numel() for value in MotionPrior(prior).parameters())
-    assert motion.words is None
+    assert motion.tokens is None
 
 
 def test_a_layer_by_hand():
@@ -177,7 +178,23 @@ def test_the_3b_preset_by_hand():
     config = presets.tap_qwen2_5_vl_3b_align(demos=Path("x"), init="y")
     held = state(jobs.aligning(config))
     assert held.parameters == held.trainable == 3_754_622_976 + 2048 + 2 * (2048 * 2048 + 2048) + 2048 * 7 + 7
-    assert held.total == held.weights + (4 + 8 + 4) * held.trainable  # float32, and buckets of 8 processes
+    assert held.total == held.weights + (4 + 8) * held.trainable  # float32; DDP's buckets are the gradients
+
+
+def test_a_model_cut_among_workers_by_hand(sources: dict[str, str]):
+    asked = training(sources["smolvlm"])
+    whole = state(asked)
+    cut = state(replace(asked, workers=WorkersConfig(num_workers=8, parallel="fsdp")))
+    assert cut.parameters == whole.parameters
+    assert (cut.weights, cut.gradients, cut.optimizer) == (whole.weights / 8, whole.gradients / 8, whole.optimizer / 8)
+    assert asked.policy is not None
+    assert asked.parts is not None
+    sizes: dict[str, int] = {}  # of each layer, by "...layers.<number>", and of all others together
+    for name, value in VlmPolicy(asked.policy, asked.parts, load_weights=False).named_parameters():
+        layer = re.match(r".*\.layers\.\d+\.", name)
+        sizes[layer[0] if layer else ""] = sizes.get(layer[0] if layer else "", 0) + value.nbytes
+    assert cut.gathered == 2 * sizes.pop("") + 3 * max(sizes.values())
+    assert whole.gathered == 0
 
 
 def small_gpu(gigabytes: float) -> Device:
@@ -192,7 +209,7 @@ def test_what_cannot_fit_is_refused_with_what_would(sources: dict[str, str]):
     assert said.startswith(f"This training needs {planned.total / 1e9:.3g} GB a process, and there are ")
     assert "(a small GPU). GB of weights " in said
     cures = {line.rpartition(": ")[0]: float(line.split()[-2]) for line in said.splitlines()[2:]}
-    assert "  --batch-size 40 (with 2 --num-workers as many samples a step)" in cures
+    assert "  --batch-size 40 --gradient-accumulation-steps 2" in cures
     assert "  --policy.vlm.checkpoint-activations" in cures
     assert all(gigabytes <= 1.01 * memory / 1e9 for gigabytes in cures.values())
     nothing = jobs.refusal(asked, planned, small_gpu(1e-6))  # not even the weights
@@ -214,15 +231,16 @@ def test_the_table_of_a_plan(sources: dict[str, str]):
     policy = PolicyConfig(vlm=VlmConfig(pretrained=sources["qwen2_5_vl"]))
     config = AlignJobConfig(demos=Path("nowhere"), init="scratch", policy=policy)
     text = jobs.plan_align(config, 80.0)
-    assert text.startswith("align: one of 1 processes, batches of 64\n  parameters ")
+    assert text.startswith("align: one of 1 training processes, a batch of 64 samples per step\n  parameters ")
     assert "of 80.000 GB, a GPU of 80 GB\n" in text
     for row in (
-        "trained",
+        "trainable",
         "weights",
         "gradients",
         "optimizer (AdamW)",
-        "words a sample",
-        "FLOPs a step",
+        "tokens per sample",
+        "FLOPs per step",
+        "matmul rate",
         "steps/s at most",
     ):
         assert f"  {row}" in text
