@@ -80,7 +80,7 @@ def crossed_bootstrap(
 ) -> np.ndarray:
     """Means of a table of seeds x cells over redrawn seeds and, independently, redrawn cells.
 
-    Every seed is judged in the same cells, so neither the entries nor the rows are independent of each other: both ways
+    Every seed is evaluated in the same cells, so neither the entries nor the rows are independent of each other: both
     are drawn with replacement, and an entry counts as often as its seed times its cell. `scipy.stats.bootstrap` draws
     one way only. Of the mean's variance a cell's share is right, a seed's is too small by (S - 1) / S, and that of what
     neither explains is counted up to three times, so for few seeds the two errors lean against each other.

@@ -124,9 +124,9 @@ class PretrainConfig(StageConfig):
     data: Path | None = None
     """Dataset of play; not with --live-play."""
     live_play: bool = False
-    """Train on endless fresh play straight from the robots; nothing is stored but the episodes to judge on."""
+    """Train on endless fresh play straight from the robots; only the held-out episodes are stored."""
     play: PlayJobConfig = field(default_factory=lambda: PlayJobConfig(episodes=64))
-    """Who plays with --live-play; `episodes` are set aside for statistics and for judging."""
+    """Who plays with --live-play; `episodes` are held out for statistics and validation."""
     objective: ObjectiveConfig = field(default_factory=ObjectiveConfig)
     """The objectives of Stage 1 and their weights."""
 
@@ -223,7 +223,7 @@ class PipelineConfig(ClusterConfig):
     align_steps: int = 300
     """Optimizer steps of Stage 2, 64 windows each, the same for both policies."""
     episodes: int = 12
-    """Cells of each task that a policy is judged on."""
+    """Cells of each task that a policy is evaluated on."""
     num_workers: int = 2
     """Processes that train at once and share each step's windows; one a CPU core at most."""
     seed: int = 0

@@ -16,9 +16,9 @@ from tap_ray.training.stage import FINAL, Stage
 
 
 def pretrain_windows(config: PretrainConfig) -> WindowConfig:
-    """The windows that Stage 1 is judged on."""
+    """The windows that Stage 1 is validated on."""
     windows = config.sized_windows()
-    if config.live_play:  # nobody trains on these episodes: half are enough to judge on, all give statistics
+    if config.live_play:  # nobody trains on these episodes: half are enough to validate on, all give statistics
         windows = replace(windows, holdout_every=2, num_episodes=config.play.episodes)
     return windows
 

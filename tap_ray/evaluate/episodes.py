@@ -16,7 +16,7 @@ from tap_ray.types import Cell, EnvConfig, EpisodeResult, Policy
 MakeVector = Callable[[EnvConfig, int], gym.vector.VectorEnv]
 """(scene, number of robots) -> that many robots in lockstep."""
 MakePolicy = Callable[[EnvConfig, int], Policy]
-"""(scene, number of robots) -> the judged policy, for that many robots at once."""
+"""(scene, number of robots) -> the evaluated policy, for that many robots at once."""
 MakeFailureInputs = Callable[[EnvConfig], FailureInputs]
 """Scene -> what tells why an episode in it failed."""
 

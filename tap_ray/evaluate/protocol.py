@@ -27,7 +27,8 @@ class Suite:
     longer: Mapping[str, int] = field(default_factory=dict)
     """Tasks that are given so many times the protocol's steps."""
     pairs: tuple[tuple[str, str], ...] = ()
-    """Tasks that share a table; each initial state of a pair is judged under a sentence of either. None: no sharing."""
+    """Tasks that share a table; each initial state of a pair is evaluated with either instruction. Without a pair, none
+    share."""
 
 
 SUITES = {
@@ -49,10 +50,10 @@ SUITES = {
 
 @dataclass(frozen=True, kw_only=True)
 class Protocol:
-    """Everything that defines the judged situation, and nothing else: no policy, no machine, no number of workers."""
+    """All that defines what is evaluated, and nothing else: no policy, no machine, no number of workers."""
 
     tasks: tuple[str, ...]
-    """Tasks, each judged in every scenario."""
+    """Tasks, each evaluated in every scenario."""
     env_version: str
     """Version of the simulated scenes; a change there makes old results another protocol."""
     suite: str = "tabletop"
@@ -92,7 +93,7 @@ class Protocol:
         return {"hash": self.hash, **values} if with_hash else values
 
     def partners(self, task: str) -> list[str]:
-        """Tasks that share a table with `task`, of those judged."""
+        """Tasks that share a table with `task`, of those evaluated."""
         pairs = [pair for pair in SUITES[self.suite].pairs if task in pair and set(pair) <= set(self.tasks)]
         return [other for pair in pairs for other in pair if other != task]
 
@@ -174,7 +175,7 @@ def check(
 
 
 def _check_pairs(protocol: Protocol) -> None:
-    """Raise unless every scene is judged under both sentences."""
+    """Raise unless every scene is evaluated with both instructions."""
     counts = {task: len(protocol.partners(task)) for task in protocol.tasks}
     most = max(counts.values())
     if not most or set(counts.values()) != {most}:

@@ -19,19 +19,19 @@ one batch change."""
 
 @dataclass(frozen=True, kw_only=True)
 class EvaluateConfig(NodesConfig):
-    """Which policy is judged on which cells, and by how many robots at once."""
+    """Which policy is evaluated on which cells, and by how many robots at once."""
 
     policy: str
     """Run folder of a trained policy, or models:/tap/VERSION from the registry; or "expert" or "random", the upper and
     the lower bound; or an installed package's policy by name; or module:Class, one of your own with
     reset(obs, info, seeds) and act(obs, info)."""
     suite: str = "tabletop"
-    """Suite of tasks: "tabletop" (PyBullet), "tabletop_mixed" (two tasks' objects in every scene, each scene judged
+    """Suite of tasks: "tabletop" (PyBullet), "tabletop_mixed" (two tasks' objects in every scene, each scene evaluated
     under both sentences) or "simpler" (ManiSkill's digital twins, SIMPLER's 24 initial states)."""
     tasks: tuple[str, ...] = ()
     """Tasks to evaluate; none given: all of the suite."""
     scenario: tuple[str, ...] = ("standard",)
-    """Scenarios that each task is judged in; "standard" changes nothing, "all" stands for all of them."""
+    """Scenarios that each task is evaluated in; "standard" changes nothing, "all" stands for all of them."""
     episodes: int = 24
     """Cells of each task in each scenario. SIMPLER has 24; further ones are random, with other instructions."""
     max_steps: int = 60
@@ -76,7 +76,7 @@ def simulator(suite: str, sims: Sequence[str], sim: str = "") -> str:
     if suite not in SUITES:
         raise ConfigError(f"Unknown suite {suite!r}. {nearest(suite, SUITES)}")
     if not sims:
-        raise ConfigError(f"The suite {suite!r} is judged with --env.")
+        raise ConfigError(f"The suite {suite!r} is evaluated with --env.")
     if sim and sim not in sims:
         raise ConfigError(f"The suite {suite!r} runs in {' or '.join(sims)}; got --sim {sim}.")
     return sim or sims[0]
@@ -95,7 +95,7 @@ def protocol_of(
     Args:
         config: the options.
         sim: from `simulator`.
-        suite_tasks: tasks of the suite, judged if none is named.
+        suite_tasks: tasks of the suite, evaluated if none is named.
         env_version: of the scenes.
         known_scenarios: what `--scenario all` stands for, the standard one first.
 

@@ -20,7 +20,7 @@ BUILT_IN = ("expert", "random")
 
 
 def require_fit(run: Path | str, *, spec: RobotSpec, image_size: int) -> None:
-    """Raise unless a run's policy fits the robots that it is to be judged on; reads only small JSON files.
+    """Raise unless a run's policy fits the robots that it is to be evaluated on; reads only small JSON files.
 
     Args:
         run: folder of a run of jobs.align.

@@ -21,7 +21,7 @@ class ExportConfig:
     crf: int = 18
     """Quality of the video: 0 (best) to 51, of x264."""
     pix_fmt: Literal["yuv444p", "yuv420p"] = "yuv444p"
-    """"yuv444p" keeps color at full resolution, as our JPEG files do: small objects are told apart by it; "yuv420p" at
+    """"yuv444p" keeps color at full resolution, as our JPEG files do: small objects differ by it; "yuv420p" keeps it at
     half: every player shows it."""
     threads: int = 0
     """Files that are made at a time; 0: as many as there are CPUs."""

@@ -35,7 +35,7 @@ class ServeConfig(ClusterConfig):
     require_token: bool = False
     """Require a token on loopback as well (this machine's other users can reach it)."""
     token_file: Path = Path("~/.tap_ray/serve_token")
-    """Where the token lies, made with mode 600 if there is none. TAP_RAY_SERVE_TOKEN in the environment goes first, and
+    """File of the token, made with mode 600 if there is none. TAP_RAY_SERVE_TOKEN in the environment goes first, and
     is then wanted on loopback, too."""
     sessions: int = 64
     """Episodes in progress at a time, one a robot."""

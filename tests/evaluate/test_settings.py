@@ -43,7 +43,7 @@ def test_a_suite_runs_in_the_simulators_that_have_it() -> None:
     assert simulator("simpler", ("maniskill", "another"), "another") == "another"
     with pytest.raises(ConfigError, match=r"^The suite 'simpler' runs in maniskill; got --sim pybullet\.$"):
         simulator("simpler", envs.sims_of("simpler"), "pybullet")
-    with pytest.raises(ConfigError, match=r"^The suite 'foreign' is judged with --env\.$"):
+    with pytest.raises(ConfigError, match=r"^The suite 'foreign' is evaluated with --env\.$"):
         simulator("foreign", envs.sims_of("foreign"))
     with pytest.raises(ConfigError, match=r"^Unknown suite 'table'\. Did you mean 'tabletop'\?"):
         simulator("table", envs.sims_of("table"))
