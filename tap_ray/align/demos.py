@@ -15,7 +15,7 @@ from tap_ray.errors import ConfigError, DataError
 from tap_ray.models.build import PolicyBundle, load_bundle, new_policy
 from tap_ray.models.heads import FlowHead
 from tap_ray.models.language import encode, pretrained_tokenizer, word_tokenizer
-from tap_ray.models.policy import PolicyConfig
+from tap_ray.models.policy import Context, PolicyConfig
 from tap_ray.models.prior_files import TrainedPrior
 from tap_ray.models.prompt import instruction_tokenizer, require_read
 from tap_ray.models.reach import NUM_REACH, reach_moments
@@ -114,7 +114,7 @@ def from_dataset(
         policy = resolve_policy(stage_1.network.config, policy)
     policy = replace(
         fitted(policy, dataset, windows),
-        context=("language", "crops") if config.weights.asks_crops or play else ("language",),
+        context=context_of(config, play=play),
         num_actions=len(dataset.spec.action),
         num_motion_states=len(dataset.spec.state) if policy.head == "flow" else 0,
         num_reach=NUM_REACH * len(dataset.spec.arms) if windows.reach_steps or play else 0,
@@ -248,6 +248,11 @@ def resolve_configs(
     if policy.head == "flow":
         windows = replace(windows, horizon=policy.prior.chunk, chunk_states=prior is not None, history=history)
     return policy, windows
+
+
+def context_of(config: AlignConfig, *, play: bool) -> tuple[Context, ...]:
+    """What the policy of Stage 2 is told: the instruction, and crops where a term of the loss or play brings them."""
+    return ("language", "crops") if config.weights.asks_crops or play else ("language",)
 
 
 def resolve_policy(stage_1: PolicyConfig, asked: PolicyConfig) -> PolicyConfig:

@@ -7,7 +7,7 @@ from typing import Any, Iterator
 import torch
 
 from tap_ray import storage
-from tap_ray.align.demos import resolve_policy
+from tap_ray.align.demos import context_of, resolve_policy
 from tap_ray.dataset.reader import open_dataset
 from tap_ray.errors import ConfigError
 from tap_ray.models.build import VLM, load_config
@@ -97,10 +97,9 @@ def aligning(config: AlignJobConfig) -> Training:
     stage_1 = init if init is not None and init.is_dir() else None
     if stage_1 is not None:
         policy = resolve_policy(load_config(stage_1), policy)
-    robot, weights = _robot(config.demos, policy), config.align.weights
-    told = config.play is not None
-    context = ("language", "crops") if weights.asks_crops or told else ("language",)
-    policy = _fitted(replace(policy, context=context, chunk=windows.horizon), robot, bool(windows.reach_steps) or told)
+    robot, play = _robot(config.demos, policy), config.play is not None
+    context = context_of(config.align, play=play)
+    policy = _fitted(replace(policy, context=context, chunk=windows.horizon), robot, bool(windows.reach_steps) or play)
     return Training(
         job="align",
         train=config.train,
@@ -114,9 +113,7 @@ def aligning(config: AlignJobConfig) -> Training:
 
 def refusal(training: Training, planned: Plan, device: Device) -> str:
     """Why it does not fit, and what would."""
-    held = planned.state
-    parts = {"weights": held.weights, "gradients": held.gradients, "optimizer": held.optimizer}
-    parts |= {"gathered layers": held.gathered, "EMA": held.ema, "activations": planned.activations}
+    parts = planned.state.parts | {"activations": planned.activations}
     told = ", ".join(f"{name} {value / 1e9:.3g}" for name, value in parts.items() if value)
     cures = [f"  {flags}: {total / 1e9:.3g} GB" for flags, total in would_fit(training, planned, device)]
     return "\n".join([
@@ -133,13 +130,14 @@ def would_fit(training: Training, planned: Plan, device: Device) -> Iterator[tup
     batch = int(room // planned.step.saved_a_sample) if room > 0 else 0
     if 1 <= batch < training.train.batch_size:
         total = planned.state.total + planned.step.activations(batch)
-        steps = -(-training.train.batch_size * training.train.gradient_accumulation_steps // batch)
+        steps = -(-training.train.windows_per_step // batch)
         yield f"--batch-size {batch} --gradient-accumulation-steps {steps}", total
     bf16 = uses_bf16(training.train, device.kind)
     for flags, other in _alternatives(training):
-        if state(other).total > device.memory:
+        held = state(other)
+        if held.total > device.memory:
             continue
-        total = plan(other, bf16=bf16).total
+        total = plan(other, bf16=bf16, held=held).total
         if total <= device.memory:
             yield flags, total
 

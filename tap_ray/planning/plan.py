@@ -72,9 +72,20 @@ class State:
     ema: float
 
     @property
+    def parts(self) -> dict[str, float]:
+        """Bytes by name, as messages name them."""
+        return {
+            "weights": self.weights,
+            "gradients": self.gradients,
+            "optimizer": self.optimizer,
+            "gathered layers": self.gathered,
+            "EMA": self.ema,
+        }
+
+    @property
     def total(self) -> float:
         """Bytes of all parts."""
-        return self.weights + self.gradients + self.optimizer + self.gathered + self.ema
+        return sum(self.parts.values())
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -124,11 +135,11 @@ def _bytes(tensors: Iterable[torch.Tensor]) -> int:
     return sum(each.nbytes for each in tensors)
 
 
-def plan(training: Training, *, bf16: bool) -> Plan:
-    """Count everything; a network of 3B takes a few seconds and no memory to speak of."""
+def plan(training: Training, *, bf16: bool, held: State | None = None) -> Plan:
+    """Count everything; a network of 3B takes a few seconds and no memory to speak of. `held`: its state, if known."""
     step, policy, parts = _step(training, bf16=bf16), training.policy, training.parts
     return Plan(
-        state=state(training),
+        state=held or state(training),
         activations=step.activations(training.train.batch_size),
         step=step,
         tokens=shapes.tokens_of(parts.files, policy) if parts and policy else None,
@@ -217,14 +228,9 @@ def text_of(training: Training, planned: Plan, device: Device | None, rate: tupl
         device: where it is to run.
         rate: where the matmul rate was measured, and FLOP/s.
     """
-    held, batch, workers, (where, flops_a_s) = (
-        planned.state,
-        training.train.batch_size,
-        training.workers.num_workers,
-        rate,
-    )
-    batches = training.train.gradient_accumulation_steps
-    flops = batch * batches * planned.step.flops_a_sample
+    held, train, workers, (where, flops_a_s) = planned.state, training.train, training.workers.num_workers, rate
+    flops = train.windows_per_step * planned.step.flops_a_sample
+    steps_a_s = flops_a_s / flops
     rows = [
         ("parameters", f"{held.parameters:,}"),
         ("  trainable", f"{held.trainable:,}"),
@@ -243,11 +249,12 @@ def text_of(training: Training, planned: Plan, device: Device | None, rate: tupl
         ("matmul rate", f"{flops_a_s / 1e12:.3f} TFLOP/s, measured on {where}"),
         (
             "steps/s at most",
-            f"{flops_a_s / flops:.3g} at that rate: {batch * batches * workers * flops_a_s / flops:.3g} samples/s",
+            f"{steps_a_s:.3g} at that rate: {train.windows_per_step * workers * steps_a_s:.3g} samples/s",
         ),
     ]
+    batches = train.gradient_accumulation_steps
     each = f"{batches} batches" if batches > 1 else "a batch"
-    head = f"{training.job}: one of {workers} training processes, {each} of {batch} samples per step"
+    head = f"{training.job}: one of {workers} training processes, {each} of {train.batch_size} samples per step"
     width = max(len(name) for name, _ in rows)
     return "\n".join([head, *(f"  {name:<{width}}  {value}" for name, value in rows), *training.notes])
 

@@ -10,8 +10,7 @@ A batch is a dict with the fields of `types.Window` that are present, batch firs
 task_index and goal_row stay on the CPU: they say which rows and instructions belong together, and whoever reads them
 must not wait for a GPU. The training loop adds "step" () int64, the number of updates so far. Augmentation adds
 "jitter" (N, 2) float32: contrast and brightness that the model applies when it turns uint8 to floats, so that images
-stay small until then;
-"extra_jitter" (N, V, 2) is that of the other cameras.
+stay small until then; "extra_jitter" (N, V, 2) is that of the other cameras.
 """
 
 import dataclasses
@@ -108,7 +107,7 @@ def _extra_augmented(
                 changed[name] = moved.unflatten(0, (num, cameras))
     if config.jitter:
         jitter_NV2 = (torch.rand(num, cameras, 2, generator=generator) * 2 - 1) * config.jitter
-        changed[f"{prefix}extra_jitter"] = jitter_NV2[alike_N].to(device)
+        changed[f"{prefix}extra_jitter"] = _moved(jitter_NV2[alike_N], device)
     return changed
 
 
