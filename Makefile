@@ -53,7 +53,7 @@ check: install docs ## ruff, pyright, import-linter, the documentation's links
 	$(BIN)/lint-imports
 
 docs: install ## build the documentation into site/; a broken link ends it
-	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build
 
 bench: install ## our speed as ratios against bare loops and peers, on this machine
 	$(BIN)/python -m bench.all

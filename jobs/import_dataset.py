@@ -1,4 +1,5 @@
-"""Convert recordings of another format into a dataset: LeRobot v2.1 or v3.0, or trajectories of ManiSkill.
+"""Convert recordings of another format into a dataset: LeRobot v2.1 or v3.0, ManiSkill (HDF5), or RLDS
+(TFRecords).
 
 Begin with --dry-run: it converts a few episodes, shows them in a table and an image, and says what looks wrong.
 """

@@ -60,7 +60,7 @@ class SaliencyConfig:
     seed: int = 0
     """Root of the episodes' seeds."""
     out: Path | None = None
-    """Run folder; without it runs/look-<hash>."""
+    """Run folder; without it runs/saliency-<hash>."""
 
     def __post_init__(self) -> None:
         if self.max_steps <= self.goal_offset:

@@ -16,21 +16,21 @@ RETRY_S = 0.2
 
 
 class Pulse:
-    """Stands between the sessions and the network."""
+    """Asks the network on behalf of the sessions, and remembers whether it answers."""
 
     def __init__(self, compute_chunk: ComputeChunk, probe: PolicyInput) -> None:
         """
         Args:
-            look: asks the network.
-            probe: our own look, see `Contract.probe`.
+            compute_chunk: asks the network for a chunk of actions.
+            probe: the input of our own requests, see `Contract.probe`.
         """
         self._compute_chunk, self._probe = compute_chunk, probe
         self._answered_at = -float("inf")
         self.trouble: str | None = "the network has not answered yet"
-        """Why the last look failed; None: it did not."""
+        """Why the last request failed; None: it did not."""
 
     async def compute_chunk(self, one: PolicyInput) -> np.ndarray:
-        """As the network answers."""
+        """The network's chunk of actions (H, A); raises RequestError as it does."""
         try:
             chunk_HA = await self._compute_chunk(one)
         except RequestError as error:
@@ -41,7 +41,7 @@ class Pulse:
         return chunk_HA
 
     async def beat(self) -> None:
-        """Until cancelled."""
+        """Send the probe whenever there is no recent answer, until cancelled."""
         while True:
             if self.trouble or time.monotonic() - self._answered_at > HEARTBEAT_S:
                 try:

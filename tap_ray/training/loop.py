@@ -80,11 +80,11 @@ class Objective(Protocol):
 
     @property
     def name(self) -> str:
-        """First part of every metric's name, e.g. "idm"."""
+        """First part of every metric's name, e.g. "play"."""
         ...
 
     def loss(self, model: nn.Module, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
-        """Scalar loss and scalar metrics ("idm/loss", ...) of one batch; calls `model(...)` exactly once."""
+        """Scalar loss and scalar metrics ("play/loss", ...) of one batch; calls `model(...)` exactly once."""
         ...
 
 

@@ -1,6 +1,6 @@
 """A training run in its folder: where it continues, what it writes, who may write. One process or many, Ray or not.
 
-    metrics.jsonl                {"step": 50, "idm/loss": 0.31, ...}, one line for each time something was logged
+    metrics.jsonl                {"step": 50, "play/loss": 0.31, ...}, one line for each time something was logged
     checkpoints/step-00000500/   see checkpoint.py; only the newest are kept
     .lock                        held by the one process that writes the two above, see locks.py
 
