@@ -82,7 +82,7 @@ def tasks_of(sim: str) -> tuple[str, ...]:
 
 
 def suite_tasks(sim: str) -> tuple[str, ...]:
-    """The tasks of a simulator that are judged and demonstrated where none is named: ours, whatever is installed.
+    """The tasks of a simulator that are evaluated and demonstrated where none is named: ours, whatever is installed.
 
     Raises:
         ConfigError: there is no such simulator.

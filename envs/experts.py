@@ -313,7 +313,7 @@ def expert(
     if task not in TASKS:
         raise ConfigError(f"There is no expert for task {task!r}. {nearest(task, TASKS)}")
     model, facts = TASKS[task], facts or SimFacts()
-    if model.judge is not None:
+    if model.check_success is not None:
         raise ConfigError(
             f"There is no expert for task {task!r}, whose goal is its own: its package can bring one (entry point "
             "tap_ray.experts, docs/how-to/robot.md)."

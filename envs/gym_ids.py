@@ -72,8 +72,8 @@ class TaskEnv(gym.Env[Any, np.ndarray]):
             raise ConfigError(f"reward is 'sparse' or 'dense'; got {reward!r}.")
         if reward == "dense" and task == PLAY:
             raise ConfigError("Play has no goal, so no dense reward: use reward='sparse' (always 0), or name a task.")
-        if reward == "dense" and TASKS[task].judge is not None:
-            raise ConfigError(f"Task {task!r} has a judge of its own and no dense reward: use reward='sparse'.")
+        if reward == "dense" and TASKS[task].check_success is not None:
+            raise ConfigError(f"Task {task!r} checks its success itself and has no dense reward: use reward='sparse'.")
         self.config = EnvConfig(task=task, **scene)
         self.render_mode = render_mode
         self._dense, self._ends_on_success, self._objects = reward == "dense", ends_on_success, objects
@@ -140,7 +140,7 @@ def dense_reward(
         hands_m: (hands, 3) tool positions, table frame.
         start_M7: object poses at the start of the episode, as in `info`.
         now_M7: object poses now.
-        done: partly and entirely, as `judge` says.
+        done: partly and entirely, as `check_success` says.
     """
     partial, entire = done
     if entire:

@@ -44,7 +44,7 @@ def play_sheet(sim: str = "pybullet", *, columns: int = 5, rows: int = 4) -> Ima
 
 
 def mixed_sheet(sim: str = "pybullet", *, seed: int = 3) -> Image.Image:
-    """Scenes of two tasks, and below each the sentences that it is judged under."""
+    """Scenes of two tasks, and below each the sentences that it is evaluated under."""
     tasks = ("put_spoon_on_cloth", "put_carrot_on_plate", "push_pumpkin_left", "stack_green_on_yellow")
     pairs = list(pairwise((*tasks, "put_eggplant_in_basket")))
     page = Image.new("RGB", (len(pairs) * MIXED_PX, MIXED_PX + MARGIN_PX), "white")

@@ -39,7 +39,7 @@ class Simulator(Protocol):
         ...
 
     def version(self) -> str:
-        """Version of its scenes; what is judged in two versions is never compared.
+        """Version of its scenes; what is evaluated in two versions is never compared.
 
         Raises:
             ConfigError: it cannot run here, so that its files are unknown.

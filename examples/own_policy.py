@@ -1,4 +1,4 @@
-"""A policy of one's own on the cells that every policy is judged on: anything with `reset` and `act`.
+"""A policy of one's own on the cells that every policy is evaluated on: anything with `reset` and `act`.
 
 python examples/own_policy.py CELLS_OF_EACH_TASK
 """

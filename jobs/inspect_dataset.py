@@ -1,6 +1,7 @@
-"""Inspect a dataset before training on it: a page with a verdict for each check, its numbers, and images.
+"""Inspect a dataset before training on it: a page with the result of each check, its numbers, and images.
 
-It takes any dataset of tap_ray: play, demonstrations, imports. Verdicts are advice; they do not change the exit status.
+It takes any dataset of tap_ray: play, demonstrations, imports. The results are advice; they do not
+change the exit status.
 """
 
 from pathlib import Path
@@ -11,7 +12,7 @@ from tap_ray.job import run_job
 
 
 def main(config: InspectConfig) -> Path:
-    """Inspect, print the verdicts; returns the page."""
+    """Inspect the dataset and print the results; returns the page."""
     return report.inspect(config)
 
 

@@ -44,7 +44,7 @@ def main(config: PipelineConfig) -> Path:
         stage(5, "evaluate: the same cells for every policy")
         results = [
             evaluate.main(
-                evaluate.EvaluateConfig(policy=policy, name=name, episodes=config.episodes, out=out / f"judged-{name}")
+                evaluate.EvaluateConfig(policy=policy, name=name, episodes=config.episodes, out=out / f"eval-{name}")
             )
             for name, policy in (policies | {"expert": "expert"}).items()
         ]

@@ -44,14 +44,14 @@ def main(config: PretrainConfig) -> Path:
             player = partial(collect_play.fleet, plan, config.play.robots_per_fleet, None, world=world)
             play = live.play_of(config.play, plan, player, dataset.spec)
             batches = partial(live.batches, play, windows, seed=seed)
-            facts, parents = {"episodes": config.play.episodes}, {"judged_on": dataset.path}
+            facts, parents = {"episodes": config.play.episodes}, {"evaluated_on": dataset.path}
         else:
             require_whole(dataset)
             require_batches(dataset, windows, num_workers=config.workers.num_workers)
             batches = partial(stream.batches, dataset, windows, seed=seed, **config.workers.stream())
             facts, parents = {"episodes": windows.num_episodes or len(dataset)}, {"data": dataset.path}
         run = run_stage("pretrain", config, build=build, batches=batches, parents=parents, facts=facts)
-    print(health.verdict(final_metrics(run)))
+    print(health.readiness(final_metrics(run)))
     return run
 
 

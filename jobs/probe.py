@@ -1,4 +1,4 @@
-"""Check a Stage 1 run: its held-out metrics with a verdict, and linear probes of its frozen features."""
+"""Check a Stage 1 run: its held-out metrics against those that Stage 2 needs, and linear probes of its features."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -45,8 +45,8 @@ def main(config: ProbeConfig) -> Path:
     known = {name: value for name, value in metrics.items() if "/r2_" in name}
     if known:
         print("held-out R^2 while it was trained: " + ", ".join(f"{n} {v:.2f}" for n, v in sorted(known.items())))
-    if told := health.verdict(metrics):
-        print(told)
+    if readiness := health.readiness(metrics):
+        print(readiness)
     print(f"held-out R^2 of a linear probe, {len(data.rgb)} frames (-: it does not move along this axis)")
     print(f"{'weights':15}{'position of':15}{'x':>8}{'y':>8}{'z':>8}  frames tested")
     for weights, row in scores.items():

@@ -33,6 +33,8 @@ PATIENCE_S = 2.0
 """How long to wait for a job that is just ending there, s."""
 STORE = Path("runs")
 """Where runs lie that nobody named a folder for."""
+FORMER_ROLES = {"evaluated_on": "judged_on"}
+"""Roles of parents -> the names that they had in manifests written before."""
 PACKAGES = (
     "ray",
     "torch",
@@ -173,12 +175,13 @@ def _made_by(config: MadeBy | Mapping[str, Any]) -> MadeBy:
 
 
 def _names(job: str, made_by: MadeBy, parents: Mapping[str, Path | str]) -> tuple[str, ...]:
-    """The hash of a run, and those that it had when fields had other names, or when paths of its parents were in it."""
+    """The hash of a run, and those that it had when names were other ones, or when paths of its parents were in it."""
     hashes = {role: hash_of(path) for role, path in parents.items()}
+    roles = (hashes, {FORMER_ROLES.get(role, role): hash for role, hash in hashes.items()})
     paths = {key: value for key, value in {**made_by.identity, **made_by.former}.items() if key != "out"}
     now = _what(made_by.identity, parents)
     ways = (now, keys_renamed(now, FORMER), keys_renamed(paths, FORMER))
-    return tuple(digest({"job": job, "config": values, "parents": hashes}) for values in ways)
+    return tuple(digest({"job": job, "config": values, "parents": each}) for values in ways for each in roles)
 
 
 def _place(out: Path | str | None, store: Path, job: str, names: tuple[str, ...]) -> Path:
@@ -223,6 +226,8 @@ def _require_ours(
         if manifest["hash"] in names:
             return manifest
         known = manifest.get("parents", {})
+        for now, before in FORMER_ROLES.items():
+            known = {now if role == before else role: parent for role, parent in known.items()}
         before = manifest["made_by"] if "made_by" in manifest else read_json(path / "config.json")  # before it had one
         before = {key: value for key, value in before.items() if not key.startswith("_")}  # once: where and how
         old = _what(keys_renamed(before, RENAMED_ANYWHERE), known)

@@ -120,7 +120,7 @@ class EnvConfig:
     segmentation: bool = False
     """Whether info says for each pixel who is seen there (hand, arm, which object)."""
     render: bool = True
-    """False leaves the image black and spares its cost (for judges that need no image)."""
+    """False leaves the image black and spares its cost (for an evaluation that needs no image)."""
     randomize: RandomizeConfig | None = None
     """What differs from episode to episode of play, and how far; None: nothing."""
     partner: str = ""
@@ -247,7 +247,7 @@ class EpisodeResult:
     error: str = ""
     """Why the episode crashed; empty if it did not."""
     failure: str = ""
-    """Label of tap_ray/evaluate/failures.py; empty for a success, and for what was judged before there were labels."""
+    """Label of tap_ray/evaluate/failures.py; empty for a success, and in results older than the labels."""
     first_moved: str = ""
     """In a mixed scene the task whose object (slot 0 of its own) was moved first, asked or partner; empty for neither,
     and in other scenes."""

@@ -270,3 +270,14 @@ def test_a_run_begun_under_former_names_is_taken_up():
     assert (again.path, again.resumed) == (run.path, True)
     with pytest.raises(ConfigError, match=r"policy\.n_action_steps: 2 before, 3 now"):
         runs.open_run(run.path, job="align", config={**now, "policy": {"n_action_steps": 3}})
+
+
+def test_a_run_begun_under_the_former_role_of_a_parent_is_taken_up(tmp_path: Path):
+    """Live play's Stage 1 at commit d50d72c named its validation dataset "judged_on"."""
+    play = runs.open_run(tmp_path / "play", job="collect_play", config={}).path
+    run = runs.open_run(None, job="pretrain", config={"a": 1}, parents={"judged_on": play})
+    again = runs.open_run(None, job="pretrain", config={"a": 1}, parents={"evaluated_on": play})
+    assert (again.path, again.resumed) == (run.path, True)
+    with pytest.raises(ConfigError) as refused:
+        runs.open_run(run.path, job="pretrain", config={"a": 2}, parents={"evaluated_on": play})
+    assert "\n  a: 1 before, 2 now\nName another folder" in str(refused.value)

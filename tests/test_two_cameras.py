@@ -1,4 +1,4 @@
-"""Two cameras through everything, without Ray: play, demonstrations, Stage 1, Stage 2, judged, served, exported."""
+"""Two cameras through everything, without Ray: play, demonstrations, Stage 1, Stage 2, evaluation, serving, export."""
 
 import dataclasses
 from pathlib import Path
@@ -196,7 +196,7 @@ def test_one_camera_leaves_no_trace(tmp_path: Path) -> None:
 SMALL_GOAL = dataclasses.replace(SMALL, context=("goal",))
 
 
-def test_a_policy_is_judged_on_what_it_was_trained_on(run: Path) -> None:
+def test_a_policy_is_evaluated_on_what_it_was_trained_on(run: Path) -> None:
     protocol = Protocol(
         tasks=("push_pumpkin_left",), env_version="1", episodes=2, image_size=48, max_steps=3, cameras=BOTH
     )

@@ -24,7 +24,7 @@ from envs.scene.scenarios import (
     known_scenario,
     offset_view,
 )
-from envs.scene.tasks import NUM_SLOTS, Scene, draw_scene, judge, known_task
+from envs.scene.tasks import NUM_SLOTS, Scene, check_success, draw_scene, known_task
 from tap_ray.errors import SpecError
 from tap_ray.rng import generator
 from tap_ray.specs import RobotSpec
@@ -173,7 +173,7 @@ class TabletopEnv(gym.Env[Any, np.ndarray]):
         assert self._scene is not None
         image = self._image()
         poses, touch = self.world.object_poses(NUM_SLOTS), self.world.touch()
-        partial, entire = judge(self._task, self._start_M7, poses, touch)
+        partial, entire = check_success(self._task, self._start_M7, poses, touch)
         self._partial_once |= partial
         self._entire_once |= entire
         names = [self._scene.object[number].name for number in self._scene.shown]

@@ -18,7 +18,7 @@ from tap_ray.specs import ONE_CAMERA, RobotSpec, missing_slots
 from tap_ray.types import EnvConfig, Policy
 
 FOREIGN = "foreign"
-"""Simulator and suite of what is recorded and judged there."""
+"""Simulator and suite of what is recorded and evaluated there."""
 YAW_RAD = 1.2
 """Safe poses turn the hand at most this far about the vertical."""
 
@@ -91,7 +91,7 @@ class Foreign:
             env.close()
 
     def version(self) -> str:
-        """Of the package, and of the adapter: what is judged in two versions is never compared."""
+        """Of the package, and of the adapter: what is evaluated in two versions is never compared."""
         package = self.adapter.env.partition(":")[0].partition(".")[0]
         try:
             name = (packages_distributions().get(package) or [package])[0]

@@ -19,7 +19,7 @@ class ManiSkill:
     """SIMPLER's WidowX tasks. A fleet is one simulation of so many scenes on a GPU, so many simulations on a CPU."""
 
     gpu: bool = False
-    """Whether the physics runs on a GPU: not the same to the last bit, and no suite is judged there."""
+    """Whether the physics runs on a GPU: not the same to the last bit, and no suite is evaluated there."""
     tasks: tuple[str, ...] = tuple(MANISKILL_TASKS)
     robots: tuple[str, ...] = ("widowx",)
     control_lag: float = 2.0

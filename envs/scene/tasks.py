@@ -40,7 +40,7 @@ class Touch:
 
 
 GOALS = ("on", "stack", "in", "push_left")
-"""What `judge` knows how to judge."""
+"""Goals that `check_success` below knows."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,20 +51,22 @@ class TaskModel:
     object: tuple[str, ...]
     """Names of what is moved, then where to: keys of OBJECTS, or of `own_object`."""
     goal: str
-    """One of GOALS, or any word if the task brings its own `judge`."""
+    """One of GOALS, or any word if the task brings its own `check_success`."""
     sentence: tuple[str, ...]
     """Paraphrases of the instruction, drawn by the seed."""
     tolerance_m: float = 0.0
     """Largest horizontal distance from the target's center (push_left: unused)."""
     own_object: tuple[ObjectModel, ...] = ()
     """Objects that are not in OBJECTS; play does not draw them."""
-    judge: Callable[[np.ndarray, np.ndarray, Touch], tuple[bool, bool]] | None = None
-    """Whether a goal that is none of GOALS is partly and entirely reached: arguments and result as of `judge` below."""
+    check_success: Callable[[np.ndarray, np.ndarray, Touch], tuple[bool, bool]] | None = None
+    """For a goal that is none of GOALS, whether it is reached: (start_M7, now_M7, touch) -> (partial, entire), as in
+    the function `check_success` below."""
 
     def __post_init__(self) -> None:
-        if self.judge is None and self.goal not in GOALS:
+        if self.check_success is None and self.goal not in GOALS:
             raise ConfigError(
-                f"Task {self.name!r}: goal is one of {', '.join(GOALS)}; got {self.goal!r}. Give a judge."
+                f"Task {self.name!r}: goal is one of {', '.join(GOALS)}; got {self.goal!r}. For another goal, pass a "
+                "function as check_success."
             )
         if not 1 <= len(self.object) <= NUM_SLOTS or not self.sentence:
             raise ConfigError(f"Task {self.name!r} has 1 to {NUM_SLOTS} objects, and at least one sentence.")
@@ -218,7 +220,7 @@ def _apart(position_m: np.ndarray, models: tuple[ObjectModel, ...]) -> bool:
     )
 
 
-def judge(task: str, start_M7: np.ndarray, now_M7: np.ndarray, touch: Touch) -> tuple[bool, bool]:
+def check_success(task: str, start_M7: np.ndarray, now_M7: np.ndarray, touch: Touch) -> tuple[bool, bool]:
     """Whether the task is partly and entirely done now.
 
     Args:
@@ -235,8 +237,8 @@ def judge(task: str, start_M7: np.ndarray, now_M7: np.ndarray, touch: Touch) -> 
     if task == PLAY:
         return False, False
     model = TASKS[task]
-    if model.judge is not None:
-        partial, entire = model.judge(start_M7, now_M7, touch)
+    if model.check_success is not None:
+        partial, entire = model.check_success(start_M7, now_M7, touch)
         return bool(partial), bool(entire)
     held = any(0 in left and 0 in right for left, right in touch.hand)
     touched = any(0 in finger for hand in touch.hand for finger in hand)

@@ -37,9 +37,9 @@ class Result:
     """One row an episode, indexed by the cell (task, scenario, initial state, seed), sorted."""
     seconds: float
     policy_run: Path | None
-    """The training run that was judged, None for a built-in policy."""
+    """The training run that was evaluated, None for a built-in policy."""
     failure_class: Mapping[str, str]
-    """Label of a failure -> "execution" or "semantic"; empty for what was judged before failures had labels."""
+    """Label of a failure -> "execution" or "semantic"; empty for what was evaluated before failures had labels."""
 
     @property
     def scenarios(self) -> list[str]:
@@ -77,18 +77,18 @@ def read_runs(runs: Sequence[Path | str]) -> tuple[list[Result], list[Curves]]:
             evaluated policy, and the Stage 1 run behind that one, are found by themselves.
 
     Raises:
-        CheckpointError: a folder is neither, is damaged, or was judged by another protocol than the first.
+        CheckpointError: a folder is neither, is damaged, or was evaluated by another protocol than the first.
         DataError: two results of one protocol do not have the same cells.
     """
     paths = list(dict.fromkeys(storage.to_path(run) for run in runs))
     if not paths:
         raise CheckpointError("Nothing to compare. Give at least one folder that jobs.evaluate printed.")
-    judged = [path for path in paths if (path / "results.json").exists()]
-    results = _labeled([read_result(path) for path in judged])
+    evaluated = [path for path in paths if (path / "results.json").exists()]
+    results = _labeled([read_result(path) for path in evaluated])
     require_comparable(results)
     trained: dict[Path, str] = {}
     for path in paths:
-        if path not in judged:
+        if path not in evaluated:
             trained[path.resolve()] = path.name
     for result in results:
         for path in _lineage(result.policy_run):
@@ -158,7 +158,7 @@ def require_comparable(results: Sequence[Result]) -> None:
             lines = differences(first.protocol, other.protocol)
             what = "\n  ".join(line.replace(" before, ", " there, ").replace(" now", " here") for line in lines)
             raise CheckpointError(
-                f"{first.path} and {other.path} were judged by different protocols "
+                f"{first.path} and {other.path} were evaluated by different protocols "
                 f"({first.protocol['hash']} and {other.protocol['hash']}) and cannot be compared:\n  {what}\n"
                 "Evaluate one of them again with the protocol of the other."
             )

@@ -89,7 +89,7 @@ def evaluate(
     Args:
         protocol: the cells.
         make_vector: builds a fleet's robots; must pickle.
-        make_policy: builds the judged policy in the fleet's process; must pickle.
+        make_policy: builds the evaluated policy in the fleet's process; must pickle.
         make_failure_inputs: what tells why an episode failed; must pickle.
         folder: gets `episodes.jsonl` and `clips/`, as results come.
         config: fleets and robots.
@@ -113,16 +113,16 @@ def evaluate(
     if parts:
         pool = _pool((protocol, make_vector, make_policy, make_failure_inputs), config, len(parts))
         with progress_bar(total=len(wanted), initial=len(done), unit="episode", disable=not progress) as bar:
-            for chunk, judged in pool.map_unordered(map(tuple, parts)):
-                if isinstance(judged, GivenUp):
-                    judged = ChunkResult(results=[crashed(cell, judged.reason) for cell in chunk], clips=[])
-                new = [result for result in judged.results if result.cell not in done]
+            for chunk, result in pool.map_unordered(map(tuple, parts)):
+                if isinstance(result, GivenUp):
+                    result = ChunkResult(results=[crashed(cell, result.reason) for cell in chunk], clips=[])
+                new = [episode for episode in result.results if episode.cell not in done]
                 store.append(folder / "episodes.jsonl", new)
                 gauges.count("tap_episodes", len(new), run=str(folder))
-                gauges.count("tap_frames", sum(result.num_steps for result in new), run=str(folder))
-                for clip in judged.clips:
+                gauges.count("tap_frames", sum(episode.num_steps for episode in new), run=str(folder))
+                for clip in result.clips:
                     video.keep(folder / "clips", clip)
-                done |= {result.cell: result for result in new}
+                done |= {episode.cell: episode for episode in new}
                 _show(bar, len(new), done)
     logs.join(folder / "episodes.jsonl")
     return [done[cell] for cell in wanted]

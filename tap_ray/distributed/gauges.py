@@ -20,8 +20,8 @@ from ray.util import metrics
 from tap_ray import storage
 
 COUNTERS = {
-    "tap_frames": ("Control steps played or judged.", ("run",)),
-    "tap_episodes": ("Episodes kept or judged.", ("run",)),
+    "tap_frames": ("Control steps played or evaluated.", ("run",)),
+    "tap_episodes": ("Episodes kept or evaluated.", ("run",)),
     "tap_episodes_dropped": ("Attempts that gave no episode.", ("run",)),
     "tap_processes_lost": ("Robots' processes that were lost, by kind.", ("kind",)),
 }

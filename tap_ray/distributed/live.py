@@ -42,7 +42,7 @@ class LivePlay:
     """Builds a fleet's robots in its process; must pickle. Explorers with a novelty memory start it empty."""
     spec: RobotSpec
     reserved: int
-    """Attempts 0 .. reserved - 1 are kept for judging and never trained on."""
+    """Attempts 0 .. reserved - 1 are kept for validation and never trained on."""
     pool: Pool
     """Fleets for each training process; 0 of them: as many as the trainers leave CPUs."""
 

@@ -69,7 +69,7 @@ def sweep(context: SweepContext, *, asked: int = 0, asha: AshaConfig | None, wat
     Args:
         context: the trials.
         asked: at most so many run together; 0: as many as fit, see `max_concurrent_trials`.
-        asha: early stopping; None trains and judges every trial.
+        asha: early stopping; None trains and evaluates every trial.
         watch: shown the ledger every few seconds, and at the end.
 
     Returns:
@@ -98,7 +98,7 @@ def rows_of(context: SweepContext) -> list[TrialRow]:
 
 
 def finalists(rows: Sequence[TrialRow], asha: AshaConfig) -> list[TrialRow]:
-    """The best of the trials that were trained to their end, by their last validation; the judged ones among them.
+    """The best of the trials that were trained to their end, by their last validation; the evaluated ones among them.
 
     Raises:
         ConfigError: there is no such metric.
@@ -318,11 +318,11 @@ def _give_back() -> None:
 
 
 def progress_of(rows: Sequence[TrialRow], asha: AshaConfig | None) -> tuple[int, int]:
-    """(what has ended, what there is): trials, and with successive halving finalists once more, for they are judged
+    """(what has ended, what there is): trials, and with successive halving finalists once more, for they are evaluated
     later."""
     ended = [row for row in rows if row.state in ENDED or (asha and row.validation)]
     if asha is None:
         return len(ended), len(rows)
-    judged = sum(row.state == "done" or (row.state == "failed" and bool(row.validation)) for row in rows)
+    num_evaluated = sum(row.state == "done" or (row.state == "failed" and bool(row.validation)) for row in rows)
     able = sum(bool(row.validation) or row.state not in ("stopped", "failed") for row in rows)
-    return len(ended) + judged, len(rows) + max(judged, min(asha.finalists, able))
+    return len(ended) + num_evaluated, len(rows) + max(num_evaluated, min(asha.finalists, able))

@@ -72,8 +72,8 @@ def forecast(
     config: SweepJobConfig, plan: SweepFile, trials: Sequence[Trial], protocol: Protocol, missing: Sequence[Missing]
 ) -> str:
     """What `--dry-run` prints."""
-    judged = min(plan.asha.finalists, len(trials)) if plan.asha else len(trials)
-    costs = sweep_costs.forecast(trials, protocol, store=config.store.resolve(), judged=judged)
+    num_evaluated = min(plan.asha.finalists, len(trials)) if plan.asha else len(trials)
+    costs = sweep_costs.forecast(trials, protocol, store=config.store.resolve(), num_evaluated=num_evaluated)
     first = [f"collected first, not counted above: {each}" for each in missing]
     return "\n".join([costs, *first])
 
@@ -181,7 +181,7 @@ def _any_node(config: SweepJobConfig, plan: SweepFile, out: Path) -> bool:
 
 
 def _fleets(context: SweepContext, resources: Mapping[str, float], at_once: int) -> int:
-    """Processes that judge a trial: its part of the CPUs, and of the GPUs if fleets take any."""
+    """Processes that evaluate a trial: its part of the CPUs, and of the GPUs if fleets take any."""
     fleets = int(resources.get("CPU", 1)) // at_once
     gpus = max(trial.evaluate.gpus_per_fleet for trial in context.trials.values())
     return max(1, min(fleets, int(resources.get("GPU", 0) / gpus / at_once)) if gpus else fleets)
@@ -211,7 +211,7 @@ class _Watch:
             self._num_done = num_done
             top = max((point.mean(self._plan.metric) for point in points(rows)), default=None)
             scores = {
-                "sweep/trials_judged": num_done,
+                "sweep/trials_evaluated": num_done,
                 **({f"sweep/best_{self._plan.metric}": top} if top is not None else {}),
             }
             self._run.tracked.log(scores, step=num_done)
@@ -242,7 +242,7 @@ class _Watch:
 
 def _register(top: TrialRow, plan: SweepFile, context: SweepContext, tracked: tracking.Run) -> str:
     """Put the best policy into the registry with its lineage and its success; says which version it is."""
-    policy, judged = storage.to_path(top.runs["align"]), storage.to_path(top.runs["evaluate"])
+    policy, evaluation = storage.to_path(top.runs["align"]), storage.to_path(top.runs["evaluate"])
     play = _play(plan, "play")
     hashes = {**{name: runs.hash_of(path) for name, path in play.items()}, "demos": runs.hash_of(plan.demos)}
     hashes |= {stage: runs.hash_of(path) for stage, path in top.runs.items()}
@@ -253,7 +253,7 @@ def _register(top: TrialRow, plan: SweepFile, context: SweepContext, tracked: tr
     version = registry.register(
         policy,
         tracked,
-        facts={"lineage": hashes, "runs": top.runs, **row, "results": runs.read_json(judged / "results.json")},
+        facts={"lineage": hashes, "runs": top.runs, **row, "results": runs.read_json(evaluation / "results.json")},
         tags=tags,
         description=f"{label(top.values)}: {lineage}\n\n```\n{text_table([top])}\n```",
     )

@@ -13,6 +13,7 @@ import sys
 import threading
 import time
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, Callable, Iterator, Mapping
 
@@ -56,11 +57,11 @@ class SweepContext:
     trials: Mapping[str, Trial]
     stages: Stages
     protocol: Protocol
-    """What all of them are judged on."""
+    """What all of them are evaluated on."""
     fleets: int
-    """Processes that judge a trial."""
+    """Processes that evaluate a trial."""
     evaluate: bool
-    """Whether trials are judged, or only trained (finalists are chosen later)."""
+    """Whether trials are evaluated, or only trained (finalists are chosen later)."""
     tracking_uri: str
     mlflow_run_id: str
     """Of the sweep."""
@@ -137,10 +138,11 @@ class _TrialRunner:
         what = evaluation.made_by(config, self._context.protocol)
         path = runs.folder_of(self._context.store, job="evaluate", config=what, parents={"policy": policy})
         of = f"of {len(cells(self._context.protocol))} cells"
-        judged = self._run_stage("evaluate", path, lambda: self._context.stages.evaluate(replace(config, out=path)), of)
+        run = partial(self._context.stages.evaluate, replace(config, out=path))
+        has_run = self._run_stage("evaluate", path, run, of)
         summary = runs.read_json(path / "results.json")
         self._row.result = result_of(summary)
-        if judged:
+        if has_run:
             self._row.worked["evaluate"] = min(summary["seconds"] / config.fleets, self._row.seconds["evaluate"])
         self._tracked.log({f"evaluate/{name}": summary[name] for name in METRICS}, step=self._trial.align.train.steps)
 

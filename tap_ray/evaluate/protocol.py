@@ -181,8 +181,8 @@ def _check_pairs(protocol: Protocol) -> None:
     if not most or set(counts.values()) != {most}:
         pairs = ", ".join(" + ".join(pair) for pair in SUITES[protocol.suite].pairs)
         raise ConfigError(
-            f"The suite {protocol.suite!r} judges each scene under the sentences of both its tasks: name all tasks, or "
-            f"one of the pairs {pairs}; got {', '.join(protocol.tasks)}."
+            f"The suite {protocol.suite!r} evaluates each scene under the sentences of both its tasks: name all tasks, "
+            f"or one of the pairs {pairs}; got {', '.join(protocol.tasks)}."
         )
     if protocol.episodes % most:
         raise ConfigError(

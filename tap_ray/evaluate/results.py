@@ -81,10 +81,10 @@ def count_followed(results: Iterable[EpisodeResult]) -> dict[str, Any]:
     """Whether the sentence chose the object, in mixed scenes: told by which task's object was moved first.
 
     Returns:
-        "followed": of the episodes in which either was moved, those that moved the asked task's first. Each scene being
-        judged under both sentences, whoever does not read them is at one half. "wrong_object": of all episodes, those
-        that moved the other task's first. Each {"k", "n", "rate", "low", "high"}, a share in [0, 1] (None for n = 0)
-        with its Wilson 95 % interval.
+        "followed": of the episodes in which either was moved, those that moved the asked task's first. Each scene is
+        evaluated under both sentences, so a policy that ignores them is at one half. "wrong_object": of all episodes,
+        those that moved the other task's first. Each {"k", "n", "rate", "low", "high"}, a share in [0, 1] (None for
+        n = 0) with its Wilson 95 % interval.
     """
     rows = list(results)
     right = sum(r.first_moved == r.cell.task for r in rows)

@@ -38,8 +38,8 @@ class ImportConfig(configs.ClusterConfig):
     """Which split of an RLDS dataset; "": "train", or its only one. The other formats have none."""
     like: Path | None = None
     """Dataset, or run folder of a policy, of the same robot: its slots, in its order and with its ranges, become those
-    of the new dataset, so that both can be trained on together, and judged in the same environment. Actions beyond its
-    ranges are clipped."""
+    of the new dataset, so that both can be trained on together, and evaluated in the same environment. Actions beyond
+    its ranges are clipped."""
     accept: bool = False
     """Import although the checks found something that looks wrong."""
     episodes: int | None = None

@@ -56,7 +56,7 @@ def require_one_camera(bundle: PolicyBundle, run: Path) -> None:
     if len(bundle.spec.cameras) > 1:
         raise ConfigError(
             f"{run} reads the cameras {', '.join(bundle.spec.cameras)}; looking inside a network (jobs.saliency, "
-            "jobs.probe) is for policies of one camera. Judge it with jobs.evaluate, whose videos show what it does."
+            "jobs.probe) is for policies of one camera. Evaluate it with jobs.evaluate, whose videos show what it does."
         )
 
 

@@ -105,7 +105,7 @@ def read(dataset: DatasetInfo, indices: Iterable[int] | None = None) -> list[Pla
     if missing := missing_slots(dataset.spec, "ee_pos"):
         raise DataError(
             f"{dataset.path}: the state of robot {dataset.spec.robot!r} lacks {', '.join(missing)} (it has "
-            f"{', '.join(slot.name for slot in dataset.spec.state)}), so its movement cannot be judged."
+            f"{', '.join(slot.name for slot in dataset.spec.state)}), so its movement cannot be evaluated."
         )
     known = {CONTACT: dataset.header.contact, OBJECT_POSE: dataset.header.num_objects}
     columns = [STATE, *(name for name, there in known.items() if there)]

@@ -162,9 +162,9 @@ def build(
         norm: statistics of its actions.
         policy: sizes; context, action slots and the reach head are filled in here.
         config: the loss.
-        held_out: windows to judge on, and to take the reach targets' statistics from; the caller draws them once.
+        held_out: windows to evaluate on, and to take the reach targets' statistics from; the caller draws them once.
         seed: of the weights.
-        action_NHA: gives chunks to fit action tokens on; None: those of the windows to judge on.
+        action_NHA: gives chunks to fit action tokens on; None: those of the windows to evaluate on.
 
     Raises:
         ConfigError: reach targets wanted but not in the windows, or a head that is not Stage 1's.
@@ -203,13 +203,13 @@ def from_dataset(
     """
     windows = stage_windows(windows, config, policy)
     train = split_episodes(dataset, windows)[0]
-    judged = windows if config.next_object else replace(windows, k_max=1)
+    validation_windows = windows if config.next_object else replace(windows, k_max=1)
     return build(
         spec=dataset.spec,
         norm=norm_stats(stats_of(dataset, train), dataset.spec),
         policy=fitted(policy, dataset, windows),
         config=config,
-        held_out=held_out_windows(dataset, judged, seed=seed),
+        held_out=held_out_windows(dataset, validation_windows, seed=seed),
         seed=seed,
         action_NHA=lambda: chunks_of(dataset, train, windows.horizon),
     )

@@ -41,8 +41,8 @@ INVERSE_AIMS = (
 )
 
 
-def verdict(metrics: Mapping[str, float]) -> str:
-    """One line: "ready", or what is missing and what to do; "" if nothing was judged.
+def readiness(metrics: Mapping[str, float]) -> str:
+    """One line: "ready", or what is missing and what to do; "" without such metrics.
 
     Args:
         metrics: the last held-out metrics of a Stage 1 run, "play/r2_contact" and so on.

@@ -26,7 +26,7 @@ from tap_ray.training.stage import FINAL
 from tap_ray.types import ActionChunkBatch
 
 HELD_OUT = 2048
-"""Chunks of each robot that are judged."""
+"""Chunks of each robot that are evaluated."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -95,11 +95,11 @@ def from_datasets(
     for number, (data, weight) in enumerate(zip(sets, weights, strict=True)):
         motions = load(data, windows)
         sources.append(Source(spec=motions.spec, norm=motions.norm, weight=weight))
-        judged = []
+        batches = []
         if windows.holdout_every:
             out = load(data, windows, held_out=True, norm=motions.norm)
-            judged = held_out_batches(out, windows, source=number, seed=seed, num=HELD_OUT)
-        held_out.append(judged)
+            batches = held_out_batches(out, windows, source=number, seed=seed, num=HELD_OUT)
+        held_out.append(batches)
     if len({source.spec.robot for source in sources}) < len(sources):
         raise DataError("Each robot of a mixture has one dataset: collect more into it instead of naming two.")
     with torch.random.fork_rng(devices=[]):

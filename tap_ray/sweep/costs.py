@@ -32,7 +32,7 @@ class Rates:
 def measured(store: Path) -> Rates:
     """Rates of the finished runs of a store."""
     trained: dict[str, list[float]] = {}
-    judged: list[float] = []
+    cell_s: list[float] = []
     for manifest in sorted(store.glob("*/manifest.json")):
         run = manifest.parent
         if not runs.is_done(run):
@@ -40,26 +40,26 @@ def measured(store: Path) -> Rates:
         if (run / "results.json").exists():
             result = runs.read_json(run / "results.json")
             num = sum(score["n"] for row in result["tasks"].values() for score in row.values())
-            judged += [result["seconds"] / num] if num else []
+            cell_s += [result["seconds"] / num] if num else []
         for name, value in session.final_metrics(run).items():
             kind, _, metric = name.rpartition("/")
             if metric == "samples_per_s":
                 trained.setdefault({"play": "pretrain", "bc": "align"}.get(kind, "prior"), []).append(value)
     return Rates(
         samples_per_s={job: median(values) for job, values in trained.items()},
-        cell_s=median(judged) if judged else None,
-        num_runs=len(judged) + sum(map(len, trained.values())),
+        cell_s=median(cell_s) if cell_s else None,
+        num_runs=len(cell_s) + sum(map(len, trained.values())),
     )
 
 
-def forecast(trials: Sequence[Trial], protocol: Protocol, *, store: Path, judged: int) -> str:
+def forecast(trials: Sequence[Trial], protocol: Protocol, *, store: Path, num_evaluated: int) -> str:
     """The trials, and what each will cost if nothing runs beside it.
 
     Args:
         trials: of the sweep.
-        protocol: what they are judged on.
+        protocol: what they are evaluated on.
         store: where runs lie.
-        judged: how many of them will be judged.
+        num_evaluated: how many of them will be evaluated.
     """
     rates, cpus = measured(store), os.cpu_count() or 1
     shared: set[Path] = set()
@@ -75,17 +75,17 @@ def forecast(trials: Sequence[Trial], protocol: Protocol, *, store: Path, judged
                 stage_1.append(f"{job} {state}")
                 costs.append(_train_s(config, rates.samples_per_s.get(job)) if state == "new" else 0.0)
         align_s = _train_s(trial.align, rates.samples_per_s.get("align"))
-        costs += [align_s, evaluate_s if judged == len(trials) else 0.0]
+        costs += [align_s, evaluate_s if num_evaluated == len(trials) else 0.0]
         known = [cost for cost in costs if cost is not None]
         total += sum(known)
         whole = _minutes(sum(known)) if len(known) == len(costs) else UNKNOWN
         name, before = f"{trial.id}  {trial.label}", ", ".join(stage_1) or "none"
         lines.append((name, before, _minutes(align_s), _minutes(evaluate_s), whole))
-    table = grid(("Stage 1", "align", f"judge {num} cells"), lines, last="in all")
-    if judged < len(trials):
-        total += judged * (evaluate_s or 0.0)
+    table = grid(("Stage 1", "align", f"evaluate {num} cells"), lines, last="in all")
+    if num_evaluated < len(trials):
+        total += num_evaluated * (evaluate_s or 0.0)
     whole = f"about {_minutes(total)} one after the other" if total else "no estimate of the time yet"
-    end = f"{len(trials)} trials, {judged} of them judged: {whole}, with {cpus} CPUs"
+    end = f"{len(trials)} trials, {num_evaluated} of them evaluated: {whole}, with {cpus} CPUs"
     missing = [job for job in ("pretrain", "align") if job not in rates.samples_per_s]
     missing += [] if rates.cell_s else ["evaluate"]
     end += f" (rates of {rates.num_runs} finished runs in {store}"

@@ -49,7 +49,7 @@ def facts_of(path: Path) -> Facts:
 def require_episodes(
     asked: Iterable[tuple[str, int, WindowConfig | ActionChunkConfig, Facts]], where: Path | str
 ) -> None:
-    """Raise unless each dataset has as many episodes as are asked for, and one to judge on among them.
+    """Raise unless each dataset has as many episodes as are asked for, and one to evaluate on among them.
 
     Args:
         asked: the key of the file that asks, for how many episodes (0: all), as which windows, of which dataset.
@@ -66,6 +66,6 @@ def require_episodes(
             )
         if windows.holdout_every and (num or data.episodes) < windows.holdout_every:
             raise ConfigError(
-                f"{where}: {name} {num} leaves no episode to judge on: every {windows.holdout_every}-th is "
+                f"{where}: {name} {num} leaves no episode to evaluate on: every {windows.holdout_every}-th is "
                 "held out. Ask for more, or set windows.holdout_every lower."
             )

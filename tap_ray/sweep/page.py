@@ -130,19 +130,19 @@ def write(folder: Path, rows: Sequence[TrialRow], frame: Frame, *, running: bool
 
 
 def _plots(rows: Sequence[TrialRow], curves: Curves, frame: Frame) -> dict[str, Any]:
-    axes, judged = plots.varied(rows), [row for row in rows if row.result]
+    axes, evaluated = plots.varied(rows), [row for row in rows if row.result]
     if frame.validation:
         last = {id: curve[-1][1] for id, curve in curves.items() if curve}
         scores, heading = {id: value for id, value in last.items() if math.isfinite(value)}, frame.validation
     else:
-        scores, heading = {row.id: 100 * (row.result or {})["avg_all"] for row in judged}, "Avg-All, %"
+        scores, heading = {row.id: 100 * (row.result or {})["avg_all"] for row in evaluated}, "Avg-All, %"
     made: dict[str, Any] = {"parallel": Markup(plots.parallel_coordinates(rows, scores, heading))}
-    if len(axes) == 1 and judged:
+    if len(axes) == 1 and evaluated:
         made |= {
             "curve": Markup(plots.budget_curve(rows, axes[0])),
             "curve_axis": short_names(list(rows[0].values))[axes[0]],
         }
-    if len(axes) == 2 and judged:
+    if len(axes) == 2 and evaluated:
         made["heat"] = Markup(plots.heat_map(rows, *axes))
     if frame.validation:
         made["validation"] = Markup(plots.validation_curves(rows, curves, frame.validation))

@@ -43,7 +43,7 @@ STAGE_1_STEPS = "pretrain.train.steps"
 
 @dataclass(frozen=True, kw_only=True)
 class AshaConfig:
-    """Asynchronous successive halving on the alignment's own validation; only finalists are judged in closed loop."""
+    """Asynchronous successive halving on the alignment's validation; only finalists are evaluated in closed loop."""
 
     metric: str = "bc/r2_mean"
     """A metric of held-out demonstrations."""
@@ -54,7 +54,7 @@ class AshaConfig:
     reduction_factor: float = 3.0
     """Of the trials on a rung, one in so many is promoted to the next, which has so many times the steps."""
     finalists: int = 3
-    """Trials that are judged in closed loop."""
+    """Trials that are evaluated in closed loop."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -95,9 +95,9 @@ class SweepFile:
     align: Any = field(default_factory=dict)
     """Fields of jobs.align."""
     evaluate: Any = field(default_factory=dict)
-    """Fields of jobs.evaluate; values only, so that all trials are judged alike."""
+    """Fields of jobs.evaluate; values only, so that all trials are evaluated alike."""
     asha: AshaConfig | None = None
-    """Stops trials early; absent: every trial is trained to its end and judged."""
+    """Stops trials early; absent: every trial is trained to its end and evaluated."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -139,7 +139,7 @@ def read(path: Path, *, data: Path | None = None, demos: Path | None = None) -> 
         plan = replace(plan, arm={"grid": list(arms)})
     plan = replace(plan, collect=_entries(plan, moved, path))
     if any(True for _ in axes_of(EvaluateConfig, plan.evaluate, "evaluate", path)):
-        raise ConfigError(f"{path}: evaluate takes values only: trials judged differently cannot be compared.")
+        raise ConfigError(f"{path}: evaluate takes values only: trials evaluated differently cannot be compared.")
     found = axes(plan, path)
     drawn = [axis for axis in found if axis.verb != "grid"]
     if plan.num_samples < 1 or (plan.num_samples > 1 and not drawn):
@@ -351,7 +351,7 @@ def _filled(section: Mapping[str, Any], prefix: str, values: Mapping[str, Any]) 
 
 
 def _require_episodes(trial: Trial, each: int, have: Mapping[Path, Facts], where: Path | str) -> None:
-    """Raise unless each dataset has as many episodes as are asked for, and one to judge on among them."""
+    """Raise unless each dataset has as many episodes as are asked for, and one to evaluate on among them."""
     align = trial.align
     demos = have[align.demos]
     wanted, key = align.windows.num_episodes, "align.windows.num_episodes"
@@ -370,7 +370,7 @@ def _require_episodes(trial: Trial, each: int, have: Mapping[Path, Facts], where
 
 
 def _require_validation(plan: SweepFile, trial: Trial, where: Path | str) -> None:
-    """Raise unless successive halving sees each trial judged before it may stop it."""
+    """Raise unless successive halving sees each trial evaluated before it may stop it."""
     if plan.asha is None:
         return
     every, grace = trial.align.train.validate_every, plan.asha.grace_steps
@@ -383,7 +383,7 @@ def _require_validation(plan: SweepFile, trial: Trial, where: Path | str) -> Non
 
 
 def _fit_to(trial: Trial, demos: Facts) -> Trial:
-    """Judged on the demonstrations' robot and image size."""
+    """Evaluated on the demonstrations' robot and image size."""
     return replace(
         trial, evaluate=replace(trial.evaluate, robot=demos.robot, image_size=demos.image_size, cameras=demos.cameras)
     )

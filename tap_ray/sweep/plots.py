@@ -64,7 +64,7 @@ def _places(rows: Sequence[TrialRow], axis: str) -> dict[str, tuple[float, str]]
 
 
 def heat_map(rows: Sequence[TrialRow], across: str, up: str) -> str:
-    """SVG: mean Avg-All over seeds for each pair of values of two axes; what is not judged yet stays empty."""
+    """SVG: mean Avg-All over seeds for each pair of values of two axes; what is not evaluated yet stays empty."""
     order = {axis: _places(rows, axis) for axis in (across, up)}
     table = np.full((len(order[up]), len(order[across])), np.nan)
     for point in points(rows):
@@ -92,12 +92,12 @@ def heat_map(rows: Sequence[TrialRow], across: str, up: str) -> str:
 
 def parallel_coordinates(rows: Sequence[TrialRow], scores: Mapping[str, float], heading: str) -> str:
     """SVG: a line over all axes to its score for each trial that has one (by its id), the lighter the higher."""
-    judged = [row for row in rows if row.id in scores]
+    evaluated = [row for row in rows if row.id in scores]
     axes_of = [axis for axis in (rows[0].values if rows else {}) if len({repr(r.values[axis]) for r in rows}) > 1]
-    if len(judged) < 2 or not axes_of:
+    if len(evaluated) < 2 or not axes_of:
         return ""
-    score = np.array([scores[row.id] for row in judged])
-    columns = [_column(judged, axis) for axis in axes_of]
+    score = np.array([scores[row.id] for row in evaluated])
+    columns = [_column(evaluated, axis) for axis in axes_of]
     height, ends = _scaled(score)
     names = short_names(list(rows[0].values))
     with matplotlib.rc_context(STYLE):

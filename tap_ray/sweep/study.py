@@ -24,7 +24,7 @@ SCORES = ("avg_partial", "avg_entire", "avg_all")
 
 @dataclass(frozen=True, kw_only=True)
 class Outcomes:
-    """A point of a study: trials that differ in their seed only, judged in the same cells of one scenario."""
+    """A point of a study: trials that differ in their seed only, evaluated in the same cells of one scenario."""
 
     values: Mapping[str, Any]
     """By axis, without the seed."""
@@ -96,8 +96,8 @@ class Replaced:
         return f"> {self.last}" if np.isinf(value) else f"{value:.0f}"
 
 
-def judged(rows: Sequence[TrialRow]) -> dict[str, Result]:
-    """What each judged trial's evaluation says, by the trial's id.
+def evaluations(rows: Sequence[TrialRow]) -> dict[str, Result]:
+    """The result of each evaluated trial, by the trial's id.
 
     Raises:
         CheckpointError: a folder is missing or damaged.
@@ -109,7 +109,7 @@ def outcomes(rows: Sequence[TrialRow], results: Mapping[str, Result], scenario: 
     """Points in the order in which they first come.
 
     Raises:
-        DataError: trials were judged in different cells.
+        DataError: trials were evaluated in different cells.
     """
     groups: dict[str, list[TrialRow]] = {}
     for row in rows:
@@ -121,7 +121,7 @@ def outcomes(rows: Sequence[TrialRow], results: Mapping[str, Result], scenario: 
         for table in tables:
             first = table.index if first is None else first
             if not table.index.equals(first):
-                raise DataError("Trials of one sweep were judged in different cells. Evaluate them again.")
+                raise DataError("Trials of one sweep were evaluated in different cells. Evaluate them again.")
         success = [[table[f"{kind}_once"].to_numpy(bool) for table in tables] for kind in KINDS]
         found.append(
             Outcomes(

@@ -78,15 +78,15 @@ def tables(record: Record, image: str = "") -> str:
         parts += ["## Stage 1 on held-out play", table]
     if left := [trial for trial in trials if "tasks" not in trial]:
         lines = [f"- {_trial(trial)}: {trial['state']}{': ' * bool(trial['error'])}{trial['error']}" for trial in left]
-        parts += ["## Not judged", "\n".join(lines)]
+        parts += ["## Not evaluated", "\n".join(lines)]
     return "\n\n".join(parts)
 
 
 def _origin(record: Record, done: int) -> str:
-    protocol, (commit, dirty, _) = record["protocol"], record["git"].partition("+")
+    trials, protocol, (commit, dirty, _) = record["trials"], record["protocol"], record["git"].partition("+")
     stopped = " (the others were stopped early)" * bool(record["sweep"].get("asha"))
     return (
-        f"{done} of {len(record['trials'])} trials judged{stopped}, {record['wall_s'] / 60:.0f} minutes of wall-clock. "
+        f"{done} of {len(trials)} trials evaluated{stopped}, {record['wall_s'] / 60:.0f} minutes of wall-clock. "
         f"Commit `{commit[:12] or 'unknown'}{'+dirty' * bool(dirty)}`, {record['machine']}, "
         f"torch {record['packages']['torch']}. Protocol `{protocol['hash']}`: {protocol['episodes']} cells of each "
         f"task, cell seed {protocol['seed']}."

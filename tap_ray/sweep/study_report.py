@@ -9,7 +9,7 @@ from tap_ray import runs
 from tap_ray.compare.reading import KINDS, Result
 from tap_ray.metrics import Interval
 from tap_ray.sweep import study_page
-from tap_ray.sweep.study import SCORES, Difference, Outcomes, differences, judged, outcomes, replaced
+from tap_ray.sweep.study import SCORES, Difference, Outcomes, differences, evaluations, outcomes, replaced
 from tap_ray.sweep.study_plot import draw
 from tap_ray.sweep.tables import SEED, TrialRow
 
@@ -28,7 +28,7 @@ class About:
 
 
 def write(folder: Path, rows: Sequence[TrialRow], about: About) -> list[Path]:
-    """Write what is known by now; nothing while no trial has been judged.
+    """Write what is known by now; nothing while no trial has been evaluated.
 
     Args:
         folder: made if it is not there.
@@ -42,7 +42,7 @@ def write(folder: Path, rows: Sequence[TrialRow], about: About) -> list[Path]:
         CheckpointError: the folder of an evaluation is missing or damaged.
         StorageError: the disk refused.
     """
-    results = judged(rows)
+    results = evaluations(rows)
     if not results:
         return []
     folder.mkdir(parents=True, exist_ok=True)

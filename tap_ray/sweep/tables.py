@@ -76,7 +76,7 @@ class Point:
     values: Mapping[str, Any]
     """By axis, without the seed."""
     rows: Sequence[TrialRow]
-    """Those that were judged."""
+    """Those that were evaluated."""
 
     def each(self, metric: str) -> list[float]:
         """A value for each seed."""
@@ -102,7 +102,7 @@ class Point:
 
 
 def points(rows: Sequence[TrialRow]) -> list[Point]:
-    """Judged trials by everything but their seed, in the order in which they first come."""
+    """Evaluated trials by everything but their seed, in the order in which they first come."""
     found: dict[str, list[TrialRow]] = {}
     for row in rows:
         if row.result:
@@ -116,7 +116,7 @@ def without_seed(values: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def best(rows: Sequence[TrialRow], metric: str) -> TrialRow | None:
-    """The trial to keep: the best seed of the best point (not the luckiest seed of all); None if none was judged."""
+    """The trial to keep: the best seed of the best point (not the luckiest seed of all); None if none was evaluated."""
     found = points(rows)
     if not found:
         return None
@@ -163,7 +163,7 @@ def facts(rows: Sequence[TrialRow]) -> list[dict[str, Any]]:
 
 
 def text_table(rows: Sequence[TrialRow]) -> str:
-    """A sweep for a terminal: each point with its seeds, then what was not judged and why."""
+    """A sweep for a terminal: each point with its seeds, then what was not evaluated and why."""
     lines = []
     for point in points(rows):
         seeds = point.over_seeds("avg_all")

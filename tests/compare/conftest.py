@@ -2,7 +2,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.compare.judged_runs import TASKS, make_result
+from tests.compare.evaluated_runs import TASKS, make_result
 
 
 @pytest.fixture

@@ -2,7 +2,7 @@ import json
 
 from tap_ray.compare import failures
 from tap_ray.compare.reading import read_runs
-from tests.compare.judged_runs import TASKS, make_result, protocol
+from tests.compare.evaluated_runs import TASKS, make_protocol, make_result
 
 
 def test_counts_and_shares_by_hand(two):
@@ -32,8 +32,8 @@ def test_the_table_of_a_terminal(two):
 
 
 def test_every_scenario_has_a_row_and_crashes_have_a_column(tmp_path):
-    judged = protocol(scenarios=("standard", "background"))
-    run = make_result(tmp_path / "a", {TASKS[0]: ".eee", TASKS[1]: "eeee"}, judged=judged, error="RuntimeError: x")
+    protocol = make_protocol(scenarios=("standard", "background"))
+    run = make_result(tmp_path / "a", {TASKS[0]: ".eee", TASKS[1]: "eeee"}, protocol=protocol, error="RuntimeError: x")
     text = failures.failure_table(read_runs([run])[0][0])
     assert [line.split()[:2] for line in text.splitlines()[5:7]] == [["all,", "standard"], ["all,", "background"]]
     assert text.splitlines()[1].split()[-2:] == ["crashed", "n"]

@@ -15,7 +15,7 @@ from PIL import Image
 
 from tap_ray.compare import report
 from tap_ray.errors import CheckpointError, StorageError
-from tests.compare.judged_runs import TASKS, make_result, make_training, protocol
+from tests.compare.evaluated_runs import TASKS, make_protocol, make_result, make_training
 
 VOID = {"meta", "br", "img", "hr", "use", "path"}
 EVIL = '<script>alert("x")</script> $\\alpha$ & <b>'
@@ -53,14 +53,14 @@ class Page(HTMLParser):
 def runs(tmp_path_factory) -> list[Path]:
     """Two policies with training runs, two scenarios, a video; one has an evil name."""
     root = tmp_path_factory.mktemp("runs")
-    judged = protocol(scenarios=("standard", "background"), episodes=24)
+    protocol = make_protocol(scenarios=("standard", "background"), episodes=24)
     pretrain = make_training(root / "pretrain-1", "idm")
     align = make_training(root / "align-1", "align", init=pretrain)
     rng = np.random.default_rng(0)
     made = []
     for name, label, run in (("tap", "tap, 50 demonstrations", align), ("evil", EVIL, None)):
         outcomes = {task: "".join(rng.choice(list(".pe"), 24)) for task in TASKS}
-        made.append(make_result(root / name, outcomes, judged=judged, name=label, run=run, error=EVIL))
+        made.append(make_result(root / name, outcomes, protocol=protocol, name=label, run=run, error=EVIL))
         frames = rng.integers(0, 255, (10, 64, 64, 3), np.uint8)
         iio.imwrite(made[-1] / "videos" / f"{TASKS[0]}.mp4", frames, fps=5, codec="libx264", pixelformat="yuv420p")
     return made

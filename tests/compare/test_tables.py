@@ -7,7 +7,7 @@ import pytest
 from tap_ray.compare import tables
 from tap_ray.compare.reading import read_curves, read_runs
 from tap_ray.errors import CheckpointError, DataError
-from tests.compare.judged_runs import TASKS, make_result, make_training, protocol
+from tests.compare.evaluated_runs import TASKS, make_protocol, make_result, make_training
 
 
 def test_our_rows_by_hand(two):
@@ -52,9 +52,9 @@ def test_paired_tests_by_hand(two):
 
 
 def test_scenarios_are_tables_and_scopes_of_their_own(tmp_path):
-    judged = protocol(scenarios=("standard", "background"))
+    protocol = make_protocol(scenarios=("standard", "background"))
     outcomes = {TASKS[0]: "eeee", TASKS[1]: "...."}
-    runs = [make_result(tmp_path / name, outcomes, judged=judged) for name in ("a", "b")]
+    runs = [make_result(tmp_path / name, outcomes, protocol=protocol) for name in ("a", "b")]
     results, _ = read_runs(runs)
     assert results[0].scenarios == ["standard", "background"]
     scopes = {test.scope: test.num_cells for test in tables.comparisons(results)}
@@ -71,8 +71,8 @@ FALLS = {TASKS[0]: "eeee", TASKS[1]: "eep.", f"{TASKS[0]}/background": "eepp", f
 
 
 def test_robustness_by_hand(tmp_path):
-    judged = protocol(scenarios=("standard", "background", "viewpoint"))
-    folder = make_result(tmp_path / "tap", FALLS, judged=judged)
+    protocol = make_protocol(scenarios=("standard", "background", "viewpoint"))
+    folder = make_result(tmp_path / "tap", FALLS, protocol=protocol)
     results, _ = read_runs([folder])
     [row] = tables.drop_rows(results)
     # Background: 2 of 8 only in standard. Bonett-Price: (3 - 1)/10 +- z sqrt((0.4 - 0.04)/10) = -17.2 .. 57.2.
@@ -97,9 +97,9 @@ def test_robustness_by_hand(tmp_path):
 
 
 def test_several_runs_scenarios_stand_side_by_side(tmp_path):
-    judged = protocol(scenarios=("standard", "background", "viewpoint"))
-    runs = [make_result(tmp_path / "a", FALLS, judged=judged)]
-    runs.append(make_result(tmp_path / "b", dict.fromkeys(TASKS, "eeee"), judged=judged))
+    protocol = make_protocol(scenarios=("standard", "background", "viewpoint"))
+    runs = [make_result(tmp_path / "a", FALLS, protocol=protocol)]
+    runs.append(make_result(tmp_path / "b", dict.fromkeys(TASKS, "eeee"), protocol=protocol))
     results, _ = read_runs(runs)
     text = tables.text_table(results)
     assert text.startswith("standard: percent partial/entire")
@@ -114,8 +114,8 @@ def test_several_runs_scenarios_stand_side_by_side(tmp_path):
 
 
 def test_without_the_standard_scenario_there_is_no_drop(tmp_path):
-    judged = protocol(scenarios=("background", "viewpoint"))
-    results, _ = read_runs([make_result(tmp_path / "a", FALLS, judged=judged)])
+    protocol = make_protocol(scenarios=("background", "viewpoint"))
+    results, _ = read_runs([make_result(tmp_path / "a", FALLS, protocol=protocol)])
     assert tables.drop_rows(results) == []
     headings, _ = tables.robustness_rows(results[0])
     assert "drop" not in headings
@@ -163,7 +163,7 @@ def test_runs_of_one_name_are_told_apart(tmp_path):
 
 def test_another_protocol_is_refused(two, tmp_path):
     other = make_result(
-        tmp_path / "other", {TASKS[0]: "eeeee", TASKS[1]: "eeeee"}, judged=protocol(episodes=5, image_size=64)
+        tmp_path / "other", {TASKS[0]: "eeeee", TASKS[1]: "eeeee"}, protocol=make_protocol(episodes=5, image_size=64)
     )
     with pytest.raises(CheckpointError) as caught:
         read_runs([two[0], other])
@@ -172,7 +172,7 @@ def test_another_protocol_is_refused(two, tmp_path):
     assert str(other) in text
     assert "different protocols" in text
     assert "image_size: 96 there, 64 here" in text
-    assert protocol().hash in text
+    assert make_protocol().hash in text
 
 
 def test_same_hash_other_cells_is_refused(two):
@@ -217,8 +217,8 @@ def test_nothing_and_nowhere_are_refused(tmp_path):
 def test_curves_of_a_policy_and_of_what_it_came_from_are_found(tmp_path):
     pretrain = make_training(tmp_path / "pretrain-1", "idm")
     align = make_training(tmp_path / "align-1", "align", init=pretrain)
-    judged = make_result(tmp_path / "eval", dict.fromkeys(TASKS, "eee."), name="tap", run=align)
-    _, curves = read_runs([judged])
+    result = make_result(tmp_path / "eval", dict.fromkeys(TASKS, "eee."), name="tap", run=align)
+    _, curves = read_runs([result])
     assert [c.label for c in curves] == ["tap", "pretrain-1"]
     assert curves[0].points["metric"].unique().tolist() == ["align/loss", "align/lr", "align/val_loss"]
     assert len(curves[0].points) == 60

@@ -73,11 +73,11 @@ def test_shares_that_make_no_sense():
 def test_held_out_episodes_are_held_out(play_dataset: Path):
     train = load(play_dataset, CONFIG)
     out = load(play_dataset, CONFIG, held_out=True, norm=train.norm)
-    [judged, *_] = held_out_batches(out, CONFIG, source=0, seed=0, num=12)
+    [held_out, *_] = held_out_batches(out, CONFIG, source=0, seed=0, num=12)
     [again, *_] = held_out_batches(out, CONFIG, source=0, seed=0, num=12)
-    np.testing.assert_array_equal(judged.action, again.action)
+    np.testing.assert_array_equal(held_out.action, again.action)
     seen = {row.tobytes() for row in train.action_FA}
-    assert not any(step.tobytes() in seen for row in judged.action for step in row)
+    assert not any(step.tobytes() in seen for row in held_out.action for step in row)
 
 
 def test_no_image_is_read(play_dataset: Path, monkeypatch: pytest.MonkeyPatch):

@@ -86,7 +86,7 @@ def lose(cluster: Nodes, folder: Path, times: int, each: int = 1) -> None:
         (folder / "hold").unlink()
 
 
-def judge(folder: Path, config: FleetConfig, **make: Any) -> list[Any]:
+def run_evaluation(folder: Path, config: FleetConfig, **make: Any) -> list[Any]:
     functions = {"make_vector": robots, "make_policy": forward, "make_failure_inputs": line_facts} | make
     return evaluate(PROTOCOL, **functions, folder=folder, config=config, progress=False)
 
@@ -119,7 +119,7 @@ def test_a_cell_that_loses_its_machine_again_and_again_is_no_failure(cluster: No
     (tmp_path / "hold").touch()
     config = FleetConfig(fleets=1, robots=1, labels=LABELS)
     with meanwhile(partial(lose, cluster, tmp_path, LOSSES)):
-        results = judge(tmp_path, config, make_vector=partial(held_robots, tmp_path))
+        results = run_evaluation(tmp_path, config, make_vector=partial(held_robots, tmp_path))
     assert [facts(result) for result in results] == undisturbed()
 
 
@@ -136,7 +136,7 @@ def test_machines_lost_while_fleets_start_do_not_count(cluster: Nodes, tmp_path:
     (tmp_path / "hold").touch()
     config = FleetConfig(fleets=2, robots=1, labels=LABELS)
     with meanwhile(partial(lose, cluster, tmp_path, 3, 2)):
-        results = judge(tmp_path, config, make_policy=partial(held_policy, tmp_path))
+        results = run_evaluation(tmp_path, config, make_policy=partial(held_policy, tmp_path))
     assert actor_pool.MAX_START_DEATHS < 3 * 2
     assert [facts(result) for result in results] == undisturbed()
 
@@ -181,7 +181,7 @@ def test_a_machine_that_ends_its_processes_before_itself(cluster: Nodes, tmp_pat
         cluster.add("work")
 
     with meanwhile(shut_down):
-        results = judge(tmp_path, config, make_vector=partial(held_robots, tmp_path))
+        results = run_evaluation(tmp_path, config, make_vector=partial(held_robots, tmp_path))
     assert [facts(result) for result in results] == undisturbed()
 
 
@@ -212,7 +212,7 @@ def test_a_robot_that_hangs(cluster: Nodes, tmp_path: Path, times: int, monkeypa
     """Once: its cell is run again. Always: a failure with that reason."""
     monkeypatch.setattr(actor_pool, "GRACE_S", 1.0)  # no machine dies here
     config = FleetConfig(fleets=1, robots=1, labels=LABELS, patience=QUICK)
-    results = judge(tmp_path, config, make_vector=partial(hanging_robots, tmp_path, times))
+    results = run_evaluation(tmp_path, config, make_vector=partial(hanging_robots, tmp_path, times))
     expected = undisturbed()
     if times == 1:
         assert [facts(result) for result in results] == expected
@@ -242,7 +242,7 @@ def test_a_player_that_hangs(cluster: Nodes, tmp_path: Path):
 
 @pytest.mark.long_proof
 def test_where_memory_never_suffices_there_is_one_clear_end(tmp_path: Path):
-    """A monitor that takes a hundredth of the memory for too much ends every process; play and judging say the same."""
+    """A monitor that takes a hundredth of the memory for too much ends every process; both jobs report it alike."""
     code = f"""
 import sys, ray
 sys.path.insert(0, {str(Path(__file__).parents[2])!r})
@@ -265,7 +265,9 @@ def starved(what: str, folder: str) -> None:
     with connect(num_cpus=1):
         try:
             if what == "evaluate":
-                judge(Path(folder), FleetConfig(fleets=1, robots=1, patience=_patience), make_vector=slow_robots)
+                run_evaluation(
+                    Path(folder), FleetConfig(fleets=1, robots=1, patience=_patience), make_vector=slow_robots
+                )
             else:
                 list(play_out(Slow, [[0], [1]], Pool(fleets=1, patience=_patience)))
         except TapRayError as error:

@@ -140,7 +140,7 @@ def test_successive_halving_goes_on_from_what_earlier_lives_have_shown(
         (tmp_path / id / "metrics.jsonl").write_text("".join(lines))
     (tmp_path / "trials").mkdir()
     trained, cut = ({"values": {}, "runs": {"align": str(tmp_path / id)}} for id in ("000", "001"))
-    write_row(tmp_path, TrialRow(id="000", state="running", validation={"bc/r2_mean": 0.9}, **trained))  # in judgment
+    write_row(tmp_path, TrialRow(id="000", state="running", validation={"bc/r2_mean": 0.9}, **trained))  # in evaluation
     write_row(tmp_path, TrialRow(id="001", state="stopped", logged_step=10, **cut))
     write_row(tmp_path, TrialRow(id="002", state="running", values={}, logged_step=logged_step))
     context: Any = SimpleNamespace(folder=tmp_path, trials=trials)
@@ -161,7 +161,7 @@ def test_finalists_are_the_best_on_held_out_demonstrations():
         )
     ]  # fmt: skip
     rows.append(TrialRow(id="001", values={}, state="stopped"))
-    rows.append(TrialRow(id="004", values={}, state="failed", validation={"bc/r2_mean": 0.3}))  # in judgment
+    rows.append(TrialRow(id="004", values={}, state="failed", validation={"bc/r2_mean": 0.3}))  # in evaluation
     assert [row.id for row in finalists(rows, AshaConfig(finalists=3))] == ["002", "003", "004"]
     assert [row.id for row in finalists(rows, AshaConfig(finalists=2, mode="min"))] == ["000", "004"]
     with pytest.raises(ConfigError, match=r"No trial logged asha.metric 'bc/r2_dx'. Did you mean 'bc/r2_mean'\?"):
@@ -172,10 +172,10 @@ def test_the_bar_counts_finalists_twice():
     asha, held_out = AshaConfig(finalists=2), {"bc/r2_mean": 0.5}
 
     def counted(*states: str, halving: AshaConfig | None = asha) -> tuple[int, int]:
-        seen = ("trained", "done", "judging")
+        seen = ("trained", "done", "evaluating")
         rows = [
             TrialRow(
-                id=str(number), values={}, state="running" if state == "judging" else state,  # type: ignore[arg-type]
+                id=str(number), values={}, state="running" if state == "evaluating" else state,  # type: ignore[arg-type]
                 validation=held_out if state in seen else {},
             )
             for number, state in enumerate(states)
@@ -184,7 +184,7 @@ def test_the_bar_counts_finalists_twice():
 
     assert counted("done", "running", "waiting", halving=None) == (1, 3)
     assert counted("waiting", "running", "stopped") == (1, 5)
-    assert counted("trained", "judging", "stopped") == (3, 5)
+    assert counted("trained", "evaluating", "stopped") == (3, 5)
     assert counted("trained", "done", "done") == (5, 5)
     assert counted("done", "stopped", "failed") == (4, 4)
 
@@ -267,8 +267,8 @@ def test_at_a_uri_trials_live_on_any_node_and_are_those_of_a_local_folder(
     assert lived_on == {play.node_id}
     for id, seed in (("000", 0), ("001", 1)):
         row = read_row(out, id, {})
-        learned, judged = alone(tmp_path / id, toy_dataset, seed=seed)
-        assert (row.state, row.result) == ("done", judged)
+        learned, evaluated = alone(tmp_path / id, toy_dataset, seed=seed)
+        assert (row.state, row.result) == ("done", evaluated)
         assert {name: row.validation[name] for name in learned} == pytest.approx(learned)
     assert (out / "sweep.html").is_file()
     assert (out / "results" / "sweep.md").is_file()

@@ -120,15 +120,15 @@ def write_file(file: Path, data: Path, **other: Any) -> Path:
 
 
 def alone(folder: Path, data: Path, **settings: Any) -> tuple[dict, dict]:
-    """What a trial must find: its alignment and judgment in this process, without Ray and undisturbed."""
+    """What a trial must find: its alignment and evaluation in this process, without Ray and undisturbed."""
     config = TrainConfig(**{**TRAIN, **SWEEP["align"]["train"], **settings})
     batches = partial(iterate, open_dataset(data), toy_training.WINDOWS, seed=config.seed)
     build = partial(toy_training.stage, 0.0, 0)
     metrics = train_here(TrainJob(run=folder, build=build, batches=batches, config=config), progress=False)
     robots = EpisodeRunner(PROTOCOL, make_vector, partial(make_policy, str(folder)), line_facts)
-    judged = [result for cell in cells(PROTOCOL) for result in robots.run([cell]).results]
+    evaluated = [result for cell in cells(PROTOCOL) for result in robots.run([cell]).results]
     learned = {name: value for name, value in metrics.items() if not name.endswith(("_s", "_pct"))}
-    return learned, result_of(results.summarize(judged, PROTOCOL, policy="toy"))
+    return learned, result_of(results.summarize(evaluated, PROTOCOL, policy="toy"))
 
 
 def main(file: Path, store: Path, max_concurrent_trials: int = 0) -> Path:

@@ -152,7 +152,7 @@ def test_the_same_seed_gives_the_same_bytes_whatever_came_before(stack: gym.Env,
 @pytest.mark.maniskill
 @pytest.mark.parametrize("task", MANISKILL_TASKS)
 def test_the_expert_does_it(stack: gym.Env, task: str) -> None:
-    """Two of SIMPLER's states and a drawn one, one process, side by side; jobs.evaluate judges all 24."""
+    """Two of SIMPLER's states and a drawn one, one process, side by side; jobs.evaluate evaluates all 24."""
     config = EnvConfig(task=task, sim="maniskill", image_size=16, max_steps=60)
     env = envs.make_ee_control(config, 3)
     done = rollout(

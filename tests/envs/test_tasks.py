@@ -1,10 +1,10 @@
-"""Scenes and judges: laid-out cases with known answers."""
+"""Scenes and success checks: laid-out cases with known answers."""
 
 import numpy as np
 import pytest
 
 from envs.scene.objects import OBJECTS
-from envs.scene.tasks import FIELD_HIGH_M, FIELD_LOW_M, NUM_SLOTS, PLAY, PUSH_M, TASKS, Touch, draw_scene, judge
+from envs.scene.tasks import FIELD_HIGH_M, FIELD_LOW_M, NUM_SLOTS, PLAY, PUSH_M, TASKS, Touch, check_success, draw_scene
 
 NOBODY: frozenset[int] = frozenset()
 ITEM = frozenset({0})
@@ -85,20 +85,20 @@ def test_grasped_objects_fit_the_hand() -> None:
     ],
 )
 def test_stacking(now: np.ndarray, contacts: Touch, want: tuple[bool, bool]) -> None:
-    assert judge("stack_green_on_yellow", START, now, contacts) == want
+    assert check_success("stack_green_on_yellow", START, now, contacts) == want
 
 
 def test_basket_wants_it_inside_not_on_the_rim() -> None:
     basket = (0.3, 0.1, 0.025)
-    assert judge("put_eggplant_in_basket", START, poses((0.31, 0.1, 0.03), basket), touch(resting=True)) == (
+    assert check_success("put_eggplant_in_basket", START, poses((0.31, 0.1, 0.03), basket), touch(resting=True)) == (
         False,
         True,
     )
-    assert judge("put_eggplant_in_basket", START, poses((0.31, 0.1, 0.075), basket), touch(resting=True)) == (
+    assert check_success("put_eggplant_in_basket", START, poses((0.31, 0.1, 0.075), basket), touch(resting=True)) == (
         False,
         False,
     )
-    assert judge("put_eggplant_in_basket", START, poses((0.37, 0.1, 0.03), basket), touch(resting=True)) == (
+    assert check_success("put_eggplant_in_basket", START, poses((0.37, 0.1, 0.03), basket), touch(resting=True)) == (
         False,
         False,
     )
@@ -106,7 +106,7 @@ def test_basket_wants_it_inside_not_on_the_rim() -> None:
 
 def test_push_counts_the_robots_left() -> None:
     def pushed(meters: float, **contacts: bool) -> tuple[bool, bool]:
-        return judge("push_pumpkin_left", START, poses((0.3, -0.1 + meters, 0.02)), touch(**contacts))
+        return check_success("push_pumpkin_left", START, poses((0.3, -0.1 + meters, 0.02)), touch(**contacts))
 
     assert pushed(0.101) == (False, True)
     assert pushed(0.099, right=True) == (True, False)
@@ -114,4 +114,4 @@ def test_push_counts_the_robots_left() -> None:
 
 
 def test_play_is_never_done() -> None:
-    assert judge(PLAY, START, poses((0.3, 0.1, 0.06)), touch(resting=True)) == (False, False)
+    assert check_success(PLAY, START, poses((0.3, 0.1, 0.06)), touch(resting=True)) == (False, False)

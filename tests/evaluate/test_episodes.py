@@ -99,11 +99,11 @@ def test_robots_are_kept_while_the_scene_stays():
 
 
 def test_a_clip_of_a_success_and_of_a_failure():
-    judged = robots().run(CELLS)
+    evaluated = robots().run(CELLS)
     first = {good: next(c for c in CELLS if (c.seed % 2 == 0) == good) for good in (True, False)}
-    assert [(c.result.entire_once, c.result.cell) for c in judged.clips] == list(first.items())
-    assert judged.clips[0].rgb.shape == (5, 8, 8, 3)
-    assert judged.clips[0].instruction == "go to one (line)"
+    assert [(c.result.entire_once, c.result.cell) for c in evaluated.clips] == list(first.items())
+    assert evaluated.clips[0].rgb.shape == (5, 8, 8, 3)
+    assert evaluated.clips[0].instruction == "go to one (line)"
 
 
 def test_chunks_share_a_scene_and_differ_by_one_at_most():

@@ -69,15 +69,15 @@ def test_what_is_taken_for_a_module(text: str, is_one: bool) -> None:
 
 @pytest.mark.cluster
 @pytest.mark.filterwarnings("ignore::DeprecationWarning:ray")
-def test_it_is_judged_as_any_other(module: str, tmp_path: Path, mlflow_uri: str) -> None:
+def test_it_is_evaluated_as_any_other(module: str, tmp_path: Path, mlflow_uri: str) -> None:
     """From a module that the fleets' processes must find by themselves; other code is another run."""
     asked = EvaluateConfig(
         policy=f"{module}:Still", tasks=("put_carrot_on_plate",), episodes=2, max_steps=4, image_size=32, fleets=1,
-        out=tmp_path / "judged",
+        out=tmp_path / "evaluated",
     )  # fmt: skip
     results = read_json(evaluate.main(asked) / "results.json")
     assert results["policy"]["name"] == f"{module}:Still"
-    made_by = read_json(tmp_path / "judged/manifest.json")["made_by"]
+    made_by = read_json(tmp_path / "evaluated/manifest.json")["made_by"]
     assert made_by["code"] == own_policy(asked.policy).code
     (tmp_path / f"{module}.py").write_text(MODULE + "\n")
     with pytest.raises(TapRayError, match="code"):

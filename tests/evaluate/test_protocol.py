@@ -32,12 +32,12 @@ def test_scenarios_are_paired_and_initial_states_differ():
     assert len(set(seeds.values())) == 6
 
 
-def test_judged_seeds_are_never_those_of_play_or_demonstrations():
-    judged = {c.seed for c in cells(replace(PROTOCOL, episodes=500))}
+def test_evaluated_seeds_are_never_those_of_play_or_demonstrations():
+    evaluated = {c.seed for c in cells(replace(PROTOCOL, episodes=500))}
     trained = {seed_of(0, stage, i) for stage in ("demos", "play") for i in range(5000)}
     trained |= {seed_of(0, "demos", task, i) for task in PROTOCOL.tasks for i in range(5000)}
-    assert len(judged) == 1000
-    assert not judged & trained
+    assert len(evaluated) == 1000
+    assert not evaluated & trained
 
 
 def test_policy_noise_follows_from_the_cell():

@@ -1,4 +1,4 @@
-"""A training run as the judged policy: an untrained network, saved and loaded by the project's own functions."""
+"""A training run as the evaluated policy: an untrained network, saved and loaded by the project's own functions."""
 
 import pickle
 import re
@@ -75,7 +75,7 @@ def test_a_run_that_has_not_finished(tmp_path):
         trained.require_fit(tmp_path / "first", spec=SPEC, image_size=32)
 
 
-def test_a_network_is_judged_in_batches(run):
+def test_a_network_is_evaluated_in_batches(run):
     protocol = Protocol(tasks=("put_carrot_on_plate",), env_version="1", episodes=3, image_size=32, max_steps=5)
     robots = EpisodeRunner(
         protocol,

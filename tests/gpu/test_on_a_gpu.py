@@ -76,7 +76,7 @@ def test_stage_1_stage_2_evaluation(kind: str, data: dict[str, Path], device: to
         )
     )
     result = evaluate.main(
-        EvaluateConfig(policy=str(stage_2), tasks=TASK, episodes=4, gpus_per_fleet=1.0, out=tmp_path / "judged")
+        EvaluateConfig(policy=str(stage_2), tasks=TASK, episodes=4, gpus_per_fleet=1.0, out=tmp_path / "evaluated")
     )
     assert all(is_done(run) for run in (stage_1, stage_2, result))
     said(f"{kind}: Stage 1, Stage 2 and evaluation in {time.perf_counter() - began:.0f} s")

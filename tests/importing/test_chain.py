@@ -1,4 +1,4 @@
-"""Foreign data to a policy on the command line: import, Stage 1 on it as play, Stage 2 on it as demonstrations, judged.
+"""Foreign data to a policy by commands: import, Stage 1 on it as play, Stage 2 on it as demonstrations, evaluation.
 
 Long: about six minutes a format on two cores. LEROBOT_PYTHON is a Python with lerobot 0.4.4, LEROBOT21_PYTHON one with
 0.3.3 (a command, with PYTHONPATH where it needs one: "env PYTHONPATH=... python3").
@@ -89,7 +89,7 @@ def as_rlds(own: Path, out: Path) -> Path:
 
 
 @pytest.mark.parametrize("kind", ["v30", "v21", "rlds"])
-def test_foreign_data_become_a_policy_that_is_judged(kind: str, own: Path, tmp_path: Path) -> None:
+def test_foreign_data_become_a_policy_that_is_evaluated(kind: str, own: Path, tmp_path: Path) -> None:
     source = as_rlds(own, tmp_path / kind) if kind == "rlds" else as_lerobot(own, kind, tmp_path / kind)
     values = yaml.safe_load(mapping_yaml(open_dataset(own)))
     values |= {"fps": 5} if kind == "rlds" else {"camera": "observation.images.front"}
@@ -117,7 +117,7 @@ def test_foreign_data_become_a_policy_that_is_judged(kind: str, own: Path, tmp_p
     assert "Stage 1 weights loaded: vision" in said
     said = job(
         tmp_path, "evaluate", "--policy", policy, "--episodes", 1, "--tasks", "push_pumpkin_left", "--fleets", 1,
-        "--out", tmp_path / "judged",
+        "--out", tmp_path / "evaluated",
     )  # fmt: skip
     assert "Avg-All" in said
     # What needs contact refuses by name.
@@ -135,7 +135,7 @@ def test_a_set_like_bridge_becomes_a_policy_of_its_own_robot(own: Path, tmp_path
     )  # fmt: skip
     job(tmp_path, "pretrain", "--data", play, *AS_PLAY, "--out", first, *TINY)
     job(tmp_path, "align", "--demos", demos, "--init", first, "--out", policy, *TINY)
-    said = job(tmp_path, "evaluate", "--policy", policy, "--episodes", 1, "--out", tmp_path / "judged", status=2)
+    said = job(tmp_path, "evaluate", "--policy", policy, "--episodes", 1, "--out", tmp_path / "evaluated", status=2)
     assert "do not fit each other" in said
     assert "'widowx_bridge'" in said
     # A mixture with weights of the imported set and of our own.
@@ -167,7 +167,7 @@ def record_pick_cube(folder: Path) -> Path:
 
 
 @pytest.mark.filterwarnings("ignore")
-def test_maniskills_own_recording_becomes_a_policy_that_is_judged_there(tmp_path: Path) -> None:
+def test_maniskills_own_recording_becomes_a_policy_that_is_evaluated_there(tmp_path: Path) -> None:
     source, adapter = record_pick_cube(tmp_path / "recorded"), "envs/foreign/adapters/maniskill_pick_cube.yaml"
     like, data, play, policy = (tmp_path / name for name in ("like", "data", "play", "policy"))
     there = ("--env", adapter, "--fleets", 1, "--max-steps", 20)
@@ -176,5 +176,5 @@ def test_maniskills_own_recording_becomes_a_policy_that_is_judged_there(tmp_path
     job(tmp_path, "import_dataset", "--source", source, "--mapping", mapping, "--like", like, "--out", data)
     job(tmp_path, "pretrain", "--data", data, *AS_PLAY, "--out", play, *TINY)
     job(tmp_path, "align", "--demos", data, "--init", play, "--out", policy, *TINY)
-    said = job(tmp_path, "evaluate", "--policy", policy, "--episodes", 1, *there, "--out", tmp_path / "judged")
+    said = job(tmp_path, "evaluate", "--policy", policy, "--episodes", 1, *there, "--out", tmp_path / "evaluated")
     assert "pick_cube" in said

@@ -47,7 +47,7 @@ def of(tmp_path: Path, flaw: Flaw, raised: str) -> Check:
 
 def test_a_clean_dataset_raises_nothing(tmp_path):
     found = checked(write(tmp_path / "data"))
-    assert {name: check.verdict for name, check in found.items() if check.kind != "good"} == {}
+    assert {name: check.result for name, check in found.items() if check.kind != "good"} == {}
     assert found["rate"].numbers == {"fps": 5.0, "irregular": 0, "share": 0.0}
     assert found["whole"].numbers == {"episodes": NUM, "damaged": 0}
     # An action is exactly the change that follows it.
@@ -154,7 +154,7 @@ def test_a_gripper_that_never_closes(tmp_path):
         made.action[:, 6], made.state[:, 7] = 1, 1.0 - 0.001 * np.arange(T)
 
     check = of(tmp_path, stays_open, "gripper")
-    assert check.verdict == "not fit: for grasping: the gripper never closes"
+    assert check.result == "not fit: for grasping: the gripper never closes"
 
 
 def test_a_gripper_that_is_inverted(tmp_path):
@@ -219,7 +219,7 @@ def test_contact_that_never_is_and_contact_that_nobody_knows(tmp_path):
         made.contact[:] = False
 
     check = of(tmp_path, untouched, "contact")
-    assert check.verdict.startswith("not fit: for Stage 1's next object: a finger is on an object in 0% of the steps")
+    assert check.result.startswith("not fit: for Stage 1's next object: a finger is on an object in 0% of the steps")
     imported = checked(write(tmp_path / "imported", untouched, kind="import"))["contact"]
     assert imported.kind == "not known"
     assert imported.numbers["share"] is None
@@ -283,7 +283,7 @@ def test_mostly_black_is_not_fit(tmp_path):
         made.rgb[:] = 3
 
     check = checked(write(tmp_path / "data", dark))["images"]
-    assert check.verdict == f"not fit: for learning from images: of {NUM * T} images {NUM * T} are black"
+    assert check.result == f"not fit: for learning from images: of {NUM * T} images {NUM * T} are black"
 
 
 def test_instructions(tmp_path):
@@ -380,7 +380,7 @@ def test_every_episode_damaged(tmp_path):
     path = write(tmp_path / "data", num=3)
     (path / data_file(0)).write_bytes(b"no parquet")
     inspect_dataset.main(InspectConfig(data=path))
-    assert json.loads((path / "inspection/report.json").read_text())["verdicts"] == {"not fit": 1}
+    assert json.loads((path / "inspection/report.json").read_text())["results"] == {"not fit": 1}
 
 
 def test_the_sample_is_spread_and_said(tmp_path, capsys):
@@ -388,7 +388,7 @@ def test_the_sample_is_spread_and_said(tmp_path, capsys):
     page = inspect_dataset.main(InspectConfig(data=path, out=tmp_path / "out", episodes=4, images=80))
     said = capsys.readouterr().out
     assert "The numbers of 4 episodes were read, evenly spread. 80 images of 2 episodes were looked at." in said
-    assert "Verdicts are advice: the exit status is 0 whatever they say." in said
+    assert "The results are advice: the exit status is 0 whatever they are." in said
     assert page == tmp_path / "out/index.html"
     assert not (path / "inspection").exists()
 
@@ -451,7 +451,7 @@ def test_the_numbers_are_in_json(page):
     assert [check["name"] for check in read["checks"]][:3] == ["whole", "rate", "smoothness"]
     images = next(check for check in read["checks"] if check["name"] == "images")
     assert (images["kind"], images["numbers"]["black"], images["episodes"]) == ("look at this", 3, [1])
-    assert sum(read["verdicts"].values()) == 13
+    assert sum(read["results"].values()) == 13
 
 
 @pytest.mark.skipif(CHROMIUM is None, reason="no Chromium here; apt-get install -y chromium")

@@ -188,9 +188,9 @@ def test_runs_that_cannot_look(stages: tuple[Path, Path, Path], tmp_path: Path):
     runs.open_run(tmp_path / "half", job="align", config={})
     with pytest.raises(CheckpointError, match="half has not finished"):
         of(tmp_path / "half")
-    runs.finish(runs.open_run(tmp_path / "judged", job="evaluate", config={}))
-    with pytest.raises(CheckpointError, match="judged is a run of 'evaluate'; a run of 'align' is needed here"):
-        of(tmp_path / "judged")
+    runs.finish(runs.open_run(tmp_path / "evaluated", job="evaluate", config={}))
+    with pytest.raises(CheckpointError, match="evaluated is a run of 'evaluate'; a run of 'align' is needed here"):
+        of(tmp_path / "evaluated")
     runs.finish(runs.open_run(tmp_path / "prior", job="pretrain", config={}))
     with pytest.raises(CheckpointError, match="holds no policy"):
         of(tmp_path / "prior")

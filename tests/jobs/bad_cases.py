@@ -19,7 +19,7 @@ from tap_ray.dataset import layout
 from tap_ray.models.build import PolicyBundle, new_policy, save_bundle
 from tap_ray.models.motion_prior import MotionPrior, PriorConfig
 from tap_ray.models.prior_files import Source, TrainedPrior, save_prior
-from tests.compare.judged_runs import TASKS, make_result
+from tests.compare.evaluated_runs import TASKS, make_result
 from tests.made_data import write_made_dataset
 from tests.moving_square import SIZE, SPEC, square_stats
 from tests.small import SMALL
@@ -30,7 +30,7 @@ SENTENCES = ("go left", "go to the right")
 
 
 def shop(folder: Path) -> Path:
-    """Good things: play, demos (the made-up square), moves (Stage 1 on them), prior, tap (a WidowX's), judged."""
+    """Good things: play, demos (the made-up square), moves (Stage 1 on them), prior, tap (a WidowX's), evaluated."""
     write_made_dataset(folder / "play", num_episodes=20, tasks=("play",), crops=True)
     write_made_dataset(folder / "demos", num_episodes=20, tasks=SENTENCES)
     untrained_run(folder / "tap")
@@ -46,10 +46,10 @@ def shop(folder: Path) -> Path:
         folder / "prior" / "final", TrainedPrior(network=MotionPrior(PriorConfig(chunk=4, width=32)), sources=[source])
     )
     runs.finish(opened)
-    make_result(folder / "judged", {TASKS[0]: "eeep", TASKS[1]: "e..."})
+    make_result(folder / "evaluated", {TASKS[0]: "eeep", TASKS[1]: "e..."})
     small = {"policy": to_dict(SMALL), "windows": {"horizon": SMALL.chunk}}
     (folder / "small.yaml").write_text(yaml.safe_dump(small))
-    (folder / "judged" / "manifest.json").write_text(json.dumps({"job": "evaluate", "hash": "1", "status": "done"}))
+    (folder / "evaluated" / "manifest.json").write_text(json.dumps({"job": "evaluate", "hash": "1", "status": "done"}))
     return folder
 
 
@@ -187,7 +187,7 @@ COMMANDS = (
     Case("a robot that the simulator does not have", "python -m jobs.collect_play --sim maniskill --robot panda"),
     Case("no episodes to play", "python -m jobs.collect_play --episodes 0"),
     Case("fewer than no demonstrations", "python -m jobs.collect_demos --episodes -5"),
-    Case("no cells to judge", f"{EVALUATE} random --episodes 0"),
+    Case("no cells to evaluate", f"{EVALUATE} random --episodes 0"),
     Case("an image without pixels", "python -m jobs.collect_play --image-size 0"),
     Case("a JPEG quality beyond the scale", "python -m jobs.collect_play --jpeg-quality 300"),
     Case("a fleet without robots", "python -m jobs.collect_play --robots-per-fleet 0"),
@@ -202,8 +202,8 @@ COMMANDS = (
     Case("a chain of no episodes", "python -m jobs.pipeline --play 0"),
     Case("no Ray at the address", f"{EVALUATE} random --episodes 1 --ray-address 127.0.0.1:1"),
     Case("no MLflow at the address", "python -m jobs.collect_play", env={"MLFLOW_TRACKING_URI": "http://127.0.0.1:1"}),
-    Case("a result that is not to be overwritten", "python -m jobs.compare judged --out tap"),
-    Case("a result where a file lies", "python -m jobs.compare judged --out taken/here", write("taken", "")),
+    Case("a result that is not to be overwritten", "python -m jobs.compare evaluated --out tap"),
+    Case("a result where a file lies", "python -m jobs.compare evaluated --out taken/here", write("taken", "")),
     Case("nothing to compare", "python -m jobs.compare"),
     Case("arguments that the doctor does not know", "python -m tap_ray.doctor --all"),
 )
@@ -324,9 +324,9 @@ CHECKPOINTS = (
     ),
     Case("nobody to look through", "python -m jobs.saliency --policy runs/nobody"),
     Case("a prior to look through", "python -m jobs.saliency --policy prior"),
-    Case("results that are truncated", "python -m jobs.compare judged", cut("judged/results.json")),
-    Case("episodes that are truncated", "python -m jobs.compare judged", cut("judged/episodes.parquet")),
-    Case("results of another version", "python -m jobs.compare judged", edit("judged/results.json", tasks=None)),
+    Case("results that are truncated", "python -m jobs.compare evaluated", cut("evaluated/results.json")),
+    Case("episodes that are truncated", "python -m jobs.compare evaluated", cut("evaluated/episodes.parquet")),
+    Case("results of another version", "python -m jobs.compare evaluated", edit("evaluated/results.json", tasks=None)),
     Case("neither results nor training", "python -m jobs.compare play"),
 )
 
@@ -363,8 +363,8 @@ SWEEPS = (
     Case("a range upside down", SWEEP, write("sweep.yaml", "align: {train: {lr: {loguniform: [1e-2, 1e-3]}}}")),
     Case("more draws than anything to draw", SWEEP, write("sweep.yaml", "num_samples: 3")),
     Case("a budget larger than the dataset", SWEEP, write("sweep.yaml", "budget: {grid: [0, 8000]}")),
-    Case("a budget with nothing to judge on", SWEEP, write("sweep.yaml", "budget: {grid: [0, 5]}")),
-    Case("trials judged differently", SWEEP, write("sweep.yaml", "evaluate: {episodes: {grid: [4, 8]}}")),
+    Case("a budget with nothing to evaluate on", SWEEP, write("sweep.yaml", "budget: {grid: [0, 5]}")),
+    Case("trials evaluated differently", SWEEP, write("sweep.yaml", "evaluate: {episodes: {grid: [4, 8]}}")),
     Case("what the sweep fills in", SWEEP, write("sweep.yaml", "align: {init: tap}")),
     Case("halving by a metric that nothing logs", SWEEP, write("sweep.yaml", f"asha: {{metric: bc/r2}}\n{HALVED}")),
     Case("halving by a factor of one", SWEEP, write("sweep.yaml", f"asha: {{reduction_factor: 1}}\n{HALVED}")),

@@ -123,7 +123,7 @@ JOBS = {
     ),
     "look": Job("jobs.saliency --policy tap --episodes 2000 --tasks put_spoon_on_cloth --out o", tracked),
     "probe": Job("jobs.probe --policy moves --data play --episodes 0 --every 1 --out o", tracked),
-    "compare": Job("jobs.compare judged --out o", tracked),
+    "compare": Job("jobs.compare evaluated --out o", tracked),
     "cut_crops": Job("jobs.cut_crops --data uncut", ray_works),
     "sweep": Job("jobs.sweep sweep.yaml --demos shown --store store --out o", has("store/align-*/metrics.jsonl")),
     "serve": Job("jobs.serve --policy tap --port 0", says("curl "), statuses=(0, 0)),
@@ -140,9 +140,9 @@ def shop(tmp_path_factory: pytest.TempPathFactory) -> Path:
         "train": {"steps": 10**6, "batch_size": 4, "log_every": 1},
     }
     align["train"] |= {"checkpoint_every": 0, "validate_every": 0}
-    judged = {"tasks": ["put_spoon_on_cloth"], "episodes": 1}
-    toy_player.robots().write_dataset(good / "shown", 24)  # of a robot that can be judged on
-    (good / "sweep.yaml").write_text(yaml.safe_dump({"align": align, "evaluate": judged}))
+    evaluated = {"tasks": ["put_spoon_on_cloth"], "episodes": 1}
+    toy_player.robots().write_dataset(good / "shown", 24)  # of a robot that can be evaluated on
+    (good / "sweep.yaml").write_text(yaml.safe_dump({"align": align, "evaluate": evaluated}))
     shutil.rmtree(bad_cases.write_made_dataset(good / "uncut", num_episodes=100, tasks=("play",), crops=True) / "crops")
     return good
 

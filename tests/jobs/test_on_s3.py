@@ -1,4 +1,4 @@
-"""The jobs with everything on a (loopback) S3 server: killed in between, run again, judged at the end."""
+"""The jobs with everything on a (loopback) S3 server: killed in between, run again, evaluated at the end."""
 
 import os
 import subprocess
@@ -47,7 +47,7 @@ PLAY = ExplorerConfig(safe_poses=SafePosesConfig(num_samples=300))
 
 
 @pytest.mark.long_proof
-def test_play_to_judgment(bucket: str, tmp_path: Path, mlflow_uri: str):
+def test_play_to_evaluation(bucket: str, tmp_path: Path, mlflow_uri: str):
     root = storage.to_path(bucket)
     with connect(num_cpus=2):
         asked = PlayJobConfig(episodes=8, max_steps=10, image_size=32, explorers=PLAY, out=root / "play")
@@ -67,16 +67,16 @@ def test_play_to_judgment(bucket: str, tmp_path: Path, mlflow_uri: str):
         tap = align.main(
             AlignJobConfig(demos=demos, init=str(moves), train=SHORT, windows=WINDOWS, policy=POLICY, out=root / "tap")
         )
-        judged = evaluate.main(
+        evaluated = evaluate.main(
             EvaluateConfig(
                 policy=str(tap), tasks=("put_carrot_on_plate",), episodes=2, max_steps=4, image_size=32,
-                out=root / "judged",
+                out=root / "evaluated",
             )
         )  # fmt: skip
-    assert read_json(judged / "results.json")["policy"] == {"name": "tap", "run": f"{bucket}/tap"}
+    assert read_json(evaluated / "results.json")["policy"] == {"name": "tap", "run": f"{bucket}/tap"}
     assert read_json(tap / "manifest.json")["parents"]["init"]["path"] == f"{bucket}/moves"
-    assert [path.name for path in (judged / "videos").iterdir()] == ["put_carrot_on_plate.mp4"]
-    assert {path.name for path in root.iterdir()} == {"play", "demos", "moves", "tap", "judged"}  # no lock is left
+    assert [path.name for path in (evaluated / "videos").iterdir()] == ["put_carrot_on_plate.mp4"]
+    assert {path.name for path in root.iterdir()} == {"play", "demos", "moves", "tap", "evaluated"}  # no lock is left
 
 
 @pytest.mark.long_proof

@@ -173,7 +173,7 @@ def test_inverse_dynamics_from_a_data_set(tmp_path: Path):
         from_dataset(dataset, replace(windows, horizon=3), policy=SMALL, config=INVERSE, seed=0)
     assert learner.model.network.config.context == ("goal",)
     assert learner.model.network.config.num_reach == 0
-    assert {int(k) for window in learner.held_out for k in window.k} == {1}, "the judgment is the paper's"
+    assert {int(k) for window in learner.held_out for k in window.k} == {1}, "held-out windows are the paper's"
     metrics = learner.validate()
     assert {"play/val_loss", "play/r2_dx", "play/r2_mean", "play/gripper_accuracy"} <= set(metrics)
     assert learner.validate() == metrics
@@ -208,8 +208,8 @@ def test_what_cannot_work_is_said_before_training(tmp_path: Path):
         from_dataset(dataset, replace(windows, holdout_every=19), policy=SMALL, config=INVERSE, seed=0)
     with pytest.raises(DataError, match="has no robot masks"):
         from_dataset(dataset, windows, policy=SMALL, config=ObjectiveConfig(), seed=0)
-    unjudged = replace(windows, holdout_every=0)
-    assert not from_dataset(dataset, unjudged, policy=SMALL, config=INVERSE, seed=0).validate()
+    none_held_out = replace(windows, holdout_every=0)
+    assert not from_dataset(dataset, none_held_out, policy=SMALL, config=INVERSE, seed=0).validate()
     with pytest.raises(ConfigError, match="Stage 1 has a regression head"):
         from_dataset(dataset, windows, policy=replace(SMALL, head="flow"), config=INVERSE, seed=0)
     with pytest.raises(ConfigError, match="asks nothing: give next_object or inverse_dynamics a weight above 0"):

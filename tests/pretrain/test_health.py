@@ -1,34 +1,34 @@
-from tap_ray.pretrain.health import verdict
+from tap_ray.pretrain.health import readiness
 
 GOOD = {"play/r2_contact": 0.81, "play/r2_release": 0.55, "play/r2_mean": 0.25}
 
 
 def test_a_good_stage_1_is_ready():
-    assert verdict(GOOD) == (
+    assert readiness(GOOD) == (
         "Stage 1 is ready: held-out R^2 of contact point 0.81, release point 0.55, translation of the next step 0.25."
     )
 
 
 def test_what_is_missing_is_named_with_what_raises_it():
-    assert verdict({**GOOD, "play/r2_contact": 0.41}) == (
+    assert readiness({**GOOD, "play/r2_contact": 0.41}) == (
         "Stage 1 is not ready: contact point 0.41, aim for 0.75: collect more episodes or train longer."
     )
 
 
 def test_a_hand_that_is_not_turned_is_named():
-    assert verdict({**GOOD, "play/r2_yaw": 0.18}) == (
+    assert readiness({**GOOD, "play/r2_yaw": 0.18}) == (
         "Stage 1 is not ready: hand's yaw at the grasp 0.18, aim for 0.4: train longer, not with --policy.glimpse-px 0."
     )
 
 
 def test_a_number_that_is_none_is_not_good():
-    assert verdict({**GOOD, "play/r2_contact": float("nan")}).startswith("Stage 1 is not ready: contact point nan")
+    assert readiness({**GOOD, "play/r2_contact": float("nan")}).startswith("Stage 1 is not ready: contact point nan")
 
 
 def test_inverse_dynamics_is_asked_for_more():
     seen = {"play/r2_mean": 0.85, "play/gripper_accuracy": 0.95}
-    assert verdict(seen) == "Stage 1 is not ready: translation between two images 0.85, aim for 0.9: train longer."
+    assert readiness(seen) == "Stage 1 is not ready: translation between two images 0.85, aim for 0.9: train longer."
 
 
 def test_without_held_out_play_nothing_is_said():
-    assert verdict({"play/loss": 0.3}) == ""
+    assert readiness({"play/loss": 0.3}) == ""

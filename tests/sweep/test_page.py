@@ -26,7 +26,7 @@ from tests.compare.test_report import CHROMIUM, EVIL, FLAGS, Page
 
 
 def row(number: int, values: dict, partial: int | None = None, entire: int = 0, **more) -> TrialRow:
-    """A trial; `partial` and `entire` of 20 episodes succeeded; None: not judged."""
+    """A trial; `partial` and `entire` of 20 episodes succeeded; None: not evaluated."""
     result = None
     if partial is not None:
         rates = {"avg_partial": partial / 20, "avg_entire": entire / 20, "avg_all": (partial + entire) / 40}
@@ -99,12 +99,12 @@ def test_the_ledger_reads_what_it_wrote_and_facts_leave_out_the_clock(rows: list
 
 
 @pytest.fixture
-def judged(rows: list[TrialRow], tmp_path: Path) -> list[TrialRow]:
+def evaluated(rows: list[TrialRow], tmp_path: Path) -> list[TrialRow]:
     """The rows, the best one with its videos."""
-    (tmp_path / "judged" / "videos").mkdir(parents=True)
+    (tmp_path / "evaluated" / "videos").mkdir(parents=True)
     frames = np.random.default_rng(0).integers(0, 255, (5, 64, 64, 3), np.uint8)
-    iio.imwrite(tmp_path / "judged/videos/put_spoon.mp4", frames, fps=5, codec="libx264", pixelformat="yuv420p")
-    rows[2].runs = {"align": str(tmp_path / "align"), "evaluate": str(tmp_path / "judged")}
+    iio.imwrite(tmp_path / "evaluated/videos/put_spoon.mp4", frames, fps=5, codec="libx264", pixelformat="yuv420p")
+    rows[2].runs = {"align": str(tmp_path / "align"), "evaluate": str(tmp_path / "evaluated")}
     return rows
 
 
@@ -113,8 +113,8 @@ def draw(folder: Path, rows: list[TrialRow], **more) -> str:
     return sweep_page.write(folder, rows, frame, **more).read_text()
 
 
-def test_while_it_runs_the_page_fetches_itself_anew(judged: list[TrialRow], tmp_path: Path):
-    text = draw(tmp_path, judged, running=True)
+def test_while_it_runs_the_page_fetches_itself_anew(evaluated: list[TrialRow], tmp_path: Path):
+    text = draw(tmp_path, evaluated, running=True)
     Page(text)
     assert '<meta http-equiv="refresh" content="10">' in text
     assert "align 50 of 1000 steps" in text
@@ -122,8 +122,8 @@ def test_while_it_runs_the_page_fetches_itself_anew(judged: list[TrialRow], tmp_
     assert "<video" not in text
 
 
-def test_when_it_ends_the_page_is_still_and_needs_nothing(judged: list[TrialRow], tmp_path: Path):
-    text = draw(tmp_path, judged, running=False)
+def test_when_it_ends_the_page_is_still_and_needs_nothing(evaluated: list[TrialRow], tmp_path: Path):
+    text = draw(tmp_path, evaluated, running=False)
     found = Page(text)
     assert "refresh" not in text
     assert all(link.startswith(("data:", "#")) for link in found.links)
@@ -152,8 +152,8 @@ def test_two_axes_make_a_heat_map(tmp_path: Path):
 
 
 @pytest.mark.skipif(CHROMIUM is None, reason="no Chromium here; apt-get install -y chromium")
-def test_a_browser_draws_it(judged: list[TrialRow], tmp_path: Path):
-    draw(tmp_path, judged, running=False)
+def test_a_browser_draws_it(evaluated: list[TrialRow], tmp_path: Path):
+    draw(tmp_path, evaluated, running=False)
     shot, page = tmp_path / "page.png", tmp_path / sweep_page.PAGE
     command = [str(CHROMIUM), *FLAGS, f"--user-data-dir={tmp_path}/profile", "--window-size=1200,1600"]
     subprocess.run([*command, f"--screenshot={shot}", page.as_uri()], capture_output=True, timeout=120, check=True)
@@ -163,7 +163,7 @@ def test_a_browser_draws_it(judged: list[TrialRow], tmp_path: Path):
 
 
 def test_stopped_trials_are_shown_as_far_as_they_came(tmp_path: Path):
-    """Successive halving: all trials have a line, though few are judged; what came after the stop is not shown."""
+    """Successive halving: all trials have a line, though few are evaluated; what came after the stop is not shown."""
     rows = [row(n, {"lr": 10.0**-n, "history": n}, 4 if n == 0 else None) for n in range(3)]
     for trial in rows[:2]:
         trial.runs["align"] = str(tmp_path / trial.id)

@@ -132,7 +132,7 @@ def test_the_files_that_we_ship(file: str, number: int):
         ({"evaluate": {"episodes": {"grid": [1, 2]}}}, "evaluate takes values only"),
         ({"samples": 3}, r"samples is 3, and 0 of the 0 axes are drawn"),
         ({"budget": {"grid": [0, 25]}}, r"budget 25 is larger than the dataset: .* has 24 episodes\. Collect more"),
-        ({"budget": 5}, r"budget 5 leaves no episode to judge on: every 19-th is held out"),
+        ({"budget": 5}, r"budget 5 leaves no episode to evaluate on: every 19-th is held out"),
         ({"budget": "many"}, r"budget: expected a whole number of at least 0, got 'many'"),
         ({"seed": -1}, r"seed: expected a whole number of at least 0, got -1"),
         ({"align": {"windows": {"num_episodes": 99}}}, r"align\.windows\.num_episodes 99 is larger than the dataset"),

@@ -10,10 +10,10 @@ from PIL import Image
 
 from tap_ray.errors import DataError
 from tap_ray.sweep import study_page, study_report
-from tap_ray.sweep.study import Outcomes, differences, judged, outcomes, replaced
+from tap_ray.sweep.study import Outcomes, differences, evaluations, outcomes, replaced
 from tap_ray.sweep.study_report import About
 from tap_ray.sweep.tables import TrialRow
-from tests.compare.judged_runs import TASKS, make_result, protocol
+from tests.compare.evaluated_runs import TASKS, make_protocol, make_result
 
 SPOON, PUMPKIN = TASKS
 LAID_OUT = {
@@ -52,7 +52,7 @@ def rows(tmp_path: Path) -> list[TrialRow]:
 
 @pytest.fixture
 def found(rows: list[TrialRow]) -> list[Outcomes]:
-    return outcomes(rows, judged(rows), "standard")
+    return outcomes(rows, evaluations(rows), "standard")
 
 
 def test_points_hold_every_seed_and_cell(found: list[Outcomes]):
@@ -78,14 +78,14 @@ def test_against_scratch_at_the_same_demonstrations(found: list[Outcomes]):
 
 def test_only_the_seeds_that_both_have_are_compared(rows: list[TrialRow]):
     without = [row for row in rows if row.id != "001"]  # seed 1 of scratch with 5 demonstrations
-    few, many = differences(outcomes(without, judged(without), "standard"))
+    few, many = differences(outcomes(without, evaluations(without), "standard"))
     assert (few.num_seeds, few.tests["entire"].num_pairs, many.num_seeds) == (1, 8, 2)
 
 
 def test_without_arms_the_others_are_held_against_budget_0(rows: list[TrialRow]):
     for row in rows:
         del row.values["arm"]
-    assert [d.values["budget"] for d in differences(outcomes(rows, judged(rows), "standard"))] == [100, 100]
+    assert [d.values["budget"] for d in differences(outcomes(rows, evaluations(rows), "standard"))] == [100, 100]
 
 
 def test_demonstrations_that_play_replaces(found: list[Outcomes]):
@@ -102,9 +102,9 @@ def test_one_point_is_no_curve(found: list[Outcomes]):
 
 
 def test_other_cells_are_refused(rows: list[TrialRow], tmp_path: Path):
-    other = trial(tmp_path, 9, dict(rows[0].values), "....", "....", judged=protocol(seed=7))
-    with pytest.raises(DataError, match="Trials of one sweep were judged in different cells"):
-        outcomes([*rows, other], judged([*rows, other]), "standard")
+    other = trial(tmp_path, 9, dict(rows[0].values), "....", "....", protocol=make_protocol(seed=7))
+    with pytest.raises(DataError, match="Trials of one sweep were evaluated in different cells"):
+        outcomes([*rows, other], evaluations([*rows, other]), "standard")
 
 
 ABOUT = About(name="made", command="python -m jobs.sweep made.yaml", wall_s=600.0, plan={"seed": 0})
@@ -118,7 +118,7 @@ def test_the_files_to_keep(rows: list[TrialRow], tmp_path: Path):
     text = files[0].read_text()
     lines = text.splitlines()
     assert "`python -m jobs.sweep made.yaml`" in lines
-    assert "8 of 9 trials judged, 10 minutes of wall-clock." in text
+    assert "8 of 9 trials evaluated, 10 minutes of wall-clock." in text
     assert "| arm | budget | demos per task | spoon | pumpkin | Avg-P | Avg-E | Avg-All | n a task | seeds |" in lines
     spanned = " | ".join(["25.0 [0.0, 50.0]"] * 3)
     assert f"| next_object | 100 | 5 | 50.0/50.0 | 0.0/0.0 | {spanned} | 4 | 2 |" in lines
@@ -135,7 +135,7 @@ def test_the_files_to_keep(rows: list[TrialRow], tmp_path: Path):
     assert (first["seed"], first["n"], first["wall_s"], first["commit"]) == (0, 8, 90.0, "abc")
     assert first["tasks"][SPOON] == {"standard": {"n": 4, "partial": 2, "entire": 2}}
     assert first["stage_1"]["play/r2_mean"] == 0.625
-    assert first["protocol_hash"] == values["protocol"]["hash"] == protocol().hash
+    assert first["protocol_hash"] == values["protocol"]["hash"] == make_protocol().hash
     assert values["trials"][8]["state"] == "failed"
     assert values["replaced"][1]["needed"] == {"rate": None, "low": None, "high": None}
     assert values["against_scratch"]["standard"][0]["mcnemar"]["entire"]["only_first"] == 2
@@ -152,7 +152,7 @@ def test_without_a_curve_there_is_no_image(rows: list[TrialRow], tmp_path: Path)
     assert "What play replaces" not in files[0].read_text()
 
 
-def test_nothing_is_written_before_a_trial_was_judged(tmp_path: Path):
+def test_nothing_is_written_before_a_trial_was_evaluated(tmp_path: Path):
     assert study_report.write(tmp_path / "results", [TrialRow(id="000", values={})], ABOUT) == []
     assert not (tmp_path / "results").exists()
 
@@ -177,7 +177,7 @@ def test_what_people_wrote_stays_when_tables_are_written_again(rows: list[TrialR
     study_report.write(tmp_path, rows[:2], ABOUT)
     assert page.read_text().startswith("# Title\n\nThe answer.\n")
     assert page.read_text().endswith("\nWhat to know.\n")
-    assert "2 of 2 trials judged" in page.read_text()
+    assert "2 of 2 trials evaluated" in page.read_text()
     study_report.write(tmp_path, rows, ABOUT)
     assert page.read_text() == before
 

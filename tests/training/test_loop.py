@@ -106,8 +106,8 @@ def test_lines_hold_what_a_reader_of_the_curve_needs(tmp_path: Path):
         "play/samples_per_s",
     } <= set(last)
     assert last["play/r2_dx"] == 0.5
-    judged = [step for step, line in recorder.lines if set(line) == {"play/r2_dx", "play/validate_s"}]
-    assert judged == [4, 8]
+    validated = [step for step, line in recorder.lines if set(line) == {"play/r2_dx", "play/validate_s"}]
+    assert validated == [4, 8]
     assert sorted(path.name for path in tmp_path.iterdir()) == ["step-00000003", "step-00000006", "step-00000008"]
 
 

@@ -1,4 +1,4 @@
-"""A policy to be judged, and the expert of the task. Both act for N robots at once."""
+"""A policy to be evaluated, and the expert of the task. Both act for N robots at once."""
 
 from typing import Any, Sequence
 

@@ -18,7 +18,7 @@ LYING = 0.5
 """The bottle lies once its axis is more than 60 degrees from upright: the cosine is below this."""
 
 
-def judge(start_M7: np.ndarray, now_M7: np.ndarray, touch: Touch) -> tuple[bool, bool]:
+def check_success(start_M7: np.ndarray, now_M7: np.ndarray, touch: Touch) -> tuple[bool, bool]:
     """Partly done: a finger touches the bottle. Done: it lies. Poses are x y z (m), quaternion wxyz."""
     _, x, y, _ = now_M7[0, 3:]
     upright = 1 - 2 * (x * x + y * y)
@@ -30,7 +30,7 @@ KNOCK_OVER = TaskModel(
     object=("bottle",),
     own_object=(BOTTLE,),
     goal="lie",
-    judge=judge,
+    check_success=check_success,
     sentence=(
         "knock over the bottle",
         "tip the bottle over",

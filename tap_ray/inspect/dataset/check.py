@@ -1,4 +1,4 @@
-"""A check of a dataset: a number, a threshold with its reason, and a verdict in words.
+"""A check of a dataset: a number, a threshold with its reason, and a result in words.
 
 good            the check found no problem
 look at this    a person should look at it before a long training
@@ -35,8 +35,8 @@ class Check:
     """Episode -> first frame to show of it, and one after the last; without it all of it is shown."""
 
     @property
-    def verdict(self) -> str:
-        """In words."""
+    def result(self) -> str:
+        """Kind and answer, in words."""
         return self.text if self.kind == "good" else f"{self.kind}: {self.text}"
 
 

@@ -22,7 +22,7 @@ scripted expert never come closer than 0.26 (1000 of five tasks)."""
 COMPARED = 4000
 """Episodes at most that are compared with each other for near duplicates."""
 ENOUGH = 10
-"""Episodes of an instruction by which one of them is judged."""
+"""Least number of episodes of an instruction by which an episode of it can be checked."""
 FACTOR, FAR = 2.0, 40.0
 """Nothing stands out that is less than this many times as long or fast as the middle, or the other way round; nor an
 image less than this many gray levels of 255 away from the middle one."""

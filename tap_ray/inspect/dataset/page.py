@@ -1,4 +1,4 @@
-"""The HTML page of an inspection: one file, no network, light and dark, verdicts in words and not in colors alone."""
+"""The HTML page of an inspection: one file, no network, light and dark, results in words and not in colors alone."""
 
 import base64
 from collections.abc import Mapping, Sequence
@@ -38,7 +38,7 @@ TEMPLATE = (
 <p class="soft">{{ facts }}</p>
 <nav aria-label="Checks"><table>
 <caption>{{ summary }}</caption>
-<thead><tr><th scope="col">check</th><th scope="col">verdict</th><th scope="col">what was found</th></tr></thead>
+<thead><tr><th scope="col">check</th><th scope="col">result</th><th scope="col">what was found</th></tr></thead>
 <tbody>{% for check in checks %}<tr><td><a href="#{{ check.id }}">{{ check.name }}</a></td>
 <td><span class="mark {{ check.css }}">{{ check.kind }}</span></td><td>{{ check.text }}</td></tr>{% endfor %}</tbody>
 </table></nav>
@@ -92,7 +92,7 @@ def render(
         title: its heading.
         checks: what was found.
         facts: of the dataset, a sentence.
-        summary: of the verdicts, a sentence.
+        summary: how many checks had which result, a sentence.
         plots: name of a check -> SVG and what it shows.
         strips: name of a check -> (Y, X, 3) uint8 images, each with what it shows.
         more: "sheet", "explorers", "sources" of the template.

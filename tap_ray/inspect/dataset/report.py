@@ -64,7 +64,7 @@ def inspect(config: InspectConfig) -> Path:
         "dataset": str(dataset.path),
         "hash": runs.hash_of(dataset.path),
         "facts": facts(seen, looked),
-        "verdicts": dict(Counter(check.kind for check in found)),
+        "results": dict(Counter(check.kind for check in found)),
         "checks": [dataclasses.asdict(check) for check in found],
     }
     runs.write_json(out / REPORT, report)
@@ -114,7 +114,7 @@ def text(seen: survey.Survey, looked: frames.Frames, found: Sequence[Check]) -> 
     width = max(len(check.name) for check in found)
     lines = [facts(seen, looked), ""]
     lines += [f"{check.kind:13} {check.name:{width}}  {check.text}" for check in found]
-    return "\n".join([*lines, "", f"{summary(found)}. Verdicts are advice: the exit status is 0 whatever they say."])
+    return "\n".join([*lines, "", f"{summary(found)}. The results are advice: the exit status is 0 whatever they are."])
 
 
 def _page(seen: survey.Survey, looked: frames.Frames, found: Sequence[Check]) -> str:

@@ -1,6 +1,6 @@
 """One pass over a dataset's numbers: a few facts of each episode, and sums, in memory that its frames do not fill.
 
-`frames.py` reads images; `motion_checks.py` and `content_checks.py` make the verdicts.
+`frames.py` reads images; `motion_checks.py` and `content_checks.py` compare the numbers with thresholds.
 """
 
 import hashlib

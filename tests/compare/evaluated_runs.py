@@ -13,7 +13,7 @@ from tap_ray.types import EpisodeResult
 TASKS = ("put_spoon_on_cloth", "push_pumpkin_left")
 
 
-def protocol(**more) -> Protocol:
+def make_protocol(**more) -> Protocol:
     return Protocol(**{"tasks": TASKS, "env_version": "1", "episodes": 4, **more})
 
 
@@ -21,7 +21,7 @@ def make_result(
     folder: Path,
     outcomes: Mapping[str, Sequence[str]],
     *,
-    judged: Protocol | None = None,
+    protocol: Protocol | None = None,
     name: str | None = None,
     run: Path | None = None,
     error: str = "",
@@ -31,9 +31,9 @@ def make_result(
     The same outcomes hold in every scenario but where a key "task/scenario" says otherwise. A "." never reached the
     object, a "p" dropped it. `error` is the reason of the first cell, if it is given.
     """
-    judged = judged or protocol()
+    protocol = protocol or make_protocol()
     rows = []
-    for cell in cells(judged):
+    for cell in cells(protocol):
         letter = outcomes.get(f"{cell.task}/{cell.scenario}", outcomes[cell.task])[cell.initial_state]
         rows.append(
             EpisodeResult(
@@ -51,7 +51,7 @@ def make_result(
             )
         )
     (folder / "videos").mkdir(parents=True)
-    values = summarize(rows, judged, policy=name or folder.name, run=str(run) if run else None)
+    values = summarize(rows, protocol, policy=name or folder.name, run=str(run) if run else None)
     (folder / "results.json").write_text(json.dumps(values))
     write_parquet(folder / "episodes.parquet", rows)
     return folder
