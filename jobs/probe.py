@@ -8,6 +8,7 @@ from tap_ray.dataset.reader import open_dataset
 from tap_ray.inspect.features import policy_features
 from tap_ray.inspect.probes import probe, read_frames
 from tap_ray.job import job_run, run_job
+from tap_ray.media.text_table import columns
 from tap_ray.pretrain import health
 from tap_ray.training.session import final_metrics
 
@@ -48,11 +49,12 @@ def main(config: ProbeConfig) -> Path:
     if readiness := health.readiness(metrics):
         print(readiness)
     print(f"held-out R^2 of a linear probe, {len(data.rgb)} frames (-: it does not move along this axis)")
-    print(f"{'weights':15}{'position of':15}{'x':>8}{'y':>8}{'z':>8}  frames tested")
+    table = [("weights", "position of", "x", "y", "z", "frames tested")]
     for weights, row in scores.items():
         for target, score in row.items():
-            values = "".join(f"{score[axis]:8.2f}" if axis in score else f"{'-':>8}" for axis in "xyz")
-            print(f"{weights:15}{target:15}{values}  {score['num_test']}")
+            values = (f"{score[axis]:.2f}" if axis in score else "-" for axis in "xyz")
+            table.append((weights, target, *values, str(score["num_test"])))
+    print("\n".join(columns(table, left=2)))
     return run.path
 
 

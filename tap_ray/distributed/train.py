@@ -47,6 +47,7 @@ from tap_ray.distributed.ray_internals.train import (
 )
 from tap_ray.errors import ConfigError, TapRayError
 from tap_ray.job import job_run
+from tap_ray.media.text_table import columns
 from tap_ray.settings import TrainJobConfig, WorkersConfig, made_by
 from tap_ray.training import session
 from tap_ray.training.compiling import compile_layers
@@ -109,9 +110,7 @@ def run_stage(
 
 def table(metrics: Mapping[str, float]) -> str:
     """The last value of each metric, a line each."""
-    names = sorted(name for name in metrics if name != "step")
-    width = max((len(name) for name in names), default=0)
-    return "\n".join(f"{name:<{width}}  {metrics[name]:>10.4g}" for name in names)
+    return "\n".join(columns([(name, f"{metrics[name]:.4g}") for name in sorted(metrics) if name != "step"]))
 
 
 def train(job: TrainJob, config: WorkersConfig, *, log: Log | None = None, progress: bool = True) -> dict[str, float]:

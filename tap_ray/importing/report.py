@@ -13,6 +13,7 @@ from tap_ray.importing.checks import Numeric, hand_speed, intervals_s, read
 from tap_ray.importing.convert import columns_of, motion, sentence_of, square
 from tap_ray.importing.mapping import Mapping, slots_of, spec_of
 from tap_ray.importing.source import Source
+from tap_ray.media.text_table import columns
 from tap_ray.specs import ONE_CAMERA, RobotSpec
 
 FRAMES = 6
@@ -39,14 +40,14 @@ def describe(mapping: Mapping, source: Source, episodes: list[int], like: RobotS
         + "; ".join(_camera(source, name, camera) for name, camera in mapping.camera_of.items())
         + ".",
         "",
-        f"{'':8}{'slot':18}{'unit':6}" + "".join(f"{name:>10}" for name in ("least", "5 %", "middle", "95 %", "most")),
     ]
+    table = [("", "slot", "unit", "minimum", "5 %", "median", "95 %", "maximum")]
     spec = spec_of(mapping, ranges(mapping, source, episodes))
     for role, slots, rows in (("state", spec.state, seen.state), ("action", spec.action, seen.action)):
         for slot, column in zip(slots, rows.T, strict=True):
             numbers = np.quantile(column, [0, 0.05, 0.5, 0.95, 1])
-            lines.append(f"{role:8}{slot.name:18}{slot.unit:6}" + "".join(f"{number:10.4g}" for number in numbers))
-    lines += ["", _rate(mapping, source, seen, episodes)]
+            table.append((role, slot.name, slot.unit, *(f"{number:.4g}" for number in numbers)))
+    lines += [*columns(table, left=3), "", _rate(mapping, source, seen, episodes)]
     sentences = dict.fromkeys(sentence_of(mapping, source, episode) for episode in episodes)
     lines += ["", "instructions: " + "; ".join(repr(each) for each in list(sentences)[:5])]
     if like is not None:

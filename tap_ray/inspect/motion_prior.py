@@ -11,6 +11,7 @@ from torch.nn import functional as F
 
 from tap_ray.dataset.action_chunks import ActionChunks, gather_chunks
 from tap_ray.inspect.probes import ridge
+from tap_ray.media.text_table import columns
 from tap_ray.metrics import log_dimensionless_jerk, r_squared
 from tap_ray.models.prior_files import Source, TrainedPrior
 from tap_ray.rng import generator
@@ -24,6 +25,7 @@ NUM_CHUNKS = 1024
 """Stretches of each robot that are looked at; the probes are fitted on four times as many."""
 PENALTY = 1e-3
 """Of the ridge regression, relative to the mean eigenvalue of the latents' covariance."""
+PROBED = "R^2 of probes of the latent"
 PANELS = 5
 """Points on the way from one latent to another."""
 
@@ -83,14 +85,14 @@ def interpolate_latents(prior: TrainedPrior, source: Source, held_out: ActionChu
 
 def text(report: Mapping[str, Mapping[str, Any]]) -> str:
     """The report as a table for the terminal, a line a robot."""
-    lines = [f"{'robot':14}{'R^2 mean':>9}" + "".join(f"{f'{n} steps':>10}" for n in NUM_STEPS)]
-    lines[0] += f"{'jerk: data':>12}{'rebuilt':>9}{'random':>9}   latent tells (R^2)"
+    table = [("robot", "R^2 mean", *(f"{n} steps" for n in NUM_STEPS), "jerk: data", "rebuilt", "random", PROBED)]
     for robot, about in report.items():
-        row = f"{robot:14}{np.mean(list(about['slots'].values())):9.3f}"
-        row += "".join(f"{value:10.3f}" for value in about["steps"].values())
-        row += "".join(f"{v:{w}.1f}" for v, w in zip(about["smoothness"].values(), (12, 9, 9), strict=True))
-        lines.append(row + "   " + ", ".join(f"{name} {value:.2f}" for name, value in about["probe"].items()))
-    return "\n".join(lines)
+        mean = np.mean(list(about["slots"].values()))
+        numbers = [f"{value:.3f}" for value in (mean, *about["steps"].values())]
+        jerks = [f"{value:.1f}" for value in about["smoothness"].values()]
+        probed = ", ".join(f"{name} {value:.2f}" for name, value in about["probe"].items())
+        table.append((robot, *numbers, *jerks, probed))
+    return "\n".join(columns(table))
 
 
 def _chosen(prior: TrainedPrior, of: ActionChunks, num: int, seed: int) -> ActionChunkBatch:

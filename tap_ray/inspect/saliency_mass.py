@@ -7,6 +7,7 @@ from typing import Mapping, Sequence
 
 import numpy as np
 
+from tap_ray.media.text_table import columns
 from tap_ray.metrics import bootstrap
 from tap_ray.rng import generator
 from tap_ray.types import ARM, ELSEWHERE, FIRST_OBJECT, HAND
@@ -107,12 +108,10 @@ def _plain(value: float) -> float | None:
     return float(value) if np.isfinite(value) else None
 
 
-def text(name: str, of: Mapping[str, Mapping[str, float | None]]) -> str:
-    """One line of the table that `HEADING` begins."""
-    return f"{name:38}" + "".join(f"{_cell(of[region_name]):>27}" for region_name in REGIONS)
-
-
-HEADING = f"{'':38}" + "".join(f"{name:>27}" for name in REGIONS)
+def text(rows: Mapping[str, Mapping[str, Mapping[str, float | None]]]) -> list[str]:
+    """Lines of a table: a row for each policy or network, a column for each region."""
+    table = [(name, *(_cell(regions[region_name]) for region_name in REGIONS)) for name, regions in rows.items()]
+    return columns([("", *REGIONS), *table])
 
 
 def _cell(of: Mapping[str, float | None]) -> str:

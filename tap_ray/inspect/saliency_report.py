@@ -344,9 +344,8 @@ def text(report: dict[str, Any]) -> str:
     num = len(report["episodes"])
     lines = [
         f"% of the map / % of the pixels, their ratio (95 % bootstrap over {num} episodes, {report['frames']} frames)",
-        saliency_mass.HEADING,
+        *saliency_mass.text(report["all"]),
     ]
-    lines += [saliency_mass.text(name, regions) for name, regions in report["all"].items()]
     blank = {name: n for name, n in report["frames_without_map"].items() if n}
     lines += [f"{name}: {n} frames without a map, left out" for name, n in blank.items()]
     for pair, regions in report["more_mass_than"].items():

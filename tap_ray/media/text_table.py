@@ -5,16 +5,20 @@ from typing import Any, Sequence
 
 def grid(headings: Sequence[str], rows: Sequence[Sequence[str]], last: str = "n") -> str:
     """Rows of text (name, a value a heading, one under `last`) in columns."""
-    table = [("", *headings, last), *rows]
-    widths = [max(len(row[i]) for row in table) for i in range(len(table[0]))]
+    first, *others = columns([("", *headings, last), *rows])
+    return "\n".join((first, "-" * len(first), *others))
+
+
+def columns(rows: Sequence[Sequence[str]], left: int = 1) -> list[str]:
+    """A line for each row; the first `left` columns begin at their left edge, the others end at their right one."""
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     lines: list[str] = []
-    for row in table:
-        first, *rest = (
-            cell.ljust(w) if i == 0 else cell.rjust(w) for i, (cell, w) in enumerate(zip(row, widths, strict=True))
-        )
-        lines.append("  ".join((first, *rest)).rstrip())
-    lines.insert(1, "-" * len(lines[0]))
-    return "\n".join(lines)
+    for row in rows:
+        cells = [
+            cell.ljust(w) if i < left else cell.rjust(w) for i, (cell, w) in enumerate(zip(row, widths, strict=True))
+        ]
+        lines.append("  ".join(cells).rstrip())
+    return lines
 
 
 def markdown(rows: Sequence[dict[str, Any]]) -> str:

@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 from tap_ray.align.transfer import freeze
+from tap_ray.media.text_table import columns
 from tap_ray.models.motion_prior import MotionPrior, PriorConfig
 from tap_ray.models.policy import PolicyConfig
 from tap_ray.models.vlm import VlmParts
@@ -255,8 +256,7 @@ def text_of(training: Training, planned: Plan, device: Device | None, rate: tupl
     batches = train.gradient_accumulation_steps
     each = f"{batches} batches" if batches > 1 else "a batch"
     head = f"{training.job}: one of {workers} training processes, {each} of {train.batch_size} samples per step"
-    width = max(len(name) for name, _ in rows)
-    return "\n".join([head, *(f"  {name:<{width}}  {value}" for name, value in rows), *training.notes])
+    return "\n".join([head, *(f"  {line}" for line in columns(rows, left=2)), *training.notes])
 
 
 def _gb(num_bytes: float) -> str:

@@ -77,7 +77,7 @@ def test_at_best():
 
 
 def test_a_line_of_the_table():
-    line = sh.text("bc50, image", sh.summary([episode(0.4, 0.1), episode(0.2, 0.2)]))
+    _, line = sh.text({"bc50, image": sh.summary([episode(0.4, 0.1), episode(0.2, 0.2)])})
     assert "bc50, image" in line
     assert line.count("30.0/15.0 2.00 (1.00-4.00)") == 5
-    assert sh.text("x", sh.summary([episode(0.0, 0.0)])).split() == ["x", "-", "-", "-", "-", "-"]
+    assert sh.text({"x": sh.summary([episode(0.0, 0.0)])})[1].split() == ["x", "-", "-", "-", "-", "-"]
