@@ -6,9 +6,8 @@ from pathlib import Path
 from tap_ray import runs
 from tap_ray.dataset.reader import open_dataset
 from tap_ray.inspect.features import policy_features
-from tap_ray.inspect.probes import probe, read_frames
+from tap_ray.inspect.probes import probe, read_frames, table
 from tap_ray.job import job_run, run_job
-from tap_ray.media.text_table import columns
 from tap_ray.pretrain import health
 from tap_ray.training.session import final_metrics
 
@@ -49,12 +48,7 @@ def main(config: ProbeConfig) -> Path:
     if readiness := health.readiness(metrics):
         print(readiness)
     print(f"held-out R^2 of a linear probe, {len(data.rgb)} frames (-: it does not move along this axis)")
-    table = [("weights", "position of", "x", "y", "z", "frames tested")]
-    for weights, row in scores.items():
-        for target, score in row.items():
-            values = (f"{score[axis]:.2f}" if axis in score else "-" for axis in "xyz")
-            table.append((weights, target, *values, str(score["num_test"])))
-    print("\n".join(columns(table, left=2)))
+    print(table(scores))
     return run.path
 
 

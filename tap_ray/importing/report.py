@@ -41,12 +41,12 @@ def describe(mapping: Mapping, source: Source, episodes: list[int], like: RobotS
         + ".",
         "",
     ]
-    table = [("", "slot", "unit", "minimum", "5 %", "median", "95 %", "maximum")]
+    table = [["", "slot", "unit", "minimum", "5 %", "median", "95 %", "maximum"]]
     spec = spec_of(mapping, ranges(mapping, source, episodes))
     for role, slots, rows in (("state", spec.state, seen.state), ("action", spec.action, seen.action)):
         for slot, column in zip(slots, rows.T, strict=True):
             numbers = np.quantile(column, [0, 0.05, 0.5, 0.95, 1])
-            table.append((role, slot.name, slot.unit, *(f"{number:.4g}" for number in numbers)))
+            table.append([role, slot.name, slot.unit, *(f"{number:.4g}" for number in numbers)])
     lines += [*columns(table, left=3), "", _rate(mapping, source, seen, episodes)]
     sentences = dict.fromkeys(sentence_of(mapping, source, episode) for episode in episodes)
     lines += ["", "instructions: " + "; ".join(repr(each) for each in list(sentences)[:5])]

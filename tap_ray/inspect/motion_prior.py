@@ -85,13 +85,14 @@ def interpolate_latents(prior: TrainedPrior, source: Source, held_out: ActionChu
 
 def text(report: Mapping[str, Mapping[str, Any]]) -> str:
     """The report as a table for the terminal, a line a robot."""
-    table = [("robot", "R^2 mean", *(f"{n} steps" for n in NUM_STEPS), "jerk: data", "rebuilt", "random", PROBED)]
+    steps = [f"{n} steps" for n in NUM_STEPS]
+    table = [["robot", "R^2 mean", *steps, "jerk: data", "rebuilt", "random", PROBED]]
     for robot, about in report.items():
         mean = np.mean(list(about["slots"].values()))
         numbers = [f"{value:.3f}" for value in (mean, *about["steps"].values())]
         jerks = [f"{value:.1f}" for value in about["smoothness"].values()]
         probed = ", ".join(f"{name} {value:.2f}" for name, value in about["probe"].items())
-        table.append((robot, *numbers, *jerks, probed))
+        table.append([robot, *numbers, *jerks, probed])
     return "\n".join(columns(table))
 
 

@@ -14,6 +14,7 @@ from tap_ray.dataset import layout
 from tap_ray.dataset.reader import DatasetInfo, read_episode
 from tap_ray.errors import ConfigError, DataError
 from tap_ray.media.image import decode_jpeg
+from tap_ray.media.text_table import columns
 from tap_ray.metrics import r_squared
 
 PENALTIES = (1e-4, 1e-3, 1e-2, 1e-1, 1.0, 10.0)
@@ -107,6 +108,16 @@ def probe(features_FD: np.ndarray, data: ProbeData) -> dict[str, dict[str, float
         moving = {axis: float(value) for axis, value in zip(AXES, r2, strict=True) if np.isfinite(value)}
         scores[name] = {**moving, "num_test": num_test}
     return scores
+
+
+def table(scores: Mapping[str, Mapping[str, Mapping[str, float]]]) -> str:
+    """What `probe` returns as text, by the name of the weights that it was asked of."""
+    rows = [["weights", "position of", "x", "y", "z", "frames tested"]]
+    for weights, targets in scores.items():
+        for target, score in targets.items():
+            values = (f"{score[axis]:.2f}" if axis in score else "-" for axis in "xyz")
+            rows.append([weights, target, *values, str(score["num_test"])])
+    return "\n".join(columns(rows, left=2))
 
 
 def held_out_r2(x_ND: np.ndarray, y_NK: np.ndarray, episode_N: np.ndarray) -> tuple[np.ndarray, int]:
