@@ -1,0 +1,50 @@
+"""FSDP on two processes with an image-text model, for every head and with adapters: as DDP, and saved whole."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import torch.multiprocessing as mp
+from transformers.utils import logging
+
+from tap_ray.models.inference import load_policy
+from tests.made_data import write_made_dataset
+from tests.tiny_vlm import tiny_vlm
+from tests.training import sharded_vlm
+from tests.training.sharded import curve
+from tests.training.sharded_vlm import CASES, STEPS
+
+TASKS = ("go left", "go to the right")
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    logging.disable_progress_bar()
+    folder = tmp_path_factory.mktemp("sharded_vlm")
+    source = tiny_vlm("qwen2_5_vl", folder / "vlm")
+    data = write_made_dataset(folder / "demos", num_episodes=12, tasks=TASKS)
+    mp.spawn(sharded_vlm.train_each, (2, folder, source, data), nprocs=2)
+    return folder
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_cut_it_learns_what_it_learns_whole(case: str, runs: Path):
+    for name in ("bc/loss", "bc/grad_norm", "bc/val_loss"):
+        cut, whole = (curve(runs / f"{case}-{parallel}", name) for parallel in ("fsdp", "ddp"))
+        assert [step for step, _ in cut] == [step for step, _ in whole]
+        assert [value for _, value in cut] == pytest.approx([value for _, value in whole], rel=1e-3)
+    losses = [value for _, value in curve(runs / f"{case}-fsdp", "bc/loss")]
+    assert len(losses) == STEPS
+    assert losses[0] != losses[-1]
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_what_it_saves_acts_as_what_was_trained_whole(case: str, runs: Path):
+    rgb, state = np.zeros((2, 48, 48, 3), np.uint8), np.zeros((2, 7), np.float32)
+    chunks = []
+    for parallel in ("fsdp", "ddp"):
+        runner, _ = load_policy(runs / f"{case}-{parallel}")
+        torch.manual_seed(0)
+        chunks.append(runner.chunk(rgb, state, list(TASKS)))
+    np.testing.assert_allclose(chunks[0], chunks[1], rtol=1e-2, atol=1e-3)
