@@ -7,19 +7,14 @@ from pathlib import Path
 import pytest
 import torch
 
-from jobs import align, collect_demos, collect_play, evaluate, pretrain
+from jobs import collect_play
 from tap_ray.dataset.reader import open_dataset
-from tap_ray.dataset.windows import WindowConfig
 from tap_ray.errors import ConfigError
-from tap_ray.evaluate.settings import EvaluateConfig
 from tap_ray.models.policy import PolicyConfig
-from tap_ray.models.vlm_config import VlmConfig
-from tap_ray.play.settings import DemosJobConfig, PlayJobConfig
-from tap_ray.runs import is_done
-from tap_ray.settings import AlignJobConfig, PretrainConfig, WorkersConfig
-from tap_ray.training.loop import TrainConfig
-from tests.gpu.measure import INVERSE, Step, large_vlm, matmul_rate, measure, sizes
-from tests.tiny_vlm import tiny_vlm
+from tap_ray.play.settings import PlayJobConfig
+from tap_ray.settings import WorkersConfig
+from tests.gpu.chain import KINDS, collected, require_chain
+from tests.gpu.measure import Step, large_vlm, matmul_rate, measure, sizes
 
 pytestmark = [
     pytest.mark.gpu,
@@ -31,9 +26,7 @@ pytestmark = [
         "CUDA build of torch (docs/how-to/large_models.md)",
     ),
 ]
-TASK = ("put_carrot_on_plate",)
 GPU = WorkersConfig(gpu="on", num_data_workers=4)
-SHORT = TrainConfig(steps=40, batch_size=16, log_every=10, checkpoint_every=20, validate_every=40)
 
 
 def said(text: str) -> None:
@@ -49,36 +42,13 @@ def device() -> torch.device:
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    folder = tmp_path_factory.mktemp("gpu")
-    return {
-        "play": collect_play.main(PlayJobConfig(episodes=40, out=folder / "play")),
-        "demos": collect_demos.main(DemosJobConfig(episodes=20, tasks=TASK, out=folder / "demos")),
-    }
+    return collected(tmp_path_factory.mktemp("gpu"))
 
 
-@pytest.mark.parametrize("kind", ["small", "image-text"])
+@pytest.mark.parametrize("kind", KINDS)
 def test_stage_1_stage_2_evaluation(kind: str, data: dict[str, Path], device: torch.device, tmp_path: Path):
-    vlm = VlmConfig(pretrained=tiny_vlm("qwen2_5_vl", tmp_path / "vlm")) if kind == "image-text" else VlmConfig()
-    policy = PolicyConfig(vlm=vlm)
     began = time.perf_counter()
-    first = PretrainConfig(data=data["play"], objective=INVERSE, policy=policy, train=SHORT, workers=GPU)
-    stage_1 = pretrain.main(PretrainConfig(**{**vars(first), "out": tmp_path / "stage_1"}))
-    told = PolicyConfig() if kind == "image-text" else policy  # the model is Stage 1's
-    stage_2 = align.main(
-        AlignJobConfig(
-            demos=data["demos"],
-            init=str(stage_1),
-            policy=told,
-            windows=WindowConfig(),
-            train=SHORT,
-            workers=GPU,
-            out=tmp_path / "stage_2",
-        )
-    )
-    result = evaluate.main(
-        EvaluateConfig(policy=str(stage_2), tasks=TASK, episodes=4, gpus_per_fleet=1.0, out=tmp_path / "evaluated")
-    )
-    assert all(is_done(run) for run in (stage_1, stage_2, result))
+    require_chain(kind, data, tmp_path, workers=GPU, gpus_per_fleet=1.0)
     said(f"{kind}: Stage 1, Stage 2 and evaluation in {time.perf_counter() - began:.0f} s")
 
 
