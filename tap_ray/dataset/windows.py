@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from typing import Any, Iterator, Sequence
 
 import numpy as np
+from tyro.conf import Suppress
 
 from tap_ray.dataset import layout
 from tap_ray.dataset.crop_files import cut_masked, read_crops
@@ -46,11 +47,11 @@ class WindowConfig:
     episodes: with 128 windows nothing was gained (docs/results/log.md). 1 draws each step by itself."""
     reach_steps: int = 7
     """How far ahead the tip's displacement is a target, steps; 0 leaves the reach targets out."""
-    chunk_states: bool = False
+    chunk_states: Suppress[bool] = False
     """Whether each action of the chunk comes with the state before it (for a motion prior)."""
-    history: int = 0
+    history: Suppress[int] = 0
     """P, steps before t that a window carries; 0 none."""
-    batch_size: int = 64
+    batch_size: Suppress[int] = 64
     """N, windows in a batch."""
     group_size: int = 128
     """Episodes decoded together and mixed; more mix better and need more memory (27 kB a frame at 96 px, 210 MB for
@@ -61,7 +62,7 @@ class WindowConfig:
     holdout_every: int = 19
     """Every N-th episode by index is held out from training; 0 holds out none. A prime, so that datasets whose
     tasks or explorers take turns hold out some of each."""
-    crops: bool = False
+    crops: Suppress[bool] = False
     """Whether windows carry images of the thing that is touched next and of the place where it is left. Needs a data
     set with masks whose crops have been cut (jobs.cut_crops)."""
     drop_last: bool = True

@@ -14,10 +14,14 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from tyro.conf import Suppress
 
 from tap_ray.errors import ConfigError
 from tap_ray.models.trunk import Trunk
 from tap_ray.specs import UNIFIED_ACTION, UNIFIED_STATE
+
+NUM_ACTIONS, NUM_STATES = len(UNIFIED_ACTION), len(UNIFIED_STATE)
+"""Of the layout that all robots share."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,8 +45,8 @@ class PriorConfig:
     2410.24164, appendix B)."""
     num_steps: int = 5
     """Euler steps from noise to action."""
-    num_actions: int = len(UNIFIED_ACTION)
-    num_states: int = len(UNIFIED_STATE)
+    num_actions: Suppress[int] = NUM_ACTIONS
+    num_states: Suppress[int] = NUM_STATES
 
     def __post_init__(self) -> None:
         if not self.num_heads or self.width % self.num_heads:

@@ -18,6 +18,7 @@ from typing import Any, Literal, NamedTuple
 import torch
 from torch import Tensor, nn
 from transformers import PretrainedConfig
+from tyro.conf import Suppress
 
 from tap_ray.config import to_dict
 from tap_ray.dataset.norm_stats import NormStats
@@ -43,15 +44,15 @@ BESIDE = 32
 class PolicyConfig:
     """Sizes of the policy. Fields that start with `num_` are counts."""
 
-    context: tuple[Context, ...] = ("language",)
+    context: Suppress[tuple[Context, ...]] = ("language",)
     """What can say what to do: Stage 1 "goal" (inverse dynamics) or "crops" (next object), Stage 2 "language"."""
     image_size: int = 96
     """Side of the square camera images, px."""
-    num_cameras: int = 1
+    num_cameras: Suppress[int] = 1
     """Cameras whose images are read together; the robot's."""
     camera_towers: Literal["own", "shared"] = "own"
     """With several cameras: a tower for each, or the first one's for all. Key points are always each camera's own."""
-    chunk: int = 4
+    chunk: Suppress[int] = 4
     """Actions predicted at once (H)."""
     n_action_steps: int = 2
     """Actions of a chunk that are executed before the policy predicts the next chunk, 1 .. chunk."""
@@ -82,11 +83,11 @@ class PolicyConfig:
     """Of a head of kind "tokens"."""
     prior: PriorConfig = field(default_factory=PriorConfig)
     """Sizes of the motion prior in a flow head; those of the run that --prior names."""
-    history: int = 0
+    history: Suppress[int] = 0
     """Past steps (P) that the prior's encoder sums up in one vector; 0 none. Needs a flow head."""
-    num_motion_states: int = 0
+    num_motion_states: Suppress[int] = 0
     """State slots that the prior's encoder reads: all that the robot has with a flow head."""
-    num_reach: int = 0
+    num_reach: Suppress[int] = 0
     """Reach targets (R) regressed beside the action; 0 builds no reach head."""
     num_state: int = 1
     """Proprioception: slots of the state that the read-out sees, all of them from 1 on; 0 leaves it the image alone, as

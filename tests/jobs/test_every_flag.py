@@ -56,6 +56,8 @@ def flags_of(config: Any, way: tuple[str, ...] = (), prefix: str = "") -> Iterat
             yield from flags_of(value, (*way, field.name), flag)
             continue
         hint, marks = hints[field.name], getattr(hints[field.name], "__metadata__", ())
+        if tyro.conf.Suppress in marks:
+            continue  # not a flag: it follows from others, see `test_what_follows_from_other_flags_is_no_flag`
         other = another(config, field.name, typing.get_args(hint)[0] if marks else hint)
         assert other != value, f"{flag}: another value is {value!r} again"
         values = tuple(map(str, other if isinstance(other, tuple) else (other,)))
@@ -124,3 +126,16 @@ def test_every_flag_is_in_the_saved_config_which_is_taken_back(
     saved = json.loads(save(job, config, tmp_path / "run").read_text())
     assert {flag.way: reduce(getitem, flag.way, saved) for flag in asked} == {flag.way: flag.value for flag in asked}
     assert command(cls, "--config", "run/config.json", monkeypatch=monkeypatch) == config
+
+
+@pytest.mark.parametrize(
+    "words", ["--policy.chunk 3", "--policy.context crops", "--windows.batch-size 3", "--windows.crops"]
+)
+def test_what_follows_from_other_flags_is_no_flag(words: str, monkeypatch: pytest.MonkeyPatch, capsys):
+    needed = ["--demos", "d", "--init", "scratch"]
+    with pytest.raises(SystemExit):
+        command(type(CONFIGS["align"]), *needed, *words.split(), monkeypatch=monkeypatch)
+    assert f"Unrecognized options: {words.split()[0]}" in capsys.readouterr().err
+    with pytest.raises(SystemExit):
+        command(type(CONFIGS["align"]), "--help", monkeypatch=monkeypatch)
+    assert f"{words.split()[0]} " not in capsys.readouterr().out
