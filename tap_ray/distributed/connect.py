@@ -38,6 +38,8 @@ MAX_SOCKET_BYTES = 107
 """Of a Unix socket's path."""
 SOCKET_BYTES = len(f"/ray/session_2026-01-31_23-59-59_999999_{os.getpid()}/sockets/plasma_store")
 """Ray's own part of the longest of its paths."""
+KEPT_TASKS, MAX_KEPT_TASKS = "task_events_max_num_task_in_gcs", 10_000
+"""What Ray calls the number of ended tasks that its state API and dashboard can list, and ours."""
 MAX_STORE_BYTES = 2 * 10**9
 MIN_STORE_BYTES = 100 * 10**6
 
@@ -160,6 +162,7 @@ def start_local(num_cpus: int | None, dashboard: bool) -> None:
                 dashboard_host="127.0.0.1",
                 logging_level=logging.ERROR,
                 log_to_driver=False,
+                _system_config=_gcs_limits(),
             )
     except (OSError, ValueError, RuntimeError) as error:
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
@@ -167,6 +170,14 @@ def start_local(num_cpus: int | None, dashboard: bool) -> None:
             f"A local Ray did not start: {reason.rstrip('.')}. Its logs: {temp_folder()}/ray/session_latest/logs; "
             "`python -m tap_ray.doctor` says what this machine lacks."
         ) from None
+
+
+def _gcs_limits() -> dict[str, int]:
+    """Bounds the memory of a local Ray's GCS, unless the environment does: it keeps 4 kB for each task that has ended.
+
+    By Ray's own limit, 100,000 tasks, it grows for hours to 400 MB; a decoding job has several tasks a second.
+    """
+    return {} if f"RAY_{KEPT_TASKS}" in os.environ else {KEPT_TASKS: MAX_KEPT_TASKS}
 
 
 def temp_folder() -> str:

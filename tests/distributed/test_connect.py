@@ -5,6 +5,7 @@ import platform
 import re
 from pathlib import Path
 
+import psutil
 import pytest
 import ray
 from ray._private.utils import check_version_info
@@ -90,3 +91,30 @@ def test_other_versions_are_both_named():
 def test_a_statistic_that_nobody_answers_is_zero():
     assert not ray.is_initialized()
     assert placement.spilled_bytes() == 0
+
+
+def gcs_mb() -> float:
+    """Memory of this process's GCS."""
+    session = ray.get_runtime_context().get_session_name()
+    own = [each for each in psutil.process_iter(["name", "cmdline"]) if each.info["name"] == "gcs_server"]
+    return sum(each.memory_info().rss for each in own if session in " ".join(each.info["cmdline"])) / 1e6
+
+
+@pytest.mark.cluster
+@pytest.mark.long_proof
+def test_the_gcs_does_not_grow_with_every_task_that_ends(monkeypatch: pytest.MonkeyPatch):
+    """By Ray's own limit it grows by 3.8 kB a task, up to 100,000 tasks."""
+    monkeypatch.setattr(connect, "MAX_KEPT_TASKS", 2_000)
+
+    @ray.remote(num_cpus=0.01)
+    def empty(number: int) -> int:
+        return number
+
+    memory = []
+    with connect.connect(num_cpus=1):
+        for _ in range(3):
+            for _ in range(20):
+                ray.get([empty.remote(number) for number in range(400)])
+            memory.append(gcs_mb())
+    assert memory[0] > 0
+    assert memory[-1] - memory[0] < 15  # of 61 MB that 16,000 tasks would add
