@@ -75,7 +75,7 @@ def _of_results(results: Sequence[Result]) -> dict[str, Any]:
         "robustness": Markup(plots.robustness_bars(results)) if len(scenarios) > 1 else "",
         **_of_failures(results),
         "tests": [vars(test) | {"p_text": tables.p_text(test.p_value)} for test in tables.comparisons(results)],
-        "cost_headings": tables.COST_HEADINGS,
+        "cost_headings": tables.cost_headings(results),
         "costs": tables.cost_rows(results),
         "videos": _videos(results),
     }

@@ -7,6 +7,7 @@ from typing import Sequence
 import numpy as np
 
 from tap_ray.compare.reading import KINDS, Result
+from tap_ray.compare.replaced import HEADING, replaced
 from tap_ray.media.text_table import grid
 from tap_ray.metrics import Interval, mcnemar, paired_difference
 
@@ -213,10 +214,15 @@ def _compare(first: Result, second: Result, kind: str, *, scope: str, scenario: 
     )
 
 
+def cost_headings(results: Sequence[Result]) -> tuple[str, ...]:
+    """Of `cost_rows`; what play replaces only where it is known of one of them."""
+    return (*COST_HEADINGS, *([HEADING] if any(replaced(results)) else []))
+
+
 def cost_rows(results: Sequence[Result]) -> list[tuple[str, ...]]:
-    """What else is worth knowing of each run, under `COST_HEADINGS`."""
-    rows = []
-    for result in results:
+    """What else is worth knowing of each run, under `cost_headings`."""
+    rows, worth = [], replaced(results)
+    for result, text in zip(results, worth, strict=True):
         episodes = result.episodes
         rows.append((
             result.label,
@@ -227,6 +233,7 @@ def cost_rows(results: Sequence[Result]) -> list[tuple[str, ...]]:
             f"{episodes['policy_ms'].mean():.1f}",
             str((episodes["error"] != "").sum()),
             f"{result.seconds:.0f}",
+            *([text] if any(worth) else []),
         ))  # fmt: skip
     return rows
 
@@ -281,6 +288,8 @@ def text_table(results: Sequence[Result], *, with_paper: bool = True) -> str:
             f"first | second, paired on the same cells ({headline}): how many only one of them solved, exact McNemar\n"
             + grid(("success", "only first", "only second", "p"), lines)
         )
+    lines = [f"{result.label}: {text}" for result, text in zip(results, replaced(results), strict=True) if text]
+    blocks += ["\n".join([f"{HEADING} (Avg-All, {scenarios[0]})", *lines])] if lines else []
     return "\n\n".join(blocks)
 
 
