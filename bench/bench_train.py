@@ -16,6 +16,7 @@ from typing import Iterator
 
 import tyro
 
+from tap_ray.dataset.mixture import alone
 from tap_ray.dataset.reader import open_dataset
 from tap_ray.dataset.windows import WindowConfig, iterate
 from tap_ray.distributed.connect import connect
@@ -59,14 +60,14 @@ def main(config: Config) -> None:
     how = TrainConfig(
         steps=config.steps, batch_size=config.batch_size, log_every=5, checkpoint_every=0, validate_every=0
     )
-    stage = PretrainConfig(data=data, train=how)
+    stage = PretrainConfig(data=(str(data),), train=how)
     times: dict[str, list[float]] = {"this process": [], "Ray Train": []}
     with tempfile.TemporaryDirectory() as folder, connect():
         for number in range(config.rounds):
             for name in times:
                 job = TrainJob(
                     run=Path(folder) / f"{name}-{number}".replace(" ", "-"),
-                    build=partial(pretrain_stage, stage, open_dataset(data)),
+                    build=partial(pretrain_stage, stage, alone(open_dataset(data))),
                     batches=partial(repeated, data, stage.sized_windows()),
                     config=how,
                 )

@@ -29,7 +29,7 @@ def main(config: PipelineConfig) -> Path:
         play = collect_play.main(settings)
         stage(2, "pretrain (Stage 1): go to an object, put it somewhere")
         train = config.training(config.pretrain_steps, windows=128)
-        moves = pretrain.main(PretrainConfig(data=play, train=train, workers=workers, out=out / "pretrain"))
+        moves = pretrain.main(PretrainConfig(data=(str(play),), train=train, workers=workers, out=out / "pretrain"))
         stage(3, "demonstrations: a scripted expert, with instructions")
         demos = collect_demos.main(collect_demos.DemosJobConfig(episodes=config.demos, seed=seed, out=out / "demos"))
 

@@ -7,8 +7,7 @@ from pathlib import Path
 from jobs import collect_play
 from tap_ray import presets
 from tap_ray.command_line import Offers
-from tap_ray.dataset.reader import open_dataset, require_whole
-from tap_ray.dataset.windows import require_batches
+from tap_ray.dataset.mixture import open_mixture, require_usable
 from tap_ray.distributed import live, stream
 from tap_ray.distributed.connect import connect
 from tap_ray.distributed.crops import cut_missing
@@ -25,15 +24,16 @@ from tap_ray.training.stage import require_held_out
 
 def main(config: PretrainConfig) -> Path:
     """Train, print the metrics on held-out play; returns the run folder."""
-    if (config.data is None) != config.live_play:
+    if bool(config.data) == config.live_play:
         raise ConfigError("Pretraining needs a dataset of play, --data PATH, or --live-play, and not both.")
     validate_settings(config.train, config.workers)
     require_fit(config)
     address, windows, seed = config.workers.ray_address, config.sized_windows(), config.train.seed
     with connect(address) if config.live_play else nullcontext():
-        dataset = open_dataset((config.data or collect_play.main(config.play)).resolve())
-        build = partial(pretrain_stage, config, dataset)
-        if config.objective.next_object:
+        paths, weights = ([collect_play.main(config.play).resolve()], [1.0]) if config.live_play else config.sources()
+        mixture = open_mixture(paths, weights)
+        build = partial(pretrain_stage, config, mixture)
+        for dataset in mixture.sets if config.objective.next_object else ():
             if not config.live_play:
                 require_held_out(dataset, windows)
             cut_missing(dataset, address)
@@ -42,14 +42,13 @@ def main(config: PretrainConfig) -> Path:
         if config.live_play:
             plan, world = collect_play.planned(config.play)
             player = partial(collect_play.fleet, plan, config.play.robots_per_fleet, None, world=world)
-            play = live.play_of(config.play, plan, player, dataset.spec)
+            play = live.play_of(config.play, plan, player, mixture.spec)
             batches = partial(live.batches, play, windows, seed=seed)
-            facts, parents = {"episodes": config.play.episodes}, {"evaluated_on": dataset.path}
+            facts, parents = {"episodes": config.play.episodes}, {"evaluated_on": paths[0]}
         else:
-            require_whole(dataset)
-            require_batches(dataset, windows, num_workers=config.workers.num_workers)
-            batches = partial(stream.batches, dataset, windows, seed=seed, **config.workers.stream())
-            facts, parents = {"episodes": windows.num_episodes or len(dataset)}, {"data": dataset.path}
+            require_usable(mixture, windows, num_workers=config.workers.num_workers)
+            batches = partial(stream.mixed_batches, mixture, windows, seed=seed, **config.workers.stream())
+            facts, parents = {"episodes": mixture.num_episodes(windows)}, config.parents()
         run = run_stage("pretrain", config, build=build, batches=batches, parents=parents, facts=facts)
     print(health.readiness(final_metrics(run)))
     return run

@@ -32,8 +32,7 @@ def main(config: PriorJobConfig) -> Path:
     windows, seed = config.sized_windows(), config.train.seed
     batches = partial(stream.motion_batches, sets, weights, windows, seed=seed, **config.workers.stream())
     facts = {"episodes": sum(map(len, sets))}
-    parents = {f"play_{number}": path for number, path in enumerate(paths)}
-    run = run_stage("pretrain", config, build=build, batches=batches, parents=parents, facts=facts)
+    run = run_stage("pretrain", config, build=build, batches=batches, parents=config.parents(), facts=facts)
     if windows.holdout_every:
         print(prior_report.text_of(run, paths, windows, envs.make_vector))
     return run

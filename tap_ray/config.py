@@ -54,6 +54,9 @@ RENAMED_ANYWHERE = {key: name for key, name in RENAMED.items() if key not in ("s
 """Those that mean the same wherever they stand in nested values."""
 FORMER = {now: before for before, now in RENAMED_ANYWHERE.items()}
 
+ONCE_ONE = {"once_one": True}
+"""Metadata of a list's field that held one value, or none, in files written before."""
+
 SHOWN = 100
 """Characters of a value in a message."""
 
@@ -79,12 +82,14 @@ def from_dict(cls: type[C], values: Mapping[str, Any], *, where: str = "config",
     if not isinstance(values, Mapping):  # pyright: ignore[reportUnnecessaryIsInstance]  what a user's file holds
         raise ConfigError(f"{where}: expected keys and values for {cls.__name__}, got {values!r}.")
     hints = typing.get_type_hints(cls)
-    names = {f.name for f in dataclasses.fields(cls)}  # type: ignore[arg-type]
+    names = {f.name: f.metadata for f in dataclasses.fields(cls)}  # type: ignore[arg-type]
     filled = {}
     for key, value in values.items():
         key = key if key in names else RENAMED.get(key, key)
         if key not in names:
             raise ConfigError(f"{where}: unknown key {key!r}. {nearest(str(key), names)}")
+        if "once_one" in names[key] and not isinstance(value, (list, tuple)):
+            value = [] if value is None else [value]
         filled[key] = _coerce(hints[key], value, f"{where}: {key}")
     absent = [f.name for f in dataclasses.fields(cls) if _required(f) and f.name not in filled]  # type: ignore[arg-type]
     if absent and missing is None:

@@ -3,13 +3,13 @@
 import math
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Sequence
 
 from tyro.conf import arg
 
 from tap_ray import storage
 from tap_ray.align.demos import AlignConfig
-from tap_ray.config import ClusterConfig, NodesConfig, require_used, to_dict
+from tap_ray.config import ONCE_ONE, ClusterConfig, NodesConfig, require_used, to_dict
 from tap_ray.dataset.action_chunks import ActionChunkConfig
 from tap_ray.dataset.windows import WindowConfig
 from tap_ray.errors import ConfigError
@@ -54,6 +54,36 @@ FOLLOWS = {
 """What decides the values that cannot be chosen, see `config.require_used`."""
 
 
+def sources_of(data: Sequence[str]) -> tuple[list[Path], list[float]]:
+    """Absolute paths and weights of datasets given as PATH or PATH:WEIGHT.
+
+    Raises:
+        ConfigError: a weight that is no number above 0.
+    """
+    paths, weights = [], []
+    for text in data:
+        path, weight = _split(text)
+        try:
+            share = float(weight)
+        except ValueError:
+            raise ConfigError(
+                f"--data takes PATH or PATH:WEIGHT; of {text!r} the path is {path!r}, and the weight {weight!r} is "
+                "no number."
+            ) from None
+        if not (math.isfinite(share) and share > 0):
+            raise ConfigError(f"--data {text}: the weight of {path} is more than 0, and finite; got {weight}.")
+        weights.append(share)
+        paths.append(storage.to_path(path).resolve())
+    return paths, weights
+
+
+def _split(text: str) -> tuple[str, str]:
+    """Path and weight; a colon of a URI, or of a folder that is there, is part of the path."""
+    path, colon, weight = text.rpartition(":")
+    named = "://" not in text and (storage.to_path(text) / "meta").exists()
+    return (path, weight) if colon and not weight.startswith("//") and not named else (text, "1")
+
+
 @dataclass(frozen=True, kw_only=True)
 class WorkersConfig(NodesConfig):
     """On how many processes to train. Only `num_workers` changes what is learned."""
@@ -63,7 +93,7 @@ class WorkersConfig(NodesConfig):
     threads: int = 1
     """Threads of torch in each training process. One process a core, one thread each, was fastest on CPUs."""
     num_data_workers: int = 1
-    """Processes that decode data for each training process."""
+    """Processes that decode data for each training process; of a mixture of datasets, as many for each of them."""
     stream_memory_mb: int = 512
     """Decoded windows that may wait for each training process, MB."""
     max_failures: int = 3
@@ -121,8 +151,9 @@ class StageConfig(TrainJobConfig):
 class PretrainConfig(StageConfig):
     """What is learned from which play, and on how many processes."""
 
-    data: Path | None = None
-    """Dataset of play; not with --live-play."""
+    data: tuple[str, ...] = field(default=(), metadata=ONCE_ONE)
+    """Datasets of play of one robot: PATH, or PATH:WEIGHT for its share of each batch (default 1); not with
+    --live-play."""
     live_play: bool = False
     """Train on endless fresh play straight from the robots; only the held-out episodes are stored."""
     play: PlayJobConfig = field(default_factory=lambda: PlayJobConfig(episodes=64))
@@ -134,6 +165,15 @@ class PretrainConfig(StageConfig):
         """Windows in batches of the trainer's size, with what the objective asks for."""
         windows = stage_windows(super().sized_windows(), self.objective, self.policy)
         return replace(windows, group_size=min(windows.group_size, LIVE_GROUP)) if self.live_play else windows
+
+    def sources(self) -> tuple[list[Path], list[float]]:
+        """Absolute paths of the datasets, and their weights; none with live play. ConfigError: see `sources_of`."""
+        return sources_of(self.data)
+
+    def parents(self) -> dict[str, Path]:
+        """Role -> dataset: "data", or of a mixture "data_0", "data_1", ..."""
+        paths, _ = self.sources()
+        return {"data": paths[0]} if len(paths) == 1 else {f"data_{number}": path for number, path in enumerate(paths)}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -161,24 +201,11 @@ class PriorJobConfig(TrainJobConfig):
         """
         if not self.data:
             raise ConfigError("A motion prior needs datasets of play: --data PATH [PATH ...].")
-        paths, weights = [], []
-        for text in self.data:
-            path, colon, weight = text.rpartition(":")
-            named = "://" not in text and (storage.to_path(text) / "meta").exists()  # the colon is part of its name
-            if not colon or weight.startswith("//") or named:
-                path, weight = text, "1"  # no colon but that of a URI
-            try:
-                share = float(weight)
-            except ValueError:
-                raise ConfigError(
-                    f"--data takes PATH or PATH:WEIGHT; of {text!r} the path is {path!r}, and the weight {weight!r} is "
-                    "no number."
-                ) from None
-            if not (math.isfinite(share) and share > 0):
-                raise ConfigError(f"--data {text}: the weight of {path} is more than 0, and finite; got {weight}.")
-            weights.append(share)
-            paths.append(storage.to_path(path).resolve())
-        return paths, weights
+        return sources_of(self.data)
+
+    def parents(self) -> dict[str, Path]:
+        """Role -> dataset: "play_0", "play_1", ..."""
+        return {f"play_{number}": path for number, path in enumerate(self.sources()[0])}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -249,6 +276,10 @@ def made_by(config: TrainJobConfig) -> MadeBy:
         values |= {"data": config.sources()[1]}
     if isinstance(config, PretrainConfig):
         values["play"].pop("writers")  # as many as there are, they write the same
+        if len(config.data) < 2:  # as when there could be one only
+            values["data"] = str(storage.to_path(_split(config.data[0])[0])) if config.data else None
+        else:
+            values["data"] = config.sources()[1]
         if config.play.cameras == ONE_CAMERA:  # runs from before there could be several keep their names
             values["play"].pop("cameras")
     identity = {**values, "workers": config.workers.num_workers}

@@ -6,6 +6,7 @@ from typing import Sequence
 
 from tap_ray import runs, storage
 from tap_ray.align.demos import StartFrom, from_dataset, resolve_configs
+from tap_ray.dataset.mixture import Mixture
 from tap_ray.dataset.reader import DatasetInfo, open_dataset, require_whole
 from tap_ray.dataset.windows import WindowConfig, require_batches
 from tap_ray.models.policy import PolicyConfig
@@ -23,10 +24,10 @@ def pretrain_windows(config: PretrainConfig) -> WindowConfig:
     return windows
 
 
-def pretrain_stage(config: PretrainConfig, dataset: DatasetInfo) -> Stage:
-    """Stage 1 on a dataset as the driver has opened it, whoever extends it."""
-    return from_play.from_dataset(
-        dataset, pretrain_windows(config), policy=config.policy, config=config.objective, seed=config.train.seed
+def pretrain_stage(config: PretrainConfig, mixture: Mixture) -> Stage:
+    """Stage 1 on datasets as the driver has opened them, whoever extends them."""
+    return from_play.from_mixture(
+        mixture, pretrain_windows(config), policy=config.policy, config=config.objective, seed=config.train.seed
     )
 
 

@@ -35,7 +35,7 @@ CONFIGS: dict[str, Any] = {
     "label": LabelConfig(policy=HERE, data=HERE, out=HERE),
     "inspect_dataset": inspect_dataset.InspectConfig(data=HERE),
     "evaluate": evaluate.EvaluateConfig(policy="random"),
-    "pretrain": pretrain.PretrainConfig(data=HERE),
+    "pretrain": pretrain.PretrainConfig(data=("x",)),
     "pretrain_prior": pretrain_prior.PriorJobConfig(data=("x",)),
     "probe": probe.ProbeConfig(policy=HERE, data=HERE),
     "saliency": saliency.SaliencyConfig(policy=(HERE,)),

@@ -29,6 +29,7 @@ from ray.exceptions import RayTaskError
 
 from tap_ray.dataset import action_chunks
 from tap_ray.dataset.action_chunks import ActionChunkConfig, ActionChunks
+from tap_ray.dataset.mixture import Mixture, joined
 from tap_ray.dataset.reader import DatasetInfo, opened
 from tap_ray.dataset.windows import GroupSlice, WindowConfig, group_batches, schedule
 from tap_ray.distributed.ray_internals.data import ExecutionCallback
@@ -85,6 +86,28 @@ def batches(
             **decoder_placement(),
         )
         yield from windows_of(plan, config.batch_size, memory_mb)
+
+
+def mixed_batches(
+    mixture: Mixture,
+    config: WindowConfig,
+    *,
+    seed: int,
+    shard: Shard = ALL,
+    num_data_workers: int = 1,
+    memory_mb: int = 512,
+) -> Generator[Window, None, None]:
+    """The batches of a mixture; arguments as for `batches`, decoders as many for each dataset, memory for all."""
+    share = {"num_data_workers": num_data_workers, "memory_mb": max(1, memory_mb // len(mixture.sets))}
+    streams = [
+        batches(dataset, own, seed=own_seed, shard=shard, **share)
+        for dataset, own, own_seed in zip(mixture.sets, mixture.windows(config), mixture.seeds(seed), strict=True)
+    ]
+    try:
+        yield from map(joined, zip(*streams, strict=True))
+    finally:
+        for own_stream in streams:
+            own_stream.close()
 
 
 def beside(

@@ -118,7 +118,7 @@ def wanted(trials: Sequence[Trial], path: Path) -> Iterable[int]:
     for trial in trials:
         if trial.align.demos == path:
             yield trial.align.windows.num_episodes
-        if trial.pretrain and trial.pretrain.data == path:
+        if trial.pretrain and path in trial.pretrain.sources()[0]:
             yield trial.pretrain.windows.num_episodes
         if trial.align.play == path:
             yield trial.align.align.play_episodes
@@ -142,8 +142,8 @@ def cut_crops(trials: Sequence[Trial], ray_address: str | None) -> None:
     """Cut the crops that any trial is trained on, once and before trials that would each want to."""
     needed: list[Path] = []
     for trial in trials:
-        if trial.pretrain and trial.pretrain.data and trial.pretrain.objective.next_object:
-            needed.append(trial.pretrain.data)
+        if trial.pretrain and trial.pretrain.objective.next_object:
+            needed += trial.pretrain.sources()[0]
         if trial.align.play:
             needed.append(trial.align.play)
         if trial.align.align.weights.need_crops:

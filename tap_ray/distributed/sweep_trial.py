@@ -106,14 +106,11 @@ class _TrialRunner:
         trial, context, align = self._trial, self._context, self._trial.align
         init = prior = None
         if trial.pretrain:
-            data = {"data": trial.pretrain.data}
-            init = self._train("pretrain", trial.pretrain, data, context.stages.pretrain)
+            init = self._train("pretrain", trial.pretrain, trial.pretrain.parents(), context.stages.pretrain)
             self._row.stage_1 = session.final_metrics(init)
             align = replace(align, init=str(init))
         if trial.prior:
-            paths, _ = trial.prior.sources()
-            play = {f"play_{number}": path for number, path in enumerate(paths)}
-            prior = self._train("prior", trial.prior, play, context.stages.prior)
+            prior = self._train("prior", trial.prior, trial.prior.parents(), context.stages.prior)
             align = replace(align, prior=prior)
         parents = {"demos": align.demos, "init": init, "prior": prior, "play": align.play}
         policy = self._train("align", align, parents, context.stages.align)

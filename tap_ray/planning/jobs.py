@@ -73,7 +73,7 @@ def require_fit(config: PretrainConfig | AlignJobConfig) -> None:
 def pretraining(config: PretrainConfig) -> Training:
     """Stage 1 by sizes."""
     windows = config.sized_windows()
-    robot = _robot(config.data, config.policy)
+    robot = _robot(next(iter(config.sources()[0]), None), config.policy)
     reach = bool(config.objective.next_object and config.objective.reach)
     policy = _fitted(replace(config.policy, context=config.objective.context, chunk=windows.horizon), robot, reach)
     parts = _parts(policy, None)

@@ -19,8 +19,9 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from tap_ray.dataset.mixture import Mixture, alone, moments
 from tap_ray.dataset.norm_stats import NormStats, norm_stats
-from tap_ray.dataset.reader import DatasetInfo, stats_of
+from tap_ray.dataset.reader import DatasetInfo
 from tap_ray.dataset.windows import WindowConfig, split_episodes
 from tap_ray.errors import ConfigError
 from tap_ray.models.build import Network, PolicyBundle, new_policy
@@ -31,7 +32,7 @@ from tap_ray.models.reach import NUM_REACH, reach_loss, reach_moments, shown, sh
 from tap_ray.specs import RobotSpec
 from tap_ray.training.accumulation import num_predicted, shared
 from tap_ray.training.batches import Batch
-from tap_ray.training.stage import Stage, fitted, held_out_windows
+from tap_ray.training.stage import HELD_OUT_WINDOWS, Stage, fitted, held_out_windows
 from tap_ray.training.vlm_parts import chunks_of, new_parts
 from tap_ray.types import Window
 
@@ -188,10 +189,17 @@ def build(
 def from_dataset(
     dataset: DatasetInfo, windows: WindowConfig, *, policy: PolicyConfig, config: ObjectiveConfig, seed: int
 ) -> Stage:
-    """A fresh Stage 1 for a dataset of play.
+    """`from_mixture` of one dataset."""
+    return from_mixture(alone(dataset), windows, policy=policy, config=config, seed=seed)
+
+
+def from_mixture(
+    mixture: Mixture, windows: WindowConfig, *, policy: PolicyConfig, config: ObjectiveConfig, seed: int
+) -> Stage:
+    """A fresh Stage 1 for datasets of play, judged on each by its share.
 
     Args:
-        dataset: play; with robot masks for the next object.
+        mixture: play; with robot masks for the next object.
         windows: what the objective asks for is filled in here (`ObjectiveConfig.windows`).
         policy: sizes.
         config: the loss.
@@ -202,16 +210,24 @@ def from_dataset(
         ConfigError: windows and policy do not fit each other.
     """
     windows = stage_windows(windows, config, policy)
-    train = split_episodes(dataset, windows)[0]
-    validation_windows = windows if config.next_object else replace(windows, k_max=1)
+    validation = mixture.windows(windows if config.next_object else replace(windows, k_max=1))
+    held_out: list[Window] = []
+    for dataset, own in zip(mixture.sets, validation, strict=True):
+        num = HELD_OUT_WINDOWS * own.batch_size // windows.batch_size
+        held_out += held_out_windows(dataset, own, seed=seed, num=num)
+
+    def chunks() -> np.ndarray:
+        sets = [(dataset, split_episodes(dataset, windows)[0]) for dataset in mixture.sets]
+        return np.concatenate([chunks_of(dataset, train, windows.horizon) for dataset, train in sets])
+
     return build(
-        spec=dataset.spec,
-        norm=norm_stats(stats_of(dataset, train), dataset.spec),
-        policy=fitted(policy, dataset, windows),
+        spec=mixture.spec,
+        norm=norm_stats(moments(mixture, windows), mixture.spec),
+        policy=fitted(policy, mixture.sets[0], windows),
         config=config,
-        held_out=held_out_windows(dataset, validation_windows, seed=seed),
+        held_out=held_out,
         seed=seed,
-        action_NHA=lambda: chunks_of(dataset, train, windows.horizon),
+        action_NHA=chunks,
     )
 
 

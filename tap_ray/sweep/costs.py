@@ -10,7 +10,7 @@ from tap_ray import runs, storage
 from tap_ray.config import digest
 from tap_ray.evaluate.protocol import Protocol, cells
 from tap_ray.media.text_table import grid
-from tap_ray.settings import TrainJobConfig, made_by
+from tap_ray.settings import PretrainConfig, PriorJobConfig, TrainJobConfig, made_by
 from tap_ray.sweep.plan import Trial
 from tap_ray.training import session
 
@@ -93,10 +93,9 @@ def forecast(trials: Sequence[Trial], protocol: Protocol, *, store: Path, num_ev
     return f"{table}\n{end}. At most: alignments that are stopped early or found in the store cost less."
 
 
-def _found(config: TrainJobConfig, store: Path, shared: set[Path]) -> str:
+def _found(config: PretrainConfig | PriorJobConfig, store: Path, shared: set[Path]) -> str:
     """Whether a Stage 1 run is there, will be trained, or will have been by a trial before this one."""
-    data = getattr(config, "data")  # noqa: B009
-    parents = {"data": data} if isinstance(data, Path) else {f"play_{i}": p for i, p in enumerate(data)}
+    parents = config.parents()
     settings = made_by(replace(config, out=None))
     if not all((storage.to_path(parent) / "meta").is_dir() for parent in parents.values()):
         path = store / digest(settings.identity)  # its play is still to be collected, so it has no name yet

@@ -314,7 +314,9 @@ def _trial(plan: SweepFile, setting: _Setting, id: str, shown: Mapping[str, Any]
     if setting.scratch:
         from_dict(PretrainConfig, _without(sections["pretrain"]), where=place["pretrain"])
     else:
-        config = from_dict(PretrainConfig, {**sections["pretrain"], "data": setting.data}, where=place["pretrain"])
+        config = from_dict(
+            PretrainConfig, {**sections["pretrain"], "data": [str(setting.data)]}, where=place["pretrain"]
+        )
         pretrain = replace(config, windows=replace(config.windows, num_episodes=budget))
     if "prior" in sections:
         prior = from_dict(PriorJobConfig, {**sections["prior"], "data": [str(setting.data)]}, where=place["prior"])
@@ -358,9 +360,9 @@ def _require_episodes(trial: Trial, each: int, have: Mapping[Path, Facts], where
     if each:
         key = f"demos_per_task {each} of {demos.num_tasks} tasks ="
     asked: list[tuple[str, int, WindowConfig | ActionChunkConfig, Facts]] = [(key, wanted, align.windows, demos)]
-    if trial.pretrain and trial.pretrain.data:
-        windows = trial.pretrain.windows
-        asked.append(("budget", windows.num_episodes, windows, have[trial.pretrain.data]))
+    if trial.pretrain:
+        windows, [path] = trial.pretrain.windows, trial.pretrain.sources()[0]
+        asked.append(("budget", windows.num_episodes, windows, have[path]))
     if align.play:
         asked.append(("budget", align.align.play_episodes, align.windows, have[align.play]))
     if trial.prior and trial.prior.windows.num_episodes:

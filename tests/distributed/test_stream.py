@@ -1,6 +1,7 @@
 """Windows through Ray Data are those of `windows.iterate`, in its order."""
 
 import dataclasses
+import shutil
 from dataclasses import replace
 from itertools import islice
 from pathlib import Path
@@ -8,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from tap_ray.dataset.mixture import joined, open_mixture
 from tap_ray.dataset.reader import open_dataset
 from tap_ray.dataset.windows import WindowConfig, iterate
 from tap_ray.distributed import stream
@@ -65,6 +67,18 @@ def test_the_pipeline_goes_on_when_one_is_used_up(toy_dataset: Path, monkeypatch
     traveled = stream.batches(toy_dataset, CONFIG, seed=3)
     expected = iterate(open_dataset(toy_dataset), CONFIG, seed=3)
     assert all(same(next(traveled), next(expected)) for _ in range(60))
+    traveled.close()
+
+
+def test_the_sequence_of_a_mixture(toy_dataset: Path, tmp_path: Path):
+    """Three windows of one dataset and one of a copy of it, from the middle of a group on."""
+    shutil.copytree(toy_dataset, tmp_path / "copy")
+    mixture, shard = open_mixture([toy_dataset, tmp_path / "copy"], [3.0, 1.0]), Shard(start_batch=7)
+    parts = zip(mixture.sets, mixture.windows(CONFIG), mixture.seeds(3), strict=True)
+    expected = [iterate(dataset, own, seed=seed, shard=shard) for dataset, own, seed in parts]
+    traveled = stream.mixed_batches(mixture, CONFIG, seed=3, shard=shard)
+    for _ in range(20):
+        assert same(next(traveled), joined([next(part) for part in expected]))
     traveled.close()
 
 

@@ -53,8 +53,8 @@ TRAIN: dict[str, Any] = {
 
 
 def pretrain(config: PretrainConfig) -> Path:
-    assert config.data
-    return _train("pretrain", config, config.data, {"data": config.data})
+    [data], _ = config.sources()
+    return _train("pretrain", config, data, config.parents())
 
 
 def prior(config: PriorJobConfig) -> Path:

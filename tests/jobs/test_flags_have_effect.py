@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from jobs import align, pretrain
+from tap_ray.dataset.mixture import alone
 from tap_ray.dataset.reader import DatasetInfo, open_dataset
 from tap_ray.dataset.windows import WindowConfig
 from tap_ray.errors import TapRayError
@@ -19,7 +20,7 @@ from tests.made_data import write_made_dataset
 HERE = Path("x")
 STAGES = {
     "align": align.AlignJobConfig(demos=HERE, init="scratch"),
-    "pretrain": pretrain.PretrainConfig(data=HERE, objective=ObjectiveConfig(next_object=0, inverse_dynamics=1)),
+    "pretrain": pretrain.PretrainConfig(data=("x",), objective=ObjectiveConfig(next_object=0, inverse_dynamics=1)),
 }
 OTHER: dict[str, Any] = {
     "chunk": 3, "n_action_steps": 1, "context": ("goal", "language"), "image_size": 64, "head": "flow",
@@ -67,7 +68,7 @@ def used(stage: str, config: Any, dataset: DatasetInfo) -> dict[str, Any]:
     if stage == "align":
         built, windows = align_stage(config, AlignInputs(demos=dataset)), align_shapes(config, None)[1]
     else:
-        built, windows = pretrain_stage(config, dataset), config.sized_windows()
+        built, windows = pretrain_stage(config, alone(dataset)), config.sized_windows()
     network: Any = built.network
     config.require_used(windows, network.config)
     return {"policy": network.config, "windows": windows}

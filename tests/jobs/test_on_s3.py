@@ -62,7 +62,7 @@ def test_play_to_evaluation(bucket: str, tmp_path: Path, mlflow_uri: str):
             DemosJobConfig(tasks=("put_carrot_on_plate",), episodes=4, image_size=32, out=root / "demos")
         )
         moves = pretrain.main(
-            PretrainConfig(data=play, train=SHORT, windows=WINDOWS, policy=POLICY, out=root / "moves")
+            PretrainConfig(data=(str(play),), train=SHORT, windows=WINDOWS, policy=POLICY, out=root / "moves")
         )
         tap = align.main(
             AlignJobConfig(demos=demos, init=str(moves), train=SHORT, windows=WINDOWS, policy=POLICY, out=root / "tap")

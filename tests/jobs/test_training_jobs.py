@@ -1,17 +1,20 @@
 """What a user reads who starts training with the wrong things; Ray is never started for it."""
 
+import shutil
 from pathlib import Path
 
 import pytest
 
 from jobs import align, pretrain
 from tap_ray import runs
+from tap_ray.config import load
 from tap_ray.dataset.reader import open_dataset
 from tap_ray.dataset.windows import WindowConfig, require_batches
 from tap_ray.distributed.train import made_by
-from tap_ray.errors import CheckpointError, ConfigError, DataError
+from tap_ray.errors import CheckpointError, ConfigError, DataError, SpecError
 from tap_ray.settings import AlignJobConfig, PretrainConfig, PriorJobConfig
 from tests.distributed import toy_player
+from tests.made_data import write_made_dataset
 
 
 @pytest.fixture(scope="module")
@@ -27,12 +30,12 @@ def test_neither_data_nor_live_play():
 
 def test_no_such_data(tmp_path: Path):
     with pytest.raises(DataError, match=r"No dataset at .*nowhere: it does not exist"):
-        pretrain.main(PretrainConfig(data=tmp_path / "nowhere"))
+        pretrain.main(PretrainConfig(data=(str(tmp_path / "nowhere"),)))
 
 
 def test_nothing_held_out(demos: Path):
     with pytest.raises(DataError, match="no episode is held out"):
-        pretrain.main(PretrainConfig(data=demos, windows=WindowConfig(num_episodes=6)))
+        pretrain.main(PretrainConfig(data=(str(demos),), windows=WindowConfig(num_episodes=6)))
 
 
 def test_a_checkpoint_that_is_missing(demos: Path, tmp_path: Path):
@@ -68,6 +71,37 @@ def test_a_weight_that_no_batch_can_have(weight: str):
     message = rf"^--data play:{weight}: the weight of play is more than 0, and finite; got {weight}\."
     with pytest.raises(ConfigError, match=message):
         PriorJobConfig(data=(f"play:{weight}",)).sources()
+
+
+def folder_of(root: Path, *data: str) -> Path:
+    """Where Stage 1 on these datasets lies."""
+    config = PretrainConfig(data=data)
+    return runs.folder_of(root, job="pretrain", config=made_by(config), parents=config.parents())
+
+
+def test_a_mixtures_weights_and_order_make_the_run(demos: Path, tmp_path: Path):
+    copy, one = tmp_path / "copy", str(demos)
+    shutil.copytree(demos, copy)
+    (tmp_path / "link").symlink_to(demos)
+    assert folder_of(tmp_path, one) == folder_of(tmp_path, f"{one}:3") == folder_of(tmp_path, str(tmp_path / "link"))
+    mixed = [folder_of(tmp_path, one, str(copy)), folder_of(tmp_path, one, f"{copy}:0.3"), folder_of(tmp_path, one)]
+    assert len({*mixed}) == 3
+    assert folder_of(tmp_path, f"{tmp_path / 'link'}:1", str(copy)) == mixed[0]
+    assert PretrainConfig(data=(one, str(copy))).parents() == {"data_0": demos, "data_1": copy}
+
+
+def test_one_dataset_in_a_file_of_before_is_a_mixture_of_one(tmp_path: Path):
+    """As config.json had it when there could be one only; null with live play."""
+    (tmp_path / "one.json").write_text('{"data": "play"}')
+    (tmp_path / "live.json").write_text('{"data": null, "live_play": true}')
+    assert load(PretrainConfig, tmp_path / "one.json").data == ("play",)
+    assert load(PretrainConfig, tmp_path / "live.json").data == ()
+
+
+def test_a_mixture_of_two_robots_is_refused_before_ray_starts(demos: Path, tmp_path: Path):
+    other = write_made_dataset(tmp_path / "other", num_episodes=2, tasks=("play",))
+    with pytest.raises(SpecError, match=r"robot: dataset .*other has 'square', dataset .*demos has"):
+        pretrain.main(PretrainConfig(data=(str(demos), f"{other}:2")))
 
 
 def test_the_weights_of_a_prior_make_the_run_and_the_spelling_of_its_paths_does_not(demos: Path, tmp_path: Path):

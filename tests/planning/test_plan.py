@@ -13,6 +13,7 @@ from torch.utils.flop_counter import FlopCounterMode, sdpa_backward_flop_count, 
 from transformers.utils import logging
 
 from tap_ray import presets
+from tap_ray.dataset.mixture import alone
 from tap_ray.dataset.reader import DatasetInfo, open_dataset
 from tap_ray.errors import ConfigError
 from tap_ray.models.fast import TokensConfig
@@ -156,11 +157,11 @@ def test_a_plan_has_as_many_parameters_as_the_stage(head: str, dataset: DatasetI
     policy = PolicyConfig(head=head, vlm=vlm, head_width=32, tokens=tokens)  # type: ignore[arg-type]
     both: list[tuple[Training, Any]] = []
     first = PretrainConfig(
-        data=dataset.path,
+        data=(str(dataset.path),),
         policy=policy,
         objective=replace(PretrainConfig().objective, next_object=0, inverse_dynamics=1),
     )
-    both.append((jobs.pretraining(first), pretrain_stage(first, dataset)))
+    both.append((jobs.pretraining(first), pretrain_stage(first, alone(dataset))))
     second = AlignJobConfig(demos=dataset.path, init="scratch", policy=policy)
     both.append((jobs.aligning(second), align_stage(second, AlignInputs(demos=dataset))))
     for planned, stage in both:

@@ -9,12 +9,13 @@ import pytest
 import torch
 
 from tap_ray import bounds
+from tap_ray.dataset.mixture import open_mixture
 from tap_ray.dataset.reader import open_dataset
 from tap_ray.dataset.windows import WindowConfig
 from tap_ray.errors import ConfigError, DataError
 from tap_ray.models.build import load_bundle
 from tap_ray.models.reach import NUM_REACH, reach_moments, shown
-from tap_ray.pretrain.from_play import FromPlay, ObjectiveConfig, build, from_dataset
+from tap_ray.pretrain.from_play import FromPlay, ObjectiveConfig, build, from_dataset, from_mixture
 from tap_ray.training.loop import Hooks, TrainConfig, fit
 from tests.contexts import batch_with, policy_with
 from tests.made_data import write_made_dataset
@@ -177,6 +178,16 @@ def test_inverse_dynamics_from_a_data_set(tmp_path: Path):
     metrics = learner.validate()
     assert {"play/val_loss", "play/r2_dx", "play/r2_mean", "play/gripper_accuracy"} <= set(metrics)
     assert learner.validate() == metrics
+
+
+def test_a_mixture_is_judged_by_its_shares(tmp_path: Path):
+    paths = [write_made_dataset(tmp_path / name, num_episodes=6, tasks=("play",), crops=True) for name in "ab"]
+    windows = WindowConfig(k_max=2, batch_size=8, holdout_every=3)
+    for config in (INVERSE, ObjectiveConfig(inverse_dynamics=0.5)):
+        mixture = open_mixture(paths, [3.0, 1.0])
+        learner = from_mixture(mixture, windows, policy=SMALL, config=config, seed=0)
+        assert [len(window.k) for window in learner.held_out] == [6, 6, 2] + [2] * 7, "14 windows of each"
+        assert learner.validate()["play/val_loss"] > 0
 
 
 def test_the_next_object_from_a_data_set(tmp_path: Path):

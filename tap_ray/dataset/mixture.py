@@ -1,0 +1,130 @@
+"""Several datasets of play of one robot, each with its share of every batch; their order follows from a seed alone.
+
+    dataset 0, weight 2  -> windows.schedule with batches of 2/3 N -+
+    dataset 1, weight 1  -> windows.schedule with batches of 1/3 N -+-> batch b: the b-th of each, end to end
+
+Each dataset goes through its own episodes, again and again, however long the others are. So batch b is known without
+any before it, and a run resumes as with one dataset; a mixture of one is that dataset.
+"""
+
+from dataclasses import dataclass, fields, replace
+from pathlib import Path
+from typing import Any, Sequence
+
+import numpy as np
+
+from tap_ray.dataset.action_chunks import counts
+from tap_ray.dataset.layout import ACTION, STATE
+from tap_ray.dataset.reader import DatasetInfo, open_dataset, require_whole, stats_of
+from tap_ray.dataset.windows import WindowConfig, require_batches, split_episodes
+from tap_ray.errors import DataError
+from tap_ray.rng import seed_of
+from tap_ray.specs import RobotSpec, require_compatible
+from tap_ray.types import Window
+
+
+@dataclass(frozen=True, kw_only=True)
+class Mixture:
+    """Datasets as they were opened. Picklable and small."""
+
+    sets: tuple[DatasetInfo, ...]
+    weights: tuple[float, ...]
+
+    @property
+    def spec(self) -> RobotSpec:
+        """Of the robot that all are of."""
+        return self.sets[0].spec
+
+    def windows(self, config: WindowConfig) -> list[WindowConfig]:
+        """The windows of each dataset: its share of a batch, and of the episodes that are decoded together.
+
+        Raises:
+            ConfigError: a dataset would have no window in a batch.
+        """
+        return [
+            replace(config, batch_size=num, group_size=max(1, round(config.group_size * num / config.batch_size)))
+            for num in counts(self.weights, config.batch_size)
+        ]
+
+    def seeds(self, seed: int) -> list[int]:
+        """The seed of each dataset's order; the first one's is the run's."""
+        return [seed_of(seed, "mixture", number) if number else seed for number in range(len(self.sets))]
+
+    def num_episodes(self, config: WindowConfig) -> int:
+        """Episodes of all datasets, held-out ones included."""
+        return sum(config.num_episodes or len(dataset) for dataset in self.sets)
+
+
+def alone(dataset: DatasetInfo) -> Mixture:
+    """A mixture of one."""
+    return Mixture(sets=(dataset,), weights=(1.0,))
+
+
+def open_mixture(paths: Sequence[Path], weights: Sequence[float]) -> Mixture:
+    """Open datasets; raises for the first that is missing or damaged, or that `require_alike` refuses."""
+    sets = tuple(open_dataset(path) for path in paths)
+    require_alike(sets)
+    return Mixture(sets=sets, weights=tuple(weights))
+
+
+def require_alike(sets: Sequence[DatasetInfo]) -> None:
+    """Raise unless one network can learn from all of these datasets.
+
+    Raises:
+        DataError: one is named twice, or has images of another size than the first.
+        SpecError: one is of another robot, control rate or cameras, or has other conventions; each is named.
+    """
+    first = sets[0]
+    for number, other in enumerate(sets[1:], 1):
+        if other.path in [before.path for before in sets[:number]]:
+            raise DataError(f"{other.path} is named twice. Name it once: --data PATH:WEIGHT is its share.")
+        have, want = f"dataset {other.path}", f"dataset {first.path}"
+        require_compatible(other.spec, first.spec, have_name=have, want_name=want)
+        if other.header.image_size != first.header.image_size:
+            sizes = [" x ".join(map(str, dataset.header.image_size)) for dataset in (other, first)]
+            raise DataError(
+                f"The images of {other.path} have {sizes[0]} px, those of {first.path} {sizes[1]} px: one network "
+                "reads images of one size. Collect or import one of them again in the other's size."
+            )
+
+
+def require_usable(mixture: Mixture, config: WindowConfig, *, num_workers: int) -> None:
+    """Raise where a dataset is damaged, or does not give each worker a batch; no image is decoded.
+
+    Raises:
+        ConfigError, DataError: see `windows.require_batches` and `reader.require_whole`.
+    """
+    for dataset, own in zip(mixture.sets, mixture.windows(config), strict=True):
+        require_whole(dataset)
+        require_batches(dataset, own, num_workers=num_workers)
+
+
+def moments(mixture: Mixture, config: WindowConfig) -> dict[str, dict[str, np.ndarray]]:
+    """Mean and standard deviation of states and actions of the training episodes, as they are drawn into batches.
+
+    Returns:
+        Feature -> "mean" and "std", as `norm_stats` takes them.
+    """
+    share = np.array(counts(mixture.weights, config.batch_size)) / config.batch_size
+    stats = [stats_of(dataset, split_episodes(dataset, config)[0]) for dataset in mixture.sets]
+    return {name: _mixed([own[name] for own in stats], share) for name in (STATE, ACTION) if name in stats[0]}
+
+
+def _mixed(stats: Sequence[dict[str, np.ndarray]], share: np.ndarray) -> dict[str, np.ndarray]:
+    mean_DX, std_DX = (np.stack([own[key] for own in stats]) for key in ("mean", "std"))
+    mean_X = share @ mean_DX
+    return {"mean": mean_X, "std": np.sqrt(share @ (std_DX**2 + (mean_DX - mean_X) ** 2))}
+
+
+def joined(parts: Sequence[Window]) -> Window:
+    """Windows of several datasets, end to end; `task_index` stays that of each one's own tasks."""
+    if len(parts) == 1:
+        return parts[0]
+    arrays: dict[str, Any] = {}
+    for name in [field.name for field in fields(Window)]:
+        own = [getattr(part, name) for part in parts]
+        if name == "goal_row" and own[0] is not None:
+            first_D = np.cumsum([0, *(len(part.k) for part in parts)])
+            own = [rows + first for rows, first in zip(own, first_D, strict=False)]
+        arrays[name] = None if own[0] is None else np.concatenate(own)
+    return Window(**arrays)
