@@ -276,6 +276,8 @@ def made_by(config: TrainJobConfig) -> MadeBy:
         values |= {"data": config.sources()[1]}
     if isinstance(config, PretrainConfig):
         values["play"].pop("writers")  # as many as there are, they write the same
+        if not config.play.explorers.mixed.others:  # likewise runs from before there could be any
+            values["play"]["explorers"]["mixed"].pop("others")
         if len(config.data) < 2:  # as when there could be one only
             values["data"] = str(storage.to_path(_split(config.data[0])[0])) if config.data else None
         else:

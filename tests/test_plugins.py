@@ -16,7 +16,7 @@ from envs.scene.scenarios import Scenario
 from tap_ray.errors import ConfigError
 from tap_ray.evaluate.own import POLICIES, installed_policy
 from tap_ray.play.collect import CollectPlan, collect
-from tap_ray.play.explorers import EXPLORERS
+from tap_ray.play.explorers import EXPLORERS, ExplorerConfig, MixedConfig
 from tap_ray.plugins import listing
 from tap_ray.rollout import rollout
 from tap_ray.types import EnvConfig
@@ -122,6 +122,23 @@ def test_its_explorer_plays_and_its_version_is_kept(my_robot: None) -> None:
     assert 0.07 < spread_m[0] < 0.12  # a circle of 5 cm radius, flat
     assert 0.07 < spread_m[1] < 0.12
     assert spread_m[2] < 0.02
+
+
+def test_its_explorer_plays_in_a_mixture(my_robot: None) -> None:
+    mixed = MixedConfig(waypoint=0.5, contact=0, curious=0, others=("circles:0.5",))
+    plan = CollectPlan(
+        env=EnvConfig(robot="stubby", image_size=32, max_steps=10), explorers=ExplorerConfig(mixed=mixed)
+    )
+    assert plan.to_json()["explorer_package"] == "my-robot 0.1.0"
+    arms = envs.spec(plan.env).arms
+    episodes = [*collect(plan, envs.make_ee_control, sample_poses, arms=arms, num_episodes=6, num_robots=2)]
+    assert {str(episode.meta["explorer"]) for episode in episodes} == {"circles", "waypoint"}
+
+
+def test_a_mixture_with_an_explorer_that_is_not_installed() -> None:
+    with pytest.raises(ConfigError, match=r"Unknown explorer 'circels'\. .*uniform, waypoint"):
+        CollectPlan(explorers=ExplorerConfig(mixed=MixedConfig(others=("circels:0.5",))))
+    assert "others" not in CollectPlan().to_json()["explorers"]["mixed"]
 
 
 @pytest.mark.cluster

@@ -55,8 +55,9 @@ class CollectPlan:
     """Episodes in a round of the shared novelty memory."""
 
     def __post_init__(self) -> None:
-        if self.explorer not in (*EXPLORERS, MIXED):
-            raise ConfigError(f"Unknown explorer {self.explorer!r}. {nearest(self.explorer, (*EXPLORERS, MIXED))}")
+        for name in choices(self.explorer, self.explorers):
+            if name not in EXPLORERS:
+                raise ConfigError(f"Unknown explorer {name!r}. {nearest(name, (*EXPLORERS, MIXED))}")
 
     @property
     def needs_memory(self) -> bool:
@@ -65,8 +66,12 @@ class CollectPlan:
 
     def to_json(self) -> dict[str, Any]:
         """Plain JSON values for a dataset's header; an explorer of an installed package with its version."""
-        package = EXPLORERS.package(self.explorer)
-        return {"kind": "play", **plan_values(self), **({"explorer_package": package} if package else {})}
+        values = plan_values(self)
+        if not self.explorers.mixed.others:  # datasets from before there were any are still the same plan's
+            del values["explorers"]["mixed"]["others"]
+        found = dict.fromkeys(EXPLORERS.package(name) for name in choices(self.explorer, self.explorers))
+        packages = ", ".join(package for package in found if package)
+        return {"kind": "play", **values, **({"explorer_package": packages} if packages else {})}
 
 
 def plan_values(plan: Any) -> dict[str, Any]:

@@ -55,13 +55,35 @@ class MixedConfig:
     waypoint: float = 0.45
     contact: float = 0.45
     curious: float = 0.1
+    others: tuple[str, ...] = ()
+    """Explorers of installed packages with their shares, NAME:SHARE, e.g. circles:0.2."""
 
     def __post_init__(self) -> None:
-        weights = [getattr(self, name) for name in MIXABLE]
-        if min(weights) < 0 or sum(weights) <= 0:
-            raise ConfigError(
-                f"The shares of mixed are at least 0 and not all 0; got {dict(zip(MIXABLE, weights, strict=True))}."
-            )
+        shares = list(self.shares.values())
+        if not min(shares) >= 0 or not 0 < sum(shares) < np.inf:
+            raise ConfigError(f"The shares of mixed are at least 0 and not all 0; got {self.shares}.")
+
+    @property
+    def shares(self) -> dict[str, float]:
+        """Explorer -> share.
+
+        Raises:
+            ConfigError: one of `others` is no NAME:SHARE, or is named twice.
+        """
+        found = {name: float(getattr(self, name)) for name in MIXABLE}
+        for text in self.others:
+            name, _, share = text.rpartition(":")
+            try:
+                value = float(share)
+            except ValueError:
+                value = -1.0
+            if not name or value < 0:
+                raise ConfigError(f"explorers.mixed.others takes NAME:SHARE, e.g. circles:0.2; got {text!r}.")
+            if name in found:
+                own = f"explorers.mixed.{name}" if name in MIXABLE else "one NAME:SHARE"
+                raise ConfigError(f"explorers.mixed.others: {name!r} has a share already. Give it once, by {own}.")
+            found[name] = value
+        return found
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -100,15 +122,16 @@ def needs_memory(name: str, config: ExplorerConfig) -> bool:
 
 def choices(name: str, config: ExplorerConfig) -> list[str]:
     """Explorers that may play an episode: those of "mixed" with a share, else `name` alone."""
-    return [one for one in MIXABLE if getattr(config.mixed, one) > 0] if name == MIXED else [name]
+    return [one for one, share in config.mixed.shares.items() if share > 0] if name == MIXED else [name]
 
 
 def pick(name: str, config: ExplorerConfig, rng: np.random.Generator) -> str:
     """Name of the explorer that plays an episode: draws one for "mixed"."""
     if name != MIXED:
         return name
-    weights = np.array([getattr(config.mixed, name) for name in MIXABLE])
-    return str(rng.choice(MIXABLE, p=weights / weights.sum()))
+    shares = config.mixed.shares
+    weights = np.array([*shares.values()])
+    return str(rng.choice([*shares], p=weights / weights.sum()))
 
 
 def make_explorer(
@@ -270,4 +293,4 @@ def _curious(to: ExplorerInputs) -> Explorer:
 EXPLORERS: Registry[Callable[[ExplorerInputs], Explorer]] = Registry(
     "explorer", {"uniform": _uniform, "waypoint": _waypoint, "contact": _contact, "curious": _curious}
 )
-"""What makes each explorer, those of installed packages included; "mixed" draws among ours (`pick`)."""
+"""What makes each explorer, those of installed packages included; "mixed" draws among them (`pick`)."""

@@ -67,7 +67,7 @@ class PlayJobConfig(RobotsConfig):
     """Episodes wanted in the dataset; a larger number makes an existing one longer."""
     explorer: str = "mixed"
     """What moves the robots: uniform (independent noise), waypoint (Algorithm 1), contact (objects), curious
-    (novelty), mixed (a mixture of these), or an explorer of an installed package."""
+    (novelty), an explorer of an installed package, or mixed (a mixture by --explorers.mixed.*)."""
     round_episodes: int = 32
     """Episodes in a round of the novelty memory that curious robots share."""
     randomize: bool = False

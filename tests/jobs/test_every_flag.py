@@ -30,6 +30,7 @@ FITTING: dict[str, Any] = {
     "validate_every": 30,
     "checkpoint_every": 30,
     "steps": 60,
+    "others": ("one:0.5", "two:0.25"),
 }
 """Other values of fields that must fit each other."""
 

@@ -6,7 +6,16 @@ import pytest
 from tap_ray import bounds
 from tap_ray.errors import ConfigError, SpecError
 from tap_ray.play.contact import ContactConfig
-from tap_ray.play.explorers import LIMIT_6, MIXABLE, ExplorerConfig, MixedConfig, UniformConfig, make_explorer, pick
+from tap_ray.play.explorers import (
+    LIMIT_6,
+    MIXABLE,
+    ExplorerConfig,
+    MixedConfig,
+    UniformConfig,
+    choices,
+    make_explorer,
+    pick,
+)
 from tap_ray.play.motion import (
     MotionConfig,
     Target,
@@ -175,6 +184,34 @@ def test_mixed_draws_explorers_by_their_shares():
     assert set(names) == {"uniform", "waypoint"}
     assert 70 < names.count("uniform") < 130
     assert pick("curious", config, np.random.default_rng(0)) == "curious"
+
+
+def test_mixed_draws_explorers_of_other_packages_too():
+    config = ExplorerConfig(mixed=MixedConfig(waypoint=1, contact=0, curious=0, others=("circles:2", "spirals:1")))
+    assert choices("mixed", config) == ["waypoint", "circles", "spirals"]
+    names = [pick("mixed", config, np.random.default_rng(i)) for i in range(400)]
+    assert 160 < names.count("circles") < 240
+    assert 70 < names.count("spirals") < 130
+    ours, same = MixedConfig(), MixedConfig(others=("circles:0",))
+    for number in range(50):
+        one, other = (pick("mixed", ExplorerConfig(mixed=m), np.random.default_rng(number)) for m in (ours, same))
+        assert one == other
+
+
+@pytest.mark.parametrize(
+    ("others", "message"),
+    [
+        (("circles",), r"takes NAME:SHARE, e\.g\. circles:0\.2; got 'circles'\."),
+        ((":0.2",), r"takes NAME:SHARE, .* got ':0\.2'\."),
+        (("circles:-1",), r"takes NAME:SHARE, .* got 'circles:-1'\."),
+        (("circles:nan",), r"at least 0 and not all 0; got .*'circles': nan"),
+        (("contact:0.2",), r"'contact' has a share already\. Give it once, by explorers\.mixed\.contact\."),
+        (("circles:1", "circles:2"), r"'circles' has a share already\. Give it once, by one NAME:SHARE\."),
+    ],
+)
+def test_shares_that_mean_nothing(others: tuple[str, ...], message: str):
+    with pytest.raises(ConfigError, match=message):
+        MixedConfig(others=others)
 
 
 def test_a_state_without_a_pose_is_refused():
