@@ -5,17 +5,21 @@ from pathlib import Path
 from typing import Any, Callable, Iterable, Mapping, Sequence
 
 from tap_ray import storage
+from tap_ray.align.objective import BehaviorCloning
 from tap_ray.config import from_dict
 from tap_ray.dataset.reader import open_dataset
 from tap_ray.distributed.connect import connect
 from tap_ray.distributed.crops import cut_missing
-from tap_ray.errors import ConfigError, DataError
+from tap_ray.errors import ConfigError, DataError, nearest
+from tap_ray.evaluate.protocol import Protocol
 from tap_ray.play.settings import DemosJobConfig, PlayJobConfig
 from tap_ray.sweep.data import ENOUGH, Facts, facts_of
 from tap_ray.sweep.plan import SweepFile, Trial, data_sets
+from tap_ray.training.validation import names
+from tap_ray.types import EnvConfig
 
-TasksOf = Callable[[str], Sequence[str]]
-"""Simulator -> its tasks (`envs.suite_tasks`)."""
+SceneOf = Callable[[PlayJobConfig | DemosJobConfig], tuple[EnvConfig, Sequence[str]]]
+"""What will be collected -> its scene, and the tasks there."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,25 +63,26 @@ def entry_of(plan: SweepFile, path: Path, where: Path | str) -> PlayJobConfig | 
     return from_dict(cls, {**entry, "out": path}, where=place)
 
 
-def planned_facts(plan: SweepFile, tasks_of: TasksOf, where: Path | str) -> dict[Path, Facts]:
+def planned_facts(plan: SweepFile, scene_of: SceneOf, where: Path | str) -> dict[Path, Facts]:
     """Facts of a sweep's datasets: of those with an entry in `collect`, as they will be.
 
     Raises:
         ConfigError: see `entry_of`.
         DataError: a dataset is missing, and the file does not say how to collect it.
     """
-    return {path: _planned(plan, path, tasks_of, where) for path in data_sets(plan, where)}
+    return {path: _planned(plan, path, scene_of, where) for path in data_sets(plan, where)}
 
 
-def _planned(plan: SweepFile, path: Path, tasks_of: TasksOf, where: Path | str) -> Facts:
+def _planned(plan: SweepFile, path: Path, scene_of: SceneOf, where: Path | str) -> Facts:
     config = entry_of(plan, path, where)
     if config is None:
         return facts_of(path)
     if num_episodes(path):
         return replace(facts_of(path), episodes=ENOUGH)
-    tasks = (config.tasks or tasks_of(config.sim)) if isinstance(config, DemosJobConfig) else ("play",)
-    images = {"image_size": config.image_size, "cameras": config.cameras}
-    return Facts(path=path, episodes=ENOUGH, num_tasks=len(tasks), robot=config.robot, **images)
+    scene, tasks = scene_of(config)
+    tasks = (config.tasks or tasks) if isinstance(config, DemosJobConfig) else ("play",)
+    images = {"image_size": scene.image_size, "cameras": scene.cameras}
+    return Facts(path=path, episodes=ENOUGH, num_tasks=len(tasks), robot=scene.robot, **images)
 
 
 def num_episodes(path: Path) -> int:
@@ -150,3 +155,22 @@ def cut_crops(trials: Sequence[Trial], ray_address: str | None) -> None:
             needed.append(trial.align.demos)
     for path in dict.fromkeys(needed):
         cut_missing(open_dataset(path), ray_address)
+
+
+def require_metric(plan: SweepFile, where: Path) -> None:
+    """Raise ConfigError if trials would be stopped by a metric that no alignment on these demonstrations has."""
+    if not num_episodes(plan.demos):
+        return  # they are still to be collected
+    known = names(BehaviorCloning.name, open_dataset(plan.demos).spec)
+    if plan.asha and plan.asha.metric not in known:
+        raise ConfigError(f"{where}: asha: unknown metric {plan.asha.metric!r}. {nearest(plan.asha.metric, known)}")
+
+
+def require_robot(plan: SweepFile, have: Mapping[Path, Facts], protocol: Protocol, where: Path) -> None:
+    """Raise ConfigError if the demonstrations are of another robot than the one that trials are judged with."""
+    robot = have[plan.demos].robot
+    if robot != protocol.robot:
+        raise ConfigError(
+            f"{where}: {plan.demos} has demonstrations of {robot!r}, and evaluate has the robot {protocol.robot!r}. "
+            "Give the env under evaluate that they were collected in."
+        )

@@ -385,7 +385,8 @@ def _require_validation(plan: SweepFile, trial: Trial, where: Path | str) -> Non
 
 
 def _fit_to(trial: Trial, demos: Facts) -> Trial:
-    """Evaluated on the demonstrations' robot and image size."""
-    return replace(
-        trial, evaluate=replace(trial.evaluate, robot=demos.robot, image_size=demos.image_size, cameras=demos.cameras)
-    )
+    """Evaluated on the demonstrations' image size and robot, unless `env` says which robot."""
+    evaluate = replace(trial.evaluate, image_size=demos.image_size)
+    if not evaluate.env:
+        evaluate = replace(evaluate, robot=demos.robot, cameras=demos.cameras)
+    return replace(trial, evaluate=evaluate)

@@ -23,7 +23,7 @@ def plan_of(tmp_path: Path):
         paths = {"data": str(tmp_path / "play"), "demos": str(tmp_path / "demos")}
         file.write_text(yaml.safe_dump(paths | values, sort_keys=False))
         plan = sweep_plan.read(file, data=data, demos=demos)
-        have = planned_facts(plan, lambda sim: TASKS, file)
+        have = planned_facts(plan, lambda config: (config.scene, TASKS), file)
         return missing(plan, sweep_plan.trials(plan, file, have), have, file)
 
     return of

@@ -1,5 +1,8 @@
 """`python -m jobs.sweep` as far as it goes without starting anything."""
 
+import os
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,6 +14,9 @@ from tap_ray import runs, storage
 from tap_ray.distributed.sweep_job import SweepJobConfig, command_of
 from tap_ray.errors import ConfigError, DataError
 from tests.distributed import toy_player
+from tests.slider import write_adapter
+
+ROOT = Path(__file__).parents[2]
 
 
 @pytest.fixture(scope="module")
@@ -108,6 +114,54 @@ def test_a_dry_run_of_what_we_ship_needs_no_data(
         for folder, what in zip((play, demos), collected, strict=True)
     ]
     assert not any(folder.exists() for folder in (play, demos))
+
+
+def foreign(folder: Path, **evaluate: object) -> SweepJobConfig:
+    """A sweep whose data and judgment are those of an environment behind an adapter."""
+    env, train = write_adapter(folder), {"steps": 20, "batch_size": 16, "log_every": 10, "validate_every": 20}
+    common = {"env": env, "image_size": 32, "max_steps": 20, "fleets": 1}
+    data = {name: str(folder / name) for name in ("data", "demos")}
+    values = data | {
+        "budget": {"grid": [0, 6]},
+        "demos_per_task": 6,
+        "collect": {data["data"]: {**common, "explorer": "waypoint"}, data["demos"]: common},
+        "pretrain": {
+            "train": train | {"checkpoint_every": 20},
+            "objective": {"next_object": 0, "inverse_dynamics": 1},
+            "windows": {"holdout_every": 3},
+        },
+        "align": {"train": train | {"checkpoint_every": 20}, "windows": {"holdout_every": 3}},
+        "evaluate": {"episodes": 2, "max_steps": 20, "robots_per_fleet": 2, "env": env} | evaluate,
+    }
+    (folder / "sweep.yaml").write_text(yaml.safe_dump(values))
+    return SweepJobConfig(sweep=folder / "sweep.yaml", store=folder / "runs", dry_run=True)
+
+
+def test_a_sweep_in_an_environment_of_others(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    config = foreign(tmp_path)
+    sweep.main(config)
+    lines = capsys.readouterr().out.splitlines()
+    assert "judge 2 cells" in lines[0]
+    assert lines[-2].startswith(f"collected first, not counted above: {tmp_path}/data: 6 episodes of play (waypoint)")
+    (tmp_path / "other").mkdir()
+    other = write_adapter(tmp_path / "other", robot="robot: lifter")
+    with pytest.raises(ConfigError, match=r"demonstrations of 'slider', and evaluate has the robot 'lifter'\."):
+        sweep.main(foreign(tmp_path, env=other))
+
+
+@pytest.mark.cluster
+@pytest.mark.long_proof
+@pytest.mark.timeout(900)
+def test_it_collects_trains_and_judges_there(tmp_path: Path):
+    config = foreign(tmp_path)
+    command = [sys.executable, "-m", "jobs.sweep", str(config.sweep), "--store", str(config.store)]
+    variables = os.environ | {"MLFLOW_TRACKING_URI": f"sqlite:///{tmp_path}/mlflow.db", "PYTHONPATH": str(ROOT)}
+    done = subprocess.run(command, cwd=ROOT, env=variables, capture_output=True, text=True, timeout=800)
+    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
+    assert "registered" in done.stdout or "models:/" in done.stdout
+    [judged, *others] = [runs.read_json(path) for path in config.store.glob("evaluate-*/results.json")]
+    assert len(others) == 1, "one for each budget"
+    assert [*judged["tasks"]] == ["slide"]
 
 
 def test_the_command_that_gives_a_config(config: SweepJobConfig, tmp_path: Path):
