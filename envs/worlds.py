@@ -47,6 +47,8 @@ class World:
     control_lag: float = 1.0
     frames: Mapping[str, Any] = field(default_factory=lambda: {"num_objects": envs.NUM_SLOTS})
     """Of a dataset's header: places for objects, and whether contact is known."""
+    told: tuple[str, ...] = ("segmentation", "robot_mask")
+    """Options of a scene by which it says whose pixel is whose."""
     failures_told: bool = True
     """Whether objects and grippers are known, so that failures get labels."""
     off: tuple[str, ...] = ()
@@ -116,6 +118,7 @@ def world_of(env: str, robot: str, sim: str, tasks: tuple[str, ...] = (), scenar
         require_explorers=foreign.require_explorers,
         require_goal=foreign.require_goal,
         frames={"num_objects": envs.NUM_SLOTS, "contact": bool(foreign.adapter.contact)},
+        told=("robot_mask",) if foreign.adapter.robot_mask else (),
         failures_told=foreign.failures_told,
         off=tuple(foreign.adapter.missing),
         recorded={"adapter": foreign.adapter.to_json()},

@@ -9,11 +9,12 @@ from dataclasses import replace
 from pathlib import Path
 
 import envs
+from envs.worlds import USUAL, world_of
 from tap_ray import registry, runs
-from tap_ray.config import to_dict
 from tap_ray.evaluate.protocol import check
 from tap_ray.evaluate.settings import simulator
 from tap_ray.inspect import saliency_report
+from tap_ray.inspect.clips import record_clips
 from tap_ray.inspect.saliency_report import SaliencyConfig
 from tap_ray.job import job_run, run_job
 
@@ -22,25 +23,30 @@ def main(config: SaliencyConfig) -> Path:
     """Record the episodes, compute the maps, print the table; returns the run folder."""
     config = replace(config, policy=tuple(registry.local(policy) for policy in config.policy))
     found = saliency_report.load_policies(config)
-    sim = simulator(config.suite, envs.sims_of(config.suite))
-    tasks = envs.suite_tasks(sim)
-    protocol = saliency_report.protocol_for(config, found, sim=sim, suite_tasks=tasks, env_version=envs.version_of(sim))
-    check(protocol, known_tasks=tasks, check_scene=envs.check)
-    spec = envs.spec(protocol.env_config(protocol.tasks[0], "standard"))
+    sim = "" if config.env else simulator(config.suite, envs.sims_of(config.suite))
+    world = world_of(config.env, USUAL.robot, sim, config.tasks if config.env else ())
+    saliency_report.require_crops(found, there=world.frames.get("contact", True) and "robot_mask" in world.told)
+    facts = {"sim": world.sim, "suite_tasks": world.tasks, "env_version": world.version}
+    protocol = saliency_report.protocol_for(config, found, **facts)
+    check(protocol, known_tasks=world.known_tasks, check_scene=world.scene)
+    spec = world.spec(protocol.env_config(protocol.tasks[0], "standard"))
     saliency_report.require_robot(found, spec)
+    policy_drives = saliency_report.policy_drives(config, found)
+    if not policy_drives:
+        world.require_goal(("expert",))
     parents: dict[str, Path | str] = {
         f"policy_{number}" if number else "policy": path for number, path in enumerate(config.policy)
     }
-    made_by = {**to_dict(config), "protocol": protocol.hash}
+    made_by = saliency_report.made_by(config, protocol)
     with job_run("saliency", config, made_by=made_by, parents=parents) as run:
         if not run.done:
-            drive = (envs.make_ee_control, envs.make_expert)
-            if saliency_report.policy_drives(config, found):
-                drive = (envs.make_vector, saliency_report.driver_of(found[0]))
-            clips = saliency_report.record_clips(protocol, *drive, ahead=config.goal_offset)
+            drive = (world.make_ee_control, world.make_expert)
+            if policy_drives:
+                drive = (world.make_vector, saliency_report.driver_of(found[0]))
+            shown = record_clips(protocol, *drive, ahead=config.goal_offset, told=world.told)
             total = len(protocol.tasks) * config.episodes
             report = saliency_report.inspect_clips(
-                config, found, clips, total=total, folder=run.path, fps=spec.control_hz
+                config, found, shown, total=total, folder=run.path, fps=spec.control_hz
             )
             runs.write_json(run.path / saliency_report.REPORT, report)
             run.log(saliency_report.metrics(report))

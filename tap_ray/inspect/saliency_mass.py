@@ -14,6 +14,12 @@ from tap_ray.types import ARM, ELSEWHERE, FIRST_OBJECT, HAND
 
 REGIONS = ("gripper", "objects", "gripper or objects", "arm", "elsewhere")
 """The third is the sum of the first two; all but it add up to 1."""
+TOLD: Mapping[tuple[str, ...], tuple[str, ...]] = {
+    ("segmentation", "robot_mask"): REGIONS,
+    ("robot_mask",): ("arm", "elsewhere"),
+    (): (),
+}
+"""What a scene says of its pixels -> the regions that are known; by the robot's mask alone the arm is all of it."""
 SaliencyMass = Mapping[str, tuple[float, float]]
 """Of one episode: region -> (share of the map's mass, share of the pixels); NaN where no frame has a map."""
 
@@ -47,6 +53,11 @@ def saliency_mass(map_TYX: np.ndarray, segmentation_TYX: np.ndarray) -> dict[str
     share_TYX = map_TYX[there_T] / total_T[there_T, None, None]
     masks = {name: region(segmentation_TYX[there_T], name) for name in REGIONS}
     return {name: (float((share_TYX * on).sum((1, 2)).mean()), float(on.mean())) for name, on in masks.items()}
+
+
+def known(shares: SaliencyMass, regions: Sequence[str]) -> dict[str, tuple[float, float]]:
+    """The shares of these regions, NaN for the others."""
+    return {name: pair if name in regions else (float("nan"), float("nan")) for name, pair in shares.items()}
 
 
 def upper_bound(segmentation_TYX: np.ndarray, upsample_YG: np.ndarray) -> dict[str, tuple[float, float]]:

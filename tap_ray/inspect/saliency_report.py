@@ -6,29 +6,27 @@ policies + clips -> maps -> saliency mass -> saliency.json, strips/, videos/
 from collections import Counter
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Iterable, Iterator, Literal, Mapping, Sequence
+from typing import Any, Iterable, Literal, Mapping, Sequence
 
 import numpy as np
 
 from tap_ray import runs
-from tap_ray.dataset.crops import CropConfig, cut
+from tap_ray.config import to_dict
 from tap_ray.errors import ConfigError
-from tap_ray.evaluate.episodes import MakePolicy, MakeVector, chunks
-from tap_ray.evaluate.protocol import Protocol, cells, policy_seed
+from tap_ray.evaluate.episodes import MakePolicy
+from tap_ray.evaluate.protocol import Protocol
 from tap_ray.evaluate.settings import EvaluateConfig, protocol_of
 from tap_ray.inspect import filmstrips, saliency_mass
-from tap_ray.inspect.features import crops_of, require_one_camera
+from tap_ray.inspect.clips import EpisodeClip
+from tap_ray.inspect.features import require_one_camera
 from tap_ray.inspect.saliency import Sign, saliency
 from tap_ray.models.build import PolicyBundle, load_bundle, new_policy
 from tap_ray.models.inference import PolicyRunner
 from tap_ray.progress_bar import progress_bar
-from tap_ray.rollout import rollout
 from tap_ray.specs import RobotSpec, require_compatible
 from tap_ray.training.stage import FINAL
-from tap_ray.types import Cell, EnvConfig, Trajectory
+from tap_ray.types import EnvConfig
 
-FLEET = 8
-"""Robots that are rolled out side by side."""
 NUM_FRESH = 3
 """Networks with fresh weights whose shares are averaged: one alone may like any place."""
 REPORT = "saliency.json"
@@ -45,6 +43,9 @@ class SaliencyConfig:
     cam: Sign = "abs"
     """Whether maps show what matters to the motion either way, or only what speaks for it ("positive", as
     Grad-CAM does for a class, see inspect/saliency.py)."""
+    env: str = ""
+    """Instead of the suite a foreign environment, as in jobs.evaluate. It knows no gripper and no objects: shares are
+    those of the whole robot where its adapter has a robot_mask, else there are pictures only."""
     suite: str = "tabletop"
     """Suite of tasks."""
     tasks: tuple[str, ...] = ()
@@ -75,23 +76,6 @@ class InspectedPolicy:
     stage: int
     """1: it follows crops or goal images; 2: instructions."""
     bundle: PolicyBundle
-
-
-@dataclass(frozen=True, kw_only=True)
-class EpisodeClip:
-    """One episode until its task was done, with F + `ahead` frames of which the first F are looked at."""
-
-    cell: Cell
-    instruction: str
-    rgb: np.ndarray
-    """(F + ahead, Y, X, 3) uint8."""
-    state: np.ndarray
-    """(F, S) float32."""
-    segmentation: np.ndarray
-    """(F + ahead, Y, X) uint8, values as in tap_ray/types.py."""
-    crops: Mapping[str, np.ndarray]
-    """What is touched next in each of the F frames, and where it is left, cut out of the whole episode; see
-    `features.inputs`."""
 
 
 def load_policies(config: SaliencyConfig) -> list[InspectedPolicy]:
@@ -133,7 +117,7 @@ def protocol_for(
     first = found[0].bundle
     asked = EvaluateConfig(
         policy="",
-        suite=config.suite,
+        suite=sim if config.env else config.suite,
         tasks=config.tasks,
         episodes=config.episodes,
         max_steps=config.max_steps,
@@ -151,6 +135,22 @@ def require_robot(found: Sequence[InspectedPolicy], spec: RobotSpec) -> None:
         require_compatible(spec, one.bundle.spec, have_name=have, want_name=want)
 
 
+def require_crops(found: Sequence[InspectedPolicy], *, there: bool) -> None:
+    """Raise ConfigError for policies that are told by crops what to look for, unless these can be cut `there`."""
+    for one in () if there else found:
+        if one.stage == 1 and "crops" in one.bundle.network.config.context:
+            raise ConfigError(
+                f"{one.name} looks for what crops show, and the adapter does not say where the robot is and what it "
+                "touches (robot_mask, contact). Give a run of inverse dynamics, or of jobs.align."
+            )
+
+
+def made_by(config: SaliencyConfig, protocol: Protocol) -> dict[str, Any]:
+    """What makes a run; without `env` as when there was none."""
+    values = to_dict(config)
+    return {key: value for key, value in values.items() if key != "env" or value} | {"protocol": protocol.hash}
+
+
 def policy_drives(config: SaliencyConfig, found: Sequence[InspectedPolicy]) -> bool:
     """Whether the policy drives."""
     return config.driver == "policy" or (config.driver == "auto" and len(found) == 1 and found[0].stage == 2)
@@ -163,52 +163,6 @@ def driver_of(one: InspectedPolicy) -> MakePolicy:
         return PolicyRunner(one.bundle)
 
     return make
-
-
-def record_clips(
-    protocol: Protocol, make_vector: MakeVector, make_policy: MakePolicy, *, ahead: int
-) -> Iterator[EpisodeClip]:
-    """Roll out the protocol's cells one scene after the other.
-
-    Raises:
-        ConfigError: the simulator does not say which body each pixel shows.
-    """
-    for same in chunks(cells(protocol), FLEET):
-        first = same[0]
-        scene = protocol.env_config(first.task, first.scenario, first.partner)
-        scene = replace(scene, segmentation=True, robot_mask=True)
-        env = make_vector(scene, len(same))
-        try:
-            done = rollout(
-                env,
-                make_policy(scene, len(same)),
-                env_seeds=[cell.seed for cell in same],
-                policy_seeds=[policy_seed(protocol.seed, cell) for cell in same],
-                settle=1 + ahead,
-            )
-        finally:
-            env.close()
-        for cell, trajectory in zip(same, done.trajectories, strict=True):
-            yield clip_of(cell, trajectory, sim=protocol.sim, ahead=ahead)
-
-
-def clip_of(cell: Cell, trajectory: Trajectory, *, sim: str, ahead: int) -> EpisodeClip:
-    """Frames before the action that first completes the task, that of the action included; all if none does."""
-    if trajectory.segmentation is None or trajectory.robot_mask is None:
-        raise ConfigError(
-            f"sim {sim!r} does not say which body each pixel shows (no info['segmentation']): nothing to measure."
-        )
-    done = np.flatnonzero(trajectory.entire)
-    told = crops_of(cut(trajectory.rgb, trajectory.robot_mask > 0, trajectory.contact, CropConfig()))
-    num = min(len(trajectory) - ahead, int(done[0]) + 1 if len(done) else len(trajectory))
-    return EpisodeClip(
-        cell=cell,
-        instruction=trajectory.instruction,
-        rgb=trajectory.rgb[: num + ahead],
-        state=trajectory.state[:num],
-        segmentation=trajectory.segmentation[: num + ahead],
-        crops={name: value[:num] for name, value in told.items()},
-    )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -254,8 +208,7 @@ def inspect_clips(
                 for key, share in of.items():
                     per_episode.setdefault(key, {})[number] = share
                 blank[name] += seen.num_blank
-                mass, pixels = seen.share["gripper"]
-                rows[f"{name}: gripper {100 * mass:.0f} % of mass, {100 * pixels:.0f} % of pixels"] = seen.overlay
+                rows[name + _told_of(seen.share)] = seen.overlay
         name = f"{clip.cell.task}-{clip.cell.initial_state:03d}"
         filmstrips.write_strip(folder / "strips" / f"{name}.png", rows, title=clip.instruction, every=config.every)
         filmstrips.write_clip(folder / "videos" / f"{name}.mp4", rows, title=clip.instruction, fps=fps)
@@ -277,14 +230,27 @@ def explain(config: SaliencyConfig, one: InspectedPolicy, clip: EpisodeClip) -> 
     )
     return {
         view: ViewSaliency(
-            share=saliency_mass.saliency_mass(of.map_TYX, clip.segmentation[frames[view]]),
-            best=saliency_mass.upper_bound(clip.segmentation[frames[view]], of.upsample_YG),
+            share=saliency_mass.known(
+                saliency_mass.saliency_mass(of.map_TYX, clip.segmentation[frames[view]]), clip.regions
+            ),
+            best=saliency_mass.known(
+                saliency_mass.upper_bound(clip.segmentation[frames[view]], of.upsample_YG), clip.regions
+            ),
             overlay=filmstrips.overlay(clip.rgb[frames[view]], of.map_TYX),
             num_blank=int((of.map_TYX.max((1, 2)) == 0).sum()),
             grid=of.upsample_YG.shape[1],
         )
         for view, of in maps.items()
     }
+
+
+def _told_of(share: saliency_mass.SaliencyMass) -> str:
+    """How much lies on the gripper, or on the whole robot where only that is known; "" where neither is."""
+    for region in ("gripper", "arm"):
+        mass, pixels = share[region]
+        if not np.isnan(mass):
+            return f": {region} {100 * mass:.0f} % of mass, {100 * pixels:.0f} % of pixels"
+    return ""
 
 
 def _fresh(one: InspectedPolicy, seed: int) -> InspectedPolicy:

@@ -10,24 +10,29 @@ import numpy as np
 import pytest
 
 import envs
+from envs.foreign.adapter import read_adapter
 from jobs import saliency as job
 from tap_ray import bounds, runs
 from tap_ray.dataset.norm_stats import NormStats, SlotNorm
 from tap_ray.errors import CheckpointError, ConfigError, SpecError, StorageError
 from tap_ray.evaluate.protocol import Protocol
 from tap_ray.inspect import filmstrips, saliency_report
+from tap_ray.inspect.clips import clip_of, record_clips
 from tap_ray.inspect.saliency_report import SaliencyConfig
 from tap_ray.job import run_job
 from tap_ray.media.image import BAR_PX
 from tap_ray.models.build import PolicyBundle, new_policy, save_bundle
 from tap_ray.models.language import word_tokenizer
 from tap_ray.models.policy import PolicyConfig
+from tap_ray.specs import RobotSpec
 from tap_ray.types import Cell, EnvConfig, Trajectory
 from tests import untrained
 from tests.line_world import Forward, line_robots
+from tests.slider import write_adapter
 from tests.small import VISION
 
 TINY = PolicyConfig(context=("language",), vision=VISION, **untrained.TINY)
+GOAL = replace(TINY, context=("goal",))
 CARROT = ("put_carrot_on_plate",)
 
 
@@ -35,12 +40,12 @@ def unit(slots):
     return SlotNorm(names=tuple(s.name for s in slots), offset=(0.0,) * len(slots), scale=(1.0,) * len(slots))
 
 
-def made(folder: Path, config: PolicyConfig, *, robot: str = "widowx") -> Path:
+def made(folder: Path, config: PolicyConfig, *, robot: str = "widowx", spec: RobotSpec | None = None) -> Path:
     """A finished run of an untrained policy: Stage 2's with words, else Stage 1's."""
     stage = 2 if "language" in config.context else 1
-    spec = envs.spec(EnvConfig(robot=robot))
+    spec = spec or envs.spec(EnvConfig(robot=robot))
     tokenizer = word_tokenizer(envs.TASKS[CARROT[0]].sentence) if stage == 2 else None
-    config = replace(config, num_actions=len(spec.action))
+    config = replace(config, num_actions=len(spec.action), num_state=len(spec.state))
     norm = NormStats(state=unit(spec.state), action=unit(spec.action))
     policy = new_policy(config, seed=0, tokenizer=tokenizer)
     opened = runs.open_run(folder, job="align" if stage == 2 else "pretrain", config={"robot": robot})
@@ -112,9 +117,7 @@ def test_a_stage_2_policy_drives_itself(
 
 def test_a_simulator_that_does_not_say_whose_pixel_is_whose():
     protocol = Protocol(tasks=("line",), env_version="1", episodes=1, max_steps=4, image_size=8)
-    shown = saliency_report.record_clips(
-        protocol, lambda scene, num: line_robots(num, scene), lambda *_: Forward(), ahead=1
-    )
+    shown = record_clips(protocol, lambda scene, num: line_robots(num, scene), lambda *_: Forward(), ahead=1)
     with pytest.raises(ConfigError, match=re.escape("sim 'pybullet' does not say which body each pixel shows")):
         next(shown)
 
@@ -137,11 +140,36 @@ def test_a_film_is_cut_after_the_task():
         segmentation=np.zeros((9, 8, 8), np.uint8),
     )
     # The action at step 3 completes it: frames 0 .. 3, and two more that are their goals.
-    clip = saliency_report.clip_of(cell, trajectory, sim="pybullet", ahead=2)
+    clip = clip_of(cell, trajectory, sim="pybullet", ahead=2)
     assert (len(clip.state), len(clip.rgb), len(clip.segmentation)) == (4, 6, 6)
     assert clip.crops["crop_mask"].tolist() == [[False, False]] * 4, "nothing was moved"
-    never = saliency_report.clip_of(cell, replace(trajectory, entire=entire & False), sim="pybullet", ahead=2)
+    never = clip_of(cell, replace(trajectory, entire=entire & False), sim="pybullet", ahead=2)
     assert (len(never.state), len(never.rgb)) == (7, 9)
+
+
+def test_an_environment_of_others_tells_where_the_robot_is_at_most(tmp_path: Path):
+    """The slider's mask is the upper half of its images: half of the pixels are the robot's, no gripper is known."""
+    env = write_adapter(tmp_path)
+    spec = read_adapter(env).spec
+    words, moves = made(tmp_path / "words", TINY, spec=spec), made(tmp_path / "moves", GOAL, spec=spec)
+    config = SaliencyConfig(policy=(words, moves), env=env, episodes=1, max_steps=4, out=tmp_path / "look")
+    job.main(config)
+    report = runs.read_json(tmp_path / "look" / "saliency.json")
+    seen = report["all"]["words, image"]
+    assert seen["arm"]["pixels"] == seen["elsewhere"]["pixels"] == 0.5
+    assert seen["arm"]["mass"] + seen["elsewhere"]["mass"] == pytest.approx(1, abs=1e-4)
+    assert seen["gripper"]["mass"] is seen["objects"]["pixels"] is None
+    assert [episode["task"] for episode in report["episodes"]] == ["slide"]
+    finds = made(tmp_path / "finds", replace(TINY, context=("crops",)), spec=spec)
+    silent = write_adapter(tmp_path, contact="", robot_mask="")
+    with pytest.raises(ConfigError, match=r"finds looks for what crops show, .*robot_mask, contact\)"):
+        job.main(SaliencyConfig(policy=(finds,), env=silent))
+    with pytest.raises(ConfigError, match="has the task 'slide' only; got --tasks put_carrot"):
+        job.main(SaliencyConfig(policy=(words,), env=env, tasks=CARROT))
+    job.main(replace(config, env=silent, policy=(words,), out=tmp_path / "pictures"))
+    blind = runs.read_json(tmp_path / "pictures" / "saliency.json")["all"]["words, image"]
+    assert all(numbers["mass"] is None for numbers in blind.values())
+    assert (tmp_path / "pictures" / "strips" / "slide-000.png").exists()
 
 
 def test_an_overlay_by_hand():

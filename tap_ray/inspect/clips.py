@@ -1,0 +1,109 @@
+"""Episodes that policies are looked into on: frames until the task is done, and whose pixel is whose."""
+
+from dataclasses import dataclass, replace
+from typing import Iterator, Mapping
+
+import numpy as np
+
+from tap_ray.dataset.crops import CropConfig, cut
+from tap_ray.errors import ConfigError
+from tap_ray.evaluate.episodes import MakePolicy, MakeVector, chunks
+from tap_ray.evaluate.protocol import Protocol, cells, policy_seed
+from tap_ray.inspect.features import crops_of, no_crops
+from tap_ray.inspect.saliency_mass import TOLD
+from tap_ray.rollout import rollout
+from tap_ray.types import ARM, ELSEWHERE, Cell, Trajectory
+
+FLEET = 8
+"""Robots that are rolled out side by side."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class EpisodeClip:
+    """One episode until its task was done, with F + `ahead` frames of which the first F are looked at."""
+
+    cell: Cell
+    instruction: str
+    rgb: np.ndarray
+    """(F + ahead, Y, X, 3) uint8."""
+    state: np.ndarray
+    """(F, S) float32."""
+    segmentation: np.ndarray
+    """(F + ahead, Y, X) uint8, values as in tap_ray/types.py."""
+    regions: tuple[str, ...]
+    """Those of `saliency_mass.REGIONS` that it tells."""
+    crops: Mapping[str, np.ndarray]
+    """What is touched next in each of the F frames, and where it is left, cut out of the whole episode; see
+    `features.inputs`."""
+
+
+def record_clips(
+    protocol: Protocol,
+    make_vector: MakeVector,
+    make_policy: MakePolicy,
+    *,
+    ahead: int,
+    told: tuple[str, ...] = ("segmentation", "robot_mask"),
+) -> Iterator[EpisodeClip]:
+    """Roll out the protocol's cells one scene after the other.
+
+    Args:
+        protocol: which cells.
+        make_vector: makes robots.
+        make_policy: makes what drives them.
+        ahead: steps from a frame to its second image.
+        told: what the scenes say of their pixels, a key of `saliency_mass.TOLD`.
+
+    Raises:
+        ConfigError: the simulator does not say so.
+    """
+    for same in chunks(cells(protocol), FLEET):
+        first = same[0]
+        scene = protocol.env_config(first.task, first.scenario, first.partner)
+        scene = replace(scene, **{"robot_mask": False, **dict.fromkeys(told, True)})
+        env = make_vector(scene, len(same))
+        try:
+            done = rollout(
+                env,
+                make_policy(scene, len(same)),
+                env_seeds=[cell.seed for cell in same],
+                policy_seeds=[policy_seed(protocol.seed, cell) for cell in same],
+                settle=1 + ahead,
+            )
+        finally:
+            env.close()
+        for cell, trajectory in zip(same, done.trajectories, strict=True):
+            yield clip_of(cell, trajectory, sim=protocol.sim, ahead=ahead, told=told)
+
+
+def clip_of(
+    cell: Cell,
+    trajectory: Trajectory,
+    *,
+    sim: str,
+    ahead: int,
+    told: tuple[str, ...] = ("segmentation", "robot_mask"),
+) -> EpisodeClip:
+    """Frames before the action that first completes the task, that of the action included; all if none does."""
+    if any(getattr(trajectory, name) is None for name in told):
+        raise ConfigError(
+            f"sim {sim!r} does not say which body each pixel shows (no info['segmentation']): nothing to measure."
+        )
+    whose, mask = trajectory.segmentation, trajectory.robot_mask
+    if whose is None:
+        robot = np.zeros(trajectory.rgb.shape[:3], bool) if mask is None else mask > 0
+        whose = np.where(robot, ARM, ELSEWHERE).astype(np.uint8)
+    crops = no_crops(len(trajectory))
+    if mask is not None and len(trajectory.contact):
+        crops = crops_of(cut(trajectory.rgb, mask > 0, trajectory.contact, CropConfig()))
+    done = np.flatnonzero(trajectory.entire)
+    num = min(len(trajectory) - ahead, int(done[0]) + 1 if len(done) else len(trajectory))
+    return EpisodeClip(
+        cell=cell,
+        instruction=trajectory.instruction,
+        rgb=trajectory.rgb[: num + ahead],
+        state=trajectory.state[:num],
+        segmentation=whose[: num + ahead],
+        regions=TOLD[told],
+        crops={name: value[:num] for name, value in crops.items()},
+    )
