@@ -167,7 +167,7 @@ def require_metric(plan: SweepFile, where: Path) -> None:
 
 
 def require_robot(plan: SweepFile, have: Mapping[Path, Facts], protocol: Protocol, where: Path) -> None:
-    """Raise ConfigError if the demonstrations are of another robot than the one that trials are judged with."""
+    """Raise ConfigError if the demonstrations are of another robot than the one that trials are evaluated with."""
     robot = have[plan.demos].robot
     if robot != protocol.robot:
         raise ConfigError(

@@ -196,7 +196,7 @@ def from_dataset(
 def from_mixture(
     mixture: Mixture, windows: WindowConfig, *, policy: PolicyConfig, config: ObjectiveConfig, seed: int
 ) -> Stage:
-    """A fresh Stage 1 for datasets of play, judged on each by its share.
+    """A fresh Stage 1 for datasets of play, validated on each by its share.
 
     Args:
         mixture: play; with robot masks for the next object.

@@ -117,7 +117,7 @@ def test_a_dry_run_of_what_we_ship_needs_no_data(
 
 
 def foreign(folder: Path, **evaluate: object) -> SweepJobConfig:
-    """A sweep whose data and judgment are those of an environment behind an adapter."""
+    """A sweep whose data and evaluation are those of an environment behind an adapter."""
     env, train = write_adapter(folder), {"steps": 20, "batch_size": 16, "log_every": 10, "validate_every": 20}
     common = {"env": env, "image_size": 32, "max_steps": 20, "fleets": 1}
     data = {name: str(folder / name) for name in ("data", "demos")}
@@ -141,7 +141,7 @@ def test_a_sweep_in_an_environment_of_others(tmp_path: Path, capsys: pytest.Capt
     config = foreign(tmp_path)
     sweep.main(config)
     lines = capsys.readouterr().out.splitlines()
-    assert "judge 2 cells" in lines[0]
+    assert "evaluate 2 cells" in lines[0]
     assert lines[-2].startswith(f"collected first, not counted above: {tmp_path}/data: 6 episodes of play (waypoint)")
     (tmp_path / "other").mkdir()
     other = write_adapter(tmp_path / "other", robot="robot: lifter")
@@ -152,16 +152,16 @@ def test_a_sweep_in_an_environment_of_others(tmp_path: Path, capsys: pytest.Capt
 @pytest.mark.cluster
 @pytest.mark.long_proof
 @pytest.mark.timeout(900)
-def test_it_collects_trains_and_judges_there(tmp_path: Path):
+def test_it_collects_trains_and_evaluates_there(tmp_path: Path):
     config = foreign(tmp_path)
     command = [sys.executable, "-m", "jobs.sweep", str(config.sweep), "--store", str(config.store)]
     variables = os.environ | {"MLFLOW_TRACKING_URI": f"sqlite:///{tmp_path}/mlflow.db", "PYTHONPATH": str(ROOT)}
     done = subprocess.run(command, cwd=ROOT, env=variables, capture_output=True, text=True, timeout=800)
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
     assert "registered" in done.stdout or "models:/" in done.stdout
-    [judged, *others] = [runs.read_json(path) for path in config.store.glob("evaluate-*/results.json")]
+    [result, *others] = [runs.read_json(path) for path in config.store.glob("evaluate-*/results.json")]
     assert len(others) == 1, "one for each budget"
-    assert [*judged["tasks"]] == ["slide"]
+    assert [*result["tasks"]] == ["slide"]
 
 
 def test_the_command_that_gives_a_config(config: SweepJobConfig, tmp_path: Path):

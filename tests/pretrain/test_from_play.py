@@ -180,7 +180,7 @@ def test_inverse_dynamics_from_a_data_set(tmp_path: Path):
     assert learner.validate() == metrics
 
 
-def test_a_mixture_is_judged_by_its_shares(tmp_path: Path):
+def test_a_mixture_is_validated_by_its_shares(tmp_path: Path):
     paths = [write_made_dataset(tmp_path / name, num_episodes=6, tasks=("play",), crops=True) for name in "ab"]
     windows = WindowConfig(k_max=2, batch_size=8, holdout_every=3)
     for config in (INVERSE, ObjectiveConfig(inverse_dynamics=0.5)):
