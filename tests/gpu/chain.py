@@ -36,7 +36,7 @@ def require_chain(
         policy = PolicyConfig(vlm=VlmConfig(pretrained=tiny_vlm("qwen2_5_vl", folder / "vlm")))
         told = PolicyConfig(num_context=48)  # the tiny tokenizer knows few words; the model itself is Stage 1's
     first = PretrainConfig(
-        data=data["play"], objective=INVERSE, policy=policy, train=SHORT, workers=workers,
+        data=(str(data["play"]),), objective=INVERSE, policy=policy, train=SHORT, workers=workers,
         out=folder / "stage_1",
     )  # fmt: skip
     stage_1 = pretrain.main(first)
