@@ -63,12 +63,13 @@ def make_expert(config: EnvConfig, num_robots: int, expert_config: ExpertConfig 
 
 
 def version_of(sim: str, robot: str = "", tasks: Iterable[str] = (), scenarios: Iterable[str] = ()) -> str:
-    """Version of a simulator's scenes, and of the installed packages that a robot, tasks and scenarios come from.
+    """Version of a simulator's scenes, and of the packages that simulator, robot, tasks and scenarios come from.
 
     Raises:
         ConfigError: there is no such simulator, or it cannot run here.
     """
-    packages = {ROBOTS.package(robot), *map(TASKS.package, tasks), *map(SCENARIOS.package, scenarios)}
+    packages = {SIMULATORS.package(sim), ROBOTS.package(robot)}
+    packages |= {*map(TASKS.package, tasks), *map(SCENARIOS.package, scenarios)}
     return "+".join([simulator(sim).version(), *sorted(package.replace(" ", "-") for package in packages if package)])
 
 
@@ -90,9 +91,19 @@ def suite_tasks(sim: str) -> tuple[str, ...]:
     return tuple(task for task in simulator(sim).tasks if task in TASKS.built_in)
 
 
-def sims_of(suite: str) -> tuple[str, ...]:
-    """The simulators that a suite of evaluation runs in, the usual one first."""
-    return tuple(name for name, sim in SIMULATORS.items() if suite in sim.suites)
+def sims_of(suite: str, asked: str = "") -> tuple[str, ...]:
+    """The simulators that a suite of evaluation runs in, the usual one first.
+
+    Args:
+        suite: its name.
+        asked: the simulator that somebody names: of those of installed packages only this one is loaded.
+
+    Raises:
+        ConfigError: the package that brings `asked` is broken.
+    """
+    ours = tuple(SIMULATORS.built_in)
+    names = (*ours, asked) if asked in SIMULATORS and asked not in ours else ours
+    return tuple(name for name in names if suite in SIMULATORS[name].suites)
 
 
 def control_lag_of(sim: str) -> float:

@@ -1,16 +1,21 @@
-"""The interface of a simulator, and all simulators. A new one is a package beside envs/bullet and an entry here."""
+"""The interface of a simulator, and all simulators.
 
-from typing import Mapping, Protocol
+One of ours is a package beside envs/bullet and an entry here; one of another package is an object with this interface
+that its entry point names (docs/how-to/robot.md).
+"""
+
+from typing import Mapping, Protocol, runtime_checkable
 
 import gymnasium as gym
 
 from envs.bullet.simulator import PyBullet
 from envs.experts import SimFacts
 from envs.maniskill.simulator import ManiSkill
-from tap_ray.errors import ConfigError, nearest
+from tap_ray.plugins import Registry
 from tap_ray.types import EnvConfig
 
 
+@runtime_checkable
 class Simulator(Protocol):
     """What the rest of the project may know of a simulator. Its engine is loaded only where a robot is made."""
 
@@ -63,19 +68,20 @@ class Simulator(Protocol):
         ...
 
 
-SIMULATORS: Mapping[str, Simulator] = {
+BUILT_IN: Mapping[str, Simulator] = {
     "pybullet": PyBullet(),
     "maniskill": ManiSkill(),
     "maniskill_gpu": ManiSkill(gpu=True),
 }
+
+SIMULATORS: Registry[Simulator] = Registry("simulator", BUILT_IN, expected=Simulator)
+"""All simulators, those of installed packages included."""
 
 
 def simulator(name: str) -> Simulator:
     """The simulator called `name`.
 
     Raises:
-        ConfigError: there is none; names the nearest.
+        ConfigError: there is none (names the nearest), or the package that brings it is broken.
     """
-    if name not in SIMULATORS:
-        raise ConfigError(f"Unknown simulator {name!r}. {nearest(name, SIMULATORS)}")
     return SIMULATORS[name]

@@ -44,7 +44,7 @@ def checked_protocol(config: EvaluateConfig, world: World | None = None) -> Prot
 
 
 def _world(config: EvaluateConfig) -> World:
-    sim = config.sim if config.env else simulator(config.suite, envs.sims_of(config.suite), config.sim)
+    sim = config.sim if config.env else simulator(config.suite, envs.sims_of(config.suite, config.sim), config.sim)
     return world_of(config.env, config.robot, sim, config.tasks, config.scenario)
 
 

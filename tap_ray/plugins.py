@@ -1,4 +1,4 @@
-"""Robots, tasks, explorers, experts and policies by name: built-in ones, and those of packages (entry points).
+"""Robots, tasks, explorers, experts, simulators and policies by name: built-in ones, and packages' (entry points).
 
 A package that provides a robot declares it in its pyproject.toml (docs/how-to/robot.md):
 

@@ -105,7 +105,8 @@ class EnvConfig:
     robot: str = "widowx"
     """Embodiment, a key of envs/robots.py."""
     sim: str = "pybullet"
-    """"pybullet", "maniskill", or "maniskill_gpu": its physics on a GPU, not the same to the last bit."""
+    """"pybullet", "maniskill", or "maniskill_gpu": its physics on a GPU, not the same to the last bit; or one of an
+    installed package."""
     image_size: int = 96
     """Side of the square camera images, px."""
     cameras: tuple[str, ...] = ONE_CAMERA

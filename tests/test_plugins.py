@@ -1,13 +1,16 @@
 """What installed packages bring: examples/my_robot, installed into a folder of its own, and broken packages."""
 
 import os
+import re
 import shutil
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
+from gymnasium.utils.env_checker import check_env
 
 import envs
 from envs.kinematics.reachable import sample_poses
@@ -19,7 +22,7 @@ from tap_ray.play.collect import CollectPlan, collect
 from tap_ray.play.explorers import EXPLORERS, ExplorerConfig, MixedConfig
 from tap_ray.plugins import listing
 from tap_ray.rollout import rollout
-from tap_ray.types import EnvConfig
+from tap_ray.types import ELSEWHERE, FIRST_OBJECT, HAND, EnvConfig
 
 ROOT = Path(__file__).parents[1]
 STUBBY = EnvConfig(robot="stubby", task="knock_over_bottle", image_size=32, max_steps=40)
@@ -85,6 +88,51 @@ def test_its_expert_knocks_the_bottle_over_and_its_policy_does_not(my_robot: Non
         done[name] = [bool(run.entire.any()) for run in runs]
     robots.close()
     assert done == {"expert": [True] * 4, "hover": [False] * 4}
+
+
+def test_its_simulator_is_one_of_ours(my_robot: None) -> None:
+    """The expert pushes there as it does in PyBullet; the scene follows from the seed, the version from the package."""
+    scene = EnvConfig(sim="flatland", task="push_pumpkin_left", image_size=32, robot_mask=True, segmentation=True)
+    assert "maniskill_gpu, flatland (my-robot 0.1.0)" in listing()
+    assert envs.version_of("flatland") == "1+my-robot-0.1.0"
+    assert envs.sims_of("tabletop") == ("pybullet",)
+    assert envs.sims_of("tabletop", "flatland") == ("pybullet", "flatland")
+    assert envs.suite_tasks("flatland") == ("push_pumpkin_left",)
+    check_env(envs.make(scene), skip_render_check=True)
+    robots = envs.make_ee_control(scene, 4)
+    runs = rollout(robots, envs.make_expert(scene, 4), env_seeds=range(4), policy_seeds=range(4)).trajectories
+    robots.close()
+    assert [bool(run.entire.any()) for run in runs] == [True] * 4
+    assert all(run.contact.any() for run in runs)
+    assert set(np.unique(runs[0].segmentation)) == {ELSEWHERE, HAND, FIRST_OBJECT}  # type: ignore[arg-type]
+    for wrong, text in (
+        (
+            replace(scene, task="put_carrot_on_plate"),
+            "sim 'flatland' has no task 'put_carrot_on_plate'; it has push_pump",
+        ),
+        (replace(scene, robot="iiwa"), "sim 'flatland' has no robot 'iiwa'"),
+        (replace(scene, scenario="background"), "flatland has no scenario: leave it out"),
+        (replace(scene, sim="flatlant"), "Unknown simulator 'flatlant'. Did you mean 'flatland'?"),
+    ):
+        with pytest.raises(ConfigError, match=re.escape(text)):
+            envs.make(wrong)
+
+
+def test_robots_play_in_its_simulator(my_robot: None) -> None:
+    plan = CollectPlan(env=EnvConfig(sim="flatland", image_size=32, max_steps=40), explorer="contact")
+    arms = envs.spec(plan.env).arms
+    episodes = [*collect(plan, envs.make_ee_control, sample_poses, arms=arms, num_episodes=2, num_robots=2)]
+    assert all(episode.contact.any() for episode in episodes)
+    moved_m = [np.ptp(episode.object_pose[:, :, :2], axis=0).max() for episode in episodes]
+    assert min(moved_m) > 0.01
+
+
+def test_a_simulator_that_is_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    brings(tmp_path, "hollow", "simulators", "hollow = hollow_code:HOLLOW", "HOLLOW = object()")
+    monkeypatch.syspath_prepend(tmp_path)
+    assert envs.sims_of("tabletop") == ("pybullet",), "nobody asked for it"
+    with pytest.raises(ConfigError, match=r"The simulator 'hollow' of the package hollow 2.0 .* is a Simulator; got"):
+        envs.make(EnvConfig(sim="hollow"))
 
 
 def test_its_scenario_changes_what_is_seen_and_not_the_scene(my_robot: None) -> None:
