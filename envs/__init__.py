@@ -45,7 +45,7 @@ def make_ee_control(config: EnvConfig, num_robots: int) -> gym.vector.VectorEnv:
 def make_vector(config: EnvConfig, num_robots: int, *, ee_control: bool = False) -> gym.vector.VectorEnv:
     """`num_robots` robots in one process, stepped in lockstep; all run exactly `max_steps`, none resets itself."""
     if num_robots < 1:
-        raise ConfigError(f"A fleet has at least 1 robot, got {num_robots}.")
+        raise ConfigError(f"A fleet needs at least 1 robot; got {num_robots}.")
     check(config)
     return simulator(config.sim).make_vector(config, num_robots, ee_control=ee_control)
 
@@ -148,7 +148,7 @@ def check(config: EnvConfig) -> None:
     if config.cameras[:1] != cameras[:1] or not set(config.cameras) <= set(cameras):
         raise ConfigError(
             f"Robot {config.robot!r} in sim {config.sim!r} has the cameras {', '.join(cameras)}, and {cameras[0]} "
-            f"comes first; got {', '.join(config.cameras) or 'none'}."
+            f"must be the first one; got {', '.join(config.cameras) or 'none'}."
         )
     spec(config)  # each once
     known_scenario(config.scenario)
@@ -156,7 +156,7 @@ def check(config: EnvConfig) -> None:
     require_pair(config)
     for name in ("image_size", "max_steps"):
         if getattr(config, name) < 1:
-            raise ConfigError(f"{name} is at least 1, got {getattr(config, name)}.")
+            raise ConfigError(f"{name} must be at least 1; got {getattr(config, name)}.")
     sim.check(config)
 
 

@@ -44,9 +44,9 @@ class ExpertConfig:
     noise_rad: float = 0.02
     """Likewise on each of drx, dry, drz."""
     push_probability: float = 0.02
-    """Chance a step that a displacement begins; 0 disables."""
+    """Probability per step that a displacement begins; 0 disables it."""
     push_m: float = 0.015
-    """Length of a displacement a step."""
+    """Length of a displacement per step, m."""
     push_steps: int = 3
     """How many steps it lasts."""
 
@@ -315,8 +315,8 @@ def expert(
     model, facts = TASKS[task], facts or SimFacts()
     if model.check_success is not None:
         raise ConfigError(
-            f"There is no expert for task {task!r}, whose goal is its own: its package can bring one (entry point "
-            "tap_ray.experts, docs/how-to/robot.md)."
+            f"There is no expert for task {task!r}, because it defines its own goal. Its package can provide one "
+            "(entry point tap_ray.experts, docs/how-to/robot.md)."
         )
     if model.own_object:
         facts = replace(facts, object={**facts.object, **{each.name: each for each in model.own_object}})

@@ -67,13 +67,15 @@ class TaskEnv(gym.Env[Any, np.ndarray]):
         known = [field.name for field in fields(EnvConfig) if field.name != "task"]
         for name in scene:
             if name not in known:
-                raise ConfigError(f"{gym_id(task)} takes no {name!r}. {nearest(name, known)}")
+                raise ConfigError(f"{gym_id(task)} has no argument {name!r}. {nearest(name, known)}")
         if reward not in ("sparse", "dense"):
-            raise ConfigError(f"reward is 'sparse' or 'dense'; got {reward!r}.")
+            raise ConfigError(f"reward must be 'sparse' or 'dense'; got {reward!r}.")
         if reward == "dense" and task == PLAY:
-            raise ConfigError("Play has no goal, so no dense reward: use reward='sparse' (always 0), or name a task.")
+            raise ConfigError(
+                "Play has no goal and therefore no dense reward. Use reward='sparse' (always 0), or name a task."
+            )
         if reward == "dense" and TASKS[task].check_success is not None:
-            raise ConfigError(f"Task {task!r} checks its success itself and has no dense reward: use reward='sparse'.")
+            raise ConfigError(f"Task {task!r} defines its own goal and has no dense reward. Use reward='sparse'.")
         self.config = EnvConfig(task=task, **scene)
         self.render_mode = render_mode
         self._dense, self._ends_on_success, self._objects = reward == "dense", ends_on_success, objects

@@ -95,10 +95,10 @@ def world_of(env: str, robot: str, sim: str, tasks: tuple[str, ...] = (), scenar
             control_lag=envs.control_lag_of(sim),
         )
     if robot != USUAL.robot or sim not in (USUAL.sim, ""):
-        raise ConfigError(f"--env {env} says which robot and simulator there is: leave out --robot and --sim.")
+        raise ConfigError(f"--env {env} already determines the robot and the simulator. Omit --robot and --sim.")
     foreign = Foreign(read_adapter(env))
     if tasks not in ((), (foreign.adapter.task,)):
-        raise ConfigError(f"{env} has the task {foreign.adapter.task!r} only; got --tasks {' '.join(tasks)}.")
+        raise ConfigError(f"{env} has only the task {foreign.adapter.task!r}; got --tasks {' '.join(tasks)}.")
     return World(
         scene=foreign.scene,
         spec=foreign.spec,

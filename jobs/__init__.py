@@ -9,7 +9,7 @@ _ours, _found = Path(__file__).resolve().parents[1] / "envs", find_spec("envs")
 _folder = Path(_found.origin).resolve().parent if _found and _found.origin else None
 if _folder != _ours:
     _text = (
-        f"jobs needs the package envs of tap_ray, expected at {_ours}; `import envs` finds {_folder or 'none'}. Start "
+        f"The jobs need the package envs of tap_ray at {_ours}, but `import envs` finds {_folder or 'none'}. Start "
         "the job from another working directory, or put tap_ray's folder first in PYTHONPATH."
     )
     if sys.argv[0] != "-m":  # what it is while `python -m jobs.<verb>` imports this package

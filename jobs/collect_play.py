@@ -19,7 +19,7 @@ from tap_ray.play.settings import PlayJobConfig, plan_of
 def main(config: PlayJobConfig) -> Path:
     """Collect what is missing; returns the dataset's folder."""
     plan, world = planned(config)
-    print("".join(f"The adapter leaves out {line}.\n" for line in world.off), end="")
+    print("".join(f"The adapter has no {line}.\n" for line in world.off), end="")
     check_robots(plan, config.robots_per_fleet)
     values = {**plan.to_json(), "env_version": world.version, **world.recorded}
     recording = Recording(

@@ -19,7 +19,7 @@ from tap_ray.job import run_job
 
 @dataclass(frozen=True, kw_only=True)
 class Config(ClusterConfig):
-    """Of which data."""
+    """Settings of the job: which dataset."""
 
     data: Path
     """Dataset of jobs.collect_play, with robot masks."""
@@ -34,8 +34,11 @@ def main(config: Config) -> Path:
     led = sum(int((each.bout_T >= 0).sum()) for each in crops) / max(dataset.lengths.sum(), 1)
     bouts = sum(len(each) for each in crops)
     places = sum(int(each.has_place.sum()) for each in crops) / max(bouts, 1)
-    print(f"{len(dataset)} episodes, {bouts} bouts of contact with a crop, {places:.0%} of them with a place.")
-    print(f"{led:.0%} of the frames lead to such a bout or belong to one.")
+    print(
+        f"{len(dataset)} episodes, {bouts} contacts with a crop of the object, {places:.0%} of them with a crop of "
+        "the place as well."
+    )
+    print(f"{led:.0%} of the frames lead up to such a contact or belong to one.")
     return folder(dataset, CROPS)
 
 

@@ -15,7 +15,7 @@ def main(config: ImportConfig) -> Path:
     """Import what is missing; returns the dataset's folder, or with --dry-run the source's."""
     require_right(look(config), config.accept)
     if config.dry_run:
-        print("Nothing looks wrong. Without --dry-run the same command imports.")
+        print("The checks found nothing wrong. Run the same command without --dry-run to import.")
         return config.source
     return bring_in(config)
 

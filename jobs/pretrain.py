@@ -25,7 +25,7 @@ from tap_ray.training.stage import require_held_out
 def main(config: PretrainConfig) -> Path:
     """Train, print the metrics on held-out play; returns the run folder."""
     if bool(config.data) == config.live_play:
-        raise ConfigError("Pretraining needs a dataset of play, --data PATH, or --live-play, and not both.")
+        raise ConfigError("Pretraining needs either a dataset of play (--data PATH) or --live-play, but not both.")
     validate_settings(config.train, config.workers)
     require_fit(config)
     address, windows, seed = config.workers.ray_address, config.sized_windows(), config.train.seed

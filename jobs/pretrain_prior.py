@@ -28,7 +28,7 @@ def main(config: PriorJobConfig) -> Path:
     require_used(config.prior, built.network.config, of="prior", follows=FOLLOWS)
     counts(weights, config.train.batch_size)
     wanted, total = (sum(sizes) for sizes in zip(*(bytes_read(path) for path in paths), strict=True))
-    print(f"States and actions are {wanted / 1e6:.1f} of {total / 1e6:.1f} MB on disk; no image is decoded.")
+    print(f"States and actions are {wanted / 1e6:.1f} of {total / 1e6:.1f} MB on disk; images are not decoded.")
     windows, seed = config.sized_windows(), config.train.seed
     batches = partial(stream.motion_batches, sets, weights, windows, seed=seed, **config.workers.stream())
     facts = {"episodes": sum(map(len, sets))}

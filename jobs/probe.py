@@ -14,14 +14,14 @@ from tap_ray.training.session import final_metrics
 
 @dataclass(frozen=True, kw_only=True)
 class ProbeConfig:
-    """Whose features, on which frames."""
+    """Which policy's features are probed, on which frames."""
 
     policy: Path
     """Run folder of jobs.pretrain or jobs.align."""
     data: Path
     """Dataset whose frames are probed (its privileged object poses are the targets)."""
     episodes: int = 200
-    """Episodes; a quarter of them is the test. 0: all."""
+    """Episodes to read; a quarter of them is the test set. 0: all."""
     every: int = 5
     """Take every N-th frame of an episode."""
     out: Path | None = None
@@ -44,10 +44,10 @@ def main(config: ProbeConfig) -> Path:
     metrics = final_metrics(config.policy)
     known = {name: value for name, value in metrics.items() if "/r2_" in name}
     if known:
-        print("held-out R^2 while it was trained: " + ", ".join(f"{n} {v:.2f}" for n, v in sorted(known.items())))
+        print("held-out R^2 during training: " + ", ".join(f"{n} {v:.2f}" for n, v in sorted(known.items())))
     if readiness := health.readiness(metrics):
         print(readiness)
-    print(f"held-out R^2 of a linear probe, {len(data.rgb)} frames (-: it does not move along this axis)")
+    print(f"held-out R^2 of a linear probe, {len(data.rgb)} frames (-: no motion along this axis)")
     print(table(scores))
     return run.path
 

@@ -39,7 +39,10 @@ def main(config: ServeConfig) -> Path:
             print(f"starting {config.replicas} x {run.name} ...", flush=True)
             with serving(str(run), contract, config, listening=door, tls=tls, admission=admission):
                 if token and not tls and not settings.is_loopback(config.host):
-                    print("token and images cross the network as plain text: docs/serving.md (--tls-cert, --tls-key)")
+                    print(
+                        "warning: the token and the images cross the network unencrypted. Use --tls-cert and "
+                        "--tls-key (docs/serving.md)."
+                    )
                 print(f"ready: {contract.spec.robot}, {contract.image_size} px, {url(config, port, 'ws')}/ws; try")
                 print(f"  curl {settings.curl_flags(config, token)}{url(config, port, 'http')}/spec", flush=True)
                 threading.Event().wait()

@@ -128,13 +128,13 @@ def _refused(config: Any, name: str, value: float) -> str:
     below = value < high if interval[-1] == ")" else value <= high
     if math.isfinite(value) and above and below:
         return ""
-    finite = "" if math.isfinite(value) else ", and finite"
+    finite = "" if math.isfinite(value) else " and finite"
     return f"{_words(interval, low, high)}{finite if math.isinf(high) and math.isfinite(low) else ''}; got {value:g}."
 
 
 def _words(interval: str, low: float, high: float) -> str:
     if math.isinf(low):
-        return "is a finite number"
+        return "must be a finite number"
     if math.isinf(high):
-        return f"is {'more than' if interval[0] == '(' else 'at least'} {low:g}"
-    return f"lies in {interval[0]}{low:g}, {high:g}{interval[-1]}"
+        return f"must be {'more than' if interval[0] == '(' else 'at least'} {low:g}"
+    return f"must be in {interval[0]}{low:g}, {high:g}{interval[-1]}"

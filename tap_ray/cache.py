@@ -49,7 +49,7 @@ class ReplacedError(StorageError):
     """A file is of another version now than the one asked for."""
 
     def __init__(self, path: Path, version: str) -> None:
-        super().__init__(f"{path} has been replaced while it was read. Run the same command again.")
+        super().__init__(f"{path} was replaced while it was being read. Run the same command again.")
         self.path, self.version = path, version
 
     def __reduce__(self) -> tuple[type, tuple[Path, str]]:
@@ -163,8 +163,8 @@ def cache_bytes(free: int, used: int) -> float:
         if 0 < (size_gb := float(told)) < math.inf:
             return size_gb * 1e9
     raise ConfigError(
-        f"TAP_RAY_CACHE_GB is how large the copies of remote data may get on this machine, a number of GB above 0, "
-        f"e.g. 50; got {told!r}. Unset it for half of what the disk has left."
+        "TAP_RAY_CACHE_GB must be a positive number of GB, e.g. 50: the most space that copies of remote data may "
+        f"take on this machine; got {told!r}. If it is unset, they may take half of the free disk space."
     )
 
 

@@ -102,7 +102,7 @@ def _beside(argv: list[str]) -> tuple[dict[str, str], list[str]]:
         if BESIDE[flag] and (not value or value.startswith("--")):
             raise ConfigError(f"{flag} needs {BESIDE[flag]}.")
         if flag in given:
-            raise ConfigError(f"{flag} is given twice: keep one of them.")
+            raise ConfigError(f"{flag} is given twice. Keep one of them.")
         given[flag] = value
     return given, rest
 
@@ -110,8 +110,8 @@ def _beside(argv: list[str]) -> tuple[dict[str, str], list[str]]:
 def _default(config_type: type[C], given: Mapping[str, str], offers: Offers[C]) -> C | None:
     if "--config" in given and "--preset" in given:
         raise ConfigError(
-            "--config and --preset both give the whole config: keep one. --preset NAME --print-config writes a preset "
-            "as a file that --config takes."
+            "--config and --preset both give the whole config. Keep one of them. --preset NAME --print-config writes "
+            "a preset as a file that --config takes."
         )
     if "--config" in given:
         return load(config_type, given["--config"], missing=tyro.MISSING)
@@ -119,7 +119,7 @@ def _default(config_type: type[C], given: Mapping[str, str], offers: Offers[C]) 
         return None
     name = given["--preset"]
     if name not in offers.presets:
-        known = nearest(name, offers.presets) if offers.presets else "This job has none."
+        known = nearest(name, offers.presets) if offers.presets else "This job has no presets."
         raise ConfigError(f"Unknown preset {name!r}. {known}")
     make = offers.presets[name].make
     asked = [each.name for each in inspect.signature(make).parameters.values() if each.default is each.empty]
@@ -129,30 +129,36 @@ def _default(config_type: type[C], given: Mapping[str, str], offers: Offers[C]) 
 def _memory(given: Mapping[str, str], offers: Offers[Any]) -> float | None:
     """The GPU's memory that is planned for, GB."""
     if "--plan" in given and offers.plan is None:
-        raise ConfigError("This job trains nothing: --plan is of jobs.pretrain, jobs.align and jobs.pretrain_prior.")
+        raise ConfigError("--plan is for jobs that train: jobs.pretrain, jobs.align and jobs.pretrain_prior. Omit it.")
     if "--plan" in given and "--print-config" in given:
-        raise ConfigError("--plan and --print-config each print something else: keep one.")
+        raise ConfigError("--plan and --print-config cannot be combined. Keep one of them.")
     if "--plan-gpu-memory" not in given:
         return None
     if "--plan" not in given:
-        raise ConfigError("--plan-gpu-memory has no effect without --plan. Omit it, or give that.")
+        raise ConfigError("--plan-gpu-memory has no effect without --plan. Omit it, or add --plan.")
     text = given["--plan-gpu-memory"]
     try:
         memory = float(text)
     except ValueError:
         memory = 0.0
     if not 0 < memory < float("inf"):
-        raise ConfigError(f"--plan-gpu-memory is a GPU's memory in GB, more than 0; got {text!r}.")
+        raise ConfigError(f"--plan-gpu-memory must be a GPU's memory in GB, more than 0; got {text!r}.")
     return memory
 
 
 def _said(offers: Offers[Any]) -> str:
     """What --help tells of the flags that are no fields of the config."""
-    lines = ["Beside the flags below: --config FILE (YAML or JSON) fills them, --print-config prints them all as JSON."]
+    lines = [
+        "Besides the flags below: --config FILE (YAML or JSON) sets them, and --print-config prints all of them as "
+        "JSON."
+    ]
     if offers.presets:
-        lines.append(f"--preset NAME fills them, too: {', '.join(offers.presets)}.")
+        lines.append(f"--preset NAME sets them as well; the presets are {', '.join(offers.presets)}.")
     if offers.plan:
-        lines.append("--plan prints memory, FLOPs and steps/s; --plan-gpu-memory GB for a GPU of another machine.")
+        lines.append(
+            "--plan prints memory, FLOPs and steps/s without training; --plan-gpu-memory GB plans for a GPU of "
+            "another machine."
+        )
     return "\n".join(lines)
 
 

@@ -119,13 +119,13 @@ def load(cls: type[C], path: Path | str, *, missing: Any = None) -> C:
     except OSError as error:
         raise ConfigError(f"Cannot read the config file {path}: {error.strerror or 'No such file'}.") from None
     except UnicodeDecodeError as error:
-        raise ConfigError(f"{path} is no text file (UTF-8): {error}. Write it as YAML or JSON.") from None
+        raise ConfigError(f"{path} is not a text file in UTF-8: {error}. Write it as YAML or JSON.") from None
     except json.JSONDecodeError as error:
         raise ConfigError(f"{path} is not valid JSON: {error}.") from None
     except yaml.YAMLError as error:
         raise ConfigError(f"{path} is not valid YAML: {error}") from None
     except _Twice as error:
-        raise ConfigError(f"{path} gives the key {error.args[0]!r} twice: keep one of them.") from None
+        raise ConfigError(f"{path} has the key {error.args[0]!r} twice. Keep one of them.") from None
     return from_dict(cls, {} if values is None else _present(values), where=str(path), missing=missing)
 
 
@@ -219,7 +219,7 @@ def require_used(asked: Any, used: Any, *, of: str, follows: Mapping[str, str]) 
         flag = f"--{name.replace('_', '-')}"
         why = follows.get(name, "the data, the stage and the other flags")
         raise ConfigError(
-            f"{flag} {_short(value)} has no effect: it follows from {why}, and is {_short(now)}. Omit it."
+            f"{flag} {_short(value)} has no effect: the value is determined by {why}, and is {_short(now)}. Omit it."
         )
 
 

@@ -92,7 +92,7 @@ def pybullet() -> str:
     """Physics, NumPy support and a real image from the software renderer, which every robot here uses."""
     bullet = import_module("pybullet")
     if not bullet.isNumpyEnabled():
-        raise RuntimeError("built without NumPy, so each image would be copied pixel by pixel")
+        raise RuntimeError("it was built without NumPy, so each image would be copied pixel by pixel")
     client = bullet.connect(bullet.DIRECT)
     shape = bullet.createVisualShape(bullet.GEOM_BOX, halfExtents=[0.5] * 3, rgbaColor=[1, 0, 0, 1])
     bullet.createMultiBody(baseVisualShapeIndex=shape)
@@ -115,7 +115,7 @@ def egl() -> str:
         display = ctypes.c_void_p(library.eglGetPlatformDisplay(platform, None, None))
         if display and library.eglInitialize(display, ctypes.byref(major), ctypes.byref(minor)):
             return f"EGL {major.value}.{minor.value}, works without a screen"
-    raise RuntimeError("libEGL.so.1 is here, but no driver works without a screen")
+    raise RuntimeError("libEGL.so.1 exists, but no driver works without a screen")
 
 
 def vulkan() -> str:
@@ -156,7 +156,7 @@ def simpler_assets() -> str:
     data.initialize_data_sources()
     missing = [name for name in ("bridge_v2_real2sim", "widowx250s") if not data.is_data_source_downloaded(name)]
     if missing:
-        raise RuntimeError(f"{' and '.join(missing)} not in {folder} (MS_ASSET_DIR names another folder)")
+        raise RuntimeError(f"{' and '.join(missing)} are not in {folder} (set MS_ASSET_DIR for another folder)")
     return f"SIMPLER's tasks and the WidowX in {folder}"
 
 
@@ -167,7 +167,7 @@ def disk() -> str:
 
 def shared_memory() -> str:
     if not Path("/dev/shm").exists():
-        raise RuntimeError("no /dev/shm: Ray then keeps its objects on disk, several times slower")
+        raise RuntimeError("there is no /dev/shm, so Ray keeps its objects on disk, which is several times slower")
     return require_amount(shutil.disk_usage("/dev/shm").free / 1e9, MIN_SHM_GB, "GB free in /dev/shm")
 
 
@@ -179,7 +179,7 @@ def memory() -> str:
 def cores() -> str:
     usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     if usable < 2:
-        raise RuntimeError("1 core: everything works, but robots and training take turns")
+        raise RuntimeError("there is 1 core: everything works, but robots and training take turns")
     return f"{usable} usable"
 
 
@@ -198,7 +198,7 @@ def ray_auth() -> str:
     """
     mode = os.environ.get("RAY_AUTH_MODE")
     if mode is not None and mode.lower() != "token":
-        raise RuntimeError(f"RAY_AUTH_MODE={mode}: whoever reaches the cluster's ports can run code on it")
+        raise RuntimeError(f"RAY_AUTH_MODE={mode}: everyone who can reach the cluster's ports can run code on it")
     if os.environ.get("RAY_AUTH_TOKEN"):
         return "token in RAY_AUTH_TOKEN"
     path = Path(os.environ.get("RAY_AUTH_TOKEN_PATH") or Path.home() / ".ray" / "auth_token")
@@ -227,7 +227,7 @@ PROBES = (
     Probe(
         name="Ray starts",
         run=local_ray,
-        fix="do what the message says, else look into /tmp/ray/session_latest/logs",
+        fix="follow the message, or read /tmp/ray/session_latest/logs",
         isolated=True,
         timeout_s=RAY_TIMEOUT_S,
     ),
@@ -293,7 +293,7 @@ def main(argv: Sequence[str]) -> int:
         print(next(probe for probe in PROBES if probe.name == argv[1]).run())
         return 0
     if argv:
-        print(f"usage: python -m tap_ray.doctor (takes no arguments; got {' '.join(argv)})", file=sys.stderr)
+        print(f"usage: python -m tap_ray.doctor (it takes no arguments; got {' '.join(argv)})", file=sys.stderr)
         return 2
     rows = examine(PROBES)
     print(table(rows))

@@ -148,9 +148,9 @@ def require_kept(config: Any, here: Path) -> None:
         if path is None or not (storage.is_remote(path) or path.is_absolute()):
             flag = f"--{name}"
             raise ConfigError(
-                f"{flag} {path or 'is not given'}: this job was submitted, and relative paths lie in Ray's copy of "
-                f"your folder, which is deleted with the cluster. Give {flag} an absolute path on a disk that "
-                "outlives the cluster, or a URI (s3://...)."
+                f"{flag} {path or 'is not given'}: this job was submitted to a cluster, where relative paths are in "
+                f"Ray's copy of your folder, which is deleted with the cluster. Give {flag} an absolute path on a "
+                "disk that outlives the cluster, or a URI (s3://...)."
             )
 
 

@@ -82,8 +82,9 @@ def acquire_file(file: Path, timeout_s: float = 0.0, *, signed: bool = True) -> 
     except (OSError, NotImplementedError) as error:
         lock.release(force=True)
         raise StorageError(
-            f"Cannot lock {file}: {getattr(error, 'strerror', None) or error}. Without a lock two jobs would write "
-            "over each other: mount this file system with locks (Lustre: -o flock), or choose another folder."
+            f"Cannot lock {file}: {getattr(error, 'strerror', None) or error}. Without a lock two jobs could "
+            "overwrite each other's files. Mount this file system with locks (Lustre: -o flock), or choose another "
+            "folder."
         ) from None
     return _FileLock(lock)
 
@@ -110,7 +111,7 @@ def exclusive_lock(folder: Path, name: str, on_wait: Callable[[str], None]) -> G
     """
     held = acquire(folder, lock_file=name)
     if held is None:
-        on_wait(f"waits for {holder(folder, name)}, which works on it")
+        on_wait(f"waiting for {holder(folder, name)}, which is working on it")
     while held is None:
         held = acquire(folder, lock_file=name, timeout_s=math.inf)
     try:
@@ -161,8 +162,9 @@ class _Lease:
             self._renew()  # the machine slept, or the storage was away: is it still ours?
         if self._lost:
             raise StorageError(
-                f"The lock {self._path} was lost: it could not be renewed for {LEASE_S:.0f} s, and another process has "
-                "taken it. When that one is done, run the same command again: it resumes from what is stored."
+                f"The lock {self._path} was lost: it could not be renewed for {LEASE_S:.0f} s, and another process "
+                "has taken it. When that process has finished, run the same command again: it resumes from the stored "
+                "state."
             )
 
     def close(self) -> None:

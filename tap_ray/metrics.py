@@ -33,7 +33,7 @@ def wilson(successes: int, trials: int, confidence: float = 0.95) -> Interval:
     Source: Wilson (1927), JASA 22:209; method 3 of Newcombe (1998), Statistics in Medicine 17:857.
     """
     if not 0 <= successes <= trials:
-        raise ValueError(f"Successes must lie in 0 .. trials = {trials}; got {successes}.")
+        raise ValueError(f"Successes must be in 0 .. trials = {trials}; got {successes}.")
     if trials == 0:
         return Interval(float("nan"), 0.0, 1.0)
     z = NormalDist().inv_cdf(0.5 + confidence / 2)

@@ -90,10 +90,10 @@ class Registry(Mapping[str, T], Generic[T]):
             loaded = point.load()
         except Exception as error:
             cause = f"{type(error).__name__}: {error}"
-            raise ConfigError(f"{about} cannot be loaded: {cause}. Repair that package or uninstall it.") from error
+            raise ConfigError(f"{about} cannot be loaded: {cause}. Fix that package, or uninstall it.") from error
         if not (isinstance(loaded, self._expected) if self._expected else callable(loaded)):
             want = f"a {self._expected.__name__}" if self._expected else "something that can be called"
-            raise ConfigError(f"{about} is {want}; got {loaded!r}. Repair that package or uninstall it.")
+            raise ConfigError(f"{about} must be {want}; got {loaded!r}. Fix that package, or uninstall it.")
         return loaded
 
 

@@ -104,7 +104,7 @@ def entered(
         held = locks.acquire(path, timeout_s=PATIENCE_S, lock_file=LOCK)
         if held is None:
             raise CheckpointError(
-                f"Another job works in {path}: {locks.holder(path, LOCK)}. Wait for it or stop it, then run again; or "
+                f"Another job works in {path}: {locks.holder(path, LOCK)}. Wait for it, or stop it and run again, or "
                 "name another folder with --out."
             )
     try:
@@ -286,7 +286,7 @@ def hash_of(path: Path | str) -> str:
     if (path / "manifest.json").exists():
         return str(_manifest(path)["hash"])
     state = "is neither a run folder nor a dataset of this project" if path.exists() else "does not exist"
-    raise CheckpointError(f"{path} {state}. Give a folder that a job printed as its last line.")
+    raise CheckpointError(f"{path} {state}. Give a run folder or a dataset (the last line that a job prints).")
 
 
 def require_done(path: Path | str, *, job: str) -> dict[str, Any]:
@@ -347,8 +347,8 @@ def require_keys(values: Any, needs: Sequence[str], where: Path | str) -> None:
     lacking = [key for key in needs if not isinstance(values, Mapping) or key not in values]
     if lacking:
         raise CheckpointError(
-            f"{where} lacks {', '.join(lacking)}: it is none that a job wrote. Give a folder that a job printed as its "
-            "last line."
+            f"{where} lacks {', '.join(lacking)}: it was not written by a job of tap_ray. Give a run folder or a "
+            "dataset (the last line that a job prints)."
         )
 
 

@@ -67,11 +67,11 @@ def sources_of(data: Sequence[str]) -> tuple[list[Path], list[float]]:
             share = float(weight)
         except ValueError:
             raise ConfigError(
-                f"--data takes PATH or PATH:WEIGHT; of {text!r} the path is {path!r}, and the weight {weight!r} is "
-                "no number."
+                f"--data must be PATH or PATH:WEIGHT; got {text!r}, where the weight {weight!r} of the path {path!r} "
+                "is not a number."
             ) from None
         if not (math.isfinite(share) and share > 0):
-            raise ConfigError(f"--data {text}: the weight of {path} is more than 0, and finite; got {weight}.")
+            raise ConfigError(f"--data {text}: the weight of {path} must be more than 0 and finite; got {weight}.")
         weights.append(share)
         paths.append(storage.to_path(path).resolve())
     return paths, weights
@@ -86,26 +86,27 @@ def _split(text: str) -> tuple[str, str]:
 
 @dataclass(frozen=True, kw_only=True)
 class WorkersConfig(NodesConfig):
-    """On how many processes to train. Only `num_workers` changes what is learned."""
+    """How training is distributed. Only `num_workers` changes the result."""
 
     num_workers: int = 1
-    """Training processes; each takes `batch_size` windows of its own a step. On CPUs at most one a core."""
+    """Number of training processes; each processes `batch_size` windows of its own per step. On CPUs at most one per
+    core."""
     threads: int = 1
-    """Threads of torch in each training process. One process a core, one thread each, was fastest on CPUs."""
+    """Threads of torch in each training process. On CPUs, one process per core with one thread each was fastest."""
     num_data_workers: int = 1
     """Processes that decode data for each training process; of a mixture of datasets, as many for each of them."""
     stream_memory_mb: int = 512
-    """Decoded windows that may wait for each training process, MB."""
+    """Largest size of the decoded windows that are buffered for each training process, MB."""
     max_failures: int = 3
-    """How often in a row, without a new checkpoint in between, dead training processes are replaced; -1: always."""
+    """How often in a row, without a new checkpoint in between, failed training processes are restarted; -1: always."""
     parallel: Literal["ddp", "fsdp"] = "ddp"
-    """"ddp": each training process holds the whole model; "fsdp": each a part of it, and of what AdamW remembers, for
-    models that are too large for one GPU. Either resumes from the other's checkpoints."""
+    """"ddp": each training process holds the whole model; "fsdp": each holds a shard of it and of AdamW's state, for
+    models that are too large for one GPU. Each can resume from the other's checkpoints."""
     compile: bool = False
-    """Whether to compile the network (torch.compile) when training starts: minutes, for faster steps. Needs a C++
-    compiler on each machine; results differ within float error."""
+    """Whether to compile the network (torch.compile) when training starts: it takes minutes and makes steps faster.
+    Needs a C++ compiler on each machine; results differ within float error."""
     gpu: Literal["auto", "on", "off"] = "auto"
-    """Whether to train on GPUs; "auto": if there are enough now; "on": wait until an autoscaler brings them."""
+    """Whether to train on GPUs; "auto": if there are enough now; "on": wait until an autoscaler adds them."""
     gpus: float = 1.0
     """GPUs, or a share of one, for each training process that uses them."""
 
@@ -144,20 +145,20 @@ class StageConfig(TrainJobConfig):
         require_used(self.windows, windows, of="windows", follows=FOLLOWS)
         require_used(self.policy, policy, of="policy", follows=FOLLOWS)
         if windows.horizon != self.windows.horizon:
-            print(f"--windows.horizon is {windows.horizon}: it follows from {FOLLOWS['windows.horizon']}.")
+            print(f"--windows.horizon is {windows.horizon}: the value is determined by {FOLLOWS['windows.horizon']}.")
 
 
 @dataclass(frozen=True, kw_only=True)
 class PretrainConfig(StageConfig):
-    """What is learned from which play, and on how many processes."""
+    """What is learned from which play, and with how many processes."""
 
     data: tuple[str, ...] = field(default=(), metadata=ONCE_ONE)
     """Datasets of play of one robot: PATH, or PATH:WEIGHT for its share of each batch (default 1); not with
     --live-play."""
     live_play: bool = False
-    """Train on endless fresh play straight from the robots; only the held-out episodes are stored."""
+    """Train on an unlimited stream of new play directly from the robots; only the held-out episodes are stored."""
     play: PlayJobConfig = field(default_factory=lambda: PlayJobConfig(episodes=64))
-    """Who plays with --live-play; `episodes` are held out for statistics and validation."""
+    """How play is collected with --live-play; `episodes` of it are held out for statistics and validation."""
     objective: ObjectiveConfig = field(default_factory=ObjectiveConfig)
     """The objectives of Stage 1 and their weights."""
 
@@ -178,10 +179,10 @@ class PretrainConfig(StageConfig):
 
 @dataclass(frozen=True, kw_only=True)
 class PriorJobConfig(TrainJobConfig):
-    """Whose motion a prior is learned from, and on how many processes."""
+    """Which datasets a motion prior is trained on, and with how many processes."""
 
     data: tuple[str, ...]
-    """Datasets of play, one a robot: PATH, or PATH:WEIGHT for its share of each batch (default 1)."""
+    """Datasets of play, one per robot: PATH, or PATH:WEIGHT for its share of each batch (default 1)."""
     train: Annotated[TrainConfig, arg(name="")] = field(
         default_factory=lambda: TrainConfig(steps=5000, batch_size=256, lr=1e-3)
     )
@@ -200,7 +201,7 @@ class PriorJobConfig(TrainJobConfig):
             ConfigError: no dataset, or a weight that is no number.
         """
         if not self.data:
-            raise ConfigError("A motion prior needs datasets of play: --data PATH [PATH ...].")
+            raise ConfigError("A motion prior needs datasets of play (--data PATH [PATH ...]).")
         return sources_of(self.data)
 
     def parents(self) -> dict[str, Path]:
@@ -210,7 +211,7 @@ class PriorJobConfig(TrainJobConfig):
 
 @dataclass(frozen=True, kw_only=True)
 class AlignJobConfig(StageConfig):
-    """Which demonstrations, on which weights, and on how many processes."""
+    """Which demonstrations, which initial weights, and how many processes."""
 
     demos: Path
     """Dataset of demonstrations."""
@@ -220,10 +221,10 @@ class AlignJobConfig(StageConfig):
     """Run folder of a motion prior (jobs.pretrain_prior): its decoder becomes the head, its chunk
     the horizon."""
     play: Path | None = None
-    """Dataset of play that is trained on beside the demonstrations, so that what Stage 1 taught stays; with robot
-    masks."""
+    """Dataset of play (with robot masks) that is trained on together with the demonstrations, so that Stage 1 is not
+    forgotten."""
     history: int = 0
-    """Past steps that the prior's encoder sums up in one vector, 0 .. the prior's chunk; 0 none."""
+    """Past steps that the prior's encoder encodes into one vector, 0 .. the prior's chunk; 0: none."""
     align: AlignConfig = field(default_factory=AlignConfig)
     """What is loaded from Stage 1."""
 
@@ -252,7 +253,7 @@ class PipelineConfig(ClusterConfig):
     episodes: int = 12
     """Cells of each task that a policy is evaluated on."""
     num_workers: int = 2
-    """Processes that train at once and share each step's windows; one a CPU core at most."""
+    """Number of training processes, which share the windows of each step; at most one per CPU core."""
     seed: int = 0
     """Root of the seed tree."""
     out: Path = Path("demo")

@@ -92,8 +92,8 @@ class RobotSpec:
         wrong = [name for name in self.cameras if not re.fullmatch("[a-z0-9_]+", name) or name == "robot_mask"]
         if wrong or not self.cameras or len(set(self.cameras)) < len(self.cameras):
             raise SpecError(
-                "cameras names at least one camera, each once, in small letters, digits and _, and none robot_mask; "
-                f"got {list(self.cameras)}."
+                "cameras must name at least one camera, each once, with lower-case letters, digits and _, and none "
+                f"may be called robot_mask; got {list(self.cameras)}."
             )
 
     @property
@@ -167,10 +167,10 @@ def require_compatible(have: RobotSpec, want: RobotSpec, *, have_name: str, want
     ]
     if differences:
         raise SpecError(
-            f"{have_name} and {want_name} do not fit each other:\n"
+            f"{have_name} and {want_name} do not match:\n"
             + "\n".join(differences)
-            + "\nUse data and a policy of the same robot and conventions; jobs.import_dataset --like gives recordings "
-            "those of another dataset."
+            + "\nUse data and a policy of the same robot and conventions; jobs.import_dataset --like imports "
+            "recordings with the conventions of another dataset."
         )
 
 
@@ -276,8 +276,8 @@ def unified_indices(slots: tuple[Slot, ...], layout: tuple[str, ...]) -> tuple[i
             name = f"{joint}{num_joints[arm]}"
         if f"arm{arm}/{name}" not in layout:
             raise SpecError(
-                f"Slot {slot.name!r} ({slot.unit}) has no place in the unified layout, which holds {ARMS} arms with "
-                f"{JOINTS} joints each, hand motions or poses, and grippers. Extend specs.py, or leave this robot out."
+                f"Slot {slot.name!r} ({slot.unit}) does not fit into the unified layout, which has {ARMS} arms with "
+                f"{JOINTS} joints, end-effector motions or poses, and grippers. Extend specs.py, or omit this robot."
             )
         places.append(layout.index(f"arm{arm}/{name}"))
     return tuple(places)

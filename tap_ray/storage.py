@@ -43,7 +43,9 @@ def to_path(path: Path | str) -> Path:
     """
     text = str(path)
     if SLASH_LOST.match(text):
-        raise ConfigError(f"{text} is no URI: it needs two slashes (file: three) after the colon, as in s3://bucket/x.")
+        raise ConfigError(
+            f"{text} is not a URI: it needs two slashes (file: three) after the colon, as in s3://bucket/x."
+        )
     if text.startswith("~"):
         return _expanded(text)
     if not isinstance(path, str):
@@ -53,20 +55,23 @@ def to_path(path: Path | str) -> Path:
         return Path(path)
     if protocol in LOCAL:
         if not rest.startswith("/"):
-            raise ConfigError(f"{path} names a machine; a file URI has three slashes: file:///folder.")
+            raise ConfigError(f"{path} contains a host name, but a file URI needs three slashes: file:///folder.")
         return Path(urllib.request.url2pathname(rest))
     bucket, _, key = rest.partition("/")
     if "@" in bucket:
-        raise ConfigError("A URI with credentials in it would end up in manifests: give them in the environment.")
+        raise ConfigError(
+            "A URI must not contain credentials, because URIs are stored in manifests. Set the credentials in the "
+            "environment."
+        )
     if not bucket or not key.strip("/"):
-        raise ConfigError(f"{path} names no folder: give {protocol}://{bucket or 'BUCKET'}/FOLDER.")
+        raise ConfigError(f"{path} does not name a folder. Give {protocol}://{bucket or 'BUCKET'}/FOLDER.")
     from upath import UPath  # half a second that local paths need not pay
 
     try:
         remote = UPath(path.rstrip("/"), use_listings_cache=False)  # what other machines write must be seen
         _ = remote.fs
     except (ImportError, ValueError) as error:
-        raise ConfigError(f"{path} cannot be used: {error}. S3 (s3://) and file:/// always work.") from None
+        raise ConfigError(f"{path} cannot be used: {error}. S3 (s3://) and file:/// are always supported.") from None
     return cast(Path, remote)
 
 
@@ -74,7 +79,7 @@ def _expanded(text: str) -> Path:
     try:
         return Path(text).expanduser()
     except RuntimeError as error:
-        raise ConfigError(f"{text}: {error} Write the path out.") from None
+        raise ConfigError(f"{text}: {error} Give the whole path.") from None
 
 
 def is_remote(path: Any) -> bool:
@@ -97,7 +102,7 @@ def require_reachable(path: Path) -> None:
         except (FileNotFoundError, NotADirectoryError):
             bucket = key.partition("/")[0]
             if not fs.exists(bucket):
-                raise StorageError(f"{path}: there is no bucket {bucket!r}. Make it, or fix the URI.") from None
+                raise StorageError(f"{path}: there is no bucket {bucket!r}. Create it, or fix the URI.") from None
 
 
 @contextlib.contextmanager
@@ -109,7 +114,7 @@ def translate_errors(verb: str, path: Path) -> Generator[None]:
         if not _refused(error, writing=verb != "read", remote=is_remote(path)):
             raise
         reason = " ".join(str(getattr(error, "strerror", None) or error).split())
-        hint = _hint(error) if is_remote(path) else "Free some space or name another --out."
+        hint = _hint(error) if is_remote(path) else "Free some space, or name another folder with --out."
         raise StorageError(f"Cannot {verb} {path}: {reason.rstrip('.')}. {hint}") from None
 
 
@@ -126,11 +131,11 @@ def _refused(error: Exception, *, writing: bool, remote: bool) -> bool:
 def _hint(error: Exception) -> str:
     text = f"{type(error).__name__} {error}".lower()
     if "bucket" in text and ("exist" in text or "not found" in text):
-        return "Make the bucket, or fix the URI."
+        return "Create the bucket, or fix the URI."
     if isinstance(error, PermissionError) or any(word in text for word in ("credential", "access key", "denied")):
         return (
-            "Check who you are there: AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, AWS_PROFILE or the machine's role, "
-            "and what that one may do."
+            "Check the credentials (AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, AWS_PROFILE, or the machine's role) "
+            "and their permissions."
         )
     endpoint = os.environ.get("AWS_ENDPOINT_URL", "not set: the provider's own")
     return f"Check AWS_ENDPOINT_URL (now {endpoint}) and the network; the same command resumes from here."

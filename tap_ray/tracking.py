@@ -111,7 +111,7 @@ class Run:
         self.flush()
         if self._pending:
             LOG.warning(
-                "MLflow at %s is still away: the last %d points are only in the run folder.",
+                "MLflow at %s is still unreachable: the last %d points are only in the run folder.",
                 without_credentials(self.uri),
                 len(self._pending),
             )
@@ -135,7 +135,7 @@ class Run:
         except Exception as error:  # noqa: BLE001  stores of artifacts raise what their libraries do, e.g. botocore's
             if what not in self._refused:
                 where, reason = without_credentials(self.uri), without_credentials(str(error) or repr(error))
-                LOG.warning("MLflow at %s did not take %s, the job continues without: %s", where, what, reason)
+                LOG.warning("MLflow at %s did not accept %s; the job continues without it: %s", where, what, reason)
             self._refused.add(what)
             return False
         self._refused.discard(what)
@@ -277,8 +277,8 @@ def _experiment(client: "MlflowClient") -> str:
     if found is not None:
         if found.lifecycle_stage != "active":
             raise StorageError(
-                f"The MLflow experiment {name!r} was deleted: restore it (mlflow experiments restore -x "
-                f"{found.experiment_id}), or name another one in MLFLOW_EXPERIMENT_NAME."
+                f"The MLflow experiment {name!r} was deleted. Restore it (mlflow experiments restore -x "
+                f"{found.experiment_id}), or set MLFLOW_EXPERIMENT_NAME to another one."
             )
         return found.experiment_id
     # A server decides itself where artifacts live; for our own database MLflow would scatter them into ./mlruns.

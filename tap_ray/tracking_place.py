@@ -23,7 +23,7 @@ def translate_errors(uri: str) -> Iterator[None]:
     except StorageError:
         raise
     except Exception as error:  # stores of artifacts raise what their libraries do
-        raise StorageError(f"MLflow at {uri} refused: {_first_line(error)}.{_hint(uri, error)}") from error
+        raise StorageError(f"MLflow at {uri} refused the request: {_first_line(error)}.{_hint(uri, error)}") from error
 
 
 def tracking_uri() -> str:
@@ -41,8 +41,8 @@ def _sqlite_uri(file: Path) -> str:
     uri = f"sqlite:///{file}"
     if {"?", "%"} & set(str(file)) and _sqlite_file(uri) != file:
         raise StorageError(
-            f"MLflow cannot keep its database in {file.parent}: ? and %.. mean something else in a database's address. "
-            "Work in a folder of another name, or set MLFLOW_TRACKING_URI."
+            f"MLflow cannot store its database in {file.parent}, because ? and %.. have another meaning in the "
+            "address of a database. Work in a folder with another name, or set MLFLOW_TRACKING_URI."
         )
     return uri
 
@@ -97,16 +97,16 @@ def _hint(uri: str, error: Any) -> str:
     without = "" if own else " Or `unset MLFLOW_TRACKING_URI` to track into ./mlflow.db."
     if "database schema" in text or "Can't locate revision" in text:
         away = f"move {_sqlite_file(uri)} away" if uri.startswith("sqlite:///") else "name another database"
-        return f" Another version of MLflow made it: `mlflow db upgrade {uri}` after a backup, or {away}."
+        return f" It was written by another version of MLflow. Run `mlflow db upgrade {uri}` after a backup, or {away}."
     if "database is locked" in text:
-        return " Another program works on it; the same command again resumes from here."
+        return " Another program uses it. Run the same command again: it resumes from here."
     if uri.startswith("sqlite:///"):
         return without
     parts = urllib.parse.urlsplit(uri)
     if parts.scheme not in ("http", "https"):
         return without
     if "CERTIFICATE_VERIFY" in text:
-        return " Name its certificate: MLFLOW_TRACKING_SERVER_CERT_PATH, or REQUESTS_CA_BUNDLE." + without
+        return " Set MLFLOW_TRACKING_SERVER_CERT_PATH or REQUESTS_CA_BUNDLE to its certificate." + without
     if any(code in text for code in ("401", "403", "Unauthorized", "Permission denied")):
         return " Check MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD, or MLFLOW_TRACKING_TOKEN." + without
     if isinstance(error, OSError | ValueError) or "Max retries exceeded" in text or "error code 50" in text:

@@ -45,41 +45,41 @@ Info = Mapping[str, Any]
 
 @dataclass(frozen=True, kw_only=True)
 class RandomizeConfig:
-    """How far an episode of play may differ from the standard scene; 0 leaves that part as it is.
+    """How far an episode of play may differ from the standard scene; 0 turns a part off.
 
     Evaluation's cloths, camera shifts and distractors are never drawn (envs/scene/randomize.py). The counterpart on a
     real robot: change the tablecloth, the lamp and the clutter, and nudge the camera, while it plays.
     """
 
     cloth_probability: float = 0.75
-    """Chance that the table is covered with a cloth, plain or printed, of random colors."""
+    """Probability that the table is covered with a cloth, plain or printed, of random colors."""
     cloth_saturation: float = 0.7
     """Highest saturation (HSV) of the colors of cloths and distractors, 0 (gray) .. 1."""
     cloth_period_m: tuple[float, float] = (0.05, 0.16)
-    """Least and greatest length after which a cloth's print repeats, m."""
+    """Smallest and largest period of a cloth's print, m."""
     camera_move_m: float = 0.12
-    """Longest move of the camera, m; half of it in ManiSkill, whose camera stands close to the arm."""
+    """Largest displacement of the camera, m; half of it in ManiSkill, whose camera is close to the arm."""
     camera_turn_rad: float = 0.06
-    """How far off the moved camera may aim, rad: to either side, and up or down."""
+    """Largest error of the moved camera's direction, rad: to either side, and up or down."""
     light_turn_rad: float = 0.35
-    """How far the light comes from another direction, rad; none in ManiSkill, whose background is a photograph."""
+    """Largest change of the light's direction, rad; none in ManiSkill, whose background is a photograph."""
     light_gain: float = 0.25
-    """Brightness of the whole image: up to this fraction lighter or darker."""
+    """Largest relative change of the brightness of the whole image."""
     light_tint: float = 0.08
-    """Each of red, green and blue of the whole image: up to this fraction stronger or weaker."""
+    """Largest relative change of each color channel of the whole image."""
     max_distractors: int = 4
-    """Most things that lie on the table and are no objects of play; each number up to it is as likely."""
+    """Largest number of distractors, which are not objects of play; every number up to it is equally likely."""
     joint_rad: float = 0.2
-    """How far each joint may start from home, rad."""
+    """Largest initial distance of each joint from its home position, rad."""
 
     def __post_init__(self) -> None:
         for name, most in RANDOMIZE_MOST.items():
             value = getattr(self, name)
             if not 0 <= value <= most:
-                raise ConfigError(f"{name} lies in 0 .. {most}; got {value}.")
+                raise ConfigError(f"{name} must be in 0 .. {most}; got {value}.")
         low, high = self.cloth_period_m
         if not 0.02 <= low <= high <= 0.5:
-            raise ConfigError(f"cloth_period_m is (least, greatest) within 0.02 .. 0.5 m; got {low} and {high}.")
+            raise ConfigError(f"cloth_period_m must be (least, greatest) within 0.02 .. 0.5 m; got {low} and {high}.")
 
 
 RANDOMIZE_MOST: Mapping[str, float] = {
@@ -101,7 +101,7 @@ class EnvConfig:
     """Which simulated robot in which scene. `envs.make(EnvConfig())` returns a `gymnasium.Env`."""
 
     task: str = "play"
-    """A task of envs/scene/tasks.py, or "play": objects of several tasks on the table, no goal."""
+    """A task of envs/scene/tasks.py, or "play": objects of several tasks are on the table, and there is no goal."""
     robot: str = "widowx"
     """Embodiment, a key of envs/robots.py."""
     sim: str = "pybullet"
@@ -110,23 +110,23 @@ class EnvConfig:
     image_size: int = 96
     """Side of the square camera images, px."""
     cameras: tuple[str, ...] = ONE_CAMERA
-    """The robot's cameras: "main" looks at the table, "wrist" sits on the hand (of two hands "left_wrist" and
-    "right_wrist")."""
+    """The robot's cameras: "main" views the table, "wrist" is mounted on the end effector (with two arms "left_wrist"
+    and "right_wrist")."""
     max_steps: int = 60
-    """Control steps until truncation (5 a second)."""
+    """Control steps until truncation (5 per second)."""
     scenario: str = "standard"
     """A key of envs/scene/scenarios.py; "standard" changes nothing. Distractors are in the image, never in `info`."""
     robot_mask: bool = False
-    """Whether info carries the robot's own mask."""
+    """Whether info has a mask of the robot."""
     segmentation: bool = False
-    """Whether info says for each pixel who is seen there (hand, arm, which object)."""
+    """Whether info has the segmentation of the image (end effector, arm, each object)."""
     render: bool = True
-    """False leaves the image black and spares its cost (for an evaluation that needs no image)."""
+    """Whether images are rendered. False gives black images without the cost (for policies that need no image)."""
     randomize: RandomizeConfig | None = None
-    """What differs from episode to episode of play, and how far; None: nothing."""
+    """What is randomized in each episode of play, and how far; None: nothing."""
     partner: str = ""
-    """Another task, whose objects lie on the table as well: only the sentence says which of the two is asked. Slots of
-    `info` show the asked task's objects first. Empty: its own objects alone."""
+    """Another task whose objects are on the table as well, so that only the instruction says which of the two tasks is
+    meant. The slots of `info` have the objects of `task` first. Empty: no other objects."""
 
 
 @dataclass(frozen=True, kw_only=True)

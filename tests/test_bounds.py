@@ -82,15 +82,19 @@ def test_the_defaults_are_legal_and_no_row_of_the_table_is_idle():
 @pytest.mark.parametrize(
     ("way", "wrong", "said"),
     [
-        (("train", "clip"), -1.0, "--clip is at least 0; got -1."),
-        (("train", "lr"), math.nan, "--lr is more than 0, and finite; got nan."),
-        (("train", "warmup_fraction"), 1.5, "--warmup-fraction lies in [0, 1]; got 1.5."),
-        (("train", "betas"), (0.9, 1.0), "--betas lies in [0, 1); got 1."),
-        (("workers", "gpus"), math.nan, "--gpus is at least 0, and finite; got nan."),
-        (("workers", "stream_memory_mb"), -5, "--stream-memory-mb is at least 1; got -5."),
-        (("workers", "max_failures"), -7, "--max-failures is at least -1; got -7."),
-        (("policy", "vision", "vit_width"), 0, "--policy.vision.vit-width is at least 1; got 0."),
-        (("align", "pretrained_lr_scale"), math.inf, "--align.pretrained-lr-scale is at least 0, and finite; got inf."),
+        (("train", "clip"), -1.0, "--clip must be at least 0; got -1."),
+        (("train", "lr"), math.nan, "--lr must be more than 0 and finite; got nan."),
+        (("train", "warmup_fraction"), 1.5, "--warmup-fraction must be in [0, 1]; got 1.5."),
+        (("train", "betas"), (0.9, 1.0), "--betas must be in [0, 1); got 1."),
+        (("workers", "gpus"), math.nan, "--gpus must be at least 0 and finite; got nan."),
+        (("workers", "stream_memory_mb"), -5, "--stream-memory-mb must be at least 1; got -5."),
+        (("workers", "max_failures"), -7, "--max-failures must be at least -1; got -7."),
+        (("policy", "vision", "vit_width"), 0, "--policy.vision.vit-width must be at least 1; got 0."),
+        (
+            ("align", "pretrained_lr_scale"),
+            math.inf,
+            "--align.pretrained-lr-scale must be at least 0 and finite; got inf.",
+        ),
     ],
 )
 def test_the_flag_is_named_as_it_is_typed(way: tuple[str, ...], wrong: Any, said: str):
@@ -103,13 +107,13 @@ def test_every_wrong_number_is_named_at_once():
     with pytest.raises(ConfigError) as refused:
         bounds.check(wrong)
     assert str(refused.value).splitlines() == [
-        "--lr is more than 0; got 0.",
-        "  --clip is at least 0; got -1.",
+        "--lr must be more than 0; got 0.",
+        "  --clip must be at least 0; got -1.",
     ]
 
 
 def test_a_file_is_held_to_the_same_bounds():
-    with pytest.raises(ConfigError, match=re.escape("sweep.yaml: lr is more than 0, and finite; got nan.")):
+    with pytest.raises(ConfigError, match=re.escape("sweep.yaml: lr must be more than 0 and finite; got nan.")):
         config.from_dict(TrainConfig, {"lr": math.nan}, where="sweep.yaml")
 
 

@@ -108,13 +108,13 @@ def test_json_is_read_as_json(tmp_path):
 @pytest.mark.parametrize("text", ["data: d\nmodel: {width: 1, rate: 1.0, width: 2}", "data: d\nwidth: 1\nwidth: 2"])
 def test_a_key_given_twice_is_an_error_in_yaml(tmp_path, text):
     (tmp_path / "c.yaml").write_text(text)
-    with pytest.raises(ConfigError, match=r"c\.yaml gives the key 'width' twice: keep one of them\."):
+    with pytest.raises(ConfigError, match=r"c\.yaml has the key 'width' twice\. Keep one of them\."):
         config.load(Config, tmp_path / "c.yaml")
 
 
 def test_a_key_given_twice_is_an_error_in_json_too(tmp_path):
     (tmp_path / "c.json").write_text('{"data": "d", "data": "e"}')
-    with pytest.raises(ConfigError, match=r"c\.json gives the key 'data' twice: keep one of them\."):
+    with pytest.raises(ConfigError, match=r"c\.json has the key 'data' twice\. Keep one of them\."):
         config.load(Config, tmp_path / "c.json")
 
 
@@ -289,7 +289,7 @@ def test_a_uri_that_cannot_be_is_a_flags_mistake(monkeypatch: pytest.MonkeyPatch
     with pytest.raises(SystemExit) as ended:
         run_job(lambda given: given.data, Config)
     assert ended.value.code == 2
-    assert "names no folder" in " ".join(capsys.readouterr().err.split())
+    assert "does not name a folder" in " ".join(capsys.readouterr().err.split())
 
 
 def test_former_names_of_fields_are_read(tmp_path: Path):

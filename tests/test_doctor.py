@@ -55,7 +55,7 @@ def test_the_table_by_hand():
 @pytest.mark.parametrize(
     ("environment", "text"),
     [
-        ({"RAY_AUTH_MODE": "disabled"}, "RAY_AUTH_MODE=disabled: whoever reaches"),
+        ({"RAY_AUTH_MODE": "disabled"}, "RAY_AUTH_MODE=disabled: everyone who can reach"),
         ({"RAY_AUTH_TOKEN_PATH": "/nowhere/token"}, "names /nowhere/token, which does not exist"),
     ],
 )
@@ -71,7 +71,7 @@ def test_ray_without_authentication(monkeypatch, environment, text):
 @pytest.mark.parametrize(
     ("environment", "detail"),
     [
-        ({"RAY_TMPDIR": "/" + "x" * 90}, "Set a short one: RAY_TMPDIR=/tmp"),
+        ({"RAY_TMPDIR": "/" + "x" * 90}, "Set a shorter one, e.g. RAY_TMPDIR=/tmp"),
         ({"RAY_TMPDIR": "/proc"}, "RAY_TMPDIR=/proc cannot be written (No such file or directory)"),
         ({"HOME": "/proc", "RAY_AUTH_MODE": "token"}, "/proc"),
     ],

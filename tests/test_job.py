@@ -24,9 +24,7 @@ class Config:
 
 def test_a_submitted_job_refuses_results_that_go_with_the_cluster():
     for out, named in ((Path("data/mine"), "--out data/mine"), (None, "--out is not given")):
-        message = (
-            f"{named}: this job was submitted, and relative paths lie in Ray's copy of your folder, which is deleted"
-        )
+        message = f"{named}: this job was submitted to a cluster, where relative paths are in Ray's copy of your folder"
         with pytest.raises(ConfigError, match="^" + re.escape(message)):
             job.require_kept(Config(out=out), COPY)
     job.require_kept(Config(out=Path("/mnt/mine")), COPY)
@@ -37,7 +35,7 @@ def test_a_submitted_job_refuses_results_that_go_with_the_cluster():
 def test_a_home_folder_is_expanded_wherever_a_path_is_read(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setenv("HOME", "/home/me")
     assert storage.to_path("~/x") == storage.to_path(Path("~/x")) == Path("/home/me/x")
-    with pytest.raises(ConfigError, match=r"^~nobody-here/x: .* Write the path out\."):
+    with pytest.raises(ConfigError, match=r"^~nobody-here/x: .* Give the whole path\."):
         storage.to_path("~nobody-here/x")
 
 

@@ -144,7 +144,7 @@ def test_one_process_at_a_time_and_the_next_takes_over_from_a_dead_one(remote: b
     assert said == "has it\n"
     waiting, said = start()
     try:
-        assert said == f"waits for process {holder.pid} on {platform.node()}, which works on it\n"
+        assert said == f"waiting for process {holder.pid} on {platform.node()}, which is working on it\n"
         holder.kill()
         assert waiting.stdout.readline() == "has it\n"
     finally:

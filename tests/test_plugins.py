@@ -154,7 +154,7 @@ def test_a_scenario_that_cannot_be_drawn() -> None:
     cloth = envs.SCENARIOS["background"].cloths[0]
     with pytest.raises(ConfigError, match="has 2 sets of distractors, 1 cloths and 0 camera offsets"):
         Scenario(name="odd", distractors=(("mug",), ("can",)), cloths=(cloth,))
-    with pytest.raises(ConfigError, match=r"Scenario 'odd' has the distractor 'mugg'\. Did you mean 'mug'\?"):
+    with pytest.raises(ConfigError, match=r"Scenario 'odd': unknown distractor 'mugg'\. Did you mean 'mug'\?"):
         Scenario(name="odd", distractors=(("mugg",),))
 
 
@@ -224,10 +224,14 @@ def brings(folder: Path, package: str, kind: str, line: str, code: str = "") -> 
             "arm = broken_code:ARM",
             "import a_module_that_is_missing",
             "The robot 'arm' of the package broken 2.0 (broken_code:ARM) cannot be loaded: ModuleNotFoundError: "
-            "No module named 'a_module_that_is_missing'. Repair that package or uninstall it.",
+            "No module named 'a_module_that_is_missing'. Fix that package, or uninstall it.",
         ),
         ("arm = broken_code:ARM", "", "broken_code:ARM) cannot be loaded: AttributeError"),
-        ("arm = broken_code:ARM", "ARM = 3", "of the package broken 2.0 (broken_code:ARM) is a RobotModel; got 3."),
+        (
+            "arm = broken_code:ARM",
+            "ARM = 3",
+            "of the package broken 2.0 (broken_code:ARM) must be a RobotModel; got 3.",
+        ),
     ],
 )
 def test_a_broken_package_is_named(

@@ -113,24 +113,24 @@ def test_printing_starts_nothing(monkeypatch: pytest.MonkeyPatch, capsys: pytest
     monkeypatch.setattr(sys, "argv", ["job", "--lr", "-1", "--print-config"])
     with pytest.raises(SystemExit, match="2"):
         run_job(main, PretrainConfig, Offers(presets=presets.PRETRAIN))
-    assert "--lr is more than 0" in capsys.readouterr().err
+    assert "--lr must be more than 0" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        (("--preset", "tap_nano", "--config", "x"), r"^--config and --preset both give the whole config: keep one"),
+        (("--preset", "tap_nano", "--config", "x"), r"^--config and --preset both give the whole config\. Keep one"),
         (("--preset", "tap_nono"), r"^Unknown preset 'tap_nono'\. Did you mean 'tap_nano'\?"),
         (("--preset",), r"^--preset needs a name: --preset NAME\.$"),
         (("--preset", "--lr", "1"), r"^--preset needs a name"),
         (("--preset", "tap_nano", "--preset", "tap_nano"), r"^--preset is given twice"),
-        (("--plan",), r"^This job trains nothing"),
+        (("--plan",), r"^--plan is for jobs that train"),
     ],
 )
 def test_what_excludes_what(words: tuple[str, ...], said: str):
     with pytest.raises(ConfigError, match=said):
         asked("pretrain", *words)
-    with pytest.raises(ConfigError, match=r"^Unknown preset 'x'\. This job has none\.$"):
+    with pytest.raises(ConfigError, match=r"^Unknown preset 'x'\. This job has no presets\.$"):
         parse(run_job, PretrainConfig, ["--preset", "x"], Offers())
 
 

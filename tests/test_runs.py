@@ -115,7 +115,7 @@ def test_a_data_set_can_be_a_parent():
 
 
 def test_a_missing_parent_is_an_error_before_anything_is_made():
-    with pytest.raises(CheckpointError, match=r"^nowhere does not exist. Give a folder that a job printed"):
+    with pytest.raises(CheckpointError, match=r"^nowhere does not exist. Give a run folder or a dataset"):
         runs.open_run("c", job="align", config=CONFIG, parents={"init": "nowhere"})
     assert not Path("c").exists()
     Path("empty").mkdir()
@@ -148,7 +148,9 @@ def test_a_reader_sees_the_old_file_or_the_new_one(monkeypatch):
 
 def test_a_run_folder_that_cannot_be_made():
     Path("file").write_text("")
-    with pytest.raises(StorageError, match=r"Cannot create file/run: Not a directory\. .* name another --out"):
+    with pytest.raises(
+        StorageError, match=r"Cannot create file/run: Not a directory\. .* name another folder with --out"
+    ):
         runs.open_run("file/run", job="align", config=CONFIG)
 
 
@@ -213,7 +215,7 @@ def test_one_job_at_a_time_in_a_run_folder(monkeypatch):
     monkeypatch.setattr(runs, "PATIENCE_S", 0.0)
     with runs.entered("r", job="align", config=CONFIG) as run:
         message = (
-            rf"^Another job works in r: process {os.getpid()} on .*\. Wait for it or stop it, then run again; or name"
+            rf"^Another job works in r: process {os.getpid()} on .*\. Wait for it, or stop it and run again, or name"
         )
         with pytest.raises(CheckpointError, match=message), runs.entered("r", job="align", config=CONFIG):
             pass
@@ -236,7 +238,9 @@ def test_a_folder_of_something_else_is_not_even_locked():
 
 def test_json_that_lacks_a_key_names_the_file_and_the_key():
     Path("a.json").write_text('{"b": 1}')
-    with pytest.raises(CheckpointError, match=r"^a\.json lacks a, c: it is none that a job wrote\. Give a folder"):
+    with pytest.raises(
+        CheckpointError, match=r"^a\.json lacks a, c: it was not written by a job of tap_ray\. Give a run folder"
+    ):
         runs.read_json(Path("a.json"), needs=("a", "b", "c"))
     Path("d/meta").mkdir(parents=True)
     Path("d/meta/tap_ray.json").write_text("{}")

@@ -44,7 +44,7 @@ def test_each_field_alone_makes_a_mismatch(field):
     with pytest.raises(SpecError) as caught:
         require_compatible(ARM, replace(ARM, **{field: OTHER[field]}), have_name="data play/", want_name="policy p")
     lines = str(caught.value).splitlines()
-    assert lines[0] == "data play/ and policy p do not fit each other:"
+    assert lines[0] == "data play/ and policy p do not match:"
     assert len(lines) == 3
     assert lines[1].startswith(f"  {field}: data play/ has ")
     assert "Use data and a policy of the same robot" in lines[2]
@@ -119,7 +119,7 @@ def test_joints_and_second_arms_have_places_of_their_own():
 
 
 def test_a_slot_without_a_place_is_named():
-    with pytest.raises(SpecError, match=r"Slot 'torque' \(N\) has no place in the unified layout"):
+    with pytest.raises(SpecError, match=r"Slot 'torque' \(N\) does not fit into the unified layout"):
         unified_indices(slots("N", -1, 1, "torque"), UNIFIED_ACTION)
 
 

@@ -218,7 +218,7 @@ def test_a_password_in_the_address_is_used_and_not_shown(fresh, server, monkeypa
     lost = tracking.Run(uri=run.uri, run_id="0" * 32)
     lost.log({"loss": 1.0}, step=0)
     [record] = [r.getMessage() for r in caplog.records if r.name == "tap_ray.tracking"]
-    assert record.startswith(f"MLflow at {server.uri} did not take metrics, the job continues without: ")
+    assert record.startswith(f"MLflow at {server.uri} did not accept metrics; the job continues without it: ")
     assert "s3cret" not in record
 
 
@@ -247,7 +247,7 @@ def test_artifacts_that_cannot_be_stored_are_told_once_and_end_nothing(local, mo
     assert stored(run).info.status == "FINISHED"
     told = [r.getMessage() for r in caplog.records if r.name == "tap_ray.tracking"]
     assert len(told) == 1
-    assert "did not take artifacts, the job continues without: Unable to locate credentials" in told[0]
+    assert "did not accept artifacts; the job continues without it: Unable to locate credentials" in told[0]
 
 
 def test_a_deleted_experiment_is_to_be_restored(local):
@@ -257,8 +257,8 @@ def test_a_deleted_experiment_is_to_be_restored(local):
     with pytest.raises(StorageError) as told:
         tracking.start("align", local / "b", {})
     assert str(told.value) == (
-        f"The MLflow experiment 'tap_ray' was deleted: restore it (mlflow experiments restore -x {id}), or name "
-        "another one in MLFLOW_EXPERIMENT_NAME."
+        f"The MLflow experiment 'tap_ray' was deleted. Restore it (mlflow experiments restore -x {id}), or set "
+        "MLFLOW_EXPERIMENT_NAME to another one."
     )
 
 
@@ -293,7 +293,9 @@ def test_a_working_directory_that_no_databases_address_can_name_is_refused(name,
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
     (tmp_path / name).mkdir()
     monkeypatch.chdir(tmp_path / name)
-    message = rf"^MLflow cannot keep its database in {re.escape(str(tmp_path / name))}: .* or set MLFLOW_TRACKING_URI\."
+    message = (
+        rf"^MLflow cannot store its database in {re.escape(str(tmp_path / name))}: .* or set MLFLOW_TRACKING_URI\."
+    )
     with pytest.raises(StorageError, match=message):
         tracking.start("align", "a", {})
     assert [each.name for each in tmp_path.iterdir()] == [name]
@@ -386,7 +388,7 @@ def test_a_server_that_dies_and_returns_loses_no_point(local, tmp_path_factory, 
     run.log({"loss": 2.0}, step=1)
     run.log({"loss": 1.0}, step=2)
     assert [r.message[:40] for r in caplog.records if r.name == "tap_ray.tracking"] == [
-        f"MLflow at http://127.0.0.1:{port} did not take"[:40]
+        f"MLflow at http://127.0.0.1:{port} did not accept"[:40]
     ]
     second = Server(folder, port)
     try:

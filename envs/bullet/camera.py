@@ -22,7 +22,7 @@ class RenderConfig:
     light: Vector = (0.5, -0.3, 1.0)
     """Direction towards the light."""
     hand_shadow: bool = True
-    """A dark patch where the hand's shadow falls. Motion along the camera's axis hardly shows but for it."""
+    """Whether the end effector has a dark patch as its shadow, which makes motion along the camera's axis visible."""
     shadow: bool = False
     """Real shadows of everything; they double the cost of an image."""
     table_rgb: Color = (0.72, 0.66, 0.58)

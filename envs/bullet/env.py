@@ -119,7 +119,7 @@ class TabletopEnv(gym.Env[Any, np.ndarray]):
             SpecError: wrong shape or a value that is not a number.
         """
         if self._scene is None:
-            raise SpecError("step() came before reset(). Call env.reset(seed=...) once, then step().")
+            raise SpecError("step() was called before reset(). Call env.reset(seed=...) once, then step().")
         executed = self._checked(action)
         parts = np.split(executed, len(self._controllers))
         plans = [
@@ -135,7 +135,7 @@ class TabletopEnv(gym.Env[Any, np.ndarray]):
     def render(self) -> np.ndarray:
         """The camera's image, (render_size, render_size, 3) uint8."""
         if self._scene is None:
-            raise SpecError("render() came before reset(). Call env.reset(seed=...) first.")
+            raise SpecError("render() was called before reset(). Call env.reset(seed=...) first.")
         return self._photograph(self._render_size, mask=False).rgb
 
     def close(self) -> None:
@@ -159,11 +159,11 @@ class TabletopEnv(gym.Env[Any, np.ndarray]):
     def _checked(self, action: np.ndarray) -> np.ndarray:
         value = np.asarray(action, np.float32)
         names = ", ".join(f"{slot.name} ({slot.unit})" for slot in self._taken_spec.action)
-        want = f"An action of {self.model.name} is {len(self._low_A)} finite numbers: {names}"
+        want = f"An action of {self.model.name} must be {len(self._low_A)} finite numbers: {names}"
         if value.shape != self._low_A.shape:
-            raise SpecError(f"{want}. This one has shape {value.shape}: pass one action a robot and step.")
+            raise SpecError(f"{want}; got an action of shape {value.shape}. Pass one action for each robot and step.")
         if not np.isfinite(value).all():
-            raise SpecError(f"{want}. This one is {value.tolist()}: look for NaN in the policy's output.")
+            raise SpecError(f"{want}; got {value.tolist()}. Check the policy's output for NaN.")
         clipped = np.clip(value, self._low_A, self._high_A)
         self._num_clipped += int(not np.array_equal(clipped, value))
         return clipped

@@ -61,11 +61,11 @@ class Numbers:
 
     def __post_init__(self) -> None:
         if (self.closed is None) != (self.open is None) or (self.closed is not None and self.closed == self.open):
-            raise ConfigError(f"slots {list(self.slots)}: closed and open are two different numbers; give both.")
+            raise ConfigError(f"slots {list(self.slots)}: 'closed' and 'open' must both be given, and must differ.")
         for name in ("at", "constant"):
             if getattr(self, name) and len(getattr(self, name)) != len(self.slots):
                 raise ConfigError(
-                    f"slots {list(self.slots)} want as many numbers in {name!r}; got {getattr(self, name)}."
+                    f"{name!r} needs one number for each of the slots {list(self.slots)}; got {getattr(self, name)}."
                 )
 
     @property
@@ -139,9 +139,14 @@ class Adapter:
 
     def __post_init__(self) -> None:
         if self.repeat < 1 or not self.action or not self.state:
-            raise ConfigError(f"The adapter of {self.env} needs state, action and repeat >= 1.")
+            raise ConfigError(
+                f"The adapter of {self.env} needs at least one entry in 'state' and in 'action', and 'repeat' must be "
+                "at least 1."
+            )
         if self.camera and self.cameras:
-            raise ConfigError(f"The adapter of {self.env} names both camera (the only one) and cameras. Leave one out.")
+            raise ConfigError(
+                f"The adapter of {self.env} has both 'camera' (for a single camera) and 'cameras'. Omit one of them."
+            )
 
     @property
     def spec(self) -> RobotSpec:
@@ -171,9 +176,9 @@ class Adapter:
     def missing(self) -> list[str]:
         """What it does not state, and what that switches off."""
         off = {
-            "success": "evaluation and demonstrations, nothing says when the task is done",
-            "contact": "Stage 1's next object and its crops, nothing says when something is touched",
-            "robot_mask": "frames without the arm and crops of next objects, nothing says where the robot is seen",
+            "success": "evaluation and demonstrations, which need to know when the task is done",
+            "contact": "Stage 1's next object and its crops, which need contact",
+            "robot_mask": "crops of next objects and images without the robot, which need its mask",
             "objects": "the explorers contact, curious and mixed, and labels of failures",
             "expert": "demonstrations and --policy expert",
         }
@@ -196,29 +201,32 @@ def read_adapter(where: str) -> Adapter:
         try:
             found = load_reference(where)
         except (ImportError, AttributeError) as error:
-            raise ConfigError(f"--env {where}: {error}. Name a YAML file, or module:name of an Adapter.") from None
+            raise ConfigError(f"--env {where}: {error}. Give a YAML file, or module:name of an Adapter.") from None
         if isinstance(found, Adapter):
             return found
-        raise ConfigError(f"--env {where} is no Adapter (envs/foreign/adapter.py), but {type(found).__name__}.")
+        raise ConfigError(
+            f"--env {where} must name an Adapter (envs/foreign/adapter.py); got an object of type "
+            f"{type(found).__name__}."
+        )
     shipped = {read.env: read for read in map(_from_file, sorted(SHIPPED.glob("*.yaml")))}
     if where not in shipped:
         raise ConfigError(
-            f"tap_ray ships no adapter of {where!r}; it has {', '.join(shipped)}. Write one as in "
-            "docs/how-to/environment.md and name the YAML file. `python -m envs.foreign.show ID` says what one "
-            "emits."
+            f"tap_ray includes no adapter for {where!r}; it has {', '.join(shipped)}. Write one as in "
+            "docs/how-to/environment.md and give its YAML file. `python -m envs.foreign.show ID` prints an "
+            "environment's observations and actions."
         )
     return shipped[where]
 
 
 def _from_file(path: Path) -> Adapter:
     if not path.is_file():
-        raise ConfigError(f"There is no adapter {path}. Name a YAML file as in docs/how-to/environment.md.")
+        raise ConfigError(f"The adapter file {path} does not exist. Give a YAML file as in docs/how-to/environment.md.")
     try:
         values = yaml.safe_load(path.read_text())
     except yaml.YAMLError as error:
-        raise ConfigError(f"{path} is no YAML: {error}") from None
+        raise ConfigError(f"{path} is not valid YAML: {error}") from None
     if not isinstance(values, dict):
-        raise ConfigError(f"{path} holds no fields of an adapter, but {type(values).__name__}.")
+        raise ConfigError(f"{path} must contain the fields of an adapter; got a value of type {type(values).__name__}.")
     for name, kind in (("state", Numbers), ("action", Numbers), ("objects", Thing)):
         if name in values:
             values[name] = tuple(_made(kind, each, f"{path}: {name}") for each in values[name])

@@ -38,8 +38,8 @@ def foreign_env(adapter: Adapter) -> gym.Env:
         return gym.make(adapter.env, max_episode_steps=ENDLESS, disable_env_checker=True, **kwargs)
     except (ImportError, AttributeError, TypeError, gym.error.Error) as error:
         raise ConfigError(
-            f"{adapter.env} cannot be made: {type(error).__name__}: {error}. Install its package, or correct the "
-            "adapter."
+            f"The environment {adapter.env} cannot be created: {type(error).__name__}: {error}. Install its package, "
+            "or correct the adapter."
         ) from error
 
 
@@ -65,13 +65,14 @@ class ForeignEnv(gym.Env[Any, np.ndarray]):
         space: Any = self._env.action_space
         if not isinstance(space, gym.spaces.Box) or len(space.shape) != 1:
             raise ConfigError(
-                f"{adapter.env} takes {space}; an adapter knows actions that are one row of numbers (Box)."
+                f"{adapter.env} has the action space {space}; an adapter supports a one-dimensional Box only."
             )
         self._native = space
         for part in adapter.action:
             if max(part.positions) >= space.shape[0]:
                 raise ConfigError(
-                    f"{adapter.env} takes {space.shape[0]} numbers; {list(part.slots)} are at {part.positions}."
+                    f"The actions of {adapter.env} have {space.shape[0]} numbers, but the adapter has "
+                    f"{list(part.slots)} at the positions {part.positions}."
                 )
         slots = EE_DELTA_ACTION if ee_control else self._spec.action
         self._taken = [slot.name for slot in slots]
@@ -102,7 +103,9 @@ class ForeignEnv(gym.Env[Any, np.ndarray]):
         """Execute one action, clipped into range and shared out among the environment's steps."""
         value, space = np.asarray(action, np.float32), self.action_space
         if value.shape != space.shape or not np.isfinite(value).all():  # pyright: ignore[reportAttributeAccessIssue]
-            raise SpecError(f"An action of {self.adapter.robot} is {len(self._taken)} finite numbers; got {value}.")
+            raise SpecError(
+                f"An action of {self.adapter.robot} must be {len(self._taken)} finite numbers; got {value}."
+            )
         clipped = np.clip(value, space.low, space.high)  # pyright: ignore[reportAttributeAccessIssue]
         self._num_clipped += int(not np.array_equal(clipped, value))
         native, reward = self._native_action(clipped), 0.0
@@ -161,7 +164,9 @@ class ForeignEnv(gym.Env[Any, np.ndarray]):
         for step in way:
             if not isinstance(found, Mapping) or step not in found:
                 there = ", ".join(found) if isinstance(found, Mapping) else "no further columns"
-                raise ConfigError(f"{self.adapter.env} observes no {name!r}; at {step!r} there is {there}.")
+                raise ConfigError(
+                    f"The observations of {self.adapter.env} have no {name!r}: at {step!r} there is {there}."
+                )
             found = found[step]
         values = np.asarray(found)
         if at is None:
@@ -169,7 +174,8 @@ class ForeignEnv(gym.Env[Any, np.ndarray]):
         values = values.reshape(-1)
         if max(at) >= len(values):
             raise ConfigError(
-                f"{name!r} of {self.adapter.env} has {len(values)} numbers; the adapter wants {list(at)}."
+                f"{name!r} of {self.adapter.env} has {len(values)} numbers, but the adapter reads the positions "
+                f"{list(at)}."
             )
         return values[list(at)].astype(np.float64)
 
@@ -179,7 +185,8 @@ class ForeignEnv(gym.Env[Any, np.ndarray]):
         rows = rows[0] if rows.ndim == 4 else rows
         if rows.ndim != 3 or rows.shape[2] < 3 or rows.dtype != np.uint8:
             raise ConfigError(
-                f"The camera {camera!r} of {self.adapter.env} gives {rows.dtype} {rows.shape}, not (Y, X, 3) uint8."
+                f"The camera {camera!r} of {self.adapter.env} must give uint8 images of shape (Y, X, 3); got "
+                f"{rows.dtype} {rows.shape}."
             )
         return self._squared(rows[..., :3], Image.Resampling.BOX)
 
@@ -224,7 +231,7 @@ class ForeignEnv(gym.Env[Any, np.ndarray]):
     def _flag(self, told: Mapping[str, Any], name: str) -> Any:
         """A flag of info; False where the adapter states none, and before the first step where info lacks it."""
         if name and name not in told and self._num_steps:
-            raise ConfigError(f"{self.adapter.env} tells no {name!r} in info; it tells {', '.join(told) or 'nothing'}.")
+            raise ConfigError(f"The info of {self.adapter.env} has no {name!r}; it has {', '.join(told) or 'nothing'}.")
         return told.get(name, False) if name else False
 
     def _object_pose(self) -> np.ndarray:

@@ -22,11 +22,11 @@ def columns(values: Any, name: str = "") -> Iterator[str]:
 
 
 def show(where: str) -> str:
-    """Observation, action, info and, of an adapter, what it leaves out."""
+    """Observation, action, info and, of an adapter, what it does not define."""
     lines: list[str] = []
     try:
         adapter = read_adapter(where)
-        lines += ["what the adapter leaves out:", *(f"  {line}" for line in adapter.missing)]
+        lines += ["not defined by the adapter:", *(f"  {line}" for line in adapter.missing)]
     except TapRayError:
         nothing = Numbers(slots=("dx",))
         adapter = Adapter(env=where, robot="unknown", action=(nothing,), state=(nothing,))

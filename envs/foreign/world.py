@@ -37,14 +37,14 @@ class Foreign:
         """
         for name in ("randomize", "partner", "segmentation"):
             if getattr(config, name):
-                raise ConfigError(f"{self.adapter.env} has no {name}: leave it out.")
+                raise ConfigError(f"{self.adapter.env} does not support {name}. Omit it.")
         if config.scenario != "standard":
             raise ConfigError(f"{self.adapter.env} has the scenario 'standard' only; got {config.scenario!r}.")
         cameras = tuple(self.adapter.camera_of)
         if config.cameras not in (ONE_CAMERA, cameras):
             raise ConfigError(
-                f"The adapter of {self.adapter.env} names the cameras {', '.join(cameras)}: leave --cameras out; got "
-                f"{', '.join(config.cameras)}."
+                f"The adapter of {self.adapter.env} already names the cameras {', '.join(cameras)}; got --cameras "
+                f"{' '.join(config.cameras)}. Omit --cameras."
             )
         mask = config.robot_mask and bool(self.adapter.robot_mask)
         scene = replace(config, robot=self.adapter.robot, sim=FOREIGN, robot_mask=mask, cameras=cameras)
@@ -55,7 +55,7 @@ class Foreign:
         """Raise ConfigError unless the adapter states these of its fields; names what they would be for."""
         off = [line for line in self.adapter.missing if line.partition(" ")[0] in needed]
         if off:
-            raise ConfigError(f"The adapter of {self.adapter.env} leaves out " + "; ".join(off) + ".")
+            raise ConfigError(f"The adapter of {self.adapter.env} has no " + "; ".join(off) + ".")
 
     def require_explorers(self, names: Sequence[str]) -> None:
         """Raise ConfigError unless these explorers can move this robot's hand."""
@@ -63,7 +63,7 @@ class Foreign:
         lacks = missing_slots(spec, "ee_pos", "ee_quat", "delta_pos")
         if lacks:
             raise ConfigError(
-                f"Explorers move the hand of {spec.robot!r} and read where it is; its adapter has no slot "
+                f"Explorers move the end effector of {spec.robot!r} and read its pose, but its adapter has no slot "
                 f"{', '.join(lacks)}."
             )
         if {"contact", "curious"} & set(names):

@@ -39,4 +39,6 @@ def sample_poses(config: EnvConfig, rng: np.random.Generator, num: int, hand: in
         matrix = lean @ axis_angle_matrix(np.array([0.0, 0.0, rng.uniform(-YAW_RAD, YAW_RAD)])) @ DOWN
         if arm.inverse(position_m - base_m, matrix, None) is not None:
             poses.append(np.concatenate([position_m, matrix_quaternion(matrix)]))
-    raise ConfigError(f"{config.robot!r} reached only {len(poses)} of {20 * num} poses tried: check its workspace box.")
+    raise ConfigError(
+        f"Only {len(poses)} of {20 * num} sampled poses were reachable for {config.robot!r}. Check its workspace box."
+    )

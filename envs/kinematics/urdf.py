@@ -63,7 +63,7 @@ def _make(source: Path, arm: PyBulletDataArm, hand: Hand, folder: Path) -> None:
                 raise
     except OSError as error:
         raise StorageError(
-            f"Cannot write {folder}: {error.strerror}. Free some space, or name a writable folder in XDG_CACHE_HOME."
+            f"Cannot write {folder}: {error.strerror}. Free some space, or set XDG_CACHE_HOME to a writable folder."
         ) from None
 
 

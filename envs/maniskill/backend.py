@@ -41,7 +41,7 @@ def require(*, gpu: bool) -> None:
         raise ConfigError("ManiSkill needs the package mani-skill (Linux only): pip install mani-skill")
     load()
     if gpu and not import_module("torch").cuda.is_available():
-        raise ConfigError("sim 'maniskill_gpu' needs an NVIDIA GPU, and torch finds none. Use --sim maniskill.")
+        raise ConfigError("sim 'maniskill_gpu' needs an NVIDIA GPU, but torch finds none. Use --sim maniskill.")
 
 
 def load() -> Any:
@@ -65,9 +65,9 @@ def load() -> Any:
     missing = [name for name in ASSETS if not is_data_source_downloaded(name)]
     if missing:
         raise ConfigError(
-            f"ManiSkill's files {' and '.join(missing)} are not in {mani_skill.ASSET_DIR}. Fetch them: "
+            f"ManiSkill's files {' and '.join(missing)} are not in {mani_skill.ASSET_DIR}. Download them: "
             + "; ".join(f"python -m mani_skill.utils.download_asset {name} -y" for name in missing)
-            + ". If they lie elsewhere, set MS_ASSET_DIR to the folder that holds data/."
+            + ". If they are elsewhere, set MS_ASSET_DIR to the folder that contains data/."
         )
     return mani_skill
 
@@ -105,7 +105,7 @@ def environment(env_id: str, num_envs: int, sensor: dict[str, Any], *, gpu: bool
         if not NO_DRIVER.search(str(error)):
             raise
         raise ConfigError(
-            f"sim 'maniskill' finds no Vulkan driver that works ({error}). `python -m tap_ray.doctor` says what is "
+            f"sim 'maniskill' finds no working Vulkan driver ({error}). `python -m tap_ray.doctor` reports what is "
             "missing; without a GPU: apt-get install libvulkan1 mesa-vulkan-drivers (Mesa 24.3 or newer)."
         ) from None
     env: Any = made.unwrapped

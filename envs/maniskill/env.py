@@ -99,7 +99,9 @@ class SimplerVectorEnv(gym.vector.VectorEnv):
         """
         seeds = self._seeds(seed)
         if "reset_mask" in (options or {}):
-            raise SpecError("The robots of one ManiSkill simulation begin together; reset_mask is not for them.")
+            raise SpecError(
+                "The robots of one ManiSkill simulation are reset together, so reset_mask is not supported."
+            )
         starts = [self._start_of(one) for one in seeds]
         variant = (options or {}).get("variant")
         perturbations = [self._perturbation(one, start, variant) for one, start in zip(seeds, starts, strict=True)]
@@ -127,7 +129,7 @@ class SimplerVectorEnv(gym.vector.VectorEnv):
             SpecError: wrong shape or a value that is not a number, or no episode has begun.
         """
         if self._num_steps < 0:
-            raise SpecError("step() came before reset(). Call env.reset(seed=...) once, then step().")
+            raise SpecError("step() was called before reset(). Call env.reset(seed=...) once, then step().")
         executed = self._checked(actions)
         obs, _, _, _, truth = self._env.step(tensor(to_maniskill_action(executed), self._env.device))
         self._num_steps += 1
@@ -138,7 +140,7 @@ class SimplerVectorEnv(gym.vector.VectorEnv):
     def render(self) -> np.ndarray:  # type: ignore[override]
         """The cameras' images, (N, render_size, render_size, 3) uint8; as sharp as the observation's, not sharper."""
         if self._num_steps < 0:
-            raise SpecError("render() came before reset(). Call env.reset(seed=...) first.")
+            raise SpecError("render() was called before reset(). Call env.reset(seed=...) first.")
         return self._tinted(squared(numpy(self._env._get_obs_sensor_data()[CAMERA]["rgb"]), self._render_size))
 
     def close_extras(self, **_: Any) -> None:
@@ -154,7 +156,7 @@ class SimplerVectorEnv(gym.vector.VectorEnv):
             drawn = self.np_random.integers(NUM_STATES, 2**31, len(seed))
             seeds = [int(new) if one is None else int(one) for one, new in zip(seed, drawn, strict=True)]
         if len(seeds) != self.num_envs or min(seeds) < 0:
-            raise SpecError(f"ManiSkill takes one seed >= 0 for each of its {self.num_envs} robots; got {seed}.")
+            raise SpecError(f"ManiSkill needs one seed >= 0 for each of its {self.num_envs} robots; got {seed}.")
         return seeds
 
     def _start_of(self, seed: int) -> Start:
@@ -189,11 +191,11 @@ class SimplerVectorEnv(gym.vector.VectorEnv):
 
     def _checked(self, actions: np.ndarray) -> np.ndarray:
         value = np.asarray(actions, np.float32)
-        want = f"An action is (N = {self.num_envs}, A = {len(self._low_A)}) finite numbers"
+        want = f"An action must be (N = {self.num_envs}, A = {len(self._low_A)}) finite numbers"
         if value.shape != (self.num_envs, len(self._low_A)):
-            raise SpecError(f"{want}. This one has shape {value.shape}: pass one action a robot and step.")
+            raise SpecError(f"{want}; got an action of shape {value.shape}. Pass one action for each robot and step.")
         if not np.isfinite(value).all():
-            raise SpecError(f"{want}. This one is {value.tolist()}: look for NaN in the policy's output.")
+            raise SpecError(f"{want}; got {value.tolist()}. Check the policy's output for NaN.")
         clipped = np.clip(value, self._low_A, self._high_A)
         self._num_clipped += (clipped != value).any(axis=1)
         return clipped

@@ -45,9 +45,12 @@ class ManiSkill:
     def check(self, config: EnvConfig) -> None:
         """See `envs.simulator.Simulator`."""
         if config.partner:
-            raise ConfigError(f"sim {config.sim!r} has no mixed scenes; got partner {config.partner!r}. Leave it out.")
+            raise ConfigError(f"sim {config.sim!r} has no mixed scenes; got partner {config.partner!r}. Omit it.")
         if config.image_size > MAX_IMAGE_PX:
-            raise ConfigError(f"SIMPLER's camera has {MAX_IMAGE_PX} rows; got image_size {config.image_size}.")
+            raise ConfigError(
+                f"SIMPLER's camera has {MAX_IMAGE_PX} rows, so image_size must be at most {MAX_IMAGE_PX}; got "
+                f"{config.image_size}."
+            )
         from envs.maniskill.backend import require
 
         require(gpu=self.gpu)

@@ -41,11 +41,11 @@ def require_pair(config: EnvConfig) -> None:
         raise ConfigError(f"Unknown task {config.partner!r} as partner. {nearest(config.partner, TASKS)}")
     if config.task in (PLAY, config.partner):
         raise ConfigError(
-            f"A mixed scene has the objects of two tasks; got task {config.task!r} and partner {config.partner!r}. "
-            "Name two different tasks."
+            f"A mixed scene needs the objects of two different tasks; got task {config.task!r} and partner "
+            f"{config.partner!r}."
         )
     if config.scenario == "distractors":
-        raise ConfigError("Mixed scenes have no room for the scenario 'distractors'. Leave it or the partner out.")
+        raise ConfigError("Mixed scenes have no room for the scenario 'distractors'. Omit it, or omit the partner.")
 
 
 def draw_mixed(task: str, partner: str, rng: np.random.Generator) -> Scene:
@@ -87,7 +87,7 @@ def _lay_out(models: Sequence[ObjectModel], rng: np.random.Generator) -> list[Po
             placed[i] = pose_N3[free_N.argmax()]
         else:
             return [(float(x), float(y), float(yaw)) for x, y, yaw in (placed[i] for i in range(len(models)))]
-    raise AssertionError(f"{ROUNDS} layouts had no room for {[model.name for model in models]}")
+    raise AssertionError(f"None of {ROUNDS} sampled layouts had room for {[model.name for model in models]}")
 
 
 def _is_pushed(model: ObjectModel) -> bool:

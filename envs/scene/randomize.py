@@ -54,8 +54,8 @@ def require_play(config: EnvConfig) -> None:
     """
     if config.randomize is not None and (config.task, config.scenario) != ("play", "standard"):
         raise ConfigError(
-            f"Only play is randomized, in the scenario 'standard'; got task {config.task!r}, scenario "
-            f"{config.scenario!r}. Leave `randomize` out there."
+            f"`randomize` is only for play in the scenario 'standard'; got task {config.task!r}, scenario "
+            f"{config.scenario!r}. Omit `randomize`."
         )
 
 
@@ -183,7 +183,7 @@ def _draw_camera_offset(
             continue
         if (np.abs(offset_view(constraints.view, offset).seen(places)) <= IN_VIEW).all():
             return offset
-    raise AssertionError(f"{TRIES} moves of the camera lost sight of {constraints.keep_out}")
+    raise AssertionError(f"None of {TRIES} sampled camera poses kept {constraints.keep_out} in view")
 
 
 def _aimed(view: Viewpoint, move_m: Vector, off_rad: np.ndarray) -> CameraOffset:

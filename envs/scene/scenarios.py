@@ -71,11 +71,12 @@ class Scenario:
         if len(numbers) > 1:
             raise ConfigError(
                 f"Scenario {self.name!r} has {len(self.distractors)} sets of distractors, {len(self.cloths)} cloths "
-                f"and {len(self.camera_offsets)} camera offsets. Give equally many of each, or none of a kind."
+                f"and {len(self.camera_offsets)} camera offsets. Give the same number of each, or omit a kind "
+                "altogether."
             )
         if unknown := sorted({name for each in self.distractors for name in each} - set(DISTRACTORS)):
             raise ConfigError(
-                f"Scenario {self.name!r} has the distractor {unknown[0]!r}. {nearest(unknown[0], DISTRACTORS)}"
+                f"Scenario {self.name!r}: unknown distractor {unknown[0]!r}. {nearest(unknown[0], DISTRACTORS)}"
             )
 
     @property
@@ -294,7 +295,7 @@ def _lay_out(names: Sequence[str], rng: np.random.Generator, constraints: SceneC
         if len(placed) >= min(MIN_DISTRACTORS, len(names)):
             return placed
     raise AssertionError(
-        f"{ROUNDS} layouts had no room for {MIN_DISTRACTORS} distractors beside {constraints.keep_out}"
+        f"None of {ROUNDS} sampled layouts had room for {MIN_DISTRACTORS} distractors beside {constraints.keep_out}"
     )
 
 

@@ -65,11 +65,14 @@ class TaskModel:
     def __post_init__(self) -> None:
         if self.check_success is None and self.goal not in GOALS:
             raise ConfigError(
-                f"Task {self.name!r}: goal is one of {', '.join(GOALS)}; got {self.goal!r}. For another goal, pass a "
-                "function as check_success."
+                f"Task {self.name!r}: goal must be one of {', '.join(GOALS)}; got {self.goal!r}. For another goal, "
+                "pass a function as check_success."
             )
         if not 1 <= len(self.object) <= NUM_SLOTS or not self.sentence:
-            raise ConfigError(f"Task {self.name!r} has 1 to {NUM_SLOTS} objects, and at least one sentence.")
+            raise ConfigError(
+                f"Task {self.name!r} needs 1 to {NUM_SLOTS} objects and at least one sentence; got {len(self.object)} "
+                f"objects and {len(self.sentence)} sentences."
+            )
 
     @property
     def models(self) -> tuple[ObjectModel, ...]:

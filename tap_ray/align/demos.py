@@ -48,20 +48,21 @@ class AlignConfig:
     load: TransferParts = "all"
     """What to load from Stage 1: "all", "all_but_head" or "vision" (the tower alone)."""
     freeze: tuple[str, ...] = ()
-    """Parts that stay as they are, e.g. "vision"; empty trains everything, as the paper does."""
+    """Parts of the network that are frozen, e.g. "vision"; empty trains everything, as the paper does."""
     pretrained_lr_scale: float = 1.0
-    """Factor on the learning rate of what was loaded."""
+    """Factor on the learning rate of the parameters that were loaded from Stage 1."""
     prior_steps: int = 5000
-    """Updates over which the terms that keep the motion prior's geometry fade; only with --prior."""
+    """Optimizer steps over which the loss terms that preserve the motion prior's geometry decay to 0; only with
+    --prior."""
     prior_weights: bool = True
-    """False takes the prior's sizes and statistics but fresh weights: the arm that shows what its weights buy, since a
-    flow's loss means the same only under the same statistics."""
+    """If false, initialize the prior's weights randomly but keep its sizes and statistics (ablation): losses of a flow
+    can be compared only under the same statistics."""
     weights: CloningWeights = field(default_factory=CloningWeights)
-    """Of the terms beside the demonstrated action; a flow head has none of them."""
+    """Weights of the auxiliary losses; a flow head has none of them."""
     play_batch: int = 64
-    """Windows of play beside each batch of demonstrations; only with --play."""
+    """Windows of play that are added to each batch of demonstrations; only with --play."""
     play_episodes: int = 0
-    """The first so many episodes of --play; 0 all."""
+    """Number of episodes of --play to use, from the first on; 0: all."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -107,7 +108,10 @@ def from_dataset(
         DataError: no instructions, no held-out episodes, no statistics.
     """
     if set(dataset.tasks) <= {PLAY_TASK}:
-        raise DataError(f"{dataset.path} holds play, without instructions. Give demonstrations (jobs.collect_demos).")
+        raise DataError(
+            f"{dataset.path} contains play, which has no instructions. Give a dataset of demonstrations "
+            "(jobs.collect_demos)."
+        )
     init, prior = start.init, start.prior
     stage_1 = None if init is None else _stage_1(init, dataset)
     if stage_1 is not None:
@@ -121,7 +125,7 @@ def from_dataset(
     )
     if policy.n_action_steps > policy.chunk:
         raise ConfigError(
-            f"A policy that predicts {policy.chunk} actions cannot carry out {policy.n_action_steps}: lower "
+            f"A policy that predicts {policy.chunk} actions cannot execute {policy.n_action_steps} of them: lower "
             "--policy.n-action-steps, or raise --windows.horizon."
         )
     norm = _norm(dataset, windows, policy, stage_1=stage_1, prior=prior)
@@ -189,8 +193,8 @@ def _parts(
     own = stage_1.network.config
     if policy.head == own.head != "regression" and policy.chunk != own.chunk:
         raise ConfigError(
-            f"Stage 1 was trained on chunks of {own.chunk} steps, and its {own.head} head knows no others; here they "
-            f"have {policy.chunk}: --windows.horizon {own.chunk}."
+            f"Stage 1 was trained on chunks of {own.chunk} steps, and its {own.head} head cannot change that; got "
+            f"chunks of {policy.chunk}. Use --windows.horizon {own.chunk}."
         )
     return stage_1.network.parts
 
@@ -206,7 +210,8 @@ def _require_asked(weights: CloningWeights) -> None:
     for name in ("context", "point"):
         if getattr(weights, name):
             raise ConfigError(
-                f"--align.weights.{name} asks for key points and context vectors, which a VLM has not. Omit it."
+                f"--align.weights.{name} needs key points and context vectors, which a VLM policy does not have. Omit "
+                "it."
             )
 
 
@@ -217,7 +222,7 @@ def _stage_1(init: Path, dataset: DatasetInfo) -> PolicyBundle:
     size, wanted = dataset.header.image_size[0], bundle.network.config.image_size
     if size != wanted:
         raise ConfigError(
-            f"{init} was trained on images of {wanted} px, those of {dataset.path} have {size} px: collect "
+            f"{init} was trained on images of {wanted} px, but those of {dataset.path} have {size} px. Collect "
             f"demonstrations with --image-size {wanted}, or pretrain on play with {size} px."
         )
     return bundle
@@ -242,8 +247,8 @@ def resolve_configs(
     policy, windows = replace(policy, history=history), resolve_windows(windows, config.weights)
     if policy.head != "regression" and (play or windows.crops or windows.reach_steps):
         raise ConfigError(
-            f"A {policy.head} head is trained on demonstrated actions alone: with --prior or --policy.head "
-            f"{policy.head} leave --play and --align.weights.* away."
+            f"A {policy.head} head is trained on demonstrated actions alone. With --prior or --policy.head "
+            f"{policy.head}, omit --play and --align.weights.*."
         )
     if policy.head == "flow":
         windows = replace(windows, horizon=policy.prior.chunk, chunk_states=prior is not None, history=history)
@@ -273,13 +278,13 @@ def resolve_policy(stage_1: PolicyConfig, asked: PolicyConfig) -> PolicyConfig:
     wrong += ["vlm"] * (asked.vlm not in (usual.vlm, _vlm_of(stage_1, asked)) and bool(asked.vlm.pretrained))
     if stage_1.vlm.pretrained and asked.head != stage_1.head and (asked.head, stage_1.head) != ("flow", "regression"):
         raise ConfigError(
-            f"Stage 1's VLM was trained with a {stage_1.head} head: give --policy.head {stage_1.head} (or a motion "
+            f"Stage 1's VLM was trained with a {stage_1.head} head. Use --policy.head {stage_1.head} (or a motion "
             "prior, --prior, on a regression head)."
         )
     if wrong:
         raise ConfigError(
-            f"With --init the sizes are Stage 1's; it has another {', '.join(f'policy.{name}' for name in wrong)} than "
-            "asked for. Omit these flags, or train Stage 1 with them."
+            "With --init the network has Stage 1's sizes, which differ from the given "
+            f"{', '.join(f'policy.{name}' for name in wrong)}. Omit these flags, or train Stage 1 with them."
         )
     return own
 

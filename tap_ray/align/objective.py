@@ -34,18 +34,20 @@ from tap_ray.training.batches import CROPS, Batch
 
 @dataclass(frozen=True, kw_only=True)
 class CloningWeights:
-    """Of the terms beside the demonstrated action; 0 leaves a term out."""
+    """Weights of the auxiliary losses beside that of the demonstrated action; 0 turns a loss off."""
 
     reach: float = 0.0
-    """Where the tip will be after the next steps, at the next contact and at its end."""
+    """Regression of the end effector's displacement after the next steps, at the next contact and at its end."""
     crops: float = 0.0
-    """The same demonstrations under crops of their own objects and places, as in Stage 1. Needs robot masks."""
+    """Cloning of the same demonstrations, conditioned on crops of their objects and places as in Stage 1 instead of the
+    instruction. Needs robot masks."""
     context: float = 0.0
-    """The sentence's vector to the vector of its crops. Needs robot masks."""
+    """Distance between the context vector of the instruction and that of its crops. Needs robot masks."""
     point: float = 0.0
-    """The first two key points at the thing and at the place that the demonstration's crops show."""
+    """Supervision of the first two key points: they point at the object and at the place of the demonstration's
+    crops."""
     play: float = 0.3
-    """Stage 1's question, asked of the play that --play names; without --play it is not used."""
+    """Stage 1's loss on the play of --play; without --play it is not used."""
 
     @property
     def asks_crops(self) -> bool:

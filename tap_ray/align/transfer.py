@@ -91,7 +91,7 @@ def load_prior_weights(policy: Network, prior: MotionPrior) -> None:
         ConfigError: it has none, or one of another size.
     """
     if not isinstance(policy.head, FlowHead) or policy.head.prior.config != prior.config:
-        raise ConfigError("--prior needs a flow head of the prior's own sizes: omit --policy.prior.*.")
+        raise ConfigError("With --prior the flow head has the sizes of the prior. Omit --policy.prior.*.")
     policy.head.prior.load_state_dict(prior.state_dict())
 
 

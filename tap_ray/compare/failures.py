@@ -10,7 +10,7 @@ from tap_ray.metrics import Interval, wilson
 
 RARE = ("crashed", "unlabeled")
 """Labels that get a column only if some episode has them."""
-RULE = "Labels are given by rule from the simulator state, not by eye."
+RULE = "Failures are labeled by rules from the simulator's state, not by a person."
 
 
 @dataclass(frozen=True, kw_only=True)

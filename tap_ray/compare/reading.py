@@ -82,7 +82,7 @@ def read_runs(runs: Sequence[Path | str]) -> tuple[list[Result], list[Curves]]:
     """
     paths = list(dict.fromkeys(storage.to_path(run) for run in runs))
     if not paths:
-        raise CheckpointError("Nothing to compare. Give at least one folder that jobs.evaluate printed.")
+        raise CheckpointError("There is nothing to compare. Give at least one run folder of jobs.evaluate.")
     evaluated = [path for path in paths if (path / "results.json").exists()]
     results = _labeled([read_result(path) for path in evaluated])
     require_comparable(results)
@@ -104,7 +104,9 @@ def read_result(path: Path) -> Result:
     """
     data = read_json(path / "results.json")
     if missing := [key for key in RESULT_KEYS if key not in data]:
-        raise CheckpointError(f"{path / 'results.json'} lacks {', '.join(missing)}. Evaluate again with this tap_ray.")
+        raise CheckpointError(
+            f"{path / 'results.json'} lacks {', '.join(missing)}. Evaluate again with this version of tap_ray."
+        )
     episodes = _read_episodes(path / "episodes.parquet")
     _require_consistent(path, data["tasks"], episodes)
     run = storage.to_path(data["policy"]["run"]) if data["policy"].get("run") else None
@@ -128,8 +130,8 @@ def read_curves(path: Path, label: str) -> Curves:
     """
     file = path / "metrics.jsonl"
     if not logs.exists(file):
-        state = "holds neither results.json nor metrics.jsonl" if path.exists() else "does not exist"
-        raise CheckpointError(f"{path} {state}. Give folders that jobs.evaluate, align or pretrain printed.")
+        state = "contains neither results.json nor metrics.jsonl" if path.exists() else "does not exist"
+        raise CheckpointError(f"{path} {state}. Give run folders of jobs.evaluate, jobs.align or jobs.pretrain.")
     lines = logs.read(file).decode(errors="replace").splitlines()
     points: dict[tuple[str, int], float] = {}
     for number, line in enumerate(lines, start=1):
@@ -164,8 +166,8 @@ def require_comparable(results: Sequence[Result]) -> None:
             )
         if not first.episodes.index.equals(other.episodes.index):
             raise DataError(
-                f"{first.path} and {other.path} share the protocol {first.protocol['hash']} but not its cells: "
-                f"{len(first.episodes)} and {len(other.episodes)} episodes. One is damaged: evaluate it again."
+                f"{first.path} and {other.path} have the same protocol {first.protocol['hash']} but different cells: "
+                f"{len(first.episodes)} and {len(other.episodes)} episodes. One of them is damaged. Evaluate it again."
             )
 
 
@@ -177,7 +179,9 @@ def _read_episodes(path: Path) -> pd.DataFrame:
     except (pa.ArrowInvalid, OSError) as error:
         raise CheckpointError(f"{path} cannot be read ({error}). Evaluate again.") from None
     if missing := [name for name in COLUMNS if name not in table.column_names]:
-        raise CheckpointError(f"{path} lacks the columns {', '.join(missing)}. Evaluate again with this tap_ray.")
+        raise CheckpointError(
+            f"{path} lacks the columns {', '.join(missing)}. Evaluate again with this version of tap_ray."
+        )
     return table.to_pandas()
 
 

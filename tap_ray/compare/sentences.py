@@ -7,8 +7,9 @@ from tap_ray.media.text_table import grid
 from tap_ray.metrics import wilson
 
 RULE = (
-    "whose object was moved first, in scenes of two tasks. Followed: the asked one's, of the episodes that moved "
-    "either (without reading the sentence: 50 %); wrong object: the other's, of all. Wilson 95 % intervals."
+    "whose object was moved first, in scenes of two tasks. Followed: that of the instructed task, of the episodes "
+    "that moved either (50 % for a policy that ignores the sentence); wrong object: that of the other task, of all "
+    "episodes. Wilson 95 % intervals."
 )
 
 

@@ -14,7 +14,7 @@ from tap_ray.metrics import Interval, mcnemar, paired_difference
 SHORT = ("spoon", "carrot", "stack", "eggplant", "pumpkin")
 """A task is headed by the one of these words that it contains, else by its name."""
 
-PAPER_TITLE = "paper, SIMPLER (real numbers from arXiv 2607.02466), other simulator: not comparable"
+PAPER_TITLE = "paper, SIMPLER (numbers of arXiv 2607.02466), another simulator: not comparable"
 PAPER_ROWS: dict[str, dict[str, str]] = {
     name: dict(zip(("spoon", "carrot", "stack", "eggplant", "Avg-P", "Avg-E", "Avg-All"), row.split(), strict=True))
     for name, row in {
@@ -47,7 +47,7 @@ PAPER_ROBUSTNESS: dict[str, dict[str, str]] = {
 STANDARD = "standard"
 """The scenario that the others are a drop from."""
 RULE = "percent partial/entire, Wilson 95 % intervals below"
-DROP_RULE = "entire success, standard minus scenario, points; paired 95 % interval, exact McNemar p (not corrected)"
+DROP_RULE = "entire success, standard minus scenario, in points; paired 95 % interval, exact McNemar p (not corrected)"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -285,8 +285,8 @@ def text_table(results: Sequence[Result], *, with_paper: bool = True) -> str:
             if t.scope == headline
         ]
         blocks.append(
-            f"first | second, paired on the same cells ({headline}): how many only one of them solved, exact McNemar\n"
-            + grid(("success", "only first", "only second", "p"), lines)
+            f"first | second, paired on the same cells ({headline}): number of cells that only one of them solved, "
+            "exact McNemar\n" + grid(("success", "only first", "only second", "p"), lines)
         )
     lines = [f"{result.label}: {text}" for result, text in zip(results, replaced(results), strict=True) if text]
     blocks += ["\n".join([f"{HEADING} (Avg-All, {scenarios[0]})", *lines])] if lines else []

@@ -34,7 +34,7 @@ class ActionChunkConfig:
     batch_size: int = 256
     """N, chunks in a batch."""
     num_episodes: int = 0
-    """Use only the first so many episodes of each dataset, so that budgets are nested; 0 uses all."""
+    """Use only the first N episodes of each dataset, so that smaller budgets are parts of larger ones; 0 uses all."""
     holdout_every: int = 19
     """Every N-th episode of each dataset is held out; 0 holds out none."""
 
@@ -82,8 +82,9 @@ def load(
     lengths = np.array([len(episode) for episode in episodes], np.int64)
     if not (lengths >= config.horizon).any():
         raise DataError(
-            f"{dataset.path}: none of its {len(lengths)} {'held-out' if held_out else 'training'} episodes has the "
-            f"{config.horizon} steps of a window. Collect more or longer episodes, or lower --windows.horizon."
+            f"{dataset.path}: none of its {len(lengths)} {'held-out' if held_out else 'training'} episodes has "
+            f"{config.horizon} steps, the length of a window. Collect more or longer episodes, or lower "
+            "--windows.horizon."
         )
     begin = np.concatenate([[0], lengths.cumsum()[:-1]])
     num = np.maximum(lengths - config.horizon + 1, 0)
@@ -119,13 +120,14 @@ def counts(weights: Sequence[float], batch_size: int) -> list[int]:
     """
     share = np.asarray(weights, float)
     if not len(share) or not (np.isfinite(share) & (share > 0)).all() or not np.isfinite(share.sum()):
-        raise ConfigError(f"Weights are above 0, and finite, as is their sum; got {list(weights)}.")
+        raise ConfigError(f"Each weight must be finite and above 0, and so must their sum; got {list(weights)}.")
     exact = share / share.sum() * batch_size
     whole = np.floor(exact).astype(int)
     whole[np.argsort(whole - exact, kind="stable")[: batch_size - whole.sum()]] += 1
     if (whole == 0).any():
         raise ConfigError(
-            f"With the weights {list(weights)} and {batch_size} windows a batch, a dataset has none of them."
+            f"With the weights {list(weights)} and {batch_size} windows in a batch, one of the datasets gets no "
+            "window at all. Raise its weight or --batch-size."
         )
     return whole.tolist()
 

@@ -150,7 +150,7 @@ def storage_error(error: OSError, verb: str, path: Path) -> StorageError:
     free_mb = shutil.disk_usage(existing).free / 1e6
     match error.errno:
         case errno.ENOSPC | errno.EDQUOT:
-            remedy = "Free some space, or move the dataset to a bigger disk, and run the same command again"
+            remedy = "Free some space, or move the dataset to a larger disk, and run the same command again"
         case errno.EROFS | errno.EACCES | errno.EPERM:
             remedy = "Make the folder writable, or choose another with --out, and run the same command again"
         case _:

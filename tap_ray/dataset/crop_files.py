@@ -83,16 +83,16 @@ def require_masks(dataset: DatasetInfo) -> None:
     """Raise a DataError if the dataset does not say where the robot is, and when it touches something."""
     if not dataset.header.contact:
         raise DataError(
-            f"{dataset.path} does not say when a finger touches something, so there are no crops of what is touched "
-            "next: imported datasets have no contact. Train without crops. Stage 1: --objective.next-object 0 "
-            "--objective.inverse-dynamics 1. Stage 2: without --play of this dataset and --align.weights that ask for "
-            "crops."
+            f"{dataset.path} has no finger contact (imported datasets have none), so there are no crops of the "
+            "objects that are touched next. Train without crops. Stage 1: --objective.next-object 0 "
+            "--objective.inverse-dynamics 1. Stage 2: omit --play of this dataset and --align.weights that need crops."
         )
     if not dataset.header.robot_mask:
         raise DataError(
-            f"{dataset.path} has no robot masks, so nobody knows which changes are the robot's own. Collect it again: "
-            "jobs.collect_play and jobs.collect_demos store masks by default. Stage 1 without crops is inverse "
-            "dynamics: --objective.next-object 0 --objective.inverse-dynamics 1."
+            f"{dataset.path} has no robot masks, so changes of the scene cannot be distinguished from the robot's own "
+            "motion. Collect it again: jobs.collect_play and jobs.collect_demos store masks by default. Without "
+            "crops, Stage 1 can be trained on inverse dynamics: --objective.next-object 0 "
+            "--objective.inverse-dynamics 1."
         )
 
 

@@ -42,9 +42,9 @@ class CropConfig:
     size_px: int = 24
     """C, side of a crop, px; even."""
     lead_steps: int = 30
-    """So many frames before the first touch count as leading there; 0: only those of the bout itself."""
+    """Number of frames before the first touch that lead up to a contact; 0: only the frames of the contact itself."""
     gap_steps: int = 2
-    """Touches with so few steps without any between them are one bout."""
+    """Touches that are separated by at most this number of steps are one contact."""
     min_change: int = 28
     """A pixel has changed if one of its channels differs by more than this, gray levels."""
     min_blob_px: int = 8
@@ -52,15 +52,15 @@ class CropConfig:
     max_distance_px: int = 10
     """Farthest that a change may be from the robot that touched, px."""
     mask_grow_px: int = 2
-    """Grow the robot's mask by this before painting, px: hides the JPEG's halo. 0 leaves it."""
+    """Dilate the robot's mask by this before the robot is painted over, px: it hides JPEG artifacts. 0: no dilation."""
 
     def __post_init__(self) -> None:
         lowest = {"size_px": 2, "lead_steps": 0, "gap_steps": 0, "min_change": 0, "min_blob_px": 1, "mask_grow_px": 0}
         for name, low in {**lowest, "max_distance_px": 1}.items():
             if getattr(self, name) < low:
-                raise ConfigError(f"crops.{name} must be at least {low}, not {getattr(self, name)}.")
+                raise ConfigError(f"crops.{name} must be at least {low}; got {getattr(self, name)}.")
         if self.size_px % 2:
-            raise ConfigError(f"crops.size_px must be even, not {self.size_px}.")
+            raise ConfigError(f"crops.size_px must be even; got {self.size_px}.")
 
 
 CROPS = CropConfig()

@@ -167,7 +167,7 @@ def check_episode(episode: Episode, header: DatasetHeader) -> None:
     """
     steps, spec = len(episode), header.spec
     if steps == 0:
-        raise DataError(f"Episode {episode.index} has no steps. Collect at least one step an episode.")
+        raise DataError(f"Episode {episode.index} has no steps. Each episode needs at least one.")
     masks = None if episode.mask_png is None else len(episode.mask_png)
     expected: dict[str, tuple[Any, Any]] = {
         "image_jpeg": (len(episode.image_jpeg), steps),
@@ -181,26 +181,27 @@ def check_episode(episode: Episode, header: DatasetHeader) -> None:
     for name, (have, want) in expected.items():
         if have != want:
             raise DataError(
-                f"Episode {episode.index}: {name} has length or shape {have}, expected {want} by the dataset's header."
+                f"Episode {episode.index}: {name} has length or shape {have}; the dataset's header expects {want}."
             )
     for files in (episode.image_jpeg, *episode.extra_jpeg):
         with Image.open(BytesIO(files[0])) as image:
             if (image.height, image.width) != header.image_size:
                 raise DataError(
-                    f"Episode {episode.index}: its images are {image.height} x {image.width} px, the dataset's header "
-                    f"says {header.image_size[0]} x {header.image_size[1]} (rows x columns). Use one image size."
+                    f"Episode {episode.index}: its images are {image.height} x {image.width} px, but the dataset's "
+                    f"header says {header.image_size[0]} x {header.image_size[1]} (rows x columns). Use one image "
+                    "size."
                 )
     for name in ("state", "action", "object_pose"):
         if not np.isfinite(getattr(episode, name)).all():
             step = int(np.argwhere(~np.isfinite(getattr(episode, name)))[0, 0])
             raise DataError(
-                f"Episode {episode.index}: {name} is NaN or infinite at step {step}. A simulator has diverged or an "
-                "explorer divides by zero: fix that, a dataset holds finite numbers only."
+                f"Episode {episode.index}: {name} is NaN or infinite at step {step}. A dataset may contain finite "
+                "numbers only. Check for a simulator that diverged, or a division by zero in an explorer."
             )
     for key, value in episode.meta.items():
         if not isinstance(value, (bool, int, float, str, np.generic)):
             raise DataError(
-                f"Episode {episode.index}: meta[{key!r}] is a {type(value).__name__}; give a scalar or a str."
+                f"Episode {episode.index}: meta[{key!r}] must be a scalar or a str; got a {type(value).__name__}."
             )
 
 
@@ -210,8 +211,8 @@ def _check_meta(episode: Episode, schema: pa.Schema) -> None:
     want = {name.removeprefix(prefix) for name in schema.names if name.startswith(prefix)}
     if set(episode.meta) != want:
         raise DataError(
-            f"Episode {episode.index} has meta {sorted(episode.meta)}, the first one has {sorted(want)}: every episode "
-            "of a dataset carries the same keys."
+            f"Episode {episode.index} has meta {sorted(episode.meta)}, but the first one has {sorted(want)}. Every "
+            "episode of a dataset needs the same keys."
         )
     row = {f"{prefix}{key}": value for key, value in episode.meta.items()}
     have = tables.episodes_schema({name: tables.plain(value) for name, value in row.items()})
@@ -220,5 +221,5 @@ def _check_meta(episode: Episode, schema: pa.Schema) -> None:
         if field.type != first and not (pa.types.is_integer(field.type) and pa.types.is_floating(first)):
             key = field.name.removeprefix(prefix)
             raise DataError(
-                f"Episode {episode.index}: meta[{key!r}] is {field.type}, in the first episode it is {first}."
+                f"Episode {episode.index}: meta[{key!r}] is {field.type}, but in the first episode it is {first}."
             )

@@ -95,12 +95,14 @@ class DatasetHeader:
         values: dict[str, Any] = {"contact": True} | {key: value for key, value in data.items() if key != "hash"}
         if values.pop("version", None) != HEADER_VERSION:
             raise DataError(
-                f"{where} has version {data.get('version')!r}, this tap_ray reads {HEADER_VERSION}. "
-                "Collect the dataset again, or use the tap_ray that made it."
+                f"{where} has version {data.get('version')!r}, but this version of tap_ray reads {HEADER_VERSION}. "
+                "Collect the dataset again, or use the version of tap_ray that made it."
             )
         known = {field.name for field in fields(cls)}
         if set(values) != known:
-            raise DataError(f"{where} has the fields {sorted(values)}, expected {sorted(known)}. Collect again.")
+            raise DataError(
+                f"{where} has the fields {sorted(values)}; expected {sorted(known)}. Collect the dataset again."
+            )
         values["spec"] = RobotSpec.from_json(values["spec"], where=f"The spec in {where}")
         values["image_size"] = tuple(values["image_size"])
         return cls(**values)
@@ -164,7 +166,7 @@ def _arrow_type(name: str, feature: Mapping[str, Any]) -> pa.DataType:
     if feature["dtype"] not in scalars or len(feature["shape"]) != 1:
         raise DataError(
             f"Feature {name!r} has dtype {feature['dtype']!r} and shape {feature['shape']}. tap_ray reads images and "
-            f"one-dimensional features of {', '.join(scalars)}: convert or leave out this feature."
+            f"one-dimensional features of {', '.join(scalars)}: convert this feature, or omit it."
         )
     scalar, length = scalars[feature["dtype"]], feature["shape"][0]
     return scalar if length == 1 else list_type(scalar, length)

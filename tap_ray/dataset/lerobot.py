@@ -39,15 +39,19 @@ def main(arguments: list[str] | None = None) -> int:
     """Run the command; returns its exit status."""
     parser = ArgumentParser(prog="python -m tap_ray.dataset.lerobot", description="Check a LeRobot v3.0 dataset.")
     verbs = parser.add_subparsers(dest="verb", required=True)
-    verb = verbs.add_parser("verify", help="check every rule of the format, one line each")
-    verb.add_argument("path", help="folder or URI of the dataset (holds meta/ and data/)")
-    verb.add_argument("--repair", action="store_true", help="first drop what a kill left and renew derived files")
+    verb = verbs.add_parser("verify", help="check every rule of the format and print one line for each")
+    verb.add_argument("path", help="folder or URI of the dataset (with meta/ and data/)")
+    verb.add_argument(
+        "--repair",
+        action="store_true",
+        help="first remove what an interrupted writer left, and write derived files again",
+    )
     flags = parser.parse_args(arguments)
     try:
         path = storage.to_path(flags.path)
         storage.require_reachable(path)
         if not (path / "meta").is_dir():
-            raise DataError(f"No dataset at {path}: it has no folder meta/. Give the folder that has one.")
+            raise DataError(f"There is no dataset at {path}: it has no folder meta/. Give a folder that has one.")
     except TapRayError as error:
         print(error, file=sys.stderr)
         return 2
@@ -76,7 +80,7 @@ def report(rules: list[Rule]) -> int:
         if rule.problems:
             print(f"{'':<10}-> {rule.remedy}")
     broken = sum(bool(rule.problems) for rule in rules)
-    print(f"{len(rules)} rules checked, {broken} broken" + (", the rest not checked" if broken else ""))
+    print(f"{len(rules)} rules checked, {broken} broken" + (", the others were not checked" if broken else ""))
     return 1 if broken else 0
 
 

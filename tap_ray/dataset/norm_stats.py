@@ -73,8 +73,8 @@ def norm_stats(stats: Mapping[str, Mapping[str, np.ndarray]], spec: RobotSpec) -
     """
     if not spec.action:
         raise DataError(
-            "The dataset has no actions to learn from: it is a video. Write those that an inverse-dynamics run sees in "
-            "it with jobs.label, and train on that dataset."
+            "The dataset is a video without actions, so no policy can be trained on it. Label it with the actions "
+            "that an inverse-dynamics model predicts (jobs.label), and train on the labeled dataset."
         )
     return NormStats(
         state=_slot_norm(stats, STATE, spec.state, keep=()),

@@ -22,10 +22,10 @@ def reaching_arms(spec: RobotSpec) -> tuple[ArmSlots, ...]:
     missing = missing_slots(spec, "ee_pos", "ee_quat", "gripper")
     if missing:
         raise DataError(
-            "Reach targets need each arm's ee_x, ee_y, ee_z, ee_qw, ee_qx, ee_qy and ee_qz in the state and gripper in "
-            f"the action; {spec.robot} has no {', '.join(missing)} but "
-            f"{', '.join(slot.name for slot in (*spec.state, *spec.action))}. Set windows.reach_steps to 0 to do "
-            "without."
+            "Reach targets need each arm's ee_x, ee_y, ee_z, ee_qw, ee_qx, ee_qy and ee_qz in the state and gripper "
+            f"in the action; {spec.robot} has no {', '.join(missing)} but "
+            f"{', '.join(slot.name for slot in (*spec.state, *spec.action))}. Set windows.reach_steps to 0 to train "
+            "without them."
         )
     return spec.arms
 

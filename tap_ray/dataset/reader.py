@@ -77,8 +77,8 @@ def open_dataset(path: Path | str) -> DatasetInfo:
     if not (path / "meta").is_dir():
         state = "has no folder meta/" if path.exists() else "does not exist"
         raise DataError(
-            f"No dataset at {path}: it {state}. Collect one with `python -m jobs.collect_play --out {path}`, or give "
-            "the folder that a collecting job printed as its last line."
+            f"There is no dataset at {path}: it {state}. Collect one with `python -m jobs.collect_play --out {path}`, "
+            "or give the folder that a collecting job printed as its last line."
         )
     require_committed(path)
     # Before the tables: a writer renews it after them, so that it never counts more than they hold.
@@ -112,9 +112,9 @@ def _derived(
     num_episodes, num_frames = sum(map(len, tables)), sum(sum(table["length"].to_pylist()) for table in tables)
     if info is not None and info["total_episodes"] > num_episodes:
         raise DataError(
-            f"{path}: info.json counts {info['total_episodes']} episodes, the episode tables hold {num_episodes}: some "
-            f"are missing. Copy the dataset again, or `python -m tap_ray.dataset.lerobot verify {path} --repair` goes "
-            "on without them."
+            f"{path}: info.json says {info['total_episodes']} episodes, but the episode tables contain "
+            f"{num_episodes}: some are missing. Copy the dataset again, or run `python -m tap_ray.dataset.lerobot "
+            f"verify {path} --repair` to continue without them."
         )
     if info is not None and info["total_episodes"] == num_episodes:
         tasks, stats = read_tasks(path), stats_from_json(layout.read_json(path / layout.STATS))
@@ -135,8 +135,8 @@ def require_committed(path: Path) -> None:
     """Raise a DataError if not one episode has been committed."""
     if not any((path / "meta/episodes").glob("chunk-*/file-*.parquet")):
         raise DataError(
-            f"{path} is empty: no episode has been committed yet. Run the command that collects it (again): it goes "
-            "on where it stopped."
+            f"{path} is empty: no episode has been committed yet. Run the command that collects it again: it resumes "
+            "where it was interrupted."
         )
 
 
@@ -145,8 +145,8 @@ def require_version(path: Path, info: Mapping[str, Any]) -> None:
     version = info.get("codebase_version")
     if version != layout.VERSION:
         raise DataError(
-            f"{path} is a LeRobot dataset of version {version!r}, tap_ray reads {layout.VERSION!r}. Convert it with "
-            "lerobot (`python -m lerobot.datasets.v30.convert_dataset_v21_to_v30`), or collect it again."
+            f"{path} is a LeRobot dataset of version {version!r}, but tap_ray reads {layout.VERSION!r}. Convert it "
+            "with lerobot (`python -m lerobot.datasets.v30.convert_dataset_v21_to_v30`), or collect it again."
         )
     if missing := [key for key in INFO_KEYS if key not in info]:
         raise DataError(
@@ -159,9 +159,9 @@ def _require_features(path: Path, info: Mapping[str, Any], header: DatasetHeader
     wrong = [f"{name}: info.json {have.get(name)}, header {own}" for name, own in want.items() if own != have.get(name)]
     if wrong:
         raise DataError(
-            f"{path}: the features of info.json do not follow from {layout.HEADER}:\n  "
+            f"{path}: the features of info.json do not match {layout.HEADER}:\n  "
             + "\n  ".join(sorted(wrong))
-            + f"\n`python -m tap_ray.dataset.lerobot verify {path} --repair` writes info.json again."
+            + f"\nRun `python -m tap_ray.dataset.lerobot verify {path} --repair` to write info.json again."
         )
 
 
@@ -262,15 +262,16 @@ def _read(dataset: DatasetInfo, row: Mapping[str, Any], columns: Sequence[str] |
     missing = set(columns) - set(table.column_names)
     if missing or len(table) != row["length"]:
         raise DataError(
-            f"{dataset.path}: episode {index} has {len(table)} frames and lacks {sorted(missing) or 'no feature'}; its "
-            f"metadata says {row['length']} frames. `python -m tap_ray.dataset.lerobot verify {dataset.path}` tells."
+            f"{dataset.path}: episode {index} has {len(table)} frames and lacks {sorted(missing) or 'no feature'}; "
+            f"its metadata says {row['length']} frames. Run `python -m tap_ray.dataset.lerobot verify {dataset.path}` "
+            "for details."
         )
     arrays = {name: _column(table[name]) for name in table.column_names}
     for name in (layout.STATE, layout.ACTION):
         if name in arrays and not np.isfinite(arrays[name]).all():
             raise DataError(
-                f"{dataset.path}: episode {index} has NaN or infinite numbers in {name!r}. Nothing can be learned from "
-                "it: collect the dataset again, or leave this episode out."
+                f"{dataset.path}: episode {index} has NaN or infinite numbers in {name!r}. It cannot be used for "
+                "training. Collect the dataset again, or omit this episode."
             )
     return arrays
 
@@ -383,8 +384,8 @@ def _following(dataset: DatasetInfo, read: Callable[[], T]) -> T:
             lengths = dataset.lengths[[file == name for file in files]]
             if not _same_groups(old, row_groups.footer(new), lengths):
                 raise DataError(
-                    f"{error.path} holds other episodes than when the dataset was opened. Run the same command "
-                    "again: it reads the dataset as it is now."
+                    f"The episodes of {error.path} have changed since the dataset was opened. Run the same command "
+                    "again to read the current ones."
                 ) from None
             dataset.versions[name] = new.version
 

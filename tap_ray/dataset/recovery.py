@@ -56,11 +56,11 @@ def open_parquet(path: Path, content: Path | BinaryIO | None = None) -> Iterator
         with pq.ParquetFile(cached(path) if content is None else content) as file:
             yield file
     except FileNotFoundError:
-        raise DataError(f"{path} is missing, though the dataset's metadata names it. {_copy_again(path)}") from None
+        raise DataError(f"{path} is missing, but the dataset's metadata refers to it. {_copy_again(path)}") from None
     except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
         size, reason = path.stat().st_size, " ".join(str(error).split()).rstrip(".")
         raise DataError(
-            f"{path} ({size} bytes) is truncated or not Parquet, or damaged inside: {reason}. {_copy_again(path)}"
+            f"{path} ({size} bytes) is truncated, damaged, or not a Parquet file: {reason}. {_copy_again(path)}"
         ) from None
 
 
@@ -69,8 +69,9 @@ def _copy_again(path: Path) -> str:
         return f"`python -m tap_ray.dataset.lerobot verify {path.parent.parent} --repair` writes it again."
     number = path.name.removeprefix("file-").removesuffix(".parquet")
     return (
-        "A kill never leaves this: the file was damaged or copied in part. Copy it again, or delete every file in "
-        f"data/ and meta/episodes/ from file-{number} on and run the command that collected it again."
+        "An interrupted writer never leaves such a file: it was damaged, or copied incompletely. Copy it again, or "
+        f"delete every file in data/ and meta/episodes/ from file-{number} on and run the command that collected it "
+        "again."
     )
 
 
@@ -84,7 +85,7 @@ def committed_tables(root: Path) -> list[pa.Table]:
     for number, path in enumerate(found):
         if path != root / layout.episodes_file(number):
             raise DataError(
-                f"{root / layout.episodes_file(number)} is missing, but {path.name} is there. {_copy_again(path)}"
+                f"{root / layout.episodes_file(number)} is missing, but {path.name} exists. {_copy_again(path)}"
             )
     return [read_parquet(path, content) for path, content in zip(found, storage.read_all(found), strict=True)]
 
@@ -153,12 +154,12 @@ def _superseded(path: Path, num_episodes: int) -> list[Leftover]:
         if file.num_row_groups <= num_episodes:
             return []
         groups = [file.read_row_group(group) for group in range(num_episodes)]
-    return [Leftover(path=path, why="holds episodes that were never committed", replacement=parquet_bytes(groups))]
+    return [Leftover(path=path, why="contains episodes that were never committed", replacement=parquet_bytes(groups))]
 
 
 def _stale(root: Path, derived: dict[str, bytes]) -> list[Leftover]:
     return [
-        Leftover(path=root / name, why="does not follow from the committed episodes", replacement=data)
+        Leftover(path=root / name, why="does not match the committed episodes", replacement=data)
         for name, data in derived.items()
         if not (root / name).exists() or not _same(storage.read(root / name), data)
     ]
@@ -221,8 +222,8 @@ def read_header(root: Path) -> DatasetHeader:
     path = root / layout.HEADER
     if not path.exists():
         raise DataError(
-            f"{path} is missing: {root} was not made by tap_ray, so its robot's conventions are unknown. "
-            "Collect one with `python -m jobs.collect_play`, or copy meta/ again with all that is in it."
+            f"{path} is missing: {root} was not made by tap_ray, so its robot's conventions are unknown. Collect a "
+            "dataset with `python -m jobs.collect_play`, or copy the whole folder meta/ again."
         )
     data: Any = layout.read_json(path)
     return DatasetHeader.from_json(data, where=str(path))

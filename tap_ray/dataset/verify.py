@@ -64,25 +64,25 @@ def verify(path: Path) -> list[Rule]:
         DataError: the path holds no dataset at all.
     """
     repair = f"python -m tap_ray.dataset.lerobot verify {path} --repair"
-    copy = "Copy the dataset again from where it came, or collect it again."
+    copy = "Copy the dataset again from its source, or collect it again."
     stages: list[list[tuple[str, Callable[[_Source], Problems], str]]] = [
         [("something is committed", _committed, "Run the command that collects it again.")],
         [
             ("info.json is complete, of version v3.0", _info, repair),
-            ("tap_ray.json holds spec, plan and camera", _header, copy),
+            ("tap_ray.json has spec, plan and camera", _header, copy),
             ("every committed file can be read", _readable, copy),
         ],
         [
-            ("nothing is left over from a kill, derived files are fresh", _no_leftovers, repair),
+            ("no files of an interrupted writer are left, and derived files are up to date", _no_leftovers, repair),
             ("tasks.parquet is indexed by the sentence, in task_index order", _tasks, repair),
             ("features have dtype, shape and names", _features, repair),
-            ("episode rows are contiguous and lead to their files", _episodes, copy),
+            ("episode rows are contiguous and refer to their files", _episodes, copy),
         ],
         [
             ("columns are exactly the features", _columns, copy),
-            ("one row group an episode, index contiguous in file order, timestamp = frame_index / fps", _rows, copy),
+            ("one row group per episode, index contiguous in file order, timestamp = frame_index / fps", _rows, copy),
             ("numbers are finite", _finite, copy),
-            ("every image is whole and of the declared shape", _images, copy),
+            ("every image is complete and has the declared shape", _images, copy),
             ("statistics are complete and merge to stats.json", _stats, repair),
         ],
     ]
@@ -144,9 +144,9 @@ def _no_leftovers(data: _Source) -> Problems:
 def _tasks(data: _Source) -> Problems:
     tasks = data.tasks
     if len(tasks) == 0:
-        yield "there is no task"
+        yield "there are no tasks"
     if not all(isinstance(task, str) for task in tasks.index):
-        yield f"the index holds {tasks.index[:3].tolist()}, expected sentences"
+        yield f"the index has {tasks.index[:3].tolist()}, expected sentences"
     if list(tasks["task_index"]) != list(range(len(tasks))):
         yield f"task_index is not 0 to {len(tasks) - 1} in order"
 
@@ -159,7 +159,7 @@ def _features(data: _Source) -> Problems:
             yield f"{name} has the names {feature['names']}, expected height, width, channels"
     want, have = layout.features(data.header), data.info["features"]
     if {name: have.get(name) for name in want} != want:
-        yield "they do not follow from the header's spec"
+        yield "they do not match the header's spec"
 
 
 def _episodes(data: _Source) -> Problems:
@@ -180,7 +180,10 @@ def _episodes(data: _Source) -> Problems:
             index, start = index + 1, start + row["length"]
     info = data.info
     if (info["total_episodes"], info["total_frames"]) != (index, start):
-        yield f"info.json counts {info['total_episodes']} episodes, {info['total_frames']} frames; not {index}, {start}"
+        yield (
+            f"info.json says {info['total_episodes']} episodes and {info['total_frames']} frames, but there are "
+            f"{index} and {start}"
+        )
 
 
 def _columns(data: _Source) -> Problems:
@@ -224,7 +227,7 @@ def _rows(data: _Source) -> Problems:
             "timestamp": not np.allclose(columns["timestamp"], frame / fps, atol=1e-4),
             "task_index": ((columns["task_index"] < 0) | (columns["task_index"] >= num_tasks)).any(),
         }
-        yield from (f"{name}: {key} breaks the rule" for key, broken in wrong.items() if broken)
+        yield from (f"{name}: {key} violates the rule" for key, broken in wrong.items() if broken)
 
 
 def _finite(data: _Source) -> Problems:
@@ -233,7 +236,7 @@ def _finite(data: _Source) -> Problems:
         columns = {} if group is None else {name: column_array(group[name]) for name in numeric}
         for name, values in columns.items():
             if not np.isfinite(values).all():
-                yield f"episode {episode['episode_index']}: {name} holds NaN or infinity"
+                yield f"episode {episode['episode_index']}: {name} contains NaN or infinity"
 
 
 def _images(data: _Source) -> Problems:
@@ -272,7 +275,10 @@ def _stats(data: _Source) -> Problems:
             if value.shape != ((1,) if key == "count" else shape):
                 yield f"{name}/{key} has shape {value.shape}, expected {shape}"
             elif not np.allclose(value, merged[name][key], rtol=1e-6, atol=1e-9):
-                yield f"{name}/{key} is {value.ravel()[:3]}, the episodes merge to {merged[name][key].ravel()[:3]}"
+                yield (
+                    f"{name}/{key} is {value.ravel()[:3]}, but merging the episodes gives "
+                    f"{merged[name][key].ravel()[:3]}"
+                )
         if feature["dtype"] == "image" and not 0 <= np.min(stored[name]["min"]) <= np.max(stored[name]["max"]) <= 1:
             yield f"{name}: statistics are outside [0, 1]"
 

@@ -39,14 +39,14 @@ class WindowConfig:
     horizon: int = 4
     """H, actions in a chunk, steps. Unless given, with a motion prior its chunk; for inverse dynamics alone k_max."""
     k_max: int = 1
-    """Goal images lie k ~ U{1 .. k_max} steps ahead (fewer near the end of an episode); 1 as in the paper, 0 leaves
-    the goal out (alignment)."""
+    """Goal images are k ~ U{1 .. k_max} steps ahead (fewer near the end of an episode); 1 as in the paper, 0: no goal
+    image (alignment)."""
     segment: int = 1
-    """Steps in a row that are drawn together. From 2 on both images of a pair lie in one segment and no goal images are
-    gathered: each frame is encoded once, for inverse dynamics twice the pairs a second with 16. A batch mixes fewer
-    episodes: with 128 windows nothing was gained (docs/results/log.md). 1 draws each step by itself."""
+    """Number of consecutive steps that are drawn together. From 2 on, both images of a pair are in one segment, so each
+    frame is encoded only once; with 16, inverse dynamics trains on twice as many pairs per second. A batch then mixes
+    fewer episodes: with 128 windows nothing was gained (docs/results/log.md). 1 draws each step independently."""
     reach_steps: int = 7
-    """How far ahead the tip's displacement is a target, steps; 0 leaves the reach targets out."""
+    """How far ahead the end effector's displacement is a target, steps; 0: no such targets."""
     chunk_states: Suppress[bool] = False
     """Whether each action of the chunk comes with the state before it (for a motion prior)."""
     history: Suppress[int] = 0
@@ -54,19 +54,19 @@ class WindowConfig:
     batch_size: Suppress[int] = 64
     """N, windows in a batch."""
     group_size: int = 128
-    """Episodes decoded together and mixed; more mix better and need more memory (27 kB a frame at 96 px, 210 MB for
-    128 episodes of 60 frames). With few a network follows the scenes of each group in turn instead of learning to find
-    things in any: Stage 1 stood still with 32. Live play mixes at most 16."""
+    """Number of episodes that are decoded and shuffled together; more of them mix better but need more memory (27 kB
+    per frame at 96 px, 210 MB for 128 episodes of 60 frames). With few, the network overfits to the scenes of each
+    group in turn: Stage 1 stopped improving with 32. Live play mixes at most 16."""
     num_episodes: int = 0
     """Use only the first `num_episodes` episodes, so that smaller budgets are parts of larger ones; 0 uses all."""
     holdout_every: int = 19
     """Every N-th episode by index is held out from training; 0 holds out none. A prime, so that datasets whose
     tasks or explorers take turns hold out some of each."""
     crops: Suppress[bool] = False
-    """Whether windows carry images of the thing that is touched next and of the place where it is left. Needs a data
-    set with masks whose crops have been cut (jobs.cut_crops)."""
+    """Whether windows contain crops of the object that is touched next and of the place where it is released. Needs a
+    dataset with masks whose crops have been cut (jobs.cut_crops)."""
     drop_last: bool = True
-    """Drop a group's last, smaller batch. False keeps it (for evaluation)."""
+    """Whether the last, smaller batch of a group is dropped. False keeps it (for evaluation)."""
 
     def __post_init__(self) -> None:
         if self.holdout_every == 1:
@@ -81,8 +81,8 @@ def split_episodes(dataset: DatasetInfo, config: WindowConfig) -> tuple[np.ndarr
     """
     if config.num_episodes > len(dataset):
         raise DataError(
-            f"{dataset.path} has {len(dataset)} episodes, {config.num_episodes} are asked for. Collect more (the same "
-            "command with more --episodes makes it longer), or ask for fewer."
+            f"{dataset.path} has {len(dataset)} episodes, but {config.num_episodes} are requested. Collect more (run "
+            "the same command with a larger --episodes), or request fewer."
         )
     index = np.arange(config.num_episodes or len(dataset))
     held_out = index % config.holdout_every == config.holdout_every - 1 if config.holdout_every else index < 0
@@ -158,7 +158,7 @@ def episode_batches(
     """
     if config.crops and any(episode.mask_png is None for episode in episodes):
         raise DataError(
-            "Live play has no robot masks, which windows.crops needs. Play with robot masks (--robot-mask)."
+            "Live play has no robot masks, but windows.crops needs them. Collect with robot masks (--robot-mask)."
         )
     total = num_windows(np.array([len(episode) for episode in episodes]), config) // config.batch_size
     frames = _frames(episodes, np.zeros(len(episodes), np.int64), spec, config)
@@ -216,13 +216,14 @@ def schedule(dataset: DatasetInfo, config: WindowConfig, *, seed: int, shard: Sh
         if sum(counts) == 0:
             if not num_windows(dataset.lengths[episodes], config):
                 raise ConfigError(
-                    f"{dataset.path}: its {len(episodes)} training episodes have no window: a goal image lies at least "
-                    "one step ahead, and no episode has two. Collect longer ones (--max-steps)."
+                    f"{dataset.path}: its {len(episodes)} training episodes have no windows, because a goal image "
+                    "must be at least one step ahead and no episode has two steps. Collect longer episodes "
+                    "(--max-steps)."
                 )
             raise ConfigError(
-                f"{dataset.path}: {len(episodes)} training episodes in groups of {group_size} give worker {worker} of "
-                f"{num_workers} not one batch of {config.batch_size} windows. Lower the batch size, use fewer workers "
-                "or collect more episodes."
+                f"{dataset.path}: {len(episodes)} training episodes in groups of {group_size} do not give worker "
+                f"{worker} of {num_workers} a single batch of {config.batch_size} windows. Lower the batch size, use "
+                "fewer workers or collect more episodes."
             )
         for group, count in zip(groups, counts, strict=True):
             if start_batch < count:

@@ -130,7 +130,7 @@ class DatasetWriter:
         self.require_known_columns()
         if episode.index != self.appended:
             raise DataError(
-                f"Episode {episode.index} came, but {self.path} needs episode {self.appended} next: give each index "
+                f"{self.path} expects episode {self.appended} next; got episode {episode.index}. Write each index "
                 "once, in order."
             )
         self._roll_over_if_full()  # only if the disk refused the last time
@@ -143,8 +143,9 @@ class DatasetWriter:
         """Raise DataError where somebody has added columns to the dataset: more episodes would lack them."""
         if self._others:
             raise DataError(
-                f"{self.path} has columns that tap_ray does not know: {', '.join(self._others)}. More episodes would "
-                "lack them: collect into another folder (--out), or take the columns out of data and info.json."
+                f"{self.path} has columns that tap_ray does not know: {', '.join(self._others)}. New episodes would "
+                "lack them. Collect into another folder (--out), or remove the columns from the data and from "
+                "info.json."
             )
 
     @property
@@ -253,14 +254,14 @@ def _claim(path: Path, header: DatasetHeader) -> None:
             raise DataError(
                 f"{path} was made with another plan, spec or camera:\n  "
                 + "\n  ".join(lines)
-                + "\nName another folder with --out, or give the old values to make this one longer."
+                + "\nName another folder with --out, or use the old values to add episodes to this one."
             )
         return
     ours = (layout.TEMP_SUFFIX, LOCK_FILE)
     if strangers := [entry for entry in path.rglob("*") if entry.is_file() and not entry.name.endswith(ours)]:
         raise DataError(
-            f"{path} holds {strangers[0].relative_to(path)} but no {layout.HEADER}: it is not a dataset of tap_ray. "
-            "Name another folder with --out."
+            f"{path} contains {strangers[0].relative_to(path)} but no {layout.HEADER}, so it is not a dataset of "
+            "tap_ray. Name another folder with --out."
         )
     commit_files(path, {layout.HEADER: layout.json_bytes(new)})
 

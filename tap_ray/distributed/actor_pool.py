@@ -272,7 +272,7 @@ class ActorPool:
         if item is None:
             if len(deaths) >= MAX_START_DEATHS:
                 raise TapRayError(
-                    f"{len(deaths)} fleets in a row died before they were ready (out of memory?): {deaths[-1].reason}"
+                    f"{len(deaths)} fleets in a row died while they started (out of memory?): {deaths[-1].reason}"
                 )
         elif len(deaths) < MAX_ITEM_DEATHS:
             self._retries.append(item)
@@ -288,10 +288,10 @@ class ActorPool:
         self._spawn_after_s = self._clock_s + min(30.0, self.patience.memory_s * 2 ** min(self._memory_kills - 1, 10))
         if self._memory_kills >= self.num_fleets + MAX_MEMORY_KILLS:
             raise TapRayError(
-                f"Out of memory: Ray's memory monitor has ended {self._memory_kills} processes in a row, and nothing "
-                "got done in between. Use fewer --fleets or fewer --robots-per-fleet, end what else runs on the "
-                "machine, or take one with more memory. What is done is kept; the same command continues. "
-                f"Ray says: {death.reason[:300]}"
+                f"Out of memory: Ray's memory monitor has ended {self._memory_kills} processes in a row, and no work "
+                "was completed in between. Use fewer --fleets or fewer --robots-per-fleet, end other programs on the "
+                "machine, or use a machine with more memory. All completed work is kept, and the same command resumes "
+                f"from there. Ray reports: {death.reason[:300]}"
             )
 
     def _report_waiting(self) -> None:

@@ -91,8 +91,8 @@ def warn_if_spilled(since: int) -> None:
     spilled = placement.spilled_bytes() - since
     if spilled > 0:
         print(
-            f"Ray's object stores were full and wrote {spilled / 1e6:.0f} MB to disk during this job. Give the nodes "
-            "more memory (`ray start --object-store-memory`) or lower --stream-memory-mb."
+            f"Ray's object stores were full and wrote {spilled / 1e6:.0f} MB to disk during this job. Give the object "
+            "stores more memory (`ray start --object-store-memory`), or lower --stream-memory-mb."
         )
 
 
@@ -110,8 +110,8 @@ def _end_iterators() -> None:
 def _join(address: str) -> None:
     if address.startswith("ray://"):
         raise ConfigError(
-            f"{address} is an address of Ray Client, through which jobs cannot run. Give the cluster's own, "
-            '"HOST:6379", on a machine that reaches its nodes; from elsewhere: `ray job submit`.'
+            f"{address} is an address of Ray Client, which jobs cannot use. Give the address of the cluster itself, "
+            '"HOST:6379", on a machine that can reach its nodes, or submit the job with `ray job submit`.'
         )
     try:
         _check_port(address)
@@ -136,7 +136,7 @@ def join_error(address: str, error: Exception) -> str:
         )
     reason = str(error).splitlines()[0] if str(error) else type(error).__name__
     return (
-        f"No Ray cluster answers at {address!r}: {reason.rstrip('.')}. Start one there (`ray start --head`), check "
+        f"No Ray cluster responds at {address!r}: {reason.rstrip('.')}. Start one there (`ray start --head`), check "
         "--ray-address and RAY_ADDRESS, or omit both to use this machine alone."
     )
 
@@ -168,7 +168,7 @@ def start_local(num_cpus: int | None, dashboard: bool) -> None:
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise ConfigError(
             f"A local Ray did not start: {reason.rstrip('.')}. Its logs: {temp_folder()}/ray/session_latest/logs; "
-            "`python -m tap_ray.doctor` says what this machine lacks."
+            "`python -m tap_ray.doctor` reports what this machine lacks."
         ) from None
 
 
@@ -191,15 +191,15 @@ def require_short_sockets() -> None:
     length = len(os.fsencode(os.path.abspath(folder))) + SOCKET_BYTES
     if length > MAX_SOCKET_BYTES:
         raise ConfigError(
-            f"{variable}={folder} is too long for Ray's sockets: {length} bytes with Ray's own part, "
-            f"{MAX_SOCKET_BYTES} at most. Set a short one: RAY_TMPDIR=/tmp"
+            f"{variable}={folder} is too long for Ray's sockets: their paths have {length} bytes, and at most "
+            f"{MAX_SOCKET_BYTES} are possible. Set a shorter one, e.g. RAY_TMPDIR=/tmp"
         )
     try:
         tempfile.TemporaryDirectory(dir=folder).cleanup()
     except OSError as error:
         raise ConfigError(
-            f"{variable}={folder} cannot be written ({error.strerror}), and Ray keeps its sockets there. Set another: "
-            "RAY_TMPDIR=/tmp"
+            f"{variable}={folder} cannot be written ({error.strerror}), but Ray needs it for its sockets. Set another "
+            "one, e.g. RAY_TMPDIR=/tmp"
         ) from None
 
 
@@ -224,7 +224,7 @@ def make_token() -> None:
         restrict_token_permissions(token)
     except OSError as error:
         raise ConfigError(
-            f"Ray cannot keep its token in {token}: {error.strerror}. Set HOME to a folder that you may write, "
+            f"Ray cannot store its token in {token}: {error.strerror}. Set HOME to a writable folder, "
             "RAY_AUTH_TOKEN_PATH to a file, or RAY_AUTH_TOKEN to a token."
         ) from None
 

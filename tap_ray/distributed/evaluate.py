@@ -42,7 +42,7 @@ class FleetConfig:
     fleets: int = 0
     """Processes; 0: one for each CPU of the cluster."""
     robots: int = 12
-    """Robots in a process, stepped in lockstep; the policy sees them as one batch. Fewer of them keep more
+    """Robots in a process, stepped in lockstep; the policy sees them as one batch. Fewer robots per process keep more
     processes busy."""
     gpus: float = 0.0
     """GPUs (or a share of one) for each fleet's policy; 0: none."""
@@ -150,7 +150,7 @@ def validate_settings(config: FleetConfig) -> None:
     """Raise ConfigError for fleets that cannot be."""
     if config.fleets < 0 or config.robots < 1:
         raise ConfigError(
-            f"--fleets is at least 0 and --robots-per-fleet at least 1; got {config.fleets} and {config.robots}."
+            f"--fleets must be at least 0 and --robots-per-fleet at least 1; got {config.fleets} and {config.robots}."
         )
 
 

@@ -88,4 +88,4 @@ def _print_tables(run: JobRun, policy: str | None, *, device: str) -> None:
     print(text_table([result], with_paper=False) + "\n\n" + failure_table(result) + sentence_table(result))
     if policy is not None:
         took = trained.latency(policy, device=device)
-        print("one look of one robot: " + ", ".join(f"{name} {ms:.1f} ms" for name, ms in took.items()))
+        print("time of one inference for one robot: " + ", ".join(f"{name} {ms:.1f} ms" for name, ms in took.items()))

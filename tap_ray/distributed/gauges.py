@@ -22,13 +22,13 @@ from tap_ray import storage
 COUNTERS = {
     "tap_frames": ("Control steps played or evaluated.", ("run",)),
     "tap_episodes": ("Episodes kept or evaluated.", ("run",)),
-    "tap_episodes_dropped": ("Attempts that gave no episode.", ("run",)),
-    "tap_processes_lost": ("Robots' processes that were lost, by kind.", ("kind",)),
+    "tap_episodes_dropped": ("Attempts that yielded no episode.", ("run",)),
+    "tap_processes_lost": ("Processes of robots that were lost, by kind.", ("kind",)),
 }
 GAUGES = {
-    "tap_writer_lag_episodes": ("Episodes played that wait to be written.", ("run",)),
-    "tap_samples_per_second": ("Windows that a training sees each second, all workers together.", ("run",)),
-    "tap_data_wait_percent": ("Part of a step that the first worker waits for its batch, %.", ("run",)),
+    "tap_writer_lag_episodes": ("Collected episodes that are waiting to be written.", ("run",)),
+    "tap_samples_per_second": ("Windows per second of a training, summed over its workers.", ("run",)),
+    "tap_data_wait_percent": ("Share of a step in which the first worker waits for its batch, %.", ("run",)),
     "tap_trials": ("Trials of a sweep, by state.", ("run", "state")),
 }
 

@@ -116,6 +116,6 @@ def require_right(wrong: Sequence[str], accept: bool) -> None:
     """Raise DataError for what looks wrong, unless it is accepted."""
     text = "\n".join(f"  - {each}" for each in wrong)
     if wrong and not accept:
-        raise DataError(f"The mapping does not look right:\n{text}\nCorrect it, or add --accept if it is right.")
+        raise DataError(f"The mapping seems to be wrong:\n{text}\nCorrect it, or add --accept if it is right.")
     if wrong:
-        print(f"Accepted although it does not look right:\n{text}")
+        print(f"Imported despite these findings (--accept):\n{text}")

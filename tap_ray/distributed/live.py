@@ -76,7 +76,7 @@ def batches(
     per_group = num_windows(lengths, config) // config.batch_size
     if per_group == 0:
         raise ConfigError(
-            f"{config.group_size} episodes of {play.plan.env.max_steps} steps have not one batch of "
+            f"{config.group_size} episodes of {play.plan.env.max_steps} steps do not give a single batch of "
             f"{config.batch_size} windows. Lower --batch-size or raise --windows.group-size."
         )
     wanted, num_workers = placement.selector(play.pool.labels), shard.num_workers
@@ -130,5 +130,5 @@ def played(player: Player, attempts: Sequence[int], robots: int) -> list[Episode
     outcomes = [outcome for part in parts for outcome in player.run(part)]
     whole = [outcome.episode for outcome in outcomes if outcome.episode is not None]
     if not whole:
-        raise DataError(f"Every robot crashed in attempts {attempts[0]} to {attempts[-1]}: {outcomes[0].reason}.")
+        raise DataError(f"All robots crashed in the attempts {attempts[0]} to {attempts[-1]}: {outcomes[0].reason}.")
     return [outcome.episode or whole[i % len(whole)] for i, outcome in enumerate(outcomes)]

@@ -49,7 +49,7 @@ class Pool:
 
     def __post_init__(self) -> None:
         if self.fleets < 0 or self.robots < 1:
-            raise ConfigError(f"fleets is at least 0 and robots at least 1; got {self.fleets} and {self.robots}.")
+            raise ConfigError(f"fleets must be at least 0 and robots at least 1; got {self.fleets} and {self.robots}.")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -80,14 +80,14 @@ class Needs:
 
 
 def waiting(resources: Mapping[str, float], labels: Mapping[str, str]) -> str:
-    """E.g. "waiting for 8 GPU on role=train, 3 there, 1 of them free"."""
+    """E.g. "waiting for 8 GPU on role=train (3 in the cluster, 1 free)"."""
     free = state.available_resources_per_node()
     nodes = [node for node in _alive() if labels.items() <= node["Labels"].items()]
     where = "".join(f" on {key}={value}" for key, value in labels.items())
     return "; ".join(
-        f"waiting for {amount:.3g} {name}{where}, "
-        f"{sum(node['Resources'].get(name, 0.0) for node in nodes):.3g} there, "
-        f"{sum(free.get(node['NodeID'], {}).get(name, 0.0) for node in nodes):.3g} of them free"
+        f"waiting for {amount:.3g} {name}{where} "
+        f"({sum(node['Resources'].get(name, 0.0) for node in nodes):.3g} in the cluster, "
+        f"{sum(free.get(node['NodeID'], {}).get(name, 0.0) for node in nodes):.3g} free)"
         for name, amount in resources.items()
         if amount
     )
@@ -106,15 +106,15 @@ def require_gpus(gpus: float, *, flag: str, places: int = 1, labels: Mapping[str
         ConfigError: no share of a GPU and no whole number of them; or too few, and no autoscaler that could add some.
     """
     if not gpus >= 0 or (gpus > 1 and gpus % 1):
-        raise ConfigError(f"{flag} is 0, a share of one GPU, or a whole number of them; got {gpus:g}.")
+        raise ConfigError(f"{flag} must be 0, a fraction of one GPU, or a whole number of GPUs; got {gpus:g}.")
     if gpus == 0 or fits_gpus(gpus, places, labels or {}) or grows():
         return
     there = of_nodes("GPU", labels or {})
     where = "".join(f" on {key}={value}" for key, value in (labels or {}).items())
     raise ConfigError(
-        f"{flag} {gpus:g}: {places} process{'es' * (places > 1)} of so many GPUs cannot be placed: the Ray cluster has "
-        f"{sum(there):g} GPUs{where}, {max(there, default=0):g} at most on one machine, and no autoscaler. Ask for "
-        "fewer, a share of one (e.g. 0.25), or none to compute on CPUs."
+        f"{flag} {gpus:g}: {places} process{'es' * (places > 1)} with that many GPUs cannot be placed: the Ray "
+        f"cluster has {sum(there):g} GPUs{where}, at most {max(there, default=0):g} on one machine, and no "
+        "autoscaler. Request fewer, a fraction of one (e.g. 0.25), or 0 to compute on CPUs."
     )
 
 
@@ -131,14 +131,14 @@ def selector(labels: Sequence[str]) -> dict[str, str]:
     """
     matches = [LABEL.fullmatch(label) for label in labels]
     if wrong := [label for label, match in zip(labels, matches, strict=True) if match is None]:
-        raise ConfigError(f"--node-labels takes KEY=VALUE, e.g. role=play; got {', '.join(map(repr, wrong))}.")
+        raise ConfigError(f"--node-labels must be KEY=VALUE, e.g. role=play; got {', '.join(map(repr, wrong))}.")
     wanted = {match[1]: match[2] for match in matches if match}
     if wanted and not of_nodes("CPU", wanted) and not grows():
         known = {f"{key}={value}" for node in _alive() for key, value in node["Labels"].items() if "ray.io/" not in key}
         raise ConfigError(
-            f"No node of the Ray cluster has CPUs and the labels {' '.join(labels)}, and it has no autoscaler that "
-            f"could add one. Its nodes have: {', '.join(sorted(known)) or 'no labels'}. Omit --node-labels, or "
-            "start nodes with them (`ray start --labels`, cluster.yaml)."
+            f"No node of the Ray cluster has both CPUs and the labels {' '.join(labels)}, and the cluster has no "
+            f"autoscaler that could add one. Its nodes have: {', '.join(sorted(known)) or 'no labels'}. Omit "
+            "--node-labels, or start nodes with them (`ray start --labels`, cluster.yaml)."
         )
     return wanted
 

@@ -42,7 +42,7 @@ class Recording:
 
     def __post_init__(self) -> None:
         if self.episodes < 1:
-            raise ConfigError(f"{self.job} collects at least 1 episode; got --episodes {self.episodes}.")
+            raise ConfigError(f"{self.job} must collect at least 1 episode; got --episodes {self.episodes}.")
 
 
 def header_of(
@@ -104,7 +104,7 @@ def record(
             writer, schedule, memory=recording.memory, visits_of=recording.visits_of, control_hz=control_hz
         )
         if not schedule.pending() and _finished(recording.out, report is not None):
-            print(f"{recording.out} has its {writer.committed} episodes already.")
+            print(f"{recording.out} already has its {writer.committed} episodes.")
             return recording.out
         run_id = tracking.run_id_of(recording.out)
         with tracking.start(recording.job, recording.out, config, run_id=run_id) as tracked:
@@ -140,12 +140,12 @@ def summary(recording: Recording, schedule: Schedule, tally: Tally) -> str:
         f"{tally.episodes} episodes, {tally.frames} frames in {tally.seconds:.0f} s: {tally.frames_s:.0f} frames/s, "
         f"{tally.frames_s / hz:.0f}x real time{contact}"
         if tally.frames
-        else f"{recording.out} had its episodes already; what was missing of its report and manifest is written."
+        else f"{recording.out} already had its episodes; the missing parts of its report and manifest were written."
     ]
     for number, task in enumerate(recording.tasks):
         if schedule.tried[number] == schedule.kept[number]:
             continue
-        lines.append(f"{task}: kept {schedule.kept[number]} of {schedule.tried[number]} attempts; dropped:")
+        lines.append(f"{task}: {schedule.kept[number]} of {schedule.tried[number]} attempts were kept; dropped:")
         lines += [f"  {count} x {reason}" for reason, count in _reasons(schedule, number).most_common()]
     return "\n".join(lines)
 

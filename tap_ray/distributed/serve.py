@@ -92,14 +92,16 @@ async def _ask(network: DeploymentHandle, look: PolicyInput, deadline_s: float) 
         except TimeoutError:
             raise RequestError(
                 LATE,
-                f"The network did not answer within {deadline_s:g} s (it is being replaced, or too many ask). Hold the "
-                "robot, and send this step again with what it sees then.",
+                f"The network did not answer within {deadline_s:g} s (it is being replaced, or there are too many "
+                "requests). Hold the robot still, and send this step again with a new observation.",
             ) from None
         except RayTaskError as error:  # the network's own mistake would come again
             if isinstance(error.cause, RequestError):
                 raise RequestError(error.cause.status, error.cause.message) from None
             reason = " ".join(str(error.cause).split())
-            raise RequestError(500, f"The network failed: {reason}. Do not move; Ray's logs have more.") from None
+            raise RequestError(
+                500, f"The network failed: {reason}. Do not move the robot. Ray's logs have details."
+            ) from None
         except RayActorError:
             await asyncio.sleep(min(RETRY_S, max(0.0, end - time.monotonic())))
 
@@ -147,7 +149,7 @@ def serving(
     named: list[Any] = ray.util.list_named_actors(all_namespaces=True)
     if any(actor["namespace"] == "serve" for actor in named):
         raise ConfigError(
-            "Ray Serve runs on this cluster already, and this job would stop it at its end. Stop it (`serve "
+            "Ray Serve already runs on this cluster, and this job would stop it when it ends. Stop it (`serve "
             "shutdown`), or omit --ray-address and RAY_ADDRESS to serve from a local Ray."
         )
     logging.getLogger("ray.serve").setLevel(logging.ERROR)
@@ -179,13 +181,13 @@ def _require_room(config: ServeConfig) -> None:
     """Raise ConfigError if Serve would wait without end for a place for each replica."""
     cpus = int(ray.cluster_resources().get("CPU", 0))
     if config.replicas > cpus:
-        raise ConfigError(f"--replicas {config.replicas}: the Ray cluster has {cpus} CPUs, and each replica takes one.")
+        raise ConfigError(f"--replicas {config.replicas}: the Ray cluster has {cpus} CPUs, and each replica needs one.")
     if each := config.gpus_per_replica:
         room = sum(int(gpus / each + 1e-6) for gpus in placement.of_nodes("GPU", {}))
         if config.replicas > room:
             raise ConfigError(
-                f"--replicas {config.replicas} --gpus-per-replica {each:g}: the GPUs of the Ray cluster hold {room}. "
-                "Ask for fewer, or a smaller share of a GPU for each."
+                f"--replicas {config.replicas} --gpus-per-replica {each:g}: the GPUs of the Ray cluster have room for "
+                f"{room}. Request fewer replicas, or a smaller fraction of a GPU for each."
             )
 
 

@@ -72,7 +72,7 @@ def batches(
         DataError: the dataset is damaged.
     """
     if not config.drop_last:
-        raise ConfigError("A stream has batches of one size: windows.drop_last must be true.")
+        raise ConfigError("All batches of a stream must have the same size, so windows.drop_last must be true.")
     dataset = opened(data)
     pieces = schedule(dataset, config, seed=seed, shard=shard)
     shared = ray.put(dataset)

@@ -127,12 +127,12 @@ def max_concurrent_trials(trials: Sequence[Trial], resources: Mapping[str, float
     has = f"the cluster's {cpus:g} CPUs and {gpus:g} GPUs"
     if most < 1:
         raise ConfigError(
-            f"Not one trial fits into {has}: lower align.workers (num_workers, gpus) or evaluate.gpus_per_fleet."
+            f"Not even one trial fits into {has}. Lower align.workers (num_workers, gpus) or evaluate.gpus_per_fleet."
         )
     if asked > most or asked < 0:
         raise ConfigError(
-            f"--max-concurrent-trials {asked}: {has} hold {most}; more would wait for each other without end. Ask for "
-            "fewer, or 0 for as many as fit."
+            f"--max-concurrent-trials {asked}: {has} have room for {most}; more would wait for each other forever. "
+            "Request fewer, or 0 for as many as fit."
         )
     return asked or most
 

@@ -44,7 +44,7 @@ class Missing:
             what = "demonstrations of each task"
         else:
             what = f"episodes of play ({self.config.explorer})"
-        return f"{self.config.out}: {self.config.episodes} {what}; {self.have} episodes are there"
+        return f"{self.config.out}: {self.config.episodes} {what}; {self.have} episodes already exist"
 
 
 def entry_of(plan: SweepFile, path: Path, where: Path | str) -> PlayJobConfig | DemosJobConfig | None:
@@ -58,7 +58,7 @@ def entry_of(plan: SweepFile, path: Path, where: Path | str) -> PlayJobConfig | 
     entry, place = plan.collect[str(path)], f"{where}: collect: {path}"
     for key in ("out", "ray_address"):
         if key in entry:
-            raise ConfigError(f"{place}: {key} is filled in by the sweep. Remove it.")
+            raise ConfigError(f"{place}: {key} is set by the sweep. Remove it.")
     cls = DemosJobConfig if path == plan.demos else PlayJobConfig
     return from_dict(cls, {**entry, "out": path}, where=place)
 

@@ -38,19 +38,21 @@ class SweepJobConfig(ClusterConfig):
     sweep: Annotated[Path, tyro.conf.Positional]
     """YAML file of values and grid / choice / uniform / loguniform, e.g. tune_configs/smoke.yaml."""
     data: Path | None = None
-    """Dataset of play; without it the file's."""
+    """Dataset of play; without it the one in the sweep's file."""
     demos: Path | None = None
-    """Dataset of demonstrations; without it the file's."""
+    """Dataset of demonstrations; without it the one in the sweep's file."""
     out: Path | None = None
     """Run folder; without it <store>/sweep-<hash>."""
     results: Path | None = None
     """Folder for <name of the sweep>.md, .json and .png, e.g. docs/results; without it <out>/results."""
     store: Path = runs.STORE
-    """Folder or URI of the stages' run folders; sweeps that share it never train the same twice."""
+    """Folder or URI of the stages' run folders; sweeps that share it never train the same run twice."""
     dry_run: bool = False
-    """Print the trials and what each will cost, from rates measured in the store; start nothing."""
+    """Print the trials and an estimate of the time of each, from rates measured in the store, without starting
+    anything."""
     max_concurrent_trials: int = 0
-    """Trials that run together; 0: as many as the cluster holds, also while it grows, up to its autoscaler's limits."""
+    """Number of trials that run at the same time; 0: as many as fit into the cluster, up to the limits of its
+    autoscaler."""
     dashboard: bool = False
     """Serve the dashboard of a local Ray, on loopback; the page links to it. It asks for the token of
     `ray get-auth-token`."""
@@ -63,8 +65,8 @@ def require_local(config: SweepJobConfig) -> None:
     """Raise ConfigError where the results are to be written to a URI."""
     if storage.is_remote(config.results):
         raise ConfigError(
-            f"--results {config.results}: results are files for a repository, so they are written to a local folder. "
-            "Without --results they lie in <out>/results, which may be a URI."
+            f"--results {config.results}: results are files for a repository, so they must be in a local folder. "
+            "Without --results they are written to <out>/results, which may be a URI."
         )
 
 
@@ -74,7 +76,7 @@ def forecast(
     """What `--dry-run` prints."""
     num_evaluated = min(plan.asha.finalists, len(trials)) if plan.asha else len(trials)
     costs = sweep_costs.forecast(trials, protocol, store=config.store.resolve(), num_evaluated=num_evaluated)
-    first = [f"collected first, not counted above: {each}" for each in missing]
+    first = [f"to be collected first, not counted above: {each}" for each in missing]
     return "\n".join([costs, *first])
 
 
@@ -139,10 +141,10 @@ def _run(config: SweepJobConfig, plan: SweepFile, run: JobRun, context: SweepCon
     run.artifact(sweep_page.PAGE, "table.json")
     failed = [row for row in rows if row.state == "failed"]
     if failed and top is None:
-        raise TapRayError(f"No trial came to its end. Trial {failed[0].id}: {failed[0].error}")
+        raise TapRayError(f"No trial finished. Trial {failed[0].id}: {failed[0].error}")
     if failed:
         run.complete = False
-        print(f"{len(failed)} of {len(rows)} trials failed; the same command tries them again.")
+        print(f"{len(failed)} of {len(rows)} trials failed. Run the same command to try them again.")
 
 
 def write_results(config: SweepJobConfig, plan: SweepFile, run: JobRun, rows: Sequence[TrialRow]) -> list[Path]:

@@ -183,17 +183,18 @@ def notes_at(run: Path) -> dict[str, Any]:
 def validate_settings(config: TrainConfig, workers: WorkersConfig) -> None:
     """Raise ConfigError for numbers that cannot work."""
     if workers.num_workers < 1:
-        raise ConfigError(f"Training needs at least 1 worker, got --num-workers {workers.num_workers}.")
+        raise ConfigError(f"Training needs at least 1 worker; got --num-workers {workers.num_workers}.")
     if not workers.gpus >= 0 or (workers.gpus > 1 and workers.gpus % 1):
-        raise ConfigError(f"--gpus is 0, a share of one GPU, or a whole number of them; got {workers.gpus:g}.")
+        raise ConfigError(f"--gpus must be 0, a fraction of one GPU, or a whole number of GPUs; got {workers.gpus:g}.")
     if workers.num_data_workers < 1 or workers.threads < 1:
         raise ConfigError(
-            f"Need at least 1 decoder and 1 thread, got {workers.num_data_workers} and {workers.threads}."
+            f"--num-data-workers and --threads must be at least 1; got {workers.num_data_workers} and "
+            f"{workers.threads}."
         )
     cpus = _num_cpus(workers.ray_address)
     if cpus and workers.num_workers > cpus and not (ray.is_initialized() and placement.grows()):
         raise ConfigError(
-            f"--num-workers {workers.num_workers}: there are {cpus} CPUs, and each training process wants one."
+            f"--num-workers {workers.num_workers}: there are {cpus} CPUs, and each training process needs one."
         )
 
 
@@ -336,9 +337,9 @@ def _explain(error: ray.train.TrainingFailedError, job: TrainJob) -> BaseExcepti
     )
     if any(isinstance(failure, OutOfMemoryError) for failure in failures.values()):
         return TapRayError(
-            f"Out of memory: Ray's memory monitor ended training processes, and no checkpoint was reached.\n{reasons}\n"
-            "Lower --batch-size, --num-data-workers or --stream-memory-mb, end what else runs on the machine, or take "
-            f"one with more memory. {_goes_on(job)}"
+            "Out of memory: Ray's memory monitor ended training processes before the first "
+            f"checkpoint.\n{reasons}\nLower --batch-size, --num-data-workers or --stream-memory-mb, end other "
+            f"programs on the machine, or use one with more memory. {_goes_on(job)}"
         )
     return TapRayError(
         "Training stopped: workers died too often without a new checkpoint in between (--max-failures).\n"

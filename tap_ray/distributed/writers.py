@@ -170,9 +170,9 @@ class Writers:
         [told] = [kept for some in waiting for kept, _ in some if kept.attempt == played.attempt]
         if not told.same_as(played):
             raise TapRayError(
-                f"Attempt {told.attempt} was lost with its machine before it was written, and gave something else when "
-                f"it was played again: {told.steps} steps at first, now {played.steps} {played.reason}. The simulator "
-                "does not repeat itself. What is committed is whole: the same command resumes from there."
+                f"Attempt {told.attempt} was lost with its machine before it was written, and had another result when "
+                f"it was repeated: {told.steps} steps at first, now {played.steps} {played.reason}. The simulator is "
+                "not deterministic. The committed episodes are intact, and the same command resumes from there."
             )
         self._sources[played.attempt] = played.source
 
@@ -243,7 +243,7 @@ class Writers:
         if job.deaths >= MAX_WRITER_DEATHS:
             raise TapRayError(
                 f"{job.deaths} processes in a row died while they wrote {layout.data_file(job.work.number)} (out of "
-                f"memory?): {death.reason} What is committed is whole: the same command resumes from there."
+                f"memory?): {death.reason} The committed episodes are intact, and the same command resumes from there."
             )
 
     def _end_hung(self) -> None:

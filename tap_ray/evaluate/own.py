@@ -79,10 +79,10 @@ def own_policy(reference: str) -> OwnPolicy:
         made = own(EnvConfig(), 1)
     except ModuleNotFoundError as error:
         raise ConfigError(
-            f"--policy {reference}: {error}. Modules are looked for in {own.folder} and on PYTHONPATH."
+            f"--policy {reference}: {error}. Modules are searched in {own.folder} and on PYTHONPATH."
         ) from None
     except AttributeError as error:
-        raise ConfigError(f"--policy {reference}: {error}. Name a class or function of the module.") from None
+        raise ConfigError(f"--policy {reference}: {error}. Give a class or function of the module.") from None
     except TypeError as error:
         raise ConfigError(
             f"--policy {reference}: {error}. {name} is called without arguments, or with the scene (EnvConfig) and the "
@@ -90,7 +90,7 @@ def own_policy(reference: str) -> OwnPolicy:
         ) from None
     if missing := [each for each in ("reset", "act") if not callable(getattr(made, each, None))]:
         raise ConfigError(
-            f"--policy {reference}: a policy has reset(obs, info, seeds) and act(obs, info); {name} lacks "
+            f"--policy {reference}: a policy needs reset(obs, info, seeds) and act(obs, info); {name} lacks "
             f"{' and '.join(missing)}."
         )
     return own

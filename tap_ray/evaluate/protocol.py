@@ -55,7 +55,7 @@ class Protocol:
     tasks: tuple[str, ...]
     """Tasks, each evaluated in every scenario."""
     env_version: str
-    """Version of the simulated scenes; a change there makes old results another protocol."""
+    """Version of the simulated scenes; results of different versions have different protocols."""
     suite: str = "tabletop"
     """A key of SUITES."""
     scenarios: tuple[str, ...] = ("standard",)
@@ -63,13 +63,13 @@ class Protocol:
     episodes: int = 24
     """Cells of each task in each scenario. Nested: the first 24 of 100 are the 24."""
     seed: int = 0
-    """Root of the cells' seeds, at the seed tree's node "evaluate", which neither play nor demonstrations use."""
+    """Root of the cells' seeds, at the node "evaluate" of the seed tree, which neither play nor demonstrations use."""
     max_steps: int = 60
-    """Control steps of an episode, always run to the end; the suite gives some tasks a multiple."""
+    """Control steps of an episode, which always runs to its end; the suite multiplies them for some tasks."""
     image_size: int = 96
-    """Side of the camera images that the policy is given, px."""
+    """Side of the camera images that the policy receives, px."""
     cameras: tuple[str, ...] = ONE_CAMERA
-    """Cameras whose images it is given."""
+    """Cameras whose images the policy receives."""
     robot: str = "widowx"
     """Embodiment."""
     sim: str = "pybullet"
@@ -163,7 +163,7 @@ def check(
             raise ConfigError(f"Unknown task {task!r}. {nearest(task, known)}")
     for kind, names in (("task", protocol.tasks), ("scenario", protocol.scenarios)):
         if len(set(names)) < len(names) or not names:
-            raise ConfigError(f"Name at least one {kind}, and each once; got {list(names)}.")
+            raise ConfigError(f"Name at least one {kind}, and each only once; got {list(names)}.")
     for name in ("episodes", "max_steps", "image_size"):
         if getattr(protocol, name) < 1:
             raise ConfigError(f"{name} must be at least 1; got {getattr(protocol, name)}.")
@@ -181,11 +181,11 @@ def _check_pairs(protocol: Protocol) -> None:
     if not most or set(counts.values()) != {most}:
         pairs = ", ".join(" + ".join(pair) for pair in SUITES[protocol.suite].pairs)
         raise ConfigError(
-            f"The suite {protocol.suite!r} evaluates each scene under the sentences of both its tasks: name all tasks, "
-            f"or one of the pairs {pairs}; got {', '.join(protocol.tasks)}."
+            f"The suite {protocol.suite!r} evaluates each scene under the sentences of both its tasks. Name all "
+            f"tasks, or one of the pairs {pairs}; got {', '.join(protocol.tasks)}."
         )
     if protocol.episodes % most:
         raise ConfigError(
-            f"Each task shares the table with {most} others in turn: --episodes must be a multiple of {most}; got "
-            f"{protocol.episodes}."
+            f"Each task shares the table with {most} other tasks in turn, so --episodes must be a multiple of {most}; "
+            f"got {protocol.episodes}."
         )

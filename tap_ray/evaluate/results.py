@@ -128,7 +128,9 @@ def write(
 def crashes(results: Iterable[EpisodeResult]) -> list[str]:
     """One line for each reason that episodes crashed for, the most frequent first."""
     reasons = Counter(result.error for result in results if result.error)
-    return [f"{count} crashed, counted as failures: {reason}" for reason, count in reasons.most_common()]
+    return [
+        f"{count} episodes crashed and are counted as failures: {reason}" for reason, count in reasons.most_common()
+    ]
 
 
 def metrics(summary: dict[str, Any]) -> dict[str, float]:

@@ -29,17 +29,18 @@ class EvaluateConfig(NodesConfig):
     """Suite of tasks: "tabletop" (PyBullet), "tabletop_mixed" (two tasks' objects in every scene, each scene evaluated
     under both sentences) or "simpler" (ManiSkill's digital twins, SIMPLER's 24 initial states)."""
     tasks: tuple[str, ...] = ()
-    """Tasks to evaluate; none given: all of the suite."""
+    """Tasks to evaluate; if none is given, all tasks of the suite."""
     scenario: tuple[str, ...] = ("standard",)
-    """Scenarios that each task is evaluated in; "standard" changes nothing, "all" stands for all of them."""
+    """Scenarios that each task is evaluated in; "standard" changes nothing, "all" means all scenarios."""
     episodes: int = 24
     """Cells of each task in each scenario. SIMPLER has 24; further ones are random, with other instructions."""
     max_steps: int = 60
-    """Control steps of an episode (5 a second); SIMPLER's eggplant is given twice as many."""
+    """Control steps of an episode (5 per second); SIMPLER's eggplant is given twice as many."""
     image_size: int = 96
     """Side of the camera images, px; a trained policy needs its own."""
     cameras: tuple[str, ...] = ONE_CAMERA
-    """The robot's cameras, as in jobs.collect_play; a trained policy needs its own. With --env its adapter says."""
+    """The robot's cameras, as in jobs.collect_play; a trained policy needs its own. With --env the adapter names
+    them."""
     robot: str = "widowx"
     """Embodiment."""
     sim: str = ""
@@ -54,7 +55,7 @@ class EvaluateConfig(NodesConfig):
     fleets: int = 0
     """Processes that run cells; 0: one for each CPU."""
     robots_per_fleet: int = 8
-    """Robots in a process, stepped in lockstep; the policy sees them as one batch. Fewer of them keep more
+    """Robots in a process, stepped in lockstep; the policy sees them as one batch. Fewer robots per process keep more
     processes busy."""
     gpus_per_fleet: float = 0.0
     """GPUs, or a share of one, for each fleet's policy; 0: none."""
@@ -76,9 +77,9 @@ def simulator(suite: str, sims: Sequence[str], sim: str = "") -> str:
     if suite not in SUITES:
         raise ConfigError(f"Unknown suite {suite!r}. {nearest(suite, SUITES)}")
     if not sims:
-        raise ConfigError(f"The suite {suite!r} is evaluated with --env.")
+        raise ConfigError(f"The suite {suite!r} needs --env.")
     if sim and sim not in sims:
-        raise ConfigError(f"The suite {suite!r} runs in {' or '.join(sims)}; got --sim {sim}.")
+        raise ConfigError(f"The suite {suite!r} needs the simulator {' or '.join(sims)}; got --sim {sim}.")
     return sim or sims[0]
 
 
@@ -105,7 +106,7 @@ def protocol_of(
     scenarios = config.scenario
     if ALL in scenarios:
         if scenarios != (ALL,):
-            raise ConfigError(f"--scenario {ALL} stands alone; got {' '.join(scenarios)}.")
+            raise ConfigError(f"--scenario {ALL} cannot be combined with other scenarios; got {' '.join(scenarios)}.")
         scenarios = tuple(known_scenarios)
     return Protocol(
         suite=config.suite,

@@ -34,12 +34,14 @@ def require_fit(run: Path | str, *, spec: RobotSpec, image_size: int) -> None:
     """
     folder = storage.to_path(run)
     if not folder.exists():
-        raise ConfigError(f"--policy {str(run)!r} is neither a run folder nor built in. {nearest(str(run), BUILT_IN)}")
+        raise ConfigError(
+            f"--policy {str(run)!r} is neither a run folder nor a built-in policy. {nearest(str(run), BUILT_IN)}"
+        )
     trained, wanted = interface(folder)
     require_compatible(spec, trained, have_name=f"robot {spec.robot!r}", want_name=f"policy {run}")
     if wanted != image_size:
         raise ConfigError(
-            f"{run} was trained on images of {wanted} px, these are of {image_size}: --image-size {wanted}."
+            f"{run} was trained on images of {wanted} px; got {image_size} px. Use --image-size {wanted}."
         )
 
 

@@ -36,8 +36,8 @@ def export(config: ExportConfig) -> Path:
     """
     if config.format == "lerobot-v3.0" and not config.video:
         raise ConfigError(
-            f"{config.data} is a LeRobot v3.0 dataset with images already (examples/read_with_lerobot.py). "
-            "Leave --no-video out for one with video, or take --format lerobot-v2.1."
+            f"{config.data} already is a LeRobot v3.0 dataset with images (examples/read_with_lerobot.py). Omit "
+            "--no-video to export it with video, or use --format lerobot-v2.1."
         )
     dataset = open_dataset(config.data)
     _require_even(dataset, config)
@@ -46,12 +46,15 @@ def export(config: ExportConfig) -> Path:
         config.out, job="export_dataset", config=made_by, parents={"data": config.data}, asked=config
     ) as run:
         if run.done:
-            print(f"{run.path} was exported already.")
+            print(f"{run.path} has already been exported.")
             return run.path
         _write_all(dataset, run.path, config)
         runs.finish(run, episodes=len(dataset), frames=int(dataset.lengths.sum()))
-    print(f"{len(dataset)} episodes, {int(dataset.lengths.sum())} frames as {config.format}.")
-    print(f"Back again: python -m jobs.import_dataset --source {run.path} --mapping {run.path / MAPPING} --out ...")
+    print(f"{len(dataset)} episodes, {int(dataset.lengths.sum())} frames were exported as {config.format}.")
+    print(
+        f"To import it again: python -m jobs.import_dataset --source {run.path} --mapping {run.path / MAPPING} --out "
+        "..."
+    )
     return run.path
 
 
@@ -128,6 +131,6 @@ def _put(path: Path, data: bytes) -> None:
 def _require_even(dataset: DatasetInfo, config: ExportConfig) -> None:
     if config.video and any(side % 2 for side in dataset.header.image_size):
         raise ConfigError(
-            f"Images of {dataset.path} are {dataset.header.image_size[1]} x {dataset.header.image_size[0]} px; video "
-            "needs even sides. Export with --format lerobot-v2.1 --no-video."
+            f"Images of {dataset.path} are {dataset.header.image_size[1]} x {dataset.header.image_size[0]} px, but "
+            "video needs even numbers. Export with --format lerobot-v2.1 --no-video."
         )

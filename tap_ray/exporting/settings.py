@@ -19,9 +19,9 @@ class ExportConfig:
     """Images as H.264 video. Without it they stay JPEG files in Parquet, bit for bit (v2.1 only: our own datasets are
     LeRobot v3.0 with images already)."""
     crf: int = 18
-    """Quality of the video: 0 (best) to 51, of x264."""
+    """Constant rate factor of x264: 0 (best quality) to 51."""
     pix_fmt: Literal["yuv444p", "yuv420p"] = "yuv444p"
     """"yuv444p" keeps color at full resolution, as our JPEG files do: small objects differ by it; "yuv420p" keeps it at
     half: every player shows it."""
     threads: int = 0
-    """Files that are made at a time; 0: as many as there are CPUs."""
+    """Number of files that are written at the same time; 0: the number of CPUs."""

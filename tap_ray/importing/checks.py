@@ -91,13 +91,13 @@ def _rate(mapping: Mapping, source: Source, raw: list[dict[str, np.ndarray]]) ->
     steps_s = intervals_s(raw)
     if not len(steps_s) and source.fps and not 0.8 < fps / source.fps < 1.25:
         yield (
-            f"fps: {fps:g} frames a second are said in the mapping, {source.fps:g} by the dataset itself or by its "
-            "makers. Leave 'fps' out of the mapping, or correct it."
+            f"fps: the mapping says {fps:g} frames per second, but the dataset itself or its authors say "
+            f"{source.fps:g}. Omit 'fps' in the mapping, or correct it."
         )
     if len(steps_s) and not 0.8 < float(np.median(steps_s)) * fps < 1.25:
         yield (
-            f"fps: {fps:g} frames a second are said, the time stamps lie {np.median(steps_s):.4g} s apart, which is "
-            f"{1 / np.median(steps_s):.4g} Hz. Leave 'fps' out of the mapping, or correct it."
+            f"fps: the mapping says {fps:g} frames per second, but the time stamps are {np.median(steps_s):.4g} s "
+            f"apart, which is {1 / np.median(steps_s):.4g} Hz. Omit 'fps' in the mapping, or correct it."
         )
 
 
@@ -121,7 +121,10 @@ def _sizes(mapping: Mapping, raw: list[dict[str, np.ndarray]]) -> Iterator[str]:
         values = np.concatenate([each[group.column][:, group.at] for each in raw]) * group.scale
         if group.rotation.startswith("quaternion"):
             if np.abs(np.linalg.norm(values, axis=1) - 1).max() > 0.05:
-                yield f"{_name(group)}: {group.rotation} says quaternions, and their length is not 1."
+                yield (
+                    f"{_name(group)}: the rotation {group.rotation} needs quaternions of length 1, but these have "
+                    "other lengths."
+                )
             continue
         most = float(np.abs(values).max())
         if group.gripper:
@@ -129,17 +132,26 @@ def _sizes(mapping: Mapping, raw: list[dict[str, np.ndarray]]) -> Iterator[str]:
             slack = 0.25 * (high - low)
             if values.min() < low - slack or values.max() > high + slack:
                 yield (
-                    f"{_name(group)}: closed {group.closed:g} and open {group.open:g} are said, the numbers lie in "
-                    f"{values.min():.4g} .. {values.max():.4g}. Correct 'closed' and 'open'."
+                    f"{_name(group)}: the mapping says closed {group.closed:g} and open {group.open:g}, but the "
+                    f"numbers are in {values.min():.4g} .. {values.max():.4g}. Correct 'closed' and 'open'."
                 )
             elif values.max() - values.min() < 0.05 * (high - low):
-                yield f"{_name(group)}: the gripper never moves. Is 'at' right?"
+                yield f"{_name(group)}: the gripper never moves. Check 'at'."
         elif group.unit == "rad" and most > TURN_RAD:
-            yield f"{_name(group)}: unit rad is said, the numbers reach {most:.4g}: looks like degrees (unit: deg)."
+            yield (
+                f"{_name(group)}: the mapping says unit rad, but the numbers reach {most:.4g}. They seem to be "
+                "degrees (unit: deg)."
+            )
         elif group.unit == "deg" and 0 < most < 3.5 and is_place:
-            yield f"{_name(group)}: unit deg is said, no number is above {most:.4g}: looks like radians (unit: rad)."
+            yield (
+                f"{_name(group)}: the mapping says unit deg, but no number is above {most:.4g}. They seem to be "
+                "radians (unit: rad)."
+            )
         elif group.unit == "m" and most > REACH_M:
-            yield f"{_name(group)}: unit m is said, the numbers reach {most:.4g}: looks like mm (unit: mm)."
+            yield (
+                f"{_name(group)}: the mapping says unit m, but the numbers reach {most:.4g}. They seem to be mm "
+                "(unit: mm)."
+            )
 
 
 def _actions(mapping: Mapping, seen: Numeric) -> Iterator[str]:
@@ -170,8 +182,9 @@ def _delta(
     as_place, as_change = _correlation(action, state), _correlation(action[follows], moved)
     if as_place > 0.9 and as_place > as_change:
         yield (
-            f"{slot}: kind delta is said, and the numbers follow the state itself ({partner(slot)}, correlation "
-            f"{as_place:.2f}) more than its change ({as_change:.2f}): this looks like absolute poses (kind: absolute)."
+            f"{slot}: the mapping says kind delta, but the numbers correlate with the state itself ({partner(slot)}, "
+            f"{as_place:.2f}) more than with its change ({as_change:.2f}). They seem to be absolute poses (kind: "
+            "absolute)."
         )
     else:
         yield from _scale(group, slot, action[follows], moved)
@@ -193,15 +206,15 @@ def _called_absolute(mapping: Mapping, source: Source, episodes: list[int]) -> I
             as_change = _correlation(action[seen.follows], seen.moved[:, column])
             if as_change > AGREES and as_change > (as_place := _correlation(action, seen.state[:, column])):
                 yield (
-                    f"{slot}: kind absolute is said, and the numbers follow the state's change ({partner(slot)}, "
-                    f"correlation {as_change:.2f}) more than the state itself ({as_place:.2f}): this looks like "
-                    "changes (kind: delta)."
+                    f"{slot}: the mapping says kind absolute, but the numbers correlate with the state's change "
+                    f"({partner(slot)}, {as_change:.2f}) more than with the state itself ({as_place:.2f}). They seem "
+                    "to be changes (kind: delta)."
                 )
         own = seen.action[:, [slots.index(slot) for slot in group.slots]]
         if not told and len(group.slots) > 1 and (np.abs(own.mean(axis=0)) < CENTERED * own.std(axis=0)).all():
             yield (
-                f"{_name(group)}: kind absolute is said, and all numbers scatter around zero, where a pose does not: "
-                "this looks like changes (kind: delta)."
+                f"{_name(group)}: the mapping says kind absolute, but all numbers scatter around zero, which poses do "
+                "not. They seem to be changes (kind: delta)."
             )
 
 
@@ -211,15 +224,15 @@ def _scale(group: Numbers, slot: str, action: np.ndarray, moved: np.ndarray) -> 
     if len(action) < 10 or size == 0.0:
         return
     if agreement < -AGREES:
-        yield f"{slot}: the state moves against the action (correlation {agreement:.2f}): the sign is turned around."
+        yield f"{slot}: the state moves opposite to the action (correlation {agreement:.2f}). The sign is wrong."
     if agreement < AGREES:
         return
     ratio = float(action @ moved) / size
     if not 1 / FOLLOWS < ratio < FOLLOWS:
-        degrees = " (degrees against radians?)" if 40 < max(ratio, 1 / ratio) < 75 else ""
+        degrees = " (perhaps degrees instead of radians)" if 40 < max(ratio, 1 / ratio) < 75 else ""
         yield (
-            f"{slot}: the state changes by {ratio:.3g} times what the action says: the unit ({group.unit}) "
-            f"or the scale ({group.scale:g}) of one of the two is wrong{degrees}."
+            f"{slot}: the state changes by {ratio:.3g} times the action. The unit ({group.unit}) or the scale "
+            f"({group.scale:g}) of one of the two is wrong{degrees}."
         )
 
 
@@ -228,8 +241,8 @@ def _gripper(group: Numbers, action: np.ndarray, state: np.ndarray, seen: Numeri
     agreement = _correlation(action[seen.follows], later)
     if agreement < -0.3:
         yield (
-            f"{_name(group)}: the gripper does the opposite of the action (correlation {agreement:.2f}): this looks "
-            "inverted. Exchange 'open' and 'closed'."
+            f"{_name(group)}: the gripper does the opposite of the action (correlation {agreement:.2f}). It seems to "
+            "be inverted. Exchange 'open' and 'closed'."
         )
 
 
@@ -237,8 +250,8 @@ def _begins_closed(group: Numbers, first: np.ndarray) -> Iterator[str]:
     closed = float((first < 0).mean())
     if len(first) >= 3 and closed > 0.8:
         yield (
-            f"{_name(group)}: {closed:.0%} of the episodes begin with a closed gripper: this looks inverted. If so, "
-            "exchange 'open' and 'closed'; if they do begin closed, add --accept."
+            f"{_name(group)}: {closed:.0%} of the episodes begin with a closed gripper, so it may be inverted. If so, "
+            "exchange 'open' and 'closed'; if they really begin closed, add --accept."
         )
 
 
@@ -248,8 +261,8 @@ def _speeds(mapping: Mapping, seen: Numeric) -> Iterator[str]:
     speed = hand_speed(mapping, seen)
     if len(speed) and 0 < (usual := float(np.quantile(speed, 0.95))) < SLOW_M_S:
         yield (
-            f"the hand hardly moves, 95 % of the time at less than {usual:.2g} m/s: the unit of its position or the "
-            f"fps ({fps_said(mapping)}) is wrong."
+            f"the end effector hardly moves (95 % of the time at less than {usual:.2g} m/s). The unit of its position "
+            f"or the fps ({fps_said(mapping)}) is wrong."
         )
     for group in mapping.state:
         for slot in group.slots:
@@ -261,8 +274,8 @@ def _speeds(mapping: Mapping, seen: Numeric) -> Iterator[str]:
             limit, unit = (SPEED_M_S, "m/s") if hand else (SPEED_RAD_S, "rad/s")
             if (fastest := float(np.quantile(moved, 0.95))) > limit:
                 yield (
-                    f"{slot}: moves at {fastest:.3g} {unit}, no arm does: the unit ({group.unit}) or the fps "
-                    f"({fps_said(mapping)}) is wrong."
+                    f"{slot}: moves at {fastest:.3g} {unit}, which is too fast for an arm. The unit ({group.unit}) or "
+                    f"the fps ({fps_said(mapping)}) is wrong."
                 )
 
 
@@ -279,9 +292,9 @@ def _clipped(mapping: Mapping, seen: Numeric, like: RobotSpec) -> Iterator[str]:
         if share > CLIPPED:
             most = float(column[np.argmax(np.abs(column))])
             yield (
-                f"{slot.name}: {share:.0%} of the actions lie beyond the range of --like ({slot.low:g} .. "
-                f"{slot.high:g} {slot.unit}; the greatest is {most:.4g}) and would be clipped. Same robot, control_hz, "
-                "unit and scale?"
+                f"{slot.name}: {share:.0%} of the actions are outside the range of --like ({slot.low:g} .. "
+                f"{slot.high:g} {slot.unit}; the largest is {most:.4g}) and would be clipped. Check that robot, "
+                "control_hz, unit and scale are the same."
             )
 
 

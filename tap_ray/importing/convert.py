@@ -101,21 +101,21 @@ def motion(mapping: Mapping, source: Source, episode: int) -> tuple[np.ndarray, 
     """
     numbers = source.numbers(episode, columns_of(mapping))
     if not numbers:
-        raise ConfigError("The source has no time stamps: the mapping must name a column, whose rows are counted.")
+        raise ConfigError("The source has no time stamps, so the mapping must name a column whose rows can be counted.")
     num_frames = len(next(iter(numbers.values())))
     frames = kept_frames(num_frames, mapping.fps or source.fps, mapping.control_hz)
     if len(frames) < 2:
         raise DataError(
-            f"Episode {episode} of the source has {num_frames} frames, less than one control step at "
-            f"{mapping.control_hz:g} Hz. Leave it out with --omit {episode}."
+            f"Episode {episode} of the source has {num_frames} frames, which is less than one control step at "
+            f"{mapping.control_hz:g} Hz. Omit it with --omit {episode}."
         )
     state, action = state_of(mapping, numbers, frames), action_of(mapping, numbers, frames)
     for name, values in (("state", state), ("action", action)):
         if not np.isfinite(values).all():
             step = int(np.argwhere(~np.isfinite(values))[0, 0])
             raise DataError(
-                f"Episode {episode} of the source: {name} is NaN or infinite at control step {step}. "
-                f"Leave the episode out with --omit {episode}."
+                f"Episode {episode} of the source: {name} is NaN or infinite at control step {step}. Omit the episode "
+                f"with --omit {episode}."
             )
     return state, action, frames
 

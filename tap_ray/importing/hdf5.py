@@ -50,7 +50,7 @@ class Hdf5Source:
                     self.fps = _control_hz(file, top.attrs)
                     self._episodes += [(file, f"{top.name}/{name}") for name in names]
             except OSError as error:
-                raise DataError(f"{file} is no HDF5 file that can be read: {error}. Record it again.") from None
+                raise DataError(f"{file} cannot be read as an HDF5 file: {error}. Record it again.") from None
         self.num_episodes = len(self._episodes)
         self.default_instruction = SENTENCE if any(self._sentences.values()) else ""
         self.cameras: dict[str, tuple[int, int]] = {
@@ -58,8 +58,8 @@ class Hdf5Source:
         }
         if not self.cameras:
             raise DataError(
-                f"{place} has no camera images: {', '.join(arrays) or 'no trajectory'}. Replay it with them. "
-                "ManiSkill: python -m mani_skill.trajectory.replay_trajectory --traj-path FILE --obs-mode rgb "
+                f"{place} has no camera images: {', '.join(arrays) or 'no trajectory'}. Replay the trajectories with "
+                "images. ManiSkill: python -m mani_skill.trajectory.replay_trajectory --traj-path FILE --obs-mode rgb "
                 "--save-traj; robomimic: robomimic/scripts/dataset_states_to_obs.py."
             )
         self.columns = {

@@ -36,12 +36,13 @@ class LeRobotSource:
         self._root = root
         file = root / "meta/info.json"
         if not file.exists():
-            raise DataError(f"{root} is no LeRobot dataset: it has no meta/info.json.")
+            raise DataError(f"{root} is not a LeRobot dataset: it has no meta/info.json.")
         self._info: dict[str, Any] = json.loads(file.read_text())
         version = self._info.get("codebase_version")
         if version not in ("v2.1", "v3.0"):
             raise DataError(
-                f"{root} is a LeRobot dataset {version}; v2.1 and v3.0 are read. lerobot has scripts that convert it."
+                f"{root} is a LeRobot dataset of version {version}; only v2.1 and v3.0 can be imported. lerobot has "
+                "scripts that convert it."
             )
         self._v3 = version == "v3.0"
         self.fps = float(self._info["fps"])
@@ -110,8 +111,8 @@ class LeRobotSource:
         rows = pd.concat(tables).sort_values("episode_index").reset_index(drop=True) if tables else pd.DataFrame()
         if len(rows) != self.num_episodes or (rows.index != rows["episode_index"]).any():
             raise DataError(
-                f"{self._root}/meta/episodes has {len(rows)} episodes, info.json says {self.num_episodes}: "
-                "the dataset is incomplete. Download or record it again."
+                f"{self._root}/meta/episodes has {len(rows)} episodes, but info.json says {self.num_episodes}: the "
+                "dataset is incomplete. Download or record it again."
             )
         return rows
 
@@ -167,6 +168,6 @@ def _video_frames(file: Path, times_s: Sequence[float], tolerance_s: float) -> l
     except (av.error.FFmpegError, OSError) as error:
         raise DataError(f"{file} cannot be decoded: {error}. Download or record the dataset again.") from None
     raise DataError(
-        f"{file} shows no frame at {times_s[len(found)]:.3f} s: the video is shorter than the data, or of another fps. "
+        f"{file} has no frame at {times_s[len(found)]:.3f} s: the video is shorter than the data, or has another fps. "
         "Download or record the dataset again."
     )

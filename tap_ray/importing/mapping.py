@@ -63,10 +63,10 @@ class Numbers:
         wanted = ROTATIONS[self.rotation] if self.rotation else len(self.slots)
         if len(self.at) != wanted or (self.rotation and len(self.slots) not in (3, 4)):
             raise ConfigError(
-                f"slots {list(self.slots)} of {self.column!r} want {wanted} positions in 'at'; got {list(self.at)}."
+                f"slots {list(self.slots)} of {self.column!r} need {wanted} positions in 'at'; got {list(self.at)}."
             )
         if self.unit == "gripper" and self.open == self.closed:
-            raise ConfigError(f"slots {list(self.slots)}: open and closed are the same number, {self.open:g}.")
+            raise ConfigError(f"slots {list(self.slots)}: 'open' and 'closed' must differ; both are {self.open:g}.")
 
     @property
     def gripper(self) -> bool:
@@ -108,14 +108,17 @@ class Mapping:
 
     def __post_init__(self) -> None:
         if bool(self.camera) == bool(self.cameras):
-            raise ConfigError("A mapping names either 'camera' (the only one) or 'cameras' (our name: the source's).")
+            raise ConfigError(
+                "A mapping needs either 'camera' (for a single camera) or 'cameras' (our name: the source's name), "
+                "but not both."
+            )
         for role in ("state", "action"):
             names = [slot for numbers in getattr(self, role) for slot in numbers.slots]
             if len(set(names)) < len(names):
-                raise ConfigError(f"'{role}' names each slot once; got {names}.")
+                raise ConfigError(f"'{role}' must name each slot once; got {names}.")
 
         if abs(float(np.linalg.norm(self.tool_quat)) - 1) > 1e-3:
-            raise ConfigError(f"tool_quat is a quaternion of length 1 (w x y z); got {list(self.tool_quat)}.")
+            raise ConfigError(f"tool_quat must be a quaternion of length 1 (w x y z); got {list(self.tool_quat)}.")
 
     @property
     def camera_of(self) -> dict[str, str]:
@@ -153,11 +156,11 @@ def require_fits(mapping: Mapping, source: Source) -> None:
     fps = mapping.fps or source.fps
     if not fps:
         raise ConfigError(
-            "The source does not say how many frames a second it has (RLDS has no such field): give 'fps' in the "
+            "The source does not say how many frames per second it has (RLDS has no such field). Set 'fps' in the "
             "mapping. Bridge has 5, DROID 15, LIBERO 20."
         )
     if not 0 < mapping.control_hz <= fps:
-        raise ConfigError(f"control_hz lies in 0 .. {fps:g} (the source's fps); got {mapping.control_hz:g}.")
+        raise ConfigError(f"control_hz must be in 0 .. {fps:g} (the source's fps); got {mapping.control_hz:g}.")
 
 
 def slots_of(groups: tuple[Numbers, ...]) -> dict[str, str]:
@@ -193,9 +196,10 @@ def require_like(mapping: Mapping, like: RobotSpec) -> None:
         ]
     if wrong:
         raise ConfigError(
-            "The mapping does not make what --like says of the robot:\n  " + "\n  ".join(wrong) + "\nComplete the "
-            "mapping. What the source does not have cannot be imported: then leave --like out; the new dataset trains "
-            "policies of its own robot."
+            "The mapping does not match the robot of --like:\n  "
+            + "\n  ".join(wrong)
+            + "\nComplete the mapping. If the source lacks some of these data, omit --like; policies trained on the "
+            "new dataset then are for its own robot."
         )
 
 

@@ -36,7 +36,7 @@ def describe(mapping: Mapping, source: Source, episodes: list[int], like: RobotS
     fps = mapping.fps or source.fps
     lines = [
         f"{source.num_episodes} episodes; of {len(episodes)} of them {len(seen.state)} control steps at "
-        f"{mapping.control_hz:g} Hz, from {fps:g} frames a second; "
+        f"{mapping.control_hz:g} Hz, from {fps:g} frames per second; "
         + "; ".join(_camera(source, name, camera) for name, camera in mapping.camera_of.items())
         + ".",
         "",
@@ -53,7 +53,7 @@ def describe(mapping: Mapping, source: Source, episodes: list[int], like: RobotS
     if like is not None:
         known = {slot.name for slot in (*like.state, *like.action)}
         out = [name for name in (*slots_of(mapping.state), *slots_of(mapping.action)) if name not in known]
-        lines += [f"left out, not among the slots of --like: {', '.join(out)}"] if out else []
+        lines += [f"omitted, because --like does not have these slots: {', '.join(out)}"] if out else []
     return "\n".join(lines)
 
 
@@ -67,16 +67,18 @@ def _rate(mapping: Mapping, source: Source, seen: Numeric, episodes: list[int]) 
     """Who says the frames a second, and how fast that makes the hand."""
     raw = [source.numbers(episode, columns_of(mapping)) for episode in episodes[:3]]
     told = (
-        "its time stamps tell them" if len(intervals_s(raw)) else
-        "no time stamps; its metadata or its makers tell them" if source.fps else
-        "no time stamps and nothing else tells them but the mapping: nobody can check them for you"
+        "confirmed by its time stamps" if len(intervals_s(raw)) else
+        "no time stamps; taken from its metadata or its authors" if source.fps else
+        "taken from the mapping alone: without time stamps they cannot be checked"
     )  # fmt: skip
-    line = f"frames a second: {mapping.fps or source.fps:g} ({told})"
+    line = f"frames per second: {mapping.fps or source.fps:g} ({told})"
     speed = hand_speed(mapping, seen)
     if not len(speed):
         return line
     middle, most = np.quantile(speed, [0.5, 0.95])
-    return f"{line}; so the hand moves at {middle:.2g} m/s in the middle, 95 % of the time at less than {most:.2g} m/s"
+    return (
+        f"{line}; so the end effector moves at {middle:.2g} m/s (median), 95 % of the time at less than {most:.2g} m/s"
+    )
 
 
 def picture(mapping: Mapping, source: Source, episodes: list[int], file: Path) -> None:

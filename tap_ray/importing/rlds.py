@@ -54,14 +54,14 @@ class RldsSource:
         features = read_json(self._folder / "features.json", DOWNLOAD)
         if "featuresDict" not in features:
             raise DataError(
-                f"{self._folder}/features.json has no 'featuresDict': TFDS before 4.7 wrote it. Open it once with a "
-                "newer tensorflow_datasets and save it: builder.info.features.save_config(FOLDER)."
+                f"{self._folder}/features.json has no 'featuresDict', so it was written by TFDS before 4.7. Open it "
+                "with a newer tensorflow_datasets and save it again: builder.info.features.save_config(FOLDER)."
             )
         found = dict(_leaves(features, ()))
         self._features = {name[len(STEPS) + 1 :]: leaf for name, leaf in found.items() if name.startswith(STEPS + "/")}
         if not self._features:
             raise DataError(
-                f"{self._folder} is no RLDS dataset: none of its features ({', '.join(found) or 'none'}) lies below "
+                f"{self._folder} is not an RLDS dataset: none of its features ({', '.join(found) or 'none'}) is below "
                 f"'{STEPS}'."
             )
         self._shards = self._files(split)
@@ -97,8 +97,8 @@ class RldsSource:
             rows = _decoded(values, self._features[name]["tensor"])
             if rows.size % size or rows.size // size < steps:
                 raise DataError(
-                    f"{self._where(episode)}: 'steps/{name}' has {rows.size} numbers, {steps} steps of {size} are "
-                    f"expected. {DOWNLOAD}"
+                    f"{self._where(episode)}: 'steps/{name}' has {rows.size} numbers; expected {steps} steps of "
+                    f"{size}. {DOWNLOAD}"
                 )
             found[name] = rows.reshape(-1, size)[:steps]
         return found
@@ -108,8 +108,8 @@ class RldsSource:
         encoded = self._values(episode, camera)
         if frames and frames[-1] >= len(encoded):
             raise DataError(
-                f"{self._where(episode)}: 'steps/{camera}' has {len(encoded)} images, frame {frames[-1]} is missing. "
-                f"{DOWNLOAD}"
+                f"{self._where(episode)}: 'steps/{camera}' has {len(encoded)} images, so frame {frames[-1]} is "
+                f"missing. {DOWNLOAD}"
             )
         return [self._image(episode, camera, frame, encoded[frame]) for frame in frames]
 
@@ -123,8 +123,8 @@ class RldsSource:
             return np.asarray(Image.open(io.BytesIO(data)).convert("RGB"))
         except (UnidentifiedImageError, OSError) as error:
             raise DataError(
-                f"{self._where(episode)}: image {frame} of 'steps/{camera}' cannot be decoded ({error}). Leave the "
-                f"episode out with --omit {episode}, or name another camera."
+                f"{self._where(episode)}: image {frame} of 'steps/{camera}' cannot be decoded ({error}). Omit the "
+                f"episode with --omit {episode}, or name another camera."
             ) from None
 
     def _steps(self, episode: int) -> int:
@@ -133,7 +133,9 @@ class RldsSource:
         counts = [len(record[f"{STEPS}/{name}"]) for name in ("is_first", "is_last") if f"{STEPS}/{name}" in record]
         counts += [len(record[key]) for key in (f"{STEPS}/{camera}" for camera in self.cameras) if key in record]
         if not counts:
-            raise DataError(f"{self._where(episode)} has neither images nor 'steps/is_first': it says no length.")
+            raise DataError(
+                f"{self._where(episode)} has neither images nor 'steps/is_first', so its length is unknown."
+            )
         return max(0, min(counts) - 1)
 
     def _values(self, episode: int, name: str) -> Any:
@@ -155,7 +157,7 @@ class RldsSource:
             except ValueError as error:
                 if isinstance(error, DataError):
                     raise
-                raise DataError(f"{file}: record {number} is no episode of RLDS: {error}. {DOWNLOAD}") from None
+                raise DataError(f"{file}: record {number} is not an RLDS episode: {error}. {DOWNLOAD}") from None
         return self._last[1]
 
     def _index(self, file: Path, count: int) -> list[tuple[int, int]]:
@@ -163,7 +165,7 @@ class RldsSource:
             self._indices[file] = tfrecord.index(file)
         if len(self._indices[file]) != count:
             raise DataError(
-                f"{file} has {len(self._indices[file])} records, dataset_info.json says {count}. {DOWNLOAD}"
+                f"{file} has {len(self._indices[file])} records, but dataset_info.json says {count}. {DOWNLOAD}"
             )
         return self._indices[file]
 
@@ -184,7 +186,10 @@ class RldsSource:
         info = read_json(self._folder / "dataset_info.json", DOWNLOAD)
         kind, splits = info.get("fileFormat", "tfrecord"), {each["name"]: each for each in info.get("splits", [])}
         if kind != "tfrecord":
-            raise DataError(f"{self._folder} is written as {kind}; tfrecord is read. Convert it: tfds convert_format.")
+            raise DataError(
+                f"{self._folder} is in the format {kind}, but only tfrecord can be imported. Convert it with `tfds "
+                "convert_format`."
+            )
         if not splits:
             raise DataError(f"{self._folder}/dataset_info.json names no split. {DOWNLOAD}")
         split = split or ("train" if "train" in splits else next(iter(splits)))
@@ -213,8 +218,8 @@ def _version(folder: Path) -> Path:
         return versions[0]
     names = ", ".join(each.name for each in versions)
     raise DataError(
-        f"{folder} holds several versions: {names}. Name one: {versions[-1]}." if versions else
-        f"{folder} is no dataset of TFDS: it has no features.json."
+        f"{folder} contains several versions: {names}. Give the folder of one, e.g. {versions[-1]}." if versions else
+        f"{folder} is not a TFDS dataset: it has no features.json."
     )  # fmt: skip
 
 

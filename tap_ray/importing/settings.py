@@ -28,12 +28,12 @@ class ImportConfig(configs.ClusterConfig):
     """Folder of a LeRobotDataset v2.1 or v3.0, folder of an RLDS dataset (TFRecord), a trajectory file (.h5) of
     ManiSkill, or a file (or a folder of files) in robomimic's layout (.hdf5), as LIBERO's."""
     mapping: Path
-    """YAML or JSON: what its columns mean, see docs/import.md; or the name of one that is shipped: bridge, droid,
+    """YAML or JSON: what its columns mean, see docs/import.md; or the name of one that tap_ray includes: bridge, droid,
     libero, libero_lerobot, libero_hdf5, so100, maniskill_panda."""
     out: Path
     """Folder of the dataset to make."""
     dry_run: bool = False
-    """Only convert a few episodes, show them with an image beside --out, and say what looks wrong."""
+    """Convert only a few episodes, show them with an image beside --out, and report what seems to be wrong."""
     split: str = ""
     """Which split of an RLDS dataset; "": "train", or its only one. The other formats have none."""
     like: Path | None = None
@@ -41,15 +41,15 @@ class ImportConfig(configs.ClusterConfig):
     of the new dataset, so that both can be trained on together, and evaluated in the same environment. Actions beyond
     its ranges are clipped."""
     accept: bool = False
-    """Import although the checks found something that looks wrong."""
+    """Import even if the checks find something that seems to be wrong."""
     episodes: int | None = None
-    """How many of the source's, from the first on; None: all."""
+    """Number of episodes of the source to import, from the first on; None: all."""
     omit: tuple[int, ...] = ()
-    """Episodes of the source to leave out, from 0 on."""
+    """Episodes of the source to omit, counted from 0."""
     jpeg_quality: int = 90
-    """1 to 95."""
+    """Quality of the stored JPEG images, 1 to 95."""
     fleets: int = 0
-    """Processes that convert; 0: as many as there are CPUs."""
+    """Number of processes that convert; 0: the number of CPUs."""
 
 
 def opened(source: Path, split: str = "") -> Source:
@@ -62,7 +62,7 @@ def opened(source: Path, split: str = "") -> Source:
     if (source / "features.json").exists() or any(source.glob("*/features.json")):
         return RldsSource(source, split)
     if split:
-        raise ConfigError(f"--split {split}: {source} is no RLDS dataset, and has no splits. Leave it out.")
+        raise ConfigError(f"--split {split}: {source} is not an RLDS dataset and has no splits. Omit --split.")
     is_hdf5 = source.suffix in (".h5", ".hdf5") or any(source.glob("*.hdf5"))
     return Hdf5Source(source) if is_hdf5 else LeRobotSource(source)
 
@@ -78,7 +78,7 @@ def read_mapping(file: Path) -> Mapping:
         return configs.load(Mapping, file)
     if file.stem not in shipped:
         raise ConfigError(
-            f"There is no file {file}, and no mapping of that name is shipped. {nearest(file.stem, shipped)}"
+            f"There is no file {file}, and tap_ray includes no mapping of that name. {nearest(file.stem, shipped)}"
         )
     return configs.load(Mapping, shipped[file.stem])
 
@@ -97,18 +97,21 @@ def spec_like(config: ImportConfig) -> RobotSpec | None:
             values = layout.read_json(file)
             return RobotSpec.from_json(values[part] if part else values, where=str(file))
     raise DataError(
-        f"--like {config.like}: neither a dataset of tap_ray (meta/tap_ray.json) nor a run (final/spec.json)."
+        f"--like {config.like}: expected a dataset of tap_ray (with meta/tap_ray.json) or a run folder (with "
+        "final/spec.json)."
     )
 
 
 def chosen(config: ImportConfig, source: Source) -> list[int]:
     """Numbers of the source's episodes that are wanted."""
     if config.episodes and config.episodes > source.num_episodes:
-        raise ConfigError(f"--episodes {config.episodes}: the source has {source.num_episodes}. Leave it out for all.")
+        raise ConfigError(
+            f"--episodes {config.episodes}: the source has only {source.num_episodes}. Omit --episodes to import all."
+        )
     if wrong := [number for number in config.omit if not 0 <= number < source.num_episodes]:
         raise ConfigError(f"--omit {wrong[0]}: the source has the episodes 0 .. {source.num_episodes - 1}.")
     first = range(config.episodes or source.num_episodes)
     kept = [number for number in first if number not in config.omit]
     if not kept:
-        raise ConfigError("--omit leaves no episode.")
+        raise ConfigError("--omit omits all episodes. Keep at least one.")
     return kept

@@ -74,17 +74,17 @@ def index(file: Path) -> list[tuple[int, int]]:
             stream.seek(at)
             head = stream.read(12)
             if len(head) < 12:
-                raise DataError(f"{file} ends inside record {len(found)}: the file is cut off. {AGAIN}")
+                raise DataError(f"{file} ends inside record {len(found)}: the file is truncated. {AGAIN}")
             length, crc = struct.unpack("<QI", head)
             if masked_crc(head[:8]) != crc:
                 raise DataError(
-                    f"{file}: the length of record {len(found)} does not fit its checksum: the file is damaged, or no "
-                    f"TFRecord (compressed ones are not read). {AGAIN}"
+                    f"{file}: the length of record {len(found)} does not match its checksum: the file is damaged, or "
+                    f"is not an uncompressed TFRecord. {AGAIN}"
                 )
             if at + 16 + length > end:
                 raise DataError(
-                    f"{file} ends inside record {len(found)}: {at + 16 + length} bytes are needed, it has {end}: the "
-                    f"file is cut off. {AGAIN}"
+                    f"{file} ends inside record {len(found)}: {at + 16 + length} bytes are needed, but it has {end}. "
+                    f"The file is truncated. {AGAIN}"
                 )
             found.append((at + 12, length))
             at += 16 + length
@@ -101,7 +101,7 @@ def read(file: Path, offset: int, length: int, number: int) -> bytes:
         stream.seek(offset)
         data, sum_ = stream.read(length), stream.read(4)
     if len(sum_) < 4 or masked_crc(data) != struct.unpack("<I", sum_)[0]:
-        raise DataError(f"{file}: record {number} does not fit its checksum: the file is damaged. {AGAIN}")
+        raise DataError(f"{file}: record {number} does not match its checksum: the file is damaged. {AGAIN}")
     return data
 
 
@@ -149,7 +149,7 @@ def values(data: bytes) -> dict[str, Any]:
     try:
         features = example_class().FromString(data).features.feature
     except DecodeError as error:
-        raise ValueError(f"it is no tf.train.Example ({error})") from None
+        raise ValueError(f"it is not a tf.train.Example ({error})") from None
     found = {}
     for name, feature in features.items():
         kind = feature.WhichOneof("kind")

@@ -87,7 +87,7 @@ def clip_of(
     """Frames before the action that first completes the task, that of the action included; all if none does."""
     if any(getattr(trajectory, name) is None for name in told):
         raise ConfigError(
-            f"sim {sim!r} does not say which body each pixel shows (no info['segmentation']): nothing to measure."
+            f"sim {sim!r} has no segmentation (info['segmentation']), so the saliency on objects cannot be measured."
         )
     whose, mask = trajectory.segmentation, trajectory.robot_mask
     if whose is None:

@@ -37,7 +37,8 @@ def policy_features(run: Path, data: ProbeData, *, fresh: bool = False) -> np.nd
     require_one_camera(bundle, run)
     if data.rgb.shape[1:3] != (config.image_size, config.image_size):
         raise ConfigError(
-            f"{run} was trained on images of {config.image_size} px, the data's are {data.rgb.shape[1]} px."
+            f"{run} was trained on images of {config.image_size} px, but the images of the dataset have "
+            f"{data.rgb.shape[1]} px."
         )
     policy = new_policy(config, seed=0, tokenizer=bundle.tokenizer).eval() if fresh else bundle.network
     seen: list[np.ndarray] = []
@@ -55,8 +56,8 @@ def require_one_camera(bundle: PolicyBundle, run: Path) -> None:
     """Raise ConfigError for a policy of several cameras, whose images are recorded here of the first one alone."""
     if len(bundle.spec.cameras) > 1:
         raise ConfigError(
-            f"{run} reads the cameras {', '.join(bundle.spec.cameras)}; looking inside a network (jobs.saliency, "
-            "jobs.probe) is for policies of one camera. Evaluate it with jobs.evaluate, whose videos show what it does."
+            f"{run} reads the cameras {', '.join(bundle.spec.cameras)}; jobs.saliency and jobs.probe support policies "
+            "of one camera only. Evaluate this one with jobs.evaluate, which writes videos."
         )
 
 

@@ -46,7 +46,7 @@ def write(run: Path, paths: Sequence[Path], windows: ActionChunkConfig, make_vec
         try:
             env = make_vector(scene, len(actions))
         except ConfigError:  # imported play, or a foreign environment's
-            print(f"No video of {robot}: none of the simulators here has this robot.")
+            print(f"There is no video of {robot}, because none of the installed simulators has this robot.")
             continue
         done = rollout(env, Replay(actions), env_seeds=[0] * len(actions), policy_seeds=[0] * len(actions))
         env.close()

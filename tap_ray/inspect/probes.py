@@ -55,10 +55,13 @@ def read_frames(dataset: DatasetInfo, *, num_episodes: int, every: int) -> Probe
         DataError: no object poses, or fewer than 2 * `HOLDOUT_EVERY` episodes.
     """
     if layout.OBJECT_POSE not in dataset.info["features"]:
-        raise DataError(f"{dataset.path} has no privileged object poses ({layout.OBJECT_POSE}): nothing to probe for.")
+        raise DataError(
+            f"{dataset.path} has no privileged object poses ({layout.OBJECT_POSE}), so a probe has no targets. Give a "
+            "dataset of jobs.collect_play or jobs.collect_demos."
+        )
     wanted = min(num_episodes or len(dataset), len(dataset))
     if wanted < 2 * HOLDOUT_EVERY:
-        raise DataError(f"A probe needs at least {2 * HOLDOUT_EVERY} episodes; {dataset.path} gives {wanted}.")
+        raise DataError(f"A probe needs at least {2 * HOLDOUT_EVERY} episodes; got {wanted} of {dataset.path}.")
     arms = [arm for arm in dataset.spec.arms if arm.ee_pos]
     rgb, next_rgb, state, number, sentence, seen, blank = [], [], [], [], [], [], []
     columns = (layout.image_columns(dataset.spec)[0], layout.STATE, layout.OBJECT_POSE)
@@ -98,7 +101,9 @@ def probe(features_FD: np.ndarray, data: ProbeData) -> dict[str, dict[str, float
         Targets seen in fewer than 2 * `HOLDOUT_EVERY` episodes are left out.
     """
     if len(features_FD) != len(data.episode):
-        raise ConfigError(f"{len(data.episode)} frames need as many rows of features; got {features_FD.shape}.")
+        raise ConfigError(
+            f"{len(data.episode)} frames need the same number of rows of features; got shape {features_FD.shape}."
+        )
     scores = {}
     for name, target_F3 in data.target.items():
         there = np.isfinite(target_F3).all(1)

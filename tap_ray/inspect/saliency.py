@@ -91,9 +91,9 @@ def saliency(
     """
     policy, size = bundle.network.eval(), bundle.network.config.image_size
     if not isinstance(policy, TapPolicy):
-        raise ConfigError("Saliency maps are made on the map of key points, which a VLM policy has not.")
+        raise ConfigError("Saliency maps need the key points of the small policy, which a VLM policy does not have.")
     if rgb.shape[1:3] != (size, size):
-        raise ConfigError(f"This policy was trained on {size} x {size} images, these are {rgb.shape[1:3]}.")
+        raise ConfigError(f"This policy was trained on {size} x {size} images; got {rgb.shape[1:3]}.")
     views = VIEWS[:1] if acts(policy.config) else VIEWS
     parts = [policy.join, policy.glimpse.cnn] if policy.config.glimpse_px else [policy.join]
     moves = torch.tensor([at not in bundle.spec.grippers for at in range(len(bundle.spec.action))])

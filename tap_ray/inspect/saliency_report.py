@@ -39,21 +39,21 @@ class SaliencyConfig:
     policy: tuple[Path, ...]
     """Run folders of jobs.pretrain (Stage 1) and jobs.align (Stage 2). All see the same frames."""
     driver: Literal["auto", "policy", "expert"] = "auto"
-    """Who moves the robot: the only policy given (Stage 2), or the scripted expert; auto: the policy where it can."""
+    """What moves the robot: the only given policy (Stage 2), or the scripted expert; auto: the policy if possible."""
     cam: Sign = "abs"
-    """Whether maps show what matters to the motion either way, or only what speaks for it ("positive", as
-    Grad-CAM does for a class, see inspect/saliency.py)."""
+    """"abs": maps of the evidence for and against the predicted motion; "positive": of the evidence for it only, as
+    Grad-CAM does for a class (inspect/saliency.py)."""
     env: str = ""
-    """Instead of the suite a foreign environment, as in jobs.evaluate. It knows no gripper and no objects: shares are
-    those of the whole robot where its adapter has a robot_mask, else there are pictures only."""
+    """A foreign environment instead of the suite, as in jobs.evaluate. It has no segmentation of gripper and objects:
+    shares are those of the whole robot if its adapter has a robot_mask; otherwise there are images only."""
     suite: str = "tabletop"
     """Suite of tasks."""
     tasks: tuple[str, ...] = ()
-    """Tasks; none given: all of the suite."""
+    """Tasks; if none is given, all tasks of the suite."""
     episodes: int = 5
     """Episodes of each task: the first cells of jobs.evaluate."""
     max_steps: int = 60
-    """Control steps of an episode (5 a second); it is looked at until the task is done."""
+    """Control steps of an episode (5 per second); it is analyzed until the task is done."""
     goal_offset: int = 1
     """Steps (0.2 s each) from a frame to the second image of inverse dynamics, at least 1."""
     every: int = 4
@@ -65,7 +65,7 @@ class SaliencyConfig:
 
     def __post_init__(self) -> None:
         if self.max_steps <= self.goal_offset:
-            raise ConfigError(f"max_steps {self.max_steps} must be more than goal_offset, {self.goal_offset}.")
+            raise ConfigError(f"max_steps must be more than goal_offset, {self.goal_offset}; got {self.max_steps}.")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -86,17 +86,17 @@ def load_policies(config: SaliencyConfig) -> list[InspectedPolicy]:
         ConfigError: the same folder name twice, a policy that cannot look here or drive, or two for other images.
     """
     if not config.policy:
-        raise ConfigError("--policy names at least one run folder.")
+        raise ConfigError("--policy must name at least one run folder.")
     found = [_load_policy(path) for path in config.policy]
     names = [one.name for one in found]
     if len(set(names)) < len(names):
-        raise ConfigError(f"The folders of --policy must have different names; got {', '.join(names)}.")
+        raise ConfigError(f"The run folders of --policy must have different names; got {', '.join(names)}.")
     sizes = {one.name: one.bundle.network.config.image_size for one in found}
     if len(set(sizes.values())) > 1:
         told = ", ".join(f"{name} {size} px" for name, size in sizes.items())
-        raise ConfigError(f"These policies cannot look at the same frames, they were trained on other images: {told}.")
+        raise ConfigError(f"All policies must be trained on images of the same size and the same robot; got {told}.")
     if config.driver == "policy" and (len(found) > 1 or found[0].stage == 1):
-        raise ConfigError("Only a single policy of Stage 2 (jobs.align) can drive; these need --driver expert.")
+        raise ConfigError("Only a single policy of Stage 2 (jobs.align) can move the robot. Use --driver expert.")
     return found
 
 
@@ -313,7 +313,7 @@ def text(report: dict[str, Any]) -> str:
         *saliency_mass.text(report["all"]),
     ]
     blank = {name: n for name, n in report["frames_without_map"].items() if n}
-    lines += [f"{name}: {n} frames without a map, left out" for name, n in blank.items()]
+    lines += [f"{name}: {n} frames without a saliency map were omitted" for name, n in blank.items()]
     for pair, regions in report["more_mass_than"].items():
         of = regions["gripper"]
         if of["low"] is not None:

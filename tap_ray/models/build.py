@@ -62,7 +62,7 @@ def new_policy(
     """
     require_used(config)
     if "language" in config.context and tokenizer is None:
-        raise ConfigError("A policy with instructions as context needs a tokenizer.")
+        raise ConfigError("A policy that is conditioned on instructions needs a tokenizer.")
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         if config.vlm.pretrained:
@@ -162,14 +162,20 @@ def load_config(folder: Path) -> PolicyConfig:
         CheckpointError: there is none.
     """
     if not (folder / "policy.json").is_file():
-        raise CheckpointError(f"{folder} holds no policy (no policy.json). Give the folder of a finished training run.")
+        raise CheckpointError(
+            f"{folder} contains no policy (policy.json is missing). Give the folder of a finished training run."
+        )
     values = read_json(folder / "policy.json")
     values.setdefault("glimpse_px", 0)  # policies from before there were glimpses
     for name in ("vlm", "tokens", *OF_CAMERAS):  # and from before there were VLMs and several cameras
         values.setdefault(name, to_dict(PolicyConfig())[name])
     config = from_dict(PolicyConfig, values, where=str(folder / "policy.json"))
     if filled := absent(config, values):
-        LOG.warning("%s is older than this tap_ray and took today's defaults: %s", folder / "policy.json", filled)
+        LOG.warning(
+            "%s was written by an older version of tap_ray; the current defaults were used for: %s",
+            folder / "policy.json",
+            filled,
+        )
     return config
 
 
@@ -178,14 +184,14 @@ def _tower(folder: Path):
         with storage.local_copy(folder) as here:
             return AutoConfig.from_pretrained(here, trust_remote_code=False)
     except (OSError, ValueError, json.JSONDecodeError) as error:
-        raise CheckpointError(f"{folder} holds no transformers config: {error}") from None
+        raise CheckpointError(f"{folder} contains no transformers config: {error}") from None
 
 
 def _tokenizer(file: Path, *, needed: bool) -> Tokenizer | None:
     if not needed:
         return None
     if not file.is_file():
-        raise CheckpointError(f"{file} is missing: without it no instruction can be read.")
+        raise CheckpointError(f"{file} is missing, so instructions cannot be tokenized. Copy the run folder again.")
     try:
         return Tokenizer.from_str(storage.read(file).decode())
     except StorageError:

@@ -35,7 +35,8 @@ class TokensConfig:
     vocabulary: int = 1024
     """Tokens of a fitted tokenizer (the published code's default)."""
     scale: float = 10.0
-    """Steps of a coefficient in one unit of normalized action: larger keeps more, takes more tokens (the paper's)."""
+    """Quantization steps of a coefficient in one unit of normalized action; larger values are more exact and need more
+    tokens. The default is the paper's."""
 
 
 def dct_matrix(num: int) -> np.ndarray:
@@ -99,7 +100,7 @@ class FastTokenizer:
             text = ""
         if len(text) != self.num_numbers:
             raise DataError(
-                f"{len(tokens)} action tokens stand for {len(text)} numbers; a chunk of {self.horizon} steps of "
+                f"{len(tokens)} action tokens decode to {len(text)} numbers, but a chunk of {self.horizon} steps with "
                 f"{self.num_actions} slots has {self.num_numbers}."
             )
         return np.array([ord(letter) for letter in text], np.int64) + self.min_token
@@ -122,13 +123,16 @@ def load_fast(folder: Path, *, horizon: int, num_actions: int) -> FastTokenizer:
     for name in (TOKENIZER, ABOUT):
         if not (folder / name).is_file():
             raise CheckpointError(
-                f"{folder} holds no FAST tokenizer: {name} is missing. Give a local folder, e.g. a download of "
+                f"{folder} contains no FAST tokenizer: {name} is missing. Give a local folder, e.g. a download of "
                 "physical-intelligence/fast."
             )
     about = read_json(folder / ABOUT, needs=("scale", "min_token"))
     for key, have in (("time_horizon", horizon), ("action_dim", num_actions)):
         if about.get(key) not in (None, have):
-            raise CheckpointError(f"{folder} is made for {key} {about[key]}, this policy has {have}. Leave it away.")
+            raise CheckpointError(
+                f"{folder} was made for {key} {about[key]}, but this policy has {have}. Omit "
+                "--policy.tokens.pretrained."
+            )
     try:
         bpe = Tokenizer.from_str(storage.read(folder / TOKENIZER).decode())
     except Exception as error:  # noqa: BLE001  the tokenizers library raises nothing narrower
@@ -145,14 +149,17 @@ def fit_fast(action_NHA: np.ndarray, config: TokensConfig) -> FastTokenizer:
         DataError: no chunks, or numbers that are none.
     """
     if not len(action_NHA) or not np.isfinite(action_NHA).all():
-        raise DataError(f"Action tokens are fitted on finite action chunks; got {len(action_NHA)} chunks.")
+        raise DataError(
+            f"Action tokens need finite action chunks to fit on; got {len(action_NHA)} chunks, or numbers that are "
+            "not finite."
+        )
     _, horizon, num_actions = action_NHA.shape
     numbers = np.around(dct_matrix(horizon) @ action_NHA.astype(np.float64) * config.scale).astype(np.int64)
     low, high = int(numbers.min()), int(numbers.max())
     if high - low + 1 > config.vocabulary:
         raise ConfigError(
-            f"The actions take {high - low + 1} different numbers at scale {config.scale:g}, and the vocabulary has "
-            f"{config.vocabulary} tokens. Raise --policy.tokens.vocabulary, or lower --policy.tokens.scale."
+            f"The actions take {high - low + 1} different numbers at scale {config.scale:g}, but the vocabulary has "
+            f"only {config.vocabulary} tokens. Raise --policy.tokens.vocabulary, or lower --policy.tokens.scale."
         )
     bpe = Tokenizer(models.BPE())
     bpe.decoder = decoders.Fuse()  # type: ignore[assignment]
@@ -224,7 +231,7 @@ class FastReport:
 
     def __str__(self) -> str:
         return (
-            f"Action tokens: {self.mean_tokens:.1f} tokens a chunk of {self.num_numbers} numbers (at most "
+            f"Action tokens: {self.mean_tokens:.1f} tokens per chunk of {self.num_numbers} numbers (at most "
             f"{self.most_tokens}), {self.num_tokens} in the vocabulary; round-trip error {self.rms_error:.4f} of a "
             f"normalized action, {100 * self.clipped:.2g} % of the numbers clipped."
         )

@@ -39,8 +39,8 @@ class PolicyRunner:
             )
         if bundle.tokenizer is None:
             raise ConfigError(
-                "This policy follows crops or goal images, not words (Stage 1). Align it with demonstrations "
-                "(jobs.align) before using it."
+                "This is a Stage 1 policy, which follows crops or goal images instead of instructions. Align it with "
+                "demonstrations (jobs.align) before using it."
             )
         self.bundle, self._device = bundle, torch.device(device)
         self._policy = bundle.network.eval().to(self._device)
@@ -101,10 +101,12 @@ class PolicyRunner:
         size = self._policy.config.image_size
         rgb = np.stack([one.rgb for one in inputs])
         if rgb.shape[1:] != (size, size, 3):
-            raise ConfigError(f"This policy was trained on {size} x {size} images, these are {rgb.shape[1:]}.")
+            raise ConfigError(f"This policy was trained on {size} x {size} images; got {rgb.shape[1:]}.")
         cameras = self.bundle.spec.cameras
         if any((0 if one.extra_rgb is None else len(one.extra_rgb)) != len(cameras) - 1 for one in inputs):
-            raise ConfigError(f"This policy reads the cameras {', '.join(cameras)}; others came.")
+            raise ConfigError(
+                f"This policy needs images of the cameras {', '.join(cameras)}; got images of other cameras."
+            )
         assert self.bundle.tokenizer is not None
         sentences, row = np.unique([one.instruction for one in inputs], return_inverse=True)
         batch = {"rgb": rgb, "state": np.stack([one.state for one in inputs]).astype(np.float32), "sentence": row}
@@ -148,6 +150,8 @@ def load_policy(run: Path, *, n_action_steps: int | None = None, device: str = "
         ConfigError: see `PolicyRunner`.
     """
     if not run.is_dir():
-        raise CheckpointError(f"{run} does not exist. Give the folder that jobs.align printed as its last line.")
+        raise CheckpointError(
+            f"{run} does not exist. Give the run folder of jobs.align (the last line that it prints)."
+        )
     bundle = load_bundle(run / "final")
     return PolicyRunner(bundle, n_action_steps=n_action_steps, device=device), bundle.spec

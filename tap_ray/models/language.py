@@ -28,11 +28,11 @@ class LanguageConfig:
     width: int = 64
     """Channels of the tiny BERT."""
     num_layers: int = 1
-    """Layers of the tiny BERT; 0 leaves word and position embeddings."""
+    """Layers of the tiny BERT; 0: word and position embeddings only."""
     pretrained: str = ""
     """Local folder or hub id for kind "pretrained"."""
     frozen: bool = False
-    """Whether its weights stay as they are."""
+    """Whether its weights are frozen."""
 
 
 def word_tokenizer(sentences: Sequence[str]) -> Tokenizer:
@@ -68,8 +68,8 @@ def encode(tokenizer: Tokenizer, sentences: Sequence[str], max_words: int) -> Te
     for sentence, row in zip(sentences, rows, strict=True):
         if len(row) > max_words:
             raise ConfigError(
-                f"The instruction {sentence!r} has {len(row)} tokens, and the policy reads {max_words}. Say it in "
-                "fewer words, or train with a larger --policy.num-context."
+                f"The instruction {sentence!r} has {len(row)} tokens, but the policy reads at most {max_words}. Use a "
+                "shorter instruction, or train with a larger --policy.num-context."
             )
     return torch.tensor([row + [-1] * (max_words - len(row)) for row in rows], dtype=torch.int64)
 
@@ -131,7 +131,9 @@ class TextEncoder(nn.Module):
 
 def _from_hub(cls: type, source: str):
     if not source:
-        raise ConfigError('kind "pretrained" needs a local folder or a hub id in --policy.language.pretrained.')
+        raise ConfigError(
+            'The language encoder "pretrained" needs a local folder or a hub id in --policy.language.pretrained.'
+        )
     try:
         safe = {"use_safetensors": True} if cls is AutoModel else {}
         return cls.from_pretrained(source, trust_remote_code=False, **safe)  # type: ignore[attr-defined]

@@ -45,13 +45,15 @@ class PolicyConfig:
     """Sizes of the policy. Fields that start with `num_` are counts."""
 
     context: Suppress[tuple[Context, ...]] = ("language",)
-    """What can say what to do: Stage 1 "goal" (inverse dynamics) or "crops" (next object), Stage 2 "language"."""
+    """What the policy is conditioned on: in Stage 1 "goal" (inverse dynamics) or "crops" (next object), in Stage 2
+    "language"."""
     image_size: int = 96
     """Side of the square camera images, px."""
     num_cameras: Suppress[int] = 1
-    """Cameras whose images are read together; the robot's."""
+    """Number of cameras whose images are read together: those of the robot."""
     camera_towers: Literal["own", "shared"] = "own"
-    """With several cameras: a tower for each, or the first one's for all. Key points are always each camera's own."""
+    """With several cameras: "own" for one vision tower per camera, "shared" for a single one. Each camera always has
+    its own key points."""
     chunk: Suppress[int] = 4
     """Actions predicted at once (H)."""
     n_action_steps: int = 2
@@ -65,45 +67,45 @@ class PolicyConfig:
     language: LanguageConfig = field(default_factory=LanguageConfig)
     """Text encoder."""
     num_context: int = 16
-    """Words of an instruction that are read."""
+    """Largest number of tokens of an instruction."""
     context_width: int = 128
     """Size of the context vector (C)."""
     map_width: int = 64
-    """Channels of the map that key points are found in."""
+    """Channels of the feature map that key points are computed from."""
     num_keypoints: int = 32
     """Key points; each is an x, a y and a presence. The first two learn to point at the object and at the place."""
     glimpse_px: int = 32
-    """Side of the windows around these two that are read once more, px of the image: a multiple of 8; 0 none."""
+    """Side of the image windows around these two that are encoded once more, px: a multiple of 8; 0: none."""
     head_width: int = 256
-    """Hidden units of the read-out's two layers."""
+    """Hidden units of the two layers of the action head."""
     head: Literal["regression", "flow", "tokens"] = "regression"
     """"regression": the whole chunk at once. "flow": a latent of motion, and a motion prior's decoder from there.
     "tokens": FAST action tokens one after another, with a VLM only."""
     tokens: TokensConfig = field(default_factory=TokensConfig)
-    """Of a head of kind "tokens"."""
+    """Settings of a head of kind "tokens"."""
     prior: PriorConfig = field(default_factory=PriorConfig)
     """Sizes of the motion prior in a flow head; those of the run that --prior names."""
     history: Suppress[int] = 0
-    """Past steps (P) that the prior's encoder sums up in one vector; 0 none. Needs a flow head."""
+    """Past steps (P) that the prior's encoder encodes into one vector; 0: none. Needs a flow head."""
     num_motion_states: Suppress[int] = 0
     """State slots that the prior's encoder reads: all that the robot has with a flow head."""
     num_reach: Suppress[int] = 0
     """Reach targets (R) regressed beside the action; 0 builds no reach head."""
     num_state: int = 1
-    """Proprioception: slots of the state that the read-out sees, all of them from 1 on; 0 leaves it the image alone, as
-    the paper does."""
+    """Proprioception: slots of the state that the action head reads. Any number from 1 on means all of them; 0: the
+    image alone, as in the paper."""
 
     def __post_init__(self) -> None:
         if self.glimpse_px % SHRINKS:
-            raise ConfigError(f"policy.glimpse_px is a multiple of {SHRINKS} px, or 0; got {self.glimpse_px}.")
+            raise ConfigError(f"policy.glimpse_px must be a multiple of {SHRINKS} px, or 0; got {self.glimpse_px}.")
         if self.history and self.head != "flow":
             raise ConfigError(
-                "A history is summed up by a motion prior: --history needs --prior, or --policy.head flow."
+                "A history is encoded by a motion prior, so --history needs --prior or --policy.head flow."
             )
         if not 0 <= self.history <= self.prior.chunk:
-            raise ConfigError(f"history lies in 0 .. {self.prior.chunk} (the prior's chunk); got {self.history}.")
+            raise ConfigError(f"history must be in 0 .. {self.prior.chunk} (the prior's chunk); got {self.history}.")
         if not self.context:
-            raise ConfigError('policy.context names at least one of "goal", "crops" and "language".')
+            raise ConfigError('policy.context must name at least one of "goal", "crops" and "language".')
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -336,18 +338,20 @@ def require_used(config: PolicyConfig) -> None:
         for name in OF_TOWERS:
             if getattr(config, name) != getattr(usual, name):
                 raise ConfigError(
-                    f"policy.{name} has no effect with --policy.vlm.pretrained, which brings its own. Omit it."
+                    f"policy.{name} has no effect with --policy.vlm.pretrained, which determines it. Omit it."
                 )
     elif config.num_cameras == 1 and config.camera_towers != usual.camera_towers:
         raise ConfigError("policy.camera_towers has no effect with one camera. Omit it, or record with --cameras.")
     elif config.head == "tokens":
-        raise ConfigError("Action tokens are words of a VLM: --policy.head tokens needs --policy.vlm.pretrained.")
+        raise ConfigError(
+            "Action tokens belong to the vocabulary of a VLM, so --policy.head tokens needs --policy.vlm.pretrained."
+        )
     for room, needs in (("vlm", "--policy.vlm.pretrained"), ("tokens", "--policy.head tokens")):
         used = config.vlm.pretrained if room == "vlm" else config.head == "tokens"
         chosen, default = getattr(config, room), getattr(usual, room)
         for name, value in vars(chosen).items():
             if not used and value != getattr(default, name):
-                raise ConfigError(f"policy.{room}.{name} has no effect without {needs}. Omit it, or give that.")
+                raise ConfigError(f"policy.{room}.{name} has no effect without {needs}. Omit it, or add {needs}.")
 
 
 def plain(config: PolicyConfig) -> dict[str, Any]:

@@ -67,7 +67,9 @@ def load_prior(folder: Path) -> TrainedPrior:
         CheckpointError: missing, truncated, or made by another version.
     """
     if not (folder / "prior.json").is_file():
-        raise CheckpointError(f"{folder} holds no motion prior (no prior.json). Give a run of `jobs.pretrain_prior`.")
+        raise CheckpointError(
+            f"{folder} contains no motion prior (prior.json is missing). Give a run folder of `jobs.pretrain_prior`."
+        )
     config = from_dict(PriorConfig, read_json(folder / "prior.json"), where=str(folder / "prior.json"))
     network = MotionPrior(config)
     load_model(folder / "model.safetensors", network)

@@ -45,7 +45,7 @@ def require_read(files: VlmFiles, told: Sequence[str], tokens_UL: Tensor) -> Non
     for sentence, read in zip(told, sentences(files, tokens_UL), strict=True):
         if sentence != read:
             raise ConfigError(
-                f"Of the instruction {sentence!r} the model would read {read!r}: raise --policy.num-context (now "
+                f"The model would read only {read!r} of the instruction {sentence!r}. Raise --policy.num-context (now "
                 f"{tokens_UL.shape[1]} tokens)."
             )
 

@@ -63,7 +63,7 @@ def reach_moments(windows: Iterable[Window]) -> tuple[list[float], list[float]]:
     """
     have = [w for w in windows if w.reach is not None and w.reach_mask is not None]
     if not have:
-        raise ConfigError("A reach loss needs windows with reach targets: --windows.reach-steps at least 1.")
+        raise ConfigError("A reach loss needs windows with reach targets. Set --windows.reach-steps to at least 1.")
     reach = np.concatenate([w.reach for w in have if w.reach is not None]).astype(np.float64)
     mask = np.concatenate([w.reach_mask for w in have if w.reach_mask is not None])
     square = np.where(mask, reach**2, 0).sum(0) / np.maximum(mask.sum(0), 1)

@@ -36,20 +36,20 @@ def cut_to_smolvla(files: VlmFiles, config: VlmConfig) -> VlmFiles:
         return files
     if files.config.model_type != "smolvlm" or config.weights != "pretrained":
         raise ConfigError(
-            "--policy.vlm.smolvla starts from the weights of a SmolVLM2: give one with --policy.vlm.pretrained (it is "
-            f"{files.config.model_type!r}), and omit --policy.vlm.weights."
+            f"--policy.vlm.smolvla needs a SmolVLM2 as --policy.vlm.pretrained (got {files.config.model_type!r}), and "
+            "no --policy.vlm.weights."
         )
     folder = storage.to_path(config.smolvla)
     about = read_json(folder / "config.json")
     if about.get("type") != "smolvla":
         raise CheckpointError(
-            f"{folder} holds a policy of type {about.get('type')!r}; --policy.vlm.smolvla reads smolvla."
+            f"{folder} contains a policy of type {about.get('type')!r}, but --policy.vlm.smolvla needs type 'smolvla'."
         )
     has, kept = files.config.get_text_config().num_hidden_layers, int(about.get("num_vlm_layers", 0))
     if kept > has:
         raise ConfigError(
-            f"{folder} has {kept} text layers, and {config.pretrained} has {has}: give the model that it was made of, "
-            f"{about.get('vlm_model_name', 'SmolVLM2')}."
+            f"{folder} has {kept} text layers, but {config.pretrained} has only {has}. Give the model that it was "
+            f"trained from, {about.get('vlm_model_name', 'SmolVLM2')}."
         )
     own = copy.deepcopy(files.config)
     own.get_text_config().num_hidden_layers = kept or has  # 0: all, in LeRobot too
@@ -68,7 +68,7 @@ def load_smolvla(model: nn.Module, source: str) -> str:
     want = model.state_dict()
     require_same({name: value for name, value in backbone.items() if name in want}, want, where=str(file))
     model.load_state_dict({name: value.to(want[name].dtype) for name, value in backbone.items() if name in want})
-    return f"SmolVLA: {len(want)} tensors of {file} loaded; left over: {_left_over(tensors, want)}."
+    return f"SmolVLA: {len(want)} tensors of {file} loaded; not used: {_left_over(tensors, want)}."
 
 
 def _left_over(tensors: dict[str, Tensor], want: dict[str, Tensor]) -> str:

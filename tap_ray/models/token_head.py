@@ -46,7 +46,7 @@ def allowed_tokens(tokenizer: FastTokenizer) -> Allowed:
             mask_V &= reach_RS[behind_V.clip(0), state_SV[state]]
             mask_RSV[left, state], reach_RS[left, state] = mask_V, mask_V.any()
     if not reach_RS[num, 0]:
-        raise AssertionError("no order of these tokens writes a whole chunk")
+        raise AssertionError("no sequence of these tokens decodes to a whole chunk")
     return Allowed(mask_RSV=mask_RSV, written_SV=written_SV, state_SV=state_SV)
 
 

@@ -49,7 +49,7 @@ class VisionConfig:
     pretrained: str = ""
     """Local folder or hub id for kind "pretrained"."""
     frozen: bool = False
-    """Whether its weights stay as they are (the paper: frozen in Stage 1)."""
+    """Whether its weights are frozen (in the paper they are, in Stage 1)."""
 
 
 def tower_config(config: VisionConfig, *, image_size: int) -> PretrainedConfig:
@@ -70,7 +70,9 @@ def tower_config(config: VisionConfig, *, image_size: int) -> PretrainedConfig:
             )
         case "vit":
             if image_size % config.patch_px:
-                raise ConfigError(f"patch_px {config.patch_px} does not divide the image size {image_size}.")
+                raise ConfigError(
+                    f"The image size must be a multiple of patch_px; got {image_size} and {config.patch_px}."
+                )
             return ViTConfig(
                 image_size=image_size,
                 patch_size=config.patch_px,
@@ -179,7 +181,9 @@ def _levels(source: str) -> tuple[tuple[float, ...], tuple[float, ...]]:
 
 def _from_hub(cls: type, source: str):
     if not source:
-        raise ConfigError('kind "pretrained" needs a local folder or a hub id in --policy.vision.pretrained.')
+        raise ConfigError(
+            'The vision tower "pretrained" needs a local folder or a hub id in --policy.vision.pretrained.'
+        )
     try:
         safe = {"use_safetensors": True} if cls is AutoModel else {}
         return cls.from_pretrained(source, trust_remote_code=False, **safe)  # type: ignore[attr-defined]

@@ -100,7 +100,7 @@ class VlmPolicy(nn.Module):
         """
         super().__init__()
         if config.history:
-            raise ConfigError("A VLM policy reads no history: leave --history away.")
+            raise ConfigError("A VLM policy does not support a history. Omit --history.")
         self.config, self.parts = config, parts
         self.still: tuple[str, ...] = ()
         self.action_scale = Normalizer(config.num_actions)
@@ -136,7 +136,7 @@ class VlmPolicy(nn.Module):
         config, hidden = self.config, self.config.head_width
         if config.head == "tokens":
             if self.parts.actions is None:
-                raise ConfigError('A head of kind "tokens" needs action tokens: fit_fast or load_fast.')
+                raise ConfigError('A head of kind "tokens" needs an action tokenizer (fit_fast or load_fast).')
             self.head = TokenHead(features=width, tokenizer=self.parts.actions)
             self.first_read = nn.Identity()
         if config.head != "tokens" or config.num_reach:

@@ -11,14 +11,14 @@ class VlmConfig:
     pretrained: str = ""
     """Local folder or hub id of the image-text model; empty: the policy is the small one of `vision` and `language`."""
     weights: Literal["pretrained", "fresh"] = "pretrained"
-    """"fresh" draws new ones: the arm that shows what pretraining buys."""
+    """"fresh" initializes them randomly (ablation of the pretraining)."""
     smolvla: str = ""
     """Local folder of a SmolVLA policy (LeRobot) whose image-text model replaces the weights of `pretrained`, a
     SmolVLM2; it is cut to as many text layers. Empty: none."""
     freeze: Literal["none", "vision", "all"] = "none"
-    """What stays as it is in this stage: the vision tower (the paper's Stage 1), or all of the model."""
+    """What is frozen in this stage: nothing, the vision tower (the paper's Stage 1), or all of the model."""
     lora_rank: int = 0
-    """Rank of low-rank updates (LoRA, by `peft`) of the language model's layers, whose own weights stay; 0 none."""
+    """Rank of LoRA updates (with `peft`) of the language model's layers, whose own weights are frozen; 0: none."""
     lora_alpha: float = 16.0
     """Their scale is lora_alpha / lora_rank."""
     dtype: Literal["float32", "bfloat16"] = "float32"

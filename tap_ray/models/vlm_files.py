@@ -54,7 +54,7 @@ def read_files(source: str) -> VlmFiles:
         raise ConfigError("A VLM needs a local folder or a hub id in --policy.vlm.pretrained.")
     if "/" not in source and not Path(source).is_dir():
         raise CheckpointError(
-            f"--policy.vlm.pretrained: {source!r} is no folder, and a model of the hub is ORGANIZATION/NAME."
+            f"--policy.vlm.pretrained: {source!r} is not a folder. Give a local folder, or a hub id ORGANIZATION/NAME."
         )
     from transformers import AutoImageProcessor, AutoTokenizer  # seconds of every job's start
     from transformers.models.auto.modeling_auto import MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING
@@ -80,7 +80,9 @@ def processor_of(source: str, config: PretrainedConfig, tokenizer: Any, images: 
 
     kind: Any = Idefics3Processor if config.model_type == "smolvlm" else PROCESSOR_MAPPING.get(type(config), None)
     if kind is None:
-        raise CheckpointError(f"transformers has no processor for {config.model_type!r}: give e.g. {KNOWN}.")
+        raise CheckpointError(
+            f"transformers has no processor for models of type {config.model_type!r}. Give another model, e.g. {KNOWN}."
+        )
 
     class ImagesOnly(kind):
         def check_argument_for_proper_class(self, argument_name: str, argument: Any) -> Any:
@@ -95,18 +97,18 @@ def processor_of(source: str, config: PretrainedConfig, tokenizer: Any, images: 
         processor = ImagesOnly(**parts)
     except LOADING as error:
         raise CheckpointError(
-            f"{_where(source)} ({config.model_type}): its processor cannot be made of its tokenizer and image "
-            f"processor: {_said(error)}. For sure: {KNOWN}."
+            f"{_where(source)} ({config.model_type}): its processor cannot be built from its tokenizer and image "
+            f"processor: {_said(error)}. Tested models: {KNOWN}."
         ) from None
     if tokenizer.convert_tokens_to_ids(processor.image_token) != config.image_token_id:
         raise CheckpointError(
-            f"{_where(source)}: its tokenizer does not know {processor.image_token!r} as word {config.image_token_id}, "
-            "which stands for an image. Is tokenizer.json there?"
+            f"{_where(source)}: its tokenizer does not have the image token {processor.image_token!r} with the id "
+            f"{config.image_token_id}. Check that tokenizer.json exists."
         )
     if processor.chat_template is None and config.model_type != "paligemma":
         raise CheckpointError(
-            f"{_where(source)} has no chat template, so nobody knows how it is asked. Add chat_template.jinja of the "
-            "published checkpoint, or give one that was trained on instructions."
+            f"{_where(source)} has no chat template, so prompts cannot be built. Add chat_template.jinja of the "
+            "published checkpoint, or give a checkpoint that was trained on instructions."
         )
     return processor
 
@@ -139,7 +141,9 @@ def new_model(config: VlmConfig, files: VlmFiles, *, load_weights: bool) -> "Pre
         try:
             model = AutoModelForImageTextToText.from_config(files.config, **about)
         except LOADING as error:
-            raise CheckpointError(f"Cannot make a model of type {files.config.model_type!r}: {_said(error)}") from None
+            raise CheckpointError(
+                f"Cannot create a model of type {files.config.model_type!r}: {_said(error)}"
+            ) from None
     return model.base_model
 
 
@@ -148,7 +152,7 @@ def _require_whole(source: str, told: dict[str, Any]) -> None:
     if missing or told["mismatched_keys"]:
         sizes = [f"{name} {tuple(have)} for {tuple(want)}" for name, have, want in sorted(told["mismatched_keys"])]
         raise CheckpointError(
-            f"{_where(source)} does not fill its own model:"
+            f"{_where(source)} does not have all weights of its model:"
             + (f"\n  missing: {_few(missing)}" if missing else "")
             + (f"\n  other sizes: {_few(sizes)}" if sizes else "")
         )

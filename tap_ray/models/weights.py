@@ -63,8 +63,8 @@ def load_model(file: Path, model: nn.Module) -> None:
     require_same(tensors, model.state_dict(), where=str(file))
     if spoilt := [name for name, value in tensors.items() if not torch.isfinite(value).all()]:
         raise CheckpointError(
-            f"{file} holds NaN or infinite numbers in {', '.join(spoilt[:FACTS_SHOWN])}. Use an earlier checkpoint, or "
-            "train again with a smaller --lr."
+            f"{file} contains NaN or infinite numbers in {', '.join(spoilt[:FACTS_SHOWN])}. Use an earlier "
+            "checkpoint, or train again with a smaller --lr."
         )
     own = model.state_dict()
     model.load_state_dict({name: part_of(value, own[name]) for name, value in tensors.items()})

@@ -117,9 +117,9 @@ def refusal(training: Training, planned: Plan, device: Device) -> str:
     told = ", ".join(f"{name} {value / 1e9:.3g}" for name, value in parts.items() if value)
     cures = [f"  {flags}: {total / 1e9:.3g} GB" for flags, total in would_fit(training, planned, device)]
     return "\n".join([
-        f"This training needs {planned.total / 1e9:.3g} GB a process, and there are {device.memory / 1e9:.3g} GB "
-        f"({device.name}). GB of {told}.",
-        "It would fit with" if cures else "No flag makes it fit: take a smaller model, or a larger GPU.",
+        f"This training needs {planned.total / 1e9:.3g} GB per process, but there are only {device.memory / 1e9:.3g} "
+        f"GB ({device.name}). GB of {told}.",
+        "It would fit with" if cures else "No flag makes it fit. Use a smaller model, or a larger GPU.",
         *cures,
     ])  # fmt: skip
 
@@ -196,7 +196,10 @@ def _has_vlm(config: PretrainConfig | AlignJobConfig) -> bool:
 
 def _robot(data: Path | None, policy: PolicyConfig) -> Robot:
     if data is None or not (data / "meta").is_dir():
-        note = f"No dataset yet: planned for images of {policy.image_size} px, {policy.num_actions} actions, 8 states."
+        note = (
+            f"There is no dataset yet, so the plan assumes images of {policy.image_size} px, {policy.num_actions} "
+            "actions, 8 states."
+        )
         return Robot(image_px=policy.image_size, num_actions=policy.num_actions, num_states=8, note=note)
     dataset = open_dataset(data)
     spec = dataset.spec
@@ -248,5 +251,5 @@ def _files(source: str) -> VlmFiles:
 def _notes(robot: Robot, policy: PolicyConfig) -> tuple[str, ...]:
     notes = [robot.note] if robot.note else []
     if policy.head == "tokens" and not policy.tokens.pretrained:
-        notes.append("Action tokens are planned one a number; fitted on data they are fewer.")
+        notes.append("The plan assumes one action token per number; a fitted tokenizer needs fewer.")
     return tuple(notes)

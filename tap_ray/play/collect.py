@@ -44,7 +44,7 @@ class CollectPlan:
     env: EnvConfig = field(default_factory=EnvConfig)
     """Robot, scene, image size, steps an episode, masks."""
     explorer: str = "mixed"
-    """Who plays; see the top of play/explorers.py."""
+    """What moves the robots; see the top of play/explorers.py."""
     explorers: ExplorerConfig = field(default_factory=ExplorerConfig)
     """Constants of the explorers."""
     seed: int = 0
@@ -107,7 +107,7 @@ class VectorEnvCache:
     def __init__(self, make_vector: MakeVector, num_robots: int) -> None:
         """`num_robots` robots side by side in this process."""
         if num_robots < 1:
-            raise ConfigError(f"A fleet has at least 1 robot; got {num_robots}.")
+            raise ConfigError(f"A fleet needs at least 1 robot; got {num_robots}.")
         self._make_vector = make_vector
         self.num_robots = num_robots
         self._envs: dict[EnvConfig, gym.vector.VectorEnv] = {}
@@ -277,8 +277,8 @@ def check_robots(plan: CollectPlan, num_robots: int) -> None:
     """
     if plan.needs_memory and num_robots > plan.round_episodes:
         raise ConfigError(
-            f"{num_robots} robots in a fleet need round_episodes >= {num_robots}; it is {plan.round_episodes}. "
-            "Raise --round-episodes (it changes the data), or use fewer robots, or an explorer without memory."
+            f"{num_robots} robots in a fleet need round_episodes >= {num_robots}; got {plan.round_episodes}. Raise "
+            "--round-episodes (it changes the data), or use fewer robots, or an explorer without memory."
         )
 
 

@@ -24,11 +24,11 @@ class ContactConfig:
     """Random parameters of the primitives; pairs are (low, high) of a uniform draw."""
 
     free_probability: float = 0.1
-    """Chance of a free waypoint in between, so that the hand is also seen without purpose."""
+    """Probability of a random waypoint in between, so that there is also motion without an object."""
     push_probability: float = 0.35
-    """Chance of a push; otherwise the hand tries to grasp."""
+    """Probability of a push; otherwise a grasp is attempted."""
     aligned_probability: float = 0.8
-    """Chance that the fingers close across the object's long side; otherwise any yaw."""
+    """Probability that the fingers close across the object's long side; otherwise the yaw is random."""
     offset_m: float = 0.006
     """Sigma of the grasp's horizontal error, m."""
     grasp_height_m: tuple[float, float] = (-0.01, 0.004)
@@ -38,24 +38,25 @@ class ContactConfig:
     lift_m: tuple[float, float] = (0.04, 0.18)
     """Lift to this height above the table, m."""
     place_probability: float = 0.4
-    """Chance to set a carried object down; otherwise it is dropped from where it is, or kept in hand."""
+    """Probability to set a carried object down; otherwise it is dropped from where it is, or kept in the gripper."""
     keep_probability: float = 0.3
-    """Chance to keep it in hand for the next waypoints."""
+    """Probability to keep it in the gripper for the next waypoints."""
     onto_probability: float = 0.5
-    """Chance that a carried object is taken over another one and let go there; otherwise anywhere in the box B."""
+    """Probability that a carried object is released over another one; otherwise anywhere in the box B."""
     onto_height_m: tuple[float, float] = (0.025, 0.06)
-    """There it is let go this far above where it was grasped, m; pushes into nothing lower than the basket's rim."""
+    """Height above its grasp at which it is released there, m; high enough to clear the basket's rim."""
     push_start_m: tuple[float, float] = (0.05, 0.09)
     """A push begins this far from the object's center, m."""
     push_length_m: tuple[float, float] = (0.03, 0.14)
-    """... and ends this far beyond it, m."""
+    """A push ends this far beyond the object's center, m."""
     close_steps: int = 2
-    """Control steps to stand still while the fingers close or open."""
+    """Control steps to wait while the fingers close or open."""
 
     def __post_init__(self) -> None:
         if self.place_probability + self.keep_probability > 1:
             raise ConfigError(
-                "place_probability + keep_probability must be at most 1: the rest of the time it is dropped."
+                "place_probability + keep_probability must be at most 1; the remaining probability is that of "
+                "dropping the object."
             )
 
 

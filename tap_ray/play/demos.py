@@ -33,7 +33,7 @@ class DemoPlan:
     env: EnvConfig = field(default_factory=EnvConfig)
     """Robot, image size, steps an episode; its task is replaced by each of `tasks`."""
     partners: tuple[str, ...] = ()
-    """Beside whose objects each of `tasks` is done (EnvConfig.partner); none: its own alone."""
+    """For each of `tasks`, the task whose objects are on the table as well (EnvConfig.partner); empty: none."""
     seed: int = 0
     """Root of the seed tree."""
     jpeg_quality: int = 90
@@ -43,10 +43,10 @@ class DemoPlan:
 
     def __post_init__(self) -> None:
         if not self.tasks or len({env.task + env.partner for env in self.scenes}) != len(self.tasks):
-            raise ConfigError(f"tasks names at least one task, each once; got {list(self.tasks)}.")
+            raise ConfigError(f"tasks must name at least one task, each once; got {list(self.tasks)}.")
         if not 1 <= self.success_hold_steps <= self.env.max_steps:
             raise ConfigError(
-                f"success_hold_steps lies in 1 .. max_steps = {self.env.max_steps}; got {self.success_hold_steps}."
+                f"success_hold_steps must be in 1 .. max_steps = {self.env.max_steps}; got {self.success_hold_steps}."
             )
 
     @property
@@ -58,7 +58,9 @@ class DemoPlan:
         """
         partners = self.partners or ("",) * len(self.tasks)
         if len(partners) != len(self.tasks):
-            raise ConfigError(f"Each of the {len(self.tasks)} tasks has a partner, or none has; got {list(partners)}.")
+            raise ConfigError(
+                f"Either each of the {len(self.tasks)} tasks has a partner, or none has; got {list(partners)}."
+            )
         return [replace(self.env, task=t, partner=p) for t, p in zip(self.tasks, partners, strict=True)]
 
     def to_json(self) -> dict[str, Any]:
@@ -141,7 +143,7 @@ def head(trajectory: Trajectory, num_steps: int) -> Trajectory:
 def _why(trajectory: Trajectory) -> str:
     """Why an attempt is not a demonstration, in words that can be counted."""
     if trajectory.entire.any():
-        return "done, but not for long"
+        return "done, but not long enough"
     if trajectory.partial.any():
         return "partly done only"
-    return "never got hold of the object"
+    return "the object was never grasped"

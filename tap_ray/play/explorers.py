@@ -61,7 +61,9 @@ class MixedConfig:
     def __post_init__(self) -> None:
         shares = list(self.shares.values())
         if not min(shares) >= 0 or not 0 < sum(shares) < np.inf:
-            raise ConfigError(f"The shares of mixed are at least 0 and not all 0; got {self.shares}.")
+            raise ConfigError(
+                f"The shares of the explorer 'mixed' must be at least 0, and not all 0; got {self.shares}."
+            )
 
     @property
     def shares(self) -> dict[str, float]:
@@ -78,10 +80,12 @@ class MixedConfig:
             except ValueError:
                 value = -1.0
             if not name or value < 0:
-                raise ConfigError(f"explorers.mixed.others takes NAME:SHARE, e.g. circles:0.2; got {text!r}.")
+                raise ConfigError(f"explorers.mixed.others must be NAME:SHARE, e.g. circles:0.2; got {text!r}.")
             if name in found:
                 own = f"explorers.mixed.{name}" if name in MIXABLE else "one NAME:SHARE"
-                raise ConfigError(f"explorers.mixed.others: {name!r} has a share already. Give it once, by {own}.")
+                raise ConfigError(
+                    f"explorers.mixed.others: {name!r} already has a share. Give it only once, with {own}."
+                )
             found[name] = value
         return found
 

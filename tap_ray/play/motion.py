@@ -26,23 +26,24 @@ class MotionConfig:
     speed_min: float = 0.5
     """Slowest segment: peak of its velocity as a fraction of the largest action."""
     speed_max: float = 1.0
-    """Fastest segment, likewise; each segment draws its own."""
+    """Fastest segment, likewise; each segment draws its speed between these."""
     noise_pos_m: float = 0.005
     """Sigma of the Gaussian noise on every interpolated position, m; 0 turns it off."""
     noise_rot_rad: float = 0.04
     """Sigma of the noise on every interpolated rotation, rad; 0 turns it off."""
     gripper_dwell_steps: float = 10.0
-    """Mean number of control steps between two changes of the gripper, where nothing else decides; 0: stays open."""
+    """Mean number of control steps between two changes of the gripper, for explorers that do not decide it; 0: it stays
+    open."""
     max_lag_m: float = 0.03
-    """A hand further than this from where it was commanded pushes against something: it gives the waypoint up, m.
-    Twice that in ManiSkill, whose controller follows slowly."""
+    """Largest tracking error of the end effector, m. Beyond it the robot pushes against something, and the waypoint is
+    abandoned. Twice that in ManiSkill, whose controller follows slowly."""
     max_lag_rad: float = 0.3
-    """Likewise for its orientation, rad."""
+    """The same for its orientation, rad."""
 
     def __post_init__(self) -> None:
         if not all(low < high for low, high in zip(self.bounds_low_m, self.bounds_high_m, strict=True)):
             raise ConfigError(
-                f"bounds_low_m {self.bounds_low_m} must lie below bounds_high_m {self.bounds_high_m} on every axis."
+                f"bounds_low_m {self.bounds_low_m} must be below bounds_high_m {self.bounds_high_m} on every axis."
             )
         if self.speed_min > self.speed_max:
             raise ConfigError(f"speed_min {self.speed_min} must be at most speed_max {self.speed_max}.")

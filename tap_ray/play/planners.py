@@ -52,7 +52,7 @@ class WaypointConfig:
     """Algorithm 1, steps 2 and 3. The paper states none of these values."""
 
     d_min_m: float = 0.10
-    """Consecutive waypoints lie at least this far apart, m."""
+    """Smallest distance between consecutive waypoints, m."""
     z_thresh_m: float = 0.10
     """Heights above this count as away from the objects, m."""
     c_max_steps: int = 12
@@ -68,8 +68,8 @@ class WaypointPlanner:
         self._low = library_M7[library_M7[:, 2] <= config.z_thresh_m]
         if config.c_max_steps and not len(self._low):
             raise ConfigError(
-                f"No safe pose lies below z_thresh_m {config.z_thresh_m} (the lowest is at "
-                f"{library_M7[:, 2].min():.3f} m), so no descent can be forced: raise z_thresh_m, or set c_max_steps 0."
+                f"No safe pose is below z_thresh_m {config.z_thresh_m} (the lowest is at {library_M7[:, 2].min():.3f} "
+                "m), so a descent cannot be forced. Raise z_thresh_m, or set c_max_steps to 0."
             )
 
     def reset(self, view: View) -> None:
@@ -107,16 +107,16 @@ def target_of(pose_7: np.ndarray) -> Target:
 
 @dataclass(frozen=True, kw_only=True)
 class CuriousConfig:
-    """Intrinsic novelty over voxel cells of the hand and the objects. Reads privileged object poses."""
+    """Intrinsic novelty over voxel cells of the end effector and the objects. Reads privileged object poses."""
 
     leaf_m: float = 0.05
     """Edge of a cell, m."""
     num_candidates: int = 32
     """Free waypoints compared at each decision."""
     object_weight: float = 2.0
-    """How much a new cell of an object counts against a new cell of the hand."""
+    """Weight of a new cell of an object relative to a new cell of the end effector."""
     temperature: float = 0.05
-    """Of the softmax over the scores; towards 0 always the most novel."""
+    """Temperature of the softmax over the scores; near 0 the most novel candidate is always chosen."""
 
 
 class CuriousPlanner:

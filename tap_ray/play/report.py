@@ -45,7 +45,7 @@ EXPLAINED = {
     "equal_steps": "steps over which voxels and entropy are counted: those of the explorer that has fewest",
     "contact_rate": "share of steps with a finger on an object",
     "episodes_moving": f"share of episodes that moved an object over {100 * MOVED_M:.0f} cm",
-    "objects_moved": "such objects per episode",
+    "objects_moved": "number of such objects per episode",
 }
 """Column -> what it means."""
 

@@ -69,7 +69,7 @@ def build_library(
     library = thin(np.asarray(raw_N7, np.float64), np.array(low_m), np.array(high_m), config.leaf_m)
     if len(library) < 2:
         raise ConfigError(
-            f"Only {len(library)} of {len(raw_N7)} reachable poses of {env.robot!r} lie between bounds_low_m "
-            f"{low_m} and bounds_high_m {high_m}: widen the box or draw more with num_samples."
+            f"Only {len(library)} of {len(raw_N7)} reachable poses of {env.robot!r} are between bounds_low_m {low_m} "
+            f"and bounds_high_m {high_m}. Enlarge the box, or draw more poses with num_samples."
         )
     return library

@@ -51,8 +51,8 @@ class Schedule:
     def _hopeless(self, task: int) -> str:
         reasons = [reason for attempt, reason in self.dropped if attempt % self.num_tasks == task]
         return (
-            f"Only {self.kept[task]} of {self.tried[task]} attempts could be kept (task number {task}); the last "
-            f"reason: {reasons[-1] if reasons else 'none given'}. Fix that, or ask for fewer episodes."
+            f"Only {self.kept[task]} of {self.tried[task]} attempts of task number {task} could be kept; the last "
+            f"reason: {reasons[-1] if reasons else 'none given'}. Fix that, or request fewer episodes."
         )
 
     def record(self, attempt: int, reason: str | None) -> None:

@@ -24,25 +24,26 @@ class RobotsConfig(NodesConfig):
     sim: str = "pybullet"
     """Simulator."""
     env: str = ""
-    """Instead of both a foreign environment: its adapter's YAML file, module:name of an Adapter, or a Gymnasium id
-    whose adapter is shipped (docs/how-to/environment.md)."""
+    """A foreign environment instead of --robot and --sim: its adapter's YAML file, module:name of an Adapter, or a
+    Gymnasium id whose adapter is shipped (docs/how-to/environment.md)."""
     max_steps: int = 60
-    """Control steps of an episode (5 a second)."""
+    """Control steps of an episode (5 per second)."""
     image_size: int = 96
     """Side of the camera images, px."""
     cameras: tuple[str, ...] = ONE_CAMERA
-    """The robot's cameras: "main" looks at the table, "wrist" sits on the hand (of two hands "left_wrist" and
-    "right_wrist"). Crops and masks come from the first. With --env the adapter names them."""
+    """The robot's cameras: "main" views the table, "wrist" is mounted on the end effector (with two arms "left_wrist"
+    and "right_wrist"). Crops and masks are of the first one. With --env the adapter names them."""
     robot_mask: bool = True
-    """Whether each frame carries the robot's own mask (a small PNG): without it no crops can be cut from the play."""
+    """Whether each frame has a mask of the robot (a small PNG); without masks no crops can be cut from the play."""
     jpeg_quality: int = 90
     """1 to 95."""
     fleets: int = 0
-    """Processes of robots; 0: one for each CPU."""
+    """Number of processes that step robots; 0: one per CPU."""
     robots_per_fleet: int = 1
     """Robots in a process, stepped in lockstep. Neither number changes the data."""
     writers: int = -1
-    """Processes that write the dataset; 0: the job's own; -1: one for each 32 fleets, none below. Same bytes."""
+    """Number of processes that write the dataset; 0: the job itself writes; -1: one per 32 fleets. It does not change
+    the data."""
     out: Path | None = None
     """Dataset; without it data/play-<hash> or data/demos-<hash>."""
 
@@ -64,17 +65,18 @@ class PlayJobConfig(RobotsConfig):
     """How much play of what kind, by how many robots."""
 
     episodes: int = 500
-    """Episodes wanted in the dataset; a larger number makes an existing one longer."""
+    """Number of episodes in the dataset; a larger number adds episodes to an existing one."""
     explorer: str = "mixed"
     """What moves the robots: uniform (independent noise), waypoint (Algorithm 1), contact (objects), curious
     (novelty), an explorer of an installed package, or mixed (a mixture by --explorers.mixed.*)."""
     round_episodes: int = 32
     """Episodes in a round of the novelty memory that curious robots share."""
     randomize: bool = False
-    """Whether each episode has another table, camera, light, distractors and initial joints, and records which.
-    On a real robot: change the tablecloth while it plays."""
+    """Whether table, camera, light, distractors and initial joints are randomized in each episode (and recorded). On a
+    real robot, change the tablecloth instead."""
     randomization: RandomizeConfig = field(default_factory=RandomizeConfig)
-    """How far they may differ with --randomize; 0 leaves that part as it is. Evaluation's own are never drawn."""
+    """Ranges of the randomization with --randomize; 0 turns a part off. The variants used by evaluation are never
+    drawn."""
     explorers: ExplorerConfig = field(default_factory=ExplorerConfig)
     """Constants of the explorers."""
 
@@ -90,7 +92,7 @@ def plan_of(config: PlayJobConfig, *, control_lag: float) -> CollectPlan:
         ConfigError: bounds of a randomization that is off.
     """
     if not config.randomize and config.randomization != RandomizeConfig():
-        raise ConfigError("Bounds of the randomization do nothing without --randomize: add it, or leave them out.")
+        raise ConfigError("--randomization.* has no effect without --randomize. Add --randomize, or omit these flags.")
     motion = config.explorers.motion
     explorers = replace(config.explorers, motion=replace(motion, max_lag_m=control_lag * motion.max_lag_m))
     return CollectPlan(
@@ -108,12 +110,12 @@ class DemosJobConfig(RobotsConfig):
     """How many demonstrations of which tasks, by how many robots."""
 
     episodes: int = 200
-    """Successful episodes wanted of each task (mixed: beside each partner); a larger number makes an existing dataset
-    longer."""
+    """Number of successful episodes of each task (with tabletop_mixed: of each pair of tasks); a larger number adds
+    episodes to an existing dataset."""
     suite: str = "tabletop"
-    """"tabletop_mixed" puts another task's objects beside each task's own."""
+    """Suite of tasks; "tabletop_mixed" adds the objects of another task to each scene."""
     tasks: tuple[str, ...] = ()
-    """Tasks to demonstrate; none given: all of the simulator."""
+    """Tasks to demonstrate; if none is given, all tasks of the simulator."""
     success_hold_steps: int = 8
     """A demonstration ends when the task has been done for this many steps in a row."""
 

@@ -39,20 +39,20 @@ from tap_ray.types import Window
 
 @dataclass(frozen=True, kw_only=True)
 class ObjectiveConfig:
-    """What is asked of play; a weight of 0 leaves a question out."""
+    """The objectives of Stage 1; a weight of 0 turns an objective off."""
 
     next_object: float = 1.0
-    """Weight of the actions towards the next object. Needs play with robot masks."""
+    """Weight of predicting the actions that lead to the next object. Needs play with robot masks."""
     reach: float = 1.0
-    """Weight of the reach targets beside these actions, both normalized."""
+    """Weight of the end effector's displacement targets relative to these actions, both normalized."""
     point: float = POINT_WEIGHT
-    """Weight of where the first two key points look, at the thing and at the place."""
+    """Weight of the supervision of the first two key points, which point at the object and at the place."""
     inverse_dynamics: float = 0.0
-    """Weight of the actions between two images, k steps apart (--windows.k-max)."""
+    """Weight of inverse dynamics: predicting the actions between two images, k steps apart (--windows.k-max)."""
 
     def __post_init__(self) -> None:
         if not self.context:
-            raise ConfigError("The objective asks nothing: give next_object or inverse_dynamics a weight above 0.")
+            raise ConfigError("All objectives have weight 0. Give next_object or inverse_dynamics a weight above 0.")
 
     @property
     def context(self) -> tuple[Context, ...]:
@@ -70,16 +70,16 @@ class ObjectiveConfig:
                 targets.
         """
         if self.inverse_dynamics and windows.k_max < 1:
-            raise ConfigError("Inverse dynamics needs a second image: --windows.k-max at least 1.")
+            raise ConfigError("Inverse dynamics needs a second image. Set --windows.k-max to at least 1.")
         horizon = windows.horizon if self.next_object else min(windows.horizon, windows.k_max)
         if horizon < windows.horizon != WindowConfig().horizon:
             raise ConfigError(
                 f"--windows.horizon {windows.horizon} has no effect: inverse dynamics alone trains the actions before "
-                f"its second image, which lies at most --windows.k-max {windows.k_max} steps ahead. Give "
+                f"its second image, which is at most --windows.k-max {windows.k_max} steps ahead. Give "
                 f"--windows.horizon {windows.k_max}, or raise --windows.k-max."
             )
         if self.next_object and self.reach and not windows.reach_steps:
-            raise ConfigError("A reach loss needs reach targets: --windows.reach-steps at least 1.")
+            raise ConfigError("A reach loss needs reach targets. Set --windows.reach-steps to at least 1.")
         return replace(
             windows,
             horizon=horizon,
@@ -171,7 +171,9 @@ def build(
         ConfigError: reach targets wanted but not in the windows, or a head that is not Stage 1's.
     """
     if policy.head == "flow" and not policy.vlm.pretrained:
-        raise ConfigError("Stage 1 has a regression head; --policy.head flow is Stage 2's (jobs.align), or a VLM's.")
+        raise ConfigError(
+            "Stage 1 trains a regression head. --policy.head flow is only for Stage 2 (jobs.align), or for a VLM."
+        )
     num_reach = NUM_REACH * len(spec.arms) if config.next_object and config.reach else 0
     sizes = {"num_actions": len(spec.action), "num_motion_states": len(spec.state) if policy.head == "flow" else 0}
     policy = replace(policy, context=config.context, num_reach=num_reach, **sizes)

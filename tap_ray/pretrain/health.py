@@ -27,17 +27,17 @@ AIMS = (
     Aim(metric="r2_contact", what="contact point", aim=0.75, cure="collect more episodes or train longer"),
     Aim(
         metric="r2_yaw",
-        what="hand's yaw at the grasp",
+        what="gripper's yaw at the grasp",
         aim=0.4,
-        cure="train longer, not with --policy.glimpse-px 0",
+        cure="train longer, without --policy.glimpse-px 0",
     ),
-    Aim(metric="r2_release", what="release point", aim=0.5, cure="collect more play that carries and lets go"),
+    Aim(metric="r2_release", what="release point", aim=0.5, cure="collect more play that carries and releases objects"),
     Aim(metric="r2_mean", what="translation of the next step", aim=0.15, cure="train longer"),
 )
 """For the next object. Inverse dynamics sees where the hand went: it is asked for more."""
 INVERSE_AIMS = (
     Aim(metric="r2_mean", what="translation between two images", aim=0.9, cure="train longer"),
-    Aim(metric="gripper_accuracy", what="gripper", aim=0.9, cure="collect more play that opens and closes"),
+    Aim(metric="gripper_accuracy", what="gripper", aim=0.9, cure="collect more play that opens and closes the gripper"),
 )
 
 
@@ -55,5 +55,7 @@ def readiness(metrics: Mapping[str, float]) -> str:
     if not short:
         told = ", ".join(f"{aim.what} {value:.2f}" for aim, value in found.items())
         return f"Stage 1 is ready: held-out R^2 of {told}."
-    told = "; ".join(f"{aim.what} {value:.2f}, aim for {aim.aim:g}: {aim.cure}" for aim, value in short.items())
+    told = "; ".join(
+        f"{aim.what} is {value:.2f} (at least {aim.aim:g} is needed; {aim.cure})" for aim, value in short.items()
+    )
     return f"Stage 1 is not ready: {told}."

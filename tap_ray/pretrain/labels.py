@@ -35,14 +35,15 @@ BATCH = 256
 
 @dataclass(frozen=True, kw_only=True)
 class LabelConfig:
-    """Whose actions, into which video."""
+    """Which model labels which video."""
 
     policy: Path
     """Run folder of jobs.pretrain with --objective.inverse-dynamics."""
     data: Path
-    """Dataset of the same robot, imported without actions; or one with actions, to see how far off the labels are."""
+    """Dataset of the same robot, imported without actions; or one with actions, to measure the error of the predicted
+    ones."""
     out: Path
-    """Dataset to make; the same command again resumes, and goes on where `data` has grown."""
+    """Dataset to write; the same command again resumes, and labels new episodes of `data`."""
 
 
 class Labeler:
@@ -55,8 +56,9 @@ class Labeler:
         """
         if "goal" not in bundle.network.config.context:
             raise ConfigError(
-                f"{where} was not trained on inverse dynamics, so it cannot tell which action led from one image to "
-                "the next. Train one: python -m jobs.pretrain --objective.next-object 0 --objective.inverse-dynamics 1."
+                f"{where} was not trained on inverse dynamics, so it cannot predict the action between two images. "
+                "Train a model that was: python -m jobs.pretrain --objective.next-object 0 "
+                "--objective.inverse-dynamics 1."
             )
         self.spec, self._network = bundle.spec, bundle.network.eval()
         self.image_size = bundle.network.config.image_size
@@ -102,12 +104,15 @@ def label(config: LabelConfig) -> Path:
             writer.append(labeled(read_episode(dataset, index), labeler))
     facts = {"path": str(run), **source, "episodes": len(dataset)}
     _manifest(config, header, facts)
-    print(f"{len(dataset)} episodes, {int((dataset.lengths - 1).sum())} actions by run {source['run']}.")
+    print(f"{len(dataset)} episodes, {int((dataset.lengths - 1).sum())} actions were predicted by run {source['run']}.")
     if dataset.spec.action:
         print(error_text(config.out, dataset, held_out(manifest, config.data, dataset)))
     else:
         scores = [f"{name} {value:.2f}" for name, value in final_metrics(run).items() if "/r2_" in name]
-        print("The video has no actions, so how far off they are is not known; on the play that the run had set aside:")
+        print(
+            "The video has no actions, so the error of the predicted ones is unknown. On the held-out play of the run "
+            "it was:"
+        )
         print(f"  {', '.join(scores) or 'not logged'}")
     return storage.to_path(config.out)
 
@@ -126,7 +131,7 @@ def labeled(episode: Episode, labeler: Labeler) -> Episode:
     """
     rgb, steps = decode_frames(episode.image_jpeg), len(episode.image_jpeg) - 1
     if steps < 1:
-        raise DataError(f"Episode {episode.index} has one image: no action can be seen in it. Leave it out.")
+        raise DataError(f"Episode {episode.index} has only one image, so it has no action to predict. Omit it.")
     others = [decode_frames(files) for files in episode.extra_jpeg]
     return replace(
         episode,
@@ -155,16 +160,16 @@ def held_out(manifest: dict[str, Any], data: Path, dataset: DatasetInfo) -> Sequ
 def error_text(out: Path, dataset: DatasetInfo, episodes: Sequence[int]) -> str:
     """How far the labels are from the true actions of these episodes, in words."""
     if not len(episodes):
-        return "No episode is held out from the run, so how far off they are is not known."
+        return "No episode is held out from the run, so the error of the predicted actions is unknown."
     made = open_dataset(out)
     pairs = [[read_episode(of, index, [layout.ACTION]).action for of in (made, dataset)] for index in episodes]
     guess, truth = np.concatenate([a for a, _ in pairs]), np.concatenate([b[:-1] for _, b in pairs])
     spec = made.spec
-    lines = [f"Against the true actions of {len(episodes)} episodes that the run has not learned from:"]
+    lines = [f"Compared with the true actions of {len(episodes)} episodes that the run was not trained on:"]
     r2 = metrics.r_squared(guess, truth)
     for n, slot in enumerate(spec.action):
         if n in spec.grippers:
-            lines.append(f"  {slot.name:14} {metrics.gripper_accuracy(guess[:, n], truth[:, n]):6.1%} right")
+            lines.append(f"  {slot.name:14} {metrics.gripper_accuracy(guess[:, n], truth[:, n]):6.1%} correct")
         else:
             error = float(np.abs(guess[:, n] - truth[:, n]).mean())
             lines.append(f"  {slot.name:14} R^2 {r2[n]:6.2f}, mean error {error:.4f} {slot.unit}")
@@ -184,7 +189,7 @@ def _require_same_robot(labeler: Labeler, dataset: DatasetInfo, run: Path) -> No
         height, width = dataset.header.image_size
         wrong.append(f"  images: {size} x {size} px, and {width} x {height}")
     if wrong:
-        raise ConfigError("Run and video are not of one robot:\n" + "\n".join(wrong))
+        raise ConfigError("The run and the video are not of the same robot:\n" + "\n".join(wrong))
 
 
 def _names(spec: RobotSpec) -> str:

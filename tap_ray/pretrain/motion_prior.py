@@ -101,7 +101,10 @@ def from_datasets(
             batches = held_out_batches(out, windows, source=number, seed=seed, num=HELD_OUT)
         held_out.append(batches)
     if len({source.spec.robot for source in sources}) < len(sources):
-        raise DataError("Each robot of a mixture has one dataset: collect more into it instead of naming two.")
+        raise DataError(
+            "Each robot of a mixture must have one dataset. Collect more episodes into that dataset instead of naming "
+            "two."
+        )
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         network = MotionPrior(config)

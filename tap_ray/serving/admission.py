@@ -40,15 +40,15 @@ class Admission:
         if not host or not (self._names is None or host in self._names or _is_address(host)):
             raise RequestError(
                 403,
-                f"This server is not known as {told[:200]!r} (the request's Host). Use its address, or start "
-                "jobs.serve with --hosts NAME for each name that it has.",
+                f"This server does not accept the host name {told[:200]!r} (header Host). Use its address, or start "
+                "jobs.serve with --hosts NAME for each of its names.",
             )
         origin = connection.headers.get("origin")
         if origin is not None and (_name(origin) or "/") not in {host, *(self._names or ())}:
             raise RequestError(
                 403,
-                f"A page of {origin[:200]!r} (the request's Origin) asks, and only the server's own pages may. Robots "
-                "send no Origin; if the page is yours, start jobs.serve with --hosts NAME of where it comes from.",
+                f"This server does not accept requests from web pages of {origin[:200]!r} (header Origin). Robots "
+                "send no Origin; if the page is yours, start jobs.serve with --hosts NAME, the host name of the page.",
             )
 
     def check(self, connection: HTTPConnection) -> None:
@@ -58,11 +58,11 @@ class Admission:
             return
         kind, _, token = connection.headers.get("authorization", "").partition(" ")
         if kind.lower() != "bearer" or not hmac.compare_digest(digest(token), self._token_digest):
-            came = "another one came" if token else "none came"
+            came = "another one" if token else "none"
             raise RequestError(
                 401,
-                f'This server wants a token, {came}. Send the header "Authorization: Bearer TOKEN" with the token of '
-                "the file that jobs.serve named when it started (or of its TAP_RAY_SERVE_TOKEN).",
+                f'This server needs a token; got {came}. Send the header "Authorization: Bearer TOKEN" with the token '
+                "of the file that jobs.serve named when it started (or of its TAP_RAY_SERVE_TOKEN).",
             )
 
 

@@ -111,7 +111,7 @@ class PolicyServer:
         """Everything else."""
         assert isinstance(error, HTTPException)
         await self._turns.take()
-        message = f"Nothing answers {request.method} {request.url.path[:200]}. There are {ROUTES}."
+        message = f"There is no route {request.method} {request.url.path[:200]}. The routes are {ROUTES}."
         return JSONResponse({"status": error.status_code, "error": message}, status_code=error.status_code)
 
     async def _answer(self, socket: WebSocket, connection: Connection, message: Any) -> None:
@@ -131,7 +131,7 @@ class PolicyServer:
         try:
             asked = json.loads(body)
         except (ValueError, RecursionError) as error:
-            raise RequestError(400, f'Expected JSON {{"spec": ..., "seed": 0}}, got something else: {error}.') from None
+            raise RequestError(400, f'Expected JSON {{"spec": ..., "seed": 0}}; got something else: {error}.') from None
         return {"session": self._sessions.begin(asked, owner)}
 
     async def _act(self, body: bytes, connection: Connection) -> bytes:
@@ -151,21 +151,25 @@ class PolicyServer:
         """The request's body, read no further than the longest that can be right."""
         declared = request.headers.get("content-length", "")
         if not declared.isdigit():
-            raise RequestError(411, "A body in pieces came: send it whole, with Content-Length.")
+            raise RequestError(
+                411, "Expected a body with Content-Length; got a chunked one. Send it with Content-Length."
+            )
         self._require_size(int(declared))
         try:
             async with asyncio.timeout(SILENCE_S):
                 return await request.body()
         except TimeoutError:
-            raise RequestError(408, f"The body did not come within {SILENCE_S:g} s. Send it at once.") from None
+            raise RequestError(
+                408, f"The body was not received within {SILENCE_S:g} s. Send all of it at once."
+            ) from None
 
     def _require_size(self, num_bytes: int) -> None:
         if num_bytes > self._contract.max_bytes:
             size = self._contract.image_size
             raise RequestError(
                 413,
-                f"{num_bytes} bytes came, {self._contract.max_bytes} at most: one step with a {size} x {size} image. "
-                "Resize the image first; one message is one step of one robot.",
+                f"Expected at most {self._contract.max_bytes} bytes (one step of one robot with a {size} x {size} "
+                f"image); got {num_bytes}. Resize the image first, and send one step in each message.",
             )
 
 
@@ -178,7 +182,9 @@ async def _next(socket: WebSocket, connection: Connection) -> Any:
             if connection.held:
                 continue
             raise RequestError(
-                408, f"No session on this WebSocket and no message for {SILENCE_S:g} s. Connect when an episode begins."
+                408,
+                f"This WebSocket has no session and received no message for {SILENCE_S:g} s. Connect when an "
+                "episode begins.",
             ) from None
         if message["type"] == "websocket.disconnect":
             raise WebSocketDisconnect

@@ -122,7 +122,7 @@ class Contract:
             _check(name, arrays.get(name), dtype, shape)
         unknown = sorted(set(arrays) - {*wanted, "action"})
         if unknown:
-            raise RequestError(422, f"Unknown array {unknown[0]!r}: a step has {', '.join(wanted)}.")
+            raise RequestError(422, f"Unknown array {unknown[0]!r}. A step has the arrays {', '.join(wanted)}.")
         return Step(
             session=metadata.get("session", ""),
             number=number,
@@ -143,13 +143,13 @@ def _check(name: str, array: np.ndarray | None, dtype: str, shape: tuple[int, ..
     cures = {
         "rgb": "Resize the camera's image to the size that the policy was trained on, rows first, channels R G B.",
         "state": 'Send the slots that GET /spec lists under "spec", in that order.',
-        "action": "This policy remembers: send the action before as the robot executed it (clipped into range).",
+        "action": "This policy has a history: send the previous action as it was executed (clipped to its range).",
     }
     cure = cures.get(name, cures["rgb"])
     if array is None:
-        raise RequestError(422, f"{want}, nothing came. {cure}")
+        raise RequestError(422, f"{want}; got nothing. {cure}")
     if array.dtype.name != dtype or array.shape != shape:
-        raise RequestError(422, f"{want}, got {NAMES[array.dtype.name]} {list(array.shape)}. {cure}")
+        raise RequestError(422, f"{want}; got {NAMES[array.dtype.name]} {list(array.shape)}. {cure}")
     if not np.isfinite(array).all():
         raise RequestError(
             422, f"{name}: slot {int(np.argmin(np.isfinite(array)))} is NaN or infinite. Check the robot's sensors."
@@ -158,9 +158,7 @@ def _check(name: str, array: np.ndarray | None, dtype: str, shape: tuple[int, ..
 
 def _number(text: str | None) -> int:
     if text is None or not (text.isascii() and text.isdigit() and len(text) < 10):
-        raise RequestError(
-            422, f'metadata "step": expected the number of the step, "0" and up, got {text!r}. Count from 0 up.'
-        )
+        raise RequestError(422, f'metadata "step": expected the number of the step, counted from "0"; got {text!r}.')
     return int(text)
 
 
@@ -172,5 +170,7 @@ def _words(text: str) -> str:
             '"put the carrot on the plate". Send it with every step.',
         )
     if len(text.encode()) > MAX_WORDS_BYTES:
-        raise RequestError(422, f'metadata "instruction" has {len(text.encode())} bytes, {MAX_WORDS_BYTES} at most.')
+        raise RequestError(
+            422, f'metadata "instruction" has {len(text.encode())} bytes; the limit is {MAX_WORDS_BYTES}.'
+        )
     return text

@@ -78,13 +78,15 @@ class Sessions:
         """
         if not isinstance(asked, dict):
             raise RequestError(
-                422, f'A session begins with a JSON object {{"spec": ..., "seed": 0}}, got {reprlib.repr(asked)}.'
+                422, f'A session begins with a JSON object {{"spec": ..., "seed": 0}}; got {reprlib.repr(asked)}.'
             )
         self._contract.require_spec(asked.get("spec"))
         seed = asked.get("seed")
         if not isinstance(seed, int) or isinstance(seed, bool) or not 0 <= seed < MAX_SEED:
             raise RequestError(
-                422, f"seed: expected an integer in 0 .. 2^63 - 1, got {reprlib.repr(seed)}. Another one each episode."
+                422,
+                f"seed: expected an integer in 0 .. 2^63 - 1; got {reprlib.repr(seed)}. Use another seed for each "
+                "episode.",
             )
         self._forget_idle()
         previous = asked.get("previous_session", asked.get("ends"))  # its former name
@@ -126,8 +128,8 @@ class Sessions:
             if step.number != session.num_steps:
                 raise RequestError(
                     409,
-                    f"Session {step.session} is at step {session.num_steps}, step {step.number} came. Send every step "
-                    "once and in order (the last one may be repeated), or begin a session for a new episode.",
+                    f"Session {step.session} expects step {session.num_steps}; got step {step.number}. Send every "
+                    "step once and in order (only the last one may be repeated), or begin a session for a new episode.",
                 )
             buffer = copy.deepcopy(session.buffer)  # a look that fails must leave the episode as it was
             compute_chunk = buffer.observe(step.rgb, step.state, step.action, step.instruction, step.extra_rgb)
@@ -135,7 +137,9 @@ class Sessions:
                 buffer.set_chunk(await self._compute_chunk(compute_chunk))
             action = buffer.next_action()
             if not np.isfinite(action).all():
-                raise RequestError(500, "The policy's action is NaN or infinite: its weights are broken. Do not move.")
+                raise RequestError(
+                    500, "The policy's action is NaN or infinite: its weights are damaged. Do not move the robot."
+                )
             session.buffer, session.last, session.num_steps = buffer, action, session.num_steps + 1
             session.used_at = self._clock()
             return action, True
@@ -146,8 +150,8 @@ class Sessions:
             raise RequestError(
                 404,
                 f"Unknown session {name[:40]!r}: it was ended, its WebSocket closed, it was idle for more than "
-                f"{self._idle_s:g} s ({SPARED_S:g} s where all are in use), or the server has been restarted since. "
-                "Begin another at the start of an episode.",
+                f"{self._idle_s:g} s ({SPARED_S:g} s if all sessions are in use), or the server was restarted. Begin "
+                "a new session at the start of an episode.",
             )
         return self._open[name]
 
@@ -162,7 +166,7 @@ class Sessions:
             raise RequestError(
                 503,
                 f"All {self._limit} sessions are in use, and each had a step within {SPARED_S:g} s. End one (DELETE "
-                "/sessions/ID, or close its WebSocket), or start the server with more --sessions.",
+                "/sessions/ID, or close its WebSocket), or start the server with a larger --sessions.",
             )
         self._drop(name)
 

@@ -35,27 +35,28 @@ class ServeConfig(ClusterConfig):
     require_token: bool = False
     """Require a token on loopback as well (this machine's other users can reach it)."""
     token_file: Path = Path("~/.tap_ray/serve_token")
-    """File of the token, made with mode 600 if there is none. TAP_RAY_SERVE_TOKEN in the environment goes first, and
-    is then wanted on loopback, too."""
+    """File of the token, made with mode 600 if there is none. TAP_RAY_SERVE_TOKEN in the environment has precedence,
+    and is then required on loopback as well."""
     sessions: int = 64
-    """Episodes in progress at a time, one a robot."""
+    """Largest number of episodes in progress at the same time, one per robot."""
     idle_s: float = 600.0
     """A session without a step for this time, s, is deleted."""
     batch: int = 16
-    """Most requests in one batch; those that come while the network is busy wait for the next one."""
+    """Largest number of requests in a batch; requests that arrive while the network is busy wait for the next batch."""
     batch_wait_ms: float = 0.0
     """How long a batch waits for more robots, ms; 0: not at all."""
     batch_invariant: bool = True
-    """Compute each robot's request by itself: its actions do not depend on other robots, to the last bit.
-    --no-batch-invariant computes a batch at once: faster, different from about the 7th digit on."""
+    """Compute each robot's request separately, so that its actions do not depend on other robots, bit by bit.
+    --no-batch-invariant computes a batch at once: it is faster, and results differ from about the 7th digit on."""
     replicas: int = 1
-    """Copies of the network, a process and a core each. They keep no state: one that dies is replaced, and
-    episodes continue."""
+    """Number of copies of the network, each with a process and a CPU core. They are stateless: if one dies it is
+    replaced, and episodes continue."""
     gpus_per_replica: float = 0.0
     """GPUs, or a share of one, for each copy; 0: none."""
     deadline_s: float | None = None
-    """How long a robot waits for the network at most, s; then its step is refused (504): hold still, take a new
-    image. None: as long as a chunk's actions last (0.4 s for two actions at 5 Hz); later ones are for an old image."""
+    """How long a robot waits for the network at most, s; then its step is refused (504), and the robot should hold
+    still and send a new image. None: the duration of a chunk's executed actions (0.4 s for two actions at 5 Hz), after
+    which an answer would be for an outdated image."""
     hosts: tuple[str, ...] = ()
     """Names of this server besides localhost, --host and plain addresses, and names of web pages that may use it."""
     tls_cert: Path | None = None
@@ -70,14 +71,14 @@ def check(config: ServeConfig) -> None:
     for name, low in lowest.items():
         value = getattr(config, name)
         if value is not None and not low <= value < float("inf"):
-            raise ConfigError(f"--{name.replace('_', '-')} is at least {low}; got {value:g}.")
+            raise ConfigError(f"--{name.replace('_', '-')} must be at least {low}; got {value:g}.")
     if not 0 <= config.port <= MAX_PORT:
-        raise ConfigError(f"--port lies in 0 .. {MAX_PORT}; got {config.port}.")
+        raise ConfigError(f"--port must be in 0 .. {MAX_PORT}; got {config.port}.")
     files, wanted = resource.getrlimit(resource.RLIMIT_NOFILE)[0], connections_of(config) + OWN_FILES
     if files < wanted:
         raise ConfigError(
-            f"--sessions {config.sessions} wants {wanted} open files, this shell allows {files}: `ulimit -n {wanted}` "
-            "first, or name fewer."
+            f"--sessions {config.sessions} needs {wanted} open files, but this shell allows {files}. Run `ulimit -n "
+            f"{wanted}` first, or use a smaller --sessions."
         )
 
 
@@ -104,7 +105,7 @@ def tls_of(config: ServeConfig) -> ssl.SSLContext | None:
     if cert is None and key is None:
         return None
     if cert is None or key is None:
-        raise ConfigError("--tls-cert and --tls-key come together: the certificate, and the key that it was made of.")
+        raise ConfigError("--tls-cert and --tls-key must be given together: the certificate and its private key.")
     cert, key = cert.expanduser(), key.expanduser()
     for file in (cert, key):
         if not os.access(file, os.R_OK) or not file.is_file():
@@ -143,11 +144,12 @@ def listening(host: str, port: int) -> socket.socket:
         return bound
     except socket.gaierror:
         raise ConfigError(
-            f"--host {host}: no such address. 127.0.0.1 is this machine, 0.0.0.0 all its networks."
+            f"--host {host}: there is no such address. Use 127.0.0.1 for this machine, or 0.0.0.0 for all of its "
+            "networks."
         ) from None
     except OSError as error:
         raise ConfigError(
-            f"Cannot listen on {host}:{port}: {error.strerror}. Name another --port (0: any that is free) or --host."
+            f"Cannot listen on {host}:{port}: {error.strerror}. Use another --port (0: any free port) or --host."
         ) from None
 
 
@@ -192,7 +194,7 @@ def token_of(config: ServeConfig) -> tuple[str, str] | None:
             with open(os.open(file, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as new:
                 new.write(secrets.token_urlsafe(32) + "\n")
         if file.stat().st_mode & 0o077:
-            raise ConfigError(f"{file} can be read by other users of this machine: chmod 600 {file}")
+            raise ConfigError(f"{file} can be read by other users of this machine. Run `chmod 600 {file}`.")
         return _strong(file.read_text().strip(), str(file)), f"$(cat {file})"
     except (OSError, UnicodeDecodeError) as error:
         raise StorageError(
@@ -203,7 +205,7 @@ def token_of(config: ServeConfig) -> tuple[str, str] | None:
 def _strong(token: str, where: str) -> str:
     if len(token) < MIN_TOKEN or not token.isascii() or not token.isprintable() or " " in token:
         raise ConfigError(
-            f"The token in {where} has {len(token)} characters; {MIN_TOKEN} printable ones or more, without spaces, "
-            "are needed: python -c 'import secrets; print(secrets.token_urlsafe(32))'"
+            f"The token in {where} has {len(token)} characters; it must have at least {MIN_TOKEN} printable ones "
+            "without spaces. Make one: python -c 'import secrets; print(secrets.token_urlsafe(32))'"
         )
     return token

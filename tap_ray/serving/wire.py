@@ -45,12 +45,12 @@ def unpack(body: bytes) -> tuple[dict[str, str], dict[str, np.ndarray]]:
     except (SafetensorError, ValueError, RecursionError) as error:
         raise RequestError(
             400,
-            f"Expected one safetensors message, {len(body)} bytes came that are none: {error}. It is an 8-byte "
+            f"Expected one safetensors message; got {len(body)} bytes that are not: {error}. A message is an 8-byte "
             "length, a JSON header and the arrays' bytes: see tap_ray/serving/wire.py.",
         ) from None
     for name, tensor in found:
         if tensor["dtype"] not in DTYPES:
-            raise RequestError(422, f"{name}: dtype {tensor['dtype']} came, only {' and '.join(DTYPES)} are used here.")
+            raise RequestError(422, f"{name}: expected dtype {' or '.join(DTYPES)}; got {tensor['dtype']}.")
     arrays = {
         name: np.frombuffer(tensor["data"], DTYPES[tensor["dtype"]]).reshape(tensor["shape"]) for name, tensor in found
     }

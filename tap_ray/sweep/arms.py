@@ -43,7 +43,9 @@ def arms_of(values: Any, where: Path | str) -> dict[str, Arm]:
         ConfigError: something other than names with keys, an unknown key (the nearest is named), or a verb in an arm.
     """
     if not isinstance(values, Mapping):
-        raise ConfigError(f"{where}: arms: expected names and what each arm changes, got {values!r}.")
+        raise ConfigError(
+            f"{where}: arms: expected the name of each arm with the values that it changes; got {values!r}."
+        )
     found = {}
     for name, changes in values.items():
         place = f"{where}: arms: {name}"
@@ -86,7 +88,7 @@ def _require_plain(values: Any, place: str) -> None:
         if isinstance(value, Mapping):
             if verb := set(value) & set(VERBS):
                 raise ConfigError(
-                    f"{place}: {key}: an arm holds values, not {sorted(verb)[0]}. Vary it in the file's own section, "
-                    "or make an arm of each value."
+                    f"{place}: {key}: an arm holds values, not {sorted(verb)[0]}. Vary it in the section of the file, "
+                    "or make one arm for each value."
                 )
             _require_plain(value, f"{place}: {key}")

@@ -57,13 +57,13 @@ def verb_of(value: Any, name: str, where: Path | str) -> tuple[str, tuple[Any, .
         ends = [_number(option, f"{place}: {verb}") for option in options]
         if len(ends) != 2 or ends[0] >= ends[1] or (verb == "loguniform" and ends[0] <= 0):
             raise ConfigError(
-                f"{place}: {verb} takes two ends, the lower one first"
+                f"{place}: {verb} needs two bounds, the lower one first"
                 + (" and above 0" if verb == "loguniform" else "")
                 + f"; got {options!r}."
             )
         options = ends
     if len({repr(option) for option in options}) < len(options):
-        raise ConfigError(f"{place}: {verb} names a value twice: {options!r}.")
+        raise ConfigError(f"{place}: {verb} has a value twice: {options!r}.")
     return verb, tuple(options)
 
 

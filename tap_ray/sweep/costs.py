@@ -84,13 +84,13 @@ def forecast(trials: Sequence[Trial], protocol: Protocol, *, store: Path, num_ev
     table = grid(("Stage 1", "align", f"evaluate {num} cells"), lines, last="in all")
     if num_evaluated < len(trials):
         total += num_evaluated * (evaluate_s or 0.0)
-    whole = f"about {_minutes(total)} one after the other" if total else "no estimate of the time yet"
+    whole = f"about {_minutes(total)} if run one after another" if total else "no estimate of the time yet"
     end = f"{len(trials)} trials, {num_evaluated} of them evaluated: {whole}, with {cpus} CPUs"
     missing = [job for job in ("pretrain", "align") if job not in rates.samples_per_s]
     missing += [] if rates.cell_s else ["evaluate"]
     end += f" (rates of {rates.num_runs} finished runs in {store}"
     end += f"; {UNKNOWN} for {', '.join(missing)}: these are not counted)" if missing else ")"
-    return f"{table}\n{end}. At most: alignments that are stopped early or found in the store cost less."
+    return f"{table}\n{end}. This is an upper bound: alignments that are stopped early or found in the store cost less."
 
 
 def _found(config: PretrainConfig | PriorJobConfig, store: Path, shared: set[Path]) -> str:

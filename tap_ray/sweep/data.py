@@ -61,11 +61,11 @@ def require_episodes(
     for name, num, windows, data in asked:
         if num > data.episodes:
             raise ConfigError(
-                f"{where}: {name} {num} is larger than the dataset: {data.path} has {data.episodes} episodes. "
-                "Collect more (the same command with more --episodes), or ask for fewer."
+                f"{where}: {name} {num} is larger than the dataset: {data.path} has {data.episodes} episodes. Collect "
+                "more (run the same command with a larger --episodes), or request fewer."
             )
         if windows.holdout_every and (num or data.episodes) < windows.holdout_every:
             raise ConfigError(
-                f"{where}: {name} {num} leaves no episode to evaluate on: every {windows.holdout_every}-th is "
-                "held out. Ask for more, or set windows.holdout_every lower."
+                f"{where}: {name} {num} leaves no episode for validation: every {windows.holdout_every}-th is held "
+                "out. Request more, or set windows.holdout_every lower."
             )

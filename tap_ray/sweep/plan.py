@@ -46,13 +46,13 @@ class AshaConfig:
     """Asynchronous successive halving on the alignment's validation; only finalists are evaluated in closed loop."""
 
     metric: str = "bc/r2_mean"
-    """A metric of held-out demonstrations."""
+    """Metric of held-out demonstrations by which trials are compared."""
     mode: Literal["max", "min"] = "max"
     """Whether more of it is better."""
     grace_steps: int = 250
     """Steps before a trial may be stopped."""
     reduction_factor: float = 3.0
-    """Of the trials on a rung, one in so many is promoted to the next, which has so many times the steps."""
+    """Of N trials on a rung one is promoted to the next rung, which has N times as many steps; this is N."""
     finalists: int = 3
     """Trials that are evaluated in closed loop."""
 
@@ -139,13 +139,15 @@ def read(path: Path, *, data: Path | None = None, demos: Path | None = None) -> 
         plan = replace(plan, arm={"grid": list(arms)})
     plan = replace(plan, collect=_entries(plan, moved, path))
     if any(True for _ in axes_of(EvaluateConfig, plan.evaluate, "evaluate", path)):
-        raise ConfigError(f"{path}: evaluate takes values only: trials evaluated differently cannot be compared.")
+        raise ConfigError(
+            f"{path}: evaluate must have values only, because trials that are evaluated differently cannot be compared."
+        )
     found = axes(plan, path)
     drawn = [axis for axis in found if axis.verb != "grid"]
     if plan.num_samples < 1 or (plan.num_samples > 1 and not drawn):
         raise ConfigError(
-            f"{path}: num_samples is {plan.num_samples}, and {len(drawn)} of the {len(found)} axes are drawn (choice, "
-            "uniform, loguniform). It must be at least 1, and 1 where nothing is drawn."
+            f"{path}: num_samples must be at least 1, and exactly 1 if no axis is sampled; got {plan.num_samples}, "
+            f"and {len(drawn)} of the {len(found)} axes are sampled (choice, uniform, loguniform)."
         )
     return plan
 
@@ -159,21 +161,23 @@ def _require_section(section: Any, name: str, place: str) -> None:
     for key in OURS[name]:
         if key in section:
             raise ConfigError(
-                f"{place}: {key} is filled in by the sweep. Remove it; data, demos, budget and seed stand at the top, "
-                "and `cotrain: true` in an arm trains on play beside the demonstrations."
+                f"{place}: {key} is set by the sweep. Remove it: data, demos, budget and seed are given at the top "
+                "level, and `cotrain: true` in an arm trains on play together with the demonstrations."
             )
 
 
 def _entries(plan: SweepFile, moved: Mapping[Path, Path], where: Path) -> dict[str, Any]:
     """`collect` by absolute path; --data and --demos take the entry of the dataset that they replace with them."""
     if not isinstance(plan.collect, Mapping):
-        raise ConfigError(f"{where}: collect: expected datasets and what to collect there, got {plan.collect!r}.")
+        raise ConfigError(
+            f"{where}: collect: expected each dataset with what to collect into it; got {plan.collect!r}."
+        )
     found, known = {}, [str(path) for path in (*data_sets(plan, where), plan.data)]
     for name, entry in plan.collect.items():
         path = storage.to_path(str(name)).resolve()
         path = str(moved.get(path, path))
         if path not in known:
-            raise ConfigError(f"{where}: collect: {name} is no dataset of this sweep. {nearest(path, known)}")
+            raise ConfigError(f"{where}: collect: {name} is not a dataset of this sweep. {nearest(path, known)}")
         found[path] = dict(entry or {})
     return found
 
@@ -294,7 +298,9 @@ def _setting(
             sections[section] = _filled(merged(own or {}, changes or {}), section, values)
     budget, demos, seed = (_whole(values.get(key, getattr(plan, key)), key, where) for key in (BUDGET, DEMOS, SEED))
     if demos and "num_episodes" in sections["align"].get("windows", {}):
-        raise ConfigError(f"{where}: demos_per_task and align.windows.num_episodes say the same. Remove one of them.")
+        raise ConfigError(
+            f"{where}: demos_per_task and align.windows.num_episodes set the same value. Remove one of them."
+        )
     return _Setting(
         arm="" if name is None else str(name),
         sections=sections,
@@ -378,9 +384,9 @@ def _require_validation(plan: SweepFile, trial: Trial, where: Path | str) -> Non
     every, grace = trial.align.train.validate_every, plan.asha.grace_steps
     if not trial.align.windows.holdout_every or not 1 <= every <= grace:
         raise ConfigError(
-            f"{where}: asha looks at held-out demonstrations from step {grace} on (asha.grace_steps); got "
+            f"{where}: asha needs metrics of held-out demonstrations from step {grace} on (asha.grace_steps); got "
             f"align.train.validate_every {every} and align.windows.holdout_every {trial.align.windows.holdout_every}. "
-            f"Validate every 1 to {grace} steps, and hold some episodes out."
+            f"Validate every 1 to {grace} steps, and hold out some episodes."
         )
 
 

@@ -121,7 +121,10 @@ def outcomes(rows: Sequence[TrialRow], results: Mapping[str, Result], scenario: 
         for table in tables:
             first = table.index if first is None else first
             if not table.index.equals(first):
-                raise DataError("Trials of one sweep were evaluated in different cells. Evaluate them again.")
+                raise DataError(
+                    "The trials of a sweep must be evaluated in the same cells, but these were not. Evaluate them "
+                    "again."
+                )
         success = [[table[f"{kind}_once"].to_numpy(bool) for table in tables] for kind in KINDS]
         found.append(
             Outcomes(

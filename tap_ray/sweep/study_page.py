@@ -17,12 +17,12 @@ from tap_ray.sweep.tables import ARM, BUDGET, HEADINGS, short_names, show
 BEGIN, END = "<!-- tables: written from {}, do not edit -->", "<!-- end of tables -->"
 METHOD = (
     "Means over seeds in percent, partial/entire. Brackets: 95 % intervals of a bootstrap over seeds and, "
-    "independently, over the cells that all of them share (Owen 2007); with one seed, over cells alone. A rate of 0 or "
-    "100 % has an interval of no width, which says only that every episode went alike."
+    "independently, over the cells that all of them share (Owen 2007); with one seed, over cells alone. A rate of 0 "
+    "or 100 % has an interval of width 0, which only means that all episodes had the same result."
 )
 PAIRS = (
     "Differences in points, paired by seed and cell. McNemar: exact, over the pairs of all seeds, which share their "
-    "cells and so are not quite independent; p is not corrected for the number of rows."
+    "cells and are therefore not fully independent; p is not corrected for the number of rows."
 )
 REPLACED = (
     "Where the scratch arm's curve over demonstrations (straight lines over their logarithm) first reaches the Avg-All "
@@ -45,8 +45,8 @@ def write(file: Path) -> Path:
     text = page.read_text() if page.exists() else f"# {record['name']}\n\n{begin}\n{END}\n"
     if begin not in text or END not in text:
         raise DataError(
-            f"{page} lacks the lines '{begin}' and '{END}', between which its tables are written. "
-            "Put them there, or move the page away."
+            f"{page} lacks the lines '{begin}' and '{END}', between which its tables are written. Add them, or move "
+            "the page away."
         )
     above, below = text.split(begin)[0], text.split(END)[1]
     image = file.with_suffix(".png")

@@ -33,7 +33,7 @@ class AugmentConfig:
     mirrored, each by itself."""
 
     shift_px: int = 4
-    """Largest shift along each image axis, px, edge pixels repeated; 0 turns it off."""
+    """Largest shift along each image axis, px, with edge pixels repeated; 0 turns it off."""
     jitter: float = 0.0
     """Largest relative change of contrast, and of brightness as a part of full scale; 0 turns it off."""
 

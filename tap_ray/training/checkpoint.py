@@ -119,10 +119,10 @@ def load_into(folder: Path, state: TrainState, facts: Mapping[str, Any]) -> None
     require_folder(folder)
     saved = read_json(folder / STATE, needs=("version", "step", "facts"))
     if saved["version"] != VERSION:
-        raise CheckpointError(f"{folder} has version {saved['version']}, this tap_ray reads {VERSION}.")
+        raise CheckpointError(f"{folder} has version {saved['version']}, but this version of tap_ray reads {VERSION}.")
     lines = differences(saved["facts"], json.loads(json.dumps(facts)))
     if lines:
-        raise CheckpointError(f"{folder} was made with another config:\n  " + "\n  ".join(lines[:FACTS_SHOWN]))
+        raise CheckpointError(f"{folder} was written with another config:\n  " + "\n  ".join(lines[:FACTS_SHOWN]))
     load_model(folder / "model.safetensors", state.model)
     _load_optimizer(folder, state)
     if state.ema is not None:
@@ -144,7 +144,7 @@ def require_folder(folder: Path) -> None:
     if (folder / STATE).is_file():
         return
     beside = sorted(path.name for path in folder.parent.glob("step-*")) if folder.parent.is_dir() else []
-    hint = f"Beside it: {', '.join(beside)}." if beside else "There is no checkpoint beside it either."
+    hint = f"Beside it: {', '.join(beside)}." if beside else "There is no other checkpoint beside it either."
     raise CheckpointError(f"{folder} is not a checkpoint (no state.json in it). {hint}")
 
 
@@ -164,12 +164,12 @@ def _load_optimizer(folder: Path, state: TrainState) -> None:
     for key, value in tensors.items():
         name, _, kind = key.rpartition("/")
         if name not in number:
-            raise CheckpointError(f"{file}: {name} is not trained by this run. Resume with the same config.")
+            raise CheckpointError(f"{file}: this run does not train {name}. Resume with the same config.")
         own = parameters[number[name]]
         moments[number[name]][kind] = _laid_as(part_of(value, own), own) if kind != "step" else value
     missing = [name for name, i in number.items() if not moments[i]]
     if tensors and missing:
-        raise CheckpointError(f"{file}: nothing about {', '.join(missing[:FACTS_SHOWN])}. Resume with the same config.")
+        raise CheckpointError(f"{file} lacks {', '.join(missing[:FACTS_SHOWN])}. Resume with the same config.")
     groups = state.optimizer.state_dict()["param_groups"]
     state.optimizer.load_state_dict({"state": moments if tensors else {}, "param_groups": groups})
 

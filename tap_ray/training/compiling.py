@@ -25,9 +25,9 @@ def compile_layers(model: nn.Module, device: torch.device) -> None:
 def require_compiler(device: torch.device) -> None:
     """Raise ConfigError unless torch can compile for `device` here: a C++ compiler, on GPUs Triton."""
     if device.type == "cuda" and importlib.util.find_spec("triton") is None:
-        raise ConfigError("--compile needs the package triton on GPUs: pip install triton; or leave --compile away.")
+        raise ConfigError("--compile needs the package triton on GPUs. Run `pip install triton`, or omit --compile.")
     if not any(shutil.which(name) for name in (os.environ.get("CXX", "g++"), "g++", "clang++")):
         raise ConfigError(
-            "--compile needs a C++ compiler on each machine that trains: apt-get install g++ (Debian, Ubuntu); or "
-            "leave --compile away."
+            "--compile needs a C++ compiler on each machine that trains: apt-get install g++ (Debian, Ubuntu). Or "
+            "omit --compile."
         )

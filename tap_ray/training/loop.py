@@ -31,33 +31,35 @@ class TrainConfig:
     steps: int = 6000
     """Optimizer steps."""
     batch_size: int = 64
-    """Windows a worker and step."""
+    """Windows per worker and step."""
     gradient_accumulation_steps: int = 1
-    """Batches of `batch_size` windows, one after another, whose gradients make one step; 1 turns accumulation off."""
+    """Number of batches of `batch_size` windows whose gradients are accumulated for one step; 1 turns accumulation
+    off."""
     lr: float = 2e-3
     """Peak learning rate."""
     weight_decay: float = 0.05
-    """AdamW's, of matrices and kernels only; 0 turns it off."""
+    """Weight decay of AdamW, for matrices and kernels only; 0 turns it off."""
     betas: tuple[float, float] = (0.9, 0.999)
-    """AdamW's running averages."""
+    """Decay rates of AdamW's running averages."""
     warmup_fraction: float = 0.05
-    """Part of the steps in which the rate rises linearly; 0 starts at full rate."""
+    """Fraction of the steps in which the learning rate rises linearly; 0 starts at the full rate."""
     clip: float = 1.0
-    """Largest L2 norm of the whole gradient; 0 turns clipping off."""
+    """Largest L2 norm of the gradient; 0 turns clipping off."""
     bf16: Literal["auto", "on", "off"] = "auto"
-    """bfloat16 in matrix products and convolutions; "auto": where this machine computes it in hardware."""
+    """bfloat16 in matrix products and convolutions; "auto": if this machine has hardware for it."""
     ema_decay: float = 0.0
-    """Decay a step of the averaged weights that are then validated and kept; 0 turns averaging off."""
+    """Decay per step of the exponential moving average of the weights, which is validated and stored; 0 turns averaging
+    off."""
     augment: AugmentConfig = field(default_factory=AugmentConfig)
     """Random changes of the training images."""
     checkpoint_every: int = 500
-    """Steps between checkpoints; 0 keeps only the last."""
+    """Steps between checkpoints; 0 writes only the last one."""
     validate_every: int = 1000
     """Steps between validations on held-out data; 0 validates only at the end."""
     log_every: int = 50
     """Steps between lines of metrics, each the mean since the line before."""
     seed: int = 0
-    """Of the weights at the start, of the augmentation, and of the noise that models draw."""
+    """Seed of the initial weights, of the augmentation, and of the noise that models sample."""
 
     @property
     def windows_per_step(self) -> int:
@@ -69,9 +71,8 @@ class TrainConfig:
             every = getattr(self, name)
             if self.log_every and every % self.log_every:
                 raise ConfigError(
-                    f"{name} = {every} is not a multiple of log_every = {self.log_every}: after a restart the first "
-                    f"line of metrics would be the mean of other steps than without. Choose a multiple of "
-                    f"{self.log_every}."
+                    f"{name} must be a multiple of log_every = {self.log_every}; got {every}. Otherwise the first "
+                    "line of metrics after a restart would be the mean over other steps than without a restart."
                 )
 
 
@@ -211,7 +212,7 @@ def start(
 def autocast(bf16: str, device: torch.device) -> contextlib.AbstractContextManager[Any]:
     """Mixed precision as `TrainConfig.bf16` says."""
     if bf16 not in ("auto", "on", "off"):
-        raise ConfigError(f'bf16 is "auto", "on" or "off"; got {bf16!r}.')
+        raise ConfigError(f'bf16 must be "auto", "on" or "off"; got {bf16!r}.')
     wanted = has_bf16(device) if bf16 == "auto" else bf16 == "on"
     return torch.autocast(device.type, dtype=torch.bfloat16) if wanted else contextlib.nullcontext()
 
@@ -283,7 +284,7 @@ def _batch(
     try:
         window = next(batches)
     except StopIteration:
-        raise DataError(f"The batches ended at step {step}. Give an iterator that repeats, or fewer --steps.") from None
+        raise DataError(f"The batches ended at step {step}. Use an iterator that repeats, or fewer --steps.") from None
     meter.waited(time.perf_counter() - before)
     batch = to_tensors(window, hooks.device)
     batch = augment(batch, config.augment, seed=config.seed, step=number, rank=hooks.rank)
@@ -363,4 +364,4 @@ def _due(step: int, every: int, last: int) -> bool:
 def _require_finite(metrics: Mapping[str, float], name: str, step: int) -> None:
     loss = metrics.get(f"{name}/loss", 0.0)
     if not loss < float("inf"):
-        raise TapRayError(f"The loss is {loss} after {step} steps. Lower --lr, or look for NaN in the data.")
+        raise TapRayError(f"The loss is {loss} after {step} steps. Lower --lr, or check the data for NaN.")

@@ -190,7 +190,7 @@ def lock(run: Path) -> Iterator[Lock]:
     held = acquire(run, timeout_s=LOCK_WAIT_S, lock_file=".lock")
     if held is None:
         raise CheckpointError(
-            f"Another process trains in {run}. Wait for it, stop it, or name another folder with --out."
+            f"Another process is training in {run}. Wait for it, stop it, or name another folder with --out."
         )
     try:
         yield held

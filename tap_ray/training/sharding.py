@@ -24,13 +24,13 @@ def shard(model: nn.Module, device: torch.device) -> nn.Module:
     layers = repeated_layers(model)
     if not layers:
         raise ConfigError(
-            "--parallel fsdp cuts the layers of an image-text model (--policy.vlm.pretrained). This network has none "
-            "and is small: leave --parallel away."
+            "--parallel fsdp shards the layers of an image-text model (--policy.vlm.pretrained), which this network "
+            "does not have. Omit --parallel."
         )
     dtypes = {parameter.dtype for parameter in model.parameters()}
     if len(dtypes) > 1:
         raise ConfigError(
-            f"--parallel fsdp needs weights of one type, got {', '.join(sorted(map(str, dtypes)))}: give "
+            f"--parallel fsdp needs weights of a single dtype; got {', '.join(sorted(map(str, dtypes)))}. Use "
             "--policy.vlm.dtype float32, or --parallel ddp."
         )
     if device.type == "cuda":

@@ -61,7 +61,10 @@ def fitted(policy: PolicyConfig, dataset: DatasetInfo, windows: WindowConfig) ->
     """The policy's sizes as dataset and windows have them; any `num_state` becomes all of the state."""
     size_y, size_x = dataset.header.image_size
     if size_y != size_x:
-        raise ConfigError(f"{dataset.path} has {size_y} x {size_x} images; the policy reads square ones.")
+        raise ConfigError(
+            f"{dataset.path} has {size_y} x {size_x} images, but a policy needs square ones. Collect or import the "
+            "dataset again with square images."
+        )
     num_state = len(dataset.spec.state) if policy.num_state else 0
     sizes = {"image_size": size_y, "num_cameras": len(dataset.spec.cameras), "chunk": windows.horizon}
     return replace(policy, num_state=num_state, **sizes)
@@ -76,8 +79,8 @@ def require_held_out(dataset: DatasetInfo, config: WindowConfig) -> np.ndarray:
     _, episodes = split_episodes(dataset, config)
     if config.holdout_every and not len(episodes):
         raise DataError(
-            f"{dataset.path}: no episode is held out (every {config.holdout_every}-th of {len(dataset)}). Collect more "
-            "episodes, or hold out more often with a smaller --windows.holdout-every."
+            f"{dataset.path}: no episode is held out (every {config.holdout_every}-th of {len(dataset)} would be). "
+            "Collect more episodes, or use a smaller --windows.holdout-every."
         )
     return episodes
 

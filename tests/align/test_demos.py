@@ -80,7 +80,7 @@ def test_stage_1_sizes_win_over_the_command_line(demos, stage_1: Path):
     assert transfer is not None
     assert stage.model.network.config == replace(SMALL, context=("language",))
     wrong = replace(asked, map_width=48, vision=replace(asked.vision, stem_width=5))
-    with pytest.raises(ConfigError, match=r"has another policy\.map_width, policy\.vision than asked for"):
+    with pytest.raises(ConfigError, match=r"which differ from the given policy\.map_width, policy\.vision\."):
         from_dataset(demos, WINDOWS, policy=wrong, config=AlignConfig(), start=StartFrom(init=stage_1), seed=0)
 
 
@@ -90,11 +90,11 @@ def test_a_missing_or_unfit_stage_1_is_never_silent(demos, stage_1: Path, tmp_pa
             demos, replace(WINDOWS, **windows), policy=SMALL, config=AlignConfig(), start=StartFrom(init=init), seed=0
         )
 
-    with pytest.raises(CheckpointError, match=r"nothing/final holds no policy"):
+    with pytest.raises(CheckpointError, match=r"nothing/final contains no policy"):
         align(tmp_path / "nothing")
     spec = stage_1 / "final" / "spec.json"
     spec.write_text(json.dumps({**json.loads(spec.read_text()), "robot": "circle"}))
-    with pytest.raises(SpecError, match=r"do not fit each other(.|\n)*has 'square'(.|\n)*has 'circle'"):
+    with pytest.raises(SpecError, match=r"do not match:(.|\n)*has 'square'(.|\n)*has 'circle'"):
         align(stage_1)
     weights = stage_1 / "final" / "model.safetensors"
     weights.write_bytes(weights.read_bytes()[:100])
@@ -104,7 +104,7 @@ def test_a_missing_or_unfit_stage_1_is_never_silent(demos, stage_1: Path, tmp_pa
 
 def test_play_is_not_demonstrations(tmp_path: Path):
     play = open_dataset(write_made_dataset(tmp_path / "play", num_episodes=6, tasks=("play",)))
-    with pytest.raises(DataError, match="holds play, without instructions"):
+    with pytest.raises(DataError, match="contains play, which has no instructions"):
         from_dataset(play, WINDOWS, policy=SMALL, config=AlignConfig(), seed=0)
 
 
@@ -151,5 +151,5 @@ def test_demonstrations_under_their_own_crops(tmp_path: Path):
 
 
 def test_a_batch_of_play_has_at_least_one_window():
-    with pytest.raises(ConfigError, match="--play-batch is at least 1; got 0"):
+    with pytest.raises(ConfigError, match="--play-batch must be at least 1; got 0"):
         bounds.check(AlignConfig(play_batch=0))

@@ -112,7 +112,7 @@ def test_what_is_not_asked_for_is_not_there(policy):
     assert CloningWeights(crops=0.1).need_crops
     assert CloningWeights(context=0.1).need_crops
     assert CloningWeights(point=0.1).need_crops
-    with pytest.raises(ConfigError, match="--reach is at least 0; got -1"):
+    with pytest.raises(ConfigError, match="--reach must be at least 0; got -1"):
         bounds.check(CloningWeights(reach=-1.0))
 
 

@@ -201,7 +201,7 @@ def test_each_robots_noise_is_its_own(demos):
 def test_a_users_mistakes(demos, tmp_path: Path):
     with pytest.raises(ConfigError, match="--history needs --prior"):
         resolve_configs(SMALL, WINDOWS, config=AlignConfig(), prior=None, history=3)
-    with pytest.raises(ConfigError, match=r"history lies in 0 \.\. 4 \(the prior's chunk\); got 5"):
+    with pytest.raises(ConfigError, match=r"history must be in 0 \.\. 4 \(the prior's chunk\); got 5"):
         resolve_configs(SMALL, WINDOWS, config=AlignConfig(), prior=prior(), history=5)
     flow = replace(SMALL, head="flow")
     for wrong in ({"weights": CloningWeights(reach=1.0)}, {"weights": CloningWeights(crops=1.0)}):
@@ -209,7 +209,7 @@ def test_a_users_mistakes(demos, tmp_path: Path):
             resolve_configs(flow, WINDOWS, config=AlignConfig(**wrong), prior=None, history=0)
     with pytest.raises(ConfigError, match="A flow head is trained on demonstrated actions alone"):
         resolve_configs(flow, WINDOWS, config=AlignConfig(), prior=None, history=0, play=True)
-    with pytest.raises(CheckpointError, match="holds no motion prior"):
+    with pytest.raises(CheckpointError, match="contains no motion prior"):
         load_prior(tmp_path)
 
 

@@ -179,7 +179,7 @@ def test_frozen_parts_stay_as_they_are():
 
 def test_what_does_not_fit_is_named(tmp_path: Path):
     run = stage_1(tmp_path / "run", "crops")
-    with pytest.raises(CheckpointError, match=r"nothing/final holds no policy"):
+    with pytest.raises(CheckpointError, match=r"nothing/final contains no policy"):
         init_from(spoken(), tmp_path / "nothing")
     with pytest.raises(CheckpointError, match=r"run does not fit this model:\n.*has shape"):
         init_from(spoken(map_width=8), run)

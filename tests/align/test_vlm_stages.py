@@ -125,15 +125,15 @@ def test_the_same_tokens_mean_the_same_motion_in_both_stages(demos, source: str,
     assert own.bpe.to_str() == first.bpe.to_str()
     longer = replace(windows, horizon=3)
     with pytest.raises(
-        ConfigError, match=r"trained on chunks of 2 steps, and its tokens head knows no others; here .* 3"
+        ConfigError, match=r"trained on chunks of 2 steps, and its tokens head cannot change that; got chunks of 3"
     ):
         from_dataset(demos, longer, policy=policy, config=AlignConfig(), start=start, seed=0)
-    with pytest.raises(ConfigError, match=r"was trained with a tokens head: give --policy\.head tokens"):
+    with pytest.raises(ConfigError, match=r"was trained with a tokens head\. Use --policy\.head tokens"):
         from_dataset(demos, windows, policy=sizes(source, "flow"), config=AlignConfig(), start=start, seed=0)
     with pytest.raises(ConfigError, match=r'--align\.load of a VLM policy is "all" or "all_but_head"'):
         from_dataset(demos, windows, policy=policy, config=AlignConfig(load="vision"), start=start, seed=0)
     other = replace(policy, vlm=replace(policy.vlm, pretrained="elsewhere"))
-    with pytest.raises(ConfigError, match=r"it has another policy\.vlm than asked for"):
+    with pytest.raises(ConfigError, match=r"which differ from the given policy\.vlm\."):
         from_dataset(demos, windows, policy=other, config=AlignConfig(), start=start, seed=0)
 
 
@@ -145,9 +145,9 @@ def test_what_a_vlm_cannot_be_asked(demos, source: str, tmp_path: Path):
         own = replace(config, weights=replace(config.weights, **weights))
         return from_dataset(demos, windows, policy=policy, config=own, seed=0)
 
-    with pytest.raises(ConfigError, match=r"--align\.weights\.point asks for key points"):
+    with pytest.raises(ConfigError, match=r"--align\.weights\.point needs key points"):
         build(sizes(source, "regression"), point=1.0)
-    with pytest.raises(ConfigError, match=r"The instruction 'go left' has \d tokens, and the policy reads 1\."):
+    with pytest.raises(ConfigError, match=r"The instruction 'go left' has \d tokens, but the policy reads at most 1\."):
         build(replace(sizes(source, "regression"), num_context=1))
     with pytest.raises(ConfigError, match=r"policy\.num_keypoints has no effect with --policy\.vlm\.pretrained"):
         build(replace(sizes(source, "regression"), num_keypoints=12))
@@ -157,7 +157,7 @@ def test_what_a_vlm_cannot_be_asked(demos, source: str, tmp_path: Path):
         build(replace(SIZES, vlm=VlmConfig(freeze="vision")))
     with pytest.raises(ConfigError, match=r"policy\.tokens\.scale has no effect without --policy\.head tokens"):
         build(replace(sizes(source, "regression"), tokens=TokensConfig(scale=5)))
-    with pytest.raises(CheckpointError, match="holds no FAST tokenizer"):
+    with pytest.raises(CheckpointError, match="contains no FAST tokenizer"):
         build(replace(sizes(source, "tokens"), tokens=TokensConfig(pretrained=str(tmp_path))))
 
 

@@ -179,7 +179,7 @@ def test_same_hash_other_cells_is_refused(two):
     table = pd.read_parquet(two[1] / "episodes.parquet")
     table["seed"] += 1
     table.to_parquet(two[1] / "episodes.parquet")
-    with pytest.raises(DataError, match=r"share the protocol \w+ but not its cells: 8 and 8 episodes"):
+    with pytest.raises(DataError, match=r"have the same protocol \w+ but different cells: 8 and 8 episodes"):
         read_runs(two)
 
 
@@ -198,7 +198,7 @@ def test_results_that_do_not_add_up_are_refused(two):
         (lambda run: (run / "episodes.parquet").write_bytes(b"PAR1"), "episodes.parquet cannot be read"),
         (lambda run: (run / "results.json").write_text("{"), "is not valid JSON"),
         (lambda run: (run / "results.json").write_text('{"protocol": {}}'), "lacks policy, tasks, seconds"),
-        (lambda run: (run / "results.json").unlink(), "holds neither results.json nor metrics.jsonl"),
+        (lambda run: (run / "results.json").unlink(), "contains neither results.json nor metrics.jsonl"),
     ],
 )
 def test_damaged_folders_are_refused(two, damage, text):
@@ -208,7 +208,7 @@ def test_damaged_folders_are_refused(two, damage, text):
 
 
 def test_nothing_and_nowhere_are_refused(tmp_path):
-    with pytest.raises(CheckpointError, match="Nothing to compare"):
+    with pytest.raises(CheckpointError, match="There is nothing to compare"):
         read_runs([])
     with pytest.raises(CheckpointError, match="nowhere does not exist"):
         read_runs([tmp_path / "nowhere"])

@@ -64,9 +64,11 @@ def test_shares_of_a_batch_by_hand(weights: list[float], size: int, wanted: list
 
 
 def test_shares_that_make_no_sense():
-    with pytest.raises(ConfigError, match=r"Weights are above 0, and finite, as is their sum; got \[1, 0\]"):
+    with pytest.raises(
+        ConfigError, match=r"Each weight must be finite and above 0, and so must their sum; got \[1, 0\]"
+    ):
         counts([1, 0], 8)
-    with pytest.raises(ConfigError, match="a dataset has none of them"):
+    with pytest.raises(ConfigError, match="one of the datasets gets no window at all"):
         counts([100, 1], 8)
 
 
@@ -92,5 +94,5 @@ def test_no_image_is_read(play_dataset: Path, monkeypatch: pytest.MonkeyPatch):
 
 
 def test_too_short(play_dataset: Path):
-    with pytest.raises(DataError, match=r"has the 50 steps of a window\. Collect more or longer episodes"):
+    with pytest.raises(DataError, match=r"has 50 steps, the length of a window\. Collect more or longer episodes"):
         load(play_dataset, ActionChunkConfig(horizon=50))

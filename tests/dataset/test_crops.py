@@ -98,9 +98,9 @@ def test_a_crop_at_the_edge_repeats_it() -> None:
 
 
 def test_impossible_sizes() -> None:
-    with pytest.raises(ConfigError, match=r"crops.size_px must be even, not 7\."):
+    with pytest.raises(ConfigError, match=r"crops.size_px must be even; got 7\."):
         CropConfig(size_px=7)
-    with pytest.raises(ConfigError, match=r"crops.min_blob_px must be at least 1, not 0\."):
+    with pytest.raises(ConfigError, match=r"crops.min_blob_px must be at least 1; got 0\."):
         CropConfig(min_blob_px=0)
 
 
@@ -169,12 +169,15 @@ def test_a_damaged_file_is_cut_again(tmp_path: Path) -> None:
 
 def test_without_masks_there_are_no_crops(tmp_path: Path) -> None:
     dataset = write(tmp_path / "play", 1, mask=False)
-    with pytest.raises(DataError, match="has no robot masks, so nobody knows which changes are the robot's own"):
+    with pytest.raises(
+        DataError,
+        match="has no robot masks, so changes of the scene cannot be distinguished from the robot's own motion",
+    ):
         missing_blocks(dataset, CROPS)
     config = WindowConfig(crops=True, batch_size=2)
     with pytest.raises(DataError, match="has no robot masks"):
         next(group_batches(dataset, [0], config, seed=0, epoch=0))
-    with pytest.raises(DataError, match=r"Live play has no robot masks, which windows.crops needs"):
+    with pytest.raises(DataError, match=r"Live play has no robot masks, but windows\.crops needs them"):
         next(episode_batches([played(0, mask=False)], config, spec=SPEC, rng=generator(0, "live")))
 
 

@@ -69,7 +69,7 @@ def test_missing_or_foreign_statistics(made: SimpleNamespace) -> None:
 @pytest.mark.parametrize(
     ("data", "message"),
     [
-        ({"state": {}}, r"^final/norm_stats\.json lacks action: it is none that a job wrote\."),
+        ({"state": {}}, r"^final/norm_stats\.json lacks action: it was not written by a job of tap_ray\."),
         ({"state": {"names": []}, "action": {}}, r"json: state lacks offset, scale: "),
     ],
 )

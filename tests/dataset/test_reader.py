@@ -75,7 +75,7 @@ def test_facts_cross_processes(play_dataset: Path) -> None:
 
 @pytest.mark.parametrize(("name", "message"), [("missing", "does not exist"), ("", "has no folder meta/")])
 def test_no_data_set(tmp_path: Path, name: str, message: str) -> None:
-    with pytest.raises(DataError, match=f"No dataset at .*{message}.*jobs.collect_play"):
+    with pytest.raises(DataError, match=f"There is no dataset at .*{message}.*jobs.collect_play"):
         open_dataset(tmp_path / name)
 
 
@@ -90,13 +90,13 @@ def change_json(path: Path, **values: object) -> None:
 
 def test_other_version(copy: Path) -> None:
     change_json(copy / layout.INFO, codebase_version="v2.1")
-    with pytest.raises(DataError, match=r"version 'v2.1', tap_ray reads 'v3.0'. Convert it"):
+    with pytest.raises(DataError, match=r"version 'v2.1', but tap_ray reads 'v3.0'. Convert it"):
         open_dataset(copy)
 
 
 def test_other_header_version(copy: Path) -> None:
     change_json(copy / layout.HEADER, version=99)
-    with pytest.raises(DataError, match="has version 99, this tap_ray reads 1"):
+    with pytest.raises(DataError, match="has version 99, but this version of tap_ray reads 1"):
         open_dataset(copy)
 
 
@@ -116,7 +116,7 @@ def test_feature_mismatch(copy: Path) -> None:
     info = json.loads((copy / layout.INFO).read_text())
     info["features"]["action"]["shape"] = [6]
     change_json(copy / layout.INFO, features=info["features"])
-    with pytest.raises(DataError, match=r"(?s)info.json do not follow.*action: info.json .*\[6\].*--repair"):
+    with pytest.raises(DataError, match=r"(?s)info.json do not match.*action: info.json .*\[6\].*--repair"):
         open_dataset(copy)
 
 
@@ -130,19 +130,21 @@ def test_cut_off_parquet(copy: Path) -> None:
     file = copy / layout.data_file(1)
     file.write_bytes(file.read_bytes()[:1000])
     dataset = open_dataset(copy)
-    with pytest.raises(DataError, match=r"file-001.parquet \(1000 bytes\) is truncated or not Parquet.*Copy it again"):
+    with pytest.raises(
+        DataError, match=r"file-001.parquet \(1000 bytes\) is truncated, damaged, or not a Parquet file.*Copy it again"
+    ):
         read_episode(dataset, 5)
 
 
 def test_missing_data_file(copy: Path) -> None:
     (copy / layout.data_file(1)).unlink()
-    with pytest.raises(DataError, match=r"file-001.parquet is missing, though the dataset's metadata names it"):
+    with pytest.raises(DataError, match=r"file-001.parquet is missing, but the dataset's metadata refers to it"):
         read_episode(open_dataset(copy), 5)
 
 
 def test_missing_episode_table(copy: Path) -> None:
     (copy / layout.episodes_file(1)).unlink()
-    with pytest.raises(DataError, match=r"file-001.parquet is missing, but file-002.parquet is there"):
+    with pytest.raises(DataError, match=r"file-001.parquet is missing, but file-002.parquet exists"):
         open_dataset(copy)
 
 
@@ -173,7 +175,7 @@ def test_every_moment_of_a_commit_can_be_read(made: SimpleNamespace, tmp_path: P
 
 def test_episode_tables_are_missing_at_the_end(copy: Path) -> None:
     (copy / layout.episodes_file(2)).unlink()
-    with pytest.raises(DataError, match=r"counts 10 episodes, the episode tables hold 8: some are missing.*--rep"):
+    with pytest.raises(DataError, match=r"says 10 episodes, but the episode tables contain 8: some are missing.*--rep"):
         open_dataset(copy)
 
 

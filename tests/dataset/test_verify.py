@@ -111,17 +111,17 @@ def leave_uncommitted(path: Path) -> None:
 
 BREAKS: dict[str, tuple[Callable[[Path], object], str, bool]] = {
     "image": (break_image, "episode 0, frame 3: observation.images.main cannot be decoded", False),
-    "contact": (break_contact, "episode 0: observation.contact holds NaN or infinity", False),
-    "order": (break_order, "episode 0: index breaks the rule", False),
+    "contact": (break_contact, "episode 0: observation.contact contains NaN or infinity", False),
+    "order": (break_order, "episode 0: index violates the rule", False),
     "episodes": (break_episodes, "episode 8: dataset_from_index is 0, expected 77", False),
     "columns": (break_columns, "privileged.object_pose is absent, expected fixed_size_list", False),
     "groups": (break_groups, "episode 0: row group has 38 rows, expected 8", False),
     "truncated": (cut_off, "file-001.parquet", False),
     "page of frames": (lambda p: break_page(p, layout.data_file(1), 3), "file-001.parquet", False),
     "page of episodes": (lambda p: break_page(p, layout.episodes_file(1), 9), "file-001.parquet", False),
-    "page of tasks": (lambda p: break_page(p, layout.TASKS, 1), "meta/tasks.parquet: does not follow", True),
-    "stats": (break_stats, "meta/stats.json: does not follow from the committed episodes", True),
-    "tasks": (break_tasks, "meta/tasks.parquet: does not follow from the committed episodes", True),
+    "page of tasks": (lambda p: break_page(p, layout.TASKS, 1), "meta/tasks.parquet: does not match", True),
+    "stats": (break_stats, "meta/stats.json: does not match the committed episodes", True),
+    "tasks": (break_tasks, "meta/tasks.parquet: does not match the committed episodes", True),
     "temporary": (leave_temporary, "file-003.parquet.tmp: temporary file of an unfinished write", True),
     "uncommitted": (leave_uncommitted, "file-003.parquet: data file that was never committed", True),
     "fps": (lambda p: change_info(p, lambda i: i.pop("fps")), "lacks fps", True),
@@ -215,7 +215,7 @@ def test_an_empty_data_set(made: SimpleNamespace, tmp_path: Path, capsys: pytest
 
 def test_no_data_set_at_all(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["verify", str(tmp_path / "nothing")]) == 2
-    assert "No dataset at" in capsys.readouterr().err
+    assert "There is no dataset at" in capsys.readouterr().err
     with pytest.raises(SystemExit) as stop:
         main(["verfy", str(tmp_path)])
     assert stop.value.code == 2

@@ -160,7 +160,7 @@ def test_split_by_index_and_nested_budgets(dataset: DatasetInfo) -> None:
     fewer, _ = split_episodes(dataset, WindowConfig(holdout_every=5, num_episodes=6))
     assert fewer.tolist() == [0, 1, 2, 3, 5]
     assert split_episodes(dataset, WindowConfig(holdout_every=0))[1].tolist() == []
-    with pytest.raises(DataError, match="has 10 episodes, 11 are asked for"):
+    with pytest.raises(DataError, match="has 10 episodes, but 11 are requested"):
         split_episodes(dataset, WindowConfig(num_episodes=11))
 
 
@@ -262,7 +262,7 @@ def test_grow_by_one() -> None:
 
 
 def test_too_little_data_for_a_batch(dataset: DatasetInfo) -> None:
-    with pytest.raises(ConfigError, match=r"worker 0 of 1 not one batch of 1000 windows. Lower the batch size"):
+    with pytest.raises(ConfigError, match=r"worker 0 of 1 a single batch of 1000 windows. Lower the batch size"):
         next(iterate(dataset, WindowConfig(batch_size=1000), seed=0))
 
 
@@ -294,7 +294,7 @@ def test_a_robot_without_a_tip(made: SimpleNamespace) -> None:
 
 @pytest.mark.parametrize(("field", "value"), [("horizon", 0), ("k_max", -1), ("batch_size", 0), ("num_episodes", -1)])
 def test_impossible_configs(field: str, value: int) -> None:
-    with pytest.raises(ConfigError, match=f"--{field.replace('_', '-')} is at least"):
+    with pytest.raises(ConfigError, match=f"--{field.replace('_', '-')} must be at least"):
         bounds.check(WindowConfig(**{field: value}))
     with pytest.raises(ConfigError, match="holds out every episode"):
         WindowConfig(holdout_every=1)

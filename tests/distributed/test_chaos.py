@@ -253,10 +253,10 @@ test_chaos.starved(sys.argv[1], {str(tmp_path)!r})
         env = os.environ | {"RAY_memory_usage_threshold": "0.01", "RAY_memory_monitor_refresh_ms": "100"}
         asked = subprocess.run([sys.executable, "-c", code, what], env=env, capture_output=True, text=True, timeout=500)
         assert (
-            "Out of memory: Ray's memory monitor has ended 6 processes in a row, and nothing got done in between. Use "
-            "fewer --fleets"
+            "Out of memory: Ray's memory monitor has ended 6 processes in a row, and no work was completed in between. "
+            "Use fewer --fleets"
         ) in asked.stdout, asked.stdout + asked.stderr
-        assert "What is done is kept; the same command continues." in asked.stdout
+        assert "All completed work is kept, and the same command resumes from there." in asked.stdout
 
 
 def starved(what: str, folder: str) -> None:
@@ -304,7 +304,7 @@ def test_a_job_says_what_it_waits_for(cluster: Nodes, capsys: pytest.CaptureFixt
         report_waiting()
         return capsys.readouterr().out
 
-    wait_for(lambda: said() == "waiting for 2 CPU on role=work, 2 there, 0 of them free\n")
+    wait_for(lambda: said() == "waiting for 2 CPU on role=work (2 in the cluster, 0 free)\n")
     remove_placement_group(group)
     with meanwhile(free):
         outcomes = list(play_out(Quick, [[0]], Pool(fleets=1, labels=LABELS)))

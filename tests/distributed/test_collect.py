@@ -300,7 +300,7 @@ def test_a_users_mistake_is_said_before_ray_starts_and_before_a_folder_is_made(t
             ["--explorers.motion.bounds-low-m", "5", "5", "5", "--explorers.motion.bounds-high-m", "6", "6", "6"],
             "Only 0 of 3000 reachable poses of 'widowx' lie between bounds_low_m (5.0, 5.0, 5.0)",
         ),
-        (["--episodes", "0"], "--episodes is at least 1; got 0."),
+        (["--episodes", "0"], "--episodes must be at least 1; got 0."),
     ):
         command = [sys.executable, "-m", "jobs.collect_play", "--out", str(tmp_path / "play"), *flags]
         asked = subprocess.run(command, capture_output=True, text=True, timeout=400)
@@ -330,11 +330,11 @@ def test_an_inner_connect_changes_nothing():
 
 
 def test_pool_and_address_errors():
-    with pytest.raises(ConfigError, match="fleets is at least 0 and robots at least 1; got 1 and 0"):
+    with pytest.raises(ConfigError, match="fleets must be at least 0 and robots at least 1; got 1 and 0"):
         Pool(fleets=1, robots=0)
     code = "from tap_ray.distributed.connect import connect\nwith connect('127.0.0.1:1'): pass"
     asked = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=400)
-    assert "ConfigError: No Ray cluster answers at '127.0.0.1:1'" in asked.stderr
+    assert "ConfigError: No Ray cluster responds at '127.0.0.1:1'" in asked.stderr
 
 
 def test_a_local_rays_token_is_its_owners_alone(tmp_path):

@@ -50,7 +50,7 @@ def test_no_token_is_made_where_the_environment_has_one_or_wants_none(
 
 def test_a_home_that_cannot_be_written(home: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setenv("HOME", "/proc/nohome")
-    message = r"^Ray cannot keep its token in /proc/nohome/\.ray/auth_token: .*\. Set HOME to .* or RAY_AUTH_TOKEN to"
+    message = r"^Ray cannot store its token in /proc/nohome/\.ray/auth_token: .*\. Set HOME to .* or RAY_AUTH_TOKEN to"
     with pytest.raises(ConfigError, match=message), connect.connect():
         pass
 
@@ -72,7 +72,7 @@ def test_a_temporary_folder_that_is_too_long_for_sockets(home: Path, monkeypatch
 
 
 def test_an_address_of_ray_client_is_refused(home: Path):
-    message = r'^ray://head:10001 is an address of Ray Client, through which jobs cannot run\. .* "HOST:6379"'
+    message = r'^ray://head:10001 is an address of Ray Client, which jobs cannot use\. .* "HOST:6379"'
     with pytest.raises(ConfigError, match=message), connect.connect("ray://head:10001"):
         pass
 

@@ -128,9 +128,7 @@ def deadly_policy(scene, num):
 
 
 def test_fleets_that_die_at_once_end_the_evaluation(tmp_path):
-    with pytest.raises(
-        TapRayError, match=r"^4 fleets in a row died before they were ready \(out of memory\?\): The actor"
-    ):
+    with pytest.raises(TapRayError, match=r"^4 fleets in a row died while they started \(out of memory\?\): The actor"):
         run(tmp_path, make_policy=deadly_policy)
 
 
@@ -139,10 +137,10 @@ def test_fleets_that_die_at_once_end_the_evaluation(tmp_path):
     [
         (
             1.0,
-            "^--gpus-per-fleet 1: 1 process of so many GPUs cannot be placed: the Ray cluster has 0 GPUs, 0 at most on "
-            "one machine, and no autoscaler. Ask for fewer",
+            "^--gpus-per-fleet 1: 1 process with that many GPUs cannot be placed: the Ray cluster has 0 GPUs, at most "
+            "0 on one machine, and no autoscaler. Request fewer",
         ),
-        (1.5, "a share of one GPU, or a whole number of them; got 1.5"),
+        (1.5, "a fraction of one GPU, or a whole number of GPUs; got 1.5"),
         (-1.0, "got -1"),
     ],
 )
@@ -153,5 +151,5 @@ def test_gpus_that_no_machine_has(tmp_path, gpus, message):
 
 @pytest.mark.parametrize("config", [FleetConfig(fleets=-1), FleetConfig(robots=0)])
 def test_fleets_that_make_no_sense(tmp_path, config):
-    with pytest.raises(ConfigError, match="--fleets is at least 0 and --robots-per-fleet at least 1; got "):
+    with pytest.raises(ConfigError, match="--fleets must be at least 0 and --robots-per-fleet at least 1; got "):
         run(tmp_path, config=config)

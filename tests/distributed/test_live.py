@@ -61,7 +61,7 @@ def test_a_crashed_robot_is_stood_in_for():
     """Attempt 1 of 0 .. 3 crashes: the second of the whole ones (2) is used twice, and there are still four."""
     player = toy_player.ToyPlayer(STEPS, (1,))
     assert [episode.index for episode in live.played(player, range(4), 2)] == [0, 2, 2, 3]
-    with pytest.raises(DataError, match="Every robot crashed in attempts 1 to 1: crashed"):
+    with pytest.raises(DataError, match="All robots crashed in the attempts 1 to 1: crashed"):
         live.played(player, [1], 2)
 
 
@@ -102,6 +102,6 @@ def test_fresh_play_in_the_order_of_its_groups(monkeypatch: pytest.MonkeyPatch):
 
 def test_a_group_without_a_batch():
     with pytest.raises(
-        ConfigError, match=r"3 episodes of 9 steps have not one batch of 64 windows\. Lower --batch-size"
+        ConfigError, match=r"3 episodes of 9 steps do not give a single batch of 64 windows\. Lower --batch-size"
     ):
         next(live.batches(play(), replace(CONFIG, batch_size=64), seed=0))

@@ -359,9 +359,11 @@ def test_play_and_training_on_one_node_never_wait_for_each_other(cluster: Nodes,
 
 
 def test_labels_that_no_node_has(cluster: Nodes):
-    with pytest.raises(ConfigError, match=r"No node .* role=paly, and it has no autoscaler.*role=play, role=train"):
+    with pytest.raises(
+        ConfigError, match=r"No node .* role=paly, and the cluster has no autoscaler.*role=play, role=train"
+    ):
         placement.selector(("role=paly",))
-    with pytest.raises(ConfigError, match=r"--node-labels takes KEY=VALUE, e.g. role=play; got 'play'\."):
+    with pytest.raises(ConfigError, match=r"--node-labels must be KEY=VALUE, e.g. role=play; got 'play'\."):
         placement.selector(("play",))
     assert placement.selector(()) == {}
     assert placement.share(2, {"role": "train"}) == 0.5

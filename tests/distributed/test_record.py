@@ -45,7 +45,9 @@ def test_what_a_kill_after_the_last_commit_left_undone_is_made_up_for(tmp_path, 
     capsys.readouterr()
 
     assert collect_play.main(job(out)) == out
-    assert "had its episodes already; what was missing of its report and manifest is written" in capsys.readouterr().out
+    assert (
+        "already had its episodes; the missing parts of its report and manifest were written" in capsys.readouterr().out
+    )
     manifest = json.loads((out / "manifest.json").read_text())
     assert (manifest["status"], manifest["kept"], manifest["report"]) == ("done", {"play": 2}, "report/report.md")
     assert "frames_per_s" not in manifest  # nothing was measured
@@ -65,5 +67,5 @@ def test_no_episodes_are_refused(episodes):
     from jobs import collect_demos
     from tap_ray.play.settings import DemosJobConfig
 
-    with pytest.raises(ConfigError, match=f"collect_demos collects at least 1 episode; got --episodes {episodes}"):
+    with pytest.raises(ConfigError, match=f"collect_demos must collect at least 1 episode; got --episodes {episodes}"):
         collect_demos.main(DemosJobConfig(episodes=episodes))

@@ -126,7 +126,8 @@ def test_a_server_from_its_start_to_ctrl_c(server: Server):
 def what_it_says_can_be_tried_and_wants_the_token(server: Server):
     assert server.said[0] == "starting 1 x tap ...\n"
     assert server.said[1] == (
-        "token and images cross the network as plain text: docs/serving.md (--tls-cert, --tls-key)\n"
+        "warning: the token and the images cross the network unencrypted. "
+        "Use --tls-cert and --tls-key (docs/serving.md).\n"
     )
     assert server.said[2] == f"ready: widowx, 32 px, ws://0.0.0.0:{server.port}/ws; try\n"
     file = server.run.parent / "token"
@@ -208,5 +209,7 @@ def test_a_robot_is_answered_by_an_image_text_model(head: str, tmp_path: Path):
         robot = RemotePolicy(f"ws://127.0.0.1:{server.port}/ws", SPEC.to_json(), server.token)
         robot.reset(0)
         rgb, state, action = np.zeros((32, 32, 3), np.uint8), np.zeros(len(SPEC.state), np.float32), np.zeros(7)
-        with pytest.raises(RuntimeError, match=r'"instruction": The instruction .* tokens, and the policy reads 32\.'):
+        with pytest.raises(
+            RuntimeError, match=r'"instruction": The instruction .* tokens, but the policy reads at most 32\.'
+        ):
             robot.act(rgb, state, action.astype(np.float32), "go " * 60)

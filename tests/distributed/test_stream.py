@@ -84,7 +84,7 @@ def test_the_sequence_of_a_mixture(toy_dataset: Path, tmp_path: Path):
 
 def test_too_little_data(toy_dataset: Path):
     with pytest.raises(
-        ConfigError, match=r"18 training episodes .* not one batch of 500 windows\. Lower the batch size"
+        ConfigError, match=r"18 training episodes .* a single batch of 500 windows\. Lower the batch size"
     ):
         next(stream.batches(toy_dataset, replace(CONFIG, batch_size=500, holdout_every=4, num_episodes=24), seed=3))
 

@@ -210,7 +210,7 @@ def test_no_more_trials_at_once_than_fit_together(workers, resources, most: int)
     assert max_concurrent_trials([small(**workers)], resources) == most
     assert max_concurrent_trials([small(**workers)], resources, asked=1) == 1
     with pytest.raises(
-        ConfigError, match=rf"--max-concurrent-trials {most + 1}: .* hold {most}; more would wait for each"
+        ConfigError, match=rf"--max-concurrent-trials {most + 1}: .* have room for {most}; more would wait for each"
     ):
         max_concurrent_trials([small(**workers)], resources, asked=most + 1)
 
@@ -218,7 +218,7 @@ def test_no_more_trials_at_once_than_fit_together(workers, resources, most: int)
 def test_a_trial_that_does_not_fit():
     trial = small()
     trial.evaluate.gpus_per_fleet = 1.0
-    with pytest.raises(ConfigError, match=r"Not one trial fits into the cluster's 2 CPUs and 0 GPUs"):
+    with pytest.raises(ConfigError, match=r"Not even one trial fits into the cluster's 2 CPUs and 0 GPUs"):
         max_concurrent_trials([trial], {"CPU": 2})
 
 

@@ -40,8 +40,8 @@ def test_what_is_not_there_is_collected_as_far_as_it_is_asked_for(plan_of, tmp_p
     )
     assert play.config == PlayJobConfig(explorer="contact", robot_mask=True, episodes=400, out=tmp_path / "play")
     assert demos.config == DemosJobConfig(robot_mask=True, episodes=10, out=tmp_path / "demos")
-    assert str(play) == f"{tmp_path}/play: 400 episodes of play (contact); 0 episodes are there"
-    assert str(demos) == f"{tmp_path}/demos: 10 demonstrations of each task; 0 episodes are there"
+    assert str(play) == f"{tmp_path}/play: 400 episodes of play (contact); 0 episodes already exist"
+    assert str(demos) == f"{tmp_path}/demos: 10 demonstrations of each task; 0 episodes already exist"
 
 
 def test_a_data_set_with_enough_episodes_stays_as_it_is(plan_of, tmp_path: Path, toy_dataset: Path):
@@ -74,7 +74,9 @@ def test_play_of_an_arm_and_play_beside_demonstrations(plan_of, tmp_path: Path, 
 
 
 def test_without_an_entry_the_command_is_named(plan_of, tmp_path: Path, toy_dataset: Path):
-    with pytest.raises(DataError, match=r"No dataset at .*play: .* Collect one with `python -m jobs.collect_play"):
+    with pytest.raises(
+        DataError, match=r"There is no dataset at .*play: .* Collect one with `python -m jobs.collect_play"
+    ):
         plan_of(demos=toy_dataset, budget=20)
     with pytest.raises(ConfigError, match=r"budget 25 is larger than the dataset: .* Collect more \(the same command"):
         plan_of(data=toy_dataset, demos=toy_dataset, budget=25)
@@ -84,7 +86,7 @@ def test_without_an_entry_the_command_is_named(plan_of, tmp_path: Path, toy_data
     ("entry", "message"),
     [
         ({"explore": "contact"}, r"collect: .*play: unknown key 'explore'\. Did you mean 'explorer'\?"),
-        ({"out": "x"}, r"collect: .*play: out is filled in by the sweep\. Remove it"),
+        ({"out": "x"}, r"collect: .*play: out is set by the sweep\. Remove it"),
     ],
 )
 def test_mistakes_in_an_entry(plan_of, tmp_path: Path, entry: dict, message: str):

@@ -236,20 +236,20 @@ def test_failures_with_a_checkpoint_in_between_do_not_add_up(tmp_path: Path, toy
 def test_two_at_once_in_one_folder(tmp_path: Path, toy_dataset: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(session, "LOCK_WAIT_S", 0.2)
     task = toy_task(tmp_path / "run", toy_dataset, ray=True)
-    with session.lock(task.run), pytest.raises(CheckpointError, match=r"Another process trains in .*--out"):
+    with session.lock(task.run), pytest.raises(CheckpointError, match=r"Another process is training in .*--out"):
         train(task, WorkersConfig(), progress=False)
 
 
 def test_gpus_that_never_come(tmp_path: Path, toy_dataset: Path):
     task = toy_task(tmp_path / "run", toy_dataset, ray=True)
-    message = r"--gpu on --gpus 1: 2 processes of so many GPUs cannot be placed: the Ray cluster has 0 GPUs"
+    message = r"--gpu on --gpus 1: 2 processes with that many GPUs cannot be placed: the Ray cluster has 0 GPUs"
     with pytest.raises(ConfigError, match=message):
         train(task, WorkersConfig(num_workers=2, gpu="on"), progress=False)
 
 
 def test_settings_that_cannot_work(tmp_path: Path, toy_dataset: Path):
     task = toy_task(tmp_path / "run", toy_dataset, ray=True)
-    with pytest.raises(ConfigError, match="at least 1 worker, got --num-workers 0"):
+    with pytest.raises(ConfigError, match="at least 1 worker; got --num-workers 0"):
         train(task, WorkersConfig(num_workers=0), progress=False)
-    with pytest.raises(ConfigError, match="checkpoint_every = 5 is not a multiple of log_every = 3"):
+    with pytest.raises(ConfigError, match="checkpoint_every must be a multiple of log_every = 3; got 5"):
         dataclasses.replace(task.config, log_every=3)

@@ -270,7 +270,9 @@ class OtherMeta(Remembers):
 
 
 def test_an_episode_that_does_not_fit_is_said_and_the_files_before_are_kept(local: None, tmp_path: Path):
-    with pytest.raises(DataError, match=r"Episode \d+ has meta \['seed'\], the first one has \['contact_rate', 'emb"):
+    with pytest.raises(
+        DataError, match=r"Episode \d+ has meta \['seed'\], but the first one has \['contact_rate', 'emb"
+    ):
         gather(tmp_path, Pool(fleets=2, writers=2), make=partial(OtherMeta, tmp_path, 10**9))
     with DatasetWriter(tmp_path, toy_player.robots().synthetic_header()) as writer:
         assert writer.committed == 4
@@ -327,8 +329,8 @@ def test_what_is_played_again_and_differs_is_no_data(local: None, tmp_path: Path
         assert sink.oldest == 7
         assert sink.wants_again(7)  # it has no source
         sink.restore(replace(told, num_bytes=5))
-        message = "Attempt 7 was lost with its machine before it was written, and gave something else when it was "
-        with pytest.raises(TapRayError, match=message + "played again: 60 steps at first, now 59"):
+        message = "Attempt 7 was lost with its machine before it was written, and had another result when it was "
+        with pytest.raises(TapRayError, match=message + "repeated: 60 steps at first, now 59"):
             sink.restore(replace(told, steps=59))
 
 

@@ -111,8 +111,8 @@ def test_two_episodes_of_one_seed_differ_and_repeat() -> None:
 @pytest.mark.parametrize(
     ("wrong", "text"),
     [
-        ({"robt": "widowx"}, "tap_ray/PutCarrotOnPlate-v0 takes no 'robt'. Did you mean 'robot'?"),
-        ({"reward": "shaped"}, "reward is 'sparse' or 'dense'; got 'shaped'."),
+        ({"robt": "widowx"}, "tap_ray/PutCarrotOnPlate-v0 has no argument 'robt'. Did you mean 'robot'?"),
+        ({"reward": "shaped"}, "reward must be 'sparse' or 'dense'; got 'shaped'."),
         ({"robot": "widowy"}, "Unknown robot 'widowy'. Did you mean 'widowx'?"),
     ],
 )
@@ -123,5 +123,5 @@ def test_what_it_does_not_take(wrong: dict[str, str], text: str) -> None:
 
 
 def test_play_has_no_dense_reward() -> None:
-    with pytest.raises(ConfigError, match="Play has no goal, so no dense reward"):
+    with pytest.raises(ConfigError, match="Play has no goal and therefore no dense reward"):
         gym.make("tap_ray/Play-v0", reward="dense")

@@ -19,8 +19,8 @@ UNKNOWN = [
     (EnvConfig(sim="pybulet"), "Unknown simulator 'pybulet'. Did you mean 'pybullet'?"),
     (EnvConfig(sim="maniskil"), "Did you mean 'maniskill'?"),
     (EnvConfig(scenario="viewpoints"), "Unknown scenario 'viewpoints'. Did you mean 'viewpoint'?"),
-    (EnvConfig(image_size=0), "image_size is at least 1, got 0"),
-    (EnvConfig(max_steps=0), "max_steps is at least 1, got 0"),
+    (EnvConfig(image_size=0), "image_size must be at least 1; got 0"),
+    (EnvConfig(max_steps=0), "max_steps must be at least 1; got 0"),
 ]
 
 
@@ -34,7 +34,7 @@ def test_what_is_not_there_is_named_with_its_nearest(config: EnvConfig, text: st
 
 
 def test_a_fleet_has_robots() -> None:
-    with pytest.raises(ConfigError, match="at least 1 robot, got 0"):
+    with pytest.raises(ConfigError, match="at least 1 robot; got 0"):
         envs.make_vector(EnvConfig(), 0)
 
 

@@ -59,7 +59,10 @@ def test_what_is_pushed_has_free_way_whoever_is_asked() -> None:
     [
         (EnvConfig(task="put_carrot_on_plate", partner="put_spoon"), "Unknown task 'put_spoon' as partner"),
         (EnvConfig(task="play", partner="put_carrot_on_plate"), "got task 'play' and partner 'put_carrot_on_plate'"),
-        (EnvConfig(task="put_carrot_on_plate", partner="put_carrot_on_plate"), "Name two different tasks"),
+        (
+            EnvConfig(task="put_carrot_on_plate", partner="put_carrot_on_plate"),
+            "needs the objects of two different tasks",
+        ),
         (
             EnvConfig(task="put_carrot_on_plate", partner="push_pumpkin_left", scenario="distractors"),
             "Mixed scenes have no room for the scenario 'distractors'",

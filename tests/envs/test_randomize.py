@@ -236,12 +236,15 @@ def test_every_robot_plays_it(robot: str) -> None:
 
 
 WRONG = [
-    (lambda: RandomizeConfig(cloth_probability=1.5), r"cloth_probability lies in 0 \.\. 1; got 1\.5"),
-    (lambda: RandomizeConfig(camera_move_m=-0.1), r"camera_move_m lies in 0 \.\. 0\.16; got -0\.1"),
-    (lambda: RandomizeConfig(joint_rad=float("nan")), r"joint_rad lies in 0 \.\. 0\.3; got nan"),
+    (lambda: RandomizeConfig(cloth_probability=1.5), r"cloth_probability must be in 0 \.\. 1; got 1\.5"),
+    (lambda: RandomizeConfig(camera_move_m=-0.1), r"camera_move_m must be in 0 \.\. 0\.16; got -0\.1"),
+    (lambda: RandomizeConfig(joint_rad=float("nan")), r"joint_rad must be in 0 \.\. 0\.3; got nan"),
     (lambda: RandomizeConfig(cloth_period_m=(0.2, 0.1)), r"within 0\.02 \.\. 0\.5 m; got 0\.2 and 0\.1"),
-    (lambda: envs.make(replace(PLAY, task="put_carrot_on_plate")), r"Only play is randomized, .* got task 'put_carrot"),
-    (lambda: envs.make(replace(PLAY, scenario="background")), "scenario 'background'. Leave `randomize` out there"),
+    (
+        lambda: envs.make(replace(PLAY, task="put_carrot_on_plate")),
+        r"`randomize` is only for play .* got task 'put_carrot",
+    ),
+    (lambda: envs.make(replace(PLAY, scenario="background")), "scenario 'background'. Omit `randomize`"),
 ]
 
 

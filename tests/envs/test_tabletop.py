@@ -103,9 +103,12 @@ def test_out_of_range_is_clipped_and_counted(env) -> None:
 @pytest.mark.parametrize(
     ("action", "text"),
     [
-        (np.zeros(6), "An action of widowx is 7 finite numbers: dx (m), .*, gripper (1). This one has shape (6,)"),
-        (np.zeros((1, 7)), "This one has shape (1, 7): pass one action a robot and step"),
-        (np.full(7, np.nan), "This one is [nan, .*: look for NaN in the policy's output"),
+        (
+            np.zeros(6),
+            "An action of widowx must be 7 finite numbers: dx (m), .*, gripper (1); got an action of shape (6,)",
+        ),
+        (np.zeros((1, 7)), "got an action of shape (1, 7). Pass one action for each robot and step"),
+        (np.full(7, np.nan), "got [nan, .*. Check the policy's output for NaN"),
     ],
 )
 def test_bad_actions_are_explained(env, action: np.ndarray, text: str) -> None:
@@ -115,9 +118,9 @@ def test_bad_actions_are_explained(env, action: np.ndarray, text: str) -> None:
 
 def test_reset_comes_first() -> None:
     env = envs.make(EnvConfig())
-    with pytest.raises(SpecError, match=r"step\(\) came before reset"):
+    with pytest.raises(SpecError, match=r"step\(\) was called before reset"):
         env.step(act())
-    with pytest.raises(SpecError, match=r"render\(\) came before reset"):
+    with pytest.raises(SpecError, match=r"render\(\) was called before reset"):
         env.render()
     env.close()
 

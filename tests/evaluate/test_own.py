@@ -50,9 +50,9 @@ def test_a_class_with_and_without_arguments(module: str) -> None:
 
 def test_what_is_no_policy_is_said(module: str, tmp_path: Path) -> None:
     for name, says in {
-        f"{module}_:Still": rf"No module named '{module}_'\. Modules are looked for in {tmp_path} and on PYTHONPATH",
-        f"{module}:Stil": "has no attribute 'Stil'. Name a class or function of the module",
-        f"{module}:Mute": r"a policy has reset\(obs, info, seeds\) and act\(obs, info\); Mute lacks act",
+        f"{module}_:Still": rf"No module named '{module}_'\. Modules are searched in {tmp_path} and on PYTHONPATH",
+        f"{module}:Stil": "has no attribute 'Stil'. Give a class or function of the module",
+        f"{module}:Mute": r"a policy needs reset\(obs, info, seeds\) and act\(obs, info\); Mute lacks act",
         f"{module}:Strange": "Strange is called without arguments, or with the scene",
     }.items():
         with pytest.raises(ConfigError, match=says):

@@ -104,10 +104,10 @@ def test_simplers_protocol():
     ("change", "message"),
     [
         ({"tasks": ("carot",)}, "Unknown task 'carot'. Did you mean 'carrot'? Known: carrot, spoon, stack."),
-        ({"scenarios": ()}, "Name at least one scenario, and each once; got []."),
+        ({"scenarios": ()}, "Name at least one scenario, and each only once; got []."),
         ({"suite": "table"}, "Unknown suite 'table'. Did you mean 'tabletop'?"),
-        ({"tasks": ()}, "Name at least one task, and each once; got []."),
-        ({"tasks": ("spoon", "spoon")}, "Name at least one task, and each once; got ['spoon', 'spoon']."),
+        ({"tasks": ()}, "Name at least one task, and each only once; got []."),
+        ({"tasks": ("spoon", "spoon")}, "Name at least one task, and each only once; got ['spoon', 'spoon']."),
         ({"episodes": 0}, "episodes must be at least 1; got 0."),
         ({"max_steps": -1}, "max_steps must be at least 1; got -1."),
     ],

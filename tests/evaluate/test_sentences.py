@@ -58,7 +58,7 @@ def test_no_other_suite_has_another_hash():
 @pytest.mark.parametrize(
     ("protocol", "want"),
     [
-        (replace(MIXED, tasks=(CARROT,)), "name all tasks, or one of the pairs put_spoon_on_cloth"),
+        (replace(MIXED, tasks=(CARROT,)), "Name all tasks, or one of the pairs put_spoon_on_cloth"),
         (replace(MIXED, tasks=("put_spoon_on_cloth", CARROT, PUSH)), "under the sentences of both its tasks"),
         (replace(MIXED, episodes=5), "--episodes must be a multiple of 2; got 5"),
     ],
@@ -192,5 +192,5 @@ def test_demonstrations_of_both_tasks_of_each_pair():
     plan = demo_plan_of(DemosJobConfig(tasks=(CARROT,)), envs.TASKS, (("spoon", CARROT), (CARROT, PUSH)))
     assert [(scene.task, scene.partner) for scene in plan.scenes] == [(CARROT, "spoon"), (CARROT, PUSH)]
     assert plan.to_json()["partners"] == ["spoon", PUSH]
-    with pytest.raises(ConfigError, match=r"Each of the 1 tasks has a partner, or none has; got \['a', 'b'\]"):
+    with pytest.raises(ConfigError, match=r"Either each of the 1 tasks has a partner, or none has; got \['a', 'b'\]"):
         DemoPlan(tasks=(CARROT,), partners=("a", "b"))

@@ -34,7 +34,7 @@ def test_a_policy_that_fits(run):
 
 
 def test_images_of_another_size(run):
-    with pytest.raises(ConfigError, match="was trained on images of 32 px, these are of 96: --image-size 32"):
+    with pytest.raises(ConfigError, match=r"was trained on images of 32 px; got 96 px\. Use --image-size 32"):
         trained.require_fit(run, spec=SPEC, image_size=96)
 
 
@@ -56,7 +56,7 @@ def test_other_conventions(run, tmp_path):
 
 def test_no_policy(run, tmp_path):
     with pytest.raises(
-        ConfigError, match=r"--policy 'exprt' is neither a run folder nor built in. Did you mean 'expert'"
+        ConfigError, match=r"--policy 'exprt' is neither a run folder nor a built-in policy. Did you mean 'expert'"
     ):
         trained.require_fit("exprt", spec=SPEC, image_size=32)
     with pytest.raises(CheckpointError, match="is neither a run folder nor a dataset of this project"):

@@ -124,7 +124,7 @@ def test_stopped_and_run_again_is_the_same(exported, data, tmp_path, capsys):
     assert kept.stat().st_mtime_ns == before
     capsys.readouterr()
     export_dataset.main(command)
-    assert f"{again} was exported already." in capsys.readouterr().out
+    assert f"{again} has already been exported." in capsys.readouterr().out
 
 
 def test_a_foreign_folder_and_another_export_are_refused(data, tmp_path):
@@ -143,9 +143,9 @@ def test_a_foreign_folder_and_another_export_are_refused(data, tmp_path):
 
 
 def test_v3_with_images_is_what_we_have(data, tmp_path):
-    with pytest.raises(ConfigError, match=r"is a LeRobot v3\.0 dataset with images already"):
+    with pytest.raises(ConfigError, match=r"already is a LeRobot v3\.0 dataset with images"):
         export_dataset.main(config(data, tmp_path / "e", video=False))
-    with pytest.raises(DataError, match="No dataset at"):
+    with pytest.raises(DataError, match="There is no dataset at"):
         export_dataset.main(config(tmp_path / "none", tmp_path / "e"))
     assert not (tmp_path / "e").exists()
 

@@ -31,16 +31,16 @@ def test_nothing_is_found_in_what_is_right() -> None:
     ("change", "says"),
     [
         (lambda v: v["action"][1].update(open=0, closed=100), "the gripper does the opposite of the action"),
-        (lambda v: v["action"][0].update(unit="rad"), "the numbers reach 88.19: looks like degrees (unit: deg)"),
-        (lambda v: v["state"][0].update(unit="rad"), "looks like degrees (unit: deg)"),
-        (lambda v: v["action"][0].update(kind="delta"), "this looks like absolute poses (kind: absolute)"),
+        (lambda v: v["action"][0].update(unit="rad"), "the numbers reach 88.19. They seem to be degrees (unit: deg)"),
+        (lambda v: v["state"][0].update(unit="rad"), "They seem to be degrees (unit: deg)"),
+        (lambda v: v["action"][0].update(kind="delta"), "They seem to be absolute poses (kind: absolute)"),
         (
             lambda v: v.update(fps=10),
-            "10 frames a second are said, the time stamps lie 0.03333 s apart",
+            "the mapping says 10 frames per second, but the time stamps are 0.03333 s apart",
         ),
         (lambda v: v["action"][0].update(scale=0.02), "the scale (0.02) of one of the two is wrong"),
-        (lambda v: v["action"][0].update(scale=-1), "the sign is turned around"),
-        (lambda v: v["action"][1].update(open=1), "the numbers lie in 5 .. 95. Correct 'closed' and 'open'"),
+        (lambda v: v["action"][0].update(scale=-1), "The sign is wrong"),
+        (lambda v: v["action"][1].update(open=1), "the numbers are in 5 .. 95. Correct 'closed' and 'open'"),
     ],
 )
 def test_what_is_wrong_is_said(change: Callable[[dict[str, Any]], object], says: str) -> None:
@@ -53,5 +53,5 @@ def test_without_an_opening_a_gripper_that_begins_closed_is_suspected() -> None:
         values["action"][1].update(open=0, closed=100)
 
     [said] = found(inverted)
-    assert "100% of the episodes begin with a closed gripper: this looks inverted" in said
+    assert "100% of the episodes begin with a closed gripper, so it may be inverted" in said
     assert found(lambda values: values["state"].pop()) == []

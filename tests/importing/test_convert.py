@@ -104,17 +104,19 @@ def test_what_a_mapping_cannot_mean(tmp_path: Path) -> None:
     assert "no camera 'x.front'; it has observation.images.front." in refused("observation.images", "x")
     assert "no column 'obs.state'. Did you mean 'observation.state'?" in refused("observation.state", "obs.state")
     assert "has 6 numbers" in refused("at: [5]", "at: [6]")
-    assert "want 5 positions in 'at'; got [0, 1, 2, 3]" in refused("[0, 1, 2, 3, 4]", "[0, 1, 2, 3]")
-    assert "open and closed are the same number, 100" in refused("closed: 0", "closed: 100")
-    assert "control_hz lies in 0 .. 30" in refused("control_hz: 5", "control_hz: 50")
-    assert "names each slot once" in refused("[q1, q2", "[q1, q1")
+    assert "need 5 positions in 'at'; got [0, 1, 2, 3]" in refused("[0, 1, 2, 3, 4]", "[0, 1, 2, 3]")
+    assert "'open' and 'closed' must differ; both are 100" in refused("closed: 0", "closed: 100")
+    assert "control_hz must be in 0 .. 30" in refused("control_hz: 5", "control_hz: 50")
+    assert "must name each slot once" in refused("[q1, q2", "[q1, q1")
 
 
 def test_an_episode_that_is_too_short_or_not_finite_is_named() -> None:
     source = LeRobotSource(DATA / "v30_video")
     asked = read_mapping(SO100)
     slow = Mapping(**{**vars(asked), "control_hz": 0.5})
-    with pytest.raises(DataError, match=r"Episode 0 .* 42 frames, less than one control step at 0\.5 Hz.*--omit 0"):
+    with pytest.raises(
+        DataError, match=r"Episode 0 .* 42 frames, which is less than one control step at 0\.5 Hz.*--omit 0"
+    ):
         motion(slow, source, 0)
 
 

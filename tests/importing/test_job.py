@@ -39,7 +39,7 @@ def test_a_source_becomes_a_dataset(tmp_path: Path, mlflow_uri: str, capsys) -> 
 def test_a_dry_run_shows_and_makes_nothing(tmp_path: Path, capsys) -> None:
     import_dataset.main(config(tmp_path / "play", dry_run=True))
     said = capsys.readouterr().out
-    assert "3 episodes; of 3 of them 27 control steps at 5 Hz, from 30 frames a second" in said
+    assert "3 episodes; of 3 of them 27 control steps at 5 Hz, from 30 frames per second" in said
     assert "'pick up the cube'; 'open the drawer'" in said
     assert [path.name for path in tmp_path.iterdir()] == ["play.dry_run.png"]
 
@@ -48,20 +48,20 @@ def test_what_looks_wrong_ends_it_unless_it_is_accepted(tmp_path: Path, capsys) 
     wrong = tmp_path / "wrong.yaml"
     wrong.write_text(SO100.read_text().replace("unit: deg", "unit: rad"))
     asked = ImportConfig(source=DATA / "v30_video", mapping=wrong, out=tmp_path / "play", dry_run=True)
-    with pytest.raises(DataError, match=r"does not look right:\n  - q1, .*looks like degrees[\s\S]*add --accept"):
+    with pytest.raises(DataError, match=r"seems to be wrong:\n  - q1, .*They seem to be degrees[\s\S]*add --accept"):
         import_dataset.main(asked)
     import_dataset.main(ImportConfig(**{**vars(asked), "accept": True}))
-    assert "Accepted although it does not look right" in capsys.readouterr().out
+    assert "Imported despite these findings" in capsys.readouterr().out
 
 
 def test_episodes_that_are_not_there(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"--omit 3: the source has the episodes 0 \.\. 2"):
         import_dataset.main(config(tmp_path / "play", omit=(3,)))
-    with pytest.raises(ConfigError, match=r"--episodes 9: the source has 3"):
+    with pytest.raises(ConfigError, match=r"--episodes 9: the source has only 3"):
         import_dataset.main(config(tmp_path / "play", episodes=9))
-    with pytest.raises(ConfigError, match="--omit leaves no episode"):
+    with pytest.raises(ConfigError, match="--omit omits all episodes"):
         import_dataset.main(config(tmp_path / "play", omit=(0, 1, 2)))
     shutil.copytree(DATA / "v30_video", tmp_path / "none")
     shutil.rmtree(tmp_path / "none/meta/episodes")
-    with pytest.raises(DataError, match=r"has 0 episodes, info\.json says 3"):
+    with pytest.raises(DataError, match=r"has 0 episodes, but info\.json says 3"):
         import_dataset.main(config(tmp_path / "play", source=tmp_path / "none"))

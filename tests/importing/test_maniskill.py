@@ -57,5 +57,5 @@ def test_a_recording_without_images_names_the_cure(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"has no camera images.*replay_trajectory --traj-path FILE --obs-mode rgb"):
         Hdf5Source(record(tmp_path, "state_dict"))
     (tmp_path / "x.h5").write_bytes(b"nothing")
-    with pytest.raises(DataError, match=r"x\.h5 is no HDF5 file that can be read"):
+    with pytest.raises(DataError, match=r"x\.h5 cannot be read as an HDF5 file"):
         Hdf5Source(tmp_path / "x.h5")

@@ -78,7 +78,9 @@ def test_a_mapping_is_known_by_name(file: Path) -> None:
 
 
 def test_a_name_that_is_not_known() -> None:
-    with pytest.raises(ConfigError, match=r"There is no file brigde, and no mapping.*Did you mean 'bridge'\?"):
+    with pytest.raises(
+        ConfigError, match=r"There is no file brigde, and tap_ray includes no mapping.*Did you mean 'bridge'\?"
+    ):
         read_mapping(Path("brigde"))
 
 
@@ -106,9 +108,9 @@ def wrong_fps(values: dict[str, Any]) -> None:
 
 MISTAKES: dict[Callable[[dict[str, Any]], None], str] = {
     swapped: "the gripper does the opposite of the action",
-    degrees: "looks like radians (unit: rad)",
-    as_delta: "this looks like absolute poses (kind: absolute)",
-    wrong_fps: "fps: 50 frames a second are said in the mapping",
+    degrees: "They seem to be radians (unit: rad)",
+    as_delta: "They seem to be absolute poses (kind: absolute)",
+    wrong_fps: "fps: the mapping says 50 frames per second",
 }
 
 
@@ -133,7 +135,7 @@ def test_changes_that_are_called_absolute(name: str, known: bool, sources: dict[
         values["state"] = [group for group in values["state"] if "ee_x" not in group["slots"]]
     said = [each for each in findings(mapping_of(values), sources[name], [0, 1, 2]) if "(kind: delta)" in each]
     assert said
-    assert all(("follow the state's change" in each) == known for each in said), said
+    assert all(("correlate with the state's change" in each) == known for each in said), said
 
 
 @pytest.mark.parametrize("kind", ["droid", "droid without a state that tells", "so100 without one"])
@@ -148,9 +150,12 @@ def test_what_is_absolute_is_left_in_peace(kind: str, sources: dict[str, Source]
 
 LEROBOT_MISTAKES = {
     "gripper": (lambda v: v["action"][1].update(open=0, closed=100), "the gripper does the opposite of the action"),
-    "degrees": (lambda v: v["action"][0].update(unit="rad"), "looks like degrees (unit: deg)"),
-    "delta": (lambda v: v["action"][0].update(kind="delta"), "this looks like absolute poses (kind: absolute)"),
-    "fps": (lambda v: v.update(fps=10), "10 frames a second are said, the time stamps lie 0.03333 s apart"),
+    "degrees": (lambda v: v["action"][0].update(unit="rad"), "They seem to be degrees (unit: deg)"),
+    "delta": (lambda v: v["action"][0].update(kind="delta"), "They seem to be absolute poses (kind: absolute)"),
+    "fps": (
+        lambda v: v.update(fps=10),
+        "the mapping says 10 frames per second, but the time stamps are 0.03333 s apart",
+    ),
 }
 
 
@@ -170,18 +175,18 @@ def test_numbers_in_degrees_that_are_called_radians(tmp_path: Path) -> None:
         steps["observation/state"][:, 3:6] = np.degrees(steps["observation/state"][:, 3:6])
     source = opened(write_rlds(tmp_path / "bridge_dataset", episodes))
     [said] = findings(read_mapping(Path("bridge")), source, [0, 1, 2])
-    assert "looks like degrees (unit: deg)" in said
+    assert "They seem to be degrees (unit: deg)" in said
 
 
 def test_a_rate_that_nothing_but_the_mapping_tells(tmp_path: Path) -> None:
     source = opened(write_rlds(tmp_path / "my_arm", [bridge(episode) for episode in range(3)]))
     right = read_mapping(Path("bridge"))
     said = report.describe(right, source, [0, 1, 2])
-    assert "frames a second: 5 (no time stamps and nothing else tells them but the mapping: nobody can check" in said
-    assert "so the hand moves at 0.1" in said
+    assert "frames per second: 5 (taken from the mapping alone: without time stamps they cannot be checked" in said
+    assert "so the end effector moves at 0.1" in said
     assert findings(right, source, [0, 1, 2]) == []
     values = yaml.safe_load((SHIPPED / "bridge.yaml").read_text())
     [said] = findings(mapping_of(values | {"fps": 0.25, "control_hz": 0.25}), source, [0, 1, 2])
-    assert "the hand hardly moves, 95 % of the time at less than 0.00" in said
+    assert "the end effector hardly moves (95 % of the time at less than 0.00" in said
     said = findings(mapping_of(values | {"fps": 150, "control_hz": 150}), source, [0, 1, 2])
     assert any("ee_x: moves at" in each and "the fps (150) is wrong" in each for each in said)

@@ -95,7 +95,7 @@ def test_the_mapping_says_the_rate(folder: Path) -> None:
     numbers = Numbers(slots=("dx",), column="action", at=(0,))
     state = Numbers(slots=("ee_x",), column="observation/state", at=(0,))
     without = Mapping(robot="r", camera=CAMERA, state=(state,), action=(numbers,))
-    with pytest.raises(ConfigError, match=r"give 'fps' in the mapping\. Bridge has 5, DROID 15, LIBERO 20"):
+    with pytest.raises(ConfigError, match=r"Set 'fps' in the mapping\. Bridge has 5, DROID 15, LIBERO 20"):
         require_fits(without, RldsSource(folder))
     require_fits(Mapping(**{**vars(without), "fps": 5}), RldsSource(folder))
 
@@ -108,15 +108,15 @@ def test_a_file_that_is_cut_off(folder: Path) -> None:
     whole = shard(folder).read_bytes()
     shard(folder).write_bytes(whole[:-100])
     with pytest.raises(
-        DataError, match=r"00000-of-00002 ends inside record 1: \d+ bytes are needed, it has \d+.*again"
+        DataError, match=r"00000-of-00002 ends inside record 1: \d+ bytes are needed, but it has \d+.*again"
     ):
         RldsSource(folder).numbers(0, ["action"])
     shard(folder).write_bytes(whole + b"1234")
-    with pytest.raises(DataError, match=r"ends inside record 2: the file is cut off"):
+    with pytest.raises(DataError, match=r"ends inside record 2: the file is truncated"):
         RldsSource(folder).numbers(0, ["action"])
     _, (second, _) = tfrecord_index(whole)
     shard(folder).write_bytes(whole[: second - 12])  # cut between two records
-    with pytest.raises(DataError, match=r"has 1 records, dataset_info\.json says 2\. Download the dataset again"):
+    with pytest.raises(DataError, match=r"has 1 records, but dataset_info\.json says 2\. Download the dataset again"):
         RldsSource(folder).numbers(0, ["action"])
 
 
@@ -137,12 +137,16 @@ def test_a_byte_that_is_wrong(folder: Path) -> None:
     shard(folder).write_bytes(bytes(flipped))
     source = RldsSource(folder)
     source.numbers(0, ["action"])
-    with pytest.raises(DataError, match=r"00000-of-00002: record 1 does not fit its checksum.*Download the file again"):
+    with pytest.raises(
+        DataError, match=r"00000-of-00002: record 1 does not match its checksum.*Download the file again"
+    ):
         source.numbers(1, ["action"])
     flipped = bytearray(whole)
     flipped[0] ^= 1
     shard(folder).write_bytes(bytes(flipped))
-    with pytest.raises(DataError, match=r"the length of record 0 does not fit its checksum.*compressed ones"):
+    with pytest.raises(
+        DataError, match=r"the length of record 0 does not match its checksum.*is not an uncompressed TFRecord"
+    ):
         RldsSource(folder).numbers(0, ["action"])
 
 
@@ -164,7 +168,7 @@ def test_an_episode_that_lacks_something(tmp_path: Path) -> None:
     said = refused(tmp_path, {name: values for name, values in steps.items() if name != "action"})
     assert "record 1 (episode 1) has no feature 'steps/action'" in said
     said = refused(tmp_path, steps | {"action": steps["action"][:2]})
-    assert "'steps/action' has 14 numbers, 4 steps of 7 are expected. Download" in said
+    assert "'steps/action' has 14 numbers; expected 4 steps of 7. Download" in said
     said = refused(tmp_path, steps | {CAMERA: [b"no image"] * 5})
     assert "image 0 of 'steps/observation/image_0' cannot be decoded" in said
     assert "--omit 1" in said
@@ -174,19 +178,21 @@ def test_an_episode_that_lacks_something(tmp_path: Path) -> None:
             head = struct.pack("<Q", len(data))
             sums = (struct.pack("<I", tfrecord.masked_crc(part)) for part in (head, data))
             file.write(head + next(sums) + data + next(sums))
-    with pytest.raises(DataError, match=r"record 1 is no episode of RLDS: it is no tf\.train\.Example"):
+    with pytest.raises(DataError, match=r"record 1 is not an RLDS episode: it is not a tf\.train\.Example"):
         RldsSource(folder).numbers(1, ["action"])
 
 
 def test_a_folder_that_is_none(folder: Path, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"--split val: the source has train"):
         opened(folder, "val")
-    with pytest.raises(ConfigError, match="is no RLDS dataset, and has no splits"):
+    with pytest.raises(ConfigError, match="is not an RLDS dataset and has no splits"):
         opened(tmp_path / "toy.h5", "val")
     info = folder / "1.0.0/dataset_info.json"
     text = info.read_text()
     info.write_text(text.replace('"tfrecord"', '"array_record"'))
-    with pytest.raises(DataError, match=r"is written as array_record; tfrecord is read\. Convert it"):
+    with pytest.raises(
+        DataError, match=r"is in the format array_record, but only tfrecord can be imported\. Convert it"
+    ):
         RldsSource(folder)
     info.write_text(text)
     shard(folder, 1).unlink()
@@ -194,11 +200,11 @@ def test_a_folder_that_is_none(folder: Path, tmp_path: Path) -> None:
         RldsSource(folder)
     features = folder / "1.0.0/features.json"
     features.write_text('{"type": "FeaturesDict", "content": {}}')
-    with pytest.raises(DataError, match=r"TFDS before 4\.7 wrote it"):
+    with pytest.raises(DataError, match=r"written by TFDS before 4\.7"):
         RldsSource(folder)
     (tmp_path / "toy/2.0.0").mkdir()
     (tmp_path / "toy/2.0.0/features.json").write_text("{}")
-    with pytest.raises(DataError, match=r"holds several versions: 1\.0\.0, 2\.0\.0\. Name one"):
+    with pytest.raises(DataError, match=r"contains several versions: 1\.0\.0, 2\.0\.0\. Give the folder of one"):
         RldsSource(folder)
-    with pytest.raises(DataError, match=r"is no dataset of TFDS: it has no features\.json"):
+    with pytest.raises(DataError, match=r"is not a TFDS dataset: it has no features\.json"):
         RldsSource(tmp_path)

@@ -36,12 +36,12 @@ def test_numbers_images_and_sentences(kind: str) -> None:
 
 
 def test_what_is_no_dataset_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match=r"is no LeRobot dataset: it has no meta/info\.json"):
+    with pytest.raises(DataError, match=r"is not a LeRobot dataset: it has no meta/info\.json"):
         LeRobotSource(tmp_path)
     old = shutil.copytree(DATA / "v21_video", tmp_path / "old")
     info = json.loads((old / "meta/info.json").read_text())
     (old / "meta/info.json").write_text(json.dumps(info | {"codebase_version": "v1.6"}))
-    with pytest.raises(DataError, match=r"is a LeRobot dataset v1\.6; v2\.1 and v3\.0 are read"):
+    with pytest.raises(DataError, match=r"is a LeRobot dataset of version v1\.6; only v2\.1 and v3\.0 can be imported"):
         LeRobotSource(old)
 
 
@@ -57,7 +57,7 @@ def test_what_is_damaged_is_named(tmp_path: Path) -> None:
         LeRobotSource(cut).numbers(0, ["action"])
     info = json.loads((cut / "meta/info.json").read_text())
     (cut / "meta/info.json").write_text(json.dumps(info | {"total_episodes": 4}))
-    with pytest.raises(DataError, match=r"has 3 episodes, info\.json says 4: the dataset is incomplete"):
+    with pytest.raises(DataError, match=r"has 3 episodes, but info\.json says 4: the dataset is incomplete"):
         LeRobotSource(cut).numbers(0, ["action"])
 
 
@@ -65,5 +65,5 @@ def test_a_video_that_ends_too_early(tmp_path: Path) -> None:
     short = shutil.copytree(DATA / "v21_video", tmp_path / "short")
     videos = sorted((short / "videos").glob("**/*.mp4"))
     shutil.copy(videos[0], videos[2])  # 42 frames where 66 should be
-    with pytest.raises(DataError, match=r"shows no frame at 2\.000 s: the video is shorter than the data"):
+    with pytest.raises(DataError, match=r"has no frame at 2\.000 s: the video is shorter than the data"):
         LeRobotSource(short).images(2, CAMERA, [0, 60])

@@ -74,7 +74,7 @@ def test_noise_is_rough(tmp_path):
 
     check = of(tmp_path, noise, "smoothness")
     assert check.numbers["roughness_m"] == pytest.approx(1, abs=0.1)
-    assert "actions in m jump from step to step like noise" in check.text
+    assert "the actions in m change from step to step like noise" in check.text
 
 
 def test_alternating_actions_have_roughness_two():
@@ -133,7 +133,7 @@ def test_a_sign_that_is_turned_around(tmp_path):
 
     check = of(tmp_path, turned, "consistency")
     assert check.kind == "not fit"
-    assert "the state moves against dy: a sign is turned around" in check.text
+    assert "the state moves opposite to dy: a sign is wrong" in check.text
 
 
 def test_actions_at_their_bounds(tmp_path):
@@ -178,7 +178,7 @@ def test_a_gripper_that_flickers(tmp_path):
     check = of(tmp_path, flicker, "gripper")
     assert check.numbers["flickers"] == 4 * 3
     assert check.numbers["changes_per_episode"] == (NUM * 2 + 4 * 4) / NUM
-    assert "12 of 40 commands last one step" in check.text
+    assert "12 of 40 commands last only one step" in check.text
     assert set(check.episodes) < {0, 1, 2, 3}
 
 
@@ -196,7 +196,7 @@ def test_waiting(tmp_path):
 
     check = checked(write(tmp_path / "data", wait))["idle"]
     assert check.numbers == {"share": 26 / 40, "longest_s": 5.2}
-    assert check.text == "65% of the steps are idle; the longest idle stretch is 5.2 s"
+    assert check.text == "65% of the steps are idle; the longest idle period is 5.2 s"
     assert check.why[check.episodes[0]] == "idle for 5.2 s from 1 s on"
 
 
@@ -236,7 +236,7 @@ def test_an_opening_that_stays_is_a_grasp(tmp_path):
 
     found = checked(write(tmp_path / "data", one_empty, kind="import"))["contact"]
     assert found.numbers["held_share"] == pytest.approx((NUM - 1) * 13 / (NUM * T))
-    assert "by its opening the gripper holds something in 30% of the steps" in found.text
+    assert "according to its opening, the gripper holds something in 30% of the steps" in found.text
 
 
 def test_copies_and_near_copies(tmp_path):
@@ -275,7 +275,7 @@ def test_black_empty_and_frozen_images(tmp_path):
     assert check.numbers["frozen"] >= 10
     assert check.episodes == (5, 1, 2)
     assert check.at == {1: (2, 9), 2: (6, 12), 5: (8, 22)}  # two images around
-    assert "3 are black, 2 show one color" in check.text
+    assert "3 are black, 2 have a single color" in check.text
 
 
 def test_mostly_black_is_not_fit(tmp_path):
@@ -302,7 +302,7 @@ def test_instructions(tmp_path):
     }
     assert check.numbers["several_spellings"] == [["Lift the spoon.", "lift the spoon"]]
     assert check.numbers["without"] == 1
-    assert "1 instruction is spelt in several ways: 'Lift the spoon.' / 'lift the spoon'" in check.text
+    assert "1 instruction is spelled in several ways: 'Lift the spoon.' / 'lift the spoon'" in check.text
     assert check.episodes == (5,)
 
 
@@ -312,7 +312,7 @@ def test_play_needs_no_instructions(tmp_path):
 
     found = checked(write(tmp_path / "data", play))["language"]
     assert found.kind == "good"
-    assert "demonstrations (Stage 2) need them" in found.text
+    assert "demonstrations (Stage 2) need instructions" in found.text
 
 
 def test_episodes_that_stand_out(tmp_path):
@@ -329,12 +329,12 @@ def test_episodes_that_stand_out(tmp_path):
 
     check = checked(write(tmp_path / "data", odd))["episodes that stand out"]
     assert set(check.episodes) == {1, 3, 8}
-    assert check.why[1] == "2 s long, 0.25 times what is usual"
+    assert check.why[1] == "2 s long, 0.25 times the usual length"
     paths = [clean(n).state[:, :3] * ([5, 5, 1] if n == 3 else 1) for n in range(NUM)]
     paths[1] = paths[1][:10]
     speeds = [np.linalg.norm(np.diff(path, axis=0), axis=1).mean() for path in paths]
-    assert check.why[3] == f"moves {speeds[3] / np.median(speeds):.2g} times as fast as is usual"
-    assert re.fullmatch(r"its first image looks unlike the others \(\d+ of 255 away\)", check.why[8])
+    assert check.why[3] == f"moves {speeds[3] / np.median(speeds):.2g} times as fast as usual"
+    assert re.fullmatch(r"its first image differs from the others \(by \d+ of 255\)", check.why[8])
 
 
 def test_modified_z_score_of_iglewicz_and_hoaglin():
@@ -387,8 +387,8 @@ def test_the_sample_is_spread_and_said(tmp_path, capsys):
     path = write(tmp_path / "data")
     page = inspect_dataset.main(InspectConfig(data=path, out=tmp_path / "out", episodes=4, images=80))
     said = capsys.readouterr().out
-    assert "The numbers of 4 episodes were read, evenly spread. 80 images of 2 episodes were looked at." in said
-    assert "The results are advice: the exit status is 0 whatever they are." in said
+    assert "The numbers of 4 episodes were read, evenly spread. 80 images of 2 episodes were checked." in said
+    assert "These results are advice: they do not change the exit status, which is 0." in said
     assert page == tmp_path / "out/index.html"
     assert not (path / "inspection").exists()
 
@@ -413,7 +413,7 @@ def test_the_longest_run():
 
 
 def test_no_dataset_is_a_users_mistake(tmp_path):
-    with pytest.raises(DataError, match="No dataset at"):
+    with pytest.raises(DataError, match="There is no dataset at"):
         inspect_dataset.main(InspectConfig(data=tmp_path / "none"))
 
 
@@ -443,7 +443,7 @@ def test_the_page_is_whole_and_fetches_nothing(page):
     assert 'lang="en"' in text
     assert len(re.findall(r'<img [^>]*alt="[^"]+"', text)) == found.tags.count("img") >= 3
     assert "Episode 1: black, empty or frozen images" in text
-    assert "Episode 4: 1.6 s long, 0.2 times what is usual" in text
+    assert "Episode 4: 1.6 s long, 0.2 times the usual length" in text
 
 
 def test_the_numbers_are_in_json(page):

@@ -66,5 +66,7 @@ def test_targets_and_axes():
     assert scores["gripper"]["x"] > 0.99
     assert "z" not in scores["gripper"]  # it never moves
     assert (scores["gripper"]["num_test"], scores["carrot"]["num_test"]) == (50, 25)
-    with pytest.raises(ConfigError, match=re.escape("200 frames need as many rows of features; got (3, 20).")):
+    with pytest.raises(
+        ConfigError, match=re.escape("200 frames need the same number of rows of features; got shape (3, 20).")
+    ):
         probe(features[:3], data)

@@ -267,5 +267,5 @@ def test_what_it_is_told_to_look_for_matters():
 
 def test_images_of_another_size():
     rgb = np.zeros((1, 32, 32, 3), np.uint8)
-    with pytest.raises(ConfigError, match=re.escape("trained on 48 x 48 images, these are (32, 32)")):
+    with pytest.raises(ConfigError, match=re.escape("trained on 48 x 48 images; got (32, 32)")):
         saliency(trained(CELLS), rgb, rgb, state=np.zeros((1, 7), np.float32), sentence=[""])

@@ -118,7 +118,7 @@ def test_a_stage_2_policy_drives_itself(
 def test_a_simulator_that_does_not_say_whose_pixel_is_whose():
     protocol = Protocol(tasks=("line",), env_version="1", episodes=1, max_steps=4, image_size=8)
     shown = record_clips(protocol, lambda scene, num: line_robots(num, scene), lambda *_: Forward(), ahead=1)
-    with pytest.raises(ConfigError, match=re.escape("sim 'pybullet' does not say which body each pixel shows")):
+    with pytest.raises(ConfigError, match=re.escape("sim 'pybullet' has no segmentation")):
         next(shown)
 
 
@@ -193,9 +193,9 @@ def test_a_strip_that_cannot_be_written(tmp_path: Path):
 @pytest.mark.parametrize(
     ("values", "text"),
     [
-        ({"goal_offset": 0}, "--goal-offset is at least 1; got 0."),
-        ({"every": 0}, "--every is at least 1; got 0."),
-        ({"max_steps": 3, "goal_offset": 3}, "max_steps 3 must be more than goal_offset, 3."),
+        ({"goal_offset": 0}, "--goal-offset must be at least 1; got 0."),
+        ({"every": 0}, "--every must be at least 1; got 0."),
+        ({"max_steps": 3, "goal_offset": 3}, "max_steps must be more than goal_offset, 3; got 3."),
     ],
 )
 def test_numbers_that_cannot_be(values: dict[str, int], text: str):
@@ -209,9 +209,9 @@ def test_runs_that_cannot_look(stages: tuple[Path, Path, Path], tmp_path: Path):
     def of(*paths: Path, **more: str):
         return saliency_report.load_policies(SaliencyConfig(policy=paths, **more))  # type: ignore[arg-type]
 
-    with pytest.raises(ConfigError, match="--policy names at least one run folder"):
+    with pytest.raises(ConfigError, match="--policy must name at least one run folder"):
         of()
-    with pytest.raises(CheckpointError, match=r"nowhere does not exist\. Give a folder that a job printed"):
+    with pytest.raises(CheckpointError, match=r"nowhere does not exist\. Give a run folder or a dataset"):
         of(tmp_path / "nowhere")
     runs.open_run(tmp_path / "half", job="align", config={})
     with pytest.raises(CheckpointError, match="half has not finished"):
@@ -220,16 +220,16 @@ def test_runs_that_cannot_look(stages: tuple[Path, Path, Path], tmp_path: Path):
     with pytest.raises(CheckpointError, match="evaluated is a run of 'evaluate'; a run of 'align' is needed here"):
         of(tmp_path / "evaluated")
     runs.finish(runs.open_run(tmp_path / "prior", job="pretrain", config={}))
-    with pytest.raises(CheckpointError, match="holds no policy"):
+    with pytest.raises(CheckpointError, match="contains no policy"):
         of(tmp_path / "prior")
     with pytest.raises(ConfigError, match="must have different names; got does, does"):
         of(does, does)
-    with pytest.raises(ConfigError, match=re.escape("Only a single policy of Stage 2 (jobs.align) can drive")):
+    with pytest.raises(ConfigError, match=re.escape("Only a single policy of Stage 2 (jobs.align) can move the robot")):
         of(moves, driver="policy")
-    with pytest.raises(ConfigError, match=re.escape("Only a single policy of Stage 2 (jobs.align) can drive")):
+    with pytest.raises(ConfigError, match=re.escape("Only a single policy of Stage 2 (jobs.align) can move the robot")):
         of(moves, does, driver="policy")
     small = made(tmp_path / "small", replace(TINY, image_size=16))
-    with pytest.raises(ConfigError, match="trained on other images: does 32 px, small 16 px"):
+    with pytest.raises(ConfigError, match="images of the same size and the same robot; got does 32 px, small 16 px"):
         of(does, small)
 
 

@@ -105,14 +105,17 @@ def test_each_flag_is_used_or_refused_by_name(stage: str, name: str, dataset: Da
 @pytest.mark.parametrize(
     ("name", "said"),
     [
-        ("policy.chunk", "--policy.chunk 3 has no effect: it follows from --windows.horizon, and is 4. Omit it."),
+        (
+            "policy.chunk",
+            "--policy.chunk 3 has no effect: the value is determined by --windows.horizon, and is 4. Omit it.",
+        ),
         (
             "policy.image_size",
-            "--policy.image-size 64 has no effect: it follows from the dataset's images, and is 48. ",
+            "--policy.image-size 64 has no effect: the value is determined by the dataset's images, and is 48. ",
         ),
         (
             "windows.batch_size",
-            "--windows.batch-size 65 has no effect: it follows from --batch-size, and is 64. Omit it.",
+            "--windows.batch-size 65 has no effect: the value is determined by --batch-size, and is 64. Omit it.",
         ),
     ],
 )
@@ -122,6 +125,6 @@ def test_what_is_said(name: str, said: str, dataset: DatasetInfo):
 
 def test_a_horizon_that_is_not_the_default_is_told(dataset: DatasetInfo, capsys: pytest.CaptureFixture[str]):
     assert used("pretrain", STAGES["pretrain"], dataset)["windows"].horizon == 1
-    assert capsys.readouterr().out.startswith("--windows.horizon is 1: it follows from the motion")
+    assert capsys.readouterr().out.startswith("--windows.horizon is 1: the value is determined by the motion")
     used("align", STAGES["align"], dataset)
     assert "horizon" not in capsys.readouterr().out

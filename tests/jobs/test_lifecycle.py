@@ -200,7 +200,7 @@ def test_a_second_job_on_a_run_folder_is_refused_and_the_first_goes_on(begin: Ca
     second = begin(JOBS["evaluate"].command)
     assert second.process.wait(PATIENCE_S) == 2
     assert f"error: Another job works in o: process {first.process.pid} on " in second.said()
-    assert "Wait for it or stop it, then run again; or name another folder with --out." in second.said()
+    assert "Wait for it, or stop it and run again, or name another folder with --out." in second.said()
     assert first.process.poll() is None
     assert first.end(signal.SIGTERM) == 143
 

@@ -23,7 +23,7 @@ def test_a_foreign_envs_is_refused_by_its_place(tmp_path: Path):
         refused = start(cwd, first)
         assert refused.returncode == 2
         [line] = refused.stderr.splitlines()
-        assert f"expected at {REPOSITORY / 'envs'}; `import envs` finds {tmp_path / 'envs'}." in line
+        assert f"at {REPOSITORY / 'envs'}, but `import envs` finds {tmp_path / 'envs'}." in line
     imported = subprocess.run(
         [sys.executable, "-c", f"import sys; sys.path[:0] = {[str(tmp_path), str(REPOSITORY)]}; import jobs"],
         cwd=elsewhere,
@@ -31,6 +31,6 @@ def test_a_foreign_envs_is_refused_by_its_place(tmp_path: Path):
         text=True,
     )
     assert imported.returncode == 1
-    assert f"ImportError: jobs needs the package envs of tap_ray, expected at {REPOSITORY / 'envs'}" in imported.stderr
+    assert f"ImportError: The jobs need the package envs of tap_ray at {REPOSITORY / 'envs'}, but" in imported.stderr
     # The cure that it names.
     assert start(elsewhere, REPOSITORY).returncode == 0

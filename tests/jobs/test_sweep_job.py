@@ -66,7 +66,7 @@ def test_a_dry_run_reckons_with_measured_rates(config: SweepJobConfig, capsys: p
     sweep.main(config)
     lines = capsys.readouterr().out.splitlines()
     assert "13.3 min" in lines[2]
-    assert "about 64.0 min one after the other" in lines[6]
+    assert "about 64.0 min if run one after another" in lines[6]
     assert "rates of 2 finished runs" in lines[6]
 
 
@@ -81,9 +81,9 @@ def test_mistakes_are_said_before_anything_starts(config: SweepJobConfig, tmp_pa
         sweep.main(changed(budget={"grid": [0, 8000]}))
     with pytest.raises(ConfigError, match="Unknown suite 'tabletopp'"):
         sweep.main(changed(evaluate={"suite": "tabletopp"}))
-    with pytest.raises(ConfigError, match=r"align.*checkpoint_every = 60 is not a multiple of log_every = 50"):
+    with pytest.raises(ConfigError, match=r"align.*checkpoint_every must be a multiple of log_every = 50; got 60"):
         sweep.main(changed(align={"train": {"checkpoint_every": 60}}))
-    with pytest.raises(DataError, match=r"No dataset at .*nowhere"):
+    with pytest.raises(DataError, match=r"There is no dataset at .*nowhere"):
         sweep.main(SweepJobConfig(sweep=config.sweep, data=tmp_path / "nowhere", demos=config.demos))
     assert not config.store.exists()
 
@@ -110,7 +110,7 @@ def test_a_dry_run_of_what_we_ship_needs_no_data(
     lines = capsys.readouterr().out.splitlines()
     assert f"{trials} trials, " in lines[2 + trials]
     assert lines[3 + trials :] == [
-        f"collected first, not counted above: {folder}: {what}; 0 episodes are there"
+        f"to be collected first, not counted above: {folder}: {what}; 0 episodes already exist"
         for folder, what in zip((play, demos), collected, strict=True)
     ]
     assert not any(folder.exists() for folder in (play, demos))

@@ -24,12 +24,12 @@ def demos(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_neither_data_nor_live_play():
-    with pytest.raises(ConfigError, match="--data PATH, or --live-play, and not both"):
+    with pytest.raises(ConfigError, match=r"either a dataset of play \(--data PATH\) or --live-play, but not both"):
         pretrain.main(PretrainConfig())
 
 
 def test_no_such_data(tmp_path: Path):
-    with pytest.raises(DataError, match=r"No dataset at .*nowhere: it does not exist"):
+    with pytest.raises(DataError, match=r"There is no dataset at .*nowhere: it does not exist"):
         pretrain.main(PretrainConfig(data=(str(tmp_path / "nowhere"),)))
 
 
@@ -52,10 +52,10 @@ def test_not_one_batch_is_said_before_ray_starts(demos: Path):
     """24 episodes of 8 to 12 steps, every 19th held out: 23 in one group have at most 276 windows."""
     dataset = open_dataset(demos)
     require_batches(dataset, WindowConfig(batch_size=64), num_workers=1)
-    message = "23 training episodes in groups of 23 give worker 0 of 1 not one batch of 512 windows. Lower the"
+    message = "23 training episodes in groups of 23 do not give worker 0 of 1 a single batch of 512 windows. Lower the"
     with pytest.raises(ConfigError, match=message):
         require_batches(dataset, WindowConfig(batch_size=512), num_workers=1)
-    with pytest.raises(ConfigError, match=r"in groups of 2 give worker 0 of 9 not one batch of 64"):
+    with pytest.raises(ConfigError, match=r"in groups of 2 do not give worker 0 of 9 a single batch of 64"):
         require_batches(dataset, WindowConfig(batch_size=64), num_workers=9)
 
 
@@ -68,7 +68,7 @@ def test_a_colon_is_part_of_a_data_sets_name_where_one_lies_there(demos: Path, t
 
 @pytest.mark.parametrize("weight", ["nan", "inf", "0", "-1"])
 def test_a_weight_that_no_batch_can_have(weight: str):
-    message = rf"^--data play:{weight}: the weight of play is more than 0, and finite; got {weight}\."
+    message = rf"^--data play:{weight}: the weight of play must be more than 0 and finite; got {weight}\."
     with pytest.raises(ConfigError, match=message):
         PriorJobConfig(data=(f"play:{weight}",)).sources()
 

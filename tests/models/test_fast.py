@@ -78,7 +78,7 @@ def test_rounding_is_all_that_is_lost():
     assert told.mean_tokens == pytest.approx(np.mean([len(row) for row in tokenizer.encode(action)]))
     assert told.mean_tokens < H * A, "byte pairs join numbers"
     assert told.clipped == 0
-    assert f"{told.mean_tokens:.1f} tokens a chunk of {H * A} numbers" in str(told)
+    assert f"{told.mean_tokens:.1f} tokens per chunk of {H * A} numbers" in str(told)
 
 
 def test_numbers_that_were_never_seen_are_the_nearest_that_were():
@@ -111,7 +111,7 @@ def test_what_is_saved_is_read_again(tmp_path: Path):
     again = load_fast(tmp_path / "fast", horizon=H, num_actions=A)
     assert again.encode(action) == tokenizer.encode(action)
     assert (again.scale, again.min_token, again.num_tokens) == (7, tokenizer.min_token, tokenizer.num_tokens)
-    with pytest.raises(CheckpointError, match=r"made for time_horizon 4, this policy has 5"):
+    with pytest.raises(CheckpointError, match=r"made for time_horizon 4, but this policy has 5"):
         load_fast(tmp_path / "fast", horizon=5, num_actions=A)
 
 
@@ -168,11 +168,11 @@ def test_a_chunk_that_ends_early_goes_on_with_its_last_action():
 
 def test_mistakes_are_named(tmp_path: Path):
     action = chunks()
-    with pytest.raises(ConfigError, match=r"take \d+ different numbers at scale 1000, and the vocabulary has 300"):
+    with pytest.raises(ConfigError, match=r"take \d+ different numbers at scale 1000, but the vocabulary has only 300"):
         fit_fast(action, TokensConfig(vocabulary=300, scale=1000))
     with pytest.raises(DataError, match="got 0 chunks"):
         fit_fast(action[:0], TokensConfig())
-    with pytest.raises(CheckpointError, match=r"holds no FAST tokenizer: tokenizer\.json is missing"):
+    with pytest.raises(CheckpointError, match=r"contains no FAST tokenizer: tokenizer\.json is missing"):
         load_fast(tmp_path, horizon=H, num_actions=A)
     (tmp_path / "tokenizer.json").write_text("{")
     (tmp_path / "processor_config.json").write_text('{"scale": 10, "min_token": -3}')
@@ -180,5 +180,7 @@ def test_mistakes_are_named(tmp_path: Path):
         load_fast(tmp_path, horizon=H, num_actions=A)
     tokenizer = fit_fast(action, TokensConfig(vocabulary=300))
     assert isinstance(tokenizer, FastTokenizer)
-    with pytest.raises(DataError, match=r"2 action tokens stand for 2 numbers; a chunk of 4 steps of 3 slots has 12"):
+    with pytest.raises(
+        DataError, match=r"2 action tokens decode to 2 numbers, but a chunk of 4 steps with 3 slots has 12"
+    ):
         tokenizer.decode([[0, 1]])

@@ -80,12 +80,12 @@ def test_a_fleet_gets_what_single_robots_get(tmp_path: Path):
 
 def test_what_is_missing_or_does_not_fit_is_named(run: Path, tmp_path: Path):
     policy, _ = load_policy(run)
-    with pytest.raises(ConfigError, match=rf"trained on {SIZE} x {SIZE} images, these are \(8, 8, 3\)"):
+    with pytest.raises(ConfigError, match=rf"trained on {SIZE} x {SIZE} images; got \(8, 8, 3\)"):
         policy.chunk(np.zeros((1, 8, 8, 3), np.uint8), np.zeros((1, 7)), ["go left"])
-    with pytest.raises(CheckpointError, match=r"does not exist\. Give the folder that jobs\.align printed"):
+    with pytest.raises(CheckpointError, match=r"does not exist\. Give the run folder of jobs\.align"):
         load_policy(tmp_path / "nothing")
     (tmp_path / "empty").mkdir()
-    with pytest.raises(CheckpointError, match=r"holds no policy \(no policy\.json\)"):
+    with pytest.raises(CheckpointError, match=r"contains no policy \(policy\.json is missing\)"):
         load_policy(tmp_path / "empty")
     weights = run / "final" / "model.safetensors"
     weights.write_bytes(weights.read_bytes()[:-5])
@@ -100,7 +100,7 @@ def test_a_stage_1_policy_cannot_be_deployed(tmp_path: Path):
     policy = new_policy(replace(SMALL, context=("crops",)), seed=0)
     save_bundle(tmp_path / "final", PolicyBundle(network=policy, spec=SPEC, norm=square_stats(), tokenizer=None))
     assert load_bundle(tmp_path / "final").tokenizer is None
-    with pytest.raises(ConfigError, match=r"follows crops or goal images, not words \(Stage 1\)\. Align it"):
+    with pytest.raises(ConfigError, match=r"follows crops or goal images instead of instructions\. Align it"):
         load_policy(tmp_path)
 
 
@@ -111,9 +111,9 @@ def test_defaults_that_an_old_policy_takes_are_listed(run: Path, caplog: pytest.
     file.write_text(json.dumps(old))
     load_bundle(run / "final")
     [record] = [each.getMessage() for each in caplog.records if each.name == "tap_ray.models.build"]
-    assert (
-        record
-        == f"{file} is older than this tap_ray and took today's defaults: n_action_steps = 2, vision.kind = 'resnet'"
+    assert record == (
+        f"{file} was written by an older version of tap_ray; the current defaults were used for: n_action_steps = 2, "
+        "vision.kind = 'resnet'"
     )
 
 
@@ -122,5 +122,7 @@ def test_a_checkpoint_file_that_lacks_a_key_names_both(run: Path):
     old = json.loads(file.read_text())
     del old["action"]
     file.write_text(json.dumps(old))
-    with pytest.raises(CheckpointError, match=r"final/norm_stats\.json lacks action: it is none that a job wrote\."):
+    with pytest.raises(
+        CheckpointError, match=r"final/norm_stats\.json lacks action: it was not written by a job of tap_ray\."
+    ):
         load_bundle(run / "final")

@@ -96,9 +96,9 @@ def test_steps_that_are_not_there_change_nothing():
 
 
 def test_impossible_sizes():
-    with pytest.raises(ConfigError, match=r"prior\.num_heads 3 does not divide prior\.width 97"):
+    with pytest.raises(ConfigError, match=r"prior\.width must be a multiple of prior\.num_heads; got 97 and 3"):
         PriorConfig(width=97, num_heads=3)
-    with pytest.raises(ConfigError, match=r"prior\.num_heads 0 does not divide prior\.width 96"):
+    with pytest.raises(ConfigError, match=r"prior\.width must be a multiple of prior\.num_heads; got 96 and 0"):
         PriorConfig(width=96, num_heads=0)
-    with pytest.raises(ConfigError, match="--num-steps is at least 1; got 0"):
+    with pytest.raises(ConfigError, match="--num-steps must be at least 1; got 0"):
         bounds.check(PriorConfig(num_steps=0))

@@ -253,19 +253,19 @@ def test_masked_mse_counts_only_what_exists():
 
 def test_sizes_that_cannot_be():
     vision = VisionConfig(kind="vit", patch_px=10)
-    with pytest.raises(ConfigError, match="patch_px 10 does not divide the image size 48"):
+    with pytest.raises(ConfigError, match="The image size must be a multiple of patch_px; got 48 and 10"):
         new_policy(replace(SMALL, context=("goal",), vision=vision), seed=0)
-    with pytest.raises(ConfigError, match='names at least one of "goal", "crops" and "language"'):
+    with pytest.raises(ConfigError, match='must name at least one of "goal", "crops" and "language"'):
         PolicyConfig(context=())
-    with pytest.raises(ConfigError, match="instructions as context needs a tokenizer"):
+    with pytest.raises(ConfigError, match="conditioned on instructions needs a tokenizer"):
         new_policy(SMALL, seed=0)
-    with pytest.raises(ConfigError, match="--num-keypoints is at least 2; got 1"):
+    with pytest.raises(ConfigError, match="--num-keypoints must be at least 2; got 1"):
         bounds.check(PolicyConfig(num_keypoints=1))
 
 
 def test_an_instruction_is_never_cut():
     tokenizer = word_tokenizer(SENTENCES)
     assert encode(tokenizer, SENTENCES, 4)[1].min() >= 0  # four words
-    said = r"^The instruction 'go to the right' has 4 tokens, and the policy reads 3\. Say it in fewer words, or train "
+    said = r"^The instruction 'go to the right' has 4 tokens, but the policy reads at most 3\. Use a shorter "
     with pytest.raises(ConfigError, match=said):
         encode(tokenizer, SENTENCES, 3)

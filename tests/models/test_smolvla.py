@@ -58,7 +58,7 @@ def test_its_weights_are_taken_and_the_rest_is_named(source: str, smolvla: Path,
     taken = [name for name in usual.model.state_dict() if "layers.1." not in name or "vision" in name]
     num = len(taken) - 1  # the query word is ours
     assert capsys.readouterr().out == (
-        f"SmolVLA: {num} tensors of {smolvla}/model.safetensors loaded; left over: "
+        f"SmolVLA: {num} tensors of {smolvla}/model.safetensors loaded; not used: "
         "model.action_in_proj.weight (1), model.state_proj.weight (1), model.vlm_with_expert.lm_expert.layers (2), "
         "model.vlm_with_expert.vlm.lm_head (1).\n"
     )
@@ -80,11 +80,13 @@ def test_what_cannot_be_is_refused_by_name(source: str, smolvla: Path, tmp_path_
         made(source, smolvla=str(smolvla))
     about = json.loads((smolvla / "config.json").read_text())
     (smolvla / "config.json").write_text(json.dumps(about | {"num_vlm_layers": 3}))
-    with pytest.raises(ConfigError, match=r"has 3 text layers, and .* has 2: give the model .* HuggingFaceTB/SmolVLM2"):
+    with pytest.raises(
+        ConfigError, match=r"has 3 text layers, but .* has only 2\. Give the model .* HuggingFaceTB/SmolVLM2"
+    ):
         made(source, smolvla=str(smolvla))
     (smolvla / "config.json").write_text(json.dumps(about | {"type": "pi0"}))
-    with pytest.raises(CheckpointError, match=r"holds a policy of type 'pi0'"):
+    with pytest.raises(CheckpointError, match=r"contains a policy of type 'pi0'"):
         made(source, smolvla=str(smolvla))
     other = read_files(tiny_vlm("paligemma", tmp_path_factory.mktemp("other")))
-    with pytest.raises(ConfigError, match=r"starts from the weights of a SmolVLM2"):
+    with pytest.raises(ConfigError, match=r"needs a SmolVLM2 as --policy"):
         cut_to_smolvla(other, replace(VlmConfig(), smolvla=str(smolvla)))

@@ -299,7 +299,9 @@ def test_what_is_no_image_text_model_is_refused_by_name(tmp_path: Path):
         read_files("")
     with pytest.raises(CheckpointError, match=r"Cannot load the folder .* as an image-text model"):
         read_files(str(tmp_path))
-    with pytest.raises(CheckpointError, match=r"'somewhere' is no folder, and a model of the hub is ORGANIZATION/NAME"):
+    with pytest.raises(
+        CheckpointError, match=r"'somewhere' is not a folder. Give a local folder, or a hub id ORGANIZATION/NAME"
+    ):
         read_files("somewhere")
     hf.BertConfig(hidden_size=16, num_hidden_layers=1, num_attention_heads=1).save_pretrained(tmp_path / "bert")
     with pytest.raises(CheckpointError, match=r"bert' is a model of type 'bert', which does not read images and text"):
@@ -311,7 +313,7 @@ def test_what_is_no_image_text_model_is_refused_by_name(tmp_path: Path):
     [
         ("tokenizer.json", "Cannot load the folder .* as the tokenizer of an image-text model"),
         ("preprocessor_config.json", "Cannot load the folder .* as the image processor of an image-text model"),
-        ("chat_template.jinja", "has no chat template, so nobody knows how it is asked"),
+        ("chat_template.jinja", "has no chat template, so prompts cannot be built"),
         ("model.safetensors", "Cannot load the folder .* as an image-text model"),
     ],
 )
@@ -322,7 +324,7 @@ def test_a_part_that_is_missing_is_named(file: str, said: str, tmp_path: Path):
         made(source)
     if file == "tokenizer.json":
         (tmp_path / "vlm" / "tokenizer_config.json").unlink()
-        with pytest.raises(CheckpointError, match=r"its tokenizer does not know '<\|image_pad\|>' as word 6"):
+        with pytest.raises(CheckpointError, match=r"does not have the image token '<\|image_pad\|>' with the id 6"):
             made(source)
 
 
@@ -335,7 +337,7 @@ def test_weights_that_are_missing_or_left_over_are_listed(tmp_path: Path, caplog
     made(source)
     assert "has weights that its model does not use: model.extra.weight" in caplog.text
     save_file({key: value for key, value in tensors.items() if key != name}, file, metadata={"format": "pt"})
-    with pytest.raises(CheckpointError, match=rf"does not fill its own model:\n  missing: {name}"):
+    with pytest.raises(CheckpointError, match=rf"does not have all weights of its model:\n  missing: {name}"):
         made(source)
     file.write_bytes(file.read_bytes()[:-9])
     with pytest.raises(CheckpointError, match=r"Cannot load the folder .* as an image-text model"):
@@ -354,7 +356,7 @@ def test_code_of_a_checkpoint_is_never_run(tmp_path: Path):
 
 def test_a_history_is_refused(sources: dict[str, str]):
     policy = made(sources["smolvlm"], "flow")
-    with pytest.raises(ConfigError, match="A VLM policy reads no history"):
+    with pytest.raises(ConfigError, match="A VLM policy does not support a history"):
         new_policy(
             replace(policy.config, history=1), seed=0, tokenizer=instruction_tokenizer(policy.parts.files),
             parts=policy.parts,

@@ -207,14 +207,14 @@ def test_what_cannot_fit_is_refused_with_what_would(sources: dict[str, str]):
     planned = plan(asked, bf16=False)
     memory = planned.state.total + planned.step.activations(40)
     said = jobs.refusal(asked, planned, small_gpu(memory / 1e9))
-    assert said.startswith(f"This training needs {planned.total / 1e9:.3g} GB a process, and there are ")
+    assert said.startswith(f"This training needs {planned.total / 1e9:.3g} GB per process, but there are only ")
     assert "(a small GPU). GB of weights " in said
     cures = {line.rpartition(": ")[0]: float(line.split()[-2]) for line in said.splitlines()[2:]}
     assert "  --batch-size 40 --gradient-accumulation-steps 2" in cures
     assert "  --policy.vlm.checkpoint-activations" in cures
     assert all(gigabytes <= 1.01 * memory / 1e9 for gigabytes in cures.values())
     nothing = jobs.refusal(asked, planned, small_gpu(1e-6))  # not even the weights
-    assert nothing.endswith("No flag makes it fit: take a smaller model, or a larger GPU.")
+    assert nothing.endswith("No flag makes it fit. Use a smaller model, or a larger GPU.")
 
 
 def test_a_job_is_refused_before_it_reads_anything(sources: dict[str, str]):
@@ -245,5 +245,5 @@ def test_the_table_of_a_plan(sources: dict[str, str]):
         "steps/s at most",
     ):
         assert f"  {row}" in text
-    assert text.endswith("No dataset yet: planned for images of 96 px, 7 actions, 8 states.")
+    assert text.endswith("There is no dataset yet, so the plan assumes images of 96 px, 7 actions, 8 states.")
     assert "DOES NOT FIT. This training needs " in jobs.plan_align(config, 1e-6)

@@ -201,12 +201,12 @@ def test_mixed_draws_explorers_of_other_packages_too():
 @pytest.mark.parametrize(
     ("others", "message"),
     [
-        (("circles",), r"takes NAME:SHARE, e\.g\. circles:0\.2; got 'circles'\."),
-        ((":0.2",), r"takes NAME:SHARE, .* got ':0\.2'\."),
-        (("circles:-1",), r"takes NAME:SHARE, .* got 'circles:-1'\."),
+        (("circles",), r"must be NAME:SHARE, e\.g\. circles:0\.2; got 'circles'\."),
+        ((":0.2",), r"must be NAME:SHARE, .* got ':0\.2'\."),
+        (("circles:-1",), r"must be NAME:SHARE, .* got 'circles:-1'\."),
         (("circles:nan",), r"at least 0 and not all 0; got .*'circles': nan"),
-        (("contact:0.2",), r"'contact' has a share already\. Give it once, by explorers\.mixed\.contact\."),
-        (("circles:1", "circles:2"), r"'circles' has a share already\. Give it once, by one NAME:SHARE\."),
+        (("contact:0.2",), r"'contact' already has a share\. Give it only once, with explorers\.mixed\.contact\."),
+        (("circles:1", "circles:2"), r"'circles' already has a share\. Give it only once, with one NAME:SHARE\."),
     ],
 )
 def test_shares_that_mean_nothing(others: tuple[str, ...], message: str):
@@ -222,18 +222,21 @@ def test_a_state_without_a_pose_is_refused():
 @pytest.mark.parametrize(
     ("make", "text"),
     [
-        (lambda: MotionConfig(bounds_low_m=(0.5, 0, 0)), "must lie below bounds_high_m"),
+        (lambda: MotionConfig(bounds_low_m=(0.5, 0, 0)), "must be below bounds_high_m"),
         (lambda: MotionConfig(speed_min=0.5, speed_max=0.4), r"speed_min 0.5 must be at most speed_max 0.4"),
-        (lambda: bounds.check(MotionConfig(speed_min=0.0)), r"--speed-min lies in \(0, 1\]; got 0\."),
-        (lambda: bounds.check(MotionConfig(noise_pos_m=-1)), "--noise-pos-m is at least 0; got -1"),
-        (lambda: bounds.check(UniformConfig(scale=2)), r"--scale lies in \(0, 1\]; got 2"),
-        (lambda: bounds.check(WaypointConfig(d_min_m=-1)), "--d-min-m is at least 0; got -1"),
-        (lambda: bounds.check(ContactConfig(push_probability=2)), r"--push-probability lies in \[0, 1\]; got 2"),
+        (lambda: bounds.check(MotionConfig(speed_min=0.0)), r"--speed-min must be in \(0, 1\]; got 0\."),
+        (lambda: bounds.check(MotionConfig(noise_pos_m=-1)), "--noise-pos-m must be at least 0; got -1"),
+        (lambda: bounds.check(UniformConfig(scale=2)), r"--scale must be in \(0, 1\]; got 2"),
+        (lambda: bounds.check(WaypointConfig(d_min_m=-1)), "--d-min-m must be at least 0; got -1"),
+        (lambda: bounds.check(ContactConfig(push_probability=2)), r"--push-probability must be in \[0, 1\]; got 2"),
         (lambda: ContactConfig(keep_probability=0.9), "must be at most 1"),
-        (lambda: bounds.check(CuriousConfig(temperature=0)), "--temperature is more than 0; got 0"),
-        (lambda: MixedConfig(waypoint=0, contact=0, curious=0), "shares of mixed are at least 0 and not all 0"),
+        (lambda: bounds.check(CuriousConfig(temperature=0)), "--temperature must be more than 0; got 0"),
+        (
+            lambda: MixedConfig(waypoint=0, contact=0, curious=0),
+            "shares of the explorer 'mixed' must be at least 0, and not all 0",
+        ),
         (lambda: explorer("waypont"), "Unknown explorer 'waypont'. Did you mean 'waypoint'?"),
-        (lambda: WaypointPlanner(WaypointConfig(z_thresh_m=0.01), GRID), "No safe pose lies below z_thresh_m 0.01"),
+        (lambda: WaypointPlanner(WaypointConfig(z_thresh_m=0.01), GRID), "No safe pose is below z_thresh_m 0.01"),
     ],
 )
 def test_what_cannot_work_is_said(make, text):

@@ -152,7 +152,7 @@ def test_a_place_that_cannot_be_written(tmp_path):
 
 
 def test_no_data_set_is_told():
-    with pytest.raises(DataError, match="No dataset at /nowhere"):
+    with pytest.raises(DataError, match="There is no dataset at /nowhere"):
         report.write("/nowhere", "/tmp/never")
 
 

@@ -49,5 +49,5 @@ def test_a_robot_sent_to_library_poses_arrives():
 
 
 def test_a_box_out_of_reach_is_refused():
-    with pytest.raises(ConfigError, match=r"Only 0 of 800 reachable poses of 'widowx' .* widen the box"):
+    with pytest.raises(ConfigError, match=r"Only 0 of 800 reachable poses of 'widowx' .* Enlarge the box"):
         library(low_m=(0.6, 0.0, 0.0), high_m=(0.7, 0.1, 0.1))

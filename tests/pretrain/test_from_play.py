@@ -147,7 +147,9 @@ def test_reach_moments_are_a_root_mean_square_over_what_exists():
     yaws = np.zeros((2, NUM_REACH), np.float32)  # no window shows a grasp: its cosines are of size one all the same
     _, scale = reach_moments([replace(window, reach=yaws, reach_mask=np.zeros((2, NUM_REACH), bool))])
     assert scale == pytest.approx([0.001] * 9 + [0.3] * 4)
-    with pytest.raises(ConfigError, match=r"needs windows with reach targets: --windows\.reach-steps at least 1"):
+    with pytest.raises(
+        ConfigError, match=r"needs windows with reach targets\. Set --windows\.reach-steps to at least 1"
+    ):
         reach_moments([replace(window, reach=None)])
 
 
@@ -211,9 +213,9 @@ def test_the_next_object_from_a_data_set(tmp_path: Path):
 def test_what_cannot_work_is_said_before_training(tmp_path: Path):
     dataset = open_dataset(write_made_dataset(tmp_path / "play", num_episodes=4, tasks=("play",)))
     windows = WindowConfig(batch_size=4, holdout_every=2)
-    with pytest.raises(ConfigError, match=r"needs a second image: --windows\.k-max at least 1"):
+    with pytest.raises(ConfigError, match=r"needs a second image\. Set --windows\.k-max to at least 1"):
         from_dataset(dataset, replace(windows, k_max=0), policy=SMALL, config=INVERSE, seed=0)
-    with pytest.raises(ConfigError, match=r"needs reach targets: --windows\.reach-steps at least 1"):
+    with pytest.raises(ConfigError, match=r"needs reach targets\. Set --windows\.reach-steps to at least 1"):
         from_dataset(dataset, replace(windows, reach_steps=0), policy=SMALL, config=ObjectiveConfig(), seed=0)
     with pytest.raises(DataError, match="no episode is held out"):
         from_dataset(dataset, replace(windows, holdout_every=19), policy=SMALL, config=INVERSE, seed=0)
@@ -221,9 +223,11 @@ def test_what_cannot_work_is_said_before_training(tmp_path: Path):
         from_dataset(dataset, windows, policy=SMALL, config=ObjectiveConfig(), seed=0)
     none_held_out = replace(windows, holdout_every=0)
     assert not from_dataset(dataset, none_held_out, policy=SMALL, config=INVERSE, seed=0).validate()
-    with pytest.raises(ConfigError, match="Stage 1 has a regression head"):
+    with pytest.raises(ConfigError, match="Stage 1 trains a regression head"):
         from_dataset(dataset, windows, policy=replace(SMALL, head="flow"), config=INVERSE, seed=0)
-    with pytest.raises(ConfigError, match="asks nothing: give next_object or inverse_dynamics a weight above 0"):
+    with pytest.raises(ConfigError, match=r"have weight 0\. Give next_object or inverse_dynamics a weight above 0"):
         ObjectiveConfig(next_object=0.0)
-    with pytest.raises(ConfigError, match=r"--reach is at least 0; got -1\.\n.*inverse-dynamics is at least 0; got -2"):
+    with pytest.raises(
+        ConfigError, match=r"--reach must be at least 0; got -1\.\n.*inverse-dynamics must be at least 0; got -2"
+    ):
         bounds.check(ObjectiveConfig(reach=-1.0, inverse_dynamics=-2.0))

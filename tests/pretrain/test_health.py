@@ -11,23 +11,26 @@ def test_a_good_stage_1_is_ready():
 
 def test_what_is_missing_is_named_with_what_raises_it():
     assert readiness({**GOOD, "play/r2_contact": 0.41}) == (
-        "Stage 1 is not ready: contact point 0.41, aim for 0.75: collect more episodes or train longer."
+        "Stage 1 is not ready: contact point is 0.41 (at least 0.75 is needed; collect more episodes or train longer)."
     )
 
 
 def test_a_hand_that_is_not_turned_is_named():
     assert readiness({**GOOD, "play/r2_yaw": 0.18}) == (
-        "Stage 1 is not ready: hand's yaw at the grasp 0.18, aim for 0.4: train longer, not with --policy.glimpse-px 0."
+        "Stage 1 is not ready: gripper's yaw at the grasp is 0.18 (at least 0.4 is needed; train longer, without "
+        "--policy.glimpse-px 0)."
     )
 
 
 def test_a_number_that_is_none_is_not_good():
-    assert readiness({**GOOD, "play/r2_contact": float("nan")}).startswith("Stage 1 is not ready: contact point nan")
+    assert readiness({**GOOD, "play/r2_contact": float("nan")}).startswith("Stage 1 is not ready: contact point is nan")
 
 
 def test_inverse_dynamics_is_asked_for_more():
     seen = {"play/r2_mean": 0.85, "play/gripper_accuracy": 0.95}
-    assert readiness(seen) == "Stage 1 is not ready: translation between two images 0.85, aim for 0.9: train longer."
+    assert readiness(seen) == (
+        "Stage 1 is not ready: translation between two images is 0.85 (at least 0.9 is needed; train longer)."
+    )
 
 
 def test_without_held_out_play_nothing_is_said():

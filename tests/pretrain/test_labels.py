@@ -94,9 +94,9 @@ def test_labels_of_a_video(run, video, tmp_path, capsys):
     assert set(np.unique(action[:, 6])) <= {-1.0, 1.0}
     assert (np.abs(action) <= made.spec.action_high_A).all()
     said = capsys.readouterr().out
-    assert f"12 episodes, {NUM * (T - 1)} actions by run {run_hash}." in said
+    assert f"12 episodes, {NUM * (T - 1)} actions were predicted by run {run_hash}." in said
     assert said.splitlines()[-2].startswith(
-        "The video has no actions, so how far off they are is not known; on the play"
+        "The video has no actions, so the error of the predicted ones is unknown. On the held-out play"
     )
 
 
@@ -118,13 +118,13 @@ def test_the_error_is_that_of_held_out_episodes(run, data, tmp_path, capsys):
     """Of its own play the run has set aside every third episode; of a dataset that it has never seen, all count."""
     out = label.main(LabelConfig(policy=run, data=data, out=tmp_path / "labeled"))
     said = capsys.readouterr().out
-    assert "Against the true actions of 4 episodes that the run has not learned from:" in said
+    assert "Compared with the true actions of 4 episodes that the run was not trained on:" in said
     made, true = open_dataset(out), open_dataset(data)
     held = (2, 5, 8, 11)
     guess = np.concatenate([read_episode(made, n, [ACTION]).action for n in held])
     truth = np.concatenate([read_episode(true, n, [ACTION]).action[:-1] for n in held])
     right = float((np.sign(guess[:, 6]) == np.sign(truth[:, 6])).mean())
-    assert f"gripper        {right:6.1%} right" in said
+    assert f"gripper        {right:6.1%} correct" in said
     assert f"dx             R^2 {metrics.r_squared(guess, truth)[0]:6.2f}, mean error" in said
     other = write(tmp_path / "other", num=5)
     label.main(LabelConfig(policy=run, data=other, out=tmp_path / "others"))
@@ -138,9 +138,9 @@ def test_what_does_not_belong_together(run, data, tmp_path):
     with DatasetWriter(other, replace(dataset.header, spec=replace(dataset.spec, robot="panda"))) as writer:
         episode = read_episode(dataset, 0)
         writer.append(replace(episode, image_stats=labels.image_stats(labels.decode_frames(episode.image_jpeg))))
-    with pytest.raises(ConfigError, match=r"not of one robot:\n  robot: .* has 'made', .* has 'panda'"):
+    with pytest.raises(ConfigError, match=r"not of the same robot:\n  robot: .* has 'made', .* has 'panda'"):
         label.main(LabelConfig(policy=run, data=other, out=out))
-    with pytest.raises(DataError, match="No dataset at"):
+    with pytest.raises(DataError, match="There is no dataset at"):
         label.main(LabelConfig(policy=run, data=tmp_path / "none", out=out))
     label.main(LabelConfig(policy=run, data=data, out=out))
     again = trained(write(tmp_path / "more", num=8), tmp_path / "again", 0)
@@ -149,7 +149,9 @@ def test_what_does_not_belong_together(run, data, tmp_path):
 
 
 def test_a_video_is_not_trained_on_and_is_inspected(video):
-    with pytest.raises(DataError, match=r"has no actions to learn from: it is a video\. Write .* with jobs\.label"):
+    with pytest.raises(
+        DataError, match=r"is a video without actions, so no policy can be trained on it\. Label it .* \(jobs\.label\)"
+    ):
         from_dataset(open_dataset(video), WINDOWS, policy=SMALL, config=ASKED, seed=0)
     report.inspect(report.InspectConfig(data=video))
     found = json.loads((video / "inspection/report.json").read_text())

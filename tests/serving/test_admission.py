@@ -27,18 +27,18 @@ from tests.untrained import SPEC, untrained_run
 EVIL = {
     "host": (
         {"Host": "evil.example:8000"},
-        "This server is not known as 'evil.example:8000' (the request's Host). Use its address, or start jobs.serve "
-        "with --hosts NAME for each name that it has.",
+        "This server does not accept the host name 'evil.example:8000' (header Host). Use its address, or start "
+        "jobs.serve with --hosts NAME for each of its names.",
     ),
     "origin": (
         {"Origin": "http://evil.example"},
-        "A page of 'http://evil.example' (the request's Origin) asks, and only the server's own pages may. Robots send "
-        "no Origin; if the page is yours, start jobs.serve with --hosts NAME of where it comes from.",
+        "This server does not accept requests from web pages of 'http://evil.example' (header Origin). Robots send no "
+        "Origin; if the page is yours, start jobs.serve with --hosts NAME, the host name of the page.",
     ),
     "file": (
         {"Origin": "null"},
-        "A page of 'null' (the request's Origin) asks, and only the server's own pages may. Robots send no Origin; if "
-        "the page is yours, start jobs.serve with --hosts NAME of where it comes from.",
+        "This server does not accept requests from web pages of 'null' (header Origin). Robots send no Origin; if the "
+        "page is yours, start jobs.serve with --hosts NAME, the host name of the page.",
     ),
 }
 
@@ -106,7 +106,7 @@ def test_tls_files_that_do_not_fit(pair: tuple[Path, Path], tmp_path: Path):
     for changes, told in (
         (
             {"tls_cert": cert},
-            "--tls-cert and --tls-key come together: the certificate, and the key that it was made of.",
+            "--tls-cert and --tls-key must be given together: the certificate and its private key.",
         ),
         (
             {"tls_cert": cert, "tls_key": tmp_path / "no"},
@@ -200,6 +200,6 @@ def test_a_port_is_held_from_the_start():
 
 def test_more_sessions_than_files():
     with pytest.raises(
-        ConfigError, match=r"--sessions 1000000 wants 2000320 open files, this shell allows \d+: `ulimit"
+        ConfigError, match=r"--sessions 1000000 needs 2000320 open files, but this shell allows \d+\. Run `ulimit"
     ):
         check(ServeConfig(policy=Path("x"), sessions=1_000_000))

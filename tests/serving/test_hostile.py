@@ -136,7 +136,7 @@ def test_brackets(policy: PolicyRunner):
         assert json.loads(open_socket.recv())["status"] == 422
         open_socket.send("[" * 19_000)
         told = json.loads(open_socket.recv())["error"]
-        assert told.startswith('Expected JSON {"spec": ..., "seed": 0}, got something else: maximum recursion depth')
+        assert told.startswith('Expected JSON {"spec": ..., "seed": 0}; got something else: maximum recursion depth')
 
 
 def test_a_body_in_pieces(policy: PolicyRunner):
@@ -146,7 +146,7 @@ def test_a_body_in_pieces(policy: PolicyRunner):
         while not answer.endswith(b"}"):
             answer += sender.recv(4096)
         assert answer.startswith(b"HTTP/1.1 411 ")
-        assert b"A body in pieces came: send it whole, with Content-Length." in answer
+        assert b"Expected a body with Content-Length; got a chunked one. Send it with Content-Length." in answer
 
 
 def test_a_bucket():

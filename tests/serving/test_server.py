@@ -87,25 +87,25 @@ REFUSED = {
     "wrong shape": (
         {"rgb": RGB[:16]},
         422,
-        "rgb: expected U8 [32, 32, 3], got U8 [16, 32, 3]. Resize the camera's image to the size that the policy was "
+        "rgb: expected U8 [32, 32, 3]; got U8 [16, 32, 3]. Resize the camera's image to the size that the policy was "
         "trained on, rows first, channels R G B.",
     ),
     "image size": (
         {"rgb": np.zeros((48, 48, 3), np.uint8)},
         422,
-        "rgb: expected U8 [32, 32, 3], got U8 [48, 48, 3]. Resize the camera's image to the size that the policy was "
+        "rgb: expected U8 [32, 32, 3]; got U8 [48, 48, 3]. Resize the camera's image to the size that the policy was "
         "trained on, rows first, channels R G B.",
     ),
     "dtype": (
         {"rgb": RGB.astype(np.float32)},
         422,
-        "rgb: expected U8 [32, 32, 3], got F32 [32, 32, 3]. Resize the camera's image to the size that the policy was "
+        "rgb: expected U8 [32, 32, 3]; got F32 [32, 32, 3]. Resize the camera's image to the size that the policy was "
         "trained on, rows first, channels R G B.",
     ),
     "float64": (
         {"state": STATE.astype(np.float64)},
         422,
-        "state: dtype F64 came, only U8 and F32 are used here.",
+        "state: expected dtype U8 or F32; got F64.",
     ),
     "NaN": (
         {"state": np.where(np.arange(14) == 3, np.nan, STATE).astype(np.float32)},
@@ -115,18 +115,18 @@ REFUSED = {
     "no state": (
         {"state": None},
         422,
-        'state: expected F32 [14], nothing came. Send the slots that GET /spec lists under "spec", in that order.',
+        'state: expected F32 [14]; got nothing. Send the slots that GET /spec lists under "spec", in that order.',
     ),
     "no action although it remembers": (
         {"action": None, "step": 1},
         422,
-        "action: expected F32 [7], nothing came. This policy remembers: send the action before as the robot executed "
-        "it (clipped into range).",
+        "action: expected F32 [7]; got nothing. This policy has a history: send the previous action as it was executed "
+        "(clipped to its range).",
     ),
     "another array": (
         {"depth": RGB},
         422,
-        "Unknown array 'depth': a step has rgb, state.",
+        "Unknown array 'depth'. A step has the arrays rgb, state.",
     ),
     "no instruction": (
         {"instruction": " "},
@@ -137,13 +137,13 @@ REFUSED = {
     "no step number": (
         {"step": "first"},
         422,
-        'metadata "step": expected the number of the step, "0" and up, got \'first\'. Count from 0 up.',
+        'metadata "step": expected the number of the step, counted from "0"; got \'first\'.',
     ),
     "unknown session": (
         {"session": "nobody"},
         404,
-        "Unknown session 'nobody': it was ended, its WebSocket closed, it was idle for more than 60 s (10 s where all "
-        "are in use), or the server has been restarted since. Begin another at the start of an episode.",
+        "Unknown session 'nobody': it was ended, its WebSocket closed, it was idle for more than 60 s (10 s if all "
+        "sessions are in use), or the server was restarted. Begin a new session at the start of an episode.",
     ),
 }
 
@@ -161,7 +161,7 @@ def test_steps_that_are_refused(served: Served, case: str):
 def test_a_step_out_of_turn(served: Served):
     session = served.begin().json()["session"]
     assert served.act(session, 4).json()["error"] == (
-        f"Session {session} is at step 0, step 4 came. Send every step once and in order (the last one may be "
+        f"Session {session} expects step 0; got step 4. Send every step once and in order (only the last one may be "
         "repeated), or begin a session for a new episode."
     )
 
@@ -171,17 +171,17 @@ def test_bytes_that_are_no_message(served: Served):
         refused = requests.post(f"{served.url}/act", data=body, timeout=PATIENCE_S)
         assert refused.status_code == 400
         assert refused.json()["error"].startswith(
-            f"Expected one safetensors message, {len(body)} bytes came that are none:"
+            f"Expected one safetensors message; got {len(body)} bytes that are not:"
         )
     refused = requests.post(f"{served.url}/sessions", data=b"{", timeout=PATIENCE_S)
     assert refused.status_code == 400
-    assert refused.json()["error"].startswith('Expected JSON {"spec": ..., "seed": 0}, got something else:')
+    assert refused.json()["error"].startswith('Expected JSON {"spec": ..., "seed": 0}; got something else:')
 
 
 def test_too_large(served: Served):
     message = (
-        "1000000 bytes came, 19540 at most: one step with a 32 x 32 image. Resize the image first; one message is one "
-        "step of one robot."
+        "Expected at most 19540 bytes (one step of one robot with a 32 x 32 image); got 1000000. Resize the image "
+        "first, and send one step in each message."
     )
     for route in ("act", "sessions"):
         refused = requests.post(f"{served.url}/{route}", data=bytes(10**6), timeout=PATIENCE_S)
@@ -195,11 +195,11 @@ def test_another_robots_spec(served: Served):
     refused = served.begin(spec=SPEC.to_json() | {"gripper": "0 open, 1 closed", "control_hz": 10.0})
     assert refused.status_code == 422
     assert refused.json()["error"] == (
-        "your robot and policy tap do not fit each other:\n"
+        "your robot and policy tap do not match:\n"
         "  control_hz: your robot has 10.0, policy tap has 5.0\n"
         "  gripper: your robot has '0 open, 1 closed', policy tap has '+1 open, -1 closed'\n"
-        "Use data and a policy of the same robot and conventions; jobs.import_dataset --like gives recordings those "
-        "of another dataset."
+        "Use data and a policy of the same robot and conventions; jobs.import_dataset --like imports recordings with "
+        "the conventions of another dataset."
     )
     assert served.begin(spec=None).json()["error"] == (
         'A session begins with {"spec": what your robot emits, "seed": a number}; spec is None. Compare your robot '
@@ -208,7 +208,7 @@ def test_another_robots_spec(served: Served):
     assert served.begin(spec={"robot": "widowx"}).json()["error"].startswith("Your robot's spec lacks 'action' and")
     for seed in (None, -1, 2**63, True, "0"):
         assert served.begin(seed=seed).json()["error"] == (
-            f"seed: expected an integer in 0 .. 2^63 - 1, got {seed!r}. Another one each episode."
+            f"seed: expected an integer in 0 .. 2^63 - 1; got {seed!r}. Use another seed for each episode."
         )
 
 
@@ -219,7 +219,7 @@ def test_sessions_end_are_bounded_and_forgotten_when_idle(policy: PolicyRunner):
         assert (full.status_code, full.json()["error"]) == (
             503,
             "All 2 sessions are in use, and each had a step within 10 s. End one (DELETE /sessions/ID, or close its "
-            "WebSocket), or start the server with more --sessions.",
+            "WebSocket), or start the server with a larger --sessions.",
         )
         third = served.begin(previous_session=first).json()["session"]
         assert served.act(first).status_code == 404
@@ -237,8 +237,8 @@ def test_sessions_end_are_bounded_and_forgotten_when_idle(policy: PolicyRunner):
 def test_routes_that_are_not_there(served: Served):
     assert requests.get(f"{served.url}/act", timeout=PATIENCE_S).json() == {
         "status": 405,
-        "error": "Nothing answers GET /act. There are GET /health, GET /spec, POST /sessions, DELETE /sessions/ID, "
-        "POST /act, WebSocket /ws.",
+        "error": "There is no route GET /act. The routes are GET /health, GET /spec, POST /sessions, "
+        "DELETE /sessions/ID, POST /act, WebSocket /ws.",
     }
 
 
@@ -252,7 +252,7 @@ def test_a_token_is_wanted_on_every_route_but_health(policy: PolicyRunner):
                 assert refused.status_code == 401
                 assert refused.headers["WWW-Authenticate"] == "Bearer"
                 assert refused.json()["error"] == (
-                    f'This server wants a token, {came} came. Send the header "Authorization: Bearer TOKEN" with the '
+                    f'This server needs a token; got {came}. Send the header "Authorization: Bearer TOKEN" with the '
                     "token of the file that jobs.serve named when it started (or of its TAP_RAY_SERVE_TOKEN)."
                 )
         right = {"Authorization": "Bearer the-right-token"}
@@ -286,7 +286,7 @@ def test_who_needs_a_token(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
         assert len(token) >= 40
     assert file.stat().st_mode & 0o777 == 0o600
     file.chmod(0o644)
-    with pytest.raises(ConfigError, match=f"{file} can be read by other users of this machine: chmod 600 {file}"):
+    with pytest.raises(ConfigError, match=f"{file} can be read by other users of this machine. Run `chmod 600 {file}`"):
         token_of(ServeConfig(policy=tmp_path, require_token=True, token_file=file))
     monkeypatch.setenv("TAP_RAY_SERVE_TOKEN", "sixteen-or-more-characters")
     assert token_of(config) == ("sixteen-or-more-characters", "$TAP_RAY_SERVE_TOKEN")
@@ -298,9 +298,9 @@ def test_who_needs_a_token(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
 
 def test_knobs_that_cannot_be(tmp_path: Path):
     for changes, message in (
-        ({"sessions": 0}, "--sessions is at least 1; got 0."),
-        ({"batch_wait_ms": -1.0}, "--batch-wait-ms is at least 0; got -1."),
-        ({"port": 70_000}, r"--port lies in 0 \.\. 65535; got 70000."),
+        ({"sessions": 0}, "--sessions must be at least 1; got 0."),
+        ({"batch_wait_ms": -1.0}, "--batch-wait-ms must be at least 0; got -1."),
+        ({"port": 70_000}, r"--port must be in 0 \.\. 65535; got 70000."),
     ):
         with pytest.raises(ConfigError, match=message):
             check(ServeConfig(policy=tmp_path, **changes))

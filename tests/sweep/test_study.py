@@ -103,7 +103,7 @@ def test_one_point_is_no_curve(found: list[Outcomes]):
 
 def test_other_cells_are_refused(rows: list[TrialRow], tmp_path: Path):
     other = trial(tmp_path, 9, dict(rows[0].values), "....", "....", protocol=make_protocol(seed=7))
-    with pytest.raises(DataError, match="Trials of one sweep were evaluated in different cells"):
+    with pytest.raises(DataError, match="The trials of a sweep must be evaluated in the same cells"):
         outcomes([*rows, other], evaluations([*rows, other]), "standard")
 
 

@@ -149,5 +149,5 @@ def test_a_step_of_several_batches_is_a_step_of_one_as_large():
 
 
 def test_it_is_at_least_one():
-    with pytest.raises(ConfigError, match=r"--gradient-accumulation-steps is at least 1; got 0\."):
+    with pytest.raises(ConfigError, match=r"--gradient-accumulation-steps must be at least 1; got 0\."):
         bounds.check(TrainConfig(gradient_accumulation_steps=0))

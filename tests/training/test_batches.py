@@ -108,7 +108,9 @@ def test_augmentation_follows_from_seed_step_and_rank_alone():
 def test_nothing_changes_where_nothing_is_asked_for():
     batch = pairs()
     assert augment(batch, AugmentConfig(shift_px=0), **HERE) is batch
-    with pytest.raises(ConfigError, match=r"--shift-px is at least 0; got -1\.\n.*jitter lies in \[0, 1\]; got -0\.1"):
+    with pytest.raises(
+        ConfigError, match=r"--shift-px must be at least 0; got -1\.\n.*jitter must be in \[0, 1\]; got -0\.1"
+    ):
         bounds.check(AugmentConfig(shift_px=-1, jitter=-0.1))
 
 

@@ -83,7 +83,7 @@ def test_a_missing_one_is_named_with_its_neighbors(tmp_path: Path):
     save(tmp_path / "step-00000500", trained(), FACTS)
     with pytest.raises(CheckpointError, match=r"is not a checkpoint .* Beside it: step-00000500\."):
         load_into(tmp_path / "step-00000501", trained(), FACTS)
-    with pytest.raises(CheckpointError, match=r"There is no checkpoint beside it either"):
+    with pytest.raises(CheckpointError, match=r"There is no other checkpoint beside it either"):
         load_into(tmp_path / "no" / "step-1", trained(), FACTS)
 
 
@@ -117,5 +117,5 @@ def test_a_parameter_frozen_since_is_named(tmp_path: Path):
     other = trained()
     other.model.get_submodule("0").requires_grad_(False)
     other = dataclasses.replace(other, optimizer=adamw(other.model, lr=0.1, weight_decay=0.05))
-    with pytest.raises(CheckpointError, match=r"0\.bias is not trained by this run"):
+    with pytest.raises(CheckpointError, match=r"this run does not train 0\.bias"):
         load_into(folder, other, FACTS)

@@ -74,7 +74,7 @@ def test_a_line_that_a_kill_cut_off_is_dropped(tmp_path: Path):
 
 def test_a_folder_that_is_in_use(tmp_path: Path, data: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(session, "LOCK_WAIT_S", 0.1)
-    with session.lock(tmp_path), pytest.raises(CheckpointError, match=r"Another process trains in .*--out"):
+    with session.lock(tmp_path), pytest.raises(CheckpointError, match=r"Another process is training in .*--out"):
         train_here(toy.toy_task(tmp_path, data, ray=False), progress=False)
 
 

@@ -63,5 +63,5 @@ def test_killed_and_taken_up_again(bucket: str, tmp_path: Path, monkeypatch: pyt
 def test_a_run_that_somebody_trains_is_left_alone(bucket: str, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(session, "LOCK_WAIT_S", 0.1)
     run = storage.to_path(bucket)
-    with session.lock(run), pytest.raises(CheckpointError, match=r"Another process trains in s3://"):
+    with session.lock(run), pytest.raises(CheckpointError, match=r"Another process is training in s3://"):
         train_here(toy.toy_task(run, run, ray=False), progress=False)

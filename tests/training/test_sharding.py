@@ -69,12 +69,14 @@ def test_one_process_goes_on(runs: Path, toy_dataset: Path, tmp_path: Path):
 
 
 def test_a_network_without_repeated_layers_is_refused():
-    with pytest.raises(ConfigError, match=r"--parallel fsdp cuts the layers of an image-text model"):
+    with pytest.raises(ConfigError, match=r"--parallel fsdp shards the layers of an image-text model"):
         shard(nn.Linear(2, 2), torch.device("cpu"))
 
 
 def test_weights_of_two_types_are_refused():
     network = sharded.Network()
     network.last.to(torch.bfloat16)
-    with pytest.raises(ConfigError, match=r"weights of one type, got torch\.bfloat16, torch\.float32: give --policy"):
+    with pytest.raises(
+        ConfigError, match=r"weights of a single dtype; got torch\.bfloat16, torch\.float32\. Use --policy"
+    ):
         shard(network, torch.device("cpu"))

@@ -37,11 +37,11 @@ def coverage(survey: Survey) -> Check:
     constant = [slot.name for slot, value in values if value < 1e-6 and "gripper" not in slot.name]
     numbers: dict[str, Any] = {"constant_slots": constant}
     threshold = (
-        f"{IN_ONE_PLACE:.0%} of the steps in one voxel of {100 * LEAF_M:g} cm, or numbers that never change: what was "
-        "not visited cannot be learned"
+        f"{IN_ONE_PLACE:.0%} of the steps in one voxel of {100 * LEAF_M:g} cm, or numbers that never change: a policy "
+        "cannot learn about states that were not visited"
     )
     if not survey.spec.state:
-        text = "the dataset has no states, so where the robot was is not known"
+        text = "the dataset has no states, so the positions of the robot are unknown"
         return Check(name="coverage", kind="not known", text=text, numbers={}, threshold=threshold)
     said = [f"{', '.join(constant)} never changes"] if constant else []
     good = f"all {len(survey.spec.state)} numbers of the state change"
@@ -75,10 +75,14 @@ def contact(survey: Survey) -> Check:
     """How often does a finger touch an object, and the gripper hold one?"""
     held = [g.holds for each in survey.episodes for g in each.grippers if g.holds is not None]
     numbers: dict[str, Any] = {"share": None, "held_share": sum(held) / survey.steps if held else None}
-    says = f"; by its opening the gripper holds something in {numbers['held_share']:.0%} of the steps" if held else ""
-    threshold = f"{MANY:.0%} of the steps: Stage 1's question what is touched next needs touches"
+    says = (
+        f"; according to its opening, the gripper holds something in {numbers['held_share']:.0%} of the steps"
+        if held
+        else ""
+    )
+    threshold = f"{MANY:.0%} of the steps: Stage 1 learns which object is touched next, so it needs contacts"
     if not contact_known(survey.dataset.header):
-        text = f"the dataset does not say when a finger touches something{says}"
+        text = f"the dataset has no finger contact{says}"
         return Check(name="contact", kind="not known", text=text, numbers=numbers, threshold=threshold)
     share = survey.share("contact")
     without = sum(each.contact == 0 for each in survey.episodes) / len(survey.episodes)
@@ -106,12 +110,12 @@ def duplicates(survey: Survey) -> Check:
     if copies:
         said.append(f"{counted(copies, 'episode is a copy', 'episodes are copies')} of another, number for number")
     if near:
-        said.append(f"{counted(len(near), 'pair', 'pairs')} of episodes nearly follow the same path")
+        said.append(f"{counted(len(near), 'pair', 'pairs')} of episodes have nearly the same path")
     pairs = [(group[0], group[1]) for group in equal] + [(a, b) for _, a, b in near]
     return Check(
         name="duplicates",
         kind="look at this" if said else "good",
-        text="; ".join(said) or f"no episode is another again ({seen} compared)",
+        text="; ".join(said) or f"no episode is a copy of another ({seen} compared)",
         numbers={
             "copies": copies,
             "near_pairs": len(near),
@@ -119,7 +123,7 @@ def duplicates(survey: Survey) -> Check:
             "pairs": [list(pair) for pair in pairs[:20]],
         },
         threshold=f"paths closer than {NEAR:g} standard deviations of the states (root mean square; lengths within a "
-        f"tenth; {COMPARED} episodes at most): a copy among the held-out episodes makes their numbers too good",
+        f"tenth; {COMPARED} episodes at most): copies among the held-out episodes make validation metrics too good",
         episodes=tuple(dict.fromkeys(index for pair in pairs[:3] for index in pair)),
         why={one: f"the same motion as episode {other}" for pair in pairs[:3] for one, other in (pair, pair[::-1])},
     )
@@ -157,9 +161,11 @@ def images(frames: Frames, camera: str = "") -> Check:
     if black:
         said.append(f"{black} are black")
     if flat:
-        said.append(f"{flat} show one color")
+        said.append(f"{flat} have a single color")
     if frozen > 0.01 * moving:
-        said.append(f"{frozen} repeat the one before, though the robot moves ({frozen / moving:.0%} of such steps)")
+        said.append(
+            f"{frozen} are identical to the previous one although the robot moves ({frozen / moving:.0%} of such steps)"
+        )
     worst = most(frames.episodes, lambda each: len(each.black) + len(each.flat) + each.num_frozen) if said else ()
     moves = " or ".join(f"{value:g} {unit}" for unit, value in MOVES.items())
     unfit = black + flat + frozen > 0.5 * max(frames.num, 1)
@@ -169,8 +175,8 @@ def images(frames: Frames, camera: str = "") -> Check:
         kind="not fit" if unfit else "look at this" if said else "good",
         text=f"for learning from images: {text}" if unfit else text,
         numbers={"images": frames.num, "black": black, "flat": flat, "frozen": frozen, "moving_steps": moving},
-        threshold=f"any black or empty one; 1% frozen where the robot moves {moves} in a step: the camera dropped "
-        "frames, and image and state do not belong together",
+        threshold=f"any black or empty image, or 1% of frozen ones while the robot moves {moves} in a step: the camera "
+        "dropped frames, so images and states do not match",
         episodes=worst,
         why=dict.fromkeys(worst, "black, empty or frozen images"),
         at={each.index: _bad_part(each) for each in frames.episodes if each.index in worst},
@@ -186,12 +192,15 @@ def _bad_part(seen: Seen) -> tuple[int, int]:
 
 
 def language(survey: Survey) -> Check:
-    """Which instructions are there, and are they spelt alike?"""
+    """Which instructions are there, and are they spelled alike?"""
     counts = Counter(each.instruction for each in survey.episodes)
     numbers: dict[str, Any] = {"instructions": dict(counts.most_common(200)), "different": len(counts)}
-    threshold = "none missing among others; one spelling each: case, spaces and a full stop make another sentence"
+    threshold = (
+        "an instruction that is missing in some episodes only, or is spelled in several ways: case, spaces and a "
+        "period make it another sentence"
+    )
     if set(counts) == {PLAY_TASK}:
-        text = "play without instructions: for Stage 1; demonstrations (Stage 2) need them"
+        text = "the dataset is play without instructions, for Stage 1; demonstrations (Stage 2) need instructions"
         return Check(name="language", kind="good", text=text, numbers=numbers, threshold=threshold)
     empty = sum(num for text, num in counts.items() if text.strip() in ("", PLAY_TASK))
     spelt: dict[str, list[str]] = {}
@@ -203,7 +212,9 @@ def language(survey: Survey) -> Check:
         said.append(f"{counted(empty, 'episode has', 'episodes have')} no instruction")
     if several:
         spellings = " / ".join(map(repr, several[0]))
-        said.append(f"{counted(len(several), 'instruction is', 'instructions are')} spelt in several ways: {spellings}")
+        said.append(
+            f"{counted(len(several), 'instruction is', 'instructions are')} spelled in several ways: {spellings}"
+        )
     unfit = empty == len(survey.episodes)
     few = min(counts.values())
     good = (
@@ -231,17 +242,18 @@ def outliers(survey: Survey, frames: Frames) -> Check:
         if score > scores.get(index, 0.0):
             scores[index], found[index] = score, why
     order = sorted(scores, key=lambda index: -scores[index])
-    text = f"{counted(len(order), 'episode stands', 'episodes stand')} out of {len(survey.episodes)}"
+    text = f"{counted(len(order), 'episode stands', 'episodes stand')} out, of {len(survey.episodes)}"
     if order:
         text += f"; most: {order[0]}, {found[order[0]]}"
     many = len(order) > 0
     return Check(
         name="episodes that stand out",
         kind="look at this" if many else "good",
-        text=text if many else "no episode stands out by length, motion or look",
+        text=text if many else "no episode stands out by length, motion or first image",
         numbers={"num": len(order), "episodes": order[:50]},
-        threshold=f"modified z-score {STANDS_OUT:g} (Iglewicz & Hoaglin 1993) of length or speed, and {FACTOR:g} times "
-        f"what is usual; or of the first image's look, and {FAR:g} of 255: often a recording that went wrong",
+        threshold=f"a modified z-score of {STANDS_OUT:g} (Iglewicz & Hoaglin 1993) of length or speed, and {FACTOR:g} "
+        f"times the usual value; or of the first image, and a difference of {FAR:g} of 255: these are often failed "
+        "recordings",
         episodes=tuple(order[:6]),
         why=found,
     )
@@ -257,10 +269,10 @@ def _by_numbers(survey: Survey) -> Iterator[tuple[int, float, str]]:
         lengths = np.array([each.steps for each in facts], float)
         for each, score, times in _standing_out(facts, lengths):
             seconds = each.steps / survey.spec.control_hz
-            yield each.index, score, f"{seconds:.3g} s long, {times:.2g} times what is usual"
+            yield each.index, score, f"{seconds:.3g} s long, {times:.2g} times the usual length"
         speeds = np.array([each.speed for each in facts])
         for each, score, times in _standing_out(facts, speeds):
-            yield each.index, score, f"moves {times:.2g} times as fast as is usual"
+            yield each.index, score, f"moves {times:.2g} times as fast as usual"
 
 
 def _standing_out(facts: Sequence[EpisodeFacts], values: np.ndarray) -> Iterator[tuple[EpisodeFacts, float, float]]:
@@ -280,7 +292,7 @@ def _by_look(frames: Frames) -> Iterator[tuple[int, float, str]]:
     away = np.sqrt(((looks - np.median(looks, axis=0)) ** 2).mean(axis=1))
     for each, far, score in zip(frames.episodes, away, modified_z(away), strict=True):
         if score > STANDS_OUT and far > FAR:
-            yield each.index, float(score), f"its first image looks unlike the others ({far:.0f} of 255 away)"
+            yield each.index, float(score), f"its first image differs from the others (by {far:.0f} of 255)"
 
 
 def modified_z(values: np.ndarray) -> np.ndarray:

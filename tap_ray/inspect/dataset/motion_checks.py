@@ -38,7 +38,7 @@ def whole(survey: Survey, frames: Frames) -> Check:
         kind=kind,
         text=f"for training: {text}" if damaged else "every episode can be read",
         numbers={"episodes": num, "damaged": len(damaged)},
-        threshold="none may be damaged, or hold NaN: a training ends there",
+        threshold="any episode that is damaged or contains NaN: a training ends there",
         why=damaged,
     )
 
@@ -52,14 +52,15 @@ def rate(survey: Survey) -> Check:
     text = f"time stamps keep {hz:g} Hz"
     if irregular:
         text = (
-            f"{irregular} of {intervals} intervals between time stamps are not {1 / hz:.3g} s: frames missing or late"
+            f"{irregular} of {intervals} intervals between time stamps are not {1 / hz:.3g} s: frames are missing or "
+            "late"
         )
     return Check(
         name="rate",
         kind="look at this" if irregular else "good",
         text=text,
         numbers={"fps": hz, "irregular": irregular, "share": irregular / intervals},
-        threshold="an interval off by more than a tenth: an action chunk takes the steps to be equally long",
+        threshold="an interval that is off by more than a tenth: action chunks assume steps of equal length",
         episodes=worst,
         why=dict.fromkeys(worst, "irregular time stamps"),
     )
@@ -72,9 +73,9 @@ def smoothness(survey: Survey) -> Check:
     sparc = [each.sparc for each in survey.episodes if np.isfinite(each.sparc)]
     noisy = [unit for unit, value in rough.items() if value >= NOISE]
     worst = most(survey.episodes, lambda each: each.jumps)
-    said = [f"actions in {unit} jump from step to step like noise ({rough[unit]:.2f})" for unit in noisy]
+    said = [f"the actions in {unit} change from step to step like noise ({rough[unit]:.2f})" for unit in noisy]
     if jumps:
-        said.append(f"the state jumps in {jumps} steps, faster than an arm can")
+        said.append(f"the state jumps in {jumps} steps, faster than an arm can move")
     text = "; ".join(said) or "actions follow each other: roughness " + ", ".join(
         f"{value:.2f} ({unit})" for unit, value in rough.items()
     )
@@ -87,8 +88,8 @@ def smoothness(survey: Survey) -> Check:
             "jumps": jumps,
             "sparc_median": float(np.median(sparc)) if sparc else None,
         },
-        threshold=f"roughness {NOISE:g} (0: constant, 1: white noise; von Neumann 1941): chunks of noise cannot be "
-        "predicted; a jump is more than 3 m/s or 8 rad/s, which no arm for research does",
+        threshold=f"roughness {NOISE:g} (0: constant, 1: white noise; von Neumann 1941): noise cannot be predicted; a "
+        "jump is more than 3 m/s or 8 rad/s, faster than research arms",
         episodes=worst,
         why=dict.fromkeys(worst, "its state jumps"),
     )
@@ -115,14 +116,14 @@ def consistency(survey: Survey) -> Check:
             row = int(np.nanargmax(table[:, column]))
             best[name] = float(table[row, column]), LAGS[row]
     threshold = (
-        f"R² {EXPLAINS:g}; lag 0 to {LATE} steps: below, the action says something else than the motion; outside, "
-        "columns are shifted against each other"
+        f"R² {EXPLAINS:g}; lag 0 to {LATE} steps: below that R² the actions do not describe the motion; at another "
+        "lag, columns are shifted relative to each other"
     )
     numbers = {
         f"{name}_{what}": value for name, pair in best.items() for what, value in zip(("r2", "lag"), pair, strict=True)
     }
     if not best:
-        text = "no action has the state that it changes beside it (dx and ee_x, dq1 and q1)"
+        text = "the dataset has no action together with the state that it changes (dx and ee_x, dq1 and q1)"
         return Check(name="consistency", kind="not known", text=text, numbers={}, threshold=threshold)
     weak = [f"{name} ({value:.2f})" for name, (value, _) in best.items() if value < EXPLAINS]
     shifted = [
@@ -136,15 +137,17 @@ def consistency(survey: Survey) -> Check:
     ]
     said = []
     if weak:
-        said.append(f"{', '.join(weak)} explains nothing of how its state changes")
+        said.append(f"{', '.join(weak)} does not explain the change of its state")
     if shifted:
-        said.append(f"the state comes this many steps after the action, which is shifted: {', '.join(shifted)}")
+        said.append(
+            f"the state follows the action after this many steps, so the columns are shifted: {', '.join(shifted)}"
+        )
     if against:
-        said.append(f"the state moves against {', '.join(against)}: a sign is turned around")
+        said.append(f"the state moves opposite to {', '.join(against)}: a sign is wrong")
     wrong = bool(weak) and len(weak) == len(best)
     least = min(value for value, _ in best.values())
     lag = _range([lag for _, lag in best.values()])
-    good = f"actions explain the state's changes: R² {least:.2f} and more, at a lag of {lag}"
+    good = f"actions explain the state's changes: R² is at least {least:.2f}, at a lag of {lag}"
     text = "; ".join(said) or good
     return Check(
         name="consistency",
@@ -166,16 +169,16 @@ def saturation(survey: Survey) -> Check:
     clipped = 0
     if "num_clipped" in survey.dataset.episodes:
         clipped = int(survey.dataset.episodes["num_clipped"].to_numpy().sum())
-    text = f"at most {max(shares.values(), default=0.0):.1%} of the steps of an action lie at an end of its range"
+    text = f"at most {max(shares.values(), default=0.0):.1%} of the steps of an action are at a limit of its range"
     if cut:
         named = ", ".join(f"{name} ({share:.0%})" for name, share in cut.items())
-        text = f"actions lie at the ends of their range: {named} of the steps; larger ones were cut off"
+        text = f"actions are at the limits of their range: {named} of the steps; larger ones were clipped"
     return Check(
         name="saturation",
         kind="look at this" if cut else "good",
         text=text,
         numbers={**{f"{name}_share": share for name, share in shares.items()}, "clipped_when_recorded": clipped},
-        threshold=f"{MANY:.0%} of the steps: what was cut off cannot be learned, and normalization ends there",
+        threshold=f"{MANY:.0%} of the steps: clipped actions cannot be learned",
     )
 
 
@@ -216,7 +219,7 @@ def gripper(survey: Survey) -> Check:
         elif begins > 0.8 and len(own) >= 3:
             said.append(f"{begins:.0%} of the episodes begin with a closed {name.removeprefix('the ')}: inverted?")
         if flickers >= 3 and flickers > 2 * MANY * changes:
-            said.append(f"{name} flickers: {flickers} of {changes} commands last one step")
+            said.append(f"{name} flickers: {flickers} of {changes} commands last only one step")
             flickering += most(survey.episodes, lambda each, n=number: each.grippers[n].flickers)
         good.append(
             f"{name} is closed in {closed:.0%} of the steps and changes {changes / len(own):.1f} times an episode"
@@ -246,15 +249,15 @@ def idle(survey: Survey) -> Check:
     if share > IDLE:
         said.append(f"{share:.0%} of the steps are idle")
     if longest > LONG_IDLE_S:
-        said.append(f"the longest idle stretch is {longest:.3g} s")
+        said.append(f"the longest idle period is {longest:.3g} s")
     still = ", ".join(f"{value:g} {unit}/s" for unit, value in STILL.items() if unit != "1")
     return Check(
         name="idle",
         kind="look at this" if said else "good",
-        text="; ".join(said) or f"{share:.0%} of the steps are idle, {longest:.3g} s at a stretch at most",
+        text="; ".join(said) or f"{share:.0%} of the steps are idle, at most {longest:.3g} s without a break",
         numbers={"share": share, "longest_s": longest},
-        threshold=f"{IDLE:.0%} of the steps, or {LONG_IDLE_S:g} s at a stretch, slower than {still} with nothing asked "
-        "for: a policy that copies learns to wait (OpenVLA leaves no-ops out of LIBERO for that)",
+        threshold=f"{IDLE:.0%} of the steps, or {LONG_IDLE_S:g} s without a break, slower than {still} while no motion "
+        "is commanded: behavior cloning learns to wait (for this reason OpenVLA omits no-ops of LIBERO)",
         episodes=worst,
         why={
             each.index: f"idle for {each.longest_idle[1] / hz:.3g} s from {each.longest_idle[0] / hz:.3g} s on"

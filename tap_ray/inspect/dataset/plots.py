@@ -46,12 +46,13 @@ def _histogram(values: Sequence[float], label: str, ends: tuple[float, float] | 
 
 def _smoothness(survey: Survey) -> tuple[str, str]:
     values = [each.sparc for each in survey.episodes]
-    return _histogram(values, "SPARC of the hand's speed (0: smoothest)"), "How smooth the hand of each episode moves."
+    drawn = _histogram(values, "SPARC of the end effector's speed (0: smoothest)")
+    return drawn, "Smoothness of the end effector's motion in each episode."
 
 
 def _idle(survey: Survey) -> tuple[str, str]:
     values = [100 * each.idle / each.steps for each in survey.episodes]
-    return _histogram(values, "idle steps of an episode, %", (0, 100)), "How much of each episode is waiting."
+    return _histogram(values, "idle steps of an episode, %", (0, 100)), "Share of idle steps in each episode."
 
 
 def _contact(survey: Survey) -> tuple[str, str]:
@@ -60,7 +61,7 @@ def _contact(survey: Survey) -> tuple[str, str]:
         return "", ""
     return _histogram(
         values, "steps of an episode in contact, %", (0, 100)
-    ), "How much of each episode touches something."
+    ), "Share of steps in contact in each episode."
 
 
 def _lengths(survey: Survey) -> tuple[str, str]:
@@ -77,7 +78,7 @@ def _lengths(survey: Survey) -> tuple[str, str]:
             linewidths=0,
         )
         axes.set(xlabel="length, s", ylabel="mean speed, m/s or rad/s")
-        return svg(figure), "A dot an episode: how long it is, and how fast it moves."
+        return svg(figure), "Length and mean speed of each episode."
 
 
 def _lags(survey: Survey) -> tuple[str, str]:
@@ -91,7 +92,10 @@ def _lags(survey: Survey) -> tuple[str, str]:
             axes.plot(list(LAGS), table[:, column], "o-", ms=3, lw=1.4, color=color(column), label=name)
         axes.set(xlabel="steps by which the state comes after the action", ylabel="R²", ylim=(-0.03, 1.05))
         _beside(axes)
-        return svg(figure), "How much of the state's change an action explains. Best at 0, or shortly after."
+        text = (
+            "Share of the state's change that an action explains, by lag. It should be largest at 0, or shortly after."
+        )
+        return svg(figure), text
 
 
 def _at_bounds(survey: Survey) -> tuple[str, str]:
@@ -101,7 +105,8 @@ def _at_bounds(survey: Survey) -> tuple[str, str]:
     stats = survey.dataset.stats[ACTION]
     low, high = (np.array([getattr(slot, end) for slot in survey.spec.action]) for end in ("low", "high"))
     parts = {key: (stats[key].reshape(-1) - low) / (high - low) for key in ("min", "q01", "q50", "q99", "max")}
-    return _ranges(names, parts), "Each action in its range: line from least to greatest, bar 1 to 99 %, tick: middle."
+    text = "Each action within its range: line from minimum to maximum, bar from 1 to 99 %, tick at the median."
+    return _ranges(names, parts), text
 
 
 def _ranges(names: Sequence[str], parts: dict[str, np.ndarray]) -> str:
@@ -131,7 +136,7 @@ def _grippers(survey: Survey) -> tuple[str, str]:
         first.set(xlabel="steps closed, %", ylabel="episodes")
         second.hist(changes, bins=np.arange(0, max(changes) + 2) - 0.5 if max(changes) < 30 else 24, color=color(1))
         second.set(xlabel="opens or closes, times")
-        return svg(figure), "How long the gripper of each episode is closed, and how often it opens or closes."
+        return svg(figure), "How long the gripper is closed in each episode, and how often it opens or closes."
 
 
 def _coverage(survey: Survey) -> tuple[str, str]:
@@ -146,7 +151,7 @@ def _coverage(survey: Survey) -> tuple[str, str]:
             f"{slot.name}, {a:.3g} to {b:.3g} {slot.unit.split()[0]}"
             for slot, a, b in zip(survey.spec.state, low, high, strict=True)
         ]
-        return _ranges(names, parts), "Each number of the state: bar from 1 % to 99 %, tick: middle."
+        return _ranges(names, parts), "Each number of the state: bar from 1 to 99 %, tick at the median."
     cells = np.array(list(survey.voxels))
     counts = np.array(list(survey.voxels.values()))
     with matplotlib.rc_context(STYLE):
@@ -160,12 +165,12 @@ def _coverage(survey: Survey) -> tuple[str, str]:
             axes.imshow(shown.T, origin="lower", extent=ends, norm="log", cmap="viridis", aspect="equal")
             axes.grid(visible=False)
             axes.set(xlabel=f"{'xyz'[a]}, m", ylabel=f"{'xyz'[b]}, m")
-        return svg(figure), "Where the hand was, from above and from the side; the brighter, the more often."
+        return svg(figure), "Positions of the end effector, from above and from the side; brighter is more frequent."
 
 
 def _images(frames: Frames) -> tuple[str, str]:
     values, label = [float(each.look.mean()) for each in frames.episodes], "brightness of the first image, 0 to 255"
-    return _histogram(values, label, (0, 255)), "How bright the first image of each episode is."
+    return _histogram(values, label, (0, 255)), "Brightness of the first image of each episode."
 
 
 def _beside(axes: Axes) -> None:

@@ -39,9 +39,9 @@ class InspectConfig:
     out: Path | None = None
     """Folder for the page and its numbers; without it `inspection/` in the dataset's."""
     episodes: int | None = None
-    """Episodes whose numbers are read, evenly spread; None: all."""
+    """Number of evenly spaced episodes whose numbers are read; None: all."""
     images: int = 3000
-    """Images at most that are looked at, of whole episodes, evenly spread; 0: all."""
+    """Largest number of images to check, in evenly spaced whole episodes; 0: all."""
 
 
 def inspect(config: InspectConfig) -> Path:
@@ -99,7 +99,7 @@ def facts(seen: survey.Survey, looked: frames.Frames) -> str:
         f"{len(dataset)} episodes, {int(dataset.lengths.sum())} steps at {hz:g} Hz "
         f"({dataset.lengths.sum() / hz / 60:.3g} min) of robot {seen.spec.robot}, images of "
         f"{dataset.header.image_size[1]} x {dataset.header.image_size[0]} px.{part} {looked.num} images of "
-        f"{len(looked.episodes)} episodes were looked at."
+        f"{len(looked.episodes)} episodes were checked."
     )
 
 
@@ -114,7 +114,9 @@ def text(seen: survey.Survey, looked: frames.Frames, found: Sequence[Check]) -> 
     width = max(len(check.name) for check in found)
     lines = [facts(seen, looked), ""]
     lines += [f"{check.kind:13} {check.name:{width}}  {check.text}" for check in found]
-    return "\n".join([*lines, "", f"{summary(found)}. The results are advice: the exit status is 0 whatever they are."])
+    return "\n".join(
+        [*lines, "", f"{summary(found)}. These results are advice: they do not change the exit status, which is 0."]
+    )
 
 
 def _page(seen: survey.Survey, looked: frames.Frames, found: Sequence[Check]) -> str:
@@ -149,7 +151,7 @@ def _sheet(dataset: DatasetInfo, looked: frames.Frames) -> dict[str, str] | None
     rows = [frames.strip(dataset, index) for index in indices]
     width = max(row.shape[1] for row in rows)
     sheet = np.concatenate([np.pad(row, ((0, 0), (0, width - row.shape[1]), (0, 0))) for row in rows])
-    return page.picture(sheet, f"A row an episode, from its first to its last image: {', '.join(map(str, indices))}")
+    return page.picture(sheet, f"One row per episode, from its first to its last image: {', '.join(map(str, indices))}")
 
 
 def _explorers(seen: survey.Survey) -> dict[str, Any] | None:
