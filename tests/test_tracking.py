@@ -293,9 +293,8 @@ def test_a_working_directory_that_no_databases_address_can_name_is_refused(name,
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
     (tmp_path / name).mkdir()
     monkeypatch.chdir(tmp_path / name)
-    message = (
-        rf"^MLflow cannot store its database in {re.escape(str(tmp_path / name))}: .* or set MLFLOW_TRACKING_URI\."
-    )
+    folder = re.escape(str(tmp_path / name))
+    message = rf"^MLflow cannot store its database in {folder}, because .* or set MLFLOW_TRACKING_URI\."
     with pytest.raises(StorageError, match=message):
         tracking.start("align", "a", {})
     assert [each.name for each in tmp_path.iterdir()] == [name]

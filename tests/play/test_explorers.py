@@ -204,7 +204,7 @@ def test_mixed_draws_explorers_of_other_packages_too():
         (("circles",), r"must be NAME:SHARE, e\.g\. circles:0\.2; got 'circles'\."),
         ((":0.2",), r"must be NAME:SHARE, .* got ':0\.2'\."),
         (("circles:-1",), r"must be NAME:SHARE, .* got 'circles:-1'\."),
-        (("circles:nan",), r"at least 0 and not all 0; got .*'circles': nan"),
+        (("circles:nan",), r"at least 0, and not all 0; got .*'circles': nan"),
         (("contact:0.2",), r"'contact' already has a share\. Give it only once, with explorers\.mixed\.contact\."),
         (("circles:1", "circles:2"), r"'circles' already has a share\. Give it only once, with one NAME:SHARE\."),
     ],

@@ -228,7 +228,7 @@ def fleet_of(**constants):
         (lambda: CollectPlan(explorer="curios"), "Unknown explorer 'curios'. Did you mean 'curious'?"),
         (
             lambda: check_robots(PLAN, 3),
-            "3 robots in a fleet need round_episodes >= 3; it is 2. Raise --round-episodes",
+            "3 robots in a fleet need round_episodes >= 3; got 2. Raise --round-episodes",
         ),
         (lambda: DemoPlan(tasks=()), r"tasks must name at least one task, each once; got \[\]"),
         (lambda: DemoPlan(tasks=("a", "a")), "each once"),

@@ -292,7 +292,9 @@ def test_who_needs_a_token(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     assert token_of(config) == ("sixteen-or-more-characters", "$TAP_RAY_SERVE_TOKEN")
     for short in ("", "short", "with a space in between"):
         monkeypatch.setenv("TAP_RAY_SERVE_TOKEN", short)
-        with pytest.raises(ConfigError, match=rf"TAP_RAY_SERVE_TOKEN has {len(short)} characters; 16 printable ones"):
+        with pytest.raises(
+            ConfigError, match=rf"TAP_RAY_SERVE_TOKEN has {len(short)} characters; it must have at least 16 printable"
+        ):
             token_of(config)
 
 
