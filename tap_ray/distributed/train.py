@@ -337,7 +337,7 @@ def _explain(error: ray.train.TrainingFailedError, job: TrainJob) -> BaseExcepti
     )
     if any(isinstance(failure, OutOfMemoryError) for failure in failures.values()):
         return TapRayError(
-            "Out of memory: Ray's memory monitor ended training processes before the first "
+            "Out of memory: Ray's memory monitor ended training processes before they reached a new "
             f"checkpoint.\n{reasons}\nLower --batch-size, --num-data-workers or --stream-memory-mb, end other "
             f"programs on the machine, or use one with more memory. {_goes_on(job)}"
         )
