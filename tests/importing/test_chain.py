@@ -1,4 +1,4 @@
-"""Foreign data to a policy by commands: import, Stage 1 on it as play, Stage 2 on it as demonstrations, evaluation.
+"""Foreign data to a policy by commands: import, inspect, Stage 1 on it as play, Stage 2 as demonstrations, evaluation.
 
 Long: about six minutes a format on two cores. LEROBOT_PYTHON is a Python with lerobot 0.4.4, LEROBOT21_PYTHON one with
 0.3.3 (a command, with PYTHONPATH where it needs one: "env PYTHONPATH=... python3").
@@ -16,6 +16,7 @@ import pytest
 import yaml
 
 from jobs import collect_demos
+from tap_ray import runs
 from tap_ray.dataset.layout import ACTION, IMAGE, STATE
 from tap_ray.dataset.reader import open_dataset, read_episode
 from tap_ray.exporting.mapping import mapping_yaml
@@ -44,6 +45,15 @@ def job(where: Path, name: str, *arguments: object, status: int = 0) -> str:
     done = subprocess.run(command, cwd=REPOSITORY, env=variables, capture_output=True, text=True, timeout=1200)
     assert done.returncode == status, done.stdout[-3000:] + done.stderr[-3000:]
     return done.stdout + done.stderr
+
+
+def inspected(where: Path, data: Path) -> str:
+    """What the inspection prints, with a result for each check; its page is there."""
+    said = job(where, "inspect_dataset", "--data", data)
+    checks = {check["name"] for check in runs.read_json(data / "inspection" / "report.json")["checks"]}
+    assert {"whole", "rate", "smoothness", "consistency", "coverage", "contact", "gripper", "language"} <= checks
+    assert (data / "inspection" / "index.html").exists()
+    return said
 
 
 @pytest.fixture(scope="module")
@@ -111,8 +121,11 @@ def test_foreign_data_become_a_policy_that_is_evaluated(kind: str, own: Path, tm
         2,
     )
     assert "contact" not in said
-    said = job(tmp_path, "pretrain", "--data", data, *AS_PLAY, "--out", play, *TINY)
+    assert "24 episodes, " in inspected(tmp_path, data)
+    # Stage 1 on a mixture: a third of each batch is of our own set, whose robot --like has given the imported one.
+    said = job(tmp_path, "pretrain", "--data", f"{data}:2", own, *AS_PLAY, "--out", play, *TINY)
     assert "play/inverse_mse" in said
+    assert [*runs.read_json(play / "manifest.json")["parents"]] == ["data_0", "data_1"]
     said = job(tmp_path, "align", "--demos", data, "--init", play, "--out", policy, *TINY)
     assert "Stage 1 weights loaded: vision" in said
     said = job(
@@ -133,13 +146,16 @@ def test_a_set_like_bridge_becomes_a_policy_of_its_own_robot(own: Path, tmp_path
         tmp_path, "import_dataset", "--source", source, "--mapping", "bridge", "--like", play, "--out", demos,
         "--omit", 0, "--fleets", 1,
     )  # fmt: skip
+    assert "of robot widowx_bridge" in inspected(tmp_path, play)
     job(tmp_path, "pretrain", "--data", play, *AS_PLAY, "--out", first, *TINY)
     job(tmp_path, "align", "--demos", demos, "--init", first, "--out", policy, *TINY)
     said = job(tmp_path, "evaluate", "--policy", policy, "--episodes", 1, "--out", tmp_path / "evaluated", status=2)
     assert "do not match" in said
     assert "'widowx_bridge'" in said
-    # A mixture with weights of the imported set and of our own.
+    # A mixture with weights of the imported set and of our own: two robots, so of their motion only.
     both = ("--data", f"{play}:2", f"{own}:1")
+    said = job(tmp_path, "pretrain", *both, *AS_PLAY, "--out", tmp_path / "no", *TINY, status=2)
+    assert f"robot: dataset {own} has 'widowx', dataset {play} has 'widowx_bridge'" in said
     said = job(tmp_path, "pretrain_prior", *both, "--out", tmp_path / "prior", *TINY, "--prior.chunk", 4)
     assert "There is no video of widowx_bridge, because none of the installed simulators has this robot." in said
     assert (tmp_path / "prior/videos/interpolation-widowx.mp4").exists()
@@ -174,6 +190,7 @@ def test_maniskills_own_recording_becomes_a_policy_that_is_evaluated_there(tmp_p
     job(tmp_path, "collect_play", *there, "--explorer", "waypoint", "--episodes", 2, "--out", like)
     mapping = REPOSITORY / "tests/importing/data/maniskill_pick_cube.yaml"
     job(tmp_path, "import_dataset", "--source", source, "--mapping", mapping, "--like", like, "--out", data)
+    assert "6 episodes, " in inspected(tmp_path, data)
     job(tmp_path, "pretrain", "--data", data, *AS_PLAY, "--out", play, *TINY)
     job(tmp_path, "align", "--demos", data, "--init", play, "--out", policy, *TINY)
     said = job(tmp_path, "evaluate", "--policy", policy, "--episodes", 1, *there, "--out", tmp_path / "evaluated")
