@@ -131,7 +131,9 @@ def test_a_simulator_that_is_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     brings(tmp_path, "hollow", "simulators", "hollow = hollow_code:HOLLOW", "HOLLOW = object()")
     monkeypatch.syspath_prepend(tmp_path)
     assert envs.sims_of("tabletop") == ("pybullet",), "nobody asked for it"
-    with pytest.raises(ConfigError, match=r"The simulator 'hollow' of the package hollow 2.0 .* is a Simulator; got"):
+    with pytest.raises(
+        ConfigError, match=r"The simulator 'hollow' of the package hollow 2.0 .* must be a Simulator; got"
+    ):
         envs.make(EnvConfig(sim="hollow"))
 
 

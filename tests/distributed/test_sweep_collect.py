@@ -78,7 +78,9 @@ def test_without_an_entry_the_command_is_named(plan_of, tmp_path: Path, toy_data
         DataError, match=r"There is no dataset at .*play: .* Collect one with `python -m jobs.collect_play"
     ):
         plan_of(demos=toy_dataset, budget=20)
-    with pytest.raises(ConfigError, match=r"budget 25 is larger than the dataset: .* Collect more \(the same command"):
+    with pytest.raises(
+        ConfigError, match=r"budget 25 is larger than the dataset: .* Collect more \(run the same command"
+    ):
         plan_of(data=toy_dataset, demos=toy_dataset, budget=25)
 
 

@@ -142,7 +142,9 @@ def test_a_sweep_in_an_environment_of_others(tmp_path: Path, capsys: pytest.Capt
     sweep.main(config)
     lines = capsys.readouterr().out.splitlines()
     assert "evaluate 2 cells" in lines[0]
-    assert lines[-2].startswith(f"collected first, not counted above: {tmp_path}/data: 6 episodes of play (waypoint)")
+    assert lines[-2].startswith(
+        f"to be collected first, not counted above: {tmp_path}/data: 6 episodes of play (waypoint)"
+    )
     (tmp_path / "other").mkdir()
     other = write_adapter(tmp_path / "other", robot="robot: lifter")
     with pytest.raises(ConfigError, match=r"demonstrations of 'slider', and evaluate has the robot 'lifter'\."):
