@@ -108,10 +108,7 @@ def from_dataset(
         DataError: no instructions, no held-out episodes, no statistics.
     """
     if set(dataset.tasks) <= {PLAY_TASK}:
-        raise DataError(
-            f"{dataset.path} contains play, which has no instructions. Give a dataset of demonstrations "
-            "(jobs.collect_demos)."
-        )
+        raise DataError(f"{dataset.path} contains play, which has no instructions. Use jobs.collect_demos.")
     init, prior = start.init, start.prior
     stage_1 = None if init is None else _stage_1(init, dataset)
     if stage_1 is not None:

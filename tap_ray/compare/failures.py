@@ -10,7 +10,7 @@ from tap_ray.metrics import Interval, wilson
 
 RARE = ("crashed", "unlabeled")
 """Labels that get a column only if some episode has them."""
-RULE = "Failures are labeled by rules from the simulator's state, not by a person."
+RULE = "Failures are labeled by rules from the state of the simulator, not by a person."
 
 
 @dataclass(frozen=True, kw_only=True)

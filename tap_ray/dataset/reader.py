@@ -262,9 +262,8 @@ def _read(dataset: DatasetInfo, row: Mapping[str, Any], columns: Sequence[str] |
     missing = set(columns) - set(table.column_names)
     if missing or len(table) != row["length"]:
         raise DataError(
-            f"{dataset.path}: episode {index} has {len(table)} frames and lacks {sorted(missing) or 'no feature'}; "
-            f"its metadata says {row['length']} frames. Run `python -m tap_ray.dataset.lerobot verify {dataset.path}` "
-            "for details."
+            f"{dataset.path}: episode {index} has {len(table)} frames and lacks {sorted(missing) or 'no feature'}; its "
+            f"metadata says {row['length']}. Details: `python -m tap_ray.dataset.lerobot verify {dataset.path}`."
         )
     arrays = {name: _column(table[name]) for name in table.column_names}
     for name in (layout.STATE, layout.ACTION):

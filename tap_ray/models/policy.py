@@ -343,9 +343,7 @@ def require_used(config: PolicyConfig) -> None:
     elif config.num_cameras == 1 and config.camera_towers != usual.camera_towers:
         raise ConfigError("policy.camera_towers has no effect with one camera. Omit it, or record with --cameras.")
     elif config.head == "tokens":
-        raise ConfigError(
-            "Action tokens belong to the vocabulary of a VLM, so --policy.head tokens needs --policy.vlm.pretrained."
-        )
+        raise ConfigError("Action tokens are words of a VLM: --policy.head tokens needs --policy.vlm.pretrained.")
     for room, needs in (("vlm", "--policy.vlm.pretrained"), ("tokens", "--policy.head tokens")):
         used = config.vlm.pretrained if room == "vlm" else config.head == "tokens"
         chosen, default = getattr(config, room), getattr(usual, room)

@@ -125,9 +125,9 @@ def test_other_images_and_the_same_dataset_twice(mixture: Mixture) -> None:
 
 
 def test_a_share_that_is_no_window_and_a_set_too_small_for_its_share(mixture: Mixture) -> None:
-    with pytest.raises(ConfigError, match=r"weights \[1\.0, 0\.5\] and 1 windows a batch, a dataset has none"):
+    with pytest.raises(ConfigError, match=r"1 windows in a batch, one of the datasets gets no window at all"):
         mixture.windows(replace(CONFIG, batch_size=1))
     require_usable(mixture, CONFIG, num_workers=1)
     halves, large = replace(mixture, weights=(1.0, 1.0)), replace(CONFIG, batch_size=60, group_size=99)
-    with pytest.raises(ConfigError, match=r"both: 3 training episodes .* not one batch of 30 windows"):
+    with pytest.raises(ConfigError, match=r"both: 3 training episodes .* a single batch of 30 windows"):
         require_usable(halves, large, num_workers=1)

@@ -364,7 +364,7 @@ def test_time_stamps_that_skip(tmp_path):
             writer.write_table(group)
     check = checked(path)["rate"]
     assert (check.kind, check.numbers["irregular"], check.episodes) == ("look at this", 2, (6,))
-    assert check.text == f"2 of {NUM * (T - 1)} intervals between time stamps are not 0.2 s: frames missing or late"
+    assert check.text == f"2 of {NUM * (T - 1)} intervals between time stamps are not 0.2 s: frames are missing or late"
 
 
 def test_a_damaged_file_is_said_and_the_rest_is_read(tmp_path):

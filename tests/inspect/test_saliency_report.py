@@ -164,7 +164,7 @@ def test_an_environment_of_others_tells_where_the_robot_is_at_most(tmp_path: Pat
     silent = write_adapter(tmp_path, contact="", robot_mask="")
     with pytest.raises(ConfigError, match=r"finds looks for what crops show, .*robot_mask, contact\)"):
         job.main(SaliencyConfig(policy=(finds,), env=silent))
-    with pytest.raises(ConfigError, match="has the task 'slide' only; got --tasks put_carrot"):
+    with pytest.raises(ConfigError, match="has only the task 'slide'; got --tasks put_carrot"):
         job.main(SaliencyConfig(policy=(words,), env=env, tasks=CARROT))
     job.main(replace(config, env=silent, policy=(words,), out=tmp_path / "pictures"))
     blind = runs.read_json(tmp_path / "pictures" / "saliency.json")["all"]["words, image"]
@@ -184,7 +184,7 @@ def test_an_overlay_by_hand():
 
 def test_a_strip_that_cannot_be_written(tmp_path: Path):
     (tmp_path / "file").touch()
-    with pytest.raises(StorageError, match=r"Cannot write .*strip\.png: .*name another --out"):
+    with pytest.raises(StorageError, match=r"Cannot write .*strip\.png: .*name another folder with --out"):
         filmstrips.write_strip(
             tmp_path / "file" / "strip.png", {"a": np.zeros((1, 8, 8, 3), np.uint8)}, title="", every=1
         )

@@ -48,5 +48,5 @@ def test_the_point_learns_from_what_is_seen() -> None:
 
 
 def test_a_size_that_cannot_be_halved() -> None:
-    with pytest.raises(ConfigError, match=r"policy\.glimpse_px is a multiple of 8 px, or 0; got 20"):
+    with pytest.raises(ConfigError, match=r"policy\.glimpse_px must be a multiple of 8 px, or 0; got 20"):
         PolicyConfig(glimpse_px=20)

@@ -53,5 +53,7 @@ def test_a_task_that_always_fails_is_given_up_with_its_reason():
         def __contains__(self, attempt):
             return True
 
-    with pytest.raises(DataError, match=r"Only 0 of 24 attempts could be kept .* the last reason: missed\. Fix that"):
+    with pytest.raises(
+        DataError, match=r"0 of 24 attempts of task number 0 could be kept; the last reason: missed\. Fix that"
+    ):
         run(Schedule(num_tasks=1, episodes=1), Never())

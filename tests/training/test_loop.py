@@ -139,7 +139,7 @@ def test_the_averaged_weights_are_the_ones_kept():
 
 def test_batches_that_end_too_early_are_an_error():
     windows = [window for window, _ in zip(square_windows(0, batch=2), range(3), strict=False)]
-    with pytest.raises(DataError, match=r"The batches ended at step 3\. Give an iterator that repeats"):
+    with pytest.raises(DataError, match=r"The batches ended at step 3\. Use an iterator that repeats"):
         fit(Line(), iter(windows), Constant(), TrainConfig(steps=5))
 
 
