@@ -298,7 +298,7 @@ def test_a_users_mistake_is_said_before_ray_starts_and_before_a_folder_is_made(t
     for flags, message in (
         (
             ["--explorers.motion.bounds-low-m", "5", "5", "5", "--explorers.motion.bounds-high-m", "6", "6", "6"],
-            "Only 0 of 3000 reachable poses of 'widowx' lie between bounds_low_m (5.0, 5.0, 5.0)",
+            "Only 0 of 3000 reachable poses of 'widowx' are between bounds_low_m (5.0, 5.0, 5.0)",
         ),
         (["--episodes", "0"], "--episodes must be at least 1; got 0."),
     ):

@@ -55,7 +55,7 @@ def test_what_a_kill_after_the_last_commit_left_undone_is_made_up_for(tmp_path, 
 
     before = (out / "report/report.md").stat().st_mtime_ns
     collect_play.main(job(out))
-    assert "has its 2 episodes already" in capsys.readouterr().out
+    assert "already has its 2 episodes" in capsys.readouterr().out
     assert (out / "report/report.md").stat().st_mtime_ns == before
     (out / "report/report.md").unlink()
     collect_play.main(job(out))

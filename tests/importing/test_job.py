@@ -30,7 +30,7 @@ def test_a_source_becomes_a_dataset(tmp_path: Path, mlflow_uri: str, capsys) -> 
     assert [slot.name for slot in dataset.header.spec.action] == ["dq1", "dq2", "dq3", "dq4", "dq5", "gripper"]
     made = digests(out)
     assert import_dataset.main(config(tmp_path / "play", omit=(1,))) == out
-    assert "has its 2 episodes already" in capsys.readouterr().out
+    assert "already has its 2 episodes" in capsys.readouterr().out
     assert digests(out) == made
     with pytest.raises(DataError, match="episodes"):  # another set of episodes is another dataset
         import_dataset.main(config(tmp_path / "play"))
