@@ -21,10 +21,8 @@ def main(config: AlignJobConfig) -> Path:
     validate_settings(config.train, config.workers)
     require_fit(config)
     inputs, workers = open_align(config), config.workers
-    if inputs.play is not None:
-        cut_missing(inputs.play, workers.ray_address)
-    if config.align.weights.need_crops:
-        cut_missing(inputs.demos, workers.ray_address)
+    needed = [] if inputs.play is None else [inputs.play]
+    cut_missing([*needed, inputs.demos] if config.align.weights.need_crops else needed, workers.ray_address)
     build = partial(align_stage, config, inputs)
     built = build()  # a checkpoint that does not fit is reported before Ray starts
     require_whole(inputs.demos)

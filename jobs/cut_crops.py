@@ -29,7 +29,7 @@ def main(config: Config) -> Path:
     """Cut what is missing, print how much of the play has crops; returns their folder."""
     path = storage.to_path(config.data)
     dataset = open_dataset(path if storage.is_remote(path) else path.resolve())
-    cut_missing(dataset, config.ray_address)
+    cut_missing([dataset], config.ray_address)
     crops = read_crops(dataset, np.arange(len(dataset)), CROPS)
     led = sum(int((each.bout_T >= 0).sum()) for each in crops) / max(dataset.lengths.sum(), 1)
     bouts = sum(len(each) for each in crops)

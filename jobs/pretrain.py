@@ -33,10 +33,10 @@ def main(config: PretrainConfig) -> Path:
         paths, weights = ([collect_play.main(config.play).resolve()], [1.0]) if config.live_play else config.sources()
         mixture = open_mixture(paths, weights)
         build = partial(pretrain_stage, config, mixture)
-        for dataset in mixture.sets if config.objective.next_object else ():
-            if not config.live_play:
+        if config.objective.next_object:
+            for dataset in mixture.sets if not config.live_play else ():
                 require_held_out(dataset, windows)
-            cut_missing(dataset, address)
+            cut_missing(mixture.sets, address)
         built = build()  # what is wrong with the data or the sizes is reported before Ray trains
         config.require_used(windows, built.model.network.config)
         if config.live_play:

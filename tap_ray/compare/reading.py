@@ -24,6 +24,16 @@ RESULT_KEYS = ("protocol", "policy", "tasks", "seconds")
 
 
 @dataclass(frozen=True, kw_only=True)
+class Trained:
+    """How a policy was trained."""
+
+    demos: int
+    """Demonstrations of all tasks together."""
+    scratch: bool
+    """Whether it had no play: no Stage 1, no motion prior, no co-training."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class Result:
     """One evaluated policy."""
 
@@ -40,6 +50,8 @@ class Result:
     """The training run that was evaluated, None for a built-in policy."""
     failure_class: Mapping[str, str]
     """Label of a failure -> "execution" or "semantic"; empty for what was evaluated before failures had labels."""
+    trained: Trained | None = None
+    """Where `read_runs` finds it: not of a built-in policy."""
 
     @property
     def scenarios(self) -> list[str]:
@@ -90,6 +102,7 @@ def read_runs(runs: Sequence[Path | str]) -> tuple[list[Result], list[Curves]]:
     for path in paths:
         if path not in evaluated:
             trained[path.resolve()] = path.name
+    results = [replace(result, trained=_trained(result.policy_run)) for result in results]
     for result in results:
         for path in _lineage(result.policy_run):
             trained.setdefault(path, result.label if path == result.policy_run else path.name)
@@ -209,6 +222,25 @@ def _labeled(results: Sequence[Result]) -> list[Result]:
     ]
     labels = [f"{label} #{i + 1}" if labels.count(label) > 1 else label for i, label in enumerate(labels)]
     return [replace(result, label=label) for result, label in zip(results, labels, strict=True)]
+
+
+def _trained(run: Path | None) -> Trained | None:
+    """None but for a run of jobs.align, and where the number of demonstrations is not known."""
+    manifest = {} if run is None else read_json(run / "manifest.json")
+    if run is None or manifest.get("job") != "align" or not (run / "config.json").exists():
+        return None
+    config, parents = read_json(run / "config.json"), manifest.get("parents", {})
+    demos = config.get("windows", {}).get("num_episodes", 0) or _size(parents.get("demos", {}), run)
+    return Trained(demos=demos, scratch=not parents.keys() & {"init", "prior", "play"}) if demos else None
+
+
+def _size(parent: Mapping[str, Any], run: Path) -> int:
+    """Episodes of a dataset that lies where the run does, locally or remotely; else 0: no other storage is asked."""
+    path = storage.to_path(parent["path"]) if parent else run
+    info = path / "meta" / "info.json"
+    if storage.is_remote(path) != storage.is_remote(run) or not info.exists():
+        return 0
+    return int(read_json(info).get("total_episodes", 0))
 
 
 def _lineage(run: Path | None) -> list[Path]:

@@ -2,8 +2,10 @@
 
 import logging
 import pickle
+from contextlib import nullcontext
 from functools import lru_cache, partial
 from pathlib import Path
+from typing import Sequence
 
 import pyarrow as pa
 import ray.data
@@ -16,19 +18,20 @@ from tap_ray.errors import TapRayError
 from tap_ray.progress_bar import progress_bar
 
 
-def cut_missing(dataset: DatasetInfo, ray_address: str | None = None) -> None:
-    """Cut the crops of training windows that a dataset lacks; connects to Ray only if it lacks any.
+def cut_missing(datasets: Sequence[DatasetInfo], ray_address: str | None = None) -> None:
+    """Cut the crops of training windows that datasets lack; connects to Ray once, and only if one lacks any.
 
     Args:
-        dataset: its path absolute; on a cluster on storage that all machines see.
+        datasets: their paths absolute; on a cluster on storage that all machines see.
         ray_address: see `connect`.
 
     Raises:
-        DataError: the dataset has no masks, or is damaged.
+        DataError: a dataset has no masks, or is damaged.
         StorageError: the storage refused.
     """
-    if missing_blocks(dataset, CROPS):
-        with connect(ray_address):
+    lacking = [dataset for dataset in datasets if missing_blocks(dataset, CROPS)]
+    with connect(ray_address) if lacking else nullcontext():
+        for dataset in lacking:
             cut_all(dataset, CROPS)
 
 

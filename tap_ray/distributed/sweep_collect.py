@@ -153,8 +153,7 @@ def cut_crops(trials: Sequence[Trial], ray_address: str | None) -> None:
             needed.append(trial.align.play)
         if trial.align.align.weights.need_crops:
             needed.append(trial.align.demos)
-    for path in dict.fromkeys(needed):
-        cut_missing(open_dataset(path), ray_address)
+    cut_missing([open_dataset(path) for path in dict.fromkeys(needed)], ray_address)
 
 
 def require_metric(plan: SweepFile, where: Path) -> None:

@@ -43,5 +43,5 @@ def test_a_damaged_data_file_is_told(tmp_path: Path):
     file = tmp_path / "play/data/chunk-000/file-000.parquet"
     file.write_bytes(file.read_bytes()[:-100])
     with pytest.raises(DataError, match="truncated, damaged, or not a Parquet"):
-        crops.cut_missing(dataset)
+        crops.cut_missing([dataset])
     assert missing_blocks(dataset, CROPS) == [(0, 3)]
