@@ -4,10 +4,11 @@ from dataclasses import replace
 
 import torch
 
+from tap_ray.models.batch import Batch
 from tap_ray.models.build import new_policy
 from tap_ray.models.language import encode, word_tokenizer
 from tap_ray.models.policy import PolicyConfig, TapPolicy
-from tap_ray.training.batches import Batch, to_tensors
+from tap_ray.training.batches import to_tensors
 from tests.moving_square import square_window
 from tests.small import SMALL
 

@@ -24,12 +24,13 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor, nn
 
+from tap_ray.models.batch import Batch, of_play, without
 from tap_ray.models.build import Network
 from tap_ray.models.heads import masked_mse
 from tap_ray.models.pointing import POINT_WEIGHT, pointing_loss
 from tap_ray.models.reach import reach_loss, shown, shown_mask
 from tap_ray.training.accumulation import num_predicted, shared
-from tap_ray.training.batches import CROPS, Batch
+from tap_ray.training.batches import CROPS
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -75,7 +76,7 @@ class BehaviorCloning:
         """Scalar loss; "bc/loss", squared error of the whole chunk, normalized, and the other terms that there are."""
         weights, seen = self.weights, batch | instructed(batch, self.tokens_UL)
         if not weights.asks_crops:  # nothing is asked under the demonstrations' crops
-            seen = {name: value for name, value in seen.items() if name not in CROPS}
+            seen = without(seen, *CROPS)
         parts = self._parts(model(seen), batch)
         factor = {"loss": 1.0, "reach": weights.reach, "crops": weights.crops, "context": weights.context}
         factor |= {"point": weights.point, "play_point": weights.play * POINT_WEIGHT}
@@ -98,7 +99,7 @@ class BehaviorCloning:
         if self.weights.point:
             parts["point"] = pointing_loss(out["look"], batch)
         if "play_action" in out:
-            play = _of_play(batch)
+            play = of_play(batch)
             target_play = self.policy.action_scale(play["action"])
             parts["play_action"] = masked_mse(out["play_action"], target_play, play["action_mask"])
             if "play_look" in out:
@@ -112,7 +113,7 @@ class BehaviorCloning:
 
     def counts(self, batch: Batch) -> dict[str, Tensor]:
         """See `accumulation.Counted`."""
-        mask, play = batch["action_mask"], _of_play(batch)
+        mask, play = batch["action_mask"], of_play(batch)
         found = {"loss": mask.sum()}
         if "reach" in batch:
             found["reach"] = batch["reach_mask"].sum()
@@ -147,7 +148,7 @@ class OwnLoss:
         """Scalar loss and its parts. "bc/loss" is L_pred, so that it means the same with and without a prior."""
         weight = decayed(int(batch["step"]), self.decay_steps) if "step" in batch else 0.0
         if not weight:
-            batch = {name: value for name, value in batch.items() if name != "chunk_state"}
+            batch = without(batch, "chunk_state")
         out = model(batch | instructed(batch, self.tokens_UL))
         pred = shared(batch, "pred", out["pred"])
         if not weight:
@@ -158,11 +159,6 @@ class OwnLoss:
     def counts(self, batch: Batch) -> dict[str, Tensor]:
         """See `accumulation.Counted`."""
         return {"pred": num_predicted(self.policy, batch, batch["action_mask"])}
-
-
-def _of_play(batch: Batch) -> Batch:
-    """What belongs to the play beside demonstrations."""
-    return {name.removeprefix("play_"): value for name, value in batch.items() if name.startswith("play_")}
 
 
 def decayed(step: int, decay_steps: int) -> float:

@@ -1,7 +1,7 @@
 """The input of a trained policy's head, for linear probes: the features that both stages share."""
 
 from pathlib import Path
-from typing import Mapping, Sequence
+from typing import Mapping, Sequence, cast
 
 import numpy as np
 import torch
@@ -9,6 +9,7 @@ import torch
 from tap_ray.dataset.crops import CropConfig, Crops
 from tap_ray.errors import ConfigError
 from tap_ray.inspect.probes import ProbeData
+from tap_ray.models.batch import Batch
 from tap_ray.models.build import PolicyBundle, load_bundle, new_policy
 from tap_ray.models.language import encode
 from tap_ray.models.policy import acts
@@ -69,7 +70,7 @@ def inputs(
     state: np.ndarray,
     sentence: Sequence[str],
     crops: Mapping[str, np.ndarray] | None = None,
-) -> dict[str, torch.Tensor]:
+) -> Batch:
     """What the policy is given for F frames: the second image of inverse dynamics, crops, or instructions.
 
     Args:
@@ -81,12 +82,12 @@ def inputs(
         crops: "object_crop", "place_crop" (F, C, C, 3) uint8 and "crop_mask" (F, 2) bool; only a policy that was
             trained on them gets them. None: it is not told what to look for.
     """
-    batch = {"rgb": torch.from_numpy(rgb), "state": torch.from_numpy(state)}
+    batch: Batch = {"rgb": torch.from_numpy(rgb), "state": torch.from_numpy(state)}
     if bundle.tokenizer is None and not acts(bundle.network.config):
         return batch | {"goal_rgb": torch.from_numpy(goal_rgb)}
     if bundle.tokenizer is None:
         told = no_crops(len(rgb)) if crops is None else crops
-        return batch | {name: torch.from_numpy(value) for name, value in told.items()}
+        return batch | cast(Batch, {name: torch.from_numpy(value) for name, value in told.items()})
     sentences, row = np.unique(np.asarray(sentence), return_inverse=True)
     tokens = encode(bundle.tokenizer, sentences.tolist(), bundle.network.config.num_context)
     return batch | {"tokens": tokens, "sentence": torch.from_numpy(row)}

@@ -34,6 +34,7 @@ from torch import Tensor, nn
 
 from tap_ray.errors import ConfigError
 from tap_ray.inspect.features import inputs
+from tap_ray.models.batch import Batch
 from tap_ray.models.build import PolicyBundle
 from tap_ray.models.glimpse import on_image
 from tap_ray.models.policy import TapPolicy, acts
@@ -157,9 +158,7 @@ def laid(map_M2GG: Tensor, middle_M22: Tensor, window_px: int, size: int) -> Ten
     return canvas_MYX[:, window_px:-window_px, window_px:-window_px]
 
 
-def grad_cam(
-    policy: nn.Module, parts: Sequence[nn.Module], batch: dict[str, Tensor], moves: Tensor, *, sign: Sign
-) -> list[Tensor]:
+def grad_cam(policy: nn.Module, parts: Sequence[nn.Module], batch: Batch, moves: Tensor, *, sign: Sign) -> list[Tensor]:
     """(M, G, G) float32 map of each image that passes a part, not normalized; for each part.
 
     Args:

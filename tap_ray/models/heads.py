@@ -4,6 +4,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from tap_ray.models.batch import Batch
 from tap_ray.models.motion_prior import MotionPrior, PriorConfig
 from tap_ray.models.normalizer import Normalizer
 from tap_ray.specs import UNIFIED_ACTION, UNIFIED_STATE, RobotSpec, unified_indices
@@ -106,7 +107,7 @@ class FlowHead(nn.Module):
 
 
 def flow_outputs(
-    head: FlowHead, read_NF: Tensor, batch: dict[str, Tensor], action_scale: Normalizer, *, acts: bool
+    head: FlowHead, read_NF: Tensor, batch: Batch, action_scale: Normalizer, *, acts: bool
 ) -> dict[str, Tensor]:
     """The losses of a flow head where a batch has targets, and "action" where it `acts`.
 

@@ -17,6 +17,7 @@ from torch.nn import functional as F
 from tyro.conf import Suppress
 
 from tap_ray.errors import ConfigError
+from tap_ray.models.batch import MotionBatch
 from tap_ray.models.trunk import Trunk
 from tap_ray.specs import UNIFIED_ACTION, UNIFIED_STATE
 
@@ -161,7 +162,7 @@ class MotionPrior(nn.Module):
         self.config = config
         self.encoder, self.decoder = MotionEncoder(config), FlowDecoder(config)
 
-    def forward(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
+    def forward(self, batch: MotionBatch) -> dict[str, Tensor]:
         """
         Args:
             batch: "action" (N, H, A) and "state" (N, H, S) normalized and unified, "step_mask" (N, H) bool,

@@ -7,11 +7,13 @@ through the actions.
 import torch
 from torch import Tensor
 
+from tap_ray.models.batch import Batch
+
 POINT_WEIGHT = 0.3
 """Of this loss beside actions and reach targets; at the start it is about 5 nats, they are about 1 each."""
 
 
-def pointing_loss(look_N2P: Tensor, batch: dict[str, Tensor]) -> Tensor:
+def pointing_loss(look_N2P: Tensor, batch: Batch) -> Tensor:
     """Cross-entropy of where the key points look, in nats a key point; 0 where nothing is shown.
 
     Args:

@@ -23,6 +23,7 @@ from tyro.conf import Suppress
 from tap_ray.config import to_dict
 from tap_ray.dataset.norm_stats import NormStats
 from tap_ray.errors import ConfigError
+from tap_ray.models.batch import Batch
 from tap_ray.models.cameras import OtherCameras
 from tap_ray.models.context import CropContext, SentenceContext
 from tap_ray.models.fast import TokensConfig
@@ -205,7 +206,7 @@ class TapPolicy(nn.Module):
         """The head that gives "action"."""
         return self.head if acts(self.config) else self.pair_out
 
-    def forward(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
+    def forward(self, batch: Batch) -> dict[str, Tensor]:
         """
         Args:
             batch: "rgb" (N, Y, X, 3) uint8, with several cameras "extra_rgb" (N, V, Y, X, 3) (and "goal_extra_rgb"
@@ -237,12 +238,7 @@ class TapPolicy(nn.Module):
             out["inverse_action" if seen else "action"] = self.pair_out(pair)
         for name, seen_NF in seen.items():
             context_NC = views[name].context_NC
-            if name in ("", "crop_"):
-                read_NW = self._read(seen_NF, context_NC, batch)
-            else:
-                read_NW = self._read(
-                    seen_NF, context_NC, {"state": batch["play_state"]} if "play_state" in batch else {}
-                )
+            read_NW = self._read(seen_NF, context_NC, batch if name in ("", "crop_") else _state_of_play(batch))
             if self.config.head == "regression":
                 out[f"{name}action"] = self.head(read_NW)
             else:
@@ -255,7 +251,7 @@ class TapPolicy(nn.Module):
             out |= {"sentence_context": views[""].context_NC, "crop_context": views["crop_"].context_NC}
         return out
 
-    def _images(self, batch: dict[str, Tensor]) -> dict[str, tuple[Tensor, Tensor, Tensor]]:
+    def _images(self, batch: Batch) -> dict[str, tuple[Tensor, Tensor, Tensor]]:
         """Every image of the first camera, its joined map and the others'; all of a camera pass a tower at once."""
         names = [name for name in ("rgb", "goal_rgb", "play_rgb") if name in batch]
         jitter = {"rgb": "jitter", "goal_rgb": "jitter", "play_rgb": "play_jitter"}
@@ -270,7 +266,7 @@ class TapPolicy(nn.Module):
         parts = zip(images.split(sizes), joined.split(sizes), others.split(sizes), strict=True)
         return dict(zip(names, parts, strict=True))
 
-    def _views(self, batch: dict[str, Tensor], images: dict[str, tuple[Tensor, Tensor, Tensor]]) -> dict[str, View]:
+    def _views(self, batch: Batch, images: dict[str, tuple[Tensor, Tensor, Tensor]]) -> dict[str, View]:
         """What is looked at under which context; keys: prefixes of the outputs."""
         views = {}
         if "tokens" in batch:
@@ -282,8 +278,8 @@ class TapPolicy(nn.Module):
             crops = self.crops(batch["object_crop"], batch["place_crop"], batch["crop_mask"])
             views[name] = View(*images["rgb"], crops)
         if "play_object_crop" in batch:
-            crops = (batch[f"play_{name}"] for name in ("object_crop", "place_crop", "crop_mask"))
-            views["play_"] = View(*images["play_rgb"], self.crops(*crops))
+            crops = self.crops(batch["play_object_crop"], batch["play_place_crop"], batch["play_crop_mask"])
+            views["play_"] = View(*images["play_rgb"], crops)
         if "goal_rgb" in batch or "goal_row" in batch:
             nothing = images["rgb"][1].new_zeros(len(batch["rgb"]), self.config.context_width)
             goal = {"goal": View(*images["goal_rgb"], nothing)} if "goal_rgb" in batch else {}
@@ -307,7 +303,7 @@ class TapPolicy(nn.Module):
         seen, look = (dict(zip(views, part.split(sizes), strict=True)) for part in (points_NF, look_N2P))
         return seen, look
 
-    def _read(self, seen_NF: Tensor, context_NC: Tensor, batch: dict[str, Tensor]) -> Tensor:
+    def _read(self, seen_NF: Tensor, context_NC: Tensor, batch: Batch) -> Tensor:
         """(N, W) features for the heads; with a history in training (2 N, W): once with it, then without."""
         parts = [seen_NF, self.context_in(context_NC)]
         if self.config.num_state:
@@ -374,7 +370,12 @@ def _mlp(num_in: int, width: int) -> nn.Sequential:
     return nn.Sequential(nn.Linear(num_in, width), nn.ReLU(), nn.Linear(width, width), nn.ReLU())
 
 
-def _other_images(batch: dict[str, Tensor], names: list[str]) -> list[Tensor]:
+def _state_of_play(batch: Batch) -> Batch:
+    """What the read-out is given beside the features of play: it has no memory."""
+    return {"state": batch["play_state"]} if "play_state" in batch else {}
+
+
+def _other_images(batch: Batch, names: list[str]) -> list[Tensor]:
     """Of each camera but the first (N, 3, Y, X) levels, the rows in the order of the first camera's `names`."""
     jitter = {"rgb": "extra_jitter", "goal_rgb": "extra_jitter", "play_rgb": "play_extra_jitter"}
     parts: list[list[Tensor]] = []

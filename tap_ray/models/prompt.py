@@ -14,6 +14,7 @@ from tokenizers import Tokenizer
 from torch import Tensor
 
 from tap_ray.errors import ConfigError
+from tap_ray.models.batch import Batch
 from tap_ray.models.vision import jittered
 from tap_ray.models.vlm_files import VlmFiles
 
@@ -50,7 +51,7 @@ def require_read(files: VlmFiles, told: Sequence[str], tokens_UL: Tensor) -> Non
             )
 
 
-def images(batch: dict[str, Tensor], name: str, jitter: str) -> list[list[np.ndarray]]:
+def images(batch: Batch, name: str, jitter: str) -> list[list[np.ndarray]]:
     """Of each row one image a camera, (Y, X, 3) uint8 each, with the changes of contrast and brightness that training
     asks for."""
     extra, cameras = name.replace("rgb", "extra_rgb"), [_changed(batch[name], batch.get(jitter))]
@@ -67,7 +68,7 @@ def _changed(rgb_NYXC: Tensor, jitter_N2: Tensor | None) -> np.ndarray:
     return rgb_NYXC.cpu().numpy()
 
 
-def with_crops(rgb: list[list[np.ndarray]], batch: dict[str, Tensor], prefix: str) -> list[Row]:
+def with_crops(rgb: list[list[np.ndarray]], batch: Batch, prefix: str) -> list[Row]:
     """Each row's images with the crops that it has: of the object, then of the place."""
     crops = [batch[f"{prefix}{kind}_crop"].cpu().numpy() for kind in ("object", "place")]
     present = batch[f"{prefix}crop_mask"].tolist()

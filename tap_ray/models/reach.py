@@ -15,6 +15,7 @@ from torch import Tensor
 
 from tap_ray.dataset.reach import NUM_REACH
 from tap_ray.errors import ConfigError
+from tap_ray.models.batch import Batch
 from tap_ray.models.build import Network
 from tap_ray.models.heads import masked_mse
 from tap_ray.types import Window
@@ -28,7 +29,7 @@ LEAST = np.array([1e-3] * 9 + [0.3] * 4)
 """Smallest scale of each: a millimeter; of cosines and sines, half of what they have. Few windows may show no grasp."""
 
 
-def reach_loss(policy: Network, reach_NR: Tensor, batch: dict[str, Tensor], shown_N13: Tensor | None = None) -> Tensor:
+def reach_loss(policy: Network, reach_NR: Tensor, batch: Batch, shown_N13: Tensor | None = None) -> Tensor:
     """Mean squared error of normalized reach targets, over those that exist and can be told.
 
     Args:
@@ -40,7 +41,7 @@ def reach_loss(policy: Network, reach_NR: Tensor, batch: dict[str, Tensor], show
     return masked_mse(reach_NR, policy.reach_scale(batch["reach"]), shown_mask(batch, shown_N13))
 
 
-def shown_mask(batch: dict[str, Tensor], shown_N13: Tensor | None) -> Tensor:
+def shown_mask(batch: Batch, shown_N13: Tensor | None) -> Tensor:
     """(N, R) bool: the reach targets that exist and, for each arm alike, are among those shown (None: all are)."""
     mask_NR = batch["reach_mask"]
     return mask_NR if shown_N13 is None else mask_NR & shown_N13.repeat(1, mask_NR.shape[1] // NUM_REACH)

@@ -27,6 +27,7 @@ from torch import Tensor, nn
 
 from tap_ray.dataset.norm_stats import NormStats
 from tap_ray.errors import ConfigError
+from tap_ray.models.batch import Batch
 from tap_ray.models.fast import FastTokenizer
 from tap_ray.models.heads import FlowHead, RegressionHead, before_goal, flow_outputs
 from tap_ray.models.lora import add_lora, merged
@@ -186,7 +187,7 @@ class VlmPolicy(nn.Module):
         """Config and weights without low-rank updates, which are merged: what a saved policy holds."""
         return replace(self.config, vlm=replace(self.config.vlm, lora_rank=0)), merged(self)
 
-    def forward(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
+    def forward(self, batch: Batch) -> dict[str, Tensor]:
         """
         Args:
             batch: as `TapPolicy.forward`: "rgb" and an instruction, crops or a goal image, where there are several in
@@ -200,13 +201,13 @@ class VlmPolicy(nn.Module):
         """
         out: dict[str, Tensor] = {}
         for name, (rows, state_NS) in self._views(batch).items():
-            own = batch if name in ("", "crop_") else {}
+            own: Batch = batch if name in ("", "crop_") else {}
             if name == "inverse_" or self.config.context == ("goal",):
                 own = _until_goal(batch)
             out |= {f"{name}{key}": value for key, value in self._heads(rows, state_NS, own).items()}
         return out
 
-    def _views(self, batch: dict[str, Tensor]) -> dict[str, tuple[list[Row], Tensor | None]]:
+    def _views(self, batch: Batch) -> dict[str, tuple[list[Row], Tensor | None]]:
         """Rows of a prompt and their states, by the prefix of their outputs."""
         views: dict[str, tuple[list[Row], Tensor | None]] = {}
         rgb = images(batch, "rgb", "jitter")
@@ -228,7 +229,7 @@ class VlmPolicy(nn.Module):
             )
         return views
 
-    def _heads(self, rows: list[Row], state_NS: Tensor | None, batch: dict[str, Tensor]) -> dict[str, Tensor]:
+    def _heads(self, rows: list[Row], state_NS: Tensor | None, batch: Batch) -> dict[str, Tensor]:
         """What the heads make of rows of a prompt; see `forward`."""
         given = prompt(self.parts.files, rows, query=self.words.first, device=self.action_scale.scale.device)
         reads_state = self.config.num_state and state_NS is not None
@@ -254,7 +255,7 @@ class VlmPolicy(nn.Module):
         with self.words.beside(state_ND):
             return self.model(**taken, **more)
 
-    def _tokens(self, given: dict[str, Tensor], state_ND: Tensor | None, batch: dict[str, Tensor]) -> dict[str, Tensor]:
+    def _tokens(self, given: dict[str, Tensor], state_ND: Tensor | None, batch: Batch) -> dict[str, Tensor]:
         """The loss of the chunk's tokens where there are targets, the chunk in evaluation mode."""
         assert isinstance(self.head, TokenHead)
         out: dict[str, Tensor] = {}
@@ -306,7 +307,7 @@ class VlmPolicy(nn.Module):
         return {"position_ids": (mask_NL.sum(1, keepdim=True) - 1 + deltas_N1).expand(3, -1, -1)}
 
 
-def _until_goal(batch: dict[str, Tensor]) -> dict[str, Tensor]:
+def _until_goal(batch: Batch) -> Batch:
     """Targets of inverse dynamics."""
     if "k" not in batch or "action_mask" not in batch:
         return batch

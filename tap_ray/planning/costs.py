@@ -16,7 +16,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_map_only
 from torch.utils.flop_counter import flop_registry, sdpa_backward_flop_count, sdpa_flop_count
 
-from tap_ray.training.batches import Batch
+from tap_ray.models.batch import Batch, MotionBatch
 
 ATEN = torch.ops.aten
 ATTENTION = ATEN._scaled_dot_product_flash_attention_for_cpu
@@ -79,7 +79,7 @@ class Unmultiplied(TorchDispatchMode):
         return made if self.backward else made.zero_()
 
 
-def step_costs(network: nn.Module, batch: Batch, *, bf16: bool) -> tuple[float, float]:
+def step_costs(network: nn.Module, batch: Batch | MotionBatch, *, bf16: bool) -> tuple[float, float]:
     """FLOPs of a forward and a backward pass, and bytes kept between them (parameters and buffers are not)."""
     owned = {value.untyped_storage().data_ptr() for value in [*network.parameters(), *network.buffers()]}
     kept: dict[int, int] = {}
@@ -101,7 +101,7 @@ def step_costs(network: nn.Module, batch: Batch, *, bf16: bool) -> tuple[float, 
 
 def costs(
     make: Callable[[Depths, bool], nn.Module],
-    batch_of: Callable[[int], Batch],
+    batch_of: Callable[[int], Batch | MotionBatch],
     full: Depths | None,
     *,
     bf16: bool,

@@ -11,13 +11,13 @@ from torch import nn
 
 from tap_ray.align.transfer import freeze
 from tap_ray.media.text_table import columns
+from tap_ray.models.batch import MotionBatch
 from tap_ray.models.motion_prior import MotionPrior, PriorConfig
 from tap_ray.models.policy import PolicyConfig
 from tap_ray.models.vlm import VlmParts
 from tap_ray.planning import shapes
 from tap_ray.planning.costs import Costs, costs
 from tap_ray.settings import WorkersConfig
-from tap_ray.training.batches import Batch
 from tap_ray.training.loop import TrainConfig, has_bf16
 from tap_ray.training.sharding import repeated_layers
 
@@ -173,11 +173,14 @@ def _step(training: Training, *, bf16: bool) -> Costs:
     return costs(network, batch, full, bf16=bf16, checkpoints=policy.vlm.checkpoint_activations)
 
 
-def _motion(prior: PriorConfig, num: int) -> Batch:
+def _motion(prior: PriorConfig, num: int) -> MotionBatch:
     steps = torch.ones(num, prior.chunk, dtype=torch.bool)
-    batch = {"action": torch.zeros(num, prior.chunk, prior.num_actions), "step_mask": steps}
-    batch["state"] = torch.zeros(num, prior.chunk, prior.num_states)
-    return batch | {"dim_mask": torch.ones(num, prior.num_actions, dtype=torch.bool)}
+    return {
+        "action": torch.zeros(num, prior.chunk, prior.num_actions),
+        "state": torch.zeros(num, prior.chunk, prior.num_states),
+        "step_mask": steps,
+        "dim_mask": torch.ones(num, prior.num_actions, dtype=torch.bool),
+    }
 
 
 def device_of(workers: WorkersConfig, gpu_gb: float | None) -> Device | None:

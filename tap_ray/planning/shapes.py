@@ -11,6 +11,7 @@ from torch import nn
 from transformers import PretrainedConfig
 
 from tap_ray.dataset.crops import CROPS
+from tap_ray.models.batch import Batch
 from tap_ray.models.build import towers_of
 from tap_ray.models.fast import FastTokenizer, fit_fast
 from tap_ray.models.heads import FlowHead
@@ -22,7 +23,6 @@ from tap_ray.models.prompt import Row, instruction_tokenizer, prompt
 from tap_ray.models.vlm import ActionWords, VlmParts, VlmPolicy
 from tap_ray.models.vlm_files import VlmFiles
 from tap_ray.planning.costs import Depths
-from tap_ray.training.batches import Batch
 
 LAYERS = ("num_hidden_layers", "depth")
 """What configs call the layers of a text model or a vision tower."""
@@ -93,7 +93,8 @@ def batch_of(num: int, *, policy: PolicyConfig, files: VlmFiles | None, goal_row
     image = partial(torch.zeros, dtype=torch.uint8)
     size, chunk, ones = policy.image_size, policy.chunk, partial(torch.ones, dtype=torch.bool)
     noise = torch.randn(1, chunk, policy.num_actions, generator=torch.Generator().manual_seed(0)).clamp(-3, 3)
-    batch = {"rgb": image(num, size, size, 3), "action": noise.expand(num, -1, -1)}  # of as many action tokens each
+    # Samples with the same actions have equally many action tokens.
+    batch: Batch = {"rgb": image(num, size, size, 3), "action": noise.expand(num, -1, -1)}
     batch |= {"action_mask": ones(num, chunk), "k": torch.full((num,), chunk)}
     if policy.num_cameras > 1:
         batch["extra_rgb"] = image(num, policy.num_cameras - 1, size, size, 3)

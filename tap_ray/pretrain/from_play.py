@@ -24,6 +24,7 @@ from tap_ray.dataset.norm_stats import NormStats, norm_stats
 from tap_ray.dataset.reader import DatasetInfo
 from tap_ray.dataset.windows import WindowConfig, split_episodes
 from tap_ray.errors import ConfigError
+from tap_ray.models.batch import Batch
 from tap_ray.models.build import Network, PolicyBundle, new_policy
 from tap_ray.models.heads import FlowHead, before_goal, masked_mse
 from tap_ray.models.pointing import POINT_WEIGHT, pointing_loss
@@ -31,7 +32,6 @@ from tap_ray.models.policy import Context, PolicyConfig
 from tap_ray.models.reach import NUM_REACH, reach_loss, reach_moments, shown, shown_mask
 from tap_ray.specs import RobotSpec
 from tap_ray.training.accumulation import num_predicted, shared
-from tap_ray.training.batches import Batch
 from tap_ray.training.stage import HELD_OUT_WINDOWS, Stage, fitted, held_out_windows
 from tap_ray.training.vlm_parts import chunks_of, new_parts
 from tap_ray.types import Window

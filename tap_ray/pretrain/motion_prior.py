@@ -17,10 +17,10 @@ from tap_ray.config import to_dict
 from tap_ray.dataset.action_chunks import ActionChunkConfig, held_out_batches, load
 from tap_ray.dataset.reader import DatasetInfo
 from tap_ray.errors import DataError
+from tap_ray.models.batch import MotionBatch
 from tap_ray.models.motion_prior import MotionPrior, PriorConfig
 from tap_ray.models.prior_files import Source, TrainedPrior, save_prior
 from tap_ray.training.accumulation import shared
-from tap_ray.training.batches import Batch
 from tap_ray.training.motion_validation import reconstruction
 from tap_ray.training.stage import FINAL
 from tap_ray.types import ActionChunkBatch
@@ -35,12 +35,12 @@ class FlowMatching:
 
     name: str = "prior"
 
-    def loss(self, model: nn.Module, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
+    def loss(self, model: nn.Module, batch: MotionBatch) -> tuple[Tensor, dict[str, Tensor]]:
         """Scalar loss, and "prior/loss": squared error of the velocity, normalized."""
         loss = shared(batch, "loss", model(batch)["loss"])
         return loss, {"prior/loss": loss}
 
-    def counts(self, batch: Batch) -> dict[str, Tensor]:
+    def counts(self, batch: MotionBatch) -> dict[str, Tensor]:
         """See `accumulation.Counted`."""
         return {"loss": (batch["step_mask"].sum(1) * batch["dim_mask"].sum(1)).sum()}
 

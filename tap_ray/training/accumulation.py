@@ -15,9 +15,9 @@ from typing import Any, Protocol, Sequence, runtime_checkable
 import torch
 from torch import Tensor, nn
 
+from tap_ray.models.batch import Batch, MotionBatch
 from tap_ray.models.build import Network
 from tap_ray.models.token_head import TokenHead
-from tap_ray.training.batches import Batch
 
 SHARE = "share_"
 
@@ -26,12 +26,12 @@ SHARE = "share_"
 class Counted(Protocol):
     """An objective whose means have counts."""
 
-    def counts(self, batch: Batch) -> dict[str, Tensor]:
+    def counts(self, batch: Any) -> dict[str, Tensor]:
         """Scalars: over how many entries of this batch each part of the loss is a mean, by the part's name."""
         ...
 
 
-def shares(objective: Any, batches: Sequence[Batch]) -> Sequence[Batch]:
+def shares(objective: Any, batches: Sequence[Batch | MotionBatch]) -> Sequence[Batch | MotionBatch]:
     """Each batch with "share_<part>" (), how many times its mean counts as much as on average; one alone as it is."""
     if len(batches) == 1 or not isinstance(objective, Counted):
         return batches
@@ -43,7 +43,7 @@ def shares(objective: Any, batches: Sequence[Batch]) -> Sequence[Batch]:
     return batches
 
 
-def shared(batch: Batch, name: str, mean: Tensor) -> Tensor:
+def shared(batch: Batch | MotionBatch, name: str, mean: Tensor) -> Tensor:
     """A part of the loss with its batch's share; the mean itself where the batch is alone."""
     return mean * batch[f"{SHARE}{name}"] if f"{SHARE}{name}" in batch else mean
 

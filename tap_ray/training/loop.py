@@ -9,16 +9,17 @@ import functools
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Callable, Iterator, Literal, Mapping, Protocol
+from typing import Any, Callable, Iterator, Literal, Mapping, Protocol, Sequence
 
 import torch
 from torch import Tensor, nn
 
 from tap_ray.errors import ConfigError, DataError, TapRayError
+from tap_ray.models.batch import Batch, MotionBatch
 from tap_ray.rng import seed_of
 from tap_ray.training import checkpoint, optim
 from tap_ray.training.accumulation import exchange, shares
-from tap_ray.training.batches import AugmentConfig, Batch, augment, to_tensors
+from tap_ray.training.batches import AugmentConfig, augment, to_tensors
 from tap_ray.training.checkpoint import TrainState
 from tap_ray.training.sharding import whole
 from tap_ray.types import ActionChunkBatch, Window
@@ -84,8 +85,9 @@ class Objective(Protocol):
         """First part of every metric's name, e.g. "play"."""
         ...
 
-    def loss(self, model: nn.Module, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
-        """Scalar loss and scalar metrics ("play/loss", ...) of one batch; calls `model(...)` exactly once."""
+    def loss(self, model: nn.Module, batch: Any) -> tuple[Tensor, dict[str, Tensor]]:
+        """Scalar loss and scalar metrics ("play/loss", ...) of one batch (`Batch` or `MotionBatch`, as the model takes
+        it); calls `model(...)` exactly once."""
         ...
 
 
@@ -278,7 +280,7 @@ def _batch(
     config: TrainConfig,
     hooks: Hooks,
     meter: "Meter",
-) -> Batch:
+) -> Batch | MotionBatch:
     """The next batch, on the device and augmented; `number` is its own and decides what is drawn for it."""
     before = time.perf_counter()
     try:
@@ -287,14 +289,16 @@ def _batch(
         raise DataError(f"The batches ended at step {step}. Use an iterator that repeats, or fewer --steps.") from None
     meter.waited(time.perf_counter() - before)
     batch = to_tensors(window, hooks.device)
-    batch = augment(batch, config.augment, seed=config.seed, step=number, rank=hooks.rank)
-    return batch | {"step": torch.tensor(step)}
+    if "rgb" in batch:
+        batch = augment(batch, config.augment, seed=config.seed, step=number, rank=hooks.rank)
+    batch["step"] = torch.tensor(step)
+    return batch
 
 
 def _backward(
     prepared: nn.Module,
     objective: Objective,
-    batches: list[Batch],
+    batches: Sequence[Batch | MotionBatch],
     state: TrainState,
     config: TrainConfig,
     hooks: Hooks,

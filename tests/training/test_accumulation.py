@@ -11,12 +11,13 @@ from torch import nn
 from tap_ray import bounds
 from tap_ray.align.objective import BehaviorCloning
 from tap_ray.errors import ConfigError
+from tap_ray.models.batch import Batch
 from tap_ray.models.motion_prior import FlowDecoder, PriorConfig
 from tap_ray.models.reach import NUM_REACH
 from tap_ray.pretrain.from_play import FromPlay, ObjectiveConfig
 from tap_ray.pretrain.motion_prior import FlowMatching
 from tap_ray.training.accumulation import shares
-from tap_ray.training.batches import AugmentConfig, Batch
+from tap_ray.training.batches import AugmentConfig
 from tap_ray.training.loop import TrainConfig, fit
 from tap_ray.types import Window
 from tests.align.test_objective import ALL, TOKENS, demos, said
