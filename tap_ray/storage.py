@@ -87,6 +87,17 @@ def is_remote(path: Any) -> bool:
     return hasattr(path, "storage_options")
 
 
+def is_same(one: Path | str, other: Path | str) -> bool:
+    """Whether two paths or URIs lie in the same storage: both on this machine's file system, or in one bucket."""
+    return _bucket(one) == _bucket(other)
+
+
+def _bucket(path: Path | str) -> str:
+    """For example "s3://bucket"; empty for a local path."""
+    protocol, found, rest = str(path).partition("://")
+    return f"{protocol}://{rest.partition('/')[0]}" if found and protocol not in LOCAL else ""
+
+
 def require_reachable(path: Path) -> None:
     """Ask a URI's storage for a sign of life. Local paths pass.
 

@@ -47,11 +47,13 @@ class Result:
     """One row an episode, indexed by the cell (task, scenario, initial state, seed), sorted."""
     seconds: float
     policy_run: Path | None
-    """The training run that was evaluated, None for a built-in policy."""
+    """The training run that was evaluated, None for a built-in policy, or where it is not found."""
     failure_class: Mapping[str, str]
     """Label of a failure -> "execution" or "semantic"; empty for what was evaluated before failures had labels."""
     trained: Trained | None = None
     """Where `read_runs` finds it: not of a built-in policy."""
+    elsewhere: str = ""
+    """The training run that this policy comes from and that was not read, because it lies in another storage."""
 
     @property
     def scenarios(self) -> list[str]:
@@ -86,7 +88,8 @@ def read_runs(runs: Sequence[Path | str]) -> tuple[list[Result], list[Curves]]:
 
     Args:
         runs: evaluation folders (results.json) and training folders (metrics.jsonl). The training run behind an
-            evaluated policy, and the Stage 1 run behind that one, are found by themselves.
+            evaluated policy, and the Stage 1 run behind that one, are found by themselves if they lie in the same storage:
+            a manifest cannot make this machine connect to a server that nobody named.
 
     Raises:
         CheckpointError: a folder is neither, is damaged, or was evaluated by another protocol than the first.
@@ -102,9 +105,11 @@ def read_runs(runs: Sequence[Path | str]) -> tuple[list[Result], list[Curves]]:
     for path in paths:
         if path not in evaluated:
             trained[path.resolve()] = path.name
-    results = [replace(result, trained=_trained(result.policy_run)) for result in results]
-    for result in results:
-        for path in _lineage(result.policy_run):
+    for number, result in enumerate(results):
+        lineage, elsewhere = _lineage(result.policy_run)
+        known = _trained(result.policy_run)
+        results[number] = replace(result, trained=known, elsewhere=result.elsewhere or elsewhere)
+        for path in lineage:
             trained.setdefault(path, result.label if path == result.policy_run else path.name)
     return results, [read_curves(path, label) for path, label in trained.items()]
 
@@ -122,7 +127,9 @@ def read_result(path: Path) -> Result:
         )
     episodes = _read_episodes(path / "episodes.parquet")
     _require_consistent(path, data["tasks"], episodes)
-    run = storage.to_path(data["policy"]["run"]) if data["policy"].get("run") else None
+    named = str(data["policy"].get("run") or "")
+    elsewhere = named if not storage.is_same(named, path) else ""
+    run = storage.to_path(named) if named and not elsewhere else None
     return Result(
         path=path,
         label=str(data["policy"]["name"]),
@@ -132,6 +139,7 @@ def read_result(path: Path) -> Result:
         seconds=float(data["seconds"]),
         policy_run=run if run is not None and (run / "manifest.json").exists() else None,
         failure_class=data.get("failure_class", {}),
+        elsewhere=elsewhere,
     )
 
 
@@ -235,20 +243,22 @@ def _trained(run: Path | None) -> Trained | None:
 
 
 def _size(parent: Mapping[str, Any], run: Path) -> int:
-    """Episodes of a dataset that lies where the run does, locally or remotely; else 0: no other storage is asked."""
-    path = storage.to_path(parent["path"]) if parent else run
-    info = path / "meta" / "info.json"
-    if storage.is_remote(path) != storage.is_remote(run) or not info.exists():
+    """Episodes of a dataset that lies in the same storage as the run; else 0: no other storage is asked."""
+    if not parent or not storage.is_same(parent["path"], run):
         return 0
-    return int(read_json(info).get("total_episodes", 0))
+    info = storage.to_path(parent["path"]) / "meta" / "info.json"
+    return int(read_json(info).get("total_episodes", 0)) if info.exists() else 0
 
 
-def _lineage(run: Path | None) -> list[Path]:
-    """The training run and those it was initialized from, as far as they are still there and logged anything."""
+def _lineage(run: Path | None) -> tuple[list[Path], str]:
+    """The training run and those it was initialized from, as far as they are still there and logged anything; and the
+    first that lies in another storage, which is not asked."""
     found: list[Path] = []
     while run is not None and run not in found and (run / "manifest.json").exists():
         if logs.exists(run / "metrics.jsonl"):
             found.append(run)
         parent = read_json(run / "manifest.json").get("parents", {}).get("init")
+        if parent and not storage.is_same(parent["path"], run):
+            return found, str(parent["path"])
         run = storage.to_path(parent["path"]) if parent else None
-    return found
+    return found, ""
