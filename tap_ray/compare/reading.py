@@ -88,8 +88,8 @@ def read_runs(runs: Sequence[Path | str]) -> tuple[list[Result], list[Curves]]:
 
     Args:
         runs: evaluation folders (results.json) and training folders (metrics.jsonl). The training run behind an
-            evaluated policy, and the Stage 1 run behind that one, are found by themselves if they lie in the same storage:
-            a manifest cannot make this machine connect to a server that nobody named.
+            evaluated policy, and the Stage 1 run behind that one, are found by themselves if they lie in the same
+            storage: a manifest cannot make this machine connect to a server that nobody named.
 
     Raises:
         CheckpointError: a folder is neither, is damaged, or was evaluated by another protocol than the first.

@@ -291,8 +291,8 @@ def text_table(results: Sequence[Result], *, with_paper: bool = True) -> str:
     lines = [f"{result.label}: {text}" for result, text in zip(results, replaced(results), strict=True) if text]
     blocks += ["\n".join([f"{HEADING} (Avg-All, {scenarios[0]})", *lines])] if lines else []
     blocks += [
-        f"{result.label}: {result.elsewhere} was not read, because it lies in another storage than the evaluation. Name "
-        "that run too for its learning curves."
+        f"{result.label}: {result.elsewhere} was not read, because it lies in another storage than the evaluation. "
+        "Name that run too for its learning curves."
         for result in results
         if result.elsewhere
     ]

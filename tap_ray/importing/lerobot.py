@@ -15,7 +15,7 @@ import pyarrow.parquet as pq
 from PIL import Image
 
 from tap_ray.errors import DataError
-from tap_ray.importing.source import Column
+from tap_ray.importing.source import Column, inside
 
 OWN = {"frame_index", "episode_index", "index", "task_index"}
 """Columns of LeRobot's own that are no measurements."""
@@ -87,10 +87,10 @@ class LeRobotSource:
         if not self._v3:
             chunk = episode // int(self._info["chunks_size"])
             name = self._info["data_path"].format(episode_chunk=chunk, episode_index=episode)
-            return _read(self._root / name, columns)
+            return _read(inside(self._root, name), columns)
         row = self._episodes.iloc[episode]
         chunk, number = int(row["data/chunk_index"]), int(row["data/file_index"])
-        file = self._root / self._info["data_path"].format(chunk_index=chunk, file_index=number)
+        file = inside(self._root, self._info["data_path"].format(chunk_index=chunk, file_index=number))
         return _read(file, columns, [("episode_index", "=", episode)])
 
     def _video(self, episode: int, camera: str) -> tuple[Path, float]:
@@ -98,11 +98,11 @@ class LeRobotSource:
         if not self._v3:
             chunk = episode // int(self._info["chunks_size"])
             name = self._info["video_path"].format(episode_chunk=chunk, video_key=camera, episode_index=episode)
-            return self._root / name, 0.0
+            return inside(self._root, name), 0.0
         row = self._episodes.iloc[episode]
         chunk, number = (int(row[f"videos/{camera}/{part}"]) for part in ("chunk_index", "file_index"))
         name = self._info["video_path"].format(video_key=camera, chunk_index=chunk, file_index=number)
-        return self._root / name, float(row[f"videos/{camera}/from_timestamp"])
+        return inside(self._root, name), float(row[f"videos/{camera}/from_timestamp"])
 
     @cached_property
     def _episodes(self) -> pd.DataFrame:
@@ -141,7 +141,13 @@ def _read(file: Path, columns: Sequence[str], filters: Any = None) -> Any:
 
 def _decoded(cell: Any, root: Path) -> np.ndarray:
     """An image of a Parquet cell: bytes in it, or a path beside it."""
-    data = cell["bytes"] if cell.get("bytes") else (root / cell["path"]).read_bytes()
+    data = cell.get("bytes")
+    if not data:
+        file = inside(root, cell["path"])
+        try:
+            data = file.read_bytes()
+        except OSError as error:
+            raise DataError(f"{file} cannot be read: {error}. Download or record the dataset again.") from None
     return np.asarray(Image.open(io.BytesIO(data)).convert("RGB"))
 
 

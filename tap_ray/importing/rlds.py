@@ -27,7 +27,7 @@ from PIL import Image, UnidentifiedImageError
 from tap_ray.dataset.layout import read_json
 from tap_ray.errors import ConfigError, DataError, nearest
 from tap_ray.importing import tfrecord
-from tap_ray.importing.source import Column
+from tap_ray.importing.source import Column, inside
 
 STEPS = "steps"
 SENTENCES = ("language_instruction", "observation/natural_language_instruction", "natural_language_instruction")
@@ -203,7 +203,7 @@ class RldsSource:
                 DATASET=info["name"], SPLIT=split, FILEFORMAT=kind, SHARD_X_OF_Y=f"{number:05d}-of-{len(counts):05d}",
                 SHARD_INDEX=f"{number:05d}", NUM_SHARDS=f"{len(counts):05d}",
             )  # fmt: skip
-            if not (file := self._folder / name).exists():
+            if not (file := inside(self._folder, name)).exists():
                 raise DataError(f"{self._folder} has no {name}, file {number + 1} of {len(counts)}. {DOWNLOAD}")
             files.append((file, count))
         return files

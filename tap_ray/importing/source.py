@@ -2,9 +2,12 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
 from typing import Protocol
 
 import numpy as np
+
+from tap_ray.errors import DataError
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,3 +53,15 @@ class Source(Protocol):
     def instruction(self, episode: int, column: str) -> str:
         """The episode's sentence; "" where there is none."""
         ...
+
+
+def inside(root: Path, name: str) -> Path:
+    """A file that the dataset names; links inside it may lead anywhere, as those of the hub's cache do.
+
+    Raises:
+        DataError: the name leads out of the dataset, which could make an import read any file of this machine.
+    """
+    path = PurePosixPath(name)
+    if path.is_absolute() or ".." in path.parts:
+        raise DataError(f"{root} names the file {name}, which lies outside the dataset. Do not trust this dataset.")
+    return root / path

@@ -208,3 +208,10 @@ def test_a_folder_that_is_none(folder: Path, tmp_path: Path) -> None:
         RldsSource(folder)
     with pytest.raises(DataError, match=r"is not a TFDS dataset: it has no features\.json"):
         RldsSource(tmp_path)
+
+
+def test_a_shard_outside_the_dataset_is_refused(folder: Path) -> None:
+    info = folder / "1.0.0" / "dataset_info.json"
+    info.write_text(info.read_text().replace("{DATASET}-", "../../{DATASET}-"))
+    with pytest.raises(DataError, match=r"names the file \.\./\.\./toy-train.*, which lies outside the dataset"):
+        RldsSource(folder)

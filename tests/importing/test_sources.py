@@ -5,6 +5,8 @@ import shutil
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from tap_ray.errors import DataError
@@ -67,3 +69,22 @@ def test_a_video_that_ends_too_early(tmp_path: Path) -> None:
     shutil.copy(videos[0], videos[2])  # 42 frames where 66 should be
     with pytest.raises(DataError, match=r"has no frame at 2\.000 s: the video is shorter than the data"):
         LeRobotSource(short).images(2, CAMERA, [0, 60])
+
+
+@pytest.mark.parametrize("name", ["/etc/hostname", "../../secret.png", "a/../../secret.png"])
+@pytest.mark.parametrize("where", ["data", "video", "image"])
+def test_a_name_that_leads_out_of_the_dataset_is_refused(where: str, name: str, tmp_path: Path) -> None:
+    kind = "v30_image" if where == "image" else "v21_video"
+    evil = shutil.copytree(DATA / kind, tmp_path / "evil" / kind)
+    (tmp_path / "secret.png").write_bytes(b"secret")
+    if where == "image":
+        [file] = (evil / "data").glob("**/*.parquet")
+        table = pq.read_table(file)
+        cells = pa.array([{"bytes": None, "path": name}] * len(table), pa.struct({"bytes": "binary", "path": "string"}))
+        pq.write_table(table.set_column(table.column_names.index(CAMERA), CAMERA, cells), file)
+    else:
+        info = json.loads((evil / "meta/info.json").read_text())
+        (evil / "meta/info.json").write_text(json.dumps(info | {f"{where}_path": name}))
+    source = LeRobotSource(evil)
+    with pytest.raises(DataError, match=r"names the file .*, which lies outside the dataset"):
+        source.numbers(0, ["action"]) if where == "data" else source.images(0, CAMERA, [0])
