@@ -33,7 +33,7 @@ PATIENCE_S = 2.0
 """How long to wait for a job that is just ending there, s."""
 STORE = Path("runs")
 """Where runs lie that nobody named a folder for."""
-FORMER_ROLES = {"evaluated_on": "judged_on"}
+FORMER_ROLES: Mapping[str, str] = {"evaluated_on": "judged_on"}
 """Roles of parents -> the names that they had in manifests written before."""
 PACKAGES = (
     "ray",
@@ -59,6 +59,9 @@ class MadeBy:
     """Where and how it is made; no result depends on them."""
     former: Mapping[str, Any] = field(default_factory=dict[str, Any])
     """Values of `identity` that were others when the runs' hashes held paths."""
+    episodes: Mapping[str, int] = field(default_factory=dict[str, int])
+    """Role of a dataset among the parents -> how many of its first episodes the run uses; 0 or absent: all. The dataset
+    may grow, and the run is still the same."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -138,7 +141,10 @@ def open_run(
     parents, made_by = parents or {}, _made_by(config)
     names = _names(job, made_by, parents)
     config = {**made_by.identity, **made_by.runtime}
-    ancestry = {role: {"path": str(path), "hash": hash_of(path)} for role, path in parents.items()}
+    ancestry: dict[str, dict[str, Any]] = {}
+    for role, path in parents.items():
+        used = made_by.episodes.get(role, 0)
+        ancestry[role] = {"path": str(path), "hash": hash_of(path, used), **({"episodes": used} if used else {})}
     path = _place(out, STORE, job, names)
     manifest = _require_ours(path, job, names, made_by, parents)
     if manifest is not None:
@@ -175,9 +181,14 @@ def _made_by(config: MadeBy | Mapping[str, Any]) -> MadeBy:
 
 
 def _names(job: str, made_by: MadeBy, parents: Mapping[str, Path | str]) -> tuple[str, ...]:
-    """The hash of a run, and those that it had when names were other ones, or when paths of its parents were in it."""
-    hashes = {role: hash_of(path) for role, path in parents.items()}
-    roles = (hashes, {FORMER_ROLES.get(role, role): hash for role, hash in hashes.items()})
+    """The hash of a run, and those that it had when names were other ones, when all episodes of a dataset counted, or
+    when paths of its parents were in it."""
+    hashes = {role: hash_of(path, made_by.episodes.get(role, 0)) for role, path in parents.items()}
+    known = [
+        hashes,
+        hashes | {role: hash_of(parents[role]) for role, used in made_by.episodes.items() if used and role in parents},
+    ]
+    roles = [each for one in known for each in (one, keys_renamed(one, FORMER_ROLES))]
     paths = {key: value for key, value in {**made_by.identity, **made_by.former}.items() if key != "out"}
     now = _what(made_by.identity, parents)
     ways = (now, keys_renamed(now, FORMER), keys_renamed(paths, FORMER))
@@ -233,7 +244,9 @@ def _require_ours(
         old = _what(keys_renamed(before, RENAMED_ANYWHERE), known)
         lines = differences(old, _what(made_by.identity, parents))
         for role in sorted({*known, *parents}):
-            before, now = known.get(role, {}).get("hash"), hash_of(parents[role]) if role in parents else None
+            before, now = known.get(role, {}).get("hash"), None
+            if role in parents:
+                now = hash_of(parents[role], made_by.episodes.get(role, 0))
             if before != now:
                 was = f"{known[role]['path']} as it was ({before})" if before else "none"
                 lines.append(f"{role}: {was} before, {f'{parents[role]} ({now})' if now else 'none'} now")
@@ -271,8 +284,8 @@ def annotate(run: Run, **facts: Any) -> None:
     write_json(run.path / "manifest.json", {**read_json(run.path / "manifest.json"), **facts})
 
 
-def hash_of(path: Path | str) -> str:
-    """The hash in the manifest of a run folder or dataset.
+def hash_of(path: Path | str, episodes: int = 0) -> str:
+    """The hash in the manifest of a run folder or dataset; of a dataset's first `episodes` alone unless that is 0.
 
     Raises:
         CheckpointError: there is no such folder, or it is neither.
@@ -282,7 +295,8 @@ def hash_of(path: Path | str) -> str:
         # A dataset keeps its plan when it grows, so its length belongs to what it is.
         plan = read_json(path / "meta" / "tap_ray.json", needs=("hash",))
         info = read_json(path / "meta" / "info.json", needs=("total_episodes",))
-        return digest({"plan": plan["hash"], "episodes": info["total_episodes"]})
+        total = int(info["total_episodes"])
+        return digest({"plan": plan["hash"], "episodes": min(episodes, total) if episodes else total})
     if (path / "manifest.json").exists():
         return str(_manifest(path)["hash"])
     state = "is neither a run folder nor a dataset of this project" if path.exists() else "does not exist"

@@ -267,7 +267,7 @@ class PipelineConfig(ClusterConfig):
 
 def made_by(config: TrainJobConfig) -> MadeBy:
     """What makes a run, and where and how it is made."""
-    values, former = to_dict(config), {}
+    values, former, episodes = to_dict(config), {}, {}
     if config.train.gradient_accumulation_steps == 1:  # runs of before there was any have the same name
         del values["train"]["gradient_accumulation_steps"]
     if isinstance(config, StageConfig):
@@ -285,5 +285,7 @@ def made_by(config: TrainJobConfig) -> MadeBy:
             values["data"] = config.sources()[1]
         if config.play.cameras == ONE_CAMERA:  # runs from before there could be several keep their names
             values["play"].pop("cameras")
+    if isinstance(config, PretrainConfig | PriorJobConfig):  # not demonstrations, whose new tasks would bring new words
+        episodes = dict.fromkeys(config.parents(), config.windows.num_episodes)
     identity = {**values, "workers": config.workers.num_workers}
-    return MadeBy(identity=identity, runtime={"workers": values["workers"]}, former=former)
+    return MadeBy(identity=identity, runtime={"workers": values["workers"]}, former=former, episodes=episodes)

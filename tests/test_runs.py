@@ -114,6 +114,39 @@ def test_a_data_set_can_be_a_parent():
     assert hashes[0] == hashes[1] != hashes[2]  # a dataset that has grown is another parent
 
 
+def write_dataset(folder: str, *, episodes: int) -> None:
+    Path(folder, "meta").mkdir(parents=True, exist_ok=True)
+    Path(folder, "meta/tap_ray.json").write_text('{"hash": "ff"}')
+    Path(folder, "meta/info.json").write_text(json.dumps({"total_episodes": episodes}))
+
+
+def test_a_run_on_the_first_episodes_of_a_dataset_stays_the_same_when_the_dataset_grows():
+    write_dataset("d", episodes=8)
+    first, parents = MadeBy(identity=CONFIG, episodes={"data": 8}), {"data": "d"}
+    run = runs.open_run(None, job="pretrain", config=first, parents=parents)
+    assert run.hash == runs.open_run("as before", job="pretrain", config=CONFIG, parents=parents).hash
+    known = {"data": {"path": "d", "hash": runs.hash_of("d"), "episodes": 8}}
+    assert runs.read_json(run.path / "manifest.json")["parents"] == known
+
+    write_dataset("d", episodes=20)
+    again = runs.open_run(None, job="pretrain", config=first, parents=parents)
+    assert (again.path, again.resumed) == (run.path, True)
+    assert runs.open_run(run.path, job="pretrain", config=first, parents=parents).resumed
+    more = MadeBy(identity=CONFIG, episodes={"data": 9})
+    assert not runs.open_run(None, job="pretrain", config=more, parents=parents).resumed
+    everything = runs.open_run(None, job="pretrain", config=CONFIG, parents=parents)
+    assert everything.hash not in (run.hash, again.hash)
+
+
+def test_a_run_on_the_first_episodes_that_was_named_by_the_whole_dataset_is_found_again():
+    """As runs were until only the episodes that they use counted."""
+    write_dataset("d", episodes=20)
+    old = runs.open_run(None, job="pretrain", config=CONFIG, parents={"data": "d"})
+    now = MadeBy(identity=CONFIG, episodes={"data": 8})
+    assert runs.folder_of(Path("runs"), job="pretrain", config=now, parents={"data": "d"}) == old.path
+    assert runs.open_run(None, job="pretrain", config=now, parents={"data": "d"}).resumed
+
+
 def test_a_missing_parent_is_an_error_before_anything_is_made():
     with pytest.raises(CheckpointError, match=r"^nowhere does not exist. Give a run folder or a dataset"):
         runs.open_run("c", job="align", config=CONFIG, parents={"init": "nowhere"})

@@ -150,7 +150,7 @@ def labeled(episode: Episode, labeler: Labeler) -> Episode:
 def held_out(manifest: dict[str, Any], data: Path, dataset: DatasetInfo) -> Sequence[int]:
     """Episodes that the run has not learned from: all of other data; of its own those that it set aside."""
     parents = manifest.get("parents", {})
-    if runs.hash_of(data) not in [parent.get("hash") for parent in parents.values()]:
+    if all(runs.hash_of(data, parent.get("episodes", 0)) != parent.get("hash") for parent in parents.values()):
         return range(len(dataset))
     windows = manifest.get("made_by", {}).get("windows", {})
     every = windows.get("holdout_every", WindowConfig().holdout_every)

@@ -98,6 +98,13 @@ def test_one_dataset_in_a_file_of_before_is_a_mixture_of_one(tmp_path: Path):
     assert load(PretrainConfig, tmp_path / "live.json").data == ()
 
 
+def test_only_the_episodes_that_stage_1_uses_make_the_run():
+    first = WindowConfig(num_episodes=8)
+    assert made_by(PretrainConfig(data=("play",), windows=first)).episodes == {"data": 8}
+    assert made_by(PretrainConfig(data=("play", "more"), windows=first)).episodes == {"data_0": 8, "data_1": 8}
+    assert made_by(AlignJobConfig(demos=Path("demos"), init="scratch", windows=first)).episodes == {}
+
+
 def test_a_mixture_of_two_robots_is_refused_before_ray_starts(demos: Path, tmp_path: Path):
     other = write_made_dataset(tmp_path / "other", num_episodes=2, tasks=("play",))
     with pytest.raises(SpecError, match=r"robot: dataset .*other has 'square', dataset .*demos has"):

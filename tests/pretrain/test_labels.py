@@ -180,3 +180,12 @@ def test_learned_labels_are_right_and_can_be_learned_from(tmp_path, capsys):
     label.main(LabelConfig(policy=again, data=play, out=tmp_path / "twice"))
     said = capsys.readouterr().out
     assert float(next(line.split()[2].rstrip(",") for line in said.splitlines() if line.startswith("  dx "))) > 0.5
+
+
+def test_of_a_dataset_that_has_grown_the_held_out_episodes_are_known(data):
+    """The run used the first six episodes, which are no longer all that there are."""
+    parent = {"path": str(data), "hash": runs.hash_of(data, 6), "episodes": 6}
+    manifest = {"parents": {"data": parent}, "made_by": {"windows": {"holdout_every": 3}}}
+    assert labels.held_out(manifest, data, open_dataset(data)) == [2, 5, 8, 11]
+    manifest["parents"]["data"] = {**parent, "hash": "other"}
+    assert list(labels.held_out(manifest, data, open_dataset(data))) == list(range(NUM))
