@@ -184,10 +184,8 @@ def _names(job: str, made_by: MadeBy, parents: Mapping[str, Path | str]) -> tupl
     """The hash of a run, and those that it had when names were other ones, when all episodes of a dataset counted, or
     when paths of its parents were in it."""
     hashes = {role: hash_of(path, made_by.episodes.get(role, 0)) for role, path in parents.items()}
-    known = [
-        hashes,
-        hashes | {role: hash_of(parents[role]) for role, used in made_by.episodes.items() if used and role in parents},
-    ]
+    whole = {role: hash_of(path) for role, path in parents.items() if made_by.episodes.get(role)}
+    known = (hashes, hashes | whole)
     roles = [each for one in known for each in (one, keys_renamed(one, FORMER_ROLES))]
     paths = {key: value for key, value in {**made_by.identity, **made_by.former}.items() if key != "out"}
     now = _what(made_by.identity, parents)
