@@ -21,7 +21,7 @@ def main(config: AlignJobConfig) -> Path:
     validate_settings(config.train, config.workers)
     require_fit(config)
     inputs, workers = open_align(config), config.workers
-    needed = [] if inputs.play is None else [inputs.play]
+    needed = [] if inputs.play is None else [*inputs.play.sets]
     cut_missing([*needed, inputs.demos] if config.align.weights.need_crops else needed, workers.ray_address)
     build = partial(align_stage, config, inputs)
     built = build()  # a checkpoint that does not fit is reported before Ray starts
@@ -31,7 +31,9 @@ def main(config: AlignJobConfig) -> Path:
     require_batches(inputs.demos, windows, num_workers=workers.num_workers)
     batches = partial(stream.batches, inputs.demos, windows, seed=config.train.seed, **workers.stream())
     if inputs.play is not None:
-        play = partial(stream.batches, inputs.play, config.play_windows(), seed=config.train.seed, **workers.stream())
+        play = partial(
+            stream.mixed_batches, inputs.play, config.play_windows(), seed=config.train.seed, **workers.stream()
+        )
         batches = partial(stream.beside, batches, play)
     facts = {"episodes": windows.num_episodes or len(inputs.demos)}
     return run_stage("align", config, build=build, batches=batches, parents=inputs.parents(), facts=facts)

@@ -54,8 +54,8 @@ FOLLOWS = {
 """What decides the values that cannot be chosen, see `config.require_used`."""
 
 
-def sources_of(data: Sequence[str]) -> tuple[list[Path], list[float]]:
-    """Absolute paths and weights of datasets given as PATH or PATH:WEIGHT.
+def sources_of(data: Sequence[str], flag: str = "--data") -> tuple[list[Path], list[float]]:
+    """Absolute paths and weights of datasets given as PATH or PATH:WEIGHT with a flag.
 
     Raises:
         ConfigError: a weight that is no number above 0.
@@ -67,14 +67,35 @@ def sources_of(data: Sequence[str]) -> tuple[list[Path], list[float]]:
             share = float(weight)
         except ValueError:
             raise ConfigError(
-                f"--data must be PATH or PATH:WEIGHT; got {text!r}, where the weight {weight!r} of the path {path!r} "
+                f"{flag} must be PATH or PATH:WEIGHT; got {text!r}, where the weight {weight!r} of the path {path!r} "
                 "is not a number."
             ) from None
         if not (math.isfinite(share) and share > 0):
-            raise ConfigError(f"--data {text}: the weight of {path} must be more than 0 and finite; got {weight}.")
+            raise ConfigError(f"{flag} {text}: the weight of {path} must be more than 0 and finite; got {weight}.")
         weights.append(share)
         paths.append(storage.to_path(path).resolve())
     return paths, weights
+
+
+def absolute(data: Sequence[str]) -> tuple[str, ...]:
+    """The same datasets with absolute paths; the share of one alone is everything, and is left out."""
+    paths, weights = sources_of(data)
+    if len(paths) == 1:
+        return (str(paths[0]),)
+    return tuple(f"{path}:{weight}" for path, weight in zip(paths, weights, strict=True))
+
+
+def roles_of(role: str, paths: Sequence[Path]) -> dict[str, Path]:
+    """Role -> dataset as a parent of a run: the role alone, or of a mixture <role>_0, <role>_1, ..."""
+    return {role: paths[0]} if len(paths) == 1 else {f"{role}_{number}": path for number, path in enumerate(paths)}
+
+
+def identity_of(data: Sequence[str]) -> str | list[float] | None:
+    """A mixture's weights in a run's identity; what lies at the paths enters by the parents' hashes. Of one dataset its
+    path, and None without any, as when there could be one only."""
+    if len(data) > 1:
+        return sources_of(data)[1]
+    return str(storage.to_path(_split(data[0])[0])) if data else None
 
 
 def _split(text: str) -> tuple[str, str]:
@@ -173,8 +194,7 @@ class PretrainConfig(StageConfig):
 
     def parents(self) -> dict[str, Path]:
         """Role -> dataset: "data", or of a mixture "data_0", "data_1", ..."""
-        paths, _ = self.sources()
-        return {"data": paths[0]} if len(paths) == 1 else {f"data_{number}": path for number, path in enumerate(paths)}
+        return roles_of("data", self.sources()[0])
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -220,13 +240,21 @@ class AlignJobConfig(StageConfig):
     prior: Path | None = None
     """Run folder of a motion prior (jobs.pretrain_prior): its decoder becomes the head, its chunk
     the horizon."""
-    play: Path | None = None
-    """Dataset of play (with robot masks) that is trained on together with the demonstrations, so that Stage 1 is not
-    forgotten."""
+    play: tuple[str, ...] = field(default=(), metadata=ONCE_ONE)
+    """Datasets of play (with robot masks) that are trained on together with the demonstrations, so that Stage 1 is not
+    forgotten: PATH, or PATH:WEIGHT for its share of the windows of play in each batch (default 1)."""
     history: int = 0
     """Past steps that the prior's encoder encodes into one vector, 0 .. the prior's chunk; 0: none."""
     align: AlignConfig = field(default_factory=AlignConfig)
     """What is loaded from Stage 1."""
+
+    def play_sources(self) -> tuple[list[Path], list[float]]:
+        """Absolute paths of the datasets of play, and their weights. ConfigError: see `sources_of`."""
+        return sources_of(self.play, "--play")
+
+    def play_parents(self) -> dict[str, Path]:
+        """Role -> dataset: "play", or of a mixture "play_0", "play_1", ..."""
+        return roles_of("play", self.play_sources()[0])
 
     def play_windows(self) -> WindowConfig:
         """Windows of play beside each batch of demonstrations, with all that Stage 1's question asks for."""
@@ -279,13 +307,12 @@ def made_by(config: TrainJobConfig) -> MadeBy:
         values["play"].pop("writers")  # as many as there are, they write the same
         if not config.play.explorers.mixed.others:  # likewise runs from before there could be any
             values["play"]["explorers"]["mixed"].pop("others")
-        if len(config.data) < 2:  # as when there could be one only
-            values["data"] = str(storage.to_path(_split(config.data[0])[0])) if config.data else None
-        else:
-            values["data"] = config.sources()[1]
+        values["data"] = identity_of(config.data)
         if config.play.cameras == ONE_CAMERA:  # runs from before there could be several keep their names
             values["play"].pop("cameras")
     if isinstance(config, PretrainConfig | PriorJobConfig):  # not demonstrations, whose new tasks would bring new words
         episodes = dict.fromkeys(config.parents(), config.windows.num_episodes)
+    if isinstance(config, AlignJobConfig):
+        values["play"] = identity_of(config.play)
     identity = {**values, "workers": config.workers.num_workers}
     return MadeBy(identity=identity, runtime={"workers": values["workers"]}, former=former, episodes=episodes)

@@ -6,13 +6,13 @@ from typing import Sequence
 
 from tap_ray import runs, storage
 from tap_ray.align.demos import StartFrom, from_dataset, resolve_configs
-from tap_ray.dataset.mixture import Mixture
-from tap_ray.dataset.reader import DatasetInfo, open_dataset, require_whole
-from tap_ray.dataset.windows import WindowConfig, require_batches
+from tap_ray.dataset.mixture import Mixture, open_mixture, require_like, require_usable
+from tap_ray.dataset.reader import DatasetInfo, open_dataset
+from tap_ray.dataset.windows import WindowConfig
 from tap_ray.models.policy import PolicyConfig
 from tap_ray.models.prior_files import TrainedPrior, load_prior
 from tap_ray.pretrain import from_play, motion_prior
-from tap_ray.settings import SCRATCH, AlignJobConfig, PretrainConfig, PriorJobConfig
+from tap_ray.settings import SCRATCH, AlignJobConfig, PretrainConfig, PriorJobConfig, roles_of
 from tap_ray.training.stage import FINAL, Stage
 
 
@@ -43,7 +43,7 @@ class AlignInputs:
     """What Stage 2 is made from, opened once; pickles."""
 
     demos: DatasetInfo
-    play: DatasetInfo | None = None
+    play: Mixture | None = None
     """Trained on beside the demonstrations."""
     init: Path | None = None
     """Run folder of Stage 1."""
@@ -52,8 +52,8 @@ class AlignInputs:
 
     def parents(self) -> dict[str, Path]:
         """Role -> folder."""
-        play = None if self.play is None else self.play.path
-        roles = {"demos": self.demos.path, "init": self.init, "prior": self.prior_run, "play": play}
+        play = [] if self.play is None else [dataset.path for dataset in self.play.sets]
+        roles = {"demos": self.demos.path, "init": self.init, "prior": self.prior_run, **roles_of("play", play)}
         return {role: path for role, path in roles.items() if path is not None}
 
 
@@ -63,18 +63,21 @@ def open_align(config: AlignJobConfig) -> AlignInputs:
     Raises:
         CheckpointError: Stage 1 or the motion prior is missing or has not finished.
         DataError: a dataset is missing or damaged, or too small.
+        SpecError: play is of another robot than the demonstrations, or has other conventions.
     """
     init = None if config.init == SCRATCH else storage.to_path(config.init).resolve()
     prior = None if config.prior is None else config.prior.resolve()
     for run in (init, prior):
         if run is not None:
             runs.require_done(run, job="pretrain")
-    play = None if config.play is None else open_dataset(config.play.resolve())
-    if play is not None:
-        require_whole(play)
-        require_batches(play, config.play_windows(), num_workers=config.workers.num_workers)
+    demos, play = open_dataset(config.demos.resolve()), None
+    if config.play:
+        play = open_mixture(*config.play_sources())
+        for dataset in play.sets:
+            require_like(dataset, demos)
+        require_usable(play, config.play_windows(), num_workers=config.workers.num_workers)
     return AlignInputs(
-        demos=open_dataset(config.demos.resolve()),
+        demos=demos,
         play=play,
         init=init,
         prior_run=prior,
@@ -84,9 +87,10 @@ def open_align(config: AlignJobConfig) -> AlignInputs:
 
 def align_shapes(config: AlignJobConfig, prior: TrainedPrior | None) -> tuple[PolicyConfig, WindowConfig]:
     """The policy's sizes, and the windows of demonstrations."""
-    play = config.play is not None
     windows = config.sized_windows()
-    return resolve_configs(config.policy, windows, config=config.align, prior=prior, history=config.history, play=play)
+    return resolve_configs(
+        config.policy, windows, config=config.align, prior=prior, history=config.history, play=bool(config.play)
+    )
 
 
 def align_stage(config: AlignJobConfig, inputs: AlignInputs) -> Stage:

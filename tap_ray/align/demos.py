@@ -62,7 +62,7 @@ class AlignConfig:
     play_batch: int = 64
     """Windows of play that are added to each batch of demonstrations; only with --play."""
     play_episodes: int = 0
-    """Number of episodes of --play to use, from the first on; 0: all."""
+    """Number of episodes of --play to use (of a mixture, of each dataset), from the first on; 0: all."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -239,7 +239,8 @@ def _trained(run: Path | None) -> Trained | None:
         return None
     config, parents = read_json(run / "config.json"), manifest.get("parents", {})
     demos = config.get("windows", {}).get("num_episodes", 0) or _size(parents.get("demos", {}), run)
-    return Trained(demos=demos, scratch=not parents.keys() & {"init", "prior", "play"}) if demos else None
+    scratch = not any(role in ("init", "prior") or role.startswith("play") for role in parents)
+    return Trained(demos=demos, scratch=scratch) if demos else None
 
 
 def _size(parent: Mapping[str, Any], run: Path) -> int:

@@ -126,8 +126,9 @@ def counts(weights: Sequence[float], batch_size: int) -> list[int]:
     whole[np.argsort(whole - exact, kind="stable")[: batch_size - whole.sum()]] += 1
     if (whole == 0).any():
         raise ConfigError(
-            f"With the weights {list(weights)} and {batch_size} windows in a batch, one of the datasets gets no "
-            "window at all. Raise its weight or --batch-size."
+            f"With the weights {list(weights)} and {batch_size} windows in a batch, the dataset of weight "
+            f"{weights[int(np.argmin(whole))]} gets no window at all. Raise its weight, or --batch-size (of --play: "
+            "--align.play-batch)."
         )
     return whole.tolist()
 

@@ -74,18 +74,28 @@ def require_alike(sets: Sequence[DatasetInfo]) -> None:
         DataError: one is named twice, or has images of another size than the first.
         SpecError: one is of another robot, control rate or cameras, or has other conventions; each is named.
     """
-    first = sets[0]
-    for number, other in enumerate(sets[1:], 1):
-        if other.path in [before.path for before in sets[:number]]:
-            raise DataError(f"{other.path} is named twice. Name it once: --data PATH:WEIGHT is its share.")
-        have, want = f"dataset {other.path}", f"dataset {first.path}"
-        require_compatible(other.spec, first.spec, have_name=have, want_name=want)
-        if other.header.image_size != first.header.image_size:
-            sizes = [" x ".join(map(str, dataset.header.image_size)) for dataset in (other, first)]
-            raise DataError(
-                f"The images of {other.path} have {sizes[0]} px, those of {first.path} {sizes[1]} px: one network "
-                "reads images of one size. Collect or import one of them again in the other's size."
-            )
+    require_once([dataset.path for dataset in sets])
+    for other in sets[1:]:
+        require_like(other, sets[0])
+
+
+def require_once(paths: Sequence[Path]) -> None:
+    """Raise DataError for a dataset that is named twice."""
+    for number, path in enumerate(paths):
+        if path in paths[:number]:
+            raise DataError(f"{path} is named twice. Name it once: its weight (PATH:WEIGHT) is its share.")
+
+
+def require_like(other: DatasetInfo, first: DatasetInfo) -> None:
+    """Raise unless one network can learn from both; DataError and SpecError as for `require_alike`."""
+    have, want = f"dataset {other.path}", f"dataset {first.path}"
+    require_compatible(other.spec, first.spec, have_name=have, want_name=want)
+    if other.header.image_size != first.header.image_size:
+        sizes = [" x ".join(map(str, dataset.header.image_size)) for dataset in (other, first)]
+        raise DataError(
+            f"The images of {other.path} have {sizes[0]} px, those of {first.path} {sizes[1]} px: one network "
+            "reads images of one size. Collect or import one of them again in the other's size."
+        )
 
 
 def require_usable(mixture: Mixture, config: WindowConfig, *, num_workers: int) -> None:

@@ -34,8 +34,9 @@ from tap_ray.distributed.train import SETTINGS, notes_at
 from tap_ray.errors import ConfigError, nearest
 from tap_ray.progress_bar import progress_bar
 from tap_ray.settings import WorkersConfig
-from tap_ray.sweep.plan import AshaConfig, Trial
+from tap_ray.sweep.plan import AshaConfig
 from tap_ray.sweep.tables import TrialRow, read_row, write_row
+from tap_ray.sweep.trial import Trial
 from tap_ray.training import session
 from tap_ray.training.progress import every
 

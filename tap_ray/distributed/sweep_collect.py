@@ -14,7 +14,8 @@ from tap_ray.errors import ConfigError, DataError, nearest
 from tap_ray.evaluate.protocol import Protocol
 from tap_ray.play.settings import DemosJobConfig, PlayJobConfig
 from tap_ray.sweep.data import ENOUGH, Facts, facts_of
-from tap_ray.sweep.plan import SweepFile, Trial, data_sets
+from tap_ray.sweep.plan import SweepFile, data_sets
+from tap_ray.sweep.trial import Trial
 from tap_ray.training.validation import names
 from tap_ray.types import EnvConfig
 
@@ -125,7 +126,7 @@ def wanted(trials: Sequence[Trial], path: Path) -> Iterable[int]:
             yield trial.align.windows.num_episodes
         if trial.pretrain and path in trial.pretrain.sources()[0]:
             yield trial.pretrain.windows.num_episodes
-        if trial.align.play == path:
+        if path in trial.align.play_sources()[0]:
             yield trial.align.align.play_episodes
         if trial.prior and path in trial.prior.sources()[0]:
             yield trial.prior.windows.num_episodes
@@ -149,8 +150,7 @@ def cut_crops(trials: Sequence[Trial], ray_address: str | None) -> None:
     for trial in trials:
         if trial.pretrain and trial.pretrain.objective.next_object:
             needed += trial.pretrain.sources()[0]
-        if trial.align.play:
-            needed.append(trial.align.play)
+        needed += trial.align.play_sources()[0]
         if trial.align.align.weights.need_crops:
             needed.append(trial.align.demos)
     cut_missing([open_dataset(path) for path in dict.fromkeys(needed)], ray_address)

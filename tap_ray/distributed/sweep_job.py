@@ -2,14 +2,14 @@
 
 import time
 from collections import Counter
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Annotated, Literal, Mapping, Sequence, get_args
 
 import tyro
 
 from tap_ray import registry, runs, storage, tracking
-from tap_ray.config import ClusterConfig, to_dict
+from tap_ray.config import ONCE_ONE, ClusterConfig, to_dict
 from tap_ray.distributed import gauges
 from tap_ray.distributed.connect import connect, dashboard_url
 from tap_ray.distributed.placement import capacity
@@ -20,11 +20,13 @@ from tap_ray.errors import ConfigError, StorageError, TapRayError, without_crede
 from tap_ray.evaluate.protocol import Protocol
 from tap_ray.job import JobRun, job_run
 from tap_ray.runs import MadeBy
+from tap_ray.settings import identity_of, roles_of, sources_of
 from tap_ray.sweep import costs as sweep_costs
 from tap_ray.sweep import page as sweep_page
 from tap_ray.sweep import study_report
-from tap_ray.sweep.plan import SweepFile, Trial, data_sets
+from tap_ray.sweep.plan import SweepFile, data_sets
 from tap_ray.sweep.tables import TRIALS, State, TrialRow, best, cost_text, facts, label, points, text_table
+from tap_ray.sweep.trial import Trial
 from tap_ray.tracking_place import is_local
 
 PAGE_S = 5.0
@@ -37,8 +39,8 @@ class SweepJobConfig(ClusterConfig):
 
     sweep: Annotated[Path, tyro.conf.Positional]
     """YAML file of values and grid / choice / uniform / loguniform, e.g. tune_configs/smoke.yaml."""
-    data: Path | None = None
-    """Dataset of play; without it the one in the sweep's file."""
+    data: tuple[str, ...] = field(default=(), metadata=ONCE_ONE)
+    """Datasets of play, PATH or PATH:WEIGHT; without it those in the sweep's file."""
     demos: Path | None = None
     """Dataset of demonstrations; without it the one in the sweep's file."""
     out: Path | None = None
@@ -89,7 +91,8 @@ def run_sweep(
         TapRayError: not one trial came to its end; their reasons are in the ledger.
     """
     store = config.store.resolve()
-    settings = MadeBy(identity={**to_dict(plan), "protocol": protocol.hash}, runtime={"store": str(store)})
+    identity = {**to_dict(plan), "data": identity_of(plan.data), "protocol": protocol.hash}
+    settings = MadeBy(identity=identity, runtime={"store": str(store)})
     parents: dict[str, Path | str] = {**_play(plan, "data"), "demos": plan.demos}
     out = config.out or runs.folder_of(store, job="sweep", config=settings, parents=parents)
     with job_run("sweep", config, made_by=settings, parents=parents, out=out) as run:
@@ -165,13 +168,15 @@ def command_of(config: SweepJobConfig) -> str:
         value = getattr(config, each.name)
         if each.name != "sweep" and value != each.default:
             name = each.name.replace("_", "-")
-            flags.append(f"--{name}" if value is True else f"--{name} {value}")
+            text = " ".join(value) if isinstance(value, tuple) else value
+            flags.append(f"--{name}" if value is True else f"--{name} {text}")
     return " ".join(flags)
 
 
 def _play(plan: SweepFile, name: str) -> dict[str, Path]:
-    """The sweep's play under a name; nothing where no trial reads it."""
-    return {name: plan.data} if plan.data in data_sets(plan) else {}
+    """The sweep's play under a name, of a mixture with numbers; nothing where no trial reads it."""
+    paths = sources_of(plan.data)[0]
+    return roles_of(name, paths) if set(paths) <= set(data_sets(plan)) else {}
 
 
 def _any_node(config: SweepJobConfig, plan: SweepFile, out: Path) -> bool:

@@ -25,8 +25,8 @@ from tap_ray.evaluate import settings as evaluation
 from tap_ray.evaluate.protocol import Protocol, cells
 from tap_ray.evaluate.settings import EvaluateConfig
 from tap_ray.settings import AlignJobConfig, PretrainConfig, PriorJobConfig, TrainJobConfig, made_by
-from tap_ray.sweep.plan import Trial
 from tap_ray.sweep.tables import METRICS, TRIALS, TrialRow, read_row, write_row
+from tap_ray.sweep.trial import Trial
 from tap_ray.training import session
 from tap_ray.training.progress import every
 
@@ -112,7 +112,7 @@ class _TrialRunner:
         if trial.prior:
             prior = self._train("prior", trial.prior, trial.prior.parents(), context.stages.prior)
             align = replace(align, prior=prior)
-        parents = {"demos": align.demos, "init": init, "prior": prior, "play": align.play}
+        parents = {"demos": align.demos, "init": init, "prior": prior, **align.play_parents()}
         policy = self._train("align", align, parents, context.stages.align)
         self._row.validation = session.final_metrics(policy)
         if context.evaluate:

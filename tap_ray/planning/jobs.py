@@ -97,7 +97,7 @@ def aligning(config: AlignJobConfig) -> Training:
     stage_1 = init if init is not None and init.is_dir() else None
     if stage_1 is not None:
         policy = resolve_policy(load_config(stage_1), policy)
-    robot, play = _robot(config.demos, policy), config.play is not None
+    robot, play = _robot(config.demos, policy), bool(config.play)
     context = context_of(config.align, play=play)
     policy = _fitted(replace(policy, context=context, chunk=windows.horizon), robot, bool(windows.reach_steps) or play)
     return Training(

@@ -4,13 +4,14 @@ arms:
   scratch:     {budget: 0}
   next_object: {}                                    # the file as it stands
   cotrain:     {cotrain: true, align: {train: {lr: 1e-3}}}
+  mixture:     {data: [data/play:1, data/more:0.3]}  # two datasets of play in each batch
 """
 
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Mapping
 
-from tap_ray.config import from_dict
+from tap_ray.config import ONCE_ONE, from_dict
 from tap_ray.errors import ConfigError, nearest
 from tap_ray.sweep.axes import VERBS
 
@@ -30,8 +31,8 @@ class Arm:
     """Fields of jobs.align, merged over the file's."""
     budget: int | None = None
     """In the place of the file's; 0: no play at all."""
-    data: Path | None = None
-    """Another dataset of play."""
+    data: tuple[str, ...] = field(default=(), metadata=ONCE_ONE)
+    """Other datasets of play, as in the file: PATH or PATH:WEIGHT; none: the file's."""
     cotrain: bool = False
     """Whether Stage 2 is trained on the play as well, on the first `budget` episodes."""
 

@@ -11,7 +11,7 @@ from tap_ray.config import digest
 from tap_ray.evaluate.protocol import Protocol, cells
 from tap_ray.media.text_table import grid
 from tap_ray.settings import PretrainConfig, PriorJobConfig, TrainJobConfig, made_by
-from tap_ray.sweep.plan import Trial
+from tap_ray.sweep.trial import Trial
 from tap_ray.training import session
 
 UNKNOWN = "no measured rate yet"

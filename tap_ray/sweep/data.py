@@ -3,10 +3,11 @@
 import sys
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Iterable
+from typing import Iterable, Sequence
 
 from tap_ray.dataset.action_chunks import ActionChunkConfig
-from tap_ray.dataset.reader import open_dataset
+from tap_ray.dataset.mixture import require_alike, require_once
+from tap_ray.dataset.reader import DatasetInfo, open_dataset
 from tap_ray.dataset.windows import WindowConfig
 from tap_ray.errors import ConfigError
 from tap_ray.specs import ONE_CAMERA
@@ -27,6 +28,8 @@ class Facts:
     image_size: int
     """Side of the images, px."""
     cameras: tuple[str, ...] = ONE_CAMERA
+    dataset: DatasetInfo | None = None
+    """None: still to be collected."""
 
 
 def facts_of(path: Path) -> Facts:
@@ -43,7 +46,38 @@ def facts_of(path: Path) -> Facts:
         robot=dataset.spec.robot,
         image_size=dataset.header.image_size[0],
         cameras=dataset.spec.cameras,
+        dataset=dataset,
     )
+
+
+def require_mixture(sets: Sequence[Facts], where: Path | str) -> None:
+    """Raise unless one network can learn from all of these datasets; of one to be collected as far as that is known.
+
+    Raises:
+        ConfigError: one will be of another robot or have other images than the first; `where` is the sweep's file.
+        DataError, SpecError: see `mixture.require_alike`.
+    """
+    require_once([each.path for each in sets])
+    require_alike([each.dataset for each in sets if each.dataset])
+    for other in sets[1:]:
+        for name in ("robot", "image_size", "cameras"):
+            mine, first = getattr(other, name), getattr(sets[0], name)
+            if mine != first:
+                raise ConfigError(
+                    f"{where}: {other.path} has {name} {mine}, and {sets[0].path} has {first}: one network learns from "
+                    "play of one robot with the same images. Change one of them under collect, or leave it out."
+                )
+
+
+def require_other_robots(sets: Sequence[Facts], where: Path | str) -> None:
+    """Raise ConfigError where two datasets of a motion prior are of one robot."""
+    for number, other in enumerate(sets):
+        for before in sets[:number]:
+            if other.robot == before.robot:
+                raise ConfigError(
+                    f"{where}: a motion prior reads one dataset of each robot, and both {before.path} and {other.path} "
+                    f"are of {other.robot!r}. Give arms with a prior a `data` of their own."
+                )
 
 
 def require_episodes(

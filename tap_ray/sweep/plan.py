@@ -11,19 +11,18 @@ The keys below `pretrain`, `prior`, `align` and `evaluate` are the fields of the
 import itertools
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Literal, Mapping
+from typing import Any, Literal, Mapping, Sequence
 
 from tap_ray import storage
-from tap_ray.config import from_dict, load
-from tap_ray.dataset.action_chunks import ActionChunkConfig
-from tap_ray.dataset.windows import WindowConfig
+from tap_ray.config import ONCE_ONE, from_dict, load
 from tap_ray.errors import ConfigError, nearest
 from tap_ray.evaluate.settings import EvaluateConfig
-from tap_ray.settings import AlignJobConfig, PretrainConfig, PriorJobConfig
+from tap_ray.settings import AlignJobConfig, PretrainConfig, PriorJobConfig, absolute, sources_of
 from tap_ray.sweep.arms import Arm, arms_of, chosen, merged
 from tap_ray.sweep.axes import Axis, axes_of, draw, verb_of
-from tap_ray.sweep.data import Facts, facts_of, require_episodes
-from tap_ray.sweep.tables import ARM, BUDGET, DEMOS, SEED, label
+from tap_ray.sweep.data import Facts, facts_of
+from tap_ray.sweep.tables import ARM, BUDGET, DEMOS, SEED
+from tap_ray.sweep.trial import Trial, require_data
 
 SECTIONS: Mapping[str, type] = {
     "pretrain": PretrainConfig,
@@ -61,12 +60,14 @@ class AshaConfig:
 class SweepFile:
     """What a file of tune_configs/ holds."""
 
-    data: Path = Path("data/play")
-    """Dataset of play for Stage 1."""
+    data: tuple[str, ...] = field(default=("data/play",), metadata=ONCE_ONE)
+    """Dataset of play for Stage 1 and co-training; or several of one robot: PATH, or PATH:WEIGHT for its share of each
+    batch (default 1)."""
     demos: Path = Path("data/demos")
     """Dataset of demonstrations for Stage 2."""
     budget: Any = 0
-    """Stage 1 episodes, the first of the dataset, so that budgets are nested; 0: no Stage 1 (behavior cloning)."""
+    """Stage 1 episodes, the first of the dataset (of a mixture, of each), so that budgets are nested; 0: no Stage 1
+    (behavior cloning)."""
     demos_per_task: Any = 0
     """Demonstrations of each task that Stage 2 is given, the first of the dataset, every 19th of them held out; 0:
     align.windows.num_episodes says how many of all tasks."""
@@ -100,27 +101,7 @@ class SweepFile:
     """Stops trials early; absent: every trial is trained to its end and evaluated."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class Trial:
-    """One point of a sweep: the configs of its stages, but for the folders that only running them makes known."""
-
-    id: str
-    """Its number, e.g. "007"."""
-    values: Mapping[str, Any]
-    """By axis."""
-    pretrain: PretrainConfig | None
-    """None: from scratch."""
-    prior: PriorJobConfig | None
-    align: AlignJobConfig
-    evaluate: EvaluateConfig
-
-    @property
-    def label(self) -> str:
-        """For a person: "budget 400, seed 1"."""
-        return label(self.values)
-
-
-def read(path: Path, *, data: Path | None = None, demos: Path | None = None) -> SweepFile:
+def read(path: Path, *, data: Sequence[str] = (), demos: Path | None = None) -> SweepFile:
     """A sweep from its file; `data` and `demos` win over those named there.
 
     Raises:
@@ -128,8 +109,11 @@ def read(path: Path, *, data: Path | None = None, demos: Path | None = None) -> 
     """
     plan = load(SweepFile, path)
     named = plan
-    plan = replace(plan, data=(data or plan.data).resolve(), demos=(demos or plan.demos).resolve())
-    moved = {named.data.resolve(): plan.data, named.demos.resolve(): plan.demos}
+    if not (data or plan.data):
+        raise ConfigError(f"{path}: data: expected at least one dataset of play. Omit the key if budget is 0.")
+    plan = replace(plan, data=absolute(data or plan.data), demos=(demos or plan.demos).resolve())
+    moved = dict(zip(sources_of(named.data)[0], sources_of(plan.data)[0], strict=False))
+    moved[named.demos.resolve()] = plan.demos
     arms = arms_of(plan.arms, path)
     for name in SECTIONS:
         _require_section(getattr(plan, name), name, f"{path}: {name}")
@@ -172,7 +156,7 @@ def _entries(plan: SweepFile, moved: Mapping[Path, Path], where: Path) -> dict[s
         raise ConfigError(
             f"{where}: collect: expected each dataset with what to collect into it; got {plan.collect!r}."
         )
-    found, known = {}, [str(path) for path in (*data_sets(plan, where), plan.data)]
+    found, known = {}, [str(path) for path in (*data_sets(plan, where), *sources_of(plan.data)[0])]
     for name, entry in plan.collect.items():
         path = storage.to_path(str(name)).resolve()
         path = str(moved.get(path, path))
@@ -215,7 +199,7 @@ def trials(plan: SweepFile, where: Path | str = "sweep", have: Mapping[Path, Fac
         if differs in seen:
             continue
         seen.add(differs)
-        _require_episodes(trial, setting.demos_per_task, have, where)
+        require_data(trial, setting.demos_per_task, have, where)
         _require_validation(plan, trial, where)
         made.append(_fit_to(trial, have[plan.demos]))
     return made
@@ -223,12 +207,13 @@ def trials(plan: SweepFile, where: Path | str = "sweep", have: Mapping[Path, Fac
 
 def data_sets(plan: SweepFile, where: Path | str = "sweep") -> list[Path]:
     """Every dataset that a trial reads: play, of an arm's own where it has one, and demonstrations."""
-    arms, play = arms_of(plan.arms, where), []
+    arms: Mapping[str, Arm] = arms_of(plan.arms, where)
+    play: list[Path] = []
     for values in points(plan, where):
         arm = chosen(values.get(ARM, plan.arm), arms, where)
         budget = values.get(BUDGET, plan.budget) if arm.budget is None else arm.budget
         if budget or (arm.prior if arms else plan.prior) is not None:
-            play.append(storage.to_path(arm.data).resolve() if arm.data else plan.data)
+            play += sources_of(arm.data or plan.data)[0]
     return list(dict.fromkeys([*play, plan.demos]))
 
 
@@ -258,7 +243,7 @@ class _Setting:
     arm: str
     sections: Mapping[str, Any]
     """Section -> its fields, without verbs; no "prior": without one."""
-    data: Path
+    data: tuple[str, ...]
     budget: int
     demos_per_task: int
     num_demos: int
@@ -304,7 +289,7 @@ def _setting(
     return _Setting(
         arm="" if name is None else str(name),
         sections=sections,
-        data=storage.to_path(arm.data).resolve() if arm.data else plan.data,
+        data=absolute(arm.data or plan.data),
         budget=budget if arm.budget is None else _whole(arm.budget, f"arms: {name}: budget", where),
         demos_per_task=demos,
         num_demos=demos * have[plan.demos].num_tasks,
@@ -320,12 +305,10 @@ def _trial(plan: SweepFile, setting: _Setting, id: str, shown: Mapping[str, Any]
     if setting.scratch:
         from_dict(PretrainConfig, _without(sections["pretrain"]), where=place["pretrain"])
     else:
-        config = from_dict(
-            PretrainConfig, {**sections["pretrain"], "data": [str(setting.data)]}, where=place["pretrain"]
-        )
+        config = from_dict(PretrainConfig, {**sections["pretrain"], "data": setting.data}, where=place["pretrain"])
         pretrain = replace(config, windows=replace(config.windows, num_episodes=budget))
     if "prior" in sections:
-        prior = from_dict(PriorJobConfig, {**sections["prior"], "data": [str(setting.data)]}, where=place["prior"])
+        prior = from_dict(PriorJobConfig, {**sections["prior"], "data": setting.data}, where=place["prior"])
     if plan.pretrain_seed == "trial":
         pretrain = pretrain and replace(pretrain, train=replace(pretrain.train, seed=seed))
         prior = prior and replace(prior, train=replace(prior.train, seed=seed))
@@ -356,25 +339,6 @@ def _filled(section: Mapping[str, Any], prefix: str, values: Mapping[str, Any]) 
             value = values[name] if name in values else _filled(value, name, values)
         made[key] = value
     return made
-
-
-def _require_episodes(trial: Trial, each: int, have: Mapping[Path, Facts], where: Path | str) -> None:
-    """Raise unless each dataset has as many episodes as are asked for, and one to evaluate on among them."""
-    align = trial.align
-    demos = have[align.demos]
-    wanted, key = align.windows.num_episodes, "align.windows.num_episodes"
-    if each:
-        key = f"demos_per_task {each} of {demos.num_tasks} tasks ="
-    asked: list[tuple[str, int, WindowConfig | ActionChunkConfig, Facts]] = [(key, wanted, align.windows, demos)]
-    if trial.pretrain:
-        windows, [path] = trial.pretrain.windows, trial.pretrain.sources()[0]
-        asked.append(("budget", windows.num_episodes, windows, have[path]))
-    if align.play:
-        asked.append(("budget", align.align.play_episodes, align.windows, have[align.play]))
-    if trial.prior and trial.prior.windows.num_episodes:
-        windows, [path] = trial.prior.windows, trial.prior.sources()[0]
-        asked.append(("prior.windows.num_episodes", windows.num_episodes, windows, have[path]))
-    require_episodes(asked, where)
 
 
 def _require_validation(plan: SweepFile, trial: Trial, where: Path | str) -> None:

@@ -68,7 +68,7 @@ def test_shares_that_make_no_sense():
         ConfigError, match=r"Each weight must be finite and above 0, and so must their sum; got \[1, 0\]"
     ):
         counts([1, 0], 8)
-    with pytest.raises(ConfigError, match="one of the datasets gets no window at all"):
+    with pytest.raises(ConfigError, match="the dataset of weight 1 gets no window at all"):
         counts([100, 1], 8)
 
 

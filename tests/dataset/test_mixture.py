@@ -120,12 +120,12 @@ def test_other_images_and_the_same_dataset_twice(mixture: Mixture) -> None:
     require_alike([dataset, other(dataset)])
     with pytest.raises(DataError, match=r"images of other have 96 x 96 px, those of .*left 48 x 48 px: one network"):
         require_alike([dataset, other(dataset, size=96)])
-    with pytest.raises(DataError, match=r"left is named twice\. Name it once: --data PATH:WEIGHT is its share"):
+    with pytest.raises(DataError, match=r"left is named twice\. Name it once: its weight \(PATH:WEIGHT\) is its share"):
         open_mixture([dataset.path, mixture.sets[1].path, dataset.path], [1.0, 1.0, 1.0])
 
 
 def test_a_share_that_is_no_window_and_a_set_too_small_for_its_share(mixture: Mixture) -> None:
-    with pytest.raises(ConfigError, match=r"1 windows in a batch, one of the datasets gets no window at all"):
+    with pytest.raises(ConfigError, match=r"1 windows in a batch, the dataset of weight 0.5 gets no window at all"):
         mixture.windows(replace(CONFIG, batch_size=1))
     require_usable(mixture, CONFIG, num_workers=1)
     halves, large = replace(mixture, weights=(1.0, 1.0)), replace(CONFIG, batch_size=60, group_size=99)

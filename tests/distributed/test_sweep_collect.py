@@ -18,11 +18,11 @@ TASKS = ("one", "two", "three", "four", "five")
 def plan_of(tmp_path: Path):
     """What a file in `tmp_path` would collect; play and demonstrations lie in `tmp_path` unless it says otherwise."""
 
-    def of(data: Path | None = None, demos: Path | None = None, **values: Any) -> list[Missing]:
+    def of(*data: Path, demos: Path | None = None, **values: Any) -> list[Missing]:
         file = tmp_path / "study.yaml"
         paths = {"data": str(tmp_path / "play"), "demos": str(tmp_path / "demos")}
         file.write_text(yaml.safe_dump(paths | values, sort_keys=False))
-        plan = sweep_plan.read(file, data=data, demos=demos)
+        plan = sweep_plan.read(file, data=[str(path) for path in data], demos=demos)
         have = planned_facts(plan, lambda config: (config.scene, TASKS), file)
         return missing(plan, sweep_plan.trials(plan, file, have), have, file)
 
@@ -47,20 +47,20 @@ def test_what_is_not_there_is_collected_as_far_as_it_is_asked_for(plan_of, tmp_p
 def test_a_data_set_with_enough_episodes_stays_as_it_is(plan_of, tmp_path: Path, toy_dataset: Path):
     """24 episodes are there; making them more would be another dataset, on which everything is trained again."""
     collect = {str(tmp_path / "demos"): {}, str(toy_dataset): {"episodes": 500}}
-    [only] = plan_of(data=toy_dataset, budget=24, demos_per_task=4, collect=collect)
+    [only] = plan_of(toy_dataset, budget=24, demos_per_task=4, collect=collect)
     assert only.config.out == tmp_path / "demos"
-    play, _ = plan_of(data=toy_dataset, budget=25, demos_per_task=4, collect=collect)
+    play, _ = plan_of(toy_dataset, budget=25, demos_per_task=4, collect=collect)
     assert (play.config.episodes, play.have) == (500, 24)
 
 
 def test_demonstrations_are_counted_a_task(plan_of, tmp_path: Path, toy_dataset: Path):
     """24 of three tasks are 8 of each."""
     collect = {str(tmp_path / "demos"): {}}
-    assert plan_of(data=toy_dataset, demos=toy_dataset, demos_per_task=8, budget=20, collect=collect) == []
-    [more] = plan_of(data=toy_dataset, demos=toy_dataset, demos_per_task=9, budget=20, collect=collect)
+    assert plan_of(toy_dataset, demos=toy_dataset, demos_per_task=8, budget=20, collect=collect) == []
+    [more] = plan_of(toy_dataset, demos=toy_dataset, demos_per_task=9, budget=20, collect=collect)
     assert (more.config.out, more.config.episodes) == (toy_dataset, 9)
     [more] = plan_of(
-        data=toy_dataset, demos=toy_dataset, align={"windows": {"num_episodes": 25}}, budget=20, collect=collect
+        toy_dataset, demos=toy_dataset, align={"windows": {"num_episodes": 25}}, budget=20, collect=collect
     )
     assert more.config.episodes == 9
 
@@ -68,9 +68,24 @@ def test_demonstrations_are_counted_a_task(plan_of, tmp_path: Path, toy_dataset:
 def test_play_of_an_arm_and_play_beside_demonstrations(plan_of, tmp_path: Path, toy_dataset: Path):
     other = str(tmp_path / "other")
     arms = {"scratch": {"budget": 0}, "other": {"data": other, "budget": 60, "cotrain": True}}
-    [only] = plan_of(data=toy_dataset, demos=toy_dataset, arms=arms, collect={other: {"explorer": "curious"}})
+    [only] = plan_of(toy_dataset, demos=toy_dataset, arms=arms, collect={other: {"explorer": "curious"}})
     assert isinstance(only.config, PlayJobConfig)
     assert (str(only.config.out), only.config.episodes, only.config.explorer) == (other, 60, "curious")
+
+
+def test_each_dataset_of_a_mixture_is_collected(plan_of, tmp_path: Path, toy_dataset: Path):
+    """As far as the budget goes, each as its entry says; what is known of their scenes has to fit together."""
+    near, far = (str(tmp_path / name) for name in ("near", "far"))
+    entries: dict[str, Any] = {near: {"explorer": "contact"}, far: {"explorer": "curious"}}
+    values = {"data": [near, f"{far}:0.5"], "budget": {"grid": [0, 60]}, "collect": entries}
+    first, second = plan_of(demos=toy_dataset, **values)
+    assert [(str(each.config.out), each.config.explorer, each.config.episodes) for each in (first, second)] == [
+        (near, "contact", 60),
+        (far, "curious", 60),
+    ]
+    entries[far] = {"robot": "panda"}
+    with pytest.raises(ConfigError, match=r"far has robot panda, and .*near has widowx: one network learns from play"):
+        plan_of(demos=toy_dataset, **values)
 
 
 def test_without_an_entry_the_command_is_named(plan_of, tmp_path: Path, toy_dataset: Path):
@@ -81,7 +96,7 @@ def test_without_an_entry_the_command_is_named(plan_of, tmp_path: Path, toy_data
     with pytest.raises(
         ConfigError, match=r"budget 25 is larger than the dataset: .* Collect more \(run the same command"
     ):
-        plan_of(data=toy_dataset, demos=toy_dataset, budget=25)
+        plan_of(toy_dataset, demos=toy_dataset, budget=25)
 
 
 @pytest.mark.parametrize(

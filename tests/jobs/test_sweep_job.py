@@ -34,7 +34,9 @@ def config(tmp_path: Path, play: Path) -> SweepJobConfig:
         "evaluate": {"episodes": 2},
     }
     (tmp_path / "sweep.yaml").write_text(yaml.safe_dump(values))
-    return SweepJobConfig(sweep=tmp_path / "sweep.yaml", data=play, demos=play, store=tmp_path / "runs", dry_run=True)
+    return SweepJobConfig(
+        sweep=tmp_path / "sweep.yaml", data=(str(play),), demos=play, store=tmp_path / "runs", dry_run=True
+    )
 
 
 def measured(folder: Path, kind: str, samples_per_s: float) -> None:
@@ -84,7 +86,7 @@ def test_mistakes_are_said_before_anything_starts(config: SweepJobConfig, tmp_pa
     with pytest.raises(ConfigError, match=r"align.*checkpoint_every must be a multiple of log_every = 50; got 60"):
         sweep.main(changed(align={"train": {"checkpoint_every": 60}}))
     with pytest.raises(DataError, match=r"There is no dataset at .*nowhere"):
-        sweep.main(SweepJobConfig(sweep=config.sweep, data=tmp_path / "nowhere", demos=config.demos))
+        sweep.main(SweepJobConfig(sweep=config.sweep, data=(str(tmp_path / "nowhere"),), demos=config.demos))
     assert not config.store.exists()
 
 
@@ -106,7 +108,7 @@ def test_a_dry_run_of_what_we_ship_needs_no_data(
 ):
     path = Path(__file__).parents[2] / "tune_configs" / f"{file}.yaml"
     play, demos = tmp_path / "play", tmp_path / "demos"
-    sweep.main(SweepJobConfig(sweep=path, data=play, demos=demos, store=tmp_path / "runs", dry_run=True))
+    sweep.main(SweepJobConfig(sweep=path, data=(str(play),), demos=demos, store=tmp_path / "runs", dry_run=True))
     lines = capsys.readouterr().out.splitlines()
     assert f"{trials} trials, " in lines[2 + trials]
     assert lines[3 + trials :] == [
@@ -167,8 +169,9 @@ def test_it_collects_trains_and_evaluates_there(tmp_path: Path):
 
 
 def test_the_command_that_gives_a_config(config: SweepJobConfig, tmp_path: Path):
-    again = replace(config, data=None, demos=None, store=runs.STORE, results=tmp_path, max_concurrent_trials=2)
-    expected = f"python -m jobs.sweep {config.sweep} --results {tmp_path} --dry-run --max-concurrent-trials 2"
+    again = replace(config, data=("a", "b:2"), demos=None, store=runs.STORE, results=tmp_path, max_concurrent_trials=2)
+    expected = f"python -m jobs.sweep {config.sweep} --data a b:2 --results {tmp_path} --dry-run "
+    expected += "--max-concurrent-trials 2"
     assert command_of(again) == expected
 
 

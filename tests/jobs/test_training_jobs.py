@@ -1,6 +1,7 @@
 """What a user reads who starts training with the wrong things; Ray is never started for it."""
 
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -13,6 +14,7 @@ from tap_ray.dataset.windows import WindowConfig, require_batches
 from tap_ray.distributed.train import made_by
 from tap_ray.errors import CheckpointError, ConfigError, DataError, SpecError
 from tap_ray.settings import AlignJobConfig, PretrainConfig, PriorJobConfig
+from tap_ray.stages import open_align
 from tests.distributed import toy_player
 from tests.made_data import write_made_dataset
 
@@ -90,12 +92,53 @@ def test_a_mixtures_weights_and_order_make_the_run(demos: Path, tmp_path: Path):
     assert PretrainConfig(data=(one, str(copy))).parents() == {"data_0": demos, "data_1": copy}
 
 
+def aligned(root: Path, demos: Path, *play: str) -> Path:
+    """Where Stage 2 with this play beside the demonstrations lies."""
+    config = AlignJobConfig(demos=demos, init="scratch", play=play)
+    return runs.folder_of(root, job="align", config=made_by(config), parents=open_align(config).parents())
+
+
+def test_play_beside_demonstrations_makes_the_run_by_weights_and_order(demos: Path, tmp_path: Path):
+    copy, one = tmp_path / "copy", str(demos)
+    shutil.copytree(demos, copy)
+    assert aligned(tmp_path, demos, one) == aligned(tmp_path, demos, f"{one}:3") != aligned(tmp_path, demos)
+    mixed = [aligned(tmp_path, demos, one, str(copy)), aligned(tmp_path, demos, one, f"{copy}:0.3")]
+    assert len({*mixed, aligned(tmp_path, demos, one)}) == 3
+    assert aligned(tmp_path, demos, f"{one}:1", str(copy)) == mixed[0]
+    config = AlignJobConfig(demos=demos, init="scratch", play=(one, str(copy)))
+    assert open_align(config).parents() == {"demos": demos, **config.play_parents()}
+
+
+def test_the_name_that_a_run_with_play_had_when_there_could_be_one_only():
+    """Its path as it was typed, and null without any."""
+    config = AlignJobConfig(demos=Path("d"), init="scratch", play=("somewhere/play:2",))
+    assert made_by(config).identity["play"] == "somewhere/play"
+    assert made_by(replace(config, play=())).identity["play"] is None
+
+
+def test_play_beside_demonstrations_that_cannot_be(demos: Path, tmp_path: Path):
+    other = write_made_dataset(tmp_path / "other", num_episodes=2, tasks=("play",))
+    shutil.copytree(demos, tmp_path / "copy")
+
+    def start(*play: str) -> None:
+        align.main(AlignJobConfig(demos=demos, init="scratch", play=play))
+
+    with pytest.raises(SpecError, match=r"robot: dataset .*other has 'square', dataset .*demos has"):
+        start(str(demos), f"{other}:2")
+    with pytest.raises(ConfigError, match=r"64 windows in a batch, the dataset of weight 0\.001 .*--align\.play-batch"):
+        start(str(demos), f"{tmp_path / 'copy'}:0.001")
+    with pytest.raises(ConfigError, match=r"^--play play:0: the weight of play must be more than 0"):
+        start("play:0")
+
+
 def test_one_dataset_in_a_file_of_before_is_a_mixture_of_one(tmp_path: Path):
     """As config.json had it when there could be one only; null with live play."""
     (tmp_path / "one.json").write_text('{"data": "play"}')
     (tmp_path / "live.json").write_text('{"data": null, "live_play": true}')
     assert load(PretrainConfig, tmp_path / "one.json").data == ("play",)
     assert load(PretrainConfig, tmp_path / "live.json").data == ()
+    (tmp_path / "align.json").write_text('{"demos": "d", "init": "scratch", "play": "play"}')
+    assert load(AlignJobConfig, tmp_path / "align.json").play == ("play",)
 
 
 def test_only_the_episodes_that_stage_1_uses_make_the_run():

@@ -1,14 +1,18 @@
 """Arms, demonstrations a task and whose seed Stage 1 has: what a study's file stands for. Ray is never started."""
 
+import shutil
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
 
-from tap_ray.errors import ConfigError
+from tap_ray.errors import ConfigError, DataError, SpecError
 from tap_ray.sweep.arms import merged
-from tap_ray.sweep.plan import Trial, read, trials
+from tap_ray.sweep.plan import read, trials
+from tap_ray.sweep.trial import Trial
+from tests.distributed import toy_player
+from tests.made_data import write_made_dataset
 
 ARMS: dict[str, Any] = {
     "scratch": {"budget": 0},
@@ -24,6 +28,8 @@ FILE: dict[str, Any] = {
     "prior": {"train": {"steps": 50}},
     "align": {"train": {"steps": 100, "batch_size": 16}},
 }
+HELD: dict[str, Any] = {"pretrain": {"windows": {"holdout_every": 5}}, "align": {"windows": {"holdout_every": 5}}}
+"""For datasets of a few episodes."""
 
 
 @pytest.fixture
@@ -48,7 +54,7 @@ def test_an_arm_is_the_file_with_its_own_values(trials_of, toy_dataset: Path):
     assert plain.pretrain is not None
     assert (inverse.pretrain.objective.inverse_dynamics, plain.pretrain.objective.inverse_dynamics) == (1.0, 0.0)
     assert inverse.pretrain.train == plain.pretrain.train
-    assert (plain.align.play, cotrain.align.play) == (None, toy_dataset)
+    assert (plain.align.play, cotrain.align.play) == ((), (str(toy_dataset),))
     assert (cotrain.align.align.play_episodes, cotrain.align.align.play_batch) == (20, 8)
     assert cotrain.align.play_windows().num_episodes == 20
     assert cotrain.pretrain == plain.pretrain, "one Stage 1 for both"
@@ -57,6 +63,43 @@ def test_an_arm_is_the_file_with_its_own_values(trials_of, toy_dataset: Path):
     ]
     assert prior.prior is not None
     assert (prior.prior.prior.chunk, prior.prior.train.steps) == (8, 50)
+
+
+def test_a_mixture_of_play_has_the_budget_of_each(trials_of, toy_dataset: Path, tmp_path: Path):
+    """The file's for both stages, an arm's own in its place; the share of one dataset alone is everything."""
+    shutil.copytree(toy_dataset, tmp_path / "copy")
+    mixed, names = [str(toy_dataset), f"{tmp_path}/copy:0.5"], (f"{toy_dataset}:1.0", f"{tmp_path}/copy:0.5")
+    arms = {"both": {"cotrain": True}, "one": {"data": f"{tmp_path}/copy:3", "cotrain": True}}
+    both, one = trials_of(data=mixed, arms=arms)
+    assert both.pretrain is not None
+    assert one.pretrain is not None
+    assert (both.pretrain.data, both.align.play) == (names, names)
+    assert (one.pretrain.data, one.align.play) == ((f"{tmp_path}/copy",),) * 2
+    assert both.pretrain.parents() == {"data_0": toy_dataset, "data_1": tmp_path / "copy"}
+    assert both.align.play_parents() == {"play_0": toy_dataset, "play_1": tmp_path / "copy"}
+    assert (both.pretrain.windows.num_episodes, both.align.play_windows().num_episodes) == (20, 20)
+
+
+@pytest.mark.parametrize(
+    ("values", "error", "message"),
+    [
+        ({"data": ["{toy}", "{small}"], "budget": 20}, ConfigError, r"budget 20 is larger than the dataset: .*small "),
+        ({"data": ["{toy}", "{square}"]}, SpecError, r"robot: dataset .*square has 'square', dataset .*play has"),
+        ({"data": ["{toy}", "{toy}:2"]}, DataError, r"play is named twice\. Name it once: its weight"),
+        ({"data": ["{toy}", "{small}:0.001"], "budget": 5, **HELD}, ConfigError, r"dataset of weight 0\.001 gets no"),
+        ({"data": ["{toy}", "{small}"], "arms": {"p": {"prior": {}}}, "budget": 5, **HELD}, ConfigError,
+         r"a motion prior reads one dataset of each robot, and both .*play and .*small are of 'widowx'\. Give arms"),
+        ({"data": []}, ConfigError, r"data: expected at least one dataset of play\. Omit the key if budget is 0"),
+        ({"data": ["{toy}:much"]}, ConfigError, r"got '.*play:much', where the weight 'much' of the path .*is not a n"),
+    ],
+)  # fmt: skip
+def test_a_mixture_that_cannot_be(trials_of, toy_dataset: Path, tmp_path: Path, values, error, message):
+    places = {"toy": toy_dataset, "small": tmp_path / "small", "square": tmp_path / "square"}
+    toy_player.robots().write_dataset(places["small"], 6)
+    write_made_dataset(places["square"], num_episodes=21, tasks=("play",))
+    data = [text.format(**places) for text in values["data"]]
+    with pytest.raises(error, match=message):
+        trials_of(**{"prior": None, **values, "data": data})
 
 
 def test_scratch_comes_once_whatever_the_budget(trials_of):

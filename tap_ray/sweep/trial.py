@@ -1,0 +1,77 @@
+"""One trial of a sweep, and whether its datasets can give what it asks for."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Iterator, Mapping, Sequence
+
+from tap_ray.dataset.action_chunks import ActionChunkConfig, counts
+from tap_ray.dataset.windows import WindowConfig
+from tap_ray.evaluate.settings import EvaluateConfig
+from tap_ray.settings import AlignJobConfig, PretrainConfig, PriorJobConfig
+from tap_ray.sweep.data import Facts, require_episodes, require_mixture, require_other_robots
+from tap_ray.sweep.tables import label
+
+
+@dataclass(frozen=True, kw_only=True)
+class Trial:
+    """One point of a sweep: the configs of its stages, but for the folders that only running them makes known."""
+
+    id: str
+    """Its number, e.g. "007"."""
+    values: Mapping[str, Any]
+    """By axis."""
+    pretrain: PretrainConfig | None
+    """None: from scratch."""
+    prior: PriorJobConfig | None
+    align: AlignJobConfig
+    evaluate: EvaluateConfig
+
+    @property
+    def label(self) -> str:
+        """For a person: "budget 400, seed 1"."""
+        return label(self.values)
+
+
+def require_data(trial: Trial, demos_per_task: int, have: Mapping[Path, Facts], where: Path | str) -> None:
+    """Raise unless each dataset has as many episodes as are asked for, and mixtures are of sets that can be mixed.
+
+    Args:
+        trial: of the sweep.
+        demos_per_task: demonstrations that were asked for; 0: `align.windows.num_episodes` says how many of all tasks.
+        have: facts of the datasets by path.
+        where: the sweep's file, for messages.
+
+    Raises:
+        ConfigError, DataError, SpecError: name the key or the dataset that cannot be.
+    """
+    for paths, weights, num_windows in _mixtures(trial):
+        require_mixture([have[path] for path in paths], where)
+        counts(weights, num_windows)
+    if trial.prior:
+        require_other_robots([have[path] for path in trial.prior.sources()[0]], where)
+    require_episodes(_asked(trial, demos_per_task, have), where)
+
+
+def _mixtures(trial: Trial) -> Iterator[tuple[Sequence[Path], Sequence[float], int]]:
+    """Datasets that one network learns from, their weights, and the windows of a batch."""
+    if trial.pretrain:
+        yield *trial.pretrain.sources(), trial.pretrain.train.batch_size
+    if trial.align.play:
+        yield *trial.align.play_sources(), trial.align.align.play_batch
+
+
+def _asked(
+    trial: Trial, each: int, have: Mapping[Path, Facts]
+) -> Iterator[tuple[str, int, WindowConfig | ActionChunkConfig, Facts]]:
+    """The key that asks, for how many episodes, as which windows, of which dataset."""
+    align, demos = trial.align, have[trial.align.demos]
+    key = f"demos_per_task {each} of {demos.num_tasks} tasks =" if each else "align.windows.num_episodes"
+    yield key, align.windows.num_episodes, align.windows, demos
+    if trial.pretrain:
+        for path in trial.pretrain.sources()[0]:
+            yield "budget", trial.pretrain.windows.num_episodes, trial.pretrain.windows, have[path]
+    for path in align.play_sources()[0]:
+        yield "budget", align.align.play_episodes, align.windows, have[path]
+    if trial.prior and trial.prior.windows.num_episodes:
+        for path in trial.prior.sources()[0]:
+            yield "prior.windows.num_episodes", trial.prior.windows.num_episodes, trial.prior.windows, have[path]
