@@ -26,7 +26,7 @@ from tap_ray.sweep import page as sweep_page
 from tap_ray.sweep import study_report
 from tap_ray.sweep.plan import SweepFile, data_sets
 from tap_ray.sweep.tables import TRIALS, State, TrialRow, best, cost_text, facts, label, points, text_table
-from tap_ray.sweep.trial import Trial
+from tap_ray.sweep.trial import Trial, play_used
 from tap_ray.tracking_place import is_local
 
 PAGE_S = 5.0
@@ -92,8 +92,10 @@ def run_sweep(
     """
     store = config.store.resolve()
     identity = {**to_dict(plan), "data": identity_of(plan.data), "protocol": protocol.hash}
-    settings = MadeBy(identity=identity, runtime={"store": str(store)})
-    parents: dict[str, Path | str] = {**_play(plan, "data"), "demos": plan.demos}
+    play, used = _play(plan, "data"), play_used(trials)
+    episodes = {role: used.get(path, 0) for role, path in play.items()}
+    settings = MadeBy(identity=identity, runtime={"store": str(store)}, episodes=episodes)
+    parents: dict[str, Path | str] = {**play, "demos": plan.demos}
     out = config.out or runs.folder_of(store, job="sweep", config=settings, parents=parents)
     with job_run("sweep", config, made_by=settings, parents=parents, out=out) as run:
         storage.make_folder(run.path / TRIALS)

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Iterator, Mapping, Sequence
+from typing import Any, Iterable, Iterator, Mapping, Sequence
 
 from tap_ray.dataset.action_chunks import ActionChunkConfig, counts
 from tap_ray.dataset.windows import WindowConfig
@@ -50,6 +50,19 @@ def require_data(trial: Trial, demos_per_task: int, have: Mapping[Path, Facts], 
     if trial.prior:
         require_other_robots([have[path] for path in trial.prior.sources()[0]], where)
     require_episodes(_asked(trial, demos_per_task, have), where)
+
+
+def play_used(trials: Iterable[Trial]) -> dict[Path, int]:
+    """Dataset of play -> how many of its first episodes these trials use; 0: one of them uses all."""
+    used: dict[Path, list[int]] = {}
+    for trial in trials:
+        asked = [(trial.align.play_sources()[0], trial.align.align.play_episodes)]
+        for stage in (trial.pretrain, trial.prior):
+            asked += [(stage.sources()[0], stage.windows.num_episodes)] if stage else []
+        for paths, num in asked:
+            for path in paths:
+                used.setdefault(path, []).append(num)
+    return {path: max(nums) if all(nums) else 0 for path, nums in used.items()}
 
 
 def _mixtures(trial: Trial) -> Iterator[tuple[Sequence[Path], Sequence[float], int]]:

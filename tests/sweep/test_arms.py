@@ -10,7 +10,7 @@ import yaml
 from tap_ray.errors import ConfigError, DataError, SpecError
 from tap_ray.sweep.arms import merged
 from tap_ray.sweep.plan import read, trials
-from tap_ray.sweep.trial import Trial
+from tap_ray.sweep.trial import Trial, play_used
 from tests.distributed import toy_player
 from tests.made_data import write_made_dataset
 
@@ -78,6 +78,16 @@ def test_a_mixture_of_play_has_the_budget_of_each(trials_of, toy_dataset: Path, 
     assert both.pretrain.parents() == {"data_0": toy_dataset, "data_1": tmp_path / "copy"}
     assert both.align.play_parents() == {"play_0": toy_dataset, "play_1": tmp_path / "copy"}
     assert (both.pretrain.windows.num_episodes, both.align.play_windows().num_episodes) == (20, 20)
+
+
+def test_how_many_episodes_of_play_a_sweep_uses(trials_of, toy_dataset: Path, tmp_path: Path):
+    """The most that any trial uses, so that the dataset may grow beyond; all where one trial uses all of them."""
+    copy = Path(shutil.copytree(toy_dataset, tmp_path / "copy"))
+    arms = {"first": {"budget": 20}, "second": {"budget": 21, "cotrain": True}, "scratch": {"budget": 0}}
+    assert play_used(trials_of(arms=arms)) == {toy_dataset: 21}
+    assert play_used(trials_of(arms={**arms, "other": {"data": str(copy)}})) == {toy_dataset: 21, copy: 20}
+    assert play_used(trials_of(arms={**arms, "prior": {"prior": {}}})) == {toy_dataset: 0}
+    assert play_used(trials_of(arms={"scratch": {"budget": 0}})) == {}
 
 
 @pytest.mark.parametrize(
