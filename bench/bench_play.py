@@ -135,8 +135,8 @@ class Timed(Collection):
         self.rss_mb: list[float] = []
         """The largest fleet's resident memory at each look, MB."""
 
-    def _take(self, played: Played) -> None:
-        super()._take(played)
+    def take(self, played: Played) -> None:
+        super().take(played)
         self.stamps.append(played.reason)
         if played.attempt in self._looks:
             fleets = {int(stamp.split()[0]) for stamp in self.stamps}

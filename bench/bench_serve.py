@@ -123,7 +123,7 @@ def row(name: str, ms: list[float], rate: float, base: float) -> str:
 def main(config: Config) -> None:
     with tempfile.TemporaryDirectory() as folder:
         run = config.policy or untrained_run(Path(folder) / "tap", **FULL_SIZE)
-        size = load_policy(run)[0]._policy.config.image_size
+        size = load_policy(run)[0].bundle.network.config.image_size
         print(f"{'':28}{'p50':>11}{'p99':>11}{'throughput':>17}{'added':>11}{'ratio':>8}")
         for flags in ((), ("--no-batch-invariant",)):
             local: list[float] = []

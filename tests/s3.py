@@ -97,7 +97,7 @@ class Wire:
         self.requests: list[Noted] = []
         self.most = 0
         """Requests that were on their way at the same time."""
-        self._now, self._lock = 0, threading.Lock()
+        now, lock = 0, threading.Lock()
         wire = self
 
         class Handler(BaseHTTPRequestHandler):
@@ -105,9 +105,10 @@ class Wire:
             disable_nagle_algorithm = True
 
             def _pass_on(self) -> None:
-                with wire._lock:
-                    wire._now += 1
-                    wire.most = max(wire.most, wire._now)
+                nonlocal now
+                with lock:
+                    now += 1
+                    wire.most = max(wire.most, now)
                 time.sleep(delay_s)
                 if "chunked" in self.headers.get("Transfer-Encoding", ""):
                     raise AssertionError("bodies have a length")
@@ -118,8 +119,8 @@ class Wire:
                 answer = back.getresponse()
                 content = answer.read()
                 back.close()
-                with wire._lock:
-                    wire._now -= 1
+                with lock:
+                    now -= 1
                 wire.requests.append(Noted(self.command, self.path, len(body), len(content)))
                 self.send_response_only(answer.status)
                 for name, value in answer.getheaders():

@@ -3,6 +3,8 @@
 import contextlib
 import json
 import platform
+import re
+import signal
 import subprocess
 import sys
 import time
@@ -22,6 +24,22 @@ held = locks.acquire(storage.to_path(sys.argv[1]))
 assert held
 print("held", flush=True)
 time.sleep(10**6)
+"""
+
+SLEEPER = """
+import sys, time
+from tap_ray import locks, storage
+from tap_ray.errors import StorageError
+locks.HEARTBEAT_S, locks.LEASE_S = 0.2, 4.0
+held = locks.acquire(storage.to_path(sys.argv[1]))
+print("held", flush=True)
+try:
+    while True:
+        held.require()
+        time.sleep(0.05)
+except StorageError as error:
+    print(error, flush=True)
+    held.close()
 """
 
 
@@ -72,22 +90,32 @@ def test_a_killed_holder_of_this_machine_is_not_waited_for(folder: Path, monkeyp
     held.close()
 
 
-def test_a_lease_that_is_renewed_is_respected_and_one_that_is_not_is_taken(bucket: str, elsewhere: None):
+def test_a_lease_that_is_renewed_is_respected(bucket: str, elsewhere: None, monkeypatch: pytest.MonkeyPatch):
     folder = storage.to_path(bucket)
     held = locks.acquire(folder)
     assert held is not None
     assert locks.acquire(folder, timeout_s=8.0) is None  # twice a lease
-    held._renewed -= 60  # type: ignore[attr-defined]  # as if the machine had slept, and nobody had wanted the lock
-    held.require()
-    held._ended.set()  # type: ignore[attr-defined]  # as if its machine had lost its power
-    held._thread.join()  # type: ignore[attr-defined]
-    start = time.monotonic()
-    other = locks.acquire(folder)
-    assert other is not None
-    assert locks.LEASE_S <= time.monotonic() - start < 20 * locks.LEASE_S
-    with pytest.raises(StorageError, match=r"The lock s3://.*\.lock was lost: .* run the same command again"):
+    with monkeypatch.context() as patch:
+        patch.setattr(locks, "LEASE_S", 0.0)  # as if the machine had slept, and nobody had wanted the lock
         held.require()
-    held.close()  # leaves the other's alone
+    held.close()
+
+
+def test_a_holder_that_sleeps_loses_its_lease_and_stops(bucket: str, elsewhere: None):
+    folder = storage.to_path(bucket)
+    process = subprocess.Popen([sys.executable, "-c", SLEEPER, bucket], stdout=subprocess.PIPE, text=True)
+    assert process.stdout is not None
+    with process.stdout:
+        assert process.stdout.readline() == "held\n"
+        process.send_signal(signal.SIGSTOP)
+        start = time.monotonic()
+        other = locks.acquire(folder)
+        assert other is not None
+        assert locks.LEASE_S <= time.monotonic() - start < 20 * locks.LEASE_S
+        process.send_signal(signal.SIGCONT)
+        said = process.stdout.readline()
+        assert re.match(r"The lock s3://.*\.lock was lost: .* run the same command again", said)
+    assert process.wait() == 0  # its close() leaves the other's alone
     other.require()
     assert locks.acquire(folder) is None
     other.close()

@@ -80,8 +80,9 @@ class SimplerVectorEnv(gym.vector.VectorEnv):
         self._scenario = (
             replace(scenario, camera_offsets=CAMERA_OFFSETS) if scenario == BUILT_IN["viewpoint"] else scenario
         )
-        self._scene = ManiSkillScene(self.task, num_robots, size, gpu=gpu)
-        self._env = self._scene.env
+        self.scene = ManiSkillScene(self.task, num_robots, size, gpu=gpu)
+        """ManiSkill's simulation."""
+        self._env = self.scene.env
         if not config.render:
             self._env._obs_mode = "none"
         self._instruction = [""] * num_robots
@@ -105,7 +106,7 @@ class SimplerVectorEnv(gym.vector.VectorEnv):
         starts = [self._start_of(one) for one in seeds]
         variant = (options or {}).get("variant")
         perturbations = [self._perturbation(one, start, variant) for one, start in zip(seeds, starts, strict=True)]
-        obs, truth = self._scene.begin(starts, perturbations)
+        obs, truth = self.scene.begin(starts, perturbations)
         self._instruction = [start.sentence for start in starts]
         self._tint = [
             perturbation.light.tint if perturbation.light else (1.0, 1.0, 1.0) for perturbation in perturbations
@@ -145,7 +146,7 @@ class SimplerVectorEnv(gym.vector.VectorEnv):
 
     def close_extras(self, **_: Any) -> None:
         """End the simulation."""
-        self._scene.close()
+        self.scene.close()
 
     def _seeds(self, seed: int | Sequence[int | None] | None) -> list[int]:
         """One for each robot; an int is the first one's, and the next ones' follow, as in Gymnasium."""
@@ -161,7 +162,7 @@ class SimplerVectorEnv(gym.vector.VectorEnv):
 
     def _start_of(self, seed: int) -> Start:
         """How the episode of a seed begins."""
-        xyz, quat = self._scene.places
+        xyz, quat = self.scene.places
         sentences = TASKS[self.config.task].sentence if self.config.task in TASKS else ("",)
         if seed < NUM_STATES and self.config.task != PLAY:
             place, way = divmod(seed, len(quat))
@@ -171,7 +172,7 @@ class SimplerVectorEnv(gym.vector.VectorEnv):
 
     def _perturbation(self, seed: int, start: Start, variant: int | None) -> Perturbation:
         """What the scenario or the randomization does to the episode of `seed`."""
-        scene, (base_m, base_turn) = self._scene, self._scene.base
+        scene, (base_m, base_turn) = self.scene, self.scene.base
         things = [THINGS[name] for name in self.task.object]
         place_m = [(float(x), float(y)) for x, y, _ in base_turn.inv().apply(start.xyz_m - base_m)]
         constraints = SceneConstraints(
@@ -253,19 +254,19 @@ class SimplerVectorEnv(gym.vector.VectorEnv):
         joints = numpy(self._env.agent.robot.get_qpos())
         closed, open_ = FINGER_M
         opening = (joints[:, 6:8].mean(axis=1, keepdims=True) - closed) / (open_ - closed)
-        tool = self._in_base(self._env.agent.robot.links_map["ee_gripper_link"].pose)
+        tool = self.pose_in_base(self._env.agent.robot.links_map["ee_gripper_link"].pose)
         return np.clip(np.concatenate([joints[:, :6], opening, tool], axis=1), self._state_low, self._state_high)
 
     def _object_poses(self) -> np.ndarray:
         """(N, M, 7) float32."""
         poses = np.zeros((self.num_envs, NUM_SLOTS, 7), np.float32)
         for slot, item in enumerate(self._env.objs.values()):
-            poses[:, slot] = self._in_base(item.pose)
+            poses[:, slot] = self.pose_in_base(item.pose)
         return poses
 
-    def _in_base(self, pose: Any) -> np.ndarray:
+    def pose_in_base(self, pose: Any) -> np.ndarray:
         """(N, 7) float32: a pose of ManiSkill's world in the robot's base frame, x y z (m), quaternion wxyz, w >= 0."""
-        base_m, base_turn = self._scene.base
+        base_m, base_turn = self.scene.base
         from_world = base_turn.inv()
         turn = from_world * Rotation.from_quat(numpy(pose.q), scalar_first=True)
         place_m = from_world.apply(numpy(pose.p) - base_m)
@@ -295,9 +296,11 @@ class SimplerEnv(gym.Env[Any, np.ndarray]):
         gpu: bool = False,
     ) -> None:
         """Start a simulation of `config`; errors as of `SimplerVectorEnv`."""
-        self._one = SimplerVectorEnv(config, render_size=render_size, gpu=gpu)
-        self.config, self.render_mode, self.robot_spec = config, render_mode, self._one.robot_spec
-        self.action_space, self.observation_space = self._one.single_action_space, self._one.single_observation_space
+        self.vector_env = SimplerVectorEnv(config, render_size=render_size, gpu=gpu)
+        """The same environment with a batch axis of size 1."""
+        self.config, self.render_mode, self.robot_spec = config, render_mode, self.vector_env.robot_spec
+        self.action_space = self.vector_env.single_action_space
+        self.observation_space = self.vector_env.single_observation_space
 
     def reset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
@@ -305,21 +308,21 @@ class SimplerEnv(gym.Env[Any, np.ndarray]):
         """Begin an episode; a seed below NUM_STATES is one of SIMPLER's initial states."""
         super().reset(seed=seed)
         drawn = int(self.np_random.integers(NUM_STATES, 2**31)) if seed is None else seed
-        obs, info = self._one.reset(seed=drawn, options=options)
+        obs, info = self.vector_env.reset(seed=drawn, options=options)
         return _single(obs), _single(info)
 
     def step(self, action: np.ndarray) -> tuple[dict[str, np.ndarray], float, bool, bool, dict[str, Any]]:
         """Execute one action (A,), clipped into the spec's range; errors as of `SimplerVectorEnv.step`."""
-        obs, reward, done, over, info = self._one.step(np.asarray(action, np.float32)[None])
+        obs, reward, done, over, info = self.vector_env.step(np.asarray(action, np.float32)[None])
         return _single(obs), float(reward[0]), bool(done[0]), bool(over[0]), _single(info)
 
     def render(self) -> np.ndarray:
         """The camera's image, (render_size, render_size, 3) uint8."""
-        return self._one.render()[0]
+        return self.vector_env.render()[0]
 
     def close(self) -> None:
         """End the simulation."""
-        self._one.close()
+        self.vector_env.close()
 
 
 def to_maniskill_action(action_NA: np.ndarray) -> np.ndarray:

@@ -62,7 +62,9 @@ class ManiSkillScene:
         Raises:
             ConfigError: ManiSkill cannot run here.
         """
-        self.task, self._perturbations = task, [NOTHING] * num_robots
+        self.task = task
+        self.perturbations = [NOTHING] * num_robots
+        """What the scenario or the randomization does to the episode of each robot."""
         self.distractors: list[Any] = []
         """ManiSkill's actors, scene by scene."""
         self._photo_px = photo_px(image_size)
@@ -82,7 +84,7 @@ class ManiSkillScene:
         def load_scene(options: dict[str, Any]) -> None:
             own_scene(options)
             parts = [
-                self._spawn_distractors(robot, perturbation) for robot, perturbation in enumerate(self._perturbations)
+                self._spawn_distractors(robot, perturbation) for robot, perturbation in enumerate(self.perturbations)
             ]
             self.distractors = [actor for part in parts for actor in part]
 
@@ -101,9 +103,9 @@ class ManiSkillScene:
         # A scene built anew: PhysX remembers contacts, and the same seed would not always give the same bytes. A GPU's
         # physics is not that exact anyway, and thousands of scenes are not built in a moment.
         again = not env.gpu_sim_enabled or any(
-            _builds(old, new) for old, new in zip(self._perturbations, perturbations, strict=True)
+            _builds(old, new) for old, new in zip(self.perturbations, perturbations, strict=True)
         )
-        self._perturbations = list(perturbations)
+        self.perturbations = list(perturbations)
         obs, flags = env.reset(seed=[0] * n if n > 1 else 0, options={"episode_id": pairs, "reconfigure": again})
         offset = np.stack([perturbation.joint_offset_rad[0] for perturbation in perturbations])
         if offset.any():

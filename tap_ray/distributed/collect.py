@@ -303,7 +303,7 @@ class Collection:
             try:
                 while pending := self.schedule.pending():
                     for played in self._in_order(pending, play, pool):
-                        self._take(played)
+                        self.take(played)
                         self.tally.seconds = time.monotonic() - start
                         self._show(bar)
                 while lost := self._sink.finish(self._progress):
@@ -351,7 +351,7 @@ class Collection:
         elif self._sink.wants_again(played.attempt):
             self._sink.restore(played)
 
-    def _take(self, played: Played) -> None:
+    def take(self, played: Played) -> None:
         """Write what was played, and remember what it saw."""
         self._taking = True
         self.schedule.record(played.attempt, None if played.kept else played.reason)

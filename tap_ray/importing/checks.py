@@ -67,7 +67,7 @@ def findings(mapping: Mapping, source: Source, episodes: list[int], like: RobotS
     return [
         *_rate(mapping, source, raw),
         *_sizes(mapping, raw),
-        *_actions(mapping, seen),
+        *_action_problems(mapping, seen),
         *_called_absolute(mapping, source, episodes),
         *_speeds(mapping, seen),
         *(_clipped(mapping, seen, like) if like else ()),
@@ -154,7 +154,7 @@ def _sizes(mapping: Mapping, raw: list[dict[str, np.ndarray]]) -> Iterator[str]:
             )
 
 
-def _actions(mapping: Mapping, seen: Numeric) -> Iterator[str]:
+def _action_problems(mapping: Mapping, seen: Numeric) -> Iterator[str]:
     """Each action against what the state does after it."""
     states = [slot for group in mapping.state for slot in group.slots]
     place = 0

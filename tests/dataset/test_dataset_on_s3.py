@@ -13,7 +13,7 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
-from tap_ray import cache, storage
+from tap_ray import cache, locks, storage
 from tap_ray.dataset import crop_files, layout, row_groups
 from tap_ray.dataset.action_chunks import ActionChunkConfig, load
 from tap_ray.dataset.crop_files import missing_blocks, read_crops
@@ -233,9 +233,13 @@ def test_a_second_writer_is_refused(made: SimpleNamespace, bucket: str):
     DatasetWriter(bucket, made.header()).close()
 
 
-def test_a_writer_that_lost_its_lock_writes_no_more(made: SimpleNamespace, bucket: str):
+def test_a_writer_that_lost_its_lock_writes_no_more(
+    made: SimpleNamespace, bucket: str, monkeypatch: pytest.MonkeyPatch
+):
     writer = DatasetWriter(bucket, made.header())
-    writer._lock._lost = True  # type: ignore[attr-defined]
+    monkeypatch.setattr(locks, "LEASE_S", 0.0)  # it looks before each write, not only after a long silence
+    path = storage.to_path(bucket)
+    storage.write(path.with_name(f"{path.name}.lock"), b'{"owner": "another process"}')
     with pytest.raises(StorageError, match="was lost"):
         append_to_the_end(writer, [made.episode(0)])
     assert not (storage.to_path(bucket) / "data").exists()

@@ -14,6 +14,7 @@ import envs
 from envs.maniskill.backend import load
 from envs.maniskill.env import SimplerEnv, SimplerVectorEnv, squared
 from envs.maniskill.tasks import MANISKILL_TASKS, NUM_STATES
+from envs.scene.randomize import tinted
 from tap_ray.errors import ConfigError, SpecError
 from tap_ray.rollout import rollout
 from tap_ray.specs import require_compatible
@@ -81,7 +82,7 @@ def test_the_gripper_opens_at_plus_one(stack: gym.Env) -> None:
     """SIMPLER's WidowX: +1 open, -1 closed, fingers at 37 and 15 mm."""
     _, closed = moved(stack, (0, 0, 0, 0, 0, 0, CLOSED))
     assert closed[6] == pytest.approx(0.0, abs=0.01)
-    fingers = stack.unwrapped._one._env.agent.robot.get_qpos()[0, 6:8].numpy()  # type: ignore[attr-defined]
+    fingers = stack.unwrapped.vector_env.scene.env.agent.robot.get_qpos()[0, 6:8].numpy()  # type: ignore[attr-defined]
     assert fingers == pytest.approx([0.014, 0.014], abs=0.0015)
     _, opened = moved(stack, (0, 0, 0, 0, 0, 0, CLOSED), (0, 0, 0, 0, 0, 0, OPEN))
     assert opened[6] == pytest.approx(1.0, abs=0.01)
@@ -226,11 +227,11 @@ def test_distractors_stand_where_they_were_drawn(stack: gym.Env, task: str) -> N
     one = SimplerVectorEnv(EnvConfig(task=task, sim="maniskill", image_size=16, scenario="distractors"))
     for variant in range(5):
         one.reset(seed=30 + variant, options={"variant": variant})
-        drawn = one._scene._perturbations[0].distractor
+        drawn = one.scene.perturbations[0].distractor
         assert 3 <= len(drawn) <= 5
         for _ in range(2):
-            for actor, wanted in zip(one._scene.distractors, drawn, strict=True):
-                place = one._in_base(actor.pose)[0, :3]
+            for actor, wanted in zip(one.scene.distractors, drawn, strict=True):
+                place = one.pose_in_base(actor.pose)[0, :3]
                 if "eggplant" in task:
                     assert (place > (0.10, -0.32, 0.03)).all(), wanted.object.name
                     assert (place < (0.47, 0.04, 0.15)).all(), wanted.object.name
@@ -252,8 +253,9 @@ def test_randomized_play(stack: gym.Env) -> None:
         obs, info = env.reset(seed=seed)
         assert info["object_pose"] == pytest.approx(standard["object_pose"], abs=0.004)
         assert "drawn" not in standard
-        photo = env._one._env._rgb_overlay_images["3rd_view_camera"].numpy().astype(np.uint8)
-        bare = env._one._tinted(squared(photo, 96))[0]
+        photo = env.vector_env.scene.env._rgb_overlay_images["3rd_view_camera"].numpy().astype(np.uint8)
+        red, green, blue = (json.loads(info["drawn"])[f"light_{color}"] for color in ("red", "green", "blue"))
+        bare = tinted(squared(photo, 96)[0], (red, green, blue))
         hidden = np.abs(bare.astype(int) - obs["rgb"]).max(-1) > 8
         mask = info["robot_mask"] == 255
         assert np.isin(info["segmentation"][mask], (ARM, HAND)).all()

@@ -7,11 +7,13 @@ import pytest
 
 from tap_ray import logs, storage
 from tap_ray.errors import StorageError
+from tap_ray.evaluate import results as results_file
 from tap_ray.evaluate.episodes import crashed
 from tap_ray.evaluate.failures import LABELS
 from tap_ray.evaluate.protocol import Protocol, cells
 from tap_ray.evaluate.results import append, metrics, stored, summarize, write_parquet
 from tap_ray.types import EpisodeResult
+from tests.fresh import another_process
 
 PROTOCOL = Protocol(tasks=("a", "b"), env_version="1", episodes=4)
 
@@ -176,14 +178,14 @@ def test_a_disk_that_refuses(tmp_path):
         write_parquet(tmp_path / "file" / "e.parquet", laid_out())
 
 
-def test_results_in_an_object_store_are_stored_once_each(bucket: str):
+def test_results_in_an_object_store_are_stored_once_each(bucket: str, monkeypatch: pytest.MonkeyPatch):
     """Two lives: the second finds what the first appended, in parts; a result that comes again is none more."""
     file, results = storage.to_path(bucket) / "episodes.jsonl", laid_out()
     append(file, results[:2])
     append(file, [])
     append(file, results[2:4])
     assert list(stored(file).values()) == results[:4]
-    logs._lives.clear()
+    monkeypatch.setattr(results_file, "logs", another_process())
     append(file, results[3:])
     assert list(stored(file).values()) == results
     logs.join(file)

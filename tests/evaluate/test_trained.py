@@ -28,12 +28,8 @@ def run(tmp_path_factory):
     return untrained_run(tmp_path_factory.mktemp("runs") / "align")
 
 
-def test_a_policy_that_fits(run):
-    """Raises nothing; the next tests show what it refuses."""
+def test_only_images_of_the_same_size_fit(run):
     trained.require_fit(run, spec=SPEC, image_size=32)
-
-
-def test_images_of_another_size(run):
     with pytest.raises(ConfigError, match=r"was trained on images of 32 px; got 96 px\. Use --image-size 32"):
         trained.require_fit(run, spec=SPEC, image_size=96)
 

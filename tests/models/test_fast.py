@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 import torch
 from scipy.fft import dct, idct
-from tokenizers import ByteLevelBPETokenizer
+from tokenizers import Tokenizer, decoders, pre_tokenizers, processors
+from tokenizers.models import BPE
 from tokenizers.trainers import BpeTrainer
 
 from tap_ray.errors import CheckpointError, ConfigError, DataError
@@ -26,15 +27,17 @@ def chunks(num: int = 200, horizon: int = H, seed: int = 0) -> np.ndarray:
     return ramp.astype(np.float32)
 
 
-def published(folder: Path, action_NHA: np.ndarray, *, vocabulary: int = 800) -> tuple[Path, ByteLevelBPETokenizer]:
+def published(folder: Path, action_NHA: np.ndarray, *, vocabulary: int = 800) -> tuple[Path, Tokenizer]:
     """Files as the published code fits and saves them: a byte-level vocabulary whose alphabet is every number."""
     coefficients = np.around(dct(action_NHA, axis=1, norm="ortho") * 10)
     low, high = int(coefficients.min()), int(coefficients.max())
     texts = ["".join(map(chr, (one.flatten() - low).astype(int))) for one in coefficients]
-    bpe = ByteLevelBPETokenizer()
+    bpe = Tokenizer(BPE())
+    bpe.pre_tokenizer, bpe.decoder = pre_tokenizers.ByteLevel(add_prefix_space=False), decoders.ByteLevel()
+    bpe.post_processor = processors.ByteLevel(trim_offsets=False)
     alphabet = [chr(number) for number in range(max(high - low + 1, 400))]
     trainer = BpeTrainer(vocab_size=vocabulary, min_frequency=2, show_progress=False, initial_alphabet=alphabet)
-    bpe._tokenizer.train_from_iterator(texts, trainer=trainer)
+    bpe.train_from_iterator(texts, trainer=trainer)
     folder.mkdir()
     bpe.save(str(folder / "tokenizer.json"))
     about = {"scale": 10, "min_token": low, "vocab_size": vocabulary, "action_dim": None, "time_horizon": None}
