@@ -1,7 +1,7 @@
-"""The range of every number of every config, in one table, checked before anything starts.
+"""Holds the legal range of every number in every config in one table, which is checked before anything starts.
 
-A number that has no row here is finite and at least 0. Beyond these, a config's own `__post_init__` says how its fields
-must fit each other, and repeats none of them. NaN and infinity are never legal.
+A number without a row in the table must be finite and at least 0. NaN and infinity are never legal. How the fields of a
+config must fit each other is checked in its `__post_init__`, which repeats none of these ranges.
 """
 
 import dataclasses
@@ -70,31 +70,33 @@ BOUNDS: dict[str, str] = {
     "AshaConfig.finalists": FROM_1,
     "AshaConfig.reduction_factor": "(1, inf)",
 }
-"""A field's name, with its class where it needs one -> an interval; [ and ] include the end."""
+"""Name of a field, or Class.field where the name is ambiguous -> its interval; [ and ] include the end."""
 
 
 def check(config: Any) -> None:
-    """Raise ConfigError that names each flag of a config, nested ones included, whose number is out of bounds."""
+    """Raise a ConfigError that names each flag of a config, nested configs included, whose number is out of range."""
     said = list(_outside(config, ""))
     if said:
         raise ConfigError("\n  ".join([f"--{each}" for each in said]))
 
 
 def check_own(config: Any, where: str) -> None:
-    """Raise ConfigError for a number of a config itself, not of what it holds; `where` names the source."""
+    """Raise a ConfigError for a number of this config that is out of range, without its nested configs. `where` names
+    the source."""
     for name, value in _numbers(config):
         if reason := _refused(config, name, value):
             raise ConfigError(f"{where}: {name} {reason}")
 
 
 def legal(owner: type, name: str) -> str:
-    """The interval of a config class's field."""
+    """The legal interval of a field of a config class."""
     keys = (f"{owner.__name__}.{name}", name)
     return next((BOUNDS[key] for key in keys if key in BOUNDS), "[0, inf)")
 
 
 def flag_of(prefix: str, field: dataclasses.Field[Any], hint: Any) -> str:
-    """What a field is called on the command line below `prefix`; tyro's arg(name="") leaves its own name out."""
+    """The flag of a field on the command line below `prefix`; a field with tyro's arg(name="") adds no name of its
+    own."""
     unnamed = any(getattr(each, "name", None) == "" for each in getattr(hint, "__metadata__", ()))
     name = "" if unnamed else field.name.replace("_", "-")
     return ".".join(part for part in (prefix, name) if part)

@@ -1,4 +1,4 @@
-"""Copies on this machine's disk of files on an object store: whole files, or the byte ranges that are needed.
+"""Keeps copies of an object store's files on this machine's disk: whole files, or the byte ranges that are needed.
 
 They are kept for later jobs and other processes of this machine and are readable by their owner alone (mode 0600). The
 least recently used ones are deleted first (`cache_bytes`). A copy belongs to one version of its file; see
@@ -24,29 +24,29 @@ from tap_ray.errors import ConfigError, StorageError
 COPY = re.compile(r"\.?[0-9a-f]{32}\b.*")
 """Names of the cache's files."""
 IN_USE_S = 60.0
-"""A copy that was asked for so short a time ago, s, may not have been opened yet."""
+"""Copies that were requested less than this time ago, s, are not deleted: they may not have been opened yet."""
 LOOKS = 64
-"""A process looks what has to go whenever it has added this part of what the cache may hold."""
+"""A process deletes old copies whenever it has added this fraction of the cache's size limit."""
 MAX_REQUESTS = 32
-"""At a time, where fsspec does not do it by itself."""
+"""Largest number of simultaneous requests where fsspec does not limit them itself."""
 
 _room: dict[Path, float] = {}
-"""Bytes that this process may still add to a cache before it looks again."""
+"""Bytes that this process may still add to a cache before it checks the cache's size again."""
 
 
 class Range(NamedTuple):
-    """Bytes of one version of a remote file."""
+    """A byte range of one version of a remote file."""
 
     path: Path
     version: str
     start: int
-    """Negative: that many at the end of the file."""
+    """First byte; a negative number means that many bytes at the end of the file."""
     end: int | None
-    """The first one behind them; None: all to the end."""
+    """The byte after the last one; None reads to the end of the file."""
 
 
 class ReplacedError(StorageError):
-    """A file is of another version now than the one asked for."""
+    """The file has been replaced since the requested version."""
 
     def __init__(self, path: Path, version: str) -> None:
         super().__init__(f"{path} was replaced while it was being read. Run the same command again.")
@@ -57,10 +57,10 @@ class ReplacedError(StorageError):
 
 
 def cached(path: Path) -> Path:
-    """A local copy of a whole file, in its present version; a local file is its own.
+    """A local copy of the current version of a whole file; a local file is returned as it is.
 
     Raises:
-        FileNotFoundError: there is none.
+        FileNotFoundError: there is no such file.
         StorageError: the storage refused, or the cache cannot be written.
         ConfigError: see `cache_bytes`.
     """
@@ -82,14 +82,14 @@ def cached(path: Path) -> Path:
 
 
 def read_ranges(ranges: Sequence[Range]) -> list[bytes]:
-    """Byte ranges of remote files; those that are not on this machine yet are fetched all at once, and kept.
+    """Read byte ranges of remote files. Ranges that are not on this machine yet are fetched all at once and kept.
 
-    Neighbors that follow each other in `ranges` share a request.
+    Adjacent ranges that follow each other in `ranges` share a request.
 
     Raises:
         FileNotFoundError: a file is gone.
         OSError: a file ends before a range does.
-        ReplacedError: a file is not of this version any more.
+        ReplacedError: a file has been replaced since this version.
         StorageError: the storage refused, or the cache cannot be written.
         ConfigError: see `cache_bytes`.
     """
@@ -133,7 +133,7 @@ def _fetched(ranges: Sequence[Range]) -> list[bytes]:
 
 
 def _require_versions(files: set[tuple[Path, str]]) -> None:
-    """Asked after the reading: who is of this version still was it all the time."""
+    """Check versions after reading: a file that still has this version had it during the whole read."""
     with ThreadPoolExecutor(min(MAX_REQUESTS, len(files))) as pool:
         for (path, want), have in zip(files, pool.map(storage.version, [path for path, _ in files]), strict=True):
             if have != want:
@@ -141,20 +141,20 @@ def _require_versions(files: set[tuple[Path, str]]) -> None:
 
 
 def cache_folder() -> Path:
-    """Where copies lie, which may be deleted at any time between jobs; TAP_RAY_CACHE moves it."""
+    """The folder of the copies, which may be deleted at any time between jobs. TAP_RAY_CACHE sets another folder."""
     own = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "tap_ray"
     return Path(os.environ.get("TAP_RAY_CACHE") or own)
 
 
 def cache_bytes(free: int, used: int) -> float:
-    """How large the cache may be, bytes: TAP_RAY_CACHE_GB; unset, half of what the disk has left for it.
+    """Size limit of the cache, bytes: TAP_RAY_CACHE_GB, or if that is not set half of the disk space available to it.
 
     Args:
-        free: left on the cache's disk, bytes.
-        used: by the cache, bytes.
+        free: free space on the cache's disk, bytes.
+        used: space that the cache occupies, bytes.
 
     Raises:
-        ConfigError: TAP_RAY_CACHE_GB is no positive number.
+        ConfigError: TAP_RAY_CACHE_GB is not a positive number.
     """
     told = os.environ.get("TAP_RAY_CACHE_GB")
     if not told:
@@ -178,7 +178,7 @@ def _range_copy(wanted: Range) -> Path:
 
 @contextlib.contextmanager
 def _new(copy: Path) -> Generator[Path]:
-    """Room beside a copy that is being made, which nobody else can read."""
+    """Open a temporary file beside the copy that is being made; only its owner can read it."""
     temporary = copy.with_name(f".{copy.name}.{uuid.uuid4().hex[:8]}")
     try:
         with storage.translate_errors("write", copy):
@@ -197,7 +197,8 @@ def _kept(copy: Path) -> bytes | None:
 
 
 def _used(copy: Path) -> bool:
-    """Whether a copy is there; notes when it was used. Its time of change names its content, and stays."""
+    """Whether there is a copy; also sets its access time. Its modification time identifies its content and is not
+    changed."""
     try:
         os.utime(copy, ns=(time.time_ns(), copy.stat().st_mtime_ns))
     except FileNotFoundError:
@@ -208,7 +209,7 @@ def _used(copy: Path) -> bool:
 
 
 def _make_room(added: Path) -> None:
-    """Remove the copies that were not used for the longest time until the rest fits; those in use stay."""
+    """Remove the least recently used copies until the rest fits; copies in use are kept."""
     folder = added.parent
     with contextlib.suppress(FileNotFoundError):
         _room[folder] = _room.get(folder, 0) - added.stat().st_size

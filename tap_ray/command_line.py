@@ -1,4 +1,4 @@
-"""A job's command line: flags -> config, and these options beside the flags.
+"""Parses the command line of a job: flags become its config. There are also these options:
 
 --config FILE            flags from YAML or JSON, e.g. the config.json of any run; flags win over it
 --preset NAME            the job's config by name, where it has some; flags win over it
@@ -25,42 +25,43 @@ from tap_ray.errors import ConfigError, nearest
 C = TypeVar("C")
 
 FLAGS = ConstructorRegistry()
-"""How flags become values, beyond what tyro knows: a Path may be a URI."""
+"""How tyro converts flags to values in our jobs: a Path may also be a URI."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Preset(Generic[C]):
-    """A whole config of a job, with where its values are from."""
+    """A complete config of a job, with the source of each value."""
 
     make: Callable[..., C]
-    """Takes the fields that the job cannot do without (`demos`, `init`) as keywords."""
+    """Makes the config; takes the job's required fields (`demos`, `init`) as keyword arguments."""
     sources: Mapping[str, str]
-    """Field, e.g. "train.lr" -> source of its value, for each that is not the job's default."""
+    """Field, e.g. "train.lr" -> source of its value, for every value that differs from the job's default."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Offers(Generic[C]):
-    """What a job offers beside its flags."""
+    """What the command line of a job offers besides its flags."""
 
     presets: Mapping[str, Preset[C]] = field(default_factory=dict[str, Preset[C]])
     plan: Callable[[C, float | None], str] | None = None
-    """The text of --plan; takes the GPU's memory, GB, or None for this machine's."""
+    """Makes the text of --plan from the config and the GPU's memory, GB; None means the memory of this machine's
+    GPU."""
 
 
 class Asked(NamedTuple, Generic[C]):
-    """What a command line asks for."""
+    """The parsed command line."""
 
     config: C
     text: Callable[[], str] | None
-    """Gives what to print instead of starting the job."""
+    """Makes the text to print instead of starting the job; None starts the job."""
 
 
 def parse(main: Callable[[C], Path], config_type: type[C], argv: list[str], offers: Offers[C]) -> Asked[C]:
-    """The config of a command line, and what is to be printed instead of starting the job.
+    """Parse a command line into a config and the text, if any, to print instead of starting the job.
 
     Raises:
-        ConfigError: a file or a preset that cannot be read, or flags that exclude each other.
-        SystemExit: a flag that tyro refuses.
+        ConfigError: a file or a preset cannot be read, or flags exclude each other.
+        SystemExit: tyro refuses a flag.
     """
     given, argv = _beside(argv)
     default = _default(config_type, given, offers)
@@ -84,7 +85,7 @@ BESIDE = {
     "--plan": "",
     "--print-config": "",
 }
-"""Flags beside a config's own -> the value that they take; "": none."""
+"""Flags that are not fields of the config -> placeholder of their value; "" for a flag without a value."""
 
 
 def _beside(argv: list[str]) -> tuple[dict[str, str], list[str]]:
@@ -127,7 +128,7 @@ def _default(config_type: type[C], given: Mapping[str, str], offers: Offers[C]) 
 
 
 def _memory(given: Mapping[str, str], offers: Offers[Any]) -> float | None:
-    """The GPU's memory that is planned for, GB."""
+    """Memory of the GPU that --plan assumes, GB."""
     if "--plan" in given and offers.plan is None:
         raise ConfigError("--plan is for jobs that train: jobs.pretrain, jobs.align and jobs.pretrain_prior. Omit it.")
     if "--plan" in given and "--print-config" in given:
@@ -147,7 +148,7 @@ def _memory(given: Mapping[str, str], offers: Offers[Any]) -> float | None:
 
 
 def _said(offers: Offers[Any]) -> str:
-    """What --help tells of the flags that are no fields of the config."""
+    """The --help text of the flags that are not fields of the config."""
     lines = [
         "Besides the flags below: --config FILE (YAML or JSON) sets them, and --print-config prints all of them as "
         "JSON."
@@ -163,7 +164,7 @@ def _said(offers: Offers[Any]) -> str:
 
 
 def _command() -> str | None:
-    """What the user typed before the flags, as far as it is known."""
+    """The command that the user typed before the flags, if it is known."""
     spec = getattr(sys.modules.get("__main__"), "__spec__", None)
     return f"python -m {spec.name}" if spec else None
 

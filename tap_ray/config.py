@@ -1,4 +1,4 @@
-"""Frozen dataclasses <-> plain values, YAML and JSON.
+"""Converts frozen dataclasses to and from plain values, YAML and JSON.
 
 A config is a frozen keyword-only dataclass beside the code that it configures. The same object comes from flags
 (tyro), from a file or from a test. An unknown key is an error that names the nearest match.
@@ -30,10 +30,10 @@ class ClusterConfig:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class NodesConfig(ClusterConfig):
-    """Where a job with processes of its own on the cluster runs."""
+    """Where a job runs that starts its own processes on the cluster."""
 
     node_labels: tuple[str, ...] = ()
-    """Only on nodes of the cluster with these Ray labels, e.g. role=play; none: on any."""
+    """Run only on cluster nodes with these Ray labels, e.g. role=play; if none is given, on any node."""
 
 
 RENAMED = {
@@ -49,16 +49,17 @@ RENAMED = {
     "trials_at_once": "max_concurrent_trials",
     "workers": "num_workers",
 }
-"""Former names of fields, in files written before -> their present ones; of a class that has no field of that name."""
+"""Former names of fields, found in older files -> current names. They apply to classes without a field of the former
+name."""
 RENAMED_ANYWHERE = {key: name for key, name in RENAMED.items() if key not in ("samples", "workers")}
-"""Those that mean the same wherever they stand in nested values."""
+"""Former names that mean the same at any depth of nested values."""
 FORMER = {now: before for before, now in RENAMED_ANYWHERE.items()}
 
 ONCE_ONE = {"once_one": True}
-"""Metadata of a list's field that held one value, or none, in files written before."""
+"""Field metadata: in older files this list was a single value or null."""
 
 SHOWN = 100
-"""Characters of a value in a message."""
+"""Largest number of characters of a value that a message shows."""
 
 
 def to_dict(config: Any) -> dict[str, Any]:
@@ -71,13 +72,14 @@ def from_dict(cls: type[C], values: Mapping[str, Any], *, where: str = "config",
 
     Args:
         cls: a frozen dataclass.
-        values: its fields; missing ones keep their defaults.
-        where: how to call the source in a message, e.g. "sweep.yaml".
-        missing: what stands for a required field without a value, if something else will fill it; None refuses.
+        values: values of its fields; missing fields keep their defaults.
+        where: name of the source in error messages, e.g. "sweep.yaml".
+        missing: placeholder for required fields without a value, if something else will fill them; None raises an error
+            for them.
 
     Raises:
-        ConfigError: an unknown key (named with its nearest match), a value of the wrong type or that the class
-            refuses, or none at all.
+        ConfigError: a key is unknown (named with its nearest match), a value has the wrong type or is refused by the
+            class, or there is no value at all.
     """
     if not isinstance(values, Mapping):  # pyright: ignore[reportUnnecessaryIsInstance]  what a user's file holds
         raise ConfigError(f"{where}: expected keys and values for {cls.__name__}, got {values!r}.")
@@ -130,7 +132,8 @@ def load(cls: type[C], path: Path | str, *, missing: Any = None) -> C:
 
 
 def _present(values: Any) -> Any:
-    """The config.json of a run made before that file was the job's config, as that config; others as they are.
+    """Convert the config.json of an older run, whose keys differ from those of the job's config; others are returned
+    unchanged.
 
     Keys with "_" held the runtime settings: "_where" those of `workers`, "_spelt" paths as they were typed, others a
     field each. An evaluation's settings were those of its "protocol".
@@ -152,7 +155,7 @@ def _present(values: Any) -> Any:
 
 
 class _Twice(Exception):
-    """A key that a mapping has twice."""
+    """A key that appears twice in one mapping."""
 
 
 def _once(pairs: Iterable[tuple[Any, Any]]) -> dict[Any, Any]:
@@ -169,7 +172,7 @@ def _json(text: str) -> Any:
 
 
 class YamlLoader(yaml.SafeLoader):
-    """Refuses a key given twice in one mapping, which YAML forbids and PyYAML takes."""
+    """A YAML loader that refuses a key given twice in one mapping, which YAML forbids and PyYAML accepts."""
 
     def compose_mapping_node(self, anchor: Any) -> yaml.MappingNode:
         node: Any = super().compose_mapping_node(anchor)
@@ -182,13 +185,13 @@ class YamlLoader(yaml.SafeLoader):
 
 
 def digest(values: Any) -> str:
-    """16 hex digits that name a set of plain values; the same for the same values in any key order."""
+    """A hash of plain values, 16 hex digits; it does not depend on the order of keys."""
     text = json.dumps(values, sort_keys=True, default=str)
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
 def absent(config: Any, values: Mapping[str, Any], prefix: str = "") -> str:
-    """The fields of a config that plain values did not give, with what they are now, e.g. "execute = 2"."""
+    """The fields of a config that are missing from plain values, with their default values, e.g. "execute = 2"."""
     found: list[str] = []
     for field in dataclasses.fields(config):
         value = getattr(config, field.name)
@@ -200,13 +203,13 @@ def absent(config: Any, values: Mapping[str, Any], prefix: str = "") -> str:
 
 
 def require_used(asked: Any, used: Any, *, of: str, follows: Mapping[str, str]) -> None:
-    """Raise ConfigError where a value that somebody chose would have no effect: no flag is overwritten in silence.
+    """Raise a ConfigError if a value that the user chose would have no effect: no flag is silently overwritten.
 
     Args:
-        asked: a config as it was given.
-        used: the same class, as the job continues with it.
-        of: what it is called in flags and files, e.g. "policy".
-        follows: of a field, what decides it instead.
+        asked: the config as the user gave it.
+        used: the config, of the same class, that the job uses.
+        of: name of the config in flags and files, e.g. "policy".
+        follows: field -> what decides its value instead.
     """
     usual = type(asked)()
     for field in dataclasses.fields(asked):
@@ -224,7 +227,7 @@ def require_used(asked: Any, used: Any, *, of: str, follows: Mapping[str, str]) 
 
 
 def keys_renamed(values: Any, names: Mapping[str, str]) -> Any:
-    """Plain values with the keys of every mapping in them renamed."""
+    """Plain values in which the keys of every mapping, nested ones included, are renamed."""
     if isinstance(values, Mapping):
         pairs = typing.cast(Mapping[str, Any], values).items()
         return {names.get(key, key): keys_renamed(value, names) for key, value in pairs}
@@ -284,7 +287,7 @@ def _coerce(hint: Any, value: Any, where: str) -> Any:
 
 
 def _float(value: Any, where: str) -> float:
-    """A number; YAML reads 1e-4 (no dot) as a string, which is one all the same."""
+    """Convert to a number; YAML reads 1e-4 (no dot) as a string, which is accepted too."""
     try:
         if isinstance(value, (int, float, str)) and not isinstance(value, bool):
             return float(value)

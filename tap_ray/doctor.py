@@ -1,4 +1,5 @@
-"""What this machine can do, what is missing, and the command that fixes it: `python -m tap_ray.doctor`.
+"""Checks what this machine can do and prints what is missing, with the command that fixes it: `python -m
+tap_ray.doctor`.
 
 A probe is a function that returns what it found or raises. Probes that load third-party libraries run in a process of
 their own (`python -m tap_ray.doctor --probe NAME`): if a driver crashes, that is a row of the table and not its end,
@@ -25,9 +26,11 @@ from typing import Callable, Sequence
 TIMEOUT_S, RAY_TIMEOUT_S = 30.0, 120.0
 """A probe that takes longer counts as missing; one that starts Ray may take longer, s."""
 MIN_MESA = (24, 3)
-"""From here on ManiSkill's renderer works on the CPU (Debian bookworm has 22.3, its backports 25.0)."""
+"""First version of Mesa with which ManiSkill's renderer works on the CPU (Debian bookworm has 22.3, its backports
+25.0)."""
 MIN_DISK_GB, MIN_MEMORY_GB, MIN_SHM_GB = 5.0, 3.0, 1.0
-"""Installation aside, the default chain writes < 1 GB and holds ~2 GB in its processes; the rest is air."""
+"""Least free disk, memory and shared memory, GB. Without the installation the default pipeline writes < 1 GB and its
+processes take about 2 GB; the rest is a margin."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -80,7 +83,7 @@ def ray() -> str:
 
 
 def local_ray() -> str:
-    """Starts a Ray, asks it something and stops it: temporary folder, home, token, memory and proxies all take part."""
+    """Starts a Ray, runs a task and stops it, which tests temporary folder, home, token, memory and proxies."""
     began, connect = time.monotonic(), import_module("tap_ray.distributed.connect").connect
     library = import_module("ray")
     with connect("local", num_cpus=1):
@@ -149,7 +152,8 @@ def maniskill() -> str:
 
 
 def simpler_assets() -> str:
-    """Files of SIMPLER's WidowX tasks, where ManiSkill looks for them; that it loads at all (it wants libGL)."""
+    """Checks that ManiSkill can be imported (it needs libGL), and that the files of SIMPLER's WidowX tasks are where it
+    looks for them."""
     import_module("cv2")
     data = import_module("mani_skill.utils.assets.data")
     folder = import_module("mani_skill").ASSET_DIR
@@ -328,7 +332,7 @@ def run_in_own_process(probe: Probe) -> tuple[bool, str]:
 
 
 def require_amount(have: float, need: float, unit: str) -> str:
-    """The amount as text; RuntimeError if it is less than what is needed."""
+    """The amount as text; raises a RuntimeError if it is less than needed."""
     if have < need:
         raise RuntimeError(f"{have:.1f} {unit}; {need:g} are needed")
     return f"{have:.1f} {unit}"
@@ -339,7 +343,7 @@ def _vulkan_version(packed: int) -> str:
 
 
 def _vulkan_device(loader: ctypes.CDLL, device: int) -> tuple[str, str]:
-    """A device's name, and what its driver says of itself, e.g. "Mesa 25.0.7 (LLVM 15.0.6)".
+    """A device's name, and its driver's description of itself, e.g. "Mesa 25.0.7 (LLVM 15.0.6)".
 
     VkPhysicalDeviceProperties2: type, next, 5 uint32, then the name; next is VkPhysicalDeviceDriverProperties: type,
     next, a number, the driver's name and its words, 256 bytes each.
@@ -357,7 +361,8 @@ def _text(raw: bytes) -> str:
 
 
 def too_old(driver: str) -> bool:
-    """Whether a driver that calls itself so is a Mesa before MIN_MESA; other makers' are not known to fail."""
+    """Whether this description is that of a Mesa driver older than MIN_MESA; drivers of other vendors are not known to
+    fail."""
     found = re.match(r"Mesa (\d+)\.(\d+)", driver)
     return found is not None and (int(found[1]), int(found[2])) < MIN_MESA
 

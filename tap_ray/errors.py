@@ -1,4 +1,5 @@
-"""The errors that users can meet: one base class, few kinds. All pickle, so workers can send them to the driver."""
+"""Defines the errors that users can meet: one base class with few subclasses. All pickle, so workers can send them to
+the driver."""
 
 import re
 from difflib import get_close_matches
@@ -9,14 +10,15 @@ SECRET = re.compile(r"(?i)([?&](?:password|passwd|pwd|token|secret|access_key)=)
 
 
 def without_credentials(text: str) -> str:
-    """A text whose URIs have lost their `user:password@` and passwords in their queries: for all that is printed."""
+    """Remove `user:password@` and passwords in queries from the URIs of a text; applied to everything that is
+    printed."""
     return SECRET.sub(r"\1***", USER.sub("", text))
 
 
 class TapRayError(ValueError):
     """Root of every error that a user can cause and fix. A job ends with its message and exit status 2.
 
-    Its message holds no credentials, whatever text it was made of.
+    Credentials are removed from its message.
     """
 
     def __init__(self, *args: Any) -> None:
@@ -40,11 +42,11 @@ class CheckpointError(TapRayError):
 
 
 class StorageError(TapRayError):
-    """The disk (or bucket) refused: full, read-only, or gone."""
+    """The disk or the object store refused: full, read-only, or gone."""
 
 
 def nearest(name: str, known: Iterable[str]) -> str:
-    """Name the options, and the nearest one if there is any: the tail of every 'unknown X' message."""
+    """List the options, and the nearest one if there is any; ends every "unknown X" message."""
     options = sorted(known)
     match = get_close_matches(name, options, n=1, cutoff=0.4)
     hint = f"Did you mean {match[0]!r}? " if match else ""

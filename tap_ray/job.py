@@ -1,4 +1,4 @@
-"""How a job starts and ends: flags -> config -> checks -> main -> the result's path as the last line.
+"""Starts and ends every job: flags -> config -> checks -> main -> the result's path as the last line.
 
     exit status   0    success: the last line of stdout is the path of the result
                   2    an error that the user can fix: one message on stderr, no traceback
@@ -32,11 +32,11 @@ C = TypeVar("C")
 SUBMITTED = "working_dir_files"
 """Folder in which Ray keeps the copies of submitted working directories."""
 PLACES = ("out", "store", "results")
-"""Fields that say where results are written."""
+"""Config fields that say where results are written."""
 
 
 def run_job(main: Callable[[C], Path], config_type: type[C], offers: Offers[C] | None = None) -> None:
-    """The life of `python -m jobs.<verb>`; see `command_line` for what may stand beside its flags."""
+    """Run `python -m jobs.<verb>`; see `command_line` for the options besides its flags."""
     with signals.taken():
         try:
             config, text = command_line.parse(main, config_type, sys.argv[1:], offers or Offers[C]())
@@ -57,27 +57,27 @@ def run_job(main: Callable[[C], Path], config_type: type[C], offers: Offers[C] |
 
 
 def _leave(status: int) -> None:
-    """End the process as `sys.exit` would, but for the interpreter's own end, where Ray's threads may crash it."""
+    """End the process like `sys.exit`, but without the interpreter's shutdown, in which Ray's threads may crash it."""
     atexit._run_exitfuncs()  # pyright: ignore[reportPrivateUsage]
     sys.stdout.flush()
     os._exit(status)
 
 
 class JobRun:
-    """A job's run folder, and its MLflow run while the job works in it."""
+    """A job's run folder, and its MLflow run while the job is running."""
 
     def __init__(self, run: runs.Run, tracked: tracking.Run | None) -> None:
         self.path, self.done = run.path, tracked is None
-        """`done`: the same command had finished it, and there is nothing to do."""
+        """`done`: the same command has finished this run before, so there is nothing to do."""
         self.facts: dict[str, Any] = {}
-        """Plain JSON that joins the manifest at the end."""
+        """Plain JSON that is added to the manifest at the end."""
         self.complete = True
-        """False: the run stays unfinished, and the same command continues it."""
+        """False leaves the run unfinished; the same command continues it."""
         self._run, self._tracked = run, tracked
 
     @property
     def tracked(self) -> tracking.Run:
-        """The MLflow run; a run that is done has none."""
+        """The MLflow run; there is none if the run was finished before."""
         assert self._tracked is not None
         return self._tracked
 
@@ -105,15 +105,15 @@ def job_run(
     out: Path | str | None = None,
     rewrites: bool = False,
 ) -> Generator[JobRun]:
-    """One life of a job: its folder locked, its MLflow run begun or continued, both ended however the body ends.
+    """Lock the job's run folder and begin or continue its MLflow run; both are ended however the body ends.
 
     Args:
-        job: verb.
-        config: of the job, kept as config.json.
-        made_by: its settings, see `runs.MadeBy`; None: all of the config is its identity.
+        job: name of the job, e.g. "align".
+        config: the job's config, saved as config.json.
+        made_by: the identity and runtime settings, see `runs.MadeBy`; None: the whole config is the identity.
         parents: role -> run folder or dataset that it is made from.
         out: the run folder; None: `config.out`.
-        rewrites: the job also works in a finished run.
+        rewrites: whether the job also writes into a finished run.
 
     Raises:
         CheckpointError, ConfigError, StorageError: see `runs.entered` and `tracking.start`.
@@ -135,10 +135,10 @@ def job_run(
 
 
 def require_kept(config: Any, here: Path) -> None:
-    """Raise ConfigError where a submitted job would write into the cluster's copy of its working directory.
+    """Raise a ConfigError if a submitted job would write into the cluster's copy of its working directory.
 
     Args:
-        config: of the job.
+        config: the job's config.
         here: its working directory.
     """
     if SUBMITTED not in here.parts:
@@ -155,7 +155,7 @@ def require_kept(config: Any, here: Path) -> None:
 
 
 def _uris(values: Any) -> Iterator[Path]:
-    """Every path of a config that is not of this machine, those in texts (`--init`, `--policy`) included."""
+    """Every URI among the paths of a config, including paths in text fields (`--init`, `--policy`)."""
     if dataclasses.is_dataclass(values):
         values = [getattr(values, field.name) for field in dataclasses.fields(values)]
     if isinstance(values, (list, tuple)):

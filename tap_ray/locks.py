@@ -1,4 +1,4 @@
-"""Locks, so that only one process writes a dataset or a run, on a local disk and on an object store.
+"""Locks datasets and runs, so that only one process writes each, on a local disk and on an object store.
 
 A local folder is locked by a file in it (flock by way of filelock; NFS does not lock folders): the kernel releases it
 when the process ends, however it ends. A file system without locks is refused. An object store has no locks. There a
@@ -31,7 +31,8 @@ from tap_ray.errors import StorageError
 HEARTBEAT_S = 5.0
 """How often a holder renews its lock on an object store, s."""
 LEASE_S = 30.0
-"""A lock that nobody has renewed for so long is a dead process's, s. Ends of leases are waited for in full."""
+"""A lock that has not been renewed for this long, s, belongs to a dead process. Others always wait for the full
+time."""
 POLL_S = 0.2
 LOCK_FILE = ".lock"
 """The file in a local folder that is locked; it stays when the lock is gone."""
@@ -41,11 +42,11 @@ class Lock(Protocol):
     """A lock that this process holds."""
 
     def require(self) -> None:
-        """Raise StorageError if it has been lost. Asked before each write."""
+        """Raise a StorageError if the lock has been lost. Called before each write."""
         ...
 
     def close(self) -> None:
-        """Release it."""
+        """Release the lock."""
         ...
 
 
@@ -53,10 +54,10 @@ def acquire(folder: Path, *, timeout_s: float = 0.0, lock_file: str = LOCK_FILE,
     """Take a folder's lock.
 
     Args:
-        folder: made if it is missing.
-        timeout_s: how long to wait for a holder that lives.
+        folder: the folder to lock; made if it is missing.
+        timeout_s: how long to wait for a live holder, s.
         lock_file: names the lock: file in a local folder; a remote folder has one lock, beside it, for each name.
-        signed: whether that file says who holds it.
+        signed: whether the file names the holder.
 
     Returns:
         The lock; None if another process has it.
@@ -71,7 +72,7 @@ def acquire(folder: Path, *, timeout_s: float = 0.0, lock_file: str = LOCK_FILE,
 
 
 def acquire_file(file: Path, timeout_s: float = 0.0, *, signed: bool = True) -> Lock | None:
-    """Take a lock that is a local file, made if it is missing; -1 waits for ever. See `acquire`."""
+    """Take a lock on a local file, which is made if it is missing; a `timeout_s` of -1 waits forever. See `acquire`."""
     lock = filelock.FileLock(file, thread_local=False, fallback_to_soft=False)
     try:
         lock.acquire(timeout=timeout_s, poll_interval=POLL_S)
@@ -90,7 +91,7 @@ def acquire_file(file: Path, timeout_s: float = 0.0, *, signed: bool = True) -> 
 
 
 def holder(folder: Path, lock_file: str = LOCK_FILE) -> str:
-    """Who has a folder's lock, e.g. "process 12 on robot-3"; "another process" where nobody knows."""
+    """The holder of a folder's lock, e.g. "process 12 on robot-3"; "another process" if that is unknown."""
     with contextlib.suppress(OSError, StorageError, UnicodeDecodeError):
         if not storage.is_remote(folder):
             return (folder / lock_file).read_text().strip() or "another process"
@@ -102,12 +103,12 @@ def holder(folder: Path, lock_file: str = LOCK_FILE) -> str:
 
 @contextlib.contextmanager
 def exclusive_lock(folder: Path, name: str, on_wait: Callable[[str], None]) -> Generator[None]:
-    """Be the only process that holds a name: waits while another does, and takes over when that ends or dies.
+    """Hold a named lock during the body; waits while another process holds it, and takes over when that ends or dies.
 
     Args:
-        folder: where the lock lies; made if it is missing.
-        name: of the lock; its file says who holds it.
-        on_wait: told once whom it waits for.
+        folder: folder of the lock; made if it is missing.
+        name: name of the lock; its file names the holder.
+        on_wait: called once with a message that names the holder, if it has to wait.
     """
     held = acquire(folder, lock_file=name)
     if held is None:
@@ -132,7 +133,7 @@ class _FileLock:
 
 
 class _Lease:
-    """A lock object that a thread keeps alive."""
+    """A lock on an object store, which a thread renews."""
 
     def __init__(self, path: Path, owner: str) -> None:
         self._path, self._owner, self._heartbeats = path, owner, 0
@@ -207,7 +208,7 @@ def _text(owner: str, number: int) -> bytes:
 
 
 def _read_holder(path: Path) -> tuple[str, dict[str, Any]]:
-    """Version and holder; of no lock, or one that is not ours, {}."""
+    """Version and holder of a lock; the holder is {} if there is no lock or it is not one of ours."""
     version, content = _peek(path)
     try:
         return version, json.loads(content)
@@ -216,7 +217,8 @@ def _read_holder(path: Path) -> tuple[str, dict[str, Any]]:
 
 
 def _create(path: Path, data: bytes) -> bool:
-    """Make a small object unless there is one; whether it was made. Of many who try at once one succeeds."""
+    """Create a small object unless it exists; returns whether it was created. If many try at the same time, one
+    succeeds."""
     fs, key = storage.fs_and_key(path)
     with storage.translate_errors("write", path):
         try:
@@ -227,9 +229,9 @@ def _create(path: Path, data: bytes) -> bool:
 
 
 def _swap(path: Path, version: str, data: bytes) -> bool:
-    """Replace a small object unless it has changed since `version` (see `_peek`); whether it was replaced.
+    """Replace a small object unless it has changed since `version` (see `_peek`); returns whether it was replaced.
 
-    Only S3 can tell; elsewhere a change of the last moment is written over.
+    Only S3 checks the version; on other stores a concurrent change is overwritten.
     """
     fs, key = storage.fs_and_key(path)
     with storage.translate_errors("write", path):
@@ -253,7 +255,8 @@ def _peek(path: Path) -> tuple[str, bytes]:
 
 
 def machine_id() -> str:
-    """Names the set of processes that this one can see: a boot of the kernel, and a container's own numbering in it."""
+    """Identifies the set of processes that this one can see: a boot of the kernel, and a container's process
+    namespace."""
     try:
         boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
         return f"{boot} {os.readlink('/proc/self/ns/pid')}"
@@ -262,7 +265,7 @@ def machine_id() -> str:
 
 
 def is_alive_here(holder: dict[str, Any]) -> bool | None:
-    """Whether the holder, a process of this machine, is still there; None if it is of another machine."""
+    """Whether the holder, a process of this machine, is still alive; None if it runs on another machine."""
     if not holder.get("machine") or holder["machine"] != machine_id():
         return None
     try:

@@ -1,4 +1,4 @@
-"""Files of lines that grow while a job runs: metrics.jsonl, episodes.jsonl.
+"""Appends lines to files that grow while a job runs: metrics.jsonl, episodes.jsonl.
 
 On a disk such a file is appended to. An object store cannot append, so there each addition is a small object beside it:
 
@@ -21,12 +21,12 @@ from tap_ray import storage
 PARTS = ".parts"
 WHOLE = ".whole"
 MANY = 64
-"""Parts of one life that are joined."""
+"""Number of additions of one process after which they are joined into the file."""
 
 _lives: dict[tuple[int, Path], "_Life"] = {}
-"""By process, as a fork is another one, and file."""
+"""(process id, file) -> its additions; the process id is part of the key because a fork is another process."""
 _kept: dict[Path, dict[str, bytes]] = {}
-"""Parts that this process has added or read, of each file, so that they are not read again."""
+"""File -> parts that this process has added or read, so that they are not read again."""
 
 
 class _Life:
@@ -37,7 +37,7 @@ class _Life:
         self._name = f"{max(time.time_ns(), newest + 1):020d}-{uuid.uuid4().hex[:8]}"
         self.number = 0
         self.tried = b""
-        """What may be there already under the next number."""
+        """Data that may already be stored under the next number, after a failed upload."""
 
     @property
     def next(self) -> str:
@@ -45,7 +45,8 @@ class _Life:
 
 
 def append(file: Path, text: str) -> None:
-    """Add whole lines to a file; they are safe when this returns. The same again after an error adds nothing twice.
+    """Append whole lines to a file; they are stored when this returns. Appending the same again after an error adds
+    nothing twice.
 
     Raises:
         StorageError: the storage refused.
@@ -71,7 +72,7 @@ def append(file: Path, text: str) -> None:
 
 
 def read(file: Path) -> bytes:
-    """All lines, in the order in which they were added; the last one may be truncated by a kill.
+    """Read all lines in the order in which they were added; the last one may be truncated by a kill.
 
     Raises:
         FileNotFoundError: there is no such file.
@@ -95,12 +96,12 @@ def read(file: Path) -> bytes:
 
 
 def exists(file: Path) -> bool:
-    """Whether anything was ever added."""
+    """Whether anything was ever appended."""
     return file.exists() or (storage.is_remote(file) and bool(part_names(file)))
 
 
 def join(file: Path) -> None:
-    """Make all additions one file; on a disk they are.
+    """Join all additions into one file; on a local disk they are one already.
 
     Raises:
         StorageError: the storage refused.
@@ -110,7 +111,7 @@ def join(file: Path) -> None:
 
 
 def rewrite(file: Path, data: bytes) -> None:
-    """Replace a file with all its additions; nobody else may add now.
+    """Replace a file and all its additions; no other process may append at the same time.
 
     Raises:
         StorageError: the storage refused.

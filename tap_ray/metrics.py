@@ -1,4 +1,4 @@
-"""Metrics of policies and motions: intervals, paired tests, smoothness, coverage, fit. NumPy only.
+"""Computes metrics of policies and motions: intervals, paired tests, smoothness, coverage, fit. NumPy only.
 
 Every function is pure, takes plain arrays and names its source. Undefined values are NaN.
 """
@@ -24,7 +24,7 @@ def wilson(successes: int, trials: int, confidence: float = 0.95) -> Interval:
 
     Args:
         successes: how many trials succeeded, 0 .. `trials`.
-        trials: how many there were; 0 gives rate NaN and the interval 0 .. 1, which is all that is known then.
+        trials: number of trials; 0 gives rate NaN and the interval 0 .. 1.
         confidence: two-sided level in (0, 1).
 
     Raises:
@@ -53,12 +53,12 @@ def bootstrap(
     num_draws: int = 10_000,
     confidence: float = 0.95,
 ) -> tuple[float, float]:
-    """Percentile bootstrap interval of a statistic of the mean row; nothing is assumed of how rows are distributed.
+    """Percentile bootstrap interval of a statistic of the mean row, without assumptions about the distribution of rows.
 
     Args:
         values: (N, K), a row for each independent unit (an episode, not a frame: those of one resemble each other).
         statistic: mean rows (..., K) -> (...), e.g. a ratio of two columns.
-        rng: source of the draws.
+        rng: random generator of the draws.
         num_draws: how often N rows are drawn with replacement.
         confidence: two-sided level in (0, 1).
 
@@ -89,7 +89,7 @@ def crossed_bootstrap(
         values: (..., S, C), what S seeds got in the same C cells; all of the leading tables are drawn alike, so their
             differences are paired.
         strata: (C,) labels; the cells of each are drawn among themselves (a task keeps its number of cells).
-        rng: source of the draws.
+        rng: random generator of the draws.
         num_draws: how many.
 
     Returns:
@@ -166,7 +166,7 @@ def mcnemar(first: ArrayLike, second: ArrayLike) -> McNemar:
 
 
 def paired_difference(first: ArrayLike, second: ArrayLike, confidence: float = 0.95) -> Interval:
-    """By how much the success rate fell from the first to the second of two paired lists, with an interval.
+    """Difference of the success rates of two paired lists, first minus second, with an interval.
 
     Args:
         first: (N,) bool, successes.
@@ -263,7 +263,7 @@ class Coverage(NamedTuple):
 
     num_voxels: int
     entropy_bits: float
-    """Of the distribution of visits over voxels; log2(num_voxels) when all were visited equally often."""
+    """Entropy of the distribution of visits over voxels, bits; log2(num_voxels) if all were visited equally often."""
 
 
 def coverage(position: ArrayLike, leaf_m: float = 0.05) -> Coverage:

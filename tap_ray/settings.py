@@ -22,9 +22,9 @@ from tap_ray.specs import ONE_CAMERA
 from tap_ray.training.loop import TrainConfig
 
 SCRATCH = "scratch"
-"""As --init of jobs.align: without Stage 1."""
+"""Value of --init of jobs.align that trains without Stage 1."""
 LIVE_GROUP = 16
-"""Episodes of live play in one group at most: the trainer waits for the first one until a fleet has played it."""
+"""Largest group of live play, episodes: the trainer waits for the first group until it has been collected."""
 
 
 FOLLOWS = {
@@ -119,7 +119,8 @@ class WorkersConfig(NodesConfig):
     stream_memory_mb: int = 512
     """Largest size of the decoded windows that are buffered for each training process, MB."""
     max_failures: int = 3
-    """How often in a row, without a new checkpoint in between, failed training processes are restarted; -1: always."""
+    """How often in a row, without a new checkpoint in between, failed training processes are restarted; -1 means
+    always."""
     parallel: Literal["ddp", "fsdp"] = "ddp"
     """"ddp": each training process holds the whole model; "fsdp": each holds a shard of it and of AdamW's state, for
     models that are too large for one GPU. Each can resume from the other's checkpoints."""
@@ -138,7 +139,7 @@ class WorkersConfig(NodesConfig):
 
 @dataclass(frozen=True, kw_only=True)
 class TrainJobConfig:
-    """What the jobs that train have in common."""
+    """Settings that all jobs that train have in common."""
 
     train: Annotated[TrainConfig, arg(name="")] = field(default_factory=TrainConfig)
     workers: Annotated[WorkersConfig, arg(name="")] = field(default_factory=WorkersConfig)
@@ -148,7 +149,7 @@ class TrainJobConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class StageConfig(TrainJobConfig):
-    """What the jobs that train a policy have in common."""
+    """Settings that the jobs that train a policy have in common."""
 
     windows: WindowConfig = field(default_factory=WindowConfig)
     """Their batch size is `--batch-size`."""
@@ -171,7 +172,7 @@ class StageConfig(TrainJobConfig):
 
 @dataclass(frozen=True, kw_only=True)
 class PretrainConfig(StageConfig):
-    """What is learned from which play, and with how many processes."""
+    """Settings of jobs.pretrain: the play, the objectives, and the number of processes."""
 
     data: tuple[str, ...] = field(default=(), metadata=ONCE_ONE)
     """Datasets of play of one robot: PATH, or PATH:WEIGHT for its share of each batch (default 1); not with
@@ -199,7 +200,7 @@ class PretrainConfig(StageConfig):
 
 @dataclass(frozen=True, kw_only=True)
 class PriorJobConfig(TrainJobConfig):
-    """Which datasets a motion prior is trained on, and with how many processes."""
+    """Settings of jobs.pretrain_prior: the datasets, and the number of processes."""
 
     data: tuple[str, ...]
     """Datasets of play, one per robot: PATH, or PATH:WEIGHT for its share of each batch (default 1)."""
@@ -211,7 +212,7 @@ class PriorJobConfig(TrainJobConfig):
     prior: PriorConfig = field(default_factory=PriorConfig)
 
     def sized_windows(self) -> ActionChunkConfig:
-        """Stretches as long as the prior's chunk, in batches of the trainer's size."""
+        """Windows as long as the prior's chunk, in batches of the trainer's size."""
         return replace(self.windows, batch_size=self.train.batch_size, horizon=self.prior.chunk)
 
     def sources(self) -> tuple[list[Path], list[float]]:
@@ -231,7 +232,7 @@ class PriorJobConfig(TrainJobConfig):
 
 @dataclass(frozen=True, kw_only=True)
 class AlignJobConfig(StageConfig):
-    """Which demonstrations, which initial weights, and how many processes."""
+    """Settings of jobs.align: the demonstrations, the initial weights, and the number of processes."""
 
     demos: Path
     """Dataset of demonstrations."""
@@ -257,13 +258,15 @@ class AlignJobConfig(StageConfig):
         return roles_of("play", self.play_sources()[0])
 
     def play_windows(self) -> WindowConfig:
-        """Windows of play beside each batch of demonstrations, with all that Stage 1's question asks for."""
+        """Windows of play that are added to each batch of demonstrations, with all that the objective of Stage 1
+        needs."""
         windows = replace(self.windows, batch_size=self.align.play_batch, num_episodes=self.align.play_episodes)
         return ObjectiveConfig().windows(windows)
 
 
 FROM_SCRATCH = PolicyConfig(glimpse_px=0, num_state=0)
-"""What serves a policy from scratch best: few demonstrations learn the rest by heart (docs/results/turning.md)."""
+"""The best settings for a policy from scratch; with larger ones it memorizes the few demonstrations
+(docs/results/turning.md)."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -294,7 +297,7 @@ class PipelineConfig(ClusterConfig):
 
 
 def made_by(config: TrainJobConfig) -> MadeBy:
-    """What makes a run, and where and how it is made."""
+    """Split a config into the part that determines the results of a run and the runtime part."""
     values, former, episodes = to_dict(config), {}, {}
     if config.train.gradient_accumulation_steps == 1:  # runs of before there was any have the same name
         del values["train"]["gradient_accumulation_steps"]

@@ -93,12 +93,13 @@ RANDOMIZE_MOST: Mapping[str, float] = {
     "max_distractors": 8,
     "joint_rad": 0.3,
 }
-"""Beyond these the objects leave the image, cannot be told apart or find no room, or the arm finds no posture."""
+"""Largest legal values: beyond them objects leave the image, look alike or do not fit, or the arm cannot reach its
+posture."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class EnvConfig:
-    """Which simulated robot in which scene. `envs.make(EnvConfig())` returns a `gymnasium.Env`."""
+    """Settings of a simulated robot and its scene. `envs.make(EnvConfig())` returns a `gymnasium.Env`."""
 
     task: str = "play"
     """A task of envs/scene/tasks.py, or "play": objects of several tasks are on the table, and there is no goal."""
@@ -136,9 +137,9 @@ class Trajectory:
     rgb: UInt8[np.ndarray, "T Y X 3"]
     state: Float32[np.ndarray, "T S"]
     action: Float32[np.ndarray, "T A"]
-    """As executed, i.e. after clipping into the spec's range."""
+    """Actions as executed, i.e. after clipping into the spec's range."""
     contact: Bool[np.ndarray, "C"]
-    """C = T; 0 where it is unknown (an environment that does not tell it)."""
+    """Whether a finger touches an object. C = T, or 0 if contact is unknown (the environment does not report it)."""
     object_pose: Float32[np.ndarray, "T M 7"]
     robot_mask: UInt8[np.ndarray, "T Y X"] | None
     partial: Bool[np.ndarray, "T"]
@@ -175,7 +176,8 @@ class Episode:
     state: Float32[np.ndarray, "T S"]
     action: Float32[np.ndarray, "T A"]
     contact: Bool[np.ndarray, "C"]
-    """C = T; 0 where it is unknown (imports, foreign environments), and in an episode that was read without it."""
+    """Whether a finger touches an object. C = T, or 0 if contact is unknown (imports, foreign environments) or was not
+    read."""
     object_pose: Float32[np.ndarray, "T M 7"]
     """Privileged; kept for probes and reports, never read by a policy."""
     image_stats: Mapping[str, np.ndarray]
@@ -201,7 +203,7 @@ class Policy(Protocol):
     """Anything that acts for N robots at once: a network, an expert, random, N explorers."""
 
     def reset(self, obs: Observation, info: Info, seeds: Sequence[int]) -> None:
-        """A new episode begins for all N robots. `seeds` (N) are nodes of the seed tree for the policy's own noise."""
+        """Begin a new episode for all N robots. `seeds` (N) are nodes of the seed tree for the policy's own noise."""
         ...
 
     def act(self, obs: Observation, info: Info) -> Float32[np.ndarray, "N A"]:
@@ -210,7 +212,7 @@ class Policy(Protocol):
 
 
 class Explorer(Protocol):
-    """Behavior of one playing robot. Unbatched observations; draws only from the generator it is given."""
+    """Behavior of one playing robot. Observations are not batched; all random numbers come from the given generator."""
 
     def reset(self, obs: Observation, info: Info, rng: np.random.Generator) -> None: ...
 
@@ -233,7 +235,7 @@ class Cell:
 
 @dataclass(frozen=True, kw_only=True)
 class EpisodeResult:
-    """How one cell went. A crash is a failure with a reason, never a missing row."""
+    """The result of one cell. A crash is a failure with a reason, never a missing row."""
 
     cell: Cell
     partial_once: bool
@@ -261,7 +263,7 @@ class ActionChunkBatch:
     action: Float32[np.ndarray, "N H A"]
     """Normalized by the statistics of its own dataset; zero in the dims that the robot does not have."""
     state: Float32[np.ndarray, "N H S"]
-    """Before each action, likewise."""
+    """State before each action, normalized and masked likewise."""
     step_mask: Bool[np.ndarray, "N H"]
     """False where the episode had not begun or was over."""
     dim_mask: Bool[np.ndarray, "N A"]
@@ -299,7 +301,8 @@ class Window:
     past_mask: Bool[np.ndarray, "N P"] | None = None
     """False where the episode had not begun."""
     object_crop: UInt8[np.ndarray, "N C C 3"] | None = None
-    """The thing that the robot touches next (or now), as it lay before; see dataset/crops.py. None unless asked for."""
+    """The object that the robot touches next (or now), as it looked before; see dataset/crops.py. None unless asked
+    for."""
     place_crop: UInt8[np.ndarray, "N C C 3"] | None = None
     """The place where it will leave it, as it looked before."""
     crop_mask: Bool[np.ndarray, "N 2"] | None = None
@@ -320,7 +323,7 @@ class Window:
 
 @dataclass(frozen=True, kw_only=True)
 class Shard:
-    """A worker's part of an endless sequence of batches, and where it resumes. Workers' parts are disjoint."""
+    """A worker's part of an endless sequence of batches, and where it resumes. The parts of workers are disjoint."""
 
     start_batch: int = 0
     """Batches that this worker has had already."""
@@ -331,7 +334,7 @@ class Shard:
 
 
 ALL = Shard()
-"""Of the only worker, from the beginning."""
+"""The whole sequence from the beginning, for a single worker."""
 
 __all__ = [
     "ALL",

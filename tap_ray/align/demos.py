@@ -1,4 +1,4 @@
-"""A fresh Stage 2 for a dataset of demonstrations, from Stage 1 weights or from scratch."""
+"""Builds the networks and losses of Stage 2 for a dataset of demonstrations, on Stage 1 weights or from scratch."""
 
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -38,7 +38,7 @@ SIZES = (
 )
 """Fields of PolicyConfig that both stages share."""
 OF_A_STAGE = ("freeze", "lora_rank", "lora_alpha", "dtype", "attention", "checkpoint_activations")
-"""Fields of VlmConfig that each stage has for itself."""
+"""Fields of VlmConfig that each stage chooses independently of the other."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,12 +67,12 @@ class AlignConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class StartFrom:
-    """What a Stage 2 starts from; nothing: from scratch."""
+    """What Stage 2 starts from; with neither field it starts from scratch."""
 
     init: Path | None = None
     """Run folder of Stage 1."""
     prior: TrainedPrior | None = None
-    """A motion prior for the flow head, which is otherwise as the seed makes it."""
+    """Motion prior whose weights the flow head starts from; without one they are random."""
 
 
 SCRATCH = StartFrom()
@@ -88,19 +88,19 @@ def from_dataset(
     play: bool = False,
     seed: int,
 ) -> tuple[Stage, Transfer | None]:
-    """A fresh Stage 2.
+    """Build Stage 2 before its first optimizer step.
 
     Args:
         dataset: demonstrations with instructions.
-        windows: from `resolve_configs`; their horizon is the policy's chunk.
-        policy: sizes from scratch; with `start.init` the Stage 1 policy's sizes win.
-        config: what is loaded.
-        start: from what.
+        windows: the ones that `resolve_configs` returns; their horizon is the policy's chunk length.
+        policy: sizes of a policy trained from scratch; with `start.init` the Stage 1 policy's sizes are used.
+        config: which parts of the Stage 1 weights are loaded.
+        start: the run folder and the motion prior to start from.
         play: whether windows of play come with each batch.
-        seed: of the new weights.
+        seed: random seed of the new weights.
 
     Returns:
-        The stage, and what was loaded (None from scratch).
+        The stage, and which tensors were loaded (None when training from scratch).
 
     Raises:
         CheckpointError: `start.init` is missing, truncated or does not fit.
@@ -167,8 +167,9 @@ def _norm(
     stage_1: PolicyBundle | None,
     prior: TrainedPrior | None,
 ) -> NormStats:
-    """The motion prior's statistics of this robot. Where the head was Stage 1's, and no weight of it could make up for
-    others (action tokens, a latent of motion), Stage 1's. Else those of the demonstrations."""
+    """The statistics to normalize with: those of the motion prior for this robot, if there is a prior. Otherwise those
+    of Stage 1, if its head was loaded and cannot be rescaled to others (action tokens, a latent of motion). Otherwise
+    those of the demonstrations."""
     own = prior.norm_of(dataset.spec) if prior else None
     if own is None and stage_1 is not None and policy.head == stage_1.network.config.head != "regression":
         own = stage_1.norm
@@ -183,7 +184,7 @@ def _parts(
     stage_1: PolicyBundle | None,
     norm: NormStats,
 ) -> VlmParts | None:
-    """Stage 1's where there is one, the same action tokens included; None without a VLM."""
+    """The parts of the VLM, taken from Stage 1 (with its action tokens) if there is one; None without a VLM."""
     if stage_1 is None or not isinstance(stage_1.network, VlmPolicy):
         train = split_episodes(dataset, windows)[0]
         return new_parts(policy, lambda: chunks_of(dataset, train, policy.chunk), norm)
@@ -234,10 +235,11 @@ def resolve_configs(
     history: int,
     play: bool = False,
 ) -> tuple[PolicyConfig, WindowConfig]:
-    """Policy and windows as the terms of the loss, the motion prior (if there is one) and the flow head want them.
+    """Complete the configs of policy and windows with what the loss terms, the motion prior and the flow head need.
 
     Raises:
-        ConfigError: a history without a flow head or longer than the prior reads, or terms that a flow head has not.
+        ConfigError: a history is given without a flow head or is longer than the prior reads, or a loss term is chosen
+            that a flow head does not have.
     """
     if prior:
         policy = replace(policy, head="flow", prior=prior.network.config)
@@ -253,15 +255,16 @@ def resolve_configs(
 
 
 def context_of(config: AlignConfig, *, play: bool) -> tuple[Context, ...]:
-    """What the policy of Stage 2 is told: the instruction, and crops where a term of the loss or play brings them."""
+    """The context of the Stage 2 policy: the instruction, and crops if a loss term or co-training on play uses them."""
     return ("language", "crops") if config.weights.asks_crops or play else ("language",)
 
 
 def resolve_policy(stage_1: PolicyConfig, asked: PolicyConfig) -> PolicyConfig:
-    """The policy of Stage 2 on Stage 1's weights: its sizes, with the context, deployment and freezing asked for.
+    """The config of a Stage 2 policy on Stage 1 weights: Stage 1's sizes, with the requested context, deployment and
+    freezing.
 
     Raises:
-        ConfigError: a size is asked for that Stage 1 does not have.
+        ConfigError: a requested size differs from that of Stage 1.
     """
     own = replace(
         asked,
@@ -287,11 +290,11 @@ def resolve_policy(stage_1: PolicyConfig, asked: PolicyConfig) -> PolicyConfig:
 
 
 def _vlm_of(stage_1: PolicyConfig, asked: PolicyConfig) -> VlmConfig:
-    """Stage 1's model; what each stage has for itself as asked."""
+    """The VLM of Stage 1, with the fields that each stage chooses for itself as requested."""
     return replace(stage_1.vlm, **{name: getattr(asked.vlm, name) for name in OF_A_STAGE})
 
 
 def resolve_windows(windows: WindowConfig, weights: CloningWeights) -> WindowConfig:
-    """The windows with what the terms of Stage 2's loss ask for; no second image."""
+    """Complete the windows with what the loss terms of Stage 2 need; they have no goal image."""
     reach_steps = windows.reach_steps if weights.reach else 0
     return replace(windows, k_max=0, segment=1, reach_steps=reach_steps, crops=weights.need_crops)

@@ -1,4 +1,4 @@
-"""Stage 2's objective: the demonstrated action, given the image and the instruction.
+"""The objective of Stage 2: predict the demonstrated action from the image and the instruction.
 
 With a regression head it is behavior cloning, with the head and loss of Stage 1 and optional terms that preserve what
 Stage 1 has learned:
@@ -35,7 +35,7 @@ from tap_ray.training.batches import CROPS
 
 @dataclass(frozen=True, kw_only=True)
 class CloningWeights:
-    """Weights of the auxiliary losses beside that of the demonstrated action; 0 turns a loss off."""
+    """Weights of the auxiliary losses; the loss of the demonstrated action has weight 1. 0 turns a loss off."""
 
     reach: float = 0.0
     """Regression of the end effector's displacement after the next steps, at the next contact and at its end."""
@@ -52,12 +52,12 @@ class CloningWeights:
 
     @property
     def asks_crops(self) -> bool:
-        """Whether anything is asked under the demonstrations' own crops."""
+        """Whether a loss conditions the policy on the demonstrations' own crops."""
         return self.crops > 0 or self.context > 0
 
     @property
     def need_crops(self) -> bool:
-        """Whether demonstrations come with their crops."""
+        """Whether a loss needs the crops of the demonstrations."""
         return self.asks_crops or self.point > 0
 
 
@@ -66,14 +66,15 @@ class BehaviorCloning:
     """The objective; `fit` calls its loss."""
 
     policy: Network
-    """Bare model: its statistics normalize the targets."""
+    """The model without DDP or compilation wrappers; its statistics normalize the targets."""
     tokens_UL: Tensor
     """Ids of the dataset's U sentences, by task_index; see `language.encode`."""
     weights: CloningWeights = field(default_factory=CloningWeights)
     name: str = "bc"
 
     def loss(self, model: nn.Module, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
-        """Scalar loss; "bc/loss", squared error of the whole chunk, normalized, and the other terms that there are."""
+        """Return the scalar loss and its terms: "bc/loss", the squared error of the whole normalized chunk, and the
+        terms whose weight is above 0."""
         weights, seen = self.weights, batch | instructed(batch, self.tokens_UL)
         if not weights.asks_crops:  # nothing is asked under the demonstrations' crops
             seen = without(seen, *CROPS)
@@ -133,19 +134,20 @@ class BehaviorCloning:
 
 @dataclass(frozen=True, kw_only=True)
 class OwnLoss:
-    """The objective of a head with a loss of its own: flow matching, with or without a motion prior, or the
+    """The objective of a head that computes its own loss: flow matching, with or without a motion prior, or the
     cross-entropy of action tokens."""
 
     policy: Network
-    """Bare model: what its head counts."""
+    """The model without DDP or compilation wrappers."""
     tokens_UL: Tensor
     """Likewise."""
     decay_steps: int
-    """Updates until lambda is zero; 0: there is no prior whose geometry could be kept."""
+    """Number of updates until lambda is zero; 0 if there is no motion prior."""
     name: str = "bc"
 
     def loss(self, model: nn.Module, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
-        """Scalar loss and its parts. "bc/loss" is L_pred, so that it means the same with and without a prior."""
+        """Return the scalar loss and its terms. "bc/loss" is L_pred, so that it means the same with and without a
+        prior."""
         weight = decayed(int(batch["step"]), self.decay_steps) if "step" in batch else 0.0
         if not weight:
             batch = without(batch, "chunk_state")
@@ -167,7 +169,7 @@ def decayed(step: int, decay_steps: int) -> float:
 
 
 def instructed(batch: Batch, tokens_UL: Tensor) -> Batch:
-    """The sentences that this batch names, each once, and which of them is each row's."""
+    """The distinct instructions of this batch, and for each row the index of its instruction."""
     present, sentence = batch["task_index"].unique(return_inverse=True)
     device = batch.get("action", batch["task_index"]).device
     return {"tokens": tokens_UL[present].to(device, non_blocking=True), "sentence": sentence}

@@ -1,4 +1,4 @@
-"""Loading weights of Stage 1: what is loaded, what is new and what is unused is named, and nothing is silent."""
+"""Loads weights of Stage 1 and reports which tensors were loaded, which are new and which were not used."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,12 +25,13 @@ LOADED: dict[TransferParts, tuple[str, ...]] = {
     "all_but_head": (*SEEING, "context_in.", "crops.", "state_in."),
     "vision": ("vision.",),
 }
-"""Prefixes of what is loaded, as far as both stages have it. "vision": the first camera's tower alone."""
+"""Prefixes of the tensors that are loaded, if both stages have them. "vision" means the first camera's tower alone."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Transfer:
-    """Names of tensors, in the model's order. The sentence is new; each stage normalizes with its own data."""
+    """Names of the tensors that were loaded, are new, or were not used, in the model's order. The language encoder is
+    always new, and each stage normalizes with its own data."""
 
     loaded: tuple[str, ...]
     new: tuple[str, ...]
@@ -43,12 +44,13 @@ class Transfer:
 
 
 def init_from(policy: Network, run: Path, which: TransferParts = "all", *, source: Network | None = None) -> Transfer:
-    """Fill `policy` with weights of the Stage 1 run `run`; `source` is its policy, where that has been read already.
+    """Copy weights of the Stage 1 run `run` into `policy`; `source` is that run's policy if it has been read already.
 
     The head's last layer is rescaled from the statistics of Stage 1 to those of `policy`, so that it predicts the same
-    meters and radians as before; so is what reads the state. A longer chunk continues with Stage 1's last step. What
-    only one of the two has stays as it is: a flow head is none of Stage 1's, inverse dynamics has no read-out of one
-    image, crops and reach targets are unused where Stage 2 does without, and what reads a history is new.
+    meters and radians as before; so is the layer that reads the state. A longer chunk repeats Stage 1's last step.
+    Parameters that only one of the two has stay as they are: a flow head is new, inverse dynamics has no readout of a
+    single image, layers for crops and reach targets are not used if Stage 2 has neither, and layers that read a history
+    are new.
 
     Raises:
         CheckpointError: the run is missing or truncated, or its policy has other sizes.
@@ -85,10 +87,10 @@ def _has(weights: dict[str, Tensor], part: str) -> bool:
 
 
 def load_prior_weights(policy: Network, prior: MotionPrior) -> None:
-    """Fill the flow head of `policy` with the encoder and decoder of a motion prior.
+    """Copy the encoder and decoder of a motion prior into the flow head of `policy`.
 
     Raises:
-        ConfigError: it has none, or one of another size.
+        ConfigError: the policy has no flow head, or one of another size.
     """
     if not isinstance(policy.head, FlowHead) or policy.head.prior.config != prior.config:
         raise ConfigError("With --prior the flow head has the sizes of the prior. Omit --policy.prior.*.")
@@ -96,12 +98,12 @@ def load_prior_weights(policy: Network, prior: MotionPrior) -> None:
 
 
 def learning_rates(transfer: Transfer, factor: float) -> dict[str, float]:
-    """For `fit(lr_scale=...)`: `factor` on everything that was loaded."""
+    """The `lr_scale` argument of `fit`: `factor` for every parameter that was loaded."""
     return dict.fromkeys(transfer.loaded, factor) if factor != 1 else {}
 
 
 def freeze(policy: Network, parts: tuple[str, ...]) -> None:
-    """`TapPolicy.freeze` each part.
+    """Freeze each of these parts, see `TapPolicy.freeze`.
 
     Raises:
         ConfigError: there is no such part.
@@ -114,7 +116,8 @@ def freeze(policy: Network, parts: tuple[str, ...]) -> None:
 
 @torch.no_grad()
 def _rescaled_head(source: Network, target: Network) -> dict[str, Tensor]:
-    """physical = y1 scale1 + offset1 = y2 scale2 + offset2, for every step of the chunk."""
+    """Rescale the last layer so that physical = y1 scale1 + offset1 = y2 scale2 + offset2 for every step of the
+    chunk."""
     assert isinstance(source.head, RegressionHead)
     step_H = torch.arange(target.config.chunk).clamp_max(source.config.chunk - 1)
     shape = (source.config.chunk, source.config.num_actions)
@@ -130,7 +133,7 @@ def _rescaled_head(source: Network, target: Network) -> dict[str, Tensor]:
 
 @torch.no_grad()
 def _rescaled_state(source: Network, target: Network) -> dict[str, Tensor]:
-    """x1 = (physical - offset1) / scale1 from x2 = (physical - offset2) / scale2."""
+    """Rescale the layer so that it gets x1 = (physical - offset1) / scale1 from x2 = (physical - offset2) / scale2."""
     layer, old, new = source.state_in, source.state_scale, target.state_scale
     shift_S = (new.offset - old.offset) / old.scale
     return {

@@ -1,1 +1,1 @@
-"""Comparing evaluated policies: the paper's table with intervals, paired tests, learning curves, one HTML page."""
+"""Compares evaluated policies: the paper's table with intervals, paired tests, learning curves, one HTML page."""

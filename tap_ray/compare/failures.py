@@ -1,4 +1,5 @@
-"""How runs failed: counts of each label of tap_ray/evaluate/failures.py, and its two classes, as text and as rows."""
+"""Reports how runs failed: counts of the failure labels of tap_ray/evaluate/failures.py and of their two classes, as
+text and as table rows."""
 
 from dataclasses import dataclass
 from typing import Any, Iterable, Mapping, Sequence
@@ -22,11 +23,12 @@ class Failures:
     count: Mapping[str, int]
     """Label -> episodes."""
     share: Mapping[str, Interval]
-    """Class -> its share of the failures that have a class, with a Wilson 95 % interval; NaN without any."""
+    """Class -> its share of the failures that have a class, with a Wilson 95 % interval; NaN if no failure has a
+    class."""
 
     @property
     def num_failed(self) -> int:
-        """Episodes that failed."""
+        """Number of episodes that failed."""
         return sum(self.count.values())
 
 
@@ -83,22 +85,23 @@ def _share_text(row: Failures) -> str:
 
 
 def words(label: str) -> str:
-    """A label as it is read."""
+    """A label as words, e.g. for a table."""
     return label.replace("_", " ")
 
 
 def percent(share: Interval) -> str:
-    """ "62 %", or a dash where nothing is known."""
+    """A share as text, e.g. "62 %"; a dash for NaN."""
     return f"{100 * share.rate:.0f} %" if share.rate == share.rate else "-"
 
 
 def span(share: Interval) -> str:
-    """The interval in percent."""
+    """An interval as text, in percent."""
     return f"{100 * share.low:.0f}-{100 * share.high:.0f}"
 
 
 def page_rows(rows: Sequence[Failures], labels: Sequence[str], kinds: Sequence[str]) -> list[dict[str, Any]]:
-    """Rows for the page: failed episodes, each label and the share of each class, with a small second line."""
+    """Table rows for the HTML page: failed episodes, each label and the share of each class; every cell has a second
+    line in small print."""
     made = []
     for row in rows:
         cells = [_cell(row.num_failed, row.num_episodes)]

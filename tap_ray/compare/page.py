@@ -48,7 +48,7 @@ HEAD = """<!doctype html>
 </head>
 <body>
 """
-"""How every page begins: of a comparison, a sweep, an inspection. One that is "running" fetches itself anew."""
+"""The head of every HTML page (comparison, sweep, inspection). A page with `running` set reloads itself."""
 
 TEMPLATE = (
     HEAD

@@ -24,9 +24,9 @@ TINTS = {
     "wrong_object": "#7ab3e0",
     "crashed": "#c4534f",
 }
-"""Of the ways to fail: execution in browns, semantic in blues."""
+"""Colors of the failure labels: browns for execution failures, blues for semantic ones."""
 INK, GRID = "#010203", "#010204"
-"""Stand-ins that become CSS variables in the SVG."""
+"""Placeholder colors, which become CSS variables in the SVG."""
 SHOWN = ("loss", "r2", "accuracy", "error", "direction")
 """Learning curves are drawn for metrics with one of these words; the rest (speeds, rates, norms) is in MLflow."""
 STYLE: dict[Any, Any] = {
@@ -94,7 +94,7 @@ def _bar(axes: Axes, intervals: list[Interval], index: int, count: int, label: s
 
 
 def failure_bars(rows: Sequence[Failures], labels: Sequence[str], failure_class: Mapping[str, str]) -> str:
-    """SVG: a bar for each run of all its episodes, stacked by how they failed; what is left of it succeeded."""
+    """SVG: one bar per run, stacked by failure label over all its episodes; the rest of the bar is successes."""
     with matplotlib.rc_context(STYLE):
         figure = Figure(figsize=(7.6, 1.3 + 0.34 * len(rows)), layout="constrained")
         axes = figure.add_subplot()
@@ -122,7 +122,7 @@ def learning_curves(curves: Sequence[Curves], labels: Sequence[str]) -> str:
 
     Args:
         curves: training runs.
-        labels: of the evaluated runs, so that a policy and its training share a color.
+        labels: labels of the evaluated runs, so that a policy and its training run share a color.
     """
     order = [*labels, *(c.label for c in curves if c.label not in labels)]
     names = sorted({name for c in curves for name in c.points["metric"] if any(word in name for word in SHOWN)})
@@ -161,7 +161,7 @@ def _log_if_wide(axes: Axes, name: str) -> None:
 
 
 def svg(figure: Figure) -> str:
-    """A figure as SVG for the inside of an HTML page: no addresses, no ids but those referred to, ink as variables."""
+    """A figure as SVG to embed in an HTML page: without URLs and unused ids, and with colors as CSS variables."""
     buffer = io.StringIO()
     with matplotlib.rc_context(STYLE):
         figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None})

@@ -1,4 +1,4 @@
-"""Run folders -> results and learning curves. All checks are done here, so tables and plots need none."""
+"""Reads results and learning curves from run folders. All checks are done here, so tables and plots need none."""
 
 import json
 from dataclasses import dataclass, replace
@@ -28,9 +28,9 @@ class Trained:
     """How a policy was trained."""
 
     demos: int
-    """Demonstrations of all tasks together."""
+    """Number of demonstrations, all tasks together."""
     scratch: bool
-    """Whether it had no play: no Stage 1, no motion prior, no co-training."""
+    """Whether it was trained without play: no Stage 1, no motion prior, no co-training."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,13 +51,13 @@ class Result:
     failure_class: Mapping[str, str]
     """Label of a failure -> "execution" or "semantic"; empty for what was evaluated before failures had labels."""
     trained: Trained | None = None
-    """Where `read_runs` finds it: not of a built-in policy."""
+    """How the policy was trained, if `read_runs` finds its training run; None for a built-in policy."""
     elsewhere: str = ""
     """The training run that this policy comes from and that was not read, because it lies in another storage."""
 
     @property
     def scenarios(self) -> list[str]:
-        """In the order of the protocol."""
+        """The scenarios, in the order of the protocol."""
         return list(next(iter(self.tasks.values())))
 
     def score(self, task: str, scenario: str, kind: str) -> Interval:
@@ -75,7 +75,7 @@ class Result:
 
 @dataclass(frozen=True, kw_only=True)
 class Curves:
-    """What one training run logged."""
+    """The metrics that one training run logged."""
 
     path: Path
     label: str
@@ -92,7 +92,8 @@ def read_runs(runs: Sequence[Path | str]) -> tuple[list[Result], list[Curves]]:
             storage: a manifest cannot make this machine connect to a server that nobody named.
 
     Raises:
-        CheckpointError: a folder is neither, is damaged, or was evaluated by another protocol than the first.
+        CheckpointError: a folder is neither of these, is damaged, or was evaluated with another protocol than the
+            first.
         DataError: two results of one protocol do not have the same cells.
     """
     paths = list(dict.fromkeys(storage.to_path(run) for run in runs))
@@ -222,7 +223,7 @@ def _require_consistent(path: Path, tasks: Mapping[str, Any], episodes: pd.DataF
 
 
 def _labeled(results: Sequence[Result]) -> list[Result]:
-    """Give runs of one name their folder's name as well, and then their number."""
+    """Make labels unique: runs of the same name get their folder's name as well, and then a number."""
     labels = [result.label for result in results]
     labels = [
         f"{label} ({r.path.name})" if labels.count(label) > 1 else label
@@ -233,7 +234,7 @@ def _labeled(results: Sequence[Result]) -> list[Result]:
 
 
 def _trained(run: Path | None) -> Trained | None:
-    """None but for a run of jobs.align, and where the number of demonstrations is not known."""
+    """How a run of jobs.align was trained; None for any other run, and if the number of demonstrations is unknown."""
     manifest = {} if run is None else read_json(run / "manifest.json")
     if run is None or manifest.get("job") != "align" or not (run / "config.json").exists():
         return None
@@ -244,7 +245,8 @@ def _trained(run: Path | None) -> Trained | None:
 
 
 def _size(parent: Mapping[str, Any], run: Path) -> int:
-    """Episodes of a dataset that lies in the same storage as the run; else 0: no other storage is asked."""
+    """Number of episodes of a dataset in the same storage as the run; 0 for a dataset elsewhere, because no other
+    storage is read."""
     if not parent or not storage.is_same(parent["path"], run):
         return 0
     info = storage.to_path(parent["path"]) / "meta" / "info.json"
@@ -252,8 +254,8 @@ def _size(parent: Mapping[str, Any], run: Path) -> int:
 
 
 def _lineage(run: Path | None) -> tuple[list[Path], str]:
-    """The training run and those it was initialized from, as far as they are still there and logged anything; and the
-    first that lies in another storage, which is not asked."""
+    """The training run and the runs that it was initialized from, if they still exist and logged metrics; and the first
+    one that lies in another storage, which is not read."""
     found: list[Path] = []
     while run is not None and run not in found and (run / "manifest.json").exists():
         if logs.exists(run / "metrics.jsonl"):

@@ -1,4 +1,5 @@
-"""What play replaces: how many demonstrations the policies without Stage 1 need for the score of one with Stage 1.
+"""Computes how many demonstrations play replaces: how many a policy without Stage 1 needs for the score of one with
+Stage 1.
 
 It needs policies from scratch at two or more numbers of demonstrations among the runs that are compared. Their scores
 are joined by straight lines over the logarithm of that number, as in a study (`tap_ray/sweep/study.py`), which also has
@@ -16,7 +17,8 @@ HEADING = "what play replaces"
 
 
 def replaced(results: Sequence[Result]) -> list[str]:
-    """For each result "N demonstrations instead of n", "" where it cannot be said; Avg-All in the first scenario."""
+    """For each result the text "N demonstrations instead of n", from Avg-All in the first scenario; "" where it cannot
+    be computed."""
     known = [result.trained for result in results]
     scores = [float(np.mean([result.average(result.scenarios[0], kind).rate for kind in KINDS])) for result in results]
     of_scratch: dict[int, list[float]] = {}

@@ -1,4 +1,5 @@
-"""One self-contained HTML page that compares runs: no network access, light and dark mode, readable on a phone."""
+"""Writes one self-contained HTML page that compares runs: no network access, light and dark mode, readable on a
+phone."""
 
 import base64
 import json
@@ -15,14 +16,14 @@ from tap_ray.compare.reading import Result, read_runs
 REPORT = "compare.html"
 """Name of the page in a folder."""
 MAX_VIDEO_BYTES = 4_000_000
-"""A larger video is named, not embedded."""
+"""Largest video that is embedded, bytes; the page gives the path of a larger one."""
 
 
 def write(runs: Sequence[Path | str], out: Path | str) -> Path:
     """Compare runs and write the page.
 
     Args:
-        runs: evaluation folders, all of one protocol; training folders may stand among them for their curves.
+        runs: evaluation folders, all of one protocol; training folders may be included for their learning curves.
         out: the HTML file, or a folder, for `REPORT` in it.
 
     Returns:
@@ -30,7 +31,7 @@ def write(runs: Sequence[Path | str], out: Path | str) -> Path:
 
     Raises:
         CheckpointError: a folder is missing or damaged, or the protocols differ (both are named).
-        DataError: same protocol, other cells.
+        DataError: the protocols are the same but the cells differ.
         StorageError: the page cannot be written.
     """
     results, curves = read_runs(runs)
@@ -112,7 +113,7 @@ def _of_failures(results: Sequence[Result]) -> dict[str, Any]:
 
 
 def _card(result: Result, index: int) -> dict[str, str]:
-    """The number to remember of a run: entire success in the first scenario."""
+    """The headline number of a run: its entire success in the first scenario."""
     average = result.average(result.scenarios[0], "entire")
     interval = f"{100 * average.low:.1f}-{100 * average.high:.1f}"
     return {

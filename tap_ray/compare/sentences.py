@@ -1,4 +1,4 @@
-"""Mixed scenes: how often a run followed the instruction, as text."""
+"""Reports how often a run followed the instruction in mixed scenes, as a text table."""
 
 from tap_ray.compare.failures import percent, span
 from tap_ray.compare.reading import Result

@@ -1,4 +1,4 @@
-"""Results as tables of text: the paper's table for our runs (and the paper's rows beside it), and paired tests."""
+"""Formats results as text tables: the paper's table for our runs (with the paper's own rows), and paired tests."""
 
 from dataclasses import dataclass, replace
 from itertools import combinations
@@ -12,7 +12,7 @@ from tap_ray.media.text_table import grid
 from tap_ray.metrics import Interval, mcnemar, paired_difference
 
 SHORT = ("spoon", "carrot", "stack", "eggplant", "pumpkin")
-"""A task is headed by the one of these words that it contains, else by its name."""
+"""The heading of a task's column is the first of these words that its name contains, otherwise its name."""
 
 PAPER_TITLE = "paper, SIMPLER (numbers of arXiv 2607.02466), another simulator: not comparable"
 PAPER_ROWS: dict[str, dict[str, str]] = {
@@ -45,14 +45,15 @@ PAPER_ROBUSTNESS: dict[str, dict[str, str]] = {
 }
 """As printed in the paper (arXiv 2607.02466): success of "carrot on plate" and "push pumpkin left"."""
 STANDARD = "standard"
-"""The scenario that the others are a drop from."""
+"""The scenario that the drops of the other scenarios are relative to."""
 RULE = "percent partial/entire, Wilson 95 % intervals below"
 DROP_RULE = "entire success, standard minus scenario, in points; paired 95 % interval, exact McNemar p (not corrected)"
 
 
 @dataclass(frozen=True, kw_only=True)
 class Row:
-    """One policy: `values` are what a cell says, `intervals` its 95 % interval ("" without one), column by column."""
+    """A table row of one policy: for each column the text in `values` and its 95 % interval in `intervals` ("" if there
+    is none)."""
 
     label: str
     values: tuple[str, ...]
@@ -108,7 +109,8 @@ def _row(result: Result, scenario: str) -> Row:
 def scenario_rows(results: Sequence[Result]) -> list[Row]:
     """A row for each run, a column for each of `scenario_columns`: Avg-P/Avg-E, percent, with Wilson intervals.
 
-    The mean over scenarios has no interval: they share their initial states, so their episodes are no sample of n.
+    The mean over scenarios has no interval: the scenarios share their initial states, so their episodes are not
+    independent.
     """
     rows = []
     for result in results:
@@ -131,7 +133,8 @@ def scenario_columns(results: Sequence[Result]) -> list[str]:
 
 
 def drop_rows(results: Sequence[Result]) -> list[Row]:
-    """A row for each run, a column for each scenario but the standard one: see DROP_RULE. Empty without that one."""
+    """A row for each run, a column for each scenario except the standard one, see DROP_RULE. Empty without the standard
+    scenario."""
     rows = []
     for result in results:
         if STANDARD not in result.scenarios or len(result.scenarios) == 1:
@@ -144,7 +147,8 @@ def drop_rows(results: Sequence[Result]) -> list[Row]:
 
 
 def _drop(result: Result, scenario: str) -> tuple[str, str]:
-    """How much entire success falls from "standard" to `scenario`: the points, and their interval with p."""
+    """The drop of entire success from "standard" to `scenario`, in percentage points, and its interval with the
+    p-value."""
     before, after = (result.episodes.xs(name, level="scenario")["entire_once"] for name in (STANDARD, scenario))
     assert before.index.equals(after.index), "an initial state has one seed in all scenarios"
     fall, test = paired_difference(before, after), mcnemar(before, after)
@@ -215,12 +219,12 @@ def _compare(first: Result, second: Result, kind: str, *, scope: str, scenario: 
 
 
 def cost_headings(results: Sequence[Result]) -> tuple[str, ...]:
-    """Of `cost_rows`; what play replaces only where it is known of one of them."""
+    """Headings of `cost_rows`; the column of replaced demonstrations only if it is known for one of the results."""
     return (*COST_HEADINGS, *([HEADING] if any(replaced(results)) else []))
 
 
 def cost_rows(results: Sequence[Result]) -> list[tuple[str, ...]]:
-    """What else is worth knowing of each run, under `cost_headings`."""
+    """Further numbers of each run, one for each of `cost_headings`."""
     rows, worth = [], replaced(results)
     for result, text in zip(results, worth, strict=True):
         episodes = result.episodes
@@ -254,8 +258,8 @@ def text_table(results: Sequence[Result], *, with_paper: bool = True) -> str:
     """The comparison for a terminal: tasks, the paper's rows, scenarios if there are several, paired tests.
 
     Args:
-        results: at least one, of one protocol.
-        with_paper: whether the paper's rows follow.
+        results: at least one result, all of one protocol.
+        with_paper: whether to add the paper's rows.
     """
     headings, scenarios = columns(results), results[0].scenarios
     several = len(scenarios) > 1

@@ -28,14 +28,16 @@ from tap_ray.distributed.faults import Death, Kind, Patience
 from tap_ray.errors import TapRayError
 
 MAX_ITEM_DEATHS = 3
-"""Processes that an item may end, alone in them, on machines that live on."""
+"""Number of processes that an item may end while it runs alone in them (on machines that stay alive) before it is given
+up."""
 MAX_START_DEATHS = 4
-"""Fleets in a row that may die before one is ready, on machines that live on."""
+"""Number of fleets in a row that may die before one is ready (on machines that stay alive)."""
 GRACE_S = 20.0
-"""A machine that goes down may end its processes first. So long, s, another machine's death is waited for before the
-work of a process is blamed for its end."""
+"""A machine that goes down may end its processes first. Before an item is blamed for the end of its process, the death
+of the machine is waited for this long, s."""
 MAX_MEMORY_KILLS = 5
-"""Processes that Ray's memory monitor may end in a row, beside each fleet's first, with nothing done in between."""
+"""Number of processes that Ray's memory monitor may end in a row without a completed item in between, not counting the
+first of each fleet."""
 TICK_S = 0.5
 REPORT_WAITING_S = 30.0
 """How often a pool without any fleet reports what it waits for, s."""
@@ -43,16 +45,16 @@ REPORT_WAITING_S = 30.0
 
 @dataclass(frozen=True, kw_only=True)
 class GivenUp:
-    """In place of a result: the item ended every process it was alone in."""
+    """Returned instead of a result: the item ended every process that it ran alone in."""
 
     reason: str
 
 
 class SideTask(Protocol):
-    """What continues beside the pool's work, and is polled between its answers."""
+    """Work that continues beside the pool and is polled between the pool's results."""
 
     def futures(self) -> Sequence[Any]:
-        """Futures whose end the pool should not sleep through."""
+        """Futures that the pool waits for together with its own."""
         ...
 
     def poll(self) -> Sequence[Hashable]:
@@ -63,7 +65,7 @@ class SideTask(Protocol):
 class _Call(NamedTuple):
     future: Any
     item: Any = None
-    """None for `ready` and for a sign of life."""
+    """The item; None for `ready` and for a ping."""
     second_ref: Any = None
     """A reference to the second part of its result."""
 
@@ -72,31 +74,31 @@ class _Call(NamedTuple):
 class _Fleet:
     actor: Any
     calls: deque[_Call]
-    """The one that runs first."""
+    """Calls in the order in which they run."""
     since_s: float
     """When the first call began, by the pool's clock."""
     ready: bool = False
 
     @property
     def items(self) -> int:
-        """How many it has been given and not brought back."""
+        """Number of items that it was given and has not returned."""
         return sum(call.item is not None for call in self.calls)
 
 
 @dataclass(kw_only=True)
 class ActorPool:
-    """Fleets, and what each of them does now. `map_unordered` once; then its fleets are gone."""
+    """The fleets and their current calls. `map_unordered` may be called once; then the fleets are gone."""
 
     start: Callable[[], Any]
     """Starts an actor with methods `ready()` and `run(item, ...)`; if that returns two values, `map_unordered`
     yields the first and a reference to the second, which stays where it was made."""
     num_fleets: int
     split: Callable[[Any], Sequence[Hashable]]
-    """Parts of an item that are to be done alone, as it ended a process; none: it is one already."""
+    """Splits an item that ended a process into parts that are done alone; empty if it cannot be split."""
     needs: placement.Needs
-    """What a fleet takes of the cluster."""
+    """Cluster resources that a fleet reserves."""
     ahead: int = 0
-    """Items that a fleet is given beside the one it works on, while there are many left."""
+    """Number of items that a fleet is given ahead of the one it works on, while many are left."""
     patience: Patience = field(default_factory=Patience)
 
     def __post_init__(self) -> None:
@@ -119,16 +121,16 @@ class ActorPool:
         extra: Callable[[Any], tuple[Any, ...]] = lambda item: (),
         beside: SideTask | None = None,
     ) -> Iterator[tuple[Any, Any]]:
-        """Yield each item, or its parts, with its result or a GivenUp, as they come, in any order.
+        """Yield each item, or its parts, with its result or a GivenUp, in the order of completion.
 
         Args:
-            items: what is to be done, the first first.
+            items: the work, in the order in which it is begun.
             may_begin: whether an item can be done yet; asked again after each result.
-            extra: further arguments of its `run`.
-            beside: is polled meanwhile.
+            extra: computes further arguments of `run` for an item.
+            beside: other work that is polled meanwhile.
 
         Raises:
-            TapRayError: what a fleet raised; fleets die before they are ready; memory does not suffice.
+            TapRayError: a fleet raised it, fleets die before they are ready, or there is too little memory.
         """
         self._queue.extend(items)
         self._may_begin, self._extra = may_begin, extra
@@ -152,7 +154,7 @@ class ActorPool:
             self._fleets.append(_Fleet(actor=actor, calls=deque([call]), since_s=self._clock_s))
 
     def _working(self) -> int:
-        """Fleets that have an item."""
+        """The fleets that have an item."""
         return sum(fleet.items > 0 for fleet in self._fleets)
 
     def _submit(self) -> None:
@@ -178,7 +180,7 @@ class ActorPool:
         return self._queue.popleft() if self._queue and self._may_begin(self._queue[0]) else None
 
     def _wait_for_answers(self, others: Sequence[Any]) -> list[_Fleet]:
-        """Fleets whose first call has ended, if one has within a tick and before the first of `others`."""
+        """The fleets whose first call ended within a tick and before the first of `others`."""
         waiting = {fleet.calls[0].future: fleet for fleet in self._fleets if fleet.calls}
         futures, ended = [*waiting, *others], []
         if futures:
@@ -218,7 +220,7 @@ class ActorPool:
         yield item, result if there is None else (result, there)
 
     def _on_actor_death(self, fleet: _Fleet, death: Death) -> None:
-        """A fleet is gone: queue what it had, and note whose fault it was."""
+        """Handle the loss of a fleet: queue its items again, and record the cause."""
         self._fleets.remove(fleet)
         gauges.count("tap_processes_lost", kind=death.kind.value)
         ray.kill(fleet.actor)  # it may only be out of reach
@@ -246,7 +248,7 @@ class ActorPool:
             self._suspects.append((self._clock_s + (0.0 if own else GRACE_S), item))
 
     def _check_deadlines(self) -> Iterator[tuple[Any, Any]]:
-        """What time has brought: fleets that are overdue, suspects whose machine lives on."""
+        """Handle deadlines: overdue fleets, and suspects whose machine is still alive."""
         limit_s = self._limit_s()
         for fleet in [fleet for fleet in self._fleets if fleet.calls]:
             late = self._clock_s - fleet.since_s > (limit_s if fleet.ready else self.patience.first_s)
@@ -266,7 +268,7 @@ class ActorPool:
         return max(self.patience.least_s, self.patience.factor * statistics.median(self._durations_s))
 
     def _retry_or_give_up(self, item: Any) -> Iterator[tuple[Any, Any]]:
-        """Give a suspect up, unless a machine has died meanwhile that explains its deaths."""
+        """Give an item up, unless the death of a machine explains the deaths of its processes."""
         deaths = [death for death in self._deaths[item] if faults.node_alive(death.node)]
         self._deaths[item] = deaths
         if item is None:
@@ -281,7 +283,7 @@ class ActorPool:
             yield item, GivenUp(reason=f"its process {did} {len(deaths)} times: {deaths[-1].reason}")
 
     def _shrink(self, death: Death) -> None:
-        """Go on with fewer fleets after a pause; or end, where nothing gets done any more."""
+        """Continue with fewer fleets after a pause, or raise an error if no item completes any more."""
         self._memory_kills += 1
         self._done_since_kill = 0
         self._size = max(1, len(self._fleets))
@@ -295,7 +297,8 @@ class ActorPool:
             )
 
     def _report_waiting(self) -> None:
-        """Every REPORT_WAITING_S, while the cluster has room for no fleet at all."""
+        """Report what the pool waits for, every REPORT_WAITING_S while the cluster has resources for no fleet at
+        all."""
         if self._clock_s - self._reported_s < REPORT_WAITING_S:
             return
         self._reported_s = self._clock_s

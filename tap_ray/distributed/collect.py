@@ -1,4 +1,4 @@
-"""Collection on many machines: a pool of fleets, writers, every episode exactly once.
+"""Collects on many machines with a pool of fleets and writers; every episode is written exactly once.
 
     attempts -> blocks -> [ fleet 0 | fleet 1 | ... ] -> put in order -> writers.py: the driver, or processes
                    ^                                           |
@@ -31,18 +31,18 @@ from tap_ray.play.schedule import Schedule
 from tap_ray.progress_bar import progress_bar
 
 BLOCK_BATCHES = 8
-"""Batches that a fleet is given at a time, where there are enough to share out: each hand-over costs the machine as
-much as a few control steps (docs/results/log.md)."""
+"""Batches that a fleet is given at a time, if there are enough of them: each call costs as much as a few control steps
+(docs/results/log.md)."""
 
 VisitsOf = Callable[[AttemptResult], VisitCounts]
-"""What an outcome adds to the novelty memory."""
+"""Function from an outcome to the visits that it adds to the novelty memory."""
 
 
 class Player(Protocol):
     """Robots in one process: `play.collect.PlayFleet` or `play.demos.DemoFleet`."""
 
     def run(self, attempts: Sequence[int]) -> list[AttemptResult]:
-        """One outcome for each attempt."""
+        """Run the attempts and return one outcome for each."""
         ...
 
 
@@ -55,11 +55,12 @@ class Fleet:
         self._seen: dict[int, VisitCounts] = {}
 
     def ready(self) -> None:
-        """Build the robots, so that what is wrong with them is an error before the first attempt."""
+        """Build the robots, so that a problem with them is an error before the first attempt."""
         self._player = self._make_player(self._seen.__getitem__)
 
     def run(self, block: Block, memory: Mapping[int, Any]) -> tuple[list[Played], list[bytes]]:
-        """What became of a block's attempts, and their pickled episodes; `memory`: references to that of its rounds.
+        """Return the outcomes of a block's attempts and their pickled episodes. `memory` holds references to the
+        novelty memory of its rounds.
 
         Pickled, because arrays would stay views into the object store until their turn has come.
         """
@@ -86,7 +87,7 @@ class Fleet:
 
 
 class FleetThatKeeps(Fleet):
-    """Its episodes stay in its node's object store; whoever calls it owns them, so they outlive it."""
+    """A fleet whose episodes stay in its node's object store. The caller owns them, so they outlive the fleet."""
 
     @ray.method(num_returns=2)
     def run(self, block: Block, memory: Mapping[int, Any]) -> tuple[list[Played], list[bytes]]:
@@ -95,13 +96,13 @@ class FleetThatKeeps(Fleet):
 
 
 class Rounds:
-    """The run's novelty memory, as the driver hands it out."""
+    """The run's novelty memory by round, as the driver gives it to fleets."""
 
     def __init__(self, memory: RoundVisitCounts | None, oldest: Callable[[], int | None] = lambda: None) -> None:
-        """Rounds of a run.
+        """Create the rounds of a run.
 
         Args:
-            memory: None if its robots need none.
+            memory: novelty memory; None if the robots need none.
             oldest: the first attempt that may have to be played again, though its round is over; None: none.
         """
         self._memory, self._oldest = memory, oldest
@@ -109,15 +110,15 @@ class Rounds:
 
     @property
     def round_episodes(self) -> int | None:
-        """Episodes in a round; None without a memory."""
+        """Number of episodes in a round; None without a memory."""
         return self._memory.round_episodes if self._memory else None
 
     def known(self, block: Block) -> bool:
-        """Whether a block's last round can be played yet."""
+        """Whether the memory of a block's last round is known."""
         return self._memory is None or max(self._numbers(block)) <= self._memory.current + 1
 
     def references(self, block: Block) -> dict[int, Any]:
-        """Round -> its memory in the object store."""
+        """Return round -> reference to its memory in the object store."""
         if self._memory is None:
             return {}
         oldest = self._oldest()
@@ -139,7 +140,7 @@ class Rounds:
 
 @dataclass(frozen=True, kw_only=True)
 class Course:
-    """How a pool's play is steered while it runs."""
+    """Settings that control a pool while it collects."""
 
     rounds: Rounds = field(default_factory=lambda: Rounds(None))
     visits_of: VisitsOf | None = None
@@ -155,9 +156,9 @@ def play_out(
     pool: Pool,
     course: Course | None = None,
 ) -> Iterator[Played]:
-    """Play batches of attempts on a pool of fleets; what becomes of them comes as it is ready, in any order.
+    """Run batches of attempts on a pool of fleets and yield outcomes in the order of completion.
 
-    Ray is connected.
+    Ray must be connected.
 
     Args:
         make_player: builds a fleet's robots in its process, given its novelty memory; must pickle.
@@ -196,16 +197,16 @@ def play_out(
 
 
 def parts(block: Block) -> list[Hashable]:
-    """A block's attempts one by one; none if it is one."""
+    """Split a block into single attempts; empty if it has one attempt only."""
     attempts = [attempt for batch in block for attempt in batch]
     return [((attempt,),) for attempt in attempts] if len(attempts) > 1 else []
 
 
 def in_blocks(batches: Sequence[Sequence[int]], fleets: int, robots: int, round_episodes: int | None) -> list[Block]:
-    """Cut batches into the blocks that fleets are given at a time.
+    """Group batches into the blocks that fleets are given at a time.
 
-    With a novelty memory only two rounds are in play: blocks are so short that a round has one for each fleet, and the
-    attempts of one lie less than a round apart, so that it never waits for itself, whatever is left to play.
+    With a novelty memory only two rounds are open at a time. Blocks are short enough that a round has one for each
+    fleet, and the attempts of a block lie less than a round apart, so that a block never waits for itself.
     """
     most = min(BLOCK_BATCHES, len(batches) // (BLOCK_BATCHES * fleets))
     if round_episodes is not None:
@@ -222,28 +223,28 @@ def in_blocks(batches: Sequence[Sequence[int]], fleets: int, robots: int, round_
 
 @dataclass(kw_only=True)
 class Tally:
-    """What has come in during this call."""
+    """Counts of what has been collected during this call."""
 
     episodes: int = 0
     frames: int = 0
     contact_frames: int = 0
     seconds: float = 0.0
     spilled_bytes: int = 0
-    """Written to disk by the cluster's object stores meanwhile, because they were full; of all jobs."""
+    """Bytes that the cluster's object stores wrote to disk meanwhile because they were full, for all jobs."""
 
     @property
     def frames_s(self) -> float:
-        """Control steps a second, all fleets together."""
+        """Control steps per second of all fleets together."""
         return self.frames / max(self.seconds, 1e-9)
 
     @property
     def contact_rate(self) -> float:
-        """Part of the frames with a finger on an object."""
+        """Share of the frames in which a finger touches an object."""
         return self.contact_frames / max(self.frames, 1)
 
 
 class Collection:
-    """One run of collection: what to try, where to write, what to remember."""
+    """One run of collection: schedule, writer and novelty memory."""
 
     def __init__(
         self,
@@ -254,14 +255,14 @@ class Collection:
         visits_of: VisitsOf | None = None,
         control_hz: float = 5.0,
     ) -> None:
-        """Go on from what the dataset has committed.
+        """Resume from the committed part of the dataset.
 
         Args:
-            writer: of the dataset, opened.
-            schedule: what is wanted.
-            memory: novelty memory of explorers that need one, else None.
-            visits_of: what an outcome adds to the memory; must pickle.
-            control_hz: of the robots, for "times real time".
+            writer: open writer of the dataset.
+            schedule: attempts to run.
+            memory: novelty memory of explorers that need one; else None.
+            visits_of: computes what an outcome adds to the memory; must pickle.
+            control_hz: control rate of the robots, Hz, to report the speed as a multiple of real time.
         """
         self.writer, self.schedule, self.memory = writer, schedule, memory
         self._visits_of, self._control_hz = visits_of if memory is not None else None, control_hz
@@ -275,7 +276,7 @@ class Collection:
                 self.memory = RoundVisitCounts.from_json(writer.progress["memory"])
 
     def run(self, make_player: Callable[[Any], Player], pool: Pool, *, progress: bool = True) -> Tally:
-        """Collect until enough is kept and committed.
+        """Collect until enough episodes are kept and committed.
 
         Args:
             make_player: builds a fleet's robots in its process, given its novelty memory; must pickle.
@@ -321,7 +322,7 @@ class Collection:
         return self.tally
 
     def _in_order(self, pending: list[int], play: Callable[..., Iterator[Played]], pool: Pool) -> Iterator[Played]:
-        """What becomes of `pending`, in its order."""
+        """Yield the outcomes of `pending` in its order."""
         order, waiting = iter(pending), dict[int, Played]()
         span = self.memory.round_episodes if self.memory is not None else None
         self._left, self._due = set(pending), next(order)
@@ -335,7 +336,7 @@ class Collection:
         assert not waiting, f"nobody asked for {list(waiting)[:5]}"
 
     def _may_begin(self, block: Block) -> bool:
-        """Whether there is room for what a block brings; for the one whose turn it is there always is."""
+        """Whether a block may begin: there is memory for its episodes, or it is the next one in order."""
         return (
             not self._sink.full
             or block[0][0] <= self._due
@@ -343,7 +344,7 @@ class Collection:
         )
 
     def _arrive(self, played: Played, waiting: dict[int, Played]) -> None:
-        """Keep what came for its turn; of what was played again, only what was lost."""
+        """Store an outcome until it is next in order; of a repeated attempt, keep only a lost episode."""
         if played.attempt in self._left:
             if played.attempt not in waiting:
                 self._sink.arrived(played)
@@ -352,7 +353,7 @@ class Collection:
             self._sink.restore(played)
 
     def take(self, played: Played) -> None:
-        """Write what was played, and remember what it saw."""
+        """Write an attempt's episode, and add its visits to the novelty memory."""
         self._taking = True
         self.schedule.record(played.attempt, None if played.kept else played.reason)
         if self.memory is not None:
@@ -370,7 +371,7 @@ class Collection:
         self._taking = False
 
     def _show_lag(self, waiting: int) -> None:
-        """Tell Ray's metrics how many episodes wait for their turn, or to be written."""
+        """Update the metric of episodes that wait for their turn or to be written."""
         gauges.show("tap_writer_lag_episodes", waiting + self._sink.backlog, run=str(self.writer.path))
 
     def _progress(self) -> Mapping[str, Any]:

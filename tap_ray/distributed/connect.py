@@ -1,4 +1,4 @@
-"""Joining a Ray cluster, or starting one on this machine that stops with the job.
+"""Joins a Ray cluster, or starts one on this machine that stops with the job.
 
 Ray's token authentication stays on: before the first local Ray starts, `~/.ray/auth_token` is made, readable by its
 owner alone; a cluster's nodes and clients share that file (`ray get-auth-token --generate`, or RAY_AUTH_TOKEN). The
@@ -33,20 +33,21 @@ from tap_ray.errors import ConfigError
 PROBE_S = 10.0
 """How long a cluster may take to answer, s."""
 THREADS_S = 10.0
-"""How long Ray Data's threads may take to end, s: they wait for a call of Ray at most, and for 0.1 s."""
+"""How long Ray Data's threads may take to end, s; they wait for at most one Ray call and 0.1 s."""
 MAX_SOCKET_BYTES = 107
-"""Of a Unix socket's path."""
+"""Longest path of a Unix socket, bytes."""
 SOCKET_BYTES = len(f"/ray/session_2026-01-31_23-59-59_999999_{os.getpid()}/sockets/plasma_store")
-"""Ray's own part of the longest of its paths."""
+"""Bytes that Ray itself adds to the longest of its socket paths."""
 KEPT_TASKS, MAX_KEPT_TASKS = "task_events_max_num_task_in_gcs", 10_000
-"""What Ray calls the number of ended tasks that its state API and dashboard can list, and ours."""
+"""Ray's setting for the number of finished tasks that its state API and dashboard can list, and the value that we give
+it."""
 MAX_STORE_BYTES = 2 * 10**9
 MIN_STORE_BYTES = 100 * 10**6
 
 
 @contextmanager
 def connect(ray_address: str | None = None, *, num_cpus: int | None = None, dashboard: bool = False) -> Iterator[None]:
-    """Connect to Ray for the length of a `with` block; leave it, or stop what was started, however the block ends.
+    """Connect to Ray for a `with` block; disconnect, or stop the Ray that was started, however the block ends.
 
     Inside an outer `connect` (or where Ray is connected already) it changes nothing, so jobs can call each other.
 
@@ -81,13 +82,14 @@ def connect(ray_address: str | None = None, *, num_cpus: int | None = None, dash
 
 
 def dashboard_url() -> str:
-    """Address of the connected Ray's dashboard; "" if it has none."""
+    """Address of the connected Ray's dashboard; "" if there is none."""
     address = get_dashboard_url()
     return f"http://{address}" if address else ""
 
 
 def warn_if_spilled(since: int) -> None:
-    """Print what the cluster has spilled beyond `since` bytes: no job of ours needs to, and it costs speed."""
+    """Print a warning if the cluster has spilled more than `since` bytes to disk: that slows jobs down, and none of
+    ours needs it."""
     spilled = placement.spilled_bytes() - since
     if spilled > 0:
         print(
@@ -97,7 +99,7 @@ def warn_if_spilled(since: int) -> None:
 
 
 def _end_iterators() -> None:
-    """Wait for the threads with which Ray Data fed iterators that are closed by now.
+    """Wait for Ray Data's threads of iterators that are already closed.
 
     A thread that calls Ray after its end would take the process with it: exit status 1, without a word.
     """
@@ -149,7 +151,7 @@ def _check_port(address: str) -> None:
 
 
 def start_local(num_cpus: int | None, dashboard: bool) -> None:
-    """Start a Ray on this machine that ends with the process."""
+    """Start a local Ray that ends with the process."""
     require_short_sockets()
     make_token()
     try:
@@ -173,20 +175,22 @@ def start_local(num_cpus: int | None, dashboard: bool) -> None:
 
 
 def _gcs_limits() -> dict[str, int]:
-    """Bounds the memory of a local Ray's GCS, unless the environment does: it keeps 4 kB for each task that has ended.
+    """Settings that bound the memory of a local Ray's GCS, which keeps 4 kB per finished task, unless the environment
+    sets them.
 
-    By Ray's own limit, 100,000 tasks, it grows for hours to 400 MB; a decoding job has several tasks a second.
+    With Ray's own limit of 100,000 tasks it grows to 400 MB within hours, because a decoding job has several tasks per
+    second.
     """
     return {} if f"RAY_{KEPT_TASKS}" in os.environ else {KEPT_TASKS: MAX_KEPT_TASKS}
 
 
 def temp_folder() -> str:
-    """Below it Ray keeps its sockets and logs."""
+    """The folder below which Ray keeps its sockets and logs."""
     return os.environ.get("RAY_TMPDIR") or os.environ.get("TMPDIR") or "/tmp"
 
 
 def require_short_sockets() -> None:
-    """Raise ConfigError where the paths of Ray's sockets would be longer than Unix takes, or cannot be made."""
+    """Raise a ConfigError if the paths of Ray's sockets would be too long for Unix, or cannot be created."""
     folder, variable = temp_folder(), "RAY_TMPDIR" if os.environ.get("RAY_TMPDIR") else "TMPDIR"
     length = len(os.fsencode(os.path.abspath(folder))) + SOCKET_BYTES
     if length > MAX_SOCKET_BYTES:
@@ -204,9 +208,9 @@ def require_short_sockets() -> None:
 
 
 def make_token() -> None:
-    """See that Ray's token is there, unless the environment gives one, and readable by its owner alone.
+    """Make Ray's token file unless it exists or the environment gives a token, and make it readable by its owner alone.
 
-    Ray 2.60 itself writes it with the umask's permissions, and it is the right to run code here.
+    Ray 2.60 itself writes it with the umask's permissions, and whoever has the token can run code here.
 
     Raises:
         ConfigError: the home folder cannot be written.
@@ -230,14 +234,14 @@ def make_token() -> None:
 
 
 def restrict_token_permissions(token: Path) -> None:
-    """Take the token away from the machine's other users."""
+    """Make the token file readable by its owner alone."""
     if token.is_file() and token.stat().st_uid == os.getuid() and token.stat().st_mode & 0o077:
         token.chmod(0o600)
 
 
 @contextmanager
 def silent_stderr() -> Iterator[None]:
-    """Ray's C++ half says on stderr that it has been told to be quiet; errors come as exceptions all the same."""
+    """Hide stderr while Ray starts: its C++ part prints there that logging is off. Errors still come as exceptions."""
     sys.stderr.flush()
     kept = os.dup(2)
     try:
@@ -250,9 +254,10 @@ def silent_stderr() -> Iterator[None]:
 
 
 def store_bytes() -> int:
-    """Size of a local Ray's object store, bytes: small pieces pass through it, so a fifth of memory and 2 GB at most.
+    """Size of a local Ray's object store, bytes: a fifth of the memory, at most 2 GB, because only small objects pass
+    through it.
 
-    It lives in /dev/shm, which containers often make tiny; there it takes half.
+    It lies in /dev/shm, which is often tiny in containers; it takes at most half of that.
     """
     fifth = psutil.virtual_memory().available // 5
     shared = shutil.disk_usage("/dev/shm").free // 2 if os.path.isdir("/dev/shm") else MAX_STORE_BYTES

@@ -1,4 +1,4 @@
-"""Cutting the crops of a dataset with tasks of the connected Ray, a block of episodes each."""
+"""Cuts the crops of a dataset with tasks of the connected Ray, one block of episodes per task."""
 
 import logging
 import pickle
@@ -36,7 +36,7 @@ def cut_missing(datasets: Sequence[DatasetInfo], ray_address: str | None = None)
 
 
 def cut_all(dataset: DatasetInfo, config: CropConfig, *, progress: bool = True) -> int:
-    """Cut the blocks that are missing; each is safe once it is cut, so the same call resumes where one was killed.
+    """Cut the missing blocks. Each is stored as soon as it is cut, so the same call resumes after a kill.
 
     Args:
         dataset: on a cluster on storage that all machines see.
@@ -44,7 +44,7 @@ def cut_all(dataset: DatasetInfo, config: CropConfig, *, progress: bool = True) 
         progress: whether to draw a bar.
 
     Returns:
-        How many episodes have been cut now.
+        Number of episodes that were cut in this call.
 
     Raises:
         DataError: the dataset has no masks, or is damaged.
@@ -72,9 +72,9 @@ def cut_all(dataset: DatasetInfo, config: CropConfig, *, progress: bool = True) 
 
 
 def _cut(rows: pa.Table, *, path: Path, config: CropConfig) -> pa.Table:
-    """One task: a block, whose numbers come back when its file is safe.
+    """One Ray task: cut a block and return its episode numbers once its file is stored.
 
-    A TapRayError comes out as a value: Ray Data would wrap it, and fill the terminal with its own stack.
+    A TapRayError is returned as a value, because Ray Data would wrap it and print its own traceback.
     """
     [block], error = rows.to_pylist(), b""
     try:
@@ -86,5 +86,5 @@ def _cut(rows: pa.Table, *, path: Path, config: CropConfig) -> pa.Table:
 
 @lru_cache(maxsize=2)
 def _open(path: Path) -> DatasetInfo:
-    """Metadata, read once in each process."""
+    """Open a dataset; its metadata are read once in each process."""
     return open_dataset(path)

@@ -1,4 +1,4 @@
-"""Evaluation fleets: Ray actors that each run chunks of cells, while the driver stores every result as it comes.
+"""Runs evaluations with fleets: Ray actors run chunks of cells, and the driver stores every result as it comes.
 
     cells -> chunks -> [ fleet 0 | fleet 1 | ... ] -> episodes.jsonl, clips/        (resume: cells stored are not run)
 
@@ -37,13 +37,13 @@ from tap_ray.types import Cell, EpisodeResult
 
 @dataclass(frozen=True, kw_only=True)
 class FleetConfig:
-    """How many robots work on an evaluation, and where. It does not change any result's protocol."""
+    """How many processes and robots run an evaluation, and where. The protocol does not depend on it."""
 
     fleets: int = 0
-    """Processes; 0: one for each CPU of the cluster."""
+    """Number of processes; 0: one for each CPU of the cluster."""
     robots: int = 12
-    """Robots in a process, stepped in lockstep; the policy sees them as one batch. Fewer robots per process keep more
-    processes busy."""
+    """Number of robots in a process, stepped in lockstep; the policy sees them as one batch. Fewer robots per process
+    keep more processes busy."""
     gpus: float = 0.0
     """GPUs (or a share of one) for each fleet's policy; 0: none."""
     labels: tuple[str, ...] = ()
@@ -90,7 +90,7 @@ def evaluate(
         protocol: the cells.
         make_vector: builds a fleet's robots; must pickle.
         make_policy: builds the evaluated policy in the fleet's process; must pickle.
-        make_failure_inputs: what tells why an episode failed; must pickle.
+        make_failure_inputs: builds the inputs of the failure rules for a scene; must pickle.
         folder: gets `episodes.jsonl` and `clips/`, as results come.
         config: fleets and robots.
         progress: whether to draw a bar.
@@ -99,7 +99,7 @@ def evaluate(
         One result for each cell, in the protocol's order.
 
     Raises:
-        ConfigError: fleets that cannot be, or that no machine has the GPUs for.
+        ConfigError: the fleet settings are invalid, or no machine has the GPUs.
         TapRayError: the policy cannot be loaded, or the disk refused.
     """
     config = config or FleetConfig()
@@ -129,7 +129,7 @@ def evaluate(
 
 
 def _pool(make: tuple[Any, ...], config: FleetConfig, num_chunks: int) -> ActorPool:
-    """Fleets for so many chunks; `make` are the arguments of `Fleet`."""
+    """The pool of fleets for a number of chunks; `make` holds the arguments of `Fleet`."""
     place = placement.selector(config.labels)
     placement.require_gpus(config.gpus, flag="--gpus-per-fleet", labels=place)
     cpus = placement.num_fleets(place)
@@ -147,7 +147,7 @@ def _pool(make: tuple[Any, ...], config: FleetConfig, num_chunks: int) -> ActorP
 
 
 def validate_settings(config: FleetConfig) -> None:
-    """Raise ConfigError for fleets that cannot be."""
+    """Raise a ConfigError for invalid fleet settings."""
     if config.fleets < 0 or config.robots < 1:
         raise ConfigError(
             f"--fleets must be at least 0 and --robots-per-fleet at least 1; got {config.fleets} and {config.robots}."

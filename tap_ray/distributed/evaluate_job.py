@@ -1,4 +1,4 @@
-"""An evaluation from start to end: run folder, MLflow run, the cells on Ray, results, videos, tables."""
+"""Runs an evaluation from start to end: run folder, MLflow run, the cells on Ray, results, videos, tables."""
 
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -28,12 +28,12 @@ class Scenes:
     make_vector: MakeVector
     make_failure_inputs: MakeFailureInputs
     built_in: Mapping[str, MakePolicy]
-    """The policies that are no run, by name."""
+    """Name -> built-in policy, which needs no run folder."""
     spec: Callable[[EnvConfig], RobotSpec]
 
 
 def run_evaluation(config: EvaluateConfig, protocol: Protocol, scenes: Scenes) -> Path:
-    """Run the cells that have no result yet, sum them up, print the tables; returns the run folder."""
+    """Run the cells that have no result yet, summarize, print the tables; returns the run folder."""
     fleets = FleetConfig(
         fleets=config.fleets, robots=config.robots_per_fleet, gpus=config.gpus_per_fleet, labels=config.node_labels
     )
@@ -65,7 +65,7 @@ def run_evaluation(config: EvaluateConfig, protocol: Protocol, scenes: Scenes) -
 
 
 def _policy(config: EvaluateConfig, protocol: Protocol, scenes: Scenes) -> tuple[MakePolicy, dict[str, str]]:
-    """How a fleet makes the policy, and the run it comes from."""
+    """How a fleet makes the policy, and the training run it comes from."""
     if config.policy in scenes.built_in:
         return scenes.built_in[config.policy], {}
     if config.policy in POLICIES:

@@ -1,4 +1,5 @@
-"""Which failures of a training worker end the job. Ray Train's controller imports this file, so it imports little."""
+"""Decides which failures of a training worker end the job. Ray Train's controller imports this file, so it imports
+little."""
 
 from pathlib import Path
 from typing import Any, Mapping
@@ -18,7 +19,7 @@ from tap_ray.errors import TapRayError
 
 
 class StopOnUserError(UserCallback):
-    """A user's mistake (wrong data, full disk, NaN) comes again however often workers are replaced: end at once."""
+    """Ends the job at once on a user's mistake (wrong data, full disk, NaN), which would recur in every new worker."""
 
     def after_exception(self, run_context: Any, worker_exceptions: Mapping[int, Exception]) -> None:
         for error in worker_exceptions.values():
@@ -28,16 +29,16 @@ class StopOnUserError(UserCallback):
 
 
 class FailuresInARow(DefaultFailurePolicy):
-    """Counts failures without a new checkpoint in between: a long training meets many, and each costs it little."""
+    """Counts failures without a new checkpoint in between: a long training has many failures, and each costs little."""
 
     def __init__(self, config: FailureConfig, checkpoints: Path) -> None:
-        """`checkpoints`: the folder of the run's."""
+        """`checkpoints` is the run's folder of checkpoints."""
         super().__init__(config)
         self._checkpoints = checkpoints
         self._newest = self._now()
 
     def make_decision(self, training_failed_error: Any) -> FailureDecision:
-        """Ray Train asks after each failure."""
+        """Decide whether to retry or to end; Ray Train calls this after each failure."""
         newest = self._now()
         if newest > self._newest:
             self._worker_group_failures = 0
@@ -52,7 +53,8 @@ class FailuresInARow(DefaultFailurePolicy):
 
 
 class _Workers(WorkerGroup):
-    """Ray Train's own leaves its reservation behind, and ends the job, where a worker dies as it gets its function."""
+    """Ray Train's worker group, which by itself keeps its reservation and ends the job if a worker dies while it
+    receives its function."""
 
     def _start(self) -> None:
         try:
@@ -64,7 +66,7 @@ class _Workers(WorkerGroup):
 
 
 class Controller(TrainController):
-    """Ray Train's, with workers whose deaths all count alike."""
+    """Ray Train's controller, with a worker group in which all deaths count alike."""
 
     worker_group_cls = _Workers
 
@@ -74,7 +76,7 @@ def _reason(error: Exception) -> Exception:
 
 
 def user_error(error: BaseException | None) -> TapRayError | None:
-    """The TapRayError inside the wrappings that Ray puts around an exception of a worker or of a data task."""
+    """The TapRayError inside the exceptions that Ray wraps around an error of a worker or a data task."""
     while error is not None and not isinstance(error, TapRayError):
         error = getattr(error, "_base_exc", None) or getattr(error, "cause", None) or error.__cause__
     return error

@@ -1,4 +1,5 @@
-"""What died and why: asked of Ray's control store (GCS) by the ids of actors and nodes, never guessed from a message.
+"""Finds out what died and why from Ray's control store (GCS), by the ids of actors and nodes and never from the text of
+a message.
 
 A death counts against the work of a process only if its machine is still alive and had memory left. All other deaths
 are the machine's: the work is done again elsewhere, as often as needed, and is not recorded as a result.
@@ -15,9 +16,11 @@ from ray.exceptions import NodeDiedError, ObjectLostError, OutOfMemoryError, Ray
 from tap_ray.distributed.ray_internals.core import ActorDiedErrorContext, ActorTableData, state
 
 LOST = (RayActorError, WorkerCrashedError, OutOfMemoryError, NodeDiedError, ObjectLostError)
-"""What `ray.get` raises where a call's process, machine or result was lost; an error of the call is none of these."""
+"""Exceptions of `ray.get` that mean that a call's process, machine or result was lost; an error raised by the call is
+none of these."""
 PATIENCE_S = 30.0
-"""How long Ray may take to say what became of a process out of reach, s. It gives up a silent machine after 15 s."""
+"""How long Ray may take to report the state of an unreachable process, s. Ray declares a silent machine dead after 15
+s."""
 POLL_S = 0.05
 
 
@@ -25,56 +28,56 @@ class Kind(Enum):
     """What was lost."""
 
     PROCESS = "process"
-    """It died on a machine that lives: by itself, by what it ran, or by somebody's hand."""
+    """The process died on a machine that is alive: by itself, because of its work, or because somebody killed it."""
     HANG = "hang"
-    """It lives and gives no answer."""
+    """The process is alive but does not answer."""
     MEMORY = "memory"
-    """Ray's memory monitor ended it, because its machine was short of memory."""
+    """Ray's memory monitor ended the process, because its machine was short of memory."""
     NODE = "node"
-    """Its machine died, or the machine that held its result."""
+    """The machine of the process, or the machine that held its result, died."""
     PREEMPTION = "preemption"
-    """Its machine was taken away, as announced."""
+    """The machine was preempted, as announced."""
     CONTACT = "contact"
-    """Nothing has died that Ray knows of: the network was interrupted."""
+    """Nothing died as far as Ray knows: the network was interrupted."""
 
     @property
     def own_fault(self) -> bool:
-        """Whether what the process ran may be the cause."""
+        """Whether the work of the process may be the cause."""
         return self in (Kind.PROCESS, Kind.HANG)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Patience:
-    """How long a fleet may take for an item, and what is waited for after it ran out of memory."""
+    """How long a fleet may take for an item, and how long to pause after it ran out of memory."""
 
     factor: float = 10.0
-    """Times the median duration of the items so far."""
+    """Limit as a multiple of the median duration of the items so far."""
     least_s: float = 300.0
-    """But never less than this, s."""
+    """Smallest limit, s."""
     first_s: float = 3600.0
-    """While no item has been done, and for a fleet to get ready once it has been placed, s."""
+    """Limit while no item has been completed, and for a fleet to become ready once it has been placed, s."""
     memory_s: float = 2.0
-    """Pause before another process is started where memory is short, s; doubled each time, 30 s at most."""
+    """Pause before another process is started when memory is short, s; it doubles each time, up to 30 s."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Facts:
-    """What is known of a call that brought no result."""
+    """The known facts about a call that returned no result."""
 
     node_alive: bool
     actor_dead: bool = True
     node_died: bool = False
-    """Ray's own reason for the actor's end."""
+    """Whether Ray gives the death of the node as the reason for the actor's end."""
     preempted: bool = False
     out_of_memory: bool = False
     result_lost: bool = False
-    """The call had ended; what it gave was lost on its way."""
+    """Whether the call had ended and its result was lost."""
     overdue: bool = False
-    """We have stopped waiting for it."""
+    """Whether the call has exceeded its time limit."""
 
 
 def kind_of(facts: Facts) -> Kind:
-    """What was lost; the machine's faults come before the process's."""
+    """What was lost, from the known facts; faults of the machine take precedence over those of the process."""
     if facts.preempted:
         return Kind.PREEMPTION
     if not facts.node_alive or facts.node_died or facts.result_lost:
@@ -88,17 +91,17 @@ def kind_of(facts: Facts) -> Kind:
 
 @dataclass(frozen=True, kw_only=True)
 class Death:
-    """The end of a process, and whose fault it was."""
+    """The end of a process and its cause."""
 
     kind: Kind
     node: str
-    """Id of the node it ran on; "" if it never ran."""
+    """Id of the node on which it ran; "" if it never ran."""
     reason: str
-    """For a person, one line."""
+    """One line for error messages and logs."""
 
 
 def death_of(actor: Any, error: Exception) -> Death:
-    """What became of an actor whose call raised one of LOST; waits until Ray knows."""
+    """Find out what became of an actor whose call raised one of LOST; waits until Ray knows."""
     reason = " ".join(str(error).split())
     if isinstance(error, OutOfMemoryError | ObjectLostError | NodeDiedError):
         node = node_of(actor)
@@ -116,7 +119,7 @@ def death_of(actor: Any, error: Exception) -> Death:
 
 
 def hang_of(actor: Any, waited_s: float) -> Death:
-    """What to make of an actor that has given no answer for so long."""
+    """Find out what became of an actor that has not answered within its time limit."""
     node = node_of(actor)
     facts = Facts(node_alive=node_alive(node), actor_dead=False, overdue=True)
     return Death(kind=kind_of(facts), node=node, reason=f"no answer within {waited_s:.0f} s")
@@ -134,23 +137,23 @@ def _facts(row: Any, *, alive: bool) -> Facts:
 
 
 def _row(actor: Any) -> Any:
-    """An actor's row in the GCS; an empty one, alive, where there is none."""
+    """An actor's row in the GCS; an empty row, which counts as alive, if there is none."""
     told = state._connect_and_get_accessor().get_actor_info(actor._actor_id)
     return ActorTableData.FromString(told) if told else ActorTableData(state=ActorTableData.ALIVE)
 
 
 def node_of(actor: Any) -> str:
-    """Id of the node an actor runs or ran on; "" if it has not been placed."""
+    """Id of the node on which an actor runs or ran; "" if it has not been placed."""
     return _row(actor).node_id.hex()
 
 
 def placed(actor: Any) -> bool:
-    """Whether the cluster has had room for an actor: it has a process, if only one that is still in `__init__`."""
+    """Whether the cluster has placed an actor: it has a process, which may still be in `__init__`."""
     row = _row(actor)
     waiting = (ActorTableData.DEPENDENCIES_UNREADY, ActorTableData.PENDING_CREATION)
     return row.pid > 0 or row.state not in waiting
 
 
 def node_alive(node: str) -> bool:
-    """Whether Ray takes a node for alive; "", the node of what never ran, is."""
+    """Whether Ray considers a node alive; "" (an actor that never ran) counts as alive."""
     return not node or any(known["NodeID"] == node and known["Alive"] for known in ray.nodes())

@@ -1,15 +1,14 @@
-"""The state of a job as metrics of Ray: each node exports them to Prometheus, `clusters/grafana.json` shows them.
+"""Publishes the state of a job as Ray metrics: each node exports them to Prometheus, `clusters/grafana.json` shows
+them.
 
-    ray_tap_frames               counter  control steps that were collected or evaluated
-    ray_tap_episodes             counter  episodes that were kept or evaluated
-    ray_tap_episodes_dropped     counter  attempts that gave no episode
-    ray_tap_processes_lost       counter  lost fleets, by kind (`faults.Kind`)
-    ray_tap_writer_lag_episodes  gauge    episodes that are collected and not yet written
-    ray_tap_samples_per_second   gauge    windows per second of a training
-    ray_tap_data_wait_percent    gauge    part of a training step that waits for windows
-    ray_tap_trials               gauge    trials of a sweep, by state
+    ray_tap_frames               counter  control steps that were collected or evaluated ray_tap_episodes
+    counter  episodes that were kept or evaluated ray_tap_episodes_dropped     counter  attempts that gave no episode
+    ray_tap_processes_lost       counter  lost fleets, by kind (`faults.Kind`) ray_tap_writer_lag_episodes  gauge
+    episodes that are collected and not yet written ray_tap_samples_per_second   gauge    windows per second of a
+    training ray_tap_data_wait_percent    gauge    share of a training step spent waiting for windows ray_tap_trials
+    gauge    trials of a sweep, by state
 
-The tag `run` is the folder that the job writes, absolute; what is lost is counted for the whole cluster.
+The tag `run` is the absolute path of the folder that the job writes; lost processes are counted for the whole cluster.
 """
 
 import functools
@@ -34,18 +33,18 @@ GAUGES = {
 
 
 def count(name: str, value: float = 1.0, **tags: str) -> None:
-    """Add to one of COUNTERS. Ray is connected."""
+    """Add to one of COUNTERS. Ray must be connected."""
     if value > 0:
         _counter(name).inc(value, absolute_tags(tags))
 
 
 def show(name: str, value: float, **tags: str) -> None:
-    """Set one of GAUGES. Ray is connected."""
+    """Set one of GAUGES. Ray must be connected."""
     _gauge(name).set(value, absolute_tags(tags))
 
 
 def absolute_tags(tags: Mapping[str, str]) -> dict[str, str]:
-    """Tags in which a run has one name, from whichever folder its job was started."""
+    """The tags with the run as an absolute path, so that it does not depend on the working directory."""
     return {key: _resolved(value) if key == "run" else value for key, value in tags.items()}
 
 

@@ -1,4 +1,4 @@
-"""An import on Ray: processes convert episodes of the source, the driver writes them in order, exactly once."""
+"""Imports on Ray: processes convert episodes of the source, and the driver writes them in order, exactly once."""
 
 import hashlib
 from collections.abc import Sequence
@@ -20,9 +20,9 @@ from tap_ray.progress_bar import progress_bar
 from tap_ray.specs import RobotSpec
 
 LOOKED_AT = 20
-"""Episodes whose numbers a dry run looks at."""
+"""Number of episodes whose values a dry run checks."""
 SHOWN = 3
-"""Episodes in its picture."""
+"""Number of episodes in the image of a dry run."""
 
 
 class Converter:
@@ -41,7 +41,7 @@ class Converter:
 
 
 def _asked(config: ImportConfig) -> tuple[Source, Mapping, list[int], RobotSpec | None]:
-    """The source, what it means, the numbers of its episodes that are wanted, and the robot of --like."""
+    """The source, its mapping, the indices of the episodes to import, and the robot of --like."""
     source, mapping = opened(config.source, config.split), read_mapping(config.mapping)
     require_fits(mapping, source)
     if (like := spec_like(config)) is not None:
@@ -50,7 +50,7 @@ def _asked(config: ImportConfig) -> tuple[Source, Mapping, list[int], RobotSpec 
 
 
 def look(config: ImportConfig) -> list[str]:
-    """Print what some episodes become, and draw it beside --out; returns what looks wrong.
+    """Convert a few episodes, print and draw them beside --out; returns what looks wrong.
 
     Raises:
         TapRayError: the mapping does not fit the source, or the source is damaged.
@@ -103,7 +103,7 @@ def bring_in(config: ImportConfig) -> Path:
 
 
 def _pixels(mapping: Mapping, source: Source, numbers: Sequence[int]) -> str:
-    """Names the images by the first one of the first and of the last episode: the same motion can be filmed twice."""
+    """A digest of the first image of the first and of the last episode: two recordings can have the same motion."""
     images = [
         source.images(number, camera, [0])[0]
         for camera in mapping.camera_of.values()
@@ -113,7 +113,7 @@ def _pixels(mapping: Mapping, source: Source, numbers: Sequence[int]) -> str:
 
 
 def require_right(wrong: Sequence[str], accept: bool) -> None:
-    """Raise DataError for what looks wrong, unless it is accepted."""
+    """Raise a DataError for what looks wrong, unless the user accepts it (--accept)."""
     text = "\n".join(f"  - {each}" for each in wrong)
     if wrong and not accept:
         raise DataError(f"The mapping seems to be wrong:\n{text}\nCorrect it, or add --accept if it is right.")

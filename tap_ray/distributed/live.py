@@ -1,4 +1,4 @@
-"""Live play: an endless stream of new training windows from the robots, without a dataset.
+"""Provides live play: an endless stream of new training windows from the robots, without a dataset.
 
     in training worker w:  numbers ---> [ fleet | fleet ] ---> iter_batches ---> Window ---> fit
                            of groups     collect a group's     in order
@@ -34,17 +34,17 @@ from tap_ray.types import ALL, Episode, Shard, Window
 
 @dataclass(frozen=True, kw_only=True)
 class LivePlay:
-    """Who plays what, for each training process."""
+    """Settings of live play for each training process."""
 
     plan: CollectPlan
-    """All its episodes have `plan.env.max_steps` steps."""
+    """What is collected. All episodes have `plan.env.max_steps` steps."""
     make_player: Callable[[], Player]
     """Builds a fleet's robots in its process; must pickle. Explorers with a novelty memory start it empty."""
     spec: RobotSpec
     reserved: int
-    """Attempts 0 .. reserved - 1 are kept for validation and never trained on."""
+    """Number of reserved attempts: attempts 0 .. reserved - 1 are for validation and never trained on."""
     pool: Pool
-    """Fleets for each training process; 0 of them: as many as the trainers leave CPUs."""
+    """Fleets for each training process; with 0 fleets, one for each CPU that the trainers leave."""
 
 
 def play_of(config: PlayJobConfig, plan: CollectPlan, make_player: Callable[[], Player], spec: RobotSpec) -> LivePlay:
@@ -66,10 +66,10 @@ def batches(
     shard: Shard = ALL,
     memory_mb: int = 512,
 ) -> Generator[Window, None, None]:
-    """Endless windows of fresh play for one training worker, from `shard.start_batch` on.
+    """Endless batches of windows of new play for one training worker, from `shard.start_batch` on.
 
     Raises:
-        ConfigError: a group has not one batch.
+        ConfigError: a group has less than one batch.
         DataError: the robots crash in every episode of a group.
     """
     lengths = np.full(config.group_size, play.plan.env.max_steps)
@@ -121,7 +121,8 @@ class _LiveFleet:
 
 
 def played(player: Player, attempts: Sequence[int], robots: int) -> list[Episode]:
-    """One episode for each attempt; where a robot crashed, another attempt's once more, so that their number holds.
+    """One episode for each attempt; if a robot crashed, the episode of another attempt is used twice, so that the
+    number of episodes stays the same.
 
     Raises:
         DataError: all of them crashed.

@@ -1,4 +1,4 @@
-"""Where a job's processes go: which nodes of a cluster (Ray's node labels), and how much of their CPUs it reserves.
+"""Decides on which nodes of a cluster a job's processes run (Ray's node labels), and how many CPUs they reserve.
 
 Ray schedules by reservations; they do not limit what a process may use. A job that reserved every CPU would block every
 other job, and itself: trainers keep their reservation while they wait for data, and fleets until the last episode. A
@@ -29,23 +29,23 @@ LABEL = re.compile(r"([\w./-]+)=([\w.-]+)")
 STATISTICS_S = 5.0
 """How long a statistic may take, s."""
 JOBS_AT_ONCE = 2
-"""Jobs whose reservations fit on the same nodes."""
+"""Number of jobs whose reservations fit on the same nodes."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Pool:
-    """How many fleets of how many robots, and who writes what they play. It does not change the data."""
+    """The number of fleets, their robots, and the writers. The data do not depend on it."""
 
     fleets: int = 0
     """Processes; 0: one for each CPU of the cluster."""
     robots: int = 1
     """Robots in a process, stepped in lockstep."""
     writers: int = 0
-    """Processes that write a dataset; 0: the driver does; -1: as many as the fleets need."""
+    """Number of processes that write a dataset; 0: the driver writes; -1: as many as the fleets need."""
     labels: tuple[str, ...] = ()
     """KEY=VALUE that a node must have; none: any node."""
     patience: Patience = field(default_factory=Patience)
-    """How long a fleet may take for what it is given at a time."""
+    """How long a fleet may take for one item."""
 
     def __post_init__(self) -> None:
         if self.fleets < 0 or self.robots < 1:
@@ -54,7 +54,7 @@ class Pool:
 
 @dataclass(frozen=True, kw_only=True)
 class Needs:
-    """What each process of a job takes of the cluster."""
+    """Cluster resources that each process of a job reserves."""
 
     cpus: float
     gpus: float = 0.0
@@ -62,25 +62,25 @@ class Needs:
     """Ray's `label_selector`."""
 
     def options(self) -> dict[str, Any]:
-        """For `ray.remote`. "SPREAD": a trial of a sweep has a placement group, into which nothing may be squeezed."""
+        """Options of `ray.remote`. "SPREAD" keeps the process out of the placement group of a sweep's trial."""
         wanted = dict(self.labels)
         strategy = {"label_selector": wanted, "scheduling_strategy": "SPREAD"}
         return {"num_cpus": self.cpus, "num_gpus": self.gpus, **strategy}
 
     def fit(self) -> bool:
-        """Whether a node has room for one now."""
+        """Whether a node has the resources for one process now."""
         free = state.available_resources_per_node()
         nodes = [node["NodeID"] for node in _alive() if self.labels.items() <= node["Labels"].items()]
         wanted = {"CPU": self.cpus, "GPU": self.gpus}
         return any(all(free.get(n, {}).get(name, 0.0) >= amount for name, amount in wanted.items()) for n in nodes)
 
     def waiting(self, places: int) -> str:
-        """What a job says while the cluster has no room for so many processes."""
+        """The message while the cluster has no resources for this number of processes."""
         return waiting({"CPU": places * self.cpus, "GPU": places * self.gpus}, self.labels)
 
 
 def waiting(resources: Mapping[str, float], labels: Mapping[str, str]) -> str:
-    """E.g. "waiting for 8 GPU on role=train (3 in the cluster, 1 free)"."""
+    """The message of a waiting job, e.g. "waiting for 8 GPU on role=train (3 in the cluster, 1 free)"."""
     free = state.available_resources_per_node()
     nodes = [node for node in _alive() if labels.items() <= node["Labels"].items()]
     where = "".join(f" on {key}={value}" for key, value in labels.items())
@@ -94,16 +94,17 @@ def waiting(resources: Mapping[str, float], labels: Mapping[str, str]) -> str:
 
 
 def require_gpus(gpus: float, *, flag: str, places: int = 1, labels: Mapping[str, str] | None = None) -> None:
-    """Raise where processes could never be placed: Ray would wait for GPUs that nobody brings, without end.
+    """Raise an error if processes could never be placed: Ray would wait forever for GPUs that do not exist.
 
     Args:
-        gpus: for each process.
-        flag: the user's, for the message.
-        places: processes that must run at once.
-        labels: of the nodes; none: any.
+        gpus: GPUs of each process.
+        flag: name of the user's flag, for the message.
+        places: number of processes that must run at the same time.
+        labels: labels of the nodes; if there are none, any node is used.
 
     Raises:
-        ConfigError: no share of a GPU and no whole number of them; or too few, and no autoscaler that could add some.
+        ConfigError: `gpus` is neither a share of one GPU nor a whole number, or there are too few GPUs and no
+            autoscaler that could add some.
     """
     if not gpus >= 0 or (gpus > 1 and gpus % 1):
         raise ConfigError(f"{flag} must be 0, a fraction of one GPU, or a whole number of GPUs; got {gpus:g}.")
@@ -119,7 +120,7 @@ def require_gpus(gpus: float, *, flag: str, places: int = 1, labels: Mapping[str
 
 
 def fits_gpus(gpus: float, places: int, labels: Mapping[str, str]) -> bool:
-    """Whether the live nodes have the GPUs for so many processes, in use or not."""
+    """Whether the live nodes have the GPUs for this number of processes, whether in use or not."""
     return sum(int(own / gpus + 1e-6) for own in of_nodes("GPU", labels)) >= places
 
 
@@ -127,7 +128,7 @@ def selector(labels: Sequence[str]) -> dict[str, str]:
     """("role=play",) -> {"role": "play"}, Ray's `label_selector`. Ray is connected.
 
     Raises:
-        ConfigError: a label is not KEY=VALUE, or no node has them all and none that has will ever come.
+        ConfigError: a label is not KEY=VALUE, or no node has all labels and no autoscaler can add one.
     """
     matches = [LABEL.fullmatch(label) for label in labels]
     if wrong := [label for label, match in zip(labels, matches, strict=True) if match is None]:
@@ -144,19 +145,20 @@ def selector(labels: Sequence[str]) -> dict[str, str]:
 
 
 def grows() -> bool:
-    """Whether the cluster has an autoscaler that heeds labels (Ray's second; `ray up` and cluster.yaml start it)."""
+    """Whether the cluster has an autoscaler that supports labels (Ray's autoscaler v2; `ray up` and cluster.yaml start
+    it)."""
     return is_autoscaler_v2(fetch_from_server=True)
 
 
 def capacity() -> dict[str, float]:
-    """ "CPU", "GPU" ... that the cluster has, or will have once its autoscaler has brought all that it may."""
+    """Resource ("CPU", "GPU", ...) -> amount that the cluster has, or can have at the limits of its autoscaler."""
     most = state.get_max_resources_from_cluster_config() or {}
     has: Mapping[str, float] = ray.cluster_resources()
     return {name: max(has.get(name, 0.0), most.get(name, 0.0)) for name in {*has, *most}}
 
 
 def of_nodes(resource: str, wanted: Mapping[str, str]) -> list[float]:
-    """How much of "CPU" or "GPU" each live node has that has some, and these labels."""
+    """Amount of "CPU" or "GPU" of each live node that has these labels and any of that resource."""
     nodes = [node for node in _alive() if wanted.items() <= node["Labels"].items()]
     return [node["Resources"][resource] for node in nodes if node["Resources"].get(resource)]
 
@@ -166,7 +168,7 @@ def _alive() -> list[dict[str, Any]]:
 
 
 def num_fleets(wanted: dict[str, str]) -> int:
-    """One for each CPU of the nodes that have these labels, at least 1."""
+    """Default number of fleets: one for each CPU of the nodes with these labels, at least 1."""
     return max(1, int(sum(of_nodes("CPU", wanted))))
 
 
@@ -174,9 +176,9 @@ def share(num_places: int, wanted: dict[str, str] | None = None, *, processes: i
     """CPUs that each place of a job reserves, at most one a process: all of them fit into half of each node.
 
     Args:
-        num_places: of the whole job: fleets, or trainers with what makes their data.
-        wanted: labels of the nodes it runs on.
-        processes: that share a place, and so a node.
+        num_places: number of places of the whole job; a place is a fleet, or a trainer with its data workers.
+        wanted: labels of the nodes on which it runs.
+        processes: number of processes that share a place, and so a node.
     """
     return float(processes) if grows() else split(of_nodes("CPU", wanted or {}) or [1.0], num_places, processes)
 
@@ -191,14 +193,16 @@ def split(cpus: Sequence[float], num_places: int, processes: int = 1) -> float:
 
 
 def here() -> Any:
-    """A scheduling strategy: this process's node. What a job cannot lose must live where its driver does."""
+    """A scheduling strategy that places an actor on this process's node: what a job cannot lose must run where its
+    driver runs."""
     return NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
 
 
 def spilled_bytes() -> int:
     """What the connected cluster's object stores have written to disk so far because they were full, bytes.
 
-    0 where nobody says: a statistic ends no job. Ray's own `get_memory_info_reply` would ask through http_proxy.
+    0 if a node does not answer: a statistic must not end a job. Ray's own `get_memory_info_reply` would go through
+    http_proxy.
     """
     try:
         node = _alive()[0]
@@ -213,7 +217,7 @@ def spilled_bytes() -> int:
 
 
 def waiting_groups() -> str:
-    """What this job's placement groups wait for, see `waiting`; "" if each has its place."""
+    """What this job's placement groups wait for, see `waiting`; "" if all are placed."""
     job = ray.get_runtime_context().get_job_id()
     pending = [
         bundle

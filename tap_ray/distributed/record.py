@@ -1,4 +1,4 @@
-"""A collection job from start to end: dataset, MLflow run, Ray, collection, and the report."""
+"""Runs a collection job from start to end: dataset, MLflow run, Ray, collection, and the report."""
 
 from collections import Counter
 from dataclasses import dataclass
@@ -23,21 +23,21 @@ from tap_ray.types import EnvConfig
 
 @dataclass(frozen=True, kw_only=True)
 class Recording:
-    """What a job records, and where to."""
+    """What a job records, and into which dataset."""
 
     job: str
-    """Verb, e.g. "collect_play"."""
+    """Name of the job, e.g. "collect_play"."""
     header: DatasetHeader
-    """What the dataset says of itself, see `header_of`."""
+    """Header of the dataset, see `header_of`."""
     out: Path
     tasks: tuple[str, ...]
     """Names of the schedule's tasks."""
     episodes: int
-    """Wanted of each task."""
+    """Number of episodes of each task."""
     make_player: Callable[[Any], Player]
     """Builds a fleet's robots in its process, given the novelty memory; must pickle."""
     memory: RoundVisitCounts | None = None
-    """Of explorers that share one."""
+    """Novelty memory of explorers that share one; else None."""
     visits_of: Callable[[AttemptResult], VisitCounts] | None = None
 
     def __post_init__(self) -> None:
@@ -48,14 +48,14 @@ class Recording:
 def header_of(
     env: EnvConfig, spec: RobotSpec, *, num_objects: int, plan: Mapping[str, Any], contact: bool = True
 ) -> DatasetHeader:
-    """What a dataset of simulated robots says of itself.
+    """The header of a dataset of simulated robots.
 
     Args:
-        env: of the robots.
-        spec: theirs.
-        num_objects: places for objects in a frame's `privileged.object_pose`.
-        plan: all that the data depend on, as plain values.
-        contact: whether it is known.
+        env: settings of the simulated robots.
+        spec: interface of the robots.
+        num_objects: number of object slots in a frame's `privileged.object_pose`.
+        plan: everything that the data depend on, as plain values.
+        contact: whether contact is known.
     """
     size = (env.image_size, env.image_size)
     return DatasetHeader(
@@ -64,7 +64,7 @@ def header_of(
 
 
 def pool_of(config: RobotsConfig) -> Pool:
-    """Who plays and writes, and where."""
+    """The pool of fleets and writers that a config asks for."""
     return Pool(fleets=config.fleets, robots=config.robots_per_fleet, writers=config.writers, labels=config.node_labels)
 
 
@@ -81,10 +81,10 @@ def record(
     ray_address: str | None,
     report: Callable[[Path], Path] | None = None,
 ) -> Path:
-    """Collect what is missing and say how it went; does nothing if nothing is missing, the report included.
+    """Collect the missing episodes and print a summary; does nothing if neither episodes nor the report are missing.
 
     Args:
-        recording: what and where to.
+        recording: what to record, and into which dataset.
         config: the job's resolved config, for MLflow and the manifest.
         pool: fleets and robots.
         ray_address: see `connect`.
@@ -94,7 +94,7 @@ def record(
         The dataset's folder.
 
     Raises:
-        TapRayError: what the robots need is wrong (said before anything is made), or what `Collection.run` raises.
+        TapRayError: the robots cannot be built (raised before anything is written), or `Collection.run` raises it.
     """
     recording.make_player(None)
     schedule = Schedule(num_tasks=len(recording.tasks), episodes=recording.episodes)
@@ -125,7 +125,7 @@ def record(
 
 
 def _finished(out: Path, with_report: bool) -> bool:
-    """Whether a job has come to its end here: nothing is done after the manifest says so."""
+    """Whether a job has finished this dataset, according to its manifest."""
     manifest = runs.read_json(out / "manifest.json") if (out / "manifest.json").exists() else {}
     if manifest.get("status") != "done":
         return False
@@ -133,7 +133,7 @@ def _finished(out: Path, with_report: bool) -> bool:
 
 
 def summary(recording: Recording, schedule: Schedule, tally: Tally) -> str:
-    """What was collected now, and what was dropped why, a line each."""
+    """Lines of text: what was collected in this call, and how many attempts were dropped for which reason."""
     hz = recording.header.spec.control_hz
     contact = f"; contact in {tally.contact_rate:.0%} of the frames" if recording.header.contact else ""
     lines = [
@@ -177,7 +177,8 @@ def _metrics(job: str, facts: Mapping[str, Any]) -> dict[str, float]:
 
 
 def _manifest(recording: Recording, config: Mapping[str, Any], run_id: str, *, status: str, **facts: Any) -> None:
-    """How the dataset came about, beside it: the data themselves must not depend on when and where."""
+    """Write how the dataset was made into a manifest beside it: the data themselves must not depend on when and
+    where."""
     manifest = {"job": recording.job, "hash": recording.header.to_json()["hash"], "status": status, "parents": {}}
     values = {**manifest, "mlflow_run_id": run_id, "config": dict(config), **runs.provenance(), **facts}
     runs.write_json(recording.out / "manifest.json", values)

@@ -1,4 +1,4 @@
-"""Serving a policy: TCP server and sessions in the job's own process, the networks on Ray Serve.
+"""Serves a policy: TCP server and sessions run in the job's own process, the networks on Ray Serve.
 
     robots --HTTP, WebSocket--> Door -> PolicyServer (sessions: chunks, history, noise) --inputs--> Network x replicas
                                                                                 @serve.batch, one pass or row by row
@@ -43,7 +43,7 @@ APP = "tap_ray"
 START_S = 120.0
 """How long the first answer may take, s."""
 HEALTH_S = 1.0
-"""How often Serve looks whether a replica lives, s: so long may a dead one go unnoticed."""
+"""How often Serve checks whether a replica is alive, s; a dead one may go unnoticed for this long."""
 RETRY_S = 0.2
 
 
@@ -62,14 +62,14 @@ class Network:
 
     @serve.batch
     async def chunks(self, looks: list[PolicyInput]) -> list[np.ndarray]:
-        """(H, A) actions for each robot's look; others may queue meanwhile."""
+        """Compute an action chunk (H, A) for each robot's request; further requests queue meanwhile."""
         return await asyncio.to_thread(self._compute, looks)
 
     async def __call__(self, look: PolicyInput) -> np.ndarray:
-        """One robot's look, in a batch with those of others.
+        """Compute the chunk of one robot's request, in a batch with those of others.
 
         Raises:
-            RequestError: 422, its instruction is longer than the policy reads; the others' looks go on.
+            RequestError: 422, its instruction is longer than the policy reads; the other requests continue.
         """
         try:
             self._policy.require_read(look.instruction)
@@ -84,7 +84,7 @@ class Network:
 
 
 async def _ask(network: DeploymentHandle, look: PolicyInput, deadline_s: float) -> np.ndarray:
-    """One look from whichever network lives; it is a pure function, so asking again is safe."""
+    """Send one request to any live network; the network is a pure function, so asking again is safe."""
     end = time.monotonic() + deadline_s
     while True:
         try:
@@ -130,19 +130,19 @@ def serving(
     tls: ssl.SSLContext | None,
     admission: Admission,
 ) -> Iterator[None]:
-    """Serve a policy for the length of a `with` block. Ray must be connected; leave nothing of Serve behind.
+    """Serve a policy for a `with` block and stop Ray Serve at its end. Ray must be connected.
 
     Args:
-        run: absolute folder of the training run, seen by every machine.
-        contract: its interface.
-        config: the options, checked.
+        run: absolute path of the training run, readable on every machine.
+        contract: the policy's interface.
+        config: the validated options.
         listening: bound socket; it is closed at the end.
-        tls: None: plain text.
-        admission: who may ask.
+        tls: TLS settings; None serves plain text.
+        admission: who may connect.
 
     Raises:
-        ConfigError: a Serve runs on this cluster already, or no machine has the GPUs.
-        TapRayError: it does not come up.
+        ConfigError: Ray Serve already runs on this cluster, or no machine has the GPUs.
+        TapRayError: Ray Serve or the policy does not start.
     """
     require_gpus(config.gpus_per_replica, flag="--gpus-per-replica")
     _require_room(config)
@@ -178,7 +178,7 @@ def serving(
 
 
 def _require_room(config: ServeConfig) -> None:
-    """Raise ConfigError if Serve would wait without end for a place for each replica."""
+    """Raise a ConfigError if Serve would wait forever for resources for its replicas."""
     cpus = int(ray.cluster_resources().get("CPU", 0))
     if config.replicas > cpus:
         raise ConfigError(f"--replicas {config.replicas}: the Ray cluster has {cpus} CPUs, and each replica needs one.")
@@ -192,7 +192,7 @@ def _require_room(config: ServeConfig) -> None:
 
 
 def _cause(error: RuntimeError) -> str:
-    """Serve's message ends in the status of each deployment."""
+    """The cause in Serve's message, which ends with the status of each deployment."""
     statuses = serve.status().applications
     found = [d.message for app in statuses.values() for d in app.deployments.values() if d.message]
     return " ".join((found or [str(error)])[0].split())[-600:]

@@ -1,4 +1,4 @@
-"""What the driver knows of a finished attempt, and where it passes its episode."""
+"""Defines what the driver knows about a finished attempt, and where its episode is written."""
 
 import pickle
 from dataclasses import dataclass, field, replace
@@ -8,9 +8,9 @@ from tap_ray.dataset.writer import DatasetWriter
 from tap_ray.play.novelty import VisitCounts
 
 Block = tuple[tuple[int, ...], ...]
-"""Batches of attempts."""
+"""A block: batches of attempts."""
 Progress = Callable[[], Mapping[str, Any]]
-"""What a dataset remembers of the attempts so far."""
+"""The progress that a dataset stores about the attempts so far."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -18,7 +18,7 @@ class Source:
     """Where an episode is."""
 
     block: Block
-    """What was played in one go."""
+    """The attempts that were run together."""
     episodes: Any
     """Its pickled episodes, or a reference to them."""
     position: int
@@ -26,7 +26,7 @@ class Source:
 
 @dataclass(frozen=True, kw_only=True)
 class Played:
-    """What the driver needs to know of an attempt."""
+    """What the driver knows about a finished attempt."""
 
     attempt: int
     kept: bool = False
@@ -34,45 +34,45 @@ class Played:
     """Why it was not kept."""
     steps: int = 0
     contact_steps: int = 0
-    """With a finger on an object."""
+    """Number of steps in which a finger touches an object."""
     task: str = ""
     visits: VisitCounts = field(default_factory=dict)
     """What it adds to the novelty memory."""
     num_bytes: int = 0
-    """Of its pickled episode."""
+    """Size of its pickled episode, bytes."""
     source: Source | None = field(default=None, repr=False, compare=False)
 
     def same_as(self, other: "Played") -> bool:
-        """Whether two plays of one attempt gave the same, as far as this tells."""
+        """Whether two runs of one attempt gave the same result, as far as these fields tell."""
         return replace(self, reason="", num_bytes=0) == replace(other, reason="", num_bytes=0)
 
 
 class Sink(Protocol):
-    """Where played episodes go, in order. An ActorPool polls it (`actor_pool.SideTask`)."""
+    """Receives episodes in order and writes them. An ActorPool polls it (`actor_pool.SideTask`)."""
 
     @property
     def by_reference(self) -> bool:
-        """Whether fleets leave the episodes where they were played."""
+        """Whether fleets keep the episodes in their node's object store."""
         ...
 
     @property
     def num_episodes(self) -> int:
-        """Of the dataset, with those that wait here."""
+        """Number of episodes of the dataset, including those that wait here."""
         ...
 
     @property
     def backlog(self) -> int:
-        """Episodes whose turn has come, and that are not written."""
+        """Number of episodes that are next in order but not written yet."""
         ...
 
     @property
     def full(self) -> bool:
-        """Whether fleets should wait."""
+        """Whether fleets should wait before they begin further blocks."""
         ...
 
     @property
     def oldest(self) -> int | None:
-        """First attempt that may have to be played again."""
+        """First attempt that may have to be run again."""
         ...
 
     def futures(self) -> Sequence[Any]:
@@ -80,11 +80,11 @@ class Sink(Protocol):
         ...
 
     def poll(self) -> Sequence[Block]:
-        """Do what is due; returns blocks that must be played again."""
+        """Do what is due; returns blocks that must be run again."""
         ...
 
     def arrived(self, played: Played) -> None:
-        """Count what has been played, and may have to wait for its turn."""
+        """Register an episode that may have to wait for its turn."""
         ...
 
     def wants_again(self, attempt: int) -> bool:
@@ -92,7 +92,7 @@ class Sink(Protocol):
         ...
 
     def restore(self, played: Played) -> None:
-        """Take what was played again."""
+        """Accept the episode of an attempt that was run again."""
         ...
 
     def add(self, played: Played, progress: Progress) -> None:
@@ -100,11 +100,11 @@ class Sink(Protocol):
         ...
 
     def finish(self, progress: Progress) -> Sequence[Block]:
-        """Commit everything; returns blocks that must be played again first: then call it anew."""
+        """Commit everything; returns blocks that must be run again first, after which it must be called again."""
         ...
 
     def salvage(self, progress: Progress | None) -> None:
-        """Commit what can be committed now; None: full files only. Raises nothing."""
+        """Commit what can be committed now; with None full files only. Raises nothing."""
         ...
 
     def close(self) -> None:
@@ -113,7 +113,7 @@ class Sink(Protocol):
 
 
 class InDriver:
-    """The driver writes."""
+    """A sink in which the driver itself writes."""
 
     by_reference = full = False
     oldest: int | None = None

@@ -37,13 +37,14 @@ from tap_ray.errors import ConfigError, TapRayError
 from tap_ray.types import ALL, ActionChunkBatch, Shard, Window
 
 PIECES = 256
-"""Groups in one pipeline; the next one follows. Planning a task costs Ray Data 1 ms before the first one starts."""
+"""Number of groups in one pipeline; another pipeline follows. Ray Data plans all tasks before the first one starts, 1
+ms each."""
 MOTIONS_A_TASK = 32
-"""Batches of action chunks that one task gathers: half a millisecond each."""
+"""Number of batches of action chunks that one task gathers, half a millisecond each."""
 PAUSE_S = 0.01
-"""Pause of Ray Data's executor between two looks, s."""
+"""Pause of Ray Data's executor between two scheduling steps, s."""
 AHEAD_BATCHES = 8
-"""Batches whose blocks are fetched before the trainer asks."""
+"""Number of batches whose blocks are prefetched."""
 
 
 def batches(
@@ -97,7 +98,8 @@ def mixed_batches(
     num_data_workers: int = 1,
     memory_mb: int = 512,
 ) -> Generator[Window, None, None]:
-    """The batches of a mixture; arguments as for `batches`, decoders as many for each dataset, memory for all."""
+    """The batches of a mixture; arguments as for `batches`. The number of decoders is per dataset, the memory for all
+    datasets."""
     share = {"num_data_workers": num_data_workers, "memory_mb": max(1, memory_mb // len(mixture.sets))}
     streams = [
         batches(dataset, own, seed=own_seed, shard=shard, **share)
@@ -113,7 +115,7 @@ def mixed_batches(
 def beside(
     demos: Callable[..., Iterator[Window]], play: Callable[..., Iterator[Window]], *, shard: Shard
 ) -> Iterator[Window]:
-    """Each batch of demonstrations with one of play beside it."""
+    """Add a batch of play to each batch of demonstrations."""
     for own, other in zip(demos(shard=shard), play(shard=shard), strict=False):
         yield dataclasses.replace(own, play=other)
 
@@ -143,9 +145,10 @@ def motion_batches(
 
 
 def decoder_placement() -> dict[str, Any]:
-    """Where decoders run. Their trainer has reserved their CPUs: else others' trainers could hold all, and starve.
+    """Where decoders run: within the CPUs that their trainer has reserved. Otherwise trainers could reserve all CPUs
+    and wait for their data forever.
 
-    A machine that is announced to go takes no task any more; until it goes its trainer has to live on, so any does.
+    A machine that is about to be preempted accepts no new tasks; until then its trainer gets its data from any machine.
     """
     here = {"ray.io/node-id": ray.get_runtime_context().get_node_id()}
     return {"num_cpus": 0, "label_selector": here, "fallback_strategy": [{"label_selector": {}}]}
@@ -160,7 +163,7 @@ def gather(
     seed: int,
     shard: Shard,
 ) -> Iterator[dict[str, np.ndarray]]:
-    """One task: some of a worker's batches of action chunks."""
+    """One Ray task: gather some of a worker's batches of action chunks."""
     sets = [_chunks_of(reference, config) for reference in shared]
     for first in rows["first"]:
         for own in range(int(first), int(first) + MOTIONS_A_TASK):
@@ -170,7 +173,7 @@ def gather(
 
 @lru_cache(maxsize=16)
 def _chunks_of(shared: ray.ObjectRef, config: ActionChunkConfig) -> ActionChunks:
-    """A dataset's action chunks, read once in each process."""
+    """Load a dataset's action chunks, once in each process."""
     return action_chunks.load(_fetched(shared), config)
 
 
@@ -202,19 +205,20 @@ class ThrottleExecutor(ExecutionCallback):
     """Throttles Ray Data's scheduling loop to 100 Hz.
 
     The loop is a thread of the trainer's process. While finished windows wait for the trainer (always, when data are
-    fast) it busy-waits: `ray.wait` returns at once for an output that back-pressure forbids to read. Unthrottled it
-    held the interpreter for two thirds of the time, and training ran at half its speed (docs/results/log.md).
+    fast) it busy-waits: `ray.wait` returns at once for an output that back-pressure forbids to read. Without the
+    throttle it held the interpreter for two thirds of the time, and training ran at half its speed
+    (docs/results/log.md).
     """
 
     def on_execution_step(self, executor: Any) -> None:
-        """Called by the executor after each look."""
+        """Called by the executor after each scheduling step."""
         time.sleep(PAUSE_S)
 
 
 def decode(
     rows: Any, *, shared: ray.ObjectRef, config: WindowConfig, seed: int, pieces: Sequence[GroupSlice]
 ) -> Iterator[dict[str, np.ndarray]]:
-    """One task: the windows of a group. `rows["id"]` numbers its piece."""
+    """One Ray task: decode the windows of a group. `rows["id"]` is the index of its piece."""
     for number in rows["id"]:
         piece = pieces[int(number)]
         for window in group_batches(
@@ -225,12 +229,12 @@ def decode(
 
 @lru_cache(maxsize=16)
 def _fetched(shared: ray.ObjectRef) -> DatasetInfo:
-    """Metadata, fetched once in each process."""
+    """A dataset's metadata, fetched once in each process."""
     return ray.get(shared)
 
 
 def to_columns(window: Window | ActionChunkBatch) -> dict[str, np.ndarray]:
-    """A window's arrays as columns of N rows; what is None is left out."""
+    """A window's arrays as columns of N rows; arrays that are None are left out."""
     arrays = {field.name: getattr(window, field.name) for field in dataclasses.fields(window)}
     return {name: array for name, array in arrays.items() if array is not None}
 

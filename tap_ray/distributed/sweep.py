@@ -1,4 +1,5 @@
-"""A sweep: Ray Tune gives each trial a process and stops poor trials; the ledger records which trials are done.
+"""Runs a sweep: Ray Tune starts a process for each trial and stops poor trials; the ledger records which trials are
+done.
 
     file --> trials --> Tune --> trial 000 (a process): pretrain | prior, align, evaluate --> trials/000.json
                             '--> trial 001 ...                  '-- Ray Train, Ray Data, fleets of their own
@@ -52,11 +53,11 @@ TUNE_SETTINGS = {
 }
 """Tune's environment, unless the user has set it."""
 ROOM_S = 5.0
-"""How often to ask how many trials the cluster has room for, s."""
+"""How often to check how many trials fit into the cluster, s."""
 WATCH_S = 2.0
-"""How often to look at the ledger, s."""
+"""How often to read the ledger, s."""
 TRIAL_BYTES = 2**30
-"""Memory that a trial's own process takes, bytes; spreads them over the nodes."""
+"""Memory that a trial's own process reserves, bytes; it spreads the processes over the nodes."""
 MAX_TRIAL_FAILURES = 3
 """How often a trial's process may die."""
 ENDED = ("done", "stopped", "failed", "trained")
@@ -65,16 +66,16 @@ Watch = Callable[[Sequence[TrialRow]], None]
 
 
 def sweep(context: SweepContext, *, asked: int = 0, asha: AshaConfig | None, watch: Watch) -> list[TrialRow]:
-    """Bring every trial to its end. Ray must be connected.
+    """Run every trial to its end. Ray must be connected.
 
     Args:
         context: the trials.
-        asked: at most so many run together; 0: as many as fit, see `max_concurrent_trials`.
+        asked: largest number of trials that run at the same time; 0: as many as fit, see `max_concurrent_trials`.
         asha: early stopping; None trains and evaluates every trial.
-        watch: shown the ledger every few seconds, and at the end.
+        watch: called with the ledger every few seconds, and at the end.
 
     Returns:
-        A row for each trial; those that failed say why.
+        A row for each trial; a failed trial's row gives the reason.
     """
     context = replace(context, evaluate=asha is None)
     with _watched(context, asha, watch):
@@ -99,7 +100,8 @@ def rows_of(context: SweepContext) -> list[TrialRow]:
 
 
 def finalists(rows: Sequence[TrialRow], asha: AshaConfig) -> list[TrialRow]:
-    """The best of the trials that were trained to their end, by their last validation; the evaluated ones among them.
+    """The best of the trials that were trained to their end, by their last validation, including those already
+    evaluated.
 
     Raises:
         ConfigError: there is no such metric.
@@ -116,12 +118,12 @@ def max_concurrent_trials(trials: Sequence[Trial], resources: Mapping[str, float
     """How many trials fit into a cluster together.
 
     Args:
-        trials: of the sweep.
+        trials: trials of the sweep.
         resources: "CPU" and "GPU" of the cluster.
-        asked: for fewer; 0 for as many as fit.
+        asked: requested number; 0 for as many as fit.
 
     Raises:
-        ConfigError: more are asked for than fit, or not one fits.
+        ConfigError: more trials are requested than fit, or not even one fits.
     """
     cpus, gpus = resources.get("CPU", 1.0), resources.get("GPU", 0.0)  # no CPU: nodes are still to come
     most = _most(trials, resources)
@@ -152,12 +154,12 @@ def _fit(trial: Trial, cpus: float, gpus: float) -> int:
 
 
 def _cpus(workers: WorkersConfig, cpus: float) -> float:
-    """What a training reserves: its workers, and the tasks that make their data."""
+    """CPUs that a training reserves: its workers, and the tasks that make their data."""
     return workers.num_workers * split([cpus], workers.num_workers, 1 + workers.num_data_workers)
 
 
 class TrialQueue(BasicVariantGenerator):
-    """The trials in their order, as many at once as the cluster has resources for at the moment."""
+    """Starts the trials in order, as many at the same time as the cluster currently has resources for."""
 
     def __init__(self, trials: Sequence[Trial], asked: int) -> None:
         self._own, self._asked, self._until, self._most = trials, asked, 0.0, 1
@@ -165,7 +167,7 @@ class TrialQueue(BasicVariantGenerator):
 
     @property
     def max_concurrent(self) -> int:
-        """Tune compares it with what runs before it begins another."""
+        """Largest number of running trials; Tune reads it before it starts another."""
         if time.monotonic() >= self._until:
             with contextlib.suppress(RayError):  # the next time, then
                 self._most = max(1, _most(self._own, capacity()))
@@ -174,7 +176,7 @@ class TrialQueue(BasicVariantGenerator):
 
     @max_concurrent.setter
     def max_concurrent(self, value: int) -> None:
-        """Tune's own, from its constructor: not used."""
+        """Ignored: Tune's constructor sets it."""
 
 
 def _tune(context: SweepContext, ids: Sequence[str], asked: int, asha: AshaConfig | None) -> None:
@@ -213,10 +215,11 @@ def _id(trial: Any) -> str:
 
 
 class ResumableASHA(ASHAScheduler):
-    """Successive halving over several lives of a sweep.
+    """Successive halving (ASHA) that continues after a sweep is interrupted and started again.
 
-    A life begins with what earlier ones have shown. What they let pass is not asked again, though the rungs have filled
-    since; and whoever has been trained to the end is no longer stopped.
+    A restarted sweep begins with the recorded metrics of its earlier runs. A trial that they let pass a rung is not
+    judged there again, although the rung has filled since, and a trial that was trained to the end is no longer
+    stopped.
     """
 
     def __init__(self, context: SweepContext, asha: AshaConfig) -> None:
@@ -245,7 +248,7 @@ class ResumableASHA(ASHAScheduler):
                 self.on_trial_result(nobody, past, line)
 
     def on_trial_result(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> str:
-        """CONTINUE or STOP; what has been decided is only recorded."""
+        """Return CONTINUE or STOP; a decision of an earlier run is only recorded."""
         decision = super().on_trial_result(tune_controller, trial, result)
         step, id = result.get("step", 0), _id(trial)
         decided = step <= self._passed[id] or step >= self._steps[id]
@@ -253,14 +256,14 @@ class ResumableASHA(ASHAScheduler):
 
 
 class _SilentReporter(TrialProgressCallback):
-    """In the place of Tune's own, which prints a line into our bar for each trial that ends without a result."""
+    """Replaces Tune's reporter, which prints a line into our progress bar for each trial that ends without a result."""
 
     def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         pass
 
 
 class _Recorder(tune.Callback):
-    """Writes into the ledger what only Tune knows: who was stopped, and whose process died too often."""
+    """Writes into the ledger what only Tune knows: which trials were stopped, and which processes died too often."""
 
     def __init__(self, context: SweepContext) -> None:
         self._context = context
@@ -283,7 +286,7 @@ class _Recorder(tune.Callback):
 
 
 def _end_tracking(context: SweepContext, row: TrialRow, status: str) -> None:
-    """End a trial's MLflow runs in the place of its process, which is killed."""
+    """End a trial's MLflow runs on behalf of its process, which was killed."""
     begun = [storage.to_path(path) for path in row.runs.values()]
     cut_off = [row.mlflow_run_id, *(None if runs.is_done(path) else tracking.run_id_of(path) for path in begun)]
     for run_id in filter(None, cut_off):
@@ -292,7 +295,8 @@ def _end_tracking(context: SweepContext, row: TrialRow, status: str) -> None:
 
 @contextlib.contextmanager
 def _watched(context: SweepContext, asha: AshaConfig | None, watch: Watch) -> Iterator[None]:
-    """While the body runs: one bar, `watch`, and what stopped trials still reserve is given back."""
+    """While the body runs, update the progress bar, call `watch`, and release the resources that stopped trials still
+    reserve."""
     with progress_bar(unit="trial", smoothing=0.0) as bar:
         bar.n, bar.total = progress_of(rows_of(context), asha)
         bar.initial = bar.n
@@ -319,8 +323,7 @@ def _give_back() -> None:
 
 
 def progress_of(rows: Sequence[TrialRow], asha: AshaConfig | None) -> tuple[int, int]:
-    """(what has ended, what there is): trials, and with successive halving finalists once more, for they are evaluated
-    later."""
+    """(number finished, total): trials, and with successive halving also the finalists, which are evaluated later."""
     ended = [row for row in rows if row.state in ENDED or (asha and row.validation)]
     if asha is None:
         return len(ended), len(rows)

@@ -20,7 +20,7 @@ from tap_ray.training.validation import names
 from tap_ray.types import EnvConfig
 
 SceneOf = Callable[[PlayJobConfig | DemosJobConfig], tuple[EnvConfig, Sequence[str]]]
-"""What will be collected -> its scene, and the tasks there."""
+"""Function from what will be collected to its scene, and the tasks there."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,10 +37,10 @@ class Missing:
 
     config: PlayJobConfig | DemosJobConfig
     have: int
-    """Episodes that are there."""
+    """Number of episodes that already exist."""
 
     def __str__(self) -> str:
-        """For a person, e.g. "data/play: 8000 episodes of play (mixed); 2000 episodes are there"."""
+        """A line for the terminal, e.g. "data/play: 8000 episodes of play (mixed); 2000 episodes are there"."""
         if isinstance(self.config, DemosJobConfig):
             what = "demonstrations of each task"
         else:
@@ -49,10 +49,10 @@ class Missing:
 
 
 def entry_of(plan: SweepFile, path: Path, where: Path | str) -> PlayJobConfig | DemosJobConfig | None:
-    """How a dataset of a sweep is collected; None: the file does not say.
+    """How a dataset of a sweep is collected; None if the sweep's file does not say.
 
     Raises:
-        ConfigError: an unknown key (the nearest is named), or one that the sweep fills in.
+        ConfigError: a key is unknown (the nearest is named), or is filled in by the sweep itself.
     """
     if str(path) not in plan.collect:
         return None
@@ -65,7 +65,7 @@ def entry_of(plan: SweepFile, path: Path, where: Path | str) -> PlayJobConfig | 
 
 
 def planned_facts(plan: SweepFile, scene_of: SceneOf, where: Path | str) -> dict[Path, Facts]:
-    """Facts of a sweep's datasets: of those with an entry in `collect`, as they will be.
+    """Facts about a sweep's datasets; for those with an entry in `collect`, as they will be after collection.
 
     Raises:
         ConfigError: see `entry_of`.
@@ -87,7 +87,8 @@ def _planned(plan: SweepFile, path: Path, scene_of: SceneOf, where: Path | str) 
 
 
 def num_episodes(path: Path) -> int:
-    """Episodes of a dataset that can be used as it is; 0 if there is none, or its collection was truncated early."""
+    """Number of episodes of a usable dataset; 0 if there is none, or if its collection was interrupted before the first
+    commit."""
     try:
         return len(open_dataset(path)) if (storage.to_path(path) / "meta").is_dir() else 0
     except DataError:
@@ -95,7 +96,8 @@ def num_episodes(path: Path) -> int:
 
 
 def missing(plan: SweepFile, trials: Sequence[Trial], have: Mapping[Path, Facts], where: Path | str) -> list[Missing]:
-    """What must be collected before the trials, play first. A dataset with enough episodes is never made longer.
+    """The datasets that must be collected before the trials, play first. A dataset with enough episodes is never made
+    longer.
 
     Args:
         plan: the sweep.
@@ -119,7 +121,7 @@ def missing(plan: SweepFile, trials: Sequence[Trial], have: Mapping[Path, Facts]
 
 
 def wanted(trials: Sequence[Trial], path: Path) -> Iterable[int]:
-    """Episodes of a dataset that trials ask for; 0: as many as there are."""
+    """Number of episodes of a dataset that the trials need; 0 if they use as many as there are."""
     yield 0
     for trial in trials:
         if trial.align.demos == path:
@@ -133,7 +135,7 @@ def wanted(trials: Sequence[Trial], path: Path) -> Iterable[int]:
 
 
 def collect(sets: Sequence[Missing], collectors: Collectors, ray_address: str | None) -> None:
-    """Run the collecting jobs; each resumes where an earlier life left it."""
+    """Run the collection jobs; each resumes where it was interrupted."""
     if not sets:
         return
     with connect(ray_address):
@@ -145,7 +147,7 @@ def collect(sets: Sequence[Missing], collectors: Collectors, ray_address: str | 
 
 
 def cut_crops(trials: Sequence[Trial], ray_address: str | None) -> None:
-    """Cut the crops that any trial is trained on, once and before trials that would each want to."""
+    """Cut the crops that any trial is trained on, once and before the trials start."""
     needed: list[Path] = []
     for trial in trials:
         if trial.pretrain and trial.pretrain.objective.next_object:

@@ -1,4 +1,5 @@
-"""A sweep from start to end: run folder and ledger, MLflow parent, Ray, the trials, the page, the registered policy."""
+"""Runs a sweep from start to end: run folder and ledger, MLflow parent, Ray, the trials, the page, the registered
+policy."""
 
 import time
 from collections import Counter
@@ -30,12 +31,12 @@ from tap_ray.sweep.trial import Trial, play_used
 from tap_ray.tracking_place import is_local
 
 PAGE_S = 5.0
-"""The page is written anew at most this often, s."""
+"""Shortest time between two updates of the page, s."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class SweepJobConfig(ClusterConfig):
-    """Which sweep, on which data, and where."""
+    """Settings of jobs.sweep: the sweep's file, the data, and where it runs."""
 
     sweep: Annotated[Path, tyro.conf.Positional]
     """YAML file of values and grid / choice / uniform / loguniform, e.g. tune_configs/smoke.yaml."""
@@ -75,7 +76,7 @@ def require_local(config: SweepJobConfig) -> None:
 def forecast(
     config: SweepJobConfig, plan: SweepFile, trials: Sequence[Trial], protocol: Protocol, missing: Sequence[Missing]
 ) -> str:
-    """What `--dry-run` prints."""
+    """The text that `--dry-run` prints."""
     num_evaluated = min(plan.asha.finalists, len(trials)) if plan.asha else len(trials)
     costs = sweep_costs.forecast(trials, protocol, store=config.store.resolve(), num_evaluated=num_evaluated)
     first = [f"to be collected first, not counted above: {each}" for each in missing]
@@ -85,10 +86,10 @@ def forecast(
 def run_sweep(
     config: SweepJobConfig, plan: SweepFile, trials: Sequence[Trial], *, stages: Stages, protocol: Protocol
 ) -> Path:
-    """Bring a sweep to its end, from wherever an earlier life left it; returns its run folder.
+    """Run a sweep to its end, or resume it where it was interrupted; returns its run folder.
 
     Raises:
-        TapRayError: not one trial came to its end; their reasons are in the ledger.
+        TapRayError: no trial finished; the reasons are in the ledger.
     """
     store = config.store.resolve()
     identity = {**to_dict(plan), "data": identity_of(plan.data), "protocol": protocol.hash}
@@ -153,7 +154,7 @@ def _run(config: SweepJobConfig, plan: SweepFile, run: JobRun, context: SweepCon
 
 
 def write_results(config: SweepJobConfig, plan: SweepFile, run: JobRun, rows: Sequence[TrialRow]) -> list[Path]:
-    """What is known by now, as files to keep; also of a sweep that ended long ago."""
+    """Write the current results as files to keep; also works for a sweep that has already ended."""
     about = study_report.About(
         name=config.sweep.stem,
         command=command_of(config),
@@ -164,7 +165,7 @@ def write_results(config: SweepJobConfig, plan: SweepFile, run: JobRun, rows: Se
 
 
 def command_of(config: SweepJobConfig) -> str:
-    """The command line that gives this config: what is not the default."""
+    """The command line of this config: the values that differ from the defaults."""
     flags = ["python -m jobs.sweep", str(config.sweep)]
     for each in fields(config):
         value = getattr(config, each.name)
@@ -182,7 +183,7 @@ def _play(plan: SweepFile, name: str) -> dict[str, Path]:
 
 
 def _any_node(config: SweepJobConfig, plan: SweepFile, out: Path) -> bool:
-    """Whether a trial finds on every node what it reads and writes."""
+    """Whether a trial can reach what it reads and writes from every node."""
     if config.trials_on != "auto":
         return config.trials_on == "any"
     remote = all(storage.is_remote(path) for path in (config.store, out, *data_sets(plan)))
@@ -190,14 +191,14 @@ def _any_node(config: SweepJobConfig, plan: SweepFile, out: Path) -> bool:
 
 
 def _fleets(context: SweepContext, resources: Mapping[str, float], at_once: int) -> int:
-    """Processes that evaluate a trial: its part of the CPUs, and of the GPUs if fleets take any."""
+    """Number of processes that evaluate a trial: its share of the CPUs, and of the GPUs if fleets use any."""
     fleets = int(resources.get("CPU", 1)) // at_once
     gpus = max(trial.evaluate.gpus_per_fleet for trial in context.trials.values())
     return max(1, min(fleets, int(resources.get("GPU", 0) / gpus / at_once)) if gpus else fleets)
 
 
 class _Watch:
-    """Shown the ledger every few seconds: keeps the clock, the page and MLflow's parent run up to date."""
+    """Called with the ledger every few seconds; keeps the clock, the page and MLflow's parent run up to date."""
 
     def __init__(self, config: SweepJobConfig, plan: SweepFile, run: JobRun) -> None:
         self._plan, self._run = plan, run
@@ -207,7 +208,7 @@ class _Watch:
         self._drawn_at, self._num_done = 0.0, -1
 
     def seconds(self) -> float:
-        """Wall-clock of this sweep over all its lives, s."""
+        """Wall-clock time of this sweep, s, including earlier runs of the same command."""
         return self._before + time.monotonic() - self._began
 
     def __call__(self, rows: Sequence[TrialRow]) -> None:
@@ -230,7 +231,7 @@ class _Watch:
             self._drawn_at = time.monotonic()
 
     def frame(self, dashboard: str) -> sweep_page.Frame:
-        """What stands around the trials on the page."""
+        """What the page shows besides the trials."""
         manifest = runs.read_json(self._run.path / "manifest.json")
         sources = {
             **{name: str(path) for name, path in _play(self._plan, "play").items()},
@@ -250,7 +251,7 @@ class _Watch:
 
 
 def _register(top: TrialRow, plan: SweepFile, context: SweepContext, tracked: tracking.Run) -> str:
-    """Put the best policy into the registry with its lineage and its success; says which version it is."""
+    """Register the best policy with its lineage and its success rate; prints the version."""
     policy, evaluation = storage.to_path(top.runs["align"]), storage.to_path(top.runs["evaluate"])
     play = _play(plan, "play")
     hashes = {**{name: runs.hash_of(path) for name, path in play.items()}, "demos": runs.hash_of(plan.demos)}

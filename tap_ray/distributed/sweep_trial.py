@@ -1,4 +1,4 @@
-"""One trial of a sweep, in a process of its own: Stage 1 (found or trained once), Stage 2, evaluation.
+"""Runs one trial of a sweep in its own process: Stage 1 (found or trained once), Stage 2, evaluation.
 
 Each stage is the job's own function, called with a run folder that is named by the hash of what determines it. The
 first trial that needs a folder makes it while the others wait; a trial that finds a finished folder uses it. A thread
@@ -33,7 +33,7 @@ from tap_ray.training.progress import every
 LOCKS = ".locks"
 """Folder of a sweep's and a store's locks."""
 HEARTBEAT_S = 2.0
-"""How often the ledger says how far a trial is, s."""
+"""How often a trial's progress is written to the ledger, s."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,7 +48,7 @@ class Stages:
 
 @dataclass(frozen=True, kw_only=True)
 class SweepContext:
-    """What every trial's process is told."""
+    """What the process of every trial gets."""
 
     folder: Path
     """The sweep's run folder, absolute."""
@@ -57,20 +57,21 @@ class SweepContext:
     trials: Mapping[str, Trial]
     stages: Stages
     protocol: Protocol
-    """What all of them are evaluated on."""
+    """Protocol of all evaluations."""
     fleets: int
     """Processes that evaluate a trial."""
     evaluate: bool
     """Whether trials are evaluated, or only trained (finalists are chosen later)."""
     tracking_uri: str
     mlflow_run_id: str
-    """Of the sweep."""
+    """MLflow run of the sweep."""
     any_node: bool = False
     """Whether trials' processes live on any node of the cluster; False: on the head's, whose disk they need."""
 
 
 def run_trial(point: Mapping[str, str], context: SweepContext) -> None:
-    """Bring a trial to its end; a Tune function. A user's mistake is a result, anything else is for Tune to retry."""
+    """Run a trial to its end; a Tune function. A user's mistake is recorded as a result, any other error is left to
+    Tune's retries."""
     os.environ["MLFLOW_TRACKING_URI"] = context.tracking_uri
     logging.getLogger("ray").setLevel(logging.ERROR)
     trial = context.trials[point["trial"]]
@@ -93,7 +94,7 @@ def run_trial(point: Mapping[str, str], context: SweepContext) -> None:
 
 
 class _TrialRunner:
-    """A trial while it runs."""
+    """A running trial."""
 
     def __init__(self, context: SweepContext, trial: Trial, row: TrialRow, tracked: tracking.Run) -> None:
         self._context, self._trial, self._row, self._tracked = context, trial, row, tracked
@@ -102,7 +103,7 @@ class _TrialRunner:
         self._reset()
 
     def run(self) -> None:
-        """All stages, one after the other."""
+        """Run all stages, one after the other."""
         trial, context, align = self._trial, self._context, self._trial.align
         init = prior = None
         if trial.pretrain:
@@ -144,7 +145,7 @@ class _TrialRunner:
         self._tracked.log({f"evaluate/{name}": summary[name] for name in METRICS}, step=self._trial.align.train.steps)
 
     def _run_stage(self, stage: str, path: Path, make: Callable[[], Path], of: str) -> bool:
-        """Run a stage unless its folder is finished, as the only one to do so; whether it had to be run."""
+        """Run a stage under its lock unless its folder is finished; returns whether it had to be run."""
         self._row.runs[stage] = str(path)
         with (
             self._reporting(stage, path, of),
@@ -165,7 +166,7 @@ class _TrialRunner:
 
     @contextlib.contextmanager
     def _reporting(self, stage: str, path: Path, of: str) -> Iterator[None]:
-        """While a stage runs, write down how far it is; at its end, everything it has logged."""
+        """While a stage runs, write its progress to the ledger; at its end, all that it has logged."""
         self._reset()
         self._stage, self._path, self._of = stage, path, of
         self._began, self._before = time.monotonic(), self._row.seconds.get(stage, 0.0)
@@ -188,7 +189,7 @@ class _TrialRunner:
                 self._report(line)
 
     def _new_lines(self) -> list[dict[str, Any]]:
-        """What the stage has logged since the last look, and how far it has come."""
+        """The lines that the stage has logged since the last call, and its progress."""
         file = self._path / ("episodes.jsonl" if self._stage == "evaluate" else session.METRICS)
         lines = session.read_metrics(file)
         fresh = lines[self._offset :]
@@ -221,7 +222,7 @@ def trained_s(path: Path, config: TrainJobConfig) -> float:
 
 
 def result_of(summary: Mapping[str, Any]) -> dict[str, Any]:
-    """What the ledger keeps of results.json."""
+    """The part of results.json that the ledger keeps."""
     scores = [score for row in summary["tasks"].values() for score in row.values()]
     counts = {kind: sum(score[kind]["k"] for score in scores) for kind in ("partial", "entire")}
     kept = {name: summary[name] for name in (*METRICS, "avg_partial_interval", "avg_entire_interval")}

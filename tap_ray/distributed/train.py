@@ -65,10 +65,10 @@ SETTINGS = {
 }
 """Ray Train's environment, unless the user has set it."""
 WATCHER = "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER"
-"""Ray Train's switch for a process that looks for machines which are to be taken away: on where there are several."""
+"""Ray Train's switch for a process that watches for preempted machines; on if the cluster has several machines."""
 USERS_WATCHER = os.environ.get(WATCHER)
 SAY_S = 30.0
-"""How often a training says what it waits for, s."""
+"""How often a training prints what it waits for, s."""
 
 
 def run_stage(
@@ -80,12 +80,11 @@ def run_stage(
     parents: Mapping[str, Path],
     facts: Mapping[str, Any],
 ) -> Path:
-    """The life of a training job: run folder, MLflow run, Ray, training, the table of held-out metrics.
+    """Run a training job from start to end: run folder, MLflow run, Ray, training, the table of held-out metrics.
 
     Args:
-        name: verb.
-        config: of the job.
-        build, batches, facts: see `session.TrainJob`.
+        name: name of the job, e.g. "align".
+        config: the job's config. build, batches, facts: see `session.TrainJob`.
         parents: role -> dataset or run that this run is made from.
 
     Returns:
@@ -109,26 +108,26 @@ def run_stage(
 
 
 def table(metrics: Mapping[str, float]) -> str:
-    """The last value of each metric, a line each."""
+    """Text: the last value of each metric, one per line."""
     return "\n".join(columns([(name, f"{metrics[name]:.4g}") for name in sorted(metrics) if name != "step"]))
 
 
 def train(job: TrainJob, config: WorkersConfig, *, log: Log | None = None, progress: bool = True) -> dict[str, float]:
-    """Train on the workers of the connected Ray, from its newest checkpoint on.
+    """Train on workers of the connected Ray, from the newest checkpoint on.
 
     Args:
-        job: what to train, and in which run folder.
-        config: on how many workers.
-        log: gets each line of metrics and its step, here in the driver (MLflow).
+        job: the training and its run folder.
+        config: the number of workers and their resources.
+        log: called in the driver with each line of metrics and its step (for MLflow).
         progress: whether to draw a bar.
 
     Returns:
         The last value of every metric.
 
     Raises:
-        ConfigError: the settings cannot work; nothing has been started.
-        TapRayError: what a worker raised, or that workers kept dying.
-        SystemExit: Ray Train's controller was lost, e.g. killed.
+        ConfigError: the settings are invalid; nothing has been started.
+        TapRayError: a worker raised it, or workers kept dying.
+        SystemExit: Ray Train's controller died, e.g. because it was killed.
     """
     validate_settings(job.config, config)
     job = dataclasses.replace(job, run=job.run.resolve())
@@ -173,7 +172,7 @@ def report_waiting() -> None:
 
 
 def notes_at(run: Path) -> dict[str, Any]:
-    """Where Ray Train and Tune keep their own notes of a run, as they want it told."""
+    """Ray Train's and Tune's storage path for their own records of a run, as they expect it."""
     if not storage.is_remote(run):
         return {"storage_path": str(run)}
     remote: Any = run
@@ -181,7 +180,7 @@ def notes_at(run: Path) -> dict[str, Any]:
 
 
 def validate_settings(config: TrainConfig, workers: WorkersConfig) -> None:
-    """Raise ConfigError for numbers that cannot work."""
+    """Raise a ConfigError for invalid numbers."""
     if workers.num_workers < 1:
         raise ConfigError(f"Training needs at least 1 worker; got --num-workers {workers.num_workers}.")
     if not workers.gpus >= 0 or (workers.gpus > 1 and workers.gpus % 1):
@@ -199,7 +198,8 @@ def validate_settings(config: TrainConfig, workers: WorkersConfig) -> None:
 
 
 def _num_cpus(ray_address: str | None) -> int | None:
-    """CPUs of the connected Ray, or of the local one that would be started; None before a cluster is joined."""
+    """Number of CPUs of the connected Ray, or of the local Ray that would be started; None before a cluster is
+    joined."""
     if ray.is_initialized():
         return int(ray.cluster_resources().get("CPU", 0))
     return None if ray_address or os.environ.get("RAY_ADDRESS") else os.cpu_count()
@@ -224,7 +224,7 @@ def _scaling(config: WorkersConfig) -> ScalingConfig:
 
 
 def _worker(settings: Mapping[str, Any]) -> None:
-    """A training process."""
+    """The function that each training process runs."""
     context = ray.train.get_context()
     device = torch.device(ray.train.torch.get_device())  # type: ignore[arg-type]
     sharded = settings["parallel"] == "fsdp" and context.get_world_size() > 1
@@ -244,7 +244,8 @@ def _worker(settings: Mapping[str, Any]) -> None:
 
 
 def _prepared(model: nn.Module, *, device: torch.device, compiles: bool, sharded: bool) -> nn.Module:
-    """The model as this worker trains it. DDP's buckets hold the gradients, which then need no second place."""
+    """The wrapped model that this worker trains. DDP's buckets hold the gradients, so that they need no memory of their
+    own."""
     if compiles:
         compile_layers(model, device)
     if sharded:
@@ -253,7 +254,7 @@ def _prepared(model: nn.Module, *, device: torch.device, compiles: bool, sharded
 
 
 def _tell(run: str, log: Log | None, line: Mapping[str, float], step: int) -> None:
-    """Hand a line of metrics on, and show rate and wait to who watches from outside."""
+    """Pass on a line of metrics, and publish the rate and the share of waiting as Ray metrics."""
     if log is not None:
         log(line, step)
     for ending, name in (("samples_per_s", "tap_samples_per_second"), ("data_wait_pct", "tap_data_wait_percent")):
@@ -262,7 +263,7 @@ def _tell(run: str, log: Log | None, line: Mapping[str, float], step: int) -> No
 
 
 class _Leaving:
-    """Whether the machine of a worker is to be taken away, said once for each notice.
+    """Tells whether the machine of a worker will be preempted, once for each notice.
 
     `ray.train.get_preemption_info` would wait for all workers each time; only the first one writes checkpoints.
     """
@@ -278,7 +279,7 @@ class _Leaving:
 
 
 def _agree(value: Any) -> Any:
-    """Worker 0's value, on every worker."""
+    """Broadcast worker 0's value to every worker."""
     if not torch.distributed.is_initialized():
         return value
     box = [value]
@@ -287,20 +288,21 @@ def _agree(value: Any) -> Any:
 
 
 class _Trainer(ray.train.torch.TorchTrainer):
-    """Without two processes that Ray Train starts beside each controller.
+    """Ray Train's trainer without two processes that it starts beside each controller.
 
-    One hands out Ray datasets, of which we give it none. The other, detached, frees the reservations of a controller
-    that crashed: it asks Ray's dashboard, which a local Ray does not have, once a second and complains each time. The
-    reservations of a job go with the job, those of a trial are given back by its sweep (`placement.release_orphans`).
+    One distributes Ray datasets, and we give it none. The other, which is detached, frees the reservations of a
+    controller that crashed: it asks Ray's dashboard, which a local Ray does not have, once per second and logs an error
+    each time. Ray frees the reservations of a job when the job ends; a sweep releases those of its trials
+    (`placement.release_orphans`).
     """
 
     def __init__(self, checkpoints: Path, *args: Any, **settings: Any) -> None:
-        """`checkpoints`: folder of the run's."""
+        """`checkpoints` is the run's folder of checkpoints."""
         super().__init__(*args, **settings)
         self._checkpoints = checkpoints
 
     def _initialize_and_run_controller(self, **settings: Any) -> Any:
-        """As Ray Train's, but for our controller, and Ctrl-C stays the job's (signals.py)."""
+        """As in Ray Train, but with our controller, and without taking over Ctrl-C from the job (signals.py)."""
         policy = FailuresInARow(self.run_config.failure_config or FailureConfig(), self._checkpoints)
         options = {"num_cpus": 0, "scheduling_strategy": placement.here(), "runtime_env": {"env_vars": _environment()}}
         controller = ray.remote(**options)(Controller).remote(**settings | {"failure_policy": policy})
@@ -320,7 +322,7 @@ def _environment() -> dict[str, str]:
 
 
 def _explain(error: ray.train.TrainingFailedError, job: TrainJob) -> BaseException:
-    """What the user should read."""
+    """Convert an error of Ray Train into the error that the user should see."""
     if isinstance(error, ray.train.ControllerError):  # a worker that died while it started is one of these
         cause = error.controller_failure
         if user_error(cause) is None and not isinstance(cause, RayActorError):

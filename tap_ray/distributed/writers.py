@@ -1,4 +1,4 @@
-"""Writing the episodes of fleets: by the driver, or by processes that read them from the nodes' object stores.
+"""Writes the episodes of fleets, in the driver or in processes that read them from the nodes' object stores.
 
     fleet --> episodes of a block, in its node's object store ------> [ writer 0 | writer 1 | ... ] --> data files under
       |                                                                     ^                |          temporary names
@@ -33,20 +33,22 @@ from tap_ray.errors import TapRayError
 from tap_ray.types import Episode
 
 STORE_SHARE = 0.3
-"""Part of the object stores that episodes may fill while they wait to be written. Then fleets wait, but for the one
-whose turn it is."""
+"""Share of the object stores that episodes may fill while they wait to be written. Beyond it fleets wait, except the
+one that is next in order."""
 FLEETS_A_WRITER = 32
-"""A writer with a core to itself keeps up with 166 on a disk (docs/scaling.md): this leaves room for uploads."""
+"""Fleets per writer. On a local disk a writer with its own core keeps up with 166 (docs/scaling.md); this leaves time
+for uploads."""
 MAX_WRITER_DEATHS = 5
-"""Processes that a file may end one after the other, on machines that live on, before the job ends."""
+"""Number of processes in a row that may die while they write one file (on machines that stay alive) before the job
+ends."""
 TICK_S = 0.5
 SALVAGE_S = 30.0
-"""How long a collection that is interrupted continues to write what it has, s."""
+"""How long an interrupted collection may continue to write its finished episodes, s."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Lost:
-    """In place of a file: numbers of the blocks whose bytes are gone."""
+    """Returned instead of a file: the numbers of the blocks whose episodes are lost."""
 
     blocks: tuple[int, ...]
 
@@ -61,9 +63,9 @@ class Writer:
         """Write a file.
 
         Args:
-            work: which.
+            work: the file to write.
             blocks: references to pickled episodes.
-            sources: block and position of each of its episodes.
+            sources: block, and position in it, of each of the file's episodes.
             schema: see `filing.write_file`.
 
         Raises:
@@ -87,7 +89,7 @@ def _there(block: Any) -> bool:
 
 @dataclass(kw_only=True)
 class _Job:
-    """A data file on its way."""
+    """A data file that is being written."""
 
     work: FileWork
     kept: list[Played]
@@ -103,20 +105,20 @@ class _Process:
     call: Any = None
     job: _Job | None = None
     blocks: Sequence[Any] = ()
-    """References that its call was given."""
+    """References that were passed to its current call."""
     since_s: float = 0.0
 
 
 class Writers:
-    """Processes write; the driver plans their files and commits them in order."""
+    """A sink in which processes write; the driver plans their files and commits them in order."""
 
     by_reference = True
 
     def __init__(self, writer: DatasetWriter, num: int, pool: Pool) -> None:
-        """`num` processes at most, started as there are files for them.
+        """Start at most `num` processes, when there are files for them.
 
         Raises:
-            DataError: the dataset has columns of somebody else.
+            DataError: the dataset has columns that tap_ray does not know.
         """
         writer.require_known_columns()
         self._writer, self.num_writers, self._patience = writer, num, pool.patience
@@ -164,7 +166,7 @@ class Writers:
         """Take what was played again.
 
         Raises:
-            TapRayError: it is not what it was.
+            TapRayError: the repeated attempt gave another episode.
         """
         waiting = [self._open, *([(kept, None) for kept in job.kept] for job in self._jobs.values())]
         [told] = [kept for some in waiting for kept, _ in some if kept.attempt == played.attempt]
@@ -226,7 +228,7 @@ class Writers:
         job.running, process.job, process.blocks = False, None, ()
 
     def _miss(self, blocks: Sequence[Any]) -> None:
-        """Have the lost blocks played again, once, whichever files want them."""
+        """Schedule lost blocks to be run again, once for all files that need them."""
         for attempt, source in list(self._sources.items()):
             if source is not None and source.episodes in blocks:
                 self._sources[attempt] = None
@@ -255,7 +257,8 @@ class Writers:
                 process.since_s = now_s  # there was no room for it so far
 
     def _adopt(self) -> None:
-        """Commit the files that come next, all that are there at once: small files are written once for all of them."""
+        """Commit all finished files that are next in order together: the small metadata files are then written only
+        once."""
         ready = []
         for number in sorted(self._jobs):
             if (written := self._jobs[number].written) is None:
@@ -323,7 +326,7 @@ class Writers:
 
 
 def sink_of(writer: DatasetWriter, pool: Pool) -> Sink:
-    """Who writes. Ray is connected."""
+    """The sink that the pool asks for. Ray must be connected."""
     num = pool.writers
     if num < 0:
         num = (pool.fleets or placement.num_fleets(placement.selector(pool.labels))) // FLEETS_A_WRITER

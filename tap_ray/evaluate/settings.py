@@ -11,15 +11,15 @@ from tap_ray.runs import MadeBy
 from tap_ray.specs import ONE_CAMERA
 
 ALL = "all"
-"""As a scenario: every one."""
+"""Value of --scenario that means all scenarios."""
 RUNTIME = ("fleets", "robots_per_fleet", "gpus_per_fleet", "ray_address", "node_labels")
-"""What says who works on it, and where; no result depends on it but for the last bits that `robots_per_fleet` robots in
-one batch change."""
+"""Fields that determine where and by how many processes cells are run. No result depends on them, except that
+`robots_per_fleet`, which sets the batch size, can change the last bits."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class EvaluateConfig(NodesConfig):
-    """Which policy is evaluated on which cells, and by how many robots at once."""
+    """Settings of jobs.evaluate: the policy, the cells, and the number of simulated robots."""
 
     policy: str
     """Run folder of a trained policy, or models:/tap/VERSION from the registry; or "expert" or "random", the upper and
@@ -69,7 +69,7 @@ def simulator(suite: str, sims: Sequence[str], sim: str = "") -> str:
     Args:
         suite: a key of SUITES.
         sims: `envs.sims_of(suite)`, the usual one first.
-        sim: the one asked for.
+        sim: the requested simulator; empty for the usual one.
 
     Raises:
         ConfigError: there is no such suite, or it does not run in `sim`.
@@ -91,7 +91,7 @@ def protocol_of(
     env_version: str,
     known_scenarios: Iterable[str] = ("standard",),
 ) -> Protocol:
-    """The protocol that a config asks for.
+    """The evaluation protocol of a config.
 
     Args:
         config: the options.
@@ -124,7 +124,7 @@ def protocol_of(
 
 
 def made_by(config: EvaluateConfig, protocol: Protocol) -> MadeBy:
-    """What makes a run, and where and how it is made."""
+    """Split a config into the part that determines the results of a run and the runtime part."""
     values = to_dict(config)
     identity = {**{key: values[key] for key in ("policy", "name", "out")}, "protocol": protocol.to_json()}
     return MadeBy(identity=identity, runtime={key: values[key] for key in RUNTIME})

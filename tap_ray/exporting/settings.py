@@ -7,7 +7,7 @@ from typing import Literal
 
 @dataclass(frozen=True, kw_only=True)
 class ExportConfig:
-    """Which dataset, and as what."""
+    """Settings of jobs.export_dataset."""
 
     data: Path
     """Dataset of jobs.collect_play, jobs.collect_demos, jobs.import_dataset or jobs.label."""

@@ -15,14 +15,15 @@ from tap_ray.importing.source import Source
 from tap_ray.specs import RobotSpec
 
 SHIPPED = Path(__file__).parent / "mappings"
-"""Mappings that are known by name."""
+"""Names of the mappings that tap_ray includes."""
 PLACES = (".", "examples/mappings")
-"""Where a mapping that is not there may be a shipped one: a mere name, or where they lay before."""
+"""If a --mapping file does not exist and lies in one of these folders, the included mapping of that name is used: a
+bare name, or the folder where they were before."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class ImportConfig(configs.ClusterConfig):
-    """Which dataset, and what it means."""
+    """Settings of jobs.import_dataset."""
 
     source: Path
     """Folder of a LeRobotDataset v2.1 or v3.0, folder of an RLDS dataset (TFRecord), a trajectory file (.h5) of
@@ -53,10 +54,10 @@ class ImportConfig(configs.ClusterConfig):
 
 
 def opened(source: Path, split: str = "") -> Source:
-    """A dataset of another format.
+    """Open a dataset of another format.
 
     Raises:
-        DataError: it is none of the formats that are read, or damaged.
+        DataError: it has none of the supported formats, or is damaged.
         ConfigError: it has no such split.
     """
     if (source / "features.json").exists() or any(source.glob("*/features.json")):
@@ -68,10 +69,10 @@ def opened(source: Path, split: str = "") -> Source:
 
 
 def read_mapping(file: Path) -> Mapping:
-    """What a dataset's columns mean.
+    """Read the mapping, which says what a dataset's columns mean.
 
     Raises:
-        ConfigError: the file is missing or says something that cannot be; names what.
+        ConfigError: the file is missing or invalid; the message names the invalid part.
     """
     shipped = {each.stem: each for each in SHIPPED.glob("*.yaml")}
     if file.exists() or str(file.parent) not in PLACES:
@@ -84,10 +85,10 @@ def read_mapping(file: Path) -> Mapping:
 
 
 def spec_like(config: ImportConfig) -> RobotSpec | None:
-    """The robot's conventions that --like names; None without it.
+    """The conventions of the robot given by --like; None without it.
 
     Raises:
-        DataError: nothing there says any.
+        DataError: there are no conventions at that path.
     """
     if config.like is None:
         return None
@@ -103,7 +104,7 @@ def spec_like(config: ImportConfig) -> RobotSpec | None:
 
 
 def chosen(config: ImportConfig, source: Source) -> list[int]:
-    """Numbers of the source's episodes that are wanted."""
+    """Indices of the source's episodes to import."""
     if config.episodes and config.episodes > source.num_episodes:
         raise ConfigError(
             f"--episodes {config.episodes}: the source has only {source.num_episodes}. Omit --episodes to import all."

@@ -1,4 +1,4 @@
-"""The input of a trained policy's head, for linear probes: the features that both stages share."""
+"""Computes the input of a trained policy's head for linear probes: the features that both stages share."""
 
 from pathlib import Path
 from typing import Mapping, Sequence, cast
@@ -15,23 +15,23 @@ from tap_ray.models.language import encode
 from tap_ray.models.policy import acts
 
 BATCH = 64
-"""Frames at a time."""
+"""Number of frames per batch."""
 
 
 def policy_features(run: Path, data: ProbeData, *, fresh: bool = False) -> np.ndarray:
     """(F, D) float32 inputs of the action head, with the context that the policy was trained with.
 
-    Inverse dynamics gets the frame one step ahead as its second image, Stage 2 the episode's instruction, and a policy
-    that was trained on crops none: what it sees without being told what to look for.
+    Inverse dynamics gets the frame one step ahead as its second image, and Stage 2 the episode's instruction. A policy
+    that was trained on crops gets none, so that its features show what it sees without being told what to look for.
 
     Args:
         run: folder of a training run.
         data: the frames.
-        fresh: give the same network new weights first: what the architecture alone would show.
+        fresh: use the same network with random weights, which shows what the architecture alone gives.
 
     Raises:
-        CheckpointError: no policy there.
-        ConfigError: trained on images of another size.
+        CheckpointError: there is no policy.
+        ConfigError: it was trained on images of another size.
     """
     bundle = load_bundle(run / "final")
     config = bundle.network.config
@@ -54,7 +54,8 @@ def policy_features(run: Path, data: ProbeData, *, fresh: bool = False) -> np.nd
 
 
 def require_one_camera(bundle: PolicyBundle, run: Path) -> None:
-    """Raise ConfigError for a policy of several cameras, whose images are recorded here of the first one alone."""
+    """Raise a ConfigError for a policy with several cameras, because only the first camera's images are available
+    here."""
     if len(bundle.spec.cameras) > 1:
         raise ConfigError(
             f"{run} reads the cameras {', '.join(bundle.spec.cameras)}; jobs.saliency and jobs.probe support policies "
@@ -71,7 +72,7 @@ def inputs(
     sentence: Sequence[str],
     crops: Mapping[str, np.ndarray] | None = None,
 ) -> Batch:
-    """What the policy is given for F frames: the second image of inverse dynamics, crops, or instructions.
+    """Build the policy's input for F frames: images with the second image of inverse dynamics, crops, or instructions.
 
     Args:
         bundle: the policy.
@@ -94,14 +95,14 @@ def inputs(
 
 
 def no_crops(num: int) -> dict[str, np.ndarray]:
-    """Crops of frames that have none."""
+    """Empty crops, for frames without any."""
     size = CropConfig().size_px
     images = {name: np.zeros((num, size, size, 3), np.uint8) for name in ("object_crop", "place_crop")}
     return images | {"crop_mask": np.zeros((num, 2), bool)}
 
 
 def crops_of(crops: Crops) -> dict[str, np.ndarray]:
-    """The crops of an episode's T frames: those of the bout that a frame leads to or belongs to."""
+    """The crops of an episode's T frames: those of the bout of contact that a frame leads to or belongs to."""
     told, led = no_crops(len(crops.bout_T)), crops.bout_T >= 0
     bout = crops.bout_T[led]
     told["object_crop"][led], told["place_crop"][led] = crops.object_rgb[bout], crops.place_rgb[bout]

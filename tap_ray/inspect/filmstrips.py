@@ -1,4 +1,4 @@
-"""Saliency maps as images: drawn over the frames, as a strip (an image for each episode) and as a video."""
+"""Draws saliency maps over the frames, as a strip (an image for each episode) and as a video."""
 
 from pathlib import Path
 from typing import Mapping
@@ -14,9 +14,9 @@ from tap_ray.media.video import side_by_side, write_video
 CELL_PX = 192
 """Frames of a strip are enlarged by whole factors up to about this side."""
 CLIP_PX = 384
-"""Likewise of a video."""
+"""Frames of a video are enlarged by whole factors up to about this side."""
 STRENGTH = 0.7
-"""Of the map's colors against the frame's, where the map is largest; where it is 0 the frame shows as it is."""
+"""Opacity of the map's colors where the map is largest; where the map is 0 the frame is unchanged."""
 
 
 def overlay(rgb_TYX3: np.ndarray, map_TYX: np.ndarray) -> np.ndarray:
@@ -29,12 +29,12 @@ def overlay(rgb_TYX3: np.ndarray, map_TYX: np.ndarray) -> np.ndarray:
 
 
 def write_strip(path: Path, rows: Mapping[str, np.ndarray], *, title: str, every: int) -> None:
-    """Every `every`-th step of each row beside each other, a row's name above it.
+    """Write an image with every `every`-th step of each row side by side, and a row's name above it.
 
     Args:
         path: a PNG.
         rows: name -> (T, Y, X, 3) uint8.
-        title: above everything.
+        title: heading of the image.
         every: steps between two images.
     """
     bands: list[np.ndarray] = []
@@ -46,7 +46,7 @@ def write_strip(path: Path, rows: Mapping[str, np.ndarray], *, title: str, every
 
 
 def write_clip(path: Path, rows: Mapping[str, np.ndarray], *, title: str, fps: float) -> None:
-    """The rows of a strip as one video, side by side."""
+    """Write the rows of a strip as one video, side by side."""
     write_video(
         path, side_by_side([panel(frames, title, name, side_px=CLIP_PX) for name, frames in rows.items()]), fps=fps
     )

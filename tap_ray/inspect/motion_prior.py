@@ -1,4 +1,5 @@
-"""What a motion prior has learned, on held-out motion of each of its robots: reconstruction, smoothness, probes.
+"""Measures what a motion prior has learned, on held-out motion of each of its robots: reconstruction, smoothness,
+probes.
 
 Probes of the latent are linear (ridge, see probes.py), fitted on training motion and evaluated on held-out motion.
 """
@@ -20,27 +21,27 @@ from tap_ray.training.motion_validation import encoded, rebuild, reconstruction
 from tap_ray.types import ActionChunkBatch
 
 NUM_STEPS = (1, 2, 5, 10, 20)
-"""Euler steps at which the error is told."""
+"""Numbers of Euler steps for which the error is reported."""
 NUM_CHUNKS = 1024
-"""Stretches of each robot that are looked at; the probes are fitted on four times as many."""
+"""Number of held-out chunks of each robot; the probes are fitted on four times as many."""
 PENALTY = 1e-3
-"""Of the ridge regression, relative to the mean eigenvalue of the latents' covariance."""
+"""Penalty of the ridge regression, relative to the mean eigenvalue of the latents' covariance."""
 PROBED = "R^2 of probes of the latent"
 PANELS = 5
-"""Points on the way from one latent to another."""
+"""Number of points on the path from one latent to another."""
 
 
 def analyze(
     prior: TrainedPrior, source: Source, train: ActionChunks, held_out: ActionChunks, *, seed: int = 0
 ) -> dict[str, Any]:
-    """Everything that is told of one robot.
+    """Compute the report of one robot.
 
     Args:
-        prior: trained.
+        prior: the trained prior.
         source: the robot.
         train: motion that it was trained on, for the probes.
         held_out: motion of it that the prior was not trained on, normalized by `source.norm`.
-        seed: of the choice of chunks, and of the noise.
+        seed: random seed of the choice of chunks, and of the noise.
 
     Returns:
         "slots": R^2 by slot; "steps": mean R^2 by number of Euler steps; "smoothness": log dimensionless jerk of the
@@ -68,9 +69,9 @@ def analyze(
 
 @torch.no_grad()
 def interpolate_latents(prior: TrainedPrior, source: Source, held_out: ActionChunks, *, seed: int = 0) -> np.ndarray:
-    """(PANELS, H, A) actions, physical units: on the way from one held-out motion's latent to an opposite one's.
+    """(PANELS, H, A) actions, physical units, on the path from the latent of one held-out motion to an opposite one.
 
-    The way is the great circle (Shoemake 1985, SIGGRAPH 19:245), the noise the same for all.
+    The path is the great circle (Shoemake 1985, SIGGRAPH 19:245); the noise is the same for all points.
     """
     chunks = _chosen(prior, held_out, NUM_CHUNKS, seed)
     moved_N3 = _unnormalize(source, chunks.action)[:, :, :3].sum(1)
@@ -84,7 +85,7 @@ def interpolate_latents(prior: TrainedPrior, source: Source, held_out: ActionChu
 
 
 def text(report: Mapping[str, Mapping[str, Any]]) -> str:
-    """The report as a table for the terminal, a line a robot."""
+    """The report as a text table, one line per robot."""
     steps = [f"{n} steps" for n in NUM_STEPS]
     table = [["robot", "R^2 mean", *steps, "jerk: data", "rebuilt", "random", PROBED]]
     for robot, about in report.items():
@@ -130,7 +131,7 @@ def _jerk(action_NHA: np.ndarray, source: Source) -> float:
 
 
 def _targets(action_NHA: np.ndarray, source: Source) -> dict[str, np.ndarray]:
-    """What a probe is to read off a latent, each (N,)."""
+    """The quantities that probes predict from a latent, each (N,)."""
     names = [slot.name for slot in source.spec.action]
     sign = np.sign(action_NHA[:, :, source.spec.grippers])
     switches = (np.diff(sign, axis=1) != 0).any(axis=(1, 2)).astype(float)

@@ -1,4 +1,4 @@
-"""The report of a trained motion prior, in its run folder: numbers and videos of each robot."""
+"""Writes the report of a trained motion prior into its run folder: numbers and videos of each robot."""
 
 from pathlib import Path
 from typing import Sequence
@@ -20,12 +20,12 @@ VIDEO_PX = 192
 
 
 def text_of(run: Path, paths: Sequence[Path], windows: ActionChunkConfig, make_vector: MakeVector) -> str:
-    """The report as text; written first if it is not there.
+    """The report as text; it is computed first if it does not exist.
 
     Args:
-        run: of the prior.
+        run: run folder of the prior.
         paths: its datasets, in their order.
-        windows: of its training.
+        windows: the windows of its training.
         make_vector: builds robots.
     """
     if not (run / REPORT).exists():

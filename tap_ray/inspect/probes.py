@@ -1,4 +1,5 @@
-"""Linear probes: which positions can be predicted from a policy's frozen features? Ridge regression in closed form.
+"""Fits linear probes, which show which positions can be predicted from a policy's frozen features (ridge regression in
+closed form).
 
 In a prototype, features of inverse dynamics encoded the gripper (R^2 0.84-0.94) but not the objects (0.17-0.49; a
 random network gives 0.64), and success was as low. Frames of one episode resemble each other, so training, choice of
@@ -18,15 +19,15 @@ from tap_ray.media.text_table import columns
 from tap_ray.metrics import r_squared
 
 PENALTIES = (1e-4, 1e-3, 1e-2, 1e-1, 1.0, 10.0)
-"""Candidates, relative to the mean eigenvalue of the features' covariance."""
+"""Candidate penalties, relative to the mean eigenvalue of the features' covariance."""
 HOLDOUT_EVERY = 4
-"""Every N-th episode is the test; of the others, every N-th chooses the penalty."""
+"""Every N-th episode is in the test set; of the others, every N-th is used to choose the penalty."""
 AXES = ("x", "y", "z")
 
 
 @dataclass(frozen=True, kw_only=True)
 class ProbeData:
-    """F frames of a dataset, with what is to be read off them."""
+    """F frames of a dataset, with the targets that probes predict."""
 
     rgb: np.ndarray
     """(F, Y, X, 3) uint8."""
@@ -47,12 +48,12 @@ def read_frames(dataset: DatasetInfo, *, num_episodes: int, every: int) -> Probe
     """Frames of the first episodes of a dataset.
 
     Args:
-        dataset: with privileged object poses.
+        dataset: a dataset with privileged object poses.
         num_episodes: how many episodes; 0 reads all.
         every: take every N-th frame.
 
     Raises:
-        DataError: no object poses, or fewer than 2 * `HOLDOUT_EVERY` episodes.
+        DataError: the dataset has no object poses, or fewer than 2 * `HOLDOUT_EVERY` episodes.
     """
     if layout.OBJECT_POSE not in dataset.info["features"]:
         raise DataError(
@@ -116,7 +117,7 @@ def probe(features_FD: np.ndarray, data: ProbeData) -> dict[str, dict[str, float
 
 
 def table(scores: Mapping[str, Mapping[str, Mapping[str, float]]]) -> str:
-    """What `probe` returns as text, by the name of the weights that it was asked of."""
+    """The results of `probe` as text, by the name of the weights."""
     rows = [["weights", "position of", "x", "y", "z", "frames tested"]]
     for weights, targets in scores.items():
         for target, score in targets.items():
@@ -126,9 +127,10 @@ def table(scores: Mapping[str, Mapping[str, Mapping[str, float]]]) -> str:
 
 
 def held_out_r2(x_ND: np.ndarray, y_NK: np.ndarray, episode_N: np.ndarray) -> tuple[np.ndarray, int]:
-    """R^2 (K,) of a ridge regression on episodes that it has not seen, and how many rows those have.
+    """R^2 (K,) of a ridge regression on held-out episodes, and the number of their rows.
 
-    The penalty with the best mean R^2 on further episodes is chosen, then everything but the test is fitted again.
+    The penalty with the best mean R^2 on validation episodes is chosen; then all episodes except the test set are
+    fitted again.
     """
     test_N = _holdout(episode_N)
     rest_x, rest_y, choose = x_ND[~test_N], y_NK[~test_N], _holdout(episode_N[~test_N])
@@ -141,7 +143,7 @@ def held_out_r2(x_ND: np.ndarray, y_NK: np.ndarray, episode_N: np.ndarray) -> tu
 
 
 def ridge(x_ND: np.ndarray, y_NK: np.ndarray, new_MD: np.ndarray, penalties: tuple[float, ...]) -> list[np.ndarray]:
-    """Predictions (M, K) for new rows, one a penalty: w = (X'X + p t I)^-1 X'y with X standardised.
+    """Predictions (M, K) for new rows, one for each penalty: w = (X'X + p t I)^-1 X'y with X standardized.
 
     t is the mean eigenvalue of X'X, so that one penalty means the same for any number of rows and features.
 

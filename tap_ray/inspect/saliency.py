@@ -1,4 +1,4 @@
-"""Grad-CAM on the feature map from which a policy finds its key points. T frames, G x G cells, C channels.
+"""Computes Grad-CAM on the feature map from which a policy finds its key points. T frames, G x G cells, C channels.
 
     s = 1/2 |a|^2            a: motion slots of the first predicted action, normalized
     w_c = mean_p ds/dA_pc    A_pc: channel c of the joined map (`models.keypoints.Join`) in cell p
@@ -42,9 +42,9 @@ from tap_ray.models.vision import VisionTower
 
 Sign = Literal["abs", "positive"]
 BATCH = 64
-"""Frames at a time."""
+"""Number of frames per batch."""
 VIEWS = ("image", "goal")
-"""What may be looked at: the present image, and the second one of inverse dynamics."""
+"""The images that maps are computed for: the current one, and the second one of inverse dynamics."""
 PADDED = ("resnet", "regnet")
 """Towers of odd kernels that are padded by half of them: cell i looks around pixel i * stride. Others cut the image
 into patches, and a cell looks around its patch's middle. With 6 cells on 96 px the difference is 7.5 px."""
@@ -70,25 +70,25 @@ def saliency(
     crops: Mapping[str, np.ndarray] | None = None,
     sign: Sign = "abs",
 ) -> dict[str, SaliencyMaps]:
-    """Where the policy looks in each frame.
+    """Compute where the policy looks in each frame.
 
-    A flow head starts from zero noise, its mean, so that maps are the same every time; a policy with a history looks
-    without it.
+    A flow head starts from zero noise, its mean, so that maps are the same every time; a policy with a history gets
+    none.
 
     Args:
-        bundle: of either stage.
+        bundle: policy of either stage.
         rgb: (T, Y, X, 3) uint8.
-        goal_rgb: likewise, the goal image of each frame; only inverse dynamics looks at it.
+        goal_rgb: likewise, the goal image of each frame; only inverse dynamics reads it.
         state: (T, S) float32.
         sentence: (T) instructions; only Stage 2 reads them.
         crops: as for `features.inputs`; only a policy that was trained on them reads them.
-        sign: "abs", or "positive": only what speaks for the motion; see the top of this file.
+        sign: "abs", or "positive" for evidence in favor of the motion only; see the top of this file.
 
     Returns:
         "image" -> maps over `rgb`; for inverse dynamics also "goal" -> maps over `goal_rgb`.
 
     Raises:
-        ConfigError: images of another size than the policy's.
+        ConfigError: the images have another size than the policy's.
     """
     policy, size = bundle.network.eval(), bundle.network.config.image_size
     if not isinstance(policy, TapPolicy):
@@ -127,7 +127,7 @@ def saliency(
 
 @contextlib.contextmanager
 def _windows(policy: TapPolicy) -> Iterator[list[Tensor]]:
-    """While the body runs, collects (M, 2, 2) x and y of the middles of a policy's glimpses, -1 .. 1 on the image."""
+    """While the body runs, collect the centers (M, 2, 2) of a policy's glimpses, x and y in -1 .. 1 on the image."""
     places: list[Tensor] = []
     if not policy.config.glimpse_px:
         yield places
@@ -140,13 +140,13 @@ def _windows(policy: TapPolicy) -> Iterator[list[Tensor]]:
 
 
 def laid(map_M2GG: Tensor, middle_M22: Tensor, window_px: int, size: int) -> Tensor:
-    """(M, Y, X) maps of windows, per pixel, where these lie on the image; what is beyond its edge is left out.
+    """(M, Y, X) per-pixel maps with the windows placed where they lie on the image; parts beyond its edge are dropped.
 
     Args:
-        map_M2GG: of the two windows of each image, per cell.
-        middle_M22: x and y of their middles, -1 .. 1 between the image's borders.
+        map_M2GG: per-cell maps of the two windows of each image.
+        middle_M22: x and y of their centers, -1 .. 1 between the image's borders.
         window_px: side of a window.
-        size: of the image, px.
+        size: side of the image, px.
     """
     cell_px = window_px // map_M2GG.shape[-1]
     pixel_M2CC = map_M2GG.repeat_interleave(cell_px, 2).repeat_interleave(cell_px, 3) / cell_px**2
@@ -159,14 +159,14 @@ def laid(map_M2GG: Tensor, middle_M22: Tensor, window_px: int, size: int) -> Ten
 
 
 def grad_cam(policy: nn.Module, parts: Sequence[nn.Module], batch: Batch, moves: Tensor, *, sign: Sign) -> list[Tensor]:
-    """(M, G, G) float32 map of each image that passes a part, not normalized; for each part.
+    """For each part the (M, G, G) float32 maps, not normalized, of the images that pass through it.
 
     Args:
         policy: `TapPolicy`, or whatever returns {"action": (N, H, A)}.
-        parts: of it, each of which returns (M, C, G, G).
-        batch: what it is given.
+        parts: modules of the policy, each of which returns (M, C, G, G).
+        batch: the policy's input.
         moves: (A,) bool, the motion slots.
-        sign: "abs", or "positive": only what speaks for the motion; see the top of this file.
+        sign: "abs", or "positive" for evidence in favor of the motion only; see the top of this file.
     """
     seen: list[Tensor] = []
 
@@ -189,7 +189,7 @@ def grad_cam(policy: nn.Module, parts: Sequence[nn.Module], batch: Batch, moves:
 
 
 def cell_middles_px(tower: VisionTower, size: int, grid: int) -> np.ndarray:
-    """(G,) which pixel each cell of a row looks around, px."""
+    """(G,) center pixel of each cell of a row, px."""
     if tower.tower.config.model_type in PADDED:
         stride = 2 ** ceil(log2(size / grid))  # each halving rounds up
         return np.arange(grid) * float(stride)
@@ -197,12 +197,12 @@ def cell_middles_px(tower: VisionTower, size: int, grid: int) -> np.ndarray:
 
 
 def upsampling_matrix(middles_px: np.ndarray, size: int) -> np.ndarray:
-    """(Y, G) float32 that makes pixels from cells: linear between the cells' middles, constant beyond."""
+    """(Y, G) float32 matrix that interpolates pixels from cells: linear between the cells' centers, constant beyond."""
     rows = [np.interp(np.arange(size), middles_px, one) for one in np.eye(len(middles_px))]
     return np.stack(rows, axis=1).astype(np.float32)
 
 
 def normalized(map_TYX: np.ndarray) -> np.ndarray:
-    """Each frame divided by its sum; a frame of zeros stays as it is."""
+    """Divide each frame by its sum; a frame of zeros is unchanged."""
     total = map_TYX.sum((1, 2), keepdims=True)
     return (map_TYX / np.where(total > 0, total, 1)).astype(np.float32)

@@ -1,4 +1,5 @@
-"""Saliency mass: the share of a saliency map on gripper, objects and arm, relative to the pixels that they cover.
+"""Computes saliency mass: the share of a saliency map on gripper, objects and arm, relative to the pixels that they
+cover.
 
 A uniform map has a ratio of 1. Intervals are over episodes, because frames of one episode resemble each other.
 """
@@ -19,9 +20,10 @@ TOLD: Mapping[tuple[str, ...], tuple[str, ...]] = {
     ("robot_mask",): ("arm", "elsewhere"),
     (): (),
 }
-"""What a scene says of its pixels -> the regions that are known; by the robot's mask alone the arm is all of it."""
+"""What a scene tells about its pixels -> the regions that are known. With the robot's mask alone, "arm" is the whole
+robot."""
 SaliencyMass = Mapping[str, tuple[float, float]]
-"""Of one episode: region -> (share of the map's mass, share of the pixels); NaN where no frame has a map."""
+"""Saliency mass of one episode: region -> (share of the map's mass, share of the pixels); NaN if no frame has a map."""
 
 
 def region(segmentation: np.ndarray, name: str) -> np.ndarray:
@@ -84,7 +86,8 @@ def mean_mass(several: Sequence[SaliencyMass]) -> dict[str, tuple[float, float]]
 def summary(episodes: Sequence[SaliencyMass]) -> dict[str, dict[str, float | None]]:
     """Region -> its shares, their ratio and a 95 % bootstrap interval of it over episodes; None where undefined.
 
-    The ratio is that of the mean shares, not the mean of ratios, which an episode that hides an object would rule.
+    The ratio is that of the mean shares. The mean of ratios would be dominated by an episode in which an object is
+    hidden.
     """
     found = {}
     for name in REGIONS:
@@ -99,7 +102,8 @@ def summary(episodes: Sequence[SaliencyMass]) -> dict[str, dict[str, float | Non
 
 
 def difference(first: Sequence[SaliencyMass], second: Sequence[SaliencyMass]) -> dict[str, dict[str, float | None]]:
-    """Region -> how much more of its mass `second` has there than `first` on the same episodes, 95 % bootstrap."""
+    """Region -> difference of the shares of mass, `second` minus `first` on the same episodes, with a 95 % bootstrap
+    interval."""
     found = {}
     for name in REGIONS:
         more_E1 = np.array([[b[name][0] - a[name][0]] for a, b in zip(first, second, strict=True)]).reshape(-1, 1)
@@ -111,7 +115,7 @@ def difference(first: Sequence[SaliencyMass], second: Sequence[SaliencyMass]) ->
 
 
 def _ratio(rows: np.ndarray) -> np.ndarray:
-    """A draw without a single pixel of the region says nothing against any ratio."""
+    """The ratio of two shares; a bootstrap draw without a single pixel of the region is compatible with any ratio."""
     return np.where(rows[..., 1] > 0, rows[..., 0] / np.where(rows[..., 1] > 0, rows[..., 1], 1), np.inf)
 
 
@@ -120,7 +124,7 @@ def _plain(value: float) -> float | None:
 
 
 def text(rows: Mapping[str, Mapping[str, Mapping[str, float | None]]]) -> list[str]:
-    """Lines of a table: a row for each policy or network, a column for each region."""
+    """A text table: a row for each policy or network, a column for each region."""
     table = [(name, *(_cell(regions[region_name]) for region_name in REGIONS)) for name, regions in rows.items()]
     return columns([("", *REGIONS), *table])
 

@@ -1,4 +1,4 @@
-"""Grad-CAM of several policies on the same episodes: numbers, filmstrips and videos.
+"""Runs Grad-CAM for several policies on the same episodes and writes numbers, filmstrips and videos.
 
 policies + clips -> maps -> saliency mass -> saliency.json, strips/, videos/
 """
@@ -28,13 +28,13 @@ from tap_ray.training.stage import FINAL
 from tap_ray.types import EnvConfig
 
 NUM_FRESH = 3
-"""Networks with fresh weights whose shares are averaged: one alone may like any place."""
+"""Number of networks with random weights whose shares are averaged: a single one may prefer any place."""
 REPORT = "saliency.json"
 
 
 @dataclass(frozen=True, kw_only=True)
 class SaliencyConfig:
-    """Which policies look, at what."""
+    """Settings of jobs.saliency."""
 
     policy: tuple[Path, ...]
     """Run folders of jobs.pretrain (Stage 1) and jobs.align (Stage 2). All see the same frames."""
@@ -70,11 +70,11 @@ class SaliencyConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class InspectedPolicy:
-    """A policy that is looked into."""
+    """A policy whose saliency maps are computed."""
 
     name: str
     stage: int
-    """1: it follows crops or goal images; 2: instructions."""
+    """1: the policy is conditioned on crops or goal images; 2: on instructions."""
     bundle: PolicyBundle
 
 
@@ -82,8 +82,9 @@ def load_policies(config: SaliencyConfig) -> list[InspectedPolicy]:
     """Load the policies.
 
     Raises:
-        CheckpointError: a run that is missing, not finished, or that holds no policy.
-        ConfigError: the same folder name twice, a policy that cannot look here or drive, or two for other images.
+        CheckpointError: a run is missing, not finished, or holds no policy.
+        ConfigError: two folders have the same name, a policy cannot be used here or cannot drive, or two need different
+            images.
     """
     if not config.policy:
         raise ConfigError("--policy must name at least one run folder.")
@@ -113,7 +114,7 @@ def _load_policy(path: Path) -> InspectedPolicy:
 def protocol_for(
     config: SaliencyConfig, found: Sequence[InspectedPolicy], *, sim: str, suite_tasks: Iterable[str], env_version: str
 ) -> Protocol:
-    """The cells that are looked at, with the robot and images that the policies were trained for."""
+    """The protocol of the analyzed cells, with the robot and images that the policies were trained for."""
     first = found[0].bundle
     asked = EvaluateConfig(
         policy="",
@@ -136,7 +137,7 @@ def require_robot(found: Sequence[InspectedPolicy], spec: RobotSpec) -> None:
 
 
 def require_crops(found: Sequence[InspectedPolicy], *, there: bool) -> None:
-    """Raise ConfigError for policies that are told by crops what to look for, unless these can be cut `there`."""
+    """Raise a ConfigError for policies that are conditioned on crops, unless crops can be cut `there`."""
     for one in () if there else found:
         if one.stage == 1 and "crops" in one.bundle.network.config.context:
             raise ConfigError(
@@ -146,13 +147,13 @@ def require_crops(found: Sequence[InspectedPolicy], *, there: bool) -> None:
 
 
 def made_by(config: SaliencyConfig, protocol: Protocol) -> dict[str, Any]:
-    """What makes a run; without `env` as when there was none."""
+    """The settings that determine a run; without `env`, as in runs from before that flag existed."""
     values = to_dict(config)
     return {key: value for key, value in values.items() if key != "env" or value} | {"protocol": protocol.hash}
 
 
 def policy_drives(config: SaliencyConfig, found: Sequence[InspectedPolicy]) -> bool:
-    """Whether the policy drives."""
+    """Whether the policy moves the robot."""
     return config.driver == "policy" or (config.driver == "auto" and len(found) == 1 and found[0].stage == 2)
 
 
@@ -167,17 +168,17 @@ def driver_of(one: InspectedPolicy) -> MakePolicy:
 
 @dataclass(frozen=True, kw_only=True)
 class ViewSaliency:
-    """What one policy looks at in one clip, in one view ("image" or "goal")."""
+    """The saliency of one policy in one clip and one view ("image" or "goal")."""
 
     share: saliency_mass.SaliencyMass
     best: saliency_mass.SaliencyMass
-    """What maps of as few cells could reach."""
+    """The largest mass that maps with this number of cells can reach."""
     overlay: np.ndarray
     """(F, Y, X, 3) uint8."""
     num_blank: int
-    """Frames where nothing matters to the motion; they count in no share."""
+    """Number of frames with a map of zeros; they count in no share."""
     grid: int
-    """Cells of a row."""
+    """Number of cells in a row."""
 
 
 def inspect_clips(
@@ -216,7 +217,7 @@ def inspect_clips(
 
 
 def explain(config: SaliencyConfig, one: InspectedPolicy, clip: EpisodeClip) -> dict[str, ViewSaliency]:
-    """View -> what the policy looks at there."""
+    """Compute view -> saliency."""
     num, ahead = len(clip.state), config.goal_offset
     frames = {"image": slice(0, num), "goal": slice(ahead, num + ahead)}
     maps = saliency(
@@ -245,7 +246,7 @@ def explain(config: SaliencyConfig, one: InspectedPolicy, clip: EpisodeClip) -> 
 
 
 def _told_of(share: saliency_mass.SaliencyMass) -> str:
-    """How much lies on the gripper, or on the whole robot where only that is known; "" where neither is."""
+    """Caption: the share on the gripper, or on the whole robot if only that is known; "" if neither is."""
     for region in ("gripper", "arm"):
         mass, pixels = share[region]
         if not np.isnan(mass):
@@ -254,7 +255,7 @@ def _told_of(share: saliency_mass.SaliencyMass) -> str:
 
 
 def _fresh(one: InspectedPolicy, seed: int) -> InspectedPolicy:
-    """The same network with new weights: what the architecture alone would show."""
+    """The same network with random weights, which shows what the architecture alone gives."""
     bundle = one.bundle
     network = new_policy(bundle.network.config, seed=seed, tokenizer=bundle.tokenizer).eval()
     return replace(one, bundle=replace(bundle, network=network))
@@ -306,7 +307,7 @@ def metrics(report: dict[str, Any]) -> dict[str, float]:
 
 
 def text(report: dict[str, Any]) -> str:
-    """The table that a job prints."""
+    """The table that the job prints."""
     num = len(report["episodes"])
     lines = [
         f"% of the map / % of the pixels, their ratio (95 % bootstrap over {num} episodes, {report['frames']} frames)",

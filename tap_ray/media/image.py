@@ -1,4 +1,4 @@
-"""Images as files and as arrays, and with captions. T images, Y X pixel rows and columns."""
+"""Converts images between files and arrays, and adds captions. T images, Y X pixel rows and columns."""
 
 from io import BytesIO
 from itertools import chain
@@ -10,10 +10,10 @@ from PIL import Image, ImageDraw, ImageFont
 JPEG_QUALITY = 90
 """Default quality, 1 to 95."""
 BAR_PX = 24
-"""Height of a line of text above an image."""
+"""Height of a line of text above an image, px."""
 WHITE = (235, 235, 235)
 COLORS = ("#3b82c4", "#e08a2c", "#3fa46a", "#c4534f", "#8c6bc4", "#9a7358", "#cf6aa8", "#7f8c8d")
-"""Readable on white and on black."""
+"""Colors that are readable on white and on black."""
 
 
 def encode_jpeg(rgb_YX3: np.ndarray, quality: int = JPEG_QUALITY) -> bytes:
@@ -65,7 +65,7 @@ def enlarged(rgb_TYX3: np.ndarray, side_px: int) -> np.ndarray:
 
 
 def text_bar(width: int, *lines: str, color: tuple[int, int, int] = WHITE) -> np.ndarray:
-    """(BAR_PX * lines, width, 3) uint8; the last line is of this color."""
+    """(BAR_PX * lines, width, 3) uint8 image of lines of text; the last line has the given color."""
     bar = Image.new("RGB", (width, BAR_PX * len(lines)))
     draw, font = ImageDraw.Draw(bar), ImageFont.load_default(14)
     for number, line in enumerate(lines):
@@ -74,7 +74,7 @@ def text_bar(width: int, *lines: str, color: tuple[int, int, int] = WHITE) -> np
 
 
 def panel(rgb_TYX3: np.ndarray, *lines: str, side_px: int, color: tuple[int, int, int] = WHITE) -> np.ndarray:
-    """Images enlarged, below a `text_bar`; even sides, as videos want them."""
+    """Images enlarged, below a `text_bar`; both sides are even, as videos need."""
     large = enlarged(rgb_TYX3, side_px)
     num, height, width, _ = large.shape
     large = np.pad(large, ((0, 0), (0, height % 2), (0, width % 2), (0, 0)))

@@ -1,10 +1,10 @@
-"""Tables as text."""
+"""Formats tables as text."""
 
 from typing import Any, Sequence
 
 
 def grid(headings: Sequence[str], rows: Sequence[Sequence[str]], last: str = "n") -> str:
-    """Rows of text (name, a value a heading, one under `last`) in columns."""
+    """Align rows of text in columns: the name, a value for each heading, and one under `last`."""
     first, *others = columns([("", *headings, last), *rows])
     return "\n".join((first, "-" * len(first), *others))
 
@@ -31,5 +31,5 @@ def markdown(rows: Sequence[dict[str, Any]]) -> str:
 
 
 def as_text(value: Any) -> str:
-    """A cell: three digits of a number, "-" for None."""
+    """The text of a cell: three digits of a number, "-" for None."""
     return "-" if value is None else f"{value:.3g}" if isinstance(value, float) else str(value)

@@ -1,4 +1,4 @@
-"""Videos: H.264, yuv420p, so that browsers play them."""
+"""Writes videos as H.264, yuv420p, which browsers can play."""
 
 from fractions import Fraction
 from pathlib import Path
@@ -12,28 +12,28 @@ from tap_ray import storage
 
 
 def write_video(path: Path, frames_TYX3: np.ndarray, *, fps: float) -> None:
-    """Images with even sides as a video."""
+    """Write images with even sides as a video."""
     with storage.atomic_write(path) as here:
         iio.imwrite(here, frames_TYX3, fps=fps, codec="libx264", pixelformat="yuv420p", macro_block_size=2)
 
 
 def side_by_side(panels: Sequence[np.ndarray]) -> np.ndarray:
-    """Panels (T, Y, X, 3) of equal height beside each other; a shorter one holds its last image."""
+    """Panels (T, Y, X, 3) of equal height side by side; a shorter one repeats its last image."""
     length = max(len(panel) for panel in panels)
     held = [np.concatenate([panel, panel[-1:].repeat(length - len(panel), 0)]) for panel in panels]
     return np.concatenate(held, axis=2)
 
 
 def write_h264(path: Path, frames: Iterable[np.ndarray], *, fps: float, crf: int, key_every: int, pix_fmt: str) -> None:
-    """A video that is made an image at a time, whose n-th image is shown at exactly n / fps seconds.
+    """Write a video from an iterator of images; the n-th image is shown at exactly n / fps seconds.
 
     The same images give the same bytes.
 
     Args:
-        path: an MP4.
+        path: the MP4 file to write.
         frames: (Y, X, 3) uint8 each, with even sides; at least one.
-        fps: images a second.
-        crf: quality of x264, 0 (best) to 51.
+        fps: images per second.
+        crf: constant rate factor of x264, 0 (best quality) to 51.
         key_every: images from one key frame to the next.
         pix_fmt: "yuv444p" keeps color at full resolution, "yuv420p" at half.
     """

@@ -1,4 +1,4 @@
-"""From a config to a new policy, and to and from a folder: safetensors for weights, JSON for everything else.
+"""Builds a policy from a config, and saves and loads it: safetensors for weights, JSON for everything else.
 
 final/
     model.safetensors          weights, and the statistics they were trained with
@@ -51,14 +51,14 @@ def new_policy(
     parts: VlmParts | None = None,
     load_weights: bool = True,
 ) -> Network:
-    """A policy with fresh weights (those of pretrained parts fetched).
+    """Build a policy with random weights; the weights of pretrained parts are fetched.
 
     Args:
         config: sizes.
-        seed: of the weights; torch's own generator is left as it was.
+        seed: random seed of the weights; the state of torch's global generator is restored.
         tokenizer: needed with an instruction as context.
         parts: needed with a VLM.
-        load_weights: False leaves a VLM's weights fresh, where others follow anyway.
+        load_weights: False leaves a VLM's weights random, for when a checkpoint is loaded anyway.
     """
     require_used(config)
     if "language" in config.context and tokenizer is None:
@@ -89,7 +89,7 @@ class PolicyBundle:
     spec: RobotSpec
     norm: NormStats
     tokenizer: Tokenizer | None
-    """None without instructions."""
+    """Tokenizer of the instructions; None without them."""
 
 
 def save_bundle(folder: Path, bundle: PolicyBundle) -> None:
@@ -114,7 +114,7 @@ def save_bundle(folder: Path, bundle: PolicyBundle) -> None:
 
 
 def save_parts(parts: VlmParts, folder: Path) -> None:
-    """Write what a VLM policy needs beside its weights."""
+    """Write what a VLM policy needs besides its weights."""
     save_files(parts.files, folder / VLM)
     if parts.actions is not None:
         parts.actions.save(folder / ACTION_TOKENS)
@@ -137,7 +137,7 @@ def load_bundle(folder: Path) -> PolicyBundle:
     """Inverse of `save_bundle`.
 
     Raises:
-        CheckpointError: missing, truncated, or made by another version.
+        CheckpointError: the folder is missing, truncated, or made by another version.
     """
     config = load_config(folder)
     if config.vlm.pretrained:
@@ -156,10 +156,10 @@ def load_bundle(folder: Path) -> PolicyBundle:
 
 
 def load_config(folder: Path) -> PolicyConfig:
-    """Sizes of a saved policy, without its weights.
+    """The config of a saved policy, without its weights.
 
     Raises:
-        CheckpointError: there is none.
+        CheckpointError: there is no saved policy.
     """
     if not (folder / "policy.json").is_file():
         raise CheckpointError(

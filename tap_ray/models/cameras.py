@@ -1,8 +1,9 @@
-"""The cameras behind the first one. N rows, V of these cameras, W x G x G joined maps.
+"""Reads the images of all cameras except the first one. N rows, V of these cameras, W x G x G joined maps.
 
-Each camera has key points of its own, chosen by the same context (FiLM); none of them is told where the thing is, so
-there are no glimpses around them. Its tower is its own, or the first one's ("shared"). Of the default policy's 0.72 M
-parameters 0.32 M are tower and join; a second camera adds 0.46 M with a tower of its own, 0.13 M with a shared one.
+Each camera has key points of its own, conditioned on the same context (FiLM). They are not supervised to lie on the
+object, so there are no glimpses around them. Its tower is its own, or the first one's ("shared"). Of the default
+policy's 0.72 M parameters 0.32 M are tower and join; a second camera adds 0.46 M with a tower of its own, 0.13 M with a
+shared one.
 """
 
 from typing import TYPE_CHECKING, Sequence
@@ -24,7 +25,7 @@ class OtherCameras(nn.Module):
     def __init__(self, config: "PolicyConfig", hf: PretrainedConfig, *, load_weights: bool) -> None:
         """
         Args:
-            config: of the policy; `num_cameras` from 2 on.
+            config: the policy's config, with at least two cameras.
             hf: `transformers` config of the towers.
             load_weights: fetch the weights of pretrained towers.
         """
@@ -40,9 +41,10 @@ class OtherCameras(nn.Module):
         self.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
 
     def maps(self, images_V: Sequence[Tensor], first: Tensor, vision: VisionTower, join: Join) -> list[Tensor]:
-        """Joined maps (N, W, G, G) of the first camera's (N, 3, Y, X) images, then of V times as many of the others.
+        """Joined maps (N, W, G, G) of the first camera's (N, 3, Y, X) images, then (V N, W, G, G) of the others.
 
-        A shared tower sees all at once: its norms are over the whole batch, in training as in use.
+        A shared tower gets the images of all cameras in one batch, so that its norms see the same mix in training and
+        inference.
         """
         if not hasattr(self, "vision"):
             return list(join(vision(torch.cat([first, *images_V]))).chunk(1 + len(images_V)))

@@ -1,4 +1,4 @@
-"""The remaining actions of a robot's chunk, its last steps and its noise; without torch, for servers."""
+"""Keeps the remaining actions of a robot's chunk, its last steps and its noise; without torch, for servers."""
 
 from collections import deque
 from dataclasses import dataclass
@@ -15,9 +15,9 @@ class ChunkingSpec:
     chunk: int
     """Actions predicted at once (H)."""
     n_action_steps: int
-    """Actions of a chunk that are carried out before the policy is asked again."""
+    """Actions of a chunk that are executed before the next chunk is predicted."""
     history: int
-    """Past steps (P) that the policy reads; 0 none."""
+    """Past steps (P) that the policy reads; 0: none."""
     num_actions: int
     """Slots of an action (A)."""
     num_states: int
@@ -28,13 +28,13 @@ class ChunkingSpec:
 
 @dataclass(frozen=True, kw_only=True)
 class PolicyInput:
-    """All that the policy computes one action chunk of one robot from."""
+    """The policy's input for one action chunk of one robot."""
 
     rgb: UInt8[np.ndarray, "Y X 3"]
     state: Float32[np.ndarray, "S"]
     instruction: str
     noise: Float32[np.ndarray, "H A"] | None
-    """None where the policy draws none."""
+    """Noise that the flow starts from; None if the policy uses none."""
     extra_rgb: UInt8[np.ndarray, "V Y X 3"] | None = None
     """Images of the other cameras; None where there is one."""
     past: Mapping[str, np.ndarray] | None
@@ -42,10 +42,10 @@ class PolicyInput:
 
 
 class ActionChunkBuffer:
-    """The rest of a chunk, the last P steps, and the noise of one robot in one episode."""
+    """The remaining actions of a chunk, the last P steps, and the noise of one robot in one episode."""
 
     def __init__(self, chunking: ChunkingSpec, seed: int | None) -> None:
-        """`seed` is that of the robot's own noise; None stands for noise that is zero."""
+        """`seed` is the random seed of the robot's noise; with None the noise is zero."""
         self._spec = chunking
         self._rng = None if seed is None else np.random.default_rng(seed)
         self._chunk_HA = np.empty((0, chunking.num_actions), np.float32)
@@ -61,17 +61,18 @@ class ActionChunkBuffer:
         instruction: str,
         extra_rgb: np.ndarray | None = None,
     ) -> PolicyInput | None:
-        """Take in one step.
+        """Add one step.
 
         Args:
             rgb: (Y, X, 3) uint8.
             state: (S,).
             action: (A,) the action before, as executed; read only with a history, and not at the first step.
-            instruction: of the episode.
+            instruction: the episode's instruction.
             extra_rgb: (V, Y, X, 3) uint8, the other cameras.
 
         Returns:
-            What the next chunk is computed from (give that to `set_chunk`); None while the last one lasts.
+            The input for the next chunk (pass that chunk to `set_chunk`); None while the current chunk has actions
+                left.
         """
         if self._spec.history and self._state_S is not None:
             self._past.append((self._state_S, np.array(action, np.float32)))
@@ -97,7 +98,7 @@ class ActionChunkBuffer:
         return self._chunk_HA[self._used - 1]
 
     def past(self) -> dict[str, np.ndarray] | None:
-        """The last P steps, as the windows of training have them."""
+        """The last P steps, in the format of the training windows."""
         size = self._spec
         if not size.history:
             return None

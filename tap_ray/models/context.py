@@ -1,4 +1,4 @@
-"""The context vector that says what to do: from an instruction, or from two crops. C channels.
+"""Computes the context vector, which says what to do, from an instruction or from two crops. C channels.
 
 Stage 1 gives a policy a crop of the object that will be touched next and one of the place where it will be put; Stage 2
 gives an instruction instead. Both become a vector of the same size, so that all later layers are the same.
@@ -24,7 +24,7 @@ class SentenceContext(nn.Module):
 
 
 class CropContext(nn.Module):
-    """Crops of object and place -> (N, C). One small CNN sees both; what is absent adds a learned vector instead."""
+    """Crops of object and place -> (N, C). One small CNN reads both; a learned vector replaces a missing crop."""
 
     def __init__(self, width: int) -> None:
         super().__init__()

@@ -28,7 +28,7 @@ TOKENIZER, ABOUT = "tokenizer.json", "processor_config.json"
 
 @dataclass(frozen=True, kw_only=True)
 class TokensConfig:
-    """How actions become tokens in a head of kind "tokens"."""
+    """Settings of the action tokens of a head of kind "tokens"."""
 
     pretrained: str = ""
     """Local folder of a FAST tokenizer, e.g. a copy of physical-intelligence/fast; empty: fitted on the dataset."""
@@ -55,7 +55,7 @@ class FastTokenizer:
         Args:
             bpe: characters <-> tokens.
             scale: see `TokensConfig`.
-            min_token: the whole number that character 0 stands for.
+            min_token: the integer that character 0 stands for.
             horizon: steps of a chunk (H).
             num_actions: slots of an action (A).
         """
@@ -86,7 +86,7 @@ class FastTokenizer:
         """(N, H, A) float32 normalized actions.
 
         Raises:
-            DataError: tokens that are no whole chunk; `Allowed` says which never are.
+            DataError: the tokens do not decode to a whole chunk; see `Allowed`.
         """
         chunks = [self._numbers_of(row) for row in tokens]
         coefficients = np.stack(chunks).reshape(-1, self.horizon, self.num_actions) / self.scale
@@ -118,7 +118,7 @@ def load_fast(folder: Path, *, horizon: int, num_actions: int) -> FastTokenizer:
     """Read a FAST tokenizer, ours or the published one, for chunks of this size. Runs none of its code.
 
     Raises:
-        CheckpointError: no such files, or made for chunks of another size.
+        CheckpointError: the files are missing, or were made for chunks of another size.
     """
     for name in (TOKENIZER, ABOUT):
         if not (folder / name).is_file():
@@ -146,7 +146,7 @@ def fit_fast(action_NHA: np.ndarray, config: TokensConfig) -> FastTokenizer:
 
     Raises:
         ConfigError: the vocabulary has no room for every number that occurs.
-        DataError: no chunks, or numbers that are none.
+        DataError: there are no chunks, or they contain NaN or infinity.
     """
     if not len(action_NHA) or not np.isfinite(action_NHA).all():
         raise DataError(
@@ -174,7 +174,7 @@ def fit_fast(action_NHA: np.ndarray, config: TokensConfig) -> FastTokenizer:
 
 
 def token_bytes(bpe: Tokenizer) -> list[bytes]:
-    """UTF-8 of what each token stands for, by id."""
+    """The UTF-8 bytes of each token, by id."""
     vocabulary = bpe.get_vocab(with_added_tokens=True)
     on_bytes = "ByteLevel" in json.dumps(json.loads(bpe.to_str()).get("decoder") or {})
     written = {char: byte for byte, char in byte_letters().items()} if on_bytes else {}
@@ -216,18 +216,18 @@ def _letters(tokens: Iterable[bytes]) -> Iterator[str]:
 
 @dataclass(frozen=True, kw_only=True)
 class FastReport:
-    """What a tokenizer makes of action chunks."""
+    """Length and error of a tokenizer on action chunks."""
 
     mean_tokens: float
-    """Tokens a chunk."""
+    """Mean number of tokens per chunk."""
     most_tokens: int
     num_numbers: int
     rms_error: float
-    """Root mean square of what is lost on the way there and back, in units of normalized action."""
+    """Root mean square error of encoding and decoding, in units of normalized action."""
     clipped: float
-    """Share of numbers that lie beyond what the tokenizer can write."""
+    """Share of numbers outside the range that the tokenizer can represent."""
     num_tokens: int
-    """Of the vocabulary."""
+    """Size of the vocabulary."""
 
     def __str__(self) -> str:
         return (
@@ -238,7 +238,7 @@ class FastReport:
 
 
 def report(tokenizer: FastTokenizer, action_NHA: np.ndarray) -> FastReport:
-    """Tokens a chunk and round-trip error on normalized chunks."""
+    """Measure tokens per chunk and round-trip error on normalized chunks."""
     tokens = tokenizer.encode(action_NHA)
     lost = tokenizer.decode(tokens) - action_NHA
     rounded = np.around(dct_matrix(tokenizer.horizon) @ action_NHA.astype(np.float64) * tokenizer.scale)

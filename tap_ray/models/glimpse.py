@@ -1,4 +1,4 @@
-"""Glimpses of object and place. N rows, C x C pixels of the image around each of the first two key points.
+"""Encodes glimpses of object and place: N rows, C x C pixels of the image around each of the first two key points.
 
 Key points give positions and not orientations. A small network reads a window of the image around each of the two, so
 what it learns (the object's yaw, whether the gripper is above it) is valid at all positions on the table.
@@ -11,13 +11,13 @@ from torch.nn import functional as F
 from tap_ray.models.vision import GRAY, GRAY_STEP
 
 NUM_SEEN = 48
-"""Numbers that a glimpse gives."""
+"""Number of features of a glimpse."""
 SHRINKS = 8
-"""A window's side is a multiple of this, px: what the network halves three times."""
+"""A window's side is a multiple of this, px, because the network halves it three times."""
 
 
 def on_image(points_N22: Tensor, grid: int) -> Tensor:
-    """Points between the middles of the first and the last cell, so that -1 and 1 become the image's borders."""
+    """Rescale points from the centers of the first and last cell to the image: -1 and 1 become the image's borders."""
     return points_N22.float() * (grid - 1) / grid
 
 

@@ -1,4 +1,4 @@
-"""From the read-out to action chunks: N batch, F features, H steps, A action slots, S state slots, L latent."""
+"""Predicts action chunks from the readout: N batch, F features, H steps, A action slots, S state slots, L latent."""
 
 import torch
 from torch import Tensor, nn
@@ -11,7 +11,7 @@ from tap_ray.specs import UNIFIED_ACTION, UNIFIED_STATE, RobotSpec, unified_indi
 
 
 class RegressionHead(nn.Module):
-    """From the read-out to a whole chunk of normalized actions.
+    """Predicts a whole chunk of normalized actions from the readout.
 
     The gripper is a slot like any other (absolute, +1 open, -1 closed, not rescaled): trained by the same squared
     error as in the paper (arXiv 2607.02466); at deployment its sign decides.
@@ -28,9 +28,9 @@ class RegressionHead(nn.Module):
 
 
 class FlowHead(nn.Module):
-    """A latent of motion is predicted, the decoder of a motion prior turns it into actions (arXiv 2606.26095, Stage 2).
+    """Predicts a latent of motion, which the decoder of a motion prior turns into actions (arXiv 2606.26095, Stage 2).
 
-    The prior works in the layout of all robots; this head lays out the numbers of its own.
+    The prior uses the unified layout of all robots; this head converts its robot's numbers to it.
     """
 
     action_index: Tensor
@@ -45,7 +45,7 @@ class FlowHead(nn.Module):
         self.register_buffer("state_index", torch.arange(num_states))
 
     def set_layout(self, spec: RobotSpec) -> None:
-        """Where this robot's slots lie in the unified layout.
+        """Set where this robot's slots lie in the unified layout.
 
         Raises:
             SpecError: it does not fit.
@@ -75,17 +75,17 @@ class FlowHead(nn.Module):
     def losses(
         self, latent_NL: Tensor, action_NHA: Tensor, step_NH: Tensor, state_NHS: Tensor | None
     ) -> dict[str, Tensor]:
-        """The parts of the loss (arXiv 2606.26095, Stage 2).
+        """The terms of the loss (arXiv 2606.26095, Stage 2).
 
         Args:
-            latent_NL: predicted; a latent stands for the whole chunk.
+            latent_NL: predicted latents, one for each chunk.
             action_NHA: normalized.
             step_NH: bool, False behind the episode's end.
             state_NHS: before each action, physical units; None leaves "align" and "recon" out.
 
         Returns:
             Scalars: "pred", flow matching from the predicted latent; "align", squared distance to the encoder's latent,
-            which does not move; "recon", flow matching from the encoder's latent.
+            without gradient into the encoder; "recon", flow matching from the encoder's latent.
         """
         action, own = self.unified(action_NHA), self.dim_mask(len(action_NHA))
         parts = {"pred": self.prior.decoder.loss(action, latent_NL, own, step_NH)}
@@ -109,14 +109,14 @@ class FlowHead(nn.Module):
 def flow_outputs(
     head: FlowHead, read_NF: Tensor, batch: Batch, action_scale: Normalizer, *, acts: bool
 ) -> dict[str, Tensor]:
-    """The losses of a flow head where a batch has targets, and "action" where it `acts`.
+    """The losses of a flow head if the batch has targets, and "action" if it `acts`.
 
     Args:
         head: the head.
-        read_NF: the read-out; several times as many rows as the batch has repeat its targets.
+        read_NF: the readout; if it has a multiple of the batch's rows, the targets are repeated.
         batch: "action", "action_mask" and "chunk_state" as in `FlowHead.losses`; optional "noise" (N, H, A).
         action_scale: normalizes the targets.
-        acts: whether actions are wanted.
+        acts: whether to compute actions.
     """
     latent_NL, out = head(read_NF), {}
     if "action" in batch:
@@ -134,7 +134,8 @@ def _laid_out(values: Tensor, indices: Tensor, num: int) -> Tensor:
 
 
 def before_goal(mask_NH: Tensor, k_N: Tensor) -> Tensor:
-    """Of a chunk's steps those before the second image, k steps on: what comes after cannot be told from the two."""
+    """Mask of a chunk's steps before the second image, k steps ahead: later actions cannot be inferred from the two
+    images."""
     return mask_NH & (torch.arange(mask_NH.shape[1], device=mask_NH.device) < k_N[:, None])
 
 

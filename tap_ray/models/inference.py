@@ -16,17 +16,17 @@ from tap_ray.types import Info, Observation
 
 
 class PolicyRunner:
-    """A `types.Policy`: predicts a chunk, carries out its first steps, predicts again."""
+    """A `types.Policy` that predicts a chunk, executes its first steps, and predicts the next."""
 
     def __init__(
         self, bundle: PolicyBundle, *, n_action_steps: int | None = None, remember: bool = True, device: str = "cpu"
     ) -> None:
         """
         Args:
-            bundle: with an instruction as context.
-            n_action_steps: actions of a chunk carried out before the next is predicted; None: as its config says.
-            remember: False leaves the history out of a policy that has one.
-            device: where to compute.
+            bundle: a policy with an instruction as context.
+            n_action_steps: actions of a chunk that are executed before the next is predicted; None: as its config says.
+            remember: False runs a policy with a history without it.
+            device: torch device.
 
         Raises:
             ConfigError: `n_action_steps` does not fit the chunk, or the policy is Stage 1's.
@@ -56,11 +56,12 @@ class PolicyRunner:
         self.buffers: list[ActionChunkBuffer] = []
 
     def reset(self, obs: Observation, info: Info, seeds: Sequence[int]) -> None:
-        """Forget the last episode. Only a flow head draws noise: each robot its own, from its seed."""
+        """Forget the last episode. A flow head draws noise for each robot from the robot's seed."""
         self.buffers = [ActionChunkBuffer(self.chunking, seed) for seed in seeds]
 
     def act(self, obs: Observation, info: Info) -> np.ndarray:
-        """(N, A) float32 actions; the gripper is exactly +1 or -1. The robot clips, and counts what it had to clip."""
+        """(N, A) float32 actions; the gripper is exactly +1 or -1. The environment clips them, and counts clipped
+        actions."""
         num = len(obs["rgb"])
         if len(self.buffers) != num:
             self.buffers = [ActionChunkBuffer(self.chunking, None) for _ in range(num)]
@@ -96,7 +97,7 @@ class PolicyRunner:
         """(N, H, A) float32 actions, physical units, for N robots' inputs. Pure: the same inputs give the same bits.
 
         Raises:
-            ConfigError: images of another size, or an instruction that is longer than the policy reads.
+            ConfigError: the images have another size, or an instruction is longer than the policy reads.
         """
         size = self._policy.config.image_size
         rgb = np.stack([one.rgb for one in inputs])
@@ -125,7 +126,7 @@ class PolicyRunner:
         return action
 
     def latency_ms(self, repeats: int = 30) -> float:
-        """Median time of one chunk of one robot, ms; with a history, a whole one."""
+        """Median time to compute one chunk of one robot, ms; with a full history if it reads one."""
         config, spec = self._policy.config, self.bundle.spec
         rgb = np.zeros((config.image_size, config.image_size, 3), np.uint8)
         state, action = np.zeros(len(spec.state), np.float32), np.zeros(len(spec.action), np.float32)
@@ -146,7 +147,7 @@ def load_policy(run: Path, *, n_action_steps: int | None = None, device: str = "
     """The policy of a finished training run, ready to act, and the interface it was trained for.
 
     Raises:
-        CheckpointError: missing, truncated, or of another version.
+        CheckpointError: the run is missing, truncated, or of another version.
         ConfigError: see `PolicyRunner`.
     """
     if not run.is_dir():

@@ -17,7 +17,8 @@ from torch.nn import functional as F
 
 
 class Join(nn.Module):
-    """A tower's maps, each mixed to W channels and enlarged to the finest grid, added up: (N, W, G, G)."""
+    """Joins a tower's maps: each is mixed to W channels and enlarged to the finest grid, then they are added: (N, W, G,
+    G)."""
 
     def __init__(self, channels: Sequence[int], width: int) -> None:
         super().__init__()
@@ -50,7 +51,7 @@ class FilmBlock(nn.Module):
 class KeyPoints(nn.Module):
     """Joined maps and a context -> (N, 3 K): x and y of each key point in [-1, 1], and its presence.
 
-    And (N, 2, P), the log-probabilities of the P cells for the first two: they can be told where to look.
+    Also (N, 2, P), the log-probabilities of the P cells for the first two key points, which can be supervised.
     """
 
     def __init__(self, *, width: int, num: int, context: int, num_blocks: int = 2) -> None:
@@ -60,7 +61,7 @@ class KeyPoints(nn.Module):
         self.sharpness = nn.Parameter(torch.ones(1))
 
     def forward(self, map_NWGG: Tensor, context_NC: Tensor) -> tuple[Tensor, Tensor]:
-        """x grows to the right, y downwards. Presence: tanh of the heat where the softmax looks."""
+        """x grows to the right, y downwards. Presence is the tanh of the mean heat under the softmax."""
         for block in self.blocks:
             map_NWGG = block(map_NWGG, context_NC)
         heat_NKP = self.heat(map_NWGG).float().flatten(2)

@@ -1,4 +1,4 @@
-"""Sizes of published image-text models, so that a training can be planned without access to the hub."""
+"""Lists sizes of published image-text models, so that a training can be planned without access to the hub."""
 
 from typing import Any
 
@@ -83,16 +83,16 @@ KNOWN: dict[str, dict[str, Any]] = {
         },
     },
 }
-"""Hub id -> its config.json as far as sizes go; a test holds that the number of parameters is the published one."""
+"""Hub id -> the sizes in its config.json; a test checks the number of parameters against the published one."""
 
 
 def known_config(source: str) -> PretrainedConfig:
-    """The config of one of these."""
+    """The config of one of these models."""
     return AutoConfig.for_model(**KNOWN[source])
 
 
 TASK = "put the green spoon on the blue towel"
-"""An instruction of usual length, to plan with."""
+"""An instruction of typical length, for plans."""
 _QWEN_TURN = (
     "<|im_start|>user\n{% for part in messages[0]['content'] %}{% if part['type'] == 'image' %}"
     "<|vision_start|><|image_pad|><|vision_end|>{% else %}{{ part['text'] }}{% endif %}{% endfor %}<|im_end|>\n"
@@ -115,10 +115,10 @@ _SMOL_SPECIAL |= {"<global-img>": 49152}
 
 
 def known_files(source: str) -> VlmFiles:
-    """A model's files as far as a plan needs them: sizes of images and numbers of words, no vocabulary.
+    """The parts of a model's files that a plan needs: sizes of images and numbers of tokens, no vocabulary.
 
-    A word, a mark and the end of a line are a token each, which they are in the published tokenizers for words as
-    short as an instruction's.
+    Words, punctuation marks and line ends are one token each, as in the published tokenizers for words as short as
+    those of an instruction.
     """
     config = known_config(source)
     smol = config.model_type == "smolvlm"

@@ -1,4 +1,4 @@
-"""Instructions: sentences -> token ids -> (U, L, C) tokens. U sentences, L words, C channels.
+"""Encodes instructions: sentences -> token ids -> (U, L, C) features. U sentences, L words, C channels.
 
 A tiny BERT over whole words trains from scratch with the policy; its vocabulary comes from the dataset's own
 instructions. Alternatively, model and tokenizer come from a checkpoint (a local path or a hub id).
@@ -21,7 +21,7 @@ PAD, UNKNOWN = "[PAD]", "[UNK]"
 
 @dataclass(frozen=True, kw_only=True)
 class LanguageConfig:
-    """Which text encoder."""
+    """Settings of the text encoder."""
 
     kind: Literal["words", "pretrained"] = "words"
     """"words": tiny BERT over whole words, from scratch; "pretrained": a checkpoint with its tokenizer."""
@@ -50,7 +50,7 @@ def pretrained_tokenizer(source: str) -> Tokenizer:
     """The tokenizer of a checkpoint.
 
     Raises:
-        CheckpointError: there is none.
+        CheckpointError: there is no tokenizer.
     """
     try:
         return AutoTokenizer.from_pretrained(source, use_fast=True, trust_remote_code=False).backend_tokenizer
@@ -59,10 +59,10 @@ def pretrained_tokenizer(source: str) -> Tokenizer:
 
 
 def encode(tokenizer: Tokenizer, sentences: Sequence[str], max_words: int) -> Tensor:
-    """(U, L) int64 ids, padded with 0-attention by the id -1.
+    """(U, L) int64 token ids; padding, which gets no attention, has the id -1.
 
     Raises:
-        ConfigError: a sentence is longer; nothing of an instruction is left out.
+        ConfigError: a sentence is too long; instructions are never truncated.
     """
     rows = [tokenizer.encode(sentence).ids for sentence in sentences]
     for sentence, row in zip(sentences, rows, strict=True):
@@ -78,7 +78,7 @@ def text_config(config: LanguageConfig, tokenizer: Tokenizer, max_words: int) ->
     """The `transformers` config of the encoder.
 
     Raises:
-        CheckpointError: nothing at `config.pretrained`.
+        CheckpointError: there is no model at `config.pretrained`.
     """
     match config.kind:
         case "words":

@@ -1,4 +1,5 @@
-"""Low-rank updates (LoRA, arXiv 2106.09685) of a language model's layers by `peft`; merged where a policy is saved."""
+"""Adds low-rank updates (LoRA, arXiv 2106.09685) to a language model's layers with `peft`; they are merged when a
+policy is saved."""
 
 from typing import Any, Mapping
 
@@ -10,7 +11,7 @@ BASE = "base_layer."
 
 
 def add_lora(model: nn.Module, *, rank: int, alpha: float) -> None:
-    """Put updates that start at zero beside every linear layer of `model`, in place; only these are trained then.
+    """Add updates that start at zero to every linear layer of `model`, in place; only these are trained then.
 
     Raises:
         ConfigError: `peft` is not installed.
@@ -31,13 +32,13 @@ def is_update(name: str) -> bool:
 
 
 def renamed(tensors: Mapping[str, Tensor], model: nn.Module) -> dict[str, Tensor]:
-    """Tensors of the model without updates under the names that they have in `model`, which may have some."""
+    """Rename the tensors of a model without updates to their names in `model`, which may have some."""
     own = {name.replace(BASE, ""): name for name in model.state_dict()}
     return {own.get(name, name): value for name, value in tensors.items()}
 
 
 def merged(model: nn.Module) -> dict[str, Tensor]:
-    """The state dict that `model` had without its updates, with what they add to each weight."""
+    """The state dict of `model` with its updates merged into the weights."""
     tensors = dict(model.state_dict())
     for name, part in model.named_modules():
         if hasattr(part, "lora_A") and hasattr(part, "get_delta_weight"):

@@ -22,12 +22,12 @@ from tap_ray.models.trunk import Trunk
 from tap_ray.specs import UNIFIED_ACTION, UNIFIED_STATE
 
 NUM_ACTIONS, NUM_STATES = len(UNIFIED_ACTION), len(UNIFIED_STATE)
-"""Of the layout that all robots share."""
+"""Sizes of the unified layout of all robots."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class PriorConfig:
-    """Sizes of the prior, and how its flow is trained and integrated. Not stated in the paper, but for `chunk`."""
+    """Sizes of the prior, and how its flow is trained and integrated. Only `chunk` is stated in the paper."""
 
     chunk: int = 15
     """Number of actions that one latent encodes (H)."""
@@ -36,7 +36,7 @@ class PriorConfig:
     width: int = 96
     """Channels of encoder and decoder (D)."""
     num_layers: int = 2
-    """Layers of each."""
+    """Layers of the encoder, and of the decoder."""
     num_heads: int = 4
     """Attention heads of a layer."""
     encoder: Literal["state_action", "action"] = "state_action"
@@ -138,13 +138,13 @@ class FlowDecoder(nn.Module):
         return squared.sum() / counts.sum().clamp_min(1)
 
     def draw_times(self, num: int, device: torch.device) -> Tensor:
-        """(num,) times in [0, 1)."""
+        """Draw (num,) times in [0, 1)."""
         uniform = torch.rand(num, device=device)
         return uniform if self.config.time == "uniform" else 1 - (1 - uniform) ** (1 / 1.5)
 
 
 NUM_FREQUENCIES = 16
-"""Pairs of sine and cosine that tell the time."""
+"""Number of pairs of sine and cosine that encode the time."""
 
 
 def sinusoidal_embedding(time_N: Tensor) -> Tensor:

@@ -18,14 +18,14 @@ class Normalizer(nn.Module):
         self.register_buffer("scale", torch.ones(num))
 
     def set(self, offset: Sequence[float], scale: Sequence[float]) -> None:
-        """Both (num,), in physical units."""
+        """Set offset and scale, both (num,), in physical units."""
         self.offset.copy_(torch.as_tensor(offset, dtype=torch.float32))
         self.scale.copy_(torch.as_tensor(scale, dtype=torch.float32))
 
     def forward(self, physical: Tensor) -> Tensor:
-        """Physical units -> size one."""
+        """Physical units -> normalized values."""
         return (physical - self.offset) / self.scale
 
     def unnormalize(self, normalized: Tensor) -> Tensor:
-        """Size one -> physical units."""
+        """Normalized values -> physical units."""
         return normalized.float() * self.scale + self.offset

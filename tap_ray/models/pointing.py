@@ -1,4 +1,4 @@
-"""Pointing: the first two heat maps are trained to lie on the object and the place of the crops. N batch, G grid.
+"""Trains the first two heat maps to lie on the object and the place of the crops. N batch, G grid.
 
 A heat map with this direct supervision learns to find objects from far fewer images than one that is supervised only
 through the actions.
@@ -10,11 +10,12 @@ from torch import Tensor
 from tap_ray.models.batch import Batch
 
 POINT_WEIGHT = 0.3
-"""Of this loss beside actions and reach targets; at the start it is about 5 nats, they are about 1 each."""
+"""Weight of this loss relative to those of actions and reach targets; it starts at about 5 nats, they at about 1
+each."""
 
 
 def pointing_loss(look_N2P: Tensor, batch: Batch) -> Tensor:
-    """Cross-entropy of where the key points look, in nats a key point; 0 where nothing is shown.
+    """Cross-entropy of the key points' heat maps, nats per key point; 0 if a batch has no crops.
 
     Args:
         look_N2P: log-probabilities of the G x G cells.

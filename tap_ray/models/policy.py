@@ -38,7 +38,7 @@ from tap_ray.models.vlm_config import VlmConfig
 
 Context = Literal["goal", "crops", "language"]
 BESIDE = 32
-"""Numbers that context, state and history each add to the key points in the read-out."""
+"""Number of features that context, state and history each add to the key points in the readout."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -118,14 +118,14 @@ class Towers:
 
 
 class View(NamedTuple):
-    """Images that are looked at under one context."""
+    """Images that are read under one context."""
 
     image_N3YX: Tensor
     """Levels 0 .. 255."""
     map_NWGG: Tensor
-    """What the tower makes of them, joined."""
+    """Joined feature maps of the tower."""
     other_NVWGG: Tensor
-    """Likewise of the V other cameras."""
+    """Joined feature maps of the V other cameras."""
     context_NC: Tensor
 
 
@@ -182,7 +182,7 @@ class TapPolicy(nn.Module):
             self.reach = nn.Linear(width, config.num_reach)
 
     def set_norm(self, norm: NormStats) -> None:
-        """Take over the statistics to normalize with."""
+        """Set the statistics to normalize with."""
         self.action_scale.set(norm.action.offset, norm.action.scale)
         if self.config.num_state and acts(self.config):
             self.state_scale.set(norm.state.offset, norm.state.scale)
@@ -267,7 +267,7 @@ class TapPolicy(nn.Module):
         return dict(zip(names, parts, strict=True))
 
     def _views(self, batch: Batch, images: dict[str, tuple[Tensor, Tensor, Tensor]]) -> dict[str, View]:
-        """What is looked at under which context; keys: prefixes of the outputs."""
+        """The images and contexts of a batch; the keys are prefixes of the outputs."""
         views = {}
         if "tokens" in batch:
             words_ULD = self.language(batch["tokens"])
@@ -324,11 +324,11 @@ class TapPolicy(nn.Module):
 
 
 OF_TOWERS = ("vision", "language", "context_width", "map_width", "num_keypoints", "glimpse_px", "camera_towers")
-"""Fields of the small policy that an image-text model does without."""
+"""Fields of the small policy that an image-text model does not use."""
 
 
 def require_used(config: PolicyConfig) -> None:
-    """Raise ConfigError where something is chosen that the backbone, or the head, does not have."""
+    """Raise a ConfigError if a chosen value is not used by the backbone or the head."""
     usual = PolicyConfig()
     if config.vlm.pretrained:
         for name in OF_TOWERS:
@@ -349,8 +349,8 @@ def require_used(config: PolicyConfig) -> None:
 
 
 def plain(config: PolicyConfig) -> dict[str, Any]:
-    """Plain values that name a run: without what only a VLM, or several cameras, have where there are none, as before
-    there were any."""
+    """Plain values that identify a run. Fields that only a VLM or several cameras use are left out if there are none,
+    so that the names of older runs stay valid."""
     values = to_dict(config)
     usual = to_dict(PolicyConfig())
     later = ("vlm", "tokens", *OF_CAMERAS)
@@ -358,7 +358,7 @@ def plain(config: PolicyConfig) -> dict[str, Any]:
 
 
 OF_CAMERAS = ("num_cameras", "camera_towers")
-"""Fields that a policy of one camera's images does without, and does not mention in its files."""
+"""Fields that a policy with one camera does not use and does not write into its files."""
 
 
 def acts(config: PolicyConfig) -> bool:
@@ -376,7 +376,7 @@ def _state_of_play(batch: Batch) -> Batch:
 
 
 def _other_images(batch: Batch, names: list[str]) -> list[Tensor]:
-    """Of each camera but the first (N, 3, Y, X) levels, the rows in the order of the first camera's `names`."""
+    """(N, 3, Y, X) levels of each camera except the first, with rows in the order of the first camera's `names`."""
     jitter = {"rgb": "extra_jitter", "goal_rgb": "extra_jitter", "play_rgb": "play_extra_jitter"}
     parts: list[list[Tensor]] = []
     for name in names:

@@ -1,4 +1,4 @@
-"""A trained motion prior to and from a folder: safetensors for weights, JSON for everything else.
+"""Saves and loads a trained motion prior: safetensors for weights, JSON for everything else.
 
 final/
     model.safetensors          weights of encoder and decoder
@@ -27,7 +27,7 @@ class Source:
     spec: RobotSpec
     norm: NormStats
     weight: float
-    """Its share of each batch, relative to the others'."""
+    """Its share of each batch, relative to the other robots'."""
 
     def to_json(self) -> dict[str, Any]:
         """Plain JSON values; `from_json` is the inverse."""
@@ -48,7 +48,8 @@ class TrainedPrior:
     sources: Sequence[Source]
 
     def norm_of(self, spec: RobotSpec) -> NormStats | None:
-        """Statistics that this robot's motion was normalized with; None for a robot that it has never seen."""
+        """Statistics that this robot's motion was normalized with; None for a robot that the prior was not trained
+        on."""
         return next((source.norm for source in self.sources if source.spec.robot == spec.robot), None)
 
 
@@ -64,7 +65,7 @@ def load_prior(folder: Path) -> TrainedPrior:
     """Inverse of `save_prior`.
 
     Raises:
-        CheckpointError: missing, truncated, or made by another version.
+        CheckpointError: the folder is missing, truncated, or made by another version.
     """
     if not (folder / "prior.json").is_file():
         raise CheckpointError(

@@ -1,4 +1,4 @@
-"""Images, crops, goal images and instructions as an image-text model's own input. N batch, L words.
+"""Builds an image-text model's input from images, crops, goal images and instructions. N batch, L words.
 
 The model's chat template says how a turn is written, its processor how images are resized and how many words an image
 takes; both are the checkpoint's. A turn has its images first, then the instruction if there is one. Rows may have
@@ -28,7 +28,7 @@ class Row(NamedTuple):
 
 
 def instruction_tokenizer(files: VlmFiles) -> Tokenizer:
-    """The model's own, for `language.encode`."""
+    """The model's own tokenizer, for `language.encode`."""
     own = Tokenizer.from_str(files.processor.tokenizer.backend_tokenizer.to_str())
     own.no_padding()
     own.no_truncation()
@@ -36,13 +36,13 @@ def instruction_tokenizer(files: VlmFiles) -> Tokenizer:
 
 
 def sentences(files: VlmFiles, tokens_UL: Tensor) -> list[str]:
-    """The instructions that `language.encode` made tokens of."""
+    """The instructions that `language.encode` encoded."""
     rows = [[token for token in row if token >= 0] for row in tokens_UL.tolist()]
     return [files.processor.tokenizer.decode(row, skip_special_tokens=True) for row in rows]
 
 
 def require_read(files: VlmFiles, told: Sequence[str], tokens_UL: Tensor) -> None:
-    """Raise ConfigError unless every instruction reaches the model whole."""
+    """Raise a ConfigError if an instruction would be truncated."""
     for sentence, read in zip(told, sentences(files, tokens_UL), strict=True):
         if sentence != read:
             raise ConfigError(
@@ -77,11 +77,11 @@ def with_crops(rgb: list[list[np.ndarray]], batch: Batch, prefix: str) -> list[R
 
 
 def prompt(files: VlmFiles, rows: Sequence[Row], *, query: int, device: torch.device) -> dict[str, Tensor]:
-    """What the model's forward takes, the query word behind each row.
+    """The model's input, with the query word at the end of each row.
 
     Args:
-        files: of the model.
-        rows: one a robot.
+        files: the model's files.
+        rows: one for each robot.
         query: id of the query word.
         device: where the model is.
     """
@@ -93,11 +93,11 @@ def prompt(files: VlmFiles, rows: Sequence[Row], *, query: int, device: torch.de
 
 
 def behind(given: dict[str, Tensor], ids_NT: Tensor, present_NT: Tensor, *, prefix: bool = False) -> dict[str, Tensor]:
-    """The same input with words behind it.
+    """The same input with words appended.
 
     Args:
         given: from `prompt`.
-        ids_NT: the words.
+        ids_NT: token ids of the words.
         present_NT: False at padding.
         prefix: whether they are part of what a model may read in both directions (PaliGemma); action tokens are not.
     """

@@ -24,19 +24,20 @@ REACH_NAMES = (
     *(f"{what}_{axis}" for what in ("move", "contact", "release") for axis in "xyz"),
     *(f"{what}_{part}" for what in ("yaw", "turn") for part in ("cos", "sin")),
 )
-"""Of an arm's targets, in their order, for metrics."""
+"""Names of an arm's targets, in order, for metrics."""
 LEAST = np.array([1e-3] * 9 + [0.3] * 4)
-"""Smallest scale of each: a millimeter; of cosines and sines, half of what they have. Few windows may show no grasp."""
+"""Smallest scale of each target: a millimeter; for cosines and sines half of their usual scale, because a small dataset
+may show no grasp."""
 
 
 def reach_loss(policy: Network, reach_NR: Tensor, batch: Batch, shown_N13: Tensor | None = None) -> Tensor:
-    """Mean squared error of normalized reach targets, over those that exist and can be told.
+    """Mean squared error of normalized reach targets, over those that exist and can be inferred from the context.
 
     Args:
-        policy: bare; its statistics normalize the targets.
+        policy: model without DDP or compilation wrappers; its statistics normalize the targets.
         reach_NR: predicted, normalized.
         batch: "reach" (m) and "reach_mask".
-        shown_N13: bool, what the context tells of; None: everything.
+        shown_N13: bool, the targets that the context determines; None: all.
     """
     return masked_mse(reach_NR, policy.reach_scale(batch["reach"]), shown_mask(batch, shown_N13))
 
@@ -48,9 +49,10 @@ def shown_mask(batch: Batch, shown_N13: Tensor | None) -> Tensor:
 
 
 def shown(crop_mask_N2: Tensor) -> Tensor:
-    """(N, NUM_REACH) bool, of each arm.
+    """(N, NUM_REACH) bool: the targets of each arm that the context determines.
 
-    The displacement always; contact and yaws with an object's crop, the release with a place's too.
+    The displacement always; contact and yaws if there is a crop of the object; the release if there is one of the place
+    too.
     """
     object_N1, place_N1 = crop_mask_N2[:, :1], crop_mask_N2[:, :1] & crop_mask_N2[:, 1:]
     ways = torch.cat([torch.ones_like(object_N1), object_N1, place_N1], dim=1).repeat_interleave(3, dim=1)
@@ -60,7 +62,7 @@ def shown(crop_mask_N2: Tensor) -> Tensor:
 def reach_moments(windows: Iterable[Window]) -> tuple[list[float], list[float]]:
     """Offset 0 and root mean square (R,) of the reach targets, m, over the entries that exist.
 
-    The offset stays 0: "stay where you are" is then 0 whatever the data.
+    The offset stays 0, so that "no motion" is 0 in any dataset.
     """
     have = [w for w in windows if w.reach is not None and w.reach_mask is not None]
     if not have:

@@ -1,8 +1,8 @@
-"""The image-text model of a SmolVLA policy (LeRobot: config.json, model.safetensors) as the start of ours.
+"""Loads the image-text model of a SmolVLA policy (LeRobot: config.json, model.safetensors) as initial weights.
 
 SmolVLA (arXiv 2506.01844) keeps the first `num_vlm_layers` layers of SmolVLM2's text model and an action expert beside
 it. Its file names the image-text model's tensors `model.vlm_with_expert.vlm.model.*`; the expert and what reads states
-and actions have no like here and are left over, which is said. A tensor that is missing is an error.
+and actions have no counterpart here; they are not used, which is reported. A missing tensor is an error.
 """
 
 import copy
@@ -19,7 +19,7 @@ from tap_ray.models.weights import read_tensors, require_same
 from tap_ray.runs import read_json
 
 BACKBONE = "model.vlm_with_expert.vlm.model."
-"""What the names of the image-text model's tensors begin with."""
+"""Prefix of the names of the image-text model's tensors."""
 GROUP = 4
 """Parts of a left-over tensor's name that tell what it belongs to, e.g. model.vlm_with_expert.lm_expert.layers."""
 
@@ -29,8 +29,8 @@ def cut_to_smolvla(files: VlmFiles, config: VlmConfig) -> VlmFiles:
     they are.
 
     Raises:
-        CheckpointError: no SmolVLA policy there.
-        ConfigError: the model is none of SmolVLM2, or has fewer layers.
+        CheckpointError: there is no SmolVLA policy.
+        ConfigError: the model is not a SmolVLM2, or has fewer layers.
     """
     if not config.smolvla:
         return files
@@ -57,7 +57,7 @@ def cut_to_smolvla(files: VlmFiles, config: VlmConfig) -> VlmFiles:
 
 
 def load_smolvla(model: nn.Module, source: str) -> str:
-    """Fill an image-text model without its language head; returns what was taken and what is left over.
+    """Load an image-text model without its language head; returns the names of the loaded and of the unused tensors.
 
     Raises:
         CheckpointError: a tensor is missing or of another size; the first ones are named.

@@ -15,19 +15,19 @@ from torch.nn import functional as F
 from tap_ray.models.fast import FastTokenizer
 
 SPLIT = 2
-"""States of the reader of bytes: between two characters, and before the second byte of one."""
+"""States of the byte decoder: between two characters, and before the second byte of one."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Allowed:
-    """Which tokens may follow, and where they lead."""
+    """Tables of the tokens that may follow, and the states after them."""
 
     mask_RSV: np.ndarray
-    """bool: from a state with R numbers left, the token keeps to UTF-8, and the chunk can still be completed."""
+    """bool: in a state with R numbers left, the token is valid UTF-8, and the chunk can still be completed."""
     written_SV: np.ndarray
-    """int64: numbers that the token completes."""
+    """int64: number of values that the token completes."""
     state_SV: np.ndarray
-    """int64: the state behind it."""
+    """int64: the state after the token."""
 
 
 def allowed_tokens(tokenizer: FastTokenizer) -> Allowed:
@@ -51,7 +51,8 @@ def allowed_tokens(tokenizer: FastTokenizer) -> Allowed:
 
 
 def _read(token: bytes, state: int) -> tuple[int, int] | None:
-    """(characters completed, state behind) of a token read in a state; None where that is no UTF-8 below U+0800."""
+    """(completed characters, state afterwards) of a token read in a state; None if that is not valid UTF-8 below
+    U+0800."""
     written = 0
     if not token:
         return None

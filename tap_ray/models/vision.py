@@ -19,20 +19,20 @@ from transformers.image_processing_base import ImageProcessingMixin
 from tap_ray.errors import CheckpointError, ConfigError
 
 GRAY, GRAY_STEP = 128, 64
-"""Own towers read (level - 128) / 64: exact in bfloat16."""
+"""Our own towers read (level - 128) / 64, which is exact in bfloat16."""
 IMAGENET_MEAN, IMAGENET_STD = (123.675, 116.28, 103.53), (58.395, 57.12, 57.375)
 """Levels (0 .. 255), for checkpoints that do not say what they were trained with."""
 
 
 def jittered(levels: Tensor, jitter_N2: Tensor) -> Tensor:
-    """Images (N, ., ., .) of levels 0 .. 255 with other contrast and brightness; where 0, as they are."""
+    """Change the contrast and brightness of images (N, ., ., .) of levels 0 .. 255; 0 leaves them unchanged."""
     contrast, brightness = jitter_N2.to(levels.dtype)[:, :, None, None, None].unbind(1)
     return (levels - GRAY) * (1 + contrast) + (GRAY + 255 * brightness)
 
 
 @dataclass(frozen=True, kw_only=True)
 class VisionConfig:
-    """Which tower."""
+    """Settings of the vision tower."""
 
     kind: Literal["resnet", "vit", "pretrained"] = "resnet"
     """"resnet": overlapping stem and residual blocks; "vit": patches and attention; "pretrained": a checkpoint."""
@@ -56,8 +56,8 @@ def tower_config(config: VisionConfig, *, image_size: int) -> PretrainedConfig:
     """The `transformers` config of a tower.
 
     Raises:
-        CheckpointError: nothing at `config.pretrained`.
-        ConfigError: sizes that do not fit.
+        CheckpointError: there is no model at `config.pretrained`.
+        ConfigError: the sizes do not fit each other.
     """
     match config.kind:
         case "resnet":
@@ -99,11 +99,11 @@ class VisionTower(nn.Module):
         Args:
             config: which tower.
             hf: its `transformers` config, from `tower_config` or a saved run.
-            image_size: side of the images that will come, px.
+            image_size: side of the input images, px.
             load_weights: fetch `config.pretrained`'s weights; False when a checkpoint follows anyway.
 
         Raises:
-            CheckpointError: the checkpoint cannot be loaded, or is no vision model that gives maps or patch tokens.
+            CheckpointError: the checkpoint cannot be loaded, or is not a vision model that gives maps or patch tokens.
         """
         super().__init__()
         pretrained = config.kind == "pretrained"
@@ -157,8 +157,8 @@ class VisionTower(nn.Module):
 
 
 def freeze_unused(model: nn.Module, out: Tensor) -> None:
-    """Stop training what `out` does not depend on (a mask token, the norm before a pooler): it never gets a gradient,
-    which several workers would wait for and a checkpoint would miss."""
+    """Freeze the parameters that `out` does not depend on (a mask token, the norm before a pooler): they never get a
+    gradient, which several workers would wait for and a checkpoint would lack."""
     trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
     if not trained:
         return

@@ -42,12 +42,12 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 QUERY = 1
-"""New words before the action tokens: the query alone."""
+"""Number of new words before the action tokens: only the query."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class VlmParts:
-    """What a saved policy brings beside its weights."""
+    """What a saved policy needs besides its weights."""
 
     files: VlmFiles
     actions: FastTokenizer | None = None
@@ -55,7 +55,7 @@ class VlmParts:
 
 
 class ActionWords(nn.Module):
-    """The model's word embeddings, and new words behind them."""
+    """The model's word embeddings, followed by those of new words."""
 
     def __init__(self, base: nn.Embedding, num: int) -> None:
         super().__init__()
@@ -67,7 +67,7 @@ class ActionWords(nn.Module):
 
     @contextlib.contextmanager
     def beside(self, state_ND: Tensor | None) -> Iterator[None]:
-        """While the body runs, this is added to each row's query word."""
+        """While the body runs, add this to the embedding of each row's query word."""
         self._beside = state_ND
         try:
             yield
@@ -122,7 +122,7 @@ class VlmPolicy(nn.Module):
         self.train()
 
     def _prepare(self, model: "PreTrainedModel") -> None:
-        """Freeze what is to stay, and add low-rank updates."""
+        """Freeze the frozen parts, and add low-rank updates."""
         vlm = self.config.vlm
         parts = {"none": [], "vision": [vision_tower(model)], "all": [model]}
         self._frozen: list[nn.Module] = parts[vlm.freeze]
@@ -152,7 +152,7 @@ class VlmPolicy(nn.Module):
             self.reach = nn.Linear(hidden, config.num_reach)
 
     def set_norm(self, norm: NormStats) -> None:
-        """Take over the statistics to normalize with."""
+        """Set the statistics to normalize with."""
         self.action_scale.set(norm.action.offset, norm.action.scale)
         if hasattr(self, "state_scale"):
             self.state_scale.set(norm.state.offset, norm.state.scale)
@@ -160,7 +160,7 @@ class VlmPolicy(nn.Module):
             self.head.state_scale.set(norm.state.offset, norm.state.scale)
 
     def freeze(self, part: str) -> None:
-        """Stop a part (e.g. "model") from changing."""
+        """Freeze a part (e.g. "model")."""
         self.get_submodule(part).requires_grad_(False).eval()
         self.still += (part,)
 
@@ -180,11 +180,11 @@ class VlmPolicy(nn.Module):
 
     @property
     def last(self) -> nn.Module:
-        """What is given the features that "action" is made of."""
+        """The module whose input are the features of "action"."""
         return self.first_read if self.config.head == "tokens" else self.head
 
     def exported(self) -> tuple[PolicyConfig, dict[str, Tensor]]:
-        """Config and weights without low-rank updates, which are merged: what a saved policy holds."""
+        """Config and weights of the saved policy, with low-rank updates merged."""
         return replace(self.config, vlm=replace(self.config.vlm, lora_rank=0)), merged(self)
 
     def forward(self, batch: Batch) -> dict[str, Tensor]:
@@ -208,7 +208,7 @@ class VlmPolicy(nn.Module):
         return out
 
     def _views(self, batch: Batch) -> dict[str, tuple[list[Row], Tensor | None]]:
-        """Rows of a prompt and their states, by the prefix of their outputs."""
+        """Rows of the prompt and their states, by the prefix of the outputs."""
         views: dict[str, tuple[list[Row], Tensor | None]] = {}
         rgb = images(batch, "rgb", "jitter")
         if "tokens" in batch:
@@ -230,7 +230,7 @@ class VlmPolicy(nn.Module):
         return views
 
     def _heads(self, rows: list[Row], state_NS: Tensor | None, batch: Batch) -> dict[str, Tensor]:
-        """What the heads make of rows of a prompt; see `forward`."""
+        """Outputs of the heads for rows of a prompt; see `forward`."""
         given = prompt(self.parts.files, rows, query=self.words.first, device=self.action_scale.scale.device)
         reads_state = self.config.num_state and state_NS is not None
         state_ND = self.state_in(self.state_scale(state_NS)) if reads_state else None
@@ -274,7 +274,7 @@ class VlmPolicy(nn.Module):
         return out
 
     def action_words(self, token: Tensor) -> Tensor:
-        """Ids of action tokens among the model's words."""
+        """Token ids of action tokens in the model's vocabulary."""
         return self.words.first + QUERY + token
 
     @torch.no_grad()
@@ -299,8 +299,8 @@ class VlmPolicy(nn.Module):
             hidden_ND = read.last_hidden_state[:, -1].to(self._head_dtype)
 
     def _position(self, mask_NL: Tensor) -> dict[str, Tensor]:
-        """Where the next word stands in a model that numbers an image's words by row and column (M-RoPE); the others
-        count words by themselves."""
+        """Position of the next word in a model that numbers an image's tokens by row and column (M-RoPE); other models
+        count by themselves."""
         deltas_N1 = getattr(self.model, "rope_deltas", None)
         if deltas_N1 is None:
             return {}

@@ -1,4 +1,5 @@
-"""Which image-text model is the policy's backbone. A file of its own: all jobs need the flags, few load a model."""
+"""Holds the settings of the image-text model in a separate file, because all jobs need the flags and few load a
+model."""
 
 from dataclasses import dataclass
 from typing import Literal
@@ -20,7 +21,7 @@ class VlmConfig:
     lora_rank: int = 0
     """Rank of LoRA updates (with `peft`) of the language model's layers, whose own weights are frozen; 0: none."""
     lora_alpha: float = 16.0
-    """Their scale is lora_alpha / lora_rank."""
+    """Scale of the LoRA updates, which are multiplied by lora_alpha / lora_rank."""
     dtype: Literal["float32", "bfloat16"] = "float32"
     """How weights are kept. float32 for weights that are trained (products are bfloat16 by --bf16 all the same);
     bfloat16 halves the memory of weights that are not."""

@@ -1,4 +1,4 @@
-"""An image-text model of `transformers` from a folder or the hub: its network, and the processor of its input.
+"""Loads an image-text model of `transformers` from a folder or the hub: its network, and the processor of its input.
 
 No code of a checkpoint is run and nothing is unpickled: weights are safetensors, trust_remote_code is off. Missing
 weights are an error that names them; unused ones are reported.
@@ -24,22 +24,22 @@ if TYPE_CHECKING:  # seconds of every job's start
 LOG = logging.getLogger(__name__)
 KNOWN = "SmolVLM2, Qwen2.5-VL, Qwen3-VL or PaliGemma 2"
 NAMED = 8
-"""Tensors named in one message."""
+"""Largest number of tensors named in one message."""
 LOADING = (OSError, ValueError, KeyError, TypeError, RuntimeError, ImportError, AttributeError, SafetensorError)
-"""What `transformers` raises at files that are not what it expects."""
+"""Exceptions that `transformers` raises for invalid files."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class VlmFiles:
-    """Everything of an image-text model but its weights."""
+    """Everything of an image-text model except its weights."""
 
     config: PretrainedConfig
     processor: Any
-    """Of class ProcessorMixin."""
+    """The processor, of class ProcessorMixin."""
 
     @property
     def image_token(self) -> str:
-        """What stands for an image in a prompt without a chat template."""
+        """The token of an image in a prompt without a chat template."""
         return self.processor.image_token
 
 
@@ -47,8 +47,8 @@ def read_files(source: str) -> VlmFiles:
     """Config, tokenizer, chat template and image processor of a checkpoint, or of a policy saved from one.
 
     Raises:
-        ConfigError: no source.
-        CheckpointError: nothing there, another kind of model, or a part is missing.
+        ConfigError: no source is given.
+        CheckpointError: there is no model, it is of another kind, or a part is missing.
     """
     if not source:
         raise ConfigError("A VLM needs a local folder or a hub id in --policy.vlm.pretrained.")
@@ -74,7 +74,7 @@ def read_files(source: str) -> VlmFiles:
 
 
 def processor_of(source: str, config: PretrainedConfig, tokenizer: Any, images: Any) -> Any:
-    """The model's own, without the part for videos, which would need torchvision."""
+    """The model's own processor, without its part for videos, which would need torchvision."""
     from transformers.models.auto.processing_auto import PROCESSOR_MAPPING
     from transformers.models.idefics3 import Idefics3Processor
 

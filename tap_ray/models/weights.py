@@ -1,4 +1,4 @@
-"""Reading weights, and saying clearly why they do not fit. Nothing is ever unpickled."""
+"""Reads and writes weights, and explains why they do not fit. Nothing is ever unpickled."""
 
 import re
 from pathlib import Path
@@ -17,16 +17,16 @@ FORMER = (
     (re.compile(r"\b(join|sentence)\.mix\b"), r"\1.proj"),
     (re.compile(r"\b(action|state)_place\b"), r"\1_index"),
 )
-"""Names that tensors had in files written before -> those that they have now."""
+"""Former names of tensors, found in older files -> current names."""
 FACTS_SHOWN = 6
-"""Differences named in one message."""
+"""Largest number of differences named in one message."""
 
 
 def read_tensors(file: Path) -> dict[str, Tensor]:
-    """Tensors of a safetensors file, under the names that they have now.
+    """Read the tensors of a safetensors file, under their current names.
 
     Raises:
-        CheckpointError: missing or truncated.
+        CheckpointError: the file is missing or truncated.
     """
     if not file.exists():
         raise CheckpointError(f"{file} is missing. Give the folder of a run that has finished.")
@@ -54,10 +54,10 @@ def write_tensors(file: Path, tensors: Mapping[str, Tensor]) -> None:
 
 
 def load_model(file: Path, model: nn.Module) -> None:
-    """Fill a model's weights and buffers, all of them.
+    """Load all of a model's weights and buffers.
 
     Raises:
-        CheckpointError: missing, truncated, of another model, or with numbers that are none.
+        CheckpointError: the file is missing, truncated, of another model, or contains NaN or infinity.
     """
     tensors = read_tensors(file)
     require_same(tensors, model.state_dict(), where=str(file))
@@ -71,7 +71,8 @@ def load_model(file: Path, model: nn.Module) -> None:
 
 
 def part_of(tensor: Tensor, own: Tensor) -> Tensor:
-    """A whole tensor where the model's `own` is; this worker's part of it where that is cut (training/sharding.py)."""
+    """The part of a whole tensor that corresponds to the model's `own`: all of it, or this worker's shard
+    (training/sharding.py)."""
     from torch.distributed.tensor import DTensor, distribute_tensor
 
     if not isinstance(own, DTensor):
@@ -80,7 +81,7 @@ def part_of(tensor: Tensor, own: Tensor) -> Tensor:
 
 
 def require_same(have: Mapping[str, Tensor], want: Mapping[str, Tensor], *, where: str) -> None:
-    """Raise CheckpointError unless both hold the same names with the same shapes; names the first few that differ."""
+    """Raise a CheckpointError unless both have the same names and shapes; it names the first few that differ."""
     lines = [f"{name} is missing" for name in want if name not in have]
     lines += [f"{name} is not in this model" for name in have if name not in want]
     lines += [

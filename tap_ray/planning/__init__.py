@@ -1,1 +1,2 @@
-"""What a training takes before it starts: parameters, memory, FLOPs, steps/s (`--plan`), and what would fit."""
+"""Estimates what a training needs before it starts: parameters, memory, FLOPs, steps/s (`--plan`), and what would
+fit."""

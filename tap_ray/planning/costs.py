@@ -1,8 +1,8 @@
-"""FLOPs and kept activations of a training step, counted by torch on the network itself without multiplying anything.
+"""Counts FLOPs and saved activations of a training step with torch on the network itself, without computing products.
 
-Each operator runs for its sizes alone: what multiplies gives zeros, so a step of a large network takes as long as its
-small operators. Counted are forward and backward of a few samples of networks of one and two layers;
-from there it goes on in a straight line, in samples and in layers, which is exact for layers that are alike.
+Each operator runs only for its shapes: products return zeros, so a step of a large network takes only the time of its
+other operators. Counted are forward and backward of a few samples of networks of one and two layers; the result is
+extrapolated linearly in samples and in layers, which is exact for identical layers.
 """
 
 from dataclasses import dataclass
@@ -27,15 +27,15 @@ CPU_ATTENTION: dict[Any, Callable[..., int]] = {
         grad.shape, query.shape, key.shape, value.shape
     ),
 }
-"""torch has formulas for the attention of GPUs alone; these are the same ones."""
+"""FLOP formulas of attention on a CPU: torch has them for GPUs only; these are the same."""
 MULTIPLYING = (ATEN.mm, ATEN.addmm, ATEN.bmm, ATEN.baddbmm, ATEN.convolution, ATEN.convolution_backward)
 FORMULAS = {packet: flop_registry[packet] for packet in MULTIPLYING} | CPU_ATTENTION
 FEW, FEW_FOR_NORM = (1, 2), (2, 4)
-"""Samples of the two steps that a straight line goes through; BatchNorm asks for two at least."""
+"""Batch sizes of the two steps that are extrapolated; BatchNorm needs at least two samples."""
 
 
 class Depths(NamedTuple):
-    """Layers of an image-text model."""
+    """Numbers of layers of an image-text model."""
 
     text: int
     vision: int
@@ -43,11 +43,11 @@ class Depths(NamedTuple):
 
 @dataclass(frozen=True, kw_only=True)
 class Costs:
-    """What a step takes, by its number of samples."""
+    """FLOPs and memory of a step, by its number of samples."""
 
     flops_a_sample: float
     saved: float
-    """Bytes kept for the backward pass whatever the batch, such as weights in bfloat16."""
+    """Bytes kept for the backward pass independent of the batch size, such as weights in bfloat16."""
     saved_a_sample: float
     """Bytes that each sample adds. With activation checkpointing those of the largest layer are among them, which are
     there again while it is computed anew."""
@@ -58,12 +58,13 @@ class Costs:
 
 
 class Unmultiplied(TorchDispatchMode):
-    """Products and attentions give zeros, in the backward pass uninitialized memory; their FLOPs are counted by torch's
-    own formulas (`FlopCounterMode` also follows the modules, which takes most of its time)."""
+    """Makes products and attention return zeros, in the backward pass uninitialized memory; their FLOPs are counted by
+    torch's own formulas (`FlopCounterMode` also follows the modules, which takes most of its time)."""
 
     flops = 0
     backward = False
-    """Whether results are gradients, which nobody looks at. In the forward pass they may become positions in images."""
+    """Whether results are gradients, whose values do not matter. In the forward pass they may be used as positions in
+    images."""
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
@@ -110,15 +111,16 @@ def costs(
     """The costs of a network.
 
     Args:
-        make: gives it with so many layers; the second argument: with activation checkpointing as it was asked for.
-        batch_of: gives a batch of so many samples.
-        full: its layers; None: it is no image-text model and is made as it is.
+        make: builds the network with given numbers of layers; the second argument turns on the requested activation
+            checkpointing.
+        batch_of: builds a batch of a given size.
+        full: its numbers of layers; None for a network that is not an image-text model and is built in full.
         bf16: whether products are bfloat16.
         checkpoints: whether activations are computed again.
     """
 
     def line(depths: Depths, asked: bool) -> np.ndarray:
-        """(2, 2): FLOPs and bytes, each whatever the batch and a sample."""
+        """(2, 2): FLOPs and bytes, each the constant part and the part per sample."""
         network = make(depths, asked)
         low, high = FEW if full else FEW_FOR_NORM
         few, more = (np.array(step_costs(network, batch_of(num), bf16=bf16)) for num in (low, high))
@@ -142,6 +144,6 @@ def _costs(line: np.ndarray) -> Costs:
 
 
 def _sum(out: Mapping[str, Tensor]) -> Tensor:
-    """A number that every output takes part in: what a loss of a few numbers adds is left out."""
+    """A scalar that depends on every output; the cost of the loss itself is neglected."""
     floats = [value.float().sum() for value in out.values() if value.requires_grad]
     return torch.stack(floats).sum()

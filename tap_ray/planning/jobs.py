@@ -1,4 +1,5 @@
-"""--plan of each job that trains, and the refusal of what cannot fit, before any data is read or weight loaded."""
+"""Makes the --plan of each job that trains, and refuses a training that cannot fit before any data or weights are
+loaded."""
 
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -26,12 +27,12 @@ from tap_ray.stages import align_shapes
 from tap_ray.training.stage import FINAL
 
 SHARDS = 8
-"""GPUs that are suggested for a model that one does not hold: those of a usual node."""
+"""Number of GPUs that is suggested for a model that does not fit on one: those of a typical node."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Robot:
-    """Sizes that a dataset decides."""
+    """Sizes that are determined by a dataset."""
 
     image_px: int
     num_actions: int
@@ -57,9 +58,10 @@ def plan_prior(config: PriorJobConfig, gpu_gb: float | None) -> str:
 
 
 def require_fit(config: PretrainConfig | AlignJobConfig) -> None:
-    """Raise ConfigError if an image-text model's training does not fit where it is to run; says what would.
+    """Raise a ConfigError if an image-text model's training does not fit where it would run; it says what would fit.
 
-    Small towers of our own are not asked: they fit everywhere. Nor is a cluster that cannot be seen from here.
+    Our own small towers are not checked, because they fit everywhere, nor is a cluster that cannot be reached from
+    here.
     """
     device = device_of(config.workers, None)
     if device is None or not _has_vlm(config):
@@ -71,7 +73,7 @@ def require_fit(config: PretrainConfig | AlignJobConfig) -> None:
 
 
 def pretraining(config: PretrainConfig) -> Training:
-    """Stage 1 by sizes."""
+    """The sizes of a Stage 1 training."""
     windows = config.sized_windows()
     robot = _robot(next(iter(config.sources()[0]), None), config.policy)
     reach = bool(config.objective.next_object and config.objective.reach)
@@ -89,7 +91,7 @@ def pretraining(config: PretrainConfig) -> Training:
 
 
 def aligning(config: AlignJobConfig) -> Training:
-    """Stage 2 by sizes: of the Stage 1 that --init names, if it is there."""
+    """The sizes of a Stage 2 training, from the Stage 1 run of --init if it exists."""
     run = None if config.prior is None else config.prior / FINAL
     prior = load_prior(run) if run and run.is_dir() else None
     policy, windows = align_shapes(config, prior)
@@ -112,7 +114,7 @@ def aligning(config: AlignJobConfig) -> Training:
 
 
 def refusal(training: Training, planned: Plan, device: Device) -> str:
-    """Why it does not fit, and what would."""
+    """The message: why it does not fit, and what would."""
     parts = planned.state.parts | {"activations": planned.activations}
     told = ", ".join(f"{name} {value / 1e9:.3g}" for name, value in parts.items() if value)
     cures = [f"  {flags}: {total / 1e9:.3g} GB" for flags, total in would_fit(training, planned, device)]
@@ -125,7 +127,7 @@ def refusal(training: Training, planned: Plan, device: Device) -> str:
 
 
 def would_fit(training: Training, planned: Plan, device: Device) -> Iterator[tuple[str, float]]:
-    """Flags with which it fits, and the bytes that it then takes."""
+    """Flags with which it fits, and the bytes that it then needs."""
     room = device.memory - planned.state.total - planned.step.saved
     batch = int(room // planned.step.saved_a_sample) if room > 0 else 0
     if 1 <= batch < training.train.batch_size:
@@ -143,7 +145,7 @@ def would_fit(training: Training, planned: Plan, device: Device) -> Iterator[tup
 
 
 def _alternatives(training: Training) -> Iterator[tuple[str, Training]]:
-    """Each way to take less memory, and all of them with a batch of 1."""
+    """Each way to reduce memory, and all of them together with a batch size of 1."""
     if training.train.ema_decay:
         yield "--ema-decay 0", replace(training, train=replace(training.train, ema_decay=0.0))
     if training.policy is None or training.parts is None:
@@ -244,7 +246,7 @@ def _parts(policy: PolicyConfig, stage_1: Path | None) -> VlmParts | None:
 
 
 def _files(source: str) -> VlmFiles:
-    """Of a local folder; of a model that is known here, without the hub; else from the hub."""
+    """A model's files from a local folder, from the known models without the hub, or else from the hub."""
     return known_files(source) if source in KNOWN else read_files(source)
 
 

@@ -1,4 +1,4 @@
-"""A training's plan: what it holds in memory, what a step multiplies, and how fast that can be at most."""
+"""Makes a training's plan: its memory, the FLOPs of a step, and an upper bound of its speed."""
 
 import os
 import time
@@ -25,43 +25,43 @@ GB = 1e9
 RATE_S = 1.0
 """How long the matmul rate is measured, s."""
 SIDE = {"cpu": 1024, "cuda": 8192}
-"""Side of the square matrices that it is measured with."""
+"""Side of the square matrices that the matmul rate is measured with."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Device:
-    """Where one training process computes."""
+    """The device of one training process."""
 
     name: str
     memory: float
-    """Bytes that it may use."""
+    """Memory that it may use, bytes."""
     kind: str
     """"cuda" or "cpu"."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Training:
-    """What is to be trained, by sizes."""
+    """The sizes of a training."""
 
     job: str
     train: TrainConfig
     workers: WorkersConfig
     policy: PolicyConfig | None = None
-    """None: a motion prior."""
+    """The policy; None for a motion prior."""
     prior: PriorConfig | None = None
     parts: VlmParts | None = None
-    """Of an image-text model."""
+    """Parts of the image-text model."""
     frozen: tuple[str, ...] = ()
-    """Parts of the policy that stay, beside what `policy.vlm.freeze` says."""
+    """Parts of the policy that are frozen, in addition to `policy.vlm.freeze`."""
     goal_rows: bool = False
     """See `shapes.batch_of`."""
     notes: tuple[str, ...] = ()
-    """What had to be assumed."""
+    """Assumptions that the plan makes."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class State:
-    """What a training process holds whatever the batch; bytes but for the first two."""
+    """Memory of a training process that does not depend on the batch; bytes except for the first two fields."""
 
     parameters: int
     trainable: int

@@ -15,7 +15,8 @@ from tap_ray.types import EnvConfig, RandomizeConfig
 
 @dataclass(frozen=True, kw_only=True)
 class RobotsConfig(NodesConfig):
-    """Which robots, how many of them, and where to."""
+    """Settings of collection that play and demonstrations have in common: the robots, their number, and the output
+    folder."""
 
     seed: int = 0
     """Root of the seed tree."""

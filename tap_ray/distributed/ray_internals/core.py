@@ -38,8 +38,8 @@ _gcs: Any = gcs_pb2
 _node: Any = node_manager_pb2
 
 ActorDiedErrorContext = _common.ActorDiedErrorContext
-"""Why an actor died. Instead: as for `state`."""
+"""Why an actor died. Public API instead: as for `state`."""
 ActorTableData, PlacementGroupTableData = _gcs.ActorTableData, _gcs.PlacementGroupTableData
-"""Rows of the GCS: actors and reservations. Instead: as for `state`."""
+"""Rows of the GCS: actors and reservations. Public API instead: as for `state`."""
 FormatGlobalMemoryInfoRequest = _node.FormatGlobalMemoryInfoRequest
-"""Asks a node (NodeManagerServiceStub) how much it has spilled. Instead: as for `init_grpc_channel`."""
+"""Asks a node (NodeManagerServiceStub) how much it has spilled. Public API instead: as for `init_grpc_channel`."""

@@ -23,21 +23,21 @@ from tap_ray.types import PLAY_TASK
 
 REPORT, PAGE = "report.json", "index.html"
 STRIPS = 3
-"""Film strips of a check at most."""
+"""Largest number of film strips per check."""
 SHEET = 6
-"""Episodes on the page's sheet."""
+"""Number of episodes on the page's contact sheet."""
 OF_EXPLORERS = 500
-"""Episodes at most by which explorers are compared."""
+"""Largest number of episodes by which explorers are compared."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class InspectConfig:
-    """Which dataset."""
+    """Settings of jobs.inspect_dataset."""
 
     data: Path
     """Dataset of jobs.collect_play, jobs.collect_demos or jobs.import_dataset."""
     out: Path | None = None
-    """Folder for the page and its numbers; without it `inspection/` in the dataset's."""
+    """Folder for the page and its numbers; without it `inspection/` in the dataset's folder."""
     episodes: int | None = None
     """Number of evenly spaced episodes whose numbers are read; None: all."""
     images: int = 3000
@@ -45,10 +45,10 @@ class InspectConfig:
 
 
 def inspect(config: InspectConfig) -> Path:
-    """Look at a dataset, write what was found, print it; returns the page.
+    """Inspect a dataset, write the results and print them; returns the page.
 
     Raises:
-        DataError: no dataset, or none that can be opened.
+        DataError: there is no dataset, or it cannot be opened.
         StorageError: the page cannot be written.
     """
     dataset = open_dataset(config.data)
@@ -74,7 +74,7 @@ def inspect(config: InspectConfig) -> Path:
 
 
 def checks(seen: survey.Survey, looked: frames.Frames) -> list[Check]:
-    """All of them, in the order in which they are shown."""
+    """Run all checks, in the order in which they are shown."""
     whole = motion_checks.whole(seen, looked)
     if not seen.episodes:
         return [whole]
@@ -91,7 +91,7 @@ def checks(seen: survey.Survey, looked: frames.Frames) -> list[Check]:
 
 
 def facts(seen: survey.Survey, looked: frames.Frames) -> str:
-    """What was looked at, in a sentence."""
+    """A sentence about what was inspected."""
     dataset, hz = seen.dataset, seen.spec.control_hz
     read = len(seen.episodes) + len(seen.damaged)
     part = "" if read == len(dataset) else f" The numbers of {read} episodes were read, evenly spread."
@@ -104,13 +104,13 @@ def facts(seen: survey.Survey, looked: frames.Frames) -> str:
 
 
 def summary(found: Sequence[Check]) -> str:
-    """How many checks came out how."""
+    """A sentence about how many checks had which result."""
     counts = Counter(check.kind for check in found)
     return ", ".join(f"{count} {kind}" for kind, count in counts.most_common())
 
 
 def text(seen: survey.Survey, looked: frames.Frames, found: Sequence[Check]) -> str:
-    """What the job prints."""
+    """The text that the job prints."""
     width = max(len(check.name) for check in found)
     lines = [facts(seen, looked), ""]
     lines += [f"{check.kind:13} {check.name:{width}}  {check.text}" for check in found]
@@ -155,7 +155,8 @@ def _sheet(dataset: DatasetInfo, looked: frames.Frames) -> dict[str, str] | None
 
 
 def _explorers(seen: survey.Survey) -> dict[str, Any] | None:
-    """Who played how, as in the report of a collection; None where nobody explored or no hand is known."""
+    """A table of the explorers, as in the report of a collection; None if there are no explorers or no end effector is
+    known."""
     dataset = seen.dataset
     tasks = {each.instruction for each in seen.episodes}
     if tasks != {PLAY_TASK} or "explorer" not in dataset.episodes or missing_slots(dataset.spec, "ee_pos"):

@@ -1,4 +1,4 @@
-"""One pass over a dataset's numbers: a few facts of each episode, and sums, in memory that its frames do not fill.
+"""Reads a dataset's numbers in one pass and keeps a few facts of each episode, and sums, but no frames.
 
 `frames.py` reads images; `motion_checks.py` and `content_checks.py` compare the numbers with thresholds.
 """
@@ -20,24 +20,25 @@ from tap_ray.play.report import LEAF_M
 from tap_ray.specs import RobotSpec, Slot
 
 LAGS = range(-4, 9)
-"""Steps by which a state may come after the action that explains it."""
+"""Steps by which a state may lag behind the action that explains it."""
 STILL = {"m": 0.005, "rad": 0.02, "1": 0.05}
-"""Unit -> slower than this, in units a second, is standing still. Sensor noise and creep stay below."""
+"""Unit -> speed in units per second below which a slot is at rest; sensor noise and creep are slower."""
 JUMP = {"m": SPEED_M_S, "rad": SPEED_RAD_S}
-"""Unit -> faster than this, in units a second, no arm for research moves."""
+"""Unit -> speed in units per second that no research arm exceeds."""
 MOVES = {"m": 0.01, "rad": 0.05}
-"""Unit -> a control step that changes a slot by more than this is seen in an image of 96 px."""
+"""Unit -> change of a slot in one control step beyond which an image of 96 px must change."""
 POINTS = 16
-"""Of an episode's path, by which it is compared with others."""
+"""Number of points of an episode's path that are compared with those of others."""
 AT_BOUND = 1e-3
-"""Closer to an action's bound than this part of its range is at the bound."""
+"""An action is at its bound if it is closer to it than this share of its range."""
 HELD_OPEN = 0.1
-"""A gripper that is told to close, and stays open by more than this above the least of the dataset, holds something."""
+"""A gripper holds something if it is commanded to close and its opening stays this much above the smallest of the
+dataset."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Gripper:
-    """What the gripper of one arm did in one episode."""
+    """Counts for the gripper of one arm in one episode."""
 
     closed: int
     """Steps with the command to close."""
@@ -47,35 +48,36 @@ class Gripper:
     """Commands that lasted one step between two others."""
     begins_closed: bool
     holds: int | None
-    """Steps in which it closes on something; None where the state has no opening."""
+    """Steps in which it holds something; None if the state has no opening."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class EpisodeFacts:
-    """What is kept of one episode."""
+    """The facts that are kept about one episode."""
 
     index: int
     steps: int
     instruction: str
     speed: float
-    """Mean over its steps of the path's length a second, m/s; rad/s of all joints together where no hand is known."""
+    """Mean speed of the end effector, m/s; rad/s of all joints together if no end effector is known."""
     sparc: float
-    """Of the first arm's hand; NaN without one."""
+    """Smoothness (SPARC) of the first arm's end effector; NaN without one."""
     jumps: int
     """Steps in which a slot of the state changes faster than an arm can."""
     idle: int
-    """Steps in which nothing moves and nothing is asked for."""
+    """Steps in which nothing moves and the action commands no motion."""
     longest_idle: tuple[int, int]
-    """First step and number of steps."""
+    """First step and number of steps of the longest idle period."""
     contact: int
-    """Steps with a finger on an object, as the dataset says; 0 where it does not (`contact_known`)."""
+    """Steps in which a finger touches an object, according to the dataset; 0 if contact is unknown
+    (`contact_known`)."""
     grippers: tuple[Gripper, ...]
     irregular: int
-    """Intervals between time stamps that are off by more than a tenth."""
+    """Number of intervals between time stamps that differ from the nominal one by more than 10 %."""
     digest: bytes
-    """Of its states and actions: equal for equal episodes."""
+    """Digest of its states and actions, equal for equal episodes."""
     outline: np.ndarray
-    """(POINTS * D,) float32: its states at equal parts of its time, in standard deviations of the dataset."""
+    """(POINTS * D,) float32: its states at evenly spaced times, in standard deviations of the dataset."""
 
 
 @dataclass(kw_only=True)
@@ -87,7 +89,8 @@ class LagSums:
     """(L, P, 6): n, x, y, xx, yy, xy; x the action, y the change of its state."""
 
     def r_squared(self) -> np.ndarray:
-        """(L, P) in 0 .. 1: how much of the state's change the action at that lag explains; NaN where nothing moves."""
+        """(L, P) in 0 .. 1: share of the variance of the state's change that the action at that lag explains; NaN where
+        nothing moves."""
         n, x, y, xx, yy, xy = np.moveaxis(self.sums, -1, 0)
         n = np.maximum(n, 1)
         covariance, var_x, var_y = xy / n - x * y / n**2, xx / n - (x / n) ** 2, yy / n - (y / n) ** 2
@@ -95,7 +98,7 @@ class LagSums:
         return np.where(moves, covariance**2 / np.where(moves, var_x * var_y, 1.0), np.nan)
 
     def signs(self) -> np.ndarray:
-        """(L, P): of the correlation."""
+        """(L, P): sign of the correlation."""
         n, x, y, _, _, xy = np.moveaxis(self.sums, -1, 0)
         return np.sign(xy - x * y / np.maximum(n, 1))
 
@@ -109,11 +112,11 @@ class Survey:
     damaged: dict[int, str] = field(default_factory=dict)
     """Episode -> why it cannot be read."""
     voxels: Counter[tuple[int, ...]] = field(default_factory=Counter)
-    """Of LEAF_M, and how often a hand was there."""
+    """Voxel with sides of LEAF_M -> number of steps in which an end effector was there."""
     at_bound: np.ndarray = field(default_factory=lambda: np.zeros(0, np.int64))
     """(A,) steps at one of the bounds."""
     squares: np.ndarray = field(default_factory=lambda: np.zeros((2, 0)))
-    """(2, A): of the changes from step to step, and of the distances from the mean, summed up."""
+    """(2, A): sums of the squared changes from step to step, and of the squared distances from the mean."""
     lags: LagSums
     opening_follows: np.ndarray = field(default_factory=lambda: np.zeros((0, 6)))
     """(G, 6): sums as in `LagSums` of each gripper's command and its opening a step later."""
@@ -124,16 +127,16 @@ class Survey:
 
     @property
     def steps(self) -> int:
-        """Of all episodes that could be read."""
+        """Number of steps of all episodes that could be read."""
         return sum(each.steps for each in self.episodes)
 
     def share(self, name: str) -> float:
-        """Of all steps: a count of `EpisodeFacts`."""
+        """A count of `EpisodeFacts` as a share of all steps."""
         return sum(getattr(each, name) for each in self.episodes) / max(self.steps, 1)
 
 
 def begin(dataset: DatasetInfo) -> Survey:
-    """A survey that has seen nothing yet."""
+    """An empty survey."""
     spec, states = dataset.spec, [slot.name for slot in dataset.spec.state]
     moving = [slot.name for n, slot in enumerate(spec.action) if n not in spec.grippers]
     pairs = [name for name in moving if partner(name) in states]
@@ -148,7 +151,7 @@ def begin(dataset: DatasetInfo) -> Survey:
 
 
 def add(survey: Survey, index: int) -> None:
-    """Read an episode's numbers, and count them."""
+    """Read an episode's numbers and add them to the survey."""
     try:
         names = [STATE, ACTION, "timestamp", *([CONTACT] if survey.dataset.header.contact else [])]
         columns = read_columns(survey.dataset, index, names)
@@ -196,7 +199,7 @@ def _facts(survey: Survey, index: int, state: np.ndarray, action: np.ndarray, co
 
 
 def _digest(index: int, state: np.ndarray, action: np.ndarray) -> bytes:
-    """Equal for equal numbers; where there are none, each episode's own."""
+    """A digest that is equal for equal numbers; without numbers it is unique to each episode."""
     data = state.tobytes() + b"|" + action.tobytes() if state.size + action.size else str(index).encode()
     return hashlib.blake2b(data, digest_size=16).digest()
 
@@ -224,7 +227,7 @@ def _sum_up(survey: Survey, state: np.ndarray, action: np.ndarray) -> None:
 
 
 def _shifted(x: np.ndarray, y: np.ndarray, lag: int) -> tuple[np.ndarray, np.ndarray]:
-    """x of a step and y of `lag` steps later, as far as both are there."""
+    """x of each step and y `lag` steps later, for the steps that have both."""
     num = len(x) - abs(lag)
     if num <= 0:
         return x[:0], y[:0]
@@ -237,7 +240,7 @@ def product_sums(x: np.ndarray, y: np.ndarray) -> np.ndarray:
 
 
 def correlation(sums: np.ndarray) -> float:
-    """Of x and y, from their sums (6,); NaN where one does not vary."""
+    """Correlation of x and y from their sums (6,); NaN if one does not vary."""
     pair = LagSums(slots=("",), sums=sums.reshape(1, 1, 6))
     return float(np.sqrt(pair.r_squared()[0, 0]) * pair.signs()[0, 0])
 
@@ -245,7 +248,7 @@ def correlation(sums: np.ndarray) -> float:
 def idle_steps(spec: RobotSpec, state: np.ndarray, action: np.ndarray) -> np.ndarray:
     """(T - 1,) bool: from this step to the next nothing moves, and the action asks for nothing.
 
-    Orientations as quaternions are left out: with the position they are still or not.
+    Quaternions are ignored: the orientation is at rest when the position is.
     """
     hz = spec.control_hz
     if not spec.state and not spec.action:
@@ -269,7 +272,7 @@ def moving_steps(spec: RobotSpec, state: np.ndarray) -> np.ndarray:
 
 
 def longest_run(flags: np.ndarray) -> tuple[int, int]:
-    """Where the longest run of True begins, and how long it is."""
+    """Start and length of the longest run of True."""
     edges = np.flatnonzero(np.diff(np.concatenate([[0], flags.astype(np.int8), [0]])))
     if not len(edges):
         return 0, 0
@@ -305,7 +308,7 @@ def _speed(spec: RobotSpec, state: np.ndarray, hands: list[np.ndarray]) -> float
 
 
 def _outline(dataset: DatasetInfo, state: np.ndarray, action: np.ndarray) -> np.ndarray:
-    """Its path: states, or where no state ever changes the sums of the actions."""
+    """An episode's path: its states, or, if no state ever changes, the sums of its actions."""
     std = stat(dataset, STATE, "std")
     moves = std > 1e-6
     rows = state[:, moves] / std[moves]
@@ -319,7 +322,7 @@ def _outline(dataset: DatasetInfo, state: np.ndarray, action: np.ndarray) -> np.
 
 
 def stat(dataset: DatasetInfo, feature: str, key: str) -> np.ndarray:
-    """(D,) of the dataset's statistics; empty where it has no such feature."""
+    """A statistic (D,) of the dataset; empty if it has no such feature."""
     return np.asarray(dataset.stats.get(feature, {}).get(key, ())).reshape(-1)
 
 
