@@ -1,4 +1,5 @@
-"""Robots, tasks, explorers, experts, simulators and policies by name: built-in ones, and packages' (entry points).
+"""Finds robots, tasks, explorers, experts, simulators and policies by name: built-in ones, and those of installed
+packages (entry points).
 
 A package that provides a robot declares it in its pyproject.toml (docs/how-to/robot.md):
 
@@ -23,29 +24,30 @@ REGISTRIES: dict[str, "Registry[Any]"] = {}
 
 
 class Registry(Mapping[str, T], Generic[T]):
-    """Name -> object. Ours come first; the others are loaded when asked for."""
+    """Name -> object. Built-in names take precedence; the objects of packages are loaded when they are used."""
 
     def __init__(self, kind: str, built_in: Mapping[str, T], *, expected: type | None = None) -> None:
         """A registry of the entry points of the group `tap_ray.<kind>s`.
 
         Args:
-            kind: singular, as messages have it.
-            built_in: ours.
-            expected: what each must be; None: something that can be called.
+            kind: singular name of the kind, for messages.
+            built_in: name -> built-in object.
+            expected: the type of each object; None: any callable.
         """
         self.kind, self.built_in, self._expected = kind, dict(built_in), expected
         REGISTRIES[kind] = self
 
     @property
     def group(self) -> str:
-        """Of its entry points."""
+        """Name of its group of entry points."""
         return f"tap_ray.{'policies' if self.kind == 'policy' else self.kind + 's'}"
 
     def __getitem__(self, name: str) -> T:
         """The object called `name`.
 
         Raises:
-            ConfigError: nothing is called so (names the nearest), two things are, or its package is broken.
+            ConfigError: there is no such name (the message names the nearest), two packages use it, or its package is
+                broken.
         """
         found = self._installed().get(name, ())
         if len(found) + (name in self.built_in) > 1:
@@ -70,12 +72,12 @@ class Registry(Mapping[str, T], Generic[T]):
         return len(list(iter(self)))
 
     def package(self, name: str) -> str:
-        """Name and version of the package that brings `name`; empty for ours and for what is not there."""
+        """Name and version of the package that provides `name`; empty for built-in and unknown names."""
         found = () if name in self.built_in else self._installed().get(name, ())
         return package_of(found[0]) if found else ""
 
     def reference(self, name: str) -> str:
-        """module:attribute of an installed one."""
+        """ "module:attribute" of a name from an installed package."""
         return self._installed()[name][0].value
 
     def _installed(self) -> Mapping[str, tuple[EntryPoint, ...]]:
@@ -98,12 +100,12 @@ class Registry(Mapping[str, T], Generic[T]):
 
 
 def package_of(point: EntryPoint) -> str:
-    """Name and version of the package that brings an entry point."""
+    """Name and version of the package that provides an entry point."""
     return f"{point.dist.name} {point.dist.version}" if point.dist else "a package without a name"
 
 
 def listing() -> str:
-    """What there is, a line each kind, with the package of what is not ours: for --help."""
+    """The available names for --help, one line per kind, with the packages that provide them."""
     lines = [
         f"{registry.group.removeprefix('tap_ray.')}: " + ", ".join(_named(registry, name) for name in registry)
         for registry in REGISTRIES.values()
@@ -118,10 +120,10 @@ def _named(registry: "Registry[Any]", name: str) -> str:
 
 
 def load_reference(reference: str) -> Any:
-    """What "module:name" names.
+    """Import the object of a reference "module:name".
 
     Raises:
-        ImportError, AttributeError: there is no such module, or nothing of that name in it.
+        ImportError, AttributeError: there is no such module, or it has no such name.
     """
     module, _, name = reference.rpartition(":")
     return getattr(importlib.import_module(module), name)
@@ -129,9 +131,9 @@ def load_reference(reference: str) -> Any:
 
 @lru_cache(maxsize=16)
 def _entry_points(path: tuple[str, ...]) -> Any:
-    """Those of all groups, read once, for `select(group=...)` (Python 3.11 and 3.12 differ in the type).
+    """The entry points of all groups, read once, for `select(group=...)` (Python 3.11 and 3.12 differ in the type).
 
     Args:
-        path: where packages are looked for now.
+        path: the current search path of packages.
     """
     return entry_points()

@@ -1,4 +1,4 @@
-"""Whole configs of the training jobs by name (`--preset`), every value with its source.
+"""Holds complete configs of the training jobs by name (`--preset`), every value with its source.
 
     tap_nano                 small towers on CPUs, the jobs' defaults
     tap_smolvlm              TAP on SmolVLM2-500M
@@ -77,17 +77,17 @@ def _policy(vlm: VlmConfig, width: int, **more: Any) -> PolicyConfig:
 
 
 def tap_nano_pretrain() -> PretrainConfig:
-    """The default of CPUs: small towers, the next object."""
+    """The default for CPUs: small towers and the next-object objective."""
     return PretrainConfig()
 
 
 def tap_nano_align(*, demos: Path, init: str) -> AlignJobConfig:
-    """Stage 2 on that."""
+    """Stage 2 on top of `tap_nano_pretrain`."""
     return AlignJobConfig(demos=demos, init=init)
 
 
 def tap_nano_prior(*, data: tuple[str, ...]) -> PriorJobConfig:
-    """A motion prior of CPUs."""
+    """A motion prior for CPUs."""
     return PriorJobConfig(data=data)
 
 

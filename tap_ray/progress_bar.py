@@ -1,4 +1,4 @@
-"""Progress with rate and ETA: a bar on a terminal; in a log file one line every half minute."""
+"""Shows progress with rate and ETA: a bar on a terminal, one line every half minute in a log file."""
 
 import sys
 import time
@@ -11,7 +11,7 @@ EVERY_S = 30.0
 
 
 def progress_bar(**options: Any) -> tqdm:
-    """`tqdm(**options)` where somebody watches, `Lines(**options)` where what is printed is kept."""
+    """`tqdm(**options)` on a terminal, `Lines(**options)` in a log file."""
     return tqdm(**options) if options.get("file", sys.stderr).isatty() else Lines(**options)
 
 
@@ -22,7 +22,7 @@ class Lines(tqdm):
 
     @staticmethod
     def status_printer(file: Any) -> Any:
-        """What `display` writes with."""
+        """The function with which `display` writes."""
 
         def write(text: str) -> None:
             if text.strip():
@@ -32,7 +32,7 @@ class Lines(tqdm):
         return write
 
     def refresh(self, *args: Any, **options: Any) -> Any:
-        """Only if the last line is old enough."""
+        """Write a line if the last one is old enough."""
         if not self.disable and time.monotonic() - self.printed_at >= EVERY_S:
             self.printed_at = time.monotonic()
             return super().refresh(*args, **options)

@@ -1,4 +1,4 @@
-"""Policies in MLflow's model registry: it stores the files of a run folder; nothing is pickled.
+"""Stores policies in MLflow's model registry as the files of a run folder; nothing is pickled.
 
 registry.register("runs/align-1", tracked, ...)  ->  version 3 of "tap": manifest.json, config.json, final/, ...
 registry.local("models:/tap/3")                  ->  runs/models/tap-3, a run folder like any other
@@ -19,9 +19,9 @@ MODEL = "tap"
 """Name of our policies in the registry."""
 SCHEME = "models:/"
 KEPT = ("manifest.json", "config.json", "metrics.jsonl", "final")
-"""What of a training run's folder makes a policy."""
+"""Files of a training run that make up a policy."""
 FACTS = "registered.json"
-"""Lineage and success table, beside them."""
+"""File of lineage and success rates, stored with them."""
 
 
 def register(
@@ -37,14 +37,13 @@ def register(
     Args:
         run: folder of a finished run of jobs.align.
         tracked: the MLflow run whose artifacts keep the files.
-        facts: plain JSON kept beside the policy.
-        tags, description: of the version.
+        facts: plain JSON that is stored with the policy. tags, description: tags and description of the version.
 
     Returns:
         The version's number.
 
     Raises:
-        CheckpointError: not a finished run of jobs.align.
+        CheckpointError: `run` is not a finished run of jobs.align.
         StorageError: MLflow does not answer.
     """
     manifest = runs.require_done(run, job="align")
@@ -73,7 +72,7 @@ def register(
 
 
 def _create(client: Any) -> None:
-    """Our model in the registry, unless it is there."""
+    """Create our model in the registry unless it exists."""
     known = f"name = '{MODEL}'"
     if client.search_registered_models(known):
         return
@@ -85,10 +84,10 @@ def _create(client: Any) -> None:
 
 
 def promote(version: str, alias: str, *, score: str, uri: str) -> bool:
-    """Let an alias name a version if that has more of a tag (a number) than the one that it names now.
+    """Point an alias to a version if its tag (a number) is larger than that of the current version of the alias.
 
     Returns:
-        Whether it names that version.
+        Whether the alias points to this version.
     """
     client = tracking.client_of(uri)
     with tracking.translate_errors(uri):
@@ -102,11 +101,11 @@ def promote(version: str, alias: str, *, score: str, uri: str) -> bool:
 
 
 def local(policy: Path | str, store: Path | None = None) -> Path:
-    """A policy's run folder: `policy` itself, or for "models:/NAME/VERSION" or "models:/NAME@ALIAS" a copy here.
+    """A policy's run folder: `policy` itself, or for "models:/NAME/VERSION" or "models:/NAME@ALIAS" a local copy.
 
     Args:
-        policy: what a user named.
-        store: where to copy to; None: `runs`.
+        policy: the value that the user gave.
+        store: folder of the copy; None: `runs`.
 
     Raises:
         CheckpointError: the registry has no such version, or its files are gone.
@@ -143,7 +142,7 @@ def _made(folder: Path) -> Path:
 
 
 def _known(client: Any, name: str) -> str:
-    """Which versions of a model there are, in a sentence."""
+    """A sentence that lists the versions of a model."""
     known: list[str] = []
     with contextlib.suppress(tracking.error_type()):  # a name that MLflow cannot search for
         known = [str(version.version) for version in client.search_model_versions(f"name = '{name}'")]

@@ -1,4 +1,4 @@
-"""The seed tree: every random number descends from one run seed and a path of names and indices.
+"""Implements the seed tree: every random number follows from one run seed and a path of names and indices.
 
 No code of the project draws from a global generator, except that models in training draw from torch's, which is seeded
 for each step. The same path therefore gives the same numbers on any machine and in any process, with any number of

@@ -1,4 +1,4 @@
-"""The only loop that calls `env.step`: play, demonstrations and evaluation all pass through here."""
+"""Runs the only loop that calls `env.step`: play, demonstrations and evaluation all use it."""
 
 import json
 import time
@@ -11,20 +11,20 @@ import numpy as np
 from tap_ray.types import Policy, Trajectory
 
 SEEN = ("contact", "object_pose", "robot_mask", "segmentation")
-"""Of `info`, what a trajectory keeps from before each action; the last two only where the scene gives them."""
+"""Keys of `info` that a trajectory stores before each action; the last two only if the scene has them."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Rollout:
-    """What N robots did in one episode each, side by side."""
+    """The trajectories of N robots in one episode each, run side by side."""
 
     trajectories: list[Trajectory]
     seconds: float
-    """Wall-clock of the whole rollout."""
+    """Wall-clock time of the whole rollout, s."""
     policy_seconds: float
-    """Part of it spent in `policy.act`."""
+    """Time spent in `policy.act`, s."""
     num_calls: int
-    """How often the policy was asked."""
+    """Number of calls of the policy."""
 
 
 def rollout(
@@ -40,8 +40,8 @@ def rollout(
     Args:
         env: N robots whose episodes all have the same length (`terminated` stays False), as `envs.make_vector` makes.
         policy: acts for all N at once.
-        env_seeds: (N) seeds of the initial states.
-        policy_seeds: (N) seeds of the policy's own noise.
+        env_seeds: N seeds of the initial states.
+        policy_seeds: N seeds of the policy's own noise.
         settle: stop once every robot has been entirely successful for this many steps; None runs to the limit.
 
     Returns:
@@ -87,7 +87,7 @@ def _settled(steps: list[dict[str, Any]], settle: int | None) -> bool:
 
 
 def _trajectory(columns: dict[str, np.ndarray], first: dict[str, Any], last: dict[str, Any], robot: int) -> Trajectory:
-    """Cut robot number `robot` out of the (N, T, ...) columns."""
+    """Extract the trajectory of robot number `robot` from the (N, T, ...) columns."""
     own = {key: column[robot] for key, column in columns.items()}
     return Trajectory(
         rgb=own["rgb"],
@@ -108,7 +108,7 @@ def _trajectory(columns: dict[str, np.ndarray], first: dict[str, Any], last: dic
 
 
 class PerRobot:
-    """N explorers (one a robot) as one `Policy`."""
+    """N explorers, one per robot, as one `Policy`."""
 
     def __init__(self, explorers: Sequence[Any]) -> None:
         self._explorers = list(explorers)
@@ -119,27 +119,27 @@ class PerRobot:
             explorer.reset(_of(obs, robot), _of(info, robot), np.random.default_rng(seed))
 
     def act(self, obs: Any, info: Any) -> np.ndarray:
-        """(N, A) actions, one explorer a row."""
+        """(N, A) actions, one row per explorer."""
         return np.stack([e.act(_of(obs, robot), _of(info, robot)) for robot, e in enumerate(self._explorers)])
 
 
 class Replay:
-    """Actions that were fixed before, as a `Policy`."""
+    """A `Policy` that replays given actions."""
 
     def __init__(self, action_NTA: np.ndarray) -> None:
         self._action_NTA, self._step = action_NTA, 0
 
     def reset(self, obs: Any, info: Any, seeds: Sequence[int]) -> None:
-        """Begin again."""
+        """Begin the actions again."""
         self._step = 0
 
     def act(self, obs: Any, info: Any) -> np.ndarray:
-        """(N, A) the next actions; the last again once they are used up."""
+        """(N, A) the next actions; the last ones are repeated at the end."""
         step = min(self._step, self._action_NTA.shape[1] - 1)
         self._step += 1
         return self._action_NTA[:, step]
 
 
 def _of(batch: Any, robot: int) -> dict[str, Any]:
-    """Robot number `robot`'s entries of a batched observation or info."""
+    """The entries of robot number `robot` in a batched observation or info."""
     return {key: value[robot] for key, value in batch.items() if not key.startswith("_")}

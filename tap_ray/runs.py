@@ -1,6 +1,7 @@
-"""A run folder: config.json (the job's settings), manifest.json (command, versions, parents), and the stage's files.
+"""Manages run folders: config.json (the job's settings), manifest.json (command, versions, parents), and the stage's
+files.
 
-config.json is the job's config whole, so `python -m jobs.<verb> --config RUN/config.json` gives the same run.
+config.json is the job's complete config, so `python -m jobs.<verb> --config RUN/config.json` gives the same run.
 
 The default folder is named by the hash of what determines the run, `runs/<job>-<hash>`: the same command finds its
 folder again, resumes where it was interrupted, and does nothing if it had finished.
@@ -28,13 +29,13 @@ from tap_ray.config import FORMER, RENAMED_ANYWHERE, differences, digest, keys_r
 from tap_ray.errors import CheckpointError, ConfigError, without_credentials
 
 LOCK = ".job.lock"
-"""Held by the job that works in a run folder."""
+"""Name of the lock that a job holds while it works in a run folder."""
 PATIENCE_S = 2.0
-"""How long to wait for a job that is just ending there, s."""
+"""How long to wait for the lock of a job that is ending, s."""
 STORE = Path("runs")
-"""Where runs lie that nobody named a folder for."""
+"""Default parent folder of runs."""
 FORMER_ROLES: Mapping[str, str] = {"evaluated_on": "judged_on"}
-"""Roles of parents -> the names that they had in manifests written before."""
+"""Roles of parents -> their former names, found in older manifests."""
 PACKAGES = (
     "ray",
     "torch",
@@ -50,18 +51,18 @@ PACKAGES = (
 
 @dataclass(frozen=True, kw_only=True)
 class MadeBy:
-    """Settings of a run, as plain values: those that make it what it is, and those that do not."""
+    """Settings of a run, as plain values: those that determine its results, and those that do not."""
 
     identity: Mapping[str, Any]
-    """They enter the run's hash, but for the key "out" (at any depth) and keys that are roles of its parents, which
-    enter by their own hashes."""
+    """Settings that enter the run's hash, except for the key "out" (at any depth) and keys that are roles of its
+    parents, which enter by their own hashes."""
     runtime: Mapping[str, Any] = field(default_factory=dict[str, Any])
-    """Where and how it is made; no result depends on them."""
+    """Settings of where and how it runs; no result depends on them."""
     former: Mapping[str, Any] = field(default_factory=dict[str, Any])
-    """Values of `identity` that were others when the runs' hashes held paths."""
+    """Values of `identity` as they were when the hashes of runs contained paths."""
     episodes: Mapping[str, int] = field(default_factory=dict[str, int])
-    """Role of a dataset among the parents -> how many of its first episodes the run uses; 0 or absent: all. The dataset
-    may grow, and the run is still the same."""
+    """Role of a dataset among the parents -> number of its first episodes that the run uses; 0 or absent: all. The run
+    stays the same when the dataset grows."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -72,11 +73,11 @@ class Run:
     config: Mapping[str, Any]
     """Both parts of `MadeBy`."""
     hash: str
-    """Names what makes this run: its job, its config and the hashes of its parents."""
+    """Identifies the run by its job, its config and the hashes of its parents."""
     resumed: bool
-    """The folder was there already, begun by the same command."""
+    """Whether the folder was begun by an earlier call of the same command."""
     done: bool
-    """... and finished."""
+    """Whether that call had finished it."""
 
 
 @contextlib.contextmanager
@@ -89,15 +90,14 @@ def entered(
     asked: Any = None,
     rewrites: bool = False,
 ) -> Generator[Run]:
-    """`open_run` for the length of a job: nobody else works in the folder meanwhile.
+    """`open_run` for the duration of a job, with the folder locked.
 
     Args:
         out, job, config, parents, asked: see `open_run`.
-        rewrites: the job writes into a finished run, too; otherwise that is not locked.
+        rewrites: whether the job also writes into a finished run; if not, a finished run is not locked.
 
     Raises:
-        CheckpointError: another job works there; or see `open_run`.
-        ConfigError, StorageError: see `open_run`.
+        CheckpointError: another job works in the folder; or see `open_run`. ConfigError, StorageError: see `open_run`.
     """
     names = _names(job, made_by := _made_by(config), parents or {})
     path = _place(out, STORE, job, names)
@@ -125,12 +125,12 @@ def open_run(
     parents: Mapping[str, Path | str] | None = None,
     asked: Any = None,
 ) -> Run:
-    """Create a run folder, or enter the one that the same command began.
+    """Create a run folder, or open the one that the same command has begun.
 
     Args:
         out: the folder; None names it `runs/<job>-<hash>`.
-        job: verb, e.g. "align".
-        config: its settings; plain values are all of its identity.
+        job: name of the job, e.g. "align".
+        config: its settings; plain values are all part of its identity.
         parents: role -> run folder or dataset it is made from, e.g. {"init": "runs/pretrain-..."}.
         asked: the job's config, for config.json; None: `config`.
 
@@ -172,7 +172,7 @@ def folder_of(
     config: MadeBy | Mapping[str, Any],
     parents: Mapping[str, Path | str] | None = None,
 ) -> Path:
-    """Where `open_run` puts the run of these arguments if `store` is where runs lie."""
+    """The folder that `open_run` uses for these arguments if `store` is the parent folder of runs."""
     return _place(None, store, job, _names(job, _made_by(config), parents or {}))
 
 
@@ -181,8 +181,8 @@ def _made_by(config: MadeBy | Mapping[str, Any]) -> MadeBy:
 
 
 def _names(job: str, made_by: MadeBy, parents: Mapping[str, Path | str]) -> tuple[str, ...]:
-    """The hash of a run, and those that it had when names were other ones, when all episodes of a dataset counted, or
-    when paths of its parents were in it."""
+    """The hash of a run, and its hashes in earlier versions, when names differed, when all episodes of a dataset
+    counted, or when the paths of its parents were included."""
     hashes = {role: hash_of(path, made_by.episodes.get(role, 0)) for role, path in parents.items()}
     whole = {role: hash_of(path) for role, path in parents.items() if made_by.episodes.get(role)}
     known = (hashes, hashes | whole)
@@ -201,12 +201,12 @@ def _place(out: Path | str | None, store: Path, job: str, names: tuple[str, ...]
 
 
 def is_done(path: Path) -> bool:
-    """Whether a run lies here that has finished."""
+    """Whether the folder holds a finished run."""
     return (path / "manifest.json").exists() and _manifest(path)["status"] == "done"
 
 
 _BEGUN = ("config.json", ".config.json.tmp", ".manifest.json.tmp", LOCK, locks.LOCK_FILE)
-"""What a run leaves that was killed before its manifest was written."""
+"""Files that may be left by a run that was killed before its manifest was written."""
 
 
 def _what(config: Mapping[str, Any], parents: Mapping[str, Any]) -> dict[str, Any]:
@@ -225,7 +225,7 @@ def _require_ours(
     made_by: MadeBy,
     parents: Mapping[str, Path | str],
 ) -> dict[str, Any] | None:
-    """The manifest of this very run; None if nothing has been begun here.
+    """The manifest of this run; None if the folder is empty.
 
     Raises:
         ConfigError: the folder holds something else.
@@ -259,7 +259,7 @@ def _require_ours(
 
 
 def provenance() -> dict[str, Any]:
-    """When, from which commit, by which command, on what and with which versions something is made."""
+    """Provenance: time, commit, command, machine and versions."""
     return {
         "started": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         "git": _git(),
@@ -271,7 +271,7 @@ def provenance() -> dict[str, Any]:
 
 
 def finish(run: Run, **facts: Any) -> None:
-    """Mark the run as done; `facts` (plain JSON) join its manifest."""
+    """Mark the run as done, and add `facts` (plain JSON) to its manifest."""
     manifest = read_json(run.path / "manifest.json")
     ended = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
     write_json(run.path / "manifest.json", {**manifest, **facts, "status": "done", "ended": ended})
@@ -286,7 +286,7 @@ def hash_of(path: Path | str, episodes: int = 0) -> str:
     """The hash in the manifest of a run folder or dataset; of a dataset's first `episodes` alone unless that is 0.
 
     Raises:
-        CheckpointError: there is no such folder, or it is neither.
+        CheckpointError: there is no such folder, or it is neither a run nor a dataset.
     """
     path = storage.to_path(path)
     if (path / "meta" / "tap_ray.json").exists():
@@ -305,7 +305,7 @@ def require_done(path: Path | str, *, job: str) -> dict[str, Any]:
     """The manifest of a finished run of `job`.
 
     Raises:
-        CheckpointError: missing, of another job, or not finished.
+        CheckpointError: the run is missing, of another job, or not finished.
     """
     hash_of(path)
     manifest = _manifest(storage.to_path(path))
@@ -320,13 +320,13 @@ def _manifest(path: Path) -> dict[str, Any]:
     """A run folder's manifest.
 
     Raises:
-        CheckpointError: missing, truncated, or something else.
+        CheckpointError: the manifest is missing, truncated, or not a manifest.
     """
     return read_json(path / "manifest.json", needs=("job", "hash", "status"))
 
 
 def write_json(path: Path, values: Any) -> None:
-    """Write plain JSON so that a reader sees the old file or the whole new one, whenever the power goes.
+    """Write plain JSON atomically: a reader sees the old file or the complete new one, even after a power failure.
 
     Raises:
         StorageError: the disk refused.
@@ -339,10 +339,10 @@ def read_json(path: Path, needs: Sequence[str] = ()) -> Any:
 
     Args:
         path: the file.
-        needs: keys that it has.
+        needs: keys that it must have.
 
     Raises:
-        CheckpointError: missing, truncated, or without one of these keys.
+        CheckpointError: the file is missing, truncated, or lacks one of these keys.
     """
     try:
         values = json.loads(storage.read(path))
@@ -355,7 +355,7 @@ def read_json(path: Path, needs: Sequence[str] = ()) -> Any:
 
 
 def require_keys(values: Any, needs: Sequence[str], where: Path | str) -> None:
-    """Raise CheckpointError that names the file and each key that values from it lack."""
+    """Raise a CheckpointError that names the file and each missing key."""
     lacking = [key for key in needs if not isinstance(values, Mapping) or key not in values]
     if lacking:
         raise CheckpointError(

@@ -58,7 +58,7 @@ def sources_of(data: Sequence[str], flag: str = "--data") -> tuple[list[Path], l
     """Absolute paths and weights of datasets given as PATH or PATH:WEIGHT with a flag.
 
     Raises:
-        ConfigError: a weight that is no number above 0.
+        ConfigError: a weight is not a number above 0.
     """
     paths, weights = [], []
     for text in data:
@@ -99,7 +99,7 @@ def identity_of(data: Sequence[str]) -> str | list[float] | None:
 
 
 def _split(text: str) -> tuple[str, str]:
-    """Path and weight; a colon of a URI, or of a folder that is there, is part of the path."""
+    """Split into path and weight; a colon in a URI or in the name of an existing folder is part of the path."""
     path, colon, weight = text.rpartition(":")
     named = "://" not in text and (storage.to_path(text) / "meta").exists()
     return (path, weight) if colon and not weight.startswith("//") and not named else (text, "1")
@@ -219,7 +219,7 @@ class PriorJobConfig(TrainJobConfig):
         """Absolute paths of the datasets, and their weights.
 
         Raises:
-            ConfigError: no dataset, or a weight that is no number.
+            ConfigError: there is no dataset, or a weight is not a number.
         """
         if not self.data:
             raise ConfigError("A motion prior needs datasets of play (--data PATH [PATH ...]).")

@@ -1,4 +1,4 @@
-"""How a signal ends a job: SIGTERM acts like Ctrl-C, whatever handlers the shell, Ray or a library has set.
+"""Makes SIGTERM end a job like Ctrl-C, whatever handlers the shell, Ray or a library has set.
 
 A shell's `&` starts jobs that ignore SIGINT, and Ray aborts at SIGTERM. Here both raise KeyboardInterrupt, once:
 further ones would interrupt the clean end of the job and are ignored. SIGKILL cannot be handled.
@@ -14,7 +14,7 @@ from types import FrameType
 
 ENDING = (signal.SIGINT, signal.SIGTERM)
 HURRY = 3
-"""Ctrl-C so often ends the process at once, whatever is left undone."""
+"""Number of Ctrl-C that end the process at once, without a clean end."""
 
 _came: list[int] = []
 _depth = 0
@@ -41,7 +41,7 @@ def taken() -> Generator[None]:
 
 
 def take() -> None:
-    """Take the signals back from a library that has set handlers of its own; inside `taken`."""
+    """Restore our handlers after a library has set its own; only inside `taken`."""
     if _depth and threading.current_thread() is threading.main_thread():
         for number in ENDING:
             signal.signal(number, end_job)

@@ -1,4 +1,5 @@
-"""The interface of a robot and a policy: order, unit, frame, range, gripper sign and control rate of every slot.
+"""Describes the interface of a robot and a policy: order, unit, frame, range, gripper sign and control rate of every
+slot.
 
 Conventions are data here, so that robot and policy can be compared before the first step. A mismatch is an error that
 names every difference (unnoticed, such errors cost 5 to 100 points of success).
@@ -43,28 +44,28 @@ class ArmSlots:
     """
 
     side: str = ""
-    """What the names of its slots begin with: a key of SIDES, or nothing on a robot with one arm."""
+    """Prefix of the names of its slots: a key of SIDES, or empty for a robot with one arm."""
     ee_pos: tuple[int, ...] = ()
-    """In the state: x y z, m, table frame."""
+    """Indices in the state of x y z, m, table frame."""
     ee_quat: tuple[int, ...] = ()
-    """In the state: w x y z."""
+    """Indices in the state of the quaternion w x y z."""
     opening: int | None = None
-    """In the state: of the gripper, 0 closed .. 1 open."""
+    """Index in the state of the gripper's opening, 0 closed .. 1 open."""
     delta_pos: tuple[int, ...] = ()
-    """In the action: change of the commanded position, m; empty where actions move joints."""
+    """Indices in the action of the change of the commanded position, m; empty if actions move joints."""
     delta_rot: tuple[int, ...] = ()
-    """In the action: change of the commanded orientation, axis-angle, rad; likewise."""
+    """Indices in the action of the change of the commanded orientation, axis-angle, rad; likewise."""
     gripper: int | None = None
-    """In the action: +1 open, -1 closed."""
+    """Index in the action of the gripper, +1 open, -1 closed."""
 
 
 ONE_CAMERA = ("main",)
-"""Cameras of a robot that names none."""
+"""Default cameras of a robot."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class RobotSpec:
-    """The interface of one embodiment, as the environment, the dataset and the policy all carry it."""
+    """The interface of one embodiment, which environment, dataset and policy all contain."""
 
     robot: str
     """Embodiment, e.g. "widowx"."""
@@ -73,7 +74,7 @@ class RobotSpec:
     state: tuple[Slot, ...]
     """Slots of the proprioception, in order."""
     control_hz: float = 5.0
-    """Actions a second."""
+    """Control rate: actions per second, Hz."""
     action_frame: str = "base"
     """Frame of the translation and the rotation in an action."""
     action_mode: str = "delta_target"
@@ -108,17 +109,17 @@ class RobotSpec:
 
     @cached_property
     def arms(self) -> tuple[ArmSlots, ...]:
-        """Where the end effector of each arm is, the left one first; none where no slot belongs to one."""
+        """The slots of each arm's end effector, the left arm first; empty if no slot belongs to an end effector."""
         found = [_arm(self, side) for side in ("", *SIDES)]
         return tuple(arm for arm in found if arm != ArmSlots(side=arm.side))
 
     @property
     def grippers(self) -> tuple[int, ...]:
-        """The gripper of each arm in the action."""
+        """Index in the action of each arm's gripper."""
         return tuple(arm.gripper for arm in self.arms if arm.gripper is not None)
 
     def to_json(self) -> dict[str, Any]:
-        """Plain JSON values; `from_json` is the inverse. One camera of the usual name is not mentioned."""
+        """Plain JSON values; `from_json` is the inverse. A single camera with the default name is left out."""
         values = asdict(self)
         if self.cameras == ONE_CAMERA:  # specs from before there could be several say nothing, and their hashes stay
             del values["cameras"]
@@ -126,7 +127,7 @@ class RobotSpec:
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any], *, where: str = "A robot spec") -> "RobotSpec":
-        """Inverse of `to_json`. `where` is what to call it in a message, e.g. "runs/tap/final/spec.json".
+        """Inverse of `to_json`. `where` names the source in messages, e.g. "runs/tap/final/spec.json".
 
         Raises:
             SpecError: a field is missing or unknown (written by another version).
@@ -153,7 +154,7 @@ def require_compatible(have: RobotSpec, want: RobotSpec, *, have_name: str, want
     Args:
         have: what one side emits.
         want: what the other side expects.
-        have_name: how to call the first side in the message, e.g. "dataset play/".
+        have_name: name of the first side in messages, e.g. "dataset play/".
         want_name: likewise for the second, e.g. "policy runs/align".
 
     Raises:
@@ -183,9 +184,9 @@ def _short(value: Any) -> str:
 
 
 MAX_DELTA_POS_M = 0.05
-"""Largest commanded translation a control step, per axis: 0.25 m/s at 5 Hz."""
+"""Largest commanded translation per control step and axis, m: 0.25 m/s at 5 Hz."""
 MAX_DELTA_ROT_RAD = 0.3
-"""Largest commanded rotation a control step, per axis. 1.5 rad/s at 5 Hz."""
+"""Largest commanded rotation per control step and axis, rad: 1.5 rad/s at 5 Hz."""
 
 EE_DELTA_ACTION = (
     *slots("m", -MAX_DELTA_POS_M, MAX_DELTA_POS_M, "dx", "dy", "dz"),
@@ -214,7 +215,7 @@ EE_SLOTS: Mapping[str, tuple[str, ...]] = {
 
 
 def _arm(spec: RobotSpec, side: str) -> ArmSlots:
-    """The slots whose names begin with `side`; a part that is not whole is none."""
+    """The slots of the arm whose names begin with `side`; incomplete groups are left empty."""
     state, action = ({slot.name: n for n, slot in enumerate(slots)} for slots in (spec.state, spec.action))
     found: dict[str, tuple[int, ...]] = {}
     for part, names in EE_SLOTS.items():
@@ -229,7 +230,7 @@ def missing_slots(spec: RobotSpec, *parts: str) -> list[str]:
     """Names of the slots that an arm of a robot lacks.
 
     Args:
-        spec: of the robot.
+        spec: interface of the robot.
         parts: fields of `ArmSlots`.
     """
     have = {slot.name for slot in (*spec.state, *spec.action)}
@@ -238,32 +239,33 @@ def missing_slots(spec: RobotSpec, *parts: str) -> list[str]:
 
 
 ARMS, JOINTS = 2, 7
-"""The unified layout has places for two arms of seven joints."""
+"""The unified layout has slots for two arms with seven joints each."""
 UNIFIED_ACTION = tuple(
     f"arm{arm}/{name}"
     for arm in range(ARMS)
     for name in (*(slot.name for slot in EE_DELTA_ACTION[:6]), *(f"dq{j + 1}" for j in range(JOINTS)), "gripper")
 )
-"""What each place of a unified action means: per arm the hand's motion, the joints' motion, the gripper."""
+"""Meaning of each dim of a unified action: for each arm the end effector's motion, the joints' motion, and the
+gripper."""
 UNIFIED_STATE = tuple(
     f"arm{arm}/{name}"
     for arm in range(ARMS)
     for name in (*(f"q{j + 1}" for j in range(JOINTS)), "gripper_opening", *(slot.name for slot in EE_POSE_STATE))
 )
-"""Likewise of a unified state: per arm the joints, the gripper's opening, the tool pose."""
+"""Meaning of each dim of a unified state: for each arm the joints, the gripper's opening, and the tool pose."""
 SIDES = {"left_": 0, "right_": 1}
-"""Arm by what a slot's name begins with; without either it is arm 0."""
+"""Prefix of a slot's name -> arm; a slot without one of them belongs to arm 0."""
 
 
 def unified_indices(slots: tuple[Slot, ...], layout: tuple[str, ...]) -> tuple[int, ...]:
-    """Where each slot of a robot's action or state lies in the unified layout; the other places are padding.
+    """The dim of each slot of a robot's action or state in the unified layout; all other dims are padding.
 
     Args:
-        slots: of `RobotSpec.action` or `.state`.
+        slots: `RobotSpec.action` or `RobotSpec.state`.
         layout: UNIFIED_ACTION or UNIFIED_STATE.
 
     Raises:
-        SpecError: a slot has no place there; names it.
+        SpecError: a slot has no dim in the layout; the message names it.
     """
     joint = "dq" if layout is UNIFIED_ACTION else "q"
     places: list[int] = []

@@ -1,4 +1,4 @@
-"""Builds each stage from its job's settings: in the driver, to find errors early, and in each training process."""
+"""Builds each stage from its job's settings: in the driver to find errors early, and in each training process."""
 
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -25,14 +25,14 @@ def pretrain_windows(config: PretrainConfig) -> WindowConfig:
 
 
 def pretrain_stage(config: PretrainConfig, mixture: Mixture) -> Stage:
-    """Stage 1 on datasets as the driver has opened them, whoever extends them."""
+    """Build Stage 1 on datasets as the driver opened them; episodes that are added later are not used."""
     return from_play.from_mixture(
         mixture, pretrain_windows(config), policy=config.policy, config=config.objective, seed=config.train.seed
     )
 
 
 def prior_stage(config: PriorJobConfig, sets: Sequence[DatasetInfo]) -> motion_prior.PriorStage:
-    """The motion prior on datasets as the driver has opened them."""
+    """Build the motion prior on datasets as the driver opened them."""
     _, weights = config.sources()
     windows = config.sized_windows()
     return motion_prior.from_datasets(sets, weights, windows, config=config.prior, seed=config.train.seed)
@@ -40,11 +40,11 @@ def prior_stage(config: PriorJobConfig, sets: Sequence[DatasetInfo]) -> motion_p
 
 @dataclass(frozen=True, kw_only=True)
 class AlignInputs:
-    """What Stage 2 is made from, opened once; pickles."""
+    """The inputs of Stage 2, opened once; can be pickled."""
 
     demos: DatasetInfo
     play: Mixture | None = None
-    """Trained on beside the demonstrations."""
+    """Play that is trained on together with the demonstrations."""
     init: Path | None = None
     """Run folder of Stage 1."""
     prior_run: Path | None = None
@@ -58,7 +58,7 @@ class AlignInputs:
 
 
 def open_align(config: AlignJobConfig) -> AlignInputs:
-    """Open what Stage 2 is made from.
+    """Open the inputs of Stage 2.
 
     Raises:
         CheckpointError: Stage 1 or the motion prior is missing or has not finished.
@@ -94,7 +94,7 @@ def align_shapes(config: AlignJobConfig, prior: TrainedPrior | None) -> tuple[Po
 
 
 def align_stage(config: AlignJobConfig, inputs: AlignInputs) -> Stage:
-    """Stage 2; says what was taken over from Stage 1."""
+    """Build Stage 2, and print which weights were loaded from Stage 1."""
     policy, windows = align_shapes(config, inputs.prior)
     stage, transfer = from_dataset(
         inputs.demos,

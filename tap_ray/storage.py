@@ -1,4 +1,4 @@
-"""Where datasets and runs are stored: a folder of this machine, or a URI that every machine of a cluster can reach.
+"""Stores datasets and runs in a folder of this machine, or at a URI that every machine of a cluster can reach.
 
     to_path("runs/x")  to_path("file:///mnt/runs/x")   a pathlib.Path
     to_path("s3://bucket/runs/x")                      a UPath (fsspec); also gs://, az:// with their package
@@ -27,19 +27,19 @@ from tap_ray.errors import ConfigError, StorageError
 
 LOCAL = ("file", "local")
 PROTOCOLS = ("s3", "s3a", "gs", "gcs", "az", "abfs", "hf", "hdfs", "sftp", "memory", *LOCAL)
-"""URIs that are looked for where a text may name a folder; as a path any that fsspec knows will do."""
+"""Protocols of URIs that are recognized in text fields; a path field accepts any that fsspec knows."""
 CLIENTS = ("aiobotocore", "aiohttp", "azure", "botocore", "gcsfs", "google", "s3fs")
-"""Packages whose own exceptions mean that the storage refused or is out of reach."""
+"""Packages whose exceptions mean that the storage refused or cannot be reached."""
 UPLOADS = 16
-"""At a time."""
+"""Number of simultaneous uploads."""
 SLASH_LOST = re.compile(r"^(s3a?|gc?s|az|abfs|file):/(?!/)")
 
 
 def to_path(path: Path | str) -> Path:
-    """A path or URI as something to read and write; a Path stays what it is, but for a leading "~" (a home folder).
+    """Convert a path or URI to a path object; a Path is unchanged except for a leading "~" (the home folder).
 
     Raises:
-        ConfigError: nobody knows this kind of URI, its package is missing, or it names no folder in a bucket.
+        ConfigError: this kind of URI is unknown, its package is missing, or it names no folder in a bucket.
     """
     text = str(path)
     if SLASH_LOST.match(text):
@@ -83,7 +83,7 @@ def _expanded(text: str) -> Path:
 
 
 def is_remote(path: Any) -> bool:
-    """Whether something is a URI's path (a UPath): not of this machine's file system."""
+    """Whether a path is that of a URI (a UPath), which is not in this machine's file system."""
     return hasattr(path, "storage_options")
 
 
@@ -99,10 +99,11 @@ def _bucket(path: Path | str) -> str:
 
 
 def require_reachable(path: Path) -> None:
-    """Ask a URI's storage for a sign of life. Local paths pass.
+    """Check that a URI's storage answers. Local paths pass.
 
     Raises:
-        StorageError: no such bucket, refused credentials, or nobody answers; says what to do.
+        StorageError: the bucket does not exist, the credentials are refused, or there is no answer; the message says
+            what to do.
     """
     if not is_remote(path):
         return
@@ -118,7 +119,8 @@ def require_reachable(path: Path) -> None:
 
 @contextlib.contextmanager
 def translate_errors(verb: str, path: Path) -> Generator[None]:
-    """Turn a refusal into a StorageError: any OSError when writing, when reading from a URI all but a missing file."""
+    """Turn errors of the storage into a StorageError: any OSError when writing, and when reading from a URI any except
+    a missing file."""
     try:
         yield
     except Exception as error:
@@ -153,19 +155,19 @@ def _hint(error: Exception) -> str:
 
 
 def fs_and_key(path: Path) -> tuple[Any, str]:
-    """fsspec's file system and the key in it."""
+    """fsspec's file system of a path, and the key in it."""
     return cast(Any, path).fs, cast(Any, path).path
 
 
 def make_folder(path: Path) -> None:
-    """Make a folder and those above it; object stores have none."""
+    """Make a folder and its parents; object stores have no folders."""
     if not is_remote(path):
         with translate_errors("create", path):
             path.mkdir(parents=True, exist_ok=True)
 
 
 def write(path: Path, data: bytes) -> None:
-    """Replace a file so that a reader sees the old one or the whole new one, whenever the power goes.
+    """Replace a file atomically: a reader sees the old one or the complete new one, even after a power failure.
 
     Raises:
         StorageError: the storage refused; the old file is untouched.
@@ -190,7 +192,7 @@ def write_all(contents: Mapping[Path, bytes]) -> None:
     """`write` several files at the same time, in no order.
 
     Raises:
-        StorageError: the storage refused one of them; some others may be there.
+        StorageError: the storage refused one of them; others may have been written.
     """
     with ThreadPoolExecutor(min(UPLOADS, max(1, len(contents)))) as pool:
         for _ in pool.map(write, contents.keys(), contents.values()):
@@ -198,7 +200,7 @@ def write_all(contents: Mapping[Path, bytes]) -> None:
 
 
 def remove(path: Path, *, first: str | None = None) -> None:
-    """Remove a folder with all that is in it, if it is there; the file `first` before the others.
+    """Remove a folder and its contents if it exists; the file `first` is removed before the others.
 
     Raises:
         StorageError: the storage refused.
@@ -215,7 +217,7 @@ def remove(path: Path, *, first: str | None = None) -> None:
 
 @contextlib.contextmanager
 def atomic_write(path: Path, *, folder: bool = False) -> Generator[Path]:
-    """A local file (or folder) to be written in the body; it appears at `path`, whole, when the body has ended well.
+    """Yield a local file (or folder) to write in the body; it appears at `path`, complete, when the body has succeeded.
 
     A local folder is `path` itself: its files appear one by one.
 
@@ -248,10 +250,11 @@ def atomic_write(path: Path, *, folder: bool = False) -> Generator[Path]:
 
 @contextlib.contextmanager
 def local_copy(path: Path) -> Generator[Path]:
-    """A file or folder for what can read local ones only: itself, or for the length of the body a local copy.
+    """Yield a local path for libraries that can only read those: the path itself, or a local copy for the duration of
+    the body.
 
     Raises:
-        FileNotFoundError: there is none.
+        FileNotFoundError: there is no such file.
         StorageError: the storage refused.
     """
     if not is_remote(path):
@@ -266,7 +269,7 @@ def local_copy(path: Path) -> Generator[Path]:
 
 
 def versions(folder: Path) -> dict[str, str]:
-    """Path below a remote folder -> what names its content; {} for a local one."""
+    """Path below a remote folder -> version of its content; {} for a local folder."""
     if not is_remote(folder):
         return {}
     fs, key = fs_and_key(folder)
@@ -275,10 +278,10 @@ def versions(folder: Path) -> dict[str, str]:
 
 
 def version(path: Path) -> str:
-    """What names a remote file's present content.
+    """The version of a remote file's current content.
 
     Raises:
-        FileNotFoundError: there is none.
+        FileNotFoundError: there is no such file.
         StorageError: the storage refused.
     """
     fs, key = fs_and_key(path)
@@ -291,10 +294,10 @@ def version_of(info: Mapping[str, Any]) -> str:
 
 
 def read(path: Path) -> bytes:
-    """A whole file, of one moment, whoever writes it meanwhile.
+    """Read a whole file in one consistent version, even if it is being replaced.
 
     Raises:
-        FileNotFoundError: there is none.
+        FileNotFoundError: there is no such file.
         StorageError: the storage refused.
     """
     if not is_remote(path):
@@ -305,7 +308,7 @@ def read(path: Path) -> bytes:
 
 
 def read_all(paths: Sequence[Path]) -> list[bytes]:
-    """Contents of many small files of one dataset, from an object store all at once.
+    """Read many small files of one dataset; from an object store all at once.
 
     Raises:
         FileNotFoundError: one is missing.

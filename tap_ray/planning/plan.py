@@ -69,12 +69,12 @@ class State:
     gradients: float
     optimizer: float
     gathered: float
-    """Whole layers that stand beside a process's own part (FSDP); an upper estimate."""
+    """Whole layers that are gathered in addition to a process's own shard (FSDP); an upper estimate."""
     ema: float
 
     @property
     def parts(self) -> dict[str, float]:
-        """Bytes by name, as messages name them."""
+        """Name of each part, as in messages -> bytes."""
         return {
             "weights": self.weights,
             "gradients": self.gradients,
@@ -91,14 +91,14 @@ class State:
 
 @dataclass(frozen=True, kw_only=True)
 class Plan:
-    """Of one training process."""
+    """The plan of one training process."""
 
     state: State
     activations: float
     """Bytes."""
     step: Costs
     tokens: tuple[int, int] | None
-    """Of a sample: for images, and others."""
+    """Tokens of one sample: those of images, and the others."""
 
     @property
     def total(self) -> float:
@@ -107,7 +107,7 @@ class Plan:
 
 
 def state(training: Training) -> State:
-    """What is held whatever is trained on; counted on the meta device."""
+    """The memory that does not depend on the batch, counted on the meta device."""
     network = _whole(training)
     parameters = list(network.parameters())
     trained = [each for each in parameters if each.requires_grad]
@@ -127,7 +127,7 @@ def state(training: Training) -> State:
 
 
 def _gathered(network: nn.Module) -> float:
-    """Bytes: all that is in no repeated layer, with its gradients; two layers, and the gradients of one."""
+    """Bytes of everything outside the repeated layers, with its gradients, plus two layers and the gradients of one."""
     layers = [_bytes(layer.parameters()) for layer in repeated_layers(network)]
     return 2 * (_bytes(network.parameters()) - sum(layers)) + 3 * max(layers, default=0)
 
@@ -137,7 +137,7 @@ def _bytes(tensors: Iterable[torch.Tensor]) -> int:
 
 
 def plan(training: Training, *, bf16: bool, held: State | None = None) -> Plan:
-    """Count everything; a network of 3B takes a few seconds and no memory to speak of. `held`: its state, if known."""
+    """Make the plan; a network of 3B takes a few seconds and little memory. `held` is its state, if known."""
     step, policy, parts = _step(training, bf16=bf16), training.policy, training.parts
     return Plan(
         state=held or state(training),
@@ -184,9 +184,9 @@ def _motion(prior: PriorConfig, num: int) -> MotionBatch:
 
 
 def device_of(workers: WorkersConfig, gpu_gb: float | None) -> Device | None:
-    """Where a training process would compute: the GPU asked for, this machine's, or a share of its memory.
+    """The device of a training process: the requested GPU, this machine's, or a share of its memory.
 
-    None where nobody can tell from here: on a cluster, from a machine without a GPU.
+    None if it is unknown: for a cluster, on a machine without a GPU.
     """
     if gpu_gb is not None:
         return Device(name=f"a GPU of {gpu_gb:g} GB", memory=gpu_gb * GB, kind="cuda")
@@ -203,7 +203,7 @@ def device_of(workers: WorkersConfig, gpu_gb: float | None) -> Device | None:
 
 
 def uses_bf16(train: TrainConfig, kind: str) -> bool:
-    """Whether products are bfloat16 there; "auto" is taken for yes on a GPU that is not here."""
+    """Whether matrix products are in bfloat16 there; "auto" counts as yes for a GPU that is not in this machine."""
     if train.bf16 == "auto":
         return has_bf16(torch.device(kind)) if kind == "cpu" or torch.cuda.is_available() else True
     return train.bf16 == "on"
@@ -227,10 +227,10 @@ def text_of(training: Training, planned: Plan, device: Device | None, rate: tupl
     """The table of --plan.
 
     Args:
-        training: what is planned.
+        training: the sizes of the training.
         planned: its plan.
-        device: where it is to run.
-        rate: where the matmul rate was measured, and FLOP/s.
+        device: the device on which it would run.
+        rate: the name of the device on which the matmul rate was measured, and FLOP/s.
     """
     held, train, workers, (where, flops_a_s) = planned.state, training.train, training.workers.num_workers, rate
     flops = train.windows_per_step * planned.step.flops_a_sample

@@ -1,4 +1,4 @@
-"""Networks and batches of a training's sizes, without its data and without weights."""
+"""Makes networks and batches of a training's sizes, without its data and without weights."""
 
 import copy
 from dataclasses import replace
@@ -25,11 +25,11 @@ from tap_ray.models.vlm_files import VlmFiles
 from tap_ray.planning.costs import Depths
 
 LAYERS = ("num_hidden_layers", "depth")
-"""What configs call the layers of a text model or a vision tower."""
+"""Names of the number of layers in the configs of text models and vision towers."""
 
 
 def depths_of(config: PretrainedConfig) -> Depths:
-    """Layers of an image-text model."""
+    """The numbers of layers of an image-text model."""
     return Depths(_layers(config.get_text_config()), _layers(config.vision_config))
 
 
@@ -42,7 +42,7 @@ def whole_policy(policy: PolicyConfig, parts: VlmParts | None) -> nn.Module:
 
 
 def empty_policy(policy: PolicyConfig, parts: VlmParts | None, depths: Depths, checkpoints: bool) -> nn.Module:
-    """The network with so many layers; its weights are uninitialized memory that nobody has touched."""
+    """The network with given numbers of layers; its weights are uninitialized memory that was never touched."""
     if parts is None:
         return _policy(policy, parts).train()
     vlm = replace(policy.vlm, checkpoint_activations=policy.vlm.checkpoint_activations and checkpoints)
@@ -76,7 +76,7 @@ def shallow(config: PretrainedConfig, depths: Depths) -> PretrainedConfig:
 
 
 def planning_tokens(policy: PolicyConfig) -> FastTokenizer:
-    """Action tokens of noise, which take about one token a number: the most that there can be."""
+    """Action tokens of noise, which takes about one token per number: the largest possible number."""
     noise_NHA = np.random.default_rng(0).normal(size=(512, policy.chunk, policy.num_actions)).astype(np.float32)
     return fit_fast(noise_NHA.clip(-3, 3), replace(policy.tokens, pretrained=""))
 
@@ -87,7 +87,7 @@ def batch_of(num: int, *, policy: PolicyConfig, files: VlmFiles | None, goal_row
     Args:
         num: samples (N).
         policy: sizes.
-        files: of its image-text model, if it has one.
+        files: files of its image-text model, if it has one.
         goal_rows: goal images are images of the batch, so none is encoded twice.
     """
     image = partial(torch.zeros, dtype=torch.uint8)
@@ -123,7 +123,7 @@ def batch_of(num: int, *, policy: PolicyConfig, files: VlmFiles | None, goal_row
 
 
 def tokens_of(files: VlmFiles, policy: PolicyConfig) -> tuple[int, int]:
-    """Words of one sample's prompts: those that stand for images, and the others, its action tokens left out."""
+    """Tokens of one sample's prompts: those of images, and the others without action tokens."""
     image = np.zeros((policy.image_size, policy.image_size, 3), np.uint8)
     crop = np.zeros((CROPS.size_px, CROPS.size_px, 3), np.uint8)
     rows = {"language": Row([image], TASK), "crops": Row([image, crop, crop]), "goal": Row([image, image])}
@@ -139,7 +139,7 @@ def _policy(policy: PolicyConfig, parts: VlmParts | None) -> VlmPolicy | TapPoli
 
 
 def _task(tokenizer: Tokenizer, policy: PolicyConfig) -> str:
-    """As much of a usual instruction as a policy reads."""
+    """The part of a typical instruction that the policy reads."""
     words = TASK.split()
     starts = (" ".join(words[:num]) for num in range(len(words), 0, -1))
     return next((text for text in starts if len(tokenizer.encode(text).ids) <= policy.num_context), "")

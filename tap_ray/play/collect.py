@@ -1,4 +1,4 @@
-"""Collecting episodes, in one process and without Ray: every attempt is a pure function of (plan, index).
+"""Collects episodes in one process and without Ray: every attempt is a pure function of (plan, index).
 
 `attempt` numbers count attempts, episode numbers count kept episodes. Play keeps every attempt, unless a simulator
 crashes; then the crash is recorded with its reason and another attempt replaces it.
@@ -34,23 +34,23 @@ from tap_ray.types import PLAY_TASK, EnvConfig, Episode, Trajectory
 
 MakeVector = Callable[[EnvConfig, int], gym.vector.VectorEnv]
 CountsBefore = Callable[[int], VisitCounts | None]
-"""Round -> what the run has seen before it; only rounds are asked for of which that is known (else None)."""
+"""Function from a round to the visits that it may use; it is called only for rounds for which they are known."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class CollectPlan:
-    """What play is collected. Everything an episode's bytes depend on, and nothing else."""
+    """What play is collected: exactly the settings that an episode's bytes depend on."""
 
     env: EnvConfig = field(default_factory=EnvConfig)
-    """Robot, scene, image size, steps an episode, masks."""
+    """Robot, scene, image size, steps of an episode, masks."""
     explorer: str = "mixed"
-    """What moves the robots; see the top of play/explorers.py."""
+    """Name of the explorer that moves the robots; see the top of play/explorers.py."""
     explorers: ExplorerConfig = field(default_factory=ExplorerConfig)
     """Constants of the explorers."""
     seed: int = 0
     """Root of the seed tree."""
     jpeg_quality: int = 90
-    """1 to 95."""
+    """Quality of the stored JPEG images, 1 to 95."""
     round_episodes: int = 32
     """Episodes in a round of the shared novelty memory."""
 
@@ -75,10 +75,10 @@ class CollectPlan:
 
 
 def plan_values(plan: Any) -> dict[str, Any]:
-    """Plain JSON values of a plan. Whose pixel is whose is never recorded: that option does not name a dataset.
+    """Plain JSON values of a plan. The option `segmentation` is left out, because segmentations are never recorded.
 
-    Nor does randomization that is off, a partner that is none, or the only camera: datasets from before there were any
-    are still the same plan's.
+    Disabled randomization, an empty partner and a single camera are left out too, so that datasets from before these
+    options existed still have the same plan.
     """
     values = to_dict(plan)
     del values["env"]["segmentation"]
@@ -93,19 +93,19 @@ def plan_values(plan: Any) -> dict[str, Any]:
 
 @dataclass(frozen=True, kw_only=True)
 class AttemptResult:
-    """What became of one attempt."""
+    """The outcome of one attempt."""
 
     attempt: int
     episode: Episode | None
-    """None: nothing to keep, and `reason` says why."""
+    """The episode; None if it is not kept, and `reason` says why."""
     reason: str = ""
 
 
 class VectorEnvCache:
-    """Vector environments, each built when its task first comes up, and anew after a crash."""
+    """Caches vector environments; each is built when its task is first used, and again after a crash."""
 
     def __init__(self, make_vector: MakeVector, num_robots: int) -> None:
-        """`num_robots` robots side by side in this process."""
+        """Each environment steps `num_robots` robots side by side in this process."""
         if num_robots < 1:
             raise ConfigError(f"A fleet needs at least 1 robot; got {num_robots}.")
         self._make_vector = make_vector
@@ -119,7 +119,7 @@ class VectorEnvCache:
         return self._envs[config]
 
     def close(self) -> None:
-        """End the simulators; the next `of` starts new ones, also where ending these raises."""
+        """End the simulators; the next `of` starts new ones, even if ending these raises an error."""
         ended, self._envs = self._envs, {}
         for env in ended.values():
             env.close()
@@ -130,7 +130,8 @@ def in_batches(
 ) -> list[list[int]]:
     """Cut attempts into batches of up to `num_robots`, each of one task (attempt number modulo `num_tasks`).
 
-    Batches come in the order of their first attempt; all of one lies less than `span` attempts apart (None: anywhere).
+    Batches come in the order of their first attempt; the attempts of a batch lie less than `span` apart (None: no
+    limit).
     """
     batches: list[list[int]] = []
     for task in range(num_tasks):
@@ -144,17 +145,18 @@ def in_batches(
 
 
 def pad_batch(attempts: Sequence[int], num_robots: int) -> list[int]:
-    """As many attempts as there are robots; surplus robots repeat the last one and are ignored."""
+    """Pad a batch to the number of robots; surplus robots repeat the last attempt and are ignored."""
     return [*attempts, *[attempts[-1]] * (num_robots - len(attempts))]
 
 
 def run_isolating_failures(
     play: Callable[[Sequence[int]], list[AttemptResult]], attempts: Sequence[int], robots: VectorEnvCache
 ) -> list[AttemptResult]:
-    """Play a batch; where a simulator crashes, play its attempts singly, so that only the culprit is lost.
+    """Run a batch; if a simulator crashes, run its attempts one by one, so that only the one that causes it is lost.
 
-    A user's mistake (TapRayError) is raised, not recorded: it would lose every attempt. Numbers that are not finite are
-    no such mistake but a simulator or an explorer that diverged: a FloatingPointError of `rollout` or of the encoding.
+    A user's mistake (TapRayError) is raised and not recorded, because it would affect every attempt. Numbers that are
+    not finite come from a simulator or an explorer that diverged (a FloatingPointError of `rollout` or of the encoding)
+    and are recorded.
     """
     try:
         return play(attempts)
@@ -189,11 +191,11 @@ class PlayFleet:
             make_vector: `envs.make_ee_control`: explorers move hands.
             sample_poses: `envs.kinematics.reachable.sample_poses`.
             num_robots: robots side by side in this process; does not change any episode.
-            arms: of each robot, from its spec.
-            memory: the run's novelty memory; None: nothing has been seen before.
+            arms: the arms of each robot, from its spec.
+            memory: the run's novelty memory; None if there are no visits yet.
 
         Raises:
-            ConfigError: an explorer cannot play with these constants, or no safe pose is in reach.
+            ConfigError: an explorer cannot be used with these constants, or no safe pose is reachable.
         """
         self.plan = plan
         self.robots = VectorEnvCache(make_vector, num_robots)
@@ -214,7 +216,7 @@ class PlayFleet:
             self._explorer(name, {})
 
     def _explorer(self, name: str, visits: VisitCounts) -> Any:
-        """The explorer called `name` for all hands of a robot."""
+        """The explorer called `name` for all arms of a robot."""
         own = [
             make_explorer(name, replace(self.plan.explorers, motion=motion), arm=arm, library_M7=library, visits=visits)
             for arm, motion, library in zip(self._arms, self._motions, self._libraries, strict=True)
@@ -222,7 +224,7 @@ class PlayFleet:
         return own[0] if len(own) == 1 else MultiArmExplorer(own, self._motions)
 
     def run(self, attempts: Sequence[int]) -> list[AttemptResult]:
-        """Play these attempts (at most one a robot)."""
+        """Run these attempts, at most one per robot."""
         rounds = {attempt // self.plan.round_episodes for attempt in attempts}
         seen = {number: self._seen(number) for number in rounds}
         return run_isolating_failures(lambda some: self._play(some, seen), attempts, self.robots)
@@ -254,14 +256,14 @@ class PlayFleet:
 
 
 def encode_play(plan: CollectPlan, trajectory: Trajectory, attempt: int, *, name: str, seed: int) -> Episode:
-    """One played trajectory as an episode, with what a report wants to know about it."""
+    """Encode one trajectory of play as an episode, with the metadata that a report needs."""
     drawn = {f"random_{key}": value for key, value in trajectory.drawn.items()}
     meta = {"attempt": attempt, "seed": seed, "explorer": name, "embodiment": plan.env.robot, **drawn}
     return encode_episode(trajectory, index=attempt, task=PLAY_TASK, meta=meta, jpeg_quality=plan.jpeg_quality)
 
 
 def visits_of(plan: CollectPlan, outcome: AttemptResult, *, arms: Sequence[ArmSlots]) -> VisitCounts:
-    """What an attempt adds to the novelty memory; nothing if it was dropped."""
+    """The visits that an attempt adds to the novelty memory; none if it was dropped."""
     if outcome.episode is None or not plan.needs_memory:
         return {}
     episode = outcome.episode
@@ -270,7 +272,7 @@ def visits_of(plan: CollectPlan, outcome: AttemptResult, *, arms: Sequence[ArmSl
 
 
 def check_robots(plan: CollectPlan, num_robots: int) -> None:
-    """Raise unless the rounds of the novelty memory leave room for this many robots in a fleet.
+    """Raise an error if the rounds of the novelty memory are too short for this number of robots in a fleet.
 
     Raises:
         ConfigError: a fleet's batch would span rounds that wait for each other.
@@ -291,7 +293,8 @@ def collect(
     num_episodes: int,
     num_robots: int = 1,
 ) -> Iterator[Episode]:
-    """Play `num_episodes` episodes in this process, in order; dropped attempts are skipped. Rest as of `PlayFleet`."""
+    """Collect `num_episodes` episodes in this process, in order; dropped attempts are skipped. Other arguments as for
+    `PlayFleet`."""
     check_robots(plan, num_robots)
     memory = RoundVisitCounts(plan.round_episodes)
     fleet = PlayFleet(plan, make_vector, sample_poses, arms=arms, num_robots=num_robots, memory=memory.before)

@@ -1,4 +1,4 @@
-"""Waypoints drawn to objects: grasp, lift, carry, drop, place, release and push, all with random parameters.
+"""Plans waypoints around objects: grasp, lift, carry, drop, place, release and push, all with random parameters.
 
 **Privileged**: this file reads the objects' poses from the simulator, which a real robot would have to perceive. The
 dataset records the explorer's name of each episode.
@@ -14,9 +14,9 @@ from tap_ray.play.motion import MotionConfig, Target, clip_to, quat_exp, quat_mu
 
 OPEN, CLOSED = 1.0, -1.0
 CLEAR_M = 0.08
-"""What is taken over another object is lifted by at least this, m: higher than the basket's rim."""
+"""Smallest lift of an object that is carried over another one, m: higher than the basket's rim."""
 SWING_RAD = 1.2
-"""A hand turns at most this far about the vertical, so that the wrist stays away from its stops."""
+"""Largest turn of the gripper about the vertical, rad, so that the wrist stays away from its joint limits."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,9 +32,9 @@ class ContactConfig:
     offset_m: float = 0.006
     """Sigma of the grasp's horizontal error, m."""
     grasp_height_m: tuple[float, float] = (-0.01, 0.004)
-    """Tool above the object's center, m; the floor of the box B is the lowest it goes."""
+    """Height of the tool above the object's center, m; it is never below the floor of the box B."""
     hover_m: tuple[float, float] = (0.04, 0.09)
-    """Approach from this far above, m."""
+    """Height above the object from which it is approached, m."""
     lift_m: tuple[float, float] = (0.04, 0.18)
     """Lift to this height above the table, m."""
     place_probability: float = 0.4
@@ -46,9 +46,9 @@ class ContactConfig:
     onto_height_m: tuple[float, float] = (0.025, 0.06)
     """Height above its grasp at which it is released there, m; high enough to clear the basket's rim."""
     push_start_m: tuple[float, float] = (0.05, 0.09)
-    """A push begins this far from the object's center, m."""
+    """Distance from the object's center at which a push begins, m."""
     push_length_m: tuple[float, float] = (0.03, 0.14)
-    """A push ends this far beyond the object's center, m."""
+    """Distance beyond the object's center at which a push ends, m."""
     close_steps: int = 2
     """Control steps to wait while the fingers close or open."""
 
@@ -68,13 +68,13 @@ class _View(Protocol):
 
 
 class ContactPlanner:
-    """Seeks objects and does one thing after another to them."""
+    """Plans one primitive after another on randomly chosen objects."""
 
     def __init__(self, config: ContactConfig, motion: MotionConfig) -> None:
         self._config, self._motion = config, motion
 
     def reset(self, view: _View) -> None:
-        """Nothing is kept between episodes."""
+        """Does nothing: the planner keeps no state between episodes."""
 
     def watch(self, view: _View) -> bool:
         """Never drops a waypoint."""
@@ -113,7 +113,7 @@ def turned(home_quat: np.ndarray, yaw_rad: float) -> np.ndarray:
 
 
 def free_target(motion: MotionConfig, home_quat: np.ndarray, rng: np.random.Generator) -> Target:
-    """Anywhere in B, any yaw."""
+    """A random position in the box B with a random yaw."""
     pos_m = rng.uniform(motion.bounds_low_m, motion.bounds_high_m)
     return Target(pos_base_m=pos_m, quat_wxyz=turned(home_quat, float(rng.uniform(-SWING_RAD, SWING_RAD))))
 
@@ -128,9 +128,10 @@ def lift_and_carry(
     goal_m: np.ndarray,
     onto: bool = False,
 ) -> list[Target]:
-    """Above it, down, close, lift, carry to `goal_m`; then place, drop or keep. Nobody checks that it was caught.
+    """Waypoints: above the object, down, close, lift, carry to `goal_m`, then place, drop or keep. Whether the object
+    was grasped is not checked.
 
-    `onto`: something lies at `goal_m`: come from above, let go a few centimeters higher than it was grasped.
+    With `onto` something lies at `goal_m`: come from above, and release a few centimeters higher than the grasp.
     """
     heading = rotate(pose[3:], np.array([1.0, 0.0, 0.0]))
     aligned = rng.random() < config.aligned_probability
@@ -168,7 +169,8 @@ def push(
     angle_rad: float,
     length_m: float,
 ) -> list[Target]:
-    """Beside it, down, through it in direction `angle_rad` (base frame, about z) to `length_m` beyond, up again."""
+    """Waypoints: beside the object, down, through it in direction `angle_rad` (base frame, about z) to `length_m`
+    beyond, up again."""
     way = np.array([np.cos(angle_rad), np.sin(angle_rad), 0.0])
     height = np.array([0.0, 0.0, rng.uniform(*config.grasp_height_m)])
     start = pose[:3] - rng.uniform(*config.push_start_m) * way + height

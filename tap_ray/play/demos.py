@@ -1,4 +1,4 @@
-"""Collecting demonstrations: scripted experts attempt tasks, and the attempts that succeed are kept."""
+"""Collects demonstrations: scripted experts attempt tasks, and the attempts that succeed are kept."""
 
 from dataclasses import dataclass, field, fields, replace
 from typing import Any, Callable, Sequence
@@ -21,23 +21,23 @@ from tap_ray.rollout import rollout
 from tap_ray.types import EnvConfig, Policy, Trajectory
 
 MakeExpert = Callable[[EnvConfig, int], Policy]
-"""`envs.make_expert`: the expert of the config's task for so many robots."""
+"""Type of `envs.make_expert`, which makes the expert of the config's task for a number of robots."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class DemoPlan:
-    """What demonstrations are collected. Everything an episode's bytes depend on, and nothing else."""
+    """What demonstrations are collected: exactly the settings that an episode's bytes depend on."""
 
     tasks: tuple[str, ...]
     """Tasks, in the order in which their episodes alternate."""
     env: EnvConfig = field(default_factory=EnvConfig)
-    """Robot, image size, steps an episode; its task is replaced by each of `tasks`."""
+    """Robot, image size, steps of an episode; its task is replaced by each of `tasks`."""
     partners: tuple[str, ...] = ()
     """For each of `tasks`, the task whose objects are on the table as well (EnvConfig.partner); empty: none."""
     seed: int = 0
     """Root of the seed tree."""
     jpeg_quality: int = 90
-    """1 to 95."""
+    """Quality of the stored JPEG images, 1 to 95."""
     success_hold_steps: int = 8
     """A demonstration ends when the task has been done for this many steps in a row; at least 1."""
 
@@ -51,7 +51,7 @@ class DemoPlan:
 
     @property
     def scenes(self) -> list[EnvConfig]:
-        """What each of `tasks` is done in.
+        """The scene of each of `tasks`.
 
         Raises:
             ConfigError: some tasks have a partner and others none.
@@ -64,7 +64,8 @@ class DemoPlan:
         return [replace(self.env, task=t, partner=p) for t, p in zip(self.tasks, partners, strict=True)]
 
     def to_json(self) -> dict[str, Any]:
-        """Plain JSON values for a dataset's header, as in older ones: former names, partners only if there are any."""
+        """Plain JSON values for a dataset's header, in the format of older datasets: former names, and partners only if
+        there are any."""
         values = {"kind": "demos", **keys_renamed(plan_values(self), FORMER)}
         return values if self.partners else {key: value for key, value in values.items() if key != "partners"}
 
@@ -75,13 +76,13 @@ class DemoFleet:
     def __init__(
         self, plan: DemoPlan, make_vector: MakeVector, make_expert: MakeExpert, *, num_robots: int = 1
     ) -> None:
-        """`num_robots` robots side by side; the simulators start with the first episode."""
+        """Prepare `num_robots` robots side by side; the simulators start with the first episode."""
         self.plan = plan
         self.robots = VectorEnvCache(make_vector, num_robots)
         self._make_expert = make_expert
 
     def run(self, attempts: Sequence[int]) -> list[AttemptResult]:
-        """Attempt these (at most one a robot), all of one task: the attempts' number modulo the number of tasks."""
+        """Run these attempts, at most one per robot, all of one task: the attempt number modulo the number of tasks."""
         return run_isolating_failures(self._attempt, attempts, self.robots)
 
     def _attempt(self, attempts: Sequence[int]) -> list[AttemptResult]:
@@ -124,7 +125,7 @@ class DemoFleet:
 def steps_until_done(entire_T: np.ndarray, success_hold_steps: int) -> int | None:
     """Steps until the task has been done for `success_hold_steps` in a row; None if that never happens.
 
-    It looks at one robot's own steps only, so a demonstration does not depend on who else is in the process.
+    It uses one robot's steps only, so a demonstration does not depend on the other robots in the process.
     """
     run = 0
     for step, entire in enumerate(entire_T):
@@ -141,7 +142,7 @@ def head(trajectory: Trajectory, num_steps: int) -> Trajectory:
 
 
 def _why(trajectory: Trajectory) -> str:
-    """Why an attempt is not a demonstration, in words that can be counted."""
+    """Why an attempt is not a demonstration, as one of a few reasons that can be counted."""
     if trajectory.entire.any():
         return "done, but not long enough"
     if trajectory.partial.any():

@@ -1,10 +1,9 @@
-"""How robots play: five explorers behind `tap_ray.types.Explorer`, chosen by name. No instruction is involved.
+"""Defines how robots play: five explorers behind `tap_ray.types.Explorer`, chosen by name. No instruction is involved.
 
-uniform    independent noise on every slot: the naive baseline
-waypoint   Algorithm 1 of the paper: safe poses, forced descents; sees no object
-contact    goes to objects (privileged poses): grasp, lift, carry, drop, place, push
-curious    goes where end effector and objects have been least (privileged poses); robots of a run share the counts
-mixed      each episode uses one of the others: the default for pretraining
+uniform    independent noise on every slot: the naive baseline waypoint   Algorithm 1 of the paper: safe poses, forced
+descents; sees no object contact    goes to objects (privileged poses): grasp, lift, carry, drop, place, push curious
+goes where end effector and objects have been least often (privileged poses); robots of a run share the counts mixed
+each episode uses one of the others: the default for pretraining
 """
 
 from collections import deque
@@ -49,7 +48,7 @@ class UniformConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class MixedConfig:
-    """Share of the episodes that each explorer plays; only the ratios count."""
+    """Share of the episodes that each explorer plays; only the ratios matter."""
 
     uniform: float = 0.0
     waypoint: float = 0.45
@@ -70,7 +69,7 @@ class MixedConfig:
         """Explorer -> share.
 
         Raises:
-            ConfigError: one of `others` is no NAME:SHARE, or is named twice.
+            ConfigError: one of `others` is not NAME:SHARE, or is named twice.
         """
         found = {name: float(getattr(self, name)) for name in MIXABLE}
         for text in self.others:
@@ -107,7 +106,7 @@ class ExplorerConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class ExplorerInputs:
-    """What an explorer of one arm is made of."""
+    """The inputs from which an explorer of one arm is made."""
 
     config: ExplorerConfig
     """Constants."""
@@ -116,7 +115,7 @@ class ExplorerInputs:
     library_M7: np.ndarray
     """Safe poses: x y z (m, table frame), quaternion wxyz."""
     visits: VisitCounts
-    """What the run has seen so far; empty but for explorers that share a memory."""
+    """The run's visits so far; empty except for explorers that share a novelty memory."""
 
 
 def needs_memory(name: str, config: ExplorerConfig) -> bool:
@@ -125,7 +124,7 @@ def needs_memory(name: str, config: ExplorerConfig) -> bool:
 
 
 def choices(name: str, config: ExplorerConfig) -> list[str]:
-    """Explorers that may play an episode: those of "mixed" with a share, else `name` alone."""
+    """Explorers that may play an episode: those of "mixed" with a share above 0, else `name` alone."""
     return [one for one, share in config.mixed.shares.items() if share > 0] if name == MIXED else [name]
 
 
@@ -148,20 +147,21 @@ def make_explorer(
         config: constants.
         arm: where the state has the arm's pose.
         library_M7: safe poses.
-        visits: what the run has seen so far; only "curious" reads it.
+        visits: the run's visits so far; only "curious" reads them.
     """
     return EXPLORERS[name](ExplorerInputs(config=config, arm=arm, library_M7=library_M7, visits=visits))
 
 
 class Commanded:
-    """The pose that was commanded, integrated from the actions as executed; keeps `pos_m` and `quat` (wxyz)."""
+    """Tracks the commanded pose, `pos_m` and `quat` (wxyz), integrated from the executed actions."""
 
     def __init__(self, motion: MotionConfig, arm: ArmSlots, obs: Observation) -> None:
         self._motion, self._arm = motion, arm
         self.pos_m, self.quat = pose_of(obs, arm)
 
     def follow(self, obs: Observation, info: Info) -> bool:
-        """Account for the last action. Returns True where the hand was held up; then its true pose is what counts."""
+        """Update the pose with the last action. Returns True if the end effector was blocked; then its measured pose is
+        used."""
         action = np.asarray(info["ee_action"], np.float64)
         self.pos_m = self.pos_m + action[:3]
         self.quat = quat_multiply(quat_exp(action[3:6]), self.quat)
@@ -176,7 +176,7 @@ class Commanded:
         return far or turned
 
     def action_to(self, pos_m: np.ndarray, quat: np.ndarray, gripper: float) -> np.ndarray:
-        """The action (7,) float32 that commands this pose, as far as one step may go; it never leaves the box B."""
+        """The action (7,) float32 toward this pose, limited to the largest step; it never leaves the box B."""
         shift = clip_to(self._motion, pos_m) - self.pos_m
         turn = quat_log(quat_multiply(quat, quat_conjugate(self.quat)))
         delta = np.clip(np.concatenate([shift, turn]), -LIMIT_6, LIMIT_6)
@@ -201,18 +201,18 @@ def pose_of(obs: Observation, arm: ArmSlots) -> tuple[np.ndarray, np.ndarray]:
 
 
 class UniformExplorer:
-    """Every slot uniform in its range, every step anew."""
+    """Draws every slot uniformly from its range at every step."""
 
     def __init__(self, config: UniformConfig, motion: MotionConfig, arm: ArmSlots) -> None:
         self._config, self._motion, self._arm = config, motion, arm
 
     def reset(self, obs: Observation, info: Info, rng: np.random.Generator) -> None:
-        """An episode begins."""
+        """Begin an episode."""
         self._commanded = Commanded(self._motion, self._arm, obs)
         self._rng = rng
 
     def act(self, obs: Observation, info: Info) -> np.ndarray:
-        """A random action, cut where it would leave the box B."""
+        """A random action, clipped so that it does not leave the box B."""
         self._commanded.follow(obs, info)
         delta = self._rng.uniform(-LIMIT_6, LIMIT_6) * self._config.scale
         gripper = 1.0 if self._rng.random() < 0.5 else -1.0
@@ -227,7 +227,7 @@ class PathExplorer:
         self._motion, self._arm, self._planner = motion, arm, planner
 
     def reset(self, obs: Observation, info: Info, rng: np.random.Generator) -> None:
-        """An episode begins."""
+        """Begin an episode."""
         self._commanded = Commanded(self._motion, self._arm, obs)
         self._rng = rng
         self._gripper = 1.0
@@ -297,4 +297,5 @@ def _curious(to: ExplorerInputs) -> Explorer:
 EXPLORERS: Registry[Callable[[ExplorerInputs], Explorer]] = Registry(
     "explorer", {"uniform": _uniform, "waypoint": _waypoint, "contact": _contact, "curious": _curious}
 )
-"""What makes each explorer, those of installed packages included; "mixed" draws among them (`pick`)."""
+"""Name -> function that makes the explorer, including those of installed packages; "mixed" draws one of them
+(`pick`)."""

@@ -1,4 +1,4 @@
-"""How an explorer's waypoints become actions: cosine interpolation, noise, bounds.
+"""Turns an explorer's waypoints into actions: cosine interpolation, noise, bounds.
 
 Source: arXiv 2607.02466, Algorithm 1, step 4.
 
@@ -51,12 +51,12 @@ class MotionConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class Target:
-    """A waypoint: where to be, and what the gripper does on the way."""
+    """A waypoint: a pose, and what the gripper does on the way to it."""
 
     pos_base_m: np.ndarray
-    """(3,)."""
+    """(3,) position, m."""
     quat_wxyz: np.ndarray
-    """(4,)."""
+    """(4,) orientation."""
     gripper: float | None = None
     """+1 open, -1 closed; None leaves it to the explorer's own schedule."""
     hold_steps: int = 0
@@ -70,7 +70,7 @@ def clip_to(config: MotionConfig, pos_m: np.ndarray) -> np.ndarray:
 
 @dataclass(frozen=True, kw_only=True)
 class Segment:
-    """One way from pose to pose in `num_steps` control steps."""
+    """One segment from pose to pose in `num_steps` control steps."""
 
     start_pos_m: np.ndarray
     start_quat: np.ndarray

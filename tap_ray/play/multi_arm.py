@@ -1,4 +1,4 @@
-"""Several arms at one table, each with an explorer of its own, as one explorer.
+"""Combines several arms at one table, each with its own explorer, into one explorer.
 
 The table is divided along y, arm 0 (the left one) first. An arm stays in its own part and sees the objects that lie
 there, so that arms never collide. H arms.
@@ -13,11 +13,11 @@ from tap_ray.play.motion import MotionConfig
 from tap_ray.types import Info, Observation
 
 GAP_M = 0.06
-"""Between two hands' parts of the table, m: as wide as a hand's half."""
+"""Gap between the parts of the table of two arms, m: half the width of a gripper."""
 
 
 def split_workspace(motion: MotionConfig, num_hands: int) -> list[MotionConfig]:
-    """The safety box B, divided among the hands from left (+y) to right."""
+    """Divide the safety box B among the arms from left (+y) to right."""
     if num_hands == 1:
         return [motion]
     (x0, y0, z0), (x1, y1, z1) = motion.bounds_low_m, motion.bounds_high_m
@@ -27,25 +27,25 @@ def split_workspace(motion: MotionConfig, num_hands: int) -> list[MotionConfig]:
 
 
 class MultiArmExplorer:
-    """An explorer for H hands, made of H explorers for one."""
+    """An explorer for H arms, made of H explorers for one arm."""
 
     def __init__(self, explorers: Sequence[Any], motions: Sequence[MotionConfig]) -> None:
-        """`motions` holds each hand's part of the table."""
+        """`motions` holds each arm's part of the table."""
         self._explorers, self._motions = list(explorers), list(motions)
 
     def reset(self, obs: Observation, info: Info, rng: np.random.Generator) -> None:
-        """An episode begins; each hand draws from a generator of its own."""
+        """Begin an episode; each arm draws from its own random generator."""
         for hand, (explorer, own) in enumerate(zip(self._explorers, rng.spawn(len(self._explorers)), strict=True)):
             explorer.reset(*self._seen(obs, info, hand), own)
 
     def act(self, obs: Observation, info: Info) -> np.ndarray:
-        """(7 H,) motions of the hands."""
+        """The actions (7 H,) of all arms."""
         return np.concatenate(
             [explorer.act(*self._seen(obs, info, hand)) for hand, explorer in enumerate(self._explorers)]
         )
 
     def _seen(self, obs: Observation, info: Info, hand: int) -> tuple[Observation, dict[str, Any]]:
-        """What concerns one hand: its own last motion, the objects in its part of the table, and all else."""
+        """The info of one arm: its own last motion, the objects in its part of the table, and all other entries."""
         low, high = self._motions[hand].bounds_low_m[1], self._motions[hand].bounds_high_m[1]
         names = str(info["object_name"]).split(",")
         near = [low <= pose[1] <= high for pose in info["object_pose"]]

@@ -1,4 +1,4 @@
-"""Novelty memory: counts of the voxels that a run's robots have visited, shared by all of them, in rounds.
+"""Holds the novelty memory: counts of the voxels that a run's robots have visited, shared by all of them, in rounds.
 
 An episode must be determined by (plan, index) alone, on any machine. Its memory is therefore not "all visits so far"
 but the visits of all episodes of the rounds before the previous one: round r sees rounds 0 .. r-2. The round in between
@@ -22,18 +22,18 @@ HAND = "hand"
 
 
 def cells_of(name: str, pos_m: np.ndarray, leaf_m: float) -> Counter[str]:
-    """Count the cells of positions (T, 3), m, of the thing called `name`."""
+    """Count the cells of positions (T, 3), m, of the end effector or object called `name`."""
     voxel, count = np.unique(voxel_of(pos_m, leaf_m).reshape(-1, 3), axis=0, return_counts=True)
     return Counter({cell(name, v): int(c) for v, c in zip(voxel, count, strict=True)})
 
 
 def cell(name: str, voxel: np.ndarray) -> str:
-    """Key of one voxel (3,) of the thing called `name`."""
+    """Key of one voxel (3,) of the end effector or object called `name`."""
     return f"{name}:{voxel[0]},{voxel[1]},{voxel[2]}"
 
 
 def episode_visits(hand_T3: np.ndarray, object_pose_TM7: np.ndarray, objects: str, leaf_m: float) -> Counter[str]:
-    """Cells an episode visited: the hand's and every object's.
+    """Count the cells that an episode visited: those of the end effector and of every object.
 
     Args:
         hand_T3: tool positions, m.
@@ -54,19 +54,19 @@ def novelty(count: int) -> float:
 
 
 class RoundVisitCounts:
-    """Visit counts by round; see the top of this file. Episodes are added in index order: its state is a prefix's."""
+    """Visit counts by round; see the top of this file. Episodes are added in index order."""
 
     def __init__(self, round_episodes: int) -> None:
-        """Start empty. `round_episodes`: episodes in a round."""
+        """Start empty. `round_episodes` is the number of episodes in a round."""
         self.round_episodes = round_episodes
         self.num_added = 0
-        """Episodes added so far: the index of the next one."""
+        """Number of episodes added so far: the index of the next one."""
         self._past: Counter[str] = Counter()
         self._rounds: dict[int, Counter[str]] = {}
 
     @property
     def current(self) -> int:
-        """Round of the next episode to be added; nobody needs the memory of an earlier one any more."""
+        """Round of the next episode to be added; the memory of earlier rounds is not needed any more."""
         return self.num_added // self.round_episodes
 
     def add(self, visits: VisitCounts) -> None:

@@ -1,6 +1,6 @@
-"""Planners: the next waypoint of Algorithm 1, and that of curiosity. `contact.py` has the third one, for objects.
+"""Plans the next waypoints, for Algorithm 1 and for curiosity. `contact.py` has the third planner, for objects.
 
-A planner chooses waypoints, explorers.py moves to them. All random draws are from the view's generator.
+A planner chooses waypoints, and explorers.py moves to them. All random numbers come from the view's generator.
 """
 
 from collections import Counter
@@ -18,7 +18,7 @@ from tap_ray.play.safe_poses import voxel_of
 
 @dataclass(kw_only=True)
 class View:
-    """What a planner sees of its robot now."""
+    """What a planner knows about its robot at one step."""
 
     pos_m: np.ndarray
     """(3,) commanded tool position, base frame."""
@@ -39,7 +39,7 @@ class Planner(Protocol):
         ...
 
     def watch(self, view: View) -> bool:
-        """Called at every control step; True drops the present waypoints, and `plan` is asked for new ones."""
+        """Called at every control step; True drops the current waypoints, and `plan` is called for new ones."""
         ...
 
     def plan(self, view: View) -> list[Target]:
@@ -49,7 +49,7 @@ class Planner(Protocol):
 
 @dataclass(frozen=True, kw_only=True)
 class WaypointConfig:
-    """Algorithm 1, steps 2 and 3. The paper states none of these values."""
+    """Settings of Algorithm 1, steps 2 and 3. The paper states none of these values."""
 
     d_min_m: float = 0.10
     """Smallest distance between consecutive waypoints, m."""
@@ -60,7 +60,8 @@ class WaypointConfig:
 
 
 class WaypointPlanner:
-    """Waypoints from the safe-pose library; too long in the air forces a descent. Sees no object."""
+    """Draws waypoints from the safe-pose library; a descent is forced after too many steps in the air. It reads no
+    object poses."""
 
     def __init__(self, config: WaypointConfig, library_M7: np.ndarray) -> None:
         self._config = config
@@ -73,12 +74,12 @@ class WaypointPlanner:
             )
 
     def reset(self, view: View) -> None:
-        """Nobody has been in the air yet."""
+        """Begin an episode with no steps in the air."""
         self._num_high = 0
         self._descending = False
 
     def watch(self, view: View) -> bool:
-        """Whether the robot has been in the air for more than c_max_steps, and is not on its way down already."""
+        """Whether the robot has been in the air for more than c_max_steps, and is not already descending."""
         self._num_high = self._num_high + 1 if view.pos_m[2] > self._config.z_thresh_m else 0
         if self._num_high == 0:
             self._descending = False
@@ -94,7 +95,7 @@ class WaypointPlanner:
 
 
 def far_enough(poses_M7: np.ndarray, pos_m: np.ndarray, d_min_m: float) -> np.ndarray:
-    """The poses at least `d_min_m` from `pos_m`; the farthest one alone if none is."""
+    """The poses at least `d_min_m` from `pos_m`; if there are none, the farthest one."""
     distance = np.linalg.norm(poses_M7[:, :3] - pos_m, axis=1)
     far = distance >= d_min_m
     return poses_M7[far] if far.any() else poses_M7[[int(np.argmax(distance))]]
@@ -107,7 +108,8 @@ def target_of(pose_7: np.ndarray) -> Target:
 
 @dataclass(frozen=True, kw_only=True)
 class CuriousConfig:
-    """Intrinsic novelty over voxel cells of the end effector and the objects. Reads privileged object poses."""
+    """Settings of curiosity: intrinsic novelty over voxels of the end effector and the objects. It reads privileged
+    object poses."""
 
     leaf_m: float = 0.05
     """Edge of a cell, m."""
@@ -120,7 +122,8 @@ class CuriousConfig:
 
 
 class CuriousPlanner:
-    """Goes, pushes or carries to where hand or object have been least: in the run's past rounds and in this episode."""
+    """Moves, pushes or carries to where end effector or object have been least often, in the run's past rounds and in
+    this episode."""
 
     def __init__(
         self,
@@ -140,14 +143,14 @@ class CuriousPlanner:
         self._own: Counter[str] = Counter()
 
     def watch(self, view: View) -> bool:
-        """Count the cells of hand and objects; never drops a waypoint."""
+        """Count the cells of end effector and objects; never drops a waypoint."""
         self._own[self._cell(HAND, view.pos_m)] += 1
         for name, pose in present_objects(view.info):
             self._own[self._cell(name, pose[:3])] += 1
         return False
 
     def plan(self, view: View) -> list[Target]:
-        """Draw one of the candidates, the more novel its end the likelier."""
+        """Draw one of the candidates; those that end in more novel cells are more likely."""
         plans, scores = self._free(view)
         for name, pose in present_objects(view.info):
             for targets, end_m in self._object_plans(view, pose):

@@ -1,4 +1,4 @@
-"""A report on play: movement quality, diversity, contact and effect, for each explorer, as tables and images.
+"""Writes a report on play: movement quality, diversity, contact and effect for each explorer, as tables and images.
 
 Its files, in the report/ folder: report.md, play.csv, play.json, play.png, workspace.png, contact_sheet.png, play.mp4;
 with robot masks also crops.png.
@@ -27,13 +27,13 @@ from tap_ray.media.video import side_by_side, write_video
 from tap_ray.specs import missing_slots
 
 MOVED_M = 0.02
-"""An object counts as moved when it was ever this far from where it began, m."""
+"""An object counts as moved if it was ever this far from its initial position, m."""
 LEAF_M = 0.05
 """Side of the voxels that count as visited, m."""
 NUM_FRAMES = 8
-"""Images of an episode on the contact sheet."""
+"""Number of images of an episode on the contact sheet."""
 NUM_CROPS = 12
-"""Bouts of contact on the sheet of crops."""
+"""Number of bouts of contact on the sheet of crops."""
 SHEET_PX, PANEL_PX = 192, 288
 """Images of the sheet and of the video are enlarged by whole factors up to about this side."""
 
@@ -52,7 +52,7 @@ EXPLAINED = {
 
 @dataclass(frozen=True, kw_only=True)
 class Played:
-    """What the report needs of one episode."""
+    """What the report needs to know about one episode."""
 
     index: int
     explorer: str
@@ -61,7 +61,7 @@ class Played:
     contact: np.ndarray
     """(T,) bool; empty where it is unknown."""
     displacement: np.ndarray
-    """(M,) m, how far each object ever was from where it began; empty where no object is known."""
+    """(M,) m, largest distance of each object from its initial position; empty if there are no object poses."""
 
 
 def write(data: Path | str, out: Path | str) -> Path:
@@ -75,7 +75,7 @@ def write(data: Path | str, out: Path | str) -> Path:
         The path of report.md.
 
     Raises:
-        DataError: no readable dataset, or its state has no end-effector position.
+        DataError: there is no readable dataset, or its state has no end-effector position.
         StorageError: the folder cannot be written.
     """
     dataset, out = open_dataset(data), storage.to_path(out)
@@ -97,7 +97,7 @@ def write(data: Path | str, out: Path | str) -> Path:
 
 
 def read(dataset: DatasetInfo, indices: Iterable[int] | None = None) -> list[Played]:
-    """These episodes of a dataset (None: all), without their images; once for each hand of the robot.
+    """Read these episodes of a dataset (None: all) without their images, once for each arm of the robot.
 
     Raises:
         DataError: the state has no end-effector position.
@@ -127,13 +127,13 @@ def read(dataset: DatasetInfo, indices: Iterable[int] | None = None) -> list[Pla
 
 
 def displacement(object_pose_TM7: np.ndarray) -> np.ndarray:
-    """(M,) m: how far each object ever was from its first position."""
+    """(M,) largest distance of each object from its first position, m."""
     position_TM3 = object_pose_TM7[:, :, :3].astype(float)
     return np.linalg.norm(position_TM3 - position_TM3[:1], axis=2).max(axis=0)
 
 
 def summarize(played: Sequence[Played], hz: float) -> list[dict[str, Any]]:
-    """A row for each explorer (alphabetical); columns are explained in `EXPLAINED`, what is not known is None.
+    """A row for each explorer (alphabetical); columns are explained in `EXPLAINED`, unknown values are None.
 
     Args:
         played: episodes, at least one.
@@ -215,11 +215,11 @@ def contact_sheet(frames: dict[str, np.ndarray]) -> Image.Image:
 
 
 def crop_sheet(dataset: DatasetInfo) -> Image.Image | None:
-    """The first bouts of contact of `NUM_CROPS` episodes: a row each with the crops of the thing and of
-    its place (black: none), the images before and at the first touch, at the last one and after it.
+    """The first bouts of contact of `NUM_CROPS` episodes: a row each with the crops of the object and of its place
+    (black: none), the images before and at the first touch, at the last one and after it.
 
     Returns:
-        None where the dataset has no robot masks, or nothing was moved.
+        The image; None if the dataset has no robot masks, or nothing was moved.
     """
     rows: list[np.ndarray] = []
     for index in range(len(dataset)) if dataset.header.robot_mask and dataset.header.contact else ():
@@ -267,7 +267,7 @@ def _write_tables(rows: Sequence[dict[str, Any]], dataset: DatasetInfo, out: Pat
 
 
 def visited_growth(path: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """(K,) steps, and (K,) how many voxels had been visited by then, of a path (T, 3) in m."""
+    """(K,) steps, and (K,) numbers of voxels visited by then, of a path (T, 3) in m."""
     _, first = np.unique(np.floor(path / LEAF_M), axis=0, return_index=True)
     return np.append(np.sort(first) + 1, len(path)), np.append(np.arange(1, len(first) + 1), len(first))
 

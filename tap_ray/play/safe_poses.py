@@ -1,6 +1,7 @@
-"""The safe-pose library: poses that a robot may go to, evenly over its reach (arXiv 2607.02466, Algorithm 1, step 1).
+"""Builds the safe-pose library: poses that a robot may go to, evenly over its reach (arXiv 2607.02466, Algorithm 1,
+step 1).
 
-The raw poses come from the robot's kinematics in `envs`; a job passes the function in.
+The raw poses come from the robot's kinematics in `envs`; a job passes that function as an argument.
 """
 
 from dataclasses import dataclass
@@ -15,7 +16,7 @@ from tap_ray.types import EnvConfig
 
 @dataclass(frozen=True, kw_only=True)
 class SafePosesConfig:
-    """How the library is made."""
+    """Settings of the safe-pose library."""
 
     num_samples: int = 3000
     """Raw reachable poses to draw before thinning."""
@@ -35,9 +36,9 @@ def voxel_of(pos_m: np.ndarray, leaf_m: float) -> np.ndarray:
 
 
 def thin(poses_N7: np.ndarray, low_m: np.ndarray, high_m: np.ndarray, leaf_m: float) -> np.ndarray:
-    """Keep the poses inside the box, and of each voxel the one nearest to its center.
+    """Keep the poses inside the box, and in each voxel only the one nearest to its center.
 
-    Unlike the mean of a voxel's points, which point-cloud libraries take, the kept pose is one the robot can reach.
+    Unlike the mean of a voxel's points, which point-cloud libraries use, the kept pose is one that the robot can reach.
 
     Returns:
         (M, 7) poses, ordered by voxel, so that the order of the input does not matter.
@@ -60,10 +61,10 @@ def build_library(
     low_m: tuple[float, float, float],
     high_m: tuple[float, float, float],
 ) -> np.ndarray:
-    """The library (M, 7) of one robot inside the safety box `low_m` .. `high_m` (base frame, m).
+    """Build the library (M, 7) of one robot inside the safety box `low_m` .. `high_m` (base frame, m).
 
     Raises:
-        ConfigError: fewer than two safe poses, so there is nowhere to go.
+        ConfigError: there are fewer than two safe poses.
     """
     raw_N7 = sample_poses(env, generator(seed, "safe_poses"), config.num_samples)
     library = thin(np.asarray(raw_N7, np.float64), np.array(low_m), np.array(high_m), config.leaf_m)

@@ -1,4 +1,4 @@
-"""Which attempts to make until enough episodes are kept, in an order that depends on nothing but their outcomes.
+"""Decides which attempts to make until enough episodes are kept, in an order that depends only on their outcomes.
 
 Attempt numbers run round-robin over the tasks: attempt a belongs to task a modulo `num_tasks`, so the first n episodes
 of a dataset are balanced. They are made in generations: each has exactly as many attempts of each task as are missing,
@@ -10,14 +10,14 @@ from typing import Any, Mapping
 from tap_ray.errors import DataError
 
 MAX_TRIES = 4
-"""Attempts for each wanted episode (and 20 more) after which a task is given up."""
+"""A task is given up after this number of attempts per wanted episode (and 20 more)."""
 
 
 class Schedule:
-    """Counts attempts and what is kept of them. Give outcomes in the order of `pending`."""
+    """Counts attempts and kept episodes. Outcomes must be recorded in the order of `pending`."""
 
     def __init__(self, *, num_tasks: int, episodes: int) -> None:
-        """`episodes` are wanted of each of `num_tasks` tasks."""
+        """`episodes` is the number of episodes of each of `num_tasks` tasks."""
         self.num_tasks = num_tasks
         self.episodes = episodes
         self.kept = [0] * num_tasks
@@ -25,10 +25,10 @@ class Schedule:
         self._generation: list[int] = []
         self._done = 0
         self.dropped: list[tuple[int, str]] = []
-        """Attempt and reason of everything that was not kept."""
+        """Attempt and reason of every episode that was not kept."""
 
     def pending(self) -> list[int]:
-        """What is left of the present generation, or a new one; empty when enough is kept.
+        """The rest of the current generation, or a new one; empty when enough episodes are kept.
 
         Raises:
             DataError: a task fails again and again.
@@ -56,7 +56,7 @@ class Schedule:
         )
 
     def record(self, attempt: int, reason: str | None) -> None:
-        """Note the outcome of the next pending attempt. `reason`: why it was dropped; None keeps it."""
+        """Record the outcome of the next pending attempt. `reason` says why it was dropped; None keeps it."""
         assert attempt == self._generation[self._done], "outcomes come in order"
         task = attempt % self.num_tasks
         self._done += 1
@@ -76,7 +76,8 @@ class Schedule:
         }
 
     def restore(self, data: Mapping[str, Any]) -> None:
-        """Go on from what `to_json` gave. With one task the rest of a generation follows from the counts alone."""
+        """Continue from the values of `to_json`. With one task the rest of a generation follows from the counts
+        alone."""
         self.kept, self.tried = list(data["kept"]), list(data["tried"])
         self._generation, self._done = list(data["left"]), 0
         self.dropped = [(int(attempt), str(reason)) for attempt, reason in data["dropped"]]

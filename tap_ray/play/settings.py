@@ -37,7 +37,7 @@ class RobotsConfig(NodesConfig):
     robot_mask: bool = True
     """Whether each frame has a mask of the robot (a small PNG); without masks no crops can be cut from the play."""
     jpeg_quality: int = 90
-    """1 to 95."""
+    """Quality of the stored JPEG images, 1 to 95."""
     fleets: int = 0
     """Number of processes that step robots; 0: one per CPU."""
     robots_per_fleet: int = 1
@@ -63,12 +63,12 @@ class RobotsConfig(NodesConfig):
 
 @dataclass(frozen=True, kw_only=True)
 class PlayJobConfig(RobotsConfig):
-    """How much play of what kind, by how many robots."""
+    """Settings of jobs.collect_play: the amount and kind of play, and the number of robots."""
 
     episodes: int = 500
     """Number of episodes in the dataset; a larger number adds episodes to an existing one."""
     explorer: str = "mixed"
-    """What moves the robots: uniform (independent noise), waypoint (Algorithm 1), contact (objects), curious
+    """Explorer that moves the robots: uniform (independent noise), waypoint (Algorithm 1), contact (objects), curious
     (novelty), an explorer of an installed package, or mixed (a mixture by --explorers.mixed.*)."""
     round_episodes: int = 32
     """Episodes in a round of the novelty memory that curious robots share."""
@@ -87,10 +87,11 @@ def plan_of(config: PlayJobConfig, *, control_lag: float) -> CollectPlan:
 
     Args:
         config: the options.
-        control_lag: `envs.control_lag_of` its simulator; explorers must not take a slow hand for one that is blocked.
+        control_lag: `envs.control_lag_of` its simulator; explorers must not mistake a slow end effector for a blocked
+            one.
 
     Raises:
-        ConfigError: bounds of a randomization that is off.
+        ConfigError: ranges of the randomization are given without --randomize.
     """
     if not config.randomize and config.randomization != RandomizeConfig():
         raise ConfigError("--randomization.* has no effect without --randomize. Add --randomize, or omit these flags.")
@@ -108,7 +109,7 @@ def plan_of(config: PlayJobConfig, *, control_lag: float) -> CollectPlan:
 
 @dataclass(frozen=True, kw_only=True)
 class DemosJobConfig(RobotsConfig):
-    """How many demonstrations of which tasks, by how many robots."""
+    """Settings of jobs.collect_demos: the tasks, the number of demonstrations, and the number of robots."""
 
     episodes: int = 200
     """Number of successful episodes of each task (with tabletop_mixed: of each pair of tasks); a larger number adds

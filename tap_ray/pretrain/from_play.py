@@ -1,4 +1,4 @@
-"""Stage 1: learn to move from play, without instructions. There are two objectives, each with its weight.
+"""Implements Stage 1: learning to move from play, without instructions. There are two objectives, each with its weight.
 
     next object       which actions bring the gripper to *this object* (a crop of what it will touch next), and the
                       object to *this place* (a crop of it)?   || f(o_t, crops) - a_{t:t+H} ||^2
@@ -56,18 +56,18 @@ class ObjectiveConfig:
 
     @property
     def context(self) -> tuple[Context, ...]:
-        """What the policy is told."""
+        """The context of the policy."""
         asked: tuple[tuple[Context, float], ...] = (("crops", self.next_object), ("goal", self.inverse_dynamics))
         return tuple(name for name, weight in asked if weight)
 
     def windows(self, windows: WindowConfig) -> WindowConfig:
-        """The windows with the crops, the goals and the targets that are asked for, and no others.
+        """Complete the windows with exactly the crops, goals and targets that the objectives need.
 
-        For inverse dynamics alone the default horizon ends at the second image: no action after it can be trained.
+        For inverse dynamics alone the default horizon ends at the second image, because later actions cannot be
+        trained.
 
         Raises:
-            ConfigError: inverse dynamics without a second image or with a chunk beyond it, or a reach loss without
-                targets.
+            ConfigError: inverse dynamics has no second image or a chunk beyond it, or a reach loss has no targets.
         """
         if self.inverse_dynamics and windows.k_max < 1:
             raise ConfigError("Inverse dynamics needs a second image. Set --windows.k-max to at least 1.")
@@ -100,8 +100,9 @@ class FromPlay:
     name: str = "play"
 
     def loss(self, model: nn.Module, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
-        """Scalar loss; "play/loss" (whole) and its parts "play/action_mse", "play/reach_mse", "play/point_nats" and
-        "play/inverse_mse"; of a head with a loss of its own "play/action_loss" and "play/inverse_loss"."""
+        """Return the scalar loss; "play/loss" (the total) and its terms "play/action_mse", "play/reach_mse",
+        "play/point_nats" and "play/inverse_mse"; for a head that computes its own loss "play/action_loss" and
+        "play/inverse_loss"."""
         out, config, parts = model(batch), self.config, {}
         target, mask = self.policy.action_scale(batch["action"]), batch["action_mask"]
         terms = []
@@ -156,19 +157,19 @@ def build(
     seed: int,
     action_NHA: Callable[[], np.ndarray] | None = None,
 ) -> Stage:
-    """A fresh Stage 1 from its parts (live play has no dataset).
+    """Build Stage 1 from its parts, for live play, which has no dataset.
 
     Args:
-        spec: of the robot that plays.
-        norm: statistics of its actions.
+        spec: interface of the robot.
+        norm: normalization statistics of its actions.
         policy: sizes; context, action slots and the reach head are filled in here.
-        config: the loss.
-        held_out: windows to evaluate on, and to take the reach targets' statistics from; the caller draws them once.
-        seed: of the weights.
-        action_NHA: gives chunks to fit action tokens on; None: those of the windows to evaluate on.
+        config: the objectives.
+        held_out: validation windows, which also give the statistics of the reach targets; the caller draws them once.
+        seed: random seed of the weights.
+        action_NHA: returns the chunks on which action tokens are fitted; None: those of the validation windows.
 
     Raises:
-        ConfigError: reach targets wanted but not in the windows, or a head that is not Stage 1's.
+        ConfigError: the windows lack requested reach targets, or the head cannot be used in Stage 1.
     """
     if policy.head == "flow" and not policy.vlm.pretrained:
         raise ConfigError(
@@ -198,17 +199,17 @@ def from_dataset(
 def from_mixture(
     mixture: Mixture, windows: WindowConfig, *, policy: PolicyConfig, config: ObjectiveConfig, seed: int
 ) -> Stage:
-    """A fresh Stage 1 for datasets of play, validated on each by its share.
+    """Build Stage 1 for datasets of play; each is part of the validation by its share.
 
     Args:
-        mixture: play; with robot masks for the next object.
-        windows: what the objective asks for is filled in here (`ObjectiveConfig.windows`).
+        mixture: datasets of play; with robot masks for the next-object objective.
+        windows: what the objectives need is filled in here (`ObjectiveConfig.windows`).
         policy: sizes.
-        config: the loss.
-        seed: of the weights.
+        config: the objectives.
+        seed: random seed of the weights.
 
     Raises:
-        DataError: no held-out episodes, no statistics, no masks, no crops.
+        DataError: there are no held-out episodes, statistics, masks or crops.
         ConfigError: windows and policy do not fit each other.
     """
     windows = stage_windows(windows, config, policy)
@@ -234,8 +235,8 @@ def from_mixture(
 
 
 def stage_windows(windows: WindowConfig, config: ObjectiveConfig, policy: PolicyConfig) -> WindowConfig:
-    """The windows with what the objective asks for, and for a head that knows chunks of one length only that length:
-    the motion prior's, or of action tokens the horizon asked for."""
+    """Complete the windows with what the objectives need, and for a head with a fixed chunk length with that length:
+    the motion prior's, or for action tokens the requested horizon."""
     if policy.head == "regression":
         return config.windows(windows)
     horizon = policy.prior.chunk if policy.head == "flow" else windows.horizon

@@ -1,4 +1,4 @@
-"""Is a Stage 1 run good enough for Stage 2? Compares its held-out metrics with those of good runs, in one sentence.
+"""Checks whether a Stage 1 run is good enough for Stage 2: compares its held-out metrics with those of good runs.
 
 The thresholds are a little below what runs on 3,200 episodes of contact play reached: contact .84, release .53 and next
 step .19 after 3,000 steps (docs/results/pointing.md), yaw .55 after 1,500 (docs/results/turning.md). Contact point
@@ -13,14 +13,14 @@ NAME = "play"
 
 @dataclass(frozen=True, kw_only=True)
 class Aim:
-    """One held-out number, and what to aim for."""
+    """A held-out metric and its target value."""
 
     metric: str
     what: str
-    """In words."""
+    """The metric in words."""
     aim: float
     cure: str
-    """What raises it."""
+    """What to do if it is too low."""
 
 
 AIMS = (
@@ -34,7 +34,8 @@ AIMS = (
     Aim(metric="r2_release", what="release point", aim=0.5, cure="collect more play that carries and releases objects"),
     Aim(metric="r2_mean", what="translation of the next step", aim=0.15, cure="train longer"),
 )
-"""For the next object. Inverse dynamics sees where the hand went: it is asked for more."""
+"""Targets for the next-object objective; those of inverse dynamics, which sees where the end effector went, are
+higher."""
 INVERSE_AIMS = (
     Aim(metric="r2_mean", what="translation between two images", aim=0.9, cure="train longer"),
     Aim(metric="gripper_accuracy", what="gripper", aim=0.9, cure="collect more play that opens and closes the gripper"),
@@ -42,7 +43,7 @@ INVERSE_AIMS = (
 
 
 def readiness(metrics: Mapping[str, float]) -> str:
-    """One line: "ready", or what is missing and what to do; "" without such metrics.
+    """One line: "ready", or what is missing and what to do; "" if there are no such metrics.
 
     Args:
         metrics: the last held-out metrics of a Stage 1 run, "play/r2_contact" and so on.

@@ -1,4 +1,4 @@
-"""Pseudo-labels: actions that a run of inverse dynamics predicts from the images of a video.
+"""Adds pseudo-labels to video: actions that a run of inverse dynamics predicts from the images.
 
 The result is a new dataset with the images, states and other data of the video and the predicted actions. Each episode
 is one step shorter (the last image has no next one). Its info.json has "pseudo_labels", with the run.
@@ -30,12 +30,12 @@ from tap_ray.training.session import final_metrics
 from tap_ray.types import Episode
 
 BATCH = 256
-"""Pairs of images at a time."""
+"""Number of pairs of images per batch."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class LabelConfig:
-    """Which model labels which video."""
+    """Settings of jobs.label: the model, and the video."""
 
     policy: Path
     """Run folder of jobs.pretrain with --objective.inverse-dynamics."""
@@ -47,12 +47,12 @@ class LabelConfig:
 
 
 class Labeler:
-    """Inverse dynamics over whole episodes."""
+    """Applies inverse dynamics to whole episodes."""
 
     def __init__(self, bundle: PolicyBundle, where: Path) -> None:
         """
         Raises:
-            ConfigError: the run was not asked for inverse dynamics.
+            ConfigError: the run was not trained with inverse dynamics.
         """
         if "goal" not in bundle.network.config.context:
             raise ConfigError(
@@ -86,10 +86,10 @@ class Labeler:
 
 
 def label(config: LabelConfig) -> Path:
-    """Label what is missing, print how far off the labels are where the truth is known; returns the dataset.
+    """Label what is missing and print the error of the labels if the true actions are known; returns the dataset.
 
     Raises:
-        ConfigError, DataError: run and video do not belong together, or the folder holds something else.
+        ConfigError, DataError: run and video do not fit each other, or the folder holds something else.
         StorageError: the disk refused; what was written before is whole.
     """
     run, dataset = storage.to_path(config.policy), open_dataset(config.data)
@@ -118,16 +118,16 @@ def label(config: LabelConfig) -> Path:
 
 
 def labeled_header(header: DatasetHeader, spec: RobotSpec, source: dict[str, str]) -> DatasetHeader:
-    """Of the dataset that labels are written into."""
+    """The header of the dataset that labels are written into."""
     plan = {"kind": "pseudo_labels", "pseudo_labels": source, "of": header.plan}
     return replace(header, spec=replace(spec, state=header.spec.state), plan=plan)
 
 
 def labeled(episode: Episode, labeler: Labeler) -> Episode:
-    """An episode with the actions that were seen in its images, a step shorter.
+    """An episode with predicted actions, one step shorter.
 
     Raises:
-        DataError: it has one image.
+        DataError: it has only one image.
     """
     rgb, steps = decode_frames(episode.image_jpeg), len(episode.image_jpeg) - 1
     if steps < 1:
@@ -148,7 +148,7 @@ def labeled(episode: Episode, labeler: Labeler) -> Episode:
 
 
 def held_out(manifest: dict[str, Any], data: Path, dataset: DatasetInfo) -> Sequence[int]:
-    """Episodes that the run has not learned from: all of other data; of its own those that it set aside."""
+    """Episodes that the run was not trained on: all episodes of other datasets, and the held-out ones of its own."""
     parents = manifest.get("parents", {})
     if all(runs.hash_of(data, parent.get("episodes", 0)) != parent.get("hash") for parent in parents.values()):
         return range(len(dataset))
@@ -158,7 +158,7 @@ def held_out(manifest: dict[str, Any], data: Path, dataset: DatasetInfo) -> Sequ
 
 
 def error_text(out: Path, dataset: DatasetInfo, episodes: Sequence[int]) -> str:
-    """How far the labels are from the true actions of these episodes, in words."""
+    """The error of the labels against the true actions of these episodes, as text."""
     if not len(episodes):
         return "No episode is held out from the run, so the error of the predicted actions is unknown."
     made = open_dataset(out)

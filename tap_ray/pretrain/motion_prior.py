@@ -1,4 +1,5 @@
-"""Stage 1, motion prior: reconstruct an action chunk from one latent (arXiv 2606.26095). No images, no language.
+"""Trains a motion prior (Stage 1): reconstruct an action chunk from one latent (arXiv 2606.26095). No images, no
+language.
 
     L = E_t || v(x_t, t, z) - (a - e) ||^2,   z = encoder(s, a, s, a, ...),   x_t = (1 - t) e + t a
 
@@ -26,7 +27,7 @@ from tap_ray.training.stage import FINAL
 from tap_ray.types import ActionChunkBatch
 
 HELD_OUT = 2048
-"""Chunks of each robot that are evaluated."""
+"""Number of held-out chunks of each robot."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,7 +37,7 @@ class FlowMatching:
     name: str = "prior"
 
     def loss(self, model: nn.Module, batch: MotionBatch) -> tuple[Tensor, dict[str, Tensor]]:
-        """Scalar loss, and "prior/loss": squared error of the velocity, normalized."""
+        """Return the scalar loss, and "prior/loss", the squared error of the normalized velocity."""
         loss = shared(batch, "loss", model(batch)["loss"])
         return loss, {"prior/loss": loss}
 
@@ -52,12 +53,12 @@ class PriorStage:
     network: MotionPrior
     sources: Sequence[Source]
     held_out: Sequence[Sequence[ActionChunkBatch]]
-    """For each source; nobody trains on them."""
+    """Held-out batches of each source."""
     objective: FlowMatching = field(default_factory=FlowMatching)
     lr_scale: dict[str, float] = field(default_factory=dict)
 
     def validate(self) -> dict[str, float]:
-        """What `reconstruction` finds for each robot, "prior/<robot>_r2_<slot>" and the mean over its slots."""
+        """The result of `reconstruction` for each robot, "prior/<robot>_r2_<slot>" and the mean over its slots."""
         metrics: dict[str, float] = {}
         for source, motions in zip(self.sources, self.held_out, strict=True):
             if not motions:
@@ -69,7 +70,7 @@ class PriorStage:
         return metrics
 
     def facts(self) -> dict[str, Any]:
-        """For `Hooks.facts`: what must be equal when a checkpoint is taken up again."""
+        """For `Hooks.facts`: what must be equal when training resumes from a checkpoint."""
         return {"prior": to_dict(self.network.config), "robots": [source.spec.robot for source in self.sources]}
 
     def save(self, run: Path) -> Path:
@@ -86,10 +87,10 @@ def from_datasets(
     config: PriorConfig,
     seed: int,
 ) -> PriorStage:
-    """A fresh prior for datasets of play.
+    """Build a motion prior for datasets of play.
 
     Raises:
-        DataError: a dataset is missing, or too small to hold anything out.
+        DataError: a dataset is missing, or too small to hold out episodes.
     """
     sources, held_out = [], []
     for number, (data, weight) in enumerate(zip(sets, weights, strict=True)):

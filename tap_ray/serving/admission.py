@@ -1,4 +1,4 @@
-"""Access control: the token, and the refusal of requests that foreign web pages make.
+"""Controls access: checks the token, and refuses requests that foreign web pages make.
 
 A browser on this machine can reach a server on loopback on behalf of any web page. It sends the page's server (Origin)
 and the name by which it reaches this server (Host; a page can make a name of its own point here). Robots send no
@@ -18,23 +18,23 @@ LOOPBACK = frozenset({"localhost", "127.0.0.1", "::1"})
 
 
 def digest(token: str) -> str:
-    """What the server keeps of a token."""
+    """The digest of a token, which the server stores instead of the token."""
     return hashlib.sha256(token.encode()).hexdigest()
 
 
 class Admission:
-    """Asked before each request."""
+    """Checks each request."""
 
     def __init__(self, token_digest: str | None, names: frozenset[str] | None) -> None:
         """
         Args:
-            token_digest: `digest(token)`; None lets everybody in.
-            names: by which the server is known, see `settings.names_of`; None: any.
+            token_digest: `digest(token)`; None admits every client.
+            names: names of the server, see `settings.names_of`; None: any.
         """
         self._token_digest, self._names = token_digest, names
 
     def check_place(self, connection: HTTPConnection) -> None:
-        """Raise RequestError (403) for a foreign Host or Origin."""
+        """Raise a RequestError (403) for a foreign Host or Origin."""
         told = connection.headers.get("host", "")
         host = _name(f"//{told}")
         if not host or not (self._names is None or host in self._names or _is_address(host)):
@@ -52,7 +52,7 @@ class Admission:
             )
 
     def check(self, connection: HTTPConnection) -> None:
-        """Raise RequestError: 403 as above; 401 without the token."""
+        """Raise a RequestError: 403 as in `check_place`; 401 without the token."""
         self.check_place(connection)
         if self._token_digest is None:
             return
@@ -67,7 +67,7 @@ class Admission:
 
 
 def _name(url: str) -> str:
-    """The host of a URL in lower case; "" where there is none."""
+    """The host of a URL in lower case; "" if there is none."""
     try:
         return (urlsplit(url).hostname or "").rstrip(".")
     except ValueError:
@@ -75,7 +75,7 @@ def _name(url: str) -> str:
 
 
 def _is_address(host: str) -> bool:
-    """An address cannot be made to point elsewhere."""
+    """Whether a host is an IP address, which cannot be made to point elsewhere."""
     try:
         ipaddress.ip_address(host)
     except ValueError:

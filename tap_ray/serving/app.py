@@ -1,4 +1,4 @@
-"""The ASGI app: HTTP and WebSocket to sessions. Knows neither Ray nor torch.
+"""Builds the ASGI app, which connects HTTP and WebSocket to sessions. It imports neither Ray nor torch.
 
     GET    /health          200 {"ready": true, "sessions": 3}, or 503 with "why": no replica answers. Needs no token
     GET    /spec            the contract, see `Contract.to_json`
@@ -36,16 +36,16 @@ BINARY = "application/octet-stream"
 POLICY_VIOLATION = 1008
 """WebSocket close code of a connection that may not stay."""
 SILENCE_S = 10.0
-"""How long a WebSocket without a session may say nothing, s, and how long a body may take to come."""
+"""How long a WebSocket without a session may be silent, and how long a request's body may take to arrive, s."""
 REQUESTS_HZ, REQUESTS_BURST = 25.0, 50
-"""Requests a second that move no episode on."""
+"""Largest rate of requests, per second, that are not steps of an episode, and its burst."""
 ROUTES = "GET /health, GET /spec, POST /sessions, DELETE /sessions/ID, POST /act, WebSocket /ws"
 
 Handler = Callable[[Request], Awaitable[Response]]
 
 
 class PolicyServer:
-    """Every route's handler."""
+    """The handlers of all routes."""
 
     def __init__(
         self, contract: Contract, sessions: Sessions, admission: Admission, trouble: Callable[[], str | None]
@@ -54,7 +54,7 @@ class PolicyServer:
         self._turns, self._health_turns = (Bucket(REQUESTS_HZ, REQUESTS_BURST) for _ in range(2))
 
     async def health(self, request: Request) -> Response:
-        """Whether the network answers."""
+        """Report whether the network answers."""
         await self._health_turns.take()
         self._admission.check_place(request)
         about: dict[str, Any] = {"ready": True, "sessions": len(self._sessions)}
@@ -63,26 +63,26 @@ class PolicyServer:
         return JSONResponse(about)
 
     async def spec(self, request: Request) -> Response:
-        """The contract."""
+        """Return the contract."""
         await self._turns.take()
         self._admission.check(request)
         return JSONResponse(self._contract.to_json())
 
     async def begin(self, request: Request) -> Response:
-        """A new session."""
+        """Begin a session."""
         await self._turns.take()
         self._admission.check(request)
         return JSONResponse(self._begin(await self._body(request), None), status_code=201)
 
     async def end(self, request: Request) -> Response:
-        """Forget a session."""
+        """End a session."""
         await self._turns.take()
         self._admission.check(request)
         self._sessions.end(request.path_params["session"])
         return Response(status_code=204)
 
     async def act(self, request: Request) -> Response:
-        """One step."""
+        """Compute one step."""
         try:
             self._admission.check(request)
             answer = await self._act(await self._body(request), _connection(request))
@@ -92,7 +92,7 @@ class PolicyServer:
         return Response(answer, media_type=BINARY)
 
     async def websocket(self, socket: WebSocket) -> None:
-        """Sessions and steps over one connection."""
+        """Handle sessions and steps over one connection."""
         await socket.accept()
         connection = _connection(socket)
         try:
@@ -108,7 +108,7 @@ class PolicyServer:
             self._sessions.leave(connection)
 
     async def no_route(self, request: Request, error: Exception) -> Response:
-        """Everything else."""
+        """Refuse any other route."""
         assert isinstance(error, HTTPException)
         await self._turns.take()
         message = f"There is no route {request.method} {request.url.path[:200]}. The routes are {ROUTES}."
@@ -148,7 +148,7 @@ class PolicyServer:
         return wire.pack({"session": step.session, "step": str(step.number)}, {"action": action})
 
     async def _body(self, request: Request) -> bytes:
-        """The request's body, read no further than the longest that can be right."""
+        """Read the request's body, up to the longest valid length."""
         declared = request.headers.get("content-length", "")
         if not declared.isdigit():
             raise RequestError(
@@ -174,7 +174,7 @@ class PolicyServer:
 
 
 async def _next(socket: WebSocket, connection: Connection) -> Any:
-    """The next message; one without a session is not waited for long."""
+    """Wait for the next message; without a session only for a short time."""
     while True:
         try:
             message = await asyncio.wait_for(socket.receive(), SILENCE_S)
@@ -202,7 +202,7 @@ async def _close(socket: WebSocket, error: RequestError) -> None:
 def make_app(
     contract: Contract, sessions: Sessions, admission: Admission, trouble: Callable[[], str | None]
 ) -> Starlette:
-    """The app, for `Door`; `trouble` says why the network does not answer, or None."""
+    """Make the app for `Door`. `trouble` returns why the network does not answer, or None."""
     server = PolicyServer(contract, sessions, admission, trouble)
     return Starlette(
         routes=[
@@ -228,5 +228,5 @@ def _connection(asked: HTTPConnection) -> Connection:
 
 
 def error_json(error: RequestError) -> dict[str, Any]:
-    """An error as the JSON object that a client gets. Its text may quote invalid UTF-8 of the request, as escapes."""
+    """An error as the JSON object that a client gets. Invalid UTF-8 that it quotes from the request is escaped."""
     return {"status": error.status, "error": error.message.encode(errors="backslashreplace").decode()}

@@ -1,4 +1,5 @@
-"""A client of jobs.serve that you can copy; it needs numpy and websockets only. Messages: tap_ray/serving/wire.py."""
+"""Provides a client of jobs.serve that you can copy; it needs numpy and websockets only. Messages:
+tap_ray/serving/wire.py."""
 
 import json
 

@@ -1,4 +1,4 @@
-"""The inputs and outputs of a served policy, as JSON for a client and as checks of its messages."""
+"""Describes the inputs and outputs of a served policy as JSON for clients, and checks their messages."""
 
 import reprlib
 from dataclasses import dataclass
@@ -13,16 +13,16 @@ from tap_ray.serving.wire import NAMES
 from tap_ray.specs import RobotSpec, require_compatible
 
 VERSION = 1
-"""Of the messages; GET /spec says it."""
+"""Version of the messages, which GET /spec reports."""
 MAX_WORDS_BYTES = 2000
 """Longest instruction, bytes of UTF-8."""
 SPARE_BYTES = 16_384
-"""What a message may hold besides its arrays: header, instruction."""
+"""Bytes of a message besides its arrays: header, instruction."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Step:
-    """One robot's request, checked."""
+    """A validated request of one robot."""
 
     session: str
     number: int
@@ -35,12 +35,12 @@ class Step:
 
 @dataclass(frozen=True, kw_only=True)
 class Contract:
-    """One served policy's interface."""
+    """The interface of a served policy."""
 
     policy: str
     """Name of its run folder."""
     policy_hash: str
-    """Of the run's manifest."""
+    """Hash in the run's manifest."""
     spec: RobotSpec
     image_size: int
     """Side of the square camera images, px."""
@@ -48,7 +48,7 @@ class Contract:
 
     @property
     def max_bytes(self) -> int:
-        """Longest message that can be right."""
+        """Length of the longest valid message, bytes."""
         images = 3 * self.image_size**2 * len(self.spec.cameras)
         return images + 4 * (len(self.spec.state) + len(self.spec.action)) + SPARE_BYTES
 
@@ -59,11 +59,11 @@ class Contract:
 
     @property
     def chunk_s(self) -> float:
-        """How long a robot takes for the actions of a chunk, s: by then it wants the next ones."""
+        """Duration of a chunk's executed actions, s, after which a robot needs the next ones."""
         return self.chunking.n_action_steps / self.spec.control_hz
 
     def probe(self) -> PolicyInput:
-        """Black images and a state of zeros."""
+        """An input of black images and a state of zeros."""
         rgb = np.zeros((self.image_size, self.image_size, 3), np.uint8)
         extra = _stacked([rgb] * len(self.images[1:]))
         look = ActionChunkBuffer(self.chunking, None).observe(rgb, np.zeros(len(self.spec.state)), None, "go", extra)
@@ -71,7 +71,7 @@ class Contract:
         return look
 
     def to_json(self) -> dict[str, Any]:
-        """What GET /spec answers."""
+        """The answer of GET /spec."""
         return {
             "version": VERSION,
             "policy": self.policy,
@@ -87,7 +87,7 @@ class Contract:
         }
 
     def require_spec(self, values: Any) -> None:
-        """Refuse (422) a robot that does not emit what this policy was trained for, naming every difference."""
+        """Refuse (422) a robot whose interface is not that of the policy, naming every difference."""
         if not isinstance(values, Mapping):
             raise RequestError(
                 422,

@@ -1,6 +1,6 @@
-"""The TCP server in front of the app: uvicorn's protocols behind an accept loop of our own.
+"""Runs the TCP server in front of the app: uvicorn's protocols behind our own accept loop.
 
-uvicorn waits for ever for a request's head, for a body and for an idle WebSocket, and accepts as many connections as
+uvicorn waits forever for a request's head, for a body and for an idle WebSocket, and accepts as many connections as
 there are file descriptors; each of these can stop every robot. Here connections are counted from their first byte on
 (`Connections`), and accepted at a rate that leaves the robots enough CPU time.
 """
@@ -25,25 +25,26 @@ from uvicorn.server import ServerState
 from tap_ray.serving.connections import QUIET_S, Bucket, Connection, Connections
 
 ACCEPTS_HZ, ACCEPTS_BURST = 40.0, 100
-"""New connections a second: a robot needs one an episode."""
+"""Largest rate of new connections, per second, and its burst: a robot needs one per episode."""
 PIECE_BYTES = 512
-"""What is read of a connection before the others have their turn."""
+"""Bytes that are read from a connection before the others have their turn."""
 BACKLOG = 128
-"""Connections that the system keeps until they are accepted."""
+"""Number of connections that the system queues until they are accepted."""
 HEAD_BYTES = 16_384
-"""Longest head of a request."""
+"""Longest head of a request, bytes."""
 MESSAGE_BYTES = 4 * 2**20
-"""Longest WebSocket message that is read at all; one that is too long for the policy is refused with a cure."""
+"""Longest WebSocket message that is read at all, bytes; a message that is only too long for the policy gets an
+explanation."""
 PING_S = 10.0
-"""How often a WebSocket is asked whether it lives, s, and how long it may take to answer: a robot without power is gone
-after twice that."""
+"""How often a WebSocket is pinged, and how long it may take to answer, s: a robot without power is disconnected after
+twice that."""
 SWEEP_S = 1.0
 RETRY_S = 0.1
-"""Pause where this process has no file left for a connection, s."""
+"""Pause if this process has no file descriptor left for a connection, s."""
 
 
 class _Reins:
-    """A transport whose reading two may pause, uvicorn and we; it continues when neither does."""
+    """A transport whose reading both uvicorn and we can pause; it continues when neither does."""
 
     def __init__(self, transport: asyncio.Transport) -> None:
         self._transport = transport
@@ -61,7 +62,7 @@ class _Reins:
         self._go_on()
 
     def hold(self, wait_s: float, then: Callable[[], None]) -> None:
-        """Read nothing for a while."""
+        """Pause reading for a while."""
         self._by_us = True
         self._transport.pause_reading()
         asyncio.get_running_loop().call_later(wait_s, self._release, then)
@@ -77,7 +78,7 @@ class _Reins:
 
 
 class _Counted(asyncio.Protocol):
-    """What uvicorn's two protocols do, told to their `Connection`, and their bytes in small pieces."""
+    """Wraps uvicorn's protocols: reports their activity to their `Connection`, and passes data on in small pieces."""
 
     app_state: dict[str, Any]
     transport: Any
@@ -121,10 +122,10 @@ class Door:
     def __init__(self, app: ASGIApp, listening: socket.socket, connections: Connections, tls: ssl.SSLContext | None):
         """
         Args:
-            app: finds its `Connection` in scope["state"]["connection"].
-            listening: bound; it is closed at the end.
-            connections: counts them.
-            tls: None: plain text.
+            app: the ASGI app; it finds its `Connection` in scope["state"]["connection"].
+            listening: bound socket; it is closed at the end.
+            connections: the limits.
+            tls: TLS settings; None serves plain text.
         """
         self._listening, self._connections, self._tls = listening, connections, tls
         self._accepts = Bucket(ACCEPTS_HZ, ACCEPTS_BURST)
@@ -147,7 +148,7 @@ class Door:
         logging.getLogger("uvicorn.error").setLevel(logging.CRITICAL)  # what a stranger sends fills no log
 
     async def serve(self) -> None:
-        """Until cancelled."""
+        """Serve until cancelled."""
         self._listening.setblocking(False)
         self._listening.listen(BACKLOG)
         sweep = asyncio.create_task(self._sweep())
@@ -192,7 +193,7 @@ class Door:
 
 @contextlib.contextmanager
 def in_background(*works: Callable[[], Coroutine[Any, Any, None]]) -> Iterator[None]:
-    """Run coroutines that end only when cancelled in a thread of their own, for the length of a `with` block."""
+    """Run coroutines that end only when cancelled in their own thread, for the duration of a `with` block."""
     runner = asyncio.Runner(loop_factory=asyncio.new_event_loop)
     loop = runner.get_loop()
     task = loop.create_task(_together(works))

@@ -1,4 +1,5 @@
-"""Readiness: whether the policy answers, known from the robots' requests or, without recent ones, from a probe."""
+"""Checks readiness: whether the policy answers, known from the robots' requests or, without recent ones, from a
+probe."""
 
 import asyncio
 import time
@@ -10,24 +11,24 @@ from tap_ray.serving.request_error import LATE, RequestError
 from tap_ray.serving.sessions import ComputeChunk
 
 HEARTBEAT_S = 2.0
-"""How long the network may go unasked, s."""
+"""Longest time without a request to the network, s; then a probe is sent."""
 RETRY_S = 0.2
-"""Between two tries while it does not answer, s."""
+"""Time between two probes while the network does not answer, s."""
 
 
 class Pulse:
-    """Asks the network on behalf of the sessions, and remembers whether it answers."""
+    """Sends the sessions' requests to the network, and remembers whether it answers."""
 
     def __init__(self, compute_chunk: ComputeChunk, probe: PolicyInput) -> None:
         """
         Args:
-            compute_chunk: asks the network for a chunk of actions.
+            compute_chunk: computes a chunk of actions with the network.
             probe: the input of our own requests, see `Contract.probe`.
         """
         self._compute_chunk, self._probe = compute_chunk, probe
         self._answered_at = -float("inf")
         self.trouble: str | None = "the network has not answered yet"
-        """Why the last request failed; None: it did not."""
+        """Why the last request failed; None if it succeeded."""
 
     async def compute_chunk(self, one: PolicyInput) -> np.ndarray:
         """The network's chunk of actions (H, A); raises RequestError as it does."""

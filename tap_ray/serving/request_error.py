@@ -1,7 +1,7 @@
-"""The errors that answer a request."""
+"""Defines the errors that answer a request."""
 
 LATE = 504
-"""Status of a step that was not answered in time."""
+"""HTTP status of a step that was not answered in time."""
 
 
 class RequestError(Exception):

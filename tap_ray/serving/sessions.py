@@ -1,7 +1,7 @@
-"""Episodes in progress: one session per robot and episode, up to a limit, deleted when idle.
+"""Manages sessions: one per robot and episode, up to a limit, deleted when idle.
 
-A session that began over a WebSocket ends with it, and with the next one that begins there. If all are in use, the one
-without a step for longest is ended.
+A session that began over a WebSocket ends with it, and when another one begins there. If all sessions are in use, the
+one without a step for the longest time is ended.
 """
 
 import asyncio
@@ -19,10 +19,10 @@ from tap_ray.serving.contract import Contract, Step
 from tap_ray.serving.request_error import RequestError
 
 ComputeChunk = Callable[[PolicyInput], Awaitable[np.ndarray]]
-"""One robot's input -> (H, A) float32 actions."""
+"""Function from one robot's input to (H, A) float32 actions."""
 MAX_SEED = 2**63
 SPARED_S = 10.0
-"""A session that had a step within so many seconds never makes room for another."""
+"""A session with a step within this time, s, is never ended to make room for another."""
 
 
 class Session:
@@ -49,11 +49,11 @@ class Sessions:
     ) -> None:
         """
         Args:
-            contract: of the policy.
-            look: asks the network.
-            limit: sessions at a time.
-            idle_s: a session that was not used for so long, s, is forgotten.
-            clock: seconds.
+            contract: the policy's interface.
+            look: computes a chunk with the network.
+            limit: largest number of sessions at a time.
+            idle_s: a session without a step for this time, s, is deleted.
+            clock: returns the time, s.
         """
         self._contract, self._compute_chunk, self._limit, self._idle_s, self._clock = (
             contract,
@@ -68,13 +68,13 @@ class Sessions:
         return len(self._open)
 
     def begin(self, asked: Any, owner: Connection | None = None) -> str:
-        """A new episode's session, from {"spec": what the robot emits, "seed": of the policy's own noise}.
+        """Begin a session for an episode, from {"spec": the robot's interface, "seed": seed of the policy's own noise}.
 
         With "previous_session": ID the session of the robot's last episode ends, if it has not already. `owner` is the
-        WebSocket that asks: it has one session at a time.
+        client's WebSocket: it has one session at a time.
 
         Raises:
-            RequestError: 422, another robot's spec or no seed; 503, as many sessions as there may be.
+            RequestError: 422, the spec of another robot or no seed; 503, there are too many sessions.
         """
         if not isinstance(asked, dict):
             raise RequestError(
@@ -103,19 +103,19 @@ class Sessions:
         return name
 
     def end(self, name: str) -> None:
-        """Forget an episode."""
+        """End a session."""
         self._of(name)
         self._drop(name)
 
     def leave(self, owner: Connection) -> None:
-        """A WebSocket closes: its session ends."""
+        """End the session of a closed WebSocket."""
         for name in [name for name, session in self._open.items() if session.owner is owner]:
             self._drop(name)
 
     async def act(self, step: Step) -> tuple[np.ndarray, bool]:
-        """(A,) float32, the robot's next action, and whether the episode moved on.
+        """Compute the robot's next action, (A,) float32, and whether the episode moved on.
 
-        A step asked for again gets the same answer, and moves nothing on.
+        A repeated step gets the same answer and does not move the episode on.
 
         Raises:
             RequestError: 404, no such session; 409, not the next step; 500, the policy's action is not finite.

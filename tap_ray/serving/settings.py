@@ -16,15 +16,15 @@ from tap_ray.serving.connections import SPARE
 
 TOKEN_VARIABLE = "TAP_RAY_SERVE_TOKEN"
 MIN_TOKEN = 16
-"""Characters of a token that nobody guesses."""
+"""Smallest number of characters of a token that cannot be guessed."""
 MAX_PORT = 65_535
 OWN_FILES = 256
-"""Open files of Ray and Python."""
+"""Number of files that Ray and Python keep open."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class ServeConfig(ClusterConfig):
-    """Which policy answers where, and how many robots at once."""
+    """Settings of jobs.serve: the policy, the address, and the limits."""
 
     policy: Path
     """Run folder of jobs.align, or models:/tap/VERSION of MLflow's registry."""
@@ -66,7 +66,7 @@ class ServeConfig(ClusterConfig):
 
 
 def check(config: ServeConfig) -> None:
-    """Raise ConfigError for what cannot be, before anything starts."""
+    """Raise a ConfigError for invalid settings, before anything starts."""
     lowest = {"sessions": 1, "batch": 1, "replicas": 1, "idle_s": 1, "batch_wait_ms": 0, "deadline_s": 0.01}
     for name, low in lowest.items():
         value = getattr(config, name)
@@ -83,23 +83,23 @@ def check(config: ServeConfig) -> None:
 
 
 def connections_of(config: ServeConfig) -> int:
-    """How many TCP connections there may be at a time."""
+    """Largest number of TCP connections at a time."""
     return 2 * config.sessions + SPARE
 
 
 def names_of(config: ServeConfig) -> frozenset[str] | None:
-    """By which names requests may call the server, in lower case; None: by any (who is not on this machine shows a
-    token)."""
+    """Names of the server that requests may use, in lower case; None: any, because clients on other machines need a
+    token."""
     if is_loopback(config.host):
         return LOOPBACK | {name.lower() for name in (config.host, *config.hosts)}
     return frozenset(name.lower() for name in (config.host, *config.hosts)) if config.hosts else None
 
 
 def tls_of(config: ServeConfig) -> ssl.SSLContext | None:
-    """None without --tls-cert.
+    """The TLS settings; None without --tls-cert.
 
     Raises:
-        ConfigError: one of the two files is missing, unreadable or not of the other.
+        ConfigError: one of the two files is missing or unreadable, or they do not belong together.
     """
     cert, key = config.tls_cert, config.tls_key
     if cert is None and key is None:
@@ -127,10 +127,10 @@ def _no_password() -> str:
 
 
 def listening(host: str, port: int) -> socket.socket:
-    """A TCP socket that is bound to `port`, or to any free one for 0.
+    """A TCP socket that is bound to `port`, or to any free port for 0.
 
     Raises:
-        ConfigError: somebody listens there, or this machine has no such address.
+        ConfigError: the port is in use, or this machine has no such address.
     """
     try:
         family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0][0]
@@ -154,13 +154,13 @@ def listening(host: str, port: int) -> socket.socket:
 
 
 def url(config: ServeConfig, port: int, scheme: str) -> str:
-    """Of the server: ws://127.0.0.1:8000, or with TLS wss://..."""
+    """URL of the server: ws://127.0.0.1:8000, or with TLS wss://..."""
     host = f"[{config.host}]" if ":" in config.host else config.host
     return f"{scheme}{'s' if config.tls_cert else ''}://{host}:{port}"
 
 
 def curl_flags(config: ServeConfig, token: tuple[str, str] | None) -> str:
-    """What curl needs to reach it; it would go through a proxy to this machine."""
+    """Flags that curl needs to reach it; without them it would use a proxy even for this machine."""
     flags = f'-H "Authorization: Bearer {token[1]}" ' if token else ""
     if config.tls_cert:
         flags += f"--cacert {config.tls_cert} "
@@ -176,10 +176,10 @@ def is_loopback(host: str) -> bool:
 
 
 def token_of(config: ServeConfig) -> tuple[str, str] | None:
-    """The token that clients must send, and shell text that gives it; None: everybody on this machine may come in.
+    """The token that clients must send, and a shell expression for it; None if every user of this machine may connect.
 
     Raises:
-        ConfigError: a token that can be guessed.
+        ConfigError: the token could be guessed.
         StorageError: the token's file cannot be read or written.
     """
     told = os.environ.get(TOKEN_VARIABLE)

@@ -1,4 +1,5 @@
-"""The messages: each is the bytes of a safetensors file. No pickle; libraries in C++, Rust and JavaScript can read it.
+"""Packs and unpacks messages, which are safetensors files. No pickle; libraries in C++, Rust and JavaScript can read
+them.
 
     8 bytes     length N of the header, little-endian unsigned
     N bytes     header, JSON: {"state": {"dtype": "F32", "shape": [7], "data_offsets": [0, 28]}, ...,
@@ -29,15 +30,15 @@ HEADER_BYTES = 8
 
 
 def pack(metadata: Mapping[str, str], arrays: Mapping[str, np.ndarray]) -> bytes:
-    """One message; `unpack` is the inverse."""
+    """Pack one message; `unpack` is the inverse."""
     return save({name: np.ascontiguousarray(array) for name, array in arrays.items()}, metadata=dict(metadata))
 
 
 def unpack(body: bytes) -> tuple[dict[str, str], dict[str, np.ndarray]]:
-    """Metadata and (read-only) arrays of a message.
+    """Unpack the metadata and (read-only) arrays of a message.
 
     Raises:
-        RequestError: 400, not a safetensors message; 422, an array that is neither uint8 nor float32.
+        RequestError: 400, the message is not safetensors; 422, an array is neither uint8 nor float32.
     """
     try:
         found = deserialize(body)

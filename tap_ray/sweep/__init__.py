@@ -1,1 +1,2 @@
-"""Sweeps without Ray: a YAML file as trials, what they will cost, the ledger as tables, plots and pages, studies."""
+"""Handles sweeps without Ray: turns a YAML file into trials, predicts their cost, shows the ledger as tables, plots and
+pages, and writes studies."""

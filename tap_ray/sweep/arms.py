@@ -1,4 +1,4 @@
-"""Arms of a sweep: the variants that are compared. Each is a name for some values that replace the file's.
+"""Handles the arms of a sweep: the variants that are compared. Each is a name for some values that replace the file's.
 
 arms:
   scratch:     {budget: 0}
@@ -21,7 +21,7 @@ STAGES = ("pretrain", "prior", "align")
 
 @dataclass(frozen=True, kw_only=True)
 class Arm:
-    """One arm, as the file gives it."""
+    """One arm of the sweep's file."""
 
     pretrain: Any = field(default_factory=dict)
     """Fields of jobs.pretrain, merged over the file's."""
@@ -30,7 +30,7 @@ class Arm:
     align: Any = field(default_factory=dict)
     """Fields of jobs.align, merged over the file's."""
     budget: int | None = None
-    """In the place of the file's; 0: no play at all."""
+    """Budget of play, episodes, instead of the file's; 0: no play at all."""
     data: tuple[str, ...] = field(default=(), metadata=ONCE_ONE)
     """Other datasets of play, as in the file: PATH or PATH:WEIGHT; none: the file's."""
     cotrain: bool = False
@@ -41,7 +41,8 @@ def arms_of(values: Any, where: Path | str) -> dict[str, Arm]:
     """The arms of a file by name.
 
     Raises:
-        ConfigError: something other than names with keys, an unknown key (the nearest is named), or a verb in an arm.
+        ConfigError: it is not a mapping of names to keys, a key is unknown (the nearest is named), or an arm contains a
+            verb.
     """
     if not isinstance(values, Mapping):
         raise ConfigError(
@@ -72,7 +73,7 @@ def chosen(arm: Any, arms: Mapping[str, Arm], where: Path | str) -> Arm:
 
 
 def merged(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
-    """`over` laid over `base`: keys below keys are merged, a value or a verb is replaced."""
+    """Merge `over` into `base`: nested mappings are merged, values and verbs are replaced."""
     made = dict(base)
     for key, value in over.items():
         below = made.get(key)
@@ -82,7 +83,8 @@ def merged(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _require_plain(values: Any, place: str) -> None:
-    """Raise ConfigError where an arm varies something: two trials of one arm would differ by more than is shown."""
+    """Raise a ConfigError if an arm varies something: two trials of one arm would differ by more than the tables
+    show."""
     if values is not None and not isinstance(values, Mapping):
         raise ConfigError(f"{place}: expected keys and values, got {values!r}.")
     for key, value in (values or {}).items():

@@ -1,4 +1,4 @@
-"""Axes of a sweep: the keys of its file that have a verb (grid, choice, ...) instead of a value."""
+"""Finds the axes of a sweep: the keys of its file that have a verb (grid, choice, ...) instead of a value."""
 
 import math
 import typing
@@ -14,17 +14,17 @@ VERBS = ("grid", "choice", "uniform", "loguniform")
 
 @dataclass(frozen=True, kw_only=True)
 class Axis:
-    """One thing that is varied."""
+    """One setting that is varied."""
 
     name: str
     """Its path in the file, e.g. "align.train.lr"."""
     verb: str
     values: tuple[Any, ...]
-    """Options, or the two ends of a range."""
+    """The options, or the two ends of a range."""
 
 
 def axes_of(cls: type, values: Mapping[str, Any], prefix: str, where: Path | str) -> Iterator[Axis]:
-    """Walk a section along its config's fields; unknown keys are `from_dict`'s to refuse."""
+    """Find the axes in a section along its config's fields; unknown keys are refused later by `from_dict`."""
     hints = typing.get_type_hints(cls)
     known = {f.name for f in fields(cls)}  # type: ignore[arg-type]
     for key, value in values.items():
@@ -41,7 +41,7 @@ def verb_of(value: Any, name: str, where: Path | str) -> tuple[str, tuple[Any, .
     """("grid", values) if a value is one of the four verbs; None if it is a plain value.
 
     Raises:
-        ConfigError: another verb, nothing to choose from, or a range that is none.
+        ConfigError: the verb is unknown, there are no options, or the range is invalid.
     """
     if not isinstance(value, Mapping):
         return None

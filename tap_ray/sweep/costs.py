@@ -19,18 +19,18 @@ UNKNOWN = "no measured rate yet"
 
 @dataclass(frozen=True, kw_only=True)
 class Rates:
-    """Medians over finished runs; None where there is none."""
+    """Medians over finished runs; None if there is none."""
 
     samples_per_s: Mapping[str, float]
-    """By job: "pretrain" (inverse dynamics), "prior", "align"; windows a second of a whole run."""
+    """Job ("pretrain", "prior" or "align") -> windows per second, averaged over a whole run."""
     cell_s: float | None
-    """Robot seconds of one cell of an evaluation."""
+    """Time of one robot for one cell of an evaluation, s."""
     num_runs: int
-    """How many runs these are from."""
+    """Number of runs that were measured."""
 
 
 def measured(store: Path) -> Rates:
-    """Rates of the finished runs of a store."""
+    """Measure the rates of the finished runs of a store."""
     trained: dict[str, list[float]] = {}
     cell_s: list[float] = []
     for manifest in sorted(store.glob("*/manifest.json")):
@@ -53,13 +53,13 @@ def measured(store: Path) -> Rates:
 
 
 def forecast(trials: Sequence[Trial], protocol: Protocol, *, store: Path, num_evaluated: int) -> str:
-    """The trials, and what each will cost if nothing runs beside it.
+    """A text table of the trials and the cost of each if it runs alone.
 
     Args:
-        trials: of the sweep.
-        protocol: what they are evaluated on.
-        store: where runs lie.
-        num_evaluated: how many of them will be evaluated.
+        trials: trials of the sweep.
+        protocol: protocol of their evaluations.
+        store: parent folder of runs.
+        num_evaluated: number of trials that will be evaluated.
     """
     rates, cpus = measured(store), os.cpu_count() or 1
     shared: set[Path] = set()
@@ -94,7 +94,7 @@ def forecast(trials: Sequence[Trial], protocol: Protocol, *, store: Path, num_ev
 
 
 def _found(config: PretrainConfig | PriorJobConfig, store: Path, shared: set[Path]) -> str:
-    """Whether a Stage 1 run is there, will be trained, or will have been by a trial before this one."""
+    """Whether a Stage 1 run exists, will be trained by this trial, or by an earlier one."""
     parents = config.parents()
     settings = made_by(replace(config, out=None))
     if not all((storage.to_path(parent) / "meta").is_dir() for parent in parents.values()):

@@ -1,4 +1,4 @@
-"""What the plan of a sweep needs to know of its datasets, whether they exist or will be collected."""
+"""Provides the facts about datasets that a sweep's plan needs, whether they exist or will be collected."""
 
 import sys
 from dataclasses import dataclass
@@ -13,17 +13,17 @@ from tap_ray.errors import ConfigError
 from tap_ray.specs import ONE_CAMERA
 
 ENOUGH = sys.maxsize
-"""Episodes of a dataset that is collected as long as the sweep asks for."""
+"""Number of episodes that stands for "as many as the sweep needs", for a dataset that is still to be collected."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Facts:
-    """Of one dataset."""
+    """Facts about one dataset."""
 
     path: Path
     episodes: int
     num_tasks: int
-    """Tasks whose demonstrations take turns."""
+    """Number of tasks whose demonstrations alternate."""
     robot: str
     image_size: int
     """Side of the images, px."""
@@ -33,10 +33,10 @@ class Facts:
 
 
 def facts_of(path: Path) -> Facts:
-    """Of a dataset that is there.
+    """Facts about an existing dataset.
 
     Raises:
-        DataError: there is none, or it cannot be used.
+        DataError: there is no dataset, or it cannot be used.
     """
     dataset = open_dataset(path)
     return Facts(
@@ -83,14 +83,14 @@ def require_other_robots(sets: Sequence[Facts], where: Path | str) -> None:
 def require_episodes(
     asked: Iterable[tuple[str, int, WindowConfig | ActionChunkConfig, Facts]], where: Path | str
 ) -> None:
-    """Raise unless each dataset has as many episodes as are asked for, and one to evaluate on among them.
+    """Raise an error unless each dataset has the requested number of episodes, and at least one of them is held out.
 
     Args:
-        asked: the key of the file that asks, for how many episodes (0: all), as which windows, of which dataset.
-        where: the file.
+        asked: for each request the key of the file, the number of episodes (0: all), the windows, and the dataset.
+        where: the sweep's file, for messages.
 
     Raises:
-        ConfigError: says which key asks for too much or too little.
+        ConfigError: names the key that requests too many or too few episodes.
     """
     for name, num, windows, data in asked:
         if num > data.episodes:

@@ -1,4 +1,4 @@
-"""A sweep's page: one self-contained HTML file that reloads itself while the sweep runs."""
+"""Writes a sweep's page: one self-contained HTML file that reloads itself while the sweep runs."""
 
 import json
 import math
@@ -19,12 +19,12 @@ from tap_ray.training import session
 PAGE = "sweep.html"
 """Name of the page in a sweep's run folder."""
 REFRESH_S = 10
-"""How often the page of a running sweep fetches itself anew, s."""
+"""How often the page of a running sweep reloads itself, s."""
 
 Curve = list[tuple[float, float]]
-"""(step, value) of what a trial has logged of a metric."""
+"""(step, value) pairs of a metric that a trial has logged."""
 Curves = dict[str, Curve]
-"""By the trial's id."""
+"""Id of a trial -> its curve."""
 
 TEMPLATE = (
     page.HEAD
@@ -73,17 +73,17 @@ seeds' episodes. n: seeds.</caption>
 
 @dataclass(frozen=True, kw_only=True)
 class Frame:
-    """What stands around the trials."""
+    """What the page shows besides the trials."""
 
     title: str
     plan: Mapping[str, Any]
-    """The sweep's file."""
+    """Contents of the sweep's file."""
     metric: str = "avg_all"
-    """What the trials are ranked by."""
+    """Metric by which the trials are ranked."""
     validation: str = ""
-    """The metric of early stopping; empty without."""
+    """Metric of early stopping; empty if there is none."""
     dashboard: str = ""
-    """Address of Ray's dashboard; empty: there is none (any more)."""
+    """Address of Ray's dashboard; empty if it is not running."""
     sources: Mapping[str, str] = field(default_factory=dict)
     """Name -> text, e.g. where data, registry and TensorBoard files are."""
 
@@ -94,8 +94,8 @@ def write(folder: Path, rows: Sequence[TrialRow], frame: Frame, *, running: bool
     Args:
         folder: the sweep's run folder.
         rows: its ledger.
-        frame: what stands around it.
-        running: whether the page is to fetch itself anew, and may show a trial whose files are being written.
+        frame: what the page shows besides the trials.
+        running: whether the page reloads itself and may show trials whose files are being written.
 
     Returns:
         The path of the page.
@@ -150,7 +150,7 @@ def _plots(rows: Sequence[TrialRow], curves: Curves, frame: Frame) -> dict[str, 
 
 
 def _curves(rows: Sequence[TrialRow], metric: str) -> Curves:
-    """What each trial's alignment has logged of a metric so far; a stopped one's, until it was stopped."""
+    """The values of a metric that each trial's alignment has logged so far."""
     return {row.id: _curve(row, metric) for row in rows} if metric else {}
 
 
@@ -162,7 +162,7 @@ def _curve(row: TrialRow, metric: str) -> Curve:
 
 
 def _cards(rows: Sequence[TrialRow], metric: str) -> list[dict[str, str]]:
-    """The best points, with their seeds."""
+    """Cards of the best points, with their seeds."""
     found = sorted(points(rows), key=lambda point: -point.mean(metric))[:4]
     return [
         {
@@ -215,7 +215,7 @@ def _trial_row(row: TrialRow, extra: Sequence[Curve], stages: Sequence[str]) -> 
 
 
 def _of(row: TrialRow, stage: str) -> str:
-    """The part of a stage's seconds spent in it, or that it had been there already."""
+    """Text: the time of a stage, or that it existed already."""
     if stage in row.worked:
         return f"{row.worked[stage]:.0f} at work"
     return "found" if stage in row.runs and row.state == "done" else ""

@@ -1,4 +1,4 @@
-"""The plan of a sweep: a YAML file of values and four verbs -> its trials, checked before anything starts.
+"""Makes the plan of a sweep: a YAML file of values and four verbs becomes its trials, checked before anything starts.
 
     align:
       train: {steps: 1000, lr: {loguniform: [3e-4, 5e-3]}}      # drawn, `samples` times
@@ -36,7 +36,7 @@ OURS = {
     "align": ("demos", "init", "prior", "play", "out"),
     "evaluate": ("policy", "name", "out", "ray_address", "fleets"),
 }
-"""What a sweep fills in by itself."""
+"""Keys that a sweep fills in by itself."""
 STAGE_1_STEPS = "pretrain.train.steps"
 
 
@@ -47,7 +47,7 @@ class AshaConfig:
     metric: str = "bc/r2_mean"
     """Metric of held-out demonstrations by which trials are compared."""
     mode: Literal["max", "min"] = "max"
-    """Whether more of it is better."""
+    """Whether larger ("max") or smaller values are better."""
     grace_steps: int = 250
     """Steps before a trial may be stopped."""
     reduction_factor: float = 3.0
