@@ -1,4 +1,5 @@
-"""Every simulated robot of the project, behind one function: `make(config)`. tap_ray/types.py says what it returns."""
+"""Makes every simulated robot of the project with one function: `make(config)`. tap_ray/types.py says what it
+returns."""
 
 from dataclasses import replace
 from typing import Iterable
@@ -20,30 +21,33 @@ from tap_ray.types import EnvConfig, Policy
 
 
 def make(config: EnvConfig, *, ee_control: bool = False, render_size: int | None = None) -> gym.Env:
-    """One simulated robot.
+    """Make one simulated robot.
 
     Args:
         config: which robot, task and simulator.
         ee_control: see `make_ee_control`.
-        render_size: side of what `env.render()` returns, px; None for the observation's. ManiSkill's gets no sharper.
+        render_size: side of the image of `env.render()`, px; None for the observation's. ManiSkill's image gets no
+            sharper.
 
     Raises:
-        ConfigError: unknown task, robot, simulator or scenario; names the nearest.
+        ConfigError: a task, robot, simulator or scenario is unknown; the message names the nearest.
     """
     check(config)
     return simulator(config.sim).make(config, ee_control=ee_control, render_size=render_size)
 
 
 def make_ee_control(config: EnvConfig, num_robots: int) -> gym.vector.VectorEnv:
-    """The robots of `make_vector`, whose actions move the hand (specs.EE_DELTA_ACTION) whatever their own actions are.
+    """Make the robots of `make_vector` with actions that move the end effector (specs.EE_DELTA_ACTION), whatever the
+    robot's own actions are.
 
-    That is how explorers and experts drive any robot; `info["action"]` says what it was in the robot's own actions.
+    Explorers and experts use it to drive any robot; `info["action"]` is the action in the robot's own slots.
     """
     return make_vector(config, num_robots, ee_control=True)
 
 
 def make_vector(config: EnvConfig, num_robots: int, *, ee_control: bool = False) -> gym.vector.VectorEnv:
-    """`num_robots` robots in one process, stepped in lockstep; all run exactly `max_steps`, none resets itself."""
+    """Make `num_robots` robots in one process, stepped in lockstep; episodes last exactly `max_steps` and are not reset
+    automatically."""
     if num_robots < 1:
         raise ConfigError(f"A fleet needs at least 1 robot; got {num_robots}.")
     check(config)
@@ -74,7 +78,7 @@ def version_of(sim: str, robot: str = "", tasks: Iterable[str] = (), scenarios: 
 
 
 def tasks_of(sim: str) -> tuple[str, ...]:
-    """The tasks that a simulator has, "play" aside.
+    """The tasks of a simulator, without "play".
 
     Raises:
         ConfigError: there is no such simulator.
@@ -83,7 +87,8 @@ def tasks_of(sim: str) -> tuple[str, ...]:
 
 
 def suite_tasks(sim: str) -> tuple[str, ...]:
-    """The tasks of a simulator that are evaluated and demonstrated where none is named: ours, whatever is installed.
+    """The tasks of a simulator that are evaluated and demonstrated by default: the built-in ones, whatever is
+    installed.
 
     Raises:
         ConfigError: there is no such simulator.
@@ -92,14 +97,14 @@ def suite_tasks(sim: str) -> tuple[str, ...]:
 
 
 def sims_of(suite: str, asked: str = "") -> tuple[str, ...]:
-    """The simulators that a suite of evaluation runs in, the usual one first.
+    """The simulators in which an evaluation suite runs, the default one first.
 
     Args:
         suite: its name.
-        asked: the simulator that somebody names: of those of installed packages only this one is loaded.
+        asked: the simulator that the user names; of the simulators of installed packages only this one is loaded.
 
     Raises:
-        ConfigError: the package that brings `asked` is broken.
+        ConfigError: the package that provides `asked` is broken.
     """
     ours = tuple(SIMULATORS.built_in)
     names = (*ours, asked) if asked in SIMULATORS and asked not in ours else ours
@@ -107,7 +112,7 @@ def sims_of(suite: str, asked: str = "") -> tuple[str, ...]:
 
 
 def control_lag_of(sim: str) -> float:
-    """How far a simulator's hand lags behind its command with nothing in the way, as a multiple of PyBullet's.
+    """How far a simulator's end effector lags behind its command without obstacles, as a multiple of PyBullet's.
 
     Raises:
         ConfigError: there is no such simulator.
@@ -116,12 +121,12 @@ def control_lag_of(sim: str) -> float:
 
 
 def push_goal_m(task: str) -> tuple[float, float] | None:
-    """How far `task` wants its object 0 pushed along x and y, m, base frame; None if it is grasped instead."""
+    """How far `task` requires its object 0 to be pushed along x and y, m, base frame; None if it is grasped instead."""
     return (0.0, PUSH_M) if TASKS[task].goal == "push_left" else None
 
 
 def movers(config: EnvConfig) -> dict[str, int]:
-    """Of either task of a mixed scene the slot of what it moves; empty for other scenes."""
+    """Task of a mixed scene -> slot of the object that it moves; empty for other scenes."""
     if not config.partner:
         return {}
     return {config.task: 0, config.partner: len(TASKS[config.task].object)}
@@ -133,10 +138,10 @@ def spec(config: EnvConfig) -> RobotSpec:
 
 
 def check(config: EnvConfig) -> None:
-    """Raise unless `make(config)` will work.
+    """Raise an error unless `make(config)` will work.
 
     Raises:
-        ConfigError: says which value is wrong and what it could be.
+        ConfigError: the message names the invalid value and the valid ones.
     """
     known_task(config.task)
     robot(config.robot)

@@ -1,4 +1,4 @@
-"""Policies that need no learning: a scripted expert that reads privileged object poses, and uniform noise.
+"""Provides policies without learning: a scripted expert that reads privileged object poses, and uniform noise.
 
 The expert is a list of phases per robot. Each phase names a tool pose to steer to, a gripper command and when it is
 over; noise is added to its actions, so that demonstrations contain errors and their corrections.
@@ -28,17 +28,17 @@ CARRY_Z_M = 0.14
 
 
 MAX_YAW_RAD = 1.9
-"""The hand turns no farther than this from straight: its wrist has stops."""
+"""Largest yaw of the gripper from straight: the wrist has joint limits."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class ExpertConfig:
-    """How fast and how clumsy the expert is."""
+    """Speed and noise of the expert."""
 
     step_m: float = 0.035
-    """Longest motion a control step."""
+    """Longest motion per control step, m."""
     turn_rad: float = 0.25
-    """Largest turn a control step."""
+    """Largest rotation per control step, rad."""
     noise_m: float = 0.003
     """Standard deviation of the Gaussian noise on each of dx, dy, dz; 0 disables."""
     noise_rad: float = 0.02
@@ -48,28 +48,28 @@ class ExpertConfig:
     push_m: float = 0.015
     """Length of a displacement per step, m."""
     push_steps: int = 3
-    """How many steps it lasts."""
+    """Number of steps that a displacement lasts."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class PhaseGoal:
-    """What a phase wants."""
+    """The goal of a phase."""
 
     position_m: np.ndarray
     """(3,) tool position."""
     yaw_rad: float
     gripper: float
     next: str
-    """Phase that follows once the tool is there."""
+    """Phase that follows once the goal is reached."""
     within_m: float = 0.008
-    """How near counts as there."""
+    """Distance within which the goal counts as reached, m."""
     hold: int = 0
-    """Steps to stay at least."""
+    """Smallest number of steps to stay."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class View:
-    """What the expert knows about one robot now."""
+    """What the expert knows about one robot at one step."""
 
     tool_m: np.ndarray
     """(3,) measured tool position."""
@@ -82,7 +82,7 @@ class View:
     item_m: np.ndarray
     """(3,) center of the object to move."""
     item: np.ndarray
-    """(3, 3) its orientation."""
+    """(3, 3) orientation of the object to move."""
     target_m: np.ndarray
     """(3,) center of the target (zero for a push)."""
     entire: bool
@@ -90,17 +90,16 @@ class View:
 
 @dataclass(frozen=True, kw_only=True)
 class SimFacts:
-    """What an expert must know of the simulator it works in."""
+    """What an expert needs to know about its simulator."""
 
     object: Mapping[str, ObjectModel] = field(default_factory=lambda: OBJECTS)
-    """Sizes of things, and where to take them."""
+    """Sizes of objects, and where to grasp them."""
     carry_z_m: float = CARRY_Z_M
     """Height of the tool on its way to the target, table frame."""
     drop_in_m: float = -0.02
-    """Where a basket's floor and the underside of what is dropped into it are at that moment, the second minus the
-    first."""
+    """Height of the underside of an object above a basket's floor when it is released, m."""
     lags: bool = False
-    """Whether the hand follows its command so slowly that the expert must reckon with the command itself."""
+    """Whether the end effector follows its command so slowly that the expert must use the commanded pose."""
 
 
 class ScriptedEpisode:
@@ -131,7 +130,7 @@ class ScriptedEpisode:
         return action.astype(np.float32)
 
     def _noise(self) -> np.ndarray:
-        """(6,) Gaussian noise, and now and then a displacement that lasts some steps."""
+        """(6,) Gaussian noise, and occasionally a displacement that lasts several steps."""
         config, rng = self._config, self._rng
         if self._push_left == 0 and rng.random() < config.push_probability:
             direction = rng.normal(size=3) * (1.0, 1.0, 0.5)
@@ -146,7 +145,7 @@ class ScriptedEpisode:
         return self._push_goal(view) if self._task.goal == "push_left" else self._place_goal(view)
 
     def _place_goal(self, view: View) -> PhaseGoal:
-        """Grasp, carry, release; start again when the object is not where the phase needs it."""
+        """Goals to grasp, carry and release; starts again if the object is not where the phase needs it."""
         item = self._facts.object[self._task.object[0]]
         grasp_m = view.item_m + view.item @ [item.grasp_x_m, 0, 0]
         grasp_m = np.array([*grasp_m[:2], view.item_m[2] - item.half_size_m[2] + item.grasp_z_m])
@@ -194,7 +193,7 @@ class ScriptedEpisode:
         return target + item + (0.005 if self._task.goal != "in" else self._facts.drop_in_m)
 
     def _push_goal(self, view: View) -> PhaseGoal:
-        """Go to the right of the object, down, and push to the left along y."""
+        """Goals to move to the right of the object, down, and push to the left along y."""
         item = self._facts.object[self._task.object[0]]
         beside = view.item_m - [0, item.half_size_m[1] + 0.045, 0]
         lost = abs(view.item_m[0] - view.tool_m[0]) > 0.025 or view.tool_m[1] > view.item_m[1]
@@ -221,7 +220,8 @@ class ScriptedEpisode:
 class Expert:
     """A `Policy` for N robots of one task: one `ScriptedEpisode` each, for the hand that begins nearest to the object.
 
-    It moves hands, whatever the robot's own actions are (`envs.make_ee_control`); another hand stays where it is.
+    It moves end effectors, whatever the robot's own actions are (`envs.make_ee_control`); other arms stay where they
+    are.
     """
 
     def __init__(
@@ -243,14 +243,14 @@ class Expert:
         ]
 
     def act(self, obs: Observation, info: Info) -> np.ndarray:
-        """(N, 7) float32 motions, 7 more for each further hand."""
+        """(N, 7) float32 actions, 7 more for each further arm."""
         action_NE7 = np.tile(np.array(STAY, np.float32), (self._num_robots, len(self._arms), 1))
         for robot, script in enumerate(self._scripts):
             action_NE7[robot, self._hands[robot]] = script.act(self._view(obs, info, robot))
         return action_NE7.reshape(self._num_robots, -1)
 
     def _nearest(self, obs: Observation, info: Info, robot: int) -> int:
-        """Number of the hand that is nearest to the object, seen from above."""
+        """Index of the arm whose tool is horizontally nearest to the object."""
         hands = [obs["state"][robot, arm.ee_pos][:2] for arm in self._arms]
         item = info["object_pose"][robot][0, :2]
         return int(np.argmin([np.linalg.norm(hand - item) for hand in hands]))
@@ -274,7 +274,7 @@ class Expert:
     def _command(
         self, measured: tuple[np.ndarray, np.ndarray], action: np.ndarray, robot: int
     ) -> tuple[np.ndarray, np.ndarray]:
-        """The commanded pose: the measured one, or where that lags, the sum of the actions as executed."""
+        """The commanded pose: the measured one, or if that lags, the sum of the executed actions."""
         if not self._facts.lags:
             return measured
         before = self._commanded[robot]
@@ -294,7 +294,7 @@ class RandomPolicy:
         self._rngs: list[np.random.Generator] = []
 
     def reset(self, obs: Observation, info: Info, seeds: Sequence[int]) -> None:
-        """Begin an episode; `seeds` (N), one a robot."""
+        """Begin an episode; `seeds` (N), one per robot."""
         self._rngs = [generator(seed, "random") for seed in seeds]
 
     def act(self, obs: Observation, info: Info) -> np.ndarray:
@@ -305,7 +305,7 @@ class RandomPolicy:
 def expert(
     task: str, spec: RobotSpec, num_robots: int, config: ExpertConfig | None = None, facts: SimFacts | None = None
 ) -> Expert:
-    """The scripted expert of `task` for `num_robots` robots; `facts` says where, None: at our own table.
+    """The scripted expert of `task` for `num_robots` robots; `facts` describes the simulator, None means our own table.
 
     Raises:
         ConfigError: the task is unknown or has no goal ("play").
@@ -324,7 +324,8 @@ def expert(
 
 
 EXPERTS: Registry[Callable[[EnvConfig, int], Policy]] = Registry("expert", {})
-"""Task -> what makes its expert for a scene and a number of robots: of installed packages. It moves hands."""
+"""Task -> function that makes its expert for a scene and a number of robots, from installed packages. Experts move end
+effectors."""
 
 
 def random_policy(spec: RobotSpec) -> RandomPolicy:
@@ -333,7 +334,7 @@ def random_policy(spec: RobotSpec) -> RandomPolicy:
 
 
 def _shorten(vector: np.ndarray, most: float) -> np.ndarray:
-    """`vector`, no longer than `most`."""
+    """`vector`, shortened to at most the length `most`."""
     length = float(np.linalg.norm(vector))
     return vector if length <= most else vector * (most / length)
 

@@ -1,4 +1,4 @@
-"""The tasks as Gymnasium ids, for reinforcement-learning libraries. Importing `envs` registers them.
+"""Registers the tasks as Gymnasium ids, for reinforcement-learning libraries. Importing `envs` registers them.
 
 import envs  # or gymnasium.make("envs:tap_ray/PutCarrotOnPlate-v0")
 gymnasium.make("tap_ray/PutCarrotOnPlate-v0", robot="widowx", reward="dense")
@@ -17,11 +17,11 @@ from tap_ray.errors import ConfigError, nearest
 from tap_ray.types import EnvConfig
 
 FAR_M = 3.0
-"""No object's coordinate is larger."""
+"""Bound of an object's coordinates in the observation space, m."""
 
 
 def gym_id(task: str) -> str:
-    """put_carrot_on_plate -> tap_ray/PutCarrotOnPlate-v0."""
+    """The id of a task, e.g. put_carrot_on_plate -> tap_ray/PutCarrotOnPlate-v0."""
     return f"tap_ray/{''.join(word.capitalize() for word in task.split('_'))}-v0"
 
 
@@ -129,7 +129,7 @@ class TaskEnv(gym.Env[Any, np.ndarray]):
 def dense_reward(
     task: TaskModel, hands_m: np.ndarray, start_M7: np.ndarray, now_M7: np.ndarray, done: tuple[bool, bool]
 ) -> float:
-    """How far the task is, 0 .. 1, and 1 only where it is entirely done.
+    """Progress of the task, 0 .. 1; 1 only if it is entirely done.
 
     With near = 1 - tanh(5 / m * distance from the nearest hand to where it should be):
         push   0.2 near + 0.7 (part of the way that the object has been pushed);
@@ -138,7 +138,7 @@ def dense_reward(
                the hand should be at the object
 
     Args:
-        task: what is asked.
+        task: the task.
         hands_m: (hands, 3) tool positions, table frame.
         start_M7: object poses at the start of the episode, as in `info`.
         now_M7: object poses now.

@@ -1,4 +1,4 @@
-"""Embodiments: the constants of each robot, and its interface. No simulator is imported here."""
+"""Defines the embodiments: the constants of each robot, and its interface. No simulator is imported here."""
 
 from dataclasses import dataclass, replace
 from math import pi, radians
@@ -22,21 +22,21 @@ class ArmLengths:
     elbow_z_m: float
     """Length of the upper arm."""
     wrist_x_m: float
-    """From the elbow to the center of the wrist, along the forearm."""
+    """Distance from the elbow to the center of the wrist, along the forearm."""
     tool_x_m: float
-    """From the center of the wrist to the tool center point."""
+    """Distance from the center of the wrist to the tool center point."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Hand:
-    """A parallel gripper on a borrowed arm."""
+    """A parallel gripper that is added to an arm of another package."""
 
     palm_m: tuple[float, float, float]
-    """Its box, the first side out of the flange."""
+    """Sides of the palm, the first along the flange's axis."""
     finger_m: tuple[float, float, float]
-    """Box of a finger: along it, across (the way it moves), and deep."""
+    """Sides of a finger: along it, across (the direction in which it moves), and depth."""
     tool_x_m: float
-    """From the flange to the tool center point."""
+    """Distance from the flange to the tool center point."""
     open_m: float
     """Travel of each finger."""
     force_n: float
@@ -44,27 +44,28 @@ class Hand:
 
 @dataclass(frozen=True, kw_only=True)
 class PyBulletDataArm:
-    """An arm of the package pybullet_data, which a hand is put on."""
+    """An arm of the package pybullet_data, to which a gripper is added."""
 
     flange: str
-    """Link that carries the hand; its z axis points out."""
+    """Link that carries the gripper; its z axis points outwards."""
     hand_yaw_rad: float
-    """Turn of the hand about that axis."""
+    """Rotation of the gripper about that axis."""
     rgb: tuple[tuple[float, float, float], ...]
-    """Colors that the links take in turn."""
+    """Colors of the links, in turn."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class ArmModel:
-    """What is fixed about one arm. Lengths, limits, speeds and efforts are the maker's (source: its URDF)."""
+    """Constants of one arm. Lengths, limits, speeds and efforts are the manufacturer's (source: its URDF)."""
 
     name: str
     urdf: str
-    """File in envs/assets, of a borrowed arm in pybullet_data, of another package its whole path."""
+    """URDF file in envs/assets or, for arms of that package, in pybullet_data; for a robot of another package its whole
+    path."""
     data_arm: PyBulletDataArm | None = None
     hand: Hand | None = None
     base_m: tuple[float, float, float] = (0.0, 0.0, 0.0)
-    """Where the base stands in the table's frame (axes parallel). Poses outside kinematics are in the table's frame, so
+    """Position of the base in the table frame (parallel axes). Poses outside kinematics are in the table's frame, so
     that objects lie at the same places for all robots; the WidowX stands in its origin."""
     joint: tuple[str, ...]
     """Joints of the arm, from the base."""
@@ -74,7 +75,7 @@ class ArmModel:
     """Velocity limit of every joint."""
     joint_effort_nm: tuple[float, ...]
     lengths: ArmLengths | None = None
-    """Of a closed form; None: solved numerically."""
+    """Lengths for the closed-form kinematics; None: kinematics are solved numerically."""
     finger: tuple[str, str] = ("left_finger", "right_finger")
     """The two sliding joints, left then right; both open towards larger values."""
     finger_open_m: float
@@ -82,11 +83,11 @@ class ArmModel:
     finger_speed_m_s: float
     finger_force_n: float
     tool_link: str
-    """Its frame is the tool center point: x out of the hand, y towards the left finger."""
+    """Link whose frame is the tool center point: x out of the gripper, y towards the left finger."""
     home_rad: tuple[float, ...]
     """Joints at the start of an episode, before noise."""
     home_noise_rad: float = 0.02
-    """Standard deviation of the noise on them; 0 starts every episode alike."""
+    """Standard deviation of the noise on the initial joints; 0 gives every episode the same joints."""
     workspace_low_m: tuple[float, float, float] = (0.16, -0.22, 0.012)
     """Corner of the box that the commanded tool position stays in, table frame."""
     workspace_high_m: tuple[float, float, float] = (0.42, 0.22, 0.26)
@@ -101,7 +102,7 @@ class RobotModel:
     name: str
     arm: tuple[ArmModel, ...]
     side: tuple[str, ...] = ("",)
-    """What the names of each arm's slots begin with."""
+    """Prefix of the names of each arm's slots."""
     control: Literal["hand", "joints"] = "hand"
     """What an action moves: the commanded tool poses, or the commanded joints."""
 
@@ -110,13 +111,14 @@ def robot(name: str) -> RobotModel:
     """The model called `name`.
 
     Raises:
-        ConfigError: there is none (names the nearest), or the package that brings it is broken.
+        ConfigError: there is no such robot (the message names the nearest), or the package that provides it is broken.
     """
     return ROBOTS[name]
 
 
 def spec_of(model: RobotModel) -> RobotSpec:
-    """Interface of `model`, arm by arm: motion of hand or joints, and gripper; joints, gripper opening, tool pose."""
+    """Interface of `model`. Actions of each arm: motion of the end effector or joints, and gripper. State of each arm:
+    joints, gripper opening, tool pose."""
     hand = RobotSpec(
         robot=model.name,
         action=ee_action_slots(model),
@@ -132,12 +134,12 @@ def spec_of(model: RobotModel) -> RobotSpec:
 
 
 def wrist_cameras(model: RobotModel) -> dict[str, int]:
-    """Name of each hand's camera -> number of its arm: "wrist", of two arms "left_wrist" and "right_wrist"."""
+    """Name of each wrist camera -> index of its arm: "wrist", or for two arms "left_wrist" and "right_wrist"."""
     return {f"{side}wrist": number for number, side in enumerate(model.side)}
 
 
 def ee_action_slots(model: RobotModel) -> tuple[Slot, ...]:
-    """Slots of an action that moves the hands, whatever the robot's own actions are."""
+    """Slots of an action that moves the end effectors, whatever the robot's own actions are."""
     return tuple(replace(slot, name=side + slot.name) for side in model.side for slot in EE_DELTA_ACTION)
 
 

@@ -18,12 +18,13 @@ from tap_ray.types import EnvConfig, RandomizeConfig
 
 TASK, SEED, SIDE_PX, MARGIN_PX = "put_carrot_on_plate", 4, 230, 32
 MIXED_PX = 340
-"""Wide enough for a sentence."""
+"""Width of a scene, px, for an instruction below it."""
 COLUMNS = max(scenario.num_variants for scenario in BUILT_IN.values())
 
 
 def sheet(task: str = TASK, seed: int = SEED, robot: str = "widowx", sim: str = "pybullet") -> Image.Image:
-    """A row a scenario, a column a variant, all with one scene; what has no variants shows further seeds."""
+    """An image with a row per scenario and a column per variant of one scene; scenarios without variants show further
+    seeds."""
     rows = [_row(scenario, EnvConfig(task=task, robot=robot, sim=sim), seed) for scenario in BUILT_IN.values()]
     high = SIDE_PX + MARGIN_PX
     page = Image.new("RGB", (COLUMNS * SIDE_PX, len(rows) * high), "white")
@@ -36,7 +37,7 @@ def sheet(task: str = TASK, seed: int = SEED, robot: str = "widowx", sim: str = 
 
 
 def play_sheet(sim: str = "pybullet", *, columns: int = 5, rows: int = 4) -> Image.Image:
-    """Beginnings of randomized play, one scene an image."""
+    """An image with the first frames of randomized play, one scene each."""
     env = envs.make(EnvConfig(sim=sim, image_size=SIDE_PX, randomize=RandomizeConfig()))
     image = [env.reset(seed=seed)[0]["rgb"] for seed in range(columns * rows)]
     env.close()
@@ -44,7 +45,7 @@ def play_sheet(sim: str = "pybullet", *, columns: int = 5, rows: int = 4) -> Ima
 
 
 def mixed_sheet(sim: str = "pybullet", *, seed: int = 3) -> Image.Image:
-    """Scenes of two tasks, and below each the sentences that it is evaluated under."""
+    """An image with scenes of two tasks, and below each the instructions that it is evaluated with."""
     tasks = ("put_spoon_on_cloth", "put_carrot_on_plate", "push_pumpkin_left", "stack_green_on_yellow")
     pairs = list(pairwise((*tasks, "put_eggplant_in_basket")))
     page = Image.new("RGB", (len(pairs) * MIXED_PX, MIXED_PX + MARGIN_PX), "white")

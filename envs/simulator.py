@@ -1,4 +1,4 @@
-"""The interface of a simulator, and all simulators.
+"""Defines the interface of a simulator, and lists all simulators.
 
 One of ours is a package beside envs/bullet and an entry here; one of another package is an object with this interface
 that its entry point names (docs/how-to/robot.md).
@@ -17,16 +17,16 @@ from tap_ray.types import EnvConfig
 
 @runtime_checkable
 class Simulator(Protocol):
-    """What the rest of the project may know of a simulator. Its engine is loaded only where a robot is made."""
+    """What the rest of the project may use of a simulator. Its engine is loaded only when a robot is made."""
 
     @property
     def tasks(self) -> tuple[str, ...]:
-        """Tasks that it has, "play" aside, which every simulator has."""
+        """Its tasks, without "play", which every simulator has."""
         ...
 
     @property
     def robots(self) -> tuple[str, ...]:
-        """Embodiments that it has."""
+        """Its embodiments."""
         ...
 
     def cameras(self, name: str) -> tuple[str, ...]:
@@ -35,16 +35,16 @@ class Simulator(Protocol):
 
     @property
     def suites(self) -> tuple[str, ...]:
-        """Suites of evaluation that run in it (tap_ray/evaluate/protocol.py)."""
+        """Evaluation suites that run in it (tap_ray/evaluate/protocol.py)."""
         ...
 
     @property
     def control_lag(self) -> float:
-        """How far the hand lags behind its command with nothing in the way, as a multiple of PyBullet's."""
+        """How far the end effector lags behind its command without obstacles, as a multiple of PyBullet's."""
         ...
 
     def version(self) -> str:
-        """Version of its scenes; what is evaluated in two versions is never compared.
+        """Version of its scenes; evaluations in different versions are never compared.
 
         Raises:
             ConfigError: it cannot run here, so that its files are unknown.
@@ -64,7 +64,7 @@ class Simulator(Protocol):
         ...
 
     def sim_facts(self, task: str) -> SimFacts:
-        """What an expert of `task` must know of it."""
+        """What an expert of `task` needs to know about it."""
         ...
 
 
@@ -82,6 +82,7 @@ def simulator(name: str) -> Simulator:
     """The simulator called `name`.
 
     Raises:
-        ConfigError: there is none (names the nearest), or the package that brings it is broken.
+        ConfigError: there is no such simulator (the message names the nearest), or the package that provides it is
+            broken.
     """
     return SIMULATORS[name]

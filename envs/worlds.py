@@ -1,4 +1,5 @@
-"""What jobs need of the world that robots are in: a simulator of ours, or a foreign environment behind its adapter."""
+"""Gives jobs one interface to the world that robots are in: our simulators, or a foreign environment behind its
+adapter."""
 
 from dataclasses import dataclass, field
 from functools import partial
@@ -16,7 +17,7 @@ from tap_ray.specs import RobotSpec
 from tap_ray.types import EnvConfig, Policy
 
 USUAL = EnvConfig()
-"""Its robot and simulator are those where none is named."""
+"""Config whose robot and simulator are the defaults."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -24,7 +25,7 @@ class World:
     """Functions as in `envs`; they pickle."""
 
     scene: Callable[[EnvConfig], EnvConfig]
-    """A scene as this world has it, checked."""
+    """Converts a scene to this world, and checks it."""
     spec: Callable[[EnvConfig], RobotSpec]
     make_vector: Callable[[EnvConfig, int], gym.vector.VectorEnv]
     make_ee_control: Callable[[EnvConfig, int], gym.vector.VectorEnv]
@@ -34,31 +35,31 @@ class World:
     version_of: Callable[[], str]
     sim: str
     tasks: tuple[str, ...]
-    """Where none is named."""
+    """Default tasks."""
     known_tasks: tuple[str, ...]
     scenarios: tuple[str, ...]
-    """What "all" stands for, the standard one first."""
+    """Scenarios that "all" means, the standard one first."""
     push_goal_m: Callable[[str], tuple[float, float] | None]
     movers: Callable[[EnvConfig], dict[str, int]]
     require_explorers: Callable[[Sequence[str]], None]
-    """Raises unless these can play there."""
+    """Raises an error unless these explorers can be used there."""
     require_goal: Callable[[Sequence[str]], None]
-    """Raises unless success is known, and an expert if "expert" is among the names."""
+    """Raises an error unless success is known, and an expert exists if "expert" is among the names."""
     control_lag: float = 1.0
     frames: Mapping[str, Any] = field(default_factory=lambda: {"num_objects": envs.NUM_SLOTS})
-    """Of a dataset's header: places for objects, and whether contact is known."""
+    """Fields of a dataset's header: number of object slots, and whether contact is known."""
     told: tuple[str, ...] = ("segmentation", "robot_mask")
-    """Options of a scene by which it says whose pixel is whose."""
+    """Options of a scene that add a segmentation or a mask."""
     failures_told: bool = True
     """Whether objects and grippers are known, so that failures get labels."""
     off: tuple[str, ...] = ()
-    """What is switched off, a line each."""
+    """Features that are switched off, one line each."""
     recorded: Mapping[str, Any] = field(default_factory=dict)
-    """What belongs into a dataset's plan beside the version."""
+    """Further entries of a dataset's plan besides the version."""
 
     @property
     def version(self) -> str:
-        """Of its scenes; asked for once these are known to exist."""
+        """Version of its scenes; used once they are known to exist."""
         return self.version_of()
 
 
@@ -68,11 +69,10 @@ def world_of(env: str, robot: str, sim: str, tasks: tuple[str, ...] = (), scenar
     Args:
         env: --env; empty: our own simulators.
         robot: --robot, likewise sim; with --env both follow from the adapter.
-        sim: --sim.
-        tasks, scenarios: those that are named.
+        sim: --sim. tasks, scenarios: the ones that the user names.
 
     Raises:
-        ConfigError: no such adapter or simulator, or --env beside --robot or --sim.
+        ConfigError: there is no such adapter or simulator, or --env is given together with --robot or --sim.
     """
     if not env:
         return World(
@@ -131,11 +131,11 @@ def _ours(config: EnvConfig) -> EnvConfig:
 
 
 def _anything(names: Sequence[str]) -> None:
-    """Ours lack nothing."""
+    """Does nothing: our simulators lack nothing."""
 
 
 def _nowhere(task: str) -> None:
-    """Its goal is not told to us."""
+    """Raises an error, because the goal is unknown."""
 
 
 def _random(scene: EnvConfig, num_robots: int) -> Policy:

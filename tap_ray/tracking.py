@@ -1,4 +1,5 @@
-"""Every job is an MLflow run: parameters, metrics over time, artifacts, parents. The only `import mlflow`.
+"""Records every job as an MLflow run: parameters, metrics over time, artifacts, parents. The only file that imports
+mlflow.
 
     with tracking.start("align", run.path, to_dict(config), {"init": parent_id}) as tracked:
         tracked.log({"align/loss": 0.3}, step=100)
@@ -36,11 +37,12 @@ if TYPE_CHECKING:
 LOG = logging.getLogger(__name__)
 
 EXPERIMENT = "tap_ray"
-"""All jobs share one experiment (so that any two can be compared and parents shown); MLFLOW_EXPERIMENT_NAME wins."""
+"""Name of the experiment that all jobs share (so that any two can be compared and parents shown);
+MLFLOW_EXPERIMENT_NAME replaces it."""
 FLUSH_S = 5.0
 """Metrics are sent in batches, at most this long after they were logged, s."""
 RETRY_S = 30.0
-"""Pause after a server did not answer, s."""
+"""Pause after a server has not answered, s."""
 MAX_METRICS, MAX_PARAMS, MAX_KEY, MAX_VALUE = 1000, 100, 250, 6000
 """MLflow's limits: metrics and parameters in a batch, characters of a key and of a parameter's value."""
 
@@ -76,7 +78,7 @@ class Run:
             self.flush()
 
     def flush(self) -> None:
-        """Send what `log` has collected."""
+        """Send the metrics that `log` has collected."""
         from mlflow.entities import Metric
 
         self._due = time.monotonic() + FLUSH_S
@@ -129,7 +131,8 @@ class Run:
             self.finish("KILLED" if issubclass(kind, KeyboardInterrupt | SystemExit) else "FAILED")
 
     def _try(self, what: str, action: "Callable[[MlflowClient], Any]") -> bool:
-        """Do it; what MLflow or its artifact store refuses is reported once and costs nothing else."""
+        """Call a function of MLflow; an error of MLflow or its artifact store is reported once and otherwise
+        ignored."""
         try:
             action(mlflow_client(self.uri))
         except Exception as error:  # noqa: BLE001  stores of artifacts raise what their libraries do, e.g. botocore's
@@ -150,10 +153,10 @@ def start(
     *,
     run_id: str | None = None,
 ) -> Run:
-    """Begin an MLflow run, or continue with one.
+    """Begin an MLflow run, or continue one.
 
     Args:
-        job: verb, e.g. "align".
+        job: name of the job, e.g. "align".
         run_dir: the run folder; its name becomes the run's name, its path a tag.
         params: the resolved config; nested keys are joined by ".".
         parents: role -> MLflow run id of what this run is made from (None: not tracked). Each becomes a tag
@@ -200,7 +203,7 @@ def client_of(uri: str | None = None) -> "MlflowClient":
 
 
 def error_type() -> type[Exception]:
-    """What MLflow raises."""
+    """MLflow's exception class."""
     from mlflow.exceptions import MlflowException
 
     return MlflowException
@@ -216,7 +219,7 @@ def run_id_of(folder: Path | str) -> str | None:
 
 
 def flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
-    """Nested parameters as MLflow takes them: {"model": {"width": 64}} -> {"model.width": "64"}, lists as JSON."""
+    """Flatten nested parameters for MLflow: {"model": {"width": 64}} -> {"model.width": "64"}, lists as JSON."""
     flat: dict[str, str] = {}
     for name, value in values.items():
         key = f"{prefix}{name}"
@@ -256,7 +259,8 @@ def _open(uri: str) -> "MlflowClient":
 
 @contextlib.contextmanager
 def _exclusive_database(uri: str) -> Iterator[None]:
-    """One process at a time: two that make the tables of a new SQLite file together spoil them for each other."""
+    """Lock the database: two processes that create the tables of a new SQLite file at the same time would damage
+    them."""
     if not uri.startswith("sqlite:///"):
         yield
         return
@@ -269,7 +273,7 @@ def _exclusive_database(uri: str) -> Iterator[None]:
 
 
 def _experiment(client: "MlflowClient") -> str:
-    """Id of our experiment, created if need be."""
+    """Id of our experiment, which is created if it does not exist."""
     from mlflow.exceptions import MlflowException
 
     name = os.environ.get("MLFLOW_EXPERIMENT_NAME") or EXPERIMENT
@@ -310,5 +314,5 @@ def _log_params(client: "MlflowClient", run_id: str, params: Mapping[str, Any]) 
 
 
 def _key(name: str) -> str:
-    """A metric's or parameter's name with MLflow's alphabet and length."""
+    """A metric's or parameter's name, limited to MLflow's characters and length."""
     return re.sub(r"[^\w\-./: ]", "_", name)[:MAX_KEY]

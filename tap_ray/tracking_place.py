@@ -1,4 +1,5 @@
-"""Where MLflow stores runs, whether its server answers, and what to do if it does not. Does not import MLflow."""
+"""Finds where MLflow stores runs, checks that its server answers, and says what to do if it does not. Does not import
+MLflow."""
 
 import contextlib
 import os
@@ -17,7 +18,7 @@ PROBE_S = 5.0
 
 @contextlib.contextmanager
 def translate_errors(uri: str) -> Iterator[None]:
-    """Turns what MLflow raises in the body (a server gone, a database locked) into a StorageError."""
+    """Turn errors of MLflow in the body (a server that is gone, a locked database) into a StorageError."""
     try:
         yield
     except StorageError:
@@ -35,8 +36,8 @@ def _sqlite_uri(file: Path) -> str:
     """The URI of a database file.
 
     Raises:
-        StorageError: SQLAlchemy would take it for another file ("?" begins a query, from 2.1 on %3F is a "?"), or
-            MLflow would make a folder of the quoted name beside it.
+        StorageError: SQLAlchemy would read the path differently ("?" begins a query, from 2.1 on %3F is a "?"), or
+            MLflow would create a folder with the quoted name beside it.
     """
     uri = f"sqlite:///{file}"
     if {"?", "%"} & set(str(file)) and _sqlite_file(uri) != file:
@@ -54,12 +55,12 @@ def _sqlite_file(uri: str) -> Path:
 
 
 def require_reachable(uri: str) -> None:
-    """Knock at a server's port, or look whether a SQLite file can be written. Takes at most `PROBE_S`.
+    """Check that a server's port answers, or that a SQLite file can be written. Takes at most `PROBE_S`.
 
-    What MLflow's client reaches through a proxy is left to it.
+    Servers behind a proxy are left to MLflow's client.
 
     Raises:
-        StorageError: says which address, how to start a server there, how to do without.
+        StorageError: the message names the address, and says how to start a server there or how to do without.
     """
     parts = urllib.parse.urlsplit(uri)
     if parts.scheme in ("http", "https"):
@@ -78,12 +79,12 @@ def require_reachable(uri: str) -> None:
 
 
 def is_local(uri: str) -> bool:
-    """Whether only this machine reaches it: a database file or a folder."""
+    """Whether only this machine can reach it: a database file or a folder."""
     return urllib.parse.urlsplit(uri).scheme in ("", "file", "sqlite")
 
 
 def unreachable(uri: str, error: Any) -> str:
-    """The message that MLflow is out of reach, with what helps."""
+    """The message that MLflow cannot be reached, with what to do."""
     return f"MLflow tracking at {uri} cannot be reached: {_first_line(error)}.{_hint(uri, error)}"
 
 
@@ -92,7 +93,7 @@ def _first_line(error: Any) -> str:
 
 
 def _hint(uri: str, error: Any) -> str:
-    """What helps, as far as that is known."""
+    """What to do, if that is known."""
     text, own = str(error), not os.environ.get("MLFLOW_TRACKING_URI")
     without = "" if own else " Or `unset MLFLOW_TRACKING_URI` to track into ./mlflow.db."
     if "database schema" in text or "Can't locate revision" in text:

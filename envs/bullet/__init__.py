@@ -1,1 +1,1 @@
-"""The tabletop in PyBullet: any robot of envs/robots.py, on a CPU, the same bytes on every machine."""
+"""Simulates the tabletop in PyBullet: any robot of envs/robots.py, on a CPU, with the same bytes on every machine."""

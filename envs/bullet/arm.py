@@ -1,4 +1,4 @@
-"""One simulated arm with its gripper: its proprioception, and how its motors follow joint targets."""
+"""Simulates one arm with its gripper: its proprioception, and how its motors follow joint targets."""
 
 from math import atan2
 
@@ -11,13 +11,13 @@ from envs.robots import ArmModel
 from envs.scene.objects import Color, Vector
 
 STALLED_M_S, SQUEEZE_M_S = 0.01, 0.02
-"""A closing finger slower than the first is held up by something and continues at the second."""
+"""A closing finger that is slower than the first speed is blocked and continues at the second."""
 CENTER_HZ = 10.0
-"""How fast the fingers even out between them, 1/s."""
+"""Rate at which the fingers are centered, 1/s."""
 GRIP = {"lateralFriction": 1.5, "spinningFriction": 0.02}
-"""Of the finger pads."""
+"""Friction of the finger pads."""
 PATCH_M = (0.018, 0.055, 0.0008)
-"""Half sizes of the hand's shadow."""
+"""Half sizes of the gripper's shadow, m."""
 
 
 class Arm:
@@ -29,11 +29,11 @@ class Arm:
         """Load the arm with its joints at `joint_rad` (J,) and its fingers open.
 
         Args:
-            model: which.
+            model: the arm.
             client: the simulation.
-            joint_rad: where it starts.
+            joint_rad: (J,) initial joints, rad.
             substep_s: length of a simulation step, s.
-            table_rgb: what its shadow falls on.
+            table_rgb: color of the table on which its shadow falls.
         """
         self.model, self._client, self._substep_s = model, client, substep_s
         self.body: int = p.loadURDF(
@@ -49,7 +49,7 @@ class Arm:
         self._finger = (number[model.finger[0]], number[model.finger[1]])
         self._tool = number[model.tool_link]
         self.hand_links = _hanging_on(self._joint[-1], above)
-        """Numbers of the last joint's link and of all that hang on it."""
+        """Link indices of the last joint's link and of all links attached to it."""
         self.shadow = self._add_shadow(table_rgb)
         self._place(joint_rad)
 
@@ -80,9 +80,9 @@ class Arm:
         p.resetBasePositionAndOrientation(self.shadow, (x, y, 0), turn, physicsClientId=self._client)
 
     def drive(self, target_rad: np.ndarray) -> None:
-        """Turn every joint at the steady speed that brings it to its target at the end of the substep.
+        """Move every joint at the constant speed that brings it to its target at the end of the substep.
 
-        The engine's own position control jumps ahead at the start of each substep and shakes what the hand holds.
+        The engine's own position control jumps ahead at the start of each substep and shakes the object in the gripper.
         """
         states = p.getJointStates(self.body, self._joint, physicsClientId=self._client)
         most = self.model.joint_speed_rad_s
@@ -100,7 +100,7 @@ class Arm:
         )
 
     def drive_fingers(self, opening: float) -> None:
-        """Move both fingers as one, as the real gripper's single motor does: they meet around the hand's middle.
+        """Move both fingers together, like the real gripper's single motor: they meet at the gripper's center.
 
         Once something stops them, they only creep inwards (with the full force): a fast motor would push the pads into
         the object, and the engine's answer to that turns and drops it.
@@ -124,7 +124,8 @@ class Arm:
         )
 
     def _add_shadow(self, table_rgb: Color) -> int:
-        """The hand's shadow: seen, without weight or contact; under the table until it is cast."""
+        """Add the gripper's shadow, which is visible but has no mass and no contact; it is below the table until it is
+        cast."""
         rgba = (*(0.62 * value for value in table_rgb), 1)
         seen = p.createVisualShape(p.GEOM_BOX, halfExtents=PATCH_M, rgbaColor=rgba, physicsClientId=self._client)
         return p.createMultiBody(0, -1, seen, basePosition=(0, 0, -1), physicsClientId=self._client)

@@ -1,4 +1,4 @@
-"""The cameras: TinyRenderer, so an image is the same on every machine and needs no GPU."""
+"""Renders the cameras with TinyRenderer, so that an image is the same on every machine and needs no GPU."""
 
 from dataclasses import dataclass
 
@@ -12,12 +12,12 @@ from envs.scene.textures import Cloth
 
 @dataclass(frozen=True, kw_only=True)
 class RenderConfig:
-    """What the scene looks like; a scenario may replace any of it."""
+    """The appearance of the scene; a scenario may replace any field."""
 
     camera_pos_m: Vector = (0.66, -0.40, 0.44)
     """Camera, base frame. From the side: a frontal camera hides motion along its axis."""
     target_m: Vector = (0.275, -0.01, 0.07)
-    """What it looks at."""
+    """Point that it looks at."""
     fov_deg: float = 41.0
     light: Vector = (0.5, -0.3, 1.0)
     """Direction towards the light."""
@@ -34,26 +34,26 @@ class RenderConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class Eye:
-    """Where a camera is and where it looks, table frame."""
+    """Position and direction of a camera, table frame."""
 
     position_m: Vector
     target_m: Vector
     up: Vector = (0.0, 0.0, 1.0)
     fov_deg: float
     nearest_m: float = 0.05
-    """What is nearer is not seen."""
+    """Distance of the near clipping plane, m."""
 
 
 WRIST_M = (-0.06, 0.0, -0.11)
-"""Where a wrist camera is screwed on, tool frame (x out of the hand, y to the left finger): behind the fingers, on the
-robot's side, as a camera on a bracket at the flange is."""
+"""Position of a wrist camera, m, tool frame (x out of the gripper, y to the left finger): behind the fingers, on the
+robot's side, like a camera on a bracket at the flange."""
 WRIST_TARGET_M = (0.025, 0.0, -0.01)
-"""What it looks at: a little in front of the finger tips."""
+"""Point that it looks at, m, tool frame: a little in front of the finger tips."""
 WRIST_FOV_DEG = 70.0
 
 
 def wrist_eye(position_m: np.ndarray, matrix: np.ndarray) -> Eye:
-    """A camera on the hand whose tool is at `position_m` (3,), turned by `matrix` (3, 3), table frame."""
+    """The camera on the gripper whose tool is at `position_m` (3,) with orientation `matrix` (3, 3), table frame."""
     eye, target = (tuple((position_m + matrix @ np.array(at)).tolist()) for at in (WRIST_M, WRIST_TARGET_M))
     up = tuple(matrix[:, 2].tolist())
     return Eye(position_m=eye, target_m=target, up=up, fov_deg=WRIST_FOV_DEG, nearest_m=0.01)
@@ -61,7 +61,7 @@ def wrist_eye(position_m: np.ndarray, matrix: np.ndarray) -> Eye:
 
 @dataclass(frozen=True, kw_only=True)
 class CameraImage:
-    """One image and who is where in it."""
+    """One image and its segmentation."""
 
     rgb: np.ndarray
     """(Y, X, 3) uint8."""

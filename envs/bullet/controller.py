@@ -1,4 +1,4 @@
-"""The commanded pose of one arm: how an action changes it, and the joint targets that reach it."""
+"""Controls one arm: how an action changes its commanded pose, and the joint targets that reach it."""
 
 import numpy as np
 
@@ -9,7 +9,7 @@ from envs.kinematics.solver import kinematics, limit_tilt
 from envs.robots import ArmModel
 
 MAX_TRACKING_ERROR_M, MAX_TRACKING_ERROR_RAD = 0.03, 0.3
-"""How far the commanded pose may run ahead of the measured one when something is in the way."""
+"""How far the commanded pose may be ahead of the measured one when the arm is blocked."""
 
 
 class CartesianController:
@@ -21,16 +21,16 @@ class CartesianController:
         self._most_rad = model.joint_speed_rad_s / control_hz / NUM_SUBSTEPS
 
     def reset(self, arm: Arm, joint_rad: np.ndarray) -> None:
-        """An episode begins with the joints (J,) at `joint_rad`."""
+        """Begin an episode with the joints (J,) at `joint_rad`."""
         self._measured = arm
         self._position_m, self._matrix = arm.tool_pose()
         self._joint_rad = joint_rad
 
     def plan(self, action: np.ndarray, *, ee_control: bool, own: str) -> tuple[list[np.ndarray], np.ndarray]:
-        """Take an action.
+        """Apply an action.
 
         Args:
-            action: (7,) motion of the hand, or (J + 1,) of the joints; the gripper last.
+            action: (7,) motion of the end effector, or (J + 1,) of the joints; the gripper last.
             ee_control: which of the two it is.
             own: what the robot's own actions move, "hand" or "joints".
 
@@ -44,7 +44,7 @@ class CartesianController:
         return path, np.append(path[-1] - before, action[-1]).astype(np.float32)
 
     def _held_joints(self) -> np.ndarray:
-        """(J,) rad, the commanded joints, no farther from the measured ones than the leash allows."""
+        """(J,) commanded joints, rad, limited to the largest distance from the measured ones."""
         measured, _ = self._measured.joints()
         return measured + np.clip(self._joint_rad - measured, -MAX_TRACKING_ERROR_RAD, MAX_TRACKING_ERROR_RAD)
 
@@ -90,7 +90,7 @@ class CartesianController:
     def _path(
         self, start: tuple[np.ndarray, np.ndarray], away_m: np.ndarray, turn_rad: np.ndarray
     ) -> list[np.ndarray] | None:
-        """Joint targets along a straight line and a steady turn; None where the arm cannot follow."""
+        """Joint targets along a straight line with a constant rotation; None if the arm cannot follow."""
         path, last = [], self._joint_rad
         for substep in range(1, NUM_SUBSTEPS + 1):
             part = substep / NUM_SUBSTEPS

@@ -1,4 +1,4 @@
-"""A robot arm over a table, as a Gymnasium environment at 5 Hz control (PyBullet)."""
+"""Simulates a robot arm at a table as a Gymnasium environment with 5 Hz control (PyBullet)."""
 
 from dataclasses import replace
 from typing import Any, ClassVar
@@ -53,10 +53,10 @@ class TabletopEnv(gym.Env[Any, np.ndarray]):
 
         Args:
             config: task, robot, image size, step limit.
-            ee_control: actions move the hand (specs.EE_DELTA_ACTION) whatever the robot's own actions are, and
-                `info["action"]` says what that was in its own.
+            ee_control: actions move the end effector (specs.EE_DELTA_ACTION) whatever the robot's own actions are, and
+                `info["action"]` is the action in its own slots.
             render_config: camera, light and table; None for the standard one.
-            render_size: side of what `render` returns, px; None for the observation's.
+            render_size: side of the image of `render`, px; None for the observation's.
             render_mode: only "rgb_array".
         """
         self.config = config
@@ -169,7 +169,7 @@ class TabletopEnv(gym.Env[Any, np.ndarray]):
         return clipped
 
     def _obs_and_info(self, executed: np.ndarray, own: np.ndarray) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
-        """Observation and info now. `executed`: the action as it was taken; `own`: as the robot's own."""
+        """Observation and info now. `executed` is the executed action; `own` the same in the robot's own slots."""
         assert self._scene is not None
         image = self._image()
         poses, touch = self.world.object_poses(NUM_SLOTS), self.world.touch()
@@ -210,7 +210,7 @@ class TabletopEnv(gym.Env[Any, np.ndarray]):
         return self._photograph(size, mask=self.config.robot_mask or links, links=links)
 
     def _extra_images(self) -> dict[str, np.ndarray]:
-        """What the cameras on the hands see; nothing where there are none."""
+        """Images of the wrist cameras; empty if there are none."""
         size = self.config.image_size
         if not self.config.render:
             return {"extra_rgb": np.zeros((len(self._wrists), size, size, 3), np.uint8)} if self._wrists else {}
@@ -241,7 +241,7 @@ def _view(config: RenderConfig) -> Viewpoint:
 
 
 def _changed(config: RenderConfig, perturbation: Perturbation) -> RenderConfig:
-    """What the scene looks like after a perturbation."""
+    """The appearance of the scene after a perturbation."""
     if perturbation.cloth is not None:
         cloth = None if perturbation.cloth.pattern == "plain" else perturbation.cloth  # a plain one needs no texture
         config = replace(config, cloth=cloth, table_rgb=perturbation.cloth.mean_rgb)

@@ -14,14 +14,14 @@ from tap_ray.types import EnvConfig
 
 @dataclass(frozen=True, kw_only=True)
 class PyBullet:
-    """Every robot and task, on a CPU. A fleet is so many environments in one process."""
+    """The simulator of every robot and task, on a CPU. A fleet consists of several environments in one process."""
 
     suites: tuple[str, ...] = ("tabletop", "tabletop_mixed")
     control_lag: float = 1.0
 
     @property
     def tasks(self) -> tuple[str, ...]:
-        """All there are, those of installed packages included."""
+        """All tasks, those of installed packages included."""
         return tuple(TASKS)
 
     @property
@@ -30,7 +30,7 @@ class PyBullet:
         return tuple(ROBOTS)
 
     def cameras(self, name: str) -> tuple[str, ...]:
-        """The one that looks at the table, and one on each hand."""
+        """The camera that views the table, and one on each gripper."""
         return (*ONE_CAMERA, *wrist_cameras(robot(name)))
 
     def version(self) -> str:
@@ -38,7 +38,7 @@ class PyBullet:
         return VERSION
 
     def check(self, config: EnvConfig) -> None:
-        """Every known scene can be made."""
+        """Does nothing: every known scene can be made."""
 
     def make(self, config: EnvConfig, *, ee_control: bool = False, render_size: int | None = None) -> gym.Env:
         """See `envs.simulator.Simulator`."""

@@ -1,4 +1,4 @@
-"""One PyBullet simulation: table, arms, objects."""
+"""Runs one PyBullet simulation: table, arms, objects."""
 
 import tempfile
 from math import hypot
@@ -19,9 +19,9 @@ from tap_ray.types import ARM, ELSEWHERE, FIRST_OBJECT, HAND
 
 PHYSICS_HZ = 120
 NUM_SUBSTEPS = 8
-"""Joint targets a control step: inverse kinematics runs at 40 Hz."""
+"""Number of joint targets per control step: inverse kinematics runs at 40 Hz."""
 MAX_OBJECT_M_S, MAX_OBJECT_RAD_S = 0.6, 15.0
-"""No object moves faster, sideways or up; the hand itself reaches 0.43 m/s."""
+"""Largest speeds of an object; the end effector itself reaches 0.43 m/s."""
 TABLE_HALF_M = (1.0, 1.0, 0.02)
 _KIND = {"box": p.GEOM_BOX, "cylinder": p.GEOM_CYLINDER, "sphere": p.GEOM_SPHERE}
 _LYING = p.getQuaternionFromEuler((0, np.pi / 2, 0))
@@ -36,13 +36,13 @@ class World:
         self._engine_steps = round(PHYSICS_HZ / control_hz / NUM_SUBSTEPS)
         self._substep_s = self._engine_steps / PHYSICS_HZ
         self.arms: list[Arm] = []
-        """Of the present episode."""
+        """Arms of the current episode."""
         self.object_bodies: tuple[int, ...] = ()
         """PyBullet's number of each slot's object."""
 
     @property
     def robot_and_shadow(self) -> list[int]:
-        """Numbers of what moves because the robot does: its arms, and the hands' shadows."""
+        """Body ids of the robot's arms and of the grippers' shadows."""
         return [body for arm in self.arms for body in (arm.body, arm.shadow)]
 
     def segmentation(self, body_YX: np.ndarray, link_YX: np.ndarray) -> np.ndarray:
@@ -71,8 +71,7 @@ class World:
     ) -> None:
         """Empty the simulation and put table, arms (each at its `joint_rad`, fingers open) and objects into it.
 
-        Distractors are bodies like the objects, but nobody is told of them: they have no pose in `object_poses` and
-        make no contact in `touch`.
+        Distractors are bodies like the objects, but they have no pose in `object_poses` and make no contact in `touch`.
         """
         p.resetSimulation(physicsClientId=self.client)
         p.setGravity(0, 0, -9.81, physicsClientId=self.client)
@@ -102,7 +101,7 @@ class World:
         """Simulate one control step.
 
         Args:
-            path_rad: for each arm NUM_SUBSTEPS joint targets (J,), rad, one a substep.
+            path_rad: for each arm NUM_SUBSTEPS joint targets (J,), rad, one per substep.
             opening: for each arm the wanted finger opening, 0 closed .. 1 open.
         """
         self._touched: frozenset[int] = frozenset()
@@ -144,7 +143,8 @@ class World:
         return frozenset(self._slot[body] for body in bodies if body in self._slot)
 
     def _calm_objects(self) -> None:
-        """Slow down what was squeezed out between hand and table: a stiff arm shoots it off, a real one gives way."""
+        """Slow down an object that was squeezed out between gripper and table: a stiff arm would shoot it away, a real
+        one is compliant."""
         for body in self.movable_bodies:
             (x, y, z), angular = p.getBaseVelocity(body, physicsClientId=self.client)
             fast = max(hypot(x, y, max(z, 0.0)) / MAX_OBJECT_M_S, hypot(*angular) / MAX_OBJECT_RAD_S)
@@ -167,7 +167,8 @@ class World:
             p.changeVisualShape(table, -1, textureUniqueId=self._load(render_config.cloth), physicsClientId=self.client)
 
     def _cloth_top(self) -> int:
-        """The table's upper side alone: PyBullet lays only a quarter of a texture's width on a box."""
+        """Make the upper side of the table as a separate body: PyBullet maps only a quarter of a texture's width onto a
+        box."""
         x, y, z = TABLE_HALF_M
         return p.createVisualShape(
             p.GEOM_MESH,
@@ -180,7 +181,8 @@ class World:
         )
 
     def _load(self, cloth: Cloth) -> int:
-        """Number of the cloth's texture. PyBullet's software renderer takes one from a file only (bitmap: no codec)."""
+        """Id of the cloth's texture. PyBullet's software renderer accepts textures from files only (a bitmap needs no
+        codec)."""
         with tempfile.NamedTemporaryFile(suffix=".bmp") as file:
             Image.fromarray(texture(cloth, side_m=2 * TABLE_HALF_M[0])).save(file.name)
             # Else the file stays in memory for ever: 0.75 MiB an episode.

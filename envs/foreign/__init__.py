@@ -1,1 +1,1 @@
-"""Third-party environments, behind adapters that say what their numbers mean (docs/how-to/environment.md)."""
+"""Runs third-party environments behind adapters that say what their numbers mean (docs/how-to/environment.md)."""

@@ -1,4 +1,4 @@
-"""What a foreign environment's observation, action and info mean: a small YAML file, or an `Adapter` in Python.
+"""Defines what a foreign environment's observation, action and info mean: a small YAML file, or an `Adapter` in Python.
 
     env: gymnasium_robotics:FetchPush-v4        # a Gymnasium id (module:id imports the module first), or module:factory
     robot: fetch
@@ -29,7 +29,7 @@ from tap_ray.specs import EE_DELTA_ACTION, EE_POSE_STATE, ONE_CAMERA, RobotSpec,
 
 T = TypeVar("T")
 RENDER = "render"
-"""The camera of env.render()."""
+"""Name of the camera of env.render()."""
 SHIPPED = Path(__file__).parent / "adapters"
 KNOWN_SLOTS = {slot.name: slot for slot in (*EE_POSE_STATE, *EE_DELTA_ACTION)} | {
     "gripper_opening": Slot(name="gripper_opening", unit="1 (0 closed, 1 open)", low=0.0, high=1.0)
@@ -38,26 +38,26 @@ KNOWN_SLOTS = {slot.name: slot for slot in (*EE_POSE_STATE, *EE_DELTA_ACTION)} |
 
 @dataclass(frozen=True, kw_only=True)
 class Numbers:
-    """Some numbers of its observation or action, and the slots of ours that they are."""
+    """Some numbers of its observation or action, and our slots for them."""
 
     slots: tuple[str, ...]
-    """Names of ours, in order."""
+    """Names of our slots, in order."""
     column: str = ""
     """State only: where in the observation, "agent.qpos" for nested ones; empty: the observation itself."""
     at: tuple[int, ...] = ()
-    """Positions there, from 0 on; none given: the first ones."""
+    """Indices in the column, from 0 on; if none are given, the first ones."""
     scale: float = 1.0
-    """What a number of 1 is worth in our unit: m, rad, 1."""
+    """Value of 1 in our unit: m, rad, 1."""
     closed: float | None = None
-    """Of a gripper: its number when closed ..."""
+    """For a gripper: its number when closed."""
     open: float | None = None
-    """... and when open."""
+    """For a gripper: its number when open."""
     constant: tuple[float, ...] = ()
-    """State only: what never changes, in our unit."""
+    """State only: constant values, in our unit."""
     unit: str = "rad"
-    """Of slots that tap_ray/specs.py does not name, e.g. joints."""
+    """Unit of slots that tap_ray/specs.py does not name, e.g. joints."""
     most: float = 10.0
-    """Largest value of those, either way."""
+    """Largest absolute value of those slots."""
 
     def __post_init__(self) -> None:
         if (self.closed is None) != (self.open is None) or (self.closed is not None and self.closed == self.open):
@@ -70,7 +70,7 @@ class Numbers:
 
     @property
     def positions(self) -> tuple[int, ...]:
-        """Where the numbers are."""
+        """Indices of the numbers."""
         return self.at or tuple(range(len(self.slots)))
 
     def specs(self) -> tuple[Slot, ...]:
@@ -83,7 +83,7 @@ class Numbers:
 
 @dataclass(frozen=True, kw_only=True)
 class Thing:
-    """An object whose pose the environment tells; privileged, as in `info["object_pose"]`."""
+    """An object whose pose the environment reports; privileged, as in `info["object_pose"]`."""
 
     name: str
     column: str = ""
@@ -93,30 +93,30 @@ class Thing:
 
 @dataclass(frozen=True, kw_only=True)
 class Adapter:
-    """What an environment's numbers mean."""
+    """The meaning of an environment's numbers."""
 
     env: str
     """Gymnasium id, or module:factory."""
     robot: str
     """Name of the embodiment in datasets."""
     action: tuple[Numbers, ...]
-    """What its action's numbers are; the others stay 0."""
+    """Meaning of the numbers of its action; all others stay 0."""
     state: tuple[Numbers, ...]
-    """What the state of ours is made of."""
+    """Sources of the slots of our state."""
     camera: str = ""
-    """"render", which is also what is taken where none is named, or a column of the observation, (Y, X, 3) uint8; or"""
+    """"render" (the default), or a column of the observation, (Y, X, 3) uint8; for several cameras use `cameras`."""
     cameras: Mapping[str, str] | None = None
-    """name of ours -> the same, for one camera or several; masks are those of the first."""
+    """Our name -> the same, for one camera or several; masks belong to the first."""
     task: str = "foreign"
-    """Name of what it asks for."""
+    """Name of its task."""
     instruction: tuple[str, ...] = ("do the task",)
-    """Sentences for it, drawn by the seed."""
+    """Instructions of the task, drawn by the seed."""
     kwargs: Mapping[str, Any] | None = None
-    """Given to gymnasium.make or the factory."""
+    """Keyword arguments of gymnasium.make or the factory."""
     repeat: int = 1
-    """Its steps in one of ours; a motion is shared out among them."""
+    """Number of its steps in one of ours; a motion is divided among them."""
     control_hz: float = 5.0
-    """Our steps a second: its own rate divided by `repeat`."""
+    """Our steps per second, Hz: its own rate divided by `repeat`."""
     origin_m: tuple[float, float, float] = (0.0, 0.0, 0.0)
     """Where the origin of our table frame (x away from the robot, y to its left, z up) lies in its coordinates."""
     workspace_low_m: tuple[float, float, float] = (0.16, -0.22, 0.012)
@@ -125,13 +125,14 @@ class Adapter:
     tool_quat: tuple[float, float, float, float] = (1.0, 0.0, 0.0, 0.0)
     """wxyz: turns our tool frame (x out of the hand, y to the left finger) into its own."""
     objects: tuple[Thing, ...] = ()
-    """What lies there: moved object first, then its target."""
+    """Objects: the moved object first, then its target."""
     success: str = ""
-    """Flag of info: the task is entirely done now."""
+    """Flag of info that says whether the task is entirely done now."""
     partial: str = ""
-    """Likewise: partly, e.g. the object is held; without it a task is partly done when it is done."""
+    """Flag of info that says whether the task is partly done, e.g. the object is held; without it "partial" equals
+    "entire"."""
     contact: str = ""
-    """Likewise: a finger touches an object."""
+    """Flag of info that says whether a finger touches an object."""
     robot_mask: str = ""
     """Column of the observation, (Y, X): not 0 where the robot is seen."""
     expert: str = ""
@@ -159,22 +160,22 @@ class Adapter:
 
     @property
     def camera_of(self) -> dict[str, str]:
-        """Name of ours -> "render", or a column of the observation; the first camera first."""
+        """Our name -> "render", or a column of the observation, in order."""
         return dict(self.cameras or {ONE_CAMERA[0]: self.camera or RENDER})
 
     def to_json(self) -> dict[str, Any]:
-        """Plain values, as before there could be several cameras where there is one."""
+        """Plain values; a single camera is written as in versions without `cameras`."""
         values = asdict(self) | ({} if self.cameras else {"camera": self.camera_of[ONE_CAMERA[0]]})
         return values if self.cameras else {key: value for key, value in values.items() if key != "cameras"}
 
     @property
     def digest(self) -> str:
-        """10 hex digits over all that it says."""
+        """A hash of the adapter, 10 hex digits."""
         return hashlib.sha256(json.dumps(self.to_json(), sort_keys=True).encode()).hexdigest()[:10]
 
     @property
     def missing(self) -> list[str]:
-        """What it does not state, and what that switches off."""
+        """The features that it does not define, and what that switches off."""
         off = {
             "success": "evaluation and demonstrations, which need to know when the task is done",
             "contact": "Stage 1's next object and its crops, which need contact",
@@ -192,7 +193,7 @@ def read_adapter(where: str) -> Adapter:
         where: a YAML file; module:name of an `Adapter`; or a Gymnasium id whose adapter is shipped with tap_ray.
 
     Raises:
-        ConfigError: there is none, or it has unknown or missing fields.
+        ConfigError: there is no such adapter, or it has unknown or missing fields.
     """
     if where.endswith((".yaml", ".yml")):
         return _from_file(Path(where))

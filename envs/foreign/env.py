@@ -1,4 +1,4 @@
-"""A foreign environment as one of ours: observation, action and info of tap_ray/types.py."""
+"""Wraps a foreign environment as one of ours: observation, action and info of tap_ray/types.py."""
 
 import importlib
 from typing import Any, ClassVar, Mapping
@@ -17,14 +17,14 @@ from tap_ray.specs import EE_DELTA_ACTION
 from tap_ray.types import EnvConfig
 
 ENDLESS = 10**9
-"""Steps until the environment's own time limit: ours holds."""
+"""Number of steps for the environment's own time limit, so that only ours applies."""
 
 
 def foreign_env(adapter: Adapter) -> gym.Env:
     """The environment itself.
 
     Raises:
-        ConfigError: it is not installed, or cannot be made; says what it said.
+        ConfigError: it is not installed, or cannot be made; the message contains its error.
     """
     kwargs = dict(adapter.kwargs or {})
     module, _, name = adapter.env.rpartition(":")
@@ -44,20 +44,21 @@ def foreign_env(adapter: Adapter) -> gym.Env:
 
 
 class ForeignEnv(gym.Env[Any, np.ndarray]):
-    """One robot. It stands still once its environment says that it has ended; episodes last `max_steps`."""
+    """One robot in a foreign environment. Episodes last `max_steps`; the robot stands still once the environment has
+    ended."""
 
     metadata: ClassVar[dict[str, Any]] = {"render_modes": ["rgb_array"], "render_fps": 5}
 
     def __init__(self, adapter: Adapter, config: EnvConfig, *, ee_control: bool = False) -> None:
-        """Start it.
+        """Start the environment.
 
         Args:
-            adapter: what its numbers mean.
-            config: image size, steps, whether masks are asked for.
-            ee_control: actions are specs.EE_DELTA_ACTION whatever it takes; slots that it lacks have no effect.
+            adapter: the meaning of its numbers.
+            config: image size, number of steps, and whether masks are needed.
+            ee_control: actions are specs.EE_DELTA_ACTION whatever its own are; slots that it lacks have no effect.
 
         Raises:
-            ConfigError: it cannot be made, or its spaces are not what the adapter says.
+            ConfigError: it cannot be made, or its spaces do not match the adapter.
         """
         self.adapter, self.config, self.render_mode = adapter, config, "rgb_array"
         self._spec, self._ee_control = adapter.spec, ee_control
@@ -100,7 +101,7 @@ class ForeignEnv(gym.Env[Any, np.ndarray]):
         return self._observation(), self._info(told, still)
 
     def step(self, action: np.ndarray) -> tuple[dict[str, np.ndarray], float, bool, bool, dict[str, Any]]:
-        """Execute one action, clipped into range and shared out among the environment's steps."""
+        """Execute one action, clipped into range and divided among the environment's steps."""
         value, space = np.asarray(action, np.float32), self.action_space
         if value.shape != space.shape or not np.isfinite(value).all():  # pyright: ignore[reportAttributeAccessIssue]
             raise SpecError(
@@ -191,7 +192,7 @@ class ForeignEnv(gym.Env[Any, np.ndarray]):
         return self._squared(rows[..., :3], Image.Resampling.BOX)
 
     def _squared(self, rows: np.ndarray, how: Image.Resampling) -> np.ndarray:
-        """The middle square, at the asked size."""
+        """The central square of an image, in the requested size."""
         side = min(rows.shape[:2])
         top, left = ((length - side) // 2 for length in rows.shape[:2])
         square = np.ascontiguousarray(rows[top : top + side, left : left + side])
@@ -229,7 +230,7 @@ class ForeignEnv(gym.Env[Any, np.ndarray]):
         return info
 
     def _flag(self, told: Mapping[str, Any], name: str) -> Any:
-        """A flag of info; False where the adapter states none, and before the first step where info lacks it."""
+        """A flag of info; False if the adapter defines none, and before the first step if info lacks it."""
         if name and name not in told and self._num_steps:
             raise ConfigError(f"The info of {self.adapter.env} has no {name!r}; it has {', '.join(told) or 'nothing'}.")
         return told.get(name, False) if name else False

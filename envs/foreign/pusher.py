@@ -1,4 +1,5 @@
-"""An expert for any adapter whose first object is a block and whose second object is the place to push it to."""
+"""Provides an expert for any adapter whose first object is a block and whose second object is the place to push it
+to."""
 
 from typing import Any, Sequence
 
@@ -8,12 +9,13 @@ from tap_ray.types import EnvConfig
 
 STEP_M, HIGH_M = 0.03, 0.12
 BEHIND_M = 0.075
-"""From the block's center to where the hand comes down; the hand pushes from a little nearer."""
+"""Distance from the block's center at which the tool comes down, m; it pushes from a little nearer."""
 NEAR_M, DONE_M = 0.015, 0.015
 
 
 class Pusher:
-    """Comes down behind the block, seen from the mark, and pushes; reads privileged poses, moves hands."""
+    """Comes down behind the block, seen from the target, and pushes. It reads privileged poses and moves end
+    effectors."""
 
     def __init__(self, scene: EnvConfig, num_robots: int) -> None:
         self._phase = ["above"] * num_robots
@@ -29,7 +31,7 @@ class Pusher:
         return np.stack(rows).astype(np.float32)
 
     def _hands(self, obs: Any) -> np.ndarray:
-        """(N, 3) where the hands are: the adapter's state begins with ee_x ee_y ee_z."""
+        """(N, 3) positions of the tools: the adapter's state begins with ee_x ee_y ee_z."""
         return np.asarray(obs["state"], np.float64)[:, :3]
 
     def _one(self, robot: int, hand_m: np.ndarray, poses_M7: np.ndarray) -> np.ndarray:
@@ -59,5 +61,5 @@ class Pusher:
 
     @staticmethod
     def _drift(off: np.ndarray, ahead: np.ndarray) -> np.ndarray:
-        """(2,) how far the hand is beside the line through block and mark."""
+        """(2,) displacement of the tool from the line through block and target."""
         return off - (off @ ahead[:2]) * ahead[:2]

@@ -1,4 +1,5 @@
-"""Print what an environment returns, for its adapter: `python -m envs.foreign.show gymnasium_robotics:FetchPush-v4`."""
+"""Prints what an environment returns, to write its adapter: `python -m envs.foreign.show
+gymnasium_robotics:FetchPush-v4`."""
 
 import sys
 from typing import Any, Iterator, Mapping
@@ -22,7 +23,7 @@ def columns(values: Any, name: str = "") -> Iterator[str]:
 
 
 def show(where: str) -> str:
-    """Observation, action, info and, of an adapter, what it does not define."""
+    """Text: observation, action, info and, for an adapter, what it does not define."""
     lines: list[str] = []
     try:
         adapter = read_adapter(where)

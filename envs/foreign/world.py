@@ -1,4 +1,4 @@
-"""A foreign environment with the functions that `envs` has for our own robots. Every one pickles."""
+"""Gives a foreign environment the functions that `envs` has for our own robots. All can be pickled."""
 
 from dataclasses import dataclass, replace
 from importlib.metadata import PackageNotFoundError, packages_distributions, version
@@ -18,9 +18,9 @@ from tap_ray.specs import ONE_CAMERA, RobotSpec, missing_slots
 from tap_ray.types import EnvConfig, Policy
 
 FOREIGN = "foreign"
-"""Simulator and suite of what is recorded and evaluated there."""
+"""Name of the simulator and of the suite for foreign environments."""
 YAW_RAD = 1.2
-"""Safe poses turn the hand at most this far about the vertical."""
+"""Largest yaw of the end effector in safe poses."""
 
 
 @dataclass(frozen=True)
@@ -33,7 +33,7 @@ class Foreign:
         """`config` with this robot; a mask only where the adapter states one.
 
         Raises:
-            ConfigError: it asks for what only our simulators have.
+            ConfigError: it uses features that only our simulators have.
         """
         for name in ("randomize", "partner", "segmentation"):
             if getattr(config, name):
@@ -82,7 +82,7 @@ class Foreign:
         )
 
     def check(self, config: EnvConfig) -> None:
-        """Make it once and take a step, so that what is wrong is said before a worker starts."""
+        """Make it once and take a step, so that errors are reported before a worker starts."""
         env = ForeignEnv(self.adapter, replace(config, max_steps=1))
         try:
             env.reset(seed=0)
@@ -91,7 +91,7 @@ class Foreign:
             env.close()
 
     def version(self) -> str:
-        """Of the package, and of the adapter: what is evaluated in two versions is never compared."""
+        """Version of the package and of the adapter; evaluations in different versions are never compared."""
         package = self.adapter.env.partition(":")[0].partition(".")[0]
         try:
             name = (packages_distributions().get(package) or [package])[0]
@@ -128,7 +128,8 @@ class Foreign:
         return RandomPolicy(self.adapter.spec)
 
     def sample_poses(self, config: EnvConfig, rng: np.random.Generator, num: int, hand: int = 0) -> np.ndarray:
-        """(num, 7) poses all over the adapter's workspace, the hand down; turned where its actions turn it."""
+        """(num, 7) poses in the adapter's whole workspace with the tool down; with random yaw if its actions can rotate
+        it."""
         position_m = rng.uniform(self.adapter.workspace_low_m, self.adapter.workspace_high_m, (num, 3))
         turns = any("drz" in part.slots for part in self.adapter.action)
         yaw = rng.uniform(-YAW_RAD, YAW_RAD, num) if turns else np.zeros(num)

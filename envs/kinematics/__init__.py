@@ -1,1 +1,1 @@
-"""Where an arm's end effector is, and which joints put it somewhere. No simulator is imported here."""
+"""Computes where an arm's end effector is, and which joints bring it to a pose. No simulator is imported here."""

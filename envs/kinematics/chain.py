@@ -1,4 +1,4 @@
-"""Numerical kinematics of any chain of revolute joints, read from its URDF. J joints."""
+"""Computes kinematics numerically for any chain of revolute joints, read from its URDF. J joints."""
 
 import xml.etree.ElementTree as ElementTree
 from math import atan2, cos, pi, sin
@@ -9,12 +9,12 @@ import numpy as np
 from envs.kinematics.rotations import axis_angle_matrix, matrix_axis_angle, rot_x, rot_y, rot_z
 
 DAMPING = 0.01
-"""Of the least squares: steps stay finite where the arm is nearly singular."""
+"""Damping of the least squares, so that steps stay finite near singularities."""
 MAX_ITERATIONS = 30
 NEAR_M, NEAR_RAD = 1e-5, 1e-4
-"""A pose that is this well met counts as reached: 10 micrometers, 6 thousandths of a degree."""
+"""Largest error of a pose that counts as reached: 10 micrometers, 6 thousandths of a degree."""
 STILL_RAD = 1e-3
-"""A posture counts as settled when no joint moves farther in an iteration."""
+"""A posture counts as converged if no joint moves farther than this in an iteration."""
 MAX_STEP_RAD = 0.3
 """Longest move of a joint in an iteration."""
 
@@ -29,7 +29,7 @@ class Chain:
             urdf: the file.
             joint: names of those joints, from the base.
             tool_link: link whose frame is the tool center point.
-            rest_rad: (J,) posture that a spare joint is drawn to.
+            rest_rad: (J,) preferred posture of an arm with redundant joints.
         """
         *before, self._tip_44 = _fixed_frames(urdf, joint, tool_link)
         self._before_J44 = np.stack(before)
@@ -41,10 +41,10 @@ class Chain:
         return tool_44[:3, 3], tool_44[:3, :3]
 
     def inverse(self, position_m: np.ndarray, matrix: np.ndarray, q_init: np.ndarray | None) -> np.ndarray | None:
-        """Joints (J,), rad, that put the tool there, base frame; None where that does not succeed.
+        """Joints (J,), rad, for a tool pose in the base frame; None if none are found.
 
-        Damped least squares (Wampler, IEEE Trans. SMC 16, 1986). Of all the joints that put the tool there, an arm with
-        a spare one takes those nearest to its rest posture: the answer does not depend on where the search began.
+        Damped least squares (Wampler, IEEE Trans. SMC 16, 1986). If a redundant arm has many solutions, the one nearest
+        to its rest posture is returned, so that the answer does not depend on where the search began.
 
         Args:
             position_m: (3,).
@@ -93,7 +93,7 @@ def _cross(a_J3: np.ndarray, b_J3: np.ndarray) -> np.ndarray:
 
 
 def _fixed_frames(urdf: Path, joint: tuple[str, ...], tool_link: str) -> list[np.ndarray]:
-    """What is rigid before each joint, and behind the last one: J + 1 transforms (4, 4)."""
+    """The fixed transforms before each joint and after the last one: J + 1 of (4, 4)."""
     elements = ElementTree.parse(urdf).getroot().findall("joint")
     by_child = {_link(element, "child"): element for element in elements}
     frames, link = [np.eye(4)], tool_link

@@ -1,4 +1,4 @@
-"""Which tool poses a robot can reach, from its own kinematics: the input of the safe-pose library."""
+"""Samples tool poses that a robot can reach, from its own kinematics: the input of the safe-pose library."""
 
 import numpy as np
 
@@ -9,23 +9,23 @@ from tap_ray.errors import ConfigError
 from tap_ray.types import EnvConfig
 
 YAW_RAD = 1.2
-"""Hands turn at most this far about the vertical, so that the wrist keeps away from its stops."""
+"""Largest yaw of the end effector, so that the wrist stays away from its joint limits."""
 
 
 def sample_poses(config: EnvConfig, rng: np.random.Generator, num: int, hand: int = 0) -> np.ndarray:
-    """Random poses that the robot of `config` reaches, all over its workspace.
+    """Sample random poses in the whole workspace that the robot of `config` can reach.
 
     Args:
-        config: which robot.
-        rng: source of every draw.
-        num: how many.
-        hand: which of its hands.
+        config: the robot.
+        rng: random generator.
+        num: number of poses.
+        hand: index of the arm.
 
     Returns:
         (num, 7) float64: x y z (m, table frame), quaternion wxyz; the hand within 80 % of the allowed tilt.
 
     Raises:
-        ConfigError: unknown robot, or it hardly reaches its workspace.
+        ConfigError: the robot is unknown, or it can hardly reach its workspace.
     """
     model = robot(config.robot).arm[hand]
     arm, base_m = kinematics(model), np.array(model.base_m)

@@ -1,4 +1,4 @@
-"""Rotation matrices, axis-angle vectors and quaternions (wxyz). Angles in rad."""
+"""Converts rotation matrices, axis-angle vectors and quaternions (wxyz). Angles are in rad."""
 
 from math import atan2, cos, sin
 

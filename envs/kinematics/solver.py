@@ -1,4 +1,4 @@
-"""Where an arm's tool is, and which joints put it somewhere: `kinematics(model)`.
+"""Provides the kinematics of an arm: `kinematics(model)`.
 
 The WidowX has a closed form, the other arms are solved numerically (chain.py). Either way the same pose gives the same
 joints whatever happened before: drift would make an action's effect depend on history.
@@ -16,17 +16,17 @@ from envs.kinematics.urdf import urdf_of
 from envs.robots import ArmLengths, ArmModel
 
 MIN_WRIST_RAD = 0.1
-"""Below this bend of the wrist its two roll axes are nearly parallel and small motions need fast joints."""
+"""Smallest bend of the wrist: below it the two roll axes are nearly parallel and small motions need fast joints."""
 
 MAX_STRETCH = 0.98
-"""Part of its length that the arm may stretch to: beyond it small motions need a fast elbow."""
+"""Largest extension of the arm as a share of its length: beyond it small motions need a fast elbow."""
 
 DOWN = np.array([[0.0, 0.0, 1.0], [0.0, 1.0, 0.0], [-1.0, 0.0, 0.0]])
-"""Tool straight down, left finger to the left."""
+"""Orientation with the tool straight down and the left finger to the left."""
 
 
 class Kinematics(Protocol):
-    """Of one arm with J joints, in its base frame."""
+    """Kinematics of one arm with J joints, in its base frame."""
 
     def forward(self, joint_rad: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Tool position (3,), m, and orientation (3, 3), of joints (J,), rad."""
@@ -35,10 +35,10 @@ class Kinematics(Protocol):
     def inverse(self, position_m: np.ndarray, matrix: np.ndarray, q_init: np.ndarray | None) -> np.ndarray | None:
         """Joints (J,), rad, that put the tool at `position_m` (3,) with orientation `matrix` (3, 3).
 
-        `q_init`: joints (J,) not far from the answer, if some are known; they only save time.
+        `q_init`: joints (J,) near the answer, if known; they only save time.
 
         Returns:
-            The joints, or None where the arm does not reach or a limit forbids it.
+            The joints, or None if the pose is out of reach or violates a limit.
         """
         ...
 
@@ -52,7 +52,7 @@ def kinematics(model: ArmModel) -> Kinematics:
 
 
 class NumericalIK:
-    """A chain within its joints' limits."""
+    """Numerical inverse kinematics of a chain within its joint limits."""
 
     def __init__(self, model: ArmModel) -> None:
         self._low_rad, self._high_rad = np.array(model.joint_low_rad), np.array(model.joint_high_rad)
@@ -68,7 +68,7 @@ class NumericalIK:
 
 
 def limit_tilt(matrix: np.ndarray, max_tilt_rad: float) -> np.ndarray:
-    """Turn a tool orientation (3, 3) back until its x axis is within `max_tilt_rad` of straight down."""
+    """Rotate a tool orientation (3, 3) back until its x axis is within `max_tilt_rad` of straight down."""
     axis = matrix[:, 0]
     tilt = acos(min(1.0, max(-1.0, -axis[2])))
     if tilt <= max_tilt_rad:
@@ -78,7 +78,7 @@ def limit_tilt(matrix: np.ndarray, max_tilt_rad: float) -> np.ndarray:
 
 
 class SphericalWrist:
-    """Closed form of an arm with waist z, shoulder y, elbow y and a wrist x, y, x whose axes meet."""
+    """Closed-form kinematics of an arm with waist z, shoulder y, elbow y and a wrist x, y, x whose axes intersect."""
 
     def __init__(self, model: ArmModel, lengths: ArmLengths) -> None:
         self._model, self._lengths = model, lengths
@@ -94,7 +94,7 @@ class SphericalWrist:
         return wrist + forearm[:, 0] * lengths.wrist_x_m + tool[:, 0] * lengths.tool_x_m, tool
 
     def inverse(self, position_m: np.ndarray, matrix: np.ndarray, q_init: np.ndarray | None) -> np.ndarray | None:
-        """See `Kinematics`. Elbow up and wrist bent forward: the one branch that holds everything above a table."""
+        """See `Kinematics`. Elbow up and wrist bent forward, the only branch that keeps the arm above a table."""
         model, lengths = self._model, self._lengths
         wrist = position_m - lengths.tool_x_m * matrix[:, 0]
         q1 = atan2(wrist[1], wrist[0])

@@ -1,4 +1,5 @@
-"""The URDF of each robot. Arms of pybullet_data get our gripper, and simple meshes: made once, then cached.
+"""Provides the URDF of each robot. Arms of pybullet_data get our gripper and simple meshes; the files are made once,
+then cached.
 
 PyBullet's software renderer takes time for every triangle (a Panda's meshes take 14 times a WidowX of boxes). Each
 link's mesh is therefore replaced by the convex hull of its outermost points in some directions; kinematics, masses and
@@ -19,14 +20,14 @@ from envs.robots import ASSETS, ArmModel, Hand, PyBulletDataArm
 from tap_ray.errors import StorageError
 
 DIRECTIONS = 48
-"""In which the outermost points of a mesh are kept: a hull has at most 92 triangles."""
+"""Number of directions in which the outermost points of a mesh are kept: a hull has at most 92 triangles."""
 
 LEFT_RGB, RIGHT_RGB = (0.95, 0.20, 0.75), (0.10, 0.85, 0.90)
-"""The fingers, as the WidowX has them: no object has these colors, and left can be told from right."""
+"""Colors of the fingers, as on the WidowX: no object has these colors, and they differ."""
 
 
 def urdf_of(model: ArmModel) -> Path:
-    """The robot's file, made now if this machine has none yet.
+    """Path of the robot's URDF, which is made now if this machine has none yet.
 
     Raises:
         StorageError: the cache cannot be written.
@@ -45,12 +46,12 @@ def urdf_of(model: ArmModel) -> Path:
 
 
 def cache() -> Path:
-    """Folder for what is made once on a machine: $XDG_CACHE_HOME/tap_ray/robots."""
+    """Folder of files that are made once on a machine: $XDG_CACHE_HOME/tap_ray/robots."""
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "tap_ray" / "robots"
 
 
 def _make(source: Path, arm: PyBulletDataArm, hand: Hand, folder: Path) -> None:
-    """Make the folder beside its place and move it there whole: several processes may do so at once."""
+    """Make the folder under a temporary name and move it into place: several processes may do so at the same time."""
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
         beside = Path(tempfile.mkdtemp(prefix=".making-", dir=folder.parent))
@@ -133,7 +134,8 @@ def _directions() -> np.ndarray:
 
 
 def _add_hand(robot: Element, arm: PyBulletDataArm, hand: Hand) -> None:
-    """A palm and two flat fingers on the flange; frames as the WidowX has them: x out of the hand, y to the left."""
+    """Add a palm and two flat fingers to the flange, with frames as on the WidowX: x out of the gripper, y to the
+    left."""
     _joint(robot, "hand", "fixed", (arm.flange, "hand_link"), (0, 0, 0), rpy=f"0 {-np.pi / 2} {arm.hand_yaw_rad}")
     palm = _part(robot, "hand_link", 0.5)
     _box(palm, hand.palm_m, (hand.palm_m[0] / 2, 0, 0), (0.15, 0.15, 0.16), solid=True)
@@ -158,7 +160,7 @@ def _joint(
     *,
     rpy: str = "0 0 0",
 ) -> Element:
-    """A joint from the first link to the second."""
+    """Add a joint from the first link to the second."""
     parent, child = links
     joint = SubElement(robot, "joint", name=name, type=kind)
     SubElement(joint, "parent", link=parent)

@@ -1,1 +1,1 @@
-"""SIMPLER's four WidowX tasks in ManiSkill, behind the same contract as the tabletop."""
+"""Simulates SIMPLER's four WidowX tasks in ManiSkill, with the same interface as the tabletop."""

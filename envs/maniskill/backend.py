@@ -1,4 +1,4 @@
-"""ManiSkill itself: whether it can run here, which of its files the tasks use, and one environment of it.
+"""Loads ManiSkill: checks whether it can run here and which of its files the tasks use, and makes one environment.
 
 ManiSkill is imported only when it is used, because that takes 10 s and half a GB.
 """
@@ -26,16 +26,17 @@ TASK_FILES = (
     "tasks/bridge_v2_real2sim_dataset/real_inpainting/bridge_*.png",
     "robots/widowx/**/*",
 )
-"""What the digital twins are made of, under ManiSkill's folder of assets."""
+"""Files of the digital twins, below ManiSkill's folder of assets."""
 NO_DRIVER = re.compile(r"vk::|rendering device|physical device")
-"""What SAPIEN says where no Vulkan driver serves it."""
+"""SAPIEN's message if no Vulkan driver works."""
 
 
 def require(*, gpu: bool) -> None:
-    """Raise unless a task can be made, its physics on a GPU or not, as far as can be told without making one.
+    """Raise an error if a task cannot be made, with physics on a GPU or not, as far as that is known without making
+    one.
 
     Raises:
-        ConfigError: the package, its files or the GPU is missing; says the command that fixes it.
+        ConfigError: the package, its files or the GPU is missing; the message contains the command that fixes it.
     """
     if find_spec("mani_skill") is None:
         raise ConfigError("ManiSkill needs the package mani-skill (Linux only): pip install mani-skill")
@@ -45,10 +46,10 @@ def require(*, gpu: bool) -> None:
 
 
 def load() -> Any:
-    """The package, ready to make a task.
+    """Import the package, ready to make a task.
 
     Raises:
-        ConfigError: its files or system libraries are missing; says the commands that fetch them.
+        ConfigError: its files or system libraries are missing; the message contains the commands that fetch them.
     """
     os.environ["MS_SKIP_ASSET_DOWNLOAD_PROMPT"] = "1"  # nobody is asked: what is missing is reported below
     os.environ.setdefault("LP_NUM_THREADS", "1")  # Mesa's software renderer; as everywhere here, a process has a core
@@ -74,7 +75,7 @@ def load() -> Any:
 
 @cache
 def assets_digest() -> str:
-    """8 hex digits over the files that twins are made of: stand-ins for SIMPLER's own scans are another protocol."""
+    """A hash of the digital twins' files, 8 hex digits: replacements of SIMPLER's scans give another protocol."""
     folder, told = Path(load().ASSET_DIR), sha256()
     for path in sorted(path for pattern in TASK_FILES for path in folder.glob(pattern) if path.is_file()):
         told.update(str(path.relative_to(folder)).encode() + sha256(path.read_bytes()).digest())
@@ -82,7 +83,7 @@ def assets_digest() -> str:
 
 
 def environment(env_id: str, num_envs: int, sensor: dict[str, Any], *, gpu: bool) -> Any:
-    """ManiSkill's environment `env_id`, N copies, whose camera has the settings `sensor`.
+    """Make N copies of ManiSkill's environment `env_id`, whose camera has the settings `sensor`.
 
     Raises:
         ConfigError: no Vulkan driver works.

@@ -1,4 +1,4 @@
-"""The image behind a digital-twin task: SIMPLER's camera and photograph, after a perturbation. NumPy and OpenCV.
+"""Makes the image behind a digital-twin task: SIMPLER's camera and photograph, after a perturbation. NumPy and OpenCV.
 
 A background is one photograph (SIMPLER's "green screen"); only the robot and the objects are rendered. A tablecloth is
 therefore drawn into the photograph, on the plane of the table. For a camera that moves, the photograph is transformed
@@ -18,7 +18,7 @@ from envs.scene.textures import Cloth, texture
 FOCAL_PX, CENTER_PX, PHOTO_PX = 623.588, (319.501, 239.545), (640, 480)
 """SIMPLER's camera, a Logitech C920; the same as in mani_skill's bridge_dataset_eval/base_env.py."""
 FAR_M = 1.0
-"""What a ray meets of the table's plane beyond this distance from the base is not the table."""
+"""Points of the table's plane beyond this distance from the base, m, do not belong to the table."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,7 +57,7 @@ class Camera:
         return np.stack([cx - fx * own[..., 1] / depth, cy - fy * own[..., 2] / depth], axis=-1)
 
     def viewpoint(self, table_z_m: float, height_px: int) -> Viewpoint:
-        """The same, as scenarios know cameras."""
+        """The camera in the form that scenarios use."""
         forward = self.matrix[:, 0]
         target = self.camera_pos_m + forward * (table_z_m - self.camera_pos_m[2]) / forward[2]
         fov = 2 * np.degrees(np.arctan(height_px / 2 / self.intrinsics[1, 1]))
@@ -107,7 +107,7 @@ def background(
 
 
 def photo_px(size: int) -> tuple[int, int]:
-    """Width and height an image is taken in before it becomes `size` x `size`: twice that, the C920's at most.
+    """Width and height in which an image is rendered before it becomes `size` x `size`: twice that, at most the C920's.
 
     Drawing 640 x 480 on a CPU takes five times as long as the rest of a step; docs/results/log.md says what is lost.
     """

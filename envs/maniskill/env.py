@@ -37,11 +37,11 @@ from tap_ray.types import ARM, ELSEWHERE, FIRST_OBJECT, HAND, EnvConfig
 FINGER_M = (0.015, 0.037)
 """Closed and open finger joints, m."""
 CAMERA_SCALE = 0.5
-"""Of random moves of the camera: it stands close to the arm."""
+"""Scale of random moves of the camera, which is close to the arm."""
 HAND_LINKS = ("gripper", "left_finger", "right_finger", "fingers", "ee_")
-"""What the names of the wrist's last link and of all that hangs on it begin with."""
+"""Prefixes of the names of the wrist's last link and of all links attached to it."""
 MIN_FORCE_N = 1e-3
-"""From here on a finger touches an object."""
+"""Contact force from which on a finger touches an object, N."""
 
 
 class SimplerVectorEnv(gym.vector.VectorEnv):
@@ -96,7 +96,7 @@ class SimplerVectorEnv(gym.vector.VectorEnv):
         `options={"variant": 2}` picks one of the scenario's sets, cloths or camera offsets instead of drawing it.
 
         Raises:
-            SpecError: not one seed >= 0 for each robot, or only some of them are asked to begin.
+            SpecError: there is not one seed >= 0 for each robot, or only some robots are to be reset.
         """
         seeds = self._seeds(seed)
         if "reset_mask" in (options or {}):
@@ -149,7 +149,7 @@ class SimplerVectorEnv(gym.vector.VectorEnv):
         self.scene.close()
 
     def _seeds(self, seed: int | Sequence[int | None] | None) -> list[int]:
-        """One for each robot; an int is the first one's, and the next ones' follow, as in Gymnasium."""
+        """One seed for each robot; an int is the first robot's, and the next ones follow, as in Gymnasium."""
         if seed is None or isinstance(seed, (int, np.integer)):
             first = int(seed) if seed is not None else int(self.np_random.integers(NUM_STATES, 2**31))
             seeds = [first + number for number in range(self.num_envs)]
@@ -234,7 +234,7 @@ class SimplerVectorEnv(gym.vector.VectorEnv):
         return np.stack([tinted(rgb, tint) for rgb, tint in zip(rgb_NYX3, self._tint, strict=True)])
 
     def _masks(self, ids_NYX1: np.ndarray) -> dict[str, np.ndarray]:
-        """Whose pixels these are, as far as the config asks; `ids_NYX1`: ManiSkill's numbers."""
+        """Robot mask and segmentation, if the config asks for them; `ids_NYX1` are ManiSkill's segmentation ids."""
         links = {link.name: int(link.per_scene_id[0]) for link in self._env.agent.robot.get_links()}
         asked: dict[str, np.ndarray] = {}
         if self.config.robot_mask:
@@ -343,6 +343,6 @@ def squared(image_NYXC: np.ndarray, size: int) -> np.ndarray:
 
 
 def _single(batch: Mapping[str, Any]) -> dict[str, Any]:
-    """The only robot's entries; NumPy scalars become Python's own."""
+    """The only robot's entries; NumPy scalars become Python scalars."""
     own = {key: value[0] for key, value in batch.items()}
     return {key: value.item() if isinstance(value, np.generic) else value for key, value in own.items()}

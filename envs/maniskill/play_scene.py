@@ -1,4 +1,4 @@
-"""The scene of play in ManiSkill: objects of several SIMPLER tasks on the Bridge table, without a goal.
+"""Defines the scene of play in ManiSkill: objects of several SIMPLER tasks on the Bridge table, without a goal.
 
 Imported only where ManiSkill runs (envs/maniskill/env.py).
 """
@@ -19,19 +19,19 @@ MODELS = (
     "baked_green_cube_3cm",
     "eggplant",
 )
-"""ManiSkill's names of MANISKILL_PLAY.object."""
+"""ManiSkill's names of the objects of MANISKILL_PLAY."""
 DROP_Z_M = (0.88, 0.887529, 0.887529, 0.90)
-"""Heights that they are let go from, ManiSkill's world: those of SIMPLER's tasks."""
+"""Heights from which the objects are dropped, ManiSkill's world frame: those of SIMPLER's tasks."""
 
 
 @register_env(MANISKILL_PLAY.env_id, max_episode_steps=60, asset_download_ids=["bridge_v2_real2sim"])
 class PlayInScene(BaseBridgeEnv):
-    """Four things that can be grasped; its own flags mean nothing."""
+    """A scene of four graspable objects; its success flags have no meaning."""
 
     objects_excluded_from_greenscreening: ClassVar[list[str]] = list(MODELS)
 
     def __init__(self, **kwargs: Any) -> None:
-        """One place and one orientation: envs/maniskill/env.py draws them."""
+        """Start with one position and one orientation; envs/maniskill/env.py draws them."""
         xyz = np.array([[(-0.16 + 0.1 * (i % 2), -0.05 + 0.1 * (i // 2), z) for i, z in enumerate(DROP_Z_M)]])
         quat = np.tile([1.0, 0.0, 0.0, 0.0], (1, len(MODELS), 1))
         at = {"xyz_configs": tensor(xyz, "cpu"), "quat_configs": tensor(quat, "cpu")}
@@ -43,10 +43,10 @@ class PlayInScene(BaseBridgeEnv):
         super()._load_scene(options)
 
     def evaluate(self) -> dict[str, Any]:
-        """ManiSkill's flags, of which nothing here is a success."""
+        """ManiSkill's flags; nothing counts as a success here."""
         flags = self._evaluate(success_require_src_completely_on_target=False)
         return {**flags, "success": flags["success"] & False}
 
     def get_language_instruction(self, **kwargs: Any) -> list[str]:
-        """Play has no words."""
+        """The instruction, which is empty for play."""
         return [""] * self.num_envs

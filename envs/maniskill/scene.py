@@ -1,4 +1,4 @@
-"""A digital-twin task in ManiSkill: making it, starting its episodes, and applying a scenario's changes."""
+"""Makes a digital-twin task in ManiSkill, starts its episodes, and applies a scenario's changes."""
 
 from dataclasses import dataclass, replace
 from typing import Any, Sequence
@@ -22,7 +22,7 @@ NOTHING = Perturbation(joint_offset_rad=(np.zeros(6),))
 
 @dataclass(frozen=True, kw_only=True)
 class Start:
-    """How one episode begins. ManiSkill's world frame; one row an object."""
+    """How one episode begins, in ManiSkill's world frame; one row per object."""
 
     xyz_m: np.ndarray
     """(M, 3)."""
@@ -32,14 +32,14 @@ class Start:
 
 
 def draw(task: ManiSkillTask, xyz: np.ndarray, quat: np.ndarray, sentence: str, rng: np.random.Generator) -> Start:
-    """Poses that SIMPLER does not enumerate, from the part of the table that its own come from.
+    """Draw poses that SIMPLER does not enumerate, from the same part of the table as SIMPLER's own.
 
     Args:
-        task: whose scene.
+        task: the task.
         xyz: (P, M, 3) SIMPLER's own places; heights are taken from the first.
         quat: (Q, M, 4) SIMPLER's own orientations.
-        sentence: of the episode.
-        rng: source of every draw.
+        sentence: the episode's instruction.
+        rng: random generator.
     """
     place = xyz[0].copy()
     while True:
@@ -54,10 +54,10 @@ def draw(task: ManiSkillTask, xyz: np.ndarray, quat: np.ndarray, sentence: str, 
 
 
 class ManiSkillScene:
-    """ManiSkill's simulation of a task: N scenes, each begun as an episode's start and perturbation say."""
+    """ManiSkill's simulation of a task: N scenes, each with an episode's initial poses and perturbation."""
 
     def __init__(self, task: ManiSkillTask, num_robots: int, image_size: int, *, gpu: bool) -> None:
-        """Start it.
+        """Start the simulation.
 
         Raises:
             ConfigError: ManiSkill cannot run here.
@@ -118,7 +118,7 @@ class ManiSkillScene:
         self.env.close()
 
     def _bend(self, offset_N6: np.ndarray) -> dict[str, Any]:
-        """Begin with other joints; returns what is then seen."""
+        """Begin with other joints; returns the new observation."""
         env = self.env
         joints = env.agent.robot.get_qpos().clone()
         joints[:, :6] += joints.new_tensor(offset_N6)
@@ -131,7 +131,7 @@ class ManiSkillScene:
         return env.get_obs()
 
     def _photograph(self, perturbations: Sequence[Perturbation]) -> None:
-        """Give each scene its background, and its camera its place."""
+        """Set the background and the camera pose of each scene."""
         from mani_skill.utils.structs.pose import Pose
 
         photos = [
@@ -148,7 +148,8 @@ class ManiSkillScene:
     def _spawn_distractors(self, robot: int, perturbation: Perturbation) -> list[Any]:
         """Build a perturbation's distractors in scene number `robot`. They are drawn, not overlaid.
 
-        ManiSkill moves the robot to its place after it has built the scene, so its pose now would be another.
+        ManiSkill moves the robot to its position after it has built the scene, so the robot's current pose cannot be
+        used.
         """
         import sapien
 
@@ -171,7 +172,7 @@ def _builds(old: Perturbation, new: Perturbation) -> bool:
 
 
 def arm_of(task: ManiSkillTask, home_rad: np.ndarray) -> ArmModel:
-    """The WidowX as it stands in a task: its home posture, and where its hand may begin."""
+    """The WidowX of a task, with its home posture and its workspace."""
     low, high = WIDOWX.workspace_low_m, WIDOWX.workspace_high_m
     lowest = task.table_z_m + (0.08 if task.has_sink else 0.0)
     return replace(
@@ -183,7 +184,7 @@ def arm_of(task: ManiSkillTask, home_rad: np.ndarray) -> ArmModel:
 
 
 def _shape(builder: Any, model: ObjectModel) -> None:
-    """Parts of a model; its origin is the center of its underside."""
+    """Add the parts of a model; its origin is the center of its underside."""
     import sapien
 
     solid = [part for part in model.part if part.solid]

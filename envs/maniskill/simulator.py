@@ -16,15 +16,16 @@ MAX_IMAGE_PX = 480
 
 @dataclass(frozen=True, kw_only=True)
 class ManiSkill:
-    """SIMPLER's WidowX tasks. A fleet is one simulation of so many scenes on a GPU, so many simulations on a CPU."""
+    """The simulator of SIMPLER's WidowX tasks. A fleet is one simulation with several scenes on a GPU, or several
+    simulations on a CPU."""
 
     gpu: bool = False
-    """Whether the physics runs on a GPU: not the same to the last bit, and no suite is evaluated there."""
+    """Whether the physics runs on a GPU: results differ in the last bits, and no suite is evaluated there."""
     tasks: tuple[str, ...] = tuple(MANISKILL_TASKS)
     robots: tuple[str, ...] = ("widowx",)
     control_lag: float = 2.0
-    """Its controller reaches 62 % of a motion within its control step; at full speed its hand lags 3 cm behind with
-    nothing in the way (measured), and explorers must not take that for an obstacle."""
+    """Its controller reaches 62 % of a motion within its control step; at full speed its end effector lags 3 cm behind
+    without obstacles (measured), and explorers must not mistake that for an obstacle."""
 
     @property
     def suites(self) -> tuple[str, ...]:
@@ -32,7 +33,7 @@ class ManiSkill:
         return () if self.gpu else ("simpler",)
 
     def cameras(self, name: str) -> tuple[str, ...]:
-        """SIMPLER's own."""
+        """SIMPLER's camera."""
         return ONE_CAMERA
 
     def version(self) -> str:
@@ -72,7 +73,7 @@ class ManiSkill:
         )
 
     def sim_facts(self, task: str) -> SimFacts:
-        """Its own objects, the height of its sink, and the lag of its hand."""
+        """Its objects, the height of its sink, and the lag of its end effector."""
         if task not in MANISKILL_TASKS:
             return SimFacts()  # of play, which has no expert
         return SimFacts(object=THINGS, carry_z_m=MANISKILL_TASKS[task].carry_z_m, drop_in_m=0.02, lags=True)

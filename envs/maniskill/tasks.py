@@ -1,4 +1,4 @@
-"""SIMPLER's four WidowX tasks, as literal entries: which ManiSkill scene, which objects, where they begin.
+"""Lists SIMPLER's four WidowX tasks: their ManiSkill scenes, objects and initial positions.
 
 No simulator is imported here; envs/maniskill/env.py runs them.
 """
@@ -21,14 +21,14 @@ class ManiSkillTask:
     env_id: str
     """ManiSkill's name of it."""
     object: tuple[str, ...]
-    """What is moved, then where to, as envs/scene/tasks.py calls them."""
+    """The moved object, then its target, with the names of envs/scene/tasks.py."""
     low_m: tuple[float, float]
     """Corner of the part of the table that objects are drawn from, ManiSkill's world x and y: SIMPLER's own grid."""
     high_m: tuple[float, float]
     min_separation_m: float = 0.1
-    """Least distance of any two."""
+    """Smallest distance between two objects, m."""
     num_placed: int = 2
-    """How many of the objects are drawn; the others stay in the place that SIMPLER gives them."""
+    """Number of objects whose position is drawn; the others stay where SIMPLER puts them."""
     carry_z_m: float = 0.14
     """Height of an expert's hand on its way to the target, base frame: above the rim of the sink, for one."""
     table_z_m: float = -0.0045
@@ -37,13 +37,13 @@ class ManiSkillTask:
     """Corner of the cloth, base frame x and y."""
     cloth_high_m: tuple[float, float] = (0.56, 0.30)
     distractor_areas_m: tuple[tuple[Place, Place], ...] = (((0.15, -0.20), (0.47, 0.29)),)
-    """Rectangles (low, high) that distractors are strewn over, see envs/scene/scenarios.py."""
+    """Rectangles (low, high) in which distractors are placed, see envs/scene/scenarios.py."""
     distractor_scale: float = 0.7
-    """Of their size: the part of the table that its camera sees is small."""
+    """Scale of distractors: the visible part of the table is small."""
     has_sink: bool = False
     """Whether the table is the floor of a sink, which the hand begins above."""
     num_turned: int = 1
-    """How many of them are drawn with any yaw; the others have one of SIMPLER's own orientations."""
+    """Number of objects that get a random yaw; the others have one of SIMPLER's own orientations."""
 
 
 CAMERA_OFFSETS: tuple[CameraOffset, ...] = (
@@ -52,8 +52,8 @@ CAMERA_OFFSETS: tuple[CameraOffset, ...] = (
     CameraOffset(name="up", move_m=(0.03, -0.03, 0.07), turn_rad=(0.04, -0.08)),
     CameraOffset(name="down", move_m=(0.04, -0.03, -0.06), turn_rad=(0.03, 0.06)),
 )
-"""Of the camera, for the scenario "viewpoint". It stands beside the arm, which would fill the image after the longer
-moves of envs/scene/scenarios.py."""
+"""Camera offsets of the scenario "viewpoint". The camera is close to the arm, which would fill the image after the
+longer moves of envs/scene/scenarios.py."""
 MANISKILL_TASKS: dict[str, ManiSkillTask] = {
     "put_spoon_on_cloth": ManiSkillTask(
         env_id="PutSpoonOnTableClothInScene-v1",
@@ -96,7 +96,7 @@ MANISKILL_TASKS: dict[str, ManiSkillTask] = {
 
 
 def _thing(name: str, half_size_m: Vector, grasp_z_m: float = 0.0, grasp_x_m: float = 0.0) -> ObjectModel:
-    """What an expert must know of it; ManiSkill has the rest."""
+    """What an expert needs to know about an object; the rest is in ManiSkill."""
     return ObjectModel(
         name=name, mass_kg=0.0, half_size_m=half_size_m, part=(), grasp_x_m=grasp_x_m, grasp_z_m=grasp_z_m
     )
@@ -112,8 +112,8 @@ THINGS: dict[str, ObjectModel] = {
     "eggplant": _thing("eggplant", (0.039, 0.0187, 0.019), 0.022),
     "basket": _thing("basket", (0.065, 0.04, 0.001)),
 }
-"""Half of ManiSkill's bounding boxes (info_bridge_custom_v0.json), and where to take things: the fingers reach 15 mm
-below the tool center point, measured."""
+"""Half of ManiSkill's bounding boxes (info_bridge_custom_v0.json), and where to grasp objects: the fingers reach 15 mm
+below the tool center point (measured)."""
 MANISKILL_PLAY = ManiSkillTask(
     env_id="TapRayPlayInScene-v1",
     object=("spoon", "carrot", "green block", "eggplant"),
@@ -123,4 +123,4 @@ MANISKILL_PLAY = ManiSkillTask(
     num_placed=4,
     num_turned=4,
 )
-"""Ours: envs/maniskill/play_scene.py."""
+"""Our own scene of play: envs/maniskill/play_scene.py."""

@@ -6,12 +6,12 @@ import numpy as np
 
 
 def tensor(array: np.ndarray, device: Any) -> Any:
-    """An array as ManiSkill's tensor."""
+    """Convert an array to ManiSkill's tensor."""
     from mani_skill.utils import common  # loads torch: only where ManiSkill runs
 
     return common.to_tensor(array, device=device)
 
 
 def numpy(value: Any) -> np.ndarray:
-    """A tensor of any device as an array."""
+    """Convert a tensor on any device to an array."""
     return value.cpu().numpy()

@@ -1,4 +1,5 @@
-"""The objects on the table, their appearance, and the tasks. No simulator is imported here."""
+"""Defines the objects on the table, their appearance, and the tasks. No simulator is imported here."""
 
 VERSION = "3"
-"""Of the scenes. Raise it with any change that could change an episode: old results are then another protocol's."""
+"""Version of the scenes. Raise it with any change that could change an episode, so that older results belong to another
+protocol."""

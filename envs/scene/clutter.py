@@ -1,4 +1,4 @@
-"""Clutter of randomized play: seven shapes of random colors and sizes.
+"""Makes the clutter of randomized play: seven shapes of random colors and sizes.
 
 None of them is a task's object or one of the distractors of evaluation (distractors.py): each combines its parts
 differently from all of those.
@@ -9,7 +9,7 @@ from envs.scene.objects import Color, ObjectModel, ball, box, rod
 
 
 def _shapes(first: Color, second: Color) -> tuple[ObjectModel, ...]:
-    """All of them in two colors."""
+    """All shapes in two colors."""
     return (
         model(
             "arch",
@@ -69,10 +69,10 @@ def _shapes(first: Color, second: Color) -> tuple[ObjectModel, ...]:
 
 SHAPES = tuple(shape.name for shape in _shapes((0, 0, 0), (0, 0, 0)))
 SIZE = (0.75, 1.15)
-"""Least and greatest factor of their size."""
+"""Smallest and largest scale of the shapes."""
 
 
 def thing(name: str, first: Color, second: Color, size: float = 1.0) -> ObjectModel:
-    """The shape called `name` in two colors, so many times as large."""
+    """The shape called `name` in two colors, scaled."""
     [shape] = [shape for shape in _shapes(first, second) if shape.name == name]
     return scaled(shape, size)

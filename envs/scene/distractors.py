@@ -1,4 +1,4 @@
-"""Objects of the scenario "distractors", in five sets. No task and no play uses them.
+"""Defines the objects of the scenario "distractors", in five sets. Neither tasks nor play use them.
 
 They are built like those of objects.py: from primitives, with a pose in the center of the bounding box. A round object
 collides as an upright cylinder, so that it does not roll away before it is touched.
@@ -20,12 +20,12 @@ def model(name: str, mass_kg: float, size_m: Vector, *part: Part) -> ObjectModel
 
 
 def hull(radius: float, height: float) -> Part:
-    """What a round thing collides as."""
+    """The collision shape of a round object."""
     return rod(radius, height, (0, 0, height / 2), None, solid=True)
 
 
 def scaled(model: ObjectModel, factor: float) -> ObjectModel:
-    """The same thing, so many times as large in each direction and of the same stuff."""
+    """The same object, scaled, with the same density."""
     if factor == 1.0:
         return model
     parts = tuple(

@@ -1,4 +1,4 @@
-"""Mixed scenes: the objects of two tasks on one table, so that only the instruction says which task is meant.
+"""Makes mixed scenes: the objects of two tasks on one table, so that only the instruction says which task is meant.
 
 Poses, joints and image follow from the seed and the unordered pair of tasks, not from which of the two is asked.
 Objects are kept apart as rectangles and not as circles, because the circles of two tasks do not fit on the table.
@@ -14,26 +14,26 @@ from tap_ray.errors import ConfigError, nearest
 from tap_ray.types import EnvConfig
 
 GAP_M = 0.015
-"""Least distance of two objects."""
+"""Smallest distance between two objects, m."""
 FINGERS_M = 0.035
-"""Least distance of what is grasped to anything else: open fingers come down beside it."""
+"""Smallest distance of a grasped object to any other, m: open fingers come down beside it."""
 BEHIND_M, AHEAD_M, ASIDE_M = 0.12, PUSH_M + 0.05, 0.04
-"""Free table behind the center of what is pushed (the hand comes down there), ahead of it and to either side."""
+"""Free space behind the center of a pushed object (where the tool comes down), ahead of it and to either side, m."""
 PLACES, ROUNDS = 200, 1000
-"""Places tried for each object; layouts begun."""
+"""Largest number of positions tried for each object, and of layouts."""
 
 
 Pose = tuple[float, float, float]
 """x and y, m, and yaw, rad."""
 Rectangle = tuple[np.ndarray, np.ndarray, np.ndarray]
-"""N of them: centers (N, 2) and half sides (2,), m, and yaws (N,), rad."""
+"""N rectangles: centers (N, 2) and half sides (2,), m, and yaws (N,), rad."""
 
 
 def require_pair(config: EnvConfig) -> None:
-    """Raise if `config.partner` cannot share the table with `config.task`.
+    """Raise an error if `config.partner` cannot share the table with `config.task`.
 
     Raises:
-        ConfigError: it is no other task, or the scenario has no such scenes.
+        ConfigError: it is not another task, or the scenario has no such scenes.
     """
     if not config.partner:
         return
@@ -52,7 +52,7 @@ def draw_mixed(task: str, partner: str, rng: np.random.Generator) -> Scene:
     """Draw poses of both tasks' objects and `task`'s sentence; all but slots and sentence are the same for `partner`.
 
     Raises:
-        AssertionError: no layout was found, in ROUNDS tries (a pair whose things do not fit).
+        AssertionError: no layout was found in ROUNDS tries (the objects of the pair do not fit).
     """
     words = rng.spawn(1)[0]  # a node of its own: what is drawn next does not depend on the sentence
     names = [name for one in sorted((task, partner)) for name in TASKS[one].object]
@@ -69,7 +69,7 @@ def draw_mixed(task: str, partner: str, rng: np.random.Generator) -> Scene:
 
 
 def _lay_out(models: Sequence[ObjectModel], rng: np.random.Generator) -> list[Pose]:
-    """Poses of `models`; the large ones find their place first."""
+    """Poses of `models`; large objects are placed first."""
     order = sorted(range(len(models)), key=lambda i: -float(np.prod(_ground(models[i], np.zeros((1, 3)))[1])))
     low, high = (*FIELD_LOW_M, -np.pi / 2), (*FIELD_HIGH_M, np.pi / 2)
     for _ in range(ROUNDS):
@@ -100,7 +100,7 @@ def _gap_m(first: ObjectModel, second: ObjectModel) -> float:
 
 
 def _ground(model: ObjectModel, pose_N3: np.ndarray) -> Rectangle:
-    """What must be free for an object: its bounding box, or the way of one that is pushed to the left."""
+    """The area that an object needs: its bounding box, or for a pushed object its path to the left."""
     if _is_pushed(model):
         half_m = (ASIDE_M, (AHEAD_M + BEHIND_M) / 2)
         return pose_N3[:, :2] + (0.0, (AHEAD_M - BEHIND_M) / 2), np.array(half_m), np.zeros(len(pose_N3))

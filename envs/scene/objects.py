@@ -1,4 +1,5 @@
-"""Objects on the table, built from a few boxes, cylinders and spheres: appearance, mass and collision shape.
+"""Defines the objects on the table, built from a few boxes, cylinders and spheres: appearance, mass and collision
+shape.
 
 Parts are placed from the center of the object's underside, x along its long side, z up. An object's *pose* is that of
 the center of its bounding box, which is also its center of mass.
@@ -38,14 +39,14 @@ class ObjectModel:
     """Half the bounding box."""
     part: tuple[Part, ...]
     grasp_x_m: float = 0.0
-    """Where to take it, along its x axis."""
+    """Where to grasp it, along its x axis."""
     grasp_z_m: float = 0.0
-    """Height of the tool above its underside when grasping; 0 for what is not grasped."""
+    """Height of the tool above its underside when grasping; 0 for objects that are not grasped."""
     friction: float = 1.0
 
     @property
     def radius_m(self) -> float:
-        """Of the circle around its footprint."""
+        """Radius of the circle around its footprint, m."""
         x, y, _ = self.half_size_m
         return float((x * x + y * y) ** 0.5)
 

@@ -1,4 +1,4 @@
-"""Randomized play: what `EnvConfig.randomize` changes in an episode. No simulator is imported here.
+"""Randomizes play: what `EnvConfig.randomize` changes in an episode. No simulator is imported here.
 
 Table, camera, light, distractors and initial joints each have a node of the seed tree of their own, so none of them
 alters the random draws of the task's scene or of another. None of them uses what the evaluation uses:
@@ -37,20 +37,21 @@ from tap_ray.types import EnvConfig, RandomizeConfig
 
 PATTERNS = ("plain", "diamonds", "bricks", "zigzag", "mosaic")
 MIN_COLOR = 0.25
-"""Of a cloth's ground and print, one differs by so much (Euclidean, RGB in [0, 1]) from each pair of evaluation's."""
+"""Smallest distance (Euclidean, RGB in [0, 1]) of a cloth's ground or print color from those of each cloth of the
+evaluation."""
 MIN_FINGER = 0.3
-"""No color comes nearer to one of the two fingers."""
+"""Smallest distance of any color from the colors of the two fingers."""
 MIN_CAMERA_MOVE_M = 0.05
 IN_VIEW = 0.9
-"""How near the image's border (1) the objects come after a move of the camera."""
+"""Largest distance of the objects from the image's center after a move of the camera; 1 is the border."""
 TRIES = 1000
 
 
 def require_play(config: EnvConfig) -> None:
-    """Raise if anything but standard play is to be randomized: demonstrations and evaluation never are.
+    """Raise an error if anything but standard play is to be randomized: demonstrations and evaluation never are.
 
     Raises:
-        ConfigError: it is.
+        ConfigError: the config randomizes something else.
     """
     if config.randomize is not None and (config.task, config.scenario) != ("play", "standard"):
         raise ConfigError(
@@ -67,13 +68,13 @@ def draw_randomized(
     unseen: Sequence[CameraOffset],
     camera: float = 1.0,
 ) -> Perturbation:
-    """Draw what differs in one episode.
+    """Draw the randomization of one episode.
 
     Args:
-        config: how far it may.
-        seed: of the episode.
+        config: the ranges.
+        seed: seed of the episode.
         constraints: robot, objects and standard camera.
-        unseen: evaluation's offsets of this camera.
+        unseen: the evaluation's offsets of this camera, which are never drawn.
         camera: factor of `config.camera_move_m`.
     """
     rng = {part: generator(seed, "randomize", part) for part in ("cloth", "camera", "light", "things", "joints")}
@@ -113,7 +114,7 @@ def drawn_json(perturbation: Perturbation) -> str:
 
 
 def turned_light(direction: Vector, light: Light) -> Vector:
-    """The direction towards the standard light after a change of it; longer than 1 like the one given."""
+    """The direction towards the light after a change; not normalized, like the given one."""
     axis = np.array([-np.sin(light.heading_rad), np.cos(light.heading_rad), 0.0])
     x, y, z = axis_angle_matrix(light.turn_rad * axis) @ direction
     return float(x), float(y), float(z)
@@ -187,7 +188,8 @@ def _draw_camera_offset(
 
 
 def _aimed(view: Viewpoint, move_m: Vector, off_rad: np.ndarray) -> CameraOffset:
-    """A move after which the camera looks where it looked before, but for `off_rad` (2,) to the left and upwards."""
+    """A move after which the camera looks at the same point as before, except for `off_rad` (2,) to the left and
+    upwards."""
     forward = np.subtract(view.target_m, view.camera_pos_m)
     moved = forward - camera_move(forward, CameraOffset(name="", move_m=move_m, turn_rad=(0.0, 0.0)))
     (x, y, z), (x_now, y_now, z_now) = forward, moved

@@ -1,4 +1,5 @@
-"""Robustness scenarios: seeded, bounded changes of how an episode starts and looks. No simulator is imported here.
+"""Defines the robustness scenarios: seeded, bounded changes of how an episode starts and looks. No simulator is
+imported here.
 
 They are those of arXiv 2607.02466. A change has a node of the seed tree of its own and never alters the random draws of
 the task's scene: with one seed, every scenario has the same objects, poses and instruction as "standard".
@@ -27,18 +28,18 @@ AREAS_M = (
     ((0.04, -0.30), (0.52, 0.40)),
     ((0.00, -0.30), (0.54, 0.65)),
 )
-"""Parts of the table that distractors are strewn over; see `SceneConstraints.distractor_areas_m`."""
+"""Parts of the table where distractors are placed; see `SceneConstraints.distractor_areas_m`."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class CameraOffset:
-    """Another place and direction of the camera. Both are relative to where the camera looks, levelled."""
+    """A change of the camera's position and direction, relative to the horizontal part of its viewing direction."""
 
     name: str
     move_m: Vector
-    """Of the camera: forward (the viewing direction, levelled), left, up (table frame z)."""
+    """Displacement of the camera: forward (the horizontal part of the viewing direction), left, up (table frame z)."""
     turn_rad: tuple[float, float]
-    """Of the view: to the left about the vertical, then upwards about the camera's own horizontal axis."""
+    """Rotation of the view: to the left about the vertical, then upwards about the camera's own horizontal axis."""
 
 
 CAMERA_OFFSETS: tuple[CameraOffset, ...] = (
@@ -48,21 +49,21 @@ CAMERA_OFFSETS: tuple[CameraOffset, ...] = (
     CameraOffset(name="down", move_m=(-0.04, 0.0, -0.12), turn_rad=(0.0, 0.15)),
 )
 MAX_MOVE_M, MAX_TURN_RAD = 0.16, 0.21
-"""No offset is longer than the first or turns farther than the second (12 degrees)."""
+"""Largest displacement and rotation (12 degrees) of an offset."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Scenario:
-    """What may change. An empty field changes nothing; of several variants the seed picks one.
+    """The changes of a scenario. An empty field changes nothing; the seed picks one of several variants.
 
     Fields that have variants have equally many: the seed picks the same of each.
     """
 
     name: str
     joint_rad: float = 0.0
-    """Each joint starts up to so far from home, uniformly."""
+    """Largest initial distance of each joint from home, uniformly distributed."""
     distractors: tuple[tuple[str, ...], ...] = ()
-    """Sets of DISTRACTORS."""
+    """Sets of names of DISTRACTORS."""
     cloths: tuple[Cloth, ...] = ()
     camera_offsets: tuple[CameraOffset, ...] = ()
 
@@ -86,7 +87,7 @@ class Scenario:
 
     @property
     def num_variants(self) -> int:
-        """Sets, cloths or camera offsets; 1 where there is nothing to pick."""
+        """Number of sets, cloths or camera offsets; 1 if there is nothing to pick."""
         return max(1, len(self.distractors), len(self.cloths), len(self.camera_offsets))
 
 
@@ -100,7 +101,7 @@ BUILT_IN: dict[str, Scenario] = {
     "viewpoint": Scenario(name="viewpoint", camera_offsets=CAMERA_OFFSETS),
 }
 SCENARIOS = Registry("scenario", BUILT_IN, expected=Scenario)
-"""Ours, and those of installed packages."""
+"""All scenarios, those of installed packages included."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -109,12 +110,12 @@ class Viewpoint:
 
     camera_pos_m: Vector
     target_m: Vector
-    """What is in the middle of the image."""
+    """Point in the center of the image."""
     fov_deg: float
-    """Between two opposite borders, the smaller one of an image that is not square."""
+    """Field of view between two opposite borders; the smaller one for an image that is not square."""
 
     def seen(self, point_N3: np.ndarray) -> np.ndarray:
-        """(N, 2) where points are in the image: right and up, 1 is the border; NaN behind the camera."""
+        """(N, 2) positions of points in the image: right and up, 1 is the border; NaN behind the camera."""
         forward = np.subtract(self.target_m, self.camera_pos_m)
         forward /= np.linalg.norm(forward)
         right = np.cross(forward, (0, 0, 1))
@@ -128,7 +129,7 @@ class Viewpoint:
 
 @dataclass(frozen=True, kw_only=True)
 class Circle:
-    """A part of the table."""
+    """A circular part of the table."""
 
     x_m: float
     y_m: float
@@ -137,7 +138,7 @@ class Circle:
 
 @dataclass(frozen=True, kw_only=True)
 class Distractor:
-    """One of them on the table."""
+    """A distractor on the table."""
 
     object: ObjectModel
     position_m: tuple[float, float]
@@ -150,27 +151,27 @@ class SceneConstraints:
     """What a change must respect."""
 
     arm: tuple[ArmModel, ...]
-    """With the base and the home posture of this simulator."""
+    """The arms, with the base and the home posture of this simulator."""
     keep_out: tuple[Circle, ...]
     """Parts of the table that the task needs; see `kept_out_by`."""
     view: Viewpoint
-    """Of the standard camera."""
+    """View of the standard camera."""
     distractor_areas_m: tuple[tuple[tuple[float, float], tuple[float, float]], ...] = AREAS_M
-    """Rectangles (low x, y; high x, y) that distractors are strewn over: each lies in the first where it finds room."""
+    """Rectangles (low x, y; high x, y) for distractors: each is placed in the first one that has room."""
     robot_occludes: bool = True
-    """Whether robots stand between the camera and a part of the table."""
+    """Whether robots are between the camera and a part of the table."""
     scale: float = 1.0
-    """Of the distractors: a smaller table has smaller ones."""
+    """Scale of the distractors: a smaller table has smaller ones."""
     clearance_m: float = 0.04
-    """Least distance of distractors to what the task needs."""
+    """Smallest distance of distractors to the parts of the table that the task needs, m."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Light:
-    """Another light than the standard one."""
+    """A change of the light."""
 
     heading_rad: float
-    """Where from the vertical the direction towards the light is leant to, and by how much more."""
+    """Heading in which the direction towards the light is tilted, and by how much."""
     turn_rad: float
     tint: Color
     """Factor of red, green and blue of the whole image."""
@@ -181,10 +182,10 @@ class Perturbation:
     """What a scenario does to one episode."""
 
     joint_offset_rad: tuple[np.ndarray, ...]
-    """For each arm (J,), added to the joints that the episode would have begun with; zeros: none."""
+    """For each arm (J,) offsets that are added to its initial joints; zeros: none."""
     distractor: tuple[Distractor, ...] = ()
     cloth: Cloth | None = None
-    """A plain one is a table of that color."""
+    """Cloth on the table; a plain one is a table of that color."""
     camera_offset: CameraOffset | None = None
     light: Light | None = None
 
@@ -193,7 +194,7 @@ def known_scenario(name: str) -> Scenario:
     """The scenario called `name`.
 
     Raises:
-        ConfigError: there is none; names the nearest.
+        ConfigError: there is no such scenario; the message names the nearest.
     """
     return replace(SCENARIOS[name], name=name)
 
@@ -204,10 +205,10 @@ def draw_perturbation(
     """Draw what changes in one episode; "standard" draws nothing.
 
     Args:
-        scenario: which.
+        scenario: the scenario.
         rng: `tap_ray.rng.generator(seed, "scenario", scenario.name)`, `seed` being the episode's.
         constraints: robot, task and camera.
-        variant: the set, cloth or camera offset, instead of one drawn.
+        variant: index of the set, cloth or camera offset, instead of drawing it.
 
     Raises:
         ConfigError: there is no such variant.
@@ -230,13 +231,15 @@ def draw_perturbation(
 # ---- initial state
 
 INSIDE_M, MIN_START_Z_M, MIN_SEPARATION_M = 0.02, 0.10, 0.18
-"""Starting hands are so far inside their workspace, so high above the table, and so far from each other."""
+"""Smallest distances of initial tool positions from the edge of the workspace, from the table, and from each other,
+m."""
 MAX_START_TILT = 0.8
-"""And tilted by no more than this part of what is allowed."""
+"""Largest initial tilt as a share of the allowed one."""
 
 
 def draw_offsets(joint_rad: float, rng: np.random.Generator, arms: tuple[ArmModel, ...]) -> tuple[np.ndarray, ...]:
-    """For each arm (J,) rad from home, each within `joint_rad`, so that hands start apart, high enough and in reach."""
+    """For each arm (J,) offsets from home, rad, each within `joint_rad`, so that tools start apart, high enough and
+    within reach."""
     if joint_rad == 0:
         return tuple(np.zeros(len(arm.joint)) for arm in arms)
     while True:
@@ -247,7 +250,7 @@ def draw_offsets(joint_rad: float, rng: np.random.Generator, arms: tuple[ArmMode
 
 
 def _draw_offset(joint_rad: float, rng: np.random.Generator, arm: ArmModel) -> tuple[np.ndarray, np.ndarray]:
-    """Offset (J,) of one arm, and where its tool then is (3,), table frame."""
+    """Offset (J,) of one arm, and the resulting tool position (3,), table frame."""
     solver, home, base_m = kinematics(arm), np.array(arm.home_rad), np.array(arm.base_m)
     low = np.array(arm.workspace_low_m) + INSIDE_M
     low[2] = max(low[2], MIN_START_Z_M)
@@ -267,17 +270,21 @@ def _draw_offset(joint_rad: float, rng: np.random.Generator, arm: ArmModel) -> t
 # ---- distractors
 
 GAP_M, EDGE = 0.015, 0.96
-"""Least distance of distractors to each other, and how near the image's border (1) their corners come."""
+"""Smallest distance between distractors, m, and largest distance of their corners from the image's center (1 is the
+border)."""
 BASE_M, STAND_M = 0.15, (0.09, 0.22)
-"""Radius around a robot's base that stays empty; radius and height of what of the robot always hides what is behind."""
+"""Radius around a robot's base that stays empty; radius and height of the part of the robot that always hides what is
+behind it."""
 TRIES, ROUNDS, MIN_DISTRACTORS = 80, 60, 3
-"""Places tried in each area; layouts begun when too few distractors fit (one in thousands); how many must."""
+"""Number of positions tried in each area; of layouts tried if too few distractors fit (one in thousands); and of
+distractors that must fit."""
 
 
 def kept_out_by(
     task: str, objects: Sequence[ObjectModel], position_m: Sequence[tuple[float, float]]
 ) -> tuple[Circle, ...]:
-    """Parts of the table that a task needs: around each object, and on the way of one that is pushed to the left."""
+    """Parts of the table that a task needs: around each object, and along the path of an object that is pushed to the
+    left."""
     steps = (0.0,)
     if task != PLAY and TASKS[task].goal == "push_left":
         steps = (-0.08, 0.0, 0.5 * PUSH_M, PUSH_M, 1.4 * PUSH_M)  # behind it the hand comes down
@@ -289,7 +296,7 @@ def kept_out_by(
 
 
 def _lay_out(names: Sequence[str], rng: np.random.Generator, constraints: SceneConstraints) -> tuple[Distractor, ...]:
-    """Strew a set over the table; where not all fit, at least MIN_DISTRACTORS of them."""
+    """Place a set of distractors on the table; if not all fit, at least MIN_DISTRACTORS of them."""
     for _ in range(ROUNDS):
         placed = place_distractors([DISTRACTORS[str(name)] for name in rng.permutation(names)], rng, constraints)
         if len(placed) >= min(MIN_DISTRACTORS, len(names)):
@@ -302,7 +309,8 @@ def _lay_out(names: Sequence[str], rng: np.random.Generator, constraints: SceneC
 def place_distractors(
     models: Sequence[ObjectModel], rng: np.random.Generator, constraints: SceneConstraints
 ) -> tuple[Distractor, ...]:
-    """Lay distractors (in the size of the table) where there is room, in view and hiding no object; as many as fit."""
+    """Place distractors (scaled for the table) where there is room, in view and without hiding an object; as many as
+    fit."""
     placed: list[Distractor] = []
     for model in models:
         model = scaled(model, constraints.scale)

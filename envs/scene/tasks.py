@@ -1,4 +1,4 @@
-"""The tasks: objects, instructions, and the rules of partial and entire success.
+"""Defines the tasks: objects, instructions, and the rules of partial and entire success.
 
 The first four are SIMPLER's WidowX tasks (their first instruction is SIMPLER's own), the fifth is from the paper's real
 robot. "Left" is the robot's left, +y of the base frame.
@@ -15,21 +15,21 @@ from tap_ray.errors import ConfigError, nearest
 from tap_ray.plugins import Registry
 
 NUM_SLOTS = 4
-"""Object slots in `info`."""
+"""Number of object slots in `info`."""
 LIFT_M = 0.01
-"""A grasped object counts as lifted from here on."""
+"""Height from which on a grasped object counts as lifted, m."""
 PUSH_M = 0.10
-"""How far to the left an object must be pushed."""
+"""How far to the left an object must be pushed, m."""
 PLAY = "play"
 FIELD_LOW_M, FIELD_HIGH_M = (0.20, -0.15), (0.37, 0.15)
 """Corners of the rectangle that objects start in, base frame x and y."""
 TRIES = 40
-"""Layouts drawn before other objects are (play)."""
+"""Number of layouts drawn before other objects are drawn (play)."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Touch:
-    """Who touches whom after a control step; indices are object slots."""
+    """Contacts after a control step; indices are object slots."""
 
     hand: tuple[tuple[frozenset[int], frozenset[int]], ...]
     """Objects that the left and the right finger of each hand touch."""
@@ -49,7 +49,7 @@ class TaskModel:
 
     name: str
     object: tuple[str, ...]
-    """Names of what is moved, then where to: keys of OBJECTS, or of `own_object`."""
+    """Names of the moved object, then of its target: keys of OBJECTS, or of `own_object`."""
     goal: str
     """One of GOALS, or any word if the task brings its own `check_success`."""
     sentence: tuple[str, ...]
@@ -59,8 +59,8 @@ class TaskModel:
     own_object: tuple[ObjectModel, ...] = ()
     """Objects that are not in OBJECTS; play does not draw them."""
     check_success: Callable[[np.ndarray, np.ndarray, Touch], tuple[bool, bool]] | None = None
-    """For a goal that is none of GOALS, whether it is reached: (start_M7, now_M7, touch) -> (partial, entire), as in
-    the function `check_success` below."""
+    """For a goal that is not in GOALS, the function that checks it: (start_M7, now_M7, touch) -> (partial, entire), as
+    in the function `check_success` below."""
 
     def __post_init__(self) -> None:
         if self.check_success is None and self.goal not in GOALS:
@@ -76,7 +76,7 @@ class TaskModel:
 
     @property
     def models(self) -> tuple[ObjectModel, ...]:
-        """Its objects."""
+        """The models of its objects."""
         known = OBJECTS | {model.name: model for model in self.own_object}
         for name in self.object:
             if name not in known:
@@ -165,7 +165,7 @@ def known_task(name: str) -> str:
     """`name`, if it is a task or "play".
 
     Raises:
-        ConfigError: it is neither; names the nearest.
+        ConfigError: it is neither; the message names the nearest.
     """
     if name not in (*TASKS, PLAY):
         raise ConfigError(f"Unknown task {name!r}. {nearest(name, (*TASKS, PLAY))}")
@@ -178,16 +178,16 @@ class Scene:
 
     object: tuple[ObjectModel, ...]
     position_m: tuple[tuple[float, float], ...]
-    """x and y of each, base frame."""
+    """x and y of each object, m, base frame."""
     yaw_rad: tuple[float, ...]
     sentence: str
     """Empty for play."""
     slot: tuple[int, ...] = ()
-    """Which object each slot of `info` shows, the asked task's own first (mixed.py); none given: as they come."""
+    """The object in each slot of `info`, those of the asked task first (mixed.py); if empty, in order."""
 
     @property
     def shown(self) -> tuple[int, ...]:
-        """Number of the object in each slot."""
+        """Index of the object in each slot."""
         return self.slot or tuple(range(len(self.object)))
 
 
@@ -215,7 +215,7 @@ def draw_scene(task: str, rng: np.random.Generator) -> Scene:
 
 
 def _apart(position_m: np.ndarray, models: tuple[ObjectModel, ...]) -> bool:
-    """Whether no two objects' circles come nearer than 1 cm."""
+    """Whether the circles of all objects are at least 1 cm apart."""
     return all(
         hypot(*(position_m[i] - position_m[j])) > models[i].radius_m + models[j].radius_m + 0.01
         for i in range(len(models))
@@ -254,7 +254,7 @@ def check_success(task: str, start_M7: np.ndarray, now_M7: np.ndarray, touch: To
 
 
 def _height_fits(model: TaskModel, up_m: float) -> bool:
-    """Whether the object's center is where the goal wants it, `up_m` above the target's center."""
+    """Whether the object's center is at the height that the goal requires, `up_m` above the target's center."""
     item, target = (each.half_size_m[2] for each in model.models)
     match model.goal:
         case "in":

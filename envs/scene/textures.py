@@ -1,4 +1,4 @@
-"""Table cloths as procedural textures, arrays from a formula; the four of the scenario "background"."""
+"""Makes tablecloths as procedural textures, including the four of the scenario "background"."""
 
 from dataclasses import dataclass
 from functools import lru_cache
@@ -9,7 +9,7 @@ import numpy as np
 from envs.scene.objects import Color
 
 SIDE_PX = 512
-"""Of a texture: 4 mm a pixel on the 2 m table, finer than a policy's camera sees."""
+"""Side of a texture, px: 4 mm per pixel on the 2 m table, finer than a policy's camera resolves."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -23,11 +23,11 @@ class Cloth:
     """Colors in [0, 1]."""
     print_rgb: Color
     period_m: float
-    """After which it repeats (swirls: their typical width)."""
+    """Period of the pattern (swirls: their typical width)."""
 
     @property
     def mean_rgb(self) -> Color:
-        """Average color: what a flat patch on the cloth (the hand's shadow) is a darker shade of."""
+        """Average color, from which the color of the gripper's shadow is made."""
         red, green, blue = texture(self, side_m=1.0, side_px=128).reshape(-1, 3).mean(0) / 255
         return float(red), float(green), float(blue)
 
@@ -54,7 +54,7 @@ def texture(cloth: Cloth, *, side_m: float, side_px: int = SIDE_PX) -> np.ndarra
 
 
 def _printed(cloth: Cloth, x_m: np.ndarray, y_m: np.ndarray) -> np.ndarray:
-    """How much of the printed color each place has, 0 .. 1."""
+    """Share of the printed color at each point, 0 .. 1."""
     u, v = x_m / cloth.period_m, y_m / cloth.period_m
     match cloth.pattern:
         case "checks":  # gingham: half the color where one stripe runs, all of it where two cross

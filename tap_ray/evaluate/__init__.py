@@ -1,1 +1,1 @@
-"""Evaluating a policy: protocol cells, roll-outs, results with intervals, videos."""
+"""Evaluates policies: protocol cells, rollouts, results with intervals, videos."""

@@ -1,4 +1,4 @@
-"""Run cells, in one process; `tap_ray.distributed.evaluate` runs many of these side by side."""
+"""Runs cells in one process; `tap_ray.distributed.evaluate` runs many of these side by side."""
 
 from contextlib import suppress
 from dataclasses import dataclass
@@ -14,16 +14,16 @@ from tap_ray.rollout import Rollout, rollout
 from tap_ray.types import Cell, EnvConfig, EpisodeResult, Policy
 
 MakeVector = Callable[[EnvConfig, int], gym.vector.VectorEnv]
-"""(scene, number of robots) -> that many robots in lockstep."""
+"""Function (scene, number of robots) -> that many robots in lockstep."""
 MakePolicy = Callable[[EnvConfig, int], Policy]
-"""(scene, number of robots) -> the evaluated policy, for that many robots at once."""
+"""Function (scene, number of robots) -> the evaluated policy, for that many robots at once."""
 MakeFailureInputs = Callable[[EnvConfig], FailureInputs]
-"""Scene -> what tells why an episode in it failed."""
+"""Function from a scene to the inputs of its failure rules."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Clip:
-    """What the camera saw in one cell: the stuff of the videos."""
+    """The images of one cell, from which videos are made."""
 
     result: EpisodeResult
     rgb: np.ndarray
@@ -33,7 +33,7 @@ class Clip:
 
 @dataclass(frozen=True, kw_only=True)
 class ChunkResult:
-    """A chunk of cells that has been run."""
+    """The results of a chunk of cells."""
 
     results: list[EpisodeResult]
     clips: list[Clip]
@@ -58,8 +58,8 @@ class EpisodeRunner:
     def run(self, cells: Sequence[Cell]) -> ChunkResult:
         """Run cells of one task and scenario, one robot each; a crash costs only the cell that causes it.
 
-        Whatever is raised in a batch, its cells are run again one by one, so that the others keep their result. The
-        cell that crashes alone as well is a failure whose `error` says why; it stays in every denominator.
+        If a batch raises an error, its cells are run again one by one, so that the others keep their results. A cell
+        that also crashes alone is a failure whose `error` says why; it counts in every denominator.
         """
         try:
             return self._run_batch(cells)
@@ -76,7 +76,7 @@ class EpisodeRunner:
         )
 
     def close(self) -> None:
-        """Let go of the simulators."""
+        """End the simulators."""
         robots, self._scene, self._robots = self._robots, None, None
         if robots is not None:
             robots[0].close()
@@ -93,7 +93,7 @@ class EpisodeRunner:
         return _score(cells, done, self._make_failure_inputs(scene))
 
     def _at(self, scene: EnvConfig, num_robots: int) -> tuple[gym.vector.VectorEnv, Policy]:
-        """The robots in this scene, those of the chunk before if they fit."""
+        """The robots in this scene; those of the previous chunk if they fit."""
         if self._robots is None or self._scene != (scene, num_robots):
             self.close()
             self._robots = self._make_vector(scene, num_robots), self._make_policy(scene, num_robots)
@@ -102,7 +102,7 @@ class EpisodeRunner:
 
 
 def _score(cells: Sequence[Cell], done: Rollout, inputs: FailureInputs) -> ChunkResult:
-    """One result a cell from N trajectories."""
+    """One result for each of N trajectories."""
     clips = [
         Clip(
             rgb=trajectory.rgb,
@@ -151,7 +151,8 @@ def crashed(cell: Cell, reason: str) -> EpisodeResult:
 
 
 def chunks(cells: Iterable[Cell], size: int) -> list[list[Cell]]:
-    """Cells in groups of at most `size` that share task, scenario and partner; sizes differ by one at most."""
+    """Group cells of the same task, scenario and partner into chunks of at most `size`, whose sizes differ by at most
+    one."""
     scenes: dict[tuple[str, str, str], list[Cell]] = {}
     for cell in cells:
         scenes.setdefault((cell.task, cell.scenario, cell.partner), []).append(cell)

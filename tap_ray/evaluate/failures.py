@@ -1,4 +1,4 @@
-"""Why an episode failed: rules on privileged state give one label for every failed episode. NumPy only.
+"""Labels failed episodes with the reason: rules on privileged state give one label for each. NumPy only.
 
 A success (the protocol's rule: entirely done at any step) has no label, "". An episode that crashed is "crashed". Any
 other gets the first label whose test it passes.
@@ -66,7 +66,7 @@ CLASS_OF: dict[Failure, FailureClass] = {
     "misplaced": "execution",
     "timed_out": "execution",
 }
-"""A crash is neither."""
+"""Label -> class; a crash has no class."""
 
 REACH_M = 0.10
 MOVED_M, LIFTED_M = 0.03, 0.01
@@ -77,22 +77,22 @@ CARRIED_M, NEAR_M, LOW_M = 0.04, 0.10, 0.06
 
 @dataclass(frozen=True, kw_only=True)
 class FailureInputs:
-    """What must be known of robot and task beside the trajectory."""
+    """What the rules need to know about robot and task besides the trajectory."""
 
     arms: tuple[ArmSlots, ...]
-    """Where each hand is in state and action."""
+    """The slots of each arm's end effector."""
     push_m: tuple[float, float] | None = None
     """How far slot 0 is to be pushed along x and y, m, table frame; None: it is grasped and brought to slot 1."""
     mover: Mapping[str, int] = field(default_factory=dict)
-    """In a mixed scene, of either task the slot of what it moves; empty in others."""
+    """In a mixed scene, task -> slot of the object that it moves; empty in other scenes."""
     told: bool = True
-    """False where objects or grippers are not known (a foreign environment): every failure is then "timed_out"."""
+    """False if objects or grippers are unknown (in a foreign environment); every failure is then "timed_out"."""
 
 
 def failure_inputs_of(
     spec: RobotSpec, *, push_m: tuple[float, float] | None = None, mover: Mapping[str, int] | None = None
 ) -> FailureInputs:
-    """Facts from a robot's interface; `push_m` and `mover` as in `FailureInputs`."""
+    """The inputs for a robot's interface; `push_m` and `mover` as in `FailureInputs`."""
     return FailureInputs(arms=spec.arms, push_m=push_m, mover=mover or {})
 
 
@@ -111,7 +111,7 @@ def failure_of(trajectory: Trajectory, inputs: FailureInputs) -> Failure | Liter
 def first_moved(trajectory: Trajectory, inputs: FailureInputs) -> str:
     """Which task of a mixed scene had its object "moved" (this module's docstring) first; "" for neither.
 
-    If both are seen moved at the same step, the one that moved farther by then.
+    If both are first moved at the same step, the task whose object moved farther by then.
     """
     moved_TM = _moved(trajectory)
     first = {task: _first(moved_TM[:, slot]) for task, slot in inputs.mover.items()}
@@ -170,7 +170,7 @@ def _let_go(trajectory: Trajectory, inputs: FailureInputs, held_T: np.ndarray) -
 
 
 def _held(partial_T: np.ndarray) -> np.ndarray:
-    """(T,) true at the steps that complete or continue a hold."""
+    """(T,) bool: steps that complete or continue a hold."""
     held_T = partial_T.copy()
     for back in range(1, HELD_STEPS):
         held_T[:back] = False
@@ -179,14 +179,14 @@ def _held(partial_T: np.ndarray) -> np.ndarray:
 
 
 def _apart(trajectory: Trajectory, inputs: FailureInputs) -> np.ndarray:
-    """(T, H, M) m from each hand's tool to each object; infinite for an empty slot."""
+    """(T, H, M) distance from each tool to each object, m; infinite for an empty slot."""
     tool_TH3 = np.stack([trajectory.state[:, arm.ee_pos] for arm in inputs.arms], axis=1)
     apart_THM = np.linalg.norm(tool_TH3[:, :, None] - trajectory.object_pose[:, None, :, :3], axis=3)
     return np.where([bool(name) for name in trajectory.object_name], apart_THM, np.inf)
 
 
 def _moved(trajectory: Trajectory) -> np.ndarray:
-    """(T, M) whether each object is elsewhere than at the start."""
+    """(T, M) bool: whether each object has been moved from its initial position."""
     shift_TM3 = trajectory.object_pose[..., :3] - trajectory.object_pose[0, :, :3]
     return (np.linalg.norm(shift_TM3[..., :2], axis=2) >= MOVED_M) | (shift_TM3[..., 2] >= LIFTED_M)
 
@@ -196,11 +196,11 @@ def _since(column: np.ndarray, step: int) -> np.ndarray:
 
 
 def _flat(vector: np.ndarray) -> float:
-    """Length seen from above."""
+    """Horizontal length of vectors."""
     return float(np.linalg.norm(vector[:2]))
 
 
 def _first(true: ArrayLike) -> int:
-    """Number of the first true step of T; T if there is none."""
+    """Index of the first true step of T; T if there is none."""
     true_T = np.asarray(true, bool)
     return int(true_T.argmax()) if true_T.any() else len(true_T)

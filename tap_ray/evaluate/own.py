@@ -1,4 +1,4 @@
-"""A policy of the user's own to evaluate: `module:Class`, any class with `reset` and `act` (types.Policy).
+"""Loads a user's own policy for evaluation: `module:Class`, any class with `reset` and `act` (types.Policy).
 
     class Down:                                       # in my_policy.py, in the folder the job is started from
         def reset(self, obs, info, seeds): ...        # a new episode of N robots
@@ -20,7 +20,7 @@ from tap_ray.plugins import Registry, load_reference
 from tap_ray.types import EnvConfig, Policy
 
 POLICIES: Registry[Any] = Registry("policy", {})
-"""Policies of installed packages, by name; each as a user's own."""
+"""Policies of installed packages, by name; each is used like a user's own."""
 
 
 def is_reference(text: str) -> bool:
@@ -31,12 +31,12 @@ def is_reference(text: str) -> bool:
 
 @dataclass(frozen=True)
 class OwnPolicy:
-    """Makes a user's policy, in whichever process."""
+    """Makes a user's policy in any process."""
 
     reference: str
     """module:name."""
     folder: str
-    """Where the job was started: modules are looked for there, too."""
+    """Working directory of the job, where modules are also searched."""
 
     def __call__(self, scene: EnvConfig, num_robots: int) -> Policy:
         """A new policy for so many robots in a scene."""
@@ -58,20 +58,20 @@ class OwnPolicy:
 
 
 def installed_policy(name: str) -> OwnPolicy:
-    """The policy that a package brings under this name, tried out.
+    """The policy that a package provides under this name; it is created once to check it.
 
     Raises:
-        ConfigError: the package is broken (names it), or what it makes is no policy.
+        ConfigError: the package is broken (the message names it), or the object is not a policy.
     """
     POLICIES[name]
     return own_policy(POLICIES.reference(name))
 
 
 def own_policy(reference: str) -> OwnPolicy:
-    """The policy that a --policy names, tried out.
+    """The policy that --policy names; it is created once to check it.
 
     Raises:
-        ConfigError: there is no such module or name, or what it makes is no policy.
+        ConfigError: there is no such module or name, or the object is not a policy.
     """
     own = OwnPolicy(reference, os.getcwd())
     name = reference.partition(":")[2]

@@ -1,4 +1,4 @@
-"""The protocol that a policy is evaluated on, and its hash. Results of two hashes are never compared.
+"""Defines the protocol that a policy is evaluated on, and its hash. Results with different hashes are never compared.
 
 A protocol is a list of cells (task, scenario, initial state, seed), the same for every policy, so that differences
 between policies are paired. An initial state has one seed in every scenario, so scenarios are paired as well.
@@ -20,15 +20,15 @@ beside it."""
 
 @dataclass(frozen=True, kw_only=True)
 class Suite:
-    """What the tasks of a suite have in common."""
+    """The common settings of the tasks of a suite."""
 
     num_states: int = 0
-    """Initial states of each task that the suite enumerates: their seed is their number. Further ones are drawn."""
+    """Number of initial states of each task that the suite enumerates; the seed of each is its index. Further states
+    are drawn."""
     longer: Mapping[str, int] = field(default_factory=dict)
-    """Tasks that are given so many times the protocol's steps."""
+    """Task -> factor of the protocol's number of steps."""
     pairs: tuple[tuple[str, str], ...] = ()
-    """Tasks that share a table; each initial state of a pair is evaluated with either instruction. Without a pair, none
-    share."""
+    """Pairs of tasks whose objects share a table; each initial state of a pair is evaluated with both instructions."""
 
 
 SUITES = {
@@ -50,7 +50,7 @@ SUITES = {
 
 @dataclass(frozen=True, kw_only=True)
 class Protocol:
-    """All that defines what is evaluated, and nothing else: no policy, no machine, no number of workers."""
+    """Exactly the settings that define what is evaluated: no policy, no machine, no number of workers."""
 
     tasks: tuple[str, ...]
     """Tasks, each evaluated in every scenario."""
@@ -85,7 +85,7 @@ class Protocol:
         return digest({**shared, "cells": named})
 
     def to_json(self, *, with_hash: bool = True) -> dict[str, Any]:
-        """Plain values, for results.json."""
+        """Plain values for results.json."""
         values = {key: list(v) if isinstance(v, tuple) else v for key, v in vars(self).items()}
         if self.cameras == ONE_CAMERA:  # protocols from before there could be several keep their hashes
             del values["cameras"]
@@ -93,7 +93,7 @@ class Protocol:
         return {"hash": self.hash, **values} if with_hash else values
 
     def partners(self, task: str) -> list[str]:
-        """Tasks that share a table with `task`, of those evaluated."""
+        """The evaluated tasks that share a table with `task`."""
         pairs = [pair for pair in SUITES[self.suite].pairs if task in pair and set(pair) <= set(self.tasks)]
         return [other for pair in pairs for other in pair if other != task]
 
@@ -115,7 +115,7 @@ _IN_CELLS = ("tasks", "scenarios", "episodes", "seed")
 
 
 def cells(protocol: Protocol) -> list[Cell]:
-    """All cells, grouped by task, then scenario, then initial state."""
+    """All cells, ordered by task, scenario and initial state."""
     return [
         _cell(protocol, task, scenario, state)
         for task in protocol.tasks
@@ -125,7 +125,7 @@ def cells(protocol: Protocol) -> list[Cell]:
 
 
 def _cell(protocol: Protocol, task: str, scenario: str, state: int) -> Cell:
-    """Partners take turns; a pair's states have one seed whichever of the two tasks is asked."""
+    """Partners alternate; both tasks of a pair have the same seed for the same initial state."""
     partners = protocol.partners(task)
     if partners:
         partner = partners[state % len(partners)]
@@ -138,22 +138,22 @@ def _cell(protocol: Protocol, task: str, scenario: str, state: int) -> Cell:
 
 
 def policy_seed(protocol_seed: int, cell: Cell) -> int:
-    """Seed of the policy's own noise in a cell; it follows from the cell, not from who runs it."""
+    """Seed of the policy's own noise in a cell; it depends only on the cell."""
     return seed_of(protocol_seed, "evaluate_policy", cell.task, cell.scenario, cell.initial_state)
 
 
 def check(
     protocol: Protocol, *, known_tasks: Iterable[str], check_scene: Callable[[EnvConfig], object] | None = None
 ) -> None:
-    """Raise unless the protocol can be run.
+    """Raise an error unless the protocol can be run.
 
     Args:
-        protocol: what was asked for.
+        protocol: the requested protocol.
         known_tasks: tasks of the suite.
         check_scene: raises if a scene cannot be made; called for each task and scenario.
 
     Raises:
-        ConfigError: an unknown suite or task (with the nearest match), a name given twice, or no cells.
+        ConfigError: a suite or task is unknown (with the nearest match), a name is given twice, or there are no cells.
     """
     if protocol.suite not in SUITES:
         raise ConfigError(f"Unknown suite {protocol.suite!r}. {nearest(protocol.suite, SUITES)}")
@@ -175,7 +175,7 @@ def check(
 
 
 def _check_pairs(protocol: Protocol) -> None:
-    """Raise unless every scene is evaluated with both instructions."""
+    """Raise an error unless every scene is evaluated with both instructions."""
     counts = {task: len(protocol.partners(task)) for task in protocol.tasks}
     most = max(counts.values())
     if not most or set(counts.values()) != {most}:

@@ -1,4 +1,4 @@
-"""The files of an evaluation: episodes.jsonl while it runs, then results.json and episodes.parquet."""
+"""Reads and writes the files of an evaluation: episodes.jsonl while it runs, then results.json and episodes.parquet."""
 
 import json
 from collections import Counter
@@ -21,19 +21,20 @@ from tap_ray.types import Cell, EpisodeResult
 def summarize(
     results: Sequence[EpisodeResult], protocol: Protocol, *, policy: str, run: str | None = None
 ) -> dict[str, Any]:
-    """What results.json holds.
+    """Compute the contents of results.json.
 
     Args:
         results: one for every cell of the protocol, in any order.
-        protocol: which cells those are.
+        protocol: the protocol of these cells.
         policy: name of the policy in tables.
-        run: its run folder; None for a built-in one.
+        run: its run folder; None for a built-in policy.
 
     Returns:
-        Plain values. Rates are in [0, 1] with Wilson 95 % intervals. `avg_*` are the paper's: means over tasks (and
-        scenarios) of the rates, `avg_all` the mean of partial and entire; all cells being equally large, the
-        intervals of the first two are those of the pooled counts. `seconds` is the time of all robots' processes.
-        `failures` are explained at `count_failures`, `sentence` (mixed scenes only) at `count_followed`.
+        Plain values. Rates are in [0, 1] with Wilson 95 % intervals. `avg_*` are the paper's averages: means of the
+        rates over tasks (and scenarios); `avg_all` is the mean of partial and entire. Because all tasks have the same
+        number of cells, the intervals of the first two are those of the pooled counts. `seconds` is the time of all
+        robots' processes. `failures` are explained at `count_failures`, `sentence` (mixed scenes only) at
+        `count_followed`.
     """
     table: dict[str, dict[str, Any]] = {}
     for task in protocol.tasks:
@@ -78,7 +79,7 @@ def _score(results: Iterable[EpisodeResult]) -> dict[str, Any]:
 
 
 def count_followed(results: Iterable[EpisodeResult]) -> dict[str, Any]:
-    """Whether the sentence chose the object, in mixed scenes: told by which task's object was moved first.
+    """Count in mixed scenes how often the instruction determined the object, i.e. which task's object was moved first.
 
     Returns:
         "followed": of the episodes in which either was moved, those that moved the asked task's first. Each scene is
@@ -98,12 +99,12 @@ def _share(k: int, n: int) -> dict[str, Any]:
 
 
 def count_failures(results: Iterable[EpisodeResult]) -> dict[str, Any]:
-    """How episodes failed.
+    """Count how episodes failed.
 
     Returns:
-        "count": label -> episodes, and "unlabeled", those that failed before there were labels. Each class of
-        failures.py: its share of the `n` failures that have a class, in [0, 1] with a Wilson 95 % interval; the rate
-        is None if there are none.
+        "count": label -> episodes, with "unlabeled" for failures from before there were labels. Each class of
+        failures.py: its share of the `n` failures that have a class, in [0, 1] with a Wilson 95 % interval; the rate is
+        None if there are none.
     """
     failed = ["crashed" if r.error else r.failure for r in results if not r.entire_once]
     count = {label: failed.count(label) for label in LABELS} | {"unlabeled": failed.count("")}
@@ -126,7 +127,7 @@ def write(
 
 
 def crashes(results: Iterable[EpisodeResult]) -> list[str]:
-    """One line for each reason that episodes crashed for, the most frequent first."""
+    """One line for each reason of crashes, the most frequent first."""
     reasons = Counter(result.error for result in results if result.error)
     return [
         f"{count} episodes crashed and are counted as failures: {reason}" for reason, count in reasons.most_common()
@@ -149,7 +150,7 @@ def metrics(summary: dict[str, Any]) -> dict[str, float]:
 
 
 def write_parquet(path: Path, results: Iterable[EpisodeResult]) -> None:
-    """One row an episode; columns are the fields of `Cell` and `EpisodeResult`."""
+    """Write one row per episode; columns are the fields of `Cell` and `EpisodeResult`."""
     rows = [_flat(result) for result in results]
     with storage.atomic_write(path) as here:
         pq.write_table(pa.Table.from_pylist(rows), here)
@@ -161,12 +162,13 @@ def _flat(result: EpisodeResult) -> dict[str, Any]:
 
 
 def append(path: Path, results: Iterable[EpisodeResult]) -> None:
-    """Add results to a JSON-lines file; they are safe when this returns."""
+    """Append results to a JSON-lines file; they are stored when this returns."""
     logs.append(path, "".join(json.dumps(_flat(result)) + "\n" for result in results))
 
 
 def stored(path: Path) -> dict[Cell, EpisodeResult]:
-    """Results that an earlier run of the same command appended; a line that was truncated is removed and run again."""
+    """Read the results that earlier runs of the same command appended; a truncated line is removed, and its cell is run
+    again."""
     if not logs.exists(path):
         return {}
     text = logs.read(path).decode()

@@ -1,4 +1,5 @@
-"""A trained policy to evaluate: whether it fits the protocol, how a fleet loads it, and its inference latency.
+"""Prepares a trained policy for evaluation: checks that it fits the protocol, loads it in a fleet, and measures its
+latency.
 
 Torch is imported only by the last two.
 """
@@ -16,19 +17,20 @@ from tap_ray.specs import RobotSpec, require_compatible
 from tap_ray.types import EnvConfig, Policy
 
 BUILT_IN = ("expert", "random")
-"""Policies that need no training run: the upper and the lower bound."""
+"""Policies without a training run: the upper and the lower bound."""
 
 
 def require_fit(run: Path | str, *, spec: RobotSpec, image_size: int) -> None:
-    """Raise unless a run's policy fits the robots that it is to be evaluated on; reads only small JSON files.
+    """Raise an error unless a run's policy fits the robots that it is evaluated on; reads only small JSON files.
 
     Args:
         run: folder of a run of jobs.align.
-        spec: what the robots emit.
-        image_size: side of the image that they emit, px.
+        spec: interface of the robots.
+        image_size: side of their images, px.
 
     Raises:
-        ConfigError: no such folder (with the built-in policies), or a policy for images of another size.
+        ConfigError: there is no such folder (the message lists the built-in policies), or the policy needs images of
+            another size.
         CheckpointError: not a run of jobs.align, or not finished.
         SpecError: names every convention that differs.
     """
@@ -50,7 +52,7 @@ def interface(run: Path | str) -> tuple[RobotSpec, int]:
 
     Raises:
         CheckpointError: not a run of jobs.align, or not finished.
-        SpecError: a spec of another version.
+        SpecError: the spec is of another version.
     """
     require_done(run, job="align")
     final = storage.to_path(run) / "final"
@@ -59,7 +61,8 @@ def interface(run: Path | str) -> tuple[RobotSpec, int]:
 
 
 def latency(run: str, *, device: str = "cpu") -> dict[str, float]:
-    """Median time of one look of one robot, ms: "policy", and for one with a history also "without history"."""
+    """Median time of one inference for one robot, ms: "policy", and for a policy with a history also "without
+    history"."""
     from tap_ray.models.build import load_bundle
     from tap_ray.models.inference import PolicyRunner
 
@@ -71,20 +74,21 @@ def latency(run: str, *, device: str = "cpu") -> dict[str, float]:
 
 
 def load(run: str, scene: EnvConfig, num_robots: int, *, device: str = "cpu") -> Policy:
-    """A run's policy, loaded once in a process whatever the scene and the number of robots."""
+    """A function that loads a run's policy once per process for any scene and number of robots."""
     return _loaded(run, device)
 
 
 @dataclass(frozen=True, eq=False)
 class Carried:
-    """A run's policy with its files in hand: it can be made on machines that do not see the run's folder."""
+    """A run's policy together with its files, so that it can be loaded on machines that cannot read the run's
+    folder."""
 
     files: Mapping[str, bytes]
     """Path below the run's folder -> content."""
     device: str = "cpu"
 
     def __call__(self, scene: EnvConfig, num_robots: int) -> Policy:
-        """The policy, loaded once in a process whatever the scene and the number of robots."""
+        """The policy, loaded once per process for any scene and number of robots."""
         return self._policy
 
     @functools.cached_property
@@ -103,7 +107,7 @@ class Carried:
 
 
 def carried(run: str, *, device: str = "cpu") -> Carried:
-    """Read what makes a run's policy: its final weights and who it is."""
+    """Read the files of a run's policy: its final weights and its manifest."""
     folder = storage.to_path(run)
     files = [folder / "manifest.json", *sorted(file for file in (folder / "final").rglob("*") if file.is_file())]
     content = {file.relative_to(folder).as_posix(): storage.read(file) for file in files}

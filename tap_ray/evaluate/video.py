@@ -1,4 +1,4 @@
-"""A video per task: a success and a failure side by side, with the instruction and the outcome above them."""
+"""Makes a video per task: a success and a failure side by side, with the instruction and the outcome above them."""
 
 from io import BytesIO
 from pathlib import Path
@@ -18,7 +18,8 @@ GREEN, RED = (90, 200, 110), (235, 100, 90)
 
 
 def keep(folder: Path, clip: Clip) -> None:
-    """Store a clip if no earlier cell of its scene with the same outcome is stored, so that a resumed run has it."""
+    """Store a clip unless an earlier cell of its scene with the same outcome is stored; a resumed run then has the same
+    clips."""
     cell, outcome = clip.result.cell, outcome_of(clip.result)
     name = f"{cell.task}.{cell.scenario}.{clip.result.entire_once}"
     rivals = sorted(folder.glob(f"{name}.*.npz"))
@@ -47,7 +48,7 @@ def write_videos(clips: Path, videos: Path, *, fps: float) -> list[Path]:
     Args:
         clips: folder that `keep` filled.
         videos: where to write.
-        fps: images a second; the control rate shows real time.
+        fps: images per second; the control rate gives real time.
     """
     scenes: dict[tuple[str, str], list[Path]] = {}
     for path in sorted(clips.glob("*.npz"), key=lambda path: path.name.split(".")[2], reverse=True):

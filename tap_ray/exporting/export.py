@@ -1,4 +1,4 @@
-"""Writes a dataset as files of another layout: several files at a time, each exactly once."""
+"""Writes a dataset in another layout: several files at a time, each exactly once."""
 
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -23,14 +23,14 @@ from tap_ray.media.video import write_h264
 from tap_ray.progress_bar import progress_bar
 
 MAPPING = "mapping.yaml"
-"""With which jobs.import_dataset reads an export."""
+"""Name of the mapping file with which jobs.import_dataset reads an export."""
 
 
 def export(config: ExportConfig) -> Path:
     """Write what is missing; returns the folder.
 
     Raises:
-        ConfigError: the format keeps images as they are already, or the folder holds something else.
+        ConfigError: the dataset is already in that format, or the folder holds something else.
         DataError: an episode is damaged; what was written before is whole.
         StorageError: the disk refused.
     """
@@ -59,7 +59,7 @@ def export(config: ExportConfig) -> Path:
 
 
 def _write_all(dataset: DatasetInfo, out: Path, config: ExportConfig) -> None:
-    """Data and videos first; what says that they are there, last."""
+    """Write data and videos first, and the metadata that refer to them last."""
     if not storage.is_remote(out):
         for leftover in out.rglob(".*.tmp"):  # of a process that was killed
             storage.remove(leftover) if leftover.is_dir() else leftover.unlink()
@@ -77,7 +77,7 @@ def _write_all(dataset: DatasetInfo, out: Path, config: ExportConfig) -> None:
 
 
 def _each(make: Callable[[int], None], numbers: Sequence[int], config: ExportConfig, *, unit: str) -> None:
-    """Call `make` with each, several at a time: decoding and encoding leave Python to others."""
+    """Call `make` for each in several threads: decoding and encoding release the GIL."""
     with ThreadPoolExecutor(config.threads or os.cpu_count() or 1) as pool:
         try:
             for _ in progress_bar(iterable=pool.map(make, numbers), total=len(numbers), unit=unit, desc=config.format):
@@ -88,7 +88,8 @@ def _each(make: Callable[[int], None], numbers: Sequence[int], config: ExportCon
 
 
 def _file_v3(dataset: DatasetInfo, table: pa.Table, number: int, out: Path, config: ExportConfig) -> None:
-    """A data file, its video, and its episode table, whose presence says that the other two are whole."""
+    """Write a data file, its video, and last its episode table, whose presence shows that the other two are
+    complete."""
     if (out / layout.episodes_file(number)).exists():
         return
     indices = table["episode_index"].to_pylist()
@@ -103,7 +104,7 @@ def _file_v3(dataset: DatasetInfo, table: pa.Table, number: int, out: Path, conf
 
 
 def _episode_v21(dataset: DatasetInfo, index: int, out: Path, config: ExportConfig) -> None:
-    """An episode's video, and its data, whose presence says that the video is whole."""
+    """Write an episode's video, and last its data, whose presence shows that the video is complete."""
     file = out / lerobot.data_file_v21(index)
     if file.exists():
         return

@@ -1,4 +1,4 @@
-"""The contents of the files of LeRobot v3.0 (with video) and v2.1.
+"""Computes the contents of the files of LeRobot v3.0 (with video) and v2.1.
 
     v3.0   data/chunk-000/file-000.parquet      v2.1   data/chunk-000/episode_000000.parquet
            videos/KEY/chunk-000/file-000.mp4           videos/chunk-000/KEY/episode_000000.mp4
@@ -25,7 +25,7 @@ VIDEO_V3 = "videos/{video_key}/chunk-{chunk_index:03d}/file-{file_index:03d}.mp4
 DATA_V21 = "data/chunk-{episode_chunk:03d}/episode_{episode_index:06d}.parquet"
 VIDEO_V21 = "videos/chunk-{episode_chunk:03d}/{video_key}/episode_{episode_index:06d}.mp4"
 KEY_EVERY = 2
-"""Frames from one key frame to the next, as lerobot has it: a training reads single frames."""
+"""Frames from one key frame to the next, as in lerobot, because training reads single frames."""
 
 
 def columns(header: DatasetHeader, *, video: bool) -> list[str]:
@@ -35,7 +35,7 @@ def columns(header: DatasetHeader, *, video: bool) -> list[str]:
 
 
 def features(header: DatasetHeader, pix_fmt: str) -> dict[str, dict[str, Any]]:
-    """As info.json has them; `pix_fmt` of the video, "" without one."""
+    """The features of info.json; `pix_fmt` is that of the video, "" without one."""
     found = {name: feature for name, feature in layout.features(header).items() if name not in LEFT_OUT}
     for camera in image_columns(header.spec) if pix_fmt else ():
         height, width = header.image_size
@@ -56,7 +56,7 @@ def features(header: DatasetHeader, pix_fmt: str) -> dict[str, dict[str, Any]]:
 
 
 def described(table: pa.Table, header: DatasetHeader) -> pa.Table:
-    """An episode's data with what the `datasets` library wants to be told: which column is an image."""
+    """An episode's data with the metadata that the `datasets` library needs: which columns are images."""
     kinds: dict[str, Any] = {}
     for name in table.column_names:
         feature = layout.features(header)[name]
@@ -102,7 +102,7 @@ def episodes_v3(table: pa.Table, number: int, header: DatasetHeader) -> pa.Table
 
 
 def meta_v3(dataset: DatasetInfo, pix_fmt: str) -> dict[str, bytes]:
-    """Path -> contents of what is derived."""
+    """Path -> contents of the derived files."""
     info = dict(dataset.info) | {"video_path": VIDEO_V3, "features": features(dataset.header, pix_fmt)}
     kept = {name: stats for name, stats in dataset.stats.items() if name not in LEFT_OUT}
     return {
@@ -113,7 +113,7 @@ def meta_v3(dataset: DatasetInfo, pix_fmt: str) -> dict[str, bytes]:
 
 
 def meta_v21(dataset: DatasetInfo, episode_tables: Sequence[pa.Table], pix_fmt: str) -> dict[str, bytes]:
-    """Path -> contents of what is derived."""
+    """Path -> contents of the derived files."""
     num = len(dataset)
     info = {
         "codebase_version": "v2.1",
@@ -142,7 +142,7 @@ def meta_v21(dataset: DatasetInfo, episode_tables: Sequence[pa.Table], pix_fmt: 
 
 
 def _episode_stats(episode_tables: Sequence[pa.Table]) -> list[dict[str, Any]]:
-    """A line an episode; v2.1 knows no quantiles."""
+    """One line per episode; v2.1 has no quantiles."""
     lines = []
     for table in episode_tables:
         stats = tables.table_stats(table)

@@ -1,4 +1,4 @@
-"""The mapping of an export's columns, with which jobs.import_dataset can import it again."""
+"""Writes the mapping of an export's columns, with which jobs.import_dataset can import it again."""
 
 from itertools import groupby
 from typing import Any
@@ -12,7 +12,7 @@ from tap_ray.types import PLAY_TASK
 
 
 def mapping_yaml(dataset: DatasetInfo) -> bytes:
-    """A mapping with which the export of this dataset becomes it again, masks and object poses aside."""
+    """A mapping with which importing the export gives this dataset again, except for masks and object poses."""
     spec = dataset.spec
     columns = dict(zip(spec.cameras, image_columns(spec), strict=True))
     values: dict[str, Any] = {
@@ -29,7 +29,7 @@ def mapping_yaml(dataset: DatasetInfo) -> bytes:
 
 
 def _groups(slots: tuple[Slot, ...], column: str, closed: float) -> list[dict[str, Any]]:
-    """Neighbors of one unit are a group; so is a hand's rotation, and each gripper."""
+    """Groups of slots: adjacent slots of the same unit, a rotation, or a gripper."""
     turning = {f"{side}{name}" for side in ("", *SIDES) for name in EE_SLOTS["delta_rot"]}
 
     def kind(numbered: tuple[int, Slot]) -> tuple[bool, bool, str, str]:

@@ -1,4 +1,4 @@
-"""Does a mapping look right? Reports what is likely wrong, from the numbers of a few episodes.
+"""Checks whether a mapping looks right: reports what is likely wrong, from the numbers of a few episodes.
 
 Each check compares two quantities that must agree: an action and the change of state after it, a unit and the size of
 its numbers, a rate and the time stamps.
@@ -15,31 +15,31 @@ from tap_ray.importing.source import Source
 from tap_ray.specs import SIDES, RobotSpec
 
 AGREES = 0.5
-"""Correlation above which two series are taken for the same thing."""
+"""Correlation above which two series are considered the same quantity."""
 FOLLOWS = 5.0
-"""A state changes by less than this many times what is commanded, and by more than one such part: arms lag."""
+"""Largest ratio, either way, between a commanded change and that of the state: arms lag."""
 TURN_RAD = 2.1 * np.pi
-"""No joint of a robot arm turns further from its zero, rad."""
+"""Largest plausible joint angle of a robot arm, rad."""
 REACH_M = 3.0
-"""No arm on a table reaches further, m."""
+"""Largest plausible reach of an arm on a table, m."""
 CENTERED = 1.0
-"""Numbers whose mean is a smaller part of their standard deviation scatter around zero."""
+"""Numbers scatter around zero if their mean is smaller than this fraction of their standard deviation."""
 CLIPPED = 0.05
-"""Share of the actions beyond the range of --like above which something is wrong."""
+"""Largest acceptable share of actions beyond the range of --like."""
 SPEED_M_S, SPEED_RAD_S = 1.5, 8.0
-"""No hand or joint of an arm that demonstrates is faster for a twentieth of the time."""
+"""Largest plausible speeds of an end effector and of a joint in a demonstration, at the 95th percentile."""
 SLOW_M_S = 0.01
-"""Nor is its hand slower for nineteen twentieths."""
+"""Smallest plausible speed of an end effector at the 95th percentile, m/s."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Numeric:
-    """The numbers of some episodes in our units, one under the other."""
+    """The numbers of some episodes in our units, concatenated."""
 
     state: np.ndarray
-    """(N, S) before each control step."""
+    """(N, S) state before each control step."""
     action: np.ndarray
-    """(N, A)."""
+    """(N, A) actions."""
     follows: np.ndarray
     """(N,) bool: the next row is of the same episode."""
     begins: np.ndarray
@@ -47,12 +47,12 @@ class Numeric:
 
     @property
     def moved(self) -> np.ndarray:
-        """(N', S): how the state changed over each control step that another follows."""
+        """(N', S): change of the state over each control step that is followed by another."""
         return (np.roll(self.state, -1, axis=0) - self.state)[self.follows]
 
 
 def read(mapping: Mapping, source: Source, episodes: list[int]) -> Numeric:
-    """The numbers of these episodes."""
+    """Read the numbers of these episodes."""
     parts = [motion(mapping, source, episode)[:2] for episode in episodes]
     last = np.concatenate([np.arange(len(state)) == len(state) - 1 for state, _ in parts])
     first = np.concatenate([np.arange(len(state)) == 0 for state, _ in parts])
@@ -61,7 +61,8 @@ def read(mapping: Mapping, source: Source, episodes: list[int]) -> Numeric:
 
 
 def findings(mapping: Mapping, source: Source, episodes: list[int], like: RobotSpec | None = None) -> list[str]:
-    """What looks wrong, a sentence each; none: nothing does. `like`: the robot whose ranges they get (--like)."""
+    """A sentence for each thing that looks wrong; empty if nothing does. `like` is the robot of --like, whose ranges
+    are used."""
     seen = read(mapping, source, episodes)
     raw = [source.numbers(episode, columns_of(mapping)) for episode in episodes]
     return [
@@ -86,7 +87,8 @@ def partner(action_slot: str) -> str:
 
 
 def _rate(mapping: Mapping, source: Source, raw: list[dict[str, np.ndarray]]) -> Iterator[str]:
-    """The source's frames a second against its time stamps; without any, the mapping's against the source's."""
+    """Compare the source's frames per second with its time stamps, or without time stamps the mapping's with the
+    source's."""
     fps = mapping.fps or source.fps
     steps_s = intervals_s(raw)
     if not len(steps_s) and source.fps and not 0.8 < fps / source.fps < 1.25:
@@ -102,20 +104,20 @@ def _rate(mapping: Mapping, source: Source, raw: list[dict[str, np.ndarray]]) ->
 
 
 def intervals_s(raw: list[dict[str, np.ndarray]]) -> np.ndarray:
-    """(N,) s between the time stamps of some episodes; empty where the source has none."""
+    """(N,) intervals between the time stamps of some episodes, s; empty if the source has none."""
     times = [each.get("timestamp") for each in raw[:3]]
     return np.concatenate([np.diff(each) for each in times if each is not None and len(each) > 1] or [np.zeros(0)])
 
 
 def hand_speed(mapping: Mapping, seen: Numeric) -> np.ndarray:
-    """(N',) m/s of the first hand over each control step; empty where the state has no hand."""
+    """(N',) speed of the first end effector over each control step, m/s; empty if the state has none."""
     names = [slot for group in mapping.state for slot in group.slots]
     at = [names.index(name) for name in names if name.endswith(("ee_x", "ee_y", "ee_z"))][:3]
     return np.linalg.norm(seen.moved[:, at], axis=1) * mapping.control_hz if at else np.zeros(0)
 
 
 def _sizes(mapping: Mapping, raw: list[dict[str, np.ndarray]]) -> Iterator[str]:
-    """Units against the size of the numbers as the source has them."""
+    """Compare units with the size of the source's numbers."""
     for place, group in enumerate((*mapping.state, *mapping.action)):
         is_place = place < len(mapping.state) or group.kind == "absolute"
         values = np.concatenate([each[group.column][:, group.at] for each in raw]) * group.scale
@@ -155,7 +157,7 @@ def _sizes(mapping: Mapping, raw: list[dict[str, np.ndarray]]) -> Iterator[str]:
 
 
 def _action_problems(mapping: Mapping, seen: Numeric) -> Iterator[str]:
-    """Each action against what the state does after it."""
+    """Compare each action with the change of the state after it."""
     states = [slot for group in mapping.state for slot in group.slots]
     place = 0
     for group in mapping.action:
@@ -191,8 +193,8 @@ def _delta(
 
 
 def _called_absolute(mapping: Mapping, source: Source, episodes: list[int]) -> Iterator[str]:
-    """Changes that are said to be absolute: read as changes they explain what the state does, or, where no state tells,
-    all of a group's numbers scatter around zero, which those of a pose do not."""
+    """Find actions that the mapping calls absolute but that are changes: as changes they explain what the state does,
+    or, without a state, all numbers of a group scatter around zero, which those of a pose do not."""
     wrongly = [group for group in mapping.action if group.kind == "absolute" and not group.gripper]
     if not wrongly:
         return
@@ -219,7 +221,7 @@ def _called_absolute(mapping: Mapping, source: Source, episodes: list[int]) -> I
 
 
 def _scale(group: Numbers, slot: str, action: np.ndarray, moved: np.ndarray) -> Iterator[str]:
-    """Over the whole, what is commanded and what is done are of one size."""
+    """Compare the total commanded change with the total change of the state."""
     agreement, size = _correlation(action, moved), float(action @ action)
     if len(action) < 10 or size == 0.0:
         return
@@ -256,7 +258,7 @@ def _begins_closed(group: Numbers, first: np.ndarray) -> Iterator[str]:
 
 
 def _speeds(mapping: Mapping, seen: Numeric) -> Iterator[str]:
-    """No arm is so fast, and none that is demonstrated with is so slow."""
+    """Find speeds that are too high for an arm, or too low for a demonstration."""
     place = 0
     speed = hand_speed(mapping, seen)
     if len(speed) and 0 < (usual := float(np.quantile(speed, 0.95))) < SLOW_M_S:
@@ -280,12 +282,12 @@ def _speeds(mapping: Mapping, seen: Numeric) -> Iterator[str]:
 
 
 def fps_said(mapping: Mapping) -> str:
-    """What the mapping says of the rate."""
+    """What the mapping says about the rate."""
     return "as in the metadata" if mapping.fps is None else f"{mapping.fps:g}"
 
 
 def _clipped(mapping: Mapping, seen: Numeric, like: RobotSpec) -> Iterator[str]:
-    """Actions that the robot of --like cannot take."""
+    """Find actions beyond the ranges of the robot of --like."""
     _, action = as_like(mapping, like, seen.state, seen.action)
     outside = beyond(like, action).mean(axis=0)
     for slot, share, column in zip(like.action, outside, action.T, strict=True):

@@ -17,9 +17,9 @@ from tap_ray.types import PLAY_TASK, Episode
 
 
 def kept_frames(num_frames: int, fps: float, control_hz: float) -> np.ndarray:
-    """(K + 1,) int64: frame at which each control step begins, and the one after the last step's end.
+    """(K + 1,) int64: the frame at which each control step begins, and the one after the last step's end.
 
-    A control step whose frames are not all there is left out.
+    A control step with missing frames is left out.
     """
     steps = int(num_frames * control_hz / fps + 1e-6)
     return np.minimum(np.round(np.arange(steps + 1) * fps / control_hz), num_frames).astype(np.int64)
@@ -41,7 +41,7 @@ def state_of(mapping: Mapping, numbers: dict[str, np.ndarray], frames: np.ndarra
 
 
 def action_of(mapping: Mapping, numbers: dict[str, np.ndarray], frames: np.ndarray) -> np.ndarray:
-    """(K, A) float32, slots as in the mapping: what each control step commands in all."""
+    """(K, A) float32, slots as in the mapping: the total command of each control step."""
     first, last = frames[:-1], frames[1:] - 1
     parts = []
     for group in mapping.action:
@@ -61,7 +61,7 @@ def action_of(mapping: Mapping, numbers: dict[str, np.ndarray], frames: np.ndarr
 
 
 def _in_our_units(group: Numbers, rows_TD: np.ndarray) -> np.ndarray:
-    """A gripper lies in 0 (closed) .. 1 (open)."""
+    """Convert numbers to our units; a gripper is in 0 (closed) .. 1 (open)."""
     if group.gripper:
         return (rows_TD - group.closed) / (group.open - group.closed)
     return rows_TD * group.scale * FACTORS[group.unit]
@@ -81,7 +81,7 @@ def _change(group: Numbers, begin_KD: np.ndarray, end_KD: np.ndarray) -> np.ndar
 
 
 def _composed(group: Numbers, rows_ND: np.ndarray) -> np.ndarray:
-    """R_next = exp([dr]) R, so the later ones stand on the left."""
+    """Compose rotations: R_next = exp([dr]) R, so that later ones are applied from the left."""
     turned = Rotation.identity()
     for one in _rotations(group, rows_ND):
         turned = one * turned
@@ -94,7 +94,7 @@ def columns_of(mapping: Mapping) -> list[str]:
 
 
 def motion(mapping: Mapping, source: Source, episode: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """(K, S) state, (K, A) action, and the frames (K + 1) that they were made of.
+    """(K, S) state, (K, A) action, and the frames (K + 1) from which they were made.
 
     Raises:
         DataError: the episode is damaged, or shorter than one control step.
@@ -129,7 +129,7 @@ def as_like(mapping: Mapping, like: RobotSpec, state: np.ndarray, action: np.nda
 
 
 def beyond(like: RobotSpec, action: np.ndarray) -> np.ndarray:
-    """(K, A) bool: which numbers lie outside the robot's range, and are clipped."""
+    """(K, A) bool: actions outside the robot's range, which are clipped."""
     slack = 1e-5
     return (action < like.action_low_A - slack) | (action > like.action_high_A + slack)
 
@@ -139,16 +139,16 @@ class ConvertOptions:
     """How episodes are stored."""
 
     quality: int
-    """Of the JPEG files, 1 to 95."""
+    """Quality of the JPEG files, 1 to 95."""
     like: RobotSpec | None = None
-    """The robot whose slots and ranges they get."""
+    """Robot whose slots and ranges the episodes get."""
 
 
 def episode_of(mapping: Mapping, source: Source, number: int, *, index: int, options: ConvertOptions) -> Episode:
-    """Episode `number` of the source as our episode `index`.
+    """Convert episode `number` of the source to our episode `index`.
 
     Raises:
-        DataError: it is damaged.
+        DataError: the episode is damaged.
     """
     state, action, frames = motion(mapping, source, number)
     meta: dict[str, Any] = {"attempt": number, "explorer": "imported", "embodiment": mapping.robot}
@@ -177,13 +177,13 @@ def episode_of(mapping: Mapping, source: Source, number: int, *, index: int, opt
 
 
 def sentence_of(mapping: Mapping, source: Source, number: int) -> str:
-    """The episode's instruction; PLAY_TASK where there is none."""
+    """The episode's instruction; PLAY_TASK if there is none."""
     column = source.default_instruction if mapping.instruction is None else mapping.instruction
     return mapping.sentence or (source.instruction(number, column).strip() if column else "") or PLAY_TASK
 
 
 def square(mapping: Mapping, rgb_YX3: np.ndarray) -> np.ndarray:
-    """The middle of the image, the right way up, `image_size` px wide and high."""
+    """The central square of the image, upright, `image_size` px wide and high."""
     image, size = Image.fromarray(rgb_YX3).rotate(mapping.image_turn_deg), mapping.image_size
     side = min(image.size)
     left, top = (image.width - side) // 2, (image.height - side) // 2

@@ -1,4 +1,4 @@
-"""Trajectories in HDF5 as a source: what ManiSkill records, and robomimic's layout, which LIBERO has.
+"""Reads trajectories in HDF5 as a source: those that ManiSkill records, and robomimic's layout, which LIBERO uses.
 
     ManiSkill: a .h5 file and a JSON file beside it     robomimic, LIBERO: one or more .hdf5 files
     traj_0/actions                (T, A)                data/demo_0/actions               (T, A)
@@ -20,11 +20,11 @@ from tap_ray.errors import DataError
 from tap_ray.importing.source import Column
 
 CONTROL_HZ = 20.0
-"""ManiSkill's and robosuite's default, where nothing is said."""
+"""Default control rate of ManiSkill and robosuite, Hz, if the file does not state one."""
 SENTENCE = "problem_info"
 """Attribute of LIBERO's files with the instruction."""
 EPISODES = ("traj_", "demo_")
-"""What the groups of episodes are called."""
+"""Prefixes of the names of the groups of episodes."""
 
 
 class Hdf5Source:
@@ -33,7 +33,7 @@ class Hdf5Source:
     def __init__(self, place: Path) -> None:
         """
         Raises:
-            DataError: it is no such file, or has no images.
+            DataError: it is not such a file, or has no images.
         """
         files = sorted(place.glob("*.hdf5")) if place.is_dir() else [place]
         self._episodes: list[tuple[Path, str]] = []
@@ -77,19 +77,19 @@ class Hdf5Source:
             return {each: np.asarray(group[each][:steps], np.float64).reshape(steps, -1) for each in columns}
 
     def images(self, episode: int, camera: str, frames: Sequence[int]) -> list[np.ndarray]:
-        """(Y, X, 3) uint8 of each of the frames asked for, which come in order."""
+        """(Y, X, 3) uint8 images of the requested frames, in order."""
         file, name = self._episodes[episode]
         with h5py.File(file) as groups:
             group: Any = groups[name]
             return list(group[camera][list(frames)])
 
     def instruction(self, episode: int, column: str) -> str:
-        """The sentence of the episode's file; ManiSkill's have none."""
+        """The instruction in the episode's file; ManiSkill's files have none."""
         return self._sentences[self._episodes[episode][0]]
 
 
 def _named(groups: Any) -> list[str]:
-    """Groups of episodes, by their number."""
+    """Episode number -> its group."""
     found = [name for name in groups if name.startswith(EPISODES) and name[5:].isdigit()]
     return sorted(found, key=lambda name: int(name[5:]))
 
@@ -101,7 +101,7 @@ def _sentence(attributes: Any) -> str:
 
 
 def _control_hz(file: Path, attributes: Any) -> float:
-    """From ManiSkill's JSON file, or from robomimic's "env_args"."""
+    """The control rate, Hz, from ManiSkill's JSON file or from robomimic's "env_args"."""
     beside = file.with_suffix(".json")
     about = json.loads(beside.read_text()).get("env_info", {}) if beside.exists() else {}
     options = about.get("env_kwargs", {}).get("sim_config") or {}

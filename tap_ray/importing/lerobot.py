@@ -1,4 +1,4 @@
-"""LeRobotDataset v2.1 and v3.0 as sources, with images in Parquet or as video."""
+"""Reads LeRobotDataset v2.1 and v3.0 as sources, with images in Parquet or as video."""
 
 import io
 import json
@@ -18,9 +18,9 @@ from tap_ray.errors import DataError
 from tap_ray.importing.source import Column, inside
 
 OWN = {"frame_index", "episode_index", "index", "task_index"}
-"""Columns of LeRobot's own that are no measurements."""
+"""LeRobot's own columns, which are not measurements."""
 TASK = "task"
-"""What lerobot calls an episode's instruction."""
+"""lerobot's name for an episode's instruction."""
 
 
 class LeRobotSource:
@@ -31,7 +31,7 @@ class LeRobotSource:
     def __init__(self, root: Path) -> None:
         """
         Raises:
-            DataError: it is none, or of another version.
+            DataError: it is not a LeRobotDataset, or of another version.
         """
         self._root = root
         file = root / "meta/info.json"
@@ -69,7 +69,7 @@ class LeRobotSource:
         return found
 
     def images(self, episode: int, camera: str, frames: Sequence[int]) -> list[np.ndarray]:
-        """(Y, X, 3) uint8 of each of the frames asked for, which come in order."""
+        """(Y, X, 3) uint8 images of the requested frames, in order."""
         if self._info["features"][camera]["dtype"] == "image":
             cells = self._table(episode, [camera])[camera].to_pylist()
             return [_decoded(cells[frame], self._root) for frame in frames]
@@ -94,7 +94,7 @@ class LeRobotSource:
         return _read(file, columns, [("episode_index", "=", episode)])
 
     def _video(self, episode: int, camera: str) -> tuple[Path, float]:
-        """The file, and where in it the episode begins, s."""
+        """The video file, and the time in it at which the episode begins, s."""
         if not self._v3:
             chunk = episode // int(self._info["chunks_size"])
             name = self._info["video_path"].format(episode_chunk=chunk, video_key=camera, episode_index=episode)
@@ -126,7 +126,7 @@ class LeRobotSource:
 
 
 def _names(names: Any) -> tuple[str, ...]:
-    """lerobot writes a list, or a dict of lists."""
+    """Names of a feature's dims; lerobot writes a list, or a dict of lists."""
     if isinstance(names, dict):
         names = [name for part in names.values() for name in (part if isinstance(part, list) else [part])]
     return tuple(map(str, names or ()))
@@ -140,7 +140,7 @@ def _read(file: Path, columns: Sequence[str], filters: Any = None) -> Any:
 
 
 def _decoded(cell: Any, root: Path) -> np.ndarray:
-    """An image of a Parquet cell: bytes in it, or a path beside it."""
+    """Decode the image of a Parquet cell, which holds its bytes or a path."""
     data = cell.get("bytes")
     if not data:
         file = inside(root, cell["path"])
@@ -152,10 +152,10 @@ def _decoded(cell: Any, root: Path) -> np.ndarray:
 
 
 def _video_frames(file: Path, times_s: Sequence[float], tolerance_s: float) -> list[np.ndarray]:
-    """The frame shown at each time.
+    """The video frame shown at each time.
 
     Raises:
-        DataError: there is none within the tolerance, or the file cannot be read.
+        DataError: there is no frame within the tolerance, or the file cannot be read.
     """
     found: list[np.ndarray] = []
     try:

@@ -1,4 +1,4 @@
-"""What the columns of a foreign dataset mean: a small YAML file, and what follows from it.
+"""Defines what the columns of a foreign dataset mean, in a small YAML file.
 
     robot: so100
     camera: observation.images.front
@@ -26,31 +26,31 @@ from tap_ray.importing.source import Source
 from tap_ray.specs import ONE_CAMERA, RobotSpec, Slot
 
 FACTORS = {"m": 1.0, "cm": 0.01, "mm": 0.001, "rad": 1.0, "deg": np.pi / 180, "1": 1.0}
-"""What a number in this unit is worth in ours."""
+"""Unit of the source -> factor to our unit."""
 UNITS = {"m": "m", "cm": "m", "mm": "m", "rad": "rad", "deg": "rad", "1": "1", "gripper": "1"}
 """Unit of the source -> ours."""
 ROTATIONS = {"rotation_vector": 3, "euler_xyz": 3, "quaternion_wxyz": 4, "quaternion_xyzw": 4}
-"""How a source writes rotations, and in how many numbers."""
+"""Rotation formats of a source -> how many numbers each has."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Numbers:
-    """Some numbers of a column and the slots that they become."""
+    """Some numbers of a column, and the slots that they become."""
 
     slots: tuple[str, ...]
-    """Names of ours, in order."""
+    """Names of our slots, in order."""
     column: str
     """Of the source."""
     at: tuple[int, ...]
     """Positions in the column, from 0 on."""
     unit: Literal["m", "cm", "mm", "rad", "deg", "1", "gripper"] = "1"
-    """Of the source. "gripper": `closed` and `open` say what its ends mean."""
+    """Unit of the source. With "gripper", `closed` and `open` give the numbers of its ends."""
     scale: float = 1.0
-    """How many units a number of 1 is, where the source's are normalized."""
+    """Value of 1 in this unit, if the source's numbers are normalized."""
     closed: float = 0.0
-    """The column's number where the gripper is closed."""
+    """The column's number for a closed gripper."""
     open: float = 1.0
-    """Where it is open."""
+    """The column's number for an open gripper."""
     rotation: str = ""
     """"rotation_vector", "euler_xyz" (about fixed axes), "quaternion_wxyz" or "quaternion_xyzw"; empty: no rotation."""
     kind: Literal["delta", "absolute"] = "delta"
@@ -81,30 +81,31 @@ class Mapping:
     robot: str
     """Name of the embodiment in our dataset."""
     camera: str = ""
-    """Of the source, where it becomes the dataset's only one, "main"; or"""
+    """The source's camera, if it becomes the dataset's only one, "main"; for several cameras use `cameras`."""
     cameras: typing.Mapping[str, str] = field(default_factory=dict)
-    """our name -> the source's camera, for one or several; the first one is what crops would be cut from."""
+    """Our name -> the source's camera, for one or several; crops are cut from the first."""
     state: tuple[Numbers, ...] = ()
-    """The proprioception; none: a video."""
+    """Slots of the proprioception; without any, the dataset is a video."""
     action: tuple[Numbers, ...] = ()
-    """What was commanded after each frame; none: jobs.label writes what an inverse-dynamics run sees."""
+    """Slots of the action that was commanded after each frame; without any, jobs.label can predict the actions."""
     instruction: str | None = None
     """Column with the instruction; None: the source's own; "": play, without language."""
     sentence: str = ""
     """The instruction of all episodes, instead of a column."""
     control_hz: float = 5.0
-    """Actions a second of our dataset, Hz; at most the source's frames a second."""
+    """Actions per second of our dataset, Hz; at most the source's frames per second."""
     fps: float | None = None
-    """Frames a second of the source, Hz; None: as its metadata say. RLDS says none: it is needed."""
+    """Frames per second of the source, Hz; None: as in its metadata. RLDS has no such metadata, so it is required
+    there."""
     origin_m: tuple[float, float, float] = (0.0, 0.0, 0.0)
     """Where the origin of our table frame lies in the source's coordinates: the state's ee_x ee_y ee_z are counted from
     there. As in an adapter (docs/how-to/environment.md)."""
     tool_quat: tuple[float, float, float, float] = (1.0, 0.0, 0.0, 0.0)
     """wxyz: turns our tool frame (x out of the hand, y to the left finger) into the source's. Likewise."""
     image_size: int = 96
-    """Side of the square images, px: the middle of the source's, resized."""
+    """Side of the square images, px: the central square of the source's, resized."""
     image_turn_deg: Literal[0, 180] = 0
-    """180 turns the source's images, where they are upside down."""
+    """180 rotates images that are upside down."""
 
     def __post_init__(self) -> None:
         if bool(self.camera) == bool(self.cameras):
@@ -122,21 +123,21 @@ class Mapping:
 
     @property
     def camera_of(self) -> dict[str, str]:
-        """Our name of each camera -> the source's; the first one first."""
+        """Our name of each camera -> the source's, in order."""
         return dict(self.cameras) or {ONE_CAMERA[0]: self.camera}
 
     def to_json(self) -> dict[str, Any]:
-        """Plain values. Without `cameras` where there are none, as before there could be several."""
+        """Plain values. Empty `cameras` are left out, as in versions without that field."""
         values = to_dict(self)
         return values if self.cameras else {name: value for name, value in values.items() if name != "cameras"}
 
     def hash(self) -> str:
-        """Names what it means."""
+        """A hash of the mapping's meaning."""
         return digest(self.to_json())
 
 
 def require_fits(mapping: Mapping, source: Source) -> None:
-    """Raise ConfigError where a mapping names what the source has not, with what it has."""
+    """Raise a ConfigError if a mapping names something that the source lacks; the message lists what it has."""
     for camera in mapping.camera_of.values():
         if camera not in source.cameras:
             known = ", ".join(source.cameras) or "no camera"
@@ -173,7 +174,8 @@ def slots_of(groups: tuple[Numbers, ...]) -> dict[str, str]:
 
 
 def require_like(mapping: Mapping, like: RobotSpec) -> None:
-    """Raise ConfigError where a mapping does not make what `like` (--like) says of the robot. Slots may be too many."""
+    """Raise a ConfigError if a mapping does not give the slots and conventions of the robot of --like. Additional slots
+    are allowed."""
     own = {"robot": mapping.robot, "control_hz": mapping.control_hz, "action_mode": mode_of(mapping)}
     own["cameras"] = tuple(mapping.camera_of)
     wrong = [
@@ -204,12 +206,12 @@ def require_like(mapping: Mapping, like: RobotSpec) -> None:
 
 
 def mode_of(mapping: Mapping) -> str:
-    """`RobotSpec.action_mode`: whether the hand is moved, or joints."""
+    """`RobotSpec.action_mode`: whether actions move the end effector or joints."""
     return "delta_target" if any(name.endswith("dx") for name in slots_of(mapping.action)) else "delta_target_joints"
 
 
 def spec_of(mapping: Mapping, low_high: dict[str, tuple[float, float]]) -> RobotSpec:
-    """The robot's conventions; `low_high`: slot -> the range that its numbers were found in."""
+    """The robot's interface; `low_high` is slot -> the range of its numbers."""
 
     def slots(groups: tuple[Numbers, ...]) -> tuple[Slot, ...]:
         ranges = ((name, unit, *low_high[name]) for name, unit in slots_of(groups).items())

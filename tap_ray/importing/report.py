@@ -1,4 +1,4 @@
-"""The report of a dry run: the numbers in tap_ray's units, instructions, frames, and what looks wrong."""
+"""Writes the report of a dry run: the numbers in tap_ray's units, instructions, frames, and what looks wrong."""
 
 from collections.abc import Iterable
 from pathlib import Path
@@ -17,11 +17,11 @@ from tap_ray.media.text_table import columns
 from tap_ray.specs import ONE_CAMERA, RobotSpec
 
 FRAMES = 6
-"""Images of each episode in the picture."""
+"""Number of images of each episode in the report's image."""
 
 
 def ranges(mapping: Mapping, source: Source, episodes: Iterable[int]) -> dict[str, tuple[float, float]]:
-    """Slot -> least and greatest number, in our units."""
+    """Slot -> smallest and largest number, in our units."""
     names = [slot for group in (*mapping.state, *mapping.action) for slot in group.slots]
     low, high = np.full(len(names), np.inf), np.full(len(names), -np.inf)
     for episode in episodes:
@@ -31,7 +31,8 @@ def ranges(mapping: Mapping, source: Source, episodes: Iterable[int]) -> dict[st
 
 
 def describe(mapping: Mapping, source: Source, episodes: list[int], like: RobotSpec | None = None) -> str:
-    """A table of the slots, and what some episodes say; `like`: the robot whose slots they get (--like)."""
+    """A table of the slots, and the instructions of some episodes; `like` is the robot of --like, whose slots are
+    used."""
     seen = read(mapping, source, episodes)
     fps = mapping.fps or source.fps
     lines = [
@@ -58,13 +59,13 @@ def describe(mapping: Mapping, source: Source, episodes: list[int], like: RobotS
 
 
 def _camera(source: Source, name: str, camera: str) -> str:
-    """One camera and its size, with our name of it where it is not the usual one."""
+    """One camera and its size, with our name for it if that is not the default one."""
     size = " x ".join(map(str, reversed(source.cameras[camera])))
     return f"camera {camera} {size} px" + (f" as {name}" if name != ONE_CAMERA[0] else "")
 
 
 def _rate(mapping: Mapping, source: Source, seen: Numeric, episodes: list[int]) -> str:
-    """Who says the frames a second, and how fast that makes the hand."""
+    """Where the frames per second come from, and the resulting speed of the end effector."""
     raw = [source.numbers(episode, columns_of(mapping)) for episode in episodes[:3]]
     told = (
         "confirmed by its time stamps" if len(intervals_s(raw)) else
@@ -82,7 +83,7 @@ def _rate(mapping: Mapping, source: Source, seen: Numeric, episodes: list[int]) 
 
 
 def picture(mapping: Mapping, source: Source, episodes: list[int], file: Path) -> None:
-    """Frames of some episodes, as they will be stored, above their actions."""
+    """An image with frames of some episodes, as they will be stored, above their actions."""
     figure, axes = plt.subplots(2 * len(episodes), 1, figsize=(2 * FRAMES, 3.6 * len(episodes)), squeeze=False)
     for number, episode in enumerate(episodes):
         _, action, frames = motion(mapping, source, episode)

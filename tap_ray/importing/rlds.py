@@ -1,4 +1,4 @@
-"""RLDS datasets as TensorFlow Datasets (TFDS) writes them, Open X-Embodiment's among them, without TensorFlow.
+"""Reads RLDS datasets as written by TensorFlow Datasets (TFDS), e.g. those of Open X-Embodiment, without TensorFlow.
 
     bridge_dataset/1.0.0/features.json                        the schema of an episode
                          dataset_info.json                    the splits, and how many episodes each file has
@@ -31,9 +31,9 @@ from tap_ray.importing.source import Column, inside
 
 STEPS = "steps"
 SENTENCES = ("language_instruction", "observation/natural_language_instruction", "natural_language_instruction")
-"""Where the sets of Open X-Embodiment have their instruction."""
+"""Columns of the instruction in the datasets of Open X-Embodiment."""
 PUBLISHED_HZ = {"bridge": 5.0, "droid": 15.0, "fractal20220817_data": 3.0, "libero": 20.0}
-"""Begin of a dataset's name -> its control rate as its makers publish it, Hz: the mapping's is held against it."""
+"""Prefix of a dataset's name -> its published control rate, Hz, with which the mapping's rate is compared."""
 DOWNLOAD = "Download the dataset again, with features.json, dataset_info.json and all of its files."
 
 
@@ -43,11 +43,11 @@ class RldsSource:
     def __init__(self, folder: Path, split: str = "") -> None:
         """
         Args:
-            folder: with features.json; or the one above it, where it holds a single version.
-            split: "": "train", or the only one.
+            folder: folder with features.json, or its parent if that holds a single version.
+            split: name of the split; "" for "train", or the only one.
 
         Raises:
-            DataError: it is no such dataset, or written in another file format.
+            DataError: it is not such a dataset, or written in another file format.
             ConfigError: it has no such split.
         """
         self._folder = _version(folder)
@@ -79,7 +79,7 @@ class RldsSource:
         self.cameras = self._cameras()
 
     def _cameras(self) -> dict[str, tuple[int, int]]:
-        """Camera -> (Y, X); where the schema leaves it open, of the first image."""
+        """Camera -> (Y, X) of its images; if the schema does not state it, of the first image."""
         found = {}
         for name, leaf in self._features.items():
             shape = _shape(leaf.get("image", {}))
@@ -104,7 +104,7 @@ class RldsSource:
         return found
 
     def images(self, episode: int, camera: str, frames: Sequence[int]) -> list[np.ndarray]:
-        """(Y, X, 3) uint8 of each of the frames asked for, which come in order."""
+        """(Y, X, 3) uint8 images of the requested frames, in order."""
         encoded = self._values(episode, camera)
         if frames and frames[-1] >= len(encoded):
             raise DataError(
@@ -114,7 +114,7 @@ class RldsSource:
         return [self._image(episode, camera, frame, encoded[frame]) for frame in frames]
 
     def instruction(self, episode: int, column: str) -> str:
-        """The sentence of the episode's first step."""
+        """The instruction of the episode's first step."""
         values = self._values(episode, column)
         return bytes(values[0]).decode("utf-8", "replace") if len(values) else ""
 
@@ -128,7 +128,7 @@ class RldsSource:
             ) from None
 
     def _steps(self, episode: int) -> int:
-        """T: all but the last step."""
+        """Number of steps T, without the last one."""
         record = self._record(episode)
         counts = [len(record[f"{STEPS}/{name}"]) for name in ("is_first", "is_last") if f"{STEPS}/{name}" in record]
         counts += [len(record[key]) for key in (f"{STEPS}/{camera}" for camera in self.cameras) if key in record]
@@ -148,7 +148,8 @@ class RldsSource:
         )
 
     def _record(self, episode: int) -> dict[str, Any]:
-        """The features of an episode; the last one stays in memory, as numbers and images are asked for in turn."""
+        """The features of an episode; the last episode is kept in memory, because numbers and images are read in
+        turn."""
         if self._last is None or self._last[0] != episode:
             file, number = self._place(episode)
             records = self._index(file, dict(self._shards)[file])
@@ -170,7 +171,7 @@ class RldsSource:
         return self._indices[file]
 
     def _place(self, episode: int) -> tuple[Path, int]:
-        """The file of an episode, and its number in it."""
+        """The file of an episode, and its index in it."""
         for file, count in self._shards:
             if episode < count:
                 return file, episode
@@ -224,7 +225,7 @@ def _version(folder: Path) -> Path:
 
 
 def _leaves(feature: dict[str, Any], path: tuple[str, ...]) -> Any:
-    """Name and description of each feature that is no dictionary; a sequence in a step is left out."""
+    """Name and description of each leaf feature; sequences in a step are left out."""
     if "featuresDict" in feature:
         for name, below in feature["featuresDict"]["features"].items():
             yield from _leaves(below, (*path, name))
@@ -235,12 +236,12 @@ def _leaves(feature: dict[str, Any], path: tuple[str, ...]) -> Any:
 
 
 def _shape(about: dict[str, Any]) -> tuple[int, ...]:
-    """Of one step; -1 where the schema leaves it open."""
+    """Shape of one step; -1 where the schema does not state it."""
     return tuple(int(size) for size in about.get("shape", {}).get("dimensions", ()))
 
 
 def _decoded(values: Any, tensor: dict[str, Any]) -> np.ndarray:
-    """The numbers of all steps, (N,) float64. Those stored as bytes have an entry a step."""
+    """The numbers of all steps, (N,) float64. Those stored as bytes have one entry per step."""
     encoding = tensor.get("encoding", "none")
     if encoding == "none":
         return np.fromiter(values, np.float64, len(values))

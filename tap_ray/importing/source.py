@@ -1,4 +1,4 @@
-"""The interface through which the importer reads a dataset of another format."""
+"""Defines the interface through which the importer reads a dataset of another format."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -12,12 +12,12 @@ from tap_ray.errors import DataError
 
 @dataclass(frozen=True, kw_only=True)
 class Column:
-    """Numbers beside the images, one row a frame."""
+    """A column of numbers, one row per frame."""
 
     size: int
     """Numbers in a row."""
     names: tuple[str, ...] = ()
-    """What the source calls them; empty: it does not say."""
+    """The source's names for them; empty if it has none."""
 
 
 class Source(Protocol):
@@ -28,7 +28,7 @@ class Source(Protocol):
 
     @property
     def fps(self) -> float:
-        """Frames a second, as its metadata say; 0: they do not."""
+        """Frames per second according to its metadata; 0 if they do not say."""
         ...
 
     @property
@@ -47,11 +47,11 @@ class Source(Protocol):
         ...
 
     def images(self, episode: int, camera: str, frames: Sequence[int]) -> list[np.ndarray]:
-        """(Y, X, 3) uint8 of each of the frames asked for, which come in order."""
+        """(Y, X, 3) uint8 images of the requested frames, in order."""
         ...
 
     def instruction(self, episode: int, column: str) -> str:
-        """The episode's sentence; "" where there is none."""
+        """The episode's instruction; "" if there is none."""
         ...
 
 

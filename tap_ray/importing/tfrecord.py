@@ -1,4 +1,4 @@
-"""TFRecord files and tf.train.Example without TensorFlow.
+"""Reads TFRecord files and tf.train.Example without TensorFlow.
 
     length   uint64, little endian      |
     crc      uint32 of the length       |  a record; the next one follows at once
@@ -20,7 +20,7 @@ from google.protobuf.message import DecodeError
 from tap_ray.errors import DataError
 
 POLYNOMIAL = 0x82F63B78
-"""Castagnoli's, reflected."""
+"""The Castagnoli polynomial, reflected."""
 LANE = 1024
 """Bytes of a lane: the lanes of a long record are summed side by side, then folded."""
 AGAIN = "Download the file again."
@@ -57,7 +57,7 @@ def crc32c(data: bytes) -> int:
 
 
 def masked_crc(data: bytes) -> int:
-    """As TFRecord stores it."""
+    """The masked CRC-32C, as TFRecord stores it."""
     crc = crc32c(data)
     return ((crc >> 15 | crc << 17) + 0xA282EAD8) & 0xFFFFFFFF
 
@@ -66,7 +66,7 @@ def index(file: Path) -> list[tuple[int, int]]:
     """Offset and length of each record's data, found by stepping from length to length; no data is read.
 
     Raises:
-        DataError: the file ends inside a record, or a length does not fit its sum.
+        DataError: the file ends inside a record, or a length does not match its checksum.
     """
     end, found, at = file.stat().st_size, [], 0
     with file.open("rb") as stream:
@@ -92,10 +92,10 @@ def index(file: Path) -> list[tuple[int, int]]:
 
 
 def read(file: Path, offset: int, length: int, number: int) -> bytes:
-    """The data of record `number`.
+    """Read the data of record `number`.
 
     Raises:
-        DataError: it does not fit its sum.
+        DataError: the data do not match their checksum.
     """
     with file.open("rb") as stream:
         stream.seek(offset)
@@ -144,7 +144,7 @@ def values(data: bytes) -> dict[str, Any]:
     """A serialized tf.train.Example: feature -> its list of bytes, floats or integers.
 
     Raises:
-        ValueError: it is none.
+        ValueError: it is not a serialized tf.train.Example.
     """
     try:
         features = example_class().FromString(data).features.feature

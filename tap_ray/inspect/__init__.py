@@ -1,1 +1,1 @@
-"""Looking inside a network: Grad-CAM and its distribution over robot and objects, linear probes, motion priors."""
+"""Looks inside a network: Grad-CAM and its distribution over robot and objects, linear probes, motion priors."""

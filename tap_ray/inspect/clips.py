@@ -1,4 +1,4 @@
-"""Episodes that policies are looked into on: frames until the task is done, and whose pixel is whose."""
+"""Records episodes for saliency maps: frames until the task is done, and their segmentation."""
 
 from dataclasses import dataclass, replace
 from typing import Iterator, Mapping
@@ -15,12 +15,12 @@ from tap_ray.rollout import rollout
 from tap_ray.types import ARM, ELSEWHERE, Cell, Trajectory
 
 FLEET = 8
-"""Robots that are rolled out side by side."""
+"""Number of robots that are rolled out side by side."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class EpisodeClip:
-    """One episode until its task was done, with F + `ahead` frames of which the first F are looked at."""
+    """One episode until its task was done, with F + `ahead` frames, of which the first F are analyzed."""
 
     cell: Cell
     instruction: str
@@ -31,10 +31,10 @@ class EpisodeClip:
     segmentation: np.ndarray
     """(F + ahead, Y, X) uint8, values as in tap_ray/types.py."""
     regions: tuple[str, ...]
-    """Those of `saliency_mass.REGIONS` that it tells."""
+    """The regions of `saliency_mass.REGIONS` that are known."""
     crops: Mapping[str, np.ndarray]
-    """What is touched next in each of the F frames, and where it is left, cut out of the whole episode; see
-    `features.inputs`."""
+    """Crops of the object that is touched next in each of the F frames, and of the place where it is released, cut out
+    of the whole episode; see `features.inputs`."""
 
 
 def record_clips(
@@ -49,13 +49,13 @@ def record_clips(
 
     Args:
         protocol: which cells.
-        make_vector: makes robots.
-        make_policy: makes what drives them.
+        make_vector: builds the robots.
+        make_policy: builds the policy that moves them.
         ahead: steps from a frame to its second image.
-        told: what the scenes say of their pixels, a key of `saliency_mass.TOLD`.
+        told: what the scenes tell about their pixels, a key of `saliency_mass.TOLD`.
 
     Raises:
-        ConfigError: the simulator does not say so.
+        ConfigError: the simulator does not tell that.
     """
     for same in chunks(cells(protocol), FLEET):
         first = same[0]

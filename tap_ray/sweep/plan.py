@@ -58,7 +58,7 @@ class AshaConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class SweepFile:
-    """What a file of tune_configs/ holds."""
+    """The contents of a file of tune_configs/."""
 
     data: tuple[str, ...] = field(default=("data/play",), metadata=ONCE_ONE)
     """Dataset of play for Stage 1 and co-training; or several of one robot: PATH, or PATH:WEIGHT for its share of each
@@ -72,23 +72,24 @@ class SweepFile:
     """Demonstrations of each task that Stage 2 is given, the first of the dataset, every 19th of them held out; 0:
     align.windows.num_episodes says how many of all tasks."""
     arms: Any = field(default_factory=dict)
-    """Name -> what this arm changes, see sweep_arms.py; with arms only those that name a `prior` have one."""
+    """Name -> what this arm changes, see tap_ray/sweep/arms.py; with arms only those that name a `prior` have one."""
     arm: Any = None
-    """Which arms: {grid: [...]} or one name; absent: all of them."""
+    """Arms to run: {grid: [...]} or one name; absent: all of them."""
     seed: Any = 0
-    """Of Stage 2."""
+    """Random seed of Stage 2."""
     pretrain_seed: Literal["own", "trial"] = "own"
-    """Whose seed Stage 1 has: its own (pretrain.train.seed, one Stage 1 for all seeds of Stage 2), or the trial's, so
-    that each seed is a replication of the whole."""
+    """Seed of Stage 1: "own" for pretrain.train.seed (one Stage 1 for all seeds of Stage 2), or "trial" for the trial's
+    seed, so that each seed is a replication of the whole."""
     collect: Any = field(default_factory=dict)
     """Path of a dataset named above -> fields of jobs.collect_play or jobs.collect_demos, which are run first if it
-    lacks episodes that the sweep asks for."""
+    lacks episodes that the sweep needs."""
     metric: Literal["avg_all", "avg_entire", "avg_partial"] = "avg_all"
-    """What the trials are ranked by: mean over tasks in closed loop, of partial and entire success or of one."""
+    """Metric by which the trials are ranked: the mean over tasks in closed loop, of partial and entire success or of
+    one of them."""
     num_samples: int = 1
-    """Draws of choice, uniform and loguniform, each with every point of the grid."""
+    """Number of draws of choice, uniform and loguniform; each draw is combined with every point of the grid."""
     sweep_seed: int = 0
-    """Of those draws."""
+    """Random seed of those draws."""
     pretrain: Any = field(default_factory=dict)
     """Fields of jobs.pretrain."""
     prior: Any = None
@@ -102,7 +103,7 @@ class SweepFile:
 
 
 def read(path: Path, *, data: Sequence[str] = (), demos: Path | None = None) -> SweepFile:
-    """A sweep from its file; `data` and `demos` win over those named there.
+    """Read a sweep from its file; `data` and `demos` replace those named there.
 
     Raises:
         ConfigError: the file cannot be read, a key is unknown (the nearest is named), or a verb has no options.
@@ -137,7 +138,7 @@ def read(path: Path, *, data: Sequence[str] = (), demos: Path | None = None) -> 
 
 
 def _require_section(section: Any, name: str, place: str) -> None:
-    """Raise unless a section holds keys, none of which the sweep fills in."""
+    """Raise an error unless a section is a mapping without keys that the sweep fills in by itself."""
     if section is None:
         return
     if not isinstance(section, Mapping):
@@ -167,7 +168,7 @@ def _entries(plan: SweepFile, moved: Mapping[Path, Path], where: Path) -> dict[s
 
 
 def axes(plan: SweepFile, where: Path | str = "sweep") -> list[Axis]:
-    """Everything that is varied: arm, budget, the sections in the order of `SECTIONS`, demonstrations, seed."""
+    """The axes of a sweep: arm, budget, the sections in the order of `SECTIONS`, demonstrations, seed."""
 
     def own(name: str) -> list[Axis]:
         verb = verb_of(getattr(plan, name), name, where)
@@ -178,15 +179,16 @@ def axes(plan: SweepFile, where: Path | str = "sweep") -> list[Axis]:
 
 
 def trials(plan: SweepFile, where: Path | str = "sweep", have: Mapping[Path, Facts] | None = None) -> list[Trial]:
-    """Every trial of a sweep, each once: what a scratch policy would have got from another Stage 1 is no second trial.
+    """The distinct trials of a sweep: for a policy from scratch, other settings of Stage 1 do not make another trial.
 
     Args:
-        plan: from `read`.
-        where: its file, for messages.
-        have: facts of the datasets by path; None looks at them.
+        plan: the sweep, from `read`.
+        where: the sweep's file, for messages.
+        have: facts about the datasets by path; None reads them.
 
     Raises:
-        ConfigError: a field that does not exist or has the wrong type, an unknown arm, or more episodes than there are.
+        ConfigError: a field does not exist or has the wrong type, an arm is unknown, or more episodes are requested
+            than there are.
         DataError: a dataset is missing.
     """
     arms = arms_of(plan.arms, where)
@@ -206,7 +208,7 @@ def trials(plan: SweepFile, where: Path | str = "sweep", have: Mapping[Path, Fac
 
 
 def data_sets(plan: SweepFile, where: Path | str = "sweep") -> list[Path]:
-    """Every dataset that a trial reads: play, of an arm's own where it has one, and demonstrations."""
+    """The datasets that a trial reads: play (the arm's own, if it names one) and demonstrations."""
     arms: Mapping[str, Arm] = arms_of(plan.arms, where)
     play: list[Path] = []
     for values in points(plan, where):
@@ -218,7 +220,8 @@ def data_sets(plan: SweepFile, where: Path | str = "sweep") -> list[Path]:
 
 
 def points(plan: SweepFile, where: Path | str = "sweep") -> list[dict[str, Any]]:
-    """Values by axis: for each draw, every point of the grid. A draw's value follows from its number and its axis."""
+    """Values by axis: every point of the grid for each draw. A drawn value depends only on the draw's number and the
+    axis."""
     found = axes(plan, where)
     grids = [axis for axis in found if axis.verb == "grid"]
     made = []
@@ -242,12 +245,12 @@ class _Setting:
 
     arm: str
     sections: Mapping[str, Any]
-    """Section -> its fields, without verbs; no "prior": without one."""
+    """Section -> its fields, without verbs; without a "prior" if there is none."""
     data: tuple[str, ...]
     budget: int
     demos_per_task: int
     num_demos: int
-    """Demonstrations of all tasks; 0: as the section says."""
+    """Number of demonstrations of all tasks; 0: as the section says."""
     seed: int
     cotrain: bool
 
@@ -257,7 +260,7 @@ class _Setting:
         return self.budget == 0 or self.sections["pretrain"].get("train", {}).get("steps") == 0
 
     def shown(self, axis: str) -> Any:
-        """The value of an axis in this trial; 0 or "-" where it has no part in it."""
+        """The value of an axis in this trial; 0 or "-" if it has no effect on it."""
         if axis in (ARM, DEMOS, SEED):
             return getattr(self, axis)
         if axis == BUDGET:
@@ -331,7 +334,7 @@ def _without(section: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _filled(section: Mapping[str, Any], prefix: str, values: Mapping[str, Any]) -> dict[str, Any]:
-    """A section with the trial's value in the place of each verb."""
+    """A section in which each verb is replaced by the trial's value."""
     made = {}
     for key, value in section.items():
         name = f"{prefix}.{key}"
@@ -342,7 +345,7 @@ def _filled(section: Mapping[str, Any], prefix: str, values: Mapping[str, Any]) 
 
 
 def _require_validation(plan: SweepFile, trial: Trial, where: Path | str) -> None:
-    """Raise unless successive halving sees each trial evaluated before it may stop it."""
+    """Raise an error unless each trial is validated before successive halving may stop it."""
     if plan.asha is None:
         return
     every, grace = trial.align.train.validate_every, plan.asha.grace_steps
@@ -355,7 +358,7 @@ def _require_validation(plan: SweepFile, trial: Trial, where: Path | str) -> Non
 
 
 def _fit_to(trial: Trial, demos: Facts) -> Trial:
-    """Evaluated on the demonstrations' image size and robot, unless `env` says which robot."""
+    """Set the evaluation's image size and robot to those of the demonstrations, unless `env` determines the robot."""
     evaluate = replace(trial.evaluate, image_size=demos.image_size)
     if not evaluate.env:
         evaluate = replace(evaluate, robot=demos.robot, cameras=demos.cameras)

@@ -1,4 +1,4 @@
-"""A sweep's plots as inline SVG: success over one axis, a heat map of two, parallel coordinates of all."""
+"""Draws a sweep's plots as inline SVG: success over one axis, a heat map of two, parallel coordinates of all."""
 
 from typing import Any, Mapping, Sequence
 
@@ -56,7 +56,7 @@ def _seeds(axes: Axes, at: np.ndarray, found: Sequence[Point], tint: str) -> Non
 
 
 def _places(rows: Sequence[TrialRow], axis: str) -> dict[str, tuple[float, str]]:
-    """Where each value of an axis stands and what is written there: evenly, in the order of size (or of the trials)."""
+    """Position and label of each value of an axis: evenly spaced, in the order of size (or of the trials)."""
     values = {repr(row.values[axis]): row.values[axis] for row in rows}
     numbers = all(isinstance(value, (int, float)) for value in values.values())
     keys = sorted(values, key=lambda key: values[key]) if numbers else list(values)
@@ -64,7 +64,7 @@ def _places(rows: Sequence[TrialRow], axis: str) -> dict[str, tuple[float, str]]
 
 
 def heat_map(rows: Sequence[TrialRow], across: str, up: str) -> str:
-    """SVG: mean Avg-All over seeds for each pair of values of two axes; what is not evaluated yet stays empty."""
+    """SVG: mean Avg-All over seeds for each pair of values of two axes; cells without an evaluation are empty."""
     order = {axis: _places(rows, axis) for axis in (across, up)}
     table = np.full((len(order[up]), len(order[across])), np.nan)
     for point in points(rows):
@@ -91,7 +91,7 @@ def heat_map(rows: Sequence[TrialRow], across: str, up: str) -> str:
 
 
 def parallel_coordinates(rows: Sequence[TrialRow], scores: Mapping[str, float], heading: str) -> str:
-    """SVG: a line over all axes to its score for each trial that has one (by its id), the lighter the higher."""
+    """SVG: for each evaluated trial a line over all axes to its score; lighter lines have higher scores."""
     evaluated = [row for row in rows if row.id in scores]
     axes_of = [axis for axis in (rows[0].values if rows else {}) if len({repr(r.values[axis]) for r in rows}) > 1]
     if len(evaluated) < 2 or not axes_of:
@@ -120,7 +120,8 @@ def parallel_coordinates(rows: Sequence[TrialRow], scores: Mapping[str, float], 
 
 
 def _column(rows: Sequence[TrialRow], axis: str) -> tuple[np.ndarray, list[tuple[float, str]]]:
-    """Heights in [0, 1] of the trials on one axis, and its ticks. Many numbers stand by their logarithm."""
+    """Heights in [0, 1] of the trials on one axis, and its ticks. Values over a wide range are on a logarithmic
+    scale."""
     values: list[Any] = [row.values[axis] for row in rows]
     if len({repr(v) for v in values}) > 6 and all(isinstance(v, (int, float)) and v > 0 for v in values):
         heights, _ = _scaled(np.log(np.array(values, float)))
@@ -137,7 +138,7 @@ def _scaled(values: np.ndarray) -> tuple[np.ndarray, list[tuple[float, str]]]:
 
 
 def validation_curves(rows: Sequence[TrialRow], curves: dict[str, list[tuple[float, float]]], metric: str) -> str:
-    """SVG: a metric of held-out demonstrations over steps, a line a trial; "" without a point."""
+    """SVG: a metric of held-out demonstrations over steps, one line per trial; "" if there are no values."""
     if not any(curves.values()):
         return ""
     with matplotlib.rc_context(STYLE):

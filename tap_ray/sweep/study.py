@@ -1,4 +1,4 @@
-"""The results of a study: each point's outcomes over seeds x cells, and differences from the scratch arm.
+"""Computes the results of a study: each point's outcomes over seeds x cells, and differences from the scratch arm.
 
 ledger --> points --> table: partial/entire of each task, means over seeds, intervals
                  '--> scratch at the same demonstrations, seeds and cells: difference, McNemar
@@ -18,16 +18,17 @@ from tap_ray.rng import generator
 from tap_ray.sweep.tables import ARM, BUDGET, DEMOS, SEED, TrialRow, without_seed
 
 SCRATCH = "scratch"
-"""The arm that the others are held against; without arms, what has budget 0."""
+"""The arm that the others are compared with; without arms, the points with budget 0."""
 SCORES = ("avg_partial", "avg_entire", "avg_all")
 
 
 @dataclass(frozen=True, kw_only=True)
 class Outcomes:
-    """A point of a study: trials that differ in their seed only, evaluated in the same cells of one scenario."""
+    """The outcomes of a point of a study: trials that differ in their seed only, evaluated in the same cells of one
+    scenario."""
 
     values: Mapping[str, Any]
-    """By axis, without the seed."""
+    """Values by axis, without the seed."""
     seeds: tuple[int, ...]
     task_C: np.ndarray
     """Task of each cell."""
@@ -35,7 +36,7 @@ class Outcomes:
     """bool: partial and entire success, by seed and cell."""
 
     def score_SC(self, score: str) -> np.ndarray:
-        """(S, C) float: what is averaged. "avg_all" is the mean of partial and entire success."""
+        """(S, C) float scores to average. "avg_all" is the mean of partial and entire success."""
         parts = {"avg_partial": (0,), "avg_entire": (1,), "avg_all": (0, 1)}[score]
         return self.success_KSC[list(parts)].mean(axis=0)
 
@@ -72,17 +73,17 @@ class Difference:
 
 @dataclass(frozen=True, kw_only=True)
 class Replaced:
-    """How many demonstrations of a task scratch needs to match a point that also had play."""
+    """How many demonstrations per task scratch needs to match a point that also had play."""
 
     values: Mapping[str, Any]
     demos: int
-    """Demonstrations of a task that the point had."""
+    """Demonstrations per task of the point."""
     first: int
     last: int
-    """Ends of scratch's curve."""
+    """Smallest and largest number of demonstrations of scratch's curve."""
     needed: Interval
     """Demonstrations: at the curve's means, and the 2.5 % and 97.5 % quantiles over redrawn seeds and cells. `first`
-    stands for so many or fewer, infinity for more than `last`."""
+    means that number or fewer, infinity means more than `last`."""
 
     @property
     def text(self) -> str:
@@ -106,7 +107,7 @@ def evaluations(rows: Sequence[TrialRow]) -> dict[str, Result]:
 
 
 def outcomes(rows: Sequence[TrialRow], results: Mapping[str, Result], scenario: str) -> list[Outcomes]:
-    """Points in the order in which they first come.
+    """The points in the order of their first trials.
 
     Raises:
         DataError: trials were evaluated in different cells.
@@ -138,12 +139,13 @@ def outcomes(rows: Sequence[TrialRow], results: Mapping[str, Result], scenario: 
 
 
 def is_scratch(values: Mapping[str, Any]) -> bool:
-    """Whether a point is what the others are held against."""
+    """Whether a point belongs to the scratch arm."""
     return values[ARM] == SCRATCH if ARM in values else values.get(BUDGET) == 0
 
 
 def baselines(point: Outcomes, points: Sequence[Outcomes], *, any_demos: bool = False) -> list[Outcomes]:
-    """Scratch points whose Stage 2 is that of a point; with `any_demos` whatever demonstrations they had."""
+    """The scratch points with the same Stage 2 settings as a point; with `any_demos` with any number of
+    demonstrations."""
 
     def stage_2(values: Mapping[str, Any]) -> dict[str, Any]:
         return {a: v for a, v in values.items() if a.startswith("align.") or (a == DEMOS and not any_demos)}
@@ -152,7 +154,8 @@ def baselines(point: Outcomes, points: Sequence[Outcomes], *, any_demos: bool = 
 
 
 def differences(points: Sequence[Outcomes]) -> list[Difference]:
-    """Every point against scratch at the same demonstrations; none where there is no such scratch point or seed."""
+    """The difference of every point from scratch at the same demonstrations, if there is such a scratch point with a
+    common seed."""
     found = []
     for point in points:
         others = [] if is_scratch(point.values) else baselines(point, points)
@@ -172,7 +175,7 @@ def differences(points: Sequence[Outcomes]) -> list[Difference]:
 
 
 def replaced(points: Sequence[Outcomes], score: str = "avg_all") -> list[Replaced]:
-    """For each point with play, where scratch's curve over demonstrations reaches its score."""
+    """For each point with play, the number of demonstrations at which scratch's curve reaches its score."""
     found = []
     for point in points:
         curve = [] if is_scratch(point.values) else baselines(point, points, any_demos=True)
@@ -204,5 +207,5 @@ def _interval(mean: float, draws: np.ndarray) -> Interval:
 
 
 def _rng() -> np.random.Generator:
-    """The same draws whenever a page is written."""
+    """The generator of the bootstrap, with a fixed seed so that pages are reproducible."""
     return generator(0, "study")

@@ -1,4 +1,4 @@
-"""The tables of a study's page, from the study's JSON; text that people write above and below them is kept.
+"""Writes the tables of a study's page from the study's JSON; text above and below them is kept.
 
 python -m tap_ray.sweep.study_page docs/results/*.json
 """
@@ -29,13 +29,14 @@ REPLACED = (
     "of an arm that had play: the adaptability of its Stage 1."
 )
 SHOWN = ("r2_mean", "r2_move", "r2_contact", "r2_release", "gripper_accuracy")
-"""Of Stage 1's metrics."""
+"""Metrics of Stage 1 that are shown."""
 Record = Mapping[str, Any]
 """A study's JSON, as `study_report.write` writes it, or a part of it."""
 
 
 def write(file: Path) -> Path:
-    """Put the tables of NAME.json into NAME.md beside it, between its two marks; start the page if need be.
+    """Write the tables of NAME.json into NAME.md beside it, between its two marks; creates the page if it does not
+    exist.
 
     Raises:
         DataError: the page has no marks.

@@ -1,4 +1,4 @@
-"""A study's curves as a PNG of a few kilobytes: success over the budget of play, and over demonstrations."""
+"""Draws a study's curves as a small PNG: success over the budget of play, and over demonstrations."""
 
 from pathlib import Path
 from typing import Any, Sequence
@@ -15,15 +15,15 @@ HEADINGS = {BUDGET: "episodes of play", DEMOS: "demonstrations a task"}
 DPI = 110
 INKS = ("text.color", "axes.edgecolor", "axes.labelcolor", "xtick.color", "ytick.color")
 PRINTED: dict[Any, Any] = dict.fromkeys(INKS, "#222222") | {"grid.color": "#dddddd"}
-"""In the place of the inks of a page, which an image cannot follow."""
+"""Fixed colors instead of the page's CSS variables, which an image cannot use."""
 
 
 def draw(path: Path, points: Sequence[Outcomes]) -> bool:
-    """Write the curves over those of `HEADINGS` that are varied; whether there was any.
+    """Write the curves over those of `HEADINGS` that are varied; returns whether there was any.
 
     Args:
-        path: of the PNG.
-        points: of one scenario.
+        path: the PNG file.
+        points: the points of one scenario.
     """
     axes_of = [axis for axis in HEADINGS if len({point.values.get(axis) for point in points}) > 1]
     # Scratch and play alone are two budgets, and no curve.
@@ -64,5 +64,5 @@ def _curves(panel: Axes, points: Sequence[Outcomes], axis: str) -> None:
 
 
 def _others(point: Outcomes, axis: str) -> dict[str, Any]:
-    """What names a line: the other axes, but not the budget 0 that every scratch arm has."""
+    """The label of a line: the other axes, without the budget 0 of every scratch arm."""
     return {name: v for name, v in point.values.items() if name != axis and not (name == BUDGET and v == 0)}

@@ -1,4 +1,5 @@
-"""A study's results as files to keep: NAME.json with every trial, NAME.md with its tables, NAME.png with its curves."""
+"""Writes a study's results as files to keep: NAME.json with every trial, NAME.md with its tables, NAME.png with its
+curves."""
 
 import math
 from dataclasses import dataclass
@@ -16,24 +17,24 @@ from tap_ray.sweep.tables import SEED, TrialRow
 
 @dataclass(frozen=True, kw_only=True)
 class About:
-    """How a study came about."""
+    """How a study was made."""
 
     name: str
-    """Of its files."""
+    """Base name of its files."""
     command: str
     wall_s: float
-    """Wall-clock over all lives, s."""
+    """Wall-clock time, s, including earlier runs of the same command."""
     plan: Mapping[str, Any]
     """The sweep's file."""
 
 
 def write(folder: Path, rows: Sequence[TrialRow], about: About) -> list[Path]:
-    """Write what is known by now; nothing while no trial has been evaluated.
+    """Write the current results; nothing while no trial has been evaluated.
 
     Args:
-        folder: made if it is not there.
+        folder: output folder; made if it is missing.
         rows: the sweep's ledger.
-        about: how they came about.
+        about: how the study was made.
 
     Returns:
         The files.
@@ -130,5 +131,5 @@ def _against(difference: Difference) -> dict[str, Any]:
 
 
 def _plain(interval: Interval) -> dict[str, float | None]:
-    """JSON knows no infinity: null."""
+    """Convert to plain JSON values; infinity becomes null."""
     return {key: value if math.isfinite(value) else None for key, value in interval._asdict().items()}

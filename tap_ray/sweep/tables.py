@@ -1,4 +1,5 @@
-"""A sweep's ledger, one JSON file per trial, and its tables: a row per trial, and a row per point over its seeds."""
+"""Holds a sweep's ledger, one JSON file per trial, and its tables: a row per trial, and a row per point over its
+seeds."""
 
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -15,7 +16,8 @@ from tap_ray.runs import read_json, write_json
 TRIALS = "trials"
 """Folder of the ledger within a sweep's run."""
 ARM, BUDGET, DEMOS, SEED = "arm", "budget", "demos_per_task", "seed"
-"""Axes of a study: what is compared, episodes of play, demonstrations of each task; the seed is averaged over."""
+"""Axes of a study: the arm, episodes of play, demonstrations of each task, and the seed, over which results are
+averaged."""
 METRICS = ("avg_partial", "avg_entire", "avg_all")
 HEADINGS = {"avg_partial": "Avg-P", "avg_entire": "Avg-E", "avg_all": "Avg-All"}
 State = Literal["waiting", "running", "trained", "done", "stopped", "failed"]
@@ -23,19 +25,19 @@ State = Literal["waiting", "running", "trained", "done", "stopped", "failed"]
 
 @dataclass(kw_only=True)
 class TrialRow:
-    """What the ledger says of one trial; plain JSON."""
+    """The ledger's row of one trial, plain JSON."""
 
     id: str
     values: dict[str, Any]
-    """By axis."""
+    """Values by axis."""
     state: State = "waiting"
     """"trained": waits for the finalists to be chosen, or was not among them; "stopped": by successive halving."""
     stage: str = ""
-    """What it does now, for a person."""
+    """Description of its current stage."""
     seconds: dict[str, float] = field(default_factory=dict)
-    """Wall-clock of each stage, over all lives of the trial, s."""
+    """Wall-clock time of each stage, s, including earlier runs of the same trial."""
     worked: dict[str, float] = field(default_factory=dict)
-    """Of these, the seconds spent training or in episodes."""
+    """The part of `seconds` spent in training steps or episodes, s."""
     runs: dict[str, str] = field(default_factory=dict)
     """Stage -> its run folder."""
     stage_1: dict[str, float] = field(default_factory=dict)
@@ -57,12 +59,12 @@ def path_of(folder: Path, id: str) -> Path:
 
 
 def write_row(folder: Path, row: TrialRow) -> None:
-    """Put a trial's row into the ledger; a reader sees the old or the new one."""
+    """Write a trial's row into the ledger; a reader sees the old or the new one."""
     write_json(path_of(folder, row.id), asdict(row))
 
 
 def read_row(folder: Path, id: str, values: Mapping[str, Any]) -> TrialRow:
-    """A trial's row, a fresh one if there is none yet."""
+    """Read a trial's row; a new one if there is none yet."""
     file = path_of(folder, id)
     return (
         from_dict(TrialRow, read_json(file), where=str(file)) if file.exists() else TrialRow(id=id, values={**values})
@@ -76,14 +78,14 @@ class Point:
     values: Mapping[str, Any]
     """By axis, without the seed."""
     rows: Sequence[TrialRow]
-    """Those that were evaluated."""
+    """Rows of the evaluated trials."""
 
     def each(self, metric: str) -> list[float]:
         """A value for each seed."""
         return [row.result[metric] for row in self.rows if row.result]
 
     def mean(self, metric: str) -> float:
-        """Over seeds."""
+        """Mean over seeds."""
         return float(np.mean(self.each(metric)))
 
     def over_seeds(self, metric: str) -> Interval:
@@ -102,7 +104,7 @@ class Point:
 
 
 def points(rows: Sequence[TrialRow]) -> list[Point]:
-    """Evaluated trials by everything but their seed, in the order in which they first come."""
+    """Group evaluated trials by everything except their seed, in the order of their first trials."""
     found: dict[str, list[TrialRow]] = {}
     for row in rows:
         if row.result:
@@ -111,7 +113,7 @@ def points(rows: Sequence[TrialRow]) -> list[Point]:
 
 
 def without_seed(values: Mapping[str, Any]) -> dict[str, Any]:
-    """Values by axis, but for the seed."""
+    """Values by axis, without the seed."""
     return {axis: value for axis, value in values.items() if axis != SEED}
 
 
@@ -125,7 +127,7 @@ def best(rows: Sequence[TrialRow], metric: str) -> TrialRow | None:
 
 
 def short_names(axes: Sequence[str]) -> dict[str, str]:
-    """Axis -> its last word, or as many words as tell it from the others."""
+    """Axis -> its last word, or as many words as distinguish it from the others."""
     found = {}
     for axis in axes:
         words = axis.split(".")
@@ -135,7 +137,7 @@ def short_names(axes: Sequence[str]) -> dict[str, str]:
 
 
 def show(value: Any) -> str:
-    """A value of an axis, as it is read: 0.00212, not 0.0021234567."""
+    """A value of an axis as text: 0.00212, not 0.0021234567."""
     if isinstance(value, (list, tuple)):
         return "+".join(map(str, value)) or "none"
     return f"{value:.3g}" if isinstance(value, float) else str(value)
@@ -148,7 +150,7 @@ def label(values: Mapping[str, Any]) -> str:
 
 
 def facts(rows: Sequence[TrialRow]) -> list[dict[str, Any]]:
-    """What a sweep found, without how long it took: the same whatever was killed on the way."""
+    """The results of a sweep without times, so that interruptions do not change them."""
     return [
         {
             "id": row.id,
@@ -163,7 +165,7 @@ def facts(rows: Sequence[TrialRow]) -> list[dict[str, Any]]:
 
 
 def text_table(rows: Sequence[TrialRow]) -> str:
-    """A sweep for a terminal: each point with its seeds, then what was not evaluated and why."""
+    """The text table of a sweep: each point with its seeds, then the trials that were not evaluated and why."""
     lines = []
     for point in points(rows):
         seeds = point.over_seeds("avg_all")
@@ -187,9 +189,9 @@ def text_table(rows: Sequence[TrialRow]) -> str:
 
 
 def cost_text(rows: Sequence[TrialRow], *, wall_s: float, at_once: int) -> str:
-    """Where the time went: training and episodes, what their stages took beside that, and places without a stage.
+    """How the time was spent: training and episodes, the rest of their stages, and trial slots without a stage.
 
-    The last are a trial's start, and trials of unequal length: at the end some places have none left.
+    Trial slots are without a stage while a trial starts, and at the end of a sweep when no trials are left.
     """
     worked = {stage: sum(row.worked.get(stage, 0.0) for row in rows) for row in rows for stage in row.worked}
     total, staged = wall_s * at_once, sum(sum(row.seconds.values()) for row in rows)

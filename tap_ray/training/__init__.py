@@ -1,1 +1,1 @@
-"""The training loop and what it needs, without Ray, MLflow or a simulator."""
+"""Contains the training loop and what it needs, without Ray, MLflow or a simulator."""

@@ -1,4 +1,4 @@
-"""One step from several batches: what makes the sum of their gradients that of one batch as large as all of them.
+"""Accumulates gradients over several batches, so that their sum equals the gradient of one batch of all samples.
 
 A mean over the entries that a mask leaves is a ratio, and the mean of ratios is not the ratio of the sums. So before
 any batch is learned from, an objective counts the entries of each of its means (`Counted`), and each batch's mean
@@ -24,10 +24,10 @@ SHARE = "share_"
 
 @runtime_checkable
 class Counted(Protocol):
-    """An objective whose means have counts."""
+    """An objective that reports over how many entries each of its means is taken."""
 
     def counts(self, batch: Any) -> dict[str, Tensor]:
-        """Scalars: over how many entries of this batch each part of the loss is a mean, by the part's name."""
+        """Name of each term of the loss -> number of entries of this batch over which it is a mean, a scalar."""
         ...
 
 
@@ -44,12 +44,12 @@ def shares(objective: Any, batches: Sequence[Batch | MotionBatch]) -> Sequence[B
 
 
 def shared(batch: Batch | MotionBatch, name: str, mean: Tensor) -> Tensor:
-    """A part of the loss with its batch's share; the mean itself where the batch is alone."""
+    """A term of the loss scaled by its batch's share; the mean itself for a single batch."""
     return mean * batch[f"{SHARE}{name}"] if f"{SHARE}{name}" in batch else mean
 
 
 def num_predicted(policy: Network, batch: Batch, mask_NH: Tensor) -> Tensor:
-    """() entries that an action head's mean is over: steps where `mask_NH` is True, or the tokens that say them."""
+    """() number of entries of an action head's mean: steps where `mask_NH` is True, or their tokens."""
     head = getattr(policy, "head", None)  # a policy that only tells what moved has none
     if isinstance(head, TokenHead):
         return (head.targets(policy.action_scale(batch["action"]), mask_NH) >= 0).sum()
@@ -57,7 +57,7 @@ def num_predicted(policy: Network, batch: Batch, mask_NH: Tensor) -> Tensor:
 
 
 def exchange(model: Any, *, wanted: bool) -> contextlib.AbstractContextManager[Any]:
-    """Whether the workers exchange gradients in this backward pass; `model` as `Hooks.prepare` gave it."""
+    """Set whether the workers exchange gradients in this backward pass; `model` is the result of `Hooks.prepare`."""
     if hasattr(model, "set_requires_gradient_sync"):  # fully_shard
         model.set_requires_gradient_sync(wanted)
     elif not wanted and isinstance(model, nn.parallel.DistributedDataParallel):

@@ -1,4 +1,4 @@
-"""From a NumPy `Window` to tensors on the trainer's device, and the light augmentation there."""
+"""Converts a NumPy `Window` to tensors on the trainer's device, and augments images there."""
 
 import dataclasses
 from dataclasses import dataclass
@@ -64,7 +64,7 @@ def augment(batch: Batch, config: AugmentConfig, *, seed: int, step: int, rank: 
 
 
 def _augmented(batch: Batch, config: AugmentConfig, generator: torch.Generator) -> Batch:
-    """What changes in a batch."""
+    """The augmented entries of a batch."""
     changed: Batch = {}
     num, device = len(batch["rgb"]), batch["rgb"].device
     alike_N = _alike(batch)

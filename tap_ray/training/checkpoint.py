@@ -1,4 +1,4 @@
-"""A checkpoint: everything needed to resume with identical results, as safetensors and JSON.
+"""Saves and loads checkpoints: everything needed to resume with identical results, as safetensors and JSON.
 
     step-00000500/
         model.safetensors       weights and buffers
@@ -35,10 +35,10 @@ STATE = "state.json"
 
 @dataclass
 class TrainState:
-    """What changes while training."""
+    """The state that changes during training."""
 
     model: nn.Module
-    """Bare, i.e. not wrapped for several workers."""
+    """The model without DDP or compilation wrappers."""
     optimizer: AdamW
     ema: dict[str, Tensor] | None = None
     """Averaged parameters by name; None without averaging."""
@@ -48,7 +48,7 @@ class TrainState:
 
 @dataclass(frozen=True, kw_only=True)
 class Snapshot:
-    """What a checkpoint holds, as whole tensors."""
+    """The contents of a checkpoint, as whole tensors."""
 
     step: int
     files: Mapping[str, Mapping[str, Tensor]]
@@ -56,7 +56,8 @@ class Snapshot:
 
 
 def snapshot(state: TrainState) -> Snapshot:
-    """What to write. Of a model that is cut among workers, every worker asks; the first gets all of it on its CPU."""
+    """Collect the contents of a checkpoint. For a sharded model every worker must call this; the first gets whole
+    tensors on its CPU."""
     files = {
         "model": gathered(state.model.state_dict()),
         "optimizer": gathered(_optimizer_tensors(state)),
@@ -71,8 +72,8 @@ def save(folder: Path, state: TrainState | Snapshot, facts: Mapping[str, Any]) -
     """Write a checkpoint; it counts once all of its files are there.
 
     Args:
-        folder: new folder; one of the same name is replaced.
-        state: what to keep.
+        folder: new folder; an existing one is replaced.
+        state: the state to save.
         facts: plain JSON that must be the same again when it is loaded (the model's config).
 
     Raises:
@@ -87,10 +88,10 @@ def save(folder: Path, state: TrainState | Snapshot, facts: Mapping[str, Any]) -
 
 
 def load_weights(folder: Path, model: nn.Module) -> None:
-    """Fill a bare model with what a checkpoint's run would keep: the average of its weights where there is one.
+    """Load the weights of a checkpoint into a model without wrappers: the averaged weights, if there are any.
 
     Raises:
-        CheckpointError: missing, truncated, or of another model.
+        CheckpointError: the checkpoint is missing, truncated, or of another model.
     """
     require_folder(folder)
     load_model(folder / "model.safetensors", model)
@@ -99,22 +100,23 @@ def load_weights(folder: Path, model: nn.Module) -> None:
 
 
 def remove(folder: Path) -> None:
-    """Delete a checkpoint; a kill on the way leaves one that does not count."""
+    """Delete a checkpoint; after a kill on the way the rest does not count as a checkpoint."""
     storage.remove(folder, first=STATE)
 
 
 def remove_half_written(folder: Path) -> None:
-    """Delete what kills left below `folder`."""
+    """Delete incomplete checkpoints below `folder`."""
     for found in folder.glob("*step-*"):
         if found.name.startswith(".") or not (found / STATE).is_file():
             remove(found)
 
 
 def load_into(folder: Path, state: TrainState, facts: Mapping[str, Any]) -> None:
-    """Fill model, optimizer, average, step and torch's generator from a checkpoint.
+    """Load model, optimizer, averaged weights, step and the state of torch's generator from a checkpoint.
 
     Raises:
-        CheckpointError: missing, truncated, of another model or config; the first differences are named.
+        CheckpointError: the checkpoint is missing, truncated, or of another model or config; the message names the
+            first differences.
     """
     require_folder(folder)
     saved = read_json(folder / STATE, needs=("version", "step", "facts"))
@@ -140,7 +142,7 @@ def latest(folder: Path) -> Path | None:
 
 
 def require_folder(folder: Path) -> None:
-    """Raise CheckpointError, naming what lies beside it, when a checkpoint is not there."""
+    """Raise a CheckpointError if a checkpoint does not exist; it names the existing ones."""
     if (folder / STATE).is_file():
         return
     beside = sorted(path.name for path in folder.parent.glob("step-*")) if folder.parent.is_dir() else []

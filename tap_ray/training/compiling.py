@@ -1,4 +1,4 @@
-"""`torch.compile`, layer by layer where layers repeat: one of them is compiled, and all use it."""
+"""Applies `torch.compile` layer by layer if layers repeat, so that one compiled layer serves all."""
 
 import importlib.util
 import os

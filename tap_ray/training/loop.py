@@ -1,4 +1,4 @@
-"""The one training loop. It knows neither Ray nor MLflow nor what is learned: `fit` reads top to bottom.
+"""Contains the one training loop, `fit`. It depends neither on Ray nor on MLflow nor on the objective.
 
 Each step takes G batches (`gradient_accumulation_steps`): whoever resumes at step s hands in an iterator that starts at
 batch s * G.
@@ -27,7 +27,7 @@ from tap_ray.types import ActionChunkBatch, Window
 
 @dataclass(frozen=True, kw_only=True)
 class TrainConfig:
-    """How to train, whatever is learned."""
+    """Settings of the training loop, for all stages."""
 
     steps: int = 6000
     """Optimizer steps."""
@@ -64,7 +64,7 @@ class TrainConfig:
 
     @property
     def windows_per_step(self) -> int:
-        """Windows of one worker in one step."""
+        """Number of windows of one worker in one step."""
         return self.batch_size * self.gradient_accumulation_steps
 
     def __post_init__(self) -> None:
@@ -78,7 +78,7 @@ class TrainConfig:
 
 
 class Objective(Protocol):
-    """What is learned."""
+    """The objective of a stage."""
 
     @property
     def name(self) -> str:
@@ -107,25 +107,25 @@ def _unchanged(model: nn.Module) -> nn.Module:
 
 @dataclass(frozen=True, kw_only=True)
 class Hooks:
-    """What the caller wants to be asked; every default does nothing."""
+    """Functions of the caller that the loop calls; every default does nothing."""
 
     log: Callable[[Mapping[str, float], int], None] = _no_log
-    """(metrics, steps done)."""
+    """Called with (metrics, number of completed steps)."""
     save: Callable[[int, Callable[[Path], None]], None] = _no_save
     """(steps done, write): decides whether and where; `write(folder)` writes a whole checkpoint there. Called on
     every worker."""
     validate: Callable[[], dict[str, float]] = _no_validation
-    """Metrics on held-out data, of the model as it is now. Called on every worker."""
+    """Returns metrics of the current model on held-out data. Called on every worker."""
     prepare: Callable[[nn.Module], nn.Module] = _unchanged
     """Wraps the model for several workers, before there is an optimizer."""
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
-    """Where to compute."""
+    """Device of the training."""
     rank: int = 0
     """This worker's number, so that each augments differently."""
     facts: Mapping[str, Any] = field(default_factory=dict)
     """Plain JSON kept in each checkpoint that must be equal on resuming (the policy's config)."""
     leaving: Callable[[], bool] = lambda: False
-    """Whether to save out of turn; asked after each line of metrics."""
+    """Whether to save an extra checkpoint now; called after each line of metrics."""
 
 
 def fit(
@@ -144,8 +144,8 @@ def fit(
         model: bare; it ends with the averaged weights if `config.ema_decay` asks for them.
         batches: windows; the first is batch number 0, or when resuming the first that the checkpoint's step takes.
         objective: the loss.
-        config: how.
-        hooks: what the caller wants to be asked.
+        config: settings of the loop.
+        hooks: functions of the caller.
         resume: checkpoint to resume from; None starts at step 0.
         lr_scale: see `optim.adamw`.
 
@@ -199,7 +199,7 @@ def start(
     resume: Path | None = None,
     lr_scale: Mapping[str, float] | None = None,
 ) -> TrainState:
-    """Everything that changes while training, at step 0 or as the checkpoint `resume` holds it."""
+    """The training state at step 0, or from the checkpoint `resume`."""
     model.to(hooks.device)
     optimizer = optim.adamw(
         model, lr=config.lr, weight_decay=config.weight_decay, betas=config.betas, lr_scale=lr_scale
@@ -212,7 +212,7 @@ def start(
 
 
 def autocast(bf16: str, device: torch.device) -> contextlib.AbstractContextManager[Any]:
-    """Mixed precision as `TrainConfig.bf16` says."""
+    """The autocast context for `TrainConfig.bf16`."""
     if bf16 not in ("auto", "on", "off"):
         raise ConfigError(f'bf16 must be "auto", "on" or "off"; got {bf16!r}.')
     wanted = has_bf16(device) if bf16 == "auto" else bf16 == "on"
@@ -221,7 +221,7 @@ def autocast(bf16: str, device: torch.device) -> contextlib.AbstractContextManag
 
 @functools.cache
 def has_bf16(device: torch.device) -> bool:
-    """Whether this machine computes bfloat16 products in hardware (CPU: AVX512-BF16 or AMX, Linux)."""
+    """Whether this machine has hardware for bfloat16 products (CPU: AVX512-BF16 or AMX, Linux)."""
     if device.type == "cuda":
         return torch.cuda.is_bf16_supported(including_emulation=False)
     try:
@@ -232,7 +232,7 @@ def has_bf16(device: torch.device) -> bool:
 
 
 class Meter:
-    """Means of metrics, time waited for data and samples a second since the last flush."""
+    """Accumulates metrics, time spent waiting for data, and samples per second since the last flush."""
 
     def __init__(self, name: str, batch_size: int) -> None:
         self._name, self._batch_size = name, batch_size
@@ -241,11 +241,11 @@ class Meter:
         self._since = time.perf_counter()
 
     def waited(self, seconds: float) -> None:
-        """One step had to wait this long for its batch."""
+        """Add the time that a step waited for its batch, s."""
         self._waited_s += seconds
 
     def add(self, parts: Mapping[str, Tensor]) -> None:
-        """Metrics of one step; kept on the device, so that nothing waits for it."""
+        """Add the metrics of one step; they stay on the device, so that nothing waits for it."""
         self._steps += 1
         for key, value in parts.items():
             value = value.detach().float()
@@ -253,13 +253,13 @@ class Meter:
 
     @contextlib.contextmanager
     def paused(self) -> Iterator[None]:
-        """Leaves what is no training (validation, checkpoints) out of the rate."""
+        """Exclude time that is not training (validation, checkpoints) from the rate."""
         before = time.perf_counter()
         yield
         self._since += time.perf_counter() - before
 
     def flush(self) -> dict[str, float]:
-        """Means a step, then start again."""
+        """Return the means over the steps since the last flush, and reset."""
         now = time.perf_counter()
         metrics = {key: float(value) / self._steps for key, value in self._sums.items()}
         metrics[f"{self._name}/data_wait_s"] = self._waited_s / self._steps
@@ -269,7 +269,7 @@ class Meter:
 
 
 def _numbers(step: int, config: TrainConfig) -> range:
-    """Numbers of the batches that a step takes."""
+    """Indices of the batches of a step."""
     return range(step * config.gradient_accumulation_steps, (step + 1) * config.gradient_accumulation_steps)
 
 
@@ -303,7 +303,7 @@ def _backward(
     config: TrainConfig,
     hooks: Hooks,
 ) -> dict[str, Tensor]:
-    """Leave the gradient of the mean of the batches in the parameters; returns the mean metrics.
+    """Compute the gradient of the mean over the batches; returns the mean metrics.
 
     A batch's share of a mean is that of the entries that it brings, see `accumulation.shares`. Workers exchange their
     gradients once, with the last batch.
@@ -343,7 +343,7 @@ def _average(ema: dict[str, Tensor], model: nn.Module, decay: float) -> None:
 
 
 def _averaged(model: nn.Module) -> Iterator[tuple[str, Tensor]]:
-    """What is averaged: parameters, and buffers of floats such as BatchNorm's statistics."""
+    """The averaged tensors: parameters, and floating-point buffers such as BatchNorm's statistics."""
     yield from ((name, parameter.detach()) for name, parameter in model.named_parameters())
     yield from ((name, buffer) for name, buffer in model.named_buffers() if buffer.is_floating_point())
 

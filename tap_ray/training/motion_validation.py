@@ -1,4 +1,4 @@
-"""Validation of a motion prior on held-out motion: how well chunks are reconstructed from their latent."""
+"""Validates a motion prior on held-out motion: how well chunks are reconstructed from their latent."""
 
 from typing import Sequence
 

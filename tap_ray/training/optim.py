@@ -1,4 +1,4 @@
-"""AdamW without weight decay of norms and biases, and the learning rate as a pure function of the step."""
+"""Configures AdamW without weight decay of norms and biases, and the learning rate as a pure function of the step."""
 
 import math
 from typing import Iterable, Mapping
@@ -40,8 +40,8 @@ def adamw(
     Args:
         model: its parameters with `requires_grad`.
         lr: peak learning rate; each group keeps its own peak under the key "peak_lr".
-        weight_decay: of tensors with two or more dimensions.
-        betas: of Adam.
+        weight_decay: weight decay of tensors with two or more dimensions.
+        betas: decay rates of Adam's running averages.
         lr_scale: prefix of a parameter's name -> factor on its learning rate (the longest prefix wins).
     """
     groups: dict[tuple[float, float], list[nn.Parameter]] = {}
@@ -61,7 +61,7 @@ def adamw(
 
 
 def set_learning_rate(optimizer: AdamW, factor: float) -> None:
-    """Every group's rate becomes its peak times `factor`."""
+    """Set every group's learning rate to its peak times `factor`."""
     for group in optimizer.param_groups:
         group["lr"] = group["peak_lr"] * factor
 
@@ -73,7 +73,7 @@ def names_in_order(model: nn.Module, optimizer: AdamW) -> list[str]:
 
 
 def in_order(optimizer: AdamW) -> Iterable[nn.Parameter]:
-    """The optimizer's parameters, likewise."""
+    """The optimizer's parameters in the order in which its state numbers them."""
     for group in optimizer.param_groups:
         yield from group["params"]
 

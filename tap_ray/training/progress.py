@@ -1,4 +1,4 @@
-"""Progress of a training: reads metrics.jsonl as it grows, shows a bar and calls `log`.
+"""Shows the progress of a training: reads metrics.jsonl as it grows, shows a bar and calls `log`.
 
 It reads the file and not the training process, so the same code works for one process, for workers on many machines,
 and for workers that are replaced and write the same steps again.
@@ -18,15 +18,15 @@ Log = Callable[[Mapping[str, float], int], None]
 POLL_S = 0.5
 """How often to look for new lines, s."""
 REMOTE_POLL_S = 3.0
-"""Likewise on an object store, where each look costs money."""
+"""How often to look for new lines on an object store, s, where each request costs money."""
 
 
 def train_here(job: TrainJob, *, log: Log | None = None, progress: bool = True) -> dict[str, float]:
     """Train in this process, from its newest checkpoint on; see `session.work`.
 
     Args:
-        job: what to train, and in which run folder.
-        log: gets each line of metrics and its step.
+        job: the training and its run folder.
+        log: called with each line of metrics and its step.
         progress: whether to draw a bar.
 
     Returns:
@@ -39,7 +39,7 @@ def train_here(job: TrainJob, *, log: Log | None = None, progress: bool = True) 
 
 @contextlib.contextmanager
 def follow(job: TrainJob, log: Log | None, *, progress: bool) -> Iterator[None]:
-    """While the body runs, draw the bar and hand each new line of metrics to `log`."""
+    """While the body runs, draw the bar and pass each new line of metrics to `log`."""
     with progress_bar(total=job.config.steps, unit="step", disable=not progress, smoothing=0.1) as bar:
         follower = _Follower(job, log, bar)
         try:
@@ -51,7 +51,7 @@ def follow(job: TrainJob, log: Log | None, *, progress: bool) -> Iterator[None]:
 
 @contextlib.contextmanager
 def every(seconds: float, look: Callable[[], None]) -> Iterator[None]:
-    """While the body runs, call `look` in a thread, every so many seconds; it has ended when the body has."""
+    """While the body runs, call `look` periodically in a thread, which ends with the body."""
     done = threading.Event()
 
     def looks() -> None:
@@ -68,7 +68,7 @@ def every(seconds: float, look: Callable[[], None]) -> Iterator[None]:
 
 
 class _Follower:
-    """Knows which lines have been handed on, also when the first worker starts the file again after a failure."""
+    """Tracks which lines have been passed on, even if the first worker rewrites the file after a failure."""
 
     def __init__(self, job: TrainJob, log: Log | None, bar: Any) -> None:
         self._file, self._log, self._bar = job.run / METRICS, log, bar
@@ -80,7 +80,7 @@ class _Follower:
         bar.refresh()
 
     def look(self) -> None:
-        """Hand on what is new."""
+        """Pass on new lines."""
         for line in self._new_lines():
             self._hand_on(line)
 
@@ -110,7 +110,7 @@ def _key(line: Mapping[str, float]) -> tuple[Any, ...]:
 
 
 def describe(line: Mapping[str, float]) -> str:
-    """One line of metrics in a few words: loss, samples a second, part of the time spent waiting for data."""
+    """A short text of a line of metrics: loss, samples per second, share of the time spent waiting for data."""
     short = {name.rpartition("/")[2]: value for name, value in line.items()}
     words = {"loss": "loss {:.4f}", "samples_per_s": "{:.0f} samples/s", "data_wait_pct": "data wait {:.0f} %"}
     return ", ".join(text.format(short[name]) for name, text in words.items() if name in short)

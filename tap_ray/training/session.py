@@ -1,11 +1,12 @@
-"""A training run in its folder: where it continues, what it writes, who may write. One process or many, Ray or not.
+"""Runs a training in its run folder: where it resumes, what it writes, and its lock. With one process or many, with or
+without Ray.
 
     metrics.jsonl                {"step": 50, "play/loss": 0.31, ...}, one line for each time something was logged
     checkpoints/step-00000500/   see checkpoint.py; only the newest are kept
     .lock                        held by the one process that writes the two above, see locks.py
 
-The newest whole checkpoint is the only truth about where a run stands. On resuming, the lines of metrics.jsonl
-behind it are dropped, so that no step is there twice and the curve equals that of an uninterrupted run.
+The newest complete checkpoint alone determines where a run resumes. On resuming, the lines of metrics.jsonl behind it
+are dropped, so that no step is there twice and the curve equals that of an uninterrupted run.
 """
 
 import contextlib
@@ -29,18 +30,19 @@ from tap_ray.types import ActionChunkBatch, Shard, Window
 METRICS = "metrics.jsonl"
 CHECKPOINTS = "checkpoints"
 KEEP = 2
-"""Checkpoints kept: the newest, and one before it in case the disk spoilt the newest."""
+"""Number of checkpoints that are kept: the newest, and the one before it in case the newest is damaged."""
 CPU = torch.device("cpu")
 LOCK_WAIT_S = 30.0
-"""How long to wait for a killed predecessor to let go of the run folder, s."""
+"""How long to wait for the lock of a killed process to be released, s."""
 
 
 class Trainable(Protocol):
-    """A stage, as far as training it goes: `training.stage.Stage` or `pretrain.motion_prior.PriorStage`."""
+    """What training needs of a stage: `training.stage.Stage` or `pretrain.motion_prior.PriorStage`."""
 
     @property
     def network(self) -> nn.Module:
-        """Bare. Weights from `TrainConfig.seed` or from an earlier stage."""
+        """The network without DDP or compilation wrappers. Its weights come from `TrainConfig.seed` or from an earlier
+        stage."""
         ...
 
     @property
@@ -51,11 +53,11 @@ class Trainable(Protocol):
         ...
 
     def validate(self) -> dict[str, float]:
-        """Metrics of the network on held-out data; asked on the first worker only."""
+        """Metrics of the network on held-out data; called on the first worker only."""
         ...
 
     def save(self, run: Path) -> object:
-        """Write what later stages load into the run folder; asked once, at the end, on the first worker."""
+        """Write what later stages load into the run folder; called once, at the end, on the first worker."""
         ...
 
     def facts(self) -> dict[str, Any]:
@@ -76,18 +78,18 @@ class TrainJob:
     run: Path
     """The run folder, absolute; on a cluster on storage that all machines see."""
     build: Callable[[], Trainable]
-    """Makes what learns, anew in each training process."""
+    """Builds the stage, in each training process."""
     batches: Batches
     config: TrainConfig
     facts: Mapping[str, Any] = field(default_factory=dict)
-    """More plain JSON that must be equal on resuming: how many episodes the data have."""
+    """Additional plain JSON that must be equal on resuming, e.g. the number of episodes."""
     threads: int = 1
     """Threads of torch in each process."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class WorkerContext:
-    """Which of how many training processes this is."""
+    """The rank of a training process, and how the processes work together."""
 
     rank: int = 0
     world: int = 1
@@ -95,11 +97,11 @@ class WorkerContext:
     prepare: Callable[[nn.Module], nn.Module] = lambda model: model
     """Wraps the model so that the workers' gradients are averaged."""
     sharded: bool = False
-    """Whether `prepare` cuts it among the workers: all of them then take part in validation and checkpoints."""
+    """Whether `prepare` shards the model: then all workers take part in validation and checkpoints."""
     agree: Callable[[Any], Any] = lambda value: value
     """Gives every worker the first worker's value."""
     leaving: Callable[[], bool] = lambda: False
-    """Whether a checkpoint is due now, out of turn, because this machine is to be taken away."""
+    """Whether to save an extra checkpoint now, because this machine will be preempted."""
 
 
 def work(job: TrainJob, context: WorkerContext | None = None) -> None:
@@ -146,7 +148,7 @@ def work(job: TrainJob, context: WorkerContext | None = None) -> None:
 
 
 def _trained(job: TrainJob, stage: Trainable, context: WorkerContext) -> Trainable:
-    """The stage with whole weights: of one that was cut among workers a new one, from the last checkpoint."""
+    """The stage with whole weights; for a sharded model a new stage, loaded from the last checkpoint."""
     if not context.sharded:
         return stage
     last, whole = checkpoint.latest(job.run / CHECKPOINTS), job.build()
@@ -160,7 +162,8 @@ def _silent(*_: Any) -> None:
 
 
 def _log(job: TrainJob, context: WorkerContext, metrics: Mapping[str, float], step: int) -> None:
-    """Append a line; the rate of one worker becomes that of all, the wait also a part of the time."""
+    """Append a line of metrics; the rate of one worker is converted to that of all, and the wait also to a share of the
+    time."""
     line = dict(metrics)
     for key in [key for key in metrics if key.endswith("/samples_per_s")]:
         name = key.removesuffix("samples_per_s")
@@ -182,7 +185,7 @@ def _save(job: TrainJob, held: Lock, step: int, write: Callable[[Path], None]) -
 
 @contextlib.contextmanager
 def lock(run: Path) -> Iterator[Lock]:
-    """Be the only process that trains in this folder. A killed process lets go by itself.
+    """Lock the run folder for training. The lock of a killed process is released by itself.
 
     Raises:
         CheckpointError: another process still has it after LOCK_WAIT_S.
@@ -199,7 +202,7 @@ def lock(run: Path) -> Iterator[Lock]:
 
 
 def forget_after(file: Path, step: int) -> None:
-    """Drop the lines of metrics.jsonl after `step`, and one that a kill truncated."""
+    """Drop the lines of metrics.jsonl after `step`, and a truncated line."""
     if not logs.exists(file):
         return
     kept = [line for line in read_metrics(file) if line["step"] <= step]
@@ -207,12 +210,12 @@ def forget_after(file: Path, step: int) -> None:
 
 
 def read_metrics(file: Path) -> list[dict[str, float]]:
-    """All whole lines of metrics.jsonl, oldest first; none if there is no file."""
+    """Read all complete lines of metrics.jsonl, oldest first; none if there is no file."""
     return parse_metrics(logs.read(file).decode()) if logs.exists(file) else []
 
 
 def parse_metrics(text: str) -> list[dict[str, float]]:
-    """Whole lines of metrics; one that a kill truncated is left out."""
+    """Parse complete lines of metrics; a truncated line is ignored."""
     return [json.loads(line) for line in text.splitlines(keepends=True) if line.endswith("\n")]
 
 

@@ -1,7 +1,8 @@
-"""A model cut into one part for each worker (FSDP2, arXiv 2304.11277): parameters, gradients, AdamW's and the average.
+"""Shards a model among the workers (FSDP2, arXiv 2304.11277): parameters, gradients, AdamW's state and averaged
+weights.
 
-A repeated layer is put together just before it computes and taken apart behind it; the rest of the model, once a step.
-Checkpoints do not know of it (`checkpoint.py`): they hold whole tensors, so any number of workers resumes from them.
+A repeated layer is gathered just before it computes and freed after it; the rest of the model is gathered once per
+step. Checkpoints (`checkpoint.py`) hold whole tensors, so any number of workers can resume from them.
 """
 
 import torch
@@ -12,11 +13,12 @@ from tap_ray.errors import ConfigError
 
 
 def shard(model: nn.Module, device: torch.device) -> nn.Module:
-    """Cut `model` in place among the workers of the process group, and put its parts on `device`. Optimizer and average
-    are made afterwards.
+    """Shard `model` in place among the workers of the process group, and move its shards to `device`. Optimizer and
+    averaged weights must be made afterwards.
 
     Raises:
-        ConfigError: a network without repeated layers, or weights of several types, of which one part cannot be made.
+        ConfigError: the network has no repeated layers, or has weights of several types, which cannot be sharded
+            together.
     """
     from torch.distributed.device_mesh import init_device_mesh
     from torch.distributed.fsdp import fully_shard
@@ -50,14 +52,14 @@ def repeated_layers(model: nn.Module) -> list[nn.Module]:
 
 
 def whole(tensor: Tensor) -> Tensor:
-    """All of a tensor. Of one that is cut, every worker must ask at the same time."""
+    """The whole tensor. For a sharded one, every worker must call this at the same time."""
     from torch.distributed.tensor import DTensor
 
     return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
 
 
 def gathered(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Whole tensors, one by one, on the CPU of the first worker, none on the others; as they are where none is cut."""
+    """Whole tensors, one by one, on the CPU of the first worker, none on the others; unchanged if none is sharded."""
     from torch.distributed.tensor import DTensor
 
     if not any(isinstance(value, DTensor) for value in tensors.values()):

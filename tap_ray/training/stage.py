@@ -1,4 +1,4 @@
-"""The interface between a stage and the training loop: model, objective, validation, and how the result is saved."""
+"""Connects a stage with the training loop: model, objective, validation, and how the result is saved."""
 
 import itertools
 from dataclasses import dataclass, replace
@@ -22,7 +22,7 @@ FINAL = "final"
 """Folder of the trained policy within a run."""
 
 HELD_OUT_WINDOWS = 1024
-"""Validation windows: the standard error of an R^2 near 0.9 is then below 0.01."""
+"""Number of validation windows; with it the standard error of an R^2 near 0.9 is below 0.01."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,13 +32,13 @@ class Stage:
     model: PolicyBundle
     objective: Objective
     held_out: Sequence[Window]
-    """Windows nobody trains on; empty: no validation."""
+    """Held-out windows; without any there is no validation."""
     lr_scale: dict[str, float]
-    """For `fit`: factor on the learning rate by prefix of a parameter's name."""
+    """Prefix of a parameter's name -> factor on its learning rate, for `fit`."""
 
     @property
     def network(self) -> nn.Module:
-        """What is trained."""
+        """The network that is trained."""
         return self.model.network
 
     def validate(self) -> dict[str, float]:
@@ -48,7 +48,7 @@ class Stage:
         return score_policy(self.model.network, self.objective, self.held_out, self.model.spec)
 
     def facts(self) -> dict[str, Any]:
-        """For `Hooks.facts`: what must be equal when a checkpoint is taken up again."""
+        """For `Hooks.facts`: what must be equal when training resumes from a checkpoint."""
         return {"policy": plain(self.model.network.config), "robot": self.model.spec.robot}
 
     def save(self, run: Path) -> Path:
@@ -58,7 +58,8 @@ class Stage:
 
 
 def fitted(policy: PolicyConfig, dataset: DatasetInfo, windows: WindowConfig) -> PolicyConfig:
-    """The policy's sizes as dataset and windows have them; any `num_state` becomes all of the state."""
+    """Complete the policy's sizes from dataset and windows; any `num_state` above 0 becomes the number of state
+    slots."""
     size_y, size_x = dataset.header.image_size
     if size_y != size_x:
         raise ConfigError(
@@ -90,7 +91,7 @@ def held_out_windows(
 ) -> list[Window]:
     """The same `num` (or fewer, if there are no more) windows at every call, spread over all held-out episodes.
 
-    None where none are to be held out (`holdout_every` 0).
+    None if no episodes are held out (`holdout_every` 0).
 
     Raises:
         DataError: no episode is held out though some should be.

@@ -1,4 +1,4 @@
-"""Validation: predicted actions on held-out windows, R^2 of each slot that moves, and the gripper's sign."""
+"""Validates predicted actions on held-out windows: R^2 of each slot that moves, and the gripper's sign."""
 
 from itertools import product
 from typing import Iterable
@@ -27,10 +27,10 @@ def score_policy(
     *,
     bf16: str = "auto",
 ) -> dict[str, float]:
-    """How well the first action of each chunk (and the reach, if there is any) is predicted.
+    """Measure how well the first action of each chunk (and the reach targets, if there are any) is predicted.
 
     Args:
-        policy: put into evaluation mode, then left as it was.
+        policy: the network; it is put into evaluation mode, and its mode is restored.
         objective: its `inputs` turn a batch into what the policy reads; its name starts each metric.
         windows: held-out data, the same at every call.
         spec: names and ranges of the slots.
@@ -73,7 +73,7 @@ def score_policy(
 
 
 def names(objective: str, spec: RobotSpec) -> list[str]:
-    """What `score_policy` may return for a robot, without a reach head."""
+    """Names of the metrics that `score_policy` may return for a robot, without a reach head."""
     slots = [slot.name for at, slot in enumerate(spec.action) if at not in spec.grippers]
     return [f"{objective}/{name}" for name in ("val_loss", "r2_mean", "gripper_accuracy", *(f"r2_{s}" for s in slots))]
 
@@ -83,7 +83,7 @@ MOVES = 0.01
 
 
 class _Seen(torch.nn.Module):
-    """The policy, remembering what it last gave."""
+    """The policy, which remembers its last output."""
 
     def __init__(self, policy: Network) -> None:
         super().__init__()

@@ -1,4 +1,5 @@
-"""The parts of a VLM policy before a stage trains it: the model's files, and action tokens fitted on its data."""
+"""Prepares the parts of a VLM policy before a stage trains it: the model's files, and action tokens fitted on its
+data."""
 
 from typing import Callable
 
@@ -15,16 +16,17 @@ from tap_ray.models.vlm import VlmParts
 from tap_ray.models.vlm_files import read_files
 
 FITTED_ON = 50_000
-"""Chunks that action tokens are fitted on, at most; more change no merge that matters."""
+"""Largest number of chunks that action tokens are fitted on; more change no merge that matters."""
 
 
 def new_parts(policy: PolicyConfig, action_NHA: Callable[[], np.ndarray], norm: NormStats) -> VlmParts | None:
-    """The files of the model that `policy.vlm` names, and action tokens where the head speaks them; None without a VLM.
+    """The files of the model that `policy.vlm` names, and the action tokens of a head of kind "tokens"; None without a
+    VLM.
 
     Args:
-        policy: sizes, of the data.
-        action_NHA: gives the chunks to fit action tokens on, physical units.
-        norm: normalizes them.
+        policy: the policy's config, with the sizes of the data.
+        action_NHA: returns the chunks on which action tokens are fitted, physical units.
+        norm: statistics that normalize them.
 
     Raises:
         CheckpointError: the model or the published tokenizer is missing or of another kind.

@@ -1,4 +1,4 @@
-"""A check of a dataset: a number, a threshold with its reason, and a result in words.
+"""Defines a check of a dataset: a number, a threshold with its reason, and a result in words.
 
 good            the check found no problem
 look at this    a person should look at it before a long training
@@ -12,23 +12,23 @@ from typing import Any, Literal
 
 Kind = Literal["good", "look at this", "not fit", "not known"]
 MANY = 0.05
-"""One in twenty."""
+"""Share of episodes or steps above which something counts as frequent: one in twenty."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Check:
-    """One question to a dataset, and its answer."""
+    """The result of one check."""
 
     name: str
     kind: Kind
     text: str
-    """The answer in a sentence."""
+    """The result in a sentence."""
     numbers: Mapping[str, Any]
-    """JSON values."""
+    """The numbers as JSON values."""
     threshold: str
-    """When a person is asked to look, and why there."""
+    """The threshold of "look at this", with its reason."""
     episodes: tuple[int, ...] = ()
-    """To look at, the worst first."""
+    """Episodes to look at, the worst first."""
     why: Mapping[int, str] = field(default_factory=dict)
     """Episode -> what is special about it."""
     at: Mapping[int, tuple[int, int]] = field(default_factory=dict)
@@ -36,12 +36,12 @@ class Check:
 
     @property
     def result(self) -> str:
-        """Kind and answer, in words."""
+        """The result in words."""
         return self.text if self.kind == "good" else f"{self.kind}: {self.text}"
 
 
 def counted(number: int, one: str, several: str) -> str:
-    """A number and what is counted, e.g. "1 episode is", "2 episodes are"."""
+    """A count in words, e.g. "1 episode is", "2 episodes are"."""
     return f"{number} {one if number == 1 else several}"
 
 

@@ -1,4 +1,4 @@
-"""Checks of a dataset's content: coverage, contact, duplicates, images, instructions, episodes that stand out."""
+"""Checks a dataset's content: coverage, contact, duplicates, images, instructions, outliers."""
 
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -15,23 +15,23 @@ from tap_ray.play.report import LEAF_M
 from tap_ray.types import PLAY_TASK
 
 IN_ONE_PLACE = 0.5
-"""Of the steps, in one voxel."""
+"""Share of the steps in one voxel above which coverage is questionable."""
 NEAR = 0.1
 """Distance of two paths, in standard deviations of the dataset's states. Successful demonstrations of one task by our
 scripted expert never come closer than 0.26 (1000 of five tasks)."""
 COMPARED = 4000
-"""Episodes at most that are compared with each other for near duplicates."""
+"""Largest number of episodes that are compared with each other for near duplicates."""
 ENOUGH = 10
-"""Least number of episodes of an instruction by which an episode of it can be checked."""
+"""Smallest number of episodes of an instruction for which outliers among them are searched."""
 FACTOR, FAR = 2.0, 40.0
-"""Nothing stands out that is less than this many times as long or fast as the middle, or the other way round; nor an
-image less than this many gray levels of 255 away from the middle one."""
+"""An outlier's length or speed differs from the median by at least this factor, and its image from the median one by at
+least this many gray levels of 255."""
 STANDS_OUT = 3.5
 """Modified z-score beyond which a value is an outlier (Iglewicz & Hoaglin 1993, How to Detect and Handle Outliers)."""
 
 
 def coverage(survey: Survey) -> Check:
-    """How much of the workspace was visited, and how evenly?"""
+    """Check how much of the workspace was visited, and how evenly."""
     std, acts = stat(survey.dataset, STATE, "std"), stat(survey.dataset, ACTION, "std")
     values = [*zip(survey.spec.state, std, strict=True), *zip(survey.spec.action, acts, strict=True)]
     constant = [slot.name for slot, value in values if value < 1e-6 and "gripper" not in slot.name]
@@ -65,14 +65,14 @@ def coverage(survey: Survey) -> Check:
 
 
 def contact_known(header: DatasetHeader) -> bool:
-    """Whether somebody said when a finger touches something: not in an import, nor behind an adapter without it."""
+    """Whether contact is known: not in an import, nor with an adapter that does not state it."""
     if not header.contact or header.plan.get("kind") == "import":  # imports of before had a column that was empty
         return False
     return bool(header.plan.get("adapter", {"contact": "it"}).get("contact"))
 
 
 def contact(survey: Survey) -> Check:
-    """How often does a finger touch an object, and the gripper hold one?"""
+    """Check how often a finger touches an object, and how often the gripper holds one."""
     held = [g.holds for each in survey.episodes for g in each.grippers if g.holds is not None]
     numbers: dict[str, Any] = {"share": None, "held_share": sum(held) / survey.steps if held else None}
     says = (
@@ -99,7 +99,7 @@ def contact(survey: Survey) -> Check:
 
 
 def duplicates(survey: Survey) -> Check:
-    """Is one episode another again?"""
+    """Check whether episodes are repeated."""
     groups: dict[bytes, list[int]] = {}
     for each in survey.episodes:
         groups.setdefault(each.digest, []).append(each.index)
@@ -130,7 +130,7 @@ def duplicates(survey: Survey) -> Check:
 
 
 def near_duplicates(episodes: Sequence[EpisodeFacts]) -> tuple[int, list[tuple[float, int, int]]]:
-    """How many were compared; and of the pairs that nearly follow each other: distance, both indices, closest first."""
+    """The number of compared episodes, and near duplicates: distance and both indices, closest first."""
     at = np.unique(np.linspace(0, len(episodes) - 1, min(len(episodes), COMPARED)).round().astype(int))
     some = [episodes[n] for n in at]
     paths = np.stack([each.outline for each in some])
@@ -152,7 +152,8 @@ def near_duplicates(episodes: Sequence[EpisodeFacts]) -> tuple[int, list[tuple[f
 
 
 def images(frames: Frames, camera: str = "") -> Check:
-    """Are images black, empty, or frozen while the robot moves? `camera`: name of one that is not the first."""
+    """Check whether images are black, of one color, or frozen while the robot moves. `camera` is the name of a camera
+    that is not the first."""
     black = sum(len(each.black) for each in frames.episodes)
     flat = sum(len(each.flat) for each in frames.episodes)
     frozen = sum(each.num_frozen for each in frames.episodes)
@@ -184,7 +185,7 @@ def images(frames: Frames, camera: str = "") -> Check:
 
 
 def _bad_part(seen: Seen) -> tuple[int, int]:
-    """The first stretch of images that are black, empty or frozen, and two images around it."""
+    """The first sequence of images that are black, of one color or frozen, with two images around it."""
     bad = np.zeros(seen.frames, bool)
     bad[[*seen.black, *seen.flat, *range(seen.frozen[0], sum(seen.frozen))]] = True
     begin, length = longest_run(bad)
@@ -192,7 +193,7 @@ def _bad_part(seen: Seen) -> tuple[int, int]:
 
 
 def language(survey: Survey) -> Check:
-    """Which instructions are there, and are they spelled alike?"""
+    """Check which instructions there are, and whether they are spelled consistently."""
     counts = Counter(each.instruction for each in survey.episodes)
     numbers: dict[str, Any] = {"instructions": dict(counts.most_common(200)), "different": len(counts)}
     threshold = (
@@ -235,7 +236,7 @@ def language(survey: Survey) -> Check:
 
 
 def outliers(survey: Survey, frames: Frames) -> Check:
-    """Which episodes stand out by length, motion or look?"""
+    """Check which episodes are outliers in length, motion or appearance."""
     found: dict[int, str] = {}
     scores: dict[int, float] = {}
     for index, score, why in (*_by_numbers(survey), *_by_look(frames)):
@@ -260,7 +261,7 @@ def outliers(survey: Survey, frames: Frames) -> Check:
 
 
 def _by_numbers(survey: Survey) -> Iterator[tuple[int, float, str]]:
-    """Against the episodes of the same instruction, where there are enough of them, else against all."""
+    """Compare with the episodes of the same instruction if there are enough of them, otherwise with all."""
     groups: dict[str, list[EpisodeFacts]] = {}
     for each in survey.episodes:
         groups.setdefault(each.instruction, []).append(each)
@@ -276,7 +277,7 @@ def _by_numbers(survey: Survey) -> Iterator[tuple[int, float, str]]:
 
 
 def _standing_out(facts: Sequence[EpisodeFacts], values: np.ndarray) -> Iterator[tuple[EpisodeFacts, float, float]]:
-    """Which ones, by how much, and how many times the middle they are."""
+    """The outliers, their z-scores, and their ratios to the median."""
     if not (middle := float(np.median(values))) > 0:
         return
     times = values / middle

@@ -1,4 +1,4 @@
-"""Properties of the images of some episodes: black, of one color, unchanged although the robot moves."""
+"""Finds images of some episodes that are black, of one color, or unchanged although the robot moves."""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
@@ -13,60 +13,60 @@ from tap_ray.inspect.dataset.survey import longest_run, moving_steps
 from tap_ray.media.image import decode_jpeg
 
 BLACK = 16.0
-"""An image none of whose pixels is brighter is black, 0 .. 255: the black level of video."""
+"""An image is black if no pixel is brighter than this, 0 .. 255: the black level of video."""
 FLAT = 3.0
-"""An image whose pixels differ by less, as standard deviation of each color, shows nothing."""
+"""An image is of one color if the standard deviation of each channel is below this."""
 SAME = 0.25
-"""Images that differ by less on average, of 255, are one image, a codec's noise aside."""
+"""Two images are the same if they differ by less than this on average, of 255; the rest is codec noise."""
 LOOK_PX = 8
-"""Side of the small image by which an episode's look is compared."""
+"""Side of the small image by which the appearance of episodes is compared, px."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Seen:
-    """What was seen of one episode."""
+    """What was found in the images of one episode."""
 
     index: int
     frames: int
     black: tuple[int, ...]
     """Frames that are black."""
     flat: tuple[int, ...]
-    """Frames of one color, black ones aside."""
+    """Frames of one color, except black ones."""
     frozen: tuple[int, int]
     """First frame and number of the longest stretch of images that repeat the one before while the robot moves."""
     num_frozen: int
-    """All such images."""
+    """Number of all such images."""
     moving: int
-    """Steps over which the robot moves so far that its image must change."""
+    """Number of steps in which the robot moves so far that the image must change."""
     look: np.ndarray
-    """(LOOK_PX * LOOK_PX * 3,) float32: its first image, small, 0 .. 255."""
+    """(LOOK_PX * LOOK_PX * 3,) float32: its first image, downscaled, 0 .. 255."""
 
 
 @dataclass(kw_only=True)
 class Frames:
-    """What was seen of some episodes."""
+    """What was found in the images of some episodes."""
 
     episodes: list[Seen] = field(default_factory=list)
     damaged: dict[int, str] = field(default_factory=dict)
     """Episode -> why its images cannot be read."""
     others: dict[str, "Frames"] = field(default_factory=dict)
-    """What was seen of the same episodes by each of the other cameras."""
+    """What was found in the images of the other cameras."""
 
     @property
     def num(self) -> int:
-        """Images that were looked at."""
+        """Number of images that were checked."""
         return sum(each.frames for each in self.episodes)
 
 
 def chosen(lengths: np.ndarray, most: int) -> list[int]:
-    """Episodes, evenly spread, whose images are `most` together, or all of them; at least one."""
+    """Evenly spaced episodes with about `most` images together, or all of them; at least one."""
     num = len(lengths)
     wanted = num if most == 0 else min(num, max(1, int(most / max(lengths.mean(), 1))))
     return sorted({int(index) for index in np.linspace(0, num - 1, wanted).round()})
 
 
 def look(dataset: DatasetInfo, indices: Iterable[int]) -> Frames:
-    """Look at all images of these episodes, one episode at a time."""
+    """Check all images of these episodes, one episode at a time."""
     columns = image_columns(dataset.spec)
     frames = Frames(others={name.removeprefix(IMAGES): Frames() for name in columns[1:]})
     for index in indices:
@@ -115,12 +115,12 @@ def _seen(dataset: DatasetInfo, index: int, files: Sequence[bytes], state: np.nd
 
 
 def strip(dataset: DatasetInfo, index: int, num: int = 8, between: tuple[int, int] | None = None) -> np.ndarray:
-    """(Y, X, 3) uint8: images of one episode beside each other, evenly spread; a row for each camera.
+    """(Y, X, 3) uint8: evenly spaced images of one episode side by side; a row for each camera.
 
     Args:
-        dataset: whose.
-        index: of the episode.
-        num: of images at most.
+        dataset: the dataset.
+        index: index of the episode.
+        num: largest number of images.
         between: first frame and one after the last; None: all.
     """
     episode = read_episode(dataset, index, image_columns(dataset.spec))

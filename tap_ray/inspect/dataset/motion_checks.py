@@ -1,4 +1,4 @@
-"""Checks of a dataset's numbers: rate, smoothness, consistency of actions and states, grippers, idle time."""
+"""Checks a dataset's numbers: rate, smoothness, consistency of actions and states, grippers, idle time."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -10,20 +10,22 @@ from tap_ray.inspect.dataset.frames import Frames
 from tap_ray.inspect.dataset.survey import LAGS, STILL, Survey, correlation
 
 NOISE = 0.9
-"""Of the roughness of actions, which is 1 for white noise (von Neumann 1941); our mixed play has up to 0.86 (turns)."""
+"""Largest roughness of actions, which is 1 for white noise (von Neumann 1941); our mixed play has up to 0.86
+(rotations)."""
 IDLE = 0.2
-"""Of the steps."""
+"""Largest share of idle steps."""
 LONG_IDLE_S = 5.0
 EXPLAINS = 0.1
 """R^2 below which actions do not explain what the robot does."""
 LATE = 2
 """Steps by which a state may lag behind its action: arms lag, and 2 steps are 0.4 s at 5 Hz."""
 INVERTED = -0.3
-"""Correlation of the gripper's command and its opening a step later, as in the dry run of an import."""
+"""Correlation of the gripper's command and its opening a step later below which the sign is considered inverted, as in
+the dry run of an import."""
 
 
 def whole(survey: Survey, frames: Frames) -> Check:
-    """Can every episode be read?"""
+    """Check whether every episode can be read."""
     damaged = {**frames.damaged, **survey.damaged}
     num = len(survey.episodes) + len(survey.damaged)
     kind: Kind = "not fit" if damaged else "good"
@@ -44,7 +46,7 @@ def whole(survey: Survey, frames: Frames) -> Check:
 
 
 def rate(survey: Survey) -> Check:
-    """Do the time stamps keep the rate?"""
+    """Check whether the time stamps match the rate."""
     irregular = sum(each.irregular for each in survey.episodes)
     intervals = max(1, survey.steps - len(survey.episodes))
     worst = most(survey.episodes, lambda each: each.irregular)
@@ -67,7 +69,7 @@ def rate(survey: Survey) -> Check:
 
 
 def smoothness(survey: Survey) -> Check:
-    """Do actions follow each other, or jump like noise? Does the state ever jump?"""
+    """Check whether actions are smooth or as rough as noise, and whether the state jumps."""
     rough = roughness(survey)
     jumps = sum(each.jumps for each in survey.episodes)
     sparc = [each.sparc for each in survey.episodes if np.isfinite(each.sparc)]
@@ -96,7 +98,7 @@ def smoothness(survey: Survey) -> Check:
 
 
 def roughness(survey: Survey) -> dict[str, float]:
-    """Unit -> mean square change of an action over twice its variance, grippers aside."""
+    """Unit -> mean squared change of an action divided by twice its variance, without grippers."""
     found = {}
     changes, spread = survey.squares
     pairs = max(1, survey.steps - len(survey.episodes))
@@ -108,7 +110,7 @@ def roughness(survey: Survey) -> dict[str, float]:
 
 
 def consistency(survey: Survey) -> Check:
-    """Do the actions explain how the state changes, and at which lag?"""
+    """Check whether the actions explain how the state changes, and at which lag."""
     table = survey.lags.r_squared()
     best: dict[str, tuple[float, int]] = {}
     for column, name in enumerate(survey.lags.slots):
@@ -159,7 +161,7 @@ def consistency(survey: Survey) -> Check:
 
 
 def saturation(survey: Survey) -> Check:
-    """Are actions cut off at the ends of their range?"""
+    """Check whether actions are clipped at the ends of their range."""
     shares = {
         slot.name: float(max(0, survey.at_bound[n] - 2) / survey.steps)  # two: the least and the greatest there is
         for n, slot in enumerate(survey.spec.action)
@@ -183,7 +185,7 @@ def saturation(survey: Survey) -> Check:
 
 
 def gripper(survey: Survey) -> Check:
-    """Does it close, flicker, begin closed, do the opposite?"""
+    """Check whether the gripper closes, flickers, begins closed, or is inverted."""
     threshold = (
         f"never closes or never opens; {MANY * 2:.0%} of the commands last one step; correlation of command and "
         f"opening {INVERTED:g}; 80% of the episodes begin closed"
@@ -237,7 +239,7 @@ def gripper(survey: Survey) -> Check:
 
 
 def idle(survey: Survey) -> Check:
-    """How much of it is waiting?"""
+    """Check how much of the time is idle."""
     share, hz = survey.share("idle"), survey.spec.control_hz
     longest = max(each.longest_idle[1] for each in survey.episodes) / hz
     worst = tuple(

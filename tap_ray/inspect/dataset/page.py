@@ -1,4 +1,5 @@
-"""The HTML page of an inspection: one file, no network, light and dark, results in words and not in colors alone."""
+"""Renders the HTML page of an inspection: one file, no network access, light and dark mode, results in words and not in
+colors alone."""
 
 import base64
 from collections.abc import Mapping, Sequence
@@ -86,15 +87,15 @@ def render(
     strips: Mapping[str, Sequence[tuple[np.ndarray, str]]],
     more: Mapping[str, Any],
 ) -> str:
-    """The page.
+    """Render the page.
 
     Args:
-        title: its heading.
-        checks: what was found.
-        facts: of the dataset, a sentence.
-        summary: how many checks had which result, a sentence.
-        plots: name of a check -> SVG and what it shows.
-        strips: name of a check -> (Y, X, 3) uint8 images, each with what it shows.
+        title: heading of the page.
+        checks: the results of the checks.
+        facts: a sentence about the dataset.
+        summary: a sentence about how many checks had which result.
+        plots: name of a check -> SVG and its caption.
+        strips: name of a check -> (Y, X, 3) uint8 images, each with a caption.
         more: "sheet", "explorers", "sources" of the template.
     """
     shown = [
@@ -121,7 +122,7 @@ def render(
 
 
 def picture(rgb: np.ndarray, text: str) -> dict[str, str]:
-    """An image for the template: its source as a data URI, and what it shows."""
+    """An image for the template: a data URI, and its caption."""
     buffer = BytesIO()
     Image.fromarray(rgb).save(buffer, "JPEG", quality=85)
     return {"src": "data:image/jpeg;base64," + base64.b64encode(buffer.getvalue()).decode(), "alt": text}

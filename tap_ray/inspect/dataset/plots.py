@@ -1,4 +1,4 @@
-"""The plots of an inspection's page, as SVG in the page's colors."""
+"""Draws the plots of an inspection's page, as SVG in the page's colors."""
 
 from collections.abc import Sequence
 
@@ -16,7 +16,7 @@ from tap_ray.play.report import LEAF_M
 
 
 def drawn(survey: Survey, frames: Frames) -> dict[str, tuple[str, str]]:
-    """Name of a check -> SVG, and what it shows in words."""
+    """Name of a check -> SVG, and its caption."""
     made = {
         "smoothness": _smoothness(survey),
         "consistency": _lags(survey),

@@ -1,4 +1,4 @@
-"""A dataset inspected: survey -> checks -> report.json, index.html and a few lines for the terminal."""
+"""Inspects a dataset: survey -> checks -> report.json, index.html and a few lines for the terminal."""
 
 import dataclasses
 from collections import Counter
