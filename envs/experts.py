@@ -40,9 +40,9 @@ class ExpertConfig:
     turn_rad: float = 0.25
     """Largest rotation per control step, rad."""
     noise_m: float = 0.003
-    """Standard deviation of the Gaussian noise on each of dx, dy, dz; 0 disables."""
+    """Standard deviation of the Gaussian noise on each of dx, dy, dz, m; 0 disables."""
     noise_rad: float = 0.02
-    """Likewise on each of drx, dry, drz."""
+    """Standard deviation of the Gaussian noise on each of drx, dry, drz, rad; 0 disables."""
     push_probability: float = 0.02
     """Probability per step that a displacement begins; 0 disables it."""
     push_m: float = 0.015
@@ -97,7 +97,8 @@ class SimFacts:
     carry_z_m: float = CARRY_Z_M
     """Height of the tool on its way to the target, table frame."""
     drop_in_m: float = -0.02
-    """Height of the underside of an object above a basket's floor when it is released, m."""
+    """Height of the underside of an object above the upper side of the basket when it is released, m; negative inside
+    it."""
     lags: bool = False
     """Whether the end effector follows its command so slowly that the expert must use the commanded pose."""
 

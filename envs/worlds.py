@@ -135,7 +135,7 @@ def _anything(names: Sequence[str]) -> None:
 
 
 def _nowhere(task: str) -> None:
-    """Raises an error, because the goal is unknown."""
+    """Returns None, because how far objects are pushed is unknown."""
 
 
 def _random(scene: EnvConfig, num_robots: int) -> Policy:

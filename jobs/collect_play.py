@@ -36,7 +36,7 @@ def main(config: PlayJobConfig) -> Path:
 
 
 def planned(config: PlayJobConfig) -> tuple[CollectPlan, World]:
-    """What a config asks for, and where that can be played."""
+    """The plan of a config, and the world in which it is carried out."""
     world = world_of(config.env, config.robot, config.sim)
     plan = plan_of(config, control_lag=world.control_lag)
     world.require_explorers(choices(plan.explorer, plan.explorers))

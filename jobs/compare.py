@@ -15,7 +15,7 @@ from tap_ray.runs import MadeBy
 
 @dataclass(frozen=True, kw_only=True)
 class Config:
-    """What to compare."""
+    """Settings of jobs.compare."""
 
     runs: Annotated[tuple[Path, ...], tyro.conf.Positional]
     """Run folders of jobs.evaluate; training runs may be named as well, for their learning curves."""

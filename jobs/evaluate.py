@@ -30,7 +30,7 @@ def main(config: EvaluateConfig) -> Path:
 
 
 def checked_protocol(config: EvaluateConfig, world: World | None = None) -> Protocol:
-    """What a config evaluates on, if that can be done."""
+    """The protocol of a config, after checking that it can be run."""
     world = world or _world(config)
     world.require_goal((config.policy,))
     if config.env:  # which the adapter describes, not the suite

@@ -14,7 +14,7 @@ from tap_ray.training.session import final_metrics
 
 @dataclass(frozen=True, kw_only=True)
 class ProbeConfig:
-    """Which policy's features are probed, on which frames."""
+    """Settings of jobs.probe: the policy, and the frames."""
 
     policy: Path
     """Run folder of jobs.pretrain or jobs.align."""

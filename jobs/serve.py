@@ -21,7 +21,7 @@ from tap_ray.serving.settings import ServeConfig, url
 
 
 def contract_of(run: Path) -> Contract:
-    """What a run's policy takes and gives. It loads the network: one that is broken is reported before Ray starts."""
+    """The interface of a run's policy. It loads the network, so that a broken one is reported before Ray starts."""
     spec, image_size = interface(run)
     chunking = load_policy(run)[0].chunking
     return Contract(policy=run.name, policy_hash=hash_of(run), spec=spec, image_size=image_size, chunking=chunking)

@@ -72,7 +72,7 @@ class CameraImage:
 
 
 BODY_BITS = 24
-"""With links asked for, PyBullet puts link + 1 above so many bits of the body's number."""
+"""Number of bits of the body's id in PyBullet's segmentation; with links, the bits above hold link + 1."""
 
 
 def render_image(

@@ -26,7 +26,7 @@ class PyBullet:
 
     @property
     def robots(self) -> tuple[str, ...]:
-        """Likewise."""
+        """All robots, those of installed packages included."""
         return tuple(ROBOTS)
 
     def cameras(self, name: str) -> tuple[str, ...]:

@@ -140,7 +140,7 @@ class OwnLoss:
     policy: Network
     """The model without DDP or compilation wrappers."""
     tokens_UL: Tensor
-    """Likewise."""
+    """Ids of the dataset's U instructions, by task_index; see `language.encode`."""
     decay_steps: int
     """Number of updates until lambda is zero; 0 if there is no motion prior."""
     name: str = "bc"

@@ -1,4 +1,5 @@
-"""Batches of action chunks, without images, from the play of some robots; their order follows from a seed alone.
+"""Makes batches of action chunks, without images, from the play of several robots; their order follows from a seed
+alone.
 
     dataset 0 (widowx)  -> its state and action columns, normalized, laid out as specs.UNIFIED_* -+
     dataset 1 (iiwa)    -> ...                                                                    +-> batch b
@@ -27,12 +28,12 @@ from tap_ray.types import ActionChunkBatch
 
 @dataclass(frozen=True, kw_only=True)
 class ActionChunkConfig:
-    """Which chunks, and how many at a time."""
+    """Settings of the chunks and their batches."""
 
     horizon: int = 15
-    """H, steps of a chunk."""
+    """Number of steps of a chunk (H)."""
     batch_size: int = 256
-    """N, chunks in a batch."""
+    """Number of chunks in a batch (N)."""
     num_episodes: int = 0
     """Use only the first N episodes of each dataset, so that smaller budgets are parts of larger ones; 0 uses all."""
     holdout_every: int = 19
@@ -49,12 +50,12 @@ class ActionChunks:
 
     spec: RobotSpec
     norm: NormStats
-    """Of its training episodes."""
+    """Statistics of its training episodes."""
     action_FA: np.ndarray
-    """(F, A) float32, normalized and unified, all episodes end to end."""
+    """(F, A) float32, normalized, in the unified layout, all episodes concatenated."""
     state_FS: np.ndarray
     first_W: np.ndarray
-    """(W,) first frame of every window that fits into its episode."""
+    """(W,) first frame of every window that lies within its episode."""
     dim_mask_A: np.ndarray
     """(A,) bool, the robot's own action dims."""
 
@@ -66,12 +67,12 @@ def load(
 
     Args:
         data: the dataset.
-        config: which chunks.
-        held_out: the held-out episodes instead of the training ones.
+        config: settings of the chunks.
+        held_out: read the held-out episodes instead of the training ones.
         norm: statistics to normalize with; None: those of its training episodes.
 
     Raises:
-        DataError: no such dataset, or no episode is as long as a window.
+        DataError: there is no such dataset, or no episode is as long as a window.
         SpecError: the robot does not fit the unified layout.
     """
     dataset = opened(data)
@@ -106,7 +107,7 @@ def load(
 
 
 def _spread(values_FX: np.ndarray, dims: tuple[int, ...], num: int) -> np.ndarray:
-    """Columns to their dims in the unified layout, zeros elsewhere."""
+    """Copy columns to their dims in the unified layout; other dims are zero."""
     spread = np.zeros((len(values_FX), num), np.float32)
     spread[:, list(dims)] = values_FX
     return spread
@@ -149,7 +150,7 @@ def batch(
 def held_out_batches(
     chunks: ActionChunks, config: ActionChunkConfig, *, source: int, seed: int, num: int
 ) -> list[ActionChunkBatch]:
-    """The same `num` (or fewer) windows at every call."""
+    """Batches of the same `num` (or fewer) held-out windows at every call."""
     order = generator(seed, "motions", "held_out", source).permutation(chunks.first_W)[:num]
     size = config.batch_size
     return [gather_chunks(chunks, order[i : i + size], config.horizon, source) for i in range(0, len(order), size)]
@@ -172,7 +173,7 @@ def _order(seed: int, source: int, epoch: int, num: int) -> np.ndarray:
 
 
 def gather_chunks(chunks: ActionChunks, first_N: np.ndarray, horizon: int, source: int) -> ActionChunkBatch:
-    """The chunks that begin at these frames of a dataset."""
+    """A batch of the chunks that begin at these frames of a dataset."""
     step_NH = first_N[:, None] + np.arange(horizon)
     num = len(first_N)
     return ActionChunkBatch(

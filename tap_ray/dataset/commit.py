@@ -1,4 +1,4 @@
-"""Committing files so that a kill or a full disk at any moment leaves either the old dataset or the new one."""
+"""Commits files so that a kill or a full disk at any moment leaves either the old dataset or the new one."""
 
 import contextlib
 import errno
@@ -17,17 +17,17 @@ from tap_ray.locks import Lock, acquire
 
 @dataclass(frozen=True)
 class Temporary:
-    """Bytes that lie durably in a dataset already, under a temporary name."""
+    """A file that is already stored in a dataset under a temporary name."""
 
     name: str
-    """Below the dataset."""
+    """Path below the dataset."""
 
 
 def write_temporary(root: Path, name: str, data: bytes) -> Temporary:
-    """Write a file that a commit will name, or that nobody will miss.
+    """Write a file under a temporary name, for a later commit.
 
     Raises:
-        StorageError: the disk refused; the file is gone again.
+        StorageError: the disk refused; the file has been removed.
     """
     path = root / name
     if storage.is_remote(root):
@@ -47,15 +47,15 @@ def commit_files(root: Path, contents: Mapping[str, bytes | Temporary]) -> None:
     """Write several files and make them appear in the order given.
 
     All bytes are on disk under temporary names before the first rename, so a full disk is noticed while nothing has
-    changed yet. An object store has no renames: there each file appears when its upload ends, those that need not wait
-    for each other at the same time, and those that lie there already are copied within the store before the others.
+    changed yet. An object store has no renames: there each file appears when its upload ends. Independent files are
+    uploaded at the same time, and temporary files are copied within the store first.
 
     Args:
-        root: the dataset.
-        contents: path below `root` -> bytes, or where they lie.
+        root: folder of the dataset.
+        contents: path below `root` -> its bytes, or its temporary file.
 
     Raises:
-        StorageError: the disk refused; the temporary files written here are gone again.
+        StorageError: the disk refused; the temporary files of this call have been removed.
     """
     if storage.is_remote(root):
         there = {root / name: root / data.name for name, data in contents.items() if isinstance(data, Temporary)}
@@ -87,16 +87,18 @@ def commit_files(root: Path, contents: Mapping[str, bytes | Temporary]) -> None:
 
 
 def _steps(names: Iterable[str]) -> list[list[str]]:
-    """What may appear together: data files; the tables that name them, with what follows from these; info.json.
+    """The steps of a commit, whose files may appear in any order: data files; the tables that name them, with derived
+    files; info.json.
 
-    A reader that finds tables and info.json at odds, or the other derived files, derives them itself.
+    A reader that finds derived files that do not match the tables derives them itself.
     """
     rank = {name: 0 if name.startswith("data/") else 2 if name == INFO else 1 for name in names}
     return [found for step in range(3) if (found := [name for name, own in rank.items() if own == step])]
 
 
 class Background:
-    """Runs one job at a time in a thread. What failed raises in the next call, and is done again in the one after."""
+    """Runs one job at a time in a thread. The error of a failed job is raised in the next call, and the job is repeated
+    in the one after."""
 
     def __init__(self) -> None:
         self._pool = ThreadPoolExecutor(1, thread_name_prefix="commit")
@@ -104,7 +106,7 @@ class Background:
         self._running: Future[None] | None = None
 
     def start(self, job: Callable[[], None]) -> None:
-        """Begin a job as soon as the one before has ended well."""
+        """Begin a job as soon as the previous one has succeeded."""
         self.settle()
         self._job = job
         self._running = self._pool.submit(job)
@@ -115,7 +117,7 @@ class Background:
         return self._running is not None and not self._running.done()
 
     def settle(self) -> None:
-        """Wait until nothing is left to do; raises what the job raised."""
+        """Wait until the job has ended; raises its error."""
         if self._job is None:
             return
         self._running = self._running or self._pool.submit(self._job)
@@ -127,15 +129,15 @@ class Background:
         self._job = self._running = None
 
     def stop(self) -> None:
-        """Wait for what runs, begin nothing more."""
+        """Wait for the current job, and begin no other."""
         self._pool.shutdown()
 
 
 def lock(path: Path) -> Lock:
-    """Hold a dataset against other writers until it is closed, or this process ends, however it ends.
+    """Lock a dataset against other writers until the lock is closed or this process ends.
 
     Raises:
-        DataError: another process writes it now.
+        DataError: another process is writing it.
         StorageError: the folder cannot be made or opened.
     """
     held = acquire(path, signed=False)  # two datasets of one plan are the same to the byte
@@ -145,7 +147,7 @@ def lock(path: Path) -> Lock:
 
 
 def storage_error(error: OSError, verb: str, path: Path) -> StorageError:
-    """The message for a disk that refused: what, where, how much is free, what to do."""
+    """The error for a disk that refused: what failed, where, how much space is free, and what to do."""
     existing = next(folder for folder in (path, *path.absolute().parents) if folder.exists())
     free_mb = shutil.disk_usage(existing).free / 1e6
     match error.errno:
@@ -162,7 +164,7 @@ def storage_error(error: OSError, verb: str, path: Path) -> StorageError:
 
 
 def _copy_within(copies: Mapping[Path, Path]) -> None:
-    """Copy files of one object store, to -> from, all at once; their bytes do not leave it."""
+    """Copy files within an object store, target -> source, all at once, without downloading them."""
     if not copies:
         return
     first = next(iter(copies))
@@ -172,7 +174,7 @@ def _copy_within(copies: Mapping[Path, Path]) -> None:
 
 
 def _discard(paths: Sequence[Path]) -> None:
-    """Remove files of an object store; what stays there is a leftover that the next writer drops."""
+    """Remove files of an object store; files that cannot be removed are dropped by the next writer."""
     if paths:
         with contextlib.suppress(Exception):
             storage.fs_and_key(paths[0])[0].rm([storage.fs_and_key(path)[1] for path in paths])

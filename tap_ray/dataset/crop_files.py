@@ -1,4 +1,4 @@
-"""Crops beside their dataset, cut once: a Parquet file for each block of episodes, a row for each bout.
+"""Stores crops beside their dataset: a Parquet file for each block of episodes, a row for each bout of contact.
 
     <data>/crops/<hash of header and config>/episodes-000000-000063.parquet      a full block
                                       episodes-000064-000099.parquet      the last one, of 100 episodes
@@ -32,9 +32,9 @@ from tap_ray.media.image import decode_jpeg, decode_mask
 from tap_ray.types import Episode
 
 BLOCK_EPISODES = 64
-"""Episodes in a full block; 40 kB of crops each 8."""
+"""Number of episodes in a full block; 8 episodes have about 40 kB of crops."""
 RULES = 3
-"""Version of how crops are found; another one is another folder."""
+"""Version of the algorithm that finds crops; each version has its own folder."""
 
 SCHEMA = pa.schema([
     ("episode_index", pa.int64()),
@@ -50,7 +50,7 @@ SCHEMA = pa.schema([
 
 
 def folder(dataset: DatasetInfo, config: CropConfig) -> Path:
-    """Where the dataset's crops of this config lie."""
+    """The folder of the dataset's crops for this config."""
     what = {"rules": RULES, "data": dataset.header.to_json()["hash"], **asdict(config)}
     return dataset.path / "crops" / digest(what)[:8]
 
@@ -68,7 +68,7 @@ def block_file(dataset: DatasetInfo, config: CropConfig, block: tuple[int, int])
 
 
 def missing_blocks(dataset: DatasetInfo, config: CropConfig) -> list[tuple[int, int]]:
-    """Blocks whose file is not there, or is damaged: a kill leaves none such, a bad copy may.
+    """Blocks whose file is missing or damaged; a kill leaves no damaged files, but an incomplete copy may.
 
     Raises:
         DataError: the dataset has no masks or contact, so that its crops cannot be found.
@@ -80,7 +80,7 @@ def missing_blocks(dataset: DatasetInfo, config: CropConfig) -> list[tuple[int, 
 
 
 def require_masks(dataset: DatasetInfo) -> None:
-    """Raise a DataError if the dataset does not say where the robot is, and when it touches something."""
+    """Raise a DataError if the dataset has no robot masks or no contact."""
     if not dataset.header.contact:
         raise DataError(
             f"{dataset.path} has no finger contact (imported datasets have none), so there are no crops of the "
@@ -97,7 +97,7 @@ def require_masks(dataset: DatasetInfo) -> None:
 
 
 def _whole(paths: Sequence[Path]) -> list[bool]:
-    """Whether these files can be read; those of an object store are fetched at once."""
+    """Whether these files can be read; files of an object store are fetched all at once."""
     with ThreadPoolExecutor(min(MAX_REQUESTS, max(1, len(paths)))) as pool:
         return list(pool.map(_readable, paths))
 
@@ -110,7 +110,7 @@ def _readable(path: Path) -> bool:
 
 
 def cut_block(dataset: DatasetInfo, config: CropConfig, block: tuple[int, int]) -> Path:
-    """Cut the crops of a block and write its file, which appears whole.
+    """Cut the crops of a block and write its file atomically.
 
     Raises:
         DataError: the dataset is damaged, or has no masks.
@@ -137,22 +137,22 @@ def cut_block(dataset: DatasetInfo, config: CropConfig, block: tuple[int, int]) 
 
 
 def cut_episode(episode: Episode, config: CropConfig) -> Crops:
-    """`cut` of an episode with masks."""
+    """Apply `cut` to an episode with masks."""
     rgb = np.stack([decode_jpeg(data) for data in episode.image_jpeg])
     return cut_masked(rgb, episode.mask_png or (), episode.contact, config)
 
 
 def cut_masked(rgb_TYX3: np.ndarray, mask_png: Sequence[bytes], contact_T: np.ndarray, config: CropConfig) -> Crops:
-    """`cut` with the masks still encoded."""
+    """Apply `cut` with encoded masks."""
     mask = np.stack([decode_mask(data) for data in mask_png])
     return cut(rgb_TYX3, mask, contact_T, config)
 
 
 def read_crops(dataset: DatasetInfo, episodes: Sequence[int] | np.ndarray, config: CropConfig) -> list[Crops]:
-    """The crops of these episodes, as `cut` gives them.
+    """Read the crops of these episodes, in the form of `cut`.
 
     Raises:
-        DataError: they have not been cut, or a file is damaged; says which command cures it.
+        DataError: they have not been cut, or a file is damaged; the message contains the command that cuts them.
     """
     require_masks(dataset)
     if storage.is_remote(dataset.path):
@@ -195,7 +195,7 @@ def _not_cut(dataset: DatasetInfo, what: str) -> DataError:
 
 
 def _table(path: Path) -> pa.Table:
-    """A block's rows."""
+    """The table of a block."""
     return read_rows(path, 0 if storage.is_remote(path) else path.stat().st_mtime_ns)
 
 

@@ -1,4 +1,5 @@
-"""Crops of the object that the robot touches next and of the place where it releases it: no labels, no object poses.
+"""Cuts crops of the object that the robot touches next and of the place where it releases it, without labels or object
+poses.
 
     contact   . . . . . . X X X X . X X . . . . . . .       one bout: the gap of one step is joined
     frame         b         t - 1 t           e   e + 2
@@ -23,21 +24,23 @@ from tap_ray.dataset.inpaint_robot import inpaint_robot
 from tap_ray.errors import ConfigError
 
 AFTER_STEPS = 2
-"""An object has come to rest so many steps after its last touch."""
+"""Number of steps after its last touch at which an object is assumed to be at rest."""
 AREA_BONUS_PX, MOST_BONUS_AREA_PX = 0.02, 150
-"""A blob counts as nearer by so much for each of its pixels, up to so many of them: noise is small."""
+"""Amount by which a blob counts as nearer for each of its pixels, px, and the largest number of pixels that count:
+noise makes small blobs."""
 NEAR_PERCENTILE = 20
-"""A blob is as near to the robot as this part of its pixels, percent."""
+"""The distance of a blob from the robot is this percentile of the distances of its pixels."""
 AROUND_PX = 15
-"""Side of the square whose unchanged pixels say what is around a change, px."""
+"""Side of the square whose unchanged pixels are the surroundings of a change, px."""
 UNLIKE_PX = 0.1
-"""What arrived counts as farther by so much for each gray level, summed over the channels, that its median color
-differs from that of what left."""
+"""Amount by which a blob that arrived counts as farther, px, for each gray level (summed over the channels) by which
+its median color differs from that of the blob that left."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class CropConfig:
-    """How crops are found and cut; sizes in pixels of the dataset's images, made for 96 px."""
+    """Settings of how crops are found and cut. Sizes are in pixels of the dataset's images; the defaults are for 96
+    px."""
 
     size_px: int = 24
     """C, side of a crop, px; even."""
@@ -64,23 +67,24 @@ class CropConfig:
 
 
 CROPS = CropConfig()
-"""How the crops of training windows are found."""
+"""Settings of the crops of training windows."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Crops:
-    """The B bouts of an episode that moved something, in order, and the T frames' part in them."""
+    """The B bouts of contact of an episode that moved something, in order, and which bout each of the T frames belongs
+    to."""
 
     object_rgb: np.ndarray
-    """(B, C, C, 3) uint8, the thing before it was touched."""
+    """(B, C, C, 3) uint8, the object before it was touched."""
     place_rgb: np.ndarray
     """(B, C, C, 3) uint8, the place where it came to rest, before it did; zeros where there is none."""
     has_place: np.ndarray
     """(B,) bool."""
     object_px: np.ndarray
-    """(B, 2) int64, row and column of the middle of the object's crop."""
+    """(B, 2) int64, row and column of the center of the object's crop."""
     place_px: np.ndarray
-    """(B, 2) int64, of the place's crop; zeros where there is none."""
+    """(B, 2) int64, row and column of the center of the place's crop; zeros where there is none."""
     bout_T: np.ndarray
     """(T,) int64, the bout that a frame leads to or belongs to; -1: none."""
     touch_B: np.ndarray
@@ -93,12 +97,12 @@ class Crops:
 
     @property
     def begin_B(self) -> np.ndarray:
-        """(B,) int64, the first frame of each bout's own."""
+        """(B,) int64, the first frame that belongs to each bout."""
         return np.array([np.flatnonzero(self.bout_T == bout)[0] for bout in range(len(self))], np.int64)
 
 
 def contact_bouts(contact_T: np.ndarray, gap_steps: int) -> np.ndarray:
-    """(B, 2) int64: first and last step of each run of contact, those with at most `gap_steps` between them joined."""
+    """(B, 2) int64: first and last step of each bout of contact; bouts at most `gap_steps` apart are joined."""
     touched = np.flatnonzero(contact_T)
     if not len(touched):
         return np.zeros((0, 2), np.int64)
@@ -107,14 +111,14 @@ def contact_bouts(contact_T: np.ndarray, gap_steps: int) -> np.ndarray:
 
 
 def cut(rgb_TYX3: np.ndarray, mask_TYX: np.ndarray, contact_T: np.ndarray, config: CropConfig) -> Crops:
-    """The crops of an episode; a pure function of its images.
+    """Cut the crops of an episode; a pure function of its images.
 
-    A bout has no crop if the robot touches from the first frame on, or if nothing near the robot left its place. It has
-    no place if the contact lasts until the episode ends, or nothing arrived near the robot's last touch. What is pushed
-    by less than its own width shows in the place crop itself.
+    A bout has no crop if the robot touches an object from the first frame on, or if nothing near the robot moved away.
+    It has no place if the contact lasts until the episode ends, or nothing arrived near the robot's last touch. An
+    object that is pushed by less than its own width is visible in the place crop itself.
 
-    With two hands `contact_T` says that one of them touches, not which: what both do at the same time is one bout, and
-    of two things moved in it the one nearer to either hand is taken.
+    With two arms `contact_T` does not say which one touches: simultaneous contacts are one bout, and of two objects
+    that are moved in it the one nearer to either gripper is used.
 
     Args:
         rgb_TYX3: uint8.
@@ -167,7 +171,7 @@ def cut(rgb_TYX3: np.ndarray, mask_TYX: np.ndarray, contact_T: np.ndarray, confi
 def changes(
     before_YX3: np.ndarray, after_YX3: np.ndarray, config: CropConfig
 ) -> tuple[list[np.ndarray], list[np.ndarray]]:
-    """Masks (Y, X) bool of the blobs where something left, and of those where something arrived."""
+    """Masks (Y, X) bool of the blobs where something moved away, and of those where something arrived."""
     changed = np.abs(before_YX3.astype(np.int16) - after_YX3).max(-1) > config.min_change
     same = 1 - np.asarray(ndimage.binary_dilation(changed), np.float32)
     share = ndimage.uniform_filter(same, AROUND_PX) + 1e-6
@@ -179,7 +183,7 @@ def changes(
 
 
 def blobs(mask_YX: np.ndarray, config: CropConfig) -> list[np.ndarray]:
-    """Masks of the connected parts that are large enough; pixels with one between them are connected."""
+    """Masks of the connected components that are large enough; pixels that are one pixel apart are connected."""
     labels, _ = ndimage.label(ndimage.binary_dilation(mask_YX))  # pyright: ignore[reportGeneralTypeIssues]
     labels = labels * mask_YX
     sizes = np.bincount(labels.ravel())
@@ -189,13 +193,13 @@ def blobs(mask_YX: np.ndarray, config: CropConfig) -> list[np.ndarray]:
 def nearest(
     found: Sequence[np.ndarray], robot_YX: np.ndarray, config: CropConfig, farther_px: Sequence[float] | None = None
 ) -> np.ndarray | None:
-    """The blob that is nearest to the robot, large ones before small ones; None if none is near.
+    """The blob nearest to the robot, with a preference for large ones; None if there is none nearby.
 
     Args:
         found: masks (Y, X).
-        robot_YX: where the robot is.
-        config: how far is near.
-        farther_px: what is added to each blob's distance when they are compared, px.
+        robot_YX: mask of the robot.
+        config: the largest distance.
+        farther_px: number added to each blob's distance for the comparison, px.
     """
     if not found or not robot_YX.any():
         return None
@@ -215,7 +219,7 @@ def center(blob: np.ndarray) -> tuple[int, int]:
 
 
 def crop(rgb_YX3: np.ndarray, at: tuple[int, int], size_px: int) -> np.ndarray:
-    """(size, size, 3): the part of an image around (y, x); beyond its edge the edge is repeated."""
+    """(size, size, 3) part of an image around (y, x); beyond the image its edge is repeated."""
     rows, columns = (
         np.clip(place + np.arange(-(size_px // 2), size_px - size_px // 2), 0, side - 1)
         for place, side in zip(at, rgb_YX3.shape[:2], strict=True)

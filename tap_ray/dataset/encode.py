@@ -17,18 +17,18 @@ def encode_episode(
     meta: Mapping[str, Any] | None = None,
     jpeg_quality: int = JPEG_QUALITY,
 ) -> Episode:
-    """Encode one trajectory; runs in the robot's process, so that small bytes travel.
+    """Encode one trajectory; runs in the robot's process, so that little data is sent.
 
     Args:
-        trajectory: what happened.
+        trajectory: the trajectory.
         index: the episode's place in the dataset.
         task: sentence for tasks.parquet.
-        meta: scalars to keep beside it (seed, explorer, embodiment, attempt ...); they win over the computed ones:
+        meta: scalars to store with it (seed, explorer, embodiment, attempt ...); they replace the computed ones:
             contact_rate (where contact is known), object_displacement_m, partial, success, num_clipped, objects.
         jpeg_quality: 1 to 95.
 
     Raises:
-        FloatingPointError: a state, action or object pose is NaN or infinite: the simulator diverged.
+        FloatingPointError: a state, action or object pose is NaN or infinite, because the simulator diverged.
     """
     for name in ("state", "action", "object_pose"):
         broken = ~np.isfinite(getattr(trajectory, name))
@@ -61,7 +61,7 @@ def encode_episode(
 
 
 def object_displacement_m(object_pose_TM7: np.ndarray) -> float:
-    """How far the object that moved most ever was from where it began, m; 0 without objects."""
+    """Largest distance of any object from its initial position during the episode, m; 0 without objects."""
     position_TM3 = object_pose_TM7[:, :, :3].astype(np.float64)
     if position_TM3.size == 0:
         return 0.0

@@ -1,4 +1,4 @@
-"""Putting episodes into files, as work that any process can do: the place of each, and its rows and bytes there.
+"""Assigns episodes to files and makes their rows and bytes, as work that any process can do.
 
 End --place--> Place of the next episode        needs lengths and tasks only
 episode + Place --filed--> its rows             the same in every process
@@ -27,10 +27,10 @@ from tap_ray.types import Episode
 
 @dataclass(frozen=True, kw_only=True)
 class Place:
-    """Where an episode goes."""
+    """The position of an episode in a dataset."""
 
     index: int
-    """Of the episode in the dataset."""
+    """Index of the episode in the dataset."""
     file_number: int
     first_index: int
     """Global index of its first frame."""
@@ -40,19 +40,19 @@ class Place:
 
 @dataclass(frozen=True, kw_only=True)
 class End:
-    """Where a dataset ends: all that says where the next episode goes."""
+    """The end of a dataset: all that determines the place of the next episode."""
 
     file_number: int
-    """Of the file that is being filled."""
+    """Number of the file that is being filled."""
     in_file: int
-    """Episodes in it."""
+    """Number of episodes in it."""
     num_episodes: int
     num_frames: int
     tasks: tuple[str, ...]
-    """In order of their first appearance."""
+    """Tasks in the order of their first appearance."""
 
     def place(self, task: str) -> Place:
-        """Of the next episode."""
+        """Place of the next episode."""
         task_index = self.tasks.index(task) if task in self.tasks else len(self.tasks)
         return Place(
             index=self.num_episodes,
@@ -62,7 +62,7 @@ class End:
         )
 
     def after(self, task: str, steps: int, episodes_per_file: int) -> "End":
-        """Where it ends with one more episode, of so many control steps."""
+        """The end after one more episode with the given number of control steps."""
         full = self.in_file + 1 == episodes_per_file
         return End(
             file_number=self.file_number + full,
@@ -77,19 +77,19 @@ class Filed(NamedTuple):
     """An episode as rows."""
 
     table: pa.Table
-    """Of the data file, one row a control step."""
+    """Rows of the data file, one per control step."""
     row: dict[str, Any]
-    """Of the episode table."""
+    """Row of the episode table."""
 
 
 def filed(episode: Episode, header: DatasetHeader, place: Place, schema: pa.Schema | None) -> Filed:
-    """The rows of an episode in its place.
+    """Make the rows of an episode at its place.
 
     Args:
-        episode: with the place's index.
+        episode: the episode, with the index of the place.
         header: the dataset's.
         place: see `End`.
-        schema: of the dataset's episode tables; None if it is the first episode.
+        schema: schema of the dataset's episode tables; None for the first episode.
 
     Raises:
         DataError: the episode does not fit the dataset.
@@ -110,9 +110,9 @@ class FileWork:
 
     number: int
     carried: int
-    """Episodes that have been committed in it before, and stay at its beginning."""
+    """Number of committed episodes at its beginning, which stay."""
     places: tuple[Place, ...]
-    """Of the episodes that come after them."""
+    """Places of the episodes that follow them."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -122,7 +122,7 @@ class Written:
     number: int
     data: Temporary
     table: pa.Table
-    """The rows of its episodes, those carried over too, without the caller's progress."""
+    """The rows of its episodes, including the carried ones, without the caller's progress."""
 
 
 def write_file(
@@ -131,10 +131,10 @@ def write_file(
     """Write a data file under a temporary name of its own.
 
     Args:
-        path: the dataset, which somebody else holds the lock of.
+        path: the dataset, whose lock another process holds.
         header: the dataset's.
-        work: which file.
-        episodes: one for each of its places, whatever their index says.
+        work: the file to write.
+        episodes: one for each of its places; their own index is ignored.
         schema: see `filed`; None for the first file of a new dataset.
 
     Raises:
@@ -160,10 +160,10 @@ def write_file(
 
 
 def check_episode(episode: Episode, header: DatasetHeader) -> None:
-    """Raise unless the episode fits a dataset with this header.
+    """Raise an error unless the episode fits a dataset with this header.
 
     Raises:
-        DataError: names the field, what was expected and what came.
+        DataError: the message names the field, the expected and the given value.
     """
     steps, spec = len(episode), header.spec
     if steps == 0:
@@ -206,7 +206,7 @@ def check_episode(episode: Episode, header: DatasetHeader) -> None:
 
 
 def _check_meta(episode: Episode, schema: pa.Schema) -> None:
-    """All episodes have the same meta keys and kinds: they are columns of one table."""
+    """Check that all episodes have the same keys and types of meta, which are columns of one table."""
     prefix = tables.META_PREFIX
     want = {name.removeprefix(prefix) for name in schema.names if name.startswith(prefix)}
     if set(episode.meta) != want:

@@ -1,4 +1,4 @@
-"""Replaces the robot's pixels in an episode's images by what the camera saw there at another time."""
+"""Replaces the robot's pixels in an episode's images by pixels of other frames."""
 
 from collections.abc import Sequence
 
@@ -13,14 +13,14 @@ def inpaint_robot(
 ) -> np.ndarray:
     """Replace each robot pixel by the same pixel of the nearest frame in which it is not the robot.
 
-    The nearest frame (the earlier one of two equally near) shows objects where they lie about then; an object that
-    moved while the robot hid it appears at its former or later place.
+    The nearest frame (the earlier of two equally near) shows objects where they are at about that time; an object that
+    moved while the robot hid it appears at its former or later position.
 
     Args:
         rgb_TYX3: an episode's images, uint8.
         mask_TYX: True where the robot is.
         grow_px: grow the mask by this many pixels to each side first.
-        steps: the K frames that are wanted; None: all, K = T.
+        steps: the K frames to inpaint; None: all, K = T.
 
     Returns:
         New images, (K, Y, X, 3) uint8; pixels that are the robot in all frames are `GRAY`.

@@ -1,4 +1,4 @@
-"""The files and columns of a LeRobotDataset v3.0, as pure functions of one header.
+"""Defines the files and columns of a LeRobotDataset v3.0, as pure functions of one header.
 
     meta/tap_ray.json                              header: spec, plan, camera, options; written once, never changed
     meta/info.json  meta/stats.json  meta/tasks.parquet      derived from the episode tables, rewritten on each commit
@@ -30,9 +30,9 @@ HEADER, INFO, STATS, TASKS = "meta/tap_ray.json", "meta/info.json", "meta/stats.
 TEMP_SUFFIX = ".tmp"
 
 IMAGES = "observation.images."
-"""What the column of a camera's images begins with; its name follows."""
+"""Prefix of the column of a camera's images, before the camera's name."""
 IMAGE = "observation.images.main"
-"""Column of the only camera, where it has the usual name."""
+"""Column of a single camera with the default name."""
 MASK = "observation.images.robot_mask"
 STATE = "observation.state"
 ACTION = "action"
@@ -57,13 +57,13 @@ INDEX_FEATURES: dict[str, dict[str, Any]] = {
 
 @dataclass(frozen=True, kw_only=True)
 class DatasetHeader:
-    """What a dataset is of. Fixed when it is made: a writer with another header is refused."""
+    """The fixed description of a dataset; a writer with another header is refused."""
 
     spec: RobotSpec
     """Interface of the one embodiment."""
     plan: Mapping[str, Any]
-    """JSON values from which every episode follows (seed, explorer, task ...). Leave the number of episodes out, so
-    that a dataset can grow."""
+    """JSON values from which every episode follows (seed, explorer, task ...). The number of episodes must not be part
+    of it, so that a dataset can grow."""
     image_size: tuple[int, int]
     """(Y, X) of each camera's images, px."""
     num_objects: int
@@ -87,10 +87,10 @@ class DatasetHeader:
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any], *, where: str = HEADER) -> "DatasetHeader":
-        """Inverse of `to_json`. `where` is the file it is from.
+        """Inverse of `to_json`. `where` names the file.
 
         Raises:
-            DataError: another header version, or fields that do not fit.
+            DataError: the header has another version, or invalid fields.
         """
         values: dict[str, Any] = {"contact": True} | {key: value for key, value in data.items() if key != "hash"}
         if values.pop("version", None) != HEADER_VERSION:
@@ -121,7 +121,7 @@ def episodes_file(file_number: int) -> str:
 
 
 def image_columns(spec: RobotSpec) -> tuple[str, ...]:
-    """Columns of the cameras' images, the first camera's first."""
+    """Columns of the cameras' images, in order."""
     return tuple(IMAGES + name for name in spec.cameras)
 
 
@@ -173,12 +173,12 @@ def _arrow_type(name: str, feature: Mapping[str, Any]) -> pa.DataType:
 
 
 def list_type(of: pa.DataType, length: int = -1) -> pa.DataType:
-    """A list type whose child has the name that Parquet gives it, so that reading and writing again is the identity."""
+    """A list type whose child has Parquet's name, so that reading and writing again changes nothing."""
     return pa.list_(pa.field("element", of), length)
 
 
 def info(header: DatasetHeader, *, num_episodes: int, num_frames: int, num_tasks: int) -> dict[str, Any]:
-    """Contents of meta/info.json."""
+    """The contents of meta/info.json."""
     return {
         "codebase_version": VERSION,
         "robot_type": header.spec.robot,
@@ -203,14 +203,14 @@ def json_bytes(value: Any) -> bytes:
 
 
 def read_json(path: Path, remedy: str = "") -> Any:
-    """Contents of a JSON file.
+    """Read a JSON file.
 
     Args:
         path: the file.
         remedy: what to do if it cannot be read; "": as for a file of a LeRobot dataset.
 
     Raises:
-        DataError: missing or not JSON.
+        DataError: the file is missing or not JSON.
     """
     try:
         return json.loads(storage.read(path))

@@ -61,7 +61,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def _repair(path: Path) -> bool:
-    """Whether it could be done."""
+    """Repair a dataset; returns whether that succeeded."""
     try:
         for line in repair(path):
             print(f"repaired  {line}")

@@ -1,10 +1,11 @@
-"""Several datasets of play of one robot, each with its share of every batch; their order follows from a seed alone.
+"""Mixes several datasets of play of one robot, each with its share of every batch; their order follows from a seed
+alone.
 
     dataset 0, weight 2  -> windows.schedule with batches of 2/3 N -+
     dataset 1, weight 1  -> windows.schedule with batches of 1/3 N -+-> batch b: the b-th of each, end to end
 
-Each dataset goes through its own episodes, again and again, however long the others are. So batch b is known without
-any before it, and a run resumes as with one dataset; a mixture of one is that dataset.
+Each dataset cycles through its own episodes, independent of the length of the others. So batch b can be computed
+without the ones before it, and a run resumes as with one dataset; a mixture of one dataset equals that dataset.
 """
 
 from dataclasses import dataclass, fields, replace
@@ -25,18 +26,18 @@ from tap_ray.types import Window
 
 @dataclass(frozen=True, kw_only=True)
 class Mixture:
-    """Datasets as they were opened. Picklable and small."""
+    """Opened datasets with their weights. Picklable and small."""
 
     sets: tuple[DatasetInfo, ...]
     weights: tuple[float, ...]
 
     @property
     def spec(self) -> RobotSpec:
-        """Of the robot that all are of."""
+        """Interface of the robot of all datasets."""
         return self.sets[0].spec
 
     def windows(self, config: WindowConfig) -> list[WindowConfig]:
-        """The windows of each dataset: its share of a batch, and of the episodes that are decoded together.
+        """The windows of each dataset, with its share of a batch and of the episodes that are decoded together.
 
         Raises:
             ConfigError: a dataset would have no window in a batch.
@@ -47,32 +48,32 @@ class Mixture:
         ]
 
     def seeds(self, seed: int) -> list[int]:
-        """The seed of each dataset's order; the first one's is the run's."""
+        """The seed of each dataset's order; the first dataset has the run's seed."""
         return [seed_of(seed, "mixture", number) if number else seed for number in range(len(self.sets))]
 
     def num_episodes(self, config: WindowConfig) -> int:
-        """Episodes of all datasets, held-out ones included."""
+        """Number of episodes of all datasets, held-out ones included."""
         return sum(config.num_episodes or len(dataset) for dataset in self.sets)
 
 
 def alone(dataset: DatasetInfo) -> Mixture:
-    """A mixture of one."""
+    """A mixture of one dataset."""
     return Mixture(sets=(dataset,), weights=(1.0,))
 
 
 def open_mixture(paths: Sequence[Path], weights: Sequence[float]) -> Mixture:
-    """Open datasets; raises for the first that is missing or damaged, or that `require_alike` refuses."""
+    """Open datasets; raises an error for the first that is missing or damaged, or that `require_alike` refuses."""
     sets = tuple(open_dataset(path) for path in paths)
     require_alike(sets)
     return Mixture(sets=sets, weights=tuple(weights))
 
 
 def require_alike(sets: Sequence[DatasetInfo]) -> None:
-    """Raise unless one network can learn from all of these datasets.
+    """Raise an error unless one network can be trained on all of these datasets.
 
     Raises:
-        DataError: one is named twice, or has images of another size than the first.
-        SpecError: one is of another robot, control rate or cameras, or has other conventions; each is named.
+        DataError: a dataset is named twice, or has images of another size than the first.
+        SpecError: a dataset has another robot, control rate, cameras or conventions; the message names each.
     """
     require_once([dataset.path for dataset in sets])
     for other in sets[1:]:
@@ -99,7 +100,7 @@ def require_like(other: DatasetInfo, first: DatasetInfo) -> None:
 
 
 def require_usable(mixture: Mixture, config: WindowConfig, *, num_workers: int) -> None:
-    """Raise where a dataset is damaged, or does not give each worker a batch; no image is decoded.
+    """Raise an error if a dataset is damaged, or too small to give each worker a batch; no image is decoded.
 
     Raises:
         ConfigError, DataError: see `windows.require_batches` and `reader.require_whole`.
@@ -110,7 +111,7 @@ def require_usable(mixture: Mixture, config: WindowConfig, *, num_workers: int) 
 
 
 def moments(mixture: Mixture, config: WindowConfig) -> dict[str, dict[str, np.ndarray]]:
-    """Mean and standard deviation of states and actions of the training episodes, as they are drawn into batches.
+    """Mean and standard deviation of states and actions of the training episodes, weighted as in batches.
 
     Returns:
         Feature -> "mean" and "std", as `norm_stats` takes them.
@@ -127,7 +128,7 @@ def _mixed(stats: Sequence[dict[str, np.ndarray]], share: np.ndarray) -> dict[st
 
 
 def joined(parts: Sequence[Window]) -> Window:
-    """Windows of several datasets, end to end; `task_index` stays that of each one's own tasks."""
+    """Concatenate windows of several datasets; `task_index` refers to each dataset's own tasks."""
     if len(parts) == 1:
         return parts[0]
     arrays: dict[str, Any] = {}

@@ -1,4 +1,5 @@
-"""Normalization statistics: one offset and scale a slot, from a dataset's stats.json, saved beside the weights.
+"""Computes normalization statistics: one offset and scale per slot, from a dataset's stats.json, saved with the
+weights.
 
 The action's gripper stays as it is: it is already +1 or -1, and dividing by its deviation would make its size depend on
 how often the gripper is opened in a dataset. A slot that hardly changes is divided by 1 % of its range in the spec and
@@ -17,12 +18,12 @@ from tap_ray.runs import require_keys
 from tap_ray.specs import RobotSpec, Slot
 
 MIN_SCALE = 0.01
-"""Smallest scale, as a part of a slot's range in the spec."""
+"""Smallest scale, as a share of a slot's range in the spec."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class SlotNorm:
-    """normalized = (value - offset) / scale, a number a slot."""
+    """Offset and scale of each slot: normalized = (value - offset) / scale."""
 
     names: tuple[str, ...]
     offset: tuple[float, ...]
@@ -39,7 +40,7 @@ class SlotNorm:
 
 @dataclass(frozen=True, kw_only=True)
 class NormStats:
-    """How a robot's numbers get mean 0 and deviation 1."""
+    """The statistics that give a robot's numbers mean 0 and standard deviation 1."""
 
     state: SlotNorm
     action: SlotNorm
@@ -50,7 +51,7 @@ class NormStats:
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any], *, where: Path | str = "the normalization") -> "NormStats":
-        """Inverse of `to_json`; CheckpointError names `where` and what it lacks."""
+        """Inverse of `to_json`; a CheckpointError names `where` and what is missing."""
         require_keys(data, ("state", "action"), where)
         for name in ("state", "action"):
             require_keys(data[name], ("names", "offset", "scale"), f"{where}: {name}")
@@ -61,7 +62,7 @@ class NormStats:
 
 
 def norm_stats(stats: Mapping[str, Mapping[str, np.ndarray]], spec: RobotSpec) -> NormStats:
-    """From a dataset's statistics.
+    """Normalization statistics from a dataset's statistics.
 
     Args:
         stats: `DatasetInfo.stats`.
@@ -69,7 +70,7 @@ def norm_stats(stats: Mapping[str, Mapping[str, np.ndarray]], spec: RobotSpec) -
 
     Raises:
         DataError: statistics are missing, of another length, or not finite, or the dataset is a video without actions.
-            Nothing is assumed in their place.
+            Nothing is assumed instead.
     """
     if not spec.action:
         raise DataError(

@@ -1,4 +1,4 @@
-"""Reach targets: future positions and orientations of the robot's end effector, from recorded states."""
+"""Computes reach targets: future positions and orientations of the robot's end effector, from recorded states."""
 
 import numpy as np
 
@@ -7,17 +7,17 @@ from tap_ray.errors import DataError
 from tap_ray.specs import ArmSlots, RobotSpec, missing_slots
 
 NUM_REACH = 13
-"""Of one arm: three vectors and two yaws; see `reach_targets`. A robot has so many for each of its arms."""
+"""Number of targets of one arm: three vectors and two yaws; see `reach_targets`."""
 NEVER = np.iinfo(np.int64).max
 CLOSES_EARLY = 3
-"""Steps before the first touch in which fingers may begin to close and the touch still counts as a grasp."""
+"""A touch counts as a grasp if the fingers begin to close at most this many steps before it."""
 
 
 def reaching_arms(spec: RobotSpec) -> tuple[ArmSlots, ...]:
     """The arms of a robot, each of which has reach targets.
 
     Raises:
-        DataError: one has no pose in the state or no gripper in the action.
+        DataError: an arm has no pose in the state or no gripper in the action.
     """
     missing = missing_slots(spec, "ee_pos", "ee_quat", "gripper")
     if missing:
@@ -33,10 +33,10 @@ def reaching_arms(spec: RobotSpec) -> tuple[ArmSlots, ...]:
 def reach_of(
     state_TS: np.ndarray, action_TA: np.ndarray, contact_T: np.ndarray, spec: RobotSpec, steps: int
 ) -> tuple[np.ndarray, np.ndarray]:
-    """`reach_targets` of a robot's episode, arm by arm; with `steps` 0 nobody asks, and none exists.
+    """`reach_targets` of a robot's episode for all arms; with `steps` 0 there are none.
 
-    Contact is of any arm: each arm's targets say where it is itself when one of them touches. Where it is unknown
-    (`contact_T` is empty) the displacement alone is a target.
+    Contact may be that of any arm: each arm's targets are its own poses when one of the arms touches an object. If
+    contact is unknown (`contact_T` is empty), only the displacement is a target.
     """
     contact_T = contact_T if len(contact_T) else np.zeros(len(state_TS), bool)
     if not steps:
@@ -48,14 +48,14 @@ def reach_of(
 def reach_targets(
     state_TS: np.ndarray, gripper_T: np.ndarray, contact_T: np.ndarray, arm: ArmSlots, steps: int
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Where an arm's own hand will go: self-supervised targets in the robot's base frame.
+    """Self-supervised targets of one arm: where its end effector will go, in the robot's base frame.
 
     Args:
         state_TS: states before each action.
-        gripper_T: gripper slot of the actions, below 0 closes.
+        gripper_T: gripper slot of the actions; below 0 it closes.
         contact_T: a finger touches an object.
-        arm: where the state has its pose.
-        steps: how far ahead the displacement is taken.
+        arm: slots of its pose in the state.
+        steps: number of steps of the displacement.
 
     Returns:
         (T, 13) float32. 0 .. 2: displacement of the tip over the next `steps`, m. 3 .. 5: the way to where the tip is
@@ -97,7 +97,7 @@ def twice_yaw(quat_T4: np.ndarray) -> np.ndarray:
 
 
 def _grasps(gripper_T: np.ndarray, bouts_B2: np.ndarray) -> np.ndarray:
-    """(B,) bool: whether the fingers were told to close just before or in each bout."""
+    """(B,) bool: whether the fingers were commanded to close just before or in each bout."""
     closed_T = gripper_T < 0
     closes_T = closed_T & ~np.concatenate([[True], closed_T[:-1]])
     return np.array([closes_T[max(0, touch - CLOSES_EARLY) : end + 1].any() for touch, end in bouts_B2], bool)

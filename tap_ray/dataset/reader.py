@@ -1,4 +1,4 @@
-"""Reading a dataset: its metadata at once, its episodes one by one."""
+"""Reads a dataset: its metadata at once, its episodes one by one."""
 
 import contextlib
 from dataclasses import dataclass, field
@@ -25,19 +25,19 @@ from tap_ray.types import Episode
 
 T = TypeVar("T")
 AHEAD = 16
-"""Episodes that are fetched from an object store at once; without images 16 times as many."""
+"""Number of episodes that are fetched from an object store at once; 16 times as many without images."""
 OWN_COLUMNS = frozenset(
     ("episode_index", "length", "dataset_from_index", "dataset_to_index", "instruction", "file", "row_group")
 )
-"""Of `DatasetInfo.episodes`, what is no key of `Episode.meta`."""
+"""Columns of `DatasetInfo.episodes` besides the keys of `Episode.meta`."""
 DAMAGED = (pa.ArrowException, OSError, IndexError)
-"""What reading a damaged file raises."""
+"""Exceptions that are raised for damaged files."""
 INFO_KEYS = ("codebase_version", "fps", "features", "total_episodes", "total_frames", "total_tasks", "data_path")
 
 
 @dataclass(frozen=True, kw_only=True)
 class DatasetInfo:
-    """A dataset's facts, without its frames. Picklable and small."""
+    """A dataset's metadata, without its frames. Picklable and small."""
 
     path: Path
     header: DatasetHeader
@@ -46,11 +46,11 @@ class DatasetInfo:
     tasks: tuple[str, ...]
     """Sentences by task_index."""
     episodes: pd.DataFrame
-    """One row an episode: episode_index, instruction, length, file, row_group, and the keys of `Episode.meta`."""
+    """One row per episode: episode_index, instruction, length, file, row_group, and the keys of `Episode.meta`."""
     stats: Mapping[str, Mapping[str, np.ndarray]]
     """meta/stats.json: feature -> min, max, mean, std, count, q01 ... q99."""
     versions: dict[str, str] = field(default_factory=dict)
-    """Of an object store's data files, when the dataset was opened or seen to have grown; see `storage.versions`."""
+    """Versions of an object store's data files when the dataset was opened or seen to grow; see `storage.versions`."""
 
     @property
     def spec(self) -> RobotSpec:
@@ -70,8 +70,7 @@ def open_dataset(path: Path | str) -> DatasetInfo:
     """Read a dataset's metadata and check that it can be used.
 
     Raises:
-        DataError: missing, empty, of another version, truncated, or its features do not fit its spec. The message says
-            what to do.
+        DataError: it is missing, empty, of another version, truncated, or its features do not fit its spec.
     """
     path = storage.to_path(path)
     if not (path / "meta").is_dir():
@@ -104,10 +103,10 @@ def open_dataset(path: Path | str) -> DatasetInfo:
 def _derived(
     path: Path, info: Mapping[str, Any] | None, header: DatasetHeader, tables: Sequence[pa.Table]
 ) -> tuple[Mapping[str, Any], tuple[str, ...], Mapping[str, Any]]:
-    """Contents of info.json, sentences and statistics, as they follow from the committed tables.
+    """Contents of info.json, tasks and statistics, as derived from the committed tables.
 
-    A writer at work, or one that was killed, leaves these files behind the tables, or half of them ahead of what we
-    have read: then they are derived anew.
+    An active or killed writer may leave these files older than the tables, or some of them newer than what was read:
+    then they are derived again.
     """
     num_episodes, num_frames = sum(map(len, tables)), sum(sum(table["length"].to_pylist()) for table in tables)
     if info is not None and info["total_episodes"] > num_episodes:
@@ -127,12 +126,12 @@ def _derived(
 
 
 def opened(data: DatasetInfo | Path) -> DatasetInfo:
-    """A dataset as somebody has opened it already, or opened now."""
+    """A dataset that is open already, or is opened now."""
     return data if isinstance(data, DatasetInfo) else open_dataset(data)
 
 
 def require_committed(path: Path) -> None:
-    """Raise a DataError if not one episode has been committed."""
+    """Raise a DataError if no episode has been committed."""
     if not any((path / "meta/episodes").glob("chunk-*/file-*.parquet")):
         raise DataError(
             f"{path} is empty: no episode has been committed yet. Run the command that collects it again: it resumes "
@@ -182,18 +181,18 @@ def _episode_frame(tables: Sequence[pa.Table]) -> pd.DataFrame:
 
 
 def stats_of(dataset: DatasetInfo, episodes: np.ndarray) -> dict[str, dict[str, np.ndarray]]:
-    """Statistics of these episodes alone, merged from their own: feature -> name -> array, as `DatasetInfo.stats`."""
+    """Statistics of these episodes only, merged from their own: feature -> name -> array, as `DatasetInfo.stats`."""
     tables = pa.concat_tables(committed_tables(dataset.path)).take(pa.array(episodes))
     return merge_stats(table_stats(tables))
 
 
 def read_episode(dataset: DatasetInfo, index: int, columns: Sequence[str] | None = None) -> Episode:
-    """One episode as it was written, but for `image_stats`, which is empty (`stats_of` gives them).
+    """Read one episode as it was written, except for `image_stats`, which is empty (see `stats_of`).
 
     Args:
         dataset: from `open_dataset`.
         index: episode index.
-        columns: features to read, e.g. `layout.ACTION`; what they leave out is empty (masks: None). None reads all.
+        columns: features to read, e.g. `layout.ACTION`; all others are empty (masks: None). None reads all.
 
     Raises:
         DataError: see `read_columns`.
@@ -217,7 +216,7 @@ def read_episode(dataset: DatasetInfo, index: int, columns: Sequence[str] | None
 
 
 def read_columns(dataset: DatasetInfo, index: int, columns: Sequence[str] | None = None) -> dict[str, Any]:
-    """Columns of one episode, as they lie in the file.
+    """Read columns of one episode, as stored in the file.
 
     Args:
         dataset: from `open_dataset`.
@@ -228,16 +227,16 @@ def read_columns(dataset: DatasetInfo, index: int, columns: Sequence[str] | None
         Feature -> (T,) or (T, D) array, or for an image a list of T files as bytes.
 
     Raises:
-        DataError: no such episode or feature, a truncated file, or NaN in a state or action.
+        DataError: there is no such episode or feature, the file is truncated, or a state or action is NaN.
     """
     return _read(dataset, _row(dataset, index), columns)
 
 
 def read_table(dataset: DatasetInfo, index: int, columns: Sequence[str]) -> pa.Table:
-    """Columns of one episode as Arrow has them.
+    """Read columns of one episode as an Arrow table.
 
     Raises:
-        DataError: no such episode, or a damaged file.
+        DataError: there is no such episode, or the file is damaged.
     """
     row = _row(dataset, index)
     return _read_row_group(dataset, int(row["file"]), int(row["row_group"]), columns)
@@ -278,7 +277,7 @@ def _read(dataset: DatasetInfo, row: Mapping[str, Any], columns: Sequence[str] |
 def read_episodes(
     dataset: DatasetInfo, indices: Iterable[Any], columns: Sequence[str] | None = None
 ) -> Iterator[Episode]:
-    """`read_episode` for one after the other; those of an object store are fetched `AHEAD` at once."""
+    """Read episodes one after the other; episodes of an object store are fetched `AHEAD` at a time."""
     rest, images = map(int, indices), columns is None or any(name.startswith(layout.IMAGES) for name in columns)
     while batch := list(islice(rest, AHEAD if images else 16 * AHEAD)):
         if storage.is_remote(dataset.path):
@@ -289,10 +288,10 @@ def read_episodes(
 
 
 def require_whole(dataset: DatasetInfo) -> None:
-    """Read every state and action (no image), so that a job does not meet a damaged file after an hour.
+    """Read every state and action (no image), so that a damaged file is found before a job starts.
 
     Raises:
-        DataError: a file that is missing or truncated, or NaN.
+        DataError: a file is missing or truncated, or contains NaN.
     """
     columns = [name for name in (layout.STATE, layout.ACTION) if name in layout.features(dataset.header)]
     if storage.is_remote(dataset.path):
@@ -315,10 +314,10 @@ def _column(column: pa.ChunkedArray) -> Any:
 
 
 def footer(dataset: DatasetInfo, number: int) -> pq.FileMetaData:
-    """What the end of the n-th data file says about its row groups.
+    """The Parquet footer of the n-th data file, which describes its row groups.
 
     Raises:
-        DataError: it is missing or damaged.
+        DataError: the file is missing or damaged.
         StorageError: the storage refused.
     """
     path = dataset.path / layout.data_file(number)
@@ -368,10 +367,10 @@ def _remote(dataset: DatasetInfo, number: int) -> row_groups.File:
 
 
 def _following(dataset: DatasetInfo, read: Callable[[], T]) -> T:
-    """What `read` gives; a data file that has grown since the dataset was opened is read as it is now.
+    """Call `read`; a data file that has grown since the dataset was opened is read in its current version.
 
     Raises:
-        DataError: one holds other episodes now.
+        DataError: a file has other episodes now.
     """
     while True:
         try:
@@ -390,7 +389,7 @@ def _following(dataset: DatasetInfo, read: Callable[[], T]) -> T:
 
 
 def _same_groups(old: row_groups.File, now: pq.FileMetaData, lengths: np.ndarray) -> bool:
-    """Whether the first row groups are those of the older version, as far as that is known, and so long."""
+    """Whether the first row groups are those of the older version, as far as that is known, with the same lengths."""
     if [now.row_group(group).num_rows for group in range(min(len(lengths), now.num_row_groups))] != lengths.tolist():
         return False
     try:

@@ -1,4 +1,4 @@
-"""Finds which part of a dataset is committed, and removes what a killed job has left."""
+"""Finds which part of a dataset is committed, and removes leftovers of a killed job."""
 
 import json
 from contextlib import contextmanager, nullcontext, suppress
@@ -21,19 +21,19 @@ from tap_ray.errors import DataError
 
 @dataclass(frozen=True, kw_only=True)
 class Leftover:
-    """Something on disk that no commit names, or that a commit had no time to renew."""
+    """A file that no commit names, or that a commit could not update."""
 
     path: Path
     why: str
     replacement: bytes | None
-    """Bytes to put in its place; None deletes it."""
+    """Bytes that replace it; None deletes it."""
 
 
 def read_parquet(path: Path, content: bytes) -> pa.Table:
-    """A whole Parquet file of metadata, every value of it checked.
+    """Read a whole Parquet file of metadata and check every value.
 
     Raises:
-        DataError: truncated, damaged or not Parquet.
+        DataError: the file is truncated, damaged or not Parquet.
     """
     with open_parquet(path, BytesIO(content)) as file:
         table = file.read()
@@ -43,14 +43,15 @@ def read_parquet(path: Path, content: bytes) -> pa.Table:
 
 @contextmanager
 def open_parquet(path: Path, content: Path | BinaryIO | None = None) -> Iterator[pq.ParquetFile]:
-    """An open Parquet file, to be read inside the `with` block.
+    """Open a Parquet file, to be read inside the `with` block.
 
     Args:
-        path: the file, and how errors call it.
+        path: the file, which errors name.
         content: its bytes, or a local copy of it; None reads `path`.
 
     Raises:
-        DataError: missing, truncated, damaged or not Parquet; also where that only shows when a part of it is read.
+        DataError: the file is missing, truncated, damaged or not Parquet, even if that is noticed only while a part of
+            it is read.
     """
     try:
         with pq.ParquetFile(cached(path) if content is None else content) as file:
@@ -76,10 +77,10 @@ def _copy_again(path: Path) -> str:
 
 
 def committed_tables(root: Path) -> list[pa.Table]:
-    """The episode tables in order: each names one committed data file.
+    """Read the episode tables in order: each names one committed data file.
 
     Raises:
-        DataError: one is unreadable, or one in the middle is missing.
+        DataError: a table is unreadable, or one in the middle is missing.
     """
     found = sorted((root / "meta/episodes").glob("chunk-*/file-*.parquet"))
     for number, path in enumerate(found):
@@ -99,7 +100,7 @@ def totals_of(tables: list[pa.Table]) -> Totals:
 
 
 def leftovers(root: Path, header: DatasetHeader, tables: list[pa.Table]) -> list[Leftover]:
-    """Everything that a kill left behind.
+    """All leftovers of a killed writer.
 
     Raises:
         DataError: a committed file is damaged.
@@ -120,7 +121,8 @@ def leftovers(root: Path, header: DatasetHeader, tables: list[pa.Table]) -> list
 
 
 def others_columns(root: Path, header: DatasetHeader, num_files: int) -> dict[str, Any]:
-    """Features that info.json declares, and every data file has, beyond those of tap_ray: somebody has added them."""
+    """Features besides those of tap_ray that info.json declares and every data file has: columns that somebody has
+    added."""
     try:
         declared = layout.read_json(root / layout.INFO)["features"]
     except (DataError, KeyError, TypeError):
@@ -133,7 +135,7 @@ def others_columns(root: Path, header: DatasetHeader, num_files: int) -> dict[st
 
 
 def with_others(root: Path, derived: dict[str, bytes], others: dict[str, Any]) -> dict[str, bytes]:
-    """The derived files, with what others have added about columns of theirs."""
+    """The derived files, with the entries that others have added about their columns."""
     if not others:
         return derived
     info, stats = json.loads(derived[layout.INFO]), json.loads(derived[layout.STATS])
@@ -166,7 +168,7 @@ def _stale(root: Path, derived: dict[str, bytes]) -> list[Leftover]:
 
 
 def _same(have: bytes, want: bytes) -> bool:
-    """Whether two files say the same: JSON that somebody has laid out anew does."""
+    """Whether two files have the same contents; JSON may be formatted differently."""
     try:
         return have == want or json.loads(have) == json.loads(want)
     except ValueError:
@@ -174,14 +176,14 @@ def _same(have: bytes, want: bytes) -> bool:
 
 
 def repair(root: Path) -> list[str]:
-    """Drop or renew every leftover.
+    """Delete or update every leftover.
 
     Returns:
         One line for each, e.g. "data/chunk-000/file-003.parquet: data file that was never committed: deleted".
 
     Raises:
-        DataError: not a dataset of tap_ray, or another process writes it now, or a committed file is damaged (never
-            deleted for you).
+        DataError: it is not a dataset of tap_ray, another process is writing it, or a committed file is damaged (such
+            files are never deleted).
         StorageError: the disk refused.
     """
     held = lock(root)
@@ -192,7 +194,7 @@ def repair(root: Path) -> list[str]:
 
 
 def repair_locked(root: Path) -> list[str]:
-    """`repair` for who holds the dataset's lock."""
+    """`repair` for a caller that holds the dataset's lock."""
     header = read_header(root)
     lines = []
     for leftover in leftovers(root, header, committed_tables(root)):
@@ -214,10 +216,10 @@ def _delete(path: Path) -> None:
 
 
 def read_header(root: Path) -> DatasetHeader:
-    """The dataset's header.
+    """Read the dataset's header.
 
     Raises:
-        DataError: none, or of another version.
+        DataError: there is no header, or it has another version.
     """
     path = root / layout.HEADER
     if not path.exists():

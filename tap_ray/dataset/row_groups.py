@@ -1,7 +1,7 @@
-"""Row groups (episodes) of Parquet files on an object store: only the bytes of the columns that are asked for.
+"""Reads row groups (episodes) of Parquet files on an object store: only the bytes of the requested columns.
 
-A file's footer says where each column of each row group lies. What is fetched, and kept by `tap_ray.cache`, are pieces
-of a row group: a feature of its own where it is large (images), small ones with their neighbors.
+A file's footer says where each column of each row group lies. Row groups are fetched, and kept by `tap_ray.cache`, in
+pieces: a large feature (images) is a piece of its own, small ones are grouped with their neighbors.
 
     | image | mask | state, action, contact | object_pose, timestamp, ... |    one row group; each | | is a piece
 """
@@ -18,11 +18,11 @@ import pyarrow.parquet as pq
 from tap_ray.cache import Range, read_ranges
 
 SMALL = 8192
-"""Bytes up to which neighboring features are one piece."""
+"""Largest size of a piece of several neighboring features, bytes."""
 GAP = 16384
-"""Bytes up to which a piece between two wanted ones is fetched, too, to save a request."""
+"""Largest size of an unneeded piece between two needed ones that is fetched too, to save a request, bytes."""
 TAIL = 65536
-"""Bytes at the end of a file that are fetched first; more where its footer is longer (1.2 kB an episode)."""
+"""Number of bytes at the end of a file that are fetched first; more if its footer is longer (1.2 kB per episode)."""
 
 
 class File(NamedTuple):
@@ -41,25 +41,24 @@ class _Piece(NamedTuple):
 class _Footer(NamedTuple):
     about: pq.FileMetaData
     feature: tuple[str, ...]
-    """Of each column chunk in a row group."""
+    """Feature of each column chunk in a row group."""
 
 
 def footer(file: File) -> pq.FileMetaData:
-    """What a file's end says about its row groups.
+    """A file's footer, which describes its row groups.
 
     Raises:
-        pa.ArrowException: it is truncated, or not Parquet.
+        pa.ArrowException: the file is truncated, or not Parquet.
         Exception: see `cache.read_ranges`.
     """
     return read_footer(file).about
 
 
 def read_row_group(file: File, group: int, columns: Sequence[str]) -> pa.Table:
-    """Columns of a row group; those that the file does not have are left out.
+    """Read columns of a row group; columns that the file does not have are left out.
 
     Raises:
-        IndexError: no such row group.
-        pa.ArrowException: the file is damaged.
+        IndexError: there is no such row group. pa.ArrowException: the file is damaged.
         Exception: see `cache.read_ranges`.
     """
     ranges = _ranges(file, group, columns)
@@ -144,7 +143,7 @@ class _Pieces(io.RawIOBase):
         return self._at
 
     def read(self, size: int = -1) -> bytes:
-        """Of one piece: without a buffer Arrow reads a column of a row group at a time."""
+        """Read from one piece; without a buffer Arrow reads one column of a row group at a time."""
         start = max((start for start in self._pieces if start <= self._at), default=None)
         if start is None:
             return b""

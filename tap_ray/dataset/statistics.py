@@ -1,4 +1,4 @@
-"""Statistics of one episode, and their merging: lerobot 0.4.4's conventions (its datasets/compute_stats.py).
+"""Computes statistics of one episode and merges them, with lerobot 0.4.4's conventions (its datasets/compute_stats.py).
 
 A feature's statistics are a dict of float64 arrays: min, max, mean, std (population), q01 ... q99, each of shape (D,)
 for a vector and (3, 1, 1) in [0, 1] for an image, and count, (1,) int64: frames, also for an image.
@@ -32,14 +32,15 @@ def vector_stats(values_TD: np.ndarray) -> dict[str, np.ndarray]:
 
 
 def image_stats(rgb_TYX3: np.ndarray) -> dict[str, np.ndarray]:
-    """Statistics of T uint8 images over all their pixels, from one histogram a channel (exact, and fast)."""
+    """Statistics of T uint8 images over all their pixels, from one histogram per channel (exact and fast)."""
     flat = rgb_TYX3.reshape(-1, 3)
     histograms = np.stack([np.bincount(flat[:, channel], minlength=256) for channel in range(3)])
     return _stats_of_histogram(histograms, num_frames=len(rgb_TYX3))
 
 
 def mask_stats(mask_png: Sequence[bytes]) -> dict[str, np.ndarray]:
-    """Statistics of T mask files. Shape (3, 1, 1) like any image's: lerobot demands it even of one channel."""
+    """Statistics of T mask files. The shape is (3, 1, 1) as for any image, because lerobot requires it even for one
+    channel."""
     histogram = np.sum([np.array(Image.open(BytesIO(png)).convert("L").histogram()) for png in mask_png], axis=0)
     return _stats_of_histogram(np.stack([histogram] * 3), num_frames=len(mask_png))
 
@@ -89,7 +90,7 @@ def merge_feature_stats(stacked: FeatureStats) -> dict[str, np.ndarray]:
 def merge_stats(
     stacked: Mapping[str, FeatureStats], before: Mapping[str, FeatureStats] | None = None
 ) -> dict[str, dict[str, np.ndarray]]:
-    """Merge P parts of every feature, and what was merged before them.
+    """Merge P parts of every feature with the statistics merged before.
 
     Args:
         stacked: feature -> name -> (P, *shape).
@@ -104,7 +105,7 @@ def merge_stats(
 
 
 def stats_to_json(stats: Mapping[str, FeatureStats]) -> dict[str, Any]:
-    """Nested lists, as meta/stats.json holds them."""
+    """Statistics as nested lists, as in meta/stats.json."""
     return {name: {key: value.tolist() for key, value in part.items()} for name, part in stats.items()}
 
 

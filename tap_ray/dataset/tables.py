@@ -1,4 +1,5 @@
-"""Episodes as Arrow tables: the data table of one episode, the table of episode rows, and what is derived from it."""
+"""Converts episodes to Arrow tables: the data table of one episode, the table of episode rows, and the derived
+files."""
 
 import json
 from dataclasses import dataclass, field
@@ -21,7 +22,7 @@ Stats = Mapping[str, Mapping[str, np.ndarray]]
 
 
 def data_table(episode: Episode, header: DatasetHeader, *, task_index: int, first_index: int) -> pa.Table:
-    """One episode as rows of a data file: (T rows, one column a feature).
+    """One episode as rows of a data file: T rows, one column per feature.
 
     Args:
         episode: checked by `filing.check_episode`.
@@ -110,7 +111,7 @@ def episode_row(episode: Episode, stats: Stats, *, file_number: int, first_index
 
 
 def plain(value: Any) -> Any:
-    """A NumPy scalar as the Python one."""
+    """Convert a NumPy scalar to a Python scalar."""
     return value.item() if isinstance(value, np.generic) else value
 
 
@@ -132,7 +133,7 @@ def _column_type(name: str, value: Any) -> pa.DataType:
 
 
 def parquet_bytes(tables: Sequence[pa.Table]) -> bytes:
-    """A Parquet file with one row group a table; depends on the tables alone."""
+    """A Parquet file with one row group per table; its bytes depend on the tables only."""
     schema = tables[0].schema
     plain = [name for name, kind in zip(schema.names, schema.types, strict=True) if pa.types.is_primitive(kind)]
     sink = pa.BufferOutputStream()
@@ -161,16 +162,17 @@ def progress_of(table: pa.Table) -> dict[str, Any]:
 
 @dataclass(frozen=True, kw_only=True)
 class Totals:
-    """What is derived from the episode tables so far: the contents of info.json, stats.json and tasks.parquet."""
+    """The data derived from the episode tables so far: the contents of info.json, stats.json and tasks.parquet."""
 
     num_episodes: int = 0
     num_frames: int = 0
     tasks: tuple[str, ...] = ()
-    """In order of first appearance."""
+    """Tasks in the order of their first appearance."""
     stats: Stats = field(default_factory=dict)
 
     def add(self, table: pa.Table) -> "Totals":
-        """Totals after one more episode table. Always folded file by file, so that resuming gives the same bits."""
+        """The totals after one more episode table. They are always merged file by file, so that resuming gives the same
+        bits."""
         tasks = dict.fromkeys([*self.tasks, *(tasks[0] for tasks in table["tasks"].to_pylist())])
         return Totals(
             num_episodes=self.num_episodes + len(table),
@@ -202,7 +204,7 @@ def table_stats(table: pa.Table) -> dict[str, dict[str, np.ndarray]]:
 
 
 def _nested_array(array: pa.Array) -> np.ndarray:
-    """Equally shaped nested lists as one array (P, *shape)."""
+    """Convert nested lists of equal shape to one array (P, *shape)."""
     shape = [len(array)]
     while pa.types.is_list(array.type):
         shape.append(len(array.flatten()) // max(len(array), 1))

@@ -1,4 +1,4 @@
-"""Every rule of LeRobotDataset v3.0, checked on a dataset on disk: the work of `lerobot verify`."""
+"""Checks every rule of LeRobotDataset v3.0 on a dataset: the work of `lerobot verify`."""
 
 from dataclasses import dataclass
 from functools import cached_property
@@ -21,7 +21,7 @@ Problems = Iterator[str]
 
 
 class _Source:
-    """The dataset's parts, each read when it is first asked for. Reading a damaged one raises a DataError."""
+    """The parts of a dataset, each read when it is first used. Reading a damaged one raises a DataError."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -49,7 +49,7 @@ class _Source:
 
 @dataclass(frozen=True, kw_only=True)
 class Rule:
-    """One rule and what checking it found."""
+    """One rule and the problems that were found."""
 
     name: str
     problems: tuple[str, ...]
@@ -58,10 +58,10 @@ class Rule:
 
 
 def verify(path: Path) -> list[Rule]:
-    """Check every rule, cheap ones first; those that cannot be checked because an earlier one is broken are left out.
+    """Check every rule, cheap ones first; rules that cannot be checked because an earlier one is broken are left out.
 
     Raises:
-        DataError: the path holds no dataset at all.
+        DataError: there is no dataset at the path.
     """
     repair = f"python -m tap_ray.dataset.lerobot verify {path} --repair"
     copy = "Copy the dataset again from its source, or collect it again."
@@ -96,7 +96,7 @@ def verify(path: Path) -> list[Rule]:
 
 
 def _first_five(problems: Problems) -> tuple[str, ...]:
-    """The first problems found; a check that cannot continue says why as its last one."""
+    """The first problems found; if a check cannot continue, the last one says why."""
     found: list[str] = []
     try:
         for problem in problems:
@@ -284,7 +284,7 @@ def _stats(data: _Source) -> Problems:
 
 
 def _episode_groups(data: _Source, columns: list[str]) -> Iterator[tuple[dict[str, Any], pa.Table | None]]:
-    """Each episode row with its row group; None where the file has no such group."""
+    """Each episode row with its row group; None if the file has no such group."""
     for number, table in enumerate(data.tables):
         keep = ["episode_index", "length", "dataset_from_index"]
         with open_parquet(data.path / layout.data_file(number)) as file:

@@ -1,4 +1,4 @@
-"""Batches of training windows (o_t, o_{t+k}, a_{t:t+H}) from a dataset, in an order that is a pure function of a seed.
+"""Makes batches of training windows (o_t, o_{t+k}, a_{t:t+H}) from a dataset, in an order that follows from a seed.
 
 An epoch's episodes are shuffled and cut into groups. A group's episodes are decoded once, its windows are shuffled and
 gathered into batches. How many batches a group gives follows from the episodes' lengths alone, so a position in the
@@ -34,7 +34,7 @@ from tap_ray.types import ALL, Episode, Shard, Window
 
 @dataclass(frozen=True, kw_only=True)
 class WindowConfig:
-    """Which windows, and how many at a time."""
+    """Settings of the training windows and their batches."""
 
     horizon: int = 4
     """H, actions in a chunk, steps. Unless given, with a motion prior its chunk; for inverse dynamics alone k_max."""
@@ -46,13 +46,13 @@ class WindowConfig:
     frame is encoded only once; with 16, inverse dynamics trains on twice as many pairs per second. A batch then mixes
     fewer episodes: with 128 windows nothing was gained (docs/results/log.md). 1 draws each step independently."""
     reach_steps: int = 7
-    """How far ahead the end effector's displacement is a target, steps; 0: no such targets."""
+    """Number of steps of the end effector's displacement that is a target; 0: no such targets."""
     chunk_states: Suppress[bool] = False
     """Whether each action of the chunk comes with the state before it (for a motion prior)."""
     history: Suppress[int] = 0
-    """P, steps before t that a window carries; 0 none."""
+    """Number of steps before t in a window (P); 0: none."""
     batch_size: Suppress[int] = 64
-    """N, windows in a batch."""
+    """Number of windows in a batch (N)."""
     group_size: int = 128
     """Number of episodes that are decoded and shuffled together; more of them mix better but need more memory (27 kB
     per frame at 96 px, 210 MB for 128 episodes of 60 frames). With few, the network overfits to the scenes of each
@@ -77,7 +77,7 @@ def split_episodes(dataset: DatasetInfo, config: WindowConfig) -> tuple[np.ndarr
     """Episode indices (training, held out). Every `holdout_every`-th is held out: 18, 37, ... for 19.
 
     Raises:
-        DataError: more episodes are asked for than there are.
+        DataError: more episodes are requested than there are.
     """
     if config.num_episodes > len(dataset):
         raise DataError(
@@ -96,12 +96,12 @@ def epoch_groups(episodes: np.ndarray, *, seed: int, epoch: int, group_size: int
 
 
 def num_windows(lengths: np.ndarray, config: WindowConfig) -> int:
-    """How many windows episodes of these lengths have: one a step, less the last step if a goal is needed."""
+    """Number of windows of episodes of these lengths: one per step, without the last step if a goal is needed."""
     return int(np.maximum(lengths - (1 if config.k_max else 0), 0).sum())
 
 
 def num_batches(dataset: DatasetInfo, group: Sequence[int] | np.ndarray, config: WindowConfig) -> int:
-    """How many batches `group_batches` gives, without decoding anything."""
+    """Number of batches of `group_batches`, without decoding anything."""
     windows = num_windows(dataset.lengths[np.asarray(group, np.int64)], config)
     return windows // config.batch_size if config.drop_last else -(-windows // config.batch_size)
 
@@ -120,13 +120,13 @@ def group_batches(
     Args:
         dataset: from `open_dataset`.
         group: episode indices, from `epoch_groups`.
-        config: which windows.
-        seed: of the run.
-        epoch: of the group.
-        first_batch: how many batches at the beginning to leave out.
+        config: settings of the windows.
+        seed: seed of the run.
+        epoch: epoch of the group.
+        first_batch: number of batches at the beginning to skip.
 
     Raises:
-        DataError: the dataset is damaged, or lacks what the config needs (crops, tip position).
+        DataError: the dataset is damaged, or lacks data that the config needs (crops, tool position).
     """
     total = num_batches(dataset, group, config)
     if first_batch >= total:
@@ -144,17 +144,17 @@ def episode_batches(
     rng: np.random.Generator,
     first_batch: int = 0,
 ) -> Iterator[Window]:
-    """`group_batches` of episodes that no disk has seen (live play); a pure function of its arguments.
+    """`group_batches` for episodes in memory (live play); a pure function of its arguments.
 
     Args:
         episodes: as they come from the robots; their `task_index` is 0.
-        config: which windows.
-        spec: of the robot.
-        rng: of the group.
-        first_batch: how many batches at the beginning to leave out.
+        config: settings of the windows.
+        spec: interface of the robot.
+        rng: random generator of the group.
+        first_batch: number of batches at the beginning to skip.
 
     Raises:
-        DataError: crops are asked for and the episodes have no masks.
+        DataError: crops are needed and the episodes have no masks.
     """
     if config.crops and any(episode.mask_png is None for episode in episodes):
         raise DataError(
@@ -166,7 +166,7 @@ def episode_batches(
 
 
 def _shuffled(frames: "_Frames", config: WindowConfig, rng: np.random.Generator, batches: range) -> Iterator[Window]:
-    """These batches of a group's shuffled windows."""
+    """The requested batches of a group's shuffled windows."""
     start_W: np.ndarray = np.flatnonzero(frames.end - np.arange(len(frames.end)) > (1 if config.k_max else 0))
     k_W, uniform_W = np.zeros_like(start_W), np.zeros(len(start_W))
     if config.segment > 1:
@@ -195,17 +195,17 @@ def _inside_segments(start_N: np.ndarray, k_max: int, uniform_N: np.ndarray) -> 
 
 @dataclass(frozen=True, kw_only=True)
 class GroupSlice:
-    """What is decoded together: a group, or the rest of one."""
+    """Episodes that are decoded together: a group, or the rest of one."""
 
     epoch: int
     group: tuple[int, ...]
     """Episode indices."""
     first_batch: int
-    """Batches at its beginning that were trained on before the run was resumed."""
+    """Number of batches at its beginning that were trained on before the run was resumed."""
 
 
 def schedule(dataset: DatasetInfo, config: WindowConfig, *, seed: int, shard: Shard) -> Iterator[GroupSlice]:
-    """The endless groups of one worker, from the one on that holds its batch `start_batch`; nothing is decoded."""
+    """The endless sequence of groups of one worker, from the one with batch `start_batch` on; nothing is decoded."""
     episodes, _ = split_episodes(dataset, config)
     worker, num_workers, start_batch = shard.worker, shard.num_workers, shard.start_batch
     group_size = min(config.group_size, max(1, len(episodes) // num_workers))
@@ -233,19 +233,19 @@ def schedule(dataset: DatasetInfo, config: WindowConfig, *, seed: int, shard: Sh
 
 
 def require_batches(dataset: DatasetInfo, config: WindowConfig, *, num_workers: int) -> None:
-    """Raise ConfigError where a worker would not get one batch; nothing is decoded."""
+    """Raise a ConfigError if a worker would get no batch; nothing is decoded."""
     for worker in range(num_workers):
         next(schedule(dataset, config, seed=0, shard=Shard(worker=worker, num_workers=num_workers)))
 
 
 def iterate(dataset: DatasetInfo, config: WindowConfig, *, seed: int, shard: Shard = ALL) -> Iterator[Window]:
-    """Endless training batches of one worker; the workers' batches of an epoch are disjoint.
+    """The endless sequence of training batches of one worker; in an epoch, the batches of workers are disjoint.
 
     Args:
         dataset: from `open_dataset`.
-        config: which windows.
-        seed: of the run; each epoch is shuffled anew.
-        shard: the worker's, and where it resumes; whole groups before are not even decoded.
+        config: settings of the windows.
+        seed: seed of the run; each epoch is shuffled again.
+        shard: the worker, and where it resumes; earlier groups are not decoded.
 
     Raises:
         ConfigError: the dataset is too small to give this worker a batch.
@@ -257,23 +257,23 @@ def iterate(dataset: DatasetInfo, config: WindowConfig, *, seed: int, shard: Sha
 
 @dataclass(frozen=True, kw_only=True)
 class _Frames:
-    """The F frames of a group, end to end."""
+    """The F frames of a group, concatenated."""
 
     rgb: np.ndarray
     """(F, Y, X, 3) uint8."""
     extra_rgb: np.ndarray | None
-    """(F, V, Y, X, 3) uint8, of the other cameras."""
+    """(F, V, Y, X, 3) uint8 images of the other cameras."""
     state: np.ndarray
     action: np.ndarray
     task_index: np.ndarray
     reach: np.ndarray
     """(F, R) float32."""
     reach_ahead: np.ndarray
-    """(F, R) int64, steps until the robot is there; NEVER where the episode ends before."""
+    """(F, R) int64, number of steps until each target; NEVER if the episode ends before."""
     end: np.ndarray
-    """(F,) index just behind the last frame of this frame's episode."""
+    """(F,) index after the last frame of this frame's episode."""
     begin: np.ndarray
-    """(F,) index of its first frame."""
+    """(F,) index of the first frame of this frame's episode."""
     crops: "_GroupCrops | None"
 
 
@@ -290,7 +290,7 @@ class _GroupCrops:
     touch: np.ndarray
     """(B + 1,) int64, the frame of the first touch."""
     bout: np.ndarray
-    """(F,) int64, a frame's place in these; -1, the zeros, where it has none."""
+    """(F,) int64, index of a frame's bout in these arrays; -1 (the zeros) if it has none."""
 
 
 def _load_group(dataset: DatasetInfo, group: Sequence[int] | np.ndarray, config: WindowConfig) -> _Frames:
@@ -309,7 +309,7 @@ def _frames(
     config: WindowConfig,
     crops: Sequence[Crops] | None = None,
 ) -> _Frames:
-    """Decode episodes and lay their frames end to end; crops that nobody has cut are cut."""
+    """Decode episodes and concatenate their frames; missing crops are cut."""
     length_E = np.array([len(episode) for episode in episodes])
     first_E = length_E.cumsum() - length_E
     rgb = decode_episodes([episode.image_jpeg for episode in episodes])
@@ -394,6 +394,6 @@ def _crops_at(crops: _GroupCrops | None, start_N: np.ndarray) -> dict[str, Any]:
 
 
 def _known(ahead_NR: np.ndarray, k_N: np.ndarray, config: WindowConfig) -> np.ndarray:
-    """(N, R) bool: targets that exist and, where a goal image is all that tells of the future, lie before it."""
+    """(N, R) bool: targets that exist and, if only a goal image shows the future, lie before it."""
     goal_only = config.k_max > 0 and not config.crops
     return ahead_NR <= (k_N[:, None] if goal_only else NEVER - 1)

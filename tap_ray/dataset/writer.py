@@ -1,4 +1,4 @@
-"""Writing a dataset, exactly once for each episode, through kills and full disks.
+"""Writes a dataset, each episode exactly once, despite kills and full disks.
 
     with DatasetWriter(path, header) as writer:
         for index in range(writer.committed, num_episodes):
@@ -29,7 +29,7 @@ from tap_ray.types import Episode
 
 
 class _Added(NamedTuple):
-    """An episode that waits for its commit."""
+    """An episode that is not committed yet."""
 
     table: pa.Table
     row: dict[str, Any]
@@ -38,17 +38,17 @@ class _Added(NamedTuple):
 
 @dataclass(frozen=True, kw_only=True)
 class _File:
-    """The file that is being filled, and what lies in those before it."""
+    """The file that is being filled, and the totals of the files before it."""
 
     number: int
     totals: tables.Totals
     progress: Mapping[str, Any]
-    """With the last episode before this file."""
+    """Progress that was given with the last episode before this file."""
     added: list[_Added]
 
     @property
     def end(self) -> End:
-        """Where the next episode goes."""
+        """The end of the dataset, which determines the place of the next episode."""
         return End(
             file_number=self.number,
             in_file=len(self.added),
@@ -59,14 +59,14 @@ class _File:
 
 
 class DatasetWriter:
-    """Appends episodes in index order to a new dataset, or to one begun with the same header."""
+    """Appends episodes in index order to a new dataset, or to an existing one with the same header."""
 
     def __init__(self, path: Path | str, header: DatasetHeader) -> None:
-        """Open, lock and, where a kill left something behind, repair.
+        """Open and lock the dataset, and repair it after a kill.
 
         Args:
             path: folder of the dataset; made if it is missing.
-            header: what the dataset is of.
+            header: header of the dataset.
 
         Raises:
             DataError: the folder holds something else, or was made with another header (each difference is named),
@@ -101,18 +101,18 @@ class DatasetWriter:
 
     @property
     def committed(self) -> int:
-        """Episodes safely on disk, as soon as the commit that runs has ended."""
+        """Number of committed episodes; waits for a running commit."""
         self._background.settle()
         return self._committed
 
     @property
     def appended(self) -> int:
-        """Episodes given so far, committed or not: the index of the next one."""
+        """Number of episodes so far, committed or not: the index of the next one."""
         return self._file.totals.num_episodes + len(self._file.added)
 
     @property
     def progress(self) -> dict[str, Any]:
-        """What the caller gave with the last episode; {} in a new dataset."""
+        """The progress that the caller gave with the last episode; {} in a new dataset."""
         return dict(self._file.added[-1].progress if self._file.added else self._file.progress)
 
     def append(self, episode: Episode, progress: Mapping[str, Any] | None = None) -> None:
@@ -125,7 +125,7 @@ class DatasetWriter:
 
         Raises:
             DataError: the episode does not fit the dataset.
-            StorageError: the disk refused, now or for the file before; what was committed before is whole.
+            StorageError: the disk refused, now or for the previous file; all committed data is intact.
         """
         self.require_known_columns()
         if episode.index != self.appended:
@@ -140,7 +140,7 @@ class DatasetWriter:
         self._roll_over_if_full()
 
     def require_known_columns(self) -> None:
-        """Raise DataError where somebody has added columns to the dataset: more episodes would lack them."""
+        """Raise a DataError if somebody has added columns to the dataset, which new episodes would lack."""
         if self._others:
             raise DataError(
                 f"{self.path} has columns that tap_ray does not know: {', '.join(self._others)}. New episodes would "
@@ -150,28 +150,29 @@ class DatasetWriter:
 
     @property
     def end(self) -> End:
-        """Where the next episode goes."""
+        """The end of the dataset, which determines the place of the next episode."""
         return self._file.end
 
     @property
     def schema(self) -> pa.Schema | None:
-        """Of the episode tables; None in a new dataset."""
+        """Schema of the episode tables; None in a new dataset."""
         return self._schema
 
     @property
     def busy(self) -> bool:
-        """Whether a commit runs."""
+        """Whether a commit is running."""
         return self._background.busy
 
     def adopt(self, files: Sequence[tuple[Written, Mapping[str, Any]]]) -> None:
-        """Commit, in the background, files that other processes have written; no episode waits here meanwhile.
+        """Commit, in the background, files that other processes have written; there must be no uncommitted episodes
+        here.
 
         Args:
-            files: the next ones in order, each with the progress as of its last episode; a file that is not full is the
-                last of all.
+            files: the next files in order, each with the progress of its last episode; only the last file may be partly
+                filled.
 
         Raises:
-            StorageError: the disk refused, now or for what was committed before; what was committed before is whole.
+            StorageError: the disk refused, now or for a previous commit; all committed data is intact.
         """
         contents: dict[str, bytes | Temporary] = {}
         file, schema = self._file, self._schema
@@ -191,10 +192,10 @@ class DatasetWriter:
             self._load()
 
     def commit(self) -> None:
-        """Put every appended episode safely on disk now (also done by `close`, and whenever a file is full).
+        """Commit every appended episode now (also done by `close`, and whenever a file is full).
 
         Raises:
-            StorageError: the disk refused; what was committed before is whole.
+            StorageError: the disk refused; all committed data is intact.
         """
         if self.committed < self.appended:
             self._commit()
@@ -206,7 +207,7 @@ class DatasetWriter:
             self._file = _File(number=file.number + 1, totals=self._commit(), progress=self.progress, added=[])
 
     def _commit(self) -> tables.Totals:
-        """Begin to write what this file holds; returns what will lie there then."""
+        """Begin to write the current file; returns its state after the commit."""
         assert self._schema is not None, "set by the first append"
         file = self._file
         rows = tables.episodes_table([each.row for each in file.added], self._schema)
@@ -225,7 +226,7 @@ class DatasetWriter:
         self._committed = num_episodes
 
     def close(self) -> None:
-        """Commit what is left and unlock."""
+        """Commit the remaining episodes and unlock the dataset."""
         try:
             self.commit()
         finally:
@@ -246,7 +247,7 @@ class DatasetWriter:
 
 
 def _claim(path: Path, header: DatasetHeader) -> None:
-    """Write the header into a new dataset, or compare it with the one that is there."""
+    """Write the header into a new dataset, or compare it with the existing one."""
     new = header.to_json()
     if (path / layout.HEADER).exists():
         old = layout.read_json(path / layout.HEADER)

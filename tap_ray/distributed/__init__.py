@@ -1,4 +1,5 @@
-"""What runs on Ray, and every `import ray` of the project. Without it each stage still runs, in one process."""
+"""Contains all code that runs on Ray, and every `import ray` of the project. Without it each stage still runs, in one
+process."""
 
 import os
 import sys

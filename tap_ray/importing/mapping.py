@@ -40,7 +40,7 @@ class Numbers:
     slots: tuple[str, ...]
     """Names of our slots, in order."""
     column: str
-    """Of the source."""
+    """Name of the source's column."""
     at: tuple[int, ...]
     """Positions in the column, from 0 on."""
     unit: Literal["m", "cm", "mm", "rad", "deg", "1", "gripper"] = "1"

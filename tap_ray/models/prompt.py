@@ -52,8 +52,8 @@ def require_read(files: VlmFiles, told: Sequence[str], tokens_UL: Tensor) -> Non
 
 
 def images(batch: Batch, name: str, jitter: str) -> list[list[np.ndarray]]:
-    """Of each row one image a camera, (Y, X, 3) uint8 each, with the changes of contrast and brightness that training
-    asks for."""
+    """For each row one image per camera, (Y, X, 3) uint8 each, with the changes of contrast and brightness of
+    training."""
     extra, cameras = name.replace("rgb", "extra_rgb"), [_changed(batch[name], batch.get(jitter))]
     if extra in batch:
         changes = batch.get(jitter.replace("jitter", "extra_jitter"))

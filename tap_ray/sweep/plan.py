@@ -84,8 +84,7 @@ class SweepFile:
     """Path of a dataset named above -> fields of jobs.collect_play or jobs.collect_demos, which are run first if it
     lacks episodes that the sweep needs."""
     metric: Literal["avg_all", "avg_entire", "avg_partial"] = "avg_all"
-    """Metric by which the trials are ranked: the mean over tasks in closed loop, of partial and entire success or of
-    one of them."""
+    """Metric that ranks the trials: mean over tasks in closed loop of partial and entire success, or of one of them."""
     num_samples: int = 1
     """Number of draws of choice, uniform and loguniform; each draw is combined with every point of the grid."""
     sweep_seed: int = 0
