@@ -30,7 +30,7 @@ TEMPLATE = (
     page.HEAD
     + """<h1>{{ title }}</h1>
 <p class="soft">{{ num_ended }} of {{ rows|length }} trials have ended
-{%- if running %}; this page fetches itself anew every {{ refresh_s }} s{% endif %}.
+{%- if running %}; this page reloads itself every {{ refresh_s }} s{% endif %}.
 {% if dashboard %}Ray's dashboard: <a href="{{ dashboard }}">{{ dashboard }}</a>.{% endif %}</p>
 {% if now %}<ul>{% for text in now %}<li>{{ text }}</li>{% endfor %}</ul>{% endif %}
 {% if top %}<div class="cards">{% for card in top %}<div class="card" style="border-color: {{ card.color }}">
