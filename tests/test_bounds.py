@@ -50,7 +50,7 @@ CASES = [
 
 
 @pytest.mark.parametrize(("job", "way", "wrong"), CASES)
-def test_a_number_that_nobody_can_mean_is_refused_by_its_name(job: str, way: tuple[str, ...], wrong: float):
+def test_a_number_out_of_range_is_refused_by_its_name(job: str, way: tuple[str, ...], wrong: float):
     value = dict(numbers(CONFIGS[job]))[way]
     wrong_value = (wrong, *value[1:]) if isinstance(value, tuple) else wrong
     if wrong == -1 and way[-1] in MINUS_ONE_IS_LEGAL:

@@ -121,7 +121,7 @@ def test_a_holder_that_sleeps_loses_its_lease_and_stops(bucket: str, elsewhere: 
     other.close()
 
 
-def test_a_holder_that_finds_a_strangers_name_stops(bucket: str, elsewhere: None):
+def test_a_lock_that_another_owner_has_taken_is_lost(bucket: str, elsewhere: None):
     folder = storage.to_path(bucket)
     held = locks.acquire(folder)
     assert held is not None
@@ -137,7 +137,7 @@ def test_a_holder_that_finds_a_strangers_name_stops(bucket: str, elsewhere: None
     assert (folder.with_name(f"{folder.name}.lock")).read_bytes() == b'{"owner": "stranger"}'
 
 
-def test_of_many_who_find_a_dead_one_one_is_the_next(bucket: str):
+def test_only_one_process_takes_over_an_expired_lock(bucket: str):
     folder = storage.to_path(bucket)
     for _ in range(5):
         dead = {"owner": "dead", "pid": 2**22 - 1, "born": 0.0, "machine": locks.machine_id()}
@@ -160,7 +160,7 @@ with locks.exclusive_lock(storage.to_path(sys.argv[1]), "pretrain-1", on_wait=la
 
 
 @pytest.mark.parametrize("remote", [False, True])
-def test_one_process_at_a_time_and_the_next_takes_over_from_a_dead_one(remote: bool, tmp_path: Path, bucket: str):
+def test_a_waiting_process_takes_over_the_lock_of_a_killed_one(remote: bool, tmp_path: Path, bucket: str):
     command = [sys.executable, "-c", WAITER, f"{bucket}/locks" if remote else str(tmp_path / "locks")]
 
     def start() -> tuple[subprocess.Popen, str]:

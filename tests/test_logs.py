@@ -94,7 +94,7 @@ def test_many_parts_are_joined_on_the_way(bucket: str, monkeypatch: pytest.Monke
     assert len(logs.part_names(file)) == 2
 
 
-def test_a_lost_answer_doubles_nothing(bucket: str, monkeypatch: pytest.MonkeyPatch):
+def test_a_lost_answer_adds_no_line_twice(bucket: str, monkeypatch: pytest.MonkeyPatch):
     file, write = storage.to_path(bucket) / "log.jsonl", storage.write
 
     def lost(path: Path, data: bytes) -> None:

@@ -362,7 +362,7 @@ def test_mlflows_comparison_page_shows_two_runs(local, server, monkeypatch):
         assert text in page
 
 
-def test_a_handle_pickles_and_writes_from_the_other_side(local, server, monkeypatch):
+def test_a_pickled_run_handle_can_log(local, server, monkeypatch):
     monkeypatch.setenv("MLFLOW_TRACKING_URI", server.uri)
     run = tracking.start("pretrain", local / "p", {})
     pickle.loads(pickle.dumps(run)).log({"idm/loss": 0.125}, step=7)

@@ -117,7 +117,7 @@ def test_columns_of_a_dataset(play: DatasetInfo) -> None:
     np.testing.assert_allclose(mean, every.mean(axis=(0, 1, 2)) / 255, atol=0.01)  # of the frames before JPEG
 
 
-def test_the_same_episode_whoever_looks(play: DatasetInfo) -> None:
+def test_a_second_camera_changes_neither_images_nor_motion(play: DatasetInfo) -> None:
     """A second camera changes neither the first one's images nor the motion."""
     plan = CollectPlan(env=dataclasses.replace(SCENE, max_steps=40, cameras=("main",)), explorer="contact")
     [alone] = collect(plan, envs.make_ee_control, sample_poses, arms=SPEC.arms, num_episodes=1)

@@ -103,7 +103,7 @@ def test_all_terms_by_hand(policy):
     assert float(loss) == pytest.approx(sum(factors[name] * value for name, value in WANTED.items()))
 
 
-def test_what_is_not_asked_for_is_not_there(policy):
+def test_losses_without_weight_are_absent(policy):
     batch = {name: value for name, value in demos().items() if not name.startswith(("play_", "reach"))}
     loss, metrics = BehaviorCloning(policy=policy, tokens_UL=TOKENS).loss(Says(action=said()["action"]), batch)
     assert set(metrics) == {"bc/loss"}
@@ -125,7 +125,7 @@ def test_each_sentence_is_read_once():
     assert model.asked["sentence"].tolist() == [1, 0]
 
 
-def test_the_sentence_goes_to_the_crops_and_these_stand_still(policy):
+def test_the_context_loss_has_no_gradient_into_the_crops(policy):
     weights = CloningWeights(context=1.0, play=0.0)
     batch = {
         name: value for name, value in batch_with("language", "crops").items() if name not in ("tokens", "sentence")

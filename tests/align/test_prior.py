@@ -83,7 +83,7 @@ def test_the_loss_is_the_sum_of_its_parts(demos):
     assert float(stage.objective.loss(Says(), batch)[0]) == 2.0, "the validation loss has no lambda"
 
 
-def test_it_does_what_the_words_say_and_remembers(demos, tmp_path: Path):
+def test_it_follows_instructions_and_does_so_after_loading(demos, tmp_path: Path):
     torch.set_num_threads(1)
     stage, windows = aligned(demos, given=prior(), history=3, prior_steps=40)
     steps = TrainConfig(steps=150, batch_size=16, lr=4e-3)
@@ -135,7 +135,7 @@ def test_nothing_of_another_robots_places_is_learnt(demos):
         assert gradient[own].any()
 
 
-def test_the_latent_is_pulled_and_the_encoder_stands_still(demos):
+def test_the_align_loss_has_no_gradient_into_the_encoder(demos):
     stage, windows = aligned(demos, given=prior())
     policy = stage.model.network.train()
     policy(batch_of(demos, stage, windows))["align"].backward()
@@ -170,7 +170,7 @@ def test_what_has_not_happened_yet_is_not_remembered(demos):
         assert torch.allclose(policy(batch | noise)["action"], policy(dirty | noise)["action"], atol=1e-5)
 
 
-def test_a_robot_remembers_what_training_windows_have(demos):
+def test_the_history_at_inference_equals_that_of_training_windows(demos):
     stage, _ = aligned(demos, given=None, history=3)
     policy = PolicyRunner(stage.model)
     episode = read_episode(demos, 0, [layout.STATE, layout.ACTION])

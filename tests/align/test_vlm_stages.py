@@ -102,7 +102,7 @@ def test_from_play_to_a_policy_that_acts(head: str, lora: int, demos, source: st
     assert runner.latency_ms(repeats=1) > 0
 
 
-def test_it_learns_to_do_what_the_words_say(demos, source: str, tmp_path: Path):
+def test_it_learns_to_follow_instructions(demos, source: str, tmp_path: Path):
     torch.set_num_threads(1)
     stage, _, _ = aligned(demos, replace(sizes(source, "regression"), num_state=0), None, steps=40, lr=1e-2)
     stage.save(tmp_path)

@@ -207,7 +207,7 @@ def test_damaged_folders_are_refused(two, damage, text):
         read_runs(two)
 
 
-def test_nothing_and_nowhere_are_refused(tmp_path):
+def test_no_runs_and_a_missing_folder_are_refused(tmp_path):
     with pytest.raises(CheckpointError, match="There is nothing to compare"):
         read_runs([])
     with pytest.raises(CheckpointError, match="nowhere does not exist"):

@@ -214,7 +214,9 @@ def test_what_need_not_wait_is_uploaded_together(
 
 
 @pytest.mark.parametrize("ahead", [layout.TASKS, layout.STATS])
-def test_files_ahead_of_the_tables_are_not_believed(made: SimpleNamespace, bucket: str, tmp_path: Path, ahead: str):
+def test_derived_files_newer_than_the_tables_are_ignored(
+    made: SimpleNamespace, bucket: str, tmp_path: Path, ahead: str
+):
     """A kill in the second step: the tables know task 0 and 8 frames, one of the others task 1 and 17."""
     path = made.write(storage.to_path(bucket), 1)
     storage.write(path / ahead, (made.write(tmp_path / "longer", 2) / ahead).read_bytes())
@@ -246,7 +248,7 @@ def test_a_writer_that_lost_its_lock_writes_no_more(
     give_up(writer)
 
 
-def test_what_is_not_there_is_said_with_status_2(bucket: str, capsys: pytest.CaptureFixture[str]):
+def test_a_missing_dataset_ends_with_status_2(bucket: str, capsys: pytest.CaptureFixture[str]):
     with pytest.raises(DataError, match=r"There is no dataset at s3://.*: it does not exist\. Collect one"):
         open_dataset(bucket)
     assert main(["verify", bucket]) == 2
@@ -256,7 +258,7 @@ def test_what_is_not_there_is_said_with_status_2(bucket: str, capsys: pytest.Cap
     assert main(["verify", "file://play"]) == 2
 
 
-def test_a_damaged_file_is_told_by_its_own_name(made: SimpleNamespace, bucket: str):
+def test_the_message_of_a_damaged_file_names_its_uri(made: SimpleNamespace, bucket: str):
     path = made.write(storage.to_path(bucket), 4)
     file = path / layout.data_file(0)
     storage.write(file, storage.read(file)[:-100])

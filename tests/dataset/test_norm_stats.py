@@ -35,7 +35,7 @@ def test_the_gripper_is_kept(made: SimpleNamespace) -> None:
     assert norm.state.offset[6] != 0.0
 
 
-def test_a_slot_that_never_moves_is_not_blown_up(made: SimpleNamespace) -> None:
+def test_a_constant_slot_is_not_amplified(made: SimpleNamespace) -> None:
     norm = norm_stats(hand_made_stats(std_dx=0.0), made.spec).action
     values = np.array([0.01, 0, 0, 0, 0, 0, 1], np.float32)
     assert normalized(norm, values)[0] == pytest.approx(0, abs=1e-6)
@@ -43,7 +43,7 @@ def test_a_slot_that_never_moves_is_not_blown_up(made: SimpleNamespace) -> None:
     assert normalized(norm, values)[0] == pytest.approx(1, abs=1e-4)
 
 
-def test_the_play_itself_becomes_of_order_one(play_dataset: Path) -> None:
+def test_normalized_play_has_mean_0_and_deviation_1(play_dataset: Path) -> None:
     dataset = open_dataset(play_dataset)
     norm = norm_stats(dataset.stats, dataset.spec).action
     values = np.concatenate([read_episode(dataset, index, ["action"]).action for index in range(len(dataset))])

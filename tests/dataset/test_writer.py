@@ -58,7 +58,7 @@ def test_interrupted_after_every_episode_gives_the_same_bytes(
     assert digests(tmp_path / "play") == digests(play_dataset)
 
 
-def test_uncommitted_episodes_are_lost_without_a_trace(made: SimpleNamespace, tmp_path: Path) -> None:
+def test_uncommitted_episodes_leave_nothing_behind(made: SimpleNamespace, tmp_path: Path) -> None:
     writer = DatasetWriter(tmp_path / "play", made.header())
     for index in range(6):
         writer.append(made.episode(index))
@@ -334,7 +334,7 @@ def test_another_plan_or_robot_is_refused_and_named(made: SimpleNamespace, tmp_p
         DatasetWriter(tmp_path / "play", other)
 
 
-def test_a_strangers_folder_is_refused(made: SimpleNamespace, tmp_path: Path) -> None:
+def test_a_folder_that_is_not_ours_is_refused(made: SimpleNamespace, tmp_path: Path) -> None:
     (tmp_path / "letters.txt").write_text("dear")
     with pytest.raises(DataError, match=r"letters.txt but no meta/tap_ray.json, so it is not a dataset"):
         DatasetWriter(tmp_path, made.header())

@@ -58,7 +58,7 @@ def test_a_process_that_died_idle_is_not_held_against_what_comes_next(tmp_path: 
 
 
 @pytest.mark.long_proof
-def test_a_fleet_that_waits_for_room_is_not_taken_for_hung(tmp_path: Path):
+def test_a_fleet_that_waits_for_resources_does_not_count_as_hung(tmp_path: Path):
     """It waits several times as long as a fleet may take to get ready, and starts once."""
     other = ray.remote(num_cpus=1)(Worker).remote(tmp_path)
     ray.get(other.ready.remote())

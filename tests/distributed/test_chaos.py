@@ -115,7 +115,7 @@ def held_robots(folder, scene, num):
 
 
 @pytest.mark.long_proof
-def test_a_cell_that_loses_its_machine_again_and_again_is_no_failure(cluster: Nodes, tmp_path: Path):
+def test_a_cell_whose_machines_keep_dying_is_not_a_failure(cluster: Nodes, tmp_path: Path):
     (tmp_path / "hold").touch()
     config = FleetConfig(fleets=1, robots=1, labels=LABELS)
     with meanwhile(partial(lose, cluster, tmp_path, LOSSES)):
@@ -163,7 +163,7 @@ def test_an_attempt_that_loses_its_machine_again_and_again_is_played(cluster: No
 
 
 @pytest.mark.long_proof
-def test_a_machine_that_ends_its_processes_before_itself(cluster: Nodes, tmp_path: Path):
+def test_processes_that_die_before_their_machine_do_not_count(cluster: Nodes, tmp_path: Path):
     """As many of a cell's processes die on one machine as would make it the culprit; then the machine goes."""
     (tmp_path / "hold").touch()
     config = FleetConfig(fleets=1, robots=1, labels=LABELS)
@@ -241,7 +241,7 @@ def test_a_player_that_hangs(cluster: Nodes, tmp_path: Path):
 
 
 @pytest.mark.long_proof
-def test_where_memory_never_suffices_there_is_one_clear_end(tmp_path: Path):
+def test_too_little_memory_ends_the_job_with_one_error(tmp_path: Path):
     """A monitor that takes a hundredth of the memory for too much ends every process; both jobs report it alike."""
     code = f"""
 import sys, ray

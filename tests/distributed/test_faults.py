@@ -26,5 +26,5 @@ def test_what_was_lost(facts: Facts, kind: Kind) -> None:
     assert kind_of(facts) is kind
 
 
-def test_only_a_process_can_be_to_blame() -> None:
+def test_only_the_death_of_a_process_counts_against_its_item() -> None:
     assert {kind for kind in Kind if kind.own_fault} == {Kind.PROCESS, Kind.HANG}

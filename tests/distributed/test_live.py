@@ -57,7 +57,7 @@ def test_windows_of_memory_are_those_of_the_disk(toy_dataset: Path):
     assert all(same(a, b) for a, b in zip(memory, disk, strict=True))
 
 
-def test_a_crashed_robot_is_stood_in_for():
+def test_the_episode_of_a_crashed_robot_is_replaced():
     """Attempt 1 of 0 .. 3 crashes: the second of the whole ones (2) is used twice, and there are still four."""
     player = toy_player.ToyPlayer(STEPS, (1,))
     assert [episode.index for episode in live.played(player, range(4), 2)] == [0, 2, 2, 3]

@@ -30,7 +30,7 @@ def status_in_mlflow(out: Path) -> str:
 @pytest.mark.cluster
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
 @pytest.mark.long_proof
-def test_what_a_kill_after_the_last_commit_left_undone_is_made_up_for(tmp_path, mlflow_uri, monkeypatch, capsys):
+def test_a_job_killed_after_its_last_commit_is_completed(tmp_path, mlflow_uri, monkeypatch, capsys):
     out = tmp_path / "play"
 
     def killed(_: Path) -> Path:

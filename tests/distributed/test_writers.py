@@ -172,7 +172,7 @@ def test_going_on_in_a_file_that_is_not_full(local: None, expected: dict[str, st
     assert digests(tmp_path) == expected
 
 
-def test_where_there_is_no_room_fleets_wait_and_nobody_for_ever(
+def test_fleets_wait_while_object_stores_are_full_and_still_finish(
     local: None, expected: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
     monkeypatch.setattr(writers, "STORE_SHARE", 0.0)

@@ -149,7 +149,7 @@ def test_rates_by_hand():
     assert count_followed(results([""] * 4))["followed"]["rate"] is None
 
 
-def test_a_policy_that_never_listens_follows_half():
+def test_a_policy_that_ignores_instructions_follows_half_of_them():
     assert count_followed(results([CARROT] * 4))["followed"]["rate"] == 0.5
 
 

@@ -23,7 +23,7 @@ def found(change: Callable[[dict[str, Any]], object] = lambda values: None) -> l
     return findings(from_dict(Mapping, values), LeRobotSource(DATA / "v30_image"), [0, 1, 2])
 
 
-def test_nothing_is_found_in_what_is_right() -> None:
+def test_a_correct_mapping_has_no_findings() -> None:
     assert found() == []
 
 

@@ -139,7 +139,7 @@ def test_changes_that_are_called_absolute(name: str, known: bool, sources: dict[
 
 
 @pytest.mark.parametrize("kind", ["droid", "droid without a state that tells", "so100 without one"])
-def test_what_is_absolute_is_left_in_peace(kind: str, sources: dict[str, Source]) -> None:
+def test_absolute_actions_are_not_called_deltas(kind: str, sources: dict[str, Source]) -> None:
     name = kind.split()[0]
     values = copy.deepcopy(yaml.safe_load((SHIPPED / f"{name}.yaml").read_text()))
     if "without" in kind:

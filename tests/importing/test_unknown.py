@@ -57,7 +57,7 @@ def dataset(source: RldsSource, tmp_path: Path) -> DatasetInfo:
     return imported(source, mapping_of(MAPPING), tmp_path / "data")
 
 
-def test_no_column_and_no_number_says_what_nobody_knows(dataset: DatasetInfo) -> None:
+def test_unknown_contact_has_no_column_and_no_number(dataset: DatasetInfo) -> None:
     assert not [rule for rule in verify(dataset.path) if rule.problems]
     assert layout.CONTACT not in dataset.info["features"]
     assert layout.OBJECT_POSE not in dataset.info["features"]

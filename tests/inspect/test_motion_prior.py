@@ -63,7 +63,7 @@ def test_what_is_told(trained: TrainedPrior):
     assert lines[1].startswith("widowx")
 
 
-def test_an_untrained_prior_knows_nothing():
+def test_an_untrained_prior_reconstructs_nothing():
     fresh = TrainedPrior(network=MotionPrior(CONFIG).eval(), sources=[])
     source = Source(spec=SPEC, norm=NORM, weight=1.0)
     told = analyze(fresh, source, straight(100, 0), straight(30, 1))

@@ -82,7 +82,7 @@ def test_frames_of_a_batch_do_not_mix():
     assert both == [[[0.0, 0.0], [0.0, 0.0]], [[1.0, 0.0], [1.0, 4.0]]]
 
 
-def test_what_the_mean_over_cells_hides():
+def test_the_mean_over_cells_hides_a_channel_with_both_signs():
     # A known limit. a = A0 of the first cell minus A0 of the second; ds/dA0 = -1, 1, 0, 0, and their mean is 0.
     by_place = [[1.0, 0.0], [-1.0, 0.0], [0.0, 0.0], [0.0, 0.0]]
     assert map_of(by_place, [IMAGE], "abs") == [[[0.0, 0.0], [0.0, 0.0]]]

@@ -115,7 +115,7 @@ def test_a_stage_2_policy_drives_itself(
     assert runs.read_json(tmp_path / "own" / "saliency.json")["frames"] == 3
 
 
-def test_a_simulator_that_does_not_say_whose_pixel_is_whose():
+def test_a_simulator_without_segmentation_is_refused():
     protocol = Protocol(tasks=("line",), env_version="1", episodes=1, max_steps=4, image_size=8)
     shown = record_clips(protocol, lambda scene, num: line_robots(num, scene), lambda *_: Forward(), ahead=1)
     with pytest.raises(ConfigError, match=re.escape("sim 'pybullet' has no segmentation")):

@@ -24,13 +24,13 @@ def passing(num: int = 1) -> KeyPoints:
 @pytest.mark.parametrize(
     ("row", "column", "x", "y"), [(0, 0, -1, -1), (0, 4, 1, -1), (4, 0, -1, 1), (2, 2, 0, 0), (3, 1, -0.5, 0.5)]
 )
-def test_a_hot_cell_is_found_where_it_lies(row: int, column: int, x: float, y: float):
+def test_a_key_point_is_at_the_hottest_cell(row: int, column: int, x: float, y: float):
     heat = torch.zeros(1, 1, 5, 5)
     heat[0, 0, row, column] = 50.0
     assert passing()(heat, torch.zeros(1, 1))[0][0].tolist() == pytest.approx([x, y, 1.0], abs=1e-5)
 
 
-def test_two_equal_cells_pull_to_their_middle_and_nothing_is_not_present():
+def test_two_equal_cells_give_their_middle_and_an_empty_map_no_presence():
     heat = torch.zeros(2, 1, 5, 5)
     heat[0, 0, 0, 0] = heat[0, 0, 0, 4] = 50.0
     both, nothing = passing()(heat, torch.zeros(2, 1))[0].tolist()

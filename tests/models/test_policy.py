@@ -147,7 +147,7 @@ def test_a_crop_context_is_the_sum_of_its_parts():
     assert context(crop, crop, present).tolist() == [[11, 22], [110, 220], [1001, 2002], [1100, 2200]]
 
 
-def test_the_goal_the_crops_and_the_words_matter():
+def test_the_output_depends_on_goal_crops_and_instruction():
     for name, changed in (("goal", "goal_rgb"), ("crops", "object_crop"), ("crops", "place_crop")):
         policy, batch = policy_with(name).eval(), batch_with(name)
         other = batch | {changed: batch[changed].flip(0)}

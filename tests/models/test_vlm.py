@@ -145,7 +145,7 @@ def test_image_words_and_state_each_change_the_action(kind: str, sources: dict[s
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_what_acts_word_by_word_is_what_was_trained_at_once(kind: str, sources: dict[str, str]):
+def test_decoding_token_by_token_equals_the_trained_forward_pass(kind: str, sources: dict[str, str]):
     """The kept keys and values: each token said is the likeliest allowed one of a forward pass over all of them."""
     policy = made(sources[kind], "tokens").eval()
     head, batch = policy.head, batch_for(policy)
@@ -176,7 +176,7 @@ def test_what_acts_word_by_word_is_what_was_trained_at_once(kind: str, sources: 
     assert torch.equal(action, head.decode(token_NT))
 
 
-def test_the_loss_of_tokens_is_the_mean_of_their_surprises(sources: dict[str, str]):
+def test_the_loss_of_tokens_is_their_mean_cross_entropy(sources: dict[str, str]):
     policy = made(sources["smolvlm"], "tokens")
     assert isinstance(policy.head, TokenHead)
     with torch.no_grad():

@@ -63,7 +63,7 @@ class Breaks:
         return self._env.reset(seed=seed)
 
 
-def test_a_crash_costs_its_own_attempt_only_and_is_told():
+def test_a_crash_drops_only_its_own_attempt_with_a_reason():
     bad = next(iter(played(1, 1))).meta["seed"]
     fleet = PlayFleet(
         PLAN, lambda config, num: Breaks(envs.make_vector(config, num), {bad}), sample_poses, arms=ARMS, num_robots=2

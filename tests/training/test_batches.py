@@ -105,7 +105,7 @@ def test_augmentation_follows_from_seed_step_and_rank_alone():
         assert not torch.equal(augment(batch, CHANGED, **HERE | other)["jitter"], first["jitter"])
 
 
-def test_nothing_changes_where_nothing_is_asked_for():
+def test_without_randomization_nothing_changes():
     batch = pairs()
     assert augment(batch, AugmentConfig(shift_px=0), **HERE) is batch
     with pytest.raises(

@@ -63,7 +63,7 @@ def test_moments_lie_in_memory_as_their_parameter_does(tmp_path: Path):
     assert all(torch.equal(have[name], want[name]) for name in want)
 
 
-def test_nothing_in_it_is_pickled_and_no_half_of_it_stays(tmp_path: Path):
+def test_a_checkpoint_has_no_pickles_and_no_temporary_files(tmp_path: Path):
     save(tmp_path / "step-00000002", trained(), FACTS)
     names = sorted(path.name for path in (tmp_path / "step-00000002").iterdir())
     assert {Path(name).suffix for name in names} == {".safetensors", ".json"}
