@@ -16,7 +16,7 @@ from tap_ray.types import EnvConfig
 
 
 def main(config: EvaluateConfig) -> Path:
-    """Run the cells that have no result yet, sum them up, print the tables; returns the run folder."""
+    """Run the cells that have no result yet, summarize, print the tables; returns the run folder."""
     config = replace(config, policy=str(registry.local(config.policy)))
     world = _world(config)
     protocol = checked_protocol(config, world)

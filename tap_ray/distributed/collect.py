@@ -286,7 +286,7 @@ class Collection:
         Raises:
             DataError: a task's attempts keep failing, or episodes do not fit the dataset.
             TapRayError: what a fleet's robots raised.
-            StorageError: the disk refused; what was committed before is whole.
+            StorageError: the disk refused; all committed data is intact.
         """
         start, spilled = time.monotonic(), placement.spilled_bytes()
         total = self.schedule.num_tasks * self.schedule.episodes

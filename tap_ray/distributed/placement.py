@@ -37,7 +37,7 @@ class Pool:
     """The number of fleets, their robots, and the writers. The data do not depend on it."""
 
     fleets: int = 0
-    """Processes; 0: one for each CPU of the cluster."""
+    """Number of processes; 0: one for each CPU of the cluster."""
     robots: int = 1
     """Robots in a process, stepped in lockstep."""
     writers: int = 0

@@ -96,7 +96,7 @@ class FromPlay:
 
     config: ObjectiveConfig
     policy: Network
-    """Bare model: its statistics normalize the targets."""
+    """The model without DDP or compilation wrappers; its statistics normalize the targets."""
     name: str = "play"
 
     def loss(self, model: nn.Module, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:

@@ -14,7 +14,7 @@ from tap_ray.sweep.tables import label
 
 @dataclass(frozen=True, kw_only=True)
 class Trial:
-    """One point of a sweep: the configs of its stages, but for the folders that only running them makes known."""
+    """One point of a sweep: the configs of its stages, without the folders that are known only after running them."""
 
     id: str
     """Its number, e.g. "007"."""
@@ -28,7 +28,7 @@ class Trial:
 
     @property
     def label(self) -> str:
-        """For a person: "budget 400, seed 1"."""
+        """A short text, e.g. "budget 400, seed 1"."""
         return label(self.values)
 
 
