@@ -155,7 +155,7 @@ def check(config: EnvConfig) -> None:
             f"Robot {config.robot!r} in sim {config.sim!r} has the cameras {', '.join(cameras)}, and {cameras[0]} "
             f"must be the first one; got {', '.join(config.cameras) or 'none'}."
         )
-    spec(config)  # each once
+    spec(config)  # without duplicates
     known_scenario(config.scenario)
     require_play(config)
     require_pair(config)

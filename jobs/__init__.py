@@ -12,7 +12,7 @@ if _folder != _ours:
         f"The jobs need the package envs of tap_ray at {_ours}, but `import envs` finds {_folder or 'none'}. Start "
         "the job from another working directory, or put tap_ray's folder first in PYTHONPATH."
     )
-    if sys.argv[0] != "-m":  # what it is while `python -m jobs.<verb>` imports this package
+    if sys.argv[0] != "-m":  # sys.argv[0] while `python -m jobs.<verb>` imports this package
         raise ImportError(_text)
     print(f"error: {_text}", file=sys.stderr)
     sys.exit(2)

@@ -18,7 +18,7 @@ from tap_ray.play.settings import DemosJobConfig, demo_plan_of
 
 def main(config: DemosJobConfig) -> Path:
     """Collect what is missing, say what was dropped and why; returns the dataset's folder."""
-    simulator(config.suite, envs.sims_of(config.suite))  # known?
+    simulator(config.suite, envs.sims_of(config.suite))  # raises an error for an unknown name
     world = world_of(config.env, config.robot, config.sim, config.tasks)
     world.require_goal(("expert",))
     plan = demo_plan_of(config, world.tasks, SUITES[config.suite].pairs)

@@ -27,7 +27,8 @@ def main(config: Config) -> Path:
     """Write the page and print the table; returns the run folder."""
     results, _ = read_runs(config.runs)
     parents: dict[str, Path | str] = {f"run{number}": path for number, path in enumerate(config.runs)}
-    what = {"runs": [str(path) for path in config.runs], "out": str(config.out)}  # what they hold makes the page
+    # The contents of the runs determine the page.
+    what = {"runs": [str(path) for path in config.runs], "out": str(config.out)}
     made_by = MadeBy(identity={}, runtime=what)
     with job_run("compare", config, made_by=made_by, parents=parents, rewrites=True) as run:
         report.write(config.runs, run.path)

@@ -36,7 +36,7 @@ def main(config: SweepJobConfig) -> Path:
         print(forecast(config, plan, trials, protocol, missing))
         return config.sweep
     sweep_collect.collect(missing, COLLECTORS, config.ray_address)
-    trials = sweep_plan.trials(plan, config.sweep)  # held against what is there now
+    trials = sweep_plan.trials(plan, config.sweep)  # compared with what exists now
     sweep_collect.require_metric(plan, config.sweep)
     sweep_collect.cut_crops(trials, config.ray_address)
     return run_sweep(config, plan, trials, stages=STAGES, protocol=protocol)

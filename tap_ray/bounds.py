@@ -14,7 +14,7 @@ from tap_ray.errors import ConfigError
 POSITIVE, FROM_1, SHARE, ANY = "(0, inf)", "[1, inf)", "[0, 1]", "(-inf, inf)"
 
 BOUNDS: dict[str, str] = {
-    "seed": ANY,  # every whole number names its own draws
+    "seed": ANY,  # any integer is a valid seed
     "sweep_seed": ANY,
     **dict.fromkeys(("steps", "batch_size", "log_every", "group_size", "image_size", "max_steps", "every"), FROM_1),
     **dict.fromkeys(("episodes", "robots_per_fleet", "round_episodes", "num_samples", "horizon", "chunk"), FROM_1),
@@ -26,7 +26,7 @@ BOUNDS: dict[str, str] = {
     "TrainConfig.ema_decay": "[0, 1)",
     "AugmentConfig.jitter": SHARE,
     **{f"WorkersConfig.{name}": FROM_1 for name in ("num_workers", "threads", "num_data_workers", "stream_memory_mb")},
-    **dict.fromkeys(("PlayJobConfig.writers", "DemosJobConfig.writers"), "[-1, inf)"),  # -1: as the fleets need
+    **dict.fromkeys(("PlayJobConfig.writers", "DemosJobConfig.writers"), "[-1, inf)"),  # -1: as many as the fleets need
     "WorkersConfig.max_failures": "[-1, inf)",  # -1: always
     **{f"PolicyConfig.{name}": FROM_1 for name in ("n_action_steps", "num_actions", "num_context", "context_width")},
     **{f"PolicyConfig.{name}": FROM_1 for name in ("map_width", "head_width")},
@@ -56,7 +56,7 @@ BOUNDS: dict[str, str] = {
     "CuriousConfig.num_candidates": FROM_1,
     "UniformConfig.scale": "(0, 1]",
     **{f"ContactConfig.{name}_probability": SHARE for name in ("free", "push", "aligned", "place", "keep", "onto")},
-    "ContactConfig.grasp_height_m": ANY,  # below an object's center, too
+    "ContactConfig.grasp_height_m": ANY,  # may be below an object's center
     "ServeConfig.port": "[0, 65535]",
     **{f"ServeConfig.{name}": FROM_1 for name in ("sessions", "batch", "replicas", "idle_s")},
     **{f"PipelineConfig.{name}": FROM_1 for name in ("play", "demos", "pretrain_steps", "align_steps")},

@@ -192,7 +192,7 @@ def _new(copy: Path) -> Generator[Path]:
 def _kept(copy: Path) -> bytes | None:
     try:
         return copy.read_bytes() if _used(copy) else None
-    except FileNotFoundError:  # it has just made room
+    except FileNotFoundError:  # it has just freed space
         return None
 
 
@@ -203,7 +203,7 @@ def _used(copy: Path) -> bool:
         os.utime(copy, ns=(time.time_ns(), copy.stat().st_mtime_ns))
     except FileNotFoundError:
         return False
-    except OSError:  # somebody else's, who evicts it by himself
+    except OSError:  # another user's copy, which that user evicts
         pass
     return True
 
@@ -217,7 +217,7 @@ def _make_room(added: Path) -> None:
         return
     found: list[tuple[float, int, str]] = []
     for file in os.scandir(folder):
-        if COPY.fullmatch(file.name):  # the folder may be anybody's
+        if COPY.fullmatch(file.name):  # the folder may belong to another user
             with contextlib.suppress(FileNotFoundError):
                 told = file.stat()
                 found.append((max(told.st_atime, told.st_mtime), told.st_size, file.path))

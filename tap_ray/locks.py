@@ -123,7 +123,7 @@ def exclusive_lock(folder: Path, name: str, on_wait: Callable[[str], None]) -> G
 
 class _FileLock:
     def __init__(self, lock: filelock.BaseFileLock) -> None:
-        self._lock = lock  # lets go when nobody refers to it any more
+        self._lock = lock  # is released when it is garbage-collected
 
     def require(self) -> None:
         pass
@@ -144,7 +144,7 @@ class _Lease:
 
     def _heartbeat(self) -> None:
         while not self._lost and not self._ended.wait(HEARTBEAT_S):
-            with contextlib.suppress(StorageError):  # out of reach: once more
+            with contextlib.suppress(StorageError):  # the storage is unreachable: try again
                 self._renew()
 
     def _renew(self) -> None:
@@ -153,14 +153,14 @@ class _Lease:
             self._heartbeats += 1
             mine = holder.get("owner") == self._owner
             if mine and not _swap(self._path, version, _text(self._owner, self._heartbeats)):
-                # An answer got lost, and it was tried twice.
+                # The answer was lost, and the request was sent twice.
                 mine = _read_holder(self._path)[1].get("owner") == self._owner
             self._lost = not mine
             self._renewed = time.monotonic()
 
     def require(self) -> None:
         if not self._lost and time.monotonic() - self._renewed > LEASE_S:
-            self._renew()  # the machine slept, or the storage was away: is it still ours?
+            self._renew()  # the machine slept, or the storage was unreachable: check whether the lock is still ours
         if self._lost:
             raise StorageError(
                 f"The lock {self._path} was lost: it could not be renewed for {LEASE_S:.0f} s, and another process "
@@ -171,7 +171,7 @@ class _Lease:
     def close(self) -> None:
         self._ended.set()
         self._thread.join()
-        with contextlib.suppress(StorageError):  # then it ends by itself
+        with contextlib.suppress(StorageError):  # then the lock expires
             if _read_holder(self._path)[1].get("owner") == self._owner:
                 storage.remove(self._path)
 
@@ -186,7 +186,7 @@ def _lease(path: Path, timeout_s: float) -> Lock | None:
     last: dict[str, Any] = {}
     while not _create(path, _text(owner, 0)):
         version, holder = _read_holder(path)
-        if holder.get("owner") == owner:  # an answer got lost, and it was tried twice
+        if holder.get("owner") == owner:  # the answer was lost, and the request was sent twice
             break
         renewed = bool(last) and holder != last and holder.get("owner") == last.get("owner")
         if holder != last:

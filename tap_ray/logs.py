@@ -90,7 +90,8 @@ def read(file: Path) -> bytes:
             old = b"" if whole or not file.exists() else storage.read(file)
             new = [name for name in wanted if name not in kept]
             kept = kept | dict(zip(new, storage.read_all([_folder(file) / name for name in new]), strict=True))
-            if {*wanted} <= {*part_names(file)}:  # parts go before the file is renewed: it was read without them
+            # Parts are removed before the file is replaced: if they are still there, the old file was read.
+            if {*wanted} <= {*part_names(file)}:
                 _kept[file] = {name: kept[name] for name in wanted if not name.endswith(WHOLE)}
                 return old + b"".join(kept[name] for name in wanted)
 

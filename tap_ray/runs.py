@@ -237,7 +237,8 @@ def _require_ours(
         known = manifest.get("parents", {})
         for now, before in FORMER_ROLES.items():
             known = {now if role == before else role: parent for role, parent in known.items()}
-        before = manifest["made_by"] if "made_by" in manifest else read_json(path / "config.json")  # before it had one
+        # Older manifests do not have it.
+        before = manifest["made_by"] if "made_by" in manifest else read_json(path / "config.json")
         before = {key: value for key, value in before.items() if not key.startswith("_")}  # once: where and how
         old = _what(keys_renamed(before, RENAMED_ANYWHERE), known)
         lines = differences(old, _what(made_by.identity, parents))
@@ -290,7 +291,7 @@ def hash_of(path: Path | str, episodes: int = 0) -> str:
     """
     path = storage.to_path(path)
     if (path / "meta" / "tap_ray.json").exists():
-        # A dataset keeps its plan when it grows, so its length belongs to what it is.
+        # A dataset keeps its plan when it grows, so its length is part of its identity.
         plan = read_json(path / "meta" / "tap_ray.json", needs=("hash",))
         info = read_json(path / "meta" / "info.json", needs=("total_episodes",))
         total = int(info["total_episodes"])

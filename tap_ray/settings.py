@@ -51,7 +51,7 @@ FOLLOWS = {
     "prior.num_actions": "the unified layout of all robots",
     "prior.num_states": "the unified layout of all robots",
 }
-"""What decides the values that cannot be chosen, see `config.require_used`."""
+"""Field -> what decides its value, for values that cannot be chosen; see `config.require_used`."""
 
 
 def sources_of(data: Sequence[str], flag: str = "--data") -> tuple[list[Path], list[float]]:
@@ -152,7 +152,7 @@ class StageConfig(TrainJobConfig):
     """Settings that the jobs that train a policy have in common."""
 
     windows: WindowConfig = field(default_factory=WindowConfig)
-    """Their batch size is `--batch-size`."""
+    """Training windows; their batch size is `--batch-size`."""
     policy: PolicyConfig = field(default_factory=PolicyConfig)
 
     def sized_windows(self) -> WindowConfig:
@@ -208,7 +208,7 @@ class PriorJobConfig(TrainJobConfig):
         default_factory=lambda: TrainConfig(steps=5000, batch_size=256, lr=1e-3)
     )
     windows: ActionChunkConfig = field(default_factory=ActionChunkConfig)
-    """Their batch size is `--batch-size`, their horizon the prior's chunk."""
+    """Chunks to train on; their batch size is `--batch-size`, their horizon the prior's chunk."""
     prior: PriorConfig = field(default_factory=PriorConfig)
 
     def sized_windows(self) -> ActionChunkConfig:
@@ -247,7 +247,7 @@ class AlignJobConfig(StageConfig):
     history: int = 0
     """Past steps that the prior's encoder encodes into one vector, 0 .. the prior's chunk; 0: none."""
     align: AlignConfig = field(default_factory=AlignConfig)
-    """What is loaded from Stage 1."""
+    """What is loaded from Stage 1, and what is trained."""
 
     def play_sources(self) -> tuple[list[Path], list[float]]:
         """Absolute paths of the datasets of play, and their weights. ConfigError: see `sources_of`."""
@@ -299,11 +299,11 @@ class PipelineConfig(ClusterConfig):
 def made_by(config: TrainJobConfig) -> MadeBy:
     """Split a config into the part that determines the results of a run and the runtime part."""
     values, former, episodes = to_dict(config), {}, {}
-    if config.train.gradient_accumulation_steps == 1:  # runs of before there was any have the same name
+    if config.train.gradient_accumulation_steps == 1:  # older runs, without accumulation, keep their names
         del values["train"]["gradient_accumulation_steps"]
     if isinstance(config, StageConfig):
         values["policy"] = plain(config.policy)
-    if isinstance(config, PriorJobConfig):  # what lies at the paths comes in by the parents' hashes
+    if isinstance(config, PriorJobConfig):  # the contents of the paths enter by the parents' hashes
         former = {"data": values["data"]}
         values |= {"data": config.sources()[1]}
     if isinstance(config, PretrainConfig):

@@ -87,6 +87,6 @@ def end_job(number: int, frame: FrameType | None) -> None:
     _came.append(number)
     if _came.count(signal.SIGINT) >= HURRY:
         os._exit(128 + number)
-    if len(_came) == 1:  # not SystemExit: Ray's C++ half lets nothing but KeyboardInterrupt out of `ray.get`
+    if len(_came) == 1:  # not SystemExit: Ray's C++ part lets only KeyboardInterrupt out of `ray.get`
         raise KeyboardInterrupt
     os.write(sys.__stderr__.fileno() if sys.__stderr__ else 2, b"\nstopping ...\n")

@@ -121,7 +121,7 @@ class RobotSpec:
     def to_json(self) -> dict[str, Any]:
         """Plain JSON values; `from_json` is the inverse. A single camera with the default name is left out."""
         values = asdict(self)
-        if self.cameras == ONE_CAMERA:  # specs from before there could be several say nothing, and their hashes stay
+        if self.cameras == ONE_CAMERA:  # older specs do not mention cameras, and their hashes must not change
             del values["cameras"]
         return values
 

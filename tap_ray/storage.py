@@ -65,7 +65,7 @@ def to_path(path: Path | str) -> Path:
         )
     if not bucket or not key.strip("/"):
         raise ConfigError(f"{path} does not name a folder. Give {protocol}://{bucket or 'BUCKET'}/FOLDER.")
-    from upath import UPath  # half a second that local paths need not pay
+    from upath import UPath  # takes half a second, which local paths do not need
 
     try:
         remote = UPath(path.rstrip("/"), use_listings_cache=False)  # what other machines write must be seen
@@ -136,7 +136,7 @@ def _refused(error: Exception, *, writing: bool, remote: bool) -> bool:
         return True
     if isinstance(error, FileNotFoundError) or not remote:
         return False
-    if isinstance(error, OSError):  # Arrow's, about damaged files, have no number
+    if isinstance(error, OSError):  # Arrow's errors about damaged files have no number
         return error.errno is not None or isinstance(error, (PermissionError, ConnectionError, TimeoutError))
     return type(error).__module__.partition(".")[0] in CLIENTS
 

@@ -47,10 +47,10 @@ MAX_METRICS, MAX_PARAMS, MAX_KEY, MAX_VALUE = 1000, 100, 250, 6000
 """MLflow's limits: metrics and parameters in a batch, characters of a key and of a parameter's value."""
 
 ENVIRONMENT = {
-    # MLflow's defaults repeat a failed request 7 times with growing pauses and 120 s each: minutes of silence.
+    # By default MLflow repeats a failed request 7 times with growing pauses and 120 s each, which takes minutes.
     "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1",
     "MLFLOW_HTTP_REQUEST_TIMEOUT": "10",
-    # Nothing leaves the machine unasked.
+    # No usage statistics are sent.
     "MLFLOW_DISABLE_TELEMETRY": "true",
     # The last line of a job is the path of its result, and the ones before are its own.
     "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
@@ -236,7 +236,8 @@ def mlflow_client(uri: str) -> "MlflowClient":
     """MLflow's client of a tracking store, one per process."""
     for name, value in ENVIRONMENT.items():
         os.environ.setdefault(name, value)
-    logging.getLogger("mlflow.store.db.utils").setLevel(logging.WARNING)  # the tables it creates concern nobody
+    # Its messages about created tables are not for users.
+    logging.getLogger("mlflow.store.db.utils").setLevel(logging.WARNING)
     logging.getLogger("alembic").setLevel(logging.WARNING)
     with warnings.catch_warnings():
         # MLflow 3.17 itself uses a loader that SQLAlchemy 2.1 is about to drop.
@@ -252,7 +253,7 @@ def _open(uri: str) -> "MlflowClient":
         with _exclusive_database(uri):
             client = mlflow_client(uri)
             client.search_experiments(max_results=1)
-    except Exception as error:  # SQLAlchemy, requests and MLflow each raise kinds of their own
+    except Exception as error:  # SQLAlchemy, requests and MLflow each raise their own exceptions
         raise StorageError(unreachable(uri, error)) from error
     return client
 

@@ -23,7 +23,7 @@ def translate_errors(uri: str) -> Iterator[None]:
         yield
     except StorageError:
         raise
-    except Exception as error:  # stores of artifacts raise what their libraries do
+    except Exception as error:  # artifact stores raise the exceptions of their libraries
         raise StorageError(f"MLflow at {uri} refused the request: {_first_line(error)}.{_hint(uri, error)}") from error
 
 

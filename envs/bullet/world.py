@@ -92,7 +92,7 @@ class World:
         bodies = [self._add_object(*pose) for pose in poses]
         self.object_bodies = tuple(bodies[number] for number in scene.shown)
         self._slot = {body: slot for slot, body in enumerate(self.object_bodies)}
-        # Last, so that everything else has the number that it has without them.
+        # Last, so that the body ids of everything else do not depend on distractors.
         self.movable_bodies = self.object_bodies + tuple(
             self._add_object(one.object, one.position_m, one.yaw_rad) for one in distractors
         )
@@ -185,7 +185,7 @@ class World:
         codec)."""
         with tempfile.NamedTemporaryFile(suffix=".bmp") as file:
             Image.fromarray(texture(cloth, side_m=2 * TABLE_HALF_M[0])).save(file.name)
-            # Else the file stays in memory for ever: 0.75 MiB an episode.
+            # Otherwise the file stays in memory: 0.75 MiB per episode.
             p.setPhysicsEngineParameter(enableFileCaching=0, physicsClientId=self.client)
             number = p.loadTexture(file.name, physicsClientId=self.client)
             p.setPhysicsEngineParameter(enableFileCaching=1, physicsClientId=self.client)

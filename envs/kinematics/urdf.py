@@ -58,7 +58,7 @@ def _make(source: Path, arm: PyBulletDataArm, hand: Hand, folder: Path) -> None:
         _write(source, arm, hand, beside)
         try:
             beside.rename(folder)
-        except OSError:  # somebody else was first, with the same bytes
+        except OSError:  # another process was faster, with the same bytes
             shutil.rmtree(beside)
             if not (folder / "robot.urdf").is_file():
                 raise
@@ -173,7 +173,7 @@ def _part(robot: Element, name: str, mass_kg: float) -> Element:
     link = SubElement(robot, "link", name=name)
     inertial = SubElement(link, "inertial")
     SubElement(inertial, "mass", value=str(mass_kg))
-    moment = str(mass_kg * 1e-3)  # of something some centimeters large
+    moment = str(mass_kg * 1e-3)  # inertia of a body of a few centimeters
     SubElement(inertial, "inertia", ixx=moment, iyy=moment, izz=moment, ixy="0", ixz="0", iyz="0")
     return link
 

@@ -51,7 +51,7 @@ def load() -> Any:
     Raises:
         ConfigError: its files or system libraries are missing; the message contains the commands that fetch them.
     """
-    os.environ["MS_SKIP_ASSET_DOWNLOAD_PROMPT"] = "1"  # nobody is asked: what is missing is reported below
+    os.environ["MS_SKIP_ASSET_DOWNLOAD_PROMPT"] = "1"  # no interactive question: missing files are reported below
     os.environ.setdefault("LP_NUM_THREADS", "1")  # Mesa's software renderer; as everywhere here, a process has a core
     try:
         import mani_skill.envs
@@ -61,7 +61,7 @@ def load() -> Any:
             f"The package mani-skill cannot be loaded: {error}. If that is a system library (libGL, libgthread, "
             "libX11): apt-get install libgl1 libglib2.0-0 libx11-6."
         ) from None
-    # It warns of its own settings with every scene; the logger's name does end in a space.
+    # It warns about its own settings for every scene; the logger's name does end with a space.
     logging.getLogger("mani_skill ").setLevel(logging.ERROR)
     missing = [name for name in ASSETS if not is_data_source_downloaded(name)]
     if missing:
@@ -110,7 +110,7 @@ def environment(env_id: str, num_envs: int, sensor: dict[str, Any], *, gpu: bool
             "missing; without a GPU: apt-get install libvulkan1 mesa-vulkan-drivers (Mesa 24.3 or newer)."
         ) from None
     env: Any = made.unwrapped
-    # Containers of the class, which all environments of a process would share: a second one would keep the objects of
+    # Attributes of the class, which all environments of a process would share: a second one would keep the objects of
     # the first out of its background, or lose the first one's photograph (mani-skill 3.0.1).
     env._rgb_overlay_images = dict(env._rgb_overlay_images)
     BaseDigitalTwinEnv._objects_to_remove_from_greenscreen = []

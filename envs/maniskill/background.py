@@ -80,7 +80,7 @@ def background(
     offset: CameraOffset | None = None,
 ) -> np.ndarray:
     """(Y, X, 3) uint8: the photograph (Y, X, 3) that `camera` took, seen from an offset, with a cloth on the table."""
-    import cv2  # mani-skill's own dependency, and it wants libGL
+    import cv2  # mani-skill's own dependency, which needs libGL
 
     if cloth is None and offset is None:
         return photo

@@ -190,7 +190,7 @@ def _shape(builder: Any, model: ObjectModel) -> None:
     solid = [part for part in model.part if part.solid]
     density = model.mass_kg / sum(_volume(part) for part in solid)
     for part in model.part:
-        # SAPIEN's cylinders lie along x; ours stand unless they lie.
+        # SAPIEN's cylinders are along x; ours are along z unless `lying`.
         standing = part.shape == "cylinder" and not part.lying
         pose = sapien.Pose(part.at_m, [0.5**0.5, 0, 0.5**0.5, 0] if standing else [1, 0, 0, 0])
         size: dict[str, Any]

@@ -54,7 +54,7 @@ def draw_mixed(task: str, partner: str, rng: np.random.Generator) -> Scene:
     Raises:
         AssertionError: no layout was found in ROUNDS tries (the objects of the pair do not fit).
     """
-    words = rng.spawn(1)[0]  # a node of its own: what is drawn next does not depend on the sentence
+    words = rng.spawn(1)[0]  # its own node of the seed tree, so that later draws do not depend on the sentence
     names = [name for one in sorted((task, partner)) for name in TASKS[one].object]
     own = [names.index(name) for name in TASKS[task].object]
     models = tuple(OBJECTS[name] for name in names)

@@ -261,7 +261,7 @@ def _draw_offset(joint_rad: float, rng: np.random.Generator, arm: ArmModel) -> t
         inside = (place_m >= low).all() and (place_m <= np.array(arm.workspace_high_m) - INSIDE_M).all()
         if not inside or matrix[2, 0] > -np.cos(MAX_START_TILT * arm.max_tilt_rad):
             continue
-        # An arm with a spare joint begins in the posture that it will hold: else its first step would swing the elbow.
+        # A redundant arm begins in the posture that it will hold; otherwise its first step would swing the elbow.
         held = solver.inverse(position_m, matrix, start)
         if held is not None and np.abs(held - home).max() <= joint_rad:
             return held - home, place_m
@@ -287,7 +287,7 @@ def kept_out_by(
     left."""
     steps = (0.0,)
     if task != PLAY and TASKS[task].goal == "push_left":
-        steps = (-0.08, 0.0, 0.5 * PUSH_M, PUSH_M, 1.4 * PUSH_M)  # behind it the hand comes down
+        steps = (-0.08, 0.0, 0.5 * PUSH_M, PUSH_M, 1.4 * PUSH_M)  # the tool comes down behind it
     return tuple(
         Circle(x_m=x, y_m=y + step, radius_m=model.radius_m)
         for model, (x, y) in zip(objects, position_m, strict=True)

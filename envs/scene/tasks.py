@@ -204,7 +204,7 @@ def draw_scene(task: str, rng: np.random.Generator) -> Scene:
             models = TASKS[task].models
         position = rng.uniform(FIELD_LOW_M, high, (TRIES, len(models), 2))
         fitting = [try_ for try_ in position if _apart(try_, models)]
-        if fitting:  # else: things too large to lie side by side, draw others
+        if fitting:  # otherwise the objects are too large to lie side by side: draw others
             break
     return Scene(
         object=models,

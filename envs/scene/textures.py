@@ -66,7 +66,7 @@ def _printed(cloth: Cloth, x_m: np.ndarray, y_m: np.ndarray) -> np.ndarray:
             return (np.hypot(shifted % 1 - 0.5, v % 1 - 0.5) < 0.28).astype(float)
         case "plain":
             return np.zeros_like(u)
-        case "diamonds":  # a chessboard on its corner
+        case "diamonds":  # a checkerboard rotated by 45 degrees
             return (np.floor(u + v) + np.floor(u - v)) % 2
         case "bricks":  # joints between bricks half as high as long, every other row shifted
             return ((v % 0.5 < 0.1) | ((u + 0.5 * (np.floor(2 * v) % 2)) % 1 < 0.1)).astype(float)

@@ -76,7 +76,7 @@ class BehaviorCloning:
         """Return the scalar loss and its terms: "bc/loss", the squared error of the whole normalized chunk, and the
         terms whose weight is above 0."""
         weights, seen = self.weights, batch | instructed(batch, self.tokens_UL)
-        if not weights.asks_crops:  # nothing is asked under the demonstrations' crops
+        if not weights.asks_crops:  # no loss uses the demonstrations' crops
             seen = without(seen, *CROPS)
         parts = self._parts(model(seen), batch)
         factor = {"loss": 1.0, "reach": weights.reach, "crops": weights.crops, "context": weights.context}

@@ -70,7 +70,7 @@ def init_from(policy: Network, run: Path, which: TransferParts = "all", *, sourc
         weights |= _rescaled_head(source, policy)
     if "state_in.weight" in weights:
         weights |= _rescaled_state(source, policy)
-    if "readout.0.weight" in weights:  # a history, which Stage 1 has not, is read behind all else
+    if "readout.0.weight" in weights:  # a history, which Stage 1 does not have, comes last in the input
         own = weights["readout.0.weight"]
         weights["readout.0.weight"] = torch.cat([own, want["readout.0.weight"][:, own.shape[1] :]], dim=1)
     require_same(weights, loaded, where=f"Stage 1 run {run}")

@@ -87,7 +87,7 @@ def _bar(axes: Axes, intervals: list[Interval], index: int, count: int, label: s
     width = 0.8 / count
     rate, low, high = (100 * np.array(column) for column in zip(*intervals, strict=True))
     at = np.arange(len(intervals)) + (index - (count - 1) / 2) * width
-    # Rounding may put a rate a hair outside its own interval, which matplotlib refuses.
+    # Rounding may put a rate slightly outside its own interval, which matplotlib refuses.
     reach = np.maximum(0.0, [rate - low, high - rate])
     axes.bar(at, rate, width * 0.92, color=color(index), label=label, alpha=0.85)
     axes.errorbar(at, rate, reach, fmt="none", ecolor=INK, elinewidth=1, capsize=min(4.0, 16 * width))

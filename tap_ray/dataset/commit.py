@@ -76,7 +76,7 @@ def commit_files(root: Path, contents: Mapping[str, bytes | Temporary]) -> None:
             path.parent.mkdir(parents=True, exist_ok=True)
             _write_durably(temporary[path], data)
         for path, temp in temporary.items():
-            if path in own or temp.exists():  # else an attempt that failed later has renamed it already
+            if path in own or temp.exists():  # otherwise an earlier attempt, which failed later, has renamed it already
                 os.replace(temp, path)
         for folder in {path.parent for path in temporary}:
             _sync_folder(folder)

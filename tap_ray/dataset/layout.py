@@ -81,7 +81,7 @@ class DatasetHeader:
     def to_json(self) -> dict[str, Any]:
         """Plain JSON values; `from_json` is the inverse. "hash" names the header (`tap_ray.runs.hash_of` reads it)."""
         values = {"version": HEADER_VERSION, **json.loads(json.dumps(asdict(self) | {"spec": self.spec.to_json()}))}
-        if self.contact:  # the files from before this field say nothing of it, and their hash stays
+        if self.contact:  # older files lack this field, and their hash must not change
             del values["contact"]
         return {"hash": digest(values), **values}
 
@@ -136,7 +136,7 @@ def features(header: DatasetHeader) -> dict[str, dict[str, Any]]:
     if header.robot_mask:
         columns[MASK] = {"dtype": "image", "shape": [image_y, image_x, 1], "names": image_names}
     for name, slots in ((STATE, header.spec.state), (ACTION, header.spec.action)):
-        if slots:  # a video may have neither
+        if slots:  # a video may have neither states nor actions
             columns[name] = _vector(_names(slots))
     if header.contact:
         columns[CONTACT] = _vector(["contact"])

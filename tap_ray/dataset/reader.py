@@ -80,7 +80,7 @@ def open_dataset(path: Path | str) -> DatasetInfo:
             "or give the folder that a collecting job printed as its last line."
         )
     require_committed(path)
-    # Before the tables: a writer renews it after them, so that it never counts more than they hold.
+    # Read before the tables: a writer updates it after them, so it never counts more episodes than they have.
     info = layout.read_json(path / layout.INFO) if (path / layout.INFO).exists() else None
     if info is not None:
         require_version(path, info)
@@ -154,7 +154,7 @@ def require_version(path: Path, info: Mapping[str, Any]) -> None:
 
 
 def _require_features(path: Path, info: Mapping[str, Any], header: DatasetHeader) -> None:
-    want, have = layout.features(header), info["features"]  # others' columns are left alone
+    want, have = layout.features(header), info["features"]  # columns that others have added are ignored
     wrong = [f"{name}: info.json {have.get(name)}, header {own}" for name, own in want.items() if own != have.get(name)]
     if wrong:
         raise DataError(
@@ -251,7 +251,7 @@ def _row(dataset: DatasetInfo, index: int) -> dict[str, Any]:
 
 def _read(dataset: DatasetInfo, row: Mapping[str, Any], columns: Sequence[str] | None) -> dict[str, Any]:
     index, known = row["episode_index"], layout.features(dataset.header)
-    if columns is not None:  # a video has no actions, maybe no states: what was asked for is empty then
+    if columns is not None:  # a video has no actions and maybe no states: these are empty then
         columns = [name for name in columns if name in known or name not in (layout.STATE, layout.ACTION)] or ["index"]
     for name in columns or ():
         if name not in known:
@@ -341,7 +341,7 @@ def _telling(path: Path, part: str) -> Iterator[None]:
     try:
         yield
     except DAMAGED as error:
-        with open_parquet(path):  # says so if the whole file is damaged
+        with open_parquet(path):  # raises an error if the whole file is damaged
             pass
         reason = " ".join(str(error).split()).rstrip(".")
         raise DataError(f"{path}, {part}, is damaged: {reason}. Copy the dataset again.") from None
@@ -394,6 +394,6 @@ def _same_groups(old: row_groups.File, now: pq.FileMetaData, lengths: np.ndarray
         return False
     try:
         then = row_groups.footer(old)
-    except ReplacedError:  # it was never looked at
+    except ReplacedError:  # its footer was never read
         return True
     return all(then.row_group(group).equals(now.row_group(group)) for group in range(len(lengths)))

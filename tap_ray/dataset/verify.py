@@ -103,7 +103,7 @@ def _first_five(problems: Problems) -> tuple[str, ...]:
             found.append(problem)
             if len(found) == 5:
                 break
-    except (ValueError, KeyError, OSError, pa.ArrowException) as error:  # ValueError: TapRayErrors are some, too
+    except (ValueError, KeyError, OSError, pa.ArrowException) as error:  # ValueError includes TapRayErrors
         found.append(str(error))
     return tuple(found)
 
@@ -196,7 +196,8 @@ def _columns(data: _Source) -> Problems:
             continue
         if undeclared := sorted(set(have.names) - data.info["features"].keys()):
             yield f"{file.name} has {', '.join(undeclared)}, which info.json does not declare"
-        have = pa.schema([field for field in have if field.name in want.names])  # others' columns are theirs
+        # Columns that others have added are not checked.
+        have = pa.schema([field for field in have if field.name in want.names])
         if not have.equals(want, check_metadata=False):
             wrong = [name for name in {*want.names, *have.names} if _type(want, name) != _type(have, name)]
             yield (

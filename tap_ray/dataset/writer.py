@@ -94,7 +94,7 @@ class DatasetWriter:
             rows = found.pop().to_pylist()
             with open_parquet(self.path / layout.data_file(len(found))) as file:
                 added = [_Added(file.read_row_group(group), row, progress) for group, row in enumerate(rows)]
-        # All that changes is in here, and changes by one operation: whatever Ctrl-C interrupts, `close` finds it whole.
+        # All state that changes is in here and changes in one operation, so that it is consistent after any Ctrl-C.
         self._file = _File(number=len(found), totals=totals_of(found), progress=progress, added=added)
         self._others = others_columns(self.path, self.header, len(found))
         self._committed = self.appended

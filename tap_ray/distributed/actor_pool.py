@@ -106,7 +106,7 @@ class ActorPool:
         self._size = self.num_fleets  # fewer while memory is short
         self._queue: deque[Any] = deque()
         self._retries: list[Any] = []
-        self._deaths: dict[Any, list[Death]] = {None: []}  # None: of fleets that were not ready
+        self._deaths: dict[Any, list[Death]] = {None: []}  # None: the death of a fleet that was not ready
         self._suspects: list[tuple[float, Any]] = []
         self._durations_s: deque[float] = deque(maxlen=200)
         self._memory_kills = self._done_since_kill = 0
@@ -185,7 +185,7 @@ class ActorPool:
         futures, ended = [*waiting, *others], []
         if futures:
             ended, _ = ray.wait(futures, num_returns=1, timeout=TICK_S)
-            if ended:  # all that have, so that a turn's cost, which grows with the fleets, is shared by many answers
+            if ended:  # all finished calls, so that the cost of a turn, which grows with the fleets, is shared
                 ended, _ = ray.wait(futures, num_returns=len(futures), timeout=0)
         else:
             time.sleep(TICK_S)
@@ -215,7 +215,7 @@ class ActorPool:
         self._durations_s.append(duration_s)
         self._memory_kills = 0
         self._done_since_kill += 1
-        if self._done_since_kill > len(self._fleets):  # there is room again
+        if self._done_since_kill > len(self._fleets):  # there are resources again
             self._size, self._done_since_kill = min(self.num_fleets, self._size + 1), 0
         yield item, result if there is None else (result, there)
 
@@ -223,11 +223,11 @@ class ActorPool:
         """Handle the loss of a fleet: queue its items again, and record the cause."""
         self._fleets.remove(fleet)
         gauges.count("tap_processes_lost", kind=death.kind.value)
-        ray.kill(fleet.actor)  # it may only be out of reach
+        ray.kill(fleet.actor)  # it may only be unreachable
         running, *queued = [call.item for call in fleet.calls]
         self._retries += queued
         if death.kind.own_fault:
-            if running is not None or not fleet.ready:  # else it died idle
+            if running is not None or not fleet.ready:  # otherwise it died while idle
                 self._count_death(running, death)
             return
         self._retries += [running] if running is not None else []
@@ -253,7 +253,7 @@ class ActorPool:
         for fleet in [fleet for fleet in self._fleets if fleet.calls]:
             late = self._clock_s - fleet.since_s > (limit_s if fleet.ready else self.patience.first_s)
             if late and not fleet.ready and not faults.placed(fleet.actor):
-                fleet.since_s = self._clock_s  # there was no room for it so far
+                fleet.since_s = self._clock_s  # it has not been placed so far
             elif late:
                 self._on_actor_death(fleet, faults.hang_of(fleet.actor, self._clock_s - fleet.since_s))
         due = [item for until_s, item in self._suspects if until_s <= self._clock_s]

@@ -107,8 +107,8 @@ def evaluate(
     wanted = cells(protocol)
     done = store.stored(folder / "episodes.jsonl")
     done = {cell: done[cell] for cell in wanted if cell in done}
-    # Robots that share a pass through the network change each other's last bits: the same groups in every life, on
-    # however many fleets.
+    # Robots in one batch change each other's last bits, so a resumed evaluation uses the same groups, on
+    # any number of fleets.
     parts = [part for part in chunks(wanted, config.robots) if not done.keys() >= set(part)]
     if parts:
         pool = _pool((protocol, make_vector, make_policy, make_failure_inputs), config, len(parts))
@@ -136,7 +136,7 @@ def _pool(make: tuple[Any, ...], config: FleetConfig, num_chunks: int) -> ActorP
     fleets = config.fleets or cpus
     needs = placement.Needs(cpus=placement.share(min(fleets, cpus), place), gpus=config.gpus, labels=place)
     actor = ray.remote(**needs.options())(Fleet)
-    shared = [ray.put(part) for part in make]  # a policy may bring its weights along: once for all fleets
+    shared = [ray.put(part) for part in make]  # a policy may contain its weights: store it once for all fleets
     return ActorPool(
         start=lambda: actor.remote(*shared),
         num_fleets=min(fleets, num_chunks),

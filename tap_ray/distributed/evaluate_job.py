@@ -40,7 +40,7 @@ def run_evaluation(config: EvaluateConfig, protocol: Protocol, scenes: Scenes) -
     validate_settings(fleets)
     make_policy, parents = _policy(config, protocol, scenes)
     settings = made_by(config, protocol)
-    if isinstance(make_policy, OwnPolicy):  # cells of other code are another run's
+    if isinstance(make_policy, OwnPolicy):  # results of other code belong to another run
         settings = replace(settings, identity={**settings.identity, "code": make_policy.code})
     with job_run("evaluate", config, made_by=settings, parents=parents) as run:
         if not run.done:
@@ -75,7 +75,7 @@ def _policy(config: EvaluateConfig, protocol: Protocol, scenes: Scenes) -> tuple
     scene = protocol.env_config(protocol.tasks[0], protocol.scenarios[0])
     trained.require_fit(config.policy, spec=scenes.spec(scene), image_size=protocol.image_size)
     run = str(storage.to_path(config.policy).resolve())
-    trained.load(run, scene, 1)  # weights that are broken are said before Ray starts
+    trained.load(run, scene, 1)  # damaged weights are reported before Ray starts
     return trained.carried(run, device=_device(config)), {"policy": run}
 
 

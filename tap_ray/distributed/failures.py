@@ -44,7 +44,7 @@ class FailuresInARow(DefaultFailurePolicy):
             self._worker_group_failures = 0
             self._newest = newest
         cause = getattr(training_failed_error, "controller_failure", None)
-        if isinstance(cause, WorkerGroupStartupFailedError):  # Ray Train would start workers for ever
+        if isinstance(cause, WorkerGroupStartupFailedError):  # Ray Train would start workers forever
             training_failed_error = WorkerGroupError(str(cause), {0: _reason(cause)})
         return super().make_decision(training_failed_error)
 

@@ -95,7 +95,7 @@ def batches(
             label_selector=wanted or None,
             compute=ActorPoolStrategy(size=fleets),
         )
-        # A machine may be lost while all start on it.
+        # A machine may be lost while all fleets start on it.
         plan.context.max_consecutive_actor_init_deaths = MAX_START_DEATHS * fleets
         yield from windows_of(plan, config.batch_size, memory_mb)
 

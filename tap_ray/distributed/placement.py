@@ -186,10 +186,10 @@ def share(num_places: int, wanted: dict[str, str] | None = None, *, processes: i
 def split(cpus: Sequence[float], num_places: int, processes: int = 1) -> float:
     """`share` on nodes with so many CPUs each."""
     parts = [own / JOBS_AT_ONCE for own in cpus]
-    # Places of one size, of which each node's part takes a whole number.
+    # All places have the same size, and each node takes a whole number of them.
     sizes = {part / number for part in {*parts, float(processes)} for number in range(1, num_places + 1)}
     size = max(s for s in sizes if s <= processes and sum(int(part / s + 1e-6) for part in parts) >= num_places)
-    return max(1e-3, int(1000 * size) / 1000)  # rounded down: sums never exceed the whole
+    return max(1e-3, int(1000 * size) / 1000)  # rounded down, so that sums never exceed the total
 
 
 def here() -> Any:
@@ -246,7 +246,7 @@ def release_orphans() -> int:
         PlacementGroup(ray.PlacementGroupID(group.placement_group_id))
         for group in _groups()
         if group.creator_actor_dead
-        and not ray.ActorID(group.creator_actor_id).is_nil()  # a driver's own
+        and not ray.ActorID(group.creator_actor_id).is_nil()  # created by a driver
         and group.creator_job_id.hex() == job
         and group.state != PlacementGroupTableData.REMOVED
     ]

@@ -110,7 +110,8 @@ def record(
         with tracking.start(recording.job, recording.out, config, run_id=run_id) as tracked:
             _manifest(recording, config, tracked.run_id, status="running")
             tally = Tally()
-            if schedule.pending():  # else the job was killed after its last commit: what is left is to say so
+            # Otherwise the job was killed after its last commit, and only the manifest is missing.
+            if schedule.pending():
                 with connect(ray_address):
                     tally = collection.run(recording.make_player, pool)
             facts = _facts(recording, schedule, tally)

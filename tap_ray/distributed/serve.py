@@ -58,7 +58,7 @@ class Network:
         batched: Any = self.chunks
         batched.set_max_batch_size(config.batch)
         batched.set_batch_wait_timeout_s(config.batch_wait_ms / 1e3)
-        self._compute([contract.probe()])  # the first look takes longer than a robot can wait
+        self._compute([contract.probe()])  # the first inference takes longer than a robot can wait
 
     @serve.batch
     async def chunks(self, looks: list[PolicyInput]) -> list[np.ndarray]:
@@ -95,7 +95,7 @@ async def _ask(network: DeploymentHandle, look: PolicyInput, deadline_s: float) 
                 f"The network did not answer within {deadline_s:g} s (it is being replaced, or there are too many "
                 "requests). Hold the robot still, and send this step again with a new observation.",
             ) from None
-        except RayTaskError as error:  # the network's own mistake would come again
+        except RayTaskError as error:  # an error of the network itself would recur
             if isinstance(error.cause, RequestError):
                 raise RequestError(error.cause.status, error.cause.message) from None
             reason = " ".join(str(error.cause).split())

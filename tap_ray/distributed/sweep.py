@@ -47,7 +47,7 @@ TUNE_SETTINGS = {
     "RAY_CHDIR_TO_TRIAL_DIR": "0",
     "RAY_AIR_NEW_OUTPUT": "0",
     "TUNE_DISABLE_STRICT_METRIC_CHECKING": "1",  # lines of training and of validation have different metrics
-    "TUNE_DISABLE_SIGINT_HANDLER": "1",  # Ctrl-C is ours
+    "TUNE_DISABLE_SIGINT_HANDLER": "1",  # we handle Ctrl-C
     "TUNE_WARN_INSUFFICENT_RESOURCE_THRESHOLD_S": "-1",
     "TUNE_WARN_EXCESSIVE_EXPERIMENT_CHECKPOINT_SYNC_THRESHOLD_S": "0",
 }
@@ -186,9 +186,9 @@ def _tune(context: SweepContext, ids: Sequence[str], asked: int, asha: AshaConfi
     for name, value in (SETTINGS | TUNE_SETTINGS).items():
         os.environ.setdefault(name, value)
     logging.getLogger("ray.tune").setLevel(logging.ERROR)
-    for id in ids:  # a trial reports from its first step on, so what an earlier life reported would be there twice
+    for id in ids:  # a trial reports from its first step on, so earlier reports would be there twice
         storage.remove(context.folder / TUNE / id)
-    # No CPU: a trial waits most of its time. Tune cannot ask for nothing, so on the head it is a bit of its mark.
+    # No CPU: a trial waits most of its time. Tune cannot request nothing: on the head it is a bit of the node resource.
     place: dict[str, float] = {"memory": TRIAL_BYTES} if context.any_node else {"node:__internal_head__": 0.001}
     tune.Tuner(
         tune.with_resources(tune.with_parameters(run_trial, context=context), tune.PlacementGroupFactory([place])),

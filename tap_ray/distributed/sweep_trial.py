@@ -204,7 +204,7 @@ class _TrialRunner:
             self._row.logged_step = step if any("val_loss" in name for name in line) else step - 1
         try:
             tune.report({**line, "step": step})
-        except SystemExit:  # the scheduler has stopped this trial: the driver writes so into the ledger
+        except SystemExit:  # the scheduler has stopped this trial: the driver writes that into the ledger
             self._stopped = True
             raise
 

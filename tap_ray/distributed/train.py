@@ -131,7 +131,7 @@ def train(job: TrainJob, config: WorkersConfig, *, log: Log | None = None, progr
     """
     validate_settings(job.config, config)
     job = dataclasses.replace(job, run=job.run.resolve())
-    with session.lock(job.run):  # a folder that somebody else trains in: said now, not by a worker
+    with session.lock(job.run):  # a run folder that is in use is reported now, not by a worker
         pass
     for name, value in SETTINGS.items():
         os.environ.setdefault(name, value)
@@ -159,14 +159,15 @@ def train(job: TrainJob, config: WorkersConfig, *, log: Log | None = None, progr
             trainer.fit()
         except ray.train.TrainingFailedError as error:
             raise _explain(error, job) from error
-        except RayActorError as error:  # of the controller, as when a trial is stopped: not a failure of the training
+        except RayActorError as error:
+            # The controller ended, e.g. because a trial was stopped: that is not a failure of the training.
             raise SystemExit(f"Training stopped: Ray Train's controller was lost.\n{_goes_on(job)}") from error
     return session.final_metrics(job.run)
 
 
 def report_waiting() -> None:
     """Print the resources that the training waits for, if it does."""
-    with contextlib.suppress(Exception):  # a word for the user, from a thread, ends nothing
+    with contextlib.suppress(Exception):  # a message for the user, from a thread, must not end the job
         if text := placement.waiting_groups():
             tqdm.write(text)
 
@@ -214,7 +215,7 @@ def _scaling(config: WorkersConfig) -> ScalingConfig:
         use_gpu = placement.fits_gpus(config.gpus, config.num_workers, wanted)
     cpus = placement.share(
         config.num_workers, wanted, processes=1 + config.num_data_workers
-    )  # who is placed can be fed
+    )  # a trainer that is placed can get its data
     return ScalingConfig(
         num_workers=config.num_workers,
         use_gpu=use_gpu,

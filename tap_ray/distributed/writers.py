@@ -239,7 +239,7 @@ class Writers:
         job = process.job
         assert job is not None
         self._processes.remove(process)
-        ray.kill(process.actor)  # it may only be out of reach
+        ray.kill(process.actor)  # it may only be unreachable
         job.running = False
         job.deaths += death.kind.own_fault or death.kind is Kind.MEMORY
         if job.deaths >= MAX_WRITER_DEATHS:
@@ -254,7 +254,7 @@ class Writers:
             if faults.placed(process.actor):
                 self._bury(process, faults.hang_of(process.actor, now_s - process.since_s))
             else:
-                process.since_s = now_s  # there was no room for it so far
+                process.since_s = now_s  # it has not been placed so far
 
     def _adopt(self) -> None:
         """Commit all finished files that are next in order together: the small metadata files are then written only
@@ -308,7 +308,7 @@ class Writers:
         if calls := self.futures():
             ray.wait(calls, num_returns=1, timeout=TICK_S)
         else:
-            _ = self._writer.committed  # what keeps the next file back
+            _ = self._writer.committed  # what the next file waits for
 
     def salvage(self, progress: Progress | None) -> None:
         try:

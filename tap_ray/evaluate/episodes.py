@@ -63,7 +63,7 @@ class EpisodeRunner:
         """
         try:
             return self._run_batch(cells)
-        except TapRayError:  # a user's mistake: it would cost every cell
+        except TapRayError:  # a user's mistake, which would affect every cell
             raise
         except Exception as error:  # noqa: BLE001 whatever crashes a scene or a policy is this cell's result
             with suppress(Exception):  # a crashed simulator may not even close

@@ -163,7 +163,7 @@ def _let_go(trajectory: Trajectory, inputs: FailureInputs, held_T: np.ndarray) -
     if not lost_T.any():
         return "timed_out"
     after = _first(lost_T)
-    item = item_T3[after - 1]  # where it was when the hand last had it
+    item = item_T3[after - 1]  # where it was when it was last held
     carried = _flat(item - item_T3[0]) >= CARRIED_M
     near = _flat(item - target_T3[after - 1]) <= NEAR_M or item[2] - item_T3[0, 2] <= LOW_M
     return "misplaced" if opened_T[after] and carried and near else "dropped"

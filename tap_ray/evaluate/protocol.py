@@ -87,7 +87,7 @@ class Protocol:
     def to_json(self, *, with_hash: bool = True) -> dict[str, Any]:
         """Plain values for results.json."""
         values = {key: list(v) if isinstance(v, tuple) else v for key, v in vars(self).items()}
-        if self.cameras == ONE_CAMERA:  # protocols from before there could be several keep their hashes
+        if self.cameras == ONE_CAMERA:  # protocols from before there were several cameras keep their hashes
             del values["cameras"]
         values["success"] = SUCCESS
         return {"hash": self.hash, **values} if with_hash else values

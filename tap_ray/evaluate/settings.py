@@ -42,11 +42,11 @@ class EvaluateConfig(NodesConfig):
     """The robot's cameras, as in jobs.collect_play; a trained policy needs its own. With --env the adapter names
     them."""
     robot: str = "widowx"
-    """Embodiment."""
+    """Robot to evaluate on."""
     sim: str = ""
     """Simulator; empty: the suite's own."""
     env: str = ""
-    """Instead of suite, robot and simulator a foreign environment: its adapter's YAML file, module:name of an Adapter,
+    """A foreign environment instead of suite, robot and simulator: its adapter's YAML file, module:name of an Adapter,
     or a Gymnasium id whose adapter is shipped (docs/how-to/environment.md)."""
     seed: int = 0
     """Root of the cells' seeds: another seed is another protocol."""

@@ -49,7 +49,7 @@ def action_of(mapping: Mapping, numbers: dict[str, np.ndarray], frames: np.ndarr
         if group.gripper:
             part = np.clip(2 * _in_our_units(group, rows_TD)[last] - 1, -1, 1)
         elif group.kind == "absolute":
-            before = np.maximum(first - 1, 0)  # the command that held when the step began
+            before = np.maximum(first - 1, 0)  # the command in effect when the step began
             part = _change(group, rows_TD[before], rows_TD[last])
         elif group.rotation:
             part = np.stack([_composed(group, rows_TD[a:b]) for a, b in zip(first, last + 1, strict=True)])

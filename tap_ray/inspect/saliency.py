@@ -171,7 +171,7 @@ def grad_cam(policy: nn.Module, parts: Sequence[nn.Module], batch: Batch, moves:
     seen: list[Tensor] = []
 
     def cut(_module: nn.Module, _inputs: Any, out: Tensor) -> Tensor:
-        # What lies below is not differentiated, and a frozen tower's maps have a gradient all the same.
+        # Layers below are not differentiated, and the maps of a frozen tower have a gradient too.
         seen.append(out.detach().requires_grad_())
         return seen[-1]
 
@@ -179,7 +179,7 @@ def grad_cam(policy: nn.Module, parts: Sequence[nn.Module], batch: Batch, moves:
     try:
         with torch.enable_grad():
             action_NA = policy(batch)["action"][:, 0].float()
-            score = 0.5 * (action_NA[:, moves] ** 2).sum()  # rows do not know each other: each has its own gradient
+            score = 0.5 * (action_NA[:, moves] ** 2).sum()  # rows are independent: each has its own gradient
             slopes = torch.autograd.grad(score, seen)
     finally:
         for hook in hooks:

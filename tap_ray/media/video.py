@@ -39,7 +39,7 @@ def write_h264(path: Path, frames: Iterable[np.ndarray], *, fps: float, crf: int
     """
     rate = Fraction(fps).limit_denominator(1001)
     with storage.atomic_write(path) as here, av.open(str(here), "w", format="mp4") as container:
-        # Without looking ahead: with it about one video in 400 differs by some bytes from run to run.
+        # Without lookahead: with it about one video in 400 differs by some bytes from run to run.
         options = {"crf": str(crf), "g": str(key_every), "bf": "0", "x264-params": "sync-lookahead=0:rc-lookahead=0"}
         stream = container.add_stream("libx264", rate=rate, options=options)
         stream.pix_fmt, stream.thread_count = pix_fmt, 1

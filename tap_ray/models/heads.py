@@ -89,7 +89,7 @@ class FlowHead(nn.Module):
         """
         action, own = self.unified(action_NHA), self.dim_mask(len(action_NHA))
         parts = {"pred": self.prior.decoder.loss(action, latent_NL, own, step_NH)}
-        if state_NHS is None:  # every parameter takes part in every step, else several workers wait for each other
+        if state_NHS is None:  # every parameter must take part in every step; otherwise workers wait for each other
             idle = torch.stack([value.sum() for value in self.prior.encoder.parameters()]).sum()
             return {"pred": parts["pred"] + 0.0 * idle}
         seen_NL = self.encode(action_NHA, state_NHS, step_NH)

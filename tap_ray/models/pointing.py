@@ -24,7 +24,7 @@ def pointing_loss(look_N2P: Tensor, batch: Batch) -> Tensor:
     side, mask_N2 = round(look_N2P.shape[-1] ** 0.5), batch["crop_px_mask"]
     at = ((batch["crop_px"] + 0.5) * (side / batch["rgb"].shape[1]) - 0.5).clamp(0, side - 1)
     cell = torch.arange(side, device=at.device)
-    near_N22G = (1 - (at[..., None] - cell).abs()).clamp_min(0)  # the two cells around, their middle is the place
+    near_N22G = (1 - (at[..., None] - cell).abs()).clamp_min(0)  # the two surrounding cells, whose mean is the position
     target_N2P = (near_N22G[:, :, 0, :, None] * near_N22G[:, :, 1, None, :]).flatten(2)
     loss_N2 = -(target_N2P * look_N2P.float()).sum(-1)
     return torch.where(mask_N2, loss_N2, 0.0).sum() / mask_N2.sum().clamp_min(1)

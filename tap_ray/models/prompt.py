@@ -108,7 +108,7 @@ def behind(given: dict[str, Tensor], ids_NT: Tensor, present_NT: Tensor, *, pref
 
 def _written(files: VlmFiles, num_images: int, text: str) -> str:
     processor: Any = files.processor
-    if processor.chat_template is None:  # PaliGemma was trained on the bare sentence
+    if processor.chat_template is None:  # PaliGemma was trained on the sentence alone
         return files.image_token * num_images + text
     return _templated(processor, num_images, text)
 

@@ -40,7 +40,7 @@ def allowed_tokens(tokenizer: FastTokenizer) -> Allowed:
     reach_RS[0, 0] = True
     mask_RSV = np.zeros((num + 1, *fits_SV.shape), bool)
     for left in range(1, num + 1):
-        for state in reversed(range(SPLIT)):  # a lead byte alone writes nothing: it leads to state 1 with as many left
+        for state in reversed(range(SPLIT)):  # a lead byte alone completes no number: it leads to state 1
             behind_V = left - written_SV[state]
             mask_V = fits_SV[state] & (behind_V >= 0)
             mask_V &= reach_RS[behind_V.clip(0), state_SV[state]]

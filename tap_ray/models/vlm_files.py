@@ -67,7 +67,7 @@ def read_files(source: str) -> VlmFiles:
         )
     tokenizer = _load(AutoTokenizer, source, "the tokenizer of an image-text model")
     images = _load(AutoImageProcessor, source, "the image processor of an image-text model", backend="pil")
-    tokenizer.padding_side = "left"  # what is predicted stands last
+    tokenizer.padding_side = "left"  # the predicted token is the last one
     if getattr(images, "do_image_splitting", False):  # one view of the whole image, at the size that the tower reads
         images.do_image_splitting, images.size = False, images.max_image_size
     return VlmFiles(config=config, processor=processor_of(source, config, tokenizer, images))
@@ -90,7 +90,7 @@ def processor_of(source: str, config: PretrainedConfig, tokenizer: Any, images: 
 
     parts = {"image_processor": images, "tokenizer": tokenizer, "chat_template": tokenizer.chat_template}
     parts |= {"video_processor": None} if "video_processor" in kind.get_attributes() else {}
-    if kind is Idefics3Processor:  # one word an image feature
+    if kind is Idefics3Processor:  # one token per image feature
         look = config.vision_config
         parts["image_seq_len"] = (look.image_size // look.patch_size) ** 2 // config.scale_factor**2
     try:

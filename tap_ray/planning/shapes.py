@@ -51,7 +51,7 @@ def empty_policy(policy: PolicyConfig, parts: VlmParts | None, depths: Depths, c
     for buffer in network.buffers():
         buffer.zero_()
     for part in network.modules():
-        if isinstance(part, ActionWords):  # its gradient multiplies nothing, and would be a matrix of zeros
+        if isinstance(part, ActionWords):  # its gradient needs no product, and would be a matrix of zeros
             part.base.requires_grad_(False)
         if isinstance(part, Normalizer):
             part.scale.fill_(1.0)
@@ -93,7 +93,7 @@ def batch_of(num: int, *, policy: PolicyConfig, files: VlmFiles | None, goal_row
     image = partial(torch.zeros, dtype=torch.uint8)
     size, chunk, ones = policy.image_size, policy.chunk, partial(torch.ones, dtype=torch.bool)
     noise = torch.randn(1, chunk, policy.num_actions, generator=torch.Generator().manual_seed(0)).clamp(-3, 3)
-    # Samples with the same actions have equally many action tokens.
+    # Samples with the same actions have the same number of action tokens.
     batch: Batch = {"rgb": image(num, size, size, 3), "action": noise.expand(num, -1, -1)}
     batch |= {"action_mask": ones(num, chunk), "k": torch.full((num,), chunk)}
     if policy.num_cameras > 1:

@@ -67,7 +67,7 @@ class CollectPlan:
     def to_json(self) -> dict[str, Any]:
         """Plain JSON values for a dataset's header; an explorer of an installed package with its version."""
         values = plan_values(self)
-        if not self.explorers.mixed.others:  # datasets from before there were any are still the same plan's
+        if not self.explorers.mixed.others:  # older datasets still have the same plan
             del values["explorers"]["mixed"]["others"]
         found = dict.fromkeys(EXPLORERS.package(name) for name in choices(self.explorer, self.explorers))
         packages = ", ".join(package for package in found if package)

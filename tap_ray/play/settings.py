@@ -21,7 +21,7 @@ class RobotsConfig(NodesConfig):
     seed: int = 0
     """Root of the seed tree."""
     robot: str = "widowx"
-    """Embodiment."""
+    """Robot to collect with."""
     sim: str = "pybullet"
     """Simulator."""
     env: str = ""

@@ -125,7 +125,7 @@ class FromPlay:
             parts["play/inverse_loss"] = shared(batch, "inverse", out[f"{name}pred"])
             terms.append(config.inverse_dynamics * parts["play/inverse_loss"])
         elif config.inverse_dynamics:
-            guess = out[f"{name}action"]  # alone it has no chunk that goes beyond the second image
+            guess = out[f"{name}action"]  # without another objective the chunk does not go beyond the second image
             steps = guess.shape[1]
             before = before_goal(mask[:, :steps], batch["k"])
             parts["play/inverse_mse"] = shared(batch, "inverse", masked_mse(guess, target[:, :steps], before))

@@ -145,7 +145,8 @@ class Door:
             h11_max_incomplete_event_size=HEAD_BYTES,
         )
         self._config.load()
-        logging.getLogger("uvicorn.error").setLevel(logging.CRITICAL)  # what a stranger sends fills no log
+        # Invalid requests of clients must not fill the log.
+        logging.getLogger("uvicorn.error").setLevel(logging.CRITICAL)
 
     async def serve(self) -> None:
         """Serve until cancelled."""
@@ -165,13 +166,13 @@ class Door:
         loop = asyncio.get_running_loop()
         try:
             accepted, _ = await loop.sock_accept(self._listening)
-        except OSError:  # it went away meanwhile, or there are no more files
+        except OSError:  # the client has gone, or there are no file descriptors left
             await asyncio.sleep(RETRY_S)
             return
         accepted.setblocking(False)
         connection = self._connections.enter(lambda: task.cancel())
         task = loop.create_task(self._welcome(accepted, connection))
-        await asyncio.sleep(0)  # it begins, so that it can be ended
+        await asyncio.sleep(0)  # start it, so that it can be cancelled
 
     async def _welcome(self, accepted: socket.socket, connection: Connection) -> None:
         left = lambda: self._connections.leave(connection)  # noqa: E731
@@ -202,7 +203,7 @@ def in_background(*works: Callable[[], Coroutine[Any, Any, None]]) -> Iterator[N
     try:
         yield
     finally:
-        with contextlib.suppress(RuntimeError):  # it ended by itself, and said so
+        with contextlib.suppress(RuntimeError):  # it ended by itself with an error
             loop.call_soon_threadsafe(task.cancel)
         thread.join()
 
@@ -217,6 +218,6 @@ def _run(runner: asyncio.Runner, task: asyncio.Task[None]) -> None:
     with runner, contextlib.suppress(asyncio.CancelledError):
         try:
             runner.get_loop().run_until_complete(task)
-        except Exception:  # a mistake of its own: nobody waits for a server that is not there
+        except Exception:  # an error of the server: do not wait for it
             _thread.interrupt_main()
             raise

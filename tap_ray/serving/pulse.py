@@ -35,7 +35,7 @@ class Pulse:
         try:
             chunk_HA = await self._compute_chunk(one)
         except RequestError as error:
-            if one is self._probe or error.status == LATE:  # what else fails may be the robot's own
+            if one is self._probe or error.status == LATE:  # other errors may be caused by the robot's input
                 self.trouble = error.message
             raise
         self.trouble, self._answered_at = None, time.monotonic()

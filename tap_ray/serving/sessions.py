@@ -131,7 +131,7 @@ class Sessions:
                     f"Session {step.session} expects step {session.num_steps}; got step {step.number}. Send every "
                     "step once and in order (only the last one may be repeated), or begin a session for a new episode.",
                 )
-            buffer = copy.deepcopy(session.buffer)  # a look that fails must leave the episode as it was
+            buffer = copy.deepcopy(session.buffer)  # a failed inference must not change the episode
             compute_chunk = buffer.observe(step.rgb, step.state, step.action, step.instruction, step.extra_rgb)
             if compute_chunk is not None:
                 buffer.set_chunk(await self._compute_chunk(compute_chunk))

@@ -187,7 +187,7 @@ def replaced(points: Sequence[Outcomes], score: str = "avg_all") -> list[Replace
         tables = np.stack([each.of_seeds(seeds).score_SC(score) for each in (*curve, point)])
         means = tables.mean(axis=(1, 2))
         drawn = [reached_at(demos, draw[:-1], draw[-1]) for draw in crossed_bootstrap(tables, point.task_C, _rng())]
-        # Of the draws themselves, not between them: infinity has no half-way.
+        # Quantiles are draws, not interpolated, because infinity cannot be interpolated.
         low, high = np.quantile(drawn, [0.025, 0.975], method="inverted_cdf")
         found.append(
             Replaced(

@@ -26,7 +26,7 @@ def draw(path: Path, points: Sequence[Outcomes]) -> bool:
         points: the points of one scenario.
     """
     axes_of = [axis for axis in HEADINGS if len({point.values.get(axis) for point in points}) > 1]
-    # Scratch and play alone are two budgets, and no curve.
+    # Scratch and one budget of play make no curve.
     axes_of = [axis for axis in axes_of if axis != BUDGET or len({p.values[BUDGET] for p in points} - {0}) > 1]
     if not axes_of:
         return False

@@ -122,7 +122,7 @@ def best(rows: Sequence[TrialRow], metric: str) -> TrialRow | None:
     found = points(rows)
     if not found:
         return None
-    top = max(found, key=lambda point: point.mean(metric))  # the first of equals
+    top = max(found, key=lambda point: point.mean(metric))  # the first of several best ones
     return max(top.rows, key=lambda row: row.result[metric] if row.result else 0.0)
 
 

@@ -50,7 +50,7 @@ def shared(batch: Batch | MotionBatch, name: str, mean: Tensor) -> Tensor:
 
 def num_predicted(policy: Network, batch: Batch, mask_NH: Tensor) -> Tensor:
     """() number of entries of an action head's mean: steps where `mask_NH` is True, or their tokens."""
-    head = getattr(policy, "head", None)  # a policy that only tells what moved has none
+    head = getattr(policy, "head", None)  # a policy with inverse dynamics only has none
     if isinstance(head, TokenHead):
         return (head.targets(policy.action_scale(batch["action"]), mask_NH) >= 0).sum()
     return mask_NH.sum()

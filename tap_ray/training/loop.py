@@ -180,7 +180,8 @@ def fit(
                 validation |= {f"{objective.name}/validate_s": time.perf_counter() - began} if validation else {}
             metrics |= validation
             hooks.log(validation, state.step)
-        urgent = _due(state.step, config.log_every, config.steps) and hooks.leaving()  # nothing half counted is lost
+        # Only after a line of metrics, so that no interval of metrics is split.
+        urgent = _due(state.step, config.log_every, config.steps) and hooks.leaving()
         if urgent or _due(state.step, config.checkpoint_every, config.steps):
             with meter.paused():
                 kept = checkpoint.snapshot(state)
@@ -311,7 +312,8 @@ def _backward(
     state.optimizer.zero_grad(set_to_none=True)
     means: dict[str, Tensor] = {}
     for number, batch in zip(_numbers(state.step, config), shares(objective, batches), strict=True):
-        torch.manual_seed(seed_of(config.seed, "noise", number, hooks.rank))  # what models draw while they learn
+        # Random numbers that models draw during training.
+        torch.manual_seed(seed_of(config.seed, "noise", number, hooks.rank))
         with exchange(prepared, wanted=batch is batches[-1]):
             with autocast(config.bf16, hooks.device):
                 loss, parts = objective.loss(prepared, batch)

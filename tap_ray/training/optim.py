@@ -56,7 +56,8 @@ def adamw(
         ],
         lr=lr,
         betas=betas,
-        fused=True,  # on CPUs a third of the loop's time, and it takes moments to lie in memory as parameters do
+        # Saves a third of the loop's time on CPUs; it needs moments in the memory layout of the parameters.
+        fused=True,
     )
 
 

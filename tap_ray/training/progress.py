@@ -87,7 +87,7 @@ class _Follower:
     def _new_lines(self) -> list[dict[str, float]]:
         try:
             text = logs.read(self._file).decode()
-        except (FileNotFoundError, StorageError):  # not there yet, or out of reach: the next look sees it all
+        except (FileNotFoundError, StorageError):  # missing or unreachable: the next call reads it all
             return []
         text = text[: text.rfind("\n") + 1]
         new = text.removeprefix(self._text)

@@ -50,7 +50,7 @@ def score_policy(
     columns: dict[str, list[np.ndarray]] = {"guess": [], "truth": [], "reach": [], "reach_truth": [], "reach_mask": []}
     losses, sizes = [], []
     policy.eval()
-    # The same noise at every call, and training draws on as if there had been no validation.
+    # The noise is the same at every call, and the random numbers of training do not depend on validation.
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
         torch.manual_seed(0)
         for window in windows:
@@ -128,7 +128,7 @@ def _of_reach(
         keep = mask_NR[:, column].astype(bool)
         one = slice(column, column + 1)
         r2 = float(r_squared(guess_NR[keep, one], truth_NR[keep, one])[0]) if keep.any() else np.nan
-        if np.isfinite(r2):  # no R^2 is made of what is always the same
+        if np.isfinite(r2):  # no R^2 for constant slots
             metrics[f"{name}/r2_{side}{target}"] = r2
             kinds[target.split("_")[0]].append(r2)
     return metrics | {f"{name}/r2_{kind}": float(np.mean(found)) for kind, found in kinds.items() if found}

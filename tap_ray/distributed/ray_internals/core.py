@@ -13,7 +13,7 @@ from ray._private.state import state
 # Address of the dashboard, for the sweep's page. Instead: what `ray.init` returns, which a worker does not have.
 from ray._private.worker import get_dashboard_url
 
-# Whether the autoscaler heeds labels. Instead: nothing public.
+# Whether the autoscaler supports labels. There is no public API instead.
 from ray.autoscaler.v2.utils import is_autoscaler_v2
 
 # Messages of Ray's processes, see below.

@@ -16,7 +16,7 @@ from ray.train.v2._internal.constants import (
 # A worker that dies as it gets its function counts like any other. Instead: a fix in Ray Train's controller.
 from ray.train.v2._internal.exceptions import WorkerGroupStartupFailedError
 
-# The notice that a machine is to be taken away. Instead: `ray.train.get_preemption_info`, once it does not wait for
+# The notice that a machine will be preempted. Instead: `ray.train.get_preemption_info`, once it does not wait for
 # all workers.
 from ray.train.v2._internal.execution.context import get_train_context
 

@@ -66,7 +66,7 @@ def coverage(survey: Survey) -> Check:
 
 def contact_known(header: DatasetHeader) -> bool:
     """Whether contact is known: not in an import, nor with an adapter that does not state it."""
-    if not header.contact or header.plan.get("kind") == "import":  # imports of before had a column that was empty
+    if not header.contact or header.plan.get("kind") == "import":  # older imports had an empty column
         return False
     return bool(header.plan.get("adapter", {"contact": "it"}).get("contact"))
 

@@ -98,7 +98,7 @@ def _seen(dataset: DatasetInfo, index: int, files: Sequence[bytes], state: np.nd
             same[number - 1] = np.abs(rgb.astype(np.int16) - before).mean() < SAME
         before = rgb.astype(np.int16)
     assert first is not None, "an episode has a step"
-    same[[number - 1 for number in (*black, *flat) if number]] = False  # said already
+    same[[number - 1 for number in (*black, *flat) if number]] = False  # reported already
     frozen = same & moving
     start, length = longest_run(frozen)
     small = Image.fromarray(first).resize((LOOK_PX, LOOK_PX), Image.Resampling.BOX)

@@ -163,7 +163,8 @@ def consistency(survey: Survey) -> Check:
 def saturation(survey: Survey) -> Check:
     """Check whether actions are clipped at the ends of their range."""
     shares = {
-        slot.name: float(max(0, survey.at_bound[n] - 2) / survey.steps)  # two: the least and the greatest there is
+        # The smallest and the largest value that occur do not count.
+        slot.name: float(max(0, survey.at_bound[n] - 2) / survey.steps)
         for n, slot in enumerate(survey.spec.action)
         if "gripper" not in slot.name
     }
