@@ -31,8 +31,8 @@ from tap_ray.errors import StorageError
 HEARTBEAT_S = 5.0
 """How often a holder renews its lock on an object store, s."""
 LEASE_S = 30.0
-"""A lock that has not been renewed for this long, s, belongs to a dead process. Others always wait for the full
-time."""
+"""A lock that has not been renewed for this long, s, belongs to a dead process. Other processes always wait for the
+full time."""
 POLL_S = 0.2
 LOCK_FILE = ".lock"
 """The file in a local folder that is locked; it stays when the lock is gone."""

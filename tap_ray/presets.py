@@ -2,8 +2,8 @@
 
     tap_nano                 small towers on CPUs, the jobs' defaults
     tap_smolvlm              TAP on SmolVLM2-500M
-    tap_qwen2_5_vl_3b        TAP as its paper's text has it: a query word, a two-layer MLP, squared error
-    tap_qwen2_5_vl_3b_fast   TAP as its released code has it: FAST action tokens, nothing frozen
+    tap_qwen2_5_vl_3b        TAP as described in its paper: a query token, a two-layer MLP, squared error
+    tap_qwen2_5_vl_3b_fast   TAP as in its released code: FAST action tokens, nothing frozen
     action_prior_2b          a motion prior, and an image-text model of 2B that acts through its decoder
 
 A value that `sources` does not name is the job's default, which its field documents. The motion prior's chunk (15),

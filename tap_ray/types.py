@@ -308,9 +308,9 @@ class Window:
     crop_mask: Bool[np.ndarray, "N 2"] | None = None
     """Whether there is a crop of the object, and of the place; where not, the crop is zeros."""
     crop_px: Float32[np.ndarray, "N 2 2"] | None = None
-    """Row and column, px, of where the thing and the place are seen (the middles of their crops)."""
+    """Row and column, px, of the object and the place in the image (the centers of their crops)."""
     crop_px_mask: Bool[np.ndarray, "N 2"] | None = None
-    """Whether they are there now: the thing until it is touched, the place as long as the crop is known."""
+    """Whether they are there now: the object until it is touched, the place as long as the crop is known."""
     goal_row: np.ndarray | None = None
     """(N,) int64, row of `rgb` that is the image at t+k, instead of `goal_rgb`; a row's own number (k = 0): no goal."""
     extra_rgb: UInt8[np.ndarray, "N V Y X 3"] | None = None

@@ -28,7 +28,7 @@ _LYING = p.getQuaternionFromEuler((0, np.pi / 2, 0))
 
 
 class World:
-    """A simulation that is built afresh for every episode, so nothing of the last one can leak into the next."""
+    """A simulation that is rebuilt for every episode, so that no state of one episode can leak into the next."""
 
     def __init__(self, model: RobotModel, control_hz: float) -> None:
         self.model = model

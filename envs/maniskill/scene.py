@@ -167,7 +167,7 @@ class ManiSkillScene:
 
 
 def _builds(old: Perturbation, new: Perturbation) -> bool:
-    """Whether a scene must be built anew for another episode."""
+    """Whether a scene must be rebuilt for the next episode."""
     return bool(old.distractor or new.distractor) or old.camera_offset != new.camera_offset
 
 

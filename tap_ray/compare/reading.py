@@ -89,7 +89,7 @@ def read_runs(runs: Sequence[Path | str]) -> tuple[list[Result], list[Curves]]:
     Args:
         runs: evaluation folders (results.json) and training folders (metrics.jsonl). The training run behind an
             evaluated policy, and the Stage 1 run behind that one, are found by themselves if they lie in the same
-            storage: a manifest cannot make this machine connect to a server that nobody named.
+            storage: a manifest cannot make this machine connect to a server that the user did not name.
 
     Raises:
         CheckpointError: a folder is neither of these, is damaged, or was evaluated with another protocol than the

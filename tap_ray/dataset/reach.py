@@ -60,12 +60,11 @@ def reach_targets(
     Returns:
         (T, 13) float32. 0 .. 2: displacement of the tip over the next `steps`, m. 3 .. 5: the way to where the tip is
         at the first touch of the bout of contact that t leads to, m (short gaps joined, as for crops; none while the
-        bout lasts: the next one is about another thing). 6 .. 8: the way to where it lets go, at the last step of the
+        bout lasts: the next one is about another object). 6 .. 8: the way to where it lets go, at the last step of the
         bout that t leads to or belongs to, m. 9, 10: cosine and sine of twice the hand's yaw at that first touch, where
         the touch is a grasp. 11, 12: likewise of the yaw from now to then. Twice, because two fingers close alike after
-        half a turn.
-        And (T, 13) int64, how many steps ahead that is: NEVER (and zeros before) where there is none, or the episode
-        ends first.
+        half a turn. And (T, 13) int64, how many steps ahead that is: NEVER (and zeros before) where there is none, or
+        the episode ends first.
     """
     num_steps = len(state_TS)
     now = np.arange(num_steps)

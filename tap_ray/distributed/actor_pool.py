@@ -158,7 +158,7 @@ class ActorPool:
         return sum(fleet.items > 0 for fleet in self._fleets)
 
     def _submit(self) -> None:
-        """Give items to idle fleets, and then ahead of time while there are enough for everybody."""
+        """Give items to idle fleets, and then ahead of time while there are enough for all fleets."""
         for depth in range(1 + self.ahead):
             for fleet in self._fleets:
                 if not fleet.ready or fleet.items != depth or (depth and len(self._queue) < self.num_fleets):

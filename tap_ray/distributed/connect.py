@@ -144,7 +144,7 @@ def join_error(address: str, error: Exception) -> str:
 
 
 def _check_port(address: str) -> None:
-    """Raise OSError within seconds where nobody listens; Ray itself would continue trying for minutes."""
+    """Raise an OSError within seconds if no server listens; Ray itself would continue trying for minutes."""
     host, _, port = address.rpartition(":")
     if host and port.isdigit():
         socket.create_connection((host, int(port)), timeout=PROBE_S).close()

@@ -19,7 +19,8 @@ def pointing_loss(look_N2P: Tensor, batch: Batch) -> Tensor:
 
     Args:
         look_N2P: log-probabilities of the G x G cells.
-        batch: "crop_px" (row and column of the thing and of the place), "crop_px_mask" (whether they are there), "rgb".
+        batch: "crop_px" (row and column of the object and of the place), "crop_px_mask" (whether they are there),
+            "rgb".
     """
     side, mask_N2 = round(look_N2P.shape[-1] ** 0.5), batch["crop_px_mask"]
     at = ((batch["crop_px"] + 0.5) * (side / batch["rgb"].shape[1]) - 0.5).clamp(0, side - 1)

@@ -1,8 +1,8 @@
-"""Builds an image-text model's input from images, crops, goal images and instructions. N batch, L words.
+"""Builds an image-text model's input from images, crops, goal images and instructions. N batch, L tokens.
 
-The model's chat template says how a turn is written, its processor how images are resized and how many words an image
+The model's chat template says how a turn is written, its processor how images are resized and how many tokens an image
 takes; both are the checkpoint's. A turn has its images first, then the instruction if there is one. Rows may have
-different numbers of images and words: they are padded on the left, so the query word is the last one in each.
+different numbers of images and tokens: they are padded on the left, so the query token is the last one in each.
 """
 
 import functools
@@ -77,12 +77,12 @@ def with_crops(rgb: list[list[np.ndarray]], batch: Batch, prefix: str) -> list[R
 
 
 def prompt(files: VlmFiles, rows: Sequence[Row], *, query: int, device: torch.device) -> dict[str, Tensor]:
-    """The model's input, with the query word at the end of each row.
+    """The model's input, with the query token at the end of each row.
 
     Args:
         files: the model's files.
         rows: one for each robot.
-        query: id of the query word.
+        query: id of the query token.
         device: where the model is.
     """
     texts = [_written(files, len(row.images), row.text) for row in rows]

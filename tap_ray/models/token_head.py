@@ -88,8 +88,8 @@ class TokenHead(nn.Module):
     def targets(self, action_NHA: Tensor, step_NH: Tensor) -> Tensor:
         """(N, T) int64 tokens of normalized chunks, -1 behind each row's last.
 
-        A chunk that ends before its last step (`step_NH` False from there on) goes on with its last action, as openpi
-        pads them: the transform needs every step.
+        A chunk that ends before its last step (`step_NH` False from there on) is continued with its last action, as
+        openpi pads them: the transform needs every step.
         """
         last_N = step_NH.long().sum(1).clamp_min(1) - 1
         step_NH = torch.minimum(torch.arange(action_NHA.shape[1], device=last_N.device), last_N[:, None])

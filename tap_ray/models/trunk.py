@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 
 class Attention(nn.Module):
-    """Self-attention with a mask of tokens that nobody attends to."""
+    """Self-attention with a mask of tokens that are not attended to."""
 
     def __init__(self, width: int, num_heads: int) -> None:
         super().__init__()

@@ -1,20 +1,21 @@
-"""The policy with an image-text model as its backbone: same inputs and outputs as `policy.TapPolicy`. N batch, L words,
-D width of the model, H chunk, A action slots.
+"""The policy with an image-text model as its backbone: same inputs and outputs as `policy.TapPolicy`.
 
-    prompt (the model's own chat template)                      behind it
+N batch, L tokens, D width of the model, H chunk, A action slots.
+
+    prompt (the model's own chat template)                      after it
     <image> ............ <image of the goal>     inverse dynamics  \\
-    <image> ............ <crop> <crop>           next object        > query word --> head
+    <image> ............ <crop> <crop>           next object        > query token --> head
     <image> ............ instruction             Stage 2           /
 
 Instruction, crops or goal are only context: backbone and head are the same in both stages (arXiv 2607.02466). The head
-reads the last hidden state of the query word:
+reads the last hidden state of the query token:
 
     regression   two-layer MLP -> the chunk (the paper's text)
     flow         two-layer MLP -> a latent of motion -> the decoder of a motion prior (arXiv 2606.26095)
     tokens       the first of the chunk's FAST tokens, which follow one after another (the paper's released code)
 
-The query word and the action tokens are new words behind the vocabulary (`ActionWords`); the model's own vocabulary
-and its language head are not changed. The state, if the policy reads it, is added to the query word.
+The query token and the action tokens are new tokens after the vocabulary (`ActionWords`); the model's own vocabulary
+and its language head are not changed. The state, if the policy reads it, is added to the query token.
 """
 
 import contextlib
@@ -42,7 +43,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 QUERY = 1
-"""Number of new words before the action tokens: only the query."""
+"""Number of new tokens before the action tokens: only the query."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,7 +56,7 @@ class VlmParts:
 
 
 class ActionWords(nn.Module):
-    """The model's word embeddings, followed by those of new words."""
+    """The model's word embeddings, followed by those of new tokens."""
 
     def __init__(self, base: nn.Embedding, num: int) -> None:
         super().__init__()
@@ -67,7 +68,7 @@ class ActionWords(nn.Module):
 
     @contextlib.contextmanager
     def beside(self, state_ND: Tensor | None) -> Iterator[None]:
-        """While the body runs, add this to the embedding of each row's query word."""
+        """While the body runs, add this to the embedding of each row's query token."""
         self._beside = state_ND
         try:
             yield

@@ -49,8 +49,8 @@ class Costs:
     saved: float
     """Bytes kept for the backward pass independent of the batch size, such as weights in bfloat16."""
     saved_a_sample: float
-    """Bytes that each sample adds. With activation checkpointing those of the largest layer are among them, which are
-    there again while it is computed anew."""
+    """Bytes that each sample adds. With activation checkpointing they include those of the largest layer, which exist
+    again while it is recomputed."""
 
     def activations(self, num: int) -> float:
         """Bytes, for `num` samples."""

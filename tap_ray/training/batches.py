@@ -33,8 +33,8 @@ def to_tensors(window: ActionChunkBatch, device: torch.device) -> MotionBatch: .
 def to_tensors(window: Window | ActionChunkBatch, device: torch.device) -> Batch | MotionBatch:
     """The window's arrays as tensors on `device`; those that are None are omitted.
 
-    `task_index` and `goal_row` stay on the CPU: they say which rows and instructions belong together, and whoever reads
-    them must not wait for a GPU.
+    `task_index` and `goal_row` stay on the CPU: they say which rows and instructions belong together, and code that
+    reads them must not wait for a GPU.
     """
     batch: dict[str, Tensor] = {}
     for field in dataclasses.fields(window):

@@ -1,7 +1,7 @@
 """Contains the one training loop, `fit`. It depends neither on Ray nor on MLflow nor on the objective.
 
-Each step takes G batches (`gradient_accumulation_steps`): whoever resumes at step s hands in an iterator that starts at
-batch s * G.
+Each step takes G batches (`gradient_accumulation_steps`): to resume at step s, pass an iterator that starts at batch s
+* G.
 """
 
 import contextlib
