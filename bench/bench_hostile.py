@@ -1,11 +1,12 @@
-"""What hostile clients cost the robots: a step's time beside 80 of them against its time alone, in one run.
+"""Measures how much hostile clients slow robots down: a step's time with 80 of them against its time without, in one
+run.
 
     python -m bench.bench_hostile [--clients 80] [--robots 4] [--no-ray]
 
 Robots step at their own rate over a WebSocket on loopback; quiet and attacked rounds take turns. The clients are of
-every kind in tests/serving/hostile.py, each as fast as the server lets it, in a process of lower priority:
-elsewhere they have processors of their own. It exits with 1 where p99 is more than twice its quiet value, or the attack
-made a step late, or the server is not ready afterwards.
+every kind in tests/serving/hostile.py, each as fast as the server lets it, in a process of lower priority: on other
+machines they have their own processors. It exits with 1 if p99 is more than twice its quiet value, or the attack made a
+step late, or the server is not ready afterwards.
 """
 
 import sys
@@ -39,9 +40,9 @@ class Config:
     steps: int = 100
     """Steps of each robot in each round."""
     rounds: int = 2
-    """Of each kind."""
+    """Number of rounds of each kind."""
     deadline_s: float | None = None
-    """As jobs.serve has it."""
+    """Deadline of a step, s, as in jobs.serve."""
     ray: bool = True
     """The networks on Ray Serve; --no-ray: in the server's own process."""
 

@@ -1,4 +1,4 @@
-"""Frames a second of an import against a plain loop over the same decoder, in one process each, alternately.
+"""Measures frames per second of an import against a plain loop over the same decoder, in one process each, alternately.
 
     python -m bench.bench_import [--rounds 5]
 
@@ -32,10 +32,10 @@ SIDE, EPISODES = 256, 6
 
 @dataclass(frozen=True, kw_only=True)
 class Config:
-    """What is measured."""
+    """Settings of the benchmark."""
 
     rounds: int = 5
-    """Of both, in turn; the median of each round's ratio is printed."""
+    """Number of rounds of both, in turn; the median of the rounds' ratios is printed."""
 
 
 def filled(rgb: np.ndarray) -> np.ndarray:
@@ -74,7 +74,7 @@ def plain_lerobot(source: Source, camera: str, frames: dict[int, list[int]]) -> 
 
 
 def main(config: Config) -> None:
-    """Print a row a source."""
+    """Print one row per source."""
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         episodes = []

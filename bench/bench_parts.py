@@ -1,4 +1,5 @@
-"""What one driver and one machine of a big collection can take, each part alone: writer, object store, tasks, actors.
+"""Measures what one driver and one machine of a large collection can handle, each part alone: writer, object store,
+tasks, actors.
 
     python -m bench.bench_parts [--seconds 3]
 
@@ -35,10 +36,10 @@ from tap_ray.types import Episode
 
 @dataclass(frozen=True, kw_only=True)
 class Config:
-    """What is measured."""
+    """Settings of the benchmark."""
 
     seconds: float = 3.0
-    """For each part, s."""
+    """Duration of each measurement, s."""
     episodes: int = 16
     """Episodes that a fleet plays first; the writer and the store are given them again and again."""
 

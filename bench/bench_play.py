@@ -1,4 +1,5 @@
-"""What Ray costs in collection: frames/s of the pipeline against the same robots in bare processes, same episodes.
+"""Measures the overhead of Ray in collection: frames/s of the pipeline against the same robots in plain processes, with
+the same episodes.
 
     python -m bench.bench_play [--episodes 40] [--fleets 2] [--robots 1] [--scaling]
 
@@ -35,7 +36,7 @@ from tap_ray.play.schedule import Schedule
 
 @dataclass(frozen=True, kw_only=True)
 class Config:
-    """What is measured."""
+    """Settings of the benchmark."""
 
     episodes: int = 40
     """Episodes on each side, 60 frames each."""
@@ -51,7 +52,7 @@ class Config:
 
 @dataclass(frozen=True, kw_only=True)
 class Speed:
-    """How fast one side was, and whether it had the machine to itself."""
+    """The speed of one side, and whether it had the machine for itself."""
 
     frames_s: float
     cpu_ms: float

@@ -1,4 +1,4 @@
-"""What an object store costs that takes its time before every request: collection, reading, a line of metrics.
+"""Measures the cost of an object store with a delay before every request: collection, reading, a line of metrics.
 
     python -m bench.bench_s3 --data data/play-... [--rate 12] [--delay-ms 40]
 
@@ -27,7 +27,7 @@ from tap_ray.types import Episode
 from tests import s3
 
 COLUMNS = [layout.IMAGE, layout.STATE, layout.ACTION, layout.CONTACT]
-"""What training windows are made of."""
+"""Columns from which training windows are made."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,7 +39,7 @@ class Config:
     episodes: int = 640
     per_file: int = 64
     delay_ms: float = 40.0
-    """Before each request, ms."""
+    """Delay before each request, ms."""
     group: int = 16
     """Episodes of a group that is read."""
     lines: int = 100

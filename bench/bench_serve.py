@@ -1,4 +1,5 @@
-"""What serving costs: the time of a step through `python -m jobs.serve` against the same policy in this process.
+"""Measures the cost of serving: the time of a step through `python -m jobs.serve` against the same policy in this
+process.
 
     python -m bench.bench_serve [--policy runs/tap] [--robots 1 4] [--steps 300]
 
@@ -39,7 +40,7 @@ class Config:
     policy: Path | None = None
     """Run folder of jobs.align; without it one of the default size with fresh weights, which takes as long."""
     robots: tuple[int, ...] = (1, 4)
-    """How many ask at once."""
+    """Numbers of robots that send steps at the same time."""
     steps: int = 300
     """Steps of each robot."""
     rounds: int = 2

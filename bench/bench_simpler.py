@@ -1,4 +1,5 @@
-"""What our environment contract costs on SIMPLER's twins: episodes against ManiSkill's own bare loop on the same core.
+"""Measures the cost of our environment interface on SIMPLER's twins: episodes against ManiSkill's own plain loop on the
+same core.
 
     python -m bench.bench_simpler [--task put_carrot_on_plate] [--rounds 3] [--sim maniskill_gpu --robots 256]
 
@@ -31,10 +32,10 @@ STEPS = 60
 
 @dataclass(frozen=True, kw_only=True)
 class Config:
-    """What is measured."""
+    """Settings of the benchmark."""
 
     task: str = "put_carrot_on_plate"
-    """Which twin."""
+    """Task of the digital twin."""
     episodes: int = 3
     """Episodes of 60 steps in a round, on each side."""
     rounds: int = 3

@@ -1,4 +1,5 @@
-"""Windows a second into one training process: Ray Data against a torch DataLoader, same Parquet, same windows.
+"""Measures windows per second into one training process: Ray Data against a torch DataLoader, same Parquet, same
+windows.
 
     python bench/bench_stream.py --data data/play-...
 

@@ -1,4 +1,5 @@
-"""What Ray Train costs a step: the same loop, model and batches in this process and in a Ray Train worker.
+"""Measures the overhead of Ray Train per step: the same loop, model and batches in this process and in a Ray Train
+worker.
 
     python bench/bench_train.py --data data/play-...
 
@@ -44,7 +45,7 @@ class Config:
 
 
 def repeated(data: Path, windows: WindowConfig, *, shard: Shard) -> Iterator[Window]:
-    """A few batches for ever."""
+    """Repeat a few batches forever."""
     source = iterate(open_dataset(data), windows, seed=0, shard=replace(shard, start_batch=0))
     return cycle(list(islice(source, DIFFERENT_BATCHES)))
 

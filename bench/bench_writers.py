@@ -1,4 +1,5 @@
-"""What a collection costs its driver: processor time and bytes an episode, with the driver as writer and with others.
+"""Measures the cost of a collection for its driver: CPU time and bytes per episode, with the driver as the writer and
+with separate writers.
 
     python -m bench.bench_writers [--writers 0 1] [--episodes 120] [--repeated 2000]
 
@@ -36,19 +37,19 @@ from tap_ray.play.schedule import Schedule
 
 @dataclass(frozen=True, kw_only=True)
 class Config:
-    """What is measured."""
+    """Settings of the benchmark."""
 
     writers: tuple[int, ...] = (0, 1)
     """Processes that write; 0: the driver does."""
     episodes: int = 120
-    """Really played, 60 frames each."""
+    """Number of collected episodes, 60 frames each."""
     repeated: int = 2000
-    """Handed over again and again."""
+    """Number of episodes that are handed over repeatedly."""
     fleets: int = 2
 
 
 class Repeats:
-    """A fleet that plays eight episodes once, and then says them again."""
+    """A fleet that collects eight episodes once, and then returns them repeatedly."""
 
     def __init__(self, memory: Any) -> None:
         self._episodes = [outcome.episode for n in range(8) for outcome in fleet(PLAN, 1, memory).run([n])]
@@ -85,7 +86,7 @@ class Watch:
 
     @property
     def total_s(self) -> float:
-        """Of all of them since each was first seen, s."""
+        """CPU time of all of them since each was first seen, s."""
         return sum(seconds for pid, seconds in self.seconds.items() if pid > 0)
 
 

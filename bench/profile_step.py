@@ -1,4 +1,4 @@
-"""Where the time of a training step goes, on this machine: torch.profiler over a few steps of each stage.
+"""Profiles where the time of a training step goes on this machine: torch.profiler over a few steps of each stage.
 
     python -m bench.profile_step --steps 10
 
@@ -38,7 +38,7 @@ class Config:
     image_size: int = 96
     """Side of the images, px."""
     rounds: int = 7
-    """Of each comparison."""
+    """Number of rounds of each comparison."""
     rows: int = 12
     """Lines of a profile."""
 

@@ -1,4 +1,4 @@
-"""A policy of one's own on the cells that every policy is evaluated on: anything with `reset` and `act`.
+"""Evaluates your own policy, any class with `reset` and `act`, on the same cells as every other policy.
 
 python examples/own_policy.py CELLS_OF_EACH_TASK
 """

@@ -1,4 +1,4 @@
-"""Play in ten lines: three robots seek contact with what lies on their tables, for an episode each.
+"""Plays in ten lines: three robots seek contact with the objects on their tables, for one episode each.
 
 python examples/play.py PLAY.mp4
 """

@@ -1,7 +1,7 @@
-"""PPO in one file learns a little of the push task, from states: `python examples/ppo_push.py [SECONDS [SEED]]`.
+"""Trains PPO, in one file, on the push task from states: `python examples/ppo_push.py [SECONDS [SEED]]`.
 
-It prints a line after the first update and then each few: the mean dense reward of a step, how far the pumpkin was
-pushed (m, of 0.1) and the part of the episodes that succeed. Nothing of tap_ray's own training is used: only the
+It prints a line after the first update and then every few updates: the mean dense reward per step, how far the pumpkin
+was pushed (m, of 0.1) and the share of episodes that succeed. Nothing of tap_ray's own training is used: only the
 Gymnasium id.
 """
 
@@ -23,7 +23,7 @@ GAMMA, LAMBDA, CLIP, ENTROPY = 0.97, 0.95, 0.2, 0.001
 
 
 def make_robots() -> gym.vector.VectorEnv:
-    """States and object poses as one vector, actions in -1 .. 1; no camera."""
+    """Make robots whose observation is one vector of states and object poses, with actions in -1 .. 1 and no camera."""
     return gym.make_vec(
         "tap_ray/PushPumpkinLeft-v0",
         ROBOTS,
@@ -41,7 +41,7 @@ def make_robots() -> gym.vector.VectorEnv:
 
 
 class Agent(nn.Module):
-    """What to do, and what it is worth."""
+    """The policy and the value function."""
 
     def __init__(self, num_obs: int, num_actions: int) -> None:
         super().__init__()
@@ -60,7 +60,8 @@ def layers(num_in: int, num_out: int, gain: float) -> nn.Sequential:
 
 
 def play(robots: gym.vector.VectorEnv, agent: Agent, obs: np.ndarray) -> tuple[dict[str, Tensor], np.ndarray, Any]:
-    """One whole episode of each robot: what was seen, done and paid, (T, N, ...); then the next first observation."""
+    """Run one whole episode of each robot: observations, actions and rewards (T, N, ...), and the next initial
+    observation."""
     rows: list[list[Tensor]] = []
     infos: Any = {}
     for _ in range(STEPS):
@@ -76,7 +77,7 @@ def play(robots: gym.vector.VectorEnv, agent: Agent, obs: np.ndarray) -> tuple[d
 
 
 def advantages(batch: dict[str, Tensor], last_value: Tensor) -> Tensor:
-    """(T, N), generalized advantage estimation; the time limit is no end, so the value behind it counts."""
+    """(T, N) generalized advantage estimates. The time limit does not end the task, so the value after it counts."""
     ahead, found = torch.zeros_like(last_value), []
     for step in reversed(range(STEPS)):
         error = batch["reward"][step] + GAMMA * last_value - batch["value"][step]
@@ -87,7 +88,7 @@ def advantages(batch: dict[str, Tensor], last_value: Tensor) -> Tensor:
 
 
 def improve(agent: Agent, optimizer: torch.optim.Optimizer, batch: dict[str, Tensor], advantage: Tensor) -> None:
-    """The clipped objective, over and over."""
+    """Optimize the clipped objective for several epochs."""
     flat = {key: value.flatten(0, 1) for key, value in (batch | {"advantage": advantage}).items()}
     flat["wanted"] = flat["advantage"] + flat["value"]
     flat["advantage"] = (flat["advantage"] - flat["advantage"].mean()) / (flat["advantage"].std() + 1e-8)
@@ -105,7 +106,7 @@ def improve(agent: Agent, optimizer: torch.optim.Optimizer, batch: dict[str, Ten
 
 
 def main(seconds: int = 300, seed: int = 0) -> None:
-    """Learn for so long."""
+    """Train for a given time, s."""
     torch.set_num_threads(1)
     torch.manual_seed(seed)
     robots = make_robots()

@@ -1,4 +1,4 @@
-"""A dataset of ours in LeRobot's own class: frames, action chunks, what each episode is about.
+"""Reads a dataset of tap_ray with LeRobot's own class: frames, action chunks, and the task of each episode.
 
 python examples/read_with_lerobot.py data/play       (with lerobot 0.4 installed: pip install lerobot==0.4.4)
 """

@@ -1,4 +1,4 @@
-"""Stage 1 and Stage 2 in one process, without Ray: the same objectives, windows and loop that the jobs run.
+"""Trains Stage 1 and Stage 2 in one process, without Ray, with the same objectives, windows and loop as the jobs.
 
 python examples/train_without_ray.py PLAY DEMOS RUN STEPS
 

@@ -111,7 +111,7 @@ def listing() -> str:
         for registry in REGISTRIES.values()
         if len(registry)
     ]
-    return "\n\n".join(["Known here, those of installed packages included:", *lines]) if lines else ""
+    return "\n\n".join(["Known names, including those of installed packages:", *lines]) if lines else ""
 
 
 def _named(registry: "Registry[Any]", name: str) -> str:

@@ -12,7 +12,8 @@ TESTS = sorted((ROOT / "tests").rglob("*.py"))
 USERS = [*TESTS, *(file for room in ("bench", "examples", "jobs") for file in sorted((ROOT / room).rglob("*.py")))]
 ASSERTING = ("raises", "warns", "fail", "check_env")
 """Functions of pytest and Gymnasium that assert; so do those whose names begin with "assert_" (NumPy, pandas)."""
-BY_NAME = ("getattr", "setattr", "hasattr", "delattr")
+BY_NAME = ("getattr", "setattr", "hasattr", "delattr", "patch", "object")
+"""Functions of Python, pytest and unittest.mock that take the name of an attribute, or a dotted path to it."""
 
 
 def named(path: Path) -> str:
@@ -51,8 +52,9 @@ def private_uses(tree: ast.AST) -> Iterator[str]:
                 yield from (f"{module}.{name.name}" for name in node.names if is_private(name.name))
             case ast.Attribute(attr=name) if name in private_names() and not is_own(node):
                 yield ast.unparse(node)
-            case ast.Call(func=function, args=[_, ast.Constant(value=str(name)), *_]) if name in private_names():
-                if called(function) in BY_NAME:
+            case ast.Call(func=function, args=arguments) if called(function) in BY_NAME:
+                names = [each.value for each in arguments[:2] if isinstance(each, ast.Constant)]
+                if any(str(name).rpartition(".")[2] in private_names() for name in names):
                     yield ast.unparse(node)
 
 
@@ -98,7 +100,7 @@ def test_every_test_asserts_something(file: Path) -> None:
 
 
 def test_uses_of_private_names_are_found() -> None:
-    wrong = ["lock._renewed", "patch.setattr(lock, '_renewed', 1)"]
+    wrong = ["lock._renewed", "patch('tap_ray.locks._Lease')", "patch.setattr(lock, '_renewed', 1)"]
     fine = ["self._renewed", "os._exit(1)", "lock.renewed"]
     code = "\n".join(["from tap_ray.locks import _Lease", *wrong, *fine])
     assert sorted(private_uses(ast.parse(code))) == [*wrong, "tap_ray.locks._Lease"]

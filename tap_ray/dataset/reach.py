@@ -10,7 +10,8 @@ NUM_REACH = 13
 """Number of targets of one arm: three vectors and two yaws; see `reach_targets`."""
 NEVER = np.iinfo(np.int64).max
 CLOSES_EARLY = 3
-"""A touch counts as a grasp if the fingers begin to close at most this many steps before it."""
+"""A touch counts as a grasp if the fingers are commanded to close at most this many steps before it, or during the
+bout."""
 
 
 def reaching_arms(spec: RobotSpec) -> tuple[ArmSlots, ...]:

@@ -37,7 +37,8 @@ class WindowConfig:
     """Settings of the training windows and their batches."""
 
     horizon: int = 4
-    """H, actions in a chunk, steps. Unless given, with a motion prior its chunk; for inverse dynamics alone k_max."""
+    """Number of actions in a chunk (H). If not given, it is the chunk of a motion prior, or k_max for inverse dynamics
+    alone."""
     k_max: int = 1
     """Goal images are k ~ U{1 .. k_max} steps ahead (fewer near the end of an episode); 1 as in the paper, 0: no goal
     image (alignment)."""

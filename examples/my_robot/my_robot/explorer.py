@@ -1,4 +1,5 @@
-"""An explorer: the hand circles over the table, at another place, height and pace in each episode."""
+"""Defines an explorer: the end effector circles over the table, at another position, height and speed in each
+episode."""
 
 from typing import Any
 
@@ -10,13 +11,13 @@ RADIUS_M = 0.05
 
 
 class Circles:
-    """Of one arm. It draws only from the generator that it is given, so an episode follows from its seed."""
+    """An explorer of one arm. It draws only from the given generator, so that an episode follows from its seed."""
 
     def __init__(self, to: ExplorerInputs) -> None:
         self._to = to
 
     def reset(self, obs: Any, info: Any, rng: np.random.Generator) -> None:
-        """An episode begins."""
+        """Begin an episode."""
         motion = self._to.config.motion
         self._commanded = Commanded(motion, self._to.arm, obs)
         self._quat = self._commanded.quat
@@ -26,7 +27,7 @@ class Circles:
         self._angle, self._pace = rng.uniform(0, 2 * np.pi), rng.uniform(0.2, 0.6)
 
     def act(self, obs: Any, info: Any) -> np.ndarray:
-        """The next point of the circle, (7,) float32: change of the hand's pose, gripper open."""
+        """The action (7,) float32 to the next point of the circle: change of the end effector's pose, gripper open."""
         self._commanded.follow(obs, info)
         self._angle += self._pace
         around_m = RADIUS_M * np.array([np.cos(self._angle), np.sin(self._angle), 0.0])
@@ -34,5 +35,5 @@ class Circles:
 
 
 def circles(to: ExplorerInputs) -> Circles:
-    """What the entry point names."""
+    """Make the explorer; the entry point names this function."""
     return Circles(to)

@@ -1,4 +1,4 @@
-"""Stubby: what is fixed about it. Every field is explained in envs/robots.py."""
+"""Defines the constants of the robot "stubby". Every field is explained in envs/robots.py."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""A scenario of one's own: a workbench."""
+"""Defines a scenario: a workbench."""
 
 from envs.scene.scenarios import Scenario
 from envs.scene.textures import Cloth

@@ -1,4 +1,5 @@
-"""A simulator without physics: a hand that is where it is told to be, and things that it pushes aside, from above."""
+"""Defines a simulator without physics, seen from above: a tool that is always at its commanded position, and objects
+that it pushes aside."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -16,7 +17,7 @@ from tap_ray.specs import ONE_CAMERA
 from tap_ray.types import ARM, ELSEWHERE, FIRST_OBJECT, HAND, EnvConfig
 
 CORNER_M, SIDE_M = np.array([0.05, -0.3]), 0.6
-"""What the camera shows: a square of the table, x down and y to the right."""
+"""The square of the table that the camera shows, m; x points down and y to the right."""
 HAND_RADIUS_M = 0.015
 
 
@@ -49,7 +50,7 @@ class FlatlandEnv(gym.Env[Any, np.ndarray]):
         return self._seen(), self._info(np.array([0, 0, 0, 0, 0, 0, 1], np.float32))
 
     def step(self, action: np.ndarray) -> tuple[Any, float, bool, bool, dict[str, Any]]:
-        """Move the hand, and push aside what is in its way."""
+        """Move the tool, and push aside the objects in its way."""
         taken = np.clip(action, self._spec.action_low_A, self._spec.action_high_A).astype(np.float32)
         self._num_clipped += int(not np.array_equal(taken, action))
         self._num_steps += 1
@@ -62,7 +63,7 @@ class FlatlandEnv(gym.Env[Any, np.ndarray]):
         return self._seen(), float(info["entire"]), False, self._num_steps >= self._config.max_steps, info
 
     def _push(self, slot: int, thing: Any) -> bool:
-        """Keep a thing out of the hand; whether that moved it."""
+        """Push an object away from the tool; returns whether it moved."""
         away_m, room_m = self._pose_M7[slot, :2] - self._hand_m[:2], min(thing.half_size_m[:2]) + HAND_RADIUS_M
         distance_m = float(np.hypot(*away_m))
         if distance_m >= room_m or self._hand_m[2] > 2 * thing.half_size_m[2]:
@@ -81,7 +82,7 @@ class FlatlandEnv(gym.Env[Any, np.ndarray]):
         return [(220, 120, 30), (60, 160, 60), (60, 90, 200), (200, 60, 160)]
 
     def _whose(self) -> np.ndarray:
-        """(Y, X) uint8, values as in `info["segmentation"]`: discs on the table, the hand above them."""
+        """(Y, X) uint8, values as in `info["segmentation"]`: discs on the table, and the tool above them."""
         size = self._config.image_size
         grid_m = (np.arange(size) + 0.5) / size * SIDE_M
         whose = np.full((size, size), ELSEWHERE, np.uint8)
@@ -120,47 +121,47 @@ class FlatlandEnv(gym.Env[Any, np.ndarray]):
 
 @dataclass(frozen=True, kw_only=True)
 class Flatland:
-    """What tap_ray asks of a simulator (`envs.simulator.Simulator`)."""
+    """The interface that tap_ray expects of a simulator (`envs.simulator.Simulator`)."""
 
     suites: tuple[str, ...] = ("tabletop",)
     control_lag: float = 1.0
 
     @property
     def tasks(self) -> tuple[str, ...]:
-        """What can be done by pushing."""
+        """The tasks that can be done by pushing."""
         return tuple(name for name in TASKS.built_in if TASKS[name].goal == "push_left")
 
     @property
     def robots(self) -> tuple[str, ...]:
-        """Those of one arm whose actions move the hand."""
+        """The robots with one arm whose actions move the end effector."""
         return tuple(name for name in ROBOTS if len(robot(name).arm) == 1 and robot(name).control == "hand")
 
     def cameras(self, name: str) -> tuple[str, ...]:
-        """One, from above."""
+        """One camera, from above."""
         return ONE_CAMERA
 
     def version(self) -> str:
-        """Raise it when the scenes change; the package's own version is added to it."""
+        """Version of the scenes. Raise it when they change; the package's own version is added to it."""
         return "1"
 
     def check(self, config: EnvConfig) -> None:
-        """No scenarios, no randomization, no second task."""
+        """Raise an error for scenarios, randomization and a second task."""
         for name, usual in (("scenario", "standard"), ("randomize", None), ("partner", "")):
             if getattr(config, name) != usual:
                 raise ConfigError(f"flatland has no {name}: leave it out.")
 
     def make(self, config: EnvConfig, *, ee_control: bool = False, render_size: int | None = None) -> gym.Env:
-        """Actions move the hand in either case."""
+        """Make one robot; its actions always move the end effector."""
         return FlatlandEnv(config)
 
     def make_vector(self, config: EnvConfig, num_robots: int, *, ee_control: bool = False) -> gym.vector.VectorEnv:
-        """Robots side by side; none resets itself."""
+        """Make robots side by side, which are not reset automatically."""
         return gym.vector.SyncVectorEnv(
             [lambda: FlatlandEnv(config)] * num_robots, autoreset_mode=gym.vector.AutoresetMode.DISABLED
         )
 
     def sim_facts(self, task: str) -> SimFacts:
-        """The things are those of tap_ray."""
+        """The objects are those of tap_ray."""
         return SimFacts()
 
 

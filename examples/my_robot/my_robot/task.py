@@ -1,4 +1,4 @@
-"""A task with an object and a goal of its own: the bottle must lie down."""
+"""Defines a task with its own object and goal: the bottle must be knocked over."""
 
 import numpy as np
 
@@ -15,7 +15,7 @@ BOTTLE = ObjectModel(
     ),
 )
 LYING = 0.5
-"""The bottle lies once its axis is more than 60 degrees from upright: the cosine is below this."""
+"""The bottle counts as lying if the cosine of its tilt is below this: more than 60 degrees from upright."""
 
 
 def check_success(start_M7: np.ndarray, now_M7: np.ndarray, touch: Touch) -> tuple[bool, bool]:
