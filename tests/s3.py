@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from http.client import HTTPConnection
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 from typing import NamedTuple
 from urllib.request import Request, urlopen
 
@@ -58,7 +59,7 @@ def served() -> Iterator[Server]:
     server = Server(f"http://127.0.0.1:{free_port()}")
     port = server.endpoint.rpartition(":")[2]
     process = subprocess.Popen(
-        [sys.executable, "-m", "moto.server", "-p", port],
+        [sys.executable, str(Path(__file__).with_name("s3_server.py")), port],
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
         env={**os.environ, **server.env},
