@@ -21,6 +21,7 @@ from tyro.constructors import ConstructorRegistry, PrimitiveConstructorSpec, Pri
 from tap_ray import plugins, storage
 from tap_ray.config import load, to_dict
 from tap_ray.errors import ConfigError, nearest
+from tap_ray.help_texts import set_help
 
 C = TypeVar("C")
 
@@ -69,6 +70,8 @@ def parse(main: Callable[[C], Path], config_type: type[C], argv: list[str], offe
     texts = [plugins.listing(), _said(offers)]
     doc = "\n\n".join(filter(None, [(sys.modules[main.__module__].__doc__ or "").strip(), *texts]))
     fallback = tyro.MISSING_NONPROP if default is None else default
+    if {"-h", "--help"} & set(argv):
+        set_help(config_type)
     with warnings.catch_warnings():  # a default from a config file may be a UPath where the type says Path
         warnings.filterwarnings("ignore", message=r".*(\bupath\.|protocol=)")
         config = tyro.cli(config_type, prog=_command(), args=argv, description=doc, default=fallback, registry=FLAGS)  # pyright: ignore

@@ -98,7 +98,7 @@ def test_draws_are_a_function_of_seed_axis_and_number(write):
         ("cloning", 4),
         ("play_pays", 15),
         ("play_budget", 12),
-        ("play_steps", 5),
+        ("play_steps", 4),
         ("smoke", 4),
         ("study", 18),
         ("study_demos", 8),
