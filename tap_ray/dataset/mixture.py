@@ -8,6 +8,7 @@ Each dataset cycles through its own episodes, independent of the length of the o
 without the ones before it, and a run resumes as with one dataset; a mixture of one dataset equals that dataset.
 """
 
+import re
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any, Sequence
@@ -50,6 +51,12 @@ class Mixture:
     def seeds(self, seed: int) -> list[int]:
         """The seed of each dataset's order; the first dataset has the run's seed."""
         return [seed_of(seed, "mixture", number) if number else seed for number in range(len(self.sets))]
+
+    @property
+    def names(self) -> list[str]:
+        """Of each dataset in the names of metrics: its folder's; where two folders have one, with its number."""
+        names = [re.sub(r"[^A-Za-z0-9.-]+", "_", dataset.path.name) for dataset in self.sets]
+        return [f"{name}_{at}" if names.count(name) > 1 else name for at, name in enumerate(names)]
 
     def num_episodes(self, config: WindowConfig) -> int:
         """Number of episodes of all datasets, held-out ones included."""

@@ -214,24 +214,26 @@ def from_mixture(
     """
     windows = stage_windows(windows, config, policy)
     validation = mixture.windows(windows if config.next_object else replace(windows, k_max=1))
-    held_out: list[Window] = []
-    for dataset, own in zip(mixture.sets, validation, strict=True):
+    held_out: dict[str, list[Window]] = {}
+    for name, dataset, own in zip(mixture.names, mixture.sets, validation, strict=True):
         num = HELD_OUT_WINDOWS * own.batch_size // windows.batch_size
-        held_out += held_out_windows(dataset, own, seed=seed, num=num)
+        held_out[name] = held_out_windows(dataset, own, seed=seed, num=num)
 
     def chunks() -> np.ndarray:
         sets = [(dataset, split_episodes(dataset, windows)[0]) for dataset in mixture.sets]
         return np.concatenate([chunks_of(dataset, train, windows.horizon) for dataset, train in sets])
 
-    return build(
+    stage = build(
         spec=mixture.spec,
         norm=norm_stats(moments(mixture, windows), mixture.spec),
         policy=fitted(policy, mixture.sets[0], windows),
         config=config,
-        held_out=held_out,
+        held_out=[window for own in held_out.values() for window in own],
         seed=seed,
         action_NHA=chunks,
     )
+    of = [name for name, own in held_out.items() for _ in own] if len(held_out) > 1 else []
+    return replace(stage, held_out_of=of)
 
 
 def stage_windows(windows: WindowConfig, config: ObjectiveConfig, policy: PolicyConfig) -> WindowConfig:

@@ -35,6 +35,8 @@ class Stage:
     """Held-out windows; without any there is no validation."""
     lr_scale: dict[str, float]
     """Prefix of a parameter's name -> factor on its learning rate, for `fit`."""
+    held_out_of: Sequence[str] = ()
+    """Of a mixture, the name of the dataset of each of `held_out`."""
 
     @property
     def network(self) -> nn.Module:
@@ -45,7 +47,8 @@ class Stage:
         """Metrics on the held-out windows; see `score_policy`. {} without any."""
         if not self.held_out:
             return {}
-        return score_policy(self.model.network, self.objective, self.held_out, self.model.spec)
+        model = self.model
+        return score_policy(model.network, self.objective, self.held_out, model.spec, parts=self.held_out_of)
 
     def facts(self) -> dict[str, Any]:
         """For `Hooks.facts`: what must be equal when training resumes from a checkpoint."""

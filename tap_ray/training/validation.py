@@ -1,7 +1,8 @@
 """Validates predicted actions on held-out windows: R^2 of each slot that moves, and the gripper's sign."""
 
+from dataclasses import dataclass
 from itertools import product
-from typing import Iterable
+from typing import Mapping, Sequence
 
 import numpy as np
 import torch
@@ -22,9 +23,10 @@ from tap_ray.types import Window
 def score_policy(
     policy: Network,
     objective: Objective,
-    windows: Iterable[Window],
+    windows: Sequence[Window],
     spec: RobotSpec,
     *,
+    parts: Sequence[str] = (),
     bf16: str = "auto",
 ) -> dict[str, float]:
     """Measure how well the first action of each chunk (and the reach targets, if there are any) is predicted.
@@ -34,6 +36,7 @@ def score_policy(
         objective: its `inputs` turn a batch into what the policy reads; its name starts each metric.
         windows: held-out data, the same at every call.
         spec: names and ranges of the slots.
+        parts: of a mixture, the name of each window's dataset; empty: all are of one.
         bf16: see `TrainConfig`.
 
     Returns:
@@ -41,14 +44,14 @@ def score_policy(
         its range (so no R^2 is made of a slot that does not move); "<name>/r2_mean" over the translation slots among
         them; "<name>/gripper_accuracy"; "<name>/val_loss"; with a reach head
         "<name>/r2_<target>" for each of `models.reach.REACH_NAMES` (of several arms: "<name>/r2_left_<target>" ...) and
-        the means "<name>/r2_move", "<name>/r2_contact" and "<name>/r2_release".
+        the means "<name>/r2_move", "<name>/r2_contact" and "<name>/r2_release". Of each part those of these that are
+        `OF_PARTS`, "<name>/<part>_val_loss" ...
 
     Raises:
         DataError: there are no windows.
     """
     device, training = next(policy.parameters()).device, policy.training
-    columns: dict[str, list[np.ndarray]] = {"guess": [], "truth": [], "reach": [], "reach_truth": [], "reach_mask": []}
-    losses, sizes = [], []
+    scored: list[_Scored] = []
     policy.eval()
     # The noise is the same at every call, and the random numbers of training do not depend on validation.
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
@@ -58,17 +61,39 @@ def score_policy(
             with autocast(bf16, device):
                 seen = _Seen(policy)
                 loss, _ = objective.loss(seen, batch)
-            losses.append(float(loss))
-            sizes.append(len(window.rgb))
-            _collect(columns, policy, seen.out, batch)
+            scored.append(_Scored(float(loss), len(window.rgb), _columns(policy, seen.out, batch)))
     policy.train(training)
-    if not losses:
+    if not scored:
         raise DataError("There are no held-out windows to validate on. Hold out more episodes, or collect more.")
-    metrics = {f"{objective.name}/val_loss": float(np.average(losses, weights=sizes))}
-    metrics |= _of_actions(objective.name, np.concatenate(columns["guess"]), np.concatenate(columns["truth"]), spec)
-    if columns["reach"]:
-        reach = [np.concatenate(columns[key]) for key in ("reach", "reach_truth", "reach_mask")]
-        metrics |= _of_reach(objective.name, [arm.side for arm in spec.arms], *reach)
+    metrics = _metrics(f"{objective.name}/", scored, spec)
+    for part in dict.fromkeys(parts):
+        own = [each for each, name in zip(scored, parts, strict=True) if name == part]
+        found = _metrics("", own, spec)
+        metrics |= {f"{objective.name}/{part}_{name}": found[name] for name in OF_PARTS if name in found}
+    return metrics
+
+
+OF_PARTS = ("val_loss", "r2_mean", "r2_contact", "r2_release", "gripper_accuracy")
+"""Metrics that each dataset of a mixture has for itself, too."""
+
+
+@dataclass(frozen=True)
+class _Scored:
+    """One batch of windows."""
+
+    loss: float
+    size: int
+    columns: Mapping[str, np.ndarray]
+
+
+def _metrics(prefix: str, scored: Sequence[_Scored], spec: RobotSpec) -> dict[str, float]:
+    columns = {key: np.concatenate([each.columns[key] for each in scored]) for key in scored[0].columns}
+    losses, sizes = [each.loss for each in scored], [each.size for each in scored]
+    metrics = {f"{prefix}val_loss": float(np.average(losses, weights=sizes))}
+    metrics |= _of_actions(prefix, columns["guess"], columns["truth"], spec)
+    if "reach" in columns:
+        reach = [columns[key] for key in ("reach", "reach_truth", "reach_mask")]
+        metrics |= _of_reach(prefix, [arm.side for arm in spec.arms], *reach)
     return metrics
 
 
@@ -95,32 +120,31 @@ class _Seen(torch.nn.Module):
         return self.out
 
 
-def _collect(columns: dict[str, list[np.ndarray]], policy: Network, out: dict[str, Tensor], batch: Batch) -> None:
-    columns["guess"].append(policy.action_scale.unnormalize(out["action"])[:, 0].cpu().numpy())
-    columns["truth"].append(batch["action"][:, 0].cpu().numpy())
+def _columns(policy: Network, out: dict[str, Tensor], batch: Batch) -> dict[str, np.ndarray]:
+    found = {"guess": policy.action_scale.unnormalize(out["action"])[:, 0], "truth": batch["action"][:, 0]}
     if "reach" in out and "reach" in batch:
-        columns["reach"].append(policy.reach_scale.unnormalize(out["reach"]).cpu().numpy())
-        columns["reach_truth"].append(batch["reach"].cpu().numpy())
         mask = shown_mask(batch, shown(batch["crop_mask"]) if "crop_mask" in batch else None)
-        columns["reach_mask"].append(mask.cpu().numpy())
+        found |= {"reach": policy.reach_scale.unnormalize(out["reach"]), "reach_truth": batch["reach"]}
+        found["reach_mask"] = mask
+    return {key: value.cpu().numpy() for key, value in found.items()}
 
 
-def _of_actions(name: str, guess_NA: np.ndarray, truth_NA: np.ndarray, spec: RobotSpec) -> dict[str, float]:
+def _of_actions(prefix: str, guess_NA: np.ndarray, truth_NA: np.ndarray, spec: RobotSpec) -> dict[str, float]:
     names = [slot.name for slot in spec.action]
     half_range = (spec.action_high_A - spec.action_low_A) / 2
     r2_A = r_squared(guess_NA / half_range, truth_NA / half_range, min_std=MOVES)
     moving = {at: float(r2) for at, r2 in enumerate(r2_A) if np.isfinite(r2) and at not in spec.grippers}
-    metrics = {f"{name}/r2_{names[at]}": value for at, value in moving.items()}
+    metrics = {f"{prefix}r2_{names[at]}": value for at, value in moving.items()}
     translation = [moving[at] for arm in spec.arms for at in arm.delta_pos if at in moving]
     if translation:
-        metrics[f"{name}/r2_mean"] = float(np.mean(translation))
+        metrics[f"{prefix}r2_mean"] = float(np.mean(translation))
     if grippers := list(spec.grippers):
-        metrics[f"{name}/gripper_accuracy"] = gripper_accuracy(guess_NA[:, grippers], truth_NA[:, grippers])
+        metrics[f"{prefix}gripper_accuracy"] = gripper_accuracy(guess_NA[:, grippers], truth_NA[:, grippers])
     return metrics
 
 
 def _of_reach(
-    name: str, sides: list[str], guess_NR: np.ndarray, truth_NR: np.ndarray, mask_NR: np.ndarray
+    prefix: str, sides: list[str], guess_NR: np.ndarray, truth_NR: np.ndarray, mask_NR: np.ndarray
 ) -> dict[str, float]:
     """R^2 of each reach target over the rows that have it, and the mean over the axes (and arms) of each kind."""
     metrics, kinds = {}, {target.split("_")[0]: [] for target in REACH_NAMES}
@@ -129,6 +153,6 @@ def _of_reach(
         one = slice(column, column + 1)
         r2 = float(r_squared(guess_NR[keep, one], truth_NR[keep, one])[0]) if keep.any() else np.nan
         if np.isfinite(r2):  # no R^2 for constant slots
-            metrics[f"{name}/r2_{side}{target}"] = r2
+            metrics[f"{prefix}r2_{side}{target}"] = r2
             kinds[target.split("_")[0]].append(r2)
-    return metrics | {f"{name}/r2_{kind}": float(np.mean(found)) for kind, found in kinds.items() if found}
+    return metrics | {f"{prefix}r2_{kind}": float(np.mean(found)) for kind, found in kinds.items() if found}

@@ -80,6 +80,14 @@ def test_a_mixture_of_one_is_its_dataset(mixture: Mixture) -> None:
     assert norm_stats(moments(one, CONFIG), one.spec) == own
 
 
+def test_names_in_metrics_are_those_of_the_folders(mixture: Mixture) -> None:
+    def names(*paths: str) -> list[str]:
+        return Mixture(sets=tuple(replace(mixture.sets[0], path=Path(path)) for path in paths), weights=()).names
+
+    assert mixture.names == ["left", "both"]
+    assert names("a/play", "b/play", "c/17:30 (1)") == ["play_0", "play_1", "17_30_1_"]
+
+
 def test_numbers_are_normalized_as_often_as_they_are_drawn(mixture: Mixture) -> None:
     """Frames of the held-out episodes (2, 5, 8 and 2) count for nothing; a third is of the first, larger set."""
     mixture = replace(mixture, weights=(0.5, 1.0))

@@ -189,7 +189,10 @@ def test_a_mixture_is_validated_by_its_shares(tmp_path: Path):
         mixture = open_mixture(paths, [3.0, 1.0])
         learner = from_mixture(mixture, windows, policy=SMALL, config=config, seed=0)
         assert [len(window.k) for window in learner.held_out] == [6, 6, 2] + [2] * 7, "14 windows of each"
-        assert learner.validate()["play/val_loss"] > 0
+        found = learner.validate()
+        shares = [found[f"play/{name}_val_loss"] for name in ("a", "b")]
+        assert found["play/val_loss"] == pytest.approx(np.mean(shares)), "14 windows of each"
+        assert {f"play/{name}_{metric}" for name in "ab" for metric in ("r2_mean", "gripper_accuracy")} <= set(found)
 
 
 def test_the_next_object_from_a_data_set(tmp_path: Path):
