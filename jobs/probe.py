@@ -34,8 +34,11 @@ def main(config: ProbeConfig) -> Path:
     parents: dict[str, Path | str] = {"policy": config.policy, "data": config.data}
     with job_run("probe", config, parents=parents, rewrites=True) as run:
         scores = {
-            "trained": probe(policy_features(config.policy, data), data),
-            "fresh weights": probe(policy_features(config.policy, data, fresh=True), data),
+            f"{weights}, {camera}" if camera else weights: probe(
+                policy_features(config.policy, data, fresh=weights != "trained", camera=camera), data
+            )
+            for weights in ("trained", "fresh weights")
+            for camera in ("", *(data.cameras if len(data.cameras) > 1 else ()))
         }
         runs.write_json(run.path / "probe.json", scores)
         for target, score in scores["trained"].items():

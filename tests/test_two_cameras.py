@@ -4,12 +4,14 @@ import dataclasses
 from pathlib import Path
 from typing import Any
 
+import imageio.v3 as iio
 import numpy as np
 import pytest
 import torch
 
 import envs
 from envs.kinematics.reachable import sample_poses
+from jobs import saliency
 from tap_ray.align import demos as stage_2
 from tap_ray.dataset.crop_files import cut_block, missing_blocks
 from tap_ray.dataset.crops import CROPS
@@ -30,16 +32,18 @@ from tap_ray.exporting.settings import ExportConfig
 from tap_ray.importing.convert import ConvertOptions, episode_of
 from tap_ray.importing.mapping import require_fits
 from tap_ray.importing.settings import opened, read_mapping
+from tap_ray.inspect import probes
 from tap_ray.inspect.dataset import frames
 from tap_ray.inspect.dataset.content_checks import images
-from tap_ray.inspect.features import require_one_camera
-from tap_ray.media.image import decode_frames, decode_jpeg, encode_jpeg
-from tap_ray.models.build import load_bundle, new_policy
+from tap_ray.inspect.features import policy_features
+from tap_ray.inspect.saliency_report import SaliencyConfig
+from tap_ray.media.image import BAR_PX, decode_frames, decode_jpeg, encode_jpeg
+from tap_ray.models.build import new_policy
 from tap_ray.models.inference import load_policy
 from tap_ray.play.collect import CollectPlan, collect
 from tap_ray.play.demos import DemoFleet, DemoPlan
 from tap_ray.pretrain import from_play as stage_1
-from tap_ray.runs import finish, open_run
+from tap_ray.runs import finish, open_run, read_json
 from tap_ray.serving.client import RemotePolicy
 from tap_ray.training.batches import AugmentConfig, augment
 from tap_ray.training.loop import TrainConfig, fit
@@ -214,13 +218,35 @@ def test_a_policy_is_evaluated_on_what_it_was_trained_on(run: Path) -> None:
     one = dataclasses.replace(protocol, cameras=("main",))
     assert one.hash != protocol.hash
     assert "cameras" not in one.to_json()
-    with pytest.raises(
-        ConfigError,
-        match=r"reads the cameras main, wrist; jobs\.saliency and jobs\.probe support policies of one camera",
-    ):
-        require_one_camera(load_bundle(run / "final"), run)
     with pytest.raises(ConfigError, match="This policy needs images of the cameras main, wrist; got images of other"):
         load_policy(run)[0].chunk(np.zeros((1, 48, 48, 3), np.uint8), np.zeros((1, len(SPEC.state))), ["push it"])
+
+
+def test_the_features_of_each_camera(run: Path, play: DatasetInfo, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What the key points of one camera say does not depend on the other's image."""
+    monkeypatch.setattr(probes, "HOLDOUT_EVERY", 2)  # there are four episodes
+    data = probes.read_frames(play, num_episodes=0, every=8)
+    assert data.rgb.shape == data.next_rgb.shape == (len(data.episode), 2, 48, 48, 3)
+    main, wrist = (policy_features(run, data, camera=camera) for camera in BOTH)
+    assert main.shape == wrist.shape == (len(data.episode), 3 * SMALL.num_keypoints)
+    dark = dataclasses.replace(data, rgb=data.rgb * np.array([1, 0], np.uint8)[:, None, None, None])
+    np.testing.assert_array_equal(policy_features(run, dark, camera="main"), main)
+    assert np.abs(policy_features(run, dark, camera="wrist") - wrist).max() > 0.01
+    assert {"gripper"} <= set(probes.probe(policy_features(run, data), data))
+    with pytest.raises(ConfigError, match="tap reads the cameras main, wrist, and the dataset has main"):
+        policy_features(run, dataclasses.replace(data, cameras=("main",)))
+
+
+def test_a_picture_of_where_it_looks_for_each_camera(run: Path, tmp_path: Path, mlflow_uri: str) -> None:
+    config = SaliencyConfig(policy=(run,), tasks=("push_pumpkin_left",), episodes=1, max_steps=3, out=tmp_path / "look")
+    saliency.main(config)
+    assert list(read_json(tmp_path / "look" / "saliency.json")["all"]) == [
+        "tap, image",
+        "tap, image, fresh weights",
+        "image, at best of 6 x 6 cells",
+    ], "only of the first camera it is known whose pixel is whose"
+    strip = iio.imread(tmp_path / "look" / "strips" / "push_pumpkin_left-000.png")
+    assert strip.shape == (5 * BAR_PX + 4 * 192, 192, 3), "two cameras and two maps of one step, each below a bar"
 
 
 def test_a_served_policy_takes_both(run: Path) -> None:

@@ -25,11 +25,11 @@ class EpisodeClip:
     cell: Cell
     instruction: str
     rgb: np.ndarray
-    """(F + ahead, Y, X, 3) uint8."""
+    """(F + ahead, Y, X, 3) uint8, of V > 1 cameras (F + ahead, V, Y, X, 3)."""
     state: np.ndarray
     """(F, S) float32."""
     segmentation: np.ndarray
-    """(F + ahead, Y, X) uint8, values as in tap_ray/types.py."""
+    """(F + ahead, Y, X) uint8, values as in tap_ray/types.py; of the first camera."""
     regions: tuple[str, ...]
     """The regions of `saliency_mass.REGIONS` that are known."""
     crops: Mapping[str, np.ndarray]
@@ -96,12 +96,15 @@ def clip_of(
     crops = no_crops(len(trajectory))
     if mask is not None and len(trajectory.contact):
         crops = crops_of(cut(trajectory.rgb, mask > 0, trajectory.contact, CropConfig()))
+    rgb = trajectory.rgb
+    if trajectory.extra_rgb is not None:
+        rgb = np.concatenate([rgb[:, None], trajectory.extra_rgb], axis=1)
     done = np.flatnonzero(trajectory.entire)
     num = min(len(trajectory) - ahead, int(done[0]) + 1 if len(done) else len(trajectory))
     return EpisodeClip(
         cell=cell,
         instruction=trajectory.instruction,
-        rgb=trajectory.rgb[: num + ahead],
+        rgb=rgb[: num + ahead],
         state=trajectory.state[:num],
         segmentation=whose[: num + ahead],
         regions=TOLD[told],

@@ -1,24 +1,26 @@
 """Computes the input of a trained policy's head for linear probes: the features that both stages share."""
 
 from pathlib import Path
-from typing import Mapping, Sequence, cast
+from typing import Any, Mapping, Sequence, cast
 
 import numpy as np
 import torch
+from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
 
 from tap_ray.dataset.crops import CropConfig, Crops
 from tap_ray.errors import ConfigError
 from tap_ray.inspect.probes import ProbeData
 from tap_ray.models.batch import Batch
-from tap_ray.models.build import PolicyBundle, load_bundle, new_policy
+from tap_ray.models.build import Network, PolicyBundle, load_bundle, new_policy
 from tap_ray.models.language import encode
-from tap_ray.models.policy import acts
+from tap_ray.models.policy import TapPolicy, acts
 
 BATCH = 64
 """Number of frames per batch."""
 
 
-def policy_features(run: Path, data: ProbeData, *, fresh: bool = False) -> np.ndarray:
+def policy_features(run: Path, data: ProbeData, *, fresh: bool = False, camera: str = "") -> np.ndarray:
     """(F, D) float32 inputs of the action head, with the context that the policy was trained with.
 
     Inverse dynamics gets the frame one step ahead as its second image, and Stage 2 the episode's instruction. A policy
@@ -28,22 +30,27 @@ def policy_features(run: Path, data: ProbeData, *, fresh: bool = False) -> np.nd
         run: folder of a training run.
         data: the frames.
         fresh: use the same network with random weights, which shows what the architecture alone gives.
+        camera: of a policy with several cameras: give the key points of this one instead of all that the head reads.
 
     Raises:
         CheckpointError: there is no policy.
-        ConfigError: it was trained on images of another size.
+        ConfigError: it was trained on images of another size or of other cameras, or has no key points.
     """
     bundle = load_bundle(run / "final")
     config = bundle.network.config
-    require_one_camera(bundle, run)
-    if data.rgb.shape[1:3] != (config.image_size, config.image_size):
+    if data.cameras != bundle.spec.cameras:
         raise ConfigError(
-            f"{run} was trained on images of {config.image_size} px, but the images of the dataset have "
-            f"{data.rgb.shape[1]} px."
+            f"{run} reads the cameras {', '.join(bundle.spec.cameras)}, and the dataset has "
+            f"{', '.join(data.cameras)}. Give a dataset of the same robot and cameras."
+        )
+    size = data.rgb.shape[-3]
+    if size != config.image_size:
+        raise ConfigError(
+            f"{run} was trained on images of {config.image_size} px, but the images of the dataset have {size} px."
         )
     policy = new_policy(config, seed=0, tokenizer=bundle.tokenizer).eval() if fresh else bundle.network
     seen: list[np.ndarray] = []
-    hook = policy.last.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0].float().numpy()))
+    hook = _hook(policy, data.cameras.index(camera) if camera else None, seen)
     with torch.inference_mode():
         for begin in range(0, len(data.rgb), BATCH):
             part = slice(begin, begin + BATCH)
@@ -53,14 +60,19 @@ def policy_features(run: Path, data: ProbeData, *, fresh: bool = False) -> np.nd
     return np.concatenate(seen)
 
 
-def require_one_camera(bundle: PolicyBundle, run: Path) -> None:
-    """Raise a ConfigError for a policy with several cameras, because only the first camera's images are available
-    here."""
-    if len(bundle.spec.cameras) > 1:
-        raise ConfigError(
-            f"{run} reads the cameras {', '.join(bundle.spec.cameras)}; jobs.saliency and jobs.probe support policies "
-            "of one camera only. Evaluate this one with jobs.evaluate, which writes videos."
-        )
+def _hook(policy: Network, camera: int | None, seen: list[np.ndarray]) -> RemovableHandle:
+    """Collect in `seen` what the head reads of each batch, or the key points of one camera, until it is removed."""
+    if camera is None:
+        return policy.last.register_forward_pre_hook(lambda _, given: seen.append(given[0].float().numpy()))
+    if not isinstance(policy, TapPolicy):
+        raise ConfigError("Only the small policy has key points of each camera; a VLM policy reads them together.")
+    part = policy.keypoints if camera == 0 else policy.cameras.keypoints[camera - 1]
+
+    def keep(_part: nn.Module, given: Any, found: tuple[Tensor, Tensor]) -> None:
+        images = len(given[0]) // (1 if acts(policy.config) else 2)  # behind the present images come the second ones
+        seen.append(found[0][:images].float().numpy())
+
+    return part.register_forward_hook(keep)
 
 
 def inputs(
@@ -76,22 +88,27 @@ def inputs(
 
     Args:
         bundle: the policy.
-        rgb: (F, Y, X, 3) uint8.
+        rgb: (F, Y, X, 3) uint8, of V > 1 cameras (F, V, Y, X, 3).
         goal_rgb: likewise; only inverse dynamics gets them.
         state: (F, S) float32.
         sentence: (F) instructions; only Stage 2 gets them.
         crops: "object_crop", "place_crop" (F, C, C, 3) uint8 and "crop_mask" (F, 2) bool; only a policy that was
             trained on them gets them. None: it is not told what to look for.
     """
-    batch: Batch = {"rgb": torch.from_numpy(rgb), "state": torch.from_numpy(state)}
+    batch = _by_camera("", rgb) | cast(Batch, {"state": torch.from_numpy(state)})
     if bundle.tokenizer is None and not acts(bundle.network.config):
-        return batch | {"goal_rgb": torch.from_numpy(goal_rgb)}
+        return batch | _by_camera("goal_", goal_rgb)
     if bundle.tokenizer is None:
         told = no_crops(len(rgb)) if crops is None else crops
         return batch | cast(Batch, {name: torch.from_numpy(value) for name, value in told.items()})
     sentences, row = np.unique(np.asarray(sentence), return_inverse=True)
     tokens = encode(bundle.tokenizer, sentences.tolist(), bundle.network.config.num_context)
     return batch | {"tokens": tokens, "sentence": torch.from_numpy(row)}
+
+
+def _by_camera(prefix: str, rgb: np.ndarray) -> Batch:
+    parts = {"rgb": rgb} if rgb.ndim == 4 else {"rgb": rgb[:, 0], "extra_rgb": rgb[:, 1:]}
+    return cast(Batch, {f"{prefix}{name}": torch.from_numpy(part) for name, part in parts.items()})
 
 
 def no_crops(num: int) -> dict[str, np.ndarray]:

@@ -17,6 +17,8 @@ from tap_ray.errors import ConfigError, DataError
 from tap_ray.media.image import decode_jpeg
 from tap_ray.media.text_table import columns
 from tap_ray.metrics import r_squared
+from tap_ray.specs import ONE_CAMERA
+from tap_ray.types import Episode
 
 PENALTIES = (1e-4, 1e-3, 1e-2, 1e-1, 1.0, 10.0)
 """Candidate penalties, relative to the mean eigenvalue of the features' covariance."""
@@ -30,9 +32,9 @@ class ProbeData:
     """F frames of a dataset, with the targets that probes predict."""
 
     rgb: np.ndarray
-    """(F, Y, X, 3) uint8."""
+    """(F, Y, X, 3) uint8, of V > 1 cameras (F, V, Y, X, 3)."""
     next_rgb: np.ndarray
-    """(F, Y, X, 3) uint8, the frame one step later: the goal image that Stage 1 features were made for."""
+    """Likewise, the frame one step later: the goal image that Stage 1 features were made for."""
     state: np.ndarray
     """(F, S) float32; only policies that read it get it."""
     sentence: list[str]
@@ -42,6 +44,7 @@ class ProbeData:
     target: Mapping[str, np.ndarray]
     """"gripper" (of several arms "left_gripper" ...), then each object's name -> (F, 3) m, base frame; NaN where the
     object is not in the scene."""
+    cameras: tuple[str, ...] = ONE_CAMERA
 
 
 def read_frames(dataset: DatasetInfo, *, num_episodes: int, every: int) -> ProbeData:
@@ -65,12 +68,12 @@ def read_frames(dataset: DatasetInfo, *, num_episodes: int, every: int) -> Probe
         raise DataError(f"A probe needs at least {2 * HOLDOUT_EVERY} episodes; got {wanted} of {dataset.path}.")
     arms = [arm for arm in dataset.spec.arms if arm.ee_pos]
     rgb, next_rgb, state, number, sentence, seen, blank = [], [], [], [], [], [], []
-    columns = (layout.image_columns(dataset.spec)[0], layout.STATE, layout.OBJECT_POSE)
+    columns = (*layout.image_columns(dataset.spec), layout.STATE, layout.OBJECT_POSE)
     for index in range(wanted):
         episode = read_episode(dataset, index, columns)
         steps = range(0, len(episode.state) - 1, every)
-        rgb += [decode_jpeg(episode.image_jpeg[t]) for t in steps]
-        next_rgb += [decode_jpeg(episode.image_jpeg[t + 1]) for t in steps]
+        rgb += [_frame(episode, t) for t in steps]
+        next_rgb += [_frame(episode, t + 1) for t in steps]
         state.append(episode.state[steps])
         number += [index] * len(steps)
         sentence += [episode.task] * len(steps)
@@ -87,7 +90,13 @@ def read_frames(dataset: DatasetInfo, *, num_episodes: int, every: int) -> Probe
         sentence=sentence,
         episode=np.array(number),
         target={k: np.concatenate([p.get(k, none) for p, none in zip(seen, blank, strict=True)]) for k in known},
+        cameras=dataset.spec.cameras,
     )
+
+
+def _frame(episode: Episode, t: int) -> np.ndarray:
+    images = [decode_jpeg(camera[t]) for camera in (episode.image_jpeg, *episode.extra_jpeg)]
+    return np.stack(images) if len(images) > 1 else images[0]
 
 
 def probe(features_FD: np.ndarray, data: ProbeData) -> dict[str, dict[str, float]]:

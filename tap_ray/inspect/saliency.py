@@ -58,6 +58,8 @@ class SaliencyMaps:
     """float32, at least 0; each frame adds up to 1, or is 0 everywhere where nothing matters."""
     upsample_YG: np.ndarray
     """float32 (Y, G): a map's rows and columns from the cells', linear between the cells' middles. Glimpses apart."""
+    view: str = VIEWS[0]
+    camera: int = 0
 
 
 def saliency(
@@ -77,7 +79,7 @@ def saliency(
 
     Args:
         bundle: policy of either stage.
-        rgb: (T, Y, X, 3) uint8.
+        rgb: (T, Y, X, 3) uint8; with V > 1 cameras (T, V, Y, X, 3).
         goal_rgb: likewise, the goal image of each frame; only inverse dynamics reads it.
         state: (T, S) float32.
         sentence: (T) instructions; only Stage 2 reads them.
@@ -85,7 +87,8 @@ def saliency(
         sign: "abs", or "positive" for evidence in favor of the motion only; see the top of this file.
 
     Returns:
-        "image" -> maps over `rgb`; for inverse dynamics also "goal" -> maps over `goal_rgb`.
+        "image" -> maps over `rgb`; for inverse dynamics also "goal" -> maps over `goal_rgb`; of further cameras
+        "wrist image" ... A frame's maps of all cameras are each divided by their own sum.
 
     Raises:
         ConfigError: the images have another size than the policy's.
@@ -93,13 +96,12 @@ def saliency(
     policy, size = bundle.network.eval(), bundle.network.config.image_size
     if not isinstance(policy, TapPolicy):
         raise ConfigError("Saliency maps need the key points of the small policy, which a VLM policy does not have.")
-    if rgb.shape[1:3] != (size, size):
-        raise ConfigError(f"This policy was trained on {size} x {size} images; got {rgb.shape[1:3]}.")
-    views = VIEWS[:1] if acts(policy.config) else VIEWS
-    parts = [policy.join, policy.glimpse.cnn] if policy.config.glimpse_px else [policy.join]
+    if rgb.shape[-3:-1] != (size, size):
+        raise ConfigError(f"This policy was trained on {size} x {size} images; got {rgb.shape[-3:-1]}.")
+    views = [(at, view) for at in range(policy.config.num_cameras) for view in VIEWS[: 1 if acts(policy.config) else 2]]
     moves = torch.tensor([at not in bundle.spec.grippers for at in range(len(bundle.spec.action))])
-    cells: dict[str, list[Tensor]] = {view: [] for view in views}
-    close: dict[str, list[Tensor]] = {view: [] for view in views}
+    cells: dict[tuple[int, str], list[Tensor]] = {view: [] for view in views}
+    close: dict[tuple[int, str], list[Tensor]] = {view: [] for view in views}
     for begin in range(0, len(rgb), BATCH):
         part = slice(begin, begin + BATCH)
         told = None if crops is None else {name: value[part] for name, value in crops.items()}
@@ -107,22 +109,31 @@ def saliency(
         if policy.config.head == "flow":
             batch["noise"] = torch.zeros(len(batch["rgb"]), policy.config.chunk, policy.config.num_actions)
         with _windows(policy) as places:
-            found_MGG, *glimpsed = grad_cam(policy, parts, batch, moves, sign=sign)
-        for view, found_NGG in zip(views, found_MGG.split(len(batch["rgb"])), strict=True):
-            cells[view].append(found_NGG)
-        if glimpsed:
-            laid_MYX = laid(glimpsed[0].unflatten(0, (-1, 2)), places[0], policy.config.glimpse_px, size)
-            for view, laid_NYX in zip(views, laid_MYX.split(len(batch["rgb"])), strict=True):
+            found = grad_cam(policy, _parts(policy), batch, moves, sign=sign)
+        if policy.config.glimpse_px:
+            laid_MYX = laid(found.pop().unflatten(0, (-1, 2)), places[0], policy.config.glimpse_px, size)
+            for view, laid_NYX in zip(views, laid_MYX.split(len(batch["rgb"])), strict=False):
                 close[view].append(laid_NYX)
+        for view, found_NGG in zip(views, torch.cat(found).split(len(batch["rgb"])), strict=True):
+            cells[view].append(found_NGG)
     maps = {}
-    for view in views:
+    for at, name in views:
+        view = at, name
         grid = torch.cat(cells[view]).numpy()
         upsample_YG = upsampling_matrix(cell_middles_px(policy.vision, size, grid.shape[1]), size)
         map_TYX = upsample_YG @ grid @ upsample_YG.T * (grid.shape[1] / size) ** 2
         if close[view]:
             map_TYX = map_TYX + torch.cat(close[view]).numpy()
-        maps[view] = SaliencyMaps(map_TYX=normalized(map_TYX), upsample_YG=upsample_YG)
+        title = f"{bundle.spec.cameras[at]} {name}" if at else name
+        maps[title] = SaliencyMaps(map_TYX=normalized(map_TYX), upsample_YG=upsample_YG, view=name, camera=at)
     return maps
+
+
+def _parts(policy: TapPolicy) -> list[nn.Module]:
+    """The modules that return the maps: of the cameras, then of the glimpses. With a shared tower one module returns
+    the maps of all cameras, one after the other."""
+    others = policy.cameras.join if policy.config.num_cameras > 1 and policy.config.camera_towers == "own" else ()
+    return [policy.join, *others, *([policy.glimpse.cnn] if policy.config.glimpse_px else ())]
 
 
 @contextlib.contextmanager

@@ -6,7 +6,7 @@ policies + clips -> maps -> saliency mass -> saliency.json, strips/, videos/
 from collections import Counter
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Iterable, Literal, Mapping, Sequence
+from typing import Any, Iterable, Iterator, Literal, Mapping, Sequence
 
 import numpy as np
 
@@ -18,12 +18,11 @@ from tap_ray.evaluate.protocol import Protocol
 from tap_ray.evaluate.settings import EvaluateConfig, protocol_of
 from tap_ray.inspect import filmstrips, saliency_mass
 from tap_ray.inspect.clips import EpisodeClip
-from tap_ray.inspect.features import require_one_camera
-from tap_ray.inspect.saliency import Sign, saliency
+from tap_ray.inspect.saliency import VIEWS, Sign, saliency
 from tap_ray.models.build import PolicyBundle, load_bundle, new_policy
 from tap_ray.models.inference import PolicyRunner
 from tap_ray.progress_bar import progress_bar
-from tap_ray.specs import RobotSpec, require_compatible
+from tap_ray.specs import ONE_CAMERA, RobotSpec, require_compatible
 from tap_ray.training.stage import FINAL
 from tap_ray.types import EnvConfig
 
@@ -107,7 +106,6 @@ def _load_policy(path: Path) -> InspectedPolicy:
     )
     runs.require_done(path, job="pretrain" if job == "pretrain" else "align")
     bundle = load_bundle(path / FINAL)
-    require_one_camera(bundle, path)
     return InspectedPolicy(name=path.resolve().name, stage=1 if bundle.tokenizer is None else 2, bundle=bundle)
 
 
@@ -124,6 +122,7 @@ def protocol_for(
         max_steps=config.max_steps,
         image_size=first.network.config.image_size,
         robot=first.spec.robot,
+        cameras=ONE_CAMERA if config.env else first.spec.cameras,
         seed=config.seed,
     )
     return protocol_of(asked, sim=sim, suite_tasks=suite_tasks, env_version=env_version)
@@ -168,7 +167,7 @@ def driver_of(one: InspectedPolicy) -> MakePolicy:
 
 @dataclass(frozen=True, kw_only=True)
 class ViewSaliency:
-    """The saliency of one policy in one clip and one view ("image" or "goal")."""
+    """The saliency of one policy in one clip and one view ("image" or "goal"; of a further camera "wrist image")."""
 
     share: saliency_mass.SaliencyMass
     best: saliency_mass.SaliencyMass
@@ -196,7 +195,7 @@ def inspect_clips(
     episodes, blank = [], Counter()
     for number, clip in enumerate(progress_bar(iterable=shown, total=total, unit="episode", delay=1)):
         episodes.append({"task": clip.cell.task, "initial_state": clip.cell.initial_state, "frames": len(clip.state)})
-        rows = {"camera": clip.rgb[: len(clip.state)]}
+        rows = dict(_cameras(clip, found[0].bundle.spec.cameras))
         for one in found:
             random = [explain(config, each, clip) for each in fresh[one.name]]
             for view, seen in explain(config, one, clip).items():
@@ -206,7 +205,7 @@ def inspect_clips(
                     f"{name}, fresh weights": saliency_mass.mean_mass([each[view].share for each in random]),
                     f"{view}, at best of {seen.grid} x {seen.grid} cells": seen.best,
                 }
-                for key, share in of.items():
+                for key, share in of.items() if view in VIEWS else ():  # of other cameras no pixel is known
                     per_episode.setdefault(key, {})[number] = share
                 blank[name] += seen.num_blank
                 rows[name + _told_of(seen.share)] = seen.overlay
@@ -214,6 +213,16 @@ def inspect_clips(
         filmstrips.write_strip(folder / "strips" / f"{name}.png", rows, title=clip.instruction, every=config.every)
         filmstrips.write_clip(folder / "videos" / f"{name}.mp4", rows, title=clip.instruction, fps=fps)
     return _report(found, {name: list(of.values()) for name, of in per_episode.items()}, episodes, blank)
+
+
+def _cameras(clip: EpisodeClip, names: Sequence[str]) -> Iterator[tuple[str, np.ndarray]]:
+    """What each camera saw, by the name of its row."""
+    rgb = clip.rgb[: len(clip.state)]
+    if rgb.ndim == 4:
+        yield "camera", rgb
+        return
+    for at, name in enumerate(names):
+        yield f"camera {name}", rgb[:, at]
 
 
 def explain(config: SaliencyConfig, one: InspectedPolicy, clip: EpisodeClip) -> dict[str, ViewSaliency]:
@@ -229,20 +238,19 @@ def explain(config: SaliencyConfig, one: InspectedPolicy, clip: EpisodeClip) -> 
         crops=clip.crops,
         sign=config.cam,
     )
-    return {
-        view: ViewSaliency(
-            share=saliency_mass.known(
-                saliency_mass.saliency_mass(of.map_TYX, clip.segmentation[frames[view]]), clip.regions
-            ),
-            best=saliency_mass.known(
-                saliency_mass.upper_bound(clip.segmentation[frames[view]], of.upsample_YG), clip.regions
-            ),
-            overlay=filmstrips.overlay(clip.rgb[frames[view]], of.map_TYX),
+    found = {}
+    for view, of in maps.items():
+        at, regions = frames[of.view], () if of.camera else clip.regions
+        rgb = clip.rgb[at] if clip.rgb.ndim == 4 else clip.rgb[at, of.camera]
+        whose = clip.segmentation[at]
+        found[view] = ViewSaliency(
+            share=saliency_mass.known(saliency_mass.saliency_mass(of.map_TYX, whose), regions),
+            best=saliency_mass.known(saliency_mass.upper_bound(whose, of.upsample_YG), regions),
+            overlay=filmstrips.overlay(rgb, of.map_TYX),
             num_blank=int((of.map_TYX.max((1, 2)) == 0).sum()),
             grid=of.upsample_YG.shape[1],
         )
-        for view, of in maps.items()
-    }
+    return found
 
 
 def _told_of(share: saliency_mass.SaliencyMass) -> str:

@@ -2,6 +2,7 @@
 
 import re
 from dataclasses import replace
+from typing import Literal
 
 import numpy as np
 import pytest
@@ -253,6 +254,30 @@ def test_every_policy_can_be_looked_into(config: PolicyConfig, views: list[str],
         np.testing.assert_array_equal(seen, again[view].map_TYX)
     assert grads == [parameter.requires_grad for parameter in of.network.parameters()]
     assert all(parameter.grad is None for parameter in of.network.parameters())
+
+
+@pytest.mark.parametrize("towers", ["own", "shared"])
+def test_each_camera_has_a_map_of_its_own(towers: Literal["own", "shared"]):
+    """A head that reads nothing of the wrist's key points: its map is empty, and the first camera's is as before."""
+    of = trained(replace(LANGUAGE, num_cameras=2, camera_towers=towers))
+    of = replace(of, spec=replace(SPEC, cameras=("main", "wrist")))
+    rgb = np.stack([images(seed, 5)[0] for seed in (3, 4)], axis=1)
+
+    def look(rgb: np.ndarray) -> dict[str, np.ndarray]:
+        maps = saliency(of, rgb, rgb, state=np.zeros((5, 7), np.float32), sentence=["go left"] * 5)
+        return {name: each.map_TYX for name, each in maps.items()}
+
+    both = look(rgb)
+    assert list(both) == ["image", "wrist image"]
+    np.testing.assert_allclose(both["wrist image"].sum((1, 2)), 1, atol=1e-5)
+    points = 3 * LANGUAGE.num_keypoints
+    with torch.no_grad():
+        of.network.readout[0].weight[:, points : 2 * points] = 0
+    blind = look(rgb)
+    assert not blind["wrist image"].any()
+    assert blind["image"].any()
+    rgb[:, 1] = rgb[::-1, 1].copy()
+    np.testing.assert_allclose(look(rgb)["image"], blind["image"], rtol=1e-4, atol=1e-7)
 
 
 def test_what_it_is_told_to_look_for_matters():
