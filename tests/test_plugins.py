@@ -6,7 +6,9 @@ import shutil
 import subprocess
 import sys
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
+from typing import Iterable
 
 import numpy as np
 import pytest
@@ -16,13 +18,30 @@ import envs
 from envs.kinematics.reachable import sample_poses
 from envs.kinematics.solver import DOWN, kinematics
 from envs.scene.scenarios import Scenario
+from tap_ray.align import demos as stage_2
+from tap_ray.dataset.crop_files import cut_block, missing_blocks
+from tap_ray.dataset.crops import CROPS
+from tap_ray.dataset.layout import DatasetHeader
+from tap_ray.dataset.reader import DatasetInfo, open_dataset
+from tap_ray.dataset.windows import WindowConfig, iterate
+from tap_ray.dataset.writer import DatasetWriter
 from tap_ray.errors import ConfigError
+from tap_ray.evaluate import trained
+from tap_ray.evaluate.episodes import EpisodeRunner
+from tap_ray.evaluate.failures import failure_inputs_of
 from tap_ray.evaluate.own import POLICIES, installed_policy
+from tap_ray.evaluate.protocol import Protocol, cells
 from tap_ray.play.collect import CollectPlan, collect
+from tap_ray.play.demos import DemoFleet, DemoPlan
 from tap_ray.play.explorers import EXPLORERS, ExplorerConfig, MixedConfig
 from tap_ray.plugins import listing
+from tap_ray.pretrain import from_play as stage_1
 from tap_ray.rollout import rollout
-from tap_ray.types import ELSEWHERE, FIRST_OBJECT, HAND, EnvConfig
+from tap_ray.runs import finish, open_run
+from tap_ray.specs import RobotSpec
+from tap_ray.training.loop import TrainConfig, fit
+from tap_ray.types import ELSEWHERE, FIRST_OBJECT, HAND, EnvConfig, Episode
+from tests.small import SMALL
 
 ROOT = Path(__file__).parents[1]
 STUBBY = EnvConfig(robot="stubby", task="knock_over_bottle", image_size=32, max_steps=40)
@@ -125,6 +144,52 @@ def test_robots_play_in_its_simulator(my_robot: None) -> None:
     assert all(episode.contact.any() for episode in episodes)
     moved_m = [np.ptp(episode.object_pose[:, :, :2], axis=0).max() for episode in episodes]
     assert min(moved_m) > 0.01
+
+
+def test_a_policy_is_trained_and_evaluated_in_its_simulator(my_robot: None, tmp_path: Path) -> None:
+    """Both stages and the evaluation, without Ray."""
+    scene = EnvConfig(sim="flatland", robot="stubby", task="push_pumpkin_left", image_size=48, robot_mask=True)
+    spec, task = envs.spec(scene), (scene.task,)
+    plan = CollectPlan(env=replace(scene, max_steps=60), explorer="contact")
+    played = collect(plan, envs.make_ee_control, sample_poses, arms=spec.arms, num_episodes=4)
+    play = write(tmp_path / "play", spec, plan.to_json(), played)
+    for block in missing_blocks(play, CROPS):
+        cut_block(play, CROPS, block)
+    shown = DemoPlan(tasks=task, env=scene, success_hold_steps=2)
+    fleet = DemoFleet(shown, envs.make_ee_control, envs.make_expert)
+    made = [outcome.episode for number in range(4) for outcome in fleet.run([number])]
+    demos = write(tmp_path / "demos", spec, shown.to_json(), [episode for episode in made if episode])
+    assert len(demos) == 4
+
+    asked = stage_1.ObjectiveConfig()
+    windows = asked.windows(WindowConfig(batch_size=8, holdout_every=4, horizon=2))
+    first = stage_1.from_dataset(play, windows, policy=SMALL, config=asked, seed=0)
+    fit(first.model.network, iterate(play, windows, seed=0), first.objective, TrainConfig(steps=2, batch_size=8))
+    assert first.validate()["play/val_loss"] > 0
+    first.save(tmp_path / "moves")
+    align, policy = stage_2.AlignConfig(), replace(SMALL, num_context=16)
+    windows = stage_2.resolve_windows(windows, align.weights)
+    start = stage_2.StartFrom(init=tmp_path / "moves")
+    second, _ = stage_2.from_dataset(demos, windows, policy=policy, config=align, start=start, seed=0)
+    fit(second.model.network, iterate(demos, windows, seed=0), second.objective, TrainConfig(steps=2, batch_size=8))
+    opened = open_run(tmp_path / "tap", job="align", config={})
+    second.save(tmp_path / "tap")
+    finish(opened)
+
+    sizes = {"image_size": 48, "max_steps": 5, "episodes": 2, "robot": "stubby"}
+    protocol = Protocol(tasks=task, sim="flatland", env_version=envs.version_of("flatland", "stubby", task), **sizes)
+    load = partial(trained.load, str(tmp_path / "tap"))
+    robots = EpisodeRunner(protocol, envs.make_vector, load, lambda scene: failure_inputs_of(envs.spec(scene)))
+    assert [result.error for result in robots.run(cells(protocol)).results] == ["", ""]
+    robots.close()
+
+
+def write(path: Path, spec: RobotSpec, plan: dict, episodes: Iterable[Episode]) -> DatasetInfo:
+    sizes = {"image_size": (48, 48), "num_objects": envs.NUM_SLOTS, "episodes_per_file": 4, "robot_mask": True}
+    with DatasetWriter(path, DatasetHeader(spec=spec, plan=plan, **sizes)) as writer:
+        for index, episode in enumerate(episodes):
+            writer.append(replace(episode, index=index))
+    return open_dataset(path)
 
 
 def test_a_simulator_that_is_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -7,10 +7,12 @@ import time
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
+from typing import Iterator
 
 import torch
 from torch import Tensor, nn
 
+from tap_ray.dataset.mixture import Mixture, alone, joined
 from tap_ray.dataset.reader import open_dataset
 from tap_ray.dataset.windows import WindowConfig, iterate
 from tap_ray.distributed import stream
@@ -110,14 +112,28 @@ def step_by_hand(model: nn.Module, optimizer: torch.optim.AdamW, loss: Tensor, s
     optimizer.step()
 
 
-def local_batches(path: Path, *, shard: Shard):
-    return iterate(open_dataset(path), WINDOWS, seed=SEED, shard=shard)
+def local_batches(data: Path | Mixture, *, shard: Shard) -> Iterator[Window]:
+    """What the streams of Ray give, decoded in this process."""
+    mixture = data if isinstance(data, Mixture) else alone(open_dataset(data))
+    parts = zip(mixture.sets, mixture.windows(WINDOWS), mixture.seeds(SEED), strict=True)
+    streams = [iterate(dataset, own, seed=seed, shard=shard) for dataset, own, seed in parts]
+    return map(joined, zip(*streams, strict=True))
 
 
 def toy_task(
-    run: Path, data: Path, *, ray: bool, steps: int = 20, every: int = 5, pause_s: float = 0.0, bad_step: int = 0
+    run: Path,
+    data: Path | Mixture,
+    *,
+    ray: bool,
+    steps: int = 20,
+    every: int = 5,
+    pause_s: float = 0.0,
+    bad_step: int = 0,
 ) -> TrainJob:
-    batches = partial(stream.batches, data, WINDOWS, seed=SEED)
+    if isinstance(data, Mixture):
+        batches = partial(stream.mixed_batches, data, WINDOWS, seed=SEED)
+    else:
+        batches = partial(stream.batches, data, WINDOWS, seed=SEED)
     return TrainJob(
         run=run,
         build=partial(stage, pause_s, bad_step),

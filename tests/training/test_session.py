@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from tap_ray.dataset.mixture import Mixture, open_mixture
 from tap_ray.errors import CheckpointError, TapRayError
 from tap_ray.training import session
 from tap_ray.training.progress import describe, train_here
@@ -24,9 +25,20 @@ def losses(run: Path) -> list[tuple[float, float]]:
     ]
 
 
-def test_cut_off_and_taken_up_again(tmp_path: Path, data: Path):
+@pytest.fixture(params=["one dataset", "a mixture"])
+def source(data: Path, request: pytest.FixtureRequest) -> Path | Mixture:
+    """Two thirds of a mixture's batches are of the larger set."""
+    if request.param == "one dataset":
+        return data
+    more = data.with_name("more")
+    if not more.exists():
+        toy_player.robots().write_dataset(more, 9)
+    return open_mixture([data, more], [2.0, 1.0])
+
+
+def test_cut_off_and_taken_up_again(tmp_path: Path, source: Path | Mixture):
     """Truncated at step 13, after the checkpoint at 10: lines 11 and 12 are dropped and written once more."""
-    whole, cut = tmp_path / "whole", tmp_path / "cut"
+    data, whole, cut = source, tmp_path / "whole", tmp_path / "cut"
     train_here(toy.toy_task(whole, data, ray=False), progress=False)
     with pytest.raises(TapRayError, match="The loss is nan after 13 steps"):
         train_here(toy.toy_task(cut, data, ray=False, bad_step=13), progress=False)
