@@ -41,7 +41,8 @@ class SweepJobConfig(ClusterConfig):
     sweep: Annotated[Path, tyro.conf.Positional]
     """YAML file of values and grid / choice / uniform / loguniform, e.g. tune_configs/smoke.yaml."""
     data: tuple[str, ...] = field(default=(), metadata=ONCE_ONE)
-    """Datasets of play, PATH or PATH:WEIGHT; without it those in the sweep's file."""
+    """Datasets of play, PATH or PATH:WEIGHT, behind the sweep's file on the command line; without it those that the
+    file names."""
     demos: Path | None = None
     """Dataset of demonstrations; without it the one in the sweep's file."""
     out: Path | None = None
