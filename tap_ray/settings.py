@@ -317,5 +317,6 @@ def made_by(config: TrainJobConfig) -> MadeBy:
         episodes = dict.fromkeys(config.parents(), config.windows.num_episodes)
     if isinstance(config, AlignJobConfig):
         values["play"] = identity_of(config.play)
+        episodes = dict.fromkeys(config.play_parents(), config.align.play_episodes)
     identity = {**values, "workers": config.workers.num_workers}
     return MadeBy(identity=identity, runtime={"workers": values["workers"]}, former=former, episodes=episodes)

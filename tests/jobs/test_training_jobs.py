@@ -8,6 +8,7 @@ import pytest
 
 from jobs import align, pretrain
 from tap_ray import runs
+from tap_ray.align.demos import AlignConfig
 from tap_ray.config import load
 from tap_ray.dataset.reader import open_dataset
 from tap_ray.dataset.windows import WindowConfig, require_batches
@@ -141,11 +142,14 @@ def test_one_dataset_in_a_file_of_before_is_a_mixture_of_one(tmp_path: Path):
     assert load(AlignJobConfig, tmp_path / "align.json").play == ("play",)
 
 
-def test_only_the_episodes_that_stage_1_uses_make_the_run():
+def test_only_the_episodes_of_play_that_are_used_make_the_run():
     first = WindowConfig(num_episodes=8)
     assert made_by(PretrainConfig(data=("play",), windows=first)).episodes == {"data": 8}
     assert made_by(PretrainConfig(data=("play", "more"), windows=first)).episodes == {"data_0": 8, "data_1": 8}
-    assert made_by(AlignJobConfig(demos=Path("demos"), init="scratch", windows=first)).episodes == {}
+    cloning = AlignJobConfig(demos=Path("demos"), init="scratch", windows=first)
+    assert made_by(cloning).episodes == {}
+    cotraining = replace(cloning, play=("play",), align=AlignConfig(play_episodes=7))
+    assert made_by(cotraining).episodes == {"play": 7}
 
 
 def test_a_mixture_of_two_robots_is_refused_before_ray_starts(demos: Path, tmp_path: Path):
