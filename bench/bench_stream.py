@@ -19,7 +19,8 @@ import tyro
 from torch.utils.data import DataLoader, IterableDataset
 
 from tap_ray.dataset.reader import open_dataset
-from tap_ray.dataset.windows import WindowConfig, iterate
+from tap_ray.dataset.schedule import iterate
+from tap_ray.dataset.windows import WindowConfig
 from tap_ray.distributed import stream
 from tap_ray.distributed.connect import connect
 from tap_ray.types import Shard, Window

@@ -19,7 +19,8 @@ import tyro
 
 from tap_ray.dataset.mixture import alone
 from tap_ray.dataset.reader import open_dataset
-from tap_ray.dataset.windows import WindowConfig, iterate
+from tap_ray.dataset.schedule import iterate
+from tap_ray.dataset.windows import WindowConfig
 from tap_ray.distributed.connect import connect
 from tap_ray.distributed.train import train
 from tap_ray.settings import PretrainConfig, WorkersConfig

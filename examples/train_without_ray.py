@@ -12,7 +12,8 @@ import torch
 
 from tap_ray.align import demos as stage_2
 from tap_ray.dataset.reader import open_dataset
-from tap_ray.dataset.windows import WindowConfig, iterate
+from tap_ray.dataset.schedule import iterate
+from tap_ray.dataset.windows import WindowConfig
 from tap_ray.models.policy import PolicyConfig
 from tap_ray.pretrain import from_play as stage_1
 from tap_ray.training.loop import Hooks, TrainConfig, fit

@@ -6,7 +6,7 @@ from pathlib import Path
 from tap_ray import presets
 from tap_ray.command_line import Offers
 from tap_ray.dataset.reader import require_whole
-from tap_ray.dataset.windows import require_batches
+from tap_ray.dataset.schedule import require_batches
 from tap_ray.distributed import stream
 from tap_ray.distributed.crops import cut_missing
 from tap_ray.distributed.train import run_stage, validate_settings

@@ -57,6 +57,7 @@ BOUNDS: dict[str, str] = {
     "UniformConfig.scale": "(0, 1]",
     **{f"ContactConfig.{name}_probability": SHARE for name in ("free", "push", "aligned", "place", "keep", "onto")},
     "ContactConfig.grasp_height_m": ANY,  # may be below an object's center
+    "InferenceConfig.batch": FROM_1,
     "ServeConfig.port": "[0, 65535]",
     **{f"ServeConfig.{name}": FROM_1 for name in ("sessions", "batch", "replicas", "idle_s")},
     **{f"PipelineConfig.{name}": FROM_1 for name in ("play", "demos", "pretrain_steps", "align_steps")},

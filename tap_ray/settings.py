@@ -107,11 +107,14 @@ def _split(text: str) -> tuple[str, str]:
 
 @dataclass(frozen=True, kw_only=True)
 class WorkersConfig(NodesConfig):
-    """How training is distributed. Only `num_workers` changes the result."""
+    """How training is distributed. Only `num_workers` changes the result, and `min_workers` where machines are lost."""
 
     num_workers: int = 1
     """Number of training processes; each processes `batch_size` windows of its own per step. On CPUs at most one per
     core."""
+    min_workers: int = 0
+    """Number of training processes to go on with while the cluster lacks room for `num_workers`; a step then has fewer
+    windows, and each window is still seen once an epoch. 0: wait for room for all."""
     threads: int = 1
     """Threads of torch in each training process. On CPUs, one process per core with one thread each was fastest."""
     num_data_workers: int = 1
@@ -121,6 +124,10 @@ class WorkersConfig(NodesConfig):
     max_failures: int = 3
     """How often in a row, without a new checkpoint in between, failed training processes are restarted; -1 means
     always."""
+    async_checkpoints: bool = False
+    """Whether training continues while a checkpoint is written or uploaded. Needs memory on the first process's machine
+    for another copy of the weights, their average and AdamW's state. A run that is killed meanwhile resumes from the
+    checkpoint before."""
     parallel: Literal["ddp", "fsdp"] = "ddp"
     """"ddp": each training process holds the whole model; "fsdp": each holds a shard of it and of AdamW's state, for
     models that are too large for one GPU. Each can resume from the other's checkpoints."""
@@ -131,6 +138,11 @@ class WorkersConfig(NodesConfig):
     """Whether to train on GPUs; "auto": if there are enough now; "on": wait until an autoscaler adds them."""
     gpus: float = 1.0
     """GPUs, or a share of one, for each training process that uses them."""
+
+    @property
+    def least(self) -> int:
+        """Processes without which there is no training."""
+        return self.min_workers or self.num_workers
 
     def stream(self) -> dict[str, Any]:
         """The part that `stream.batches` takes."""

@@ -331,6 +331,14 @@ class Shard:
     """0 .. num_workers - 1."""
     num_workers: int = 1
     """How many share an epoch."""
+    before: tuple[tuple[int, int], ...] = ()
+    """(number of workers, batches of each) of each earlier part of the run that had another number of workers;
+    `start_batch` counts from their end."""
+
+    @property
+    def num_before(self) -> int:
+        """Number of batches of all workers in those earlier parts."""
+        return sum(num_workers * num_batches for num_workers, num_batches in self.before)
 
 
 ALL = Shard()

@@ -23,7 +23,8 @@ from tap_ray.dataset.crop_files import cut_block, missing_blocks
 from tap_ray.dataset.crops import CROPS
 from tap_ray.dataset.layout import DatasetHeader
 from tap_ray.dataset.reader import DatasetInfo, open_dataset
-from tap_ray.dataset.windows import WindowConfig, iterate
+from tap_ray.dataset.schedule import iterate
+from tap_ray.dataset.windows import WindowConfig
 from tap_ray.dataset.writer import DatasetWriter
 from tap_ray.errors import ConfigError
 from tap_ray.evaluate import trained

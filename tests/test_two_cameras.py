@@ -17,9 +17,10 @@ from tap_ray.dataset.crop_files import cut_block, missing_blocks
 from tap_ray.dataset.crops import CROPS
 from tap_ray.dataset.layout import image_columns
 from tap_ray.dataset.reader import DatasetInfo, open_dataset, read_episode
+from tap_ray.dataset.schedule import iterate
 from tap_ray.dataset.statistics import image_stats
 from tap_ray.dataset.verify import verify
-from tap_ray.dataset.windows import WindowConfig, group_batches, iterate
+from tap_ray.dataset.windows import WindowConfig, group_batches
 from tap_ray.dataset.writer import DatasetWriter
 from tap_ray.distributed.record import header_of
 from tap_ray.errors import ConfigError, DataError, SpecError

@@ -1,8 +1,8 @@
 """Mixes several datasets of play of one robot, each with its share of every batch; their order follows from a seed
 alone.
 
-    dataset 0, weight 2  -> windows.schedule with batches of 2/3 N -+
-    dataset 1, weight 1  -> windows.schedule with batches of 1/3 N -+-> batch b: the b-th of each, end to end
+    dataset 0, weight 2  -> its `schedule` of batches of 2/3 N -+
+    dataset 1, weight 1  -> its `schedule` of batches of 1/3 N -+-> batch b: the b-th of each, end to end
 
 Each dataset cycles through its own episodes, independent of the length of the others. So batch b can be computed
 without the ones before it, and a run resumes as with one dataset; a mixture of one dataset equals that dataset.
@@ -18,7 +18,8 @@ import numpy as np
 from tap_ray.dataset.action_chunks import counts
 from tap_ray.dataset.layout import ACTION, STATE
 from tap_ray.dataset.reader import DatasetInfo, open_dataset, require_whole, stats_of
-from tap_ray.dataset.windows import WindowConfig, require_batches, split_episodes
+from tap_ray.dataset.schedule import require_batches
+from tap_ray.dataset.windows import WindowConfig, split_episodes
 from tap_ray.errors import DataError
 from tap_ray.rng import seed_of
 from tap_ray.specs import RobotSpec, require_compatible
@@ -110,7 +111,7 @@ def require_usable(mixture: Mixture, config: WindowConfig, *, num_workers: int) 
     """Raise an error if a dataset is damaged, or too small to give each worker a batch; no image is decoded.
 
     Raises:
-        ConfigError, DataError: see `windows.require_batches` and `reader.require_whole`.
+        ConfigError, DataError: see `schedule.require_batches` and `reader.require_whole`.
     """
     for dataset, own in zip(mixture.sets, mixture.windows(config), strict=True):
         require_whole(dataset)

@@ -1,8 +1,8 @@
 """Makes batches of training windows (o_t, o_{t+k}, a_{t:t+H}) from a dataset, in an order that follows from a seed.
 
 An epoch's episodes are shuffled and cut into groups. A group's episodes are decoded once, its windows are shuffled and
-gathered into batches. How many batches a group gives follows from the episodes' lengths alone, so a position in the
-endless sequence is found again without decoding what comes before it.
+gathered into batches. How many batches a group gives follows from the episodes' lengths alone; `schedule.py` says which
+worker gets which groups.
 
     episode   0 . . t . . . t+k . . . . T-1          entry t: image and state *before* action t
                     |        |
@@ -29,7 +29,7 @@ from tap_ray.errors import ConfigError, DataError
 from tap_ray.media.image import decode_episodes
 from tap_ray.rng import generator
 from tap_ray.specs import RobotSpec
-from tap_ray.types import ALL, Episode, Shard, Window
+from tap_ray.types import Episode, Window
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -192,68 +192,6 @@ def _inside_segments(start_N: np.ndarray, k_max: int, uniform_N: np.ndarray) -> 
     end_N = np.flatnonzero(last_N)[np.cumsum(last_N) - last_N]
     room_N = np.minimum(k_max, end_N - row_N)
     return np.where(room_N > 0, 1 + (uniform_N * room_N).astype(np.int64), 0)
-
-
-@dataclass(frozen=True, kw_only=True)
-class GroupSlice:
-    """Episodes that are decoded together: a group, or the rest of one."""
-
-    epoch: int
-    group: tuple[int, ...]
-    """Episode indices."""
-    first_batch: int
-    """Number of batches at its beginning that were trained on before the run was resumed."""
-
-
-def schedule(dataset: DatasetInfo, config: WindowConfig, *, seed: int, shard: Shard) -> Iterator[GroupSlice]:
-    """The endless sequence of groups of one worker, from the one with batch `start_batch` on; nothing is decoded."""
-    episodes, _ = split_episodes(dataset, config)
-    worker, num_workers, start_batch = shard.worker, shard.num_workers, shard.start_batch
-    group_size = min(config.group_size, max(1, len(episodes) // num_workers))
-    epoch = 0
-    while True:
-        groups = epoch_groups(episodes, seed=seed, epoch=epoch, group_size=group_size)[worker::num_workers]
-        counts = [num_batches(dataset, group, config) for group in groups]
-        if sum(counts) == 0:
-            if not num_windows(dataset.lengths[episodes], config):
-                raise ConfigError(
-                    f"{dataset.path}: its {len(episodes)} training episodes have no windows, because a goal image "
-                    "must be at least one step ahead and no episode has two steps. Collect longer episodes "
-                    "(--max-steps)."
-                )
-            raise ConfigError(
-                f"{dataset.path}: {len(episodes)} training episodes in groups of {group_size} do not give worker "
-                f"{worker} of {num_workers} a single batch of {config.batch_size} windows. Lower the batch size, use "
-                "fewer workers or collect more episodes."
-            )
-        for group, count in zip(groups, counts, strict=True):
-            if start_batch < count:
-                yield GroupSlice(epoch=epoch, group=tuple(int(index) for index in group), first_batch=start_batch)
-            start_batch = max(0, start_batch - count)
-        epoch += 1
-
-
-def require_batches(dataset: DatasetInfo, config: WindowConfig, *, num_workers: int) -> None:
-    """Raise a ConfigError if a worker would get no batch; nothing is decoded."""
-    for worker in range(num_workers):
-        next(schedule(dataset, config, seed=0, shard=Shard(worker=worker, num_workers=num_workers)))
-
-
-def iterate(dataset: DatasetInfo, config: WindowConfig, *, seed: int, shard: Shard = ALL) -> Iterator[Window]:
-    """The endless sequence of training batches of one worker; in an epoch, the batches of workers are disjoint.
-
-    Args:
-        dataset: from `open_dataset`.
-        config: settings of the windows.
-        seed: seed of the run; each epoch is shuffled again.
-        shard: the worker, and where it resumes; earlier groups are not decoded.
-
-    Raises:
-        ConfigError: the dataset is too small to give this worker a batch.
-        DataError: see `group_batches`.
-    """
-    for part in schedule(dataset, config, seed=seed, shard=shard):
-        yield from group_batches(dataset, part.group, config, seed=seed, epoch=part.epoch, first_batch=part.first_batch)
 
 
 @dataclass(frozen=True, kw_only=True)

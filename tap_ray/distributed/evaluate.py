@@ -3,19 +3,21 @@
     cells -> chunks -> [ fleet 0 | fleet 1 | ... ] -> episodes.jsonl, clips/        (resume: cells stored are not run)
 
 A fleet is one process with several robots in lockstep and one copy of the policy, so inference is batched over its
-robots. When a process dies or hangs, the cells of its chunk are run again one by one in new processes; a cell that
-kills several of them while it runs alone is a failure with a reason. The loss of a machine or of memory is never a
-result: its cells are run again (actor_pool.py).
+robots; or it asks a process that computes the policy for several fleets (inference.py). When a process dies or hangs,
+the cells of its chunk are run again one by one in new processes; a cell that kills several of them while it runs alone
+is a failure with a reason. The loss of a machine or of memory is never a result: its cells are run again
+(actor_pool.py).
 """
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from itertools import cycle
 from pathlib import Path
-from typing import Any, Sequence
+from typing import Any, Mapping, Sequence
 
 import ray
 
 from tap_ray import logs
-from tap_ray.distributed import gauges, placement
+from tap_ray.distributed import gauges, inference, placement
 from tap_ray.distributed.actor_pool import ActorPool, GivenUp
 from tap_ray.distributed.faults import Patience
 from tap_ray.errors import ConfigError
@@ -31,6 +33,7 @@ from tap_ray.evaluate.episodes import (
     crashed,
 )
 from tap_ray.evaluate.protocol import Protocol, cells
+from tap_ray.evaluate.settings import InferenceConfig
 from tap_ray.progress_bar import progress_bar
 from tap_ray.types import Cell, EpisodeResult
 
@@ -45,7 +48,9 @@ class FleetConfig:
     """Number of robots in a process, stepped in lockstep; the policy sees them as one batch. Fewer robots per process
     keep more processes busy."""
     gpus: float = 0.0
-    """GPUs (or a share of one) for each fleet's policy; 0: none."""
+    """GPUs (or a share of one) for each fleet's own copy of the policy; 0: none."""
+    inference: InferenceConfig = field(default_factory=InferenceConfig)
+    """Processes that compute the policy for all fleets."""
     labels: tuple[str, ...] = ()
     """KEY=VALUE that a node must have; none: any node."""
     patience: Patience = field(default_factory=Patience)
@@ -59,8 +64,8 @@ class Fleet:
         self,
         protocol: Protocol,
         make_vector: MakeVector,
-        make_policy: MakePolicy,
         make_failure_inputs: MakeFailureInputs,
+        make_policy: MakePolicy,
     ) -> None:
         self._protocol, self._make_policy = protocol, make_policy
         self._robots = EpisodeRunner(protocol, make_vector, make_policy, make_failure_inputs)
@@ -89,7 +94,7 @@ def evaluate(
     Args:
         protocol: the cells.
         make_vector: builds a fleet's robots; must pickle.
-        make_policy: builds the evaluated policy in the fleet's process; must pickle.
+        make_policy: builds the evaluated policy in the fleet's process, or in those of `config.inference`; must pickle.
         make_failure_inputs: builds the inputs of the failure rules for a scene; must pickle.
         folder: gets `episodes.jsonl` and `clips/`, as results come.
         config: fleets and robots.
@@ -111,38 +116,51 @@ def evaluate(
     # any number of fleets.
     parts = [part for part in chunks(wanted, config.robots) if not done.keys() >= set(part)]
     if parts:
-        pool = _pool((protocol, make_vector, make_policy, make_failure_inputs), config, len(parts))
-        with progress_bar(total=len(wanted), initial=len(done), unit="episode", disable=not progress) as bar:
-            for chunk, result in pool.map_unordered(map(tuple, parts)):
-                if isinstance(result, GivenUp):
-                    result = ChunkResult(results=[crashed(cell, result.reason) for cell in chunk], clips=[])
-                new = [episode for episode in result.results if episode.cell not in done]
-                store.append(folder / "episodes.jsonl", new)
-                gauges.count("tap_episodes", len(new), run=str(folder))
-                gauges.count("tap_frames", sum(episode.num_steps for episode in new), run=str(folder))
-                for clip in result.clips:
-                    video.keep(folder / "clips", clip)
-                done |= {episode.cell: episode for episode in new}
-                _show(bar, len(new), done)
+        scene = protocol.env_config(protocol.tasks[0], protocol.scenarios[0])
+        with inference.policies(make_policy, scene, config.inference) as policies:
+            pool = _pool((protocol, make_vector, make_failure_inputs), policies, config, len(parts))
+            with progress_bar(total=len(wanted), initial=len(done), unit="episode", disable=not progress) as bar:
+                for chunk, result in pool.map_unordered(map(tuple, parts)):
+                    new = _store(folder, chunk, result, done)
+                    done |= {episode.cell: episode for episode in new}
+                    _show(bar, len(new), done)
     logs.join(folder / "episodes.jsonl")
     return [done[cell] for cell in wanted]
 
 
-def _pool(make: tuple[Any, ...], config: FleetConfig, num_chunks: int) -> ActorPool:
-    """The pool of fleets for a number of chunks; `make` holds the arguments of `Fleet`."""
+def _store(
+    folder: Path, chunk: Sequence[Cell], result: ChunkResult | GivenUp, done: Mapping[Cell, EpisodeResult]
+) -> list[EpisodeResult]:
+    """Store the results of a chunk's cells that have none yet; returns these results."""
+    if isinstance(result, GivenUp):
+        result = ChunkResult(results=[crashed(cell, result.reason) for cell in chunk], clips=[])
+    new = [episode for episode in result.results if episode.cell not in done]
+    store.append(folder / "episodes.jsonl", new)
+    gauges.count("tap_episodes", len(new), run=str(folder))
+    gauges.count("tap_frames", sum(episode.num_steps for episode in new), run=str(folder))
+    for clip in result.clips:
+        video.keep(folder / "clips", clip)
+    return new
+
+
+def _pool(make: tuple[Any, ...], policies: Sequence[MakePolicy], config: FleetConfig, num_chunks: int) -> ActorPool:
+    """The pool of fleets for a number of chunks. Fleets take turns at `policies`; `make` holds the other arguments of
+    `Fleet`."""
     place = placement.selector(config.labels)
     placement.require_gpus(config.gpus, flag="--gpus-per-fleet", labels=place)
     cpus = placement.num_fleets(place)
     fleets = config.fleets or cpus
     needs = placement.Needs(cpus=placement.share(min(fleets, cpus), place), gpus=config.gpus, labels=place)
     actor = ray.remote(**needs.options())(Fleet)
-    shared = [ray.put(part) for part in make]  # a policy may contain its weights: store it once for all fleets
+    least_s = inference.PATIENCE_S if config.inference.actors else 0.0
+    shared = [ray.put(part) for part in make]
+    turns = cycle([ray.put(policy) for policy in policies])  # a policy may contain its weights: store it once
     return ActorPool(
-        start=lambda: actor.remote(*shared),
+        start=lambda: actor.remote(*shared, next(turns)),
         num_fleets=min(fleets, num_chunks),
         split=lambda chunk: [(cell,) for cell in chunk] if len(chunk) > 1 else [],
         needs=needs,
-        patience=config.patience,
+        patience=replace(config.patience, least_s=max(config.patience.least_s, least_s)),
     )
 
 
@@ -151,6 +169,17 @@ def validate_settings(config: FleetConfig) -> None:
     if config.fleets < 0 or config.robots < 1:
         raise ConfigError(
             f"--fleets must be at least 0 and --robots-per-fleet at least 1; got {config.fleets} and {config.robots}."
+        )
+    shared = config.inference
+    if shared.actors and config.gpus:
+        raise ConfigError(
+            f"--gpus-per-fleet {config.gpus:g} has no effect with --inference.actors {shared.actors}: fleets then hold "
+            "no policy. Use --inference.gpus instead."
+        )
+    if shared.gpus and not shared.actors:
+        raise ConfigError(
+            f"--inference.gpus {shared.gpus:g} has no effect without --inference.actors. Add --inference.actors N, one "
+            "for each GPU, or use --gpus-per-fleet."
         )
 
 

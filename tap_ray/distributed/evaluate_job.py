@@ -11,6 +11,7 @@ from tap_ray.compare.sentences import sentence_table
 from tap_ray.compare.tables import text_table
 from tap_ray.distributed.connect import connect
 from tap_ray.distributed.evaluate import FleetConfig, evaluate, validate_settings
+from tap_ray.errors import ConfigError
 from tap_ray.evaluate import results, trained, video
 from tap_ray.evaluate.episodes import MakeFailureInputs, MakePolicy, MakeVector
 from tap_ray.evaluate.own import POLICIES, OwnPolicy, installed_policy, is_reference, own_policy
@@ -35,10 +36,19 @@ class Scenes:
 def run_evaluation(config: EvaluateConfig, protocol: Protocol, scenes: Scenes) -> Path:
     """Run the cells that have no result yet, summarize, print the tables; returns the run folder."""
     fleets = FleetConfig(
-        fleets=config.fleets, robots=config.robots_per_fleet, gpus=config.gpus_per_fleet, labels=config.node_labels
+        fleets=config.fleets,
+        robots=config.robots_per_fleet,
+        gpus=config.gpus_per_fleet,
+        inference=config.inference,
+        labels=config.node_labels,
     )
     validate_settings(fleets)
     make_policy, parents = _policy(config, protocol, scenes)
+    if config.inference.actors and not isinstance(make_policy, trained.Carried):
+        raise ConfigError(
+            f"--inference.actors {config.inference.actors} is for trained policies, and --policy {config.policy} is "
+            "none: it computes in each fleet. Omit --inference.actors."
+        )
     settings = made_by(config, protocol)
     if isinstance(make_policy, OwnPolicy):  # results of other code belong to another run
         settings = replace(settings, identity={**settings.identity, "code": make_policy.code})
@@ -80,7 +90,7 @@ def _policy(config: EvaluateConfig, protocol: Protocol, scenes: Scenes) -> tuple
 
 
 def _device(config: EvaluateConfig) -> str:
-    return "cuda" if config.gpus_per_fleet else "cpu"
+    return "cuda" if config.least_gpus else "cpu"
 
 
 def _print_tables(run: JobRun, policy: str | None, *, device: str) -> None:
@@ -88,4 +98,5 @@ def _print_tables(run: JobRun, policy: str | None, *, device: str) -> None:
     print(text_table([result], with_paper=False) + "\n\n" + failure_table(result) + sentence_table(result))
     if policy is not None:
         took = trained.latency(policy, device=device)
-        print("time of one inference for one robot: " + ", ".join(f"{name} {ms:.1f} ms" for name, ms in took.items()))
+        each = ", ".join(f"{name} {ms:.1f} ms" for name, ms in took.items())
+        print(f"time of one inference for one robot: {each or 'not measured, no GPU on this machine'}")

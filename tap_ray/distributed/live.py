@@ -83,7 +83,8 @@ def batches(
     fleets = play.pool.fleets or max(1, (placement.num_fleets(wanted) - num_workers) // num_workers)
     processes = num_workers * (1 + fleets)
     first_group, first_batch = divmod(shard.start_batch, per_group)
-    numbers = count(shard.worker + first_group * num_workers, num_workers)
+    begun = sum(workers * -(-had // per_group) for workers, had in shard.before)  # by others: never played again
+    numbers = count(begun + shard.worker + first_group * num_workers, num_workers)
     while True:
         items = [{"group": number, "first_batch": 0} for number in islice(numbers, PIECES)]
         items[0]["first_batch"], first_batch = first_batch, 0

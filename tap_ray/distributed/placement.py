@@ -124,7 +124,7 @@ def fits_gpus(gpus: float, places: int, labels: Mapping[str, str]) -> bool:
     return sum(int(own / gpus + 1e-6) for own in of_nodes("GPU", labels)) >= places
 
 
-def selector(labels: Sequence[str]) -> dict[str, str]:
+def selector(labels: Sequence[str], *, flag: str = "--node-labels") -> dict[str, str]:
     """("role=play",) -> {"role": "play"}, Ray's `label_selector`. Ray is connected.
 
     Raises:
@@ -132,14 +132,14 @@ def selector(labels: Sequence[str]) -> dict[str, str]:
     """
     matches = [LABEL.fullmatch(label) for label in labels]
     if wrong := [label for label, match in zip(labels, matches, strict=True) if match is None]:
-        raise ConfigError(f"--node-labels must be KEY=VALUE, e.g. role=play; got {', '.join(map(repr, wrong))}.")
+        raise ConfigError(f"{flag} must be KEY=VALUE, e.g. role=play; got {', '.join(map(repr, wrong))}.")
     wanted = {match[1]: match[2] for match in matches if match}
     if wanted and not of_nodes("CPU", wanted) and not grows():
         known = {f"{key}={value}" for node in _alive() for key, value in node["Labels"].items() if "ray.io/" not in key}
         raise ConfigError(
             f"No node of the Ray cluster has both CPUs and the labels {' '.join(labels)}, and the cluster has no "
             f"autoscaler that could add one. Its nodes have: {', '.join(sorted(known)) or 'no labels'}. Omit "
-            "--node-labels, or start nodes with them (`ray start --labels`, cluster.yaml)."
+            f"{flag}, or start nodes with them (`ray start --labels`, cluster.yaml)."
         )
     return wanted
 

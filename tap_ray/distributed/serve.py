@@ -1,7 +1,7 @@
 """Serves a policy: TCP server and sessions run in the job's own process, the networks on Ray Serve.
 
     robots --HTTP, WebSocket--> Door -> PolicyServer (sessions: chunks, history, noise) --inputs--> Network x replicas
-                                                                                @serve.batch, one pass or row by row
+                                                                       in one pass or row by row (inference.Batcher)
 
 A replica (Network) keeps no state between two requests, so every replica gives the same bits, and one that dies only
 delays its robots until it is replaced. Ray Serve's own HTTP proxy stays off, because it does not limit connections that
@@ -26,6 +26,7 @@ from ray.serve.handle import DeploymentHandle
 from tap_ray import storage
 from tap_ray.distributed import placement
 from tap_ray.distributed.connect import silent_stderr, temp_folder
+from tap_ray.distributed.inference import Batcher
 from tap_ray.distributed.placement import require_gpus
 from tap_ray.errors import ConfigError, TapRayError
 from tap_ray.models.chunk_buffer import PolicyInput
@@ -53,20 +54,17 @@ class Network:
     def __init__(self, run: str, contract: Contract, config: ServeConfig) -> None:
         from tap_ray.models.inference import load_policy
 
-        self._exact = config.batch_invariant
         self._policy, _ = load_policy(storage.to_path(run), device="cuda" if config.gpus_per_replica else "cpu")
-        batched: Any = self.chunks
-        batched.set_max_batch_size(config.batch)
-        batched.set_batch_wait_timeout_s(config.batch_wait_ms / 1e3)
-        self._compute([contract.probe()])  # the first inference takes longer than a robot can wait
-
-    @serve.batch
-    async def chunks(self, looks: list[PolicyInput]) -> list[np.ndarray]:
-        """Compute an action chunk (H, A) for each robot's request; further requests queue meanwhile."""
-        return await asyncio.to_thread(self._compute, looks)
+        self._chunks = Batcher(
+            self._policy.chunks,
+            batch=config.batch,
+            window_s=config.batch_wait_ms / 1e3,
+            together=not config.batch_invariant,
+        )
+        self._policy.chunks([contract.probe()])  # the first inference takes longer than a robot can wait
 
     async def __call__(self, look: PolicyInput) -> np.ndarray:
-        """Compute the chunk of one robot's request, in a batch with those of others.
+        """Compute the chunk (H, A) of one robot's request, in a batch with those of others.
 
         Raises:
             RequestError: 422, its instruction is longer than the policy reads; the other requests continue.
@@ -75,12 +73,7 @@ class Network:
             self._policy.require_read(look.instruction)
         except ConfigError as error:
             raise RequestError(422, f'metadata "instruction": {error}') from None
-        return await self.chunks(look)  # pyright: ignore[reportArgumentType, reportReturnType]
-
-    def _compute(self, looks: list[PolicyInput]) -> list[np.ndarray]:
-        if self._exact:
-            return [self._policy.chunks([look])[0] for look in looks]
-        return list(self._policy.chunks(looks))
+        return (await self._chunks([look]))[0]
 
 
 async def _ask(network: DeploymentHandle, look: PolicyInput, deadline_s: float) -> np.ndarray:

@@ -1,4 +1,4 @@
-"""Training windows through Ray Data: decoded by other processes, in the order of `dataset.windows.iterate`.
+"""Training windows through Ray Data: decoded by other processes, in the order of `dataset.schedule.iterate`.
 
     in training worker w:  schedule ---> numbers ----> map(decode) ---> iter_batches ---> Window ---> fit
                            its groups    a task a      all windows of   in order, views
@@ -31,7 +31,8 @@ from tap_ray.dataset import action_chunks
 from tap_ray.dataset.action_chunks import ActionChunkConfig, ActionChunks
 from tap_ray.dataset.mixture import Mixture, joined
 from tap_ray.dataset.reader import DatasetInfo, opened
-from tap_ray.dataset.windows import GroupSlice, WindowConfig, group_batches, schedule
+from tap_ray.dataset.schedule import GroupSlice, schedule
+from tap_ray.dataset.windows import WindowConfig, group_batches
 from tap_ray.distributed.ray_internals.data import ExecutionCallback
 from tap_ray.errors import ConfigError, TapRayError
 from tap_ray.types import ALL, ActionChunkBatch, Shard, Window
@@ -56,12 +57,12 @@ def batches(
     num_data_workers: int = 1,
     memory_mb: int = 512,
 ) -> Generator[Window, None, None]:
-    """`windows.iterate`, decoded by tasks of the connected Ray.
+    """`schedule.iterate`, decoded by tasks of the connected Ray.
 
     Args:
         data: the dataset, its path absolute; on a cluster on storage that all machines see.
         config: which windows.
-        seed, shard: as for `windows.iterate`.
+        seed, shard: as for `schedule.iterate`.
         num_data_workers: processes that decode for this worker; no window depends on it.
         memory_mb: decoded windows that may wait for this worker in the object store, MB.
 
@@ -167,7 +168,7 @@ def gather(
     sets = [_chunks_of(reference, config) for reference in shared]
     for first in rows["first"]:
         for own in range(int(first), int(first) + MOTIONS_A_TASK):
-            number = own * shard.num_workers + shard.worker
+            number = shard.num_before + own * shard.num_workers + shard.worker
             yield to_columns(action_chunks.batch(sets, weights, config, seed=seed, number=number))
 
 

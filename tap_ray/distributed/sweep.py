@@ -130,7 +130,8 @@ def max_concurrent_trials(trials: Sequence[Trial], resources: Mapping[str, float
     has = f"the cluster's {cpus:g} CPUs and {gpus:g} GPUs"
     if most < 1:
         raise ConfigError(
-            f"Not even one trial fits into {has}. Lower align.workers (num_workers, gpus) or evaluate.gpus_per_fleet."
+            f"Not even one trial fits into {has}. Lower align.workers (num_workers, gpus), "
+            "evaluate.gpus_per_fleet or evaluate.inference.gpus."
         )
     if asked > most or asked < 0:
         raise ConfigError(
@@ -149,7 +150,7 @@ def _fit(trial: Trial, cpus: float, gpus: float) -> int:
     trained = [stage.workers for stage in (trial.pretrain, trial.prior, trial.align) if stage is not None]
     limits = [int(cpus / max(_cpus(workers, cpus) for workers in trained) + 1e-6)]
     on_gpu = [w.num_workers * w.gpus for w in trained if w.gpu != "off" and 0 < w.num_workers * w.gpus <= gpus]
-    limits += [int(gpus / taken + 1e-6) for taken in (*on_gpu, trial.evaluate.gpus_per_fleet) if taken]
+    limits += [int(gpus / taken + 1e-6) for taken in (*on_gpu, trial.evaluate.least_gpus) if taken]
     return min(limits)
 
 

@@ -100,6 +100,7 @@ def run_stage(
                 facts=facts,
                 config=config.train,
                 threads=config.workers.threads,
+                async_checkpoints=config.workers.async_checkpoints,
             )
             with connect(config.workers.ray_address):
                 run.facts["metrics"] = train(job, config.workers, log=run.log)
@@ -184,6 +185,10 @@ def validate_settings(config: TrainConfig, workers: WorkersConfig) -> None:
     """Raise a ConfigError for invalid numbers."""
     if workers.num_workers < 1:
         raise ConfigError(f"Training needs at least 1 worker; got --num-workers {workers.num_workers}.")
+    if workers.min_workers > workers.num_workers:
+        raise ConfigError(
+            f"--min-workers must be at most --num-workers; got {workers.min_workers} and {workers.num_workers}."
+        )
     if not workers.gpus >= 0 or (workers.gpus > 1 and workers.gpus % 1):
         raise ConfigError(f"--gpus must be 0, a fraction of one GPU, or a whole number of GPUs; got {workers.gpus:g}.")
     if workers.num_data_workers < 1 or workers.threads < 1:
@@ -192,9 +197,10 @@ def validate_settings(config: TrainConfig, workers: WorkersConfig) -> None:
             f"{workers.threads}."
         )
     cpus = _num_cpus(workers.ray_address)
-    if cpus and workers.num_workers > cpus and not (ray.is_initialized() and placement.grows()):
+    if cpus and workers.least > cpus and not (ray.is_initialized() and placement.grows()):
         raise ConfigError(
-            f"--num-workers {workers.num_workers}: there are {cpus} CPUs, and each training process needs one."
+            f"--{'min' if workers.min_workers else 'num'}-workers {workers.least}: there are {cpus} CPUs, and each "
+            "training process needs one."
         )
 
 
@@ -210,14 +216,14 @@ def _scaling(config: WorkersConfig) -> ScalingConfig:
     wanted = placement.selector(config.node_labels)
     use_gpu = config.gpu != "off" and config.gpus > 0
     if use_gpu and config.gpu == "on":
-        placement.require_gpus(config.gpus, flag="--gpu on --gpus", places=config.num_workers, labels=wanted)
+        placement.require_gpus(config.gpus, flag="--gpu on --gpus", places=config.least, labels=wanted)
     elif use_gpu:
-        use_gpu = placement.fits_gpus(config.gpus, config.num_workers, wanted)
+        use_gpu = placement.fits_gpus(config.gpus, config.least, wanted)
     cpus = placement.share(
         config.num_workers, wanted, processes=1 + config.num_data_workers
     )  # a trainer that is placed can get its data
     return ScalingConfig(
-        num_workers=config.num_workers,
+        num_workers=(config.least, config.num_workers) if config.min_workers else config.num_workers,
         use_gpu=use_gpu,
         resources_per_worker={"CPU": cpus, **({"GPU": config.gpus} if use_gpu else {})},
         label_selector=wanted or None,

@@ -1,6 +1,6 @@
 """The options of `python -m jobs.evaluate`."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Iterable, Sequence
 
@@ -12,9 +12,27 @@ from tap_ray.specs import ONE_CAMERA
 
 ALL = "all"
 """Value of --scenario that means all scenarios."""
-RUNTIME = ("fleets", "robots_per_fleet", "gpus_per_fleet", "ray_address", "node_labels")
+RUNTIME = ("fleets", "robots_per_fleet", "gpus_per_fleet", "inference", "ray_address", "node_labels")
 """Fields that determine where and by how many processes cells are run. No result depends on them, except that
-`robots_per_fleet`, which sets the batch size, can change the last bits."""
+`robots_per_fleet` and `inference`, which set who shares a batch, can change the last bits."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class InferenceConfig:
+    """Where a trained policy is computed: in each fleet, or in a few processes for all fleets."""
+
+    actors: int = 0
+    """Number of processes that hold the policy and compute it for all fleets, e.g. one for each GPU. The fleets then
+    hold no copy of the policy and do not load torch. 0: each fleet holds its own copy."""
+    gpus: float = 0.0
+    """Number of GPUs, or a share of one, for each of these processes; 0: they compute on CPUs."""
+    batch: int = 64
+    """Largest number of robots whose inputs share one forward pass; the robots of one fleet are never split."""
+    window_ms: float = 2.0
+    """How long the first request of a forward pass waits for requests of other fleets, ms. 0: each fleet has its own
+    forward pass, which gives the same bits as a copy in each fleet."""
+    node_labels: tuple[str, ...] = ()
+    """These processes run only on nodes of the cluster with these Ray labels; none: on any node that has the GPUs."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,9 +76,16 @@ class EvaluateConfig(NodesConfig):
     """Robots in a process, stepped in lockstep; the policy sees them as one batch. Fewer robots per process keep more
     processes busy."""
     gpus_per_fleet: float = 0.0
-    """GPUs, or a share of one, for each fleet's policy; 0: none."""
+    """GPUs, or a share of one, for each fleet's own copy of the policy; 0: none."""
+    inference: InferenceConfig = field(default_factory=InferenceConfig)
+    """Processes that compute the policy for all fleets."""
     out: Path | None = None
     """Run folder; without it runs/evaluate-<hash>."""
+
+    @property
+    def least_gpus(self) -> float:
+        """Number of GPUs that it needs to start: of one fleet, or of all processes that compute for the fleets."""
+        return max(self.gpus_per_fleet, self.inference.actors * self.inference.gpus)
 
 
 def simulator(suite: str, sims: Sequence[str], sim: str = "") -> str:

@@ -62,10 +62,14 @@ def interface(run: Path | str) -> tuple[RobotSpec, int]:
 
 def latency(run: str, *, device: str = "cpu") -> dict[str, float]:
     """Median time of one inference for one robot, ms: "policy", and for a policy with a history also "without
-    history"."""
+    history". Empty for "cuda" on a machine without a GPU."""
+    import torch
+
     from tap_ray.models.build import load_bundle
     from tap_ray.models.inference import PolicyRunner
 
+    if device == "cuda" and not torch.cuda.is_available():
+        return {}
     policy = load_bundle(storage.to_path(run) / "final")
     both = {"policy": PolicyRunner(policy, device=device).latency_ms()}
     if policy.network.config.history:

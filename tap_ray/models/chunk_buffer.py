@@ -1,11 +1,13 @@
-"""Keeps the remaining actions of a robot's chunk, its last steps and its noise; without torch, for servers."""
+"""Keeps the rest of a robot's chunk, its last steps and its noise; without torch, for servers and fleets."""
 
 from collections import deque
 from dataclasses import dataclass
-from typing import Mapping
+from typing import Callable, Mapping, Sequence
 
 import numpy as np
 from jaxtyping import Float32, UInt8
+
+from tap_ray.types import Info, Observation
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -114,3 +116,34 @@ class ActionChunkBuffer:
         if not self._spec.noise:
             return None
         return np.zeros(shape, np.float32) if self._rng is None else self._rng.standard_normal(shape, np.float32)
+
+
+ComputeChunks = Callable[[Sequence[PolicyInput]], np.ndarray]
+"""N robots' inputs -> (N, H, A) float32 actions; a pure function."""
+
+
+class ChunkedPolicy:
+    """A `types.Policy`: carries out the first steps of each robot's chunk, then has the next one computed."""
+
+    def __init__(self, chunking: ChunkingSpec, chunks: ComputeChunks) -> None:
+        self.chunking, self._chunks = chunking, chunks
+        self.buffers: list[ActionChunkBuffer] = []
+
+    def reset(self, obs: Observation, info: Info, seeds: Sequence[int]) -> None:
+        """Forget the last episode. Only a flow head draws noise: each robot its own, from its seed."""
+        self.buffers = [ActionChunkBuffer(self.chunking, seed) for seed in seeds]
+
+    def act(self, obs: Observation, info: Info) -> np.ndarray:
+        """(N, A) float32 actions."""
+        num = len(obs["rgb"])
+        if len(self.buffers) != num:
+            self.buffers = [ActionChunkBuffer(self.chunking, None) for _ in range(num)]
+        executed = info.get("action", [None] * num)
+        extra = obs.get("extra_rgb", [None] * num)
+        seen = zip(self.buffers, obs["rgb"], obs["state"], executed, info["instruction"], extra, strict=True)
+        inputs = [(own, own.observe(rgb, state, act, str(words), more)) for own, rgb, state, act, words, more in seen]
+        due = [(own, one) for own, one in inputs if one is not None]
+        if due:
+            for (own, _), chunk in zip(due, self._chunks([one for _, one in due]), strict=True):
+                own.set_chunk(chunk)
+        return np.stack([own.next_action() for own in self.buffers])

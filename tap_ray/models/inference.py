@@ -9,7 +9,7 @@ import torch
 
 from tap_ray.errors import CheckpointError, ConfigError
 from tap_ray.models.build import PolicyBundle, load_bundle
-from tap_ray.models.chunk_buffer import ActionChunkBuffer, ChunkingSpec, PolicyInput
+from tap_ray.models.chunk_buffer import ActionChunkBuffer, ChunkedPolicy, ChunkingSpec, PolicyInput
 from tap_ray.models.language import encode
 from tap_ray.specs import RobotSpec
 from tap_ray.types import Info, Observation
@@ -53,27 +53,21 @@ class PolicyRunner:
             num_states=config.num_motion_states,
             noise=config.head == "flow",
         )
-        self.buffers: list[ActionChunkBuffer] = []
+        self._acting = ChunkedPolicy(self.chunking, self.chunks)
+
+    @property
+    def buffers(self) -> list[ActionChunkBuffer]:
+        """Each robot's."""
+        return self._acting.buffers
 
     def reset(self, obs: Observation, info: Info, seeds: Sequence[int]) -> None:
-        """Forget the last episode. A flow head draws noise for each robot from the robot's seed."""
-        self.buffers = [ActionChunkBuffer(self.chunking, seed) for seed in seeds]
+        """See `ChunkedPolicy.reset`."""
+        self._acting.reset(obs, info, seeds)
 
     def act(self, obs: Observation, info: Info) -> np.ndarray:
         """(N, A) float32 actions; the gripper is exactly +1 or -1. The environment clips them, and counts clipped
         actions."""
-        num = len(obs["rgb"])
-        if len(self.buffers) != num:
-            self.buffers = [ActionChunkBuffer(self.chunking, None) for _ in range(num)]
-        executed = info.get("action", [None] * num)
-        extra = obs.get("extra_rgb", [None] * num)
-        seen = zip(self.buffers, obs["rgb"], obs["state"], executed, info["instruction"], extra, strict=True)
-        inputs = [(own, own.observe(rgb, state, act, str(words), more)) for own, rgb, state, act, words, more in seen]
-        due = [(own, one) for own, one in inputs if one is not None]
-        if due:
-            for (own, _), chunk in zip(due, self.chunks([one for _, one in due]), strict=True):
-                own.set_chunk(chunk)
-        return np.stack([own.next_action() for own in self.buffers])
+        return self._acting.act(obs, info)
 
     def chunk(
         self, rgb: np.ndarray, state: np.ndarray, instruction: Sequence[str], extra_rgb: np.ndarray | None = None

@@ -75,8 +75,9 @@ def _augmented(batch: Batch, config: AugmentConfig, generator: torch.Generator) 
             if name in batch:
                 changed[name] = shift_images(batch[name], shift_N2)
         if "crop_px" in batch:
-            size = torch.tensor(batch["rgb"].shape[1:3], device=device)
-            changed["crop_px"] = (batch["crop_px"] - shift_N2[:, None]).clamp_min(0).minimum(size - 1)
+            moved = (batch["crop_px"] - shift_N2[:, None]).unbind(-1)
+            inside = [px.clamp(0, size - 1) for px, size in zip(moved, batch["rgb"].shape[1:3], strict=True)]
+            changed["crop_px"] = torch.stack(inside, dim=-1)
     if config.jitter:
         jitter_N2 = (torch.rand(num, 2, generator=generator) * 2 - 1) * config.jitter
         changed["jitter"] = _moved(jitter_N2[alike_N], device)

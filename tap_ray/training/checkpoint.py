@@ -55,9 +55,9 @@ class Snapshot:
     """File name without its ending -> tensors."""
 
 
-def snapshot(state: TrainState) -> Snapshot:
+def snapshot(state: TrainState, *, copied: bool = False) -> Snapshot:
     """Collect the contents of a checkpoint. For a sharded model every worker must call this; the first gets whole
-    tensors on its CPU."""
+    tensors on its CPU. With `copied` the tensors are copies, so that training may continue before they are written."""
     files = {
         "model": gathered(state.model.state_dict()),
         "optimizer": gathered(_optimizer_tensors(state)),
@@ -65,16 +65,22 @@ def snapshot(state: TrainState) -> Snapshot:
     }
     if state.ema is not None:
         files["ema"] = gathered(state.ema)
+    if copied:
+        files = {
+            name: {key: value.detach().to("cpu", copy=True) for key, value in own.items()}
+            for name, own in files.items()
+        }
     return Snapshot(step=state.step, files=files)
 
 
-def save(folder: Path, state: TrainState | Snapshot, facts: Mapping[str, Any]) -> None:
+def save(folder: Path, state: TrainState | Snapshot, facts: Mapping[str, Any], **more: Any) -> None:
     """Write a checkpoint; it counts once all of its files are there.
 
     Args:
         folder: new folder; an existing one is replaced.
         state: the state to save.
         facts: plain JSON that must be the same again when it is loaded (the model's config).
+        more: further plain JSON of state.json, which whoever resumes reads.
 
     Raises:
         StorageError: the disk refused.
@@ -84,7 +90,7 @@ def save(folder: Path, state: TrainState | Snapshot, facts: Mapping[str, Any]) -
     with storage.atomic_write(folder, folder=True) as here:
         for name, tensors in kept.files.items():
             write_tensors(here / f"{name}.safetensors", tensors)
-    write_json(folder / STATE, {"version": VERSION, "step": kept.step, "facts": facts})
+    write_json(folder / STATE, {"version": VERSION, "step": kept.step, "facts": facts, **more})
 
 
 def load_weights(folder: Path, model: nn.Module) -> None:

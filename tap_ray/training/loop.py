@@ -114,6 +114,8 @@ class Hooks:
     save: Callable[[int, Callable[[Path], None]], None] = _no_save
     """(steps done, write): decides whether and where; `write(folder)` writes a whole checkpoint there. Called on
     every worker."""
+    save_copies: bool = False
+    """Whether `write` may be called later, while training goes on."""
     validate: Callable[[], dict[str, float]] = _no_validation
     """Returns metrics of the current model on held-out data. Called on every worker."""
     prepare: Callable[[nn.Module], nn.Module] = _unchanged
@@ -124,6 +126,8 @@ class Hooks:
     """This worker's number, so that each augments differently."""
     facts: Mapping[str, Any] = field(default_factory=dict)
     """Plain JSON kept in each checkpoint that must be equal on resuming (the policy's config)."""
+    position: Callable[[int], Mapping[str, Any]] = lambda step: {}
+    """Plain JSON kept beside each checkpoint's step: where in the data the run is then."""
     leaving: Callable[[], bool] = lambda: False
     """Whether to save an extra checkpoint now; called after each line of metrics."""
 
@@ -184,8 +188,11 @@ def fit(
         urgent = _due(state.step, config.log_every, config.steps) and hooks.leaving()
         if urgent or _due(state.step, config.checkpoint_every, config.steps):
             with meter.paused():
-                kept = checkpoint.snapshot(state)
-                hooks.save(state.step, lambda folder, kept=kept: checkpoint.save(folder, kept, hooks.facts))
+                kept = checkpoint.snapshot(state, copied=hooks.save_copies)
+                more = hooks.position(state.step)
+                hooks.save(
+                    state.step, lambda folder, kept=kept, more=more: checkpoint.save(folder, kept, hooks.facts, **more)
+                )
                 del kept
     if state.ema is not None:
         model.load_state_dict(state.ema, strict=False)

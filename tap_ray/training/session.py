@@ -11,6 +11,7 @@ are dropped, so that no step is there twice and the curve equals that of an unin
 
 import contextlib
 import json
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -85,6 +86,8 @@ class TrainJob:
     """Additional plain JSON that must be equal on resuming, e.g. the number of episodes."""
     threads: int = 1
     """Threads of torch in each process."""
+    async_checkpoints: bool = False
+    """Whether training continues while a checkpoint is written."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -114,25 +117,27 @@ def work(job: TrainJob, context: WorkerContext | None = None) -> None:
     context = context or WorkerContext()
     first = context.rank == 0
     torch.set_num_threads(job.threads)
-    with lock(job.run) if first else contextlib.nullcontext() as held:
+    with _saver(job) if first else contextlib.nullcontext() as saver:
         resume = context.agree(checkpoint.latest(job.run / CHECKPOINTS) if first else None)
-        step = int(read_json(resume / "state.json", needs=("step",))["step"]) if resume else 0
+        step, had = _stand(resume)
         if first:
             forget_after(job.run / METRICS, step)
             checkpoint.remove_half_written(job.run / CHECKPOINTS)
         stage = job.build()
+        shard = _shard(context, step, had, job.config)
         hooks = Hooks(
             log=partial(_log, job, context) if first else _silent,
-            save=partial(_save, job, held) if held else _silent,
+            save=saver or _silent,
+            save_copies=first and job.async_checkpoints,
             validate=stage.validate if first or context.sharded else dict,
             prepare=context.prepare,
             device=context.device,
             rank=context.rank,
             facts={**stage.facts(), **job.facts},
+            position=partial(_position, shard, step, job.config),
             leaving=context.leaving,
         )
-        start = step * job.config.gradient_accumulation_steps
-        batches = job.batches(shard=Shard(start_batch=start, worker=context.rank, num_workers=context.world))
+        batches = job.batches(shard=shard)
         fit(
             stage.network,
             batches,
@@ -142,9 +147,34 @@ def work(job: TrainJob, context: WorkerContext | None = None) -> None:
             resume=resume,
             lr_scale=stage.lr_scale,
         )
-        if first:
+        if saver:
+            saver.wait()
             logs.join(job.run / METRICS)
             _trained(job, stage, context).save(job.run)
+
+
+def _stand(resume: Path | None) -> tuple[int, list[tuple[int, int]] | None]:
+    """A checkpoint's step, and (number of workers, batches of each) of each part of the run before it. None instead of
+    the parts: the checkpoint does not contain them."""
+    if resume is None:
+        return 0, []
+    state = read_json(resume / "state.json", needs=("step",))
+    had = state.get("batches")
+    return int(state["step"]), None if had is None else [(int(workers), int(num)) for workers, num in had]
+
+
+def _shard(context: WorkerContext, step: int, had: list[tuple[int, int]] | None, config: TrainConfig) -> Shard:
+    """The part of the data that this worker trains on after a checkpoint."""
+    if had is None:  # written before the number of workers could change
+        had = [(context.world, step * config.gradient_accumulation_steps)]
+    start = had.pop()[1] if had and had[-1][0] == context.world else 0
+    return Shard(start_batch=start, worker=context.rank, num_workers=context.world, before=tuple(had))
+
+
+def _position(shard: Shard, first_step: int, config: TrainConfig, step: int) -> dict[str, Any]:
+    """The entry of a checkpoint that `_stand` reads, in a run that started from `first_step` with `shard`."""
+    own = shard.start_batch + (step - first_step) * config.gradient_accumulation_steps
+    return {"batches": [*shard.before, (shard.num_workers, own)]}
 
 
 def _trained(job: TrainJob, stage: Trainable, context: WorkerContext) -> Trainable:
@@ -175,12 +205,38 @@ def _log(job: TrainJob, context: WorkerContext, metrics: Mapping[str, float], st
     logs.append(job.run / METRICS, json.dumps({"step": step, **line}) + "\n")
 
 
-def _save(job: TrainJob, held: Lock, step: int, write: Callable[[Path], None]) -> None:
-    held.require()
-    folder = job.run / CHECKPOINTS
-    write(folder / checkpoint.STEP_FOLDER.format(step=step))
-    for old in sorted(folder.glob("step-*"))[:-KEEP]:
-        checkpoint.remove(old)
+class _Saver:
+    """Writes checkpoints into a run folder, one after the other; with `pool` in another thread."""
+
+    def __init__(self, run: Path, held: Lock, pool: ThreadPoolExecutor | None) -> None:
+        self._folder, self._held, self._pool = run / CHECKPOINTS, held, pool
+        self._writing: Future[None] | None = None
+
+    def __call__(self, step: int, write: Callable[[Path], None]) -> None:
+        """Wait for the checkpoint before, then write that of a step, or begin to write it."""
+        self.wait()
+        if self._pool is None:
+            self._save(step, write)
+        else:
+            self._writing = self._pool.submit(self._save, step, write)
+
+    def wait(self) -> None:
+        """Wait until all checkpoints are written; raises the error of one that could not be."""
+        if self._writing is not None:
+            self._writing.result()
+
+    def _save(self, step: int, write: Callable[[Path], None]) -> None:
+        self._held.require()
+        write(self._folder / checkpoint.STEP_FOLDER.format(step=step))
+        for old in sorted(self._folder.glob("step-*"))[:-KEEP]:
+            checkpoint.remove(old)
+
+
+@contextlib.contextmanager
+def _saver(job: TrainJob) -> Iterator[_Saver]:
+    """Lock a run folder for training, and make what writes its checkpoints."""
+    with lock(job.run) as held, ThreadPoolExecutor(max_workers=1) as pool:
+        yield _Saver(job.run, held, pool if job.async_checkpoints else None)
 
 
 @contextlib.contextmanager

@@ -10,7 +10,8 @@ from tap_ray import bounds
 from tap_ray.align.demos import AlignConfig, StartFrom, from_dataset, resolve_configs, resolve_windows
 from tap_ray.align.objective import CloningWeights
 from tap_ray.dataset.reader import open_dataset
-from tap_ray.dataset.windows import WindowConfig, iterate
+from tap_ray.dataset.schedule import iterate
+from tap_ray.dataset.windows import WindowConfig
 from tap_ray.errors import CheckpointError, ConfigError, DataError, SpecError
 from tap_ray.models.build import PolicyBundle, new_policy, save_bundle
 from tap_ray.models.inference import load_policy

@@ -13,7 +13,8 @@ from tap_ray.dataset import layout
 from tap_ray.dataset.action_chunks import ActionChunkConfig
 from tap_ray.dataset.norm_stats import NormStats
 from tap_ray.dataset.reader import open_dataset, read_episode
-from tap_ray.dataset.windows import WindowConfig, iterate
+from tap_ray.dataset.schedule import iterate
+from tap_ray.dataset.windows import WindowConfig
 from tap_ray.errors import CheckpointError, ConfigError
 from tap_ray.evaluate.trained import latency
 from tap_ray.models.heads import FlowHead

@@ -10,7 +10,8 @@ from transformers.utils import logging
 
 from tap_ray.align.demos import AlignConfig, StartFrom, from_dataset, resolve_configs
 from tap_ray.dataset.reader import open_dataset
-from tap_ray.dataset.windows import WindowConfig, iterate
+from tap_ray.dataset.schedule import iterate
+from tap_ray.dataset.windows import WindowConfig
 from tap_ray.errors import CheckpointError, ConfigError
 from tap_ray.models.build import load_bundle
 from tap_ray.models.fast import TokensConfig

@@ -21,8 +21,9 @@ from tap_ray.dataset.crops import CropConfig
 from tap_ray.dataset.lerobot import main
 from tap_ray.dataset.reader import open_dataset, read_columns, read_episode, read_episodes, require_whole
 from tap_ray.dataset.recovery import repair
+from tap_ray.dataset.schedule import iterate
 from tap_ray.dataset.verify import verify
-from tap_ray.dataset.windows import WindowConfig, iterate
+from tap_ray.dataset.windows import WindowConfig
 from tap_ray.dataset.writer import DatasetWriter
 from tap_ray.errors import DataError, StorageError
 from tests import s3

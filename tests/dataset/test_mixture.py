@@ -12,7 +12,8 @@ from tap_ray.dataset.layout import ACTION
 from tap_ray.dataset.mixture import Mixture, alone, joined, moments, open_mixture, require_alike, require_usable
 from tap_ray.dataset.norm_stats import norm_stats
 from tap_ray.dataset.reader import DatasetInfo, read_episodes, stats_of
-from tap_ray.dataset.windows import WindowConfig, iterate, split_episodes
+from tap_ray.dataset.schedule import iterate
+from tap_ray.dataset.windows import WindowConfig, split_episodes
 from tap_ray.errors import ConfigError, DataError, SpecError
 from tap_ray.types import Shard, Window
 from tests.made_data import write_made_dataset

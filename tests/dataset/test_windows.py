@@ -16,14 +16,8 @@ from tap_ray.dataset.inpaint_robot import grow, inpaint_robot
 from tap_ray.dataset.lerobot import DatasetInfo, open_dataset, read_episode
 from tap_ray.dataset.reach import NEVER, reach_targets, reaching_arms, twice_yaw
 from tap_ray.dataset.reach import reach_of as reach_of_robot
-from tap_ray.dataset.windows import (
-    WindowConfig,
-    epoch_groups,
-    group_batches,
-    iterate,
-    num_batches,
-    split_episodes,
-)
+from tap_ray.dataset.schedule import iterate
+from tap_ray.dataset.windows import WindowConfig, epoch_groups, group_batches, num_batches, split_episodes
 from tap_ray.errors import ConfigError, DataError
 from tap_ray.media.image import decode_jpeg
 from tap_ray.specs import EE_DELTA_ACTION, EE_POSE_STATE, ArmSlots

@@ -1,4 +1,4 @@
-"""Windows through Ray Data are those of `windows.iterate`, in its order."""
+"""Windows through Ray Data are those of `schedule.iterate`, in its order."""
 
 import dataclasses
 import shutil
@@ -11,7 +11,8 @@ import pytest
 
 from tap_ray.dataset.mixture import joined, open_mixture
 from tap_ray.dataset.reader import open_dataset
-from tap_ray.dataset.windows import WindowConfig, iterate
+from tap_ray.dataset.schedule import iterate
+from tap_ray.dataset.windows import WindowConfig
 from tap_ray.distributed import stream
 from tap_ray.errors import ConfigError
 from tap_ray.types import ALL, Shard, Window

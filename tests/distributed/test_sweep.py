@@ -18,6 +18,7 @@ from tap_ray.distributed.placement import capacity
 from tap_ray.distributed.sweep import ResumableASHA, TrialQueue, finalists, max_concurrent_trials, progress_of
 from tap_ray.distributed.sweep_job import SweepJobConfig, run_sweep
 from tap_ray.errors import ConfigError
+from tap_ray.evaluate.settings import EvaluateConfig, InferenceConfig
 from tap_ray.settings import WorkersConfig
 from tap_ray.sweep import plan as sweep_plan
 from tap_ray.sweep.plan import AshaConfig
@@ -192,7 +193,7 @@ def test_the_bar_counts_finalists_twice():
 def small(**workers) -> Any:
     """A trial, as far as its size goes."""
     stage = SimpleNamespace(workers=WorkersConfig(**workers))
-    return SimpleNamespace(pretrain=None, prior=None, align=stage, evaluate=SimpleNamespace(gpus_per_fleet=0.0))
+    return SimpleNamespace(pretrain=None, prior=None, align=stage, evaluate=EvaluateConfig(policy=""))
 
 
 @pytest.mark.parametrize(
@@ -217,7 +218,7 @@ def test_no_more_trials_at_once_than_fit_together(workers, resources, most: int)
 
 def test_a_trial_that_does_not_fit():
     trial = small()
-    trial.evaluate.gpus_per_fleet = 1.0
+    trial.evaluate = EvaluateConfig(policy="", inference=InferenceConfig(actors=2, gpus=0.5))
     with pytest.raises(ConfigError, match=r"Not even one trial fits into the cluster's 2 CPUs and 0 GPUs"):
         max_concurrent_trials([trial], {"CPU": 2})
 

@@ -129,10 +129,12 @@ def lines(run: Path) -> list[int]:
     return [int(line["step"]) for line in session.read_metrics(run / "metrics.jsonl")]
 
 
-def test_killed_workers_leave_no_trace_in_the_curve(tmp_path: Path, toy_dataset: Path, undisturbed):
+@pytest.mark.parametrize("uploads", ["sync", pytest.param("async", marks=pytest.mark.long_proof)])
+def test_killed_workers_leave_no_trace_in_the_curve(tmp_path: Path, toy_dataset: Path, undisturbed, uploads: str):
     """KILLS at random moments: some while the worker starts, most while it trains."""
     steps, rng, killed = STEPS, random.Random(0), []
     task = toy_task(tmp_path / "run", toy_dataset, ray=True, steps=steps, every=10, pause_s=0.03)
+    task = dataclasses.replace(task, async_checkpoints=uploads == "async")
 
     def kill_some() -> None:
         for number in range(KILLS):
@@ -251,5 +253,9 @@ def test_settings_that_cannot_work(tmp_path: Path, toy_dataset: Path):
     task = toy_task(tmp_path / "run", toy_dataset, ray=True)
     with pytest.raises(ConfigError, match="at least 1 worker; got --num-workers 0"):
         train(task, WorkersConfig(num_workers=0), progress=False)
+    with pytest.raises(ConfigError, match="--min-workers must be at most --num-workers; got 3 and 2"):
+        train(task, WorkersConfig(num_workers=2, min_workers=3), progress=False)
+    with pytest.raises(ConfigError, match=r"--min-workers 999: there are .* CPUs, and each training process needs one"):
+        train(task, WorkersConfig(num_workers=1000, min_workers=999), progress=False)
     with pytest.raises(ConfigError, match="checkpoint_every must be a multiple of log_every = 3; got 5"):
         dataclasses.replace(task.config, log_every=3)

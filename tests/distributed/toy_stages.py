@@ -14,7 +14,7 @@ import yaml
 
 from tap_ray import logs, runs, storage, tracking
 from tap_ray.dataset.reader import open_dataset
-from tap_ray.dataset.windows import iterate
+from tap_ray.dataset.schedule import iterate
 from tap_ray.distributed import evaluate as fleets
 from tap_ray.distributed import stream
 from tap_ray.distributed.connect import connect

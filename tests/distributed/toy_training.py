@@ -14,7 +14,8 @@ from torch import Tensor, nn
 
 from tap_ray.dataset.mixture import Mixture, alone, joined
 from tap_ray.dataset.reader import open_dataset
-from tap_ray.dataset.windows import WindowConfig, iterate
+from tap_ray.dataset.schedule import iterate
+from tap_ray.dataset.windows import WindowConfig
 from tap_ray.distributed import stream
 from tap_ray.training import optim
 from tap_ray.training.batches import AugmentConfig

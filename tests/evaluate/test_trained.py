@@ -8,14 +8,17 @@ import sys
 
 import numpy as np
 import pytest
+import torch
 
 import envs
+from jobs import evaluate
 from tap_ray import runs
 from tap_ray.errors import CheckpointError, ConfigError, SpecError
 from tap_ray.evaluate import trained
 from tap_ray.evaluate.episodes import EpisodeRunner
 from tap_ray.evaluate.failures import failure_inputs_of
 from tap_ray.evaluate.protocol import Protocol, cells
+from tap_ray.evaluate.settings import EvaluateConfig, InferenceConfig
 from tap_ray.inspect.features import policy_features
 from tap_ray.inspect.probes import ProbeData
 from tap_ray.types import EnvConfig
@@ -84,6 +87,20 @@ def test_a_network_is_evaluated_in_batches(run):
     robots.close()
     assert [r.error for r in together] == [""] * 3
     assert [r.entire_once for r in together] == [r.entire_once for r in alone]
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has a GPU to measure on")
+def test_no_time_is_measured_for_the_gpu_of_another_machine(run):
+    assert trained.latency(str(run), device="cuda") == {}
+    assert trained.latency(str(run))["policy"] > 0
+
+
+def test_a_policy_that_is_no_network_is_not_shared():
+    config = EvaluateConfig(policy="expert", inference=InferenceConfig(actors=2))
+    with pytest.raises(
+        ConfigError, match=r"^--inference.actors 2 is for trained policies, and --policy expert is none"
+    ):
+        evaluate.main(config)
 
 
 def test_features_are_what_the_head_gets(run):

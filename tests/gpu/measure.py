@@ -16,7 +16,8 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from tap_ray.dataset.reader import DatasetInfo, open_dataset
-from tap_ray.dataset.windows import WindowConfig, iterate
+from tap_ray.dataset.schedule import iterate
+from tap_ray.dataset.windows import WindowConfig
 from tap_ray.models.policy import PolicyConfig
 from tap_ray.models.vlm_config import VlmConfig
 from tap_ray.pretrain import from_play

@@ -11,8 +11,9 @@ from tap_ray.dataset import layout
 from tap_ray.dataset.crop_files import missing_blocks
 from tap_ray.dataset.crops import CROPS
 from tap_ray.dataset.reader import DatasetInfo, read_episode
+from tap_ray.dataset.schedule import iterate
 from tap_ray.dataset.verify import verify
-from tap_ray.dataset.windows import WindowConfig, iterate
+from tap_ray.dataset.windows import WindowConfig
 from tap_ray.errors import ConfigError, DataError
 from tap_ray.importing.checks import findings
 from tap_ray.importing.mapping import require_like

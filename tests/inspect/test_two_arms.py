@@ -12,7 +12,8 @@ from tap_ray.dataset import crop_files
 from tap_ray.dataset.crops import CROPS
 from tap_ray.dataset.layout import DatasetHeader
 from tap_ray.dataset.reader import DatasetInfo, open_dataset
-from tap_ray.dataset.windows import WindowConfig, iterate
+from tap_ray.dataset.schedule import iterate
+from tap_ray.dataset.windows import WindowConfig
 from tap_ray.dataset.writer import DatasetWriter
 from tap_ray.models.reach import NUM_REACH
 from tap_ray.play.collect import CollectPlan, collect

@@ -11,7 +11,8 @@ from tap_ray import runs
 from tap_ray.align.demos import AlignConfig
 from tap_ray.config import load
 from tap_ray.dataset.reader import open_dataset
-from tap_ray.dataset.windows import WindowConfig, require_batches
+from tap_ray.dataset.schedule import require_batches
+from tap_ray.dataset.windows import WindowConfig
 from tap_ray.distributed.train import made_by
 from tap_ray.errors import CheckpointError, ConfigError, DataError, SpecError
 from tap_ray.settings import AlignJobConfig, PretrainConfig, PriorJobConfig

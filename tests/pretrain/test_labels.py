@@ -13,8 +13,9 @@ from jobs import label
 from tap_ray import metrics, runs
 from tap_ray.dataset.layout import ACTION
 from tap_ray.dataset.reader import open_dataset, read_episode
+from tap_ray.dataset.schedule import iterate
 from tap_ray.dataset.verify import verify
-from tap_ray.dataset.windows import WindowConfig, iterate
+from tap_ray.dataset.windows import WindowConfig
 from tap_ray.dataset.writer import DatasetWriter
 from tap_ray.errors import ConfigError, DataError
 from tap_ray.inspect.dataset import report

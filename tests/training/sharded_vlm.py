@@ -11,7 +11,8 @@ from transformers.utils import logging
 
 from tap_ray.align.demos import AlignConfig, StartFrom, from_dataset, resolve_configs
 from tap_ray.dataset.reader import open_dataset
-from tap_ray.dataset.windows import WindowConfig, iterate
+from tap_ray.dataset.schedule import iterate
+from tap_ray.dataset.windows import WindowConfig
 from tap_ray.models.fast import TokensConfig
 from tap_ray.models.motion_prior import PriorConfig
 from tap_ray.models.policy import PolicyConfig

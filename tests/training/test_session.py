@@ -2,14 +2,24 @@
 
 import dataclasses
 import json
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from itertools import takewhile
 from pathlib import Path
 
 import pytest
 
 from tap_ray.dataset.mixture import Mixture, open_mixture
-from tap_ray.errors import CheckpointError, TapRayError
-from tap_ray.training import session
+from tap_ray.dataset.reader import open_dataset
+from tap_ray.dataset.schedule import schedule
+from tap_ray.dataset.windows import num_batches
+from tap_ray.errors import CheckpointError, StorageError, TapRayError
+from tap_ray.training import checkpoint, session
 from tap_ray.training.progress import describe, train_here
+from tap_ray.training.session import WorkerContext
+from tap_ray.types import Shard, Window
 from tests.distributed import toy_player
 from tests.distributed import toy_training as toy
 
@@ -66,6 +76,81 @@ def test_taken_up_again_within_the_data(tmp_path: Path, data: Path):
         train_here(runs["cut"], progress=False)
     train_here(dataclasses.replace(runs["cut"], build=runs["whole"].build), progress=False)
     assert losses(runs["cut"].run) == losses(runs["whole"].run)
+
+
+CHILD = """
+import sys, time
+from dataclasses import replace
+from pathlib import Path
+from tap_ray.training import checkpoint
+from tap_ray.training.progress import train_here
+from tests.distributed import toy_training as toy
+write = checkpoint.write_tensors
+def stuck(file, tensors):
+    write(file, tensors)
+    time.sleep(10**6 if "step-00000010" in str(file) else 0)
+checkpoint.write_tensors = stuck
+task = toy.toy_task(Path(sys.argv[1]), Path(sys.argv[2]), ray=False)
+train_here(replace(task, async_checkpoints=True), progress=False)
+"""
+"""The upload of its second checkpoint never ends."""
+
+
+def test_killed_while_a_checkpoint_is_uploaded(tmp_path: Path, data: Path):
+    """Training went on meanwhile, up to the next checkpoint; what was not whole does not count, and nothing is lost."""
+    whole, cut = tmp_path / "whole", tmp_path / "cut"
+    train_here(toy.toy_task(whole, data, ray=False), progress=False)
+    process = subprocess.Popen([sys.executable, "-c", CHILD, str(cut), str(data)])
+    while len(losses(cut)) < 15:
+        assert process.poll() is None
+        time.sleep(0.05)
+    process.kill()
+    process.wait()
+    assert session.newest_step(cut) == 5
+    assert list((cut / "checkpoints").glob("*step-00000010*"))
+
+    task = dataclasses.replace(toy.toy_task(cut, data, ray=False), async_checkpoints=True)
+    train_here(task, progress=False)
+    assert losses(cut) == losses(whole)
+    assert sorted(path.name for path in (cut / "checkpoints").iterdir()) == ["step-00000015", "step-00000020"]
+    for file in (whole / "checkpoints" / "step-00000020").glob("*.safetensors"):
+        assert (cut / "checkpoints" / "step-00000020" / file.name).read_bytes() == file.read_bytes()
+
+
+def test_a_checkpoint_that_cannot_be_uploaded_ends_the_run(tmp_path: Path, data: Path, monkeypatch: pytest.MonkeyPatch):
+    def full(file: Path, tensors: object) -> None:
+        raise StorageError(f"{file}: no space left.")
+
+    monkeypatch.setattr(checkpoint, "write_tensors", full)
+    task = dataclasses.replace(toy.toy_task(tmp_path, data, ray=False), async_checkpoints=True)
+    with pytest.raises(StorageError, match=r"model\.safetensors: no space left\."):
+        train_here(task, progress=False)
+    assert [step for step, _ in losses(tmp_path)][-1] == 10
+
+
+def test_one_worker_takes_up_what_two_have_left(tmp_path: Path, data: Path):
+    """Ten batches each, then the rest of the epoch: each of its windows once, and as many as two would have had."""
+    seen: list[bytes] = []
+
+    def noted(*, shard: Shard) -> Iterator[Window]:
+        for window in toy.local_batches(data, shard=shard):
+            seen.extend(state.tobytes() for state in window.state)
+            yield window
+
+    task = dataclasses.replace(toy.toy_task(tmp_path / "run", data, ray=False, steps=10), batches=noted)
+    for rank in range(2):
+        session.work(task, WorkerContext(rank=rank, world=2))
+    kept = json.loads((task.run / "checkpoints" / "step-00000010" / "state.json").read_text())
+    assert kept["batches"] == [[2, 10]]
+
+    dataset = open_dataset(data)
+    two = [schedule(dataset, toy.WINDOWS, seed=toy.SEED, shard=Shard(worker=rank, num_workers=2)) for rank in range(2)]
+    epoch = [part.group for own in two for part in takewhile(lambda part: part.epoch == 0, own)]
+    batches = sum(num_batches(dataset, group, toy.WINDOWS) for group in epoch)
+    assert batches > 30
+    session.work(dataclasses.replace(task, config=dataclasses.replace(task.config, steps=10 + batches - 20)))
+    assert len(seen) == batches * toy.WINDOWS.batch_size
+    assert len(set(seen)) == len(seen)
 
 
 def test_a_finished_run_trains_no_more(tmp_path: Path, data: Path):

@@ -17,12 +17,14 @@ from tests.distributed import toy_training as toy
 
 CHILD = """
 import sys
+from dataclasses import replace
 from pathlib import Path
 from tap_ray import storage
 from tap_ray.training.progress import train_here
 from tests.distributed import toy_training as toy
 run, data = map(storage.to_path, sys.argv[1:3])
-train_here(toy.held(toy.toy_task(run, data, ray=False), Path(sys.argv[3])), progress=False)
+task = replace(toy.toy_task(run, data, ray=False), async_checkpoints=sys.argv[4] == "async")
+train_here(toy.held(task, Path(sys.argv[3])), progress=False)
 """
 """It waits two steps after the first checkpoint that it writes."""
 
@@ -34,12 +36,13 @@ def curve(run: Path) -> list[tuple[float, float]]:
 
 @pytest.mark.slow
 @pytest.mark.long_proof
-def test_killed_and_taken_up_again(bucket: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+@pytest.mark.parametrize("how", ["sync", "async"])
+def test_killed_and_taken_up_again(how: str, bucket: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     data, run, whole = storage.to_path(f"{bucket}/play"), storage.to_path(f"{bucket}/run"), tmp_path / "whole"
     toy_player.robots().write_dataset(data, 24)
     train_here(toy.toy_task(whole, data, ray=False), progress=False)
     for step in (5, 10):
-        process = subprocess.Popen([sys.executable, "-c", CHILD, str(run), str(data), str(tmp_path / "hold")])
+        process = subprocess.Popen([sys.executable, "-c", CHILD, str(run), str(data), str(tmp_path / "hold"), how])
         while (newest := checkpoint.latest(run / "checkpoints")) is None or newest.name < f"step-{step:08d}":
             assert process.poll() is None
             time.sleep(0.02)
