@@ -126,12 +126,7 @@ def wanted(trials: Sequence[Trial], path: Path) -> Iterable[int]:
     for trial in trials:
         if trial.align.demos == path:
             yield trial.align.windows.num_episodes
-        if trial.pretrain and path in trial.pretrain.sources()[0]:
-            yield trial.pretrain.windows.num_episodes
-        if path in trial.align.play_sources()[0]:
-            yield trial.align.align.play_episodes
-        if trial.prior and path in trial.prior.sources()[0]:
-            yield trial.prior.windows.num_episodes
+        yield from (num for _, used, num, _ in trial.play() if used == path)
 
 
 def collect(sets: Sequence[Missing], collectors: Collectors, ray_address: str | None) -> None:

@@ -31,6 +31,18 @@ class Trial:
         """A short text, e.g. "budget 400, seed 1"."""
         return label(self.values)
 
+    def play(self) -> Iterator[tuple[str, Path, int, WindowConfig | ActionChunkConfig]]:
+        """Each use of a dataset of play: the key of the file that says how many of its first episodes (0: all), the
+        dataset, that number, and the windows."""
+        if self.pretrain:
+            for path in self.pretrain.sources()[0]:
+                yield "budget", path, self.pretrain.windows.num_episodes, self.pretrain.windows
+        for path in self.align.play_sources()[0]:
+            yield "budget", path, self.align.align.play_episodes, self.align.windows
+        if self.prior:
+            for path in self.prior.sources()[0]:
+                yield "prior.windows.num_episodes", path, self.prior.windows.num_episodes, self.prior.windows
+
 
 def require_data(trial: Trial, demos_per_task: int, have: Mapping[Path, Facts], where: Path | str) -> None:
     """Raise unless each dataset has as many episodes as are asked for, and mixtures are of sets that can be mixed.
@@ -56,12 +68,8 @@ def play_used(trials: Iterable[Trial]) -> dict[Path, int]:
     """Dataset of play -> how many of its first episodes these trials use; 0: one of them uses all."""
     used: dict[Path, list[int]] = {}
     for trial in trials:
-        asked = [(trial.align.play_sources()[0], trial.align.align.play_episodes)]
-        for stage in (trial.pretrain, trial.prior):
-            asked += [(stage.sources()[0], stage.windows.num_episodes)] if stage else []
-        for paths, num in asked:
-            for path in paths:
-                used.setdefault(path, []).append(num)
+        for _, path, num, _ in trial.play():
+            used.setdefault(path, []).append(num)
     return {path: max(nums) if all(nums) else 0 for path, nums in used.items()}
 
 
@@ -80,11 +88,6 @@ def _asked(
     align, demos = trial.align, have[trial.align.demos]
     key = f"demos_per_task {each} of {demos.num_tasks} tasks =" if each else "align.windows.num_episodes"
     yield key, align.windows.num_episodes, align.windows, demos
-    if trial.pretrain:
-        for path in trial.pretrain.sources()[0]:
-            yield "budget", trial.pretrain.windows.num_episodes, trial.pretrain.windows, have[path]
-    for path in align.play_sources()[0]:
-        yield "budget", align.align.play_episodes, align.windows, have[path]
-    if trial.prior and trial.prior.windows.num_episodes:
-        for path in trial.prior.sources()[0]:
-            yield "prior.windows.num_episodes", trial.prior.windows.num_episodes, trial.prior.windows, have[path]
+    for key, path, num, windows in trial.play():
+        if num or key == "budget":  # a prior on all episodes asks for no number of them
+            yield key, num, windows, have[path]
