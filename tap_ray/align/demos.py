@@ -14,7 +14,7 @@ from tap_ray.dataset.windows import WindowConfig, split_episodes
 from tap_ray.errors import ConfigError, DataError
 from tap_ray.models.build import PolicyBundle, load_bundle, new_policy
 from tap_ray.models.heads import FlowHead
-from tap_ray.models.language import encode, pretrained_tokenizer, word_tokenizer
+from tap_ray.models.language import blind_tokenizer, encode, pretrained_tokenizer, word_tokenizer
 from tap_ray.models.policy import Context, PolicyConfig
 from tap_ray.models.prior_files import TrainedPrior
 from tap_ray.models.prompt import instruction_tokenizer, require_read
@@ -200,8 +200,13 @@ def _parts(
 def _tokenizer(policy: PolicyConfig, told: Sequence[str], parts: VlmParts | None) -> Tokenizer:
     if parts is not None:
         return instruction_tokenizer(parts.files)
-    words = policy.language
-    return pretrained_tokenizer(words.pretrained) if words.kind == "pretrained" else word_tokenizer(told)
+    match policy.language.kind:
+        case "words":
+            return word_tokenizer(told)
+        case "none":
+            return blind_tokenizer()
+        case "pretrained":
+            return pretrained_tokenizer(policy.language.pretrained)
 
 
 def _require_asked(weights: CloningWeights) -> None:

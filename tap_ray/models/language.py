@@ -23,8 +23,9 @@ PAD, UNKNOWN = "[PAD]", "[UNK]"
 class LanguageConfig:
     """Settings of the text encoder."""
 
-    kind: Literal["words", "pretrained"] = "words"
-    """"words": tiny BERT over whole words, from scratch; "pretrained": a checkpoint with its tokenizer."""
+    kind: Literal["words", "pretrained", "none"] = "words"
+    """"words": tiny BERT over whole words, from scratch; "pretrained": a checkpoint with its tokenizer; "none": the same
+    network as "words", which cannot tell instructions apart (ablation of language)."""
     width: int = 64
     """Channels of the tiny BERT."""
     num_layers: int = 1
@@ -44,6 +45,11 @@ def word_tokenizer(sentences: Sequence[str]) -> Tokenizer:
     vocabulary = {word: i for i, word in enumerate([PAD, UNKNOWN, *words])}
     tokenizer.model = models.WordLevel(vocabulary, unk_token=UNKNOWN)
     return tokenizer
+
+
+def blind_tokenizer() -> Tokenizer:
+    """A tokenizer to which every instruction is the same single token."""
+    return Tokenizer(models.WordLevel({PAD: 0, UNKNOWN: 1}, unk_token=UNKNOWN))
 
 
 def pretrained_tokenizer(source: str) -> Tokenizer:
@@ -81,7 +87,7 @@ def text_config(config: LanguageConfig, tokenizer: Tokenizer, max_words: int) ->
         CheckpointError: there is no model at `config.pretrained`.
     """
     match config.kind:
-        case "words":
+        case "words" | "none":
             return BertConfig(
                 vocab_size=tokenizer.get_vocab_size(),
                 hidden_size=config.width,

@@ -11,6 +11,7 @@ from tap_ray import runs
 from tap_ray.compare.reading import KINDS
 from tap_ray.compare.tables import p_text, short
 from tap_ray.errors import DataError
+from tap_ray.metrics import wilson
 from tap_ray.sweep.study import SCORES, SCRATCH
 from tap_ray.sweep.tables import ARM, BUDGET, HEADINGS, short_names, show
 
@@ -23,6 +24,12 @@ METHOD = (
 PAIRS = (
     "Differences in points, paired by seed and cell. McNemar: exact, over the pairs of all seeds, which share their "
     "cells and are therefore not fully independent; p is not corrected for the number of rows."
+)
+FOLLOWED = (
+    "Whose object was moved first, in scenes with the objects of two tasks, each scene evaluated with both "
+    "instructions. Followed: that of the instructed task, of the episodes that moved either (50 % for a policy that "
+    "ignores the instruction). Wrong object: that of the other task, of all episodes. Episodes of all seeds together, "
+    "with Wilson 95 % intervals; the seeds share their cells, so the intervals are somewhat too narrow."
 )
 REPLACED = (
     "Where the scratch arm's curve over demonstrations (straight lines over their logarithm) first reaches the Avg-All "
@@ -67,6 +74,8 @@ def tables(record: Record, image: str = "") -> str:
     parts = [f"`{record['command']}`", _origin(record, done)]
     for scenario, points in record["points"].items():
         parts += [f"## Success: {scenario}", METHOD, _success(points, trials, scenario, record["protocol"]["tasks"])]
+        if table := _followed(points, trials, scenario):
+            parts += [f"## Does it follow the instruction: {scenario}", FOLLOWED, table]
     for scenario, found in record["against_scratch"].items():
         if found:
             parts += [f"## Against {SCRATCH}: {scenario}", PAIRS, _differences(found)]
@@ -97,13 +106,33 @@ def _origin(record: Record, done: int) -> str:
 def _success(points: Sequence[Record], trials: Sequence[Record], scenario: str, tasks: Sequence[str]) -> str:
     lines = []
     for point in points:
-        of = [t for t in trials if "tasks" in t and t["axes"] == point["axes"] and t["seed"] in (*point["seeds"], None)]
+        of = _of(point, trials)
         cells = ["/".join(_rate([t["tasks"][task][scenario] for t in of], kind) for kind in KINDS) for task in tasks]
         scores = [_spanned(point[score]) for score in SCORES]
         n = point["n"] // len(tasks)
         lines.append([*_axes(point["axes"]).values(), *cells, *scores, str(n), str(len(point["seeds"]))])
     axes = _axes(points[0]["axes"])
     return _table([*axes, *(short(task) for task in tasks), *HEADINGS.values(), "n a task", "seeds"], lines)
+
+
+def _followed(points: Sequence[Record], trials: Sequence[Record], scenario: str) -> str:
+    """A row for each point whose episodes had the objects of two tasks; "" if there are none."""
+    lines = []
+    for point in points:
+        counts = [count[scenario] for trial in _of(point, trials) for count in trial["tasks"].values()]
+        if not all("followed" in count for count in counts):
+            return ""
+        row = list(_axes(point["axes"]).values())
+        for kind in ("followed", "wrong_object"):
+            k, n = (sum(count[kind][part] for count in counts) for part in ("k", "n"))
+            row += [f"{k} of {n}", _spanned(wilson(k, n)._asdict())]
+        lines.append(row)
+    return _table([*_axes(points[0]["axes"]), "followed", "%", "wrong object", "%"], lines)
+
+
+def _of(point: Record, trials: Sequence[Record]) -> list[Record]:
+    """The evaluated trials of a point."""
+    return [t for t in trials if "tasks" in t and t["axes"] == point["axes"] and t["seed"] in (*point["seeds"], None)]
 
 
 def _rate(counts: Sequence[Record], kind: str) -> str:

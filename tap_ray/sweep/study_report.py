@@ -105,7 +105,7 @@ def _trial(row: TrialRow, result: Result | None) -> dict[str, Any]:
     manifest = runs.read_json(result.path / "manifest.json") if (result.path / "manifest.json").exists() else {}
     counts = {
         task: {
-            scenario: {"n": entry["n"], **{kind: entry[kind]["k"] for kind in KINDS}}
+            scenario: {"n": entry["n"], **{kind: entry[kind]["k"] for kind in KINDS}, **_followed(entry)}
             for scenario, entry in row_of.items()
         }
         for task, row_of in result.tasks.items()
@@ -118,6 +118,11 @@ def _trial(row: TrialRow, result: Result | None) -> dict[str, Any]:
         "commit": manifest.get("git", ""),
         "hardware": manifest.get("machine", ""),
     }
+
+
+def _followed(entry: Mapping[str, Any]) -> dict[str, Any]:
+    """In mixed scenes how often the instruction was followed, as counts."""
+    return {kind: {part: share[part] for part in ("k", "n")} for kind, share in entry.get("sentence", {}).items()}
 
 
 def _against(difference: Difference) -> dict[str, Any]:

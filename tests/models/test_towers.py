@@ -12,7 +12,7 @@ from torch import nn
 
 from tap_ray.errors import CheckpointError, ConfigError
 from tap_ray.models.build import PolicyBundle, load_bundle, new_policy, save_bundle
-from tap_ray.models.language import LanguageConfig, encode, pretrained_tokenizer, word_tokenizer
+from tap_ray.models.language import LanguageConfig, blind_tokenizer, encode, pretrained_tokenizer, word_tokenizer
 from tap_ray.models.vision import VisionConfig
 from tests.contexts import SENTENCES, batch_with, policy_with
 from tests.moving_square import SPEC, square_stats
@@ -171,6 +171,11 @@ def test_words_are_numbered_in_order_and_unknown_ones_share_a_number():
     assert encode(tokenizer, ["the spoon", "PUT the hammer on"], 4).tolist() == [[5, 4, -1, -1], [3, 5, 1, 1]]
     again = Tokenizer.from_str(tokenizer.to_str())
     assert encode(again, ["put the hammer"], 4).tolist() == [[3, 5, 1, -1]]
+
+
+def test_without_language_all_instructions_look_the_same():
+    tokenizer = Tokenizer.from_str(blind_tokenizer().to_str())
+    assert encode(tokenizer, ["Put the spoon on the cloth", "push"], 4).tolist() == [[1, -1, -1, -1]] * 2
 
 
 def test_missing_checkpoints_are_named(tmp_path: Path):

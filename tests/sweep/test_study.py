@@ -152,6 +152,17 @@ def test_without_a_curve_there_is_no_image(rows: list[TrialRow], tmp_path: Path)
     assert "What play replaces" not in files[0].read_text()
 
 
+def test_instructions_followed_are_those_of_all_seeds_together(rows: list[TrialRow], tmp_path: Path):
+    _, file, *_ = study_report.write(tmp_path, rows, ABOUT)
+    record = json.loads(file.read_text())
+    assert "follow the instruction" not in study_page.tables(record)
+    for trial in record["trials"]:  # 2 seeds x 2 tasks: 16 of 20 episodes that moved an object, of 24
+        for count in trial["tasks"].values():
+            count["standard"] |= {"followed": {"k": 4, "n": 5}, "wrong_object": {"k": 1, "n": 6}}
+    lines = study_page.tables(record).splitlines()
+    assert "| next_object | 100 | 5 | 16 of 20 | 80.0 [58.4, 91.9] | 4 of 24 | 16.7 [6.7, 35.9] |" in lines
+
+
 def test_nothing_is_written_before_a_trial_was_evaluated(tmp_path: Path):
     assert study_report.write(tmp_path / "results", [TrialRow(id="000", values={})], ABOUT) == []
     assert not (tmp_path / "results").exists()
