@@ -81,7 +81,6 @@ def _planned(plan: SweepFile, path: Path, scene_of: SceneOf, where: Path | str) 
     if num_episodes(path):
         return replace(facts_of(path), episodes=ENOUGH)
     scene, tasks = scene_of(config)
-    tasks = (config.tasks or tasks) if isinstance(config, DemosJobConfig) else ("play",)
     images = {"image_size": scene.image_size, "cameras": scene.cameras}
     return Facts(path=path, episodes=ENOUGH, num_tasks=len(tasks), robot=scene.robot, **images)
 

@@ -69,8 +69,8 @@ class SweepFile:
     """Stage 1 episodes, the first of the dataset (of a mixture, of each), so that budgets are nested; 0: no Stage 1
     (behavior cloning)."""
     demos_per_task: Any = 0
-    """Demonstrations of each task that Stage 2 is given, the first of the dataset, every 19th of them held out; 0:
-    align.windows.num_episodes says how many of all tasks."""
+    """Demonstrations of each task (with tabletop_mixed: of each pair of tasks) that Stage 2 is given, the first of the
+    dataset, every 19th of them held out; 0: align.windows.num_episodes says how many of all tasks."""
     arms: Any = field(default_factory=dict)
     """Name -> what this arm changes, see tap_ray/sweep/arms.py; with arms only those that name a `prior` have one."""
     arm: Any = None
