@@ -21,7 +21,7 @@ from PIL import Image
 
 from tap_ray.importing import tfrecord
 from tap_ray.importing.convert import ConvertOptions, episode_of, motion
-from tap_ray.importing.settings import opened, read_mapping
+from tap_ray.importing.settings import open_source, read_mapping
 from tap_ray.importing.source import Source
 from tests.importing import toy_arm
 from tests.importing.make_rlds import write_rlds
@@ -97,16 +97,16 @@ def main(config: Config) -> None:
 
 def compared(place: Path, mapping_name: str, plain: Callable[..., int] | None, rounds: int) -> str:
     """Rates of both and their ratio."""
-    source, mapping = opened(place), read_mapping(Path(mapping_name))
+    source, mapping = open_source(place), read_mapping(Path(mapping_name))
     frames = {n: motion(mapping, source, n)[2][:-1].tolist() for n in range(source.num_episodes)}
     total = sum(len(kept) for kept in frames.values())
     rates = []
     for _ in range(rounds):
         begin = time.process_time()
-        done = plain_lerobot(opened(place), mapping.camera, frames) if plain is None else plain(place, frames)
+        done = plain_lerobot(open_source(place), mapping.camera, frames) if plain is None else plain(place, frames)
         middle = time.process_time()
         assert done == total
-        fresh = opened(place)
+        fresh = open_source(place)
         for number in frames:
             episode_of(mapping, fresh, number, index=number, options=ConvertOptions(quality=90))
         rates.append((total / (middle - begin), total / (time.process_time() - middle)))

@@ -103,16 +103,16 @@ def measure(make_player: Any, episodes: int, config: Config, writers: int) -> st
         watch = Watch()
         before, start_s = driver.cpu_times(), time.perf_counter()
         with watch if writers else contextlib.nullcontext():
-            tally = collection.run(make_player, replace(pool, writers=writers) if writers else pool, progress=False)
+            stats = collection.run(make_player, replace(pool, writers=writers) if writers else pool, progress=False)
         after, wall_s = driver.cpu_times(), time.perf_counter() - start_s
         rows = sum(pq.read_table(file).nbytes for file in Path(folder).glob("meta/episodes/*/*.parquet"))
         data = sum(file.stat().st_size for file in Path(folder).glob("data/*/*.parquet"))
-    cpu_ms = 1e3 * (after.user + after.system - before.user - before.system) / tally.episodes
+    cpu_ms = 1e3 * (after.user + after.system - before.user - before.system) / stats.episodes
     through = data if not writers else rows
     return (
-        f"{tally.episodes} episodes in {wall_s:.1f} s: driver {cpu_ms:.2f} ms of processor time an episode, "
-        f"{through / tally.episodes / 1e3:.1f} kB an episode through it, {tally.frames_s:.0f} frames/s; "
-        f"writers {1e3 * watch.total_s / tally.episodes:.2f} ms an episode"
+        f"{stats.episodes} episodes in {wall_s:.1f} s: driver {cpu_ms:.2f} ms of processor time an episode, "
+        f"{through / stats.episodes / 1e3:.1f} kB an episode through it, {stats.frames_s:.0f} frames/s; "
+        f"writers {1e3 * watch.total_s / stats.episodes:.2f} ms an episode"
     )
 
 

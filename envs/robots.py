@@ -103,7 +103,7 @@ class RobotModel:
     arm: tuple[ArmModel, ...]
     side: tuple[str, ...] = ("",)
     """Prefix of the names of each arm's slots."""
-    control: Literal["hand", "joints"] = "hand"
+    control: Literal["end_effector", "joints"] = "end_effector"
     """What an action moves: the commanded tool poses, or the commanded joints."""
 
 
@@ -119,18 +119,18 @@ def robot(name: str) -> RobotModel:
 def spec_of(model: RobotModel) -> RobotSpec:
     """Interface of `model`. Actions of each arm: motion of the end effector or joints, and gripper. State of each arm:
     joints, gripper opening, tool pose."""
-    hand = RobotSpec(
+    ee_spec = RobotSpec(
         robot=model.name,
         action=ee_action_slots(model),
         state=tuple(slot for arm, side in zip(model.arm, model.side, strict=True) for slot in _state(arm, side)),
     )
-    if model.control == "hand":
-        return hand
+    if model.control == "end_effector":
+        return ee_spec
     turns = tuple(
-        slot for arm, side in zip(model.arm, model.side, strict=True) for slot in _turns(arm, side, hand.control_hz)
+        slot for arm, side in zip(model.arm, model.side, strict=True) for slot in _turns(arm, side, ee_spec.control_hz)
     )
     joints = {"action_mode": "delta_target_joints", "action_frame": "joints", "rotation": "none"}
-    return replace(hand, action=turns, **joints)
+    return replace(ee_spec, action=turns, **joints)
 
 
 def wrist_cameras(model: RobotModel) -> dict[str, int]:

@@ -46,16 +46,21 @@ class World:
     require_goal: Callable[[Sequence[str]], None]
     """Raises an error unless success is known, and an expert exists if "expert" is among the names."""
     control_lag: float = 1.0
-    frames: Mapping[str, Any] = field(default_factory=lambda: {"num_objects": envs.NUM_SLOTS})
+    header_fields: Mapping[str, Any] = field(default_factory=lambda: {"num_objects": envs.NUM_SLOTS})
     """Fields of a dataset's header: number of object slots, and whether contact is known."""
-    told: tuple[str, ...] = ("segmentation", "robot_mask")
+    scene_options: tuple[str, ...] = ("segmentation", "robot_mask")
     """Options of a scene that add a segmentation or a mask."""
-    failures_told: bool = True
+    labels_failures: bool = True
     """Whether objects and grippers are known, so that failures get labels."""
-    off: tuple[str, ...] = ()
-    """Features that are switched off, one line each."""
-    recorded: Mapping[str, Any] = field(default_factory=dict)
+    missing_features: tuple[str, ...] = ()
+    """Features that the adapter lacks, one line each."""
+    plan_fields: Mapping[str, Any] = field(default_factory=dict)
     """Further entries of a dataset's plan besides the version."""
+
+    @property
+    def can_cut_crops(self) -> bool:
+        """Whether crops of objects can be cut from its episodes: contact and the robot's mask are known."""
+        return bool(self.header_fields.get("contact", True)) and "robot_mask" in self.scene_options
 
     @property
     def version(self) -> str:
@@ -117,11 +122,11 @@ def world_of(env: str, robot: str, sim: str, tasks: tuple[str, ...] = (), scenar
         control_lag=2.0,  # its end effector is unknown
         require_explorers=foreign.require_explorers,
         require_goal=foreign.require_goal,
-        frames={"num_objects": envs.NUM_SLOTS, "contact": bool(foreign.adapter.contact)},
-        told=("robot_mask",) if foreign.adapter.robot_mask else (),
-        failures_told=foreign.failures_told,
-        off=tuple(foreign.adapter.missing),
-        recorded={"adapter": foreign.adapter.to_json()},
+        header_fields={"num_objects": envs.NUM_SLOTS, "contact": bool(foreign.adapter.contact)},
+        scene_options=("robot_mask",) if foreign.adapter.robot_mask else (),
+        labels_failures=foreign.labels_failures,
+        missing_features=tuple(foreign.adapter.missing),
+        plan_fields={"adapter": foreign.adapter.to_json()},
     )
 
 

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from tap_ray import presets
 from tap_ray.command_line import Offers
-from tap_ray.dataset.reader import require_whole
+from tap_ray.dataset.reader import require_readable
 from tap_ray.dataset.schedule import require_batches
 from tap_ray.distributed import stream
 from tap_ray.distributed.crops import cut_missing
@@ -25,7 +25,7 @@ def main(config: AlignJobConfig) -> Path:
     cut_missing([*needed, inputs.demos] if config.align.weights.need_crops else needed, workers.ray_address)
     build = partial(align_stage, config, inputs)
     built = build()  # a checkpoint that does not fit is reported before Ray starts
-    require_whole(inputs.demos)
+    require_readable(inputs.demos)
     _, windows = align_shapes(config, inputs.prior)
     config.require_used(windows, built.model.network.config)
     require_batches(inputs.demos, windows, num_workers=workers.num_workers)
@@ -34,7 +34,7 @@ def main(config: AlignJobConfig) -> Path:
         play = partial(
             stream.mixed_batches, inputs.play, config.play_windows(), seed=config.train.seed, **workers.stream()
         )
-        batches = partial(stream.beside, batches, play)
+        batches = partial(stream.with_play, batches, play)
     facts = {"episodes": windows.num_episodes or len(inputs.demos)}
     return run_stage("align", config, build=build, batches=batches, parents=inputs.parents(), facts=facts)
 

@@ -3,7 +3,6 @@
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import envs
 from envs.worlds import World, world_of
@@ -25,10 +24,10 @@ def main(config: DemosJobConfig) -> Path:
     for scene in plan.scenes:
         world.make_expert(world.scene(scene), 1)
     plan = replace(plan, env=replace(world.scene(plan.scenes[0]), task=plan.env.task, partner=""))
-    values = {**plan.to_json(), "env_version": world.version, **world.recorded}
+    values = {**plan.to_json(), "env_version": world.version, **world.plan_fields}
     recording = Recording(
         job="collect_demos",
-        header=header_of(plan.env, world.spec(plan.env), plan=values, **world.frames),
+        header=header_of(plan.env, world.spec(plan.env), plan=values, **world.header_fields),
         out=config.out or default_folder("demos", values),
         tasks=tuple(f"{s.task} beside {s.partner}" if s.partner else s.task for s in plan.scenes),
         episodes=config.episodes,
@@ -37,7 +36,7 @@ def main(config: DemosJobConfig) -> Path:
     return record(recording, to_dict(config), pool=pool_of(config), ray_address=config.ray_address)
 
 
-def fleet(plan: DemoPlan, num_robots: int, memory: Any, world: World | None = None) -> DemoFleet:
+def fleet(plan: DemoPlan, num_robots: int, memory: object, world: World | None = None) -> DemoFleet:
     """A fleet's robots, built in its own process; experts need no novelty memory."""
     world = world or world_of("", plan.env.robot, plan.env.sim)
     return DemoFleet(plan, world.make_ee_control, world.make_expert, num_robots=num_robots)

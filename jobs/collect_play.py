@@ -3,14 +3,13 @@
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 from envs.worlds import World, world_of
 from tap_ray.config import to_dict
 from tap_ray.distributed.record import Recording, default_folder, header_of, pool_of, record
 from tap_ray.job import run_job
 from tap_ray.play import report
-from tap_ray.play.collect import CollectPlan, PlayFleet, check_robots, visits_of
+from tap_ray.play.collect import CollectPlan, CountsBefore, PlayFleet, check_robots, visits_of
 from tap_ray.play.explorers import choices
 from tap_ray.play.novelty import RoundVisitCounts
 from tap_ray.play.settings import PlayJobConfig, plan_of
@@ -19,12 +18,12 @@ from tap_ray.play.settings import PlayJobConfig, plan_of
 def main(config: PlayJobConfig) -> Path:
     """Collect what is missing; returns the dataset's folder."""
     plan, world = planned(config)
-    print("".join(f"The adapter has no {line}.\n" for line in world.off), end="")
+    print("".join(f"The adapter has no {line}.\n" for line in world.missing_features), end="")
     check_robots(plan, config.robots_per_fleet)
-    values = {**plan.to_json(), "env_version": world.version, **world.recorded}
+    values = {**plan.to_json(), "env_version": world.version, **world.plan_fields}
     recording = Recording(
         job="collect_play",
-        header=header_of(plan.env, world.spec(plan.env), plan=values, **world.frames),
+        header=header_of(plan.env, world.spec(plan.env), plan=values, **world.header_fields),
         out=config.out or default_folder("play", values),
         tasks=("play",),
         episodes=config.episodes,
@@ -43,7 +42,7 @@ def planned(config: PlayJobConfig) -> tuple[CollectPlan, World]:
     return replace(plan, env=world.scene(plan.env)), world
 
 
-def fleet(plan: CollectPlan, num_robots: int, memory: Any, world: World | None = None) -> PlayFleet:
+def fleet(plan: CollectPlan, num_robots: int, memory: CountsBefore | None, world: World | None = None) -> PlayFleet:
     """A fleet's robots, built in its own process."""
     world = world or world_of("", plan.env.robot, plan.env.sim)
     make, arms = world.make_ee_control, world.spec(plan.env).arms

@@ -50,7 +50,7 @@ def _world(config: EvaluateConfig) -> World:
 
 def _failure_inputs(world: World, scene: EnvConfig) -> FailureInputs:
     inputs = failure_inputs_of(world.spec(scene), push_m=world.push_goal_m(scene.task), mover=world.movers(scene))
-    return replace(inputs, told=world.failures_told)
+    return replace(inputs, labeled=world.labels_failures)
 
 
 if __name__ == "__main__":

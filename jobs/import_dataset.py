@@ -6,18 +6,18 @@ Begin with --dry-run: it converts a few episodes, shows them in a table and an i
 
 from pathlib import Path
 
-from tap_ray.distributed.import_dataset import bring_in, look, require_right
+from tap_ray.distributed.import_dataset import convert, preview, require_right
 from tap_ray.importing.settings import ImportConfig
 from tap_ray.job import run_job
 
 
 def main(config: ImportConfig) -> Path:
     """Import what is missing; returns the dataset's folder, or with --dry-run the source's."""
-    require_right(look(config), config.accept)
+    require_right(preview(config), config.accept)
     if config.dry_run:
         print("The checks found nothing wrong. Run the same command without --dry-run to import.")
         return config.source
-    return bring_in(config)
+    return convert(config)
 
 
 if __name__ == "__main__":

@@ -25,7 +25,7 @@ def main(config: SaliencyConfig) -> Path:
     found = saliency_report.load_policies(config)
     sim = "" if config.env else simulator(config.suite, envs.sims_of(config.suite))
     world = world_of(config.env, USUAL.robot, sim, config.tasks if config.env else ())
-    saliency_report.require_crops(found, there=world.frames.get("contact", True) and "robot_mask" in world.told)
+    saliency_report.require_crops(found, there=world.can_cut_crops)
     facts = {"sim": world.sim, "suite_tasks": world.tasks, "env_version": world.version}
     protocol = saliency_report.protocol_for(config, found, **facts)
     check(protocol, known_tasks=world.known_tasks, check_scene=world.scene)
@@ -43,7 +43,7 @@ def main(config: SaliencyConfig) -> Path:
             drive = (world.make_ee_control, world.make_expert)
             if policy_drives:
                 drive = (world.make_vector, saliency_report.driver_of(found[0]))
-            shown = record_clips(protocol, *drive, ahead=config.goal_offset, told=world.told)
+            shown = record_clips(protocol, *drive, ahead=config.goal_offset, scene_options=world.scene_options)
             total = len(protocol.tasks) * config.episodes
             report = saliency_report.inspect_clips(
                 config, found, shown, total=total, folder=run.path, fps=spec.control_hz

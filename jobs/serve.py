@@ -33,11 +33,11 @@ def main(config: ServeConfig) -> Path:
     run = registry.local(config.policy).resolve()
     token, tls = settings.token_of(config), settings.tls_of(config)
     admission = Admission(digest(token[0]) if token else None, settings.names_of(config))
-    with settings.listening(config.host, config.port) as door:
-        contract, port = contract_of(run), door.getsockname()[1]
+    with settings.listening(config.host, config.port) as listening:
+        contract, port = contract_of(run), listening.getsockname()[1]
         with connect(config.ray_address), suppress(KeyboardInterrupt):
             print(f"starting {config.replicas} x {run.name} ...", flush=True)
-            with serving(str(run), contract, config, listening=door, tls=tls, admission=admission):
+            with serving(str(run), contract, config, listening=listening, tls=tls, admission=admission):
                 if token and not tls and not settings.is_loopback(config.host):
                     print(
                         "warning: the token and the images cross the network unencrypted. Use --tls-cert and "

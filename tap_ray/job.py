@@ -37,7 +37,7 @@ PLACES = ("out", "store", "results")
 
 def run_job(main: Callable[[C], Path], config_type: type[C], offers: Offers[C] | None = None) -> None:
     """Run `python -m jobs.<verb>`; see `command_line` for the options besides its flags."""
-    with signals.taken():
+    with signals.handle_signals():
         try:
             config, text = command_line.parse(main, config_type, sys.argv[1:], offers or Offers[C]())
             bounds.check(config)

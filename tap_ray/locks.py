@@ -34,6 +34,7 @@ LEASE_S = 30.0
 """A lock that has not been renewed for this long, s, belongs to a dead process. Other processes always wait for the
 full time."""
 POLL_S = 0.2
+"""Pause between two attempts to take a lock, s; of an object store that is five requests a second."""
 LOCK_FILE = ".lock"
 """The file in a local folder that is locked; it stays when the lock is gone."""
 

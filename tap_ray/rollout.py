@@ -3,12 +3,12 @@
 import json
 import time
 from dataclasses import dataclass
-from typing import Any, Sequence
+from typing import Any, Mapping, Sequence
 
 import gymnasium as gym
 import numpy as np
 
-from tap_ray.types import Policy, Trajectory
+from tap_ray.types import Explorer, Info, Observation, Policy, Trajectory
 
 SEEN = ("contact", "object_pose", "robot_mask", "segmentation")
 """Keys of `info` that a trajectory stores before each action; the last two only if the scene has them."""
@@ -110,15 +110,15 @@ def _trajectory(columns: dict[str, np.ndarray], first: dict[str, Any], last: dic
 class PerRobot:
     """N explorers, one per robot, as one `Policy`."""
 
-    def __init__(self, explorers: Sequence[Any]) -> None:
+    def __init__(self, explorers: Sequence[Explorer]) -> None:
         self._explorers = list(explorers)
 
-    def reset(self, obs: Any, info: Any, seeds: Sequence[int]) -> None:
+    def reset(self, obs: Observation, info: Info, seeds: Sequence[int]) -> None:
         """Reset each explorer with its own robot's view and its own generator."""
         for robot, (explorer, seed) in enumerate(zip(self._explorers, seeds, strict=True)):
             explorer.reset(_of(obs, robot), _of(info, robot), np.random.default_rng(seed))
 
-    def act(self, obs: Any, info: Any) -> np.ndarray:
+    def act(self, obs: Observation, info: Info) -> np.ndarray:
         """(N, A) actions, one row per explorer."""
         return np.stack([e.act(_of(obs, robot), _of(info, robot)) for robot, e in enumerate(self._explorers)])
 
@@ -129,17 +129,17 @@ class Replay:
     def __init__(self, action_NTA: np.ndarray) -> None:
         self._action_NTA, self._step = action_NTA, 0
 
-    def reset(self, obs: Any, info: Any, seeds: Sequence[int]) -> None:
+    def reset(self, obs: Observation, info: Info, seeds: Sequence[int]) -> None:
         """Begin the actions again."""
         self._step = 0
 
-    def act(self, obs: Any, info: Any) -> np.ndarray:
+    def act(self, obs: Observation, info: Info) -> np.ndarray:
         """(N, A) the next actions; the last ones are repeated at the end."""
         step = min(self._step, self._action_NTA.shape[1] - 1)
         self._step += 1
         return self._action_NTA[:, step]
 
 
-def _of(batch: Any, robot: int) -> dict[str, Any]:
+def _of(batch: Mapping[str, Any], robot: int) -> dict[str, Any]:
     """The entries of robot number `robot` in a batched observation or info."""
     return {key: value[robot] for key, value in batch.items() if not key.startswith("_")}

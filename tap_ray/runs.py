@@ -30,7 +30,7 @@ from tap_ray.errors import CheckpointError, ConfigError, without_credentials
 
 LOCK = ".job.lock"
 """Name of the lock that a job holds while it works in a run folder."""
-PATIENCE_S = 2.0
+LOCK_TIMEOUT_S = 2.0
 """How long to wait for the lock of a job that is ending, s."""
 STORE = Path("runs")
 """Default parent folder of runs."""
@@ -104,7 +104,7 @@ def entered(
     _require_ours(path, job, names, made_by, parents or {})
     held = None
     if rewrites or not is_done(path):
-        held = locks.acquire(path, timeout_s=PATIENCE_S, lock_file=LOCK)
+        held = locks.acquire(path, timeout_s=LOCK_TIMEOUT_S, lock_file=LOCK)
         if held is None:
             raise CheckpointError(
                 f"Another job works in {path}: {locks.holder(path, LOCK)}. Wait for it, or stop it and run again, or "

@@ -13,7 +13,7 @@ from collections.abc import Generator
 from types import FrameType
 
 ENDING = (signal.SIGINT, signal.SIGTERM)
-HURRY = 3
+MAX_INTERRUPTS = 3
 """Number of Ctrl-C that end the process at once, without a clean end."""
 
 _came: list[int] = []
@@ -21,7 +21,7 @@ _depth = 0
 
 
 @contextlib.contextmanager
-def taken() -> Generator[None]:
+def handle_signals() -> Generator[None]:
     """While the body runs, signals end it; in a thread other than the main one, nothing changes."""
     global _depth
     if threading.current_thread() is not threading.main_thread():
@@ -31,7 +31,7 @@ def taken() -> Generator[None]:
     if not _depth:
         _came.clear()
     _depth += 1
-    take()
+    restore_handlers()
     try:
         yield
     finally:
@@ -40,15 +40,15 @@ def taken() -> Generator[None]:
             signal.signal(number, handler if handler is not None else signal.SIG_DFL)
 
 
-def take() -> None:
-    """Restore our handlers after a library has set its own; only inside `taken`."""
+def restore_handlers() -> None:
+    """Restore our handlers after a library has set its own; only inside `handle_signals`."""
     if _depth and threading.current_thread() is threading.main_thread():
         for number in ENDING:
             signal.signal(number, end_job)
 
 
 @contextlib.contextmanager
-def borrowed() -> Generator[None]:
+def library_handlers() -> Generator[None]:
     """While the body runs, a library (`ray.init`) may set handlers of its own, and may lose what they raise.
 
     Ray's answer to SIGTERM is SystemExit, which a callback of its C++ half swallows. What has come meanwhile is read
@@ -68,7 +68,7 @@ def borrowed() -> Generator[None]:
             raise
     finally:
         signal.set_wakeup_fd(before)
-        take()
+        restore_handlers()
         with contextlib.suppress(BlockingIOError):
             _came.extend(number for number in os.read(reading, 64) if number in ENDING and number not in _came)
         os.close(reading)
@@ -83,9 +83,10 @@ def status() -> int:
 
 
 def end_job(number: int, frame: FrameType | None) -> None:
-    """The handler of ENDING: KeyboardInterrupt at the first signal; at the HURRY-th SIGINT the process ends at once."""
+    """The handler of ENDING: KeyboardInterrupt at the first signal; the process ends at once at the SIGINT number
+    MAX_INTERRUPTS."""
     _came.append(number)
-    if _came.count(signal.SIGINT) >= HURRY:
+    if _came.count(signal.SIGINT) >= MAX_INTERRUPTS:
         os._exit(128 + number)
     if len(_came) == 1:  # not SystemExit: Ray's C++ part lets only KeyboardInterrupt out of `ray.get`
         raise KeyboardInterrupt

@@ -88,7 +88,7 @@ def test_the_first_signal_ends_a_job_and_the_next_does_not_disturb_its_end(numbe
 
 def test_handlers_are_given_back():
     before = [signal.getsignal(number) for number in signals.ENDING]
-    with signals.taken(), signals.taken():
+    with signals.handle_signals(), signals.handle_signals():
         assert [signal.getsignal(number) for number in signals.ENDING] == [signals.end_job] * 2
     assert [signal.getsignal(number) for number in signals.ENDING] == before
 

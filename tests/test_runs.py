@@ -245,7 +245,7 @@ def test_a_run_that_was_named_by_its_parents_paths_is_found_again():
 
 
 def test_one_job_at_a_time_in_a_run_folder(monkeypatch):
-    monkeypatch.setattr(runs, "PATIENCE_S", 0.0)
+    monkeypatch.setattr(runs, "LOCK_TIMEOUT_S", 0.0)
     with runs.entered("r", job="align", config=CONFIG) as run:
         message = (
             rf"^Another job works in r: process {os.getpid()} on .*\. Wait for it, or stop it and run again, or name"

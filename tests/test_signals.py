@@ -12,9 +12,9 @@ from tap_ray import signals
 def library():  # as ray.init: SIGTERM is SystemExit, and a callback loses what is raised in it
     {way}
 
-with signals.taken():
+with signals.handle_signals():
     try:
-        with signals.borrowed():
+        with signals.library_handlers():
             library()
         print("went on")
     except KeyboardInterrupt:

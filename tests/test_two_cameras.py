@@ -32,7 +32,7 @@ from tap_ray.exporting.export import MAPPING, export
 from tap_ray.exporting.settings import ExportConfig
 from tap_ray.importing.convert import ConvertOptions, episode_of
 from tap_ray.importing.mapping import require_fits
-from tap_ray.importing.settings import opened, read_mapping
+from tap_ray.importing.settings import open_source, read_mapping
 from tap_ray.inspect import probes
 from tap_ray.inspect.dataset import frames
 from tap_ray.inspect.dataset.content_checks import images
@@ -238,7 +238,7 @@ def test_the_features_of_each_camera(run: Path, play: DatasetInfo, monkeypatch: 
         policy_features(run, dataclasses.replace(data, cameras=("main",)))
 
 
-def test_a_picture_of_where_it_looks_for_each_camera(run: Path, tmp_path: Path, mlflow_uri: str) -> None:
+def test_a_saliency_map_for_each_camera(run: Path, tmp_path: Path, mlflow_uri: str) -> None:
     config = SaliencyConfig(policy=(run,), tasks=("push_pumpkin_left",), episodes=1, max_steps=3, out=tmp_path / "look")
     saliency.main(config)
     assert list(read_json(tmp_path / "look" / "saliency.json")["all"]) == [
@@ -271,7 +271,7 @@ def test_there_and_back(demos: DatasetInfo, tmp_path: Path) -> None:
     """Exported as LeRobot v3.0 with a video for each camera, the mapping beside it brings both back."""
     out = export(ExportConfig(data=demos.path, out=tmp_path / "export", threads=1))
     assert len(list(out.glob("videos/*/chunk-000/file-000.mp4"))) == 2
-    mapping, source = read_mapping(out / MAPPING), opened(out)
+    mapping, source = read_mapping(out / MAPPING), open_source(out)
     require_fits(mapping, source)
     assert list(mapping.camera_of) == list(BOTH)
     episode = episode_of(mapping, source, 0, index=0, options=ConvertOptions(quality=95))

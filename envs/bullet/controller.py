@@ -32,12 +32,12 @@ class CartesianController:
         Args:
             action: (7,) motion of the end effector, or (J + 1,) of the joints; the gripper last.
             ee_control: which of the two it is.
-            own: what the robot's own actions move, "hand" or "joints".
+            own: what the robot's own actions move, "end_effector" or "joints".
 
         Returns:
             The joint targets (NUM_SUBSTEPS of (J,), rad) that lead there, and the action as the robot's own.
         """
-        if own == "hand":
+        if own == "end_effector":
             return self._plan_ee(action), action
         before = self._held_joints()
         path = self._plan_ee(action) if ee_control else self._plan_joints(before, action)

@@ -71,7 +71,7 @@ class TabletopEnv(gym.Env[Any, np.ndarray]):
         size, state = config.image_size, self.robot_spec.state
         self._state_low = np.array([slot.low for slot in state], np.float32)
         self._state_high = np.array([slot.high for slot in state], np.float32)
-        self._ee_control = ee_control or self.model.control == "hand"
+        self._ee_control = ee_control or self.model.control == "end_effector"
         taken = ee_action_slots(self.model) if self._ee_control else self.robot_spec.action
         self._taken_spec = replace(self.robot_spec, action=taken)
         self._low_A, self._high_A = self._taken_spec.action_low_A, self._taken_spec.action_high_A

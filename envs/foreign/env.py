@@ -93,12 +93,12 @@ class ForeignEnv(gym.Env[Any, np.ndarray]):
     ) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
         """Begin an episode that follows from `seed`."""
         super().reset(seed=seed)
-        self._seen, told = self._env.reset(seed=None if seed is None else seed % 2**31, options=options)
+        self._seen, info = self._env.reset(seed=None if seed is None else seed % 2**31, options=options)
         self._ended = self._partial_once = self._entire_once = False
         self._num_steps = self._num_clipped = 0
         self._sentence = str(self.np_random.choice(self.adapter.instruction))
         still = np.array([float(name == "gripper") for name in self._taken], np.float32)
-        return self._observation(), self._info(told, still)
+        return self._observation(), self._info(info, still)
 
     def step(self, action: np.ndarray) -> tuple[dict[str, np.ndarray], float, bool, bool, dict[str, Any]]:
         """Execute one action, clipped into range and divided among the environment's steps."""
@@ -110,13 +110,13 @@ class ForeignEnv(gym.Env[Any, np.ndarray]):
         clipped = np.clip(value, space.low, space.high)  # pyright: ignore[reportAttributeAccessIssue]
         self._num_clipped += int(not np.array_equal(clipped, value))
         native, reward = self._native_action(clipped), 0.0
-        told: Mapping[str, Any] = self._told
+        info: Mapping[str, Any] = self._last_info
         for _ in range(self.adapter.repeat):
             if not self._ended:
-                self._seen, paid, ended, _, told = self._env.step(native)
+                self._seen, paid, ended, _, info = self._env.step(native)
                 reward, self._ended = reward + float(np.asarray(paid).sum()), bool(np.asarray(ended).any())
         self._num_steps += 1
-        return self._observation(), reward, False, self._num_steps >= self.config.max_steps, self._info(told, clipped)
+        return self._observation(), reward, False, self._num_steps >= self.config.max_steps, self._info(info, clipped)
 
     def render(self) -> Any:
         """The first camera's image, (image_size, image_size, 3) uint8."""
@@ -199,11 +199,11 @@ class ForeignEnv(gym.Env[Any, np.ndarray]):
         size = self.config.image_size
         return square if side == size else np.asarray(Image.fromarray(square).resize((size, size), how))
 
-    def _info(self, told: Mapping[str, Any], executed: np.ndarray) -> dict[str, Any]:
+    def _info(self, info: Mapping[str, Any], executed: np.ndarray) -> dict[str, Any]:
         adapter, by_name = self.adapter, dict(zip(self._taken, executed, strict=True))
-        self._told = told
+        self._last_info = info
         partial, entire, contact = (
-            bool(np.asarray(self._flag(told, name)).any())
+            bool(np.asarray(self._flag(info, name)).any())
             for name in (adapter.partial, adapter.success, adapter.contact)
         )
         partial |= entire and not adapter.partial
@@ -229,11 +229,11 @@ class ForeignEnv(gym.Env[Any, np.ndarray]):
             info["robot_mask"] = self._squared(seen, Image.Resampling.NEAREST)
         return info
 
-    def _flag(self, told: Mapping[str, Any], name: str) -> Any:
+    def _flag(self, info: Mapping[str, Any], name: str) -> Any:
         """A flag of info; False if the adapter defines none, and before the first step if info lacks it."""
-        if name and name not in told and self._num_steps:
-            raise ConfigError(f"The info of {self.adapter.env} has no {name!r}; it has {', '.join(told) or 'nothing'}.")
-        return told.get(name, False) if name else False
+        if name and name not in info and self._num_steps:
+            raise ConfigError(f"The info of {self.adapter.env} has no {name!r}; it has {', '.join(info) or 'nothing'}.")
+        return info.get(name, False) if name else False
 
     def _object_pose(self) -> np.ndarray:
         poses = np.zeros((NUM_SLOTS, 7), np.float32)

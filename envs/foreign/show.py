@@ -32,11 +32,11 @@ def show(where: str) -> str:
         nothing = Numbers(slots=("dx",))
         adapter = Adapter(env=where, robot="unknown", action=(nothing,), state=(nothing,))
     env = foreign_env(adapter)
-    seen, told = env.reset(seed=0)
+    seen, info = env.reset(seed=0)
     space: Any = env.action_space
     _, _, _, _, later = env.step(np.zeros(space.shape, space.dtype))
     env.close()
-    return "\n".join([f"action: {space}", "observation:", *columns(seen), "info:", *columns({**told, **later}), *lines])
+    return "\n".join([f"action: {space}", "observation:", *columns(seen), "info:", *columns({**info, **later}), *lines])
 
 
 if __name__ == "__main__":

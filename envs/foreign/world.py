@@ -74,7 +74,7 @@ class Foreign:
         self.require("success", *(["expert"] if "expert" in names else []))
 
     @property
-    def failures_told(self) -> bool:
+    def labels_failures(self) -> bool:
         """Whether objects, grippers and their openings are known."""
         arms = self.adapter.spec.arms
         return bool(self.adapter.objects and arms) and not missing_slots(
@@ -127,7 +127,7 @@ class Foreign:
         """Uniform noise over the action's range."""
         return RandomPolicy(self.adapter.spec)
 
-    def sample_poses(self, config: EnvConfig, rng: np.random.Generator, num: int, hand: int = 0) -> np.ndarray:
+    def sample_poses(self, config: EnvConfig, rng: np.random.Generator, num: int, arm: int = 0) -> np.ndarray:
         """(num, 7) poses in the adapter's whole workspace with the tool down; with random yaw if its actions can rotate
         it."""
         position_m = rng.uniform(self.adapter.workspace_low_m, self.adapter.workspace_high_m, (num, 3))

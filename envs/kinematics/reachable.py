@@ -12,22 +12,22 @@ YAW_RAD = 1.2
 """Largest yaw of the end effector, so that the wrist stays away from its joint limits."""
 
 
-def sample_poses(config: EnvConfig, rng: np.random.Generator, num: int, hand: int = 0) -> np.ndarray:
+def sample_poses(config: EnvConfig, rng: np.random.Generator, num: int, arm: int = 0) -> np.ndarray:
     """Sample random poses in the whole workspace that the robot of `config` can reach.
 
     Args:
         config: the robot.
         rng: random generator.
         num: number of poses.
-        hand: index of the arm.
+        arm: index of the arm.
 
     Returns:
-        (num, 7) float64: x y z (m, table frame), quaternion wxyz; the hand within 80 % of the allowed tilt.
+        (num, 7) float64: x y z (m, table frame), quaternion wxyz; the tool within 80 % of the allowed tilt.
 
     Raises:
         ConfigError: the robot is unknown, or it can hardly reach its workspace.
     """
-    model = robot(config.robot).arm[hand]
+    model = robot(config.robot).arm[arm]
     arm, base_m = kinematics(model), np.array(model.base_m)
     poses: list[np.ndarray] = []
     for _ in range(20 * num):

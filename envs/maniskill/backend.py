@@ -76,10 +76,10 @@ def load() -> Any:
 @cache
 def assets_digest() -> str:
     """A hash of the digital twins' files, 8 hex digits: replacements of SIMPLER's scans give another protocol."""
-    folder, told = Path(load().ASSET_DIR), sha256()
+    folder, digest = Path(load().ASSET_DIR), sha256()
     for path in sorted(path for pattern in TASK_FILES for path in folder.glob(pattern) if path.is_file()):
-        told.update(str(path.relative_to(folder)).encode() + sha256(path.read_bytes()).digest())
-    return told.hexdigest()[:8]
+        digest.update(str(path.relative_to(folder)).encode() + sha256(path.read_bytes()).digest())
+    return digest.hexdigest()[:8]
 
 
 def environment(env_id: str, num_envs: int, sensor: dict[str, Any], *, gpu: bool) -> Any:

@@ -18,7 +18,7 @@ import numpy as np
 
 from tap_ray.dataset import layout
 from tap_ray.dataset.norm_stats import NormStats, norm_stats
-from tap_ray.dataset.reader import DatasetInfo, footer, open_dataset, opened, read_episodes, stats_of
+from tap_ray.dataset.reader import DatasetInfo, as_dataset, footer, open_dataset, read_episodes, stats_of
 from tap_ray.dataset.windows import WindowConfig, split_episodes
 from tap_ray.errors import ConfigError, DataError
 from tap_ray.rng import generator
@@ -75,7 +75,7 @@ def load(
         DataError: there is no such dataset, or no episode is as long as a window.
         SpecError: the robot does not fit the unified layout.
     """
-    dataset = opened(data)
+    dataset = as_dataset(data)
     train, out = config.episodes(dataset)
     norm = norm or norm_stats(stats_of(dataset, train), dataset.spec)
     columns = [layout.STATE, layout.ACTION]

@@ -2,7 +2,7 @@
 
 End --place--> Place of the next episode        needs lengths and tasks only
 episode + Place --filed--> its rows             the same in every process
-FileWork + its episodes --write_file--> Written  a whole data file under a temporary name; `DatasetWriter.adopt`
+FileWork + its episodes --write_file--> Written  a whole data file under a temporary name; `DatasetWriter.commit_files`
                                                  commits it
 """
 

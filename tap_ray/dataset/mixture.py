@@ -17,7 +17,7 @@ import numpy as np
 
 from tap_ray.dataset.action_chunks import counts
 from tap_ray.dataset.layout import ACTION, STATE
-from tap_ray.dataset.reader import DatasetInfo, open_dataset, require_whole, stats_of
+from tap_ray.dataset.reader import DatasetInfo, open_dataset, require_readable, stats_of
 from tap_ray.dataset.schedule import require_batches
 from tap_ray.dataset.windows import WindowConfig, split_episodes
 from tap_ray.errors import DataError
@@ -111,10 +111,10 @@ def require_usable(mixture: Mixture, config: WindowConfig, *, num_workers: int) 
     """Raise an error if a dataset is damaged, or too small to give each worker a batch; no image is decoded.
 
     Raises:
-        ConfigError, DataError: see `schedule.require_batches` and `reader.require_whole`.
+        ConfigError, DataError: see `schedule.require_batches` and `reader.require_readable`.
     """
     for dataset, own in zip(mixture.sets, mixture.windows(config), strict=True):
-        require_whole(dataset)
+        require_readable(dataset)
         require_batches(dataset, own, num_workers=num_workers)
 
 

@@ -125,8 +125,8 @@ def _derived(
     return {**fresh, "features": known["features"]}, totals.tasks, totals.stats
 
 
-def opened(data: DatasetInfo | Path) -> DatasetInfo:
-    """A dataset that is open already, or is opened now."""
+def as_dataset(data: DatasetInfo | Path) -> DatasetInfo:
+    """Open a dataset, unless it is open already."""
     return data if isinstance(data, DatasetInfo) else open_dataset(data)
 
 
@@ -287,7 +287,7 @@ def read_episodes(
             yield read_episode(dataset, index, columns)
 
 
-def require_whole(dataset: DatasetInfo) -> None:
+def require_readable(dataset: DatasetInfo) -> None:
     """Read every state and action (no image), so that a damaged file is found before a job starts.
 
     Raises:
@@ -321,7 +321,7 @@ def footer(dataset: DatasetInfo, number: int) -> pq.FileMetaData:
         StorageError: the storage refused.
     """
     path = dataset.path / layout.data_file(number)
-    with _telling(path, "its footer"):
+    with _translate_errors(path, "its footer"):
         if storage.is_remote(path):
             return _following(dataset, lambda: row_groups.footer(_remote(dataset, number)))
         return _footer(path, path.stat().st_mtime_ns)
@@ -329,7 +329,7 @@ def footer(dataset: DatasetInfo, number: int) -> pq.FileMetaData:
 
 def _read_row_group(dataset: DatasetInfo, number: int, group: int, columns: Sequence[str]) -> pa.Table:
     path = dataset.path / layout.data_file(number)
-    with _telling(path, f"row group {group}"):
+    with _translate_errors(path, f"row group {group}"):
         if storage.is_remote(path):
             return _following(dataset, lambda: row_groups.read_row_group(_remote(dataset, number), group, columns))
         with pq.ParquetFile(path, metadata=_footer(path, path.stat().st_mtime_ns)) as file:
@@ -337,7 +337,7 @@ def _read_row_group(dataset: DatasetInfo, number: int, group: int, columns: Sequ
 
 
 @contextlib.contextmanager
-def _telling(path: Path, part: str) -> Iterator[None]:
+def _translate_errors(path: Path, part: str) -> Iterator[None]:
     try:
         yield
     except DAMAGED as error:

@@ -163,7 +163,7 @@ class DatasetWriter:
         """Whether a commit is running."""
         return self._background.busy
 
-    def adopt(self, files: Sequence[tuple[Written, Mapping[str, Any]]]) -> None:
+    def commit_files(self, files: Sequence[tuple[Written, Mapping[str, Any]]]) -> None:
         """Commit, in the background, files that other processes have written; there must be no uncommitted episodes
         here.
 

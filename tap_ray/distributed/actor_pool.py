@@ -24,7 +24,7 @@ from ray.exceptions import RayTaskError
 from tqdm import tqdm
 
 from tap_ray.distributed import faults, gauges, placement
-from tap_ray.distributed.faults import Death, Kind, Patience
+from tap_ray.distributed.faults import Death, Kind, Timeouts
 from tap_ray.errors import TapRayError
 
 MAX_ITEM_DEATHS = 3
@@ -39,6 +39,7 @@ MAX_MEMORY_KILLS = 5
 """Number of processes that Ray's memory monitor may end in a row without a completed item in between, not counting the
 first of each fleet."""
 TICK_S = 0.5
+"""Longest wait for a result before time limits and dead fleets are checked again, s."""
 REPORT_WAITING_S = 30.0
 """How often a pool without any fleet reports what it waits for, s."""
 
@@ -51,7 +52,7 @@ class GivenUp:
 
 
 class SideTask(Protocol):
-    """Work that continues beside the pool and is polled between the pool's results."""
+    """Work that continues side_task the pool and is polled between the pool's results."""
 
     def futures(self) -> Sequence[Any]:
         """Futures that the pool waits for together with its own."""
@@ -99,7 +100,7 @@ class ActorPool:
     """Cluster resources that a fleet reserves."""
     ahead: int = 0
     """Number of items that a fleet is given ahead of the one it works on, while many are left."""
-    patience: Patience = field(default_factory=Patience)
+    timeouts: Timeouts = field(default_factory=Timeouts)
 
     def __post_init__(self) -> None:
         self._fleets: list[_Fleet] = []
@@ -119,7 +120,7 @@ class ActorPool:
         *,
         may_begin: Callable[[Any], bool] = lambda item: True,
         extra: Callable[[Any], tuple[Any, ...]] = lambda item: (),
-        beside: SideTask | None = None,
+        side_task: SideTask | None = None,
     ) -> Iterator[tuple[Any, Any]]:
         """Yield each item, or its parts, with its result or a GivenUp, in the order of completion.
 
@@ -127,7 +128,7 @@ class ActorPool:
             items: the work, in the order in which it is begun.
             may_begin: whether an item can be done yet; asked again after each result.
             extra: computes further arguments of `run` for an item.
-            beside: other work that is polled meanwhile.
+            side_task: other work that is polled in between.
 
         Raises:
             TapRayError: a fleet raised it, fleets die before they are ready, or there is too little memory.
@@ -136,10 +137,10 @@ class ActorPool:
         self._may_begin, self._extra = may_begin, extra
         try:
             while self._queue or self._retries or self._suspects or self._working():
-                self._retries += beside.poll() if beside else []
+                self._retries += side_task.poll() if side_task else []
                 self._spawn()
                 self._submit()
-                for fleet in self._wait_for_answers(beside.futures() if beside else []):
+                for fleet in self._wait_for_answers(side_task.futures() if side_task else []):
                     yield from self._take_result(fleet)
                 yield from self._check_deadlines()
         finally:
@@ -251,7 +252,7 @@ class ActorPool:
         """Handle deadlines: overdue fleets, and suspects whose machine is still alive."""
         limit_s = self._limit_s()
         for fleet in [fleet for fleet in self._fleets if fleet.calls]:
-            late = self._clock_s - fleet.since_s > (limit_s if fleet.ready else self.patience.first_s)
+            late = self._clock_s - fleet.since_s > (limit_s if fleet.ready else self.timeouts.first_s)
             if late and not fleet.ready and not faults.placed(fleet.actor):
                 fleet.since_s = self._clock_s  # it has not been placed so far
             elif late:
@@ -264,8 +265,8 @@ class ActorPool:
 
     def _limit_s(self) -> float:
         if not self._durations_s:
-            return self.patience.first_s
-        return max(self.patience.least_s, self.patience.factor * statistics.median(self._durations_s))
+            return self.timeouts.first_s
+        return max(self.timeouts.least_s, self.timeouts.factor * statistics.median(self._durations_s))
 
     def _retry_or_give_up(self, item: Any) -> Iterator[tuple[Any, Any]]:
         """Give an item up, unless the death of a machine explains the deaths of its processes."""
@@ -287,7 +288,7 @@ class ActorPool:
         self._memory_kills += 1
         self._done_since_kill = 0
         self._size = max(1, len(self._fleets))
-        self._spawn_after_s = self._clock_s + min(30.0, self.patience.memory_s * 2 ** min(self._memory_kills - 1, 10))
+        self._spawn_after_s = self._clock_s + min(30.0, self.timeouts.memory_s * 2 ** min(self._memory_kills - 1, 10))
         if self._memory_kills >= self.num_fleets + MAX_MEMORY_KILLS:
             raise TapRayError(
                 f"Out of memory: Ray's memory monitor has ended {self._memory_kills} processes in a row, and no work "

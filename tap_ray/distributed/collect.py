@@ -59,35 +59,36 @@ class Fleet:
         self._player = self._make_player(self._seen.__getitem__)
 
     def run(self, block: Block, memory: Mapping[int, Any]) -> tuple[list[Played], list[bytes]]:
-        """Return the outcomes of a block's attempts and their pickled episodes. `memory` holds references to the
-        novelty memory of its rounds.
+        """Return what the driver needs to know of a block's attempts, and their pickled episodes. `memory` holds
+        references to the novelty memory of its rounds.
 
         Pickled, because arrays would stay views into the object store until their turn has come.
         """
         assert self._player is not None
         for number in [number for number in self._seen if number not in memory]:
             del self._seen[number]
-        self._seen |= {number: ray.get(there) for number, there in memory.items() if number not in self._seen}
+        self._seen |= {number: ray.get(counts) for number, counts in memory.items() if number not in self._seen}
         outcomes = [outcome for batch in block for outcome in self._player.run(list(batch))]
         episodes = [b"" if outcome.episode is None else pickle.dumps(outcome.episode) for outcome in outcomes]
-        told = [self._told(outcome, len(episode)) for outcome, episode in zip(outcomes, episodes, strict=True)]
-        return told, episodes
+        played = [self._played(outcome, len(episode)) for outcome, episode in zip(outcomes, episodes, strict=True)]
+        return played, episodes
 
-    def _told(self, outcome: AttemptResult, num_bytes: int) -> Played:
-        told = Played(attempt=outcome.attempt, reason=outcome.reason, num_bytes=num_bytes)
+    def _played(self, outcome: AttemptResult, num_bytes: int) -> Played:
+        played = Played(attempt=outcome.attempt, reason=outcome.reason, num_bytes=num_bytes)
         if outcome.episode is not None:
-            told = replace(
-                told,
+            played = replace(
+                played,
                 kept=True,
                 steps=len(outcome.episode),
                 contact_steps=int(outcome.episode.contact.sum()),
                 task=outcome.episode.task,
             )
-        return replace(told, visits=dict(self._visits_of(outcome))) if self._visits_of else told
+        return replace(played, visits=dict(self._visits_of(outcome))) if self._visits_of else played
 
 
-class FleetThatKeeps(Fleet):
-    """A fleet whose episodes stay in its node's object store. The caller owns them, so they outlive the fleet."""
+class FleetByReference(Fleet):
+    """A fleet that returns its episodes by reference: they stay in its node's object store. The caller owns them, so
+    they outlive the fleet."""
 
     @ray.method(num_returns=2)
     def run(self, block: Block, memory: Mapping[int, Any]) -> tuple[list[Played], list[bytes]]:
@@ -139,22 +140,22 @@ class Rounds:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Course:
-    """Settings that control a pool while it collects."""
+class PoolOptions:
+    """How a pool runs attempts: the novelty memory, and where the episodes stay."""
 
     rounds: Rounds = field(default_factory=lambda: Rounds(None))
     visits_of: VisitsOf | None = None
     by_reference: bool = False
     """Whether episodes stay where they were played."""
     may_begin: Callable[[Block], bool] = lambda block: True
-    beside: SideTask | None = None
+    side_task: SideTask | None = None
 
 
-def play_out(
+def run_attempts(
     make_player: Callable[[Any], Player],
     batches: Sequence[Sequence[int]],
     pool: Pool,
-    course: Course | None = None,
+    options: PoolOptions | None = None,
 ) -> Iterator[Played]:
     """Run batches of attempts on a pool of fleets and yield outcomes in the order of completion.
 
@@ -164,35 +165,35 @@ def play_out(
         make_player: builds a fleet's robots in its process, given its novelty memory; must pickle.
         batches: attempts, at most one a robot.
         pool: fleets and robots.
-        course: the caller adds what comes in to the memory of its rounds, in order; None: robots need none.
+        options: novelty memory, to which the caller adds outcomes in order, and where episodes stay; None: no memory.
 
     Raises:
         TapRayError: what a fleet raised, or see `ActorPool.map_unordered`.
     """
-    course, wanted = course or Course(), placement.selector(pool.labels)
-    cpus = placement.num_fleets(wanted)
+    options, label_selector = options or PoolOptions(), placement.selector(pool.labels)
+    cpus = placement.num_fleets(label_selector)
     fleets = min(pool.fleets or cpus, len(batches))
-    needs = placement.Needs(cpus=placement.share(min(fleets, cpus), wanted), labels=wanted)
-    actor = ray.remote(**needs.options())(FleetThatKeeps if course.by_reference else Fleet)
+    needs = placement.Needs(cpus=placement.share(min(fleets, cpus), label_selector), labels=label_selector)
+    actor = ray.remote(**needs.options())(FleetByReference if options.by_reference else Fleet)
     actors = ActorPool(
-        start=lambda: actor.remote(make_player, course.visits_of),
+        start=lambda: actor.remote(make_player, options.visits_of),
         num_fleets=fleets,
         split=parts,
         needs=needs,
         ahead=1,  # fleets must not wait for the driver's writer
-        patience=pool.patience,
+        timeouts=pool.timeouts,
     )
     for block, result in actors.map_unordered(
-        in_blocks(batches, fleets, pool.robots, course.rounds.round_episodes),
-        may_begin=lambda block: course.rounds.known(block) and course.may_begin(block),
-        extra=lambda block: (course.rounds.references(block),),
-        beside=course.beside,
+        in_blocks(batches, fleets, pool.robots, options.rounds.round_episodes),
+        may_begin=lambda block: options.rounds.known(block) and options.may_begin(block),
+        extra=lambda block: (options.rounds.references(block),),
+        side_task=options.side_task,
     ):
         if isinstance(result, GivenUp):
             yield Played(attempt=block[0][0], reason=result.reason)
         else:
-            told, episodes = result
-            for position, played in enumerate(told):
+            outcomes, episodes = result
+            for position, played in enumerate(outcomes):
                 yield replace(played, source=Source(block=block, episodes=episodes, position=position))
 
 
@@ -222,7 +223,7 @@ def in_blocks(batches: Sequence[Sequence[int]], fleets: int, robots: int, round_
 
 
 @dataclass(kw_only=True)
-class Tally:
+class CollectionStats:
     """Counts of what has been collected during this call."""
 
     episodes: int = 0
@@ -266,7 +267,7 @@ class Collection:
         """
         self.writer, self.schedule, self.memory = writer, schedule, memory
         self._visits_of, self._control_hz = visits_of if memory is not None else None, control_hz
-        self.tally = Tally()
+        self.stats = CollectionStats()
         self._left: set[int] = set()
         """Attempts of the present generation that have not been taken."""
         self._taking = False
@@ -275,7 +276,7 @@ class Collection:
             if memory is not None:
                 self.memory = RoundVisitCounts.from_json(writer.progress["memory"])
 
-    def run(self, make_player: Callable[[Any], Player], pool: Pool, *, progress: bool = True) -> Tally:
+    def run(self, make_player: Callable[[Any], Player], pool: Pool, *, progress: bool = True) -> CollectionStats:
         """Collect until enough episodes are kept and committed.
 
         Args:
@@ -292,20 +293,20 @@ class Collection:
         total = self.schedule.num_tasks * self.schedule.episodes
         self._sink = sink_of(self.writer, pool)
         rounds = Rounds(self.memory, oldest=lambda: self._sink.oldest)
-        course = Course(
+        options = PoolOptions(
             rounds=rounds,
             visits_of=self._visits_of,
             by_reference=self._sink.by_reference,
             may_begin=self._may_begin,
-            beside=self._sink,
+            side_task=self._sink,
         )
-        play = partial(play_out, make_player, pool=pool, course=course)
+        play = partial(run_attempts, make_player, pool=pool, options=options)
         with progress_bar(total=total, initial=self.writer.appended, unit="episode", disable=not progress) as bar:
             try:
                 while pending := self.schedule.pending():
                     for played in self._in_order(pending, play, pool):
                         self.take(played)
-                        self.tally.seconds = time.monotonic() - start
+                        self.stats.seconds = time.monotonic() - start
                         self._show(bar)
                 while lost := self._sink.finish(self._progress):
                     for played in play([batch for block in lost for batch in block]):
@@ -314,12 +315,12 @@ class Collection:
             except StorageError:
                 raise
             except BaseException:
-                self._sink.salvage(None if self._taking else self._progress)
+                self._sink.commit_partial(None if self._taking else self._progress)
                 raise
             finally:
                 self._sink.close()
-        self.tally.spilled_bytes = max(0, placement.spilled_bytes() - spilled)
-        return self.tally
+        self.stats.spilled_bytes = max(0, placement.spilled_bytes() - spilled)
+        return self.stats
 
     def _in_order(self, pending: list[int], play: Callable[..., Iterator[Played]], pool: Pool) -> Iterator[Played]:
         """Yield the outcomes of `pending` in its order."""
@@ -333,7 +334,7 @@ class Collection:
                 yield waiting.pop(self._due)
                 self._due = next(order, -1)
             self._show_lag(len(waiting))
-        assert not waiting, f"nobody asked for {list(waiting)[:5]}"
+        assert not waiting, f"outcomes of attempts that are not pending: {list(waiting)[:5]}"
 
     def _may_begin(self, block: Block) -> bool:
         """Whether a block may begin: there is memory for its episodes, or it is the next one in order."""
@@ -365,9 +366,9 @@ class Collection:
             self._sink.add(played, self._progress)
             gauges.count("tap_episodes", run=run)
             gauges.count("tap_frames", played.steps, run=run)
-            self.tally.episodes += 1
-            self.tally.frames += played.steps
-            self.tally.contact_frames += played.contact_steps
+            self.stats.episodes += 1
+            self.stats.frames += played.steps
+            self.stats.contact_frames += played.contact_steps
         self._taking = False
 
     def _show_lag(self, waiting: int) -> None:
@@ -379,9 +380,9 @@ class Collection:
         return {"schedule": self.schedule.to_json(), **memory}
 
     def _show(self, bar: Any) -> None:
-        tally, dropped = self.tally, len(self.schedule.dropped)
-        text = f"{tally.frames_s:.0f} frames/s, {tally.frames_s / self._control_hz:.0f}x real time"
-        text += f", contact {tally.contact_rate:.0%}" if self.writer.header.contact else ""
+        stats, dropped = self.stats, len(self.schedule.dropped)
+        text = f"{stats.frames_s:.0f} frames/s, {stats.frames_s / self._control_hz:.0f}x real time"
+        text += f", contact {stats.contact_rate:.0%}" if self.writer.header.contact else ""
         text += f", {dropped} dropped" if dropped else ""
         bar.set_postfix_str(text, refresh=False)
         bar.update(self._sink.num_episodes - bar.n)

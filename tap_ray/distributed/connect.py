@@ -65,9 +65,9 @@ def connect(ray_address: str | None = None, *, num_cpus: int | None = None, dash
         yield
         return
     address = ray_address or os.environ.get("RAY_ADDRESS")
-    with signals.taken():
+    with signals.handle_signals():
         try:
-            with signals.borrowed():
+            with signals.library_handlers():
                 if address and address != "local":
                     _join(address)
                 else:

@@ -19,7 +19,7 @@ import ray
 from tap_ray import logs
 from tap_ray.distributed import gauges, inference, placement
 from tap_ray.distributed.actor_pool import ActorPool, GivenUp
-from tap_ray.distributed.faults import Patience
+from tap_ray.distributed.faults import Timeouts
 from tap_ray.errors import ConfigError
 from tap_ray.evaluate import results as store
 from tap_ray.evaluate import video
@@ -53,7 +53,7 @@ class FleetConfig:
     """Processes that compute the policy for all fleets."""
     labels: tuple[str, ...] = ()
     """KEY=VALUE that a node must have; none: any node."""
-    patience: Patience = field(default_factory=Patience)
+    timeouts: Timeouts = field(default_factory=Timeouts)
     """How long a fleet may take for a chunk."""
 
 
@@ -109,23 +109,23 @@ def evaluate(
     """
     config = config or FleetConfig()
     validate_settings(config)
-    wanted = cells(protocol)
+    all_cells = cells(protocol)
     done = store.stored(folder / "episodes.jsonl")
-    done = {cell: done[cell] for cell in wanted if cell in done}
+    done = {cell: done[cell] for cell in all_cells if cell in done}
     # Robots in one batch change each other's last bits, so a resumed evaluation uses the same groups, on
     # any number of fleets.
-    parts = [part for part in chunks(wanted, config.robots) if not done.keys() >= set(part)]
+    parts = [part for part in chunks(all_cells, config.robots) if not done.keys() >= set(part)]
     if parts:
         scene = protocol.env_config(protocol.tasks[0], protocol.scenarios[0])
         with inference.policies(make_policy, scene, config.inference) as policies:
             pool = _pool((protocol, make_vector, make_failure_inputs), policies, config, len(parts))
-            with progress_bar(total=len(wanted), initial=len(done), unit="episode", disable=not progress) as bar:
+            with progress_bar(total=len(all_cells), initial=len(done), unit="episode", disable=not progress) as bar:
                 for chunk, result in pool.map_unordered(map(tuple, parts)):
                     new = _store(folder, chunk, result, done)
                     done |= {episode.cell: episode for episode in new}
                     _show(bar, len(new), done)
     logs.join(folder / "episodes.jsonl")
-    return [done[cell] for cell in wanted]
+    return [done[cell] for cell in all_cells]
 
 
 def _store(
@@ -152,7 +152,7 @@ def _pool(make: tuple[Any, ...], policies: Sequence[MakePolicy], config: FleetCo
     fleets = config.fleets or cpus
     needs = placement.Needs(cpus=placement.share(min(fleets, cpus), place), gpus=config.gpus, labels=place)
     actor = ray.remote(**needs.options())(Fleet)
-    least_s = inference.PATIENCE_S if config.inference.actors else 0.0
+    least_s = inference.INFERENCE_TIMEOUT_S if config.inference.actors else 0.0
     shared = [ray.put(part) for part in make]
     turns = cycle([ray.put(policy) for policy in policies])  # a policy may contain its weights: store it once
     return ActorPool(
@@ -160,7 +160,7 @@ def _pool(make: tuple[Any, ...], policies: Sequence[MakePolicy], config: FleetCo
         num_fleets=min(fleets, num_chunks),
         split=lambda chunk: [(cell,) for cell in chunk] if len(chunk) > 1 else [],
         needs=needs,
-        patience=replace(config.patience, least_s=max(config.patience.least_s, least_s)),
+        timeouts=replace(config.timeouts, least_s=max(config.timeouts.least_s, least_s)),
     )
 
 

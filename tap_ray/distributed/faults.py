@@ -18,10 +18,11 @@ from tap_ray.distributed.ray_internals.core import ActorDiedErrorContext, ActorT
 LOST = (RayActorError, WorkerCrashedError, OutOfMemoryError, NodeDiedError, ObjectLostError)
 """Exceptions of `ray.get` that mean that a call's process, machine or result was lost; an error raised by the call is
 none of these."""
-PATIENCE_S = 30.0
+GCS_TIMEOUT_S = 30.0
 """How long Ray may take to report the state of an unreachable process, s. Ray declares a silent machine dead after 15
 s."""
 POLL_S = 0.05
+"""Pause between two requests to the GCS meanwhile, s; short, because the work of the process waits."""
 
 
 class Kind(Enum):
@@ -47,7 +48,7 @@ class Kind(Enum):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Patience:
+class Timeouts:
     """How long a fleet may take for an item, and how long to pause after it ran out of memory."""
 
     factor: float = 10.0
@@ -108,7 +109,7 @@ def death_of(actor: Any, error: Exception) -> Death:
         lost = not isinstance(error, OutOfMemoryError)
         return Death(kind=kind_of(Facts(node_alive=True, out_of_memory=not lost, result_lost=lost)), node=node,
                      reason=reason)  # fmt: skip
-    until = time.monotonic() + PATIENCE_S
+    until = time.monotonic() + GCS_TIMEOUT_S
     while True:
         row = _row(actor)
         dead, alive = row.state == ActorTableData.DEAD, node_alive(row.node_id.hex())
@@ -138,8 +139,8 @@ def _facts(row: Any, *, alive: bool) -> Facts:
 
 def _row(actor: Any) -> Any:
     """An actor's row in the GCS; an empty row, which counts as alive, if there is none."""
-    told = state._connect_and_get_accessor().get_actor_info(actor._actor_id)
-    return ActorTableData.FromString(told) if told else ActorTableData(state=ActorTableData.ALIVE)
+    record = state._connect_and_get_accessor().get_actor_info(actor._actor_id)
+    return ActorTableData.FromString(record) if record else ActorTableData(state=ActorTableData.ALIVE)
 
 
 def node_of(actor: Any) -> str:

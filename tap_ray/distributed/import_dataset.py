@@ -13,15 +13,15 @@ from tap_ray.errors import DataError
 from tap_ray.importing import checks, report
 from tap_ray.importing.convert import ConvertOptions, episode_of
 from tap_ray.importing.mapping import Mapping, require_fits, require_like, spec_of
-from tap_ray.importing.settings import ImportConfig, chosen, opened, read_mapping, spec_like
+from tap_ray.importing.settings import ImportConfig, chosen, open_source, read_mapping, spec_like
 from tap_ray.importing.source import Source
 from tap_ray.play.collect import AttemptResult
 from tap_ray.progress_bar import progress_bar
 from tap_ray.specs import RobotSpec
 
-LOOKED_AT = 20
+CHECKED_EPISODES = 20
 """Number of episodes whose values a dry run checks."""
-SHOWN = 3
+DRAWN_EPISODES = 3
 """Number of episodes in the image of a dry run."""
 
 
@@ -40,37 +40,37 @@ class Converter:
         return episode_of(self._mapping, self._source, number, index=attempt, options=self._options)
 
 
-def _asked(config: ImportConfig) -> tuple[Source, Mapping, list[int], RobotSpec | None]:
+def _inputs(config: ImportConfig) -> tuple[Source, Mapping, list[int], RobotSpec | None]:
     """The source, its mapping, the indices of the episodes to import, and the robot of --like."""
-    source, mapping = opened(config.source, config.split), read_mapping(config.mapping)
+    source, mapping = open_source(config.source, config.split), read_mapping(config.mapping)
     require_fits(mapping, source)
     if (like := spec_like(config)) is not None:
         require_like(mapping, like)
     return source, mapping, chosen(config, source), like
 
 
-def look(config: ImportConfig) -> list[str]:
-    """Convert a few episodes, print and draw them beside --out; returns what looks wrong.
+def preview(config: ImportConfig) -> list[str]:
+    """Convert a few episodes, print and draw them next to --out; returns what looks wrong.
 
     Raises:
         TapRayError: the mapping does not fit the source, or the source is damaged.
     """
-    source, mapping, numbers, like = _asked(config)
-    some = numbers[:: max(1, len(numbers) // LOOKED_AT)][:LOOKED_AT]
+    source, mapping, numbers, like = _inputs(config)
+    some = numbers[:: max(1, len(numbers) // CHECKED_EPISODES)][:CHECKED_EPISODES]
     print(report.describe(mapping, source, some, like))
-    drawn = config.out.with_name(config.out.name + ".dry_run.png")
-    report.picture(mapping, source, some[:SHOWN], drawn)
+    drawn = config.out.with_name(config.out.name + ".preview.png")
+    report.draw_figure(mapping, source, some[:DRAWN_EPISODES], drawn)
     print(f"\nframes and actions: {drawn}")
     return checks.findings(mapping, source, some, like)
 
 
-def bring_in(config: ImportConfig) -> Path:
+def convert(config: ImportConfig) -> Path:
     """Convert what is missing; returns the dataset's folder.
 
     Raises:
         TapRayError: an episode is damaged, or the disk refused; what was written before is whole.
     """
-    source, mapping, numbers, like = _asked(config)
+    source, mapping, numbers, like = _inputs(config)
     options = ConvertOptions(quality=config.jpeg_quality, like=like)
     found = report.ranges(mapping, source, progress_bar(iterable=numbers, unit="episode", desc="ranges"))
     plan = {
@@ -92,7 +92,7 @@ def bring_in(config: ImportConfig) -> Path:
     where = config.source.resolve()
 
     def make(memory: object) -> Converter:
-        return Converter(opened(where, config.split), mapping, numbers, options)
+        return Converter(open_source(where, config.split), mapping, numbers, options)
 
     recording = Recording(
         job="import_dataset", header=header, out=storage.to_path(config.out), tasks=("import",), episodes=len(numbers),

@@ -33,7 +33,7 @@ from tap_ray.types import EnvConfig, Policy
 
 ANSWER_S = 300.0
 """Longest wait of a fleet for an answer, and for a lost process to be restarted with the policy loaded, s."""
-PATIENCE_S = 3 * ANSWER_S
+INFERENCE_TIMEOUT_S = 3 * ANSWER_S
 """Lower limit of the time that such a fleet may take for a chunk, so that it is not mistaken for a hanging one, s."""
 RETRY_S = 0.2
 REPORT_S = 30.0
@@ -84,8 +84,8 @@ class Batcher:
             await self._gather()
             async with self._turn:
                 requests = [request for request in self._take() if not request.answer.done()]  # else cancelled
-                asked = [request.inputs for request in requests]
-                found = await asyncio.to_thread(self._answers, asked) if asked else []
+                inputs = [request.inputs for request in requests]
+                found = await asyncio.to_thread(self._answers, inputs) if inputs else []
             for request, value in zip(requests, found, strict=True):
                 if request.answer.done():
                     continue
@@ -250,12 +250,12 @@ def policies(make_policy: MakePolicy, scene: EnvConfig, config: InferenceConfig)
 
 
 def _await_ready(actors: Sequence[Any], needs: placement.Needs) -> list[ChunkingSpec]:
-    asked = [actor.ready.remote() for actor in actors]
-    while len(ready := ray.wait(asked, num_returns=len(asked), timeout=REPORT_S)[0]) < len(asked):
+    pending = [actor.ready.remote() for actor in actors]
+    while len(ready := ray.wait(pending, num_returns=len(pending), timeout=REPORT_S)[0]) < len(pending):
         if not needs.fit():
-            tqdm.write(needs.waiting(len(asked) - len(ready)))
+            tqdm.write(needs.waiting(len(pending) - len(ready)))
     try:
-        return ray.get(asked)
+        return ray.get(pending)
     except RayTaskError as error:
         raise _cause(error) from None
     except RayActorError as error:

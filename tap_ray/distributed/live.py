@@ -23,7 +23,7 @@ from tap_ray.distributed.actor_pool import MAX_START_DEATHS
 from tap_ray.distributed.collect import Player
 from tap_ray.distributed.placement import Pool
 from tap_ray.distributed.record import pool_of
-from tap_ray.distributed.stream import PIECES, to_columns, windows_of
+from tap_ray.distributed.stream import GROUPS_PER_PIPELINE, to_columns, windows_of
 from tap_ray.errors import ConfigError, DataError
 from tap_ray.play.collect import CollectPlan
 from tap_ray.play.settings import PlayJobConfig
@@ -79,21 +79,21 @@ def batches(
             f"{config.group_size} episodes of {play.plan.env.max_steps} steps do not give a single batch of "
             f"{config.batch_size} windows. Lower --batch-size or raise --windows.group-size."
         )
-    wanted, num_workers = placement.selector(play.pool.labels), shard.num_workers
-    fleets = play.pool.fleets or max(1, (placement.num_fleets(wanted) - num_workers) // num_workers)
+    label_selector, num_workers = placement.selector(play.pool.labels), shard.num_workers
+    fleets = play.pool.fleets or max(1, (placement.num_fleets(label_selector) - num_workers) // num_workers)
     processes = num_workers * (1 + fleets)
     first_group, first_batch = divmod(shard.start_batch, per_group)
     begun = sum(workers * -(-had // per_group) for workers, had in shard.before)  # by others: never played again
     numbers = count(begun + shard.worker + first_group * num_workers, num_workers)
     while True:
-        items = [{"group": number, "first_batch": 0} for number in islice(numbers, PIECES)]
+        items = [{"group": number, "first_batch": 0} for number in islice(numbers, GROUPS_PER_PIPELINE)]
         items[0]["first_batch"], first_batch = first_batch, 0
         plan = ray.data.from_items(items, override_num_blocks=len(items)).map_batches(
             _LiveFleet,
             fn_constructor_kwargs={"play": play, "config": config, "seed": seed},
             batch_size=None,
-            num_cpus=placement.share(processes, wanted),
-            label_selector=wanted or None,
+            num_cpus=placement.share(processes, label_selector),
+            label_selector=label_selector or None,
             compute=ActorPoolStrategy(size=fleets),
         )
         # A machine may be lost while all fleets start on it.

@@ -14,7 +14,7 @@ import ray
 from ray.util.placement_group import PlacementGroup, remove_placement_group
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from tap_ray.distributed.faults import Patience
+from tap_ray.distributed.faults import Timeouts
 from tap_ray.distributed.ray_internals.core import (
     FormatGlobalMemoryInfoRequest,
     NodeManagerServiceStub,
@@ -44,7 +44,7 @@ class Pool:
     """Number of processes that write a dataset; 0: the driver writes; -1: as many as the fleets need."""
     labels: tuple[str, ...] = ()
     """KEY=VALUE that a node must have; none: any node."""
-    patience: Patience = field(default_factory=Patience)
+    timeouts: Timeouts = field(default_factory=Timeouts)
     """How long a fleet may take for one item."""
 
     def __post_init__(self) -> None:
@@ -63,16 +63,15 @@ class Needs:
 
     def options(self) -> dict[str, Any]:
         """Options of `ray.remote`. "SPREAD" keeps the process out of the placement group of a sweep's trial."""
-        wanted = dict(self.labels)
-        strategy = {"label_selector": wanted, "scheduling_strategy": "SPREAD"}
+        strategy = {"label_selector": dict(self.labels), "scheduling_strategy": "SPREAD"}
         return {"num_cpus": self.cpus, "num_gpus": self.gpus, **strategy}
 
     def fit(self) -> bool:
         """Whether a node has the resources for one process now."""
         free = state.available_resources_per_node()
         nodes = [node["NodeID"] for node in _alive() if self.labels.items() <= node["Labels"].items()]
-        wanted = {"CPU": self.cpus, "GPU": self.gpus}
-        return any(all(free.get(n, {}).get(name, 0.0) >= amount for name, amount in wanted.items()) for n in nodes)
+        needed = {"CPU": self.cpus, "GPU": self.gpus}
+        return any(all(free.get(n, {}).get(name, 0.0) >= amount for name, amount in needed.items()) for n in nodes)
 
     def waiting(self, places: int) -> str:
         """The message while the cluster has no resources for this number of processes."""
@@ -133,15 +132,15 @@ def selector(labels: Sequence[str], *, flag: str = "--node-labels") -> dict[str,
     matches = [LABEL.fullmatch(label) for label in labels]
     if wrong := [label for label, match in zip(labels, matches, strict=True) if match is None]:
         raise ConfigError(f"{flag} must be KEY=VALUE, e.g. role=play; got {', '.join(map(repr, wrong))}.")
-    wanted = {match[1]: match[2] for match in matches if match}
-    if wanted and not of_nodes("CPU", wanted) and not grows():
+    label_selector = {match[1]: match[2] for match in matches if match}
+    if label_selector and not of_nodes("CPU", label_selector) and not grows():
         known = {f"{key}={value}" for node in _alive() for key, value in node["Labels"].items() if "ray.io/" not in key}
         raise ConfigError(
             f"No node of the Ray cluster has both CPUs and the labels {' '.join(labels)}, and the cluster has no "
             f"autoscaler that could add one. Its nodes have: {', '.join(sorted(known)) or 'no labels'}. Omit "
             f"{flag}, or start nodes with them (`ray start --labels`, cluster.yaml)."
         )
-    return wanted
+    return label_selector
 
 
 def grows() -> bool:
@@ -157,9 +156,9 @@ def capacity() -> dict[str, float]:
     return {name: max(has.get(name, 0.0), most.get(name, 0.0)) for name in {*has, *most}}
 
 
-def of_nodes(resource: str, wanted: Mapping[str, str]) -> list[float]:
+def of_nodes(resource: str, labels: Mapping[str, str]) -> list[float]:
     """Amount of "CPU" or "GPU" of each live node that has these labels and any of that resource."""
-    nodes = [node for node in _alive() if wanted.items() <= node["Labels"].items()]
+    nodes = [node for node in _alive() if labels.items() <= node["Labels"].items()]
     return [node["Resources"][resource] for node in nodes if node["Resources"].get(resource)]
 
 
@@ -167,23 +166,23 @@ def _alive() -> list[dict[str, Any]]:
     return [node for node in ray.nodes() if node["Alive"]]
 
 
-def num_fleets(wanted: dict[str, str]) -> int:
+def num_fleets(labels: dict[str, str]) -> int:
     """Default number of fleets: one for each CPU of the nodes with these labels, at least 1."""
-    return max(1, int(sum(of_nodes("CPU", wanted))))
+    return max(1, int(sum(of_nodes("CPU", labels))))
 
 
-def share(num_places: int, wanted: dict[str, str] | None = None, *, processes: int = 1) -> float:
+def share(num_places: int, labels: dict[str, str] | None = None, *, processes: int = 1) -> float:
     """CPUs that each place of a job reserves, at most one a process: all of them fit into half of each node.
 
     Args:
         num_places: number of places of the whole job; a place is a fleet, or a trainer with its data workers.
-        wanted: labels of the nodes on which it runs.
+        labels: labels of the nodes on which it runs.
         processes: number of processes that share a place, and so a node.
     """
-    return float(processes) if grows() else split(of_nodes("CPU", wanted or {}) or [1.0], num_places, processes)
+    return float(processes) if grows() else share_of(of_nodes("CPU", labels or {}) or [1.0], num_places, processes)
 
 
-def split(cpus: Sequence[float], num_places: int, processes: int = 1) -> float:
+def share_of(cpus: Sequence[float], num_places: int, processes: int = 1) -> float:
     """`share` on nodes with so many CPUs each."""
     parts = [own / JOBS_AT_ONCE for own in cpus]
     # All places have the same size, and each node takes a whole number of them.
@@ -227,8 +226,8 @@ def waiting_groups() -> str:
     ]
     if not pending:
         return ""
-    wanted = {name: sum(b.unit_resources.get(name, 0.0) for b in pending) for name in ("CPU", "GPU")}
-    return waiting(wanted, dict(pending[0].label_selector))
+    needed = {name: sum(b.unit_resources.get(name, 0.0) for b in pending) for name in ("CPU", "GPU")}
+    return waiting(needed, dict(pending[0].label_selector))
 
 
 def _groups() -> list[Any]:

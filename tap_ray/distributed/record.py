@@ -9,7 +9,7 @@ from tap_ray import runs, tracking
 from tap_ray.config import digest
 from tap_ray.dataset.layout import DatasetHeader
 from tap_ray.dataset.writer import DatasetWriter
-from tap_ray.distributed.collect import Collection, Player, Tally
+from tap_ray.distributed.collect import Collection, CollectionStats, Player
 from tap_ray.distributed.connect import connect
 from tap_ray.distributed.placement import Pool
 from tap_ray.errors import ConfigError
@@ -109,19 +109,19 @@ def record(
         run_id = tracking.run_id_of(recording.out)
         with tracking.start(recording.job, recording.out, config, run_id=run_id) as tracked:
             _manifest(recording, config, tracked.run_id, status="running")
-            tally = Tally()
+            stats = CollectionStats()
             # Otherwise the job was killed after its last commit, and only the manifest is missing.
             if schedule.pending():
                 with connect(ray_address):
-                    tally = collection.run(recording.make_player, pool)
-            facts = _facts(recording, schedule, tally)
+                    stats = collection.run(recording.make_player, pool)
+            facts = _facts(recording, schedule, stats)
             tracked.log(_metrics(recording.job, facts), step=writer.committed)
             if report is not None:
                 written = report(recording.out)
                 tracked.artifact(written.parent)
                 facts["report"] = str(written.relative_to(recording.out))
             _manifest(recording, config, tracked.run_id, status="done", **facts)
-    print(summary(recording, schedule, tally))
+    print(summary(recording, schedule, stats))
     return recording.out
 
 
@@ -133,14 +133,14 @@ def _finished(out: Path, with_report: bool) -> bool:
     return not with_report or ("report" in manifest and (out / manifest["report"]).exists())
 
 
-def summary(recording: Recording, schedule: Schedule, tally: Tally) -> str:
+def summary(recording: Recording, schedule: Schedule, stats: CollectionStats) -> str:
     """Lines of text: what was collected in this call, and how many attempts were dropped for which reason."""
     hz = recording.header.spec.control_hz
-    contact = f"; contact in {tally.contact_rate:.0%} of the frames" if recording.header.contact else ""
+    contact = f"; contact in {stats.contact_rate:.0%} of the frames" if recording.header.contact else ""
     lines = [
-        f"{tally.episodes} episodes, {tally.frames} frames in {tally.seconds:.0f} s: {tally.frames_s:.0f} frames/s, "
-        f"{tally.frames_s / hz:.0f}x real time{contact}"
-        if tally.frames
+        f"{stats.episodes} episodes, {stats.frames} frames in {stats.seconds:.0f} s: {stats.frames_s:.0f} frames/s, "
+        f"{stats.frames_s / hz:.0f}x real time{contact}"
+        if stats.frames
         else f"{recording.out} already had its episodes; the missing parts of its report and manifest were written."
     ]
     for number, task in enumerate(recording.tasks):
@@ -155,13 +155,13 @@ def _reasons(schedule: Schedule, task: int) -> Counter[str]:
     return Counter(reason for attempt, reason in schedule.dropped if attempt % schedule.num_tasks == task)
 
 
-def _facts(recording: Recording, schedule: Schedule, tally: Tally) -> dict[str, Any]:
-    now = {"frames_per_s": tally.frames_s} if tally.frames else {}
-    if tally.frames and recording.header.contact:
-        now["contact_rate"] = tally.contact_rate
+def _facts(recording: Recording, schedule: Schedule, stats: CollectionStats) -> dict[str, Any]:
+    now = {"frames_per_s": stats.frames_s} if stats.frames else {}
+    if stats.frames and recording.header.contact:
+        now["contact_rate"] = stats.contact_rate
     return {
         **now,
-        "spilled_bytes": tally.spilled_bytes,
+        "spilled_bytes": stats.spilled_bytes,
         "attempts": {task: schedule.tried[number] for number, task in enumerate(recording.tasks)},
         "kept": {task: schedule.kept[number] for number, task in enumerate(recording.tasks)},
         "dropped": {task: dict(_reasons(schedule, number)) for number, task in enumerate(recording.tasks)},

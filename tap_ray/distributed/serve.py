@@ -1,7 +1,7 @@
 """Serves a policy: TCP server and sessions run in the job's own process, the networks on Ray Serve.
 
-    robots --HTTP, WebSocket--> Door -> PolicyServer (sessions: chunks, history, noise) --inputs--> Network x replicas
-                                                                       in one pass or row by row (inference.Batcher)
+    robots --HTTP, WebSocket--> TcpServer -> Sessions (chunks, history, noise) --inputs--> Network x replicas
+                                                             in one pass or row by row (inference.Batcher)
 
 A replica (Network) keeps no state between two requests, so every replica gives the same bits, and one that dies only
 delays its robots until it is replaced. Ray Serve's own HTTP proxy stays off, because it does not limit connections that
@@ -34,11 +34,11 @@ from tap_ray.serving.admission import Admission
 from tap_ray.serving.app import make_app
 from tap_ray.serving.connections import Connections
 from tap_ray.serving.contract import Contract
-from tap_ray.serving.door import Door, in_background
-from tap_ray.serving.pulse import Pulse
+from tap_ray.serving.health import HealthMonitor
 from tap_ray.serving.request_error import LATE, RequestError
 from tap_ray.serving.sessions import Sessions
 from tap_ray.serving.settings import ServeConfig, connections_of
+from tap_ray.serving.tcp_server import TcpServer, in_background
 
 APP = "tap_ray"
 START_S = 120.0
@@ -63,25 +63,25 @@ class Network:
         )
         self._policy.chunks([contract.probe()])  # the first inference takes longer than a robot can wait
 
-    async def __call__(self, look: PolicyInput) -> np.ndarray:
+    async def __call__(self, compute_chunk: PolicyInput) -> np.ndarray:
         """Compute the chunk (H, A) of one robot's request, in a batch with those of others.
 
         Raises:
             RequestError: 422, its instruction is longer than the policy reads; the other requests continue.
         """
         try:
-            self._policy.require_read(look.instruction)
+            self._policy.require_read(compute_chunk.instruction)
         except ConfigError as error:
             raise RequestError(422, f'metadata "instruction": {error}') from None
-        return (await self._chunks([look]))[0]
+        return (await self._chunks([compute_chunk]))[0]
 
 
-async def _ask(network: DeploymentHandle, look: PolicyInput, deadline_s: float) -> np.ndarray:
+async def _ask(network: DeploymentHandle, compute_chunk: PolicyInput, deadline_s: float) -> np.ndarray:
     """Send one request to any live network; the network is a pure function, so asking again is safe."""
     end = time.monotonic() + deadline_s
     while True:
         try:
-            return await asyncio.wait_for(network.remote(look), max(0.0, end - time.monotonic()))
+            return await asyncio.wait_for(network.remote(compute_chunk), max(0.0, end - time.monotonic()))
         except TimeoutError:
             raise RequestError(
                 LATE,
@@ -154,15 +154,15 @@ def serving(
             raise TapRayError(f"The policy could not be served: {_cause(error)}") from None
         deadline_s = config.deadline_s or contract.chunk_s
 
-        async def look(one: PolicyInput) -> np.ndarray:
+        async def compute_chunk(one: PolicyInput) -> np.ndarray:
             return await _ask(network, one, deadline_s)
 
-        pulse = Pulse(look, contract.probe())
-        sessions = Sessions(contract, pulse.compute_chunk, limit=config.sessions, idle_s=config.idle_s)
-        app = make_app(contract, sessions, admission, lambda: pulse.trouble)
-        door = Door(app, listening, Connections(connections_of(config)), tls)
-        with in_background(door.serve, pulse.beat):
-            _await_answer(pulse)
+        health = HealthMonitor(compute_chunk, contract.probe())
+        sessions = Sessions(contract, health.compute_chunk, limit=config.sessions, idle_s=config.idle_s)
+        app = make_app(contract, sessions, admission, lambda: health.trouble)
+        server = TcpServer(app, listening, Connections(connections_of(config)), tls)
+        with in_background(server.serve, health.run):
+            _await_answer(health)
             yield
     finally:
         listening.close()
@@ -191,11 +191,11 @@ def _cause(error: RuntimeError) -> str:
     return " ".join((found or [str(error)])[0].split())[-600:]
 
 
-def _await_answer(pulse: Pulse) -> None:
+def _await_answer(health: HealthMonitor) -> None:
     end = time.monotonic() + START_S
-    while pulse.trouble:
+    while health.trouble:
         if time.monotonic() > end:
             raise TapRayError(
-                f"No answer after {START_S:g} s: {pulse.trouble} Ray's logs: {temp_folder()}/ray/session_latest/logs."
+                f"No answer after {START_S:g} s: {health.trouble} Ray's logs: {temp_folder()}/ray/session_latest/logs."
             )
         time.sleep(RETRY_S)

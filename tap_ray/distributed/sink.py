@@ -103,7 +103,7 @@ class Sink(Protocol):
         """Commit everything; returns blocks that must be run again first, after which it must be called again."""
         ...
 
-    def salvage(self, progress: Progress | None) -> None:
+    def commit_partial(self, progress: Progress | None) -> None:
         """Commit what can be committed now; with None full files only. Raises nothing."""
         ...
 
@@ -148,6 +148,6 @@ class InDriver:
         self._writer.commit()
         return []
 
-    def salvage(self, progress: Progress | None) -> None: ...  # the writer commits what it has when it is closed
+    def commit_partial(self, progress: Progress | None) -> None: ...  # the writer commits what it has when it is closed
 
     def close(self) -> None: ...

@@ -30,17 +30,17 @@ from ray.exceptions import RayTaskError
 from tap_ray.dataset import action_chunks
 from tap_ray.dataset.action_chunks import ActionChunkConfig, ActionChunks
 from tap_ray.dataset.mixture import Mixture, joined
-from tap_ray.dataset.reader import DatasetInfo, opened
+from tap_ray.dataset.reader import DatasetInfo, as_dataset
 from tap_ray.dataset.schedule import GroupSlice, schedule
 from tap_ray.dataset.windows import WindowConfig, group_batches
 from tap_ray.distributed.ray_internals.data import ExecutionCallback
 from tap_ray.errors import ConfigError, TapRayError
 from tap_ray.types import ALL, ActionChunkBatch, Shard, Window
 
-PIECES = 256
+GROUPS_PER_PIPELINE = 256
 """Number of groups in one pipeline; another pipeline follows. Ray Data plans all tasks before the first one starts, 1
 ms each."""
-MOTIONS_A_TASK = 32
+CHUNK_BATCHES_PER_TASK = 32
 """Number of batches of action chunks that one task gathers, half a millisecond each."""
 PAUSE_S = 0.01
 """Pause of Ray Data's executor between two scheduling steps, s."""
@@ -75,14 +75,14 @@ def batches(
     """
     if not config.drop_last:
         raise ConfigError("All batches of a stream must have the same size, so windows.drop_last must be true.")
-    dataset = opened(data)
-    pieces = schedule(dataset, config, seed=seed, shard=shard)
+    dataset = as_dataset(data)
+    slices = schedule(dataset, config, seed=seed, shard=shard)
     shared = ray.put(dataset)
     while True:
-        some = list(islice(pieces, PIECES))
-        items = ray.data.from_items([{"id": number} for number in range(len(some))], override_num_blocks=len(some))
+        chosen = list(islice(slices, GROUPS_PER_PIPELINE))
+        items = ray.data.from_items([{"id": number} for number in range(len(chosen))], override_num_blocks=len(chosen))
         plan = items.map_batches(
-            partial(decode, shared=shared, config=config, seed=seed, pieces=some),
+            partial(decode, shared=shared, config=config, seed=seed, slices=chosen),
             batch_size=None,
             compute=TaskPoolStrategy(size=num_data_workers),
             **decoder_placement(),
@@ -113,7 +113,7 @@ def mixed_batches(
             own_stream.close()
 
 
-def beside(
+def with_play(
     demos: Callable[..., Iterator[Window]], play: Callable[..., Iterator[Window]], *, shard: Shard
 ) -> Iterator[Window]:
     """Add a batch of play to each batch of demonstrations."""
@@ -132,10 +132,10 @@ def motion_batches(
     memory_mb: int = 512,
 ) -> Generator[ActionChunkBatch, None, None]:
     """`action_chunks.batch`, gathered by tasks of the connected Ray; arguments as for `batches`."""
-    numbers = count(shard.start_batch, MOTIONS_A_TASK)
-    shared = tuple(ray.put(opened(own)) for own in data)
+    numbers = count(shard.start_batch, CHUNK_BATCHES_PER_TASK)
+    shared = tuple(ray.put(as_dataset(own)) for own in data)
     while True:
-        items = [{"first": number} for number in islice(numbers, PIECES)]
+        items = [{"first": number} for number in islice(numbers, GROUPS_PER_PIPELINE)]
         plan = ray.data.from_items(items, override_num_blocks=len(items)).map_batches(
             partial(gather, shared=shared, weights=tuple(weights), config=config, seed=seed, shard=shard),
             batch_size=None,
@@ -167,7 +167,7 @@ def gather(
     """One Ray task: gather some of a worker's batches of action chunks."""
     sets = [_chunks_of(reference, config) for reference in shared]
     for first in rows["first"]:
-        for own in range(int(first), int(first) + MOTIONS_A_TASK):
+        for own in range(int(first), int(first) + CHUNK_BATCHES_PER_TASK):
             number = shard.num_before + own * shard.num_workers + shard.worker
             yield to_columns(action_chunks.batch(sets, weights, config, seed=seed, number=number))
 
@@ -217,13 +217,13 @@ class ThrottleExecutor(ExecutionCallback):
 
 
 def decode(
-    rows: Any, *, shared: ray.ObjectRef, config: WindowConfig, seed: int, pieces: Sequence[GroupSlice]
+    rows: Any, *, shared: ray.ObjectRef, config: WindowConfig, seed: int, slices: Sequence[GroupSlice]
 ) -> Iterator[dict[str, np.ndarray]]:
-    """One Ray task: decode the windows of a group. `rows["id"]` is the index of its piece."""
+    """One Ray task: decode the windows of a group. `rows["id"]` is the index of its slice."""
     for number in rows["id"]:
-        piece = pieces[int(number)]
+        part = slices[int(number)]
         for window in group_batches(
-            _fetched(shared), piece.group, config, seed=seed, epoch=piece.epoch, first_batch=piece.first_batch
+            _fetched(shared), part.group, config, seed=seed, epoch=part.epoch, first_batch=part.first_batch
         ):
             yield to_columns(window)
 

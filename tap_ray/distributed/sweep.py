@@ -29,7 +29,7 @@ from ray.tune.schedulers import ASHAScheduler, FIFOScheduler, TrialScheduler
 from ray.tune.search.basic_variant import BasicVariantGenerator
 
 from tap_ray import runs, storage, tracking
-from tap_ray.distributed.placement import capacity, release_orphans, split
+from tap_ray.distributed.placement import capacity, release_orphans, share_of
 from tap_ray.distributed.sweep_trial import SweepContext, run_trial
 from tap_ray.distributed.train import SETTINGS, notes_at
 from tap_ray.errors import ConfigError, nearest
@@ -65,12 +65,12 @@ ENDED = ("done", "stopped", "failed", "trained")
 Watch = Callable[[Sequence[TrialRow]], None]
 
 
-def sweep(context: SweepContext, *, asked: int = 0, asha: AshaConfig | None, watch: Watch) -> list[TrialRow]:
+def sweep(context: SweepContext, *, limit: int = 0, asha: AshaConfig | None, watch: Watch) -> list[TrialRow]:
     """Run every trial to its end. Ray must be connected.
 
     Args:
         context: the trials.
-        asked: largest number of trials that run at the same time; 0: as many as fit, see `max_concurrent_trials`.
+        limit: largest number of trials that run at the same time; 0: as many as fit, see `max_concurrent_trials`.
         asha: early stopping; None trains and evaluates every trial.
         watch: called with the ledger every few seconds, and at the end.
 
@@ -81,10 +81,10 @@ def sweep(context: SweepContext, *, asked: int = 0, asha: AshaConfig | None, wat
     with _watched(context, asha, watch):
         todo = [row for row in rows_of(context) if row.state not in ENDED or row.state == "failed"]
         try:
-            _tune(context, [row.id for row in todo if not (asha and row.validation)], asked, asha)
+            _tune(context, [row.id for row in todo if not (asha and row.validation)], limit, asha)
             if asha:
                 _tune(
-                    replace(context, evaluate=True), [row.id for row in finalists(rows_of(context), asha)], asked, None
+                    replace(context, evaluate=True), [row.id for row in finalists(rows_of(context), asha)], limit, None
                 )
         except KeyboardInterrupt:
             for row in rows_of(context):
@@ -114,13 +114,13 @@ def finalists(rows: Sequence[TrialRow], asha: AshaConfig) -> list[TrialRow]:
     return sorted(trained, key=lambda row: (sign * row.validation[asha.metric], row.id))[: asha.finalists]
 
 
-def max_concurrent_trials(trials: Sequence[Trial], resources: Mapping[str, float], asked: int = 0) -> int:
+def max_concurrent_trials(trials: Sequence[Trial], resources: Mapping[str, float], limit: int = 0) -> int:
     """How many trials fit into a cluster together.
 
     Args:
         trials: trials of the sweep.
         resources: "CPU" and "GPU" of the cluster.
-        asked: requested number; 0 for as many as fit.
+        limit: requested number; 0 for as many as fit.
 
     Raises:
         ConfigError: more trials are requested than fit, or not even one fits.
@@ -133,12 +133,12 @@ def max_concurrent_trials(trials: Sequence[Trial], resources: Mapping[str, float
             f"Not even one trial fits into {has}. Lower align.workers (num_workers, gpus), "
             "evaluate.gpus_per_fleet or evaluate.inference.gpus."
         )
-    if asked > most or asked < 0:
+    if limit > most or limit < 0:
         raise ConfigError(
-            f"--max-concurrent-trials {asked}: {has} have room for {most}; more would wait for each other forever. "
+            f"--max-concurrent-trials {limit}: {has} have room for {most}; more would wait for each other forever. "
             "Request fewer, or 0 for as many as fit."
         )
-    return asked or most
+    return limit or most
 
 
 def _most(trials: Sequence[Trial], resources: Mapping[str, float]) -> int:
@@ -156,14 +156,14 @@ def _fit(trial: Trial, cpus: float, gpus: float) -> int:
 
 def _cpus(workers: WorkersConfig, cpus: float) -> float:
     """CPUs that a training reserves: its workers, and the tasks that make their data."""
-    return workers.num_workers * split([cpus], workers.num_workers, 1 + workers.num_data_workers)
+    return workers.num_workers * share_of([cpus], workers.num_workers, 1 + workers.num_data_workers)
 
 
 class TrialQueue(BasicVariantGenerator):
     """Starts the trials in order, as many at the same time as the cluster currently has resources for."""
 
-    def __init__(self, trials: Sequence[Trial], asked: int) -> None:
-        self._own, self._asked, self._until, self._most = trials, asked, 0.0, 1
+    def __init__(self, trials: Sequence[Trial], limit: int) -> None:
+        self._own, self._limit, self._until, self._most = trials, limit, 0.0, 1
         super().__init__()
 
     @property
@@ -173,14 +173,14 @@ class TrialQueue(BasicVariantGenerator):
             with contextlib.suppress(RayError):  # the next time, then
                 self._most = max(1, _most(self._own, capacity()))
             self._until = time.monotonic() + ROOM_S
-        return min(self._most, self._asked or self._most)
+        return min(self._most, self._limit or self._most)
 
     @max_concurrent.setter
     def max_concurrent(self, value: int) -> None:
         """Ignored: Tune's constructor sets it."""
 
 
-def _tune(context: SweepContext, ids: Sequence[str], asked: int, asha: AshaConfig | None) -> None:
+def _tune(context: SweepContext, ids: Sequence[str], limit: int, asha: AshaConfig | None) -> None:
     """Run some trials under Tune, in their order."""
     if not ids:
         return
@@ -195,7 +195,7 @@ def _tune(context: SweepContext, ids: Sequence[str], asked: int, asha: AshaConfi
         tune.with_resources(tune.with_parameters(run_trial, context=context), tune.PlacementGroupFactory([place])),
         param_space={"trial": tune.grid_search(list(ids))},
         tune_config=tune.TuneConfig(
-            search_alg=TrialQueue(list(context.trials.values()), asked),
+            search_alg=TrialQueue(list(context.trials.values()), limit),
             reuse_actors=asha is None,  # a stopped trial continues in its process until that is killed
             scheduler=ResumableASHA(context, asha) if asha else FIFOScheduler(),
             trial_name_creator=_id,

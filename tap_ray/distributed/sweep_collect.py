@@ -110,7 +110,7 @@ def missing(plan: SweepFile, trials: Sequence[Trial], have: Mapping[Path, Facts]
         if config is None:
             continue
         demos, there = path == plan.demos, num_episodes(path)
-        total = max(wanted(trials, path))
+        total = max(episodes_needed(trials, path))
         each = -(-total // facts.num_tasks) if demos else total
         least = each * facts.num_tasks if demos else each
         if there < max(least, 1):
@@ -119,7 +119,7 @@ def missing(plan: SweepFile, trials: Sequence[Trial], have: Mapping[Path, Facts]
     return found
 
 
-def wanted(trials: Sequence[Trial], path: Path) -> Iterable[int]:
+def episodes_needed(trials: Sequence[Trial], path: Path) -> Iterable[int]:
     """Number of episodes of a dataset that the trials need; 0 if they use as many as there are."""
     yield 0
     for trial in trials:

@@ -133,7 +133,7 @@ def _run(config: SweepJobConfig, plan: SweepFile, run: JobRun, context: SweepCon
         at_once = max_concurrent_trials(list(context.trials.values()), resources, config.max_concurrent_trials)
         context = replace(context, fleets=_fleets(context, resources, at_once))
         watch = _Watch(config, plan, run)
-        rows = sweep(context, asked=config.max_concurrent_trials, asha=plan.asha, watch=watch)
+        rows = sweep(context, limit=config.max_concurrent_trials, asha=plan.asha, watch=watch)
     runs.write_json(run.path / "table.json", facts(rows))
     cost = cost_text(rows, wall_s=watch.seconds(), at_once=at_once)
     run.annotate(cost=cost)

@@ -67,7 +67,7 @@ SETTINGS = {
 WATCHER = "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER"
 """Ray Train's switch for a process that watches for preempted machines; on if the cluster has several machines."""
 USERS_WATCHER = os.environ.get(WATCHER)
-SAY_S = 30.0
+REPORT_EVERY_S = 30.0
 """How often a training prints what it waits for, s."""
 
 
@@ -155,14 +155,14 @@ def train(job: TrainJob, config: WorkersConfig, *, log: Log | None = None, progr
             logging_config=LoggingConfig(log_level="ERROR"),
         ),
     )
-    with follow(job, partial(_tell, str(job.run), log), progress=progress), every(SAY_S, report_waiting):
+    with follow(job, partial(_publish, str(job.run), log), progress=progress), every(REPORT_EVERY_S, report_waiting):
         try:
             trainer.fit()
         except ray.train.TrainingFailedError as error:
             raise _explain(error, job) from error
         except RayActorError as error:
             # The controller ended, e.g. because a trial was stopped: that is not a failure of the training.
-            raise SystemExit(f"Training stopped: Ray Train's controller was lost.\n{_goes_on(job)}") from error
+            raise SystemExit(f"Training stopped: Ray Train's controller was lost.\n{_resume_hint(job)}") from error
     return session.final_metrics(job.run)
 
 
@@ -213,20 +213,20 @@ def _num_cpus(ray_address: str | None) -> int | None:
 
 
 def _scaling(config: WorkersConfig) -> ScalingConfig:
-    wanted = placement.selector(config.node_labels)
+    label_selector = placement.selector(config.node_labels)
     use_gpu = config.gpu != "off" and config.gpus > 0
     if use_gpu and config.gpu == "on":
-        placement.require_gpus(config.gpus, flag="--gpu on --gpus", places=config.least, labels=wanted)
+        placement.require_gpus(config.gpus, flag="--gpu on --gpus", places=config.least, labels=label_selector)
     elif use_gpu:
-        use_gpu = placement.fits_gpus(config.gpus, config.least, wanted)
+        use_gpu = placement.fits_gpus(config.gpus, config.least, label_selector)
     cpus = placement.share(
-        config.num_workers, wanted, processes=1 + config.num_data_workers
+        config.num_workers, label_selector, processes=1 + config.num_data_workers
     )  # a trainer that is placed can get its data
     return ScalingConfig(
         num_workers=(config.least, config.num_workers) if config.min_workers else config.num_workers,
         use_gpu=use_gpu,
         resources_per_worker={"CPU": cpus, **({"GPU": config.gpus} if use_gpu else {})},
-        label_selector=wanted or None,
+        label_selector=label_selector or None,
     )
 
 
@@ -260,7 +260,7 @@ def _prepared(model: nn.Module, *, device: torch.device, compiles: bool, sharded
     return ray.train.torch.prepare_model(model, parallel_strategy_kwargs={"gradient_as_bucket_view": True})
 
 
-def _tell(run: str, log: Log | None, line: Mapping[str, float], step: int) -> None:
+def _publish(run: str, log: Log | None, line: Mapping[str, float], step: int) -> None:
     """Pass on a line of metrics, and publish the rate and the share of waiting as Ray metrics."""
     if log is not None:
         log(line, step)
@@ -348,13 +348,13 @@ def _explain(error: ray.train.TrainingFailedError, job: TrainJob) -> BaseExcepti
         return TapRayError(
             "Out of memory: Ray's memory monitor ended training processes before they reached a new "
             f"checkpoint.\n{reasons}\nLower --batch-size, --num-data-workers or --stream-memory-mb, end other "
-            f"programs on the machine, or use one with more memory. {_goes_on(job)}"
+            f"programs on the machine, or use one with more memory. {_resume_hint(job)}"
         )
     return TapRayError(
         "Training stopped: workers died too often without a new checkpoint in between (--max-failures).\n"
-        f"{reasons}\n{_goes_on(job)}"
+        f"{reasons}\n{_resume_hint(job)}"
     )
 
 
-def _goes_on(job: TrainJob) -> str:
+def _resume_hint(job: TrainJob) -> str:
     return f"The same command resumes from the newest checkpoint in {job.run / session.CHECKPOINTS}."

@@ -35,14 +35,15 @@ from tap_ray.types import Episode
 STORE_SHARE = 0.3
 """Share of the object stores that episodes may fill while they wait to be written. Beyond it fleets wait, except the
 one that is next in order."""
-FLEETS_A_WRITER = 32
+FLEETS_PER_WRITER = 32
 """Fleets per writer. On a local disk a writer with its own core keeps up with 166 (docs/scaling.md); this leaves time
 for uploads."""
 MAX_WRITER_DEATHS = 5
 """Number of processes in a row that may die while they write one file (on machines that stay alive) before the job
 ends."""
 TICK_S = 0.5
-SALVAGE_S = 30.0
+"""Longest wait for a file before the driver looks again for lost episodes and hanging processes, s."""
+COMMIT_PARTIAL_S = 30.0
 """How long an interrupted collection may continue to write its finished episodes, s."""
 
 
@@ -74,12 +75,12 @@ class Writer:
         try:
             found = ray.get(blocks)
         except ObjectLostError:
-            return Lost(blocks=tuple(number for number, block in enumerate(blocks) if not _there(block)))
+            return Lost(blocks=tuple(number for number, block in enumerate(blocks) if not _exists(block)))
         episodes: Iterator[Episode] = (pickle.loads(found[block][position]) for block, position in sources)
         return write_file(self._path, self._header, work, episodes, schema)
 
 
-def _there(block: Any) -> bool:
+def _exists(block: Any) -> bool:
     try:
         ray.get(block)
     except ObjectLostError:
@@ -121,7 +122,7 @@ class Writers:
             DataError: the dataset has columns that tap_ray does not know.
         """
         writer.require_known_columns()
-        self._writer, self.num_writers, self._patience = writer, num, pool.patience
+        self._writer, self.num_writers, self._timeouts = writer, num, pool.timeouts
         self._end, self._carried = writer.end, writer.end.in_file
         self._open: list[tuple[Played, Place]] = []
         self._jobs: dict[int, _Job] = {}
@@ -129,10 +130,10 @@ class Writers:
         self._again: list[Block] = []
         self._processes: list[_Process] = []
         self._held_bytes = 0
-        wanted = placement.selector(pool.labels)
-        self._most_bytes = STORE_SHARE * sum(placement.of_nodes("object_store_memory", wanted))
+        label_selector = placement.selector(pool.labels)
+        self._most_bytes = STORE_SHARE * sum(placement.of_nodes("object_store_memory", label_selector))
         if storage.is_remote(writer.path):
-            options: dict[str, Any] = placement.Needs(cpus=0, labels=wanted).options()
+            options: dict[str, Any] = placement.Needs(cpus=0, labels=label_selector).options()
             path = writer.path
         else:  # other machines may not see this folder
             options = {"num_cpus": 0, "scheduling_strategy": placement.here()}
@@ -169,12 +170,13 @@ class Writers:
             TapRayError: the repeated attempt gave another episode.
         """
         waiting = [self._open, *([(kept, None) for kept in job.kept] for job in self._jobs.values())]
-        [told] = [kept for some in waiting for kept, _ in some if kept.attempt == played.attempt]
-        if not told.same_as(played):
+        [before] = [kept for some in waiting for kept, _ in some if kept.attempt == played.attempt]
+        if not before.same_as(played):
             raise TapRayError(
-                f"Attempt {told.attempt} was lost with its machine before it was written, and had another result when "
-                f"it was repeated: {told.steps} steps at first, now {played.steps} {played.reason}. The simulator is "
-                "not deterministic. The committed episodes are intact, and the same command resumes from there."
+                f"Attempt {before.attempt} was lost with its machine before it was written, and had another result "
+                f"when it was repeated: {before.steps} steps at first, now {played.steps} {played.reason}. The "
+                "simulator is not deterministic. The committed episodes are intact, and the same command resumes from "
+                "there."
             )
         self._sources[played.attempt] = played.source
 
@@ -199,14 +201,14 @@ class Writers:
         if running := {process.call: process for process in self._processes if process.job}:
             ended, _ = ray.wait(list(running), num_returns=len(running), timeout=0)
             for call in ended:
-                self._hear(running[call])
+                self._on_result(running[call])
         self._end_hung()
-        self._adopt()
+        self._commit_ready()
         self._hand_out()
         again, self._again = self._again, []
         return again
 
-    def _hear(self, process: _Process) -> None:
+    def _on_result(self, process: _Process) -> None:
         job = process.job
         assert job is not None
         try:
@@ -216,10 +218,10 @@ class Writers:
             self._jobs = {number: other for number, other in self._jobs.items() if number < job.work.number}
             raise (error.cause if isinstance(error.cause, TapRayError) else error) from None
         except faults.LOST as error:
-            self._bury(process, faults.death_of(process.actor, error))
+            self._on_writer_death(process, faults.death_of(process.actor, error))
             return
         if isinstance(answer, Lost):
-            self._miss([process.blocks[number] for number in answer.blocks])
+            self._reschedule_lost([process.blocks[number] for number in answer.blocks])
         else:
             job.written = answer
             for played in job.kept:
@@ -227,7 +229,7 @@ class Writers:
                 self._held_bytes -= played.num_bytes
         job.running, process.job, process.blocks = False, None, ()
 
-    def _miss(self, blocks: Sequence[Any]) -> None:
+    def _reschedule_lost(self, blocks: Sequence[Any]) -> None:
         """Schedule lost blocks to be run again, once for all files that need them."""
         for attempt, source in list(self._sources.items()):
             if source is not None and source.episodes in blocks:
@@ -235,7 +237,7 @@ class Writers:
                 if source.block not in self._again:
                     self._again.append(source.block)
 
-    def _bury(self, process: _Process, death: Death) -> None:
+    def _on_writer_death(self, process: _Process, death: Death) -> None:
         job = process.job
         assert job is not None
         self._processes.remove(process)
@@ -249,14 +251,14 @@ class Writers:
             )
 
     def _end_hung(self) -> None:
-        now_s, most_s = time.monotonic(), self._patience.least_s
+        now_s, most_s = time.monotonic(), self._timeouts.least_s
         for process in [process for process in self._processes if process.job and now_s - process.since_s > most_s]:
             if faults.placed(process.actor):
-                self._bury(process, faults.hang_of(process.actor, now_s - process.since_s))
+                self._on_writer_death(process, faults.hang_of(process.actor, now_s - process.since_s))
             else:
                 process.since_s = now_s  # it has not been placed so far
 
-    def _adopt(self) -> None:
+    def _commit_ready(self) -> None:
         """Commit all finished files that are next in order together: the small metadata files are then written only
         once."""
         ready = []
@@ -265,7 +267,7 @@ class Writers:
                 break
             ready.append((written, self._jobs[number].progress))
         if ready and not self._writer.busy:
-            self._writer.adopt(ready)
+            self._writer.commit_files(ready)
             for written, _ in ready:
                 del self._jobs[written.number]
 
@@ -310,14 +312,14 @@ class Writers:
         else:
             _ = self._writer.committed  # what the next file waits for
 
-    def salvage(self, progress: Progress | None) -> None:
+    def commit_partial(self, progress: Progress | None) -> None:
         try:
             if self._open and progress is not None:
                 self._close_file(progress())
-            until_s = time.monotonic() + SALVAGE_S
+            until_s = time.monotonic() + COMMIT_PARTIAL_S
             while self._jobs and not self.poll() and time.monotonic() < until_s:
                 self._wait()
-        except Exception:  # noqa: BLE001  what ended the collection is told; this only saves work
+        except Exception:  # noqa: BLE001  what ended the collection is raised; this only saves work
             return
 
     def close(self) -> None:
@@ -329,5 +331,5 @@ def sink_of(writer: DatasetWriter, pool: Pool) -> Sink:
     """The sink that the pool asks for. Ray must be connected."""
     num = pool.writers
     if num < 0:
-        num = (pool.fleets or placement.num_fleets(placement.selector(pool.labels))) // FLEETS_A_WRITER
+        num = (pool.fleets or placement.num_fleets(placement.selector(pool.labels))) // FLEETS_PER_WRITER
     return Writers(writer, num, pool) if num else InDriver(writer)

@@ -85,7 +85,7 @@ class FailureInputs:
     """How far slot 0 is to be pushed along x and y, m, table frame; None: it is grasped and brought to slot 1."""
     mover: Mapping[str, int] = field(default_factory=dict)
     """In a mixed scene, task -> slot of the object that it moves; empty in other scenes."""
-    told: bool = True
+    labeled: bool = True
     """False if objects or grippers are unknown (in a foreign environment); every failure is then "timed_out"."""
 
 
@@ -100,7 +100,7 @@ def failure_of(trajectory: Trajectory, inputs: FailureInputs) -> Failure | Liter
     """The label of an episode that ran to its end; "" for a success. Definitions: this module's docstring."""
     if trajectory.entire.any():
         return ""
-    if not inputs.told:
+    if not inputs.labeled:
         return "timed_out"
     if inputs.push_m is not None:
         return _pushed(trajectory, np.array(inputs.push_m, float))

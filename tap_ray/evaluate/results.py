@@ -143,8 +143,8 @@ def metrics(summary: dict[str, Any]) -> dict[str, float]:
     for task, row in summary["tasks"].items():
         for scenario, score in row.items():
             flat |= {f"evaluate/{task}/{scenario}/{kind}": score[kind]["rate"] for kind in ("partial", "entire")}
-    told = summary.get("sentence", {})
-    flat |= {f"evaluate/{kind}": told[kind]["rate"] for kind in told if told[kind]["n"]}
+    by_sentence = summary.get("sentence", {})
+    flat |= {f"evaluate/{kind}": by_sentence[kind]["rate"] for kind in by_sentence if by_sentence[kind]["n"]}
     episodes = sum(score["n"] for row in summary["tasks"].values() for score in row.values())
     return flat | {f"evaluate/failures/{label}": k / episodes for label, k in summary["failures"]["count"].items()}
 

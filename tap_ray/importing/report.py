@@ -82,7 +82,7 @@ def _rate(mapping: Mapping, source: Source, seen: Numeric, episodes: list[int]) 
     )
 
 
-def picture(mapping: Mapping, source: Source, episodes: list[int], file: Path) -> None:
+def draw_figure(mapping: Mapping, source: Source, episodes: list[int], file: Path) -> None:
     """An image with frames of some episodes, as they will be stored, above their actions."""
     figure, axes = plt.subplots(2 * len(episodes), 1, figsize=(2 * FRAMES, 3.6 * len(episodes)), squeeze=False)
     for number, episode in enumerate(episodes):

@@ -1,4 +1,4 @@
-"""The options of jobs.import_dataset, and how its source is opened."""
+"""The options of jobs.import_dataset, and how its source is open_source."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -53,7 +53,7 @@ class ImportConfig(configs.ClusterConfig):
     """Number of processes that convert; 0: the number of CPUs."""
 
 
-def opened(source: Path, split: str = "") -> Source:
+def open_source(source: Path, split: str = "") -> Source:
     """Open a dataset of another format.
 
     Raises:

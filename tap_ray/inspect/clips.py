@@ -10,7 +10,7 @@ from tap_ray.errors import ConfigError
 from tap_ray.evaluate.episodes import MakePolicy, MakeVector, chunks
 from tap_ray.evaluate.protocol import Protocol, cells, policy_seed
 from tap_ray.inspect.features import crops_of, no_crops
-from tap_ray.inspect.saliency_mass import TOLD
+from tap_ray.inspect.saliency_mass import KNOWN_REGIONS
 from tap_ray.rollout import rollout
 from tap_ray.types import ARM, ELSEWHERE, Cell, Trajectory
 
@@ -31,7 +31,7 @@ class EpisodeClip:
     segmentation: np.ndarray
     """(F + ahead, Y, X) uint8, values as in tap_ray/types.py; of the first camera."""
     regions: tuple[str, ...]
-    """The regions of `saliency_mass.REGIONS` that are known."""
+    """The regions of `saliency_mass.KNOWN_REGIONS` that are known."""
     crops: Mapping[str, np.ndarray]
     """Crops of the object that is touched next in each of the F frames, and of the place where it is released, cut out
     of the whole episode; see `features.inputs`."""
@@ -43,7 +43,7 @@ def record_clips(
     make_policy: MakePolicy,
     *,
     ahead: int,
-    told: tuple[str, ...] = ("segmentation", "robot_mask"),
+    scene_options: tuple[str, ...] = ("segmentation", "robot_mask"),
 ) -> Iterator[EpisodeClip]:
     """Roll out the protocol's cells one scene after the other.
 
@@ -52,15 +52,15 @@ def record_clips(
         make_vector: builds the robots.
         make_policy: builds the policy that moves them.
         ahead: steps from a frame to its second image.
-        told: what the scenes tell about their pixels, a key of `saliency_mass.TOLD`.
+        scene_options: options of the scenes that add a segmentation or a mask, a key of `saliency_mass.KNOWN_REGIONS`.
 
     Raises:
-        ConfigError: the simulator does not tell that.
+        ConfigError: the simulator has no segmentation.
     """
     for same in chunks(cells(protocol), FLEET):
         first = same[0]
         scene = protocol.env_config(first.task, first.scenario, first.partner)
-        scene = replace(scene, **{"robot_mask": False, **dict.fromkeys(told, True)})
+        scene = replace(scene, **{"robot_mask": False, **dict.fromkeys(scene_options, True)})
         env = make_vector(scene, len(same))
         try:
             done = rollout(
@@ -73,7 +73,7 @@ def record_clips(
         finally:
             env.close()
         for cell, trajectory in zip(same, done.trajectories, strict=True):
-            yield clip_of(cell, trajectory, sim=protocol.sim, ahead=ahead, told=told)
+            yield clip_of(cell, trajectory, sim=protocol.sim, ahead=ahead, scene_options=scene_options)
 
 
 def clip_of(
@@ -82,10 +82,10 @@ def clip_of(
     *,
     sim: str,
     ahead: int,
-    told: tuple[str, ...] = ("segmentation", "robot_mask"),
+    scene_options: tuple[str, ...] = ("segmentation", "robot_mask"),
 ) -> EpisodeClip:
     """Frames before the action that first completes the task, that of the action included; all if none does."""
-    if any(getattr(trajectory, name) is None for name in told):
+    if any(getattr(trajectory, name) is None for name in scene_options):
         raise ConfigError(
             f"sim {sim!r} has no segmentation (info['segmentation']), so the saliency on objects cannot be measured."
         )
@@ -107,6 +107,6 @@ def clip_of(
         rgb=rgb[: num + ahead],
         state=trajectory.state[:num],
         segmentation=whose[: num + ahead],
-        regions=TOLD[told],
+        regions=KNOWN_REGIONS[scene_options],
         crops={name: value[:num] for name, value in crops.items()},
     )

@@ -24,7 +24,7 @@ def policy_features(run: Path, data: ProbeData, *, fresh: bool = False, camera: 
     """(F, D) float32 inputs of the action head, with the context that the policy was trained with.
 
     Inverse dynamics gets the frame one step ahead as its second image, and Stage 2 the episode's instruction. A policy
-    that was trained on crops gets none, so that its features show what it sees without being told what to look for.
+    that was trained on crops gets none, so that its features show what it sees without a hint of what matters.
 
     Args:
         run: folder of a training run.
@@ -93,14 +93,14 @@ def inputs(
         state: (F, S) float32.
         sentence: (F) instructions; only Stage 2 gets them.
         crops: "object_crop", "place_crop" (F, C, C, 3) uint8 and "crop_mask" (F, 2) bool; only a policy that was
-            trained on them gets them. None: it is not told what to look for.
+            trained on them gets them. None: it gets none.
     """
     batch = _by_camera("", rgb) | cast(Batch, {"state": torch.from_numpy(state)})
     if bundle.tokenizer is None and not acts(bundle.network.config):
         return batch | _by_camera("goal_", goal_rgb)
     if bundle.tokenizer is None:
-        told = no_crops(len(rgb)) if crops is None else crops
-        return batch | cast(Batch, {name: torch.from_numpy(value) for name, value in told.items()})
+        given = no_crops(len(rgb)) if crops is None else crops
+        return batch | cast(Batch, {name: torch.from_numpy(value) for name, value in given.items()})
     sentences, row = np.unique(np.asarray(sentence), return_inverse=True)
     tokens = encode(bundle.tokenizer, sentences.tolist(), bundle.network.config.num_context)
     return batch | {"tokens": tokens, "sentence": torch.from_numpy(row)}
@@ -120,8 +120,8 @@ def no_crops(num: int) -> dict[str, np.ndarray]:
 
 def crops_of(crops: Crops) -> dict[str, np.ndarray]:
     """The crops of an episode's T frames: those of the bout of contact that a frame leads to or belongs to."""
-    told, led = no_crops(len(crops.bout_T)), crops.bout_T >= 0
+    arrays, led = no_crops(len(crops.bout_T)), crops.bout_T >= 0
     bout = crops.bout_T[led]
-    told["object_crop"][led], told["place_crop"][led] = crops.object_rgb[bout], crops.place_rgb[bout]
-    told["crop_mask"][led] = np.stack([np.ones_like(crops.has_place), crops.has_place], axis=1)[bout]
-    return told
+    arrays["object_crop"][led], arrays["place_crop"][led] = crops.object_rgb[bout], crops.place_rgb[bout]
+    arrays["crop_mask"][led] = np.stack([np.ones_like(crops.has_place), crops.has_place], axis=1)[bout]
+    return arrays

@@ -104,8 +104,8 @@ def saliency(
     close: dict[tuple[int, str], list[Tensor]] = {view: [] for view in views}
     for begin in range(0, len(rgb), BATCH):
         part = slice(begin, begin + BATCH)
-        told = None if crops is None else {name: value[part] for name, value in crops.items()}
-        batch = inputs(bundle, rgb[part], goal_rgb[part], state=state[part], sentence=sentence[part], crops=told)
+        own_crops = None if crops is None else {name: value[part] for name, value in crops.items()}
+        batch = inputs(bundle, rgb[part], goal_rgb[part], state=state[part], sentence=sentence[part], crops=own_crops)
         if policy.config.head == "flow":
             batch["noise"] = torch.zeros(len(batch["rgb"]), policy.config.chunk, policy.config.num_actions)
         with _windows(policy) as places:

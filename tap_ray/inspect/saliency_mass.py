@@ -15,12 +15,12 @@ from tap_ray.types import ARM, ELSEWHERE, FIRST_OBJECT, HAND
 
 REGIONS = ("gripper", "objects", "gripper or objects", "arm", "elsewhere")
 """The third is the sum of the first two; all but it add up to 1."""
-TOLD: Mapping[tuple[str, ...], tuple[str, ...]] = {
+KNOWN_REGIONS: Mapping[tuple[str, ...], tuple[str, ...]] = {
     ("segmentation", "robot_mask"): REGIONS,
     ("robot_mask",): ("arm", "elsewhere"),
     (): (),
 }
-"""What a scene tells about its pixels -> the regions that are known. With the robot's mask alone, "arm" is the whole
+"""Options of a scene -> the regions of its images that are known then. With the robot's mask alone, "arm" is the whole
 robot."""
 SaliencyMass = Mapping[str, tuple[float, float]]
 """Saliency mass of one episode: region -> (share of the map's mass, share of the pixels); NaN if no frame has a map."""

@@ -93,8 +93,8 @@ def load_policies(config: SaliencyConfig) -> list[InspectedPolicy]:
         raise ConfigError(f"The run folders of --policy must have different names; got {', '.join(names)}.")
     sizes = {one.name: one.bundle.network.config.image_size for one in found}
     if len(set(sizes.values())) > 1:
-        told = ", ".join(f"{name} {size} px" for name, size in sizes.items())
-        raise ConfigError(f"All policies must be trained on images of the same size and the same robot; got {told}.")
+        listed = ", ".join(f"{name} {size} px" for name, size in sizes.items())
+        raise ConfigError(f"All policies must be trained on images of the same size and the same robot; got {listed}.")
     if config.driver == "policy" and (len(found) > 1 or found[0].stage == 1):
         raise ConfigError("Only a single policy of Stage 2 (jobs.align) can move the robot. Use --driver expert.")
     return found

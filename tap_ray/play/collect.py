@@ -30,7 +30,7 @@ from tap_ray.play.safe_poses import SamplePoses, build_library
 from tap_ray.rng import generator, seed_of
 from tap_ray.rollout import PerRobot, rollout
 from tap_ray.specs import ONE_CAMERA, ArmSlots
-from tap_ray.types import PLAY_TASK, EnvConfig, Episode, Trajectory
+from tap_ray.types import PLAY_TASK, EnvConfig, Episode, Explorer, Trajectory
 
 MakeVector = Callable[[EnvConfig, int], gym.vector.VectorEnv]
 CountsBefore = Callable[[int], VisitCounts | None]
@@ -188,7 +188,7 @@ class PlayFleet:
 
         Args:
             plan: what to collect.
-            make_vector: `envs.make_ee_control`: explorers move hands.
+            make_vector: `envs.make_ee_control`: explorers move end effectors.
             sample_poses: `envs.kinematics.reachable.sample_poses`.
             num_robots: robots side by side in this process; does not change any episode.
             arms: the arms of each robot, from its spec.
@@ -204,18 +204,18 @@ class PlayFleet:
         self._libraries = [
             build_library(
                 plan.explorers.safe_poses,
-                partial(sample_poses, hand=hand) if hand else sample_poses,
+                partial(sample_poses, arm=arm) if arm else sample_poses,
                 plan.env,
                 seed=plan.seed,
                 low_m=motion.bounds_low_m,
                 high_m=motion.bounds_high_m,
             )
-            for hand, motion in enumerate(self._motions)
+            for arm, motion in enumerate(self._motions)
         ]
         for name in choices(plan.explorer, plan.explorers):
             self._explorer(name, {})
 
-    def _explorer(self, name: str, visits: VisitCounts) -> Any:
+    def _explorer(self, name: str, visits: VisitCounts) -> Explorer:
         """The explorer called `name` for all arms of a robot."""
         own = [
             make_explorer(name, replace(self.plan.explorers, motion=motion), arm=arm, library_M7=library, visits=visits)

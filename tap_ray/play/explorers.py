@@ -1,9 +1,11 @@
 """Defines how robots play: five explorers behind `tap_ray.types.Explorer`, chosen by name. No instruction is involved.
 
-uniform    independent noise on every slot: the naive baseline waypoint   Algorithm 1 of the paper: safe poses, forced
-descents; sees no object contact    goes to objects (privileged poses): grasp, lift, carry, drop, place, push curious
-goes where end effector and objects have been least often (privileged poses); robots of a run share the counts mixed
-each episode uses one of the others: the default for pretraining
+uniform    independent noise on every slot: the naive baseline
+waypoint   Algorithm 1 of the paper: safe poses, forced descents; sees no object
+contact    goes to objects (privileged poses): grasp, lift, carry, drop, place, push
+curious    goes where end effector and objects have been least often (privileged poses); robots of a run share the
+           counts
+mixed      each episode uses one of the others: the default for pretraining
 """
 
 from collections import deque

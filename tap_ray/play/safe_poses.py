@@ -25,9 +25,9 @@ class SafePosesConfig:
 
 
 class SamplePoses(Protocol):
-    """`num` random reachable tool poses (num, 7) of a hand of the robot of `config`: x y z (m), quaternion wxyz."""
+    """`num` random reachable tool poses (num, 7) of an arm of the robot of `config`: x y z (m), quaternion wxyz."""
 
-    def __call__(self, config: EnvConfig, rng: np.random.Generator, num: int, hand: int = 0) -> np.ndarray: ...
+    def __call__(self, config: EnvConfig, rng: np.random.Generator, num: int, arm: int = 0) -> np.ndarray: ...
 
 
 def voxel_of(pos_m: np.ndarray, leaf_m: float) -> np.ndarray:

@@ -202,7 +202,7 @@ async def _close(socket: WebSocket, error: RequestError) -> None:
 def make_app(
     contract: Contract, sessions: Sessions, admission: Admission, trouble: Callable[[], str | None]
 ) -> Starlette:
-    """Make the app for `Door`. `trouble` returns why the network does not answer, or None."""
+    """Make the app for `TcpServer`. `trouble` returns why the network does not answer, or None."""
     server = PolicyServer(contract, sessions, admission, trouble)
     return Starlette(
         routes=[

@@ -16,9 +16,9 @@ from tap_ray.training.session import METRICS, TrainJob
 
 Log = Callable[[Mapping[str, float], int], None]
 POLL_S = 0.5
-"""How often to look for new lines, s."""
+"""How often to poll for new lines, s."""
 REMOTE_POLL_S = 3.0
-"""How often to look for new lines on an object store, s, where each request costs money."""
+"""How often to poll for new lines on an object store, s, where each request costs money."""
 
 
 def train_here(job: TrainJob, *, log: Log | None = None, progress: bool = True) -> dict[str, float]:
@@ -43,22 +43,22 @@ def follow(job: TrainJob, log: Log | None, *, progress: bool) -> Iterator[None]:
     with progress_bar(total=job.config.steps, unit="step", disable=not progress, smoothing=0.1) as bar:
         follower = _Follower(job, log, bar)
         try:
-            with every(REMOTE_POLL_S if storage.is_remote(job.run) else POLL_S, follower.look):
+            with every(REMOTE_POLL_S if storage.is_remote(job.run) else POLL_S, follower.poll):
                 yield
         finally:
-            follower.look()
+            follower.poll()
 
 
 @contextlib.contextmanager
-def every(seconds: float, look: Callable[[], None]) -> Iterator[None]:
-    """While the body runs, call `look` periodically in a thread, which ends with the body."""
+def every(seconds: float, poll: Callable[[], None]) -> Iterator[None]:
+    """While the body runs, call `poll` periodically in a thread, which ends with the body."""
     done = threading.Event()
 
-    def looks() -> None:
+    def repeat() -> None:
         while not done.wait(seconds):
-            look()
+            poll()
 
-    thread = threading.Thread(target=looks, daemon=True)
+    thread = threading.Thread(target=repeat, daemon=True)
     thread.start()
     try:
         yield
@@ -79,7 +79,7 @@ class _Follower:
         bar.initial = bar.n = bar.last_print_n = newest  # steps of an earlier process do not count for the rate
         bar.refresh()
 
-    def look(self) -> None:
+    def poll(self) -> None:
         """Pass on new lines."""
         for line in self._new_lines():
             self._hand_on(line)

@@ -119,7 +119,7 @@ def work(job: TrainJob, context: WorkerContext | None = None) -> None:
     torch.set_num_threads(job.threads)
     with _saver(job) if first else contextlib.nullcontext() as saver:
         resume = context.agree(checkpoint.latest(job.run / CHECKPOINTS) if first else None)
-        step, had = _stand(resume)
+        step, had = _resume_point(resume)
         if first:
             forget_after(job.run / METRICS, step)
             checkpoint.remove_half_written(job.run / CHECKPOINTS)
@@ -153,7 +153,7 @@ def work(job: TrainJob, context: WorkerContext | None = None) -> None:
             _trained(job, stage, context).save(job.run)
 
 
-def _stand(resume: Path | None) -> tuple[int, list[tuple[int, int]] | None]:
+def _resume_point(resume: Path | None) -> tuple[int, list[tuple[int, int]] | None]:
     """A checkpoint's step, and (number of workers, batches of each) of each part of the run before it. None instead of
     the parts: the checkpoint does not contain them."""
     if resume is None:
@@ -172,7 +172,7 @@ def _shard(context: WorkerContext, step: int, had: list[tuple[int, int]] | None,
 
 
 def _position(shard: Shard, first_step: int, config: TrainConfig, step: int) -> dict[str, Any]:
-    """The entry of a checkpoint that `_stand` reads, in a run that started from `first_step` with `shard`."""
+    """The entry of a checkpoint that `_resume_point` reads, in a run that started from `first_step` with `shard`."""
     own = shard.start_batch + (step - first_step) * config.gradient_accumulation_steps
     return {"batches": [*shard.before, (shard.num_workers, own)]}
 

@@ -13,7 +13,7 @@ from ray._private.authentication.authentication_token_setup import ensure_token_
 from ray.cluster_utils import Cluster
 
 STORE_BYTES = 150 * 10**6
-PATIENCE_S = 500.0
+TIMEOUT_S = 500.0
 """Bounds a hang only: nothing that tests wait for takes so long, however busy the machine."""
 QUICK = {"health_check_period_ms": 500, "health_check_initial_delay_ms": 1000}
 """Ray asks a node every 3 s; our tests have no 15 s for each death."""
@@ -85,7 +85,7 @@ def workers(node: Any, name: str) -> list[psutil.Process]:
 
 def wait_for(condition: Callable[[], Any]) -> Any:
     """The first true value of `condition()`."""
-    until = time.monotonic() + PATIENCE_S
+    until = time.monotonic() + TIMEOUT_S
     while time.monotonic() < until:
         if value := condition():
             return value

@@ -12,7 +12,7 @@ import ray.cloudpickle
 
 from tap_ray.distributed.actor_pool import MAX_ITEM_DEATHS, ActorPool
 from tap_ray.distributed.connect import connect
-from tap_ray.distributed.faults import Patience
+from tap_ray.distributed.faults import Timeouts
 from tap_ray.distributed.placement import Needs
 
 pytestmark = [pytest.mark.cluster, pytest.mark.filterwarnings("ignore::DeprecationWarning:ray")]
@@ -79,12 +79,12 @@ def test_a_fleet_that_waits_for_resources_does_not_count_as_hung(tmp_path: Path)
                 ray.kill(other)
             return []
 
-    patience = Patience(first_s=8.0)  # a worker process starts within 8 s
+    timeouts = Timeouts(first_s=8.0)  # a worker process starts within 8 s
     pool = ActorPool(
-        start=start, num_fleets=1, split=lambda item: [], needs=Needs(cpus=1, labels={}), patience=patience
+        start=start, num_fleets=1, split=lambda item: [], needs=Needs(cpus=1, labels={}), timeouts=timeouts
     )
-    [(item, result)] = pool.map_unordered(["only"], beside=Room())
+    [(item, result)] = pool.map_unordered(["only"], side_task=Room())
     assert item == "only"
     assert isinstance(result, int)
-    assert time.monotonic() - began_s > 3 * patience.first_s
+    assert time.monotonic() - began_s > 3 * timeouts.first_s
     assert len(started) == 1

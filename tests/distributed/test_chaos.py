@@ -14,10 +14,10 @@ import ray.cloudpickle
 from ray.util.placement_group import placement_group, remove_placement_group
 
 from tap_ray.distributed import actor_pool
-from tap_ray.distributed.collect import Pool, play_out
+from tap_ray.distributed.collect import Pool, run_attempts
 from tap_ray.distributed.connect import connect
 from tap_ray.distributed.evaluate import FleetConfig, evaluate
-from tap_ray.distributed.faults import Patience
+from tap_ray.distributed.faults import Timeouts
 from tap_ray.distributed.train import report_waiting
 from tap_ray.errors import TapRayError
 from tap_ray.evaluate.episodes import EpisodeRunner
@@ -158,7 +158,7 @@ class HeldPlayer:
 def test_an_attempt_that_loses_its_machine_again_and_again_is_played(cluster: Nodes, tmp_path: Path):
     (tmp_path / "hold").touch()
     with meanwhile(partial(lose, cluster, tmp_path, LOSSES)):
-        outcomes = list(play_out(partial(HeldPlayer, tmp_path), [[0], [1]], Pool(fleets=1, labels=LABELS)))
+        outcomes = list(run_attempts(partial(HeldPlayer, tmp_path), [[0], [1]], Pool(fleets=1, labels=LABELS)))
     assert sorted((outcome.attempt, outcome.reason) for outcome in outcomes) == [(0, "played"), (1, "played")]
 
 
@@ -204,14 +204,14 @@ def hanging_robots(folder, times, scene, num):
     return env
 
 
-QUICK = Patience(least_s=6.0, factor=1.0)
+QUICK = Timeouts(least_s=6.0, factor=1.0)
 
 
 @pytest.mark.parametrize("times", [1, pytest.param(99, marks=pytest.mark.long_proof)])
 def test_a_robot_that_hangs(cluster: Nodes, tmp_path: Path, times: int, monkeypatch: pytest.MonkeyPatch):
     """Once: its cell is run again. Always: a failure with that reason."""
     monkeypatch.setattr(actor_pool, "GRACE_S", 1.0)  # no machine dies here
-    config = FleetConfig(fleets=1, robots=1, labels=LABELS, patience=QUICK)
+    config = FleetConfig(fleets=1, robots=1, labels=LABELS, timeouts=QUICK)
     results = run_evaluation(tmp_path, config, make_vector=partial(hanging_robots, tmp_path, times))
     expected = undisturbed()
     if times == 1:
@@ -235,8 +235,8 @@ class Hangs:
 
 @pytest.mark.long_proof
 def test_a_player_that_hangs(cluster: Nodes, tmp_path: Path):
-    pool = Pool(fleets=1, labels=LABELS, patience=QUICK)
-    outcomes = list(play_out(partial(Hangs, tmp_path), [[number] for number in range(5)], pool))
+    pool = Pool(fleets=1, labels=LABELS, timeouts=QUICK)
+    outcomes = list(run_attempts(partial(Hangs, tmp_path), [[number] for number in range(5)], pool))
     assert sorted((outcome.attempt, outcome.reason) for outcome in outcomes) == [(n, "played") for n in range(5)]
 
 
@@ -261,15 +261,15 @@ test_chaos.starved(sys.argv[1], {str(tmp_path)!r})
 
 def starved(what: str, folder: str) -> None:
     """An evaluation or a collection where nothing fits; prints how it ends."""
-    _patience = Patience(memory_s=0.01)
+    _timeouts = Timeouts(memory_s=0.01)
     with connect(num_cpus=1):
         try:
             if what == "evaluate":
                 run_evaluation(
-                    Path(folder), FleetConfig(fleets=1, robots=1, patience=_patience), make_vector=slow_robots
+                    Path(folder), FleetConfig(fleets=1, robots=1, timeouts=_timeouts), make_vector=slow_robots
                 )
             else:
-                list(play_out(Slow, [[0], [1]], Pool(fleets=1, patience=_patience)))
+                list(run_attempts(Slow, [[0], [1]], Pool(fleets=1, timeouts=_timeouts)))
         except TapRayError as error:
             print(error)
 
@@ -307,7 +307,7 @@ def test_a_job_says_what_it_waits_for(cluster: Nodes, capsys: pytest.CaptureFixt
     wait_for(lambda: said() == "waiting for 2 CPU on role=work (2 in the cluster, 0 free)\n")
     remove_placement_group(group)
     with meanwhile(free):
-        outcomes = list(play_out(Quick, [[0]], Pool(fleets=1, labels=LABELS)))
+        outcomes = list(run_attempts(Quick, [[0]], Pool(fleets=1, labels=LABELS)))
     assert [outcome.reason for outcome in outcomes] == ["played"]
 
 

@@ -23,7 +23,7 @@ from jobs.collect_play import fleet
 from tap_ray.dataset.reader import open_dataset
 from tap_ray.dataset.writer import DatasetWriter
 from tap_ray.distributed.actor_pool import MAX_ITEM_DEATHS
-from tap_ray.distributed.collect import Course, Fleet, Pool, Rounds, in_blocks, parts, play_out
+from tap_ray.distributed.collect import Fleet, Pool, PoolOptions, Rounds, in_blocks, parts, run_attempts
 from tap_ray.distributed.connect import connect, restrict_token_permissions, store_bytes
 from tap_ray.errors import ConfigError
 from tap_ray.play.collect import AttemptResult, collect
@@ -111,7 +111,7 @@ def test_one_fleet_two_fleets_and_no_ray_give_the_same_bytes(tmp_path, expected,
 def test_resumed_and_made_longer_equals_uninterrupted(tmp_path, whole):
     gather(tmp_path / "parts", episodes=10)
     run = gather(tmp_path / "parts")
-    assert run.tally.episodes == EPISODES - 10
+    assert run.stats.episodes == EPISODES - 10
     assert bytes_of(tmp_path / "parts") == bytes_of(whole)
 
 
@@ -178,7 +178,7 @@ class Deadly:
 @pytest.mark.slow
 def test_an_attempt_that_kills_every_process_is_dropped_and_its_neighbors_are_not():
     ray.cloudpickle.register_pickle_by_value(sys.modules[__name__])
-    outcomes = list(play_out(Deadly, [[0, 1], [2, 3], [4, 5]], Pool(fleets=2, robots=2)))
+    outcomes = list(run_attempts(Deadly, [[0, 1], [2, 3], [4, 5]], Pool(fleets=2, robots=2)))
     reasons = {outcome.attempt: outcome.reason for outcome in outcomes}
     assert sorted(reasons) == list(range(6))
     assert reasons.pop(3).startswith(f"its process died {MAX_ITEM_DEATHS} times: The actor died unexpectedly")
@@ -205,7 +205,7 @@ class Patient:
 def test_a_block_is_handed_over_while_the_others_wait_for_what_it_brings(tmp_path):
     ray.cloudpickle.register_pickle_by_value(sys.modules[__name__])
     reasons = {}
-    for outcome in play_out(partial(Patient, tmp_path), [[0], [1]], Pool(fleets=2)):
+    for outcome in run_attempts(partial(Patient, tmp_path), [[0], [1]], Pool(fleets=2)):
         reasons[outcome.attempt] = outcome.reason
         (tmp_path / "told").touch()
     assert reasons == {0: "played", 1: "played"}
@@ -238,7 +238,7 @@ def test_a_block_is_played_only_once_the_memory_of_its_rounds_is_known():
     """Rounds of two attempts, each of which visits a cell of its own; round r remembers rounds 0 .. r - 2."""
     ray.cloudpickle.register_pickle_by_value(sys.modules[__name__])
     memory, waiting, told = RoundVisitCounts(2), {}, {}
-    for outcome in play_out(Remembers, [[n] for n in range(8)], Pool(fleets=2), Course(rounds=Rounds(memory))):
+    for outcome in run_attempts(Remembers, [[n] for n in range(8)], Pool(fleets=2), PoolOptions(rounds=Rounds(memory))):
         waiting[outcome.attempt] = outcome
         while (due := memory.num_added) in waiting:
             told[due] = waiting.pop(due).reason
@@ -290,7 +290,7 @@ class Mistaken:
 def test_a_users_mistake_comes_out_of_a_fleet_as_it_was_raised(where, capfd):
     ray.cloudpickle.register_pickle_by_value(sys.modules[__name__])
     with pytest.raises(ConfigError, match=r"^expected a, got b: do c$"):
-        list(play_out(partial(Mistaken, where), [[0], [1]], Pool(fleets=1)))
+        list(run_attempts(partial(Mistaken, where), [[0], [1]], Pool(fleets=1)))
     assert "Traceback" not in capfd.readouterr().err
 
 

@@ -23,7 +23,7 @@ from tap_ray.dataset.windows import episode_batches
 from tap_ray.dataset.writer import DatasetWriter
 from tap_ray.distributed import connect as connecting
 from tap_ray.distributed import live, placement, stream
-from tap_ray.distributed.collect import Pool, play_out
+from tap_ray.distributed.collect import Pool, run_attempts
 from tap_ray.distributed.connect import connect
 from tap_ray.distributed.evaluate import FleetConfig, evaluate
 from tap_ray.distributed.stream import decoder_placement
@@ -345,7 +345,7 @@ def test_play_and_training_on_one_node_never_wait_for_each_other(cluster: Nodes,
 
     def collect_beside() -> None:
         batches = [[number] for number in range(8)]
-        outcomes.extend(play_out(partial(Patient, tmp_path / "trained"), batches, Pool(labels=shared)))
+        outcomes.extend(run_attempts(partial(Patient, tmp_path / "trained"), batches, Pool(labels=shared)))
 
     with meanwhile(collect_beside):
         try:

@@ -9,7 +9,7 @@ from ray.util import placement_group
 
 from tap_ray.distributed import placement
 from tap_ray.distributed.connect import connect
-from tap_ray.distributed.placement import JOBS_AT_ONCE, split
+from tap_ray.distributed.placement import JOBS_AT_ONCE, share_of
 from tests.distributed.nodes import wait_for
 
 
@@ -28,7 +28,7 @@ from tests.distributed.nodes import wait_for
     ],
 )
 def test_two_jobs_fit_at_once(cpus: list[float], places: int, processes: int, size: float):
-    assert split(cpus, places, processes) == size
+    assert share_of(cpus, places, processes) == size
     assert sum(int(own / JOBS_AT_ONCE / size + 1e-9) for own in cpus) >= places
 
 

@@ -31,7 +31,7 @@ pytestmark = [pytest.mark.cluster, pytest.mark.slow]
 
 STEPS = 12
 SCENE = EnvConfig(task=TASK, image_size=32, max_steps=STEPS)
-PATIENCE_S = 500
+TIMEOUT_S = 500
 """Bounds a hang only."""
 
 
@@ -45,7 +45,7 @@ class Server:
 
     def get(self, route: str, token: str | None):
         headers = {} if token is None else {"Authorization": f"Bearer {token}"}
-        return requests.get(f"http://127.0.0.1:{self.port}/{route}", headers=headers, timeout=PATIENCE_S)
+        return requests.get(f"http://127.0.0.1:{self.port}/{route}", headers=headers, timeout=TIMEOUT_S)
 
     def replica(self) -> psutil.Process | None:
         """The process of the network."""
@@ -74,7 +74,7 @@ def started(run: Path, token: Path) -> Iterator[Server]:
     )
     said: list[str] = []
     assert process.stdout is not None
-    timer = threading.Timer(PATIENCE_S, process.kill)
+    timer = threading.Timer(TIMEOUT_S, process.kill)
     timer.start()
     while not said or not said[-1].startswith("  curl"):
         said.append(process.stdout.readline())
@@ -85,7 +85,7 @@ def started(run: Path, token: Path) -> Iterator[Server]:
     yield Server(process, int(port[1]), token.read_text().strip(), run, said)
     if process.poll() is None:
         process.send_signal(signal.SIGINT)
-        process.communicate(timeout=PATIENCE_S)
+        process.communicate(timeout=TIMEOUT_S)
 
 
 class Remote:
@@ -135,7 +135,7 @@ def what_it_says_can_be_tried_and_wants_the_token(server: Server):
     curl = server.said[3].strip().replace("curl ", "curl -sf ")
     assert f'"Authorization: Bearer $(cat {file})"' in curl
     assert server.token not in "".join(server.said)
-    shown = subprocess.run(["bash", "-c", curl], capture_output=True, text=True, timeout=PATIENCE_S, check=True).stdout
+    shown = subprocess.run(["bash", "-c", curl], capture_output=True, text=True, timeout=TIMEOUT_S, check=True).stdout
     assert '"policy":"tap"' in shown
     assert server.get("health", None).json()["ready"] is True
     assert server.get("spec", None).status_code == 401
@@ -154,7 +154,7 @@ def two_robots_at_once_get_the_actions_of_the_policy_in_process(server: Server):
     for robot in robots:
         robot.start()
     for robot in robots:
-        robot.join(PATIENCE_S)
+        robot.join(TIMEOUT_S)
     for seed, actions in wanted.items():
         assert actions.shape == (STEPS, 7)
         np.testing.assert_array_equal(got[seed], actions)
@@ -190,10 +190,10 @@ def a_killed_network_is_replaced_and_the_episode_goes_on(server: Server):
 def ctrl_c_stops_it_and_all_of_its_processes(server: Server):
     own = psutil.Process(server.process.pid).children(recursive=True)
     server.process.send_signal(signal.SIGINT)
-    said = server.process.communicate(timeout=PATIENCE_S)[0]
+    said = server.process.communicate(timeout=TIMEOUT_S)[0]
     assert said.endswith(f"stopped\n{server.run}\n")  # before it, Ray's line about the killed network
     assert server.process.returncode == 0
-    end = time.monotonic() + PATIENCE_S
+    end = time.monotonic() + TIMEOUT_S
     while [p for p in own if p.is_running() and p.status() != psutil.STATUS_ZOMBIE] and time.monotonic() < end:
         time.sleep(0.1)
     assert not [p.name() for p in own if p.is_running() and p.status() != psutil.STATUS_ZOMBIE]

@@ -64,7 +64,7 @@ def test_resuming_decodes_nothing_before_its_group(toy_dataset: Path):
 
 
 def test_the_pipeline_goes_on_when_one_is_used_up(toy_dataset: Path, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(stream, "PIECES", 2)
+    monkeypatch.setattr(stream, "GROUPS_PER_PIPELINE", 2)
     traveled = stream.batches(toy_dataset, CONFIG, seed=3)
     expected = iterate(open_dataset(toy_dataset), CONFIG, seed=3)
     assert all(same(next(traveled), next(expected)) for _ in range(60))

@@ -209,11 +209,11 @@ def small(**workers) -> Any:
 )
 def test_no_more_trials_at_once_than_fit_together(workers, resources, most: int):
     assert max_concurrent_trials([small(**workers)], resources) == most
-    assert max_concurrent_trials([small(**workers)], resources, asked=1) == 1
+    assert max_concurrent_trials([small(**workers)], resources, limit=1) == 1
     with pytest.raises(
         ConfigError, match=rf"--max-concurrent-trials {most + 1}: .* have room for {most}; more would wait for each"
     ):
-        max_concurrent_trials([small(**workers)], resources, asked=most + 1)
+        max_concurrent_trials([small(**workers)], resources, limit=most + 1)
 
 
 def test_a_trial_that_does_not_fit():

@@ -20,7 +20,7 @@ from tap_ray.dataset.writer import DatasetWriter
 from tap_ray.distributed import writers
 from tap_ray.distributed.collect import Collection, Pool, Rounds
 from tap_ray.distributed.connect import connect
-from tap_ray.distributed.faults import Patience
+from tap_ray.distributed.faults import Timeouts
 from tap_ray.distributed.sink import Played
 from tap_ray.distributed.writers import MAX_WRITER_DEATHS, Writers, sink_of
 from tap_ray.errors import DataError, StorageError, TapRayError
@@ -233,7 +233,7 @@ def test_a_writer_that_hangs_is_replaced(local: None, expected: dict[str, str], 
         return bool(stopped)
 
     with meanwhile(lambda: wait_for(stop_one)):
-        gather(tmp_path, Pool(fleets=2, writers=1, patience=Patience(least_s=10.0)))
+        gather(tmp_path, Pool(fleets=2, writers=1, timeouts=Timeouts(least_s=10.0)))
     assert not stopped[0].is_running()
     assert digests(tmp_path) == expected
 
@@ -242,7 +242,7 @@ class Interrupted(Collection):
     """Ctrl-C after ten episodes."""
 
     def _show(self, bar: Any) -> None:
-        if self.tally.episodes == 10:
+        if self.stats.episodes == 10:
             raise KeyboardInterrupt
 
 

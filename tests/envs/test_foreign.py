@@ -58,7 +58,7 @@ def test_state_and_action_in_our_units_and_frame(tmp_path: Path) -> None:
     assert info["instruction"] == "go left"
 
 
-def test_picture_and_mask_are_the_middle_square(tmp_path: Path) -> None:
+def test_image_and_mask_are_the_middle_square(tmp_path: Path) -> None:
     obs, info = slider(tmp_path).reset(seed=0)
     assert obs["rgb"].shape == (10, 10, 3)
     assert (obs["rgb"] == 200).all()
@@ -67,7 +67,7 @@ def test_picture_and_mask_are_the_middle_square(tmp_path: Path) -> None:
 
 
 def test_two_cameras_by_any_names(tmp_path: Path) -> None:
-    """The same picture twice, once as the first camera and once behind it; one camera's adapter keeps its digest."""
+    """The same image twice, once as the first camera and once behind it; one camera's adapter keeps its digest."""
     file = write_adapter(tmp_path, camera="cameras: {base: camera, hand: camera}")
     there = world(file)
     scene = there.scene(EnvConfig(image_size=10))
@@ -111,7 +111,7 @@ def test_it_stands_still_once_it_has_ended_and_lasts_as_long_as_ours(tmp_path: P
 
 def test_play_needs_what_the_adapter_states(tmp_path: Path) -> None:
     there = world(write_adapter(tmp_path))
-    assert [line.split()[0] for line in there.off] == ["objects"]
+    assert [line.split()[0] for line in there.missing_features] == ["objects"]
     plan = CollectPlan(env=there.scene(EnvConfig(image_size=10, max_steps=5, robot_mask=True)), explorer="waypoint")
     arms = there.spec(plan.env).arms
     [episode] = collect(plan, there.make_ee_control, there.sample_poses, arms=arms, num_episodes=1)

@@ -10,7 +10,7 @@ from tap_ray.importing.checks import findings
 from tap_ray.importing.convert import ConvertOptions, episode_of
 from tap_ray.importing.hdf5 import Hdf5Source
 from tap_ray.importing.mapping import require_fits
-from tap_ray.importing.settings import opened, read_mapping
+from tap_ray.importing.settings import open_source, read_mapping
 
 pytest.importorskip("mani_skill", reason="ManiSkill runs on Linux only")
 pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore")]
@@ -40,7 +40,7 @@ def record(folder: Path, obs_mode: str) -> Path:
 
 
 def test_a_recording_becomes_episodes(tmp_path: Path) -> None:
-    source, asked = opened(record(tmp_path, "rgb")), read_mapping(Path("maniskill_panda"))
+    source, asked = open_source(record(tmp_path, "rgb")), read_mapping(Path("maniskill_panda"))
     require_fits(asked, source)
     assert (source.fps, source.num_episodes) == (20.0, 2)
     assert findings(asked, source, [0, 1]) == []

@@ -15,7 +15,7 @@ from tap_ray.importing import report
 from tap_ray.importing.checks import findings
 from tap_ray.importing.convert import ConvertOptions, episode_of
 from tap_ray.importing.mapping import require_fits
-from tap_ray.importing.settings import SHIPPED, opened, read_mapping
+from tap_ray.importing.settings import SHIPPED, open_source, read_mapping
 from tap_ray.importing.source import Source
 from tests.importing.made import mapping_of
 from tests.importing.make_rlds import write_rlds
@@ -29,8 +29,8 @@ FPS = {"bridge": 5, "droid": 15, "libero": 20, "libero_hdf5": 20}
 @pytest.fixture(scope="module")
 def sources(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Source]:
     folder = tmp_path_factory.mktemp("public")
-    found = {name: opened(write_public(name, folder)) for name in KINDS[:3]}
-    return found | {"libero_hdf5": opened(write_libero_hdf5(folder / "hdf5"))}
+    found = {name: open_source(write_public(name, folder)) for name in KINDS[:3]}
+    return found | {"libero_hdf5": open_source(write_libero_hdf5(folder / "hdf5"))}
 
 
 @pytest.mark.parametrize("name", KINDS)
@@ -144,7 +144,7 @@ def test_absolute_actions_are_not_called_deltas(kind: str, sources: dict[str, So
     values = copy.deepcopy(yaml.safe_load((SHIPPED / f"{name}.yaml").read_text()))
     if "without" in kind:
         values["state"] = [group for group in values["state"] if "gripper_opening" in group["slots"]]
-    source = sources.get(name) or opened(DATA / "v30_image")
+    source = sources.get(name) or open_source(DATA / "v30_image")
     assert not [each for each in findings(mapping_of(values), source, [0, 1, 2]) if "(kind: delta)" in each]
 
 
@@ -165,7 +165,7 @@ def test_each_mistake_is_caught_in_lerobots_versions(kind: str, mistake: str) ->
     values = yaml.safe_load((SHIPPED / "so100.yaml").read_text())
     change, says = LEROBOT_MISTAKES[mistake]
     change(values)
-    said = findings(mapping_of(values), opened(DATA / kind), [0, 1, 2])
+    said = findings(mapping_of(values), open_source(DATA / kind), [0, 1, 2])
     assert any(says in each for each in said), said
 
 
@@ -173,13 +173,13 @@ def test_numbers_in_degrees_that_are_called_radians(tmp_path: Path) -> None:
     episodes = [bridge(episode) for episode in range(3)]
     for steps in episodes:
         steps["observation/state"][:, 3:6] = np.degrees(steps["observation/state"][:, 3:6])
-    source = opened(write_rlds(tmp_path / "bridge_dataset", episodes))
+    source = open_source(write_rlds(tmp_path / "bridge_dataset", episodes))
     [said] = findings(read_mapping(Path("bridge")), source, [0, 1, 2])
     assert "They seem to be degrees (unit: deg)" in said
 
 
 def test_a_rate_that_nothing_but_the_mapping_tells(tmp_path: Path) -> None:
-    source = opened(write_rlds(tmp_path / "my_arm", [bridge(episode) for episode in range(3)]))
+    source = open_source(write_rlds(tmp_path / "my_arm", [bridge(episode) for episode in range(3)]))
     right = read_mapping(Path("bridge"))
     said = report.describe(right, source, [0, 1, 2])
     assert "frames per second: 5 (taken from the mapping alone: without time stamps they cannot be checked" in said

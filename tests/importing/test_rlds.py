@@ -12,7 +12,7 @@ from tap_ray.errors import ConfigError, DataError
 from tap_ray.importing import tfrecord
 from tap_ray.importing.mapping import Mapping, Numbers, require_fits
 from tap_ray.importing.rlds import RldsSource
-from tap_ray.importing.settings import opened
+from tap_ray.importing.settings import open_source
 from tests.importing.make_rlds import serialized, with_frame_of_rlds, write_rlds
 
 CAMERA = "observation/image_0"
@@ -61,7 +61,7 @@ def test_an_example_that_tensorflow_wrote() -> None:
 
 
 def test_numbers_images_and_sentences(folder: Path) -> None:
-    source = opened(folder)
+    source = open_source(folder)
     assert isinstance(source, RldsSource)
     assert (source.num_episodes, source.fps, dict(source.cameras)) == (3, 0.0, {CAMERA: (24, 32)})
     assert source.columns["observation/state"].size == 7
@@ -184,9 +184,9 @@ def test_an_episode_that_lacks_something(tmp_path: Path) -> None:
 
 def test_a_folder_that_is_none(folder: Path, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"--split val: the source has train"):
-        opened(folder, "val")
+        open_source(folder, "val")
     with pytest.raises(ConfigError, match="is not an RLDS dataset and has no splits"):
-        opened(tmp_path / "toy.h5", "val")
+        open_source(tmp_path / "toy.h5", "val")
     info = folder / "1.0.0/dataset_info.json"
     text = info.read_text()
     info.write_text(text.replace('"tfrecord"', '"array_record"'))

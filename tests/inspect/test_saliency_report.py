@@ -166,10 +166,10 @@ def test_an_environment_of_others_tells_where_the_robot_is_at_most(tmp_path: Pat
         job.main(SaliencyConfig(policy=(finds,), env=silent))
     with pytest.raises(ConfigError, match="has only the task 'slide'; got --tasks put_carrot"):
         job.main(SaliencyConfig(policy=(words,), env=env, tasks=CARROT))
-    job.main(replace(config, env=silent, policy=(words,), out=tmp_path / "pictures"))
-    blind = runs.read_json(tmp_path / "pictures" / "saliency.json")["all"]["words, image"]
+    job.main(replace(config, env=silent, policy=(words,), out=tmp_path / "images"))
+    blind = runs.read_json(tmp_path / "images" / "saliency.json")["all"]["words, image"]
     assert all(numbers["mass"] is None for numbers in blind.values())
-    assert (tmp_path / "pictures" / "strips" / "slide-000.png").exists()
+    assert (tmp_path / "images" / "strips" / "slide-000.png").exists()
 
 
 def test_an_overlay_by_hand():

@@ -25,7 +25,7 @@ pytestmark = [pytest.mark.cluster, pytest.mark.slow]
 
 MORE = [pytest.mark.long_proof]
 REPOSITORY = Path(__file__).parents[2]
-PATIENCE_S = 400
+TIMEOUT_S = 400
 """Bounds a hang only."""
 LONG = "--steps 1000000 --batch-size 4 --checkpoint-every 0 --validate-every 0 --log-every 1"
 PLAYED = "--max-steps 10 --image-size 16"
@@ -60,7 +60,7 @@ class Life:
         )
 
     def until(self, happened: Callable[["Life"], bool]) -> None:
-        end = time.monotonic() + PATIENCE_S
+        end = time.monotonic() + TIMEOUT_S
         while not happened(self):
             assert self.process.poll() is None, self.said()
             assert time.monotonic() < end, self.said()
@@ -71,7 +71,7 @@ class Life:
 
     def end(self, number: int) -> int:
         self.process.send_signal(number)
-        return self.process.wait(PATIENCE_S)
+        return self.process.wait(TIMEOUT_S)
 
     def stop(self) -> None:
         with contextlib.suppress(psutil.NoSuchProcess):
@@ -198,7 +198,7 @@ def test_a_second_job_on_a_run_folder_is_refused_and_the_first_goes_on(begin: Ca
     first = begin(JOBS["evaluate"].command)
     first.until(has("o/episodes.jsonl"))
     second = begin(JOBS["evaluate"].command)
-    assert second.process.wait(PATIENCE_S) == 2
+    assert second.process.wait(TIMEOUT_S) == 2
     assert f"error: Another job works in o: process {first.process.pid} on " in second.said()
     assert "Wait for it, or stop it and run again, or name another folder with --out." in second.said()
     assert first.process.poll() is None
@@ -210,7 +210,7 @@ def test_a_second_job_on_a_data_set_is_refused(begin: Callable[[str], Life]):
     first = begin(JOBS["collect_play"].command)
     first.until(has("o/data/*/*.parquet"))
     second = begin(JOBS["collect_play"].command)
-    assert second.process.wait(PATIENCE_S) == 2
+    assert second.process.wait(TIMEOUT_S) == 2
     assert "error: o is being written by another process. Wait for it or stop it" in second.said()
     assert first.end(signal.SIGINT) == 130
 
@@ -221,5 +221,5 @@ def test_a_job_ends_well_behind_a_proxy(begin: Callable[[str], Life], monkeypatc
     for name in ("http_proxy", "https_proxy"):
         monkeypatch.setenv(name, "http://127.0.0.1:9")
     life = begin("jobs.evaluate --policy random --episodes 1 --tasks put_spoon_on_cloth --max-steps 3 --image-size 48")
-    assert life.process.wait(PATIENCE_S) == 0, life.said()
+    assert life.process.wait(TIMEOUT_S) == 0, life.said()
     assert life.said().splitlines()[-1].startswith("runs/evaluate-")

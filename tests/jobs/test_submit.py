@@ -24,7 +24,7 @@ pytestmark = [pytest.mark.cluster, pytest.mark.slow]
 
 REPOSITORY = Path(__file__).parents[2]
 RAY = Path(sys.executable).with_name("ray")
-PATIENCE_S = 400
+TIMEOUT_S = 400
 """Bounds a hang only."""
 EPISODES = 200
 """Far more than the 50 that fit in one file."""
@@ -47,7 +47,7 @@ class Head:
             env={**self.env, "RAY_ADDRESS": self.dashboard, **env},
             capture_output=True,
             text=True,
-            timeout=PATIENCE_S,
+            timeout=TIMEOUT_S,
             check=False,
         )
 
@@ -111,10 +111,10 @@ def head(tmp_path_factory: pytest.TempPathFactory, empty_mlflow: Path) -> Iterat
 
 def wait_for(head: Head, log: Path) -> None:
     """Until the head takes jobs: its agent, which starts them, is ready some seconds after it answers."""
-    deadline = time.monotonic() + PATIENCE_S
+    deadline = time.monotonic() + TIMEOUT_S
     while (asked := head.job("submit", "--no-wait", "--", "true")).returncode != 0:
         if time.monotonic() > deadline:
-            pytest.fail(f"no head within {PATIENCE_S} s: {asked.stderr}\n{log.read_text()}")
+            pytest.fail(f"no head within {TIMEOUT_S} s: {asked.stderr}\n{log.read_text()}")
         time.sleep(1)
 
 
@@ -126,7 +126,7 @@ def test_a_stopped_job_submitted_again_completes_its_data_set(head: Head, tmp_pa
     job = ("--submission-id", "stopped", "--working-dir", ".", "--", "python", "-m", *command, str(out))
     begun = head.job("submit", "--no-wait", *job)
     assert begun.returncode == 0, begun.stdout + begun.stderr
-    deadline = time.monotonic() + PATIENCE_S
+    deadline = time.monotonic() + TIMEOUT_S
     while not list(out.glob("data/*/*.parquet")):
         assert time.monotonic() < deadline, head.job("logs", "stopped").stdout
         time.sleep(0.02)

@@ -1,4 +1,4 @@
-"""A server as jobs.serve has it, in this process: the door, the HTTP routes, and a network without Ray."""
+"""A server as jobs.serve has it, in this process: the TCP server, the HTTP routes, and a network without Ray."""
 
 import asyncio
 import ssl
@@ -16,11 +16,11 @@ from tap_ray.serving.admission import LOOPBACK, Admission, digest
 from tap_ray.serving.app import make_app
 from tap_ray.serving.connections import SPARE, Connections
 from tap_ray.serving.contract import Contract
-from tap_ray.serving.door import Door, in_background
-from tap_ray.serving.pulse import Pulse
+from tap_ray.serving.health import HealthMonitor
 from tap_ray.serving.request_error import LATE, RequestError
 from tap_ray.serving.sessions import Sessions
 from tap_ray.serving.settings import listening
+from tap_ray.serving.tcp_server import TcpServer, in_background
 from tap_ray.specs import RobotSpec
 from tests.untrained import SPEC
 
@@ -30,7 +30,7 @@ ACTION = np.zeros(len(SPEC.action), np.float32)
 GOOD = {"rgb": RGB, "state": STATE, "action": ACTION}
 BEGIN = {"spec": SPEC.to_json(), "seed": 5}
 SENTENCE = "put the carrot on the plate"
-PATIENCE_S = 300
+TIMEOUT_S = 300
 """Bounds a hang only."""
 
 
@@ -57,13 +57,13 @@ class Served:
         """Set: the network does not answer."""
 
     def begin(self, **changes):
-        return requests.post(f"{self.url}/sessions", json=BEGIN | changes, timeout=PATIENCE_S)
+        return requests.post(f"{self.url}/sessions", json=BEGIN | changes, timeout=TIMEOUT_S)
 
     def act(self, session, step=0, instruction=SENTENCE, **arrays):
-        return requests.post(f"{self.url}/act", data=message(session, step, instruction, **arrays), timeout=PATIENCE_S)
+        return requests.post(f"{self.url}/act", data=message(session, step, instruction, **arrays), timeout=TIMEOUT_S)
 
     def get(self, route, **headers):
-        return requests.get(f"{self.url}/{route}", headers=headers, timeout=PATIENCE_S)
+        return requests.get(f"{self.url}/{route}", headers=headers, timeout=TIMEOUT_S)
 
 
 def message(session, step=0, instruction=SENTENCE, **arrays) -> bytes:
@@ -85,18 +85,18 @@ def serving(
 ) -> Iterator[Served]:
     contract = Contract(policy="tap", policy_hash="0", spec=spec, image_size=image_size, chunking=policy.chunking)
 
-    async def look(one):
+    async def compute_chunk(one):
         if served.dead.is_set():
             raise RequestError(LATE, "The network did not answer within 0.4 s.")
         return (await asyncio.to_thread(policy.chunks, [one]))[0]
 
-    door_socket = listening("127.0.0.1", 0)
-    pulse = Pulse(look, contract.probe())
-    sessions = Sessions(contract, pulse.compute_chunk, limit=limit, idle_s=60.0, clock=lambda: served.clock())
+    server_socket = listening("127.0.0.1", 0)
+    health = HealthMonitor(compute_chunk, contract.probe())
+    sessions = Sessions(contract, health.compute_chunk, limit=limit, idle_s=60.0, clock=lambda: served.clock())
     connections = Connections(2 * limit + SPARE)
-    app = make_app(contract, sessions, Admission(digest(token) if token else None, names), lambda: pulse.trouble)
-    served = Served(policy, door_socket.getsockname()[1], tls is not None, sessions, connections)
-    with in_background(Door(app, door_socket, connections, tls).serve, pulse.beat):
-        while pulse.trouble:
+    app = make_app(contract, sessions, Admission(digest(token) if token else None, names), lambda: health.trouble)
+    served = Served(policy, server_socket.getsockname()[1], tls is not None, sessions, connections)
+    with in_background(TcpServer(app, server_socket, connections, tls).serve, health.run):
+        while health.trouble:
             time.sleep(0.01)
         yield served

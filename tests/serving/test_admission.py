@@ -14,14 +14,14 @@ from websockets.sync.client import connect
 
 from tap_ray.errors import ConfigError
 from tap_ray.models.inference import PolicyRunner, load_policy
-from tap_ray.serving import pulse
+from tap_ray.serving import health
 from tap_ray.serving.app import error_json
 from tap_ray.serving.client import RemotePolicy
 from tap_ray.serving.contract import Contract
 from tap_ray.serving.request_error import RequestError
 from tap_ray.serving.sessions import Sessions
 from tap_ray.serving.settings import ServeConfig, check, curl_flags, listening, names_of, tls_of, url
-from tests.serving.served import ACTION, PATIENCE_S, RGB, SENTENCE, STATE, Served, serving
+from tests.serving.served import ACTION, RGB, SENTENCE, STATE, TIMEOUT_S, Served, serving
 from tests.untrained import SPEC, untrained_run
 
 EVIL = {
@@ -63,12 +63,10 @@ def test_web_pages_of_others(policy: PolicyRunner, case: str):
     headers, told = EVIL[case]
     with serving(policy) as served:
         for route in ("health", "spec"):
-            refused = requests.get(f"{served.url}/{route}", headers=headers, timeout=PATIENCE_S)
+            refused = requests.get(f"{served.url}/{route}", headers=headers, timeout=TIMEOUT_S)
             assert (refused.status_code, refused.json()["error"]) == (403, told)
         body = {"spec": SPEC.to_json(), "seed": 1}
-        assert (
-            requests.post(f"{served.url}/sessions", json=body, headers=headers, timeout=PATIENCE_S).status_code == 403
-        )
+        assert requests.post(f"{served.url}/sessions", json=body, headers=headers, timeout=TIMEOUT_S).status_code == 403
         if "Origin" in headers:
             with connect(served.socket, additional_headers=headers, proxy=None) as open_socket:
                 assert json.loads(open_socket.recv()) == {"status": 403, "error": told}
@@ -78,7 +76,7 @@ def test_web_pages_of_others(policy: PolicyRunner, case: str):
 def test_names_that_are_its_own(policy: PolicyRunner):
     with serving(policy, names=frozenset({"localhost", "robots.example"})) as served:
         for headers in ({"Host": "localhost:1"}, {"Host": "ROBOTS.example."}, {"Origin": "https://robots.example"}, {}):
-            assert requests.get(f"{served.url}/spec", headers=headers, timeout=PATIENCE_S).status_code == 200
+            assert requests.get(f"{served.url}/spec", headers=headers, timeout=TIMEOUT_S).status_code == 200
     config = ServeConfig(policy=Path("x"), hosts=("Robots.example",))
     assert names_of(config) == {"localhost", "127.0.0.1", "::1", "robots.example"}
     assert names_of(ServeConfig(policy=Path("x"), host="0.0.0.0")) is None
@@ -90,7 +88,7 @@ def test_tls(policy: PolicyRunner, pair: tuple[Path, Path]):
     assert url(config, 8000, "ws") == "wss://127.0.0.1:8000"
     with serving(policy, tls=tls_of(config)) as served:
         local = f"https://localhost:{served.port}"
-        assert requests.get(f"{local}/health", verify=str(cert), timeout=PATIENCE_S).json()["ready"] is True
+        assert requests.get(f"{local}/health", verify=str(cert), timeout=TIMEOUT_S).json()["ready"] is True
         robot = RemotePolicy(
             f"wss://localhost:{served.port}/ws", SPEC.to_json(), tls=ssl.create_default_context(cafile=cert)
         )
@@ -98,7 +96,7 @@ def test_tls(policy: PolicyRunner, pair: tuple[Path, Path]):
         assert robot.act(RGB, STATE, ACTION, SENTENCE).shape == (7,)
         robot.socket.close()
         with pytest.raises(requests.ConnectionError):
-            requests.get(f"http://localhost:{served.port}/health", timeout=PATIENCE_S)
+            requests.get(f"http://localhost:{served.port}/health", timeout=TIMEOUT_S)
 
 
 def test_tls_files_that_do_not_fit(pair: tuple[Path, Path], tmp_path: Path):
@@ -123,7 +121,7 @@ def test_tls_files_that_do_not_fit(pair: tuple[Path, Path], tmp_path: Path):
 
 
 def test_health_follows_the_network(policy: PolicyRunner, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(pulse, "HEARTBEAT_S", 0.05)
+    monkeypatch.setattr(health, "HEARTBEAT_S", 0.05)
     with serving(policy) as served:
         until_health(served, 200)
         session = served.begin().json()["session"]

@@ -91,7 +91,7 @@ def test_the_session_that_waited_longest_makes_room(policy: PolicyRunner):
 
 def test_quiet_connections_are_closed(policy: PolicyRunner, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr("tap_ray.serving.connections.QUIET_S", 0.2)
-    monkeypatch.setattr("tap_ray.serving.door.SWEEP_S", 0.05)
+    monkeypatch.setattr("tap_ray.serving.tcp_server.SWEEP_S", 0.05)
     with serving(policy) as served:
         robot = RemotePolicy(served.socket, SPEC.to_json())
         robot.reset(0)

@@ -15,7 +15,7 @@ from tap_ray.models.inference import PolicyRunner, load_policy
 from tap_ray.serving import wire
 from tap_ray.serving.client import RemotePolicy
 from tap_ray.serving.settings import ServeConfig, check, is_loopback, token_of
-from tests.serving.served import ACTION, GOOD, PATIENCE_S, RGB, SENTENCE, STATE, Served, serving
+from tests.serving.served import ACTION, GOOD, RGB, SENTENCE, STATE, TIMEOUT_S, Served, serving
 from tests.untrained import REMEMBERS, SPEC, untrained_run
 
 
@@ -32,13 +32,13 @@ def served(policy: PolicyRunner) -> Iterator[Served]:
 
 
 def test_the_contract(served: Served):
-    told = requests.get(f"{served.url}/spec", timeout=PATIENCE_S).json()
+    told = requests.get(f"{served.url}/spec", timeout=TIMEOUT_S).json()
     assert told["rgb"] == {"dtype": "U8", "shape": [32, 32, 3]}
     assert told["state"] == {"dtype": "F32", "shape": [14]}
     assert told["action"] == {"dtype": "F32", "shape": [7]}
     assert (told["history"], told["n_action_steps"], told["execute"], told["version"]) == (3, 2, 2, 1)
     assert told["spec"] == json.loads(json.dumps(SPEC.to_json()))
-    assert requests.get(f"{served.url}/health", timeout=PATIENCE_S).json()["ready"] is True
+    assert requests.get(f"{served.url}/health", timeout=TIMEOUT_S).json()["ready"] is True
 
 
 def test_messages_survive_the_wire():
@@ -168,12 +168,12 @@ def test_a_step_out_of_turn(served: Served):
 
 def test_bytes_that_are_no_message(served: Served):
     for body in (b"", b"hello", wire.pack({}, GOOD)[:-7]):
-        refused = requests.post(f"{served.url}/act", data=body, timeout=PATIENCE_S)
+        refused = requests.post(f"{served.url}/act", data=body, timeout=TIMEOUT_S)
         assert refused.status_code == 400
         assert refused.json()["error"].startswith(
             f"Expected one safetensors message; got {len(body)} bytes that are not:"
         )
-    refused = requests.post(f"{served.url}/sessions", data=b"{", timeout=PATIENCE_S)
+    refused = requests.post(f"{served.url}/sessions", data=b"{", timeout=TIMEOUT_S)
     assert refused.status_code == 400
     assert refused.json()["error"].startswith('Expected JSON {"spec": ..., "seed": 0}; got something else:')
 
@@ -184,7 +184,7 @@ def test_too_large(served: Served):
         "first, and send one step in each message."
     )
     for route in ("act", "sessions"):
-        refused = requests.post(f"{served.url}/{route}", data=bytes(10**6), timeout=PATIENCE_S)
+        refused = requests.post(f"{served.url}/{route}", data=bytes(10**6), timeout=TIMEOUT_S)
         assert (refused.status_code, refused.json()["error"]) == (413, message)
     with connect(served.socket) as socket:
         socket.send(bytes(10**6))
@@ -223,7 +223,7 @@ def test_sessions_end_are_bounded_and_forgotten_when_idle(policy: PolicyRunner):
         )
         third = served.begin(previous_session=first).json()["session"]
         assert served.act(first).status_code == 404
-        assert requests.delete(f"{served.url}/sessions/{third}", timeout=PATIENCE_S).status_code == 204
+        assert requests.delete(f"{served.url}/sessions/{third}", timeout=TIMEOUT_S).status_code == 204
         fourth = served.begin().json()["session"]
         fifth = served.begin(ends=fourth).json()["session"]  # the key's former name
         assert served.act(fourth).status_code == 404
@@ -235,7 +235,7 @@ def test_sessions_end_are_bounded_and_forgotten_when_idle(policy: PolicyRunner):
 
 
 def test_routes_that_are_not_there(served: Served):
-    assert requests.get(f"{served.url}/act", timeout=PATIENCE_S).json() == {
+    assert requests.get(f"{served.url}/act", timeout=TIMEOUT_S).json() == {
         "status": 405,
         "error": "There is no route GET /act. The routes are GET /health, GET /spec, POST /sessions, "
         "DELETE /sessions/ID, POST /act, WebSocket /ws.",
@@ -244,11 +244,11 @@ def test_routes_that_are_not_there(served: Served):
 
 def test_a_token_is_wanted_on_every_route_but_health(policy: PolicyRunner):
     with serving(policy, token="the-right-token") as served:
-        assert requests.get(f"{served.url}/health", timeout=PATIENCE_S).status_code == 200
+        assert requests.get(f"{served.url}/health", timeout=TIMEOUT_S).status_code == 200
         routes = [("GET", "spec"), ("POST", "sessions"), ("POST", "act"), ("DELETE", "sessions/x")]
         for method, route in routes:
             for headers, came in (({}, "none"), ({"Authorization": "Bearer wrong"}, "another one")):
-                refused = requests.request(method, f"{served.url}/{route}", headers=headers, timeout=PATIENCE_S)
+                refused = requests.request(method, f"{served.url}/{route}", headers=headers, timeout=TIMEOUT_S)
                 assert refused.status_code == 401
                 assert refused.headers["WWW-Authenticate"] == "Bearer"
                 assert refused.json()["error"] == (
@@ -256,7 +256,7 @@ def test_a_token_is_wanted_on_every_route_but_health(policy: PolicyRunner):
                     "token of the file that jobs.serve named when it started (or of its TAP_RAY_SERVE_TOKEN)."
                 )
         right = {"Authorization": "Bearer the-right-token"}
-        assert requests.get(f"{served.url}/spec", headers=right, timeout=PATIENCE_S).status_code == 200
+        assert requests.get(f"{served.url}/spec", headers=right, timeout=TIMEOUT_S).status_code == 200
         url = served.socket
         with connect(url) as socket:
             assert json.loads(socket.recv())["status"] == 401

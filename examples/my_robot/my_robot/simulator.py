@@ -134,7 +134,7 @@ class Flatland:
     @property
     def robots(self) -> tuple[str, ...]:
         """The robots with one arm whose actions move the end effector."""
-        return tuple(name for name in ROBOTS if len(robot(name).arm) == 1 and robot(name).control == "hand")
+        return tuple(name for name in ROBOTS if len(robot(name).arm) == 1 and robot(name).control == "end_effector")
 
     def cameras(self, name: str) -> tuple[str, ...]:
         """One camera, from above."""

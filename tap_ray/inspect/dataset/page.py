@@ -109,7 +109,7 @@ def render(
             "numbers": [(name.replace("_", " "), _said(value)) for name, value in check.numbers.items()],
             "svg": Markup(plots.get(check.name, ("", ""))[0]),
             "caption": plots.get(check.name, ("", ""))[1],
-            "strips": [picture(rgb, text) for rgb, text in strips.get(check.name, ())],
+            "strips": [image(rgb, text) for rgb, text in strips.get(check.name, ())],
         }
         for check in checks
     ]
@@ -121,7 +121,7 @@ def render(
     )
 
 
-def picture(rgb: np.ndarray, text: str) -> dict[str, str]:
+def image(rgb: np.ndarray, text: str) -> dict[str, str]:
     """An image for the template: a data URI, and its caption."""
     buffer = BytesIO()
     Image.fromarray(rgb).save(buffer, "JPEG", quality=85)

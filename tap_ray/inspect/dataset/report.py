@@ -151,7 +151,7 @@ def _sheet(dataset: DatasetInfo, looked: frames.Frames) -> dict[str, str] | None
     rows = [frames.strip(dataset, index) for index in indices]
     width = max(row.shape[1] for row in rows)
     sheet = np.concatenate([np.pad(row, ((0, 0), (0, width - row.shape[1]), (0, 0))) for row in rows])
-    return page.picture(sheet, f"One row per episode, from its first to its last image: {', '.join(map(str, indices))}")
+    return page.image(sheet, f"One row per episode, from its first to its last image: {', '.join(map(str, indices))}")
 
 
 def _explorers(seen: survey.Survey) -> dict[str, Any] | None:

@@ -287,9 +287,9 @@ def _gripper(survey: Survey, arm: Any, state: np.ndarray, action: np.ndarray) ->
     holds = None
     if arm.opening is not None:
         least = float(stat(survey.dataset, STATE, "min")[arm.opening])
-        told = np.concatenate([[False], closed[:-1]]) & closed
+        commanded = np.concatenate([[False], closed[:-1]]) & closed
         still = np.abs(np.diff(state[:, arm.opening], prepend=np.inf)) < 0.02
-        holds = int((told & still & (state[:, arm.opening] > least + HELD_OPEN)).sum())
+        holds = int((commanded & still & (state[:, arm.opening] > least + HELD_OPEN)).sum())
     return Gripper(
         closed=int(closed.sum()),
         changes=len(changed),

@@ -16,7 +16,7 @@ RETRY_S = 0.2
 """Time between two probes while the network does not answer, s."""
 
 
-class Pulse:
+class HealthMonitor:
     """Sends the sessions' requests to the network, and remembers whether it answers."""
 
     def __init__(self, compute_chunk: ComputeChunk, probe: PolicyInput) -> None:
@@ -41,7 +41,7 @@ class Pulse:
         self.trouble, self._answered_at = None, time.monotonic()
         return chunk_HA
 
-    async def beat(self) -> None:
+    async def run(self) -> None:
         """Send the probe whenever there is no recent answer, until cancelled."""
         while True:
             if self.trouble or time.monotonic() - self._answered_at > HEARTBEAT_S:

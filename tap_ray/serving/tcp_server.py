@@ -39,41 +39,42 @@ PING_S = 10.0
 """How often a WebSocket is pinged, and how long it may take to answer, s: a robot without power is disconnected after
 twice that."""
 SWEEP_S = 1.0
+"""How often connections that are over their time limits are closed, s: the limits are several seconds."""
 RETRY_S = 0.1
 """Pause if this process has no file descriptor left for a connection, s."""
 
 
-class _Reins:
+class _PausableTransport:
     """A transport whose reading both uvicorn and we can pause; it continues when neither does."""
 
     def __init__(self, transport: asyncio.Transport) -> None:
         self._transport = transport
-        self._by_uvicorn = self._by_us = False
+        self._uvicorn_paused = self._we_paused = False
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._transport, name)
 
     def pause_reading(self) -> None:
-        self._by_uvicorn = True
+        self._uvicorn_paused = True
         self._transport.pause_reading()
 
     def resume_reading(self) -> None:
-        self._by_uvicorn = False
-        self._go_on()
+        self._uvicorn_paused = False
+        self._resume_if_allowed()
 
     def hold(self, wait_s: float, then: Callable[[], None]) -> None:
         """Pause reading for a while."""
-        self._by_us = True
+        self._we_paused = True
         self._transport.pause_reading()
         asyncio.get_running_loop().call_later(wait_s, self._release, then)
 
     def _release(self, then: Callable[[], None]) -> None:
-        self._by_us = False
+        self._we_paused = False
         then()
-        self._go_on()
+        self._resume_if_allowed()
 
-    def _go_on(self) -> None:
-        if not (self._by_uvicorn or self._by_us):
+    def _resume_if_allowed(self) -> None:
+        if not (self._uvicorn_paused or self._we_paused):
             self._transport.resume_reading()
 
 
@@ -86,7 +87,9 @@ class _Counted(asyncio.Protocol):
 
     def connection_made(self, transport: Any) -> None:
         self.app_state["connection"].abort = transport.abort
-        super().connection_made(transport if isinstance(transport, _Reins) else _Reins(transport))  # pyright: ignore
+        if not isinstance(transport, _PausableTransport):
+            transport = _PausableTransport(transport)
+        super().connection_made(transport)  # pyright: ignore
 
     def data_received(self, data: bytes) -> None:
         if self._rest:  # it waits
@@ -116,8 +119,8 @@ class _Http(_Counted, H11Protocol): ...
 class _WebSocket(_Counted, WebSocketsSansIOProtocol): ...
 
 
-class Door:
-    """One listening socket."""
+class TcpServer:
+    """Accepts connections on one listening socket, within limits, and serves the app on them."""
 
     def __init__(self, app: ASGIApp, listening: socket.socket, connections: Connections, tls: ssl.SSLContext | None):
         """
@@ -171,16 +174,16 @@ class Door:
             return
         accepted.setblocking(False)
         connection = self._connections.enter(lambda: task.cancel())
-        task = loop.create_task(self._welcome(accepted, connection))
+        task = loop.create_task(self._handle(accepted, connection))
         await asyncio.sleep(0)  # start it, so that it can be cancelled
 
-    async def _welcome(self, accepted: socket.socket, connection: Connection) -> None:
+    async def _handle(self, accepted: socket.socket, connection: Connection) -> None:
         left = lambda: self._connections.leave(connection)  # noqa: E731
         state = {"connection": connection, "left": left}
-        patience = {"ssl_handshake_timeout": QUIET_S} if self._tls else {}
+        timeouts = {"ssl_handshake_timeout": QUIET_S} if self._tls else {}
         try:
             await asyncio.get_running_loop().connect_accepted_socket(
-                lambda: _Http(self._config, self._state, state), accepted, ssl=self._tls, **patience
+                lambda: _Http(self._config, self._state, state), accepted, ssl=self._tls, **timeouts
             )
         except (OSError, asyncio.CancelledError):
             left()
