@@ -319,7 +319,15 @@ def r_squared(predicted: ArrayLike, target: ArrayLike, *, min_std: float = 1e-6)
 
 
 def gripper_accuracy(predicted: ArrayLike, target: ArrayLike) -> float:
-    """Share of steps whose gripper command has the right sign (+1 open, -1 closed; 0 counts as open); NaN for none."""
+    """Share of steps whose gripper command has the right sign (+1 open, -1 closed; 0 counts as open); NaN for none.
+
+    Args:
+        predicted: commands in [-1, 1], any shape.
+        target: the right ones, same shape.
+
+    Raises:
+        ValueError: the shapes differ.
+    """
     guess, truth = np.asarray(predicted, float), np.asarray(target, float)
     if guess.shape != truth.shape:
         raise ValueError(f"Gripper accuracy needs two arrays of one shape; got {guess.shape} and {truth.shape}.")

@@ -80,7 +80,7 @@ class Arm:
         p.resetBasePositionAndOrientation(self.shadow, (x, y, 0), turn, physicsClientId=self._client)
 
     def drive(self, target_rad: np.ndarray) -> None:
-        """Move every joint at the constant speed that brings it to its target at the end of the substep.
+        """Move every joint at the constant speed that brings it to its target (J,), rad, at the end of the substep.
 
         The engine's own position control jumps ahead at the start of each substep and shakes the object in the gripper.
         """

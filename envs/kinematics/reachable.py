@@ -28,7 +28,7 @@ def sample_poses(config: EnvConfig, rng: np.random.Generator, num: int, arm: int
         ConfigError: the robot is unknown, or it can hardly reach its workspace.
     """
     model = robot(config.robot).arm[arm]
-    arm, base_m = kinematics(model), np.array(model.base_m)
+    solver, base_m = kinematics(model), np.array(model.base_m)
     poses: list[np.ndarray] = []
     for _ in range(20 * num):
         if len(poses) == num:
@@ -37,7 +37,7 @@ def sample_poses(config: EnvConfig, rng: np.random.Generator, num: int, arm: int
         heading, tilt = rng.uniform(-np.pi, np.pi), rng.uniform(0.0, 0.8 * model.max_tilt_rad)
         lean = axis_angle_matrix(tilt * np.array([np.cos(heading), np.sin(heading), 0.0]))
         matrix = lean @ axis_angle_matrix(np.array([0.0, 0.0, rng.uniform(-YAW_RAD, YAW_RAD)])) @ DOWN
-        if arm.inverse(position_m - base_m, matrix, None) is not None:
+        if solver.inverse(position_m - base_m, matrix, None) is not None:
             poses.append(np.concatenate([position_m, matrix_quaternion(matrix)]))
     raise ConfigError(
         f"Only {len(poses)} of {20 * num} sampled poses were reachable for {config.robot!r}. Check its workspace box."

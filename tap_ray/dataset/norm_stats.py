@@ -34,7 +34,7 @@ class SlotNorm:
         return (values - np.asarray(self.offset, np.float32)) / np.asarray(self.scale, np.float32)
 
     def unnormalize(self, values: np.ndarray) -> np.ndarray:
-        """Inverse of `normalize`."""
+        """(..., slots) float32 normalized values -> physical values; inverse of `normalize`."""
         return values * np.asarray(self.scale, np.float32) + np.asarray(self.offset, np.float32)
 
 

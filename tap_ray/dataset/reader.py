@@ -181,7 +181,8 @@ def _episode_frame(tables: Sequence[pa.Table]) -> pd.DataFrame:
 
 
 def stats_of(dataset: DatasetInfo, episodes: np.ndarray) -> dict[str, dict[str, np.ndarray]]:
-    """Statistics of these episodes only, merged from their own: feature -> name -> array, as `DatasetInfo.stats`."""
+    """Statistics of these episodes, (E,) indices, merged from their own: feature -> name -> array, as
+    `DatasetInfo.stats`."""
     tables = pa.concat_tables(committed_tables(dataset.path)).take(pa.array(episodes))
     return merge_stats(table_stats(tables))
 

@@ -75,7 +75,7 @@ class WindowConfig:
 
 
 def split_episodes(dataset: DatasetInfo, config: WindowConfig) -> tuple[np.ndarray, np.ndarray]:
-    """Episode indices (training, held out). Every `holdout_every`-th is held out: 18, 37, ... for 19.
+    """Episode indices (E,) int64: (training, held out). Every `holdout_every`-th is held out: 18, 37, ... for 19.
 
     Raises:
         DataError: more episodes are requested than there are.
@@ -91,13 +91,15 @@ def split_episodes(dataset: DatasetInfo, config: WindowConfig) -> tuple[np.ndarr
 
 
 def epoch_groups(episodes: np.ndarray, *, seed: int, epoch: int, group_size: int) -> list[np.ndarray]:
-    """Shuffle the episodes of an epoch and cut them into groups of nearly equal size, at most `group_size`."""
+    """Shuffle the episodes of an epoch, (E,) indices, and cut them into groups of nearly equal size, at most
+    `group_size` episodes."""
     order = generator(seed, "windows", "epoch", epoch).permutation(episodes)
     return np.array_split(order, max(1, -(-len(order) // group_size)))
 
 
 def num_windows(lengths: np.ndarray, config: WindowConfig) -> int:
-    """Number of windows of episodes of these lengths: one per step, without the last step if a goal is needed."""
+    """Number of windows of episodes with these (E,) numbers of steps: one per step, without the last one if a goal is
+    needed."""
     return int(np.maximum(lengths - (1 if config.k_max else 0), 0).sum())
 
 

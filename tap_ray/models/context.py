@@ -18,7 +18,7 @@ class SentenceContext(nn.Module):
         self.proj = nn.Linear(channels, width)
 
     def forward(self, token_ULD: Tensor, present_UL: Tensor) -> Tensor:
-        """`present_UL` is False at padding."""
+        """(U, C) from features of U sentences of L tokens; `present_UL` bool, False at padding."""
         present = present_UL[..., None].to(token_ULD.dtype)
         return (self.proj(token_ULD) * present).sum(1) / present.sum(1).clamp_min(1)
 
@@ -36,7 +36,7 @@ class CropContext(nn.Module):
         self.absent = nn.Parameter(torch.zeros(2, width))
 
     def forward(self, object_NYXC: Tensor, place_NYXC: Tensor, present_N2: Tensor) -> Tensor:
-        """Crops are uint8; `present_N2` says which of the two a row has."""
+        """(N, C) from (N, Y, X, 3) uint8 crops; `present_N2` bool: whether a row has the object's and the place's."""
         crops = torch.cat([object_NYXC, place_NYXC]).permute(0, 3, 1, 2)
         kind = crops.device.type
         dtype = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else self.absent.dtype

@@ -17,7 +17,8 @@ SHRINKS = 8
 
 
 def on_image(points_N22: Tensor, grid: int) -> Tensor:
-    """Rescale points from the centers of the first and last cell to the image: -1 and 1 become the image's borders."""
+    """Rescale (N, 2, 2) points from the centers of the first and last of `grid` cells to the image: -1 and 1 become the
+    image's borders."""
     return points_N22.float() * (grid - 1) / grid
 
 
@@ -36,7 +37,7 @@ class Glimpse(nn.Module):
         self.out = nn.Linear(sizes[-1] * (size_px // SHRINKS) ** 2, NUM_SEEN)
 
     def forward(self, images_N3YX: Tensor, points_N22: Tensor, grid: int) -> Tensor:
-        """Where a window crosses the image's edge, the edge is repeated.
+        """(N, 2 * NUM_SEEN) features; where a window crosses the image's edge, the edge is repeated.
 
         Args:
             images_N3YX: levels 0 .. 255.

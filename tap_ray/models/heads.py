@@ -63,7 +63,7 @@ class FlowHead(nn.Module):
         return self.prior.encoder(self.unified(action_NHA), state, step_NH)
 
     def unified(self, action_NHA: Tensor) -> Tensor:
-        """This robot's normalized actions in the layout of all robots, zeros at padding."""
+        """(N, H, A) normalized actions of this robot -> (N, H, UNIFIED_ACTION slots), zeros at padding."""
         return _laid_out(action_NHA, self.action_index, len(UNIFIED_ACTION))
 
     def dim_mask(self, num: int) -> Tensor:
@@ -134,8 +134,8 @@ def _laid_out(values: Tensor, indices: Tensor, num: int) -> Tensor:
 
 
 def before_goal(mask_NH: Tensor, k_N: Tensor) -> Tensor:
-    """Mask of a chunk's steps before the second image, k steps ahead: later actions cannot be inferred from the two
-    images."""
+    """(N, H) bool: the steps in `mask_NH` that come before the second image, `k_N` steps ahead: later actions cannot be
+    inferred from the two images."""
     return mask_NH & (torch.arange(mask_NH.shape[1], device=mask_NH.device) < k_N[:, None])
 
 

@@ -128,7 +128,14 @@ class FlowDecoder(nn.Module):
         return x
 
     def loss(self, action_NHA: Tensor, latent_NL: Tensor, mask_NA: Tensor, step_NH: Tensor) -> Tensor:
-        """Mean squared error of the velocity at a random time, over the robot's own dims and present steps."""
+        """Mean squared error of the velocity at a random time, over the robot's own dims and present steps, a scalar.
+
+        Args:
+            action_NHA: normalized, zero at padding.
+            latent_NL: from the encoder, or predicted.
+            mask_NA: bool, the robot's own dims.
+            step_NH: bool, False for steps that are not there.
+        """
         noise = torch.randn_like(action_NHA)
         time = self.draw_times(len(action_NHA), action_NHA.device)
         noisy = noise + time[:, None, None] * (action_NHA - noise)

@@ -23,9 +23,9 @@ class Normalizer(nn.Module):
         self.scale.copy_(torch.as_tensor(scale, dtype=torch.float32))
 
     def forward(self, physical: Tensor) -> Tensor:
-        """Physical units -> normalized values."""
+        """(..., num) values in physical units -> (..., num) normalized."""
         return (physical - self.offset) / self.scale
 
     def unnormalize(self, normalized: Tensor) -> Tensor:
-        """Normalized values -> physical units."""
+        """(..., num) normalized values -> (..., num) float32 in physical units."""
         return normalized.float() * self.scale + self.offset

@@ -101,19 +101,20 @@ class ContactPlanner:
 
 
 def present_objects(info: Mapping[str, Any]) -> list[tuple[str, np.ndarray]]:
-    """Names and poses (7,) of the objects in the scene: the slots with a name."""
+    """Names and poses (7,), x y z (m, base frame) and quaternion wxyz, of the objects in the scene: the slots with a
+    name."""
     names = str(info["object_name"]).split(",")
     return [(name, np.asarray(pose, np.float64)) for name, pose in zip(names, info["object_pose"], strict=True) if name]
 
 
 def turned(home_quat: np.ndarray, yaw_rad: float) -> np.ndarray:
-    """The home orientation turned about the vertical, within the wrist's comfortable half turn."""
+    """(4,) wxyz: the home orientation (4,) turned about the vertical, within the wrist's comfortable half turn."""
     yaw = (yaw_rad + np.pi / 2) % np.pi - np.pi / 2
     return quat_multiply(quat_exp(np.array([0.0, 0.0, np.clip(yaw, -SWING_RAD, SWING_RAD)])), home_quat)
 
 
 def free_target(motion: MotionConfig, home_quat: np.ndarray, rng: np.random.Generator) -> Target:
-    """A random position in the box B with a random yaw."""
+    """A random position in the box B with a random yaw from `home_quat`, (4,) wxyz."""
     pos_m = rng.uniform(motion.bounds_low_m, motion.bounds_high_m)
     return Target(pos_base_m=pos_m, quat_wxyz=turned(home_quat, float(rng.uniform(-SWING_RAD, SWING_RAD))))
 

@@ -64,7 +64,7 @@ class Target:
 
 
 def clip_to(config: MotionConfig, pos_m: np.ndarray) -> np.ndarray:
-    """Nearest position inside the safety box B."""
+    """(3,) position, m, base frame -> (3,) the nearest one inside the safety box B."""
     return np.clip(pos_m, config.bounds_low_m, config.bounds_high_m)
 
 
@@ -73,12 +73,15 @@ class Segment:
     """One segment from pose to pose in `num_steps` control steps."""
 
     start_pos_m: np.ndarray
+    """(3,) position, m, base frame."""
     start_quat: np.ndarray
+    """(4,) orientation, wxyz."""
     target: Target
     num_steps: int
 
     def at(self, step: int) -> tuple[np.ndarray, np.ndarray]:
-        """Position (3,) and quaternion (4,) after `step` steps: s(t) = (1 - cos(pi t)) / 2 between the two poses."""
+        """Position (3,), m, and quaternion (4,), wxyz, after `step` steps: s(t) = (1 - cos(pi t)) / 2 between the two
+        poses."""
         share = (1 - math.cos(math.pi * min(step / self.num_steps, 1.0))) / 2
         pos_m = self.start_pos_m + share * (self.target.pos_base_m - self.start_pos_m)
         turn = quat_log(quat_multiply(self.target.quat_wxyz, quat_conjugate(self.start_quat)))
@@ -89,6 +92,12 @@ def segment(pos_m: np.ndarray, quat: np.ndarray, target: Target, speed: float) -
     """The segment to `target` whose fastest step is `speed` of the largest action.
 
     The cosine's peak velocity is pi / 2 of its mean, which sets the number of steps.
+
+    Args:
+        pos_m: (3,) position at its start, m, base frame.
+        quat: (4,) orientation at its start, wxyz.
+        target: its end.
+        speed: (0, 1].
     """
     shift = np.abs(target.pos_base_m - pos_m).max() / (speed * MAX_DELTA_POS_M)
     turn = np.abs(quat_log(quat_multiply(target.quat_wxyz, quat_conjugate(quat)))).max() / (speed * MAX_DELTA_ROT_RAD)
@@ -112,7 +121,7 @@ def quat_multiply(a: np.ndarray, b: np.ndarray) -> np.ndarray:
 
 
 def quat_conjugate(quat: np.ndarray) -> np.ndarray:
-    """The inverse rotation (4,)."""
+    """(4,) wxyz of unit length -> (4,) the inverse rotation."""
     return quat * np.array([1.0, -1.0, -1.0, -1.0])
 
 

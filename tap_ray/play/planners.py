@@ -95,14 +95,15 @@ class WaypointPlanner:
 
 
 def far_enough(poses_M7: np.ndarray, pos_m: np.ndarray, d_min_m: float) -> np.ndarray:
-    """The poses at least `d_min_m` from `pos_m`; if there are none, the farthest one."""
+    """(M', 7): those of the (M, 7) poses at least `d_min_m` from `pos_m` (3,), m; if there are none, the
+    farthest one."""
     distance = np.linalg.norm(poses_M7[:, :3] - pos_m, axis=1)
     far = distance >= d_min_m
     return poses_M7[far] if far.any() else poses_M7[[int(np.argmax(distance))]]
 
 
 def target_of(pose_7: np.ndarray) -> Target:
-    """A library pose as a waypoint; the gripper keeps its own schedule."""
+    """A library pose (7,), x y z (m) and quaternion wxyz, as a waypoint; the gripper keeps its own schedule."""
     return Target(pos_base_m=pose_7[:3].copy(), quat_wxyz=pose_7[3:].copy())
 
 

@@ -75,7 +75,7 @@ def fitted(policy: PolicyConfig, dataset: DatasetInfo, windows: WindowConfig) ->
 
 
 def require_held_out(dataset: DatasetInfo, config: WindowConfig) -> np.ndarray:
-    """The held-out episodes' indices.
+    """(E,) int64 indices of the held-out episodes.
 
     Raises:
         DataError: no episode is held out though some should be.
