@@ -70,7 +70,7 @@ def main(config: Config) -> None:
                 job = TrainJob(
                     run=Path(folder) / f"{name}-{number}".replace(" ", "-"),
                     build=partial(pretrain_stage, stage, alone(open_dataset(data))),
-                    batches=partial(repeated, data, stage.sized_windows()),
+                    batches=partial(repeated, data, stage.resolve_windows()),
                     config=how,
                 )
                 if name == "Ray Train":

@@ -28,7 +28,7 @@ def main(config: PretrainConfig) -> Path:
         raise ConfigError("Pretraining needs either a dataset of play (--data PATH) or --live-play, but not both.")
     validate_settings(config.train, config.workers)
     require_fit(config)
-    address, windows, seed = config.workers.ray_address, config.sized_windows(), config.train.seed
+    address, windows, seed = config.workers.ray_address, config.resolve_windows(), config.train.seed
     with connect(address) if config.live_play else nullcontext():
         paths, weights = ([collect_play.main(config.play).resolve()], [1.0]) if config.live_play else config.sources()
         mixture = open_mixture(paths, weights)

@@ -24,12 +24,12 @@ def main(config: PriorJobConfig) -> Path:
     sets = [open_dataset(path) for path in paths]
     build = partial(prior_stage, config, sets)
     built = build()  # what is wrong with the data or the sizes is reported before Ray starts
-    require_used(config.windows, config.sized_windows(), of="windows", follows=FOLLOWS)
+    require_used(config.windows, config.resolve_windows(), of="windows", follows=FOLLOWS)
     require_used(config.prior, built.network.config, of="prior", follows=FOLLOWS)
     counts(weights, config.train.batch_size)
     wanted, total = (sum(sizes) for sizes in zip(*(bytes_read(path) for path in paths), strict=True))
     print(f"States and actions are {wanted / 1e6:.1f} of {total / 1e6:.1f} MB on disk; images are not decoded.")
-    windows, seed = config.sized_windows(), config.train.seed
+    windows, seed = config.resolve_windows(), config.train.seed
     batches = partial(stream.motion_batches, sets, weights, windows, seed=seed, **config.workers.stream())
     facts = {"episodes": sum(map(len, sets))}
     run = run_stage("pretrain", config, build=build, batches=batches, parents=config.parents(), facts=facts)

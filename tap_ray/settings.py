@@ -167,7 +167,7 @@ class StageConfig(TrainJobConfig):
     """Training windows; their batch size is `--batch-size`."""
     policy: PolicyConfig = field(default_factory=PolicyConfig)
 
-    def sized_windows(self) -> WindowConfig:
+    def resolve_windows(self) -> WindowConfig:
         """Windows in batches of the trainer's size."""
         return replace(self.windows, batch_size=self.train.batch_size)
 
@@ -196,9 +196,9 @@ class PretrainConfig(StageConfig):
     objective: ObjectiveConfig = field(default_factory=ObjectiveConfig)
     """The objectives of Stage 1 and their weights."""
 
-    def sized_windows(self) -> WindowConfig:
+    def resolve_windows(self) -> WindowConfig:
         """Windows in batches of the trainer's size, with what the objective asks for."""
-        windows = stage_windows(super().sized_windows(), self.objective, self.policy)
+        windows = stage_windows(super().resolve_windows(), self.objective, self.policy)
         return replace(windows, group_size=min(windows.group_size, LIVE_GROUP)) if self.live_play else windows
 
     def sources(self) -> tuple[list[Path], list[float]]:
@@ -223,7 +223,7 @@ class PriorJobConfig(TrainJobConfig):
     """Chunks to train on; their batch size is `--batch-size`, their horizon the prior's chunk."""
     prior: PriorConfig = field(default_factory=PriorConfig)
 
-    def sized_windows(self) -> ActionChunkConfig:
+    def resolve_windows(self) -> ActionChunkConfig:
         """Windows as long as the prior's chunk, in batches of the trainer's size."""
         return replace(self.windows, batch_size=self.train.batch_size, horizon=self.prior.chunk)
 

@@ -18,7 +18,7 @@ from tap_ray.training.stage import FINAL, Stage
 
 def pretrain_windows(config: PretrainConfig) -> WindowConfig:
     """The windows that Stage 1 is validated on."""
-    windows = config.sized_windows()
+    windows = config.resolve_windows()
     if config.live_play:  # these episodes are held out: half of them are enough for validation, all give statistics
         windows = replace(windows, holdout_every=2, num_episodes=config.play.episodes)
     return windows
@@ -34,7 +34,7 @@ def pretrain_stage(config: PretrainConfig, mixture: Mixture) -> Stage:
 def prior_stage(config: PriorJobConfig, sets: Sequence[DatasetInfo]) -> motion_prior.PriorStage:
     """Build the motion prior on datasets as the driver opened them."""
     _, weights = config.sources()
-    windows = config.sized_windows()
+    windows = config.resolve_windows()
     return motion_prior.from_datasets(sets, weights, windows, config=config.prior, seed=config.train.seed)
 
 
@@ -87,7 +87,7 @@ def open_align(config: AlignJobConfig) -> AlignInputs:
 
 def align_shapes(config: AlignJobConfig, prior: TrainedPrior | None) -> tuple[PolicyConfig, WindowConfig]:
     """The policy's sizes, and the windows of demonstrations."""
-    windows = config.sized_windows()
+    windows = config.resolve_windows()
     return resolve_configs(
         config.policy, windows, config=config.align, prior=prior, history=config.history, play=bool(config.play)
     )

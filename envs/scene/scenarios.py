@@ -48,8 +48,6 @@ CAMERA_OFFSETS: tuple[CameraOffset, ...] = (
     CameraOffset(name="up", move_m=(0.04, 0.0, 0.14), turn_rad=(0.0, -0.17)),
     CameraOffset(name="down", move_m=(-0.04, 0.0, -0.12), turn_rad=(0.0, 0.15)),
 )
-MAX_MOVE_M, MAX_TURN_RAD = 0.16, 0.21
-"""Largest displacement and rotation (12 degrees) of an offset."""
 
 
 @dataclass(frozen=True, kw_only=True)

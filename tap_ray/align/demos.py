@@ -22,7 +22,7 @@ from tap_ray.models.reach import NUM_REACH, reach_moments
 from tap_ray.models.vlm import VlmParts, VlmPolicy
 from tap_ray.models.vlm_config import VlmConfig
 from tap_ray.specs import require_compatible
-from tap_ray.training.stage import FINAL, Stage, fitted, held_out_windows
+from tap_ray.training.stage import FINAL, Stage, held_out_windows, resolve_sizes
 from tap_ray.training.vlm_parts import chunks_of, new_parts
 from tap_ray.types import PLAY_TASK
 
@@ -114,7 +114,7 @@ def from_dataset(
     if stage_1 is not None:
         policy = resolve_policy(stage_1.network.config, policy)
     policy = replace(
-        fitted(policy, dataset, windows),
+        resolve_sizes(policy, dataset, windows),
         context=context_of(config, play=play),
         num_actions=len(dataset.spec.action),
         num_motion_states=len(dataset.spec.state) if policy.head == "flow" else 0,

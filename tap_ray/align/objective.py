@@ -98,13 +98,13 @@ class BehaviorCloning:
             if "crop_context" in out:
                 parts["context"] = masked_mse(out["sentence_context"], out["crop_context"].detach(), seen_N)
         if self.weights.point:
-            parts["point"] = pointing_loss(out["look"], batch)
+            parts["point"] = pointing_loss(out["keypoint_logprob"], batch)
         if "play_action" in out:
             play = of_play(batch)
             target_play = self.policy.action_scale(play["action"])
             parts["play_action"] = masked_mse(out["play_action"], target_play, play["action_mask"])
             if "play_look" in out:
-                parts["play_point"] = pointing_loss(out["play_look"], play)
+                parts["play_point"] = pointing_loss(out["play_keypoint_logprob"], play)
             if "play_reach" in out:
                 parts["play_reach"] = reach_loss(self.policy, out["play_reach"], play, shown(play["crop_mask"]))
         parts = {name: shared(batch, name, mean) for name, mean in parts.items()}

@@ -18,11 +18,11 @@ from tap_ray.training.stage import FINAL
 
 TransferParts = Literal["all", "vision", "all_but_head"]
 
-SEEING = ("vision.", "join.", "keypoints.", "glimpse.", "cameras.", "model.")
-ACTING = ("context_in.", "crops.", "state_in.", "readout.", "head.", "reach.", "reach_scale.")
+VISION_PARTS = ("vision.", "join.", "keypoints.", "glimpse.", "cameras.", "model.")
+ACTION_PARTS = ("context_in.", "crops.", "state_in.", "readout.", "head.", "reach.", "reach_scale.")
 LOADED: dict[TransferParts, tuple[str, ...]] = {
-    "all": (*SEEING, *ACTING),
-    "all_but_head": (*SEEING, "context_in.", "crops.", "state_in."),
+    "all": (*VISION_PARTS, *ACTION_PARTS),
+    "all_but_head": (*VISION_PARTS, "context_in.", "crops.", "state_in."),
     "vision": ("vision.",),
 }
 """Prefixes of the tensors that are loaded, if both stages have them. "vision" means the first camera's tower alone."""

@@ -304,13 +304,13 @@ def _plain(value: float) -> float | None:
 
 
 def metrics(report: dict[str, Any]) -> dict[str, float]:
-    """The numbers of a report as flat metrics, e.g. "look/bc50, image/gripper_ratio"."""
+    """The numbers of a report as flat metrics, e.g. "saliency/bc50, image/gripper_ratio"."""
     flat = {}
     for name, regions in report["all"].items():
         for region, numbers in regions.items():
             for key in ("mass", "ratio"):
                 if numbers[key] is not None:
-                    flat[f"look/{name}/{region}_{key}".replace(", ", "/").replace(" ", "_")] = numbers[key]
+                    flat[f"saliency/{name}/{region}_{key}".replace(", ", "/").replace(" ", "_")] = numbers[key]
     return flat
 
 

@@ -37,7 +37,7 @@ from tap_ray.models.vision import VisionConfig, VisionTower, jittered
 from tap_ray.models.vlm_config import VlmConfig
 
 Context = Literal["goal", "crops", "language"]
-BESIDE = 32
+SIDE_FEATURES = 32
 """Number of features that context, state and history each add to the key points in the readout."""
 
 
@@ -141,7 +141,7 @@ class TapPolicy(nn.Module):
         """
         super().__init__()
         self.config, self.towers = config, towers
-        self.still: tuple[str, ...] = ()
+        self.frozen_parts: tuple[str, ...] = ()
         width = config.head_width
         self.action_scale = Normalizer(config.num_actions)
         self.vision = VisionTower(config.vision, towers.vision, image_size=config.image_size, load_weights=load_weights)
@@ -165,13 +165,13 @@ class TapPolicy(nn.Module):
             self.pair_out = RegressionHead(features=width, chunk=config.chunk, num_actions=config.num_actions)
         if not acts(config):
             return
-        self.context_in = nn.Linear(config.context_width, BESIDE)
+        self.context_in = nn.Linear(config.context_width, SIDE_FEATURES)
         if config.num_state:
             self.state_scale = Normalizer(config.num_state)
-            self.state_in = nn.Linear(config.num_state, BESIDE)
+            self.state_in = nn.Linear(config.num_state, SIDE_FEATURES)
         if config.history:
-            self.history_in = nn.Linear(config.prior.latent, BESIDE)
-        self.readout = _mlp(seen + BESIDE * (1 + bool(config.num_state) + bool(config.history)), width)
+            self.history_in = nn.Linear(config.prior.latent, SIDE_FEATURES)
+        self.readout = _mlp(seen + SIDE_FEATURES * (1 + bool(config.num_state) + bool(config.history)), width)
         if config.head == "regression":
             self.head = RegressionHead(features=width, chunk=config.chunk, num_actions=config.num_actions)
         else:
@@ -192,12 +192,12 @@ class TapPolicy(nn.Module):
     def freeze(self, part: str) -> None:
         """Stop a part (e.g. "vision", "keypoints") from changing, running statistics included."""
         self.get_submodule(part).requires_grad_(False).eval()
-        self.still += (part,)
+        self.frozen_parts += (part,)
 
     def train(self, mode: bool = True) -> "TapPolicy":
         """Frozen parts stay in evaluation mode."""
         super().train(mode)
-        for part in self.still:
+        for part in self.frozen_parts:
             self.get_submodule(part).eval()
         return self
 
@@ -222,14 +222,14 @@ class TapPolicy(nn.Module):
 
         Returns:
             "action" (N, H, A) normalized under the first of these contexts, and with a reach head "reach" (N, R)
-            normalized; "look" (N, 2, P), log-probabilities of where its first two key points look among the P cells of
-            the map. Under the others "crop_action", "crop_reach", "inverse_action", "play_action", "play_reach" ...
-            "sentence_context" and "crop_context" (N, C) where a batch has both.
+            normalized; "keypoint_logprob" (N, 2, P), log-probabilities of where its first two key points look among
+            the P cells of the map. Under the others "crop_action", "crop_reach", "inverse_action", "play_action",
+            "play_reach" ... "sentence_context" and "crop_context" (N, C) where a batch has both.
             A flow head gives "action" in evaluation mode only, and the parts of its loss where there are targets: with
             a history, the means with and without it.
         """
         views = self._views(batch, self._images(batch))
-        seen, look = self._seen(views)
+        seen, logprob = self._seen(views)
         if "now" in seen and "goal" not in seen:
             seen["goal"] = seen["now"][batch["goal_row"].to(seen["now"].device, non_blocking=True)]
         out: dict[str, Tensor] = {}
@@ -244,7 +244,7 @@ class TapPolicy(nn.Module):
             else:
                 assert isinstance(self.head, FlowHead)
                 out |= flow_outputs(self.head, read_NW, batch, self.action_scale, acts=not self.training)
-            out[f"{name}look"] = look[name]
+            out[f"{name}keypoint_logprob"] = logprob[name]
             if self.config.num_reach:
                 out[f"{name}reach"] = self.reach(read_NW)
         if "crop_" in views:
@@ -290,7 +290,7 @@ class TapPolicy(nn.Module):
         """(N, F) features of each view, and (N, 2, P) where its first two key points look; all views at once."""
         joined = torch.cat([view.map_NWGG for view in views.values()])
         context_NC = torch.cat([view.context_NC for view in views.values()])
-        points_NF, look_N2P = self.keypoints(joined, context_NC)
+        points_NF, logprob_N2P = self.keypoints(joined, context_NC)
         if self.config.glimpse_px:
             num = self.config.num_keypoints
             first_N22 = torch.stack([points_NF[:, :2], points_NF[:, num : num + 2]], dim=-1)
@@ -300,8 +300,8 @@ class TapPolicy(nn.Module):
             others = torch.cat([view.other_NVWGG for view in views.values()]).unbind(1)
             points_NF = torch.cat([points_NF, self.cameras(others, context_NC)], dim=-1)
         sizes = [len(view.context_NC) for view in views.values()]
-        seen, look = (dict(zip(views, part.split(sizes), strict=True)) for part in (points_NF, look_N2P))
-        return seen, look
+        seen, logprob = (dict(zip(views, part.split(sizes), strict=True)) for part in (points_NF, logprob_N2P))
+        return seen, logprob
 
     def _read(self, seen_NF: Tensor, context_NC: Tensor, batch: Batch) -> Tensor:
         """(N, W) features for the heads; with a history in training (2 N, W): once with it, then without."""
@@ -311,7 +311,7 @@ class TapPolicy(nn.Module):
         if not self.config.history:
             return self.readout(torch.cat(parts, dim=-1))
         assert isinstance(self.head, FlowHead)
-        memory_NB = seen_NF.new_zeros(len(seen_NF), BESIDE)
+        memory_NB = seen_NF.new_zeros(len(seen_NF), SIDE_FEATURES)
         if "past_action" in batch:
             past = self.action_scale(batch["past_action"])
             without = memory_NB

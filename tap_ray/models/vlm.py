@@ -104,7 +104,7 @@ class VlmPolicy(nn.Module):
         if config.history:
             raise ConfigError("A VLM policy does not support a history. Omit --history.")
         self.config, self.parts = config, parts
-        self.still: tuple[str, ...] = ()
+        self.frozen_parts: tuple[str, ...] = ()
         self.action_scale = Normalizer(config.num_actions)
         self.model = new_model(config.vlm, parts.files, load_weights=load_weights and not config.vlm.smolvla)
         if config.vlm.smolvla and load_weights:
@@ -163,12 +163,12 @@ class VlmPolicy(nn.Module):
     def freeze(self, part: str) -> None:
         """Freeze a part (e.g. "model")."""
         self.get_submodule(part).requires_grad_(False).eval()
-        self.still += (part,)
+        self.frozen_parts += (part,)
 
     def train(self, mode: bool = True) -> "VlmPolicy":
         """Frozen parts stay in evaluation mode."""
         super().train(mode)
-        for part in [*self._frozen, *(self.get_submodule(name) for name in self.still)]:
+        for part in [*self._frozen, *(self.get_submodule(name) for name in self.frozen_parts)]:
             part.eval()
         return self
 

@@ -74,10 +74,12 @@ def require_fit(config: PretrainConfig | AlignJobConfig) -> None:
 
 def pretraining(config: PretrainConfig) -> Training:
     """The sizes of a Stage 1 training."""
-    windows = config.sized_windows()
+    windows = config.resolve_windows()
     robot = _robot(next(iter(config.sources()[0]), None), config.policy)
     reach = bool(config.objective.next_object and config.objective.reach)
-    policy = _fitted(replace(config.policy, context=config.objective.context, chunk=windows.horizon), robot, reach)
+    policy = _resolved_sizes(
+        replace(config.policy, context=config.objective.context, chunk=windows.horizon), robot, reach
+    )
     parts = _parts(policy, None)
     return Training(
         job="pretrain",
@@ -101,7 +103,9 @@ def aligning(config: AlignJobConfig) -> Training:
         policy = resolve_policy(load_config(stage_1), policy)
     robot, play = _robot(config.demos, policy), bool(config.play)
     context = context_of(config.align, play=play)
-    policy = _fitted(replace(policy, context=context, chunk=windows.horizon), robot, bool(windows.reach_steps) or play)
+    policy = _resolved_sizes(
+        replace(policy, context=context, chunk=windows.horizon), robot, bool(windows.reach_steps) or play
+    )
     return Training(
         job="align",
         train=config.train,
@@ -214,7 +218,7 @@ def _robot(data: Path | None, policy: PolicyConfig) -> Robot:
     )
 
 
-def _fitted(policy: PolicyConfig, robot: Robot, reach: bool) -> PolicyConfig:
+def _resolved_sizes(policy: PolicyConfig, robot: Robot, reach: bool) -> PolicyConfig:
     made = replace(
         policy,
         image_size=robot.image_px,

@@ -32,7 +32,7 @@ from tap_ray.models.policy import Context, PolicyConfig
 from tap_ray.models.reach import NUM_REACH, reach_loss, reach_moments, shown, shown_mask
 from tap_ray.specs import RobotSpec
 from tap_ray.training.accumulation import num_predicted, shared
-from tap_ray.training.stage import HELD_OUT_WINDOWS, Stage, fitted, held_out_windows
+from tap_ray.training.stage import HELD_OUT_WINDOWS, Stage, held_out_windows, resolve_sizes
 from tap_ray.training.vlm_parts import chunks_of, new_parts
 from tap_ray.types import Window
 
@@ -117,8 +117,8 @@ class FromPlay:
                 mean = reach_loss(self.policy, out["reach"], batch, shown(batch["crop_mask"]))
                 parts["play/reach_mse"] = shared(batch, "reach", mean)
                 terms.append(config.next_object * config.reach * parts["play/reach_mse"])
-            if config.point and "look" in out:  # a VLM has no key points
-                parts["play/point_nats"] = shared(batch, "point", pointing_loss(out["look"], batch))
+            if config.point and "keypoint_logprob" in out:  # a VLM has no key points
+                parts["play/point_nats"] = shared(batch, "point", pointing_loss(out["keypoint_logprob"], batch))
                 terms.append(config.next_object * config.point * parts["play/point_nats"])
         name = "inverse_" if config.next_object else ""
         if config.inverse_dynamics and f"{name}pred" in out:
@@ -226,7 +226,7 @@ def from_mixture(
     stage = build(
         spec=mixture.spec,
         norm=norm_stats(moments(mixture, windows), mixture.spec),
-        policy=fitted(policy, mixture.sets[0], windows),
+        policy=resolve_sizes(policy, mixture.sets[0], windows),
         config=config,
         held_out=[window for own in held_out.values() for window in own],
         seed=seed,

@@ -12,51 +12,56 @@ NAME = "play"
 
 
 @dataclass(frozen=True, kw_only=True)
-class Aim:
-    """A held-out metric and its target value."""
+class Threshold:
+    """A held-out metric and the value that it should reach."""
 
     metric: str
     what: str
     """The metric in words."""
-    aim: float
+    least: float
     cure: str
     """What to do if it is too low."""
 
 
-AIMS = (
-    Aim(metric="r2_contact", what="contact point", aim=0.75, cure="collect more episodes or train longer"),
-    Aim(
+THRESHOLDS = (
+    Threshold(metric="r2_contact", what="contact point", least=0.75, cure="collect more episodes or train longer"),
+    Threshold(
         metric="r2_yaw",
         what="gripper's yaw at the grasp",
-        aim=0.4,
+        least=0.4,
         cure="train longer, without --policy.glimpse-px 0",
     ),
-    Aim(metric="r2_release", what="release point", aim=0.5, cure="collect more play that carries and releases objects"),
-    Aim(metric="r2_mean", what="translation of the next step", aim=0.15, cure="train longer"),
+    Threshold(
+        metric="r2_release", what="release point", least=0.5, cure="collect more play that carries and releases objects"
+    ),
+    Threshold(metric="r2_mean", what="translation of the next step", least=0.15, cure="train longer"),
 )
-"""Targets for the next-object objective; those of inverse dynamics, which sees where the end effector went, are
+"""Thresholds for the next-object objective; those of inverse dynamics, which sees where the end effector went, are
 higher."""
-INVERSE_AIMS = (
-    Aim(metric="r2_mean", what="translation between two images", aim=0.9, cure="train longer"),
-    Aim(metric="gripper_accuracy", what="gripper", aim=0.9, cure="collect more play that opens and closes the gripper"),
+INVERSE_THRESHOLDS = (
+    Threshold(metric="r2_mean", what="translation between two images", least=0.9, cure="train longer"),
+    Threshold(
+        metric="gripper_accuracy", what="gripper", least=0.9, cure="collect more play that opens and closes the gripper"
+    ),
 )
 
 
 def readiness(metrics: Mapping[str, float]) -> str:
-    """One line: "ready", or what is missing and what to do; "" if there are no such metrics.
+    """One line: "ready", or what is too_low and what to do; "" if there are no such metrics.
 
     Args:
         metrics: the last held-out metrics of a Stage 1 run, "play/r2_contact" and so on.
     """
-    aims = AIMS if f"{NAME}/r2_contact" in metrics else INVERSE_AIMS
-    found = {aim: metrics[f"{NAME}/{aim.metric}"] for aim in aims if f"{NAME}/{aim.metric}" in metrics}
+    thresholds = THRESHOLDS if f"{NAME}/r2_contact" in metrics else INVERSE_THRESHOLDS
+    found = {each: metrics[f"{NAME}/{each.metric}"] for each in thresholds if f"{NAME}/{each.metric}" in metrics}
     if not found:
         return ""
-    short = {aim: value for aim, value in found.items() if not value >= aim.aim}
-    if not short:
-        told = ", ".join(f"{aim.what} {value:.2f}" for aim, value in found.items())
-        return f"Stage 1 is ready: held-out R^2 of {told}."
-    told = "; ".join(
-        f"{aim.what} is {value:.2f} (at least {aim.aim:g} is needed; {aim.cure})" for aim, value in short.items()
+    too_low = {each: value for each, value in found.items() if not value >= each.least}
+    if not too_low:
+        listed = ", ".join(f"{each.what} {value:.2f}" for each, value in found.items())
+        return f"Stage 1 is ready: held-out R^2 of {listed}."
+    listed = "; ".join(
+        f"{each.what} is {value:.2f} (at least {each.least:g} is needed; {each.cure})"
+        for each, value in too_low.items()
     )
-    return f"Stage 1 is not ready: {told}."
+    return f"Stage 1 is not ready: {listed}."

@@ -16,7 +16,7 @@ episode share a limit of REQUESTS_HZ a second, so that no number of them makes t
 
 import asyncio
 import json
-from typing import Any, Awaitable, Callable
+from typing import Any, Callable
 
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
@@ -40,8 +40,6 @@ SILENCE_S = 10.0
 REQUESTS_HZ, REQUESTS_BURST = 25.0, 50
 """Largest rate of requests, per second, that are not steps of an episode, and its burst."""
 ROUTES = "GET /health, GET /spec, POST /sessions, DELETE /sessions/ID, POST /act, WebSocket /ws"
-
-Handler = Callable[[Request], Awaitable[Response]]
 
 
 class PolicyServer:

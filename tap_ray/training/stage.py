@@ -60,7 +60,7 @@ class Stage:
         return run / FINAL
 
 
-def fitted(policy: PolicyConfig, dataset: DatasetInfo, windows: WindowConfig) -> PolicyConfig:
+def resolve_sizes(policy: PolicyConfig, dataset: DatasetInfo, windows: WindowConfig) -> PolicyConfig:
     """Complete the policy's sizes from dataset and windows; any `num_state` above 0 becomes the number of state
     slots."""
     size_y, size_x = dataset.header.image_size

@@ -67,8 +67,8 @@ def said() -> dict[str, torch.Tensor]:
         "crop_reach": 2 * by_target.expand(2, NUM_REACH),
         "sentence_context": torch.tensor([[1.0, 3.0], [100.0, 100.0]]),
         "crop_context": torch.tensor([[0.0, 0.0], [0.0, 0.0]]),
-        "look": looking([[1.0, 100.0], [100.0, 2.0]]),
-        "play_look": looking([[5.0, 100.0]]),
+        "keypoint_logprob": looking([[1.0, 100.0], [100.0, 2.0]]),
+        "play_keypoint_logprob": looking([[5.0, 100.0]]),
         "play_action": steps(100, 2),
         "play_reach": by_target.expand(1, NUM_REACH),
     }

@@ -53,7 +53,7 @@ def change(scenario: str, seed: int, *, task: str = "put_carrot_on_plate", robot
 
 
 def test_standard_is_what_it_was_before_there_were_scenarios() -> None:
-    """The hash is of commit 5264506, which knew no scenarios; it holds for envs.VERSION 3."""
+    """The hash is of a version without scenarios; it holds for envs.VERSION 3."""
     digest = hashlib.sha256()
     for task in TASK_NAMES:
         env = envs.make(EnvConfig(task=task, image_size=48, robot_mask=True))

@@ -68,7 +68,7 @@ def used(stage: str, config: Any, dataset: DatasetInfo) -> dict[str, Any]:
     if stage == "align":
         built, windows = align_stage(config, AlignInputs(demos=dataset)), align_shapes(config, None)[1]
     else:
-        built, windows = pretrain_stage(config, alone(dataset)), config.sized_windows()
+        built, windows = pretrain_stage(config, alone(dataset)), config.resolve_windows()
     network: Any = built.network
     config.require_used(windows, network.config)
     return {"policy": network.config, "windows": windows}

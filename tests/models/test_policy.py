@@ -96,16 +96,16 @@ def test_the_first_context_gives_the_action_and_all_equal_their_own_forward():
         language, crops, goal = (policy(only(batch, name)) for name in ("language", "crops", "goal"))
         crops_and_goal = policy(only(batch, "crops", "goal"))
         play = policy({n.removeprefix("play_"): v for n, v in batch.items() if n.startswith("play_")})
-    assert set(crops_and_goal) == {"action", "reach", "look", "inverse_action"}
+    assert set(crops_and_goal) == {"action", "reach", "keypoint_logprob", "inverse_action"}
     assert set(goal) == {"action"}
     wanted = {
         "action": language["action"],
         "reach": language["reach"],
         "crop_action": crops["action"],
         "crop_reach": crops["reach"],
-        "look": language["look"],
-        "crop_look": crops["look"],
-        "play_look": play["look"],
+        "keypoint_logprob": language["keypoint_logprob"],
+        "crop_keypoint_logprob": crops["keypoint_logprob"],
+        "play_keypoint_logprob": play["keypoint_logprob"],
         "inverse_action": goal["action"],
         "play_action": play["action"],
         "play_reach": play["reach"],
@@ -196,7 +196,7 @@ def test_every_parameter_of_a_flow_head_with_a_history_gets_one(states: bool):
         batch["chunk_state"] = torch.zeros(4, 2, 7)
     out = policy(batch)
     losses = {"pred", "align", "recon"} if states else {"pred"}
-    assert set(out) == losses | {"look"}
+    assert set(out) == losses | {"keypoint_logprob"}
     torch.stack([out[name] for name in losses]).sum().backward()
     assert [name for name, p in policy.named_parameters() if p.requires_grad and p.grad is None] == []
 

@@ -100,7 +100,7 @@ def test_the_weights_by_hand():
         action=torch.tensor([[[1.0], [2.0]], [[3.0], [100.0]]]).expand(2, 2, 7),
         inverse_action=torch.tensor([[[2.0], [4.0]], [[0.0], [100.0]]]).expand(2, 2, 7),
         reach=torch.full((2, NUM_REACH), 2.0),
-        look=torch.tensor([[-1.0, -50.0, -50.0, -50.0], [-4.0, -60.0, -60.0, -60.0]]).expand(2, 2, 4),
+        keypoint_logprob=torch.tensor([[-1.0, -50.0, -50.0, -50.0], [-4.0, -60.0, -60.0, -60.0]]).expand(2, 2, 4),
     )
     config = ObjectiveConfig(next_object=0.5, reach=0.25, point=0.1, inverse_dynamics=3.0)
     loss, metrics = FromPlay(config=config, policy=policy).loss(says, batch)
@@ -131,7 +131,7 @@ def test_only_what_the_crops_tell_of_is_a_target():
     )  # the last window's is not known
     reach = torch.tensor([1.0, 2.0, 3.0, 4.0]).repeat_interleave(torch.tensor([3, 3, 3, 4])).expand(4, NUM_REACH)
     _, metrics = FromPlay(config=ObjectiveConfig(), policy=policy).loss(
-        Says(action=batch["action"], reach=reach, look=torch.zeros(4, 2, 4)), batch
+        Says(action=batch["action"], reach=reach, keypoint_logprob=torch.zeros(4, 2, 4)), batch
     )
     # Targets: 3 moves (1), 2 contacts (4), 1 release (9), three axes each; 2 rows with four numbers of yaw (16).
     assert float(metrics["play/reach_mse"]) == pytest.approx((9 * 1 + 6 * 4 + 3 * 9 + 8 * 16) / 26)
