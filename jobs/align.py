@@ -35,8 +35,8 @@ def main(config: AlignJobConfig) -> Path:
             stream.mixed_batches, inputs.play, config.play_windows(), seed=config.train.seed, **workers.stream()
         )
         batches = partial(stream.with_play, batches, play)
-    facts = {"episodes": windows.num_episodes or len(inputs.demos)}
-    return run_stage("align", config, build=build, batches=batches, parents=inputs.parents(), facts=facts)
+    metadata = {"episodes": windows.num_episodes or len(inputs.demos)}
+    return run_stage("align", config, build=build, batches=batches, parents=inputs.parents(), metadata=metadata)
 
 
 if __name__ == "__main__":

@@ -36,9 +36,9 @@ def checked_protocol(config: EvaluateConfig, world: World | None = None) -> Prot
     if config.env:  # which the adapter describes, not the suite
         spec = world.spec(EnvConfig(cameras=config.cameras))
         config = replace(config, suite=world.sim, robot=spec.robot, cameras=spec.cameras)
-    facts = {"suite_tasks": world.tasks, "env_version": world.version, "known_scenarios": world.scenarios}
+    scope = {"suite_tasks": world.tasks, "env_version": world.version, "known_scenarios": world.scenarios}
     check(
-        protocol := protocol_of(config, sim=world.sim, **facts), known_tasks=world.known_tasks, check_scene=world.scene
+        protocol := protocol_of(config, sim=world.sim, **scope), known_tasks=world.known_tasks, check_scene=world.scene
     )
     return protocol
 

@@ -44,12 +44,12 @@ def main(config: PretrainConfig) -> Path:
             player = partial(collect_play.fleet, plan, config.play.robots_per_fleet, None, world=world)
             play = live.play_of(config.play, plan, player, mixture.spec)
             batches = partial(live.batches, play, windows, seed=seed)
-            facts, parents = {"episodes": config.play.episodes}, {"evaluated_on": paths[0]}
+            metadata, parents = {"episodes": config.play.episodes}, {"evaluated_on": paths[0]}
         else:
             require_usable(mixture, windows, num_workers=config.workers.num_workers)
             batches = partial(stream.mixed_batches, mixture, windows, seed=seed, **config.workers.stream())
-            facts, parents = {"episodes": mixture.num_episodes(windows)}, config.parents()
-        run = run_stage("pretrain", config, build=build, batches=batches, parents=parents, facts=facts)
+            metadata, parents = {"episodes": mixture.num_episodes(windows)}, config.parents()
+        run = run_stage("pretrain", config, build=build, batches=batches, parents=parents, metadata=metadata)
     print(health.readiness(final_metrics(run)))
     return run
 

@@ -31,8 +31,8 @@ def main(config: PriorJobConfig) -> Path:
     print(f"States and actions are {wanted / 1e6:.1f} of {total / 1e6:.1f} MB on disk; images are not decoded.")
     windows, seed = config.resolve_windows(), config.train.seed
     batches = partial(stream.motion_batches, sets, weights, windows, seed=seed, **config.workers.stream())
-    facts = {"episodes": sum(map(len, sets))}
-    run = run_stage("pretrain", config, build=build, batches=batches, parents=config.parents(), facts=facts)
+    metadata = {"episodes": sum(map(len, sets))}
+    run = run_stage("pretrain", config, build=build, batches=batches, parents=config.parents(), metadata=metadata)
     if windows.holdout_every:
         print(prior_report.text_of(run, paths, windows, envs.make_vector))
     return run

@@ -26,8 +26,8 @@ def main(config: SaliencyConfig) -> Path:
     sim = "" if config.env else simulator(config.suite, envs.sims_of(config.suite))
     world = world_of(config.env, USUAL.robot, sim, config.tasks if config.env else ())
     saliency_report.require_crops(found, there=world.can_cut_crops)
-    facts = {"sim": world.sim, "suite_tasks": world.tasks, "env_version": world.version}
-    protocol = saliency_report.protocol_for(config, found, **facts)
+    scope = {"sim": world.sim, "suite_tasks": world.tasks, "env_version": world.version}
+    protocol = saliency_report.protocol_for(config, found, **scope)
     check(protocol, known_tasks=world.known_tasks, check_scene=world.scene)
     spec = world.spec(protocol.env_config(protocol.tasks[0], "standard"))
     saliency_report.require_robot(found, spec)
@@ -51,7 +51,7 @@ def main(config: SaliencyConfig) -> Path:
             runs.write_json(run.path / saliency_report.REPORT, report)
             run.log(saliency_report.metrics(report))
             run.artifact(saliency_report.REPORT, "strips", "videos")
-            run.facts["protocol"] = protocol.hash
+            run.metadata["protocol"] = protocol.hash
     print(saliency_report.text(runs.read_json(run.path / saliency_report.REPORT)))
     return run.path
 

@@ -29,7 +29,7 @@ def main(config: SweepJobConfig) -> Path:
     """Run every trial that has not ended, print the table; returns the run folder (of a dry run, the sweep's file)."""
     require_local(config)
     plan = sweep_plan.read(config.sweep, data=config.data, demos=config.demos)
-    have = sweep_collect.planned_facts(plan, scene_of, config.sweep)
+    have = sweep_collect.planned_datasets(plan, scene_of, config.sweep)
     trials = sweep_plan.trials(plan, config.sweep, have)
     missing = sweep_collect.missing(plan, trials, have, config.sweep)
     sweep_collect.require_metric(plan, config.sweep)

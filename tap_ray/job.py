@@ -69,7 +69,7 @@ class JobRun:
     def __init__(self, run: runs.Run, tracked: tracking.Run | None) -> None:
         self.path, self.done = run.path, tracked is None
         """`done`: the same command has finished this run before, so there is nothing to do."""
-        self.facts: dict[str, Any] = {}
+        self.metadata: dict[str, Any] = {}
         """Plain JSON that is added to the manifest at the end."""
         self.complete = True
         """False leaves the run unfinished; the same command continues it."""
@@ -90,9 +90,9 @@ class JobRun:
         for name in names:
             self.tracked.artifact(self.path / name)
 
-    def annotate(self, **facts: Any) -> None:
+    def annotate(self, **metadata: Any) -> None:
         """Add plain JSON to the manifest now."""
-        runs.annotate(self._run, **facts)
+        runs.annotate(self._run, **metadata)
 
 
 @contextlib.contextmanager
@@ -131,7 +131,7 @@ def job_run(
             life = JobRun(run, tracked)
             yield life
         if life.complete:
-            runs.finish(run, **life.facts)
+            runs.finish(run, **life.metadata)
 
 
 def require_kept(config: Any, here: Path) -> None:

@@ -28,7 +28,7 @@ def register(
     run: Path,
     tracked: tracking.Run,
     *,
-    facts: Mapping[str, Any],
+    metadata: Mapping[str, Any],
     tags: Mapping[str, str],
     description: str,
 ) -> str:
@@ -37,7 +37,7 @@ def register(
     Args:
         run: folder of a finished run of jobs.align.
         tracked: the MLflow run whose artifacts keep the files.
-        facts: plain JSON that is stored with the policy. tags, description: tags and description of the version.
+        metadata: plain JSON that is stored with the policy. tags, description: tags and description of the version.
 
     Returns:
         The version's number.
@@ -56,7 +56,7 @@ def register(
                 return str(version.version)
         with tempfile.TemporaryDirectory() as folder:
             file = Path(folder) / FACTS
-            file.write_text(json.dumps(facts, indent=2, default=str) + "\n")
+            file.write_text(json.dumps(metadata, indent=2, default=str) + "\n")
             client.log_artifact(tracked.run_id, str(file), place)
         for part in filter(lambda part: (run / part).exists(), KEPT):
             with storage.local_copy(run / part) as here:

@@ -271,16 +271,16 @@ def provenance() -> dict[str, Any]:
     }
 
 
-def finish(run: Run, **facts: Any) -> None:
-    """Mark the run as done, and add `facts` (plain JSON) to its manifest."""
+def finish(run: Run, **metadata: Any) -> None:
+    """Mark the run as done, and add `metadata` (plain JSON) to its manifest."""
     manifest = read_json(run.path / "manifest.json")
     ended = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
-    write_json(run.path / "manifest.json", {**manifest, **facts, "status": "done", "ended": ended})
+    write_json(run.path / "manifest.json", {**manifest, **metadata, "status": "done", "ended": ended})
 
 
-def annotate(run: Run, **facts: Any) -> None:
-    """Add plain JSON facts to the manifest of a run in progress (e.g. its MLflow run id)."""
-    write_json(run.path / "manifest.json", {**read_json(run.path / "manifest.json"), **facts})
+def annotate(run: Run, **metadata: Any) -> None:
+    """Add plain JSON metadata to the manifest of a run in progress (e.g. its MLflow run id)."""
+    write_json(run.path / "manifest.json", {**read_json(run.path / "manifest.json"), **metadata})
 
 
 def hash_of(path: Path | str, episodes: int = 0) -> str:

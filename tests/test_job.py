@@ -104,7 +104,7 @@ def test_a_jobs_run_is_begun_left_open_continued_and_finished(tmp_path: Path, mo
     assert begun["status"] == "running"
     with job.job_run("probe", config) as run:
         assert not run.done
-        run.facts["rate"] = 0.5
+        run.metadata["rate"] = 0.5
     ended = json.loads(Path("run/manifest.json").read_text())
     assert (ended["status"], ended["rate"]) == ("done", 0.5)
     assert ended["mlflow_run_id"] == begun["mlflow_run_id"]

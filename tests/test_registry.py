@@ -31,7 +31,7 @@ def trained(folder: Path, *, job: str = "align", seed: int = 0) -> Path:
 
 def put(run: Path, tracked: tracking.Run, avg_all: float) -> str:
     tags = {"avg_all": str(avg_all), "play": "abc"}
-    return registry.register(run, tracked, facts={"lineage": {"play": "abc"}}, tags=tags, description="| a table |")
+    return registry.register(run, tracked, metadata={"lineage": {"play": "abc"}}, tags=tags, description="| a table |")
 
 
 def test_what_goes_in_comes_out(here: Path):

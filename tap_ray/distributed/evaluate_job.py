@@ -69,7 +69,7 @@ def run_evaluation(config: EvaluateConfig, protocol: Protocol, scenes: Scenes) -
             run.log(results.metrics(summary))
             run.artifact("results.json", "episodes.parquet", "videos")
             print("".join(f"{line}\n" for line in results.crashes(episodes)), end="")
-            run.facts["protocol"] = protocol.hash
+            run.metadata["protocol"] = protocol.hash
     _print_tables(run, parents.get("policy"), device=_device(config))
     return run.path
 

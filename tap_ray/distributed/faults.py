@@ -62,8 +62,8 @@ class Timeouts:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Facts:
-    """The known facts about a call that returned no result."""
+class CallState:
+    """What is known about a call that returned no result."""
 
     node_alive: bool
     actor_dead: bool = True
@@ -77,17 +77,18 @@ class Facts:
     """Whether the call has exceeded its time limit."""
 
 
-def kind_of(facts: Facts) -> Kind:
-    """What was lost, from the known facts; faults of the machine take precedence over those of the process."""
-    if facts.preempted:
+def kind_of(call: CallState) -> Kind:
+    """What was lost, from what is known about the call; faults of the machine take precedence over those of the
+    process."""
+    if call.preempted:
         return Kind.PREEMPTION
-    if not facts.node_alive or facts.node_died or facts.result_lost:
+    if not call.node_alive or call.node_died or call.result_lost:
         return Kind.NODE
-    if facts.out_of_memory:
+    if call.out_of_memory:
         return Kind.MEMORY
-    if facts.overdue:
+    if call.overdue:
         return Kind.HANG
-    return Kind.PROCESS if facts.actor_dead else Kind.CONTACT
+    return Kind.PROCESS if call.actor_dead else Kind.CONTACT
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -107,7 +108,7 @@ def death_of(actor: Any, error: Exception) -> Death:
     if isinstance(error, OutOfMemoryError | ObjectLostError | NodeDiedError):
         node = node_of(actor)
         lost = not isinstance(error, OutOfMemoryError)
-        return Death(kind=kind_of(Facts(node_alive=True, out_of_memory=not lost, result_lost=lost)), node=node,
+        return Death(kind=kind_of(CallState(node_alive=True, out_of_memory=not lost, result_lost=lost)), node=node,
                      reason=reason)  # fmt: skip
     until = time.monotonic() + GCS_TIMEOUT_S
     while True:
@@ -116,19 +117,19 @@ def death_of(actor: Any, error: Exception) -> Death:
         if dead or not alive or time.monotonic() > until:
             break
         time.sleep(POLL_S)
-    return Death(kind=kind_of(_facts(row, alive=alive)), node=row.node_id.hex(), reason=reason)
+    return Death(kind=kind_of(_call_state(row, alive=alive)), node=row.node_id.hex(), reason=reason)
 
 
 def hang_of(actor: Any, waited_s: float) -> Death:
     """Find out what became of an actor that has not answered within its time limit."""
     node = node_of(actor)
-    facts = Facts(node_alive=node_alive(node), actor_dead=False, overdue=True)
-    return Death(kind=kind_of(facts), node=node, reason=f"no answer within {waited_s:.0f} s")
+    call = CallState(node_alive=node_alive(node), actor_dead=False, overdue=True)
+    return Death(kind=kind_of(call), node=node, reason=f"no answer within {waited_s:.0f} s")
 
 
-def _facts(row: Any, *, alive: bool) -> Facts:
+def _call_state(row: Any, *, alive: bool) -> CallState:
     cause = row.death_cause
-    return Facts(
+    return CallState(
         node_alive=alive,
         actor_dead=row.state == ActorTableData.DEAD,
         node_died=cause.actor_died_error_context.reason == ActorDiedErrorContext.NODE_DIED,

@@ -114,13 +114,13 @@ def record(
             if schedule.pending():
                 with connect(ray_address):
                     stats = collection.run(recording.make_player, pool)
-            facts = _facts(recording, schedule, stats)
-            tracked.log(_metrics(recording.job, facts), step=writer.committed)
+            metadata = _metadata(recording, schedule, stats)
+            tracked.log(_metrics(recording.job, metadata), step=writer.committed)
             if report is not None:
                 written = report(recording.out)
                 tracked.artifact(written.parent)
-                facts["report"] = str(written.relative_to(recording.out))
-            _manifest(recording, config, tracked.run_id, status="done", **facts)
+                metadata["report"] = str(written.relative_to(recording.out))
+            _manifest(recording, config, tracked.run_id, status="done", **metadata)
     print(summary(recording, schedule, stats))
     return recording.out
 
@@ -155,7 +155,7 @@ def _reasons(schedule: Schedule, task: int) -> Counter[str]:
     return Counter(reason for attempt, reason in schedule.dropped if attempt % schedule.num_tasks == task)
 
 
-def _facts(recording: Recording, schedule: Schedule, stats: CollectionStats) -> dict[str, Any]:
+def _metadata(recording: Recording, schedule: Schedule, stats: CollectionStats) -> dict[str, Any]:
     now = {"frames_per_s": stats.frames_s} if stats.frames else {}
     if stats.frames and recording.header.contact:
         now["contact_rate"] = stats.contact_rate
@@ -168,18 +168,18 @@ def _facts(recording: Recording, schedule: Schedule, stats: CollectionStats) -> 
     }
 
 
-def _metrics(job: str, facts: Mapping[str, Any]) -> dict[str, float]:
+def _metrics(job: str, metadata: Mapping[str, Any]) -> dict[str, float]:
     stage = job.removeprefix("collect_")
     return {
-        **{f"{stage}/{name}": facts[name] for name in ("frames_per_s", "contact_rate") if name in facts},
-        f"{stage}/episodes": float(sum(facts["kept"].values())),
-        f"{stage}/dropped": float(sum(facts["attempts"].values()) - sum(facts["kept"].values())),
+        **{f"{stage}/{name}": metadata[name] for name in ("frames_per_s", "contact_rate") if name in metadata},
+        f"{stage}/episodes": float(sum(metadata["kept"].values())),
+        f"{stage}/dropped": float(sum(metadata["attempts"].values()) - sum(metadata["kept"].values())),
     }
 
 
-def _manifest(recording: Recording, config: Mapping[str, Any], run_id: str, *, status: str, **facts: Any) -> None:
+def _manifest(recording: Recording, config: Mapping[str, Any], run_id: str, *, status: str, **metadata: Any) -> None:
     """Write how the dataset was made into a manifest beside it: the data themselves must not depend on when and
     where."""
     manifest = {"job": recording.job, "hash": recording.header.to_json()["hash"], "status": status, "parents": {}}
-    values = {**manifest, "mlflow_run_id": run_id, "config": dict(config), **runs.provenance(), **facts}
+    values = {**manifest, "mlflow_run_id": run_id, "config": dict(config), **runs.provenance(), **metadata}
     runs.write_json(recording.out / "manifest.json", values)

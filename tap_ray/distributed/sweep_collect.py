@@ -13,7 +13,7 @@ from tap_ray.distributed.crops import cut_missing
 from tap_ray.errors import ConfigError, DataError, nearest
 from tap_ray.evaluate.protocol import Protocol
 from tap_ray.play.settings import DemosJobConfig, PlayJobConfig
-from tap_ray.sweep.data import ENOUGH, Facts, facts_of
+from tap_ray.sweep.data import ENOUGH, DatasetFacts, dataset_facts
 from tap_ray.sweep.plan import SweepFile, data_sets
 from tap_ray.sweep.trial import Trial
 from tap_ray.training.validation import names
@@ -64,8 +64,9 @@ def entry_of(plan: SweepFile, path: Path, where: Path | str) -> PlayJobConfig | 
     return from_dict(cls, {**entry, "out": path}, where=place)
 
 
-def planned_facts(plan: SweepFile, scene_of: SceneOf, where: Path | str) -> dict[Path, Facts]:
-    """Facts about a sweep's datasets; for those with an entry in `collect`, as they will be after collection.
+def planned_datasets(plan: SweepFile, scene_of: SceneOf, where: Path | str) -> dict[Path, DatasetFacts]:
+    """What the plan needs to know about a sweep's datasets; for those with an entry in `collect`, as they will be after
+    collection.
 
     Raises:
         ConfigError: see `entry_of`.
@@ -74,15 +75,15 @@ def planned_facts(plan: SweepFile, scene_of: SceneOf, where: Path | str) -> dict
     return {path: _planned(plan, path, scene_of, where) for path in data_sets(plan, where)}
 
 
-def _planned(plan: SweepFile, path: Path, scene_of: SceneOf, where: Path | str) -> Facts:
+def _planned(plan: SweepFile, path: Path, scene_of: SceneOf, where: Path | str) -> DatasetFacts:
     config = entry_of(plan, path, where)
     if config is None:
-        return facts_of(path)
+        return dataset_facts(path)
     if num_episodes(path):
-        return replace(facts_of(path), episodes=ENOUGH)
+        return replace(dataset_facts(path), episodes=ENOUGH)
     scene, tasks = scene_of(config)
     images = {"image_size": scene.image_size, "cameras": scene.cameras}
-    return Facts(path=path, episodes=ENOUGH, num_tasks=len(tasks), robot=scene.robot, **images)
+    return DatasetFacts(path=path, episodes=ENOUGH, num_tasks=len(tasks), robot=scene.robot, **images)
 
 
 def num_episodes(path: Path) -> int:
@@ -94,14 +95,16 @@ def num_episodes(path: Path) -> int:
         return 0
 
 
-def missing(plan: SweepFile, trials: Sequence[Trial], have: Mapping[Path, Facts], where: Path | str) -> list[Missing]:
+def missing(
+    plan: SweepFile, trials: Sequence[Trial], have: Mapping[Path, DatasetFacts], where: Path | str
+) -> list[Missing]:
     """The datasets that must be collected before the trials, play first. A dataset with enough episodes is never made
     longer.
 
     Args:
         plan: the sweep.
         trials: made with `have`.
-        have: from `planned_facts`.
+        have: from `planned_datasets`.
         where: the file, for messages.
     """
     found = []
@@ -161,7 +164,7 @@ def require_metric(plan: SweepFile, where: Path) -> None:
         raise ConfigError(f"{where}: asha: unknown metric {plan.asha.metric!r}. {nearest(plan.asha.metric, known)}")
 
 
-def require_robot(plan: SweepFile, have: Mapping[Path, Facts], protocol: Protocol, where: Path) -> None:
+def require_robot(plan: SweepFile, have: Mapping[Path, DatasetFacts], protocol: Protocol, where: Path) -> None:
     """Raise ConfigError if the demonstrations are of another robot than the one that trials are evaluated with."""
     robot = have[plan.demos].robot
     if robot != protocol.robot:

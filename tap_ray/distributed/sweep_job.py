@@ -26,7 +26,7 @@ from tap_ray.sweep import costs as sweep_costs
 from tap_ray.sweep import page as sweep_page
 from tap_ray.sweep import study_report
 from tap_ray.sweep.plan import SweepFile, data_sets
-from tap_ray.sweep.tables import TRIALS, State, TrialRow, best, cost_text, facts, label, points, text_table
+from tap_ray.sweep.tables import TRIALS, State, TrialRow, best, cost_text, label, points, rows_json, text_table
 from tap_ray.sweep.trial import Trial, play_used
 from tap_ray.tracking_place import is_local
 
@@ -134,7 +134,7 @@ def _run(config: SweepJobConfig, plan: SweepFile, run: JobRun, context: SweepCon
         context = replace(context, fleets=_fleets(context, resources, at_once))
         watch = _Watch(config, plan, run)
         rows = sweep(context, limit=config.max_concurrent_trials, asha=plan.asha, watch=watch)
-    runs.write_json(run.path / "table.json", facts(rows))
+    runs.write_json(run.path / "table.json", rows_json(rows))
     cost = cost_text(rows, wall_s=watch.seconds(), at_once=at_once)
     run.annotate(cost=cost)
     top = best(rows, plan.metric)
@@ -264,7 +264,7 @@ def _register(top: TrialRow, plan: SweepFile, context: SweepContext, tracked: tr
     version = registry.register(
         policy,
         tracked,
-        facts={"lineage": hashes, "runs": top.runs, **row, "results": runs.read_json(evaluation / "results.json")},
+        metadata={"lineage": hashes, "runs": top.runs, **row, "results": runs.read_json(evaluation / "results.json")},
         tags=tags,
         description=f"{label(top.values)}: {lineage}\n\n```\n{text_table([top])}\n```",
     )

@@ -78,13 +78,13 @@ def run_stage(
     build: Callable[[], Trainable],
     batches: Batches,
     parents: Mapping[str, Path],
-    facts: Mapping[str, Any],
+    metadata: Mapping[str, Any],
 ) -> Path:
     """Run a training job from start to end: run folder, MLflow run, Ray, training, the table of held-out metrics.
 
     Args:
         name: name of the job, e.g. "align".
-        config: the job's config. build, batches, facts: see `session.TrainJob`.
+        config: the job's config. build, batches, metadata: see `session.TrainJob`.
         parents: role -> dataset or run that this run is made from.
 
     Returns:
@@ -97,13 +97,13 @@ def run_stage(
                 run=run.path.resolve(),
                 build=build,
                 batches=batches,
-                facts=facts,
+                metadata=metadata,
                 config=config.train,
                 threads=config.workers.threads,
                 async_checkpoints=config.workers.async_checkpoints,
             )
             with connect(config.workers.ray_address):
-                run.facts["metrics"] = train(job, config.workers, log=run.log)
+                run.metadata["metrics"] = train(job, config.workers, log=run.log)
     print(table(session.final_metrics(run.path)))
     return run.path
 

@@ -69,8 +69,8 @@ class PriorStage:
             metrics[f"prior/{robot}_r2"] = float(np.mean(list(r2.values())))
         return metrics
 
-    def facts(self) -> dict[str, Any]:
-        """For `Hooks.facts`: what must be equal when training resumes from a checkpoint."""
+    def metadata(self) -> dict[str, Any]:
+        """For `Hooks.metadata`: what must be equal when training resumes from a checkpoint."""
         return {"prior": to_dict(self.network.config), "robots": [source.spec.robot for source in self.sources]}
 
     def save(self, run: Path) -> Path:

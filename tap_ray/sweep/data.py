@@ -17,8 +17,8 @@ ENOUGH = sys.maxsize
 
 
 @dataclass(frozen=True, kw_only=True)
-class Facts:
-    """Facts about one dataset."""
+class DatasetFacts:
+    """What a sweep's plan needs to know about one dataset."""
 
     path: Path
     episodes: int
@@ -32,14 +32,14 @@ class Facts:
     """None: still to be collected."""
 
 
-def facts_of(path: Path) -> Facts:
-    """Facts about an existing dataset.
+def dataset_facts(path: Path) -> DatasetFacts:
+    """Read what is known about an existing dataset.
 
     Raises:
         DataError: there is no dataset, or it cannot be used.
     """
     dataset = open_dataset(path)
-    return Facts(
+    return DatasetFacts(
         path=path,
         episodes=len(dataset),
         num_tasks=len(dataset.header.plan.get("tasks") or dataset.tasks),
@@ -50,7 +50,7 @@ def facts_of(path: Path) -> Facts:
     )
 
 
-def require_mixture(sets: Sequence[Facts], where: Path | str) -> None:
+def require_mixture(sets: Sequence[DatasetFacts], where: Path | str) -> None:
     """Raise unless one network can learn from all of these datasets; of one to be collected as far as that is known.
 
     Raises:
@@ -69,7 +69,7 @@ def require_mixture(sets: Sequence[Facts], where: Path | str) -> None:
                 )
 
 
-def require_other_robots(sets: Sequence[Facts], where: Path | str) -> None:
+def require_other_robots(sets: Sequence[DatasetFacts], where: Path | str) -> None:
     """Raise ConfigError where two datasets of a motion prior are of one robot."""
     for number, other in enumerate(sets):
         for before in sets[:number]:
@@ -81,7 +81,7 @@ def require_other_robots(sets: Sequence[Facts], where: Path | str) -> None:
 
 
 def require_episodes(
-    asked: Iterable[tuple[str, int, WindowConfig | ActionChunkConfig, Facts]], where: Path | str
+    asked: Iterable[tuple[str, int, WindowConfig | ActionChunkConfig, DatasetFacts]], where: Path | str
 ) -> None:
     """Raise an error unless each dataset has the requested number of episodes, and at least one of them is held out.
 

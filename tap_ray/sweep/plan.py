@@ -20,7 +20,7 @@ from tap_ray.evaluate.settings import EvaluateConfig
 from tap_ray.settings import AlignJobConfig, PretrainConfig, PriorJobConfig, absolute, sources_of
 from tap_ray.sweep.arms import Arm, arms_of, chosen, merged
 from tap_ray.sweep.axes import Axis, axes_of, draw, verb_of
-from tap_ray.sweep.data import Facts, facts_of
+from tap_ray.sweep.data import DatasetFacts, dataset_facts
 from tap_ray.sweep.tables import ARM, BUDGET, DEMOS, SEED
 from tap_ray.sweep.trial import Trial, require_data
 
@@ -177,7 +177,9 @@ def axes(plan: SweepFile, where: Path | str = "sweep") -> list[Axis]:
     return [*own(ARM), *own(BUDGET), *below, *own(DEMOS), *own(SEED)]
 
 
-def trials(plan: SweepFile, where: Path | str = "sweep", have: Mapping[Path, Facts] | None = None) -> list[Trial]:
+def trials(
+    plan: SweepFile, where: Path | str = "sweep", have: Mapping[Path, DatasetFacts] | None = None
+) -> list[Trial]:
     """The distinct trials of a sweep: for a policy from scratch, other settings of Stage 1 do not make another trial.
 
     Args:
@@ -191,7 +193,7 @@ def trials(plan: SweepFile, where: Path | str = "sweep", have: Mapping[Path, Fac
         DataError: a dataset is missing.
     """
     arms = arms_of(plan.arms, where)
-    have = have or {path: facts_of(path) for path in data_sets(plan, where)}
+    have = have or {path: dataset_facts(path) for path in data_sets(plan, where)}
     made, seen = [], set()
     for values in points(plan, where):
         setting = _setting(plan, arms, values, have, where)
@@ -274,7 +276,11 @@ class _Setting:
 
 
 def _setting(
-    plan: SweepFile, arms: Mapping[str, Arm], values: Mapping[str, Any], have: Mapping[Path, Facts], where: Path | str
+    plan: SweepFile,
+    arms: Mapping[str, Arm],
+    values: Mapping[str, Any],
+    have: Mapping[Path, DatasetFacts],
+    where: Path | str,
 ) -> _Setting:
     name = values.get(ARM, plan.arm)
     arm = chosen(name, arms, where)
@@ -356,7 +362,7 @@ def _require_validation(plan: SweepFile, trial: Trial, where: Path | str) -> Non
         )
 
 
-def _fit_to(trial: Trial, demos: Facts) -> Trial:
+def _fit_to(trial: Trial, demos: DatasetFacts) -> Trial:
     """Set the evaluation's image size and robot to those of the demonstrations, unless `env` determines the robot."""
     evaluate = replace(trial.evaluate, image_size=demos.image_size)
     if not evaluate.env:

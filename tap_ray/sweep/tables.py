@@ -149,7 +149,7 @@ def label(values: Mapping[str, Any]) -> str:
     return ", ".join(f"{names[axis]} {show(value)}" for axis, value in values.items()) or "the only one"
 
 
-def facts(rows: Sequence[TrialRow]) -> list[dict[str, Any]]:
+def rows_json(rows: Sequence[TrialRow]) -> list[dict[str, Any]]:
     """The results of a sweep without times, so that interruptions do not change them."""
     return [
         {

@@ -8,7 +8,7 @@ from tap_ray.dataset.action_chunks import ActionChunkConfig, counts
 from tap_ray.dataset.windows import WindowConfig
 from tap_ray.evaluate.settings import EvaluateConfig
 from tap_ray.settings import AlignJobConfig, PretrainConfig, PriorJobConfig
-from tap_ray.sweep.data import Facts, require_episodes, require_mixture, require_other_robots
+from tap_ray.sweep.data import DatasetFacts, require_episodes, require_mixture, require_other_robots
 from tap_ray.sweep.tables import label
 
 
@@ -44,7 +44,7 @@ class Trial:
                 yield "prior.windows.num_episodes", path, self.prior.windows.num_episodes, self.prior.windows
 
 
-def require_data(trial: Trial, demos_per_task: int, have: Mapping[Path, Facts], where: Path | str) -> None:
+def require_data(trial: Trial, demos_per_task: int, have: Mapping[Path, DatasetFacts], where: Path | str) -> None:
     """Raise unless each dataset has as many episodes as are asked for, and mixtures are of sets that can be mixed.
 
     Args:
@@ -82,8 +82,8 @@ def _mixtures(trial: Trial) -> Iterator[tuple[Sequence[Path], Sequence[float], i
 
 
 def _asked(
-    trial: Trial, each: int, have: Mapping[Path, Facts]
-) -> Iterator[tuple[str, int, WindowConfig | ActionChunkConfig, Facts]]:
+    trial: Trial, each: int, have: Mapping[Path, DatasetFacts]
+) -> Iterator[tuple[str, int, WindowConfig | ActionChunkConfig, DatasetFacts]]:
     """The key that asks, for how many episodes, as which windows, of which dataset."""
     align, demos = trial.align, have[trial.align.demos]
     key = f"demos_per_task {each} of {demos.num_tasks} tasks =" if each else "align.windows.num_episodes"

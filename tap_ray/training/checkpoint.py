@@ -5,7 +5,7 @@
         optimizer.safetensors   "<parameter name>/<exp_avg | exp_avg_sq | step>"
         ema.safetensors         only with an average of the weights
         rng.safetensors         state of torch's generator
-        state.json              version, step, and the caller's facts (config of the model ...)
+        state.json              version, step, and the caller's metadata (config of the model ...)
 
 A checkpoint counts once it has its state.json, which is written last and deleted first; so half a one never does, on a
 local disk or an object store. Nothing is ever unpickled.
@@ -73,13 +73,13 @@ def snapshot(state: TrainState, *, copied: bool = False) -> Snapshot:
     return Snapshot(step=state.step, files=files)
 
 
-def save(folder: Path, state: TrainState | Snapshot, facts: Mapping[str, Any], **more: Any) -> None:
+def save(folder: Path, state: TrainState | Snapshot, metadata: Mapping[str, Any], **more: Any) -> None:
     """Write a checkpoint; it counts once all of its files are there.
 
     Args:
         folder: new folder; an existing one is replaced.
         state: the state to save.
-        facts: plain JSON that must be the same again when it is loaded (the model's config).
+        metadata: plain JSON that must be the same again when it is loaded (the model's config).
         more: further plain JSON of state.json, which whoever resumes reads.
 
     Raises:
@@ -90,7 +90,7 @@ def save(folder: Path, state: TrainState | Snapshot, facts: Mapping[str, Any], *
     with storage.atomic_write(folder, folder=True) as here:
         for name, tensors in kept.files.items():
             write_tensors(here / f"{name}.safetensors", tensors)
-    write_json(folder / STATE, {"version": VERSION, "step": kept.step, "facts": facts, **more})
+    write_json(folder / STATE, {"version": VERSION, "step": kept.step, "facts": metadata, **more})
 
 
 def load_weights(folder: Path, model: nn.Module) -> None:
@@ -117,7 +117,7 @@ def remove_half_written(folder: Path) -> None:
             remove(found)
 
 
-def load_into(folder: Path, state: TrainState, facts: Mapping[str, Any]) -> None:
+def load_into(folder: Path, state: TrainState, metadata: Mapping[str, Any]) -> None:
     """Load model, optimizer, averaged weights, step and the state of torch's generator from a checkpoint.
 
     Raises:
@@ -128,7 +128,7 @@ def load_into(folder: Path, state: TrainState, facts: Mapping[str, Any]) -> None
     saved = read_json(folder / STATE, needs=("version", "step", "facts"))
     if saved["version"] != VERSION:
         raise CheckpointError(f"{folder} has version {saved['version']}, but this version of tap_ray reads {VERSION}.")
-    lines = differences(saved["facts"], json.loads(json.dumps(facts)))
+    lines = differences(saved["facts"], json.loads(json.dumps(metadata)))
     if lines:
         raise CheckpointError(f"{folder} was written with another config:\n  " + "\n  ".join(lines[:FACTS_SHOWN]))
     load_model(folder / "model.safetensors", state.model)

@@ -124,7 +124,7 @@ class Hooks:
     """Device of the training."""
     rank: int = 0
     """This worker's number, so that each augments differently."""
-    facts: Mapping[str, Any] = field(default_factory=dict)
+    metadata: Mapping[str, Any] = field(default_factory=dict)
     """Plain JSON kept in each checkpoint that must be equal on resuming (the policy's config)."""
     position: Callable[[int], Mapping[str, Any]] = lambda step: {}
     """Plain JSON kept beside each checkpoint's step: where in the data the run is then."""
@@ -191,7 +191,8 @@ def fit(
                 kept = checkpoint.snapshot(state, copied=hooks.save_copies)
                 more = hooks.position(state.step)
                 hooks.save(
-                    state.step, lambda folder, kept=kept, more=more: checkpoint.save(folder, kept, hooks.facts, **more)
+                    state.step,
+                    lambda folder, kept=kept, more=more: checkpoint.save(folder, kept, hooks.metadata, **more),
                 )
                 del kept
     if state.ema is not None:
@@ -215,7 +216,7 @@ def start(
     ema = {name: value.clone() for name, value in _averaged(model)} if config.ema_decay else None
     state = TrainState(model=model, optimizer=optimizer, ema=ema)
     if resume is not None:
-        checkpoint.load_into(resume, state, hooks.facts)
+        checkpoint.load_into(resume, state, hooks.metadata)
     return state
 
 

@@ -61,7 +61,7 @@ class Trainable(Protocol):
         """Write what later stages load into the run folder; called once, at the end, on the first worker."""
         ...
 
-    def facts(self) -> dict[str, Any]:
+    def metadata(self) -> dict[str, Any]:
         """Plain JSON that must be equal on resuming (the model's config)."""
         ...
 
@@ -82,7 +82,7 @@ class TrainJob:
     """Builds the stage, in each training process."""
     batches: Batches
     config: TrainConfig
-    facts: Mapping[str, Any] = field(default_factory=dict)
+    metadata: Mapping[str, Any] = field(default_factory=dict)
     """Additional plain JSON that must be equal on resuming, e.g. the number of episodes."""
     threads: int = 1
     """Threads of torch in each process."""
@@ -133,7 +133,7 @@ def work(job: TrainJob, context: WorkerContext | None = None) -> None:
             prepare=context.prepare,
             device=context.device,
             rank=context.rank,
-            facts={**stage.facts(), **job.facts},
+            metadata={**stage.metadata(), **job.metadata},
             position=partial(_position, shard, step, job.config),
             leaving=context.leaving,
         )

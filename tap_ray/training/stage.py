@@ -50,8 +50,8 @@ class Stage:
         model = self.model
         return score_policy(model.network, self.objective, self.held_out, model.spec, parts=self.held_out_of)
 
-    def facts(self) -> dict[str, Any]:
-        """For `Hooks.facts`: what must be equal when training resumes from a checkpoint."""
+    def metadata(self) -> dict[str, Any]:
+        """For `Hooks.metadata`: what must be equal when training resumes from a checkpoint."""
         return {"policy": plain(self.model.network.config), "robot": self.model.spec.robot}
 
     def save(self, run: Path) -> Path:

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 import yaml
 
-from tap_ray.distributed.sweep_collect import Missing, missing, num_episodes, planned_facts
+from tap_ray.distributed.sweep_collect import Missing, missing, num_episodes, planned_datasets
 from tap_ray.errors import ConfigError, DataError
 from tap_ray.play.settings import DemosJobConfig, PlayJobConfig
 from tap_ray.sweep import plan as sweep_plan
@@ -23,7 +23,7 @@ def plan_of(tmp_path: Path):
         paths = {"data": str(tmp_path / "play"), "demos": str(tmp_path / "demos")}
         file.write_text(yaml.safe_dump(paths | values, sort_keys=False))
         plan = sweep_plan.read(file, data=[str(path) for path in data], demos=demos)
-        have = planned_facts(plan, lambda config: (config.scene, TASKS), file)
+        have = planned_datasets(plan, lambda config: (config.scene, TASKS), file)
         return missing(plan, sweep_plan.trials(plan, file, have), have, file)
 
     return of

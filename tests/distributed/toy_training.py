@@ -80,7 +80,7 @@ class ToyStage:
     def save(self, run: Path) -> None:
         (run / "exported.json").write_text(json.dumps(self.network.linear.bias.tolist()))
 
-    def facts(self) -> dict[str, str]:
+    def metadata(self) -> dict[str, str]:
         return {"kind": self.kind}
 
 

@@ -14,10 +14,10 @@ from tap_ray.sweep.tables import (
     TrialRow,
     best,
     cost_text,
-    facts,
     label,
     points,
     read_row,
+    rows_json,
     short_names,
     text_table,
     write_row,
@@ -94,8 +94,8 @@ def test_the_ledger_reads_what_it_wrote_and_facts_leave_out_the_clock(rows: list
     assert read_row(tmp_path, "002", {}) == rows[2]
     assert read_row(tmp_path, "009", {"seed": 3}) == TrialRow(id="009", values={"seed": 3})
     rows[2].validation = {"bc/val_loss": 0.5, "bc/samples_per_s": 300.0, "bc/data_wait_pct": 1.0}
-    assert facts(rows)[2]["validation"] == {"bc/val_loss": 0.5}
-    assert "seconds" not in facts(rows)[2]
+    assert rows_json(rows)[2]["validation"] == {"bc/val_loss": 0.5}
+    assert "seconds" not in rows_json(rows)[2]
 
 
 @pytest.fixture

@@ -64,7 +64,7 @@ class Stage:
     def save(self, run: Path) -> None:
         write_tensors(run / "final.safetensors", self.network.state_dict())
 
-    def facts(self) -> dict[str, Any]:
+    def metadata(self) -> dict[str, Any]:
         return {"kind": "layers"}
 
 

@@ -28,10 +28,10 @@ class Recorder:
     """Hooks that keep what they are told."""
 
     def __init__(self, folder: Path) -> None:
-        self.folder, self.lines, self.facts = folder, [], {"policy": to_dict(SMALL)}
+        self.folder, self.lines, self.metadata = folder, [], {"policy": to_dict(SMALL)}
 
     def hooks(self) -> Hooks:
-        return Hooks(log=self.log, save=self.save, validate=lambda: {"play/r2_dx": 0.5}, facts=self.facts)
+        return Hooks(log=self.log, save=self.save, validate=lambda: {"play/r2_dx": 0.5}, metadata=self.metadata)
 
     def log(self, metrics, step: int) -> None:
         self.lines.append((step, dict(metrics)))

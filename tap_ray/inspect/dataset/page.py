@@ -36,7 +36,7 @@ TEMPLATE = (
     common.HEAD
     + """<main>
 <h1>{{ title }}</h1>
-<p class="soft">{{ facts }}</p>
+<p class="soft">{{ overview }}</p>
 <nav aria-label="Checks"><table>
 <caption>{{ summary }}</caption>
 <thead><tr><th scope="col">check</th><th scope="col">result</th><th scope="col">what was found</th></tr></thead>
@@ -81,7 +81,7 @@ def render(
     title: str,
     checks: Sequence[Check],
     *,
-    facts: str,
+    overview: str,
     summary: str,
     plots: Mapping[str, tuple[str, str]],
     strips: Mapping[str, Sequence[tuple[np.ndarray, str]]],
@@ -92,7 +92,7 @@ def render(
     Args:
         title: heading of the page.
         checks: the results of the checks.
-        facts: a sentence about the dataset.
+        overview: a sentence about the dataset.
         summary: a sentence about how many checks had which result.
         plots: name of a check -> SVG and its caption.
         strips: name of a check -> (Y, X, 3) uint8 images, each with a caption.
@@ -117,7 +117,7 @@ def render(
     environment = Environment(autoescape=True, trim_blocks=True)
     style = Markup(common.STYLE + STYLE)
     return environment.from_string(TEMPLATE).render(
-        title=title, style=style, checks=shown, facts=facts, summary=summary, **more
+        title=title, style=style, checks=shown, overview=overview, summary=summary, **more
     )
 
 

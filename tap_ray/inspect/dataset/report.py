@@ -63,7 +63,7 @@ def inspect(config: InspectConfig) -> Path:
     report = {
         "dataset": str(dataset.path),
         "hash": runs.hash_of(dataset.path),
-        "facts": facts(seen, looked),
+        "facts": overview(seen, looked),
         "results": dict(Counter(check.kind for check in found)),
         "checks": [dataclasses.asdict(check) for check in found],
     }
@@ -90,7 +90,7 @@ def checks(seen: survey.Survey, looked: frames.Frames) -> list[Check]:
     ]
 
 
-def facts(seen: survey.Survey, looked: frames.Frames) -> str:
+def overview(seen: survey.Survey, looked: frames.Frames) -> str:
     """A sentence about what was inspected."""
     dataset, hz = seen.dataset, seen.spec.control_hz
     read = len(seen.episodes) + len(seen.damaged)
@@ -112,7 +112,7 @@ def summary(found: Sequence[Check]) -> str:
 def text(seen: survey.Survey, looked: frames.Frames, found: Sequence[Check]) -> str:
     """The text that the job prints."""
     width = max(len(check.name) for check in found)
-    lines = [facts(seen, looked), ""]
+    lines = [overview(seen, looked), ""]
     lines += [f"{check.kind:13} {check.name:{width}}  {check.text}" for check in found]
     return "\n".join(
         [*lines, "", f"{summary(found)}. These results are advice: they do not change the exit status, which is 0."]
@@ -126,7 +126,7 @@ def _page(seen: survey.Survey, looked: frames.Frames, found: Sequence[Check]) ->
     return page.render(
         f"Inspection of {dataset.path.name}",
         found,
-        facts=facts(seen, looked),
+        overview=overview(seen, looked),
         summary=summary(found) + ".",
         plots=plots.drawn(seen, looked) if seen.episodes else {},
         strips=strips,
