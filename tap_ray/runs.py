@@ -74,10 +74,8 @@ class Run:
     """Both parts of `MadeBy`."""
     hash: str
     """Identifies the run by its job, its config and the hashes of its parents."""
-    resumed: bool
-    """Whether the folder was begun by an earlier call of the same command."""
     done: bool
-    """Whether that call had finished it."""
+    """Whether an earlier call of the same command has finished it."""
 
 
 @contextlib.contextmanager
@@ -149,7 +147,7 @@ def open_run(
     manifest = _require_ours(path, job, names, made_by, parents)
     if manifest is not None:
         done = manifest["status"] == "done"
-        return Run(path=path, config=config, hash=str(manifest["hash"]), resumed=True, done=done)
+        return Run(path=path, config=config, hash=str(manifest["hash"]), done=done)
     manifest = {
         "job": job,
         "hash": names[0],
@@ -162,7 +160,7 @@ def open_run(
     storage.make_folder(path)
     write_json(path / "config.json", config if asked is None else to_dict(asked))
     write_json(path / "manifest.json", manifest)
-    return Run(path=path, config=config, hash=names[0], resumed=False, done=False)
+    return Run(path=path, config=config, hash=names[0], done=False)
 
 
 def folder_of(

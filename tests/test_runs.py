@@ -4,6 +4,7 @@ import os
 import re
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -17,15 +18,36 @@ from tap_ray.runs import MadeBy
 CONFIG = {"steps": 3, "model": {"width": 64}, "out": None}
 
 
+def begun(out: str | Path | None, **made: Any) -> runs.Run:
+    """Open a run whose folder must not exist yet, or be without a manifest."""
+    before = manifests()
+    run = runs.open_run(out, **made)
+    assert (run.path / "manifest.json").resolve() not in before
+    return run
+
+
+def resumed(out: str | Path | None, **made: Any) -> runs.Run:
+    """Open a run that must exist, and whose manifest must stay as it is."""
+    before = manifests()
+    run = runs.open_run(out, **made)
+    file = (run.path / "manifest.json").resolve()
+    assert before.get(file) == file.read_bytes()
+    return run
+
+
+def manifests() -> dict[Path, bytes]:
+    """The manifests of all runs in the current folder."""
+    return {file.resolve(): file.read_bytes() for file in Path().rglob("manifest.json")}
+
+
 @pytest.fixture(autouse=True)
 def _in_a_fresh_folder(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
 
 
 def test_the_folder_is_named_by_what_makes_the_run():
-    run = runs.open_run(None, job="align", config=CONFIG)
+    run = begun(None, job="align", config=CONFIG)
     assert run.path == Path("runs") / f"align-{run.hash[:10]}"
-    assert not run.resumed
     assert not run.done
     assert json.loads((run.path / "config.json").read_text()) == CONFIG
     manifest = json.loads((run.path / "manifest.json").read_text())
@@ -51,9 +73,8 @@ def test_where_and_how_do_not_enter_the_hash_but_what_does():
 
 def test_the_same_command_goes_on_and_then_does_nothing():
     first = runs.open_run(None, job="align", config=CONFIG)
-    again = runs.open_run(None, job="align", config=MadeBy(identity=CONFIG, runtime={"fleets": 5}))
+    again = resumed(None, job="align", config=MadeBy(identity=CONFIG, runtime={"fleets": 5}))
     assert again.path == first.path
-    assert again.resumed
     assert not again.done
     runs.annotate(again, mlflow_run_id="abc")
     runs.finish(again, steps_done=3)
@@ -67,8 +88,7 @@ def test_a_run_killed_before_its_manifest_begins_again(left):
     Path("r").mkdir()
     for name in left:
         (Path("r") / name).write_text("{")
-    run = runs.open_run("r", job="align", config=CONFIG)
-    assert not run.resumed
+    run = begun("r", job="align", config=CONFIG)
     assert runs.read_json(run.path / "config.json") == CONFIG
 
 
@@ -129,11 +149,11 @@ def test_a_run_on_the_first_episodes_of_a_dataset_stays_the_same_when_the_datase
     assert runs.read_json(run.path / "manifest.json")["parents"] == known
 
     write_dataset("d", episodes=20)
-    again = runs.open_run(None, job="pretrain", config=first, parents=parents)
-    assert (again.path, again.resumed) == (run.path, True)
-    assert runs.open_run(run.path, job="pretrain", config=first, parents=parents).resumed
+    again = resumed(None, job="pretrain", config=first, parents=parents)
+    assert again.path == run.path
+    resumed(run.path, job="pretrain", config=first, parents=parents)
     more = MadeBy(identity=CONFIG, episodes={"data": 9})
-    assert not runs.open_run(None, job="pretrain", config=more, parents=parents).resumed
+    begun(None, job="pretrain", config=more, parents=parents)
     everything = runs.open_run(None, job="pretrain", config=CONFIG, parents=parents)
     assert everything.hash not in (run.hash, again.hash)
 
@@ -144,7 +164,7 @@ def test_a_run_on_the_first_episodes_that_was_named_by_the_whole_dataset_is_foun
     old = runs.open_run(None, job="pretrain", config=CONFIG, parents={"data": "d"})
     now = MadeBy(identity=CONFIG, episodes={"data": 8})
     assert runs.folder_of(Path("runs"), job="pretrain", config=now, parents={"data": "d"}) == old.path
-    assert runs.open_run(None, job="pretrain", config=now, parents={"data": "d"}).resumed
+    assert resumed(None, job="pretrain", config=now, parents={"data": "d"}).path == old.path
 
 
 def test_a_missing_parent_is_an_error_before_anything_is_made():
@@ -213,8 +233,7 @@ def test_how_a_parents_path_is_spelt_does_not_matter(tmp_path):
     found = {runs.open_run(None, job="align", config={"init": way}, parents={"init": way}).path for way in spelt}
     assert len(found) == 1
     Path("p").rename("moved")
-    again = runs.open_run(found.pop(), job="align", config={"init": "moved"}, parents={"init": "moved"})
-    assert again.resumed
+    again = resumed(found.pop(), job="align", config={"init": "moved"}, parents={"init": "moved"})
     assert runs.open_run(None, job="align", config={"init": "scratch"}).path != again.path
 
 
@@ -225,7 +244,7 @@ def test_a_run_that_says_where_it_was_made_among_what_made_it_is_found_again():
     manifest = runs.read_json(run.path / "manifest.json")
     del manifest["runtime"]
     runs.write_json(run.path / "manifest.json", {**manifest, "made_by": {**CONFIG, "_fleets": 2}})
-    assert runs.open_run("r", job="align", config=settings).resumed
+    resumed("r", job="align", config=settings)
     with pytest.raises(ConfigError) as caught:
         runs.open_run("r", job="align", config={**CONFIG, "steps": 4})
     assert str(caught.value).splitlines()[1:-1] == ["  steps: 3 before, 4 now"]
@@ -303,8 +322,7 @@ def test_a_run_begun_under_former_names_is_taken_up():
     now = {"policy": {"n_action_steps": 2}, "align": {"load": "all"}, "workers": 2, "play": {"num_samples": 300}}
     before = {"policy": {"execute": 2}, "align": {"take": "all"}, "workers": 2, "play": {"num_samples": 300}}
     run = runs.open_run(None, job="align", config=before)
-    again = runs.open_run(None, job="align", config=now)
-    assert (again.path, again.resumed) == (run.path, True)
+    assert resumed(None, job="align", config=now).path == run.path
     with pytest.raises(ConfigError, match=r"policy\.n_action_steps: 2 before, 3 now"):
         runs.open_run(run.path, job="align", config={**now, "policy": {"n_action_steps": 3}})
 
@@ -313,8 +331,8 @@ def test_a_run_begun_under_the_former_role_of_a_parent_is_taken_up(tmp_path: Pat
     """Live play's Stage 1 at commit d50d72c named its validation dataset "judged_on"."""
     play = runs.open_run(tmp_path / "play", job="collect_play", config={}).path
     run = runs.open_run(None, job="pretrain", config={"a": 1}, parents={"judged_on": play})
-    again = runs.open_run(None, job="pretrain", config={"a": 1}, parents={"evaluated_on": play})
-    assert (again.path, again.resumed) == (run.path, True)
+    again = resumed(None, job="pretrain", config={"a": 1}, parents={"evaluated_on": play})
+    assert again.path == run.path
     with pytest.raises(ConfigError) as refused:
         runs.open_run(run.path, job="pretrain", config={"a": 2}, parents={"evaluated_on": play})
     assert "\n  a: 1 before, 2 now\nName another folder" in str(refused.value)
