@@ -96,18 +96,18 @@ def suite_tasks(sim: str) -> tuple[str, ...]:
     return tuple(task for task in simulator(sim).tasks if task in TASKS.built_in)
 
 
-def sims_of(suite: str, asked: str = "") -> tuple[str, ...]:
+def sims_of(suite: str, named: str = "") -> tuple[str, ...]:
     """The simulators in which an evaluation suite runs, the default one first.
 
     Args:
         suite: its name.
-        asked: the simulator that the user names; of the simulators of installed packages only this one is loaded.
+        named: the simulator that the user names; of the simulators of installed packages only this one is loaded.
 
     Raises:
-        ConfigError: the package that provides `asked` is broken.
+        ConfigError: the package that provides `named` is broken.
     """
     ours = tuple(SIMULATORS.built_in)
-    names = (*ours, asked) if asked in SIMULATORS and asked not in ours else ours
+    names = (*ours, named) if named in SIMULATORS and named not in ours else ours
     return tuple(name for name in names if suite in SIMULATORS[name].suites)
 
 

@@ -156,15 +156,15 @@ def cache_bytes(free: int, used: int) -> float:
     Raises:
         ConfigError: TAP_RAY_CACHE_GB is not a positive number.
     """
-    told = os.environ.get("TAP_RAY_CACHE_GB")
-    if not told:
+    limit = os.environ.get("TAP_RAY_CACHE_GB")
+    if not limit:
         return (free + used) / 2
     with contextlib.suppress(ValueError):
-        if 0 < (size_gb := float(told)) < math.inf:
+        if 0 < (size_gb := float(limit)) < math.inf:
             return size_gb * 1e9
     raise ConfigError(
         "TAP_RAY_CACHE_GB must be a positive number of GB, e.g. 50: the most space that copies of remote data may "
-        f"take on this machine; got {told!r}. If it is unset, they may take half of the free disk space."
+        f"take on this machine; got {limit!r}. If it is unset, they may take half of the free disk space."
     )
 
 
@@ -172,8 +172,8 @@ def _copy(named: str, suffix: str) -> Path:
     return cache_folder() / f"{hashlib.sha256(named.encode()).hexdigest()[:32]}{suffix}"
 
 
-def _range_copy(wanted: Range) -> Path:
-    return _copy(f"{wanted.path} {wanted.version} {wanted.start} {wanted.end}", ".part")
+def _range_copy(part: Range) -> Path:
+    return _copy(f"{part.path} {part.version} {part.start} {part.end}", ".part")
 
 
 @contextlib.contextmanager
@@ -219,8 +219,8 @@ def _make_room(added: Path) -> None:
     for file in os.scandir(folder):
         if COPY.fullmatch(file.name):  # the folder may belong to another user
             with contextlib.suppress(FileNotFoundError):
-                told = file.stat()
-                found.append((max(told.st_atime, told.st_mtime), told.st_size, file.path))
+                status = file.stat()
+                found.append((max(status.st_atime, status.st_mtime), status.st_size, file.path))
     used = sum(size for _, size, _ in found)
     limit = cache_bytes(shutil.disk_usage(folder).free, used)
     _room[folder], excess = limit / LOOKS, used - limit

@@ -126,8 +126,8 @@ def _default(config_type: type[C], given: Mapping[str, str], offers: Offers[C]) 
         known = nearest(name, offers.presets) if offers.presets else "This job has no presets."
         raise ConfigError(f"Unknown preset {name!r}. {known}")
     make = offers.presets[name].make
-    asked = [each.name for each in inspect.signature(make).parameters.values() if each.default is each.empty]
-    return make(**dict.fromkeys(asked, tyro.MISSING))
+    required = [each.name for each in inspect.signature(make).parameters.values() if each.default is each.empty]
+    return make(**dict.fromkeys(required, tyro.MISSING))
 
 
 def _memory(given: Mapping[str, str], offers: Offers[Any]) -> float | None:

@@ -202,18 +202,18 @@ def absent(config: Any, values: Mapping[str, Any], prefix: str = "") -> str:
     return ", ".join(each for each in found if each)
 
 
-def require_used(asked: Any, used: Any, *, of: str, follows: Mapping[str, str]) -> None:
+def require_used(chosen: Any, used: Any, *, of: str, follows: Mapping[str, str]) -> None:
     """Raise a ConfigError if a value that the user chose would have no effect: no flag is silently overwritten.
 
     Args:
-        asked: the config as the user gave it.
+        chosen: the config as the user gave it.
         used: the config, of the same class, that the job uses.
         of: name of the config in flags and files, e.g. "policy".
         follows: field -> what decides its value instead.
     """
-    usual = type(asked)()
-    for field in dataclasses.fields(asked):
-        name, value, now = f"{of}.{field.name}", getattr(asked, field.name), getattr(used, field.name)
+    usual = type(chosen)()
+    for field in dataclasses.fields(chosen):
+        name, value, now = f"{of}.{field.name}", getattr(chosen, field.name), getattr(used, field.name)
         if value in (now, getattr(usual, field.name)):
             continue
         if dataclasses.is_dataclass(value) and type(value) is type(now):

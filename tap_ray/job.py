@@ -120,7 +120,7 @@ def job_run(
     """
     made_by = to_dict(config) if made_by is None else made_by
     with runs.entered(
-        out or config.out, job=job, config=made_by, parents=parents, asked=config, rewrites=rewrites
+        out or config.out, job=job, config=made_by, parents=parents, job_config=config, rewrites=rewrites
     ) as run:
         if run.done and not rewrites:
             yield JobRun(run, None)

@@ -85,15 +85,15 @@ def read(file: Path) -> bytes:
         if not parts:
             return storage.read(file)
         whole = max((name for name in parts if name.endswith(WHOLE)), default="")
-        wanted, kept = [name for name in parts if name >= whole], _kept.get(file, {})
+        current, kept = [name for name in parts if name >= whole], _kept.get(file, {})
         with contextlib.suppress(FileNotFoundError):  # joined meanwhile
             old = b"" if whole or not file.exists() else storage.read(file)
-            new = [name for name in wanted if name not in kept]
+            new = [name for name in current if name not in kept]
             kept = kept | dict(zip(new, storage.read_all([_folder(file) / name for name in new]), strict=True))
             # Parts are removed before the file is replaced: if they are still there, the old file was read.
-            if {*wanted} <= {*part_names(file)}:
-                _kept[file] = {name: kept[name] for name in wanted if not name.endswith(WHOLE)}
-                return old + b"".join(kept[name] for name in wanted)
+            if {*current} <= {*part_names(file)}:
+                _kept[file] = {name: kept[name] for name in current if not name.endswith(WHOLE)}
+                return old + b"".join(kept[name] for name in current)
 
 
 def exists(file: Path) -> bool:

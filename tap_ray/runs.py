@@ -85,13 +85,13 @@ def entered(
     job: str,
     config: MadeBy | Mapping[str, Any],
     parents: Mapping[str, Path | str] | None = None,
-    asked: Any = None,
+    job_config: Any = None,
     rewrites: bool = False,
 ) -> Generator[Run]:
     """`open_run` for the duration of a job, with the folder locked.
 
     Args:
-        out, job, config, parents, asked: see `open_run`.
+        out, job, config, parents, job_config: see `open_run`.
         rewrites: whether the job also writes into a finished run; if not, a finished run is not locked.
 
     Raises:
@@ -109,7 +109,7 @@ def entered(
                 "name another folder with --out."
             )
     try:
-        yield open_run(out, job=job, config=made_by, parents=parents, asked=asked)
+        yield open_run(out, job=job, config=made_by, parents=parents, job_config=job_config)
     finally:
         if held is not None:
             held.close()
@@ -121,7 +121,7 @@ def open_run(
     job: str,
     config: MadeBy | Mapping[str, Any],
     parents: Mapping[str, Path | str] | None = None,
-    asked: Any = None,
+    job_config: Any = None,
 ) -> Run:
     """Create a run folder, or open the one that the same command has begun.
 
@@ -130,7 +130,7 @@ def open_run(
         job: name of the job, e.g. "align".
         config: its settings; plain values are all part of its identity.
         parents: role -> run folder or dataset it is made from, e.g. {"init": "runs/pretrain-..."}.
-        asked: the job's config, for config.json; None: `config`.
+        job_config: the job's config, for config.json; None: `config`.
 
     Raises:
         ConfigError: `out` holds something else (each differing key is named).
@@ -158,7 +158,7 @@ def open_run(
         **provenance(),
     }
     storage.make_folder(path)
-    write_json(path / "config.json", config if asked is None else to_dict(asked))
+    write_json(path / "config.json", config if job_config is None else to_dict(job_config))
     write_json(path / "manifest.json", manifest)
     return Run(path=path, config=config, hash=names[0], done=False)
 

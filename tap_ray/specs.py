@@ -220,8 +220,8 @@ def _arm(spec: RobotSpec, side: str) -> ArmSlots:
     found: dict[str, tuple[int, ...]] = {}
     for part, names in EE_SLOTS.items():
         have = state if part in ("ee_pos", "ee_quat", "opening") else action
-        wanted = [side + name for name in names]
-        found[part] = tuple(have[name] for name in wanted) if have.keys() >= set(wanted) else ()
+        needed = [side + name for name in names]
+        found[part] = tuple(have[name] for name in needed) if have.keys() >= set(needed) else ()
     opening, gripper = (next(iter(found.pop(part)), None) for part in ("opening", "gripper"))
     return ArmSlots(side=side, opening=opening, gripper=gripper, **found)
 
@@ -234,8 +234,8 @@ def missing_slots(spec: RobotSpec, *parts: str) -> list[str]:
         parts: fields of `ArmSlots`.
     """
     have = {slot.name for slot in (*spec.state, *spec.action)}
-    wanted = [arm.side + name for arm in spec.arms or (ArmSlots(),) for part in parts for name in EE_SLOTS[part]]
-    return [name for name in wanted if name not in have]
+    needed = [arm.side + name for arm in spec.arms or (ArmSlots(),) for part in parts for name in EE_SLOTS[part]]
+    return [name for name in needed if name not in have]
 
 
 ARMS, JOINTS = 2, 7

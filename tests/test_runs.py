@@ -305,7 +305,9 @@ def test_config_json_is_the_jobs_config_and_the_manifest_says_what_makes_the_run
 ):
     monkeypatch.setattr(sys, "orig_argv", ["/usr/bin/python3", "-m", "jobs.compare", "s3://me:word@lab/a b"])
     asked = compare.Config(runs=(Path("a"), Path("b")), out=Path("made"))
-    run = runs.open_run(asked.out, job="compare", config=MadeBy(identity={"kept": 1}, runtime={"runs": 2}), asked=asked)
+    run = runs.open_run(
+        asked.out, job="compare", config=MadeBy(identity={"kept": 1}, runtime={"runs": 2}), job_config=asked
+    )
     assert load(compare.Config, run.path / "config.json") == asked
     manifest = runs.read_json(run.path / "manifest.json")
     assert manifest["made_by"] == {"kept": 1}
@@ -314,7 +316,7 @@ def test_config_json_is_the_jobs_config_and_the_manifest_says_what_makes_the_run
     assert re.fullmatch(r"[0-9a-f]{40}(\+dirty)?", manifest["git"])
     assert manifest["packages"]["numpy"] == np.__version__
     with pytest.raises(ConfigError, match="kept: 1 before, 2 now"):
-        runs.open_run(asked.out, job="compare", config={"kept": 2}, asked=asked)
+        runs.open_run(asked.out, job="compare", config={"kept": 2}, job_config=asked)
 
 
 def test_a_run_begun_under_former_names_is_taken_up():

@@ -102,13 +102,13 @@ class World:
 
         Args:
             path_rad: for each arm NUM_SUBSTEPS joint targets (J,), rad, one per substep.
-            opening: for each arm the wanted finger opening, 0 closed .. 1 open.
+            opening: for each arm the commanded finger opening, 0 closed .. 1 open.
         """
         self._touched: frozenset[int] = frozenset()
         for targets in zip(*path_rad, strict=True):
-            for arm, target, wanted in zip(self.arms, targets, opening, strict=True):
+            for arm, target, commanded in zip(self.arms, targets, opening, strict=True):
                 arm.drive(target)
-                arm.drive_fingers(wanted)
+                arm.drive_fingers(commanded)
             p.stepSimulation(physicsClientId=self.client)
             self._touched = self._touched.union(*(finger for hand in self._touching() for finger in hand))
             self._calm_objects()

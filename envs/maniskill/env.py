@@ -236,18 +236,18 @@ class SimplerVectorEnv(gym.vector.VectorEnv):
     def _masks(self, ids_NYX1: np.ndarray) -> dict[str, np.ndarray]:
         """Robot mask and segmentation, if the config asks for them; `ids_NYX1` are ManiSkill's segmentation ids."""
         links = {link.name: int(link.per_scene_id[0]) for link in self._env.agent.robot.get_links()}
-        asked: dict[str, np.ndarray] = {}
+        masks: dict[str, np.ndarray] = {}
         if self.config.robot_mask:
-            asked["robot_mask"] = np.where(np.isin(ids_NYX1, list(links.values())), 255, 0)
+            masks["robot_mask"] = np.where(np.isin(ids_NYX1, list(links.values())), 255, 0)
         if self.config.segmentation:
             whose = np.full(ids_NYX1.shape, ELSEWHERE)
             for name, number in links.items():
                 whose[ids_NYX1 == number] = HAND if name.startswith(HAND_LINKS) else ARM
             for slot, item in enumerate(self._env.objs.values()):
                 whose[ids_NYX1 == int(item.per_scene_id[0])] = FIRST_OBJECT + slot
-            asked["segmentation"] = whose
+            masks["segmentation"] = whose
         size = self.config.image_size
-        return {name: squared(mask.astype(np.uint8), size)[..., 0] for name, mask in asked.items()}
+        return {name: squared(mask.astype(np.uint8), size)[..., 0] for name, mask in masks.items()}
 
     def _state(self) -> np.ndarray:
         """(N, S) float32 proprioception, in the order of the spec."""

@@ -136,8 +136,8 @@ def from_dataset(
         require_read(parts.files, dataset.tasks, tokens_UL)
     held_out = held_out_windows(dataset, windows, seed=seed)
     if policy.num_reach:
-        asked = replace(windows, reach_steps=windows.reach_steps or WindowConfig().reach_steps)
-        reaching = held_out if windows.reach_steps else held_out_windows(dataset, asked, seed=seed)
+        with_reach = replace(windows, reach_steps=windows.reach_steps or WindowConfig().reach_steps)
+        reaching = held_out if windows.reach_steps else held_out_windows(dataset, with_reach, seed=seed)
         model.reach_scale.set(*reach_moments(reaching))
     transfer = init_from(model, init, config.load, source=stage_1.network) if init and stage_1 else None
     known = prior.network if prior and config.prior_weights else None
@@ -197,12 +197,12 @@ def _parts(
     return stage_1.network.parts
 
 
-def _tokenizer(policy: PolicyConfig, told: Sequence[str], parts: VlmParts | None) -> Tokenizer:
+def _tokenizer(policy: PolicyConfig, sentences: Sequence[str], parts: VlmParts | None) -> Tokenizer:
     if parts is not None:
         return instruction_tokenizer(parts.files)
     match policy.language.kind:
         case "words":
-            return word_tokenizer(told)
+            return word_tokenizer(sentences)
         case "none":
             return blind_tokenizer()
         case "pretrained":
@@ -222,11 +222,11 @@ def _stage_1(init: Path, dataset: DatasetInfo) -> PolicyBundle:
     """The Stage 1 policy of a run, if demonstrations of this dataset can be learned on top of it."""
     bundle = load_bundle(init / FINAL)
     require_compatible(dataset.spec, bundle.spec, have_name=f"dataset {dataset.path}", want_name=f"run {init}")
-    size, wanted = dataset.header.image_size[0], bundle.network.config.image_size
-    if size != wanted:
+    size, trained_px = dataset.header.image_size[0], bundle.network.config.image_size
+    if size != trained_px:
         raise ConfigError(
-            f"{init} was trained on images of {wanted} px, but those of {dataset.path} have {size} px. Collect "
-            f"demonstrations with --image-size {wanted}, or pretrain on play with {size} px."
+            f"{init} was trained on images of {trained_px} px, but those of {dataset.path} have {size} px. Collect "
+            f"demonstrations with --image-size {trained_px}, or pretrain on play with {size} px."
         )
     return bundle
 
@@ -264,7 +264,7 @@ def context_of(config: AlignConfig, *, play: bool) -> tuple[Context, ...]:
     return ("language", "crops") if config.weights.asks_crops or play else ("language",)
 
 
-def resolve_policy(stage_1: PolicyConfig, asked: PolicyConfig) -> PolicyConfig:
+def resolve_policy(stage_1: PolicyConfig, requested: PolicyConfig) -> PolicyConfig:
     """The config of a Stage 2 policy on Stage 1 weights: Stage 1's sizes, with the requested context, deployment and
     freezing.
 
@@ -272,16 +272,22 @@ def resolve_policy(stage_1: PolicyConfig, asked: PolicyConfig) -> PolicyConfig:
         ConfigError: a requested size differs from that of Stage 1.
     """
     own = replace(
-        asked,
-        vision=replace(stage_1.vision, frozen=asked.vision.frozen),
-        vlm=_vlm_of(stage_1, asked),
+        requested,
+        vision=replace(stage_1.vision, frozen=requested.vision.frozen),
+        vlm=_vlm_of(stage_1, requested),
         **{name: getattr(stage_1, name) for name in SIZES},
     )
-    usual, vision = PolicyConfig(), replace(asked.vision, frozen=False)
-    wrong = [name for name in SIZES if getattr(asked, name) not in (getattr(usual, name), getattr(stage_1, name))]
+    usual, vision = PolicyConfig(), replace(requested.vision, frozen=False)
+    wrong = [name for name in SIZES if getattr(requested, name) not in (getattr(usual, name), getattr(stage_1, name))]
     wrong += ["vision"] * (vision not in (usual.vision, replace(stage_1.vision, frozen=False)))
-    wrong += ["vlm"] * (asked.vlm not in (usual.vlm, _vlm_of(stage_1, asked)) and bool(asked.vlm.pretrained))
-    if stage_1.vlm.pretrained and asked.head != stage_1.head and (asked.head, stage_1.head) != ("flow", "regression"):
+    wrong += ["vlm"] * (
+        requested.vlm not in (usual.vlm, _vlm_of(stage_1, requested)) and bool(requested.vlm.pretrained)
+    )
+    if (
+        stage_1.vlm.pretrained
+        and requested.head != stage_1.head
+        and (requested.head, stage_1.head) != ("flow", "regression")
+    ):
         raise ConfigError(
             f"Stage 1's VLM was trained with a {stage_1.head} head. Use --policy.head {stage_1.head} (or a motion "
             "prior, --prior, on a regression head)."
@@ -294,9 +300,9 @@ def resolve_policy(stage_1: PolicyConfig, asked: PolicyConfig) -> PolicyConfig:
     return own
 
 
-def _vlm_of(stage_1: PolicyConfig, asked: PolicyConfig) -> VlmConfig:
+def _vlm_of(stage_1: PolicyConfig, requested: PolicyConfig) -> VlmConfig:
     """The VLM of Stage 1, with the fields that each stage chooses for itself as requested."""
-    return replace(stage_1.vlm, **{name: getattr(asked.vlm, name) for name in OF_A_STAGE})
+    return replace(stage_1.vlm, **{name: getattr(requested.vlm, name) for name in OF_A_STAGE})
 
 
 def resolve_windows(windows: WindowConfig, weights: CloningWeights) -> WindowConfig:

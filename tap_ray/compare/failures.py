@@ -45,8 +45,8 @@ def of_task(result: Result, task: str, scenario: str) -> Failures:
 def _pool(result: Result, name: str, entries: Sequence[Mapping[str, Any]]) -> Failures:
     count: dict[str, int] = {}
     for entry in entries:
-        told = entry.get("failures", {}).get("count") or {"unlabeled": entry["n"] - entry["entire"]["k"]}
-        for label, k in told.items():
+        label_counts = entry.get("failures", {}).get("count") or {"unlabeled": entry["n"] - entry["entire"]["k"]}
+        for label, k in label_counts.items():
             count[label] = count.get(label, 0) + k
     classes = result.failure_class
     n = sum(count.get(label, 0) for label in classes)

@@ -209,16 +209,18 @@ def _read_episodes(path: Path) -> pd.DataFrame:
 
 def _require_consistent(path: Path, tasks: Mapping[str, Any], episodes: pd.DataFrame) -> None:
     groups = episodes.groupby(["task", "scenario"])[["partial_once", "entire_once"]].agg(["sum", "size"])
-    told = {(t, s): (e["n"], e["partial"]["k"], e["entire"]["k"]) for t, row in tasks.items() for s, e in row.items()}
+    in_summary = {
+        (t, s): (e["n"], e["partial"]["k"], e["entire"]["k"]) for t, row in tasks.items() for s, e in row.items()
+    }
     found = {
         (str(t), str(s)): (int(row.iloc[1]), int(row.iloc[0]), int(row.iloc[2]))
         for (t, s), row in groups.iterrows()  # type: ignore[misc]
     }
-    for cell in sorted({*told, *found}):
-        if told.get(cell) != found.get(cell):
+    for cell in sorted({*in_summary, *found}):
+        if in_summary.get(cell) != found.get(cell):
             raise CheckpointError(
                 f"{path}: results.json and episodes.parquet disagree on {' / '.join(cell)}: (n, partial, entire) is "
-                f"{told.get(cell)} in one and {found.get(cell)} in the other. Evaluate again."
+                f"{in_summary.get(cell)} in one and {found.get(cell)} in the other. Evaluate again."
             )
 
 

@@ -188,7 +188,7 @@ def gather_chunks(chunks: ActionChunks, first_N: np.ndarray, horizon: int, sourc
 def bytes_read(path: Path) -> tuple[int, int]:
     """(bytes of the columns that `load` reads, bytes of all columns) of a dataset on disk."""
     dataset = open_dataset(path)
-    wanted = total = 0
+    read_bytes = total = 0
     for number in range(int(np.max(dataset.episodes["file"])) + 1):
         about = footer(dataset, number)
         for group in range(about.num_row_groups):
@@ -196,5 +196,5 @@ def bytes_read(path: Path) -> tuple[int, int]:
                 chunk = about.row_group(group).column(column)
                 total += chunk.total_compressed_size
                 if chunk.path_in_schema.split(".list")[0] in (layout.STATE, layout.ACTION):
-                    wanted += chunk.total_compressed_size
-    return wanted, total
+                    read_bytes += chunk.total_compressed_size
+    return read_bytes, total

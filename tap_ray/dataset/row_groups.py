@@ -67,14 +67,14 @@ def read_row_group(file: File, group: int, columns: Sequence[str]) -> pa.Table:
         return parquet.read_row_group(group, columns=list(columns))
 
 
-def fetch(wanted: Sequence[tuple[File, int]], columns: Sequence[str]) -> None:
+def fetch(row_groups: Sequence[tuple[File, int]], columns: Sequence[str]) -> None:
     """Fetch columns of many row groups at once, so that `read_row_group` finds them on this machine.
 
     Raises:
         Exception: as `read_row_group`.
     """
-    read_ranges([_tail(file) for file in dict(wanted)])
-    read_ranges([each for file, group in wanted for each in _ranges(file, group, columns)])
+    read_ranges([_tail(file) for file in dict(row_groups)])
+    read_ranges([each for file, group in row_groups for each in _ranges(file, group, columns)])
 
 
 def _tail(file: File) -> Range:
@@ -96,10 +96,10 @@ def read_footer(file: File) -> _Footer:
 
 def _ranges(file: File, group: int, columns: Sequence[str]) -> list[Range]:
     pieces = _pieces(read_footer(file), group)
-    asked = [bool(piece.features & {*columns}) for piece in pieces]
+    selected = [bool(piece.features & {*columns}) for piece in pieces]
     for i in range(1, len(pieces) - 1):
-        asked[i] |= asked[i - 1] and any(asked[i:]) and pieces[i].end - pieces[i].start <= GAP
-    return [Range(*file, piece.start, piece.end) for piece, yes in zip(pieces, asked, strict=True) if yes]
+        selected[i] |= selected[i - 1] and any(selected[i:]) and pieces[i].end - pieces[i].start <= GAP
+    return [Range(*file, piece.start, piece.end) for piece, yes in zip(pieces, selected, strict=True) if yes]
 
 
 def _pieces(footer: _Footer, group: int) -> list[_Piece]:

@@ -39,11 +39,11 @@ def require_fit(run: Path | str, *, spec: RobotSpec, image_size: int) -> None:
         raise ConfigError(
             f"--policy {str(run)!r} is neither a run folder nor a built-in policy. {nearest(str(run), BUILT_IN)}"
         )
-    trained, wanted = interface(folder)
+    trained, trained_px = interface(folder)
     require_compatible(spec, trained, have_name=f"robot {spec.robot!r}", want_name=f"policy {run}")
-    if wanted != image_size:
+    if trained_px != image_size:
         raise ConfigError(
-            f"{run} was trained on images of {wanted} px; got {image_size} px. Use --image-size {wanted}."
+            f"{run} was trained on images of {trained_px} px; got {image_size} px. Use --image-size {trained_px}."
         )
 
 

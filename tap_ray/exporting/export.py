@@ -43,7 +43,7 @@ def export(config: ExportConfig) -> Path:
     _require_even(dataset, config)
     made_by = {key: value for key, value in to_dict(config).items() if key not in ("out", "threads")}
     with runs.entered(
-        config.out, job="export_dataset", config=made_by, parents={"data": config.data}, asked=config
+        config.out, job="export_dataset", config=made_by, parents={"data": config.data}, job_config=config
     ) as run:
         if run.done:
             print(f"{run.path} has already been exported.")

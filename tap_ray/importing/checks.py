@@ -202,8 +202,8 @@ def _called_absolute(mapping: Mapping, source: Source, episodes: list[int]) -> I
     seen = read(replace(mapping, action=groups), source, episodes)
     states, slots = (list(slots_of(part)) for part in (mapping.state, mapping.action))
     for group in (group for group in wrongly if not group.rotation):
-        told = [slot for slot in group.slots if partner(slot) in states]
-        for slot in told:
+        known = [slot for slot in group.slots if partner(slot) in states]
+        for slot in known:
             action, column = seen.action[:, slots.index(slot)], states.index(partner(slot))
             as_change = _correlation(action[seen.follows], seen.moved[:, column])
             if as_change > AGREES and as_change > (as_place := _correlation(action, seen.state[:, column])):
@@ -213,7 +213,7 @@ def _called_absolute(mapping: Mapping, source: Source, episodes: list[int]) -> I
                     "to be changes (kind: delta)."
                 )
         own = seen.action[:, [slots.index(slot) for slot in group.slots]]
-        if not told and len(group.slots) > 1 and (np.abs(own.mean(axis=0)) < CENTERED * own.std(axis=0)).all():
+        if not known and len(group.slots) > 1 and (np.abs(own.mean(axis=0)) < CENTERED * own.std(axis=0)).all():
             yield (
                 f"{_name(group)}: the mapping says kind absolute, but all numbers scatter around zero, which poses do "
                 "not. They seem to be changes (kind: delta)."

@@ -163,12 +163,12 @@ def _video_frames(file: Path, times_s: Sequence[float], tolerance_s: float) -> l
             stream = container.streams.video[0]
             base = float(stream.time_base or 1)
             container.seek(max(0, int((times_s[0] - tolerance_s) / base)), stream=stream, backward=True)
-            wanted = iter(times_s)
-            time_s = next(wanted)
+            remaining_s = iter(times_s)
+            time_s = next(remaining_s)
             for frame in container.decode(stream):
                 while abs(float(frame.time or 0.0) - time_s) < tolerance_s:
                     found.append(frame.to_ndarray(format="rgb24"))
-                    time_s = next(wanted, float("inf"))
+                    time_s = next(remaining_s, float("inf"))
                 if len(found) == len(times_s):
                     return found
     except (av.error.FFmpegError, OSError) as error:

@@ -60,10 +60,10 @@ class Numbers:
     def __post_init__(self) -> None:
         if self.rotation and self.rotation not in ROTATIONS:
             raise ConfigError(f"Unknown rotation {self.rotation!r}. {nearest(self.rotation, ROTATIONS)}")
-        wanted = ROTATIONS[self.rotation] if self.rotation else len(self.slots)
-        if len(self.at) != wanted or (self.rotation and len(self.slots) not in (3, 4)):
+        count = ROTATIONS[self.rotation] if self.rotation else len(self.slots)
+        if len(self.at) != count or (self.rotation and len(self.slots) not in (3, 4)):
             raise ConfigError(
-                f"slots {list(self.slots)} of {self.column!r} need {wanted} positions in 'at'; got {list(self.at)}."
+                f"slots {list(self.slots)} of {self.column!r} need {count} positions in 'at'; got {list(self.at)}."
             )
         if self.unit == "gripper" and self.open == self.closed:
             raise ConfigError(f"slots {list(self.slots)}: 'open' and 'closed' must differ; both are {self.open:g}.")
@@ -184,16 +184,16 @@ def require_like(mapping: Mapping, like: RobotSpec) -> None:
         if value != getattr(like, name)
     ]
     for role in ("state", "action"):
-        have, wanted = (
+        have, needed = (
             slots_of(getattr(mapping, role)),
             {slot.name: slot.unit.split()[0] for slot in getattr(like, role)},
         )
         wrong += [
-            f"{role}: the mapping has no slot {name} ({unit})" for name, unit in wanted.items() if name not in have
+            f"{role}: the mapping has no slot {name} ({unit})" for name, unit in needed.items() if name not in have
         ]
         wrong += [
             f"{role}: {name} has the unit {have[name]} in the mapping, {unit} there"
-            for name, unit in wanted.items()
+            for name, unit in needed.items()
             if have.get(name, unit) != unit
         ]
     if wrong:

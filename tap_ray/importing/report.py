@@ -67,12 +67,12 @@ def _camera(source: Source, name: str, camera: str) -> str:
 def _rate(mapping: Mapping, source: Source, seen: Numeric, episodes: list[int]) -> str:
     """Where the frames per second come from, and the resulting speed of the end effector."""
     raw = [source.numbers(episode, columns_of(mapping)) for episode in episodes[:3]]
-    told = (
+    origin = (
         "confirmed by its time stamps" if len(intervals_s(raw)) else
         "no time stamps; taken from its metadata or its authors" if source.fps else
         "taken from the mapping alone: without time stamps they cannot be checked"
     )  # fmt: skip
-    line = f"frames per second: {mapping.fps or source.fps:g} ({told})"
+    line = f"frames per second: {mapping.fps or source.fps:g} ({origin})"
     speed = hand_speed(mapping, seen)
     if not len(speed):
         return line

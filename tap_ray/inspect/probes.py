@@ -61,13 +61,13 @@ def read_frames(dataset: DatasetInfo, *, num_episodes: int, every: int) -> Probe
             f"{dataset.path} has no privileged object poses ({layout.OBJECT_POSE}), so a probe has no targets. Give a "
             "dataset of jobs.collect_play or jobs.collect_demos."
         )
-    wanted = min(num_episodes or len(dataset), len(dataset))
-    if wanted < 2 * HOLDOUT_EVERY:
-        raise DataError(f"A probe needs at least {2 * HOLDOUT_EVERY} episodes; got {wanted} of {dataset.path}.")
+    num = min(num_episodes or len(dataset), len(dataset))
+    if num < 2 * HOLDOUT_EVERY:
+        raise DataError(f"A probe needs at least {2 * HOLDOUT_EVERY} episodes; got {num} of {dataset.path}.")
     arms = [arm for arm in dataset.spec.arms if arm.ee_pos]
     rgb, next_rgb, state, number, sentence, seen, blank = [], [], [], [], [], [], []
     columns = (*layout.image_columns(dataset.spec), layout.STATE, layout.OBJECT_POSE)
-    for index in range(wanted):
+    for index in range(num):
         episode = read_episode(dataset, index, columns)
         steps = range(0, len(episode.state) - 1, every)
         rgb += [_frame(episode, t) for t in steps]

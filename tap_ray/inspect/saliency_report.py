@@ -114,7 +114,7 @@ def protocol_for(
 ) -> Protocol:
     """The protocol of the analyzed cells, with the robot and images that the policies were trained for."""
     first = found[0].bundle
-    asked = EvaluateConfig(
+    evaluation = EvaluateConfig(
         policy="",
         suite=sim if config.env else config.suite,
         tasks=config.tasks,
@@ -125,7 +125,7 @@ def protocol_for(
         cameras=ONE_CAMERA if config.env else first.spec.cameras,
         seed=config.seed,
     )
-    return protocol_of(asked, sim=sim, suite_tasks=suite_tasks, env_version=env_version)
+    return protocol_of(evaluation, sim=sim, suite_tasks=suite_tasks, env_version=env_version)
 
 
 def require_robot(found: Sequence[InspectedPolicy], spec: RobotSpec) -> None:

@@ -41,9 +41,9 @@ def sentences(files: VlmFiles, tokens_UL: Tensor) -> list[str]:
     return [files.processor.tokenizer.decode(row, skip_special_tokens=True) for row in rows]
 
 
-def require_read(files: VlmFiles, told: Sequence[str], tokens_UL: Tensor) -> None:
+def require_read(files: VlmFiles, expected: Sequence[str], tokens_UL: Tensor) -> None:
     """Raise a ConfigError if an instruction would be truncated."""
-    for sentence, read in zip(told, sentences(files, tokens_UL), strict=True):
+    for sentence, read in zip(expected, sentences(files, tokens_UL), strict=True):
         if sentence != read:
             raise ConfigError(
                 f"The model would read only {read!r} of the instruction {sentence!r}. Raise --policy.num-context (now "

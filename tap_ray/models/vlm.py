@@ -213,8 +213,8 @@ class VlmPolicy(nn.Module):
         views: dict[str, tuple[list[Row], Tensor | None]] = {}
         rgb = images(batch, "rgb", "jitter")
         if "tokens" in batch:
-            told = sentences(self.parts.files, batch["tokens"])
-            rows = [Row(one, told[at]) for one, at in zip(rgb, batch["sentence"].tolist(), strict=True)]
+            texts = sentences(self.parts.files, batch["tokens"])
+            rows = [Row(one, texts[at]) for one, at in zip(rgb, batch["sentence"].tolist(), strict=True)]
             views[""] = (rows, batch.get("state"))
         if "object_crop" in batch:
             views["crop_" if views else ""] = (with_crops(rgb, batch, ""), batch.get("state"))

@@ -135,8 +135,8 @@ def new_model(config: VlmConfig, files: VlmFiles, *, load_weights: bool) -> "Pre
     about |= {"attn_implementation": config.attention} if config.attention != "auto" else {}
     if config.pretrained and load_weights and config.weights == "pretrained":
         extra = {"config": files.config, "use_safetensors": True, "output_loading_info": True}
-        model, told = _load(AutoModelForImageTextToText, config.pretrained, "an image-text model", **about, **extra)
-        _require_whole(config.pretrained, told)
+        model, loading = _load(AutoModelForImageTextToText, config.pretrained, "an image-text model", **about, **extra)
+        _require_whole(config.pretrained, loading)
     else:
         try:
             model = AutoModelForImageTextToText.from_config(files.config, **about)
@@ -147,10 +147,10 @@ def new_model(config: VlmConfig, files: VlmFiles, *, load_weights: bool) -> "Pre
     return model.base_model
 
 
-def _require_whole(source: str, told: dict[str, Any]) -> None:
-    missing, left = sorted(told["missing_keys"]), sorted(told["unexpected_keys"])
-    if missing or told["mismatched_keys"]:
-        sizes = [f"{name} {tuple(have)} for {tuple(want)}" for name, have, want in sorted(told["mismatched_keys"])]
+def _require_whole(source: str, loading: dict[str, Any]) -> None:
+    missing, left = sorted(loading["missing_keys"]), sorted(loading["unexpected_keys"])
+    if missing or loading["mismatched_keys"]:
+        sizes = [f"{name} {tuple(have)} for {tuple(want)}" for name, have, want in sorted(loading["mismatched_keys"])]
         raise CheckpointError(
             f"{_where(source)} does not have all weights of its model:"
             + (f"\n  missing: {_few(missing)}" if missing else "")

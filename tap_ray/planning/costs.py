@@ -119,9 +119,9 @@ def costs(
         checkpoints: whether activations are computed again.
     """
 
-    def line(depths: Depths, asked: bool) -> np.ndarray:
+    def line(depths: Depths, checkpointed: bool) -> np.ndarray:
         """(2, 2): FLOPs and bytes, each the constant part and the part per sample."""
-        network = make(depths, asked)
+        network = make(depths, checkpointed)
         low, high = FEW if full else FEW_FOR_NORM
         few, more = (np.array(step_costs(network, batch_of(num), bf16=bf16)) for num in (low, high))
         each = (more - few) / (high - low)

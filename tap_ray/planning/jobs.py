@@ -120,11 +120,11 @@ def aligning(config: AlignJobConfig) -> Training:
 def refusal(training: Training, planned: Plan, device: Device) -> str:
     """The message: why it does not fit, and what would."""
     parts = planned.state.parts | {"activations": planned.activations}
-    told = ", ".join(f"{name} {value / 1e9:.3g}" for name, value in parts.items() if value)
+    listed = ", ".join(f"{name} {value / 1e9:.3g}" for name, value in parts.items() if value)
     cures = [f"  {flags}: {total / 1e9:.3g} GB" for flags, total in would_fit(training, planned, device)]
     return "\n".join([
         f"This training needs {planned.total / 1e9:.3g} GB per process, but there are only {device.memory / 1e9:.3g} "
-        f"GB ({device.name}). GB of {told}.",
+        f"GB ({device.name}). GB of {listed}.",
         "It would fit with" if cures else "No flag makes it fit. Use a smaller model, or a larger GPU.",
         *cures,
     ])  # fmt: skip

@@ -268,10 +268,10 @@ class PathExplorer:
         self._step = 0
         return self._segment
 
-    def _next_gripper(self, wanted: float | None) -> float:
+    def _next_gripper(self, command: float | None) -> float:
         dwell = self._motion.gripper_dwell_steps
-        if wanted is not None:
-            self._gripper = wanted
+        if command is not None:
+            self._gripper = command
         elif dwell > 0 and self._rng.random() < 1 / dwell:
             self._gripper = -self._gripper
         return self._gripper

@@ -57,8 +57,8 @@ class ObjectiveConfig:
     @property
     def context(self) -> tuple[Context, ...]:
         """The context of the policy."""
-        asked: tuple[tuple[Context, float], ...] = (("crops", self.next_object), ("goal", self.inverse_dynamics))
-        return tuple(name for name, weight in asked if weight)
+        weights: tuple[tuple[Context, float], ...] = (("crops", self.next_object), ("goal", self.inverse_dynamics))
+        return tuple(name for name, weight in weights if weight)
 
     def windows(self, windows: WindowConfig) -> WindowConfig:
         """Complete the windows with exactly the crops, goals and targets that the objectives need.

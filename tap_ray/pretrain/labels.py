@@ -198,8 +198,8 @@ def _names(spec: RobotSpec) -> str:
 
 def _manifest(config: LabelConfig, header: DatasetHeader, facts: dict[str, Any]) -> None:
     values = {"job": "label", "hash": header.to_json()["hash"], "status": "done", "parents": {}}
-    asked = {"policy": str(config.policy), "data": str(config.data)}
+    sources = {"policy": str(config.policy), "data": str(config.data)}
     runs.write_json(
         storage.to_path(config.out) / "manifest.json",
-        {**values, "config": asked, **runs.provenance(), "pseudo_labels": facts},
+        {**values, "config": sources, **runs.provenance(), "pseudo_labels": facts},
     )

@@ -35,12 +35,12 @@ class Admission:
 
     def check_place(self, connection: HTTPConnection) -> None:
         """Raise a RequestError (403) for a foreign Host or Origin."""
-        told = connection.headers.get("host", "")
-        host = _name(f"//{told}")
+        sent = connection.headers.get("host", "")
+        host = _name(f"//{sent}")
         if not host or not (self._names is None or host in self._names or _is_address(host)):
             raise RequestError(
                 403,
-                f"This server does not accept the host name {told[:200]!r} (header Host). Use its address, or start "
+                f"This server does not accept the host name {sent[:200]!r} (header Host). Use its address, or start "
                 "jobs.serve with --hosts NAME for each of its names.",
             )
         origin = connection.headers.get("origin")

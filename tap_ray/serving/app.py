@@ -127,10 +127,10 @@ class PolicyServer:
 
     def _begin(self, body: bytes, owner: Connection | None) -> dict[str, str]:
         try:
-            asked = json.loads(body)
+            request = json.loads(body)
         except (ValueError, RecursionError) as error:
             raise RequestError(400, f'Expected JSON {{"spec": ..., "seed": 0}}; got something else: {error}.') from None
-        return {"session": self._sessions.begin(asked, owner)}
+        return {"session": self._sessions.begin(request, owner)}
 
     async def _act(self, body: bytes, connection: Connection) -> bytes:
         step = self._contract.step(*wire.unpack(body))
@@ -221,8 +221,8 @@ async def _answer_error(request: Request, error: Exception) -> Response:
     return JSONResponse(error_json(error), status_code=error.status, headers=headers)
 
 
-def _connection(asked: HTTPConnection) -> Connection:
-    return asked.scope["state"]["connection"]
+def _connection(http: HTTPConnection) -> Connection:
+    return http.scope["state"]["connection"]
 
 
 def error_json(error: RequestError) -> dict[str, Any]:

@@ -112,17 +112,17 @@ class Contract:
             RequestError: 422, names what was expected, what came and what to do.
         """
         number = _number(metadata.get("step"))
-        wanted: dict[str, tuple[str, tuple[int, ...]]] = {
+        expected: dict[str, tuple[str, tuple[int, ...]]] = {
             **dict.fromkeys(self.images, ("uint8", (self.image_size, self.image_size, 3))),
             "state": ("float32", (len(self.spec.state),)),
         }
         if self.chunking.history and number > 0:
-            wanted["action"] = ("float32", (len(self.spec.action),))
-        for name, (dtype, shape) in wanted.items():
+            expected["action"] = ("float32", (len(self.spec.action),))
+        for name, (dtype, shape) in expected.items():
             _check(name, arrays.get(name), dtype, shape)
-        unknown = sorted(set(arrays) - {*wanted, "action"})
+        unknown = sorted(set(arrays) - {*expected, "action"})
         if unknown:
-            raise RequestError(422, f"Unknown array {unknown[0]!r}. A step has the arrays {', '.join(wanted)}.")
+            raise RequestError(422, f"Unknown array {unknown[0]!r}. A step has the arrays {', '.join(expected)}.")
         return Step(
             session=metadata.get("session", ""),
             number=number,
@@ -130,7 +130,7 @@ class Contract:
             rgb=arrays["rgb"],
             extra_rgb=_stacked([arrays[name] for name in self.images[1:]]),
             state=arrays["state"],
-            action=arrays["action"] if "action" in wanted else None,
+            action=arrays["action"] if "action" in expected else None,
         )
 
 

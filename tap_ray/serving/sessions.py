@@ -67,7 +67,7 @@ class Sessions:
     def __len__(self) -> int:
         return len(self._open)
 
-    def begin(self, asked: Any, owner: Connection | None = None) -> str:
+    def begin(self, request: Any, owner: Connection | None = None) -> str:
         """Begin a session for an episode, from {"spec": the robot's interface, "seed": seed of the policy's own noise}.
 
         With "previous_session": ID the session of the robot's last episode ends, if it has not already. `owner` is the
@@ -76,12 +76,12 @@ class Sessions:
         Raises:
             RequestError: 422, the spec of another robot or no seed; 503, there are too many sessions.
         """
-        if not isinstance(asked, dict):
+        if not isinstance(request, dict):
             raise RequestError(
-                422, f'A session begins with a JSON object {{"spec": ..., "seed": 0}}; got {reprlib.repr(asked)}.'
+                422, f'A session begins with a JSON object {{"spec": ..., "seed": 0}}; got {reprlib.repr(request)}.'
             )
-        self._contract.require_spec(asked.get("spec"))
-        seed = asked.get("seed")
+        self._contract.require_spec(request.get("spec"))
+        seed = request.get("seed")
         if not isinstance(seed, int) or isinstance(seed, bool) or not 0 <= seed < MAX_SEED:
             raise RequestError(
                 422,
@@ -89,7 +89,7 @@ class Sessions:
                 "episode.",
             )
         self._forget_idle()
-        previous = asked.get("previous_session", asked.get("ends"))  # its former name
+        previous = request.get("previous_session", request.get("ends"))  # its former name
         if isinstance(previous, str) and previous in self._open:
             self._drop(previous)
         if owner is not None:

@@ -74,11 +74,11 @@ def check(config: ServeConfig) -> None:
             raise ConfigError(f"--{name.replace('_', '-')} must be at least {low}; got {value:g}.")
     if not 0 <= config.port <= MAX_PORT:
         raise ConfigError(f"--port must be in 0 .. {MAX_PORT}; got {config.port}.")
-    files, wanted = resource.getrlimit(resource.RLIMIT_NOFILE)[0], connections_of(config) + OWN_FILES
-    if files < wanted:
+    files, needed = resource.getrlimit(resource.RLIMIT_NOFILE)[0], connections_of(config) + OWN_FILES
+    if files < needed:
         raise ConfigError(
-            f"--sessions {config.sessions} needs {wanted} open files, but this shell allows {files}. Run `ulimit -n "
-            f"{wanted}` first, or use a smaller --sessions."
+            f"--sessions {config.sessions} needs {needed} open files, but this shell allows {files}. Run `ulimit -n "
+            f"{needed}` first, or use a smaller --sessions."
         )
 
 
@@ -182,9 +182,9 @@ def token_of(config: ServeConfig) -> tuple[str, str] | None:
         ConfigError: the token could be guessed.
         StorageError: the token's file cannot be read or written.
     """
-    told = os.environ.get(TOKEN_VARIABLE)
-    if told is not None:
-        return _strong(told, TOKEN_VARIABLE), f"${TOKEN_VARIABLE}"
+    token = os.environ.get(TOKEN_VARIABLE)
+    if token is not None:
+        return _strong(token, TOKEN_VARIABLE), f"${TOKEN_VARIABLE}"
     if is_loopback(config.host) and not config.require_token:
         return None
     file = config.token_file.expanduser()

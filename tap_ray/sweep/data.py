@@ -81,18 +81,18 @@ def require_other_robots(sets: Sequence[DatasetFacts], where: Path | str) -> Non
 
 
 def require_episodes(
-    asked: Iterable[tuple[str, int, WindowConfig | ActionChunkConfig, DatasetFacts]], where: Path | str
+    requests: Iterable[tuple[str, int, WindowConfig | ActionChunkConfig, DatasetFacts]], where: Path | str
 ) -> None:
     """Raise an error unless each dataset has the requested number of episodes, and at least one of them is held out.
 
     Args:
-        asked: for each request the key of the file, the number of episodes (0: all), the windows, and the dataset.
+        requests: for each request the key of the file, the number of episodes (0: all), the windows, and the dataset.
         where: the sweep's file, for messages.
 
     Raises:
         ConfigError: names the key that requests too many or too few episodes.
     """
-    for name, num, windows, data in asked:
+    for name, num, windows, data in requests:
         if num > data.episodes:
             raise ConfigError(
                 f"{where}: {name} {num} is larger than the dataset: {data.path} has {data.episodes} episodes. Collect "

@@ -88,7 +88,7 @@ def _json(
 
 
 def _trial(row: TrialRow, result: Result | None) -> dict[str, Any]:
-    told = {
+    entry = {
         "id": row.id,
         "axes": {axis: value for axis, value in row.values.items() if axis != SEED},
         "seed": row.values.get(SEED),
@@ -101,7 +101,7 @@ def _trial(row: TrialRow, result: Result | None) -> dict[str, Any]:
         "runs": row.runs,
     }
     if result is None:
-        return told
+        return entry
     manifest = runs.read_json(result.path / "manifest.json") if (result.path / "manifest.json").exists() else {}
     counts = {
         task: {
@@ -110,7 +110,7 @@ def _trial(row: TrialRow, result: Result | None) -> dict[str, Any]:
         }
         for task, row_of in result.tasks.items()
     }
-    return told | {
+    return entry | {
         "n": len(result.episodes),
         "tasks": counts,
         **{score: (row.result or {}).get(score) for score in SCORES},

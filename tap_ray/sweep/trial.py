@@ -61,7 +61,7 @@ def require_data(trial: Trial, demos_per_task: int, have: Mapping[Path, DatasetF
         counts(weights, num_windows)
     if trial.prior:
         require_other_robots([have[path] for path in trial.prior.sources()[0]], where)
-    require_episodes(_asked(trial, demos_per_task, have), where)
+    require_episodes(_requests(trial, demos_per_task, have), where)
 
 
 def play_used(trials: Iterable[Trial]) -> dict[Path, int]:
@@ -81,7 +81,7 @@ def _mixtures(trial: Trial) -> Iterator[tuple[Sequence[Path], Sequence[float], i
         yield *trial.align.play_sources(), trial.align.align.play_batch
 
 
-def _asked(
+def _requests(
     trial: Trial, each: int, have: Mapping[Path, DatasetFacts]
 ) -> Iterator[tuple[str, int, WindowConfig | ActionChunkConfig, DatasetFacts]]:
     """The key that asks, for how many episodes, as which windows, of which dataset."""

@@ -56,10 +56,10 @@ def num_predicted(policy: Network, batch: Batch, mask_NH: Tensor) -> Tensor:
     return mask_NH.sum()
 
 
-def exchange(model: Any, *, wanted: bool) -> contextlib.AbstractContextManager[Any]:
+def exchange(model: Any, *, needed: bool) -> contextlib.AbstractContextManager[Any]:
     """Set whether the workers exchange gradients in this backward pass; `model` is the result of `Hooks.prepare`."""
     if hasattr(model, "set_requires_gradient_sync"):  # fully_shard
-        model.set_requires_gradient_sync(wanted)
-    elif not wanted and isinstance(model, nn.parallel.DistributedDataParallel):
+        model.set_requires_gradient_sync(needed)
+    elif not needed and isinstance(model, nn.parallel.DistributedDataParallel):
         return model.no_sync()
     return contextlib.nullcontext()

@@ -224,8 +224,8 @@ def autocast(bf16: str, device: torch.device) -> contextlib.AbstractContextManag
     """The autocast context for `TrainConfig.bf16`."""
     if bf16 not in ("auto", "on", "off"):
         raise ConfigError(f'bf16 must be "auto", "on" or "off"; got {bf16!r}.')
-    wanted = has_bf16(device) if bf16 == "auto" else bf16 == "on"
-    return torch.autocast(device.type, dtype=torch.bfloat16) if wanted else contextlib.nullcontext()
+    use_bf16 = has_bf16(device) if bf16 == "auto" else bf16 == "on"
+    return torch.autocast(device.type, dtype=torch.bfloat16) if use_bf16 else contextlib.nullcontext()
 
 
 @functools.cache
@@ -322,7 +322,7 @@ def _backward(
     for number, batch in zip(_numbers(state.step, config), shares(objective, batches), strict=True):
         # Random numbers that models draw during training.
         torch.manual_seed(seed_of(config.seed, "noise", number, hooks.rank))
-        with exchange(prepared, wanted=batch is batches[-1]):
+        with exchange(prepared, needed=batch is batches[-1]):
             with autocast(config.bf16, hooks.device):
                 loss, parts = objective.loss(prepared, batch)
             (loss / len(batches)).backward()

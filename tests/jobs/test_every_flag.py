@@ -100,7 +100,7 @@ def number(config: Any, name: str, value: float) -> float:
 
 def save(job: str, config: Any, folder: Path) -> Path:
     """config.json, as a job writes it."""
-    return runs.open_run(folder, job=job, config=to_dict(config), asked=config).path / "config.json"
+    return runs.open_run(folder, job=job, config=to_dict(config), job_config=config).path / "config.json"
 
 
 def command(config_type: type, *words: str, monkeypatch: pytest.MonkeyPatch) -> Any:

@@ -61,8 +61,8 @@ class Frames:
 def chosen(lengths: np.ndarray, most: int) -> list[int]:
     """Evenly spaced episodes with about `most` images together, or all of them; at least one."""
     num = len(lengths)
-    wanted = num if most == 0 else min(num, max(1, int(most / max(lengths.mean(), 1))))
-    return sorted({int(index) for index in np.linspace(0, num - 1, wanted).round()})
+    count = num if most == 0 else min(num, max(1, int(most / max(lengths.mean(), 1))))
+    return sorted({int(index) for index in np.linspace(0, num - 1, count).round()})
 
 
 def look(dataset: DatasetInfo, indices: Iterable[int]) -> Frames:

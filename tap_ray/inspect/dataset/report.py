@@ -55,8 +55,8 @@ def inspect(config: InspectConfig) -> Path:
     out = storage.to_path(config.out or config.data / "inspection")
     storage.make_folder(out)
     num = min(config.episodes or len(dataset), len(dataset))
-    wanted = sorted({int(index) for index in np.linspace(0, len(dataset) - 1, num).round()})
-    seen = survey.survey_of(dataset, progress_bar(iterable=wanted, unit="episode", desc="numbers"))
+    indices = sorted({int(index) for index in np.linspace(0, len(dataset) - 1, num).round()})
+    seen = survey.survey_of(dataset, progress_bar(iterable=indices, unit="episode", desc="numbers"))
     some = [index for index in frames.chosen(dataset.lengths, config.images) if index not in seen.damaged]
     looked = frames.look(dataset, progress_bar(iterable=some, unit="episode", desc="images"))
     found = checks(seen, looked)

@@ -258,10 +258,10 @@ def idle_steps(spec: RobotSpec, state: np.ndarray, action: np.ndarray) -> np.nda
     still = np.all(np.abs(np.diff(state[:, watched], axis=0)) * hz < slow, axis=1)
     for n, slot in enumerate(spec.action):
         if n in spec.grippers:
-            asked = np.sign(np.diff(action[:, n], prepend=action[:1, n])) != 0
+            commanded = np.sign(np.diff(action[:, n], prepend=action[:1, n])) != 0
         else:
-            asked = np.abs(action[:, n]) * hz >= STILL.get(slot.unit, STILL["1"])
-        still &= ~asked[:-1]
+            commanded = np.abs(action[:, n]) * hz >= STILL.get(slot.unit, STILL["1"])
+        still &= ~commanded[:-1]
     return still
 
 
