@@ -116,10 +116,10 @@ def run_sweep(
         if not run.done:
             _run(config, plan, run, context)
     print(text_table(rows_of(context)))
-    facts_of = runs.read_json(run.path / "manifest.json")
+    manifest = runs.read_json(run.path / "manifest.json")
     for name in ("cost", "registered"):
-        if name in facts_of:
-            print(facts_of[name])
+        if name in manifest:
+            print(manifest[name])
     for file in write_results(config, plan, run, rows_of(context)):
         print(f"wrote {file}")
     print(f"open {run.path / sweep_page.PAGE}")
