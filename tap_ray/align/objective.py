@@ -103,7 +103,7 @@ class BehaviorCloning:
             play = of_play(batch)
             target_play = self.policy.action_scale(play["action"])
             parts["play_action"] = masked_mse(out["play_action"], target_play, play["action_mask"])
-            if "play_look" in out:
+            if "play_keypoint_logprob" in out:
                 parts["play_point"] = pointing_loss(out["play_keypoint_logprob"], play)
             if "play_reach" in out:
                 parts["play_reach"] = reach_loss(self.policy, out["play_reach"], play, shown(play["crop_mask"]))
