@@ -1,29 +1,16 @@
 """Compare policies evaluated with one protocol: the paper's table, paired tests, learning curves, an HTML page."""
 
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
-
-import tyro
 
 from tap_ray.compare import report
 from tap_ray.compare.reading import read_runs
+from tap_ray.compare.settings import CompareConfig
 from tap_ray.compare.tables import text_table
 from tap_ray.job import job_run, run_job
 from tap_ray.runs import MadeBy
 
 
-@dataclass(frozen=True, kw_only=True)
-class Config:
-    """Settings of jobs.compare."""
-
-    runs: Annotated[tuple[Path, ...], tyro.conf.Positional]
-    """Run folders of jobs.evaluate; training runs may be named as well, for their learning curves."""
-    out: Path | None = None
-    """Run folder; without it runs/compare-<hash>."""
-
-
-def main(config: Config) -> Path:
+def main(config: CompareConfig) -> Path:
     """Write the page and print the table; returns the run folder."""
     results, _ = read_runs(config.runs)
     parents: dict[str, Path | str] = {f"run{number}": path for number, path in enumerate(config.runs)}
@@ -40,4 +27,4 @@ def main(config: Config) -> Path:
 
 
 if __name__ == "__main__":
-    run_job(main, Config)
+    run_job(main, CompareConfig)

@@ -3,29 +3,20 @@
 They are written into the dataset's crops/ folder, and existing ones are not cut again. jobs.pretrain cuts missing ones.
 """
 
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
 from tap_ray import storage
-from tap_ray.config import ClusterConfig
 from tap_ray.dataset.crop_files import folder, read_crops
 from tap_ray.dataset.crops import CROPS
 from tap_ray.dataset.reader import open_dataset
+from tap_ray.dataset.settings import CropsConfig
 from tap_ray.distributed.crops import cut_missing
 from tap_ray.job import run_job
 
 
-@dataclass(frozen=True, kw_only=True)
-class Config(ClusterConfig):
-    """Settings of the job: which dataset."""
-
-    data: Path
-    """Dataset of jobs.collect_play, with robot masks."""
-
-
-def main(config: Config) -> Path:
+def main(config: CropsConfig) -> Path:
     """Cut what is missing, print how much of the play has crops; returns their folder."""
     path = storage.to_path(config.data)
     dataset = open_dataset(path if storage.is_remote(path) else path.resolve())
@@ -43,4 +34,4 @@ def main(config: Config) -> Path:
 
 
 if __name__ == "__main__":
-    run_job(main, Config)
+    run_job(main, CropsConfig)

@@ -7,7 +7,7 @@ change the exit status.
 from pathlib import Path
 
 from tap_ray.inspect.dataset import report
-from tap_ray.inspect.dataset.report import InspectConfig
+from tap_ray.inspect.settings import InspectConfig
 from tap_ray.job import run_job
 
 

@@ -3,7 +3,8 @@
 from pathlib import Path
 
 from tap_ray.job import run_job
-from tap_ray.pretrain.labels import LabelConfig, label
+from tap_ray.pretrain.labels import label
+from tap_ray.pretrain.settings import LabelConfig
 
 
 def main(config: LabelConfig) -> Path:

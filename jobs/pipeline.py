@@ -49,7 +49,7 @@ def main(config: PipelineConfig) -> Path:
             for name, policy in (policies | {"expert": "expert"}).items()
         ]
         stage(6, "compare")
-        page = compare.main(compare.Config(runs=tuple(results), out=out / "compare")) / REPORT
+        page = compare.main(compare.CompareConfig(runs=tuple(results), out=out / "compare")) / REPORT
     stage(6, "done")
     return page
 

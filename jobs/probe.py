@@ -1,31 +1,15 @@
 """Check a Stage 1 run: its held-out metrics against those that Stage 2 needs, and linear probes of its features."""
 
-from dataclasses import dataclass
 from pathlib import Path
 
 from tap_ray import runs
 from tap_ray.dataset.reader import open_dataset
 from tap_ray.inspect.features import policy_features
 from tap_ray.inspect.probes import probe, read_frames, table
+from tap_ray.inspect.settings import ProbeConfig
 from tap_ray.job import job_run, run_job
 from tap_ray.pretrain import health
 from tap_ray.training.session import final_metrics
-
-
-@dataclass(frozen=True, kw_only=True)
-class ProbeConfig:
-    """Settings of jobs.probe: the policy, and the frames."""
-
-    policy: Path
-    """Run folder of jobs.pretrain or jobs.align."""
-    data: Path
-    """Dataset whose frames are probed (its privileged object poses are the targets)."""
-    episodes: int = 200
-    """Episodes to read; a quarter of them is the test set. 0: all."""
-    every: int = 5
-    """Take every N-th frame of an episode."""
-    out: Path | None = None
-    """Run folder; without it runs/probe-<hash>."""
 
 
 def main(config: ProbeConfig) -> Path:

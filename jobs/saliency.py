@@ -15,7 +15,7 @@ from tap_ray.evaluate.protocol import check
 from tap_ray.evaluate.settings import simulator
 from tap_ray.inspect import saliency_report
 from tap_ray.inspect.clips import record_clips
-from tap_ray.inspect.saliency_report import SaliencyConfig
+from tap_ray.inspect.settings import SaliencyConfig
 from tap_ray.job import job_run, run_job
 
 

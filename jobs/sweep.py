@@ -12,13 +12,14 @@ import envs
 from envs.worlds import world_of
 from jobs import align, collect_demos, collect_play, evaluate, pretrain, pretrain_prior
 from tap_ray.distributed import sweep_collect
-from tap_ray.distributed.sweep_job import SweepJobConfig, forecast, require_local, run_sweep
+from tap_ray.distributed.sweep_job import forecast, require_local, run_sweep
 from tap_ray.distributed.sweep_trial import Stages
 from tap_ray.evaluate.protocol import SUITES
 from tap_ray.evaluate.settings import simulator
 from tap_ray.job import run_job
 from tap_ray.play.settings import DemosJobConfig, PlayJobConfig, demo_plan_of
 from tap_ray.sweep import plan as sweep_plan
+from tap_ray.sweep.settings import SweepJobConfig
 from tap_ray.types import EnvConfig
 
 COLLECTORS = sweep_collect.Collectors(play=collect_play.main, demos=collect_demos.main)
@@ -46,8 +47,7 @@ def main(config: SweepJobConfig) -> Path:
 
 
 def scene_of(config: PlayJobConfig | DemosJobConfig) -> tuple[EnvConfig, Sequence[str]]:
-    """The scene that data will be collected in, and the tasks whose episodes alternate in it (in mixed scenes one for
-    each other task on the table)."""
+    """The scene that data will be collected in, and the tasks whose episodes alternate (mixed scenes: of each pair)."""
     world = world_of(config.env, config.robot, config.sim)
     tasks: Sequence[str] = ("play",)
     if isinstance(config, DemosJobConfig):

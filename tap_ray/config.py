@@ -259,8 +259,8 @@ def _coerce(hint: Any, value: Any, where: str) -> Any:
     if hint is Any:
         return value
     if origin in (typing.Union, types.UnionType):
-        options = [h for h in typing.get_args(hint) if h is not type(None)]
-        return None if value is None else _coerce(options[0], value, where)
+        (option,) = (h for h in typing.get_args(hint) if h is not type(None))  # a field's type is T or T | None
+        return None if value is None else _coerce(option, value, where)
     if origin is typing.Literal:
         options = typing.get_args(hint)
         if value not in options:

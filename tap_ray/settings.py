@@ -113,8 +113,8 @@ class WorkersConfig(NodesConfig):
     """Number of training processes; each processes `batch_size` windows of its own per step. On CPUs at most one per
     core."""
     min_workers: int = 0
-    """Number of training processes to go on with while the cluster lacks room for `num_workers`; a step then has fewer
-    windows, and each window is still seen once an epoch. 0: wait for room for all."""
+    """Smallest number of training processes: training continues with fewer than `num_workers` while the cluster lacks
+    room. A step then has fewer windows, and each window is still seen once an epoch. 0: wait for room for all."""
     threads: int = 1
     """Threads of torch in each training process. On CPUs, one process per core with one thread each was fastest."""
     num_data_workers: int = 1

@@ -166,7 +166,8 @@ class Episode:
     encoded."""
 
     index: int
-    """Position in the collection plan; its seed and bytes follow from the plan and this number alone."""
+    """In a fleet the number of its attempt: its seed and bytes follow from the plan and this number. In a dataset its
+    place among the episodes."""
     task: str
     """The sentence in tasks.parquet: an instruction, or PLAY_TASK for play."""
     image_jpeg: Sequence[bytes]

@@ -15,7 +15,7 @@ from jaxtyping import install_import_hook
 from tests import checked
 
 # The contract's dtypes and shapes, wherever an array is put into one of its types.
-install_import_hook(["tap_ray.types"], f"{checked.__name__}.{checked.arrays.__name__}")
+install_import_hook(["tap_ray.types", "tap_ray.models.chunk_buffer"], f"{checked.__name__}.{checked.arrays.__name__}")
 
 from tests import s3  # noqa: E402
 

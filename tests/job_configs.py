@@ -20,7 +20,7 @@ from jobs import (
 from jobs.import_dataset import ImportConfig
 from jobs.pipeline import PipelineConfig
 from tap_ray.exporting.settings import ExportConfig
-from tap_ray.pretrain.labels import LabelConfig
+from tap_ray.pretrain.settings import LabelConfig
 from tap_ray.serving.settings import ServeConfig
 
 HERE = Path("x")
@@ -28,8 +28,8 @@ CONFIGS: dict[str, Any] = {
     "align": align.AlignJobConfig(demos=HERE, init="scratch"),
     "collect_demos": collect_demos.DemosJobConfig(),
     "collect_play": collect_play.PlayJobConfig(),
-    "compare": compare.Config(runs=(HERE,)),
-    "cut_crops": cut_crops.Config(data=HERE),
+    "compare": compare.CompareConfig(runs=(HERE,)),
+    "cut_crops": cut_crops.CropsConfig(data=HERE),
     "import_dataset": ImportConfig(source=HERE, mapping=HERE, out=HERE),
     "export_dataset": ExportConfig(data=HERE, out=HERE),
     "label": LabelConfig(policy=HERE, data=HERE, out=HERE),

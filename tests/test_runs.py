@@ -304,11 +304,11 @@ def test_config_json_is_the_jobs_config_and_the_manifest_says_what_makes_the_run
     monkeypatch: pytest.MonkeyPatch,
 ):
     monkeypatch.setattr(sys, "orig_argv", ["/usr/bin/python3", "-m", "jobs.compare", "s3://me:word@lab/a b"])
-    asked = compare.Config(runs=(Path("a"), Path("b")), out=Path("made"))
+    asked = compare.CompareConfig(runs=(Path("a"), Path("b")), out=Path("made"))
     run = runs.open_run(
         asked.out, job="compare", config=MadeBy(identity={"kept": 1}, runtime={"runs": 2}), job_config=asked
     )
-    assert load(compare.Config, run.path / "config.json") == asked
+    assert load(compare.CompareConfig, run.path / "config.json") == asked
     manifest = runs.read_json(run.path / "manifest.json")
     assert manifest["made_by"] == {"kept": 1}
     assert manifest["runtime"] == {"runs": 2}

@@ -37,7 +37,7 @@ from tap_ray.inspect import probes
 from tap_ray.inspect.dataset import frames
 from tap_ray.inspect.dataset.content_checks import images
 from tap_ray.inspect.features import policy_features
-from tap_ray.inspect.saliency_report import SaliencyConfig
+from tap_ray.inspect.settings import SaliencyConfig
 from tap_ray.media.image import BAR_PX, decode_frames, decode_jpeg, encode_jpeg
 from tap_ray.models.build import new_policy
 from tap_ray.models.inference import load_policy

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Sequence
 
 import numpy as np
+from tyro.conf import Suppress
 
 from tap_ray.dataset import layout
 from tap_ray.dataset.norm_stats import NormStats, norm_stats
@@ -30,9 +31,9 @@ from tap_ray.types import ActionChunkBatch
 class ActionChunkConfig:
     """Settings of the chunks and their batches."""
 
-    horizon: int = 15
+    horizon: Suppress[int] = 15
     """Number of steps of a chunk (H)."""
-    batch_size: int = 256
+    batch_size: Suppress[int] = 256
     """Number of chunks in a batch (N)."""
     num_episodes: int = 0
     """Use only the first N episodes of each dataset, so that smaller budgets are parts of larger ones; 0 uses all."""

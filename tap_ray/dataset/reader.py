@@ -144,8 +144,8 @@ def require_version(path: Path, info: Mapping[str, Any]) -> None:
     version = info.get("codebase_version")
     if version != layout.VERSION:
         raise DataError(
-            f"{path} is a LeRobot dataset of version {version!r}, but tap_ray reads {layout.VERSION!r}. Convert it "
-            "with lerobot (`python -m lerobot.datasets.v30.convert_dataset_v21_to_v30`), or collect it again."
+            f"{path} is a LeRobot dataset of version {version!r}, but tap_ray reads {layout.VERSION!r}. Import "
+            f"it: `python -m jobs.import_dataset --source {path} --mapping FILE --out DATASET` (docs/import.md)."
         )
     if missing := [key for key in INFO_KEYS if key not in info]:
         raise DataError(

@@ -224,8 +224,9 @@ def read_header(root: Path) -> DatasetHeader:
     path = root / layout.HEADER
     if not path.exists():
         raise DataError(
-            f"{path} is missing: {root} was not made by tap_ray, so its robot's conventions are unknown. Collect a "
-            "dataset with `python -m jobs.collect_play`, or copy the whole folder meta/ again."
+            f"{path} is missing: {root} was not made by tap_ray, so its robot's conventions are unknown. Import "
+            f"it: `python -m jobs.import_dataset --source {root} --mapping FILE --out DATASET` (docs/import.md). If it "
+            "was made by tap_ray, copy the whole folder meta/ again."
         )
     data: Any = layout.read_json(path)
     return DatasetHeader.from_json(data, where=str(path))

@@ -66,7 +66,7 @@ class WindowConfig:
     crops: Suppress[bool] = False
     """Whether windows contain crops of the object that is touched next and of the place where it is released. Needs a
     dataset with masks whose crops have been cut (jobs.cut_crops)."""
-    drop_last: bool = True
+    drop_last: Suppress[bool] = True
     """Whether the last, smaller batch of a group is dropped. False keeps it (for evaluation)."""
 
     def __post_init__(self) -> None:

@@ -26,7 +26,7 @@ weights react to contrast, so the map of a trained network is meaningful only in
 import contextlib
 from dataclasses import dataclass
 from math import ceil, log2
-from typing import Any, Iterator, Literal, Mapping, Sequence
+from typing import Any, Iterator, Mapping, Sequence
 
 import numpy as np
 import torch
@@ -34,13 +34,13 @@ from torch import Tensor, nn
 
 from tap_ray.errors import ConfigError
 from tap_ray.inspect.features import inputs
+from tap_ray.inspect.settings import Sign
 from tap_ray.models.batch import Batch
 from tap_ray.models.build import PolicyBundle
 from tap_ray.models.glimpse import on_image
 from tap_ray.models.policy import TapPolicy, acts
 from tap_ray.models.vision import VisionTower
 
-Sign = Literal["abs", "positive"]
 BATCH = 64
 """Number of frames per batch."""
 VIEWS = ("image", "goal")

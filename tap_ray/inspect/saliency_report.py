@@ -6,7 +6,7 @@ policies + clips -> maps -> saliency mass -> saliency.json, strips/, videos/
 from collections import Counter
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Iterable, Iterator, Literal, Mapping, Sequence
+from typing import Any, Iterable, Iterator, Mapping, Sequence
 
 import numpy as np
 
@@ -18,7 +18,8 @@ from tap_ray.evaluate.protocol import Protocol
 from tap_ray.evaluate.settings import EvaluateConfig, protocol_of
 from tap_ray.inspect import filmstrips, saliency_mass
 from tap_ray.inspect.clips import EpisodeClip
-from tap_ray.inspect.saliency import VIEWS, Sign, saliency
+from tap_ray.inspect.saliency import VIEWS, saliency
+from tap_ray.inspect.settings import SaliencyConfig
 from tap_ray.models.build import PolicyBundle, load_bundle, new_policy
 from tap_ray.models.inference import PolicyRunner
 from tap_ray.progress_bar import progress_bar
@@ -29,42 +30,6 @@ from tap_ray.types import EnvConfig
 NUM_FRESH = 3
 """Number of networks with random weights whose shares are averaged: a single one may prefer any place."""
 REPORT = "saliency.json"
-
-
-@dataclass(frozen=True, kw_only=True)
-class SaliencyConfig:
-    """Settings of jobs.saliency."""
-
-    policy: tuple[Path, ...]
-    """Run folders of jobs.pretrain (Stage 1) and jobs.align (Stage 2). All see the same frames."""
-    driver: Literal["auto", "policy", "expert"] = "auto"
-    """What moves the robot: the only given policy (Stage 2), or the scripted expert; auto: the policy if possible."""
-    cam: Sign = "abs"
-    """"abs": maps of the evidence for and against the predicted motion; "positive": of the evidence for it only, as
-    Grad-CAM does for a class (inspect/saliency.py)."""
-    env: str = ""
-    """A foreign environment instead of the suite, as in jobs.evaluate. It has no segmentation of gripper and objects:
-    shares are those of the whole robot if its adapter has a robot_mask; otherwise there are images only."""
-    suite: str = "tabletop"
-    """Suite of tasks."""
-    tasks: tuple[str, ...] = ()
-    """Tasks; if none is given, all tasks of the suite."""
-    episodes: int = 5
-    """Episodes of each task: the first cells of jobs.evaluate."""
-    max_steps: int = 60
-    """Control steps of an episode (5 per second); it is analyzed until the task is done."""
-    goal_offset: int = 1
-    """Steps (0.2 s each) from a frame to the second image of inverse dynamics, at least 1."""
-    every: int = 4
-    """Steps (0.2 s each) between two images of a strip."""
-    seed: int = 0
-    """Root of the episodes' seeds."""
-    out: Path | None = None
-    """Run folder; without it runs/saliency-<hash>."""
-
-    def __post_init__(self) -> None:
-        if self.max_steps <= self.goal_offset:
-            raise ConfigError(f"max_steps must be more than goal_offset, {self.goal_offset}; got {self.max_steps}.")
 
 
 @dataclass(frozen=True, kw_only=True)

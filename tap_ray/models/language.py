@@ -24,8 +24,8 @@ class LanguageConfig:
     """Settings of the text encoder."""
 
     kind: Literal["words", "pretrained", "none"] = "words"
-    """"words": tiny BERT over whole words, from scratch; "pretrained": a checkpoint with its tokenizer; "none": the same
-    network as "words", which cannot tell instructions apart (ablation of language)."""
+    """"words": tiny BERT over whole words, from scratch; "pretrained": a checkpoint with its tokenizer; "none": the
+    network of "words", to which all instructions look the same (ablation of language)."""
     width: int = 64
     """Channels of the tiny BERT."""
     num_layers: int = 1

@@ -49,7 +49,7 @@ class PolicyConfig:
     """What the policy is conditioned on: in Stage 1 "goal" (inverse dynamics) or "crops" (next object), in Stage 2
     "language"."""
     image_size: int = 96
-    """Side of the square camera images, px."""
+    """Side of the square camera images, px: that of the dataset's; to be given only with --plan before there is one."""
     num_cameras: Suppress[int] = 1
     """Number of cameras whose images are read together: those of the robot."""
     camera_towers: Literal["own", "shared"] = "own"
@@ -60,7 +60,7 @@ class PolicyConfig:
     n_action_steps: int = 2
     """Actions of a chunk that are executed before the policy predicts the next chunk, 1 .. chunk."""
     num_actions: int = 7
-    """Slots of an action (A)."""
+    """Slots of an action (A): those of the dataset's robot; to be given only with --plan before there is one."""
     vlm: VlmConfig = field(default_factory=VlmConfig)
     """An image-text model as the backbone, in place of the parts from `vision` to `glimpse_px`."""
     vision: VisionConfig = field(default_factory=VisionConfig)

@@ -157,7 +157,7 @@ def build(
     seed: int,
     action_NHA: Callable[[], np.ndarray] | None = None,
 ) -> Stage:
-    """Build Stage 1 from its parts, for live play, which has no dataset.
+    """Build Stage 1 from its parts.
 
     Args:
         spec: interface of the robot.

@@ -7,7 +7,7 @@ Source: VPT (arXiv 2206.11795) labels videos in this way; the network is Stage 1
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +24,7 @@ from tap_ray.dataset.writer import DatasetWriter
 from tap_ray.errors import ConfigError, DataError
 from tap_ray.media.image import decode_frames
 from tap_ray.models.build import PolicyBundle, load_bundle
+from tap_ray.pretrain.settings import LabelConfig
 from tap_ray.progress_bar import progress_bar
 from tap_ray.specs import RobotSpec
 from tap_ray.training.session import final_metrics
@@ -31,19 +32,6 @@ from tap_ray.types import Episode
 
 BATCH = 256
 """Number of pairs of images per batch."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class LabelConfig:
-    """Settings of jobs.label: the model, and the video."""
-
-    policy: Path
-    """Run folder of jobs.pretrain with --objective.inverse-dynamics."""
-    data: Path
-    """Dataset of the same robot, imported without actions; or one with actions, to measure the error of the predicted
-    ones."""
-    out: Path
-    """Dataset to write; the same command again resumes, and labels new episodes of `data`."""
 
 
 class Labeler:

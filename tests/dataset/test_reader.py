@@ -90,7 +90,7 @@ def change_json(path: Path, **values: object) -> None:
 
 def test_other_version(copy: Path) -> None:
     change_json(copy / layout.INFO, codebase_version="v2.1")
-    with pytest.raises(DataError, match=r"version 'v2.1', but tap_ray reads 'v3.0'. Convert it"):
+    with pytest.raises(DataError, match=r"version 'v2.1', but tap_ray reads 'v3.0'. Import it"):
         open_dataset(copy)
 
 

@@ -16,12 +16,13 @@ from tap_ray import logs, runs, storage, tracking
 from tap_ray.distributed.connect import connect
 from tap_ray.distributed.placement import capacity
 from tap_ray.distributed.sweep import ResumableASHA, TrialQueue, finalists, max_concurrent_trials, progress_of
-from tap_ray.distributed.sweep_job import SweepJobConfig, run_sweep
+from tap_ray.distributed.sweep_job import run_sweep
 from tap_ray.errors import ConfigError
 from tap_ray.evaluate.settings import EvaluateConfig, InferenceConfig
 from tap_ray.settings import WorkersConfig
 from tap_ray.sweep import plan as sweep_plan
 from tap_ray.sweep.plan import AshaConfig
+from tap_ray.sweep.settings import SweepJobConfig
 from tap_ray.sweep.tables import TrialRow, read_row, write_row
 from tests.distributed.nodes import nodes, wait_for
 from tests.distributed.toy_stages import PROTOCOL, STAGES, alone, write_file

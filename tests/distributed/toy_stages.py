@@ -18,7 +18,7 @@ from tap_ray.dataset.schedule import iterate
 from tap_ray.distributed import evaluate as fleets
 from tap_ray.distributed import stream
 from tap_ray.distributed.connect import connect
-from tap_ray.distributed.sweep_job import SweepJobConfig, run_sweep
+from tap_ray.distributed.sweep_job import run_sweep
 from tap_ray.distributed.sweep_trial import Stages, result_of
 from tap_ray.distributed.train import run_stage
 from tap_ray.evaluate import results
@@ -27,6 +27,7 @@ from tap_ray.evaluate.protocol import Protocol, cells
 from tap_ray.evaluate.settings import EvaluateConfig, made_by
 from tap_ray.settings import AlignJobConfig, PretrainConfig, PriorJobConfig
 from tap_ray.sweep import plan as sweep_plan
+from tap_ray.sweep.settings import SweepJobConfig
 from tap_ray.training import session
 from tap_ray.training.loop import TrainConfig
 from tap_ray.training.progress import train_here

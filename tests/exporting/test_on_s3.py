@@ -9,7 +9,8 @@ from jobs import export_dataset, inspect_dataset
 from tap_ray import runs, storage
 from tap_ray.exporting.export import MAPPING
 from tap_ray.exporting.settings import ExportConfig
-from tap_ray.inspect.dataset.report import PAGE, REPORT, InspectConfig
+from tap_ray.inspect.dataset.report import PAGE, REPORT
+from tap_ray.inspect.settings import InspectConfig
 from tests.digests import digests
 from tests.inspect.flawed import write
 

@@ -22,7 +22,7 @@ from tap_ray.dataset.writer import DatasetWriter
 from tap_ray.errors import DataError
 from tap_ray.inspect.dataset import content_checks, frames, report, survey
 from tap_ray.inspect.dataset.check import Check
-from tap_ray.inspect.dataset.report import InspectConfig
+from tap_ray.inspect.settings import InspectConfig
 from tap_ray.types import PLAY_TASK
 from tests.compare.test_report import CHROMIUM, EVIL, FLAGS, Page
 from tests.inspect.flawed import NUM, SPEC, Made, T, clean, draw, short, trajectory, write

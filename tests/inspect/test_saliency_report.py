@@ -18,7 +18,7 @@ from tap_ray.errors import CheckpointError, ConfigError, SpecError, StorageError
 from tap_ray.evaluate.protocol import Protocol
 from tap_ray.inspect import filmstrips, saliency_report
 from tap_ray.inspect.clips import clip_of, record_clips
-from tap_ray.inspect.saliency_report import SaliencyConfig
+from tap_ray.inspect.settings import SaliencyConfig
 from tap_ray.job import run_job
 from tap_ray.media.image import BAR_PX
 from tap_ray.models.build import PolicyBundle, new_policy, save_bundle

@@ -11,8 +11,9 @@ import yaml
 
 from jobs import sweep
 from tap_ray import runs, storage
-from tap_ray.distributed.sweep_job import SweepJobConfig, command_of
+from tap_ray.distributed.sweep_job import command_of
 from tap_ray.errors import ConfigError, DataError
+from tap_ray.sweep.settings import SweepJobConfig
 from tests.distributed import toy_player
 from tests.slider import write_adapter
 

@@ -21,7 +21,7 @@ from tap_ray.errors import ConfigError, DataError
 from tap_ray.inspect.dataset import report
 from tap_ray.pretrain import labels
 from tap_ray.pretrain.from_play import ObjectiveConfig, from_dataset
-from tap_ray.pretrain.labels import LabelConfig
+from tap_ray.pretrain.settings import LabelConfig
 from tap_ray.specs import EE_DELTA_ACTION
 from tap_ray.training.loop import TrainConfig, fit
 from tests.digests import digests
@@ -154,7 +154,7 @@ def test_a_video_is_not_trained_on_and_is_inspected(video):
         DataError, match=r"is a video without actions, so no policy can be trained on it\. Label it .* \(jobs\.label\)"
     ):
         from_dataset(open_dataset(video), WINDOWS, policy=SMALL, config=ASKED, seed=0)
-    report.inspect(report.InspectConfig(data=video))
+    report.inspect(InspectConfig(data=video))
     found = json.loads((video / "inspection/report.json").read_text())
     kinds = {check["name"]: check["kind"] for check in found["checks"]}
     assert [name for name, kind in kinds.items() if kind == "not known"] == [

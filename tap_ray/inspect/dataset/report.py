@@ -3,7 +3,6 @@
 import dataclasses
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +14,7 @@ from tap_ray.compare.plots import svg
 from tap_ray.dataset.reader import DatasetInfo, open_dataset
 from tap_ray.inspect.dataset import content_checks, frames, motion_checks, page, plots, survey
 from tap_ray.inspect.dataset.check import Check
+from tap_ray.inspect.settings import InspectConfig
 from tap_ray.media.text_table import as_text
 from tap_ray.play import report as play
 from tap_ray.progress_bar import progress_bar
@@ -28,20 +28,6 @@ SHEET = 6
 """Number of episodes on the page's contact sheet."""
 OF_EXPLORERS = 500
 """Largest number of episodes by which explorers are compared."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class InspectConfig:
-    """Settings of jobs.inspect_dataset."""
-
-    data: Path
-    """Dataset of jobs.collect_play, jobs.collect_demos or jobs.import_dataset."""
-    out: Path | None = None
-    """Folder for the page and its numbers; without it `inspection/` in the dataset's folder."""
-    episodes: int | None = None
-    """Number of evenly spaced episodes whose numbers are read; None: all."""
-    images: int = 3000
-    """Largest number of images to check, in evenly spaced whole episodes; 0: all."""
 
 
 def inspect(config: InspectConfig) -> Path:
