@@ -1,6 +1,7 @@
 """A real image-text model (tiny, random weights) in Stage 2, trained by two processes: `--parallel ddp` and `fsdp`."""
 
 import os
+from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -62,12 +63,12 @@ def job(run: Path, case: str, source: str, data: Path) -> TrainJob:
     return TrainJob(run=run, build=partial(stage_2, case, source, data), batches=batches, config=how)
 
 
-def train_each(rank: int, world: int, folder: Path, source: str, data: Path) -> None:
+def train_each(rank: int, world: int, folder: Path, source: str, data: Path, cases: Sequence[str]) -> None:
     """One of the processes: each case whole, and cut."""
     os.environ["OMP_NUM_THREADS"] = "1"
     logging.disable_progress_bar()
     dist.init_process_group("gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=world)
-    for case in CASES:
+    for case in cases:
         for parallel in ("ddp", "fsdp"):
             run = folder / f"{case}-{parallel}"
             run.mkdir(exist_ok=True)

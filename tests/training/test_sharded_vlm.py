@@ -18,17 +18,24 @@ from tests.training.sharded_vlm import CASES, STEPS
 TASKS = ("go left", "go to the right")
 
 
+COMMON = ("tokens", "lora")
+"""Cases of `make test`, with new tokens and with frozen weights; the others are long proofs."""
+EACH = [pytest.param(case, marks=[] if case in COMMON else pytest.mark.long_proof, id=case) for case in sorted(CASES)]
+
+
 @pytest.fixture(scope="module")
-def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def runs(tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest) -> Path:
+    own = [item.name for item in request.session.items if item.path == Path(__file__)]
+    chosen = [case for case in CASES if any(f"[{case}]" in name for name in own)]
     logging.disable_progress_bar()
     folder = tmp_path_factory.mktemp("sharded_vlm")
     source = tiny_vlm("qwen2_5_vl", folder / "vlm")
     data = write_made_dataset(folder / "demos", num_episodes=12, tasks=TASKS)
-    mp.spawn(sharded_vlm.train_each, (2, folder, source, data), nprocs=2)
+    mp.spawn(sharded_vlm.train_each, (2, folder, source, data, chosen), nprocs=2)
     return folder
 
 
-@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize("case", EACH)
 def test_cut_it_learns_what_it_learns_whole(case: str, runs: Path):
     for name in ("bc/loss", "bc/grad_norm", "bc/val_loss"):
         cut, whole = (curve(runs / f"{case}-{parallel}", name) for parallel in ("fsdp", "ddp"))
@@ -39,7 +46,7 @@ def test_cut_it_learns_what_it_learns_whole(case: str, runs: Path):
     assert losses[0] != losses[-1]
 
 
-@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize("case", EACH)
 def test_what_it_saves_acts_as_what_was_trained_whole(case: str, runs: Path):
     rgb, state = np.zeros((2, 48, 48, 3), np.uint8), np.zeros((2, 7), np.float32)
     chunks = []
