@@ -58,7 +58,7 @@ def preview(config: ImportConfig) -> list[str]:
     source, mapping, numbers, like = _inputs(config)
     some = numbers[:: max(1, len(numbers) // CHECKED_EPISODES)][:CHECKED_EPISODES]
     print(report.describe(mapping, source, some, like))
-    drawn = config.out.with_name(config.out.name + ".preview.png")
+    drawn = config.out.with_name(config.out.name + ".dry_run.png")
     report.draw_figure(mapping, source, some[:DRAWN_EPISODES], drawn)
     print(f"\nframes and actions: {drawn}")
     return checks.findings(mapping, source, some, like)

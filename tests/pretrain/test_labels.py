@@ -19,6 +19,7 @@ from tap_ray.dataset.windows import WindowConfig
 from tap_ray.dataset.writer import DatasetWriter
 from tap_ray.errors import ConfigError, DataError
 from tap_ray.inspect.dataset import report
+from tap_ray.inspect.settings import InspectConfig
 from tap_ray.pretrain import labels
 from tap_ray.pretrain.from_play import ObjectiveConfig, from_dataset
 from tap_ray.pretrain.settings import LabelConfig
