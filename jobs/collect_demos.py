@@ -17,10 +17,7 @@ from tap_ray.play.settings import DemosJobConfig, demo_plan_of
 
 def main(config: DemosJobConfig) -> Path:
     """Collect what is missing, say what was dropped and why; returns the dataset's folder."""
-    simulator(config.suite, envs.sims_of(config.suite))  # raises an error for an unknown name
-    world = world_of(config.env, config.robot, config.sim, config.tasks)
-    world.require_goal(("expert",))
-    plan = demo_plan_of(config, world.tasks, SUITES[config.suite].pairs)
+    plan, world = planned(config)
     for scene in plan.scenes:
         world.make_expert(world.scene(scene), 1)
     plan = replace(plan, env=replace(world.scene(plan.scenes[0]), task=plan.env.task, partner=""))
@@ -34,6 +31,18 @@ def main(config: DemosJobConfig) -> Path:
         make_player=partial(fleet, plan, config.robots_per_fleet, world=world),
     )
     return record(recording, to_dict(config), pool=pool_of(config), ray_address=config.ray_address)
+
+
+def planned(config: DemosJobConfig) -> tuple[DemoPlan, World]:
+    """What will be demonstrated, and where.
+
+    Raises:
+        ConfigError: the suite, simulator, robot or a task is unknown, or the world has no task or no expert.
+    """
+    simulator(config.suite, envs.sims_of(config.suite))  # raises an error for an unknown name
+    world = world_of(config.env, config.robot, config.sim, config.tasks)
+    world.require_goal(("expert",))
+    return demo_plan_of(config, world.tasks, SUITES[config.suite].pairs), world
 
 
 def fleet(plan: DemoPlan, num_robots: int, memory: object, world: World | None = None) -> DemoFleet:

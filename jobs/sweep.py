@@ -8,16 +8,13 @@ it was interrupted.
 from pathlib import Path
 from typing import Sequence
 
-import envs
 from envs.worlds import world_of
 from jobs import align, collect_demos, collect_play, evaluate, pretrain, pretrain_prior
 from tap_ray.distributed import sweep_collect
 from tap_ray.distributed.sweep_job import forecast, require_local, run_sweep
 from tap_ray.distributed.sweep_trial import Stages
-from tap_ray.evaluate.protocol import SUITES
-from tap_ray.evaluate.settings import simulator
 from tap_ray.job import run_job
-from tap_ray.play.settings import DemosJobConfig, PlayJobConfig, demo_plan_of
+from tap_ray.play.settings import DemosJobConfig, PlayJobConfig
 from tap_ray.sweep import plan as sweep_plan
 from tap_ray.sweep.settings import SweepJobConfig
 from tap_ray.types import EnvConfig
@@ -48,11 +45,11 @@ def main(config: SweepJobConfig) -> Path:
 
 def scene_of(config: PlayJobConfig | DemosJobConfig) -> tuple[EnvConfig, Sequence[str]]:
     """The scene that data will be collected in, and the tasks whose episodes alternate (mixed scenes: of each pair)."""
-    world = world_of(config.env, config.robot, config.sim)
-    tasks: Sequence[str] = ("play",)
     if isinstance(config, DemosJobConfig):
-        simulator(config.suite, envs.sims_of(config.suite))  # raises an error for an unknown name
-        tasks = demo_plan_of(config, world.tasks, SUITES[config.suite].pairs).tasks
+        plan, world = collect_demos.planned(config)
+        tasks = plan.tasks
+    else:
+        world, tasks = world_of(config.env, config.robot, config.sim), ("play",)
     return world.scene(config.scene) if config.env else config.scene, tasks
 
 

@@ -9,7 +9,6 @@ from pathlib import Path
 
 import pytest
 import s3fs
-from filelock import FileLock
 from jaxtyping import install_import_hook
 
 from tests import checked
@@ -18,6 +17,7 @@ from tests import checked
 install_import_hook(["tap_ray.types", "tap_ray.models.chunk_buffer"], f"{checked.__name__}.{checked.arrays.__name__}")
 
 from tests import s3  # noqa: E402
+from tests.shared_folders import made_once  # noqa: E402
 
 ASSETS = Path(__file__).parents[2] / "shared" / "maniskill_assets"
 if ASSETS.is_dir():
@@ -82,13 +82,10 @@ def empty_mlflow(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """MLflow's database with nothing in it, one for all test processes: making one costs 2 s of a core."""
     from tap_ray import tracking  # what imports it takes its time
 
-    path = tmp_path_factory.getbasetemp().parent / "empty-mlflow" / "mlflow.db"
-    path.parent.mkdir(exist_ok=True)
-    with FileLock(path.with_suffix(".lock")):
-        if not path.with_suffix(".made").exists():
-            tracking.client_of(f"sqlite:///{path}").search_experiments()
-            path.with_suffix(".made").touch()
-    return path
+    def make(folder: Path) -> None:
+        tracking.client_of(f"sqlite:///{folder}/mlflow.db").search_experiments()
+
+    return made_once(tmp_path_factory, "empty-mlflow", make) / "mlflow.db"
 
 
 @pytest.fixture

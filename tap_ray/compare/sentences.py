@@ -1,5 +1,7 @@
 """Reports how often a run followed the instruction in mixed scenes, as a text table."""
 
+from typing import Any, Iterable, Mapping
+
 from tap_ray.compare.failures import percent, span
 from tap_ray.compare.reading import Result
 from tap_ray.compare.tables import short
@@ -13,6 +15,12 @@ RULE = (
 )
 
 
+def pooled(counts: Iterable[Mapping[str, Any]]) -> tuple[int, int]:
+    """The sums of counts {"k", "n"}: how many of how many episodes."""
+    each = [(count["k"], count["n"]) for count in counts]
+    return sum(k for k, _ in each), sum(n for _, n in each)
+
+
 def sentence_table(result: Result) -> str:
     """A row for each task in the first scenario, then for each scenario; "" without mixed scenes."""
     first, *others = result.scenarios
@@ -24,7 +32,7 @@ def sentence_table(result: Result) -> str:
     for name, entries in rows.items():
         cells = [name]
         for kind in ("followed", "wrong_object"):
-            k, n = (sum(entry["sentence"][kind][part] for entry in entries) for part in ("k", "n"))
+            k, n = pooled(entry["sentence"][kind] for entry in entries)
             cells += [f"{k}/{n}", percent(wilson(k, n)), span(wilson(k, n))]
         lines.append(tuple(cells))
     return f"\n\n{RULE}\n" + grid(["followed", "", "95 %", "wrong object", ""], lines, last="95 %")

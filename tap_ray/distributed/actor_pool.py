@@ -52,7 +52,7 @@ class GivenUp:
 
 
 class SideTask(Protocol):
-    """Work that continues side_task the pool and is polled between the pool's results."""
+    """Work that continues beside the pool and is polled between the pool's results."""
 
     def futures(self) -> Sequence[Any]:
         """Futures that the pool waits for together with its own."""

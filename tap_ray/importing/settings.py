@@ -1,4 +1,4 @@
-"""The options of jobs.import_dataset, and how its source is open_source."""
+"""The options of jobs.import_dataset, and how its source is opened."""
 
 from dataclasses import dataclass
 from pathlib import Path

@@ -21,7 +21,7 @@ class Column:
 
 
 class Source(Protocol):
-    """A dataset of another format. It is open_source in each process, so it must be picklable or be made there."""
+    """A dataset of another format. It is opened in each process, so it must be picklable or be made there."""
 
     default_instruction: str
     """The column that holds the instruction; "": the source has none."""

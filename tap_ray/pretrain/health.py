@@ -47,7 +47,7 @@ INVERSE_THRESHOLDS = (
 
 
 def readiness(metrics: Mapping[str, float]) -> str:
-    """One line: "ready", or what is too_low and what to do; "" if there are no such metrics.
+    """One line: "ready", or what is too low and what to do; "" if there are no such metrics.
 
     Args:
         metrics: the last held-out metrics of a Stage 1 run, "play/r2_contact" and so on.

@@ -9,6 +9,7 @@ from typing import Any, Iterable, Mapping, Sequence
 
 from tap_ray import runs
 from tap_ray.compare.reading import KINDS
+from tap_ray.compare.sentences import pooled
 from tap_ray.compare.tables import p_text, short
 from tap_ray.errors import DataError
 from tap_ray.metrics import wilson
@@ -124,7 +125,7 @@ def _followed(points: Sequence[Record], trials: Sequence[Record], scenario: str)
             return ""
         row = list(_axes(point["axes"]).values())
         for kind in ("followed", "wrong_object"):
-            k, n = (sum(count[kind][part] for count in counts) for part in ("k", "n"))
+            k, n = pooled(count[kind] for count in counts)
             row += [f"{k} of {n}", _spanned(wilson(k, n)._asdict())]
         lines.append(row)
     return _table([*_axes(points[0]["axes"]), "followed", "%", "wrong object", "%"], lines)
