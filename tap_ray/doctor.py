@@ -11,6 +11,7 @@ Exit status 1 when the default job could not run (a required row is missing), el
 
 import ctypes
 import os
+import platform
 import re
 import shutil
 import stat
@@ -114,8 +115,8 @@ def egl() -> str:
     library.eglGetPlatformDisplay.restype = ctypes.c_void_p
     major, minor = ctypes.c_int(), ctypes.c_int()
     # Without a screen: EGL_PLATFORM_SURFACELESS_MESA, EGL_PLATFORM_DEVICE_EXT (NVIDIA).
-    for platform in (0x31DD, 0x313F):
-        display = ctypes.c_void_p(library.eglGetPlatformDisplay(platform, None, None))
+    for kind in (0x31DD, 0x313F):
+        display = ctypes.c_void_p(library.eglGetPlatformDisplay(kind, None, None))
         if display and library.eglInitialize(display, ctypes.byref(major), ctypes.byref(minor)):
             return f"EGL {major.value}.{minor.value}, works without a screen"
     raise RuntimeError("libEGL.so.1 exists, but no driver works without a screen")
@@ -187,6 +188,18 @@ def cores() -> str:
     return f"{usable} usable"
 
 
+def large_pages() -> str:
+    """Whether memory may come in pages of 2 MB, and whether this machine's malloc can ask for them (glibc 2.35)."""
+    setting = Path("/sys/kernel/mm/transparent_hugepage/enabled")
+    mode = re.search(r"\[(\w+)\]", setting.read_text()) if setting.exists() else None
+    if mode is None or mode[1] == "never":
+        raise RuntimeError(f"{setting}: {mode[1] if mode else 'missing'}; training on a CPU takes up to twice as long")
+    name, version = platform.libc_ver()
+    if mode[1] != "always" and (name != "glibc" or [*map(int, version.split("."))] < [2, 35]):
+        raise RuntimeError(f"malloc of {name or 'no glibc'} {version} cannot ask for them; glibc 2.35 can")
+    return f"{mode[1]}; {name} {version}"
+
+
 def mlflow() -> str:
     from tap_ray.tracking import require_reachable, tracking_uri
 
@@ -250,6 +263,12 @@ PROBES = (
         required=False,
     ),
     Probe(name="cores", run=cores, fix="a machine with two cores or more", required=False),
+    Probe(
+        name="large pages",
+        run=large_pages,
+        fix="echo madvise | sudo tee /sys/kernel/mm/transparent_hugepage/enabled; or a newer distribution",
+        required=False,
+    ),
     Probe(name="EGL", run=egl, fix="apt-get install -y libegl1 libegl-mesa0", required=False, isolated=True),
     Probe(name="ManiSkill", run=maniskill, fix=INSTALL, required=False),
     Probe(

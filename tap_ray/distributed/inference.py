@@ -36,7 +36,9 @@ ANSWER_S = 300.0
 INFERENCE_TIMEOUT_S = 3 * ANSWER_S
 """Lower limit of the time that such a fleet may take for a chunk, so that it is not mistaken for a hanging one, s."""
 RETRY_S = 0.2
+"""Pause before a request is sent again, s."""
 REPORT_S = 30.0
+"""How often the driver reports that it waits for the processes to start, s."""
 MAX_DEATHS = 3
 """Number of processes that one request may end while it is computed alone."""
 

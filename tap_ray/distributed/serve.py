@@ -46,6 +46,7 @@ START_S = 120.0
 HEALTH_S = 1.0
 """How often Serve checks whether a replica is alive, s; a dead one may go unnoticed for this long."""
 RETRY_S = 0.2
+"""Pause between two attempts to reach the replica, s."""
 
 
 class Network:

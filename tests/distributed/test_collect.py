@@ -344,3 +344,17 @@ def test_a_local_rays_token_is_its_owners_alone(tmp_path):
     restrict_token_permissions(token)
     assert token.stat().st_mode & 0o777 == 0o600
     restrict_token_permissions(tmp_path / "none")
+
+
+def test_memory_of_workers_comes_in_large_pages():
+    """Linux marks memory that malloc asked large pages for with "hg", unless all memory is given such pages anyway."""
+
+    @ray.remote(num_cpus=0)
+    def memory_of_a_worker() -> tuple[str, str]:
+        return os.environ["GLIBC_TUNABLES"], Path("/proc/self/smaps").read_text()
+
+    tunables, maps = ray.get(memory_of_a_worker.remote())
+    assert tunables == "glibc.malloc.hugetlb=1"
+    flags = re.findall(r"\[heap\]\n(?:(?!VmFlags).*\n)*VmFlags: (.*)", maps)
+    if "[madvise]" in Path("/sys/kernel/mm/transparent_hugepage/enabled").read_text():
+        assert any("hg" in each.split() for each in flags), flags
