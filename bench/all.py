@@ -20,6 +20,7 @@ def run(title: str, *module: str) -> None:
 def main() -> None:
     """Play, then what reads it, then what learns from it."""
     run("play: the Ray pipeline against bare processes", "bench.bench_play", "--episodes", "120", "--rounds", "2")
+    run("memory: pages of 2 MB against pages of 4 kB", "bench.bench_pages", "--rounds", "3")
     with tempfile.TemporaryDirectory(prefix="tap_ray_bench_") as folder:
         data = f"{folder}/play"
         run("a dataset to read", "jobs.collect_play", "--episodes", "200", "--out", data)
