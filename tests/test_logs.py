@@ -180,7 +180,7 @@ def test_processes_and_readers_at_the_same_time(bucket: str, monkeypatch: pytest
 
     thread = threading.Thread(target=look)
     thread.start()
-    for number in range(20):
+    for number in range(12):
         logs.append(file, f"{number}\n")
     done.set()
     thread.join()

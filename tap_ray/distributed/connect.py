@@ -42,7 +42,7 @@ KEPT_TASKS, MAX_KEPT_TASKS = "task_events_max_num_task_in_gcs", 10_000
 """Ray's setting for the number of finished tasks that its state API and dashboard can list, and the value that we give
 it."""
 LARGE_PAGES = {"GLIBC_TUNABLES": "glibc.malloc.hugetlb=1"}
-"""Environment of processes that compute: their malloc asks Linux for pages of 2 MB. A training step on a CPU and a
+"""Environment of a local Ray's processes: their malloc asks Linux for pages of 2 MB. A training step on a CPU and a
 rendered image allocate their memory anew each time, and in pages of 4 kB the page faults take up to half of their time
 (docs/performance.md)."""
 MAX_STORE_BYTES = 2 * 10**9
@@ -158,7 +158,8 @@ def start_local(num_cpus: int | None, dashboard: bool) -> None:
     """Start a local Ray that ends with the process."""
     require_short_sockets()
     make_token()
-    os.environ.update(large_pages())
+    for name, value in LARGE_PAGES.items():
+        os.environ.setdefault(name, value)
     try:
         with silent_stderr():
             ray.init(
@@ -177,11 +178,6 @@ def start_local(num_cpus: int | None, dashboard: bool) -> None:
             f"A local Ray did not start: {reason.rstrip('.')}. Its logs: {temp_folder()}/ray/session_latest/logs; "
             "`python -m tap_ray.doctor` reports what this machine lacks."
         ) from None
-
-
-def large_pages() -> dict[str, str]:
-    """LARGE_PAGES, with the values of this process's environment where it has them."""
-    return {name: os.environ.get(name, value) for name, value in LARGE_PAGES.items()}
 
 
 def _gcs_limits() -> dict[str, int]:

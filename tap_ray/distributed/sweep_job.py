@@ -62,7 +62,7 @@ def run_sweep(
     """
     store = config.store.resolve()
     identity = {**to_dict(plan), "data": identity_of(plan.data), "protocol": protocol.hash}
-    play, used = _play(plan, "data"), play_used(trials)
+    play, used = play_parents(plan, trials), play_used(trials)
     episodes = {role: used.get(path, 0) for role, path in play.items()}
     settings = MadeBy(identity=identity, runtime={"store": str(store)}, episodes=episodes)
     parents: dict[str, Path | str] = {**play, "demos": plan.demos}
@@ -145,6 +145,12 @@ def command_of(config: SweepJobConfig) -> str:
     return " ".join(flags)
 
 
+def play_parents(plan: SweepFile, trials: Sequence[Trial]) -> dict[str, Path]:
+    """Role -> dataset of play that a sweep is made from: its own, then those that only arms or motion priors read."""
+    own = _play(plan, "data")
+    return own | roles_of("other_data", [path for path in play_used(trials) if path not in own.values()])
+
+
 def _play(plan: SweepFile, name: str) -> dict[str, Path]:
     """The sweep's play under a name, of a mixture with numbers; nothing where no trial reads it."""
     paths = sources_of(plan.data)[0]
@@ -222,7 +228,7 @@ class _Watch:
 def _register(top: TrialRow, plan: SweepFile, context: SweepContext, tracked: tracking.Run) -> str:
     """Register the best policy with its lineage and its success rate; prints the version."""
     policy, evaluation = storage.to_path(top.runs["align"]), storage.to_path(top.runs["evaluate"])
-    play = _play(plan, "play")
+    play = roles_of("play", list(play_used([context.trials[top.id]])))
     hashes = {**{name: runs.hash_of(path) for name, path in play.items()}, "demos": runs.hash_of(plan.demos)}
     hashes |= {stage: runs.hash_of(path) for stage, path in top.runs.items()}
     row = {"trial": top.values, "result": top.result, "protocol": context.protocol.to_json()}

@@ -35,7 +35,7 @@ from tqdm import tqdm
 
 from tap_ray import storage
 from tap_ray.distributed import gauges, placement
-from tap_ray.distributed.connect import connect, large_pages
+from tap_ray.distributed.connect import connect
 from tap_ray.distributed.failures import Controller, FailuresInARow, StopOnUserError, user_error
 from tap_ray.distributed.ray_internals.train import (
     DEFAULT_RAY_WARN_BLOCKING_GET_INSIDE_ASYNC_VALUE,
@@ -152,7 +152,6 @@ def train(job: TrainJob, config: WorkersConfig, *, log: Log | None = None, progr
             **notes_at(job.run),
             failure_config=FailureConfig(max_failures=config.max_failures),
             callbacks=[StopOnUserError()],
-            worker_runtime_env={"env_vars": large_pages()},
             logging_config=LoggingConfig(log_level="ERROR"),
         ),
     )

@@ -27,7 +27,7 @@ from tap_ray.dataset.windows import WindowConfig
 from tap_ray.dataset.writer import DatasetWriter
 from tap_ray.errors import DataError, StorageError
 from tests import s3
-from tests.dataset.test_writer import Children, Killed, append_to_the_end, children, give_up
+from tests.dataset.test_writer import LONG, Children, Killed, append_to_the_end, children, give_up
 from tests.digests import digests
 from tests.made_data import write_made_dataset
 
@@ -160,7 +160,7 @@ def test_a_file_that_has_grown_is_followed_and_another_is_refused(made: SimpleNa
         read_episode(before, 0, [layout.OBJECT_POSE])
 
 
-@pytest.mark.parametrize("deadly_upload", [2, 3, 4, 5, 6, 7])
+@pytest.mark.parametrize("deadly_upload", [2, 4, 7, *(pytest.param(n, marks=LONG) for n in (3, 5, 6))])
 def test_a_kill_at_any_upload_is_repaired(
     made: SimpleNamespace, bucket: str, play_dataset: Path, monkeypatch: pytest.MonkeyPatch, deadly_upload: int
 ):

@@ -56,7 +56,7 @@ def test_random_solves_nothing() -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("num", [20, pytest.param(100, marks=pytest.mark.long_proof)])
+@pytest.mark.parametrize("num", [10, pytest.param(100, marks=pytest.mark.long_proof)])
 @pytest.mark.parametrize("task", envs.TASKS)
 def test_expert_reaches_95_of_100(task: str, num: int) -> None:
     config = EnvConfig(task=task, render=False)

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 import yaml
 
+from tap_ray.distributed.sweep_job import play_parents
 from tap_ray.errors import ConfigError, DataError, SpecError
 from tap_ray.sweep.arms import merged
 from tap_ray.sweep.plan import read, trials
@@ -88,6 +89,27 @@ def test_how_many_episodes_of_play_a_sweep_uses(trials_of, toy_dataset: Path, tm
     assert play_used(trials_of(arms={**arms, "other": {"data": str(copy)}})) == {toy_dataset: 21, copy: 20}
     assert play_used(trials_of(arms={**arms, "prior": {"prior": {}}})) == {toy_dataset: 0}
     assert play_used(trials_of(arms={"scratch": {"budget": 0}})) == {}
+
+
+def test_what_a_sweep_is_made_from(tmp_path: Path, toy_dataset: Path):
+    """Its own play if an arm reads it, and once what arms read in its place."""
+    file = tmp_path / "study.yaml"
+    copy, demos = (Path(shutil.copytree(toy_dataset, tmp_path / name)) for name in ("copy", "demos"))
+
+    def parents(arms: dict[str, Any]) -> dict[str, Path]:
+        paths = {"data": str(toy_dataset), "demos": str(demos)}
+        file.write_text(yaml.safe_dump(paths | FILE | {"arms": arms}))
+        plan = read(file)
+        return play_parents(plan, trials(plan, file))
+
+    other = {"data": str(copy)}
+    assert parents({"scratch": {"budget": 0}}) == {}
+    assert parents({"plain": None}) == {"data": toy_dataset}
+    assert parents({"plain": None, "one": other, "two": other | {"cotrain": True}}) == {
+        "data": toy_dataset,
+        "other_data": copy,
+    }
+    assert parents({"one": other}) == {"other_data": copy}
 
 
 @pytest.mark.parametrize(

@@ -19,8 +19,8 @@ from tests.training.sharded_vlm import CASES, STEPS
 TASKS = ("go left", "go to the right")
 
 
-COMMON = ("tokens", "lora")
-"""Cases of `make test`, with new tokens and with frozen weights; the others are long proofs."""
+COMMON = ("lora",)
+"""Cases of `make test`: with frozen weights; the others are long proofs."""
 EACH = [pytest.param(case, marks=[] if case in COMMON else pytest.mark.long_proof, id=case) for case in sorted(CASES)]
 
 
