@@ -188,9 +188,8 @@ def cores() -> str:
     return f"{usable} usable"
 
 
-def large_pages() -> str:
+def large_pages(setting: Path = Path("/sys/kernel/mm/transparent_hugepage/enabled")) -> str:
     """Whether memory may come in pages of 2 MB, and whether this machine's malloc can ask for them (glibc 2.35)."""
-    setting = Path("/sys/kernel/mm/transparent_hugepage/enabled")
     mode = re.search(r"\[(\w+)\]", setting.read_text()) if setting.exists() else None
     if mode is None or mode[1] == "never":
         raise RuntimeError(f"{setting}: {mode[1] if mode else 'missing'}; training on a CPU takes up to twice as long")

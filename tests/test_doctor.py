@@ -100,6 +100,17 @@ def test_a_token_that_others_can_read(monkeypatch, tmp_path):
     assert doctor.ray_auth() == f"token in {token}"
 
 
+def test_large_pages_that_linux_does_not_give(tmp_path):
+    setting = tmp_path / "enabled"
+    with pytest.raises(RuntimeError, match=f"^{setting}: missing; training on a CPU takes up to twice as long$"):
+        doctor.large_pages(setting)
+    setting.write_text("always madvise [never]\n")
+    with pytest.raises(RuntimeError, match=f"^{setting}: never; training"):
+        doctor.large_pages(setting)
+    setting.write_text("always [madvise] never\n")
+    assert doctor.large_pages(setting).startswith("madvise; glibc 2.")
+
+
 def test_too_little_of_something():
     with pytest.raises(RuntimeError, match=r"0\.3 GB available; 3 are needed"):
         doctor.require_amount(0.3, 3, "GB available")
