@@ -62,8 +62,8 @@ def make_expert(config: EnvConfig, num_robots: int, expert_config: ExpertConfig 
     """
     if config.task in EXPERTS:
         return EXPERTS[config.task](config, num_robots)
-    sim_facts = simulator(config.sim).sim_facts(config.task)
-    return expert(config.task, spec(config), num_robots, expert_config, sim_facts)
+    expert_scene = simulator(config.sim).expert_scene(config.task)
+    return expert(config.task, spec(config), num_robots, expert_config, expert_scene)
 
 
 def version_of(sim: str, robot: str = "", tasks: Iterable[str] = (), scenarios: Iterable[str] = ()) -> str:

@@ -89,8 +89,8 @@ class View:
 
 
 @dataclass(frozen=True, kw_only=True)
-class SimFacts:
-    """What an expert needs to know about its simulator."""
+class ExpertScene:
+    """What an expert needs to know about its simulator: sizes of objects, heights, and the lag of the end effector."""
 
     object: Mapping[str, ObjectModel] = field(default_factory=lambda: OBJECTS)
     """Sizes of objects, and where to grasp them."""
@@ -106,8 +106,8 @@ class SimFacts:
 class ScriptedEpisode:
     """The phases of one robot in one episode."""
 
-    def __init__(self, task: TaskModel, facts: SimFacts, config: ExpertConfig, seed: int, view: View) -> None:
-        self._task, self._facts, self._config = task, facts, config
+    def __init__(self, task: TaskModel, scene: ExpertScene, config: ExpertConfig, seed: int, view: View) -> None:
+        self._task, self._scene, self._config = task, scene, config
         self._rng = generator(seed, "expert")
         self._start_m = view.item_m.copy()
         self._phase, self._steps = "above", 0
@@ -147,7 +147,7 @@ class ScriptedEpisode:
 
     def _place_goal(self, view: View) -> PhaseGoal:
         """Goals to grasp, carry and release; starts again if the object is not where the phase needs it."""
-        item = self._facts.object[self._task.object[0]]
+        item = self._scene.object[self._task.object[0]]
         grasp_m = view.item_m + view.item @ [item.grasp_x_m, 0, 0]
         grasp_m = np.array([*grasp_m[:2], view.item_m[2] - item.half_size_m[2] + item.grasp_z_m])
         above_m = np.array([*grasp_m[:2], grasp_m[2] + CLEARANCE_M])
@@ -163,7 +163,7 @@ class ScriptedEpisode:
             case "above":
                 if view.entire:
                     return PhaseGoal(
-                        position_m=np.array([*view.tool_m[:2], self._facts.carry_z_m]),
+                        position_m=np.array([*view.tool_m[:2], self._scene.carry_z_m]),
                         yaw_rad=yaw,
                         gripper=OPEN,
                         next="above",
@@ -174,10 +174,10 @@ class ScriptedEpisode:
             case "close":
                 return PhaseGoal(position_m=view.commanded_m, yaw_rad=yaw, gripper=CLOSED, next="lift", hold=1)
             case "lift":
-                up = np.array([*view.tool_m[:2], self._facts.carry_z_m])
+                up = np.array([*view.tool_m[:2], self._scene.carry_z_m])
                 return PhaseGoal(position_m=up, yaw_rad=yaw, gripper=CLOSED, next="over", within_m=0.02)
             case "over":
-                over = np.array([*target_m[:2], self._facts.carry_z_m])
+                over = np.array([*target_m[:2], self._scene.carry_z_m])
                 return PhaseGoal(position_m=over, yaw_rad=yaw, gripper=CLOSED, next="lower", within_m=0.012)
             case "lower":
                 low = np.array([*target_m[:2], release_z])
@@ -185,23 +185,23 @@ class ScriptedEpisode:
             case "open":
                 return PhaseGoal(position_m=view.commanded_m, yaw_rad=yaw, gripper=OPEN, next="retreat", hold=1)
             case _:
-                up = np.array([*view.tool_m[:2], self._facts.carry_z_m])
+                up = np.array([*view.tool_m[:2], self._scene.carry_z_m])
                 return PhaseGoal(position_m=up, yaw_rad=yaw, gripper=OPEN, next="above", within_m=0.03)
 
     def _drop_m(self) -> float:
         """Height of the object's center above the target's when it is released."""
-        item, target = (self._facts.object[name].half_size_m[2] for name in self._task.object)
-        return target + item + (0.005 if self._task.goal != "in" else self._facts.drop_in_m)
+        item, target = (self._scene.object[name].half_size_m[2] for name in self._task.object)
+        return target + item + (0.005 if self._task.goal != "in" else self._scene.drop_in_m)
 
     def _push_goal(self, view: View) -> PhaseGoal:
         """Goals to move to the right of the object, down, and push to the left along y."""
-        item = self._facts.object[self._task.object[0]]
+        item = self._scene.object[self._task.object[0]]
         beside = view.item_m - [0, item.half_size_m[1] + 0.045, 0]
         lost = abs(view.item_m[0] - view.tool_m[0]) > 0.025 or view.tool_m[1] > view.item_m[1]
         if self._phase == "push" and lost:
             self._phase, self._steps = "above", 0
         high, low = np.array([*beside[:2], 0.13]), np.array([*beside[:2], 0.035])
-        up = np.array([*view.tool_m[:2], self._facts.carry_z_m])
+        up = np.array([*view.tool_m[:2], self._scene.carry_z_m])
         match self._phase:
             case "above" if view.entire:
                 return PhaseGoal(position_m=up, yaw_rad=0.0, gripper=CLOSED, next="above")
@@ -226,9 +226,9 @@ class Expert:
     """
 
     def __init__(
-        self, task: TaskModel, spec: RobotSpec, num_robots: int, config: ExpertConfig, facts: SimFacts
+        self, task: TaskModel, spec: RobotSpec, num_robots: int, config: ExpertConfig, scene: ExpertScene
     ) -> None:
-        self._task, self._num_robots, self._config, self._facts = task, num_robots, config, facts
+        self._task, self._num_robots, self._config, self._scene = task, num_robots, config, scene
         self._arms = spec.arms
         self._hands: list[int] = []
         self._scripts: list[ScriptedEpisode] = []
@@ -239,7 +239,7 @@ class Expert:
         self._hands = [self._nearest(obs, info, robot) for robot in range(self._num_robots)]
         views = [self._view(obs, info, robot) for robot in range(self._num_robots)]
         self._scripts = [
-            ScriptedEpisode(self._task, self._facts, self._config, seed, view)
+            ScriptedEpisode(self._task, self._scene, self._config, seed, view)
             for seed, view in zip(seeds, views, strict=True)
         ]
 
@@ -276,7 +276,7 @@ class Expert:
         self, measured: tuple[np.ndarray, np.ndarray], action: np.ndarray, robot: int
     ) -> tuple[np.ndarray, np.ndarray]:
         """The commanded pose: the measured one, or if that lags, the sum of the executed actions."""
-        if not self._facts.lags:
+        if not self._scene.lags:
             return measured
         before = self._commanded[robot]
         if before is None:
@@ -304,24 +304,24 @@ class RandomPolicy:
 
 
 def expert(
-    task: str, spec: RobotSpec, num_robots: int, config: ExpertConfig | None = None, facts: SimFacts | None = None
+    task: str, spec: RobotSpec, num_robots: int, config: ExpertConfig | None = None, scene: ExpertScene | None = None
 ) -> Expert:
-    """The scripted expert of `task` for `num_robots` robots; `facts` describes the simulator, None means our own table.
+    """The scripted expert of `task` for `num_robots` robots; `scene` describes the simulator, None means our own table.
 
     Raises:
         ConfigError: the task is unknown or has no goal ("play").
     """
     if task not in TASKS:
         raise ConfigError(f"There is no expert for task {task!r}. {nearest(task, TASKS)}")
-    model, facts = TASKS[task], facts or SimFacts()
+    model, scene = TASKS[task], scene or ExpertScene()
     if model.check_success is not None:
         raise ConfigError(
             f"There is no expert for task {task!r}, because it defines its own goal. Its package can provide one "
             "(entry point tap_ray.experts, docs/how-to/robot.md)."
         )
     if model.own_object:
-        facts = replace(facts, object={**facts.object, **{each.name: each for each in model.own_object}})
-    return Expert(model, spec, num_robots, config or ExpertConfig(), facts)
+        scene = replace(scene, object={**scene.object, **{each.name: each for each in model.own_object}})
+    return Expert(model, spec, num_robots, config or ExpertConfig(), scene)
 
 
 EXPERTS: Registry[Callable[[EnvConfig, int], Policy]] = Registry("expert", {})

@@ -9,7 +9,7 @@ from typing import Mapping, Protocol, runtime_checkable
 import gymnasium as gym
 
 from envs.bullet.simulator import PyBullet
-from envs.experts import SimFacts
+from envs.experts import ExpertScene
 from envs.maniskill.simulator import ManiSkill
 from tap_ray.plugins import Registry
 from tap_ray.types import EnvConfig
@@ -63,8 +63,8 @@ class Simulator(Protocol):
         """See `envs.make_vector`."""
         ...
 
-    def sim_facts(self, task: str) -> SimFacts:
-        """What an expert of `task` needs to know about it."""
+    def expert_scene(self, task: str) -> ExpertScene:
+        """What an expert of `task` needs to know: sizes of objects, heights, and the lag of the end effector."""
         ...
 
 

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 import gymnasium as gym
 
-from envs.experts import SimFacts
+from envs.experts import ExpertScene
 from envs.robots import ROBOTS, robot, wrist_cameras
 from envs.scene import VERSION
 from envs.scene.tasks import TASKS
@@ -53,6 +53,6 @@ class PyBullet:
             autoreset_mode=gym.vector.AutoresetMode.DISABLED,
         )
 
-    def sim_facts(self, task: str) -> SimFacts:
+    def expert_scene(self, task: str) -> ExpertScene:
         """Objects and heights of our own table."""
-        return SimFacts()
+        return ExpertScene()

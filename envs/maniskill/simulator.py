@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 import gymnasium as gym
 
-from envs.experts import SimFacts
+from envs.experts import ExpertScene
 from envs.maniskill.tasks import MANISKILL_TASKS, THINGS
 from envs.scene import VERSION
 from tap_ray.errors import ConfigError
@@ -72,8 +72,8 @@ class ManiSkill:
             [lambda: self.make(config)] * num_robots, autoreset_mode=gym.vector.AutoresetMode.DISABLED
         )
 
-    def sim_facts(self, task: str) -> SimFacts:
+    def expert_scene(self, task: str) -> ExpertScene:
         """Its objects, the height of its sink, and the lag of its end effector."""
         if task not in MANISKILL_TASKS:
-            return SimFacts()  # of play, which has no expert
-        return SimFacts(object=THINGS, carry_z_m=MANISKILL_TASKS[task].carry_z_m, drop_in_m=0.02, lags=True)
+            return ExpertScene()  # of play, which has no expert
+        return ExpertScene(object=THINGS, carry_z_m=MANISKILL_TASKS[task].carry_z_m, drop_in_m=0.02, lags=True)

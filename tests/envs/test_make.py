@@ -91,7 +91,7 @@ def test_every_simulator_says_what_it_has() -> None:
     for sim in envs.SIMULATORS.values():
         assert set(sim.tasks) <= set(envs.TASKS)
         assert set(sim.robots) <= set(envs.ROBOTS)
-        assert all(len(sim.sim_facts(task).object) >= 8 for task in (*sim.tasks, envs.PLAY))
+        assert all(len(sim.expert_scene(task).object) >= 8 for task in (*sim.tasks, envs.PLAY))
 
 
 def test_no_other_simulator_is_loaded() -> None:

@@ -7,7 +7,7 @@ from typing import Any
 import gymnasium as gym
 import numpy as np
 
-from envs.experts import SimFacts
+from envs.experts import ExpertScene
 from envs.kinematics.rotations import axis_angle_matrix, matrix_quaternion
 from envs.kinematics.solver import kinematics
 from envs.robots import ROBOTS, robot, spec_of
@@ -160,9 +160,9 @@ class Flatland:
             [lambda: FlatlandEnv(config)] * num_robots, autoreset_mode=gym.vector.AutoresetMode.DISABLED
         )
 
-    def sim_facts(self, task: str) -> SimFacts:
+    def expert_scene(self, task: str) -> ExpertScene:
         """The objects are those of tap_ray."""
-        return SimFacts()
+        return ExpertScene()
 
 
 FLATLAND = Flatland()

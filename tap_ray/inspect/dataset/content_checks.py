@@ -9,7 +9,7 @@ import numpy as np
 from tap_ray.dataset.layout import ACTION, STATE, DatasetHeader
 from tap_ray.inspect.dataset.check import MANY, Check, Kind, counted, most
 from tap_ray.inspect.dataset.frames import Frames, Seen
-from tap_ray.inspect.dataset.survey import MOVES, EpisodeFacts, Survey, longest_run, stat
+from tap_ray.inspect.dataset.survey import MOVES, EpisodeStats, Survey, longest_run, stat
 from tap_ray.metrics import entropy_bits
 from tap_ray.play.report import LEAF_M
 from tap_ray.types import PLAY_TASK
@@ -129,7 +129,7 @@ def duplicates(survey: Survey) -> Check:
     )
 
 
-def near_duplicates(episodes: Sequence[EpisodeFacts]) -> tuple[int, list[tuple[float, int, int]]]:
+def near_duplicates(episodes: Sequence[EpisodeStats]) -> tuple[int, list[tuple[float, int, int]]]:
     """The number of compared episodes, and near duplicates: distance and both indices, closest first."""
     at = np.unique(np.linspace(0, len(episodes) - 1, min(len(episodes), COMPARED)).round().astype(int))
     some = [episodes[n] for n in at]
@@ -262,26 +262,26 @@ def outliers(survey: Survey, frames: Frames) -> Check:
 
 def _by_numbers(survey: Survey) -> Iterator[tuple[int, float, str]]:
     """Compare with the episodes of the same instruction if there are enough of them, otherwise with all."""
-    groups: dict[str, list[EpisodeFacts]] = {}
+    groups: dict[str, list[EpisodeStats]] = {}
     for each in survey.episodes:
         groups.setdefault(each.instruction, []).append(each)
     small = min(map(len, groups.values())) < ENOUGH
-    for facts in [survey.episodes] if small else groups.values():
-        lengths = np.array([each.steps for each in facts], float)
-        for each, score, times in _standing_out(facts, lengths):
+    for group in [survey.episodes] if small else groups.values():
+        lengths = np.array([each.steps for each in group], float)
+        for each, score, times in _standing_out(group, lengths):
             seconds = each.steps / survey.spec.control_hz
             yield each.index, score, f"{seconds:.3g} s long, {times:.2g} times the usual length"
-        speeds = np.array([each.speed for each in facts])
-        for each, score, times in _standing_out(facts, speeds):
+        speeds = np.array([each.speed for each in group])
+        for each, score, times in _standing_out(group, speeds):
             yield each.index, score, f"moves {times:.2g} times as fast as usual"
 
 
-def _standing_out(facts: Sequence[EpisodeFacts], values: np.ndarray) -> Iterator[tuple[EpisodeFacts, float, float]]:
+def _standing_out(group: Sequence[EpisodeStats], values: np.ndarray) -> Iterator[tuple[EpisodeStats, float, float]]:
     """The outliers, their z-scores, and their ratios to the median."""
     if not (middle := float(np.median(values))) > 0:
         return
     times = values / middle
-    for each, score, factor in zip(facts, modified_z(np.log(np.maximum(times, 1e-3))), times, strict=True):
+    for each, score, factor in zip(group, modified_z(np.log(np.maximum(times, 1e-3))), times, strict=True):
         if score > STANDS_OUT and not 1 / FACTOR < factor < FACTOR:
             yield each, float(score), float(factor)
 

@@ -1,4 +1,4 @@
-"""Reads a dataset's numbers in one pass and keeps a few facts of each episode, and sums, but no frames.
+"""Reads a dataset's numbers in one pass and keeps a few statistics of each episode, and sums, but no frames.
 
 `frames.py` reads images; `motion_checks.py` and `content_checks.py` compare the numbers with thresholds.
 """
@@ -52,8 +52,8 @@ class Gripper:
 
 
 @dataclass(frozen=True, kw_only=True)
-class EpisodeFacts:
-    """The facts that are kept about one episode."""
+class EpisodeStats:
+    """The statistics that are kept about one episode."""
 
     index: int
     steps: int
@@ -105,10 +105,10 @@ class LagSums:
 
 @dataclass(kw_only=True)
 class Survey:
-    """A dataset's facts and sums."""
+    """A dataset's statistics by episode, and sums."""
 
     dataset: DatasetInfo
-    episodes: list[EpisodeFacts] = field(default_factory=list)
+    episodes: list[EpisodeStats] = field(default_factory=list)
     damaged: dict[int, str] = field(default_factory=dict)
     """Episode -> why it cannot be read."""
     voxels: Counter[tuple[int, ...]] = field(default_factory=Counter)
@@ -131,7 +131,7 @@ class Survey:
         return sum(each.steps for each in self.episodes)
 
     def share(self, name: str) -> float:
-        """A count of `EpisodeFacts` as a share of all steps."""
+        """A count of `EpisodeStats` as a share of all steps."""
         return sum(getattr(each, name) for each in self.episodes) / max(self.steps, 1)
 
 
@@ -162,18 +162,20 @@ def add(survey: Survey, index: int) -> None:
     state, action = (columns.get(name, nothing).astype(np.float64) for name in (STATE, ACTION))
     state, action = state.reshape(len(nothing), -1), action.reshape(len(nothing), -1)
     _sum_up(survey, state, action)
-    survey.episodes.append(_facts(survey, index, state, action, columns))
+    survey.episodes.append(_episode_stats(survey, index, state, action, columns))
 
 
 def survey_of(dataset: DatasetInfo, indices: Iterable[int]) -> Survey:
-    """The facts of these episodes."""
+    """The survey of these episodes."""
     survey = begin(dataset)
     for index in indices:
         add(survey, index)
     return survey
 
 
-def _facts(survey: Survey, index: int, state: np.ndarray, action: np.ndarray, columns: dict[str, Any]) -> EpisodeFacts:
+def _episode_stats(
+    survey: Survey, index: int, state: np.ndarray, action: np.ndarray, columns: dict[str, Any]
+) -> EpisodeStats:
     spec, hz = survey.spec, survey.spec.control_hz
     hands = [state[:, arm.ee_pos] for arm in spec.arms if arm.ee_pos]
     idle = idle_steps(spec, state, action)
@@ -181,7 +183,7 @@ def _facts(survey: Survey, index: int, state: np.ndarray, action: np.ndarray, co
     per_s = np.abs(np.diff(state, axis=0)) * hz
     limits = np.array([JUMP.get(slot.unit, np.inf) for slot in spec.state])
     text = str(survey.dataset.episodes["instruction"].iloc[index])
-    return EpisodeFacts(
+    return EpisodeStats(
         index=index,
         steps=len(action),
         instruction=text,
