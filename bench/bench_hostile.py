@@ -85,8 +85,8 @@ def served(run: Path, config: Config) -> Iterator[str]:
         with server(run, *flags) as url:
             yield url
     else:
-        with serving(load_policy(run)[0], limit=64, image_size=FULL_SIZE["image_size"]) as own:
-            yield own.socket
+        with serving(load_policy(run)[0], limit=64, image_size=FULL_SIZE["image_size"]) as local:
+            yield local.socket
 
 
 def main(config: Config) -> int:

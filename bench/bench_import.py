@@ -110,10 +110,10 @@ def compared(place: Path, mapping_name: str, plain: Callable[..., int] | None, r
         for number in frames:
             episode_of(mapping, fresh, number, index=number, options=ConvertOptions(quality=90))
         rates.append((total / (middle - begin), total / (time.process_time() - middle)))
-    loop, own = np.median(rates, axis=0)
+    loop, ours = np.median(rates, axis=0)
     ratio = np.median([b / a for a, b in rates])
     return (
-        f"loop {loop:7.0f}, import {own:7.0f} frames/s of CPU time, ratio {ratio:.2f} ({total} frames, {rounds} rounds)"
+        f"loop {loop:7.0f}, import {ours:7.0f} frames/s of CPU time, ratio {ratio:.2f} ({total} frames, {rounds} rounds)"
     )
 
 

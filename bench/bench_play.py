@@ -200,5 +200,5 @@ def main(config: Config) -> None:
 
 
 if __name__ == "__main__":
-    asked = tyro.cli(Config, description=__doc__)
-    scaling(asked) if asked.scaling else main(asked)
+    config = tyro.cli(Config, description=__doc__)
+    scaling(config) if config.scaling else main(config)

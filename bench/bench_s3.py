@@ -100,13 +100,13 @@ def main(config: Config) -> None:
         one = {"of one file": np.random.default_rng(0).permutation(config.per_file), "of all files": every}
         for name, order in one.items():
             group = order[: config.group]
-            told = fetched(wire, lambda: list(read_episodes(there, group, COLUMNS)))  # noqa: B023
-            print(f"{config.group} episodes {name}, which need {needed(here, there, group.tolist())} bytes: {told}")
+            traffic = fetched(wire, lambda: list(read_episodes(there, group, COLUMNS)))  # noqa: B023
+            print(f"{config.group} episodes {name}, which need {needed(here, there, group.tolist())} bytes: {traffic}")
             shutil.rmtree(f"{folder}/cache")
         for epoch in range(2):
             groups = [every[i : i + config.group] for i in range(0, len(every), config.group)]
-            told = fetched(wire, lambda: [list(read_episodes(there, each, COLUMNS)) for each in groups])  # noqa: B023
-            print(f"epoch {epoch}, files of {whole} bytes, needs {needed(here, there, every.tolist())}: {told}")
+            traffic = fetched(wire, lambda: [list(read_episodes(there, each, COLUMNS)) for each in groups])  # noqa: B023
+            print(f"epoch {epoch}, files of {whole} bytes, needs {needed(here, there, every.tolist())}: {traffic}")
 
         took = []
         for number in range(config.lines):

@@ -112,7 +112,7 @@ def remote(url: str, run: Path, size: int, robots: int, steps: int) -> tuple[lis
     began = time.perf_counter()
     for thread in threads:
         thread.join()
-    return [ms for own in took for ms in own], robots * (WARM_UP + steps) / (time.perf_counter() - began)
+    return [ms for each in took for ms in each], robots * (WARM_UP + steps) / (time.perf_counter() - began)
 
 
 def row(name: str, ms: list[float], rate: float, base: float) -> str:

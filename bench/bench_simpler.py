@@ -111,9 +111,9 @@ def main(config: Config) -> None:
             seconds = taken_s(config, episode, config.episodes * max(number, 0))
             if number >= 0:
                 taken[name].append(seconds)
-    own = taken["ManiSkill's own loop"]
+    reference = taken["ManiSkill's own loop"]
     for name, seconds in taken.items():
-        ratios = [reference / mine for reference, mine in zip(own, seconds, strict=True)]
+        ratios = [theirs / ours for theirs, ours in zip(reference, seconds, strict=True)]
         ms = 1e3 * statistics.median(seconds) / (config.episodes * STEPS * config.robots)
         print(f"{name:28}  {ms:6.1f} ms a robot's step  {statistics.median(ratios):5.2f} x as fast  "
               f"(rounds {', '.join(f'{ratio:.2f}' for ratio in ratios)})")  # fmt: skip

@@ -100,8 +100,8 @@ def main(config: Config) -> None:
 
 def _compare(network: Network, rounds: int) -> None:
     """Medians of the rounds' ratios, each way in turn."""
-    own = [value.detach() for value in network.parameters()]
-    average = [value.clone() for value in own]
+    weights = [value.detach() for value in network.parameters()]
+    average = [value.clone() for value in weights]
     for value in network.parameters():
         value.grad = torch.ones_like(value)
     parameters = list(network.parameters())
@@ -112,12 +112,12 @@ def _compare(network: Network, rounds: int) -> None:
     }
 
     def one_by_one() -> None:
-        for kept, value in zip(average, own, strict=True):
+        for kept, value in zip(average, weights, strict=True):
             kept.lerp_(value, 0.01)
 
     ways: dict[str, Callable[[], object]] = {
         "average, one by one": one_by_one,
-        "average, all at once": lambda: torch._foreach_lerp_(average, own, 0.01),  # pyright: ignore[reportPrivateImportUsage]
+        "average, all at once": lambda: torch._foreach_lerp_(average, weights, 0.01),  # pyright: ignore[reportPrivateImportUsage]
         "bfloat16? reading /proc/cpuinfo": lambda: has_bf16.__wrapped__(CPU),
         "bfloat16? remembered": lambda: has_bf16(CPU),
         **{f"AdamW, {kind}": optimizer.step for kind, optimizer in optimizers.items()},

@@ -24,8 +24,8 @@ from tests.moving_square import SPEC, square_stats
 from tests.small import SMALL
 
 TASKS = ("go left", "go to the right")
-ASKED = WindowConfig(horizon=2, batch_size=16, holdout_every=5, group_size=8)
-WINDOWS = resolve_windows(ASKED, CloningWeights())
+WINDOW_CONFIG = WindowConfig(horizon=2, batch_size=16, holdout_every=5, group_size=8)
+WINDOWS = resolve_windows(WINDOW_CONFIG, CloningWeights())
 
 
 @pytest.fixture(scope="module")
@@ -74,13 +74,13 @@ def test_slow_and_frozen_parts(demos, stage_1: Path):
 
 
 def test_stage_1_sizes_win_over_the_command_line(demos, stage_1: Path):
-    asked = replace(PolicyConfig(), num_context=SMALL.num_context, language=SMALL.language)
+    config = replace(PolicyConfig(), num_context=SMALL.num_context, language=SMALL.language)
     stage, transfer = from_dataset(
-        demos, WINDOWS, policy=asked, config=AlignConfig(), start=StartFrom(init=stage_1), seed=0
+        demos, WINDOWS, policy=config, config=AlignConfig(), start=StartFrom(init=stage_1), seed=0
     )
     assert transfer is not None
     assert stage.model.network.config == replace(SMALL, context=("language",))
-    wrong = replace(asked, map_width=48, vision=replace(asked.vision, stem_width=5))
+    wrong = replace(config, map_width=48, vision=replace(config.vision, stem_width=5))
     with pytest.raises(ConfigError, match=r"which differ from the given policy\.map_width, policy\.vision\."):
         from_dataset(demos, WINDOWS, policy=wrong, config=AlignConfig(), start=StartFrom(init=stage_1), seed=0)
 
@@ -112,12 +112,12 @@ def test_play_is_not_demonstrations(tmp_path: Path):
 def test_windows_and_contexts_follow_from_the_terms_of_the_loss(demos):
     def of(play: bool = False, **weights: float):
         config = AlignConfig(weights=CloningWeights(**weights))
-        _, windows = resolve_configs(SMALL, ASKED, config=config, prior=None, history=0, play=play)
+        _, windows = resolve_configs(SMALL, WINDOW_CONFIG, config=config, prior=None, history=0, play=play)
         return windows.crops, windows.reach_steps, windows.k_max
 
     assert of() == (False, 0, 0)
     assert of(play=True) == (False, 0, 0)
-    assert of(reach=1.0) == (False, ASKED.reach_steps, 0)
+    assert of(reach=1.0) == (False, WINDOW_CONFIG.reach_steps, 0)
     assert of(crops=1.0) == of(context=1.0) == (True, 0, 0)
 
     def built(windows: WindowConfig, **more):
@@ -136,7 +136,7 @@ def test_demonstrations_under_their_own_crops(tmp_path: Path):
     path = write_made_dataset(tmp_path / "demos", num_episodes=10, tasks=TASKS, crops=True)
     config = AlignConfig(weights=CloningWeights(reach=1.0, crops=1.0, point=1.0, context=1.0))
     policy, windows = resolve_configs(
-        SMALL, replace(ASKED, reach_steps=2), config=config, prior=None, history=0, play=True
+        SMALL, replace(WINDOW_CONFIG, reach_steps=2), config=config, prior=None, history=0, play=True
     )
     dataset = open_dataset(path)
     stage, _ = from_dataset(dataset, windows, policy=policy, config=config, play=True, seed=0)

@@ -14,15 +14,15 @@ TOKENS = torch.tensor([[3, 4, -1], [3, 5, 6], [7, -1, -1]])
 ALL = CloningWeights(reach=0.5, crops=2.0, context=4.0, point=3.0, play=0.25)
 
 
-class Says(torch.nn.Module):
-    """Predicts what it is given, normalized; keeps what it was asked."""
+class FixedOutputs(torch.nn.Module):
+    """Predicts what it is given, normalized; keeps the batch that it was given."""
 
     def __init__(self, **out: torch.Tensor) -> None:
         super().__init__()
-        self.out, self.asked = out, {}
+        self.out, self.batch = out, {}
 
     def forward(self, batch):
-        self.asked = batch
+        self.batch = batch
         return self.out
 
 
@@ -49,8 +49,8 @@ def demos():
     }
 
 
-def said() -> dict[str, torch.Tensor]:
-    """Answers whose squares are easily told apart."""
+def outputs() -> dict[str, torch.Tensor]:
+    """Outputs whose squares are easily told apart."""
 
     def steps(*values: float) -> torch.Tensor:
         return torch.tensor(values).view(-1, 2, 1).expand(-1, 2, 7)
@@ -74,7 +74,7 @@ def said() -> dict[str, torch.Tensor]:
     }
 
 
-WANTED = {
+EXPECTED = {
     "loss": (1 + 4 + 9) / 3,
     "reach": (3 * 1 + 3 * 4 + 3 * 9 + 4 * 16) / 13,
     # Both rows' displacement, the first's contact and yaws, nobody's release.
@@ -93,21 +93,21 @@ def policy():
 
 
 def test_all_terms_by_hand(policy):
-    loss, metrics = BehaviorCloning(policy=policy, tokens_UL=TOKENS, weights=ALL).loss(Says(**said()), demos())
+    loss, metrics = BehaviorCloning(policy=policy, tokens_UL=TOKENS, weights=ALL).loss(FixedOutputs(**outputs()), demos())
     assert {name: float(value) for name, value in metrics.items()} == pytest.approx(
-        {f"bc/{name}": value for name, value in WANTED.items()}
+        {f"bc/{name}": value for name, value in EXPECTED.items()}
     )
     one, play = 1.0, 0.25
     point = {"point": 3.0, "play_point": play * POINT_WEIGHT}
     factors = {"loss": one, "reach": 0.5, "crops": 2.0, "context": 4.0, "play_action": play, "play_reach": play} | point
-    assert float(loss) == pytest.approx(sum(factors[name] * value for name, value in WANTED.items()))
+    assert float(loss) == pytest.approx(sum(factors[name] * value for name, value in EXPECTED.items()))
 
 
 def test_losses_without_weight_are_absent(policy):
     batch = {name: value for name, value in demos().items() if not name.startswith(("play_", "reach"))}
-    loss, metrics = BehaviorCloning(policy=policy, tokens_UL=TOKENS).loss(Says(action=said()["action"]), batch)
+    loss, metrics = BehaviorCloning(policy=policy, tokens_UL=TOKENS).loss(FixedOutputs(action=outputs()["action"]), batch)
     assert set(metrics) == {"bc/loss"}
-    assert float(loss) == pytest.approx(WANTED["loss"])
+    assert float(loss) == pytest.approx(EXPECTED["loss"])
     assert not CloningWeights().need_crops
     assert CloningWeights(crops=0.1).need_crops
     assert CloningWeights(context=0.1).need_crops
@@ -120,9 +120,9 @@ def test_each_sentence_is_read_once():
     given = instructed({"task_index": torch.tensor([2, 0, 2, 2])}, TOKENS)
     assert given["tokens"].tolist() == [TOKENS[0].tolist(), TOKENS[2].tolist()]
     assert given["sentence"].tolist() == [1, 0, 1, 1]
-    policy, model = policy_with("language"), Says(action=said()["action"])
+    policy, model = policy_with("language"), FixedOutputs(action=outputs()["action"])
     BehaviorCloning(policy=policy, tokens_UL=TOKENS).loss(model, demos())
-    assert model.asked["sentence"].tolist() == [1, 0]
+    assert model.batch["sentence"].tolist() == [1, 0]
 
 
 def test_the_context_loss_has_no_gradient_into_the_crops(policy):

@@ -71,17 +71,17 @@ def test_lambda_by_hand(step: int, decay_steps: int, weight: float):
 def test_the_loss_is_the_sum_of_its_parts(demos):
     stage, _ = aligned(demos, given=prior(), prior_steps=10)
 
-    class Says(torch.nn.Module):
+    class FixedOutputs(torch.nn.Module):
         def forward(self, batch):
             parts = {"pred": torch.tensor(2.0), "align": torch.tensor(3.0), "recon": torch.tensor(5.0)}
             return parts if "chunk_state" in batch else {"pred": parts["pred"]}
 
     batch = {"task_index": torch.tensor([0, 1]), "chunk_state": torch.zeros(2, 4, 7)}
-    for step, wanted in ((0, 10.0), (5, 6.0), (10, 2.0), (99, 2.0)):
-        loss, metrics = stage.objective.loss(Says(), batch | {"step": torch.tensor(step)})
-        assert float(loss) == pytest.approx(wanted)
+    for step, expected in ((0, 10.0), (5, 6.0), (10, 2.0), (99, 2.0)):
+        loss, metrics = stage.objective.loss(FixedOutputs(), batch | {"step": torch.tensor(step)})
+        assert float(loss) == pytest.approx(expected)
         assert float(metrics["bc/loss"]) == 2.0, "means the same at every lambda"
-    assert float(stage.objective.loss(Says(), batch)[0]) == 2.0, "the validation loss has no lambda"
+    assert float(stage.objective.loss(FixedOutputs(), batch)[0]) == 2.0, "the validation loss has no lambda"
 
 
 def test_it_follows_instructions_and_does_so_after_loading(demos, tmp_path: Path):
@@ -103,11 +103,11 @@ def test_it_follows_instructions_and_does_so_after_loading(demos, tmp_path: Path
 
 def test_the_prior_comes_with_its_own_statistics_if_it_knows_the_robot(demos):
     norm = replace(square_stats(), action=replace(square_stats().action, scale=(0.5,) * 6 + (1.0,)))
-    known, _ = aligned(demos, given=prior(norm))
-    stranger, _ = aligned(demos, given=prior(norm, "other"))
-    assert known.model.norm == norm
-    assert stranger.model.norm != norm
-    for stage in (known, stranger):
+    same_robot, _ = aligned(demos, given=prior(norm))
+    other_robot, _ = aligned(demos, given=prior(norm, "other"))
+    assert same_robot.model.norm == norm
+    assert other_robot.model.norm != norm
+    for stage in (same_robot, other_robot):
         head = stage.model.network.head
         assert isinstance(head, FlowHead)
         assert torch.equal(head.prior.decoder.out.weight, prior().network.decoder.out.weight)
@@ -128,12 +128,12 @@ def test_nothing_of_another_robots_places_is_learnt(demos):
     policy = stage.model.network.train()
     out = policy(batch_of(demos, stage, windows))
     (out["pred"] + out["align"] + out["recon"]).backward()
-    own = policy.head.dim_mask(1)[0]
-    assert own.sum() == 7
+    dims = policy.head.dim_mask(1)[0]
+    assert dims.sum() == 7
     gradients = [policy.head.prior.decoder.out.weight.grad, policy.head.prior.encoder.action_in.weight.grad.T]
     for gradient in gradients:
-        assert not gradient[~own].any(), "exactly zero"
-        assert gradient[own].any()
+        assert not gradient[~dims].any(), "exactly zero"
+        assert gradient[dims].any()
 
 
 def test_the_align_loss_has_no_gradient_into_the_encoder(demos):

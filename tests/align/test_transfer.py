@@ -103,9 +103,9 @@ def test_what_is_loaded_what_is_new_and_what_is_unused(source, more, config, loa
     if "reach_scale" in loaded:
         assert policy.reach_scale.scale.tolist() == pytest.approx([0.3] * NUM_REACH)
     if "readout" in loaded:
-        own = original.state_dict()["readout.0.weight"]
-        assert torch.equal(after["readout.0.weight"][:, : own.shape[1]], own)
-        assert torch.equal(after["readout.0.weight"][:, own.shape[1] :], before["readout.0.weight"][:, own.shape[1] :])
+        saved = original.state_dict()["readout.0.weight"]
+        assert torch.equal(after["readout.0.weight"][:, : saved.shape[1]], saved)
+        assert torch.equal(after["readout.0.weight"][:, saved.shape[1] :], before["readout.0.weight"][:, saved.shape[1] :])
     assert str(transfer).startswith("loaded: vision, join, keypoints, glimpse")
 
 

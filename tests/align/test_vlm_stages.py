@@ -27,7 +27,7 @@ from tests.made_data import write_made_dataset
 from tests.tiny_vlm import tiny_vlm
 
 TASKS = ("go left", "go to the right")
-ASKED = WindowConfig(horizon=2, batch_size=16, holdout_every=5, group_size=8, k_max=2)
+WINDOWS = WindowConfig(horizon=2, batch_size=16, holdout_every=5, group_size=8, k_max=2)
 INVERSE = ObjectiveConfig(next_object=0.0, inverse_dynamics=1.0)
 SIZES = PolicyConfig(head_width=32, num_context=16, tokens=TokensConfig(), prior=PriorConfig(chunk=2, width=32))
 
@@ -53,8 +53,8 @@ def sizes(source: str, head: str, **vlm) -> PolicyConfig:
 
 def pretrained(demos, policy: PolicyConfig, run: Path, *, steps: int = 2) -> Path:
     """A run folder of Stage 1, inverse dynamics."""
-    stage = from_play.from_dataset(demos, ASKED, policy=policy, config=INVERSE, seed=0)
-    windows = from_play.stage_windows(ASKED, INVERSE, policy)
+    stage = from_play.from_dataset(demos, WINDOWS, policy=policy, config=INVERSE, seed=0)
+    windows = from_play.stage_windows(WINDOWS, INVERSE, policy)
     batches = iterate(demos, windows, seed=0)
     fit(stage.model.network, batches, stage.objective, TrainConfig(steps=steps, batch_size=16), lr_scale=stage.lr_scale)
     assert stage.validate()["play/val_loss"] < float("inf")
@@ -65,7 +65,7 @@ def pretrained(demos, policy: PolicyConfig, run: Path, *, steps: int = 2) -> Pat
 def aligned(demos, policy: PolicyConfig, init: Path | None, *, steps: int = 2, lr: float = 2e-3):
     """Stage 2 after some steps, and what it took over."""
     config = AlignConfig()
-    policy, windows = resolve_configs(policy, ASKED, config=config, prior=None, history=0)
+    policy, windows = resolve_configs(policy, WINDOWS, config=config, prior=None, history=0)
     stage, transfer = from_dataset(demos, windows, policy=policy, config=config, start=StartFrom(init=init), seed=0)
     train = TrainConfig(steps=steps, batch_size=16, lr=lr)
     metrics = fit(stage.model.network, iterate(demos, windows, seed=0), stage.objective, train)
@@ -77,8 +77,8 @@ def aligned(demos, policy: PolicyConfig, init: Path | None, *, steps: int = 2, l
 def test_from_play_to_a_policy_that_acts(head: str, lora: int, demos, source: str, tmp_path: Path, monkeypatch):
     policy = sizes(source, head, freeze="vision", lora_rank=lora)
     init = pretrained(demos, policy, tmp_path / "stage_1")
-    asked = replace(SIZES, head=head, vlm=VlmConfig(lora_rank=lora))  # the model is Stage 1's
-    stage, transfer, _ = aligned(demos, asked, init)
+    config = replace(SIZES, head=head, vlm=VlmConfig(lora_rank=lora))  # the model is Stage 1's
+    stage, transfer, _ = aligned(demos, config, init)
     assert transfer is not None
     taken = {name.split(".")[0] for name in transfer.loaded}
     assert taken == {"model", "head", *({"readout"} if head != "tokens" else ())}
@@ -93,9 +93,9 @@ def test_from_play_to_a_policy_that_acts(head: str, lora: int, demos, source: st
     runner, spec = load_policy(tmp_path / "stage_2")
     rgb, state = np.zeros((3, 48, 48, 3), np.uint8), np.zeros((3, 7), np.float32)
     runner.reset({"rgb": rgb, "state": state}, {}, [1, 2, 3])
-    told = {"instruction": np.array([TASKS[0], TASKS[1], "lift the carrot, please"])}
+    info = {"instruction": np.array([TASKS[0], TASKS[1], "lift the carrot, please"])}
     for _ in range(3):
-        action = runner.act({"rgb": rgb, "state": state}, told)
+        action = runner.act({"rgb": rgb, "state": state}, info)
         assert action.shape == (3, 7)
         assert np.isfinite(action).all()
         assert set(np.abs(action[:, 6])) == {1.0}
@@ -116,14 +116,14 @@ def test_it_learns_to_follow_instructions(demos, source: str, tmp_path: Path):
 
 def test_the_same_tokens_mean_the_same_motion_in_both_stages(demos, source: str, tmp_path: Path):
     init = pretrained(demos, sizes(source, "tokens"), tmp_path / "stage_1", steps=1)
-    few = replace(ASKED, num_episodes=6)
+    few = replace(WINDOWS, num_episodes=6)
     policy, windows = resolve_configs(sizes(source, "tokens"), few, config=AlignConfig(), prior=None, history=0)
     start = StartFrom(init=init)
     stage, _ = from_dataset(demos, windows, policy=policy, config=AlignConfig(), start=start, seed=0)
     before = load_bundle(init / "final")
     assert stage.model.norm == before.norm
-    own, first = (one.parts.actions for one in (stage.model.network, before.network))
-    assert own.bpe.to_str() == first.bpe.to_str()
+    actions, stage_1_actions = (one.parts.actions for one in (stage.model.network, before.network))
+    assert actions.bpe.to_str() == stage_1_actions.bpe.to_str()
     longer = replace(windows, horizon=3)
     with pytest.raises(
         ConfigError, match=r"trained on chunks of 2 steps, and its tokens head cannot change that; got chunks of 3"
@@ -140,11 +140,11 @@ def test_the_same_tokens_mean_the_same_motion_in_both_stages(demos, source: str,
 
 def test_what_a_vlm_cannot_be_asked(demos, source: str, tmp_path: Path):
     config = AlignConfig()
-    windows = replace(ASKED, k_max=0, reach_steps=0, crops=False)
+    windows = replace(WINDOWS, k_max=0, reach_steps=0, crops=False)
 
     def build(policy: PolicyConfig, **weights: float):
-        own = replace(config, weights=replace(config.weights, **weights))
-        return from_dataset(demos, windows, policy=policy, config=own, seed=0)
+        align_config = replace(config, weights=replace(config.weights, **weights))
+        return from_dataset(demos, windows, policy=policy, config=align_config, seed=0)
 
     with pytest.raises(ConfigError, match=r"--align\.weights\.point needs key points"):
         build(sizes(source, "regression"), point=1.0)
@@ -166,7 +166,7 @@ def test_a_step_of_two_batches_is_a_step_of_one_as_large(demos, source: str):
     """Action tokens included, of which a batch has as many as its chunks happen to take."""
     found = []
     for num in (1, 2):
-        policy, windows = resolve_configs(sizes(source, "tokens"), ASKED, config=AlignConfig(), prior=None, history=0)
+        policy, windows = resolve_configs(sizes(source, "tokens"), WINDOWS, config=AlignConfig(), prior=None, history=0)
         windows = replace(windows, batch_size=8 // num)
         stage, _ = from_dataset(demos, windows, policy=policy, config=AlignConfig(), seed=0)
         how = TrainConfig(steps=2, batch_size=8 // num, gradient_accumulation_steps=num, bf16="off", log_every=1)

@@ -139,11 +139,11 @@ def test_every_node_reports_to_the_mlflow_that_we_start():
         assert container["env"] == [{"name": "MLFLOW_TRACKING_URI", "value": uri}]
     postgres, server = pod["spec"]["containers"]
     assert postgres["args"] == ["-c", "listen_addresses="]  # it trusts whoever has its socket
-    asked = subprocess.run(
+    completed = subprocess.run(
         [Path(sys.executable).with_name("mlflow"), "server", "--help"], capture_output=True, text=True
     )
     flags = [word.partition("=")[0] for word in [*server["command"], *server["args"]] if word.startswith("--")]
-    assert set(flags) <= set(re.findall(r"--[\w-]+", asked.stdout)), asked.stderr
+    assert set(flags) <= set(re.findall(r"--[\w-]+", completed.stdout)), completed.stderr
     assert uri.removeprefix("http://") in server["command"][-1].split(",")
 
 

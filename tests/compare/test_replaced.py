@@ -45,15 +45,15 @@ def test_how_many_demonstrations_play_replaces_by_hand(runs: list[Path]):
 
 
 @pytest.mark.parametrize(
-    ("letters", "said"),
+    ("letters", "gain"),
     [
         ("eeee", "more than 40 demonstrations instead of 10"),
         ("....", "at most 10 demonstrations instead of 10"),
     ],
 )
-def test_beyond_what_was_trained_from_scratch(letters: str, said: str, runs: list[Path], tmp_path: Path):
+def test_beyond_what_was_trained_from_scratch(letters: str, gain: str, runs: list[Path], tmp_path: Path):
     results, _ = read_runs([*runs[:2], make_policy(tmp_path, "other", demos=10, init=True, letters=letters)])
-    assert tables.cost_rows(results)[-1][-1] == said
+    assert tables.cost_rows(results)[-1][-1] == gain
 
 
 def test_one_number_of_demonstrations_says_nothing(runs: list[Path], tmp_path: Path):

@@ -58,11 +58,11 @@ def test_a_batch_follows_from_seed_and_number_alone(play_dataset: Path):
 
 
 @pytest.mark.parametrize(
-    ("weights", "size", "wanted"),
+    ("weights", "size", "expected"),
     [([1], 8, [8]), ([1, 1, 1], 8, [3, 3, 2]), ([2, 1], 9, [6, 3]), ([0.5, 0.25, 0.25], 4, [2, 1, 1])],
 )
-def test_shares_of_a_batch_by_hand(weights: list[float], size: int, wanted: list[int]):
-    assert counts(weights, size) == wanted
+def test_shares_of_a_batch_by_hand(weights: list[float], size: int, expected: list[int]):
+    assert counts(weights, size) == expected
 
 
 def test_shares_that_make_no_sense():
@@ -85,19 +85,19 @@ def test_held_out_episodes_are_held_out(play_dataset: Path):
 
 
 def test_no_image_is_read(play_dataset: Path, monkeypatch: pytest.MonkeyPatch):
-    asked: list[list[str] | None] = []
+    columns_read: list[list[str] | None] = []
     really = pq.ParquetFile.read_row_group
 
     def noted(file: pq.ParquetFile, group: int, columns: list[str] | None = None) -> pa.Table:
-        asked.append(columns)
+        columns_read.append(columns)
         return really(file, group, columns=columns)
 
     monkeypatch.setattr(pq.ParquetFile, "read_row_group", noted)
     load(play_dataset, CONFIG)
-    assert asked
-    assert all(columns == [layout.STATE, layout.ACTION] for columns in asked)
-    wanted, total = bytes_read(play_dataset)
-    assert 0 < wanted < total / 2
+    assert columns_read
+    assert all(columns == [layout.STATE, layout.ACTION] for columns in columns_read)
+    needed, total = bytes_read(play_dataset)
+    assert 0 < needed < total / 2
 
 
 def test_too_short(play_dataset: Path):

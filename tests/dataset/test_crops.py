@@ -194,21 +194,21 @@ def test_windows_of_the_disk_and_of_live_play_carry_the_same_crops(tmp_path: Pat
     live = list(episode_batches([played(index) for index in group], config, spec=SPEC, rng=rng))
     assert len(disk) == len(live) == 3  # every frame is a window, with a crop or without
     states = np.concatenate([window.state for window in disk])
-    known = np.concatenate([window.crop_mask for window in disk])  # type: ignore[arg-type]
+    mask = np.concatenate([window.crop_mask for window in disk])  # type: ignore[arg-type]
     things = np.concatenate([window.object_crop for window in disk])  # type: ignore[arg-type]
     for one, other in zip(disk, live, strict=True):
         for name in ("state", "object_crop", "place_crop", "crop_mask", "crop_px", "crop_px_mask"):
             np.testing.assert_array_equal(getattr(one, name), getattr(other, name))
     episode, step = np.floor(states[:, 0] + 0.001).astype(int), np.round(states[:, 0] % 1 * 100).astype(int)
-    np.testing.assert_array_equal(known[:, 0], (episode != 7) & (step <= 7))  # they let go at step 7
-    np.testing.assert_array_equal(known[:, 1], known[:, 0])
-    assert not things[~known[:, 0]].any()
+    np.testing.assert_array_equal(mask[:, 0], (episode != 7) & (step <= 7))  # they let go at step 7
+    np.testing.assert_array_equal(mask[:, 1], mask[:, 0])
+    assert not things[~mask[:, 0]].any()
     at = np.concatenate([window.crop_px for window in disk])  # type: ignore[arg-type]
     there = np.concatenate([window.crop_px_mask for window in disk])  # type: ignore[arg-type]
-    np.testing.assert_array_equal(there[:, 0], known[:, 0] & (step < 2 + episode % 4), "it rests until it is touched")
-    np.testing.assert_array_equal(there[:, 1], known[:, 1])
-    assert (at[known[:, 0]] == [[FROM[0] + 2, FROM[1] + 2], [TO[0] + 2, TO[1] + 2]]).all()
-    middle = things[known[:, 0]][:, 12, 12].astype(int)
+    np.testing.assert_array_equal(there[:, 0], mask[:, 0] & (step < 2 + episode % 4), "it rests until it is touched")
+    np.testing.assert_array_equal(there[:, 1], mask[:, 1])
+    assert (at[mask[:, 0]] == [[FROM[0] + 2, FROM[1] + 2], [TO[0] + 2, TO[1] + 2]]).all()
+    middle = things[mask[:, 0]][:, 12, 12].astype(int)
     assert (np.abs(middle - RED) < 30).all()  # a JPEG's red
 
 

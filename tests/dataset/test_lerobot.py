@@ -28,6 +28,6 @@ def test_every_column_and_statistic_is_ours(play_dataset: Path) -> None:
 
 
 def test_the_example(play_dataset: Path) -> None:
-    said = run("examples/read_with_lerobot.py", play_dataset)
-    assert said.splitlines()[0].endswith(" episodes, 100 frames at 5 Hz")
-    assert "(4, 7)" in next(line for line in said.splitlines() if line.startswith("action "))
+    output = run("examples/read_with_lerobot.py", play_dataset)
+    assert output.splitlines()[0].endswith(" episodes, 100 frames at 5 Hz")
+    assert "(4, 7)" in next(line for line in output.splitlines() if line.startswith("action "))

@@ -33,7 +33,7 @@ def mixture(tmp_path_factory: pytest.TempPathFactory) -> Mixture:
 def batches(mixture: Mixture, config: WindowConfig, shard: Shard) -> Iterator[Window]:
     """What `stream.mixed_batches` gives, in this process."""
     parts = zip(mixture.sets, mixture.windows(config), mixture.seeds(5), strict=True)
-    streams = [iterate(dataset, own, seed=seed, shard=shard) for dataset, own, seed in parts]
+    streams = [iterate(dataset, windows, seed=seed, shard=shard) for dataset, windows, seed in parts]
     return map(joined, zip(*streams, strict=True))
 
 
@@ -42,8 +42,8 @@ def same(a: Window, b: Window) -> bool:
 
 
 def test_each_dataset_has_its_share_of_every_batch(mixture: Mixture) -> None:
-    assert [(own.batch_size, own.group_size) for own in mixture.windows(CONFIG)] == [(4, 2), (2, 1)]
-    states = [np.concatenate([e.state for e in read_episodes(own, range(len(own)))]) for own in mixture.sets]
+    assert [(windows.batch_size, windows.group_size) for windows in mixture.windows(CONFIG)] == [(4, 2), (2, 1)]
+    states = [np.concatenate([e.state for e in read_episodes(dataset, range(len(dataset)))]) for dataset in mixture.sets]
     for batch in islice(batches(mixture, CONFIG, Shard()), 40):
         for row, state in enumerate(batch.state):
             assert (states[row >= 4] == state).all(1).any(), "four of the first, then two of the second"
@@ -62,7 +62,7 @@ def test_resuming_gives_the_same_sequence(mixture: Mixture, start: int, num_work
 
 
 def test_rows_of_second_images_are_those_of_the_whole_batch(mixture: Mixture) -> None:
-    parts = [next(iterate(own, replace(CONFIG, segment=3), seed=0)) for own in mixture.sets]
+    parts = [next(iterate(dataset, replace(CONFIG, segment=3), seed=0)) for dataset in mixture.sets]
     batch = joined(parts)
     assert batch.goal_row is not None
     assert batch.goal_rgb is None
@@ -77,8 +77,8 @@ def test_a_mixture_of_one_is_its_dataset(mixture: Mixture) -> None:
     assert (one.windows(CONFIG), one.seeds(5)) == ([CONFIG], [5])
     window = next(iterate(dataset, CONFIG, seed=5))
     assert joined([window]) is window
-    own = norm_stats(stats_of(dataset, split_episodes(dataset, CONFIG)[0]), dataset.spec)
-    assert norm_stats(moments(one, CONFIG), one.spec) == own
+    expected = norm_stats(stats_of(dataset, split_episodes(dataset, CONFIG)[0]), dataset.spec)
+    assert norm_stats(moments(one, CONFIG), one.spec) == expected
 
 
 def test_names_in_metrics_are_those_of_the_folders(mixture: Mixture) -> None:
@@ -93,11 +93,11 @@ def test_numbers_are_normalized_as_often_as_they_are_drawn(mixture: Mixture) -> 
     """Frames of the held-out episodes (2, 5, 8 and 2) count for nothing; a third is of the first, larger set."""
     mixture = replace(mixture, weights=(0.5, 1.0))
     of_sets = [
-        np.concatenate([e.action for e in read_episodes(own, kept)])
-        for own, kept in zip(mixture.sets, ([0, 1, 3, 4, 6, 7], [0, 1, 3]), strict=True)
+        np.concatenate([e.action for e in read_episodes(dataset, kept)])
+        for dataset, kept in zip(mixture.sets, ([0, 1, 3, 4, 6, 7], [0, 1, 3]), strict=True)
     ]
     frames = np.concatenate(of_sets)
-    weight = np.repeat([1 / 3 / len(of_sets[0]), 2 / 3 / len(of_sets[1])], [len(own) for own in of_sets])
+    weight = np.repeat([1 / 3 / len(of_sets[0]), 2 / 3 / len(of_sets[1])], [len(actions) for actions in of_sets])
     mean = weight @ frames
     found = moments(mixture, CONFIG)[ACTION]
     np.testing.assert_allclose(found["mean"], mean, rtol=1e-5, atol=1e-7)

@@ -51,8 +51,8 @@ def test_each_batch_of_an_epoch_is_seen_once_however_many_workers_there_were(
         before = tuple(phases[:number])
         shards = [Shard(worker=worker, num_workers=workers, before=before) for worker in range(workers)]
         each = [batches_of(dataset, shard, had) for shard in shards]
-        seen += [batch for own in each for batch in own]
-        over = min(own[-1][0] for own in each)  # epochs that the slowest worker has left behind
+        seen += [batch for worker_batches in each for batch in worker_batches]
+        over = min(worker_batches[-1][0] for worker_batches in each)  # epochs that the slowest worker has left behind
     assert max(Counter(seen).values()) == 1
     per_epoch = Counter(epoch for epoch, _, _ in seen)
     assert over > 3

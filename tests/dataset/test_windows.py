@@ -313,9 +313,9 @@ def test_history_and_states_of_the_chunk(dataset: DatasetInfo) -> None:
     assert window.chunk_state is not None
     for row in range(len(window.state)):
         episode, step = place(dataset, window.state[row])
-        own = read_episode(dataset, episode, [layout.STATE, layout.ACTION])
-        past, ahead = np.arange(step - 4, step), np.minimum(np.arange(step, step + 3), len(own) - 1)
+        episode_data = read_episode(dataset, episode, [layout.STATE, layout.ACTION])
+        past, ahead = np.arange(step - 4, step), np.minimum(np.arange(step, step + 3), len(episode_data) - 1)
         np.testing.assert_array_equal(window.past_mask[row], past >= 0)
-        np.testing.assert_array_equal(window.past_state[row][past >= 0], own.state[past[past >= 0]])
-        np.testing.assert_array_equal(window.past_action[row][past >= 0], own.action[past[past >= 0]])
-        np.testing.assert_array_equal(window.chunk_state[row], own.state[ahead])
+        np.testing.assert_array_equal(window.past_state[row][past >= 0], episode_data.state[past[past >= 0]])
+        np.testing.assert_array_equal(window.past_action[row][past >= 0], episode_data.action[past[past >= 0]])
+        np.testing.assert_array_equal(window.chunk_state[row], episode_data.state[ahead])

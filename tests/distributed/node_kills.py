@@ -35,7 +35,7 @@ from tests.distributed import toy_training as toy
 from tests.distributed.nodes import Nodes, meanwhile, nodes
 
 LABELS = ("role=work",)
-Facts = list[Hashable]
+Results = list[Hashable]
 """What a job has made, in order; a lost one is missing, a doubled one there twice."""
 
 
@@ -54,7 +54,7 @@ class Config:
     """Times as much work in each job: 1 is half a minute on idle cores."""
 
 
-def play(folder: Path, size: int) -> Facts:
+def play(folder: Path, size: int) -> Results:
     """Episodes' bytes."""
     with DatasetWriter(folder, child.HEADER) as writer:
         run = child.collection(writer, 400 * size)
@@ -63,7 +63,7 @@ def play(folder: Path, size: int) -> Facts:
     return [file.read_bytes() for file in sorted(folder.glob("data/*/*.parquet"))]
 
 
-def training(folder: Path, size: int, data: Path) -> Facts:
+def training(folder: Path, size: int, data: Path) -> Results:
     """Steps with their loss."""
     task = toy.toy_task(folder, data, ray=True, steps=400 * size, every=10, pause_s=0.03)
     train(task, WorkersConfig(node_labels=LABELS, max_failures=-1), progress=False)
@@ -82,7 +82,7 @@ def forward(scene, num):
     return line_world.Forward()
 
 
-def evaluation(folder: Path, size: int) -> Facts:
+def evaluation(folder: Path, size: int) -> Results:
     """Cells with their outcome."""
     protocol = Protocol(tasks=("line",), env_version="1", episodes=200 * size, max_steps=5)
     make = {"make_vector": slow_robots, "make_policy": forward, "make_failure_inputs": line_world.line_facts}
@@ -92,7 +92,7 @@ def evaluation(folder: Path, size: int) -> Facts:
     return [(result.cell, result.entire_once, result.num_steps, result.error) for result in results]
 
 
-def under_kills(cluster: Nodes, config: Config, job: Callable[[], Facts]) -> tuple[Facts, float, int]:
+def under_kills(cluster: Nodes, config: Config, job: Callable[[], Results]) -> tuple[Results, float, int]:
     """What a job makes while nodes die under it, how long it takes, s, and how many died."""
     rng, done, killed = random.Random(config.seed), threading.Event(), 0
 
@@ -106,11 +106,11 @@ def under_kills(cluster: Nodes, config: Config, job: Callable[[], Facts]) -> tup
     with meanwhile(kill_some):
         start = time.monotonic()
         try:
-            facts = job()
+            results = job()
         finally:
             done.set()
         seconds = time.monotonic() - start
-    return facts, seconds, killed
+    return results, seconds, killed
 
 
 def main(config: Config) -> None:
@@ -126,15 +126,15 @@ def main(config: Config) -> None:
         with connect(cluster.address):
             for name in config.jobs:
                 start = time.monotonic()
-                wanted = jobs[name](Path(temp) / f"{name}-undisturbed", config.size)
+                expected = jobs[name](Path(temp) / f"{name}-undisturbed", config.size)
                 alone_s = time.monotonic() - start
                 job = partial(jobs[name], Path(temp) / name, config.size)
-                facts, seconds, killed = under_kills(cluster, config, job)
-                lost, doubled = len(set(wanted) - set(facts)), len(facts) - len(set(facts))
+                results, seconds, killed = under_kills(cluster, config, job)
+                lost, doubled = len(set(expected) - set(results)), len(results) - len(set(results))
                 cost_s = (seconds - alone_s) / max(killed, 1)
                 print(
                     f"{name:<10}  {killed:>5}  {alone_s:>9.0f} s  {seconds:>8.0f} s  {cost_s:>9.1f} s  {lost:>4}  "
-                    f"{doubled:>7}  {'yes' if facts == wanted else 'NO'}",
+                    f"{doubled:>7}  {'yes' if results == expected else 'NO'}",
                     flush=True,
                 )
 

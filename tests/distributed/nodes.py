@@ -50,7 +50,7 @@ class Nodes:
     def kill(self, node: Any) -> None:
         """`strike`, and wait until Ray says that the node is gone."""
         self.strike(node)
-        wait_for(lambda: all(known["NodeID"] != node.node_id or not known["Alive"] for known in ray.nodes()))
+        wait_for(lambda: all(each["NodeID"] != node.node_id or not each["Alive"] for each in ray.nodes()))
 
     def stop(self) -> None:
         """End every process, the head's last."""

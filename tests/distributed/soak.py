@@ -64,9 +64,9 @@ class Log:
         self._file, self._lock = file, threading.Lock()
         self.lines = [json.loads(line) for line in file.read_text().splitlines()] if file.exists() else []
 
-    def add(self, kind: str, **facts: Any) -> None:
+    def add(self, kind: str, **values: Any) -> None:
         with self._lock, self._file.open("a") as file:
-            line = {"kind": kind, "at_s": round(time.time(), 1), **facts}
+            line = {"kind": kind, "at_s": round(time.time(), 1), **values}
             self.lines.append(line)
             file.write(json.dumps(line) + "\n")
         print(line, flush=True)
@@ -201,8 +201,8 @@ def report(log: Log) -> str:
     lines = [f"{sum(line['minutes'] for line in log.of('lived')):.0f} minutes"]
     lines += [f"killed  {what:<22} {n:>4}" for what, n in sorted(Counter(k["what"] for k in log.of("kill")).items())]
     for job in ("play", "train"):
-        own = [line for line in rounds if line["job"] == job]
-        lines.append(f"rounds  {job:<22} {len(own):>4}, the same as undisturbed: {sum(line['same'] for line in own)}")
+        same = [line["same"] for line in rounds if line["job"] == job]
+        lines.append(f"rounds  {job:<22} {len(same):>4}, the same as undisturbed: {sum(same)}")
     lines += [f"failure {line['job']}: {line['error']}" for line in log.of("failure")]
     quarter = max(1, len(memory) // 4)
     for name in SERVICES:
@@ -227,8 +227,8 @@ def main(config: Config) -> int:
         expected = [job.run(config.out / job.name, stop) for job in jobs]
         print(f"undisturbed: {expected}", flush=True)
         threads = [
-            threading.Thread(target=again, args=(job, wanted, config.out, log, stop))
-            for job, wanted in zip(jobs, expected, strict=True)
+            threading.Thread(target=again, args=(job, undisturbed, config.out, log, stop))
+            for job, undisturbed in zip(jobs, expected, strict=True)
         ]
         for thread in threads:
             thread.start()

@@ -101,10 +101,10 @@ def forward(scene, num):
 
 def undisturbed() -> list[tuple]:
     alone = EpisodeRunner(PROTOCOL, robots, forward, line_facts)
-    return [facts(result) for cell in cells(PROTOCOL) for result in alone.run([cell]).results]
+    return [comparable(result) for cell in cells(PROTOCOL) for result in alone.run([cell]).results]
 
 
-def facts(result) -> tuple:
+def comparable(result) -> tuple:
     return (result.cell, result.partial_once, result.entire_once, result.num_steps, result.error, result.failure)
 
 
@@ -120,7 +120,7 @@ def test_a_cell_whose_machines_keep_dying_is_not_a_failure(cluster: Nodes, tmp_p
     config = FleetConfig(fleets=1, robots=1, labels=LABELS)
     with meanwhile(partial(lose, cluster, tmp_path, LOSSES)):
         results = run_evaluation(tmp_path, config, make_vector=partial(held_robots, tmp_path))
-    assert [facts(result) for result in results] == undisturbed()
+    assert [comparable(result) for result in results] == undisturbed()
 
 
 def held_policy(folder, scene, num):
@@ -138,7 +138,7 @@ def test_machines_lost_while_fleets_start_do_not_count(cluster: Nodes, tmp_path:
     with meanwhile(partial(lose, cluster, tmp_path, 3, 2)):
         results = run_evaluation(tmp_path, config, make_policy=partial(held_policy, tmp_path))
     assert actor_pool.MAX_START_DEATHS < 3 * 2
-    assert [facts(result) for result in results] == undisturbed()
+    assert [comparable(result) for result in results] == undisturbed()
 
 
 class HeldPlayer:
@@ -182,7 +182,7 @@ def test_processes_that_die_before_their_machine_do_not_count(cluster: Nodes, tm
 
     with meanwhile(shut_down):
         results = run_evaluation(tmp_path, config, make_vector=partial(held_robots, tmp_path))
-    assert [facts(result) for result in results] == undisturbed()
+    assert [comparable(result) for result in results] == undisturbed()
 
 
 def hanging_robots(folder, times, scene, num):
@@ -215,9 +215,9 @@ def test_a_robot_that_hangs(cluster: Nodes, tmp_path: Path, times: int, monkeypa
     results = run_evaluation(tmp_path, config, make_vector=partial(hanging_robots, tmp_path, times))
     expected = undisturbed()
     if times == 1:
-        assert [facts(result) for result in results] == expected
+        assert [comparable(result) for result in results] == expected
     else:
-        assert [facts(result) for result in results[:2]] == expected[:2]
+        assert [comparable(result) for result in results[:2]] == expected[:2]
         assert results[2].error.startswith(f"its process hung {actor_pool.MAX_ITEM_DEATHS} times: no answer within ")
         assert begun(tmp_path) == actor_pool.MAX_ITEM_DEATHS
 
@@ -251,12 +251,12 @@ test_chaos.starved(sys.argv[1], {str(tmp_path)!r})
 """
     for what in ("evaluate", "collect"):
         env = os.environ | {"RAY_memory_usage_threshold": "0.01", "RAY_memory_monitor_refresh_ms": "100"}
-        asked = subprocess.run([sys.executable, "-c", code, what], env=env, capture_output=True, text=True, timeout=500)
+        completed = subprocess.run([sys.executable, "-c", code, what], env=env, capture_output=True, text=True, timeout=500)
         assert (
             "Out of memory: Ray's memory monitor has ended 6 processes in a row, and no work was completed in between. "
             "Use fewer --fleets"
-        ) in asked.stdout, asked.stdout + asked.stderr
-        assert "All completed work is kept, and the same command resumes from there." in asked.stdout
+        ) in completed.stdout, completed.stdout + completed.stderr
+        assert "All completed work is kept, and the same command resumes from there." in completed.stdout
 
 
 def starved(what: str, folder: str) -> None:
@@ -300,11 +300,11 @@ def test_a_job_says_what_it_waits_for(cluster: Nodes, capsys: pytest.CaptureFixt
     ray.get(taken.reset.remote(None, None, [1]))
     group = placement_group([{"CPU": 2}], bundle_label_selector=[{"role": "work"}])
 
-    def said() -> str:
+    def output() -> str:
         report_waiting()
         return capsys.readouterr().out
 
-    wait_for(lambda: said() == "waiting for 2 CPU on role=work (2 in the cluster, 0 free)\n")
+    wait_for(lambda: output() == "waiting for 2 CPU on role=work (2 in the cluster, 0 free)\n")
     remove_placement_group(group)
     with meanwhile(free):
         outcomes = list(run_attempts(Quick, [[0]], Pool(fleets=1, labels=LABELS)))

@@ -189,7 +189,7 @@ class Patient:
     """Plays attempt 1 only once the driver has said that it has attempt 0, whose player says when it has played."""
 
     def __init__(self, folder: Path, memory) -> None:
-        self.played, self.told = folder / "played", folder / "told"
+        self.played, self.handed_over = folder / "played", folder / "handed_over"
 
     def run(self, attempts):
         if attempts == [0]:
@@ -197,9 +197,9 @@ class Patient:
             return [AttemptResult(attempt=0, episode=None, reason="played")]
         wait_for(self.played.exists)  # however long the other fleet takes to start
         until = time.monotonic() + 60
-        while not self.told.exists() and time.monotonic() < until:
+        while not self.handed_over.exists() and time.monotonic() < until:
             time.sleep(0.05)
-        return [AttemptResult(attempt=1, episode=None, reason="played" if self.told.exists() else "in vain")]
+        return [AttemptResult(attempt=1, episode=None, reason="played" if self.handed_over.exists() else "in vain")]
 
 
 def test_a_block_is_handed_over_while_the_others_wait_for_what_it_brings(tmp_path):
@@ -207,7 +207,7 @@ def test_a_block_is_handed_over_while_the_others_wait_for_what_it_brings(tmp_pat
     reasons = {}
     for outcome in run_attempts(partial(Patient, tmp_path), [[0], [1]], Pool(fleets=2)):
         reasons[outcome.attempt] = outcome.reason
-        (tmp_path / "told").touch()
+        (tmp_path / "handed_over").touch()
     assert reasons == {0: "played", 1: "played"}
 
 
@@ -237,14 +237,14 @@ class Remembers:
 def test_a_block_is_played_only_once_the_memory_of_its_rounds_is_known():
     """Rounds of two attempts, each of which visits a cell of its own; round r remembers rounds 0 .. r - 2."""
     ray.cloudpickle.register_pickle_by_value(sys.modules[__name__])
-    memory, waiting, told = RoundVisitCounts(2), {}, {}
+    memory, waiting, remembered = RoundVisitCounts(2), {}, {}
     for outcome in run_attempts(Remembers, [[n] for n in range(8)], Pool(fleets=2), PoolOptions(rounds=Rounds(memory))):
         waiting[outcome.attempt] = outcome
         while (due := memory.num_added) in waiting:
-            told[due] = waiting.pop(due).reason
+            remembered[due] = waiting.pop(due).reason
             memory.add({f"cell {due}": 1})
     seen = [str({f"cell {n}": 1 for n in range(num)}) for num in (0, 0, 2, 4)]
-    assert told == {attempt: seen[attempt // 2] for attempt in range(8)}
+    assert remembered == {attempt: seen[attempt // 2] for attempt in range(8)}
 
 
 def test_what_is_known_of_rounds():
@@ -303,11 +303,11 @@ def test_a_users_mistake_is_said_before_ray_starts_and_before_a_folder_is_made(t
         (["--episodes", "0"], "--episodes must be at least 1; got 0."),
     ):
         command = [sys.executable, "-m", "jobs.collect_play", "--out", str(tmp_path / "play"), *flags]
-        asked = subprocess.run(command, capture_output=True, text=True, timeout=400)
-        assert (asked.returncode, asked.stdout) == (2, "")
-        assert asked.stderr.startswith("error: ")
-        assert message in asked.stderr
-        assert asked.stderr.count("\n") == 1
+        completed = subprocess.run(command, capture_output=True, text=True, timeout=400)
+        assert (completed.returncode, completed.stdout) == (2, "")
+        assert completed.stderr.startswith("error: ")
+        assert message in completed.stderr
+        assert completed.stderr.count("\n") == 1
     assert not (tmp_path / "play").exists()
 
 
@@ -333,8 +333,8 @@ def test_pool_and_address_errors():
     with pytest.raises(ConfigError, match="fleets must be at least 0 and robots at least 1; got 1 and 0"):
         Pool(fleets=1, robots=0)
     code = "from tap_ray.distributed.connect import connect\nwith connect('127.0.0.1:1'): pass"
-    asked = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=400)
-    assert "ConfigError: No Ray cluster responds at '127.0.0.1:1'" in asked.stderr
+    completed = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=400)
+    assert "ConfigError: No Ray cluster responds at '127.0.0.1:1'" in completed.stderr
 
 
 def test_a_local_rays_token_is_its_owners_alone(tmp_path):

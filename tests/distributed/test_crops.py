@@ -32,9 +32,9 @@ def test_tasks_write_the_files_of_a_single_process(tmp_path: Path):
     cut_block(dataset, CROPS, (4, 7))
     assert crops.cut_all(dataset, CROPS, progress=False) == 6  # episodes 0 to 3, 8 and 9
     assert crops.cut_all(dataset, CROPS, progress=False) == 0
-    own = {file.name: file.read_bytes() for file in folder(dataset, CROPS).iterdir()}
+    written = {file.name: file.read_bytes() for file in folder(dataset, CROPS).iterdir()}
     alone = folder(dataset, CROPS).relative_to(tmp_path / "play")
-    assert own == {file.name: file.read_bytes() for file in (tmp_path / "alone" / alone).iterdir()}
+    assert written == {file.name: file.read_bytes() for file in (tmp_path / "alone" / alone).iterdir()}
     assert [len(each) for each in read_crops(dataset, [0, 7, 9], CROPS)] == [1, 0, 1]
 
 

@@ -87,13 +87,13 @@ def make_counted(scene, num, folder):
 
 def test_a_resumed_evaluation_runs_the_groups_that_miss_a_result_as_they_were(tmp_path):
     """Six cells of a task are two groups of three: in two of the four one is missing, and only that is stored."""
-    wanted = in_one_process()
-    missing = [wanted[1], wanted[7]]
-    append(tmp_path / "episodes.jsonl", [replace(r, num_clipped=77) for r in wanted if r not in missing])
+    expected = in_one_process()
+    missing = [expected[1], expected[7]]
+    append(tmp_path / "episodes.jsonl", [replace(r, num_clipped=77) for r in expected if r not in missing])
     made = tmp_path / "made"
     made.mkdir()
     results = run(tmp_path, make_vector=functools.partial(make_counted, folder=made))
-    assert [r.num_clipped for r in results] == [0 if r in missing else 77 for r in wanted]
+    assert [r.num_clipped for r in results] == [0 if r in missing else 77 for r in expected]
     assert [file.read_text() for file in made.iterdir()] == ["3", "3"]
     for file in made.iterdir():
         file.unlink()

@@ -276,7 +276,7 @@ def test_evaluation_goes_on_when_its_node_dies(cluster: Nodes, tmp_path: Path):
 
     robots = EpisodeRunner(PROTOCOL, line_robots_of, forward, line_facts)
     expected = [result for cell in cells(PROTOCOL) for result in robots.run([cell]).results]
-    assert [facts(result) for result in results] == [facts(result) for result in expected]
+    assert [comparable(result) for result in results] == [comparable(result) for result in expected]
     assert len(stored_lines(tmp_path)) == len(expected)
 
 
@@ -321,7 +321,7 @@ def stored_lines(folder: Path) -> list[str]:
     return file.read_text().splitlines() if file.exists() else []
 
 
-def facts(result):
+def comparable(result):
     return result.cell, result.partial_once, result.entire_once, result.num_steps, result.error
 
 

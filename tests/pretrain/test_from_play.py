@@ -61,7 +61,7 @@ def test_it_learns_what_moved_the_square():
     assert not {"play/r2_drx", "play/r2_gripper", "play/r2_move"} & set(metrics)  # the square never turns
 
 
-class Says(torch.nn.Module):
+class FixedOutputs(torch.nn.Module):
     """Predicts what it is given, normalized."""
 
     def __init__(self, **out: torch.Tensor) -> None:
@@ -84,10 +84,10 @@ def test_the_actions_behind_the_second_image_do_not_count():
     policy = policy_with("goal")
     batch = two_windows(policy) | {"k": torch.tensor([1, 2]), "action_mask": torch.ones(2, 2, dtype=torch.bool)}
     guess = torch.tensor([1.0, 3.0]).view(1, 2, 1).expand(2, 2, 7)
-    loss, metrics = FromPlay(config=INVERSE, policy=policy).loss(Says(action=guess), batch)
+    loss, metrics = FromPlay(config=INVERSE, policy=policy).loss(FixedOutputs(action=guess), batch)
     assert float(loss) == pytest.approx((1 + 1 + 9) / 3)  # the first window's second step lies behind its goal
     assert set(metrics) == {"play/loss", "play/inverse_mse"}
-    double, _ = FromPlay(config=replace(INVERSE, inverse_dynamics=2.0), policy=policy).loss(Says(action=guess), batch)
+    double, _ = FromPlay(config=replace(INVERSE, inverse_dynamics=2.0), policy=policy).loss(FixedOutputs(action=guess), batch)
     assert float(double) == pytest.approx(2 * 11 / 3)
 
 
@@ -96,14 +96,14 @@ def test_the_weights_by_hand():
     batch = two_windows(policy) | {"k": torch.tensor([2, 1])}
     batch |= {"reach": torch.zeros(2, NUM_REACH), "reach_mask": torch.ones(2, NUM_REACH, dtype=torch.bool)}
     batch["crop_px"], batch["crop_px_mask"] = torch.zeros(2, 2, 2), torch.tensor([[True, False], [True, True]])
-    says = Says(
+    model = FixedOutputs(
         action=torch.tensor([[[1.0], [2.0]], [[3.0], [100.0]]]).expand(2, 2, 7),
         inverse_action=torch.tensor([[[2.0], [4.0]], [[0.0], [100.0]]]).expand(2, 2, 7),
         reach=torch.full((2, NUM_REACH), 2.0),
         keypoint_logprob=torch.tensor([[-1.0, -50.0, -50.0, -50.0], [-4.0, -60.0, -60.0, -60.0]]).expand(2, 2, 4),
     )
     config = ObjectiveConfig(next_object=0.5, reach=0.25, point=0.1, inverse_dynamics=3.0)
-    loss, metrics = FromPlay(config=config, policy=policy).loss(says, batch)
+    loss, metrics = FromPlay(config=config, policy=policy).loss(model, batch)
     parts = {name: float(value) for name, value in metrics.items()}
     action, inverse, reach = (1 + 4 + 9) / 3, (4 + 16 + 0) / 3, 4.0
     assert parts["play/action_mse"] == pytest.approx(action)
@@ -111,18 +111,18 @@ def test_the_weights_by_hand():
     assert parts["play/reach_mse"] == pytest.approx(reach)
     point = (1 + 1 + 4) / 3  # the first cell: two things, one place
     assert parts["play/point_nats"] == pytest.approx(point)
-    wanted = 0.5 * (action + 0.25 * reach + 0.1 * point) + 3 * inverse
-    assert float(loss) == parts["play/loss"] == pytest.approx(wanted)
+    expected = 0.5 * (action + 0.25 * reach + 0.1 * point) + 3 * inverse
+    assert float(loss) == parts["play/loss"] == pytest.approx(expected)
 
 
 def test_only_what_the_crops_tell_of_is_a_target():
     rows = torch.tensor([[True, True], [True, False], [False, True], [False, False]])
     #          move     contact  release   yaws
-    wanted = [[1] * 3 + [1] * 3 + [1] * 3 + [1] * 4,
-              [1] * 3 + [1] * 3 + [0] * 3 + [1] * 4,
-              [1] * 3 + [0] * 3 + [0] * 3 + [0] * 4,
-              [1] * 3 + [0] * 3 + [0] * 3 + [0] * 4]  # fmt: skip
-    assert shown(rows).int().tolist() == wanted
+    expected = [[1] * 3 + [1] * 3 + [1] * 3 + [1] * 4,
+                [1] * 3 + [1] * 3 + [0] * 3 + [1] * 4,
+                [1] * 3 + [0] * 3 + [0] * 3 + [0] * 4,
+                [1] * 3 + [0] * 3 + [0] * 3 + [0] * 4]  # fmt: skip
+    assert shown(rows).int().tolist() == expected
 
     policy = policy_with("crops", num_reach=NUM_REACH)
     batch = batch_with("crops") | {"crop_mask": rows, "reach": torch.zeros(4, NUM_REACH)}
@@ -131,7 +131,7 @@ def test_only_what_the_crops_tell_of_is_a_target():
     )  # the last window's is not known
     reach = torch.tensor([1.0, 2.0, 3.0, 4.0]).repeat_interleave(torch.tensor([3, 3, 3, 4])).expand(4, NUM_REACH)
     _, metrics = FromPlay(config=ObjectiveConfig(), policy=policy).loss(
-        Says(action=batch["action"], reach=reach, keypoint_logprob=torch.zeros(4, 2, 4)), batch
+        FixedOutputs(action=batch["action"], reach=reach, keypoint_logprob=torch.zeros(4, 2, 4)), batch
     )
     # Targets: 3 moves (1), 2 contacts (4), 1 release (9), three axes each; 2 rows with four numbers of yaw (16).
     assert float(metrics["play/reach_mse"]) == pytest.approx((9 * 1 + 6 * 4 + 3 * 9 + 8 * 16) / 26)
@@ -156,13 +156,13 @@ def test_reach_moments_are_a_root_mean_square_over_what_exists():
 def test_windows_carry_what_is_asked_for_and_nothing_else():
     windows = WindowConfig(k_max=3, reach_steps=7)
     both = ObjectiveConfig(inverse_dynamics=1.0)
-    asked = {name: config.windows(windows) for name, config in {"play": ObjectiveConfig(), "inverse": INVERSE}.items()}
+    resolved = {name: config.windows(windows) for name, config in {"play": ObjectiveConfig(), "inverse": INVERSE}.items()}
     assert ObjectiveConfig().context == ("crops",)
     assert INVERSE.context == ("goal",)
     assert both.context == ("crops", "goal")
-    seen = {name: (one.crops, one.k_max, one.reach_steps) for name, one in asked.items()}
+    seen = {name: (one.crops, one.k_max, one.reach_steps) for name, one in resolved.items()}
     assert seen == {"play": (True, 0, 7), "inverse": (False, 3, 0)}
-    assert [asked["play"].horizon, asked["inverse"].horizon] == [4, 3], "none beyond the second image"
+    assert [resolved["play"].horizon, resolved["inverse"].horizon] == [4, 3], "none beyond the second image"
     assert replace(both.windows(windows), crops=False) == windows
     assert ObjectiveConfig(reach=0.0).windows(windows).reach_steps == 0
 
@@ -203,8 +203,8 @@ def test_the_next_object_from_a_data_set(tmp_path: Path):
     assert (config.context, config.chunk, config.num_reach) == (("crops",), 3, NUM_REACH)
     assert sum(len(window.rgb) for window in learner.held_out) == 16, "every step of two episodes: no second image"
     assert all(window.goal_rgb is None for window in learner.held_out)
-    known = np.concatenate([window.crop_mask for window in learner.held_out if window.crop_mask is not None])
-    assert known[:, 0].sum() == 2 * 5, "frames 0 .. 4 lead to the touch in step 4"
+    crop_mask = np.concatenate([window.crop_mask for window in learner.held_out if window.crop_mask is not None])
+    assert crop_mask[:, 0].sum() == 2 * 5, "frames 0 .. 4 lead to the touch in step 4"
     moved = [abs(window.reach[:, 3:6][window.reach_mask[:, 3:6]]).max() for window in learner.held_out]
     assert 0.01 < max(moved) < 0.1
     metrics = learner.validate()

@@ -20,7 +20,7 @@ from tap_ray.training.accumulation import shares
 from tap_ray.training.batches import AugmentConfig
 from tap_ray.training.loop import TrainConfig, fit
 from tap_ray.types import Window
-from tests.align.test_objective import ALL, TOKENS, demos, said
+from tests.align.test_objective import ALL, TOKENS, demos, outputs
 from tests.contexts import policy_with
 from tests.moving_square import square_window
 
@@ -41,7 +41,7 @@ class Scaled(nn.Module):
 def random_batch(seed: int) -> Batch:
     """As `demos`, with its answers, other numbers and other masks."""
     drawn = torch.Generator().manual_seed(seed)
-    batch = demos() | {f"says_{name}": value for name, value in said().items()}
+    batch = demos() | {f"says_{name}": value for name, value in outputs().items()}
     for name, value in batch.items():
         if value.dtype == torch.bool:
             batch[name] = torch.rand(value.shape, generator=drawn) < 0.6
@@ -52,7 +52,7 @@ def random_batch(seed: int) -> Batch:
 
 def summed(objective, batches: list[Batch]) -> tuple[dict[str, float], float]:
     """Gradients and loss of the mean of batches, as `fit` sums them."""
-    model, losses = Scaled([*said(), "inverse_action"]), []
+    model, losses = Scaled([*outputs(), "inverse_action"]), []
     for batch in batches:
         loss = objective.loss(model, batch)[0] / len(batches)
         losses.append(float(loss.detach()))
