@@ -65,7 +65,7 @@ def line_robots(num: int, config: EnvConfig, **bad) -> gym.vector.SyncVectorEnv:
     return gym.vector.SyncVectorEnv([lambda: LineWorld(config, **bad)] * num)
 
 
-def line_facts(config: EnvConfig) -> FailureInputs:
+def line_failure_inputs(config: EnvConfig) -> FailureInputs:
     """The point is its own hand, at its own object: whoever fails has reached it and never closes."""
     return FailureInputs(arms=(ArmSlots(ee_pos=(0,), opening=0, gripper=0),))
 

@@ -85,7 +85,7 @@ def forward(scene, num):
 def evaluation(folder: Path, size: int) -> Results:
     """Cells with their outcome."""
     protocol = Protocol(tasks=("line",), env_version="1", episodes=200 * size, max_steps=5)
-    make = {"make_vector": slow_robots, "make_policy": forward, "make_failure_inputs": line_world.line_facts}
+    make = {"make_vector": slow_robots, "make_policy": forward, "make_failure_inputs": line_world.line_failure_inputs}
     folder.mkdir()
     results = evaluate(protocol, **make, folder=folder, config=FleetConfig(robots=2, labels=LABELS), progress=False)
     assert len((folder / "episodes.jsonl").read_text().splitlines()) == len(results)

@@ -25,7 +25,7 @@ from tap_ray.evaluate.protocol import Protocol, cells
 from tap_ray.play.collect import AttemptResult
 from tests import line_world
 from tests.distributed.nodes import Nodes, meanwhile, nodes, wait_for, workers
-from tests.line_world import Forward, line_facts, line_robots
+from tests.line_world import Forward, line_failure_inputs, line_robots
 
 pytestmark = [
     pytest.mark.cluster,
@@ -87,7 +87,7 @@ def lose(cluster: Nodes, folder: Path, times: int, each: int = 1) -> None:
 
 
 def run_evaluation(folder: Path, config: FleetConfig, **make: Any) -> list[Any]:
-    functions = {"make_vector": robots, "make_policy": forward, "make_failure_inputs": line_facts} | make
+    functions = {"make_vector": robots, "make_policy": forward, "make_failure_inputs": line_failure_inputs} | make
     return evaluate(PROTOCOL, **functions, folder=folder, config=config, progress=False)
 
 
@@ -100,7 +100,7 @@ def forward(scene, num):
 
 
 def undisturbed() -> list[tuple]:
-    alone = EpisodeRunner(PROTOCOL, robots, forward, line_facts)
+    alone = EpisodeRunner(PROTOCOL, robots, forward, line_failure_inputs)
     return [comparable(result) for cell in cells(PROTOCOL) for result in alone.run([cell]).results]
 
 

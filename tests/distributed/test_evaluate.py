@@ -14,7 +14,7 @@ from tap_ray.evaluate.episodes import EpisodeRunner
 from tap_ray.evaluate.protocol import Protocol, cells
 from tap_ray.evaluate.results import append, stored
 from tests import line_world
-from tests.line_world import Forward, line_facts, line_robots
+from tests.line_world import Forward, line_failure_inputs, line_robots
 
 pytestmark = [pytest.mark.cluster, pytest.mark.local_ray]
 
@@ -39,7 +39,7 @@ def run(folder, **changes):
     arguments = {
         "make_vector": make_vector,
         "make_policy": make_policy,
-        "make_failure_inputs": line_facts,
+        "make_failure_inputs": line_failure_inputs,
         "folder": folder,
         "config": FleetConfig(fleets=2, robots=4),
         "progress": False,
@@ -53,7 +53,7 @@ def outcomes(results):
 
 
 def in_one_process():
-    robots = EpisodeRunner(PROTOCOL, make_vector, make_policy, line_facts)
+    robots = EpisodeRunner(PROTOCOL, make_vector, make_policy, line_failure_inputs)
     return [result for cell in cells(PROTOCOL) for result in robots.run([cell]).results]
 
 
@@ -107,7 +107,7 @@ def test_results_of_other_cells_are_left_alone(tmp_path):
         replace(PROTOCOL, tasks=("other",)),
         make_vector=make_vector,
         make_policy=make_policy,
-        make_failure_inputs=line_facts,
+        make_failure_inputs=line_failure_inputs,
         folder=tmp_path,
     )
     assert [r.cell.task for r in smaller] == ["other"] * 6

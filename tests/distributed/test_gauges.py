@@ -13,8 +13,8 @@ DASHBOARD = Path(__file__).parents[2] / "clusters/grafana.json"
 
 def test_the_dashboard_draws_every_metric_and_no_other():
     panels = json.loads(DASHBOARD.read_text())["panels"]
-    asked = {name for panel in panels for t in panel["targets"] for name in re.findall(r"ray_tap_\w+", t["expr"])}
-    assert asked == {f"ray_{name}_total" for name in COUNTERS} | {f"ray_{name}" for name in GAUGES}
+    queried = {name for panel in panels for t in panel["targets"] for name in re.findall(r"ray_tap_\w+", t["expr"])}
+    assert queried == {f"ray_{name}_total" for name in COUNTERS} | {f"ray_{name}" for name in GAUGES}
 
 
 def test_labels_in_the_dashboard_are_tags_of_their_metric():

@@ -26,7 +26,7 @@ from tap_ray.models.inference import load_policy
 from tap_ray.types import EnvConfig
 from tests import line_world
 from tests.distributed.nodes import wait_for
-from tests.line_world import line_facts, line_robots
+from tests.line_world import line_failure_inputs, line_robots
 from tests.untrained import SPEC, TASK, untrained_run
 
 pytestmark = [pytest.mark.cluster, pytest.mark.local_ray]
@@ -88,7 +88,7 @@ def run(folder: Path, how: str = "", config: FleetConfig = SHARED, make_vector: 
         PROTOCOL,
         make_vector=make_vector,
         make_policy=partial(make_policy, folder=folder, how=how),
-        make_failure_inputs=line_facts,
+        make_failure_inputs=line_failure_inputs,
         folder=folder,
         config=config,
         progress=False,
@@ -101,14 +101,14 @@ def outcomes(results: Sequence[Any]) -> list[tuple[Any, ...]]:
 
 
 @pytest.fixture(scope="module")
-def wanted(tmp_path_factory: pytest.TempPathFactory) -> list[tuple[Any, ...]]:
+def expected(tmp_path_factory: pytest.TempPathFactory) -> list[tuple[Any, ...]]:
     """What one process without Ray finds, a cell at a time."""
     policy = Forward(tmp_path_factory.mktemp("alone"), "")
     robots = EpisodeRunner(
         PROTOCOL,
         lambda scene, num: line_robots(num, scene),
         lambda scene, num: ChunkedPolicy(CHUNKING, policy.chunks),
-        line_facts,
+        line_failure_inputs,
     )
     return outcomes([result for cell in cells(PROTOCOL) for result in robots.run([cell]).results])
 
@@ -121,23 +121,23 @@ def num_stored(folder: Path) -> int:
     return len((folder / "episodes.jsonl").read_text().splitlines())
 
 
-def test_fleets_without_torch_share_passes_and_agree_with_one_process(tmp_path: Path, wanted: list[Any]):
+def test_fleets_without_torch_share_passes_and_agree_with_one_process(tmp_path: Path, expected: list[Any]):
     """12 cells in chunks of three: the passes of two fleets have six inputs, a single fleet's three."""
     patient = replace(SHARED, inference=InferenceConfig(actors=1, batch=6, window_ms=5e3))
-    assert outcomes(run(tmp_path, config=patient, make_vector=partial(robots_of_two_fleets, folder=tmp_path))) == wanted
+    assert outcomes(run(tmp_path, config=patient, make_vector=partial(robots_of_two_fleets, folder=tmp_path))) == expected
     assert sum(passes(tmp_path)) == 12 * PROTOCOL.max_steps
     assert set(passes(tmp_path)) <= {3, 6}
     assert 6 in passes(tmp_path)
 
 
-def test_a_lost_process_is_started_again_and_no_cell_is_counted_twice(tmp_path: Path, wanted: list[Any]):
-    assert outcomes(run(tmp_path, "die once")) == wanted
+def test_a_lost_process_is_started_again_and_no_cell_is_counted_twice(tmp_path: Path, expected: list[Any]):
+    assert outcomes(run(tmp_path, "die once")) == expected
     assert (tmp_path / "died").exists()
     assert num_stored(tmp_path) == 12
 
 
 @pytest.mark.parametrize(
-    ("how", "robots", "said"),
+    ("how", "robots", "message"),
     [
         ("raise", 4, "ValueError: no such action"),
         pytest.param(
@@ -147,12 +147,12 @@ def test_a_lost_process_is_started_again_and_no_cell_is_counted_twice(tmp_path: 
     ],
 )
 def test_a_cell_that_the_policy_fails_at_costs_no_other(
-    tmp_path: Path, how: str, robots: int, said: str, wanted: list[Any]
+    tmp_path: Path, how: str, robots: int, message: str, expected: list[Any]
 ):
     results = run(tmp_path, how, replace(SHARED, robots=robots))
-    for result, there, here in zip(results, outcomes(results), wanted, strict=True):
+    for result, there, here in zip(results, outcomes(results), expected, strict=True):
         if result.cell == BAD:
-            assert result.error.startswith(said)
+            assert result.error.startswith(message)
             assert result.failure == "crashed"
         else:
             assert there == here
@@ -172,7 +172,7 @@ def test_a_policy_that_cannot_be_loaded_ends_the_evaluation():
 
 
 @pytest.mark.parametrize(
-    ("inference", "gpus", "said"),
+    ("inference", "gpus", "message"),
     [
         (
             {"actors": 1},
@@ -188,21 +188,21 @@ def test_a_policy_that_cannot_be_loaded_ends_the_evaluation():
         ({"actors": 1, "node_labels": ("gpu",)}, 0.0, "^--inference.node-labels must be KEY=VALUE, e.g. role=play"),
     ],
 )
-def test_what_is_refused(tmp_path: Path, inference: dict[str, Any], gpus: float, said: str):
+def test_what_is_refused(tmp_path: Path, inference: dict[str, Any], gpus: float, message: str):
     config = FleetConfig(gpus=gpus, inference=InferenceConfig(**inference))
-    make = {"make_vector": make_robots, "make_policy": no_policy, "make_failure_inputs": line_facts}
-    with pytest.raises(ConfigError, match=said):
+    make = {"make_vector": make_robots, "make_policy": no_policy, "make_failure_inputs": line_failure_inputs}
+    with pytest.raises(ConfigError, match=message):
         evaluate(PROTOCOL, **make, folder=tmp_path, config=config, progress=False)  # type: ignore[arg-type]
 
 
 @pytest.mark.long_proof
 def test_a_network_computes_for_robots_of_two_fleets(tmp_path: Path):
-    """A fleet in each pass: the very frames of own copies. Two in one pass: the same actions within 1e-5."""
+    """A fleet in each pass: the very frames of separate copies. Two in one pass: the same actions within 1e-5."""
     run = untrained_run(tmp_path / "tap")
     protocol = Protocol(tasks=(TASK,), env_version="1", episodes=4, image_size=32, max_steps=4)
-    for name in ("own", "shared"):
+    for name in ("separate", "shared"):
         (tmp_path / name).mkdir()
-    for name, inference in {"own": InferenceConfig(), "shared": InferenceConfig(actors=1, window_ms=0.0)}.items():
+    for name, inference in {"separate": InferenceConfig(), "shared": InferenceConfig(actors=1, window_ms=0.0)}.items():
         evaluate(
             protocol,
             make_vector=envs.make_vector,
@@ -212,9 +212,9 @@ def test_a_network_computes_for_robots_of_two_fleets(tmp_path: Path):
             config=FleetConfig(fleets=2, robots=2, inference=inference),
             progress=False,
         )
-    own, shared = (sorted((tmp_path / name / "clips").iterdir()) for name in ("own", "shared"))
-    assert [file.read_bytes() for file in own] == [file.read_bytes() for file in shared]
-    assert own
+    separate, shared = (sorted((tmp_path / name / "clips").iterdir()) for name in ("separate", "shared"))
+    assert [file.read_bytes() for file in separate] == [file.read_bytes() for file in shared]
+    assert separate
 
     policy, rng = load_policy(run)[0], np.random.default_rng(0)
     inputs = [

@@ -44,7 +44,7 @@ from tests.distributed import toy_stages as stages
 from tests.distributed import toy_training as toy
 from tests.distributed.nodes import Nodes, meanwhile, nodes, wait_for, workers
 from tests.distributed.toy_training import toy_task
-from tests.line_world import Forward, line_facts, line_robots
+from tests.line_world import Forward, line_failure_inputs, line_robots
 
 pytestmark = [
     pytest.mark.cluster,
@@ -153,8 +153,8 @@ def test_training_goes_on_when_its_node_dies(cluster: Nodes, tmp_path: Path, toy
 def test_decoders_run_beside_their_trainer(cluster: Nodes, toy_dataset: Path):
     """Of four nodes, those of one trainer work on its own."""
     trainer = ray.remote(num_cpus=1, label_selector={"role": "train"})(decoded_on)
-    own, others = ray.get(trainer.remote(toy_dataset))
-    assert own == others == {of_role(cluster, "train")[0].node_id}
+    trainers, decoders = ray.get(trainer.remote(toy_dataset))
+    assert trainers == decoders == {of_role(cluster, "train")[0].node_id}
 
 
 def decoded_on(data: Path) -> tuple[set[str], set[str]]:
@@ -269,12 +269,12 @@ def test_evaluation_goes_on_when_its_node_dies(cluster: Nodes, tmp_path: Path):
         finally:
             (tmp_path / "hold").unlink()
 
-    make = {"make_vector": partial(held_robots, tmp_path), "make_policy": forward, "make_failure_inputs": line_facts}
+    make = {"make_vector": partial(held_robots, tmp_path), "make_policy": forward, "make_failure_inputs": line_failure_inputs}
     config = FleetConfig(robots=2, labels=("role=play",))
     with meanwhile(kill_one):
         results = evaluate(PROTOCOL, **make, folder=tmp_path, config=config, progress=False)
 
-    robots = EpisodeRunner(PROTOCOL, line_robots_of, forward, line_facts)
+    robots = EpisodeRunner(PROTOCOL, line_robots_of, forward, line_failure_inputs)
     expected = [result for cell in cells(PROTOCOL) for result in robots.run([cell]).results]
     assert [comparable(result) for result in results] == [comparable(result) for result in expected]
     assert len(stored_lines(tmp_path)) == len(expected)

@@ -29,7 +29,7 @@ from tests.distributed.nodes import wait_for
 )
 def test_two_jobs_fit_at_once(cpus: list[float], places: int, processes: int, size: float):
     assert share_of(cpus, places, processes) == size
-    assert sum(int(own / JOBS_AT_ONCE / size + 1e-9) for own in cpus) >= places
+    assert sum(int(node_cpus / JOBS_AT_ONCE / size + 1e-9) for node_cpus in cpus) >= places
 
 
 class Owner:

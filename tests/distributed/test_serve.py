@@ -41,7 +41,7 @@ class Server:
     port: int
     token: str
     run: Path
-    said: list[str]
+    lines: list[str]
 
     def get(self, route: str, token: str | None):
         headers = {} if token is None else {"Authorization": f"Bearer {token}"}
@@ -72,17 +72,17 @@ def started(run: Path, token: Path) -> Iterator[Server]:
     process = subprocess.Popen(
         [*command, "--token-file", str(token), "--sessions", "8"], stdout=subprocess.PIPE, text=True, env=env
     )
-    said: list[str] = []
+    lines: list[str] = []
     assert process.stdout is not None
     timer = threading.Timer(TIMEOUT_S, process.kill)
     timer.start()
-    while not said or not said[-1].startswith("  curl"):
-        said.append(process.stdout.readline())
-        assert said[-1], f"it ended: {said}"
+    while not lines or not lines[-1].startswith("  curl"):
+        lines.append(process.stdout.readline())
+        assert lines[-1], f"it ended: {lines}"
     timer.cancel()
-    port = re.search(r":(\d+)/spec", said[-1])
+    port = re.search(r":(\d+)/spec", lines[-1])
     assert port is not None
-    yield Server(process, int(port[1]), token.read_text().strip(), run, said)
+    yield Server(process, int(port[1]), token.read_text().strip(), run, lines)
     if process.poll() is None:
         process.send_signal(signal.SIGINT)
         process.communicate(timeout=TIMEOUT_S)
@@ -117,24 +117,24 @@ def episode(policy, seed: int) -> np.ndarray:
 
 def test_a_server_from_its_start_to_ctrl_c(server: Server):
     """One test, because a start costs ten seconds."""
-    what_it_says_can_be_tried_and_wants_the_token(server)
+    what_it_prints_can_be_tried_and_wants_the_token(server)
     two_robots_at_once_get_the_actions_of_the_policy_in_process(server)
     a_killed_network_is_replaced_and_the_episode_goes_on(server)
     ctrl_c_stops_it_and_all_of_its_processes(server)
 
 
-def what_it_says_can_be_tried_and_wants_the_token(server: Server):
-    assert server.said[0] == "starting 1 x tap ...\n"
-    assert server.said[1] == (
+def what_it_prints_can_be_tried_and_wants_the_token(server: Server):
+    assert server.lines[0] == "starting 1 x tap ...\n"
+    assert server.lines[1] == (
         "warning: the token and the images cross the network unencrypted. "
         "Use --tls-cert and --tls-key (docs/serving.md).\n"
     )
-    assert server.said[2] == f"ready: widowx, 32 px, ws://0.0.0.0:{server.port}/ws; try\n"
+    assert server.lines[2] == f"ready: widowx, 32 px, ws://0.0.0.0:{server.port}/ws; try\n"
     file = server.run.parent / "token"
     assert stat.S_IMODE(file.stat().st_mode) == 0o600
-    curl = server.said[3].strip().replace("curl ", "curl -sf ")
+    curl = server.lines[3].strip().replace("curl ", "curl -sf ")
     assert f'"Authorization: Bearer $(cat {file})"' in curl
-    assert server.token not in "".join(server.said)
+    assert server.token not in "".join(server.lines)
     shown = subprocess.run(["bash", "-c", curl], capture_output=True, text=True, timeout=TIMEOUT_S, check=True).stdout
     assert '"policy":"tap"' in shown
     assert server.get("health", None).json()["ready"] is True
@@ -145,20 +145,20 @@ def what_it_says_can_be_tried_and_wants_the_token(server: Server):
 
 def two_robots_at_once_get_the_actions_of_the_policy_in_process(server: Server):
     torch.set_num_threads(1)  # as the replica has
-    wanted = {seed: episode(load_policy(server.run)[0], seed) for seed in (1, 2)}
+    expected = {seed: episode(load_policy(server.run)[0], seed) for seed in (1, 2)}
     got: dict[int, np.ndarray] = {}
     robots = [
         threading.Thread(target=lambda seed=seed: got.setdefault(seed, episode(Remote(server), seed)))
-        for seed in wanted
+        for seed in expected
     ]
     for robot in robots:
         robot.start()
     for robot in robots:
         robot.join(TIMEOUT_S)
-    for seed, actions in wanted.items():
+    for seed, actions in expected.items():
         assert actions.shape == (STEPS, 7)
         np.testing.assert_array_equal(got[seed], actions)
-    assert not np.array_equal(wanted[1], wanted[2])
+    assert not np.array_equal(expected[1], expected[2])
 
 
 class Deadly(Remote):
@@ -188,15 +188,15 @@ def a_killed_network_is_replaced_and_the_episode_goes_on(server: Server):
 
 
 def ctrl_c_stops_it_and_all_of_its_processes(server: Server):
-    own = psutil.Process(server.process.pid).children(recursive=True)
+    children = psutil.Process(server.process.pid).children(recursive=True)
     server.process.send_signal(signal.SIGINT)
-    said = server.process.communicate(timeout=TIMEOUT_S)[0]
-    assert said.endswith(f"stopped\n{server.run}\n")  # before it, Ray's line about the killed network
+    output = server.process.communicate(timeout=TIMEOUT_S)[0]
+    assert output.endswith(f"stopped\n{server.run}\n")  # before it, Ray's line about the killed network
     assert server.process.returncode == 0
     end = time.monotonic() + TIMEOUT_S
-    while [p for p in own if p.is_running() and p.status() != psutil.STATUS_ZOMBIE] and time.monotonic() < end:
+    while [p for p in children if p.is_running() and p.status() != psutil.STATUS_ZOMBIE] and time.monotonic() < end:
         time.sleep(0.1)
-    assert not [p.name() for p in own if p.is_running() and p.status() != psutil.STATUS_ZOMBIE]
+    assert not [p.name() for p in children if p.is_running() and p.status() != psutil.STATUS_ZOMBIE]
 
 
 @pytest.mark.long_proof

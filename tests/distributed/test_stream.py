@@ -76,7 +76,7 @@ def test_the_sequence_of_a_mixture(toy_dataset: Path, tmp_path: Path):
     shutil.copytree(toy_dataset, tmp_path / "copy")
     mixture, shard = open_mixture([toy_dataset, tmp_path / "copy"], [3.0, 1.0]), Shard(start_batch=7)
     parts = zip(mixture.sets, mixture.windows(CONFIG), mixture.seeds(3), strict=True)
-    expected = [iterate(dataset, own, seed=seed, shard=shard) for dataset, own, seed in parts]
+    expected = [iterate(dataset, windows, seed=seed, shard=shard) for dataset, windows, seed in parts]
     traveled = stream.mixed_batches(mixture, CONFIG, seed=3, shard=shard)
     for _ in range(20):
         assert same(next(traveled), joined([next(part) for part in expected]))

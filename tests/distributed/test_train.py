@@ -174,12 +174,12 @@ def test_killed_drivers_leave_no_trace_in_the_curve(tmp_path: Path, toy_dataset:
     command = [sys.executable, str(Path(__file__).with_name("toy_driver.py")), str(run), str(toy_dataset), str(steps)]
     env = {**os.environ, "RAY_ADDRESS": ray.get_runtime_context().gcs_address}
     for number in range(KILLS):
-        with open(tmp_path / "said", "w") as said:
-            driver = subprocess.Popen(command, stdout=said, stderr=said, env=env)
+        with open(tmp_path / "output", "w") as output:
+            driver = subprocess.Popen(command, stdout=output, stderr=output, env=env)
         if number % 3:
             before = lines(run)
             wait_for(lambda old=before, driver=driver: lines(run) != old or driver.poll() is not None)
-            assert driver.poll() is None, (tmp_path / "said").read_text()
+            assert driver.poll() is None, (tmp_path / "output").read_text()
         time.sleep(rng.uniform(0, 1.0))
         driver.kill()
         driver.wait()

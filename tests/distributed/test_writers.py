@@ -324,14 +324,14 @@ def test_how_many_write(local: None, tmp_path: Path):
 def test_what_is_played_again_and_differs_is_no_data(local: None, tmp_path: Path):
     with DatasetWriter(tmp_path, toy_player.robots().synthetic_header()) as writer:
         sink = Writers(writer, 1, Pool(writers=1))
-        told = Played(attempt=7, kept=True, steps=60, task="play")
-        sink.add(told, dict)
+        played = Played(attempt=7, kept=True, steps=60, task="play")
+        sink.add(played, dict)
         assert sink.oldest == 7
         assert sink.wants_again(7)  # it has no source
-        sink.restore(replace(told, num_bytes=5))
+        sink.restore(replace(played, num_bytes=5))
         message = "Attempt 7 was lost with its machine before it was written, and had another result when it was "
         with pytest.raises(TapRayError, match=message + "repeated: 60 steps at first, now 59"):
-            sink.restore(replace(told, steps=59))
+            sink.restore(replace(played, steps=59))
 
 
 def test_the_memory_of_a_round_is_kept_as_long_as_it_may_be_played_again(local: None):

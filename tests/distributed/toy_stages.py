@@ -34,7 +34,7 @@ from tap_ray.training.progress import train_here
 from tap_ray.training.session import TrainJob
 from tap_ray.types import EnvConfig
 from tests.distributed import toy_training
-from tests.line_world import Forward, line_facts, line_robots
+from tests.line_world import Forward, line_failure_inputs, line_robots
 
 PROTOCOL = Protocol(tasks=("line", "other"), env_version="1", episodes=2, max_steps=5)
 SWEEP: dict[str, Any] = {
@@ -88,7 +88,7 @@ def evaluate(config: EvaluateConfig) -> Path:
             PROTOCOL,
             make_vector=make_vector,
             make_policy=partial(make_policy, config.policy),
-            make_failure_inputs=line_facts,
+            make_failure_inputs=line_failure_inputs,
             folder=run.path,
             config=fleets.FleetConfig(fleets=config.fleets, robots=4),
             progress=False,
@@ -126,7 +126,7 @@ def alone(folder: Path, data: Path, **settings: Any) -> tuple[dict, dict]:
     batches = partial(iterate, open_dataset(data), toy_training.WINDOWS, seed=config.seed)
     build = partial(toy_training.stage, 0.0, 0)
     metrics = train_here(TrainJob(run=folder, build=build, batches=batches, config=config), progress=False)
-    robots = EpisodeRunner(PROTOCOL, make_vector, partial(make_policy, str(folder)), line_facts)
+    robots = EpisodeRunner(PROTOCOL, make_vector, partial(make_policy, str(folder)), line_failure_inputs)
     evaluated = [result for cell in cells(PROTOCOL) for result in robots.run([cell]).results]
     learned = {name: value for name, value in metrics.items() if not name.endswith(("_s", "_pct"))}
     return learned, result_of(results.summarize(evaluated, PROTOCOL, policy="toy"))

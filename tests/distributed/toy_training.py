@@ -117,7 +117,7 @@ def local_batches(data: Path | Mixture, *, shard: Shard) -> Iterator[Window]:
     """What the streams of Ray give, decoded in this process."""
     mixture = data if isinstance(data, Mixture) else alone(open_dataset(data))
     parts = zip(mixture.sets, mixture.windows(WINDOWS), mixture.seeds(SEED), strict=True)
-    streams = [iterate(dataset, own, seed=seed, shard=shard) for dataset, own, seed in parts]
+    streams = [iterate(dataset, windows, seed=seed, shard=shard) for dataset, windows, seed in parts]
     return map(joined, zip(*streams, strict=True))
 
 

@@ -226,9 +226,9 @@ def test_the_jobs_take_it(tmp_path: Path, mlflow_uri: str) -> None:
         assert done.returncode == 0, done.stderr
         return done.stdout
 
-    said = job("collect_play", "--explorer", "waypoint", "--episodes", "2")
-    assert "The adapter has no objects (switched off: the explorers contact" in said
-    assert "2 episodes, 40 frames" in said
+    output = job("collect_play", "--explorer", "waypoint", "--episodes", "2")
+    assert "The adapter has no objects (switched off: the explorers contact" in output
+    assert "2 episodes, 40 frames" in output
     assert "2 episodes" in job("collect_demos", "--episodes", "2")
     assert "100" in job("evaluate", "--policy", "expert", "--episodes", "2")
 

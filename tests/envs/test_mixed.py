@@ -74,21 +74,21 @@ def test_what_cannot_be_mixed_is_said(config: EnvConfig, want: str) -> None:
         envs.check(config)
 
 
-def attempt(asked: EnvConfig, done: EnvConfig, seeds: list[int]) -> list[Trajectory]:
-    """The expert of `done` in the scenes of its own sentence: but for the sentence they are those of `asked`."""
-    assert {asked.task, asked.partner} == {done.task, done.partner}
-    env = envs.make_ee_control(done, len(seeds))
-    out = rollout(env, envs.make_expert(done, len(seeds)), env_seeds=seeds, policy_seeds=seeds).trajectories
+def attempt(instructed: EnvConfig, executed: EnvConfig, seeds: list[int]) -> list[Trajectory]:
+    """The expert of `executed` in the scenes of its own sentence, which otherwise are those of `instructed`."""
+    assert {instructed.task, instructed.partner} == {executed.task, executed.partner}
+    env = envs.make_ee_control(executed, len(seeds))
+    out = rollout(env, envs.make_expert(executed, len(seeds)), env_seeds=seeds, policy_seeds=seeds).trajectories
     env.close()
     return list(out)
 
 
-def followed(asked: EnvConfig, done: EnvConfig, seeds: list[int]) -> list[bool]:
-    # In the scene of `done` slots are in its order; whose object it was does not depend on that.
-    facts = failure_inputs_of(envs.spec(done), mover=envs.movers(done))
-    moved = [first_moved(trajectory, facts) for trajectory in attempt(asked, done, seeds)]
+def followed(instructed: EnvConfig, executed: EnvConfig, seeds: list[int]) -> list[bool]:
+    # In the scene of `executed` slots are in its order; whose object it was does not depend on that.
+    inputs = failure_inputs_of(envs.spec(executed), mover=envs.movers(executed))
+    moved = [first_moved(trajectory, inputs) for trajectory in attempt(instructed, executed, seeds)]
     assert all(moved)
-    return [task == asked.task for task in moved]
+    return [task == instructed.task for task in moved]
 
 
 @pytest.mark.long_proof
@@ -97,10 +97,10 @@ def test_the_expert_follows_the_sentence_and_a_blind_one_half_of_them() -> None:
     rng = np.random.default_rng(0)
     for one, two in PAIRS:
         pair = [EnvConfig(task=a, partner=b, render=False, image_size=16) for a, b in ((one, two), (two, one))]
-        for asked in pair:
-            true += followed(asked, asked, [0, 1, 2])
-            blind += followed(asked, pair[int(rng.integers(2))], [3, 4, 5])
-            blind += followed(asked, pair[int(rng.integers(2))], [6, 7, 8])
+        for instructed in pair:
+            true += followed(instructed, instructed, [0, 1, 2])
+            blind += followed(instructed, pair[int(rng.integers(2))], [3, 4, 5])
+            blind += followed(instructed, pair[int(rng.integers(2))], [6, 7, 8])
     assert sum(true) >= 0.95 * len(true)
     low, high = wilson(sum(blind), len(blind), confidence=0.999)[1:]
     assert low < 0.5 < high

@@ -64,16 +64,16 @@ def test_within_bounds_and_never_what_evaluation_shows(config, shifts, camera, d
             patterns.add(drawn.cloth.pattern)
             ground, printed = drawn.cloth.ground_rgb, drawn.cloth.print_rgb
             assert config.cloth_period_m[0] <= drawn.cloth.period_m <= config.cloth_period_m[1]
-            for own in scenarios_cloths:
-                assert drawn.cloth.pattern != own.pattern
-                assert max(distance(ground, own.ground_rgb), distance(printed, own.print_rgb)) >= 0.25
-                assert max(distance(ground, own.print_rgb), distance(printed, own.ground_rgb)) >= 0.25
+            for cloth in scenarios_cloths:
+                assert drawn.cloth.pattern != cloth.pattern
+                assert max(distance(ground, cloth.ground_rgb), distance(printed, cloth.print_rgb)) >= 0.25
+                assert max(distance(ground, cloth.print_rgb), distance(printed, cloth.ground_rgb)) >= 0.25
             for color in (ground, printed):
                 assert min(distance(color, finger) for finger in (LEFT_RGB, RIGHT_RGB)) >= 0.3
                 assert 1 - min(color) / max(color) <= config.cloth_saturation + 1e-9
         assert drawn.camera_offset
         assert np.linalg.norm(drawn.camera_offset.move_m) <= camera * config.camera_move_m + 1e-9
-        assert min(distance(drawn.camera_offset.move_m, own.move_m) for own in shifts) >= 0.05
+        assert min(distance(drawn.camera_offset.move_m, shift.move_m) for shift in shifts) >= 0.05
         view = offset_view(VIEW, drawn.camera_offset)
         [aim] = view.seen(np.array([VIEW.target_m]))  # where the old middle of the image is seen now
         reach = np.tan(np.radians(VIEW.fov_deg / 2))
@@ -102,11 +102,11 @@ def built_of(model: ObjectModel) -> list[tuple]:
 
 @pytest.mark.parametrize("name", SHAPES)
 def test_clutter_is_built_like_no_object_of_evaluation(name: str) -> None:
-    own = thing(name, (0.1, 0.2, 0.3), (0.4, 0.5, 0.6), 0.8)
+    model = thing(name, (0.1, 0.2, 0.3), (0.4, 0.5, 0.6), 0.8)
     assert name not in {*DISTRACTORS, *OBJECTS}
-    assert all(built_of(own) != built_of(other) for other in (*DISTRACTORS.values(), *OBJECTS.values()))
-    x, y, z = own.half_size_m
-    for part in own.part:  # in its box, by which it is kept away from the others
+    assert all(built_of(model) != built_of(other) for other in (*DISTRACTORS.values(), *OBJECTS.values()))
+    x, y, z = model.half_size_m
+    for part in model.part:  # in its box, by which it is kept away from the others
         half = np.array(part.size_m) / 2 if part.shape == "box" else np.array(part.size_m[:1] * 3)
         if part.shape == "cylinder":
             half[0 if part.lying else 2] = part.size_m[2] / 2

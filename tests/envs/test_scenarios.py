@@ -107,11 +107,11 @@ def test_same_seed_same_bytes_whatever_came_before(scenario: str) -> None:
 @pytest.mark.parametrize("task", TASK_NAMES)
 def test_scenarios_are_paired(task: str) -> None:
     for seed in (0, 1):
-        plain, told = beginning("standard", task, seed)
+        plain, plain_info = beginning("standard", task, seed)
         for scenario in CHANGING:
             obs, info = beginning(scenario, task, seed)
-            np.testing.assert_allclose(info["object_pose"], told["object_pose"], atol=1e-4)
-            assert (info["object_name"], info["instruction"]) == (told["object_name"], told["instruction"])
+            np.testing.assert_allclose(info["object_pose"], plain_info["object_pose"], atol=1e-4)
+            assert (info["object_name"], info["instruction"]) == (plain_info["object_name"], plain_info["instruction"])
             assert not info["contact"]
             assert np.array_equal(obs["state"], plain["state"]) == (scenario != "initial_state")
             assert not np.array_equal(obs["rgb"], plain["rgb"])
@@ -172,18 +172,18 @@ def test_distractors_keep_away_and_are_in_the_image(task: str) -> None:
 def test_distractors_touch_and_cover_nothing(task: str) -> None:
     plain, other = (TabletopEnv(EnvConfig(task=task, scenario=s, render=False)) for s in ("standard", "distractors"))
     for seed in range(3):
-        _, told = plain.reset(seed=seed)
+        _, plain_info = plain.reset(seed=seed)
         _, info = other.reset(seed=seed)
-        assert info["object_name"] == told["object_name"]
-        own, loose = other.world.object_bodies, other.world.movable_bodies
-        assert 3 <= len(loose) - len(own) <= 5
-        assert other.world.slots_of({*loose}) == {*range(len(own))}, "touching a distractor is no contact"
+        assert info["object_name"] == plain_info["object_name"]
+        of_task, loose = other.world.object_bodies, other.world.movable_bodies
+        assert 3 <= len(loose) - len(of_task) <= 5
+        assert other.world.slots_of({*loose}) == {*range(len(of_task))}, "touching a distractor is no contact"
         before, after = (render_image(env.world.client, LOOK, 160, mask=True).body for env in (plain, other))
         assert before is not None
         assert after is not None
-        for body in own:  # bodies have the same numbers in both; a border pixel may fall otherwise after settling
+        for body in of_task:  # bodies have the same numbers in both; a border pixel may fall otherwise after settling
             assert ((before == body) != (after == body)).sum() <= 2
-        seen = [(after == body).sum() for body in loose[len(own) :]]
+        seen = [(after == body).sum() for body in loose[len(of_task) :]]
         assert sum(pixels > 8 for pixels in seen) >= 3, "the hand may be before one"
         rest = other.world.object_poses(4)
         for _ in range(5):

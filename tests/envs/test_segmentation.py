@@ -71,12 +71,12 @@ def test_without_a_image_nobody_is_seen():
 
 def test_a_trajectory_carries_it_only_when_asked():
     policy = envs.random_policy(envs.spec(CARROT))
-    for asked in (True, False):
-        robots = envs.make_vector(replace(CARROT, segmentation=asked, image_size=32), 2)
+    for segmentation in (True, False):
+        robots = envs.make_vector(replace(CARROT, segmentation=segmentation, image_size=32), 2)
         done = rollout(robots, policy, env_seeds=[0, 1], policy_seeds=[0, 1])
         robots.close()
         for trajectory in done.trajectories:
-            if asked:
+            if segmentation:
                 assert trajectory.segmentation is not None
                 assert trajectory.segmentation.shape == (3, 32, 32)
                 assert trajectory.segmentation.max() == FIRST_OBJECT + 1

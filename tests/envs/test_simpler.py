@@ -211,10 +211,10 @@ def test_scenarios_change_what_they_say_and_nothing_else(stack: gym.Env, task: s
         env.close()
     obs, info = seen.pop("standard")
     hand = obs["state"][7:10]
-    for scenario, (other, told) in seen.items():
-        place, own = told["object_pose"][:2, :3], info["object_pose"][:2, :3]
-        assert place == pytest.approx(own, abs=0.004), scenario
-        assert told["instruction"] == info["instruction"]
+    for scenario, (other, other_info) in seen.items():
+        place, standard_place = other_info["object_pose"][:2, :3], info["object_pose"][:2, :3]
+        assert place == pytest.approx(standard_place, abs=0.004), scenario
+        assert other_info["instruction"] == info["instruction"]
         moved_m = float(np.linalg.norm(other["state"][7:10] - hand))
         assert (moved_m > 0.01) == (scenario == "initial_state"), (scenario, moved_m)
         assert np.abs(other["rgb"].astype(float) - obs["rgb"]).mean() > 0.1, scenario
@@ -230,13 +230,13 @@ def test_distractors_stand_where_they_were_drawn(stack: gym.Env, task: str) -> N
         drawn = one.scene.perturbations[0].distractor
         assert 3 <= len(drawn) <= 5
         for _ in range(2):
-            for actor, wanted in zip(one.scene.distractors, drawn, strict=True):
+            for actor, distractor in zip(one.scene.distractors, drawn, strict=True):
                 place = one.pose_in_base(actor.pose)[0, :3]
                 if "eggplant" in task:
-                    assert (place > (0.10, -0.32, 0.03)).all(), wanted.object.name
-                    assert (place < (0.47, 0.04, 0.15)).all(), wanted.object.name
+                    assert (place > (0.10, -0.32, 0.03)).all(), distractor.object.name
+                    assert (place < (0.47, 0.04, 0.15)).all(), distractor.object.name
                     continue
-                assert place == pytest.approx([*wanted.position_m, one.task.table_z_m], abs=0.004), wanted.object.name
+                assert place == pytest.approx([*distractor.position_m, one.task.table_z_m], abs=0.004), distractor.object.name
             for _ in range(10):
                 one.step(np.array([[0, 0, 0, 0, 0, 0, 1]], np.float32))
     one.close()
@@ -262,9 +262,9 @@ def test_randomized_play(stack: gym.Env) -> None:
         assert 0.02 < mask.mean() < 0.5
         assert (mask & ~hidden).sum() < 0.06 * mask.sum()
         assert (hidden & (info["segmentation"] == ELSEWHERE)).mean() < 0.03  # borders, which are averaged
-    again, told = env.reset(seed=102)
-    assert (again["rgb"].tobytes(), told["drawn"]) == (obs["rgb"].tobytes(), info["drawn"])
-    drawn = json.loads(told["drawn"])
+    again, again_info = env.reset(seed=102)
+    assert (again["rgb"].tobytes(), again_info["drawn"]) == (obs["rgb"].tobytes(), info["drawn"])
+    drawn = json.loads(again_info["drawn"])
     assert drawn["light_turn_rad"] == 0.0
     assert np.hypot(drawn["camera_left_m"], drawn["camera_up_m"]) <= 0.06
     plain.close()

@@ -7,14 +7,14 @@ from tap_ray.evaluate.episodes import EpisodeRunner, chunks
 from tap_ray.evaluate.failures import failure_inputs_of
 from tap_ray.evaluate.protocol import Protocol, cells, policy_seed
 from tap_ray.types import Cell
-from tests.line_world import Forward, line_facts, line_robots
+from tests.line_world import Forward, line_failure_inputs, line_robots
 
 PROTOCOL = Protocol(tasks=("line",), env_version="1", episodes=8, max_steps=5)
 CELLS = cells(PROTOCOL)
 
 
 def robots(make_policy=lambda scene, num: Forward(), **bad):
-    return EpisodeRunner(PROTOCOL, lambda scene, num: line_robots(num, scene, **bad), make_policy, line_facts)
+    return EpisodeRunner(PROTOCOL, lambda scene, num: line_robots(num, scene, **bad), make_policy, line_failure_inputs)
 
 
 def test_the_protocol_has_both_outcomes():
@@ -89,7 +89,7 @@ def test_robots_are_kept_while_the_scene_stays():
         made.append((scene.task, num))
         return line_robots(num, scene)
 
-    fleet = EpisodeRunner(PROTOCOL, make, lambda scene, num: Forward(), line_facts)
+    fleet = EpisodeRunner(PROTOCOL, make, lambda scene, num: Forward(), line_failure_inputs)
     other = Cell(task="other", scenario="standard", initial_state=0, seed=2)
     for chunk in (CELLS[:4], CELLS[4:], [other], CELLS[:1]):
         fleet.run(chunk)
@@ -120,10 +120,10 @@ def test_the_expert_beats_random_on_the_real_table():
     import envs
 
     protocol = Protocol(tasks=("put_carrot_on_plate",), env_version="1", episodes=4, image_size=32)
-    facts = lambda scene: failure_inputs_of(envs.spec(scene), push_m=envs.push_goal_m(scene.task))  # noqa: E731
-    expert = EpisodeRunner(protocol, envs.make_vector, envs.make_expert, facts).run(cells(protocol)).results
+    inputs = lambda scene: failure_inputs_of(envs.spec(scene), push_m=envs.push_goal_m(scene.task))  # noqa: E731
+    expert = EpisodeRunner(protocol, envs.make_vector, envs.make_expert, inputs).run(cells(protocol)).results
     noise = lambda scene, num: envs.random_policy(envs.spec(scene))  # noqa: E731
-    random = EpisodeRunner(protocol, envs.make_vector, noise, facts).run(cells(protocol)).results
+    random = EpisodeRunner(protocol, envs.make_vector, noise, inputs).run(cells(protocol)).results
     assert not [r.error for r in expert + random if r.error]
     assert np.mean([r.entire_once for r in expert]) >= 0.75
     assert np.mean([r.entire_once for r in random]) == 0

@@ -19,7 +19,7 @@ HAND, ITEM, TARGET, SPARE = (0.20, -0.15, 0.20), (0.30, 0.00, 0.02), (0.30, 0.20
 AT = ITEM
 """The tool exactly at the object."""
 ARM = ArmSlots(ee_pos=(1, 2, 3), opening=0, gripper=0)
-FACTS = FailureInputs(arms=(ARM,))
+INPUTS = FailureInputs(arms=(ARM,))
 PUSH = FailureInputs(arms=(ARM,), push_m=(0.0, 0.1))
 OPEN, CLOSED = 1.0, -1.0
 
@@ -92,7 +92,7 @@ HELD = {"hand": {2: AT}, "fingers": {3: 0.4}, "command": {3: CLOSED}}
     ],
 )
 def test_never_held(what, label):
-    assert failure_of(episode(**what), FACTS) == label
+    assert failure_of(episode(**what), INPUTS) == label
 
 
 @pytest.mark.parametrize(
@@ -106,18 +106,18 @@ def test_never_held(what, label):
     ],
 )
 def test_the_first_object_that_a_hand_turns_to_counts(what, label):
-    assert failure_of(episode(**what), FACTS) == label
+    assert failure_of(episode(**what), INPUTS) == label
 
 
 def test_closing_beside_the_right_object_at_another_is_not_closing_at_the_right_one():
     neighbor = moved(ITEM, 0.07, 0, 0)
     between, lifted = moved(ITEM, 0.05, 0, 0), moved(neighbor, 0, 0, 0.05)
     what = {"hand": {2: between}, "command": {2: CLOSED}, "target": {0: neighbor, 5: lifted}}
-    assert failure_of(episode(**what), FACTS) == "wrong_object"
+    assert failure_of(episode(**what), INPUTS) == "wrong_object"
     what["hand"] = {2: moved(ITEM, 0.03, 0, 0)}
-    assert failure_of(episode(**what), FACTS) == "missed_grasp"
+    assert failure_of(episode(**what), INPUTS) == "missed_grasp"
     still = {"hand": {2: between, 4: HAND}, "target": {0: neighbor}}
-    assert failure_of(episode(**still), FACTS) == "never_reached"
+    assert failure_of(episode(**still), INPUTS) == "never_reached"
 
 
 def carried(*, to: tuple, after: tuple, fingers: dict[int, float], hand_stays: bool = True) -> Trajectory:
@@ -153,31 +153,31 @@ ON_THE_TABLE = (0.30, 0.14, 0.02)
     ],
 )
 def test_held_and_let_go(to, fingers, label):
-    assert failure_of(carried(to=to, after=ON_THE_TABLE, fingers=fingers), FACTS) == label
+    assert failure_of(carried(to=to, after=ON_THE_TABLE, fingers=fingers), INPUTS) == label
 
 
 @pytest.mark.parametrize(
     ("partial", "label"), [((3, 4), "missed_grasp"), ((3, 4, 6, 7), "missed_grasp"), ((3, 4, 5), "timed_out")]
 )
 def test_three_steps_in_a_row_are_a_hold(partial, label):
-    assert failure_of(episode(**HELD, partial=partial), FACTS) == label
+    assert failure_of(episode(**HELD, partial=partial), INPUTS) == label
 
 
 @pytest.mark.parametrize("partial", [(3, 4, 5, 6, 7, 8, 9), (7, 8, 9), (3, 4, 5), (3, 4, 5, 8)])
 def test_still_in_the_hand_at_the_end(partial):
     """`partial` may end before the hold does: an object lowered below 1 cm is not held by its definition."""
-    assert failure_of(episode(**HELD, partial=partial), FACTS) == "timed_out"
+    assert failure_of(episode(**HELD, partial=partial), INPUTS) == "timed_out"
 
 
 def test_fingers_that_open_end_a_hold_though_the_object_stays():
     low = (0.30, 0.10, LOW)
-    assert failure_of(carried(to=low, after=low, fingers={}), FACTS) == "timed_out"
-    assert failure_of(carried(to=low, after=low, fingers={8: 0.51}), FACTS) == "misplaced"
+    assert failure_of(carried(to=low, after=low, fingers={}), INPUTS) == "timed_out"
+    assert failure_of(carried(to=low, after=low, fingers={8: 0.51}), INPUTS) == "misplaced"
 
 
 def test_an_object_that_goes_with_the_tool_is_held():
     there = (0.30, 0.15, 0.10)
-    assert failure_of(carried(to=ITEM, after=there, fingers={}, hand_stays=False), FACTS) == "timed_out"
+    assert failure_of(carried(to=ITEM, after=there, fingers={}, hand_stays=False), INPUTS) == "timed_out"
 
 
 def test_only_the_last_hold_counts():
@@ -187,14 +187,14 @@ def test_only_the_last_hold_counts():
         fingers={3: 0.4},
         partial=(1, 2, 3, 7, 8, 9),
     )
-    assert failure_of(again, FACTS) == "timed_out"
+    assert failure_of(again, INPUTS) == "timed_out"
     once = episode(
         hand={2: AT, 5: moved(AT, 0, 0, 0.1), 7: AT},
         item={4: moved(ITEM, 0, 0, 0.05), 5: ITEM},
         fingers={3: 0.4},
         partial=(1, 2, 3, 8, 9),
     )
-    assert failure_of(once, FACTS) == "dropped"
+    assert failure_of(once, INPUTS) == "dropped"
 
 
 def test_moving_another_object_after_a_hold_is_no_wrong_object():
@@ -204,7 +204,7 @@ def test_moving_another_object_after_a_hold_is_no_wrong_object():
         "target": {1: moved(TARGET, 0.1, 0, 0)},
         "partial": (1, 2, 3),
     }
-    assert failure_of(episode(**what), FACTS) == "dropped"
+    assert failure_of(episode(**what), INPUTS) == "dropped"
 
 
 @pytest.mark.parametrize(
@@ -232,14 +232,14 @@ def test_pushing(what, label):
 
 def test_the_hand_that_is_nearest_counts():
     """Two hands: the second goes to the object, the first stays away."""
-    facts = FailureInputs(arms=(ARM, ArmSlots(ee_pos=(5, 6, 7), opening=4, gripper=1)))
+    inputs = FailureInputs(arms=(ARM, ArmSlots(ee_pos=(5, 6, 7), opening=4, gripper=1)))
     one = episode(hand={2: AT}, fingers={3: 0.4}, partial=(3, 4, 5), item={7: moved(ITEM, 0, 0, -0.04)})
     idle = np.tile(np.array([OPEN, *HAND], np.float32), (T, 1))
 
     def pair(first: float, second: float, **change: Any) -> str:
         values = vars(one) | {"state": np.concatenate([idle, one.state], axis=1)}
         values["action"] = np.tile(np.array([first, second], np.float32), (T, 1))
-        return failure_of(Trajectory(**(values | change)), facts)
+        return failure_of(Trajectory(**(values | change)), inputs)
 
     none = np.zeros(T, bool)
     still = episode().object_pose
@@ -250,7 +250,7 @@ def test_the_hand_that_is_nearest_counts():
 
 
 def test_a_success_has_no_label():
-    assert failure_of(episode(entire=(4,)), FACTS) == ""
+    assert failure_of(episode(entire=(4,)), INPUTS) == ""
     assert failure_of(episode(entire=(4,)), PUSH) == ""
 
 
@@ -274,7 +274,7 @@ def test_every_label_but_a_crash_has_a_class():
 def test_every_failure_gets_exactly_one_label_and_a_success_none(seed, length, hands, objects, pushed):
     rng = np.random.default_rng(seed)
     scale, often = rng.choice([0.005, 0.03, 0.1]), rng.choice([0.0, 0.1, 0.5])
-    facts = FailureInputs(
+    inputs = FailureInputs(
         arms=tuple(
             ArmSlots(ee_pos=(4 * hand + 1, 4 * hand + 2, 4 * hand + 3), opening=4 * hand, gripper=hand)
             for hand in range(hands)
@@ -296,14 +296,14 @@ def test_every_failure_gets_exactly_one_label_and_a_success_none(seed, length, h
         instruction="",
         num_clipped=0,
     )
-    label = failure_of(done, facts)
+    label = failure_of(done, inputs)
     assert (label == "") == bool(done.entire.any())
     assert label == "" or label in CLASS_OF
 
 
 CALM = envs.ExpertConfig(noise_m=0.0, noise_rad=0.0, push_probability=0.0)
 Sees = Callable[[np.ndarray], np.ndarray]
-"""Object poses (N, M, 7) as they are -> as the expert is told."""
+"""Object poses (N, M, 7) as they are -> as the expert sees them."""
 Does = Callable[[np.ndarray, Any, Any], np.ndarray]
 """What the expert would do (N, 7), observation, info -> what is done."""
 
@@ -315,12 +315,12 @@ class Bent:
         self._expert, self._sees, self._does = expert, sees, does
 
     def reset(self, obs, info, seeds):
-        self._expert.reset(obs, self._told(info), seeds)
+        self._expert.reset(obs, self._as_seen(info), seeds)
 
     def act(self, obs, info):
-        return self._does(self._expert.act(obs, self._told(info)), obs, info)
+        return self._does(self._expert.act(obs, self._as_seen(info)), obs, info)
 
-    def _told(self, info):
+    def _as_seen(self, info):
         return {**info, "object_pose": self._sees(np.array(info["object_pose"]))}
 
 
@@ -400,5 +400,5 @@ def run_bent(
     policy = Bent(envs.make_expert(scene, 3, replace(CALM, step_m=step_m)), sees, does)
     done = rollout(fleet, policy, env_seeds=[0, 1, 2], policy_seeds=[0, 1, 2]).trajectories
     fleet.close()
-    facts = failure_inputs_of(envs.spec(scene), push_m=envs.push_goal_m(task))
-    return [failure_of(one, facts) for one in done]
+    inputs = failure_inputs_of(envs.spec(scene), push_m=envs.push_goal_m(task))
+    return [failure_of(one, inputs) for one in done]

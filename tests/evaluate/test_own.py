@@ -23,7 +23,7 @@ class Still:
 
 class Sized(Still):
     def __init__(self, scene, num_robots):
-        self.asked = (scene.task, num_robots)
+        self.arguments = (scene.task, num_robots)
 
 class Strange(Still):
     def __init__(self, one): ...
@@ -45,7 +45,7 @@ def test_a_class_with_and_without_arguments(module: str) -> None:
     still = own_policy(f"{module}:Still")(EnvConfig(), 3)
     assert still.act({"rgb": np.zeros((3, 4, 4, 3))}, {}).shape == (3, 7)
     sent = pickle.loads(pickle.dumps(own_policy(f"{module}:Sized")))
-    assert sent(EnvConfig(task="stack_green_on_yellow"), 5).asked == ("stack_green_on_yellow", 5)
+    assert sent(EnvConfig(task="stack_green_on_yellow"), 5).arguments == ("stack_green_on_yellow", 5)
 
 
 def test_what_is_no_policy_is_said(module: str, tmp_path: Path) -> None:
@@ -71,14 +71,14 @@ def test_what_is_taken_for_a_module(text: str, is_one: bool) -> None:
 @pytest.mark.filterwarnings("ignore::DeprecationWarning:ray")
 def test_it_is_evaluated_as_any_other(module: str, tmp_path: Path, mlflow_uri: str) -> None:
     """From a module that the fleets' processes must find by themselves; other code is another run."""
-    asked = EvaluateConfig(
+    config = EvaluateConfig(
         policy=f"{module}:Still", tasks=("put_carrot_on_plate",), episodes=2, max_steps=4, image_size=32, fleets=1,
         out=tmp_path / "evaluated",
     )  # fmt: skip
-    results = read_json(evaluate.main(asked) / "results.json")
+    results = read_json(evaluate.main(config) / "results.json")
     assert results["policy"]["name"] == f"{module}:Still"
     made_by = read_json(tmp_path / "evaluated/manifest.json")["made_by"]
-    assert made_by["code"] == own_policy(asked.policy).code
+    assert made_by["code"] == own_policy(config.policy).code
     (tmp_path / f"{module}.py").write_text(MODULE + "\n")
     with pytest.raises(TapRayError, match="code"):
-        evaluate.main(asked)
+        evaluate.main(config)

@@ -9,7 +9,7 @@ from tap_ray.rng import seed_of
 from tap_ray.types import EnvConfig
 
 PROTOCOL = Protocol(tasks=("carrot", "spoon"), env_version="1", scenarios=("standard", "texture"), episodes=3)
-KNOWN = ["carrot", "spoon", "stack"]
+TASKS = ["carrot", "spoon", "stack"]
 
 
 def test_cells_are_the_product_in_order():
@@ -113,14 +113,14 @@ def test_simplers_protocol():
     ],
 )
 def test_what_cannot_be_run_is_refused(change, message):
-    check(PROTOCOL, known_tasks=KNOWN)
+    check(PROTOCOL, known_tasks=TASKS)
     with pytest.raises(ConfigError, match="^" + re.escape(message)):
-        check(replace(PROTOCOL, **change), known_tasks=KNOWN)
+        check(replace(PROTOCOL, **change), known_tasks=TASKS)
 
 
 def test_every_scene_is_checked():
     seen = []
-    check(PROTOCOL, known_tasks=KNOWN, check_scene=seen.append)
+    check(PROTOCOL, known_tasks=TASKS, check_scene=seen.append)
     assert [(scene.task, scene.scenario) for scene in seen] == [
         (task, scenario) for task in PROTOCOL.tasks for scenario in PROTOCOL.scenarios
     ]

@@ -22,20 +22,20 @@ from tap_ray.types import EpisodeResult, Trajectory
 CARROT, PUSH = "put_carrot_on_plate", "push_pumpkin_left"
 MIXED = Protocol(suite="tabletop_mixed", tasks=tuple(envs.TASKS), env_version="3", episodes=4)
 PAIR = replace(MIXED, tasks=(CARROT, PUSH), episodes=2)
-FACTS = FailureInputs(arms=(), mover={CARROT: 0, PUSH: 2})
+INPUTS = FailureInputs(arms=(), mover={CARROT: 0, PUSH: 2})
 
 
 def test_cells_come_in_pairs():
-    told = cells(MIXED)
-    assert len(told) == 5 * 4
+    mixed_cells = cells(MIXED)
+    assert len(mixed_cells) == 5 * 4
     by_seed = {}
-    for cell in told:
+    for cell in mixed_cells:
         by_seed.setdefault(cell.seed, []).append((cell.task, cell.partner))
     assert len(by_seed) == 10  # 5 pairs, 2 states each
-    assert all(sorted(asked) == sorted(one[::-1] for one in asked) and len(asked) == 2 for asked in by_seed.values())
+    assert all(sorted(pair) == sorted(one[::-1] for one in pair) and len(pair) == 2 for pair in by_seed.values())
     scene = MIXED.env_config(CARROT, "standard", PUSH)
     assert (scene.task, scene.partner) == (CARROT, PUSH)
-    assert [(c[0].task, c[0].partner, len(c)) for c in chunks(told, 8)][:2] == [
+    assert [(c[0].task, c[0].partner, len(c)) for c in chunks(mixed_cells, 8)][:2] == [
         ("put_spoon_on_cloth", CARROT, 2),
         ("put_spoon_on_cloth", "put_eggplant_in_basket", 2),
     ]
@@ -112,11 +112,11 @@ def moving(*moves: tuple[int, int, float, float]) -> Trajectory:
     ],
 )
 def test_first_moved(moves, want):
-    assert first_moved(moving(*moves), FACTS) == want
+    assert first_moved(moving(*moves), INPUTS) == want
 
 
 def test_nobody_is_told_of_in_other_scenes():
-    assert first_moved(moving((0, 4, 0.05, 0.0)), replace(FACTS, mover={})) == ""
+    assert first_moved(moving((0, 4, 0.05, 0.0)), replace(INPUTS, mover={})) == ""
 
 
 def results(moved, protocol=PAIR):
@@ -140,12 +140,12 @@ def results(moved, protocol=PAIR):
 
 def test_rates_by_hand():
     """Carrot asked: carrot, pumpkin; push asked: carrot, none. So 1 of 3 followed, 2 of 4 went wrong."""
-    told = count_followed(results([CARROT, PUSH, CARROT, ""]))
-    assert (told["followed"]["k"], told["followed"]["n"], told["followed"]["rate"]) == (1, 3, pytest.approx(1 / 3))
-    assert (told["wrong_object"]["k"], told["wrong_object"]["n"], told["wrong_object"]["rate"]) == (2, 4, 0.5)
+    counts = count_followed(results([CARROT, PUSH, CARROT, ""]))
+    assert (counts["followed"]["k"], counts["followed"]["n"], counts["followed"]["rate"]) == (1, 3, pytest.approx(1 / 3))
+    assert (counts["wrong_object"]["k"], counts["wrong_object"]["n"], counts["wrong_object"]["rate"]) == (2, 4, 0.5)
     # Wilson, 2 of 4: 0.5 -+ 1.96 * sqrt(4 * 0.25 + 1.96^2 / 4) / (4 + 1.96^2)
-    assert told["wrong_object"]["low"] == pytest.approx(0.1500, abs=1e-4)
-    assert told["wrong_object"]["high"] == pytest.approx(0.8500, abs=1e-4)
+    assert counts["wrong_object"]["low"] == pytest.approx(0.1500, abs=1e-4)
+    assert counts["wrong_object"]["high"] == pytest.approx(0.8500, abs=1e-4)
     assert count_followed(results([""] * 4))["followed"]["rate"] is None
 
 

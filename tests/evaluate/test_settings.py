@@ -8,30 +8,30 @@ from tap_ray.evaluate.protocol import SUITES, Protocol, cells, check
 from tap_ray.evaluate.settings import EvaluateConfig, protocol_of, simulator
 
 
-def asked(*scenario: str) -> Protocol:
+def protocol_with(*scenario: str) -> Protocol:
     config = EvaluateConfig(policy="expert", scenario=scenario, episodes=2)
     return protocol_of(config, sim="pybullet", suite_tasks=envs.TASKS, env_version="1", known_scenarios=envs.SCENARIOS)
 
 
 def test_all_are_five_the_standard_one_first() -> None:
-    every = asked("all")
+    every = protocol_with("all")
     assert every.scenarios == ("standard", "initial_state", "distractors", "background", "viewpoint")
-    assert every.hash == asked(*every.scenarios).hash
+    assert every.hash == protocol_with(*every.scenarios).hash
     check(every, known_tasks=envs.TASKS, check_scene=envs.check)
     assert len(cells(every)) == 5 * 5 * 2
-    assert set(cells(asked("standard"))) < set(cells(every))
+    assert set(cells(protocol_with("standard"))) < set(cells(every))
 
 
 def test_all_stands_alone() -> None:
     with pytest.raises(
         ConfigError, match=r"--scenario all cannot be combined with other scenarios; got standard all\."
     ):
-        asked("standard", "all")
+        protocol_with("standard", "all")
 
 
 def test_an_unknown_scenario_is_named_with_its_nearest() -> None:
     with pytest.raises(ConfigError, match=r"Unknown scenario 'distractor'\. Did you mean 'distractors'\?"):
-        check(asked("distractor"), known_tasks=envs.TASKS, check_scene=envs.check)
+        check(protocol_with("distractor"), known_tasks=envs.TASKS, check_scene=envs.check)
 
 
 def test_a_suite_runs_in_the_simulators_that_have_it() -> None:

@@ -26,7 +26,7 @@ from tests.inspect.flawed import NUM, SENTENCES, T, write
 
 FORMATS = [("lerobot-v3.0", True), ("lerobot-v2.1", True), ("lerobot-v2.1", False)]
 REPOSITORY = Path(__file__).parents[2]
-OWN = ("config.json", "manifest.json", ".job.lock")
+JOB_FILES = ("config.json", "manifest.json", ".job.lock")
 CODEC_ERROR = 2.5
 """Mean of an image's differences, of 255, at the default quality."""
 
@@ -49,7 +49,7 @@ def config(data: Path, out: Path, **changed) -> ExportConfig:
 
 def files(out: Path) -> dict[str, str]:
     """What an export consists of, without what says when it was made."""
-    return {name: digest for name, digest in digests(out).items() if name not in OWN}
+    return {name: digest for name, digest in digests(out).items() if name not in JOB_FILES}
 
 
 def test_what_lies_where_in_v3(data, tmp_path):
@@ -105,10 +105,10 @@ def test_back_again_gives_the_same_numbers(exported, data):
 
 def test_stopped_and_run_again_is_the_same(exported, data, tmp_path, capsys):
     """As a kill leaves it: the commit of one unit missing, temporary files, no word that it is done."""
-    asked = json.loads((exported / "config.json").read_text())
+    settings = json.loads((exported / "config.json").read_text())
     again = tmp_path / "again"
     shutil.copytree(exported, again)
-    last = sorted(again.glob("meta/episodes/*/*") if asked["format"] == "lerobot-v3.0" else again.glob("data/*/*"))[-1]
+    last = sorted(again.glob("meta/episodes/*/*") if settings["format"] == "lerobot-v3.0" else again.glob("data/*/*"))[-1]
     last.unlink()
     kept = sorted(again.glob("data/*/*"))[0]
     before = kept.stat().st_mtime_ns
@@ -118,7 +118,7 @@ def test_stopped_and_run_again_is_the_same(exported, data, tmp_path, capsys):
     (again / "data/.episode_000011.mp4.a1b2c3.tmp/episode_000011.mp4").write_bytes(b"half")
     manifest = json.loads((again / "manifest.json").read_text())
     (again / "manifest.json").write_text(json.dumps({**manifest, "status": "running"}))
-    command = config(data, again, format=asked["format"], video=asked["video"])
+    command = config(data, again, format=settings["format"], video=settings["video"])
     export_dataset.main(command)
     assert files(again) == files(exported)
     assert kept.stat().st_mtime_ns == before
@@ -162,9 +162,9 @@ def python_of(exported: Path) -> str:
 
 def test_lerobot_and_openpis_loader_read_it(exported, data):
     command = [python_of(exported), REPOSITORY / "tests/exporting/lerobot_export.py", data, exported]
-    done = subprocess.run([*map(str, command)], capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
-    said = done.stdout.splitlines()
-    assert said[0] == f"{NUM} episodes, {NUM * T} frames: every number equals ours"
-    assert float(said[1].split()[-3].rstrip(",")) < CODEC_ERROR
-    assert said[2:] == [f"openpi's batch: (5, 4, 7), prompt {SENTENCES[0]!r}", "lerobot_export: ok"]
+    completed = subprocess.run([*map(str, command)], capture_output=True, text=True, check=False)
+    assert completed.returncode == 0, completed.stderr
+    lines = completed.stdout.splitlines()
+    assert lines[0] == f"{NUM} episodes, {NUM * T} frames: every number equals ours"
+    assert float(lines[1].split()[-3].rstrip(",")) < CODEC_ERROR
+    assert lines[2:] == [f"openpi's batch: (5, 4, 7), prompt {SENTENCES[0]!r}", "lerobot_export: ok"]

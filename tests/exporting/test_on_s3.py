@@ -14,7 +14,7 @@ from tap_ray.inspect.settings import InspectConfig
 from tests.digests import digests
 from tests.inspect.flawed import write
 
-OWN = ("config.json", "manifest.json", ".job.lock")
+JOB_FILES = ("config.json", "manifest.json", ".job.lock")
 
 
 @pytest.fixture
@@ -27,7 +27,7 @@ def both(bucket: str, tmp_path: Path) -> tuple[Path, Path]:
 
 
 def files(out: Path) -> dict[str, str]:
-    return {name: digest for name, digest in digests(out).items() if name not in OWN and name != MAPPING}
+    return {name: digest for name, digest in digests(out).items() if name not in JOB_FILES and name != MAPPING}
 
 
 @pytest.mark.parametrize("kind", ["lerobot-v3.0", pytest.param("lerobot-v2.1", marks=pytest.mark.long_proof)])

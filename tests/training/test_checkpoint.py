@@ -9,7 +9,7 @@ from tap_ray.errors import CheckpointError
 from tap_ray.training.checkpoint import TrainState, latest, load_into, save
 from tap_ray.training.optim import adamw
 
-FACTS = {"policy": {"width": 3, "sizes": (1, 2)}}
+METADATA = {"policy": {"width": 3, "sizes": (1, 2)}}
 
 
 def trained(width: int = 3, *, steps: int = 2, seed: int = 0) -> TrainState:
@@ -25,10 +25,10 @@ def trained(width: int = 3, *, steps: int = 2, seed: int = 0) -> TrainState:
 
 def test_everything_comes_back(tmp_path: Path):
     state = trained()
-    save(tmp_path / "step-00000002", state, FACTS)
+    save(tmp_path / "step-00000002", state, METADATA)
     numbers = torch.rand(3)
     other = trained(seed=1, steps=0)
-    load_into(tmp_path / "step-00000002", other, FACTS)
+    load_into(tmp_path / "step-00000002", other, METADATA)
     assert torch.equal(torch.rand(3), numbers)
     assert other.step == 2
     for name, value in state.model.state_dict().items():
@@ -56,15 +56,15 @@ def test_moments_lie_in_memory_as_their_parameter_does(tmp_path: Path):
             state.optimizer.step()
         return state
 
-    save(tmp_path / "step-00000002", convolution(2), FACTS)
+    save(tmp_path / "step-00000002", convolution(2), METADATA)
     resumed = convolution(0)
-    load_into(tmp_path / "step-00000002", resumed, FACTS)
+    load_into(tmp_path / "step-00000002", resumed, METADATA)
     have, want = run(resumed, 2, 4).model.state_dict(), convolution(4).model.state_dict()
     assert all(torch.equal(have[name], want[name]) for name in want)
 
 
 def test_a_checkpoint_has_no_pickles_and_no_temporary_files(tmp_path: Path):
-    save(tmp_path / "step-00000002", trained(), FACTS)
+    save(tmp_path / "step-00000002", trained(), METADATA)
     names = sorted(path.name for path in (tmp_path / "step-00000002").iterdir())
     assert {Path(name).suffix for name in names} == {".safetensors", ".json"}
     assert [path.name for path in tmp_path.iterdir()] == ["step-00000002"]
@@ -73,49 +73,49 @@ def test_a_checkpoint_has_no_pickles_and_no_temporary_files(tmp_path: Path):
 def test_latest_is_the_highest_whole_step(tmp_path: Path):
     assert latest(tmp_path) is None
     for step in (500, 1000, 20000):
-        save(tmp_path / f"step-{step:08d}", trained(), FACTS)
+        save(tmp_path / f"step-{step:08d}", trained(), METADATA)
     (tmp_path / "step-00030000").mkdir()
     (tmp_path / ".step-00040000.abc").mkdir()
     assert latest(tmp_path) == tmp_path / "step-00020000"
 
 
 def test_a_missing_one_is_named_with_its_neighbors(tmp_path: Path):
-    save(tmp_path / "step-00000500", trained(), FACTS)
+    save(tmp_path / "step-00000500", trained(), METADATA)
     with pytest.raises(CheckpointError, match=r"is not a checkpoint .* Beside it: step-00000500\."):
-        load_into(tmp_path / "step-00000501", trained(), FACTS)
+        load_into(tmp_path / "step-00000501", trained(), METADATA)
     with pytest.raises(CheckpointError, match=r"There is no other checkpoint beside it either"):
-        load_into(tmp_path / "no" / "step-1", trained(), FACTS)
+        load_into(tmp_path / "no" / "step-1", trained(), METADATA)
 
 
 @pytest.mark.parametrize("name", ["model", "optimizer", "ema", "rng"])
 def test_a_cut_off_file_is_named(tmp_path: Path, name: str):
     folder = tmp_path / "step-00000500"
-    save(folder, trained(), FACTS)
+    save(folder, trained(), METADATA)
     file = folder / f"{name}.safetensors"
     file.write_bytes(file.read_bytes()[:-3])
     with pytest.raises(CheckpointError, match=rf"{name}\.safetensors cannot be read \(truncated\?\)"):
-        load_into(folder, trained(), FACTS)
+        load_into(folder, trained(), METADATA)
     file.unlink()
     with pytest.raises(CheckpointError, match=rf"{name}\.safetensors is missing"):
-        load_into(folder, trained(), FACTS)
+        load_into(folder, trained(), METADATA)
 
 
 def test_another_model_or_config_is_named(tmp_path: Path):
     folder = tmp_path / "step-00000500"
-    save(folder, trained(), FACTS)
+    save(folder, trained(), METADATA)
     with pytest.raises(
         CheckpointError, match=r"0\.weight has shape \(3, 2\), this model has \(5, 2\)(.|\n)*and \d more"
     ):
-        load_into(folder, trained(width=5), FACTS)
+        load_into(folder, trained(width=5), METADATA)
     with pytest.raises(CheckpointError, match=r"another config:\n  policy\.width: 3 before, 4 now"):
         load_into(folder, trained(), {"policy": {"width": 4, "sizes": (1, 2)}})
 
 
 def test_a_parameter_frozen_since_is_named(tmp_path: Path):
     folder = tmp_path / "step-00000500"
-    save(folder, trained(), FACTS)
+    save(folder, trained(), METADATA)
     other = trained()
     other.model.get_submodule("0").requires_grad_(False)
     other = dataclasses.replace(other, optimizer=adamw(other.model, lr=0.1, weight_decay=0.05))
     with pytest.raises(CheckpointError, match=r"this run does not train 0\.bias"):
-        load_into(folder, other, FACTS)
+        load_into(folder, other, METADATA)
