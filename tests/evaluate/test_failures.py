@@ -254,7 +254,7 @@ def test_a_success_has_no_label():
     assert failure_of(episode(entire=(4,)), PUSH) == ""
 
 
-def test_facts_of_robots_with_one_hand_and_with_two():
+def test_failure_inputs_of_robots_with_one_hand_and_with_two():
     assert failure_inputs_of(envs.spec(EnvConfig())) == FailureInputs(arms=envs.spec(EnvConfig()).arms)
     pair = failure_inputs_of(envs.spec(EnvConfig(robot="widowx_pair")), push_m=(0.0, 0.1))
     assert [(arm.ee_pos[0], arm.opening, arm.gripper) for arm in pair.arms] == [(7, 6, 6), (21, 20, 13)]

@@ -51,8 +51,8 @@ def with_frame_of_rlds(steps: dict[str, Any]) -> dict[str, Any]:
     """The steps with RLDS's own columns."""
     number = len(next(iter(steps.values())))
     at = np.arange(number)
-    own = {"is_first": at == 0, "is_last": at == number - 1, "is_terminal": at == number - 1}
-    return steps | own | {"reward": (at == number - 1).astype(np.float32), "discount": np.ones(number, np.float32)}
+    flags = {"is_first": at == 0, "is_last": at == number - 1, "is_terminal": at == number - 1}
+    return steps | flags | {"reward": (at == number - 1).astype(np.float32), "discount": np.ones(number, np.float32)}
 
 
 def schema(steps: Steps) -> dict[str, Any]:

@@ -49,28 +49,28 @@ def job(where: Path, name: str, *arguments: object, status: int = 0) -> str:
 
 def inspected(where: Path, data: Path) -> str:
     """What the inspection prints, with a result for each check; its page is there."""
-    said = job(where, "inspect_dataset", "--data", data)
+    output = job(where, "inspect_dataset", "--data", data)
     checks = {check["name"] for check in runs.read_json(data / "inspection" / "report.json")["checks"]}
     assert {"whole", "rate", "smoothness", "consistency", "coverage", "contact", "gripper", "language"} <= checks
     assert (data / "inspection" / "index.html").exists()
-    return said
+    return output
 
 
 @pytest.fixture(scope="module")
-def own(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def our_demos(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """24 demonstrations of our WidowX: what is written in the formats of others, and --like of the import."""
-    out = tmp_path_factory.mktemp("own") / "demos"
+    out = tmp_path_factory.mktemp("ours") / "demos"
     return collect_demos.main(
         DemosJobConfig(tasks=("push_pumpkin_left", "put_carrot_on_plate"), episodes=12, fleets=2, out=out)
     )
 
 
-def as_lerobot(own: Path, kind: str, out: Path) -> Path:
+def as_lerobot(demos: Path, kind: str, out: Path) -> Path:
     """The demonstrations as lerobot's own writer writes them, with video."""
     variable, version = LEROBOT[kind]
     if not (command := os.environ.get(variable)):
         pytest.skip(f"needs lerobot {version}: {variable}=a Python that has it")
-    dataset = open_dataset(own)
+    dataset = open_dataset(demos)
     given = {"fps": np.array(5)}
     for role in ("state", "action"):
         given[f"{role}_names"] = np.array([slot.name for slot in getattr(dataset.spec, role)])
@@ -86,9 +86,9 @@ def as_lerobot(own: Path, kind: str, out: Path) -> Path:
     return out
 
 
-def as_rlds(own: Path, out: Path) -> Path:
+def as_rlds(demos: Path, out: Path) -> Path:
     """The demonstrations by TFDS's schema."""
-    dataset = open_dataset(own)
+    dataset = open_dataset(demos)
     episodes = []
     for index in range(len(dataset)):
         episode = read_episode(dataset, index)
@@ -99,14 +99,14 @@ def as_rlds(own: Path, out: Path) -> Path:
 
 
 @pytest.mark.parametrize("kind", ["v30", "v21", "rlds"])
-def test_foreign_data_become_a_policy_that_is_evaluated(kind: str, own: Path, tmp_path: Path) -> None:
-    source = as_rlds(own, tmp_path / kind) if kind == "rlds" else as_lerobot(own, kind, tmp_path / kind)
-    values = yaml.safe_load(mapping_yaml(open_dataset(own)))
+def test_foreign_data_become_a_policy_that_is_evaluated(kind: str, our_demos: Path, tmp_path: Path) -> None:
+    source = as_rlds(our_demos, tmp_path / kind) if kind == "rlds" else as_lerobot(our_demos, kind, tmp_path / kind)
+    values = yaml.safe_load(mapping_yaml(open_dataset(our_demos)))
     values |= {"fps": 5} if kind == "rlds" else {"camera": "observation.images.front"}
     mapping = tmp_path / "mapping.yaml"
     mapping.write_text(yaml.safe_dump(values))
     data, play, policy = (tmp_path / name for name in ("data", "play", "policy"))
-    said = job(
+    output = job(
         tmp_path,
         "import_dataset",
         "--source",
@@ -114,31 +114,31 @@ def test_foreign_data_become_a_policy_that_is_evaluated(kind: str, own: Path, tm
         "--mapping",
         mapping,
         "--like",
-        own,
+        our_demos,
         "--out",
         data,
         "--fleets",
         2,
     )
-    assert "contact" not in said
+    assert "contact" not in output
     assert "24 episodes, " in inspected(tmp_path, data)
     # Stage 1 on a mixture: a third of each batch is of our own set, whose robot --like has given the imported one.
-    said = job(tmp_path, "pretrain", "--data", f"{data}:2", own, *AS_PLAY, "--out", play, *TINY)
-    assert "play/inverse_mse" in said
+    output = job(tmp_path, "pretrain", "--data", f"{data}:2", our_demos, *AS_PLAY, "--out", play, *TINY)
+    assert "play/inverse_mse" in output
     assert [*runs.read_json(play / "manifest.json")["parents"]] == ["data_0", "data_1"]
-    said = job(tmp_path, "align", "--demos", data, "--init", play, "--out", policy, *TINY)
-    assert "Stage 1 weights loaded: vision" in said
-    said = job(
+    output = job(tmp_path, "align", "--demos", data, "--init", play, "--out", policy, *TINY)
+    assert "Stage 1 weights loaded: vision" in output
+    output = job(
         tmp_path, "evaluate", "--policy", policy, "--episodes", 1, "--tasks", "push_pumpkin_left", "--fleets", 1,
         "--out", tmp_path / "evaluated",
     )  # fmt: skip
-    assert "Avg-All" in said
+    assert "Avg-All" in output
     # What needs contact refuses by name.
-    said = job(tmp_path, "pretrain", "--data", data, "--out", tmp_path / "no", *TINY, status=2)
-    assert "has no finger contact (imported datasets have none)" in said
+    output = job(tmp_path, "pretrain", "--data", data, "--out", tmp_path / "no", *TINY, status=2)
+    assert "has no finger contact (imported datasets have none)" in output
 
 
-def test_a_set_like_bridge_becomes_a_policy_of_its_own_robot(own: Path, tmp_path: Path) -> None:
+def test_a_set_like_bridge_becomes_a_policy_of_its_own_robot(our_demos: Path, tmp_path: Path) -> None:
     source = write_public("bridge", tmp_path / "public", 12)
     play, demos, first, policy = (tmp_path / name for name in ("play", "demos", "first", "policy"))
     job(tmp_path, "import_dataset", "--source", source, "--mapping", "bridge", "--out", play, "--fleets", 1)
@@ -149,15 +149,15 @@ def test_a_set_like_bridge_becomes_a_policy_of_its_own_robot(own: Path, tmp_path
     assert "of robot widowx_bridge" in inspected(tmp_path, play)
     job(tmp_path, "pretrain", "--data", play, *AS_PLAY, "--out", first, *TINY)
     job(tmp_path, "align", "--demos", demos, "--init", first, "--out", policy, *TINY)
-    said = job(tmp_path, "evaluate", "--policy", policy, "--episodes", 1, "--out", tmp_path / "evaluated", status=2)
-    assert "do not match" in said
-    assert "'widowx_bridge'" in said
+    output = job(tmp_path, "evaluate", "--policy", policy, "--episodes", 1, "--out", tmp_path / "evaluated", status=2)
+    assert "do not match" in output
+    assert "'widowx_bridge'" in output
     # A mixture with weights of the imported set and of our own: two robots, so of their motion only.
-    both = ("--data", f"{play}:2", f"{own}:1")
-    said = job(tmp_path, "pretrain", *both, *AS_PLAY, "--out", tmp_path / "no", *TINY, status=2)
-    assert f"robot: dataset {own} has 'widowx', dataset {play} has 'widowx_bridge'" in said
-    said = job(tmp_path, "pretrain_prior", *both, "--out", tmp_path / "prior", *TINY, "--prior.chunk", 4)
-    assert "There is no video of widowx_bridge, because none of the installed simulators has this robot." in said
+    both = ("--data", f"{play}:2", f"{our_demos}:1")
+    output = job(tmp_path, "pretrain", *both, *AS_PLAY, "--out", tmp_path / "no", *TINY, status=2)
+    assert f"robot: dataset {our_demos} has 'widowx', dataset {play} has 'widowx_bridge'" in output
+    output = job(tmp_path, "pretrain_prior", *both, "--out", tmp_path / "prior", *TINY, "--prior.chunk", 4)
+    assert "There is no video of widowx_bridge, because none of the installed simulators has this robot." in output
     assert (tmp_path / "prior/videos/interpolation-widowx.mp4").exists()
 
 
@@ -193,5 +193,5 @@ def test_maniskills_own_recording_becomes_a_policy_that_is_evaluated_there(tmp_p
     assert "6 episodes, " in inspected(tmp_path, data)
     job(tmp_path, "pretrain", "--data", data, *AS_PLAY, "--out", play, *TINY)
     job(tmp_path, "align", "--demos", data, "--init", play, "--out", policy, *TINY)
-    said = job(tmp_path, "evaluate", "--policy", policy, "--episodes", 1, *there, "--out", tmp_path / "evaluated")
-    assert "pick_cube" in said
+    output = job(tmp_path, "evaluate", "--policy", policy, "--episodes", 1, *there, "--out", tmp_path / "evaluated")
+    assert "pick_cube" in output

@@ -52,6 +52,6 @@ def test_without_an_opening_a_gripper_that_begins_closed_is_suspected() -> None:
         values["state"].pop()
         values["action"][1].update(open=0, closed=100)
 
-    [said] = found(inverted)
-    assert "100% of the episodes begin with a closed gripper, so it may be inverted" in said
+    [finding] = found(inverted)
+    assert "100% of the episodes begin with a closed gripper, so it may be inverted" in finding
     assert found(lambda values: values["state"].pop()) == []

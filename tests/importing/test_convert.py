@@ -17,7 +17,7 @@ DATA = Path(__file__).parent / "data"
 SO100 = Path("tap_ray/importing/mappings/so100.yaml")
 
 
-def mapping(*action: Numbers, state: tuple[Numbers, ...] = ()) -> Mapping:
+def mapping_of(*action: Numbers, state: tuple[Numbers, ...] = ()) -> Mapping:
     state = state or (Numbers(slots=("q1",), column="s", at=(0,)),)
     return Mapping(robot="r", camera="c", state=state, action=action)
 
@@ -31,34 +31,34 @@ def test_which_frames_are_kept() -> None:
 
 
 def test_changes_of_a_step_are_added_up() -> None:
-    asked = mapping(Numbers(slots=("dx",), column="a", at=(1,), unit="mm"))
+    mapping = mapping_of(Numbers(slots=("dx",), column="a", at=(1,), unit="mm"))
     numbers = {"a": np.array([[9, 1], [9, 2], [9, 3], [9, 4], [9, 5.0]])}
-    np.testing.assert_allclose(action_of(asked, numbers, np.array([0, 2, 4])), [[0.003], [0.007]])
+    np.testing.assert_allclose(action_of(mapping, numbers, np.array([0, 2, 4])), [[0.003], [0.007]])
 
 
 def test_places_become_changes() -> None:
-    asked = mapping(Numbers(slots=("dq1",), column="a", at=(0,), unit="deg", kind="absolute"))
+    mapping = mapping_of(Numbers(slots=("dq1",), column="a", at=(0,), unit="deg", kind="absolute"))
     numbers = {"a": np.array([[0], [90], [180], [180], [90.0]])}
     half = np.pi / 2
     # Steps of two frames: from the first command to that of frame 1, and from there to that of frame 3.
-    np.testing.assert_allclose(action_of(asked, numbers, np.array([0, 2, 4])), [[half], [half]], rtol=1e-6)
+    np.testing.assert_allclose(action_of(mapping, numbers, np.array([0, 2, 4])), [[half], [half]], rtol=1e-6)
 
 
 def test_turns_are_composed_in_the_base_frame() -> None:
-    asked = mapping(Numbers(slots=("drx", "dry", "drz"), column="a", at=(0, 1, 2), unit="deg", rotation="euler_xyz"))
+    mapping = mapping_of(Numbers(slots=("drx", "dry", "drz"), column="a", at=(0, 1, 2), unit="deg", rotation="euler_xyz"))
     numbers = {"a": np.array([[90, 0, 0], [0, 0, 90.0]])}
     # First about x, then about the base's z: together 120 degrees about the diagonal.
     third = 2 * np.pi / 3 / np.sqrt(3)
-    np.testing.assert_allclose(action_of(asked, numbers, np.array([0, 2])), [[third, third, third]], rtol=1e-6)
+    np.testing.assert_allclose(action_of(mapping, numbers, np.array([0, 2])), [[third, third, third]], rtol=1e-6)
 
 
 def test_poses_turn_by_their_difference() -> None:
-    asked = mapping(
+    mapping = mapping_of(
         Numbers(slots=("drx", "dry", "drz"), column="a", at=(0, 1, 2, 3), rotation="quaternion_xyzw", kind="absolute")
     )
     root = np.sqrt(0.5)
     numbers = {"a": np.array([[0, 0, 0, 1], [0, 0, root, root]])}  # none, then 90 degrees about z
-    np.testing.assert_allclose(action_of(asked, numbers, np.array([0, 2])), [[0, 0, np.pi / 2]], atol=1e-6)
+    np.testing.assert_allclose(action_of(mapping, numbers, np.array([0, 2])), [[0, 0, np.pi / 2]], atol=1e-6)
 
 
 def test_grippers_and_quaternions_in_our_signs() -> None:
@@ -66,18 +66,18 @@ def test_grippers_and_quaternions_in_our_signs() -> None:
         Numbers(slots=("gripper_opening",), column="s", at=(0,), unit="gripper", closed=0.8, open=0.0),
         Numbers(slots=("ee_qw", "ee_qx", "ee_qy", "ee_qz"), column="s", at=(1, 2, 3, 4), rotation="quaternion_xyzw"),
     )
-    asked = mapping(Numbers(slots=("gripper",), column="s", at=(0,), unit="gripper", closed=0.8, open=0.0), state=state)
+    mapping = mapping_of(Numbers(slots=("gripper",), column="s", at=(0,), unit="gripper", closed=0.8, open=0.0), state=state)
     numbers = {"s": np.array([[0.8, 0, 0, 0, -1], [0.4, 0, 0, 0, -1], [0.0, 0, 0, 0, -1]])}
     frames = np.array([0, 1, 2, 3])
-    np.testing.assert_allclose(action_of(asked, numbers, frames), [[-1], [0], [1]], atol=1e-6)
-    np.testing.assert_allclose(state_of(asked, numbers, frames)[:, 0], [0, 0.5, 1], atol=1e-6)
-    np.testing.assert_allclose(state_of(asked, numbers, frames)[0, 1:], [1, 0, 0, 0], atol=1e-6)  # real part >= 0
+    np.testing.assert_allclose(action_of(mapping, numbers, frames), [[-1], [0], [1]], atol=1e-6)
+    np.testing.assert_allclose(state_of(mapping, numbers, frames)[:, 0], [0, 0.5, 1], atol=1e-6)
+    np.testing.assert_allclose(state_of(mapping, numbers, frames)[0, 1:], [1, 0, 0, 0], atol=1e-6)  # real part >= 0
 
 
 def test_an_episode_of_a_real_arm() -> None:
-    source, asked = LeRobotSource(DATA / "v30_video"), read_mapping(SO100)
-    require_fits(asked, source)
-    episode = episode_of(asked, source, 1, index=0, options=ConvertOptions(quality=90))
+    source, mapping = LeRobotSource(DATA / "v30_video"), read_mapping(SO100)
+    require_fits(mapping, source)
+    episode = episode_of(mapping, source, 1, index=0, options=ConvertOptions(quality=90))
     frames = frames_of(1)  # 54, so nine steps of six
     assert (len(episode), episode.task, len(episode.image_jpeg)) == (9, "open the drawer", 9)
     target = np.radians([frame["action"][0] for frame in frames])
@@ -85,7 +85,7 @@ def test_an_episode_of_a_real_arm() -> None:
     np.testing.assert_allclose(episode.state[:, 0], state[::6], rtol=1e-5)
     np.testing.assert_allclose(episode.action[1, 0], target[11] - target[5], rtol=1e-4)
     assert episode.action[:, 5].tolist() == pytest.approx([0.9] * 5 + [-0.9] * 4)  # it closes after frame 30
-    spec = spec_of(asked, ranges(asked, source, [0, 1, 2]))
+    spec = spec_of(mapping, ranges(mapping, source, [0, 1, 2]))
     assert (spec.robot, spec.control_hz, spec.action_mode) == ("so100", 5.0, "delta_target_joints")
     assert [slot.unit for slot in spec.state] == ["rad"] * 5 + ["1"]
     low, high = spec.action_low_A[0], spec.action_high_A[0]
@@ -93,10 +93,10 @@ def test_an_episode_of_a_real_arm() -> None:
 
 
 def test_what_a_mapping_cannot_mean(tmp_path: Path) -> None:
-    source, asked = LeRobotSource(DATA / "v30_video"), SO100.read_text()
+    source, text = LeRobotSource(DATA / "v30_video"), SO100.read_text()
 
     def refused(before: str, after: str) -> str:
-        (tmp_path / "m.yaml").write_text(asked.replace(before, after, 1))
+        (tmp_path / "m.yaml").write_text(text.replace(before, after, 1))
         with pytest.raises(ConfigError) as error:
             require_fits(read_mapping(tmp_path / "m.yaml"), source)
         return str(error.value)
@@ -112,8 +112,8 @@ def test_what_a_mapping_cannot_mean(tmp_path: Path) -> None:
 
 def test_an_episode_that_is_too_short_or_not_finite_is_named() -> None:
     source = LeRobotSource(DATA / "v30_video")
-    asked = read_mapping(SO100)
-    slow = Mapping(**{**vars(asked), "control_hz": 0.5})
+    mapping = read_mapping(SO100)
+    slow = Mapping(**{**vars(mapping), "control_hz": 0.5})
     with pytest.raises(
         DataError, match=r"Episode 0 .* 42 frames, which is less than one control step at 0\.5 Hz.*--omit 0"
     ):

@@ -38,19 +38,19 @@ def test_a_source_becomes_a_dataset(tmp_path: Path, mlflow_uri: str, capsys) -> 
 
 def test_a_dry_run_shows_and_makes_nothing(tmp_path: Path, capsys) -> None:
     import_dataset.main(config(tmp_path / "play", dry_run=True))
-    said = capsys.readouterr().out
-    assert "3 episodes; of 3 of them 27 control steps at 5 Hz, from 30 frames per second" in said
-    assert "'pick up the cube'; 'open the drawer'" in said
+    output = capsys.readouterr().out
+    assert "3 episodes; of 3 of them 27 control steps at 5 Hz, from 30 frames per second" in output
+    assert "'pick up the cube'; 'open the drawer'" in output
     assert [path.name for path in tmp_path.iterdir()] == ["play.dry_run.png"]
 
 
 def test_what_looks_wrong_ends_it_unless_it_is_accepted(tmp_path: Path, capsys) -> None:
     wrong = tmp_path / "wrong.yaml"
     wrong.write_text(SO100.read_text().replace("unit: deg", "unit: rad"))
-    asked = ImportConfig(source=DATA / "v30_video", mapping=wrong, out=tmp_path / "play", dry_run=True)
+    job_config = ImportConfig(source=DATA / "v30_video", mapping=wrong, out=tmp_path / "play", dry_run=True)
     with pytest.raises(DataError, match=r"seems to be wrong:\n  - q1, .*They seem to be degrees[\s\S]*add --accept"):
-        import_dataset.main(asked)
-    import_dataset.main(ImportConfig(**{**vars(asked), "accept": True}))
+        import_dataset.main(job_config)
+    import_dataset.main(ImportConfig(**{**vars(job_config), "accept": True}))
     assert "Imported despite these findings" in capsys.readouterr().out
 
 

@@ -40,11 +40,11 @@ def record(folder: Path, obs_mode: str) -> Path:
 
 
 def test_a_recording_becomes_episodes(tmp_path: Path) -> None:
-    source, asked = open_source(record(tmp_path, "rgb")), read_mapping(Path("maniskill_panda"))
-    require_fits(asked, source)
+    source, mapping = open_source(record(tmp_path, "rgb")), read_mapping(Path("maniskill_panda"))
+    require_fits(mapping, source)
     assert (source.fps, source.num_episodes) == (20.0, 2)
-    assert findings(asked, source, [0, 1]) == []
-    episode = episode_of(asked, source, 1, index=0, options=ConvertOptions(quality=90))
+    assert findings(mapping, source, [0, 1]) == []
+    episode = episode_of(mapping, source, 1, index=0, options=ConvertOptions(quality=90))
     assert (len(episode), episode.task) == (STEPS // 4, "pick up the cube and hold it at the green ball")
     waves = 0.3 * np.sin(2 * np.pi * np.arange(STEPS) / 40 + 0 + 1)  # dx of the second episode
     np.testing.assert_allclose(episode.action[:, 0], 0.1 * waves.reshape(-1, 4).sum(axis=1), atol=1e-6)

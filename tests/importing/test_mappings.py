@@ -121,21 +121,21 @@ def test_each_mistake_is_caught_in_each_format(
 ) -> None:
     values = copy.deepcopy(yaml.safe_load((SHIPPED / f"{name}.yaml").read_text()))
     mistake(values)
-    said = findings(mapping_of(values), sources[name], [0, 1, 2])
-    assert any(MISTAKES[mistake] in each for each in said), said
+    found = findings(mapping_of(values), sources[name], [0, 1, 2])
+    assert any(MISTAKES[mistake] in each for each in found), found
 
 
 @pytest.mark.parametrize("name", ["bridge", "libero", "libero_hdf5"])
-@pytest.mark.parametrize("known", [True, False], ids=["with the hand's place", "without a state that tells"])
-def test_changes_that_are_called_absolute(name: str, known: bool, sources: dict[str, Source]) -> None:
+@pytest.mark.parametrize("with_position", [True, False], ids=["with the hand's place", "without a state that tells"])
+def test_changes_that_are_called_absolute(name: str, with_position: bool, sources: dict[str, Source]) -> None:
     """RLDS and HDF5; DROID's are absolute, and nothing is said of them."""
     values = copy.deepcopy(yaml.safe_load((SHIPPED / f"{name}.yaml").read_text()))
     values["action"][0]["kind"] = "absolute"
-    if not known:
+    if not with_position:
         values["state"] = [group for group in values["state"] if "ee_x" not in group["slots"]]
-    said = [each for each in findings(mapping_of(values), sources[name], [0, 1, 2]) if "(kind: delta)" in each]
-    assert said
-    assert all(("correlate with the state's change" in each) == known for each in said), said
+    found = [each for each in findings(mapping_of(values), sources[name], [0, 1, 2]) if "(kind: delta)" in each]
+    assert found
+    assert all(("correlate with the state's change" in each) == with_position for each in found), found
 
 
 @pytest.mark.parametrize("kind", ["droid", "droid without a state that tells", "so100 without one"])
@@ -165,8 +165,8 @@ def test_each_mistake_is_caught_in_lerobots_versions(kind: str, mistake: str) ->
     values = yaml.safe_load((SHIPPED / "so100.yaml").read_text())
     change, says = LEROBOT_MISTAKES[mistake]
     change(values)
-    said = findings(mapping_of(values), open_source(DATA / kind), [0, 1, 2])
-    assert any(says in each for each in said), said
+    found = findings(mapping_of(values), open_source(DATA / kind), [0, 1, 2])
+    assert any(says in each for each in found), found
 
 
 def test_numbers_in_degrees_that_are_called_radians(tmp_path: Path) -> None:
@@ -174,19 +174,19 @@ def test_numbers_in_degrees_that_are_called_radians(tmp_path: Path) -> None:
     for steps in episodes:
         steps["observation/state"][:, 3:6] = np.degrees(steps["observation/state"][:, 3:6])
     source = open_source(write_rlds(tmp_path / "bridge_dataset", episodes))
-    [said] = findings(read_mapping(Path("bridge")), source, [0, 1, 2])
-    assert "They seem to be degrees (unit: deg)" in said
+    [finding] = findings(read_mapping(Path("bridge")), source, [0, 1, 2])
+    assert "They seem to be degrees (unit: deg)" in finding
 
 
 def test_a_rate_that_nothing_but_the_mapping_tells(tmp_path: Path) -> None:
     source = open_source(write_rlds(tmp_path / "my_arm", [bridge(episode) for episode in range(3)]))
     right = read_mapping(Path("bridge"))
-    said = report.describe(right, source, [0, 1, 2])
-    assert "frames per second: 5 (taken from the mapping alone: without time stamps they cannot be checked" in said
-    assert "so the end effector moves at 0.1" in said
+    text = report.describe(right, source, [0, 1, 2])
+    assert "frames per second: 5 (taken from the mapping alone: without time stamps they cannot be checked" in text
+    assert "so the end effector moves at 0.1" in text
     assert findings(right, source, [0, 1, 2]) == []
     values = yaml.safe_load((SHIPPED / "bridge.yaml").read_text())
-    [said] = findings(mapping_of(values | {"fps": 0.25, "control_hz": 0.25}), source, [0, 1, 2])
-    assert "the end effector hardly moves (95 % of the time at less than 0.00" in said
-    said = findings(mapping_of(values | {"fps": 150, "control_hz": 150}), source, [0, 1, 2])
-    assert any("ee_x: moves at" in each and "the fps (150) is wrong" in each for each in said)
+    [finding] = findings(mapping_of(values | {"fps": 0.25, "control_hz": 0.25}), source, [0, 1, 2])
+    assert "the end effector hardly moves (95 % of the time at less than 0.00" in finding
+    found = findings(mapping_of(values | {"fps": 150, "control_hz": 150}), source, [0, 1, 2])
+    assert any("ee_x: moves at" in each and "the fps (150) is wrong" in each for each in found)

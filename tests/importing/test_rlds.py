@@ -150,7 +150,7 @@ def test_a_byte_that_is_wrong(folder: Path) -> None:
         RldsSource(folder).numbers(0, ["action"])
 
 
-def asked(source: RldsSource) -> None:
+def read_second_episode(source: RldsSource) -> None:
     source.numbers(1, ["action"])
     source.images(1, CAMERA, [0, 3])
 
@@ -159,19 +159,19 @@ def refused(tmp_path: Path, steps: dict) -> str:
     """What is said of a second episode that is not as features.json says."""
     source = RldsSource(write_rlds(tmp_path / "toy", [steps_of(0), steps], files=1))
     with pytest.raises(DataError) as error:
-        asked(source)
+        read_second_episode(source)
     return str(error.value)
 
 
 def test_an_episode_that_lacks_something(tmp_path: Path) -> None:
     steps = steps_of(1)
-    said = refused(tmp_path, {name: values for name, values in steps.items() if name != "action"})
-    assert "record 1 (episode 1) has no feature 'steps/action'" in said
-    said = refused(tmp_path, steps | {"action": steps["action"][:2]})
-    assert "'steps/action' has 14 numbers; expected 4 steps of 7. Download" in said
-    said = refused(tmp_path, steps | {CAMERA: [b"no image"] * 5})
-    assert "image 0 of 'steps/observation/image_0' cannot be decoded" in said
-    assert "--omit 1" in said
+    message = refused(tmp_path, {name: values for name, values in steps.items() if name != "action"})
+    assert "record 1 (episode 1) has no feature 'steps/action'" in message
+    message = refused(tmp_path, steps | {"action": steps["action"][:2]})
+    assert "'steps/action' has 14 numbers; expected 4 steps of 7. Download" in message
+    message = refused(tmp_path, steps | {CAMERA: [b"no image"] * 5})
+    assert "image 0 of 'steps/observation/image_0' cannot be decoded" in message
+    assert "--omit 1" in message
     folder = tmp_path / "toy/1.0.0"
     with (folder / "toy-train.tfrecord-00000-of-00001").open("wb") as file:
         for data in (serialized(steps_of(0)), b"\xff\xff no example"):

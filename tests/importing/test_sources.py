@@ -30,8 +30,8 @@ def test_numbers_images_and_sentences(kind: str) -> None:
             np.testing.assert_allclose(numbers[column], [frame[column] for frame in frames], atol=1e-6)
         np.testing.assert_allclose(numbers["timestamp"], np.arange(len(frames)) / 30, atol=1e-4)
         assert source.instruction(episode, source.default_instruction) == TASKS[episode % 2]
-        asked = [0, 7, 13, len(frames) - 1]
-        for frame, rgb in zip(asked, source.images(episode, CAMERA, asked), strict=True):
+        frame_indices = [0, 7, 13, len(frames) - 1]
+        for frame, rgb in zip(frame_indices, source.images(episode, CAMERA, frame_indices), strict=True):
             slack = 1 if kind == "v30_image" else 12  # of a lossy codec; a neighbor's green is 3 off, so 12 is 4 frames
             corner = rgb[2:6, 4:12].reshape(-1, 3).mean(axis=0)
             np.testing.assert_allclose(corner, [60 * episode, 3 * frame, 0], atol=slack)

@@ -69,9 +69,9 @@ def test_unknown_contact_has_no_column_and_no_number(dataset: DatasetInfo) -> No
 
 
 def test_the_header_of_a_dataset_with_contact_stays_as_it_was(dataset: DatasetInfo) -> None:
-    known = replace(dataset.header, contact=True).to_json()
-    assert "contact" not in known
-    assert layout.DatasetHeader.from_json(known).contact
+    header_json = replace(dataset.header, contact=True).to_json()
+    assert "contact" not in header_json
+    assert layout.DatasetHeader.from_json(header_json).contact
     assert not layout.DatasetHeader.from_json(dataset.header.to_json()).contact
 
 
@@ -87,10 +87,10 @@ def test_reach_knows_the_displacement_alone(dataset: DatasetInfo) -> None:
     window = next(iter(iterate(dataset, config, seed=0)))
     assert window.reach is not None
     assert window.reach_mask is not None
-    known = window.reach_mask.astype(bool)
-    assert not known[:, 3:].any()  # no touch, no release, no yaw
-    assert known[:, :3].any()
-    np.testing.assert_allclose(window.reach[known[:, 0], 0], 0.03, atol=1e-6)
+    mask = window.reach_mask.astype(bool)
+    assert not mask[:, 3:].any()  # no touch, no release, no yaw
+    assert mask[:, :3].any()
+    np.testing.assert_allclose(window.reach[mask[:, 0], 0], 0.03, atol=1e-6)
 
 
 def test_the_report_on_play_says_so(dataset: DatasetInfo, tmp_path: Path) -> None:
@@ -108,8 +108,8 @@ def test_another_robots_slots_and_ranges(source: RldsSource, dataset: DatasetInf
     like = replace(narrow, state=spec.state[:3])
     mapping = mapping_of(MAPPING)
     require_like(mapping, like)
-    [_, said] = findings(mapping, source, [0, 1], like)  # the other one: the gripper never moves
-    assert said.startswith(
+    [_, finding] = findings(mapping, source, [0, 1], like)  # the other one: the gripper never moves
+    assert finding.startswith(
         "dx: 100% of the actions are outside the range of --like (-0.004 .. 0.004 m; the largest is "
     )
     again = imported(source, mapping, tmp_path / "like", like)
@@ -128,12 +128,12 @@ def test_a_mapping_that_does_not_make_the_robot(dataset: DatasetInfo) -> None:
     more = replace(other, state=(*other.state, replace(other.state[0], name="waist", unit="rad")))
     with pytest.raises(ConfigError) as error:
         require_like(mapping_of(MAPPING.replace("dz", "dry")), more)
-    said = str(error.value)
-    assert "robot: 'arm' in the mapping, 'widowx' there" in said
-    assert "control_hz: 5.0 in the mapping, 10.0 there" in said
-    assert "state: the mapping has no slot waist (rad)" in said
-    assert "action: the mapping has no slot dz (m)" in said
-    assert "omit --like" in said
+    message = str(error.value)
+    assert "robot: 'arm' in the mapping, 'widowx' there" in message
+    assert "control_hz: 5.0 in the mapping, 10.0 there" in message
+    assert "state: the mapping has no slot waist (rad)" in message
+    assert "action: the mapping has no slot dz (m)" in message
+    assert "omit --like" in message
 
 
 def test_origin_and_tool_of_the_source(source: RldsSource, tmp_path: Path) -> None:

@@ -386,9 +386,9 @@ def test_every_episode_damaged(tmp_path):
 def test_the_sample_is_spread_and_said(tmp_path, capsys):
     path = write(tmp_path / "data")
     page = inspect_dataset.main(InspectConfig(data=path, out=tmp_path / "out", episodes=4, images=80))
-    said = capsys.readouterr().out
-    assert "The numbers of 4 episodes were read, evenly spread. 80 images of 2 episodes were checked." in said
-    assert "These results are advice: they do not change the exit status, which is 0." in said
+    output = capsys.readouterr().out
+    assert "The numbers of 4 episodes were read, evenly spread. 80 images of 2 episodes were checked." in output
+    assert "These results are advice: they do not change the exit status, which is 0." in output
     assert page == tmp_path / "out/index.html"
     assert not (path / "inspection").exists()
 

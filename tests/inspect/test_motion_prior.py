@@ -28,11 +28,11 @@ def straight(num_episodes: int, seed: int) -> ActionChunks:
     action[:, places[:6]] = rng.normal(size=(num_episodes, 6)).repeat(steps, 0)
     when = rng.integers(0, 2 * steps, num_episodes).repeat(steps)
     action[:, places[6]] = np.where(np.tile(np.arange(steps), num_episodes) < when, 1, -1)
-    own = np.zeros(len(UNIFIED_ACTION), bool)
-    own[places] = True
+    dim_mask = np.zeros(len(UNIFIED_ACTION), bool)
+    dim_mask[places] = True
     first = (np.arange(num_episodes)[:, None] * steps + np.arange(steps - CONFIG.chunk + 1)).reshape(-1)
     state = np.zeros((len(action), len(UNIFIED_STATE)), np.float32)
-    return ActionChunks(spec=SPEC, norm=NORM, action_FA=action, state_FS=state, first_W=first, dim_mask_A=own)
+    return ActionChunks(spec=SPEC, norm=NORM, action_FA=action, state_FS=state, first_W=first, dim_mask_A=dim_mask)
 
 
 @pytest.fixture(scope="module")
@@ -51,14 +51,14 @@ def trained() -> TrainedPrior:
 
 
 def test_what_is_told(trained: TrainedPrior):
-    told = analyze(trained, trained.sources[0], straight(300, 0), straight(60, 1))
-    assert set(told["slots"]) == {slot.name for slot in SPEC.action}
-    assert min(told["slots"].values()) > 0.8
-    assert list(told["steps"]) == [str(n) for n in NUM_STEPS]
-    assert told["probe"]["dx"] > 0.8
-    assert told["probe"].keys() == {"speed", "dx", "dy", "dz", "gripper switches"}
-    assert told["smoothness"].keys() == {"data", "rebuilt", "random latents"}
-    lines = text({"widowx": told}).splitlines()
+    report = analyze(trained, trained.sources[0], straight(300, 0), straight(60, 1))
+    assert set(report["slots"]) == {slot.name for slot in SPEC.action}
+    assert min(report["slots"].values()) > 0.8
+    assert list(report["steps"]) == [str(n) for n in NUM_STEPS]
+    assert report["probe"]["dx"] > 0.8
+    assert report["probe"].keys() == {"speed", "dx", "dy", "dz", "gripper switches"}
+    assert report["smoothness"].keys() == {"data", "rebuilt", "random latents"}
+    lines = text({"widowx": report}).splitlines()
     assert lines[0].startswith("robot")
     assert lines[1].startswith("widowx")
 
@@ -66,8 +66,8 @@ def test_what_is_told(trained: TrainedPrior):
 def test_an_untrained_prior_reconstructs_nothing():
     fresh = TrainedPrior(network=MotionPrior(CONFIG).eval(), sources=[])
     source = Source(spec=SPEC, norm=NORM, weight=1.0)
-    told = analyze(fresh, source, straight(100, 0), straight(30, 1))
-    assert max(told["slots"].values()) < 0.2
+    report = analyze(fresh, source, straight(100, 0), straight(30, 1))
+    assert max(report["slots"].values()) < 0.2
 
 
 def test_the_way_between_two_opposite_motions(trained: TrainedPrior):

@@ -155,8 +155,8 @@ def planted(what: slice, config: PolicyConfig = CELLS) -> PolicyBundle:
     for step in range(200):
         rgb, _, says = images(100 + step, 32)
         batch = inputs(made, rgb, rgb, state=np.zeros((32, 7), np.float32), sentence=[])
-        wanted = torch.from_numpy(says[:, what])
-        loss = ((policy(batch)["action"][:, 0, : wanted.shape[1]] - wanted) ** 2).mean()
+        target = torch.from_numpy(says[:, what])
+        loss = ((policy(batch)["action"][:, 0, : target.shape[1]] - target) ** 2).mean()
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
@@ -283,9 +283,9 @@ def test_each_camera_has_a_map_of_its_own(towers: Literal["own", "shared"]):
 def test_what_it_is_told_to_look_for_matters():
     of, (rgb, _, _) = trained(CELLS), images(3, 5)
     crop = np.random.default_rng(0).integers(0, 255, (5, 12, 12, 3), np.uint8)
-    told = {"object_crop": crop, "place_crop": crop, "crop_mask": np.array([[True, True]] * 2 + [[False, False]] * 3)}
+    crops = {"object_crop": crop, "place_crop": crop, "crop_mask": np.array([[True, True]] * 2 + [[False, False]] * 3)}
     state = np.zeros((5, 7), np.float32)
-    one, other = (saliency(of, rgb, rgb, state=state, sentence=[], crops=c)["image"].map_TYX for c in (told, None))
+    one, other = (saliency(of, rgb, rgb, state=state, sentence=[], crops=c)["image"].map_TYX for c in (crops, None))
     np.testing.assert_allclose(one[2:], other[2:], atol=1e-6)
     assert np.abs(one[:2] - other[:2]).max() > 1e-5
 

@@ -59,8 +59,8 @@ def test_two_arms_from_play_to_a_probe(tmp_path: Path, mlflow_uri: str, capsys: 
     run = runs.open_run(tmp_path / "moves", job="pretrain", config={"steps": 4})
     stage.save(run.path)
     runs.finish(run)
-    asked = probe.ProbeConfig(policy=run.path, data=dataset.path, episodes=0, out=tmp_path / "probe")
-    scores = runs.read_json(probe.main(asked) / "probe.json")["trained"]
+    config = probe.ProbeConfig(policy=run.path, data=dataset.path, episodes=0, out=tmp_path / "probe")
+    scores = runs.read_json(probe.main(config) / "probe.json")["trained"]
     assert {"x", "y", "z"} <= set(scores["left_gripper"])
     assert {"x", "y", "z"} <= set(scores["right_gripper"])
     assert "right_gripper" in capsys.readouterr().out
