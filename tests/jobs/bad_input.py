@@ -32,7 +32,7 @@ class Ended:
     """How a command ended."""
 
     status: int
-    said: str
+    output: str
     """The command, and what it wrote on stderr (or, for verify, on stdout), with the shop's path left out."""
 
 
@@ -74,10 +74,10 @@ def run(case: Case, good: Path, here: Path) -> Ended:
             sys.argv = kept[1]
             os.environ.clear()
             os.environ.update(kept[2])
-    said = out.getvalue() if "verify demos" in case.command else err.getvalue()
-    said = said.replace(f"{here.resolve()}/", "").replace(str(port), "PORT")
-    said = re.sub(r"\(\d+ bytes\)", "(N bytes)", re.sub(r"there are \d+ CPUs", "there are N CPUs", said))
-    return Ended(status, f"$ {case.command}\n{_plain(said)}")
+    output = out.getvalue() if "verify demos" in case.command else err.getvalue()
+    output = output.replace(f"{here.resolve()}/", "").replace(str(port), "PORT")
+    output = re.sub(r"\(\d+ bytes\)", "(N bytes)", re.sub(r"there are \d+ CPUs", "there are N CPUs", output))
+    return Ended(status, f"$ {case.command}\n{_plain(output)}")
 
 
 def _plain(text: str) -> str:
@@ -89,17 +89,17 @@ def _plain(text: str) -> str:
     )
 
 
-def document(said: Mapping[str, str]) -> str:
+def document(outputs: Mapping[str, str]) -> str:
     """tests/jobs/bad_input.md."""
     parts = [
         "# What jobs say to bad input\n\n"
-        f"{len(said)} mistakes, each with the command and all that it says. Each ends with exit status 2 (a broken "
+        f"{len(outputs)} mistakes, each with the command and all that it says. Each ends with exit status 2 (a broken "
         "rule\nthat `verify` finds: 1), before Ray starts and without a traceback. `python -m tests.jobs.bad_input` "
         "writes this file,\n`tests/jobs/test_bad_input.py` runs every case and compares.\n"
     ]
     for group, cases in GROUPS.items():
         parts.append(f"\n## {group}\n")
-        parts += [f"\n**{case.name}**\n\n```\n{said[f'{group}: {case.name}']}\n```\n" for case in cases]
+        parts += [f"\n**{case.name}**\n\n```\n{outputs[f'{group}: {case.name}']}\n```\n" for case in cases]
     return "".join(parts)
 
 
@@ -117,18 +117,18 @@ def main() -> None:
     """Run every case and write the document."""
     with tempfile.TemporaryDirectory() as folder:
         good = shop(Path(folder) / "good")
-        said = {}
+        outputs = {}
         for number, (name, case) in enumerate(CASES.items()):
             try:
                 ended = run(case, good, Path(folder) / str(number))
             except BaseException as error:  # noqa: BLE001  what is to be fixed first
                 print(f"!! {name}: {type(error).__name__}: {str(error)[:300]}")
-                said[name] = f"$ {case.command}\n{type(error).__name__}"
+                outputs[name] = f"$ {case.command}\n{type(error).__name__}"
                 continue
-            said[name] = ended.said
+            outputs[name] = ended.output
             if ended.status != (1 if "verify demos" in case.command else 2):
-                print(f"!! {name}: exit status {ended.status}: {ended.said}")
-    DOCUMENT.write_text(document(said))
+                print(f"!! {name}: exit status {ended.status}: {ended.output}")
+    DOCUMENT.write_text(document(outputs))
 
 
 if __name__ == "__main__":

@@ -24,9 +24,9 @@ def shown() -> dict[str, str]:
 @pytest.mark.parametrize("name", CASES)
 def test_bad_input_ends_in_one_message(name: str, shop: Path, shown: dict[str, str], tmp_path: Path):
     ended = bad_input.run(CASES[name], shop, tmp_path / "here")
-    assert ended.said == shown[name], "if the new text is better: python -m tests.jobs.bad_input"
+    assert ended.output == shown[name], "if the new text is better: python -m tests.jobs.bad_input"
     assert ended.status == (1 if "verify demos" in CASES[name].command else 2)
-    assert "Traceback" not in ended.said
+    assert "Traceback" not in ended.output
 
 
 def test_the_document_holds_these_cases_and_no_others(shown: dict[str, str]):

@@ -121,11 +121,11 @@ def test_every_flag_is_in_the_saved_config_which_is_taken_back(
     job: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
     monkeypatch.chdir(tmp_path)
-    cls, asked = type(CONFIGS[job]), list(flags_of(CONFIGS[job]))
-    words = [word for flag in sorted(asked, key=lambda flag: not flag.positional) for word in flag.words]
+    cls, flags = type(CONFIGS[job]), list(flags_of(CONFIGS[job]))
+    words = [word for flag in sorted(flags, key=lambda flag: not flag.positional) for word in flag.words]
     config = command(cls, *words, monkeypatch=monkeypatch)
     saved = json.loads(save(job, config, tmp_path / "run").read_text())
-    assert {flag.way: reduce(getitem, flag.way, saved) for flag in asked} == {flag.way: flag.value for flag in asked}
+    assert {flag.way: reduce(getitem, flag.way, saved) for flag in flags} == {flag.way: flag.value for flag in flags}
     assert command(cls, "--config", "run/config.json", monkeypatch=monkeypatch) == config
 
 

@@ -93,17 +93,17 @@ OWN_JOBS = ("policy.prior.", "policy.language.")
 @pytest.mark.parametrize("stage", STAGES)
 @pytest.mark.parametrize("name", [name for name in NAMES if not name.startswith(OWN_JOBS)])
 def test_each_flag_is_used_or_refused_by_name(stage: str, name: str, dataset: DatasetInfo):
-    said, asked, taken = outcome(stage, name, dataset)
+    message, given, taken = outcome(stage, name, dataset)
     field = name.split(".")[-1]
-    if said:
-        told = str(OTHER.get(field, field))
-        assert field.replace("_", "-") in said.replace("_", "-") or told in said
+    if message:
+        other_value = str(OTHER.get(field, field))
+        assert field.replace("_", "-") in message.replace("_", "-") or other_value in message
     else:
-        assert taken == asked
+        assert taken == given
 
 
 @pytest.mark.parametrize(
-    ("name", "said"),
+    ("name", "message"),
     [
         (
             "policy.chunk",
@@ -119,8 +119,8 @@ def test_each_flag_is_used_or_refused_by_name(stage: str, name: str, dataset: Da
         ),
     ],
 )
-def test_what_is_said(name: str, said: str, dataset: DatasetInfo):
-    assert outcome("align", name, dataset)[0].startswith(said)
+def test_what_is_said(name: str, message: str, dataset: DatasetInfo):
+    assert outcome("align", name, dataset)[0].startswith(message)
 
 
 def test_a_horizon_that_is_not_the_default_is_told(dataset: DatasetInfo, capsys: pytest.CaptureFixture[str]):

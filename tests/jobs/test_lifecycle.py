@@ -48,7 +48,7 @@ class Life:
         self.here = here
         env = {**os.environ, "PYTHONPATH": str(REPOSITORY), "MLFLOW_TRACKING_URI": uri(here), "RAY_AUTH_MODE": "token"}
         env.pop("RAY_ADDRESS", None)
-        self._log = open(here / "said", "a+")  # noqa: SIM115  closed by stop()
+        self._log = open(here / "output", "a+")  # noqa: SIM115  closed by stop()
         self.process = subprocess.Popen(
             [sys.executable, "-m", *command.split()],
             cwd=here,
@@ -62,12 +62,12 @@ class Life:
     def until(self, happened: Callable[["Life"], bool]) -> None:
         end = time.monotonic() + TIMEOUT_S
         while not happened(self):
-            assert self.process.poll() is None, self.said()
-            assert time.monotonic() < end, self.said()
+            assert self.process.poll() is None, self.output()
+            assert time.monotonic() < end, self.output()
             time.sleep(0.05)
 
-    def said(self) -> str:
-        return (self.here / "said").read_text()
+    def output(self) -> str:
+        return (self.here / "output").read_text()
 
     def end(self, number: int) -> int:
         self.process.send_signal(number)
@@ -97,7 +97,7 @@ def has(pattern: str) -> Callable[[Life], bool]:
 
 
 def says(text: str) -> Callable[[Life], bool]:
-    return lambda life: text in life.said()
+    return lambda life: text in life.output()
 
 
 def ray_works(life: Life) -> bool:
@@ -183,14 +183,14 @@ def test_a_job_that_is_told_to_end_does_so_and_says_how(verb: str, number: int, 
     life = begin(job.command)
     life.until(job.begun)
     status = life.end(number)
-    said = life.said()
-    assert status == job.statuses[number == signal.SIGINT], said
-    assert "Traceback" not in said
-    assert ("stopped" if verb == "serve" else "interrupted: run the same command again to resume from here.") in said
+    output = life.output()
+    assert status == job.statuses[number == signal.SIGINT], output
+    assert "Traceback" not in output
+    assert ("stopped" if verb == "serve" else "interrupted: run the same command again to resume from here.") in output
     if (life.here / "mlflow.db").exists():
         client = tracking.client_of(uri(life.here))
         found = client.search_runs([e.experiment_id for e in client.search_experiments()])
-        assert {run.info.status for run in found} <= {"KILLED"}, said
+        assert {run.info.status for run in found} <= {"KILLED"}, output
     assert not ray_works(life)
 
 
@@ -199,8 +199,8 @@ def test_a_second_job_on_a_run_folder_is_refused_and_the_first_goes_on(begin: Ca
     first.until(has("o/episodes.jsonl"))
     second = begin(JOBS["evaluate"].command)
     assert second.process.wait(TIMEOUT_S) == 2
-    assert f"error: Another job works in o: process {first.process.pid} on " in second.said()
-    assert "Wait for it, or stop it and run again, or name another folder with --out." in second.said()
+    assert f"error: Another job works in o: process {first.process.pid} on " in second.output()
+    assert "Wait for it, or stop it and run again, or name another folder with --out." in second.output()
     assert first.process.poll() is None
     assert first.end(signal.SIGTERM) == 143
 
@@ -211,7 +211,7 @@ def test_a_second_job_on_a_data_set_is_refused(begin: Callable[[str], Life]):
     first.until(has("o/data/*/*.parquet"))
     second = begin(JOBS["collect_play"].command)
     assert second.process.wait(TIMEOUT_S) == 2
-    assert "error: o is being written by another process. Wait for it or stop it" in second.said()
+    assert "error: o is being written by another process. Wait for it or stop it" in second.output()
     assert first.end(signal.SIGINT) == 130
 
 
@@ -221,5 +221,5 @@ def test_a_job_ends_well_behind_a_proxy(begin: Callable[[str], Life], monkeypatc
     for name in ("http_proxy", "https_proxy"):
         monkeypatch.setenv(name, "http://127.0.0.1:9")
     life = begin("jobs.evaluate --policy random --episodes 1 --tasks put_spoon_on_cloth --max-steps 3 --image-size 48")
-    assert life.process.wait(TIMEOUT_S) == 0, life.said()
-    assert life.said().splitlines()[-1].startswith("runs/evaluate-")
+    assert life.process.wait(TIMEOUT_S) == 0, life.output()
+    assert life.output().splitlines()[-1].startswith("runs/evaluate-")

@@ -50,9 +50,9 @@ PLAY = ExplorerConfig(safe_poses=SafePosesConfig(num_samples=300))
 def test_play_to_evaluation(bucket: str, tmp_path: Path, mlflow_uri: str):
     root = storage.to_path(bucket)
     with connect(num_cpus=2):
-        asked = PlayJobConfig(episodes=8, max_steps=10, image_size=32, explorers=PLAY, out=root / "play")
-        play = collect_play.main(asked)
-        local = collect_play.main(PlayJobConfig(**{**vars(asked), "out": tmp_path / "play"}))
+        config = PlayJobConfig(episodes=8, max_steps=10, image_size=32, explorers=PLAY, out=root / "play")
+        play = collect_play.main(config)
+        local = collect_play.main(PlayJobConfig(**{**vars(config), "out": tmp_path / "play"}))
         for folder in ("data", "meta"):
             for file in (local / folder).rglob("*.*"):
                 assert storage.read(play / file.relative_to(local)) == file.read_bytes()

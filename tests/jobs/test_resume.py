@@ -52,8 +52,8 @@ def start(job: str, shop: Path, out: str) -> subprocess.Popen:
     """The job in a process of its own, on the Ray of these tests."""
     env = {**os.environ, "RAY_ADDRESS": ray.get_runtime_context().gcs_address, "PYTHONPATH": str(REPOSITORY)}
     command = [sys.executable, "-m", *job.split(), *FLAGS.split(), "--out", out]
-    with open(shop / f"{out}.log", "a") as said:
-        return subprocess.Popen(command, cwd=shop, env=env, stdout=said, stderr=said)
+    with open(shop / f"{out}.log", "a") as log:
+        return subprocess.Popen(command, cwd=shop, env=env, stdout=log, stderr=log)
 
 
 def losses(run: Path) -> list[tuple[float, float]]:

@@ -112,9 +112,9 @@ def head(tmp_path_factory: pytest.TempPathFactory, empty_mlflow: Path) -> Iterat
 def wait_for(head: Head, log: Path) -> None:
     """Until the head takes jobs: its agent, which starts them, is ready some seconds after it answers."""
     deadline = time.monotonic() + TIMEOUT_S
-    while (asked := head.job("submit", "--no-wait", "--", "true")).returncode != 0:
+    while (submitted := head.job("submit", "--no-wait", "--", "true")).returncode != 0:
         if time.monotonic() > deadline:
-            pytest.fail(f"no head within {TIMEOUT_S} s: {asked.stderr}\n{log.read_text()}")
+            pytest.fail(f"no head within {TIMEOUT_S} s: {submitted.stderr}\n{log.read_text()}")
         time.sleep(1)
 
 

@@ -76,12 +76,12 @@ def test_rounding_is_all_that_is_lost():
     back = tokenizer.decode(tokenizer.encode(action))
     # each of the H orthonormal coefficients is off by at most half a step, 0.05
     assert np.abs(back - action).max() <= 0.05 * math.sqrt(H) + 1e-6
-    told = report(tokenizer, action)
-    assert told.rms_error == pytest.approx(np.sqrt(np.mean((back - action) ** 2)))
-    assert told.mean_tokens == pytest.approx(np.mean([len(row) for row in tokenizer.encode(action)]))
-    assert told.mean_tokens < H * A, "byte pairs join numbers"
-    assert told.clipped == 0
-    assert f"{told.mean_tokens:.1f} tokens per chunk of {H * A} numbers" in str(told)
+    statistics = report(tokenizer, action)
+    assert statistics.rms_error == pytest.approx(np.sqrt(np.mean((back - action) ** 2)))
+    assert statistics.mean_tokens == pytest.approx(np.mean([len(row) for row in tokenizer.encode(action)]))
+    assert statistics.mean_tokens < H * A, "byte pairs join numbers"
+    assert statistics.clipped == 0
+    assert f"{statistics.mean_tokens:.1f} tokens per chunk of {H * A} numbers" in str(statistics)
 
 
 def test_numbers_that_were_never_seen_are_the_nearest_that_were():
@@ -134,15 +134,15 @@ def test_whatever_the_network_says_an_action_decodes(kind: str, tmp_path: Path):
     torch.manual_seed(0)
     head = TokenHead(features=8, tokenizer=tokenizer)
     left, state = torch.full((64,), H * A), torch.zeros(64, dtype=torch.int64)
-    said = []
+    tokens = []
     while bool((left > 0).any()):
         token, left, state = head.choose(5 * torch.randn(64, 8), left, state)
-        said.append(token)
-        assert len(said) <= 2 * H * A
-    decoded = head.decode(torch.stack(said, 1))
+        tokens.append(token)
+        assert len(tokens) <= 2 * H * A
+    decoded = head.decode(torch.stack(tokens, 1))
     assert decoded.shape == (64, H, A)
     assert bool(torch.isfinite(decoded).all())
-    assert len({tuple(row) for row in torch.stack(said, 1).tolist()}) > 32, "rows differ"
+    assert len({tuple(row) for row in torch.stack(tokens, 1).tolist()}) > 32, "rows differ"
 
 
 def test_only_tokens_that_leave_a_way_to_the_end_are_allowed():
@@ -163,9 +163,9 @@ def test_a_chunk_that_ends_early_goes_on_with_its_last_action():
     held = torch.from_numpy(action[:2]).clone()
     held[1, 2:] = held[1, 1]
     step = torch.tensor([[True] * 4, [True, True, False, False]])
-    wanted = tokenizer.encode(held.numpy())
+    expected = tokenizer.encode(held.numpy())
     got = head.targets(torch.from_numpy(action[:2]), step).tolist()
-    assert [[token for token in row if token >= 0] for row in got] == wanted
+    assert [[token for token in row if token >= 0] for row in got] == expected
     assert head.targets(torch.from_numpy(action[:2]), step & False).shape[0] == 2, "no step at all: the first one"
 
 

@@ -22,9 +22,9 @@ def run(tmp_path: Path) -> Path:
     tokenizer = word_tokenizer(SENTENCES)
     policy = new_policy(replace(SMALL, context=("language",)), seed=0, tokenizer=tokenizer)
     policy.set_norm(square_stats())
-    wanted = torch.tensor([[0.02, 0, 1.0, 0, 0, 0, 0.1], [0.03, 0, 1.0, 0, 0, 0, -0.1]])
+    action = torch.tensor([[0.02, 0, 1.0, 0, 0, 0, 0.1], [0.03, 0, 1.0, 0, 0, 0, -0.1]])
     policy.head.out.weight.data.zero_()
-    policy.head.out.bias.data = policy.action_scale(wanted).flatten()
+    policy.head.out.bias.data = policy.action_scale(action).flatten()
     bundle = PolicyBundle(network=policy, spec=SPEC, norm=square_stats(), tokenizer=tokenizer)
     save_bundle(tmp_path / "run" / "final", bundle)
     return tmp_path / "run"

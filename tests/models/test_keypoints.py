@@ -93,11 +93,11 @@ def test_pointing_by_hand():
 
     one = torch.tensor([[True, False], [False, False], [False, False]])
     nats = -torch.tensor([0.1, 0.2, 0.3, 0.4]).log()
-    wanted = [nats[3], (nats[0] + nats[1]) / 2, nats[0]]
+    expected = [nats[3], (nats[0] + nats[1]) / 2, nats[0]]
     for row in range(3):
-        assert loss(one.roll(row, 0)) == pytest.approx(float(wanted[row]))
+        assert loss(one.roll(row, 0)) == pytest.approx(float(expected[row]))
     both = torch.tensor([[True, True], [False, True], [False, False]])
-    assert loss(both) == pytest.approx(float(2 * wanted[0] + wanted[1]) / 3)
+    assert loss(both) == pytest.approx(float(2 * expected[0] + expected[1]) / 3)
     assert loss(torch.zeros(3, 2, dtype=torch.bool)) == 0.0
 
 

@@ -38,17 +38,17 @@ def test_the_velocity_of_a_gaussian_is_the_closed_form():
     torch.manual_seed(0)
     config = PriorConfig(chunk=1, latent=2, width=64, num_layers=1, num_heads=1, num_actions=1, num_states=1)
     decoder, mean, deviation = FlowDecoder(config), 0.7, 0.5
-    latent, own, there = torch.ones(512, 2), torch.ones(512, 1, dtype=torch.bool), torch.ones(512, 1, dtype=torch.bool)
-    train(decoder, lambda: decoder.loss(mean + deviation * torch.randn(512, 1, 1), latent, own, there), 1500)
+    latent, mask, steps = torch.ones(512, 2), torch.ones(512, 1, dtype=torch.bool), torch.ones(512, 1, dtype=torch.bool)
+    train(decoder, lambda: decoder.loss(mean + deviation * torch.randn(512, 1, 1), latent, mask, steps), 1500)
     time = torch.linspace(0.05, 0.95, 10).repeat_interleave(7)
     spread = (time**2 * deviation**2 + (1 - time) ** 2).sqrt()
     x = time * mean + torch.linspace(-1.5, 1.5, 7).repeat(10) * spread
-    wanted = mean + (time * deviation**2 - (1 - time)) / spread**2 * (x - time * mean)
+    expected = mean + (time * deviation**2 - (1 - time)) / spread**2 * (x - time * mean)
     with torch.no_grad():
-        guess = decoder.velocity(x[:, None, None], time, latent[:70], own[:70])[:, 0, 0]
-    assert float((guess - wanted).square().mean().sqrt()) < 0.12, "the target's own deviation is about 1"
+        guess = decoder.velocity(x[:, None, None], time, latent[:70], mask[:70])[:, 0, 0]
+    assert float((guess - expected).square().mean().sqrt()) < 0.12, "the target's mask deviation is about 1"
     with torch.no_grad():
-        drawn = decoder.sample(latent.repeat(8, 1), own.repeat(8, 1), torch.randn(4096, 1, 1), num_steps=50)
+        drawn = decoder.sample(latent.repeat(8, 1), mask.repeat(8, 1), torch.randn(4096, 1, 1), num_steps=50)
     assert float(drawn.mean()) == pytest.approx(mean, abs=0.06)
     assert float(drawn.std()) == pytest.approx(deviation, abs=0.06)
 

@@ -98,7 +98,7 @@ def test_the_first_context_gives_the_action_and_all_equal_their_own_forward():
         play = policy({n.removeprefix("play_"): v for n, v in batch.items() if n.startswith("play_")})
     assert set(crops_and_goal) == {"action", "reach", "keypoint_logprob", "inverse_action"}
     assert set(goal) == {"action"}
-    wanted = {
+    expected = {
         "action": language["action"],
         "reach": language["reach"],
         "crop_action": crops["action"],
@@ -110,12 +110,12 @@ def test_the_first_context_gives_the_action_and_all_equal_their_own_forward():
         "play_action": play["action"],
         "play_reach": play["reach"],
     }
-    assert set(all_of_it) == {*wanted, "sentence_context", "crop_context"}
-    for name, value in wanted.items():
+    assert set(all_of_it) == {*expected, "sentence_context", "crop_context"}
+    for name, value in expected.items():
         assert torch.allclose(all_of_it[name], value, atol=1e-5), name
     assert torch.allclose(crops_and_goal["action"], crops["action"], atol=1e-5)
     assert torch.allclose(crops_and_goal["inverse_action"], goal["action"], atol=1e-5)
-    outs = [wanted[name] for name in ("action", "crop_action", "inverse_action")]
+    outs = [expected[name] for name in ("action", "crop_action", "inverse_action")]
     assert not torch.allclose(outs[0], outs[1], atol=1e-3)
     assert not torch.allclose(outs[1], outs[2], atol=1e-3)
 
@@ -215,14 +215,14 @@ def test_jitter_is_the_models_and_only_its_own_images_change():
     policy, batch = policy_with("language", "crops", num_reach=13).eval(), batch_with("language", "play")
     out = policy(batch)
     brighter = torch.tensor([[0.0, 0.1]])
-    own, play = (
+    jittered, jittered_play = (
         policy(batch | {"jitter": brighter.expand(4, 2)}),
         policy(batch | {"play_jitter": brighter.expand(2, 2)}),
     )
-    assert torch.allclose(own["play_action"], out["play_action"], atol=1e-5)
-    assert not torch.allclose(own["action"], out["action"], atol=1e-5)
-    assert torch.allclose(play["action"], out["action"], atol=1e-5)
-    assert not torch.allclose(play["play_action"], out["play_action"], atol=1e-5)
+    assert torch.allclose(jittered["play_action"], out["play_action"], atol=1e-5)
+    assert not torch.allclose(jittered["action"], out["action"], atol=1e-5)
+    assert torch.allclose(jittered_play["action"], out["action"], atol=1e-5)
+    assert not torch.allclose(jittered_play["play_action"], out["play_action"], atol=1e-5)
 
 
 def test_a_frozen_part_keeps_its_running_statistics_too():
@@ -266,6 +266,6 @@ def test_sizes_that_cannot_be():
 def test_an_instruction_is_never_cut():
     tokenizer = word_tokenizer(SENTENCES)
     assert encode(tokenizer, SENTENCES, 4)[1].min() >= 0  # four words
-    said = r"^The instruction 'go to the right' has 4 tokens, but the policy reads at most 3\. Use a shorter "
-    with pytest.raises(ConfigError, match=said):
+    message = r"^The instruction 'go to the right' has 4 tokens, but the policy reads at most 3\. Use a shorter "
+    with pytest.raises(ConfigError, match=message):
         encode(tokenizer, SENTENCES, 3)

@@ -85,10 +85,10 @@ def test_a_pretrained_tower_brings_its_weights_to_both_stages(name: str, frozen:
     policy = policy_with(context, vision=VisionConfig(kind="pretrained", pretrained=source, frozen=frozen))
     original = hf.AutoModel.from_pretrained(source)
     original = getattr(original, "vision_model", original).state_dict()
-    own = policy.vision.tower.state_dict()
-    assert own
-    assert all(torch.equal(value, original[n]) for n, value in own.items())
-    assert {n.split(".")[0] for n in original.keys() - own.keys()} <= {"pooler", "head"}, "nothing else is left out"
+    weights = policy.vision.tower.state_dict()
+    assert weights
+    assert all(torch.equal(value, original[n]) for n, value in weights.items())
+    assert {n.split(".")[0] for n in original.keys() - weights.keys()} <= {"pooler", "head"}, "nothing else is left out"
     assert (policy.vision.grid, len(policy.vision.channels)) == (grid, num_maps)
     policy.train()
     assert policy.vision.tower.training is not frozen

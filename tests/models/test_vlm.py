@@ -102,8 +102,8 @@ def test_a_prompt_is_what_the_models_template_says(kind: str, sources: dict[str,
     assert ids[:, -1].tolist() == [9999, 9999], "the query word stands last in each row"
     assert mask[0].tolist() == [1] * ids.shape[1]
     assert mask[1].tolist() == sorted(mask[1].tolist()), "padded on the left"
-    own = instruction_tokenizer(files)
-    assert sentences(files, encode(own, SENTENCES, 16)) == SENTENCES
+    tokenizer = instruction_tokenizer(files)
+    assert sentences(files, encode(tokenizer, SENTENCES, 16)) == SENTENCES
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -152,17 +152,17 @@ def test_decoding_token_by_token_equals_the_trained_forward_pass(kind: str, sour
     assert isinstance(head, TokenHead)
     with torch.no_grad():
         head.out.weight.normal_(generator=torch.Generator().manual_seed(1))
-        said: list[Tensor] = []
+        tokens: list[Tensor] = []
         choose = head.choose
 
         def listening(*given: Tensor) -> tuple[Tensor, Tensor, Tensor]:
             made_of = choose(*given)
-            said.append(made_of[0])
+            tokens.append(made_of[0])
             return made_of
 
         head.choose = listening  # type: ignore[method-assign]
         action = policy(batch)["action"]
-        token_NT = torch.stack(said, 1)
+        token_NT = torch.stack(tokens, 1)
         rows = rows_of(batch)
         given = prompt(policy.parts.files, rows, query=policy.words.first, device=CPU)
         ids = torch.where(token_NT >= 0, policy.action_words(token_NT), policy.words.first)[:, :-1]
@@ -309,7 +309,7 @@ def test_what_is_no_image_text_model_is_refused_by_name(tmp_path: Path):
 
 
 @pytest.mark.parametrize(
-    ("file", "said"),
+    ("file", "message"),
     [
         ("tokenizer.json", "Cannot load the folder .* as the tokenizer of an image-text model"),
         ("preprocessor_config.json", "Cannot load the folder .* as the image processor of an image-text model"),
@@ -317,10 +317,10 @@ def test_what_is_no_image_text_model_is_refused_by_name(tmp_path: Path):
         ("model.safetensors", "Cannot load the folder .* as an image-text model"),
     ],
 )
-def test_a_part_that_is_missing_is_named(file: str, said: str, tmp_path: Path):
+def test_a_part_that_is_missing_is_named(file: str, message: str, tmp_path: Path):
     source = tiny_vlm("qwen2_5_vl", tmp_path / "vlm")
     (tmp_path / "vlm" / file).unlink()
-    with pytest.raises(CheckpointError, match=said):
+    with pytest.raises(CheckpointError, match=message):
         made(source)
     if file == "tokenizer.json":
         (tmp_path / "vlm" / "tokenizer_config.json").unlink()

@@ -98,12 +98,12 @@ def measured(network: nn.Module, batch: dict[str, torch.Tensor]) -> tuple[int, i
     ],
 )
 def test_flops_and_activations_are_those_of_a_real_step(kind: str, head: str, vlm: dict, sources: dict[str, str]):
-    asked = training(sources[kind], head, **vlm)
-    assert asked.policy is not None
-    assert asked.parts is not None
-    planned = plan(asked, bf16=False)
-    network = VlmPolicy(asked.policy, asked.parts, load_weights=False).train()
-    flops, kept = measured(network, shapes.batch_of(6, policy=asked.policy, files=asked.parts.files))
+    job = training(sources[kind], head, **vlm)
+    assert job.policy is not None
+    assert job.parts is not None
+    planned = plan(job, bf16=False)
+    network = VlmPolicy(job.policy, job.parts, load_weights=False).train()
+    flops, kept = measured(network, shapes.batch_of(6, policy=job.policy, files=job.parts.files))
     assert 6 * planned.step.flops_a_sample == pytest.approx(flops, rel=WITHIN)
     assert planned.activations == pytest.approx(kept, rel=WITHIN)
     assert planned.state.parameters == sum(value.numel() for value in network.parameters())
@@ -114,11 +114,11 @@ def test_flops_and_activations_are_those_of_a_real_step(kind: str, head: str, vl
 @pytest.mark.parametrize("num_cameras", [1, 2])
 def test_our_own_towers_and_a_motion_prior(num_cameras: int):
     policy = replace(SMALL, context=("crops", "language"), num_state=7, num_cameras=num_cameras)
-    own = plan(Training(job="align", train=TrainConfig(), workers=WorkersConfig(), policy=policy), bf16=False)
+    planned = plan(Training(job="align", train=TrainConfig(), workers=WorkersConfig(), policy=policy), bf16=False)
     network = shapes.empty_policy(policy, None, costs.Depths(1, 1), True)
     flops, kept = measured(network, shapes.batch_of(64, policy=policy, files=None))
-    assert 64 * own.step.flops_a_sample == pytest.approx(flops, rel=WITHIN)
-    assert own.activations == pytest.approx(kept, rel=WITHIN)
+    assert 64 * planned.step.flops_a_sample == pytest.approx(flops, rel=WITHIN)
+    assert planned.activations == pytest.approx(kept, rel=WITHIN)
     prior = PriorConfig(width=32)
     motion = plan(Training(job="prior", train=TrainConfig(), workers=WorkersConfig(), prior=prior), bf16=False)
     assert motion.state.parameters == sum(value.numel() for value in MotionPrior(prior).parameters())
@@ -183,15 +183,15 @@ def test_the_3b_preset_by_hand():
 
 
 def test_a_model_cut_among_workers_by_hand(sources: dict[str, str]):
-    asked = training(sources["smolvlm"])
-    whole = state(asked)
-    cut = state(replace(asked, workers=WorkersConfig(num_workers=8, parallel="fsdp")))
+    job = training(sources["smolvlm"])
+    whole = state(job)
+    cut = state(replace(job, workers=WorkersConfig(num_workers=8, parallel="fsdp")))
     assert cut.parameters == whole.parameters
     assert (cut.weights, cut.gradients, cut.optimizer) == (whole.weights / 8, whole.gradients / 8, whole.optimizer / 8)
-    assert asked.policy is not None
-    assert asked.parts is not None
+    assert job.policy is not None
+    assert job.parts is not None
     sizes: dict[str, int] = {}  # of each layer, by "...layers.<number>", and of all others together
-    for name, value in VlmPolicy(asked.policy, asked.parts, load_weights=False).named_parameters():
+    for name, value in VlmPolicy(job.policy, job.parts, load_weights=False).named_parameters():
         layer = re.match(r".*\.layers\.\d+\.", name)
         sizes[layer[0] if layer else ""] = sizes.get(layer[0] if layer else "", 0) + value.nbytes
     assert cut.gathered == 2 * sizes.pop("") + 3 * max(sizes.values())
@@ -203,17 +203,17 @@ def small_gpu(gigabytes: float) -> Device:
 
 
 def test_what_cannot_fit_is_refused_with_what_would(sources: dict[str, str]):
-    asked = replace(training(sources["smolvlm"]), train=TrainConfig(batch_size=64, ema_decay=0.9, bf16="off"))
-    planned = plan(asked, bf16=False)
+    job = replace(training(sources["smolvlm"]), train=TrainConfig(batch_size=64, ema_decay=0.9, bf16="off"))
+    planned = plan(job, bf16=False)
     memory = planned.state.total + planned.step.activations(40)
-    said = jobs.refusal(asked, planned, small_gpu(memory / 1e9))
-    assert said.startswith(f"This training needs {planned.total / 1e9:.3g} GB per process, but there are only ")
-    assert "(a small GPU). GB of weights " in said
-    cures = {line.rpartition(": ")[0]: float(line.split()[-2]) for line in said.splitlines()[2:]}
+    refusal = jobs.refusal(job, planned, small_gpu(memory / 1e9))
+    assert refusal.startswith(f"This training needs {planned.total / 1e9:.3g} GB per process, but there are only ")
+    assert "(a small GPU). GB of weights " in refusal
+    cures = {line.rpartition(": ")[0]: float(line.split()[-2]) for line in refusal.splitlines()[2:]}
     assert "  --batch-size 40 --gradient-accumulation-steps 2" in cures
     assert "  --policy.vlm.checkpoint-activations" in cures
     assert all(gigabytes <= 1.01 * memory / 1e9 for gigabytes in cures.values())
-    nothing = jobs.refusal(asked, planned, small_gpu(1e-6))  # not even the weights
+    nothing = jobs.refusal(job, planned, small_gpu(1e-6))  # not even the weights
     assert nothing.endswith("No flag makes it fit. Use a smaller model, or a larger GPU.")
 
 
