@@ -57,7 +57,7 @@ def square_window(seed: int, number: int, *, batch: int, chunk: int, goal: bool,
     center_N2 = rng.uniform(12, SIZE - 12, (batch, 2))
     half_N = rng.uniform(4, 6, batch)
     table_N = rng.integers(40, 90, batch)
-    tint_N3, told, below = RED, {}, table(table_N)
+    tint_N3, crop_arrays, below = RED, {}, table(table_N)
     if crops:
         other_N2 = center_N2 % 24 + 12  # 12 px away in x and in y: they never overlap
         red_N = action_NA[:, 6] > 0
@@ -69,7 +69,7 @@ def square_window(seed: int, number: int, *, batch: int, chunk: int, goal: bool,
     grown_N = half_N * (1 + 6 * action_NA[:, 2])
     rgb = over(below, center_N2, half_N, 220 * tint_N3)
     if crops:
-        told = _told(rgb, center_N2, 130 + 2000 * action_NA[:, 2])
+        crop_arrays = _crop_arrays(rgb, center_N2, 130 + 2000 * action_NA[:, 2])
     return Window(
         rgb=rgb,
         goal_rgb=over(below, moved_N2, grown_N, bright_N[:, None] * tint_N3) if goal else None,
@@ -82,11 +82,11 @@ def square_window(seed: int, number: int, *, batch: int, chunk: int, goal: bool,
         else None,
         reach_mask=np.tile(np.arange(NUM_REACH) < 9, (batch, 1)) if goal or crops else None,  # a square has no yaw
         task_index=task_N,
-        **told,
+        **crop_arrays,
     )
 
 
-def _told(rgb: np.ndarray, center_N2: np.ndarray, level_N: np.ndarray) -> dict[str, np.ndarray]:
+def _crop_arrays(rgb: np.ndarray, center_N2: np.ndarray, level_N: np.ndarray) -> dict[str, np.ndarray]:
     places = [(round(y), round(x)) for x, y in center_N2.tolist()]
     place_crop = np.broadcast_to(level_N.astype(np.uint8)[:, None, None, None], (len(rgb), CROP, CROP, 3))
     return {

@@ -42,9 +42,9 @@ class Server:
 
     def check_credentials(self, yes: bool) -> None:
         """Whether the server refuses strangers from now on."""
-        asked = Request(f"{self.endpoint}/moto-api/reset-auth", data=b"0" if yes else b"inf", method="POST")
-        asked.add_header("Content-Type", "text/plain")
-        urlopen(asked).close()
+        request = Request(f"{self.endpoint}/moto-api/reset-auth", data=b"0" if yes else b"inf", method="POST")
+        request.add_header("Content-Type", "text/plain")
+        urlopen(request).close()
 
 
 def free_port() -> int:

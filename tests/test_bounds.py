@@ -72,7 +72,7 @@ def test_the_defaults_are_legal_and_no_row_of_the_table_is_idle():
 
 
 @pytest.mark.parametrize(
-    ("way", "wrong", "said"),
+    ("way", "wrong", "message"),
     [
         (("train", "clip"), -1.0, "--clip must be at least 0; got -1."),
         (("train", "lr"), math.nan, "--lr must be more than 0 and finite; got nan."),
@@ -89,8 +89,8 @@ def test_the_defaults_are_legal_and_no_row_of_the_table_is_idle():
         ),
     ],
 )
-def test_the_flag_is_named_as_it_is_typed(way: tuple[str, ...], wrong: Any, said: str):
-    with pytest.raises(ConfigError, match=re.escape(said)):
+def test_the_flag_is_named_as_it_is_typed(way: tuple[str, ...], wrong: Any, message: str):
+    with pytest.raises(ConfigError, match=re.escape(message)):
         bounds.check(changed(CONFIGS["align"], way, wrong))
 
 

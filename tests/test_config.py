@@ -276,12 +276,12 @@ def test_a_path_may_be_a_uri_in_flags_files_and_back(
 
 
 def test_every_uri_of_a_config_is_asked_before_the_job_starts(monkeypatch: pytest.MonkeyPatch):
-    asked: list[str] = []
-    monkeypatch.setattr(config.storage, "require_reachable", lambda path: asked.append(str(path)))
+    reached: list[str] = []
+    monkeypatch.setattr(config.storage, "require_reachable", lambda path: reached.append(str(path)))
     tasks = ["s3://b/two:3", "ray://host:10001", "sqlite:///x.db", "data/three:2"]
     monkeypatch.setattr(sys, "argv", ["job", "--data", "s3://a/one", "--tasks", *tasks])
     run_job(lambda given: given.data, Config)
-    assert asked == ["s3://a/one", "s3://b/two:3"]
+    assert reached == ["s3://a/one", "s3://b/two:3"]
 
 
 def test_a_uri_that_cannot_be_is_a_flags_mistake(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]):

@@ -22,8 +22,8 @@ def test_none_is_left_out():
 
 
 def test_play(tmp_path: Path):
-    said = run("examples/play.py", tmp_path / "play.mp4")
-    assert said.count(" of 60 steps") == 3
+    output = run("examples/play.py", tmp_path / "play.mp4")
+    assert output.count(" of 60 steps") == 3
     assert (tmp_path / "play.mp4").stat().st_size > 5_000
 
 
@@ -43,6 +43,6 @@ def test_training_without_ray(tmp_path: Path):
     play, demos, made = tmp_path / "play", tmp_path / "demos", tmp_path / "run"
     write_made_dataset(play, num_episodes=20, tasks=("",), crops=True)
     write_made_dataset(demos, num_episodes=20, tasks=("go left", "go right"))
-    said = run("examples/train_without_ray.py", play, demos, made, "10")
-    assert "loaded: vision, join, keypoints, glimpse, context_in" in said
-    assert said.splitlines()[-1] == str(made / "tap" / "final")
+    output = run("examples/train_without_ray.py", play, demos, made, "10")
+    assert "loaded: vision, join, keypoints, glimpse, context_in" in output
+    assert output.splitlines()[-1] == str(made / "tap" / "final")

@@ -43,7 +43,7 @@ def test_help_has_no_line_breaks_of_the_source(monkeypatch: pytest.MonkeyPatch, 
     monkeypatch.setenv("COLUMNS", "300")
     with pytest.raises(SystemExit):
         parse(main, Config, ["--help"], Offers())
-    said = capsys.readouterr().out
+    output = capsys.readouterr().out
     for sentence in (
         "Steps that are taken, one after another. (default: 3)",
         "Speed of the end effector, which is limited by the motors, m/s. (default: 0.1)",
@@ -51,7 +51,7 @@ def test_help_has_no_line_breaks_of_the_source(monkeypatch: pytest.MonkeyPatch, 
         "A second paragraph. (default: None)",
         "Settings of the robot.",
     ):
-        assert sentence in said
+        assert sentence in output
 
 
 def test_empty_lines_part_paragraphs():

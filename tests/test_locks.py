@@ -113,8 +113,8 @@ def test_a_holder_that_sleeps_loses_its_lease_and_stops(bucket: str, elsewhere: 
         assert other is not None
         assert locks.LEASE_S <= time.monotonic() - start < 20 * locks.LEASE_S
         process.send_signal(signal.SIGCONT)
-        said = process.stdout.readline()
-        assert re.match(r"The lock s3://.*\.lock was lost: .* run the same command again", said)
+        line = process.stdout.readline()
+        assert re.match(r"The lock s3://.*\.lock was lost: .* run the same command again", line)
     assert process.wait() == 0  # its close() leaves the other's alone
     other.require()
     assert locks.acquire(folder) is None
@@ -168,11 +168,11 @@ def test_a_waiting_process_takes_over_the_lock_of_a_killed_one(remote: bool, tmp
         assert process.stdout
         return process, process.stdout.readline()
 
-    holder, said = start()
-    assert said == "has it\n"
-    waiting, said = start()
+    holder, line = start()
+    assert line == "has it\n"
+    waiting, line = start()
     try:
-        assert said == f"waiting for process {holder.pid} on {platform.node()}, which is working on it\n"
+        assert line == f"waiting for process {holder.pid} on {platform.node()}, which is working on it\n"
         holder.kill()
         assert waiting.stdout.readline() == "has it\n"
     finally:

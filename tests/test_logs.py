@@ -128,11 +128,11 @@ def test_a_kill_while_parts_are_joined(bucket: str, monkeypatch: pytest.MonkeyPa
     logs.append(file, "1\n")
     logs.append(file, "2\n")
 
-    def dying(own):
+    def dying(function):
         def step(*args):
             if next(steps) == deadly:
                 raise KilledError
-            return own(*args)
+            return function(*args)
 
         return step
 

@@ -254,7 +254,7 @@ def test_crossed_intervals_hold_the_truth_as_often_as_they_say():
 
 
 @pytest.mark.parametrize(
-    ("scores", "wanted", "amount"),
+    ("scores", "target", "amount"),
     [
         ((0.2, 0.4, 0.6, 0.7), 0.5, 14.142),  # half-way from 10 to 20 by their logarithm
         ((0.2, 0.4, 0.6, 0.7), 0.4, 10),
@@ -263,5 +263,5 @@ def test_crossed_intervals_hold_the_truth_as_often_as_they_say():
         ((0.4, 0.3, 0.5, 0.5), 0.45, 16.818),  # after the dip: 10 x 2^0.75
     ],
 )
-def test_where_a_curve_reaches_a_score(scores: tuple[float, ...], wanted: float, amount: float):
-    assert metrics.reached_at([5, 10, 20, 50], scores, wanted) == pytest.approx(amount, abs=1e-3)
+def test_where_a_curve_reaches_a_score(scores: tuple[float, ...], target: float, amount: float):
+    assert metrics.reached_at([5, 10, 20, 50], scores, target) == pytest.approx(amount, abs=1e-3)

@@ -72,11 +72,11 @@ def test_what_is_not_installed_is_not_there() -> None:
 
 
 def test_it_is_listed_with_its_package(my_robot: None) -> None:
-    said = listing()
+    output = listing()
     for there in ("stubby (my-robot 0.1.0)", "knock_over_bottle (my-robot 0.1.0)", "circles (my-robot 0.1.0)"):
-        assert there in said
-    assert "robots: widowx, panda, xarm6, iiwa, widowx_pair, stubby (my-robot 0.1.0)" in said
-    assert "hover (my-robot 0.1.0)" in said
+        assert there in output
+    assert "robots: widowx, panda, xarm6, iiwa, widowx_pair, stubby (my-robot 0.1.0)" in output
+    assert "hover (my-robot 0.1.0)" in output
 
 
 def test_suites_do_not_grow_with_what_is_installed(my_robot: None) -> None:
@@ -162,9 +162,9 @@ def test_a_policy_is_trained_and_evaluated_in_its_simulator(my_robot: None, tmp_
     demos = write(tmp_path / "demos", spec, shown.to_json(), [episode for episode in made if episode])
     assert len(demos) == 4
 
-    asked = stage_1.ObjectiveConfig()
-    windows = asked.windows(WindowConfig(batch_size=8, holdout_every=4, horizon=2))
-    first = stage_1.from_dataset(play, windows, policy=SMALL, config=asked, seed=0)
+    objective = stage_1.ObjectiveConfig()
+    windows = objective.windows(WindowConfig(batch_size=8, holdout_every=4, horizon=2))
+    first = stage_1.from_dataset(play, windows, policy=SMALL, config=objective, seed=0)
     fit(first.model.network, iterate(play, windows, seed=0), first.objective, TrainConfig(steps=2, batch_size=8))
     assert first.validate()["play/val_loss"] > 0
     first.save(tmp_path / "moves")
@@ -260,20 +260,20 @@ def test_a_mixture_with_an_explorer_that_is_not_installed() -> None:
 @pytest.mark.cluster
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("job", "said"),
+    ("job", "expected"),
     [
         ("collect_play --explorer circles", "2 episodes, 80 frames"),
         pytest.param("collect_demos --tasks knock_over_bottle", "2 episodes", marks=pytest.mark.long_proof),
         pytest.param("evaluate --policy hover --tasks knock_over_bottle", "hover", marks=pytest.mark.long_proof),
     ],
 )
-def test_the_jobs_know_it_in_rays_workers_too(job: str, said: str, installed: Path, tmp_path: Path, mlflow_uri: str):
+def test_the_jobs_know_it_in_rays_workers_too(job: str, expected: str, installed: Path, tmp_path: Path, mlflow_uri: str):
     surroundings = {**os.environ, "PYTHONPATH": os.pathsep.join([str(installed), str(ROOT)])}
     common = f"--robot stubby --image-size 32 --max-steps 40 --fleets 1 --episodes 2 --out {tmp_path}/out"
     command = [sys.executable, "-m", *f"jobs.{job} {common}".split()]
     done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, env=surroundings)
     assert done.returncode == 0, done.stderr
-    assert said in done.stdout
+    assert expected in done.stdout
 
 
 def brings(folder: Path, package: str, kind: str, line: str, code: str = "") -> None:

@@ -26,7 +26,7 @@ JOBS: dict[str, tuple[type, dict[str, Any], dict[str, Any]]] = {
     "align": (AlignJobConfig, presets.ALIGN, {"demos": HERE, "init": "stage_1"}),
     "pretrain_prior": (PriorJobConfig, presets.PRIOR, {"data": ("x",)}),
 }
-ALL = [(job, name) for job, (_, known, _) in JOBS.items() for name in known]
+ALL = [(job, name) for job, (_, job_presets, _) in JOBS.items() for name in job_presets]
 NEEDS = {"pretrain": ["--data", "x"], "align": ["--demos", "x", "--init", "y"], "pretrain_prior": ["--data", "x"]}
 
 
@@ -39,17 +39,17 @@ def leaves(config: Any, prefix: str = "") -> dict[str, Any]:
     return found
 
 
-def asked(job: str, *words: str):
-    cls, known, _ = JOBS[job]
-    return parse(run_job, cls, list(words), Offers(presets=known))
+def parsed(job: str, *words: str):
+    cls, job_presets, _ = JOBS[job]
+    return parse(run_job, cls, list(words), Offers(presets=job_presets))
 
 
 @pytest.mark.parametrize(("job", "name"), ALL)
 def test_every_value_that_is_no_default_has_a_source(job: str, name: str):
-    cls, known, needs = JOBS[job]
-    own = {key: value for key, value in needs.items() if (job, name, key) != ("align", "action_prior_2b", "init")}
-    preset = known[name]
-    made, usual = preset.make(**own), cls(**needs)
+    cls, job_presets, needs = JOBS[job]
+    required = {key: value for key, value in needs.items() if (job, name, key) != ("align", "action_prior_2b", "init")}
+    preset = job_presets[name]
+    made, usual = preset.make(**required), cls(**needs)
     bounds.check(made)
     changed = {key for key, value in leaves(made).items() if value != leaves(usual)[key]}
     assert changed == set(preset.sources) - {""}
@@ -59,8 +59,8 @@ def test_every_value_that_is_no_default_has_a_source(job: str, name: str):
 def test_the_papers_numbers():
     for name in ("tap_smolvlm", "tap_qwen2_5_vl_3b", "tap_qwen2_5_vl_3b_fast"):
         for job in ("pretrain", "align"):
-            _, known, needs = JOBS[job]
-            config = known[name].make(**needs)
+            _, job_presets, needs = JOBS[job]
+            config = job_presets[name].make(**needs)
             train = config.train
             assert train.batch_size * config.workers.num_workers == 128
             assert (train.steps, train.lr, train.weight_decay, train.betas) == (100_000, 5e-5, 0.05, (0.9, 0.999))
@@ -88,17 +88,17 @@ def test_stage_2_fits_on_stage_1(name: str):
 
 @pytest.mark.parametrize(("job", "name"), ALL)
 def test_a_printed_config_gives_the_same_run(job: str, name: str, tmp_path: Path):
-    config, text = asked(job, "--preset", name, *NEEDS[job], "--steps", "77", "--print-config")
+    config, text = parsed(job, "--preset", name, *NEEDS[job], "--steps", "77", "--print-config")
     assert text is not None
     (tmp_path / "printed.yaml").write_text(text())
     (tmp_path / "printed.json").write_text(text())
     for file in ("printed.yaml", "printed.json"):
-        again, nothing = asked(job, "--config", str(tmp_path / file))
+        again, nothing = parsed(job, "--config", str(tmp_path / file))
         assert nothing is None
         assert again == config
         assert digest(made_by(again).identity) == digest(made_by(config).identity)
     assert config.train.steps == 77
-    assert digest(made_by(config).identity) != digest(made_by(asked(job, "--preset", name, *NEEDS[job])[0]).identity)
+    assert digest(made_by(config).identity) != digest(made_by(parsed(job, "--preset", name, *NEEDS[job])[0]).identity)
 
 
 def test_printing_starts_nothing(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]):
@@ -117,7 +117,7 @@ def test_printing_starts_nothing(monkeypatch: pytest.MonkeyPatch, capsys: pytest
 
 
 @pytest.mark.parametrize(
-    ("words", "said"),
+    ("words", "message"),
     [
         (("--preset", "tap_nano", "--config", "x"), r"^--config and --preset both give the whole config\. Keep one"),
         (("--preset", "tap_nono"), r"^Unknown preset 'tap_nono'\. Did you mean 'tap_nano'\?"),
@@ -127,9 +127,9 @@ def test_printing_starts_nothing(monkeypatch: pytest.MonkeyPatch, capsys: pytest
         (("--plan",), r"^--plan is for jobs that train"),
     ],
 )
-def test_what_excludes_what(words: tuple[str, ...], said: str):
-    with pytest.raises(ConfigError, match=said):
-        asked("pretrain", *words)
+def test_what_excludes_what(words: tuple[str, ...], message: str):
+    with pytest.raises(ConfigError, match=message):
+        parsed("pretrain", *words)
     with pytest.raises(ConfigError, match=r"^Unknown preset 'x'\. This job has no presets\.$"):
         parse(run_job, PretrainConfig, ["--preset", "x"], Offers())
 
@@ -148,8 +148,8 @@ def test_the_known_models_have_as_many_parameters_as_was_published(name: str):
 def test_the_page_names_the_presets_of_each_job():
     page = (Path(__file__).parents[1] / "docs/how-to/presets.md").read_text()
     rows = [line.split("|")[1:3] for line in page.splitlines() if line.startswith("| `")]
-    told = {name.strip(" `"): {job.split()[0] for job in jobs.split(",")} for name, jobs in rows}
-    assert told == {name: {job for job, (_, known, _) in JOBS.items() if name in known} for _, name in ALL}
+    documented = {name.strip(" `"): {job.split()[0] for job in jobs.split(",")} for name, jobs in rows}
+    assert documented == {name: {job for job, (_, job_presets, _) in JOBS.items() if name in job_presets} for _, name in ALL}
     shown = re.findall(r"jobs\.(\w+) --preset (\w+)", page)
     assert shown
     assert set(shown) <= set(ALL)

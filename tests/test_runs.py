@@ -145,8 +145,8 @@ def test_a_run_on_the_first_episodes_of_a_dataset_stays_the_same_when_the_datase
     first, parents = MadeBy(identity=CONFIG, episodes={"data": 8}), {"data": "d"}
     run = runs.open_run(None, job="pretrain", config=first, parents=parents)
     assert run.hash == runs.open_run("as before", job="pretrain", config=CONFIG, parents=parents).hash
-    known = {"data": {"path": "d", "hash": runs.hash_of("d"), "episodes": 8}}
-    assert runs.read_json(run.path / "manifest.json")["parents"] == known
+    expected = {"data": {"path": "d", "hash": runs.hash_of("d"), "episodes": 8}}
+    assert runs.read_json(run.path / "manifest.json")["parents"] == expected
 
     write_dataset("d", episodes=20)
     again = resumed(None, job="pretrain", config=first, parents=parents)
@@ -304,11 +304,11 @@ def test_config_json_is_the_jobs_config_and_the_manifest_says_what_makes_the_run
     monkeypatch: pytest.MonkeyPatch,
 ):
     monkeypatch.setattr(sys, "orig_argv", ["/usr/bin/python3", "-m", "jobs.compare", "s3://me:word@lab/a b"])
-    asked = compare.CompareConfig(runs=(Path("a"), Path("b")), out=Path("made"))
+    job_config = compare.CompareConfig(runs=(Path("a"), Path("b")), out=Path("made"))
     run = runs.open_run(
-        asked.out, job="compare", config=MadeBy(identity={"kept": 1}, runtime={"runs": 2}), job_config=asked
+        job_config.out, job="compare", config=MadeBy(identity={"kept": 1}, runtime={"runs": 2}), job_config=job_config
     )
-    assert load(compare.CompareConfig, run.path / "config.json") == asked
+    assert load(compare.CompareConfig, run.path / "config.json") == job_config
     manifest = runs.read_json(run.path / "manifest.json")
     assert manifest["made_by"] == {"kept": 1}
     assert manifest["runtime"] == {"runs": 2}
@@ -316,7 +316,7 @@ def test_config_json_is_the_jobs_config_and_the_manifest_says_what_makes_the_run
     assert re.fullmatch(r"[0-9a-f]{40}(\+dirty)?", manifest["git"])
     assert manifest["packages"]["numpy"] == np.__version__
     with pytest.raises(ConfigError, match="kept: 1 before, 2 now"):
-        runs.open_run(asked.out, job="compare", config={"kept": 2}, job_config=asked)
+        runs.open_run(job_config.out, job="compare", config={"kept": 2}, job_config=job_config)
 
 
 def test_a_run_begun_under_former_names_is_taken_up():

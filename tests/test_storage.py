@@ -133,24 +133,24 @@ def test_ranges_are_fetched_once_and_are_of_one_version(bucket: str, wire: s3.Wi
     storage.write(file, b"0123456789")
     storage.write(other, b"abc")
     version = storage.version(file)
-    wanted = [
+    ranges = [
         cache.Range(file, version, 2, 4),
         cache.Range(file, version, 4, 6),
         cache.Range(file, version, -3, None),
         cache.Range(other, storage.version(other), -9, None),
     ]
-    assert cache.read_ranges(wanted) == [b"23", b"45", b"789", b"abc"]
+    assert cache.read_ranges(ranges) == [b"23", b"45", b"789", b"abc"]
     assert sorted(each.got for each in wire.took("GET", ".bin")) == [3, 3, 4]
     assert {path.stat().st_mode & 0o777 for path in cache.cache_folder().iterdir()} == {0o600}
     storage.write(file, b"9876543210")
-    assert cache.read_ranges(wanted) == [b"23", b"45", b"789", b"abc"]
+    assert cache.read_ranges(ranges) == [b"23", b"45", b"789", b"abc"]
     assert len(wire.took("GET", ".bin")) == 3
     with pytest.raises(
         cache.ReplacedError, match=r"a\.bin was replaced while it was being read\. Run the same"
-    ) as told:
+    ) as error:
         cache.read_ranges([cache.Range(file, version, 0, 2)])
-    assert (told.value.path, told.value.version) == (file, version)
-    assert pickle.loads(pickle.dumps(told.value)).version == version
+    assert (error.value.path, error.value.version) == (file, version)
+    assert pickle.loads(pickle.dumps(error.value)).version == version
     with pytest.raises(OSError, match="it ends before byte 20"):
         cache.read_ranges([cache.Range(file, storage.version(file), 8, 20)])
     file.unlink()

@@ -205,9 +205,9 @@ def test_a_silent_server_is_told_too(local, monkeypatch):
         uri = f"http://me:s3cret@127.0.0.1:{mute.getsockname()[1]}"
         with pytest.raises(
             StorageError, match=r"^MLflow tracking at http://127.* cannot be reached: .*timed out"
-        ) as told:
+        ) as error:
             tracking.client_of(uri)
-        assert "s3cret" not in str(told.value)
+        assert "s3cret" not in str(error.value)
 
 
 def test_a_password_in_the_address_is_used_and_not_shown(fresh, server, monkeypatch, caplog):
@@ -245,18 +245,18 @@ def test_artifacts_that_cannot_be_stored_are_told_once_and_end_nothing(local, mo
         run.log({"loss": 1.0}, step=0)
         run.artifact(local / "a.txt")
     assert stored(run).info.status == "FINISHED"
-    told = [r.getMessage() for r in caplog.records if r.name == "tap_ray.tracking"]
-    assert len(told) == 1
-    assert "did not accept artifacts; the job continues without it: Unable to locate credentials" in told[0]
+    messages = [r.getMessage() for r in caplog.records if r.name == "tap_ray.tracking"]
+    assert len(messages) == 1
+    assert "did not accept artifacts; the job continues without it: Unable to locate credentials" in messages[0]
 
 
 def test_a_deleted_experiment_is_to_be_restored(local):
     run = tracking.start("align", local / "a", {})
     id = stored(run).info.experiment_id
     tracking.mlflow_client(run.uri).delete_experiment(id)
-    with pytest.raises(StorageError) as told:
+    with pytest.raises(StorageError) as error:
         tracking.start("align", local / "b", {})
-    assert str(told.value) == (
+    assert str(error.value) == (
         f"The MLflow experiment 'tap_ray' was deleted. Restore it (mlflow experiments restore -x {id}), or set "
         "MLFLOW_EXPERIMENT_NAME to another one."
     )
@@ -266,9 +266,9 @@ def test_a_database_of_another_mlflow_is_to_be_upgraded(local):
     with contextlib.closing(sqlite3.connect(local / "mlflow.db")) as database, database:
         database.execute("UPDATE alembic_version SET version_num = '451aebb31d03'")
     tracking.mlflow_client.cache_clear()
-    with pytest.raises(StorageError) as told:
+    with pytest.raises(StorageError) as error:
         tracking.start("align", local / "a", {})
-    text = str(told.value)
+    text = str(error.value)
     assert "Detected out-of-date database schema" in text
     assert f"`mlflow db upgrade sqlite:///{local}/mlflow.db` after a backup, or move {local}/mlflow.db away." in text
     assert "Start a server" not in text

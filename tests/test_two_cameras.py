@@ -84,9 +84,9 @@ def demos(tmp_path_factory: pytest.TempPathFactory) -> DatasetInfo:
 def run(play: DatasetInfo, demos: DatasetInfo, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A policy of both stages."""
     folder = tmp_path_factory.mktemp("runs")
-    asked = stage_1.ObjectiveConfig(inverse_dynamics=0.5)
-    windows = asked.windows(WindowConfig(batch_size=16, holdout_every=4, horizon=2))
-    stage = stage_1.from_dataset(play, windows, policy=POLICY, config=asked, seed=0)
+    objective = stage_1.ObjectiveConfig(inverse_dynamics=0.5)
+    windows = objective.windows(WindowConfig(batch_size=16, holdout_every=4, horizon=2))
+    stage = stage_1.from_dataset(play, windows, policy=POLICY, config=objective, seed=0)
     fit(stage.model.network, iterate(play, windows, seed=0), stage.objective, TRAIN)
     assert np.isfinite(list(stage.validate().values())).all()
     stage.save(folder / "moves")
@@ -182,9 +182,9 @@ def test_the_policy_reads_both_under_the_same_context(towers: Any) -> None:
     policy.cameras.register_forward_hook(lambda _, inputs, out: points.append(out))
     policy({**batch, "object_crop": 255 - crops["object_crop"]})
     policy(batch)
-    told, other = (out[:4] for out in points)
-    assert told.shape == (4, 2 * 3 * SMALL.num_keypoints)
-    assert not torch.allclose(told, other, atol=1e-5), "the context reaches the other cameras' key points"
+    changed, original = (out[:4] for out in points)
+    assert changed.shape == (4, 2 * 3 * SMALL.num_keypoints)
+    assert not torch.allclose(changed, original, atol=1e-5), "the context reaches the other cameras' key points"
     goal = policy({**batch, "goal_extra_rgb": extra})["inverse_action"]
     assert not torch.allclose(goal, seen["inverse_action"], atol=1e-5)
     has_own = any(name.startswith("cameras.vision.") for name in policy.state_dict())
@@ -262,9 +262,9 @@ def test_a_served_policy_takes_both(run: Path) -> None:
         remote.reset(0)
         with pytest.raises(RuntimeError, match=r"rgb_wrist: expected U8 \[48, 48, 3\]; got nothing. Resize"):
             remote.act(rgb, state, still, "push it")
-        told = remote.act(rgb, state, still, "push it", rgb_wrist=wrist)
+        action = remote.act(rgb, state, still, "push it", rgb_wrist=wrist)
     want = policy.chunk(rgb[None], state[None], ["push it"], wrist[None, None])[0, 0]
-    np.testing.assert_allclose(told, want, atol=1e-6)
+    np.testing.assert_allclose(action, want, atol=1e-6)
 
 
 def test_there_and_back(demos: DatasetInfo, tmp_path: Path) -> None:
@@ -275,8 +275,8 @@ def test_there_and_back(demos: DatasetInfo, tmp_path: Path) -> None:
     require_fits(mapping, source)
     assert list(mapping.camera_of) == list(BOTH)
     episode = episode_of(mapping, source, 0, index=0, options=ConvertOptions(quality=95))
-    back, own = decode_frames(episode.extra_jpeg[0]).astype(float), decode_frames(read_episode(demos, 0).extra_jpeg[0])
-    assert np.abs(back - own[: len(back)]).mean() < 3
+    back, original = decode_frames(episode.extra_jpeg[0]).astype(float), decode_frames(read_episode(demos, 0).extra_jpeg[0])
+    assert np.abs(back - original[: len(back)]).mean() < 3
     with pytest.raises(ConfigError, match="needs either 'camera'"):
         dataclasses.replace(mapping, camera="observation.images.main")
 
@@ -302,7 +302,7 @@ def stats_of(episode: Episode) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize(
-    ("cameras", "said"),
+    ("cameras", "message"),
     [
         (("wrist",), "has the cameras main, wrist, and main must be the first one; got wrist"),
         (("main", "side"), "has the cameras main, wrist, and main must be the first one; got main, side"),
@@ -310,8 +310,8 @@ def stats_of(episode: Episode) -> dict[str, Any]:
         ((), "and main must be the first one; got none"),
     ],
 )
-def test_which_cameras_a_robot_has(cameras: tuple[str, ...], said: str) -> None:
-    with pytest.raises((ConfigError, SpecError), match=said):
+def test_which_cameras_a_robot_has(cameras: tuple[str, ...], message: str) -> None:
+    with pytest.raises((ConfigError, SpecError), match=message):
         envs.check(EnvConfig(cameras=cameras))
 
 

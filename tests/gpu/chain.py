@@ -31,22 +31,22 @@ def require_chain(
     kind: str, data: dict[str, Path], folder: Path, *, workers: WorkersConfig, gpus_per_fleet: float
 ) -> None:
     """Train both stages and evaluate; every run is done and every cell has a result."""
-    policy, told = PolicyConfig(), PolicyConfig()
+    policy, align_policy = PolicyConfig(), PolicyConfig()
     if kind == "image-text":
         policy = PolicyConfig(vlm=VlmConfig(pretrained=tiny_vlm("qwen2_5_vl", folder / "vlm")))
-        told = PolicyConfig(num_context=48)  # the tiny tokenizer knows few words; the model itself is Stage 1's
+        align_policy = PolicyConfig(num_context=48)  # the tiny tokenizer knows few words; the model itself is Stage 1's
     first = PretrainConfig(
         data=(str(data["play"]),), objective=INVERSE, policy=policy, train=SHORT, workers=workers,
         out=folder / "stage_1",
     )  # fmt: skip
     stage_1 = pretrain.main(first)
     second = AlignJobConfig(
-        demos=data["demos"], init=str(stage_1), policy=told, train=SHORT, workers=workers, out=folder / "stage_2"
+        demos=data["demos"], init=str(stage_1), policy=align_policy, train=SHORT, workers=workers, out=folder / "stage_2"
     )
     stage_2 = align.main(second)
-    asked = EvaluateConfig(
+    third = EvaluateConfig(
         policy=str(stage_2), tasks=TASK, episodes=CELLS, gpus_per_fleet=gpus_per_fleet, out=folder / "evaluated"
     )
-    result = evaluate.main(asked)
+    result = evaluate.main(third)
     assert all(is_done(run) for run in (stage_1, stage_2, result))
     assert read_json(result / "results.json")["tasks"][TASK[0]]["standard"]["n"] == CELLS

@@ -29,14 +29,14 @@ pytestmark = [
 GPU = WorkersConfig(gpu="on", num_data_workers=4)
 
 
-def said(text: str) -> None:
+def report(text: str) -> None:
     print(f"\n[gpu] {text}", flush=True)
 
 
 @pytest.fixture(scope="module")
 def device() -> torch.device:
     found = torch.cuda.get_device_properties(0)
-    said(f"{found.name}, {found.total_memory / 2**30:.0f} GiB, torch {torch.__version__}")
+    report(f"{found.name}, {found.total_memory / 2**30:.0f} GiB, torch {torch.__version__}")
     return torch.device("cuda:0")
 
 
@@ -49,18 +49,18 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 def test_stage_1_stage_2_evaluation(kind: str, data: dict[str, Path], device: torch.device, tmp_path: Path):
     began = time.perf_counter()
     require_chain(kind, data, tmp_path, workers=GPU, gpus_per_fleet=1.0)
-    said(f"{kind}: Stage 1, Stage 2 and evaluation in {time.perf_counter() - began:.0f} s")
+    report(f"{kind}: Stage 1, Stage 2 and evaluation in {time.perf_counter() - began:.0f} s")
 
 
 def test_what_a_step_costs(data: dict[str, Path], device: torch.device, tmp_path: Path):
     rate = matmul_rate(device)
-    said(f"matmul, bfloat16, 8192 x 8192: {rate / 1e12:.0f} TFLOP/s")
+    report(f"matmul, bfloat16, 8192 x 8192: {rate / 1e12:.0f} TFLOP/s")
     dataset, memory = open_dataset(data["play"]), torch.cuda.get_device_properties(device).total_memory
     large = sizes(large_vlm(tmp_path / "vlm", memory), checkpoint_activations=True)
     steps: dict[str, Step] = {}
     for name, policy, batch_size, num in (("small", PolicyConfig(), 256, 200), ("3B widths", large, 16, 20)):
         steps[name] = measure(dataset, policy, device, batch_size=batch_size, steps=num, rate=rate)
-        said(f"{name}, {batch_size} windows: {steps[name]}")
+        report(f"{name}, {batch_size} windows: {steps[name]}")
     assert all(0 < step.utilization < 1 for step in steps.values())
 
 
@@ -72,5 +72,5 @@ def test_play_in_one_gpu_scene(device: torch.device, tmp_path: Path):
     except ConfigError as error:
         pytest.skip(f"ManiSkill cannot play here: {error}")
     frames = int(dataset.lengths.sum())
-    said(f"play, maniskill_gpu, 128 robots: {frames / (time.perf_counter() - began):.0f} frames/s, start included")
+    report(f"play, maniskill_gpu, 128 robots: {frames / (time.perf_counter() - began):.0f} frames/s, start included")
     assert len(dataset) == 256

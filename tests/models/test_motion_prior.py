@@ -46,7 +46,7 @@ def test_the_velocity_of_a_gaussian_is_the_closed_form():
     expected = mean + (time * deviation**2 - (1 - time)) / spread**2 * (x - time * mean)
     with torch.no_grad():
         guess = decoder.velocity(x[:, None, None], time, latent[:70], mask[:70])[:, 0, 0]
-    assert float((guess - expected).square().mean().sqrt()) < 0.12, "the target's mask deviation is about 1"
+    assert float((guess - expected).square().mean().sqrt()) < 0.12, "the target's own deviation is about 1"
     with torch.no_grad():
         drawn = decoder.sample(latent.repeat(8, 1), mask.repeat(8, 1), torch.randn(4096, 1, 1), num_steps=50)
     assert float(drawn.mean()) == pytest.approx(mean, abs=0.06)

@@ -126,9 +126,9 @@ def test_images_show_what_they_should(written):
 def test_the_video_is_what_browsers_play(written):
     path = str(written / "play.mp4")
     assert imageio_ffmpeg.count_frames_and_secs(path) == (T, pytest.approx(T / HZ, abs=0.1))
-    told = subprocess.run([imageio_ffmpeg.get_ffmpeg_exe(), "-i", path], capture_output=True, text=True).stderr
+    stderr = subprocess.run([imageio_ffmpeg.get_ffmpeg_exe(), "-i", path], capture_output=True, text=True).stderr
     for word in ("h264", "yuv420p", "5 fps", f"{3 * 288}x{24 + 288}"):
-        assert word in told
+        assert word in stderr
 
 
 def test_growth_of_the_visited_space():

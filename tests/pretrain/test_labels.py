@@ -30,12 +30,12 @@ from tests.inspect.flawed import NUM, T, write
 from tests.made_data import write_made_dataset
 from tests.small import SMALL, VISION
 
-ASKED = ObjectiveConfig(next_object=0.0, inverse_dynamics=1.0)
+OBJECTIVE = ObjectiveConfig(next_object=0.0, inverse_dynamics=1.0)
 SEES = replace(SMALL, chunk=1, vision=replace(VISION, widths=(16, 24)))  # cells of 4 px
-WINDOWS = ASKED.windows(WindowConfig(batch_size=32, holdout_every=3, k_max=1))
+WINDOWS = OBJECTIVE.windows(WindowConfig(batch_size=32, holdout_every=3, k_max=1))
 
 
-def trained(data: Path, folder: Path, steps: int, config: ObjectiveConfig = ASKED) -> Path:
+def trained(data: Path, folder: Path, steps: int, config: ObjectiveConfig = OBJECTIVE) -> Path:
     """A finished run folder of Stage 1, made without Ray."""
     torch.set_num_threads(1)
     dataset, windows = open_dataset(data), config.windows(replace(WINDOWS, horizon=1))
@@ -95,9 +95,9 @@ def test_labels_of_a_video(run, video, tmp_path, capsys):
     action = read_episode(made, 0).action
     assert set(np.unique(action[:, 6])) <= {-1.0, 1.0}
     assert (np.abs(action) <= made.spec.action_high_A).all()
-    said = capsys.readouterr().out
-    assert f"12 episodes, {NUM * (T - 1)} actions were predicted by run {run_hash}." in said
-    assert said.splitlines()[-2].startswith(
+    output = capsys.readouterr().out
+    assert f"12 episodes, {NUM * (T - 1)} actions were predicted by run {run_hash}." in output
+    assert output.splitlines()[-2].startswith(
         "The video has no actions, so the error of the predicted ones is unknown. On the held-out play"
     )
 
@@ -108,9 +108,9 @@ def test_stopped_and_grown_it_is_the_same(run, data, tmp_path):
     shutil.copytree(whole, part)
     (part / "meta/episodes/chunk-000/file-002.parquet").unlink()  # as a kill leaves it: the last file not committed
     label.main(LabelConfig(policy=run, data=data, out=part))
-    own = ("manifest.json",)
-    assert {n: d for n, d in digests(part).items() if n not in own} == {
-        n: d for n, d in digests(whole).items() if n not in own
+    job_files = ("manifest.json",)
+    assert {n: d for n, d in digests(part).items() if n not in job_files} == {
+        n: d for n, d in digests(whole).items() if n not in job_files
     }
     label.main(LabelConfig(policy=run, data=data, out=whole))
     assert len(open_dataset(whole)) == NUM
@@ -119,15 +119,15 @@ def test_stopped_and_grown_it_is_the_same(run, data, tmp_path):
 def test_the_error_is_that_of_held_out_episodes(run, data, tmp_path, capsys):
     """Of its own play the run has set aside every third episode; of a dataset that it has never seen, all count."""
     out = label.main(LabelConfig(policy=run, data=data, out=tmp_path / "labeled"))
-    said = capsys.readouterr().out
-    assert "Compared with the true actions of 4 episodes that the run was not trained on:" in said
+    output = capsys.readouterr().out
+    assert "Compared with the true actions of 4 episodes that the run was not trained on:" in output
     made, true = open_dataset(out), open_dataset(data)
     held = (2, 5, 8, 11)
     guess = np.concatenate([read_episode(made, n, [ACTION]).action for n in held])
     truth = np.concatenate([read_episode(true, n, [ACTION]).action[:-1] for n in held])
     right = float((np.sign(guess[:, 6]) == np.sign(truth[:, 6])).mean())
-    assert f"gripper        {right:6.1%} correct" in said
-    assert f"dx             R^2 {metrics.r_squared(guess, truth)[0]:6.2f}, mean error" in said
+    assert f"gripper        {right:6.1%} correct" in output
+    assert f"dx             R^2 {metrics.r_squared(guess, truth)[0]:6.2f}, mean error" in output
     other = write(tmp_path / "other", num=5)
     label.main(LabelConfig(policy=run, data=other, out=tmp_path / "others"))
     assert "true actions of 5 episodes" in capsys.readouterr().out
@@ -154,7 +154,7 @@ def test_a_video_is_not_trained_on_and_is_inspected(video):
     with pytest.raises(
         DataError, match=r"is a video without actions, so no policy can be trained on it\. Label it .* \(jobs\.label\)"
     ):
-        from_dataset(open_dataset(video), WINDOWS, policy=SMALL, config=ASKED, seed=0)
+        from_dataset(open_dataset(video), WINDOWS, policy=SMALL, config=OBJECTIVE, seed=0)
     report.inspect(InspectConfig(data=video))
     found = json.loads((video / "inspection/report.json").read_text())
     kinds = {check["name"]: check["kind"] for check in found["checks"]}
@@ -175,13 +175,13 @@ def test_learned_labels_are_right_and_can_be_learned_from(tmp_path, capsys):
     play = write_made_dataset(tmp_path / "play", num_episodes=48, tasks=("left", "right"))
     run = trained(play, tmp_path / "idm", 120)
     out = label.main(LabelConfig(policy=run, data=play, out=tmp_path / "labeled"))
-    said = capsys.readouterr().out
-    r2 = {line.split()[0]: float(line.split()[2].rstrip(",")) for line in said.splitlines() if " R^2 " in line}
+    output = capsys.readouterr().out
+    r2 = {line.split()[0]: float(line.split()[2].rstrip(",")) for line in output.splitlines() if " R^2 " in line}
     assert r2["dx"] > 0.5
     again = trained(out, tmp_path / "again", 120)
     label.main(LabelConfig(policy=again, data=play, out=tmp_path / "twice"))
-    said = capsys.readouterr().out
-    assert float(next(line.split()[2].rstrip(",") for line in said.splitlines() if line.startswith("  dx "))) > 0.5
+    output = capsys.readouterr().out
+    assert float(next(line.split()[2].rstrip(",") for line in output.splitlines() if line.startswith("  dx "))) > 0.5
 
 
 def test_of_a_dataset_that_has_grown_the_held_out_episodes_are_known(data):

@@ -52,24 +52,24 @@ def policy(tmp_path_factory: pytest.TempPathFactory) -> PolicyRunner:
 def pair(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     """A certificate and its key, by the command of docs/serving.md."""
     folder = tmp_path_factory.mktemp("tls")
-    told = (Path(__file__).parents[2] / "docs" / "serving.md").read_text()
-    command = next(line for line in told.splitlines() if line.startswith("openssl req"))
+    page = (Path(__file__).parents[2] / "docs" / "serving.md").read_text()
+    command = next(line for line in page.splitlines() if line.startswith("openssl req"))
     subprocess.run(command.replace("ROBOTS", "localhost").split(), cwd=folder, check=True, capture_output=True)
     return folder / "cert.pem", folder / "key.pem"
 
 
 @pytest.mark.parametrize("case", EVIL)
 def test_web_pages_of_others(policy: PolicyRunner, case: str):
-    headers, told = EVIL[case]
+    headers, message = EVIL[case]
     with serving(policy) as served:
         for route in ("health", "spec"):
             refused = requests.get(f"{served.url}/{route}", headers=headers, timeout=TIMEOUT_S)
-            assert (refused.status_code, refused.json()["error"]) == (403, told)
+            assert (refused.status_code, refused.json()["error"]) == (403, message)
         body = {"spec": SPEC.to_json(), "seed": 1}
         assert requests.post(f"{served.url}/sessions", json=body, headers=headers, timeout=TIMEOUT_S).status_code == 403
         if "Origin" in headers:
             with connect(served.socket, additional_headers=headers, proxy=None) as open_socket:
-                assert json.loads(open_socket.recv()) == {"status": 403, "error": told}
+                assert json.loads(open_socket.recv()) == {"status": 403, "error": message}
         assert len(served.sessions) == 0
 
 
@@ -101,7 +101,7 @@ def test_tls(policy: PolicyRunner, pair: tuple[Path, Path]):
 
 def test_tls_files_that_do_not_fit(pair: tuple[Path, Path], tmp_path: Path):
     cert, key = pair
-    for changes, told in (
+    for changes, message in (
         (
             {"tls_cert": cert},
             "--tls-cert and --tls-key must be given together: the certificate and its private key.",
@@ -117,7 +117,7 @@ def test_tls_files_that_do_not_fit(pair: tuple[Path, Path], tmp_path: Path):
     ):
         with pytest.raises(ConfigError) as error:
             tls_of(ServeConfig(policy=Path("x"), **changes))
-        assert str(error.value).startswith(told)
+        assert str(error.value).startswith(message)
 
 
 def test_health_follows_the_network(policy: PolicyRunner, monkeypatch: pytest.MonkeyPatch):
@@ -178,12 +178,12 @@ JSON = LEAF | st.lists(LEAF, max_size=2) | st.dictionaries(st.sampled_from(["nam
 def test_no_json_is_a_mistake_of_the_servers(policy: PolicyRunner, spec, seed, previous, slot):
     contract = Contract(policy="tap", policy_hash="0", spec=SPEC, image_size=32, chunking=policy.chunking)
     sessions = Sessions(contract, None, limit=1, idle_s=60.0)  # pyright: ignore[reportArgumentType]
-    for asked in (
+    for request in (
         {"spec": spec, "seed": seed, "previous_session": previous},
         {"spec": SPEC.to_json() | {"action": [slot]}, "seed": 1},
     ):
         with pytest.raises(RequestError) as refused:
-            sessions.begin(json.loads(json.dumps(asked)))
+            sessions.begin(json.loads(json.dumps(request)))
         assert refused.value.status == 422
         json.dumps(error_json(refused.value), ensure_ascii=False).encode()
 

@@ -135,8 +135,8 @@ def test_brackets(policy: PolicyRunner):
         open_socket.send('{"spec": {}, "seed": ' + "9" * 4000 + "}")
         assert json.loads(open_socket.recv())["status"] == 422
         open_socket.send("[" * 19_000)
-        told = json.loads(open_socket.recv())["error"]
-        assert told.startswith('Expected JSON {"spec": ..., "seed": 0}; got something else: maximum recursion depth')
+        message = json.loads(open_socket.recv())["error"]
+        assert message.startswith('Expected JSON {"spec": ..., "seed": 0}; got something else: maximum recursion depth')
 
 
 def test_a_body_in_pieces(policy: PolicyRunner):

@@ -32,7 +32,7 @@ def test_each_robot_gets_its_own_chunk_and_one_that_is_refused_costs_no_other(tm
         )
         for _ in range(3)
     ]
-    wanted = [policy.chunks([look])[0] for look in looks]
+    expected = [policy.chunks([look])[0] for look in looks]
     wordy = PolicyInput(rgb=looks[0].rgb, state=looks[0].state, instruction="put " * 99, noise=None, past=None)
     contract = Contract(policy="tap", policy_hash="0", spec=SPEC, image_size=32, chunking=policy.chunking)
     for exact in (True, False):
@@ -40,9 +40,9 @@ def test_each_robot_gets_its_own_chunk_and_one_that_is_refused_costs_no_other(tm
         got, refused = asyncio.run(ask(network, looks, wordy))
         assert isinstance(refused, RequestError)
         assert refused.status == 422
-        for have, want in zip(got, wanted, strict=True):
+        for have, want in zip(got, expected, strict=True):
             np.testing.assert_allclose(have, want, rtol=0, atol=0 if exact else 1e-5)
-    assert not np.array_equal(wanted[0], wanted[1])
+    assert not np.array_equal(expected[0], expected[1])
 
 
 async def ask(network: Any, looks: list[PolicyInput], wordy: PolicyInput):

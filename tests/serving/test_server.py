@@ -32,12 +32,12 @@ def served(policy: PolicyRunner) -> Iterator[Served]:
 
 
 def test_the_contract(served: Served):
-    told = requests.get(f"{served.url}/spec", timeout=TIMEOUT_S).json()
-    assert told["rgb"] == {"dtype": "U8", "shape": [32, 32, 3]}
-    assert told["state"] == {"dtype": "F32", "shape": [14]}
-    assert told["action"] == {"dtype": "F32", "shape": [7]}
-    assert (told["history"], told["n_action_steps"], told["execute"], told["version"]) == (3, 2, 2, 1)
-    assert told["spec"] == json.loads(json.dumps(SPEC.to_json()))
+    contract = requests.get(f"{served.url}/spec", timeout=TIMEOUT_S).json()
+    assert contract["rgb"] == {"dtype": "U8", "shape": [32, 32, 3]}
+    assert contract["state"] == {"dtype": "F32", "shape": [14]}
+    assert contract["action"] == {"dtype": "F32", "shape": [7]}
+    assert (contract["history"], contract["n_action_steps"], contract["execute"], contract["version"]) == (3, 2, 2, 1)
+    assert contract["spec"] == json.loads(json.dumps(SPEC.to_json()))
     assert requests.get(f"{served.url}/health", timeout=TIMEOUT_S).json()["ready"] is True
 
 
@@ -59,13 +59,13 @@ def test_steps_over_http_and_websocket_are_those_in_process(served: Served):
     for step in range(7):
         rgb, state = rng.integers(0, 255, (32, 32, 3), np.uint8), rng.standard_normal(14, np.float32)
         obs = {"rgb": rgb[None], "state": state[None]}
-        wanted = local.act(obs, {"instruction": np.array([SENTENCE]), "action": executed[None]})[0]
+        expected = local.act(obs, {"instruction": np.array([SENTENCE]), "action": executed[None]})[0]
         over_http = served.act(session, step, rgb=rgb, state=state, action=executed)
         about, arrays = wire.unpack(over_http.content)
         assert about == {"session": session, "step": str(step)}
-        np.testing.assert_array_equal(arrays["action"], wanted)
-        np.testing.assert_array_equal(robot.act(rgb, state, executed, SENTENCE), wanted)
-        executed = np.clip(wanted, SPEC.action_low_A, SPEC.action_high_A)
+        np.testing.assert_array_equal(arrays["action"], expected)
+        np.testing.assert_array_equal(robot.act(rgb, state, executed, SENTENCE), expected)
+        executed = np.clip(expected, SPEC.action_low_A, SPEC.action_high_A)
     robot.socket.close()
 
 
@@ -276,8 +276,8 @@ def test_who_needs_a_token(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     ]  # fmt: skip
     assert token_of(config) is None
     file = tmp_path / "new" / "token"
-    for host, wanted in (("127.0.0.1", True), ("0.0.0.0", False)):
-        token, shell = token_of(ServeConfig(policy=tmp_path, host=host, require_token=wanted, token_file=file)) or (
+    for host, required in (("127.0.0.1", True), ("0.0.0.0", False)):
+        token, shell = token_of(ServeConfig(policy=tmp_path, host=host, require_token=required, token_file=file)) or (
             "",
             "",
         )

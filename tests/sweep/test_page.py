@@ -33,8 +33,8 @@ def row(number: int, values: dict, partial: int | None = None, entire: int = 0, 
         result = {**rates, "k": {"partial": partial, "entire": entire}, "n": 20}
         result |= {"avg_partial_interval": [0.1, 0.9], "avg_entire_interval": [0.1, 0.9], "tasks": {}}
     runs = {"align": "runs/align", "evaluate": "runs/evaluate"} if result else {}
-    told = {"state": "done" if result else "waiting", "runs": runs, **more}
-    return TrialRow(id=f"{number:03d}", values=values, result=result, **told)
+    fields = {"state": "done" if result else "waiting", "runs": runs, **more}
+    return TrialRow(id=f"{number:03d}", values=values, result=result, **fields)
 
 
 @pytest.fixture

@@ -107,8 +107,8 @@ def train_both(rank: int, world: int, folder: Path, data: Path) -> None:
         dist.barrier()
         (folder / run).mkdir(exist_ok=True)
         prepare = sharded if parallel == "fsdp" else nn.parallel.DistributedDataParallel
-        own = WorkerContext(rank=rank, world=world, prepare=prepare, sharded=parallel == "fsdp", agree=first_says)
-        session.work(job(folder / run, data), own)
+        context = WorkerContext(rank=rank, world=world, prepare=prepare, sharded=parallel == "fsdp", agree=first_says)
+        session.work(job(folder / run, data), context)
         dist.barrier()
     dist.destroy_process_group()
 

@@ -145,7 +145,7 @@ def test_one_worker_takes_up_what_two_have_left(tmp_path: Path, data: Path):
 
     dataset = open_dataset(data)
     two = [schedule(dataset, toy.WINDOWS, seed=toy.SEED, shard=Shard(worker=rank, num_workers=2)) for rank in range(2)]
-    epoch = [part.group for own in two for part in takewhile(lambda part: part.epoch == 0, own)]
+    epoch = [part.group for parts in two for part in takewhile(lambda part: part.epoch == 0, parts)]
     batches = sum(num_batches(dataset, group, toy.WINDOWS) for group in epoch)
     assert batches > 30
     session.work(dataclasses.replace(task, config=dataclasses.replace(task.config, steps=10 + batches - 20)))

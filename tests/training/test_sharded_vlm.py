@@ -26,8 +26,8 @@ EACH = [pytest.param(case, marks=[] if case in COMMON else pytest.mark.long_proo
 
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest) -> Path:
-    own = [item.name for item in request.session.items if item.path == Path(__file__)]
-    chosen = [case for case in CASES if any(f"[{case}]" in name for name in own)]
+    collected = [item.name for item in request.session.items if item.path == Path(__file__)]
+    chosen = [case for case in CASES if any(f"[{case}]" in name for name in collected)]
     logging.disable_progress_bar()
 
     def train(folder: Path) -> None:
