@@ -201,19 +201,19 @@ def job(tmp_path_factory):
 
 
 def test_a_job_prints_its_result_last(job):
-    done = job("--data", "some/where", "--steps", "1")
-    assert done.returncode == 0
-    assert done.stdout.splitlines()[-1] == "some/where"
-    assert "steps=1" in done.stdout
+    completed = job("--data", "some/where", "--steps", "1")
+    assert completed.returncode == 0
+    assert completed.stdout.splitlines()[-1] == "some/where"
+    assert "steps=1" in completed.stdout
 
 
 @pytest.mark.parametrize("flags", [("--config", "c.yaml"), ("--config=c.yaml",)])
 def test_flags_win_over_the_file_and_the_file_over_defaults(job, flags):
-    done = job(*flags, "--data", "d", "--steps", "5")
-    assert "steps=5" in done.stdout, done.stderr
-    assert "tasks=('x', 'y')" in done.stdout
-    done = job("--data", "d", *flags)
-    assert "steps=7" in done.stdout, done.stderr
+    completed = job(*flags, "--data", "d", "--steps", "5")
+    assert "steps=5" in completed.stdout, completed.stderr
+    assert "tasks=('x', 'y')" in completed.stdout
+    completed = job("--data", "d", *flags)
+    assert "steps=7" in completed.stdout, completed.stderr
 
 
 @pytest.mark.parametrize(
@@ -230,17 +230,17 @@ def test_flags_win_over_the_file_and_the_file_over_defaults(job, flags):
     ],
 )
 def test_a_users_mistake_ends_in_one_message_and_status_2(job, flags, status, message):
-    done = job(*flags)
-    assert done.returncode == status
-    assert message in done.stderr
-    assert "Traceback" not in done.stderr
+    completed = job(*flags)
+    assert completed.returncode == status
+    assert message in completed.stderr
+    assert "Traceback" not in completed.stderr
 
 
 def test_help_tells_units(job):
-    done = job("--help")
-    assert done.returncode == 0
-    assert "Prints what it got." in done.stdout
-    assert "Steps, 0: none." in done.stdout
+    completed = job("--help")
+    assert completed.returncode == 0
+    assert "Prints what it got." in completed.stdout
+    assert "Steps, 0: none." in completed.stdout
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -55,8 +55,8 @@ def installed(tmp_path_factory: pytest.TempPathFactory) -> Path:
     source = shutil.copytree(ROOT / "examples" / "my_robot", folder / "source")
     target = folder / "packages"
     flags = ["--quiet", "--no-deps", "--no-build-isolation", "--no-index", "--target", str(target)]
-    done = subprocess.run([sys.executable, "-m", "pip", "install", *flags, source], capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
+    completed = subprocess.run([sys.executable, "-m", "pip", "install", *flags, source], capture_output=True, text=True)
+    assert completed.returncode == 0, completed.stderr
     return target
 
 
@@ -94,20 +94,20 @@ def test_its_joints_turn_about_any_axis(my_robot: None) -> None:
     np.testing.assert_allclose(matrix, np.eye(3), atol=1e-9)
     turned_m, _ = arm.forward(np.array([np.pi / 2, 0, 0, 0, 0, 0]))
     np.testing.assert_allclose(turned_m, [0, 0.42, 0.41], atol=1e-9)
-    wanted_m = np.array([0.3, 0.1, 0.05])
-    joints = arm.inverse(wanted_m, DOWN, None)
+    target_m = np.array([0.3, 0.1, 0.05])
+    joints = arm.inverse(target_m, DOWN, None)
     assert joints is not None
-    np.testing.assert_allclose(arm.forward(joints)[0], wanted_m, atol=1e-4)
+    np.testing.assert_allclose(arm.forward(joints)[0], target_m, atol=1e-4)
 
 
 def test_its_expert_knocks_the_bottle_over_and_its_policy_does_not(my_robot: None) -> None:
     robots = envs.make_ee_control(STUBBY, 4)
-    done = {}
+    succeeded = {}
     for name, policy in (("expert", envs.make_expert(STUBBY, 4)), ("hover", installed_policy("hover")(STUBBY, 4))):
         runs = rollout(robots, policy, env_seeds=range(4), policy_seeds=range(4)).trajectories
-        done[name] = [bool(run.entire.any()) for run in runs]
+        succeeded[name] = [bool(run.entire.any()) for run in runs]
     robots.close()
-    assert done == {"expert": [True] * 4, "hover": [False] * 4}
+    assert succeeded == {"expert": [True] * 4, "hover": [False] * 4}
 
 
 def test_its_simulator_is_one_of_ours(my_robot: None) -> None:
@@ -271,9 +271,9 @@ def test_the_jobs_know_it_in_rays_workers_too(job: str, expected: str, installed
     surroundings = {**os.environ, "PYTHONPATH": os.pathsep.join([str(installed), str(ROOT)])}
     common = f"--robot stubby --image-size 32 --max-steps 40 --fleets 1 --episodes 2 --out {tmp_path}/out"
     command = [sys.executable, "-m", *f"jobs.{job} {common}".split()]
-    done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, env=surroundings)
-    assert done.returncode == 0, done.stderr
-    assert expected in done.stdout
+    completed = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, env=surroundings)
+    assert completed.returncode == 0, completed.stderr
+    assert expected in completed.stdout
 
 
 def brings(folder: Path, package: str, kind: str, line: str, code: str = "") -> None:

@@ -18,9 +18,9 @@ pytestmark = pytest.mark.skipif(
 def run(script: str, *arguments: object) -> str:
     assert PYTHON is not None
     command = [PYTHON, REPOSITORY / script, *map(str, arguments)]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
-    return done.stdout
+    completed = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert completed.returncode == 0, completed.stderr
+    return completed.stdout
 
 
 def test_every_column_and_statistic_is_ours(play_dataset: Path) -> None:

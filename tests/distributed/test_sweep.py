@@ -57,8 +57,8 @@ def killed_and_done(file: Path, store: Path, env: dict[str, str], *, hold: Path,
     driver.kill()
     driver.wait()
     hold.unlink()
-    done = subprocess.run(command, cwd=REPOSITORY, env=env, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
+    completed = subprocess.run(command, cwd=REPOSITORY, env=env, capture_output=True, text=True)
+    assert completed.returncode == 0, completed.stderr
     return next(store.glob("sweep-*"))
 
 

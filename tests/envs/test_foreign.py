@@ -222,9 +222,9 @@ def test_the_jobs_take_it(tmp_path: Path, mlflow_uri: str) -> None:
     def job(verb: str, *flags: str) -> str:
         common = ["--env", file, "--image-size", "32", "--max-steps", "20", "--fleets", "1", "--out", tmp_path / verb]
         command = [sys.executable, "-m", f"jobs.{verb}", *common, *flags]
-        done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, env=surroundings)
-        assert done.returncode == 0, done.stderr
-        return done.stdout
+        completed = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, env=surroundings)
+        assert completed.returncode == 0, completed.stderr
+        return completed.stdout
 
     output = job("collect_play", "--explorer", "waypoint", "--episodes", "2")
     assert "The adapter has no objects (switched off: the explorers contact" in output

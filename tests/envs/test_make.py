@@ -48,8 +48,8 @@ def test_spec_starts_no_simulator() -> None:
         "import sys, envs; from tap_ray.types import EnvConfig; s = envs.spec(EnvConfig());"
         "assert 'pybullet' not in sys.modules and 'torch' not in sys.modules; print(len(s.action), len(s.state))"
     )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert done.stdout.strip() == "7 14"
+    completed = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert completed.stdout.strip() == "7 14"
 
 
 @pytest.mark.parametrize("task", [*envs.TASKS, envs.PLAY])
@@ -99,5 +99,5 @@ def test_no_other_simulator_is_loaded() -> None:
         "import sys, envs; from tap_ray.types import EnvConfig; envs.make(EnvConfig(render=False)).close();"
         "print([name for name in ('mani_skill', 'sapien', 'torch') if name in sys.modules])"
     )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert done.stdout.strip() == "[]"
+    completed = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert completed.stdout.strip() == "[]"

@@ -175,12 +175,12 @@ def test_same_seed_same_bytes_whatever_came_before() -> None:
 def test_the_scene_is_the_standard_one() -> None:
     plain, other = envs.make(replace(PLAY, randomize=None)), envs.make(PLAY)
     for seed in range(6):
-        obs, told_plain = plain.reset(seed=seed)
+        obs, plain_info = plain.reset(seed=seed)
         changed, info = other.reset(seed=seed)
-        assert "drawn" not in told_plain
-        np.testing.assert_allclose(info["object_pose"], told_plain["object_pose"], atol=1e-4)  # after settling
-        assert info["object_name"] == told_plain["object_name"]
-        assert info["instruction"] == told_plain["instruction"]
+        assert "drawn" not in plain_info
+        np.testing.assert_allclose(info["object_pose"], plain_info["object_pose"], atol=1e-4)  # after settling
+        assert info["object_name"] == plain_info["object_name"]
+        assert info["instruction"] == plain_info["instruction"]
         assert not np.array_equal(obs["rgb"], changed["rgb"])
     plain.close()
     other.close()

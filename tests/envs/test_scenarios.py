@@ -78,8 +78,8 @@ def test_standard_draws_nothing() -> None:
 
 def test_no_simulator_is_needed_to_define_them() -> None:
     code = "import sys, envs.scene.scenarios; print({'pybullet', 'sapien', 'mani_skill'} & set(sys.modules))"
-    done = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
-    assert done.stdout == "set()\n"
+    completed = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
+    assert completed.stdout == "set()\n"
 
 
 def _episode(env, seed: int) -> list[bytes]:

@@ -130,9 +130,9 @@ def test_from_the_shell(run, tmp_path):
 
     cells_of = ("--tasks", "put_carrot_on_plate", "--episodes", "2", "--max-steps", "8", "--image-size", "32")
     for policy, out in (("random", "r"), (run, "a")):
-        done = job("evaluate", "--policy", policy, *cells_of, "--out", out)
-        assert done.returncode == 0, done.stderr
-        assert done.stdout.splitlines()[-1] == out
+        completed = job("evaluate", "--policy", policy, *cells_of, "--out", out)
+        assert completed.returncode == 0, completed.stderr
+        assert completed.stdout.splitlines()[-1] == out
         assert (tmp_path / out / "videos" / "put_carrot_on_plate.mp4").exists()
     manifest = runs.require_done(tmp_path / "a", job="evaluate")
     assert manifest["parents"]["policy"]["hash"] == runs.hash_of(run)

@@ -42,9 +42,9 @@ def job(where: Path, name: str, *arguments: object, status: int = 0) -> str:
     """What a job prints."""
     variables = os.environ | {"MLFLOW_TRACKING_URI": f"sqlite:///{where}/mlflow.db", "PYTHONPATH": str(REPOSITORY)}
     command = [sys.executable, "-m", f"jobs.{name}", *map(str, arguments)]
-    done = subprocess.run(command, cwd=REPOSITORY, env=variables, capture_output=True, text=True, timeout=1200)
-    assert done.returncode == status, done.stdout[-3000:] + done.stderr[-3000:]
-    return done.stdout + done.stderr
+    completed = subprocess.run(command, cwd=REPOSITORY, env=variables, capture_output=True, text=True, timeout=1200)
+    assert completed.returncode == status, completed.stdout[-3000:] + completed.stderr[-3000:]
+    return completed.stdout + completed.stderr
 
 
 def inspected(where: Path, data: Path) -> str:

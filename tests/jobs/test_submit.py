@@ -150,13 +150,13 @@ def test_a_stopped_job_submitted_again_completes_its_data_set(head: Head, tmp_pa
 
 
 def test_a_users_mistake_is_the_jobs_failure_in_one_line(head: Head, tmp_path: Path):
-    done = head.submit("jobs.collect_play", "--robot", "widowy", "--out", str(tmp_path / "play"))
-    assert done.returncode != 0
-    assert "Did you mean 'widowx'?" in done.stdout
-    assert "Traceback" not in done.stdout
+    completed = head.submit("jobs.collect_play", "--robot", "widowy", "--out", str(tmp_path / "play"))
+    assert completed.returncode != 0
+    assert "Did you mean 'widowx'?" in completed.stdout
+    assert "Traceback" not in completed.stdout
 
 
 def test_a_wrong_token_is_refused(head: Head):
-    done = head.submit("jobs.collect_play", "--episodes", "1", RAY_AUTH_TOKEN="0" * 64)
-    assert done.returncode != 0
-    assert "Invalid authentication token" in done.stdout + done.stderr
+    completed = head.submit("jobs.collect_play", "--episodes", "1", RAY_AUTH_TOKEN="0" * 64)
+    assert completed.returncode != 0
+    assert "Invalid authentication token" in completed.stdout + completed.stderr

@@ -161,9 +161,9 @@ def test_it_collects_trains_and_evaluates_there(tmp_path: Path):
     config = foreign(tmp_path)
     command = [sys.executable, "-m", "jobs.sweep", str(config.sweep), "--store", str(config.store)]
     variables = os.environ | {"MLFLOW_TRACKING_URI": f"sqlite:///{tmp_path}/mlflow.db", "PYTHONPATH": str(ROOT)}
-    done = subprocess.run(command, cwd=ROOT, env=variables, capture_output=True, text=True, timeout=800)
-    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
-    assert "registered" in done.stdout or "models:/" in done.stdout
+    completed = subprocess.run(command, cwd=ROOT, env=variables, capture_output=True, text=True, timeout=800)
+    assert completed.returncode == 0, completed.stdout[-3000:] + completed.stderr[-3000:]
+    assert "registered" in completed.stdout or "models:/" in completed.stdout
     [result, *others] = [runs.read_json(path) for path in config.store.glob("evaluate-*/results.json")]
     assert len(others) == 1, "one for each budget"
     assert [*result["tasks"]] == ["slide"]
