@@ -31,9 +31,10 @@ class Down:
 protocol = Protocol(tasks=("put_carrot_on_plate", "put_spoon_on_cloth"), env_version=envs.VERSION, seed=0,
                     episodes=int(sys.argv[1]))  # fmt: skip
 for task in protocol.tasks:
-    own = [cell for cell in cells(protocol) if cell.task == task]
-    robots = envs.make_vector(protocol.env_config(task, "standard"), len(own))
-    seeds = [policy_seed(protocol.seed, cell) for cell in own]
-    done = rollout(robots, Down(), env_seeds=[cell.seed for cell in own], policy_seeds=seeds).trajectories
-    partial, entire = (sum(bool(getattr(one, name).any()) for one in done) for name in ("partial", "entire"))
-    print(f"{task}: partial {partial}/{len(done)}, 95 % {wilson(partial, len(done))}; entire {entire}/{len(done)}")
+    task_cells = [cell for cell in cells(protocol) if cell.task == task]
+    num = len(task_cells)
+    robots = envs.make_vector(protocol.env_config(task, "standard"), num)
+    seeds = [policy_seed(protocol.seed, cell) for cell in task_cells]
+    episodes = rollout(robots, Down(), env_seeds=[cell.seed for cell in task_cells], policy_seeds=seeds).trajectories
+    partial, entire = (sum(bool(getattr(one, name).any()) for one in episodes) for name in ("partial", "entire"))
+    print(f"{task}: partial {partial}/{num}, 95 % {wilson(partial, num)}; entire {entire}/{num}")

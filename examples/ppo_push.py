@@ -90,7 +90,7 @@ def advantages(batch: dict[str, Tensor], last_value: Tensor) -> Tensor:
 def improve(agent: Agent, optimizer: torch.optim.Optimizer, batch: dict[str, Tensor], advantage: Tensor) -> None:
     """Optimize the clipped objective for several epochs."""
     flat = {key: value.flatten(0, 1) for key, value in (batch | {"advantage": advantage}).items()}
-    flat["wanted"] = flat["advantage"] + flat["value"]
+    flat["returns"] = flat["advantage"] + flat["value"]
     flat["advantage"] = (flat["advantage"] - flat["advantage"].mean()) / (flat["advantage"].std() + 1e-8)
     for _ in range(EPOCHS):
         for rows in torch.randperm(ROBOTS * STEPS).chunk(PARTS):
@@ -98,7 +98,7 @@ def improve(agent: Agent, optimizer: torch.optim.Optimizer, batch: dict[str, Ten
             choice, value = agent(part["obs"])
             ratio = (choice.log_prob(part["action"]).sum(-1) - part["log_prob"]).exp()
             gain = torch.min(ratio * part["advantage"], ratio.clamp(1 - CLIP, 1 + CLIP) * part["advantage"]).mean()
-            loss = 0.5 * (value - part["wanted"]).pow(2).mean() - gain - ENTROPY * choice.entropy().sum(-1).mean()
+            loss = 0.5 * (value - part["returns"]).pow(2).mean() - gain - ENTROPY * choice.entropy().sum(-1).mean()
             optimizer.zero_grad()
             loss.backward()
             nn.utils.clip_grad_norm_(agent.parameters(), 0.5)

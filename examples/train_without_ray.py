@@ -29,9 +29,9 @@ def learn(stage, dataset, windows):
     print(stage.validate())
 
 
-asked = stage_1.ObjectiveConfig()
-windows = asked.windows(WindowConfig(batch_size=32, holdout_every=5))
-stage = stage_1.from_dataset(play, windows, policy=PolicyConfig(), config=asked, seed=0)
+objective = stage_1.ObjectiveConfig()
+windows = objective.windows(WindowConfig(batch_size=32, holdout_every=5))
+stage = stage_1.from_dataset(play, windows, policy=PolicyConfig(), config=objective, seed=0)
 learn(stage, play, windows)
 stage.save(run / "moves")
 

@@ -27,8 +27,8 @@ def main(config: PriorJobConfig) -> Path:
     require_used(config.windows, config.resolve_windows(), of="windows", follows=FOLLOWS)
     require_used(config.prior, built.network.config, of="prior", follows=FOLLOWS)
     counts(weights, config.train.batch_size)
-    wanted, total = (sum(sizes) for sizes in zip(*(bytes_read(path) for path in paths), strict=True))
-    print(f"States and actions are {wanted / 1e6:.1f} of {total / 1e6:.1f} MB on disk; images are not decoded.")
+    needed, total = (sum(sizes) for sizes in zip(*(bytes_read(path) for path in paths), strict=True))
+    print(f"States and actions are {needed / 1e6:.1f} of {total / 1e6:.1f} MB on disk; images are not decoded.")
     windows, seed = config.resolve_windows(), config.train.seed
     batches = partial(stream.motion_batches, sets, weights, windows, seed=seed, **config.workers.stream())
     metadata = {"episodes": sum(map(len, sets))}

@@ -76,9 +76,9 @@ BOUNDS: dict[str, str] = {
 
 def check(config: Any) -> None:
     """Raise a ConfigError that names each flag of a config, nested configs included, whose number is out of range."""
-    said = list(_outside(config, ""))
-    if said:
-        raise ConfigError("\n  ".join([f"--{each}" for each in said]))
+    violations = list(_outside(config, ""))
+    if violations:
+        raise ConfigError("\n  ".join([f"--{each}" for each in violations]))
 
 
 def check_own(config: Any, where: str) -> None:

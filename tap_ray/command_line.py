@@ -67,7 +67,7 @@ def parse(main: Callable[[C], Path], config_type: type[C], argv: list[str], offe
     given, argv = _beside(argv)
     default = _default(config_type, given, offers)
     gpu_gb = _memory(given, offers)
-    texts = [plugins.listing(), _said(offers)]
+    texts = [plugins.listing(), _extra_help(offers)]
     doc = "\n\n".join(filter(None, [(sys.modules[main.__module__].__doc__ or "").strip(), *texts]))
     fallback = tyro.MISSING_NONPROP if default is None else default
     if {"-h", "--help"} & set(argv):
@@ -150,7 +150,7 @@ def _memory(given: Mapping[str, str], offers: Offers[Any]) -> float | None:
     return memory
 
 
-def _said(offers: Offers[Any]) -> str:
+def _extra_help(offers: Offers[Any]) -> str:
     """The --help text of the flags that are not fields of the config."""
     lines = [
         "Besides the flags below: --config FILE (YAML or JSON) sets them, and --print-config prints all of them as "

@@ -103,25 +103,25 @@ def crossed_bootstrap(
     return np.einsum("ds,...sc,dc->d...", seeds_DS, table, cells_DC, optimize=True)
 
 
-def reached_at(amounts: ArrayLike, scores: ArrayLike, wanted: float) -> float:
+def reached_at(amounts: ArrayLike, scores: ArrayLike, target: float) -> float:
     """The amount at which a learning curve first reaches a score, on straight lines over the logarithm of the amount.
 
     Args:
         amounts: (N,), rising and above 0, e.g. demonstrations.
         scores: (N,), the curve there; it may dip.
-        wanted: the score.
+        target: the score to reach.
 
     Returns:
         The first amount if the curve begins at the score or above, infinity if it never gets there.
     """
     at, curve = np.log(np.asarray(amounts, float)), np.asarray(scores, float)
-    above = np.flatnonzero(curve >= wanted)
+    above = np.flatnonzero(curve >= target)
     if not len(above):
         return float("inf")
     end = int(above[0])
     if end == 0:
         return float(np.exp(at[0]))
-    part = (wanted - curve[end - 1]) / (curve[end] - curve[end - 1])
+    part = (target - curve[end - 1]) / (curve[end] - curve[end - 1])
     return float(np.exp(at[end - 1] + part * (at[end] - at[end - 1])))
 
 

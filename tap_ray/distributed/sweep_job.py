@@ -108,10 +108,10 @@ def _run(config: SweepJobConfig, plan: SweepFile, run: JobRun, context: SweepCon
     top = best(rows, plan.metric)
     if top is not None:
         try:
-            said = _register(top, plan, context, run.tracked)
+            registered = _register(top, plan, context, run.tracked)
         except StorageError as error:  # the work is done, and the policy lies in its run folder
-            said = f"trial {top.id} was not registered: {error}"
-        run.annotate(registered=said)
+            registered = f"trial {top.id} was not registered: {error}"
+        run.annotate(registered=registered)
     sweep_page.write(run.path, rows, watch.frame(""), running=False)
     run.artifact(sweep_page.PAGE, "table.json")
     failed = [row for row in rows if row.state == "failed"]

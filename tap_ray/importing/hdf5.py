@@ -96,8 +96,8 @@ def _named(groups: Any) -> list[str]:
 
 def _sentence(attributes: Any) -> str:
     """LIBERO's instruction, without the quotes around it."""
-    said = json.loads(attributes[SENTENCE]).get("language_instruction", "") if SENTENCE in attributes else ""
-    return "".join(said).strip('"')
+    text = json.loads(attributes[SENTENCE]).get("language_instruction", "") if SENTENCE in attributes else ""
+    return "".join(text).strip('"')
 
 
 def _control_hz(file: Path, attributes: Any) -> float:

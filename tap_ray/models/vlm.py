@@ -285,14 +285,14 @@ class VlmPolicy(nn.Module):
         num, device = len(given["input_ids"]), given["input_ids"].device
         left_N = torch.full((num,), self.head.tokenizer.num_numbers, device=device)
         utf8_N = torch.zeros_like(left_N)
-        mask_NL, said = given["attention_mask"], []
+        mask_NL, tokens = given["attention_mask"], []
         read = self._run(given, state_ND, use_cache=True)
         hidden_ND = self.first_read(read.last_hidden_state[:, -1].to(self._head_dtype))
         while True:
             token_N, left_N, utf8_N = self.head.choose(hidden_ND, left_N, utf8_N)
-            said.append(token_N)
+            tokens.append(token_N)
             if not bool((left_N > 0).any()):
-                return self.head.decode(torch.stack(said, 1))
+                return self.head.decode(torch.stack(tokens, 1))
             mask_NL = torch.cat([mask_NL, mask_NL.new_ones(num, 1)], 1)
             step = {"input_ids": self.action_words(token_N.clamp_min(0))[:, None], "attention_mask": mask_NL}
             step |= self._position(mask_NL)

@@ -98,7 +98,7 @@ def processor_of(source: str, config: PretrainedConfig, tokenizer: Any, images: 
     except LOADING as error:
         raise CheckpointError(
             f"{_where(source)} ({config.model_type}): its processor cannot be built from its tokenizer and image "
-            f"processor: {_said(error)}. Tested models: {KNOWN}."
+            f"processor: {_message(error)}. Tested models: {KNOWN}."
         ) from None
     if tokenizer.convert_tokens_to_ids(processor.image_token) != config.image_token_id:
         raise CheckpointError(
@@ -142,7 +142,7 @@ def new_model(config: VlmConfig, files: VlmFiles, *, load_weights: bool) -> "Pre
             model = AutoModelForImageTextToText.from_config(files.config, **about)
         except LOADING as error:
             raise CheckpointError(
-                f"Cannot create a model of type {files.config.model_type!r}: {_said(error)}"
+                f"Cannot create a model of type {files.config.model_type!r}: {_message(error)}"
             ) from None
     return model.base_model
 
@@ -169,14 +169,14 @@ def _load(cls: Any, source: str, what: str, **options: Any) -> Any:
     try:
         return cls.from_pretrained(source, trust_remote_code=False, **options)
     except LOADING as error:
-        raise CheckpointError(f"Cannot load {_where(source)} as {what}: {_said(error)}") from None
+        raise CheckpointError(f"Cannot load {_where(source)} as {what}: {_message(error)}") from None
 
 
 def _where(source: str) -> str:
     return f"the folder {source!r}" if Path(source).is_dir() else f"the path or hub id {source!r}"
 
 
-def _said(error: BaseException) -> str:
+def _message(error: BaseException) -> str:
     return " ".join(str(error).split())[:400]
 
 

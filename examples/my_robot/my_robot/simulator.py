@@ -100,13 +100,13 @@ class FlatlandEnv(gym.Env[Any, np.ndarray]):
         now = check_success(self._config.task, self._start_M7, self._pose_M7, touch)
         self._once |= now
         names = [thing.name for thing in self._scene.object]
-        told = {"instruction": self._scene.sentence, "num_clipped": self._num_clipped}
+        info = {"instruction": self._scene.sentence, "num_clipped": self._num_clipped}
         whose = self._whose()
         if self._config.robot_mask:
-            told["robot_mask"] = np.isin(whose, (ARM, HAND)).astype(np.uint8) * 255
+            info["robot_mask"] = np.isin(whose, (ARM, HAND)).astype(np.uint8) * 255
         if self._config.segmentation:
-            told["segmentation"] = whose
-        return told | {
+            info["segmentation"] = whose
+        return info | {
             "object_pose": self._pose_M7.copy(),
             "object_name": ",".join(names + [""] * (NUM_SLOTS - len(names))),
             "contact": bool(self._pushed),

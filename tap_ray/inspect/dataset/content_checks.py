@@ -43,7 +43,7 @@ def coverage(survey: Survey) -> Check:
     if not survey.spec.state:
         text = "the dataset has no states, so the positions of the robot are unknown"
         return Check(name="coverage", kind="not known", text=text, numbers={}, threshold=threshold)
-    said = [f"{', '.join(constant)} never changes"] if constant else []
+    findings = [f"{', '.join(constant)} never changes"] if constant else []
     good = f"all {len(survey.spec.state)} numbers of the state change"
     if survey.voxels:
         counts = np.array(list(survey.voxels.values()))
@@ -54,11 +54,11 @@ def coverage(survey: Survey) -> Check:
             f"{len(counts)} voxels of {100 * LEAF_M:g} cm were visited, as many as {2**bits:.0f} visited equally often"
         )
         if most > IN_ONE_PLACE:
-            said.append(f"{most:.0%} of the steps are in one voxel of {100 * LEAF_M:g} cm")
+            findings.append(f"{most:.0%} of the steps are in one voxel of {100 * LEAF_M:g} cm")
     return Check(
         name="coverage",
-        kind="look at this" if said else "good",
-        text="; ".join(said) or good,
+        kind="look at this" if findings else "good",
+        text="; ".join(findings) or good,
         numbers=numbers,
         threshold=threshold,
     )
@@ -106,16 +106,16 @@ def duplicates(survey: Survey) -> Check:
     equal = [group for group in groups.values() if len(group) > 1]
     copies = sum(len(group) - 1 for group in equal)
     seen, near = near_duplicates([each for each in survey.episodes if groups[each.digest][0] == each.index])
-    said = []
+    findings = []
     if copies:
-        said.append(f"{counted(copies, 'episode is a copy', 'episodes are copies')} of another, number for number")
+        findings.append(f"{counted(copies, 'episode is a copy', 'episodes are copies')} of another, number for number")
     if near:
-        said.append(f"{counted(len(near), 'pair', 'pairs')} of episodes have nearly the same path")
+        findings.append(f"{counted(len(near), 'pair', 'pairs')} of episodes have nearly the same path")
     pairs = [(group[0], group[1]) for group in equal] + [(a, b) for _, a, b in near]
     return Check(
         name="duplicates",
-        kind="look at this" if said else "good",
-        text="; ".join(said) or f"no episode is a copy of another ({seen} compared)",
+        kind="look at this" if findings else "good",
+        text="; ".join(findings) or f"no episode is a copy of another ({seen} compared)",
         numbers={
             "copies": copies,
             "near_pairs": len(near),
@@ -158,22 +158,22 @@ def images(frames: Frames, camera: str = "") -> Check:
     flat = sum(len(each.flat) for each in frames.episodes)
     frozen = sum(each.num_frozen for each in frames.episodes)
     moving = sum(each.moving for each in frames.episodes)
-    said = []
+    findings = []
     if black:
-        said.append(f"{black} are black")
+        findings.append(f"{black} are black")
     if flat:
-        said.append(f"{flat} have a single color")
+        findings.append(f"{flat} have a single color")
     if frozen > 0.01 * moving:
-        said.append(
+        findings.append(
             f"{frozen} are identical to the previous one although the robot moves ({frozen / moving:.0%} of such steps)"
         )
-    worst = most(frames.episodes, lambda each: len(each.black) + len(each.flat) + each.num_frozen) if said else ()
+    worst = most(frames.episodes, lambda each: len(each.black) + len(each.flat) + each.num_frozen) if findings else ()
     moves = " or ".join(f"{value:g} {unit}" for unit, value in MOVES.items())
     unfit = black + flat + frozen > 0.5 * max(frames.num, 1)
-    text = f"of {frames.num} images " + (", ".join(said) or "none is black, of one color or frozen")
+    text = f"of {frames.num} images " + (", ".join(findings) or "none is black, of one color or frozen")
     return Check(
         name=f"images {camera}" if camera else "images",
-        kind="not fit" if unfit else "look at this" if said else "good",
+        kind="not fit" if unfit else "look at this" if findings else "good",
         text=f"for learning from images: {text}" if unfit else text,
         numbers={"images": frames.num, "black": black, "flat": flat, "frozen": frozen, "moving_steps": moving},
         threshold=f"any black or empty image, or 1% of frozen ones while the robot moves {moves} in a step: the camera "
@@ -208,12 +208,12 @@ def language(survey: Survey) -> Check:
     for text in counts:
         spelt.setdefault(" ".join(text.lower().split()).rstrip(" ."), []).append(text)
     several = [texts for texts in spelt.values() if len(texts) > 1]
-    said = []
+    findings = []
     if empty:
-        said.append(f"{counted(empty, 'episode has', 'episodes have')} no instruction")
+        findings.append(f"{counted(empty, 'episode has', 'episodes have')} no instruction")
     if several:
         spellings = " / ".join(map(repr, several[0]))
-        said.append(
+        findings.append(
             f"{counted(len(several), 'instruction is', 'instructions are')} spelled in several ways: {spellings}"
         )
     unfit = empty == len(survey.episodes)
@@ -226,8 +226,8 @@ def language(survey: Survey) -> Check:
     worst = tuple(each.index for each in survey.episodes if each.instruction.strip() in ("", PLAY_TASK))[:3]
     return Check(
         name="language",
-        kind="not fit" if unfit else "look at this" if said else "good",
-        text="; ".join(["for Stage 2"] * unfit + said) or good,
+        kind="not fit" if unfit else "look at this" if findings else "good",
+        text="; ".join(["for Stage 2"] * unfit + findings) or good,
         numbers=numbers | {"without": empty, "several_spellings": several},
         threshold=threshold,
         episodes=worst,

@@ -75,15 +75,15 @@ def smoothness(survey: Survey) -> Check:
     sparc = [each.sparc for each in survey.episodes if np.isfinite(each.sparc)]
     noisy = [unit for unit, value in rough.items() if value >= NOISE]
     worst = most(survey.episodes, lambda each: each.jumps)
-    said = [f"the actions in {unit} change from step to step like noise ({rough[unit]:.2f})" for unit in noisy]
+    findings = [f"the actions in {unit} change from step to step like noise ({rough[unit]:.2f})" for unit in noisy]
     if jumps:
-        said.append(f"the state jumps in {jumps} steps, faster than an arm can move")
-    text = "; ".join(said) or "actions follow each other: roughness " + ", ".join(
+        findings.append(f"the state jumps in {jumps} steps, faster than an arm can move")
+    text = "; ".join(findings) or "actions follow each other: roughness " + ", ".join(
         f"{value:.2f} ({unit})" for unit, value in rough.items()
     )
     return Check(
         name="smoothness",
-        kind="look at this" if said else "good",
+        kind="look at this" if findings else "good",
         text=text,
         numbers={
             **{f"roughness_{unit}": value for unit, value in rough.items()},
@@ -137,23 +137,23 @@ def consistency(survey: Survey) -> Check:
         for column, name in enumerate(survey.lags.slots)
         if name in best and best[name][0] >= 0.25 and signs[LAGS.index(best[name][1]), column] < 0
     ]
-    said = []
+    findings = []
     if weak:
-        said.append(f"{', '.join(weak)} does not explain the change of its state")
+        findings.append(f"{', '.join(weak)} does not explain the change of its state")
     if shifted:
-        said.append(
+        findings.append(
             f"the state follows the action after this many steps, so the columns are shifted: {', '.join(shifted)}"
         )
     if against:
-        said.append(f"the state moves opposite to {', '.join(against)}: a sign is wrong")
+        findings.append(f"the state moves opposite to {', '.join(against)}: a sign is wrong")
     wrong = bool(weak) and len(weak) == len(best)
     least = min(value for value, _ in best.values())
     lag = _range([lag for _, lag in best.values()])
     good = f"actions explain the state's changes: R² is at least {least:.2f}, at a lag of {lag}"
-    text = "; ".join(said) or good
+    text = "; ".join(findings) or good
     return Check(
         name="consistency",
-        kind="not fit" if wrong or against or shifted else "look at this" if said else "good",
+        kind="not fit" if wrong or against or shifted else "look at this" if findings else "good",
         text=f"for learning actions: {text}" if wrong or against or shifted else text,
         numbers=numbers,
         threshold=threshold,
@@ -198,7 +198,7 @@ def gripper(survey: Survey) -> Check:
         )
     numbers: dict[str, Any] = {}
     bad: list[str] = []
-    said: list[str] = []
+    findings: list[str] = []
     good: list[str] = []
     flickering: tuple[int, ...] = ()
     for number, arm in enumerate(arm for arm in survey.spec.arms if arm.gripper is not None):
@@ -220,17 +220,17 @@ def gripper(survey: Survey) -> Check:
         elif closed == 0 or closed == 1:
             bad.append(f"{name} never {'closes' if closed == 0 else 'opens'}")
         elif begins > 0.8 and len(own) >= 3:
-            said.append(f"{begins:.0%} of the episodes begin with a closed {name.removeprefix('the ')}: inverted?")
+            findings.append(f"{begins:.0%} of the episodes begin with a closed {name.removeprefix('the ')}: inverted?")
         if flickers >= 3 and flickers > 2 * MANY * changes:
-            said.append(f"{name} flickers: {flickers} of {changes} commands last only one step")
+            findings.append(f"{name} flickers: {flickers} of {changes} commands last only one step")
             flickering += most(survey.episodes, lambda each, n=number: each.grippers[n].flickers)
         good.append(
             f"{name} is closed in {closed:.0%} of the steps and changes {changes / len(own):.1f} times an episode"
         )
-    text = "; ".join([*bad, *said] or good)
+    text = "; ".join([*bad, *findings] or good)
     return Check(
         name="gripper",
-        kind="not fit" if bad else "look at this" if said else "good",
+        kind="not fit" if bad else "look at this" if findings else "good",
         text=f"for grasping: {text}" if bad else text,
         numbers=numbers,
         threshold=threshold,
@@ -248,16 +248,16 @@ def idle(survey: Survey) -> Check:
         for each in sorted(survey.episodes, key=lambda each: -each.longest_idle[1])[:3]
         if each.longest_idle[1] / hz > LONG_IDLE_S or (share > IDLE and each.idle)
     )
-    said = []
+    findings = []
     if share > IDLE:
-        said.append(f"{share:.0%} of the steps are idle")
+        findings.append(f"{share:.0%} of the steps are idle")
     if longest > LONG_IDLE_S:
-        said.append(f"the longest idle period is {longest:.3g} s")
+        findings.append(f"the longest idle period is {longest:.3g} s")
     still = ", ".join(f"{value:g} {unit}/s" for unit, value in STILL.items() if unit != "1")
     return Check(
         name="idle",
-        kind="look at this" if said else "good",
-        text="; ".join(said) or f"{share:.0%} of the steps are idle, at most {longest:.3g} s without a break",
+        kind="look at this" if findings else "good",
+        text="; ".join(findings) or f"{share:.0%} of the steps are idle, at most {longest:.3g} s without a break",
         numbers={"share": share, "longest_s": longest},
         threshold=f"{IDLE:.0%} of the steps, or {LONG_IDLE_S:g} s without a break, slower than {still} while no motion "
         "is commanded: behavior cloning learns to wait (for this reason OpenVLA omits no-ops of LIBERO)",

@@ -106,7 +106,7 @@ def render(
             "css": CLASSES[check.kind],
             "text": check.text,
             "threshold": check.threshold,
-            "numbers": [(name.replace("_", " "), _said(value)) for name, value in check.numbers.items()],
+            "numbers": [(name.replace("_", " "), _as_text(value)) for name, value in check.numbers.items()],
             "svg": Markup(plots.get(check.name, ("", ""))[0]),
             "caption": plots.get(check.name, ("", ""))[1],
             "strips": [image(rgb, text) for rgb, text in strips.get(check.name, ())],
@@ -128,7 +128,7 @@ def image(rgb: np.ndarray, text: str) -> dict[str, str]:
     return {"src": "data:image/jpeg;base64," + base64.b64encode(buffer.getvalue()).decode(), "alt": text}
 
 
-def _said(value: Any) -> str:
+def _as_text(value: Any) -> str:
     if value is None:
         return "not known"
     if isinstance(value, float):
@@ -136,5 +136,5 @@ def _said(value: Any) -> str:
     if isinstance(value, Mapping):
         return "; ".join(f"{name} ({count})" for name, count in value.items())
     if isinstance(value, (list, tuple)):
-        return ", ".join(map(_said, value)) or "none"
+        return ", ".join(map(_as_text, value)) or "none"
     return str(value)
