@@ -112,9 +112,8 @@ def compared(place: Path, mapping_name: str, plain: Callable[..., int] | None, r
         rates.append((total / (middle - begin), total / (time.process_time() - middle)))
     loop, ours = np.median(rates, axis=0)
     ratio = np.median([b / a for a, b in rates])
-    return (
-        f"loop {loop:7.0f}, import {ours:7.0f} frames/s of CPU time, ratio {ratio:.2f} ({total} frames, {rounds} rounds)"
-    )
+    speeds = f"loop {loop:7.0f}, import {ours:7.0f} frames/s of CPU time, ratio {ratio:.2f}"
+    return f"{speeds} ({total} frames, {rounds} rounds)"
 
 
 if __name__ == "__main__":

@@ -113,7 +113,7 @@ def main(config: Config) -> None:
                 taken[name].append(seconds)
     reference = taken["ManiSkill's own loop"]
     for name, seconds in taken.items():
-        ratios = [theirs / ours for theirs, ours in zip(reference, seconds, strict=True)]
+        ratios = [theirs / mine for theirs, mine in zip(reference, seconds, strict=True)]
         ms = 1e3 * statistics.median(seconds) / (config.episodes * STEPS * config.robots)
         print(f"{name:28}  {ms:6.1f} ms a robot's step  {statistics.median(ratios):5.2f} x as fast  "
               f"(rounds {', '.join(f'{ratio:.2f}' for ratio in ratios)})")  # fmt: skip

@@ -267,7 +267,9 @@ def test_a_mixture_with_an_explorer_that_is_not_installed() -> None:
         pytest.param("evaluate --policy hover --tasks knock_over_bottle", "hover", marks=pytest.mark.long_proof),
     ],
 )
-def test_the_jobs_know_it_in_rays_workers_too(job: str, expected: str, installed: Path, tmp_path: Path, mlflow_uri: str):
+def test_the_jobs_know_it_in_rays_workers_too(
+    job: str, expected: str, installed: Path, tmp_path: Path, mlflow_uri: str
+):
     surroundings = {**os.environ, "PYTHONPATH": os.pathsep.join([str(installed), str(ROOT)])}
     common = f"--robot stubby --image-size 32 --max-steps 40 --fleets 1 --episodes 2 --out {tmp_path}/out"
     command = [sys.executable, "-m", *f"jobs.{job} {common}".split()]

@@ -149,7 +149,9 @@ def test_the_page_names_the_presets_of_each_job():
     page = (Path(__file__).parents[1] / "docs/how-to/presets.md").read_text()
     rows = [line.split("|")[1:3] for line in page.splitlines() if line.startswith("| `")]
     documented = {name.strip(" `"): {job.split()[0] for job in jobs.split(",")} for name, jobs in rows}
-    assert documented == {name: {job for job, (_, job_presets, _) in JOBS.items() if name in job_presets} for _, name in ALL}
+    assert documented == {
+        name: {job for job, (_, job_presets, _) in JOBS.items() if name in job_presets} for _, name in ALL
+    }
     shown = re.findall(r"jobs\.(\w+) --preset (\w+)", page)
     assert shown
     assert set(shown) <= set(ALL)

@@ -48,6 +48,8 @@ EXITS = """
     ids=("loses", "exits", "swallows", "own", "-"),
 )
 def test_a_signal_while_a_library_starts(way: str, status: int) -> None:
-    completed = subprocess.run([sys.executable, "-c", PROGRAM.format(way=way)], capture_output=True, text=True, check=False)
+    completed = subprocess.run(
+        [sys.executable, "-c", PROGRAM.format(way=way)], capture_output=True, text=True, check=False
+    )
     assert completed.returncode == status, completed.stderr
     assert (completed.stdout == "went on\n") is (way == "pass")

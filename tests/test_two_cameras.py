@@ -275,7 +275,10 @@ def test_there_and_back(demos: DatasetInfo, tmp_path: Path) -> None:
     require_fits(mapping, source)
     assert list(mapping.camera_of) == list(BOTH)
     episode = episode_of(mapping, source, 0, index=0, options=ConvertOptions(quality=95))
-    back, original = decode_frames(episode.extra_jpeg[0]).astype(float), decode_frames(read_episode(demos, 0).extra_jpeg[0])
+    back, original = (
+        decode_frames(episode.extra_jpeg[0]).astype(float),
+        decode_frames(read_episode(demos, 0).extra_jpeg[0]),
+    )
     assert np.abs(back - original[: len(back)]).mean() < 3
     with pytest.raises(ConfigError, match="needs either 'camera'"):
         dataclasses.replace(mapping, camera="observation.images.main")

@@ -93,7 +93,9 @@ def policy():
 
 
 def test_all_terms_by_hand(policy):
-    loss, metrics = BehaviorCloning(policy=policy, tokens_UL=TOKENS, weights=ALL).loss(FixedOutputs(**outputs()), demos())
+    loss, metrics = BehaviorCloning(policy=policy, tokens_UL=TOKENS, weights=ALL).loss(
+        FixedOutputs(**outputs()), demos()
+    )
     assert {name: float(value) for name, value in metrics.items()} == pytest.approx(
         {f"bc/{name}": value for name, value in EXPECTED.items()}
     )
@@ -105,7 +107,9 @@ def test_all_terms_by_hand(policy):
 
 def test_losses_without_weight_are_absent(policy):
     batch = {name: value for name, value in demos().items() if not name.startswith(("play_", "reach"))}
-    loss, metrics = BehaviorCloning(policy=policy, tokens_UL=TOKENS).loss(FixedOutputs(action=outputs()["action"]), batch)
+    loss, metrics = BehaviorCloning(policy=policy, tokens_UL=TOKENS).loss(
+        FixedOutputs(action=outputs()["action"]), batch
+    )
     assert set(metrics) == {"bc/loss"}
     assert float(loss) == pytest.approx(EXPECTED["loss"])
     assert not CloningWeights().need_crops

@@ -105,7 +105,9 @@ def test_what_is_loaded_what_is_new_and_what_is_unused(source, more, config, loa
     if "readout" in loaded:
         saved = original.state_dict()["readout.0.weight"]
         assert torch.equal(after["readout.0.weight"][:, : saved.shape[1]], saved)
-        assert torch.equal(after["readout.0.weight"][:, saved.shape[1] :], before["readout.0.weight"][:, saved.shape[1] :])
+        assert torch.equal(
+            after["readout.0.weight"][:, saved.shape[1] :], before["readout.0.weight"][:, saved.shape[1] :]
+        )
     assert str(transfer).startswith("loaded: vision, join, keypoints, glimpse")
 
 

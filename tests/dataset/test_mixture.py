@@ -43,7 +43,9 @@ def same(a: Window, b: Window) -> bool:
 
 def test_each_dataset_has_its_share_of_every_batch(mixture: Mixture) -> None:
     assert [(windows.batch_size, windows.group_size) for windows in mixture.windows(CONFIG)] == [(4, 2), (2, 1)]
-    states = [np.concatenate([e.state for e in read_episodes(dataset, range(len(dataset)))]) for dataset in mixture.sets]
+    states = [
+        np.concatenate([e.state for e in read_episodes(dataset, range(len(dataset)))]) for dataset in mixture.sets
+    ]
     for batch in islice(batches(mixture, CONFIG, Shard()), 40):
         for row, state in enumerate(batch.state):
             assert (states[row >= 4] == state).all(1).any(), "four of the first, then two of the second"

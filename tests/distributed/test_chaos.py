@@ -251,7 +251,9 @@ test_chaos.starved(sys.argv[1], {str(tmp_path)!r})
 """
     for what in ("evaluate", "collect"):
         env = os.environ | {"RAY_memory_usage_threshold": "0.01", "RAY_memory_monitor_refresh_ms": "100"}
-        completed = subprocess.run([sys.executable, "-c", code, what], env=env, capture_output=True, text=True, timeout=500)
+        completed = subprocess.run(
+            [sys.executable, "-c", code, what], env=env, capture_output=True, text=True, timeout=500
+        )
         assert (
             "Out of memory: Ray's memory monitor has ended 6 processes in a row, and no work was completed in between. "
             "Use fewer --fleets"

@@ -124,7 +124,9 @@ def num_stored(folder: Path) -> int:
 def test_fleets_without_torch_share_passes_and_agree_with_one_process(tmp_path: Path, expected: list[Any]):
     """12 cells in chunks of three: the passes of two fleets have six inputs, a single fleet's three."""
     patient = replace(SHARED, inference=InferenceConfig(actors=1, batch=6, window_ms=5e3))
-    assert outcomes(run(tmp_path, config=patient, make_vector=partial(robots_of_two_fleets, folder=tmp_path))) == expected
+    assert (
+        outcomes(run(tmp_path, config=patient, make_vector=partial(robots_of_two_fleets, folder=tmp_path))) == expected
+    )
     assert sum(passes(tmp_path)) == 12 * PROTOCOL.max_steps
     assert set(passes(tmp_path)) <= {3, 6}
     assert 6 in passes(tmp_path)

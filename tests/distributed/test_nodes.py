@@ -269,7 +269,11 @@ def test_evaluation_goes_on_when_its_node_dies(cluster: Nodes, tmp_path: Path):
         finally:
             (tmp_path / "hold").unlink()
 
-    make = {"make_vector": partial(held_robots, tmp_path), "make_policy": forward, "make_failure_inputs": line_failure_inputs}
+    make = {
+        "make_vector": partial(held_robots, tmp_path),
+        "make_policy": forward,
+        "make_failure_inputs": line_failure_inputs,
+    }
     config = FleetConfig(robots=2, labels=("role=play",))
     with meanwhile(kill_one):
         results = evaluate(PROTOCOL, **make, folder=tmp_path, config=config, progress=False)

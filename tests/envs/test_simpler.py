@@ -236,7 +236,9 @@ def test_distractors_stand_where_they_were_drawn(stack: gym.Env, task: str) -> N
                     assert (place > (0.10, -0.32, 0.03)).all(), distractor.object.name
                     assert (place < (0.47, 0.04, 0.15)).all(), distractor.object.name
                     continue
-                assert place == pytest.approx([*distractor.position_m, one.task.table_z_m], abs=0.004), distractor.object.name
+                assert place == pytest.approx([*distractor.position_m, one.task.table_z_m], abs=0.004), (
+                    distractor.object.name
+                )
             for _ in range(10):
                 one.step(np.array([[0, 0, 0, 0, 0, 0, 1]], np.float32))
     one.close()

@@ -140,12 +140,12 @@ def results(moved, protocol=PAIR):
 
 def test_rates_by_hand():
     """Carrot asked: carrot, pumpkin; push asked: carrot, none. So 1 of 3 followed, 2 of 4 went wrong."""
-    counts = count_followed(results([CARROT, PUSH, CARROT, ""]))
-    assert (counts["followed"]["k"], counts["followed"]["n"], counts["followed"]["rate"]) == (1, 3, pytest.approx(1 / 3))
-    assert (counts["wrong_object"]["k"], counts["wrong_object"]["n"], counts["wrong_object"]["rate"]) == (2, 4, 0.5)
+    rates = count_followed(results([CARROT, PUSH, CARROT, ""]))
+    assert (rates["followed"]["k"], rates["followed"]["n"], rates["followed"]["rate"]) == (1, 3, pytest.approx(1 / 3))
+    assert (rates["wrong_object"]["k"], rates["wrong_object"]["n"], rates["wrong_object"]["rate"]) == (2, 4, 0.5)
     # Wilson, 2 of 4: 0.5 -+ 1.96 * sqrt(4 * 0.25 + 1.96^2 / 4) / (4 + 1.96^2)
-    assert counts["wrong_object"]["low"] == pytest.approx(0.1500, abs=1e-4)
-    assert counts["wrong_object"]["high"] == pytest.approx(0.8500, abs=1e-4)
+    assert rates["wrong_object"]["low"] == pytest.approx(0.1500, abs=1e-4)
+    assert rates["wrong_object"]["high"] == pytest.approx(0.8500, abs=1e-4)
     assert count_followed(results([""] * 4))["followed"]["rate"] is None
 
 

@@ -105,10 +105,11 @@ def test_back_again_gives_the_same_numbers(exported, data):
 
 def test_stopped_and_run_again_is_the_same(exported, data, tmp_path, capsys):
     """As a kill leaves it: the commit of one unit missing, temporary files, no word that it is done."""
-    settings = json.loads((exported / "config.json").read_text())
+    options = json.loads((exported / "config.json").read_text())
     again = tmp_path / "again"
     shutil.copytree(exported, again)
-    last = sorted(again.glob("meta/episodes/*/*") if settings["format"] == "lerobot-v3.0" else again.glob("data/*/*"))[-1]
+    pattern = "meta/episodes/*/*" if options["format"] == "lerobot-v3.0" else "data/*/*"
+    last = sorted(again.glob(pattern))[-1]
     last.unlink()
     kept = sorted(again.glob("data/*/*"))[0]
     before = kept.stat().st_mtime_ns
@@ -118,7 +119,7 @@ def test_stopped_and_run_again_is_the_same(exported, data, tmp_path, capsys):
     (again / "data/.episode_000011.mp4.a1b2c3.tmp/episode_000011.mp4").write_bytes(b"half")
     manifest = json.loads((again / "manifest.json").read_text())
     (again / "manifest.json").write_text(json.dumps({**manifest, "status": "running"}))
-    command = config(data, again, format=settings["format"], video=settings["video"])
+    command = config(data, again, format=options["format"], video=options["video"])
     export_dataset.main(command)
     assert files(again) == files(exported)
     assert kept.stat().st_mtime_ns == before

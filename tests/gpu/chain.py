@@ -41,7 +41,12 @@ def require_chain(
     )  # fmt: skip
     stage_1 = pretrain.main(first)
     second = AlignJobConfig(
-        demos=data["demos"], init=str(stage_1), policy=align_policy, train=SHORT, workers=workers, out=folder / "stage_2"
+        demos=data["demos"],
+        init=str(stage_1),
+        policy=align_policy,
+        train=SHORT,
+        workers=workers,
+        out=folder / "stage_2",
     )
     stage_2 = align.main(second)
     third = EvaluateConfig(

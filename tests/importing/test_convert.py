@@ -45,7 +45,9 @@ def test_places_become_changes() -> None:
 
 
 def test_turns_are_composed_in_the_base_frame() -> None:
-    mapping = mapping_of(Numbers(slots=("drx", "dry", "drz"), column="a", at=(0, 1, 2), unit="deg", rotation="euler_xyz"))
+    mapping = mapping_of(
+        Numbers(slots=("drx", "dry", "drz"), column="a", at=(0, 1, 2), unit="deg", rotation="euler_xyz")
+    )
     numbers = {"a": np.array([[90, 0, 0], [0, 0, 90.0]])}
     # First about x, then about the base's z: together 120 degrees about the diagonal.
     third = 2 * np.pi / 3 / np.sqrt(3)
@@ -66,7 +68,9 @@ def test_grippers_and_quaternions_in_our_signs() -> None:
         Numbers(slots=("gripper_opening",), column="s", at=(0,), unit="gripper", closed=0.8, open=0.0),
         Numbers(slots=("ee_qw", "ee_qx", "ee_qy", "ee_qz"), column="s", at=(1, 2, 3, 4), rotation="quaternion_xyzw"),
     )
-    mapping = mapping_of(Numbers(slots=("gripper",), column="s", at=(0,), unit="gripper", closed=0.8, open=0.0), state=state)
+    mapping = mapping_of(
+        Numbers(slots=("gripper",), column="s", at=(0,), unit="gripper", closed=0.8, open=0.0), state=state
+    )
     numbers = {"s": np.array([[0.8, 0, 0, 0, -1], [0.4, 0, 0, 0, -1], [0.0, 0, 0, 0, -1]])}
     frames = np.array([0, 1, 2, 3])
     np.testing.assert_allclose(action_of(mapping, numbers, frames), [[-1], [0], [1]], atol=1e-6)

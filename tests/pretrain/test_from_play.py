@@ -87,7 +87,9 @@ def test_the_actions_behind_the_second_image_do_not_count():
     loss, metrics = FromPlay(config=INVERSE, policy=policy).loss(FixedOutputs(action=guess), batch)
     assert float(loss) == pytest.approx((1 + 1 + 9) / 3)  # the first window's second step lies behind its goal
     assert set(metrics) == {"play/loss", "play/inverse_mse"}
-    double, _ = FromPlay(config=replace(INVERSE, inverse_dynamics=2.0), policy=policy).loss(FixedOutputs(action=guess), batch)
+    double, _ = FromPlay(config=replace(INVERSE, inverse_dynamics=2.0), policy=policy).loss(
+        FixedOutputs(action=guess), batch
+    )
     assert float(double) == pytest.approx(2 * 11 / 3)
 
 
@@ -156,7 +158,9 @@ def test_reach_moments_are_a_root_mean_square_over_what_exists():
 def test_windows_carry_what_is_asked_for_and_nothing_else():
     windows = WindowConfig(k_max=3, reach_steps=7)
     both = ObjectiveConfig(inverse_dynamics=1.0)
-    resolved = {name: config.windows(windows) for name, config in {"play": ObjectiveConfig(), "inverse": INVERSE}.items()}
+    resolved = {
+        name: config.windows(windows) for name, config in {"play": ObjectiveConfig(), "inverse": INVERSE}.items()
+    }
     assert ObjectiveConfig().context == ("crops",)
     assert INVERSE.context == ("goal",)
     assert both.context == ("crops", "goal")

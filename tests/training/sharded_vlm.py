@@ -73,7 +73,9 @@ def train_each(rank: int, world: int, folder: Path, source: str, data: Path, cas
             run = folder / f"{case}-{parallel}"
             run.mkdir(exist_ok=True)
             prepare = partial(shard, device=CPU) if parallel == "fsdp" else nn.parallel.DistributedDataParallel
-            context = WorkerContext(rank=rank, world=world, prepare=prepare, sharded=parallel == "fsdp", agree=first_says)
+            context = WorkerContext(
+                rank=rank, world=world, prepare=prepare, sharded=parallel == "fsdp", agree=first_says
+            )
             session.work(job(run, case, source, data), context)
             dist.barrier()
     dist.destroy_process_group()
