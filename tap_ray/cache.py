@@ -142,8 +142,8 @@ def _require_versions(files: set[tuple[Path, str]]) -> None:
 
 def cache_folder() -> Path:
     """The folder of the copies, which may be deleted at any time between jobs. TAP_RAY_CACHE sets another folder."""
-    own = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "tap_ray"
-    return Path(os.environ.get("TAP_RAY_CACHE") or own)
+    default = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "tap_ray"
+    return Path(os.environ.get("TAP_RAY_CACHE") or default)
 
 
 def cache_bytes(free: int, used: int) -> float:

@@ -98,8 +98,8 @@ def crossed_bootstrap(
     seeds_DS = rng.multinomial(num_seeds, np.full(num_seeds, 1 / num_seeds), num_draws) / num_seeds
     cells_DC = np.empty((num_draws, num_cells))
     for label in np.unique(label_C):
-        own = np.flatnonzero(label_C == label)
-        cells_DC[:, own] = rng.multinomial(len(own), np.full(len(own), 1 / len(own)), num_draws) / num_cells
+        cells = np.flatnonzero(label_C == label)
+        cells_DC[:, cells] = rng.multinomial(len(cells), np.full(len(cells), 1 / len(cells)), num_draws) / num_cells
     return np.einsum("ds,...sc,dc->d...", seeds_DS, table, cells_DC, optimize=True)
 
 

@@ -88,21 +88,21 @@ def _settled(steps: list[dict[str, Any]], settle: int | None) -> bool:
 
 def _trajectory(columns: dict[str, np.ndarray], first: dict[str, Any], last: dict[str, Any], robot: int) -> Trajectory:
     """Extract the trajectory of robot number `robot` from the (N, T, ...) columns."""
-    own = {key: column[robot] for key, column in columns.items()}
+    robot_columns = {key: column[robot] for key, column in columns.items()}
     return Trajectory(
-        rgb=own["rgb"],
-        state=own["state"].astype(np.float32),
-        action=own["action"].astype(np.float32),
-        contact=own.get("contact", np.zeros(0)).astype(bool),
-        object_pose=own["object_pose"].astype(np.float32),
-        robot_mask=own.get("robot_mask"),
-        segmentation=own.get("segmentation"),
-        partial=own["partial"].astype(bool),
-        entire=own["entire"].astype(bool),
+        rgb=robot_columns["rgb"],
+        state=robot_columns["state"].astype(np.float32),
+        action=robot_columns["action"].astype(np.float32),
+        contact=robot_columns.get("contact", np.zeros(0)).astype(bool),
+        object_pose=robot_columns["object_pose"].astype(np.float32),
+        robot_mask=robot_columns.get("robot_mask"),
+        segmentation=robot_columns.get("segmentation"),
+        partial=robot_columns["partial"].astype(bool),
+        entire=robot_columns["entire"].astype(bool),
         object_name=tuple(str(first["object_name"][robot]).split(",")),
         instruction=str(first["instruction"][robot]),
         num_clipped=int(last["num_clipped"][robot]),
-        extra_rgb=own.get("extra_rgb"),
+        extra_rgb=robot_columns.get("extra_rgb"),
         drawn=json.loads(str(first["drawn"][robot])) if "drawn" in first else {},
     )
 

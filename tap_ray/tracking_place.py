@@ -94,8 +94,8 @@ def _first_line(error: Any) -> str:
 
 def _hint(uri: str, error: Any) -> str:
     """What to do, if that is known."""
-    text, own = str(error), not os.environ.get("MLFLOW_TRACKING_URI")
-    without = "" if own else " Or `unset MLFLOW_TRACKING_URI` to track into ./mlflow.db."
+    text, is_default = str(error), not os.environ.get("MLFLOW_TRACKING_URI")
+    without = "" if is_default else " Or `unset MLFLOW_TRACKING_URI` to track into ./mlflow.db."
     if "database schema" in text or "Can't locate revision" in text:
         away = f"move {_sqlite_file(uri)} away" if uri.startswith("sqlite:///") else "name another database"
         return f" It was written by another version of MLflow. Run `mlflow db upgrade {uri}` after a backup, or {away}."

@@ -26,18 +26,18 @@ class CartesianController:
         self._position_m, self._matrix = arm.tool_pose()
         self._joint_rad = joint_rad
 
-    def plan(self, action: np.ndarray, *, ee_control: bool, own: str) -> tuple[list[np.ndarray], np.ndarray]:
+    def plan(self, action: np.ndarray, *, ee_control: bool, control: str) -> tuple[list[np.ndarray], np.ndarray]:
         """Apply an action.
 
         Args:
             action: (7,) motion of the end effector, or (J + 1,) of the joints; the gripper last.
             ee_control: which of the two it is.
-            own: what the robot's own actions move, "end_effector" or "joints".
+            control: what the robot's own actions move, "end_effector" or "joints".
 
         Returns:
             The joint targets (NUM_SUBSTEPS of (J,), rad) that lead there, and the action as the robot's own.
         """
-        if own == "end_effector":
+        if control == "end_effector":
             return self._plan_ee(action), action
         before = self._held_joints()
         path = self._plan_ee(action) if ee_control else self._plan_joints(before, action)

@@ -123,13 +123,13 @@ class TabletopEnv(gym.Env[Any, np.ndarray]):
         executed = self._checked(action)
         parts = np.split(executed, len(self._controllers))
         plans = [
-            controller.plan(part, ee_control=self._ee_control, own=self.model.control)
+            controller.plan(part, ee_control=self._ee_control, control=self.model.control)
             for controller, part in zip(self._controllers, parts, strict=True)
         ]
         self.world.move([path for path, _ in plans], [(float(part[-1]) + 1.0) / 2.0 for part in parts])
-        own = np.concatenate([action for _, action in plans])
+        robot_action = np.concatenate([action for _, action in plans])
         self._num_steps += 1
-        obs, info = self._obs_and_info(executed, own)
+        obs, info = self._obs_and_info(executed, robot_action)
         return obs, float(info["entire"]), False, self._num_steps >= self.config.max_steps, info
 
     def render(self) -> np.ndarray:
@@ -168,8 +168,11 @@ class TabletopEnv(gym.Env[Any, np.ndarray]):
         self._num_clipped += int(not np.array_equal(clipped, value))
         return clipped
 
-    def _obs_and_info(self, executed: np.ndarray, own: np.ndarray) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
-        """Observation and info now. `executed` is the executed action; `own` the same in the robot's own slots."""
+    def _obs_and_info(
+        self, executed: np.ndarray, robot_action: np.ndarray
+    ) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
+        """Observation and info now. `executed` is the executed action; `robot_action` is the same in the robot's own
+        slots."""
         assert self._scene is not None
         image = self._image()
         poses, touch = self.world.object_poses(NUM_SLOTS), self.world.touch()
@@ -187,7 +190,7 @@ class TabletopEnv(gym.Env[Any, np.ndarray]):
             "entire_once": self._entire_once,
             "num_clipped": self._num_clipped,
             "instruction": self._scene.sentence,
-            "action": own,
+            "action": robot_action,
         }
         if self._ee_control:
             info["ee_action"] = executed

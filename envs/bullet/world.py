@@ -49,9 +49,9 @@ class World:
         """(Y, X) uint8, which body the pixel shows (tap_ray/types.py), from PyBullet's numbers."""
         whose_YX = np.full(body_YX.shape, ELSEWHERE, np.uint8)
         for arm in self.arms:
-            own = body_YX == arm.body
-            whose_YX[own] = ARM
-            whose_YX[own & np.isin(link_YX, list(arm.hand_links))] = HAND
+            arm_YX = body_YX == arm.body
+            whose_YX[arm_YX] = ARM
+            whose_YX[arm_YX & np.isin(link_YX, list(arm.hand_links))] = HAND
         for slot, body in enumerate(self.object_bodies):
             whose_YX[body_YX == body] = FIRST_OBJECT + slot
         return whose_YX

@@ -77,7 +77,7 @@ class ForeignEnv(gym.Env[Any, np.ndarray]):
                 )
         slots = EE_DELTA_ACTION if ee_control else self._spec.action
         self._taken = [slot.name for slot in slots]
-        self._own = [slot.name for slot in self._spec.action]
+        self._robot_slots = [slot.name for slot in self._spec.action]
         low_A, high_A = (np.array([getattr(slot, end) for slot in slots], np.float32) for end in ("low", "high"))
         self.action_space = gym.spaces.Box(low_A, high_A)
         size, state = config.image_size, self._spec.state
@@ -220,10 +220,11 @@ class ForeignEnv(gym.Env[Any, np.ndarray]):
             "entire_once": self._entire_once,
             "num_clipped": self._num_clipped,
             "instruction": self._sentence,
-            "action": np.array([by_name[name] for name in self._own], np.float32),
+            "action": np.array([by_name[name] for name in self._robot_slots], np.float32),
         }
         if self._ee_control:
-            info["ee_action"] = np.where([name in self._own for name in self._taken], executed, 0).astype(np.float32)
+            executable = [name in self._robot_slots for name in self._taken]
+            info["ee_action"] = np.where(executable, executed, 0).astype(np.float32)
         if self.config.robot_mask:
             seen = (self._column(adapter.robot_mask, None).squeeze() != 0).astype(np.uint8) * 255
             info["robot_mask"] = self._squared(seen, Image.Resampling.NEAREST)

@@ -51,10 +51,10 @@ class Camera:
 
     def pixels(self, away_N3: np.ndarray) -> np.ndarray:
         """(..., 2) pixels at which directions or points relative to the camera are seen."""
-        own = away_N3 @ self.matrix
+        in_camera_N3 = away_N3 @ self.matrix
         (fx, _, cx), (_, fy, cy), _ = self.intrinsics
-        depth = np.maximum(own[..., 0], 1e-6)
-        return np.stack([cx - fx * own[..., 1] / depth, cy - fy * own[..., 2] / depth], axis=-1)
+        depth = np.maximum(in_camera_N3[..., 0], 1e-6)
+        return np.stack([cx - fx * in_camera_N3[..., 1] / depth, cy - fy * in_camera_N3[..., 2] / depth], axis=-1)
 
     def viewpoint(self, table_z_m: float, height_px: int) -> Viewpoint:
         """The camera in the form that scenarios use."""

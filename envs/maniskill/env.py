@@ -344,5 +344,5 @@ def squared(image_NYXC: np.ndarray, size: int) -> np.ndarray:
 
 def _single(batch: Mapping[str, Any]) -> dict[str, Any]:
     """The only robot's entries; NumPy scalars become Python scalars."""
-    own = {key: value[0] for key, value in batch.items()}
-    return {key: value.item() if isinstance(value, np.generic) else value for key, value in own.items()}
+    entries = {key: value[0] for key, value in batch.items()}
+    return {key: value.item() if isinstance(value, np.generic) else value for key, value in entries.items()}

@@ -47,10 +47,10 @@ def draw(task: ManiSkillTask, xyz: np.ndarray, quat: np.ndarray, sentence: str, 
         away_m = np.linalg.norm(place[:, None, :2] - place[None, :, :2], axis=-1)
         if (away_m[np.triu_indices(len(place), 1)] >= task.min_separation_m).all():
             break
-    own = quat[rng.integers(len(quat))].copy()
+    orientation = quat[rng.integers(len(quat))].copy()
     yaw = rng.uniform(-np.pi, np.pi, task.num_turned)
-    own[: task.num_turned] = np.stack([np.cos(yaw / 2), 0 * yaw, 0 * yaw, np.sin(yaw / 2)], axis=1)
-    return Start(xyz_m=place, quat_wxyz=own, sentence=sentence)
+    orientation[: task.num_turned] = np.stack([np.cos(yaw / 2), 0 * yaw, 0 * yaw, np.sin(yaw / 2)], axis=1)
+    return Start(xyz_m=place, quat_wxyz=orientation, sentence=sentence)
 
 
 class ManiSkillScene:

@@ -56,7 +56,7 @@ def draw_mixed(task: str, partner: str, rng: np.random.Generator) -> Scene:
     """
     words = rng.spawn(1)[0]  # its own node of the seed tree, so that later draws do not depend on the sentence
     names = [name for one in sorted((task, partner)) for name in TASKS[one].object]
-    own = [names.index(name) for name in TASKS[task].object]
+    task_objects = [names.index(name) for name in TASKS[task].object]
     models = tuple(OBJECTS[name] for name in names)
     boxes = _lay_out(models, rng)
     return Scene(
@@ -64,7 +64,7 @@ def draw_mixed(task: str, partner: str, rng: np.random.Generator) -> Scene:
         position_m=tuple((x, y) for x, y, _ in boxes),
         yaw_rad=tuple(yaw for *_, yaw in boxes),
         sentence=str(words.choice(TASKS[task].sentence)),
-        slot=(*own, *(i for i in range(len(names)) if i not in own)),
+        slot=(*task_objects, *(i for i in range(len(names)) if i not in task_objects)),
     )
 
 
@@ -116,8 +116,8 @@ def _apart_m(first: Rectangle, second: Rectangle) -> np.ndarray:
     away_N2, gaps = first[0] - second[0], []
     for side_N2 in (axes[0][:, 0], axes[0][:, 1], axes[1][:, 0], axes[1][:, 1]):
         reach_N = sum(
-            (np.abs((own * side_N2[:, None]).sum(2)) * half).sum(1)
-            for (_, half, _), own in zip((first, second), axes, strict=True)
+            (np.abs((axes_N22 * side_N2[:, None]).sum(2)) * half).sum(1)
+            for (_, half, _), axes_N22 in zip((first, second), axes, strict=True)
         )
         gaps.append(np.abs((away_N2 * side_N2).sum(1)) - reach_N)
     return np.max(gaps, axis=0)

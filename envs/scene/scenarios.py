@@ -337,13 +337,13 @@ def _fits(one: Distractor, placed: Sequence[Distractor], constraints: SceneConst
     box = [(x + dx, y + dy, z) for dx in (-r, r) for dy in (-r, r) for z in (0.0, height)]
     if not (np.abs(constraints.view.seen(np.array(box))) <= EDGE).all():  # NaN is outside as well
         return False
-    camera_pos_m, own = constraints.view.camera_pos_m, Circle(x_m=x, y_m=y, radius_m=r)
-    if any(occludes(camera_pos_m, own, height, circle) for circle in constraints.keep_out):
+    camera_pos_m, footprint = constraints.view.camera_pos_m, Circle(x_m=x, y_m=y, radius_m=r)
+    if any(occludes(camera_pos_m, footprint, height, circle) for circle in constraints.keep_out):
         return False
     if not constraints.robot_occludes:
         return True
     stands = [Circle(x_m=base.x_m, y_m=base.y_m, radius_m=STAND_M[0]) for base in bases]
-    return not any(occludes(camera_pos_m, stand, STAND_M[1], own) for stand in stands)
+    return not any(occludes(camera_pos_m, stand, STAND_M[1], footprint) for stand in stands)
 
 
 def occludes(camera_pos_m: Vector, front: Circle, height_m: float, behind: Circle) -> bool:

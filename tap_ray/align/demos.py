@@ -170,10 +170,10 @@ def _norm(
     """The statistics to normalize with: those of the motion prior for this robot, if there is a prior. Otherwise those
     of Stage 1, if its head was loaded and cannot be rescaled to others (action tokens, a latent of motion). Otherwise
     those of the demonstrations."""
-    own = prior.norm_of(dataset.spec) if prior else None
-    if own is None and stage_1 is not None and policy.head == stage_1.network.config.head != "regression":
-        own = stage_1.norm
-    return own or norm_stats(stats_of(dataset, split_episodes(dataset, windows)[0]), dataset.spec)
+    norm = prior.norm_of(dataset.spec) if prior else None
+    if norm is None and stage_1 is not None and policy.head == stage_1.network.config.head != "regression":
+        norm = stage_1.norm
+    return norm or norm_stats(stats_of(dataset, split_episodes(dataset, windows)[0]), dataset.spec)
 
 
 def _parts(
@@ -188,11 +188,11 @@ def _parts(
     if stage_1 is None or not isinstance(stage_1.network, VlmPolicy):
         train = split_episodes(dataset, windows)[0]
         return new_parts(policy, lambda: chunks_of(dataset, train, policy.chunk), norm)
-    own = stage_1.network.config
-    if policy.head == own.head != "regression" and policy.chunk != own.chunk:
+    config = stage_1.network.config
+    if policy.head == config.head != "regression" and policy.chunk != config.chunk:
         raise ConfigError(
-            f"Stage 1 was trained on chunks of {own.chunk} steps, and its {own.head} head cannot change that; got "
-            f"chunks of {policy.chunk}. Use --windows.horizon {own.chunk}."
+            f"Stage 1 was trained on chunks of {config.chunk} steps, and its {config.head} head cannot change that; "
+            f"got chunks of {policy.chunk}. Use --windows.horizon {config.chunk}."
         )
     return stage_1.network.parts
 
@@ -271,7 +271,7 @@ def resolve_policy(stage_1: PolicyConfig, requested: PolicyConfig) -> PolicyConf
     Raises:
         ConfigError: a requested size differs from that of Stage 1.
     """
-    own = replace(
+    resolved = replace(
         requested,
         vision=replace(stage_1.vision, frozen=requested.vision.frozen),
         vlm=_vlm_of(stage_1, requested),
@@ -297,7 +297,7 @@ def resolve_policy(stage_1: PolicyConfig, requested: PolicyConfig) -> PolicyConf
             "With --init the network has Stage 1's sizes, which differ from the given "
             f"{', '.join(f'policy.{name}' for name in wrong)}. Omit these flags, or train Stage 1 with them."
         )
-    return own
+    return resolved
 
 
 def _vlm_of(stage_1: PolicyConfig, requested: PolicyConfig) -> VlmConfig:

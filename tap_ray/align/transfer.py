@@ -71,8 +71,8 @@ def init_from(policy: Network, run: Path, which: TransferParts = "all", *, sourc
     if "state_in.weight" in weights:
         weights |= _rescaled_state(source, policy)
     if "readout.0.weight" in weights:  # a history, which Stage 1 does not have, comes last in the input
-        own = weights["readout.0.weight"]
-        weights["readout.0.weight"] = torch.cat([own, want["readout.0.weight"][:, own.shape[1] :]], dim=1)
+        readout = weights["readout.0.weight"]
+        weights["readout.0.weight"] = torch.cat([readout, want["readout.0.weight"][:, readout.shape[1] :]], dim=1)
     require_same(weights, loaded, where=f"Stage 1 run {run}")
     policy.load_state_dict({**want, **weights})
     return Transfer(

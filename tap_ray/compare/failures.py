@@ -51,7 +51,7 @@ def _pool(result: Result, name: str, entries: Sequence[Mapping[str, Any]]) -> Fa
     classes = result.failure_class
     n = sum(count.get(label, 0) for label in classes)
     share = {
-        kind: wilson(sum(count.get(label, 0) for label, own in classes.items() if own == kind), n)
+        kind: wilson(sum(count.get(label, 0) for label, label_class in classes.items() if label_class == kind), n)
         for kind in sorted(set(classes.values()))
     }
     return Failures(name=name, num_episodes=sum(e["n"] for e in entries), count=count, share=share)

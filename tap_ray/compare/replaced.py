@@ -35,9 +35,9 @@ def replaced(results: Sequence[Result]) -> list[str]:
     ]
 
 
-def _text(own: int, needed: float, demos: Sequence[int]) -> str:
+def _text(num_demos: int, needed: float, demos: Sequence[int]) -> str:
     if needed > demos[-1]:
-        return f"more than {demos[-1]} demonstrations instead of {own}"
+        return f"more than {demos[-1]} demonstrations instead of {num_demos}"
     if round(needed) <= demos[0]:
-        return f"at most {demos[0]} demonstrations instead of {own}"
-    return f"{needed:.0f} demonstrations instead of {own}"
+        return f"at most {demos[0]} demonstrations instead of {num_demos}"
+    return f"{needed:.0f} demonstrations instead of {num_demos}"

@@ -60,28 +60,29 @@ def commit_files(root: Path, contents: Mapping[str, bytes | Temporary]) -> None:
     if storage.is_remote(root):
         there = {root / name: root / data.name for name, data in contents.items() if isinstance(data, Temporary)}
         _copy_within(there)
-        own = {name: data for name, data in contents.items() if isinstance(data, bytes)}
-        for step in _steps(own):
-            storage.write_all({root / name: own[name] for name in step})
+        byte_files = {name: data for name, data in contents.items() if isinstance(data, bytes)}
+        for step in _steps(byte_files):
+            storage.write_all({root / name: byte_files[name] for name in step})
         _discard([*there.values()])
         return
     temporary = {
         root / name: root / (data.name if isinstance(data, Temporary) else f"{name}{TEMP_SUFFIX}")
         for name, data in contents.items()
     }
-    own = {root / name: data for name, data in contents.items() if isinstance(data, bytes)}
+    byte_files = {root / name: data for name, data in contents.items() if isinstance(data, bytes)}
     path = root
     try:
-        for path, data in own.items():
+        for path, data in byte_files.items():
             path.parent.mkdir(parents=True, exist_ok=True)
             _write_durably(temporary[path], data)
         for path, temp in temporary.items():
-            if path in own or temp.exists():  # otherwise an earlier attempt, which failed later, has renamed it already
+            # If the file is missing, an earlier attempt, which failed later, has renamed it already.
+            if path in byte_files or temp.exists():
                 os.replace(temp, path)
         for folder in {path.parent for path in temporary}:
             _sync_folder(folder)
     except OSError as error:
-        for made in own:
+        for made in byte_files:
             temporary[made].unlink(missing_ok=True)
         raise storage_error(error, "write", path) from None
 
@@ -93,7 +94,7 @@ def _steps(names: Iterable[str]) -> list[list[str]]:
     A reader that finds derived files that do not match the tables derives them itself.
     """
     rank = {name: 0 if name.startswith("data/") else 2 if name == INFO else 1 for name in names}
-    return [found for step in range(3) if (found := [name for name, own in rank.items() if own == step])]
+    return [found for step in range(3) if (found := [name for name, number in rank.items() if number == step])]
 
 
 class Background:

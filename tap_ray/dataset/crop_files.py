@@ -74,9 +74,9 @@ def missing_blocks(dataset: DatasetInfo, config: CropConfig) -> list[tuple[int, 
         DataError: the dataset has no masks or contact, so that its crops cannot be found.
     """
     require_masks(dataset)
-    own = blocks(dataset)
-    whole = _whole([block_file(dataset, config, block) for block in own])
-    return [block for block, there in zip(own, whole, strict=True) if not there]
+    all_blocks = blocks(dataset)
+    whole = _whole([block_file(dataset, config, block) for block in all_blocks])
+    return [block for block, there in zip(all_blocks, whole, strict=True) if not there]
 
 
 def require_masks(dataset: DatasetInfo) -> None:
@@ -174,19 +174,19 @@ def _read(dataset: DatasetInfo, index: int, config: CropConfig) -> Crops:
     except pa.ArrowException as error:
         raise _not_cut(dataset, f"{path} is truncated or damaged ({' '.join(str(error).split())})") from None
     begin, end = np.searchsorted(table["episode_index"].to_numpy(), [index, index + 1])
-    own = table.slice(begin, end - begin).to_pydict()
+    columns = table.slice(begin, end - begin).to_pydict()
     bout_T = np.full(int(dataset.lengths[index]), -1, np.int64)
-    for bout, (start, stop) in enumerate(zip(own["begin"], own["end"], strict=True)):
+    for bout, (start, stop) in enumerate(zip(columns["begin"], columns["end"], strict=True)):
         bout_T[start : stop + 1] = bout
     return Crops(
-        object_rgb=_images(own["object_png"], config),
-        place_rgb=_images(own["place_png"], config),
-        has_place=np.array([data is not None for data in own["place_png"]], bool),
-        object_px=np.array(own["object_px"], np.int64).reshape(-1, 2),
-        place_px=np.array(own["place_px"], np.int64).reshape(-1, 2),
+        object_rgb=_images(columns["object_png"], config),
+        place_rgb=_images(columns["place_png"], config),
+        has_place=np.array([data is not None for data in columns["place_png"]], bool),
+        object_px=np.array(columns["object_px"], np.int64).reshape(-1, 2),
+        place_px=np.array(columns["place_px"], np.int64).reshape(-1, 2),
         bout_T=bout_T,
-        touch_B=np.array(own["touch"], np.int64),
-        end_B=np.array(own["end"], np.int64),
+        touch_B=np.array(columns["touch"], np.int64),
+        end_B=np.array(columns["end"], np.int64),
     )
 
 

@@ -113,9 +113,9 @@ def require_usable(mixture: Mixture, config: WindowConfig, *, num_workers: int) 
     Raises:
         ConfigError, DataError: see `schedule.require_batches` and `reader.require_readable`.
     """
-    for dataset, own in zip(mixture.sets, mixture.windows(config), strict=True):
+    for dataset, windows in zip(mixture.sets, mixture.windows(config), strict=True):
         require_readable(dataset)
-        require_batches(dataset, own, num_workers=num_workers)
+        require_batches(dataset, windows, num_workers=num_workers)
 
 
 def moments(mixture: Mixture, config: WindowConfig) -> dict[str, dict[str, np.ndarray]]:
@@ -126,11 +126,15 @@ def moments(mixture: Mixture, config: WindowConfig) -> dict[str, dict[str, np.nd
     """
     share = np.array(counts(mixture.weights, config.batch_size)) / config.batch_size
     stats = [stats_of(dataset, split_episodes(dataset, config)[0]) for dataset in mixture.sets]
-    return {name: _mixed([own[name] for own in stats], share) for name in (STATE, ACTION) if name in stats[0]}
+    return {
+        name: _mixed([dataset_stats[name] for dataset_stats in stats], share)
+        for name in (STATE, ACTION)
+        if name in stats[0]
+    }
 
 
 def _mixed(stats: Sequence[dict[str, np.ndarray]], share: np.ndarray) -> dict[str, np.ndarray]:
-    mean_DX, std_DX = (np.stack([own[key] for own in stats]) for key in ("mean", "std"))
+    mean_DX, std_DX = (np.stack([dataset_stats[key] for dataset_stats in stats]) for key in ("mean", "std"))
     mean_X = share @ mean_DX
     return {"mean": mean_X, "std": np.sqrt(share @ (std_DX**2 + (mean_DX - mean_X) ** 2))}
 
@@ -141,9 +145,9 @@ def joined(parts: Sequence[Window]) -> Window:
         return parts[0]
     arrays: dict[str, Any] = {}
     for name in [field.name for field in fields(Window)]:
-        own = [getattr(part, name) for part in parts]
-        if name == "goal_row" and own[0] is not None:
+        values = [getattr(part, name) for part in parts]
+        if name == "goal_row" and values[0] is not None:
             first_D = np.cumsum([0, *(len(part.k) for part in parts)])
-            own = [rows + first for rows, first in zip(own, first_D, strict=False)]
-        arrays[name] = None if own[0] is None else np.concatenate(own)
+            values = [rows + first for rows, first in zip(values, first_D, strict=False)]
+        arrays[name] = None if values[0] is None else np.concatenate(values)
     return Window(**arrays)

@@ -71,11 +71,11 @@ def reach_targets(
     now = np.arange(num_steps)
     bouts_B2 = contact_bouts(contact_T, CROPS.gap_steps)
     touches, ends = bouts_B2.T
-    own = np.searchsorted(ends, now)
-    touch = np.append(touches, num_steps)[own]
+    bout_T = np.searchsorted(ends, now)
+    touch = np.append(touches, num_steps)[bout_T]
     touch = np.where(touch > now, touch, num_steps)
-    release = np.append(np.where(ends < num_steps - 1, ends, num_steps), num_steps)[own]
-    grasp = np.where(np.append(_grasps(gripper_T, bouts_B2), False)[own], touch, num_steps)
+    release = np.append(np.where(ends < num_steps - 1, ends, num_steps), num_steps)[bout_T]
+    grasp = np.where(np.append(_grasps(gripper_T, bouts_B2), False)[bout_T], touch, num_steps)
     targets_T3 = np.stack([now + steps, touch, release], axis=1)
     tip_T3 = state_TS[:, arm.ee_pos]
     vectors_T33 = tip_T3[np.minimum(targets_T3, num_steps - 1)] - tip_T3[:, None]

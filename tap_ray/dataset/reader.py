@@ -155,11 +155,11 @@ def require_version(path: Path, info: Mapping[str, Any]) -> None:
 
 def _require_features(path: Path, info: Mapping[str, Any], header: DatasetHeader) -> None:
     want, have = layout.features(header), info["features"]  # columns that others have added are ignored
-    wrong = [f"{name}: info.json {have.get(name)}, header {own}" for name, own in want.items() if own != have.get(name)]
+    wrong = [name for name, feature in want.items() if feature != have.get(name)]
     if wrong:
         raise DataError(
             f"{path}: the features of info.json do not match {layout.HEADER}:\n  "
-            + "\n  ".join(sorted(wrong))
+            + "\n  ".join(sorted(f"{name}: info.json {have.get(name)}, header {want[name]}" for name in wrong))
             + f"\nRun `python -m tap_ray.dataset.lerobot verify {path} --repair` to write info.json again."
         )
 
@@ -299,12 +299,12 @@ def require_readable(dataset: DatasetInfo) -> None:
         for _ in read_episodes(dataset, range(len(dataset)), columns):
             pass
         return
-    for number, own in dataset.episodes.groupby("file"):  # whole files, which is ten times faster
+    for number, rows in dataset.episodes.groupby("file"):  # whole files, which is ten times faster
         with open_parquet(dataset.path / layout.data_file(int(number))) as file:  # pyright: ignore[reportArgumentType]
             table = file.read(columns=columns)
-        whole = table.num_columns == len(columns) and len(table) == own["length"].sum()
+        whole = table.num_columns == len(columns) and len(table) == rows["length"].sum()
         if not whole or not all(np.isfinite(column_array(table[name])).all() for name in columns):
-            for index in own["episode_index"]:  # it says which one, and what to do
+            for index in rows["episode_index"]:  # it says which one, and what to do
                 read_episode(dataset, int(index), columns)
 
 

@@ -106,8 +106,8 @@ def _pieces(footer: _Footer, group: int) -> list[_Piece]:
     about = footer.about.row_group(group)
     chunks = [about.column(i) for i in range(about.num_columns)]
     found: list[_Piece] = []
-    for feature, own in groupby(range(len(chunks)), lambda i: footer.feature[i]):
-        parts = [chunks[i] for i in own]
+    for feature, columns in groupby(range(len(chunks)), lambda i: footer.feature[i]):
+        parts = [chunks[i] for i in columns]
         start = min(_start(part) for part in parts)
         end = max(_start(part) + part.total_compressed_size for part in parts)
         if found and found[-1].end == start and end - found[-1].start <= SMALL:

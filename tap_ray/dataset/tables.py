@@ -77,8 +77,8 @@ def episode_stats(episode: Episode, table: pa.Table) -> dict[str, Mapping[str, n
         if name == layout.MASK:
             stats[name] = mask_stats(episode.mask_png or [])
         elif name.startswith(layout.IMAGES):
-            own = next(of_images)
-            stats[name] = {key: own[key] for key in layout.STAT_NAMES}
+            image_stats = next(of_images)
+            stats[name] = {key: image_stats[key] for key in layout.STAT_NAMES}
         else:
             stats[name] = vector_stats(column_array(table[name]))
     return stats

@@ -272,8 +272,8 @@ def _frames(
     rgb = decode_episodes([episode.image_jpeg for episode in episodes])
     others = [decode_episodes(files) for files in zip(*(episode.extra_jpeg for episode in episodes), strict=True)]
     if config.crops and crops is None:
-        own = [rgb[first : first + length] for first, length in zip(first_E, length_E, strict=True)]
-        crops = [cut_masked(r, e.mask_png or (), e.contact, CROPS) for r, e in zip(own, episodes, strict=True)]
+        episode_rgb = [rgb[first : first + length] for first, length in zip(first_E, length_E, strict=True)]
+        crops = [cut_masked(r, e.mask_png or (), e.contact, CROPS) for r, e in zip(episode_rgb, episodes, strict=True)]
     reach = [reach_of(e.state, e.action, e.contact, spec, config.reach_steps) for e in episodes]
     return _Frames(
         rgb=rgb,

@@ -245,8 +245,8 @@ class ActorPool:
         if len(deaths) < (MAX_START_DEATHS if item is None else MAX_ITEM_DEATHS):
             self._retries += [item] if item is not None else []
         else:
-            own = death.node == ray.get_runtime_context().get_node_id()
-            self._suspects.append((self._clock_s + (0.0 if own else GRACE_S), item))
+            on_this_node = death.node == ray.get_runtime_context().get_node_id()
+            self._suspects.append((self._clock_s + (0.0 if on_this_node else GRACE_S), item))
 
     def _check_deadlines(self) -> Iterator[tuple[Any, Any]]:
         """Handle deadlines: overdue fleets, and suspects whose machine is still alive."""

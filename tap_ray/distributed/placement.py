@@ -120,7 +120,7 @@ def require_gpus(gpus: float, *, flag: str, places: int = 1, labels: Mapping[str
 
 def fits_gpus(gpus: float, places: int, labels: Mapping[str, str]) -> bool:
     """Whether the live nodes have the GPUs for this number of processes, whether in use or not."""
-    return sum(int(own / gpus + 1e-6) for own in of_nodes("GPU", labels)) >= places
+    return sum(int(node_gpus / gpus + 1e-6) for node_gpus in of_nodes("GPU", labels)) >= places
 
 
 def selector(labels: Sequence[str], *, flag: str = "--node-labels") -> dict[str, str]:
@@ -184,7 +184,7 @@ def share(num_places: int, labels: dict[str, str] | None = None, *, processes: i
 
 def share_of(cpus: Sequence[float], num_places: int, processes: int = 1) -> float:
     """`share` on nodes with so many CPUs each."""
-    parts = [own / JOBS_AT_ONCE for own in cpus]
+    parts = [node_cpus / JOBS_AT_ONCE for node_cpus in cpus]
     # All places have the same size, and each node takes a whole number of them.
     sizes = {part / number for part in {*parts, float(processes)} for number in range(1, num_places + 1)}
     size = max(s for s in sizes if s <= processes and sum(int(part / s + 1e-6) for part in parts) >= num_places)

@@ -103,22 +103,24 @@ def mixed_batches(
     datasets."""
     share = {"num_data_workers": num_data_workers, "memory_mb": max(1, memory_mb // len(mixture.sets))}
     streams = [
-        batches(dataset, own, seed=own_seed, shard=shard, **share)
-        for dataset, own, own_seed in zip(mixture.sets, mixture.windows(config), mixture.seeds(seed), strict=True)
+        batches(dataset, windows, seed=dataset_seed, shard=shard, **share)
+        for dataset, windows, dataset_seed in zip(
+            mixture.sets, mixture.windows(config), mixture.seeds(seed), strict=True
+        )
     ]
     try:
         yield from map(joined, zip(*streams, strict=True))
     finally:
-        for own_stream in streams:
-            own_stream.close()
+        for stream in streams:
+            stream.close()
 
 
 def with_play(
     demos: Callable[..., Iterator[Window]], play: Callable[..., Iterator[Window]], *, shard: Shard
 ) -> Iterator[Window]:
     """Add a batch of play to each batch of demonstrations."""
-    for own, other in zip(demos(shard=shard), play(shard=shard), strict=False):
-        yield dataclasses.replace(own, play=other)
+    for demo_window, play_window in zip(demos(shard=shard), play(shard=shard), strict=False):
+        yield dataclasses.replace(demo_window, play=play_window)
 
 
 def motion_batches(
@@ -133,7 +135,7 @@ def motion_batches(
 ) -> Generator[ActionChunkBatch, None, None]:
     """`action_chunks.batch`, gathered by tasks of the connected Ray; arguments as for `batches`."""
     numbers = count(shard.start_batch, CHUNK_BATCHES_PER_TASK)
-    shared = tuple(ray.put(as_dataset(own)) for own in data)
+    shared = tuple(ray.put(as_dataset(dataset)) for dataset in data)
     while True:
         items = [{"first": number} for number in islice(numbers, GROUPS_PER_PIPELINE)]
         plan = ray.data.from_items(items, override_num_blocks=len(items)).map_batches(
@@ -167,8 +169,8 @@ def gather(
     """One Ray task: gather some of a worker's batches of action chunks."""
     sets = [_chunks_of(reference, config) for reference in shared]
     for first in rows["first"]:
-        for own in range(int(first), int(first) + CHUNK_BATCHES_PER_TASK):
-            number = shard.num_before + own * shard.num_workers + shard.worker
+        for worker_batch in range(int(first), int(first) + CHUNK_BATCHES_PER_TASK):
+            number = shard.num_before + worker_batch * shard.num_workers + shard.worker
             yield to_columns(action_chunks.batch(sets, weights, config, seed=seed, number=number))
 
 

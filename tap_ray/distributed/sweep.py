@@ -163,7 +163,7 @@ class TrialQueue(BasicVariantGenerator):
     """Starts the trials in order, as many at the same time as the cluster currently has resources for."""
 
     def __init__(self, trials: Sequence[Trial], limit: int) -> None:
-        self._own, self._limit, self._until, self._most = trials, limit, 0.0, 1
+        self._trials, self._limit, self._until, self._most = trials, limit, 0.0, 1
         super().__init__()
 
     @property
@@ -171,7 +171,7 @@ class TrialQueue(BasicVariantGenerator):
         """Largest number of running trials; Tune reads it before it starts another."""
         if time.monotonic() >= self._until:
             with contextlib.suppress(RayError):  # the next time, then
-                self._most = max(1, _most(self._own, capacity()))
+                self._most = max(1, _most(self._trials, capacity()))
             self._until = time.monotonic() + ROOM_S
         return min(self._most, self._limit or self._most)
 

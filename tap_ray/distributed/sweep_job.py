@@ -147,8 +147,8 @@ def command_of(config: SweepJobConfig) -> str:
 
 def play_parents(plan: SweepFile, trials: Sequence[Trial]) -> dict[str, Path]:
     """Role -> dataset of play that a sweep is made from: its own, then those that only arms or motion priors read."""
-    own = _play(plan, "data")
-    return own | roles_of("other_data", [path for path in play_used(trials) if path not in own.values()])
+    parents = _play(plan, "data")
+    return parents | roles_of("other_data", [path for path in play_used(trials) if path not in parents.values()])
 
 
 def _play(plan: SweepFile, name: str) -> dict[str, Path]:

@@ -235,7 +235,7 @@ def _worker(settings: Mapping[str, Any]) -> None:
     context = ray.train.get_context()
     device = torch.device(ray.train.torch.get_device())  # type: ignore[arg-type]
     sharded = settings["parallel"] == "fsdp" and context.get_world_size() > 1
-    own = WorkerContext(
+    worker = WorkerContext(
         rank=context.get_world_rank(),
         world=context.get_world_size(),
         device=device,
@@ -247,7 +247,7 @@ def _worker(settings: Mapping[str, Any]) -> None:
     # The stream's arrays are read-only views of the object store; nothing changes a batch in place.
     warnings.filterwarnings("ignore", message="The given NumPy array is not writable")
     logging.getLogger("ray").setLevel(logging.ERROR)
-    session.work(cloudpickle.loads(settings["job"]), own)
+    session.work(cloudpickle.loads(settings["job"]), worker)
 
 
 def _prepared(model: nn.Module, *, device: torch.device, compiles: bool, sharded: bool) -> nn.Module:

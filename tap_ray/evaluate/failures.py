@@ -124,10 +124,10 @@ def first_moved(trajectory: Trajectory, inputs: FailureInputs) -> str:
 
 def _pushed(trajectory: Trajectory, push_m: np.ndarray) -> Failure:
     moved_TM = _moved(trajectory)
-    own = _first(trajectory.partial | moved_TM[:, 0])
-    if _first(moved_TM[:, 1:].any(axis=1)) < own:
+    reached_step = _first(trajectory.partial | moved_TM[:, 0])
+    if _first(moved_TM[:, 1:].any(axis=1)) < reached_step:
         return "wrong_object"
-    if own == len(trajectory):
+    if reached_step == len(trajectory):
         return "never_reached"
     shift = (trajectory.object_pose[-1, 0] - trajectory.object_pose[0, 0])[:2].astype(float)
     along = float(shift @ push_m / np.linalg.norm(push_m))

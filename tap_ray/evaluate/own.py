@@ -73,13 +73,13 @@ def own_policy(reference: str) -> OwnPolicy:
     Raises:
         ConfigError: there is no such module or name, or the object is not a policy.
     """
-    own = OwnPolicy(reference, os.getcwd())
+    policy = OwnPolicy(reference, os.getcwd())
     name = reference.partition(":")[2]
     try:
-        made = own(EnvConfig(), 1)
+        made = policy(EnvConfig(), 1)
     except ModuleNotFoundError as error:
         raise ConfigError(
-            f"--policy {reference}: {error}. Modules are searched in {own.folder} and on PYTHONPATH."
+            f"--policy {reference}: {error}. Modules are searched in {policy.folder} and on PYTHONPATH."
         ) from None
     except AttributeError as error:
         raise ConfigError(f"--policy {reference}: {error}. Give a class or function of the module.") from None
@@ -93,4 +93,4 @@ def own_policy(reference: str) -> OwnPolicy:
             f"--policy {reference}: a policy needs reset(obs, info, seeds) and act(obs, info); {name} lacks "
             f"{' and '.join(missing)}."
         )
-    return own
+    return policy

@@ -110,7 +110,7 @@ def count_failures(results: Iterable[EpisodeResult]) -> dict[str, Any]:
     count = {label: failed.count(label) for label in LABELS} | {"unlabeled": failed.count("")}
     n = sum(count[label] for label in CLASS_OF)
     shares = {
-        kind: _share(sum(count[label] for label, own in CLASS_OF.items() if own == kind), n)
+        kind: _share(sum(count[label] for label, label_class in CLASS_OF.items() if label_class == kind), n)
         for kind in get_args(FailureClass)
     }
     return {"count": count, **shares}

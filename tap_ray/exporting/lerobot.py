@@ -147,12 +147,12 @@ def _episode_stats(episode_tables: Sequence[pa.Table]) -> list[dict[str, Any]]:
     for table in episode_tables:
         stats = tables.table_stats(table)
         for row, index in enumerate(table["episode_index"].to_pylist()):
-            own = {
+            episode_stats = {
                 name: {key: part[key][row].tolist() for key in ("min", "max", "mean", "std", "count")}
                 for name, part in stats.items()
                 if name not in LEFT_OUT
             }
-            lines.append({"episode_index": index, "stats": own})
+            lines.append({"episode_index": index, "stats": episode_stats})
     return lines
 
 

@@ -212,8 +212,12 @@ def _called_absolute(mapping: Mapping, source: Source, episodes: list[int]) -> I
                     f"({partner(slot)}, {as_change:.2f}) more than with the state itself ({as_place:.2f}). They seem "
                     "to be changes (kind: delta)."
                 )
-        own = seen.action[:, [slots.index(slot) for slot in group.slots]]
-        if not known and len(group.slots) > 1 and (np.abs(own.mean(axis=0)) < CENTERED * own.std(axis=0)).all():
+        group_action = seen.action[:, [slots.index(slot) for slot in group.slots]]
+        if (
+            not known
+            and len(group.slots) > 1
+            and (np.abs(group_action.mean(axis=0)) < CENTERED * group_action.std(axis=0)).all()
+        ):
             yield (
                 f"{_name(group)}: the mapping says kind absolute, but all numbers scatter around zero, which poses do "
                 "not. They seem to be changes (kind: delta)."

@@ -176,11 +176,11 @@ def slots_of(groups: tuple[Numbers, ...]) -> dict[str, str]:
 def require_like(mapping: Mapping, like: RobotSpec) -> None:
     """Raise a ConfigError if a mapping does not give the slots and conventions of the robot of --like. Additional slots
     are allowed."""
-    own = {"robot": mapping.robot, "control_hz": mapping.control_hz, "action_mode": mode_of(mapping)}
-    own["cameras"] = tuple(mapping.camera_of)
+    conventions = {"robot": mapping.robot, "control_hz": mapping.control_hz, "action_mode": mode_of(mapping)}
+    conventions["cameras"] = tuple(mapping.camera_of)
     wrong = [
         f"{name}: {value!r} in the mapping, {getattr(like, name)!r} there"
-        for name, value in own.items()
+        for name, value in conventions.items()
         if value != getattr(like, name)
     ]
     for role in ("state", "action"):

@@ -195,7 +195,10 @@ def grad_cam(policy: nn.Module, parts: Sequence[nn.Module], batch: Batch, moves:
     finally:
         for hook in hooks:
             hook.remove()
-    maps = [(s.mean((2, 3), keepdim=True) * own.detach()).sum(1).float() for s, own in zip(slopes, seen, strict=True)]
+    maps = [
+        (s.mean((2, 3), keepdim=True) * activation.detach()).sum(1).float()
+        for s, activation in zip(slopes, seen, strict=True)
+    ]
     return [one.abs() if sign == "abs" else one.relu() for one in maps]
 
 

@@ -141,9 +141,11 @@ class ChunkedPolicy:
         executed = info.get("action", [None] * num)
         extra = obs.get("extra_rgb", [None] * num)
         seen = zip(self.buffers, obs["rgb"], obs["state"], executed, info["instruction"], extra, strict=True)
-        inputs = [(own, own.observe(rgb, state, act, str(words), more)) for own, rgb, state, act, words, more in seen]
-        due = [(own, one) for own, one in inputs if one is not None]
+        inputs = [
+            (buffer, buffer.observe(rgb, state, act, str(words), more)) for buffer, rgb, state, act, words, more in seen
+        ]
+        due = [(buffer, one) for buffer, one in inputs if one is not None]
         if due:
-            for (own, _), chunk in zip(due, self._chunks([one for _, one in due]), strict=True):
-                own.set_chunk(chunk)
-        return np.stack([own.next_action() for own in self.buffers])
+            for (buffer, _), chunk in zip(due, self._chunks([one for _, one in due]), strict=True):
+                buffer.set_chunk(chunk)
+        return np.stack([buffer.next_action() for buffer in self.buffers])

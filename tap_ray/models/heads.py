@@ -68,9 +68,9 @@ class FlowHead(nn.Module):
 
     def dim_mask(self, num: int) -> Tensor:
         """(num, dims) bool, this robot's own action dims."""
-        own = torch.zeros(len(UNIFIED_ACTION), dtype=torch.bool, device=self.action_index.device)
-        own[self.action_index] = True
-        return own.expand(num, -1)
+        mask = torch.zeros(len(UNIFIED_ACTION), dtype=torch.bool, device=self.action_index.device)
+        mask[self.action_index] = True
+        return mask.expand(num, -1)
 
     def losses(
         self, latent_NL: Tensor, action_NHA: Tensor, step_NH: Tensor, state_NHS: Tensor | None
@@ -87,14 +87,14 @@ class FlowHead(nn.Module):
             Scalars: "pred", flow matching from the predicted latent; "align", squared distance to the encoder's latent,
             without gradient into the encoder; "recon", flow matching from the encoder's latent.
         """
-        action, own = self.unified(action_NHA), self.dim_mask(len(action_NHA))
-        parts = {"pred": self.prior.decoder.loss(action, latent_NL, own, step_NH)}
+        action, mask = self.unified(action_NHA), self.dim_mask(len(action_NHA))
+        parts = {"pred": self.prior.decoder.loss(action, latent_NL, mask, step_NH)}
         if state_NHS is None:  # every parameter must take part in every step; otherwise workers wait for each other
             idle = torch.stack([value.sum() for value in self.prior.encoder.parameters()]).sum()
             return {"pred": parts["pred"] + 0.0 * idle}
         seen_NL = self.encode(action_NHA, state_NHS, step_NH)
         parts["align"] = ((latent_NL - seen_NL.detach()) ** 2).sum(-1).mean()
-        parts["recon"] = self.prior.decoder.loss(action, seen_NL, own, step_NH)
+        parts["recon"] = self.prior.decoder.loss(action, seen_NL, mask, step_NH)
         return parts
 
     def act(self, latent_NL: Tensor, noise_NHA: Tensor | None = None) -> Tensor:

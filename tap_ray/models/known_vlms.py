@@ -129,11 +129,11 @@ def known_files(source: str) -> VlmFiles:
     split = pre_tokenizers.Split(Regex(r"\w+|\n|[^\w\s]"), "removed", invert=True)
     tokenizer.pre_tokenizer = split  # type: ignore[assignment]
     about = {"eos_token": "<end_of_utterance>" if smol else "<|im_end|>", "pad_token": "<|im_start|>"}
-    own = PreTrainedTokenizerFast(
+    fast_tokenizer = PreTrainedTokenizerFast(
         tokenizer_object=tokenizer, padding_side="left", chat_template=_TURNS[config.model_type], **about
     )
-    own.add_special_tokens({"additional_special_tokens": list(special)})
-    return VlmFiles(config=config, processor=processor_of(source, config, own, _images(config)))
+    fast_tokenizer.add_special_tokens({"additional_special_tokens": list(special)})
+    return VlmFiles(config=config, processor=processor_of(source, config, fast_tokenizer, _images(config)))
 
 
 def _images(config: PretrainedConfig) -> Any:

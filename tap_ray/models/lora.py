@@ -33,8 +33,8 @@ def is_update(name: str) -> bool:
 
 def renamed(tensors: Mapping[str, Tensor], model: nn.Module) -> dict[str, Tensor]:
     """Rename the tensors of a model without updates to their names in `model`, which may have some."""
-    own = {name.replace(BASE, ""): name for name in model.state_dict()}
-    return {own.get(name, name): value for name, value in tensors.items()}
+    name_in_model = {name.replace(BASE, ""): name for name in model.state_dict()}
+    return {name_in_model.get(name, name): value for name, value in tensors.items()}
 
 
 def merged(model: nn.Module) -> dict[str, Tensor]:

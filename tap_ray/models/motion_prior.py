@@ -112,12 +112,12 @@ class FlowDecoder(nn.Module):
             latent_NL: from the encoder, or predicted.
             mask_NA: bool, the robot's own dims.
         """
-        own = mask_NA[:, None].to(noisy_NHA.dtype)
+        mask_N1A = mask_NA[:, None].to(noisy_NHA.dtype)
         spread_NL = latent_NL * self.config.latent**0.5  # numbers of size one
-        condition = self.mask_in(own[:, 0]) + self.time_in(sinusoidal_embedding(time_N))
+        condition = self.mask_in(mask_N1A[:, 0]) + self.time_in(sinusoidal_embedding(time_N))
         latent_tokens = self.latent_in(spread_NL).unflatten(-1, (self.config.chunk, -1))
-        tokens = self.action_in(noisy_NHA * own) + self.pos_embed + latent_tokens + condition[:, None]
-        return self.out(self.trunk(tokens)).float() * own
+        tokens = self.action_in(noisy_NHA * mask_N1A) + self.pos_embed + latent_tokens + condition[:, None]
+        return self.out(self.trunk(tokens)).float() * mask_N1A
 
     def sample(self, latent_NL: Tensor, mask_NA: Tensor, noise_NHA: Tensor, num_steps: int | None = None) -> Tensor:
         """(N, H, A) normalized actions: Euler's method from `noise_NHA`, zero at padding."""

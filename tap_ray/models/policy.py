@@ -383,7 +383,7 @@ def _other_images(batch: Batch, names: list[str]) -> list[Tensor]:
         rgb_NVYXC, changes_NV2 = batch[name.replace("rgb", "extra_rgb")], batch.get(jitter[name])
         cameras = range(rgb_NVYXC.shape[1])
         parts.append([_floats(rgb_NVYXC[:, v], None if changes_NV2 is None else changes_NV2[:, v]) for v in cameras])
-    return [torch.cat(own) for own in zip(*parts, strict=True)]
+    return [torch.cat(images) for images in zip(*parts, strict=True)]
 
 
 def _floats(rgb_NYXC: Tensor, jitter_N2: Tensor | None) -> Tensor:

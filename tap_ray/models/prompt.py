@@ -29,10 +29,10 @@ class Row(NamedTuple):
 
 def instruction_tokenizer(files: VlmFiles) -> Tokenizer:
     """The model's own tokenizer, for `language.encode`."""
-    own = Tokenizer.from_str(files.processor.tokenizer.backend_tokenizer.to_str())
-    own.no_padding()
-    own.no_truncation()
-    return own
+    tokenizer = Tokenizer.from_str(files.processor.tokenizer.backend_tokenizer.to_str())
+    tokenizer.no_padding()
+    tokenizer.no_truncation()
+    return tokenizer
 
 
 def sentences(files: VlmFiles, tokens_UL: Tensor) -> list[str]:
@@ -73,7 +73,10 @@ def with_crops(rgb: list[list[np.ndarray]], batch: Batch, prefix: str) -> list[R
     crops = [batch[f"{prefix}{kind}_crop"].cpu().numpy() for kind in ("object", "place")]
     present = batch[f"{prefix}crop_mask"].tolist()
     rows = zip(rgb, *crops, present, strict=True)
-    return [Row([*seen, *(crop for crop, has in zip(own, mask, strict=True) if has)]) for seen, *own, mask in rows]
+    return [
+        Row([*seen, *(crop for crop, has in zip(row_crops, mask, strict=True) if has)])
+        for seen, *row_crops, mask in rows
+    ]
 
 
 def prompt(files: VlmFiles, rows: Sequence[Row], *, query: int, device: torch.device) -> dict[str, Tensor]:

@@ -51,9 +51,9 @@ def cut_to_smolvla(files: VlmFiles, config: VlmConfig) -> VlmFiles:
             f"{folder} has {kept} text layers, but {config.pretrained} has only {has}. Give the model that it was "
             f"trained from, {about.get('vlm_model_name', 'SmolVLM2')}."
         )
-    own = copy.deepcopy(files.config)
-    own.get_text_config().num_hidden_layers = kept or has  # 0: all, in LeRobot too
-    return replace(files, config=own)
+    cut_config = copy.deepcopy(files.config)
+    cut_config.get_text_config().num_hidden_layers = kept or has  # 0: all, in LeRobot too
+    return replace(files, config=cut_config)
 
 
 def load_smolvla(model: nn.Module, source: str) -> str:

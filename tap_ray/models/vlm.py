@@ -202,10 +202,10 @@ class VlmPolicy(nn.Module):
         """
         out: dict[str, Tensor] = {}
         for name, (rows, state_NS) in self._views(batch).items():
-            own: Batch = batch if name in ("", "crop_") else {}
+            targets: Batch = batch if name in ("", "crop_") else {}
             if name == "inverse_" or self.config.context == ("goal",):
-                own = _until_goal(batch)
-            out |= {f"{name}{key}": value for key, value in self._heads(rows, state_NS, own).items()}
+                targets = _until_goal(batch)
+            out |= {f"{name}{key}": value for key, value in self._heads(rows, state_NS, targets).items()}
         return out
 
     def _views(self, batch: Batch) -> dict[str, tuple[list[Row], Tensor | None]]:

@@ -66,18 +66,20 @@ def load_model(file: Path, model: nn.Module) -> None:
             f"{file} contains NaN or infinite numbers in {', '.join(spoilt[:FACTS_SHOWN])}. Use an earlier "
             "checkpoint, or train again with a smaller --lr."
         )
-    own = model.state_dict()
-    model.load_state_dict({name: part_of(value, own[name]) for name, value in tensors.items()})
+    model_tensors = model.state_dict()
+    model.load_state_dict({name: part_of(value, model_tensors[name]) for name, value in tensors.items()})
 
 
-def part_of(tensor: Tensor, own: Tensor) -> Tensor:
-    """The part of a whole tensor that corresponds to the model's `own`: all of it, or this worker's shard
+def part_of(tensor: Tensor, model_tensor: Tensor) -> Tensor:
+    """The part of a whole tensor that corresponds to `model_tensor`: all of it, or this worker's shard
     (training/sharding.py)."""
     from torch.distributed.tensor import DTensor, distribute_tensor
 
-    if not isinstance(own, DTensor):
-        return tensor.to(own.device)
-    return distribute_tensor(tensor.to(own.device), own.device_mesh, own.placements, src_data_rank=None)
+    if not isinstance(model_tensor, DTensor):
+        return tensor.to(model_tensor.device)
+    return distribute_tensor(
+        tensor.to(model_tensor.device), model_tensor.device_mesh, model_tensor.placements, src_data_rank=None
+    )
 
 
 def require_same(have: Mapping[str, Tensor], want: Mapping[str, Tensor], *, where: str) -> None:

@@ -170,7 +170,7 @@ def _alternatives(training: Training) -> Iterator[tuple[str, Training]]:
         yield f"--num-workers {cut.num_workers} --parallel fsdp", replace(training, workers=cut)
     if len(found) > 1:
         together = dict([*found.items()][:1]) | {flags: found[flags] for flags in found if "lora" in flags}
-        every = _with(training, **{name: value for own in together.values() for name, value in own.items()})
+        every = _with(training, **{name: value for changes in together.values() for name, value in changes.items()})
         yield f"{' '.join(together)} --batch-size 1", replace(every, train=replace(every.train, batch_size=1))
 
 

@@ -63,16 +63,17 @@ def empty_policy(policy: PolicyConfig, parts: VlmParts | None, depths: Depths, c
 
 def shallow(config: PretrainedConfig, depths: Depths) -> PretrainedConfig:
     """The same model with fewer layers."""
-    own = copy.deepcopy(config)
-    for part, num in ((own.get_text_config(), depths.text), (own.vision_config, depths.vision)):
+    shallow_config = copy.deepcopy(config)
+    for part, num in ((shallow_config.get_text_config(), depths.text), (shallow_config.vision_config, depths.vision)):
         for name in LAYERS:
             if hasattr(part, name):
                 setattr(part, name, num)
         if getattr(part, "layer_types", None):
             part.layer_types = (part.layer_types * num)[:num]
-    if getattr(own.vision_config, "deepstack_visual_indexes", None):  # Qwen3-VL: their projections are one of them here
-        own.vision_config.deepstack_visual_indexes = [0]
-    return own
+    if getattr(shallow_config.vision_config, "deepstack_visual_indexes", None):
+        # Qwen3-VL: their projections are one of them here
+        shallow_config.vision_config.deepstack_visual_indexes = [0]
+    return shallow_config
 
 
 def planning_tokens(policy: PolicyConfig) -> FastTokenizer:

@@ -217,11 +217,11 @@ class PlayFleet:
 
     def _explorer(self, name: str, visits: VisitCounts) -> Explorer:
         """The explorer called `name` for all arms of a robot."""
-        own = [
+        explorers = [
             make_explorer(name, replace(self.plan.explorers, motion=motion), arm=arm, library_M7=library, visits=visits)
             for arm, motion, library in zip(self._arms, self._motions, self._libraries, strict=True)
         ]
-        return own[0] if len(own) == 1 else MultiArmExplorer(own, self._motions)
+        return explorers[0] if len(explorers) == 1 else MultiArmExplorer(explorers, self._motions)
 
     def run(self, attempts: Sequence[int]) -> list[AttemptResult]:
         """Run these attempts, at most one per robot."""

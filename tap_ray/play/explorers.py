@@ -83,9 +83,9 @@ class MixedConfig:
             if not name or value < 0:
                 raise ConfigError(f"explorers.mixed.others must be NAME:SHARE, e.g. circles:0.2; got {text!r}.")
             if name in found:
-                own = f"explorers.mixed.{name}" if name in MIXABLE else "one NAME:SHARE"
+                setting = f"explorers.mixed.{name}" if name in MIXABLE else "one NAME:SHARE"
                 raise ConfigError(
-                    f"explorers.mixed.others: {name!r} already has a share. Give it only once, with {own}."
+                    f"explorers.mixed.others: {name!r} already has a share. Give it only once, with {setting}."
                 )
             found[name] = value
         return found

@@ -35,8 +35,8 @@ class MultiArmExplorer:
 
     def reset(self, obs: Observation, info: Info, rng: np.random.Generator) -> None:
         """Begin an episode; each arm draws from its own random generator."""
-        for arm, (explorer, own) in enumerate(zip(self._explorers, rng.spawn(len(self._explorers)), strict=True)):
-            explorer.reset(*self._seen(obs, info, arm), own)
+        for arm, (explorer, arm_rng) in enumerate(zip(self._explorers, rng.spawn(len(self._explorers)), strict=True)):
+            explorer.reset(*self._seen(obs, info, arm), arm_rng)
 
     def act(self, obs: Observation, info: Info) -> np.ndarray:
         """The actions (7 H,) of all arms."""
@@ -49,8 +49,8 @@ class MultiArmExplorer:
         low, high = self._motions[arm].bounds_low_m[1], self._motions[arm].bounds_high_m[1]
         names = str(info["object_name"]).split(",")
         near = [low <= pose[1] <= high for pose in info["object_pose"]]
-        own = {
+        arm_info = {
             "ee_action": np.split(info["ee_action"], len(self._explorers))[arm],
             "object_name": ",".join(name if here else "" for name, here in zip(names, near, strict=True)),
         }
-        return obs, {**info, **own}
+        return obs, {**info, **arm_info}

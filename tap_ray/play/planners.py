@@ -141,13 +141,13 @@ class CuriousPlanner:
 
     def reset(self, view: View) -> None:
         """Forget the last episode."""
-        self._own: Counter[str] = Counter()
+        self._episode_visits: Counter[str] = Counter()
 
     def watch(self, view: View) -> bool:
         """Count the cells of end effector and objects; never drops a waypoint."""
-        self._own[self._cell(HAND, view.pos_m)] += 1
+        self._episode_visits[self._cell(HAND, view.pos_m)] += 1
         for name, pose in present_objects(view.info):
-            self._own[self._cell(name, pose[:3])] += 1
+            self._episode_visits[self._cell(name, pose[:3])] += 1
         return False
 
     def plan(self, view: View) -> list[Target]:
@@ -180,7 +180,7 @@ class CuriousPlanner:
 
     def _novelty(self, name: str, pos_m: np.ndarray) -> float:
         key = self._cell(name, pos_m)
-        return novelty(self._visits.get(key, 0) + self._own[key])
+        return novelty(self._visits.get(key, 0) + self._episode_visits[key])
 
     def _cell(self, name: str, pos_m: np.ndarray) -> str:
         return cell(name, voxel_of(pos_m, self._config.leaf_m))

@@ -215,9 +215,9 @@ def from_mixture(
     windows = stage_windows(windows, config, policy)
     validation = mixture.windows(windows if config.next_object else replace(windows, k_max=1))
     held_out: dict[str, list[Window]] = {}
-    for name, dataset, own in zip(mixture.names, mixture.sets, validation, strict=True):
-        num = HELD_OUT_WINDOWS * own.batch_size // windows.batch_size
-        held_out[name] = held_out_windows(dataset, own, seed=seed, num=num)
+    for name, dataset, dataset_windows in zip(mixture.names, mixture.sets, validation, strict=True):
+        num = HELD_OUT_WINDOWS * dataset_windows.batch_size // windows.batch_size
+        held_out[name] = held_out_windows(dataset, dataset_windows, seed=seed, num=num)
 
     def chunks() -> np.ndarray:
         sets = [(dataset, split_episodes(dataset, windows)[0]) for dataset in mixture.sets]
@@ -228,11 +228,11 @@ def from_mixture(
         norm=norm_stats(moments(mixture, windows), mixture.spec),
         policy=resolve_sizes(policy, mixture.sets[0], windows),
         config=config,
-        held_out=[window for own in held_out.values() for window in own],
+        held_out=[window for of_dataset in held_out.values() for window in of_dataset],
         seed=seed,
         action_NHA=chunks,
     )
-    of = [name for name, own in held_out.items() for _ in own] if len(held_out) > 1 else []
+    of = [name for name, of_dataset in held_out.items() for _ in of_dataset] if len(held_out) > 1 else []
     return replace(stage, held_out_of=of)
 
 

@@ -169,12 +169,12 @@ def _entries(plan: SweepFile, moved: Mapping[Path, Path], where: Path) -> dict[s
 def axes(plan: SweepFile, where: Path | str = "sweep") -> list[Axis]:
     """The axes of a sweep: arm, budget, the sections in the order of `SECTIONS`, demonstrations, seed."""
 
-    def own(name: str) -> list[Axis]:
+    def plan_axis(name: str) -> list[Axis]:
         verb = verb_of(getattr(plan, name), name, where)
         return [Axis(name=name, verb=verb[0], values=verb[1])] if verb else []
 
     below = [axis for name, cls in SECTIONS.items() for axis in axes_of(cls, getattr(plan, name) or {}, name, where)]
-    return [*own(ARM), *own(BUDGET), *below, *own(DEMOS), *own(SEED)]
+    return [*plan_axis(ARM), *plan_axis(BUDGET), *below, *plan_axis(DEMOS), *plan_axis(SEED)]
 
 
 def trials(
@@ -286,9 +286,9 @@ def _setting(
     arm = chosen(name, arms, where)
     sections = {}
     for section in SECTIONS:
-        own, changes = getattr(plan, section), getattr(arm, section, {})
-        if section != "prior" or (changes is not None and (arms or own is not None)):
-            sections[section] = _filled(merged(own or {}, changes or {}), section, values)
+        base, changes = getattr(plan, section), getattr(arm, section, {})
+        if section != "prior" or (changes is not None and (arms or base is not None)):
+            sections[section] = _filled(merged(base or {}, changes or {}), section, values)
     budget, demos, seed = (_whole(values.get(key, getattr(plan, key)), key, where) for key in (BUDGET, DEMOS, SEED))
     if demos and "num_episodes" in sections["align"].get("windows", {}):
         raise ConfigError(

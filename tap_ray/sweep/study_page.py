@@ -160,16 +160,16 @@ def _stage_1(trials: Sequence[Record]) -> str:
     runs_of = {trial.get("runs", {}).get("pretrain", trial["id"]): trial for trial in reversed(trained)}
     groups: dict[tuple[tuple[str, str], ...], list[Record]] = {}
     for trial in reversed(runs_of.values()):
-        own = {a: v for a, v in trial["axes"].items() if a in (ARM, BUDGET) or a.startswith("pretrain.")}
-        groups.setdefault(tuple(_axes(own).items()), []).append(trial["stage_1"])
+        stage_1_axes = {a: v for a, v in trial["axes"].items() if a in (ARM, BUDGET) or a.startswith("pretrain.")}
+        groups.setdefault(tuple(_axes(stage_1_axes).items()), []).append(trial["stage_1"])
     names = sorted({name for trial in trained for name in trial["stage_1"] if name.rpartition("/")[2] in SHOWN})
     if not names:
         return ""
     lines = []
-    for own, same in groups.items():
+    for axes, same in groups.items():
         values = [[metrics[name] for metrics in same if name in metrics] for name in names]
         means = [f"{sum(of) / len(of):.3f}" if of else "-" for of in values]
-        lines.append([*(text for _, text in own), *means, str(len(same))])
+        lines.append([*(text for _, text in axes), *means, str(len(same))])
     return _table([*(name for name, _ in next(iter(groups))), *names, "runs"], lines)
 
 

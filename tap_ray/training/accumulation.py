@@ -36,8 +36,8 @@ def shares(objective: Any, batches: Sequence[Batch | MotionBatch]) -> Sequence[B
     if len(batches) == 1 or not isinstance(objective, Counted):
         return batches
     counts = [objective.counts(batch) for batch in batches]
-    for batch, own in zip(batches, counts, strict=True):
-        for name, count in own.items():
+    for batch, batch_counts in zip(batches, counts, strict=True):
+        for name, count in batch_counts.items():
             total = torch.stack([each[name] for each in counts]).sum()
             batch[f"{SHARE}{name}"] = len(batches) * count / total.clamp_min(1)
     return batches

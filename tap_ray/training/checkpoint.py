@@ -67,8 +67,8 @@ def snapshot(state: TrainState, *, copied: bool = False) -> Snapshot:
         files["ema"] = gathered(state.ema)
     if copied:
         files = {
-            name: {key: value.detach().to("cpu", copy=True) for key, value in own.items()}
-            for name, own in files.items()
+            name: {key: value.detach().to("cpu", copy=True) for key, value in tensors.items()}
+            for name, tensors in files.items()
         }
     return Snapshot(step=state.step, files=files)
 
@@ -159,7 +159,7 @@ def require_folder(folder: Path) -> None:
 def _optimizer_tensors(state: TrainState) -> dict[str, Tensor]:
     names = names_in_order(state.model, state.optimizer)
     moments = state.optimizer.state_dict()["state"]
-    return {f"{names[i]}/{key}": value.contiguous() for i, own in moments.items() for key, value in own.items()}
+    return {f"{names[i]}/{key}": value.contiguous() for i, tensors in moments.items() for key, value in tensors.items()}
 
 
 def _load_optimizer(folder: Path, state: TrainState) -> None:
@@ -173,8 +173,8 @@ def _load_optimizer(folder: Path, state: TrainState) -> None:
         name, _, kind = key.rpartition("/")
         if name not in number:
             raise CheckpointError(f"{file}: this run does not train {name}. Resume with the same config.")
-        own = parameters[number[name]]
-        moments[number[name]][kind] = _laid_as(part_of(value, own), own) if kind != "step" else value
+        parameter = parameters[number[name]]
+        moments[number[name]][kind] = _laid_as(part_of(value, parameter), parameter) if kind != "step" else value
     missing = [name for name, i in number.items() if not moments[i]]
     if tensors and missing:
         raise CheckpointError(f"{file} lacks {', '.join(missing[:FACTS_SHOWN])}. Resume with the same config.")
@@ -182,6 +182,6 @@ def _load_optimizer(folder: Path, state: TrainState) -> None:
     state.optimizer.load_state_dict({"state": moments if tensors else {}, "param_groups": groups})
 
 
-def _laid_as(moment: Tensor, own: Tensor) -> Tensor:
+def _laid_as(moment: Tensor, parameter: Tensor) -> Tensor:
     """In memory as the parameter lies (channels_last ...): fused AdamW goes through both as they lie."""
-    return torch.empty_like(own).copy_(moment) if moment.stride() != own.stride() else moment
+    return torch.empty_like(parameter).copy_(moment) if moment.stride() != parameter.stride() else moment

@@ -348,8 +348,8 @@ def _update(state: TrainState, config: TrainConfig) -> Tensor:
 @torch.no_grad()
 def _average(ema: dict[str, Tensor], model: nn.Module, decay: float) -> None:
     averaged = dict(_averaged(model))
-    own = [ema[name] for name in averaged]
-    torch._foreach_lerp_(own, list(averaged.values()), 1 - decay)  # pyright: ignore[reportPrivateImportUsage]
+    ema_tensors = [ema[name] for name in averaged]
+    torch._foreach_lerp_(ema_tensors, list(averaged.values()), 1 - decay)  # pyright: ignore[reportPrivateImportUsage]
 
 
 def _averaged(model: nn.Module) -> Iterator[tuple[str, Tensor]]:
@@ -361,13 +361,13 @@ def _averaged(model: nn.Module) -> Iterator[tuple[str, Tensor]]:
 @torch.no_grad()
 def _validate(model: nn.Module, state: TrainState, hooks: Hooks) -> dict[str, float]:
     """Validate in evaluation mode, with the averaged weights if there are any."""
-    own = {name: value.clone() for name, value in _averaged(model)} if state.ema is not None else {}
+    trained = {name: value.clone() for name, value in _averaged(model)} if state.ema is not None else {}
     if state.ema is not None:
         model.load_state_dict(state.ema, strict=False)
     model.eval()
     metrics = hooks.validate()
     model.train()
-    model.load_state_dict(own, strict=False)
+    model.load_state_dict(trained, strict=False)
     return metrics
 
 

@@ -173,8 +173,8 @@ def _shard(context: WorkerContext, step: int, had: list[tuple[int, int]] | None,
 
 def _position(shard: Shard, first_step: int, config: TrainConfig, step: int) -> dict[str, Any]:
     """The entry of a checkpoint that `_resume_point` reads, in a run that started from `first_step` with `shard`."""
-    own = shard.start_batch + (step - first_step) * config.gradient_accumulation_steps
-    return {"batches": [*shard.before, (shard.num_workers, own)]}
+    worker_batch = shard.start_batch + (step - first_step) * config.gradient_accumulation_steps
+    return {"batches": [*shard.before, (shard.num_workers, worker_batch)]}
 
 
 def _trained(job: TrainJob, stage: Trainable, context: WorkerContext) -> Trainable:

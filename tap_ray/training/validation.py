@@ -67,8 +67,8 @@ def score_policy(
         raise DataError("There are no held-out windows to validate on. Hold out more episodes, or collect more.")
     metrics = _metrics(f"{objective.name}/", scored, spec)
     for part in dict.fromkeys(parts):
-        own = [each for each, name in zip(scored, parts, strict=True) if name == part]
-        found = _metrics("", own, spec)
+        part_scores = [each for each, name in zip(scored, parts, strict=True) if name == part]
+        found = _metrics("", part_scores, spec)
         metrics |= {f"{objective.name}/{part}_{name}": found[name] for name in OF_PARTS if name in found}
     return metrics
 

@@ -103,9 +103,9 @@ def roughness(survey: Survey) -> dict[str, float]:
     changes, spread = survey.squares
     pairs = max(1, survey.steps - len(survey.episodes))
     for unit in dict.fromkeys(slot.unit for slot in survey.spec.action):
-        own = [n for n, slot in enumerate(survey.spec.action) if slot.unit == unit and "gripper" not in slot.name]
-        if own and spread[own].sum() > 1e-12 * survey.steps:
-            found[unit] = float(changes[own].sum() / pairs / (2 * spread[own].sum() / survey.steps))
+        columns = [n for n, slot in enumerate(survey.spec.action) if slot.unit == unit and "gripper" not in slot.name]
+        if columns and spread[columns].sum() > 1e-12 * survey.steps:
+            found[unit] = float(changes[columns].sum() / pairs / (2 * spread[columns].sum() / survey.steps))
     return found
 
 
@@ -202,14 +202,14 @@ def gripper(survey: Survey) -> Check:
     good: list[str] = []
     flickering: tuple[int, ...] = ()
     for number, arm in enumerate(arm for arm in survey.spec.arms if arm.gripper is not None):
-        own = [each.grippers[number] for each in survey.episodes]
-        closed = sum(each.closed for each in own) / max(survey.steps, 1)
-        changes, flickers = sum(each.changes for each in own), sum(each.flickers for each in own)
-        begins = float(np.mean([each.begins_closed for each in own]))
+        grippers = [each.grippers[number] for each in survey.episodes]
+        closed = sum(each.closed for each in grippers) / max(survey.steps, 1)
+        changes, flickers = sum(each.changes for each in grippers), sum(each.flickers for each in grippers)
+        begins = float(np.mean([each.begins_closed for each in grippers]))
         follows = correlation(survey.opening_follows[number]) if arm.opening is not None else float("nan")
         numbers |= {
             f"{arm.side}closed_share": closed,
-            f"{arm.side}changes_per_episode": changes / len(own),
+            f"{arm.side}changes_per_episode": changes / len(grippers),
             f"{arm.side}flickers": flickers,
             f"{arm.side}begins_closed_share": begins,
             f"{arm.side}command_opening_correlation": _plain(follows),
@@ -219,13 +219,13 @@ def gripper(survey: Survey) -> Check:
             bad.append(f"{name} does the opposite of the action ({follows:.2f}): inverted")
         elif closed == 0 or closed == 1:
             bad.append(f"{name} never {'closes' if closed == 0 else 'opens'}")
-        elif begins > 0.8 and len(own) >= 3:
+        elif begins > 0.8 and len(grippers) >= 3:
             findings.append(f"{begins:.0%} of the episodes begin with a closed {name.removeprefix('the ')}: inverted?")
         if flickers >= 3 and flickers > 2 * MANY * changes:
             findings.append(f"{name} flickers: {flickers} of {changes} commands last only one step")
             flickering += most(survey.episodes, lambda each, n=number: each.grippers[n].flickers)
         good.append(
-            f"{name} is closed in {closed:.0%} of the steps and changes {changes / len(own):.1f} times an episode"
+            f"{name} is closed in {closed:.0%} of the steps and changes {changes / len(grippers):.1f} times an episode"
         )
     text = "; ".join([*bad, *findings] or good)
     return Check(
