@@ -178,6 +178,7 @@ def test_a_policy_that_reacts_to_the_color_of_one_square_looks_at_it(config: Pol
 
 
 @pytest.mark.slow
+@pytest.mark.long_proof
 def test_a_policy_that_goes_where_a_square_lies_looks_at_it():
     rgb, whose, _ = images(9, 40)
     made = planted(PLACE)
