@@ -36,7 +36,7 @@ demo: install ## play -> pretrain -> align -> evaluate -> compare, small, on thi
 
 test: install ## all tests: first those that keep a core busy, then those that start Ray and mostly wait, two at a time
 	$(BIN)/python -m pytest -q -n 3 --dist loadfile --durations=10 -m "not cluster and not long_proof"
-	$(BIN)/python -m pytest -q -n 4 --dist loadfile --durations=20 -m "cluster and not long_proof" $$(grep -rl mark.cluster tests)
+	$(BIN)/python -m pytest -q -n 3 --dist loadfile --durations=20 -m "cluster and not long_proof" $$(grep -rl mark.cluster tests)
 
 faults: install ## ten kills each of fleets, drivers, writers and training workers (make test: one), and all long proofs (1 to 2 h)
 	KILLS=10 $(BIN)/python -m pytest -q -k "long_proof or killed"
