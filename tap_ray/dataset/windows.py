@@ -15,7 +15,7 @@ worker gets which groups.
 """
 
 from dataclasses import dataclass
-from typing import Any, Callable, Iterator, Sequence
+from typing import Any, Iterator, Sequence
 
 import numpy as np
 from tyro.conf import Suppress
@@ -171,45 +171,28 @@ def episode_batches(
 def _shuffled(frames: "_Frames", config: WindowConfig, rng: np.random.Generator, batches: range) -> Iterator[Window]:
     """The requested batches of a group's shuffled windows."""
     start_W: np.ndarray = np.flatnonzero(frames.end - np.arange(len(frames.end)) > (1 if config.k_max else 0))
-    shuffle = _by_segment if config.segment > 1 else _one_by_one
-    start_W, ahead = shuffle(frames, start_W, config, rng)
+    if config.segment > 1:
+        first_S = np.flatnonzero((start_W - frames.begin[start_W]) % config.segment == 0)
+        segments: list[np.ndarray] = np.split(start_W, first_S[1:])
+        start_W = np.concatenate([segments[int(number)] for number in rng.permutation(len(segments))])
+        k_W = _inside_segments(start_W, config, rng.random(len(start_W)))
+    else:
+        start_W, k_W = rng.permutation(start_W), np.zeros_like(start_W)
+        if config.k_max:
+            k_W = rng.integers(1, np.minimum(config.k_max, frames.end[start_W] - 1 - start_W) + 1)
     for batch in batches:
         part = slice(batch * config.batch_size, (batch + 1) * config.batch_size)
-        yield _gather(frames, start_W[part], ahead(part), config)
+        yield _gather(frames, start_W[part], k_W[part], config)
 
 
-_Ahead = Callable[[slice], np.ndarray]
-"""A batch's slice of the shuffled windows -> (N,) steps to each window's later frame."""
-
-
-def _one_by_one(
-    frames: "_Frames", start_W: np.ndarray, config: WindowConfig, rng: np.random.Generator
-) -> tuple[np.ndarray, _Ahead]:
-    """Shuffled windows, each with k ~ U{1 .. k_max} steps that stay inside its episode."""
-    start_W = rng.permutation(start_W)
-    if not config.k_max:
-        return start_W, np.zeros_like(start_W).__getitem__
-    return start_W, rng.integers(1, np.minimum(config.k_max, frames.end[start_W] - 1 - start_W) + 1).__getitem__
-
-
-def _by_segment(
-    frames: "_Frames", start_W: np.ndarray, config: WindowConfig, rng: np.random.Generator
-) -> tuple[np.ndarray, _Ahead]:
-    """Segments of consecutive frames in shuffled order; a window's later frame is one of its own segment."""
-    first_S = np.flatnonzero((start_W - frames.begin[start_W]) % config.segment == 0)
-    segments: list[np.ndarray] = np.split(start_W, first_S[1:])
-    shuffled_W = np.concatenate([segments[int(number)] for number in rng.permutation(len(segments))])
-    uniform_W = rng.random(len(shuffled_W))
-    return shuffled_W, lambda part: _inside_segments(shuffled_W[part], config.k_max, uniform_W[part])
-
-
-def _inside_segments(start_N: np.ndarray, k_max: int, uniform_N: np.ndarray) -> np.ndarray:
-    """(N,) steps to a later frame of the same segment of a batch, k ~ U{1 .. k_max}; 0 for a segment's last."""
-    row_N = np.arange(len(start_N))
-    last_N = np.append(np.diff(start_N) != 1, True)
-    end_N = np.flatnonzero(last_N)[np.cumsum(last_N) - last_N]
-    room_N = np.minimum(k_max, end_N - row_N)
-    return np.where(room_N > 0, 1 + (uniform_N * room_N).astype(np.int64), 0)
+def _inside_segments(start_W: np.ndarray, config: WindowConfig, uniform_W: np.ndarray) -> np.ndarray:
+    """(W,) steps to a later frame of the same segment and batch, k ~ U{1 .. k_max}; 0 for the last of either."""
+    row_W = np.arange(len(start_W))
+    last_W = np.append(np.diff(start_W) != 1, True)
+    last_W[config.batch_size - 1 :: config.batch_size] = True
+    end_W = np.flatnonzero(last_W)[np.cumsum(last_W) - last_W]
+    room_W = np.minimum(config.k_max, end_W - row_W)
+    return np.where(room_W > 0, 1 + (uniform_W * room_W).astype(np.int64), 0)
 
 
 @dataclass(frozen=True, kw_only=True)
