@@ -34,7 +34,7 @@ lock: ## write requirements.lock anew: the newest versions that pyproject.toml a
 demo: install ## play -> pretrain -> align -> evaluate -> compare, small, on this machine
 	$(BIN)/python -m jobs.pipeline --out demo
 
-test: install ## all tests: first those that keep a core busy, then those that start Ray and mostly wait, two at a time
+test: install ## all tests: first those that keep a core busy, then those that start Ray and mostly wait, three at a time
 	$(BIN)/python -m pytest -q -n 3 --dist loadfile --durations=10 -m "not cluster and not long_proof"
 	$(BIN)/python -m pytest -q -n 3 --dist loadfile --durations=20 -m "cluster and not long_proof" $$(grep -rl mark.cluster tests)
 

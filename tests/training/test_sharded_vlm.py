@@ -10,7 +10,6 @@ from transformers.utils import logging
 
 from tap_ray.models.inference import load_policy
 from tests.made_data import write_made_dataset
-from tests.shared_folders import made_once
 from tests.tiny_vlm import tiny_vlm
 from tests.training import sharded_vlm
 from tests.training.sharded import curve
@@ -30,12 +29,11 @@ def runs(tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureReques
     chosen = [case for case in CASES if any(f"[{case}]" in name for name in collected)]
     logging.disable_progress_bar()
 
-    def train(folder: Path) -> None:
-        source = tiny_vlm("qwen2_5_vl", folder / "vlm")
-        data = write_made_dataset(folder / "demos", num_episodes=12, tasks=TASKS)
-        mp.spawn(sharded_vlm.train_each, (2, folder, source, data, chosen), nprocs=2)
-
-    return made_once(tmp_path_factory, "sharded_vlm", train)
+    folder = tmp_path_factory.mktemp("sharded_vlm")
+    source = tiny_vlm("qwen2_5_vl", folder / "vlm")
+    data = write_made_dataset(folder / "demos", num_episodes=12, tasks=TASKS)
+    mp.spawn(sharded_vlm.train_each, (2, folder, source, data, chosen), nprocs=2)
+    return folder
 
 
 @pytest.mark.parametrize("case", EACH)

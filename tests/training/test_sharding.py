@@ -11,17 +11,15 @@ from tap_ray.errors import ConfigError
 from tap_ray.models.weights import read_tensors
 from tap_ray.training.progress import train_here
 from tap_ray.training.sharding import shard
-from tests.shared_folders import made_once
 from tests.training import sharded
 from tests.training.sharded import HALF, STEPS, curve
 
 
 @pytest.fixture(scope="module")
 def runs(toy_dataset: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    def train(folder: Path) -> None:
-        mp.spawn(sharded.train_both, (2, folder, toy_dataset), nprocs=2)
-
-    return made_once(tmp_path_factory, "sharded", train)
+    folder = tmp_path_factory.mktemp("sharded")
+    mp.spawn(sharded.train_both, (2, folder, toy_dataset), nprocs=2)
+    return folder
 
 
 def close(have: list[tuple[float, float]], want: list[tuple[float, float]]) -> None:
