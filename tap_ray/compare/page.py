@@ -82,7 +82,7 @@ TEMPLATE = (
 <figure><div class="scroll">{{ bars }}</div>
 <figcaption>Bars: successes in percent. Whiskers: Wilson 95 % intervals.</figcaption></figure>{% endif %}
 {% if failure_rows %}<h2>How they failed: {{ blocks[0].scenario }}</h2>
-<p class="soft">{{ failure_rule }} Execution: the hand went to the right object and the motion failed. Semantic: it
+<p class="soft">{{ failure_rule }} Execution: the gripper went to the right object and the motion failed. Semantic: it
 moved another object, or never came near the right one.</p>
 <div class="scroll"><table class="tight">
 <caption>Episodes; below each its share of the failed ones (of "failed": of all). Last columns: shares of the two
