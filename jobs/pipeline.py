@@ -1,7 +1,7 @@
 """The whole pipeline: play -> pretrain -> demonstrations -> align -> evaluate -> compare.
 
-Six stages, each a function that reads folders and writes one. The defaults are small enough for two cores in eight
-minutes (`make demo`); every stage is also a job of its own (`python -m jobs.<verb> --help`).
+Six steps, each a function that reads folders and writes one. The defaults are small enough for two cores in eight
+minutes (`make demo`); every step is also a job of its own (`python -m jobs.<verb> --help`).
 """
 
 import time
@@ -12,28 +12,29 @@ from tap_ray.compare.report import REPORT
 from tap_ray.distributed.connect import connect
 from tap_ray.job import run_job
 from tap_ray.models.policy import PolicyConfig
+from tap_ray.play.settings import DemosJobConfig, PlayJobConfig
 from tap_ray.settings import FROM_SCRATCH, SCRATCH, AlignJobConfig, PipelineConfig, PretrainConfig, WorkersConfig
 
 
 def main(config: PipelineConfig) -> Path:
-    """Run the six stages; returns the page that compares the policies."""
+    """Run the six steps; returns the page that compares the policies."""
     out, seed, start = config.out, config.seed, time.perf_counter()
     workers = WorkersConfig(num_workers=config.num_workers)
 
-    def stage(number: int, title: str) -> None:
+    def step(number: int, title: str) -> None:
         print(f"\n== {number}/6 {title} ({time.perf_counter() - start:.0f} s)", flush=True)
 
     with connect(config.ray_address):
-        stage(1, "play: robots explore by themselves, without language")
-        settings = collect_play.PlayJobConfig(explorer="contact", episodes=config.play, seed=seed, out=out / "play")
-        play = collect_play.main(settings)
-        stage(2, "pretrain (Stage 1): go to an object, put it somewhere")
+        step(1, "play: a scripted explorer moves the robots, without language")
+        num = config.play_episodes
+        play = collect_play.main(PlayJobConfig(explorer="contact", episodes=num, seed=seed, out=out / "play"))
+        step(2, "pretrain (Stage 1): go to an object, put it somewhere")
         train = config.training(config.pretrain_steps, windows=128)
         moves = pretrain.main(PretrainConfig(data=(str(play),), train=train, workers=workers, out=out / "pretrain"))
-        stage(3, "demonstrations: a scripted expert, with instructions")
-        demos = collect_demos.main(collect_demos.DemosJobConfig(episodes=config.demos, seed=seed, out=out / "demos"))
+        step(3, "demonstrations: a scripted expert, with instructions")
+        demos = collect_demos.main(DemosJobConfig(episodes=config.demos_per_task, seed=seed, out=out / "demos"))
 
-        stage(4, "align (Stage 2): follow instructions, on Stage 1's weights and from scratch")
+        step(4, "align (Stage 2): follow instructions, on Stage 1's weights and from scratch")
         train = config.training(config.align_steps, windows=64)
         policies = {}
         for name, init, network in (("tap", str(moves), PolicyConfig()), ("scratch", SCRATCH, FROM_SCRATCH)):
@@ -41,16 +42,16 @@ def main(config: PipelineConfig) -> Path:
                 demos=demos, init=init, policy=network, train=train, workers=workers, out=out / name
             )
             policies[name] = str(align.main(settings))
-        stage(5, "evaluate: the same cells for every policy")
+        step(5, "evaluate: the same cells for every policy")
         results = [
             evaluate.main(
                 evaluate.EvaluateConfig(policy=policy, name=name, episodes=config.episodes, out=out / f"eval-{name}")
             )
             for name, policy in (policies | {"expert": "expert"}).items()
         ]
-        stage(6, "compare")
+        step(6, "compare")
         page = compare.main(compare.CompareConfig(runs=tuple(results), out=out / "compare")) / REPORT
-    stage(6, "done")
+    step(6, "done")
     return page
 
 

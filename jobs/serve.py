@@ -28,7 +28,7 @@ def contract_of(run: Path) -> Contract:
 
 
 def main(config: ServeConfig) -> Path:
-    """Serve until Ctrl-C; returns the policy's folder."""
+    """Serve until Ctrl-C; returns the folder of the policy that was served."""
     settings.check(config)
     run = registry.local(config.policy).resolve()
     token, tls = settings.token_of(config), settings.tls_of(config)
@@ -47,7 +47,7 @@ def main(config: ServeConfig) -> Path:
                 print(f"  curl {settings.curl_flags(config, token)}{url(config, port, 'http')}/spec", flush=True)
                 threading.Event().wait()
     print("stopped")
-    return config.policy
+    return run
 
 
 if __name__ == "__main__":

@@ -60,7 +60,8 @@ BOUNDS: dict[str, str] = {
     "InferenceConfig.batch": FROM_1,
     "ServeConfig.port": "[0, 65535]",
     **{f"ServeConfig.{name}": FROM_1 for name in ("sessions", "batch", "replicas", "idle_s")},
-    **{f"PipelineConfig.{name}": FROM_1 for name in ("play", "demos", "pretrain_steps", "align_steps")},
+    **{f"PipelineConfig.{name}_steps": FROM_1 for name in ("pretrain", "align")},
+    **{f"PipelineConfig.{name}": FROM_1 for name in ("play_episodes", "demos_per_task")},
     "TrialRow.logged_step": "[-1, inf)",  # -1: no line yet
     **{f"Numbers.{name}": ANY for name in ("scale", "closed", "open")},
     "Mapping.origin_m": ANY,

@@ -22,7 +22,7 @@ C = TypeVar("C")
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class ClusterConfig:
-    """Where a job runs; no result depends on it."""
+    """Where a job runs."""
 
     ray_address: str | None = None
     """Ray cluster to join, "host:6379" or "auto"; without it RAY_ADDRESS, else a local Ray that stops with the job."""

@@ -107,7 +107,8 @@ def _split(text: str) -> tuple[str, str]:
 
 @dataclass(frozen=True, kw_only=True)
 class WorkersConfig(NodesConfig):
-    """How training is distributed. Only `num_workers` changes the result, and `min_workers` where machines are lost."""
+    """How training is distributed. Beyond float error only `num_workers` changes the result, and `min_workers` where
+    machines are lost."""
 
     num_workers: int = 1
     """Number of training processes; each processes `batch_size` windows of its own per step. On CPUs at most one per
@@ -285,9 +286,9 @@ FROM_SCRATCH = PolicyConfig(glimpse_px=0, num_state=0)
 class PipelineConfig(ClusterConfig):
     """Sizes of the pipeline's stages."""
 
-    play: int = 300
+    play_episodes: int = 300
     """Episodes of play, each 12 s of robot time."""
-    demos: int = 10
+    demos_per_task: int = 10
     """Demonstrations of each task."""
     pretrain_steps: int = 480
     """Optimizer steps of Stage 1, 128 windows each."""
@@ -296,7 +297,8 @@ class PipelineConfig(ClusterConfig):
     episodes: int = 12
     """Cells of each task that a policy is evaluated on."""
     num_workers: int = 2
-    """Number of training processes, which share the windows of each step; at most one per CPU core."""
+    """Number of training processes; at most one per CPU core. Unlike in the jobs that train, they share the windows of
+    each step, so that their number changes the time and not the batch."""
     seed: int = 0
     """Root of the seed tree."""
     out: Path = Path("demo")

@@ -43,12 +43,13 @@ OF_A_STAGE = ("freeze", "lora_rank", "lora_alpha", "dtype", "attention", "checkp
 
 @dataclass(frozen=True, kw_only=True)
 class AlignConfig:
-    """How Stage 2 starts."""
+    """What Stage 2 loads, freezes and weighs, and what it is trained on beside the demonstrations."""
 
     load: TransferParts = "all"
     """What to load from Stage 1: "all", "all_but_head" or "vision" (the tower alone)."""
     freeze: tuple[str, ...] = ()
-    """Parts of the network that are frozen, e.g. "vision"; empty trains everything, as the paper does."""
+    """Parts of the network that are frozen, e.g. "vision"; empty trains everything, as the paper does. Parts of an
+    image-text model: --policy.vlm.freeze."""
     pretrained_lr_scale: float = 1.0
     """Factor on the learning rate of the parameters that were loaded from Stage 1."""
     prior_steps: int = 5000
@@ -94,7 +95,7 @@ def from_dataset(
         dataset: demonstrations with instructions.
         windows: the ones that `resolve_configs` returns; their horizon is the policy's chunk length.
         policy: sizes of a policy trained from scratch; with `start.init` the Stage 1 policy's sizes are used.
-        config: which parts of the Stage 1 weights are loaded.
+        config: what is loaded from Stage 1, what is frozen, and the weights of the losses.
         start: the run folder and the motion prior to start from.
         play: whether windows of play come with each batch.
         seed: random seed of the new weights.
@@ -293,9 +294,10 @@ def resolve_policy(stage_1: PolicyConfig, requested: PolicyConfig) -> PolicyConf
             "prior, --prior, on a regression head)."
         )
     if wrong:
+        flags = ", ".join(f"--policy.{name.replace('_', '-')}" for name in wrong)
         raise ConfigError(
-            "With --init the network has Stage 1's sizes, which differ from the given "
-            f"{', '.join(f'policy.{name}' for name in wrong)}. Omit these flags, or train Stage 1 with them."
+            f"With --init the network has Stage 1's sizes, which differ from the given {flags}. Omit these flags, or "
+            "train Stage 1 with them."
         )
     return resolved
 

@@ -71,7 +71,7 @@ class WindowConfig:
 
     def __post_init__(self) -> None:
         if self.holdout_every == 1:
-            raise ConfigError("windows.holdout_every = 1 holds out every episode; use 0 (none) or at least 2.")
+            raise ConfigError("--windows.holdout-every 1 holds out every episode. Use 0 (none), or at least 2.")
 
 
 def split_episodes(dataset: DatasetInfo, config: WindowConfig) -> tuple[np.ndarray, np.ndarray]:

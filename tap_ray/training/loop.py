@@ -72,8 +72,9 @@ class TrainConfig:
             every = getattr(self, name)
             if self.log_every and every % self.log_every:
                 raise ConfigError(
-                    f"{name} must be a multiple of log_every = {self.log_every}; got {every}. Otherwise the first "
-                    "line of metrics after a restart would be the mean over other steps than without a restart."
+                    f"--{name.replace('_', '-')} must be a multiple of --log-every {self.log_every}; got {every}. "
+                    "Otherwise the first line of metrics after a restart would be the mean over other steps than "
+                    "without a restart."
                 )
 
 
@@ -223,7 +224,7 @@ def start(
 def autocast(bf16: str, device: torch.device) -> contextlib.AbstractContextManager[Any]:
     """The autocast context for `TrainConfig.bf16`."""
     if bf16 not in ("auto", "on", "off"):
-        raise ConfigError(f'bf16 must be "auto", "on" or "off"; got {bf16!r}.')
+        raise ConfigError(f'--bf16 must be "auto", "on" or "off"; got {bf16!r}.')
     use_bf16 = has_bf16(device) if bf16 == "auto" else bf16 == "on"
     return torch.autocast(device.type, dtype=torch.bfloat16) if use_bf16 else contextlib.nullcontext()
 

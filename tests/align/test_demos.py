@@ -81,7 +81,7 @@ def test_stage_1_sizes_win_over_the_command_line(demos, stage_1: Path):
     assert transfer is not None
     assert stage.model.network.config == replace(SMALL, context=("language",))
     wrong = replace(config, map_width=48, vision=replace(config.vision, stem_width=5))
-    with pytest.raises(ConfigError, match=r"which differ from the given policy\.map_width, policy\.vision\."):
+    with pytest.raises(ConfigError, match=r"which differ from the given --policy\.map-width, --policy\.vision\."):
         from_dataset(demos, WINDOWS, policy=wrong, config=AlignConfig(), start=StartFrom(init=stage_1), seed=0)
 
 

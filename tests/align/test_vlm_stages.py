@@ -134,7 +134,7 @@ def test_the_same_tokens_mean_the_same_motion_in_both_stages(demos, source: str,
     with pytest.raises(ConfigError, match=r'--align\.load of a VLM policy is "all" or "all_but_head"'):
         from_dataset(demos, windows, policy=policy, config=AlignConfig(load="vision"), start=start, seed=0)
     other = replace(policy, vlm=replace(policy.vlm, pretrained="elsewhere"))
-    with pytest.raises(ConfigError, match=r"which differ from the given policy\.vlm\."):
+    with pytest.raises(ConfigError, match=r"which differ from the given --policy\.vlm\."):
         from_dataset(demos, windows, policy=other, config=AlignConfig(), start=start, seed=0)
 
 

@@ -257,5 +257,5 @@ def test_settings_that_cannot_work(tmp_path: Path, toy_dataset: Path):
         train(task, WorkersConfig(num_workers=2, min_workers=3), progress=False)
     with pytest.raises(ConfigError, match=r"--min-workers 999: there are .* CPUs, and each training process needs one"):
         train(task, WorkersConfig(num_workers=1000, min_workers=999), progress=False)
-    with pytest.raises(ConfigError, match="checkpoint_every must be a multiple of log_every = 3; got 5"):
+    with pytest.raises(ConfigError, match="--checkpoint-every must be a multiple of --log-every 3; got 5"):
         dataclasses.replace(task.config, log_every=3)

@@ -57,7 +57,7 @@ def test_the_papers_averages_by_hand():
     assert (a["n"], a["partial"]["k"], a["entire"]["k"], a["partial_end"]["k"], a["entire_end"]["k"]) == (4, 3, 2, 2, 1)
     # The crash stays in the denominator: 1 of 4.
     assert (b["n"], b["partial"]["rate"], b["errors"]) == (4, 0.25, 1)
-    # Avg-Partial = (3/4 + 1/4) / 2; Avg-Entire = (2/4 + 0) / 2; Avg-All = mean of the four cells.
+    # Avg-Partial = (3/4 + 1/4) / 2; Avg-Entire = (2/4 + 0) / 2; Avg-All = mean of the four rates.
     assert (summary["avg_partial"], summary["avg_entire"], summary["avg_all"]) == (0.5, 0.25, 0.375)
     assert summary["errors"] == 1
     assert summary["seconds"] == 3.5

@@ -199,7 +199,7 @@ COMMANDS = (
     Case("neither a dataset nor live play", "python -m jobs.pretrain"),
     Case("a history without a prior", f"{ALIGN} demos --init scratch --history 4 {TINY_POLICY}"),
     Case("a weight that is no number", f"{PRIOR} play:much"),
-    Case("a chain of no episodes", "python -m jobs.pipeline --play 0"),
+    Case("a chain of no episodes", "python -m jobs.pipeline --play-episodes 0"),
     Case("no Ray at the address", f"{EVALUATE} random --episodes 1 --ray-address 127.0.0.1:1"),
     Case("no MLflow at the address", "python -m jobs.collect_play", env={"MLFLOW_TRACKING_URI": "http://127.0.0.1:1"}),
     Case("a result that is not to be overwritten", "python -m jobs.compare evaluated --out tap"),

@@ -127,7 +127,7 @@ JOBS = {
     "cut_crops": Job("jobs.cut_crops --data uncut", ray_works),
     "sweep": Job("jobs.sweep sweep.yaml --demos shown --store store --out o", has("store/align-*/metrics.jsonl")),
     "serve": Job("jobs.serve --policy tap --port 0", says("curl "), statuses=(0, 0)),
-    "pipeline": Job("jobs.pipeline --play 3000 --out o", has("o/play/manifest.json")),
+    "pipeline": Job("jobs.pipeline --play-episodes 3000 --out o", has("o/play/manifest.json")),
 }
 
 

@@ -84,7 +84,7 @@ def test_mistakes_are_said_before_anything_starts(config: SweepJobConfig, tmp_pa
         sweep.main(changed(budget={"grid": [0, 8000]}))
     with pytest.raises(ConfigError, match="Unknown suite 'tabletopp'"):
         sweep.main(changed(evaluate={"suite": "tabletopp"}))
-    with pytest.raises(ConfigError, match=r"align.*checkpoint_every must be a multiple of log_every = 50; got 60"):
+    with pytest.raises(ConfigError, match=r"align.*--checkpoint-every must be a multiple of --log-every 50; got 60"):
         sweep.main(changed(align={"train": {"checkpoint_every": 60}}))
     with pytest.raises(DataError, match=r"There is no dataset at .*nowhere"):
         sweep.main(SweepJobConfig(sweep=config.sweep, data=(str(tmp_path / "nowhere"),), demos=config.demos))

@@ -165,7 +165,7 @@ def test_precision_is_chosen_by_the_machine_or_by_the_user():
         assert (torch.ones(2, 2) @ torch.ones(2, 2)).dtype == torch.bfloat16
     with autocast("auto", cpu):
         assert ((torch.ones(2, 2) @ torch.ones(2, 2)).dtype == torch.bfloat16) == has_bf16(cpu)
-    with pytest.raises(ConfigError, match=r'bf16 must be "auto", "on" or "off"; got \'yes\'\.'):
+    with pytest.raises(ConfigError, match=r'--bf16 must be "auto", "on" or "off"; got \'yes\'\.'):
         autocast("yes", cpu)
 
 
