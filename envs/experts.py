@@ -219,7 +219,7 @@ class ScriptedEpisode:
 
 
 class Expert:
-    """A `Policy` for N robots of one task: one `ScriptedEpisode` each, for the hand that begins nearest to the object.
+    """A `Policy` for N robots of one task: one `ScriptedEpisode` each, for the arm that begins nearest to the object.
 
     It moves end effectors, whatever the robot's own actions are (`envs.make_ee_control`); other arms stay where they
     are.
@@ -230,13 +230,13 @@ class Expert:
     ) -> None:
         self._task, self._num_robots, self._config, self._scene = task, num_robots, config, scene
         self._arms = spec.arms
-        self._hands: list[int] = []
+        self._nearest_arm: list[int] = []
         self._scripts: list[ScriptedEpisode] = []
 
     def reset(self, obs: Observation, info: Info, seeds: Sequence[int]) -> None:
         """Begin an episode on every robot; `seeds` (N) are those of the noise."""
         self._commanded: list[tuple[np.ndarray, np.ndarray] | None] = [None] * self._num_robots
-        self._hands = [self._nearest(obs, info, robot) for robot in range(self._num_robots)]
+        self._nearest_arm = [self._nearest(obs, info, robot) for robot in range(self._num_robots)]
         views = [self._view(obs, info, robot) for robot in range(self._num_robots)]
         self._scripts = [
             ScriptedEpisode(self._task, self._scene, self._config, seed, view)
@@ -247,17 +247,17 @@ class Expert:
         """(N, 7) float32 actions, 7 more for each further arm."""
         action_NE7 = np.tile(np.array(STAY, np.float32), (self._num_robots, len(self._arms), 1))
         for robot, script in enumerate(self._scripts):
-            action_NE7[robot, self._hands[robot]] = script.act(self._view(obs, info, robot))
+            action_NE7[robot, self._nearest_arm[robot]] = script.act(self._view(obs, info, robot))
         return action_NE7.reshape(self._num_robots, -1)
 
     def _nearest(self, obs: Observation, info: Info, robot: int) -> int:
         """Index of the arm whose tool is horizontally nearest to the object."""
-        hands = [obs["state"][robot, arm.ee_pos][:2] for arm in self._arms]
+        ee_pos_m = [obs["state"][robot, arm.ee_pos][:2] for arm in self._arms]
         item = info["object_pose"][robot][0, :2]
-        return int(np.argmin([np.linalg.norm(hand - item) for hand in hands]))
+        return int(np.argmin([np.linalg.norm(ee_m - item) for ee_m in ee_pos_m]))
 
     def _view(self, obs: Observation, info: Info, robot: int) -> View:
-        arm, state = self._arms[self._hands[robot]], np.asarray(obs["state"][robot], float)
+        arm, state = self._arms[self._nearest_arm[robot]], np.asarray(obs["state"][robot], float)
         measured = state[..., arm.ee_pos], quaternion_matrix(state[..., arm.ee_quat])
         commanded_m, commanded = self._command(measured, info["ee_action"][robot], robot)
         poses: Any = np.asarray(info["object_pose"][robot], float)

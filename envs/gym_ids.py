@@ -105,9 +105,9 @@ class TaskEnv(gym.Env[Any, np.ndarray]):
         obs, reward, terminated, truncated, info = self._env.step(action)
         done = bool(info["entire"])
         if self._dense:
-            hands_m = np.stack([np.asarray(obs["state"])[list(arm.ee_pos)] for arm in self._arms])
+            ee_pos_m = np.stack([np.asarray(obs["state"])[list(arm.ee_pos)] for arm in self._arms])
             poses = np.asarray(info["object_pose"])
-            reward = dense_reward(TASKS[self.config.task], hands_m, self._start_M7, poses, (info["partial"], done))
+            reward = dense_reward(TASKS[self.config.task], ee_pos_m, self._start_M7, poses, (info["partial"], done))
         terminated = bool(terminated) or (self._ends_on_success and done)
         return self._seen(obs, info), float(reward), terminated, bool(truncated), {**info, "is_success": done}
 
@@ -127,19 +127,19 @@ class TaskEnv(gym.Env[Any, np.ndarray]):
 
 
 def dense_reward(
-    task: TaskModel, hands_m: np.ndarray, start_M7: np.ndarray, now_M7: np.ndarray, done: tuple[bool, bool]
+    task: TaskModel, ee_pos_m: np.ndarray, start_M7: np.ndarray, now_M7: np.ndarray, done: tuple[bool, bool]
 ) -> float:
     """Progress of the task, 0 .. 1; 1 only if it is entirely done.
 
-    With near = 1 - tanh(5 / m * distance from the nearest hand to where it should be):
+    With near = 1 - tanh(5 / m * distance from the nearest end effector to where it should be):
         push   0.2 near + 0.7 (part of the way that the object has been pushed);
-               the hand should be 3 cm to the right of the object
+               the end effector should be 3 cm to the right of the object
         else   0.2 near + 0.3 (the object is held and lifted) + 0.4 (1 - tanh(5 / m * object to target, from above));
-               the hand should be at the object
+               the end effector should be at the object
 
     Args:
         task: the task.
-        hands_m: (hands, 3) tool positions, table frame.
+        ee_pos_m: (arms, 3) tool positions, table frame.
         start_M7: object poses at the start of the episode, as in `info`.
         now_M7: object poses now.
         done: partly and entirely, as `check_success` says.
@@ -150,7 +150,7 @@ def dense_reward(
     aim_m = now_M7[0, :3].copy()
     if task.goal == "push_left":
         aim_m[1] -= task.models[0].half_size_m[1] + 0.03
-    near = 1 - np.tanh(5 * np.linalg.norm(hands_m - aim_m, axis=1).min())
+    near = 1 - np.tanh(5 * np.linalg.norm(ee_pos_m - aim_m, axis=1).min())
     if task.goal == "push_left":
         pushed = np.clip((now_M7[0, 1] - start_M7[0, 1]) / PUSH_M, 0, 1)
         return float(0.2 * near + 0.7 * pushed)

@@ -28,7 +28,7 @@ class ArmLengths:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Hand:
+class Gripper:
     """A parallel gripper that is added to an arm of another package."""
 
     palm_m: tuple[float, float, float]
@@ -48,7 +48,7 @@ class PyBulletDataArm:
 
     flange: str
     """Link that carries the gripper; its z axis points outwards."""
-    hand_yaw_rad: float
+    gripper_yaw_rad: float
     """Rotation of the gripper about that axis."""
     rgb: tuple[tuple[float, float, float], ...]
     """Colors of the links, in turn."""
@@ -63,7 +63,7 @@ class ArmModel:
     """URDF file in envs/assets or, for arms of that package, in pybullet_data; for a robot of another package its whole
     path."""
     data_arm: PyBulletDataArm | None = None
-    hand: Hand | None = None
+    gripper: Gripper | None = None
     base_m: tuple[float, float, float] = (0.0, 0.0, 0.0)
     """Position of the base in the table frame (parallel axes). Poses outside kinematics are in the table's frame, so
     that objects lie at the same places for all robots; the WidowX stands in its origin."""
@@ -183,8 +183,12 @@ PANDA = ArmModel(
     name="panda",
     urdf="franka_panda/panda.urdf",
     # Franka Emika Panda data sheet: Franka Hand, 40 mm a finger, tool center point 103.4 mm from the flange.
-    data_arm=PyBulletDataArm(flange="panda_link8", hand_yaw_rad=0.75 * pi, rgb=((0.92, 0.92, 0.9), (0.78, 0.79, 0.8))),
-    hand=Hand(palm_m=(0.062, 0.12, 0.05), finger_m=(0.05, 0.012, 0.022), tool_x_m=0.1034, open_m=0.04, force_n=5.0),
+    data_arm=PyBulletDataArm(
+        flange="panda_link8", gripper_yaw_rad=0.75 * pi, rgb=((0.92, 0.92, 0.9), (0.78, 0.79, 0.8))
+    ),
+    gripper=Gripper(
+        palm_m=(0.062, 0.12, 0.05), finger_m=(0.05, 0.012, 0.022), tool_x_m=0.1034, open_m=0.04, force_n=5.0
+    ),
     base_m=(-0.32, 0.0, 0.0),
     joint=tuple(f"panda_joint{number}" for number in range(1, 8)),
     joint_low_rad=(-2.8973, -1.7628, -2.8973, -3.0718, -2.8973, -0.0175, -2.8973),
@@ -202,8 +206,10 @@ XARM6 = ArmModel(
     name="xarm6",
     urdf="xarm/xarm6_robot.urdf",
     # UFACTORY xArm 6 user manual: xArm Gripper, stroke 84 mm, tool center point 172 mm from the flange.
-    data_arm=PyBulletDataArm(flange="link6", hand_yaw_rad=pi, rgb=((0.9, 0.9, 0.92), (0.55, 0.57, 0.6))),
-    hand=Hand(palm_m=(0.125, 0.1, 0.05), finger_m=(0.055, 0.012, 0.024), tool_x_m=0.172, open_m=0.042, force_n=5.0),
+    data_arm=PyBulletDataArm(flange="link6", gripper_yaw_rad=pi, rgb=((0.9, 0.9, 0.92), (0.55, 0.57, 0.6))),
+    gripper=Gripper(
+        palm_m=(0.125, 0.1, 0.05), finger_m=(0.055, 0.012, 0.024), tool_x_m=0.172, open_m=0.042, force_n=5.0
+    ),
     base_m=(-0.12, 0.0, 0.0),
     joint=tuple(f"joint{number}" for number in range(1, 7)),
     joint_low_rad=(-2 * pi, -2.059, -3.927, -2 * pi, -1.69297, -2 * pi),
@@ -221,9 +227,9 @@ IIWA = ArmModel(
     name="iiwa",
     urdf="kuka_iiwa/model.urdf",
     # KUKA LBR iiwa 14 R820 data sheet: its slowest axis turns 75 degrees/s; the flange is 45 mm beyond link 7. The
-    # hand has the stroke of a Schunk WSG 50 (110 mm).
-    data_arm=PyBulletDataArm(flange="lbr_iiwa_link_7", hand_yaw_rad=0.0, rgb=((0.95, 0.5, 0.1), (0.6, 0.6, 0.62))),
-    hand=Hand(palm_m=(0.13, 0.13, 0.05), finger_m=(0.06, 0.012, 0.024), tool_x_m=0.18, open_m=0.055, force_n=5.0),
+    # gripper has the stroke of a Schunk WSG 50 (110 mm).
+    data_arm=PyBulletDataArm(flange="lbr_iiwa_link_7", gripper_yaw_rad=0.0, rgb=((0.95, 0.5, 0.1), (0.6, 0.6, 0.62))),
+    gripper=Gripper(palm_m=(0.13, 0.13, 0.05), finger_m=(0.06, 0.012, 0.024), tool_x_m=0.18, open_m=0.055, force_n=5.0),
     base_m=(-0.28, 0.0, 0.0),
     joint=tuple(f"lbr_iiwa_joint_{number}" for number in range(1, 8)),
     joint_low_rad=tuple(-radians(most) for most in (170, 120, 170, 120, 170, 120, 175)),

@@ -14,13 +14,13 @@ from tap_ray.rollout import rollout
 
 
 class Down:
-    """Lowers the open hand, closes it after 20 steps, and lifts it again."""
+    """Lowers the open gripper, closes it after 20 steps, and lifts it again."""
 
     def reset(self, obs, info, seeds):
         self.step = 0
 
     def act(self, obs, info):
-        """(N, 7): motion of the hand in m and rad, base frame; gripper +1 open, -1 closed."""
+        """(N, 7): motion of the end effector in m and rad, base frame; gripper +1 open, -1 closed."""
         self.step += 1
         action = np.zeros((len(obs["rgb"]), 7), np.float32)
         action[:, 2] = -0.01 if self.step < 20 else 0.01

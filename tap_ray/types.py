@@ -14,8 +14,8 @@ An environment's `info` (privileged: only experts, privileged explorers and the 
     "contact"      bool            a finger touched one of these objects (no distractor) during the last control step
                                    (ManiSkill: at its end); left out where it is unknown
     "robot_mask"   (Y, X) uint8    255 where the robot or its shadow is seen (only with EnvConfig.robot_mask)
-    "segmentation" (Y, X) uint8    which body the pixel shows (only with EnvConfig.segmentation): ELSEWHERE, ARM, HAND
-                                   (the gripper), or FIRST_OBJECT + slot. The gripper's shadow is ELSEWHERE
+    "segmentation" (Y, X) uint8    which body the pixel shows (only with EnvConfig.segmentation): ELSEWHERE, ARM,
+                                   GRIPPER, or FIRST_OBJECT + slot. The gripper's shadow is ELSEWHERE
     "partial", "entire"            bool, true now; "partial_once", "entire_once": true at any step so far
     "action"       (A,) float32    the action as executed, clipped into range (at reset: zeros, gripper open)
     "ee_action"    (7,) float32    the commanded end-effector motion, clipped (only if actions move the end effector)
@@ -35,7 +35,7 @@ from jaxtyping import Bool, Float32, UInt8
 from tap_ray.errors import ConfigError
 from tap_ray.specs import ONE_CAMERA, RobotSpec
 
-ELSEWHERE, ARM, HAND, FIRST_OBJECT = 0, 1, 2, 3
+ELSEWHERE, ARM, GRIPPER, FIRST_OBJECT = 0, 1, 2, 3
 """Values of `info["segmentation"]`: neither robot nor object; the arm; its last link and what hangs on it; the object
 in slot 0, from where slots count on."""
 
@@ -350,7 +350,7 @@ __all__ = [
     "ARM",
     "ELSEWHERE",
     "FIRST_OBJECT",
-    "HAND",
+    "GRIPPER",
     "PLAY_TASK",
     "ActionChunkBatch",
     "Cell",

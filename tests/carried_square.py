@@ -33,8 +33,8 @@ def carried(touch: int = 3, end: int = 7, plate: bool = True) -> tuple[np.ndarra
         part = (t - touch) / max(end - touch, 1) if moving else float(t > end)
         thing = (int(FROM[0] + part * (TO[0] - FROM[0])), int(FROM[1] + part * (TO[1] - FROM[1])))
         paint(rgb[t], thing, 6, RED)
-        hand = (thing[0] - 5, thing[1]) if moving else (0, 30)  # 5 rows above the square it holds
-        paint(rgb[t], hand, 6, ROBOT)
+        gripper = (thing[0] - 5, thing[1]) if moving else (0, 30)  # 5 rows above the square it holds
+        paint(rgb[t], gripper, 6, ROBOT)
         mask[t] = (rgb[t] == ROBOT).all(-1)
     return rgb, mask, (np.arange(STEPS) >= touch) & (np.arange(STEPS) <= end)
 

@@ -66,7 +66,7 @@ def line_robots(num: int, config: EnvConfig, **bad) -> gym.vector.SyncVectorEnv:
 
 
 def line_failure_inputs(config: EnvConfig) -> FailureInputs:
-    """The point is its own hand, at its own object: whoever fails has reached it and never closes."""
+    """The point is its own end effector, at its own object: whoever fails has reached it and never closes."""
     return FailureInputs(arms=(ArmSlots(ee_pos=(0,), opening=0, gripper=0),))
 
 

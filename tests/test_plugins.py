@@ -41,7 +41,7 @@ from tap_ray.rollout import rollout
 from tap_ray.runs import finish, open_run
 from tap_ray.specs import RobotSpec
 from tap_ray.training.loop import TrainConfig, fit
-from tap_ray.types import ELSEWHERE, FIRST_OBJECT, HAND, EnvConfig, Episode
+from tap_ray.types import ELSEWHERE, FIRST_OBJECT, GRIPPER, EnvConfig, Episode
 from tests.small import SMALL
 
 ROOT = Path(__file__).parents[1]
@@ -124,7 +124,7 @@ def test_its_simulator_is_one_of_ours(my_robot: None) -> None:
     robots.close()
     assert [bool(run.entire.any()) for run in runs] == [True] * 4
     assert all(run.contact.any() for run in runs)
-    assert set(np.unique(runs[0].segmentation)) == {ELSEWHERE, HAND, FIRST_OBJECT}  # type: ignore[arg-type]
+    assert set(np.unique(runs[0].segmentation)) == {ELSEWHERE, GRIPPER, FIRST_OBJECT}  # type: ignore[arg-type]
     for wrong, text in (
         (
             replace(scene, task="put_carrot_on_plate"),

@@ -132,7 +132,7 @@ def test_a_second_camera_changes_neither_images_nor_motion(play: DatasetInfo) ->
     assert "cameras" not in plan.to_json()["env"]
 
 
-def test_the_hand_is_always_seen_by_its_own_camera(play: DatasetInfo) -> None:
+def test_the_gripper_is_always_seen_by_its_own_camera(play: DatasetInfo) -> None:
     """The fingers stand still in the wrist's image and the table does not: its upper half changes least."""
     wrist = decode_frames(read_episode(play, 0).extra_jpeg[0]).astype(float)
     above, below = wrist[:, :6].std(axis=0).mean(), wrist[:, 24:].std(axis=0).mean()

@@ -48,7 +48,7 @@ class Arm:
         self._joint = tuple(number[name] for name in model.joint)
         self._finger = (number[model.finger[0]], number[model.finger[1]])
         self._tool = number[model.tool_link]
-        self.hand_links = _hanging_on(self._joint[-1], above)
+        self.gripper_links = _hanging_on(self._joint[-1], above)
         """Link indices of the last joint's link and of all links attached to it."""
         self.shadow = self._add_shadow(table_rgb)
         self._place(joint_rad)
@@ -72,7 +72,7 @@ class Arm:
         return {point[2] for point in points}
 
     def cast_shadow(self, light: Vector) -> None:
-        """Lay the dark patch where parallel light from direction `light` casts the hand's shadow on the table."""
+        """Lay the dark patch where parallel light from direction `light` casts the gripper's shadow on the table."""
         position_m, matrix = self.tool_pose()
         x, y = position_m[:2] - position_m[2] / light[2] * np.array(light[:2])
         yaw = atan2(-matrix[0, 1], matrix[1, 1])

@@ -21,8 +21,8 @@ class RenderConfig:
     fov_deg: float = 41.0
     light: Vector = (0.5, -0.3, 1.0)
     """Direction towards the light."""
-    hand_shadow: bool = True
-    """Whether the end effector has a dark patch as its shadow, which makes motion along the camera's axis visible."""
+    gripper_shadow: bool = True
+    """Whether the gripper has a dark patch as its shadow, which makes motion along the camera's axis visible."""
     shadow: bool = False
     """Real shadows of everything; they double the cost of an image."""
     table_rgb: Color = (0.72, 0.66, 0.58)

@@ -223,7 +223,7 @@ class TabletopEnv(gym.Env[Any, np.ndarray]):
         return {"extra_rgb": np.stack(seen)} if seen else {}
 
     def _photograph(self, size: int, *, mask: bool, links: bool = False) -> CameraImage:
-        if self.render_config.hand_shadow:
+        if self.render_config.gripper_shadow:
             for arm in self.world.arms:
                 arm.cast_shadow(self.render_config.light)
         return render_image(self.world.client, self.render_config, size, mask=mask, links=links)

@@ -15,7 +15,7 @@ from envs.scene.objects import ObjectModel, Part
 from envs.scene.scenarios import Distractor
 from envs.scene.tasks import Scene, Touch
 from envs.scene.textures import Cloth, texture
-from tap_ray.types import ARM, ELSEWHERE, FIRST_OBJECT, HAND
+from tap_ray.types import ARM, ELSEWHERE, FIRST_OBJECT, GRIPPER
 
 PHYSICS_HZ = 120
 NUM_SUBSTEPS = 8
@@ -51,7 +51,7 @@ class World:
         for arm in self.arms:
             arm_YX = body_YX == arm.body
             whose_YX[arm_YX] = ARM
-            whose_YX[arm_YX & np.isin(link_YX, list(arm.hand_links))] = HAND
+            whose_YX[arm_YX & np.isin(link_YX, list(arm.gripper_links))] = GRIPPER
         for slot, body in enumerate(self.object_bodies):
             whose_YX[body_YX == body] = FIRST_OBJECT + slot
         return whose_YX
@@ -110,7 +110,7 @@ class World:
                 arm.drive(target)
                 arm.drive_fingers(commanded)
             p.stepSimulation(physicsClientId=self.client)
-            self._touched = self._touched.union(*(finger for hand in self._touching() for finger in hand))
+            self._touched = self._touched.union(*(finger for gripper in self._touching() for finger in gripper))
             self._calm_objects()
 
     def settle(self, joint_rad: list[np.ndarray]) -> None:
@@ -132,10 +132,10 @@ class World:
             for j in range(i + 1, len(self.object_bodies)):
                 if p.getContactPoints(first, self.object_bodies[j], physicsClientId=self.client):
                     pairs.add((i, j))
-        return Touch(hand=self._touching(), finger_during=self._touched, pair=frozenset(pairs))
+        return Touch(gripper=self._touching(), finger_during=self._touched, pair=frozenset(pairs))
 
     def _touching(self) -> tuple[tuple[frozenset[int], frozenset[int]], ...]:
-        """Slots of the objects that the left and the right finger of each hand touch now."""
+        """Slots of the objects that the left and the right finger of each gripper touch now."""
         return tuple((self.slots_of(arm.touching(0)), self.slots_of(arm.touching(1))) for arm in self.arms)
 
     def slots_of(self, bodies: set[int]) -> frozenset[int]:

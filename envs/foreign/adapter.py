@@ -123,7 +123,7 @@ class Adapter:
     """Corners of the box that the tool can reach, table frame: safe poses are drawn there."""
     workspace_high_m: tuple[float, float, float] = (0.42, 0.22, 0.26)
     tool_quat: tuple[float, float, float, float] = (1.0, 0.0, 0.0, 0.0)
-    """wxyz: turns our tool frame (x out of the hand, y to the left finger) into its own."""
+    """wxyz: turns our tool frame (x out of the gripper, y to the left finger) into its own."""
     objects: tuple[Thing, ...] = ()
     """Objects: the moved object first, then its target."""
     success: str = ""

@@ -58,7 +58,7 @@ class Foreign:
             raise ConfigError(f"The adapter of {self.adapter.env} has no " + "; ".join(off) + ".")
 
     def require_explorers(self, names: Sequence[str]) -> None:
-        """Raise ConfigError unless these explorers can move this robot's hand."""
+        """Raise ConfigError unless these explorers can move this robot's end effector."""
         spec = self.spec(EnvConfig())
         lacks = missing_slots(spec, "ee_pos", "ee_quat", "delta_pos")
         if lacks:
@@ -116,7 +116,7 @@ class Foreign:
         return self.make_vector(config, num_robots, ee_control=True)
 
     def make_expert(self, config: EnvConfig, num_robots: int) -> Policy:
-        """The adapter's expert; it moves hands."""
+        """The adapter's expert; it moves the end effector."""
         self.require("expert")
         try:
             return load_reference(self.adapter.expert)(config, num_robots)

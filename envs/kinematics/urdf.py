@@ -16,7 +16,7 @@ from xml.etree.ElementTree import Element, SubElement
 
 import numpy as np
 
-from envs.robots import ASSETS, ArmModel, Hand, PyBulletDataArm
+from envs.robots import ASSETS, ArmModel, Gripper, PyBulletDataArm
 from tap_ray.errors import StorageError
 
 DIRECTIONS = 48
@@ -32,16 +32,16 @@ def urdf_of(model: ArmModel) -> Path:
     Raises:
         StorageError: the cache cannot be written.
     """
-    if model.data_arm is None or model.hand is None:
+    if model.data_arm is None or model.gripper is None:
         return ASSETS / model.urdf
     import pybullet_data
 
     source = Path(pybullet_data.getDataPath()) / model.urdf
-    maker, about = Path(__file__).read_bytes(), f"{model.data_arm} {model.hand}".encode()
+    maker, about = Path(__file__).read_bytes(), f"{model.data_arm} {model.gripper}".encode()
     name = f"{model.name}-{hashlib.sha256(maker + about + source.read_bytes()).hexdigest()[:12]}"
     folder = cache() / name
     if not (folder / "robot.urdf").is_file():
-        _make(source, model.data_arm, model.hand, folder)
+        _make(source, model.data_arm, model.gripper, folder)
     return folder / "robot.urdf"
 
 
@@ -50,12 +50,12 @@ def cache() -> Path:
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "tap_ray" / "robots"
 
 
-def _make(source: Path, arm: PyBulletDataArm, hand: Hand, folder: Path) -> None:
+def _make(source: Path, arm: PyBulletDataArm, gripper: Gripper, folder: Path) -> None:
     """Make the folder under a temporary name and move it into place: several processes may do so at the same time."""
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
         beside = Path(tempfile.mkdtemp(prefix=".making-", dir=folder.parent))
-        _write(source, arm, hand, beside)
+        _write(source, arm, gripper, beside)
         try:
             beside.rename(folder)
         except OSError:  # another process was faster, with the same bytes
@@ -68,7 +68,7 @@ def _make(source: Path, arm: PyBulletDataArm, hand: Hand, folder: Path) -> None:
         ) from None
 
 
-def _write(source: Path, arm: PyBulletDataArm, hand: Hand, folder: Path) -> None:
+def _write(source: Path, arm: PyBulletDataArm, gripper: Gripper, folder: Path) -> None:
     robot = ElementTree.parse(source).getroot()
     links = {link.get("name", ""): link for link in robot.findall("link")}
     kept = _from_base(robot, arm.flange)
@@ -78,7 +78,7 @@ def _write(source: Path, arm: PyBulletDataArm, hand: Hand, folder: Path) -> None
     for joint in robot.findall("joint"):
         if joint.find("child").get("link") in kept:  # type: ignore[union-attr]
             made.append(joint)
-    _add_hand(made, arm, hand)
+    _add_gripper(made, arm, gripper)
     ElementTree.indent(made)
     ElementTree.ElementTree(made).write(folder / "robot.urdf")
 
@@ -133,22 +133,24 @@ def _directions() -> np.ndarray:
     return np.stack([np.sqrt(1 - z**2) * np.cos(angle), np.sqrt(1 - z**2) * np.sin(angle), z], axis=1)
 
 
-def _add_hand(robot: Element, arm: PyBulletDataArm, hand: Hand) -> None:
+def _add_gripper(robot: Element, arm: PyBulletDataArm, gripper: Gripper) -> None:
     """Add a palm and two flat fingers to the flange, with frames as on the WidowX: x out of the gripper, y to the
     left."""
-    _joint(robot, "hand", "fixed", (arm.flange, "hand_link"), (0, 0, 0), rpy=f"0 {-np.pi / 2} {arm.hand_yaw_rad}")
-    palm = _part(robot, "hand_link", 0.5)
-    _box(palm, hand.palm_m, (hand.palm_m[0] / 2, 0, 0), (0.15, 0.15, 0.16), solid=True)
-    _box(palm, (0.03, 0.035, 0.012), (0.02, 0.3 * hand.palm_m[1], hand.palm_m[2] / 2 + 0.004), LEFT_RGB)
-    _joint(robot, "ee", "fixed", ("hand_link", "ee_link"), (hand.tool_x_m, 0, 0))
+    _joint(
+        robot, "gripper", "fixed", (arm.flange, "gripper_link"), (0, 0, 0), rpy=f"0 {-np.pi / 2} {arm.gripper_yaw_rad}"
+    )
+    palm = _part(robot, "gripper_link", 0.5)
+    _box(palm, gripper.palm_m, (gripper.palm_m[0] / 2, 0, 0), (0.15, 0.15, 0.16), solid=True)
+    _box(palm, (0.03, 0.035, 0.012), (0.02, 0.3 * gripper.palm_m[1], gripper.palm_m[2] / 2 + 0.004), LEFT_RGB)
+    _joint(robot, "ee", "fixed", ("gripper_link", "ee_link"), (gripper.tool_x_m, 0, 0))
     _part(robot, "ee_link", 0.001)
     for name, side, rgb in (("left_finger", 1, LEFT_RGB), ("right_finger", -1, RIGHT_RGB)):
-        joint = _joint(robot, name, "prismatic", ("hand_link", f"{name}_link"), (hand.tool_x_m, 0, 0))
+        joint = _joint(robot, name, "prismatic", ("gripper_link", f"{name}_link"), (gripper.tool_x_m, 0, 0))
         SubElement(joint, "axis", xyz=_words((0, side, 0)))
-        SubElement(joint, "limit", lower="0", upper=str(hand.open_m), effort=str(hand.force_n), velocity="1")
+        SubElement(joint, "limit", lower="0", upper=str(gripper.open_m), effort=str(gripper.force_n), velocity="1")
         finger = _part(robot, f"{name}_link", 0.03)
-        at = (-hand.finger_m[0] / 2 + 0.0085, side * hand.finger_m[1] / 2, 0)
-        _box(finger, hand.finger_m, at, rgb, solid=True)
+        at = (-gripper.finger_m[0] / 2 + 0.0085, side * gripper.finger_m[1] / 2, 0)
+        _box(finger, gripper.finger_m, at, rgb, solid=True)
 
 
 def _joint(

@@ -32,13 +32,13 @@ from envs.scene.scenarios import (
 from envs.scene.tasks import NUM_SLOTS, PLAY, TASKS
 from tap_ray.errors import SpecError
 from tap_ray.rng import generator
-from tap_ray.types import ARM, ELSEWHERE, FIRST_OBJECT, HAND, EnvConfig
+from tap_ray.types import ARM, ELSEWHERE, FIRST_OBJECT, GRIPPER, EnvConfig
 
 FINGER_M = (0.015, 0.037)
 """Closed and open finger joints, m."""
 CAMERA_SCALE = 0.5
 """Scale of random moves of the camera, which is close to the arm."""
-HAND_LINKS = ("gripper", "left_finger", "right_finger", "fingers", "ee_")
+GRIPPER_LINKS = ("gripper", "left_finger", "right_finger", "fingers", "ee_")
 """Prefixes of the names of the wrist's last link and of all links attached to it."""
 MIN_FORCE_N = 1e-3
 """Contact force from which on a finger touches an object, N."""
@@ -242,7 +242,7 @@ class SimplerVectorEnv(gym.vector.VectorEnv):
         if self.config.segmentation:
             whose = np.full(ids_NYX1.shape, ELSEWHERE)
             for name, number in links.items():
-                whose[ids_NYX1 == number] = HAND if name.startswith(HAND_LINKS) else ARM
+                whose[ids_NYX1 == number] = GRIPPER if name.startswith(GRIPPER_LINKS) else ARM
             for slot, item in enumerate(self._env.objs.values()):
                 whose[ids_NYX1 == int(item.per_scene_id[0])] = FIRST_OBJECT + slot
             masks["segmentation"] = whose

@@ -57,7 +57,7 @@ class ManiSkill:
         require(gpu=self.gpu)
 
     def make(self, config: EnvConfig, *, ee_control: bool = False, render_size: int | None = None) -> gym.Env:
-        """See `envs.simulator.Simulator`; the actions of its only robot move the hand anyway."""
+        """See `envs.simulator.Simulator`; the actions of its only robot move the end effector anyway."""
         from envs.maniskill.env import SimplerEnv
 
         return SimplerEnv(config, render_size=render_size, gpu=self.gpu)

@@ -30,7 +30,7 @@ class ManiSkillTask:
     num_placed: int = 2
     """Number of objects whose position is drawn; the others stay where SIMPLER puts them."""
     carry_z_m: float = 0.14
-    """Height of an expert's hand on its way to the target, base frame: above the rim of the sink, for one."""
+    """Height of the expert's end effector on its way to the target, base frame: above the rim of the sink, for one."""
     table_z_m: float = -0.0045
     """Height of the table in the base frame, where distractors stand and a cloth lies."""
     cloth_low_m: tuple[float, float] = (0.10, -0.36)
@@ -41,7 +41,7 @@ class ManiSkillTask:
     distractor_scale: float = 0.7
     """Scale of distractors: the visible part of the table is small."""
     has_sink: bool = False
-    """Whether the table is the floor of a sink, which the hand begins above."""
+    """Whether the table is the floor of a sink, which the end effector begins above."""
     num_turned: int = 1
     """Number of objects that get a random yaw; the others have one of SIMPLER's own orientations."""
 

@@ -31,8 +31,8 @@ TRIES = 40
 class Touch:
     """Contacts after a control step; indices are object slots."""
 
-    hand: tuple[tuple[frozenset[int], frozenset[int]], ...]
-    """Objects that the left and the right finger of each hand touch."""
+    gripper: tuple[tuple[frozenset[int], frozenset[int]], ...]
+    """Objects that the left and the right finger of each gripper touch."""
     finger_during: frozenset[int]
     """Objects that either touched at some time during the last control step."""
     pair: frozenset[tuple[int, int]]
@@ -233,7 +233,7 @@ def check_success(task: str, start_M7: np.ndarray, now_M7: np.ndarray, touch: To
         touch: contacts now.
 
     Returns:
-        (partial, entire). Partial: both fingers of a hand hold the object and it is lifted by 1 cm (push: a finger
+        (partial, entire). Partial: both fingers of a gripper hold the object and it is lifted by 1 cm (push: a finger
         touches it). Entire: it lies on or in the target, within tolerance, touched by no finger (push: 10 cm to the
         left).
     """
@@ -243,8 +243,8 @@ def check_success(task: str, start_M7: np.ndarray, now_M7: np.ndarray, touch: To
     if model.check_success is not None:
         partial, entire = model.check_success(start_M7, now_M7, touch)
         return bool(partial), bool(entire)
-    held = any(0 in left and 0 in right for left, right in touch.hand)
-    touched = any(0 in finger for hand in touch.hand for finger in hand)
+    held = any(0 in left and 0 in right for left, right in touch.gripper)
+    touched = any(0 in finger for gripper in touch.gripper for finger in gripper)
     if model.goal == "push_left":
         return 0 in touch.finger_during, bool(now_M7[0, 1] - start_M7[0, 1] >= PUSH_M)
     partial = held and bool(now_M7[0, 2] - start_M7[0, 2] > LIFT_M)

@@ -62,10 +62,10 @@ def reach_targets(
         (T, 13) float32. 0 .. 2: displacement of the tip over the next `steps`, m. 3 .. 5: the way to where the tip is
         at the first touch of the bout of contact that t leads to, m (short gaps joined, as for crops; none while the
         bout lasts: the next one is about another object). 6 .. 8: the way to where it lets go, at the last step of the
-        bout that t leads to or belongs to, m. 9, 10: cosine and sine of twice the hand's yaw at that first touch, where
-        the touch is a grasp. 11, 12: likewise of the yaw from now to then. Twice, because two fingers close alike after
-        half a turn. And (T, 13) int64, how many steps ahead that is: NEVER (and zeros before) where there is none, or
-        the episode ends first.
+        bout that t leads to or belongs to, m. 9, 10: cosine and sine of twice the gripper's yaw at that first touch,
+        where the touch is a grasp. 11, 12: likewise of the yaw from now to then. Twice, because two fingers close alike
+        after half a turn. And (T, 13) int64, how many steps ahead that is: NEVER (and zeros before) where there is
+        none, or the episode ends first.
     """
     num_steps = len(state_TS)
     now = np.arange(num_steps)
@@ -90,7 +90,7 @@ def reach_targets(
 
 
 def twice_yaw(quat_T4: np.ndarray) -> np.ndarray:
-    """(T,) complex, e^(2 i yaw) of the hand's own y axis seen from above; shorter where that axis is not level."""
+    """(T,) complex, e^(2 i yaw) of the gripper's own y axis seen from above; shorter where that axis is not level."""
     w, x, y, z = np.asarray(quat_T4, np.float64).T
     axis_T = 2 * (x * y - w * z) + 1j * (1 - 2 * (x * x + z * z))
     return axis_T**2

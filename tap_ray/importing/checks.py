@@ -109,7 +109,7 @@ def intervals_s(raw: list[dict[str, np.ndarray]]) -> np.ndarray:
     return np.concatenate([np.diff(each) for each in times if each is not None and len(each) > 1] or [np.zeros(0)])
 
 
-def hand_speed(mapping: Mapping, seen: Numeric) -> np.ndarray:
+def ee_speed(mapping: Mapping, seen: Numeric) -> np.ndarray:
     """(N',) speed of the first end effector over each control step, m/s; empty if the state has none."""
     names = [slot for group in mapping.state for slot in group.slots]
     at = [names.index(name) for name in names if name.endswith(("ee_x", "ee_y", "ee_z"))][:3]
@@ -264,7 +264,7 @@ def _begins_closed(group: Numbers, first: np.ndarray) -> Iterator[str]:
 def _speeds(mapping: Mapping, seen: Numeric) -> Iterator[str]:
     """Find speeds that are too high for an arm, or too low for a demonstration."""
     place = 0
-    speed = hand_speed(mapping, seen)
+    speed = ee_speed(mapping, seen)
     if len(speed) and 0 < (usual := float(np.quantile(speed, 0.95))) < SLOW_M_S:
         yield (
             f"the end effector hardly moves (95 % of the time at less than {usual:.2g} m/s). The unit of its position "
@@ -274,10 +274,10 @@ def _speeds(mapping: Mapping, seen: Numeric) -> Iterator[str]:
         for slot in group.slots:
             moved = np.abs(seen.moved[:, place]) * mapping.control_hz
             place += 1
-            hand = group.unit in ("m", "cm", "mm")
+            is_length = group.unit in ("m", "cm", "mm")
             if group.rotation or group.unit in ("gripper", "1") or not len(moved):
                 continue
-            limit, unit = (SPEED_M_S, "m/s") if hand else (SPEED_RAD_S, "rad/s")
+            limit, unit = (SPEED_M_S, "m/s") if is_length else (SPEED_RAD_S, "rad/s")
             if (fastest := float(np.quantile(moved, 0.95))) > limit:
                 yield (
                     f"{slot}: moves at {fastest:.3g} {unit}, which is too fast for an arm. The unit ({group.unit}) or "

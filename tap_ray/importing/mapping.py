@@ -101,7 +101,7 @@ class Mapping:
     """Where the origin of our table frame lies in the source's coordinates: the state's ee_x ee_y ee_z are counted from
     there. As in an adapter (docs/how-to/environment.md)."""
     tool_quat: tuple[float, float, float, float] = (1.0, 0.0, 0.0, 0.0)
-    """wxyz: turns our tool frame (x out of the hand, y to the left finger) into the source's. Likewise."""
+    """wxyz: turns our tool frame (x out of the gripper, y to the left finger) into the source's. Likewise."""
     image_size: int = 96
     """Side of the square images, px: the central square of the source's, resized."""
     image_turn_deg: Literal[0, 180] = 0

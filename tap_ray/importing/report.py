@@ -9,7 +9,7 @@ matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 import numpy as np
 
-from tap_ray.importing.checks import Numeric, hand_speed, intervals_s, read
+from tap_ray.importing.checks import Numeric, ee_speed, intervals_s, read
 from tap_ray.importing.convert import columns_of, motion, sentence_of, square
 from tap_ray.importing.mapping import Mapping, slots_of, spec_of
 from tap_ray.importing.source import Source
@@ -73,7 +73,7 @@ def _rate(mapping: Mapping, source: Source, seen: Numeric, episodes: list[int]) 
         "taken from the mapping alone: without time stamps they cannot be checked"
     )  # fmt: skip
     line = f"frames per second: {mapping.fps or source.fps:g} ({origin})"
-    speed = hand_speed(mapping, seen)
+    speed = ee_speed(mapping, seen)
     if not len(speed):
         return line
     middle, most = np.quantile(speed, [0.5, 0.95])

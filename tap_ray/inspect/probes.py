@@ -77,8 +77,8 @@ def read_frames(dataset: DatasetInfo, *, num_episodes: int, every: int) -> Probe
         sentence += [episode.task] * len(steps)
         names = str(episode.meta["objects"]).split(",")
         places = {name: episode.object_pose[steps, slot, :3] for slot, name in enumerate(names) if name}
-        hands = {f"{arm.side}gripper": episode.state[steps][:, arm.ee_pos] for arm in arms}
-        seen.append({**hands, **places})
+        grippers = {f"{arm.side}gripper": episode.state[steps][:, arm.ee_pos] for arm in arms}
+        seen.append({**grippers, **places})
         blank.append(np.full((len(steps), 3), np.nan))
     known = list(dict.fromkeys(name for places in seen for name in places))
     return ProbeData(

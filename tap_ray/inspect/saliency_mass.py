@@ -11,7 +11,7 @@ import numpy as np
 from tap_ray.media.text_table import columns
 from tap_ray.metrics import bootstrap
 from tap_ray.rng import generator
-from tap_ray.types import ARM, ELSEWHERE, FIRST_OBJECT, HAND
+from tap_ray.types import ARM, ELSEWHERE, FIRST_OBJECT, GRIPPER
 
 REGIONS = ("gripper", "objects", "gripper or objects", "arm", "elsewhere")
 """The third is the sum of the first two; all but it add up to 1."""
@@ -30,11 +30,11 @@ def region(segmentation: np.ndarray, name: str) -> np.ndarray:
     """Where a region is: bool, same shape as `segmentation` (values as in tap_ray/types.py)."""
     match name:
         case "gripper":
-            return segmentation == HAND
+            return segmentation == GRIPPER
         case "objects":
             return segmentation >= FIRST_OBJECT
         case "gripper or objects":
-            return segmentation >= HAND
+            return segmentation >= GRIPPER
         case "arm":
             return segmentation == ARM
         case _:

@@ -267,8 +267,8 @@ def visits_of(plan: CollectPlan, outcome: AttemptResult, *, arms: Sequence[ArmSl
     if outcome.episode is None or not plan.needs_memory:
         return {}
     episode = outcome.episode
-    hand_T3 = np.concatenate([episode.state[:, arm.ee_pos] for arm in arms])
-    return episode_visits(hand_T3, episode.object_pose, str(episode.meta["objects"]), plan.explorers.curious.leaf_m)
+    ee_pos_T3 = np.concatenate([episode.state[:, arm.ee_pos] for arm in arms])
+    return episode_visits(ee_pos_T3, episode.object_pose, str(episode.meta["objects"]), plan.explorers.curious.leaf_m)
 
 
 def check_robots(plan: CollectPlan, num_robots: int) -> None:

@@ -18,7 +18,8 @@ from tap_ray.play.safe_poses import voxel_of
 VisitCounts = Mapping[str, int]
 """Cell -> control steps spent in it. A cell is "hand:i,j,k" or "<object>:i,j,k" with the voxel's indices."""
 
-HAND = "hand"
+END_EFFECTOR = "hand"
+"""Name of the end effector in the keys of cells; collections that are resumed hold such keys."""
 
 
 def cells_of(name: str, pos_m: np.ndarray, leaf_m: float) -> Counter[str]:
@@ -32,16 +33,16 @@ def cell(name: str, voxel: np.ndarray) -> str:
     return f"{name}:{voxel[0]},{voxel[1]},{voxel[2]}"
 
 
-def episode_visits(hand_T3: np.ndarray, object_pose_TM7: np.ndarray, objects: str, leaf_m: float) -> Counter[str]:
+def episode_visits(ee_pos_T3: np.ndarray, object_pose_TM7: np.ndarray, objects: str, leaf_m: float) -> Counter[str]:
     """Count the cells that an episode visited: those of the end effector and of every object.
 
     Args:
-        hand_T3: tool positions, m.
+        ee_pos_T3: tool positions, m.
         object_pose_TM7: privileged object poses.
         objects: the M slots' names joined by ",", as in `info["object_name"]`.
         leaf_m: edge of a cell, m.
     """
-    visits = cells_of(HAND, hand_T3, leaf_m)
+    visits = cells_of(END_EFFECTOR, ee_pos_T3, leaf_m)
     for slot, name in enumerate(objects.split(",")):
         if name:
             visits += cells_of(name, object_pose_TM7[:, slot, :3], leaf_m)

@@ -12,7 +12,7 @@ import numpy as np
 from tap_ray.errors import ConfigError
 from tap_ray.play.contact import ContactConfig, lift_and_carry, present_objects, push
 from tap_ray.play.motion import MotionConfig, Target
-from tap_ray.play.novelty import HAND, VisitCounts, cell, novelty
+from tap_ray.play.novelty import END_EFFECTOR, VisitCounts, cell, novelty
 from tap_ray.play.safe_poses import voxel_of
 
 
@@ -145,7 +145,7 @@ class CuriousPlanner:
 
     def watch(self, view: View) -> bool:
         """Count the cells of end effector and objects; never drops a waypoint."""
-        self._episode_visits[self._cell(HAND, view.pos_m)] += 1
+        self._episode_visits[self._cell(END_EFFECTOR, view.pos_m)] += 1
         for name, pose in present_objects(view.info):
             self._episode_visits[self._cell(name, pose[:3])] += 1
         return False
@@ -164,7 +164,7 @@ class CuriousPlanner:
     def _free(self, view: View) -> tuple[list[list[Target]], list[float]]:
         rows = view.rng.integers(len(self._library), size=self._config.num_candidates)
         poses = far_enough(self._library[rows], view.pos_m, self._config.leaf_m)
-        return [[target_of(pose)] for pose in poses], [self._novelty(HAND, pose[:3]) for pose in poses]
+        return [[target_of(pose)] for pose in poses], [self._novelty(END_EFFECTOR, pose[:3]) for pose in poses]
 
     def _object_plans(self, view: View, pose: np.ndarray) -> list[tuple[list[Target], np.ndarray]]:
         """A push and a carry of one object, each with the object position it should lead to."""

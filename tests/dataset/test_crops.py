@@ -52,7 +52,7 @@ def test_a_short_push_of_one_connected_change() -> None:
 
 
 def test_two_things_move_and_each_touch_has_its_own() -> None:
-    """While red is carried, blue falls over far away: nothing near the hand, so it is neither thing nor place."""
+    """While red is carried, blue falls over far away: nothing near the gripper, so it is neither thing nor place."""
     rgb, mask, contact = carried(plate=False)
     for t in range(STEPS):
         paint(rgb[t], (50, 4 if t < 5 else 20), 8, BLUE)
@@ -61,7 +61,7 @@ def test_two_things_move_and_each_touch_has_its_own() -> None:
     assert (crops.place_rgb[0] == TABLE).all()
 
 
-def test_still_in_the_hand_when_the_episode_ends() -> None:
+def test_still_in_the_gripper_when_the_episode_ends() -> None:
     crops = cut(*carried(touch=6, end=STEPS - 1), SMALL)
     assert crops.has_place.tolist() == [False]
     assert not crops.place_rgb.any()

@@ -162,7 +162,7 @@ ARM = ArmSlots(ee_pos=(0, 1, 2), ee_quat=(3, 4, 5, 6), gripper=0)
 
 
 def reach_of(tip: np.ndarray, contact: np.ndarray, steps: int) -> tuple[np.ndarray, np.ndarray]:
-    """Of a hand that is never turned and never closes."""
+    """Of a gripper that is never turned and never closes."""
     state = np.concatenate([tip, np.tile(np.array([1, 0, 0, 0], np.float32), (len(tip), 1))], axis=1)
     return reach_targets(state, np.ones(len(tip)), contact, ARM, steps)
 
@@ -200,7 +200,7 @@ def test_the_yaw_of_a_grasp_by_hand() -> None:
     contact = np.isin(np.arange(8), [3, 7])  # two bouts: three steps between
     gripper = np.array([1, 1, -1, -1, 1, 1, 1, 1])  # closes before the first; the second is a push with open fingers
     reach, ahead = reach_targets(state, gripper, contact, ARM, 1)
-    # The y axis of a hand turned by a stands at a + 90 degrees; twice that at the touch (45): 270.
+    # The y axis of a gripper turned by a stands at a + 90 degrees; twice that at the touch (45): 270.
     np.testing.assert_allclose(reach[:3, 9:11], [[0, -1]] * 3, atol=1e-6)
     # From 0, 15 and 30 degrees it is 45, 30 and 15 to go: twice that is 90, 60 and 30.
     np.testing.assert_allclose(reach[:3, 11], [0, 0.5, 3**0.5 / 2], atol=1e-6)
@@ -268,7 +268,7 @@ def test_two_arms_have_targets_each(made: SimpleNamespace) -> None:
         state=tuple(replace(slot, name=side + slot.name) for side in ("left_", "right_") for slot in EE_POSE_STATE),
     )
     state, action = np.zeros((5, 14), np.float32), np.ones((5, 14), np.float32)
-    state[:, [3, 10]] = 1.0  # both hands point straight on
+    state[:, [3, 10]] = 1.0  # both grippers point straight on
     state[:, 0], state[:, 8] = 0.01 * np.arange(5), -0.02 * np.arange(5)  # the left one goes ahead, the right one aside
     action[2:, 13] = -1.0
     reach, ahead = reach_of_robot(state, action, np.arange(5) == 2, spec, 1)

@@ -85,7 +85,7 @@ def test_two_cameras_by_any_names(tmp_path: Path) -> None:
     assert (one.digest, "cameras" in one.to_json()) == (DIGEST, False)
 
 
-def test_actions_of_the_hand_lose_what_it_has_not(tmp_path: Path) -> None:
+def test_actions_of_the_end_effector_lose_what_it_has_not(tmp_path: Path) -> None:
     env = slider(tmp_path, ee_control=True)
     obs, _ = env.reset(seed=0)
     later, _, _, _, info = env.step(np.array([0.01, 0, 0, 0.2, 0.2, 0.2, -1], np.float32))

@@ -37,7 +37,7 @@ def test_waist_turns_left() -> None:
 
 
 def poses(model: ArmModel, rng: np.random.Generator, num: int):
-    """Poses of a hand that points down, more or less, over the workspace; base frame."""
+    """Poses of an end effector that points down, more or less, over the workspace; base frame."""
     for _ in range(num):
         position = rng.uniform(model.workspace_low_m, model.workspace_high_m) - model.base_m
         lean = axis_angle_matrix(np.array([*rng.uniform(-0.4, 0.4, 2), 0]))

@@ -80,7 +80,7 @@ def test_vector_infos_stack() -> None:
 
 
 def test_every_simulator_says_what_it_has() -> None:
-    """By the same properties; ManiSkill's hand lags twice as far behind as PyBullet's (measured)."""
+    """By the same properties; ManiSkill's end effector lags twice as far behind as PyBullet's (measured)."""
     assert {name: len(sim.tasks) for name, sim in envs.SIMULATORS.items()} == {
         "pybullet": 5,
         "maniskill": 4,

@@ -60,17 +60,17 @@ def test_what_was_done_by_hand_is_the_same_in_joints(robot: str) -> None:
 
 
 @pytest.mark.parametrize("robot", JOINT_CONTROLLED)
-def test_random_joints_keep_the_hand_above_the_table(robot: str) -> None:
+def test_random_joints_keep_the_end_effector_above_the_table(robot: str) -> None:
     config = EnvConfig(robot=robot, render=False)
     robots = envs.make_vector(config, 1)
     done = rollout(robots, envs.random_policy(envs.spec(config)), env_seeds=[0], policy_seeds=[0]).trajectories[0]
     robots.close()
     names = [slot.name for slot in envs.spec(config).state]
     model, at = ROBOTS[robot].arm[0], names.index("ee_x")
-    hand_T3 = done.state[:, at : at + 3]
-    assert (hand_T3 > np.array(model.workspace_low_m) - 0.02).all()
-    assert (hand_T3 < np.array(model.workspace_high_m) + 0.02).all()
-    assert np.abs(np.diff(hand_T3, axis=0)).max() > 0.01, "it moves"
+    ee_pos_T3 = done.state[:, at : at + 3]
+    assert (ee_pos_T3 > np.array(model.workspace_low_m) - 0.02).all()
+    assert (ee_pos_T3 < np.array(model.workspace_high_m) + 0.02).all()
+    assert np.abs(np.diff(ee_pos_T3, axis=0)).max() > 0.01, "it moves"
 
 
 @pytest.mark.parametrize("robot", BORROWED)

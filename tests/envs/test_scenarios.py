@@ -135,7 +135,7 @@ def test_every_robot_has_every_scenario(robot: str) -> None:
 
 
 @pytest.mark.parametrize("robot", ROBOTS)
-def test_hands_start_elsewhere_within_bounds(robot: str) -> None:
+def test_end_effectors_start_elsewhere_within_bounds(robot: str) -> None:
     for seed in range(30):
         drawn, constraints = change("initial_state", seed, robot=robot)
         places = []
@@ -184,7 +184,7 @@ def test_distractors_touch_and_cover_nothing(task: str) -> None:
         for body in of_task:  # bodies have the same numbers in both; a border pixel may fall otherwise after settling
             assert ((before == body) != (after == body)).sum() <= 2
         seen = [(after == body).sum() for body in loose[len(of_task) :]]
-        assert sum(pixels > 8 for pixels in seen) >= 3, "the hand may be before one"
+        assert sum(pixels > 8 for pixels in seen) >= 3, "the gripper may be before one"
         rest = other.world.object_poses(4)
         for _ in range(5):
             other.world.settle([np.array(arm.home_rad) for arm in other.model.arm])

@@ -1,4 +1,4 @@
-"""Whose pixel it is: hand, arm and objects, in the real simulator."""
+"""Whose pixel it is: gripper, arm and objects, in the real simulator."""
 
 from dataclasses import replace
 
@@ -10,7 +10,7 @@ from tap_ray.config import digest
 from tap_ray.play.collect import CollectPlan
 from tap_ray.play.demos import DemoPlan
 from tap_ray.rollout import rollout
-from tap_ray.types import ARM, ELSEWHERE, FIRST_OBJECT, HAND, EnvConfig
+from tap_ray.types import ARM, ELSEWHERE, FIRST_OBJECT, GRIPPER, EnvConfig
 
 CARROT = EnvConfig(task="put_carrot_on_plate", image_size=96, segmentation=True, max_steps=3)
 
@@ -26,20 +26,20 @@ def test_who_is_where():
     rgb, info = begin(CARROT)
     whose = info["segmentation"]
     assert (whose.shape, whose.dtype) == ((96, 96), np.uint8)
-    assert set(np.unique(whose)) == {ELSEWHERE, ARM, HAND, FIRST_OBJECT, FIRST_OBJECT + 1}
+    assert set(np.unique(whose)) == {ELSEWHERE, ARM, GRIPPER, FIRST_OBJECT, FIRST_OBJECT + 1}
     color = {value: rgb[whose == value].astype(int).mean(0) for value in np.unique(whose)}
     red, _, blue = color[FIRST_OBJECT]
     assert red - blue > 100  # the carrot is orange
     assert np.ptp(color[FIRST_OBJECT + 1]) < 25  # the plate has no color
     assert color[FIRST_OBJECT + 1].mean() > color[ARM].mean() + 60  # and is light, the arm dark
-    assert (whose == HAND).sum() < (whose == ARM).sum()
+    assert (whose == GRIPPER).sum() < (whose == ARM).sum()
 
 
-def test_the_fingers_are_of_the_hand():
+def test_the_fingers_are_of_the_gripper():
     rgb, info = begin(replace(CARROT, image_size=192))
     left = (np.abs(rgb.astype(int) - (242, 51, 191)).sum(-1) < 90) & (info["segmentation"] != ELSEWHERE)
     assert left.sum() > 5  # magenta, that no object and no other link has
-    assert (info["segmentation"][left] == HAND).all()
+    assert (info["segmentation"][left] == GRIPPER).all()
 
 
 def test_images_and_the_robot_mask_stay_as_they_are():
@@ -48,7 +48,7 @@ def test_images_and_the_robot_mask_stay_as_they_are():
     np.testing.assert_array_equal(bare, seen)
     np.testing.assert_array_equal(without["robot_mask"], with_it["robot_mask"])
     assert "segmentation" not in without
-    robot = np.isin(with_it["segmentation"], (ARM, HAND))
+    robot = np.isin(with_it["segmentation"], (ARM, GRIPPER))
     assert (with_it["robot_mask"][robot] == 255).all()
     shadow = (with_it["robot_mask"] == 255) & ~robot
     assert (with_it["segmentation"][shadow] == ELSEWHERE).all()
@@ -56,11 +56,11 @@ def test_images_and_the_robot_mask_stay_as_they_are():
 
 
 @pytest.mark.parametrize("robot", envs.ROBOTS)
-def test_every_robot_has_a_hand_and_an_arm(robot: str):
+def test_every_robot_has_a_gripper_and_an_arm(robot: str):
     _, info = begin(replace(CARROT, robot=robot))
     values, counts = np.unique(info["segmentation"], return_counts=True)
     seen = dict(zip(values.tolist(), counts.tolist(), strict=True))
-    assert 20 < seen[HAND] < 96 * 96 / 4
+    assert 20 < seen[GRIPPER] < 96 * 96 / 4
     assert seen[ARM] > 20
 
 

@@ -18,7 +18,7 @@ from envs.scene.randomize import tinted
 from tap_ray.errors import ConfigError, SpecError
 from tap_ray.rollout import rollout
 from tap_ray.specs import require_compatible
-from tap_ray.types import ARM, ELSEWHERE, FIRST_OBJECT, HAND, EnvConfig, RandomizeConfig
+from tap_ray.types import ARM, ELSEWHERE, FIRST_OBJECT, GRIPPER, EnvConfig, RandomizeConfig
 
 OPEN, CLOSED = 1.0, -1.0
 STACK = EnvConfig(task="stack_green_on_yellow", sim="maniskill", image_size=32)
@@ -49,7 +49,7 @@ pytestmark = [
 
 
 def moved(env: gym.Env, *actions: tuple[float, ...], wait: int = 8) -> tuple[np.ndarray, np.ndarray]:
-    """State at the beginning, and after these actions and a while of standing still (the hand lags behind)."""
+    """State at the beginning, and after these actions and a while of standing still (the end effector lags behind)."""
     obs, _ = env.reset(seed=0)
     start, still = obs["state"], (0.0,) * 6 + (actions[-1][6],)
     for action in [*actions, *[still] * wait]:
@@ -59,7 +59,7 @@ def moved(env: gym.Env, *actions: tuple[float, ...], wait: int = 8) -> tuple[np.
 
 @pytest.mark.maniskill
 @pytest.mark.parametrize("axis", [0, 1, 2])
-def test_the_hand_goes_where_it_is_told_to(stack: gym.Env, axis: int) -> None:
+def test_the_end_effector_goes_where_it_is_told_to(stack: gym.Env, axis: int) -> None:
     """5 cm along x (forward), y (left), z (up) of the base; nothing else moves."""
     motion = np.eye(3)[axis] * 0.05
     start, end = moved(stack, (*motion, 0, 0, 0, OPEN))
@@ -177,16 +177,16 @@ def test_the_mask_is_the_robot(stack: gym.Env) -> None:
 
 @pytest.mark.maniskill
 def test_whose_pixel_it_is(stack: gym.Env) -> None:
-    """Green where the green block is, and so on; the hand lies above the blocks in the image."""
+    """Green where the green block is, and so on; the gripper lies above the blocks in the image."""
     env = SimplerEnv(EnvConfig(task=STACK.task, sim="maniskill", image_size=96, segmentation=True))
     obs, info = env.reset(seed=0)
     whose, rgb = info["segmentation"], obs["rgb"].astype(float)
     green, yellow = rgb[whose == FIRST_OBJECT].mean(0), rgb[whose == FIRST_OBJECT + 1].mean(0)
     assert green[1] > green[0] + 10
     assert yellow[0] > yellow[2] + 40
-    assert 0 < (whose == HAND).mean() < 0.2
-    assert rgb[whose == HAND].mean() < 80  # black
-    assert set(np.unique(whose)) <= {ELSEWHERE, ARM, HAND, FIRST_OBJECT, FIRST_OBJECT + 1}
+    assert 0 < (whose == GRIPPER).mean() < 0.2
+    assert rgb[whose == GRIPPER].mean() < 80  # black
+    assert set(np.unique(whose)) <= {ELSEWHERE, ARM, GRIPPER, FIRST_OBJECT, FIRST_OBJECT + 1}
     env.close()
 
 
@@ -210,12 +210,12 @@ def test_scenarios_change_what_they_say_and_nothing_else(stack: gym.Env, task: s
         assert np.array_equal(env.reset(seed=2)[0]["rgb"], seen[scenario][0]["rgb"])
         env.close()
     obs, info = seen.pop("standard")
-    hand = obs["state"][7:10]
+    ee_pos_m = obs["state"][7:10]
     for scenario, (other, other_info) in seen.items():
         place, standard_place = other_info["object_pose"][:2, :3], info["object_pose"][:2, :3]
         assert place == pytest.approx(standard_place, abs=0.004), scenario
         assert other_info["instruction"] == info["instruction"]
-        moved_m = float(np.linalg.norm(other["state"][7:10] - hand))
+        moved_m = float(np.linalg.norm(other["state"][7:10] - ee_pos_m))
         assert (moved_m > 0.01) == (scenario == "initial_state"), (scenario, moved_m)
         assert np.abs(other["rgb"].astype(float) - obs["rgb"]).mean() > 0.1, scenario
 
@@ -260,7 +260,7 @@ def test_randomized_play(stack: gym.Env) -> None:
         bare = tinted(squared(photo, 96)[0], (red, green, blue))
         hidden = np.abs(bare.astype(int) - obs["rgb"]).max(-1) > 8
         mask = info["robot_mask"] == 255
-        assert np.isin(info["segmentation"][mask], (ARM, HAND)).all()
+        assert np.isin(info["segmentation"][mask], (ARM, GRIPPER)).all()
         assert 0.02 < mask.mean() < 0.5
         assert (mask & ~hidden).sum() < 0.06 * mask.sum()
         assert (hidden & (info["segmentation"] == ELSEWHERE)).mean() < 0.03  # borders, which are averaged

@@ -179,10 +179,10 @@ def test_images() -> None:
 
 def test_what_the_scene_looks_like_changes_nothing_in_it() -> None:
     config = EnvConfig(task="put_carrot_on_plate", image_size=48)
-    plain, bare = TabletopEnv(config), TabletopEnv(config, render_config=RenderConfig(hand_shadow=False))
+    plain, bare = TabletopEnv(config), TabletopEnv(config, render_config=RenderConfig(gripper_shadow=False))
     (seen, info), (other, other_info) = plain.reset(seed=2), bare.reset(seed=2)
     darker = (seen["rgb"].astype(int) < other["rgb"]).any(-1)
-    assert 5 < darker.sum() < 200  # the hand's shadow
+    assert 5 < darker.sum() < 200  # the gripper's shadow
     for _ in range(5):
         seen, _, _, _, info = plain.step(act(dz=-0.03))
         other, _, _, _, other_info = bare.step(act(dz=-0.03))

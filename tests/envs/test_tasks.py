@@ -13,7 +13,7 @@ ITEM = frozenset({0})
 def touch(left: bool = False, right: bool = False, *, resting: bool = False) -> Touch:
     """Which fingers hold the object, and whether it rests on the target."""
     return Touch(
-        hand=((NOBODY, NOBODY), (ITEM if left else NOBODY, ITEM if right else NOBODY)),
+        gripper=((NOBODY, NOBODY), (ITEM if left else NOBODY, ITEM if right else NOBODY)),
         finger_during=ITEM if left or right else NOBODY,
         pair=frozenset({(0, 1)}) if resting else frozenset(),
     )
@@ -63,7 +63,7 @@ def test_scenes_lie_inside_and_apart(task: str) -> None:
     assert counts == ({2, 3, 4} if task == PLAY else {len(TASKS[task].object)})
 
 
-def test_grasped_objects_fit_the_hand() -> None:
+def test_grasped_objects_fit_the_gripper() -> None:
     for task in TASKS.values():
         assert 2 * OBJECTS[task.object[0]].half_size_m[1] < 0.070
         assert 0.02 <= OBJECTS[task.object[0]].mass_kg <= 0.08

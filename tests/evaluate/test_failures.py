@@ -15,7 +15,7 @@ from tap_ray.specs import ArmSlots
 from tap_ray.types import EnvConfig, Trajectory
 
 T = 10
-HAND, ITEM, TARGET, SPARE = (0.20, -0.15, 0.20), (0.30, 0.00, 0.02), (0.30, 0.20, 0.005), (0.40, -0.15, 0.02)
+EE, ITEM, TARGET, SPARE = (0.20, -0.15, 0.20), (0.30, 0.00, 0.02), (0.30, 0.20, 0.005), (0.40, -0.15, 0.02)
 AT = ITEM
 """The tool exactly at the object."""
 ARM = ArmSlots(ee_pos=(1, 2, 3), opening=0, gripper=0)
@@ -34,7 +34,7 @@ def each(value: Any, steps: dict[int, Any] | None) -> np.ndarray:
 
 def episode(
     *,
-    hand: dict[int, Any] | None = None,
+    ee: dict[int, Any] | None = None,
     item: dict[int, Any] | None = None,
     target: dict[int, Any] | None = None,
     fingers: dict[int, float] | None = None,
@@ -49,7 +49,7 @@ def episode(
     pose[..., 3] = 1.0
     return Trajectory(
         rgb=np.zeros((T, 1, 1, 3), np.uint8),
-        state=np.concatenate([each(OPEN, fingers)[:, None], each(HAND, hand)], axis=1),
+        state=np.concatenate([each(OPEN, fingers)[:, None], each(EE, ee)], axis=1),
         action=each(OPEN, command)[:, None],
         contact=np.zeros(T, bool),
         object_pose=pose,
@@ -69,7 +69,7 @@ def moved(start: tuple, *by: float) -> tuple:
 ABOVE, TOO_HIGH = moved(ITEM, 0, 0, 0.099), moved(ITEM, 0, 0, 0.101)
 """Just within 10 cm of the object, and just not."""
 CLOSING = {"command": {3: CLOSED}}
-HELD = {"hand": {2: AT}, "fingers": {3: 0.4}, "command": {3: CLOSED}}
+HELD = {"ee": {2: AT}, "fingers": {3: 0.4}, "command": {3: CLOSED}}
 """From step 3 on closed around the object."""
 
 
@@ -77,13 +77,13 @@ HELD = {"hand": {2: AT}, "fingers": {3: 0.4}, "command": {3: CLOSED}}
     ("what", "label"),
     [
         ({}, "never_reached"),
-        ({"hand": {5: TOO_HIGH}, **CLOSING}, "never_reached"),
-        ({"hand": {5: ABOVE}}, "timed_out"),  # near it at the end, and did not try
-        ({"hand": {5: ABOVE, 9: TOO_HIGH}}, "missed_grasp"),  # away again
-        ({"hand": {5: ABOVE, 7: TOO_HIGH, 9: ABOVE}}, "missed_grasp"),  # and back
-        ({"hand": {5: ABOVE}, "command": {5: -0.01}}, "missed_grasp"),
-        ({"hand": {5: ABOVE}, "command": {5: 0.0}}, "timed_out"),
-        ({"command": {0: CLOSED, 4: OPEN}, "hand": {5: ABOVE}}, "timed_out"),  # had closed elsewhere
+        ({"ee": {5: TOO_HIGH}, **CLOSING}, "never_reached"),
+        ({"ee": {5: ABOVE}}, "timed_out"),  # near it at the end, and did not try
+        ({"ee": {5: ABOVE, 9: TOO_HIGH}}, "missed_grasp"),  # away again
+        ({"ee": {5: ABOVE, 7: TOO_HIGH, 9: ABOVE}}, "missed_grasp"),  # and back
+        ({"ee": {5: ABOVE}, "command": {5: -0.01}}, "missed_grasp"),
+        ({"ee": {5: ABOVE}, "command": {5: 0.0}}, "timed_out"),
+        ({"command": {0: CLOSED, 4: OPEN}, "ee": {5: ABOVE}}, "timed_out"),  # had closed elsewhere
         ({"target": {4: moved(TARGET, 0.031, 0, 0)}}, "wrong_object"),
         ({"target": {4: moved(TARGET, 0.029, 0, 0)}}, "never_reached"),
         ({"target": {4: moved(TARGET, 0, 0, 0.011)}}, "wrong_object"),
@@ -98,32 +98,32 @@ def test_never_held(what, label):
 @pytest.mark.parametrize(
     ("what", "label"),
     [
-        ({"hand": {2: AT}, "command": {2: CLOSED}, "target": {3: moved(TARGET, 0.1, 0, 0)}}, "missed_grasp"),
-        ({"hand": {2: AT}, "command": {3: CLOSED}, "target": {2: moved(TARGET, 0.1, 0, 0)}}, "wrong_object"),
-        ({"hand": {2: AT}, "command": {3: CLOSED}, "target": {3: moved(TARGET, 0.1, 0, 0)}}, "wrong_object"),
+        ({"ee": {2: AT}, "command": {2: CLOSED}, "target": {3: moved(TARGET, 0.1, 0, 0)}}, "missed_grasp"),
+        ({"ee": {2: AT}, "command": {3: CLOSED}, "target": {2: moved(TARGET, 0.1, 0, 0)}}, "wrong_object"),
+        ({"ee": {2: AT}, "command": {3: CLOSED}, "target": {3: moved(TARGET, 0.1, 0, 0)}}, "wrong_object"),
         ({"item": {3: moved(ITEM, 0.04, 0, 0)}, "target": {4: moved(TARGET, 0.1, 0, 0)}}, "never_reached"),
         ({"item": {3: moved(ITEM, 0.02, 0, 0)}, "target": {4: moved(TARGET, 0.1, 0, 0)}}, "wrong_object"),
     ],
 )
-def test_the_first_object_that_a_hand_turns_to_counts(what, label):
+def test_the_first_object_that_an_end_effector_turns_to_counts(what, label):
     assert failure_of(episode(**what), INPUTS) == label
 
 
 def test_closing_beside_the_right_object_at_another_is_not_closing_at_the_right_one():
     neighbor = moved(ITEM, 0.07, 0, 0)
     between, lifted = moved(ITEM, 0.05, 0, 0), moved(neighbor, 0, 0, 0.05)
-    what = {"hand": {2: between}, "command": {2: CLOSED}, "target": {0: neighbor, 5: lifted}}
+    what = {"ee": {2: between}, "command": {2: CLOSED}, "target": {0: neighbor, 5: lifted}}
     assert failure_of(episode(**what), INPUTS) == "wrong_object"
-    what["hand"] = {2: moved(ITEM, 0.03, 0, 0)}
+    what["ee"] = {2: moved(ITEM, 0.03, 0, 0)}
     assert failure_of(episode(**what), INPUTS) == "missed_grasp"
-    still = {"hand": {2: between, 4: HAND}, "target": {0: neighbor}}
+    still = {"ee": {2: between, 4: EE}, "target": {0: neighbor}}
     assert failure_of(episode(**still), INPUTS) == "never_reached"
 
 
-def carried(*, to: tuple, after: tuple, fingers: dict[int, float], hand_stays: bool = True) -> Trajectory:
+def carried(*, to: tuple, after: tuple, fingers: dict[int, float], ee_stays: bool = True) -> Trajectory:
     """Held from step 3 on, brought `to` at step 5, held last by action 5, seen at `after` from step 8 on."""
     return episode(
-        hand={2: AT, 5: to} if hand_stays else {2: AT, 5: to, 8: after},
+        ee={2: AT, 5: to} if ee_stays else {2: AT, 5: to, 8: after},
         item={5: to, 8: after},
         fingers={3: 0.4, **fingers},
         command={3: CLOSED},
@@ -164,7 +164,7 @@ def test_three_steps_in_a_row_are_a_hold(partial, label):
 
 
 @pytest.mark.parametrize("partial", [(3, 4, 5, 6, 7, 8, 9), (7, 8, 9), (3, 4, 5), (3, 4, 5, 8)])
-def test_still_in_the_hand_at_the_end(partial):
+def test_still_in_the_gripper_at_the_end(partial):
     """`partial` may end before the hold does: an object lowered below 1 cm is not held by its definition."""
     assert failure_of(episode(**HELD, partial=partial), INPUTS) == "timed_out"
 
@@ -177,19 +177,19 @@ def test_fingers_that_open_end_a_hold_though_the_object_stays():
 
 def test_an_object_that_goes_with_the_tool_is_held():
     there = (0.30, 0.15, 0.10)
-    assert failure_of(carried(to=ITEM, after=there, fingers={}, hand_stays=False), INPUTS) == "timed_out"
+    assert failure_of(carried(to=ITEM, after=there, fingers={}, ee_stays=False), INPUTS) == "timed_out"
 
 
 def test_only_the_last_hold_counts():
     again = episode(
-        hand={2: AT, 5: moved(AT, 0, 0, 0.1), 7: AT},
+        ee={2: AT, 5: moved(AT, 0, 0, 0.1), 7: AT},
         item={4: moved(ITEM, 0, 0, 0.05), 5: ITEM},
         fingers={3: 0.4},
         partial=(1, 2, 3, 7, 8, 9),
     )
     assert failure_of(again, INPUTS) == "timed_out"
     once = episode(
-        hand={2: AT, 5: moved(AT, 0, 0, 0.1), 7: AT},
+        ee={2: AT, 5: moved(AT, 0, 0, 0.1), 7: AT},
         item={4: moved(ITEM, 0, 0, 0.05), 5: ITEM},
         fingers={3: 0.4},
         partial=(1, 2, 3, 8, 9),
@@ -211,7 +211,7 @@ def test_moving_another_object_after_a_hold_is_no_wrong_object():
     ("what", "label"),
     [
         ({}, "never_reached"),
-        ({"hand": {2: AT}, **CLOSING}, "never_reached"),  # at it, but it was neither touched nor moved
+        ({"ee": {2: AT}, **CLOSING}, "never_reached"),  # at it, but it was neither touched nor moved
         ({"partial": (4,)}, "timed_out"),
         ({"partial": (4,), "item": {5: moved(ITEM, 0, 0.09, 0)}}, "timed_out"),
         ({"partial": (4,), "item": {5: moved(ITEM, 0.049, 0.05, 0)}}, "timed_out"),
@@ -230,11 +230,11 @@ def test_pushing(what, label):
     assert failure_of(episode(**what), PUSH) == label
 
 
-def test_the_hand_that_is_nearest_counts():
-    """Two hands: the second goes to the object, the first stays away."""
+def test_the_end_effector_that_is_nearest_counts():
+    """Two arms: the second goes to the object, the first stays away."""
     inputs = FailureInputs(arms=(ARM, ArmSlots(ee_pos=(5, 6, 7), opening=4, gripper=1)))
-    one = episode(hand={2: AT}, fingers={3: 0.4}, partial=(3, 4, 5), item={7: moved(ITEM, 0, 0, -0.04)})
-    idle = np.tile(np.array([OPEN, *HAND], np.float32), (T, 1))
+    one = episode(ee={2: AT}, fingers={3: 0.4}, partial=(3, 4, 5), item={7: moved(ITEM, 0, 0, -0.04)})
+    idle = np.tile(np.array([OPEN, *EE], np.float32), (T, 1))
 
     def pair(first: float, second: float, **change: Any) -> str:
         values = vars(one) | {"state": np.concatenate([idle, one.state], axis=1)}
@@ -254,7 +254,7 @@ def test_a_success_has_no_label():
     assert failure_of(episode(entire=(4,)), PUSH) == ""
 
 
-def test_failure_inputs_of_robots_with_one_hand_and_with_two():
+def test_failure_inputs_of_robots_with_one_arm_and_with_two():
     assert failure_inputs_of(envs.spec(EnvConfig())) == FailureInputs(arms=envs.spec(EnvConfig()).arms)
     pair = failure_inputs_of(envs.spec(EnvConfig(robot="widowx_pair")), push_m=(0.0, 0.1))
     assert [(arm.ee_pos[0], arm.opening, arm.gripper) for arm in pair.arms] == [(7, 6, 6), (21, 20, 13)]
@@ -271,13 +271,13 @@ def test_every_label_but_a_crash_has_a_class():
 
 @settings(deadline=None)
 @given(st.integers(0, 2**32 - 1), st.integers(1, 12), st.integers(1, 2), st.integers(2, 4), st.booleans())
-def test_every_failure_gets_exactly_one_label_and_a_success_none(seed, length, hands, objects, pushed):
+def test_every_failure_gets_exactly_one_label_and_a_success_none(seed, length, num_arms, objects, pushed):
     rng = np.random.default_rng(seed)
     scale, often = rng.choice([0.005, 0.03, 0.1]), rng.choice([0.0, 0.1, 0.5])
     inputs = FailureInputs(
         arms=tuple(
-            ArmSlots(ee_pos=(4 * hand + 1, 4 * hand + 2, 4 * hand + 3), opening=4 * hand, gripper=hand)
-            for hand in range(hands)
+            ArmSlots(ee_pos=(4 * arm + 1, 4 * arm + 2, 4 * arm + 3), opening=4 * arm, gripper=arm)
+            for arm in range(num_arms)
         ),
         push_m=(0.0, 0.1) if pushed else None,
     )
@@ -285,8 +285,8 @@ def test_every_failure_gets_exactly_one_label_and_a_success_none(seed, length, h
     pose[:, :objects] = rng.normal(0, scale, (length, objects, 7))
     done = Trajectory(
         rgb=np.zeros((length, 1, 1, 3), np.uint8),
-        state=rng.normal(0, 0.1, (length, 4 * hands)).astype(np.float32),
-        action=rng.uniform(-1, 1, (length, hands)).astype(np.float32),
+        state=rng.normal(0, 0.1, (length, 4 * num_arms)).astype(np.float32),
+        action=rng.uniform(-1, 1, (length, num_arms)).astype(np.float32),
         contact=rng.random(length) < 0.5,
         object_pose=pose,
         robot_mask=None,

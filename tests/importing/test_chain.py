@@ -162,7 +162,7 @@ def test_a_set_like_bridge_becomes_a_policy_of_its_own_robot(our_demos: Path, tm
 
 
 def record_pick_cube(folder: Path) -> Path:
-    """Six episodes of ManiSkill's own recorder: a slow wave of the hand, the gripper closing half-way."""
+    """Six episodes of ManiSkill's own recorder: a slow wave of the end effector, the gripper closing half-way."""
     gym = pytest.importorskip("gymnasium")
     pytest.importorskip("mani_skill.envs", reason="ManiSkill runs on Linux only")
     from mani_skill.utils.wrappers.record import RecordEpisode

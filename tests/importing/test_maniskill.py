@@ -18,7 +18,7 @@ STEPS = 60
 
 
 def record(folder: Path, obs_mode: str) -> Path:
-    """Two episodes of Panda's PickCube: a slow wave of the hand, the gripper closing half-way."""
+    """Two episodes of Panda's PickCube: a slow wave of the end effector, the gripper closing half-way."""
     import gymnasium as gym
     import mani_skill.envs  # noqa: F401
     from mani_skill.utils.wrappers.record import RecordEpisode

@@ -97,7 +97,7 @@ def degrees(values: dict[str, Any]) -> None:
 
 
 def as_delta(values: dict[str, Any]) -> None:
-    """The hand's own position is taken for its change."""
+    """The end effector's own position is taken for its change."""
     position = next(group for group in values["state"] if "ee_x" in group["slots"])
     values["action"][0].update(column=position["column"], at=position["at"], scale=1.0, kind="delta")
 
@@ -126,7 +126,7 @@ def test_each_mistake_is_caught_in_each_format(
 
 
 @pytest.mark.parametrize("name", ["bridge", "libero", "libero_hdf5"])
-@pytest.mark.parametrize("with_position", [True, False], ids=["with the hand's place", "without a state that tells"])
+@pytest.mark.parametrize("with_position", [True, False], ids=["with the tool's position", "without a state that tells"])
 def test_changes_that_are_called_absolute(name: str, with_position: bool, sources: dict[str, Source]) -> None:
     """RLDS and HDF5; DROID's are absolute, and nothing is said of them."""
     values = copy.deepcopy(yaml.safe_load((SHIPPED / f"{name}.yaml").read_text()))

@@ -39,7 +39,7 @@ action:
 
 
 def steps_of(episode: int, number: int = 11) -> dict:
-    """The hand goes 1 cm ahead at each step."""
+    """The end effector goes 1 cm ahead at each step."""
     state = np.zeros((number, 7), np.float32)
     state[:, 0], state[:, 3] = 0.2 + 0.01 * np.arange(number), 1
     action = np.zeros((number, 4), np.float32)

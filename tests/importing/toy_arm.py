@@ -1,7 +1,7 @@
 """A made-up arm, and what public datasets would say of it: their column names, units and signs.
 
-The hand waves over a table at about 0.1 m/s and turns a little; the gripper closes half-way. It follows its commands
-one frame later.
+The end effector waves over a table at about 0.1 m/s and turns a little; the gripper closes half-way. It follows its
+commands one frame later.
 """
 
 import json
@@ -25,7 +25,7 @@ class Motion:
     """T frames."""
 
     position: np.ndarray
-    """(T + 1, 3) m, where the hand was told to be; entry t holds before frame t's command."""
+    """(T + 1, 3) m, where the end effector was told to be; entry t holds before frame t's command."""
     rotation: Rotation
     """(T + 1,)."""
     open: np.ndarray

@@ -1,9 +1,9 @@
 """Small datasets for jobs.inspect_dataset: a clean one, and what a flaw makes of an episode of it.
 
-An episode of 40 steps at 5 Hz. The hand swings by 6 cm along x, 4 cm along y and 3 cm up, each at its own pace, from a
-place of its own; an action is exactly the change of the state that follows it. The gripper is told to close in steps
-12 .. 27, and follows a step later down to an opening of 0.4, where it holds something that it touches in steps
-14 .. 27. The image is the table with a square where the hand is.
+An episode of 40 steps at 5 Hz. The end effector swings by 6 cm along x, 4 cm along y and 3 cm up, each at its own pace,
+from a place of its own; an action is exactly the change of the state that follows it. The gripper is told to close in
+steps 12 .. 27, and follows a step later down to an opening of 0.4, where it holds something that it touches in steps
+14 .. 27. The image is the table with a square where the end effector is.
 """
 
 from collections.abc import Callable
@@ -69,7 +69,7 @@ def clean(index: int) -> Made:
 
 
 def draw(state: np.ndarray) -> np.ndarray:
-    """(T, SIZE, SIZE, 3) uint8: a table in two halves, a dark square at the hand, larger the higher it is."""
+    """(T, SIZE, SIZE, 3) uint8: a table in two halves, a dark square at the end effector, larger the higher it is."""
     rgb = np.full((len(state), SIZE, SIZE, 3), (180, 150, 120), np.uint8)
     rgb[:, :, SIZE // 2 :] = (120, 140, 170)
     for frame, (x, y, z) in zip(rgb, state[:, :3], strict=True):

@@ -137,7 +137,7 @@ def test_a_sign_that_is_turned_around(tmp_path):
 
 
 def test_actions_at_their_bounds(tmp_path):
-    """Clipped to 4 mm of 9.4 mm at most: the hand asks for more in over half of the steps."""
+    """Clipped to 4 mm of 9.4 mm at most: the end effector asks for more in over half of the steps."""
 
     def clip(made: Made) -> None:
         made.action[:, 3] = np.clip(20 * made.action[:, 3], -0.3, 0.3)
@@ -183,7 +183,7 @@ def test_a_gripper_that_flickers(tmp_path):
 
 
 def test_waiting(tmp_path):
-    """Everywhere the hand stands still from step 5 to step 31, as does what is asked for: 26 of 40 steps, 5.2 s."""
+    """The end effector stands still from step 5 to step 31 everywhere, as does its command: 26 of 40 steps, 5.2 s."""
 
     def wait(made: Made) -> None:
         made.state[5:32] = made.state[5]
@@ -201,7 +201,7 @@ def test_waiting(tmp_path):
 
 
 def test_one_place(tmp_path):
-    """A hand that swings by less than a centimeter in the middle of a voxel, and a number that never changes."""
+    """The end effector swings by less than a centimeter in the middle of a voxel, and a number never changes."""
 
     def small(made: Made) -> None:
         made.state[:, :3] = np.array([0.325, 0.025, 0.125]) + 0.1 * (made.state[:, :3] - made.state[:, :3].mean(0))
@@ -257,7 +257,7 @@ def test_copies_and_near_copies(tmp_path):
 
 
 def test_black_empty_and_frozen_images(tmp_path):
-    """Episode 1: 3 black; 2: 2 of one color; 5: images 10 .. 19 are the one at 9, and the hand moves meanwhile."""
+    """Episode 1: 3 black; 2: 2 of one color; 5: images 10 .. 19 are the one at 9, and the robot moves meanwhile."""
 
     def drop(made: Made) -> None:
         if made.index == 1:

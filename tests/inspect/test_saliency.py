@@ -19,7 +19,7 @@ from tap_ray.models.language import word_tokenizer
 from tap_ray.models.motion_prior import PriorConfig
 from tap_ray.models.policy import PolicyConfig
 from tap_ray.models.vision import VisionConfig
-from tap_ray.types import FIRST_OBJECT, HAND
+from tap_ray.types import FIRST_OBJECT, GRIPPER
 from tests.moving_square import SIZE, SPEC, square_stats
 from tests.small import SMALL
 
@@ -119,8 +119,8 @@ def trained(config: PolicyConfig, seed: int = 0) -> PolicyBundle:
 def images(seed: int, num: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Frames with a square that says where to go and a green one that says nothing, on dark gray.
 
-    Returns images, which body the pixel shows (HAND: the first square), and (num, 3) what it says: its color, -1 blue
-    or 1 red, and its column and row, -1 .. 1.
+    Returns images, which body the pixel shows (GRIPPER: the first square), and (num, 3) what it says: its color, -1
+    blue or 1 red, and its column and row, -1 .. 1.
     """
     rng = np.random.default_rng(seed)
     rgb, whose = np.full((num, SIZE, SIZE, 3), 60, np.uint8), np.zeros((num, SIZE, SIZE), np.uint8)
@@ -132,7 +132,7 @@ def images(seed: int, num: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         for row, column, first in zip(rows, columns, (True, False), strict=True):
             spot = (frame, slice(row, row + 10), slice(column, column + 10))
             rgb[spot] = (128 + 120 * value, 0, 128 - 120 * value) if first else (0, rng.integers(100, 255), 0)
-            whose[spot] = HAND if first else FIRST_OBJECT
+            whose[spot] = GRIPPER if first else FIRST_OBJECT
         says[frame] = value, (columns[0] - 19) / 19, (rows[0] - 19) / 19
     return rgb, whose, says
 

@@ -71,7 +71,7 @@ def explorer(name, visits=None, **changes):
 
 
 @pytest.mark.parametrize("name", MIXABLE)
-def test_every_action_is_in_the_spec_and_keeps_the_hand_in_the_box(name):
+def test_every_action_is_in_the_spec_and_keeps_the_end_effector_in_the_box(name):
     actions, poses = play(explorer(name))
     assert actions.dtype == np.float32
     assert (np.abs(actions[:, :6]) <= LIMIT_6 + 1e-7).all()

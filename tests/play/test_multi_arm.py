@@ -1,4 +1,4 @@
-"""Several hands over one table keep apart, and every robot plays."""
+"""Several end effectors over one table keep apart, and every robot plays."""
 
 import numpy as np
 import pytest
@@ -40,7 +40,7 @@ class Notes:
         return np.full(7, self.number, np.float32)
 
 
-def test_each_hand_sees_its_own_motion_and_the_objects_near_it():
+def test_each_arm_sees_its_own_motion_and_the_objects_near_it():
     notes = [Notes(0), Notes(1)]
     both = MultiArmExplorer(notes, split_workspace(MotionConfig(), 2))
     obs = {"state": np.arange(28.0), "rgb": np.zeros((4, 4, 3))}
@@ -67,10 +67,10 @@ def test_every_robot_plays(robot: str):
     spec = envs.spec(env)
     assert one.episode.action.shape == (60, len(spec.action))
     assert (np.abs(one.episode.action) <= spec.action_high_A + 1e-6).all()
-    hands = [i for i, slot in enumerate(spec.state) if slot.name.endswith("ee_y")]
-    assert hands == [arm.ee_pos[1] for arm in spec.arms]
-    y = one.episode.state[:, hands]
-    assert (np.ptp(y, axis=0) > 0.03).all(), "every hand moves"
-    if len(hands) == 2:
-        assert (y[:, 0] > y[:, 1] + 0.02).all(), "the left hand stays left of the right one"
+    ee_y = [i for i, slot in enumerate(spec.state) if slot.name.endswith("ee_y")]
+    assert ee_y == [arm.ee_pos[1] for arm in spec.arms]
+    y = one.episode.state[:, ee_y]
+    assert (np.ptp(y, axis=0) > 0.03).all(), "every end effector moves"
+    if len(ee_y) == 2:
+        assert (y[:, 0] > y[:, 1] + 0.02).all(), "the left end effector stays left of the right one"
     assert visits_of(plan, one, arms=spec.arms)

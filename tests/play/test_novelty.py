@@ -6,11 +6,11 @@ import pytest
 from tap_ray.play.novelty import RoundVisitCounts, episode_visits, novelty
 
 
-def test_visits_count_steps_in_cells_of_hand_and_named_objects():
-    hand = np.array([[0.01, 0.01, 0.01], [0.02, 0.02, 0.02], [0.06, 0.0, 0.0]])
+def test_visits_count_steps_in_cells_of_end_effector_and_named_objects():
+    ee_pos_T3 = np.array([[0.01, 0.01, 0.01], [0.02, 0.02, 0.02], [0.06, 0.0, 0.0]])
     poses = np.zeros((3, 2, 7))
     poses[:, 0, :3] = 0.12
-    visits = episode_visits(hand, poses, "spoon,", 0.05)
+    visits = episode_visits(ee_pos_T3, poses, "spoon,", 0.05)
     assert visits == {"hand:0,0,0": 2, "hand:1,0,0": 1, "spoon:2,2,2": 3}
 
 

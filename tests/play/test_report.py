@@ -138,7 +138,7 @@ def test_growth_of_the_visited_space():
     assert voxels.tolist() == [1, 2, 3, 3]
 
 
-def test_a_robot_without_a_hand_is_refused(tmp_path):
+def test_a_robot_without_an_end_effector_is_refused(tmp_path):
     data = make_data(tmp_path / "data", ["still"], state=slots("rad", -4, 4, *(f"joint{i}" for i in range(7))))
     with pytest.raises(DataError, match=r"lacks ee_x, ee_y, ee_z \(it has joint0, .*cannot be evaluated"):
         report.write(data, tmp_path / "out")

@@ -15,7 +15,7 @@ def test_what_is_missing_is_named_with_what_raises_it():
     )
 
 
-def test_a_hand_that_is_not_turned_is_named():
+def test_a_gripper_that_is_not_turned_is_named():
     assert readiness({**GOOD, "play/r2_yaw": 0.18}) == (
         "Stage 1 is not ready: gripper's yaw at the grasp is 0.18 (at least 0.4 is needed; train longer, without "
         "--policy.glimpse-px 0)."

@@ -14,11 +14,11 @@ from envs.robots import ROBOTS, robot, spec_of
 from envs.scene.tasks import NUM_SLOTS, TASKS, Touch, check_success, draw_scene
 from tap_ray.errors import ConfigError
 from tap_ray.specs import ONE_CAMERA
-from tap_ray.types import ARM, ELSEWHERE, FIRST_OBJECT, HAND, EnvConfig
+from tap_ray.types import ARM, ELSEWHERE, FIRST_OBJECT, GRIPPER, EnvConfig
 
 CORNER_M, SIDE_M = np.array([0.05, -0.3]), 0.6
 """The square of the table that the camera shows, m; x points down and y to the right."""
-HAND_RADIUS_M = 0.015
+GRIPPER_RADIUS_M = 0.015
 
 
 class FlatlandEnv(gym.Env[Any, np.ndarray]):
@@ -38,8 +38,8 @@ class FlatlandEnv(gym.Env[Any, np.ndarray]):
         """Begin an episode that follows from `seed`."""
         super().reset(seed=seed)
         self._scene = draw_scene(self._config.task, self.np_random)
-        self._hand_m, self._matrix = kinematics(self._arm).forward(np.array(self._arm.home_rad))
-        self._hand_m = self._hand_m + self._arm.base_m
+        self._ee_pos_m, self._matrix = kinematics(self._arm).forward(np.array(self._arm.home_rad))
+        self._ee_pos_m = self._ee_pos_m + self._arm.base_m
         self._pose_M7 = np.zeros((NUM_SLOTS, 7), np.float32)
         things = zip(self._scene.object, self._scene.position_m, self._scene.yaw_rad, strict=True)
         for slot, (thing, place_m, yaw) in enumerate(things):
@@ -55,7 +55,7 @@ class FlatlandEnv(gym.Env[Any, np.ndarray]):
         self._num_clipped += int(not np.array_equal(taken, action))
         self._num_steps += 1
         workspace = self._arm.workspace_low_m, self._arm.workspace_high_m
-        self._hand_m = np.clip(self._hand_m + taken[:3], *workspace)
+        self._ee_pos_m = np.clip(self._ee_pos_m + taken[:3], *workspace)
         self._matrix = axis_angle_matrix(taken[3:6].astype(np.float64)) @ self._matrix
         self._open = (float(taken[6]) + 1) / 2
         self._pushed = frozenset(slot for slot, thing in enumerate(self._scene.object) if self._push(slot, thing))
@@ -64,9 +64,9 @@ class FlatlandEnv(gym.Env[Any, np.ndarray]):
 
     def _push(self, slot: int, thing: Any) -> bool:
         """Push an object away from the tool; returns whether it moved."""
-        away_m, room_m = self._pose_M7[slot, :2] - self._hand_m[:2], min(thing.half_size_m[:2]) + HAND_RADIUS_M
+        away_m, room_m = self._pose_M7[slot, :2] - self._ee_pos_m[:2], min(thing.half_size_m[:2]) + GRIPPER_RADIUS_M
         distance_m = float(np.hypot(*away_m))
-        if distance_m >= room_m or self._hand_m[2] > 2 * thing.half_size_m[2]:
+        if distance_m >= room_m or self._ee_pos_m[2] > 2 * thing.half_size_m[2]:
             return False
         self._pose_M7[slot, :2] += away_m / max(distance_m, 1e-6) * (room_m - distance_m)
         return True
@@ -75,7 +75,7 @@ class FlatlandEnv(gym.Env[Any, np.ndarray]):
         whose = self._whose()
         colors = np.array([(150, 140, 130), (60, 60, 60), (20, 20, 20), *self._colors()], np.uint8)
         joints = np.array(self._arm.home_rad)  # it has none
-        pose = np.concatenate([joints, [self._open], self._hand_m, matrix_quaternion(self._matrix)])
+        pose = np.concatenate([joints, [self._open], self._ee_pos_m, matrix_quaternion(self._matrix)])
         return {"rgb": colors[whose], "state": pose.astype(np.float32)}
 
     def _colors(self) -> list[tuple[int, int, int]]:
@@ -90,20 +90,20 @@ class FlatlandEnv(gym.Env[Any, np.ndarray]):
             (pose[:2], min(thing.half_size_m[:2]), FIRST_OBJECT + slot)
             for slot, (pose, thing) in enumerate(zip(self._pose_M7, self._scene.object, strict=False))
         ]
-        for middle_m, radius_m, value in [*discs, (self._hand_m[:2], HAND_RADIUS_M, HAND)]:
+        for middle_m, radius_m, value in [*discs, (self._ee_pos_m[:2], GRIPPER_RADIUS_M, GRIPPER)]:
             x_m, y_m = middle_m - CORNER_M
             whose[np.hypot(grid_m[:, None] - x_m, grid_m[None] - y_m) < radius_m] = value
         return whose
 
     def _info(self, taken: np.ndarray) -> dict[str, Any]:
-        touch = Touch(hand=((self._pushed, self._pushed),), finger_during=self._pushed, pair=frozenset())
+        touch = Touch(gripper=((self._pushed, self._pushed),), finger_during=self._pushed, pair=frozenset())
         now = check_success(self._config.task, self._start_M7, self._pose_M7, touch)
         self._once |= now
         names = [thing.name for thing in self._scene.object]
         info = {"instruction": self._scene.sentence, "num_clipped": self._num_clipped}
         whose = self._whose()
         if self._config.robot_mask:
-            info["robot_mask"] = np.isin(whose, (ARM, HAND)).astype(np.uint8) * 255
+            info["robot_mask"] = np.isin(whose, (ARM, GRIPPER)).astype(np.uint8) * 255
         if self._config.segmentation:
             info["segmentation"] = whose
         return info | {

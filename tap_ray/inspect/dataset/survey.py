@@ -177,7 +177,7 @@ def _episode_stats(
     survey: Survey, index: int, state: np.ndarray, action: np.ndarray, columns: dict[str, Any]
 ) -> EpisodeStats:
     spec, hz = survey.spec, survey.spec.control_hz
-    hands = [state[:, arm.ee_pos] for arm in spec.arms if arm.ee_pos]
+    ee_pos_m = [state[:, arm.ee_pos] for arm in spec.arms if arm.ee_pos]
     idle = idle_steps(spec, state, action)
     steps_s = np.diff(columns["timestamp"].astype(np.float64).reshape(-1))
     per_s = np.abs(np.diff(state, axis=0)) * hz
@@ -187,8 +187,8 @@ def _episode_stats(
         index=index,
         steps=len(action),
         instruction=text,
-        speed=_speed(spec, state, hands),
-        sparc=metrics.sparc(metrics.speed(hands[0], hz), hz) if hands else float("nan"),
+        speed=_speed(spec, state, ee_pos_m),
+        sparc=metrics.sparc(metrics.speed(ee_pos_m[0], hz), hz) if ee_pos_m else float("nan"),
         jumps=int((per_s > limits).any(axis=1).sum()),
         idle=int(idle.sum()),
         longest_idle=longest_run(idle),
@@ -301,11 +301,11 @@ def _gripper(survey: Survey, arm: Any, state: np.ndarray, action: np.ndarray) ->
     )
 
 
-def _speed(spec: RobotSpec, state: np.ndarray, hands: list[np.ndarray]) -> float:
+def _speed(spec: RobotSpec, state: np.ndarray, ee_pos_m: list[np.ndarray]) -> float:
     if len(state) < 2:
         return 0.0
     joints = [n for n, slot in enumerate(spec.state) if slot.unit == "rad"]
-    parts = hands or [state[:, joints]]
+    parts = ee_pos_m or [state[:, joints]]
     return float(sum(metrics.speed(part, spec.control_hz).mean() for part in parts))
 
 
