@@ -133,6 +133,14 @@ def spec_of(model: RobotModel) -> RobotSpec:
     return replace(ee_spec, action=turns, **joints)
 
 
+WRIST_M = (-0.06, 0.0, -0.11)
+"""Position of a wrist camera, m, tool frame (x out of the gripper, y to the left finger): behind the fingers, on the
+robot's side, like a camera on a bracket at the flange."""
+WRIST_TARGET_M = (0.025, 0.0, -0.01)
+"""Point that it looks at, m, tool frame: a little in front of the finger tips."""
+WRIST_FOV_DEG = 70.0
+
+
 def wrist_cameras(model: RobotModel) -> dict[str, int]:
     """Name of each wrist camera -> index of its arm: "wrist", or for two arms "left_wrist" and "right_wrist"."""
     return {f"{side}wrist": number for number, side in enumerate(model.side)}

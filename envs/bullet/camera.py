@@ -5,6 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 import pybullet as p
 
+from envs.robots import WRIST_FOV_DEG, WRIST_M, WRIST_TARGET_M
 from envs.scene.objects import Color, Vector
 from envs.scene.randomize import tinted
 from envs.scene.textures import Cloth
@@ -42,14 +43,6 @@ class Eye:
     fov_deg: float
     nearest_m: float = 0.05
     """Distance of the near clipping plane, m."""
-
-
-WRIST_M = (-0.06, 0.0, -0.11)
-"""Position of a wrist camera, m, tool frame (x out of the gripper, y to the left finger): behind the fingers, on the
-robot's side, like a camera on a bracket at the flange."""
-WRIST_TARGET_M = (0.025, 0.0, -0.01)
-"""Point that it looks at, m, tool frame: a little in front of the finger tips."""
-WRIST_FOV_DEG = 70.0
 
 
 def wrist_eye(position_m: np.ndarray, matrix: np.ndarray) -> Eye:

@@ -6,6 +6,7 @@ Nothing of the tasks is re-implemented: scenes, controller, grasp and success fl
     rotation    our axis-angle -> the Euler angles "XYZ" that ManiSkill's controller takes, same frame (base), same side
     poses       ManiSkill's world -> the robot's base frame (types.py's table frame: the WidowX stands in its origin)
     image       640 x 480 -> the square that a policy sees
+    cameras     the camera "wrist" is not of SIMPLER: envs/maniskill/wrist.py
 """
 
 from dataclasses import replace
@@ -19,6 +20,8 @@ from envs.maniskill.background import photo_px
 from envs.maniskill.scene import CAMERA, ManiSkillScene, Start, arm_of, draw
 from envs.maniskill.tasks import CAMERA_OFFSETS, MANISKILL_PLAY, MANISKILL_TASKS, NUM_STATES, THINGS
 from envs.maniskill.tensors import numpy, tensor
+from envs.maniskill.wrist import WRIST_CAMERA
+from envs.observations import image_spaces
 from envs.robots import robot, spec_of
 from envs.scene.randomize import draw_randomized, drawn_json, tinted
 from envs.scene.scenarios import (
@@ -63,16 +66,14 @@ class SimplerVectorEnv(gym.vector.VectorEnv):
         """
         self.config, self.num_envs = config, num_robots
         self.task = MANISKILL_PLAY if config.task == PLAY else MANISKILL_TASKS[config.task]
-        self.robot_spec = spec_of(robot(config.robot))
+        self.robot_spec = replace(spec_of(robot(config.robot)), cameras=config.cameras)
         self._low_A, self._high_A = self.robot_spec.action_low_A, self.robot_spec.action_high_A
         self._state_low = np.array([slot.low for slot in self.robot_spec.state], np.float32)
         self._state_high = np.array([slot.high for slot in self.robot_spec.state], np.float32)
         size = config.image_size
         self.single_action_space = gym.spaces.Box(self._low_A, self._high_A)
-        self.single_observation_space = gym.spaces.Dict(
-            rgb=gym.spaces.Box(0, 255, (size, size, 3), np.uint8),
-            state=gym.spaces.Box(self._state_low, self._state_high),
-        )
+        images, state = image_spaces(len(config.cameras), size), gym.spaces.Box(self._state_low, self._state_high)
+        self.single_observation_space = gym.spaces.Dict({**images, "state": state})
         self.action_space = gym.vector.utils.batch_space(self.single_action_space, num_robots)
         self.observation_space = gym.vector.utils.batch_space(self.single_observation_space, num_robots)
         self._render_size = render_size or size
@@ -80,7 +81,7 @@ class SimplerVectorEnv(gym.vector.VectorEnv):
         self._scenario = (
             replace(scenario, camera_offsets=CAMERA_OFFSETS) if scenario == BUILT_IN["viewpoint"] else scenario
         )
-        self.scene = ManiSkillScene(self.task, num_robots, size, gpu=gpu)
+        self.scene = ManiSkillScene(self.task, num_robots, size, wrist=len(config.cameras) > 1, gpu=gpu)
         """ManiSkill's simulation."""
         self._env = self.scene.env
         if not config.render:
@@ -223,12 +224,19 @@ class SimplerVectorEnv(gym.vector.VectorEnv):
             "action": executed,
             "ee_action": executed,
         }
-        rgb = np.zeros((self.num_envs, self.config.image_size, self.config.image_size, 3), np.uint8)
         if self.config.render:
-            photo = obs["sensor_data"][CAMERA]
-            rgb = self._tinted(squared(numpy(photo["rgb"]), self.config.image_size))
-            info |= self._masks(numpy(photo["segmentation"]))
-        return {"rgb": rgb, "state": self._state()}, info
+            info |= self._masks(numpy(obs["sensor_data"][CAMERA]["segmentation"]))
+        return {**self._images(obs), "state": self._state()}, info
+
+    def _images(self, obs: Mapping[str, Any]) -> dict[str, np.ndarray]:
+        """Images of the cameras, as in tap_ray/types.py."""
+        cameras = [CAMERA, WRIST_CAMERA][: len(self.config.cameras)]
+        size = self.config.image_size
+        if self.config.render:
+            seen = [self._tinted(squared(numpy(obs["sensor_data"][name]["rgb"]), size)) for name in cameras]
+        else:
+            seen = [np.zeros((self.num_envs, size, size, 3), np.uint8) for _ in cameras]
+        return {"rgb": seen[0], **({"extra_rgb": np.stack(seen[1:], axis=1)} if seen[1:] else {})}
 
     def _tinted(self, rgb_NYX3: np.ndarray) -> np.ndarray:
         return np.stack([tinted(rgb, tint) for rgb, tint in zip(rgb_NYX3, self._tint, strict=True)])

@@ -12,6 +12,7 @@ from envs.maniskill.backend import environment
 from envs.maniskill.background import background, camera_of, intrinsics_of, photo_px, resized
 from envs.maniskill.tasks import ManiSkillTask
 from envs.maniskill.tensors import numpy, tensor
+from envs.maniskill.wrist import WRIST_CAMERA, mount_wrist_camera
 from envs.robots import WIDOWX, ArmModel
 from envs.scene.objects import ObjectModel, Part
 from envs.scene.scenarios import Perturbation
@@ -56,8 +57,8 @@ def draw(task: ManiSkillTask, xyz: np.ndarray, quat: np.ndarray, sentence: str, 
 class ManiSkillScene:
     """ManiSkill's simulation of a task: N scenes, each with an episode's initial poses and perturbation."""
 
-    def __init__(self, task: ManiSkillTask, num_robots: int, image_size: int, *, gpu: bool) -> None:
-        """Start the simulation.
+    def __init__(self, task: ManiSkillTask, num_robots: int, image_size: int, *, wrist: bool, gpu: bool) -> None:
+        """Start the simulation; `wrist`: with a camera on the gripper as well.
 
         Raises:
             ConfigError: ManiSkill cannot run here.
@@ -89,6 +90,9 @@ class ManiSkillScene:
             self.distractors = [actor for part in parts for actor in part]
 
         self.env._load_scene = load_scene
+        self._wrist = wrist
+        if wrist:
+            mount_wrist_camera(self.env, self._photo_px[1])
 
     def begin(
         self, starts: Sequence[Start], perturbations: Sequence[Perturbation]
@@ -102,9 +106,8 @@ class ManiSkillScene:
         self._photograph(perturbations)
         # A scene built anew: PhysX remembers contacts, and the same seed would not always give the same bytes. A GPU's
         # physics is not that exact anyway, and thousands of scenes are not built in a moment.
-        again = not env.gpu_sim_enabled or any(
-            _builds(old, new) for old, new in zip(self.perturbations, perturbations, strict=True)
-        )
+        again = not env.gpu_sim_enabled or self._wrist != (WRIST_CAMERA in env._sensors)
+        again |= any(_builds(old, new) for old, new in zip(self.perturbations, perturbations, strict=True))
         self.perturbations = list(perturbations)
         obs, flags = env.reset(seed=[0] * n if n > 1 else 0, options={"episode_id": pairs, "reconfigure": again})
         offset = np.stack([perturbation.joint_offset_rad[0] for perturbation in perturbations])

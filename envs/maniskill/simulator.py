@@ -6,6 +6,7 @@ import gymnasium as gym
 
 from envs.experts import ExpertScene
 from envs.maniskill.tasks import MANISKILL_TASKS, THINGS
+from envs.robots import robot, wrist_cameras
 from envs.scene import VERSION
 from tap_ray.errors import ConfigError
 from tap_ray.specs import ONE_CAMERA
@@ -33,8 +34,8 @@ class ManiSkill:
         return () if self.gpu else ("simpler",)
 
     def cameras(self, name: str) -> tuple[str, ...]:
-        """SIMPLER's camera."""
-        return ONE_CAMERA
+        """SIMPLER's camera, and one on the gripper."""
+        return (*ONE_CAMERA, *wrist_cameras(robot(name)))
 
     def version(self) -> str:
         """Version of the scenes, which ManiSkill's files are part of."""

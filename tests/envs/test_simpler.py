@@ -14,6 +14,7 @@ import envs
 from envs.maniskill.backend import load
 from envs.maniskill.env import SimplerEnv, SimplerVectorEnv, squared
 from envs.maniskill.tasks import MANISKILL_TASKS, NUM_STATES
+from envs.maniskill.wrist import WRIST_CAMERA, wrist_matrix
 from envs.scene.randomize import tinted
 from tap_ray.errors import ConfigError, SpecError
 from tap_ray.rollout import rollout
@@ -22,6 +23,7 @@ from tap_ray.types import ARM, ELSEWHERE, FIRST_OBJECT, GRIPPER, EnvConfig, Rand
 
 OPEN, CLOSED = 1.0, -1.0
 STACK = EnvConfig(task="stack_green_on_yellow", sim="maniskill", image_size=32)
+BOTH = ("main", "wrist")
 
 
 def runnable() -> str:
@@ -192,11 +194,85 @@ def test_whose_pixel_it_is(stack: gym.Env) -> None:
 
 @pytest.mark.maniskill
 def test_without_images(stack: gym.Env) -> None:
-    env = SimplerEnv(EnvConfig(task=STACK.task, sim="maniskill", image_size=32, render=False))
+    env = SimplerEnv(EnvConfig(task=STACK.task, sim="maniskill", image_size=32, render=False, cameras=BOTH))
     blind, seeing = env.reset(seed=0)[0], stack.reset(seed=0)[0]
     assert not blind["rgb"].any()
+    assert blind["extra_rgb"].shape == (1, 32, 32, 3)
+    assert not blind["extra_rgb"].any()
     assert np.array_equal(blind["state"], seeing["state"])
     env.close()
+
+
+@pytest.fixture(scope="module")
+def wrist(stack: gym.Env) -> Any:
+    """The same twin as `stack`, with a second camera."""
+    env = SimplerEnv(replace(STACK, cameras=BOTH))
+    yield env
+    env.close()
+
+
+@pytest.mark.maniskill
+def test_the_wrist_camera_is_added_to_the_first_one(stack: gym.Env, wrist: SimplerEnv) -> None:
+    """The first image is the same without it, which has no second image; the second one moves with the gripper."""
+    assert wrist.robot_spec.cameras == BOTH
+    alone, (obs, _) = stack.reset(seed=0)[0], wrist.reset(seed=0)
+    assert list(alone) == ["rgb", "state"]
+    assert list(stack.unwrapped.vector_env.scene.env._sensors) == ["3rd_view_camera"]  # type: ignore[attr-defined]
+    assert obs["extra_rgb"].shape == (1, 32, 32, 3)
+    assert obs in wrist.observation_space
+    assert np.array_equal(obs["rgb"], alone["rgb"])
+    start = obs["extra_rgb"].astype(int)
+    for _ in range(3):
+        action = np.array([0.03, 0, -0.03, 0, 0, 0, CLOSED], np.float32)
+        alone, obs = stack.step(action)[0], wrist.step(action)[0]
+        assert np.array_equal(obs["rgb"], alone["rgb"])
+        assert np.array_equal(obs["state"], alone["state"])
+    assert np.abs(obs["extra_rgb"].astype(int) - start).mean() > 10
+
+
+@pytest.mark.maniskill
+def test_the_wrist_camera_sees_gripper_and_object_and_no_photograph(wrist: SimplerEnv) -> None:
+    """Both fingers are in the upper half, the left one on the left; the green block below is green and between them."""
+    obs, info = wrist.reset(seed=0)
+    for _ in range(10):
+        away_m = info["object_pose"][0, :2] - obs["state"][7:9]
+        obs, *_, info = wrist.step(np.array([*np.clip(away_m, -0.05, 0.05), 0, 0, 0, 0, OPEN], np.float32))
+    twin = wrist.vector_env.scene.env
+    seen = twin._get_obs_sensor_data()
+    assert np.array_equal(obs["extra_rgb"][0], squared(seen[WRIST_CAMERA]["rgb"].numpy(), 32)[0])
+    whose, rgb = seen[WRIST_CAMERA]["segmentation"].numpy()[0, ..., 0], seen[WRIST_CAMERA]["rgb"].numpy()[0]
+    place = {}
+    for thing in (twin.agent.finger1_link, twin.agent.finger2_link, next(iter(twin.objs.values()))):
+        mine = whose == int(thing.per_scene_id[0])
+        assert mine.mean() > 0.01, thing.name
+        place[thing.name] = np.argwhere(mine).mean(0) / len(whose)
+    left, right, block = place.values()
+    assert max(left[0], right[0]) < 0.5
+    assert left[1] + 0.1 < block[1] < right[1] - 0.1
+    red, green, blue = rgb[mine].mean(0)
+    assert green > max(red, blue) + 10
+    twin._rgb_overlay_images = {name: 0 * photo for name, photo in twin._rgb_overlay_images.items()}
+    dark = twin._get_obs_sensor_data()
+    assert dark["3rd_view_camera"]["rgb"].float().mean() < 0.5 * seen["3rd_view_camera"]["rgb"].float().mean()
+    assert np.array_equal(dark[WRIST_CAMERA]["rgb"], seen[WRIST_CAMERA]["rgb"])
+
+
+@pytest.mark.maniskill
+def test_a_scenario_moves_the_first_camera_only(wrist: SimplerEnv) -> None:
+    there = wrist.reset(seed=0)[0]
+    moved = SimplerEnv(replace(STACK, cameras=BOTH, scenario="viewpoint"))
+    here = moved.reset(seed=0)[0]
+    moved.close()
+    assert np.abs(here["rgb"].astype(int) - there["rgb"]).mean() > 5
+    assert np.array_equal(here["extra_rgb"], there["extra_rgb"])
+
+
+def test_the_wrist_camera_looks_at_the_finger_tips() -> None:
+    """In the tool frame from (-6, 0, -11) to (2.5, 0, -1) cm; left is the left finger's side."""
+    forward, left, up = wrist_matrix().T
+    assert forward == pytest.approx(np.array([8.5, 0, 10]) / np.hypot(8.5, 10))
+    assert left == pytest.approx([0, 1, 0])
+    assert up == pytest.approx(np.cross(forward, left))
 
 
 @pytest.mark.maniskill
@@ -309,6 +385,10 @@ WRONG = [
         "SIMPLER's camera has 480 rows, so image_size must be at most 480; got 500",
     ),
     (EnvConfig(sim="maniskill", task="push_pumpkin_left"), "sim 'maniskill' has no task 'push_pumpkin_left'; it has"),
+    (
+        EnvConfig(sim="maniskill", cameras=("main", "left_wrist")),
+        "has the cameras main, wrist, and main must be the first one; got main, left_wrist.",
+    ),
     (EnvConfig(sim="maniskill", robot="panda"), "sim 'maniskill' has no robot 'panda'; it has widowx."),
     (
         EnvConfig(sim="maniskill", task="put_carrot_on_plate", partner="put_spoon_on_cloth"),
