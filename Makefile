@@ -52,6 +52,7 @@ check: install docs ## ruff, pyright, import-linter, the documentation's links
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/pyright
+	$(BIN)/pyright -p tests/distributed
 	$(BIN)/lint-imports
 
 docs: install ## build the documentation into site/; a broken link ends it

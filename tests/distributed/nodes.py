@@ -41,9 +41,7 @@ class Nodes:
 
     def strike(self, node: Any) -> None:
         """SIGKILL the raylet and every process of its node."""
-        for process in processes(node):
-            with contextlib.suppress(psutil.NoSuchProcess):
-                process.kill()
+        end(node)
         self.live.remove(node)
         self._cluster.worker_nodes.remove(node)
 
@@ -55,9 +53,7 @@ class Nodes:
     def stop(self) -> None:
         """End every process, the head's last."""
         for node in [*self.live, self._cluster.head_node]:
-            for process in processes(node):
-                with contextlib.suppress(psutil.NoSuchProcess):
-                    process.kill()  # a polite end takes seconds each
+            end(node)  # a polite end takes seconds each
         self._cluster.worker_nodes.clear()
         self._cluster.shutdown()
 
@@ -71,6 +67,16 @@ def processes(node: Any) -> list[psutil.Process]:
                 process = psutil.Process(info.process.pid)
                 found += [process, *process.children(recursive=True)]
     return found
+
+
+def end(node: Any) -> None:
+    """SIGKILL every process of a node, and collect the exit statuses of those that this process has started."""
+    for process in processes(node):
+        with contextlib.suppress(psutil.NoSuchProcess):
+            process.kill()
+    for started in node.all_processes.values():
+        for info in started:
+            info.process.wait()
 
 
 def workers(node: Any, name: str) -> list[psutil.Process]:

@@ -78,6 +78,7 @@ def _train(job: str, config: Any, data: Path, parents: dict[str, Path]) -> Path:
         build=partial(toy_training.stage, 0.0, 0, hold),
         batches=partial(stream.batches, data, toy_training.WINDOWS, seed=config.train.seed),
         parents=parents,
+        metadata={},
     )
 
 
