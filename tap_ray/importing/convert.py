@@ -11,7 +11,7 @@ from tap_ray.dataset.statistics import image_stats
 from tap_ray.errors import ConfigError, DataError
 from tap_ray.importing.mapping import FACTORS, Mapping, Numbers, slots_of
 from tap_ray.importing.source import Source
-from tap_ray.media.image import encode_jpeg
+from tap_ray.media.image import encode_jpeg, is_rgb_jpeg
 from tap_ray.specs import RobotSpec
 from tap_ray.types import PLAY_TASK, Episode
 
@@ -157,23 +157,37 @@ def episode_of(mapping: Mapping, source: Source, number: int, *, index: int, opt
         meta["num_clipped"] = int(beyond(like, action).any(axis=1).sum())
         action = action.clip(like.action_low_A, like.action_high_A)
     kept = [int(frame) for frame in frames[:-1]]
-    images, *others = (
-        [square(mapping, rgb) for rgb in source.images(number, camera, kept)] for camera in mapping.camera_of.values()
+    (images, files), *others = (
+        _images_of(mapping, source, number, camera, kept, options.quality) for camera in mapping.camera_of.values()
     )
     return Episode(
         index=index,
         task=sentence_of(mapping, source, number),
-        image_jpeg=[encode_jpeg(rgb, options.quality) for rgb in images],
+        image_jpeg=files,
         mask_png=None,
         state=state,
         action=action,
         contact=np.zeros(0, bool),
         object_pose=np.zeros((len(action), 0, 7), np.float32),
-        image_stats=image_stats(np.stack(images)),
+        image_stats=image_stats(images),
         meta=meta,
-        extra_jpeg=[[encode_jpeg(rgb, options.quality) for rgb in other] for other in others],
-        extra_stats=[image_stats(np.stack(other)) for other in others],
+        extra_jpeg=[other for _, other in others],
+        extra_stats=[image_stats(other) for other, _ in others],
     )
+
+
+def _images_of(
+    mapping: Mapping, source: Source, number: int, camera: str, frames: list[int], quality: int
+) -> tuple[np.ndarray, list[bytes]]:
+    """(K, Y, X, 3) uint8 square images of these frames, and their JPEG files: the source's own, bit for bit, where they
+    are JPEG files of such images, else new ones."""
+    stored = source.images(number, camera, frames)
+    if not mapping.image_turn_deg and all(rgb.shape[:2] == (mapping.image_size,) * 2 for rgb in stored):
+        files = source.files(number, camera, frames)
+        if files and all(map(is_rgb_jpeg, files)):
+            return np.stack(stored), files
+    images = np.stack([square(mapping, rgb) for rgb in stored])
+    return images, [encode_jpeg(rgb, quality) for rgb in images]
 
 
 def sentence_of(mapping: Mapping, source: Source, number: int) -> str:

@@ -83,6 +83,10 @@ class Hdf5Source:
             group: Any = groups[name]
             return list(group[camera][list(frames)])
 
+    def files(self, episode: int, camera: str, frames: Sequence[int]) -> list[bytes]:
+        """None: the images are arrays."""
+        return []
+
     def instruction(self, episode: int, column: str) -> str:
         """The instruction in the episode's file; ManiSkill's files have none."""
         return self._sentences[self._episodes[episode][0]]

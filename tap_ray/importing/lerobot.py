@@ -70,11 +70,17 @@ class LeRobotSource:
 
     def images(self, episode: int, camera: str, frames: Sequence[int]) -> list[np.ndarray]:
         """(Y, X, 3) uint8 images of the requested frames, in order."""
-        if self._info["features"][camera]["dtype"] == "image":
-            cells = self._table(episode, [camera])[camera].to_pylist()
-            return [_decoded(cells[frame], self._root) for frame in frames]
+        if files := self.files(episode, camera, frames):
+            return [np.asarray(Image.open(io.BytesIO(data)).convert("RGB")) for data in files]
         file, begin_s = self._video(episode, camera)
         return _video_frames(file, [begin_s + frame / self.fps for frame in frames], 0.5 / self.fps)
+
+    def files(self, episode: int, camera: str, frames: Sequence[int]) -> list[bytes]:
+        """The image files of the requested frames, in order; none of a video."""
+        if self._info["features"][camera]["dtype"] != "image":
+            return []
+        cells = self._table(episode, [camera])[camera].to_pylist()
+        return [_file_of(cells[frame], self._root) for frame in frames]
 
     def instruction(self, episode: int, column: str) -> str:
         """The episode's sentence."""
@@ -139,16 +145,15 @@ def _read(file: Path, columns: Sequence[str], filters: Any = None) -> Any:
         raise DataError(f"{file} cannot be read: {error}. Download or record the dataset again.") from None
 
 
-def _decoded(cell: Any, root: Path) -> np.ndarray:
-    """Decode the image of a Parquet cell, which holds its bytes or a path."""
-    data = cell.get("bytes")
-    if not data:
-        file = inside(root, cell["path"])
-        try:
-            data = file.read_bytes()
-        except OSError as error:
-            raise DataError(f"{file} cannot be read: {error}. Download or record the dataset again.") from None
-    return np.asarray(Image.open(io.BytesIO(data)).convert("RGB"))
+def _file_of(cell: Any, root: Path) -> bytes:
+    """The image file of a Parquet cell, which holds its bytes or a path."""
+    if data := cell.get("bytes"):
+        return data
+    file = inside(root, cell["path"])
+    try:
+        return file.read_bytes()
+    except OSError as error:
+        raise DataError(f"{file} cannot be read: {error}. Download or record the dataset again.") from None
 
 
 def _video_frames(file: Path, times_s: Sequence[float], tolerance_s: float) -> list[np.ndarray]:

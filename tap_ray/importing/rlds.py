@@ -105,13 +105,18 @@ class RldsSource:
 
     def images(self, episode: int, camera: str, frames: Sequence[int]) -> list[np.ndarray]:
         """(Y, X, 3) uint8 images of the requested frames, in order."""
+        files = self.files(episode, camera, frames)
+        return [self._image(episode, camera, frame, data) for frame, data in zip(frames, files, strict=True)]
+
+    def files(self, episode: int, camera: str, frames: Sequence[int]) -> list[bytes]:
+        """The image files of the requested frames, in order."""
         encoded = self._values(episode, camera)
         if frames and frames[-1] >= len(encoded):
             raise DataError(
                 f"{self._where(episode)}: 'steps/{camera}' has {len(encoded)} images, so frame {frames[-1]} is "
                 f"missing. {DOWNLOAD}"
             )
-        return [self._image(episode, camera, frame, encoded[frame]) for frame in frames]
+        return [encoded[frame] for frame in frames]
 
     def instruction(self, episode: int, column: str) -> str:
         """The instruction of the episode's first step."""

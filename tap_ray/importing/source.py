@@ -50,6 +50,10 @@ class Source(Protocol):
         """(Y, X, 3) uint8 images of the requested frames, in order."""
         ...
 
+    def files(self, episode: int, camera: str, frames: Sequence[int]) -> list[bytes]:
+        """The image files of the requested frames as they are stored, in order; none of a video or of arrays."""
+        ...
+
     def instruction(self, episode: int, column: str) -> str:
         """The episode's instruction; "" if there is none."""
         ...

@@ -28,6 +28,14 @@ def encode_jpeg(rgb_YX3: np.ndarray, quality: int = JPEG_QUALITY) -> bytes:
     return buffer.getvalue()
 
 
+def is_rgb_jpeg(data: bytes) -> bool:
+    """Whether this is a JPEG file of a color image."""
+    if not data.startswith(b"\xff\xd8"):
+        return False
+    image = Image.open(BytesIO(data))
+    return image.format == "JPEG" and image.mode == "RGB"
+
+
 def decode_jpeg(data: bytes) -> np.ndarray:
     """(Y, X, 3) uint8 of a JPEG file."""
     return np.asarray(Image.open(BytesIO(data)).convert("RGB"))

@@ -10,9 +10,11 @@ import pytest
 
 from tap_ray.errors import ConfigError, DataError
 from tap_ray.importing import tfrecord
+from tap_ray.importing.convert import ConvertOptions, episode_of
 from tap_ray.importing.mapping import Mapping, Numbers, require_fits
 from tap_ray.importing.rlds import RldsSource
 from tap_ray.importing.settings import open_source
+from tap_ray.media.image import decode_frames
 from tests.importing.make_rlds import serialized, with_frame_of_rlds, write_rlds
 
 CAMERA = "observation/image_0"
@@ -215,3 +217,17 @@ def test_a_shard_outside_the_dataset_is_refused(folder: Path) -> None:
     info.write_text(info.read_text().replace("{DATASET}-", "../../{DATASET}-"))
     with pytest.raises(DataError, match=r"names the file \.\./\.\./toy-train.*, which lies outside the dataset"):
         RldsSource(folder)
+
+
+@pytest.mark.parametrize(("size", "turn", "kept"), [(24, 0, True), (12, 0, False), (24, 180, False)])
+def test_jpeg_files_of_the_right_size_are_kept_bit_for_bit(tmp_path: Path, size: int, turn: int, kept: bool) -> None:
+    steps = steps_of(0)
+    source = RldsSource(write_rlds(tmp_path / "toy", [steps | {CAMERA: steps[CAMERA][:, :, 4:28]}]))
+    action = Numbers(slots=("dx",), column="action", at=(0,))
+    state = Numbers(slots=("ee_x",), column="observation/state", at=(0,))
+    mapping = Mapping(
+        robot="r", camera=CAMERA, state=(state,), action=(action,), fps=5, image_size=size, image_turn_deg=turn
+    )
+    episode = episode_of(mapping, source, 0, index=0, options=ConvertOptions(quality=50))
+    assert (episode.image_jpeg == source.files(0, CAMERA, range(4))) == kept
+    assert decode_frames(episode.image_jpeg).shape == (4, size, size, 3)
