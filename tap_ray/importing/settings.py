@@ -48,8 +48,8 @@ class ImportConfig(configs.ClusterConfig):
     omit: tuple[int, ...] = ()
     """Episodes of the source to omit, counted from 0."""
     jpeg_quality: int = 90
-    """Quality of the stored JPEG images, 1 to 95. JPEG images of the source that have the right size already are kept as
-    they are."""
+    """Quality of the stored JPEG images, 1 to 95. JPEG images of the source that have the right size already are kept
+    as they are."""
     fleets: int = 0
     """Number of processes that convert; 0: the number of CPUs."""
 
