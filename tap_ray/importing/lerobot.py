@@ -1,6 +1,5 @@
 """Reads LeRobotDataset v2.1 and v3.0 as sources, with images in Parquet or as video."""
 
-import io
 import json
 from collections.abc import Sequence
 from functools import cached_property
@@ -12,10 +11,10 @@ import av.error
 import numpy as np
 import pandas as pd
 import pyarrow.parquet as pq
-from PIL import Image
 
 from tap_ray.errors import DataError
 from tap_ray.importing.source import Column, inside
+from tap_ray.media.image import decode_jpeg
 
 OWN = {"frame_index", "episode_index", "index", "task_index"}
 """LeRobot's own columns, which are not measurements."""
@@ -71,7 +70,7 @@ class LeRobotSource:
     def images(self, episode: int, camera: str, frames: Sequence[int]) -> list[np.ndarray]:
         """(Y, X, 3) uint8 images of the requested frames, in order."""
         if files := self.files(episode, camera, frames):
-            return [np.asarray(Image.open(io.BytesIO(data)).convert("RGB")) for data in files]
+            return [decode_jpeg(data) for data in files]
         file, begin_s = self._video(episode, camera)
         return _video_frames(file, [begin_s + frame / self.fps for frame in frames], 0.5 / self.fps)
 

@@ -37,7 +37,7 @@ def is_rgb_jpeg(data: bytes) -> bool:
 
 
 def decode_jpeg(data: bytes) -> np.ndarray:
-    """(Y, X, 3) uint8 of a JPEG file."""
+    """(Y, X, 3) uint8 of a JPEG file, or of one in another format that Pillow reads."""
     return np.asarray(Image.open(BytesIO(data)).convert("RGB"))
 
 
