@@ -56,6 +56,7 @@ BOUNDS: dict[str, str] = {
     "CuriousConfig.num_candidates": FROM_1,
     "UniformConfig.scale": "(0, 1]",
     **{f"ContactConfig.{name}_probability": SHARE for name in ("free", "push", "aligned", "place", "keep", "onto")},
+    "VisualConfig.min_blob_px": FROM_1,
     "ContactConfig.grasp_height_m": ANY,  # may be below an object's center
     "InferenceConfig.batch": FROM_1,
     "ServeConfig.port": "[0, 65535]",

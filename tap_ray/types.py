@@ -14,6 +14,9 @@ An environment's `info` (privileged: only experts, privileged explorers and the 
     "contact"      bool            a finger touched one of these objects (no distractor) during the last control step
                                    (ManiSkill: at its end); left out where it is unknown
     "robot_mask"   (Y, X) uint8    255 where the robot or its shadow is seen (only with EnvConfig.robot_mask)
+    "camera"       (3, 4) float64  calibration of the first camera, not privileged: a point x y z 1 (m, table frame) ->
+                                   column w, row w, w (px; pixel centers are whole numbers). Only if actions move the
+                                   end effector; left out where it is unknown
     "segmentation" (Y, X) uint8    which body the pixel shows (only with EnvConfig.segmentation): ELSEWHERE, ARM,
                                    GRIPPER, or FIRST_OBJECT + slot. The gripper's shadow is ELSEWHERE
     "partial", "entire"            bool, true now; "partial_once", "entire_once": true at any step so far

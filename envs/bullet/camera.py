@@ -1,5 +1,6 @@
 """Renders the cameras with TinyRenderer, so that an image is the same on every machine and needs no GPU."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -52,6 +53,27 @@ def wrist_eye(position_m: np.ndarray, matrix: np.ndarray) -> Eye:
     return Eye(position_m=eye, target_m=target, up=up, fov_deg=WRIST_FOV_DEG, nearest_m=0.01)
 
 
+def main_eye(config: RenderConfig) -> Eye:
+    """The third-person camera."""
+    return Eye(position_m=config.camera_pos_m, target_m=config.target_m, fov_deg=config.fov_deg)
+
+
+def matrices(eye: Eye) -> tuple[Sequence[float], Sequence[float]]:
+    """OpenGL's view and projection matrices, 16 numbers each, column by column."""
+    return (
+        p.computeViewMatrix(eye.position_m, eye.target_m, eye.up),
+        p.computeProjectionMatrixFOV(eye.fov_deg, 1.0, eye.nearest_m, 3.0),
+    )
+
+
+def projection_of(config: RenderConfig, size: int) -> np.ndarray:
+    """(3, 4): how the third-person camera projects points of the table frame onto `size` x `size` pixels, as
+    `info["camera"]`."""
+    view, projection = (np.reshape(matrix, (4, 4)).T for matrix in matrices(main_eye(config)))
+    x, y, _, w = projection @ view
+    return np.stack([(x + w) * size / 2 - w / 2, (w - y) * size / 2 - w / 2, w])
+
+
 @dataclass(frozen=True, kw_only=True)
 class CameraImage:
     """One image and its segmentation."""
@@ -75,10 +97,9 @@ def render_image(
 
     `mask` also returns which body each pixel shows, `links` (with `mask`) which of that body's links.
     """
-    eye = eye or Eye(position_m=config.camera_pos_m, target_m=config.target_m, fov_deg=config.fov_deg)
+    eye = eye or main_eye(config)
     flags = p.ER_SEGMENTATION_MASK_OBJECT_AND_LINKINDEX if links else 0
-    view = p.computeViewMatrix(eye.position_m, eye.target_m, eye.up)
-    projection = p.computeProjectionMatrixFOV(eye.fov_deg, 1.0, eye.nearest_m, 3.0)
+    view, projection = matrices(eye)
     _, _, rgba, _, body = p.getCameraImage(
         size,
         size,

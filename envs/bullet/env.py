@@ -6,7 +6,7 @@ from typing import Any, ClassVar
 import gymnasium as gym
 import numpy as np
 
-from envs.bullet.camera import CameraImage, RenderConfig, render_image, wrist_eye
+from envs.bullet.camera import CameraImage, RenderConfig, projection_of, render_image, wrist_eye
 from envs.bullet.controller import CartesianController
 from envs.bullet.world import World
 from envs.kinematics.rotations import matrix_quaternion
@@ -97,6 +97,7 @@ class TabletopEnv(gym.Env[Any, np.ndarray]):
         noise = [self.np_random.normal(0.0, arm.home_noise_rad, len(arm.joint)) for arm in self.model.arm]
         perturbation = self._perturbation(self._scene, seed, (options or {}).get("variant"))
         self.render_config = _changed(self._standard_config, perturbation)
+        self._projection_34 = projection_of(self.render_config, self.config.image_size)
         extra = {} if self.config.randomize is None else {"drawn": drawn_json(perturbation)}
         home = [
             np.array(arm.home_rad) + part + offset
@@ -193,7 +194,7 @@ class TabletopEnv(gym.Env[Any, np.ndarray]):
             "action": robot_action,
         }
         if self._ee_control:
-            info["ee_action"] = executed
+            info |= {"ee_action": executed, "camera": self._projection_34}
         if self.config.robot_mask:
             body = image.body
             assert body is not None

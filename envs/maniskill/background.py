@@ -56,6 +56,19 @@ class Camera:
         depth = np.maximum(in_camera_N3[..., 0], 1e-6)
         return np.stack([cx - fx * in_camera_N3[..., 1] / depth, cy - fy * in_camera_N3[..., 2] / depth], axis=-1)
 
+    def projection(self, width_height_px: tuple[int, int], size: int) -> np.ndarray:
+        """(3, 4): how it projects points of the base frame onto its image of `width_height_px` after this has become
+        `size` x `size`, as `info["camera"]`."""
+        (fx, _, cx), (_, fy, cy), _ = self.intrinsics
+        onto_photo_34 = (
+            np.array([[cx, -fx, 0.0], [cy, 0.0, -fy], [1.0, 0.0, 0.0]])
+            @ self.matrix.T
+            @ np.column_stack([np.eye(3), -self.camera_pos_m])
+        )
+        across, down = size / width_height_px[0], size / width_height_px[1]
+        shrink = [[across, 0.0, (across - 1) / 2], [0.0, down, (down - 1) / 2], [0.0, 0.0, 1.0]]
+        return np.array(shrink) @ onto_photo_34
+
     def viewpoint(self, table_z_m: float, height_px: int) -> Viewpoint:
         """The camera in the form that scenarios use."""
         forward = self.matrix[:, 0]

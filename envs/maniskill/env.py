@@ -112,6 +112,9 @@ class SimplerVectorEnv(gym.vector.VectorEnv):
         self._tint = [
             perturbation.light.tint if perturbation.light else (1.0, 1.0, 1.0) for perturbation in perturbations
         ]
+        size = self.config.image_size
+        cameras = [self.scene.camera.moved(perturbation.camera_offset) for perturbation in perturbations]
+        self._projection_N34 = np.stack([camera.projection(photo_px(size), size) for camera in cameras])
         n = self.num_envs
         self._num_steps, self._num_clipped = 0, np.zeros(n, np.int64)
         self._partial_once, self._entire_once = np.zeros(n, bool), np.zeros(n, bool)
@@ -223,6 +226,7 @@ class SimplerVectorEnv(gym.vector.VectorEnv):
             "instruction": np.array(self._instruction),
             "action": executed,
             "ee_action": executed,
+            "camera": self._projection_N34,
         }
         if self.config.render:
             info |= self._masks(numpy(obs["sensor_data"][CAMERA]["segmentation"]))

@@ -67,8 +67,11 @@ class CollectPlan:
     def to_json(self) -> dict[str, Any]:
         """Plain JSON values for a dataset's header; an explorer of an installed package with its version."""
         values = plan_values(self)
-        if not self.explorers.mixed.others:  # older datasets still have the same plan
-            del values["explorers"]["mixed"]["others"]
+        explorers = values["explorers"]  # older datasets still have the same plan
+        if not self.explorers.mixed.others:
+            del explorers["mixed"]["others"]
+        if "visual" not in choices(self.explorer, self.explorers):
+            del explorers["visual"], explorers["mixed"]["visual"]
         found = dict.fromkeys(EXPLORERS.package(name) for name in choices(self.explorer, self.explorers))
         packages = ", ".join(package for package in found if package)
         return {"kind": "play", **values, **({"explorer_package": packages} if packages else {})}

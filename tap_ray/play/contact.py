@@ -1,7 +1,7 @@
 """Plans waypoints around objects: grasp, lift, carry, drop, place, release and push, all with random parameters.
 
-**Privileged**: this file reads the objects' poses from the simulator, which a real robot would have to perceive. The
-dataset records the explorer's name of each episode.
+Where the objects are is **privileged** for the explorer "contact" (`SimulatorPoses`), and seen by its camera for
+"visual" (visual.py). The dataset records the explorer's name of each episode.
 """
 
 from dataclasses import dataclass
@@ -11,6 +11,7 @@ import numpy as np
 
 from tap_ray.errors import ConfigError
 from tap_ray.play.motion import MotionConfig, Target, clip_to, quat_exp, quat_multiply, rotate
+from tap_ray.types import Info, Observation
 
 OPEN, CLOSED = 1.0, -1.0
 CLEAR_M = 0.08
@@ -63,35 +64,70 @@ class ContactConfig:
 class _View(Protocol):
     pos_m: np.ndarray
     home_quat: np.ndarray
-    info: Mapping[str, Any]
+    obs: Observation
+    info: Info
     rng: np.random.Generator
+
+
+class ObjectFinder(Protocol):
+    """Says where one robot's objects are."""
+
+    def reset(self, obs: Observation, info: Info) -> None:
+        """An episode begins."""
+        ...
+
+    def watch(self, obs: Observation, info: Info) -> None:
+        """Called at every control step."""
+        ...
+
+    def poses(self, rng: np.random.Generator) -> list[np.ndarray]:
+        """Of each object, (7,): x y z (m, base frame), quaternion wxyz; the x axis is its long side."""
+        ...
+
+
+class SimulatorPoses:
+    """The simulator's own poses: privileged."""
+
+    def reset(self, obs: Observation, info: Info) -> None:
+        """An episode begins."""
+        self._info = info
+
+    def watch(self, obs: Observation, info: Info) -> None:
+        """Keep the latest poses."""
+        self._info = info
+
+    def poses(self, rng: np.random.Generator) -> list[np.ndarray]:
+        """Of each object, (7,): x y z (m, base frame), quaternion wxyz."""
+        return [pose for _, pose in present_objects(self._info)]
 
 
 class ContactPlanner:
     """Plans one primitive after another on randomly chosen objects."""
 
-    def __init__(self, config: ContactConfig, motion: MotionConfig) -> None:
-        self._config, self._motion = config, motion
+    def __init__(self, config: ContactConfig, motion: MotionConfig, objects: ObjectFinder) -> None:
+        self._config, self._motion, self._objects = config, motion, objects
 
     def reset(self, view: _View) -> None:
-        """Does nothing: the planner keeps no state between episodes."""
+        """Look at the table."""
+        self._objects.reset(view.obs, view.info)
 
     def watch(self, view: _View) -> bool:
-        """Never drops a waypoint."""
+        """Look at the table; never drops a waypoint."""
+        self._objects.watch(view.obs, view.info)
         return False
 
     def plan(self, view: _View) -> list[Target]:
         """One primitive on one object, or a free waypoint."""
         config, rng = self._config, view.rng
-        objects = present_objects(view.info)
+        objects = self._objects.poses(rng)
         if not objects or rng.random() < config.free_probability:
             return [free_target(self._motion, view.home_quat, rng)]
         chosen = int(rng.integers(len(objects)))
-        pose = objects[chosen][1]
+        pose = objects[chosen]
         if rng.random() < config.push_probability:
             angle, length = float(rng.uniform(-np.pi, np.pi)), float(rng.uniform(*config.push_length_m))
             return push(config, self._motion, pose, view.home_quat, rng, angle_rad=angle, length_m=length)
-        others = [other for number, (_, other) in enumerate(objects) if number != chosen]
+        others = [other for number, other in enumerate(objects) if number != chosen]
         if others and rng.random() < config.onto_probability:
             target = others[rng.integers(len(others))]
             return lift_and_carry(config, self._motion, pose, view.home_quat, rng, goal_m=target[:3], onto=True)

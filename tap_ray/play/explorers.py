@@ -1,8 +1,9 @@
-"""Defines how robots play: five explorers behind `tap_ray.types.Explorer`, chosen by name. No instruction is involved.
+"""Defines how robots play: six explorers behind `tap_ray.types.Explorer`, chosen by name. No instruction is involved.
 
 uniform    independent noise on every slot: the naive baseline
 waypoint   Algorithm 1 of the paper: safe poses, forced descents; sees no object
 contact    goes to objects (privileged poses): grasp, lift, carry, drop, place, push
+visual     the same with objects that it finds in its camera's image: nothing privileged
 curious    goes where end effector and objects have been least often (privileged poses); robots of a run share the
            counts
 mixed      each episode uses one of the others: the default for pretraining
@@ -15,7 +16,7 @@ from typing import Callable
 import numpy as np
 
 from tap_ray.errors import ConfigError, SpecError
-from tap_ray.play.contact import ContactConfig, ContactPlanner
+from tap_ray.play.contact import ContactConfig, ContactPlanner, SimulatorPoses
 from tap_ray.play.motion import (
     MotionConfig,
     Segment,
@@ -29,12 +30,13 @@ from tap_ray.play.motion import (
 from tap_ray.play.novelty import VisitCounts
 from tap_ray.play.planners import CuriousConfig, CuriousPlanner, Planner, View, WaypointConfig, WaypointPlanner
 from tap_ray.play.safe_poses import SafePosesConfig
+from tap_ray.play.visual import VisibleObjects, VisualConfig
 from tap_ray.plugins import Registry
 from tap_ray.specs import MAX_DELTA_POS_M, MAX_DELTA_ROT_RAD, ArmSlots
 from tap_ray.types import Explorer, Info, Observation
 
 LIMIT_6 = np.array([MAX_DELTA_POS_M] * 3 + [MAX_DELTA_ROT_RAD] * 3)
-MIXABLE = ("uniform", "waypoint", "contact", "curious")
+MIXABLE = ("uniform", "waypoint", "contact", "curious", "visual")
 MIXED = "mixed"
 NEED_MEMORY = ("curious",)
 """Explorers that read the run's shared novelty memory."""
@@ -56,6 +58,7 @@ class MixedConfig:
     waypoint: float = 0.45
     contact: float = 0.45
     curious: float = 0.1
+    visual: float = 0.0
     others: tuple[str, ...] = ()
     """Explorers of installed packages with their shares, NAME:SHARE, e.g. circles:0.2."""
 
@@ -103,6 +106,7 @@ class ExplorerConfig:
     waypoint: WaypointConfig = field(default_factory=WaypointConfig)
     contact: ContactConfig = field(default_factory=ContactConfig)
     curious: CuriousConfig = field(default_factory=CuriousConfig)
+    visual: VisualConfig = field(default_factory=VisualConfig)
     mixed: MixedConfig = field(default_factory=MixedConfig)
 
 
@@ -237,12 +241,12 @@ class PathExplorer:
         self._segment: Segment | None = None
         self._step = 0
         self._home_quat = self._commanded.quat
-        self._planner.reset(self._view(info))
+        self._planner.reset(self._view(obs, info))
 
     def act(self, obs: Observation, info: Info) -> np.ndarray:
         """The next point of the path."""
         held_up = self._commanded.follow(obs, info)
-        view = self._view(info)
+        view = self._view(obs, info)
         if self._planner.watch(view) or held_up:
             self._queue.clear()
             self._segment = None
@@ -253,9 +257,9 @@ class PathExplorer:
         quat = quat_multiply(quat_exp(self._rng.normal(0.0, self._motion.noise_rot_rad, 3)), quat)
         return self._commanded.action_to(pos_m, quat, self._next_gripper(now.target.gripper))
 
-    def _view(self, info: Info) -> View:
+    def _view(self, obs: Observation, info: Info) -> View:
         pose = self._commanded
-        return View(pos_m=pose.pos_m, quat=pose.quat, home_quat=self._home_quat, info=info, rng=self._rng)
+        return View(pos_m=pose.pos_m, quat=pose.quat, home_quat=self._home_quat, obs=obs, info=info, rng=self._rng)
 
     def _current_segment(self, view: View) -> Segment:
         now = self._segment
@@ -286,7 +290,13 @@ def _waypoint(to: ExplorerInputs) -> Explorer:
 
 
 def _contact(to: ExplorerInputs) -> Explorer:
-    return PathExplorer(to.config.motion, to.arm, ContactPlanner(to.config.contact, to.config.motion))
+    planner = ContactPlanner(to.config.contact, to.config.motion, SimulatorPoses())
+    return PathExplorer(to.config.motion, to.arm, planner)
+
+
+def _visual(to: ExplorerInputs) -> Explorer:
+    objects = VisibleObjects(to.config.visual, to.config.motion)
+    return PathExplorer(to.config.motion, to.arm, ContactPlanner(to.config.contact, to.config.motion, objects))
 
 
 def _curious(to: ExplorerInputs) -> Explorer:
@@ -297,7 +307,8 @@ def _curious(to: ExplorerInputs) -> Explorer:
 
 
 EXPLORERS: Registry[Callable[[ExplorerInputs], Explorer]] = Registry(
-    "explorer", {"uniform": _uniform, "waypoint": _waypoint, "contact": _contact, "curious": _curious}
+    "explorer",
+    {"uniform": _uniform, "waypoint": _waypoint, "contact": _contact, "curious": _curious, "visual": _visual},
 )
 """Name -> function that makes the explorer, including those of installed packages; "mixed" draws one of them
 (`pick`)."""

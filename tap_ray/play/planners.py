@@ -5,7 +5,7 @@ A planner chooses waypoints, and explorers.py moves to them. All random numbers 
 
 from collections import Counter
 from dataclasses import dataclass
-from typing import Any, Mapping, Protocol
+from typing import Protocol
 
 import numpy as np
 
@@ -14,6 +14,7 @@ from tap_ray.play.contact import ContactConfig, lift_and_carry, present_objects,
 from tap_ray.play.motion import MotionConfig, Target
 from tap_ray.play.novelty import END_EFFECTOR, VisitCounts, cell, novelty
 from tap_ray.play.safe_poses import voxel_of
+from tap_ray.types import Info, Observation
 
 
 @dataclass(kw_only=True)
@@ -26,7 +27,9 @@ class View:
     """(4,) commanded orientation, wxyz."""
     home_quat: np.ndarray
     """(4,) orientation at the start of the episode: tool down."""
-    info: Mapping[str, Any]
+    obs: Observation
+    """The observation, not batched."""
+    info: Info
     """The environment's info; privileged, so a planner that reads it says so."""
     rng: np.random.Generator
 
