@@ -2,7 +2,8 @@
 
 It uses what a real robot has as well: the image, the robot's own mask and the calibration of the camera. Pixels that
 differ from the table's median color are blobs; a blob's center and long axis, on a plane a little above the table, are
-the pose to reach for. Where the robot hides the table, the pixels from before it came are used.
+the pose to reach for; objects that touch in the image are one. Where the robot hides the table, the pixels from before
+it came are used.
 """
 
 from dataclasses import dataclass
@@ -16,8 +17,8 @@ from tap_ray.play.motion import MotionConfig
 from tap_ray.types import Info, Observation
 
 ROBUST = 3.0
-"""A pixel differs from the table if its contrast is also this many times the table's median contrast, so that the print
-of a tablecloth is not taken for objects."""
+"""A pixel differs from the table if its contrast is also this many times the table's median contrast, so that the grain
+of a table is not taken for objects (a print in two colors is)."""
 MARGIN_M = 0.02
 """Objects are looked for so far beyond the safety box B, m."""
 SIDE_PX = 96

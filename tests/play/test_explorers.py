@@ -35,6 +35,8 @@ GRID = np.array(
 )
 ARM = ArmSlots(ee_pos=(3, 4, 5), ee_quat=(6, 7, 8, 9))
 """Of a Ghost."""
+CAMERA = np.array([[0.0, -100.0, 0.0, 31.5], [-100.0, 0.0, 0.0, 60.0], [0.0, 0.0, 0.0, 1.0]])
+"""Looks straight down from far above, 100 px a meter: column 31.5 - 100 y, row 60 - 100 x."""
 
 
 class Ghost:
@@ -47,7 +49,10 @@ class Ghost:
         poses = np.zeros((2, 7), np.float32)
         poses[0] = (0.3, 0.1, 0.0, 1, 0, 0, 0)
         info = {"ee_action": self.action.astype(np.float32), "object_pose": poses, "object_name": "carrot,"}
-        return {"state": np.concatenate([np.zeros(3), self.pose]).astype(np.float32)}, info
+        rgb = np.full((64, 64, 3), 180, np.uint8)
+        rgb[28:33, 19:24] = (230, 120, 30)  # the carrot: row 30, column 21
+        info |= {"camera": CAMERA, "robot_mask": np.zeros((64, 64), np.uint8)}
+        return {"rgb": rgb, "state": np.concatenate([np.zeros(3), self.pose]).astype(np.float32)}, info
 
     def step(self, action):
         self.action = action
@@ -120,7 +125,7 @@ def test_quaternion_algebra():
 def waypoints(config, num=200):
     """Waypoints a planner chooses when each is reached at once."""
     planner = WaypointPlanner(config, GRID)
-    view = View(pos_m=HOME[:3], quat=HOME[3:], home_quat=HOME[3:], info={}, rng=np.random.default_rng(0))
+    view = View(pos_m=HOME[:3], quat=HOME[3:], home_quat=HOME[3:], obs={}, info={}, rng=np.random.default_rng(0))
     planner.reset(view)
     visited = [view.pos_m]
     for _ in range(num):
@@ -160,8 +165,9 @@ def test_gripper_dwells_about_as_long_as_asked_and_can_stay_open():
     assert (actions[:, 6] == 1).all()
 
 
-def test_contact_goes_to_the_object_and_closes_there():
-    actions, poses = play(explorer("contact", contact=ContactConfig(free_probability=0, push_probability=0)), 60)
+@pytest.mark.parametrize("name", ["contact", "visual"])
+def test_it_goes_to_the_object_and_closes_there(name):
+    actions, poses = play(explorer(name, contact=ContactConfig(free_probability=0, push_probability=0)), 60)
     closing = np.flatnonzero(np.diff(actions[:, 6]) < 0)[0] + 1
     np.testing.assert_allclose(poses[closing, :2], [0.3, 0.1], atol=0.04)
     assert poses[closing, 2] < 0.04
@@ -172,8 +178,8 @@ def test_curiosity_prefers_what_was_seen_least():
     del visits["hand:4,-3,0"]  # the cell of (0.2, -0.15, 0.03)
     config = CuriousConfig(num_candidates=200, object_weight=0.0, temperature=0.01)
     planner = CuriousPlanner(config, ContactConfig(), MotionConfig(), library_M7=GRID + 0.001, visits=visits)
-    _, info = Ghost().view()
-    view = View(pos_m=HOME[:3], quat=HOME[3:], home_quat=HOME[3:], info=info, rng=np.random.default_rng(0))
+    obs, info = Ghost().view()
+    view = View(pos_m=HOME[:3], quat=HOME[3:], home_quat=HOME[3:], obs=obs, info=info, rng=np.random.default_rng(0))
     planner.reset(view)
     np.testing.assert_allclose(planner.plan(view)[0].pos_base_m, [0.201, -0.149, 0.031])
 
