@@ -340,6 +340,11 @@ def test_randomized_play(stack: gym.Env) -> None:
         assert 0.02 < mask.mean() < 0.5
         assert (mask & ~hidden).sum() < 0.06 * mask.sum()
         assert (hidden & (info["segmentation"] == ELSEWHERE)).mean() < 0.03  # borders, which are averaged
+        for slot, pose in enumerate(info["object_pose"]):
+            column, row, w = info["camera"] @ [*pose[:3], 1.0]
+            if (column, row) >= (0, 0) and max(column, row) < 95 * w:  # the camera sees a part of the table
+                whose = info["segmentation"][round(row / w), round(column / w)]
+                assert whose in (FIRST_OBJECT + slot, ARM, GRIPPER), "the calibration is that of the image"
     again, again_info = env.reset(seed=102)
     assert (again["rgb"].tobytes(), again_info["drawn"]) == (obs["rgb"].tobytes(), info["drawn"])
     drawn = json.loads(again_info["drawn"])
