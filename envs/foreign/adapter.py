@@ -135,6 +135,9 @@ class Adapter:
     """Flag of info that says whether a finger touches an object."""
     robot_mask: str = ""
     """Column of the observation, (Y, X): not 0 where the robot is seen."""
+    projection: tuple[float, ...] = ()
+    """Calibration of the first camera: the 12 numbers, row by row, of the matrix K [R | t] that takes a point x y z 1 of
+    our table frame (m) to column w, row w, w of its image (px)."""
     expert: str = ""
     """module:Class of a policy that does the task: made with the scene and the number of robots."""
 
@@ -143,6 +146,11 @@ class Adapter:
             raise ConfigError(
                 f"The adapter of {self.env} needs at least one entry in 'state' and in 'action', and 'repeat' must be "
                 "at least 1."
+            )
+        if len(self.projection) not in (0, 12):
+            raise ConfigError(
+                f"'projection' of the adapter of {self.env} must be 12 numbers, the rows of a 3 x 4 matrix; got "
+                f"{len(self.projection)}."
             )
         if self.camera and self.cameras:
             raise ConfigError(
@@ -164,9 +172,9 @@ class Adapter:
         return dict(self.cameras or {ONE_CAMERA[0]: self.camera or RENDER})
 
     def to_json(self) -> dict[str, Any]:
-        """Plain values; a single camera is written as in versions without `cameras`."""
+        """Plain values; later fields are left out if they are not given, so that an older adapter keeps its digest."""
         values = asdict(self) | ({} if self.cameras else {"camera": self.camera_of[ONE_CAMERA[0]]})
-        return values if self.cameras else {key: value for key, value in values.items() if key != "cameras"}
+        return {key: value for key, value in values.items() if value or key not in ("cameras", "projection")}
 
     @property
     def digest(self) -> str:
@@ -180,6 +188,7 @@ class Adapter:
             "success": "evaluation and demonstrations, which need to know when the task is done",
             "contact": "Stage 1's next object and its crops, which need contact",
             "robot_mask": "crops of next objects and images without the robot, which need its mask",
+            "projection": "the explorer visual",
             "objects": "the explorers contact, curious and mixed, and labels of failures",
             "expert": "demonstrations and --policy expert",
         }

@@ -87,6 +87,7 @@ class ForeignEnv(gym.Env[Any, np.ndarray]):
         images = image_spaces(len(adapter.camera_of), size)
         self.observation_space = gym.spaces.Dict({**images, "state": gym.spaces.Box(self._low_S, self._high_S)})
         self._seen: Any = None
+        self._projection_34: np.ndarray | None = None
 
     def reset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
@@ -189,6 +190,8 @@ class ForeignEnv(gym.Env[Any, np.ndarray]):
                 f"The camera {camera!r} of {self.adapter.env} must give uint8 images of shape (Y, X, 3); got "
                 f"{rows.dtype} {rows.shape}."
             )
+        if camera == self._first and self.adapter.projection:
+            self._projection_34 = self._squared_projection(rows.shape[:2])
         return self._squared(rows[..., :3], Image.Resampling.BOX)
 
     def _squared(self, rows: np.ndarray, how: Image.Resampling) -> np.ndarray:
@@ -198,6 +201,15 @@ class ForeignEnv(gym.Env[Any, np.ndarray]):
         square = np.ascontiguousarray(rows[top : top + side, left : left + side])
         size = self.config.image_size
         return square if side == size else np.asarray(Image.fromarray(square).resize((size, size), how))
+
+    def _squared_projection(self, rows_columns: tuple[int, ...]) -> np.ndarray:
+        """(3, 4): the calibration of the image after `_squared`."""
+        side = min(rows_columns)
+        top, left = ((length - side) // 2 for length in rows_columns)
+        scale = self.config.image_size / side
+        middle = (scale - 1) / 2  # pixel centers are whole numbers
+        onto_square = [[scale, 0.0, middle - scale * left], [0.0, scale, middle - scale * top], [0.0, 0.0, 1.0]]
+        return np.array(onto_square) @ np.reshape(self.adapter.projection, (3, 4))
 
     def _info(self, info: Mapping[str, Any], executed: np.ndarray) -> dict[str, Any]:
         adapter, by_name = self.adapter, dict(zip(self._taken, executed, strict=True))
@@ -225,6 +237,8 @@ class ForeignEnv(gym.Env[Any, np.ndarray]):
         if self._ee_control:
             executable = [name in self._robot_slots for name in self._taken]
             info["ee_action"] = np.where(executable, executed, 0).astype(np.float32)
+            if self._projection_34 is not None:
+                info["camera"] = self._projection_34
         if self.config.robot_mask:
             seen = (self._column(adapter.robot_mask, None).squeeze() != 0).astype(np.uint8) * 255
             info["robot_mask"] = self._squared(seen, Image.Resampling.NEAREST)

@@ -68,6 +68,8 @@ class Foreign:
             )
         if {"contact", "curious"} & set(names):
             self.require("objects")
+        if "visual" in names:
+            self.require("projection", "robot_mask")
 
     def require_goal(self, names: Sequence[str]) -> None:
         """Raise ConfigError unless success is stated, and an expert if "expert" is among `names`."""

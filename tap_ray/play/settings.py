@@ -69,8 +69,8 @@ class PlayJobConfig(RobotsConfig):
     """Number of episodes in the dataset; a larger number adds episodes to an existing one."""
     explorer: str = "mixed"
     """Explorer that moves the robots: uniform (independent noise), waypoint (Algorithm 1 of arXiv
-    2607.02466), contact (objects), curious (novelty), an explorer of an installed package, or mixed (a mixture by
-    --explorers.mixed.*)."""
+    2607.02466), contact (objects, whose poses the simulator gives), visual (objects in the camera's image), curious
+    (novelty), an explorer of an installed package, or mixed (a mixture by --explorers.mixed.*)."""
     round_episodes: int = 32
     """Episodes in a round of the novelty memory that curious robots share."""
     randomize: bool = False

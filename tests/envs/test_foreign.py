@@ -111,7 +111,7 @@ def test_it_stands_still_once_it_has_ended_and_lasts_as_long_as_ours(tmp_path: P
 
 def test_play_needs_what_the_adapter_states(tmp_path: Path) -> None:
     there = world(write_adapter(tmp_path))
-    assert [line.split()[0] for line in there.missing_features] == ["objects"]
+    assert [line.split()[0] for line in there.missing_features] == ["projection", "objects"]
     plan = CollectPlan(env=there.scene(EnvConfig(image_size=10, max_steps=5, robot_mask=True)), explorer="waypoint")
     arms = there.spec(plan.env).arms
     [episode] = collect(plan, there.make_ee_control, there.sample_poses, arms=arms, num_episodes=1)
@@ -121,6 +121,21 @@ def test_play_needs_what_the_adapter_states(tmp_path: Path) -> None:
     with pytest.raises(ConfigError) as error:
         there.require_explorers(("waypoint", "contact"))
     assert "has no objects (switched off: the explorers contact, curious and mixed, and labels of" in str(error.value)
+    with pytest.raises(ConfigError, match=r"has no projection \(switched off: the explorer visual\)"):
+        there.require_explorers(("visual",))
+
+
+def test_the_calibration_is_that_of_the_middle_square(tmp_path: Path) -> None:
+    """40 x 20 px become 10 x 10: the middle of the camera, 19.5 and 9.5, is the middle of the square, 4.5."""
+    numbers = [100, 0, 0, -10, 0, 100, 0, 0, 0, 0, 0, 1]  # column 100 x - 10, row 100 y
+    folder = write_adapter(tmp_path, robot_mask=f"robot_mask: mask\nprojection: {numbers}")
+    assert read_adapter(folder).digest != DIGEST
+    world(folder).require_explorers(("visual",))
+    _, info = ForeignEnv(read_adapter(folder), SCENE, ee_control=True).reset(seed=0)
+    np.testing.assert_allclose(info["camera"] @ [0.295, 0.095, 0.1, 1.0], [4.5, 4.5, 1.0])
+    np.testing.assert_allclose(info["camera"] @ [0.315, 0.095, 0.1, 1.0], [5.5, 4.5, 1.0])
+    with pytest.raises(ConfigError, match=r"'projection' .* must be 12 numbers, the rows of a 3 x 4 matrix; got 3"):
+        read_adapter(write_adapter(tmp_path, robot_mask="projection: [1, 2, 3]"))
 
 
 def test_contact_that_is_not_told_is_unknown_and_not_never(tmp_path: Path) -> None:
