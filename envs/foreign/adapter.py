@@ -136,8 +136,8 @@ class Adapter:
     robot_mask: str = ""
     """Column of the observation, (Y, X): not 0 where the robot is seen."""
     projection: tuple[float, ...] = ()
-    """Calibration of the first camera: the 12 numbers, row by row, of the matrix K [R | t] that takes a point x y z 1 of
-    our table frame (m) to column w, row w, w of its image (px)."""
+    """Calibration of the first camera: the 12 numbers, row by row, of the matrix K [R | t] that takes a point x y z 1
+    of our table frame (m) to column w, row w, w of its image (px)."""
     expert: str = ""
     """module:Class of a policy that does the task: made with the scene and the number of robots."""
 
