@@ -15,6 +15,7 @@ from tap_ray.dataset.windows import WindowConfig
 from tap_ray.errors import ConfigError
 from tap_ray.models.motion_prior import PriorConfig
 from tap_ray.models.policy import PolicyConfig, plain
+from tap_ray.play.explorers import explorer_values
 from tap_ray.play.settings import PlayJobConfig
 from tap_ray.pretrain.from_play import ObjectiveConfig, stage_windows
 from tap_ray.runs import MadeBy
@@ -322,8 +323,7 @@ def made_by(config: TrainJobConfig) -> MadeBy:
         values |= {"data": config.sources()[1]}
     if isinstance(config, PretrainConfig):
         values["play"].pop("writers")  # as many as there are, they write the same
-        if not config.play.explorers.mixed.others:  # likewise runs from before there could be any
-            values["play"]["explorers"]["mixed"].pop("others")
+        values["play"]["explorers"] = explorer_values(config.play.explorer, config.play.explorers)
         values["data"] = identity_of(config.data)
         if config.play.cameras == ONE_CAMERA:  # runs from before there could be several keep their names
             values["play"].pop("cameras")

@@ -215,11 +215,23 @@ def remove(path: Path, *, first: str | None = None) -> None:
             fs.rm(key, recursive=True)
 
 
+def remove_leftovers(folder: Path) -> None:
+    """Remove what killed processes left in a local folder while they were writing: temporary files, and folders of
+    `atomic_write`.
+
+    Raises:
+        StorageError: the disk refused.
+    """
+    for leftover in list(folder.rglob(".*.tmp")):
+        with translate_errors("remove", leftover):
+            shutil.rmtree(leftover) if leftover.is_dir() else leftover.unlink(missing_ok=True)
+
+
 @contextlib.contextmanager
 def atomic_write(path: Path, *, folder: bool = False) -> Generator[Path]:
     """Yield a local file (or folder) to write in the body; it appears at `path`, complete, when the body has succeeded.
 
-    A local folder is `path` itself: its files appear one by one.
+    A local folder is `path` itself: its files appear one by one. What a killed process left there is removed before.
 
     Raises:
         StorageError: the storage refused.
@@ -227,6 +239,7 @@ def atomic_write(path: Path, *, folder: bool = False) -> Generator[Path]:
     with translate_errors("write", path):
         if folder and not is_remote(path):
             path.mkdir(parents=True, exist_ok=True)
+            remove_leftovers(path)
             yield path
             return
         beside = None if is_remote(path) else path.parent

@@ -265,3 +265,13 @@ def test_a_job_says_so_in_one_line_with_exit_status_2(
 def collected(config: PlayJobConfig) -> Path:
     assert config.out is not None
     return config.out
+
+
+def test_what_a_killed_process_left_in_a_folder_goes(tmp_path: Path):
+    (tmp_path / "final/.model.safetensors.ab12cd.tmp").mkdir(parents=True)
+    (tmp_path / "final/.model.safetensors.ab12cd.tmp/model.safetensors").write_bytes(b"half")
+    (tmp_path / "final/.policy.json.tmp").write_bytes(b"{")
+    storage.write(tmp_path / "final/kept.json", b"{}")
+    with storage.atomic_write(tmp_path / "final", folder=True) as here:
+        (here / "model.safetensors").write_bytes(b"whole")
+    assert names(tmp_path) == ["final/kept.json", "final/model.safetensors"]

@@ -208,6 +208,9 @@ def repair_locked(root: Path) -> list[str]:
 
 
 def _delete(path: Path) -> None:
+    if path.is_dir():  # of a report, whose video was being written
+        storage.remove(path)
+        return
     try:
         with storage.translate_errors("delete", path) if storage.is_remote(path) else nullcontext():
             path.unlink()

@@ -61,8 +61,7 @@ def export(config: ExportConfig) -> Path:
 def _write_all(dataset: DatasetInfo, out: Path, config: ExportConfig) -> None:
     """Write data and videos first, and the metadata that refer to them last."""
     if not storage.is_remote(out):
-        for leftover in out.rglob(".*.tmp"):  # of a process that was killed
-            storage.remove(leftover) if leftover.is_dir() else leftover.unlink()
+        storage.remove_leftovers(out)
     found = committed_tables(dataset.path)
     if config.format == "lerobot-v3.0":
         make: Callable[[int], None] = lambda number: _file_v3(dataset, found[number], number, out, config)  # noqa: E731

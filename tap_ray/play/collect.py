@@ -20,6 +20,7 @@ from tap_ray.play.explorers import (
     MIXED,
     ExplorerConfig,
     choices,
+    explorer_values,
     make_explorer,
     needs_memory,
     pick,
@@ -66,12 +67,7 @@ class CollectPlan:
 
     def to_json(self) -> dict[str, Any]:
         """Plain JSON values for a dataset's header; an explorer of an installed package with its version."""
-        values = plan_values(self)
-        explorers = values["explorers"]  # older datasets still have the same plan
-        if not self.explorers.mixed.others:
-            del explorers["mixed"]["others"]
-        if "visual" not in choices(self.explorer, self.explorers):
-            del explorers["visual"], explorers["mixed"]["visual"]
+        values = {**plan_values(self), "explorers": explorer_values(self.explorer, self.explorers)}
         found = dict.fromkeys(EXPLORERS.package(name) for name in choices(self.explorer, self.explorers))
         packages = ", ".join(package for package in found if package)
         return {"kind": "play", **values, **({"explorer_package": packages} if packages else {})}

@@ -11,10 +11,11 @@ mixed      each episode uses one of the others: the default for pretraining
 
 from collections import deque
 from dataclasses import dataclass, field
-from typing import Callable
+from typing import Any, Callable
 
 import numpy as np
 
+from tap_ray.config import to_dict
 from tap_ray.errors import ConfigError, SpecError
 from tap_ray.play.contact import ContactConfig, ContactPlanner, SimulatorPoses
 from tap_ray.play.motion import (
@@ -132,6 +133,17 @@ def needs_memory(name: str, config: ExplorerConfig) -> bool:
 def choices(name: str, config: ExplorerConfig) -> list[str]:
     """Explorers that may play an episode: those of "mixed" with a share above 0, else `name` alone."""
     return [one for one, share in config.mixed.shares.items() if share > 0] if name == MIXED else [name]
+
+
+def explorer_values(name: str, config: ExplorerConfig) -> dict[str, Any]:
+    """Plain values of `config` for what explorer `name` plays. What was added later and is not used is left out, so
+    that older datasets and runs keep their identity."""
+    values = to_dict(config)
+    if not config.mixed.others:
+        del values["mixed"]["others"]
+    if "visual" not in choices(name, config):
+        del values["visual"], values["mixed"]["visual"]
+    return values
 
 
 def pick(name: str, config: ExplorerConfig, rng: np.random.Generator) -> str:

@@ -105,6 +105,12 @@ def leave_temporary(path: Path) -> None:
     (path / "data/chunk-000/file-003.parquet.tmp").write_bytes(b"half")
 
 
+def leave_folder(path: Path) -> None:
+    """As a report that was killed while its video was written."""
+    (path / "report/.play.mp4.r4t98wga.tmp").mkdir(parents=True)
+    (path / "report/.play.mp4.r4t98wga.tmp/play.mp4").write_bytes(b"half")
+
+
 def leave_uncommitted(path: Path) -> None:
     shutil.copy(path / layout.data_file(2), path / layout.data_file(3))
 
@@ -123,6 +129,7 @@ BREAKS: dict[str, tuple[Callable[[Path], object], str, bool]] = {
     "stats": (break_stats, "meta/stats.json: does not match the committed episodes", True),
     "tasks": (break_tasks, "meta/tasks.parquet: does not match the committed episodes", True),
     "temporary": (leave_temporary, "file-003.parquet.tmp: temporary file of an unfinished write", True),
+    "folder": (leave_folder, "report/.play.mp4.r4t98wga.tmp: temporary file of an unfinished write", True),
     "uncommitted": (leave_uncommitted, "file-003.parquet: data file that was never committed", True),
     "fps": (lambda p: change_info(p, lambda i: i.pop("fps")), "lacks fps", True),
     "splits": (
