@@ -252,7 +252,7 @@ def test_its_explorer_plays_in_a_mixture(my_robot: None) -> None:
 
 
 def test_a_mixture_with_an_explorer_that_is_not_installed() -> None:
-    with pytest.raises(ConfigError, match=r"Unknown explorer 'circels'\. .*uniform, waypoint"):
+    with pytest.raises(ConfigError, match=r"Unknown explorer 'circels'\. .*uniform, visual, waypoint"):
         CollectPlan(explorers=ExplorerConfig(mixed=MixedConfig(others=("circels:0.5",))))
     assert "others" not in CollectPlan().to_json()["explorers"]["mixed"]
 

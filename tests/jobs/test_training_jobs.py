@@ -9,7 +9,7 @@ import pytest
 from jobs import align, pretrain
 from tap_ray import runs
 from tap_ray.align.demos import AlignConfig
-from tap_ray.config import load
+from tap_ray.config import digest, load
 from tap_ray.dataset.reader import open_dataset
 from tap_ray.dataset.schedule import require_batches
 from tap_ray.dataset.windows import WindowConfig
@@ -92,6 +92,18 @@ def test_a_mixtures_weights_and_order_make_the_run(demos: Path, tmp_path: Path):
     assert len({*mixed}) == 3
     assert folder_of(tmp_path, f"{tmp_path / 'link'}:1", str(copy)) == mixed[0]
     assert PretrainConfig(data=(one, str(copy))).parents() == {"data_0": demos, "data_1": copy}
+
+
+def test_a_new_setting_does_not_rename_runs():
+    """The names of finished runs, and the folders of a sweep, follow from this: a setting that is new and not used must
+    not be part of it (`made_by`, `explorer_values`)."""
+    configs = [
+        PretrainConfig(data=("play",)),
+        AlignJobConfig(demos=Path("demos"), init="scratch"),
+        PriorJobConfig(data=("play",)),
+    ]
+    digests = ["2664391dcdeb4e10", "4d799a76efeb2d44", "c3981e7a69bac0b1"]
+    assert [digest(made_by(config).identity) for config in configs] == digests
 
 
 def aligned(root: Path, demos: Path, *play: str) -> Path:
