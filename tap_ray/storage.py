@@ -215,14 +215,14 @@ def remove(path: Path, *, first: str | None = None) -> None:
             fs.rm(key, recursive=True)
 
 
-def remove_leftovers(folder: Path) -> None:
+def remove_leftovers(folder: Path, *, deep: bool = False) -> None:
     """Remove what killed processes left in a local folder while they were writing: temporary files, and folders of
-    `atomic_write`.
+    `atomic_write`; with `deep` in all its folders as well.
 
     Raises:
         StorageError: the disk refused.
     """
-    for leftover in list(folder.rglob(".*.tmp")):
+    for leftover in list((folder.rglob if deep else folder.glob)(".*.tmp")):
         with translate_errors("remove", leftover):
             shutil.rmtree(leftover) if leftover.is_dir() else leftover.unlink(missing_ok=True)
 

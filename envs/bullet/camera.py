@@ -68,10 +68,10 @@ def matrices(eye: Eye) -> tuple[Sequence[float], Sequence[float]]:
 
 def projection_of(config: RenderConfig, size: int) -> np.ndarray:
     """(3, 4): how the third-person camera projects points of the table frame onto `size` x `size` pixels, as
-    `info["camera"]`."""
+    `info["camera"]`. TinyRenderer samples a pixel at its lower left corner, not at its center (seen in its images)."""
     view, projection = (np.reshape(matrix, (4, 4)).T for matrix in matrices(main_eye(config)))
     x, y, _, w = projection @ view
-    return np.stack([(x + w) * size / 2 - w / 2, (w - y) * size / 2 - w / 2, w])
+    return np.stack([(x + w) * size / 2, (w - y) * size / 2 - w, w])
 
 
 @dataclass(frozen=True, kw_only=True)

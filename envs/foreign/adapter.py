@@ -21,6 +21,7 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any, Mapping, TypeVar
 
+import numpy as np
 import yaml
 
 from tap_ray.errors import ConfigError, nearest
@@ -28,6 +29,8 @@ from tap_ray.plugins import load_reference
 from tap_ray.specs import EE_DELTA_ACTION, EE_POSE_STATE, ONE_CAMERA, RobotSpec, Slot
 
 T = TypeVar("T")
+MIN_DETERMINANT = 1e-9
+"""Below this a camera lies in the plane of the table."""
 RENDER = "render"
 """Name of the camera of env.render()."""
 SHIPPED = Path(__file__).parent / "adapters"
@@ -137,7 +140,8 @@ class Adapter:
     """Column of the observation, (Y, X): not 0 where the robot is seen."""
     projection: tuple[float, ...] = ()
     """Calibration of the first camera: the 12 numbers, row by row, of the matrix K [R | t] that takes a point x y z 1
-    of our table frame (m) to column w, row w, w of its image (px)."""
+    of our table frame (m) to column w, row w, w of its own image (px, before it is cut to a square; pixel centers are
+    whole numbers; w is positive in front of the camera)."""
     expert: str = ""
     """module:Class of a policy that does the task: made with the scene and the number of robots."""
 
@@ -147,14 +151,30 @@ class Adapter:
                 f"The adapter of {self.env} needs at least one entry in 'state' and in 'action', and 'repeat' must be "
                 "at least 1."
             )
-        if len(self.projection) not in (0, 12):
-            raise ConfigError(
-                f"'projection' of the adapter of {self.env} must be 12 numbers, the rows of a 3 x 4 matrix; got "
-                f"{len(self.projection)}."
-            )
+        if self.projection:
+            self._check_projection()
         if self.camera and self.cameras:
             raise ConfigError(
                 f"The adapter of {self.env} has both 'camera' (for a single camera) and 'cameras'. Omit one of them."
+            )
+
+    def _check_projection(self) -> None:
+        what = f"'projection' of the adapter of {self.env}"
+        try:
+            numbers = np.array(self.projection, np.float64)
+        except (TypeError, ValueError):
+            numbers = np.zeros(0)
+        if numbers.shape != (12,) or not np.isfinite(numbers).all():
+            raise ConfigError(
+                f"{what} must be 12 finite numbers, the rows of a 3 x 4 matrix; got {list(self.projection)}."
+            )
+        middle = (np.array(self.workspace_low_m) + self.workspace_high_m) / 2
+        rows_34 = numbers.reshape(3, 4)
+        if not rows_34[2] @ [*middle, 1.0] > 0 or abs(np.linalg.det(rows_34[:, [0, 1, 3]])) < MIN_DETERMINANT:
+            raise ConfigError(
+                f"{what} must show the table: w, the third row times a point x y z 1, must be positive in the middle of "
+                "the workspace (if it is negative, change all signs), and the camera must not lie in the plane of the "
+                "table."
             )
 
     @property
@@ -187,7 +207,7 @@ class Adapter:
         off = {
             "success": "evaluation and demonstrations, which need to know when the task is done",
             "contact": "Stage 1's next object and its crops, which need contact",
-            "robot_mask": "crops of next objects and images without the robot, which need its mask",
+            "robot_mask": "crops of next objects, images without the robot, and the explorer visual",
             "projection": "the explorer visual",
             "objects": "the explorers contact, curious and mixed, and labels of failures",
             "expert": "demonstrations and --policy expert",

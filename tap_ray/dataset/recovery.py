@@ -108,6 +108,7 @@ def leftovers(root: Path, header: DatasetHeader, tables: list[pa.Table]) -> list
     found = [
         Leftover(path=path, why="temporary file of an unfinished write", replacement=None)
         for path in sorted(root.rglob(f"*{layout.TEMP_SUFFIX}"))
+        if path.name.startswith(".") or not path.is_dir()  # a folder of `storage.atomic_write`, not somebody's own
     ]
     committed = {root / layout.data_file(number) for number in range(len(tables))}
     for path in sorted((root / "data").glob("chunk-*/file-*.parquet")):

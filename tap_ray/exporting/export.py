@@ -61,7 +61,7 @@ def export(config: ExportConfig) -> Path:
 def _write_all(dataset: DatasetInfo, out: Path, config: ExportConfig) -> None:
     """Write data and videos first, and the metadata that refer to them last."""
     if not storage.is_remote(out):
-        storage.remove_leftovers(out)
+        storage.remove_leftovers(out, deep=True)
     found = committed_tables(dataset.path)
     if config.format == "lerobot-v3.0":
         make: Callable[[int], None] = lambda number: _file_v3(dataset, found[number], number, out, config)  # noqa: E731

@@ -8,7 +8,7 @@ from tap_ray.config import NodesConfig
 from tap_ray.errors import ConfigError
 from tap_ray.play.collect import CollectPlan
 from tap_ray.play.demos import DemoPlan
-from tap_ray.play.explorers import ExplorerConfig
+from tap_ray.play.explorers import ExplorerConfig, choices
 from tap_ray.specs import ONE_CAMERA
 from tap_ray.types import EnvConfig, RandomizeConfig
 
@@ -92,8 +92,13 @@ def plan_of(config: PlayJobConfig, *, control_lag: float) -> CollectPlan:
             one.
 
     Raises:
-        ConfigError: ranges of the randomization are given without --randomize.
+        ConfigError: ranges of the randomization are given without --randomize, or the explorer visual without masks.
     """
+    if "visual" in choices(config.explorer, config.explorers) and not config.robot_mask:
+        raise ConfigError(
+            "The explorer visual needs the robot's mask, to tell the robot from objects. Omit --no-robot-mask, or use "
+            "the explorer waypoint."
+        )
     if not config.randomize and config.randomization != RandomizeConfig():
         raise ConfigError("--randomization.* has no effect without --randomize. Add --randomize, or omit these flags.")
     motion = config.explorers.motion

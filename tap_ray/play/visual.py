@@ -56,7 +56,7 @@ class VisibleObjects:
         if missing:
             raise SpecError(
                 f'The explorer "visual" needs {" and ".join(missing)} in info (tap_ray/types.py), which this '
-                "environment does not give. Record masks (--robot-mask), or use the explorer waypoint."
+                "environment does not give. Let its simulator state them, or use the explorer waypoint."
             )
         self._camera_34 = np.asarray(info["camera"])
         rows, columns = obs["rgb"].shape[:2]
@@ -82,7 +82,7 @@ class VisibleObjects:
         table = np.median(self._rgb_YX3[known_YX], axis=0)
         contrast_YX = np.abs(self._rgb_YX3 - table).sum(-1)
         threshold = max(self._config.min_contrast, ROBUST * float(np.median(contrast_YX[known_YX])))
-        smallest = max(1, round(self._config.min_blob_px * known_YX.size / SIDE_PX**2))
+        smallest = max(2, round(self._config.min_blob_px * known_YX.size / SIDE_PX**2))
         found = blobs(known_YX & (contrast_YX > threshold), CropConfig(min_blob_px=smallest))
         return [self._pose(blob, float(rng.uniform(*self._config.object_height_m))) for blob in found]
 

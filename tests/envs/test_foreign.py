@@ -134,8 +134,15 @@ def test_the_calibration_is_that_of_the_middle_square(tmp_path: Path) -> None:
     _, info = ForeignEnv(read_adapter(folder), SCENE, ee_control=True).reset(seed=0)
     np.testing.assert_allclose(info["camera"] @ [0.295, 0.095, 0.1, 1.0], [4.5, 4.5, 1.0])
     np.testing.assert_allclose(info["camera"] @ [0.315, 0.095, 0.1, 1.0], [5.5, 4.5, 1.0])
-    with pytest.raises(ConfigError, match=r"'projection' .* must be 12 numbers, the rows of a 3 x 4 matrix; got 3"):
-        read_adapter(write_adapter(tmp_path, robot_mask="projection: [1, 2, 3]"))
+    for wrong, text in (
+        ([1, 2, 3], "must be 12 finite numbers, the rows of a 3 x 4 matrix; got [1, 2, 3]"),
+        (["5e2", *numbers[1:-1], "x"], "must be 12 finite numbers"),
+        ([-number for number in numbers], "must be positive in the middle of the workspace"),
+        ([0, 0, *numbers[2:]], "must not lie in the plane of the table"),
+    ):
+        with pytest.raises(ConfigError) as error:
+            read_adapter(write_adapter(tmp_path, robot_mask=f"robot_mask: mask\nprojection: {wrong}"))
+        assert text in str(error.value)
 
 
 def test_contact_that_is_not_told_is_unknown_and_not_never(tmp_path: Path) -> None:

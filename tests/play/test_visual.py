@@ -4,11 +4,13 @@ from dataclasses import replace
 
 import gymnasium as gym
 import numpy as np
+import pybullet
 import pytest
 
 import envs
+from envs.bullet.camera import RenderConfig, projection_of, render_image
 from envs.kinematics.reachable import sample_poses
-from tap_ray.errors import SpecError
+from tap_ray.errors import ConfigError, SpecError
 from tap_ray.play.collect import CollectPlan, collect
 from tap_ray.play.motion import MotionConfig
 from tap_ray.play.settings import PlayJobConfig, plan_of
@@ -34,6 +36,22 @@ def begin(config: EnvConfig, seed: int):
     finally:
         env.close()
     return {key: value[0] for key, value in obs.items()}, {key: value[0] for key, value in info.items()}
+
+
+def test_the_calibration_is_right_to_a_tenth_of_a_pixel():
+    """The mean pixel of a ball is where its center is projected, on average over the table."""
+    config, client = RenderConfig(), pybullet.connect(pybullet.DIRECT)
+    try:
+        shape = pybullet.createVisualShape(pybullet.GEOM_SPHERE, radius=0.02, physicsClientId=client)
+        ball = pybullet.createMultiBody(baseVisualShapeIndex=shape, physicsClientId=client)
+        off = []
+        for point in np.random.default_rng(0).uniform((0.2, -0.15, 0.0), (0.4, 0.15, 0.1), (60, 3)):
+            pybullet.resetBasePositionAndOrientation(ball, point, (0, 0, 0, 1), physicsClientId=client)
+            pixels = np.argwhere(render_image(client, config, 96, mask=True).body == ball)
+            off.append(pixels.mean(0) - project(projection_of(config, 96), point))
+    finally:
+        pybullet.disconnect(client)
+    assert np.abs(np.mean(off, axis=0)).max() < 0.1
 
 
 @pytest.mark.parametrize("randomize", [None, RandomizeConfig()], ids=["standard", "randomized"])
@@ -158,8 +176,25 @@ def test_it_says_what_an_environment_lacks():
     finder = VisibleObjects(VisualConfig(), MotionConfig())
     with pytest.raises(SpecError, match=r"needs camera in info .* which this environment does not give"):
         finder.reset(obs, {"robot_mask": info["robot_mask"]})
-    with pytest.raises(SpecError, match=r"needs robot_mask in info .* Record masks \(--robot-mask\)"):
+    with pytest.raises(SpecError, match="needs robot_mask in info"):
         finder.reset(obs, {"camera": CAMERA})
+
+
+def test_it_needs_masks_and_says_so_before_anything_starts():
+    with pytest.raises(ConfigError, match=r"The explorer visual needs the robot's mask, .* Omit --no-robot-mask"):
+        plan_of(PlayJobConfig(explorer="visual", robot_mask=False), control_lag=1.0)
+
+
+def test_an_object_of_few_pixels_has_a_pose():
+    table = np.full((64, 64, 3), 180, np.uint8)
+    table[30, 21:23] = (230, 120, 30)
+    finder = VisibleObjects(VisualConfig(min_blob_px=1), MotionConfig())
+    finder.reset(*seen(table, np.zeros((64, 64), bool)))
+    (pose,) = finder.poses(np.random.default_rng(0))
+    assert np.isfinite(pose).all()
+    table[30, 22] = 180
+    finder.watch(*seen(table, np.zeros((64, 64), bool)))
+    assert finder.poses(np.random.default_rng(0)) == []
 
 
 def test_only_plans_that_use_it_state_its_constants():
