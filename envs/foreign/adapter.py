@@ -172,7 +172,7 @@ class Adapter:
         rows_34 = numbers.reshape(3, 4)
         if not rows_34[2] @ [*middle, 1.0] > 0 or abs(np.linalg.det(rows_34[:, [0, 1, 3]])) < MIN_DETERMINANT:
             raise ConfigError(
-                f"{what} must show the table: w, the third row times a point x y z 1, must be positive in the middle of "
+                f"{what} must show the table: w, row 3 times a point x y z 1, must be positive in the middle of "
                 "the workspace (if it is negative, change all signs), and the camera must not lie in the plane of the "
                 "table."
             )
