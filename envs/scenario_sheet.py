@@ -5,6 +5,7 @@
 """
 
 import sys
+from argparse import ArgumentParser
 from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
@@ -14,6 +15,7 @@ from PIL import Image, ImageDraw
 
 import envs
 from envs.scene.scenarios import BUILT_IN, Scenario
+from tap_ray.errors import TapRayError
 from tap_ray.types import EnvConfig, RandomizeConfig
 
 TASK, SEED, SIDE_PX, MARGIN_PX = "put_carrot_on_plate", 4, 230, 32
@@ -79,10 +81,25 @@ def _name(scenario: Scenario, variant: int) -> str:
     return named[variant].name if named else ""
 
 
-FLAGS = {"--randomize": play_sheet, "--mixed": mixed_sheet}
+def main() -> int:
+    """Run the command; returns its exit status."""
+    parser = ArgumentParser(prog="python -m envs.scenario_sheet", description="Draw a contact sheet of scenes.")
+    parser.add_argument("image", type=Path, help="the file to write, .png or .jpg")
+    parser.add_argument("sim", nargs="?", default="pybullet", help="simulator (default: pybullet)")
+    other = parser.add_mutually_exclusive_group()
+    other.add_argument("--randomize", action="store_true", help="scenes of randomized play instead of the scenarios")
+    other.add_argument("--mixed", action="store_true", help="scenes of two tasks, each with the instructions of both")
+    flags = parser.parse_args()
+    if flags.image.suffix.lower() not in (".png", ".jpg", ".jpeg"):
+        parser.error(f"the image must be a .png or .jpg file; got {flags.image}")
+    draw = play_sheet if flags.randomize else mixed_sheet if flags.mixed else sheet
+    try:
+        draw(sim=flags.sim).save(flags.image, quality=85)
+    except (TapRayError, OSError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    return 0
+
 
 if __name__ == "__main__":
-    out, *others = sys.argv[1:]
-    draws = next((draw for flag, draw in FLAGS.items() if flag in others), sheet)
-    sim = next((other for other in others if other not in FLAGS), "pybullet")
-    draws(sim=sim).save(Path(out), quality=85)
+    sys.exit(main())

@@ -2,6 +2,7 @@
 gymnasium_robotics:FetchPush-v4`."""
 
 import sys
+from argparse import ArgumentParser
 from typing import Any, Iterator, Mapping
 
 import numpy as np
@@ -39,5 +40,23 @@ def show(where: str) -> str:
     return "\n".join([f"action: {space}", "observation:", *columns(seen), "info:", *columns({**info, **later}), *lines])
 
 
+def main() -> int:
+    """Run the command; returns its exit status."""
+    parser = ArgumentParser(
+        prog="python -m envs.foreign.show",
+        description="Print the action, the observation and the info of an environment, to write its adapter.",
+    )
+    parser.add_argument(
+        "env", help="Gymnasium id (module:Id-v0 imports the module first), or a YAML file of an adapter"
+    )
+    flags = parser.parse_args()
+    try:
+        print(show(flags.env))
+    except TapRayError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
 if __name__ == "__main__":
-    print(show(sys.argv[1]))
+    sys.exit(main())

@@ -4,6 +4,7 @@ python -m tap_ray.sweep.study_page docs/results/*.json
 """
 
 import sys
+from argparse import ArgumentParser
 from pathlib import Path
 from typing import Any, Iterable, Mapping, Sequence
 
@@ -11,7 +12,7 @@ from tap_ray import runs
 from tap_ray.compare.reading import KINDS
 from tap_ray.compare.sentences import pooled
 from tap_ray.compare.tables import p_text, short
-from tap_ray.errors import DataError
+from tap_ray.errors import DataError, TapRayError
 from tap_ray.metrics import wilson
 from tap_ray.sweep.study import SCORES, SCRATCH
 from tap_ray.sweep.tables import ARM, BUDGET, HEADINGS, short_names, show
@@ -198,6 +199,22 @@ def _table(headings: Sequence[str], lines: Iterable[Sequence[str]]) -> str:
     return "\n".join("| " + " | ".join(cell.replace("|", "\\|") for cell in row) + " |" for row in rows)
 
 
+def main() -> int:
+    """Run the command; returns its exit status."""
+    parser = ArgumentParser(
+        prog="python -m tap_ray.sweep.study_page",
+        description="Write the tables of a study's page from the study's JSON; text above and below them is kept.",
+    )
+    parser.add_argument("file", nargs="+", type=Path, help="NAME.json of a study; the page is NAME.md beside it")
+    flags = parser.parse_args()
+    try:
+        for file in flags.file:
+            print(write(file))
+    except TapRayError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
 if __name__ == "__main__":
-    for name in sys.argv[1:]:
-        print(write(Path(name)))
+    sys.exit(main())
