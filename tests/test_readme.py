@@ -22,10 +22,16 @@ def test_its_example_is_examples_play():
     assert sum(bool(line) for line in code.splitlines()) <= 20
 
 
-def test_its_table_is_that_of_the_study():
-    study = json.loads((ROOT / "docs" / "results" / "play_pays.json").read_text())
-    points = {point["axes"]["arm"]: point for point in study["points"]["standard"]}
-    rows = [points["scratch"], points["next_object"], study["against_scratch"]["standard"][0]]
+def test_its_table_is_that_of_the_studies():
+    study, visual = (
+        json.loads((ROOT / f"docs/results/{name}.json").read_text()) for name in ("play_pays", "visual_play")
+    )
+    points = {point["axes"]["arm"]: point for one in (visual, study) for point in one["points"]["standard"]}
+    rows = [
+        points["scratch"],
+        *(points["next_object"], study["against_scratch"]["standard"][0]),
+        *(points["visual"], visual["against_scratch"]["standard"][0]),
+    ]
     shown = [
         [float(number) for number in re.findall(r"[+-]?\d+\.\d", line)]
         for line in README.splitlines()
@@ -36,8 +42,8 @@ def test_its_table_is_that_of_the_study():
         for row in rows
     ]
     assert shown == expected
-    assert {len(points[arm]["seeds"]) for arm in ("scratch", "next_object")} == {3}
-    assert {points[arm]["n"] for arm in ("scratch", "next_object")} == {300}
+    assert {len(points[arm]["seeds"]) for arm in ("scratch", "next_object", "visual")} == {3}
+    assert {points[arm]["n"] for arm in ("scratch", "next_object", "visual")} == {300}
 
 
 def test_the_site_keeps_hand_aligned_docstrings():

@@ -194,7 +194,7 @@ class TabletopEnv(gym.Env[Any, np.ndarray]):
             "action": robot_action,
         }
         if self._ee_control:
-            info |= {"ee_action": executed, "camera": self._projection_34}
+            info |= {"ee_action": executed, "camera": self._projection_34.copy()}
         if self.config.robot_mask:
             body = image.body
             assert body is not None

@@ -238,7 +238,7 @@ class ForeignEnv(gym.Env[Any, np.ndarray]):
             executable = [name in self._robot_slots for name in self._taken]
             info["ee_action"] = np.where(executable, executed, 0).astype(np.float32)
             if self._projection_34 is not None:
-                info["camera"] = self._projection_34
+                info["camera"] = self._projection_34.copy()
         if self.config.robot_mask:
             seen = (self._column(adapter.robot_mask, None).squeeze() != 0).astype(np.uint8) * 255
             info["robot_mask"] = self._squared(seen, Image.Resampling.NEAREST)

@@ -226,7 +226,7 @@ class SimplerVectorEnv(gym.vector.VectorEnv):
             "instruction": np.array(self._instruction),
             "action": executed,
             "ee_action": executed,
-            "camera": self._projection_N34,
+            "camera": self._projection_N34.copy(),
         }
         if self.config.render:
             info |= self._masks(numpy(obs["sensor_data"][CAMERA]["segmentation"]))
