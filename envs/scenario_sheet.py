@@ -15,7 +15,7 @@ from PIL import Image, ImageDraw
 
 import envs
 from envs.scene.scenarios import BUILT_IN, Scenario
-from tap_ray.errors import TapRayError
+from tap_ray.errors import exit_status
 from tap_ray.types import EnvConfig, RandomizeConfig
 
 TASK, SEED, SIDE_PX, MARGIN_PX = "put_carrot_on_plate", 4, 230, 32
@@ -93,12 +93,7 @@ def main() -> int:
     if flags.image.suffix.lower() not in (".png", ".jpg", ".jpeg"):
         parser.error(f"the image must be a .png or .jpg file; got {flags.image}")
     draw = play_sheet if flags.randomize else mixed_sheet if flags.mixed else sheet
-    try:
-        draw(sim=flags.sim).save(flags.image, quality=85)
-    except (TapRayError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    return 0
+    return exit_status(lambda: draw(sim=flags.sim).save(flags.image, quality=85))
 
 
 if __name__ == "__main__":

@@ -2,8 +2,9 @@
 the driver."""
 
 import re
+import sys
 from difflib import get_close_matches
-from typing import Any, Iterable
+from typing import Any, Callable, Iterable
 
 USER = re.compile(r"(?<=://)[^\s/@'\"]*(?:@[^\s/@'\"]*)*@")
 SECRET = re.compile(r"(?i)([?&](?:password|passwd|pwd|token|secret|access_key)=)[^&\s'\"]+")
@@ -43,6 +44,16 @@ class CheckpointError(TapRayError):
 
 class StorageError(TapRayError):
     """The disk or the object store refused: full, read-only, or gone."""
+
+
+def exit_status(work: Callable[[], object]) -> int:
+    """Do the work of a small command: 0, or 2 after an error that its user can fix, which is printed in one line."""
+    try:
+        work()
+    except (TapRayError, OSError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    return 0
 
 
 def nearest(name: str, known: Iterable[str]) -> str:

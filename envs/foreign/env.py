@@ -9,7 +9,7 @@ from PIL import Image
 
 from envs.foreign.adapter import RENDER, Adapter, Numbers
 from envs.kinematics.rotations import matrix_quaternion, quaternion_matrix
-from envs.observations import image_spaces
+from envs.observations import image_spaces, resized_projection
 from envs.scene.tasks import NUM_SLOTS
 from tap_ray.errors import ConfigError, SpecError
 from tap_ray.plugins import load_reference
@@ -190,26 +190,19 @@ class ForeignEnv(gym.Env[Any, np.ndarray]):
                 f"The camera {camera!r} of {self.adapter.env} must give uint8 images of shape (Y, X, 3); got "
                 f"{rows.dtype} {rows.shape}."
             )
-        if camera == self._first and self.adapter.projection:
-            self._projection_34 = self._squared_projection(rows.shape[:2])
+        if camera == self._first and self.adapter.projection and self._projection_34 is None:
+            side, top, left = middle_square(rows.shape[:2])
+            scale = self.config.image_size / side
+            own_34 = np.reshape(self.adapter.projection, (3, 4))
+            self._projection_34 = resized_projection(own_34, across=scale, down=scale, left_px=left, top_px=top)
         return self._squared(rows[..., :3], Image.Resampling.BOX)
 
     def _squared(self, rows: np.ndarray, how: Image.Resampling) -> np.ndarray:
         """The central square of an image, in the requested size."""
-        side = min(rows.shape[:2])
-        top, left = ((length - side) // 2 for length in rows.shape[:2])
+        side, top, left = middle_square(rows.shape[:2])
         square = np.ascontiguousarray(rows[top : top + side, left : left + side])
         size = self.config.image_size
         return square if side == size else np.asarray(Image.fromarray(square).resize((size, size), how))
-
-    def _squared_projection(self, rows_columns: tuple[int, ...]) -> np.ndarray:
-        """(3, 4): the calibration of the image after `_squared`."""
-        side = min(rows_columns)
-        top, left = ((length - side) // 2 for length in rows_columns)
-        scale = self.config.image_size / side
-        middle = (scale - 1) / 2  # pixel centers are whole numbers
-        onto_square = [[scale, 0.0, middle - scale * left], [0.0, scale, middle - scale * top], [0.0, 0.0, 1.0]]
-        return np.array(onto_square) @ np.reshape(self.adapter.projection, (3, 4))
 
     def _info(self, info: Mapping[str, Any], executed: np.ndarray) -> dict[str, Any]:
         adapter, by_name = self.adapter, dict(zip(self._taken, executed, strict=True))
@@ -257,3 +250,10 @@ class ForeignEnv(gym.Env[Any, np.ndarray]):
             poses[slot, :3] = values[:3] - self.adapter.origin_m
             poses[slot, 3:] = values[3:7] if len(values) == 7 else (1, 0, 0, 0)
         return poses
+
+
+def middle_square(rows_columns: tuple[int, ...]) -> tuple[int, int, int]:
+    """Side, first row and first column of the central square of an image, px."""
+    side = min(rows_columns)
+    top, left = ((length - side) // 2 for length in rows_columns)
+    return side, top, left

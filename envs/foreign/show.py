@@ -9,7 +9,7 @@ import numpy as np
 
 from envs.foreign.adapter import Adapter, Numbers, read_adapter
 from envs.foreign.env import foreign_env
-from tap_ray.errors import TapRayError
+from tap_ray.errors import TapRayError, exit_status
 
 
 def columns(values: Any, name: str = "") -> Iterator[str]:
@@ -50,12 +50,7 @@ def main() -> int:
         "env", help="Gymnasium id (module:Id-v0 imports the module first), or a YAML file of an adapter"
     )
     flags = parser.parse_args()
-    try:
-        print(show(flags.env))
-    except TapRayError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    return 0
+    return exit_status(lambda: print(show(flags.env)))
 
 
 if __name__ == "__main__":

@@ -12,6 +12,7 @@ import numpy as np
 
 from envs.kinematics.rotations import quaternion_matrix
 from envs.maniskill.tasks import ManiSkillTask
+from envs.observations import resized_projection
 from envs.scene.scenarios import CameraOffset, Viewpoint, camera_move, camera_turn
 from envs.scene.textures import Cloth, texture
 
@@ -65,9 +66,8 @@ class Camera:
             @ self.matrix.T
             @ np.column_stack([np.eye(3), -self.camera_pos_m])
         )
-        across, down = size / width_height_px[0], size / width_height_px[1]
-        shrink = [[across, 0.0, (across - 1) / 2], [0.0, down, (down - 1) / 2], [0.0, 0.0, 1.0]]
-        return np.array(shrink) @ onto_photo_34
+        width, height = width_height_px
+        return resized_projection(onto_photo_34, across=size / width, down=size / height)
 
     def viewpoint(self, table_z_m: float, height_px: int) -> Viewpoint:
         """The camera in the form that scenarios use."""

@@ -113,8 +113,7 @@ class SimplerVectorEnv(gym.vector.VectorEnv):
             perturbation.light.tint if perturbation.light else (1.0, 1.0, 1.0) for perturbation in perturbations
         ]
         size = self.config.image_size
-        cameras = [self.scene.camera.moved(perturbation.camera_offset) for perturbation in perturbations]
-        self._projection_N34 = np.stack([camera.projection(photo_px(size), size) for camera in cameras])
+        self._projection_N34 = np.stack([camera.projection(photo_px(size), size) for camera in self.scene.cameras])
         n = self.num_envs
         self._num_steps, self._num_clipped = 0, np.zeros(n, np.int64)
         self._partial_once, self._entire_once = np.zeros(n, bool), np.zeros(n, bool)

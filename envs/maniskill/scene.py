@@ -142,9 +142,10 @@ class ManiSkillScene:
             for one in perturbations
         ]
         self.env._rgb_overlay_images = {CAMERA: tensor(np.stack(photos), self.env.device)}
-        cameras = [self.camera.moved(perturbation.camera_offset) for perturbation in perturbations]
-        camera_pos_m = tensor(np.stack([one.camera_pos_m for one in cameras]).astype(np.float32), self.env.device)
-        quat = np.stack([matrix_quaternion(one.matrix) for one in cameras]).astype(np.float32)
+        self.cameras = [self.camera.moved(perturbation.camera_offset) for perturbation in perturbations]
+        """The camera of each scene in this episode."""
+        camera_pos_m = tensor(np.stack([one.camera_pos_m for one in self.cameras]).astype(np.float32), self.env.device)
+        quat = np.stack([matrix_quaternion(one.matrix) for one in self.cameras]).astype(np.float32)
         pose = Pose.create_from_pq(camera_pos_m, tensor(quat, self.env.device))
         self.env._custom_sensor_configs = {**self._sensor, "pose": pose}
 

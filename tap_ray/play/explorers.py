@@ -17,7 +17,7 @@ import numpy as np
 
 from tap_ray.config import to_dict
 from tap_ray.errors import ConfigError, SpecError
-from tap_ray.play.contact import ContactConfig, ContactPlanner, SimulatorPoses
+from tap_ray.play.contact import ContactConfig, ContactPlanner, ObjectFinder, SimulatorPoses
 from tap_ray.play.motion import (
     MotionConfig,
     Segment,
@@ -302,12 +302,14 @@ def _waypoint(to: ExplorerInputs) -> Explorer:
 
 
 def _contact(to: ExplorerInputs) -> Explorer:
-    planner = ContactPlanner(to.config.contact, to.config.motion, SimulatorPoses())
-    return PathExplorer(to.config.motion, to.arm, planner)
+    return _to_objects(to, SimulatorPoses())
 
 
 def _visual(to: ExplorerInputs) -> Explorer:
-    objects = VisibleObjects(to.config.visual, to.config.motion)
+    return _to_objects(to, VisibleObjects(to.config.visual, to.config.motion))
+
+
+def _to_objects(to: ExplorerInputs, objects: ObjectFinder) -> Explorer:
     return PathExplorer(to.config.motion, to.arm, ContactPlanner(to.config.contact, to.config.motion, objects))
 
 

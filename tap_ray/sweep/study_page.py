@@ -12,7 +12,7 @@ from tap_ray import runs
 from tap_ray.compare.reading import KINDS
 from tap_ray.compare.sentences import pooled
 from tap_ray.compare.tables import p_text, short
-from tap_ray.errors import DataError, TapRayError
+from tap_ray.errors import DataError, exit_status
 from tap_ray.metrics import wilson
 from tap_ray.sweep.study import SCORES, SCRATCH
 from tap_ray.sweep.tables import ARM, BUDGET, HEADINGS, short_names, show
@@ -207,13 +207,7 @@ def main() -> int:
     )
     parser.add_argument("file", nargs="+", type=Path, help="NAME.json of a study; the page is NAME.md beside it")
     flags = parser.parse_args()
-    try:
-        for file in flags.file:
-            print(write(file))
-    except TapRayError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    return 0
+    return exit_status(lambda: [print(write(file)) for file in flags.file])
 
 
 if __name__ == "__main__":

@@ -28,6 +28,7 @@ from tap_ray.play.motion import (
 )
 from tap_ray.play.planners import CuriousConfig, CuriousPlanner, View, WaypointConfig, WaypointPlanner, far_enough
 from tap_ray.specs import ArmSlots
+from tests.made_camera import FROM_ABOVE
 
 HOME = np.array([0.3, 0.0, 0.15, np.sqrt(0.5), 0.0, np.sqrt(0.5), 0.0])
 GRID = np.array(
@@ -35,8 +36,6 @@ GRID = np.array(
 )
 ARM = ArmSlots(ee_pos=(3, 4, 5), ee_quat=(6, 7, 8, 9))
 """Of a Ghost."""
-CAMERA = np.array([[0.0, -100.0, 0.0, 31.5], [-100.0, 0.0, 0.0, 60.0], [0.0, 0.0, 0.0, 1.0]])
-"""Looks straight down from far above, 100 px a meter: column 31.5 - 100 y, row 60 - 100 x."""
 
 
 class Ghost:
@@ -51,7 +50,7 @@ class Ghost:
         info = {"ee_action": self.action.astype(np.float32), "object_pose": poses, "object_name": "carrot,"}
         rgb = np.full((64, 64, 3), 180, np.uint8)
         rgb[28:33, 19:24] = (230, 120, 30)  # the carrot: row 30, column 21
-        info |= {"camera": CAMERA, "robot_mask": np.zeros((64, 64), np.uint8)}
+        info |= {"camera": FROM_ABOVE, "robot_mask": np.zeros((64, 64), np.uint8)}
         return {"rgb": rgb, "state": np.concatenate([np.zeros(3), self.pose]).astype(np.float32)}, info
 
     def step(self, action):

@@ -16,10 +16,9 @@ from tap_ray.play.motion import MotionConfig
 from tap_ray.play.settings import PlayJobConfig, plan_of
 from tap_ray.play.visual import VisibleObjects, VisualConfig, on_plane
 from tap_ray.types import FIRST_OBJECT, EnvConfig, RandomizeConfig
+from tests.made_camera import FROM_ABOVE
 
 SCENE = EnvConfig(robot_mask=True, max_steps=20)
-CAMERA = np.array([[0.0, -100.0, 0.0, 31.5], [-100.0, 0.0, 0.0, 60.0], [0.0, 0.0, 0.0, 1.0]])
-"""Looks straight down from far above, 100 px a meter: column 31.5 - 100 y, row 60 - 100 x."""
 
 
 def project(camera_34, point_3):
@@ -102,7 +101,7 @@ def test_objects_that_are_seen_apart_are_found():
 
 
 def seen(rgb, robot):
-    return {"rgb": rgb}, {"camera": CAMERA, "robot_mask": np.where(robot, 255, 0).astype(np.uint8)}
+    return {"rgb": rgb}, {"camera": FROM_ABOVE, "robot_mask": np.where(robot, 255, 0).astype(np.uint8)}
 
 
 def test_what_the_robot_hides_is_remembered():
@@ -177,7 +176,7 @@ def test_it_says_what_an_environment_lacks():
     with pytest.raises(SpecError, match=r"needs camera in info .* which this environment does not give"):
         finder.reset(obs, {"robot_mask": info["robot_mask"]})
     with pytest.raises(SpecError, match="needs robot_mask in info"):
-        finder.reset(obs, {"camera": CAMERA})
+        finder.reset(obs, {"camera": FROM_ABOVE})
 
 
 def test_it_needs_masks_and_says_so_before_anything_starts():
