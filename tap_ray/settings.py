@@ -311,6 +311,11 @@ class PipelineConfig(ClusterConfig):
         return TrainConfig(steps=steps, batch_size=share, seed=self.seed, checkpoint_every=100, validate_every=100)
 
 
+UNUSED_PLAY = PlayJobConfig(episodes=64, explorer="mixed")
+"""What stands for live play in the identity of a run without it, whatever the defaults are now: older runs keep their
+names."""
+
+
 def made_by(config: TrainJobConfig) -> MadeBy:
     """Split a config into the part that determines the results of a run and the runtime part."""
     values, former, episodes = to_dict(config), {}, {}
@@ -322,10 +327,11 @@ def made_by(config: TrainJobConfig) -> MadeBy:
         former = {"data": values["data"]}
         values |= {"data": config.sources()[1]}
     if isinstance(config, PretrainConfig):
+        play = config.play if config.live_play else UNUSED_PLAY
+        values["play"] = {**to_dict(play), "explorers": explorer_values(play.explorer, play.explorers)}
         values["play"].pop("writers")  # as many as there are, they write the same
-        values["play"]["explorers"] = explorer_values(config.play.explorer, config.play.explorers)
         values["data"] = identity_of(config.data)
-        if config.play.cameras == ONE_CAMERA:  # runs from before there could be several keep their names
+        if play.cameras == ONE_CAMERA:  # runs from before there could be several keep their names
             values["play"].pop("cameras")
     if isinstance(config, PretrainConfig | PriorJobConfig):  # not demonstrations, whose new tasks would bring new words
         episodes = dict.fromkeys(config.parents(), config.windows.num_episodes)

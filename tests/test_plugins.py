@@ -243,7 +243,9 @@ def test_its_explorer_plays_and_its_version_is_kept(my_robot: None) -> None:
 def test_its_explorer_plays_in_a_mixture(my_robot: None) -> None:
     mixed = MixedConfig(waypoint=0.5, contact=0, curious=0, others=("circles:0.5",))
     plan = CollectPlan(
-        env=EnvConfig(robot="stubby", image_size=32, max_steps=10), explorers=ExplorerConfig(mixed=mixed)
+        env=EnvConfig(robot="stubby", image_size=32, max_steps=10),
+        explorer="mixed",
+        explorers=ExplorerConfig(mixed=mixed),
     )
     assert plan.to_json()["explorer_package"] == "my-robot 0.1.0"
     arms = envs.spec(plan.env).arms
@@ -253,8 +255,8 @@ def test_its_explorer_plays_in_a_mixture(my_robot: None) -> None:
 
 def test_a_mixture_with_an_explorer_that_is_not_installed() -> None:
     with pytest.raises(ConfigError, match=r"Unknown explorer 'circels'\. .*uniform, visual, waypoint"):
-        CollectPlan(explorers=ExplorerConfig(mixed=MixedConfig(others=("circels:0.5",))))
-    assert "others" not in CollectPlan().to_json()["explorers"]["mixed"]
+        CollectPlan(explorer="mixed", explorers=ExplorerConfig(mixed=MixedConfig(others=("circels:0.5",))))
+    assert "others" not in CollectPlan(explorer="mixed").to_json()["explorers"]["mixed"]
 
 
 @pytest.mark.cluster

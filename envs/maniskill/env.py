@@ -145,7 +145,7 @@ class SimplerVectorEnv(gym.vector.VectorEnv):
         """The cameras' images, (N, render_size, render_size, 3) uint8; as sharp as the observation's, not sharper."""
         if self._num_steps < 0:
             raise SpecError("render() was called before reset(). Call env.reset(seed=...) first.")
-        return self._tinted(squared(numpy(self._env._get_obs_sensor_data()[CAMERA]["rgb"]), self._render_size))
+        return self._tinted(squared(self._env._get_obs_sensor_data()[CAMERA]["rgb"], self._render_size))
 
     def close_extras(self, **_: Any) -> None:
         """End the simulation."""
@@ -228,7 +228,7 @@ class SimplerVectorEnv(gym.vector.VectorEnv):
             "camera": self._projection_N34.copy(),
         }
         if self.config.render:
-            info |= self._masks(numpy(obs["sensor_data"][CAMERA]["segmentation"]))
+            info |= self._masks(squared(obs["sensor_data"][CAMERA]["segmentation"], self.config.image_size)[..., 0])
         return {**self._images(obs), "state": self._state()}, info
 
     def _images(self, obs: Mapping[str, Any]) -> dict[str, np.ndarray]:
@@ -236,7 +236,7 @@ class SimplerVectorEnv(gym.vector.VectorEnv):
         cameras = [CAMERA, WRIST_CAMERA][: len(self.config.cameras)]
         size = self.config.image_size
         if self.config.render:
-            seen = [self._tinted(squared(numpy(obs["sensor_data"][name]["rgb"]), size)) for name in cameras]
+            seen = [self._tinted(squared(obs["sensor_data"][name]["rgb"], size)) for name in cameras]
         else:
             seen = [np.zeros((self.num_envs, size, size, 3), np.uint8) for _ in cameras]
         return {"rgb": seen[0], **({"extra_rgb": np.stack(seen[1:], axis=1)} if seen[1:] else {})}
@@ -244,21 +244,20 @@ class SimplerVectorEnv(gym.vector.VectorEnv):
     def _tinted(self, rgb_NYX3: np.ndarray) -> np.ndarray:
         return np.stack([tinted(rgb, tint) for rgb, tint in zip(rgb_NYX3, self._tint, strict=True)])
 
-    def _masks(self, ids_NYX1: np.ndarray) -> dict[str, np.ndarray]:
-        """Robot mask and segmentation, if the config asks for them; `ids_NYX1` are ManiSkill's segmentation ids."""
+    def _masks(self, ids_NYX: np.ndarray) -> dict[str, np.ndarray]:
+        """Robot mask and segmentation, if the config asks for them; `ids_NYX` are ManiSkill's segmentation ids."""
         links = {link.name: int(link.per_scene_id[0]) for link in self._env.agent.robot.get_links()}
         masks: dict[str, np.ndarray] = {}
         if self.config.robot_mask:
-            masks["robot_mask"] = np.where(np.isin(ids_NYX1, list(links.values())), 255, 0)
+            masks["robot_mask"] = np.where(np.isin(ids_NYX, list(links.values())), 255, 0)
         if self.config.segmentation:
-            whose = np.full(ids_NYX1.shape, ELSEWHERE)
+            whose = np.full(ids_NYX.shape, ELSEWHERE)
             for name, number in links.items():
-                whose[ids_NYX1 == number] = GRIPPER if name.startswith(GRIPPER_LINKS) else ARM
+                whose[ids_NYX == number] = GRIPPER if name.startswith(GRIPPER_LINKS) else ARM
             for slot, item in enumerate(self._env.objs.values()):
-                whose[ids_NYX1 == int(item.per_scene_id[0])] = FIRST_OBJECT + slot
+                whose[ids_NYX == int(item.per_scene_id[0])] = FIRST_OBJECT + slot
             masks["segmentation"] = whose
-        size = self.config.image_size
-        return {name: squared(mask.astype(np.uint8), size)[..., 0] for name, mask in masks.items()}
+        return {name: mask.astype(np.uint8) for name, mask in masks.items()}
 
     def _state(self) -> np.ndarray:
         """(N, S) float32 proprioception, in the order of the spec."""
@@ -342,15 +341,25 @@ def to_maniskill_action(action_NA: np.ndarray) -> np.ndarray:
     return np.concatenate([action_NA[:, :3], turn, action_NA[:, 6:]], axis=1).astype(np.float32)
 
 
-def squared(image_NYXC: np.ndarray, size: int) -> np.ndarray:
-    """(N, size, size, C) uint8: images of any size averaged (or masks decided) onto the square a policy sees."""
+def squared(image_NYXC: Any, size: int) -> np.ndarray:
+    """(N, size, size, C): ManiSkill's tensor of images or of segmentation ids, as the square that a policy sees.
+
+    Images twice as large, the usual case, are made smaller on the tensor's own device, so that a GPU sends a quarter.
+    """
+    is_image = image_NYXC.shape[3] == 3
+    if image_NYXC.shape[1:3] == (2 * size, 2 * size):
+        if not is_image:
+            return numpy(image_NYXC[:, ::2, ::2])
+        sums = image_NYXC.reshape(-1, size, 2, size, 2, 3).int().sum((2, 4))
+        return numpy(((sums + 2) >> 2).byte())
+    image = numpy(image_NYXC)
+    if image.shape[1:3] == (size, size):
+        return np.ascontiguousarray(image)
     import cv2  # mani-skill's own dependency
 
-    if image_NYXC.shape[1:3] == (size, size):
-        return np.ascontiguousarray(image_NYXC)
-    way = cv2.INTER_AREA if image_NYXC.shape[3] == 3 else cv2.INTER_NEAREST
-    resized = [cv2.resize(image, (size, size), interpolation=way) for image in image_NYXC]
-    return np.stack(resized).reshape(len(resized), size, size, image_NYXC.shape[3])
+    way = cv2.INTER_AREA if is_image else cv2.INTER_NEAREST
+    resized = [cv2.resize(one, (size, size), interpolation=way) for one in image]
+    return np.stack(resized).reshape(len(resized), size, size, image.shape[3])
 
 
 def _single(batch: Mapping[str, Any]) -> dict[str, Any]:

@@ -42,9 +42,9 @@ CountsBefore = Callable[[int], VisitCounts | None]
 class CollectPlan:
     """What play is collected: exactly the settings that an episode's bytes depend on."""
 
-    env: EnvConfig = field(default_factory=EnvConfig)
+    env: EnvConfig = field(default_factory=lambda: EnvConfig(robot_mask=True))
     """Robot, scene, image size, steps of an episode, masks."""
-    explorer: str = "mixed"
+    explorer: str = "visual"
     """Name of the explorer that moves the robots; see the top of play/explorers.py."""
     explorers: ExplorerConfig = field(default_factory=ExplorerConfig)
     """Constants of the explorers."""

@@ -3,10 +3,10 @@
 uniform    independent noise on every slot: the naive baseline
 waypoint   Algorithm 1 of the paper: safe poses, forced descents; sees no object
 contact    goes to objects (privileged poses): grasp, lift, carry, drop, place, push
-visual     the same with objects that it finds in its camera's image: nothing privileged
+visual     the same with objects that it finds in its camera's image, nothing privileged: the default
 curious    goes where end effector and objects have been least often (privileged poses); robots of a run share the
            counts
-mixed      each episode uses one of the others: the default for pretraining
+mixed      each episode uses one of the others
 """
 
 from collections import deque

@@ -67,7 +67,7 @@ class PlayJobConfig(RobotsConfig):
 
     episodes: int = 500
     """Number of episodes in the dataset; a larger number adds episodes to an existing one."""
-    explorer: str = "mixed"
+    explorer: str = "visual"
     """Explorer that moves the robots: uniform (independent noise), waypoint (Algorithm 1 of arXiv
     2607.02466), contact (objects, whose poses the simulator gives), visual (objects in the camera's image), curious
     (novelty), an explorer of an installed package, or mixed (a mixture by --explorers.mixed.*)."""

@@ -18,7 +18,9 @@ from tap_ray.play.schedule import Schedule
 from tap_ray.types import EnvConfig
 
 FAST = ExplorerConfig(safe_poses=SafePosesConfig(num_samples=300), mixed=MixedConfig(waypoint=1, curious=1))
-PLAN = CollectPlan(env=EnvConfig(render=False, max_steps=10, image_size=16), explorers=FAST, round_episodes=8)
+PLAN = CollectPlan(
+    env=EnvConfig(render=False, max_steps=10, image_size=16), explorer="mixed", explorers=FAST, round_episodes=8
+)
 SPEC = envs.spec(PLAN.env)
 ARMS = SPEC.arms
 HEADER = DatasetHeader(

@@ -35,7 +35,7 @@ def same(one: Window, other: Window) -> bool:
 
 def play(crashes: tuple[int, ...] = (), fleets: int = 1) -> live.LivePlay:
     return live.LivePlay(
-        plan=CollectPlan(env=EnvConfig(max_steps=STEPS)),
+        plan=CollectPlan(env=EnvConfig(max_steps=STEPS), explorer="mixed"),
         make_player=partial(toy_player.ToyPlayer, STEPS, crashes),
         spec=toy_player.SPEC,
         reserved=RESERVED,

@@ -212,7 +212,7 @@ def test_training_goes_on_when_a_node_of_its_live_play_dies(cluster: Nodes, tmp_
     alone = replace(task, run=tmp_path / "alone", batches=fresh)
     train_here(alone, progress=False)
     play = live.LivePlay(
-        plan=CollectPlan(env=EnvConfig(max_steps=LIVE_STEPS)),
+        plan=CollectPlan(env=EnvConfig(max_steps=LIVE_STEPS), explorer="mixed"),
         make_player=partial(toy_player.ToyPlayer, LIVE_STEPS, ()),
         spec=toy_player.SPEC,
         reserved=0,

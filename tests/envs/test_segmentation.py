@@ -84,7 +84,9 @@ def test_a_trajectory_carries_it_only_when_asked():
                 assert trajectory.segmentation is None
 
 
-@pytest.mark.parametrize("plan", [CollectPlan(), DemoPlan(tasks=("put_carrot_on_plate",))])
+@pytest.mark.parametrize(
+    "plan", [CollectPlan(env=EnvConfig(), explorer="mixed"), DemoPlan(tasks=("put_carrot_on_plate",))]
+)
 def test_it_does_not_name_a_data_set(plan: CollectPlan | DemoPlan):
     # Datasets from before there was this option are still the same plan's.
     assert "segmentation" not in plan.to_json()["env"]

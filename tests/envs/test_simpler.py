@@ -4,9 +4,11 @@ import json
 from dataclasses import replace
 from typing import Any
 
+import cv2
 import gymnasium as gym
 import numpy as np
 import pytest
+import torch
 from gymnasium.utils.env_checker import check_env
 from scipy.spatial.transform import Rotation
 
@@ -239,7 +241,7 @@ def test_the_wrist_camera_sees_gripper_and_object_and_no_photograph(wrist: Simpl
         obs, *_, info = wrist.step(np.array([*np.clip(away_m, -0.05, 0.05), 0, 0, 0, 0, OPEN], np.float32))
     twin = wrist.vector_env.scene.env
     seen = twin._get_obs_sensor_data()
-    assert np.array_equal(obs["extra_rgb"][0], squared(seen[WRIST_CAMERA]["rgb"].numpy(), 32)[0])
+    assert np.array_equal(obs["extra_rgb"][0], squared(seen[WRIST_CAMERA]["rgb"], 32)[0])
     whose, rgb = seen[WRIST_CAMERA]["segmentation"].numpy()[0, ..., 0], seen[WRIST_CAMERA]["rgb"].numpy()[0]
     place = {}
     for thing in (twin.agent.finger1_link, twin.agent.finger2_link, next(iter(twin.objs.values()))):
@@ -331,7 +333,7 @@ def test_randomized_play(stack: gym.Env) -> None:
         obs, info = env.reset(seed=seed)
         assert info["object_pose"] == pytest.approx(standard["object_pose"], abs=0.004)
         assert "drawn" not in standard
-        photo = env.vector_env.scene.env._rgb_overlay_images["3rd_view_camera"].numpy().astype(np.uint8)
+        photo = env.vector_env.scene.env._rgb_overlay_images["3rd_view_camera"].byte()
         red, green, blue = (json.loads(info["drawn"])[f"light_{color}"] for color in ("red", "green", "blue"))
         bare = tinted(squared(photo, 96)[0], (red, green, blue))
         hidden = np.abs(bare.astype(int) - obs["rgb"]).max(-1) > 8
@@ -354,6 +356,17 @@ def test_randomized_play(stack: gym.Env) -> None:
     env.close()
 
 
+def test_images_are_made_smaller_on_their_device_as_opencv_does() -> None:
+    rng = np.random.default_rng(0)
+    rgb, ids = rng.integers(0, 256, (2, 64, 64, 3), np.uint8), rng.integers(0, 99, (2, 64, 64, 1), np.int16)
+    small = np.stack([cv2.resize(one, (32, 32), interpolation=cv2.INTER_AREA) for one in rgb])
+    nearest = np.stack([cv2.resize(one, (32, 32), interpolation=cv2.INTER_NEAREST) for one in ids])
+    assert np.array_equal(squared(torch.from_numpy(rgb), 32), small)
+    assert np.array_equal(squared(torch.from_numpy(ids), 32), nearest[..., None])
+    assert squared(torch.from_numpy(rgb), 24).shape == (2, 24, 24, 3)
+    assert squared(torch.from_numpy(ids), 24).shape == (2, 24, 24, 1)
+
+
 @pytest.mark.maniskill
 def test_supersampling_keeps_the_image(stack: gym.Env) -> None:
     """Drawn at twice the policy's size, against SIMPLER's 640 x 480 averaged down: within 3 of 255 on the mean."""
@@ -361,7 +374,7 @@ def test_supersampling_keeps_the_image(stack: gym.Env) -> None:
     large = SimplerEnv(EnvConfig(task=STACK.task, sim="maniskill", image_size=480))
     full = large.reset(seed=0)[0]["rgb"]
     large.close()
-    assert np.abs(squared(full[None], 32)[0].astype(float) - small).mean() < 3
+    assert np.abs(squared(torch.from_numpy(full[None]), 32)[0].astype(float) - small).mean() < 3
 
 
 @pytest.mark.maniskill

@@ -39,11 +39,13 @@ def test_a_suite_runs_in_the_simulators_that_have_it() -> None:
         "tabletop": ("pybullet",),
         "tabletop_mixed": ("pybullet",),
         "foreign": (),
-        "simpler": ("maniskill",),
+        "simpler": ("maniskill", "maniskill_gpu"),
     }
     assert simulator("simpler", ("maniskill", "another")) == "maniskill"
     assert simulator("simpler", ("maniskill", "another"), "another") == "another"
-    with pytest.raises(ConfigError, match=r"^The suite 'simpler' needs the simulator maniskill; got --sim pybullet\.$"):
+    with pytest.raises(
+        ConfigError, match=r"^The suite 'simpler' needs the simulator maniskill or maniskill_gpu; got --sim pybullet\.$"
+    ):
         simulator("simpler", envs.sims_of("simpler"), "pybullet")
     with pytest.raises(ConfigError, match=r"^The suite 'foreign' needs --env\.$"):
         simulator("foreign", envs.sims_of("foreign"))

@@ -74,3 +74,12 @@ def test_every_robot_plays(robot: str):
     if len(ee_y) == 2:
         assert (y[:, 0] > y[:, 1] + 0.02).all(), "the left end effector stays left of the right one"
     assert visits_of(plan, one, arms=spec.arms)
+
+
+@pytest.mark.parametrize("robot", ROBOTS)
+def test_every_robot_touches_what_it_sees(robot: str):
+    """Without --explorer, and so without object poses."""
+    plan = CollectPlan(env=EnvConfig(robot=robot, robot_mask=True), explorers=FAST)
+    played = [one.episode for one in fleet(plan, 2, None).run([0, 1])]
+    assert {str(one.meta["explorer"]) for one in played if one} == {"visual"}
+    assert all(one.contact.any() for one in played if one)
