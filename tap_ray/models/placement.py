@@ -5,7 +5,7 @@ the kinds of tokens in every row, and the lengths of the attention's windows in 
 what follows from these numbers as arguments, which are computed here on the CPU. N batch, L tokens, I images.
 """
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -13,28 +13,27 @@ from torch import Tensor
 from tap_ray.models.batch import moved
 from tap_ray.models.vlm_files import vision_tower
 
-if TYPE_CHECKING:  # seconds of every job's start
-    from transformers import PreTrainedModel
-
 QWEN = ("qwen2_5_vl", "qwen3_vl")
 """Types of models whose vision tower takes these arguments. Others compute by themselves what they need."""
 COUNTED = ("input_ids", "mm_token_type_ids", "image_grid_thw", "attention_mask")
 """What the positions of words and patches (M-RoPE) follow from."""
 
 
-def placed(model: "PreTrainedModel", given: dict[str, Tensor], device: torch.device) -> dict[str, Any]:
+def placed(model: Any, given: dict[str, Tensor], device: torch.device) -> dict[str, Any]:
     """The model's arguments.
 
     Args:
-        model: the network without its language head.
+        model: the network without its language head, of class PreTrainedModel.
         given: from `prompt`, on the CPU.
         device: where the network is.
     """
-    more, on_cpu = {}, {}
+    more: dict[str, Tensor] = {}
+    on_cpu: dict[str, Any] = {}
     if hasattr(model, "get_rope_index") and all(name in given for name in COUNTED):
         more["position_ids"], _ = model.get_rope_index(**{name: given[name] for name in COUNTED})
     if model.config.model_type in QWEN:
-        tower, grid_I3 = vision_tower(model), given["image_grid_thw"]
+        tower: Any = vision_tower(model)
+        grid_I3 = given["image_grid_thw"]
         ends = _windows(tower, grid_I3)
         more |= {name: ends.pop(name) for name in [*ends] if name.endswith("index")} | _positions(tower, grid_I3)
         if "flash" in str(tower.config._attn_implementation):  # its kernels read the ends on the device

@@ -131,7 +131,7 @@ def new_model(config: VlmConfig, files: VlmFiles, *, load_weights: bool) -> "Pre
         ConfigError: this machine cannot compute attention as requested.
     """
     from transformers import AutoModelForImageTextToText
-    from transformers.utils import is_flash_attn_2_available
+    from transformers.utils.import_utils import is_flash_attn_2_available
 
     if config.attention == "flash_attention_2" and not is_flash_attn_2_available():
         raise ConfigError(

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from transformers.utils import is_flash_attn_2_available
+from transformers.utils.import_utils import is_flash_attn_2_available
 
 from tap_ray.errors import ConfigError
 from tap_ray.models.policy import PolicyConfig, plain
