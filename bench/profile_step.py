@@ -1,9 +1,12 @@
 """Profiles where the time of a training step goes on this machine: torch.profiler over a few steps of each stage.
 
     python -m bench.profile_step --steps 10
+    python -m bench.profile_step --steps 10 --vlm qwen2_5_vl
 
-The batches lie ready, so only the step is seen. Also, in turns within the run, what stands in a step and what stood
-there before: the averaged weights one by one and all at once, the question for bfloat16, AdamW's three ways.
+The batches lie ready, so only the step is seen. With `--vlm`: Stage 2 of the tests' tiny image-text model with random
+weights. Its own computing is small, so one sees what is done beside it: prompts, and numbers that Python reads back.
+Without, also in turns within the run, what stands in a step and what stood there before: the averaged weights one by
+one and all at once, the question for bfloat16, AdamW's three ways.
 """
 
 import statistics
@@ -11,6 +14,9 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from itertools import cycle
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Literal
 
 import numpy as np
 import torch
@@ -22,10 +28,15 @@ from tap_ray.align.objective import BehaviorCloning
 from tap_ray.models.build import Network, new_policy
 from tap_ray.models.language import encode, word_tokenizer
 from tap_ray.models.policy import PolicyConfig
+from tap_ray.models.prompt import instruction_tokenizer
+from tap_ray.models.vlm import VlmParts
+from tap_ray.models.vlm_config import VlmConfig
+from tap_ray.models.vlm_files import read_files
 from tap_ray.pretrain.from_play import FromPlay, ObjectiveConfig
 from tap_ray.rng import generator
 from tap_ray.training.loop import Objective, TrainConfig, fit, has_bf16
 from tap_ray.types import Window
+from tests.tiny_vlm import tiny_vlm
 
 SENTENCES = ["put the carrot on the plate", "put the spoon on the towel"]
 CPU = torch.device("cpu")
@@ -41,6 +52,8 @@ class Config:
     """Number of rounds of each comparison."""
     rows: int = 12
     """Lines of a profile."""
+    vlm: Literal["", "smolvlm", "qwen2_5_vl", "qwen3_vl", "paligemma"] = ""
+    """Architecture of an image-text model; empty: the small policy."""
 
 
 def window(config: Config) -> Window:
@@ -81,21 +94,42 @@ def stages(config: Config) -> dict[str, tuple[Network, Objective]]:
     }
 
 
+def vlm_stage(config: Config, folder: Path) -> tuple[Network, Objective]:
+    """Stage 2 of a tiny image-text model."""
+    policy = PolicyConfig(
+        image_size=config.image_size, num_state=7, vlm=VlmConfig(pretrained=tiny_vlm(config.vlm, folder))
+    )
+    files = read_files(policy.vlm.pretrained)
+    words = instruction_tokenizer(files)
+    network = new_policy(policy, seed=0, tokenizer=words, parts=VlmParts(files=files))
+    return network, BehaviorCloning(policy=network, tokens_UL=encode(words, SENTENCES, policy.num_context))
+
+
 def main(config: Config) -> None:
     torch.set_num_threads(1)
     how = TrainConfig(
         steps=config.steps, batch_size=config.batch_size, log_every=config.steps, checkpoint_every=0, validate_every=0,
         ema_decay=0.99,
     )  # fmt: skip
-    for name, (network, objective) in stages(config).items():
+    with TemporaryDirectory() as folder:
+        found = {config.vlm: vlm_stage(config, Path(folder))} if config.vlm else stages(config)
+    for name, (network, objective) in found.items():
         fit(network, cycle([window(config)]), objective, replace(how, steps=2, log_every=2))  # warm
-        with profile(activities=[ProfilerActivity.CPU]) as found:
+        with profile(activities=[ProfilerActivity.CPU]) as seen:
             fit(network, cycle([window(config)]), objective, how)
         print(f"\n{name}: {config.steps} steps, {config.batch_size} windows of {config.image_size} px, one thread")
-        print(
-            found.key_averages().table(sort_by="self_cpu_time_total", row_limit=config.rows, max_name_column_width=48)
-        )
-    _compare(stages(config)["Stage 1"][0], config.rounds)
+        print(seen.key_averages().table(sort_by="self_cpu_time_total", row_limit=config.rows, max_name_column_width=48))
+        counts = {row.key: row.count // config.steps for row in seen.key_averages()}
+        print(f"a step's aten::item: {counts.get('aten::item', 0)}, aten::nonzero: {counts.get('aten::nonzero', 0)}")
+        took = []
+        for _ in range(config.rounds if config.vlm else 0):
+            began = time.perf_counter()
+            fit(network, cycle([window(config)]), objective, how)
+            took.append(1000 * (time.perf_counter() - began) / config.steps)
+        if took:
+            print(f"ms a step without the profiler, {config.rounds} rounds: {', '.join(f'{ms:.0f}' for ms in took)}")
+    if not config.vlm:
+        _compare(found["Stage 1"][0], config.rounds)
 
 
 def _compare(network: Network, rounds: int) -> None:

@@ -24,7 +24,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor, nn
 
-from tap_ray.models.batch import Batch, of_play, without
+from tap_ray.models.batch import Batch, moved, of_play, without
 from tap_ray.models.build import Network
 from tap_ray.models.heads import masked_mse
 from tap_ray.models.pointing import POINT_WEIGHT, pointing_loss
@@ -91,7 +91,7 @@ class BehaviorCloning:
         if "reach" in batch and "reach" in out:
             parts["reach"] = reach_loss(self.policy, out["reach"], batch)
         if "crop_action" in out:
-            seen_N = batch["crop_mask"][:, 0]
+            seen_N = moved(batch["crop_mask"][:, 0], mask.device)
             parts["crops"] = masked_mse(out["crop_action"], target, mask & seen_N[:, None])
             if "reach" in batch and "crop_reach" in out:
                 parts["crops_reach"] = reach_loss(self.policy, out["crop_reach"], batch, shown(batch["crop_mask"]))
@@ -119,7 +119,7 @@ class BehaviorCloning:
         if "reach" in batch:
             found["reach"] = batch["reach_mask"].sum()
         if self.weights.asks_crops:
-            seen_N = batch["crop_mask"][:, 0]
+            seen_N = moved(batch["crop_mask"][:, 0], mask.device)
             found |= {"crops": (mask & seen_N[:, None]).sum(), "context": seen_N.sum()}
             if "reach" in batch:
                 found["crops_reach"] = shown_mask(batch, shown(batch["crop_mask"])).sum()
@@ -171,5 +171,5 @@ def decayed(step: int, decay_steps: int) -> float:
 def instructed(batch: Batch, tokens_UL: Tensor) -> Batch:
     """The distinct instructions of this batch, and for each row the index of its instruction."""
     present, sentence = batch["task_index"].unique(return_inverse=True)
-    device = batch.get("action", batch["task_index"]).device
+    device = batch.get("rgb", batch["task_index"]).device
     return {"tokens": tokens_UL[present].to(device, non_blocking=True), "sentence": sentence}

@@ -18,7 +18,7 @@ from tap_ray.training.stage import FINAL
 
 TransferParts = Literal["all", "vision", "all_but_head"]
 
-VISION_PARTS = ("vision.", "join.", "keypoints.", "glimpse.", "cameras.", "model.")
+VISION_PARTS = ("vision.", "join.", "keypoints.", "glimpse.", "cameras.", "model.", "mix.")
 ACTION_PARTS = ("context_in.", "crops.", "state_in.", "readout.", "head.", "reach.", "reach_scale.")
 LOADED: dict[TransferParts, tuple[str, ...]] = {
     "all": (*VISION_PARTS, *ACTION_PARTS),

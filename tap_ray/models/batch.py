@@ -1,4 +1,5 @@
-"""The inputs of networks: tensors of N samples on one device, under the names of `types.Window`.
+"""The inputs of networks: tensors of N samples on one device, under the names of `types.Window`. Those of an image-text
+model are partly on the CPU (`VlmPolicy.on_cpu`).
 
 Which keys there are follows from the policy's context and head, so none is required; a name that does not exist is
 found by pyright. What belongs to play that is trained on beside demonstrations begins with "play_", see `of_play`.
@@ -6,6 +7,7 @@ found by pyright. What belongs to play that is trained on beside demonstrations 
 
 from typing import TypedDict, cast
 
+import torch
 from jaxtyping import Bool, Float, Int64, UInt8
 from torch import Tensor
 
@@ -112,6 +114,19 @@ class MotionBatch(TypedDict, total=False):
     """Number of the dataset."""
     step: Int64[Tensor, ""]
     """Number of updates so far."""
+
+
+def moved(tensor: Tensor, device: torch.device) -> Tensor:
+    """On `device`, without waiting until a copy to a GPU has ended."""
+    return tensor.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else tensor.to(device)
+
+
+class Kept:
+    """A batch as the argument of a model that DDP or FSDP wraps: they move each tensor of a dict to the model's device,
+    and what a processor reads on the CPU would have to be fetched again."""
+
+    def __init__(self, batch: Batch) -> None:
+        self.batch = batch
 
 
 def of_play(batch: Batch) -> Batch:

@@ -1,5 +1,7 @@
 """Predicts action chunks from the readout: N batch, F features, H steps, A action slots, S state slots, L latent."""
 
+from typing import Sequence
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -25,6 +27,23 @@ class RegressionHead(nn.Module):
     def forward(self, read_NF: Tensor) -> Tensor:
         """(N, H, A) normalized actions."""
         return self.out(read_NF).unflatten(-1, (self.chunk, self.num_actions))
+
+
+class LayerMix(nn.Module):
+    """A learned mean of the hidden states behind each of K layers, each normalized, as ELMo's scalar mix (arXiv
+    1802.05365, equation 1) with a softmax over layers; all weigh the same at first."""
+
+    def __init__(self, num_layers: int) -> None:
+        super().__init__()
+        self.logit = nn.Parameter(torch.zeros(num_layers))
+
+    def forward(self, hidden_KNLD: Sequence[Tensor], dtype: torch.dtype) -> Tensor:
+        """(N, L, D)."""
+        weights_K = self.logit.softmax(0)
+        parts = zip(weights_K, hidden_KNLD, strict=True)
+        return torch.stack(
+            [weight * F.layer_norm(hidden.to(dtype), hidden.shape[-1:]) for weight, hidden in parts]
+        ).sum(0)
 
 
 class FlowHead(nn.Module):

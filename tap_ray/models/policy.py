@@ -34,7 +34,7 @@ from tap_ray.models.language import LanguageConfig, TextEncoder
 from tap_ray.models.motion_prior import PriorConfig
 from tap_ray.models.normalizer import Normalizer
 from tap_ray.models.vision import VisionConfig, VisionTower, jittered
-from tap_ray.models.vlm_config import VlmConfig
+from tap_ray.models.vlm_config import VlmConfig, named
 
 Context = Literal["goal", "crops", "language"]
 SIDE_FEATURES = 32
@@ -351,14 +351,14 @@ def require_used(config: PolicyConfig) -> None:
 def plain(config: PolicyConfig) -> dict[str, Any]:
     """Plain values that identify a run. Fields that only a VLM or several cameras use are left out if there are none,
     so that the names of older runs stay valid."""
-    values = to_dict(config)
-    usual = to_dict(PolicyConfig())
-    later = ("vlm", "tokens", *OF_CAMERAS)
-    return {key: value for key, value in values.items() if key not in later or value != usual[key]}
+    values, usual = to_dict(config), to_dict(PolicyConfig())
+    kept = {key: value for key, value in values.items() if key not in LATER or value != usual[key]}
+    return kept | ({"vlm": named(kept["vlm"])} if "vlm" in kept else {})
 
 
 OF_CAMERAS = ("num_cameras", "camera_towers")
 """Fields that a policy with one camera does not use and does not write into its files."""
+LATER = ("vlm", "tokens", *OF_CAMERAS)
 
 
 def acts(config: PolicyConfig) -> bool:

@@ -12,11 +12,15 @@ import numpy as np
 import torch
 from tokenizers import Tokenizer
 from torch import Tensor
+from torch.nn import functional as F
 
 from tap_ray.errors import ConfigError
 from tap_ray.models.batch import Batch
 from tap_ray.models.vision import jittered
 from tap_ray.models.vlm_files import VlmFiles
+
+BY_TOKEN = ("attention_mask", "mm_token_type_ids", "token_type_ids")
+"""Entries of a model's input with a number for each token, 0 at padding."""
 
 
 class Row(NamedTuple):
@@ -79,20 +83,23 @@ def with_crops(rgb: list[list[np.ndarray]], batch: Batch, prefix: str) -> list[R
     ]
 
 
-def prompt(files: VlmFiles, rows: Sequence[Row], *, query: int, device: torch.device) -> dict[str, Tensor]:
-    """The model's input, with the query token at the end of each row.
+def prompt(files: VlmFiles, rows: Sequence[Row], *, query: int, multiple: int = 1) -> dict[str, Tensor]:
+    """The model's input on the CPU, with the query token at the end of each row.
 
     Args:
         files: the model's files.
         rows: one for each robot.
         query: id of the query token.
-        device: where the model is.
+        multiple: L is a multiple of this number.
     """
     texts = [_written(files, len(row.images), row.text) for row in rows]
     made = files.processor(text=texts, images=[row.images for row in rows], return_tensors="np", padding=True)
-    given = {name: torch.from_numpy(value).to(device) for name, value in made.items() if name != "labels"}
-    ids_N1 = torch.full((len(rows), 1), query, device=device)
-    return behind(given, ids_N1, torch.ones_like(ids_N1, dtype=torch.bool), prefix=True)
+    given = {name: torch.from_numpy(value) for name, value in made.items() if name != "labels"}
+    ids_N1 = torch.full((len(rows), 1), query)
+    given = behind(given, ids_N1, torch.ones_like(ids_N1, dtype=torch.bool), prefix=True)
+    padding = {name: 0 for name in BY_TOKEN if name in given} | {"input_ids": files.processor.tokenizer.pad_token_id}
+    missing = -given["input_ids"].shape[1] % multiple
+    return given | {name: F.pad(given[name], (missing, 0), value=value) for name, value in padding.items()}
 
 
 def behind(given: dict[str, Tensor], ids_NT: Tensor, present_NT: Tensor, *, prefix: bool = False) -> dict[str, Tensor]:

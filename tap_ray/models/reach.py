@@ -15,7 +15,7 @@ from torch import Tensor
 
 from tap_ray.dataset.reach import NUM_REACH
 from tap_ray.errors import ConfigError
-from tap_ray.models.batch import Batch
+from tap_ray.models.batch import Batch, moved
 from tap_ray.models.build import Network
 from tap_ray.models.heads import masked_mse
 from tap_ray.types import Window
@@ -45,7 +45,9 @@ def reach_loss(policy: Network, reach_NR: Tensor, batch: Batch, shown_N13: Tenso
 def shown_mask(batch: Batch, shown_N13: Tensor | None) -> Tensor:
     """(N, R) bool: the reach targets that exist and, for each arm alike, are among those shown (None: all are)."""
     mask_NR = batch["reach_mask"]
-    return mask_NR if shown_N13 is None else mask_NR & shown_N13.repeat(1, mask_NR.shape[1] // NUM_REACH)
+    if shown_N13 is None:
+        return mask_NR
+    return mask_NR & moved(shown_N13, mask_NR.device).repeat(1, mask_NR.shape[1] // NUM_REACH)
 
 
 def shown(crop_mask_N2: Tensor) -> Tensor:

@@ -86,7 +86,7 @@ class TokenHead(nn.Module):
             self.register_buffer(name, torch.from_numpy(getattr(tables, name)), persistent=False)
 
     def targets(self, action_NHA: Tensor, step_NH: Tensor) -> Tensor:
-        """(N, T) int64 tokens of normalized chunks, -1 behind each row's last.
+        """(N, T) int64 tokens of normalized chunks, -1 behind each row's last, on the CPU.
 
         A chunk that ends before its last step (`step_NH` False from there on) is continued with its last action, as
         openpi pads them: the transform needs every step.
@@ -96,8 +96,7 @@ class TokenHead(nn.Module):
         filled = action_NHA.float().gather(1, step_NH[..., None].expand_as(action_NHA))
         rows = self.tokenizer.encode(filled.cpu().numpy())
         longest = max(map(len, rows))
-        padded = torch.tensor([row + [-1] * (longest - len(row)) for row in rows])
-        return padded.to(action_NHA.device)
+        return torch.tensor([row + [-1] * (longest - len(row)) for row in rows])
 
     def loss(self, hidden_NTD: Tensor, target_NT: Tensor) -> Tensor:
         """Mean cross-entropy a token, nats, among the action tokens."""

@@ -8,7 +8,7 @@ N batch, L tokens, D width of the model, H chunk, A action slots.
     <image> ............ instruction             Stage 2           /
 
 Instruction, crops or goal are only context: backbone and head are the same in both stages (arXiv 2607.02466). The head
-reads the last hidden state of the query token:
+reads the last hidden state of the query token, or a learned mean of all layers' (`VlmConfig.head_layers`):
 
     regression   two-layer MLP -> the chunk (the paper's text)
     flow         two-layer MLP -> a latent of motion -> the decoder of a motion prior (arXiv 2606.26095)
@@ -28,11 +28,12 @@ from torch import Tensor, nn
 
 from tap_ray.dataset.norm_stats import NormStats
 from tap_ray.errors import ConfigError
-from tap_ray.models.batch import Batch
+from tap_ray.models.batch import Batch, Kept, moved
 from tap_ray.models.fast import FastTokenizer
-from tap_ray.models.heads import FlowHead, RegressionHead, before_goal, flow_outputs
+from tap_ray.models.heads import FlowHead, LayerMix, RegressionHead, before_goal, flow_outputs
 from tap_ray.models.lora import add_lora, merged
 from tap_ray.models.normalizer import Normalizer
+from tap_ray.models.placement import placed
 from tap_ray.models.policy import PolicyConfig, acts
 from tap_ray.models.prompt import Row, behind, images, prompt, sentences, with_crops
 from tap_ray.models.smolvla import load_smolvla
@@ -44,6 +45,9 @@ if TYPE_CHECKING:
 
 QUERY = 1
 """Number of new tokens before the action tokens: only the query."""
+READ_BY_PROCESSOR = ("rgb", "goal_rgb", "extra_rgb", "goal_extra_rgb", "object_crop", "place_crop", "crop_mask")
+READ_BY_PROCESSOR += ("crop_px", "crop_px_mask", "tokens", "sentence")
+"""Entries of a batch, with those that are shifted as the images are."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -119,6 +123,8 @@ class VlmPolicy(nn.Module):
         if config.num_state and acts(config):
             self.state_scale = Normalizer(config.num_state)
             self.state_in = nn.Linear(config.num_state, width)
+        if config.vlm.head_layers == "all":
+            self.mix = LayerMix(parts.files.config.get_text_config().num_hidden_layers)
         self._add_heads(width)
         self.train()
 
@@ -188,11 +194,18 @@ class VlmPolicy(nn.Module):
         """Config and weights of the saved policy, with low-rank updates merged."""
         return replace(self.config, vlm=replace(self.config.vlm, lora_rank=0)), merged(self)
 
-    def forward(self, batch: Batch) -> dict[str, Tensor]:
+    @property
+    def on_cpu(self) -> tuple[str, ...]:
+        """Entries of a batch that stay on the CPU, because the model's processor or the action tokenizer reads them
+        there: fetching them from a GPU would wait for it."""
+        return READ_BY_PROCESSOR + (("action", "action_mask", "k") if self.config.head == "tokens" else ())
+
+    def forward(self, batch: Batch | Kept) -> dict[str, Tensor]:
         """
         Args:
             batch: as `TapPolicy.forward`: "rgb" and an instruction, crops or a goal image, where there are several in
-                this order; "state" with `num_state`; the targets "action" and "action_mask".
+                this order; "state" with `num_state`; the targets "action" and "action_mask". Those that are `on_cpu`
+                may be on the device, too.
 
         Returns:
             "action" (N, H, A) normalized under the first of these contexts, "reach" (N, R) with a reach head; under the
@@ -200,7 +213,7 @@ class VlmPolicy(nn.Module):
             that where there are targets, "pred" (of a flow also "align" and "recon", "inverse_pred" under a goal), and
             "action" in evaluation mode only.
         """
-        out: dict[str, Tensor] = {}
+        batch, out = batch.batch if isinstance(batch, Kept) else batch, {}
         for name, (rows, state_NS) in self._views(batch).items():
             targets: Batch = batch if name in ("", "crop_") else {}
             if name == "inverse_" or self.config.context == ("goal",):
@@ -232,29 +245,40 @@ class VlmPolicy(nn.Module):
 
     def _heads(self, rows: list[Row], state_NS: Tensor | None, batch: Batch) -> dict[str, Tensor]:
         """Outputs of the heads for rows of a prompt; see `forward`."""
-        given = prompt(self.parts.files, rows, query=self.words.first, device=self.action_scale.scale.device)
+        given = prompt(self.parts.files, rows, query=self.words.first, multiple=self.config.vlm.pad_tokens)
         reads_state = self.config.num_state and state_NS is not None
         state_ND = self.state_in(self.state_scale(state_NS)) if reads_state else None
         if isinstance(self.head, TokenHead):
             return self._tokens(given, state_ND, batch)
-        read_NF = self.readout(self.hidden_states(given, state_ND)[:, -1])
+        read_NF = self.readout(self.hidden_states(given, state_ND, first=-1)[:, -1])
         out = {"reach": self.reach(read_NF)} if self.config.num_reach else {}
         if isinstance(self.head, FlowHead):
             return out | flow_outputs(self.head, read_NF, batch, self.action_scale, acts=not self.training)
         return out | {"action": self.head(read_NF)}
 
-    def hidden_states(self, given: dict[str, Tensor], state_ND: Tensor | None) -> Tensor:
-        """(N, L, D) last hidden states."""
-        return self._run(given, state_ND, use_cache=False).last_hidden_state.to(self._head_dtype)
+    def hidden_states(self, given: dict[str, Tensor], state_ND: Tensor | None, *, first: int = 0) -> Tensor:
+        """(N, L - first, D) what the head reads of a prompt, from its token `first` on: the last hidden states, or the
+        mean of all layers'."""
+        return self._read(self._run(self._placed(given), state_ND, use_cache=False), first)
+
+    def _read(self, read: Any, first: int) -> Tensor:
+        if self.config.vlm.head_layers == "all":  # the first ones are the words before any layer
+            return self.mix([hidden[:, first:] for hidden in read.hidden_states[1:]], self._head_dtype)
+        return read.last_hidden_state[:, first:].to(self._head_dtype)
+
+    def _placed(self, given: dict[str, Tensor]) -> dict[str, Any]:
+        """What the model takes of a prompt."""
+        given = {name: value for name, value in given.items() if name in self._takes}
+        return placed(self.model, given, self.action_scale.scale.device)
 
     @property
     def _head_dtype(self) -> torch.dtype:
         return self.words.added.weight.dtype
 
-    def _run(self, given: dict[str, Tensor], state_ND: Tensor | None, **more: Any) -> Any:
-        taken = {name: value for name, value in given.items() if name in self._takes}
+    def _run(self, given: dict[str, Any], state_ND: Tensor | None, **more: Any) -> Any:
+        more |= {"output_hidden_states": True} if self.config.vlm.head_layers == "all" else {}
         with self.words.beside(state_ND):
-            return self.model(**taken, **more)
+            return self.model(**given, **more)
 
     def _tokens(self, given: dict[str, Tensor], state_ND: Tensor | None, batch: Batch) -> dict[str, Tensor]:
         """The loss of the chunk's tokens where there are targets, the chunk in evaluation mode."""
@@ -264,12 +288,13 @@ class VlmPolicy(nn.Module):
             target_NT = self.head.targets(self.action_scale(batch["action"]), batch["action_mask"])
             first = given["input_ids"].shape[1] - 1
             ids_NT = torch.where(target_NT >= 0, self.action_words(target_NT), self.words.first)[:, :-1]
-            hidden_NLD = self.hidden_states(behind(given, ids_NT, target_NT[:, :-1] >= 0), state_ND)
-            out["pred"] = self.head.loss(hidden_NLD[:, first:], target_NT)
+            taught = behind(given, ids_NT, target_NT[:, :-1] >= 0)
+            hidden_NTD = self.hidden_states(taught, state_ND, first=first)
+            out["pred"] = self.head.loss(hidden_NTD, moved(target_NT, hidden_NTD.device))
             if self.config.num_reach:
-                out["reach"] = self.reach(self.readout(hidden_NLD[:, first]))
+                out["reach"] = self.reach(self.readout(hidden_NTD[:, 0]))
         elif self.config.num_reach:
-            out["reach"] = self.reach(self.readout(self.hidden_states(given, state_ND)[:, -1]))
+            out["reach"] = self.reach(self.readout(self.hidden_states(given, state_ND, first=-1)[:, -1]))
         if not self.training:
             out["action"] = self._decode(given, state_ND)
         return out
@@ -282,12 +307,13 @@ class VlmPolicy(nn.Module):
     def _decode(self, given: dict[str, Tensor], state_ND: Tensor | None) -> Tensor:
         """(N, H, A): the likeliest allowed token each time; what was read before is kept (KV cache)."""
         assert isinstance(self.head, TokenHead)
+        given = self._placed(given)
         num, device = len(given["input_ids"]), given["input_ids"].device
         left_N = torch.full((num,), self.head.tokenizer.num_numbers, device=device)
         utf8_N = torch.zeros_like(left_N)
         mask_NL, tokens = given["attention_mask"], []
         read = self._run(given, state_ND, use_cache=True)
-        hidden_ND = self.first_read(read.last_hidden_state[:, -1].to(self._head_dtype))
+        hidden_ND = self.first_read(self._read(read, -1)[:, -1])
         while True:
             token_N, left_N, utf8_N = self.head.choose(hidden_ND, left_N, utf8_N)
             tokens.append(token_N)
@@ -295,17 +321,10 @@ class VlmPolicy(nn.Module):
                 return self.head.decode(torch.stack(tokens, 1))
             mask_NL = torch.cat([mask_NL, mask_NL.new_ones(num, 1)], 1)
             step = {"input_ids": self.action_words(token_N.clamp_min(0))[:, None], "attention_mask": mask_NL}
-            step |= self._position(mask_NL)
-            read = self.model(**step, cache=read.cache, use_cache=True)
-            hidden_ND = read.last_hidden_state[:, -1].to(self._head_dtype)
-
-    def _position(self, mask_NL: Tensor) -> dict[str, Tensor]:
-        """Position of the next word in a model that numbers an image's tokens by row and column (M-RoPE); other models
-        count by themselves."""
-        deltas_N1 = getattr(self.model, "rope_deltas", None)
-        if deltas_N1 is None:
-            return {}
-        return {"position_ids": (mask_NL.sum(1, keepdim=True) - 1 + deltas_N1).expand(3, -1, -1)}
+            if "position_ids" in given:  # those of an image's words are its rows and columns, so they are not counted
+                step["position_ids"] = given["position_ids"][..., -1:] + len(tokens)
+            read = self._run(step, None, cache=read.cache, use_cache=True)
+            hidden_ND = self._read(read, -1)[:, -1]
 
 
 def _until_goal(batch: Batch) -> Batch:

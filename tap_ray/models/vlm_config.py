@@ -2,7 +2,9 @@
 model."""
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
+
+from tap_ray.errors import ConfigError
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,5 +30,22 @@ class VlmConfig:
     attention: Literal["auto", "sdpa", "eager", "flash_attention_2"] = "auto"
     """How attention is computed; "auto": torch's fused one (sdpa) where the model has it. flash_attention_2 needs the
     package flash-attn and a GPU."""
+    head_layers: Literal["last", "all"] = "last"
+    """What the action head reads: the "last" hidden state of the language model, or a learned mean of the states behind
+    "all" its layers (ELMo's scalar mix)."""
+    pad_tokens: int = 1
+    """Prompts are padded to a multiple of this many tokens, so that they have few different lengths, e.g. 32 with
+    --compile; 1: to the longest of a batch."""
     checkpoint_activations: bool = False
     """Whether the layers' activations are computed again in the backward pass: less memory, more time."""
+
+    def __post_init__(self) -> None:
+        if self.pad_tokens < 1:
+            raise ConfigError(f"policy.vlm.pad_tokens must be at least 1; got {self.pad_tokens}.")
+
+
+def named(values: dict[str, Any]) -> dict[str, Any]:
+    """The values of a VlmConfig that name a run: fields that were added later only if they are used, so that older runs
+    keep their names."""
+    later = {name: getattr(VlmConfig, name) for name in ("head_layers", "pad_tokens")}
+    return {name: value for name, value in values.items() if name not in later or value != later[name]}

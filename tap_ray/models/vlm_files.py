@@ -128,9 +128,16 @@ def new_model(config: VlmConfig, files: VlmFiles, *, load_weights: bool) -> "Pre
 
     Raises:
         CheckpointError: weights are missing, damaged, or of other sizes; the first ones are named.
+        ConfigError: this machine cannot compute attention as requested.
     """
     from transformers import AutoModelForImageTextToText
+    from transformers.utils.import_utils import is_flash_attn_2_available
 
+    if config.attention == "flash_attention_2" and not is_flash_attn_2_available():
+        raise ConfigError(
+            "--policy.vlm.attention flash_attention_2 needs the package flash-attn and a GPU, which this process does "
+            "not have. Give --policy.vlm.attention sdpa, or run `pip install flash-attn` on a machine with a GPU."
+        )
     about: dict[str, Any] = {"dtype": getattr(torch, config.dtype)}
     about |= {"attn_implementation": config.attention} if config.attention != "auto" else {}
     if config.pretrained and load_weights and config.weights == "pretrained":

@@ -128,7 +128,7 @@ def tokens_of(files: VlmFiles, policy: PolicyConfig) -> tuple[int, int]:
     image = np.zeros((policy.image_size, policy.image_size, 3), np.uint8)
     crop = np.zeros((CROPS.size_px, CROPS.size_px, 3), np.uint8)
     rows = {"language": Row([image], TASK), "crops": Row([image, crop, crop]), "goal": Row([image, image])}
-    ids = [prompt(files, [rows[name]], query=-1, device=torch.device("cpu"))["input_ids"] for name in policy.context]
+    ids = [prompt(files, [rows[name]], query=-1)["input_ids"] for name in policy.context]
     seen = sum(int((one == files.config.image_token_id).sum()) for one in ids)
     return seen, sum(one.numel() for one in ids) - seen
 

@@ -1,13 +1,13 @@
-"""Converts a NumPy `Window` to tensors on the trainer's device, and augments images there."""
+"""Converts a NumPy `Window` to tensors on the trainer's device, and augments images where they are."""
 
 import dataclasses
 from dataclasses import dataclass
-from typing import Literal, cast, overload
+from typing import Collection, Literal, cast, overload
 
 import torch
 from torch import Tensor
 
-from tap_ray.models.batch import Batch, MotionBatch, as_play, of_play
+from tap_ray.models.batch import Batch, MotionBatch, as_play, moved, of_play
 from tap_ray.rng import seed_of
 from tap_ray.types import ActionChunkBatch, Window
 
@@ -27,29 +27,26 @@ class AugmentConfig:
 
 
 @overload
-def to_tensors(window: Window, device: torch.device) -> Batch: ...
+def to_tensors(window: Window, device: torch.device, on_cpu: Collection[str] = ()) -> Batch: ...
 @overload
-def to_tensors(window: ActionChunkBatch, device: torch.device) -> MotionBatch: ...
-def to_tensors(window: Window | ActionChunkBatch, device: torch.device) -> Batch | MotionBatch:
+def to_tensors(window: ActionChunkBatch, device: torch.device, on_cpu: Collection[str] = ()) -> MotionBatch: ...
+def to_tensors(
+    window: Window | ActionChunkBatch, device: torch.device, on_cpu: Collection[str] = ()
+) -> Batch | MotionBatch:
     """The window's arrays as tensors on `device`; those that are None are omitted.
 
     `task_index` and `goal_row` stay on the CPU: they say which rows and instructions belong together, and code that
-    reads them must not wait for a GPU.
+    reads them must not wait for a GPU. So do the fields `on_cpu` (`VlmPolicy.on_cpu`).
     """
     batch: dict[str, Tensor] = {}
     for field in dataclasses.fields(window):
         value = getattr(window, field.name)
         if isinstance(value, Window):
-            batch |= cast(dict[str, Tensor], as_play(to_tensors(value, device)))
+            batch |= cast(dict[str, Tensor], as_play(to_tensors(value, device, on_cpu)))
         elif value is not None:
             tensor = torch.from_numpy(value)
-            batch[field.name] = tensor if field.name in ON_CPU else _moved(tensor, device)
+            batch[field.name] = tensor if field.name in (*ON_CPU, *on_cpu) else moved(tensor, device)
     return cast(Batch, batch)
-
-
-def _moved(tensor: Tensor, device: torch.device) -> Tensor:
-    """On `device`, without waiting until a copy to a GPU has ended."""
-    return tensor.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else tensor.to(device)
 
 
 def augment(batch: Batch, config: AugmentConfig, *, seed: int, step: int, rank: int) -> Batch:
@@ -70,22 +67,22 @@ def _augmented(batch: Batch, config: AugmentConfig, generator: torch.Generator) 
     alike_N = _alike(batch)
     if config.shift_px:
         low, high = -config.shift_px, config.shift_px + 1
-        shift_N2 = _moved(torch.randint(low, high, (num, 2), generator=generator)[alike_N], device)
+        shift_N2 = moved(torch.randint(low, high, (num, 2), generator=generator)[alike_N], device)
         for name in ("rgb", "goal_rgb"):
             if name in batch:
                 changed[name] = shift_images(batch[name], shift_N2)
         if "crop_px" in batch:
-            moved = (batch["crop_px"] - shift_N2[:, None]).unbind(-1)
-            inside = [px.clamp(0, size - 1) for px, size in zip(moved, batch["rgb"].shape[1:3], strict=True)]
+            shifted = (batch["crop_px"] - shift_N2[:, None]).unbind(-1)
+            inside = [px.clamp(0, size - 1) for px, size in zip(shifted, batch["rgb"].shape[1:3], strict=True)]
             changed["crop_px"] = torch.stack(inside, dim=-1)
     if config.jitter:
         jitter_N2 = (torch.rand(num, 2, generator=generator) * 2 - 1) * config.jitter
-        changed["jitter"] = _moved(jitter_N2[alike_N], device)
+        changed["jitter"] = moved(jitter_N2[alike_N], device)
     if "extra_rgb" in batch:
         changed.update(_extra_augmented(batch, config, generator, alike_N))
     for name in CROPS:
         if name in batch:
-            mirrored_N = _moved(torch.rand(num, generator=generator) < 0.5, device)
+            mirrored_N = moved(torch.rand(num, generator=generator) < 0.5, device)
             changed[name] = torch.where(mirrored_N[:, None, None, None], batch[name].flip(2), batch[name])
     return changed
 
@@ -97,14 +94,14 @@ def _extra_augmented(batch: Batch, config: AugmentConfig, generator: torch.Gener
     device = batch["extra_rgb"].device
     if config.shift_px:
         low, high = -config.shift_px, config.shift_px + 1
-        shift_NV2 = _moved(torch.randint(low, high, (num, cameras, 2), generator=generator)[alike_N], device)
+        shift_NV2 = moved(torch.randint(low, high, (num, cameras, 2), generator=generator)[alike_N], device)
         for name in ("extra_rgb", "goal_extra_rgb"):
             if name in batch:
-                moved = shift_images(batch[name].flatten(0, 1), shift_NV2.flatten(0, 1))
-                changed[name] = moved.unflatten(0, (num, cameras))
+                shifted = shift_images(batch[name].flatten(0, 1), shift_NV2.flatten(0, 1))
+                changed[name] = shifted.unflatten(0, (num, cameras))
     if config.jitter:
         jitter_NV2 = (torch.rand(num, cameras, 2, generator=generator) * 2 - 1) * config.jitter
-        changed["extra_jitter"] = _moved(jitter_NV2[alike_N], device)
+        changed["extra_jitter"] = moved(jitter_NV2[alike_N], device)
     return changed
 
 

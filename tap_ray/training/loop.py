@@ -9,13 +9,13 @@ import functools
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Callable, Iterator, Literal, Mapping, Protocol, Sequence
+from typing import Any, Callable, Collection, Iterator, Literal, Mapping, Protocol, Sequence, cast
 
 import torch
 from torch import Tensor, nn
 
 from tap_ray.errors import ConfigError, DataError, TapRayError
-from tap_ray.models.batch import Batch, MotionBatch
+from tap_ray.models.batch import Batch, Kept, MotionBatch
 from tap_ray.rng import seed_of
 from tap_ray.training import checkpoint, optim
 from tap_ray.training.accumulation import exchange, shares
@@ -167,9 +167,11 @@ def fit(
     state = start(model, config, hooks, resume=resume, lr_scale=lr_scale)
     meter = Meter(objective.name, config.windows_per_step)
     metrics: dict[str, float] = {}
+    on_cpu = getattr(model, "on_cpu", ())
     model.train()
     while state.step < config.steps:
-        taken = [_batch(batches, number, state.step, config, hooks, meter) for number in _numbers(state.step, config)]
+        numbers = _numbers(state.step, config)
+        taken = [_batch(batches, number, state.step, config, hooks, meter, on_cpu) for number in numbers]
         parts = _backward(prepared, objective, taken, state, config, hooks)
         norm = _update(state, config)
         meter.add({**parts, f"{objective.name}/grad_norm": norm})
@@ -290,15 +292,17 @@ def _batch(
     config: TrainConfig,
     hooks: Hooks,
     meter: "Meter",
+    on_cpu: Collection[str],
 ) -> Batch | MotionBatch:
-    """The next batch, on the device and augmented; `number` is its own and decides what is drawn for it."""
+    """The next batch, on the device (but `on_cpu`) and augmented; `number` is its own and decides what is drawn for
+    it."""
     before = time.perf_counter()
     try:
         window = next(batches)
     except StopIteration:
         raise DataError(f"The batches ended at step {step}. Use an iterator that repeats, or fewer --steps.") from None
     meter.waited(time.perf_counter() - before)
-    batch = to_tensors(window, hooks.device)
+    batch = to_tensors(window, hooks.device, on_cpu)
     if "rgb" in batch:
         batch = augment(batch, config.augment, seed=config.seed, step=number, rank=hooks.rank)
     batch["step"] = torch.tensor(step)
@@ -320,12 +324,14 @@ def _backward(
     """
     state.optimizer.zero_grad(set_to_none=True)
     means: dict[str, Tensor] = {}
+    keeps = bool(getattr(state.model, "on_cpu", ()))
+    called = cast(nn.Module, lambda batch: prepared(Kept(batch))) if keeps else prepared
     for number, batch in zip(_numbers(state.step, config), shares(objective, batches), strict=True):
         # Random numbers that models draw during training.
         torch.manual_seed(seed_of(config.seed, "noise", number, hooks.rank))
         with exchange(prepared, needed=batch is batches[-1]):
             with autocast(config.bf16, hooks.device):
-                loss, parts = objective.loss(prepared, batch)
+                loss, parts = objective.loss(called, batch)
             (loss / len(batches)).backward()
         for key, value in parts.items():
             value = value.detach() / len(batches)

@@ -57,7 +57,7 @@ def score_policy(
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
         torch.manual_seed(0)
         for window in windows:
-            batch = to_tensors(window, device)
+            batch = to_tensors(window, device, getattr(policy, "on_cpu", ()))
             with autocast(bf16, device):
                 seen = _Seen(policy)
                 loss, _ = objective.loss(seen, batch)

@@ -27,7 +27,6 @@ from tests.contexts import SENTENCES, batch_with
 from tests.moving_square import SIZE, SPEC, square_stats, square_window
 from tests.tiny_vlm import ARCHITECTURES, tiny_vlm
 
-CPU = torch.device("cpu")
 KINDS = list(ARCHITECTURES)
 
 
@@ -96,7 +95,7 @@ PROMPTS["qwen3_vl"] = PROMPTS["qwen2_5_vl"]
 def test_a_prompt_is_what_the_models_template_says(kind: str, sources: dict[str, str]):
     files = read_files(sources[kind])
     image = batch_with("language")["rgb"][0].numpy()
-    given = prompt(files, [Row([image, image], "go left"), Row([image])], query=9999, device=CPU)
+    given = prompt(files, [Row([image, image], "go left"), Row([image])], query=9999)
     ids, mask = given["input_ids"], given["attention_mask"]
     assert files.processor.tokenizer.decode(ids[0, :-1]) == PROMPTS[kind]
     assert ids[:, -1].tolist() == [9999, 9999], "the query word stands last in each row"
@@ -109,7 +108,7 @@ def test_a_prompt_is_what_the_models_template_says(kind: str, sources: dict[str,
 @pytest.mark.parametrize("kind", KINDS)
 def test_the_backbone_computes_what_the_library_computes(kind: str, sources: dict[str, str]):
     policy = made(sources[kind]).eval()
-    given = prompt(policy.parts.files, rows_of(batch_for(policy)), query=policy.words.first, device=CPU)
+    given = prompt(policy.parts.files, rows_of(batch_for(policy)), query=policy.words.first)
     bare = {n: v[:, :-1] if v.shape[:2] == given["input_ids"].shape else v for n, v in given.items()}
     model = hf.AutoModelForImageTextToText.from_pretrained(sources[kind]).eval()
     with torch.no_grad():
@@ -144,10 +143,11 @@ def test_image_words_and_state_each_change_the_action(kind: str, sources: dict[s
             assert (policy(batch | {name: value})["action"] - before).abs().amin(0).max() > 1e-5, name
 
 
+@pytest.mark.parametrize("layers", ["last", "all"])
 @pytest.mark.parametrize("kind", KINDS)
-def test_decoding_token_by_token_equals_the_trained_forward_pass(kind: str, sources: dict[str, str]):
+def test_decoding_token_by_token_equals_the_trained_forward_pass(kind: str, layers: str, sources: dict[str, str]):
     """The kept keys and values: each token said is the likeliest allowed one of a forward pass over all of them."""
-    policy = made(sources[kind], "tokens").eval()
+    policy = made(sources[kind], "tokens", head_layers=layers).eval()
     head, batch = policy.head, batch_for(policy)
     assert isinstance(head, TokenHead)
     with torch.no_grad():
@@ -164,7 +164,7 @@ def test_decoding_token_by_token_equals_the_trained_forward_pass(kind: str, sour
         action = policy(batch)["action"]
         token_NT = torch.stack(tokens, 1)
         rows = rows_of(batch)
-        given = prompt(policy.parts.files, rows, query=policy.words.first, device=CPU)
+        given = prompt(policy.parts.files, rows, query=policy.words.first)
         ids = torch.where(token_NT >= 0, policy.action_words(token_NT), policy.words.first)[:, :-1]
         state = policy.state_in(policy.state_scale(batch["state"]))
         hidden = policy.hidden_states(behind(given, ids, token_NT[:, :-1] >= 0), state)
@@ -258,10 +258,12 @@ def test_what_is_frozen_stays_and_low_rank_updates_are_merged(
         assert torch.allclose(again(batch)["action"], policy(batch)["action"], atol=1e-6)
 
 
-@pytest.mark.parametrize("head", ["regression", "flow", "tokens"])
-def test_a_saved_policy_needs_its_checkpoint_no_more(head: str, tmp_path: Path):
+@pytest.mark.parametrize(("head", "layers"), [("regression", "last"), ("flow", "all"), ("tokens", "last")])
+def test_a_saved_policy_needs_its_checkpoint_no_more(head: str, layers: str, tmp_path: Path):
     source = tiny_vlm("smolvlm", tmp_path / "vlm")
-    policy = made(source, head).eval()
+    policy = made(source, head, head_layers=layers).eval()
+    if layers == "all":
+        policy.mix.logit.data = torch.tensor([1.0, -1.0])
     tokenizer = instruction_tokenizer(policy.parts.files)
     save_bundle(tmp_path / "final", PolicyBundle(network=policy, spec=SPEC, norm=square_stats(), tokenizer=tokenizer))
     for file in (tmp_path / "vlm").iterdir():
@@ -274,10 +276,11 @@ def test_a_saved_policy_needs_its_checkpoint_no_more(head: str, tmp_path: Path):
     assert encode(again.tokenizer, SENTENCES, 16).tolist() == batch["tokens"].tolist()
 
 
-def test_activations_that_are_computed_again_give_the_same_gradients(sources: dict[str, str]):
+@pytest.mark.parametrize("layers", ["last", "all"])
+def test_activations_that_are_computed_again_give_the_same_gradients(layers: str, sources: dict[str, str]):
     grads = []
     for again in (False, True):
-        policy = made(sources["qwen3_vl"], checkpoint_activations=again).train()
+        policy = made(sources["qwen3_vl"], checkpoint_activations=again, head_layers=layers).train()
         policy(batch_for(policy))["action"].square().mean().backward()
         grads.append({name: p.grad for name, p in policy.named_parameters()})
     assert all(torch.allclose(grads[0][name], grads[1][name], atol=1e-7) for name in grads[0])

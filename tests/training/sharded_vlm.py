@@ -30,12 +30,14 @@ STEPS = 3
 WINDOWS = WindowConfig(horizon=2, batch_size=4, holdout_every=5, group_size=4)
 SIZES = PolicyConfig(head_width=32, num_context=16, tokens=TokensConfig(), prior=PriorConfig(chunk=2, width=32))
 CASES = {"regression": ("regression", 0), "tokens": ("tokens", 0), "flow": ("flow", 0), "lora": ("regression", 2)}
+CASES["layers"] = ("regression", 2)
 
 
 def policy_of(case: str, source: str) -> tuple[PolicyConfig, WindowConfig]:
     """Head and adapters of a case."""
     head, lora = CASES[case]
-    vlm = VlmConfig(pretrained=source, lora_rank=lora, freeze="vision" if lora else "none")
+    layers = "all" if case == "layers" else "last"
+    vlm = VlmConfig(pretrained=source, lora_rank=lora, freeze="vision" if lora else "none", head_layers=layers)
     return resolve_configs(
         replace(SIZES, head=head, vlm=vlm),  # type: ignore[arg-type]
         WINDOWS,

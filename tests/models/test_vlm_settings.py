@@ -1,0 +1,78 @@
+"""Settings of an image-text model that change how it computes: what the head reads, padding, attention."""
+
+import pytest
+import torch
+from transformers.utils.import_utils import is_flash_attn_2_available
+
+from tap_ray.errors import ConfigError
+from tap_ray.models.policy import PolicyConfig, plain
+from tap_ray.models.prompt import prompt
+from tap_ray.models.vlm_config import VlmConfig
+from tests.models.test_vlm import KINDS, batch_for, made, rows_of
+from tests.tiny_vlm import tiny_vlm
+
+
+@pytest.fixture(scope="module")
+def sources(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    return {kind: tiny_vlm(kind, tmp_path_factory.mktemp(kind)) for kind in KINDS}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("head", ["regression", "flow", "tokens"])
+def test_a_head_that_reads_all_layers_begins_with_their_mean(kind: str, head: str, sources: dict[str, str]):
+    policy, last = (made(sources[kind], head, head_layers=layers) for layers in ("all", "last"))
+    given = prompt(policy.parts.files, rows_of(batch_for(policy)), query=policy.words.first)
+    with torch.no_grad():
+        found = last.eval().model(**last._placed(given), output_hidden_states=True).hidden_states[1:]
+        assert len(found) == 2, "one behind each layer"
+        expected = torch.stack(
+            [
+                (hidden - hidden.mean(-1, keepdim=True)) / (hidden.var(-1, correction=0, keepdim=True) + 1e-5).sqrt()
+                for hidden in found
+            ]
+        ).mean(0)
+        assert torch.allclose(policy.eval().hidden_states(given, None), expected, atol=1e-5)
+    out = policy.train()(batch_for(policy))
+    (out["pred"] if "pred" in out else out["action"].square().mean()).backward()
+    assert policy.mix.logit.grad is not None
+    assert policy.mix.logit.grad.abs().min() > 0
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("head", ["regression", "tokens"])
+def test_padded_prompts_give_the_same_actions(kind: str, head: str, sources: dict[str, str]):
+    padded, policy = (made(sources[kind], head, pad_tokens=number).eval() for number in (32, 1))
+    batch, query = batch_for(policy), policy.words.first
+    lengths = [
+        prompt(policy.parts.files, rows_of(batch), query=query, multiple=m)["input_ids"].shape[1] for m in (1, 32)
+    ]
+    assert lengths[0] % 32 != 0 == lengths[1] % 32
+    with torch.no_grad():
+        assert torch.allclose(padded(batch)["action"], policy(batch)["action"], atol=1e-5)
+
+
+def test_eager_attention_is_that_of_sdpa(sources: dict[str, str]):
+    eager, sdpa = (made(sources["qwen2_5_vl"], attention=kind).eval() for kind in ("eager", "sdpa"))
+    assert [each.model.language_model.config._attn_implementation for each in (eager, sdpa)] == ["eager", "sdpa"]
+    with torch.no_grad():
+        assert torch.allclose(eager(batch_for(eager))["action"], sdpa(batch_for(sdpa))["action"], atol=1e-5)
+
+
+@pytest.mark.skipif(is_flash_attn_2_available(), reason="flash-attn and a GPU are here")
+def test_flash_attention_is_refused_where_it_cannot_run(sources: dict[str, str]):
+    with pytest.raises(
+        ConfigError,
+        match=r"--policy\.vlm\.attention flash_attention_2 needs the package flash-attn and a GPU, .* Give "
+        r"--policy\.vlm\.attention sdpa",
+    ):
+        made(sources["qwen2_5_vl"], attention="flash_attention_2")
+
+
+def test_the_new_settings_of_a_vlm_do_not_rename_runs():
+    plainly = plain(PolicyConfig(vlm=VlmConfig(pretrained="x")))["vlm"]
+    before = "pretrained weights smolvla freeze lora_rank lora_alpha dtype attention checkpoint_activations"
+    assert list(plainly) == before.split()
+    used = VlmConfig(pretrained="x", head_layers="all", pad_tokens=32)
+    assert plain(PolicyConfig(vlm=used))["vlm"] == plainly | {"head_layers": "all", "pad_tokens": 32}
+    with pytest.raises(ConfigError, match=r"policy\.vlm\.pad_tokens must be at least 1; got 0"):
+        VlmConfig(pad_tokens=0)
