@@ -41,7 +41,7 @@ test: install ## all tests: first those that keep a core busy, then those that s
 faults: install ## ten kills each of fleets, drivers, writers and training workers (make test: one), and all long proofs (1 to 2 h)
 	KILLS=10 $(BIN)/python -m pytest -q -k "long_proof or killed"
 
-gpu: install ## on one GPU: Stage 1 -> Stage 2 -> evaluation, small and image-text, and what a step costs (not run yet)
+gpu: install ## on one GPU: Stage 1 -> Stage 2 -> evaluation -> serving, and what training and play cost (not run yet)
 	$(BIN)/python -c 'import sys, torch; sys.exit(None if torch.cuda.is_available() else f"make gpu needs an NVIDIA GPU and the CUDA build of torch; here is torch {torch.__version__}, which finds none (docs/how-to/large_models.md).")'
 	RAY_worker_niceness=0 $(BIN)/python -m pytest -q -s -m gpu tests/gpu
 

@@ -1,22 +1,16 @@
 """`python -m jobs.serve` as a user starts it: a real Ray Serve, reachable from other machines, so with a token."""
 
-import os
-import re
 import signal
 import stat
 import subprocess
-import sys
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import psutil
 import pytest
-import requests
 import torch
 
 import envs
@@ -24,6 +18,7 @@ from tap_ray.models.inference import load_policy
 from tap_ray.rollout import rollout
 from tap_ray.serving.client import RemotePolicy
 from tap_ray.types import EnvConfig
+from tests.distributed.serve_job import TIMEOUT_S, Server, started
 from tests.tiny_vlm import tiny_vlm
 from tests.untrained import REMEMBERS, SPEC, TASK, untrained_run, untrained_vlm_run
 
@@ -31,61 +26,12 @@ pytestmark = [pytest.mark.cluster, pytest.mark.slow]
 
 STEPS = 12
 SCENE = EnvConfig(task=TASK, image_size=32, max_steps=STEPS)
-TIMEOUT_S = 500
-"""Bounds a hang only."""
-
-
-@dataclass(frozen=True)
-class Server:
-    process: subprocess.Popen[str]
-    port: int
-    token: str
-    run: Path
-    lines: list[str]
-
-    def get(self, route: str, token: str | None):
-        headers = {} if token is None else {"Authorization": f"Bearer {token}"}
-        return requests.get(f"http://127.0.0.1:{self.port}/{route}", headers=headers, timeout=TIMEOUT_S)
-
-    def replica(self) -> psutil.Process | None:
-        """The process of the network."""
-        for process in psutil.Process(self.process.pid).children(recursive=True):
-            try:
-                if process.name().startswith("ray::ServeRepli") and "Network" in " ".join(process.cmdline()):
-                    return process
-            except psutil.NoSuchProcess:
-                continue
-        return None
 
 
 @pytest.fixture
 def server(tmp_path: Path) -> Iterator[Server]:
     with started(untrained_run(tmp_path / "tap", **REMEMBERS), tmp_path / "token") as server:
         yield server
-
-
-@contextmanager
-def started(run: Path, token: Path) -> Iterator[Server]:
-    """The job, from its start until it is left."""
-    command = [sys.executable, "-m", "jobs.serve", "--policy", str(run), "--host", "0.0.0.0", "--port", "0"]
-    env = {name: value for name, value in os.environ.items() if name not in ("RAY_ADDRESS", "TAP_RAY_SERVE_TOKEN")}
-    process = subprocess.Popen(
-        [*command, "--token-file", str(token), "--sessions", "8"], stdout=subprocess.PIPE, text=True, env=env
-    )
-    lines: list[str] = []
-    assert process.stdout is not None
-    timer = threading.Timer(TIMEOUT_S, process.kill)
-    timer.start()
-    while not lines or not lines[-1].startswith("  curl"):
-        lines.append(process.stdout.readline())
-        assert lines[-1], f"it ended: {lines}"
-    timer.cancel()
-    port = re.search(r":(\d+)/spec", lines[-1])
-    assert port is not None
-    yield Server(process, int(port[1]), token.read_text().strip(), run, lines)
-    if process.poll() is None:
-        process.send_signal(signal.SIGINT)
-        process.communicate(timeout=TIMEOUT_S)
 
 
 class Remote:

@@ -1,57 +1,104 @@
-"""Play -> Stage 1 -> Stage 2 -> evaluation by the jobs, of the small policy and of a tiny image-text model."""
+"""Play -> Stage 1 -> Stage 2 -> evaluation -> a served action, by the jobs."""
 
+from dataclasses import replace
 from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
 
 from jobs import align, collect_demos, collect_play, evaluate, pretrain
 from tap_ray.evaluate.settings import EvaluateConfig
+from tap_ray.evaluate.trained import interface
+from tap_ray.models.inference import load_policy
 from tap_ray.models.policy import PolicyConfig
 from tap_ray.models.vlm_config import VlmConfig
 from tap_ray.play.settings import DemosJobConfig, PlayJobConfig
 from tap_ray.runs import is_done, read_json
+from tap_ray.serving.client import RemotePolicy
 from tap_ray.settings import AlignJobConfig, PretrainConfig, WorkersConfig
 from tap_ray.training.loop import TrainConfig
+from tests.distributed.serve_job import started
 from tests.gpu.measure import INVERSE
 from tests.tiny_vlm import tiny_vlm
 
-KINDS = ("small", "image-text")
-TASK = ("put_carrot_on_plate",)
-CELLS = 4
-SHORT = TrainConfig(steps=40, batch_size=16, log_every=10, checkpoint_every=20, validate_every=40)
+TASK = "put_carrot_on_plate"
+CELLS, CELL_STEPS = 2, 20
+SHORT = TrainConfig(steps=10, batch_size=16, log_every=5, checkpoint_every=5, validate_every=10)
+
+
+class Kind(NamedTuple):
+    """A policy of the chain."""
+
+    head: str = "regression"
+    vlm: bool = True
+    """Whether a tiny image-text model is its backbone; otherwise it is the small policy."""
+    lora: int = 0
+    """Rank of LoRA updates; 0: none."""
+    compile: bool = False
+
+
+KINDS = {
+    "small": Kind(vlm=False),
+    "regression": Kind(compile=True),
+    "tokens": Kind(head="tokens"),
+    "flow": Kind(head="flow"),
+    "lora": Kind(lora=4),
+}
 
 
 def collected(folder: Path) -> dict[str, Path]:
     """A little play and a few demonstrations."""
     return {
-        "play": collect_play.main(PlayJobConfig(episodes=40, out=folder / "play")),
-        "demos": collect_demos.main(DemosJobConfig(episodes=20, tasks=TASK, out=folder / "demos")),
+        "play": collect_play.main(PlayJobConfig(episodes=24, max_steps=30, out=folder / "play")),
+        "demos": collect_demos.main(DemosJobConfig(episodes=20, tasks=(TASK,), out=folder / "demos")),
     }
 
 
-def require_chain(
-    kind: str, data: dict[str, Path], folder: Path, *, workers: WorkersConfig, gpus_per_fleet: float
-) -> None:
-    """Train both stages and evaluate; every run is done and every cell has a result."""
-    policy, align_policy = PolicyConfig(), PolicyConfig()
-    if kind == "image-text":
-        policy = PolicyConfig(vlm=VlmConfig(pretrained=tiny_vlm("qwen2_5_vl", folder / "vlm")))
-        align_policy = PolicyConfig(num_context=48)  # the tiny tokenizer knows few words; the model itself is Stage 1's
+def require_chain(kind: Kind, data: dict[str, Path], folder: Path, *, workers: WorkersConfig, gpus: float) -> None:
+    """Train both stages, evaluate and serve; every run is done, every cell has a result, and the server gives the
+    action of the policy in this process.
+
+    Args:
+        kind: the policy.
+        data: from `collected`.
+        folder: where the runs are written.
+        workers: of both trainings.
+        gpus: of the fleet that evaluates, and of the process that serves.
+    """
+    policy, aligned = PolicyConfig(), PolicyConfig()
+    if kind.vlm:
+        stage: dict[str, Any] = {"freeze": "vision", "lora_rank": kind.lora} if kind.lora else {}
+        tiny = VlmConfig(pretrained=tiny_vlm("qwen2_5_vl", folder / "vlm"), **stage)
+        policy = PolicyConfig(head=kind.head, vlm=tiny)  # type: ignore[arg-type]
+        # The tiny tokenizer knows few words; the model itself is Stage 1's.
+        aligned = replace(policy, num_context=48, vlm=VlmConfig(**stage))
+    workers = replace(workers, compile=kind.compile)
+    usual: dict[str, Any] = {"train": SHORT, "workers": workers}
     first = PretrainConfig(
-        data=(str(data["play"]),), objective=INVERSE, policy=policy, train=SHORT, workers=workers,
-        out=folder / "stage_1",
+        data=(str(data["play"]),), objective=INVERSE, policy=policy, out=folder / "stage_1", **usual
     )  # fmt: skip
     stage_1 = pretrain.main(first)
-    second = AlignJobConfig(
-        demos=data["demos"],
-        init=str(stage_1),
-        policy=align_policy,
-        train=SHORT,
-        workers=workers,
-        out=folder / "stage_2",
-    )
+    second = AlignJobConfig(demos=data["demos"], init=str(stage_1), policy=aligned, out=folder / "stage_2", **usual)
     stage_2 = align.main(second)
-    third = EvaluateConfig(
-        policy=str(stage_2), tasks=TASK, episodes=CELLS, gpus_per_fleet=gpus_per_fleet, out=folder / "evaluated"
-    )
-    result = evaluate.main(third)
+    cells: dict[str, Any] = {"tasks": (TASK,), "episodes": CELLS, "max_steps": CELL_STEPS}
+    result = evaluate.main(EvaluateConfig(policy=str(stage_2), gpus_per_fleet=gpus, out=folder / "evaluated", **cells))
     assert all(is_done(run) for run in (stage_1, stage_2, result))
-    assert read_json(result / "results.json")["tasks"][TASK[0]]["standard"]["n"] == CELLS
+    assert read_json(result / "results.json")["tasks"][TASK]["standard"]["n"] == CELLS
+    require_served(stage_2, folder / "token", gpus=gpus)
+
+
+def require_served(run: Path, token: Path, *, gpus: float) -> None:
+    """Ask a real server for an action."""
+    (spec, image_px), instruction = interface(run), "put the carrot on the plate"
+    rgb = np.random.default_rng(0).integers(0, 255, (image_px, image_px, 3), np.uint8)
+    state, action = np.zeros(len(spec.state), np.float32), np.zeros(len(spec.action), np.float32)
+    local = load_policy(run, device="cuda" if gpus else "cpu")[0]
+    local.reset({}, {}, [5])
+    about = {"instruction": np.array([instruction]), "action": action[None]}
+    expected = local.act({"rgb": rgb[None], "state": state[None]}, about)[0]
+    with started(run, token, "--gpus-per-replica", str(gpus), "--deadline-s", "60") as server:
+        robot = RemotePolicy(f"ws://127.0.0.1:{server.port}/ws", spec.to_json(), server.token)
+        robot.reset(5)
+        served = robot.act(rgb, state, action, instruction)
+        robot.socket.close()
+    np.testing.assert_allclose(served, expected, atol=1e-3)

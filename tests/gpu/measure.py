@@ -1,147 +1,252 @@
-"""What a training step costs on a device: time, model FLOPs against the device's measured matmul rate, data, memory.
+"""What a training costs on a device: time of a step, model FLOPs against the device's measured matmul rate, memory
+against `--plan`, waiting for data, and decoding; and how fast robots play.
 
-python -m tests.gpu.measure        on this machine's CPU, with a tiny model: that the numbers can be taken at all
+python -m tests.gpu.measure        on this machine's CPU, at small sizes: that the numbers can be taken at all
 """
 
-import json
+import gc
 import statistics
 import sys
 import tempfile
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
+from itertools import cycle, islice
 from pathlib import Path
 
 import torch
-from torch.utils.flop_counter import FlopCounterMode
 
+from jobs import collect_play
+from tap_ray import presets
+from tap_ray.dataset.mixture import alone
 from tap_ray.dataset.reader import DatasetInfo, open_dataset
-from tap_ray.dataset.schedule import iterate
-from tap_ray.dataset.windows import WindowConfig
+from tap_ray.dataset.schedule import iterate, schedule
+from tap_ray.dataset.windows import WindowConfig, group_batches
+from tap_ray.distributed import stream
+from tap_ray.distributed.connect import connect
+from tap_ray.models.known_vlms import QWEN2_5_VL_3B, known_files
 from tap_ray.models.policy import PolicyConfig
 from tap_ray.models.vlm_config import VlmConfig
-from tap_ray.pretrain import from_play
+from tap_ray.models.vlm_files import save_files
+from tap_ray.planning import shapes
+from tap_ray.planning.jobs import pretraining
+from tap_ray.planning.plan import Plan, Training, matmul_rate, plan, uses_bf16
+from tap_ray.play.settings import PlayJobConfig
 from tap_ray.pretrain.from_play import ObjectiveConfig
-from tap_ray.training.batches import to_tensors
-from tap_ray.training.loop import Hooks, TrainConfig, autocast, fit
-from tests.made_data import write_made_dataset
+from tap_ray.settings import PretrainConfig, WorkersConfig
+from tap_ray.stages import pretrain_stage
+from tap_ray.training.loop import Hooks, TrainConfig, fit
+from tap_ray.training.stage import Stage
+from tap_ray.types import ALL, Window
 from tests.tiny_vlm import tiny_vlm
 
 INVERSE = ObjectiveConfig(next_object=0.0, inverse_dynamics=1.0)
-WARM_UP = 2
-"""Lines of metrics that do not count."""
-LAYER_BYTES = 77_000_000 * 16
-"""Of one layer of Qwen2.5-VL-3B's language model in training: weights, gradients and AdamW's moments in float32."""
+IMAGE_PX = 224
+"""Side of the images of the 3B preset, for which docs/how-to/presets.md plans it."""
+READY = 4
+"""Number of different batches that lie in memory while steps are timed."""
+LINES, WARM_UP = 10, 2
+"""Lines of metrics of a timed training, and those at its beginning that do not count."""
+ROOM = 0.9
+"""Part of a GPU's memory that a training may plan with; torch, its workspaces and fragments have the rest."""
+GOALS = (
+    "goals with a large model: >= 45 % of the matmul rate, 261 samples/s a GPU, data wait <= 2 %, memory within 10 % "
+    "of the plan"
+)
+PLAY_GOAL = "to compare with: 18,500 RGBD frames/s of ManiSkill on one GPU"
 
 
 @dataclass(frozen=True, kw_only=True)
-class Step:
-    """A training step."""
+class Measured:
+    """The costs of a training in one process, without DDP."""
 
-    seconds: float
-    samples_per_s: float
+    batch_size: int
+    plan: Plan
     flops: float
-    """Of products and attention, forward and backward, once each, of one step."""
-    utilization: float
-    """`flops` a second, as a part of the device's measured matmul rate."""
+    """Model FLOPs of one sample, see `model_flops`."""
+    rate: float
+    """FLOP/s of the device's matrix products."""
+    seconds: float
+    """Of a step whose batch lies ready in memory: copy to the device, augmentation, an image-text model's image
+    processor, forward, backward, optimizer."""
+    memory: float
+    """Most bytes that torch's tensors took on the GPU in these steps; 0 on a CPU."""
+    streamed_s: float
+    """Seconds of a step in a training that reads its dataset through Ray Data."""
     wait: float
-    """Part of the time spent waiting for data."""
-    memory_gib: float
-    """Most memory that torch held on the GPU; 0 on a CPU."""
+    """Part of that time that it waited for data."""
+    decoded: float
+    """Windows that one core decodes a second."""
+
+    @property
+    def samples_per_s(self) -> float:
+        """Of ready batches."""
+        return self.batch_size / self.seconds
+
+    @property
+    def utilization(self) -> float:
+        """Model FLOPs a second as a part of the measured rate. That rate is below the datasheet's peak, so this part
+        is larger than one of the peak."""
+        return self.samples_per_s * self.flops / self.rate
 
     def __str__(self) -> str:
-        return (
-            f"{1000 * self.seconds:.1f} ms a step, {self.samples_per_s:.1f} samples/s, {self.flops / 1e12:.3f} TFLOP, "
-            f"utilization {100 * self.utilization:.1f} %, data wait {100 * self.wait:.1f} %, {self.memory_gib:.1f} GiB"
-        )
+        planned, speed = self.plan.total, self.samples_per_s
+        used = f"{self.memory / 1e9:.4g} GB, {self.memory / planned:.3f} of it" if self.memory else "only on a GPU"
+        return "\n  ".join([
+            f"{self.plan.state.parameters:,} parameters, batches of {self.batch_size}",
+            f"step         {1000 * self.seconds:.1f} ms, {speed:.1f} samples/s",
+            f"model FLOPs  {self.flops / 1e9:.4g} G a sample without recomputation: {speed * self.flops / 1e12:.4g} "
+            f"TFLOP/s, {100 * self.utilization:.1f} % of the matmul rate of {self.rate / 1e12:.4g} TFLOP/s",
+            f"memory       planned {planned / 1e9:.4g} GB; measured {used}",
+            f"stream       {self.batch_size / self.streamed_s:.1f} samples/s, data wait {100 * self.wait:.2f} %",
+            f"decoding     {self.decoded:.0f} samples/s a core: {speed / self.decoded:.2f} cores for this step's rate",
+            GOALS,
+        ])  # fmt: skip
 
 
-def matmul_rate(device: torch.device, *, size: int = 8192, repeats: int = 20) -> float:
-    """FLOP/s of bfloat16 products of square matrices, the median of `repeats` after as many to warm up."""
-    a, b = (torch.randn(size, size, device=device, dtype=torch.bfloat16) for _ in range(2))
-    times = []
-    for _ in range(2 * repeats):
-        _wait(device)
-        began = time.perf_counter()
-        a @ b
-        _wait(device)
-        times.append(time.perf_counter() - began)
-    return 2 * size**3 / statistics.median(times[repeats:])
-
-
-def measure(
-    dataset: DatasetInfo, policy: PolicyConfig, device: torch.device, *, batch_size: int, steps: int, rate: float
-) -> Step:
-    """Stage 1 (inverse dynamics) on a dataset, from its files; `rate` as `matmul_rate` gives it."""
-    windows = WindowConfig(horizon=2, batch_size=batch_size, holdout_every=5, group_size=8, k_max=2)
-    stage = from_play.from_dataset(dataset, windows, policy=policy, config=INVERSE, seed=0)
-    windows = from_play.stage_windows(windows, INVERSE, policy)
-    lines: list[Mapping[str, float]] = []
-    hooks = Hooks(device=device, log=lambda metrics, step: lines.append(dict(metrics)))
-    how = TrainConfig(steps=steps, batch_size=batch_size, log_every=max(1, steps // 10), checkpoint_every=0)
-    how = replace(how, validate_every=0, bf16="on" if device.type == "cuda" else "auto")
-    if device.type == "cuda":
-        torch.cuda.reset_peak_memory_stats(device)
-    fit(stage.network, iterate(dataset, windows, seed=0), stage.objective, how, hooks=hooks)
-    memory = torch.cuda.max_memory_allocated(device) if device.type == "cuda" else 0
-    rated = [line for line in lines if "play/samples_per_s" in line][WARM_UP:]
-    speed = statistics.median(line["play/samples_per_s"] for line in rated)
-    waited_s = statistics.median(line["play/data_wait_s"] for line in rated)
-    batch = to_tensors(next(iterate(dataset, windows, seed=0)), device)
-    with FlopCounterMode(display=False) as counter:
-        with autocast(how.bf16, device):
-            loss, _ = stage.objective.loss(stage.network, batch)
-        loss.backward()
-    seconds, flops = batch_size / speed, float(counter.get_total_flops())
-    return Step(
+def measure(config: PretrainConfig, device: torch.device) -> Measured:
+    """Stage 1 on the one dataset of `config`, which is what --plan is asked about, too; `device` is one process's."""
+    job, bf16 = pretraining(config), uses_bf16(config.train, device.type)
+    planned, dataset, windows = plan(job, bf16=bf16), open_dataset(config.sources()[0][0]), config.resolve_windows()
+    decoded = decoded_per_core(dataset, windows)
+    ready = list(islice(iterate(dataset, windows, seed=0), READY))
+    stage = pretrain_stage(config, alone(dataset))
+    gc.collect()
+    before = _count_memory(device)
+    seconds, _ = timed(stage, cycle(ready), config.train, device)
+    memory = torch.cuda.max_memory_allocated(device) - before if device.type == "cuda" else 0
+    with connect(dashboard=False):
+        windows_through_ray = stream.batches(dataset, windows, seed=0, **config.workers.stream())
+        streamed_s, wait = timed(stage, windows_through_ray, config.train, device)
+        windows_through_ray.close()
+    return Measured(
+        batch_size=config.train.batch_size,
+        plan=planned,
+        flops=model_flops(job, planned, bf16=bf16),
+        rate=matmul_rate(device.type, bf16=bf16),
         seconds=seconds,
-        samples_per_s=speed,
-        flops=flops,
-        utilization=flops / seconds / rate,
-        wait=waited_s / seconds,
-        memory_gib=memory / 2**30,
+        memory=memory,
+        streamed_s=streamed_s,
+        wait=wait,
+        decoded=decoded,
     )
 
 
-def large_vlm(folder: Path, memory_bytes: int) -> str:
-    """A Qwen2.5-VL with the widths of the published 3B and as many of its 36 layers as half of the memory trains; only
-    config, tokenizer and processor, since its weights are drawn (`VlmConfig.weights` "fresh")."""
-    tiny_vlm("qwen2_5_vl", folder)
-    config = json.loads((folder / "config.json").read_text())
-    layers = max(1, min(36, memory_bytes // 2 // LAYER_BYTES))
-    config["text_config"] |= {"hidden_size": 2048, "intermediate_size": 11008, "num_hidden_layers": layers}
-    config["text_config"] |= {"num_attention_heads": 16, "num_key_value_heads": 2, "head_dim": 128}
-    config["text_config"] |= {"initializer_range": 0.02, "layer_types": ["full_attention"] * layers}
-    rope = {"rope_type": "default", "rope_theta": 1e6, "mrope_section": [16, 24, 24]}
-    config["text_config"] |= {"rope_parameters": rope}
-    config["vision_config"] |= {"depth": 32, "hidden_size": 1280, "num_heads": 16, "intermediate_size": 3420}
-    config["vision_config"] |= {"out_hidden_size": 2048, "fullatt_block_indexes": [7, 15, 23, 31]}
-    (folder / "config.json").write_text(json.dumps(config))
-    (folder / "model.safetensors").unlink()
-    return str(folder)
+def model_flops(job: Training, planned: Plan, *, bf16: bool) -> float:
+    """FLOPs of one sample's forward and backward pass, each product once, as `tap_ray.planning` counts them.
+
+    What activation checkpointing computes again is left out, so dividing by the time and the device's rate gives the
+    model's utilization (MFU) and not the hardware's; nor are there gradients of frozen parts.
+    """
+    policy = job.policy
+    assert policy is not None
+    if not policy.vlm.checkpoint_activations:
+        return planned.step.flops_a_sample
+    kept = replace(job, policy=replace(policy, vlm=replace(policy.vlm, checkpoint_activations=False)))
+    return plan(kept, bf16=bf16, held=planned.state).step.flops_a_sample
 
 
-def sizes(source: str, **vlm: str | bool) -> PolicyConfig:
-    """A policy on an image-text model with drawn weights, its vision tower frozen as in the paper's Stage 1."""
-    fresh = VlmConfig(pretrained=source, weights="fresh", freeze="vision", **vlm)  # type: ignore[arg-type]
-    return PolicyConfig(head_width=2048, num_context=16, vlm=fresh)
+def decoded_per_core(dataset: DatasetInfo, windows: WindowConfig) -> float:
+    """Windows a second of a core's time: all of a group, whose JPEG images are each decoded once."""
+    part, windows = next(schedule(dataset, windows, seed=0, shard=ALL)), replace(windows, drop_last=False)
+    rate = 0.0
+    for _ in range(2):  # the first time files and libraries are read
+        began = time.process_time()
+        num = sum(len(window.rgb) for window in group_batches(dataset, part.group, windows, seed=0, epoch=0))
+        rate = num / (time.process_time() - began)
+    return rate
 
 
-def _wait(device: torch.device) -> None:
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
+def timed(stage: Stage, batches: Iterator[Window], how: TrainConfig, device: torch.device) -> tuple[float, float]:
+    """Seconds of a step, and the part of them spent waiting for the batch: medians of a training's lines of metrics."""
+    lines: list[Mapping[str, float]] = []
+    hooks = Hooks(device=device, log=lambda metrics, step: lines.append(dict(metrics)))
+    how = replace(how, log_every=how.steps // LINES, checkpoint_every=0, validate_every=0)
+    fit(stage.network, batches, stage.objective, how, hooks=hooks, lr_scale=stage.lr_scale)
+    rated = [line for line in lines if "play/samples_per_s" in line][WARM_UP:]
+    seconds = statistics.median(how.windows_per_step / line["play/samples_per_s"] for line in rated)
+    return seconds, statistics.median(line["play/data_wait_s"] for line in rated) / seconds
+
+
+def _count_memory(device: torch.device) -> int:
+    """Bytes of torch's tensors on a GPU now, from when on the largest number counts; 0 on a CPU."""
+    if device.type != "cuda":
+        return 0
+    torch.cuda.reset_peak_memory_stats(device)
+    return torch.cuda.memory_allocated(device)
+
+
+def small(data: Path, *, batch_size: int, steps: int) -> PretrainConfig:
+    """Stage 1 of the small policy."""
+    how = TrainConfig(steps=steps, batch_size=batch_size)
+    return PretrainConfig(data=(str(data),), objective=INVERSE, train=how)
+
+
+def image_text(data: Path, folder: Path, *, batch_size: int, steps: int) -> PretrainConfig:
+    """The same of a tiny image-text model, its vision tower frozen and its activations computed again."""
+    tiny = VlmConfig(pretrained=tiny_vlm("qwen2_5_vl", folder), freeze="vision", checkpoint_activations=True)
+    return replace(small(data, batch_size=batch_size, steps=steps), policy=PolicyConfig(vlm=tiny, head_width=32))
+
+
+def preset_3b(data: Path, folder: Path, *, layers: int | None = None, steps: int = 20) -> PretrainConfig:
+    """The preset `tap_qwen2_5_vl_3b` in one process, with drawn weights and no vocabulary but the published sizes.
+
+    Args:
+        data: play with images of 224 px.
+        folder: where the model's files are written.
+        layers: of the language model; None for all 36. The vision tower has its 32.
+        steps: number of steps.
+    """
+    files, preset = known_files(QWEN2_5_VL_3B), presets.tap_qwen2_5_vl_3b_pretrain()
+    if layers is not None:
+        depths = shapes.depths_of(files.config)._replace(text=layers)
+        files = replace(files, config=shapes.shallow(files.config, depths))
+    save_files(files, folder)
+    vlm = replace(preset.policy.vlm, pretrained=str(folder), weights="fresh")
+    how = replace(preset.train, steps=steps, log_every=1, checkpoint_every=0, validate_every=0)
+    policy, workers = replace(preset.policy, vlm=vlm), WorkersConfig(num_data_workers=4)
+    return replace(preset, data=(str(data),), policy=policy, train=how, workers=workers)
+
+
+def largest_3b(data: Path, folder: Path, *, memory: float) -> tuple[PretrainConfig, int]:
+    """The same with as many layers as the memory (bytes) of a GPU holds by --plan, and their number."""
+    most = shapes.depths_of(known_files(QWEN2_5_VL_3B).config).text
+    for layers in (most, 24, 16, 8, 4, 2, 1):
+        config = preset_3b(data, folder / str(layers), layers=None if layers == most else layers)
+        planned = plan(pretraining(config), bf16=True).total
+        if planned <= ROOM * memory:
+            return config, layers
+    raise AssertionError(
+        f"One layer of Qwen2.5-VL-3B needs {planned / 1e9:.1f} GB, but the GPU has {memory / 1e9:.1f}."
+    )
+
+
+def frames_per_s(config: PlayJobConfig) -> float:
+    """Frames a second of one fleet's play in this process: an episode of every robot, with its reset and its encoding.
+    They have played one before, so that scenes and shaders are there."""
+    planned, world = collect_play.planned(config)
+    player, num, rate = collect_play.fleet(planned, config.robots_per_fleet, None, world), config.robots_per_fleet, 0.0
+    for first in (0, num):
+        began = time.perf_counter()
+        results = player.run(range(first, first + num))
+        seconds = time.perf_counter() - began
+        crashed = [result.reason for result in results if result.reason.startswith("crashed")]
+        assert not crashed, crashed[0]
+        rate = sum(len(result.episode.action) for result in results if result.episode is not None) / seconds
+    player.robots.close()
+    return rate
 
 
 def main() -> None:
     torch.set_num_threads(1)
     device = torch.device("cpu")
-    rate = matmul_rate(device, size=512, repeats=5)
-    print(f"matmul, bfloat16: {rate / 1e9:.1f} GFLOP/s")
-    with tempfile.TemporaryDirectory() as folder:
-        dataset = open_dataset(write_made_dataset(Path(folder) / "play", num_episodes=24, tasks=("go left",)))
-        source = tiny_vlm("qwen2_5_vl", Path(folder) / "vlm")
-        for name, policy in {"small": PolicyConfig(), "image-text": sizes(source)}.items():
-            print(f"{name}: {measure(dataset, policy, device, batch_size=16, steps=20, rate=rate)}")
+    with tempfile.TemporaryDirectory() as name, connect(dashboard=False):
+        folder = Path(name)
+        how = PlayJobConfig(episodes=24, max_steps=20, robot_mask=False, out=folder / "play")
+        data = collect_play.main(how)
+        print(f"small: {measure(small(data, batch_size=16, steps=20), device)}")
+        print(f"image-text: {measure(image_text(data, folder / 'vlm', batch_size=16, steps=20), device)}")
+        print(f"play, PyBullet, 2 robots: {frames_per_s(replace(how, robots_per_fleet=2)):.0f} frames/s; {PLAY_GOAL}")
 
 
 if __name__ == "__main__":
