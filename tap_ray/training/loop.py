@@ -130,7 +130,7 @@ class Hooks:
     position: Callable[[int], Mapping[str, Any]] = lambda step: {}
     """Plain JSON kept beside each checkpoint's step: where in the data the run is then."""
     leaving: Callable[[], bool] = lambda: False
-    """Whether to save an extra checkpoint now; called after each line of metrics."""
+    """Whether to save an extra checkpoint now, the same on every worker; called after each line of metrics."""
 
 
 def fit(

@@ -15,7 +15,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Any, Callable, Iterator, Mapping, Protocol
+from typing import Any, Callable, Iterable, Iterator, Mapping, Protocol
 
 import torch
 from torch import nn
@@ -26,6 +26,7 @@ from tap_ray.locks import Lock, acquire
 from tap_ray.runs import read_json
 from tap_ray.training import checkpoint
 from tap_ray.training.loop import Hooks, Objective, TrainConfig, fit
+from tap_ray.training.sharding import of_all
 from tap_ray.types import ActionChunkBatch, Shard, Window
 
 METRICS = "metrics.jsonl"
@@ -101,10 +102,8 @@ class WorkerContext:
     """Wraps the model so that the workers' gradients are averaged."""
     sharded: bool = False
     """Whether `prepare` shards the model: then all workers take part in validation and checkpoints."""
-    agree: Callable[[Any], Any] = lambda value: value
-    """Gives every worker the first worker's value."""
-    leaving: Callable[[], bool] = lambda: False
-    """Whether to save an extra checkpoint now, because this machine will be preempted."""
+    leaving: Callable[[], Iterable[str]] = tuple
+    """Names of the machines of this training that will be preempted, as far as this worker knows."""
 
 
 def work(job: TrainJob, context: WorkerContext | None = None) -> None:
@@ -118,7 +117,7 @@ def work(job: TrainJob, context: WorkerContext | None = None) -> None:
     first = context.rank == 0
     torch.set_num_threads(job.threads)
     with _saver(job) if first else contextlib.nullcontext() as saver:
-        resume = context.agree(checkpoint.latest(job.run / CHECKPOINTS) if first else None)
+        resume = of_all(checkpoint.latest(job.run / CHECKPOINTS) if first else None)[0]
         step, had = _resume_point(resume)
         if first:
             forget_after(job.run / METRICS, step)
@@ -135,7 +134,7 @@ def work(job: TrainJob, context: WorkerContext | None = None) -> None:
             rank=context.rank,
             metadata={**stage.metadata(), **job.metadata},
             position=partial(_position, shard, step, job.config),
-            leaving=context.leaving,
+            leaving=_Leaving(context),
         )
         batches = job.batches(shard=shard)
         fit(
@@ -203,6 +202,22 @@ def _log(job: TrainJob, context: WorkerContext, metrics: Mapping[str, float], st
             f"{name}data_wait_pct": 100 * metrics[f"{name}data_wait_s"] / step_s,
         }
     logs.append(job.run / METRICS, json.dumps({"step": step, **line}) + "\n")
+
+
+class _Leaving:
+    """Tells whether a machine of the training will be preempted, once for each; every worker gets the same answer.
+
+    Notices reach the workers one after the other, and all workers of a sharded model take part in a checkpoint.
+    """
+
+    def __init__(self, context: WorkerContext) -> None:
+        self._context = context
+        self._known: set[str] = set()
+
+    def __call__(self) -> bool:
+        before = len(self._known)
+        self._known.update(*of_all(tuple(self._context.leaving())))
+        return len(self._known) > before
 
 
 class _Saver:

@@ -5,6 +5,8 @@ A repeated layer is gathered just before it computes and freed after it; the res
 step. Checkpoints (`checkpoint.py`) hold whole tensors, so any number of workers can resume from them.
 """
 
+from typing import Any
+
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
@@ -49,6 +51,16 @@ def repeated_layers(model: nn.Module) -> list[nn.Module]:
     from transformers.modeling_layers import GradientCheckpointingLayer
 
     return [part for part in model.modules() if isinstance(part, GradientCheckpointingLayer)]
+
+
+def of_all(value: Any) -> list[Any]:
+    """The values of all workers, in order of rank; of one process its own. Every worker must call this at the same
+    time."""
+    if not dist.is_initialized():
+        return [value]
+    found: list[Any] = [None] * dist.get_world_size()
+    dist.all_gather_object(found, value)
+    return found
 
 
 def whole(tensor: Tensor) -> Tensor:

@@ -24,7 +24,7 @@ from tap_ray.training.loop import TrainConfig
 from tap_ray.training.session import TrainJob, WorkerContext
 from tap_ray.training.sharding import shard
 from tap_ray.training.stage import Stage
-from tests.training.sharded import CPU, first_says
+from tests.training.sharded import CPU
 
 STEPS = 3
 WINDOWS = WindowConfig(horizon=2, batch_size=4, holdout_every=5, group_size=4)
@@ -73,9 +73,7 @@ def train_each(rank: int, world: int, folder: Path, source: str, data: Path, cas
             run = folder / f"{case}-{parallel}"
             run.mkdir(exist_ok=True)
             prepare = partial(shard, device=CPU) if parallel == "fsdp" else nn.parallel.DistributedDataParallel
-            context = WorkerContext(
-                rank=rank, world=world, prepare=prepare, sharded=parallel == "fsdp", agree=first_says
-            )
+            context = WorkerContext(rank=rank, world=world, prepare=prepare, sharded=parallel == "fsdp")
             session.work(job(run, case, source, data), context)
             dist.barrier()
     dist.destroy_process_group()

@@ -59,6 +59,13 @@ def test_its_checkpoint_holds_whole_tensors(runs: Path):
     assert all(torch.equal(saved[name], average[name]) for name in saved)
 
 
+def test_a_machine_that_will_be_preempted_gets_one_checkpoint(runs: Path):
+    """The processes learn of it behind different steps; both take part at the first of them."""
+    assert curve(runs / "preempted") == curve(runs / "fsdp")
+    kept = sorted(path.name for path in (runs / "preempted" / "checkpoints").iterdir())
+    assert kept == [f"step-{step:08d}" for step in (min(sharded.NOTICED_AT), STEPS)]
+
+
 def test_one_process_goes_on(runs: Path, toy_dataset: Path, tmp_path: Path):
     alone = sharded.half_of(runs / "fsdp", tmp_path / "alone")
     train_here(sharded.job(alone, toy_dataset), progress=False)
