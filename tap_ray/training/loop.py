@@ -21,7 +21,7 @@ from tap_ray.training import checkpoint, optim
 from tap_ray.training.accumulation import exchange, shares
 from tap_ray.training.batches import AugmentConfig, augment, to_tensors
 from tap_ray.training.checkpoint import TrainState
-from tap_ray.training.sharding import whole
+from tap_ray.training.sharding import part, whole
 from tap_ray.types import ActionChunkBatch, Window
 
 
@@ -349,8 +349,8 @@ def _update(state: TrainState, config: TrainConfig) -> Tensor:
 @torch.no_grad()
 def _average(ema: dict[str, Tensor], model: nn.Module, decay: float) -> None:
     averaged = dict(_averaged(model))
-    ema_tensors = [ema[name] for name in averaged]
-    torch._foreach_lerp_(ema_tensors, list(averaged.values()), 1 - decay)  # pyright: ignore[reportPrivateImportUsage]
+    means, values = [part(ema[name]) for name in averaged], [part(value) for value in averaged.values()]
+    torch._foreach_lerp_(means, values, 1 - decay)  # pyright: ignore[reportPrivateImportUsage]
 
 
 def _averaged(model: nn.Module) -> Iterator[tuple[str, Tensor]]:

@@ -23,10 +23,11 @@ from torch import nn
 from tap_ray import logs
 from tap_ray.errors import CheckpointError
 from tap_ray.locks import Lock, acquire
+from tap_ray.models.token_head import TokenHead
 from tap_ray.runs import read_json
 from tap_ray.training import checkpoint
 from tap_ray.training.loop import Hooks, Objective, TrainConfig, fit
-from tap_ray.training.sharding import of_all
+from tap_ray.training.sharding import Each, of_all, shared_map, take_first_buffers
 from tap_ray.types import ActionChunkBatch, Shard, Window
 
 METRICS = "metrics.jsonl"
@@ -54,8 +55,9 @@ class Trainable(Protocol):
         """See `optim.adamw`."""
         ...
 
-    def validate(self) -> dict[str, float]:
-        """Metrics of the network on held-out data; called on the first worker only."""
+    def validate(self, *, each: Each = map) -> dict[str, float]:
+        """Metrics of the network on held-out data; called on every worker. `each(score, items)` returns the scores of
+        all items, which the workers share among each other."""
         ...
 
     def save(self, run: Path) -> object:
@@ -101,7 +103,7 @@ class WorkerContext:
     prepare: Callable[[nn.Module], nn.Module] = lambda model: model
     """Wraps the model so that the workers' gradients are averaged."""
     sharded: bool = False
-    """Whether `prepare` shards the model: then all workers take part in validation and checkpoints."""
+    """Whether `prepare` shards the model: then all workers take part in checkpoints."""
     leaving: Callable[[], Iterable[str]] = tuple
     """Names of the machines of this training that will be preempted, as far as this worker knows."""
 
@@ -128,7 +130,7 @@ def work(job: TrainJob, context: WorkerContext | None = None) -> None:
             log=partial(_log, job, context) if first else _silent,
             save=saver or _silent,
             save_copies=first and job.async_checkpoints,
-            validate=stage.validate if first or context.sharded else dict,
+            validate=partial(_validate, stage, context),
             prepare=context.prepare,
             device=context.device,
             rank=context.rank,
@@ -202,6 +204,15 @@ def _log(job: TrainJob, context: WorkerContext, metrics: Mapping[str, float], st
             f"{name}data_wait_pct": 100 * metrics[f"{name}data_wait_s"] / step_s,
         }
     logs.append(job.run / METRICS, json.dumps({"step": step, **line}) + "\n")
+
+
+def _validate(stage: Trainable, context: WorkerContext) -> dict[str, float]:
+    """The stage's held-out metrics, those that the first worker alone would compute."""
+    take_first_buffers(stage.network)
+    # Generating tokens takes as many forward passes as a batch needs, and in all of them a sharded model needs all
+    # workers: they score the same batches.
+    generates = isinstance(getattr(stage.network, "head", None), TokenHead)
+    return stage.validate(each=map if context.sharded and generates else shared_map)
 
 
 class _Leaving:

@@ -19,7 +19,7 @@ from tap_ray.training import session
 from tap_ray.training.batches import AugmentConfig
 from tap_ray.training.loop import TrainConfig
 from tap_ray.training.session import TrainJob, WorkerContext
-from tap_ray.training.sharding import shard
+from tap_ray.training.sharding import Each, shard
 from tests.distributed import toy_training as toy
 
 CPU = torch.device("cpu")
@@ -61,8 +61,14 @@ class Stage:
     objective: toy.Regression = field(default_factory=lambda: toy.Regression(0.0, 0, None))
     lr_scale: dict[str, float] = field(default_factory=lambda: {"first": 0.5})
 
-    def validate(self) -> dict[str, float]:
-        return {"toy/held_out": float(self.network(torch.full((2, 4, 4, 3), 100, dtype=torch.uint8)).sum())}
+    def validate(self, *, each: Each = map) -> dict[str, float]:
+        scored: list[int] = []
+
+        def score(shade: int) -> float:
+            scored.append(shade)
+            return float(self.network(torch.full((2, 4, 4, 3), shade, dtype=torch.uint8)).detach().sum())
+
+        return {"toy/held_out": sum(each(score, (10, 100, 200))), "toy/scored_here": len(scored)}
 
     def save(self, run: Path) -> None:
         write_tensors(run / "final.safetensors", self.network.state_dict())
@@ -76,9 +82,9 @@ def slow(pause_s: float) -> Stage:
     return Stage(objective=toy.Regression(pause_s, 0, None))
 
 
-def job(run: Path, data: Path, *, checkpoint_every: int = HALF) -> TrainJob:
+def job(run: Path, data: Path, *, every: int = HALF) -> TrainJob:
     how = TrainConfig(
-        steps=STEPS, lr=0.1, checkpoint_every=checkpoint_every, validate_every=HALF, log_every=1, batch_size=4, bf16="off",
+        steps=STEPS, lr=0.1, checkpoint_every=every, validate_every=HALF, log_every=1, batch_size=4, bf16="off",
         ema_decay=0.9, gradient_accumulation_steps=2, augment=AugmentConfig(shift_px=0),
     )  # fmt: skip
     return TrainJob(run=run, build=Stage, batches=partial(toy.local_batches, data), config=how)
@@ -114,6 +120,6 @@ def train_both(rank: int, world: int, folder: Path, data: Path) -> None:
         context = WorkerContext(rank=rank, world=world, prepare=prepare, sharded=parallel == "fsdp")
         if run == "preempted":
             context = replace(context, leaving=iter([()] * (NOTICED_AT[rank] - 1) + [("a",)] * STEPS).__next__)
-        session.work(job(folder / run, data, checkpoint_every=0 if run == "preempted" else HALF), context)
+        session.work(job(folder / run, data, every=0 if run == "preempted" else HALF), context)
         dist.barrier()
     dist.destroy_process_group()

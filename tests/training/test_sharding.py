@@ -9,6 +9,7 @@ from torch import nn
 
 from tap_ray.errors import ConfigError
 from tap_ray.models.weights import read_tensors
+from tap_ray.training import checkpoint
 from tap_ray.training.progress import train_here
 from tap_ray.training.sharding import shard
 from tests.training import sharded
@@ -32,6 +33,15 @@ def test_it_learns_what_whole_models_learn(runs: Path):
     assert len(curve(runs / "fsdp")) == STEPS
     for name in ("toy/grad_norm", "toy/held_out"):
         close(curve(runs / "fsdp", name), curve(runs / "ddp", name))
+
+
+def test_each_process_scores_its_share_of_what_is_held_out(runs: Path):
+    """Two of three, since a sharded model needs both processes each time; the first one's scores are all three."""
+    for parallel in ("ddp", "fsdp"):
+        assert curve(runs / parallel, "toy/scored_here") == [(HALF, 2), (STEPS, 2)]
+        alone = sharded.Stage()
+        checkpoint.load_weights(runs / parallel / "checkpoints" / f"step-{STEPS:08d}", alone.network)
+        assert curve(runs / parallel, "toy/held_out")[-1] == (STEPS, alone.validate()["toy/held_out"])
 
 
 def test_killed_and_resumed_it_is_the_same_run(runs: Path):
