@@ -130,7 +130,7 @@ def train(job: TrainJob, config: WorkersConfig, *, log: Log | None = None, progr
         SystemExit: Ray Train's controller died, e.g. because it was killed.
     """
     validate_settings(job.config, config)
-    job = dataclasses.replace(job, run=job.run.resolve())
+    job = dataclasses.replace(job, run=job.run.resolve(), deterministic=config.deterministic)
     with session.lock(job.run):  # a run folder that is in use is reported now, not by a worker
         pass
     for name, value in SETTINGS.items():

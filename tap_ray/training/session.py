@@ -11,6 +11,7 @@ are dropped, so that no step is there twice and the curve equals that of an unin
 
 import contextlib
 import json
+import os
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import partial
@@ -89,6 +90,8 @@ class TrainJob:
     """Additional plain JSON that must be equal on resuming, e.g. the number of episodes."""
     threads: int = 1
     """Threads of torch in each process."""
+    deterministic: bool = False
+    """See `WorkersConfig`; it holds for the rest of the process."""
     async_checkpoints: bool = False
     """Whether training continues while a checkpoint is written."""
 
@@ -118,6 +121,10 @@ def work(job: TrainJob, context: WorkerContext | None = None) -> None:
     context = context or WorkerContext()
     first = context.rank == 0
     torch.set_num_threads(job.threads)
+    if job.deterministic:
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # read at the first matrix product on a GPU
+        torch.use_deterministic_algorithms(True)
+        torch.backends.cudnn.benchmark = False
     with _saver(job) if first else contextlib.nullcontext() as saver:
         resume = of_all(checkpoint.latest(job.run / CHECKPOINTS) if first else None)[0]
         step, had = _resume_point(resume)

@@ -89,6 +89,15 @@ def stage(pause_s: float, bad_step: int, hold: Hold | None = None) -> ToyStage:
     return ToyStage(Regression(pause_s, bad_step, hold))
 
 
+DETERMINISTIC = "True, :4096:8"
+
+
+def stage_with_settings() -> ToyStage:
+    """Its checkpoints say how torch computes."""
+    kind = f"{torch.are_deterministic_algorithms_enabled()}, {os.environ.get('CUBLAS_WORKSPACE_CONFIG')}"
+    return replace(stage(0.0, 0), kind=kind)
+
+
 def deadly() -> ToyStage:
     """Dies as if the machine had run out of memory."""
     os.kill(os.getpid(), signal.SIGKILL)
