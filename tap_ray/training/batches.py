@@ -1,6 +1,7 @@
 """Converts a NumPy `Window` to tensors on the trainer's device, and augments images there."""
 
 import dataclasses
+import functools
 from dataclasses import dataclass
 from typing import Literal, cast, overload
 
@@ -50,6 +51,29 @@ def to_tensors(window: Window | ActionChunkBatch, device: torch.device) -> Batch
 def _moved(tensor: Tensor, device: torch.device) -> Tensor:
     """On `device`, without waiting until a copy to a GPU has ended."""
     return tensor.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else tensor.to(device)
+
+
+@overload
+def to_tensors_beside(window: Window, device: torch.device) -> Batch: ...
+@overload
+def to_tensors_beside(window: ActionChunkBatch, device: torch.device) -> MotionBatch: ...
+def to_tensors_beside(window: Window | ActionChunkBatch, device: torch.device) -> Batch | MotionBatch:
+    """`to_tensors`; to a GPU in a stream of its own, so that it copies while the step before still computes."""
+    if device.type != "cuda":
+        return to_tensors(window, device)
+    computes, copies = torch.cuda.current_stream(device), _copy_stream(device)
+    with torch.cuda.stream(copies):
+        batch = to_tensors(window, device)
+    computes.wait_stream(copies)
+    for tensor in cast(dict[str, Tensor], batch).values():
+        if tensor.is_cuda:
+            tensor.record_stream(computes)  # its memory is not given to the next copy before it has been read
+    return batch
+
+
+@functools.cache
+def _copy_stream(device: torch.device) -> torch.cuda.Stream:
+    return torch.cuda.Stream(device)
 
 
 def augment(batch: Batch, config: AugmentConfig, *, seed: int, step: int, rank: int) -> Batch:

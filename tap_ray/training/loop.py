@@ -19,7 +19,7 @@ from tap_ray.models.batch import Batch, MotionBatch
 from tap_ray.rng import seed_of
 from tap_ray.training import checkpoint, optim
 from tap_ray.training.accumulation import exchange, shares
-from tap_ray.training.batches import AugmentConfig, augment, to_tensors
+from tap_ray.training.batches import AugmentConfig, augment, to_tensors_beside
 from tap_ray.training.checkpoint import TrainState
 from tap_ray.training.sharding import part, whole
 from tap_ray.types import ActionChunkBatch, Window
@@ -298,7 +298,7 @@ def _batch(
     except StopIteration:
         raise DataError(f"The batches ended at step {step}. Use an iterator that repeats, or fewer --steps.") from None
     meter.waited(time.perf_counter() - before)
-    batch = to_tensors(window, hooks.device)
+    batch = to_tensors_beside(window, hooks.device)
     if "rgb" in batch:
         batch = augment(batch, config.augment, seed=config.seed, step=number, rank=hooks.rank)
     batch["step"] = torch.tensor(step)
