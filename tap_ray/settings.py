@@ -136,6 +136,10 @@ class WorkersConfig(NodesConfig):
     compile: bool = False
     """Whether to compile the network (torch.compile) when training starts: it takes minutes and makes steps faster.
     Needs a C++ compiler on each machine; results differ within float error."""
+    deterministic: bool = False
+    """Whether the training processes use only operations that give the same bits each time
+    (torch.use_deterministic_algorithms); an operation that has none such on a GPU ends the training, by name. CPUs need
+    it not."""
     gpu: Literal["auto", "on", "off"] = "auto"
     """Whether to train on GPUs; "auto": if there are enough now; "on": wait until an autoscaler adds them."""
     gpus: float = 1.0

@@ -25,7 +25,6 @@ import ray
 import ray.train
 import ray.train.torch
 import torch
-import torch.distributed
 from pyarrow.fs import FSSpecHandler, PyFileSystem
 from ray import cloudpickle
 from ray.exceptions import OutOfMemoryError, RayActorError
@@ -131,7 +130,7 @@ def train(job: TrainJob, config: WorkersConfig, *, log: Log | None = None, progr
         SystemExit: Ray Train's controller died, e.g. because it was killed.
     """
     validate_settings(job.config, config)
-    job = dataclasses.replace(job, run=job.run.resolve())
+    job = dataclasses.replace(job, run=job.run.resolve(), deterministic=config.deterministic)
     with session.lock(job.run):  # a run folder that is in use is reported now, not by a worker
         pass
     for name, value in SETTINGS.items():
@@ -241,8 +240,7 @@ def _worker(settings: Mapping[str, Any]) -> None:
         device=device,
         prepare=partial(_prepared, device=device, compiles=settings["compile"], sharded=sharded),
         sharded=sharded,
-        agree=_agree,
-        leaving=_Leaving(),
+        leaving=_preempted_nodes,
     )
     # The stream's arrays are read-only views of the object store; nothing changes a batch in place.
     warnings.filterwarnings("ignore", message="The given NumPy array is not writable")
@@ -269,29 +267,11 @@ def _publish(run: str, log: Log | None, line: Mapping[str, float], step: int) ->
             gauges.show(name, line[key], run=run)
 
 
-class _Leaving:
-    """Tells whether the machine of a worker will be preempted, once for each notice.
-
-    `ray.train.get_preemption_info` would wait for all workers each time; only the first one writes checkpoints.
-    """
-
-    def __init__(self) -> None:
-        self._known: Any = None
-
-    def __call__(self) -> bool:
-        notice = get_train_context().preemption_context.preemption_info
-        fresh = notice is not None and notice != self._known
-        self._known = notice
-        return fresh
-
-
-def _agree(value: Any) -> Any:
-    """Broadcast worker 0's value to every worker."""
-    if not torch.distributed.is_initialized():
-        return value
-    box = [value]
-    torch.distributed.broadcast_object_list(box, src=0)
-    return box[0]
+def _preempted_nodes() -> list[str]:
+    """Ids of the training's nodes that will be preempted, as far as this worker knows; `ray.train.get_preemption_info`
+    would wait for Ray's controller."""
+    notice = get_train_context().preemption_context.preemption_info
+    return notice.preempted_node_ids if notice else []
 
 
 class _Trainer(ray.train.torch.TorchTrainer):

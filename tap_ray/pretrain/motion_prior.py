@@ -23,6 +23,7 @@ from tap_ray.models.motion_prior import MotionPrior, PriorConfig
 from tap_ray.models.prior_files import Source, TrainedPrior, save_prior
 from tap_ray.training.accumulation import shared
 from tap_ray.training.motion_validation import reconstruction
+from tap_ray.training.sharding import Each
 from tap_ray.training.stage import FINAL
 from tap_ray.types import ActionChunkBatch
 
@@ -57,14 +58,14 @@ class PriorStage:
     objective: FlowMatching = field(default_factory=FlowMatching)
     lr_scale: dict[str, float] = field(default_factory=dict)
 
-    def validate(self) -> dict[str, float]:
+    def validate(self, *, each: Each = map) -> dict[str, float]:
         """The result of `reconstruction` for each robot, "prior/<robot>_r2_<slot>" and the mean over its slots."""
         metrics: dict[str, float] = {}
         for source, motions in zip(self.sources, self.held_out, strict=True):
             if not motions:
                 continue
             robot = source.spec.robot
-            r2 = reconstruction(self.network, motions, source.spec)
+            r2 = reconstruction(self.network, motions, source.spec, each=each)
             metrics |= {f"prior/{robot}_r2_{slot}": value for slot, value in r2.items()}
             metrics[f"prior/{robot}_r2"] = float(np.mean(list(r2.values())))
         return metrics

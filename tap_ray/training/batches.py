@@ -1,6 +1,7 @@
 """Converts a NumPy `Window` to tensors on the trainer's device, and augments images where they are."""
 
 import dataclasses
+import functools
 from dataclasses import dataclass
 from typing import Collection, Literal, cast, overload
 
@@ -47,6 +48,31 @@ def to_tensors(
             tensor = torch.from_numpy(value)
             batch[field.name] = tensor if field.name in (*ON_CPU, *on_cpu) else moved(tensor, device)
     return cast(Batch, batch)
+
+
+@overload
+def to_tensors_beside(window: Window, device: torch.device, on_cpu: Collection[str] = ()) -> Batch: ...
+@overload
+def to_tensors_beside(window: ActionChunkBatch, device: torch.device, on_cpu: Collection[str] = ()) -> MotionBatch: ...
+def to_tensors_beside(
+    window: Window | ActionChunkBatch, device: torch.device, on_cpu: Collection[str] = ()
+) -> Batch | MotionBatch:
+    """`to_tensors`; to a GPU in a stream of its own, so that it copies while the step before still computes."""
+    if device.type != "cuda":
+        return to_tensors(window, device, on_cpu)
+    computes, copies = torch.cuda.current_stream(device), _copy_stream(device)
+    with torch.cuda.stream(copies):
+        batch = to_tensors(window, device, on_cpu)
+    computes.wait_stream(copies)
+    for tensor in cast(dict[str, Tensor], batch).values():
+        if tensor.is_cuda:
+            tensor.record_stream(computes)  # its memory is not given to the next copy before it has been read
+    return batch
+
+
+@functools.cache
+def _copy_stream(device: torch.device, on_cpu: Collection[str] = ()) -> torch.cuda.Stream:
+    return torch.cuda.Stream(device)
 
 
 def augment(batch: Batch, config: AugmentConfig, *, seed: int, step: int, rank: int) -> Batch:

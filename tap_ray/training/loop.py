@@ -19,9 +19,9 @@ from tap_ray.models.batch import Batch, Kept, MotionBatch
 from tap_ray.rng import seed_of
 from tap_ray.training import checkpoint, optim
 from tap_ray.training.accumulation import exchange, shares
-from tap_ray.training.batches import AugmentConfig, augment, to_tensors
+from tap_ray.training.batches import AugmentConfig, augment, to_tensors_beside
 from tap_ray.training.checkpoint import TrainState
-from tap_ray.training.sharding import whole
+from tap_ray.training.sharding import part, whole
 from tap_ray.types import ActionChunkBatch, Window
 
 
@@ -130,7 +130,7 @@ class Hooks:
     position: Callable[[int], Mapping[str, Any]] = lambda step: {}
     """Plain JSON kept beside each checkpoint's step: where in the data the run is then."""
     leaving: Callable[[], bool] = lambda: False
-    """Whether to save an extra checkpoint now; called after each line of metrics."""
+    """Whether to save an extra checkpoint now, the same on every worker; called after each line of metrics."""
 
 
 def fit(
@@ -302,7 +302,7 @@ def _batch(
     except StopIteration:
         raise DataError(f"The batches ended at step {step}. Use an iterator that repeats, or fewer --steps.") from None
     meter.waited(time.perf_counter() - before)
-    batch = to_tensors(window, hooks.device, on_cpu)
+    batch = to_tensors_beside(window, hooks.device, on_cpu)
     if "rgb" in batch:
         batch = augment(batch, config.augment, seed=config.seed, step=number, rank=hooks.rank)
     batch["step"] = torch.tensor(step)
@@ -355,8 +355,8 @@ def _update(state: TrainState, config: TrainConfig) -> Tensor:
 @torch.no_grad()
 def _average(ema: dict[str, Tensor], model: nn.Module, decay: float) -> None:
     averaged = dict(_averaged(model))
-    ema_tensors = [ema[name] for name in averaged]
-    torch._foreach_lerp_(ema_tensors, list(averaged.values()), 1 - decay)  # pyright: ignore[reportPrivateImportUsage]
+    means, values = [part(ema[name]) for name in averaged], [part(value) for value in averaged.values()]
+    torch._foreach_lerp_(means, values, 1 - decay)  # pyright: ignore[reportPrivateImportUsage]
 
 
 def _averaged(model: nn.Module) -> Iterator[tuple[str, Tensor]]:

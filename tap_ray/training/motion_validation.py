@@ -1,5 +1,6 @@
 """Validates a motion prior on held-out motion: how well chunks are reconstructed from their latent."""
 
+from functools import partial
 from typing import Sequence
 
 import numpy as np
@@ -9,6 +10,7 @@ from tap_ray.metrics import r_squared
 from tap_ray.models.motion_prior import MotionPrior
 from tap_ray.specs import UNIFIED_ACTION, RobotSpec, unified_indices
 from tap_ray.training.batches import to_tensors
+from tap_ray.training.sharding import Each
 from tap_ray.types import ActionChunkBatch
 
 MOVES = 0.05
@@ -32,11 +34,16 @@ def rebuild(prior: MotionPrior, chunks: ActionChunkBatch, *, num_steps: int | No
 
 
 def reconstruction(
-    prior: MotionPrior, batches: Sequence[ActionChunkBatch], spec: RobotSpec, *, num_steps: int | None = None
+    prior: MotionPrior,
+    batches: Sequence[ActionChunkBatch],
+    spec: RobotSpec,
+    *,
+    num_steps: int | None = None,
+    each: Each = map,
 ) -> dict[str, float]:
     """R^2 of each slot of motion rebuilt from its latent; slots that hardly move are left out."""
     dims = list(unified_indices(spec.action, UNIFIED_ACTION))
-    guess = np.concatenate([rebuild(prior, chunks, num_steps=num_steps) for chunks in batches])[:, :, dims]
+    guess = np.concatenate(list(each(partial(rebuild, prior, num_steps=num_steps), batches)))[:, :, dims]
     truth = np.concatenate([chunks.action for chunks in batches])[:, :, dims]
     r2 = r_squared(guess.reshape(-1, len(dims)), truth.reshape(-1, len(dims)), min_std=MOVES)
     return {slot.name: float(value) for slot, value in zip(spec.action, r2, strict=True) if np.isfinite(value)}

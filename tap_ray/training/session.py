@@ -11,11 +11,12 @@ are dropped, so that no step is there twice and the curve equals that of an unin
 
 import contextlib
 import json
+import os
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Any, Callable, Iterator, Mapping, Protocol
+from typing import Any, Callable, Iterable, Iterator, Mapping, Protocol
 
 import torch
 from torch import nn
@@ -23,9 +24,11 @@ from torch import nn
 from tap_ray import logs
 from tap_ray.errors import CheckpointError
 from tap_ray.locks import Lock, acquire
+from tap_ray.models.token_head import TokenHead
 from tap_ray.runs import read_json
 from tap_ray.training import checkpoint
 from tap_ray.training.loop import Hooks, Objective, TrainConfig, fit
+from tap_ray.training.sharding import Each, of_all, shared_map, take_first_buffers
 from tap_ray.types import ActionChunkBatch, Shard, Window
 
 METRICS = "metrics.jsonl"
@@ -53,8 +56,9 @@ class Trainable(Protocol):
         """See `optim.adamw`."""
         ...
 
-    def validate(self) -> dict[str, float]:
-        """Metrics of the network on held-out data; called on the first worker only."""
+    def validate(self, *, each: Each = map) -> dict[str, float]:
+        """Metrics of the network on held-out data; called on every worker. `each(score, items)` returns the scores of
+        all items, which the workers share among each other."""
         ...
 
     def save(self, run: Path) -> object:
@@ -86,6 +90,8 @@ class TrainJob:
     """Additional plain JSON that must be equal on resuming, e.g. the number of episodes."""
     threads: int = 1
     """Threads of torch in each process."""
+    deterministic: bool = False
+    """See `WorkersConfig`; it holds for the rest of the process."""
     async_checkpoints: bool = False
     """Whether training continues while a checkpoint is written."""
 
@@ -100,11 +106,9 @@ class WorkerContext:
     prepare: Callable[[nn.Module], nn.Module] = lambda model: model
     """Wraps the model so that the workers' gradients are averaged."""
     sharded: bool = False
-    """Whether `prepare` shards the model: then all workers take part in validation and checkpoints."""
-    agree: Callable[[Any], Any] = lambda value: value
-    """Gives every worker the first worker's value."""
-    leaving: Callable[[], bool] = lambda: False
-    """Whether to save an extra checkpoint now, because this machine will be preempted."""
+    """Whether `prepare` shards the model: then all workers take part in checkpoints."""
+    leaving: Callable[[], Iterable[str]] = tuple
+    """Names of the machines of this training that will be preempted, as far as this worker knows."""
 
 
 def work(job: TrainJob, context: WorkerContext | None = None) -> None:
@@ -117,8 +121,12 @@ def work(job: TrainJob, context: WorkerContext | None = None) -> None:
     context = context or WorkerContext()
     first = context.rank == 0
     torch.set_num_threads(job.threads)
+    if job.deterministic:
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # read at the first matrix product on a GPU
+        torch.use_deterministic_algorithms(True)
+        torch.backends.cudnn.benchmark = False
     with _saver(job) if first else contextlib.nullcontext() as saver:
-        resume = context.agree(checkpoint.latest(job.run / CHECKPOINTS) if first else None)
+        resume = of_all(checkpoint.latest(job.run / CHECKPOINTS) if first else None)[0]
         step, had = _resume_point(resume)
         if first:
             forget_after(job.run / METRICS, step)
@@ -129,13 +137,13 @@ def work(job: TrainJob, context: WorkerContext | None = None) -> None:
             log=partial(_log, job, context) if first else _silent,
             save=saver or _silent,
             save_copies=first and job.async_checkpoints,
-            validate=stage.validate if first or context.sharded else dict,
+            validate=partial(_validate, stage, context),
             prepare=context.prepare,
             device=context.device,
             rank=context.rank,
             metadata={**stage.metadata(), **job.metadata},
             position=partial(_position, shard, step, job.config),
-            leaving=context.leaving,
+            leaving=_Leaving(context),
         )
         batches = job.batches(shard=shard)
         fit(
@@ -203,6 +211,31 @@ def _log(job: TrainJob, context: WorkerContext, metrics: Mapping[str, float], st
             f"{name}data_wait_pct": 100 * metrics[f"{name}data_wait_s"] / step_s,
         }
     logs.append(job.run / METRICS, json.dumps({"step": step, **line}) + "\n")
+
+
+def _validate(stage: Trainable, context: WorkerContext) -> dict[str, float]:
+    """The stage's held-out metrics, those that the first worker alone would compute."""
+    take_first_buffers(stage.network)
+    # Generating tokens takes as many forward passes as a batch needs, and in all of them a sharded model needs all
+    # workers: they score the same batches.
+    generates = isinstance(getattr(stage.network, "head", None), TokenHead)
+    return stage.validate(each=map if context.sharded and generates else shared_map)
+
+
+class _Leaving:
+    """Tells whether a machine of the training will be preempted, once for each; every worker gets the same answer.
+
+    Notices reach the workers one after the other, and all workers of a sharded model take part in a checkpoint.
+    """
+
+    def __init__(self, context: WorkerContext) -> None:
+        self._context = context
+        self._known: set[str] = set()
+
+    def __call__(self) -> bool:
+        before = len(self._known)
+        self._known.update(*of_all(tuple(self._context.leaving())))
+        return len(self._known) > before
 
 
 class _Saver:

@@ -15,6 +15,7 @@ from tap_ray.models.build import PolicyBundle, save_bundle
 from tap_ray.models.policy import PolicyConfig, plain
 from tap_ray.rng import generator
 from tap_ray.training.loop import Objective
+from tap_ray.training.sharding import Each
 from tap_ray.training.validation import score_policy
 from tap_ray.types import Window
 
@@ -43,12 +44,13 @@ class Stage:
         """The network that is trained."""
         return self.model.network
 
-    def validate(self) -> dict[str, float]:
+    def validate(self, *, each: Each = map) -> dict[str, float]:
         """Metrics on the held-out windows; see `score_policy`. {} without any."""
         if not self.held_out:
             return {}
         model = self.model
-        return score_policy(model.network, self.objective, self.held_out, model.spec, parts=self.held_out_of)
+        parts = self.held_out_of
+        return score_policy(model.network, self.objective, self.held_out, model.spec, parts=parts, each=each)
 
     def metadata(self) -> dict[str, Any]:
         """For `Hooks.metadata`: what must be equal when training resumes from a checkpoint."""

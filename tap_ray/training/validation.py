@@ -1,6 +1,7 @@
 """Validates predicted actions on held-out windows: R^2 of each slot that moves, and the gripper's sign."""
 
 from dataclasses import dataclass
+from functools import partial
 from itertools import product
 from typing import Mapping, Sequence
 
@@ -16,6 +17,7 @@ from tap_ray.models.reach import REACH_NAMES, shown, shown_mask
 from tap_ray.specs import RobotSpec
 from tap_ray.training.batches import to_tensors
 from tap_ray.training.loop import Objective, autocast
+from tap_ray.training.sharding import Each
 from tap_ray.types import Window
 
 
@@ -28,6 +30,7 @@ def score_policy(
     *,
     parts: Sequence[str] = (),
     bf16: str = "auto",
+    each: Each = map,
 ) -> dict[str, float]:
     """Measure how well the first action of each chunk (and the reach targets, if there are any) is predicted.
 
@@ -38,6 +41,7 @@ def score_policy(
         spec: names and ranges of the slots.
         parts: of a mixture, the name of each window's dataset; empty: all are of one.
         bf16: see `TrainConfig`.
+        each: `map`, or a function like it that shares the windows among processes.
 
     Returns:
         "<name>/r2_<slot>" for each slot but the gripper whose standard deviation in these windows reaches 1 % of half
@@ -51,17 +55,10 @@ def score_policy(
         DataError: there are no windows.
     """
     device, training = next(policy.parameters()).device, policy.training
-    scored: list[_Scored] = []
     policy.eval()
-    # The noise is the same at every call, and the random numbers of training do not depend on validation.
+    # The random numbers of training do not depend on validation.
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
-        torch.manual_seed(0)
-        for window in windows:
-            batch = to_tensors(window, device, getattr(policy, "on_cpu", ()))
-            with autocast(bf16, device):
-                seen = _Seen(policy)
-                loss, _ = objective.loss(seen, batch)
-            scored.append(_Scored(float(loss), len(window.rgb), _columns(policy, seen.out, batch)))
+        scored = list(each(partial(_scored, policy, objective, bf16=bf16), enumerate(windows)))
     policy.train(training)
     if not scored:
         raise DataError("There are no held-out windows to validate on. Hold out more episodes, or collect more.")
@@ -71,6 +68,16 @@ def score_policy(
         found = _metrics("", part_scores, spec)
         metrics |= {f"{objective.name}/{part}_{name}": found[name] for name in OF_PARTS if name in found}
     return metrics
+
+
+def _scored(policy: Network, objective: Objective, numbered: tuple[int, Window], *, bf16: str) -> "_Scored":
+    number, window = numbered
+    torch.manual_seed(number)  # the noise is the same at every call and on every worker
+    device = next(policy.parameters()).device
+    batch, seen = to_tensors(window, device, getattr(policy, "on_cpu", ())), _Seen(policy)
+    with autocast(bf16, device):
+        loss, _ = objective.loss(seen, batch)
+    return _Scored(float(loss), len(window.rgb), _columns(policy, seen.out, batch))
 
 
 OF_PARTS = ("val_loss", "r2_mean", "r2_contact", "r2_release", "gripper_accuracy")

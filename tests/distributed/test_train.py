@@ -21,6 +21,7 @@ from toy_training import toy_task
 
 from tap_ray.distributed.train import train
 from tap_ray.errors import CheckpointError, ConfigError, DataError, TapRayError
+from tap_ray.runs import read_json
 from tap_ray.settings import WorkersConfig
 from tap_ray.training import session
 from tap_ray.training.progress import train_here
@@ -82,8 +83,11 @@ def test_one_worker_learns_what_one_process_learns(tmp_path: Path, toy_dataset: 
 def test_two_workers_average_their_gradients(tmp_path: Path, toy_dataset: Path):
     """Worker w's batches are those of `iterate(shard=Shard(worker=w, ...))`; a step is the mean of two of each."""
     task = toy_task(tmp_path / "run", toy_dataset, ray=True, steps=3)
-    task = dataclasses.replace(task, config=dataclasses.replace(task.config, gradient_accumulation_steps=2))
-    train(task, WorkersConfig(num_workers=2), progress=False)
+    config = dataclasses.replace(task.config, gradient_accumulation_steps=2)
+    task = dataclasses.replace(task, config=config, build=toy.stage_with_settings)
+    train(task, WorkersConfig(num_workers=2, deterministic=True), progress=False)
+    state = read_json(task.run / "checkpoints" / "step-00000003" / "state.json")
+    assert state["facts"] == {"kind": toy.DETERMINISTIC}
 
     local = toy_task(tmp_path / "x", toy_dataset, ray=False)
     streams = [local.batches(shard=Shard(worker=w, num_workers=2)) for w in range(2)]

@@ -21,6 +21,7 @@ from tap_ray.training import optim
 from tap_ray.training.batches import AugmentConfig
 from tap_ray.training.loop import TrainConfig
 from tap_ray.training.session import TrainJob
+from tap_ray.training.sharding import Each
 from tap_ray.types import Shard, Window
 
 WINDOWS = WindowConfig(batch_size=4, group_size=6, holdout_every=5)
@@ -74,7 +75,7 @@ class ToyStage:
     lr_scale: dict[str, float] = field(default_factory=dict)
     kind: str = "toy"
 
-    def validate(self) -> dict[str, float]:
+    def validate(self, *, each: Each = map) -> dict[str, float]:
         return {"toy/held_out": float(self.network.linear.weight.detach().abs().sum())}
 
     def save(self, run: Path) -> None:
@@ -86,6 +87,15 @@ class ToyStage:
 
 def stage(pause_s: float, bad_step: int, hold: Hold | None = None) -> ToyStage:
     return ToyStage(Regression(pause_s, bad_step, hold))
+
+
+DETERMINISTIC = "True, :4096:8"
+
+
+def stage_with_settings() -> ToyStage:
+    """Its checkpoints say how torch computes."""
+    kind = f"{torch.are_deterministic_algorithms_enabled()}, {os.environ.get('CUBLAS_WORKSPACE_CONFIG')}"
+    return replace(stage(0.0, 0), kind=kind)
 
 
 def deadly() -> ToyStage:

@@ -3,7 +3,8 @@
 import os
 import shutil
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from datetime import timedelta
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -18,11 +19,13 @@ from tap_ray.training import session
 from tap_ray.training.batches import AugmentConfig
 from tap_ray.training.loop import TrainConfig
 from tap_ray.training.session import TrainJob, WorkerContext
-from tap_ray.training.sharding import shard
+from tap_ray.training.sharding import Each, shard
 from tests.distributed import toy_training as toy
 
 CPU = torch.device("cpu")
 STEPS, HALF = 8, 4
+NOTICED_AT = (3, 2)
+"""Step behind which each process knows that a machine will be preempted."""
 
 
 class Layer(GradientCheckpointingLayer):
@@ -58,8 +61,14 @@ class Stage:
     objective: toy.Regression = field(default_factory=lambda: toy.Regression(0.0, 0, None))
     lr_scale: dict[str, float] = field(default_factory=lambda: {"first": 0.5})
 
-    def validate(self) -> dict[str, float]:
-        return {"toy/held_out": float(self.network(torch.full((2, 4, 4, 3), 100, dtype=torch.uint8)).sum())}
+    def validate(self, *, each: Each = map) -> dict[str, float]:
+        scored: list[int] = []
+
+        def score(shade: int) -> float:
+            scored.append(shade)
+            return float(self.network(torch.full((2, 4, 4, 3), shade, dtype=torch.uint8)).detach().sum())
+
+        return {"toy/held_out": sum(each(score, (10, 100, 200))), "toy/scored_here": len(scored)}
 
     def save(self, run: Path) -> None:
         write_tensors(run / "final.safetensors", self.network.state_dict())
@@ -73,9 +82,9 @@ def slow(pause_s: float) -> Stage:
     return Stage(objective=toy.Regression(pause_s, 0, None))
 
 
-def job(run: Path, data: Path) -> TrainJob:
+def job(run: Path, data: Path, *, every: int = HALF) -> TrainJob:
     how = TrainConfig(
-        steps=STEPS, lr=0.1, checkpoint_every=HALF, validate_every=HALF, log_every=1, batch_size=4, bf16="off",
+        steps=STEPS, lr=0.1, checkpoint_every=every, validate_every=HALF, log_every=1, batch_size=4, bf16="off",
         ema_decay=0.9, gradient_accumulation_steps=2, augment=AugmentConfig(shift_px=0),
     )  # fmt: skip
     return TrainJob(run=run, build=Stage, batches=partial(toy.local_batches, data), config=how)
@@ -96,24 +105,21 @@ def half_of(run: Path, cut: Path) -> Path:
 def train_both(rank: int, world: int, folder: Path, data: Path) -> None:
     """One of the processes: whole runs of either kind, then each kind from the other's checkpoint and from its own."""
     os.environ["OMP_NUM_THREADS"] = "1"
-    dist.init_process_group("gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=world)
+    meet = f"file://{folder}/meet"
+    dist.init_process_group("gloo", init_method=meet, rank=rank, world_size=world, timeout=timedelta(seconds=60))
     sharded: Callable[[nn.Module], nn.Module] = partial(shard, device=CPU)
     for run, source, parallel in (
         ("ddp", "", "ddp"), ("fsdp", "", "fsdp"), ("killed", "fsdp", "fsdp"), ("from_ddp", "ddp", "fsdp"),
-        ("from_fsdp", "fsdp", "ddp"),
+        ("from_fsdp", "fsdp", "ddp"), ("preempted", "", "fsdp"),
     ):  # fmt: skip
         if source and rank == 0:
             half_of(folder / source, folder / run)
         dist.barrier()
         (folder / run).mkdir(exist_ok=True)
         prepare = sharded if parallel == "fsdp" else nn.parallel.DistributedDataParallel
-        context = WorkerContext(rank=rank, world=world, prepare=prepare, sharded=parallel == "fsdp", agree=first_says)
-        session.work(job(folder / run, data), context)
+        context = WorkerContext(rank=rank, world=world, prepare=prepare, sharded=parallel == "fsdp")
+        if run == "preempted":
+            context = replace(context, leaving=iter([()] * (NOTICED_AT[rank] - 1) + [("a",)] * STEPS).__next__)
+        session.work(job(folder / run, data, every=0 if run == "preempted" else HALF), context)
         dist.barrier()
     dist.destroy_process_group()
-
-
-def first_says(value: Any) -> Any:
-    box = [value]
-    dist.broadcast_object_list(box, src=0)
-    return box[0]

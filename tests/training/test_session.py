@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import os
 import subprocess
 import sys
 import time
@@ -10,6 +11,7 @@ from itertools import takewhile
 from pathlib import Path
 
 import pytest
+import torch
 
 from tap_ray.dataset.mixture import Mixture, open_mixture
 from tap_ray.dataset.reader import open_dataset
@@ -115,6 +117,22 @@ def test_killed_while_a_checkpoint_is_uploaded(tmp_path: Path, data: Path):
     assert sorted(path.name for path in (cut / "checkpoints").iterdir()) == ["step-00000015", "step-00000020"]
     for file in (whole / "checkpoints" / "step-00000020").glob("*.safetensors"):
         assert (cut / "checkpoints" / "step-00000020" / file.name).read_bytes() == file.read_bytes()
+
+
+def test_deterministic_operations_change_nothing_on_a_cpu(tmp_path: Path, data: Path):
+    plain = toy.toy_task(tmp_path / "plain", data, ray=False)
+    train_here(plain, progress=False)
+    task = dataclasses.replace(plain, run=tmp_path / "run", build=toy.stage_with_settings, deterministic=True)
+    try:
+        train_here(task, progress=False)
+    finally:
+        torch.use_deterministic_algorithms(False)
+        os.environ.pop("CUBLAS_WORKSPACE_CONFIG", None)
+    newest, want = (run / "checkpoints" / "step-00000020" for run in (task.run, plain.run))
+    assert json.loads((newest / "state.json").read_text())["facts"] == {"kind": toy.DETERMINISTIC}
+    assert losses(task.run) == losses(plain.run)
+    for file in want.glob("*.safetensors"):
+        assert (newest / file.name).read_bytes() == file.read_bytes()
 
 
 def test_a_checkpoint_that_cannot_be_uploaded_ends_the_run(tmp_path: Path, data: Path, monkeypatch: pytest.MonkeyPatch):

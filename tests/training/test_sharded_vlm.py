@@ -9,11 +9,12 @@ import torch.multiprocessing as mp
 from transformers.utils import logging
 
 from tap_ray.models.inference import load_policy
+from tap_ray.training import checkpoint, session
 from tests.made_data import write_made_dataset
 from tests.tiny_vlm import tiny_vlm
 from tests.training import sharded_vlm
 from tests.training.sharded import curve
-from tests.training.sharded_vlm import CASES, STEPS
+from tests.training.sharded_vlm import CASES, SMALL, STEPS, stage_2
 
 TASKS = ("go left", "go to the right")
 
@@ -26,7 +27,7 @@ EACH = [pytest.param(case, marks=[] if case in COMMON else pytest.mark.long_proo
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest) -> Path:
     collected = [item.name for item in request.session.items if item.path == Path(__file__)]
-    chosen = [case for case in CASES if any(f"[{case}]" in name for name in collected)]
+    chosen = [case for case in (*CASES, SMALL) if any(f"[{case}]" in name for name in collected)]
     logging.disable_progress_bar()
 
     folder = tmp_path_factory.mktemp("sharded_vlm")
@@ -56,3 +57,18 @@ def test_what_it_saves_acts_as_what_was_trained_whole(case: str, runs: Path):
         torch.manual_seed(0)
         chunks.append(runner.chunk(rgb, state, list(TASKS)))
     np.testing.assert_allclose(chunks[0], chunks[1], rtol=1e-2, atol=1e-3)
+
+
+@pytest.mark.parametrize("case", [*EACH, SMALL])
+def test_two_processes_validate_as_one_does(case: str, runs: Path):
+    """Bit by bit, of an odd number of batches; of which each process scores its share, unless the model generates."""
+    for run in sorted(runs.glob(f"{case}-*")):
+        stage = stage_2(case, str(runs / "vlm"), runs / "demos")
+        newest = checkpoint.latest(run / session.CHECKPOINTS)
+        assert newest is not None
+        checkpoint.load_weights(newest, stage.network)
+        assert len(stage.held_out) % 2
+        one = stage.validate()
+        assert one.keys() >= {"bc/val_loss", "bc/r2_mean", "bc/gripper_accuracy"}
+        two = session.final_metrics(run)
+        assert {name: two[name] for name in one} == one

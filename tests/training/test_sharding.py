@@ -9,6 +9,7 @@ from torch import nn
 
 from tap_ray.errors import ConfigError
 from tap_ray.models.weights import read_tensors
+from tap_ray.training import checkpoint
 from tap_ray.training.progress import train_here
 from tap_ray.training.sharding import shard
 from tests.training import sharded
@@ -34,6 +35,15 @@ def test_it_learns_what_whole_models_learn(runs: Path):
         close(curve(runs / "fsdp", name), curve(runs / "ddp", name))
 
 
+def test_each_process_scores_its_share_of_what_is_held_out(runs: Path):
+    """Two of three, since a sharded model needs both processes each time; the first one's scores are all three."""
+    for parallel in ("ddp", "fsdp"):
+        assert curve(runs / parallel, "toy/scored_here") == [(HALF, 2), (STEPS, 2)]
+        alone = sharded.Stage()
+        checkpoint.load_weights(runs / parallel / "checkpoints" / f"step-{STEPS:08d}", alone.network)
+        assert curve(runs / parallel, "toy/held_out")[-1] == (STEPS, alone.validate()["toy/held_out"])
+
+
 def test_killed_and_resumed_it_is_the_same_run(runs: Path):
     assert curve(runs / "killed") == curve(runs / "fsdp")
     have, want = (read_tensors(runs / name / "final.safetensors") for name in ("killed", "fsdp"))
@@ -57,6 +67,13 @@ def test_its_checkpoint_holds_whole_tensors(runs: Path):
     saved = read_tensors(runs / "fsdp" / "final.safetensors")
     average = read_tensors(runs / "fsdp" / "checkpoints" / f"step-{STEPS:08d}" / "ema.safetensors")
     assert all(torch.equal(saved[name], average[name]) for name in saved)
+
+
+def test_a_machine_that_will_be_preempted_gets_one_checkpoint(runs: Path):
+    """The processes learn of it behind different steps; both take part at the first of them."""
+    assert curve(runs / "preempted") == curve(runs / "fsdp")
+    kept = sorted(path.name for path in (runs / "preempted" / "checkpoints").iterdir())
+    assert kept == [f"step-{step:08d}" for step in (min(sharded.NOTICED_AT), STEPS)]
 
 
 def test_one_process_goes_on(runs: Path, toy_dataset: Path, tmp_path: Path):
