@@ -71,7 +71,7 @@ def to_tensors_beside(
 
 
 @functools.cache
-def _copy_stream(device: torch.device, on_cpu: Collection[str] = ()) -> torch.cuda.Stream:
+def _copy_stream(device: torch.device) -> torch.cuda.Stream:
     return torch.cuda.Stream(device)
 
 
