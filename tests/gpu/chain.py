@@ -34,12 +34,11 @@ class Kind(NamedTuple):
     """Whether a tiny image-text model is its backbone; otherwise it is the small policy."""
     lora: int = 0
     """Rank of LoRA updates; 0: none."""
-    compile: bool = False
 
 
 KINDS = {
     "small": Kind(vlm=False),
-    "regression": Kind(compile=True),
+    "regression": Kind(),
     "tokens": Kind(head="tokens"),
     "flow": Kind(head="flow"),
     "lora": Kind(lora=4),
@@ -72,7 +71,6 @@ def require_chain(kind: Kind, data: dict[str, Path], folder: Path, *, workers: W
         policy = PolicyConfig(head=kind.head, vlm=tiny)  # type: ignore[arg-type]
         # The tiny tokenizer knows few words; the model itself is Stage 1's.
         aligned = replace(policy, num_context=48, vlm=VlmConfig(**stage))
-    workers = replace(workers, compile=kind.compile)
     usual: dict[str, Any] = {"train": SHORT, "workers": workers}
     first = PretrainConfig(
         data=(str(data["play"]),), objective=INVERSE, policy=policy, out=folder / "stage_1", **usual
