@@ -139,6 +139,7 @@ class VlmPolicy(nn.Module):
             add_lora(model.get_decoder(), rank=vlm.lora_rank, alpha=vlm.lora_alpha)
         if vlm.checkpoint_activations:
             model.activation_checkpointing_enable()
+            model.disable_input_require_grads()  # it also makes a frozen tower's input need a gradient
 
     def _add_heads(self, width: int) -> None:
         config, hidden = self.config, self.config.head_width
@@ -214,14 +215,14 @@ class VlmPolicy(nn.Module):
             "action" in evaluation mode only.
         """
         batch, out = batch.batch if isinstance(batch, Kept) else batch, {}
-        for name, (rows, state_NS) in self._views(batch).items():
+        for name, (rows, state_NS) in self.views(batch).items():
             targets: Batch = batch if name in ("", "crop_") else {}
             if name == "inverse_" or self.config.context == ("goal",):
                 targets = _until_goal(batch)
             out |= {f"{name}{key}": value for key, value in self._heads(rows, state_NS, targets).items()}
         return out
 
-    def _views(self, batch: Batch) -> dict[str, tuple[list[Row], Tensor | None]]:
+    def views(self, batch: Batch) -> dict[str, tuple[list[Row], Tensor | None]]:
         """Rows of the prompt and their states, by the prefix of the outputs."""
         views: dict[str, tuple[list[Row], Tensor | None]] = {}
         rgb = images(batch, "rgb", "jitter")
@@ -259,14 +260,14 @@ class VlmPolicy(nn.Module):
     def hidden_states(self, given: dict[str, Tensor], state_ND: Tensor | None, *, first: int = 0) -> Tensor:
         """(N, L - first, D) what the head reads of a prompt, from its token `first` on: the last hidden states, or the
         mean of all layers'."""
-        return self._read(self._run(self._placed(given), state_ND, use_cache=False), first)
+        return self._read(self._run(self.arguments(given), state_ND, use_cache=False), first)
 
     def _read(self, read: Any, first: int) -> Tensor:
         if self.config.vlm.head_layers == "all":  # the first ones are the words before any layer
             return self.mix([hidden[:, first:] for hidden in read.hidden_states[1:]], self._head_dtype)
         return read.last_hidden_state[:, first:].to(self._head_dtype)
 
-    def _placed(self, given: dict[str, Tensor]) -> dict[str, Any]:
+    def arguments(self, given: dict[str, Tensor]) -> dict[str, Any]:
         """What the model takes of a prompt."""
         given = {name: value for name, value in given.items() if name in self._takes}
         return placed(self.model, given, self.action_scale.scale.device)
@@ -307,7 +308,7 @@ class VlmPolicy(nn.Module):
     def _decode(self, given: dict[str, Tensor], state_ND: Tensor | None) -> Tensor:
         """(N, H, A): the likeliest allowed token each time; what was read before is kept (KV cache)."""
         assert isinstance(self.head, TokenHead)
-        given = self._placed(given)
+        given = self.arguments(given)
         num, device = len(given["input_ids"]), given["input_ids"].device
         left_N = torch.full((num,), self.head.tokenizer.num_numbers, device=device)
         utf8_N = torch.zeros_like(left_N)

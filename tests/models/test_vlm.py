@@ -4,6 +4,7 @@ import json
 import sys
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -22,7 +23,7 @@ from tap_ray.models.prompt import Row, behind, instruction_tokenizer, prompt, se
 from tap_ray.models.token_head import TokenHead
 from tap_ray.models.vlm import VlmParts, VlmPolicy
 from tap_ray.models.vlm_config import VlmConfig
-from tap_ray.models.vlm_files import read_files
+from tap_ray.models.vlm_files import read_files, vision_tower
 from tests.contexts import SENTENCES, batch_with
 from tests.moving_square import SIZE, SPEC, square_stats, square_window
 from tests.tiny_vlm import ARCHITECTURES, tiny_vlm
@@ -276,13 +277,17 @@ def test_a_saved_policy_needs_its_checkpoint_no_more(head: str, layers: str, tmp
     assert encode(again.tokenizer, SENTENCES, 16).tolist() == batch["tokens"].tolist()
 
 
-@pytest.mark.parametrize("layers", ["last", "all"])
-def test_activations_that_are_computed_again_give_the_same_gradients(layers: str, sources: dict[str, str]):
+@pytest.mark.parametrize("vlm", [{}, {"head_layers": "all"}, {"freeze": "vision"}, {"freeze": "all", "lora_rank": 2}])
+def test_activations_that_are_computed_again_give_the_same_gradients(vlm: dict[str, Any], sources: dict[str, str]):
     grads = []
     for again in (False, True):
-        policy = made(sources["qwen3_vl"], checkpoint_activations=again, head_layers=layers).train()
+        policy = made(sources["qwen2_5_vl"], checkpoint_activations=again, **vlm).train()
+        features: list[Tensor] = []
+        vision_tower(policy.model).register_forward_hook(lambda *seen, features=features: features.append(seen[2][0]))
         policy(batch_for(policy))["action"].square().mean().backward()
-        grads.append({name: p.grad for name, p in policy.named_parameters()})
+        assert features[0].requires_grad == ("freeze" not in vlm), "no backward pass goes through a frozen tower"
+        grads.append({name: p.grad for name, p in policy.named_parameters() if p.grad is not None})
+    assert grads[0].keys() == grads[1].keys()
     assert all(torch.allclose(grads[0][name], grads[1][name], atol=1e-7) for name in grads[0])
 
 

@@ -23,7 +23,7 @@ def test_a_head_that_reads_all_layers_begins_with_their_mean(kind: str, head: st
     policy, last = (made(sources[kind], head, head_layers=layers) for layers in ("all", "last"))
     given = prompt(policy.parts.files, rows_of(batch_for(policy)), query=policy.words.first)
     with torch.no_grad():
-        found = last.eval().model(**last._placed(given), output_hidden_states=True).hidden_states[1:]
+        found = last.eval().model(**last.arguments(given), output_hidden_states=True).hidden_states[1:]
         assert len(found) == 2, "one behind each layer"
         expected = torch.stack(
             [

@@ -134,7 +134,7 @@ def test_what_the_processor_reads_is_on_the_cpu_and_the_rest_is_not(head: str, t
     images = {"rgb", "goal_rgb", "object_crop", "place_crop", "crop_mask", "crop_px", "crop_px_mask", "task_index"}
     assert {name for name, value in batch.items() if value.device != META} == images | of_tokens
     assert {name for name, value in changed.items() if value.device != META} == images | of_tokens | {"jitter"}
-    [rows, _] = policy._views(changed)[""]
+    [rows, _] = policy.views(changed)[""]
     assert len(rows) == 4
 
 
