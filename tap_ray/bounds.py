@@ -40,6 +40,7 @@ BOUNDS: dict[str, str] = {
     "TokensConfig.vocabulary": FROM_1,
     "TokensConfig.scale": POSITIVE,
     "VlmConfig.lora_alpha": POSITIVE,
+    "VlmConfig.pad_tokens": FROM_1,
     "jpeg_quality": "[1, 95]",
     "ExportConfig.crf": "[0, 51]",
     "DemosJobConfig.success_hold_steps": FROM_1,

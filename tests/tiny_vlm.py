@@ -125,7 +125,12 @@ def smolvlm(folder: Path) -> None:
 
 
 def paligemma2(folder: Path) -> None:
-    text = {"model_type": "gemma2", **TEXT, "vocab_size": 2000, "sliding_window": 64, "query_pre_attn_scalar": 8}
+    paligemma(folder, {"model_type": "gemma2", "sliding_window": 64, "query_pre_attn_scalar": 8})
+
+
+def paligemma(folder: Path, text: dict) -> hf.PaliGemmaConfig:
+    """PaliGemma with this text model; the first one has a Gemma."""
+    text = {**TEXT, "vocab_size": 2000, **text}
     look = {"model_type": "siglip_vision_model", "hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 2}
     look |= {"num_attention_heads": 2, "image_size": 32, "patch_size": 8, "vision_use_head": False}
     config = hf.PaliGemmaConfig(
@@ -137,6 +142,7 @@ def paligemma2(folder: Path) -> None:
     )
     sizes = {"size": {"height": 32, "width": 32}, "image_seq_length": 16}
     _images(folder, "SiglipImageProcessor", "PaliGemmaProcessor", sizes)
+    return config
 
 
 def _images(folder: Path, kind: str, processor: str, sizes: dict, **about: object) -> None:

@@ -114,7 +114,7 @@ class PolicyRunner:
             batch |= {name: np.stack([past[name] for past in pasts]) for name in pasts[0]}
         tensors = {name: torch.from_numpy(array) for name, array in batch.items()}
         tensors["tokens"] = encode(self.bundle.tokenizer, sentences.tolist(), self._policy.config.num_context)
-        kept = getattr(self._policy, "on_cpu", ())
+        kept = self._policy.on_cpu
         out = self._policy({name: value if name in kept else value.to(self._device) for name, value in tensors.items()})
         action = self._policy.action_scale.unnormalize(out["action"]).cpu().numpy()
         action[..., self._gripper] = np.where(action[..., self._gripper] >= 0, 1.0, -1.0)

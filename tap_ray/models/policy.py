@@ -12,6 +12,7 @@ Stage 2 replaces the context and nothing else. In inverse dynamics both images p
 points, without any context, and are combined only after them: f(phi(o_t), phi(o_{t+k})).
 """
 
+from collections.abc import Collection
 from dataclasses import dataclass, field
 from typing import Any, Literal, NamedTuple
 
@@ -34,7 +35,7 @@ from tap_ray.models.language import LanguageConfig, TextEncoder
 from tap_ray.models.motion_prior import PriorConfig
 from tap_ray.models.normalizer import Normalizer
 from tap_ray.models.vision import VisionConfig, VisionTower, jittered
-from tap_ray.models.vlm_config import VlmConfig, named
+from tap_ray.models.vlm_config import VlmConfig
 
 Context = Literal["goal", "crops", "language"]
 SIDE_FEATURES = 32
@@ -131,6 +132,9 @@ class View(NamedTuple):
 
 class TapPolicy(nn.Module):
     """Images and a context in, normalized action chunks (and reach targets) out."""
+
+    on_cpu: tuple[str, ...] = ()
+    """Entries of a batch that it reads on the CPU."""
 
     def __init__(self, config: PolicyConfig, towers: Towers, *, load_weights: bool = True) -> None:
         """
@@ -349,16 +353,20 @@ def require_used(config: PolicyConfig) -> None:
 
 
 def plain(config: PolicyConfig) -> dict[str, Any]:
-    """Plain values that identify a run. Fields that only a VLM or several cameras use are left out if there are none,
-    so that the names of older runs stay valid."""
-    values, usual = to_dict(config), to_dict(PolicyConfig())
-    kept = {key: value for key, value in values.items() if key not in LATER or value != usual[key]}
-    return kept | ({"vlm": named(kept["vlm"])} if "vlm" in kept else {})
+    """Plain values that identify a run. Fields that were added later are left out where they are not used, so that the
+    names of older runs stay valid."""
+    kept = _without_unused(to_dict(config), to_dict(PolicyConfig()), LATER)
+    return kept | ({"vlm": _without_unused(kept["vlm"], to_dict(VlmConfig()), LATER_OF_VLM)} if "vlm" in kept else {})
+
+
+def _without_unused(values: dict[str, Any], usual: dict[str, Any], later: Collection[str]) -> dict[str, Any]:
+    return {key: value for key, value in values.items() if key not in later or value != usual[key]}
 
 
 OF_CAMERAS = ("num_cameras", "camera_towers")
 """Fields that a policy with one camera does not use and does not write into its files."""
 LATER = ("vlm", "tokens", *OF_CAMERAS)
+LATER_OF_VLM = ("pi0", "head_layers", "pad_tokens")
 
 
 def acts(config: PolicyConfig) -> bool:

@@ -33,10 +33,10 @@ from tap_ray.models.fast import FastTokenizer
 from tap_ray.models.heads import FlowHead, LayerMix, RegressionHead, before_goal, flow_outputs
 from tap_ray.models.lora import add_lora, merged
 from tap_ray.models.normalizer import Normalizer
+from tap_ray.models.other_projects import load_other, starts_from_other
 from tap_ray.models.placement import placed
 from tap_ray.models.policy import PolicyConfig, acts
 from tap_ray.models.prompt import Row, behind, images, prompt, sentences, with_crops
-from tap_ray.models.smolvla import load_smolvla
 from tap_ray.models.token_head import TokenHead
 from tap_ray.models.vlm_files import VlmFiles, new_model, vision_tower
 
@@ -110,9 +110,10 @@ class VlmPolicy(nn.Module):
         self.config, self.parts = config, parts
         self.frozen_parts: tuple[str, ...] = ()
         self.action_scale = Normalizer(config.num_actions)
-        self.model = new_model(config.vlm, parts.files, load_weights=load_weights and not config.vlm.smolvla)
-        if config.vlm.smolvla and load_weights:
-            print(load_smolvla(self.model, config.vlm.smolvla))
+        other = starts_from_other(config.vlm)
+        self.model = new_model(config.vlm, parts.files, load_weights=load_weights and not other)
+        if other and load_weights:
+            print(load_other(self.model, config.vlm))
         self._takes = set(inspect.signature(self.model.forward).parameters)
         width = parts.files.config.get_text_config().hidden_size
         self._prepare(self.model)

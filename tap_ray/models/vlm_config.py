@@ -2,9 +2,7 @@
 model."""
 
 from dataclasses import dataclass
-from typing import Any, Literal
-
-from tap_ray.errors import ConfigError
+from typing import Literal
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -18,6 +16,9 @@ class VlmConfig:
     smolvla: str = ""
     """Local folder of a SmolVLA policy (LeRobot) whose image-text model replaces the weights of `pretrained`, a
     SmolVLM2; it is cut to as many text layers. Empty: none."""
+    pi0: str = ""
+    """Local folder of a pi0 or pi0.5 policy (LeRobot, or openpi's conversion to PyTorch) whose image-text model
+    replaces the weights of `pretrained`, a PaliGemma. Empty: none."""
     freeze: Literal["none", "vision", "all"] = "none"
     """What is frozen in this stage: nothing, the vision tower (the paper's Stage 1), or all of the model."""
     lora_rank: int = 0
@@ -38,14 +39,3 @@ class VlmConfig:
     --compile; 1: to the longest of a batch."""
     checkpoint_activations: bool = False
     """Whether the layers' activations are computed again in the backward pass: less memory, more time."""
-
-    def __post_init__(self) -> None:
-        if self.pad_tokens < 1:
-            raise ConfigError(f"policy.vlm.pad_tokens must be at least 1; got {self.pad_tokens}.")
-
-
-def named(values: dict[str, Any]) -> dict[str, Any]:
-    """The values of a VlmConfig that name a run: fields that were added later only if they are used, so that older runs
-    keep their names."""
-    later = {name: getattr(VlmConfig, name) for name in ("head_layers", "pad_tokens")}
-    return {name: value for name, value in values.items() if name not in later or value != later[name]}

@@ -14,10 +14,10 @@ from tap_ray.errors import ConfigError
 from tap_ray.models.build import VLM, load_config
 from tap_ray.models.fast import load_fast
 from tap_ray.models.known_vlms import KNOWN, known_files
+from tap_ray.models.other_projects import fitted
 from tap_ray.models.policy import PolicyConfig, require_used
 from tap_ray.models.prior_files import load_prior
 from tap_ray.models.reach import NUM_REACH
-from tap_ray.models.smolvla import cut_to_smolvla
 from tap_ray.models.vlm import VlmParts
 from tap_ray.models.vlm_files import VlmFiles, read_files
 from tap_ray.planning import shapes
@@ -239,7 +239,7 @@ def _parts(policy: PolicyConfig, stage_1: Path | None) -> VlmParts | None:
         with storage.local_copy(stage_1 / VLM) as here:
             files = read_files(str(here))
     else:
-        files = cut_to_smolvla(_files(policy.vlm.pretrained), policy.vlm)
+        files = fitted(_files(policy.vlm.pretrained), policy.vlm)
     actions = None
     if policy.head == "tokens" and policy.tokens.pretrained:
         sizes = {"horizon": policy.chunk, "num_actions": policy.num_actions}

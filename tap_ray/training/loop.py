@@ -167,11 +167,10 @@ def fit(
     state = start(model, config, hooks, resume=resume, lr_scale=lr_scale)
     meter = Meter(objective.name, config.windows_per_step)
     metrics: dict[str, float] = {}
-    on_cpu = getattr(model, "on_cpu", ())
     model.train()
     while state.step < config.steps:
         numbers = _numbers(state.step, config)
-        taken = [_batch(batches, number, state.step, config, hooks, meter, on_cpu) for number in numbers]
+        taken = [_batch(batches, number, state.step, config, hooks, meter, _on_cpu(model)) for number in numbers]
         parts = _backward(prepared, objective, taken, state, config, hooks)
         norm = _update(state, config)
         meter.add({**parts, f"{objective.name}/grad_norm": norm})
@@ -309,6 +308,11 @@ def _batch(
     return batch
 
 
+def _on_cpu(model: nn.Module) -> tuple[str, ...]:
+    """What a policy reads on the CPU; a motion prior reads nothing there."""
+    return getattr(model, "on_cpu", ())
+
+
 def _backward(
     prepared: nn.Module,
     objective: Objective,
@@ -324,8 +328,7 @@ def _backward(
     """
     state.optimizer.zero_grad(set_to_none=True)
     means: dict[str, Tensor] = {}
-    keeps = bool(getattr(state.model, "on_cpu", ()))
-    called = cast(nn.Module, lambda batch: prepared(Kept(batch))) if keeps else prepared
+    called = cast(nn.Module, lambda batch: prepared(Kept(batch))) if _on_cpu(state.model) else prepared
     for number, batch in zip(_numbers(state.step, config), shares(objective, batches), strict=True):
         # Random numbers that models draw during training.
         torch.manual_seed(seed_of(config.seed, "noise", number, hooks.rank))

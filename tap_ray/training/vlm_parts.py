@@ -10,8 +10,8 @@ from tap_ray.dataset.layout import ACTION
 from tap_ray.dataset.norm_stats import NormStats
 from tap_ray.dataset.reader import DatasetInfo, read_episodes
 from tap_ray.models.fast import FastTokenizer, fit_fast, load_fast, report
+from tap_ray.models.other_projects import fitted
 from tap_ray.models.policy import PolicyConfig
-from tap_ray.models.smolvla import cut_to_smolvla
 from tap_ray.models.vlm import VlmParts
 from tap_ray.models.vlm_files import read_files
 
@@ -34,7 +34,7 @@ def new_parts(policy: PolicyConfig, action_NHA: Callable[[], np.ndarray], norm: 
     """
     if not policy.vlm.pretrained:
         return None
-    files = cut_to_smolvla(read_files(policy.vlm.pretrained), policy.vlm)
+    files = fitted(read_files(policy.vlm.pretrained), policy.vlm)
     actions = _action_tokens(policy, norm.action.normalize(action_NHA())) if policy.head == "tokens" else None
     return VlmParts(files=files, actions=actions)
 

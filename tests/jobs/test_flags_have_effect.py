@@ -25,8 +25,8 @@ STAGES = {
 OTHER: dict[str, Any] = {
     "chunk": 3, "n_action_steps": 1, "context": ("goal", "language"), "image_size": 64, "head": "flow",
     "holdout_every": 7, "glimpse_px": 16, "num_episodes": 20, "num_state": 0, "kind": "vit", "widths": (16, 32),
-    "pretrained": "somewhere", "smolvla": "somewhere", "weights": "fresh", "freeze": "vision", "dtype": "bfloat16",
-    "attention": "eager", "camera_towers": "shared", "head_layers": "all",
+    "pretrained": "somewhere", "smolvla": "somewhere", "pi0": "somewhere", "weights": "fresh", "freeze": "vision",
+    "dtype": "bfloat16", "attention": "eager", "camera_towers": "shared", "head_layers": "all",
 }  # fmt: skip
 """Another legal value where the default plus one is none."""
 

@@ -4,6 +4,7 @@ import pytest
 import torch
 from transformers.utils.import_utils import is_flash_attn_2_available
 
+from tap_ray.bounds import check
 from tap_ray.errors import ConfigError
 from tap_ray.models.policy import PolicyConfig, plain
 from tap_ray.models.prompt import prompt
@@ -74,5 +75,5 @@ def test_the_new_settings_of_a_vlm_do_not_rename_runs():
     assert list(plainly) == before.split()
     used = VlmConfig(pretrained="x", head_layers="all", pad_tokens=32)
     assert plain(PolicyConfig(vlm=used))["vlm"] == plainly | {"head_layers": "all", "pad_tokens": 32}
-    with pytest.raises(ConfigError, match=r"policy\.vlm\.pad_tokens must be at least 1; got 0"):
-        VlmConfig(pad_tokens=0)
+    with pytest.raises(ConfigError, match=r"--vlm\.pad-tokens must be at least 1; got 0"):
+        check(PolicyConfig(vlm=VlmConfig(pretrained="x", pad_tokens=0)))
