@@ -118,7 +118,9 @@ class MotionBatch(TypedDict, total=False):
 
 def moved(tensor: Tensor, device: torch.device) -> Tensor:
     """On `device`, without waiting until a copy to a GPU has ended."""
-    return tensor.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else tensor.to(device)
+    if tensor.device.type != "cpu" or device.type != "cuda":
+        return tensor.to(device)
+    return tensor.pin_memory().to(device, non_blocking=True)
 
 
 class Kept:
