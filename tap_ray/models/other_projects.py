@@ -34,23 +34,26 @@ class _Format:
     name: str
     types: tuple[str, ...]
     """The values of "type" (LeRobot) or "model_type" (transformers) in its config.json."""
-    model_type: str
-    """Type of the image-text model in `transformers`."""
+    model_types: tuple[str, str]
+    """Types of the image-text model and of its text model in `transformers`."""
     base: str
-    """What `--policy.vlm.pretrained` is usually."""
+    """Name of that model."""
     names: tuple[tuple[str, str], ...]
     """Patterns of tensors' names -> our names, applied one after the other."""
 
 
-SMOLVLA = _Format("SmolVLA", ("smolvla",), "smolvlm", "SmolVLM2", ((r"^model\.vlm_with_expert\.vlm\.model\.", ""),))
+SMOLVLA = _Format(
+    "SmolVLA", ("smolvla",), ("smolvlm", "llama"), "SmolVLM2", ((r"^model\.vlm_with_expert\.vlm\.model\.", ""),)
+)
 PI0 = _Format(
     "pi0",
     ("pi0", "pi05"),
-    "paligemma",
-    "PaliGemma",
+    ("paligemma", "gemma"),
+    "PaliGemma (the first, not PaliGemma 2)",
     (
         (r"^(model\.)?paligemma_with_expert\.paligemma\.(model\.)?", ""),
         (r"^language_model\.model\.", "language_model."),
+        (r"^language_model\.lm_head\.", "lm_head."),  # LeRobot until 2025
         (r"^vision_tower\.vision_model\.", "vision_tower."),
     ),
 )
@@ -77,10 +80,10 @@ def fitted(files: VlmFiles, config: VlmConfig) -> VlmFiles:
     if config.smolvla and config.pi0:
         raise ConfigError("Give --policy.vlm.smolvla or --policy.vlm.pi0, not both.")
     project, source = _chosen(config)
-    flag = f"--policy.vlm.{project.name.lower()}"
-    if files.config.model_type != project.model_type or config.weights != "pretrained":
+    flag, types = _flag(project), (files.config.model_type, files.config.get_text_config().model_type)
+    if types != project.model_types or config.weights != "pretrained":
         raise ConfigError(
-            f"{flag} needs a {project.base} as --policy.vlm.pretrained (got {files.config.model_type!r}), and no "
+            f"{flag} needs a {project.base} as --policy.vlm.pretrained (got {types[0]!r} with {types[1]!r}), and no "
             "--policy.vlm.weights."
         )
     folder = storage.to_path(source)
@@ -101,7 +104,8 @@ def load_other(model: nn.Module, config: VlmConfig) -> str:
     project, source = _chosen(config)
     file = storage.to_path(source) / "model.safetensors"
     want = model.state_dict()
-    tensors = {_our_name(name, project): (name, value) for name, value in read_tensors(file).items()}
+    cure = f"{_flag(project)} needs a folder with config.json and one whole model.safetensors."
+    tensors = {_our_name(name, project): (name, value) for name, value in read_tensors(file, cure=cure).items()}
     if project is PI0 and WORDS not in tensors and "lm_head.weight" in tensors:
         tensors[WORDS] = tensors.pop("lm_head.weight")
     taken = {name: value for name, (_, value) in tensors.items() if name in want}
@@ -112,6 +116,10 @@ def load_other(model: nn.Module, config: VlmConfig) -> str:
     model.load_state_dict({name: value.to(want[name].dtype) for name, value in taken.items()})
     left = _grouped([theirs for ours, (theirs, _) in tensors.items() if ours not in want])
     return f"{project.name}: {len(want)} tensors of {file} loaded{note}; not used: {left}."
+
+
+def _flag(project: _Format) -> str:
+    return f"--policy.vlm.{project.name.lower()}"
 
 
 def _chosen(config: VlmConfig) -> tuple[_Format, str]:

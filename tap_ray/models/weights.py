@@ -22,18 +22,23 @@ FACTS_SHOWN = 6
 """Largest number of differences named in one message."""
 
 
-def read_tensors(file: Path) -> dict[str, Tensor]:
+def read_tensors(file: Path, *, cure: str = "") -> dict[str, Tensor]:
     """Read the tensors of a safetensors file, under their current names.
+
+    Args:
+        file: where they are.
+        cure: what to do if the file is missing or truncated; default: what helps with a run of ours.
 
     Raises:
         CheckpointError: the file is missing or truncated.
     """
     if not file.exists():
-        raise CheckpointError(f"{file} is missing. Give the folder of a run that has finished.")
+        raise CheckpointError(f"{file} is missing. {cure or 'Give the folder of a run that has finished.'}")
     try:
         tensors = load(storage.read(file)) if storage.is_remote(file) else load_file(file)
     except (SafetensorError, OSError) as error:
-        raise CheckpointError(f"{file} cannot be read (truncated?): {error}. Use an earlier checkpoint.") from None
+        what = f"{file} cannot be read (truncated?): {error}."
+        raise CheckpointError(f"{what} {cure or 'Use an earlier checkpoint.'}") from None
     return {_present(name): value for name, value in tensors.items()}
 
 

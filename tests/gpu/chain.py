@@ -1,5 +1,6 @@
 """Play -> Stage 1 -> Stage 2 -> evaluation -> a served action, by the jobs."""
 
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -13,6 +14,7 @@ from tap_ray.models.inference import load_policy
 from tap_ray.models.policy import PolicyConfig
 from tap_ray.models.vlm_config import VlmConfig
 from tap_ray.play.settings import DemosJobConfig, PlayJobConfig
+from tap_ray.pretrain.from_play import ObjectiveConfig
 from tap_ray.runs import is_done, read_json
 from tap_ray.serving.client import RemotePolicy
 from tap_ray.settings import AlignJobConfig, PretrainConfig, WorkersConfig
@@ -30,18 +32,20 @@ class Kind(NamedTuple):
     """A policy of the chain."""
 
     head: str = "regression"
-    vlm: bool = True
-    """Whether a tiny image-text model is its backbone; otherwise it is the small policy."""
-    lora: int = 0
-    """Rank of LoRA updates; 0: none."""
+    backbone: str = ""
+    """Architecture of the tiny image-text model; without one it is the small policy, trained by its default objective
+    and co-trained with play in Stage 2."""
+    stage: Mapping[str, Any] = {}
+    """How the backbone is trained."""
+    train: TrainConfig = SHORT
 
 
 KINDS = {
-    "small": Kind(vlm=False),
-    "regression": Kind(),
-    "tokens": Kind(head="tokens"),
-    "flow": Kind(head="flow"),
-    "lora": Kind(lora=4),
+    "small": Kind(train=replace(SHORT, ema_decay=0.9, gradient_accumulation_steps=2)),
+    "regression": Kind(backbone="qwen2_5_vl", stage={"checkpoint_activations": True}),
+    "tokens": Kind("tokens", "smolvlm"),
+    "flow": Kind("flow", "paligemma", stage={"head_layers": "all", "pad_tokens": 32}),
+    "lora": Kind(backbone="qwen3_vl", stage={"freeze": "vision", "lora_rank": 4}),
 }
 
 
@@ -64,20 +68,18 @@ def require_chain(kind: Kind, data: dict[str, Path], folder: Path, *, workers: W
         workers: of both trainings.
         gpus: of the fleet that evaluates, and of the process that serves.
     """
-    policy, aligned = PolicyConfig(), PolicyConfig()
-    if kind.vlm:
-        stage: dict[str, Any] = {"freeze": "vision", "lora_rank": kind.lora} if kind.lora else {}
-        tiny = VlmConfig(pretrained=tiny_vlm("qwen2_5_vl", folder / "vlm"), **stage)
-        policy = PolicyConfig(head=kind.head, vlm=tiny)  # type: ignore[arg-type]
+    policy, aligned, objective, play = PolicyConfig(), PolicyConfig(), ObjectiveConfig(), (str(data["play"]),)
+    if kind.backbone:
+        (folder / "vlm").mkdir()
+        tiny = VlmConfig(pretrained=tiny_vlm(kind.backbone, folder / "vlm"), **kind.stage)
+        policy, objective = PolicyConfig(head=kind.head, vlm=tiny), INVERSE  # type: ignore[arg-type]
         # The tiny tokenizer knows few words; the model itself is Stage 1's.
-        aligned = replace(policy, num_context=48, vlm=VlmConfig(**stage))
-    usual: dict[str, Any] = {"train": SHORT, "workers": workers}
-    first = PretrainConfig(
-        data=(str(data["play"]),), objective=INVERSE, policy=policy, out=folder / "stage_1", **usual
-    )  # fmt: skip
+        aligned = replace(policy, num_context=48, vlm=VlmConfig(**kind.stage))
+    usual: dict[str, Any] = {"train": kind.train, "workers": workers}
+    first = PretrainConfig(data=play, objective=objective, policy=policy, out=folder / "stage_1", **usual)
     stage_1 = pretrain.main(first)
     second = AlignJobConfig(demos=data["demos"], init=str(stage_1), policy=aligned, out=folder / "stage_2", **usual)
-    stage_2 = align.main(second)
+    stage_2 = align.main(second if kind.backbone else replace(second, play=play))
     cells: dict[str, Any] = {"tasks": (TASK,), "episodes": CELLS, "max_steps": CELL_STEPS}
     result = evaluate.main(EvaluateConfig(policy=str(stage_2), gpus_per_fleet=gpus, out=folder / "evaluated", **cells))
     assert all(is_done(run) for run in (stage_1, stage_2, result))

@@ -96,6 +96,7 @@ def test_what_cannot_be_is_refused_by_name(source: str, smolvla: Path, tmp_path_
 GEMMA = {"model_type": "gemma"}
 PUBLISHED = (("language_model.model.", "language_model."), ("vision_tower.", "vision_tower.vision_model."))
 """How transformers writes a tensor of pi0 -> how LeRobot and openpi write it."""
+EARLIER = (("paligemma.model.", "paligemma."), ("vision_tower.", "vision_tower.vision_model."))
 IN_FILE = "paligemma_with_expert.paligemma."
 
 
@@ -111,30 +112,36 @@ def pi0(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, Path]:
     return str(base), folder
 
 
-def as_published(folder: Path, out: Path, prefix: str = "", num_words: int = 1990) -> dict[str, torch.Tensor]:
-    """Write the policy as LeRobot and openpi do: their names, word embeddings as lm_head only and no rows behind the
-    last word. Returns the tensors under their names in transformers' file."""
+def as_published(folder: Path, out: Path, prefix: str = "", earlier: bool = False) -> dict[str, torch.Tensor]:
+    """Write the policy as LeRobot and openpi do: their names (`earlier`: LeRobot's until 2025), word embeddings as
+    lm_head only and no rows behind the last word. Returns the tensors under their names in transformers' file."""
     saved, published = load_file(folder / "model.safetensors"), {}
     for name, value in saved.items():
-        for ours, theirs in PUBLISHED:
+        for ours, theirs in EARLIER if earlier else PUBLISHED:
             name = name.replace(ours, theirs) if name.startswith(IN_FILE) else name
-        if name == f"{IN_FILE}model.language_model.embed_tokens.weight":
-            name, value = f"{IN_FILE}lm_head.weight", value[:num_words].clone()
+        if "embed_tokens" in name:
+            name = f"{IN_FILE}{'language_model.' if earlier else ''}lm_head.weight"
+            value = value[:1990].clone()
         published[prefix + name] = value
     save_file(published, out / "model.safetensors")
     return saved
 
 
 @pytest.mark.parametrize(
-    ("about", "prefix"),
-    [({"type": "pi0"}, "model."), ({"type": "pi05"}, ""), ({"paligemma_variant": "gemma_2b"}, "")],
-    ids=["lerobot", "pi0.5", "openpi"],
+    ("about", "prefix", "earlier"),
+    [
+        ({"type": "pi0"}, "model.", False),
+        ({"type": "pi0"}, "model.", True),
+        ({"type": "pi05"}, "", False),
+        ({"paligemma_variant": "gemma_2b"}, "", False),
+    ],
+    ids=["lerobot", "earlier lerobot", "pi0.5", "openpi"],
 )
 def test_a_published_pi0(
-    pi0: tuple[str, Path], tmp_path: Path, about: dict, prefix: str, capsys: pytest.CaptureFixture[str]
+    pi0: tuple[str, Path], tmp_path: Path, about: dict, prefix: str, earlier: bool, capsys: pytest.CaptureFixture[str]
 ):
     base, folder = pi0
-    saved = as_published(folder, tmp_path, prefix)
+    saved = as_published(folder, tmp_path, prefix, earlier)
     (tmp_path / "config.json").write_text(json.dumps(about))
     capsys.readouterr()
     policy = made(base, pi0=str(tmp_path))
@@ -169,18 +176,23 @@ def test_what_cannot_be_a_pi0_is_refused_by_name(pi0: tuple[str, Path], smolvla:
         made(base, pi0=str(smolvla))
     with pytest.raises(ConfigError, match=r"Give --policy\.vlm\.smolvla or --policy\.vlm\.pi0, not both"):
         made(base, pi0=str(folder), smolvla=str(smolvla))
-    with pytest.raises(ConfigError, match=r"--policy\.vlm\.pi0 needs a PaliGemma as .*got 'smolvlm'"):
-        fitted(read_files(tiny_vlm("smolvlm", tmp_path)), VlmConfig(pretrained="x", pi0=str(folder)))
+    for kind, types in (("smolvlm", "'smolvlm' with 'llama'"), ("paligemma", "'paligemma' with 'gemma2'")):
+        (tmp_path / kind).mkdir()
+        with pytest.raises(ConfigError, match=rf"--policy\.vlm\.pi0 needs a PaliGemma \(the first.*got {types}"):
+            fitted(read_files(tiny_vlm(kind, tmp_path / kind)), VlmConfig(pretrained="x", pi0=str(folder)))
     as_published(folder, tmp_path)
     (tmp_path / "config.json").write_text(json.dumps({"type": "pi0"}))
     tensors = load_file(tmp_path / "model.safetensors")
     longer = torch.zeros(2010, TEXT["hidden_size"])
     save_file({**tensors, f"{IN_FILE}lm_head.weight": longer}, tmp_path / "model.safetensors")
-    with pytest.raises(
-        CheckpointError, match=r"embed_tokens\.weight has shape \(2010, 16\), .* \(2000, 16\)"
-    ):
+    with pytest.raises(CheckpointError, match=r"embed_tokens\.weight has shape \(2010, 16\), .* \(2000, 16\)"):
         made(base, pi0=str(tmp_path))
     del tensors[f"{IN_FILE}lm_head.weight"]
     save_file(tensors, tmp_path / "model.safetensors")
     with pytest.raises(CheckpointError, match=r"embed_tokens\.weight is missing"):
+        made(base, pi0=str(tmp_path))
+    (tmp_path / "model.safetensors").unlink()
+    with pytest.raises(
+        CheckpointError, match=r"model\.safetensors is missing\. --policy\.vlm\.pi0 needs a folder with"
+    ):
         made(base, pi0=str(tmp_path))
