@@ -120,6 +120,15 @@ def control_lag_of(sim: str) -> float:
     return simulator(sim).control_lag
 
 
+def needs_gpu(sim: str) -> bool:
+    """Whether each process of a simulator needs a GPU.
+
+    Raises:
+        ConfigError: there is no such simulator.
+    """
+    return getattr(simulator(sim), "gpu", False)
+
+
 def push_goal_m(task: str) -> tuple[float, float] | None:
     """How far `task` requires its object 0 to be pushed along x and y, m, base frame; None if it is grasped instead."""
     return (0.0, PUSH_M) if TASKS[task].goal == "push_left" else None
@@ -183,6 +192,7 @@ __all__ = [
     "make_expert",
     "make_vector",
     "movers",
+    "needs_gpu",
     "push_goal_m",
     "random_policy",
     "sims_of",

@@ -17,7 +17,10 @@ from tap_ray.types import EnvConfig
 
 @runtime_checkable
 class Simulator(Protocol):
-    """What the rest of the project may use of a simulator. Its engine is loaded only when a robot is made."""
+    """What the rest of the project may use of a simulator. Its engine is loaded only when a robot is made.
+
+    One whose processes each need a GPU has another attribute, `gpu = True`: by default they reserve one.
+    """
 
     @property
     def tasks(self) -> tuple[str, ...]:

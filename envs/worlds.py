@@ -46,6 +46,8 @@ class World:
     require_goal: Callable[[Sequence[str]], None]
     """Raises an error unless success is known, and an expert exists if "expert" is among the names."""
     control_lag: float = 1.0
+    gpu: bool = False
+    """Whether each process of robots needs a GPU."""
     header_fields: Mapping[str, Any] = field(default_factory=lambda: {"num_objects": envs.NUM_SLOTS})
     """Fields of a dataset's header: number of object slots, and whether contact is known."""
     scene_options: tuple[str, ...] = ("segmentation", "robot_mask")
@@ -98,6 +100,7 @@ def world_of(env: str, robot: str, sim: str, tasks: tuple[str, ...] = (), scenar
             require_explorers=_anything,
             require_goal=_anything,
             control_lag=envs.control_lag_of(sim),
+            gpu=envs.needs_gpu(sim),
         )
     if robot != USUAL.robot or sim not in (USUAL.sim, ""):
         raise ConfigError(f"--env {env} already determines the robot and the simulator. Omit --robot and --sim.")

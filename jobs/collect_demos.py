@@ -30,7 +30,7 @@ def main(config: DemosJobConfig) -> Path:
         episodes=config.episodes,
         make_player=partial(fleet, plan, config.robots_per_fleet, world=world),
     )
-    return record(recording, to_dict(config), pool=pool_of(config), ray_address=config.ray_address)
+    return record(recording, to_dict(config), pool=pool_of(config, gpu=world.gpu), ray_address=config.ray_address)
 
 
 def planned(config: DemosJobConfig) -> tuple[DemoPlan, World]:

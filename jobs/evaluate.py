@@ -25,6 +25,7 @@ def main(config: EvaluateConfig) -> Path:
         make_failure_inputs=partial(_failure_inputs, world),
         built_in={"expert": world.make_expert, "random": world.random_policy},
         spec=world.spec,
+        gpu=world.gpu,
     )
     return run_evaluation(config, protocol, scenes)
 

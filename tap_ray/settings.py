@@ -333,7 +333,8 @@ def made_by(config: TrainJobConfig) -> MadeBy:
     if isinstance(config, PretrainConfig):
         play = config.play if config.live_play else UNUSED_PLAY
         values["play"] = {**to_dict(play), "explorers": explorer_values(play.explorer, play.explorers)}
-        values["play"].pop("writers")  # as many as there are, they write the same
+        for name in ("writers", "gpus_per_fleet"):  # whatever they are, the data are the same
+            values["play"].pop(name)
         values["data"] = identity_of(config.data)
         if play.cameras == ONE_CAMERA:  # runs from before there could be several keep their names
             values["play"].pop("cameras")

@@ -172,8 +172,9 @@ def run_attempts(
     """
     options, label_selector = options or PoolOptions(), placement.selector(pool.labels)
     cpus = placement.num_fleets(label_selector)
-    fleets = min(pool.fleets or cpus, len(batches))
-    needs = placement.Needs(cpus=placement.share(min(fleets, cpus), label_selector), labels=label_selector)
+    fleets = min(pool.fleets or placement.num_fleets(label_selector, pool.gpus), len(batches))
+    share = placement.share(min(fleets, cpus), label_selector)
+    needs = placement.Needs(cpus=share, gpus=pool.gpus, labels=label_selector)
     actor = ray.remote(**needs.options())(FleetByReference if options.by_reference else Fleet)
     actors = ActorPool(
         start=lambda: actor.remote(make_player, options.visits_of),

@@ -43,12 +43,14 @@ class FleetConfig:
     """How many processes and robots run an evaluation, and where. The protocol does not depend on it."""
 
     fleets: int = 0
-    """Number of processes; 0: one for each CPU of the cluster."""
+    """Number of processes; 0: see `placement.num_fleets`."""
     robots: int = 12
     """Number of robots in a process, stepped in lockstep; the policy sees them as one batch. Fewer robots per process
     keep more processes busy."""
     gpus: float = 0.0
-    """GPUs (or a share of one) for each fleet's own copy of the policy; 0: none."""
+    """GPUs (or a share of one) for each fleet's own copy of the policy, and for its robots; 0: none."""
+    gpu_scenes: bool = False
+    """Whether the robots need a GPU."""
     inference: InferenceConfig = field(default_factory=InferenceConfig)
     """Processes that compute the policy for all fleets."""
     labels: tuple[str, ...] = ()
@@ -147,9 +149,10 @@ def _pool(make: tuple[Any, ...], policies: Sequence[MakePolicy], config: FleetCo
     """The pool of fleets for a number of chunks. Fleets take turns at `policies`; `make` holds the other arguments of
     `Fleet`."""
     place = placement.selector(config.labels)
-    placement.require_gpus(config.gpus, flag="--gpus-per-fleet", labels=place)
+    instead = "a simulator that needs no GPU (--sim maniskill)" if config.gpu_scenes else "0 to compute on CPUs"
+    placement.require_gpus(config.gpus, flag="--gpus-per-fleet", labels=place, instead=instead)
     cpus = placement.num_fleets(place)
-    fleets = config.fleets or cpus
+    fleets = config.fleets or placement.num_fleets(place, config.gpus)
     needs = placement.Needs(cpus=placement.share(min(fleets, cpus), place), gpus=config.gpus, labels=place)
     actor = ray.remote(**needs.options())(Fleet)
     least_s = inference.INFERENCE_TIMEOUT_S if config.inference.actors else 0.0
@@ -171,7 +174,7 @@ def validate_settings(config: FleetConfig) -> None:
             f"--fleets must be at least 0 and --robots-per-fleet at least 1; got {config.fleets} and {config.robots}."
         )
     shared = config.inference
-    if shared.actors and config.gpus:
+    if shared.actors and config.gpus and not config.gpu_scenes:
         raise ConfigError(
             f"--gpus-per-fleet {config.gpus:g} has no effect with --inference.actors {shared.actors}: fleets then hold "
             "no policy. Use --inference.gpus instead."

@@ -31,6 +31,8 @@ class Scenes:
     built_in: Mapping[str, MakePolicy]
     """Name -> built-in policy, which needs no run folder."""
     spec: Callable[[EnvConfig], RobotSpec]
+    gpu: bool = False
+    """Whether each process of robots needs a GPU."""
 
 
 def run_evaluation(config: EvaluateConfig, protocol: Protocol, scenes: Scenes) -> Path:
@@ -38,7 +40,8 @@ def run_evaluation(config: EvaluateConfig, protocol: Protocol, scenes: Scenes) -
     fleets = FleetConfig(
         fleets=config.fleets,
         robots=config.robots_per_fleet,
-        gpus=config.gpus_per_fleet,
+        gpus=config.gpus_per_fleet or float(scenes.gpu),
+        gpu_scenes=scenes.gpu,
         inference=config.inference,
         labels=config.node_labels,
     )

@@ -44,7 +44,8 @@ class LivePlay:
     reserved: int
     """Number of reserved attempts: attempts 0 .. reserved - 1 are for validation and never trained on."""
     pool: Pool
-    """Fleets for each training process; with 0 fleets, one for each CPU that the trainers leave."""
+    """Fleets for each training process; with 0 fleets, one for each CPU that the trainers leave, or a single one if it
+    reserves GPUs."""
 
 
 def play_of(config: PlayJobConfig, plan: CollectPlan, make_player: Callable[[], Player], spec: RobotSpec) -> LivePlay:
@@ -80,7 +81,8 @@ def batches(
             f"{config.batch_size} windows. Lower --batch-size or raise --windows.group-size."
         )
     label_selector, num_workers = placement.selector(play.pool.labels), shard.num_workers
-    fleets = play.pool.fleets or max(1, (placement.num_fleets(label_selector) - num_workers) // num_workers)
+    idle = 0 if play.pool.gpus else placement.num_fleets(label_selector) - num_workers
+    fleets = play.pool.fleets or max(1, idle // num_workers)
     processes = num_workers * (1 + fleets)
     first_group, first_batch = divmod(shard.start_batch, per_group)
     begun = sum(workers * -(-had // per_group) for workers, had in shard.before)  # by others: never played again
@@ -93,6 +95,7 @@ def batches(
             fn_constructor_kwargs={"play": play, "config": config, "seed": seed},
             batch_size=None,
             num_cpus=placement.share(processes, label_selector),
+            num_gpus=play.pool.gpus or None,
             label_selector=label_selector or None,
             compute=ActorPoolStrategy(size=fleets),
         )

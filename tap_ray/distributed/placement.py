@@ -37,11 +37,13 @@ class Pool:
     """The number of fleets, their robots, and the writers. The data do not depend on it."""
 
     fleets: int = 0
-    """Number of processes; 0: one for each CPU of the cluster."""
+    """Number of processes; 0: see `num_fleets`."""
     robots: int = 1
     """Robots in a process, stepped in lockstep."""
     writers: int = 0
     """Number of processes that write a dataset; 0: the driver writes; -1: as many as the fleets need."""
+    gpus: float = 0.0
+    """GPUs, or a share of one, that each fleet reserves."""
     labels: tuple[str, ...] = ()
     """KEY=VALUE that a node must have; none: any node."""
     timeouts: Timeouts = field(default_factory=Timeouts)
@@ -92,7 +94,14 @@ def waiting(resources: Mapping[str, float], labels: Mapping[str, str]) -> str:
     )
 
 
-def require_gpus(gpus: float, *, flag: str, places: int = 1, labels: Mapping[str, str] | None = None) -> None:
+def require_gpus(
+    gpus: float,
+    *,
+    flag: str,
+    places: int = 1,
+    labels: Mapping[str, str] | None = None,
+    instead: str = "0 to compute on CPUs",
+) -> None:
     """Raise an error if processes could never be placed: Ray would wait forever for GPUs that do not exist.
 
     Args:
@@ -100,6 +109,7 @@ def require_gpus(gpus: float, *, flag: str, places: int = 1, labels: Mapping[str
         flag: name of the user's flag, for the message.
         places: number of processes that must run at the same time.
         labels: labels of the nodes; if there are none, any node is used.
+        instead: what the user may request instead of GPUs, for the message.
 
     Raises:
         ConfigError: `gpus` is neither a share of one GPU nor a whole number, or there are too few GPUs and no
@@ -114,13 +124,17 @@ def require_gpus(gpus: float, *, flag: str, places: int = 1, labels: Mapping[str
     raise ConfigError(
         f"{flag} {gpus:g}: {places} process{'es' * (places > 1)} with that many GPUs cannot be placed: the Ray "
         f"cluster has {sum(there):g} GPUs{where}, at most {max(there, default=0):g} on one machine, and no "
-        "autoscaler. Request fewer, a fraction of one (e.g. 0.25), or 0 to compute on CPUs."
+        f"autoscaler. Request fewer, a fraction of one (e.g. 0.25), or {instead}."
     )
 
 
 def fits_gpus(gpus: float, places: int, labels: Mapping[str, str]) -> bool:
     """Whether the live nodes have the GPUs for this number of processes, whether in use or not."""
-    return sum(int(node_gpus / gpus + 1e-6) for node_gpus in of_nodes("GPU", labels)) >= places
+    return _gpu_places(gpus, labels) >= places
+
+
+def _gpu_places(gpus: float, labels: Mapping[str, str]) -> int:
+    return sum(int(node_gpus / gpus + 1e-6) for node_gpus in of_nodes("GPU", labels))
 
 
 def selector(labels: Sequence[str], *, flag: str = "--node-labels") -> dict[str, str]:
@@ -166,9 +180,11 @@ def _alive() -> list[dict[str, Any]]:
     return [node for node in ray.nodes() if node["Alive"]]
 
 
-def num_fleets(labels: dict[str, str]) -> int:
-    """Default number of fleets: one for each CPU of the nodes with these labels, at least 1."""
-    return max(1, int(sum(of_nodes("CPU", labels))))
+def num_fleets(labels: Mapping[str, str], gpus: float = 0.0) -> int:
+    """Default number of fleets: one for each CPU of the nodes with these labels, at least 1; of fleets that reserve
+    `gpus` each, no more than their GPUs suffice for, unless an autoscaler can add some."""
+    fleets = int(sum(of_nodes("CPU", labels)))
+    return max(1, min(fleets, _gpu_places(gpus, labels)) if gpus and not grows() else fleets)
 
 
 def share(num_places: int, labels: dict[str, str] | None = None, *, processes: int = 1) -> float:

@@ -1,14 +1,16 @@
 """Runs a collection job from start to end: dataset, MLflow run, Ray, collection, and the report."""
 
 from collections import Counter
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Callable, Mapping
+from typing import Any, Callable, Iterator, Mapping
 
 from tap_ray import runs, tracking
 from tap_ray.config import digest
 from tap_ray.dataset.layout import DatasetHeader
 from tap_ray.dataset.writer import DatasetWriter
+from tap_ray.distributed import placement
 from tap_ray.distributed.collect import Collection, CollectionStats, Player
 from tap_ray.distributed.connect import connect
 from tap_ray.distributed.placement import Pool
@@ -63,9 +65,15 @@ def header_of(
     )
 
 
-def pool_of(config: RobotsConfig) -> Pool:
-    """The pool of fleets and writers that a config asks for."""
-    return Pool(fleets=config.fleets, robots=config.robots_per_fleet, writers=config.writers, labels=config.node_labels)
+def pool_of(config: RobotsConfig, *, gpu: bool = False) -> Pool:
+    """The pool of fleets and writers that a config asks for; `gpu`: whether its simulator needs a GPU."""
+    return Pool(
+        fleets=config.fleets,
+        robots=config.robots_per_fleet,
+        writers=config.writers,
+        gpus=config.gpus_per_fleet or float(gpu),
+        labels=config.node_labels,
+    )
 
 
 def default_folder(kind: str, plan: Mapping[str, Any]) -> Path:
@@ -94,11 +102,12 @@ def record(
         The dataset's folder.
 
     Raises:
-        TapRayError: the robots cannot be built (raised before anything is written), or `Collection.run` raises it.
+        TapRayError: the robots cannot be built or no machine has their GPUs (raised before anything is written), or
+            `Collection.run` raises it.
     """
     recording.make_player(None)
     schedule = Schedule(num_tasks=len(recording.tasks), episodes=recording.episodes)
-    with DatasetWriter(recording.out, recording.header) as writer:
+    with _with_gpus(pool, ray_address), DatasetWriter(recording.out, recording.header) as writer:
         control_hz = recording.header.spec.control_hz
         collection = Collection(
             writer, schedule, memory=recording.memory, visits_of=recording.visits_of, control_hz=control_hz
@@ -123,6 +132,19 @@ def record(
             _manifest(recording, config, tracked.run_id, status="done", **metadata)
     print(summary(recording, schedule, stats))
     return recording.out
+
+
+@contextmanager
+def _with_gpus(pool: Pool, ray_address: str | None) -> Iterator[None]:
+    """Connect to Ray if fleets reserve GPUs, and raise a ConfigError if no fleet could ever be placed."""
+    if not pool.gpus:
+        yield
+        return
+    with connect(ray_address):
+        labels = placement.selector(pool.labels)
+        instead = "a simulator that needs no GPU (--sim maniskill, --sim pybullet)"
+        placement.require_gpus(pool.gpus, flag="--gpus-per-fleet", labels=labels, instead=instead)
+        yield
 
 
 def _finished(out: Path, with_report: bool) -> bool:

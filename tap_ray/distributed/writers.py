@@ -331,5 +331,5 @@ def sink_of(writer: DatasetWriter, pool: Pool) -> Sink:
     """The sink that the pool asks for. Ray must be connected."""
     num = pool.writers
     if num < 0:
-        num = (pool.fleets or placement.num_fleets(placement.selector(pool.labels))) // FLEETS_PER_WRITER
+        num = (pool.fleets or placement.num_fleets(placement.selector(pool.labels), pool.gpus)) // FLEETS_PER_WRITER
     return Writers(writer, num, pool) if num else InDriver(writer)

@@ -71,12 +71,13 @@ class EvaluateConfig(NodesConfig):
     name: str = ""
     """Name of the policy in tables; empty: that of its folder."""
     fleets: int = 0
-    """Processes that run cells; 0: one for each CPU."""
+    """Processes that run cells; 0: one for each CPU, or with GPUs as many as they suffice for."""
     robots_per_fleet: int = 8
     """Robots in a process, stepped in lockstep; the policy sees them as one batch. Fewer robots per process keep more
     processes busy."""
     gpus_per_fleet: float = 0.0
-    """GPUs, or a share of one, for each fleet's own copy of the policy; 0: none."""
+    """GPUs, or a share of one, for each fleet's own copy of the policy; 0: none. With a simulator that needs a GPU
+    (maniskill_gpu) also for its physics: 0 then reserves one for it, and computes the policy on a CPU."""
     inference: InferenceConfig = field(default_factory=InferenceConfig)
     """Processes that compute the policy for all fleets."""
     out: Path | None = None

@@ -31,7 +31,7 @@ class Attention(nn.Module):
 def explicit_attention(
     query_NKSd: Tensor, key_NKSd: Tensor, value_NKSd: Tensor, key_padding_mask_NS: Tensor | None
 ) -> Tensor:
-    """(N, K, S, d) each; the mask is True at padding."""
+    """(N, K, S, d) each; the mask is True at padding. A row of nothing but padding takes the mean of all its values."""
     scores_NKSS = query_NKSd @ key_NKSd.transpose(-1, -2) * query_NKSd.shape[-1] ** -0.5
     if key_padding_mask_NS is not None:
         scores_NKSS = scores_NKSS.masked_fill(key_padding_mask_NS[:, None, None, :], torch.finfo(scores_NKSS.dtype).min)
@@ -41,8 +41,13 @@ def explicit_attention(
 def fused_attention(
     query_NKSd: Tensor, key_NKSd: Tensor, value_NKSd: Tensor, key_padding_mask_NS: Tensor | None
 ) -> Tensor:
-    """The same as `explicit_attention`, by torch's kernels."""
-    seen = None if key_padding_mask_NS is None else ~key_padding_mask_NS[:, None, None, :]
+    """The same as `explicit_attention`, by torch's kernels, which give 0 or NaN for a row that sees no key: it sees all
+    keys, with a query of zeros."""
+    seen = None
+    if key_padding_mask_NS is not None:
+        empty_N111 = key_padding_mask_NS.all(-1)[:, None, None, None]
+        seen = ~key_padding_mask_NS[:, None, None, :] | empty_N111
+        query_NKSd = query_NKSd.masked_fill(empty_N111, 0.0)
     return scaled_dot_product_attention(query_NKSd, key_NKSd, value_NKSd, attn_mask=seen)
 
 

@@ -36,6 +36,9 @@ from tap_ray.types import PLAY_TASK, EnvConfig, Episode, Explorer, Trajectory
 MakeVector = Callable[[EnvConfig, int], gym.vector.VectorEnv]
 CountsBefore = Callable[[int], VisitCounts | None]
 """Function from a round to the visits that it may use; it is called only for rounds for which they are known."""
+MAX_FIRST_CRASHES = 8
+"""Number of attempts that crash one by one, before a fleet has finished any, until the simulator is taken for the
+cause. That a batch crashes proves nothing, because one robot is enough for it."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -109,12 +112,26 @@ class VectorEnvCache:
             raise ConfigError(f"A fleet needs at least 1 robot; got {num_robots}.")
         self._make_vector = make_vector
         self.num_robots = num_robots
+        self.work = False
+        """Whether they have finished any attempt."""
         self._envs: dict[EnvConfig, gym.vector.VectorEnv] = {}
 
     def of(self, config: EnvConfig) -> gym.vector.VectorEnv:
-        """The environment for `config`."""
+        """The environment for `config`.
+
+        Raises:
+            TapRayError: the first one cannot be made, which no attempt is to blame for.
+        """
         if config not in self._envs:
-            self._envs[config] = self._make_vector(config, self.num_robots)
+            try:
+                self._envs[config] = self._make_vector(config, self.num_robots)
+            except Exception as error:
+                if self.work or isinstance(error, TapRayError):
+                    raise
+                raise TapRayError(
+                    f"The simulator {config.sim!r} does not start on this machine with --robots-per-fleet "
+                    f"{self.num_robots}: {type(error).__name__}: {error}. Fix that, or try fewer robots."
+                ) from error
         return self._envs[config]
 
     def close(self) -> None:
@@ -156,18 +173,33 @@ def run_isolating_failures(
     A user's mistake (TapRayError) is raised and not recorded, because it would affect every attempt. Numbers that are
     not finite come from a simulator or an explorer that diverged (a FloatingPointError of `rollout` or of the encoding)
     and are recorded.
+
+    Raises:
+        TapRayError: no attempt has been finished yet, and the first MAX_FIRST_CRASHES of a batch crash alone, too.
     """
     try:
-        return play(attempts)
+        outcomes = play(attempts)
+        robots.work = True
+        return outcomes
     except TapRayError:
         raise
     except Exception as error:  # noqa: BLE001  whatever a simulator raises is a result with a reason
+        cause = error
         with suppress(Exception):  # a crashed simulator may not even close
             robots.close()
         if len(attempts) == 1:
             reason = f"crashed: {type(error).__name__}: {error}"
             return [AttemptResult(attempt=attempts[0], episode=None, reason=reason)]
-    return [outcome for attempt in attempts for outcome in run_isolating_failures(play, [attempt], robots)]
+    outcomes: list[AttemptResult] = []
+    for attempt in attempts:
+        outcomes += run_isolating_failures(play, [attempt], robots)
+        if len(outcomes) == MAX_FIRST_CRASHES and not robots.work:
+            raise TapRayError(
+                f"The first {len(attempts)} attempts crashed together ({type(cause).__name__}: {cause}), and the first "
+                f"{len(outcomes)} of them also one by one, the last so: {outcomes[-1].reason}. The simulator does not "
+                "work on this machine: fix that, or try another --sim."
+            ) from cause
+    return outcomes
 
 
 class PlayFleet:

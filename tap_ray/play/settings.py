@@ -39,9 +39,12 @@ class RobotsConfig(NodesConfig):
     jpeg_quality: int = 90
     """Quality of the stored JPEG images, 1 to 95."""
     fleets: int = 0
-    """Number of processes that step robots; 0: one per CPU."""
+    """Number of processes that step robots; 0: one per CPU, or with GPUs as many as they suffice for."""
     robots_per_fleet: int = 1
     """Robots in a process, stepped in lockstep. Neither number changes the data."""
+    gpus_per_fleet: float = 0.0
+    """GPUs, or a share of one, that each of these processes reserves; 0: one if the simulator needs a GPU
+    (maniskill_gpu), else none. In live play nothing is reserved with 0: trainers and robots share the GPUs."""
     writers: int = -1
     """Number of processes that write the dataset; 0: the job itself writes; -1: one per 32 fleets. It does not change
     the data."""

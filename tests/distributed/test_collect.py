@@ -19,15 +19,19 @@ import ray
 
 import envs
 from envs.kinematics.reachable import sample_poses
+from envs.worlds import world_of
+from jobs import collect_play
 from jobs.collect_play import fleet
 from tap_ray.dataset.reader import open_dataset
 from tap_ray.dataset.writer import DatasetWriter
 from tap_ray.distributed.actor_pool import MAX_ITEM_DEATHS
 from tap_ray.distributed.collect import Fleet, Pool, PoolOptions, Rounds, in_blocks, parts, run_attempts
 from tap_ray.distributed.connect import connect, restrict_token_permissions, store_bytes
+from tap_ray.distributed.record import pool_of
 from tap_ray.errors import ConfigError
 from tap_ray.play.collect import AttemptResult, collect
 from tap_ray.play.novelty import RoundVisitCounts
+from tap_ray.play.settings import PlayJobConfig
 from tests.distributed import collect_child as child
 from tests.distributed.kills import KILLS
 from tests.distributed.nodes import meanwhile, wait_for
@@ -358,3 +362,23 @@ def test_memory_of_workers_comes_in_large_pages():
     flags = re.findall(r"\[heap\]\n(?:(?!VmFlags).*\n)*VmFlags: (.*)", maps)
     if "[madvise]" in Path("/sys/kernel/mm/transparent_hugepage/enabled").read_text():
         assert any("hg" in each.split() for each in flags), flags
+
+
+@pytest.mark.parametrize(
+    ("sim", "asked", "gpus"),
+    [("pybullet", 0, 0), ("maniskill", 0, 0), ("maniskill_gpu", 0, 1), ("maniskill_gpu", 0.25, 0.25)],
+)
+def test_fleets_reserve_the_gpus_that_their_simulator_needs(sim, asked, gpus):
+    assert pool_of(PlayJobConfig(sim=sim, gpus_per_fleet=asked), gpu=world_of("", "widowx", sim).gpu).gpus == gpus
+
+
+def test_gpus_that_no_machine_has_are_reported_before_anything_is_written(tmp_path):
+    config = PlayJobConfig(explorer="uniform", gpus_per_fleet=0.5, out=tmp_path / "play")
+    with pytest.raises(
+        ConfigError,
+        match="^--gpus-per-fleet 0.5: 1 process with that many GPUs cannot be placed: the Ray cluster has 0 GPUs, at "
+        r"most 0 on one machine, and no autoscaler\. Request fewer, a fraction of one \(e\.g\. 0\.25\), or a simulator "
+        r"that needs no GPU \(--sim maniskill, --sim pybullet\)\.$",
+    ):
+        collect_play.main(config)
+    assert not (tmp_path / "play").exists()

@@ -8,11 +8,12 @@ from dataclasses import replace
 import pytest
 import ray
 
-from tap_ray.distributed.evaluate import FleetConfig, evaluate
+from tap_ray.distributed.evaluate import FleetConfig, evaluate, validate_settings
 from tap_ray.errors import CheckpointError, ConfigError, TapRayError
 from tap_ray.evaluate.episodes import EpisodeRunner
 from tap_ray.evaluate.protocol import Protocol, cells
 from tap_ray.evaluate.results import append, stored
+from tap_ray.evaluate.settings import InferenceConfig
 from tests import line_world
 from tests.line_world import Forward, line_failure_inputs, line_robots
 
@@ -147,6 +148,12 @@ def test_fleets_that_die_at_once_end_the_evaluation(tmp_path):
 def test_gpus_that_no_machine_has(tmp_path, gpus, message):
     with pytest.raises(ConfigError, match=message):
         run(tmp_path, config=FleetConfig(gpus=gpus))
+
+
+def test_robots_that_need_a_gpu_reserve_one_beside_the_processes_of_the_policy(tmp_path):
+    validate_settings(FleetConfig(gpus=0.5, gpu_scenes=True, inference=InferenceConfig(actors=1, gpus=0.5)))
+    with pytest.raises(ConfigError, match=r"or a simulator that needs no GPU \(--sim maniskill\)\.$"):
+        run(tmp_path, config=FleetConfig(gpus=1.0, gpu_scenes=True))
 
 
 @pytest.mark.parametrize("config", [FleetConfig(fleets=-1), FleetConfig(robots=0)])

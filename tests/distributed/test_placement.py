@@ -1,6 +1,7 @@
 """How much of a cluster's CPUs a job reserves: half of each node at most, so that two jobs fit at once."""
 
 import sys
+from collections.abc import Sequence
 
 import pytest
 import ray
@@ -8,8 +9,10 @@ import ray.cloudpickle
 from ray.util import placement_group
 
 from tap_ray.distributed import placement
+from tap_ray.distributed.collect import run_attempts
 from tap_ray.distributed.connect import connect
-from tap_ray.distributed.placement import JOBS_AT_ONCE, share_of
+from tap_ray.distributed.placement import JOBS_AT_ONCE, Pool, share_of
+from tap_ray.play.collect import AttemptResult
 from tests.distributed.nodes import wait_for
 
 
@@ -30,6 +33,31 @@ from tests.distributed.nodes import wait_for
 def test_two_jobs_fit_at_once(cpus: list[float], places: int, processes: int, size: float):
     assert share_of(cpus, places, processes) == size
     assert sum(int(node_cpus / JOBS_AT_ONCE / size + 1e-9) for node_cpus in cpus) >= places
+
+
+class Reserving:
+    """A player whose outcomes are the GPUs that its process has reserved."""
+
+    def __init__(self, memory: object) -> None:
+        pass
+
+    def run(self, attempts: Sequence[int]) -> list[AttemptResult]:
+        gpus = ray.get_runtime_context().get_assigned_resources()["GPU"]
+        return [AttemptResult(attempt=attempt, episode=None, reason=f"{gpus:g}") for attempt in attempts]
+
+
+@pytest.mark.cluster
+@pytest.mark.filterwarnings("ignore::DeprecationWarning:ray")
+def test_there_are_as_many_fleets_as_the_gpus_suffice_for():
+    """Ray takes the user's word for the number of GPUs: none is needed here."""
+    ray.cloudpickle.register_pickle_by_value(sys.modules[__name__])
+    ray.init(num_cpus=4, num_gpus=2, include_dashboard=False)
+    try:
+        assert [placement.num_fleets({}, gpus) for gpus in (0.0, 0.1, 0.5, 0.75, 1.0, 2.0)] == [4, 4, 4, 2, 2, 1]
+        outcomes = list(run_attempts(Reserving, [[0], [1], [2]], Pool(gpus=1.0)))
+        assert [outcome.reason for outcome in outcomes] == ["1"] * 3
+    finally:
+        ray.shutdown()
 
 
 class Owner:

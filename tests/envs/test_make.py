@@ -87,6 +87,7 @@ def test_every_simulator_says_what_it_has() -> None:
         "maniskill_gpu": 4,
     }
     assert [envs.control_lag_of(sim) for sim in envs.SIMULATORS] == [1.0, 2.0, 2.0]
+    assert [envs.needs_gpu(sim) for sim in envs.SIMULATORS] == [False, False, True]
     assert envs.version_of("pybullet") == "3"
     for sim in envs.SIMULATORS.values():
         assert set(sim.tasks) <= set(envs.TASKS)

@@ -13,7 +13,7 @@ from tap_ray.config import digest, from_dict
 from tap_ray.dataset.layout import DatasetHeader
 from tap_ray.dataset.reader import open_dataset
 from tap_ray.dataset.writer import DatasetWriter
-from tap_ray.errors import ConfigError
+from tap_ray.errors import ConfigError, TapRayError
 from tap_ray.play.collect import CollectPlan, PlayFleet, check_robots, collect, in_batches
 from tap_ray.play.demos import DemoFleet, DemoPlan, steps_until_done
 from tap_ray.play.explorers import ExplorerConfig, MixedConfig
@@ -73,6 +73,52 @@ def test_a_crash_drops_only_its_own_attempt_with_a_reason():
     first, second = fleet.run([0, 1])
     assert (first.episode, first.reason) == (None, "crashed: RuntimeError: the arm fell off")
     assert pickle.dumps(second.episode) == pickle.dumps(played(1, 2)[1])
+
+
+def test_a_simulator_that_cannot_be_made_is_an_error_and_later_costs_an_attempt():
+    bad, left = played(1, 2)[1].meta["seed"], [1]
+
+    def make(config, num):
+        if not left:
+            raise RuntimeError("no memory left")
+        left.pop()
+        return Breaks(envs.make_vector(config, num), {bad})
+
+    fleet = PlayFleet(PLAN, make, sample_poses, arms=ARMS)
+    outcomes = [fleet.run([attempt])[0] for attempt in (0, 1, 2)]
+    assert [outcome.reason for outcome in outcomes] == [
+        "",
+        "crashed: RuntimeError: the arm fell off",
+        "crashed: RuntimeError: no memory left",
+    ]
+    with pytest.raises(
+        TapRayError,
+        match=r"^The simulator 'pybullet' does not start on this machine with --robots-per-fleet 1: RuntimeError: no",
+    ):
+        PlayFleet(PLAN, make, sample_poses, arms=ARMS).run([0])
+
+
+def test_a_fleet_whose_first_attempts_all_crash_says_why(monkeypatch):
+    monkeypatch.setattr("tap_ray.play.collect.MAX_FIRST_CRASHES", 2)
+    seeds, made = [episode.meta["seed"] for episode in played(1, 4)], []
+
+    def fleet(*bad):
+        def make(config, num):
+            made.append(num)
+            return Breaks(envs.make_vector(config, num), {seeds[attempt] for attempt in bad})
+
+        return PlayFleet(PLAN, make, sample_poses, arms=ARMS, num_robots=3)
+
+    crashed = "RuntimeError: the arm fell off"
+    with pytest.raises(
+        TapRayError,
+        match=rf"^The first 3 attempts crashed together \({crashed}\), and the first 2 of them also one by one, the "
+        rf"last so: crashed: {crashed}\. The simulator does not work on this machine: fix that, or try another --sim",
+    ) as raised:
+        fleet(0, 1, 2).run([0, 1, 2])
+    assert repr(raised.value.__cause__) == "RuntimeError('the arm fell off')"
+    assert made == [3] * 3  # of three robots each: together, then two attempts
+    assert [o.reason for o in fleet(0, 2).run([0, 1, 2])] == [f"crashed: {crashed}", "", f"crashed: {crashed}"]
 
 
 class Diverges(Breaks):
