@@ -5,7 +5,6 @@ Each step takes G batches (`gradient_accumulation_steps`): to resume at step s, 
 """
 
 import contextlib
-import functools
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,6 +15,7 @@ from torch import Tensor, nn
 
 from tap_ray.errors import ConfigError, DataError, TapRayError
 from tap_ray.models.batch import Batch, Kept, MotionBatch
+from tap_ray.models.precision import autocast
 from tap_ray.rng import seed_of
 from tap_ray.training import checkpoint, optim
 from tap_ray.training.accumulation import exchange, shares
@@ -220,26 +220,6 @@ def start(
     if resume is not None:
         checkpoint.load_into(resume, state, hooks.metadata)
     return state
-
-
-def autocast(bf16: str, device: torch.device) -> contextlib.AbstractContextManager[Any]:
-    """The autocast context for `TrainConfig.bf16`."""
-    if bf16 not in ("auto", "on", "off"):
-        raise ConfigError(f'--bf16 must be "auto", "on" or "off"; got {bf16!r}.')
-    use_bf16 = has_bf16(device) if bf16 == "auto" else bf16 == "on"
-    return torch.autocast(device.type, dtype=torch.bfloat16) if use_bf16 else contextlib.nullcontext()
-
-
-@functools.cache
-def has_bf16(device: torch.device) -> bool:
-    """Whether this machine has hardware for bfloat16 products (CPU: AVX512-BF16 or AMX, Linux)."""
-    if device.type == "cuda":
-        return torch.cuda.is_bf16_supported(including_emulation=False)
-    try:
-        flags = Path("/proc/cpuinfo").read_text()
-    except OSError:
-        return False
-    return "avx512_bf16" in flags or "amx_bf16" in flags
 
 
 class Meter:

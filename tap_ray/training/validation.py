@@ -13,10 +13,11 @@ from tap_ray.errors import DataError
 from tap_ray.metrics import gripper_accuracy, r_squared
 from tap_ray.models.batch import Batch
 from tap_ray.models.build import Network
+from tap_ray.models.precision import autocast
 from tap_ray.models.reach import REACH_NAMES, shown, shown_mask
 from tap_ray.specs import RobotSpec
 from tap_ray.training.batches import to_tensors
-from tap_ray.training.loop import Objective, autocast
+from tap_ray.training.loop import Objective
 from tap_ray.training.sharding import Each
 from tap_ray.types import Window
 

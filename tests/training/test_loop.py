@@ -10,10 +10,11 @@ from torch import nn
 from tap_ray.config import to_dict
 from tap_ray.errors import CheckpointError, ConfigError, DataError, TapRayError
 from tap_ray.models.build import new_policy
+from tap_ray.models.precision import autocast, has_bf16
 from tap_ray.pretrain.from_play import FromPlay, ObjectiveConfig
 from tap_ray.training import checkpoint
 from tap_ray.training.batches import AugmentConfig
-from tap_ray.training.loop import Hooks, TrainConfig, autocast, fit, has_bf16
+from tap_ray.training.loop import Hooks, TrainConfig, fit
 from tests.moving_square import square_stats, square_windows
 from tests.small import SMALL
 
