@@ -348,17 +348,27 @@ def _averaged(model: nn.Module) -> Iterator[tuple[str, Tensor]]:
     yield from ((name, buffer) for name, buffer in model.named_buffers() if buffer.is_floating_point())
 
 
-@torch.no_grad()
 def _validate(model: nn.Module, state: TrainState, hooks: Hooks) -> dict[str, float]:
     """Validate in evaluation mode, with the averaged weights if there are any."""
-    trained = {name: value.clone() for name, value in _averaged(model)} if state.ema is not None else {}
-    if state.ema is not None:
-        model.load_state_dict(state.ema, strict=False)
+    _exchange(model, state.ema or {})
     model.eval()
-    metrics = hooks.validate()
+    with torch.no_grad():
+        metrics = hooks.validate()
     model.train()
-    model.load_state_dict(trained, strict=False)
+    _exchange(model, state.ema or {})
     return metrics
+
+
+@torch.no_grad()
+def _exchange(model: nn.Module, ema: dict[str, Tensor]) -> None:
+    """Exchange the model's weights and their averages in place, one tensor after the other: a copy of all weights would
+    need memory. FSDP gathers from where its shards lie, so that they cannot be exchanged as objects."""
+    weights = model.state_dict()  # of a sharded model this also drops what is still gathered
+    for name in ema.keys() & weights.keys():
+        weight, mean = part(weights[name]), part(ema[name])
+        kept = weight.clone()
+        weight.copy_(mean)
+        mean.copy_(kept)
 
 
 def _due(step: int, every: int, last: int) -> bool:
