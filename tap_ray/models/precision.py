@@ -12,12 +12,19 @@ from tap_ray.errors import ConfigError
 from tap_ray.models.vlm import VlmPolicy
 
 
-def autocast(bf16: str, device: torch.device) -> contextlib.AbstractContextManager[Any]:
-    """The autocast context for `TrainConfig.bf16`."""
+def autocast(bf16: str, device: torch.device, model: nn.Module | None = None) -> contextlib.AbstractContextManager[Any]:
+    """The autocast context for `TrainConfig.bf16`, for passes of a bare model.
+
+    Autocast's cache keeps each trained weight's bfloat16 copy until the context ends. The backward pass needs these
+    copies anyway, and the cache shares them among a step's prompts; but not where the layers are computed again in the
+    backward pass: there the cache is off.
+    """
     if bf16 not in ("auto", "on", "off"):
         raise ConfigError(f'--bf16 must be "auto", "on" or "off"; got {bf16!r}.')
-    use_bf16 = has_bf16(device) if bf16 == "auto" else bf16 == "on"
-    return torch.autocast(device.type, dtype=torch.bfloat16) if use_bf16 else contextlib.nullcontext()
+    if not (has_bf16(device) if bf16 == "auto" else bf16 == "on"):
+        return contextlib.nullcontext()
+    recomputes = isinstance(model, VlmPolicy) and model.config.vlm.checkpoint_activations
+    return torch.autocast(device.type, dtype=torch.bfloat16, cache_enabled=not recomputes)
 
 
 @functools.cache

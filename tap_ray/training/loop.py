@@ -313,7 +313,7 @@ def _backward(
         # Random numbers that models draw during training.
         torch.manual_seed(seed_of(config.seed, "noise", number, hooks.rank))
         with exchange(prepared, needed=batch is batches[-1]):
-            with autocast(config.bf16, hooks.device):
+            with autocast(config.bf16, hooks.device, state.model):
                 loss, parts = objective.loss(called, batch)
             (loss / len(batches)).backward()
         for key, value in parts.items():

@@ -76,7 +76,7 @@ def _scored(policy: Network, objective: Objective, numbered: tuple[int, Window],
     torch.manual_seed(number)  # the noise is the same at every call and on every worker
     device = next(policy.parameters()).device
     batch, seen = to_tensors(window, device, policy.on_cpu), _Seen(policy)
-    with autocast(bf16, device):
+    with autocast(bf16, device, policy):
         loss, _ = objective.loss(seen, batch)
     return _Scored(float(loss), len(window.rgb), _columns(policy, seen.out, batch))
 

@@ -13,7 +13,7 @@ from tap_ray.models.prompt import instruction_tokenizer, prompt
 from tap_ray.models.vlm_config import FLASH, VlmConfig
 from tap_ray.planning import shapes
 from tap_ray.pretrain.from_play import FromPlay, ObjectiveConfig
-from tap_ray.training.loop import TrainConfig
+from tap_ray.training.loop import TrainConfig, fit
 from tap_ray.training.session import TrainJob, work
 from tap_ray.training.stage import Stage
 from tests.models.test_vlm import KINDS, batch_for, made, rows_of
@@ -92,6 +92,30 @@ def test_flash_attention_is_refused_only_where_it_would_train(sources: dict[str,
         r"--policy\.vlm\.attention sdpa",
     ):
         work(job)
+
+
+class Watched(FromPlay):
+    """Learns, and lists whether autocast caches copies of the weights."""
+
+    def loss(self, model, batch):
+        CACHED.append(torch.is_autocast_cache_enabled())
+        return super().loss(model, batch)
+
+
+CACHED: list[bool] = []
+
+
+def test_where_layers_are_computed_again_no_copy_of_their_weights_in_bfloat16_is_kept(sources: dict[str, str]):
+    """Otherwise the backward pass needs the copies in any case. The step is the same."""
+    learned = []
+    CACHED.clear()
+    for again in (True, False):
+        policy = made(sources["qwen2_5_vl"], context="goal", checkpoint_activations=again)
+        objective = Watched(config=ObjectiveConfig(next_object=0.0, inverse_dynamics=1.0), policy=policy)
+        fit(policy, square_windows(0, batch=4), objective, TrainConfig(steps=2, batch_size=4, bf16="on"))
+        learned.append(policy.state_dict())
+    assert CACHED == [False, False, True, True]
+    assert all(torch.equal(value, learned[1][name]) for name, value in learned[0].items())
 
 
 def test_the_new_settings_of_a_vlm_do_not_rename_runs():

@@ -28,11 +28,13 @@ def close(have: list[tuple[float, float]], want: list[tuple[float, float]]) -> N
     assert [loss for _, loss in have] == pytest.approx([loss for _, loss in want], rel=1e-4)
 
 
-def test_it_learns_what_whole_models_learn(runs: Path):
-    close(curve(runs / "fsdp"), curve(runs / "ddp"))
-    assert len(curve(runs / "fsdp")) == STEPS
-    for name in ("toy/grad_norm", "toy/held_out"):
-        close(curve(runs / "fsdp", name), curve(runs / "ddp", name))
+@pytest.mark.parametrize("products", ["", "_bf16"])
+def test_it_learns_what_whole_models_learn(products: str, runs: Path):
+    sharded_run, whole = runs / f"fsdp{products}", runs / f"ddp{products}"
+    assert len(curve(sharded_run)) == STEPS
+    for name in ("toy/loss", "toy/grad_norm", "toy/held_out"):
+        close(curve(sharded_run, name), curve(whole, name))
+    assert (curve(whole) == curve(runs / "ddp")) == (not products)
 
 
 def test_each_process_scores_its_share_of_what_is_held_out(runs: Path):
