@@ -111,6 +111,7 @@ def train_both(rank: int, world: int, folder: Path, data: Path) -> None:
     for run, source, parallel in (
         ("ddp", "", "ddp"), ("fsdp", "", "fsdp"), ("killed", "fsdp", "fsdp"), ("from_ddp", "ddp", "fsdp"),
         ("from_fsdp", "fsdp", "ddp"), ("preempted", "", "fsdp"), ("ddp_bf16", "", "ddp"), ("fsdp_bf16", "", "fsdp"),
+        ("async", "", "fsdp"),
     ):  # fmt: skip
         if source and rank == 0:
             half_of(folder / source, folder / run)
@@ -121,6 +122,7 @@ def train_both(rank: int, world: int, folder: Path, data: Path) -> None:
         if run == "preempted":
             context = replace(context, leaving=iter([()] * (NOTICED_AT[rank] - 1) + [("a",)] * STEPS).__next__)
         every, bf16 = 0 if run == "preempted" else HALF, "on" if run.endswith("bf16") else "off"
-        session.work(job(folder / run, data, every=every, bf16=bf16), context)
+        work = replace(job(folder / run, data, every=every, bf16=bf16), async_checkpoints=run == "async")
+        session.work(work, context)
         dist.barrier()
     dist.destroy_process_group()

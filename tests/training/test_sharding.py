@@ -71,6 +71,18 @@ def test_its_checkpoint_holds_whole_tensors(runs: Path):
     assert all(torch.equal(saved[name], average[name]) for name in saved)
 
 
+def test_a_checkpoint_that_is_written_later_is_of_its_step(runs: Path):
+    """Gathered tensors are not those that go on being trained, nor are buffers and numbers of steps beside them."""
+    for step in (HALF, STEPS):
+        for name in ("model", "optimizer", "ema", "rng"):
+            have, want = (
+                read_tensors(runs / kind / "checkpoints" / f"step-{step:08d}" / f"{name}.safetensors")
+                for kind in ("async", "fsdp")
+            )
+            assert have.keys() == want.keys()
+            assert all(torch.equal(have[key], want[key]) for key in want)
+
+
 def test_a_machine_that_will_be_preempted_gets_one_checkpoint(runs: Path):
     """The processes learn of it behind different steps; both take part at the first of them."""
     assert curve(runs / "preempted") == curve(runs / "fsdp")
