@@ -28,13 +28,14 @@ from tap_ray.align.objective import BehaviorCloning
 from tap_ray.models.build import Network, new_policy
 from tap_ray.models.language import encode, word_tokenizer
 from tap_ray.models.policy import PolicyConfig
+from tap_ray.models.precision import has_bf16
 from tap_ray.models.prompt import instruction_tokenizer
 from tap_ray.models.vlm import VlmParts
 from tap_ray.models.vlm_config import VlmConfig
 from tap_ray.models.vlm_files import read_files
 from tap_ray.pretrain.from_play import FromPlay, ObjectiveConfig
 from tap_ray.rng import generator
-from tap_ray.training.loop import Objective, TrainConfig, fit, has_bf16
+from tap_ray.training.loop import Objective, TrainConfig, fit
 from tap_ray.types import Window
 from tests.tiny_vlm import tiny_vlm
 

@@ -24,10 +24,10 @@ def main(config: AlignJobConfig) -> Path:
     needed = [] if inputs.play is None else [*inputs.play.sets]
     cut_missing([*needed, inputs.demos] if config.align.weights.need_crops else needed, workers.ray_address)
     build = partial(align_stage, config, inputs)
-    built = build()  # a checkpoint that does not fit is reported before Ray starts
+    sizes = build().model.network.config  # a checkpoint that does not fit is reported before Ray starts
     require_readable(inputs.demos)
     _, windows = align_shapes(config, inputs.prior)
-    config.require_used(windows, built.model.network.config)
+    config.require_used(windows, sizes)
     require_batches(inputs.demos, windows, num_workers=workers.num_workers)
     batches = partial(stream.batches, inputs.demos, windows, seed=config.train.seed, **workers.stream())
     if inputs.play is not None:

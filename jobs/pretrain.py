@@ -37,8 +37,8 @@ def main(config: PretrainConfig) -> Path:
             for dataset in mixture.sets if not config.live_play else ():
                 require_held_out(dataset, windows)
             cut_missing(mixture.sets, address)
-        built = build()  # what is wrong with the data or the sizes is reported before Ray trains
-        config.require_used(windows, built.model.network.config)
+        sizes = build().model.network.config  # what is wrong with the data or the sizes is reported before Ray trains
+        config.require_used(windows, sizes)
         if config.live_play:
             plan, world = collect_play.planned(config.play)
             player = partial(collect_play.fleet, plan, config.play.robots_per_fleet, None, world=world)

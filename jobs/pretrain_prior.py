@@ -23,9 +23,9 @@ def main(config: PriorJobConfig) -> Path:
     paths, weights = config.sources()
     sets = [open_dataset(path) for path in paths]
     build = partial(prior_stage, config, sets)
-    built = build()  # what is wrong with the data or the sizes is reported before Ray starts
+    sizes = build().network.config  # what is wrong with the data or the sizes is reported before Ray starts
     require_used(config.windows, config.resolve_windows(), of="windows", follows=FOLLOWS)
-    require_used(config.prior, built.network.config, of="prior", follows=FOLLOWS)
+    require_used(config.prior, sizes, of="prior", follows=FOLLOWS)
     counts(weights, config.train.batch_size)
     needed, total = (sum(sizes) for sizes in zip(*(bytes_read(path) for path in paths), strict=True))
     print(f"States and actions are {needed / 1e6:.1f} of {total / 1e6:.1f} MB on disk; images are not decoded.")

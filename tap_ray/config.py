@@ -10,7 +10,7 @@ import json
 import types
 import typing
 from pathlib import Path
-from typing import Any, Iterable, Mapping, TypeVar
+from typing import Any, Collection, Iterable, Mapping, TypeVar
 
 import yaml
 
@@ -224,6 +224,12 @@ def require_used(chosen: Any, used: Any, *, of: str, follows: Mapping[str, str])
         raise ConfigError(
             f"{flag} {_short(value)} has no effect: the value is determined by {why}, and is {_short(now)}. Omit it."
         )
+
+
+def without_unused(config: Any, later: Collection[str]) -> dict[str, Any]:
+    """The plain values of a config, without those fields of `later` that have their default."""
+    usual = to_dict(config.__class__())
+    return {key: value for key, value in to_dict(config).items() if key not in later or value != usual[key]}
 
 
 def keys_renamed(values: Any, names: Mapping[str, str]) -> Any:

@@ -13,7 +13,7 @@ final/
 
 import json
 import logging
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -29,6 +29,7 @@ from tap_ray.models.language import text_config
 from tap_ray.models.policy import OF_CAMERAS, PolicyConfig, TapPolicy, Towers, require_used
 from tap_ray.models.vision import tower_config
 from tap_ray.models.vlm import VlmParts, VlmPolicy
+from tap_ray.models.vlm_config import without_flash
 from tap_ray.models.vlm_files import read_files, save_files
 from tap_ray.models.weights import load_model, write_tensors
 from tap_ray.runs import read_json, write_json
@@ -141,7 +142,9 @@ def load_bundle(folder: Path) -> PolicyBundle:
     """
     config = load_config(folder)
     if config.vlm.pretrained:
-        policy = VlmPolicy(config, load_parts(folder, config), load_weights=False)
+        portable = replace(config, vlm=without_flash(config.vlm))
+        policy = VlmPolicy(portable, load_parts(folder, config), load_weights=False)
+        policy.config = config
     else:
         towers = Towers(**{n: _tower(folder / n) for n in ("vision", "language") if (folder / n).is_dir()})
         policy = TapPolicy(config, towers, load_weights=False)

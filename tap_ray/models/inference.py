@@ -11,6 +11,7 @@ from tap_ray.errors import CheckpointError, ConfigError
 from tap_ray.models.build import PolicyBundle, load_bundle
 from tap_ray.models.chunk_buffer import ActionChunkBuffer, ChunkedPolicy, ChunkingSpec, PolicyInput
 from tap_ray.models.language import encode
+from tap_ray.models.precision import acting_bf16, autocast
 from tap_ray.specs import RobotSpec
 from tap_ray.types import Info, Observation
 
@@ -115,7 +116,10 @@ class PolicyRunner:
         tensors = {name: torch.from_numpy(array) for name, array in batch.items()}
         tensors["tokens"] = encode(self.bundle.tokenizer, sentences.tolist(), self._policy.config.num_context)
         kept = self._policy.on_cpu
-        out = self._policy({name: value if name in kept else value.to(self._device) for name, value in tensors.items()})
+        with autocast(acting_bf16(self._policy, self._device), self._device):
+            out = self._policy(
+                {name: value if name in kept else value.to(self._device) for name, value in tensors.items()}
+            )
         action = self._policy.action_scale.unnormalize(out["action"]).cpu().numpy()
         action[..., self._gripper] = np.where(action[..., self._gripper] >= 0, 1.0, -1.0)
         return action

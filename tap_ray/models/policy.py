@@ -12,7 +12,6 @@ Stage 2 replaces the context and nothing else. In inverse dynamics both images p
 points, without any context, and are combined only after them: f(phi(o_t), phi(o_{t+k})).
 """
 
-from collections.abc import Collection
 from dataclasses import dataclass, field
 from typing import Any, Literal, NamedTuple
 
@@ -21,7 +20,7 @@ from torch import Tensor, nn
 from transformers import PretrainedConfig
 from tyro.conf import Suppress
 
-from tap_ray.config import to_dict
+from tap_ray.config import without_unused
 from tap_ray.dataset.norm_stats import NormStats
 from tap_ray.errors import ConfigError
 from tap_ray.models.batch import Batch
@@ -121,20 +120,16 @@ class Towers:
 class View(NamedTuple):
     """Images that are read under one context."""
 
-    image_N3YX: Tensor
-    """Levels 0 .. 255."""
-    map_NWGG: Tensor
-    """Joined feature maps of the tower."""
-    other_NVWGG: Tensor
-    """Joined feature maps of the V other cameras."""
+    image_N3YX: Tensor  # levels 0 .. 255
+    map_NWGG: Tensor  # joined feature maps of the tower
+    other_NVWGG: Tensor  # those of the V other cameras
     context_NC: Tensor
 
 
 class TapPolicy(nn.Module):
     """Images and a context in, normalized action chunks (and reach targets) out."""
 
-    on_cpu: tuple[str, ...] = ()
-    """Entries of a batch that it reads on the CPU."""
+    on_cpu: tuple[str, ...] = ()  # the entries of a batch that it reads on the CPU
 
     def __init__(self, config: PolicyConfig, towers: Towers, *, load_weights: bool = True) -> None:
         """
@@ -355,12 +350,8 @@ def require_used(config: PolicyConfig) -> None:
 def plain(config: PolicyConfig) -> dict[str, Any]:
     """Plain values that identify a run. Fields that were added later are left out where they are not used, so that the
     names of older runs stay valid."""
-    kept = _without_unused(to_dict(config), to_dict(PolicyConfig()), LATER)
-    return kept | ({"vlm": _without_unused(kept["vlm"], to_dict(VlmConfig()), LATER_OF_VLM)} if "vlm" in kept else {})
-
-
-def _without_unused(values: dict[str, Any], usual: dict[str, Any], later: Collection[str]) -> dict[str, Any]:
-    return {key: value for key, value in values.items() if key not in later or value != usual[key]}
+    kept = without_unused(config, LATER)
+    return kept | ({"vlm": without_unused(config.vlm, LATER_OF_VLM)} if "vlm" in kept else {})
 
 
 OF_CAMERAS = ("num_cameras", "camera_towers")

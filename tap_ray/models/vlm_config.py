@@ -1,8 +1,10 @@
 """Holds the settings of the image-text model in a separate file, because all jobs need the flags and few load a
 model."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
+
+FLASH = "flash_attention_2"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,8 +31,8 @@ class VlmConfig:
     """How weights are kept. float32 for weights that are trained (products are bfloat16 by --bf16 all the same);
     bfloat16 halves the memory of weights that are not."""
     attention: Literal["auto", "sdpa", "eager", "flash_attention_2"] = "auto"
-    """How attention is computed; "auto": torch's fused one (sdpa) where the model has it. flash_attention_2 needs the
-    package flash-attn and a GPU."""
+    """How attention is computed; "auto": torch's fused one (sdpa) where the model has it. flash_attention_2, which only
+    training uses, needs the package flash-attn and a GPU."""
     head_layers: Literal["last", "all"] = "last"
     """What the action head reads: the "last" hidden state of the language model, or a learned mean of the states behind
     "all" its layers (ELMo's scalar mix)."""
@@ -39,3 +41,8 @@ class VlmConfig:
     --compile; 1: to the longest of a batch."""
     checkpoint_activations: bool = False
     """Whether the layers' activations are computed again in the backward pass: less memory, more time."""
+
+
+def without_flash(config: VlmConfig) -> VlmConfig:
+    """The same model with attention "auto" in place of flash_attention_2, for processes that do not train."""
+    return replace(config, attention="auto") if config.attention == FLASH else config

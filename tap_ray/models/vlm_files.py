@@ -16,7 +16,7 @@ from torch import nn
 from transformers import AutoConfig, PretrainedConfig
 
 from tap_ray.errors import CheckpointError, ConfigError
-from tap_ray.models.vlm_config import VlmConfig
+from tap_ray.models.vlm_config import FLASH, VlmConfig, without_flash
 
 if TYPE_CHECKING:  # seconds of every job's start
     from transformers import PreTrainedModel
@@ -124,20 +124,19 @@ def save_files(files: VlmFiles, folder: Path) -> None:
 
 
 def new_model(config: VlmConfig, files: VlmFiles, *, load_weights: bool) -> "PreTrainedModel":
-    """The network without its language head.
+    """The network without its language head; with attention "auto" where there is no flash_attention_2, see
+    `require_attention`.
 
     Raises:
         CheckpointError: weights are missing, damaged, or of other sizes; the first ones are named.
-        ConfigError: this machine cannot compute attention as requested.
+        ConfigError: a part of the model has no such attention.
     """
     from transformers import AutoModelForImageTextToText
     from transformers.utils.import_utils import is_flash_attn_2_available
 
-    if config.attention == "flash_attention_2" and not is_flash_attn_2_available():
-        raise ConfigError(
-            "--policy.vlm.attention flash_attention_2 needs the package flash-attn and a GPU, which this process does "
-            "not have. Give --policy.vlm.attention sdpa, or run `pip install flash-attn` on a machine with a GPU."
-        )
+    config = config if is_flash_attn_2_available() else without_flash(config)
+    if config.attention != "auto":
+        _require_kind_of_attention(config.attention, files.config)
     about: dict[str, Any] = {"dtype": getattr(torch, config.dtype)}
     about |= {"attn_implementation": config.attention} if config.attention != "auto" else {}
     if config.pretrained and load_weights and config.weights == "pretrained":
@@ -152,6 +151,31 @@ def new_model(config: VlmConfig, files: VlmFiles, *, load_weights: bool) -> "Pre
                 f"Cannot create a model of type {files.config.model_type!r}: {_message(error)}"
             ) from None
     return model.base_model
+
+
+def _require_kind_of_attention(attention: str, config: PretrainedConfig) -> None:
+    from transformers import AutoModelForImageTextToText
+
+    try:
+        with torch.device("meta"):
+            AutoModelForImageTextToText.from_config(config, attn_implementation=attention)
+    except ValueError as error:
+        raise ConfigError(
+            f"--policy.vlm.attention {attention}: {_message(error).split(' yet.')[0]} (a part of the model of type "
+            f"{config.model_type!r}). Give auto, which uses sdpa in the parts that have it, or eager."
+        ) from None
+
+
+def require_attention(config: VlmConfig, device: torch.device) -> None:
+    """Raise a ConfigError unless attention can be computed as requested on a device, in this process. Only training
+    needs it: weights do not depend on it, so they are built, loaded and planned with without it."""
+    from transformers.utils.import_utils import is_flash_attn_2_available
+
+    if config.attention == FLASH and not (device.type == "cuda" and is_flash_attn_2_available()):
+        raise ConfigError(
+            f"--policy.vlm.attention {FLASH} needs the package flash-attn and a GPU, which this training process does "
+            "not have. Give --policy.vlm.attention auto, or run `pip install flash-attn` on a machine with a GPU."
+        )
 
 
 def _require_whole(source: str, loading: dict[str, Any]) -> None:

@@ -17,6 +17,7 @@ from torch.utils._pytree import tree_map_only
 from torch.utils.flop_counter import flop_registry, sdpa_backward_flop_count, sdpa_flop_count
 
 from tap_ray.models.batch import Batch, MotionBatch
+from tap_ray.models.precision import autocast
 
 ATEN = torch.ops.aten
 ATTENTION = ATEN._scaled_dot_product_flash_attention_for_cpu
@@ -92,7 +93,8 @@ def step_costs(network: nn.Module, batch: Batch | MotionBatch, *, bf16: bool) ->
         return value
 
     with Unmultiplied() as counter:
-        with saved_tensors_hooks(keep, lambda value: value), torch.autocast("cpu", torch.bfloat16, enabled=bf16):
+        precision = autocast("on" if bf16 else "off", torch.device("cpu"), network)
+        with saved_tensors_hooks(keep, lambda value: value), precision:
             loss = _sum(network(batch))
         counter.backward = True
         loss.backward()

@@ -14,11 +14,12 @@ from tap_ray.media.text_table import columns
 from tap_ray.models.batch import MotionBatch
 from tap_ray.models.motion_prior import MotionPrior, PriorConfig
 from tap_ray.models.policy import PolicyConfig
+from tap_ray.models.precision import has_bf16
 from tap_ray.models.vlm import VlmParts
 from tap_ray.planning import shapes
 from tap_ray.planning.costs import Costs, costs
 from tap_ray.settings import WorkersConfig
-from tap_ray.training.loop import TrainConfig, has_bf16
+from tap_ray.training.loop import TrainConfig
 from tap_ray.training.sharding import repeated_layers
 
 GB = 1e9

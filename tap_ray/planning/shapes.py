@@ -21,6 +21,7 @@ from tap_ray.models.normalizer import Normalizer
 from tap_ray.models.policy import PolicyConfig, TapPolicy
 from tap_ray.models.prompt import Row, instruction_tokenizer, prompt
 from tap_ray.models.vlm import ActionWords, VlmParts, VlmPolicy
+from tap_ray.models.vlm_config import without_flash
 from tap_ray.models.vlm_files import VlmFiles
 from tap_ray.planning.costs import Depths
 
@@ -135,7 +136,7 @@ def tokens_of(files: VlmFiles, policy: PolicyConfig) -> tuple[int, int]:
 
 def _policy(policy: PolicyConfig, parts: VlmParts | None) -> VlmPolicy | TapPolicy:
     if parts is not None:
-        return VlmPolicy(policy, parts, load_weights=False)
+        return VlmPolicy(replace(policy, vlm=without_flash(policy.vlm)), parts, load_weights=False)
     return TapPolicy(policy, towers_of(policy, word_tokenizer([TASK])), load_weights=False)
 
 

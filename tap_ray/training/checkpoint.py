@@ -58,19 +58,9 @@ class Snapshot:
 def snapshot(state: TrainState, *, copied: bool = False) -> Snapshot:
     """Collect the contents of a checkpoint. For a sharded model every worker must call this; the first gets whole
     tensors on its CPU. With `copied` the tensors are copies, so that training may continue before they are written."""
-    files = {
-        "model": gathered(state.model.state_dict()),
-        "optimizer": gathered(_optimizer_tensors(state)),
-        "rng": {"torch": torch.get_rng_state()},
-    }
-    if state.ema is not None:
-        files["ema"] = gathered(state.ema)
-    if copied:
-        files = {
-            name: {key: value.detach().to("cpu", copy=True) for key, value in tensors.items()}
-            for name, tensors in files.items()
-        }
-    return Snapshot(step=state.step, files=files)
+    files = {"model": state.model.state_dict(), "optimizer": _optimizer_tensors(state)}
+    files |= {"rng": {"torch": torch.get_rng_state()}} | ({} if state.ema is None else {"ema": state.ema})
+    return Snapshot(step=state.step, files={name: gathered(tensors, copied=copied) for name, tensors in files.items()})
 
 
 def save(folder: Path, state: TrainState | Snapshot, metadata: Mapping[str, Any], **more: Any) -> None:

@@ -5,7 +5,6 @@ Each step takes G batches (`gradient_accumulation_steps`): to resume at step s, 
 """
 
 import contextlib
-import functools
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,6 +15,7 @@ from torch import Tensor, nn
 
 from tap_ray.errors import ConfigError, DataError, TapRayError
 from tap_ray.models.batch import Batch, Kept, MotionBatch
+from tap_ray.models.precision import autocast
 from tap_ray.rng import seed_of
 from tap_ray.training import checkpoint, optim
 from tap_ray.training.accumulation import exchange, shares
@@ -222,26 +222,6 @@ def start(
     return state
 
 
-def autocast(bf16: str, device: torch.device) -> contextlib.AbstractContextManager[Any]:
-    """The autocast context for `TrainConfig.bf16`."""
-    if bf16 not in ("auto", "on", "off"):
-        raise ConfigError(f'--bf16 must be "auto", "on" or "off"; got {bf16!r}.')
-    use_bf16 = has_bf16(device) if bf16 == "auto" else bf16 == "on"
-    return torch.autocast(device.type, dtype=torch.bfloat16) if use_bf16 else contextlib.nullcontext()
-
-
-@functools.cache
-def has_bf16(device: torch.device) -> bool:
-    """Whether this machine has hardware for bfloat16 products (CPU: AVX512-BF16 or AMX, Linux)."""
-    if device.type == "cuda":
-        return torch.cuda.is_bf16_supported(including_emulation=False)
-    try:
-        flags = Path("/proc/cpuinfo").read_text()
-    except OSError:
-        return False
-    return "avx512_bf16" in flags or "amx_bf16" in flags
-
-
 class Meter:
     """Accumulates metrics, time spent waiting for data, and samples per second since the last flush."""
 
@@ -333,7 +313,7 @@ def _backward(
         # Random numbers that models draw during training.
         torch.manual_seed(seed_of(config.seed, "noise", number, hooks.rank))
         with exchange(prepared, needed=batch is batches[-1]):
-            with autocast(config.bf16, hooks.device):
+            with autocast(config.bf16, hooks.device, state.model):
                 loss, parts = objective.loss(called, batch)
             (loss / len(batches)).backward()
         for key, value in parts.items():
@@ -368,17 +348,27 @@ def _averaged(model: nn.Module) -> Iterator[tuple[str, Tensor]]:
     yield from ((name, buffer) for name, buffer in model.named_buffers() if buffer.is_floating_point())
 
 
-@torch.no_grad()
 def _validate(model: nn.Module, state: TrainState, hooks: Hooks) -> dict[str, float]:
     """Validate in evaluation mode, with the averaged weights if there are any."""
-    trained = {name: value.clone() for name, value in _averaged(model)} if state.ema is not None else {}
-    if state.ema is not None:
-        model.load_state_dict(state.ema, strict=False)
+    _exchange(model, state.ema or {})
     model.eval()
-    metrics = hooks.validate()
+    with torch.no_grad():
+        metrics = hooks.validate()
     model.train()
-    model.load_state_dict(trained, strict=False)
+    _exchange(model, state.ema or {})
     return metrics
+
+
+@torch.no_grad()
+def _exchange(model: nn.Module, ema: dict[str, Tensor]) -> None:
+    """Exchange the model's weights and their averages in place, one tensor after the other: a copy of all weights would
+    need memory. FSDP gathers from where its shards lie, so that they cannot be exchanged as objects."""
+    weights = model.state_dict()  # of a sharded model this also drops what is still gathered
+    for name in ema.keys() & weights.keys():
+        weight, mean = part(weights[name]), part(ema[name])
+        kept = weight.clone()
+        weight.copy_(mean)
+        mean.copy_(kept)
 
 
 def _due(step: int, every: int, last: int) -> bool:

@@ -25,6 +25,8 @@ from tap_ray import logs
 from tap_ray.errors import CheckpointError
 from tap_ray.locks import Lock, acquire
 from tap_ray.models.token_head import TokenHead
+from tap_ray.models.vlm import VlmPolicy
+from tap_ray.models.vlm_files import require_attention
 from tap_ray.runs import read_json
 from tap_ray.training import checkpoint
 from tap_ray.training.loop import Hooks, Objective, TrainConfig, fit
@@ -116,6 +118,7 @@ def work(job: TrainJob, context: WorkerContext | None = None) -> None:
 
     Raises:
         CheckpointError: the newest checkpoint does not fit, or another process trains in this folder.
+        ConfigError: this process cannot compute attention as requested.
         TapRayError: see `loop.fit`.
     """
     context = context or WorkerContext()
@@ -132,6 +135,8 @@ def work(job: TrainJob, context: WorkerContext | None = None) -> None:
             forget_after(job.run / METRICS, step)
             checkpoint.remove_half_written(job.run / CHECKPOINTS)
         stage = job.build()
+        if isinstance(stage.network, VlmPolicy):
+            require_attention(stage.network.config.vlm, context.device)
         shard = _shard(context, step, had, job.config)
         hooks = Hooks(
             log=partial(_log, job, context) if first else _silent,

@@ -108,15 +108,18 @@ def part(tensor: Tensor) -> Tensor:
     return tensor.to_local() if isinstance(tensor, DTensor) else tensor
 
 
-def gathered(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Whole tensors, one by one, on the CPU of the first worker, none on the others; unchanged if none is sharded."""
+def gathered(tensors: dict[str, Tensor], *, copied: bool = False) -> dict[str, Tensor]:
+    """Whole tensors; of a sharded model gathered one by one on the CPU of the first worker, none on the others. Without
+    shards they are unchanged, or with `copied` copies on the CPU; gathered ones are new in any case."""
     from torch.distributed.tensor import DTensor
 
-    if not any(isinstance(value, DTensor) for value in tensors.values()):
+    sharded = any(isinstance(value, DTensor) for value in tensors.values())
+    if not (sharded or copied):
         return tensors
     found: dict[str, Tensor] = {}
     for name, value in tensors.items():
+        new = isinstance(value, DTensor)
         value = whole(value.detach())
-        if dist.get_rank() == 0:
-            found[name] = value.cpu()
+        if not sharded or dist.get_rank() == 0:
+            found[name] = value.to("cpu", copy=copied and not new)
     return found

@@ -13,10 +13,11 @@ from tap_ray.errors import DataError
 from tap_ray.metrics import gripper_accuracy, r_squared
 from tap_ray.models.batch import Batch
 from tap_ray.models.build import Network
+from tap_ray.models.precision import autocast
 from tap_ray.models.reach import REACH_NAMES, shown, shown_mask
 from tap_ray.specs import RobotSpec
 from tap_ray.training.batches import to_tensors
-from tap_ray.training.loop import Objective, autocast
+from tap_ray.training.loop import Objective
 from tap_ray.training.sharding import Each
 from tap_ray.types import Window
 
@@ -75,7 +76,7 @@ def _scored(policy: Network, objective: Objective, numbered: tuple[int, Window],
     torch.manual_seed(number)  # the noise is the same at every call and on every worker
     device = next(policy.parameters()).device
     batch, seen = to_tensors(window, device, policy.on_cpu), _Seen(policy)
-    with autocast(bf16, device):
+    with autocast(bf16, device, policy):
         loss, _ = objective.loss(seen, batch)
     return _Scored(float(loss), len(window.rgb), _columns(policy, seen.out, batch))
 

@@ -10,8 +10,11 @@ from tap_ray.errors import CheckpointError, ConfigError
 from tap_ray.models.build import PolicyBundle, load_bundle, new_policy, save_bundle
 from tap_ray.models.inference import load_policy
 from tap_ray.models.language import word_tokenizer
+from tap_ray.models.precision import acting_bf16
 from tests.moving_square import SIZE, SPEC, square_stats, square_window
 from tests.small import SMALL
+from tests.tiny_vlm import tiny_vlm
+from tests.untrained import untrained_vlm_run
 
 SENTENCES = ["go left", "go to the right"]
 
@@ -126,3 +129,28 @@ def test_a_checkpoint_file_that_lacks_a_key_names_both(run: Path):
         CheckpointError, match=r"final/norm_stats\.json lacks action: it was not written by a job of tap_ray\."
     ):
         load_bundle(run / "final")
+
+
+def test_bfloat16_is_for_image_text_models_on_gpus(run: Path, tmp_path: Path):
+    """On a CPU they act in float32; what they would compute in bfloat16 comes back as float32, too."""
+    cpu, gpu = torch.device("cpu"), torch.device("cuda")
+    assert acting_bf16(load_policy(run)[0].bundle.network, gpu) == "off"
+    source = tiny_vlm("qwen2_5_vl", tmp_path / "vlm")
+    for head in ("regression", "tokens"):
+        runner, _ = load_policy(untrained_vlm_run(tmp_path / head, source, head))
+        network = runner.bundle.network
+        assert (acting_bf16(network, gpu), acting_bf16(network, cpu)) == ("auto", "off")
+        seen: list[torch.dtype] = []
+        hook = network.model.register_forward_hook(lambda _, __, out, seen=seen: seen.append(out[0].dtype))
+        given = (np.zeros((1, 32, 32, 3), np.uint8), np.zeros((1, len(runner.bundle.spec.state)), np.float32), ["put"])
+        torch.manual_seed(0)
+        exact = runner.chunk(*given)
+        assert not torch.is_autocast_enabled("cpu")
+        assert set(seen) == {torch.float32}
+        hook.remove()
+        with torch.autocast("cpu", torch.bfloat16):
+            torch.manual_seed(0)
+            rough = runner.chunk(*given)
+        assert rough.dtype == exact.dtype == np.float32
+        assert rough.shape == exact.shape
+        assert np.isfinite(rough).all()

@@ -6,7 +6,7 @@ import pytest
 import torch
 from transformers import PreTrainedModel
 
-from tap_ray.errors import CheckpointError
+from tap_ray.errors import ConfigError
 from tests.models.test_vlm import KINDS, batch_for, made
 from tests.tiny_vlm import tiny_vlm
 
@@ -36,5 +36,5 @@ def test_each_kind_of_attention_gives_the_same_actions(kind: str, tmp_path: Path
 @pytest.mark.parametrize("kind", NO_SDPA)
 @pytest.mark.parametrize("weights", ["pretrained", "fresh"])
 def test_attention_that_an_architecture_does_not_have_is_refused(kind: str, weights: str, tmp_path: Path):
-    with pytest.raises(CheckpointError, match="Gemma2Model does not support an attention implementation through torch"):
+    with pytest.raises(ConfigError, match=r"attention sdpa: Gemma2Model does not support .*Give auto, which uses"):
         made(tiny_vlm(kind, tmp_path), attention="sdpa", weights=weights)

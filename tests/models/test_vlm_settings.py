@@ -1,15 +1,23 @@
 """Settings of an image-text model that change how it computes: what the head reads, padding, attention."""
 
+from pathlib import Path
+
 import pytest
 import torch
-from transformers.utils.import_utils import is_flash_attn_2_available
 
 from tap_ray.bounds import check
 from tap_ray.errors import ConfigError
+from tap_ray.models.build import PolicyBundle, load_bundle, save_bundle
 from tap_ray.models.policy import PolicyConfig, plain
-from tap_ray.models.prompt import prompt
-from tap_ray.models.vlm_config import VlmConfig
+from tap_ray.models.prompt import instruction_tokenizer, prompt
+from tap_ray.models.vlm_config import FLASH, VlmConfig
+from tap_ray.planning import shapes
+from tap_ray.pretrain.from_play import FromPlay, ObjectiveConfig
+from tap_ray.training.loop import TrainConfig, fit
+from tap_ray.training.session import TrainJob, work
+from tap_ray.training.stage import Stage
 from tests.models.test_vlm import KINDS, batch_for, made, rows_of
+from tests.moving_square import SPEC, square_stats, square_windows
 from tests.tiny_vlm import tiny_vlm
 
 
@@ -59,14 +67,55 @@ def test_eager_attention_is_that_of_sdpa(sources: dict[str, str]):
         assert torch.allclose(eager(batch_for(eager))["action"], sdpa(batch_for(sdpa))["action"], atol=1e-5)
 
 
-@pytest.mark.skipif(is_flash_attn_2_available(), reason="flash-attn and a GPU are here")
-def test_flash_attention_is_refused_where_it_cannot_run(sources: dict[str, str]):
+def test_flash_attention_is_refused_only_where_it_would_train(sources: dict[str, str], tmp_path: Path):
+    """A policy that was trained with it is built, planned, saved and loaded without it, and acts."""
+    policy = made(sources["qwen2_5_vl"], attention=FLASH).eval()
+    tokenizer = instruction_tokenizer(policy.parts.files)
+    bundle = PolicyBundle(network=policy, spec=SPEC, norm=square_stats(), tokenizer=tokenizer)
+    save_bundle(tmp_path / "final", bundle)
+    again = load_bundle(tmp_path / "final").network
+    usual = made(sources["qwen2_5_vl"]).eval()
+    assert again.config.vlm.attention == FLASH
+    assert again.model.language_model.config._attn_implementation == "sdpa"
+    with torch.no_grad():
+        assert torch.equal(again(batch_for(again))["action"], usual(batch_for(usual))["action"])
+    planned = shapes.whole_policy(policy.config, policy.parts)
+    assert planned.model.language_model.config._attn_implementation == "sdpa"
+
+    stage = Stage(model=bundle, objective=FromPlay(config=ObjectiveConfig(), policy=policy), held_out=(), lr_scale={})
+    job = TrainJob(
+        run=tmp_path, build=lambda: stage, batches=lambda **_: square_windows(0), config=TrainConfig(steps=1)
+    )
     with pytest.raises(
         ConfigError,
         match=r"--policy\.vlm\.attention flash_attention_2 needs the package flash-attn and a GPU, .* Give "
-        r"--policy\.vlm\.attention sdpa",
+        r"--policy\.vlm\.attention auto",
     ):
-        made(sources["qwen2_5_vl"], attention="flash_attention_2")
+        work(job)
+
+
+class Watched(FromPlay):
+    """Learns, and lists whether autocast caches copies of the weights."""
+
+    def loss(self, model, batch):
+        CACHED.append(torch.is_autocast_cache_enabled())
+        return super().loss(model, batch)
+
+
+CACHED: list[bool] = []
+
+
+def test_where_layers_are_computed_again_no_copy_of_their_weights_in_bfloat16_is_kept(sources: dict[str, str]):
+    """Otherwise the backward pass needs the copies in any case. The step is the same."""
+    learned = []
+    CACHED.clear()
+    for again in (True, False):
+        policy = made(sources["qwen2_5_vl"], context="goal", checkpoint_activations=again)
+        objective = Watched(config=ObjectiveConfig(next_object=0.0, inverse_dynamics=1.0), policy=policy)
+        fit(policy, square_windows(0, batch=4), objective, TrainConfig(steps=2, batch_size=4, bf16="on"))
+        learned.append(policy.state_dict())
+    assert CACHED == [False, False, True, True]
+    assert all(torch.equal(value, learned[1][name]) for name, value in learned[0].items())
 
 
 def test_the_new_settings_of_a_vlm_do_not_rename_runs():

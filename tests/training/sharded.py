@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 from datetime import timedelta
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 import torch.distributed as dist
@@ -82,9 +82,9 @@ def slow(pause_s: float) -> Stage:
     return Stage(objective=toy.Regression(pause_s, 0, None))
 
 
-def job(run: Path, data: Path, *, every: int = HALF) -> TrainJob:
+def job(run: Path, data: Path, *, every: int = HALF, bf16: Literal["on", "off"] = "off") -> TrainJob:
     how = TrainConfig(
-        steps=STEPS, lr=0.1, checkpoint_every=every, validate_every=HALF, log_every=1, batch_size=4, bf16="off",
+        steps=STEPS, lr=0.1, checkpoint_every=every, validate_every=HALF, log_every=1, batch_size=4, bf16=bf16,
         ema_decay=0.9, gradient_accumulation_steps=2, augment=AugmentConfig(shift_px=0),
     )  # fmt: skip
     return TrainJob(run=run, build=Stage, batches=partial(toy.local_batches, data), config=how)
@@ -110,7 +110,8 @@ def train_both(rank: int, world: int, folder: Path, data: Path) -> None:
     sharded: Callable[[nn.Module], nn.Module] = partial(shard, device=CPU)
     for run, source, parallel in (
         ("ddp", "", "ddp"), ("fsdp", "", "fsdp"), ("killed", "fsdp", "fsdp"), ("from_ddp", "ddp", "fsdp"),
-        ("from_fsdp", "fsdp", "ddp"), ("preempted", "", "fsdp"),
+        ("from_fsdp", "fsdp", "ddp"), ("preempted", "", "fsdp"), ("ddp_bf16", "", "ddp"), ("fsdp_bf16", "", "fsdp"),
+        ("async", "", "fsdp"),
     ):  # fmt: skip
         if source and rank == 0:
             half_of(folder / source, folder / run)
@@ -120,6 +121,8 @@ def train_both(rank: int, world: int, folder: Path, data: Path) -> None:
         context = WorkerContext(rank=rank, world=world, prepare=prepare, sharded=parallel == "fsdp")
         if run == "preempted":
             context = replace(context, leaving=iter([()] * (NOTICED_AT[rank] - 1) + [("a",)] * STEPS).__next__)
-        session.work(job(folder / run, data, every=0 if run == "preempted" else HALF), context)
+        every, bf16 = 0 if run == "preempted" else HALF, "on" if run.endswith("bf16") else "off"
+        work = replace(job(folder / run, data, every=every, bf16=bf16), async_checkpoints=run == "async")
+        session.work(work, context)
         dist.barrier()
     dist.destroy_process_group()

@@ -1,3 +1,4 @@
+import gc
 from dataclasses import replace
 from pathlib import Path
 from typing import Callable
@@ -5,15 +6,17 @@ from typing import Callable
 import numpy as np
 import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from tap_ray.config import to_dict
 from tap_ray.errors import CheckpointError, ConfigError, DataError, TapRayError
 from tap_ray.models.build import new_policy
+from tap_ray.models.precision import autocast, has_bf16
+from tap_ray.models.weights import read_tensors
 from tap_ray.pretrain.from_play import FromPlay, ObjectiveConfig
 from tap_ray.training import checkpoint
 from tap_ray.training.batches import AugmentConfig
-from tap_ray.training.loop import Hooks, TrainConfig, autocast, fit, has_bf16
+from tap_ray.training.loop import Hooks, TrainConfig, fit
 from tests.moving_square import square_stats, square_windows
 from tests.small import SMALL
 
@@ -129,12 +132,57 @@ class Constant:
         return loss, {"line/loss": loss}
 
 
+class Weighted(Constant):
+    """Loss of a linear layer."""
+
+    def loss(self, model, batch):
+        loss = model(torch.linspace(-1, 1, 101)).square().mean()
+        return loss, {"line/loss": loss}
+
+
 def test_the_averaged_weights_are_the_ones_kept():
     model = Line()
     config = TrainConfig(steps=2, lr=1.0, warmup_fraction=0.0, ema_decay=0.5, weight_decay=0.0, bf16="off")
     fit(model, square_windows(0, batch=2), Constant(), config)
     # w: 0 -> 1 (rate 1) -> 1.5 (rate 1/2); decay, still warming up: 2/11, 3/12; average: 0 -> 9/11 -> 1.3295
     assert float(model.w.detach()) == pytest.approx(0.25 * 9 / 11 + 0.75 * 1.5, abs=1e-4)
+
+
+def test_averaged_weights_are_validated_without_a_copy_of_the_others(tmp_path: Path):
+    """Weights, average, gradients and two moments of a matrix of 99 x 101 are all there is of it, and no bit of them
+    changes."""
+    config = TrainConfig(steps=3, batch_size=2, validate_every=0, log_every=0, checkpoint_every=1, ema_decay=0.9)
+    validated: list[tuple[Tensor, int]] = []
+
+    def learned(validates: int, folder: Path) -> None:
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(0)
+            model = nn.Linear(101, 99)
+
+        def validate() -> dict[str, float]:
+            live = [one for one in gc.get_objects() if type(one) in (Tensor, nn.Parameter) and one.shape == (99, 101)]
+            memories = {one.untyped_storage().data_ptr() for one in live}
+            validated.append((model.weight.detach().clone(), len(memories) - len(validated)))
+            return {}
+
+        hooks = Hooks(save=Recorder(folder).save, validate=validate)
+        fit(model, square_windows(0, batch=2), Weighted(), replace(config, validate_every=validates), hooks=hooks)
+
+    learned(1, tmp_path / "validated")
+    assert len(validated) == 3
+    for step, (weight, _) in enumerate(validated, start=1):
+        kept = tmp_path / "validated" / checkpoint.STEP_FOLDER.format(step=step)
+        assert torch.equal(weight, read_tensors(kept / "ema.safetensors")["weight"])
+        assert not torch.equal(weight, read_tensors(kept / "model.safetensors")["weight"])
+    assert {copies for _, copies in validated} == {5}
+    learned(0, tmp_path / "plain")
+    for name in ("model", "ema", "optimizer"):
+        have, want = (
+            read_tensors(tmp_path / kind / checkpoint.STEP_FOLDER.format(step=3) / f"{name}.safetensors")
+            for kind in ("validated", "plain")
+        )
+        assert have.keys() == want.keys()
+        assert all(torch.equal(have[key], want[key]) for key in want)
 
 
 def test_batches_that_end_too_early_are_an_error():

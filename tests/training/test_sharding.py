@@ -28,11 +28,13 @@ def close(have: list[tuple[float, float]], want: list[tuple[float, float]]) -> N
     assert [loss for _, loss in have] == pytest.approx([loss for _, loss in want], rel=1e-4)
 
 
-def test_it_learns_what_whole_models_learn(runs: Path):
-    close(curve(runs / "fsdp"), curve(runs / "ddp"))
-    assert len(curve(runs / "fsdp")) == STEPS
-    for name in ("toy/grad_norm", "toy/held_out"):
-        close(curve(runs / "fsdp", name), curve(runs / "ddp", name))
+@pytest.mark.parametrize("products", ["", "_bf16"])
+def test_it_learns_what_whole_models_learn(products: str, runs: Path):
+    sharded_run, whole = runs / f"fsdp{products}", runs / f"ddp{products}"
+    assert len(curve(sharded_run)) == STEPS
+    for name in ("toy/loss", "toy/grad_norm", "toy/held_out"):
+        close(curve(sharded_run, name), curve(whole, name))
+    assert (curve(whole) == curve(runs / "ddp")) == (not products)
 
 
 def test_each_process_scores_its_share_of_what_is_held_out(runs: Path):
@@ -67,6 +69,18 @@ def test_its_checkpoint_holds_whole_tensors(runs: Path):
     saved = read_tensors(runs / "fsdp" / "final.safetensors")
     average = read_tensors(runs / "fsdp" / "checkpoints" / f"step-{STEPS:08d}" / "ema.safetensors")
     assert all(torch.equal(saved[name], average[name]) for name in saved)
+
+
+def test_a_checkpoint_that_is_written_later_is_of_its_step(runs: Path):
+    """Gathered tensors are not those that go on being trained, nor are buffers and numbers of steps beside them."""
+    for step in (HALF, STEPS):
+        for name in ("model", "optimizer", "ema", "rng"):
+            have, want = (
+                read_tensors(runs / kind / "checkpoints" / f"step-{step:08d}" / f"{name}.safetensors")
+                for kind in ("async", "fsdp")
+            )
+            assert have.keys() == want.keys()
+            assert all(torch.equal(have[key], want[key]) for key in want)
 
 
 def test_a_machine_that_will_be_preempted_gets_one_checkpoint(runs: Path):
