@@ -31,13 +31,8 @@ def main(config: PlayJobConfig) -> Path:
         memory=RoundVisitCounts(plan.round_episodes) if plan.needs_memory else None,
         visits_of=partial(visits_of, plan, arms=world.spec(plan.env).arms),
     )
-    return record(
-        recording,
-        to_dict(config),
-        pool=pool_of(config, gpu=world.gpu),
-        ray_address=config.ray_address,
-        report=write_report,
-    )
+    pool = pool_of(config, gpu=world.gpu)
+    return record(recording, to_dict(config), pool=pool, ray_address=config.ray_address, report=write_report)
 
 
 def planned(config: PlayJobConfig) -> tuple[CollectPlan, World]:
