@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, Literal, Mapping, Sequence
 
 from tap_ray import storage
+from tap_ray.align.demos import resolve_policy
 from tap_ray.config import ONCE_ONE, from_dict, load
 from tap_ray.errors import ConfigError, nearest
 from tap_ray.evaluate.settings import EvaluateConfig
@@ -204,6 +205,7 @@ def trials(
         seen.add(differs)
         require_data(trial, setting.demos_per_task, have, where)
         _require_validation(plan, trial, where)
+        _require_sizes(trial, where)
         made.append(_fit_to(trial, have[plan.demos]))
     return made
 
@@ -360,6 +362,17 @@ def _require_validation(plan: SweepFile, trial: Trial, where: Path | str) -> Non
             f"align.train.validate_every {every} and align.windows.holdout_every {trial.align.windows.holdout_every}. "
             f"Validate every 1 to {grace} steps, and hold out some episodes."
         )
+
+
+def _require_sizes(trial: Trial, where: Path | str) -> None:
+    """Raise an error unless Stage 2 has Stage 1's sizes, which would be seen after Stage 1 has been trained."""
+    if trial.pretrain is None:
+        return
+    policies = (trial.pretrain.policy, trial.align.policy)
+    try:
+        resolve_policy(*(replace(policy, num_state=min(policy.num_state, 1)) for policy in policies))
+    except ConfigError as error:
+        raise ConfigError(f"{where}: trial {trial.id}: {error}") from None
 
 
 def _fit_to(trial: Trial, demos: DatasetFacts) -> Trial:

@@ -137,6 +137,7 @@ def test_the_files_that_we_ship(file: str, number: int):
         ({"budget": 5}, r"budget 5 leaves no episode for validation: every 19-th is held out"),
         ({"budget": "many"}, r"budget: expected a whole number of at least 0, got 'many'"),
         ({"seed": -1}, r"seed: expected a whole number of at least 0, got -1"),
+        ({"budget": 20, "align": {"policy": {"num_state": 0}}}, r"trial 000: With --init .*--policy\.num-state\. Omit"),
         ({"align": {"windows": {"num_episodes": 99}}}, r"align\.windows\.num_episodes 99 is larger than the dataset"),
     ],
 )
