@@ -135,7 +135,7 @@ def new_model(config: VlmConfig, files: VlmFiles, *, load_weights: bool) -> "Pre
     from transformers.utils.import_utils import is_flash_attn_2_available
 
     config = config if is_flash_attn_2_available() else without_flash(config)
-    if config.attention != "auto":
+    if config.attention not in ("auto", "eager"):  # which every model has
         _require_kind_of_attention(config.attention, files.config)
     about: dict[str, Any] = {"dtype": getattr(torch, config.dtype)}
     about |= {"attn_implementation": config.attention} if config.attention != "auto" else {}
