@@ -171,10 +171,7 @@ def run_attempts(
         TapRayError: what a fleet raised, or see `ActorPool.map_unordered`.
     """
     options, label_selector = options or PoolOptions(), placement.selector(pool.labels)
-    cpus = placement.num_fleets(label_selector)
-    fleets = min(pool.fleets or placement.num_fleets(label_selector, pool.gpus), len(batches))
-    share = placement.share(min(fleets, cpus), label_selector)
-    needs = placement.Needs(cpus=share, gpus=pool.gpus, labels=label_selector)
+    fleets, needs = placement.of_fleets(pool.fleets, len(batches), label_selector, pool.gpus)
     actor = ray.remote(**needs.options())(FleetByReference if options.by_reference else Fleet)
     actors = ActorPool(
         start=lambda: actor.remote(make_player, options.visits_of),

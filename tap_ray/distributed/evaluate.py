@@ -151,16 +151,14 @@ def _pool(make: tuple[Any, ...], policies: Sequence[MakePolicy], config: FleetCo
     place = placement.selector(config.labels)
     instead = "a simulator that needs no GPU (--sim maniskill)" if config.gpu_scenes else "0 to compute on CPUs"
     placement.require_gpus(config.gpus, flag="--gpus-per-fleet", labels=place, instead=instead)
-    cpus = placement.num_fleets(place)
-    fleets = config.fleets or placement.num_fleets(place, config.gpus)
-    needs = placement.Needs(cpus=placement.share(min(fleets, cpus), place), gpus=config.gpus, labels=place)
+    fleets, needs = placement.of_fleets(config.fleets, num_chunks, place, config.gpus)
     actor = ray.remote(**needs.options())(Fleet)
     least_s = inference.INFERENCE_TIMEOUT_S if config.inference.actors else 0.0
     shared = [ray.put(part) for part in make]
     turns = cycle([ray.put(policy) for policy in policies])  # a policy may contain its weights: store it once
     return ActorPool(
         start=lambda: actor.remote(*shared, next(turns)),
-        num_fleets=min(fleets, num_chunks),
+        num_fleets=fleets,
         split=lambda chunk: [(cell,) for cell in chunk] if len(chunk) > 1 else [],
         needs=needs,
         timeouts=replace(config.timeouts, least_s=max(config.timeouts.least_s, least_s)),

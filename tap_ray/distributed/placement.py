@@ -187,7 +187,20 @@ def num_fleets(labels: Mapping[str, str], gpus: float = 0.0) -> int:
     return max(1, min(fleets, _gpu_places(gpus, labels)) if gpus and not grows() else fleets)
 
 
-def share(num_places: int, labels: dict[str, str] | None = None, *, processes: int = 1) -> float:
+def of_fleets(fleets: int, most: int, labels: Mapping[str, str], gpus: float) -> tuple[int, Needs]:
+    """The number of fleets that start, and what each of them reserves.
+
+    Args:
+        fleets: as the user asks; 0: see `num_fleets`.
+        most: items of work; more fleets would have nothing to do.
+        labels: labels of the nodes on which they run.
+        gpus: GPUs that each of them reserves.
+    """
+    fleets = min(fleets or num_fleets(labels, gpus), most)
+    return fleets, Needs(cpus=share(min(fleets, num_fleets(labels)), labels), gpus=gpus, labels=labels)
+
+
+def share(num_places: int, labels: Mapping[str, str] | None = None, *, processes: int = 1) -> float:
     """CPUs that each place of a job reserves, at most one a process: all of them fit into half of each node.
 
     Args:

@@ -1,13 +1,12 @@
 """Runs cells in one process; `tap_ray.distributed.evaluate` runs many of these side by side."""
 
-from contextlib import suppress
 from dataclasses import dataclass
 from typing import Callable, Iterable, Sequence
 
 import gymnasium as gym
 import numpy as np
 
-from tap_ray.errors import TapRayError
+from tap_ray.crashes import CrashGuard
 from tap_ray.evaluate.failures import FailureInputs, failure_of, first_moved
 from tap_ray.evaluate.protocol import Protocol, policy_seed
 from tap_ray.rollout import Rollout, rollout
@@ -54,23 +53,20 @@ class EpisodeRunner:
         self._make_failure_inputs = make_failure_inputs
         self._scene: tuple[EnvConfig, int] | None = None
         self._robots: tuple[gym.vector.VectorEnv, Policy] | None = None
+        self._guard = CrashGuard(
+            restart=self.close,
+            cure="The simulator or the policy does not work: fix that, and run the command again.",
+        )
 
     def run(self, cells: Sequence[Cell]) -> ChunkResult:
         """Run cells of one task and scenario, one robot each; a crash costs only the cell that causes it.
 
-        If a batch raises an error, its cells are run again one by one, so that the others keep their results. A cell
-        that also crashes alone is a failure whose `error` says why; it counts in every denominator.
+        A cell that crashes alone is a failure whose `error` says why; it counts in every denominator.
+
+        Raises:
+            TapRayError: this process has finished no cell at all; see `CrashGuard.run`.
         """
-        try:
-            return self._run_batch(cells)
-        except TapRayError:  # a user's mistake, which would affect every cell
-            raise
-        except Exception as error:  # noqa: BLE001 whatever crashes a scene or a policy is this cell's result
-            with suppress(Exception):  # a crashed simulator may not even close
-                self.close()
-            if len(cells) == 1:
-                return ChunkResult(results=[crashed(cells[0], f"{type(error).__name__}: {error}")], clips=[])
-        parts = [self.run([cell]) for cell in cells]
+        parts = self._guard.run(self._run_batch, cells, _without_result)
         return ChunkResult(
             results=[r for p in parts for r in p.results], clips=_first([c for p in parts for c in p.clips])
         )
@@ -148,6 +144,10 @@ def crashed(cell: Cell, reason: str) -> EpisodeResult:
         error=reason,
         failure="crashed",
     )
+
+
+def _without_result(cell: Cell, error: Exception) -> ChunkResult:
+    return ChunkResult(results=[crashed(cell, f"{type(error).__name__}: {error}")], clips=[])
 
 
 def chunks(cells: Iterable[Cell], size: int) -> list[list[Cell]]:

@@ -4,7 +4,6 @@
 crashes; then the crash is recorded with its reason and another attempt replaces it.
 """
 
-from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any, Callable, Iterator, Sequence
@@ -13,6 +12,7 @@ import gymnasium as gym
 import numpy as np
 
 from tap_ray.config import to_dict
+from tap_ray.crashes import CrashGuard
 from tap_ray.dataset.encode import encode_episode
 from tap_ray.errors import ConfigError, TapRayError, nearest
 from tap_ray.play.explorers import (
@@ -36,9 +36,6 @@ from tap_ray.types import PLAY_TASK, EnvConfig, Episode, Explorer, Trajectory
 MakeVector = Callable[[EnvConfig, int], gym.vector.VectorEnv]
 CountsBefore = Callable[[int], VisitCounts | None]
 """Function from a round to the visits that it may use; it is called only for rounds for which they are known."""
-MAX_FIRST_CRASHES = 8
-"""Number of attempts that crash one by one, before a fleet has finished any, until the simulator is taken for the
-cause. That a batch crashes proves nothing, because one robot is enough for it."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -103,8 +100,14 @@ class AttemptResult:
     reason: str = ""
 
 
+def crashed(attempt: int, error: Exception) -> AttemptResult:
+    """The outcome of an attempt that crashed alone."""
+    return AttemptResult(attempt=attempt, episode=None, reason=f"crashed: {type(error).__name__}: {error}")
+
+
 class VectorEnvCache:
-    """Caches vector environments; each is built when its task is first used, and again after a crash."""
+    """Caches vector environments; each is built when its task is first used, and again after a crash, which costs only
+    the attempt that causes it."""
 
     def __init__(self, make_vector: MakeVector, num_robots: int) -> None:
         """Each environment steps `num_robots` robots side by side in this process."""
@@ -112,9 +115,16 @@ class VectorEnvCache:
             raise ConfigError(f"A fleet needs at least 1 robot; got {num_robots}.")
         self._make_vector = make_vector
         self.num_robots = num_robots
-        self.work = False
-        """Whether they have finished any attempt."""
         self._envs: dict[EnvConfig, gym.vector.VectorEnv] = {}
+        self._guard = CrashGuard(
+            restart=self.close,
+            cure="The simulator does not work on this machine: fix that, or try another --sim.",
+        )
+
+    def run(self, play: Callable[[Sequence[int]], list[AttemptResult]], attempts: Sequence[int]) -> list[AttemptResult]:
+        """Run a batch of attempts with `play`; see `CrashGuard.run`."""
+        parts = self._guard.run(play, attempts, lambda attempt, error: [crashed(attempt, error)])
+        return [outcome for part in parts for outcome in part]
 
     def of(self, config: EnvConfig) -> gym.vector.VectorEnv:
         """The environment for `config`.
@@ -126,7 +136,7 @@ class VectorEnvCache:
             try:
                 self._envs[config] = self._make_vector(config, self.num_robots)
             except Exception as error:
-                if self.work or isinstance(error, TapRayError):
+                if self._guard.works or isinstance(error, TapRayError):
                     raise
                 raise TapRayError(
                     f"The simulator {config.sim!r} does not start on this machine with --robots-per-fleet "
@@ -163,43 +173,6 @@ def in_batches(
 def pad_batch(attempts: Sequence[int], num_robots: int) -> list[int]:
     """Pad a batch to the number of robots; surplus robots repeat the last attempt and are ignored."""
     return [*attempts, *[attempts[-1]] * (num_robots - len(attempts))]
-
-
-def run_isolating_failures(
-    play: Callable[[Sequence[int]], list[AttemptResult]], attempts: Sequence[int], robots: VectorEnvCache
-) -> list[AttemptResult]:
-    """Run a batch; if a simulator crashes, run its attempts one by one, so that only the one that causes it is lost.
-
-    A user's mistake (TapRayError) is raised and not recorded, because it would affect every attempt. Numbers that are
-    not finite come from a simulator or an explorer that diverged (a FloatingPointError of `rollout` or of the encoding)
-    and are recorded.
-
-    Raises:
-        TapRayError: no attempt has been finished yet, and the first MAX_FIRST_CRASHES of a batch crash alone, too.
-    """
-    try:
-        outcomes = play(attempts)
-        robots.work = True
-        return outcomes
-    except TapRayError:
-        raise
-    except Exception as error:  # noqa: BLE001  whatever a simulator raises is a result with a reason
-        cause = error
-        with suppress(Exception):  # a crashed simulator may not even close
-            robots.close()
-        if len(attempts) == 1:
-            reason = f"crashed: {type(error).__name__}: {error}"
-            return [AttemptResult(attempt=attempts[0], episode=None, reason=reason)]
-    outcomes: list[AttemptResult] = []
-    for attempt in attempts:
-        outcomes += run_isolating_failures(play, [attempt], robots)
-        if len(outcomes) == MAX_FIRST_CRASHES and not robots.work:
-            raise TapRayError(
-                f"The first {len(attempts)} attempts crashed together ({type(cause).__name__}: {cause}), and the first "
-                f"{len(outcomes)} of them also one by one, the last so: {outcomes[-1].reason}. The simulator does not "
-                "work on this machine: fix that, or try another --sim."
-            ) from cause
-    return outcomes
 
 
 class PlayFleet:
@@ -258,7 +231,7 @@ class PlayFleet:
         """Run these attempts, at most one per robot."""
         rounds = {attempt // self.plan.round_episodes for attempt in attempts}
         seen = {number: self._seen(number) for number in rounds}
-        return run_isolating_failures(lambda some: self._play(some, seen), attempts, self.robots)
+        return self.robots.run(lambda some: self._play(some, seen), attempts)
 
     def _seen(self, number: int) -> VisitCounts:
         if self._memory is None or not self.plan.needs_memory:

@@ -14,7 +14,6 @@ from tap_ray.play.collect import (
     VectorEnvCache,
     pad_batch,
     plan_values,
-    run_isolating_failures,
 )
 from tap_ray.rng import seed_of
 from tap_ray.rollout import rollout
@@ -83,7 +82,7 @@ class DemoFleet:
 
     def run(self, attempts: Sequence[int]) -> list[AttemptResult]:
         """Run these attempts, at most one per robot, all of one task: the attempt number modulo the number of tasks."""
-        return run_isolating_failures(self._attempt, attempts, self.robots)
+        return self.robots.run(self._attempt, attempts)
 
     def _attempt(self, attempts: Sequence[int]) -> list[AttemptResult]:
         plan, num_robots = self.plan, self.robots.num_robots

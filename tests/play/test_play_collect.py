@@ -99,25 +99,29 @@ def test_a_simulator_that_cannot_be_made_is_an_error_and_later_costs_an_attempt(
 
 
 def test_a_fleet_whose_first_attempts_all_crash_says_why(monkeypatch):
-    monkeypatch.setattr("tap_ray.play.collect.MAX_FIRST_CRASHES", 2)
+    monkeypatch.setattr("tap_ray.crashes.MAX_FIRST_CRASHES", 2)
     seeds, made = [episode.meta["seed"] for episode in played(1, 4)], []
 
-    def fleet(*bad):
+    def fleet(*bad, num_robots=3):
         def make(config, num):
             made.append(num)
             return Breaks(envs.make_vector(config, num), {seeds[attempt] for attempt in bad})
 
-        return PlayFleet(PLAN, make, sample_poses, arms=ARMS, num_robots=3)
+        return PlayFleet(PLAN, make, sample_poses, arms=ARMS, num_robots=num_robots)
 
     crashed = "RuntimeError: the arm fell off"
-    with pytest.raises(
-        TapRayError,
-        match=rf"^The first 3 attempts crashed together \({crashed}\), and the first 2 of them also one by one, the "
-        rf"last so: crashed: {crashed}\. The simulator does not work on this machine: fix that, or try another --sim",
-    ) as raised:
+    message = (
+        rf"^All of the first 2 episodes crashed, also alone; the last one with {crashed}\. The simulator does not work "
+        r"on this machine: fix that, or try another --sim\.$"
+    )
+    with pytest.raises(TapRayError, match=message) as raised:
         fleet(0, 1, 2).run([0, 1, 2])
     assert repr(raised.value.__cause__) == "RuntimeError('the arm fell off')"
     assert made == [3] * 3  # of three robots each: together, then two attempts
+    alone = fleet(0, 1, num_robots=1)
+    assert [o.reason for o in alone.run([0])] == [f"crashed: {crashed}"]
+    with pytest.raises(TapRayError, match=message):  # also over batches
+        alone.run([1])
     assert [o.reason for o in fleet(0, 2).run([0, 1, 2])] == [f"crashed: {crashed}", "", f"crashed: {crashed}"]
 
 
