@@ -42,7 +42,8 @@ def main(config: PretrainConfig) -> Path:
         if config.live_play:
             plan, world = collect_play.planned(config.play)
             player = partial(collect_play.fleet, plan, config.play.robots_per_fleet, None, world=world)
-            play = live.play_of(config.play, plan, player, mixture.spec)
+            play = live.play_of(config.play, plan, player, mixture.spec, gpu=world.gpu)
+            live.require_gpus(play, config.workers)
             batches = partial(live.batches, play, windows, seed=seed)
             metadata, parents = {"episodes": config.play.episodes}, {"evaluated_on": paths[0]}
         else:

@@ -28,6 +28,7 @@ from tap_ray.errors import ConfigError, DataError
 from tap_ray.play.collect import CollectPlan
 from tap_ray.play.settings import PlayJobConfig
 from tap_ray.rng import generator
+from tap_ray.settings import WorkersConfig
 from tap_ray.specs import RobotSpec
 from tap_ray.types import ALL, Episode, Shard, Window
 
@@ -48,15 +49,32 @@ class LivePlay:
     reserves GPUs."""
 
 
-def play_of(config: PlayJobConfig, plan: CollectPlan, make_player: Callable[[], Player], spec: RobotSpec) -> LivePlay:
-    """Live play by the robots that a job's flags name, without the episodes that are kept for validation."""
+def play_of(
+    config: PlayJobConfig, plan: CollectPlan, make_player: Callable[[], Player], spec: RobotSpec, *, gpu: bool
+) -> LivePlay:
+    """Live play by the robots that a job's flags name, without the episodes that are kept for validation; `gpu`:
+    whether their simulator needs a GPU."""
     return LivePlay(
         plan=plan,
         make_player=make_player,
         spec=spec,
         reserved=2 * config.episodes,  # attempts that crashed have been replaced by the ones after them
-        pool=pool_of(config),
+        pool=pool_of(config, gpu=gpu),
     )
+
+
+def require_gpus(play: LivePlay, workers: WorkersConfig) -> None:
+    """Raise a ConfigError if trainers and robots could never have their GPUs at the same time, so that each would wait
+    for the other. Ray is connected."""
+    trainers = workers.gpus if workers.gpu != "off" else 0.0
+    robots = play.pool.gpus * max(1, play.pool.fleets)
+    needed, there = workers.least * (trainers + robots), sum(placement.of_nodes("GPU", {}))
+    if robots and needed > there and not placement.grows():
+        raise ConfigError(
+            f"Live play needs {needed:g} GPUs, {trainers:g} for each of {workers.least} trainers and {robots:g} for "
+            f"its robots, and the Ray cluster has {there:g}. Let them share one (--gpus 0.5 --play.gpus-per-fleet 0.5 "
+            "--play.fleets 1), or train on the CPU (--gpu off)."
+        )
 
 
 def batches(

@@ -8,11 +8,17 @@ import ray
 import ray.cloudpickle
 from ray.util import placement_group
 
+import envs
 from tap_ray.distributed import placement
 from tap_ray.distributed.collect import run_attempts
 from tap_ray.distributed.connect import connect
+from tap_ray.distributed.live import play_of, require_gpus
 from tap_ray.distributed.placement import JOBS_AT_ONCE, Pool, share_of
-from tap_ray.play.collect import AttemptResult
+from tap_ray.errors import ConfigError
+from tap_ray.play.collect import AttemptResult, CollectPlan
+from tap_ray.play.settings import PlayJobConfig
+from tap_ray.settings import WorkersConfig
+from tap_ray.types import EnvConfig
 from tests.distributed.nodes import wait_for
 
 
@@ -33,6 +39,9 @@ from tests.distributed.nodes import wait_for
 def test_two_jobs_fit_at_once(cpus: list[float], places: int, processes: int, size: float):
     assert share_of(cpus, places, processes) == size
     assert sum(int(node_cpus / JOBS_AT_ONCE / size + 1e-9) for node_cpus in cpus) >= places
+
+
+SPEC = envs.spec(EnvConfig())
 
 
 class Reserving:
@@ -56,6 +65,17 @@ def test_there_are_as_many_fleets_as_the_gpus_suffice_for():
         assert [placement.num_fleets({}, gpus) for gpus in (0.0, 0.1, 0.5, 0.75, 1.0, 2.0)] == [4, 4, 4, 2, 2, 1]
         outcomes = list(run_attempts(Reserving, [[0], [1], [2]], Pool(gpus=1.0)))
         assert [outcome.reason for outcome in outcomes] == ["1"] * 3
+
+        play = play_of(PlayJobConfig(), CollectPlan(), lambda: Reserving(None), SPEC, gpu=True)
+        assert play.pool.gpus == 1
+        require_gpus(play, WorkersConfig())
+        require_gpus(play, WorkersConfig(num_workers=2, gpu="off"))
+        with pytest.raises(ConfigError, match=r"^Live play needs 4 GPUs, 1 for each of 2 trainers and 1 "):
+            require_gpus(play, WorkersConfig(num_workers=2))
+        shared = play_of(
+            PlayJobConfig(gpus_per_fleet=0.5, fleets=1), CollectPlan(), lambda: Reserving(None), SPEC, gpu=True
+        )
+        require_gpus(shared, WorkersConfig(num_workers=2, gpus=0.5))
     finally:
         ray.shutdown()
 
