@@ -48,14 +48,14 @@ def _present(name: str) -> str:
     return name
 
 
-def write_tensors(file: Path, tensors: Mapping[str, Tensor]) -> None:
-    """Write a safetensors file that appears whole or not at all.
+def write_tensors(file: Path, tensors: Mapping[str, Tensor], *, about: dict[str, str] | None = None) -> None:
+    """Write a safetensors file that appears whole or not at all; `about` is its metadata.
 
     Raises:
         StorageError: the storage refused.
     """
     with storage.atomic_write(file) as here:
-        save_file({name: value.detach().cpu().contiguous() for name, value in tensors.items()}, here)
+        save_file({name: value.detach().cpu().contiguous() for name, value in tensors.items()}, here, about)
 
 
 def load_model(file: Path, model: nn.Module) -> None:
@@ -66,13 +66,18 @@ def load_model(file: Path, model: nn.Module) -> None:
     """
     tensors = read_tensors(file)
     require_same(tensors, model.state_dict(), where=str(file))
-    if spoilt := [name for name, value in tensors.items() if not torch.isfinite(value).all()]:
-        raise CheckpointError(
-            f"{file} contains NaN or infinite numbers in {', '.join(spoilt[:FACTS_SHOWN])}. Use an earlier "
-            "checkpoint, or train again with a smaller --lr."
-        )
+    require_finite(tensors, where=str(file))
     model_tensors = model.state_dict()
     model.load_state_dict({name: part_of(value, model_tensors[name]) for name, value in tensors.items()})
+
+
+def require_finite(tensors: Mapping[str, Tensor], *, where: str) -> None:
+    """Raise a CheckpointError if there are NaN or infinite numbers."""
+    if spoilt := [name for name, value in tensors.items() if not torch.isfinite(value).all()]:
+        raise CheckpointError(
+            f"{where} contains NaN or infinite numbers in {', '.join(spoilt[:FACTS_SHOWN])}. Use an earlier "
+            "checkpoint, or train again with a smaller --lr."
+        )
 
 
 def part_of(tensor: Tensor, model_tensor: Tensor) -> Tensor:

@@ -7,26 +7,41 @@
         rng.safetensors         state of torch's generator
         state.json              version, step, and the caller's metadata (config of the model ...)
 
+Of a sharded model (training/sharding.py) the first three are folders of shards, one file of each worker; see
+shard_files.py. Either kind is read with and without shards, by any number of workers.
+
 A checkpoint counts once it has its state.json, which is written last and deleted first; so half a one never does, on a
 local disk or an object store. Nothing is ever unpickled.
 """
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Mapping
 
 import torch
+import torch.distributed as dist
 from torch import Tensor, nn
 from torch.optim import AdamW
 
 from tap_ray import storage
 from tap_ray.config import differences
 from tap_ray.errors import CheckpointError
-from tap_ray.models.weights import FACTS_SHOWN, load_model, part_of, read_tensors, require_same, write_tensors
+from tap_ray.models.weights import (
+    FACTS_SHOWN,
+    load_model,
+    part_of,
+    read_tensors,
+    require_finite,
+    require_same,
+    write_tensors,
+)
 from tap_ray.runs import read_json, write_json
 from tap_ray.training.optim import in_order, names_in_order
-from tap_ray.training.sharding import gathered
+from tap_ray.training.shard_files import Shards, is_sharded, shards_of, wait_for
+from tap_ray.training.shard_files import read as read_shards
+from tap_ray.training.shard_files import write as write_shards
+from tap_ray.training.sharding import part
 
 VERSION = 1
 STEP_FOLDER = "step-{step:08d}"
@@ -48,26 +63,42 @@ class TrainState:
 
 @dataclass(frozen=True, kw_only=True)
 class Snapshot:
-    """The contents of a checkpoint, as whole tensors."""
+    """The contents of a checkpoint; of a sharded model, what one worker writes."""
 
     step: int
     files: Mapping[str, Mapping[str, Tensor]]
-    """File name without its ending -> tensors."""
+    """File name without its ending -> whole tensors."""
+    shards: Mapping[str, Shards] = field(default_factory=dict)
+    """Folder name -> this worker's shards."""
+    rank: int = 0
+    world: int = 1
+    """This worker, and the number of workers that write shards."""
 
 
 def snapshot(state: TrainState, *, copied: bool = False) -> Snapshot:
-    """Collect the contents of a checkpoint. For a sharded model every worker must call this; the first gets whole
-    tensors on its CPU. With `copied` the tensors are copies, so that training may continue before they are written."""
+    """Collect the contents of a checkpoint; for a sharded model each worker has its own. With `copied` the tensors are
+    copies on the CPU, so that training may continue before they are written."""
     files = {"model": state.model.state_dict(), "optimizer": _optimizer_tensors(state)}
-    files |= {"rng": {"torch": torch.get_rng_state()}} | ({} if state.ema is None else {"ema": state.ema})
-    return Snapshot(step=state.step, files={name: gathered(tensors, copied=copied) for name, tensors in files.items()})
+    files |= {} if state.ema is None else {"ema": state.ema}
+    rng = {"rng": {"torch": torch.get_rng_state()}}
+    if not is_sharded(files["model"]):
+        whole = {name: {key: _kept(value, copied) for key, value in each.items()} for name, each in files.items()}
+        return Snapshot(step=state.step, files=whole | rng)
+    rank = dist.get_rank()
+    shards = {name: shards_of(tensors, rank, copied=copied) for name, tensors in files.items()}
+    return Snapshot(step=state.step, files=rng, shards=shards, rank=rank, world=dist.get_world_size())
+
+
+def _kept(value: Tensor, copied: bool) -> Tensor:
+    return value.to("cpu", copy=True) if copied else value
 
 
 def save(folder: Path, state: TrainState | Snapshot, metadata: Mapping[str, Any], **more: Any) -> None:
-    """Write a checkpoint; it counts once all of its files are there.
+    """Write a checkpoint; it counts once all of its files are there. Of a sharded model every worker must call this;
+    the first one waits for the files of the others.
 
     Args:
-        folder: new folder; an existing one is replaced.
+        folder: new folder; an existing one is replaced, but of a sharded model there must be none.
         state: the state to save.
         metadata: plain JSON that must be the same again when it is loaded (the model's config).
         more: further plain JSON of state.json, which whoever resumes reads.
@@ -76,7 +107,14 @@ def save(folder: Path, state: TrainState | Snapshot, metadata: Mapping[str, Any]
         StorageError: the disk refused.
     """
     kept = state if isinstance(state, Snapshot) else snapshot(state)
-    storage.remove(folder, first=STATE)
+    if kept.world == 1:
+        storage.remove(folder, first=STATE)
+    for name, shards in kept.shards.items():
+        write_shards(folder / name, shards, rank=kept.rank, world=kept.world)
+    if kept.rank:
+        return
+    for name in kept.shards:
+        wait_for(folder / name, kept.world)
     with storage.atomic_write(folder, folder=True) as here:
         for name, tensors in kept.files.items():
             write_tensors(here / f"{name}.safetensors", tensors)
@@ -90,9 +128,12 @@ def load_weights(folder: Path, model: nn.Module) -> None:
         CheckpointError: the checkpoint is missing, truncated, or of another model.
     """
     require_folder(folder)
-    load_model(folder / "model.safetensors", model)
+    _load_model(folder, model)
     if (folder / "ema.safetensors").is_file():
         model.load_state_dict(read_tensors(folder / "ema.safetensors"), strict=False)
+    elif (folder / "ema").exists():
+        own = model.state_dict()
+        read_shards(folder / "ema", lambda names: {name: own[name] for name in names if name in own})
 
 
 def remove(folder: Path) -> None:
@@ -121,9 +162,12 @@ def load_into(folder: Path, state: TrainState, metadata: Mapping[str, Any]) -> N
     lines = differences(saved["facts"], json.loads(json.dumps(metadata)))
     if lines:
         raise CheckpointError(f"{folder} was written with another config:\n  " + "\n  ".join(lines[:FACTS_SHOWN]))
-    load_model(folder / "model.safetensors", state.model)
+    _load_model(folder, state.model)
     _load_optimizer(folder, state)
-    if state.ema is not None:
+    ema = state.ema
+    if ema is not None and _has_shards(folder):
+        read_shards(folder / "ema", lambda _: ema)
+    elif state.ema is not None:
         saved_ema = read_tensors(folder / "ema.safetensors")
         require_same(saved_ema, state.ema, where=str(folder / "ema.safetensors"))
         state.ema = {name: part_of(saved_ema[name], value) for name, value in state.ema.items()}
@@ -152,24 +196,45 @@ def _optimizer_tensors(state: TrainState) -> dict[str, Tensor]:
     return {f"{names[i]}/{key}": value.contiguous() for i, tensors in moments.items() for key, value in tensors.items()}
 
 
+def _has_shards(folder: Path) -> bool:
+    return not (folder / "model.safetensors").is_file()
+
+
+def _load_model(folder: Path, model: nn.Module) -> None:
+    if not _has_shards(folder):
+        load_model(folder / "model.safetensors", model)
+        return
+    tensors = read_shards(folder / "model", lambda _: model.state_dict())
+    require_finite({name: part(value) for name, value in tensors.items()}, where=str(folder / "model"))
+
+
 def _load_optimizer(folder: Path, state: TrainState) -> None:
-    file = folder / "optimizer.safetensors"
-    tensors = read_tensors(file)
-    names = names_in_order(state.model, state.optimizer)
-    parameters = list(in_order(state.optimizer))
-    moments: dict[int, dict[str, Tensor]] = {i: {} for i in range(len(names))}
-    number = {name: i for i, name in enumerate(names)}
-    for key, value in tensors.items():
+    parameters = dict(zip(names_in_order(state.model, state.optimizer), in_order(state.optimizer), strict=True))
+    sharded = _has_shards(folder)
+    file = folder / ("optimizer" if sharded else "optimizer.safetensors")
+
+    def split(key: str) -> tuple[str, str]:
         name, _, kind = key.rpartition("/")
-        if name not in number:
+        if name not in parameters:
             raise CheckpointError(f"{file}: this run does not train {name}. Resume with the same config.")
-        parameter = parameters[number[name]]
-        moments[number[name]][kind] = _laid_as(part_of(value, parameter), parameter) if kind != "step" else value
-    missing = [name for name, i in number.items() if not moments[i]]
+        return name, kind
+
+    def like(key: str) -> Tensor:
+        name, kind = split(key)
+        return torch.empty(()) if kind == "step" else torch.empty_like(parameters[name], requires_grad=False)
+
+    tensors = read_shards(file, lambda keys: {key: like(key) for key in keys}) if sharded else read_tensors(file)
+    moments: dict[str, dict[str, Tensor]] = {name: {} for name in parameters}
+    for key, value in tensors.items():
+        name, kind = split(key)
+        whole = kind != "step" and not sharded
+        moments[name][kind] = _laid_as(part_of(value, parameters[name]), parameters[name]) if whole else value
+    missing = [name for name, found in moments.items() if not found]
     if tensors and missing:
         raise CheckpointError(f"{file} lacks {', '.join(missing[:FACTS_SHOWN])}. Resume with the same config.")
     groups = state.optimizer.state_dict()["param_groups"]
-    state.optimizer.load_state_dict({"state": moments if tensors else {}, "param_groups": groups})
+    kept = dict(enumerate(moments.values())) if tensors else {}
+    state.optimizer.load_state_dict({"state": kept, "param_groups": groups})
 
 
 def _laid_as(moment: Tensor, parameter: Tensor) -> Tensor:

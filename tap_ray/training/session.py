@@ -108,7 +108,7 @@ class WorkerContext:
     prepare: Callable[[nn.Module], nn.Module] = lambda model: model
     """Wraps the model so that the workers' gradients are averaged."""
     sharded: bool = False
-    """Whether `prepare` shards the model: then all workers take part in checkpoints."""
+    """Whether `prepare` shards the model: then each worker writes its shards into a checkpoint."""
     leaving: Callable[[], Iterable[str]] = tuple
     """Names of the machines of this training that will be preempted, as far as this worker knows."""
 
@@ -128,7 +128,8 @@ def work(job: TrainJob, context: WorkerContext | None = None) -> None:
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # read at the first matrix product on a GPU
         torch.use_deterministic_algorithms(True)
         torch.backends.cudnn.benchmark = False
-    with _saver(job) if first else contextlib.nullcontext() as saver:
+    saves = first or context.sharded  # of a sharded model each worker writes its own shards
+    with _saver(job, first=first) if saves else contextlib.nullcontext() as saver:
         resume = of_all(checkpoint.latest(job.run / CHECKPOINTS) if first else None)[0]
         step, had = _resume_point(resume)
         if first:
@@ -141,7 +142,7 @@ def work(job: TrainJob, context: WorkerContext | None = None) -> None:
         hooks = Hooks(
             log=partial(_log, job, context) if first else _silent,
             save=saver or _silent,
-            save_copies=first and job.async_checkpoints,
+            save_copies=saves and job.async_checkpoints,
             validate=partial(_validate, stage, context),
             prepare=context.prepare,
             device=context.device,
@@ -162,6 +163,7 @@ def work(job: TrainJob, context: WorkerContext | None = None) -> None:
         )
         if saver:
             saver.wait()
+        if first:
             logs.join(job.run / METRICS)
             _trained(job, stage, context).save(job.run)
 
@@ -244,9 +246,10 @@ class _Leaving:
 
 
 class _Saver:
-    """Writes checkpoints into a run folder, one after the other; with `pool` in another thread."""
+    """Writes checkpoints into a run folder, one after the other; with `pool` in another thread. Who holds the run's
+    lock, the first worker, also deletes old ones."""
 
-    def __init__(self, run: Path, held: Lock, pool: ThreadPoolExecutor | None) -> None:
+    def __init__(self, run: Path, held: Lock | None, pool: ThreadPoolExecutor | None) -> None:
         self._folder, self._held, self._pool = run / CHECKPOINTS, held, pool
         self._writing: Future[None] | None = None
 
@@ -264,16 +267,19 @@ class _Saver:
             self._writing.result()
 
     def _save(self, step: int, write: Callable[[Path], None]) -> None:
-        self._held.require()
+        if self._held is not None:
+            self._held.require()
         write(self._folder / checkpoint.STEP_FOLDER.format(step=step))
+        if self._held is None:
+            return
         for old in sorted(self._folder.glob("step-*"))[:-KEEP]:
             checkpoint.remove(old)
 
 
 @contextlib.contextmanager
-def _saver(job: TrainJob) -> Iterator[_Saver]:
-    """Lock a run folder for training, and make what writes its checkpoints."""
-    with lock(job.run) as held, ThreadPoolExecutor(max_workers=1) as pool:
+def _saver(job: TrainJob, *, first: bool) -> Iterator[_Saver]:
+    """Make what writes a run's checkpoints; the first worker locks the run folder."""
+    with lock(job.run) if first else contextlib.nullcontext() as held, ThreadPoolExecutor(max_workers=1) as pool:
         yield _Saver(job.run, held, pool if job.async_checkpoints else None)
 
 

@@ -2,7 +2,7 @@
 weights.
 
 A repeated layer is gathered just before it computes and freed after it; the rest of the model is gathered once per
-step. Checkpoints (`checkpoint.py`) hold whole tensors, so any number of workers can resume from them.
+step. Each worker writes its own shards (`shard_files.py`), and any number of workers can resume from them.
 """
 
 from typing import Any, Callable, Iterable, Protocol, TypeVar
@@ -106,20 +106,3 @@ def part(tensor: Tensor) -> Tensor:
     from torch.distributed.tensor import DTensor
 
     return tensor.to_local() if isinstance(tensor, DTensor) else tensor
-
-
-def gathered(tensors: dict[str, Tensor], *, copied: bool = False) -> dict[str, Tensor]:
-    """Whole tensors; of a sharded model gathered one by one on the CPU of the first worker, none on the others. Without
-    shards they are unchanged, or with `copied` copies on the CPU; gathered ones are new in any case."""
-    from torch.distributed.tensor import DTensor
-
-    sharded = any(isinstance(value, DTensor) for value in tensors.values())
-    if not (sharded or copied):
-        return tensors
-    found: dict[str, Tensor] = {}
-    for name, value in tensors.items():
-        new = isinstance(value, DTensor)
-        value = whole(value.detach())
-        if not sharded or dist.get_rank() == 0:
-            found[name] = value.to("cpu", copy=copied and not new)
-    return found
