@@ -132,7 +132,7 @@ def load_weights(folder: Path, model: nn.Module) -> None:
     if (folder / "ema.safetensors").is_file():
         model.load_state_dict(read_tensors(folder / "ema.safetensors"), strict=False)
     elif (folder / "ema").exists():
-        own = model.state_dict()
+        own = dict(model.named_buffers()) | model.state_dict()
         read_shards(folder / "ema", lambda names: {name: own[name] for name in names if name in own})
 
 
