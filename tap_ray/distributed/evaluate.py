@@ -17,6 +17,7 @@ from typing import Any, Mapping, Sequence
 import ray
 
 from tap_ray import logs
+from tap_ray.crashes import MAX_FIRST_CRASHES, never_works
 from tap_ray.distributed import gauges, inference, placement
 from tap_ray.distributed.actor_pool import ActorPool, GivenUp
 from tap_ray.distributed.faults import Timeouts
@@ -107,7 +108,8 @@ def evaluate(
 
     Raises:
         ConfigError: the fleet settings are invalid, or no machine has the GPUs.
-        TapRayError: the policy cannot be loaded, or the disk refused.
+        TapRayError: the policy cannot be loaded, or the disk refused; or all episodes crash, at least
+            MAX_FIRST_CRASHES in more than one scene, or all there are. Then no result is stored.
     """
     config = config or FleetConfig()
     validate_settings(config)
@@ -122,20 +124,40 @@ def evaluate(
         with inference.policies(make_policy, scene, config.inference) as policies:
             pool = _pool((protocol, make_vector, make_failure_inputs), policies, config, len(parts))
             with progress_bar(total=len(all_cells), initial=len(done), unit="episode", disable=not progress) as bar:
-                for chunk, result in pool.map_unordered(map(tuple, parts)):
-                    new = _store(folder, chunk, result, done)
-                    done |= {episode.cell: episode for episode in new}
-                    _show(bar, len(new), done)
+                works = any(not episode.error for episode in done.values())
+                held: list[ChunkResult] = []
+                for number, (chunk, result) in enumerate(pool.map_unordered(map(tuple, parts)), 1):
+                    held.append(_result(chunk, result))
+                    works = works or any(not episode.error for episode in held[-1].results)
+                    if not works:
+                        _require_work(held, last=number == len(parts))
+                        continue
+                    for each in held:
+                        new = _store(folder, each, done)
+                        done |= {episode.cell: episode for episode in new}
+                        _show(bar, len(new), done)
+                    held = []
     logs.join(folder / "episodes.jsonl")
     return [done[cell] for cell in all_cells]
 
 
-def _store(
-    folder: Path, chunk: Sequence[Cell], result: ChunkResult | GivenUp, done: Mapping[Cell, EpisodeResult]
-) -> list[EpisodeResult]:
-    """Store the results of a chunk's cells that have none yet; returns these results."""
+def _result(chunk: Sequence[Cell], result: ChunkResult | GivenUp) -> ChunkResult:
     if isinstance(result, GivenUp):
-        result = ChunkResult(results=[crashed(cell, result.reason) for cell in chunk], clips=[])
+        return ChunkResult(results=[crashed(cell, result.reason) for cell in chunk], clips=[])
+    return result
+
+
+def _require_work(held: Sequence[ChunkResult], *, last: bool) -> None:
+    """Raise an error if all episodes crash, and that is not one scene's own fault."""
+    episodes = [episode for result in held for episode in result.results]
+    scenes = {(cell.task, cell.scenario, cell.partner) for cell in (episode.cell for episode in episodes)}
+    if last or (len(episodes) >= MAX_FIRST_CRASHES and len(scenes) > 1):
+        cure = "The simulator or the policy does not work: fix that, and run the command again."
+        raise never_works(len(episodes), episodes[-1].error, cure)
+
+
+def _store(folder: Path, result: ChunkResult, done: Mapping[Cell, EpisodeResult]) -> list[EpisodeResult]:
+    """Store the results of a chunk's cells that have none yet; returns these results."""
     new = [episode for episode in result.results if episode.cell not in done]
     store.append(folder / "episodes.jsonl", new)
     gauges.count("tap_episodes", len(new), run=str(folder))

@@ -67,13 +67,16 @@ def require_gpus(play: LivePlay, workers: WorkersConfig) -> None:
     """Raise a ConfigError if trainers and robots could never have their GPUs at the same time, so that each would wait
     for the other. Ray is connected."""
     trainers = workers.gpus if workers.gpu != "off" else 0.0
+    labels = placement.selector(workers.node_labels)
+    if trainers and workers.gpu == "auto" and not placement.fits_gpus(trainers, workers.least, labels):
+        trainers = 0.0  # they train on CPUs
     robots = play.pool.gpus * max(1, play.pool.fleets)
-    needed, there = workers.least * (trainers + robots), sum(placement.of_nodes("GPU", {}))
+    needed, there = workers.num_workers * (trainers + robots), sum(placement.of_nodes("GPU", {}))
     if robots and needed > there and not placement.grows():
         raise ConfigError(
-            f"Live play needs {needed:g} GPUs, {trainers:g} for each of {workers.least} trainers and {robots:g} for "
-            f"its robots, and the Ray cluster has {there:g}. Let them share one (--gpus 0.5 --play.gpus-per-fleet 0.5 "
-            "--play.fleets 1), or train on the CPU (--gpu off)."
+            f"Live play needs {needed:g} GPUs, {trainers:g} for each of {workers.num_workers} trainers and {robots:g} "
+            f"for its robots, and the Ray cluster has {there:g}. Let them share one (--gpus 0.5 "
+            "--play.gpus-per-fleet 0.5 --play.fleets 1), or train on the CPU (--gpu off)."
         )
 
 

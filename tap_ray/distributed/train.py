@@ -2,7 +2,7 @@
 
     driver   train(job) -----> TorchTrainer ----> worker 0 .. W-1   each: session.work(job, context)
       |                                              |
-      '-- follow: bar, MLflow <---- metrics.jsonl <--'  (and checkpoints/, both written by worker 0)
+      '-- follow: bar, MLflow <---- metrics.jsonl <--'  (and checkpoints/, by worker 0; of FSDP by all)
 
 Checkpoints are folders in the run folder and are not reported to Ray, for three reasons. A process without Ray writes
 and reads the same ones. The newest complete folder alone says where a run resumes; Ray's own record would be a second

@@ -6,7 +6,7 @@ from typing import Callable, Iterable, Sequence
 import gymnasium as gym
 import numpy as np
 
-from tap_ray.crashes import CrashGuard
+from tap_ray.crashes import isolated
 from tap_ray.evaluate.failures import FailureInputs, failure_of, first_moved
 from tap_ray.evaluate.protocol import Protocol, policy_seed
 from tap_ray.rollout import Rollout, rollout
@@ -53,20 +53,13 @@ class EpisodeRunner:
         self._make_failure_inputs = make_failure_inputs
         self._scene: tuple[EnvConfig, int] | None = None
         self._robots: tuple[gym.vector.VectorEnv, Policy] | None = None
-        self._guard = CrashGuard(
-            restart=self.close,
-            cure="The simulator or the policy does not work: fix that, and run the command again.",
-        )
 
     def run(self, cells: Sequence[Cell]) -> ChunkResult:
         """Run cells of one task and scenario, one robot each; a crash costs only the cell that causes it.
 
         A cell that crashes alone is a failure whose `error` says why; it counts in every denominator.
-
-        Raises:
-            TapRayError: this process has finished no cell at all; see `CrashGuard.run`.
         """
-        parts = self._guard.run(self._run_batch, cells, _without_result)
+        parts = isolated(self._run_batch, cells, _without_result, restart=self.close)
         return ChunkResult(
             results=[r for p in parts for r in p.results], clips=_first([c for p in parts for c in p.clips])
         )

@@ -12,7 +12,7 @@ import gymnasium as gym
 import numpy as np
 
 from tap_ray.config import to_dict
-from tap_ray.crashes import CrashGuard
+from tap_ray.crashes import MAX_FIRST_CRASHES, isolated, never_works
 from tap_ray.dataset.encode import encode_episode
 from tap_ray.errors import ConfigError, TapRayError, nearest
 from tap_ray.play.explorers import (
@@ -36,6 +36,7 @@ from tap_ray.types import PLAY_TASK, EnvConfig, Episode, Explorer, Trajectory
 MakeVector = Callable[[EnvConfig, int], gym.vector.VectorEnv]
 CountsBefore = Callable[[int], VisitCounts | None]
 """Function from a round to the visits that it may use; it is called only for rounds for which they are known."""
+NO_SIMULATOR = "The simulator does not work on this machine: fix that, or try another --sim."
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -100,11 +101,6 @@ class AttemptResult:
     reason: str = ""
 
 
-def crashed(attempt: int, error: Exception) -> AttemptResult:
-    """The outcome of an attempt that crashed alone."""
-    return AttemptResult(attempt=attempt, episode=None, reason=f"crashed: {type(error).__name__}: {error}")
-
-
 class VectorEnvCache:
     """Caches vector environments; each is built when its task is first used, and again after a crash, which costs only
     the attempt that causes it."""
@@ -116,14 +112,28 @@ class VectorEnvCache:
         self._make_vector = make_vector
         self.num_robots = num_robots
         self._envs: dict[EnvConfig, gym.vector.VectorEnv] = {}
-        self._guard = CrashGuard(
-            restart=self.close,
-            cure="The simulator does not work on this machine: fix that, or try another --sim.",
-        )
+        self._works, self._crashes = False, 0
 
     def run(self, play: Callable[[Sequence[int]], list[AttemptResult]], attempts: Sequence[int]) -> list[AttemptResult]:
-        """Run a batch of attempts with `play`; see `CrashGuard.run`."""
-        parts = self._guard.run(play, attempts, lambda attempt, error: [crashed(attempt, error)])
+        """Run a batch of attempts with `play`; a crash costs only the attempt that causes it.
+
+        Raises:
+            TapRayError: no attempt has been finished in this process, and MAX_FIRST_CRASHES have crashed alone.
+        """
+
+        def finished(some: Sequence[int]) -> list[AttemptResult]:
+            outcomes = play(some)
+            self._works = True
+            return outcomes
+
+        def crashed(attempt: int, error: Exception) -> list[AttemptResult]:
+            reason = f"{type(error).__name__}: {error}"
+            self._crashes += 1
+            if self._crashes >= MAX_FIRST_CRASHES and not self._works:
+                raise never_works(self._crashes, reason, NO_SIMULATOR) from error
+            return [AttemptResult(attempt=attempt, episode=None, reason=f"crashed: {reason}")]
+
+        parts = isolated(finished, attempts, crashed, restart=self.close)
         return [outcome for part in parts for outcome in part]
 
     def of(self, config: EnvConfig) -> gym.vector.VectorEnv:
@@ -136,7 +146,7 @@ class VectorEnvCache:
             try:
                 self._envs[config] = self._make_vector(config, self.num_robots)
             except Exception as error:
-                if self._guard.works or isinstance(error, TapRayError):
+                if self._works or isinstance(error, TapRayError):
                     raise
                 raise TapRayError(
                     f"The simulator {config.sim!r} does not start on this machine with --robots-per-fleet "

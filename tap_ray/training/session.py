@@ -3,7 +3,8 @@ without Ray.
 
     metrics.jsonl                {"step": 50, "play/loss": 0.31, ...}, one line for each time something was logged
     checkpoints/step-00000500/   see checkpoint.py; only the newest are kept
-    .lock                        held by the one process that writes the two above, see locks.py
+    .lock                        held by the first training process, which writes the two above (of a sharded model
+                                 each writes its shards), see locks.py
 
 The newest complete checkpoint alone determines where a run resumes. On resuming, the lines of metrics.jsonl behind it
 are dropped, so that no step is there twice and the curve equals that of an uninterrupted run.
@@ -272,7 +273,9 @@ class _Saver:
         write(self._folder / checkpoint.STEP_FOLDER.format(step=step))
         if self._held is None:
             return
-        for old in sorted(self._folder.glob("step-*"))[:-KEEP]:
+        # Another worker may have begun the next one of a sharded model.
+        whole = sorted(path for path in self._folder.glob("step-*") if (path / checkpoint.STATE).is_file())
+        for old in whole[:-KEEP]:
             checkpoint.remove(old)
 
 

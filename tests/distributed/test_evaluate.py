@@ -76,6 +76,42 @@ def test_a_killed_process_costs_only_the_cell_that_kills(tmp_path):
             assert outcomes([there]) == outcomes([here])
 
 
+class Refuses(Forward):
+    """Raises an error in these tasks."""
+
+    def __init__(self, scene, tasks):
+        super().__init__()
+        self.refuses = scene.task in tasks
+
+    def act(self, obs, info):
+        if self.refuses:
+            raise RuntimeError("no such layer")
+        return super().act(obs, info)
+
+
+def refuses(scene, num, *, tasks):
+    return Refuses(scene, tasks)
+
+
+def test_what_never_works_is_an_error_and_not_a_success_of_zero(tmp_path):
+    for robots in (4, 1):
+        with pytest.raises(
+            TapRayError, match=r"^All of the first \d+ episodes crashed, each also alone; the last one: "
+        ):
+            run(
+                tmp_path,
+                make_policy=functools.partial(refuses, tasks=PROTOCOL.tasks),
+                config=FleetConfig(fleets=2, robots=robots),
+            )
+    assert not (tmp_path / "episodes.jsonl").exists()  # so the same command, once that works, runs all of them
+    results = run(tmp_path, make_policy=functools.partial(refuses, tasks=PROTOCOL.tasks[:1]))
+    for there, here in zip(results, in_one_process(), strict=True):
+        if there.cell.task == PROTOCOL.tasks[0]:
+            assert (there.error, there.failure) == ("RuntimeError: no such layer", "crashed")
+        else:
+            assert outcomes([there]) == outcomes([here])
+
+
 def test_more_fleets_than_cpus_do_not_wait_for_each_other(tmp_path):
     results = run(tmp_path, config=FleetConfig(fleets=5, robots=1))
     assert outcomes(results) == outcomes(in_one_process())

@@ -69,9 +69,13 @@ def test_there_are_as_many_fleets_as_the_gpus_suffice_for():
         play = play_of(PlayJobConfig(), CollectPlan(), lambda: Reserving(None), SPEC, gpu=True)
         assert play.pool.gpus == 1
         require_gpus(play, WorkersConfig())
-        require_gpus(play, WorkersConfig(num_workers=2, gpu="off"))
+        for fits in (
+            WorkersConfig(num_workers=2, gpu="off"),
+            WorkersConfig(num_workers=2, gpus=2),  # two GPUs are too few for it: it trains on CPUs
+        ):
+            require_gpus(play, fits)
         with pytest.raises(ConfigError, match=r"^Live play needs 4 GPUs, 1 for each of 2 trainers and 1 "):
-            require_gpus(play, WorkersConfig(num_workers=2))
+            require_gpus(play, WorkersConfig(num_workers=2, min_workers=1))
         shared = play_of(
             PlayJobConfig(gpus_per_fleet=0.5, fleets=1), CollectPlan(), lambda: Reserving(None), SPEC, gpu=True
         )

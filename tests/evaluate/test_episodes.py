@@ -3,7 +3,6 @@
 import numpy as np
 import pytest
 
-from tap_ray.errors import TapRayError
 from tap_ray.evaluate.episodes import EpisodeRunner, chunks
 from tap_ray.evaluate.failures import failure_inputs_of
 from tap_ray.evaluate.protocol import Protocol, cells, policy_seed
@@ -81,21 +80,6 @@ def test_a_crash_costs_only_its_own_cell(culprit):
         else:
             assert (there.error, there.entire_once) == ("", here.entire_once)
     assert fleet.run(CELLS[:2]).results[0].error == ""
-
-
-class NeverActs(Forward):
-    """A policy that does not work."""
-
-    def act(self, obs, info):
-        raise RuntimeError("no such layer")
-
-
-def test_a_policy_that_never_works_is_an_error_and_not_a_success_of_zero():
-    fleet = robots(lambda scene, num: NeverActs())
-    two = [fleet.run(part).results[0].error for part in (CELLS[:1], CELLS[1:2])]
-    assert two == ["RuntimeError: no such layer"] * 2
-    with pytest.raises(TapRayError, match=r"^All of the first 8 episodes crashed, also alone; the last one with Ru"):
-        fleet.run(CELLS[2:])
 
 
 def test_robots_are_kept_while_the_scene_stays():

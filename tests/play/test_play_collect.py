@@ -99,7 +99,7 @@ def test_a_simulator_that_cannot_be_made_is_an_error_and_later_costs_an_attempt(
 
 
 def test_a_fleet_whose_first_attempts_all_crash_says_why(monkeypatch):
-    monkeypatch.setattr("tap_ray.crashes.MAX_FIRST_CRASHES", 2)
+    monkeypatch.setattr("tap_ray.play.collect.MAX_FIRST_CRASHES", 2)
     seeds, made = [episode.meta["seed"] for episode in played(1, 4)], []
 
     def fleet(*bad, num_robots=3):
@@ -111,8 +111,8 @@ def test_a_fleet_whose_first_attempts_all_crash_says_why(monkeypatch):
 
     crashed = "RuntimeError: the arm fell off"
     message = (
-        rf"^All of the first 2 episodes crashed, also alone; the last one with {crashed}\. The simulator does not work "
-        r"on this machine: fix that, or try another --sim\.$"
+        rf"^All of the first 2 episodes crashed, each also alone; the last one: {crashed}\. The simulator does not "
+        r"work on this machine: fix that, or try another --sim\.$"
     )
     with pytest.raises(TapRayError, match=message) as raised:
         fleet(0, 1, 2).run([0, 1, 2])
