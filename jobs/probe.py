@@ -17,9 +17,7 @@ def main(config: ProbeConfig) -> Path:
     """Print held-out R^2 of each position, for the policy and for its network with fresh weights; write probe.json."""
     data = read_frames(open_dataset(config.data), num_episodes=config.episodes, every=config.every)
     parents: dict[str, Path | str] = {"policy": config.policy, "data": config.data}
-    has_keypoints = not load_config(
-        config.policy / "final"
-    ).vlm.pretrained  # of each camera; an image-text model has none
+    has_keypoints = not load_config(config.policy / "final").vlm.pretrained
     alone = data.cameras if has_keypoints and len(data.cameras) > 1 else ()
     with job_run("probe", config, parents=parents, rewrites=True) as run:
         scores = {

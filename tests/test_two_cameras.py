@@ -239,6 +239,8 @@ def test_the_features_of_each_camera(run: Path, play: DatasetInfo, monkeypatch: 
     assert {"gripper"} <= set(probes.probe(policy_features(run, data), data))
     with pytest.raises(ConfigError, match="tap reads the cameras main, wrist, and the dataset has main"):
         policy_features(run, dataclasses.replace(data, cameras=("main",)))
+    with pytest.raises(ConfigError, match="tap is of a robot with 14 numbers of state, and the dataset's has 15"):
+        policy_features(run, dataclasses.replace(data, state=np.zeros((len(data.state), 15), np.float32)))  # a Panda's
 
 
 def test_probes_of_an_image_text_model(

@@ -38,7 +38,8 @@ def policy_features(run: Path, data: ProbeData, *, fresh: bool = False, camera: 
 
     Raises:
         CheckpointError: there is no policy.
-        ConfigError: it was trained on images of another size or of other cameras, or has no key points.
+        ConfigError: it was trained on images of another size, of other cameras or of another robot, or has no key
+            points.
     """
     bundle = load_bundle(run / "final")
     config = bundle.network.config
@@ -46,6 +47,11 @@ def policy_features(run: Path, data: ProbeData, *, fresh: bool = False, camera: 
         raise ConfigError(
             f"{run} reads the cameras {', '.join(bundle.spec.cameras)}, and the dataset has "
             f"{', '.join(data.cameras)}. Give a dataset of the same robot and cameras."
+        )
+    if data.state.shape[1] != len(bundle.spec.state):
+        raise ConfigError(
+            f"{run} is of a robot with {len(bundle.spec.state)} numbers of state, and the dataset's has "
+            f"{data.state.shape[1]}. Give a dataset of the same robot."
         )
     size = data.rgb.shape[-3]
     if size != config.image_size:
