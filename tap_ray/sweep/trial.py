@@ -8,7 +8,13 @@ from tap_ray.dataset.action_chunks import ActionChunkConfig, counts
 from tap_ray.dataset.windows import WindowConfig
 from tap_ray.evaluate.settings import EvaluateConfig
 from tap_ray.settings import AlignJobConfig, PretrainConfig, PriorJobConfig
-from tap_ray.sweep.data import DatasetFacts, require_episodes, require_mixture, require_other_robots
+from tap_ray.sweep.data import (
+    DatasetFacts,
+    require_alternating,
+    require_episodes,
+    require_mixture,
+    require_other_robots,
+)
 from tap_ray.sweep.tables import label
 
 
@@ -62,6 +68,7 @@ def require_data(trial: Trial, demos_per_task: int, have: Mapping[Path, DatasetF
     if trial.prior:
         require_other_robots([have[path] for path in trial.prior.sources()[0]], where)
     require_episodes(_requests(trial, demos_per_task, have), where)
+    require_alternating(have[trial.align.demos], demos_per_task, where)
 
 
 def play_used(trials: Iterable[Trial]) -> dict[Path, int]:
