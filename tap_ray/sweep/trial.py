@@ -37,6 +37,11 @@ class Trial:
         """A short text, e.g. "budget 400, seed 1"."""
         return label(self.values)
 
+    @property
+    def with_play(self) -> bool:
+        """Whether it is trained on play at all."""
+        return any(True for _ in self.play())
+
     def play(self) -> Iterator[tuple[str, Path, int, WindowConfig | ActionChunkConfig]]:
         """Each use of a dataset of play: the key of the file that says how many of its first episodes (0: all), the
         dataset, that number, and the windows."""

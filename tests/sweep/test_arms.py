@@ -62,6 +62,8 @@ def test_an_arm_is_the_file_with_its_own_values(trials_of, toy_dataset: Path):
     assert [trial.prior is not None for trial in (scratch, twice, inverse, plain, cotrain, prior)] == [False] * 5 + [
         True
     ]
+    trials = (scratch, twice, inverse, plain, cotrain, prior)
+    assert [trial.with_play for trial in trials] == [False, False, True, True, True, True]
     assert prior.prior is not None
     assert (prior.prior.prior.chunk, prior.prior.train.steps) == (8, 50)
 

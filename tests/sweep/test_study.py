@@ -97,6 +97,13 @@ def test_demonstrations_that_play_replaces(found: list[Outcomes]):
     assert many.text == "20 with play = > 20 without (95 %: > 20 to > 20)"
 
 
+def test_an_arm_without_play_replaces_nothing_by_play(rows: list[TrialRow]):
+    for row in rows[6:]:  # next_object with 20 demonstrations: say that it is cloning with twice the steps
+        row.with_play = False
+    [few] = replaced(outcomes(rows, evaluations(rows), "standard"))
+    assert few.demos == 5
+
+
 def test_one_point_is_no_curve(found: list[Outcomes]):
     assert replaced([found[0], found[2]]) == []
 
