@@ -168,6 +168,11 @@ def test_instructions_followed_are_those_of_all_seeds_together(rows: list[TrialR
             count["standard"] |= {"followed": {"k": 4, "n": 5}, "wrong_object": {"k": 1, "n": 6}}
     lines = study_page.tables(record).splitlines()
     assert "| next_object | 100 | 5 | 16 of 20 | 80.0 [58.4, 91.9] | 4 of 24 | 16.7 [6.7, 35.9] |" in lines
+    for trial in record["trials"]:
+        for count in trial["tasks"].values():
+            count["standard"] |= {"followed": {"k": 0, "n": 0}, "wrong_object": {"k": 0, "n": 6}}
+    lines = study_page.tables(record).splitlines()
+    assert "| next_object | 100 | 5 | 0 of 0 | - | 0 of 24 | 0.0 [0.0, 13.8] |" in lines, "nothing was moved"
 
 
 def test_nothing_is_written_before_a_trial_was_evaluated(tmp_path: Path):
