@@ -8,6 +8,7 @@ from tap_ray.inspect.features import policy_features
 from tap_ray.inspect.probes import probe, read_frames, table
 from tap_ray.inspect.settings import ProbeConfig
 from tap_ray.job import job_run, run_job
+from tap_ray.models.build import load_config
 from tap_ray.pretrain import health
 from tap_ray.training.session import final_metrics
 
@@ -16,13 +17,15 @@ def main(config: ProbeConfig) -> Path:
     """Print held-out R^2 of each position, for the policy and for its network with fresh weights; write probe.json."""
     data = read_frames(open_dataset(config.data), num_episodes=config.episodes, every=config.every)
     parents: dict[str, Path | str] = {"policy": config.policy, "data": config.data}
+    has_keypoints = not load_config(config.policy / "final").vlm.pretrained
+    alone = data.cameras if has_keypoints and len(data.cameras) > 1 else ()
     with job_run("probe", config, parents=parents, rewrites=True) as run:
         scores = {
             f"{weights}, {camera}" if camera else weights: probe(
                 policy_features(config.policy, data, fresh=weights != "trained", camera=camera), data
             )
             for weights in ("trained", "fresh weights")
-            for camera in ("", *(data.cameras if len(data.cameras) > 1 else ()))
+            for camera in ("", *alone)
         }
         runs.write_json(run.path / "probe.json", scores)
         for target, score in scores["trained"].items():

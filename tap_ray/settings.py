@@ -38,6 +38,8 @@ FOLLOWS = {
     "windows.reach_steps": "the objective, or --align.weights.reach",
     "windows.horizon": "the motion prior's chunk, or for inverse dynamics alone --windows.k-max",
     "windows.group_size": "--live-play",
+    "windows.num_episodes": "--live-play, which is endless: --play.episodes are held out",
+    "windows.holdout_every": "--live-play: --play.episodes are held out",
     "policy.chunk": "--windows.horizon",
     "policy.context": "the stage",
     "policy.head": "--prior",
@@ -206,7 +208,10 @@ class PretrainConfig(StageConfig):
     def resolve_windows(self) -> WindowConfig:
         """Windows in batches of the trainer's size, with what the objective asks for."""
         windows = stage_windows(super().resolve_windows(), self.objective, self.policy)
-        return replace(windows, group_size=min(windows.group_size, LIVE_GROUP)) if self.live_play else windows
+        if not self.live_play:
+            return windows
+        usual = {name: getattr(WindowConfig(), name) for name in ("num_episodes", "holdout_every")}  # of a dataset
+        return replace(windows, group_size=min(windows.group_size, LIVE_GROUP), **usual)
 
     def sources(self) -> tuple[list[Path], list[float]]:
         """Absolute paths of the datasets, and their weights; none with live play. ConfigError: see `sources_of`."""

@@ -11,7 +11,7 @@ import torch
 
 import envs
 from envs.kinematics.reachable import sample_poses
-from jobs import saliency
+from jobs import probe, saliency
 from tap_ray.align import demos as stage_2
 from tap_ray.dataset.crop_files import cut_block, missing_blocks
 from tap_ray.dataset.crops import CROPS
@@ -37,10 +37,12 @@ from tap_ray.inspect import probes
 from tap_ray.inspect.dataset import frames
 from tap_ray.inspect.dataset.content_checks import images
 from tap_ray.inspect.features import policy_features
-from tap_ray.inspect.settings import SaliencyConfig
+from tap_ray.inspect.settings import ProbeConfig, SaliencyConfig
 from tap_ray.media.image import BAR_PX, decode_frames, decode_jpeg, encode_jpeg
 from tap_ray.models.build import new_policy
 from tap_ray.models.inference import load_policy
+from tap_ray.models.policy import PolicyConfig
+from tap_ray.models.vlm_config import VlmConfig
 from tap_ray.play.collect import CollectPlan, collect
 from tap_ray.play.demos import DemoFleet, DemoPlan
 from tap_ray.pretrain import from_play as stage_1
@@ -51,6 +53,7 @@ from tap_ray.training.loop import TrainConfig, fit
 from tap_ray.types import EnvConfig, Episode
 from tests.serving.served import serving
 from tests.small import SMALL
+from tests.tiny_vlm import tiny_vlm
 
 BOTH = ("main", "wrist")
 SCENE = EnvConfig(image_size=48, cameras=BOTH, robot_mask=True)
@@ -236,6 +239,28 @@ def test_the_features_of_each_camera(run: Path, play: DatasetInfo, monkeypatch: 
     assert {"gripper"} <= set(probes.probe(policy_features(run, data), data))
     with pytest.raises(ConfigError, match="tap reads the cameras main, wrist, and the dataset has main"):
         policy_features(run, dataclasses.replace(data, cameras=("main",)))
+    with pytest.raises(ConfigError, match="tap is of a robot with 14 numbers of state, and the dataset's has 15"):
+        policy_features(run, dataclasses.replace(data, state=np.zeros((len(data.state), 15), np.float32)))  # a Panda's
+
+
+def test_probes_of_an_image_text_model(
+    play: DatasetInfo, tmp_path: Path, mlflow_uri: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It has no key points, so there are no rows of single cameras; its fresh weights are not those of the hub."""
+    monkeypatch.setattr(probes, "HOLDOUT_EVERY", 2)
+    policy = PolicyConfig(
+        head_width=32, num_context=16, vlm=VlmConfig(pretrained=tiny_vlm("smolvlm", tmp_path / "vlm"))
+    )
+    objective = stage_1.ObjectiveConfig(next_object=0, inverse_dynamics=1)
+    windows = objective.windows(WindowConfig(batch_size=16, holdout_every=4))
+    opened_run = open_run(tmp_path / "moves", job="pretrain", config={})
+    stage_1.from_dataset(play, windows, policy=policy, config=objective, seed=0).save(opened_run.path)
+    finish(opened_run)
+    config = ProbeConfig(policy=opened_run.path, data=play.path, every=8, out=tmp_path / "probe")
+    scores = read_json(probe.main(config) / "probe.json")
+    assert list(scores) == ["trained", "fresh weights"]
+    assert scores["trained"]["gripper"]["num_test"] == scores["fresh weights"]["gripper"]["num_test"] == 10
+    assert scores["trained"]["gripper"] != scores["fresh weights"]["gripper"]
 
 
 def test_a_saliency_map_for_each_camera(run: Path, tmp_path: Path, mlflow_uri: str) -> None:

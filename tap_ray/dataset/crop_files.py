@@ -52,6 +52,9 @@ SCHEMA = pa.schema([
 def folder(dataset: DatasetInfo, config: CropConfig) -> Path:
     """The folder of the dataset's crops for this config."""
     what = {"rules": RULES, "data": dataset.header.to_json()["hash"], **asdict(config)}
+    shown_px = config.shown_px(dataset.header.image_size)
+    if shown_px != config.size_px:  # crops of small images keep their folders
+        what["shown_px"] = shown_px
     return dataset.path / "crops" / digest(what)[:8]
 
 

@@ -18,11 +18,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from PIL import Image
 from scipy import ndimage
 
 from tap_ray.dataset.inpaint_robot import inpaint_robot
 from tap_ray.errors import ConfigError
 
+SIDE_PX = 96
+"""Side of the images for which a crop has its size."""
 AFTER_STEPS = 2
 """Number of steps after its last touch at which an object is assumed to be at rest."""
 AREA_BONUS_PX, MOST_BONUS_AREA_PX = 0.02, 150
@@ -43,7 +46,7 @@ class CropConfig:
     px."""
 
     size_px: int = 24
-    """C, side of a crop, px; even."""
+    """C, side of a crop, px; even. In images larger than 96 px it shows a larger square, made smaller (`shown_px`)."""
     lead_steps: int = 30
     """Number of frames before the first touch that lead up to a contact; 0: only the frames of the contact itself."""
     gap_steps: int = 2
@@ -64,6 +67,10 @@ class CropConfig:
                 raise ConfigError(f"crops.{name} must be at least {low}; got {getattr(self, name)}.")
         if self.size_px % 2:
             raise ConfigError(f"crops.size_px must be even; got {self.size_px}.")
+
+    def shown_px(self, image_size: tuple[int, int]) -> int:
+        """Side of the square of the image that a crop shows, px; even. The same part of the scene in larger images."""
+        return 2 * round(self.size_px / 2 * max(1.0, min(image_size) / SIDE_PX))
 
 
 CROPS = CropConfig()
@@ -136,7 +143,7 @@ def cut(rgb_TYX3: np.ndarray, mask_TYX: np.ndarray, contact_T: np.ndarray, confi
     inpainted = inpainted.reshape(-1, 2, image_y, image_x, 3)
     bout_T = np.full(num_steps, -1, np.int64)
     object_rgb, place_rgb, object_px, place_px, spans = [], [], [], [], []
-    free = 0
+    free, shown_px = 0, config.shown_px((image_y, image_x))
     for (touch, end), (before, after) in zip(bouts, inpainted, strict=True):
         begin, free = max(free, touch - config.lead_steps), end + 1
         left, arrived = changes(before, after, config)
@@ -150,8 +157,8 @@ def cut(rgb_TYX3: np.ndarray, mask_TYX: np.ndarray, contact_T: np.ndarray, confi
         spans.append((touch, end))
         object_px.append(center(thing))
         place_px.append((0, 0) if place is None else center(place))
-        object_rgb.append(crop(before, object_px[-1], config.size_px))
-        place_rgb.append(None if place is None else crop(before, place_px[-1], config.size_px))
+        object_rgb.append(_small(crop(before, object_px[-1], shown_px), config))
+        place_rgb.append(None if place is None else _small(crop(before, place_px[-1], shown_px), config))
     nothing = np.zeros((config.size_px, config.size_px, 3), np.uint8)
     span_B2 = np.array(spans, np.int64).reshape(-1, 2)
     return Crops(
@@ -225,3 +232,10 @@ def crop(rgb_YX3: np.ndarray, at: tuple[int, int], size_px: int) -> np.ndarray:
         for place, side in zip(at, rgb_YX3.shape[:2], strict=True)
     )
     return rgb_YX3[np.ix_(rows, columns)]
+
+
+def _small(rgb_YX3: np.ndarray, config: CropConfig) -> np.ndarray:
+    """(C, C, 3): a crop of the image in the size of all crops, by the mean of its pixels."""
+    if len(rgb_YX3) == config.size_px:
+        return rgb_YX3
+    return np.asarray(Image.fromarray(rgb_YX3).resize((config.size_px,) * 2, Image.Resampling.BOX))

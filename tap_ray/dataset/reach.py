@@ -25,8 +25,8 @@ def reaching_arms(spec: RobotSpec) -> tuple[ArmSlots, ...]:
         raise DataError(
             "Reach targets need each arm's ee_x, ee_y, ee_z, ee_qw, ee_qx, ee_qy and ee_qz in the state and gripper "
             f"in the action; {spec.robot} has no {', '.join(missing)} but "
-            f"{', '.join(slot.name for slot in (*spec.state, *spec.action))}. Set windows.reach_steps to 0 to train "
-            "without them."
+            f"{', '.join(slot.name for slot in (*spec.state, *spec.action))}. Train without them. Stage 1: "
+            "--objective.reach 0. Stage 2: omit --align.weights.reach and --play."
         )
     return spec.arms
 

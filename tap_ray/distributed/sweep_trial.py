@@ -79,7 +79,7 @@ def run_trial(point: Mapping[str, str], context: SweepContext) -> None:
         row = read_row(context.folder, trial.id, trial.values)
         if row.state == "done" or (row.state == "trained" and not context.evaluate):
             return
-        row.state, row.error = "running", ""
+        row.state, row.error, row.with_play = "running", "", trial.with_play
         try:
             place = context.folder / TRIALS / trial.id
             with tracking.start(

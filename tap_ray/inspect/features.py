@@ -1,5 +1,6 @@
 """Computes the input of a trained policy's head for linear probes: the features that both stages share."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Mapping, Sequence, cast
 
@@ -15,6 +16,8 @@ from tap_ray.models.batch import Batch
 from tap_ray.models.build import Network, PolicyBundle, load_bundle, new_policy
 from tap_ray.models.language import encode
 from tap_ray.models.policy import TapPolicy, acts
+from tap_ray.models.vlm import VlmPolicy
+from tap_ray.models.vlm_config import without_flash
 
 BATCH = 64
 """Number of frames per batch."""
@@ -29,12 +32,14 @@ def policy_features(run: Path, data: ProbeData, *, fresh: bool = False, camera: 
     Args:
         run: folder of a training run.
         data: the frames.
-        fresh: use the same network with random weights, which shows what the architecture alone gives.
+        fresh: use the same network with random weights, which shows what the architecture alone gives (pretrained
+            towers of the small policy keep their own).
         camera: of a policy with several cameras: give the key points of this one instead of all that the head reads.
 
     Raises:
         CheckpointError: there is no policy.
-        ConfigError: it was trained on images of another size or of other cameras, or has no key points.
+        ConfigError: it was trained on images of another size, of other cameras or of another robot, or has no key
+            points.
     """
     bundle = load_bundle(run / "final")
     config = bundle.network.config
@@ -43,12 +48,17 @@ def policy_features(run: Path, data: ProbeData, *, fresh: bool = False, camera: 
             f"{run} reads the cameras {', '.join(bundle.spec.cameras)}, and the dataset has "
             f"{', '.join(data.cameras)}. Give a dataset of the same robot and cameras."
         )
+    if data.state.shape[1] != len(bundle.spec.state):
+        raise ConfigError(
+            f"{run} is of a robot with {len(bundle.spec.state)} numbers of state, and the dataset's has "
+            f"{data.state.shape[1]}. Give a dataset of the same robot."
+        )
     size = data.rgb.shape[-3]
     if size != config.image_size:
         raise ConfigError(
             f"{run} was trained on images of {config.image_size} px, but the images of the dataset have {size} px."
         )
-    policy = new_policy(config, seed=0, tokenizer=bundle.tokenizer).eval() if fresh else bundle.network
+    policy = _fresh(bundle) if fresh else bundle.network
     seen: list[np.ndarray] = []
     hook = _hook(policy, data.cameras.index(camera) if camera else None, seen)
     with torch.inference_mode():
@@ -58,6 +68,14 @@ def policy_features(run: Path, data: ProbeData, *, fresh: bool = False, camera: 
             policy(inputs(bundle, data.rgb[part], data.next_rgb[part], state=data.state[part], sentence=sentence))
     hook.remove()
     return np.concatenate(seen)
+
+
+def _fresh(bundle: PolicyBundle) -> Network:
+    """The same network with random weights, but for pretrained towers of the small policy."""
+    config, network = bundle.network.config, bundle.network
+    parts = network.parts if isinstance(network, VlmPolicy) else None
+    config = replace(config, vlm=without_flash(config.vlm))
+    return new_policy(config, seed=0, tokenizer=bundle.tokenizer, parts=parts, load_weights=False).eval()
 
 
 def _hook(policy: Network, camera: int | None, seen: list[np.ndarray]) -> RemovableHandle:

@@ -42,7 +42,7 @@ EXPLAINED = {
     "log_dimensionless_jerk": "smoothness of an episode's path, mean; larger is smoother, only for equal lengths",
     "voxels": f"voxels of {100 * LEAF_M:.0f} cm that the end effector visited in its first `equal_steps` steps",
     "entropy_bits": "entropy of those visits, bits",
-    "equal_steps": "steps over which voxels and entropy are counted: those of the explorer that has fewest",
+    "equal_steps": "steps over which voxels and entropy are counted: the fewest of any explorer, all arms together",
     "contact_rate": "share of steps with a finger on an object",
     "episodes_moving": f"share of episodes that moved an object over {100 * MOVED_M:.0f} cm",
     "objects_moved": "number of such objects per episode",
@@ -52,7 +52,7 @@ EXPLAINED = {
 
 @dataclass(frozen=True, kw_only=True)
 class Played:
-    """What the report needs to know about one episode."""
+    """What the report needs to know about one arm's part of an episode."""
 
     index: int
     explorer: str
@@ -146,10 +146,11 @@ def summarize(played: Sequence[Played], hz: float) -> list[dict[str, Any]]:
         covered = metrics.coverage(np.concatenate([p.position for p in group])[:equal_steps], LEAF_M)
         moved = [int((p.displacement > MOVED_M).sum()) for p in group if p.displacement.size]
         contact = np.concatenate([p.contact for p in group])
+        steps = {p.index: len(p.position) for p in group}  # several arms share an episode
         rows.append({
             "explorer": name,
-            "episodes": len(group),
-            "steps": sum(len(p.position) for p in group),
+            "episodes": len(steps),
+            "steps": sum(steps.values()),
             "sparc": _mean(metrics.sparc(metrics.speed(p.position, hz), hz) for p in group),
             "log_dimensionless_jerk": _mean(metrics.log_dimensionless_jerk(p.position, hz) for p in group),
             "voxels": covered.num_voxels,

@@ -103,3 +103,18 @@ def require_episodes(
                 f"{where}: {name} {num} leaves no episode for validation: every {windows.holdout_every}-th is held "
                 "out. Request more, or set windows.holdout_every lower."
             )
+
+
+def require_alternating(demos: DatasetFacts, each: int, where: Path | str) -> None:
+    """Raise ConfigError unless the first demonstrations are `each` of every task: those of jobs.collect_demos
+    alternate, those of an import have any order, and each of its instructions counts as a task."""
+    if demos.dataset is None or demos.dataset.header.plan.get("tasks"):
+        return
+    num = dict(demos.dataset.episodes["instruction"][: each * demos.num_tasks].value_counts())
+    if each and set(num.values()) != {each}:
+        found = ", ".join(f"{count} of {sentence!r}" for sentence, count in list(num.items())[:3])
+        raise ConfigError(
+            f"{where}: demos_per_task {each}: {demos.path} was not collected by jobs.collect_demos, and the first "
+            f"{sum(num.values())} demonstrations are not {each} of each of its {demos.num_tasks} instructions: {found}"
+            f"{', ...' * (len(num) > 3)}. Set align.windows.num_episodes instead, the number of all demonstrations."
+        )

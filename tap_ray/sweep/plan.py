@@ -68,7 +68,7 @@ class SweepFile:
     """Dataset of demonstrations for Stage 2."""
     budget: Any = 0
     """Stage 1 episodes, the first of the dataset (of a mixture, of each), so that budgets are nested; 0: no Stage 1
-    (behavior cloning)."""
+    (behavior cloning). A motion prior has as many, unless prior.windows.num_episodes says otherwise; with 0, all."""
     demos_per_task: Any = 0
     """Demonstrations of each task (with tabletop_mixed: of each pair of tasks) that Stage 2 is given, the first of the
     dataset, every 19th of them held out; 0: align.windows.num_episodes says how many of all tasks."""
@@ -319,6 +319,8 @@ def _trial(plan: SweepFile, setting: _Setting, id: str, shown: Mapping[str, Any]
         pretrain = replace(config, windows=replace(config.windows, num_episodes=budget))
     if "prior" in sections:
         prior = from_dict(PriorJobConfig, {**sections["prior"], "data": setting.data}, where=place["prior"])
+        if budget and "num_episodes" not in sections["prior"].get("windows", {}):
+            prior = replace(prior, windows=replace(prior.windows, num_episodes=budget))
     if plan.pretrain_seed == "trial":
         pretrain = pretrain and replace(pretrain, train=replace(pretrain.train, seed=seed))
         prior = prior and replace(prior, train=replace(prior.train, seed=seed))

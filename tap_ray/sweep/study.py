@@ -5,7 +5,7 @@ ledger --> points --> table: partial/entire of each task, means over seeds, inte
                  '--> scratch's curve over demonstrations: how many of them play replaces
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Mapping, Sequence
 
 import numpy as np
@@ -34,6 +34,8 @@ class Outcomes:
     """Task of each cell."""
     success_KSC: np.ndarray
     """bool: partial and entire success, by seed and cell."""
+    with_play: bool = True
+    """Whether it is trained on play; not, for example, behavior cloning with twice the steps."""
 
     def score_SC(self, score: str) -> np.ndarray:
         """(S, C) float scores to average. "avg_all" is the mean of partial and entire success."""
@@ -43,9 +45,7 @@ class Outcomes:
     def of_seeds(self, seeds: Sequence[int]) -> "Outcomes":
         """The same with these seeds only, in this order."""
         rows = [self.seeds.index(seed) for seed in seeds]
-        return Outcomes(
-            values=self.values, seeds=tuple(seeds), task_C=self.task_C, success_KSC=self.success_KSC[:, rows]
-        )
+        return replace(self, seeds=tuple(seeds), success_KSC=self.success_KSC[:, rows])
 
     def rate(self, task: str, kind: str) -> float:
         """Success in one task, mean over seeds."""
@@ -133,6 +133,7 @@ def outcomes(rows: Sequence[TrialRow], results: Mapping[str, Result], scenario: 
                 seeds=tuple(int(row.values.get(SEED, 0)) for row in same),
                 task_C=np.asarray(tables[0].index.get_level_values(CELL[0]), dtype=str),
                 success_KSC=np.array(success),
+                with_play=same[0].with_play,
             )
         )
     return found
@@ -178,7 +179,8 @@ def replaced(points: Sequence[Outcomes], score: str = "avg_all") -> list[Replace
     """For each point with play, the number of demonstrations at which scratch's curve reaches its score."""
     found = []
     for point in points:
-        curve = [] if is_scratch(point.values) else baselines(point, points, any_demos=True)
+        without_play = is_scratch(point.values) or not point.with_play
+        curve = [] if without_play else baselines(point, points, any_demos=True)
         curve = sorted((p for p in curve if p.values.get(DEMOS)), key=lambda p: p.values[DEMOS])
         seeds = [seed for seed in point.seeds if all(seed in other.seeds for other in curve)]
         if len(curve) < 2 or not seeds:

@@ -190,6 +190,8 @@ def _trial(trial: Record) -> str:
 
 
 def _spanned(interval: Record, sign: str = "") -> str:
+    if interval["rate"] != interval["rate"]:  # a share of no episodes
+        return "-"
     mean, low, high = (f"{100 * interval[key]:{sign}.1f}" for key in ("rate", "low", "high"))
     return f"{mean} [{low}, {high}]"
 

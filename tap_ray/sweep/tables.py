@@ -40,6 +40,8 @@ class TrialRow:
     """The part of `seconds` spent in training steps or episodes, s."""
     runs: dict[str, str] = field(default_factory=dict)
     """Stage -> its run folder."""
+    with_play: bool = True
+    """Whether it is trained on play: in Stage 1, as a motion prior or in co-training."""
     stage_1: dict[str, float] = field(default_factory=dict)
     """Stage 1's last metrics on held-out play."""
     validation: dict[str, float] = field(default_factory=dict)

@@ -8,7 +8,13 @@ from tap_ray.dataset.action_chunks import ActionChunkConfig, counts
 from tap_ray.dataset.windows import WindowConfig
 from tap_ray.evaluate.settings import EvaluateConfig
 from tap_ray.settings import AlignJobConfig, PretrainConfig, PriorJobConfig
-from tap_ray.sweep.data import DatasetFacts, require_episodes, require_mixture, require_other_robots
+from tap_ray.sweep.data import (
+    DatasetFacts,
+    require_alternating,
+    require_episodes,
+    require_mixture,
+    require_other_robots,
+)
 from tap_ray.sweep.tables import label
 
 
@@ -30,6 +36,11 @@ class Trial:
     def label(self) -> str:
         """A short text, e.g. "budget 400, seed 1"."""
         return label(self.values)
+
+    @property
+    def with_play(self) -> bool:
+        """Whether it is trained on play at all."""
+        return any(True for _ in self.play())
 
     def play(self) -> Iterator[tuple[str, Path, int, WindowConfig | ActionChunkConfig]]:
         """Each use of a dataset of play: the key of the file that says how many of its first episodes (0: all), the
@@ -62,6 +73,7 @@ def require_data(trial: Trial, demos_per_task: int, have: Mapping[Path, DatasetF
     if trial.prior:
         require_other_robots([have[path] for path in trial.prior.sources()[0]], where)
     require_episodes(_requests(trial, demos_per_task, have), where)
+    require_alternating(have[trial.align.demos], demos_per_task, where)
 
 
 def play_used(trials: Iterable[Trial]) -> dict[Path, int]:

@@ -47,7 +47,7 @@ def score_policy(
     Returns:
         "<name>/r2_<slot>" for each slot but the gripper whose standard deviation in these windows reaches 1 % of half
         its range (so no R^2 is made of a slot that does not move); "<name>/r2_mean" over the translation slots among
-        them; "<name>/gripper_accuracy"; "<name>/val_loss"; with a reach head
+        them (all of them where actions move joints); "<name>/gripper_accuracy"; "<name>/val_loss"; with a reach head
         "<name>/r2_<target>" for each of `models.reach.REACH_NAMES` (of several arms: "<name>/r2_left_<target>" ...) and
         the means "<name>/r2_move", "<name>/r2_contact" and "<name>/r2_release". Of each part those of these that are
         `OF_PARTS`, "<name>/<part>_val_loss" ...
@@ -143,9 +143,10 @@ def _of_actions(prefix: str, guess_NA: np.ndarray, truth_NA: np.ndarray, spec: R
     r2_A = r_squared(guess_NA / half_range, truth_NA / half_range, min_std=MOVES)
     moving = {at: float(r2) for at, r2 in enumerate(r2_A) if np.isfinite(r2) and at not in spec.grippers}
     metrics = {f"{prefix}r2_{names[at]}": value for at, value in moving.items()}
-    translation = [moving[at] for arm in spec.arms for at in arm.delta_pos if at in moving]
-    if translation:
-        metrics[f"{prefix}r2_mean"] = float(np.mean(translation))
+    translation = [at for arm in spec.arms for at in arm.delta_pos]
+    averaged = [moving[at] for at in translation or moving if at in moving]
+    if averaged:
+        metrics[f"{prefix}r2_mean"] = float(np.mean(averaged))
     if grippers := list(spec.grippers):
         metrics[f"{prefix}gripper_accuracy"] = gripper_accuracy(guess_NA[:, grippers], truth_NA[:, grippers])
     return metrics

@@ -6,8 +6,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from tap_ray.config import digest
 from tap_ray.dataset import crop_files
-from tap_ray.dataset.crop_files import BLOCK_EPISODES, cut_block, folder, missing_blocks, read_crops
+from tap_ray.dataset.crop_files import BLOCK_EPISODES, RULES, cut_block, folder, missing_blocks, read_crops
 from tap_ray.dataset.crops import CROPS, CropConfig, Crops, contact_bouts, crop, cut
 from tap_ray.dataset.lerobot import DatasetInfo, main
 from tap_ray.dataset.windows import WindowConfig, episode_batches, group_batches
@@ -97,6 +98,18 @@ def test_a_crop_at_the_edge_repeats_it() -> None:
     assert crop(rgb, (0, 3), 4)[:, :, 0].tolist() == [[1, 2, 3, 3], [1, 2, 3, 3], [1, 2, 3, 3], [5, 6, 7, 7]]
 
 
+def test_a_crop_of_a_larger_image_shows_the_same_part_of_the_scene() -> None:
+    """288 px, three times 96 px: a crop of 8 px is the mean of each 3 x 3 pixels of a square of 24 px."""
+    rgb, mask, contact = carried()
+    rgb, mask = (np.pad(x, ((0, 0), (0, 32), (0, 32), *[(0, 0)] * (x.ndim - 3)), "edge") for x in (rgb, mask))
+    rgb, mask = (x.repeat(3, axis=1).repeat(3, axis=2) for x in (rgb, mask))
+    crops = cut(rgb, mask, contact, dataclasses.replace(SMALL, max_distance_px=30))
+    for found, (y, x) in ((crops.object_rgb[0], crops.object_px[0]), (crops.place_rgb[0], crops.place_px[0])):
+        square = rgb[0, y - 12 : y + 12, x - 12 : x + 12]
+        np.testing.assert_allclose(found, square.reshape(8, 3, 8, 3, 3).mean(axis=(1, 3)), atol=1)
+    assert crops.object_px.tolist() == [[3 * FROM[0] + 8, 3 * FROM[1] + 8]]
+
+
 def test_impossible_sizes() -> None:
     with pytest.raises(ConfigError, match=r"crops.size_px must be even; got 7\."):
         CropConfig(size_px=7)
@@ -153,6 +166,14 @@ def test_another_config_or_data_set_has_other_crops(tmp_path: Path) -> None:
     names.add(folder(other, CROPS).name)
     assert len(names) == 4
     assert all(len(name) == 8 for name in names)
+
+
+def test_crops_that_showed_less_of_a_larger_image_are_cut_again(tmp_path: Path) -> None:
+    small = write(tmp_path / "play", 1)
+    large = dataclasses.replace(small, header=dataclasses.replace(small.header, image_size=(192, 192)))
+    for dataset, same_folder in ((small, True), (large, False)):
+        before = {"rules": RULES, "data": dataset.header.to_json()["hash"], **dataclasses.asdict(CROPS)}
+        assert (folder(dataset, CROPS).name == digest(before)[:8]) == same_folder
 
 
 def test_a_damaged_file_is_cut_again(tmp_path: Path) -> None:

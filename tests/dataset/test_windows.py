@@ -20,6 +20,7 @@ from tap_ray.dataset.schedule import iterate
 from tap_ray.dataset.windows import WindowConfig, epoch_groups, group_batches, num_batches, split_episodes
 from tap_ray.errors import ConfigError, DataError
 from tap_ray.media.image import decode_jpeg
+from tap_ray.pretrain.from_play import ObjectiveConfig
 from tap_ray.specs import EE_DELTA_ACTION, EE_POSE_STATE, ArmSlots
 from tap_ray.types import Shard, Window
 
@@ -282,8 +283,11 @@ def test_two_arms_have_targets_each(made: SimpleNamespace) -> None:
 
 def test_a_robot_without_a_tip(made: SimpleNamespace) -> None:
     spec = replace(made.spec, state=made.spec.state[1:])
-    with pytest.raises(DataError, match=r"has no ee_x but ee_y, .*Set windows.reach_steps to 0"):
+    with pytest.raises(DataError, match=r"has no ee_x but ee_y, .*Stage 1: --objective.reach 0\. Stage 2: omit"):
         reaching_arms(spec)
+    assert ObjectiveConfig(reach=0).windows(WindowConfig()).reach_steps == 0
+    with pytest.raises(ConfigError, match="A reach loss needs reach targets"):  # so the windows alone are no cure
+        ObjectiveConfig().windows(WindowConfig(reach_steps=0))
 
 
 @pytest.mark.parametrize(("field", "value"), [("horizon", 0), ("k_max", -1), ("batch_size", 0), ("num_episodes", -1)])

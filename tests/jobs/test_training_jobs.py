@@ -16,7 +16,7 @@ from tap_ray.dataset.windows import WindowConfig
 from tap_ray.distributed.train import made_by
 from tap_ray.errors import CheckpointError, ConfigError, DataError, SpecError
 from tap_ray.settings import AlignJobConfig, PretrainConfig, PriorJobConfig
-from tap_ray.stages import open_align
+from tap_ray.stages import open_align, pretrain_windows
 from tests.distributed import toy_player
 from tests.made_data import write_made_dataset
 
@@ -25,6 +25,16 @@ from tests.made_data import write_made_dataset
 def demos(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Made-up demonstrations of three tasks."""
     return toy_player.robots().write_dataset(tmp_path_factory.mktemp("jobs") / "demos", 24)
+
+
+@pytest.mark.parametrize(("field", "value"), [("num_episodes", 100), ("holdout_every", 5)])
+def test_live_play_has_no_episodes_of_a_dataset(field: str, value: int):
+    config = PretrainConfig(live_play=True, windows=WindowConfig(**{field: value}))
+    flag = f"--windows.{field.replace('_', '-')} {value}"
+    with pytest.raises(ConfigError, match=f"{flag} has no effect: .* --play.episodes are held out"):
+        config.require_used(config.resolve_windows(), config.policy)
+    held_out = pretrain_windows(config)
+    assert (held_out.num_episodes, held_out.holdout_every) == (config.play.episodes, 2)
 
 
 def test_neither_data_nor_live_play():

@@ -98,6 +98,16 @@ def test_the_numbers_by_hand(written):
     assert (still["sparc"], still["voxels"], still["entropy_bits"], still["contact_rate"]) == (None, 1, 0.0, 0.0)
 
 
+def test_two_arms_share_their_episodes():
+    still, contact = np.zeros((T, 3)), np.zeros(T, bool)
+    played = [
+        report.Played(index=index, explorer="two", position=still, contact=contact, displacement=np.array([0.03, 0.0]))
+        for index in (0, 0, 1, 1)
+    ]
+    [row] = report.summarize(played, HZ)
+    assert (row["episodes"], row["steps"], row["equal_steps"], row["objects_moved"]) == (2, 2 * T, 4 * T, 1.0)
+
+
 def test_table_csv_and_words_agree(written):
     text = (written / "report.md").read_text()
     with open(written / "play.csv") as file:

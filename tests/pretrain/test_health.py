@@ -5,7 +5,7 @@ GOOD = {"play/r2_contact": 0.81, "play/r2_release": 0.55, "play/r2_mean": 0.25}
 
 def test_a_good_stage_1_is_ready():
     assert readiness(GOOD) == (
-        "Stage 1 is ready: held-out R^2 of contact point 0.81, release point 0.55, translation of the next step 0.25."
+        "Stage 1 is ready: held-out R^2 of contact point 0.81, release point 0.55, motion of the next step 0.25."
     )
 
 
@@ -29,7 +29,28 @@ def test_a_number_that_is_none_is_not_good():
 def test_inverse_dynamics_is_asked_for_more():
     seen = {"play/r2_mean": 0.85, "play/gripper_accuracy": 0.95}
     assert readiness(seen) == (
-        "Stage 1 is not ready: translation between two images is 0.85 (at least 0.9 is needed; train longer)."
+        "Stage 1 is not ready: motion between two images is 0.85 (at least 0.9 is needed; train longer)."
+    )
+
+
+def test_the_accuracy_of_the_gripper_is_no_r2():
+    assert readiness({"play/r2_mean": 0.95, "play/gripper_accuracy": 0.96}) == (
+        "Stage 1 is ready: held-out R^2 of motion between two images 0.95, accuracy of the gripper 0.96."
+    )
+
+
+def test_next_object_without_reach_targets_is_not_taken_for_inverse_dynamics():
+    assert readiness({"play/r2_mean": 0.22, "play/gripper_accuracy": 0.9, "play/action_mse": 0.5}) == (
+        "Stage 1 is ready: held-out R^2 of motion of the next step 0.22."
+    )
+
+
+def test_play_without_contact_is_not_ready():
+    seen = {"play/r2_mean": 0.22, "play/action_mse": 0.5, "play/reach_mse": 0.8}
+    assert readiness(seen) == (
+        "Stage 1 is not ready: contact point is unknown (at least 0.75 is needed; collect more episodes or train "
+        "longer); release point is unknown (at least 0.5 is needed; collect more play that carries and releases "
+        "objects)."
     )
 
 

@@ -62,8 +62,17 @@ def test_an_arm_is_the_file_with_its_own_values(trials_of, toy_dataset: Path):
     assert [trial.prior is not None for trial in (scratch, twice, inverse, plain, cotrain, prior)] == [False] * 5 + [
         True
     ]
+    trials = (scratch, twice, inverse, plain, cotrain, prior)
+    assert [trial.with_play for trial in trials] == [False, False, True, True, True, True]
     assert prior.prior is not None
     assert (prior.prior.prior.chunk, prior.prior.train.steps) == (8, 50)
+
+
+def test_a_motion_prior_has_the_budget_of_its_trial(trials_of):
+    budgets = {"budget": {"grid": [20, 24]}}
+    for more, nums in (({}, [20, 24]), ({"windows": {"num_episodes": 22}}, [22, 22])):
+        made = trials_of(**budgets, arms={"prior": {"prior": {"prior": {"chunk": 8}, **more}}})
+        assert [trial.prior.windows.num_episodes for trial in made if trial.prior] == nums
 
 
 def test_a_mixture_of_play_has_the_budget_of_each(trials_of, toy_dataset: Path, tmp_path: Path):
@@ -87,7 +96,7 @@ def test_how_many_episodes_of_play_a_sweep_uses(trials_of, toy_dataset: Path, tm
     arms = {"first": {"budget": 20}, "second": {"budget": 21, "cotrain": True}, "scratch": {"budget": 0}}
     assert play_used(trials_of(arms=arms)) == {toy_dataset: 21}
     assert play_used(trials_of(arms={**arms, "other": {"data": str(copy)}})) == {toy_dataset: 21, copy: 20}
-    assert play_used(trials_of(arms={**arms, "prior": {"prior": {}}})) == {toy_dataset: 0}
+    assert play_used(trials_of(arms={**arms, "prior": {"budget": 0, "prior": {}}})) == {toy_dataset: 0}
     assert play_used(trials_of(arms={"scratch": {"budget": 0}})) == {}
 
 

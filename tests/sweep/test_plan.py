@@ -9,6 +9,7 @@ from tap_ray.errors import ConfigError, DataError
 from tap_ray.sweep import plan as sweep_plan
 from tap_ray.sweep.axes import Axis, draw
 from tap_ray.sweep.plan import points, read, trials
+from tests.made_data import write_made_dataset
 
 TUNE_CONFIGS = Path(__file__).parents[2] / "tune_configs"
 
@@ -165,3 +166,16 @@ def test_a_sweep_whose_arms_use_no_play_needs_none(write, tmp_path: Path, toy_da
         trials_of(write(data=nowhere, budget={"grid": [0, 20]}))
     with_prior = read(write(data=nowhere, arms={"one": {"prior": {}}}))
     assert sweep_plan.data_sets(with_prior) == [(tmp_path / "nowhere").resolve(), toy_dataset.resolve()]
+
+
+def test_so_many_demonstrations_of_each_task_or_an_error(write, tmp_path: Path):
+    """An import may have all demonstrations of one task first; then "ten of each" would be twenty of that one."""
+    sentences = ["go left"] * 12 + ["go right"] * 12
+    demos = write_made_dataset(tmp_path / "sorted", num_episodes=24, tasks=sentences)
+    file = write(demos_per_task=10, demos=str(demos))
+    with pytest.raises(
+        ConfigError,
+        match=r"demos_per_task 10: .* the first 20 demonstrations are not 10 of each of its 2 instructions: "
+        r"12 of 'go left', 8 of 'go right'\. Set align.windows.num_episodes instead",
+    ):
+        trials_of(file)

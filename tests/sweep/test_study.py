@@ -97,6 +97,13 @@ def test_demonstrations_that_play_replaces(found: list[Outcomes]):
     assert many.text == "20 with play = > 20 without (95 %: > 20 to > 20)"
 
 
+def test_an_arm_without_play_replaces_nothing_by_play(rows: list[TrialRow]):
+    for row in rows[6:]:  # next_object with 20 demonstrations: say that it is cloning with twice the steps
+        row.with_play = False
+    [few] = replaced(outcomes(rows, evaluations(rows), "standard"))
+    assert few.demos == 5
+
+
 def test_one_point_is_no_curve(found: list[Outcomes]):
     assert replaced([found[0], found[2]]) == []
 
@@ -161,6 +168,11 @@ def test_instructions_followed_are_those_of_all_seeds_together(rows: list[TrialR
             count["standard"] |= {"followed": {"k": 4, "n": 5}, "wrong_object": {"k": 1, "n": 6}}
     lines = study_page.tables(record).splitlines()
     assert "| next_object | 100 | 5 | 16 of 20 | 80.0 [58.4, 91.9] | 4 of 24 | 16.7 [6.7, 35.9] |" in lines
+    for trial in record["trials"]:
+        for count in trial["tasks"].values():
+            count["standard"] |= {"followed": {"k": 0, "n": 0}, "wrong_object": {"k": 0, "n": 6}}
+    lines = study_page.tables(record).splitlines()
+    assert "| next_object | 100 | 5 | 0 of 0 | - | 0 of 24 | 0.0 [0.0, 13.8] |" in lines, "nothing was moved"
 
 
 def test_nothing_is_written_before_a_trial_was_evaluated(tmp_path: Path):
