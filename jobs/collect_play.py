@@ -31,8 +31,8 @@ def main(config: PlayJobConfig) -> Path:
         memory=RoundVisitCounts(plan.round_episodes) if plan.needs_memory else None,
         visits_of=partial(visits_of, plan, arms=world.spec(plan.env).arms),
     )
-    pool = pool_of(config, gpu=world.gpu)
-    return record(recording, to_dict(config), pool=pool, ray_address=config.ray_address, report=write_report)
+    pool, reported = pool_of(config, gpu=world.gpu), partial(write_report, plan, world)
+    return record(recording, to_dict(config), pool=pool, ray_address=config.ray_address, report=reported)
 
 
 def planned(config: PlayJobConfig) -> tuple[CollectPlan, World]:
@@ -50,9 +50,10 @@ def fleet(plan: CollectPlan, num_robots: int, memory: CountsBefore | None, world
     return PlayFleet(plan, make, world.sample_poses, num_robots=num_robots, arms=arms, memory=memory)
 
 
-def write_report(data: Path) -> Path:
+def write_report(plan: CollectPlan, world: World, data: Path) -> Path:
     """The play report, beside the data."""
-    return report.write(data, data / "report")
+    scene = None if world.gpu else partial(world.make_ee_control, plan.env, 1)
+    return report.write(data, data / "report", make_scene=scene)
 
 
 if __name__ == "__main__":

@@ -238,4 +238,4 @@ def _small(rgb_YX3: np.ndarray, config: CropConfig) -> np.ndarray:
     """(C, C, 3): a crop of the image in the size of all crops, by the mean of its pixels."""
     if len(rgb_YX3) == config.size_px:
         return rgb_YX3
-    return np.asarray(Image.fromarray(rgb_YX3).resize((config.size_px,) * 2, Image.Resampling.BOX))
+    return np.asarray(Image.fromarray(rgb_YX3).resize((config.size_px, config.size_px), Image.Resampling.BOX))

@@ -24,6 +24,7 @@ from tap_ray.errors import DataError
 from tap_ray.media.image import COLORS, decode_frames, enlarged, panel, text_bar
 from tap_ray.media.text_table import markdown
 from tap_ray.media.video import side_by_side, write_video
+from tap_ray.play.crop_precision import MakeScene, can_measure, measure
 from tap_ray.specs import missing_slots
 
 MOVED_M = 0.02
@@ -64,12 +65,13 @@ class Played:
     """(M,) m, largest distance of each object from its initial position; empty if there are no object poses."""
 
 
-def write(data: Path | str, out: Path | str) -> Path:
-    """Report on a dataset of play.
+def write(data: Path | str, out: Path | str, *, make_scene: MakeScene | None = None) -> Path:
+    """Report on a dataset of play; what the simulator says of the crops is printed as well.
 
     Args:
         data: a dataset of `tap_ray.dataset`.
         out: folder for the report; made if it is missing.
+        make_scene: builds the scene in which it was collected; None: the crops are not compared with it.
 
     Returns:
         The path of report.md.
@@ -85,6 +87,8 @@ def write(data: Path | str, out: Path | str) -> Path:
     first = {name: next(p.index for p in played if p.explorer == name) for name in (r["explorer"] for r in rows)}
     camera = image_columns(dataset.spec)[0]
     frames = {name: decode_frames(read_episode(dataset, index, [camera]).image_jpeg) for name, index in first.items()}
+    note = str(measure(dataset, make_scene) or "") if make_scene is not None and can_measure(dataset) else ""
+    print(note, end="\n" if note else "")
     with storage.atomic_write(out, folder=True) as here:
         quality_figure(played, rows, hz).savefig(here / "play.png", dpi=130)
         workspace_figure(played).savefig(here / "workspace.png", dpi=130)
@@ -92,7 +96,7 @@ def write(data: Path | str, out: Path | str) -> Path:
         if (crops := crop_sheet(dataset)) is not None:
             crops.save(here / "crops.png")
         write_clips(frames, here / "play.mp4", fps=hz)
-        _write_tables(rows, dataset, here)
+        _write_tables(rows, dataset, here, note)
     return out / "report.md"
 
 
@@ -253,7 +257,7 @@ def write_clips(frames: dict[str, np.ndarray], path: Path, *, fps: float) -> Non
     write_video(path, side_by_side([panel(rgb, name, side_px=PANEL_PX) for name, rgb in frames.items()]), fps=fps)
 
 
-def _write_tables(rows: Sequence[dict[str, Any]], dataset: DatasetInfo, out: Path) -> None:
+def _write_tables(rows: Sequence[dict[str, Any]], dataset: DatasetInfo, out: Path, note: str) -> None:
     with open(out / "play.csv", "w", newline="") as file:
         writer = csv.DictWriter(file, list(rows[0]))
         writer.writeheader()
@@ -263,6 +267,7 @@ def _write_tables(rows: Sequence[dict[str, Any]], dataset: DatasetInfo, out: Pat
     facts = f"{dataset.path}: {len(dataset)} episodes, {int(dataset.lengths.sum())} steps"
     names = ("play.png", "workspace.png", "contact_sheet.png", "crops.png")
     images = "\n".join(f"![{name}]({name})" for name in names if (out / name).exists())
+    words += f"\n\n{note}" if note else ""
     text = f"# Play\n\n{facts} at {dataset.spec.control_hz:g} Hz.\n\n{markdown(rows)}\n\n{words}\n\n{images}\n"
     (out / "report.md").write_text(text + "\nVideo: [play.mp4](play.mp4)\n")
 

@@ -1,6 +1,7 @@
 """Provides the facts about datasets that a sweep's plan needs, whether they exist or will be collected."""
 
 import sys
+from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Iterable, Sequence
@@ -110,7 +111,7 @@ def require_alternating(demos: DatasetFacts, each: int, where: Path | str) -> No
     alternate, those of an import have any order, and each of its instructions counts as a task."""
     if demos.dataset is None or demos.dataset.header.plan.get("tasks"):
         return
-    num = dict(demos.dataset.episodes["instruction"][: each * demos.num_tasks].value_counts())
+    num = Counter(list(demos.dataset.episodes["instruction"][: each * demos.num_tasks]))
     if each and set(num.values()) != {each}:
         found = ", ".join(f"{count} of {sentence!r}" for sentence, count in list(num.items())[:3])
         raise ConfigError(
