@@ -48,15 +48,15 @@ def policy_features(run: Path, data: ProbeData, *, fresh: bool = False, camera: 
             f"{run} reads the cameras {', '.join(bundle.spec.cameras)}, and the dataset has "
             f"{', '.join(data.cameras)}. Give a dataset of the same robot and cameras."
         )
-    if data.state.shape[1] != len(bundle.spec.state):
-        raise ConfigError(
-            f"{run} is of a robot with {len(bundle.spec.state)} numbers of state, and the dataset's has "
-            f"{data.state.shape[1]}. Give a dataset of the same robot."
-        )
     size = data.rgb.shape[-3]
     if size != config.image_size:
         raise ConfigError(
             f"{run} was trained on images of {config.image_size} px, but the images of the dataset have {size} px."
+        )
+    if data.state.shape[1] != len(bundle.spec.state):
+        raise ConfigError(
+            f"{run} is of a robot with {len(bundle.spec.state)} numbers of state, and the dataset's has "
+            f"{data.state.shape[1]}. Give a dataset of the same robot."
         )
     policy = _fresh(bundle) if fresh else bundle.network
     seen: list[np.ndarray] = []

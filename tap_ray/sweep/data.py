@@ -111,6 +111,8 @@ def require_alternating(demos: DatasetFacts, each: int, where: Path | str) -> No
     alternate, those of an import have any order, and each of its instructions counts as a task."""
     if demos.dataset is None or demos.dataset.header.plan.get("tasks"):
         return
+    if len(demos.dataset) < each * demos.num_tasks:  # too few, which is an error of its own, or not yet all there
+        return
     num = Counter(list(demos.dataset.episodes["instruction"][: each * demos.num_tasks]))
     if each and set(num.values()) != {each}:
         found = ", ".join(f"{count} of {sentence!r}" for sentence, count in list(num.items())[:3])

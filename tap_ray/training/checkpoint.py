@@ -197,7 +197,7 @@ def _optimizer_tensors(state: TrainState) -> dict[str, Tensor]:
 
 
 def _has_shards(folder: Path) -> bool:
-    return not (folder / "model.safetensors").is_file()
+    return not (folder / "model.safetensors").is_file() and (folder / "model").exists()
 
 
 def _load_model(folder: Path, model: nn.Module) -> None:
