@@ -12,7 +12,7 @@ is a failure with a reason. The loss of a machine or of memory is never a result
 from dataclasses import dataclass, field, replace
 from itertools import cycle
 from pathlib import Path
-from typing import Any, Mapping, Sequence
+from typing import Any, Iterator, Mapping, Sequence
 
 import ray
 
@@ -124,19 +124,12 @@ def evaluate(
         with inference.policies(make_policy, scene, config.inference) as policies:
             pool = _pool((protocol, make_vector, make_failure_inputs), policies, config, len(parts))
             with progress_bar(total=len(all_cells), initial=len(done), unit="episode", disable=not progress) as bar:
+                played = (_result(chunk, result) for chunk, result in pool.map_unordered(map(tuple, parts)))
                 works = any(not episode.error for episode in done.values())
-                held: list[ChunkResult] = []
-                for number, (chunk, result) in enumerate(pool.map_unordered(map(tuple, parts)), 1):
-                    held.append(_result(chunk, result))
-                    works = works or any(not episode.error for episode in held[-1].results)
-                    if not works:
-                        _require_work(held, last=number == len(parts))
-                        continue
-                    for each in held:
-                        new = _store(folder, each, done)
-                        done |= {episode.cell: episode for episode in new}
-                        _show(bar, len(new), done)
-                    held = []
+                for result in played if works else _once_one_works(played):
+                    new = _store(folder, result, done)
+                    done |= {episode.cell: episode for episode in new}
+                    _show(bar, len(new), done)
     logs.join(folder / "episodes.jsonl")
     return [done[cell] for cell in all_cells]
 
@@ -147,13 +140,23 @@ def _result(chunk: Sequence[Cell], result: ChunkResult | GivenUp) -> ChunkResult
     return result
 
 
-def _require_work(held: Sequence[ChunkResult], *, last: bool) -> None:
-    """Raise an error if all episodes crash, and that is not one scene's own fault."""
-    episodes = [episode for result in held for episode in result.results]
-    scenes = {(cell.task, cell.scenario, cell.partner) for cell in (episode.cell for episode in episodes)}
-    if last or (len(episodes) >= MAX_FIRST_CRASHES and len(scenes) > 1):
-        cure = "The simulator or the policy does not work: fix that, and run the command again."
-        raise never_works(len(episodes), episodes[-1].error, cure)
+def _once_one_works(results: Iterator[ChunkResult]) -> Iterator[ChunkResult]:
+    """The same results, none of them before an episode has not crashed. Raises an error if all crash, and that is not
+    one scene's own fault."""
+    held: list[ChunkResult] = []
+    episodes: list[EpisodeResult] = []
+    for result in results:
+        held.append(result)
+        episodes += result.results
+        if any(not episode.error for episode in result.results):
+            yield from held
+            yield from results
+            return
+        scenes = {(episode.cell.task, episode.cell.scenario, episode.cell.partner) for episode in episodes}
+        if len(episodes) >= MAX_FIRST_CRASHES and len(scenes) > 1:
+            break
+    cure = "The simulator or the policy does not work: fix that, and run the command again."
+    raise never_works(len(episodes), episodes[-1].error, cure)
 
 
 def _store(folder: Path, result: ChunkResult, done: Mapping[Cell, EpisodeResult]) -> list[EpisodeResult]:
