@@ -9,11 +9,10 @@ from dataclasses import dataclass
 import gymnasium as gym
 import numpy as np
 
-from tap_ray.dataset.crop_files import cut_masked
+from tap_ray.dataset.crop_files import cut_episode
 from tap_ray.dataset.crops import AFTER_STEPS, CROPS, Crops, contact_bouts
 from tap_ray.dataset.layout import image_columns
 from tap_ray.dataset.lerobot import CONTACT, MASK, OBJECT_POSE, DatasetInfo, read_episode
-from tap_ray.media.image import decode_frames
 from tap_ray.metrics import wilson
 
 NUM_EPISODES = 60
@@ -45,22 +44,20 @@ class Precision:
         )
 
 
-def can_measure(dataset: DatasetInfo) -> bool:
-    """Whether it has robot masks, contact, object poses, and the seeds of its scenes."""
-    header = dataset.header
-    return header.robot_mask and header.contact and header.num_objects > 0 and "seed" in dataset.episodes
-
-
 def measure(dataset: DatasetInfo, make_scene: MakeScene) -> Precision | None:
     """Compare the crops of the first episodes.
 
     Args:
-        dataset: play that `can_measure` accepts.
+        dataset: play.
         make_scene: builds the scene in which it was collected.
 
     Returns:
-        The counts; None if the scene's camera has no calibration (`info["camera"]`).
+        The counts; None without robot masks, contact, object poses, the seeds of the scenes, or a calibration of the
+        camera (`info["camera"]`).
     """
+    header = dataset.header
+    if not (header.robot_mask and header.contact and header.num_objects and "seed" in dataset.episodes):
+        return None
     bouts, crops, right = 0, 0, 0
     columns = [image_columns(dataset.spec)[0], MASK, CONTACT, OBJECT_POSE]
     scene = make_scene()
@@ -70,7 +67,7 @@ def measure(dataset: DatasetInfo, make_scene: MakeScene) -> Precision | None:
             if "camera" not in info:
                 return None
             episode = read_episode(dataset, index, columns)
-            cut = cut_masked(decode_frames(episode.image_jpeg), episode.mask_png or (), episode.contact, CROPS)
+            cut = cut_episode(episode, CROPS)
             bouts += int((contact_bouts(episode.contact, CROPS.gap_steps)[:, 0] > 0).sum())
             crops += len(cut)
             right += num_right(cut, episode.object_pose[:, :, :3].astype(float), info["camera"][0])

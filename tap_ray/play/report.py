@@ -24,7 +24,7 @@ from tap_ray.errors import DataError
 from tap_ray.media.image import COLORS, decode_frames, enlarged, panel, text_bar
 from tap_ray.media.text_table import markdown
 from tap_ray.media.video import side_by_side, write_video
-from tap_ray.play.crop_precision import MakeScene, can_measure, measure
+from tap_ray.play.crop_precision import MakeScene, measure
 from tap_ray.specs import missing_slots
 
 MOVED_M = 0.02
@@ -87,8 +87,9 @@ def write(data: Path | str, out: Path | str, *, make_scene: MakeScene | None = N
     first = {name: next(p.index for p in played if p.explorer == name) for name in (r["explorer"] for r in rows)}
     camera = image_columns(dataset.spec)[0]
     frames = {name: decode_frames(read_episode(dataset, index, [camera]).image_jpeg) for name, index in first.items()}
-    note = str(measure(dataset, make_scene) or "") if make_scene is not None and can_measure(dataset) else ""
-    print(note, end="\n" if note else "")
+    precision = measure(dataset, make_scene) if make_scene else None
+    if precision:
+        print(precision)
     with storage.atomic_write(out, folder=True) as here:
         quality_figure(played, rows, hz).savefig(here / "play.png", dpi=130)
         workspace_figure(played).savefig(here / "workspace.png", dpi=130)
@@ -96,7 +97,7 @@ def write(data: Path | str, out: Path | str, *, make_scene: MakeScene | None = N
         if (crops := crop_sheet(dataset)) is not None:
             crops.save(here / "crops.png")
         write_clips(frames, here / "play.mp4", fps=hz)
-        _write_tables(rows, dataset, here, note)
+        _write_tables(rows, dataset, here, note=str(precision or ""))
     return out / "report.md"
 
 
@@ -257,7 +258,7 @@ def write_clips(frames: dict[str, np.ndarray], path: Path, *, fps: float) -> Non
     write_video(path, side_by_side([panel(rgb, name, side_px=PANEL_PX) for name, rgb in frames.items()]), fps=fps)
 
 
-def _write_tables(rows: Sequence[dict[str, Any]], dataset: DatasetInfo, out: Path, note: str) -> None:
+def _write_tables(rows: Sequence[dict[str, Any]], dataset: DatasetInfo, out: Path, *, note: str) -> None:
     with open(out / "play.csv", "w", newline="") as file:
         writer = csv.DictWriter(file, list(rows[0]))
         writer.writeheader()
