@@ -24,6 +24,7 @@ from tap_ray.distributed.collect import Player
 from tap_ray.distributed.placement import Pool
 from tap_ray.distributed.record import pool_of
 from tap_ray.distributed.stream import GROUPS_PER_PIPELINE, to_columns, windows_of
+from tap_ray.distributed.train import uses_gpus
 from tap_ray.errors import ConfigError, DataError
 from tap_ray.play.collect import CollectPlan
 from tap_ray.play.settings import PlayJobConfig
@@ -66,10 +67,7 @@ def play_of(
 def require_gpus(play: LivePlay, workers: WorkersConfig) -> None:
     """Raise a ConfigError if trainers and robots could never have their GPUs at the same time, so that each would wait
     for the other. Ray is connected."""
-    trainers = workers.gpus if workers.gpu != "off" else 0.0
-    labels = placement.selector(workers.node_labels)
-    if trainers and workers.gpu == "auto" and not placement.fits_gpus(trainers, workers.least, labels):
-        trainers = 0.0  # they train on CPUs
+    trainers = workers.gpus if uses_gpus(workers, placement.selector(workers.node_labels)) else 0.0
     robots = play.pool.gpus * max(1, play.pool.fleets)
     needed, there = workers.num_workers * (trainers + robots), sum(placement.of_nodes("GPU", {}))
     if robots and needed > there and not placement.grows():

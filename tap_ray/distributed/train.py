@@ -211,13 +211,20 @@ def _num_cpus(ray_address: str | None) -> int | None:
     return None if ray_address or os.environ.get("RAY_ADDRESS") else os.cpu_count()
 
 
+def uses_gpus(config: WorkersConfig, labels: Mapping[str, str]) -> bool:
+    """Whether trainers compute on GPUs of the connected cluster's nodes with these labels. ConfigError: they must, and
+    there are too few."""
+    if config.gpu == "off" or not config.gpus:
+        return False
+    if config.gpu == "auto":
+        return placement.fits_gpus(config.gpus, config.least, labels)
+    placement.require_gpus(config.gpus, flag="--gpu on --gpus", places=config.least, labels=labels)
+    return True
+
+
 def _scaling(config: WorkersConfig) -> ScalingConfig:
     label_selector = placement.selector(config.node_labels)
-    use_gpu = config.gpu != "off" and config.gpus > 0
-    if use_gpu and config.gpu == "on":
-        placement.require_gpus(config.gpus, flag="--gpu on --gpus", places=config.least, labels=label_selector)
-    elif use_gpu:
-        use_gpu = placement.fits_gpus(config.gpus, config.least, label_selector)
+    use_gpu = uses_gpus(config, label_selector)
     cpus = placement.share(
         config.num_workers, label_selector, processes=1 + config.num_data_workers
     )  # a trainer that is placed can get its data
