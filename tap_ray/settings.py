@@ -131,8 +131,7 @@ class WorkersConfig(NodesConfig):
     async_checkpoints: bool = False
     """Whether training continues while a checkpoint is written or uploaded. Needs memory on the first process's machine
     for another copy of the weights, their average and AdamW's state (with --parallel fsdp, of each process's shards on
-    its own machine). A run that is killed meanwhile resumes from the
-    checkpoint before."""
+    its own machine). A run that is killed meanwhile resumes from the checkpoint before."""
     parallel: Literal["ddp", "fsdp"] = "ddp"
     """"ddp": each training process holds the whole model; "fsdp": each holds a shard of it and of AdamW's state, for
     models that are too large for one GPU. Each can resume from the other's checkpoints."""

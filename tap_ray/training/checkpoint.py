@@ -164,13 +164,8 @@ def load_into(folder: Path, state: TrainState, metadata: Mapping[str, Any]) -> N
         raise CheckpointError(f"{folder} was written with another config:\n  " + "\n  ".join(lines[:FACTS_SHOWN]))
     _load_model(folder, state.model)
     _load_optimizer(folder, state)
-    ema = state.ema
-    if ema is not None and _has_shards(folder):
-        read_shards(folder / "ema", lambda _: ema)
-    elif state.ema is not None:
-        saved_ema = read_tensors(folder / "ema.safetensors")
-        require_same(saved_ema, state.ema, where=str(folder / "ema.safetensors"))
-        state.ema = {name: part_of(saved_ema[name], value) for name, value in state.ema.items()}
+    if state.ema is not None:
+        state.ema = _average(folder, state.ema)
     torch.set_rng_state(read_tensors(folder / "rng.safetensors")["torch"])
     state.step = int(saved["step"])
 
@@ -206,6 +201,15 @@ def _load_model(folder: Path, model: nn.Module) -> None:
         return
     tensors = read_shards(folder / "model", lambda _: model.state_dict())
     require_finite({name: part(value) for name, value in tensors.items()}, where=str(folder / "model"))
+
+
+def _average(folder: Path, like: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    if _has_shards(folder):
+        return dict(read_shards(folder / "ema", lambda _: like))
+    file = folder / "ema.safetensors"
+    saved = read_tensors(file)
+    require_same(saved, like, where=str(file))
+    return {name: part_of(saved[name], value) for name, value in like.items()}
 
 
 def _load_optimizer(folder: Path, state: TrainState) -> None:
