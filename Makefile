@@ -6,6 +6,8 @@ BIN := $(VENV)/bin
 LOCK ?= requirements.lock
 # Threads: one single-threaded process a core is the fastest arrangement that we measured (docs/results/log.md).
 export OMP_NUM_THREADS ?= 1
+# Tests start hundreds of Pythons, each of which would compile all that it imports.
+unexport PYTHONDONTWRITEBYTECODE
 # Memory in pages of 2 MB: up to twice as fast on a CPU (docs/performance.md).
 export GLIBC_TUNABLES ?= glibc.malloc.hugetlb=1
 export RAY_USAGE_STATS_ENABLED ?= 0

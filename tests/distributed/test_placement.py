@@ -60,7 +60,7 @@ class Reserving:
 def test_there_are_as_many_fleets_as_the_gpus_suffice_for():
     """Ray takes the user's word for the number of GPUs: none is needed here."""
     ray.cloudpickle.register_pickle_by_value(sys.modules[__name__])
-    ray.init(num_cpus=4, num_gpus=2, include_dashboard=False)
+    ray.init(address="local", num_cpus=4, num_gpus=2, include_dashboard=False)
     try:
         assert [placement.num_fleets({}, gpus) for gpus in (0.0, 0.1, 0.5, 0.75, 1.0, 2.0)] == [4, 4, 4, 2, 2, 1]
         outcomes = list(run_attempts(Reserving, [[0], [1], [2]], Pool(gpus=1.0)))

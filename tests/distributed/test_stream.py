@@ -33,7 +33,10 @@ def same(one: Window, other: Window) -> bool:
     return True
 
 
-@pytest.mark.parametrize(("worker", "num_workers", "start"), [(0, 1, 0), (1, 2, 0), (0, 2, 7), (0, 1, 61)])
+@pytest.mark.parametrize(
+    ("worker", "num_workers", "start"),
+    [(1, 2, 0), (0, 1, 61), *(pytest.param(*shard, marks=pytest.mark.long_proof) for shard in ((0, 1, 0), (0, 2, 7)))],
+)
 def test_the_sequence_of_a_single_process(toy_dataset: Path, worker: int, num_workers: int, start: int):
     """Over several epochs (45 batches each), from the beginning and from the middle of a group."""
     shard = Shard(start_batch=start, worker=worker, num_workers=num_workers)

@@ -172,6 +172,7 @@ def test_going_on_in_a_file_that_is_not_full(local: None, expected: dict[str, st
     assert digests(tmp_path) == expected
 
 
+@pytest.mark.long_proof
 def test_fleets_wait_while_object_stores_are_full_and_still_finish(
     local: None, expected: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):

@@ -22,8 +22,8 @@ def run(config: EnvConfig, policy: Policy, seeds: list[int], robots: int) -> lis
 @pytest.mark.parametrize("task", envs.TASKS)
 def test_expert_solves_the_task(task: str) -> None:
     config = EnvConfig(task=task, render=False)
-    done = run(config, envs.make_expert(config, 3), [1000, 1001, 1002], 3)
-    assert sum(bool(one.entire[-1]) for one in done) >= 2
+    done = run(config, envs.make_expert(config, 4), [1000, 1001, 1002, 1003], 4)
+    assert sum(bool(one.entire[-1]) for one in done) >= 3
     for one in done:
         assert one.partial.any()
         assert np.linalg.norm(np.diff(one.state[:, 7:10], axis=0), axis=1).max() < 0.08
@@ -56,10 +56,10 @@ def test_random_solves_nothing() -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("num", [10, pytest.param(100, marks=pytest.mark.long_proof)])
+@pytest.mark.long_proof
 @pytest.mark.parametrize("task", envs.TASKS)
-def test_expert_reaches_95_of_100(task: str, num: int) -> None:
+def test_expert_reaches_95_of_100(task: str) -> None:
     config = EnvConfig(task=task, render=False)
-    done = run(config, envs.make_expert(config, 10), list(range(num)), 10)
-    assert sum(bool(one.entire.any()) for one in done) >= 0.95 * num
-    assert sum(bool(one.entire[-1]) for one in done) >= 0.95 * num
+    done = run(config, envs.make_expert(config, 10), list(range(100)), 10)
+    assert sum(bool(one.entire.any()) for one in done) >= 95
+    assert sum(bool(one.entire[-1]) for one in done) >= 95

@@ -4,6 +4,7 @@ between two devices is an error, as it is on a GPU, and so is a Python value tha
 A process of its own, because torch then takes the faked device for this machine's accelerator.
 """
 
+import sys
 from typing import Any
 
 import torch
@@ -98,10 +99,10 @@ CASES = {
 }
 
 
-def main() -> None:
+def main(names: list[str]) -> None:
     """Take a step of each case, and print it."""
-    for name, make in CASES.items():
-        policy, objective, batch = make()
+    for name in names:
+        policy, objective, batch = CASES[name]()
         faked = Faked()
         batch = faked.on_gpu(policy, batch)
         optimizer = torch.optim.AdamW(policy.parameters())
@@ -116,4 +117,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    main(sys.argv[1:])

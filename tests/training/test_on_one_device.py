@@ -9,13 +9,19 @@ import torch
 from tap_ray.models.batch import moved
 
 
-def test_training_steps_are_on_one_device():
+@pytest.mark.parametrize(
+    "cases",
+    [
+        ["both", "cloning, play"],
+        pytest.param(["next object", "inverse dynamics", "cloning", "cloning, crops"], marks=pytest.mark.long_proof),
+    ],
+)
+def test_training_steps_are_on_one_device(cases: list[str]):
     steps = subprocess.run(
-        [sys.executable, "-m", "tests.training.fake_gpu"], capture_output=True, text=True, check=False
+        [sys.executable, "-m", "tests.training.fake_gpu", *cases], capture_output=True, text=True, check=False
     )
     assert steps.returncode == 0, steps.stderr
-    names = ["next object", "inverse dynamics", "both", "cloning", "cloning, crops", "cloning, play"]
-    assert steps.stdout.splitlines() == names
+    assert steps.stdout.splitlines() == cases
 
 
 def test_only_what_is_on_the_cpu_is_pinned():
