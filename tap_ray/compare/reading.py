@@ -31,6 +31,8 @@ class Trained:
     """Number of demonstrations, all tasks together."""
     scratch: bool
     """Whether it was trained without play: no Stage 1, no motion prior, no co-training."""
+    setting: str = ""
+    """How else: the policies of one setting differ in nothing but their seed. JSON."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -243,7 +245,14 @@ def _trained(run: Path | None) -> Trained | None:
     config, parents = read_json(run / "config.json"), manifest.get("parents", {})
     demos = config.get("windows", {}).get("num_episodes", 0) or _size(parents.get("demos", {}), run)
     scratch = not any(role in ("init", "prior") or role.startswith("play") for role in parents)
-    return Trained(demos=demos, scratch=scratch) if demos else None
+    return Trained(demos=demos, scratch=scratch, setting=_setting(config)) if demos else None
+
+
+def _setting(config: Mapping[str, Any]) -> str:
+    """What of a config of jobs.align decides how good a policy gets, as JSON without the seed."""
+    train = {name: value for name, value in config.get("train", {}).items() if name != "seed"}
+    kept = {name: config.get(name) for name in ("policy", "align", "windows")}
+    return json.dumps({**kept, "train": train}, sort_keys=True)
 
 
 def _size(parent: Mapping[str, Any], run: Path) -> int:

@@ -1,9 +1,9 @@
 """Computes how many demonstrations play replaces: how many a policy without Stage 1 needs for the score of one with
 Stage 1.
 
-It needs policies from scratch at two or more numbers of demonstrations among the runs that are compared. Their scores
-are joined by straight lines over the logarithm of that number, as in a study (`tap_ray/sweep/study.py`), which also has
-intervals over seeds.
+It needs policies from scratch at two or more numbers of demonstrations among the runs that are compared. At each
+number the best of their settings counts, as the mean over its seeds; these scores are joined by straight lines over the
+logarithm of that number, as in a study (`tap_ray/sweep/study.py`), which also has intervals over seeds.
 """
 
 from typing import Sequence
@@ -21,14 +21,14 @@ def replaced(results: Sequence[Result]) -> list[str]:
     be computed."""
     known = [result.trained for result in results]
     scores = [float(np.mean([result.average(result.scenarios[0], kind).rate for kind in KINDS])) for result in results]
-    of_scratch: dict[int, list[float]] = {}
+    of_scratch: dict[int, dict[str, list[float]]] = {}
     for one, score in zip(known, scores, strict=True):
         if one is not None and one.scratch:
-            of_scratch.setdefault(one.demos, []).append(score)
+            of_scratch.setdefault(one.demos, {}).setdefault(one.setting, []).append(score)
     if len(of_scratch) < 2:
         return [""] * len(results)
     demos = sorted(of_scratch)
-    curve = [float(np.mean(of_scratch[number])) for number in demos]
+    curve = [max(float(np.mean(seeds)) for seeds in of_scratch[number].values()) for number in demos]
     return [
         "" if one is None or one.scratch else _text(one.demos, reached_at(demos, curve, score), demos)
         for one, score in zip(known, scores, strict=True)

@@ -12,7 +12,9 @@ WORTH = {"scratch_10": "e...", "scratch_40": "eee.", "tap": "ee.."}
 """Avg-All 25, 75 and 50 %: half way from 10 to 40 demonstrations on a logarithmic scale, which is 20."""
 
 
-def make_policy(folder: Path, name: str, *, demos: int, init: bool, letters: str, in_config: bool = True) -> Path:
+def make_policy(
+    folder: Path, name: str, *, demos: int, init: bool, letters: str, in_config: bool = True, **train: int
+) -> Path:
     """A policy's training and its evaluation; its demonstrations are in its config or in its dataset."""
     run = make_training(
         folder / f"{name}-run", "bc", init=make_training(folder / f"{name}-1", "play") if init else None
@@ -23,7 +25,9 @@ def make_policy(folder: Path, name: str, *, demos: int, init: bool, letters: str
     (data / "meta" / "info.json").write_text(json.dumps({"total_episodes": demos}))
     manifest["parents"]["demos"] = {"path": str(data), "hash": "2"}
     (run / "manifest.json").write_text(json.dumps(manifest))
-    (run / "config.json").write_text(json.dumps({"windows": {"num_episodes": demos if in_config else 0}}))
+    (run / "config.json").write_text(
+        json.dumps({"windows": {"num_episodes": demos if in_config else 0}, "train": train})
+    )
     return make_result(folder / name, dict.fromkeys(TASKS, letters), run=run)
 
 
@@ -42,6 +46,16 @@ def test_how_many_demonstrations_play_replaces_by_hand(runs: list[Path]):
     assert [row[-1] for row in tables.cost_rows(results)] == ["", "", "20 demonstrations instead of 10"]
     text = tables.text_table(results)
     assert text.endswith("what play replaces (Avg-All, standard)\ntap: 20 demonstrations instead of 10")
+
+
+def test_the_best_setting_counts_as_the_mean_over_its_seeds(runs: list[Path], tmp_path: Path):
+    """With 40 demonstrations 75 %, or after twice the steps 100 and 50 % with two seeds: 75 % again."""
+    for steps, seed, letters in ((2000, 0, "eeee"), (2000, 1, "ee.."), (500, 0, "....")):
+        name = f"scratch_{steps}_{seed}"
+        train = {"steps": steps, "seed": seed}
+        runs.append(make_policy(tmp_path, name, demos=40, init=False, letters=letters, **train))
+    results, _ = read_runs(runs)
+    assert [row[-1] for row in tables.cost_rows(results) if row[-1]] == ["20 demonstrations instead of 10"]
 
 
 @pytest.mark.parametrize(
