@@ -44,6 +44,11 @@ def checked_protocol(config: EvaluateConfig, world: World | None = None) -> Prot
     return protocol
 
 
+def needs_gpu(config: EvaluateConfig) -> bool:
+    """Whether its simulator needs a GPU."""
+    return _world(config).gpu
+
+
 def _world(config: EvaluateConfig) -> World:
     sim = config.sim if config.env else simulator(config.suite, envs.sims_of(config.suite, config.sim), config.sim)
     return world_of(config.env, config.robot, sim, config.tasks, config.scenario)

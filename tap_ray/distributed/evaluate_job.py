@@ -93,7 +93,7 @@ def _policy(config: EvaluateConfig, protocol: Protocol, scenes: Scenes) -> tuple
 
 
 def _device(config: EvaluateConfig) -> str:
-    return "cuda" if config.least_gpus else "cpu"
+    return "cuda" if config.gpus_per_fleet or config.inference.gpus else "cpu"
 
 
 def _print_tables(run: JobRun, policy: str | None, *, device: str) -> None:

@@ -131,7 +131,8 @@ def max_concurrent_trials(trials: Sequence[Trial], resources: Mapping[str, float
     if most < 1:
         raise ConfigError(
             f"Not even one trial fits into {has}. Lower align.workers (num_workers, gpus), "
-            "evaluate.gpus_per_fleet or evaluate.inference.gpus."
+            "evaluate.gpus_per_fleet or evaluate.inference.gpus"
+            + (", or choose a simulator that needs no GPU (evaluate.sim: maniskill)." if trials[0].gpu_scenes else ".")
         )
     if limit > most or limit < 0:
         raise ConfigError(
@@ -150,7 +151,7 @@ def _fit(trial: Trial, cpus: float, gpus: float) -> int:
     trained = [stage.workers for stage in (trial.pretrain, trial.prior, trial.align) if stage is not None]
     limits = [int(cpus / max(_cpus(workers, cpus) for workers in trained) + 1e-6)]
     on_gpu = [w.num_workers * w.gpus for w in trained if w.gpu != "off" and 0 < w.num_workers * w.gpus <= gpus]
-    limits += [int(gpus / taken + 1e-6) for taken in (*on_gpu, trial.evaluate.least_gpus) if taken]
+    limits += [int(gpus / taken + 1e-6) for taken in (*on_gpu, trial.least_gpus) if taken]
     return min(limits)
 
 

@@ -168,7 +168,7 @@ def _any_node(config: SweepJobConfig, plan: SweepFile, out: Path) -> bool:
 def _fleets(context: SweepContext, resources: Mapping[str, float], at_once: int) -> int:
     """Number of processes that evaluate a trial: its share of the CPUs, and of the GPUs if fleets use any."""
     fleets = int(resources.get("CPU", 1)) // at_once
-    gpus = max(trial.evaluate.gpus_per_fleet for trial in context.trials.values())
+    gpus = max(trial.gpus_per_fleet for trial in context.trials.values())
     return max(1, min(fleets, int(resources.get("GPU", 0) / gpus / at_once)) if gpus else fleets)
 
 

@@ -83,11 +83,6 @@ class EvaluateConfig(NodesConfig):
     out: Path | None = None
     """Run folder; without it runs/evaluate-<hash>."""
 
-    @property
-    def least_gpus(self) -> float:
-        """Number of GPUs that it needs to start: of one fleet, or of all processes that compute for the fleets."""
-        return max(self.gpus_per_fleet, self.inference.actors * self.inference.gpus)
-
 
 def simulator(suite: str, sims: Sequence[str], sim: str = "") -> str:
     """The simulator `sim`, or if that is empty, the suite's usual one.

@@ -31,6 +31,18 @@ class Trial:
     prior: PriorJobConfig | None
     align: AlignJobConfig
     evaluate: EvaluateConfig
+    gpu_scenes: bool = False
+    """Whether the simulator that it is evaluated in needs a GPU."""
+
+    @property
+    def gpus_per_fleet(self) -> float:
+        """GPUs that each process of robots reserves in its evaluation."""
+        return self.evaluate.gpus_per_fleet or float(self.gpu_scenes)
+
+    @property
+    def least_gpus(self) -> float:
+        """GPUs that its evaluation needs to start: of one fleet, and of all processes that compute for the fleets."""
+        return self.gpus_per_fleet + self.evaluate.inference.actors * self.evaluate.inference.gpus
 
     @property
     def label(self) -> str:

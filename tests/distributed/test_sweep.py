@@ -4,6 +4,7 @@ import os
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, Callable
@@ -24,6 +25,7 @@ from tap_ray.sweep import plan as sweep_plan
 from tap_ray.sweep.plan import AshaConfig
 from tap_ray.sweep.settings import SweepJobConfig
 from tap_ray.sweep.tables import TrialRow, read_row, write_row
+from tap_ray.sweep.trial import Trial
 from tests.distributed.nodes import nodes, wait_for
 from tests.distributed.toy_stages import PROTOCOL, STAGES, alone, write_file
 
@@ -191,10 +193,10 @@ def test_the_bar_counts_finalists_twice():
     assert counted("done", "stopped", "failed") == (4, 4)
 
 
-def small(**workers) -> Any:
+def small(**workers: Any) -> Trial:
     """A trial, as far as its size goes."""
-    stage = SimpleNamespace(workers=WorkersConfig(**workers))
-    return SimpleNamespace(pretrain=None, prior=None, align=stage, evaluate=EvaluateConfig(policy=""))
+    stage: Any = SimpleNamespace(workers=WorkersConfig(**workers))
+    return Trial(id="0", values={}, pretrain=None, prior=None, align=stage, evaluate=EvaluateConfig(policy=""))
 
 
 @pytest.mark.parametrize(
@@ -218,10 +220,24 @@ def test_no_more_trials_at_once_than_fit_together(workers, resources, most: int)
 
 
 def test_a_trial_that_does_not_fit():
-    trial = small()
-    trial.evaluate = EvaluateConfig(policy="", inference=InferenceConfig(actors=2, gpus=0.5))
-    with pytest.raises(ConfigError, match=r"Not even one trial fits into the cluster's 2 CPUs and 0 GPUs"):
+    trial = replace(small(), evaluate=EvaluateConfig(policy="", inference=InferenceConfig(actors=2, gpus=0.5)))
+    with pytest.raises(ConfigError, match=r"2 CPUs and 0 GPUs\. .* or evaluate\.inference\.gpus\.$"):
         max_concurrent_trials([trial], {"CPU": 2})
+    with pytest.raises(
+        ConfigError, match=r"gpus, or choose a simulator that needs no GPU \(evaluate\.sim: maniskill\)\.$"
+    ):
+        max_concurrent_trials([replace(small(), gpu_scenes=True)], {"CPU": 2})
+
+
+def test_a_simulator_that_needs_a_gpu_takes_it_from_other_trials():
+    """Robots and the processes that compute for them reserve their GPUs at the same time."""
+    trial = replace(small(gpu="off"), gpu_scenes=True)
+    assert max_concurrent_trials([trial], {"CPU": 16, "GPU": 2}) == 2
+    for evaluate, most in (
+        (EvaluateConfig(policy="", gpus_per_fleet=0.5), 4),
+        (EvaluateConfig(policy="", inference=InferenceConfig(actors=1, gpus=0.5)), 1),
+    ):
+        assert max_concurrent_trials([replace(trial, evaluate=evaluate)], {"CPU": 16, "GPU": 2}) == most
 
 
 @pytest.mark.cluster
