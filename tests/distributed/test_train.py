@@ -28,7 +28,6 @@ from tap_ray.training.progress import train_here
 from tap_ray.types import Shard
 from tests.distributed.kills import KILLS
 from tests.distributed.nodes import meanwhile, wait_for
-from tests.training import sharded
 
 pytestmark = [
     pytest.mark.cluster,
@@ -103,6 +102,8 @@ def test_two_workers_average_their_gradients(tmp_path: Path, toy_dataset: Path):
 @pytest.mark.long_proof  # tests/training/test_sharding.py has the like without Ray
 def test_a_model_cut_among_workers_that_die(tmp_path: Path, toy_dataset: Path):
     """FSDP learns what DDP learns, killed behind its first checkpoint, too."""
+    from tests.training import sharded  # what imports it takes its time
+
     ray.cloudpickle.register_pickle_by_value(sharded)
     whole, cut = (sharded.job(tmp_path / name, toy_dataset) for name in ("ddp", "fsdp"))
     train(whole, WorkersConfig(num_workers=2), progress=False)
