@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import secrets
 import socket
 import subprocess
 import sys
@@ -47,10 +48,20 @@ class Server:
         urlopen(request).close()
 
 
+def free_ports(number: int) -> list[int]:
+    """Ports that nobody listens on, below those that Linux gives to who asks for any (from 32768 on): they are still
+    free when their server has started."""
+    found: set[int] = set()
+    while len(found) < number:
+        port = 20_000 + secrets.randbelow(12_000)
+        with socket.socket() as one, contextlib.suppress(OSError):
+            one.bind(("127.0.0.1", port))
+            found.add(port)
+    return [*found]
+
+
 def free_port() -> int:
-    with socket.socket() as one:
-        one.bind(("127.0.0.1", 0))
-        return one.getsockname()[1]
+    return free_ports(1)[0]
 
 
 @contextlib.contextmanager

@@ -87,7 +87,7 @@ def test_files_come_whole_grow_and_go(root: Path):
 
 
 def test_a_folder_is_uploaded_all_at_once(bucket: str, s3_server: s3.Server, monkeypatch: pytest.MonkeyPatch):
-    slow = s3.Wire(s3_server, delay_s=0.3)
+    slow = s3.Wire(s3_server, delay_s=1.0)
     monkeypatch.setenv("AWS_ENDPOINT_URL", slow.endpoint)
     s3fs.S3FileSystem.clear_instance_cache()
     with storage.atomic_write(storage.to_path(bucket) / "step-5", folder=True) as here:

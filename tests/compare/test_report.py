@@ -174,7 +174,7 @@ def test_a_browser_draws_it(page, tmp_path, width, dark):
     shot = tmp_path / "page.png"
     command = [str(CHROMIUM), *FLAGS, f"--user-data-dir={tmp_path}/profile", f"--window-size={width},1500"]
     command += ["--blink-settings=preferredColorScheme=0"] if dark else []
-    subprocess.run([*command, f"--screenshot={shot}", page.as_uri()], capture_output=True, timeout=120, check=True)
+    subprocess.run([*command, f"--screenshot={shot}", page.as_uri()], capture_output=True, timeout=400, check=True)
     pixels = np.asarray(Image.open(shot).convert("L"), float)
     assert pixels.shape == (1500, width)
     background = np.median(pixels)

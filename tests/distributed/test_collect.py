@@ -78,10 +78,9 @@ def exported() -> dict[tuple[str, str], float]:
 
 def test_what_was_collected_is_told_to_prometheus(whole):
     run = str(whole)
-    wait_for(lambda: exported().get(("ray_tap_episodes_total", run)) == EPISODES)
-    now = exported()
-    assert now["ray_tap_frames_total", run] == open_dataset(whole).lengths.sum()
-    assert now["ray_tap_writer_lag_episodes", run] == 0
+    frames = open_dataset(whole).lengths.sum()
+    expected = {"ray_tap_episodes_total": EPISODES, "ray_tap_frames_total": frames, "ray_tap_writer_lag_episodes": 0}
+    wait_for(lambda: expected.items() <= {name: value for (name, of), value in exported().items() if of == run}.items())
 
 
 def bytes_of(path: Path, *, progress: bool = True) -> dict[str, bytes]:
@@ -127,6 +126,7 @@ def num_files(path):
 def test_killed_fleets_cost_nothing_but_time(tmp_path, expected):
     """KILLS at random moments: some while the fleets start, most while they play."""
     rng, killed = random.Random(0), []
+    earlier = {process.pid for process in fleet_processes()}  # of the test before, about to end
 
     def kill_some():
         for number in range(KILLS):
@@ -134,7 +134,7 @@ def test_killed_fleets_cost_nothing_but_time(tmp_path, expected):
                 before = num_files(tmp_path)
                 wait_for(lambda old=before: num_files(tmp_path) > old)
             time.sleep(rng.uniform(0, 0.1))
-            victim = rng.choice(wait_for(lambda: [p for p in fleet_processes() if p.pid not in killed]))
+            victim = rng.choice(wait_for(lambda: [p for p in fleet_processes() if p.pid not in {*earlier, *killed}]))
             victim.kill()
             killed.append(victim.pid)
 

@@ -138,12 +138,13 @@ def lines(run: Path) -> list[int]:
 def test_killed_workers_leave_no_trace_in_the_curve(tmp_path: Path, toy_dataset: Path, undisturbed, uploads: str):
     """KILLS at random moments: some while the worker starts, most while it trains."""
     steps, rng, killed = STEPS, random.Random(0), []
+    earlier = {process.pid for process in training_workers()}  # of the test before, about to end
     task = toy_task(tmp_path / "run", toy_dataset, ray=True, steps=steps, every=10, pause_s=0.03)
     task = dataclasses.replace(task, async_checkpoints=uploads == "async")
 
     def kill_some() -> None:
         for number in range(KILLS):
-            [victim] = wait_for(lambda: [p for p in training_workers() if p.pid not in killed][:1])
+            [victim] = wait_for(lambda: [p for p in training_workers() if p.pid not in {*earlier, *killed}][:1])
             if number % 3:
                 before = lines(task.run)
                 wait_for(lambda old=before: len(lines(task.run)) > len(old))

@@ -126,7 +126,7 @@ def test_features_are_what_the_head_gets(run):
 def test_from_the_shell(run, tmp_path):
     def job(verb, *flags):
         command = [sys.executable, "-m", f"jobs.{verb}", *map(str, flags)]
-        return subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=240, check=False)
+        return subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=400, check=False)
 
     cells_of = ("--tasks", "put_carrot_on_plate", "--episodes", "2", "--max-steps", "8", "--image-size", "32")
     for policy, out in (("random", "r"), (run, "a")):

@@ -458,7 +458,7 @@ def test_the_numbers_are_in_json(page):
 def test_a_browser_draws_it(page, tmp_path):
     shot = tmp_path / "page.png"
     command = [str(CHROMIUM), *FLAGS, f"--user-data-dir={tmp_path}/profile", "--window-size=500,1500"]
-    subprocess.run([*command, f"--screenshot={shot}", page.as_uri()], capture_output=True, timeout=120, check=True)
+    subprocess.run([*command, f"--screenshot={shot}", page.as_uri()], capture_output=True, timeout=400, check=True)
     pixels = np.asarray(Image.open(shot).convert("L"), float)
     assert np.median(pixels) > 220
     assert (pixels < 160).mean() > 0.01

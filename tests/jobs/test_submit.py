@@ -5,7 +5,6 @@ import json
 import os
 import secrets
 import shutil
-import socket
 import subprocess
 import sys
 import tempfile
@@ -19,6 +18,7 @@ import pytest
 
 from tap_ray.dataset.reader import open_dataset
 from tap_ray.dataset.verify import verify
+from tests.s3 import free_ports
 
 pytestmark = [pytest.mark.cluster, pytest.mark.slow]
 
@@ -64,17 +64,6 @@ class Head:
         return self.job("submit", "--working-dir", ".", "--", "python", "-m", *command, **env)
 
 
-def free_ports(number: int) -> list[int]:
-    """Ports that nobody listens on now: other Rays of this machine hold the usual ones."""
-    sockets = [socket.socket() for _ in range(number)]
-    for each in sockets:
-        each.bind(("127.0.0.1", 0))
-    ports = [each.getsockname()[1] for each in sockets]
-    for each in sockets:
-        each.close()
-    return ports
-
-
 @pytest.fixture(scope="module")
 def head(tmp_path_factory: pytest.TempPathFactory, empty_mlflow: Path) -> Iterator[Head]:
     """A head node of two CPUs, with a token of its own."""
@@ -92,7 +81,7 @@ def head(tmp_path_factory: pytest.TempPathFactory, empty_mlflow: Path) -> Iterat
     }
     names = ("port", "dashboard-port", "dashboard-agent-listen-port", "dashboard-agent-grpc-port")
     names += ("metrics-export-port", "ray-client-server-port", "runtime-env-agent-port")
-    ports = dict(zip(names, free_ports(len(names)), strict=True))
+    ports = dict(zip(names, free_ports(len(names)), strict=True))  # other Rays of this machine hold the usual ones
     with tempfile.TemporaryDirectory(prefix="ray") as temp, (folder / "log").open("w") as log:  # short: Unix sockets
         command = [RAY, "start", "--head", "--block", "--num-cpus", "2", "--temp-dir", temp]
         command += ["--dashboard-host", "127.0.0.1", "--object-store-memory", str(2 * 10**8)]

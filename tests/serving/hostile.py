@@ -11,6 +11,7 @@ import struct
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator
 
 from websockets.exceptions import WebSocketException
@@ -213,6 +214,8 @@ def main(port: int, clients: int, names: list[str]) -> None:
     for thread in threads:
         thread.start()
     begun.wait()
+    while not all(done[kind.__name__] for kind in kinds[:clients]):
+        time.sleep(0.01)
     print("attacking", flush=True)
     sys.stdin.read()
     end.set()

@@ -7,7 +7,7 @@ import time
 
 import numpy as np
 import pytest
-from websockets.exceptions import ConnectionClosed
+from websockets.exceptions import ConnectionClosed, WebSocketException
 from websockets.sync.client import connect
 
 from tap_ray.models.inference import PolicyRunner, load_policy
@@ -90,15 +90,15 @@ def test_the_session_that_waited_longest_makes_room(policy: PolicyRunner):
 
 
 def test_quiet_connections_are_closed(policy: PolicyRunner, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr("tap_ray.serving.connections.QUIET_S", 0.2)
     monkeypatch.setattr("tap_ray.serving.tcp_server.SWEEP_S", 0.05)
     with serving(policy) as served:
         robot = RemotePolicy(served.socket, SPEC.to_json())
         robot.reset(0)
+        monkeypatch.setattr("tap_ray.serving.connections.QUIET_S", 0.2)  # the robot may take longer to begin
         for kind in (hostile.half_a_head, hostile.half_a_body, hostile.no_bytes, hostile.idle_websocket):
             try:
                 kind(served.port, threading.Event())  # returns when it is closed
-            except (OSError, ConnectionClosed):
+            except (OSError, WebSocketException):  # a busy machine needs longer for a handshake
                 continue
         assert robot.act(RGB, STATE, ACTION, SENTENCE).shape == (7,)  # a session holds its connection
         robot.socket.close()

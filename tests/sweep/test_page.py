@@ -156,7 +156,7 @@ def test_a_browser_draws_it(evaluated: list[TrialRow], tmp_path: Path):
     draw(tmp_path, evaluated, running=False)
     shot, page = tmp_path / "page.png", tmp_path / sweep_page.PAGE
     command = [str(CHROMIUM), *FLAGS, f"--user-data-dir={tmp_path}/profile", "--window-size=1200,1600"]
-    subprocess.run([*command, f"--screenshot={shot}", page.as_uri()], capture_output=True, timeout=120, check=True)
+    subprocess.run([*command, f"--screenshot={shot}", page.as_uri()], capture_output=True, timeout=400, check=True)
     pixels = np.asarray(Image.open(shot).convert("L"), float)
     assert pixels.shape == (1600, 1200)
     assert (np.abs(pixels - np.median(pixels)) > 60).mean() > 0.01

@@ -106,7 +106,7 @@ def train_both(rank: int, world: int, folder: Path, data: Path) -> None:
     """One of the processes: whole runs of either kind, then each kind from the other's checkpoint and from its own."""
     os.environ["OMP_NUM_THREADS"] = "1"
     meet = f"file://{folder}/meet"
-    dist.init_process_group("gloo", init_method=meet, rank=rank, world_size=world, timeout=timedelta(seconds=60))
+    dist.init_process_group("gloo", init_method=meet, rank=rank, world_size=world, timeout=timedelta(minutes=9))
     sharded: Callable[[nn.Module], nn.Module] = partial(shard, device=CPU)
     for run, source, parallel in (
         ("ddp", "", "ddp"), ("fsdp", "", "fsdp"), ("killed", "fsdp", "fsdp"), ("from_ddp", "ddp", "fsdp"),

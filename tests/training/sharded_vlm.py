@@ -75,7 +75,7 @@ def train_each(rank: int, world: int, folder: Path, source: str, data: Path, cas
     os.environ["OMP_NUM_THREADS"] = "1"
     logging.disable_progress_bar()
     meet = f"file://{folder}/meet"
-    dist.init_process_group("gloo", init_method=meet, rank=rank, world_size=world, timeout=timedelta(seconds=60))
+    dist.init_process_group("gloo", init_method=meet, rank=rank, world_size=world, timeout=timedelta(minutes=9))
     for case in cases:
         for parallel in ("ddp", "fsdp")[: 1 if case == SMALL else 2]:
             run = folder / f"{case}-{parallel}"
