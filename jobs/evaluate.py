@@ -18,7 +18,7 @@ from tap_ray.types import EnvConfig
 def main(config: EvaluateConfig) -> Path:
     """Run the cells that have no result yet, summarize, print the tables; returns the run folder."""
     config = replace(config, policy=str(registry.local(config.policy)))
-    world = _world(config)
+    world = chosen_world(config)
     protocol = checked_protocol(config, world)
     scenes = Scenes(
         make_vector=world.make_ee_control if config.policy == "expert" else world.make_vector,
@@ -32,7 +32,7 @@ def main(config: EvaluateConfig) -> Path:
 
 def checked_protocol(config: EvaluateConfig, world: World | None = None) -> Protocol:
     """The protocol of a config, after checking that it can be run."""
-    world = world or _world(config)
+    world = world or chosen_world(config)
     world.require_goal((config.policy,))
     if config.env:  # which the adapter describes, not the suite
         spec = world.spec(EnvConfig(cameras=config.cameras))
@@ -44,12 +44,8 @@ def checked_protocol(config: EvaluateConfig, world: World | None = None) -> Prot
     return protocol
 
 
-def needs_gpu(config: EvaluateConfig) -> bool:
-    """Whether its simulator needs a GPU."""
-    return _world(config).gpu
-
-
-def _world(config: EvaluateConfig) -> World:
+def chosen_world(config: EvaluateConfig) -> World:
+    """The simulator of a config, or the world of its adapter."""
     sim = config.sim if config.env else simulator(config.suite, envs.sims_of(config.suite, config.sim), config.sim)
     return world_of(config.env, config.robot, sim, config.tasks, config.scenario)
 

@@ -39,7 +39,7 @@ def main(config: SweepJobConfig) -> Path:
         return config.sweep
     sweep_collect.collect(missing, COLLECTORS, config.ray_address)
     trials = sweep_plan.trials(plan, config.sweep)  # compared with what exists now
-    trials = [replace(trial, gpu_scenes=evaluate.needs_gpu(trial.evaluate)) for trial in trials]
+    trials = [replace(trial, gpu_scenes=evaluate.chosen_world(trial.evaluate).gpu) for trial in trials]
     sweep_collect.require_metric(plan, config.sweep)
     sweep_collect.cut_crops(trials, config.ray_address)
     return run_sweep(config, plan, trials, stages=STAGES, protocol=protocol)
