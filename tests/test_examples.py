@@ -4,6 +4,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 from tests.made_data import write_made_dataset
 
 ROOT = Path(__file__).parents[1]
@@ -33,6 +35,7 @@ def test_a_policy_of_ones_own():
     assert all("entire 0/3" in line for line in lines)  # it never moves sideways
 
 
+@pytest.mark.long_proof
 def test_ppo_plays_and_learns():
     first = run("examples/ppo_push.py", "1").splitlines()[0]
     assert " steps  reward 0." in first

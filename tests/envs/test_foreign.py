@@ -295,7 +295,7 @@ def test_the_expert_pushes_in_worlds_of_others(env: str, monkeypatch: pytest.Mon
 def test_a_panda_of_maniskill_goes_where_it_is_told() -> None:
     """Its tool points down in our frame, and three steps of 3 cm to the left are nearly 9 cm."""
     there = world("mani_skill.envs:PickCube-v1")
-    scene = there.scene(EnvConfig(image_size=48))
+    scene = EnvConfig(image_size=48)  # `there.scene` would render once more, which takes 10 s to begin with
     robots = there.make_ee_control(scene, 1)
     obs, _ = robots.reset(seed=[0])
     action = np.array([[0, 0.03, 0, 0, 0, 0, 1]], np.float32)
