@@ -32,14 +32,15 @@ def main(config: SweepJobConfig) -> Path:
     trials = sweep_plan.trials(plan, config.sweep, have)
     missing = sweep_collect.missing(plan, trials, have, config.sweep)
     sweep_collect.require_metric(plan, config.sweep)
-    protocol = evaluate.checked_protocol(trials[0].evaluate)
+    world = evaluate.chosen_world(trials[0].evaluate)  # that of all trials
+    protocol = evaluate.checked_protocol(trials[0].evaluate, world)
     sweep_collect.require_robot(plan, have, protocol, config.sweep)
     if config.dry_run:
         print(forecast(config, plan, trials, protocol, missing))
         return config.sweep
     sweep_collect.collect(missing, COLLECTORS, config.ray_address)
     trials = sweep_plan.trials(plan, config.sweep)  # compared with what exists now
-    trials = [replace(trial, gpu_scenes=evaluate.chosen_world(trial.evaluate).gpu) for trial in trials]
+    trials = [replace(trial, gpu_scenes=world.gpu) for trial in trials]
     sweep_collect.require_metric(plan, config.sweep)
     sweep_collect.cut_crops(trials, config.ray_address)
     return run_sweep(config, plan, trials, stages=STAGES, protocol=protocol)

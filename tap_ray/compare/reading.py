@@ -31,7 +31,7 @@ class Trained:
     """Number of demonstrations, all tasks together."""
     scratch: bool
     """Whether it was trained without play: no Stage 1, no motion prior, no co-training."""
-    setting: str = ""
+    setting: str
     """How else: the policies of one setting differ in nothing but their seed. JSON."""
 
 

@@ -40,7 +40,7 @@ def run_evaluation(config: EvaluateConfig, protocol: Protocol, scenes: Scenes) -
     fleets = FleetConfig(
         fleets=config.fleets,
         robots=config.robots_per_fleet,
-        gpus=config.gpus_per_fleet or float(scenes.gpu),
+        gpus=config.gpus_of_fleet(scenes.gpu),
         gpu_scenes=scenes.gpu,
         inference=config.inference,
         labels=config.node_labels,

@@ -83,6 +83,10 @@ class EvaluateConfig(NodesConfig):
     out: Path | None = None
     """Run folder; without it runs/evaluate-<hash>."""
 
+    def gpus_of_fleet(self, gpu_scenes: bool) -> float:
+        """GPUs that each process of robots reserves; `gpu_scenes`: whether the simulator needs one."""
+        return self.gpus_per_fleet or float(gpu_scenes)
+
 
 def simulator(suite: str, sims: Sequence[str], sim: str = "") -> str:
     """The simulator `sim`, or if that is empty, the suite's usual one.

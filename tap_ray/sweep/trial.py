@@ -37,7 +37,7 @@ class Trial:
     @property
     def gpus_per_fleet(self) -> float:
         """GPUs that each process of robots reserves in its evaluation."""
-        return self.evaluate.gpus_per_fleet or float(self.gpu_scenes)
+        return self.evaluate.gpus_of_fleet(self.gpu_scenes)
 
     @property
     def least_gpus(self) -> float:
