@@ -38,8 +38,9 @@ def shared_ray() -> Iterator[ExitStack]:
 
 @pytest.fixture(scope="module", autouse=True)
 def _local_ray_or_none(request: pytest.FixtureRequest, shared_ray: ExitStack) -> None:
-    """A module with the marker `local_ray` finds Ray started, any other finds it stopped."""
-    if request.node.get_closest_marker("local_ray") is None:
+    """Tests with the marker `local_ray` and the others of their module find Ray started, all others find it stopped."""
+    chosen = [item for item in request.session.items if item.path == request.path]
+    if all(item.get_closest_marker("local_ray") is None for item in chosen):
         shared_ray.close()
         return
     import ray  # what imports it takes its time

@@ -46,6 +46,7 @@ def flags_of(job: str) -> set[str]:
     return {flag for action in parser._actions for flag in action.option_strings}
 
 
+@cache
 def messages() -> list[tuple[str, str]]:
     """(file:line, text) of every string of the sources, f-strings with {} for what is filled in."""
     found = []
@@ -63,6 +64,7 @@ def messages() -> list[tuple[str, str]]:
     return found
 
 
+@cache
 def documents() -> list[tuple[str, str]]:
     """(file:line, line) of the documents, continued lines joined; not of the one that lists wrong commands."""
     files = [file for pattern in DOCUMENTS for file in sorted(ROOT.glob(pattern)) if file.name != "bad_input.md"]

@@ -11,18 +11,19 @@ import ray
 import ray.cloudpickle
 
 from tap_ray.distributed.actor_pool import MAX_ITEM_DEATHS, ActorPool
-from tap_ray.distributed.connect import connect
 from tap_ray.distributed.faults import Timeouts
 from tap_ray.distributed.placement import Needs
 
-pytestmark = [pytest.mark.cluster, pytest.mark.filterwarnings("ignore::DeprecationWarning:ray")]
+pytestmark = [
+    pytest.mark.cluster,
+    pytest.mark.local_ray,
+    pytest.mark.filterwarnings("ignore::DeprecationWarning:ray"),
+]
 
 
 @pytest.fixture(scope="module", autouse=True)
-def _local_ray():
+def _pickled() -> None:
     ray.cloudpickle.register_pickle_by_value(sys.modules[__name__])  # the workers need not find our tests
-    with connect(num_cpus=1):
-        yield
 
 
 class Worker:

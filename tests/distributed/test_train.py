@@ -79,26 +79,6 @@ def test_one_worker_learns_what_one_process_learns(tmp_path: Path, toy_dataset: 
     assert names == ["step-00000015", "step-00000020"]
 
 
-def test_two_workers_average_their_gradients(tmp_path: Path, toy_dataset: Path):
-    """Worker w's batches are those of `iterate(shard=Shard(worker=w, ...))`; a step is the mean of two of each."""
-    task = toy_task(tmp_path / "run", toy_dataset, ray=True, steps=3)
-    config = dataclasses.replace(task.config, gradient_accumulation_steps=2)
-    task = dataclasses.replace(task, config=config, build=toy.stage_with_settings)
-    train(task, WorkersConfig(num_workers=2, deterministic=True), progress=False)
-    state = read_json(task.run / "checkpoints" / "step-00000003" / "state.json")
-    assert state["facts"] == {"kind": toy.DETERMINISTIC}
-
-    local = toy_task(tmp_path / "x", toy_dataset, ray=False)
-    streams = [local.batches(shard=Shard(worker=w, num_workers=2)) for w in range(2)]
-    model, optimizer = toy.by_hand(task.config)
-    losses = []
-    for step in range(3):
-        errors = [toy.squared_error(model, next(stream)) for _ in range(2) for stream in streams]
-        losses.append(float((errors[0] + errors[2]).detach()) / 2)  # those of the first worker
-        toy.step_by_hand(model, optimizer, torch.stack(errors).mean(), step, task.config)
-    assert [loss for _, loss in curve(task.run)] == pytest.approx(losses, rel=1e-5)
-
-
 @pytest.mark.long_proof  # tests/training/test_sharding.py has the like without Ray
 def test_a_model_cut_among_workers_that_die(tmp_path: Path, toy_dataset: Path):
     """FSDP learns what DDP learns, killed behind its first checkpoint, too."""
@@ -134,29 +114,50 @@ def lines(run: Path) -> list[int]:
     return [int(line["step"]) for line in session.read_metrics(run / "metrics.jsonl")]
 
 
-@pytest.mark.parametrize("uploads", ["sync", pytest.param("async", marks=pytest.mark.long_proof)])
-def test_killed_workers_leave_no_trace_in_the_curve(tmp_path: Path, toy_dataset: Path, undisturbed, uploads: str):
-    """KILLS at random moments: some while the worker starts, most while it trains."""
-    steps, rng, killed = STEPS, random.Random(0), []
+def kill_some(run: Path, rng: random.Random) -> None:
+    """KILLS of training workers at random moments: most while they train, some while they start."""
     earlier = {process.pid for process in training_workers()}  # of the test before, about to end
-    task = toy_task(tmp_path / "run", toy_dataset, ray=True, steps=steps, every=10, pause_s=0.03)
+    killed = set[int]()
+    for number in range(KILLS):
+        victim = wait_for(lambda: [p for p in training_workers() if p.pid not in {*earlier, *killed}])[0]
+        if number % 3 < 2:
+            before = lines(run)
+            wait_for(lambda old=before: len(lines(run)) > len(old))
+        time.sleep(rng.uniform(0, 1.0))
+        killed.update(p.pid for p in training_workers())  # all workers end with the one that dies
+        victim.kill()
+
+
+def test_two_workers_that_die_average_their_gradients(tmp_path: Path, toy_dataset: Path):
+    """Worker w's batches are those of `iterate(shard=Shard(worker=w, ...))`; a step is the mean of two of each."""
+    task = toy_task(tmp_path / "run", toy_dataset, ray=True, steps=STEPS, every=10)
+    config = dataclasses.replace(task.config, gradient_accumulation_steps=2)
+    task = dataclasses.replace(task, config=config, build=functools.partial(toy.stage_with_settings, 0.03))
+    with meanwhile(lambda: kill_some(task.run, random.Random(0))):
+        train(task, WorkersConfig(num_workers=2, deterministic=True, max_failures=-1), progress=False)
+    state = read_json(task.run / "checkpoints" / f"step-{STEPS:08}" / "state.json")
+    assert state["facts"] == {"kind": toy.DETERMINISTIC}
+
+    local = toy_task(tmp_path / "x", toy_dataset, ray=False)
+    streams = [local.batches(shard=Shard(worker=w, num_workers=2)) for w in range(2)]
+    model, optimizer = toy.by_hand(task.config)
+    losses = []
+    for step in range(STEPS):
+        errors = [toy.squared_error(model, next(stream)) for _ in range(2) for stream in streams]
+        losses.append(float((errors[0] + errors[2]).detach()) / 2)  # those of the first worker
+        toy.step_by_hand(model, optimizer, torch.stack(errors).mean(), step, task.config)
+    assert [step for step, _ in curve(task.run)] == list(range(1, STEPS + 1))
+    assert [loss for _, loss in curve(task.run)] == pytest.approx(losses, rel=1e-4)
+
+
+@pytest.mark.long_proof
+@pytest.mark.parametrize("uploads", ["sync", "async"])
+def test_a_killed_worker_leaves_no_trace_in_the_curve(tmp_path: Path, toy_dataset: Path, undisturbed, uploads: str):
+    task = toy_task(tmp_path / "run", toy_dataset, ray=True, steps=STEPS, every=10, pause_s=0.03)
     task = dataclasses.replace(task, async_checkpoints=uploads == "async")
-
-    def kill_some() -> None:
-        for number in range(KILLS):
-            [victim] = wait_for(lambda: [p for p in training_workers() if p.pid not in {*earlier, *killed}][:1])
-            if number % 3:
-                before = lines(task.run)
-                wait_for(lambda old=before: len(lines(task.run)) > len(old))
-            time.sleep(rng.uniform(0, 1.0))
-            victim.kill()
-            killed.append(victim.pid)
-
-    with meanwhile(kill_some):
+    with meanwhile(lambda: kill_some(task.run, random.Random(0))):
         train(task, WorkersConfig(max_failures=-1), progress=False)
-
-    assert len(killed) == KILLS
-    assert curve(task.run) == undisturbed(steps)
+    assert curve(task.run) == undisturbed(STEPS)
 
 
 @pytest.mark.long_proof

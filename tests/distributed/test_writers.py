@@ -6,6 +6,7 @@ import sys
 import time
 import uuid
 from collections.abc import Iterator
+from contextlib import ExitStack
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -33,6 +34,7 @@ from tests.distributed.nodes import meanwhile, nodes, wait_for
 
 pytestmark = [
     pytest.mark.cluster,
+    pytest.mark.local_ray,
     pytest.mark.filterwarnings("ignore::DeprecationWarning:ray"),
     pytest.mark.filterwarnings("ignore::ResourceWarning"),  # Ray's own log files of killed nodes
 ]
@@ -50,10 +52,12 @@ def _pickled() -> None:
         ray.cloudpickle.register_pickle_by_value(module)  # the workers need not find our tests
 
 
-@pytest.fixture(scope="module")
-def local() -> Iterator[None]:
-    with connect(num_cpus=2):
-        yield
+@pytest.fixture
+def no_ray(expected: dict[str, str], shared_ray: ExitStack) -> Iterator[None]:
+    """The shared Ray is stopped, and starts again when the test is over."""
+    shared_ray.close()
+    yield
+    shared_ray.enter_context(connect(num_cpus=2))
 
 
 class Remembers:
@@ -103,8 +107,7 @@ digests = partial(every_digest, skip="played-")
 def expected(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     """The files that the driver itself writes."""
     path = tmp_path_factory.mktemp("data") / "expected"
-    with connect(num_cpus=2):
-        gather(path, Pool(fleets=2))
+    gather(path, Pool(fleets=2))
     found = digests(path)
     assert len(found) == 5 + 5 + 4
     return found
@@ -112,9 +115,8 @@ def expected(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
 
 @pytest.mark.slow
 @pytest.mark.long_proof
-def test_episodes_that_a_machine_takes_along_are_played_again(expected: dict[str, str], tmp_path: Path):
+def test_episodes_that_a_machine_takes_along_are_played_again(no_ray: None, expected: dict[str, str], tmp_path: Path):
     """Once in the middle of a file, while others are still played; once when all have been told but none is left."""
-    assert not ray.is_initialized(), "this must come before the tests that share a local Ray"
     (tmp_path / "hold").touch()
     with nodes() as cluster, connect(cluster.address):
         cluster.add("play")
@@ -150,8 +152,7 @@ def test_episodes_that_a_machine_takes_along_are_played_again(expected: dict[str
 
 
 @pytest.mark.long_proof
-def test_on_an_object_store(expected: dict[str, str], bucket: str, tmp_path: Path):
-    assert not ray.is_initialized(), "this must come before the tests that share a local Ray"
+def test_on_an_object_store(no_ray: None, expected: dict[str, str], bucket: str, tmp_path: Path):
     with connect(num_cpus=2):
         for episodes in (7, EPISODES):
             gather(storage.to_path(bucket), Pool(fleets=2, writers=2), episodes=episodes, folder=tmp_path)
@@ -159,13 +160,13 @@ def test_on_an_object_store(expected: dict[str, str], bucket: str, tmp_path: Pat
 
 
 @pytest.mark.parametrize("num", [1, pytest.param(4, marks=pytest.mark.long_proof)])
-def test_processes_write_the_bytes_of_the_driver(local: None, expected: dict[str, str], tmp_path: Path, num: int):
+def test_processes_write_the_bytes_of_the_driver(expected: dict[str, str], tmp_path: Path, num: int):
     gather(tmp_path, Pool(fleets=2, writers=num))
     assert digests(tmp_path) == expected
 
 
 @pytest.mark.long_proof
-def test_going_on_in_a_file_that_is_not_full(local: None, expected: dict[str, str], tmp_path: Path):
+def test_going_on_in_a_file_that_is_not_full(expected: dict[str, str], tmp_path: Path):
     """By processes and by the driver in turn."""
     for episodes, num in ((2, 2), (3, 0), (10, 1), (11, 2), (EPISODES, 2)):
         gather(tmp_path, Pool(fleets=2, writers=num), episodes=episodes)
@@ -174,7 +175,7 @@ def test_going_on_in_a_file_that_is_not_full(local: None, expected: dict[str, st
 
 @pytest.mark.long_proof
 def test_fleets_wait_while_object_stores_are_full_and_still_finish(
-    local: None, expected: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    expected: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
     monkeypatch.setattr(writers, "STORE_SHARE", 0.0)
     gather(tmp_path, Pool(fleets=2, writers=1))
@@ -195,9 +196,7 @@ def kill(name: str) -> list[int]:
 @pytest.mark.slow
 @pytest.mark.parametrize("num", [1, pytest.param(4, marks=pytest.mark.long_proof)])
 @pytest.mark.long_proof
-def test_killed_writers_and_fleets_cost_nothing_but_time(
-    local: None, expected: dict[str, str], tmp_path: Path, num: int
-):
+def test_killed_writers_and_fleets_cost_nothing_but_time(expected: dict[str, str], tmp_path: Path, num: int):
     """Fleets die when two episodes of a file have been told; then its writer, as soon as there is one, and again."""
     (tmp_path / "hold").touch()
     killed: list[int] = []
@@ -221,7 +220,7 @@ def test_killed_writers_and_fleets_cost_nothing_but_time(
 
 
 @pytest.mark.long_proof
-def test_a_writer_that_hangs_is_replaced(local: None, expected: dict[str, str], tmp_path: Path):
+def test_a_writer_that_hangs_is_replaced(expected: dict[str, str], tmp_path: Path):
     """It is stopped (SIGSTOP) while its first file is on the way, for longer than a writer may take."""
     stopped: list[psutil.Process] = []
 
@@ -248,7 +247,7 @@ class Interrupted(Collection):
 
 
 @pytest.mark.long_proof
-def test_ctrl_c_keeps_what_has_been_told(local: None, expected: dict[str, str], tmp_path: Path):
+def test_ctrl_c_keeps_what_has_been_told(expected: dict[str, str], tmp_path: Path):
     header, schedule = toy_player.robots().synthetic_header(), Schedule(num_tasks=1, episodes=EPISODES)
     with DatasetWriter(tmp_path, header) as writer:
         run = Interrupted(writer, schedule, memory=RoundVisitCounts(ROUND), visits_of=visits_of)
@@ -270,7 +269,7 @@ class OtherMeta(Remembers):
         return replace(outcome, episode=replace(outcome.episode, meta={"seed": 1}))
 
 
-def test_an_episode_that_does_not_fit_is_said_and_the_files_before_are_kept(local: None, tmp_path: Path):
+def test_an_episode_that_does_not_fit_is_said_and_the_files_before_are_kept(tmp_path: Path):
     with pytest.raises(
         DataError, match=r"Episode \d+ has meta \['seed'\], but the first one has \['contact_rate', 'emb"
     ):
@@ -279,7 +278,7 @@ def test_an_episode_that_does_not_fit_is_said_and_the_files_before_are_kept(loca
         assert writer.committed == 4
 
 
-def test_a_disk_that_refuses(local: None, tmp_path: Path):
+def test_a_disk_that_refuses(tmp_path: Path):
     DatasetWriter(tmp_path / "data", toy_player.robots().synthetic_header()).close()
     (tmp_path / "data" / "data").write_text("in the way")
     with pytest.raises(StorageError, match=r"Cannot write .*file-000\.parquet\..*: Not a directory\. .* MB are free"):
@@ -305,7 +304,7 @@ class Deadly(Remembers):
 
 @pytest.mark.slow
 @pytest.mark.long_proof
-def test_an_episode_that_ends_every_writer_ends_the_job(local: None, tmp_path: Path):
+def test_an_episode_that_ends_every_writer_ends_the_job(tmp_path: Path):
     with pytest.raises(
         TapRayError,
         match=rf"{MAX_WRITER_DEATHS} processes in a row died while they wrote data/chunk-000/file-001\.parquet",
@@ -315,14 +314,14 @@ def test_an_episode_that_ends_every_writer_ends_the_job(local: None, tmp_path: P
         assert writer.committed == 4
 
 
-def test_how_many_write(local: None, tmp_path: Path):
+def test_how_many_write(tmp_path: Path):
     with DatasetWriter(tmp_path, toy_player.robots().synthetic_header()) as writer:
         for fleets, num, expected in ((31, -1, None), (0, -1, None), (64, -1, 2), (64, 0, None), (1, 3, 3)):
             sink = sink_of(writer, Pool(fleets=fleets, writers=num))
             assert (sink.num_writers if isinstance(sink, Writers) else None) == expected
 
 
-def test_what_is_played_again_and_differs_is_no_data(local: None, tmp_path: Path):
+def test_what_is_played_again_and_differs_is_no_data(tmp_path: Path):
     with DatasetWriter(tmp_path, toy_player.robots().synthetic_header()) as writer:
         sink = Writers(writer, 1, Pool(writers=1))
         played = Played(attempt=7, kept=True, steps=60, task="play")
@@ -335,7 +334,7 @@ def test_what_is_played_again_and_differs_is_no_data(local: None, tmp_path: Path
             sink.restore(replace(played, steps=59))
 
 
-def test_the_memory_of_a_round_is_kept_as_long_as_it_may_be_played_again(local: None):
+def test_the_memory_of_a_round_is_kept_as_long_as_it_may_be_played_again():
     memory = RoundVisitCounts(2)
     oldest: list[int | None] = [1]
     rounds = Rounds(memory, oldest=lambda: oldest[0])

@@ -92,10 +92,10 @@ def stage(pause_s: float, bad_step: int, hold: Hold | None = None) -> ToyStage:
 DETERMINISTIC = "True, :4096:8"
 
 
-def stage_with_settings() -> ToyStage:
+def stage_with_settings(pause_s: float = 0.0) -> ToyStage:
     """Its checkpoints say how torch computes."""
     kind = f"{torch.are_deterministic_algorithms_enabled()}, {os.environ.get('CUBLAS_WORKSPACE_CONFIG')}"
-    return replace(stage(0.0, 0), kind=kind)
+    return replace(stage(pause_s, 0), kind=kind)
 
 
 def deadly() -> ToyStage:

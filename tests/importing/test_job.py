@@ -22,6 +22,7 @@ def config(out: Path, source: Path = DATA / "v30_video", **changed) -> ImportCon
 
 
 @pytest.mark.cluster
+@pytest.mark.local_ray
 def test_a_source_becomes_a_dataset(tmp_path: Path, mlflow_uri: str, capsys) -> None:
     out = import_dataset.main(config(tmp_path / "play", omit=(1,)))
     assert not [rule for rule in verify(out) if rule.problems]

@@ -195,9 +195,9 @@ def test_a_job_that_is_told_to_end_does_so_and_says_how(verb: str, number: int, 
 
 
 def test_a_second_job_on_a_run_folder_is_refused_and_the_first_goes_on(begin: Callable[[str], Life]):
-    first = begin(JOBS["evaluate"].command)
-    first.until(has("o/episodes.jsonl"))
-    second = begin(JOBS["evaluate"].command)
+    first = begin(JOBS["look"].command)
+    first.until(tracked)
+    second = begin(JOBS["look"].command)
     assert second.process.wait(TIMEOUT_S) == 2
     assert f"error: Another job works in o: process {first.process.pid} on " in second.output()
     assert "Wait for it, or stop it and run again, or name another folder with --out." in second.output()

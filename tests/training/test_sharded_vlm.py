@@ -5,7 +5,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-import torch.multiprocessing as mp
 from transformers.utils import logging
 
 from tap_ray.models.inference import load_policy
@@ -13,6 +12,7 @@ from tap_ray.training import checkpoint, session
 from tests.made_data import write_made_dataset
 from tests.tiny_vlm import tiny_vlm
 from tests.training import sharded_vlm
+from tests.training.processes import run_two
 from tests.training.sharded import curve
 from tests.training.sharded_vlm import CASES, SMALL, STEPS, stage_2
 
@@ -33,7 +33,7 @@ def runs(tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureReques
     folder = tmp_path_factory.mktemp("sharded_vlm")
     source = tiny_vlm("qwen2_5_vl", folder / "vlm")
     data = write_made_dataset(folder / "demos", num_episodes=12, tasks=TASKS)
-    mp.spawn(sharded_vlm.train_each, (2, folder, source, data, chosen), nprocs=2)
+    run_two(sharded_vlm.train_each, folder, source, data, chosen)
     return folder
 
 

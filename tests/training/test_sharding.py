@@ -8,7 +8,6 @@ from pathlib import Path
 
 import pytest
 import torch
-import torch.multiprocessing as mp
 from safetensors import safe_open
 from torch import nn
 from torch.distributed.checkpoint.hf_storage import HuggingFaceStorageReader
@@ -22,13 +21,14 @@ from tap_ray.training.progress import train_here
 from tap_ray.training.shard_files import Shards
 from tap_ray.training.sharding import shard
 from tests.training import sharded
+from tests.training.processes import run_two
 from tests.training.sharded import HALF, STEPS, curve
 
 
 @pytest.fixture(scope="module")
 def runs(toy_dataset: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("sharded")
-    mp.spawn(sharded.train_both, (2, folder, toy_dataset), nprocs=2)
+    run_two(sharded.train_both, folder, toy_dataset)
     return folder
 
 
