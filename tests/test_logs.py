@@ -2,7 +2,8 @@
 
 import itertools
 import json
-import multiprocessing
+import subprocess
+import sys
 import threading
 from pathlib import Path
 from typing import Any
@@ -152,21 +153,19 @@ def test_a_kill_while_parts_are_joined(bucket: str, monkeypatch: pytest.MonkeyPa
     assert names(file.parent) == ["log.jsonl"]
 
 
-def _appends(uri: str, first: int) -> None:
-    for number in range(first, first + 10):
-        logs.append(storage.to_path(uri), f"{number}\n")
+APPENDS = """
+import sys
+from tap_ray import logs, storage
+for number in range(10):
+    logs.append(storage.to_path(sys.argv[1]), f"{int(sys.argv[2]) + number}\\n")
+"""
 
 
 def test_processes_and_readers_at_the_same_time(bucket: str, monkeypatch: pytest.MonkeyPatch):
     """Nobody writes over another's lines; who reads while they are joined sees each line once."""
     uri = f"{bucket}/log.jsonl"
-    context = multiprocessing.get_context("spawn")
-    children = [context.Process(target=_appends, args=(uri, first)) for first in (0, 10)]
-    for child in children:
-        child.start()
-    for child in children:
-        child.join()
-        assert child.exitcode == 0
+    writers = [subprocess.Popen([sys.executable, "-c", APPENDS, uri, first]) for first in ("0", "10")]
+    assert [writer.wait() for writer in writers] == [0, 0]
     file = storage.to_path(uri)
     assert sorted(numbers(file)) == list(range(20))
     assert [n for n in numbers(file) if n < 10] == list(range(10))
