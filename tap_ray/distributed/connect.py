@@ -17,7 +17,7 @@ import sys
 import tempfile
 import threading
 import time
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Iterator
 
@@ -230,7 +230,9 @@ def make_token() -> None:
             new = token.with_name(f".{token.name}.{os.getpid()}")
             with open(os.open(new, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
                 file.write(secrets.token_hex(32))
-            os.replace(new, token)
+            with suppress(FileExistsError):
+                os.link(new, token)  # unlike os.replace, it keeps the token that another first job makes meanwhile
+            new.unlink()
         restrict_token_permissions(token)
     except OSError as error:
         raise ConfigError(

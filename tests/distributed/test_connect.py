@@ -39,6 +39,24 @@ def test_the_token_is_its_owners_alone_from_the_beginning(home: Path):
     assert os.listdir(token.parent) == ["auth_token"]
 
 
+def test_of_two_first_jobs_one_makes_the_token(home: Path, monkeypatch: pytest.MonkeyPatch):
+    """The other is between its look and its own token then, and its Ray would be refused."""
+    token, made = home / ".ray" / "auth_token", iter(["a" * 64, "b" * 64])
+
+    def new(_: int) -> str:
+        value = next(made)
+        if value.startswith("a"):
+            connect.make_token()
+            assert token.read_text() == "b" * 64
+        return value
+
+    monkeypatch.setattr(connect.secrets, "token_hex", new)
+    monkeypatch.setattr(connect.os, "getpid", iter((1, 2)).__next__)
+    connect.make_token()
+    assert token.read_text() == "b" * 64
+    assert os.listdir(token.parent) == ["auth_token"]
+
+
 @pytest.mark.parametrize(("name", "value"), [("RAY_AUTH_TOKEN", "f" * 64), ("RAY_AUTH_MODE", "disabled")])
 def test_no_token_is_made_where_the_environment_has_one_or_wants_none(
     home: Path, name: str, value: str, monkeypatch: pytest.MonkeyPatch

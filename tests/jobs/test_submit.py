@@ -9,6 +9,7 @@ import subprocess
 import sys
 import tempfile
 import time
+import urllib.request
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -100,10 +101,17 @@ def head(tmp_path_factory: pytest.TempPathFactory, empty_mlflow: Path) -> Iterat
 
 def wait_for(head: Head, log: Path) -> None:
     """Until the head takes jobs: its agent, which starts them, is ready some seconds after it answers."""
+    token = Path(head.env["RAY_AUTH_TOKEN_PATH"]).read_text()
+    headers = {"Authorization": f"Bearer {token}", "Content-Type": "application/json"}
+    job = urllib.request.Request(f"{head.dashboard}/api/jobs/", b'{"entrypoint": "true"}', headers)
     deadline = time.monotonic() + TIMEOUT_S
-    while (submitted := head.job("submit", "--no-wait", "--", "true")).returncode != 0:
-        if time.monotonic() > deadline:
-            pytest.fail(f"no head within {TIMEOUT_S} s: {submitted.stderr}\n{log.read_text()}")
+    while True:
+        try:
+            urllib.request.urlopen(job, timeout=TIMEOUT_S).close()
+            return
+        except OSError as error:
+            if time.monotonic() > deadline:
+                pytest.fail(f"no head within {TIMEOUT_S} s: {error}\n{log.read_text()}")
         time.sleep(1)
 
 
