@@ -65,6 +65,11 @@ class World:
         return bool(self.header_fields.get("contact", True)) and "robot_mask" in self.scene_options
 
     @property
+    def plan_entries(self) -> dict[str, Any]:
+        """Entries of a dataset's plan that name this world."""
+        return {"env_version": self.version, **self.plan_fields}
+
+    @property
     def version(self) -> str:
         """Version of its scenes; used once they are known to exist."""
         return self.version_of()

@@ -20,12 +20,11 @@ def main(config: DemosJobConfig) -> Path:
     plan, world = planned(config)
     for scene in plan.scenes:
         world.make_expert(world.scene(scene), 1)
-    plan = replace(plan, env=replace(world.scene(plan.scenes[0]), task=plan.env.task, partner=""))
-    values = {**plan.to_json(), "env_version": world.version, **world.plan_fields}
+    header = header_of(plan, world.spec(plan.env), entries=world.plan_entries, **world.header_fields)
     recording = Recording(
         job="collect_demos",
-        header=header_of(plan.env, world.spec(plan.env), plan=values, **world.header_fields),
-        out=config.out or default_folder("demos", values),
+        header=header,
+        out=config.out or default_folder("demos", header.plan),
         tasks=tuple(f"{s.task} beside {s.partner}" if s.partner else s.task for s in plan.scenes),
         episodes=config.episodes,
         make_player=partial(fleet, plan, config.robots_per_fleet, world=world),
@@ -42,7 +41,8 @@ def planned(config: DemosJobConfig) -> tuple[DemoPlan, World]:
     simulator(config.suite, envs.sims_of(config.suite))  # raises an error for an unknown name
     world = world_of(config.env, config.robot, config.sim, config.tasks)
     world.require_goal(("expert",))
-    return demo_plan_of(config, world.tasks, SUITES[config.suite].pairs), world
+    plan = demo_plan_of(config, world.tasks, SUITES[config.suite].pairs)
+    return replace(plan, env=replace(world.scene(plan.scenes[0]), task=plan.env.task, partner="")), world
 
 
 def fleet(plan: DemoPlan, num_robots: int, memory: object, world: World | None = None) -> DemoFleet:

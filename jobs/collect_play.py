@@ -20,18 +20,19 @@ def main(config: PlayJobConfig) -> Path:
     plan, world = planned(config)
     print("".join(f"The adapter has no {line}.\n" for line in world.missing_features), end="")
     check_robots(plan, config.robots_per_fleet)
-    values = {**plan.to_json(), "env_version": world.version, **world.plan_fields}
+    header = header_of(plan, world.spec(plan.env), entries=world.plan_entries, **world.header_fields)
     recording = Recording(
         job="collect_play",
-        header=header_of(plan.env, world.spec(plan.env), plan=values, **world.header_fields),
-        out=config.out or default_folder("play", values),
+        header=header,
+        out=config.out or default_folder("play", header.plan),
         tasks=("play",),
         episodes=config.episodes,
         make_player=partial(fleet, plan, config.robots_per_fleet, world=world),
         memory=RoundVisitCounts(plan.round_episodes) if plan.needs_memory else None,
         visits_of=partial(visits_of, plan, arms=world.spec(plan.env).arms),
     )
-    pool, reported = pool_of(config, gpu=world.gpu), partial(write_report, plan, world)
+    scene = None if world.gpu else partial(world.make_ee_control, plan.env, 1)
+    pool, reported = pool_of(config, gpu=world.gpu), partial(report.write, make_scene=scene)
     return record(recording, to_dict(config), pool=pool, ray_address=config.ray_address, report=reported)
 
 
@@ -48,12 +49,6 @@ def fleet(plan: CollectPlan, num_robots: int, memory: CountsBefore | None, world
     world = world or world_of("", plan.env.robot, plan.env.sim)
     make, arms = world.make_ee_control, world.spec(plan.env).arms
     return PlayFleet(plan, make, world.sample_poses, num_robots=num_robots, arms=arms, memory=memory)
-
-
-def write_report(plan: CollectPlan, world: World, data: Path) -> Path:
-    """The play report, beside the data."""
-    scene = None if world.gpu else partial(world.make_ee_control, plan.env, 1)
-    return report.write(data, data / "report", make_scene=scene)
 
 
 if __name__ == "__main__":

@@ -7,18 +7,17 @@ it was interrupted.
 
 from dataclasses import replace
 from pathlib import Path
-from typing import Sequence
 
-from envs.worlds import world_of
 from jobs import align, collect_demos, collect_play, evaluate, pretrain, pretrain_prior
+from tap_ray.dataset.layout import DatasetHeader
 from tap_ray.distributed import sweep_collect
+from tap_ray.distributed.record import header_of
 from tap_ray.distributed.sweep_job import forecast, require_local, run_sweep
 from tap_ray.distributed.sweep_trial import Stages
 from tap_ray.job import run_job
 from tap_ray.play.settings import DemosJobConfig, PlayJobConfig
 from tap_ray.sweep import plan as sweep_plan
 from tap_ray.sweep.settings import SweepJobConfig
-from tap_ray.types import EnvConfig
 
 COLLECTORS = sweep_collect.Collectors(play=collect_play.main, demos=collect_demos.main)
 STAGES = Stages(pretrain=pretrain.main, prior=pretrain_prior.main, align=align.main, evaluate=evaluate.main)
@@ -28,7 +27,7 @@ def main(config: SweepJobConfig) -> Path:
     """Run every trial that has not ended, print the table; returns the run folder (of a dry run, the sweep's file)."""
     require_local(config)
     plan = sweep_plan.read(config.sweep, data=config.data, demos=config.demos)
-    have = sweep_collect.planned_datasets(plan, scene_of, config.sweep)
+    have = sweep_collect.planned_datasets(plan, dataset_header, config.sweep)
     trials = sweep_plan.trials(plan, config.sweep, have)
     missing = sweep_collect.missing(plan, trials, have, config.sweep)
     sweep_collect.require_metric(plan, config.sweep)
@@ -46,14 +45,11 @@ def main(config: SweepJobConfig) -> Path:
     return run_sweep(config, plan, trials, stages=STAGES, protocol=protocol)
 
 
-def scene_of(config: PlayJobConfig | DemosJobConfig) -> tuple[EnvConfig, Sequence[str]]:
-    """The scene that data will be collected in, and the tasks whose episodes alternate (mixed scenes: of each pair)."""
-    if isinstance(config, DemosJobConfig):
-        plan, world = collect_demos.planned(config)
-        tasks = plan.tasks
-    else:
-        world, tasks = world_of(config.env, config.robot, config.sim), ("play",)
-    return world.scene(config.scene) if config.env else config.scene, tasks
+def dataset_header(config: PlayJobConfig | DemosJobConfig) -> DatasetHeader:
+    """The header of the dataset that a collection job makes."""
+    demos = isinstance(config, DemosJobConfig)
+    plan, world = collect_demos.planned(config) if demos else collect_play.planned(config)
+    return header_of(plan, world.spec(plan.env), entries=world.plan_entries, **world.header_fields)
 
 
 if __name__ == "__main__":

@@ -106,7 +106,7 @@ def run(play: DatasetInfo, demos: DatasetInfo, tmp_path_factory: pytest.TempPath
 
 
 def written(path: Path, plan: Any, episodes: Any) -> DatasetInfo:
-    with DatasetWriter(path, header_of(plan.env, SPEC, num_objects=envs.NUM_SLOTS, plan=plan.to_json())) as writer:
+    with DatasetWriter(path, header_of(plan, SPEC, num_objects=envs.NUM_SLOTS)) as writer:
         for episode in episodes:
             writer.append(episode)
     return open_dataset(path)

@@ -246,17 +246,19 @@ class DatasetWriter:
             self.close()
 
 
+ADD_OR_RENAME = "Name another folder with --out, or use the old values to add episodes to this one."
+
+
+def require_same_header(path: Path, header: DatasetHeader, cure: str = ADD_OR_RENAME) -> None:
+    """Raise DataError, with the cure at its end, if an existing dataset has another header."""
+    if lines := differences(_unhashed(layout.read_json(path / layout.HEADER)), _unhashed(header.to_json())):
+        raise DataError("\n  ".join([f"{path} was made with another plan, spec or camera:", *lines]) + f"\n{cure}")
+
+
 def _claim(path: Path, header: DatasetHeader) -> None:
     """Write the header into a new dataset, or compare it with the existing one."""
-    new = header.to_json()
     if (path / layout.HEADER).exists():
-        old = layout.read_json(path / layout.HEADER)
-        if lines := differences(_unhashed(old), _unhashed(new)):
-            raise DataError(
-                f"{path} was made with another plan, spec or camera:\n  "
-                + "\n  ".join(lines)
-                + "\nName another folder with --out, or use the old values to add episodes to this one."
-            )
+        require_same_header(path, header)
         return
     ours = (layout.TEMP_SUFFIX, LOCK_FILE)
     if strangers := [entry for entry in path.rglob("*") if entry.is_file() and not entry.name.endswith(ours)]:
@@ -264,7 +266,7 @@ def _claim(path: Path, header: DatasetHeader) -> None:
             f"{path} contains {strangers[0].relative_to(path)} but no {layout.HEADER}, so it is not a dataset of "
             "tap_ray. Name another folder with --out."
         )
-    commit_files(path, {layout.HEADER: layout.json_bytes(new)})
+    commit_files(path, {layout.HEADER: layout.json_bytes(header.to_json())})
 
 
 def _unhashed(header: Mapping[str, Any]) -> dict[str, Any]:

@@ -15,12 +15,12 @@ from tap_ray.distributed.collect import Collection, CollectionStats, Player
 from tap_ray.distributed.connect import connect
 from tap_ray.distributed.placement import Pool
 from tap_ray.errors import ConfigError
-from tap_ray.play.collect import AttemptResult
+from tap_ray.play.collect import AttemptResult, CollectPlan
+from tap_ray.play.demos import DemoPlan
 from tap_ray.play.novelty import RoundVisitCounts, VisitCounts
 from tap_ray.play.schedule import Schedule
 from tap_ray.play.settings import RobotsConfig
 from tap_ray.specs import RobotSpec
-from tap_ray.types import EnvConfig
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,20 +48,26 @@ class Recording:
 
 
 def header_of(
-    env: EnvConfig, spec: RobotSpec, *, num_objects: int, plan: Mapping[str, Any], contact: bool = True
+    plan: CollectPlan | DemoPlan,
+    spec: RobotSpec,
+    *,
+    num_objects: int,
+    entries: Mapping[str, Any] | None = None,
+    contact: bool = True,
 ) -> DatasetHeader:
     """The header of a dataset of simulated robots.
 
     Args:
-        env: settings of the simulated robots.
+        plan: what the robots do, and where.
         spec: interface of the robots.
         num_objects: number of object slots in a frame's `privileged.object_pose`.
-        plan: everything that the data depend on, as plain values.
+        entries: what the data depend on besides the plan, as plain values.
         contact: whether contact is known.
     """
-    size = (env.image_size, env.image_size)
+    size = (plan.env.image_size, plan.env.image_size)
+    values, mask = {**plan.to_json(), **(entries or {})}, plan.env.robot_mask
     return DatasetHeader(
-        spec=spec, plan=plan, image_size=size, num_objects=num_objects, robot_mask=env.robot_mask, contact=contact
+        spec=spec, plan=values, image_size=size, num_objects=num_objects, robot_mask=mask, contact=contact
     )
 
 

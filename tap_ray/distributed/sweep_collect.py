@@ -4,10 +4,12 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Callable, Iterable, Mapping, Sequence
 
-from tap_ray import storage
+from tap_ray import runs, storage
 from tap_ray.align.objective import BehaviorCloning
 from tap_ray.config import from_dict
+from tap_ray.dataset.layout import DatasetHeader
 from tap_ray.dataset.reader import open_dataset
+from tap_ray.dataset.writer import require_same_header
 from tap_ray.distributed.connect import connect
 from tap_ray.distributed.crops import cut_missing
 from tap_ray.errors import ConfigError, DataError, nearest
@@ -17,10 +19,9 @@ from tap_ray.sweep.data import ENOUGH, DatasetFacts, dataset_facts
 from tap_ray.sweep.plan import SweepFile, data_sets
 from tap_ray.sweep.trial import Trial
 from tap_ray.training.validation import names
-from tap_ray.types import EnvConfig
 
-SceneOf = Callable[[PlayJobConfig | DemosJobConfig], tuple[EnvConfig, Sequence[str]]]
-"""Function from what will be collected to its scene, and the tasks there."""
+HeaderOf = Callable[[PlayJobConfig | DemosJobConfig], DatasetHeader]
+"""Function from the config of a collection job to the header of the dataset that it makes."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,26 +65,35 @@ def entry_of(plan: SweepFile, path: Path, where: Path | str) -> PlayJobConfig | 
     return from_dict(cls, {**entry, "out": path}, where=place)
 
 
-def planned_datasets(plan: SweepFile, scene_of: SceneOf, where: Path | str) -> dict[Path, DatasetFacts]:
+def planned_datasets(plan: SweepFile, header_of: HeaderOf, where: Path | str) -> dict[Path, DatasetFacts]:
     """What the plan needs to know about a sweep's datasets; for those with an entry in `collect`, as they will be after
     collection.
 
     Raises:
         ConfigError: see `entry_of`.
-        DataError: a dataset is missing, and the file does not say how to collect it.
+        DataError: a dataset is missing, and the file does not say how to collect it; or it exists and was collected
+            otherwise than its entry says.
     """
-    return {path: _planned(plan, path, scene_of, where) for path in data_sets(plan, where)}
+    return {path: _planned(plan, path, header_of, where) for path in data_sets(plan, where)}
 
 
-def _planned(plan: SweepFile, path: Path, scene_of: SceneOf, where: Path | str) -> DatasetFacts:
+def _planned(plan: SweepFile, path: Path, header_of: HeaderOf, where: Path | str) -> DatasetFacts:
     config = entry_of(plan, path, where)
     if config is None:
         return dataset_facts(path)
+    header = header_of(config)
     if num_episodes(path):
+        cure = f"Change its entry under collect in {where}, or name another folder there."
+        require_same_header(storage.to_path(path), header, cure)
         return replace(dataset_facts(path), episodes=ENOUGH)
-    scene, tasks = scene_of(config)
-    images = {"image_size": scene.image_size, "cameras": scene.cameras}
-    return DatasetFacts(path=path, episodes=ENOUGH, num_tasks=len(tasks), robot=scene.robot, **images)
+    return DatasetFacts(
+        path=path,
+        episodes=ENOUGH,
+        num_tasks=len(header.plan.get("tasks") or ("play",)),
+        robot=header.spec.robot,
+        image_size=header.image_size[0],
+        cameras=header.spec.cameras,
+    )
 
 
 def num_episodes(path: Path) -> int:
@@ -99,7 +109,7 @@ def missing(
     plan: SweepFile, trials: Sequence[Trial], have: Mapping[Path, DatasetFacts], where: Path | str
 ) -> list[Missing]:
     """The datasets that must be collected before the trials, play first. A dataset with enough episodes is never made
-    longer.
+    longer; one that is used as a whole has enough when its collection has ended.
 
     Args:
         plan: the sweep.
@@ -112,19 +122,26 @@ def missing(
         config = entry_of(plan, path, where)
         if config is None:
             continue
-        demos, there = path == plan.demos, num_episodes(path)
-        total = max(episodes_needed(trials, path))
-        each = -(-total // facts.num_tasks) if demos else total
-        least = each * facts.num_tasks if demos else each
-        if there < max(least, 1):
-            episodes = max(each, config.episodes) if "episodes" in plan.collect[str(path)] or not each else each
+        demos, there, named = path == plan.demos, num_episodes(path), "episodes" in plan.collect[str(path)]
+        needed = [*episodes_needed(trials, path)]
+        whole, total = not needed or 0 in needed, max(needed, default=0)
+        each = least = -(-total // facts.num_tasks) if demos else total
+        if whole and (named or not _ended(path)):
+            least = max(each, config.episodes)
+        if there < max(least * (facts.num_tasks if demos else 1), 1):
+            episodes = max(each, config.episodes) if named or whole else each
             found.append(Missing(config=replace(config, episodes=episodes), have=there))
     return found
 
 
+def _ended(path: Path) -> bool:
+    """Whether the collection of a dataset was not interrupted, as far as its manifest says."""
+    manifest = storage.to_path(path) / "manifest.json"
+    return not manifest.exists() or runs.read_json(manifest).get("status") == "done"
+
+
 def episodes_needed(trials: Sequence[Trial], path: Path) -> Iterable[int]:
-    """Number of episodes of a dataset that the trials need; 0 if they use as many as there are."""
-    yield 0
+    """Numbers of episodes of a dataset that the trials need; 0 if one uses as many as there are."""
     for trial in trials:
         if trial.align.demos == path:
             yield trial.align.windows.num_episodes

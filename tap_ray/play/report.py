@@ -65,12 +65,12 @@ class Played:
     """(M,) m, largest distance of each object from its initial position; empty if there are no object poses."""
 
 
-def write(data: Path | str, out: Path | str, *, make_scene: MakeScene | None = None) -> Path:
+def write(data: Path | str, out: Path | str | None = None, *, make_scene: MakeScene | None = None) -> Path:
     """Report on a dataset of play; what the simulator says of the crops is printed as well.
 
     Args:
         data: a dataset of `tap_ray.dataset`.
-        out: folder for the report; made if it is missing.
+        out: folder for the report; made if it is missing. None: the dataset's "report".
         make_scene: builds the scene in which it was collected; None: the crops are not compared with it.
 
     Returns:
@@ -80,7 +80,8 @@ def write(data: Path | str, out: Path | str, *, make_scene: MakeScene | None = N
         DataError: there is no readable dataset, or its state has no end-effector position.
         StorageError: the folder cannot be written.
     """
-    dataset, out = open_dataset(data), storage.to_path(out)
+    dataset = open_dataset(data)
+    out = storage.to_path(out or dataset.path / "report")
     played = read(dataset)
     hz = dataset.spec.control_hz
     rows = summarize(played, hz)

@@ -1,17 +1,29 @@
 """Which datasets a sweep collects before its trials, and how much of them; nothing is collected here."""
 
+import json
+import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
 
+from jobs import collect_play, sweep
+from tap_ray.dataset.layout import DatasetHeader
+from tap_ray.dataset.reader import open_dataset
+from tap_ray.dataset.writer import DatasetWriter
 from tap_ray.distributed.sweep_collect import Missing, missing, num_episodes, planned_datasets
 from tap_ray.errors import ConfigError, DataError
 from tap_ray.play.settings import DemosJobConfig, PlayJobConfig
 from tap_ray.sweep import plan as sweep_plan
+from tap_ray.sweep.plan import SweepFile
 
-TASKS = ("one", "two", "three", "four", "five")
+
+def header_of(config: PlayJobConfig | DemosJobConfig) -> DatasetHeader:
+    """The jobs' own, but what exists was collected just so."""
+    assert config.out
+    return open_dataset(config.out).header if num_episodes(config.out) else sweep.dataset_header(config)
 
 
 @pytest.fixture
@@ -23,7 +35,7 @@ def plan_of(tmp_path: Path):
         paths = {"data": str(tmp_path / "play"), "demos": str(tmp_path / "demos")}
         file.write_text(yaml.safe_dump(paths | values, sort_keys=False))
         plan = sweep_plan.read(file, data=[str(path) for path in data], demos=demos)
-        have = planned_datasets(plan, lambda config: (config.scene, TASKS), file)
+        have = planned_datasets(plan, header_of, file)
         return missing(plan, sweep_plan.trials(plan, file, have), have, file)
 
     return of
@@ -51,6 +63,39 @@ def test_a_data_set_with_enough_episodes_stays_as_it_is(plan_of, tmp_path: Path,
     assert only.config.out == tmp_path / "demos"
     play, _ = plan_of(toy_dataset, budget=25, demos_per_task=4, collect=collect)
     assert (play.config.episodes, play.have) == (500, 24)
+
+
+def test_a_dataset_that_was_collected_otherwise_is_none_of_the_sweeps(tmp_path: Path):
+    entry = {"explorer": "uniform", "max_steps": 3, "image_size": 16}
+    collected = PlayJobConfig(**entry)
+    with DatasetWriter(tmp_path, sweep.dataset_header(collected)) as writer:
+        [played] = collect_play.fleet(collect_play.planned(collected)[0], 1, None).run([0])
+        assert played.episode
+        writer.append(played.episode)
+    demos = tmp_path / "demos"
+    plan = SweepFile(data=(str(tmp_path),), demos=demos, budget=1, collect={str(tmp_path): entry, str(demos): {}})
+    assert planned_datasets(plan, sweep.dataset_header, "x.yaml")[tmp_path].dataset
+    other = replace(plan, collect={**plan.collect, str(tmp_path): {**entry, "explorer": "waypoint", "seed": 7}})
+    with pytest.raises(DataError) as refused:
+        planned_datasets(other, sweep.dataset_header, "x.yaml")
+    text = str(refused.value)
+    assert text.startswith(f"{tmp_path} was made with another plan, spec or camera:\n")
+    assert "'uniform'" in text
+    assert "'waypoint'" in text
+    assert text.endswith("Change its entry under collect in x.yaml, or name another folder there.")
+
+
+@pytest.mark.parametrize(("status", "entry", "episodes"), [
+    ("done", {}, 0), ("running", {}, 200), ("done", {"episodes": 9}, 9), ("running", {"episodes": 8}, 0),
+])  # fmt: skip
+def test_an_interrupted_collection_is_not_all_there_is(
+    plan_of, tmp_path: Path, toy_dataset: Path, status: str, entry: dict[str, int], episodes: int
+):
+    """Eight demonstrations of each task are there, and the sweep uses all of them."""
+    demos = shutil.copytree(toy_dataset, tmp_path / "interrupted")
+    (demos / "manifest.json").write_text(json.dumps({"status": status}))
+    found = plan_of(toy_dataset, demos=demos, budget=20, collect={str(demos): entry})
+    assert [(each.config.episodes, each.have) for each in found] == ([(episodes, 24)] if episodes else [])
 
 
 def test_demonstrations_are_counted_a_task(plan_of, tmp_path: Path, toy_dataset: Path):

@@ -153,7 +153,7 @@ def test_contact_that_is_not_told_is_unknown_and_not_never(tmp_path: Path) -> No
     [episode] = collect(plan, there.make_ee_control, there.sample_poses, arms=spec.arms, num_episodes=1)
     assert episode.contact.shape == (0,)
     assert "contact_rate" not in episode.meta
-    header = header_of(plan.env, spec, plan=plan.to_json(), **there.header_fields)
+    header = header_of(plan, spec, **there.header_fields)
     with DatasetWriter(tmp_path / "data", header) as writer:
         writer.append(episode)
     dataset = open_dataset(tmp_path / "data")

@@ -48,7 +48,7 @@ def test_a_crop_is_right_if_it_shows_what_was_moved():
 def test_most_crops_of_real_play_are_right_also_where_the_camera_moves(randomize: bool, tmp_path: Path):
     plan, world = planned(PlayJobConfig(explorer="contact", randomize=randomize, seed=3))
     robots = fleet(plan, 4, None, world=world)
-    header = header_of(plan.env, world.spec(plan.env), plan=plan.to_json(), **world.header_fields)
+    header = header_of(plan, world.spec(plan.env), **world.header_fields)
     with DatasetWriter(tmp_path / "play", header) as writer:
         for outcome in robots.run([0, 1, 2, 3]) + robots.run([4, 5, 6, 7]):
             assert outcome.episode is not None
