@@ -27,7 +27,7 @@ def main(config: PipelineConfig) -> Path:
     with connect(config.ray_address):
         step(1, "play: a scripted explorer moves the robots, without language")
         num = config.play_episodes
-        play = collect_play.main(PlayJobConfig(explorer="contact", episodes=num, seed=seed, out=out / "play"))
+        play = collect_play.main(PlayJobConfig(episodes=num, seed=seed, out=out / "play"))
         step(2, "pretrain (Stage 1): go to an object, put it somewhere")
         train = config.training(config.pretrain_steps, windows=128)
         moves = pretrain.main(PretrainConfig(data=(str(play),), train=train, workers=workers, out=out / "pretrain"))
