@@ -19,7 +19,7 @@ from tap_ray.training.stage import FINAL, Stage
 def pretrain_windows(config: PretrainConfig) -> WindowConfig:
     """The windows that Stage 1 is validated on."""
     windows = config.resolve_windows()
-    if config.live_play:  # these episodes are held out: half of them are enough for validation, all give statistics
+    if config.live_play:  # not trained on: one half normalizes, the other validates and scales the reach targets
         windows = replace(windows, holdout_every=2, num_episodes=config.play.episodes)
     return windows
 

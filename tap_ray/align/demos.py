@@ -22,7 +22,7 @@ from tap_ray.models.reach import NUM_REACH, reach_moments
 from tap_ray.models.vlm import VlmParts, VlmPolicy
 from tap_ray.models.vlm_config import VlmConfig
 from tap_ray.specs import require_compatible
-from tap_ray.training.stage import FINAL, Stage, held_out_windows, resolve_sizes
+from tap_ray.training.stage import FINAL, Stage, held_out_windows, resolve_sizes, scale_windows
 from tap_ray.training.vlm_parts import chunks_of, new_parts
 from tap_ray.types import PLAY_TASK
 
@@ -138,8 +138,8 @@ def from_dataset(
     held_out = held_out_windows(dataset, windows, seed=seed)
     if policy.num_reach:
         with_reach = replace(windows, reach_steps=windows.reach_steps or WindowConfig().reach_steps)
-        reaching = held_out if windows.reach_steps else held_out_windows(dataset, with_reach, seed=seed)
-        model.reach_scale.set(*reach_moments(reaching))
+        known_reach = held_out if windows.reach_steps else []
+        model.reach_scale.set(*reach_moments(known_reach or scale_windows(dataset, with_reach, seed=seed)))
     transfer = init_from(model, init, config.load, source=stage_1.network) if init and stage_1 else None
     known = prior.network if prior and config.prior_weights else None
     if isinstance(model.head, FlowHead):

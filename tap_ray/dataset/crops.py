@@ -134,9 +134,9 @@ def cut(rgb_TYX3: np.ndarray, mask_TYX: np.ndarray, contact_T: np.ndarray, confi
         config: sizes and thresholds.
     """
     num_steps, image_y, image_x = mask_TYX.shape
-    bouts = [(touch, end) for touch, end in contact_bouts(contact_T, config.gap_steps).tolist() if touch > 0]
+    bouts = contact_bouts(contact_T, config.gap_steps).tolist()
     last = num_steps - 1
-    compared = [(touch - 1, min(end + AFTER_STEPS, last)) for touch, end in bouts]
+    compared = [(max(0, touch - 1), min(end + AFTER_STEPS, last)) for touch, end in bouts]
     inpainted = inpaint_robot(
         rgb_TYX3, mask_TYX, grow_px=config.mask_grow_px, steps=[t for pair in compared for t in pair]
     )
@@ -146,6 +146,8 @@ def cut(rgb_TYX3: np.ndarray, mask_TYX: np.ndarray, contact_T: np.ndarray, confi
     free, shown_px = 0, config.shown_px((image_y, image_x))
     for (touch, end), (before, after) in zip(bouts, inpainted, strict=True):
         begin, free = max(free, touch - config.lead_steps), end + 1
+        if touch == 0:  # there is no image before
+            continue
         left, arrived = changes(before, after, config)
         thing = nearest(left, mask_TYX[touch], config)
         if thing is None:

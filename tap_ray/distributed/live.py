@@ -41,7 +41,8 @@ class LivePlay:
     plan: CollectPlan
     """What is collected. All episodes have `plan.env.max_steps` steps."""
     make_player: Callable[[], Player]
-    """Builds a fleet's robots in its process; must pickle. Explorers with a novelty memory start it empty."""
+    """Builds a fleet's robots in its process; must pickle. Robots share no visits: explorers with a novelty memory
+    begin each episode with an empty one."""
     spec: RobotSpec
     reserved: int
     """Number of reserved attempts: attempts 0 .. reserved - 1 are for validation and never trained on."""

@@ -32,7 +32,7 @@ from tap_ray.models.policy import Context, PolicyConfig
 from tap_ray.models.reach import NUM_REACH, reach_loss, reach_moments, shown, shown_mask
 from tap_ray.specs import RobotSpec
 from tap_ray.training.accumulation import num_predicted, shared
-from tap_ray.training.stage import HELD_OUT_WINDOWS, Stage, held_out_windows, resolve_sizes
+from tap_ray.training.stage import HELD_OUT_WINDOWS, Stage, resolve_sizes, scale_windows
 from tap_ray.training.vlm_parts import chunks_of, new_parts
 from tap_ray.types import Window
 
@@ -214,10 +214,10 @@ def from_mixture(
     """
     windows = stage_windows(windows, config, policy)
     validation = mixture.windows(windows if config.next_object else replace(windows, k_max=1))
-    held_out: dict[str, list[Window]] = {}
+    drawn: dict[str, list[Window]] = {}
     for name, dataset, dataset_windows in zip(mixture.names, mixture.sets, validation, strict=True):
         num = HELD_OUT_WINDOWS * dataset_windows.batch_size // windows.batch_size
-        held_out[name] = held_out_windows(dataset, dataset_windows, seed=seed, num=num)
+        drawn[name] = scale_windows(dataset, dataset_windows, seed=seed, num=num)
 
     def chunks() -> np.ndarray:
         sets = [(dataset, split_episodes(dataset, windows)[0]) for dataset in mixture.sets]
@@ -228,11 +228,13 @@ def from_mixture(
         norm=norm_stats(moments(mixture, windows), mixture.spec),
         policy=resolve_sizes(policy, mixture.sets[0], windows),
         config=config,
-        held_out=[window for of_dataset in held_out.values() for window in of_dataset],
+        held_out=[window for of_dataset in drawn.values() for window in of_dataset],
         seed=seed,
         action_NHA=chunks,
     )
-    of = [name for name, of_dataset in held_out.items() for _ in of_dataset] if len(held_out) > 1 else []
+    if not windows.holdout_every:  # what was drawn is of the training episodes: it only gave the scale
+        return replace(stage, held_out=[])
+    of = [name for name, of_dataset in drawn.items() for _ in of_dataset] if len(drawn) > 1 else []
     return replace(stage, held_out_of=of)
 
 

@@ -101,9 +101,19 @@ def held_out_windows(
     Raises:
         DataError: no episode is held out though some should be.
     """
-    if not config.holdout_every:
-        return []
-    episodes = require_held_out(dataset, config)
+    return scale_windows(dataset, config, seed=seed, num=num) if config.holdout_every else []
+
+
+def scale_windows(
+    dataset: DatasetInfo, config: WindowConfig, *, seed: int, num: int = HELD_OUT_WINDOWS
+) -> list[Window]:
+    """The windows that give the scale of the reach targets: `held_out_windows`, or if no episodes are held out as many
+    of the training episodes.
+
+    Raises:
+        DataError: no episode is held out though some should be.
+    """
+    episodes = require_held_out(dataset, config) if config.holdout_every else split_episodes(dataset, config)[0]
     order = generator(seed, "held_out").permutation(episodes)
     frames = int(dataset.lengths[order].cumsum()[-1])
     enough = order if frames <= 2 * num else order[: max(1, len(order) * 2 * num // frames)]

@@ -9,7 +9,7 @@ import torch
 from tap_ray import bounds
 from tap_ray.align.demos import AlignConfig, StartFrom, from_dataset, resolve_configs, resolve_windows
 from tap_ray.align.objective import CloningWeights
-from tap_ray.dataset.reader import open_dataset
+from tap_ray.dataset.reader import open_dataset, read_episodes
 from tap_ray.dataset.schedule import iterate
 from tap_ray.dataset.windows import WindowConfig
 from tap_ray.errors import CheckpointError, ConfigError, DataError, SpecError
@@ -130,6 +130,16 @@ def test_windows_and_contexts_follow_from_the_terms_of_the_loss(demos):
     assert (with_reach.config.context, with_reach.config.num_reach) == (("language",), NUM_REACH)
     assert (with_play.config.context, with_play.config.num_reach) == (("language", "crops"), NUM_REACH)
     assert (with_play.reach_scale.scale > 0.0009).all()
+
+
+@pytest.mark.parametrize("reach_steps", [0, WINDOW_CONFIG.reach_steps], ids=["play alone has them", "demos too"])
+def test_without_held_out_episodes_those_of_training_give_the_scale_of_reach_targets(demos, reach_steps: int):
+    windows = replace(WINDOWS, holdout_every=0, reach_steps=reach_steps)
+    stage, _ = from_dataset(demos, windows, policy=SMALL, config=AlignConfig(), play=True, seed=0)
+    assert (list(stage.held_out), stage.validate()) == ([], {})
+    tip = np.stack([episode.state[:, :3] for episode in read_episodes(demos, range(24))]).astype(np.float64)
+    want = np.sqrt(((tip[:, 7] - tip[:, 0]) ** 2).mean(0))  # episodes of 8 steps have one displacement over 7
+    np.testing.assert_allclose(stage.model.network.reach_scale.scale[:3], want, rtol=1e-5)
 
 
 def test_demonstrations_under_their_own_crops(tmp_path: Path):

@@ -70,6 +70,15 @@ def test_still_in_the_gripper_when_the_episode_ends() -> None:
     assert crops.bout_T.tolist() == [0] * STEPS
 
 
+def test_frames_of_a_touch_from_the_first_frame_on_do_not_lead_to_the_next() -> None:
+    rgb, mask, contact = carried(touch=6, end=8)
+    crops = cut(rgb, mask, contact | (np.arange(STEPS) < 2), SMALL)
+    assert crops.bout_T.tolist() == [-1] * 2 + [0] * 7 + [-1] * 3
+    without = cut(rgb, mask, contact, SMALL)
+    assert without.bout_T.tolist() == [0] * 9 + [-1] * 3
+    assert same(dataclasses.replace(crops, bout_T=without.bout_T), without)
+
+
 def test_touches_that_tell_nothing() -> None:
     rgb, mask, contact = carried()
     still = np.broadcast_to(rgb[:1], rgb.shape)

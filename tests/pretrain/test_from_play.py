@@ -10,7 +10,7 @@ import torch
 
 from tap_ray import bounds
 from tap_ray.dataset.mixture import open_mixture
-from tap_ray.dataset.reader import open_dataset
+from tap_ray.dataset.reader import open_dataset, read_episodes
 from tap_ray.dataset.windows import WindowConfig
 from tap_ray.errors import ConfigError, DataError
 from tap_ray.models.build import load_bundle
@@ -215,6 +215,16 @@ def test_the_next_object_from_a_data_set(tmp_path: Path):
     kinds = {f"play/r2_{kind}" for kind in ("move", "contact", "release")}
     assert {"play/val_loss", "play/r2_mean", "play/gripper_accuracy", *kinds} <= set(metrics)
     assert learner.validate() == metrics
+
+
+def test_without_held_out_episodes_those_of_training_give_the_scale_of_reach_targets(tmp_path: Path):
+    dataset = open_dataset(write_made_dataset(tmp_path / "play", num_episodes=6, tasks=("play",), crops=True))
+    windows = WindowConfig(reach_steps=2, batch_size=8, holdout_every=0)
+    learner = from_dataset(dataset, windows, policy=SMALL, config=ObjectiveConfig(), seed=0)
+    assert (list(learner.held_out), learner.validate()) == ([], {})
+    tip = np.stack([episode.state[:, :3] for episode in read_episodes(dataset, range(6))]).astype(np.float64)
+    want = np.sqrt(((tip[:, 2:] - tip[:, :-2]) ** 2).mean((0, 1)))  # 2 steps ahead, of all steps of all episodes
+    np.testing.assert_allclose(learner.model.network.reach_scale.scale[:3], want, rtol=1e-5)
 
 
 def test_what_cannot_work_is_said_before_training(tmp_path: Path):
