@@ -18,7 +18,7 @@ from tap_ray.rng import generator
 from tap_ray.sweep.tables import ARM, BUDGET, DEMOS, SEED, TrialRow, without_seed
 
 SCRATCH = "scratch"
-"""The arm that the others are compared with; without arms, the points with budget 0."""
+"""The arm that the others are compared with; without arms, the points with budget 0 and no other play."""
 SCORES = ("avg_partial", "avg_entire", "avg_all")
 
 
@@ -139,9 +139,12 @@ def outcomes(rows: Sequence[TrialRow], results: Mapping[str, Result], scenario: 
     return found
 
 
-def is_scratch(values: Mapping[str, Any]) -> bool:
-    """Whether a point belongs to the scratch arm."""
-    return values[ARM] == SCRATCH if ARM in values else values.get(BUDGET) == 0
+def is_scratch(point: Outcomes) -> bool:
+    """Whether a point belongs to the scratch arm. Without arms, one with budget 0 does not if its motion prior or its
+    co-training has play."""
+    if ARM in point.values:
+        return point.values[ARM] == SCRATCH
+    return point.values.get(BUDGET) == 0 and not point.with_play
 
 
 def baselines(point: Outcomes, points: Sequence[Outcomes], *, any_demos: bool = False) -> list[Outcomes]:
@@ -151,7 +154,7 @@ def baselines(point: Outcomes, points: Sequence[Outcomes], *, any_demos: bool = 
     def stage_2(values: Mapping[str, Any]) -> dict[str, Any]:
         return {a: v for a, v in values.items() if a.startswith("align.") or (a == DEMOS and not any_demos)}
 
-    return [other for other in points if is_scratch(other.values) and stage_2(other.values) == stage_2(point.values)]
+    return [other for other in points if is_scratch(other) and stage_2(other.values) == stage_2(point.values)]
 
 
 def differences(points: Sequence[Outcomes]) -> list[Difference]:
@@ -159,7 +162,7 @@ def differences(points: Sequence[Outcomes]) -> list[Difference]:
     common seed."""
     found = []
     for point in points:
-        others = [] if is_scratch(point.values) else baselines(point, points)
+        others = [] if is_scratch(point) else baselines(point, points)
         seeds = [seed for seed in point.seeds if others and seed in others[0].seeds]
         if not seeds:
             continue
@@ -179,7 +182,7 @@ def replaced(points: Sequence[Outcomes], score: str = "avg_all") -> list[Replace
     """For each point with play, the number of demonstrations at which scratch's curve reaches its score."""
     found = []
     for point in points:
-        without_play = is_scratch(point.values) or not point.with_play
+        without_play = is_scratch(point) or not point.with_play
         curve = [] if without_play else baselines(point, points, any_demos=True)
         curve = sorted((p for p in curve if p.values.get(DEMOS)), key=lambda p: p.values[DEMOS])
         seeds = [seed for seed in point.seeds if all(seed in other.seeds for other in curve)]

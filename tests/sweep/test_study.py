@@ -85,7 +85,15 @@ def test_only_the_seeds_that_both_have_are_compared(rows: list[TrialRow]):
 def test_without_arms_the_others_are_held_against_budget_0(rows: list[TrialRow]):
     for row in rows:
         del row.values["arm"]
-    assert [d.values["budget"] for d in differences(outcomes(rows, evaluations(rows), "standard"))] == [100, 100]
+        row.with_play = row.values["budget"] > 0
+    results = evaluations(rows)
+    found = outcomes(rows, results, "standard")
+    assert [d.values["budget"] for d in differences(found)] == [100, 100]
+    assert len(replaced(found)) == 2
+    for row in rows:  # budget 0, and a motion prior of all play
+        row.with_play = True
+    found = outcomes(rows, results, "standard")
+    assert (differences(found), replaced(found)) == ([], [])
 
 
 def test_demonstrations_that_play_replaces(found: list[Outcomes]):
