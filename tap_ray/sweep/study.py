@@ -32,6 +32,8 @@ class Outcomes:
     seeds: tuple[int, ...]
     task_C: np.ndarray
     """Task of each cell."""
+    cell_seed_C: np.ndarray
+    """Seed of each cell. An initial state has one in all scenarios, so these are paired."""
     success_KSC: np.ndarray
     """bool: partial and entire success, by seed and cell."""
     with_play: bool = True
@@ -132,6 +134,7 @@ def outcomes(rows: Sequence[TrialRow], results: Mapping[str, Result], scenario: 
                 values=without_seed(same[0].values),
                 seeds=tuple(int(row.values.get(SEED, 0)) for row in same),
                 task_C=np.asarray(tables[0].index.get_level_values(CELL[0]), dtype=str),
+                cell_seed_C=tables[0].index.get_level_values(CELL[3]).to_numpy(),
                 success_KSC=np.array(success),
                 with_play=same[0].with_play,
             )
@@ -176,6 +179,14 @@ def differences(points: Sequence[Outcomes]) -> list[Difference]:
         }
         found.append(Difference(values=point.values, against=second.values, num_seeds=len(seeds), by=by, tests=tests))
     return found
+
+
+def drop(standard: Outcomes, other: Outcomes) -> Interval:
+    """Entire success of a point in the standard scenario minus that in another, paired by seed and cell, in [-1, 1]."""
+    assert standard.seeds == other.seeds
+    assert np.array_equal(standard.cell_seed_C, other.cell_seed_C), "an initial state has one seed in all scenarios"
+    table = standard.score_SC("avg_entire") - other.score_SC("avg_entire")
+    return _interval(float(table.mean()), crossed_bootstrap(table, standard.task_C, _rng()))
 
 
 def replaced(points: Sequence[Outcomes], score: str = "avg_all") -> list[Replaced]:

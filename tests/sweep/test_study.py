@@ -167,6 +167,26 @@ def test_without_a_curve_there_is_no_image(rows: list[TrialRow], tmp_path: Path)
     assert "What play replaces" not in files[0].read_text()
 
 
+def test_scenario_drops_are_paired_by_cell(tmp_path: Path):
+    """Two of eight cells fall, both the spoon's: 0 of its 4 are redrawn in 1 of 16 draws, and 4 in 1 of 16. Unpaired,
+    the pumpkin's would vary as well."""
+    several = make_protocol(scenarios=("standard", "background"))
+    rows = []
+    for seed in (0, 1):
+        folder = tmp_path / f"{seed}"
+        success = {SPOON: "eeee", f"{SPOON}/background": "ee..", PUMPKIN: "ee.."}
+        runs = {"evaluate": str(make_result(folder, success, protocol=several))}
+        rows.append(TrialRow(id=f"{seed}", values={"arm": "tap", "seed": seed}, runs=runs, result={"avg_all": 0.6}))
+    page, file = study_report.write(tmp_path / "results", rows, ABOUT)
+    block = "| arm | background |\n| --- | --- |\n| tap | {} |"
+    assert block.format("+25.0 [+0.0, +50.0]") in page.read_text()
+    record = json.loads(file.read_text())
+    del record["points"]["background"][0]["drop"]  # as in a study from before
+    assert block.format("+25.0") in study_page.tables(record)
+    del record["points"]["background"]
+    assert "Scenario drops" not in study_page.tables(record)
+
+
 def test_instructions_followed_are_those_of_all_seeds_together(rows: list[TrialRow], tmp_path: Path):
     _, file, *_ = study_report.write(tmp_path, rows, ABOUT)
     record = json.loads(file.read_text())
