@@ -23,6 +23,10 @@ METHOD = (
     "independently, over the cells that all of them share (Owen 2007); with one seed, over cells alone. A rate of 0 "
     "or 100 % has an interval of width 0, which only means that all episodes had the same result."
 )
+MIXED = (
+    "The two cells of one scene, which differ in the instruction, are redrawn as if they were independent, which they "
+    "are not: intervals here may be too narrow or too wide."
+)
 PAIRS = (
     "Differences in points, paired by seed and cell. McNemar: exact, over the pairs of all seeds, which share their "
     "cells and are therefore not fully independent; p is not corrected for the number of rows."
@@ -36,7 +40,9 @@ FOLLOWED = (
     "Whose object was moved first, in scenes with the objects of two tasks, each scene evaluated with both "
     "instructions. Followed: that of the instructed task, of the episodes that moved either (50 % for a policy that "
     "ignores the instruction). Wrong object: that of the other task, of all episodes. Episodes of all seeds together, "
-    "with Wilson 95 % intervals; the seeds share their cells, so the intervals are somewhat too narrow."
+    "with Wilson 95 % intervals, which take all of them for independent. The seeds share their cells, which makes the "
+    "intervals somewhat too narrow. The two cells of a scene are related: a policy that ignores the instruction moves "
+    "the same object in both and follows in one of them, so its interval is too wide."
 )
 REPLACED = (
     "Where the scratch arm's curve over demonstrations (straight lines over their logarithm) first reaches the Avg-All "
@@ -82,7 +88,7 @@ def tables(record: Record, image: str = "") -> str:
     for scenario, points in record["points"].items():
         parts += [f"## Success: {scenario}", METHOD, _success(points, trials, scenario, record["protocol"]["tasks"])]
         if table := _followed(points, trials, scenario):
-            parts += [f"## Does it follow the instruction: {scenario}", FOLLOWED, table]
+            parts += [MIXED, f"## Does it follow the instruction: {scenario}", FOLLOWED, table]
     if table := _drops(record["points"]):
         parts += ["## Scenario drops", DROPS, table]
     for scenario, found in record["against_scratch"].items():

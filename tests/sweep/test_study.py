@@ -191,10 +191,13 @@ def test_instructions_followed_are_those_of_all_seeds_together(rows: list[TrialR
     _, file, *_ = study_report.write(tmp_path, rows, ABOUT)
     record = json.loads(file.read_text())
     assert "follow the instruction" not in study_page.tables(record)
+    assert "two cells of one scene" not in study_page.tables(record)
     for trial in record["trials"]:  # 2 seeds x 2 tasks: 16 of 20 episodes that moved an object, of 24
         for count in trial["tasks"].values():
             count["standard"] |= {"followed": {"k": 4, "n": 5}, "wrong_object": {"k": 1, "n": 6}}
-    lines = study_page.tables(record).splitlines()
+    text = study_page.tables(record)
+    assert text.index(study_page.MIXED) < text.index(study_page.FOLLOWED)
+    lines = text.splitlines()
     assert "| next_object | 100 | 5 | 16 of 20 | 80.0 [58.4, 91.9] | 4 of 24 | 16.7 [6.7, 35.9] |" in lines
     for trial in record["trials"]:
         for count in trial["tasks"].values():
