@@ -245,14 +245,18 @@ def _trained(run: Path | None) -> Trained | None:
     config, parents = read_json(run / "config.json"), manifest.get("parents", {})
     demos = config.get("windows", {}).get("num_episodes", 0) or _size(parents.get("demos", {}), run)
     scratch = not any(role in ("init", "prior") or role.startswith("play") for role in parents)
-    return Trained(demos=demos, scratch=scratch, setting=_setting(config)) if demos else None
+    return Trained(demos=demos, scratch=scratch, setting=_setting(config, parents)) if demos else None
 
 
-def _setting(config: Mapping[str, Any]) -> str:
-    """What of a config of jobs.align decides how good a policy gets, as JSON without the seed."""
+def _setting(config: Mapping[str, Any], parents: Mapping[str, Any]) -> str:
+    """What of a config of jobs.align, and which demonstrations, decide how good a policy gets, as JSON without the
+    seed."""
     train = {name: value for name, value in config.get("train", {}).items() if name != "seed"}
     kept = {name: config.get(name) for name in ("policy", "align", "windows")}
-    return json.dumps({**kept, "train": train}, sort_keys=True)
+    workers = config.get("workers", 1)  # a number in older runs
+    num_workers = workers.get("num_workers", 1) if isinstance(workers, Mapping) else workers
+    kept |= {"history": config.get("history", 0), "num_workers": num_workers}
+    return json.dumps({**kept, "train": train, "demos": parents.get("demos", {}).get("hash")}, sort_keys=True)
 
 
 def _size(parent: Mapping[str, Any], run: Path) -> int:

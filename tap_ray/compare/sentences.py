@@ -11,7 +11,7 @@ from tap_ray.metrics import wilson
 RULE = (
     "whose object was moved first, in scenes of two tasks. Followed: that of the instructed task, of the episodes "
     "that moved either (50 % for a policy that ignores the sentence); wrong object: that of the other task, of all "
-    "episodes. Wilson 95 % intervals."
+    "episodes. Wilson 95 % intervals, as if the two episodes of a scene were independent."
 )
 
 

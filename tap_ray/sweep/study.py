@@ -18,7 +18,7 @@ from tap_ray.rng import generator
 from tap_ray.sweep.tables import ARM, BUDGET, DEMOS, SEED, TrialRow, without_seed
 
 SCRATCH = "scratch"
-"""The arm that the others are compared with; without arms, the points with budget 0."""
+"""The arm that the others are compared with; without arms, the points with budget 0 and no other play."""
 SCORES = ("avg_partial", "avg_entire", "avg_all")
 
 
@@ -32,6 +32,8 @@ class Outcomes:
     seeds: tuple[int, ...]
     task_C: np.ndarray
     """Task of each cell."""
+    cell_seed_C: np.ndarray
+    """Seed of each cell. An initial state has one in all scenarios, so these are paired."""
     success_KSC: np.ndarray
     """bool: partial and entire success, by seed and cell."""
     with_play: bool = True
@@ -132,6 +134,7 @@ def outcomes(rows: Sequence[TrialRow], results: Mapping[str, Result], scenario: 
                 values=without_seed(same[0].values),
                 seeds=tuple(int(row.values.get(SEED, 0)) for row in same),
                 task_C=np.asarray(tables[0].index.get_level_values(CELL[0]), dtype=str),
+                cell_seed_C=tables[0].index.get_level_values(CELL[3]).to_numpy(),
                 success_KSC=np.array(success),
                 with_play=same[0].with_play,
             )
@@ -139,9 +142,12 @@ def outcomes(rows: Sequence[TrialRow], results: Mapping[str, Result], scenario: 
     return found
 
 
-def is_scratch(values: Mapping[str, Any]) -> bool:
-    """Whether a point belongs to the scratch arm."""
-    return values[ARM] == SCRATCH if ARM in values else values.get(BUDGET) == 0
+def is_scratch(point: Outcomes) -> bool:
+    """Whether a point belongs to the scratch arm. Without arms, one with budget 0 does not if its motion prior or its
+    co-training has play."""
+    if ARM in point.values:
+        return point.values[ARM] == SCRATCH
+    return point.values.get(BUDGET) == 0 and not point.with_play
 
 
 def baselines(point: Outcomes, points: Sequence[Outcomes], *, any_demos: bool = False) -> list[Outcomes]:
@@ -151,7 +157,7 @@ def baselines(point: Outcomes, points: Sequence[Outcomes], *, any_demos: bool = 
     def stage_2(values: Mapping[str, Any]) -> dict[str, Any]:
         return {a: v for a, v in values.items() if a.startswith("align.") or (a == DEMOS and not any_demos)}
 
-    return [other for other in points if is_scratch(other.values) and stage_2(other.values) == stage_2(point.values)]
+    return [other for other in points if is_scratch(other) and stage_2(other.values) == stage_2(point.values)]
 
 
 def differences(points: Sequence[Outcomes]) -> list[Difference]:
@@ -159,7 +165,7 @@ def differences(points: Sequence[Outcomes]) -> list[Difference]:
     common seed."""
     found = []
     for point in points:
-        others = [] if is_scratch(point.values) else baselines(point, points)
+        others = [] if is_scratch(point) else baselines(point, points)
         seeds = [seed for seed in point.seeds if others and seed in others[0].seeds]
         if not seeds:
             continue
@@ -175,11 +181,19 @@ def differences(points: Sequence[Outcomes]) -> list[Difference]:
     return found
 
 
+def drop(standard: Outcomes, other: Outcomes) -> Interval:
+    """Entire success of a point in the standard scenario minus that in another, paired by seed and cell, in [-1, 1]."""
+    assert standard.seeds == other.seeds
+    assert np.array_equal(standard.cell_seed_C, other.cell_seed_C), "an initial state has one seed in all scenarios"
+    table = standard.score_SC("avg_entire") - other.score_SC("avg_entire")
+    return _interval(float(table.mean()), crossed_bootstrap(table, standard.task_C, _rng()))
+
+
 def replaced(points: Sequence[Outcomes], score: str = "avg_all") -> list[Replaced]:
     """For each point with play, the number of demonstrations at which scratch's curve reaches its score."""
     found = []
     for point in points:
-        without_play = is_scratch(point.values) or not point.with_play
+        without_play = is_scratch(point) or not point.with_play
         curve = [] if without_play else baselines(point, points, any_demos=True)
         curve = sorted((p for p in curve if p.values.get(DEMOS)), key=lambda p: p.values[DEMOS])
         seeds = [seed for seed in point.seeds if all(seed in other.seeds for other in curve)]

@@ -11,7 +11,7 @@ from typing import Any, Iterable, Mapping, Sequence
 from tap_ray import runs
 from tap_ray.compare.reading import KINDS
 from tap_ray.compare.sentences import pooled
-from tap_ray.compare.tables import p_text, short
+from tap_ray.compare.tables import STANDARD, p_text, short
 from tap_ray.errors import DataError, exit_status
 from tap_ray.metrics import wilson
 from tap_ray.sweep.study import SCORES, SCRATCH
@@ -23,15 +23,26 @@ METHOD = (
     "independently, over the cells that all of them share (Owen 2007); with one seed, over cells alone. A rate of 0 "
     "or 100 % has an interval of width 0, which only means that all episodes had the same result."
 )
+MIXED = (
+    "The two cells of one scene, which differ in the instruction, are redrawn as if they were independent, which they "
+    "are not: intervals here may be too narrow or too wide."
+)
 PAIRS = (
     "Differences in points, paired by seed and cell. McNemar: exact, over the pairs of all seeds, which share their "
     "cells and are therefore not fully independent; p is not corrected for the number of rows."
+)
+DROPS = (
+    "Entire success in the standard scenario minus that in another, in points, paired by seed and cell: an initial "
+    "state has one seed in all scenarios. Brackets as above; a drop without any is of a study from before they were "
+    "computed."
 )
 FOLLOWED = (
     "Whose object was moved first, in scenes with the objects of two tasks, each scene evaluated with both "
     "instructions. Followed: that of the instructed task, of the episodes that moved either (50 % for a policy that "
     "ignores the instruction). Wrong object: that of the other task, of all episodes. Episodes of all seeds together, "
-    "with Wilson 95 % intervals; the seeds share their cells, so the intervals are somewhat too narrow."
+    "with Wilson 95 % intervals, which take all of them for independent. The seeds share their cells, which makes the "
+    "intervals somewhat too narrow. The two cells of a scene are related: a policy that ignores the instruction moves "
+    "the same object in both and follows in one of them, so its interval is too wide."
 )
 REPLACED = (
     "Where the scratch arm's curve over demonstrations (straight lines over their logarithm) first reaches the Avg-All "
@@ -77,7 +88,9 @@ def tables(record: Record, image: str = "") -> str:
     for scenario, points in record["points"].items():
         parts += [f"## Success: {scenario}", METHOD, _success(points, trials, scenario, record["protocol"]["tasks"])]
         if table := _followed(points, trials, scenario):
-            parts += [f"## Does it follow the instruction: {scenario}", FOLLOWED, table]
+            parts += [MIXED, f"## Does it follow the instruction: {scenario}", FOLLOWED, table]
+    if table := _drops(record["points"]):
+        parts += ["## Scenario drops", DROPS, table]
     for scenario, found in record["against_scratch"].items():
         if found:
             parts += [f"## Against {SCRATCH}: {scenario}", PAIRS, _differences(found)]
@@ -130,6 +143,24 @@ def _followed(points: Sequence[Record], trials: Sequence[Record], scenario: str)
             row += [f"{k} of {n}", _spanned(wilson(k, n)._asdict())]
         lines.append(row)
     return _table([*_axes(points[0]["axes"]), "followed", "%", "wrong object", "%"], lines)
+
+
+def _drops(points: Mapping[str, Sequence[Record]]) -> str:
+    """A row for each point, a column for each scenario but the standard one; "" if that is the only one, or missing."""
+    others = {scenario: found for scenario, found in points.items() if scenario != STANDARD}
+    if not others or STANDARD not in points:
+        return ""
+    lines = [
+        [*_axes(point["axes"]).values(), *(_drop(point, found[number]) for found in others.values())]
+        for number, point in enumerate(points[STANDARD])
+    ]
+    return _table([*_axes(points[STANDARD][0]["axes"]), *others], lines)
+
+
+def _drop(standard: Record, other: Record) -> str:
+    if "drop" in other:
+        return _spanned(other["drop"], sign="+")
+    return f"{100 * (standard['avg_entire']['rate'] - other['avg_entire']['rate']):+.1f}"
 
 
 def _of(point: Record, trials: Sequence[Record]) -> list[Record]:

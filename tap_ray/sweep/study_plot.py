@@ -50,7 +50,7 @@ def _curves(panel: Axes, points: Sequence[Outcomes], axis: str) -> None:
         line = sorted(line, key=lambda point: point.values[axis])
         spans = [[100 * end for end in point.interval("avg_all")] for point in line]
         tint, means = color(number), [span[0] for span in spans]
-        if axis == BUDGET and len(line) == 1 and is_scratch(line[0].values):
+        if axis == BUDGET and len(line) == 1 and is_scratch(line[0]):
             panel.axhline(means[0], color=tint, ls="--", lw=1.4, label=name)
             panel.axhspan(spans[0][1], spans[0][2], color=tint, alpha=0.1, lw=0)
             continue

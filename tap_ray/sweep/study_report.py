@@ -8,9 +8,10 @@ from typing import Any, Mapping, Sequence
 
 from tap_ray import runs
 from tap_ray.compare.reading import KINDS, Result
+from tap_ray.compare.tables import STANDARD
 from tap_ray.metrics import Interval
 from tap_ray.sweep import study_page
-from tap_ray.sweep.study import SCORES, Difference, Outcomes, differences, evaluations, outcomes, replaced
+from tap_ray.sweep.study import SCORES, Difference, Outcomes, differences, drop, evaluations, outcomes, replaced
 from tap_ray.sweep.study_plot import draw
 from tap_ray.sweep.tables import SEED, TrialRow
 
@@ -75,7 +76,8 @@ def _json(
             scenario: [
                 {"axes": point.values, "seeds": point.seeds, "n": len(point.task_C)}
                 | {score: _plain(point.interval(score)) for score in SCORES}
-                for point in points
+                | ({"drop": _plain(drop(before, point))} if STANDARD in blocks and scenario != STANDARD else {})
+                for point, before in zip(points, blocks.get(STANDARD, points), strict=True)
             ]
             for scenario, points in blocks.items()
         },

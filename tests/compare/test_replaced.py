@@ -59,6 +59,24 @@ def test_the_best_setting_counts_as_the_mean_over_its_seeds(runs: list[Path], tm
 
 
 @pytest.mark.parametrize(
+    ("file", "before", "after"),
+    [
+        ("config.json", '"train"', '"history": 10, "train"'),
+        ("config.json", '"train"', '"workers": {"num_workers": 4}, "train"'),
+        ("config.json", '"train"', '"workers": 4, "train"'),  # as in older runs
+        ("manifest.json", '"hash": "2"', '"hash": "3"'),  # of the demonstrations
+    ],
+)
+def test_another_setting_is_no_seed(file: str, before: str, after: str, runs: list[Path], tmp_path: Path):
+    """With 40 demonstrations 75 %, and 0 % in another setting, which does not count: their mean would be 37.5 %."""
+    runs.append(make_policy(tmp_path, "other", demos=40, init=False, letters="....", in_config=False))
+    changed = tmp_path / "other-run" / file
+    changed.write_text(changed.read_text().replace(before, after))
+    results, _ = read_runs(runs)
+    assert [row[-1] for row in tables.cost_rows(results) if row[-1]] == ["20 demonstrations instead of 10"]
+
+
+@pytest.mark.parametrize(
     ("letters", "gain"),
     [
         ("eeee", "more than 40 demonstrations instead of 10"),

@@ -85,7 +85,15 @@ def test_only_the_seeds_that_both_have_are_compared(rows: list[TrialRow]):
 def test_without_arms_the_others_are_held_against_budget_0(rows: list[TrialRow]):
     for row in rows:
         del row.values["arm"]
-    assert [d.values["budget"] for d in differences(outcomes(rows, evaluations(rows), "standard"))] == [100, 100]
+        row.with_play = row.values["budget"] > 0
+    results = evaluations(rows)
+    found = outcomes(rows, results, "standard")
+    assert [d.values["budget"] for d in differences(found)] == [100, 100]
+    assert len(replaced(found)) == 2
+    for row in rows:  # budget 0, and a motion prior of all play
+        row.with_play = True
+    found = outcomes(rows, results, "standard")
+    assert (differences(found), replaced(found)) == ([], [])
 
 
 def test_demonstrations_that_play_replaces(found: list[Outcomes]):
@@ -159,14 +167,37 @@ def test_without_a_curve_there_is_no_image(rows: list[TrialRow], tmp_path: Path)
     assert "What play replaces" not in files[0].read_text()
 
 
+def test_scenario_drops_are_paired_by_cell(tmp_path: Path):
+    """Two of eight cells fall, both the spoon's: 0 of its 4 are redrawn in 1 of 16 draws, and 4 in 1 of 16. Unpaired,
+    the pumpkin's would vary as well."""
+    several = make_protocol(scenarios=("standard", "background"))
+    rows = []
+    for seed in (0, 1):
+        folder = tmp_path / f"{seed}"
+        success = {SPOON: "eeee", f"{SPOON}/background": "ee..", PUMPKIN: "ee.."}
+        runs = {"evaluate": str(make_result(folder, success, protocol=several))}
+        rows.append(TrialRow(id=f"{seed}", values={"arm": "tap", "seed": seed}, runs=runs, result={"avg_all": 0.6}))
+    page, file = study_report.write(tmp_path / "results", rows, ABOUT)
+    block = "| arm | background |\n| --- | --- |\n| tap | {} |"
+    assert block.format("+25.0 [+0.0, +50.0]") in page.read_text()
+    record = json.loads(file.read_text())
+    del record["points"]["background"][0]["drop"]  # as in a study from before
+    assert block.format("+25.0") in study_page.tables(record)
+    del record["points"]["background"]
+    assert "Scenario drops" not in study_page.tables(record)
+
+
 def test_instructions_followed_are_those_of_all_seeds_together(rows: list[TrialRow], tmp_path: Path):
     _, file, *_ = study_report.write(tmp_path, rows, ABOUT)
     record = json.loads(file.read_text())
     assert "follow the instruction" not in study_page.tables(record)
+    assert "two cells of one scene" not in study_page.tables(record)
     for trial in record["trials"]:  # 2 seeds x 2 tasks: 16 of 20 episodes that moved an object, of 24
         for count in trial["tasks"].values():
             count["standard"] |= {"followed": {"k": 4, "n": 5}, "wrong_object": {"k": 1, "n": 6}}
-    lines = study_page.tables(record).splitlines()
+    text = study_page.tables(record)
+    assert text.index(study_page.MIXED) < text.index(study_page.FOLLOWED)
+    lines = text.splitlines()
     assert "| next_object | 100 | 5 | 16 of 20 | 80.0 [58.4, 91.9] | 4 of 24 | 16.7 [6.7, 35.9] |" in lines
     for trial in record["trials"]:
         for count in trial["tasks"].values():
