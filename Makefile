@@ -36,9 +36,8 @@ lock: ## write requirements.lock anew: the newest versions that pyproject.toml a
 demo: install ## play -> pretrain -> align -> evaluate -> compare, small, on this machine
 	$(BIN)/python -m jobs.pipeline --out demo
 
-test: install ## all tests: first those that keep a core busy, then those that start Ray and mostly wait, three at a time
-	$(BIN)/python -m pytest -q -n 3 --dist loadfile --durations=10 -m "not cluster and not long_proof"
-	$(BIN)/python -m pytest -q -n 3 --dist loadfile --durations=20 -m "cluster and not long_proof" $$(grep -rl mark.cluster tests)
+test: install ## all tests but long proofs, three files at a time, first those that start Ray
+	RAY_worker_niceness=0 $(BIN)/python -m pytest -q -n 3 --dist loadfile --no-loadscope-reorder --durations=20 -m "not long_proof"
 
 faults: install ## ten kills each of fleets, drivers, writers and training workers (make test: one), and all long proofs (1 to 2 h)
 	KILLS=10 $(BIN)/python -m pytest -q -k "long_proof or killed"

@@ -25,8 +25,10 @@ if ASSETS.is_dir():
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Tests that share a local Ray come first, side by side: each start costs 8 s of a core."""
-    items.sort(key=lambda item: item.get_closest_marker("local_ray") is None)
+    """Files that share a local Ray come first, side by side (each start costs 8 s of a core), then those with slow
+    tests, so that no core is left alone with one at the end."""
+    marked = {(item.path, name) for item in items for name in ("local_ray", "slow") if item.get_closest_marker(name)}
+    items.sort(key=lambda item: [(item.path, name) not in marked for name in ("local_ray", "slow")])
 
 
 @pytest.fixture(scope="session")

@@ -261,12 +261,13 @@ def test_a_mixture_with_an_explorer_that_is_not_installed() -> None:
 
 @pytest.mark.cluster
 @pytest.mark.slow
+@pytest.mark.long_proof  # evaluate/test_own.py has a user's own code in Ray's workers
 @pytest.mark.parametrize(
     ("job", "expected"),
     [
         ("collect_play --explorer circles", "2 episodes, 80 frames"),
-        pytest.param("collect_demos --tasks knock_over_bottle", "2 episodes", marks=pytest.mark.long_proof),
-        pytest.param("evaluate --policy hover --tasks knock_over_bottle", "hover", marks=pytest.mark.long_proof),
+        ("collect_demos --tasks knock_over_bottle", "2 episodes"),
+        ("evaluate --policy hover --tasks knock_over_bottle", "hover"),
     ],
 )
 def test_the_jobs_know_it_in_rays_workers_too(

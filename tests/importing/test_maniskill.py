@@ -39,6 +39,7 @@ def record(folder: Path, obs_mode: str) -> Path:
     return folder / "t.h5"
 
 
+@pytest.mark.long_proof  # test_chain.py goes on to a policy
 def test_a_recording_becomes_episodes(tmp_path: Path) -> None:
     source, mapping = open_source(record(tmp_path, "rgb")), read_mapping(Path("maniskill_panda"))
     require_fits(mapping, source)

@@ -131,6 +131,10 @@ JOBS = {
 }
 
 
+USED = ("play", "demos", "moves", "tap", "evaluated", "uncut", "small.yaml", "sweep.yaml")
+"""Things in the shop that commands name."""
+
+
 @pytest.fixture(scope="module")
 def shop(tmp_path_factory: pytest.TempPathFactory) -> Path:
     good = bad_cases.shop(tmp_path_factory.mktemp("life") / "good")
@@ -148,16 +152,17 @@ def shop(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def begin(shop: Path, empty_mlflow: Path, tmp_path: Path) -> Iterator[Callable[[str], Life]]:
+def begin(request: pytest.FixtureRequest, empty_mlflow: Path, tmp_path: Path) -> Iterator[Callable[[str], Life]]:
     shutil.copy(empty_mlflow, tmp_path / "mlflow.db")
-    for each in shop.iterdir():
-        if each.name == "uncut":
-            shutil.copytree(each, tmp_path / each.name)
-        else:
-            (tmp_path / each.name).symlink_to(each)
     lives: list[Life] = []
 
     def start(command: str) -> Life:
+        if not lives and {*command.split()} & {*USED}:
+            for each in request.getfixturevalue("shop").iterdir():
+                if each.name == "uncut":
+                    shutil.copytree(each, tmp_path / each.name)
+                else:
+                    (tmp_path / each.name).symlink_to(each)
         lives.append(Life(command, tmp_path))
         return lives[-1]
 
@@ -194,6 +199,7 @@ def test_a_job_that_is_told_to_end_does_so_and_says_how(verb: str, number: int, 
     assert not ray_works(life)
 
 
+@pytest.mark.long_proof  # tests/test_runs.py has the refusal
 def test_a_second_job_on_a_run_folder_is_refused_and_the_first_goes_on(begin: Callable[[str], Life]):
     first = begin(JOBS["look"].command)
     first.until(tracked)
