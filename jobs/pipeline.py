@@ -1,7 +1,7 @@
 """The whole pipeline: play -> pretrain -> demonstrations -> align -> evaluate -> compare.
 
-Six steps, each a function that reads folders and writes one. The defaults are small enough for two cores in eight
-minutes (`make demo`); every step is also a job of its own (`python -m jobs.<verb> --help`).
+Six steps, each a function that reads folders and writes one. The defaults are small: 8 to 12 minutes on two cores
+(`make demo`); every step is also a job of its own (`python -m jobs.<verb> --help`).
 """
 
 import time
