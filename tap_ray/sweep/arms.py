@@ -42,7 +42,7 @@ def arms_of(values: Any, where: Path | str) -> dict[str, Arm]:
 
     Raises:
         ConfigError: it is not a mapping of names to keys, a key is unknown (the nearest is named), or an arm contains a
-            verb.
+            verb, or is co-trained on no play.
     """
     if not isinstance(values, Mapping):
         raise ConfigError(
@@ -52,6 +52,10 @@ def arms_of(values: Any, where: Path | str) -> dict[str, Arm]:
     for name, changes in values.items():
         place = f"{where}: arms: {name}"
         arm = from_dict(Arm, {} if changes is None else changes, where=place)
+        if arm.cotrain and arm.budget == 0:
+            raise ConfigError(
+                f"{place}: cotrain: true trains on play, and budget: 0 means that there is none. Remove one of them."
+            )
         for section in STAGES:
             _require_plain(getattr(arm, section), f"{place}: {section}")
         found[str(name)] = arm

@@ -209,6 +209,7 @@ def test_a_value_replaces_a_verb_and_keys_below_keys_are_merged():
         ({"arms": {"a": {"align": {"train": {"lr": {"grid": [1]}}}}}}, r"train: lr: an arm holds values, not grid"),
         ({"arms": {"a": {"align": {"play": "data/x"}}}}, r"arms: a: align: play is set by the sweep"),
         ({"arms": {"a": {"budget": -1}}}, r"arms: a: budget must be at least 0; got -1."),
+        ({"arms": {"a": {"budget": 0, "cotrain": True}}}, r"a: cotrain: true trains on play, and budget: 0 means"),
         ({"arms": {"a": {"budget": 99}}}, r"budget 99 is larger than the dataset"),
         ({"demos_per_task": 9}, r"demos_per_task 9 of 3 tasks = 27 is larger than the dataset: .* has 24 episodes"),
         (
