@@ -128,7 +128,7 @@ def kill_some(run: Path, rng: random.Random) -> None:
         victim.kill()
 
 
-def test_two_workers_that_die_average_their_gradients(tmp_path: Path, toy_dataset: Path):
+def test_two_workers_that_are_killed_average_their_gradients(tmp_path: Path, toy_dataset: Path):
     """Worker w's batches are those of `iterate(shard=Shard(worker=w, ...))`; a step is the mean of two of each."""
     task = toy_task(tmp_path / "run", toy_dataset, ray=True, steps=STEPS, every=10)
     config = dataclasses.replace(task.config, gradient_accumulation_steps=2)
@@ -147,7 +147,7 @@ def test_two_workers_that_die_average_their_gradients(tmp_path: Path, toy_datase
         losses.append(float((errors[0] + errors[2]).detach()) / 2)  # those of the first worker
         toy.step_by_hand(model, optimizer, torch.stack(errors).mean(), step, task.config)
     assert [step for step, _ in curve(task.run)] == list(range(1, STEPS + 1))
-    assert [loss for _, loss in curve(task.run)] == pytest.approx(losses, rel=1e-4)
+    assert [loss for _, loss in curve(task.run)] == pytest.approx(losses, rel=1e-5)
 
 
 @pytest.mark.long_proof
