@@ -114,18 +114,26 @@ def lines(run: Path) -> list[int]:
     return [int(line["step"]) for line in session.read_metrics(run / "metrics.jsonl")]
 
 
+def kill_one(spared: set[int]) -> set[int]:
+    """Kill a training worker, with which the others end; the ids of all of them, none if it was gone."""
+    workers = [process for process in training_workers() if process.pid not in spared]
+    with contextlib.suppress(psutil.NoSuchProcess):
+        for victim in workers[:1]:
+            victim.kill()
+            return {process.pid for process in workers}
+    return set()
+
+
 def kill_some(run: Path, rng: random.Random) -> None:
     """KILLS of training workers at random moments: most while they train, some while they start."""
-    earlier = {process.pid for process in training_workers()}  # of the test before, about to end
-    killed = set[int]()
+    spared = {process.pid for process in training_workers()}  # of the test before, about to end
     for number in range(KILLS):
-        victim = wait_for(lambda: [p for p in training_workers() if p.pid not in {*earlier, *killed}])[0]
+        wait_for(lambda: [process for process in training_workers() if process.pid not in spared])
         if number % 3 < 2:
             before = lines(run)
             wait_for(lambda old=before: len(lines(run)) > len(old))
         time.sleep(rng.uniform(0, 1.0))
-        killed.update(p.pid for p in training_workers())  # all workers end with the one that dies
-        victim.kill()
+        spared.update(wait_for(lambda: kill_one(spared)))
 
 
 def test_two_workers_that_are_killed_average_their_gradients(tmp_path: Path, toy_dataset: Path):
