@@ -296,13 +296,13 @@ FROM_SCRATCH = PolicyConfig(glimpse_px=0, num_state=0)
 class PipelineConfig(ClusterConfig):
     """Sizes of the pipeline's stages."""
 
-    play_episodes: int = 300
+    play_episodes: int = 200
     """Episodes of play, each 12 s of robot time."""
     demos_per_task: int = 10
     """Demonstrations of each task."""
-    pretrain_steps: int = 480
+    pretrain_steps: int = 250
     """Optimizer steps of Stage 1, 128 windows each."""
-    align_steps: int = 250
+    align_steps: int = 200
     """Optimizer steps of Stage 2, 64 windows each, the same for both policies."""
     episodes: int = 12
     """Cells of each task that a policy is evaluated on."""

@@ -53,6 +53,13 @@ class ObjectiveConfig:
     def __post_init__(self) -> None:
         if not self.context:
             raise ConfigError("All objectives have weight 0. Give next_object or inverse_dynamics a weight above 0.")
+        for name, default in (("reach", 1.0), ("point", POINT_WEIGHT)):
+            weight = getattr(self, name)
+            if not self.next_object and weight not in (0.0, default):
+                raise ConfigError(
+                    f"--objective.{name} {weight:g} has no effect: it is part of the next object's loss, which has weight "
+                    "0. Omit it, or give --objective.next-object a weight above 0."
+                )
 
     @property
     def context(self) -> tuple[Context, ...]:

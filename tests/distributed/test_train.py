@@ -38,8 +38,8 @@ pytestmark = [
 ]
 
 
-STEPS = 60 * KILLS
-"""Of 0.03 s at least: a life that is killed within a second of its first line makes half of its share at most."""
+STEPS = 40 * KILLS
+"""Of 0.03 s at least: a life that is killed within a second of its first line makes most of its share."""
 
 
 @pytest.fixture(scope="module", autouse=True)

@@ -245,6 +245,12 @@ def test_what_cannot_work_is_said_before_training(tmp_path: Path):
     with pytest.raises(ConfigError, match=r"have weight 0\. Give next_object or inverse_dynamics a weight above 0"):
         ObjectiveConfig(next_object=0.0)
     with pytest.raises(
+        ConfigError, match=r"--objective\.reach 0\.5 has no effect: .*Omit it, or give --objective\.next-o"
+    ):
+        ObjectiveConfig(next_object=0, inverse_dynamics=1, reach=0.5)
+    with pytest.raises(ConfigError, match=r"--objective\.point 1 has no effect"):
+        ObjectiveConfig(next_object=0, inverse_dynamics=1, point=1)
+    with pytest.raises(
         ConfigError, match=r"--reach must be at least 0; got -1\.\n.*inverse-dynamics must be at least 0; got -2"
     ):
         bounds.check(ObjectiveConfig(reach=-1.0, inverse_dynamics=-2.0))
