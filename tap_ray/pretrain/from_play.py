@@ -57,8 +57,8 @@ class ObjectiveConfig:
             weight = getattr(self, name)
             if not self.next_object and weight not in (0.0, default):
                 raise ConfigError(
-                    f"--objective.{name} {weight:g} has no effect: it is part of the next object's loss, which has weight "
-                    "0. Omit it, or give --objective.next-object a weight above 0."
+                    f"--objective.{name} {weight:g} has no effect: it is part of the next object's loss, which has "
+                    "weight 0. Omit it, or give --objective.next-object a weight above 0."
                 )
 
     @property
