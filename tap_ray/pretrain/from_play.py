@@ -53,8 +53,8 @@ class ObjectiveConfig:
     def __post_init__(self) -> None:
         if not self.context:
             raise ConfigError("All objectives have weight 0. Give next_object or inverse_dynamics a weight above 0.")
-        for name, default in (("reach", 1.0), ("point", POINT_WEIGHT)):
-            weight = getattr(self, name)
+        for name in ("reach", "point"):
+            weight, default = getattr(self, name), getattr(type(self), name)
             if not self.next_object and weight not in (0.0, default):
                 raise ConfigError(
                     f"--objective.{name} {weight:g} has no effect: it is part of the next object's loss, which has "
