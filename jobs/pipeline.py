@@ -1,6 +1,6 @@
 """The whole pipeline: play -> pretrain -> demonstrations -> align -> evaluate -> compare.
 
-Six steps, each a function that reads folders and writes one. The defaults are small: 8 minutes on two cores
+Six steps, each a function that reads folders and writes one. The defaults are small: about 8 minutes on two cores
 (`make demo`); every step is also a job of its own (`python -m jobs.<verb> --help`).
 """
 

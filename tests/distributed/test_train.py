@@ -10,6 +10,7 @@ import shutil
 import subprocess
 import sys
 import time
+from collections.abc import Collection
 from pathlib import Path
 
 import psutil
@@ -100,12 +101,12 @@ def test_a_model_cut_among_workers_that_die(tmp_path: Path, toy_dataset: Path):
     assert (cut.run / "final.safetensors").is_file()
 
 
-def training_workers() -> list[psutil.Process]:
-    """Ray names a worker's process after what it runs."""
+def training_workers(spared: Collection[int] = ()) -> list[psutil.Process]:
+    """Those whose ids are not in `spared`. Ray names a worker's process after what it runs."""
     found = []
     for process in psutil.Process().children(recursive=True):
         with contextlib.suppress(psutil.Error):
-            if "RayTrainWorker" in " ".join(process.cmdline()):
+            if process.pid not in spared and "RayTrainWorker" in " ".join(process.cmdline()):
                 found.append(process)
     return found
 
@@ -114,26 +115,28 @@ def lines(run: Path) -> list[int]:
     return [int(line["step"]) for line in session.read_metrics(run / "metrics.jsonl")]
 
 
-def kill_one(spared: set[int]) -> set[int]:
-    """Kill a training worker, with which the others end; the ids of all of them, none if it was gone."""
-    workers = [process for process in training_workers() if process.pid not in spared]
-    with contextlib.suppress(psutil.NoSuchProcess):
-        for victim in workers[:1]:
-            victim.kill()
-            return {process.pid for process in workers}
-    return set()
+def kill_a_worker(spared: set[int]) -> set[int]:
+    """Kill a training worker, with which the others end; the ids of all of them, none if none was there."""
+    workers = training_workers(spared)
+    if not workers:
+        return set()
+    try:
+        workers[0].kill()
+    except psutil.NoSuchProcess:
+        return set()
+    return {process.pid for process in workers}
 
 
 def kill_some(run: Path, rng: random.Random) -> None:
     """KILLS of training workers at random moments: most while they train, some while they start."""
     spared = {process.pid for process in training_workers()}  # of the test before, about to end
     for number in range(KILLS):
-        wait_for(lambda: [process for process in training_workers() if process.pid not in spared])
+        wait_for(lambda: training_workers(spared))
         if number % 3 < 2:
             before = lines(run)
             wait_for(lambda old=before: len(lines(run)) > len(old))
         time.sleep(rng.uniform(0, 1.0))
-        spared.update(wait_for(lambda: kill_one(spared)))
+        spared.update(wait_for(lambda: kill_a_worker(spared)))
 
 
 def test_two_workers_that_are_killed_average_their_gradients(tmp_path: Path, toy_dataset: Path):
