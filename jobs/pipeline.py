@@ -47,7 +47,7 @@ def main(config: PipelineConfig) -> Path:
             evaluate.main(
                 evaluate.EvaluateConfig(policy=policy, name=name, episodes=config.episodes, out=out / f"eval-{name}")
             )
-            for name, policy in (policies | {"expert": "expert"}).items()
+            for name, policy in policies.items()
         ]
         step(6, "compare")
         page = compare.main(compare.CompareConfig(runs=tuple(results), out=out / "compare")) / REPORT
