@@ -7,7 +7,8 @@ gives an instruction instead. Both become a vector of the same size, so that all
 import torch
 from torch import Tensor, nn
 
-from tap_ray.models.vision import GRAY, GRAY_STEP
+from tap_ray.models.batch import Batch
+from tap_ray.models.vision import GRAY, GRAY_STEP, jittered
 
 
 class SentenceContext(nn.Module):
@@ -35,12 +36,15 @@ class CropContext(nn.Module):
         self.object, self.place = nn.Linear(sizes[-1], width), nn.Linear(sizes[-1], width)
         self.absent = nn.Parameter(torch.zeros(2, width))
 
-    def forward(self, object_NYXC: Tensor, place_NYXC: Tensor, present_N2: Tensor) -> Tensor:
-        """(N, C) from (N, Y, X, 3) uint8 crops; `present_N2` bool: whether a row has the object's and the place's."""
-        crops = torch.cat([object_NYXC, place_NYXC]).permute(0, 3, 1, 2)
+    def forward(self, batch: Batch) -> Tensor:
+        """(N, C) from "object_crop", "place_crop" and "crop_mask"; with "jitter" crops change as their images do, since
+        both show the same scene in the same light."""
+        crops = torch.cat([batch["object_crop"], batch["place_crop"]]).permute(0, 3, 1, 2)
         kind = crops.device.type
-        dtype = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else self.absent.dtype
-        seen_N, seen_M = self.cnn((crops.to(dtype) - GRAY) / GRAY_STEP).chunk(2)
+        crops = crops.to(torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else self.absent.dtype)
+        if "jitter" in batch:
+            crops = jittered(crops, batch["jitter"].repeat(2, 1))
+        seen_N, seen_M = self.cnn((crops - GRAY) / GRAY_STEP).chunk(2)
         parts = (self.object(seen_N), self.place(seen_M))
-        present = present_N2[..., None]
+        present = batch["crop_mask"][..., None]
         return sum(torch.where(present[:, i], part, self.absent[i]) for i, part in enumerate(parts))  # pyright: ignore[reportReturnType]

@@ -23,7 +23,7 @@ from tyro.conf import Suppress
 from tap_ray.config import without_unused
 from tap_ray.dataset.norm_stats import NormStats
 from tap_ray.errors import ConfigError
-from tap_ray.models.batch import Batch
+from tap_ray.models.batch import Batch, of_play
 from tap_ray.models.cameras import OtherCameras
 from tap_ray.models.context import CropContext, SentenceContext
 from tap_ray.models.fast import TokensConfig
@@ -275,11 +275,9 @@ class TapPolicy(nn.Module):
             views[""] = View(*images["rgb"], self.sentence(words_ULD, batch["tokens"] >= 0)[row_N])
         if "object_crop" in batch:
             name = "crop_" if views else ""
-            crops = self.crops(batch["object_crop"], batch["place_crop"], batch["crop_mask"])
-            views[name] = View(*images["rgb"], crops)
+            views[name] = View(*images["rgb"], self.crops(batch))
         if "play_object_crop" in batch:
-            crops = self.crops(batch["play_object_crop"], batch["play_place_crop"], batch["play_crop_mask"])
-            views["play_"] = View(*images["play_rgb"], crops)
+            views["play_"] = View(*images["play_rgb"], self.crops(of_play(batch)))
         if "goal_rgb" in batch or "goal_row" in batch:
             nothing = images["rgb"][1].new_zeros(len(batch["rgb"]), self.config.context_width)
             goal = {"goal": View(*images["goal_rgb"], nothing)} if "goal_rgb" in batch else {}

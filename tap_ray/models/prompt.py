@@ -74,7 +74,8 @@ def _changed(rgb_NYXC: Tensor, jitter_N2: Tensor | None) -> np.ndarray:
 
 def with_crops(rgb: list[list[np.ndarray]], batch: Batch, prefix: str) -> list[Row]:
     """Each row's images with the crops that it has: of the object, then of the place."""
-    crops = [batch[f"{prefix}{kind}_crop"].cpu().numpy() for kind in ("object", "place")]
+    jitter = batch.get(f"{prefix}jitter")
+    crops = [_changed(batch[f"{prefix}{kind}_crop"], jitter) for kind in ("object", "place")]
     present = batch[f"{prefix}crop_mask"].tolist()
     rows = zip(rgb, *crops, present, strict=True)
     return [

@@ -18,8 +18,8 @@ ON_CPU = ("task_index", "goal_row")
 
 @dataclass(frozen=True, kw_only=True)
 class AugmentConfig:
-    """Random changes of the training images, the same for both frames of a pair, another for each camera; crops are
-    mirrored, each by itself."""
+    """Random changes of the training images, the same for both frames of a pair, another for each camera; crops have
+    the jitter of their image, and are mirrored, each by itself."""
 
     shift_px: int = 4
     """Largest shift along each image axis, px, with edge pixels repeated; 0 turns it off."""

@@ -144,7 +144,8 @@ def test_a_crop_context_is_the_sum_of_its_parts():
     context.object.bias.data, context.place.bias.data = torch.tensor([100.0, 200.0]), torch.tensor([1e3, 2e3])
     crop = torch.zeros(4, 12, 12, 3, dtype=torch.uint8)
     present = torch.tensor([[False, False], [True, False], [False, True], [True, True]])
-    assert context(crop, crop, present).tolist() == [[11, 22], [110, 220], [1001, 2002], [1100, 2200]]
+    seen = context({"object_crop": crop, "place_crop": crop, "crop_mask": present})
+    assert seen.tolist() == [[11, 22], [110, 220], [1001, 2002], [1100, 2200]]
 
 
 def test_the_output_depends_on_goal_crops_and_instruction():
@@ -223,6 +224,19 @@ def test_jitter_is_the_models_and_only_its_own_images_change():
     assert not torch.allclose(jittered["action"], out["action"], atol=1e-5)
     assert torch.allclose(jittered_play["action"], out["action"], atol=1e-5)
     assert not torch.allclose(jittered_play["play_action"], out["play_action"], atol=1e-5)
+
+
+def test_crops_have_the_jitter_of_their_images():
+    """The object stays as bright in its crop as it is in the image: by its color it is found there."""
+    context, batch = policy_with("crops").crops, only(batch_with("crops"), "crops")
+    darker = torch.tensor([[-0.2, -0.1], [0.0, 0.0], [0.3, 0.1], [0.0, -0.3]])
+    by_hand = {}
+    for name in ("object_crop", "place_crop"):
+        levels = (batch[name].float() - 128) * (1 + darker[:, :1, None, None]) + 128 + 255 * darker[:, 1:, None, None]
+        by_hand[name] = levels
+    changed = context(batch | {"jitter": darker})
+    torch.testing.assert_close(changed, context(batch | by_hand))
+    assert [torch.equal(a, b) for a, b in zip(changed, context(batch), strict=True)] == [False, True, False, False]
 
 
 def test_a_frozen_part_keeps_its_running_statistics_too():
