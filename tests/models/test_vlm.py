@@ -19,7 +19,7 @@ from tap_ray.models.fast import TokensConfig, fit_fast
 from tap_ray.models.language import encode
 from tap_ray.models.motion_prior import PriorConfig
 from tap_ray.models.policy import PolicyConfig
-from tap_ray.models.prompt import Row, behind, instruction_tokenizer, prompt, sentences
+from tap_ray.models.prompt import Row, behind, images, instruction_tokenizer, prompt, sentences, with_crops
 from tap_ray.models.token_head import TokenHead
 from tap_ray.models.vlm import VlmParts, VlmPolicy
 from tap_ray.models.vlm_config import VlmConfig
@@ -104,6 +104,16 @@ def test_a_prompt_is_what_the_models_template_says(kind: str, sources: dict[str,
     assert mask[1].tolist() == sorted(mask[1].tolist()), "padded on the left"
     tokenizer = instruction_tokenizer(files)
     assert sentences(files, encode(tokenizer, SENTENCES, 16)) == SENTENCES
+
+
+def test_image_and_crops_of_a_row_have_the_same_jitter():
+    batch = batch_with("crops", num=2) | {"jitter": torch.tensor([[0.5, -0.2], [0.0, 0.0]])}
+    for name in ("rgb", "object_crop", "place_crop"):
+        batch[name] = torch.full_like(batch[name], 100)
+    batch["crop_mask"] = torch.ones(2, 2, dtype=torch.bool)
+    rows = with_crops(images(batch, "rgb", "jitter"), batch, "")
+    levels = [[float(image.mean()) for image in row.images] for row in rows]
+    assert levels == [[35.0] * 3, [100.0] * 3]  # (100 - 128) * 1.5 + 128 - 0.2 * 255 = 35
 
 
 @pytest.mark.parametrize("kind", KINDS)
