@@ -230,10 +230,9 @@ def test_crops_have_the_jitter_of_their_images():
     """The object stays as bright in its crop as it is in the image: by its color it is found there."""
     context, batch = policy_with("crops").crops, only(batch_with("crops"), "crops")
     darker = torch.tensor([[-0.2, -0.1], [0.0, 0.0], [0.3, 0.1], [0.0, -0.3]])
-    by_hand = {}
-    for name in ("object_crop", "place_crop"):
-        levels = (batch[name].float() - 128) * (1 + darker[:, :1, None, None]) + 128 + 255 * darker[:, 1:, None, None]
-        by_hand[name] = levels
+    contrast, brightness = darker[:, :, None, None, None].unbind(1)
+    crops = ("object_crop", "place_crop")
+    by_hand = {name: (batch[name] - 128.0) * (1 + contrast) + 128 + 255 * brightness for name in crops}
     changed = context(batch | {"jitter": darker})
     torch.testing.assert_close(changed, context(batch | by_hand))
     assert [torch.equal(a, b) for a, b in zip(changed, context(batch), strict=True)] == [False, True, False, False]
